@@ -1,0 +1,2 @@
+//! The bundled switch.
+fn main() {}

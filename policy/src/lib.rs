@@ -1,0 +1,6 @@
+//! What users wrote, compiled: the NetworkPolicy table and (later) the Service table.
+//!
+//! No sockets, no clocks, no allocation per packet.
+#![forbid(unsafe_code)]
+
+pub mod rule;

@@ -1,0 +1,2 @@
+//! Kubernetes objects read into podswitch configuration.
+#![forbid(unsafe_code)]

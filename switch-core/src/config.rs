@@ -1,0 +1,201 @@
+//! What the switch is told: plain data, built by whoever embeds the crate (for Kubernetes by
+//! the `kubernetes` crate) and handed to the control plane, whole or object by object.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use policy::rule::{Namespace, Workload};
+pub use wire::cidr::Cidr;
+
+use wire::addr::Mac;
+
+use crate::id::{Cookie, PortId};
+
+/// The whole desired state. Objects are behind `Arc`, so that a state that differs in one object
+/// from the one in force costs what changed.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// This node.
+    pub node: LocalNode,
+    /// What each attached port is for. A port that is not named here passes nothing.
+    pub ports: Vec<PortConfig>,
+    /// Every pod of the cluster that has an address, this node's among them.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// Every namespace.
+    pub namespaces: Vec<Arc<Namespace>>,
+    /// Every other node.
+    pub nodes: Vec<Arc<RemoteNode>>,
+    /// Routes beyond pods and nodes.
+    pub routes: Vec<Arc<Route>>,
+    /// Layer-2 bridge domains.
+    pub bridges: Vec<Arc<BridgeDomain>>,
+}
+
+/// This node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalNode {
+    /// The name it goes by.
+    pub name: Arc<str>,
+    /// Its own addresses (InternalIP), at most one of each family used as tunnel end.
+    pub addresses: Vec<IpAddr>,
+    /// Ranges that its pods' addresses come from.
+    pub pod_cidrs: Vec<Cidr>,
+    /// What pods see as their gateway.
+    pub gateway: Gateway,
+}
+
+impl Default for LocalNode {
+    fn default() -> Self {
+        Self {
+            name: "".into(),
+            addresses: Vec::new(),
+            pod_cidrs: Vec::new(),
+            gateway: Gateway::default(),
+        }
+    }
+}
+
+/// The gateway that every pod sees, answered by the switch itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// IPv4 address.
+    pub ipv4: Ipv4Addr,
+    /// IPv6 address.
+    pub ipv6: Ipv6Addr,
+    /// MAC address.
+    pub mac: Mac,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            ipv4: Ipv4Addr::new(169, 254, 1, 1),
+            ipv6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
+            mac: Mac([0xee; 6]),
+        }
+    }
+}
+
+/// What a port is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortConfig {
+    /// The port.
+    pub port: PortId,
+    /// Its part.
+    pub role: PortRole,
+}
+
+/// The part that a port plays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortRole {
+    /// One pod stands behind it: the endpoint that names this port in its `attachment`.
+    Pod,
+    /// The node's own stack stands behind it. Off-cluster traffic leaves by it.
+    Host {
+        /// Link-layer address of the node's end.
+        mac: Mac,
+    },
+    /// Member of a bridge domain.
+    Bridge {
+        /// Name of the domain.
+        domain: Arc<str>,
+        /// VLAN membership.
+        vlans: Vlans,
+    },
+}
+
+/// VLAN membership of a bridge port (IEEE 802.1Q).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vlans {
+    /// VLAN of untagged frames, which leave untagged again. `None`: untagged frames are dropped.
+    pub untagged: Option<u16>,
+    /// VLANs whose frames come and go tagged.
+    pub tagged: Vec<u16>,
+}
+
+impl Default for Vlans {
+    fn default() -> Self {
+        Self { untagged: Some(1), tagged: Vec::new() }
+    }
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Name in drops, flows and explanations.
+    pub cookie: Cookie,
+    /// The pod as policy sees it, its addresses among it.
+    pub workload: Workload,
+    /// The node that it is on.
+    pub node: Arc<str>,
+    /// How it is attached, if it is on this node and attached here.
+    pub attachment: Option<Attachment>,
+}
+
+/// Where a pod of this node is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The port.
+    pub port: PortId,
+    /// The pod's MAC address.
+    pub mac: Mac,
+    /// Largest network-layer packet that the pod takes, in octets.
+    pub mtu: u16,
+}
+
+/// Another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteNode {
+    /// Name in drops, flows and explanations.
+    pub cookie: Cookie,
+    /// The node's name.
+    pub name: Arc<str>,
+    /// Its addresses (InternalIP).
+    pub addresses: Vec<IpAddr>,
+    /// Ranges that its pods' addresses come from.
+    pub pod_cidrs: Vec<Cidr>,
+    /// Link-layer address of its tunnel end.
+    pub vtep_mac: Mac,
+}
+
+/// A route beyond pods and nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Destination.
+    pub destination: Cidr,
+    /// Equal-cost next hops.
+    pub next_hops: Vec<NextHop>,
+}
+
+/// One way of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NextHop {
+    /// Through the node's own stack.
+    Host,
+    /// Dropped, with its reason.
+    Blackhole,
+}
+
+/// A layer-2 broadcast domain among ports with [`PortRole::Bridge`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgeDomain {
+    /// The name ports refer to it by.
+    pub name: Arc<str>,
+    /// Seconds after which a learnt address is forgotten when it was not seen again.
+    pub ageing_secs: u32,
+    /// The most addresses learnt from one port.
+    pub learn_limit: u32,
+}
+
+/// One thing that is wrong with a configuration. Nothing of a configuration with errors is
+/// applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{object}: {field}: {reason}")]
+pub struct ConfigError {
+    /// The object, by its cookie.
+    pub object: Cookie,
+    /// Path of the field within it.
+    pub field: String,
+    /// What is wrong.
+    pub reason: String,
+}

@@ -1,0 +1,13 @@
+//! The forwarding engine of podswitch.
+//!
+//! Dependencies inside this crate run one way: `engine`, `resolve` and `flow` know nothing of
+//! `port`, `worker` and `control`; the hit path neither allocates, locks, logs nor asks the
+//! system for the time.
+#![deny(unsafe_code)]
+
+pub mod action;
+pub mod config;
+pub mod id;
+pub mod packet;
+pub mod port;
+pub mod time;

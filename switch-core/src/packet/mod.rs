@@ -1,0 +1,152 @@
+//! Packets: a buffer with headroom, the frame in it, and the offload metadata that travels with
+//! it. Handled by one worker at a time; nothing here is shared.
+
+mod batch;
+mod offload;
+mod pool;
+
+pub use batch::{BATCH, Batch};
+pub use offload::{GsoType, Offload};
+pub use pool::{Pool, PoolConfig, SizeClass};
+
+use crate::id::PortId;
+
+/// Octets free in front of a received frame: outer IPv6 + UDP + VXLAN + two VLAN tags is 86,
+/// and the virtio-net header that TAP and AF_PACKET want in front is at most 24.
+pub const HEADROOM: usize = 128;
+
+/// The longest frame: a 64 KiB IP packet behind Ethernet and two VLAN tags.
+pub const MAX_FRAME: usize = 65_535 + 14 + 8;
+
+/// A frame in its buffer. Dropping it frees the buffer; giving it back to a [`Pool`] keeps the
+/// buffer for the next frame.
+#[derive(Debug)]
+pub struct Packet {
+    buf: Box<[u8]>,
+    head: u32,
+    len: u32,
+    /// Offload metadata: unfinished checksum, GSO.
+    pub offload: Offload,
+    /// The port that the frame came in by.
+    pub ingress: PortId,
+}
+
+const _: () = assert!(size_of::<Packet>() <= 40);
+
+impl Packet {
+    /// An empty packet in a fresh buffer of `capacity` octets behind the usual headroom.
+    pub fn with_capacity(capacity: usize) -> Self {
+        let buf = vec![0; HEADROOM + capacity].into_boxed_slice();
+        Self {
+            buf,
+            head: HEADROOM as u32,
+            len: 0,
+            offload: Offload::default(),
+            ingress: PortId::default(),
+        }
+    }
+
+    /// A packet that holds a copy of `frame`, outside any pool.
+    pub fn from_frame(frame: &[u8]) -> Self {
+        let mut packet = Self::with_capacity(frame.len());
+        packet.set_len(frame.len());
+        packet.bytes_mut().copy_from_slice(frame);
+        packet
+    }
+
+    /// The frame.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buf[self.head as usize..(self.head + self.len) as usize]
+    }
+
+    /// The frame, to be written.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buf[self.head as usize..(self.head + self.len) as usize]
+    }
+
+    /// Length of the frame in octets.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether there is no frame.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Octets free in front of the frame.
+    #[inline]
+    pub fn headroom(&self) -> usize {
+        self.head as usize
+    }
+
+    /// Octets that the frame may grow to without moving its start.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.buf.len() - self.head as usize
+    }
+
+    /// Everything from the frame's start to the buffer's end, for a receiver to fill; follow
+    /// with [`set_len`](Self::set_len).
+    #[inline]
+    pub fn spare_mut(&mut self) -> &mut [u8] {
+        &mut self.buf[self.head as usize..]
+    }
+
+    /// Sets the frame's length; new octets are whatever the buffer held.
+    ///
+    /// # Panics
+    /// If `len` exceeds [`capacity`](Self::capacity).
+    #[inline]
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity(), "frame longer than its buffer");
+        self.len = len as u32;
+    }
+
+    /// Moves the frame's start `n` octets forward into the headroom and returns the new octets.
+    ///
+    /// # Panics
+    /// If there is less headroom than `n`.
+    #[inline]
+    pub fn push_front(&mut self, n: usize) -> &mut [u8] {
+        assert!(n <= self.headroom(), "headroom exhausted");
+        self.head -= n as u32;
+        self.len += n as u32;
+        &mut self.bytes_mut()[..n]
+    }
+
+    /// Drops `n` octets from the frame's start; they become headroom.
+    ///
+    /// # Panics
+    /// If the frame is shorter than `n`.
+    #[inline]
+    pub fn pull_front(&mut self, n: usize) {
+        assert!(n <= self.len(), "frame shorter than what is pulled");
+        self.head += n as u32;
+        self.len -= n as u32;
+    }
+
+    /// Cuts the frame to its first `len` octets; longer than it is changes nothing.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len as u32);
+    }
+
+    /// Empties the packet for the next frame.
+    #[inline]
+    pub fn reset(&mut self) {
+        self.head = HEADROOM as u32;
+        self.len = 0;
+        self.offload = Offload::default();
+    }
+
+    /// Length of the whole buffer, headroom included.
+    #[inline]
+    pub fn buffer_len(&self) -> usize {
+        self.buf.len()
+    }
+}

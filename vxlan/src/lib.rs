@@ -1,0 +1,2 @@
+//! VXLAN (RFC 7348): header, encapsulation template and VTEP table of podswitch.
+#![forbid(unsafe_code)]
