@@ -7,7 +7,9 @@
 
 pub mod action;
 pub mod config;
+pub mod flow;
 pub mod id;
 pub mod packet;
 pub mod port;
+mod prefetch;
 pub mod time;

@@ -1,5 +1,7 @@
 //! What is done with a packet: the compiled answer (`Plan`), and the reason where nothing is.
 
 mod drop_reason;
+mod plan;
 
 pub use drop_reason::{DropClass, DropReason};
+pub use plan::{Plan, PlanFlags};

@@ -1,0 +1,91 @@
+//! The compiled answer of a flow: plain data, applied to every packet that hits.
+
+use wire::addr::Mac;
+
+use crate::id::PortId;
+
+/// What a plan asks for beyond new link-layer addresses, as bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(transparent)]
+pub struct PlanFlags(pub u16);
+
+impl PlanFlags {
+    /// A router hop: TTL or hop limit goes down by one.
+    pub const TTL: PlanFlags = PlanFlags(1);
+    /// Source address and port are replaced.
+    pub const SNAT: PlanFlags = PlanFlags(2);
+    /// Destination address and port are replaced.
+    pub const DNAT: PlanFlags = PlanFlags(4);
+    /// The packet leaves through a tunnel.
+    pub const ENCAP: PlanFlags = PlanFlags(8);
+
+    /// Whether all bits of `other` are set.
+    #[inline]
+    pub const fn has(self, other: PlanFlags) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Both sets of bits.
+    #[inline]
+    pub const fn with(self, other: PlanFlags) -> Self {
+        PlanFlags(self.0 | other.0)
+    }
+}
+
+/// A flow's answer. One cache line; what is not asked for by `flags` is zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C, align(64))]
+pub struct Plan {
+    /// New source address, in the key's form.
+    pub src: [u8; 16],
+    /// New destination address, in the key's form.
+    pub dst: [u8; 16],
+    /// New source port, host order.
+    pub src_port: u16,
+    /// New destination port, host order.
+    pub dst_port: u16,
+    /// Link-layer destination and source as they stand in the frame.
+    pub macs: [u8; 12],
+    /// Port to leave by.
+    pub out: PortId,
+    /// Largest network-layer packet on the way out, in octets.
+    pub mtu: u16,
+    /// What to do.
+    pub flags: PlanFlags,
+    /// Which tunnel, for [`PlanFlags::ENCAP`].
+    pub tunnel: u16,
+    /// RFC 1624 difference of the replaced address words, for the IPv4 header checksum.
+    pub l3_delta: u16,
+    /// The same with the ports, for the layer-4 checksum.
+    pub l4_delta: u16,
+}
+
+const _: () = assert!(size_of::<Plan>() == 64);
+
+impl Plan {
+    /// A routed hop without translation: new link-layer addresses, TTL down, out.
+    pub fn route(out: PortId, mtu: u16, to: Mac, from: Mac) -> Self {
+        let mut macs = [0; 12];
+        macs[..6].copy_from_slice(&to.0);
+        macs[6..].copy_from_slice(&from.0);
+        Self {
+            src: [0; 16],
+            dst: [0; 16],
+            src_port: 0,
+            dst_port: 0,
+            macs,
+            out,
+            mtu,
+            flags: PlanFlags::TTL,
+            tunnel: 0,
+            l3_delta: 0,
+            l4_delta: 0,
+        }
+    }
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { flags: PlanFlags(0), ..Self::route(PortId(0), 0, Mac::ZERO, Mac::ZERO) }
+    }
+}

@@ -1,0 +1,259 @@
+//! TCP connection tracking: what is known of each direction, and which segments may move it.
+//!
+//! Each side has a state that only ever grows (as pf does it), so two workers that see the two
+//! directions move it with `fetch_max` and need no lock. The window is checked where a segment
+//! could close or restart the connection (RFC 9293 §3.10.7.4, RFC 5382 REQ-3): an end system
+//! checks its own data.
+
+use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
+
+/// State of one side of a TCP connection, by what that side has sent and what was acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum TcpState {
+    /// Nothing seen from this side.
+    None = 0,
+    /// This side sent a SYN.
+    SynSent = 1,
+    /// Its SYN was acknowledged, or it was picked up in mid-stream.
+    Established = 2,
+    /// This side sent a FIN.
+    Closing = 3,
+    /// Its FIN was acknowledged.
+    Closed = 4,
+    /// The connection was reset.
+    Reset = 5,
+}
+
+impl TcpState {
+    /// The state that `raw` stands for.
+    #[inline]
+    pub fn from_raw(raw: u32) -> Self {
+        match raw {
+            0 => Self::None,
+            1 => Self::SynSent,
+            2 => Self::Established,
+            3 => Self::Closing,
+            4 => Self::Closed,
+            _ => Self::Reset,
+        }
+    }
+}
+
+/// The parts of a TCP header that tracking needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Sequence number.
+    pub seq: u32,
+    /// Sequence number after the last octet, SYN and FIN counted.
+    pub end: u32,
+    /// Acknowledgment number; meaningful with the ACK flag.
+    pub ack: u32,
+    /// Window as it stands in the header, unscaled.
+    pub window: u16,
+    /// Flags.
+    pub flags: u8,
+}
+
+impl Segment {
+    /// Reads the segment whose header starts at `header`, with `payload` octets of data behind
+    /// it. The header was checked by `parse` to be whole.
+    #[inline]
+    pub fn read(header: &[u8], flags: u8, payload: u32) -> Self {
+        let word = |at: usize| {
+            header.get(at..at + 4).map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+        };
+        let seq = word(4);
+        let extra = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        Self {
+            seq,
+            end: seq.wrapping_add(payload).wrapping_add(extra),
+            ack: word(8),
+            window: (word(12) & 0xffff) as u16,
+            flags,
+        }
+    }
+
+    /// Whether the segment is nothing but data and acknowledgment.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.flags & (SYN | FIN | RST) == 0
+    }
+}
+
+/// `a` is at or before `b` in sequence space (RFC 9293 §3.4).
+#[inline]
+pub fn seq_le(a: u32, b: u32) -> bool {
+    (b.wrapping_sub(a) as i32) >= 0
+}
+
+/// The later of two sequence numbers.
+#[inline]
+pub fn seq_max(a: u32, b: u32) -> u32 {
+    if seq_le(a, b) { b } else { a }
+}
+
+/// The window scale option in the options of a SYN (RFC 7323 §2), at most 14.
+pub fn window_scale(header: &[u8]) -> Option<u8> {
+    let end = usize::from(header.get(12)? >> 4) * 4;
+    let mut options = header.get(20..end.min(header.len()))?;
+    while let [kind, rest @ ..] = options {
+        match kind {
+            0 => return None,
+            1 => options = rest,
+            _ => {
+                let len = usize::from(*rest.first()?);
+                if *kind == 3 && len == 3 {
+                    return Some((*rest.get(1)?).min(14));
+                }
+                options = options.get(len.max(2)..)?;
+            }
+        }
+    }
+    None
+}
+
+/// What one side of a connection has shown of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Side {
+    /// State.
+    pub state: TcpState,
+    /// Highest sequence number sent, plus one.
+    pub seq_end: u32,
+    /// Highest acknowledgment sent.
+    pub ack: u32,
+    /// Window last advertised, scaled, in octets.
+    pub window: u32,
+    /// Window scale; 14 where it is not known, so that plausibility errs on the open side.
+    pub scale: u8,
+}
+
+/// What tracking makes of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It fits; states may move.
+    Fits,
+    /// A SYN that starts the connection anew: the old one is over.
+    Restart,
+    /// Outside the window: not let through, nothing moves (T-N2).
+    OutOfWindow,
+}
+
+/// How far beyond the acknowledged data a reset is still believed where the window is unknown.
+const MIN_WINDOW: u32 = 65_535;
+
+/// Judges a segment with SYN, FIN or RST set from the side `own` to the side `peer`.
+pub fn judge(segment: &Segment, own: &Side, peer: &Side) -> Judgement {
+    let over = own.state >= TcpState::Closed || peer.state >= TcpState::Closed;
+    if segment.flags & (SYN | ACK | RST) == SYN {
+        if over || own.state == TcpState::None && peer.state == TcpState::None {
+            return Judgement::Restart;
+        }
+        // A retransmitted SYN, or a simultaneous open; anything else challenges an established
+        // connection and is answered by the end itself (RFC 5961 §4), so it passes unheeded.
+        return Judgement::Fits;
+    }
+    if peer.state == TcpState::None {
+        return Judgement::Fits;
+    }
+    // The peer takes octets from its last acknowledgment on for the length of its window
+    // (RFC 9293 §3.10.7.4). A reset in answer to a SYN has sequence 0 or ours and an ACK of it.
+    if segment.flags & RST != 0 {
+        if peer.state == TcpState::SynSent && segment.flags & ACK != 0 {
+            return if segment.ack == peer.seq_end {
+                Judgement::Fits
+            } else {
+                Judgement::OutOfWindow
+            };
+        }
+        if own.state < TcpState::Established && peer.ack == 0 {
+            return Judgement::Fits;
+        }
+        let window = peer.window.max(1);
+        let offset = segment.seq.wrapping_sub(peer.ack);
+        // An end that has data in flight resets with its own next sequence number, which may
+        // be ahead of what the peer acknowledged but never beyond what we saw it send.
+        let sent = own.seq_end.wrapping_sub(peer.ack);
+        let limit = window.max(if (sent as i32) > 0 { sent } else { 0 });
+        return if offset <= limit { Judgement::Fits } else { Judgement::OutOfWindow };
+    }
+    if own.state >= TcpState::Established && peer.state >= TcpState::Established {
+        let window = peer.window.max(MIN_WINDOW);
+        let fits = seq_le(segment.end, peer.ack.wrapping_add(window).wrapping_add(1))
+            && seq_le(own.seq_end.wrapping_sub(window).wrapping_sub(1), segment.end);
+        if !fits {
+            return Judgement::OutOfWindow;
+        }
+    }
+    Judgement::Fits
+}
+
+/// Seconds a connection in these states may be silent (RFC 5382 REQ-5: established two hours
+/// four minutes, transitory four minutes).
+pub fn idle_limit(a: TcpState, b: TcpState) -> u32 {
+    let (low, high) = if a < b { (a, b) } else { (b, a) };
+    match (low, high) {
+        (_, TcpState::Reset) => 10,
+        (TcpState::Closed, _) => 30,
+        (TcpState::Established, TcpState::Established) => 7_440,
+        _ => 240,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn side(state: TcpState, seq_end: u32, ack: u32, window: u32) -> Side {
+        Side { state, seq_end, ack, window, scale: 0 }
+    }
+
+    fn segment(flags: u8, seq: u32, ack: u32) -> Segment {
+        Segment { seq, end: seq, ack, window: 1000, flags }
+    }
+
+    #[test]
+    fn reset_is_believed_only_inside_the_window() {
+        let own = side(TcpState::Established, 5_000, 9_000, 1_000);
+        let peer = side(TcpState::Established, 9_000, 5_000, 1_000);
+        assert_eq!(judge(&segment(RST, 5_000, 0), &own, &peer), Judgement::Fits);
+        assert_eq!(judge(&segment(RST, 5_999, 0), &own, &peer), Judgement::Fits);
+        assert_eq!(judge(&segment(RST, 4_999, 0), &own, &peer), Judgement::OutOfWindow);
+        assert_eq!(judge(&segment(RST, 6_001, 0), &own, &peer), Judgement::OutOfWindow);
+        assert_eq!(judge(&segment(RST, 3_000_000_000, 0), &own, &peer), Judgement::OutOfWindow);
+    }
+
+    #[test]
+    fn reset_of_a_syn_must_acknowledge_it() {
+        let own = side(TcpState::None, 0, 0, 0);
+        let peer = side(TcpState::SynSent, 101, 0, 1_000);
+        assert_eq!(judge(&segment(RST | ACK, 0, 101), &own, &peer), Judgement::Fits);
+        assert_eq!(judge(&segment(RST | ACK, 0, 100), &own, &peer), Judgement::OutOfWindow);
+    }
+
+    #[test]
+    fn fresh_syn_restarts_only_what_is_over() {
+        let live = side(TcpState::Established, 5_000, 9_000, 1_000);
+        let gone = side(TcpState::Closed, 5_000, 9_000, 1_000);
+        assert_eq!(judge(&segment(SYN, 77, 0), &gone, &gone), Judgement::Restart);
+        assert_eq!(judge(&segment(SYN, 77, 0), &live, &live), Judgement::Fits);
+    }
+
+    #[test]
+    fn sequence_space_wraps() {
+        assert!(seq_le(0xffff_fff0, 5));
+        assert!(!seq_le(5, 0xffff_fff0));
+        assert_eq!(seq_max(0xffff_fff0, 5), 5);
+    }
+
+    #[test]
+    fn window_scale_is_found_among_options_and_bounded() {
+        let mut header = [0u8; 32];
+        header[12] = 8 << 4;
+        header[20..32].copy_from_slice(&[2, 4, 5, 0xb4, 1, 3, 3, 99, 0, 0, 0, 0]);
+        assert_eq!(window_scale(&header), Some(14));
+        header[20..32].copy_from_slice(&[2, 0, 5, 0xb4, 1, 3, 3, 7, 0, 0, 0, 0]);
+        assert_eq!(window_scale(&header), None, "a zero length must not loop");
+        assert_eq!(window_scale(&header[..10]), None);
+    }
+}
