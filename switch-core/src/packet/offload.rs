@@ -1,5 +1,10 @@
 //! virtio-net offload metadata (virtio 1.2 §5.1.6), carried with a frame from port to port.
 
+use wire::flow_key::proto;
+use wire::parse::{Fragment, Network, Parsed};
+
+use crate::action::DropReason;
+
 /// How a super-frame is to be cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 #[repr(u8)]
@@ -39,6 +44,67 @@ pub struct Offload {
 }
 
 impl Offload {
+    /// The most segments that one super-frame may stand for. 64 KiB in segments of 48 octets,
+    /// the least that Linux lets a path MTU bring TCP down to, is 1,366. Bounds the work that
+    /// one received frame can cause.
+    pub const MAX_SEGMENTS: usize = 2048;
+
+    /// Whether the metadata is about the very packet that was parsed. The worker asks once a
+    /// frame, before anything is decided: an offset that the sender chose freely would have the
+    /// switch itself write a chosen address or port into the frame after policy saw it.
+    ///
+    /// A checksum belongs either to the packet's own layer-4 header or to something wholly
+    /// inside what that carries (a tunnel of the pod's own); never to a fragment. A super-frame's
+    /// is that of its own TCP or UDP header.
+    ///
+    /// # Errors
+    /// [`DropReason::OffloadInvalid`].
+    #[inline]
+    pub fn check(&self, parsed: &Parsed) -> Result<(), DropReason> {
+        if self.csum_partial || self.is_gso() {
+            return self.check_unfinished(parsed);
+        }
+        Ok(())
+    }
+
+    fn check_unfinished(&self, parsed: &Parsed) -> Result<(), DropReason> {
+        let ip = matches!(parsed.network, Network::Ipv4 | Network::Ipv6);
+        let end = u32::from(self.csum_start) + u32::from(self.csum_offset) + 2;
+        let own = self.is_of(parsed);
+        let inside = own || (parsed.payload > parsed.l4 && self.csum_start >= parsed.payload);
+        let good = self.csum_partial
+            && ip
+            && parsed.fragment == Fragment::Whole
+            && end <= parsed.end
+            && inside;
+        let gso = match self.gso_type {
+            GsoType::None => true,
+            GsoType::TcpV4 => {
+                own && parsed.network == Network::Ipv4 && parsed.key.proto == proto::TCP
+            }
+            GsoType::TcpV6 => {
+                own && parsed.network == Network::Ipv6 && parsed.key.proto == proto::TCP
+            }
+            GsoType::UdpL4 => own && parsed.key.proto == proto::UDP,
+        };
+        let size = self.gso_type == GsoType::None || self.gso_size != 0;
+        if good && gso && size { Ok(()) } else { Err(DropReason::OffloadInvalid) }
+    }
+
+    /// Whether the unfinished checksum is that of the parsed packet's own layer-4 header, which
+    /// then holds the pseudo-header sum and is to be rewritten as such.
+    #[inline]
+    pub fn is_of(&self, parsed: &Parsed) -> bool {
+        let field = match parsed.key.proto {
+            proto::TCP => 16,
+            proto::UDP => 6,
+            proto::SCTP => 8,
+            proto::ICMP | proto::ICMPV6 => 2,
+            _ => return false,
+        };
+        self.csum_partial && self.csum_start == parsed.l4 && self.csum_offset == field
+    }
+
     /// Whether the frame is a super-frame that stands for several packets.
     #[inline]
     pub const fn is_gso(&self) -> bool {
@@ -53,6 +119,77 @@ impl Offload {
         }
         if self.hdr_len != 0 {
             self.hdr_len = (i32::from(self.hdr_len) + delta) as u16;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::flow_key::FlowKey;
+
+    fn parsed(network: Network, protocol: u8) -> Parsed {
+        let l4: u16 = if network == Network::Ipv4 { 34 } else { 54 };
+        Parsed {
+            key: FlowKey { proto: protocol, ..FlowKey::default() },
+            network,
+            l4,
+            payload: l4 + if protocol == proto::TCP { 20 } else { 8 },
+            end: 1000,
+            ..Parsed::default()
+        }
+    }
+
+    fn partial(start: u16, offset: u16) -> Offload {
+        Offload { csum_partial: true, csum_start: start, csum_offset: offset, ..Offload::default() }
+    }
+
+    #[test]
+    fn a_checksum_is_the_packets_own_or_inside_its_payload() {
+        let tcp = parsed(Network::Ipv4, proto::TCP);
+        assert_eq!(partial(34, 16).check(&tcp), Ok(()));
+        assert!(partial(34, 16).is_of(&tcp));
+        assert_eq!(partial(54, 6).check(&tcp), Ok(()), "in the payload");
+        assert!(!partial(54, 6).is_of(&tcp));
+        // The address (26), the ports (34) and the flags are no place to write a sum to.
+        for (start, offset) in [(14, 12), (34, 0), (34, 6), (33, 17), (50, 0), (990, 16)] {
+            let got = partial(start, offset).check(&tcp);
+            assert_eq!(got, Err(DropReason::OffloadInvalid), "{start}+{offset}");
+        }
+        assert_eq!(partial(54, 6).check(&parsed(Network::Ipv6, proto::UDP)), Ok(()));
+        assert_eq!(partial(54, 8).check(&parsed(Network::Ipv6, proto::SCTP)), Ok(()));
+        let unknown = Parsed { payload: 34, ..parsed(Network::Ipv4, 47) };
+        assert_eq!(partial(38, 0).check(&unknown), Err(DropReason::OffloadInvalid));
+        let arp = parsed(Network::Arp, proto::TCP);
+        assert_eq!(partial(54, 16).check(&arp), Err(DropReason::OffloadInvalid));
+        for fragment in [Fragment::First, Fragment::Later] {
+            let tcp = Parsed { fragment, ..tcp };
+            assert_eq!(partial(34, 16).check(&tcp), Err(DropReason::OffloadInvalid));
+        }
+        assert_eq!(Offload::default().check(&Parsed::default()), Ok(()));
+    }
+
+    #[test]
+    fn segmentation_is_that_of_the_packets_protocol() {
+        use GsoType::*;
+        let gso =
+            |gso_type, start, offset| Offload { gso_type, gso_size: 100, ..partial(start, offset) };
+        let (v4, v6) = (Network::Ipv4, Network::Ipv6);
+        assert_eq!(gso(TcpV4, 34, 16).check(&parsed(v4, proto::TCP)), Ok(()));
+        assert_eq!(gso(TcpV6, 54, 16).check(&parsed(v6, proto::TCP)), Ok(()));
+        assert_eq!(gso(UdpL4, 34, 6).check(&parsed(v4, proto::UDP)), Ok(()));
+        assert_eq!(gso(UdpL4, 54, 6).check(&parsed(v6, proto::UDP)), Ok(()));
+        let bad = [
+            (gso(TcpV6, 34, 16), parsed(v4, proto::TCP)),
+            (gso(TcpV4, 54, 16), parsed(v6, proto::TCP)),
+            (gso(UdpL4, 34, 16), parsed(v4, proto::TCP)),
+            (gso(TcpV4, 34, 6), parsed(v4, proto::UDP)),
+            (gso(TcpV4, 60, 16), parsed(v4, proto::TCP)),
+            (Offload { csum_partial: false, ..gso(TcpV4, 34, 16) }, parsed(v4, proto::TCP)),
+            (Offload { gso_size: 0, ..gso(TcpV4, 34, 16) }, parsed(v4, proto::TCP)),
+        ];
+        for (offload, parsed) in bad {
+            assert_eq!(offload.check(&parsed), Err(DropReason::OffloadInvalid), "{offload:?}");
         }
     }
 }

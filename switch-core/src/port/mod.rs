@@ -3,6 +3,8 @@
 //! A [`Device`] is what the control plane attaches; it opens one [`Port`] for each worker. A port
 //! is used by one worker thread only.
 
+pub mod virtio;
+
 use std::io;
 use std::os::fd::BorrowedFd;
 
