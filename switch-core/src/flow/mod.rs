@@ -1,0 +1,1 @@
+//! What a worker remembers from one packet to the next. Owned by one worker, never shared.
