@@ -6,6 +6,9 @@
 #![forbid(unsafe_code)]
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod addr;
 pub mod cidr;
 pub mod flow_key;
