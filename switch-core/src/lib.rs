@@ -6,10 +6,13 @@
 #![deny(unsafe_code)]
 
 pub mod action;
+pub mod answer;
 pub mod config;
 pub mod flow;
 pub mod id;
+pub mod limit;
 pub mod packet;
 pub mod port;
 mod prefetch;
+pub mod route;
 pub mod time;

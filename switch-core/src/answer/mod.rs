@@ -1,0 +1,1 @@
+//! Packets that the switch answers itself.
