@@ -6,4 +6,3 @@
 pub mod connection;
 pub mod table;
 pub mod tcp;
-//! What a worker remembers from one packet to the next. Owned by one worker, never shared.
