@@ -18,6 +18,19 @@ pub const HEADROOM: usize = 128;
 /// The longest frame: a 64 KiB IP packet behind Ethernet and two VLAN tags.
 pub const MAX_FRAME: usize = 65_535 + 14 + 8;
 
+/// Where a packet comes from, for the sum received = forwarded + consumed + dropped, in which
+/// only received frames count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Origin {
+    /// A port received it.
+    #[default]
+    Received,
+    /// The switch made it: an ARP answer, an ICMP error.
+    Originated,
+    /// A further copy of a frame that is counted already: flooding, fragmenting.
+    Copy,
+}
+
 /// A frame in its buffer. Dropping it frees the buffer; giving it back to a [`Pool`] keeps the
 /// buffer for the next frame.
 #[derive(Debug)]
@@ -29,9 +42,13 @@ pub struct Packet {
     pub offload: Offload,
     /// The port that the frame came in by.
     pub ingress: PortId,
+    /// Received, made here, or a copy.
+    pub origin: Origin,
+    /// For whoever receives it to recognise it by; the engine hands it on untouched.
+    pub mark: u32,
 }
 
-const _: () = assert!(size_of::<Packet>() <= 40);
+const _: () = assert!(size_of::<Packet>() <= 48);
 
 impl Packet {
     /// An empty packet in a fresh buffer of `capacity` octets behind the usual headroom.
@@ -43,6 +60,8 @@ impl Packet {
             len: 0,
             offload: Offload::default(),
             ingress: PortId::default(),
+            origin: Origin::Received,
+            mark: 0,
         }
     }
 
@@ -142,6 +161,8 @@ impl Packet {
         self.head = HEADROOM as u32;
         self.len = 0;
         self.offload = Offload::default();
+        self.origin = Origin::Received;
+        self.mark = 0;
     }
 
     /// Length of the whole buffer, headroom included.

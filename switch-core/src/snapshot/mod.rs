@@ -1,0 +1,122 @@
+//! The one immutable state that every packet is judged by.
+//!
+//! Built by the control plane, read by workers; a batch sees one snapshot from its first packet
+//! to its last. Parts that did not change are shared with the snapshot before.
+
+mod compile;
+mod ports;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use policy::cow::CowMap;
+use policy::prefix::PrefixMap;
+use wire::addr::Mac;
+
+pub use compile::compile;
+pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging};
+
+use crate::config::{Endpoint, Gateway, NextHop};
+use crate::id::{Epoch, PortId};
+
+/// Where an address of the pod network is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// Attached to this switch.
+    Attached {
+        /// Its port.
+        port: PortId,
+        /// Its MAC address.
+        mac: Mac,
+        /// Its largest network-layer packet.
+        mtu: u16,
+    },
+    /// On this node, not attached here.
+    Unattached,
+    /// On another node.
+    Remote,
+    /// A pod that shares this node's own network, or the node itself.
+    Host,
+}
+
+/// What is known of one address.
+#[derive(Clone, Debug)]
+pub struct EndpointFacts {
+    /// Where it is.
+    pub location: Location,
+    /// Whose it is.
+    pub endpoint: Arc<Endpoint>,
+}
+
+/// What a prefix of the FIB leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FibEntry {
+    /// This node's own pods: an address here that no pod has is nobody's.
+    LocalPods,
+    /// This node's own address.
+    Local,
+    /// Equal-cost next hops of a configured route.
+    NextHops(Arc<[NextHop]>),
+}
+
+/// See the module's description.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Which snapshot this is.
+    pub epoch: Epoch,
+    /// The gateway that pods see.
+    pub gateway: Gateway,
+    /// This node's addresses, for packets that the switch originates.
+    pub node_addresses: Arc<[IpAddr]>,
+    /// What each port is for, by its number.
+    pub ports: Arc<[PortFacts]>,
+    /// The node's own port, if there is one.
+    pub host: Option<HostPort>,
+    /// Pods by address.
+    pub endpoints: CowMap<IpAddr, EndpointFacts>,
+    /// Everything else, by longest prefix.
+    pub fib: PrefixMap<FibEntry>,
+    /// Bridge domains, one for each VLAN of each configured domain.
+    pub domains: Arc<[Domain]>,
+}
+
+impl Snapshot {
+    /// A state that forwards nothing, in force before the first configuration (N13).
+    pub fn empty() -> Self {
+        Self {
+            epoch: Epoch(0),
+            gateway: Gateway::default(),
+            node_addresses: Arc::new([]),
+            ports: Arc::new([]),
+            host: None,
+            endpoints: CowMap::new(),
+            fib: PrefixMap::new(),
+            domains: Arc::new([]),
+        }
+    }
+
+    /// What `port` is for.
+    #[inline]
+    pub fn port(&self, port: PortId) -> &PortFacts {
+        self.ports.get(port.index()).unwrap_or(&PortFacts::Unused)
+    }
+
+    /// The address that ICMP errors of the switch come from, of the family of `towards`: the
+    /// node's own, or the gateway's where the node has none.
+    pub fn own_address(&self, towards: IpAddr) -> IpAddr {
+        let same = |a: &&IpAddr| a.is_ipv4() == towards.is_ipv4();
+        self.node_addresses.iter().find(same).copied().unwrap_or(match towards {
+            IpAddr::V4(_) => self.gateway.ipv4.into(),
+            IpAddr::V6(_) => self.gateway.ipv6.into(),
+        })
+    }
+
+    /// Whether `address` is the gateway's.
+    #[inline]
+    pub fn is_gateway(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(a) => a == self.gateway.ipv4,
+            IpAddr::V6(a) => a == self.gateway.ipv6,
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What each port is for, as packets need to know it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use wire::addr::Mac;
+
+use crate::config::Endpoint;
+use crate::id::PortId;
+
+/// The part that a port plays in this snapshot.
+#[derive(Clone, Debug)]
+pub enum PortFacts {
+    /// Not configured: nothing passes (N13).
+    Unused,
+    /// A pod.
+    Pod(Arc<PodPort>),
+    /// The node's own stack.
+    Host(HostPort),
+    /// A member of bridge domains.
+    Bridge(Arc<BridgePort>),
+}
+
+/// A pod's port.
+#[derive(Clone, Debug)]
+pub struct PodPort {
+    /// The pod.
+    pub endpoint: Arc<Endpoint>,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its largest network-layer packet.
+    pub mtu: u16,
+}
+
+/// The node's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// The port.
+    pub port: PortId,
+    /// Link-layer address of the node's end.
+    pub mac: Mac,
+    /// Largest network-layer packet.
+    pub mtu: u16,
+}
+
+/// A port of one or more bridge domains.
+#[derive(Clone, Debug)]
+pub struct BridgePort {
+    /// Domain of untagged frames, as an index into `Snapshot::domains`.
+    pub untagged: Option<u16>,
+    /// VLAN ID to domain, sorted by VLAN ID.
+    pub tagged: Vec<(u16, u16)>,
+}
+
+impl BridgePort {
+    /// The domain of frames tagged with `vid`.
+    pub fn domain_of(&self, vid: u16) -> Option<u16> {
+        let at = self.tagged.binary_search_by_key(&vid, |&(v, _)| v).ok()?;
+        Some(self.tagged[at].1)
+    }
+}
+
+/// How frames of a domain leave a member port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tagging {
+    /// Without a tag.
+    Untagged,
+    /// With this VLAN ID.
+    Tagged(u16),
+}
+
+/// A port in a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The port.
+    pub port: PortId,
+    /// How the domain's frames leave it.
+    pub tagging: Tagging,
+}
+
+/// One broadcast domain: a VLAN of a configured bridge domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// What the FDB knows it by. Stable from snapshot to snapshot, so that what was learnt stays.
+    pub fdb_id: u16,
+    /// Ports, sorted by number.
+    pub members: Vec<Member>,
+    /// Seconds after which a learnt address that was not seen again is forgotten.
+    pub ageing_secs: u32,
+    /// The most addresses learnt from one port.
+    pub learn_limit: u32,
+}
