@@ -3,4 +3,6 @@
 //! No sockets, no clocks, no allocation per packet.
 #![forbid(unsafe_code)]
 
+pub mod cow;
+pub mod prefix;
 pub mod rule;
