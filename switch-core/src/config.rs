@@ -94,6 +94,8 @@ pub enum PortRole {
     Host {
         /// Link-layer address of the node's end.
         mac: Mac,
+        /// Largest network-layer packet that the node takes, in octets.
+        mtu: u16,
     },
     /// Member of a bridge domain.
     Bridge {

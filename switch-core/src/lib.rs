@@ -8,11 +8,15 @@
 pub mod action;
 pub mod answer;
 pub mod config;
+pub mod engine;
 pub mod flow;
 pub mod id;
 pub mod limit;
 pub mod packet;
 pub mod port;
 mod prefetch;
+pub mod resolve;
 pub mod route;
+pub mod snapshot;
+pub mod stats;
 pub mod time;

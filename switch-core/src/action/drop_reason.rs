@@ -146,7 +146,6 @@ reasons! {
     TxFull, Limit, "tx_full", "The port's transmit queue was full.";
     TxFailed, Limit, "tx_failed", "The port failed on transmission.";
     ConnectionTableFull, Limit, "connection_table_full", "The connection table is full.";
-    FlowTableFull, Limit, "flow_table_full", "The worker's flow table is full.";
     ConnectionLimit, Limit, "connection_limit", "The endpoint has as many connections as it may.";
     NatPortsExhausted, Limit, "nat_ports_exhausted", "No source port is left for address translation.";
     FragmentLimit, Limit, "fragment_limit", "The fragment buffer is full.";

@@ -1,7 +1,9 @@
 //! What is done with a packet: the compiled answer (`Plan`), and the reason where nothing is.
 
+mod apply;
 mod drop_reason;
 mod plan;
 
+pub use apply::apply;
 pub use drop_reason::{DropClass, DropReason};
 pub use plan::{Plan, PlanFlags};

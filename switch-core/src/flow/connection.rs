@@ -525,14 +525,11 @@ impl Tracker {
         let own = self.lane(connection)?;
         let peer = self.lane(connection.reversed())?;
         let judgement = tcp::judge(segment, &own.side(), &peer.side());
-        if judgement == tcp::Judgement::OutOfWindow {
+        if judgement != tcp::Judgement::Fits {
             return Some(judgement);
         }
         own.last_seen.store(now_secs, Relaxed);
         own.count(bytes as u64);
-        if judgement == tcp::Judgement::Restart {
-            self.restart(own, peer);
-        }
         if segment.flags & RST != 0 {
             own.state.fetch_max(TcpState::Reset as u32, Relaxed);
             peer.state.fetch_max(TcpState::Reset as u32, Relaxed);
@@ -564,16 +561,6 @@ impl Tracker {
         }
         self.acknowledge(peer, segment);
         Some(judgement)
-    }
-
-    fn restart(&self, own: &Lane, peer: &Lane) {
-        for lane in [own, peer] {
-            lane.state.store(TcpState::None as u32, Relaxed);
-            lane.seq_end.store(0, Relaxed);
-            lane.ack.store(0, Relaxed);
-            lane.window.store(0, Relaxed);
-            lane.scale.store(14, Relaxed);
-        }
     }
 
     /// Whether the connection is still the one that `connection` was made for.

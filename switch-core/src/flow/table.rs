@@ -180,6 +180,11 @@ impl FlowTable {
         self.len() == 0
     }
 
+    /// Whether the table is so full that entries should go early.
+    pub fn is_under_pressure(&self) -> bool {
+        self.len() * 8 >= self.limit * 7
+    }
+
     /// First step: brings the bucket near.
     #[inline]
     pub fn prefetch(&self, hash: u64) {

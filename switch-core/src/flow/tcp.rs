@@ -133,7 +133,7 @@ pub struct Side {
 pub enum Judgement {
     /// It fits; states may move.
     Fits,
-    /// A SYN that starts the connection anew: the old one is over.
+    /// A SYN that starts anew what is over: nothing moved, the caller ends the old connection.
     Restart,
     /// Outside the window: not let through, nothing moves (T-N2).
     OutOfWindow,
@@ -146,7 +146,7 @@ const MIN_WINDOW: u32 = 65_535;
 pub fn judge(segment: &Segment, own: &Side, peer: &Side) -> Judgement {
     let over = own.state >= TcpState::Closed || peer.state >= TcpState::Closed;
     if segment.flags & (SYN | ACK | RST) == SYN {
-        if over || own.state == TcpState::None && peer.state == TcpState::None {
+        if over {
             return Judgement::Restart;
         }
         // A retransmitted SYN, or a simultaneous open; anything else challenges an established

@@ -11,7 +11,7 @@ pub(super) fn check(snapshot: &Snapshot, query: &Query<'_>) -> Result<(), DropRe
     let source = query.key.src_addr();
     match snapshot.port(query.ingress) {
         PortFacts::Pod(pod) => {
-            if pod.addresses.contains(&source) {
+            if pod.owns(source) {
                 return Ok(());
             }
             // A pod's kernel speaks from its link-local address to its gateway, and to nobody else.

@@ -13,7 +13,7 @@ use policy::cow::CowMap;
 use policy::prefix::PrefixMap;
 use wire::addr::Mac;
 
-pub use compile::compile;
+pub use compile::{FdbIds, compile};
 pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging};
 
 use crate::config::{Endpoint, Gateway, NextHop};

@@ -1,6 +1,6 @@
 //! What each port is for, as packets need to know it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use wire::addr::Mac;
@@ -28,10 +28,22 @@ pub struct PodPort {
     pub endpoint: Arc<Endpoint>,
     /// Its MAC address.
     pub mac: Mac,
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
+    /// Its IPv4 addresses.
+    pub ipv4: Vec<Ipv4Addr>,
+    /// Its IPv6 addresses, link-local ones apart.
+    pub ipv6: Vec<Ipv6Addr>,
     /// Its largest network-layer packet.
     pub mtu: u16,
+}
+
+impl PodPort {
+    /// Whether `address` is the pod's own.
+    pub fn owns(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(a) => self.ipv4.contains(&a),
+            IpAddr::V6(a) => self.ipv6.contains(&a),
+        }
+    }
 }
 
 /// The node's port.

@@ -1,0 +1,180 @@
+//! Plain layer-2 switching between the ports of a bridge domain: learn, look up, forward or
+//! flood. VLAN-aware (IEEE 802.1Q); no flow entries, no look at what the frames carry.
+
+use wire::addr::Mac;
+use wire::parse::ethertype;
+
+use super::{Engine, Turn};
+use crate::action::DropReason;
+use crate::id::PortId;
+use crate::limit::{KeyedLimiter, Rate};
+use crate::packet::{Batch, Origin, Packet};
+use crate::snapshot::{BridgePort, Domain, Member, Tagging};
+
+const TAG: usize = 4;
+
+/// How many frames a port may have flooded (threat T-C9): unknown unicast, multicast, broadcast.
+const FLOODS: Rate = Rate::new(10_000, 2_000);
+
+pub(super) fn flood_limiter() -> KeyedLimiter {
+    KeyedLimiter::new(FLOODS, 512)
+}
+
+/// A frame's link-layer header, as far as a bridge reads it.
+struct Header {
+    to: Mac,
+    from: Mac,
+    /// VLAN ID of an 802.1Q tag; a tag of VLAN 0 carries a priority only and counts as none.
+    vid: Option<u16>,
+    tagged: bool,
+}
+
+fn header(frame: &[u8]) -> Result<Header, DropReason> {
+    let head = frame.first_chunk::<14>().ok_or(DropReason::EthernetTruncated)?;
+    let [a, b, c, d, e, f, g, h, i, j, k, l, t0, t1] = *head;
+    let tagged = u16::from_be_bytes([t0, t1]) == ethertype::VLAN;
+    let vid = match (tagged, frame.get(14..18)) {
+        (true, Some(tag)) => Some(u16::from_be_bytes([tag[0], tag[1]]) & 0xfff),
+        (true, None) => return Err(DropReason::VlanTruncated),
+        (false, _) => None,
+    };
+    Ok(Header {
+        to: Mac([a, b, c, d, e, f]),
+        from: Mac([g, h, i, j, k, l]),
+        vid: vid.filter(|&v| v != 0),
+        tagged,
+    })
+}
+
+impl Engine {
+    pub(super) fn bridge_batch(
+        &mut self,
+        turn: &mut Turn<'_>,
+        ingress: PortId,
+        port: &BridgePort,
+        batch: &mut Batch,
+    ) {
+        for packet in batch.drain(..) {
+            if let Err((packet, reason)) = self.bridge(turn, ingress, port, packet) {
+                self.drop(turn, packet, reason, None);
+            }
+        }
+    }
+
+    fn bridge(
+        &mut self,
+        turn: &mut Turn<'_>,
+        ingress: PortId,
+        port: &BridgePort,
+        packet: Packet,
+    ) -> Result<(), (Packet, DropReason)> {
+        let header = match header(packet.bytes()) {
+            Ok(header) => header,
+            Err(reason) => return Err((packet, reason)),
+        };
+        if !header.from.is_unicast() {
+            return Err((packet, DropReason::SourceMulticast));
+        }
+        if header.to.is_bridge_reserved() {
+            return Err((packet, DropReason::BridgeReserved));
+        }
+        let number = match header.vid {
+            Some(vid) => port.domain_of(vid),
+            None => port.untagged,
+        };
+        let domain = number.and_then(|n| turn.snapshot.domains.get(usize::from(n)));
+        let Some(domain) = domain else { return Err((packet, DropReason::VlanNotAllowed)) };
+        let seconds = turn.now.as_secs() as u32;
+        let limits = (domain.learn_limit, domain.ageing_secs);
+        self.shared.fdb.learn(domain.fdb_id, header.from, ingress, seconds, limits.0, limits.1);
+        let found = if header.to.is_multicast() {
+            None
+        } else {
+            self.shared.fdb.lookup(domain.fdb_id, header.to, seconds, domain.ageing_secs)
+        };
+        match found {
+            Some(out) if out == ingress => Err((packet, DropReason::Hairpin)),
+            Some(out) => match domain.members.iter().find(|m| m.port == out) {
+                Some(member) => {
+                    let packet = retag(packet, &header, member.tagging)?;
+                    self.forward(turn, out, packet);
+                    Ok(())
+                }
+                // Learnt on a port that has left the domain since.
+                None => self.flood(turn, ingress, domain, &header, packet),
+            },
+            None => self.flood(turn, ingress, domain, &header, packet),
+        }
+    }
+
+    /// To every member but the one that it came from.
+    fn flood(
+        &mut self,
+        turn: &mut Turn<'_>,
+        ingress: PortId,
+        domain: &Domain,
+        header: &Header,
+        packet: Packet,
+    ) -> Result<(), (Packet, DropReason)> {
+        let others = |m: &&Member| m.port != ingress;
+        let Some(last) = domain.members.iter().rfind(others) else {
+            return Err((packet, DropReason::NoFloodTarget));
+        };
+        if !self.floods.take(u64::from(ingress.0), turn.now) {
+            return Err((packet, DropReason::FloodLimited));
+        }
+        for member in domain.members.iter().filter(others) {
+            if member.port == last.port {
+                continue;
+            }
+            // A copy that finds no buffer is one receiver less; the frame itself goes on.
+            let Some(mut copy) = turn.pool.alloc_for(packet.len()) else { break };
+            copy.set_len(packet.len());
+            copy.bytes_mut().copy_from_slice(packet.bytes());
+            copy.offload = packet.offload;
+            copy.ingress = packet.ingress;
+            copy.mark = packet.mark;
+            copy.origin = Origin::Copy;
+            match retag(copy, header, member.tagging) {
+                Ok(copy) => self.forward(turn, member.port, copy),
+                Err((copy, _)) => turn.pool.free(copy),
+            }
+        }
+        let packet = retag(packet, header, last.tagging)?;
+        self.forward(turn, last.port, packet);
+        Ok(())
+    }
+}
+
+/// Gives the frame the tag that it leaves with. The priority bits of a tag are kept.
+fn retag(
+    mut packet: Packet,
+    header: &Header,
+    tagging: Tagging,
+) -> Result<Packet, (Packet, DropReason)> {
+    match tagging {
+        Tagging::Untagged if header.tagged => {
+            packet.bytes_mut().copy_within(0..12, TAG);
+            packet.pull_front(TAG);
+            packet.offload.shift(-(TAG as i32));
+        }
+        Tagging::Untagged => {}
+        Tagging::Tagged(vid) if header.tagged => {
+            let tci = u16::from_be_bytes([packet.bytes()[14], packet.bytes()[15]]);
+            let tci = tci & 0xf000 | vid;
+            packet.bytes_mut()[14..16].copy_from_slice(&tci.to_be_bytes());
+        }
+        Tagging::Tagged(vid) => {
+            if packet.headroom() < TAG {
+                return Err((packet, DropReason::FrameTooLong));
+            }
+            packet.push_front(TAG);
+            let frame = packet.bytes_mut();
+            frame.copy_within(TAG..TAG + 12, 0);
+            frame[12..14].copy_from_slice(&ethertype::VLAN.to_be_bytes());
+            frame[14..16].copy_from_slice(&vid.to_be_bytes());
+            packet.offload.shift(TAG as i32);
+        }
+    }
+    Ok(packet)
+}

@@ -1,0 +1,29 @@
+//! Packets for the gateway itself: it answers pings, and has no port open.
+
+use wire::parse::{Icmp, Parsed};
+
+use super::{Engine, Turn};
+use crate::answer::icmp;
+use crate::id::PortId;
+use crate::packet::Packet;
+
+impl Engine {
+    pub(super) fn to_gateway(
+        &mut self,
+        turn: &mut Turn<'_>,
+        ingress: PortId,
+        packet: Packet,
+        parsed: &Parsed,
+    ) {
+        match parsed.icmp {
+            Icmp::Query => {
+                if let Ok(answer) = icmp::echo_reply(&packet, parsed, turn.pool) {
+                    self.originate(turn, ingress, answer);
+                }
+            }
+            Icmp::None => self.refuse(turn, ingress, &packet, parsed),
+            Icmp::Reply | Icmp::Error | Icmp::Neighbour | Icmp::Other => {}
+        }
+        self.consume(turn, packet);
+    }
+}

@@ -1,0 +1,414 @@
+//! The forwarding engine: takes a burst of frames with a snapshot and the time, and sorts what
+//! becomes of each into outputs, answers and drops.
+//!
+//! Called by a worker's poll loop, one engine a worker; by tests and `replay` with virtual time.
+//! Holds no socket, clock or thread. The hit path (this file and `action::apply`) neither
+//! allocates nor locks; everything rarer is in the files beside it.
+//!
+//! Every frame handed in ends as forwarded, consumed, dropped with one reason, or held as a
+//! fragment of a datagram that is not whole yet; the counters add up.
+
+mod bridge;
+mod gateway;
+mod outputs;
+mod related;
+mod slow;
+
+use std::sync::Arc;
+
+use wire::addr::Mac;
+use wire::flow_key::{HashKey, proto};
+use wire::parse::{Fragment, Icmp, Network, ParseError, Parsed, parse};
+
+pub use outputs::Outputs;
+
+use crate::action::{DropReason, apply};
+use crate::answer::icmp::ErrorLimiter;
+use crate::flow::connection::{ConnectionRef, Tracker, TrackerConfig};
+use crate::flow::fragments::Fragments;
+use crate::flow::table::{EntryId, FlowEntry, FlowTable, FlowTableConfig};
+use crate::flow::tcp::Segment;
+use crate::id::{Cookie, PortId};
+use crate::limit::KeyedLimiter;
+use crate::packet::{BATCH, Batch, Origin, Packet, Pool};
+use crate::route::fdb::Fdb;
+use crate::snapshot::{PortFacts, Snapshot};
+use crate::stats::WorkerCounters;
+use crate::time::Instant;
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Connections.
+    pub tracker: Tracker,
+    /// Learnt link-layer addresses.
+    pub fdb: Fdb,
+    /// Secret of this process.
+    pub hash_key: HashKey,
+}
+
+/// Bounds of the shared tables and of each worker's own.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The most connections in all.
+    pub connections: u32,
+    /// The most connections that one port may originate.
+    pub connections_per_port: u32,
+    /// The most flow entries (directions of connections) of each worker.
+    pub flows: usize,
+    /// The most learnt link-layer addresses.
+    pub fdb: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1 << 20,
+            connections_per_port: 1 << 17,
+            flows: 1 << 21,
+            fdb: 1 << 14,
+        }
+    }
+}
+
+impl Shared {
+    /// Empty tables with the given bounds and secret.
+    pub fn new(limits: &Limits, hash_key: HashKey) -> Self {
+        let config = TrackerConfig {
+            connections: limits.connections,
+            per_port: limits.connections_per_port,
+            hash_key,
+        };
+        Self { tracker: Tracker::new(config), fdb: Fdb::new(limits.fdb, hash_key), hash_key }
+    }
+}
+
+/// A frame that was dropped, as an [`Observer`] is told.
+#[derive(Debug)]
+pub struct Dropped<'a> {
+    /// The frame as far as it got.
+    pub packet: &'a Packet,
+    /// Why.
+    pub reason: DropReason,
+    /// The object that decided it.
+    pub object: Option<&'a Cookie>,
+}
+
+/// Is told of what the counters only count. Not called for frames that pass.
+pub trait Observer: Send {
+    /// A received frame was dropped.
+    fn dropped(&mut self, drop: &Dropped<'_>);
+}
+
+/// What one call of the engine works with.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    /// The state that every packet of the call is judged by.
+    pub snapshot: &'a Snapshot,
+    /// The time.
+    pub now: Instant,
+    /// Buffers.
+    pub pool: &'a mut Pool,
+    /// Where frames go that leave.
+    pub out: &'a mut Outputs,
+}
+
+/// One worker's engine. See the module's description.
+pub struct Engine {
+    shared: Arc<Shared>,
+    counters: Arc<WorkerCounters>,
+    flows: FlowTable,
+    fragments: Fragments,
+    errors: ErrorLimiter,
+    floods: KeyedLimiter,
+    observer: Option<Box<dyn Observer>>,
+    parsed: Box<[Result<Parsed, ParseError>; BATCH]>,
+    /// Where this worker's share of the tracker's sweep stands.
+    sweep: usize,
+    sweep_due: Instant,
+    /// Where the search for something to end stands, when the tracker is full.
+    pressed: usize,
+    share: (usize, usize),
+}
+
+impl core::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Engine").field("flows", &self.flows.len()).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// The engine of worker `index` of `workers`.
+    pub fn new(
+        shared: Arc<Shared>,
+        counters: Arc<WorkerCounters>,
+        limits: &Limits,
+        index: usize,
+        workers: usize,
+    ) -> Self {
+        let hash_key = shared.hash_key;
+        Self {
+            flows: FlowTable::new(FlowTableConfig { entries: limits.flows, hash_key }),
+            fragments: Fragments::new(hash_key),
+            errors: ErrorLimiter::new(hash_key),
+            floods: bridge::flood_limiter(),
+            observer: None,
+            parsed: Box::new([Err(ParseError::EthernetTruncated); BATCH]),
+            sweep: 0,
+            sweep_due: Instant::ZERO,
+            pressed: 0,
+            share: (index, workers.max(1)),
+            shared,
+            counters,
+        }
+    }
+
+    /// Has `observer` told of drops from now on.
+    pub fn set_observer(&mut self, observer: Option<Box<dyn Observer>>) {
+        self.observer = observer;
+    }
+
+    /// This worker's counters.
+    pub fn counters(&self) -> &Arc<WorkerCounters> {
+        &self.counters
+    }
+
+    /// What all workers share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Flow entries in use.
+    pub fn flows(&self) -> &FlowTable {
+        &self.flows
+    }
+
+    /// Takes a burst that came in by `ingress`; `batch` is empty afterwards.
+    pub fn process(&mut self, turn: &mut Turn<'_>, ingress: PortId, batch: &mut Batch) {
+        self.counters.received.add(batch.len() as u64);
+        if let Some(port) = self.counters.port(ingress) {
+            port.rx_frames.add(batch.len() as u64);
+            port.rx_bytes.add(batch.iter().map(|p| p.len() as u64).sum());
+        }
+        for packet in batch.iter_mut() {
+            packet.ingress = ingress;
+        }
+        match turn.snapshot.port(ingress) {
+            PortFacts::Pod(_) | PortFacts::Host(_) => self.route_batch(turn, ingress, batch),
+            PortFacts::Bridge(port) => self.bridge_batch(turn, ingress, port, batch),
+            PortFacts::Unused => {
+                for packet in batch.drain(..) {
+                    self.drop(turn, packet, DropReason::EndpointNotReady, None);
+                }
+            }
+        }
+    }
+
+    /// The straight line: parse all, look all up, then apply each.
+    fn route_batch(&mut self, turn: &mut Turn<'_>, ingress: PortId, batch: &mut Batch) {
+        let gateway = turn.snapshot.gateway.mac;
+        let mut candidates = [None; BATCH];
+        for (packet, parsed) in batch.iter().zip(self.parsed.iter_mut()) {
+            *parsed = parse(packet.bytes(), &self.shared.hash_key);
+            if let Ok(parsed) = parsed {
+                self.flows.prefetch(parsed.hash);
+            }
+        }
+        let parsed = &self.parsed[..batch.len()];
+        for (parsed, candidate) in parsed.iter().zip(candidates.iter_mut()) {
+            if let Ok(parsed) = parsed {
+                *candidate = self.flows.candidate(parsed.hash);
+            }
+        }
+        for candidate in candidates.iter().take(batch.len()).flatten() {
+            self.shared.tracker.prefetch(self.flows.entry(*candidate).connection);
+        }
+        let mut hits = 0;
+        for (i, mut packet) in batch.drain(..).enumerate() {
+            let parsed = match self.parsed[i] {
+                Ok(parsed) => parsed,
+                Err(error) => {
+                    self.drop(turn, packet, error.into(), None);
+                    continue;
+                }
+            };
+            match self.hit(turn, ingress, gateway, candidates[i], &packet, &parsed) {
+                Some(plan) => {
+                    hits += 1;
+                    apply(&mut packet, &parsed, &plan);
+                    turn.out.push(plan.out, packet);
+                }
+                None => self.slow(turn, ingress, packet, &parsed),
+            }
+        }
+        self.counters.hits.add(hits);
+        self.counters.forwarded.add(hits);
+    }
+
+    /// The plan for a packet that is wholly ordinary; `None` sends it the slow way.
+    #[inline]
+    fn hit(
+        &mut self,
+        turn: &Turn<'_>,
+        ingress: PortId,
+        gateway: Mac,
+        candidate: Option<EntryId>,
+        packet: &Packet,
+        parsed: &Parsed,
+    ) -> Option<crate::action::Plan> {
+        let candidate = candidate?;
+        let frame = packet.bytes();
+        if !is_ordinary(parsed) || frame.first_chunk::<6>() != Some(&gateway.0) {
+            return None;
+        }
+        let id = self.flows.find(Some(candidate), parsed.hash, &parsed.key)?;
+        let entry = self.flows.entry(id);
+        if entry.epoch != turn.snapshot.epoch || entry.sender != sender(frame, ingress) {
+            return None;
+        }
+        let length = parsed.end - u32::from(parsed.l3);
+        if length > u32::from(entry.plan.mtu) && !slow::segments_fit(packet, parsed, entry.plan.mtu)
+        {
+            return None;
+        }
+        let (connection, plan) = (entry.connection, entry.plan);
+        if !self.touch(turn.now, connection, packet, parsed) {
+            return None;
+        }
+        let seconds = turn.now.as_secs() as u32;
+        let entry = self.flows.entry_mut(id);
+        if entry.last_seen != seconds {
+            entry.last_seen = seconds;
+        }
+        Some(plan)
+    }
+
+    /// Moves the connection by a packet that hit. False: the packet needs the slow path, because
+    /// it opens, ends or restarts the connection, or the connection is gone.
+    #[inline]
+    fn touch(
+        &self,
+        now: Instant,
+        connection: ConnectionRef,
+        packet: &Packet,
+        parsed: &Parsed,
+    ) -> bool {
+        let seconds = now.as_secs() as u32;
+        let tracker = &self.shared.tracker;
+        if parsed.key.proto != proto::TCP {
+            return tracker.touch(connection, packet.len(), seconds);
+        }
+        let header = packet.bytes().get(usize::from(parsed.l4)..).unwrap_or_default();
+        let payload = parsed.end - u32::from(parsed.payload);
+        let segment = Segment::read(header, parsed.tcp_flags, payload);
+        segment.is_plain() && tracker.touch_tcp(connection, &segment, packet.len(), seconds)
+    }
+
+    /// Counts and frees a frame that goes nowhere.
+    pub(crate) fn drop(
+        &mut self,
+        turn: &mut Turn<'_>,
+        packet: Packet,
+        reason: DropReason,
+        object: Option<&Cookie>,
+    ) {
+        if packet.origin == Origin::Received {
+            self.counters.count_drop(packet.ingress, reason);
+            if let Some(observer) = &mut self.observer {
+                observer.dropped(&Dropped { packet: &packet, reason, object });
+            }
+        }
+        turn.pool.free(packet);
+    }
+
+    /// A frame that a port did not take after all: what was counted as forwarded was dropped.
+    pub fn not_sent(&mut self, turn: &mut Turn<'_>, packet: Packet, reason: DropReason) {
+        match packet.origin {
+            Origin::Received => self.counters.forwarded.add(u64::MAX),
+            Origin::Originated | Origin::Copy => self.counters.originated_lost.add(1),
+        }
+        self.drop(turn, packet, reason, None);
+    }
+
+    /// A received frame that the switch itself took.
+    fn consume(&mut self, turn: &mut Turn<'_>, packet: Packet) {
+        self.counters.consumed.add(1);
+        turn.pool.free(packet);
+    }
+
+    /// Sends a frame that the switch made.
+    fn originate(&mut self, turn: &mut Turn<'_>, port: PortId, mut packet: Packet) {
+        packet.origin = Origin::Originated;
+        packet.ingress = port;
+        self.counters.originated.add(1);
+        turn.out.push(port, packet);
+    }
+
+    /// Sends a received frame on.
+    fn forward(&mut self, turn: &mut Turn<'_>, port: PortId, packet: Packet) {
+        match packet.origin {
+            Origin::Received => self.counters.forwarded.add(1),
+            Origin::Originated | Origin::Copy => self.counters.copies.add(1),
+        }
+        turn.out.push(port, packet);
+    }
+
+    /// Housekeeping between bursts: a few buckets of every table, in proportion to the time that
+    /// passed, and fragments whose datagram did not become whole.
+    pub fn poll(&mut self, turn: &mut Turn<'_>) {
+        self.expire_fragments(turn);
+        if turn.now < self.sweep_due {
+            return;
+        }
+        self.sweep_due = turn.now + SWEEP_EVERY;
+        let seconds = turn.now.as_secs() as u32;
+        let tracker = &self.shared.tracker;
+        let pressure = tracker.is_under_pressure();
+        let (index, workers) = self.share;
+        let slots = tracker.slots().div_ceil(workers);
+        let budget = slots.div_ceil(SWEEP_ROUNDS).max(64).min(slots);
+        let base = index * slots;
+        if budget > 0 {
+            let from = if self.sweep >= slots { 0 } else { self.sweep };
+            tracker.sweep(base + from, budget.min(slots - from), seconds, pressure);
+            self.sweep = from + budget;
+        }
+        let idle = if self.flows.is_under_pressure() { ENTRY_IDLE_PRESSED } else { ENTRY_IDLE };
+        let budget = self.flows.len().div_ceil(SWEEP_ROUNDS).max(64);
+        self.flows.sweep(budget, |entry: &FlowEntry| {
+            !tracker.is_alive(entry.connection) || seconds.saturating_sub(entry.last_seen) > idle
+        });
+        self.shared.fdb.sweep(64, seconds);
+    }
+
+    /// Ends everything held, at the end of the input: held fragments are dropped.
+    pub fn finish(&mut self, turn: &mut Turn<'_>) {
+        for packet in self.fragments.drain() {
+            self.drop(turn, packet, DropReason::EndOfInput, None);
+        }
+    }
+}
+
+/// How often the tables are swept, and in how many steps each is gone round: ten seconds.
+const SWEEP_EVERY: core::time::Duration = core::time::Duration::from_millis(100);
+const SWEEP_ROUNDS: usize = 100;
+/// Seconds after which a worker forgets an entry that it did not use. The connection stays.
+const ENTRY_IDLE: u32 = 300;
+const ENTRY_IDLE_PRESSED: u32 = 10;
+
+/// Nothing about the packet asks for more than its flow's plan.
+#[inline]
+fn is_ordinary(parsed: &Parsed) -> bool {
+    matches!(parsed.network, Network::Ipv4 | Network::Ipv6)
+        && parsed.fragment == Fragment::Whole
+        && !matches!(parsed.icmp, Icmp::Error | Icmp::Neighbour)
+        && parsed.tags == 0
+        && parsed.ttl > 1
+}
+
+/// Source MAC and ingress port, in the form that entries keep.
+#[inline]
+fn sender(frame: &[u8], ingress: PortId) -> u64 {
+    let mac = frame.get(6..12).and_then(|m| m.first_chunk::<6>()).copied().unwrap_or_default();
+    Mac(mac).to_u64() << 16 | u64::from(ingress.0)
+}

@@ -1,0 +1,84 @@
+//! Frames on their way out, sorted by port.
+
+use std::collections::VecDeque;
+
+use crate::id::PortId;
+use crate::packet::{BATCH, Batch, Packet};
+
+/// What waits for one port.
+#[derive(Debug, Default)]
+struct Queue {
+    batch: Batch,
+    /// What a burst of 64 has no room for: floods, released fragments.
+    more: VecDeque<Packet>,
+    listed: bool,
+}
+
+/// Frames that the engine hands to ports. Filled by one call of the engine, emptied by whoever
+/// called it.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    queues: Vec<Option<Box<Queue>>>,
+    /// Ports with something in their queue.
+    listed: Vec<PortId>,
+}
+
+impl Outputs {
+    /// Nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Queues a frame for `port`.
+    #[inline]
+    pub fn push(&mut self, port: PortId, packet: Packet) {
+        if let Some(Some(queue)) = self.queues.get_mut(port.index())
+            && queue.listed
+            && !queue.batch.is_full()
+        {
+            queue.batch.push(packet);
+            return;
+        }
+        self.push_rare(port, packet);
+    }
+
+    #[inline(never)]
+    fn push_rare(&mut self, port: PortId, packet: Packet) {
+        if self.queues.len() <= port.index() {
+            self.queues.resize_with(port.index() + 1, || None);
+        }
+        let queue = self.queues[port.index()].get_or_insert_default();
+        if !queue.listed {
+            queue.listed = true;
+            self.listed.push(port);
+        }
+        if queue.batch.is_full() {
+            queue.more.push_back(packet);
+        } else {
+            queue.batch.push(packet);
+        }
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.listed.is_empty()
+    }
+
+    /// Hands each port's frames to `send`, in bursts, in order. What `send` leaves in the burst
+    /// it gets back is lost: it must empty it.
+    #[inline]
+    pub fn flush(&mut self, mut send: impl FnMut(PortId, &mut Batch)) {
+        while let Some(port) = self.listed.pop() {
+            let Some(Some(queue)) = self.queues.get_mut(port.index()) else { continue };
+            queue.listed = false;
+            send(port, &mut queue.batch);
+            queue.batch.clear();
+            while !queue.more.is_empty() {
+                let count = queue.more.len().min(BATCH);
+                queue.batch.extend(queue.more.drain(..count));
+                send(port, &mut queue.batch);
+                queue.batch.clear();
+            }
+        }
+    }
+}

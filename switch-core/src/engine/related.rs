@@ -1,0 +1,47 @@
+//! ICMP errors: let through where they quote a packet of a connection that we know (N5, T-N2).
+
+use wire::parse::{Parsed, parse_quoted};
+
+use super::{Engine, Turn};
+use crate::action::DropReason;
+use crate::flow::connection::Known;
+use crate::id::PortId;
+use crate::packet::Packet;
+use crate::resolve::{Decision, Query, resolve};
+
+impl Engine {
+    pub(super) fn related(
+        &mut self,
+        turn: &mut Turn<'_>,
+        ingress: PortId,
+        packet: Packet,
+        parsed: &Parsed,
+    ) {
+        if turn.snapshot.is_gateway(parsed.key.dst_addr()) {
+            return self.to_gateway(turn, ingress, packet, parsed);
+        }
+        let Some(known) = self.quoted_connection(&packet, parsed) else {
+            return self.drop(turn, packet, DropReason::IcmpUnrelated, None);
+        };
+        let direction = known.connection.direction();
+        let query = Query { key: &parsed.key, ingress, known: Some((&known.pinned, direction)) };
+        match resolve(turn.snapshot, &query) {
+            Decision::Forward { plan, .. } => self.transmit(turn, packet, parsed, &plan),
+            Decision::Gateway => self.to_gateway(turn, ingress, packet, parsed),
+            Decision::Drop(denial) => self.drop(turn, packet, denial.reason, denial.object.as_ref()),
+        }
+    }
+
+    /// The connection of the quoted packet, seen from the side that the error comes from: the
+    /// error travels the way of that packet's answers.
+    fn quoted_connection(&self, packet: &Packet, parsed: &Parsed) -> Option<Known> {
+        let quote = packet.bytes().get(usize::from(parsed.payload)..parsed.end as usize)?;
+        let quoted = parse_quoted(quote, parsed.network, &self.shared.hash_key)?;
+        // The error goes to whoever sent what it quotes.
+        if quoted.key.src != parsed.key.dst {
+            return None;
+        }
+        let answer = quoted.key.reversed();
+        self.shared.tracker.find(answer.hash(&self.shared.hash_key), &answer)
+    }
+}

@@ -1,0 +1,478 @@
+//! The slow path: first packets of flows, packets after an epoch change, and everything that is
+//! never cached: ARP, ND, fragments, ICMP errors, packets to the gateway.
+
+use wire::addr::Mac;
+use wire::flow_key::proto;
+use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
+use wire::parse::{Fragment, Icmp, Network, Parsed, parse};
+
+use super::{Engine, Turn, sender};
+use crate::action::{DropReason, Plan, apply};
+use crate::answer::icmp::Error;
+use crate::answer::{Binding, Trust, arp, icmp, nd, tcp as reset};
+use crate::flow::connection::{Created, Known, Pinned, Refused};
+use crate::flow::fragments::Outcome;
+use crate::flow::table::FlowEntry;
+use crate::flow::tcp::{Judgement, Segment, TcpState, window_scale};
+use crate::id::PortId;
+use crate::packet::{Packet, fragment_v4, largest_l3};
+use crate::resolve::{Answer, Decision, Denial, Query, resolve};
+use crate::snapshot::{PortFacts, Snapshot};
+
+/// What admission says to a packet.
+pub(super) enum Admission {
+    /// Pass, as the plan says.
+    Pass(Plan),
+    /// The gateway takes it.
+    Gateway,
+    /// Drop.
+    Deny(Denial),
+}
+
+impl From<DropReason> for Admission {
+    fn from(reason: DropReason) -> Self {
+        Self::Deny(reason.into())
+    }
+}
+
+impl Engine {
+    /// Everything that did not hit.
+    #[inline(never)]
+    pub(super) fn slow(
+        &mut self,
+        turn: &mut Turn<'_>,
+        ingress: PortId,
+        packet: Packet,
+        parsed: &Parsed,
+    ) {
+        if let Err(reason) = link_checks(turn.snapshot, ingress, &packet, parsed) {
+            return self.drop(turn, packet, reason, None);
+        }
+        match parsed.network {
+            Network::Other => self.drop(turn, packet, DropReason::EtherTypeUnsupported, None),
+            Network::Arp => self.arp(turn, ingress, packet, parsed),
+            _ if parsed.icmp == Icmp::Neighbour => self.nd(turn, ingress, packet, parsed),
+            _ => self.routed(turn, ingress, packet, parsed),
+        }
+    }
+
+    fn routed(&mut self, turn: &mut Turn<'_>, ingress: PortId, packet: Packet, parsed: &Parsed) {
+        let to = destination(packet.bytes());
+        if to != turn.snapshot.gateway.mac {
+            let reason = if to.is_bridge_reserved() {
+                DropReason::BridgeReserved
+            } else if to.is_multicast() {
+                DropReason::MulticastUnsupported
+            } else {
+                DropReason::NotForUs
+            };
+            return self.drop(turn, packet, reason, None);
+        }
+        if parsed.fragment != Fragment::Whole {
+            return self.fragment(turn, ingress, packet, parsed);
+        }
+        if parsed.icmp == Icmp::Error {
+            return self.related(turn, ingress, packet, parsed);
+        }
+        match self.admit(turn, ingress, &packet, parsed) {
+            Admission::Pass(plan) => self.transmit(turn, packet, parsed, &plan),
+            Admission::Gateway => self.to_gateway(turn, ingress, packet, parsed),
+            Admission::Deny(denial) => self.deny(turn, ingress, packet, parsed, &denial),
+        }
+    }
+
+    /// Judges a packet, finds or makes its connection, and remembers the answer.
+    fn admit(
+        &mut self,
+        turn: &Turn<'_>,
+        ingress: PortId,
+        packet: &Packet,
+        parsed: &Parsed,
+    ) -> Admission {
+        self.counters.misses.add(1);
+        let flags = parsed.tcp_flags;
+        let is_tcp = parsed.key.proto == proto::TCP && parsed.fragment == Fragment::Whole;
+        if is_tcp && (flags & (SYN | ACK | RST | FIN) == 0 || flags & SYN != 0 && flags & (FIN | RST) != 0)
+        {
+            return DropReason::TcpInvalidState.into();
+        }
+        let mut known = self.shared.tracker.find(parsed.hash, &parsed.key);
+        if is_tcp && flags & (SYN | ACK) == SYN && known.is_some_and(|k| self.is_over(&k)) {
+            // A fresh SYN where a connection has been: the old one is over, all of it.
+            if let Some(old) = known.take() {
+                self.shared.tracker.end(old.connection);
+            }
+        }
+        let query = Query {
+            key: &parsed.key,
+            ingress,
+            known: known.as_ref().map(|k| (&k.pinned, k.connection.direction())),
+        };
+        let (plan, pinned) = match resolve(turn.snapshot, &query) {
+            Decision::Forward { plan, pinned } => (plan, pinned),
+            Decision::Gateway => return Admission::Gateway,
+            Decision::Drop(denial) => return Admission::Deny(denial),
+        };
+        if known.is_none() && is_tcp && flags & RST != 0 {
+            // Ends a connection that we never saw: passes as it may, and leaves no trace.
+            return Admission::Pass(plan);
+        }
+        let known = match known {
+            Some(known) => known,
+            None => match self.open(turn, &pinned) {
+                Ok(known) => known,
+                Err(reason) => return reason.into(),
+            },
+        };
+        if let Some(reason) = self.track(turn, &known, packet, parsed) {
+            return reason.into();
+        }
+        self.remember(turn, ingress, packet, parsed, &known, plan);
+        Admission::Pass(plan)
+    }
+
+    fn is_over(&self, known: &Known) -> bool {
+        self.shared
+            .tracker
+            .tcp_states(known.connection)
+            .is_some_and(|states| states.iter().any(|&s| s >= TcpState::Closed))
+    }
+
+    /// Makes a connection, or finds that the other worker or direction was first. When the table
+    /// is full, what is short-lived goes first (T-C5).
+    fn open(&mut self, turn: &Turn<'_>, pinned: &Pinned) -> Result<Known, DropReason> {
+        let seconds = turn.now.as_secs() as u32;
+        let tracker = &self.shared.tracker;
+        let mut made = tracker.create(pinned, seconds);
+        if let Err(Refused::Full) = made {
+            let slots = tracker.slots().max(1);
+            self.pressed = (self.pressed + EVICTION_SCAN) % slots;
+            tracker.sweep(self.pressed, EVICTION_SCAN, seconds, true);
+            made = tracker.create(pinned, seconds);
+        }
+        match made {
+            Ok(Created::New(known) | Created::Existing(known)) => Ok(known),
+            Err(Refused::Full | Refused::Collision) => Err(DropReason::ConnectionTableFull),
+            Err(Refused::PortLimit) => Err(DropReason::ConnectionLimit),
+        }
+    }
+
+    /// Moves the connection by the packet. Some: the packet must not pass.
+    fn track(
+        &self,
+        turn: &Turn<'_>,
+        known: &Known,
+        packet: &Packet,
+        parsed: &Parsed,
+    ) -> Option<DropReason> {
+        let seconds = turn.now.as_secs() as u32;
+        let tracker = &self.shared.tracker;
+        if parsed.key.proto != proto::TCP || parsed.fragment != Fragment::Whole {
+            tracker.touch(known.connection, packet.len(), seconds);
+            return None;
+        }
+        let header = packet.bytes().get(usize::from(parsed.l4)..).unwrap_or_default();
+        let payload = parsed.end - u32::from(parsed.payload);
+        let segment = Segment::read(header, parsed.tcp_flags, payload);
+        if segment.is_plain() {
+            tracker.touch_tcp(known.connection, &segment, packet.len(), seconds);
+            return None;
+        }
+        let scale = if segment.flags & SYN != 0 { window_scale(header) } else { None };
+        let judged =
+            tracker.control_segment(known.connection, &segment, scale, packet.len(), seconds);
+        (judged == Some(Judgement::OutOfWindow)).then_some(DropReason::TcpOutOfWindow)
+    }
+
+    /// Enters the flow into this worker's table. Where that is full the flow goes on, by the slow path.
+    fn remember(
+        &mut self,
+        turn: &Turn<'_>,
+        ingress: PortId,
+        packet: &Packet,
+        parsed: &Parsed,
+        known: &Known,
+        plan: Plan,
+    ) {
+        if parsed.fragment != Fragment::Whole {
+            return;
+        }
+        let entry = FlowEntry {
+            key: parsed.key,
+            sender: sender(packet.bytes(), ingress),
+            connection: known.connection,
+            epoch: turn.snapshot.epoch,
+            last_seen: turn.now.as_secs() as u32,
+            plan,
+        };
+        self.flows.insert(parsed.hash, entry);
+    }
+
+    /// Sends an admitted packet on, if TTL and MTU let it.
+    pub(super) fn transmit(
+        &mut self,
+        turn: &mut Turn<'_>,
+        mut packet: Packet,
+        parsed: &Parsed,
+        plan: &Plan,
+    ) {
+        if parsed.ttl <= 1 {
+            self.tell(turn, &packet, parsed, Error::TimeExceeded);
+            return self.drop(turn, packet, DropReason::TtlExceeded, None);
+        }
+        let length = parsed.end - u32::from(parsed.l3);
+        if length <= u32::from(plan.mtu) || segments_fit(&packet, parsed, plan.mtu) {
+            apply(&mut packet, parsed, plan);
+            return self.forward(turn, plan.out, packet);
+        }
+        let gso = packet.offload.is_gso();
+        if parsed.dont_fragment || parsed.network == Network::Ipv6 || gso {
+            self.tell(turn, &packet, parsed, Error::TooBig { mtu: u32::from(plan.mtu) });
+            return self.drop(turn, packet, DropReason::MtuExceeded, None);
+        }
+        apply(&mut packet, parsed, plan);
+        self.send_fragments(turn, packet, parsed, plan);
+    }
+
+    /// Cuts a packet that may be cut (RFC 1812 §5.2.7).
+    fn send_fragments(
+        &mut self,
+        turn: &mut Turn<'_>,
+        packet: Packet,
+        parsed: &Parsed,
+        plan: &Plan,
+    ) {
+        let mut pieces = Vec::new();
+        let cut = fragment_v4(&packet, parsed, plan.mtu, turn.pool, &mut |piece| pieces.push(piece));
+        if let Err(reason) = cut {
+            for piece in pieces {
+                turn.pool.free(piece);
+            }
+            return self.drop(turn, packet, reason, None);
+        }
+        self.counters.forwarded.add(1);
+        self.counters.copies.add(pieces.len().saturating_sub(1) as u64);
+        for (i, mut piece) in pieces.into_iter().enumerate() {
+            piece.ingress = packet.ingress;
+            piece.mark = packet.mark;
+            piece.origin = if i == 0 { packet.origin } else { crate::packet::Origin::Copy };
+            turn.out.push(plan.out, piece);
+        }
+        turn.pool.free(packet);
+    }
+
+    /// Holds a fragment until its datagram is whole; then the whole datagram goes one way.
+    fn fragment(&mut self, turn: &mut Turn<'_>, ingress: PortId, packet: Packet, parsed: &Parsed) {
+        match self.fragments.insert(packet, parsed, turn.now) {
+            Outcome::Held => {}
+            Outcome::Dropped(list) => {
+                for (packet, reason) in list {
+                    self.drop(turn, packet, reason, None);
+                }
+            }
+            Outcome::Complete(pieces) => self.datagram(turn, ingress, pieces),
+        }
+    }
+
+    fn datagram(&mut self, turn: &mut Turn<'_>, ingress: PortId, pieces: Vec<Packet>) {
+        let hash_key = self.shared.hash_key;
+        let first = pieces.first().and_then(|p| parse(p.bytes(), &hash_key).ok());
+        let admission = match (&first, pieces.first()) {
+            (Some(parsed), _) if parsed.icmp == Icmp::Error => DropReason::IcmpUnrelated.into(),
+            (Some(parsed), Some(packet)) => self.admit(turn, ingress, packet, parsed),
+            _ => DropReason::FragmentTiny.into(),
+        };
+        for packet in pieces {
+            // Held as it came in, so it parses as it did then.
+            let Ok(parsed) = parse(packet.bytes(), &hash_key) else {
+                self.drop(turn, packet, DropReason::FragmentLength, None);
+                continue;
+            };
+            match &admission {
+                Admission::Pass(plan) => self.transmit(turn, packet, &parsed, plan),
+                Admission::Gateway => self.consume(turn, packet),
+                Admission::Deny(denial) => self.deny(turn, ingress, packet, &parsed, denial),
+            }
+        }
+    }
+
+    /// Gives back what was held too long.
+    pub(super) fn expire_fragments(&mut self, turn: &mut Turn<'_>) {
+        if self.fragments.is_empty() {
+            return;
+        }
+        let mut expired = Vec::new();
+        self.fragments.expire(turn.now, FRAGMENT_BUDGET, &mut expired);
+        for (packet, reason) in expired {
+            self.drop(turn, packet, reason, None);
+        }
+    }
+
+    /// Tells the sender and drops.
+    pub(super) fn deny(
+        &mut self,
+        turn: &mut Turn<'_>,
+        ingress: PortId,
+        packet: Packet,
+        parsed: &Parsed,
+        denial: &Denial,
+    ) {
+        match denial.answer {
+            Answer::Silent => {}
+            Answer::NetUnreachable => self.tell(turn, &packet, parsed, Error::NoRoute),
+            Answer::HostUnreachable => self.tell(turn, &packet, parsed, Error::AddressUnreachable),
+            Answer::Prohibited => self.tell(turn, &packet, parsed, Error::AdminProhibited),
+            Answer::PortUnreachable => self.refuse(turn, ingress, &packet, parsed),
+        }
+        self.drop(turn, packet, denial.reason, denial.object.as_ref());
+    }
+
+    /// A closed port's answer: a reset to TCP, port unreachable to the rest.
+    pub(super) fn refuse(
+        &mut self,
+        turn: &mut Turn<'_>,
+        ingress: PortId,
+        packet: &Packet,
+        parsed: &Parsed,
+    ) {
+        if parsed.key.proto != proto::TCP {
+            return self.tell(turn, packet, parsed, Error::PortUnreachable);
+        }
+        if let Ok(answer) = reset::reset(packet, parsed, turn.now, &mut self.errors, turn.pool) {
+            self.originate(turn, ingress, answer);
+        }
+    }
+
+    /// Sends an ICMP error back to the port that the packet came from, if rules and limits allow.
+    pub(super) fn tell(
+        &mut self,
+        turn: &mut Turn<'_>,
+        packet: &Packet,
+        parsed: &Parsed,
+        error: Error,
+    ) {
+        let from = match error {
+            // A closed port is told of by the address that it was looked for at.
+            Error::PortUnreachable => parsed.key.dst_addr(),
+            _ => turn.snapshot.own_address(parsed.key.src_addr()),
+        };
+        let limiter = &mut self.errors;
+        if let Ok(answer) = icmp::error(error, packet, parsed, from, turn.now, limiter, turn.pool) {
+            self.originate(turn, packet.ingress, answer);
+        }
+    }
+
+    fn arp(&mut self, turn: &mut Turn<'_>, ingress: PortId, packet: Packet, parsed: &Parsed) {
+        let snapshot = turn.snapshot;
+        let verdict = match snapshot.port(ingress) {
+            PortFacts::Pod(pod) => {
+                let binding = Binding {
+                    mac: pod.mac,
+                    ipv4: &pod.ipv4,
+                    ipv6: &pod.ipv6,
+                    gateway: &snapshot.gateway,
+                    trust: Trust::Bound,
+                };
+                arp::judge(&packet, parsed, &binding, |_| true)
+            }
+            PortFacts::Host(host) => arp::judge(&packet, parsed, &node(snapshot, host.mac), |a| {
+                snapshot.endpoints.contains_key(&a.into())
+            }),
+            PortFacts::Unused | PortFacts::Bridge(_) => {
+                arp::ArpVerdict::Drop(DropReason::EndpointNotReady)
+            }
+        };
+        match verdict {
+            arp::ArpVerdict::Answer(request) => {
+                if let Some(answer) = arp::reply(&request, snapshot.gateway.mac, turn.pool) {
+                    self.originate(turn, ingress, answer);
+                }
+                self.consume(turn, packet);
+            }
+            arp::ArpVerdict::Consumed => self.consume(turn, packet),
+            arp::ArpVerdict::Drop(reason) => self.drop(turn, packet, reason, None),
+        }
+    }
+
+    fn nd(&mut self, turn: &mut Turn<'_>, ingress: PortId, packet: Packet, parsed: &Parsed) {
+        let snapshot = turn.snapshot;
+        let verdict = match snapshot.port(ingress) {
+            PortFacts::Pod(pod) => {
+                let binding = Binding {
+                    mac: pod.mac,
+                    ipv4: &pod.ipv4,
+                    ipv6: &pod.ipv6,
+                    gateway: &snapshot.gateway,
+                    trust: Trust::Bound,
+                };
+                nd::judge(&packet, parsed, &binding, |_| true)
+            }
+            PortFacts::Host(host) => nd::judge(&packet, parsed, &node(snapshot, host.mac), |a| {
+                snapshot.endpoints.contains_key(&std::net::IpAddr::V6(a))
+            }),
+            PortFacts::Unused | PortFacts::Bridge(_) => {
+                nd::NdVerdict::Drop(DropReason::EndpointNotReady)
+            }
+        };
+        match verdict {
+            nd::NdVerdict::Answer(solicitation) => {
+                if let Some(answer) = nd::advertise(&solicitation, &snapshot.gateway, turn.pool) {
+                    self.originate(turn, ingress, answer);
+                }
+                self.consume(turn, packet);
+            }
+            nd::NdVerdict::Consumed(_) => self.consume(turn, packet),
+            nd::NdVerdict::Drop(reason) => self.drop(turn, packet, reason, None),
+        }
+    }
+}
+
+/// Slots looked at for something to end when the connection table is full.
+const EVICTION_SCAN: usize = 256;
+/// Held datagrams looked at for their age in one poll.
+const FRAGMENT_BUDGET: usize = 16;
+
+fn node<'a>(snapshot: &'a Snapshot, mac: Mac) -> Binding<'a> {
+    Binding { mac, ipv4: &[], ipv6: &[], gateway: &snapshot.gateway, trust: Trust::Node }
+}
+
+fn destination(frame: &[u8]) -> Mac {
+    Mac(frame.first_chunk::<6>().copied().unwrap_or_default())
+}
+
+/// Who may put what on the wire of a routed port (threats T-S1, T-S2, T-S3).
+fn link_checks(
+    snapshot: &Snapshot,
+    ingress: PortId,
+    packet: &Packet,
+    parsed: &Parsed,
+) -> Result<(), DropReason> {
+    let frame = packet.bytes();
+    let source = Mac(frame.get(6..12).and_then(|m| m.first_chunk::<6>()).copied().unwrap_or_default());
+    let (own, is_pod) = match snapshot.port(ingress) {
+        PortFacts::Pod(pod) => (pod.mac, true),
+        PortFacts::Host(host) => (host.mac, false),
+        PortFacts::Unused | PortFacts::Bridge(_) => return Err(DropReason::EndpointNotReady),
+    };
+    if source.is_multicast() {
+        return Err(DropReason::SourceMulticast);
+    }
+    if source != own {
+        return Err(DropReason::SpoofedMac);
+    }
+    if parsed.tags > 0 {
+        return Err(DropReason::VlanFromPod);
+    }
+    // A DHCP server speaks from 67 (IPv4) or 547 (IPv6) to 68 or 546.
+    let ports = (parsed.key.src_port, parsed.key.dst_port);
+    if is_pod && parsed.key.proto == proto::UDP && matches!(ports, (67, 68) | (547, 546)) {
+        return Err(DropReason::RogueDhcp);
+    }
+    Ok(())
+}
+
+/// Whether a super-frame's segments, or a held frame's own packet, fit the way out.
+#[inline(never)]
+pub(super) fn segments_fit(packet: &Packet, parsed: &Parsed, mtu: u16) -> bool {
+    packet.offload.is_gso() && largest_l3(packet, parsed) <= usize::from(mtu)
+}

@@ -1,0 +1,327 @@
+//! Configuration → snapshot: everything is checked here, so that nothing needs checking later.
+//!
+//! Control plane only. All errors of a configuration are found, not just the first.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use policy::cow::CowMap;
+use policy::prefix::PrefixMap;
+use wire::cidr::Cidr;
+
+use super::{
+    BridgePort, Domain, EndpointFacts, FibEntry, HostPort, Location, Member, PodPort, PortFacts,
+    Snapshot, Tagging,
+};
+use crate::config::{Config, ConfigError, Endpoint, NextHop, PortConfig, PortRole, Vlans};
+use crate::id::{Cookie, Epoch, PortId};
+
+/// Smallest MTU that IPv4 allows (RFC 791) and IPv6 allows (RFC 8200 §5).
+const MIN_MTU_V4: u16 = 68;
+const MIN_MTU_V6: u16 = 1280;
+
+/// Compiles `config` into the snapshot of `epoch`. `fdb_ids` remembers what the FDB knows each
+/// VLAN of each domain by; it is only added to.
+///
+/// # Errors
+/// Everything that is wrong, each with object, field and reason.
+pub fn compile(
+    config: &Config,
+    epoch: Epoch,
+    fdb_ids: &mut FdbIds,
+) -> Result<Snapshot, Vec<ConfigError>> {
+    let mut build = Build { config, errors: Vec::new(), ports: Vec::new(), host: None };
+    build.node();
+    let domains = build.bridges(fdb_ids);
+    build.ports(&domains);
+    let endpoints = build.endpoints();
+    let fib = build.fib();
+    let Build { errors, mut ports, host, .. } = build;
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let domains = fill_domains(domains, &mut ports);
+    Ok(Snapshot {
+        epoch,
+        gateway: config.node.gateway,
+        node_addresses: config.node.addresses.clone().into(),
+        ports: ports.into(),
+        host,
+        endpoints,
+        fib,
+        domains: domains.into(),
+    })
+}
+
+/// What the FDB knows each VLAN of each bridge domain by, kept from epoch to epoch.
+#[derive(Debug, Default)]
+pub struct FdbIds(HashMap<(Arc<str>, u16), u16>);
+
+impl FdbIds {
+    fn of(&mut self, domain: &Arc<str>, vid: u16) -> Option<u16> {
+        let next = u16::try_from(self.0.len()).ok()?;
+        Some(*self.0.entry((domain.clone(), vid)).or_insert(next))
+    }
+}
+
+/// VLANs of the domains that are in use: (name, VLAN ID) to index, and the domains.
+struct Vlanned {
+    index: HashMap<(Arc<str>, u16), u16>,
+    domains: Vec<Domain>,
+}
+
+struct Build<'a> {
+    config: &'a Config,
+    errors: Vec<ConfigError>,
+    ports: Vec<PortFacts>,
+    host: Option<HostPort>,
+}
+
+impl Build<'_> {
+    fn error(&mut self, object: &Cookie, field: impl Into<String>, reason: impl Into<String>) {
+        self.errors.push(ConfigError {
+            object: object.clone(),
+            field: field.into(),
+            reason: reason.into(),
+        });
+    }
+
+    fn node(&mut self) {
+        let node = &self.config.node;
+        let cookie = Cookie::new(format!("Node/{}", node.name));
+        if !node.gateway.mac.is_unicast() {
+            self.error(&cookie, "gateway.mac", "is not a unicast MAC address");
+        }
+        for (i, address) in node.addresses.iter().enumerate() {
+            if !is_unicast(*address) {
+                self.error(&cookie, format!("addresses[{i}]"), "is not a unicast address");
+            }
+            if node.addresses[..i].contains(address) {
+                self.error(&cookie, format!("addresses[{i}]"), "is listed twice");
+            }
+        }
+    }
+
+    fn bridges(&mut self, fdb_ids: &mut FdbIds) -> Vlanned {
+        let mut limits = HashMap::new();
+        for bridge in &self.config.bridges {
+            let cookie = Cookie::new(format!("BridgeDomain/{}", bridge.name));
+            if limits.insert(bridge.name.clone(), bridge.clone()).is_some() {
+                self.error(&cookie, "name", "is used by another bridge domain");
+            }
+            if bridge.ageing_secs == 0 {
+                self.error(&cookie, "ageing_secs", "must be at least 1 second");
+            }
+        }
+        let mut vlanned = Vlanned { index: HashMap::new(), domains: Vec::new() };
+        for port in &self.config.ports {
+            let PortRole::Bridge { domain, vlans } = &port.role else { continue };
+            let cookie = port_cookie(port.port);
+            let Some(bridge) = limits.get(domain) else {
+                self.error(&cookie, "domain", format!("no bridge domain is named {domain}"));
+                continue;
+            };
+            for vid in vlans.untagged.iter().chain(&vlans.tagged) {
+                let key = (domain.clone(), *vid);
+                if vlanned.index.contains_key(&key) {
+                    continue;
+                }
+                let Some(fdb_id) = fdb_ids.of(domain, *vid) else {
+                    self.error(&cookie, "vlans", "more VLANs in all domains than 65,535");
+                    continue;
+                };
+                vlanned.index.insert(key, vlanned.domains.len() as u16);
+                vlanned.domains.push(Domain {
+                    fdb_id,
+                    members: Vec::new(),
+                    ageing_secs: bridge.ageing_secs,
+                    learn_limit: bridge.learn_limit,
+                });
+            }
+        }
+        vlanned
+    }
+
+    fn ports(&mut self, vlanned: &Vlanned) {
+        let mut seen: HashMap<PortId, ()> = HashMap::new();
+        for PortConfig { port, role, .. } in &self.config.ports {
+            let cookie = port_cookie(*port);
+            if port.index() >= PortId::MAX_PORTS {
+                self.error(&cookie, "port", format!("is not below {}", PortId::MAX_PORTS));
+                continue;
+            }
+            if seen.insert(*port, ()).is_some() {
+                self.error(&cookie, "port", "is configured twice");
+            }
+            let facts = match role {
+                // Filled in by the endpoint that names the port.
+                PortRole::Pod => PortFacts::Unused,
+                PortRole::Host { mac, mtu } => {
+                    if !mac.is_unicast() {
+                        self.error(&cookie, "mac", "is not a unicast MAC address");
+                    }
+                    let host = HostPort { port: *port, mac: *mac, mtu: *mtu };
+                    if self.host.replace(host).is_some() {
+                        self.error(&cookie, "role", "another port is the node's already");
+                    }
+                    PortFacts::Host(host)
+                }
+                PortRole::Bridge { domain, vlans } => {
+                    self.check_vlans(&cookie, vlans);
+                    let of = |vid: u16| vlanned.index.get(&(domain.clone(), vid)).copied();
+                    let mut tagged: Vec<(u16, u16)> =
+                        vlans.tagged.iter().filter_map(|&v| Some((v, of(v)?))).collect();
+                    tagged.sort_unstable();
+                    tagged.dedup();
+                    let untagged = vlans.untagged.and_then(of);
+                    PortFacts::Bridge(Arc::new(BridgePort { untagged, tagged }))
+                }
+            };
+            self.set_port(*port, facts);
+        }
+    }
+
+    fn check_vlans(&mut self, cookie: &Cookie, vlans: &Vlans) {
+        for vid in vlans.untagged.iter().chain(&vlans.tagged) {
+            if !(1..=4094).contains(vid) {
+                self.error(cookie, "vlans", format!("{vid} is no VLAN ID (1 to 4094)"));
+            }
+        }
+        if vlans.untagged.is_some_and(|v| vlans.tagged.contains(&v)) {
+            self.error(cookie, "vlans", "a VLAN is both tagged and untagged");
+        }
+    }
+
+    fn set_port(&mut self, port: PortId, facts: PortFacts) {
+        if self.ports.len() <= port.index() {
+            self.ports.resize(port.index() + 1, PortFacts::Unused);
+        }
+        self.ports[port.index()] = facts;
+    }
+
+    fn endpoints(&mut self) -> CowMap<IpAddr, EndpointFacts> {
+        let mut map: CowMap<IpAddr, EndpointFacts> = CowMap::new();
+        let config = self.config;
+        for endpoint in &config.endpoints {
+            let location = self.locate(endpoint);
+            for (i, &address) in endpoint.workload.addresses.iter().enumerate() {
+                let field = format!("addresses[{i}]");
+                if !is_unicast(address) {
+                    self.error(&endpoint.cookie, field, "is not a unicast address");
+                    continue;
+                }
+                if endpoint.workload.host_network {
+                    continue;
+                }
+                let facts =
+                    EndpointFacts { location: location.clone(), endpoint: endpoint.clone() };
+                if let Some(other) = map.insert(address, facts) {
+                    let reason = format!("{address} belongs to {} too", other.endpoint.cookie);
+                    self.error(&endpoint.cookie, field, reason);
+                }
+            }
+        }
+        map
+    }
+
+    fn locate(&mut self, endpoint: &Arc<Endpoint>) -> Location {
+        if endpoint.workload.host_network {
+            return Location::Host;
+        }
+        let Some(at) = endpoint.attachment else {
+            let here = endpoint.node == self.config.node.name;
+            return if here { Location::Unattached } else { Location::Remote };
+        };
+        let v6 = endpoint.workload.addresses.iter().any(IpAddr::is_ipv6);
+        let least = if v6 { MIN_MTU_V6 } else { MIN_MTU_V4 };
+        if at.mtu < least {
+            self.error(&endpoint.cookie, "attachment.mtu", format!("is below {least}"));
+        }
+        if !at.mac.is_unicast() {
+            self.error(&endpoint.cookie, "attachment.mac", "is not a unicast MAC address");
+        }
+        let pod_port = self
+            .config
+            .ports
+            .iter()
+            .any(|p| p.port == at.port && p.role == PortRole::Pod);
+        if !pod_port {
+            let reason = format!("port {} is not configured for a pod", at.port);
+            self.error(&endpoint.cookie, "attachment.port", reason);
+        } else if let PortFacts::Pod(other) =
+            self.ports.get(at.port.index()).unwrap_or(&PortFacts::Unused)
+        {
+            let reason = format!("port {} is {}'s already", at.port, other.endpoint.cookie);
+            self.error(&endpoint.cookie, "attachment.port", reason);
+        } else {
+            let mut facts = PodPort {
+                endpoint: endpoint.clone(),
+                mac: at.mac,
+                ipv4: Vec::new(),
+                ipv6: Vec::new(),
+                mtu: at.mtu,
+            };
+            for address in &endpoint.workload.addresses {
+                match address {
+                    IpAddr::V4(a) => facts.ipv4.push(*a),
+                    IpAddr::V6(a) => facts.ipv6.push(*a),
+                }
+            }
+            self.set_port(at.port, PortFacts::Pod(Arc::new(facts)));
+        }
+        Location::Attached { port: at.port, mac: at.mac, mtu: at.mtu }
+    }
+
+    fn fib(&mut self) -> PrefixMap<FibEntry> {
+        let mut fib = PrefixMap::new();
+        for range in &self.config.node.pod_cidrs {
+            fib.insert(*range, FibEntry::LocalPods);
+        }
+        for node in &self.config.nodes {
+            for range in &node.pod_cidrs {
+                let host: Arc<[NextHop]> = Arc::new([NextHop::Host]);
+                fib.insert(*range, FibEntry::NextHops(host));
+            }
+        }
+        for route in &self.config.routes {
+            let cookie = Cookie::new(format!("Route/{}", route.destination));
+            if route.next_hops.is_empty() {
+                self.error(&cookie, "next_hops", "must name at least one");
+            }
+            fib.insert(route.destination, FibEntry::NextHops(route.next_hops.clone().into()));
+        }
+        // Last, so that no range or route hides the node's own addresses.
+        for address in &self.config.node.addresses {
+            fib.insert(Cidr::host(*address), FibEntry::Local);
+        }
+        fib
+    }
+}
+
+/// Enters each bridge port as a member of its domains.
+fn fill_domains(vlanned: Vlanned, ports: &mut [PortFacts]) -> Vec<Domain> {
+    let mut domains = vlanned.domains;
+    for (number, facts) in ports.iter().enumerate() {
+        let PortFacts::Bridge(bridge) = facts else { continue };
+        let port = PortId(number as u16);
+        if let Some(domain) = bridge.untagged {
+            domains[domain as usize].members.push(Member { port, tagging: Tagging::Untagged });
+        }
+        for &(vid, domain) in &bridge.tagged {
+            domains[domain as usize].members.push(Member { port, tagging: Tagging::Tagged(vid) });
+        }
+    }
+    domains
+}
+
+fn port_cookie(port: PortId) -> Cookie {
+    Cookie::new(format!("Port/{port}"))
+}
+
+fn is_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => !(a.is_unspecified() || a.is_multicast() || a.is_broadcast()),
+        IpAddr::V6(a) => !(a.is_unspecified() || a.is_multicast()),
+    }
+}
