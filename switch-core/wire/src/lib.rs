@@ -10,6 +10,7 @@
 extern crate std;
 
 pub mod addr;
+pub mod checksum;
 pub mod cidr;
 pub mod flow_key;
 pub mod parse;

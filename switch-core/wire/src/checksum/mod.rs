@@ -1,0 +1,117 @@
+//! Checksums: the Internet checksum (RFC 1071) and its incremental update (RFC 1624), and SCTP's
+//! CRC32c (RFC 9260 §6.8, appendix A).
+//!
+//! Ports finish and verify with these, NAT updates with them; control-plane code computes a
+//! [`Delta`] once and the packet path applies it to every packet of a flow.
+
+mod crc32c;
+mod layer4;
+mod update;
+
+pub use crc32c::{crc32c, sctp_checksum, sctp_update};
+pub use layer4::{fill_l4, finish_partial, is_partial, l4_checksum_offset, pseudo_l4, verify_l4};
+pub use update::{Delta, update_addr16, update_u16, update_u32};
+
+use core::ops::Add;
+
+/// A ones' complement sum on its way: of octets that stand at even places of a packet, not
+/// folded, not complemented.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sum(u32);
+
+impl Sum {
+    /// The sum of nothing.
+    pub const ZERO: Sum = Sum(0);
+
+    /// One 16-bit word in host order.
+    #[inline]
+    pub const fn word(value: u16) -> Self {
+        Self(value as u32)
+    }
+
+    /// The sum as 16 bits, all carries added in.
+    #[inline]
+    pub const fn fold(self) -> u16 {
+        let sum = (self.0 & 0xffff) + (self.0 >> 16);
+        ((sum & 0xffff) + (sum >> 16)) as u16
+    }
+
+    /// The checksum: the complement of the folded sum.
+    #[inline]
+    pub const fn checksum(self) -> u16 {
+        !self.fold()
+    }
+
+    /// Whether these octets, their checksum field among them, are intact.
+    #[inline]
+    pub const fn holds(self) -> bool {
+        self.fold() == 0xffff
+    }
+}
+
+impl Add for Sum {
+    type Output = Sum;
+
+    #[inline]
+    fn add(self, other: Self) -> Self {
+        Self(u32::from(self.fold()) + u32::from(other.fold()))
+    }
+}
+
+/// The sum over `octets`; an odd one at the end is followed by a zero (RFC 1071 §1).
+#[inline]
+pub fn sum(octets: &[u8]) -> Sum {
+    // Words are added eight octets at a time in the machine's own order: the ones' complement sum
+    // is the same in either, but for the order of its two octets (RFC 1071 §2 B). Two wide
+    // accumulators, so that neither waits for the other and no carry is lost.
+    let (pairs, rest) = octets.as_chunks::<16>();
+    let (mut even, mut odd) = (0_u128, 0_u128);
+    for pair in pairs {
+        let both = u128::from_ne_bytes(*pair);
+        even += both & u128::from(u64::MAX);
+        odd += both >> 64;
+    }
+    let mut last = [0; 16];
+    last[..rest.len()].copy_from_slice(rest);
+    let both = u128::from_ne_bytes(last);
+    fold_wide(even + odd + (both & u128::from(u64::MAX)) + (both >> 64))
+}
+
+/// A sum of words in machine order, of whatever width, as one of words in network order.
+#[inline]
+fn fold_wide(wide: u128) -> Sum {
+    let (low, carry) = (wide as u64).overflowing_add((wide >> 64) as u64);
+    let sum = low + u64::from(carry);
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+    Sum(u32::from(Sum(sum as u32).fold().to_be()))
+}
+
+/// The IPv4 pseudo-header's sum (RFC 9293 §3.1, RFC 768); `len` is that of the layer-4 header
+/// and all behind it, in octets.
+#[inline]
+pub fn pseudo_v4(src: [u8; 4], dst: [u8; 4], proto: u8, len: u16) -> Sum {
+    let addresses = words32(u32::from_be_bytes(src)) + words32(u32::from_be_bytes(dst));
+    Sum(addresses + u32::from(proto) + u32::from(len))
+}
+
+/// The IPv6 pseudo-header's sum (RFC 8200 §8.1); `len` as for [`pseudo_v4`].
+#[inline]
+pub fn pseudo_v6(src: &[u8; 16], dst: &[u8; 16], proto: u8, len: u32) -> Sum {
+    Sum(sum16(src) + sum16(dst) + u32::from(proto) + words32(len))
+}
+
+#[inline]
+const fn words32(value: u32) -> u32 {
+    (value >> 16) + (value & 0xffff)
+}
+
+/// The eight words of an address, not folded: at most 8 × 0xffff.
+#[inline]
+fn sum16(address: &[u8; 16]) -> u32 {
+    let (words, _) = address.as_chunks::<2>();
+    words.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum()
+}
+
+#[cfg(test)]
+mod tests;
