@@ -2,10 +2,18 @@
 //! it. Handled by one worker at a time; nothing here is shared.
 
 mod batch;
+mod finish;
+mod fragment;
+mod gso;
+mod layout;
 mod offload;
 mod pool;
+mod sum;
 
 pub use batch::{BATCH, Batch};
+pub use finish::{CutError, finish_checksum, fit, largest_l3};
+pub use fragment::fragment_v4;
+pub use gso::segment;
 pub use offload::{GsoType, Offload};
 pub use pool::{Pool, PoolConfig, SizeClass};
 
@@ -68,8 +76,7 @@ impl Packet {
     /// A packet that holds a copy of `frame`, outside any pool.
     pub fn from_frame(frame: &[u8]) -> Self {
         let mut packet = Self::with_capacity(frame.len());
-        packet.set_len(frame.len());
-        packet.bytes_mut().copy_from_slice(frame);
+        packet.fill(frame);
         packet
     }
 
@@ -124,6 +131,28 @@ impl Packet {
     pub fn set_len(&mut self, len: usize) {
         assert!(len <= self.capacity(), "frame longer than its buffer");
         self.len = len as u32;
+    }
+
+    /// Makes the frame a copy of `frame`.
+    ///
+    /// # Panics
+    /// If `frame` is longer than [`capacity`](Self::capacity).
+    #[inline]
+    pub fn fill(&mut self, frame: &[u8]) {
+        self.spare_mut()[..frame.len()].copy_from_slice(frame);
+        self.len = frame.len() as u32;
+    }
+
+    /// Makes the frame the concatenation of `parts`. Panics if it is longer than the capacity.
+    #[inline]
+    fn fill_parts<const N: usize>(&mut self, parts: [&[u8]; N]) {
+        let mut at = 0;
+        let spare = self.spare_mut();
+        for part in parts {
+            spare[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        self.len = at as u32;
     }
 
     /// Moves the frame's start `n` octets forward into the headroom and returns the new octets.

@@ -105,6 +105,13 @@ impl Offload {
         self.csum_partial && self.csum_start == parsed.l4 && self.csum_offset == field
     }
 
+    /// Whether the unfinished checksum is a CRC32c rather than an Internet checksum. Only SCTP's
+    /// checksum field stands eight octets into its header; virtio has no other sign for it.
+    #[inline]
+    pub const fn is_crc32c(&self) -> bool {
+        self.csum_partial && self.csum_offset == 8
+    }
+
     /// Whether the frame is a super-frame that stands for several packets.
     #[inline]
     pub const fn is_gso(&self) -> bool {

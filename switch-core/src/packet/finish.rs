@@ -1,0 +1,133 @@
+//! What the sender left to the hardware, done in software: checksums, and the choice of what a
+//! way out needs. The worker calls [`fit`] for every packet just before a port transmits it.
+//! Nothing here blocks or allocates but from the worker's pool.
+
+use wire::parse::Parsed;
+
+use super::layout::Link;
+use super::{GsoType, Offload, Packet, Pool, gso, sum};
+use crate::action::DropReason;
+use crate::port::Offloads;
+
+/// A packet could not be taken apart, or not to its end. The packet itself is back in the pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{reason:?} after {produced} packets")]
+pub struct CutError {
+    /// Why.
+    pub reason: DropReason,
+    /// Packets that were handed out before.
+    pub produced: usize,
+}
+
+impl CutError {
+    pub(super) fn new(reason: DropReason, produced: usize) -> Self {
+        Self { reason, produced }
+    }
+}
+
+/// Makes of `packet` what a port with these `offloads` takes: finishes the checksum and cuts a
+/// super-frame into segments where the port cannot, and otherwise leaves both as they are.
+/// `out` gets each packet, and the pool, so that it can transmit when its batch is full.
+/// Returns how many packets that were.
+///
+/// # Errors
+/// Metadata that contradicts the frame ([`DropReason::OffloadInvalid`]), a super-frame that
+/// cannot be cut ([`DropReason::GsoUnsupported`]) or an exhausted pool; what was not handed out
+/// was given back to the pool.
+#[inline]
+pub fn fit(
+    mut packet: Packet,
+    offloads: Offloads,
+    pool: &mut Pool,
+    out: &mut impl FnMut(&mut Pool, Packet),
+) -> Result<usize, CutError> {
+    if packet.offload.is_gso() {
+        return fit_super(packet, offloads, pool, out);
+    }
+    if packet.offload.csum_partial && !(offloads.checksum && !packet.offload.is_crc32c()) {
+        if let Err(reason) = finish_checksum(&mut packet) {
+            pool.free(packet);
+            return Err(CutError::new(reason, 0));
+        }
+    }
+    out(pool, packet);
+    Ok(1)
+}
+
+#[inline(never)]
+fn fit_super(
+    packet: Packet,
+    offloads: Offloads,
+    pool: &mut Pool,
+    out: &mut impl FnMut(&mut Pool, Packet),
+) -> Result<usize, CutError> {
+    let taken = offloads.checksum
+        && match packet.offload.gso_type {
+            GsoType::None => true,
+            GsoType::TcpV4 => offloads.tso4,
+            GsoType::TcpV6 => offloads.tso6,
+            GsoType::UdpL4 => offloads.uso,
+        };
+    // A port cuts packets by their own layer-4 header, not by one inside a tunnel.
+    if taken && !gso::is_tunnelled(&packet) {
+        out(pool, packet);
+        return Ok(1);
+    }
+    gso::cut(packet, !offloads.checksum, pool, out)
+}
+
+/// Finishes an unfinished checksum in place; a packet without one is left alone. Padding behind
+/// the IP packet is not summed.
+///
+/// # Errors
+/// [`DropReason::OffloadInvalid`] if the checksum field lies outside the frame; the packet is
+/// unchanged.
+pub fn finish_checksum(packet: &mut Packet) -> Result<(), DropReason> {
+    let offload = packet.offload;
+    if !offload.csum_partial {
+        return Ok(());
+    }
+    let start = usize::from(offload.csum_start);
+    let field = start + usize::from(offload.csum_offset);
+    let frame = packet.bytes_mut();
+    let end = Link::of(frame).map_or(frame.len(), |link| link.ip_end(frame));
+    if offload.is_crc32c() {
+        let (head, tail) = (frame.get(start..field), frame.get(field + 4..end));
+        let (Some(head), Some(tail)) = (head, tail) else {
+            return Err(DropReason::OffloadInvalid);
+        };
+        let crc = sum::crc32c([head, &[0; 4], tail]);
+        frame[field..field + 4].copy_from_slice(&crc.to_le_bytes());
+    } else {
+        if field + 2 > end {
+            return Err(DropReason::OffloadInvalid);
+        }
+        let sum = !sum::fold(sum::sum(&frame[start..end]));
+        put_checksum(&mut frame[field..field + 2], sum, offload.csum_offset == 6);
+    }
+    packet.offload = Offload { csum_valid: true, ..Offload::default() };
+    Ok(())
+}
+
+/// Stores a computed checksum. UDP's zero means "none", so there a computed zero is sent as all
+/// ones (RFC 768).
+#[inline]
+pub(super) fn put_checksum(field: &mut [u8], sum: u16, udp: bool) {
+    let sum = if udp && sum == 0 { 0xffff } else { sum };
+    field.copy_from_slice(&sum.to_ne_bytes());
+}
+
+/// Octets of the largest network-layer packet that a parsed packet stands for: of one segment of
+/// a super-frame, of the packet itself otherwise. What a path MTU is compared with.
+#[inline]
+pub fn largest_l3(packet: &Packet, parsed: &Parsed) -> usize {
+    let (l3, end) = (usize::from(parsed.l3), parsed.end as usize);
+    if !packet.offload.is_gso() {
+        return end - l3;
+    }
+    let payload = usize::from(parsed.payload);
+    payload - l3 + usize::from(packet.offload.gso_size).min(end - payload)
+}
+
+#[cfg(test)]
+mod tests;

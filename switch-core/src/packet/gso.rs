@@ -1,0 +1,190 @@
+//! Segmentation in software: a TCP or UDP super-frame cut into the packets that it stands for,
+//! as the kernel does where a device cannot (TSO, USO). Called by the worker for a way out that
+//! takes only single packets.
+
+use super::finish::{CutError, put_checksum};
+use super::layout::{Layout, Link, be16, put_be16, tunnel};
+use super::{GsoType, Offload, Packet, Pool, finish_checksum, sum};
+use crate::action::DropReason;
+
+/// TCP flags of a super-frame that belong to its last segment only: FIN and PSH.
+const LAST_ONLY: u8 = 0x09;
+/// Congestion window reduced: of the first segment only (RFC 3168 §6.1.2).
+const CWR: u8 = 0x80;
+
+/// Cuts a super-frame into segments of `gso_size` octets of payload each, with every length,
+/// IPv4 identification, TCP sequence number, flag and checksum as if the sender had sent them one
+/// by one. VLAN tags, IPv4 options and IPv6 extension headers are in every segment; a VXLAN
+/// tunnel in front as well, with its own lengths and checksums. A packet that is not a super-frame
+/// gets its checksum finished.
+///
+/// `out` gets each segment, and the pool. Returns how many there were. `packet` is given back to
+/// the pool in any case.
+///
+/// # Errors
+/// As [`fit`](super::fit).
+pub fn segment(
+    packet: Packet,
+    pool: &mut Pool,
+    out: &mut impl FnMut(&mut Pool, Packet),
+) -> Result<usize, CutError> {
+    cut(packet, true, pool, out)
+}
+
+/// Whether the super-frame is to be cut by a layer-4 header inside a tunnel.
+pub(super) fn is_tunnelled(packet: &Packet) -> bool {
+    let frame = packet.bytes();
+    Link::of(frame).is_some_and(|link| tunnel(frame, link, &packet.offload).is_some())
+}
+
+/// As [`segment`]; unless `finish`, segments leave with the pseudo-header sum of their own.
+pub(super) fn cut(
+    mut packet: Packet,
+    finish: bool,
+    pool: &mut Pool,
+    out: &mut impl FnMut(&mut Pool, Packet),
+) -> Result<usize, CutError> {
+    if !packet.offload.is_gso() {
+        return match finish_checksum(&mut packet) {
+            Ok(()) => {
+                out(pool, packet);
+                Ok(1)
+            }
+            Err(reason) => refuse(packet, reason, 0, pool),
+        };
+    }
+    let layout = match Layout::of(packet.bytes(), &packet.offload) {
+        Ok(layout) => layout,
+        Err(reason) => return refuse(packet, reason, 0, pool),
+    };
+    let size = usize::from(packet.offload.gso_size);
+    let count = (layout.end - layout.payload).div_ceil(size).max(1);
+    if count > Offload::MAX_SEGMENTS {
+        return refuse(packet, DropReason::OffloadInvalid, 0, pool);
+    }
+    for index in 0..count {
+        let from = layout.payload + index * size;
+        let to = (from + size).min(layout.end);
+        let Some(mut piece) = pool.alloc_for(layout.payload + to - from) else {
+            return refuse(packet, DropReason::PoolExhausted, index, pool);
+        };
+        let frame = packet.bytes();
+        piece.fill_parts([&frame[..layout.payload], &frame[from..to]]);
+        piece.ingress = packet.ingress;
+        let place = Place { index, last: index + 1 == count, finish };
+        place.rewrite(&mut piece, &layout, &packet.offload);
+        out(pool, piece);
+    }
+    pool.free(packet);
+    Ok(count)
+}
+
+fn refuse(
+    packet: Packet,
+    reason: DropReason,
+    produced: usize,
+    pool: &mut Pool,
+) -> Result<usize, CutError> {
+    pool.free(packet);
+    Err(CutError::new(reason, produced))
+}
+
+/// Which segment of its super-frame.
+#[derive(Clone, Copy)]
+struct Place {
+    index: usize,
+    last: bool,
+    finish: bool,
+}
+
+impl Place {
+    /// Makes the copied headers those of this segment, inside out.
+    fn rewrite(self, piece: &mut Packet, layout: &Layout, whole: &Offload) {
+        let frame = piece.bytes_mut();
+        let l4 = layout.l4;
+        let udp = whole.gso_type == GsoType::UdpL4;
+        if udp {
+            put_be16(frame, l4 + 4, (frame.len() - l4) as u16);
+        } else {
+            self.rewrite_tcp(frame, l4, whole);
+        }
+        self.rewrite_ip(frame, layout.ip);
+        // The field holds the sum of the super-frame's pseudo-header; only the length differs.
+        let field = l4 + usize::from(whole.csum_offset);
+        let old = u64::from(u16::from_ne_bytes([frame[field], frame[field + 1]]));
+        let length = sum::word((frame.len() - l4) as u16);
+        let pseudo = old + u64::from(!(sum::word((layout.end - l4) as u16) as u16)) + length;
+        frame[field..field + 2].copy_from_slice(&sum::fold(pseudo).to_ne_bytes());
+        // The tunnel's own checksum needs the finished one inside.
+        let finish = self.finish || layout.outer.is_some();
+        if finish {
+            let sum = !sum::fold(sum::sum(&frame[l4..]));
+            put_checksum(&mut frame[field..field + 2], sum, udp);
+        }
+        if let Some((ip, header)) = layout.outer {
+            self.rewrite_outer(frame, ip, header);
+        }
+        piece.offload = if finish {
+            Offload { csum_valid: true, ..Offload::default() }
+        } else {
+            Offload {
+                csum_partial: true,
+                csum_start: whole.csum_start,
+                csum_offset: whole.csum_offset,
+                ..Offload::default()
+            }
+        };
+    }
+
+    fn rewrite_tcp(self, frame: &mut [u8], l4: usize, whole: &Offload) {
+        let seq = &mut frame[l4 + 4..l4 + 8];
+        let first = u32::from_be_bytes([seq[0], seq[1], seq[2], seq[3]]);
+        let offset = self.index as u32 * u32::from(whole.gso_size);
+        seq.copy_from_slice(&first.wrapping_add(offset).to_be_bytes());
+        if !self.last {
+            frame[l4 + 13] &= !LAST_ONLY;
+        }
+        // Without the ECN mark the flag is no congestion signal of the sender's (it may be part
+        // of AccECN's counter, RFC 9768) and every segment has it.
+        if whole.ecn && self.index > 0 {
+            frame[l4 + 13] &= !CWR;
+        }
+    }
+
+    /// Length, and for IPv4 identification and checksum.
+    fn rewrite_ip(self, frame: &mut [u8], ip: Link) {
+        let length = frame.len() - ip.l3;
+        if !ip.v4 {
+            put_be16(frame, ip.l3 + 4, (length - 40) as u16);
+            return;
+        }
+        put_be16(frame, ip.l3 + 2, length as u16);
+        let id = be16(frame, ip.l3 + 4).wrapping_add(self.index as u16);
+        put_be16(frame, ip.l3 + 4, id);
+        finish_ipv4(frame, ip.l3, ip.header_len(frame));
+    }
+
+    fn rewrite_outer(self, frame: &mut [u8], ip: Link, udp: usize) {
+        self.rewrite_ip(frame, ip);
+        let length = (frame.len() - udp) as u16;
+        put_be16(frame, udp + 4, length);
+        if be16(frame, udp + 6) == 0 {
+            return;
+        }
+        frame[udp + 6..udp + 8].fill(0);
+        let addresses = if ip.v4 { ip.l3 + 12..ip.l3 + 20 } else { ip.l3 + 8..ip.l3 + 40 };
+        let pseudo = sum::sum(&frame[addresses]) + sum::word(length) + sum::word(17);
+        let sum = !sum::fold(pseudo + sum::sum(&frame[udp..]));
+        put_checksum(&mut frame[udp + 6..udp + 8], sum, true);
+    }
+}
+
+/// Computes the checksum of the IPv4 header at `l3`.
+pub(super) fn finish_ipv4(frame: &mut [u8], l3: usize, header: usize) {
+    frame[l3 + 10..l3 + 12].fill(0);
+    let sum = !sum::fold(sum::sum(&frame[l3..l3 + header]));
+    frame[l3 + 10..l3 + 12].copy_from_slice(&sum.to_ne_bytes());
+}
+
+#[cfg(test)]
+mod tests;
