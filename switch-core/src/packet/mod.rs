@@ -68,8 +68,7 @@ impl Packet {
     /// A packet that holds a copy of `frame`, outside any pool.
     pub fn from_frame(frame: &[u8]) -> Self {
         let mut packet = Self::with_capacity(frame.len());
-        packet.set_len(frame.len());
-        packet.bytes_mut().copy_from_slice(frame);
+        packet.fill(frame);
         packet
     }
 
@@ -124,6 +123,16 @@ impl Packet {
     pub fn set_len(&mut self, len: usize) {
         assert!(len <= self.capacity(), "frame longer than its buffer");
         self.len = len as u32;
+    }
+
+    /// Makes the frame a copy of `frame`.
+    ///
+    /// # Panics
+    /// If `frame` is longer than [`capacity`](Self::capacity).
+    #[inline]
+    pub fn fill(&mut self, frame: &[u8]) {
+        self.spare_mut()[..frame.len()].copy_from_slice(frame);
+        self.len = frame.len() as u32;
     }
 
     /// Moves the frame's start `n` octets forward into the headroom and returns the new octets.

@@ -96,6 +96,17 @@ impl Pool {
         }
     }
 
+    /// Counts a packet that came with its buffer from elsewhere (another thread's pool). The
+    /// bound on buffers does not hold it up: whoever sent it was bound by its queue.
+    #[inline]
+    pub fn adopt(&mut self, packet: &Packet) {
+        match packet.buffer_len() - HEADROOM {
+            Self::SMALL => self.small_out += 1,
+            Self::LARGE => self.large_out += 1,
+            _ => {}
+        }
+    }
+
     /// Tells the pool that packets of this size left it for good (handed to another thread).
     #[inline]
     pub fn forget(&mut self, packet: &Packet) {

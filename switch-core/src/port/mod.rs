@@ -3,6 +3,7 @@
 //! A [`Device`] is what the control plane attaches; it opens one [`Port`] for each worker. A port
 //! is used by one worker thread only.
 
+pub mod memory;
 pub mod virtio;
 
 use std::io;
@@ -65,6 +66,13 @@ pub trait Port: Send {
     /// What to wait on for reception when idle. `None`: the port must be polled.
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    /// Said by the worker just before it waits on [`poll_fd`](Self::poll_fd), so that ports
+    /// whose other side is user space ask for a wake-up only then. `false`: do not wait, there
+    /// is something to receive.
+    fn arm(&mut self) -> bool {
+        true
     }
 }
 
