@@ -1,0 +1,18 @@
+//! The machine around the switch: network namespaces, interfaces, addresses, routes, packet
+//! filter rules, and the ways in which pods and the node itself are attached.
+//!
+//! Called by the programs built on the switch while they set up and tear down, on ordinary
+//! threads; never by a worker while packets pass. Everything here speaks to the kernel directly:
+//! no `ip`, `nft` or `sysctl` program is needed. Errors say the object and the operation
+//! ([`HostError`]).
+
+mod error;
+pub mod netlink;
+pub mod netns;
+pub mod sysctl;
+
+pub use error::HostError;
+pub use netlink::Netlink;
+pub use netns::NetNs;
+
+pub(crate) use error::Context;

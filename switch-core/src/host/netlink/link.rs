@@ -1,0 +1,387 @@
+//! Interfaces: made, changed, removed, listed.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, InfoVxlan,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use wire::addr::Mac;
+
+use super::{HostError, NetNs, Netlink};
+
+/// An interface as the kernel tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The number that it goes by in its namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its link-layer address, if that is an Ethernet one.
+    pub mac: Option<Mac>,
+    /// Its largest network-layer packet, in octets.
+    pub mtu: u32,
+    /// Whether it is switched on.
+    pub is_up: bool,
+    /// Whether it can carry frames (its other end is on, too).
+    pub is_running: bool,
+    /// What made it: `veth`, `tun`, `bridge`, `vxlan`, … `None` for hardware.
+    pub kind: Option<String>,
+    /// The bridge that it is a port of.
+    pub master: Option<u32>,
+    /// The other end of a veth pair, or what a VLAN or tunnel runs over: its index, in the
+    /// namespace where that is.
+    pub peer: Option<u32>,
+}
+
+/// What an interface is to be like when it is made.
+#[derive(Clone, Debug, Default)]
+pub struct LinkSpec {
+    name: String,
+    mac: Option<Mac>,
+    mtu: Option<u32>,
+    up: bool,
+    no_link_local: bool,
+}
+
+impl LinkSpec {
+    /// An interface of that name, everything else as the kernel pleases, switched off.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
+    /// With this link-layer address.
+    #[must_use]
+    pub fn mac(mut self, mac: Mac) -> Self {
+        self.mac = Some(mac);
+        self
+    }
+
+    /// With this MTU in octets.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u32) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+
+    /// Switched on at once.
+    #[must_use]
+    pub fn up(mut self) -> Self {
+        self.up = true;
+        self
+    }
+
+    /// Without the fe80::/64 address that IPv6 would give it.
+    #[must_use]
+    pub fn no_link_local(mut self) -> Self {
+        self.no_link_local = true;
+        self
+    }
+
+    fn message(&self) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        if self.up {
+            message.header.flags |= LinkFlags::Up;
+            message.header.change_mask |= LinkFlags::Up;
+        }
+        message.attributes.push(LinkAttribute::IfName(self.name.clone()));
+        if let Some(mac) = self.mac {
+            message.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+        }
+        if let Some(mtu) = self.mtu {
+            message.attributes.push(LinkAttribute::Mtu(mtu));
+        }
+        if self.no_link_local {
+            message.attributes.push(no_link_local());
+        }
+        message
+    }
+}
+
+/// What a VXLAN interface of the kernel is to be like.
+#[derive(Clone, Debug)]
+pub struct Vxlan {
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// The tunnel's own end.
+    pub local: Option<IpAddr>,
+    /// Where frames to unknown addresses go: a tunnel end or a multicast group.
+    pub remote: Option<IpAddr>,
+    /// UDP destination port.
+    pub port: u16,
+    /// Whether it learns tunnel ends from what it receives.
+    pub learning: bool,
+    /// The interface that it runs over.
+    pub link: Option<u32>,
+}
+
+impl Netlink {
+    /// Makes a pair of interfaces, the one here, the other in `peer_ns`. Returns the index of
+    /// the one here.
+    ///
+    /// # Errors
+    /// A name is taken; missing privilege in either namespace.
+    pub fn add_veth(
+        &mut self,
+        here: &LinkSpec,
+        peer: &LinkSpec,
+        peer_ns: &NetNs,
+    ) -> Result<u32, HostError> {
+        let mut peer_message = peer.message();
+        peer_message.attributes.push(LinkAttribute::NetNsFd(peer_ns.as_fd().as_raw_fd()));
+        let data = InfoData::Veth(InfoVeth::Peer(peer_message));
+        let what = || format!("create veth pair {} and {} in {peer_ns}", here.name, peer.name);
+        self.add(here, InfoKind::Veth, Some(data), what)
+    }
+
+    /// Makes a bridge. Returns its index.
+    ///
+    /// # Errors
+    /// The name is taken; missing privilege.
+    pub fn add_bridge(&mut self, spec: &LinkSpec) -> Result<u32, HostError> {
+        self.add(spec, InfoKind::Bridge, None, || format!("create bridge {}", spec.name))
+    }
+
+    /// Makes an interface that swallows what it is given. Returns its index.
+    ///
+    /// # Errors
+    /// The name is taken; missing privilege; a kernel without it.
+    pub fn add_dummy(&mut self, spec: &LinkSpec) -> Result<u32, HostError> {
+        self.add(spec, InfoKind::Dummy, None, || format!("create dummy interface {}", spec.name))
+    }
+
+    /// Makes a VXLAN interface of the kernel. Returns its index.
+    ///
+    /// # Errors
+    /// The name or its VNI and port are taken; missing privilege; a kernel without it.
+    pub fn add_vxlan(&mut self, spec: &LinkSpec, vxlan: &Vxlan) -> Result<u32, HostError> {
+        let mut data = vec![
+            InfoVxlan::Id(vxlan.vni),
+            InfoVxlan::Port(vxlan.port),
+            InfoVxlan::Learning(vxlan.learning),
+        ];
+        data.extend(vxlan.local.map(|address| match address {
+            IpAddr::V4(a) => InfoVxlan::Local(a),
+            IpAddr::V6(a) => InfoVxlan::Local6(a),
+        }));
+        data.extend(vxlan.remote.map(|address| match address {
+            IpAddr::V4(a) => InfoVxlan::Group(a),
+            IpAddr::V6(a) => InfoVxlan::Group6(a),
+        }));
+        data.extend(vxlan.link.map(InfoVxlan::Link));
+        let what = || format!("create VXLAN interface {} with VNI {}", spec.name, vxlan.vni);
+        self.add(spec, InfoKind::Vxlan, Some(InfoData::Vxlan(data)), what)
+    }
+
+    fn add(
+        &mut self,
+        spec: &LinkSpec,
+        kind: InfoKind,
+        data: Option<InfoData>,
+        what: impl Fn() -> String,
+    ) -> Result<u32, HostError> {
+        let mut message = spec.message();
+        let mut info = vec![LinkInfo::Kind(kind)];
+        info.extend(data.map(LinkInfo::Data));
+        message.attributes.push(LinkAttribute::LinkInfo(info));
+        let message = RouteNetlinkMessage::NewLink(message);
+        self.request(message, NLM_F_CREATE | NLM_F_EXCL, what)?;
+        Ok(self.link(&spec.name)?.index)
+    }
+
+    /// The interface of that name.
+    ///
+    /// # Errors
+    /// There is none (`is_not_found`).
+    pub fn link(&mut self, name: &str) -> Result<Link, HostError> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let operation = || format!("look up interface {name}");
+        let not_there =
+            || HostError::new(operation(), std::io::Error::from_raw_os_error(libc::ENODEV));
+        match self.get(RouteNetlinkMessage::GetLink(message), operation)? {
+            Some(RouteNetlinkMessage::NewLink(message)) => Ok(read(message)),
+            _ => Err(not_there()),
+        }
+    }
+
+    /// The interface of that name, or `None`.
+    ///
+    /// # Errors
+    /// The kernel refused to answer.
+    pub fn find_link(&mut self, name: &str) -> Result<Option<Link>, HostError> {
+        match self.link(name) {
+            Ok(link) => Ok(Some(link)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every interface of the namespace.
+    ///
+    /// # Errors
+    /// The kernel refused to answer.
+    pub fn links(&mut self) -> Result<Vec<Link>, HostError> {
+        let list = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), || {
+            "list interfaces".into()
+        })?;
+        Ok(list
+            .into_iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewLink(message) => Some(read(message)),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Removes an interface, and its other end if it is a veth.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be removed.
+    pub fn delete_link(&mut self, index: u32) -> Result<(), HostError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.request(RouteNetlinkMessage::DelLink(message), 0, || {
+            format!("remove interface {index}")
+        })
+    }
+
+    /// Switches an interface on.
+    ///
+    /// # Errors
+    /// There is none; missing privilege.
+    pub fn set_up(&mut self, index: u32) -> Result<(), HostError> {
+        self.set_flag(index, LinkFlags::Up)
+    }
+
+    /// Switches an interface off.
+    ///
+    /// # Errors
+    /// There is none; missing privilege.
+    pub fn set_down(&mut self, index: u32) -> Result<(), HostError> {
+        self.set_flag(index, LinkFlags::empty())
+    }
+
+    fn set_flag(&mut self, index: u32, up: LinkFlags) -> Result<(), HostError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = up;
+        message.header.change_mask = LinkFlags::Up;
+        let word = if up.is_empty() { "off" } else { "on" };
+        self.request(RouteNetlinkMessage::SetLink(message), 0, || {
+            format!("switch {word} interface {index}")
+        })
+    }
+
+    /// Sets the MTU, in octets.
+    ///
+    /// # Errors
+    /// The interface takes no such MTU.
+    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), HostError> {
+        self.set(index, LinkAttribute::Mtu(mtu), || format!("set MTU {mtu} of interface {index}"))
+    }
+
+    /// Sets the link-layer address.
+    ///
+    /// # Errors
+    /// The interface takes no such address.
+    pub fn set_mac(&mut self, index: u32, mac: Mac) -> Result<(), HostError> {
+        self.set(index, LinkAttribute::Address(mac.0.to_vec()), || {
+            format!("set address {mac} of interface {index}")
+        })
+    }
+
+    /// Renames an interface, which must be switched off on kernels before 6.3.
+    ///
+    /// # Errors
+    /// The name is taken, or too long.
+    pub fn rename(&mut self, index: u32, name: &str) -> Result<(), HostError> {
+        self.set(index, LinkAttribute::IfName(name.to_owned()), || {
+            format!("rename interface {index} to {name}")
+        })
+    }
+
+    /// Makes an interface a port of the bridge `master`, or of none.
+    ///
+    /// # Errors
+    /// The interface cannot be a bridge port.
+    pub fn set_master(&mut self, index: u32, master: Option<u32>) -> Result<(), HostError> {
+        self.set(index, LinkAttribute::Controller(master.unwrap_or(0)), || match master {
+            Some(master) => format!("make interface {index} a port of bridge {master}"),
+            None => format!("take interface {index} from its bridge"),
+        })
+    }
+
+    /// Moves an interface to another namespace. It loses its addresses and is switched off; its
+    /// index there may be another.
+    ///
+    /// # Errors
+    /// Its name is taken there, or it is bound to its namespace.
+    pub fn set_netns(&mut self, index: u32, ns: &NetNs) -> Result<(), HostError> {
+        self.set(index, LinkAttribute::NetNsFd(ns.as_fd().as_raw_fd()), || {
+            format!("move interface {index} to {ns}")
+        })
+    }
+
+    /// Keeps IPv6 from giving the interface an fe80::/64 address by itself.
+    ///
+    /// # Errors
+    /// IPv6 is disabled on the interface.
+    pub fn set_no_link_local(&mut self, index: u32) -> Result<(), HostError> {
+        self.set(index, no_link_local(), || {
+            format!("switch off the link-local address of interface {index}")
+        })
+    }
+
+    fn set(
+        &mut self,
+        index: u32,
+        attribute: LinkAttribute,
+        operation: impl Fn() -> String,
+    ) -> Result<(), HostError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(attribute);
+        self.request(RouteNetlinkMessage::SetLink(message), 0, operation)
+    }
+}
+
+fn no_link_local() -> LinkAttribute {
+    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])])
+}
+
+fn read(message: LinkMessage) -> Link {
+    let flags = message.header.flags;
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mac: None,
+        mtu: 0,
+        is_up: flags.contains(LinkFlags::Up),
+        is_running: flags.contains(LinkFlags::Running),
+        kind: None,
+        master: None,
+        peer: None,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(octets) => link.mac = octets.try_into().ok().map(Mac),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Controller(index) => link.master = Some(index),
+            LinkAttribute::Link(index) => link.peer = Some(index),
+            LinkAttribute::LinkInfo(info) => {
+                link.kind = info.into_iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    link
+}

@@ -1,0 +1,229 @@
+//! Routes.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
+    RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use wire::cidr::Cidr;
+
+use super::{HostError, Netlink, family_of};
+
+/// A route of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where to.
+    pub destination: Cidr,
+    /// The next router; without one the destination is on the link itself.
+    pub gateway: Option<IpAddr>,
+    /// Index of the interface that packets leave by.
+    pub link: Option<u32>,
+    /// The gateway is on the link although no address of the interface says so.
+    pub onlink: bool,
+    /// Source address of packets that the host itself sends this way.
+    pub source: Option<IpAddr>,
+    /// Routing table; 254 is the main one.
+    pub table: u32,
+    /// Preference among routes to the same destination, lower first. `None`: the kernel's choice.
+    pub metric: Option<u32>,
+    /// Largest packet on this way, in octets.
+    pub mtu: Option<u32>,
+}
+
+impl Route {
+    /// The main routing table.
+    pub const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+
+    /// A route to `destination`, to be completed.
+    pub fn to(destination: Cidr) -> Self {
+        Self {
+            destination,
+            gateway: None,
+            link: None,
+            onlink: false,
+            source: None,
+            table: Self::MAIN,
+            metric: None,
+            mtu: None,
+        }
+    }
+
+    /// By way of the router `gateway`.
+    #[must_use]
+    pub fn via(mut self, gateway: IpAddr) -> Self {
+        self.gateway = Some(gateway);
+        self
+    }
+
+    /// Out of the interface with this index.
+    #[must_use]
+    pub fn link(mut self, index: u32) -> Self {
+        self.link = Some(index);
+        self
+    }
+
+    /// The gateway is on the link, whatever the interface's addresses say.
+    #[must_use]
+    pub fn onlink(mut self) -> Self {
+        self.onlink = true;
+        self
+    }
+
+    /// The host itself sends from `address` this way.
+    #[must_use]
+    pub fn source(mut self, address: IpAddr) -> Self {
+        self.source = Some(address);
+        self
+    }
+
+    /// In this routing table.
+    #[must_use]
+    pub fn table(mut self, table: u32) -> Self {
+        self.table = table;
+        self
+    }
+
+    /// With this preference, lower first.
+    #[must_use]
+    pub fn metric(mut self, metric: u32) -> Self {
+        self.metric = Some(metric);
+        self
+    }
+
+    /// Packets of at most `mtu` octets.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u32) -> Self {
+        self.mtu = Some(mtu);
+        self
+    }
+
+    fn message(&self) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family_of(self.destination.address());
+        message.header.destination_prefix_length = self.destination.prefix();
+        // A byte has no room for every table; the attribute counts.
+        message.header.table = u8::try_from(self.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+        message.header.protocol = RouteProtocol::Static;
+        message.header.scope = match self.gateway {
+            None if self.destination.address().is_ipv4() => RouteScope::Link,
+            _ => RouteScope::Universe,
+        };
+        message.header.kind = RouteType::Unicast;
+        if self.onlink {
+            message.header.flags |= RouteFlags::Onlink;
+        }
+        let attributes = &mut message.attributes;
+        if self.destination.prefix() > 0 {
+            attributes.push(RouteAttribute::Destination(self.destination.address().into()));
+        }
+        attributes.extend(self.gateway.map(|a| RouteAttribute::Gateway(a.into())));
+        attributes.extend(self.link.map(RouteAttribute::Oif));
+        attributes.extend(self.source.map(|a| RouteAttribute::PrefSource(a.into())));
+        attributes.push(RouteAttribute::Table(self.table));
+        attributes.extend(self.metric.map(RouteAttribute::Priority));
+        attributes.extend(self.mtu.map(|m| RouteAttribute::Metrics(vec![RouteMetric::Mtu(m)])));
+        message
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.destination)?;
+        if let Some(gateway) = self.gateway {
+            write!(f, " via {gateway}")?;
+        }
+        if let Some(link) = self.link {
+            write!(f, " through interface {link}")?;
+        }
+        if self.table != Self::MAIN {
+            write!(f, " in table {}", self.table)?;
+        }
+        Ok(())
+    }
+}
+
+impl Netlink {
+    /// Adds a route, in place of one to the same destination with the same metric.
+    ///
+    /// # Errors
+    /// The gateway cannot be reached; there is no such interface; missing privilege.
+    pub fn add_route(&mut self, route: &Route) -> Result<(), HostError> {
+        let message = RouteNetlinkMessage::NewRoute(route.message());
+        self.request(message, NLM_F_CREATE | NLM_F_REPLACE, || format!("add route {route}"))
+    }
+
+    /// Removes a route.
+    ///
+    /// # Errors
+    /// There is no such route (`is_not_found`).
+    pub fn delete_route(&mut self, route: &Route) -> Result<(), HostError> {
+        let mut message = route.message();
+        // Fields that are not named match anything.
+        message.header.protocol = RouteProtocol::Unspec;
+        message.header.scope = RouteScope::NoWhere;
+        let message = RouteNetlinkMessage::DelRoute(message);
+        self.request(message, 0, || format!("remove route {route}"))
+    }
+
+    /// Every unicast route of the namespace, all tables and both families.
+    ///
+    /// # Errors
+    /// The kernel refused to answer.
+    pub fn routes(&mut self) -> Result<Vec<Route>, HostError> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let request = RouteNetlinkMessage::GetRoute(message);
+            let list = self.dump(request, || "list routes".into())?;
+            routes.extend(list.into_iter().filter_map(read));
+        }
+        Ok(routes)
+    }
+}
+
+fn read(message: RouteNetlinkMessage) -> Option<Route> {
+    let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+    if message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut destination = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    let mut route = Route::to(Cidr::host(destination));
+    route.table = message.header.table.into();
+    route.onlink = message.header.flags.contains(RouteFlags::Onlink);
+    for attribute in message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip(&address)?,
+            RouteAttribute::Gateway(address) => route.gateway = ip(&address),
+            RouteAttribute::PrefSource(address) => route.source = ip(&address),
+            RouteAttribute::Oif(index) => route.link = Some(index),
+            RouteAttribute::Table(table) => route.table = table,
+            RouteAttribute::Priority(metric) => route.metric = Some(metric),
+            RouteAttribute::Metrics(metrics) => {
+                route.mtu = metrics.into_iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(mtu),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    route.destination = Cidr::new(destination, message.header.destination_prefix_length)?;
+    Some(route)
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(a) => Some(IpAddr::V4(*a)),
+        RouteAddress::Inet6(a) => Some(IpAddr::V6(*a)),
+        _ => None,
+    }
+}

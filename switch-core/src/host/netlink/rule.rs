@@ -1,0 +1,85 @@
+//! Routing rules: which packets use which table.
+
+use std::fmt;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use wire::cidr::Cidr;
+
+use super::{HostError, Netlink};
+
+/// A rule that sends packets to a routing table. Conditions that are `None` hold for all.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Rule {
+    /// Whether it is for IPv6; IPv4 else.
+    pub is_ipv6: bool,
+    /// Order among rules, lower first. The kernel's own are 0 (local), 32766 and 32767.
+    pub priority: u32,
+    /// The table to look in.
+    pub table: u32,
+    /// Packets whose mark is this one in the bits of the mask: (mark, mask).
+    pub mark: Option<(u32, u32)>,
+    /// Packets from this range.
+    pub from: Option<Cidr>,
+    /// Packets to this range.
+    pub to: Option<Cidr>,
+    /// Packets that came in by this interface.
+    pub input: Option<String>,
+}
+
+impl Rule {
+    fn message(&self) -> RuleMessage {
+        let mut message = RuleMessage::default();
+        message.header.family =
+            if self.is_ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        message.header.action = RuleAction::ToTable;
+        let attributes = &mut message.attributes;
+        attributes.push(RuleAttribute::Priority(self.priority));
+        attributes.push(RuleAttribute::Table(self.table));
+        if let Some((mark, mask)) = self.mark {
+            attributes.push(RuleAttribute::FwMark(mark));
+            attributes.push(RuleAttribute::FwMask(mask));
+        }
+        if let Some(from) = self.from {
+            message.header.src_len = from.prefix();
+            attributes.push(RuleAttribute::Source(from.address()));
+        }
+        if let Some(to) = self.to {
+            message.header.dst_len = to.prefix();
+            attributes.push(RuleAttribute::Destination(to.address()));
+        }
+        attributes.extend(self.input.clone().map(RuleAttribute::Iifname));
+        message
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = if self.is_ipv6 { "IPv6" } else { "IPv4" };
+        write!(f, "{family} rule {} to table {}", self.priority, self.table)
+    }
+}
+
+impl Netlink {
+    /// Adds a rule; one that is there already stays alone.
+    ///
+    /// # Errors
+    /// Conditions of the wrong family; missing privilege.
+    pub fn add_rule(&mut self, rule: &Rule) -> Result<(), HostError> {
+        let message = RouteNetlinkMessage::NewRule(rule.message());
+        match self.request(message, NLM_F_CREATE | NLM_F_EXCL, || format!("add {rule}")) {
+            Err(error) if error.is_already_there() => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Removes a rule.
+    ///
+    /// # Errors
+    /// There is no such rule (`is_not_found`).
+    pub fn delete_rule(&mut self, rule: &Rule) -> Result<(), HostError> {
+        let message = RouteNetlinkMessage::DelRule(rule.message());
+        self.request(message, 0, || format!("remove {rule}"))
+    }
+}
