@@ -15,12 +15,14 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 /// copying the list of shards and copying one shard then cost about the same.
 const SHARD_TARGET: usize = 256;
 
+type Shard<K, V> = Arc<HashTable<(K, V)>>;
+
 /// A hash map in shards, each behind its own `Arc`.
 ///
 /// Grows by linear hashing (W. Litwin, 1980): one shard at a time is split, so no insertion ever
 /// rehashes the whole map. Shards are not merged again when entries go.
 pub struct CowMap<K, V> {
-    shards: Arc<[Arc<HashTable<(K, V)>>]>,
+    shards: Arc<[Shard<K, V>]>,
     /// Smallest power of two not below the number of shards, less one.
     mask: usize,
     len: usize,

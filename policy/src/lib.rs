@@ -5,4 +5,6 @@
 
 pub mod cow;
 pub mod prefix;
+pub mod reference;
 pub mod rule;
+pub mod verdict;

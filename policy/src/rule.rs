@@ -1,7 +1,21 @@
 //! The model: what users wrote, as plain data, already validated for syntax.
+//!
+//! Built by whoever reads the objects (for Kubernetes the `kubernetes` crate), read by the
+//! compiler, the reference evaluator and explanations; never on the packet path.
 
+mod cluster;
+mod network;
+mod selector;
+
+use core::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+pub use cluster::{
+    Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, ClusterTier, NamespacedPods, Tier,
+};
+pub use network::{Direction, NetworkPolicy, Peer, Peers, PortRule, Ports, Rule};
+pub use selector::{Operator, Requirement, Selector};
 
 /// Labels of an object: key and value, sorted by key, no key twice.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, PartialOrd, Ord)]
@@ -30,6 +44,22 @@ impl Labels {
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(k, v)| (&**k, &**v))
     }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// These labels with one more, or with another value of it.
+    pub fn with(&self, key: impl Into<Arc<str>>, value: impl Into<Arc<str>>) -> Self {
+        Self::new(self.0.iter().cloned().chain([(key.into(), value.into())]))
+    }
+}
+
+impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
+        Self::new(pairs.into_iter().map(|(k, v)| (k.into(), v.into())))
+    }
 }
 
 /// Layer-4 protocols that policies and Services name.
@@ -52,6 +82,35 @@ impl Protocol {
             Self::Udp => wire::flow_key::proto::UDP,
             Self::Sctp => wire::flow_key::proto::SCTP,
         }
+    }
+
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// From an IP protocol number; `None` for a protocol that policies do not name.
+    #[inline]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            wire::flow_key::proto::TCP => Some(Self::Tcp),
+            wire::flow_key::proto::UDP => Some(Self::Udp),
+            wire::flow_key::proto::SCTP => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+
+    /// Name as the API writes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -83,6 +142,9 @@ pub struct Workload {
     pub host_network: bool,
 }
 
+/// The label of a namespace that always says its name.
+pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
 /// A namespace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Namespace {
@@ -90,4 +152,35 @@ pub struct Namespace {
     pub name: Arc<str>,
     /// Labels; Kubernetes adds `kubernetes.io/metadata.name`.
     pub labels: Labels,
+}
+
+impl Namespace {
+    /// The labels that selectors see: `kubernetes.io/metadata.name` is the namespace's name,
+    /// whatever the object says or leaves out, as the API server sees to it.
+    pub fn effective_labels(&self) -> Labels {
+        self.labels.with(NAMESPACE_NAME_LABEL, Arc::clone(&self.name))
+    }
+}
+
+/// A node as policy sees it: the peer "own node" of its pods (N16), and what `nodes` peers of
+/// ClusterNetworkPolicy select.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// Name.
+    pub name: Arc<str>,
+    /// Labels.
+    pub labels: Labels,
+    /// The node's addresses, both families.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A pod together with the node it is on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pod {
+    /// `Pod/namespace/name`.
+    pub cookie: Arc<str>,
+    /// The pod.
+    pub workload: Workload,
+    /// Name of its node, empty if it has none yet.
+    pub node: Arc<str>,
 }
