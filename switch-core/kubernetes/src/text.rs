@@ -1,0 +1,341 @@
+//! Text to values: YAML or JSON documents, with bounds on depth, size and alias expansion, and no
+//! key twice. Knows nothing of Kubernetes beyond the value type that objects are decoded from.
+
+use std::cell::Cell;
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+/// Deepest nesting of lists and maps. Custom resource definitions, which are read and passed
+/// over, reach some sixty.
+const MAX_DEPTH: usize = 128;
+
+/// One document of a text.
+#[derive(Debug)]
+pub(crate) struct Document {
+    /// Its place in the text, from 0. Empty documents count.
+    pub(crate) index: usize,
+    /// The line it begins at, from 1.
+    pub(crate) line: usize,
+    /// What it holds, never null.
+    pub(crate) value: Value,
+}
+
+/// The text is neither YAML nor JSON, or goes beyond a bound.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct SyntaxError {
+    /// Line, from 1, if known.
+    pub(crate) line: Option<usize>,
+    /// Column, from 1, if known.
+    pub(crate) column: Option<usize>,
+    /// What is wrong.
+    pub(crate) message: String,
+}
+
+/// Reads all documents of a text. `json`: the text says that it is JSON, and is not tried as YAML.
+pub(crate) fn parse(text: &str, json: bool) -> Result<Vec<Document>, SyntaxError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if json {
+        return parse_json(text);
+    }
+    if text.trim_start().starts_with('{') {
+        // JSON is read several times faster by its own parser. A flow mapping begins the same
+        // way; then the YAML parser decides, and tells what is wrong.
+        if let Ok(documents) = parse_json(text) {
+            return Ok(documents);
+        }
+    }
+    parse_yaml(text)
+}
+
+fn parse_json(text: &str) -> Result<Vec<Document>, SyntaxError> {
+    let mut documents = Vec::new();
+    let (mut rest, mut line) = (text, 1);
+    for index in 0.. {
+        let skipped = rest.len() - rest.trim_start().len();
+        line += newlines(&rest[..skipped]);
+        rest = &rest[skipped..];
+        if rest.is_empty() {
+            break;
+        }
+        let limits = Limits::for_text(rest.len());
+        let mut parser = serde_json::Deserializer::from_str(rest);
+        let value = Bounded(&limits).deserialize(&mut parser).map_err(|error| SyntaxError {
+            line: Some(line + error.line().saturating_sub(1)),
+            column: (error.column() > 0).then_some(error.column()),
+            message: without_position(&error),
+        })?;
+        let used = parser.into_iter::<de::IgnoredAny>().byte_offset();
+        if !value.is_null() {
+            documents.push(Document { index, line, value });
+        }
+        line += newlines(&rest[..used]);
+        rest = &rest[used..];
+    }
+    Ok(documents)
+}
+
+fn newlines(text: &str) -> usize {
+    text.bytes().filter(|&byte| byte == b'\n').count()
+}
+
+/// `serde_json` ends its messages with the position, which is told apart here.
+fn without_position(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let tail = format!(" at line {} column {}", error.line(), error.column());
+    text.strip_suffix(&tail).unwrap_or(&text).to_owned()
+}
+
+fn parse_yaml(text: &str) -> Result<Vec<Document>, SyntaxError> {
+    let mut documents = Vec::new();
+    for (index, (line, part)) in split_documents(text).into_iter().enumerate() {
+        let value = parse_yaml_document(part).map_err(|mut error| {
+            error.line = error.line.map(|inner| inner + line - 1);
+            error
+        })?;
+        if !value.is_null() {
+            documents.push(Document { index, line, value });
+        }
+    }
+    Ok(documents)
+}
+
+/// Cuts a stream at the lines that begin or end a document. Such a line cannot stand inside a
+/// scalar (YAML 1.2.2 section 9.1.2, `c-forbidden`). Gives each part with the line it begins at.
+fn split_documents(text: &str) -> Vec<(usize, &str)> {
+    let mut parts = Vec::new();
+    let (mut start, mut start_line, mut offset) = (0, 1, 0);
+    // Comments and directives (`%YAML 1.2`) before a marker belong to the document it begins.
+    let mut begun = false;
+    for (at, line) in text.split_inclusive('\n').enumerate() {
+        if is_marker(line, "---") {
+            if begun {
+                parts.push((start_line, &text[start..offset]));
+                (start, start_line) = (offset, at + 1);
+            }
+            begun = true;
+        } else if is_marker(line, "...") {
+            let end = offset + line.len();
+            if begun {
+                parts.push((start_line, &text[start..offset]));
+            }
+            (start, start_line, begun) = (end, at + 2, false);
+        } else if !begun {
+            begun = !is_prologue(line);
+        }
+        offset += line.len();
+    }
+    if begun {
+        parts.push((start_line, &text[start..]));
+    }
+    parts
+}
+
+/// `---` or `...` at the start of a line, alone or followed by white space.
+fn is_marker(line: &str, marker: &str) -> bool {
+    let rest = line.strip_prefix(marker);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+}
+
+/// Blank, a comment or a directive.
+fn is_prologue(line: &str) -> bool {
+    line.starts_with('%') || matches!(line.trim_start().chars().next(), None | Some('#'))
+}
+
+fn parse_yaml_document(text: &str) -> Result<Value, SyntaxError> {
+    if text.lines().all(|line| is_prologue(line) || line.trim_end() == "---") {
+        return Ok(Value::Null);
+    }
+    let limits = Limits::for_text(text.len());
+    serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(text.len()), |de| {
+        Bounded(&limits).deserialize(de)
+    })
+    .map_err(|error| {
+        let location = error.location();
+        let number = |n: u64| usize::try_from(n).ok().filter(|&n| n > 0);
+        SyntaxError {
+            line: location.and_then(|l| number(l.line())),
+            column: location.and_then(|l| number(l.column())),
+            message: plain_message(&error),
+        }
+    })
+}
+
+fn plain_message(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    let first = text.lines().next().unwrap_or("not YAML");
+    first.to_owned()
+}
+
+/// Whatever is linear in the text may be as long as the text; what aliases multiply is bounded.
+fn yaml_options(len: usize) -> serde_saphyr::Options {
+    let linear = len.saturating_mul(2).saturating_add(1_000);
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_depth: MAX_DEPTH,
+            flow_nesting_limit: MAX_DEPTH,
+            max_events: linear,
+            max_nodes: linear,
+            max_total_scalar_bytes: linear,
+            max_anchors: 50_000,
+            max_aliases: 50_000,
+            max_merge_keys: 10_000,
+            // Generators write one anchor and refer to it from a thousand pods.
+            enforce_alias_anchor_ratio: false,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: 1_000_000,
+            max_replay_stack_depth: 16,
+        },
+        // YAML 1.2: a namespace may be called `y`, a label `on`.
+        strict_booleans: true,
+        with_snippet: false,
+    }
+}
+
+/// What one document may become in memory: aliases repeat what the text holds once.
+struct Limits {
+    nodes: Cell<usize>,
+    bytes: Cell<usize>,
+    depth: Cell<usize>,
+}
+
+impl Limits {
+    fn for_text(len: usize) -> Self {
+        Self {
+            nodes: Cell::new(len.saturating_mul(2).saturating_add(1_000_000)),
+            bytes: Cell::new(len.saturating_mul(2).saturating_add(16 << 20)),
+            depth: Cell::new(MAX_DEPTH),
+        }
+    }
+
+    fn charge<E: de::Error>(counter: &Cell<usize>, amount: usize, what: &str) -> Result<(), E> {
+        match counter.get().checked_sub(amount) {
+            Some(left) => {
+                counter.set(left);
+                Ok(())
+            }
+            None => Err(E::custom(format_args!("the document is too large: {what}"))),
+        }
+    }
+
+    fn node<E: de::Error>(&self) -> Result<(), E> {
+        Self::charge(&self.nodes, 1, "too many values, aliases expanded")
+    }
+
+    fn text<E: de::Error>(&self, text: &str) -> Result<(), E> {
+        self.node()?;
+        Self::charge(&self.bytes, text.len(), "too much text, aliases expanded")
+    }
+
+    fn enter<E: de::Error>(&self) -> Result<(), E> {
+        self.node()?;
+        Self::charge(&self.depth, 1, "nested too deep")
+    }
+
+    fn leave(&self) {
+        self.depth.set(self.depth.get() + 1);
+    }
+}
+
+/// Reads any value within limits, refusing a key that stands twice in one map.
+struct Bounded<'a>(&'a Limits);
+
+impl<'de> DeserializeSeed<'de> for Bounded<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Bounded<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
+        self.0.node()?;
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<Value, E> {
+        self.visit_unit()
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
+        self.0.node()?;
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
+        self.0.node()?;
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+        self.0.node()?;
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_i128<E: de::Error>(self, value: i128) -> Result<Value, E> {
+        // Beyond 64 bits JSON numbers are floating.
+        self.visit_f64(value as f64)
+    }
+
+    fn visit_u128<E: de::Error>(self, value: u128) -> Result<Value, E> {
+        self.visit_f64(value as f64)
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        self.0.node()?;
+        let number = Number::from_f64(value);
+        number.map(Value::Number).ok_or_else(|| E::custom("a number that is not finite"))
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
+        self.0.text(value)?;
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E: de::Error>(self, value: String) -> Result<Value, E> {
+        self.0.text(&value)?;
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        self.0.enter()?;
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(Bounded(self.0))? {
+            list.push(item);
+        }
+        self.0.leave();
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        self.0.enter()?;
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            self.0.text(&key)?;
+            let value = entries.next_value_seed(Bounded(self.0))?;
+            if map.contains_key(&key) {
+                let name = crate::refusal::quote(&key);
+                return Err(de::Error::custom(format_args!("the key {name} stands twice")));
+            }
+            map.insert(key, value);
+        }
+        self.0.leave();
+        Ok(Value::Object(map))
+    }
+}
+
+#[cfg(test)]
+mod tests;
