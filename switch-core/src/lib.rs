@@ -8,6 +8,7 @@
 pub mod action;
 pub mod answer;
 pub mod config;
+pub mod control;
 pub mod engine;
 pub mod flow;
 pub mod host;
@@ -22,3 +23,4 @@ pub mod snapshot;
 pub mod stats;
 mod sys;
 pub mod time;
+pub mod worker;

@@ -14,6 +14,7 @@ mod outputs;
 mod related;
 mod slow;
 
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 
 use wire::addr::Mac;
@@ -45,6 +46,8 @@ pub struct Shared {
     pub fdb: Fdb,
     /// Secret of this process.
     pub hash_key: HashKey,
+    /// How many workers share the housekeeping.
+    workers: AtomicUsize,
 }
 
 /// Bounds of the shared tables and of each worker's own.
@@ -79,15 +82,43 @@ impl Shared {
             per_port: limits.connections_per_port,
             hash_key,
         };
-        Self { tracker: Tracker::new(config), fdb: Fdb::new(limits.fdb, hash_key), hash_key }
+        Self {
+            tracker: Tracker::new(config),
+            fdb: Fdb::new(limits.fdb, hash_key),
+            hash_key,
+            workers: AtomicUsize::new(1),
+        }
+    }
+
+    pub(crate) fn set_workers(&self, workers: usize) {
+        self.workers.store(workers.max(1), Relaxed);
+    }
+}
+
+/// What is remembered of a frame when its buffer may be gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// The port that it came in by.
+    pub ingress: PortId,
+    /// Received, made here, or a copy.
+    pub origin: Origin,
+    /// The receiver's mark.
+    pub mark: u32,
+}
+
+impl From<&Packet> for Trace {
+    fn from(packet: &Packet) -> Self {
+        Self { ingress: packet.ingress, origin: packet.origin, mark: packet.mark }
     }
 }
 
 /// A frame that was dropped, as an [`Observer`] is told.
 #[derive(Debug)]
 pub struct Dropped<'a> {
-    /// The frame as far as it got.
-    pub packet: &'a Packet,
+    /// Which frame.
+    pub trace: Trace,
+    /// When.
+    pub now: Instant,
     /// Why.
     pub reason: DropReason,
     /// The object that decided it.
@@ -128,7 +159,7 @@ pub struct Engine {
     sweep_due: Instant,
     /// Where the search for something to end stands, when the tracker is full.
     pressed: usize,
-    share: (usize, usize),
+    index: usize,
 }
 
 impl core::fmt::Debug for Engine {
@@ -138,13 +169,12 @@ impl core::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// The engine of worker `index` of `workers`.
+    /// The engine of worker `index`.
     pub fn new(
         shared: Arc<Shared>,
         counters: Arc<WorkerCounters>,
         limits: &Limits,
         index: usize,
-        workers: usize,
     ) -> Self {
         let hash_key = shared.hash_key;
         Self {
@@ -157,7 +187,7 @@ impl Engine {
             sweep: 0,
             sweep_due: Instant::ZERO,
             pressed: 0,
-            share: (index, workers.max(1)),
+            index,
             shared,
             counters,
         }
@@ -312,22 +342,39 @@ impl Engine {
         reason: DropReason,
         object: Option<&Cookie>,
     ) {
-        if packet.origin == Origin::Received {
-            self.counters.count_drop(packet.ingress, reason);
-            if let Some(observer) = &mut self.observer {
-                observer.dropped(&Dropped { packet: &packet, reason, object });
-            }
-        }
+        self.count_drop(turn.now, Trace::from(&packet), reason, object);
         turn.pool.free(packet);
     }
 
+    fn count_drop(
+        &mut self,
+        now: Instant,
+        trace: Trace,
+        reason: DropReason,
+        object: Option<&Cookie>,
+    ) {
+        if trace.origin != Origin::Received {
+            return;
+        }
+        self.counters.count_drop(trace.ingress, reason);
+        if let Some(observer) = &mut self.observer {
+            observer.dropped(&Dropped { trace, now, reason, object });
+        }
+    }
+
     /// A frame that a port did not take after all: what was counted as forwarded was dropped.
-    pub fn not_sent(&mut self, turn: &mut Turn<'_>, packet: Packet, reason: DropReason) {
-        match packet.origin {
+    pub fn not_sent(&mut self, now: Instant, trace: Trace, reason: DropReason) {
+        match trace.origin {
+            // Counters wrap: this is minus one.
             Origin::Received => self.counters.forwarded.add(u64::MAX),
             Origin::Originated | Origin::Copy => self.counters.originated_lost.add(1),
         }
-        self.drop(turn, packet, reason, None);
+        self.count_drop(now, trace, reason, None);
+    }
+
+    /// Whether there is no state that time could end.
+    pub fn is_idle(&self) -> bool {
+        self.flows.is_empty() && self.fragments.is_empty() && self.shared.tracker.is_empty()
     }
 
     /// A received frame that the switch itself took.
@@ -364,10 +411,9 @@ impl Engine {
         let seconds = turn.now.as_secs() as u32;
         let tracker = &self.shared.tracker;
         let pressure = tracker.is_under_pressure();
-        let (index, workers) = self.share;
-        let slots = tracker.slots().div_ceil(workers);
+        let slots = tracker.slots().div_ceil(self.shared.workers.load(Relaxed));
         let budget = slots.div_ceil(SWEEP_ROUNDS).max(64).min(slots);
-        let base = index * slots;
+        let base = self.index * slots;
         if budget > 0 {
             let from = if self.sweep >= slots { 0 } else { self.sweep };
             tracker.sweep(base + from, budget.min(slots - from), seconds, pressure);

@@ -6,7 +6,7 @@ use wire::flow_key::proto;
 use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
 use wire::parse::{Fragment, Icmp, Network, Parsed, parse};
 
-use super::{Engine, Turn, sender};
+use super::{Engine, Trace, Turn, sender};
 use crate::action::{DropReason, Plan, apply};
 use crate::answer::icmp::Error;
 use crate::answer::{Binding, Trust, arp, icmp, nd, tcp as reset};
@@ -15,7 +15,7 @@ use crate::flow::fragments::Outcome;
 use crate::flow::table::FlowEntry;
 use crate::flow::tcp::{Judgement, Segment, TcpState, window_scale};
 use crate::id::PortId;
-use crate::packet::{Packet, fragment_v4, largest_l3};
+use crate::packet::{Origin, Packet, fragment_v4, largest_l3};
 use crate::resolve::{Answer, Decision, Denial, Query, resolve};
 use crate::snapshot::{PortFacts, Snapshot};
 
@@ -231,34 +231,26 @@ impl Engine {
             return self.drop(turn, packet, DropReason::MtuExceeded, None);
         }
         apply(&mut packet, parsed, plan);
-        self.send_fragments(turn, packet, parsed, plan);
+        self.send_fragments(turn, packet, plan);
     }
 
     /// Cuts a packet that may be cut (RFC 1812 §5.2.7).
-    fn send_fragments(
-        &mut self,
-        turn: &mut Turn<'_>,
-        packet: Packet,
-        parsed: &Parsed,
-        plan: &Plan,
-    ) {
-        let mut pieces = Vec::new();
-        let cut = fragment_v4(&packet, parsed, plan.mtu, turn.pool, &mut |piece| pieces.push(piece));
-        if let Err(reason) = cut {
-            for piece in pieces {
-                turn.pool.free(piece);
-            }
-            return self.drop(turn, packet, reason, None);
+    fn send_fragments(&mut self, turn: &mut Turn<'_>, packet: Packet, plan: &Plan) {
+        let trace = Trace::from(&packet);
+        let mut pieces = 0u64;
+        let out = &mut *turn.out;
+        let cut = fragment_v4(packet, usize::from(plan.mtu), turn.pool, &mut |_, mut piece| {
+            piece.ingress = trace.ingress;
+            piece.mark = trace.mark;
+            piece.origin = if pieces == 0 { trace.origin } else { Origin::Copy };
+            pieces += 1;
+            out.push(plan.out, piece);
+        });
+        self.counters.copies.add(pieces.saturating_sub(1));
+        match cut {
+            Err(error) if pieces == 0 => self.count_drop(turn.now, trace, error.reason, None),
+            _ => self.counters.forwarded.add(1),
         }
-        self.counters.forwarded.add(1);
-        self.counters.copies.add(pieces.len().saturating_sub(1) as u64);
-        for (i, mut piece) in pieces.into_iter().enumerate() {
-            piece.ingress = packet.ingress;
-            piece.mark = packet.mark;
-            piece.origin = if i == 0 { packet.origin } else { crate::packet::Origin::Copy };
-            turn.out.push(plan.out, piece);
-        }
-        turn.pool.free(packet);
     }
 
     /// Holds a fragment until its datagram is whole; then the whole datagram goes one way.

@@ -1,0 +1,325 @@
+//! The control plane: desired state in, snapshots out.
+//!
+//! Compiles off the packet cores, publishes with one swap, and frees retired snapshots itself
+//! once every worker has acknowledged a later one. Used by one thread; no worker ever waits for
+//! it.
+
+mod options;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+pub use options::{Options, Pinning};
+
+use crate::config::{Config, ConfigError};
+use crate::engine::{Engine, Observer, Shared};
+use crate::flow::connection::ConnectionInfo;
+use crate::id::{Epoch, PortId};
+use crate::port::{Device, PortInfo};
+use crate::snapshot::{FdbIds, Snapshot, compile};
+use crate::stats::WorkerCounters;
+use crate::worker::{Command, Worker, WorkerHandle};
+
+/// A configuration was refused; the state in force stays.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} error(s) in the configuration, the first: {}", .0.len(), .0[0])]
+pub struct Refused(pub Vec<ConfigError>);
+
+/// What can go wrong with ports and workers.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// All port numbers are in use.
+    #[error("no port number is free: a switch has at most {} ports", PortId::MAX_PORTS)]
+    NoPortFree,
+    /// There is no such port.
+    #[error("port {0} is not attached")]
+    NoSuchPort(PortId),
+    /// A device could not be opened.
+    #[error("cannot open {name} for worker {worker}: {source}")]
+    Open {
+        /// The device.
+        name: String,
+        /// Which worker's end.
+        worker: usize,
+        /// Why.
+        source: io::Error,
+    },
+    /// A worker could not be made.
+    #[error("cannot start worker {worker}: {source}")]
+    Worker {
+        /// Which.
+        worker: usize,
+        /// Why.
+        source: io::Error,
+    },
+    /// The workers did not acknowledge in time.
+    #[error("epoch {0} was not acknowledged by every worker in time")]
+    NotAcknowledged(Epoch),
+}
+
+struct Member {
+    handle: Arc<WorkerHandle>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// See the module's description.
+pub struct ControlPlane {
+    options: Options,
+    shared: Arc<Shared>,
+    snapshots: Arc<ArcSwap<Snapshot>>,
+    /// Snapshots that a worker may still hold.
+    retired: Vec<Arc<Snapshot>>,
+    members: Vec<Member>,
+    devices: Vec<Option<Box<dyn Device>>>,
+    fdb_ids: FdbIds,
+    epoch: Epoch,
+}
+
+impl core::fmt::Debug for ControlPlane {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("ControlPlane").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+impl ControlPlane {
+    /// A switch without ports and workers, that forwards nothing. Add workers with
+    /// [`set_workers`](Self::set_workers), or take one to poll by hand from
+    /// [`add_worker`](Self::add_worker).
+    pub fn new(options: Options) -> Self {
+        let hash_key = options.hash_key.unwrap_or_else(options::random_hash_key);
+        Self {
+            shared: Arc::new(Shared::new(&options.limits, hash_key)),
+            snapshots: Arc::new(ArcSwap::from_pointee(Snapshot::empty())),
+            retired: Vec::new(),
+            members: Vec::new(),
+            devices: Vec::new(),
+            fdb_ids: FdbIds::default(),
+            epoch: Epoch(0),
+            options,
+        }
+    }
+
+    /// Makes the next worker, with its end of every port, for the caller to poll or
+    /// [`run`](Worker::run).
+    ///
+    /// # Errors
+    /// A device could not be opened for it.
+    pub fn add_worker(&mut self) -> Result<Worker, ControlError> {
+        let index = self.members.len();
+        let counters = Arc::new(WorkerCounters::new(PortId::MAX_PORTS));
+        let limits = &self.options.limits;
+        let engine = Engine::new(self.shared.clone(), counters, limits, index);
+        let worker = Worker::new(engine, self.snapshots.clone(), self.options.pool)
+            .map_err(|source| ControlError::Worker { worker: index, source })?;
+        let mut opened = Vec::new();
+        for (number, device) in self.devices.iter_mut().enumerate() {
+            let Some(device) = device else { continue };
+            let port = open(device.as_mut(), PortId(number as u16), index, index + 1)?;
+            opened.push((PortId(number as u16), port));
+        }
+        for (id, port) in opened {
+            worker.handle().send(Command::Add(id, port));
+        }
+        self.members.push(Member { handle: worker.handle().clone(), thread: None });
+        self.shared.set_workers(self.members.len());
+        Ok(worker)
+    }
+
+    /// Has `count` workers run, each on its own thread: starts what is missing, stops the last
+    /// ones that are too many.
+    ///
+    /// # Errors
+    /// A worker could not be started; those that run go on.
+    pub fn set_workers(&mut self, count: usize) -> Result<(), ControlError> {
+        while self.members.len() > count {
+            self.stop_last();
+        }
+        while self.members.len() < count {
+            let index = self.members.len();
+            let worker = self.add_worker()?;
+            let core = self.options.pinning.core(index);
+            let thread = std::thread::Builder::new()
+                .name(format!("podswitch-{index}"))
+                .spawn(move || {
+                    if let Some(core) = core {
+                        core_affinity::set_for_current(core);
+                    }
+                    worker.run();
+                })
+                .map_err(|source| ControlError::Worker { worker: index, source });
+            match thread {
+                Ok(thread) => self.members[index].thread = Some(thread),
+                Err(error) => {
+                    self.members.pop();
+                    self.shared.set_workers(self.members.len());
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn stop_last(&mut self) {
+        let Some(member) = self.members.pop() else { return };
+        member.handle.send(Command::Stop);
+        if let Some(thread) = member.thread {
+            // A worker that panicked has said so already; the switch goes on without it.
+            let _ = thread.join();
+        }
+        self.shared.set_workers(self.members.len());
+    }
+
+    /// Attaches a device as a new port. Nothing passes it before a configuration names it (N13).
+    ///
+    /// # Errors
+    /// No number is free, or the device cannot be opened.
+    pub fn attach(&mut self, mut device: Box<dyn Device>) -> Result<PortId, ControlError> {
+        let number = match self.devices.iter().position(Option::is_none) {
+            Some(number) => number,
+            None if self.devices.len() < PortId::MAX_PORTS => {
+                self.devices.push(None);
+                self.devices.len() - 1
+            }
+            None => return Err(ControlError::NoPortFree),
+        };
+        let id = PortId(number as u16);
+        let workers = self.members.len();
+        let opened: Result<Vec<_>, _> =
+            (0..workers).map(|index| open(device.as_mut(), id, index, workers)).collect();
+        for (member, port) in self.members.iter().zip(opened?) {
+            member.handle.send(Command::Add(id, port));
+        }
+        self.devices[number] = Some(device);
+        Ok(id)
+    }
+
+    /// Detaches a port: workers let go of it, what still goes there is dropped. Its number may be
+    /// given to the next device, so a configuration without it should be in force first.
+    ///
+    /// # Errors
+    /// There is no such port.
+    pub fn detach(&mut self, port: PortId) -> Result<Box<dyn Device>, ControlError> {
+        let device = self
+            .devices
+            .get_mut(port.index())
+            .and_then(Option::take)
+            .ok_or(ControlError::NoSuchPort(port))?;
+        for member in &self.members {
+            member.handle.send(Command::Remove(port));
+        }
+        self.shared.fdb.flush_port(port);
+        Ok(device)
+    }
+
+    /// Facts about an attached port.
+    pub fn port_info(&self, port: PortId) -> Option<PortInfo> {
+        Some(self.devices.get(port.index())?.as_ref()?.info())
+    }
+
+    /// Puts `config` in force: validated and compiled first, then published with one swap. On
+    /// return every packet that a worker receives from its next burst on is judged by it; see
+    /// [`wait`](Self::wait) to know that all have.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the configuration. Nothing of it is applied.
+    pub fn apply(&mut self, config: &Config) -> Result<Epoch, Refused> {
+        let epoch = Epoch(self.epoch.0.wrapping_add(1).max(1));
+        let snapshot = compile(config, epoch, &mut self.fdb_ids).map_err(Refused)?;
+        self.epoch = epoch;
+        let old = self.snapshots.swap(Arc::new(snapshot));
+        self.retired.push(old);
+        for member in &self.members {
+            member.handle.wake();
+        }
+        self.reclaim();
+        Ok(epoch)
+    }
+
+    /// Whether every worker has acknowledged `epoch` or a later one.
+    pub fn is_acknowledged(&self, epoch: Epoch) -> bool {
+        self.members.iter().all(|m| m.handle.acknowledged() >= epoch)
+    }
+
+    /// Waits until every worker has acknowledged `epoch`. Not for workers that the same thread
+    /// polls by hand.
+    ///
+    /// # Errors
+    /// They have not within `timeout`.
+    pub fn wait(&mut self, epoch: Epoch, timeout: Duration) -> Result<(), ControlError> {
+        let clock = crate::time::Clock::start();
+        while !self.is_acknowledged(epoch) {
+            if Duration::from_nanos(clock.now().as_nanos()) > timeout {
+                return Err(ControlError::NotAcknowledged(epoch));
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        self.reclaim();
+        Ok(())
+    }
+
+    /// Frees snapshots that no worker holds any more.
+    fn reclaim(&mut self) {
+        self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+    }
+
+    /// The snapshot in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.load_full()
+    }
+
+    /// The workers, for their counters and load.
+    pub fn workers(&self) -> impl Iterator<Item = &Arc<WorkerHandle>> {
+        self.members.iter().map(|m| &m.handle)
+    }
+
+    /// Connections, FDB and bounds that all workers share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Every connection alive.
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        let mut list = Vec::new();
+        self.shared.tracker.list(|info| list.push(info));
+        list
+    }
+
+    /// Has each worker tell an observer of drops; `make` makes one for each.
+    pub fn observe(&self, mut make: impl FnMut(usize) -> Option<Box<dyn Observer>>) {
+        for (index, member) in self.members.iter().enumerate() {
+            member.handle.send(Command::Observe(make(index)));
+        }
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        for member in &self.members {
+            member.handle.send(Command::Stop);
+        }
+        while !self.members.is_empty() {
+            self.stop_last();
+        }
+    }
+}
+
+/// Opens a worker's end. Which worker receives from a device with a single queue goes round with
+/// the port's number, so that such devices spread over the workers.
+fn open(
+    device: &mut dyn Device,
+    id: PortId,
+    worker: usize,
+    workers: usize,
+) -> Result<Box<dyn crate::port::Port>, ControlError> {
+    let workers = workers.max(1);
+    let turned = (worker + workers - id.index() % workers) % workers;
+    device.open(turned, workers).map_err(|source| ControlError::Open {
+        name: device.info().name,
+        worker,
+        source,
+    })
+}

@@ -1,0 +1,47 @@
+//! How a switch is set up, before it has any state.
+
+use core_affinity::CoreId;
+use wire::flow_key::HashKey;
+
+use crate::engine::Limits;
+use crate::packet::PoolConfig;
+
+/// Bounds and placement.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Bounds of the tables.
+    pub limits: Limits,
+    /// Buffers of each worker.
+    pub pool: PoolConfig,
+    /// Where workers run.
+    pub pinning: Pinning,
+    /// The secret of the tables; drawn at random when `None`. Fixed in `replay`, whose output
+    /// must be the same every time.
+    pub hash_key: Option<HashKey>,
+}
+
+/// Which processor cores workers are pinned to.
+#[derive(Clone, Debug, Default)]
+pub enum Pinning {
+    /// Wherever the system puts them. Right where pods share the cores with the switch.
+    #[default]
+    None,
+    /// Worker `i` on the `i`-th of these cores, by number; later workers wherever.
+    Cores(Vec<usize>),
+}
+
+impl Pinning {
+    pub(super) fn core(&self, worker: usize) -> Option<CoreId> {
+        match self {
+            Self::None => None,
+            Self::Cores(cores) => cores.get(worker).map(|&id| CoreId { id }),
+        }
+    }
+}
+
+/// A secret from the operating system, by way of the standard library's randomly keyed hasher.
+pub(super) fn random_hash_key() -> HashKey {
+    use std::hash::{BuildHasher, RandomState};
+    let half = |n: u8| u128::from(RandomState::new().hash_one(n));
+    HashKey::new(half(0) << 64 | half(1))
+}

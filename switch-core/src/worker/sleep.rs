@@ -1,0 +1,89 @@
+//! Waiting in the kernel until a port has something or somebody calls.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+
+use crate::id::PortId;
+
+const WAKE: u64 = u64::MAX;
+
+/// Ends a worker's sleep from another thread.
+#[derive(Clone, Debug)]
+pub struct Waker(Arc<OwnedFd>);
+
+impl Waker {
+    /// Wakes the worker, or keeps it from its next sleep.
+    pub fn wake(&self) {
+        // The counter is full only if the worker is about to wake anyway.
+        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+    }
+}
+
+/// A worker's epoll set: its waker and every port that can be waited for.
+#[derive(Debug)]
+pub(super) struct Sleeper {
+    epoll: OwnedFd,
+    waker: Waker,
+    all_pollable: bool,
+}
+
+impl Sleeper {
+    pub(super) fn new() -> io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        let mut sleeper = Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            waker: Waker(Arc::new(wake)),
+            all_pollable: true,
+        };
+        sleeper.watch(std::iter::empty());
+        Ok(sleeper)
+    }
+
+    pub(super) fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    pub(super) fn all_pollable(&self) -> bool {
+        self.all_pollable
+    }
+
+    /// Watches exactly these ports from now on. A new set is simpler than telling what changed,
+    /// and ports change seldom.
+    pub(super) fn watch<'a>(
+        &mut self,
+        ports: impl Iterator<Item = (PortId, Option<BorrowedFd<'a>>)>,
+    ) {
+        let Ok(set) = epoll::create(epoll::CreateFlags::CLOEXEC) else { return };
+        let wake = epoll::EventData::new_u64(WAKE);
+        let _ = epoll::add(&set, &*self.waker.0, wake, epoll::EventFlags::IN);
+        self.all_pollable = true;
+        for (id, fd) in ports {
+            let data = epoll::EventData::new_u64(u64::from(id.0));
+            let added = fd.is_some_and(|fd| {
+                epoll::add(&set, fd, data, epoll::EventFlags::IN).is_ok()
+            });
+            self.all_pollable &= added;
+        }
+        self.epoll = set;
+    }
+
+    /// Sleeps until there is something, at most for `longest`.
+    pub(super) fn sleep(&self, longest: Duration) {
+        let mut events = [const { std::mem::MaybeUninit::uninit() }; 4];
+        let timeout = Timespec {
+            tv_sec: longest.as_secs() as i64,
+            tv_nsec: i64::from(longest.subsec_nanos()),
+        };
+        let Ok((events, _)) = epoll::wait(&self.epoll, &mut events[..], Some(&timeout)) else {
+            return;
+        };
+        if events.iter().any(|e| e.data.u64() == WAKE) {
+            let mut count = [0u8; 8];
+            let _ = rustix::io::read(&*self.waker.0, &mut count);
+        }
+    }
+}
