@@ -9,7 +9,9 @@
 mod error;
 pub mod netlink;
 pub mod netns;
+pub mod pod;
 pub mod sysctl;
+pub mod userns;
 
 pub use error::HostError;
 pub use netlink::Netlink;

@@ -4,12 +4,13 @@
 //! is used by one worker thread only.
 
 pub mod memory;
+pub mod tap;
 pub mod virtio;
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use crate::packet::{Batch, Pool};
+use crate::packet::{Batch, GsoType, Offload, Pool};
 use wire::addr::Mac;
 
 /// What a port can take over from the switch on transmission.
@@ -88,3 +89,16 @@ pub trait Device: Send {
     /// Facts about the device.
     fn info(&self) -> PortInfo;
 }
+
+/// Stands for offload metadata that contradicts its frame. A port cannot drop with a reason, the
+/// worker can: this never passes [`Offload::check`].
+const INVALID_OFFLOAD: Offload = Offload {
+    gso_type: GsoType::TcpV4,
+    ecn: false,
+    csum_partial: false,
+    csum_valid: false,
+    gso_size: 0,
+    hdr_len: 0,
+    csum_start: 0,
+    csum_offset: 0,
+};

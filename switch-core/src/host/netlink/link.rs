@@ -74,6 +74,11 @@ impl LinkSpec {
         self
     }
 
+    fn down(mut self) -> Self {
+        self.up = false;
+        self
+    }
+
     /// Without the fe80::/64 address that IPv6 would give it.
     #[must_use]
     pub fn no_link_local(mut self) -> Self {
@@ -130,11 +135,22 @@ impl Netlink {
         peer: &LinkSpec,
         peer_ns: &NetNs,
     ) -> Result<u32, HostError> {
-        let mut peer_message = peer.message();
+        // Neither end can be switched on before both are there, which is after the request.
+        let (here_off, peer_off) = (here.clone().down(), peer.clone().down());
+        let mut peer_message = peer_off.message();
         peer_message.attributes.push(LinkAttribute::NetNsFd(peer_ns.as_fd().as_raw_fd()));
         let data = InfoData::Veth(InfoVeth::Peer(peer_message));
         let what = || format!("create veth pair {} and {} in {peer_ns}", here.name, peer.name);
-        self.add(here, InfoKind::Veth, Some(data), what)
+        let index = self.add(&here_off, InfoKind::Veth, Some(data), what)?;
+        if here.up {
+            self.set_up(index)?;
+        }
+        if peer.up {
+            let mut netlink = Self::open(peer_ns)?;
+            let peer_index = netlink.link(&peer.name)?.index;
+            netlink.set_up(peer_index)?;
+        }
+        Ok(index)
     }
 
     /// Makes a bridge. Returns its index.
