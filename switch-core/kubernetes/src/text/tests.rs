@@ -12,7 +12,10 @@ fn documents_are_told_apart_and_located() {
     let places: Vec<_> = documents.iter().map(|d| (d.index, d.line)).collect();
     assert_eq!(places, [(0, 1), (2, 7), (3, 11), (4, 13)]);
     let values: Vec<_> = documents.into_iter().map(|d| d.value).collect();
-    assert_eq!(values, [json!({"a": 1}), json!({"b": "x\n---\n"}), json!({"c": 2}), json!({"d": 4})]);
+    assert_eq!(
+        values,
+        [json!({"a": 1}), json!({"b": "x\n---\n"}), json!({"c": 2}), json!({"d": 4})]
+    );
 }
 
 #[test]
@@ -29,27 +32,31 @@ fn carriage_returns_and_marks_do_not_disturb() {
 
 #[test]
 fn json_is_read_alone_in_a_row_and_as_flow_yaml() {
-    assert_eq!(values(r#"{"a": "\ud83d\ude00\/"} {"b": [1, 2.5, null, true]}"#), [
-        json!({"a": "😀/"}),
-        json!({"b": [1, 2.5, null, true]}),
-    ]);
-    assert_eq!(values("{a: 1, b: [x, y]}\n---\n{c: d}\n"), [
-        json!({"a": 1, "b": ["x", "y"]}),
-        json!({"c": "d"}),
-    ]);
+    assert_eq!(
+        values(r#"{"a": "\ud83d\ude00\/"} {"b": [1, 2.5, null, true]}"#),
+        [json!({"a": "😀/"}), json!({"b": [1, 2.5, null, true]}),]
+    );
+    assert_eq!(
+        values("{a: 1, b: [x, y]}\n---\n{c: d}\n"),
+        [json!({"a": 1, "b": ["x", "y"]}), json!({"c": "d"}),]
+    );
     assert!(parse("{a: 1}", true).is_err());
 }
 
 #[test]
 fn plain_scalars_mean_what_kubectl_takes_them_for() {
     let text = "{ns: y, other: n, t: true, f: False, i: 80, s: '80', hex: 0x10, d: 1.5, z: ~, e: }";
-    assert_eq!(values(text), [json!({
-        "ns": "y", "other": "n", "t": true, "f": false, "i": 80, "s": "80", "hex": 16, "d": 1.5,
-        "z": null, "e": null,
-    })]);
-    assert_eq!(values("time: 2026-01-02T03:04:05Z\n1: a\ntrue: b\nv: 1.2.3\n"), [
-        json!({"time": "2026-01-02T03:04:05Z", "1": "a", "true": "b", "v": "1.2.3"})
-    ]);
+    assert_eq!(
+        values(text),
+        [json!({
+            "ns": "y", "other": "n", "t": true, "f": false, "i": 80, "s": "80", "hex": 16, "d": 1.5,
+            "z": null, "e": null,
+        })]
+    );
+    assert_eq!(
+        values("time: 2026-01-02T03:04:05Z\n1: a\ntrue: b\nv: 1.2.3\n"),
+        [json!({"time": "2026-01-02T03:04:05Z", "1": "a", "true": "b", "v": "1.2.3"})]
+    );
 }
 
 #[test]
@@ -101,7 +108,10 @@ fn bombs_are_bounded() {
     assert!(parse(&deep_json, true).is_err());
     // Wide is not deep: as many documents or values as the text has room for.
     assert_eq!(values(&"--- {a: b}\n".repeat(20_000)).len(), 20_000);
-    assert_eq!(values(&format!("[{}]", "1,".repeat(300_000)))[0].as_array().unwrap().len(), 300_000);
+    assert_eq!(
+        values(&format!("[{}]", "1,".repeat(300_000)))[0].as_array().unwrap().len(),
+        300_000
+    );
 }
 
 #[test]

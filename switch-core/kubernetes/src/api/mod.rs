@@ -1,0 +1,84 @@
+//! Kubernetes objects as they stand in manifests: the fields that podswitch reads, nothing
+//! checked beyond their types. `docs/decisions/0003-kubernetes-types.md` says why these are our
+//! own. Field names and types follow the API reference (core/v1, networking/v1, discovery/v1,
+//! policy.networking.k8s.io/v1alpha2).
+//!
+//! As in the API server, `null` is the same as a field that is missing. Fields we do not know are
+//! ignored, except in policies: what a policy says must be understood whole or refused.
+
+pub(crate) mod core;
+pub(crate) mod meta;
+pub(crate) mod networking;
+
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+
+/// A number, or a name for one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum IntOrString {
+    Int(i64),
+    String(String),
+}
+
+impl<'de> Deserialize<'de> for IntOrString {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl Visitor<'_> for Either {
+            type Value = IntOrString;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number or a name")
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<IntOrString, E> {
+                Ok(IntOrString::Int(value))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<IntOrString, E> {
+                // Out of range either way; the check of the range says so.
+                Ok(IntOrString::Int(i64::try_from(value).unwrap_or(i64::MAX)))
+            }
+
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<IntOrString, E> {
+                Ok(IntOrString::String(value.to_owned()))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// Reads a boolean. The YAML that `kubectl` reads has `yes` and `on` for one, too.
+pub(super) fn boolean<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<bool>, D::Error> {
+    struct Boolean;
+
+    impl Visitor<'_> for Boolean {
+        type Value = Option<bool>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("true or false")
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<Option<bool>, E> {
+            Ok(None)
+        }
+
+        fn visit_bool<E: de::Error>(self, value: bool) -> Result<Option<bool>, E> {
+            Ok(Some(value))
+        }
+
+        fn visit_str<E: de::Error>(self, value: &str) -> Result<Option<bool>, E> {
+            match value {
+                "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Ok(Some(true)),
+                "no" | "No" | "NO" | "off" | "Off" | "OFF" => Ok(Some(false)),
+                _ => Err(E::invalid_type(de::Unexpected::Str(value), &self)),
+            }
+        }
+    }
+
+    deserializer.deserialize_any(Boolean)
+}

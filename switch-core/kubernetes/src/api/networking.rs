@@ -1,0 +1,63 @@
+//! NetworkPolicy (networking/v1).
+//!
+//! Lists and selectors are optional where the API tells empty from missing (T-L2). Fields that
+//! are not known here refuse the object: a policy that is understood in part opens what its
+//! author closed.
+
+use serde::Deserialize;
+
+use super::IntOrString;
+use super::meta::{LabelSelector, ObjectMeta};
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct NetworkPolicy {
+    pub(crate) metadata: Option<ObjectMeta>,
+    pub(crate) spec: Option<NetworkPolicySpec>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct NetworkPolicySpec {
+    /// Missing selects every pod of the namespace, as empty does.
+    pub(crate) pod_selector: Option<LabelSelector>,
+    pub(crate) policy_types: Option<Vec<String>>,
+    pub(crate) ingress: Option<Vec<IngressRule>>,
+    pub(crate) egress: Option<Vec<EgressRule>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct IngressRule {
+    pub(crate) from: Option<Vec<Peer>>,
+    pub(crate) ports: Option<Vec<Port>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EgressRule {
+    pub(crate) to: Option<Vec<Peer>>,
+    pub(crate) ports: Option<Vec<Port>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Peer {
+    pub(crate) pod_selector: Option<LabelSelector>,
+    pub(crate) namespace_selector: Option<LabelSelector>,
+    pub(crate) ip_block: Option<IpBlock>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct IpBlock {
+    pub(crate) cidr: Option<String>,
+    pub(crate) except: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Port {
+    pub(crate) protocol: Option<String>,
+    pub(crate) port: Option<IntOrString>,
+    pub(crate) end_port: Option<i64>,
+}

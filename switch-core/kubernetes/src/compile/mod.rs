@@ -1,0 +1,222 @@
+//! Objects to configuration: every object checked as the API server checks it, then against the
+//! others, then put into the form that the switch is told in. Called by whoever embeds the switch,
+//! off the packet path, once for each state.
+
+mod names;
+mod namespace;
+mod node;
+mod pod;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+use policy::rule::Namespace;
+use switch_core::config::{Attachment, Config, Endpoint, Gateway, PortConfig, PortRole};
+use switch_core::id::{Cookie, PortId};
+use wire::addr::Mac;
+
+use crate::load::Manifests;
+use crate::object::{Loaded, Object};
+use crate::refusal::{Faults, Field, Note, Refusal};
+use names::Names;
+pub use node::NodeFacts;
+use node::Nodes;
+use pod::Pods;
+
+/// Choices that manifests do not make.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What pods see as their gateway.
+    pub gateway: Gateway,
+}
+
+/// A state compiled from manifests.
+#[derive(Clone, Debug, Default)]
+pub struct Compiled {
+    /// What to tell the control plane. Its `ports` are empty and no endpoint is attached until
+    /// [`Compiled::attach`] says which port each pod has.
+    pub config: Config,
+    /// The pods of this node that can be attached, in the order of the manifests: those that have
+    /// an address of their own. Empty if no node was named.
+    pub pods: Vec<LocalPod>,
+    /// What the Node objects say, this node's among them.
+    pub nodes: Vec<NodeFacts>,
+    /// What is worth saying to a person.
+    pub notes: Vec<Note>,
+}
+
+/// A pod of this node, to be attached to a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalPod {
+    /// `namespace/pod`, as captures and references name it.
+    pub name: String,
+    /// Its name in drops, flows and explanations.
+    pub cookie: Cookie,
+    /// Which of [`Config::endpoints`] it is.
+    pub endpoint: usize,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Its addresses, at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// How to attach it to its network namespace. `None`: it names none, and is known only.
+    pub interface: Option<PodInterface>,
+}
+
+/// Where and how a pod is attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodInterface {
+    /// Its network namespace, a path such as `/run/netns/web`.
+    pub netns: PathBuf,
+    /// Kind of device.
+    pub kind: InterfaceKind,
+    /// Name of the device as the pod sees it.
+    pub name: String,
+}
+
+/// The device that a pod is attached by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterfaceKind {
+    /// A TAP made in the pod's namespace.
+    Tap,
+    /// A veth pair, the switch's end under AF_PACKET.
+    Veth,
+}
+
+impl Compiled {
+    /// Says that pod number `pod` of [`Compiled::pods`] has the port `port`, and takes packets
+    /// of up to `mtu` octets.
+    ///
+    /// # Panics
+    /// There is no such pod.
+    pub fn attach(&mut self, pod: usize, port: PortId, mtu: u16) {
+        let pod = &self.pods[pod];
+        let endpoint = Arc::make_mut(&mut self.config.endpoints[pod.endpoint]);
+        endpoint.attachment = Some(Attachment { port, mac: pod.mac, mtu });
+        self.config.ports.push(PortConfig { port, role: PortRole::Pod });
+    }
+}
+
+impl Manifests {
+    /// Compiles the manifests for the node `node`; without one, for nobody's point of view: no
+    /// pod is local.
+    ///
+    /// # Errors
+    /// Some object is wrong: everything that is wrong with any of them, in the order of the
+    /// manifests. The state is whole or it is refused.
+    pub fn compile(&self, node: Option<&str>, options: &Options) -> Result<Compiled, Vec<Refusal>> {
+        let mut compiler = Compiler::new(node, options);
+        compiler.refusals.extend(self.found.refusals.iter().cloned());
+        compiler.notes.extend(self.notes.iter().cloned());
+        compiler.notes.extend(self.found.notes());
+        let objects = compiler.without_doubles(&self.found.objects);
+        // Nodes before pods: pods with their node's network have its addresses.
+        compiler.namespaces(&objects);
+        compiler.nodes(&objects);
+        compiler.pods(&objects);
+        compiler.finish()
+    }
+}
+
+/// The work in progress.
+struct Compiler<'a> {
+    node: Option<&'a str>,
+    options: &'a Options,
+    names: Names,
+    refusals: Vec<Refusal>,
+    notes: Vec<Note>,
+    namespaces: Vec<Arc<Namespace>>,
+    known_namespaces: HashSet<Arc<str>>,
+    nodes: Nodes,
+    pods: Pods,
+}
+
+impl<'a> Compiler<'a> {
+    fn new(node: Option<&'a str>, options: &'a Options) -> Self {
+        Self {
+            node,
+            options,
+            names: Names::default(),
+            refusals: Vec::new(),
+            notes: Vec::new(),
+            namespaces: Vec::new(),
+            known_namespaces: HashSet::new(),
+            nodes: Nodes::default(),
+            pods: Pods::default(),
+        }
+    }
+
+    /// Refuses what was defined before, and gives the rest.
+    fn without_doubles<'o>(&mut self, objects: &'o [Loaded]) -> Vec<&'o Loaded> {
+        let mut first: HashMap<&str, &Loaded> = HashMap::with_capacity(objects.len());
+        let mut rest = Vec::with_capacity(objects.len());
+        for object in objects {
+            match first.try_insert(object.cookie.as_str(), object) {
+                Ok(_) => rest.push(object),
+                Err(taken) => {
+                    let before = &taken.entry.get().origin;
+                    let mut faults = Faults::default();
+                    let name = Field::root("metadata");
+                    faults.add(&name.child("name"), format!("defined before, at {before}"));
+                    self.refuse(object, faults);
+                }
+            }
+        }
+        rest
+    }
+
+    fn refuse(&mut self, object: &Loaded, faults: Faults) {
+        self.refusals.extend(faults.into_refusals(&object.origin, &object.cookie));
+    }
+
+    fn note(&mut self, object: &Loaded, text: impl std::fmt::Display) {
+        let text = format!("{}: {text}", object.cookie);
+        self.notes.push(Note { origin: Some(object.origin.clone()), text });
+    }
+
+    fn namespaces(&mut self, objects: &[&Loaded]) {
+        for object in objects {
+            if let Object::Namespace(_) = object.object {
+                namespace::compile(self, object);
+            }
+        }
+    }
+
+    fn nodes(&mut self, objects: &[&Loaded]) {
+        for object in objects {
+            if let Object::Node(node) = &object.object {
+                node::compile(self, object, node);
+            }
+        }
+        node::check_ranges(self);
+    }
+
+    fn pods(&mut self, objects: &[&Loaded]) {
+        for object in objects {
+            if let Object::Pod(pod) = &object.object {
+                pod::compile(self, object, pod);
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<Compiled, Vec<Refusal>> {
+        if !self.refusals.is_empty() {
+            self.refusals.sort_by(|a, b| {
+                let place = |r: &Refusal| (r.origin.file.clone(), r.origin.document);
+                place(a).cmp(&place(b))
+            });
+            return Err(self.refusals);
+        }
+        let (local, remote) = self.nodes.split(self.node, self.options.gateway, &mut self.notes);
+        let config = Config {
+            node: local,
+            endpoints: self.pods.endpoints,
+            namespaces: self.namespaces,
+            nodes: remote,
+            ..Config::default()
+        };
+        let (pods, nodes, notes) = (self.pods.local, self.nodes.facts, self.notes);
+        Ok(Compiled { config, pods, nodes, notes })
+    }
+}

@@ -1,0 +1,297 @@
+//! Pods: addresses, named ports, and how this node's are attached.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use policy::rule::{NamedPort, Protocol, Workload};
+use switch_core::id::Cookie;
+use wire::addr::Mac;
+
+use super::node::{first_address, mac_annotation, mac_of};
+use super::{Compiler, Endpoint, InterfaceKind, Loaded, LocalPod, PodInterface, namespace};
+use crate::api::core::{Container, Pod, PodStatus};
+use crate::api::meta::ObjectMeta;
+use crate::refusal::{Faults, Field, quote};
+use crate::validate::address::{host_ip, ip};
+use crate::validate::meta::{Naming, object_meta};
+use crate::validate::name;
+
+const METADATA: Field<'static> = Field::root("metadata");
+const ANNOTATIONS: Field<'static> = METADATA.child("annotations");
+const SPEC: Field<'static> = Field::root("spec");
+const STATUS: Field<'static> = Field::root("status");
+
+/// Annotations of a pod.
+const NETNS: &str = "podswitch.io/netns";
+const PORT: &str = "podswitch.io/port";
+const INTERFACE: &str = "podswitch.io/interface";
+const MAC: &str = "podswitch.io/mac";
+
+/// All pods, as far as they were read.
+#[derive(Default)]
+pub(super) struct Pods {
+    pub(super) endpoints: Vec<Arc<Endpoint>>,
+    pub(super) local: Vec<LocalPod>,
+    /// Whose an address is.
+    owners: HashMap<IpAddr, Cookie>,
+    /// Whose an interface in a network namespace is.
+    interfaces: HashMap<(PathBuf, String), Cookie>,
+}
+
+/// Reads one pod.
+pub(super) fn compile(compiler: &mut Compiler<'_>, object: &Loaded, pod: &Pod) {
+    let mut faults = Faults::default();
+    let naming = Naming { namespaced: true, name: name::dns_subdomain };
+    object_meta(&object.meta, naming, &mut faults);
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    if matches!(phase, Some("Succeeded" | "Failed")) {
+        // It is nobody's peer, and its address may be another's by now.
+        return compiler.refuse(object, faults);
+    }
+    let spec = pod.spec.as_ref();
+    let host_network = spec.and_then(|spec| spec.host_network).unwrap_or(false);
+    let node = spec.and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+    if !node.is_empty() {
+        faults.take(&SPEC.child("nodeName"), name::dns_subdomain(node));
+    }
+    let ports = container_ports(compiler, pod, &mut faults);
+    let addresses = addresses(compiler, object, pod, host_network, &mut faults);
+    let attachment = attachment(&object.meta, &mut faults);
+    if !faults.is_empty() {
+        return compiler.refuse(object, faults);
+    }
+    let namespace = namespace::of(compiler, object);
+    if addresses.is_empty() {
+        return compiler.note(object, "has no address yet, and is left out");
+    }
+    if node.is_empty() {
+        compiler.note(object, "is on no node (spec.nodeName): nothing can be sent to it");
+    }
+    let name = compiler.names.get(object.meta.name.as_deref().unwrap_or_default());
+    let labels = compiler.names.labels(object.meta.labels());
+    let endpoint = Endpoint {
+        cookie: object.cookie.clone(),
+        workload: Workload { namespace, name, labels, addresses, ports, host_network },
+        node: compiler.names.get(node),
+        attachment: None,
+    };
+    if compiler.node == Some(node) && !host_network {
+        attach(compiler, object, &endpoint, attachment);
+    } else if host_network && object.meta.annotation(NETNS).is_some() {
+        compiler.note(object, "has its node's network and is not attached");
+    }
+    compiler.pods.endpoints.push(Arc::new(endpoint));
+}
+
+/// Named container ports, those of sidecars among them. Of containers that name the same port
+/// differently the first one counts, as for kubelet.
+fn container_ports(compiler: &mut Compiler<'_>, pod: &Pod, faults: &mut Faults) -> Vec<NamedPort> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let mut ports: Vec<NamedPort> = Vec::new();
+    let mut read = |containers: &[Container], list: &Field<'_>, sidecars_only: bool| {
+        for (at, container) in containers.iter().enumerate() {
+            let container_field = list.index(at);
+            let field = container_field.child("ports");
+            let counts = !sidecars_only || container.restart_policy.as_deref() == Some("Always");
+            for (at, port) in container.ports.iter().flatten().enumerate() {
+                let found = container_port(compiler, port, &field.index(at), faults);
+                let Some(found) = found.filter(|_| counts) else { continue };
+                if !ports.iter().any(|p| p.name == found.name && p.protocol == found.protocol) {
+                    ports.push(found);
+                }
+            }
+        }
+    };
+    let containers = spec.containers.as_deref().unwrap_or_default();
+    read(containers, &SPEC.child("containers"), false);
+    let containers = spec.init_containers.as_deref().unwrap_or_default();
+    read(containers, &SPEC.child("initContainers"), true);
+    ports
+}
+
+/// Checks a container port; `Some` if it has a name.
+fn container_port(
+    compiler: &mut Compiler<'_>,
+    port: &crate::api::core::ContainerPort,
+    field: &Field<'_>,
+    faults: &mut Faults,
+) -> Option<NamedPort> {
+    let number = port_number(port.container_port.unwrap_or(0));
+    let number = faults.take(&field.child("containerPort"), number);
+    let protocol = protocol(port.protocol.as_deref());
+    let protocol = faults.take(&field.child("protocol"), protocol);
+    let text = port.name.as_deref().filter(|text| !text.is_empty())?;
+    faults.take(&field.child("name"), name::port_name(text))?;
+    Some(NamedPort { name: compiler.names.get(text), protocol: protocol?, port: number? })
+}
+
+/// A port number.
+pub(super) fn port_number(number: i64) -> Result<u16, String> {
+    match u16::try_from(number) {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!("{number} is not a port number, 1 to 65535")),
+    }
+}
+
+/// A protocol by its name; TCP if there is none.
+pub(super) fn protocol(text: Option<&str>) -> Result<Protocol, String> {
+    match text {
+        None | Some("TCP") => Ok(Protocol::Tcp),
+        Some("UDP") => Ok(Protocol::Udp),
+        Some("SCTP") => Ok(Protocol::Sctp),
+        Some(other) => Err(format!("{} is not one of TCP, UDP, SCTP", quote(other))),
+    }
+}
+
+/// The pod's addresses: one of each family at most. A pod with its node's network has its node's.
+fn addresses(
+    compiler: &mut Compiler<'_>,
+    object: &Loaded,
+    pod: &Pod,
+    host_network: bool,
+    faults: &mut Faults,
+) -> Vec<IpAddr> {
+    let empty = PodStatus::default();
+    let status = pod.status.as_ref().unwrap_or(&empty);
+    let single = status.pod_ip.as_deref().filter(|text| !text.is_empty());
+    let mut many = status.pod_ips.iter().flatten().map(|e| e.ip.as_deref().unwrap_or_default());
+    if let (Some(single), Some(first)) = (single, many.clone().next())
+        && single != first
+    {
+        faults.add(&STATUS.child("podIP"), "not the same as the first of podIPs");
+    }
+    let list = STATUS.child("podIPs");
+    let check = if host_network { ip } else { host_ip };
+    let mut found: Vec<IpAddr> = Vec::new();
+    let alone = status.pod_ips.as_ref().is_none_or(Vec::is_empty);
+    for (at, text) in many.by_ref().chain(single.filter(|_| alone)).enumerate() {
+        let item = list.index(at);
+        let field = if alone { STATUS.child("podIP") } else { item.child("ip") };
+        let Some(address) = faults.take(&field, check(text)) else { continue };
+        if found.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+            faults.add(&field, "more than one address of a family");
+            continue;
+        }
+        if !host_network {
+            own(compiler, object, address, &field, faults);
+        }
+        found.push(address);
+    }
+    if found.is_empty() && host_network {
+        return host_addresses(compiler, pod, status);
+    }
+    found
+}
+
+/// Makes `address` this pod's, unless another or a node has it.
+fn own(
+    compiler: &mut Compiler<'_>,
+    object: &Loaded,
+    address: IpAddr,
+    field: &Field<'_>,
+    faults: &mut Faults,
+) {
+    let gateway = compiler.options.gateway;
+    if address == gateway.ipv4 || address == gateway.ipv6 {
+        return faults.add(field, format!("{address} is the gateway's address"));
+    }
+    if let Some(node) = compiler.nodes.owners.get(&address) {
+        return faults.add(field, format!("{address} is {node}'s address"));
+    }
+    let owner = compiler.pods.owners.entry(address).or_insert_with(|| object.cookie.clone());
+    if *owner != object.cookie {
+        faults.add(field, format!("{address} is also {owner}'s address"));
+    }
+}
+
+/// The addresses of a pod with its node's network that does not say them itself.
+fn host_addresses(compiler: &Compiler<'_>, pod: &Pod, status: &PodStatus) -> Vec<IpAddr> {
+    let many = status.host_ips.iter().flatten().filter_map(|entry| entry.ip.as_deref());
+    let texts = many.chain(status.host_ip.as_deref());
+    let mut candidates: Vec<IpAddr> = texts.filter_map(|text| ip(text).ok()).collect();
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    if let Some(node) = node.and_then(|name| compiler.nodes.get(name)) {
+        candidates.extend(&node.addresses);
+    }
+    let mut found: Vec<IpAddr> = Vec::new();
+    for address in candidates {
+        if !found.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+            found.push(address);
+        }
+    }
+    found
+}
+
+/// What a pod's annotations say.
+struct Annotated {
+    mac: Option<Mac>,
+    interface: Option<PodInterface>,
+}
+
+fn attachment(meta: &ObjectMeta, faults: &mut Faults) -> Annotated {
+    let kind = match meta.annotation(PORT) {
+        None | Some("tap") => InterfaceKind::Tap,
+        Some("veth") => InterfaceKind::Veth,
+        Some(other) => {
+            let reason = format!("{} is not one of tap, veth", quote(other));
+            faults.add(&ANNOTATIONS.key(PORT), reason);
+            InterfaceKind::Tap
+        }
+    };
+    let name = meta.annotation(INTERFACE).unwrap_or("eth0");
+    faults.take(&ANNOTATIONS.key(INTERFACE), interface_name(name));
+    let netns = meta.annotation(NETNS).map(|text| match Path::new(text).is_absolute() {
+        true if !text.contains('\0') => Ok(PathBuf::from(text)),
+        _ => Err(format!("{} is no absolute path", quote(text))),
+    });
+    let netns = netns.and_then(|netns| faults.take(&ANNOTATIONS.key(NETNS), netns));
+    let mac = faults.take(&ANNOTATIONS.key(MAC), mac_annotation(meta, MAC)).flatten();
+    let interface = netns.map(|netns| PodInterface { netns, kind, name: name.to_owned() });
+    Annotated { mac, interface }
+}
+
+/// Name of a network device (Linux `dev_valid_name`).
+fn interface_name(text: &str) -> Result<(), String> {
+    let why = if text.is_empty() || text.len() > 15 {
+        "it has not 1 to 15 octets"
+    } else if matches!(text, "." | "..") || text.contains(['/', ':', '\0']) {
+        "it has one of '/', ':' in it or is a folder's"
+    } else if text.contains(char::is_whitespace) {
+        "it has white space in it"
+    } else {
+        return Ok(());
+    };
+    Err(format!("{} is no interface name: {why}", quote(text)))
+}
+
+/// Adds a pod to those of this node.
+fn attach(compiler: &mut Compiler<'_>, object: &Loaded, endpoint: &Endpoint, found: Annotated) {
+    let mut faults = Faults::default();
+    let gateway = compiler.options.gateway.mac;
+    if found.mac == Some(gateway) {
+        faults.add(&ANNOTATIONS.key(MAC), format!("{gateway} is the gateway's address"));
+    }
+    if let Some(interface) = &found.interface {
+        let key = (interface.netns.clone(), interface.name.clone());
+        let owners = &mut compiler.pods.interfaces;
+        let owner = owners.entry(key).or_insert_with(|| object.cookie.clone());
+        if *owner != object.cookie {
+            let (name, netns) = (&interface.name, interface.netns.display());
+            let reason = format!("{name} of {netns} is also {owner}'s");
+            faults.add(&ANNOTATIONS.key(NETNS), reason);
+        }
+    }
+    compiler.refuse(object, faults);
+    let addresses = endpoint.workload.addresses.clone();
+    let default = || first_address(&addresses).map_or(Mac::ZERO, |a| mac_of([0x0a, 0x58], a));
+    compiler.pods.local.push(LocalPod {
+        name: format!("{}/{}", endpoint.workload.namespace, endpoint.workload.name),
+        cookie: object.cookie.clone(),
+        endpoint: compiler.pods.endpoints.len(),
+        mac: found.mac.unwrap_or_else(default),
+        addresses,
+        interface: found.interface,
+    });
+}

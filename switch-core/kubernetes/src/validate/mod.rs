@@ -1,0 +1,6 @@
+//! Checks as the API server makes them: each takes a text and says what is wrong with it. The
+//! rules are those of apimachinery's `validation` packages; the words are ours.
+
+pub(crate) mod address;
+pub(crate) mod meta;
+pub(crate) mod name;
