@@ -125,7 +125,9 @@ pub fn largest_l3(packet: &Packet, parsed: &Parsed) -> usize {
     if !packet.offload.is_gso() {
         return end - l3;
     }
-    let payload = usize::from(parsed.payload);
+    // Of a tunnelled super-frame every segment has the inner headers as well.
+    let headers = parsed.payload.max(packet.offload.hdr_len);
+    let payload = usize::from(headers).min(end);
     payload - l3 + usize::from(packet.offload.gso_size).min(end - payload)
 }
 

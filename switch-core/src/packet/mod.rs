@@ -9,6 +9,8 @@ mod layout;
 mod offload;
 mod pool;
 mod sum;
+#[cfg(test)]
+mod testkit;
 
 pub use batch::{BATCH, Batch};
 pub use finish::{CutError, finish_checksum, fit, largest_l3};

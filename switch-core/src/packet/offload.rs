@@ -54,8 +54,9 @@ impl Offload {
     /// switch itself write a chosen address or port into the frame after policy saw it.
     ///
     /// A checksum belongs either to the packet's own layer-4 header or to something wholly
-    /// inside what that carries (a tunnel of the pod's own); never to a fragment. A super-frame's
-    /// is that of its own TCP or UDP header.
+    /// inside what that carries; never to a fragment. Likewise a super-frame is cut by its own
+    /// TCP or UDP header, or by one inside the UDP tunnel that it is: the kernel marks the
+    /// super-frames of its VXLAN devices like that.
     ///
     /// # Errors
     /// [`DropReason::OffloadInvalid`].
@@ -71,24 +72,26 @@ impl Offload {
         let ip = matches!(parsed.network, Network::Ipv4 | Network::Ipv6);
         let end = u32::from(self.csum_start) + u32::from(self.csum_offset) + 2;
         let own = self.is_of(parsed);
-        let inside = own || (parsed.payload > parsed.l4 && self.csum_start >= parsed.payload);
-        let good = self.csum_partial
+        let inside = parsed.payload > parsed.l4 && self.csum_start >= parsed.payload;
+        let sound = self.csum_partial
             && ip
             && parsed.fragment == Fragment::Whole
             && end <= parsed.end
-            && inside;
+            && (own || inside);
+        let protocol = parsed.key.proto;
+        let tunnel = inside && protocol == proto::UDP;
         let gso = match self.gso_type {
             GsoType::None => true,
             GsoType::TcpV4 => {
-                own && parsed.network == Network::Ipv4 && parsed.key.proto == proto::TCP
+                tunnel || own && protocol == proto::TCP && parsed.network == Network::Ipv4
             }
             GsoType::TcpV6 => {
-                own && parsed.network == Network::Ipv6 && parsed.key.proto == proto::TCP
+                tunnel || own && protocol == proto::TCP && parsed.network == Network::Ipv6
             }
-            GsoType::UdpL4 => own && parsed.key.proto == proto::UDP,
+            GsoType::UdpL4 => tunnel || own && protocol == proto::UDP,
         };
         let size = self.gso_type == GsoType::None || self.gso_size != 0;
-        if good && gso && size { Ok(()) } else { Err(DropReason::OffloadInvalid) }
+        if sound && gso && size { Ok(()) } else { Err(DropReason::OffloadInvalid) }
     }
 
     /// Whether the unfinished checksum is that of the parsed packet's own layer-4 header, which
@@ -186,6 +189,7 @@ mod tests {
         assert_eq!(gso(TcpV6, 54, 16).check(&parsed(v6, proto::TCP)), Ok(()));
         assert_eq!(gso(UdpL4, 34, 6).check(&parsed(v4, proto::UDP)), Ok(()));
         assert_eq!(gso(UdpL4, 54, 6).check(&parsed(v6, proto::UDP)), Ok(()));
+        assert_eq!(gso(TcpV4, 34 + 8 + 8 + 34, 16).check(&parsed(v4, proto::UDP)), Ok(()));
         let bad = [
             (gso(TcpV6, 34, 16), parsed(v4, proto::TCP)),
             (gso(TcpV4, 54, 16), parsed(v6, proto::TCP)),
