@@ -11,8 +11,8 @@ use common::{Peer, ip, pod};
 use switch_core::host::pod::{HostPort, HostPortConfig, TapOptions, attach_tap};
 use switch_core::host::{NetNs, Netlink, sysctl};
 use switch_core::packet::{Batch, GsoType, Packet, Pool, PoolConfig};
-use switch_core::port::tap::{TapConfig, TapDevice};
 use switch_core::port::Device;
+use switch_core::port::tap::{TapConfig, TapDevice};
 use wire::addr::Mac;
 
 const V4: &str = "10.7.0.2";

@@ -26,7 +26,7 @@ pub use outputs::Outputs;
 use crate::action::{DropReason, apply};
 use crate::answer::icmp::ErrorLimiter;
 use crate::flow::connection::{ConnectionRef, Tracker, TrackerConfig};
-use crate::flow::fragments::Fragments;
+use crate::flow::fragments::{FragmentConfig, Fragments, Released};
 use crate::flow::table::{EntryId, FlowEntry, FlowTable, FlowTableConfig};
 use crate::flow::tcp::Segment;
 use crate::id::{Cookie, PortId};
@@ -65,12 +65,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            connections: 1 << 20,
-            connections_per_port: 1 << 17,
-            flows: 1 << 21,
-            fdb: 1 << 14,
-        }
+        Self { connections: 1 << 20, connections_per_port: 1 << 17, flows: 1 << 21, fdb: 1 << 14 }
     }
 }
 
@@ -150,6 +145,7 @@ pub struct Engine {
     counters: Arc<WorkerCounters>,
     flows: FlowTable,
     fragments: Fragments,
+    released: Released,
     errors: ErrorLimiter,
     floods: KeyedLimiter,
     observer: Option<Box<dyn Observer>>,
@@ -179,7 +175,8 @@ impl Engine {
         let hash_key = shared.hash_key;
         Self {
             flows: FlowTable::new(FlowTableConfig { entries: limits.flows, hash_key }),
-            fragments: Fragments::new(hash_key),
+            fragments: Fragments::new(FragmentConfig::default(), hash_key),
+            released: Released::default(),
             errors: ErrorLimiter::new(hash_key),
             floods: bridge::flood_limiter(),
             observer: None,
@@ -374,7 +371,7 @@ impl Engine {
 
     /// Whether there is no state that time could end.
     pub fn is_idle(&self) -> bool {
-        self.flows.is_empty() && self.fragments.is_empty() && self.shared.tracker.is_empty()
+        self.flows.is_empty() && self.fragments.datagrams() == 0 && self.shared.tracker.is_empty()
     }
 
     /// A received frame that the switch itself took.
@@ -429,9 +426,7 @@ impl Engine {
 
     /// Ends everything held, at the end of the input: held fragments are dropped.
     pub fn finish(&mut self, turn: &mut Turn<'_>) {
-        for packet in self.fragments.drain() {
-            self.drop(turn, packet, DropReason::EndOfInput, None);
-        }
+        self.drain_fragments(turn, DropReason::EndOfInput);
     }
 }
 

@@ -28,7 +28,9 @@ impl Engine {
         match resolve(turn.snapshot, &query) {
             Decision::Forward { plan, .. } => self.transmit(turn, packet, parsed, &plan),
             Decision::Gateway => self.to_gateway(turn, ingress, packet, parsed),
-            Decision::Drop(denial) => self.drop(turn, packet, denial.reason, denial.object.as_ref()),
+            Decision::Drop(denial) => {
+                self.drop(turn, packet, denial.reason, denial.object.as_ref())
+            }
         }
     }
 

@@ -4,19 +4,20 @@
 use wire::addr::Mac;
 use wire::flow_key::proto;
 use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
-use wire::parse::{Fragment, Icmp, Network, Parsed, parse};
+use wire::parse::{Fragment as Part, Icmp, Network, Parsed};
 
 use super::{Engine, Trace, Turn, sender};
 use crate::action::{DropReason, Plan, apply};
 use crate::answer::icmp::Error;
 use crate::answer::{Binding, Trust, arp, icmp, nd, tcp as reset};
 use crate::flow::connection::{Created, Known, Pinned, Refused};
-use crate::flow::fragments::Outcome;
+use crate::flow::fragments::{Fragment, Released};
 use crate::flow::table::FlowEntry;
 use crate::flow::tcp::{Judgement, Segment, TcpState, window_scale};
 use crate::id::PortId;
+use crate::limit::address_key;
 use crate::packet::{Origin, Packet, fragment_v4, largest_l3};
-use crate::resolve::{Answer, Decision, Denial, Query, resolve};
+use crate::resolve::{Answer, Decision, Denial, Query, check_source, resolve};
 use crate::snapshot::{PortFacts, Snapshot};
 
 /// What admission says to a packet.
@@ -68,7 +69,7 @@ impl Engine {
             };
             return self.drop(turn, packet, reason, None);
         }
-        if parsed.fragment != Fragment::Whole {
+        if parsed.fragment != Part::Whole {
             return self.fragment(turn, ingress, packet, parsed);
         }
         if parsed.icmp == Icmp::Error {
@@ -91,8 +92,10 @@ impl Engine {
     ) -> Admission {
         self.counters.misses.add(1);
         let flags = parsed.tcp_flags;
-        let is_tcp = parsed.key.proto == proto::TCP && parsed.fragment == Fragment::Whole;
-        if is_tcp && (flags & (SYN | ACK | RST | FIN) == 0 || flags & SYN != 0 && flags & (FIN | RST) != 0)
+        let is_tcp = parsed.key.proto == proto::TCP && parsed.fragment == Part::Whole;
+        if is_tcp
+            && (flags & (SYN | ACK | RST | FIN) == 0
+                || flags & SYN != 0 && flags & (FIN | RST) != 0)
         {
             return DropReason::TcpInvalidState.into();
         }
@@ -167,7 +170,7 @@ impl Engine {
     ) -> Option<DropReason> {
         let seconds = turn.now.as_secs() as u32;
         let tracker = &self.shared.tracker;
-        if parsed.key.proto != proto::TCP || parsed.fragment != Fragment::Whole {
+        if parsed.key.proto != proto::TCP || parsed.fragment != Part::Whole {
             tracker.touch(known.connection, packet.len(), seconds);
             return None;
         }
@@ -194,7 +197,7 @@ impl Engine {
         known: &Known,
         plan: Plan,
     ) {
-        if parsed.fragment != Fragment::Whole {
+        if parsed.fragment != Part::Whole {
             return;
         }
         let entry = FlowEntry {
@@ -255,31 +258,34 @@ impl Engine {
 
     /// Holds a fragment until its datagram is whole; then the whole datagram goes one way.
     fn fragment(&mut self, turn: &mut Turn<'_>, ingress: PortId, packet: Packet, parsed: &Parsed) {
-        match self.fragments.insert(packet, parsed, turn.now) {
-            Outcome::Held => {}
-            Outcome::Dropped(list) => {
-                for (packet, reason) in list {
-                    self.drop(turn, packet, reason, None);
-                }
-            }
-            Outcome::Complete(pieces) => self.datagram(turn, ingress, pieces),
+        let query = Query { key: &parsed.key, ingress, known: None };
+        if let Err(reason) = check_source(turn.snapshot, &query) {
+            return self.drop(turn, packet, reason, None);
         }
+        // A pod has its own share of the store; behind the node's port each address has one.
+        let account = match turn.snapshot.port(ingress) {
+            PortFacts::Pod(_) => u64::from(ingress.0),
+            _ => address_key(parsed.key.src_addr(), &self.shared.hash_key),
+        };
+        let mut released = std::mem::take(&mut self.released);
+        let now = turn.now;
+        self.fragments.insert(packet, parsed, account, now, turn.pool, &mut released);
+        self.drop_released(turn, &mut released);
+        if !released.whole.is_empty() {
+            self.datagram(turn, ingress, &mut released.whole);
+        }
+        self.released = released;
     }
 
-    fn datagram(&mut self, turn: &mut Turn<'_>, ingress: PortId, pieces: Vec<Packet>) {
-        let hash_key = self.shared.hash_key;
-        let first = pieces.first().and_then(|p| parse(p.bytes(), &hash_key).ok());
-        let admission = match (&first, pieces.first()) {
-            (Some(parsed), _) if parsed.icmp == Icmp::Error => DropReason::IcmpUnrelated.into(),
-            (Some(parsed), Some(packet)) => self.admit(turn, ingress, packet, parsed),
-            _ => DropReason::FragmentTiny.into(),
+    fn datagram(&mut self, turn: &mut Turn<'_>, ingress: PortId, pieces: &mut Vec<Fragment>) {
+        let admission = match pieces.first() {
+            Some(Fragment { parsed, .. }) if parsed.icmp == Icmp::Error => {
+                DropReason::IcmpUnrelated.into()
+            }
+            Some(Fragment { packet, parsed }) => self.admit(turn, ingress, packet, parsed),
+            None => return,
         };
-        for packet in pieces {
-            // Held as it came in, so it parses as it did then.
-            let Ok(parsed) = parse(packet.bytes(), &hash_key) else {
-                self.drop(turn, packet, DropReason::FragmentLength, None);
-                continue;
-            };
+        for Fragment { packet, parsed } in pieces.drain(..) {
             match &admission {
                 Admission::Pass(plan) => self.transmit(turn, packet, &parsed, plan),
                 Admission::Gateway => self.consume(turn, packet),
@@ -288,16 +294,29 @@ impl Engine {
         }
     }
 
-    /// Gives back what was held too long.
-    pub(super) fn expire_fragments(&mut self, turn: &mut Turn<'_>) {
-        if self.fragments.is_empty() {
-            return;
-        }
-        let mut expired = Vec::new();
-        self.fragments.expire(turn.now, FRAGMENT_BUDGET, &mut expired);
-        for (packet, reason) in expired {
+    fn drop_released(&mut self, turn: &mut Turn<'_>, released: &mut Released) {
+        for (packet, reason) in released.dropped.drain(..) {
             self.drop(turn, packet, reason, None);
         }
+    }
+
+    /// Gives back what was held too long.
+    pub(super) fn expire_fragments(&mut self, turn: &mut Turn<'_>) {
+        if self.fragments.next_expiry().is_none_or(|at| turn.now < at) {
+            return;
+        }
+        let mut released = std::mem::take(&mut self.released);
+        self.fragments.expire(turn.now, FRAGMENT_BUDGET, &mut released);
+        self.drop_released(turn, &mut released);
+        self.released = released;
+    }
+
+    /// Drops everything that is held.
+    pub(super) fn drain_fragments(&mut self, turn: &mut Turn<'_>, reason: DropReason) {
+        let mut released = std::mem::take(&mut self.released);
+        self.fragments.drain(reason, &mut released);
+        self.drop_released(turn, &mut released);
+        self.released = released;
     }
 
     /// Tells the sender and drops.
@@ -440,7 +459,8 @@ fn link_checks(
     parsed: &Parsed,
 ) -> Result<(), DropReason> {
     let frame = packet.bytes();
-    let source = Mac(frame.get(6..12).and_then(|m| m.first_chunk::<6>()).copied().unwrap_or_default());
+    let source =
+        Mac(frame.get(6..12).and_then(|m| m.first_chunk::<6>()).copied().unwrap_or_default());
     let (own, is_pod) = match snapshot.port(ingress) {
         PortFacts::Pod(pod) => (pod.mac, true),
         PortFacts::Host(host) => (host.mac, false),

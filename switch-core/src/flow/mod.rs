@@ -4,5 +4,6 @@
 //! On the packet path, by each worker thread. Knows nothing of ports, workers or control.
 
 pub mod connection;
+pub mod fragments;
 pub mod table;
 pub mod tcp;

@@ -13,6 +13,7 @@ mod source;
 use wire::flow_key::FlowKey;
 
 pub use route::Hop;
+pub use source::check_source;
 
 use crate::action::{DropReason, Plan};
 use crate::flow::connection::{Direction, Pinned};
@@ -80,16 +81,12 @@ pub enum Decision {
 
 /// Decides about one packet. See the module's description.
 pub fn resolve(snapshot: &Snapshot, query: &Query<'_>) -> Decision {
-    if let Err(reason) = source::check(snapshot, query) {
+    if let Err(reason) = check_source(snapshot, query) {
         return Decision::Drop(reason.into());
     }
     let pinned = match query.known {
         Some((pinned, _)) => *pinned,
-        None => Pinned {
-            original: *query.key,
-            reply: query.key.reversed(),
-            origin: query.ingress,
-        },
+        None => Pinned { original: *query.key, reply: query.key.reversed(), origin: query.ingress },
     };
     let outgoing = match query.known {
         Some((pinned, Direction::Reply)) => pinned.original.reversed(),

@@ -7,7 +7,10 @@ use crate::action::DropReason;
 use crate::snapshot::{Location, PortFacts, Snapshot};
 
 /// Judges the source address of a packet against the port that it came in by.
-pub(super) fn check(snapshot: &Snapshot, query: &Query<'_>) -> Result<(), DropReason> {
+///
+/// # Errors
+/// The address is not the sender's own, or none that anybody may send from.
+pub fn check_source(snapshot: &Snapshot, query: &Query<'_>) -> Result<(), DropReason> {
     let source = query.key.src_addr();
     match snapshot.port(query.ingress) {
         PortFacts::Pod(pod) => {

@@ -241,11 +241,8 @@ impl Build<'_> {
         if !at.mac.is_unicast() {
             self.error(&endpoint.cookie, "attachment.mac", "is not a unicast MAC address");
         }
-        let pod_port = self
-            .config
-            .ports
-            .iter()
-            .any(|p| p.port == at.port && p.role == PortRole::Pod);
+        let pod_port =
+            self.config.ports.iter().any(|p| p.port == at.port && p.role == PortRole::Pod);
         if !pod_port {
             let reason = format!("port {} is not configured for a pod", at.port);
             self.error(&endpoint.cookie, "attachment.port", reason);

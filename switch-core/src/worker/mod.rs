@@ -370,6 +370,5 @@ impl Worker {
 /// Whether the port cannot take the frame with what its sender left undone.
 #[inline]
 fn needs_finishing(offload: &Offload, offloads: Offloads) -> bool {
-    (offload.csum_partial || offload.is_gso())
-        && (offloads != Offloads::ALL || offload.is_crc32c())
+    (offload.csum_partial || offload.is_gso()) && (offloads != Offloads::ALL || offload.is_crc32c())
 }

@@ -63,9 +63,8 @@ impl Sleeper {
         self.all_pollable = true;
         for (id, fd) in ports {
             let data = epoll::EventData::new_u64(u64::from(id.0));
-            let added = fd.is_some_and(|fd| {
-                epoll::add(&set, fd, data, epoll::EventFlags::IN).is_ok()
-            });
+            let added =
+                fd.is_some_and(|fd| epoll::add(&set, fd, data, epoll::EventFlags::IN).is_ok());
             self.all_pollable &= added;
         }
         self.epoll = set;
