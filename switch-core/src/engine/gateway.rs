@@ -8,7 +8,7 @@ use crate::id::PortId;
 use crate::packet::Packet;
 
 impl Engine {
-    pub(super) fn to_gateway(
+    pub(super) fn gateway(
         &mut self,
         turn: &mut Turn<'_>,
         ingress: PortId,

@@ -18,7 +18,7 @@ impl Engine {
         parsed: &Parsed,
     ) {
         if turn.snapshot.is_gateway(parsed.key.dst_addr()) {
-            return self.to_gateway(turn, ingress, packet, parsed);
+            return self.gateway(turn, ingress, packet, parsed);
         }
         let Some(known) = self.quoted_connection(&packet, parsed) else {
             return self.drop(turn, packet, DropReason::IcmpUnrelated, None);
@@ -27,7 +27,7 @@ impl Engine {
         let query = Query { key: &parsed.key, ingress, known: Some((&known.pinned, direction)) };
         match resolve(turn.snapshot, &query) {
             Decision::Forward { plan, .. } => self.transmit(turn, packet, parsed, &plan),
-            Decision::Gateway => self.to_gateway(turn, ingress, packet, parsed),
+            Decision::Gateway => self.gateway(turn, ingress, packet, parsed),
             Decision::Drop(denial) => {
                 self.drop(turn, packet, denial.reason, denial.object.as_ref())
             }

@@ -77,7 +77,7 @@ impl Engine {
         }
         match self.admit(turn, ingress, &packet, parsed) {
             Admission::Pass(plan) => self.transmit(turn, packet, parsed, &plan),
-            Admission::Gateway => self.to_gateway(turn, ingress, packet, parsed),
+            Admission::Gateway => self.gateway(turn, ingress, packet, parsed),
             Admission::Deny(denial) => self.deny(turn, ingress, packet, parsed, &denial),
         }
     }

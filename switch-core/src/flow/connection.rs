@@ -128,6 +128,9 @@ struct Lane {
     ack: AtomicU32,
     window: AtomicU32,
     scale: AtomicU32,
+    /// One while both sides are established and neither has closed: a plain segment then has
+    /// nothing to say about the other side, whose lane need not be read.
+    settled: AtomicU32,
     /// Protocol (low 8 bits), then the origin port; only of lane 0.
     about: AtomicU32,
     packets: AtomicU64,
@@ -148,6 +151,7 @@ impl Lane {
             ack: AtomicU32::new(0),
             window: AtomicU32::new(0),
             scale: AtomicU32::new(0),
+            settled: AtomicU32::new(0),
             about: AtomicU32::new(0),
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -372,7 +376,7 @@ impl Tracker {
         // Always the lower shard first, so that two workers never wait for each other.
         let mut low = self.lock(first.min(second));
         let mut high = (first != second).then(|| self.lock(first.max(second)));
-        let (mut home, mut other) = match &mut high {
+        let (home, mut other) = match &mut high {
             None => (&mut *low, None),
             Some(high) if first < second => (&mut *low, Some(&mut **high)),
             Some(high) => (&mut **high, Some(&mut *low)),
@@ -384,7 +388,7 @@ impl Tracker {
         if reply_shard.records.find(hashes[1], |r| *r.key() == pinned.reply).is_some() {
             return Err(Refused::Collision);
         }
-        let number = self.take_slot(&mut home).ok_or(Refused::Full)?;
+        let number = self.take_slot(home).ok_or(Refused::Full)?;
         let known = self.open(number, pinned, hashes, now_secs);
         let rehash = |r: &Record| r.key().hash(&self.config.hash_key);
         home.records.insert_unique(hashes[0], Record { known }, rehash);
@@ -424,6 +428,7 @@ impl Tracker {
             lane.ack.store(0, Relaxed);
             lane.window.store(0, Relaxed);
             lane.scale.store(14, Relaxed);
+            lane.settled.store(0, Relaxed);
             lane.packets.store(0, Relaxed);
             lane.bytes.store(0, Relaxed);
             lane.hash.store(hash, Relaxed);
@@ -462,7 +467,7 @@ impl Tracker {
             lane.last_seen.store(now_secs, Relaxed);
         }
         lane.count(bytes as u64);
-        if lane.state.load(Relaxed) == TcpState::Established as u32
+        if lane.settled.load(Relaxed) == 1
             && tcp::seq_le(segment.seq, lane.seq_end.load(Relaxed))
         {
             lane.advance(segment);
@@ -479,14 +484,9 @@ impl Tracker {
         let (own, other) = (lane.side(), peer.side());
         if own.state == TcpState::None {
             // Picked up in mid-stream: both ends know each other already.
-            if other.state == TcpState::None {
-                lane.state.fetch_max(TcpState::Established as u32, Relaxed);
-                lane.advance(segment);
-            } else {
-                lane.state.fetch_max(TcpState::Established as u32, Relaxed);
-                lane.seq_end.store(segment.end, Relaxed);
-                lane.advance(segment);
-            }
+            lane.state.fetch_max(TcpState::Established as u32, Relaxed);
+            lane.seq_end.store(segment.end, Relaxed);
+            lane.advance(segment);
         } else {
             let window = other.window.max(65_535);
             let limit = other.ack.wrapping_add(window);
@@ -495,6 +495,10 @@ impl Tracker {
             }
         }
         self.acknowledge(peer, segment);
+        let established = |l: &Lane| l.state.load(Relaxed) == TcpState::Established as u32;
+        if established(lane) && established(peer) {
+            lane.settled.store(1, Relaxed);
+        }
     }
 
     /// What an acknowledgment says about the side that it acknowledges.
@@ -530,6 +534,8 @@ impl Tracker {
         }
         own.last_seen.store(now_secs, Relaxed);
         own.count(bytes as u64);
+        own.settled.store(0, Relaxed);
+        peer.settled.store(0, Relaxed);
         if segment.flags & RST != 0 {
             own.state.fetch_max(TcpState::Reset as u32, Relaxed);
             peer.state.fetch_max(TcpState::Reset as u32, Relaxed);
