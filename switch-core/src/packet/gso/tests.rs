@@ -6,8 +6,8 @@ use wire::flow_key::HashKey;
 use wire::parse::parse;
 
 use crate::id::PortId;
-use crate::packet::PoolConfig;
-use crate::packet::largest_l3;
+use crate::packet::{PoolConfig, fit, largest_l3};
+use crate::port::Offloads;
 
 fn segments(packet: Packet, pool: &mut Pool) -> Result<Vec<Packet>, CutError> {
     let mut pieces = Vec::new();
@@ -80,7 +80,13 @@ fn an_exhausted_pool_says_how_far_it_came() {
 
 #[test]
 fn what_contradicts_the_frame_is_not_cut() {
-    let breaks: [(&str, fn(&mut Packet)); 10] = [
+    let breaks: [(&str, fn(&mut Packet)); 12] = [
+        ("protocol in the header", |p| p.bytes_mut()[23] = 47),
+        ("version", |p| {
+            let shape = Shape { v4: false, ..tcp(2500) };
+            *p = shape.packet(1000);
+            p.offload.gso_type = GsoType::TcpV4;
+        }),
         ("size", |p| p.offload.gso_size = 0),
         ("no checksum", |p| p.offload.csum_partial = false),
         ("family", |p| p.offload.gso_type = GsoType::TcpV6),
@@ -142,9 +148,10 @@ proptest! {
         let mut frame = packet.bytes().to_vec();
         frame.resize(frame.len() + padding, 0xa5);
         let offload = packet.offload;
-        packet = Packet::from_frame(&frame);
-        packet.offload = offload;
         let mut pool = Pool::new(PoolConfig { small: 2048, large: 512 });
+        packet = pool.alloc_for(frame.len()).unwrap();
+        packet.fill(&frame);
+        packet.offload = offload;
         let pieces = segments(packet, &mut pool).unwrap();
         let count = shape.payload.len().div_ceil(usize::from(size)).max(1);
         prop_assert_eq!(pieces.len(), count);
@@ -175,6 +182,7 @@ proptest! {
         size in 100u16..1500,
         outer_v4 in any::<bool>(),
         checksum in any::<bool>(),
+        taken in any::<bool>(),
     ) {
         inner.tcp = true;
         let packet = tunnelled(&inner, size, outer_v4, checksum);
@@ -183,8 +191,10 @@ proptest! {
         prop_assert_eq!(packet.offload.check(&parsed), Ok(()));
         let (l3, udp) = (14, if outer_v4 { 34 } else { 54 });
         let largest = largest_l3(&packet, &parsed);
+        let mut pieces = Vec::new();
+        let offloads = if taken { Offloads::ALL } else { Offloads::NONE };
         let mut pool = Pool::new(PoolConfig::default());
-        let pieces = segments(packet, &mut pool).unwrap();
+        fit(packet, offloads, &mut pool, &mut |_: &mut Pool, p| pieces.push(p)).unwrap();
         let (mut payload, mut longest) = (Vec::new(), 0);
         for (n, piece) in pieces.iter().enumerate() {
             let frame = piece.bytes();
