@@ -121,7 +121,9 @@ impl Collection {
                     Value::Object(_) => "the object does not say what kind it is",
                     _ => "this is no Kubernetes object",
                 };
-                return self.refuse(origin, &object_name("?", &value, true), "kind", reason);
+                let namespaced = value.pointer("/metadata/namespace").is_some();
+                let object = object_name("?", &value, namespaced);
+                return self.refuse(origin, &object, "kind", reason);
             }
         };
         if let (Some(Value::Array(items)), Some(item)) =

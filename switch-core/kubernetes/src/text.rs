@@ -162,10 +162,12 @@ fn parse_yaml_document(text: &str) -> Result<Value, SyntaxError> {
     })
 }
 
+/// The message alone. The position that it ends with counts from the start of the document.
 fn plain_message(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let first = text.lines().next().unwrap_or("not YAML");
-    first.to_owned()
+    let message = first.rsplit_once(" at line ").map_or(first, |(message, _)| message);
+    message.to_owned()
 }
 
 /// Whatever is linear in the text may be as long as the text; what aliases multiply is bounded.

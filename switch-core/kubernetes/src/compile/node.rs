@@ -256,10 +256,10 @@ struct Flannel {
 
 /// What `backend-data` of a VXLAN backend holds.
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
 struct BackendData {
     #[serde(rename = "VNI")]
     vni: Option<u32>,
+    #[serde(rename = "VtepMAC")]
     vtep_mac: Option<String>,
 }
 
