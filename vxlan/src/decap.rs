@@ -1,0 +1,177 @@
+//! Decapsulation: from an outer packet to the inner frame's place in it, or the reason why not.
+//!
+//! Called on the packet path, with the outer packet already parsed by `wire::parse` (raw uplink),
+//! or with the payload of a datagram (UDP socket; the kernel has checked the outer headers then).
+//! Whether the sender may be believed is [`vtep`](crate::vtep)'s question, asked next.
+
+use core::net::IpAddr;
+
+use wire::flow_key::{Family, proto};
+use wire::parse::{Fragment, Network, Parsed, ethertype};
+
+use crate::checksum;
+use crate::ecn::Ecn;
+use crate::header::{self, Header, Vni};
+
+/// What is accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DecapRules {
+    /// UDP destination port of the tunnel.
+    pub port: u16,
+    /// Take packets without UDP checksum over IPv6 (RFC 6935 §5: only if configured).
+    pub ipv6_zero_checksum: bool,
+    /// Take inner frames with an 802.1Q tag (RFC 7348 §6.1: only if configured).
+    pub inner_vlan: bool,
+}
+
+impl Default for DecapRules {
+    fn default() -> Self {
+        Self { port: crate::template::PORT, ipv6_zero_checksum: false, inner_vlan: false }
+    }
+}
+
+/// Whether somebody vouches for the outer UDP checksum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChecksumState {
+    /// Nobody: a non-zero one is verified here.
+    Unknown,
+    /// The device checked it, or left it unfinished on the same machine (CHECKSUM_PARTIAL, with
+    /// the outer UDP header as its start).
+    Good,
+}
+
+/// A tunnel packet, taken apart. Offsets count octets from the start of the outer frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decap {
+    /// Network that the inner frame belongs to.
+    pub vni: Vni,
+    /// Start of the inner frame.
+    pub start: u32,
+    /// End of the inner frame; what follows is padding.
+    pub end: u32,
+    /// Outer source: the far tunnel end, if it is one.
+    pub source: IpAddr,
+    /// Outer destination.
+    pub destination: IpAddr,
+    /// Congestion mark of the outer header, to be combined into the inner packet by
+    /// [`ecn::apply`](crate::ecn::apply).
+    pub ecn: Ecn,
+}
+
+/// Why a packet is no acceptable tunnel packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DecapError {
+    /// Not UDP to the tunnel's port: not for the tunnel, perhaps for somebody else.
+    #[error("not UDP to the tunnel's port")]
+    NotVxlan,
+    /// A fragment of a tunnel packet; tunnel ends must not fragment (RFC 7348 §4.3).
+    #[error("a fragment of a tunnel packet")]
+    Fragment,
+    /// The outer UDP checksum is wrong.
+    #[error("the outer UDP checksum is wrong")]
+    Checksum,
+    /// No UDP checksum over IPv6, and the configuration does not allow that.
+    #[error("no UDP checksum over IPv6")]
+    ZeroChecksum,
+    /// The VXLAN header is cut off.
+    #[error("the VXLAN header is cut off")]
+    HeaderTruncated,
+    /// The I flag is clear.
+    #[error("the VXLAN header's I flag is clear")]
+    NoVni,
+    /// Too short for an inner Ethernet header.
+    #[error("the inner frame is cut off")]
+    InnerTruncated,
+    /// The inner frame carries an 802.1Q tag, and the configuration does not allow that.
+    #[error("the inner frame carries an 802.1Q tag")]
+    InnerVlan,
+}
+
+/// Octets of an Ethernet header.
+const ETHERNET: usize = 14;
+/// Octets of a UDP header.
+const UDP: usize = 8;
+
+/// Takes a tunnel packet apart; `outer` is the parse of `frame`.
+///
+/// # Errors
+/// [`DecapError`]. [`DecapError::NotVxlan`] only says that the packet is none of the tunnel's.
+#[inline]
+pub fn decap(
+    frame: &[u8],
+    outer: &Parsed,
+    checksum: ChecksumState,
+    rules: &DecapRules,
+) -> Result<Decap, DecapError> {
+    let ip = matches!(outer.network, Network::Ipv4 | Network::Ipv6);
+    if !ip || outer.key.proto != proto::UDP || outer.key.dst_port != rules.port {
+        return Err(DecapError::NotVxlan);
+    }
+    if outer.fragment != Fragment::Whole {
+        return Err(DecapError::Fragment);
+    }
+    let l4 = usize::from(outer.l4);
+    let head = frame.get(l4..l4 + UDP).ok_or(DecapError::HeaderTruncated)?;
+    let udp_len = u16::from_be_bytes([head[4], head[5]]);
+    let end = l4 + usize::from(udp_len);
+    let datagram = frame.get(l4..end).ok_or(DecapError::HeaderTruncated)?;
+    let payload = datagram.get(UDP..).ok_or(DecapError::HeaderTruncated)?;
+    let vni = payload_vni(payload, rules)?;
+    match u16::from_be_bytes([head[6], head[7]]) {
+        0 if outer.key.family == Family::V6 && !rules.ipv6_zero_checksum => {
+            return Err(DecapError::ZeroChecksum);
+        }
+        0 => {}
+        _ if checksum == ChecksumState::Good => {}
+        _ => {
+            let sum = checksum::sum(datagram)
+                + checksum::sum(&outer.key.src)
+                + checksum::sum(&outer.key.dst)
+                + u64::from(proto::UDP)
+                + u64::from(udp_len);
+            if checksum::fold(sum) != 0xffff {
+                return Err(DecapError::Checksum);
+            }
+        }
+    }
+    Ok(Decap {
+        vni,
+        start: (l4 + UDP + header::LEN) as u32,
+        end: end as u32,
+        source: outer.key.src_addr(),
+        destination: outer.key.dst_addr(),
+        ecn: Ecn::from_traffic_class(outer.traffic_class),
+    })
+}
+
+/// The VNI of a tunnel datagram's payload, as a UDP socket delivers it, after the same checks.
+/// The inner frame starts [`header::LEN`] octets in.
+///
+/// # Errors
+/// [`DecapError`], of the kinds that concern what is inside the datagram.
+#[inline]
+pub fn payload_vni(payload: &[u8], rules: &DecapRules) -> Result<Vni, DecapError> {
+    let vxlan = Header::new_checked(payload).map_err(|_| DecapError::HeaderTruncated)?;
+    if !vxlan.has_vni() {
+        return Err(DecapError::NoVni);
+    }
+    let inner = vxlan.payload();
+    if inner.len() < ETHERNET {
+        return Err(DecapError::InnerTruncated);
+    }
+    let kind = u16::from_be_bytes([inner[12], inner[13]]);
+    if !rules.inner_vlan && matches!(kind, ethertype::VLAN | ethertype::QINQ) {
+        return Err(DecapError::InnerVlan);
+    }
+    Ok(vxlan.vni())
+}
+
+/// Whether an inner packet is itself one for a tunnel: no pod may send such (threats T-O1 and T-O6).
+/// Later fragments do not show their port; they follow their first one.
+#[inline]
+pub fn is_nested(inner: &Parsed, rules: &DecapRules) -> bool {
+    matches!(inner.network, Network::Ipv4 | Network::Ipv6)
+        && inner.key.proto == proto::UDP
+        && inner.fragment != Fragment::Later
+        && inner.key.dst_port == rules.port
+}

@@ -1,0 +1,349 @@
+//! Encapsulation: the outer headers are built once, when tables are compiled; per packet they are
+//! copied into the headroom and the few fields that depend on the packet are patched.
+//!
+//! The control plane builds [`Template`]s; workers call [`Template::encap`] on the packet path. It
+//! never allocates, and knows frames only as byte slices.
+
+use core::net::IpAddr;
+
+use wire::addr::Mac;
+use wire::flow_key::proto;
+use wire::parse::ethertype;
+
+use crate::checksum;
+use crate::header::{self, Vni};
+
+mod inner;
+mod outer;
+
+pub use inner::{InnerFacts, PartialChecksum, SourcePort};
+pub use outer::{DontFragment, Dscp, Outer, TemplateError, UdpChecksum};
+
+/// The port that IANA assigned to VXLAN (RFC 7348 §5).
+pub const PORT: u16 = 4789;
+/// The port that Linux took before there was an assigned one; Flannel uses it still.
+pub const PORT_FLANNEL: u16 = 8472;
+
+const ETHERNET: usize = 14;
+const IPV4: usize = 20;
+const IPV6: usize = 40;
+const UDP: usize = 8;
+
+/// The longest set of outer headers: Ethernet, IPv6, UDP, VXLAN.
+pub const MAX_LEN: usize = ETHERNET + IPV6 + UDP + header::LEN;
+
+/// Octets that a tunnel takes from the underlay's MTU: outer IP, UDP and VXLAN headers and the
+/// inner Ethernet header. 50 over IPv4, 70 over IPv6.
+pub const fn overhead(outer_is_ipv6: bool) -> usize {
+    (if outer_is_ipv6 { IPV6 } else { IPV4 }) + UDP + header::LEN + ETHERNET
+}
+
+/// The largest inner network-layer packet that an underlay with `underlay_mtu` carries, zero if
+/// it carries none.
+pub const fn inner_mtu(underlay_mtu: usize, outer_is_ipv6: bool) -> usize {
+    underlay_mtu.saturating_sub(overhead(outer_is_ipv6))
+}
+
+/// How the outer UDP checksum of a packet stands after [`Template::encap`]; what an offload header
+/// must say follows from it. If the inner frame had a partial checksum, that is still so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OuterChecksum {
+    /// Zero: none.
+    None,
+    /// Whole and right. Where the inner checksum is partial it is right once that is finished
+    /// (Linux calls this "local checksum offload").
+    Complete,
+    /// The field holds the pseudo-header sum, and the device must finish it.
+    Partial(PartialChecksum),
+}
+
+/// Why a frame cannot be encapsulated. It is unchanged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum EncapError {
+    /// Fewer octets than the outer headers need.
+    #[error("no room for the outer headers")]
+    Headroom,
+    /// The outer length fields cannot say the length: the super-frame must be cut first.
+    #[error("longer than 65535 octets with the outer headers")]
+    TooLong,
+    /// The frame is tagged and the tunnel does not carry tags.
+    #[error("the inner frame carries an 802.1Q tag")]
+    InnerVlan,
+    /// The unfinished checksum's place lies outside the frame.
+    #[error("the unfinished inner checksum lies outside the frame")]
+    Partial,
+}
+
+/// How a tunnel packet is sent through a UDP socket: the header that goes in front of the frame
+/// within the datagram, and what the socket must be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Datagram {
+    /// The VXLAN header.
+    pub header: [u8; header::LEN],
+    /// Type of service or traffic class (IP_TOS, IPV6_TCLASS).
+    pub traffic_class: u8,
+    /// Set the "don't fragment" bit.
+    pub dont_fragment: bool,
+}
+
+/// Outer headers of one tunnel, ready to be copied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Template {
+    bytes: [u8; MAX_LEN],
+    len: u8,
+    ipv6: bool,
+    /// Sum of the IPv4 header's words that do not depend on the packet.
+    ip_sum: u16,
+    /// Sum of the UDP pseudo-header's addresses and protocol, and the UDP destination port: what of
+    /// the UDP checksum does not depend on the packet. The length is added twice per packet, once
+    /// for the pseudo-header and once for the UDP header.
+    pseudo_sum: u16,
+    dscp: Dscp,
+    dont_fragment: DontFragment,
+    checksum: UdpChecksum,
+    inner_vlan: bool,
+}
+
+impl Template {
+    /// Builds the outer headers.
+    ///
+    /// # Errors
+    /// [`TemplateError`] names what cannot be.
+    pub fn new(outer: &Outer) -> Result<Self, TemplateError> {
+        outer::check(outer)?;
+        let mut bytes = [0; MAX_LEN];
+        let mut at = 0;
+        if let Some((source, destination)) = outer.ethernet {
+            bytes[..6].copy_from_slice(&destination.0);
+            bytes[6..12].copy_from_slice(&source.0);
+            let ethertype = if outer.source.is_ipv4() { ethertype::IPV4 } else { ethertype::IPV6 };
+            bytes[12..14].copy_from_slice(&ethertype.to_be_bytes());
+            at = ETHERNET;
+        }
+        let ip = at;
+        match (outer.source, outer.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                bytes[at] = 0x45;
+                bytes[at + 8..at + 10].copy_from_slice(&[outer.ttl, proto::UDP]);
+                bytes[at + 12..at + 16].copy_from_slice(&source.octets());
+                bytes[at + 16..at + 20].copy_from_slice(&destination.octets());
+                at += IPV4;
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                bytes[at] = 0x60;
+                bytes[at + 6..at + 8].copy_from_slice(&[proto::UDP, outer.ttl]);
+                bytes[at + 8..at + 24].copy_from_slice(&source.octets());
+                bytes[at + 24..at + 40].copy_from_slice(&destination.octets());
+                at += IPV6;
+            }
+            (source, destination) => return Err(TemplateError::Family(source, destination)),
+        }
+        let addresses = if outer.source.is_ipv4() { ip + 12..at } else { ip + 8..at };
+        let pseudo = checksum::sum(&bytes[addresses]) + u64::from(proto::UDP);
+        bytes[at + 2..at + 4].copy_from_slice(&outer.port.to_be_bytes());
+        let vxlan = at + UDP;
+        bytes[vxlan..vxlan + header::LEN].copy_from_slice(&header::octets(outer.vni));
+        Ok(Self {
+            bytes,
+            len: (vxlan + header::LEN) as u8,
+            ipv6: outer.source.is_ipv6(),
+            ip_sum: checksum::fold(checksum::sum(&bytes[ip..at])),
+            pseudo_sum: checksum::fold(pseudo),
+            dscp: outer.dscp,
+            dont_fragment: outer.dont_fragment,
+            checksum: outer.checksum,
+            inner_vlan: outer.inner_vlan,
+        })
+    }
+
+    /// Octets that the outer headers take.
+    #[inline]
+    #[expect(clippy::len_without_is_empty, reason = "headers are never empty")]
+    pub const fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// The VNI that it writes.
+    #[inline]
+    pub fn vni(&self) -> Vni {
+        let at = self.len() - header::LEN;
+        header::Header::new_unchecked(&self.bytes[at..at + header::LEN]).vni()
+    }
+
+    /// Whether the underlay is IPv6.
+    #[inline]
+    pub const fn is_ipv6(&self) -> bool {
+        self.ipv6
+    }
+
+    /// The same tunnel with other link-layer addresses on the underlay; for when a neighbour's
+    /// changes. A template without Ethernet header stays without.
+    pub fn with_ethernet(mut self, source: Mac, destination: Mac) -> Self {
+        if self.ip_start() == ETHERNET {
+            self.bytes[..6].copy_from_slice(&destination.0);
+            self.bytes[6..12].copy_from_slice(&source.0);
+        }
+        self
+    }
+
+    /// Writes the outer headers into the first [`len`](Self::len) octets of `frame`, what follows
+    /// them being the inner frame, and says how the outer UDP checksum stands.
+    ///
+    /// # Errors
+    /// [`EncapError`] says why it cannot be; `frame` is unchanged then.
+    #[inline]
+    pub fn encap(&self, inner: &InnerFacts, frame: &mut [u8]) -> Result<OuterChecksum, EncapError> {
+        let ip = self.ip_start();
+        let udp = self.len() - header::LEN - UDP;
+        let inner_len = frame.len().checked_sub(self.len()).ok_or(EncapError::Headroom)?;
+        let udp_len = UDP + header::LEN + inner_len;
+        // IPv4 counts its own header in its length, IPv6 does not.
+        let ip_len = if self.ipv6 { udp_len } else { udp_len + IPV4 };
+        let ip_len = u16::try_from(ip_len).map_err(|_| EncapError::TooLong)?;
+        let udp_len = udp_len as u16;
+        if inner.tagged && !self.inner_vlan {
+            return Err(EncapError::InnerVlan);
+        }
+        let field = match inner.partial {
+            Some(partial) => Some(self.inner_field(partial, frame)?),
+            None => None,
+        };
+
+        self.copy_to(frame);
+        self.patch_ip(inner, ip_len, &mut frame[ip..udp]);
+        frame[udp..udp + 2].copy_from_slice(&inner.source_port.get().to_be_bytes());
+        frame[udp + 4..udp + 6].copy_from_slice(&udp_len.to_be_bytes());
+        Ok(match self.checksum {
+            UdpChecksum::Zero => OuterChecksum::None,
+            _ if inner.gso => self.leave_checksum(frame, udp, udp_len),
+            UdpChecksum::Offloaded if field.is_none() => self.leave_checksum(frame, udp, udp_len),
+            _ => self.finish_checksum(frame, udp, udp_len, field),
+        })
+    }
+
+    /// The tunnel packet as a UDP socket sends it: the kernel writes the outer IP and UDP headers.
+    /// The source port is the socket's own; choose the socket by [`InnerFacts::source_port`].
+    ///
+    /// # Errors
+    /// [`EncapError::InnerVlan`].
+    #[inline]
+    pub fn datagram(&self, inner: &InnerFacts) -> Result<Datagram, EncapError> {
+        if inner.tagged && !self.inner_vlan {
+            return Err(EncapError::InnerVlan);
+        }
+        Ok(Datagram {
+            header: header::octets(self.vni()),
+            traffic_class: self.traffic_class(inner),
+            dont_fragment: self.forbids_fragmentation(inner),
+        })
+    }
+
+    #[inline]
+    const fn ip_start(&self) -> usize {
+        self.len() - header::LEN - UDP - if self.ipv6 { IPV6 } else { IPV4 }
+    }
+
+    /// Copies of fixed length are a few moves instead of a call.
+    #[inline]
+    fn copy_to(&self, frame: &mut [u8]) {
+        match self.len() {
+            36 => frame[..36].copy_from_slice(&self.bytes[..36]),
+            50 => frame[..50].copy_from_slice(&self.bytes[..50]),
+            56 => frame[..56].copy_from_slice(&self.bytes[..56]),
+            len => frame[..len].copy_from_slice(&self.bytes[..len]),
+        }
+    }
+
+    /// ECN as inside, DSCP as configured.
+    #[inline]
+    fn traffic_class(&self, inner: &InnerFacts) -> u8 {
+        match self.dscp {
+            Dscp::Fixed(dscp) => dscp << 2 | inner.traffic_class & crate::ecn::MASK,
+            Dscp::Inherit => inner.traffic_class,
+        }
+    }
+
+    #[inline]
+    fn forbids_fragmentation(&self, inner: &InnerFacts) -> bool {
+        match self.dont_fragment {
+            DontFragment::Set => true,
+            DontFragment::Clear => false,
+            DontFragment::Inherit => inner.dont_fragment,
+        }
+    }
+
+    #[inline]
+    fn patch_ip(&self, inner: &InnerFacts, len: u16, ip: &mut [u8]) {
+        let class = self.traffic_class(inner);
+        if self.ipv6 {
+            ip[0] |= class >> 4;
+            ip[1] = class << 4;
+            ip[4..6].copy_from_slice(&len.to_be_bytes());
+            return;
+        }
+        let (id, fragment) =
+            if self.forbids_fragmentation(inner) { (0, 0x4000) } else { (inner.identification, 0) };
+        let sum = u64::from(self.ip_sum)
+            + u64::from(class)
+            + u64::from(len)
+            + u64::from(id)
+            + u64::from(fragment);
+        ip[1] = class;
+        ip[2..4].copy_from_slice(&len.to_be_bytes());
+        ip[4..6].copy_from_slice(&id.to_be_bytes());
+        ip[6..8].copy_from_slice(&u16::to_be_bytes(fragment));
+        ip[10..12].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
+    }
+
+    /// Place and content of the inner frame's unfinished checksum: where its summed part starts
+    /// in `frame`, and the pseudo-header sum that its field holds.
+    #[inline]
+    fn inner_field(
+        &self,
+        partial: PartialChecksum,
+        frame: &[u8],
+    ) -> Result<(usize, u16), EncapError> {
+        let start = self.len() + usize::from(partial.start);
+        let field = start + usize::from(partial.offset);
+        let value = frame.get(field..field + 2).ok_or(EncapError::Partial)?;
+        Ok((start, u16::from_be_bytes([value[0], value[1]])))
+    }
+
+    /// Leaves the checksum to the device: pseudo-header sum in the field.
+    #[inline]
+    fn leave_checksum(&self, frame: &mut [u8], udp: usize, udp_len: u16) -> OuterChecksum {
+        let sum = checksum::fold(u64::from(self.pseudo_sum) + u64::from(udp_len));
+        frame[udp + 6..udp + 8].copy_from_slice(&sum.to_be_bytes());
+        OuterChecksum::Partial(PartialChecksum { start: udp as u16, offset: 6 })
+    }
+
+    /// Computes the checksum. What an unfinished inner checksum covers will, when it is finished,
+    /// sum to the complement of the pseudo-header sum that now stands in its field; so that part
+    /// of the frame need not be read (Linux: local checksum offload).
+    #[inline]
+    fn finish_checksum(
+        &self,
+        frame: &mut [u8],
+        udp: usize,
+        udp_len: u16,
+        field: Option<(usize, u16)>,
+    ) -> OuterChecksum {
+        let (end, rest) = match field {
+            Some((start, pseudo)) => (start, !pseudo),
+            None => (frame.len(), 0),
+        };
+        // From an odd offset on, octets stand in the other half of the sum's words.
+        let rest = if (end - udp).is_multiple_of(2) { rest } else { rest.swap_bytes() };
+        let sum = checksum::sum(&frame[udp..end])
+            + u64::from(rest)
+            + u64::from(self.pseudo_sum)
+            + u64::from(udp_len);
+        // A computed zero is sent as all ones: zero would mean "none" (RFC 768).
+        let value = match !checksum::fold(sum) {
+            0 => 0xffff,
+            value => value,
+        };
+        frame[udp + 6..udp + 8].copy_from_slice(&value.to_be_bytes());
+        OuterChecksum::Complete
+    }
+}

@@ -1,0 +1,309 @@
+//! Tunnel ends: the other nodes' by index, by outer address and by MAC; this node's own by address
+//! and VNI; and whether an arriving packet may be believed (RFC 7348 §7, threats T-O2 to T-O4).
+//!
+//! The control plane builds a table and changes clones of it; what is in force is read by all
+//! workers and never changes. A clone shares every end. Which prefix lies behind which end is the
+//! caller's FIB's business: it holds the [`EndIndex`].
+
+use core::fmt;
+use core::net::IpAddr;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use wire::addr::Mac;
+
+use crate::decap::Decap;
+use crate::header::Vni;
+use crate::template::{Outer, Template, TemplateError};
+
+/// A remote tunnel end's place in a [`VtepTable`]; stable while the end exists.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct EndIndex(pub u32);
+
+impl EndIndex {
+    /// As a table index.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for EndIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Another node's tunnel end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RemoteEnd {
+    outer: Outer,
+    template: Template,
+    mac: Mac,
+    sources: Vec<IpAddr>,
+}
+
+impl RemoteEnd {
+    /// An end that is reached by `outer`, and whose own frames bear `mac` inside.
+    ///
+    /// # Errors
+    /// [`TemplateError`] if the outer headers cannot be.
+    pub fn new(outer: Outer, mac: Mac) -> Result<Self, TemplateError> {
+        let template = Template::new(&outer)?;
+        Ok(Self { template, mac, sources: vec![outer.destination], outer })
+    }
+
+    /// The same end, which also sends from `address` (a node with tunnel addresses of both
+    /// families).
+    pub fn also_from(mut self, address: IpAddr) -> Self {
+        if !self.sources.contains(&address) {
+            self.sources.push(address);
+        }
+        self
+    }
+
+    /// The outer headers as configured.
+    pub fn outer(&self) -> &Outer {
+        &self.outer
+    }
+
+    /// The outer headers, ready to be copied.
+    #[inline]
+    pub fn template(&self) -> &Template {
+        &self.template
+    }
+
+    /// Inner link-layer address of the end: destination of routed frames to it.
+    #[inline]
+    pub fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    /// Network of the tunnel.
+    #[inline]
+    pub fn vni(&self) -> Vni {
+        self.outer.vni
+    }
+
+    /// The outer addresses that it sends from.
+    pub fn sources(&self) -> &[IpAddr] {
+        &self.sources
+    }
+}
+
+/// Why an end cannot stand in the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TableError {
+    /// Another end has that outer address on that network.
+    #[error("outer address {0} on VNI {1} is another tunnel end's already")]
+    AddressTaken(IpAddr, Vni),
+    /// Another end has that MAC on that network.
+    #[error("VTEP MAC {0} on VNI {1} is another tunnel end's already")]
+    MacTaken(Mac, Vni),
+    /// It is this node's own.
+    #[error("outer address {0} is this node's own")]
+    OwnAddress(IpAddr),
+    /// No end has that index.
+    #[error("there is no tunnel end {0}")]
+    NoSuchEnd(EndIndex),
+}
+
+/// Why a tunnel packet is not believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The outer destination is no tunnel address of this node.
+    #[error("the outer destination is no tunnel address of this node")]
+    NotLocal,
+    /// The VNI is not configured.
+    #[error("the VNI is not configured")]
+    UnknownVni,
+    /// The outer source is no known VTEP of that network (threat T-O2).
+    #[error("the outer source is no known VTEP")]
+    UnknownVtep,
+    /// The inner source does not belong behind that VTEP (threat T-O3).
+    #[error("the inner source does not belong behind that VTEP")]
+    InnerSource,
+}
+
+/// A tunnel packet whose sender is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Admitted {
+    /// The end that sent it.
+    pub end: EndIndex,
+    /// What the caller calls the network of its VNI (the flow key's zone).
+    pub zone: u16,
+}
+
+/// All tunnel ends that a node knows.
+#[derive(Clone, Default, Debug)]
+pub struct VtepTable {
+    ends: Vec<Option<Arc<RemoteEnd>>>,
+    free: Vec<u32>,
+    by_source: HashMap<(IpAddr, Vni), EndIndex>,
+    by_mac: HashMap<(Mac, Vni), EndIndex>,
+    local: Vec<IpAddr>,
+    networks: Vec<(Vni, u16)>,
+}
+
+impl VtepTable {
+    /// A table without remote ends. `local` are this node's tunnel addresses, `networks` the VNIs
+    /// that it takes part in, each with the zone that its flows are kept apart by.
+    pub fn new(
+        local: impl IntoIterator<Item = IpAddr>,
+        networks: impl IntoIterator<Item = (Vni, u16)>,
+    ) -> Self {
+        let mut networks: Vec<_> = networks.into_iter().collect();
+        networks.sort_unstable();
+        networks.dedup_by_key(|(vni, _)| *vni);
+        Self { local: local.into_iter().collect(), networks, ..Self::default() }
+    }
+
+    /// Adds an end.
+    ///
+    /// # Errors
+    /// [`TableError`] if its addresses are taken; the table is unchanged then.
+    pub fn insert(&mut self, end: RemoteEnd) -> Result<EndIndex, TableError> {
+        self.check(&end, None)?;
+        let index = match self.free.pop() {
+            Some(index) => EndIndex(index),
+            None => {
+                self.ends.push(None);
+                EndIndex((self.ends.len() - 1) as u32)
+            }
+        };
+        self.put(index, end);
+        Ok(index)
+    }
+
+    /// Puts another end in the place of one: a node whose address or MAC has changed. What refers
+    /// to the index goes on to mean that node.
+    ///
+    /// # Errors
+    /// [`TableError`]; the table is unchanged then.
+    pub fn replace(&mut self, index: EndIndex, end: RemoteEnd) -> Result<(), TableError> {
+        self.get(index).ok_or(TableError::NoSuchEnd(index))?;
+        self.check(&end, Some(index))?;
+        self.forget(index);
+        self.put(index, end);
+        Ok(())
+    }
+
+    /// Removes an end. Its index may be given to another one later.
+    ///
+    /// # Errors
+    /// [`TableError::NoSuchEnd`].
+    pub fn remove(&mut self, index: EndIndex) -> Result<Arc<RemoteEnd>, TableError> {
+        let end = self.forget(index).ok_or(TableError::NoSuchEnd(index))?;
+        self.free.push(index.0);
+        Ok(end)
+    }
+
+    /// The end at an index.
+    #[inline]
+    pub fn get(&self, index: EndIndex) -> Option<&RemoteEnd> {
+        self.ends.get(index.index())?.as_deref()
+    }
+
+    /// The end that sends from `source` on `vni`.
+    #[inline]
+    pub fn by_source(&self, source: IpAddr, vni: Vni) -> Option<EndIndex> {
+        self.by_source.get(&(source, vni)).copied()
+    }
+
+    /// The end whose inner link-layer address is `mac` on `vni`.
+    #[inline]
+    pub fn by_mac(&self, mac: Mac, vni: Vni) -> Option<EndIndex> {
+        self.by_mac.get(&(mac, vni)).copied()
+    }
+
+    /// The zone of a VNI that this node takes part in.
+    #[inline]
+    pub fn zone(&self, vni: Vni) -> Option<u16> {
+        let at = self.networks.binary_search_by_key(&vni, |(vni, _)| *vni).ok()?;
+        Some(self.networks[at].1)
+    }
+
+    /// The VNIs that this node takes part in.
+    pub fn vnis(&self) -> impl Iterator<Item = Vni> {
+        self.networks.iter().map(|(vni, _)| *vni)
+    }
+
+    /// Whether `address` is one of this node's tunnel addresses.
+    #[inline]
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        self.local.contains(&address)
+    }
+
+    /// Every end with its index.
+    pub fn iter(&self) -> impl Iterator<Item = (EndIndex, &RemoteEnd)> {
+        let place = |(i, end): (usize, _)| Some((EndIndex(i as u32), Option::as_deref(end)?));
+        self.ends.iter().enumerate().filter_map(place)
+    }
+
+    /// How many ends there are.
+    pub fn len(&self) -> usize {
+        self.ends.len() - self.free.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a tunnel packet comes from a known end to this node, on a known network.
+    ///
+    /// # Errors
+    /// [`Refusal`], never [`Refusal::InnerSource`]: ask [`believes`](Self::believes) next.
+    #[inline]
+    pub fn admit(&self, packet: &Decap) -> Result<Admitted, Refusal> {
+        if !self.is_local(packet.destination) {
+            return Err(Refusal::NotLocal);
+        }
+        let zone = self.zone(packet.vni).ok_or(Refusal::UnknownVni)?;
+        let end = self.by_source(packet.source, packet.vni).ok_or(Refusal::UnknownVtep)?;
+        Ok(Admitted { end, zone })
+    }
+
+    /// Whether `end` may speak for an inner source that the caller's FIB finds `behind` an end.
+    ///
+    /// # Errors
+    /// [`Refusal::InnerSource`], also for a source that is behind no end at all.
+    #[inline]
+    pub fn believes(&self, end: EndIndex, behind: Option<EndIndex>) -> Result<(), Refusal> {
+        if behind == Some(end) { Ok(()) } else { Err(Refusal::InnerSource) }
+    }
+
+    fn check(&self, end: &RemoteEnd, place: Option<EndIndex>) -> Result<(), TableError> {
+        let vni = end.vni();
+        for address in &end.sources {
+            if self.is_local(*address) {
+                return Err(TableError::OwnAddress(*address));
+            }
+            if self.by_source(*address, vni).is_some_and(|i| Some(i) != place) {
+                return Err(TableError::AddressTaken(*address, vni));
+            }
+        }
+        if self.by_mac(end.mac, vni).is_some_and(|i| Some(i) != place) {
+            return Err(TableError::MacTaken(end.mac, vni));
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, index: EndIndex, end: RemoteEnd) {
+        for address in &end.sources {
+            self.by_source.insert((*address, end.vni()), index);
+        }
+        self.by_mac.insert((end.mac, end.vni()), index);
+        self.ends[index.index()] = Some(Arc::new(end));
+    }
+
+    fn forget(&mut self, index: EndIndex) -> Option<Arc<RemoteEnd>> {
+        let end = self.ends.get_mut(index.index())?.take()?;
+        for address in &end.sources {
+            self.by_source.remove(&(*address, end.vni()));
+        }
+        self.by_mac.remove(&(end.mac, end.vni()));
+        Some(end)
+    }
+}
