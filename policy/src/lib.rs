@@ -4,5 +4,6 @@
 #![forbid(unsafe_code)]
 
 pub mod cow;
+pub mod maglev;
 pub mod prefix;
 pub mod rule;
