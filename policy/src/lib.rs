@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cow;
+pub mod maglev;
 pub mod prefix;
 pub mod reference;
 pub mod rule;
