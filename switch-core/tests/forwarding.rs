@@ -1,8 +1,8 @@
 //! Frames in, frames out: routing between pods and to the node.
 
-mod common;
+mod rig;
 
-use common::*;
+use rig::*;
 use etherparse::SlicedPacket;
 use switch_core::action::DropReason;
 

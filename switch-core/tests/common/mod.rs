@@ -1,215 +1,275 @@
-//! A switch with memory ports, polled by hand in virtual time: frames in, frames out.
-#![allow(unreachable_pub, dead_code, reason = "each test file uses its own part")]
+//! What the tests that need network namespaces share: a peer that plays the rest of the network
+//! behind a port, and a wire between two ports.
 
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
+
+use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use etherparse::PacketBuilder;
-use policy::rule::{Labels, Workload};
-use switch_core::action::DropReason;
-use switch_core::config::{Attachment, Cidr, Config, Endpoint, LocalNode, PortConfig, PortRole};
-use switch_core::control::{ControlPlane, Options};
-use switch_core::engine::{Dropped, Observer};
-use switch_core::id::{Cookie, PortId};
-use switch_core::port::Offloads;
-use switch_core::port::memory::{self, MemoryEnd};
-use switch_core::time::Instant;
-use switch_core::worker::Worker;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use switch_core::host::NetNs;
+use switch_core::host::pod::PodInterface;
+use switch_core::packet::{Batch, Packet, Pool, PoolConfig};
+use switch_core::port::Port;
 use wire::addr::Mac;
-use wire::flow_key::HashKey;
 
-pub const GATEWAY: Mac = Mac([0xee; 6]);
-pub const HOST_MAC: Mac = Mac([2, 0, 0, 0, 0, 0xfe]);
-pub const HOST: usize = 3;
-
-/// Three pods (ports 0 to 2), the node's port (3), virtual time.
-pub struct Switch {
-    pub control: ControlPlane,
-    pub workers: Vec<Worker>,
-    pub ends: Vec<MemoryEnd>,
-    pub now: Instant,
-    pub drops: Arc<Mutex<Vec<(u16, DropReason)>>>,
-}
-
-struct Collect(Arc<Mutex<Vec<(u16, DropReason)>>>);
-
-impl Observer for Collect {
-    fn dropped(&mut self, drop: &Dropped<'_>) {
-        self.0.lock().unwrap().push((drop.trace.ingress.0, drop.reason));
+/// Whether namespaces can be made. Without: says so loudly, or fails where privilege was
+/// promised.
+pub fn privileged(test: &str) -> bool {
+    match NetNs::anonymous() {
+        Ok(_) => true,
+        Err(error) => {
+            let required =
+                std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
+            assert!(!required, "{test} needs privilege: {error}");
+            eprintln!("SKIPPED: {test}: {error}");
+            false
+        }
     }
 }
 
-pub fn pod_mac(n: usize) -> Mac {
-    Mac([0x0a, 0x58, 10, 1, 0, 10 + n as u8])
-}
-
-pub fn pod_v4(n: usize) -> [u8; 4] {
-    [10, 1, 0, 10 + n as u8]
-}
-
-pub fn pod_v6(n: usize) -> [u8; 16] {
-    let mut a = [0; 16];
-    a[0] = 0xfd;
-    a[15] = 10 + n as u8;
-    a
-}
-
-pub fn config() -> Config {
-    let endpoint = |n: usize| {
-        Arc::new(Endpoint {
-            cookie: Cookie::new(format!("Pod/default/p{n}")),
-            workload: Workload {
-                namespace: "default".into(),
-                name: format!("p{n}").into(),
-                labels: Labels::default(),
-                addresses: vec![IpAddr::from(pod_v4(n)), IpAddr::from(pod_v6(n))],
-                ports: Vec::new(),
-                host_network: false,
-            },
-            node: "n1".into(),
-            attachment: Some(Attachment {
-                port: PortId(n as u16),
-                mac: pod_mac(n),
-                mtu: 1500,
-            }),
-        })
+/// Leaves the test when namespaces cannot be made.
+#[macro_export]
+macro_rules! require_privilege {
+    () => {
+        if !$crate::common::privileged(std::thread::current().name().unwrap_or("test")) {
+            return;
+        }
     };
-    let port = |n: u16, role| PortConfig { port: PortId(n), role };
-    Config {
-        node: LocalNode {
-            name: "n1".into(),
-            addresses: vec!["192.168.0.1".parse().unwrap(), "fd00:1::1".parse().unwrap()],
-            pod_cidrs: vec!["10.1.0.0/24".parse::<Cidr>().unwrap()],
-            ..LocalNode::default()
-        },
-        ports: vec![
-            port(0, PortRole::Pod),
-            port(1, PortRole::Pod),
-            port(2, PortRole::Pod),
-            port(3, PortRole::Host { mac: HOST_MAC, mtu: 1500 }),
-        ],
-        endpoints: (0..3).map(endpoint).collect(),
-        ..Config::default()
-    }
 }
 
-impl Switch {
-    pub fn new(config: &Config) -> Self {
-        Self::with_workers(config, 1)
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A pod's interface of MTU 1400 with those addresses; its MAC is made of the first.
+pub fn pod(addresses: &[&str]) -> PodInterface {
+    let addresses: Vec<IpAddr> = addresses.iter().map(|a| ip(a)).collect();
+    let last = match addresses[0] {
+        IpAddr::V4(a) => a.octets(),
+        IpAddr::V6(a) => *a.octets().last_chunk().unwrap(),
+    };
+    let mac = Mac([0x0a, 0x58, last[0], last[1], last[2], last[3]]);
+    PodInterface { mtu: 1400, ..PodInterface::new(mac, addresses) }
+}
+
+/// Asks the kernel to cut what `socket` sends into datagrams of `size` octets.
+pub fn set_udp_segment(socket: &UdpSocket, size: i32) {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the option takes an `int`, which `size` is.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const size).cast(),
+            size_of::<i32>() as u32,
+        )
+    };
+    assert_eq!(result, 0);
+}
+
+fn wait(port: &dyn Port, timeout: Duration) -> bool {
+    let Some(fd) = port.poll_fd() else { return false };
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    let timeout = Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ };
+    poll(&mut fds, Some(&timeout)).unwrap() > 0
+}
+
+/// The rest of the network, behind a port: answers ARP and ND for the gateway and, if `echo`,
+/// sends datagrams back to where they came from.
+pub struct Peer {
+    pub port: Box<dyn Port>,
+    pub pool: Pool,
+    pub echo: bool,
+}
+
+impl Peer {
+    pub fn new(port: Box<dyn Port>) -> Self {
+        Self { port, pool: Pool::new(PoolConfig::default()), echo: true }
     }
 
-    pub fn with_workers(config: &Config, workers: usize) -> Self {
-        Self::with(config, workers, Options::default())
+    /// Receives until a frame satisfies `wanted`, or for five seconds without any frame.
+    pub fn run_until(&mut self, mut wanted: impl FnMut(&[u8]) -> bool) -> bool {
+        self.run_until_packet(|packet| wanted(packet.bytes()))
     }
 
-    pub fn with(config: &Config, workers: usize, options: Options) -> Self {
-        let options = Options { hash_key: Some(HashKey::new(7)), ..options };
-        let mut control = ControlPlane::new(options);
-        let mut ends = Vec::new();
-        for n in 0..4 {
-            let (device, end) = memory::pair(format!("port{n}"), 4096, Offloads::ALL);
-            control.attach(Box::new(device)).unwrap();
-            ends.push(end);
+    pub fn run_until_packet(&mut self, mut wanted: impl FnMut(&Packet) -> bool) -> bool {
+        let mut batch = Batch::new();
+        let mut found = false;
+        while !found && wait(&*self.port, Duration::from_secs(5)) {
+            self.port.rx(&mut self.pool, &mut batch).unwrap();
+            let mut answers = Batch::new();
+            for packet in batch.drain(..) {
+                found |= wanted(&packet);
+                let answer = answer_gateway(packet.bytes())
+                    .or_else(|| self.echo.then(|| echo(packet.bytes())).flatten());
+                answers.extend(answer.map(|frame| Packet::from_frame(&frame)));
+                self.pool.free(packet);
+            }
+            self.port.tx(&mut self.pool, &mut answers).unwrap();
+            assert!(answers.is_empty(), "answers were refused");
         }
-        let workers: Vec<Worker> = (0..workers).map(|_| control.add_worker().unwrap()).collect();
-        let drops = Arc::new(Mutex::new(Vec::new()));
-        control.observe(|_| Some(Box::new(Collect(drops.clone()))));
-        control.apply(config).unwrap();
-        Self { control, workers, ends, now: Instant::from_secs(100), drops }
+        found
     }
 
-    /// Sends one frame into `port` and lets worker 0 run.
-    pub fn send(&mut self, port: usize, frame: &[u8]) {
-        self.send_by(0, port, frame);
+    /// Receives what is there, and counts frames that end so.
+    pub fn drain(&mut self, end: &[u8]) -> usize {
+        let mut count = 0;
+        let mut batch = Batch::new();
+        while wait(&*self.port, Duration::from_millis(100)) {
+            self.port.rx(&mut self.pool, &mut batch).unwrap();
+            for packet in batch.drain(..) {
+                count += usize::from(packet.bytes().ends_with(end));
+                self.pool.free(packet);
+            }
+        }
+        count
     }
+}
 
-    /// As [`send`](Self::send), with the worker chosen.
-    pub fn send_by(&mut self, worker: usize, port: usize, frame: &[u8]) {
-        self.ends[port].send_frame(frame).unwrap();
-        self.workers[worker].poll(self.now);
+/// The answer to an ARP request for 169.254.1.1 or a neighbour solicitation for fe80::1.
+fn answer_gateway(frame: &[u8]) -> Option<Vec<u8>> {
+    let is_arp = frame.len() >= 42 && frame[12..14] == [8, 6] && frame[20..22] == [0, 1];
+    if is_arp && frame[38..42] == [169, 254, 1, 1] {
+        let mut reply = frame[..42].to_vec();
+        reply.copy_within(6..12, 0);
+        reply[6..12].fill(0xee);
+        reply[21] = 2;
+        reply.copy_within(22..32, 32);
+        reply[22..28].fill(0xee);
+        reply[28..32].copy_from_slice(&[169, 254, 1, 1]);
+        return Some(reply);
     }
-
-    /// Everything that left by `port`.
-    pub fn recv(&mut self, port: usize) -> Vec<Vec<u8>> {
-        std::iter::from_fn(|| self.ends[port].recv_frame()).collect()
+    let is_ns = frame.len() >= 78 && frame[12..14] == [0x86, 0xdd] && frame[54] == 135;
+    if !is_ns || frame[62..78] != [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1] {
+        return None;
     }
-
-    /// Drops since the last call, as (ingress port, reason).
-    pub fn dropped(&mut self) -> Vec<(u16, DropReason)> {
-        std::mem::take(&mut self.drops.lock().unwrap())
+    let source: [u8; 16] = frame[22..38].try_into().unwrap();
+    if source == [0; 16] {
+        return None;
     }
+    let mut reply = frame[..78].to_vec();
+    reply.copy_within(6..12, 0);
+    reply[6..12].fill(0xee);
+    reply[18..20].copy_from_slice(&32u16.to_be_bytes());
+    reply[21] = 255;
+    reply.copy_within(62..78, 22);
+    reply[38..54].copy_from_slice(&source);
+    reply[54..62].copy_from_slice(&[136, 0, 0, 0, 0xe0, 0, 0, 0]);
+    reply.extend([2, 1, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee]);
+    let sum = checksum(&reply[54..], &reply[22..54], 58);
+    reply[56..58].copy_from_slice(&sum.to_be_bytes());
+    Some(reply)
+}
 
-    pub fn pass(&mut self, time: Duration) {
-        self.now = self.now + time;
-        for worker in &mut self.workers {
-            worker.poll(self.now);
+/// The Internet checksum of `data` and, with addresses, of a pseudo-header.
+pub fn checksum(data: &[u8], addresses: &[u8], proto: u8) -> u16 {
+    let mut sum: u32 = if addresses.is_empty() { 0 } else { u32::from(proto) + data.len() as u32 };
+    for part in [data, addresses] {
+        for pair in part.chunks(2) {
+            sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
         }
     }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
 
-    /// received = forwarded + consumed + dropped, over all workers, once nothing is held.
-    pub fn assert_adds_up(&self) {
-        let sum = |f: &dyn Fn(&switch_core::stats::WorkerCounters) -> u64| {
-            self.control.workers().map(|w| f(&w.counters)).fold(0u64, u64::wrapping_add)
-        };
-        let received = sum(&|c| c.received.get());
-        let forwarded = sum(&|c| c.forwarded.get());
-        let consumed = sum(&|c| c.consumed.get());
-        let dropped = sum(&|c| c.dropped_total());
-        assert_eq!(
-            received,
-            forwarded + consumed + dropped,
-            "received = forwarded {forwarded} + consumed {consumed} + dropped {dropped}"
-        );
+/// A UDP datagram turned round.
+fn echo(frame: &[u8]) -> Option<Vec<u8>> {
+    let (addresses, len, l4) = match frame.get(12..14)? {
+        [8, 0] if frame[23] == 17 => (26, 4, 34),
+        [0x86, 0xdd] if frame[20] == 17 => (22, 16, 54),
+        _ => return None,
+    };
+    let mut reply = frame.to_vec();
+    reply[..6].copy_from_slice(&frame[6..12]);
+    reply[6..12].copy_from_slice(&frame[..6]);
+    reply[addresses..addresses + len].copy_from_slice(&frame[addresses + len..][..len]);
+    reply[addresses + len..][..len].copy_from_slice(&frame[addresses..][..len]);
+    reply[l4..l4 + 2].copy_from_slice(&frame[l4 + 2..l4 + 4]);
+    reply[l4 + 2..l4 + 4].copy_from_slice(&frame[l4..l4 + 2]);
+    // The sender left the checksum unfinished.
+    reply[l4 + 6..l4 + 8].fill(0);
+    let end = l4 + usize::from(u16::from_be_bytes([frame[l4 + 4], frame[l4 + 5]]));
+    let sum = checksum(reply.get(l4..end)?, &reply[addresses..addresses + 2 * len], 17);
+    reply[l4 + 6..l4 + 8].copy_from_slice(&if sum == 0 { 0xffff } else { sum }.to_be_bytes());
+    Some(reply)
+}
+
+/// Carries frames between two pods as a router would: the gateway is answered for, everything
+/// else goes to the other pod whole, offload metadata and all.
+pub struct Wire {
+    stop: Arc<AtomicBool>,
+    longest: Arc<AtomicUsize>,
+    thread: JoinHandle<()>,
+}
+
+impl Wire {
+    pub fn start(left: (Box<dyn Port>, Mac), right: (Box<dyn Port>, Mac)) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let longest = Arc::new(AtomicUsize::new(0));
+        let (stopped, long) = (Arc::clone(&stop), Arc::clone(&longest));
+        let thread = thread::spawn(move || {
+            let mut ends = [left, right];
+            let mut pool = Pool::new(PoolConfig::default());
+            while !stopped.load(Relaxed) {
+                let mut moved = 0;
+                for i in 0..2 {
+                    moved += carry(&mut ends, i, &mut pool, &long);
+                }
+                if moved == 0 {
+                    let fds = [0, 1].map(|i: usize| ends[i].0.poll_fd().unwrap());
+                    let mut fds = [0, 1].map(|i: usize| PollFd::new(&fds[i], PollFlags::IN));
+                    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 20_000_000 })).unwrap();
+                }
+            }
+        });
+        Self { stop, longest, thread }
+    }
+
+    /// Ends; the length of the longest frame that passed.
+    pub fn stop(self) -> usize {
+        self.stop.store(true, Relaxed);
+        self.thread.join().unwrap();
+        self.longest.load(Relaxed)
     }
 }
 
-pub fn udp4(from: usize, to: [u8; 4], ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
-    udp4_ttl(from, to, ports, payload, 64)
-}
-
-pub fn udp4_ttl(from: usize, to: [u8; 4], ports: (u16, u16), payload: &[u8], ttl: u8) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2(pod_mac(from).0, GATEWAY.0)
-        .ipv4(pod_v4(from), to, ttl)
-        .udp(ports.0, ports.1);
-    let mut frame = Vec::new();
-    builder.write(&mut frame, payload).unwrap();
-    frame
-}
-
-pub fn udp6(from: usize, to: [u8; 16], ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2(pod_mac(from).0, GATEWAY.0)
-        .ipv6(pod_v6(from), to, 64)
-        .udp(ports.0, ports.1);
-    let mut frame = Vec::new();
-    builder.write(&mut frame, payload).unwrap();
-    frame
-}
-
-pub struct Tcp {
-    pub seq: u32,
-    pub ack: Option<u32>,
-    pub flags: &'static str,
-    pub payload: usize,
-}
-
-pub fn tcp4(from: usize, to: usize, ports: (u16, u16), tcp: &Tcp) -> Vec<u8> {
-    let mut builder = PacketBuilder::ethernet2(pod_mac(from).0, GATEWAY.0)
-        .ipv4(pod_v4(from), pod_v4(to), 64)
-        .tcp(ports.0, ports.1, tcp.seq, 64_000);
-    if let Some(ack) = tcp.ack {
-        builder = builder.ack(ack);
+fn carry(
+    ends: &mut [(Box<dyn Port>, Mac); 2],
+    from: usize,
+    pool: &mut Pool,
+    longest: &AtomicUsize,
+) -> usize {
+    let mut batch = Batch::new();
+    let count = ends[from].0.rx(pool, &mut batch).unwrap();
+    let (mut there, mut back) = (Batch::new(), Batch::new());
+    for mut packet in batch.drain(..) {
+        longest.fetch_max(packet.len(), Relaxed);
+        if let Some(answer) = answer_gateway(packet.bytes()) {
+            back.push(Packet::from_frame(&answer));
+            pool.free(packet);
+            continue;
+        }
+        let frame = packet.bytes_mut();
+        if frame[0] & 1 == 1 {
+            pool.free(packet);
+            continue;
+        }
+        frame[..6].copy_from_slice(&ends[1 - from].1.0);
+        frame[6..12].fill(0xee);
+        there.push(packet);
     }
-    for flag in tcp.flags.chars() {
-        builder = match flag {
-            'S' => builder.syn(),
-            'F' => builder.fin(),
-            'R' => builder.rst(),
-            'P' => builder.psh(),
-            other => panic!("no TCP flag {other}"),
-        };
+    ends[1 - from].0.tx(pool, &mut there).unwrap();
+    ends[from].0.tx(pool, &mut back).unwrap();
+    for packet in there.drain(..).chain(back.drain(..)) {
+        pool.free(packet);
     }
-    let mut frame = Vec::new();
-    builder.write(&mut frame, &vec![0x55; tcp.payload]).unwrap();
-    frame
+    count
 }
