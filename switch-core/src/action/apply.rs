@@ -3,7 +3,8 @@
 
 use wire::parse::{Network, Parsed};
 
-use super::Plan;
+use super::translate::translate;
+use super::{Plan, PlanFlags};
 use crate::packet::Packet;
 
 /// Rewrites the frame as `plan` says. The caller has checked the TTL and the MTU, and that there
@@ -12,6 +13,9 @@ use crate::packet::Packet;
 #[inline]
 pub fn apply(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
     packet.truncate(parsed.end as usize);
+    if plan.flags.0 & (PlanFlags::SNAT.0 | PlanFlags::DNAT.0) != 0 {
+        translate(packet, parsed, plan);
+    }
     let frame = packet.bytes_mut();
     if let Some(macs) = frame.first_chunk_mut::<12>() {
         *macs = plan.macs;

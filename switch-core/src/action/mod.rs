@@ -3,6 +3,7 @@
 mod apply;
 mod drop_reason;
 mod plan;
+mod translate;
 
 pub use apply::apply;
 pub use drop_reason::{DropClass, DropReason};

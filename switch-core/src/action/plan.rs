@@ -1,6 +1,8 @@
 //! The compiled answer of a flow: plain data, applied to every packet that hits.
 
 use wire::addr::Mac;
+use wire::checksum::Delta;
+use wire::flow_key::FlowKey;
 
 use crate::id::PortId;
 
@@ -54,10 +56,10 @@ pub struct Plan {
     pub flags: PlanFlags,
     /// Which tunnel, for [`PlanFlags::ENCAP`].
     pub tunnel: u16,
-    /// RFC 1624 difference of the replaced address words, for the IPv4 header checksum.
-    pub l3_delta: u16,
-    /// The same with the ports, for the layer-4 checksum.
-    pub l4_delta: u16,
+    /// What the replaced addresses add to a checksum over them.
+    pub address_delta: Delta,
+    /// The same with the ports.
+    pub flow_delta: Delta,
 }
 
 const _: () = assert!(size_of::<Plan>() == 64);
@@ -78,9 +80,33 @@ impl Plan {
             mtu,
             flags: PlanFlags::TTL,
             tunnel: 0,
-            l3_delta: 0,
-            l4_delta: 0,
+            address_delta: Delta::NONE,
+            flow_delta: Delta::NONE,
         }
+    }
+}
+
+impl Plan {
+    /// The same way, with what has the key `from` turned into what has the key `to`.
+    pub fn translate(mut self, from: &FlowKey, to: &FlowKey) -> Self {
+        let (mut addresses, mut ports) = (Delta::NONE, Delta::NONE);
+        if from.src != to.src || from.src_port != to.src_port {
+            self.flags = self.flags.with(PlanFlags::SNAT);
+            self.src = to.src;
+            self.src_port = to.src_port;
+            addresses = addresses.and(Delta::addr16(&from.src, &to.src));
+            ports = ports.and(Delta::u16(from.src_port, to.src_port));
+        }
+        if from.dst != to.dst || from.dst_port != to.dst_port {
+            self.flags = self.flags.with(PlanFlags::DNAT);
+            self.dst = to.dst;
+            self.dst_port = to.dst_port;
+            addresses = addresses.and(Delta::addr16(&from.dst, &to.dst));
+            ports = ports.and(Delta::u16(from.dst_port, to.dst_port));
+        }
+        self.address_delta = addresses;
+        self.flow_delta = addresses.and(ports);
+        self
     }
 }
 

@@ -88,13 +88,18 @@ pub fn resolve(snapshot: &Snapshot, query: &Query<'_>) -> Decision {
         Some((pinned, _)) => *pinned,
         None => Pinned { original: *query.key, reply: query.key.reversed(), origin: query.ingress },
     };
+    // The packet as it goes out: in the original direction what the reply will answer.
     let outgoing = match query.known {
         Some((pinned, Direction::Reply)) => pinned.original.reversed(),
         _ => pinned.reply.reversed(),
     };
     match route::lookup(snapshot, outgoing.dst_addr(), query.ingress) {
         Ok(Hop::Out { port, mtu, to }) => {
-            Decision::Forward { plan: Plan::route(port, mtu, to, snapshot.gateway.mac), pinned }
+            let mut plan = Plan::route(port, mtu, to, snapshot.gateway.mac);
+            if pinned.is_translated() {
+                plan = plan.translate(query.key, &outgoing);
+            }
+            Decision::Forward { plan, pinned }
         }
         Ok(Hop::Gateway) => Decision::Gateway,
         Err(denial) => Decision::Drop(denial),
