@@ -283,12 +283,11 @@ impl Engine {
         packet: &Packet,
         parsed: &Parsed,
     ) -> Option<crate::action::Plan> {
-        let candidate = candidate?;
         let frame = packet.bytes();
         if !is_ordinary(parsed) || frame.first_chunk::<6>() != Some(&gateway.0) {
             return None;
         }
-        let id = self.flows.find(Some(candidate), parsed.hash, &parsed.key)?;
+        let id = self.flows.find(candidate, parsed.hash, &parsed.key)?;
         let entry = self.flows.entry(id);
         if entry.epoch != turn.snapshot.epoch || entry.sender != sender(frame, ingress) {
             return None;
