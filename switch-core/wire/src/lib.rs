@@ -2,7 +2,7 @@
 //! that every frame goes through.
 //!
 //! Nothing here allocates, opens sockets, reads clocks or starts threads, and there is no
-//! `unsafe`. After a view's `new_checked` has accepted its bytes no accessor panics.
+//! `unsafe`. After a view's `new_checked` has accepted its bytes no accessor panics (see [`view`]).
 #![forbid(unsafe_code)]
 #![no_std]
 
@@ -10,7 +10,17 @@
 extern crate std;
 
 pub mod addr;
+pub mod arp;
 pub mod checksum;
 pub mod cidr;
+pub mod ethernet;
 pub mod flow_key;
+pub mod icmp;
+pub mod ipv4;
+pub mod ipv6;
 pub mod parse;
+pub mod sctp;
+pub mod tcp;
+pub mod udp;
+pub mod view;
+pub mod vlan;
