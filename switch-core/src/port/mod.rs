@@ -10,8 +10,8 @@ mod wrap;
 pub mod delay;
 pub mod lossy;
 pub mod memory;
-pub mod tap;
 pub mod pcap;
+pub mod tap;
 pub mod virtio;
 
 pub use now::Now;
