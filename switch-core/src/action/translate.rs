@@ -157,11 +157,8 @@ mod tests {
         let ethernet = PacketBuilder::ethernet2([2; 6], [4; 6]);
         let (src, dst) = (from.src, from.dst);
         let first = |a: [u8; 16]| [a[0], a[1], a[2], a[3]];
-        let ip = if v6 {
-            ethernet.ipv6(src, dst, 9)
-        } else {
-            ethernet.ipv4(first(src), first(dst), 9)
-        };
+        let ip =
+            if v6 { ethernet.ipv6(src, dst, 9) } else { ethernet.ipv4(first(src), first(dst), 9) };
         let mut out = Vec::new();
         let (sp, dp) = (from.src_port, from.dst_port);
         match kind {

@@ -2,10 +2,11 @@
 //! way out needs. The worker calls [`fit`] for every packet just before a port transmits it.
 //! Nothing here blocks or allocates but from the worker's pool.
 
+use wire::checksum::{finish_partial, sctp_checksum};
 use wire::parse::Parsed;
 
 use super::layout::Link;
-use super::{GsoType, Offload, Packet, Pool, gso, sum};
+use super::{GsoType, Offload, Packet, Pool, gso};
 use crate::action::DropReason;
 use crate::port::Offloads;
 
@@ -77,7 +78,8 @@ fn fit_super(
 }
 
 /// Finishes an unfinished checksum in place; a packet without one is left alone. Padding behind
-/// the IP packet is not summed.
+/// the IP packet is not summed. A computed zero is stored as all ones: UDP's zero means "none"
+/// (RFC 768), and the two are the same to everybody else.
 ///
 /// # Errors
 /// [`DropReason::OffloadInvalid`] if the checksum field lies outside the frame; the packet is
@@ -88,33 +90,17 @@ pub fn finish_checksum(packet: &mut Packet) -> Result<(), DropReason> {
         return Ok(());
     }
     let start = usize::from(offload.csum_start);
-    let field = start + usize::from(offload.csum_offset);
     let frame = packet.bytes_mut();
     let end = Link::of(frame).map_or(frame.len(), |link| link.ip_end(frame));
+    let frame = &mut frame[..end];
     if offload.is_crc32c() {
-        let (head, tail) = (frame.get(start..field), frame.get(field + 4..end));
-        let (Some(head), Some(tail)) = (head, tail) else {
-            return Err(DropReason::OffloadInvalid);
-        };
-        let crc = sum::crc32c([head, &[0; 4], tail]);
-        frame[field..field + 4].copy_from_slice(&crc.to_le_bytes());
-    } else {
-        if field + 2 > end {
-            return Err(DropReason::OffloadInvalid);
-        }
-        let sum = !sum::fold(sum::sum(&frame[start..end]));
-        put_checksum(&mut frame[field..field + 2], sum, offload.csum_offset == 6);
+        let sum = frame.get(start..).and_then(sctp_checksum).ok_or(DropReason::OffloadInvalid)?;
+        frame[start + 8..start + 12].copy_from_slice(&sum);
+    } else if !finish_partial(frame, start, usize::from(offload.csum_offset)) {
+        return Err(DropReason::OffloadInvalid);
     }
     packet.offload = Offload { csum_valid: true, ..Offload::default() };
     Ok(())
-}
-
-/// Stores a computed checksum. UDP's zero means "none", so there a computed zero is sent as all
-/// ones (RFC 768).
-#[inline]
-pub(super) fn put_checksum(field: &mut [u8], sum: u16, udp: bool) {
-    let sum = if udp && sum == 0 { 0xffff } else { sum };
-    field.copy_from_slice(&sum.to_ne_bytes());
 }
 
 /// Octets of the largest network-layer packet that a parsed packet stands for: of one segment of

@@ -2,9 +2,12 @@
 //! as the kernel does where a device cannot (TSO, USO). Called by the worker for a way out that
 //! takes only single packets.
 
-use super::finish::{CutError, put_checksum};
+use wire::checksum::{Sum, finish_partial, sum};
+use wire::flow_key::proto;
+
+use super::finish::CutError;
 use super::layout::{Layout, Link, be16, put_be16, tunnel};
-use super::{GsoType, Offload, Packet, Pool, finish_checksum, sum};
+use super::{GsoType, Offload, Packet, Pool, finish_checksum};
 use crate::action::DropReason;
 
 /// TCP flags of a super-frame that belong to its last segment only: FIN and PSH.
@@ -111,15 +114,15 @@ impl Place {
         self.rewrite_ip(frame, layout.ip);
         // The field holds the sum of the super-frame's pseudo-header; only the length differs.
         let field = l4 + usize::from(whole.csum_offset);
-        let old = u64::from(u16::from_ne_bytes([frame[field], frame[field + 1]]));
-        let length = sum::word((frame.len() - l4) as u16);
-        let pseudo = old + u64::from(!(sum::word((layout.end - l4) as u16) as u16)) + length;
-        frame[field..field + 2].copy_from_slice(&sum::fold(pseudo).to_ne_bytes());
+        let pseudo = Sum::word(be16(frame, field))
+            + Sum::word(!((layout.end - l4) as u16))
+            + Sum::word((frame.len() - l4) as u16);
+        put_be16(frame, field, pseudo.fold());
         // The tunnel's own checksum needs the finished one inside.
         let finish = self.finish || layout.outer.is_some();
         if finish {
-            let sum = !sum::fold(sum::sum(&frame[l4..]));
-            put_checksum(&mut frame[field..field + 2], sum, udp);
+            let done = finish_partial(frame, l4, usize::from(whole.csum_offset));
+            debug_assert!(done, "the field is in the copied headers");
         }
         if let Some((ip, header)) = layout.outer {
             self.rewrite_outer(frame, ip, header);
@@ -171,19 +174,19 @@ impl Place {
         if be16(frame, udp + 6) == 0 {
             return;
         }
-        frame[udp + 6..udp + 8].fill(0);
         let addresses = if ip.v4 { ip.l3 + 12..ip.l3 + 20 } else { ip.l3 + 8..ip.l3 + 40 };
-        let pseudo = sum::sum(&frame[addresses]) + sum::word(length) + sum::word(17);
-        let sum = !sum::fold(pseudo + sum::sum(&frame[udp..]));
-        put_checksum(&mut frame[udp + 6..udp + 8], sum, true);
+        let pseudo = sum(&frame[addresses]) + Sum::word(length) + Sum::word(u16::from(proto::UDP));
+        put_be16(frame, udp + 6, pseudo.fold());
+        let done = finish_partial(frame, udp, 6);
+        debug_assert!(done, "the tunnel's header was there");
     }
 }
 
 /// Computes the checksum of the IPv4 header at `l3`.
 pub(super) fn finish_ipv4(frame: &mut [u8], l3: usize, header: usize) {
-    frame[l3 + 10..l3 + 12].fill(0);
-    let sum = !sum::fold(sum::sum(&frame[l3..l3 + header]));
-    frame[l3 + 10..l3 + 12].copy_from_slice(&sum.to_ne_bytes());
+    put_be16(frame, l3 + 10, 0);
+    let sum = sum(&frame[l3..l3 + header]).checksum();
+    put_be16(frame, l3 + 10, sum);
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ mod gso;
 mod layout;
 mod offload;
 mod pool;
-mod sum;
 #[cfg(test)]
 mod testkit;
 

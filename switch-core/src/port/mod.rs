@@ -3,9 +3,19 @@
 //! A [`Device`] is what the control plane attaches; it opens one [`Port`] for each worker. A port
 //! is used by one worker thread only.
 
+mod now;
+mod random;
+mod wrap;
+
+pub mod delay;
+pub mod lossy;
 pub mod memory;
+pub mod pcap;
 pub mod tap;
 pub mod virtio;
+
+pub use now::Now;
+pub use wrap::{Wrapped, wrap};
 
 use std::io;
 use std::os::fd::BorrowedFd;

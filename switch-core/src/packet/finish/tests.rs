@@ -19,9 +19,9 @@ fn fitted(packet: Packet, offloads: Offloads) -> Result<Vec<Packet>, CutError> {
 }
 
 #[test]
-fn a_computed_zero_is_sent_as_all_ones_over_udp_only() {
+fn a_computed_zero_is_sent_as_all_ones() {
     // The sum over the stretch is ffff, so its complement is zero.
-    for (offset, expected) in [(6, [0xff, 0xff]), (16, [0, 0])] {
+    for offset in [6, 16] {
         let mut packet = Packet::from_frame(&[0; 60]);
         packet.bytes_mut()[34..36].copy_from_slice(&[0xff, 0xff]);
         packet.offload = Offload {
@@ -32,7 +32,7 @@ fn a_computed_zero_is_sent_as_all_ones_over_udp_only() {
         };
         finish_checksum(&mut packet).unwrap();
         let field = 34 + usize::from(offset);
-        assert_eq!(packet.bytes()[field..field + 2], expected);
+        assert_eq!(packet.bytes()[field..field + 2], [0xff, 0xff]);
         assert!(packet.offload.csum_valid && !packet.offload.csum_partial);
     }
 }

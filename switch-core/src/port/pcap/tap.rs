@@ -1,0 +1,241 @@
+//! The tap-off: what passes a port is copied to a capture while traffic flows.
+
+use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use crossbeam::queue::ArrayQueue;
+
+use super::{CaptureWriter, Direction};
+use crate::packet::{BATCH, Batch, Packet, Pool};
+use crate::port::{Now, Port, PortInfo};
+
+/// How long the writing thread sleeps when there is nothing to write: the most that a capture
+/// lags behind.
+const NAP: Duration = Duration::from_millis(20);
+
+/// A copied frame on its way to the file.
+#[derive(Debug)]
+struct Copy {
+    time_ns: u64,
+    original_len: u32,
+    direction: Direction,
+    frame: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: ArrayQueue<Copy>,
+    /// Buffers that were written, to be filled again.
+    spare: ArrayQueue<Vec<u8>>,
+    snap_len: usize,
+    stop: AtomicBool,
+    written: AtomicU64,
+    missed: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Shared {
+    fn copy(&self, packet: &Packet, time_ns: u64, direction: Direction) -> Copy {
+        let bytes = packet.bytes();
+        let mut frame = self.spare.pop().unwrap_or_default();
+        frame.clear();
+        frame.extend_from_slice(&bytes[..bytes.len().min(self.snap_len)]);
+        Copy { time_ns, original_len: bytes.len() as u32, direction, frame }
+    }
+
+    fn hand_over(&self, copy: Copy) {
+        if let Err(copy) = self.queue.push(copy) {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+            self.recycle(copy.frame);
+        }
+    }
+
+    fn recycle(&self, frame: Vec<u8>) {
+        // A full store frees it.
+        let _ = self.spare.push(frame);
+    }
+}
+
+/// How a recording went so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RecorderCounters {
+    /// Frames written.
+    pub written: u64,
+    /// Frames left out because the queue was full: the file is slower than the traffic.
+    pub missed: u64,
+    /// Frames that the file refused.
+    pub failed: u64,
+}
+
+/// Writes what [`Tap`]s copy, on a thread of its own. Dropping it ends the recording: what was
+/// copied so far is written and the file flushed; taps go on passing frames through.
+#[derive(Debug)]
+pub struct Recorder {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Recorder {
+    /// Starts recording to `writer`. At most `capacity` frames wait to be written, each cut to
+    /// `snap_len` octets.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start<W: Write + Send + 'static>(
+        writer: CaptureWriter<W>,
+        capacity: usize,
+        snap_len: usize,
+    ) -> io::Result<Self> {
+        let capacity = capacity.max(1);
+        let shared = Arc::new(Shared {
+            queue: ArrayQueue::new(capacity),
+            spare: ArrayQueue::new(capacity),
+            snap_len: snap_len.min(super::MAX_RECORD as usize),
+            stop: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        });
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("capture".into())
+            .spawn(move || record(&theirs, writer))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Wraps a port: what passes it is recorded. `now` is its worker's clock, and `epoch_ns` what
+    /// the capture's time is when that clock stands at zero, in nanoseconds since 1970.
+    pub fn tap<P: Port>(&self, port: P, now: Now, epoch_ns: u64) -> Tap<P> {
+        Tap { port, shared: Arc::clone(&self.shared), now, epoch_ns }
+    }
+
+    /// How it went so far.
+    pub fn counters(&self) -> RecorderCounters {
+        RecorderCounters {
+            written: self.shared.written.load(Ordering::Relaxed),
+            missed: self.shared.missed.load(Ordering::Relaxed),
+            failed: self.shared.failed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Ends the recording and says how it went.
+    ///
+    /// # Errors
+    /// The file could not be flushed.
+    pub fn finish(mut self) -> io::Result<RecorderCounters> {
+        self.stop()?;
+        Ok(self.counters())
+    }
+
+    fn stop(&mut self) -> io::Result<()> {
+        self.shared.stop.store(true, Ordering::Release);
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        thread.thread().unpark();
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the capture thread panicked")))
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        // Whoever cares calls `finish`.
+        let _ = self.stop();
+    }
+}
+
+/// The writing thread.
+fn record<W: Write>(shared: &Shared, mut writer: CaptureWriter<W>) -> io::Result<()> {
+    let mut unflushed = false;
+    loop {
+        // Asked first: what was copied before the stop is in the queue by now.
+        let stop = shared.stop.load(Ordering::Acquire);
+        while let Some(copy) = shared.queue.pop() {
+            let done = writer.write(copy.time_ns, &copy.frame, copy.original_len, copy.direction);
+            let counter = if done.is_ok() { &shared.written } else { &shared.failed };
+            counter.fetch_add(1, Ordering::Relaxed);
+            shared.recycle(copy.frame);
+            unflushed = true;
+        }
+        if stop {
+            return writer.flush();
+        }
+        if unflushed && writer.flush().is_err() {
+            shared.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        unflushed = false;
+        std::thread::park_timeout(NAP);
+    }
+}
+
+/// A port that records what passes it; see [`Recorder::tap`]. Frames are recorded as they
+/// pass: super-frames whole and unfinished checksums unfinished.
+#[derive(Debug)]
+pub struct Tap<P> {
+    port: P,
+    shared: Arc<Shared>,
+    now: Now,
+    epoch_ns: u64,
+}
+
+impl<P> Tap<P> {
+    fn time_ns(&self) -> u64 {
+        self.epoch_ns.saturating_add(self.now.get().as_nanos())
+    }
+
+    fn off(&self) -> bool {
+        self.shared.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl<P: Port> Port for Tap<P> {
+    fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        let before = batch.len();
+        let received = self.port.rx(pool, batch)?;
+        if !self.off() {
+            let time = self.time_ns();
+            for packet in &batch[before..] {
+                self.shared.hand_over(self.shared.copy(packet, time, Direction::Inbound));
+            }
+        }
+        Ok(received)
+    }
+
+    fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        if self.off() {
+            return self.port.tx(pool, batch);
+        }
+        // The port takes the packets away, and only then is it known how many it sent.
+        let time = self.time_ns();
+        let copies: ArrayVec<Copy, BATCH> = batch
+            .iter()
+            .map(|packet| self.shared.copy(packet, time, Direction::Outbound))
+            .collect();
+        let before = batch.len();
+        let result = self.port.tx(pool, batch);
+        let sent = before - batch.len();
+        for (n, copy) in copies.into_iter().enumerate() {
+            if n < sent {
+                self.shared.hand_over(copy);
+            } else {
+                self.shared.recycle(copy.frame);
+            }
+        }
+        result
+    }
+
+    fn info(&self) -> &PortInfo {
+        self.port.info()
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.port.poll_fd()
+    }
+
+    fn arm(&mut self) -> bool {
+        self.port.arm()
+    }
+}

@@ -1,0 +1,62 @@
+//! Wrappers round ports and devices: whatever takes a port takes a wrapped one.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use super::{Device, Port, PortInfo};
+use crate::packet::{Batch, Pool};
+
+impl<P: Port + ?Sized> Port for Box<P> {
+    #[inline]
+    fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        (**self).rx(pool, batch)
+    }
+
+    #[inline]
+    fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        (**self).tx(pool, batch)
+    }
+
+    fn info(&self) -> &PortInfo {
+        (**self).info()
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        (**self).poll_fd()
+    }
+
+    fn arm(&mut self) -> bool {
+        (**self).arm()
+    }
+}
+
+/// A device whose ports are wrapped as they are opened; see [`wrap`].
+#[derive(Debug)]
+pub struct Wrapped<D, F> {
+    device: D,
+    round: F,
+}
+
+/// Wraps every port that `device` opens: `round` gets the port and the index of its worker.
+pub fn wrap<D, F>(device: D, round: F) -> Wrapped<D, F>
+where
+    D: Device,
+    F: FnMut(Box<dyn Port>, usize) -> Box<dyn Port> + Send,
+{
+    Wrapped { device, round }
+}
+
+impl<D, F> Device for Wrapped<D, F>
+where
+    D: Device,
+    F: FnMut(Box<dyn Port>, usize) -> Box<dyn Port> + Send,
+{
+    fn open(&mut self, index: usize, workers: usize) -> io::Result<Box<dyn Port>> {
+        let port = self.device.open(index, workers)?;
+        Ok((self.round)(port, index))
+    }
+
+    fn info(&self) -> PortInfo {
+        self.device.info()
+    }
+}
