@@ -2,8 +2,8 @@
 
 mod rig;
 
-use rig::*;
 use etherparse::SlicedPacket;
+use rig::*;
 use switch_core::action::DropReason;
 
 fn checks_out(frame: &[u8]) {
@@ -90,10 +90,26 @@ fn ttl_ends_with_an_icmp_error() {
 #[test]
 fn two_workers_make_one_connection() {
     let mut switch = Switch::with_workers(&config(), 2);
-    switch.send_by(0, 0, &tcp4(0, 1, (1000, 80), &Tcp { seq: 1, ack: None, flags: "S", payload: 0 }));
-    switch.send_by(1, 1, &tcp4(1, 0, (80, 1000), &Tcp { seq: 9, ack: Some(2), flags: "S", payload: 0 }));
-    switch.send_by(0, 0, &tcp4(0, 1, (1000, 80), &Tcp { seq: 2, ack: Some(10), flags: "", payload: 10 }));
-    switch.send_by(1, 1, &tcp4(1, 0, (80, 1000), &Tcp { seq: 10, ack: Some(12), flags: "", payload: 0 }));
+    switch.send_by(
+        0,
+        0,
+        &tcp4(0, 1, (1000, 80), &Tcp { seq: 1, ack: None, flags: "S", payload: 0 }),
+    );
+    switch.send_by(
+        1,
+        1,
+        &tcp4(1, 0, (80, 1000), &Tcp { seq: 9, ack: Some(2), flags: "S", payload: 0 }),
+    );
+    switch.send_by(
+        0,
+        0,
+        &tcp4(0, 1, (1000, 80), &Tcp { seq: 2, ack: Some(10), flags: "", payload: 10 }),
+    );
+    switch.send_by(
+        1,
+        1,
+        &tcp4(1, 0, (80, 1000), &Tcp { seq: 10, ack: Some(12), flags: "", payload: 0 }),
+    );
     let list = switch.control.connections();
     assert_eq!(list.len(), 1);
     use switch_core::flow::tcp::TcpState::Established;

@@ -467,9 +467,7 @@ impl Tracker {
             lane.last_seen.store(now_secs, Relaxed);
         }
         lane.count(bytes as u64);
-        if lane.settled.load(Relaxed) == 1
-            && tcp::seq_le(segment.seq, lane.seq_end.load(Relaxed))
-        {
+        if lane.settled.load(Relaxed) == 1 && tcp::seq_le(segment.seq, lane.seq_end.load(Relaxed)) {
             lane.advance(segment);
             return true;
         }

@@ -112,6 +112,12 @@ pub(crate) fn set_receive_buffer(socket: BorrowedFd<'_>, octets: i32) -> io::Res
         .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, &octets))
 }
 
+/// Sets the send buffer's bound, past the system's limit where that is allowed.
+pub(crate) fn set_send_buffer(socket: BorrowedFd<'_>, octets: i32) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &octets)
+        .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, &octets))
+}
+
 /// Joins the group `id` whose members share the frames among them by flow; a new one that nobody
 /// else uses if `id` is `None`. Returns the group.
 pub(crate) fn join_fanout(socket: BorrowedFd<'_>, id: Option<u16>) -> io::Result<u16> {

@@ -68,11 +68,7 @@ pub fn config() -> Config {
                 host_network: false,
             },
             node: "n1".into(),
-            attachment: Some(Attachment {
-                port: PortId(n as u16),
-                mac: pod_mac(n),
-                mtu: 1500,
-            }),
+            attachment: Some(Attachment { port: PortId(n as u16), mac: pod_mac(n), mtu: 1500 }),
         })
     };
     let port = |n: u16, role| PortConfig { port: PortId(n), role };
