@@ -9,6 +9,7 @@
 mod error;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod pod;
 pub mod sysctl;
 pub mod userns;

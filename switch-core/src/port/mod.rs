@@ -9,6 +9,7 @@ mod wrap;
 
 pub mod delay;
 pub mod lossy;
+pub mod af_packet;
 pub mod memory;
 pub mod pcap;
 pub mod tap;

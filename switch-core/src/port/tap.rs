@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use wire::addr::Mac;
 
 use super::virtio::{self, HeaderForm};
-use super::{Device, Offloads, Port, PortInfo};
+use super::{Device, INVALID_OFFLOAD, Offloads, Port, PortInfo};
 use crate::host::{Context, HostError, NetNs, Netlink};
 use crate::packet::{Batch, Packet, Pool, SizeClass};
 use crate::sys::tun;
@@ -273,10 +273,10 @@ impl TapPort {
 }
 
 /// Sets length and offload metadata of a frame that was read. Metadata that contradicts the
-/// frame becomes [`super::INVALID_OFFLOAD`], which the worker drops with its reason.
+/// frame becomes [`INVALID_OFFLOAD`], which the worker drops with its reason.
 fn complete(packet: &mut Packet, len: usize, header: &[u8]) {
     packet.set_len(len);
-    packet.offload = virtio::decode(header, packet.bytes()).unwrap_or(super::INVALID_OFFLOAD);
+    packet.offload = virtio::decode(header, packet.bytes()).unwrap_or(INVALID_OFFLOAD);
 }
 
 fn is_gone(errno: Errno) -> bool {
@@ -336,7 +336,7 @@ impl Port for TapPort {
         let mut sent = 0;
         let mut waiting = mem::take(batch).into_iter();
         let mut result = Ok(());
-        while let Some(mut packet) = waiting.next() {
+        for mut packet in waiting.by_ref() {
             match self.write(&mut packet) {
                 Ok(()) => {
                     sent += 1;

@@ -5,7 +5,10 @@
 //! here is safe to call with any arguments; each block says why. Nothing here decides anything.
 #![allow(unsafe_code, reason = "system calls without a safe wrapper; kept to this module")]
 
+pub(crate) mod mmsg;
 pub(crate) mod ns;
+pub(crate) mod packet;
+pub(crate) mod ring;
 pub(crate) mod tun;
 
 use std::io;

@@ -41,6 +41,15 @@ macro_rules! require_privilege {
     };
 }
 
+/// Removes a named namespace when dropped.
+pub struct NameGuard(pub String);
+
+impl Drop for NameGuard {
+    fn drop(&mut self) {
+        let _ = NetNs::remove(&self.0);
+    }
+}
+
 pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
@@ -272,4 +281,25 @@ fn carry(
         pool.free(packet);
     }
     count
+}
+
+/// Switches TCP segmentation offload of an interface on or off (`ethtool -K NAME tso off`).
+pub fn set_tso(ns: &NetNs, name: &str, on: bool) {
+    use std::os::fd::AsRawFd;
+    const ETHTOOL_STSO: u32 = 0x1f;
+    ns.enter(|| {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut value = [ETHTOOL_STSO, u32::from(on)];
+        // SAFETY: all zero is a valid `ifreq`.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+        // SAFETY: SIOCETHTOOL reads an `ifreq` that points to an `ethtool_value`.
+        let result =
+            unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    })
+    .unwrap();
 }

@@ -44,7 +44,6 @@ pub struct LinkSpec {
     mac: Option<Mac>,
     mtu: Option<u32>,
     up: bool,
-    no_link_local: bool,
 }
 
 impl LinkSpec {
@@ -79,13 +78,6 @@ impl LinkSpec {
         self
     }
 
-    /// Without the fe80::/64 address that IPv6 would give it.
-    #[must_use]
-    pub fn no_link_local(mut self) -> Self {
-        self.no_link_local = true;
-        self
-    }
-
     fn message(&self) -> LinkMessage {
         let mut message = LinkMessage::default();
         if self.up {
@@ -98,9 +90,6 @@ impl LinkSpec {
         }
         if let Some(mtu) = self.mtu {
             message.attributes.push(LinkAttribute::Mtu(mtu));
-        }
-        if self.no_link_local {
-            message.attributes.push(no_link_local());
         }
         message
     }

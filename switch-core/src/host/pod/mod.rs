@@ -6,8 +6,10 @@
 //! existing one without harm, so a switch that was killed attaches to its pods as they are.
 
 mod node;
+mod veth;
 
 pub use node::{HostPort, HostPortConfig};
+pub use veth::{attach_veth, detach_veth, silence, switch_interface, switch_namespace};
 
 use std::net::IpAddr;
 

@@ -1,0 +1,240 @@
+//! The packet filter of the host, nf_tables, as far as the switch needs it: masquerading what
+//! pods send off the cluster, and keeping a network card's stack away from what the switch
+//! takes. Spoken directly over netlink; no `nft` program is needed.
+//!
+//! Each concern is a table of our own, replaced in one transaction, so that an interrupted or
+//! killed run leaves nothing that the next one stumbles over.
+
+mod message;
+mod rule;
+#[cfg(test)]
+mod tests;
+
+use wire::cidr::Cidr;
+use wire::parse::ethertype;
+
+use self::message::{Connection, Family, Kind, Transaction};
+use self::rule::{Base, Meta};
+use super::{HostError, NetNs, Netlink};
+
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+
+/// Whose packets are masqueraded, and which are not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MasqueradeConfig {
+    /// Name of the table.
+    pub table: String,
+    /// The node's interface to the switch: packets to pods are never masqueraded.
+    pub host_interface: String,
+    /// Where this node's pods are: only what they send is masqueraded.
+    pub pods: Vec<Cidr>,
+    /// Destinations that see pods' own addresses: the whole cluster.
+    pub cluster: Vec<Cidr>,
+}
+
+impl Default for MasqueradeConfig {
+    fn default() -> Self {
+        Self {
+            table: "podswitch".into(),
+            host_interface: "podswitch0".into(),
+            pods: Vec::new(),
+            cluster: Vec::new(),
+        }
+    }
+}
+
+/// The masquerading of pods' off-cluster traffic by the node's kernel, in force while this value
+/// lives. The kernel itself removes the table when the process ends in whatever way
+/// (NFT_TABLE_F_OWNER, Linux 5.12); on older ones the next run replaces it.
+#[derive(Debug)]
+pub struct Masquerade {
+    connection: Connection,
+    table: String,
+}
+
+impl Masquerade {
+    /// Puts masquerading in force in `ns`, in place of what an earlier run left.
+    ///
+    /// # Errors
+    /// Missing privilege; another process that runs holds the table; a kernel without nf_tables.
+    pub fn install(ns: &NetNs, config: &MasqueradeConfig) -> Result<Self, HostError> {
+        let mut connection = Connection::open(ns)?;
+        remove(&mut connection, Family::Inet, &config.table)?;
+        match put_masquerade(&mut connection, config, true) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                put_masquerade(&mut connection, config, false)?;
+            }
+            result => result?,
+        }
+        Ok(Self { connection, table: config.table.clone() })
+    }
+
+    /// Replaces what is in force at one stroke; connections under way keep their translation.
+    /// The table's name cannot change.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install); what was in force stays.
+    pub fn update(&mut self, config: &MasqueradeConfig) -> Result<(), HostError> {
+        let config = MasqueradeConfig { table: self.table.clone(), ..config.clone() };
+        let mut transaction = Transaction::new(Family::Inet);
+        transaction.add(Kind::DeleteTable, |a| {
+            a.text(1, &config.table);
+        });
+        masquerade(&mut transaction, &config, true);
+        let what = || format!("replace nftables table {}", config.table);
+        self.connection.commit(transaction, what)
+    }
+}
+
+impl Drop for Masquerade {
+    fn drop(&mut self) {
+        // On kernels that do not do it by themselves; nobody is left to be told.
+        let _ = remove(&mut self.connection, Family::Inet, &self.table);
+    }
+}
+
+/// What an [`IngressDrop`] keeps from an interface's stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ingress {
+    /// Every frame.
+    All,
+    /// UDP datagrams to this port, both families: a tunnel that the switch ends itself.
+    UdpTo(u16),
+    /// Packets to these addresses.
+    To(Cidr),
+}
+
+/// Keeps frames that an interface receives from the host's stack, which would answer or forward
+/// them; packet sockets still see them, since the hook comes after theirs.
+#[derive(Debug)]
+pub struct IngressDrop;
+
+impl IngressDrop {
+    /// Puts the drops in force on `interface`, in place of those of an earlier run in the same
+    /// `table`. They stay when the process ends: a dead switch must not leave its traffic to the
+    /// stack. [`remove`](Self::remove) takes them away.
+    ///
+    /// # Errors
+    /// There is no such interface; missing privilege; a kernel without nf_tables' netdev family.
+    pub fn install(
+        ns: &NetNs,
+        table: &str,
+        interface: &str,
+        drops: &[Ingress],
+    ) -> Result<(), HostError> {
+        const CHAIN: &str = "ingress";
+        /// Before the priorities that people use.
+        const PRIORITY: i32 = -500;
+        // Since Linux 6.16 a hook waits for an interface that is not there; a mistyped name is to
+        // be an error everywhere.
+        Netlink::open(ns)?.link(interface)?;
+        let mut connection = Connection::open(ns)?;
+        let mut transaction = Transaction::new(Family::Netdev);
+        // Made if it is not there, so that it can be removed for sure.
+        for kind in [Kind::NewTable, Kind::DeleteTable, Kind::NewTable] {
+            transaction.add(kind, |a| {
+                a.text(1, table);
+            });
+        }
+        transaction.add(Kind::NewChain, |a| {
+            a.text(1, table).text(3, CHAIN).text(7, "filter").nest(4, |hook| {
+                hook.number(1, 0).number(2, PRIORITY as u32).text(3, interface);
+            });
+        });
+        for drop in drops {
+            ingress(&mut transaction, table, CHAIN, drop);
+        }
+        let what = || format!("drop in nftables table {table} what {interface} receives");
+        connection.commit(transaction, what)
+    }
+
+    /// Removes the drops; that there are none is no error.
+    ///
+    /// # Errors
+    /// Missing privilege.
+    pub fn remove(ns: &NetNs, table: &str) -> Result<(), HostError> {
+        remove(&mut Connection::open(ns)?, Family::Netdev, table)
+    }
+}
+
+fn remove(connection: &mut Connection, family: Family, table: &str) -> Result<(), HostError> {
+    let mut transaction = Transaction::new(family);
+    transaction.add(Kind::DeleteTable, |a| {
+        a.text(1, table);
+    });
+    match connection.commit(transaction, || format!("remove nftables table {table}")) {
+        Err(error) if error.is_not_found() => Ok(()),
+        result => result,
+    }
+}
+
+fn put_masquerade(
+    connection: &mut Connection,
+    config: &MasqueradeConfig,
+    owned: bool,
+) -> Result<(), HostError> {
+    let mut transaction = Transaction::new(Family::Inet);
+    masquerade(&mut transaction, config, owned);
+    connection.commit(transaction, || format!("create nftables table {}", config.table))
+}
+
+fn masquerade(transaction: &mut Transaction, config: &MasqueradeConfig, owned: bool) {
+    const CHAIN: &str = "postrouting";
+    const NFT_TABLE_F_OWNER: u32 = 2;
+    const NF_INET_POST_ROUTING: u32 = 4;
+    /// NF_IP_PRI_NAT_SRC.
+    const PRIORITY: u32 = 100;
+    let table = &config.table;
+    transaction.add(Kind::NewTable, |a| {
+        a.text(1, table).number(2, if owned { NFT_TABLE_F_OWNER } else { 0 });
+    });
+    transaction.add(Kind::NewChain, |a| {
+        a.text(1, table).text(3, CHAIN).text(7, "nat").nest(4, |hook| {
+            hook.number(1, NF_INET_POST_ROUTING).number(2, PRIORITY);
+        });
+    });
+    for (is_ipv4, suffix) in [(true, "4"), (false, "6")] {
+        if !config.pods.iter().any(|range| range.address().is_ipv4() == is_ipv4) {
+            continue;
+        }
+        let (pods, cluster) = (format!("pods{suffix}"), format!("cluster{suffix}"));
+        transaction.add_set(table, &pods, &config.pods, is_ipv4);
+        transaction.add_set(table, &cluster, &config.cluster, is_ipv4);
+        let (family, source, destination, len) =
+            if is_ipv4 { (NFPROTO_IPV4, 12, 16, 4) } else { (NFPROTO_IPV6, 8, 24, 16) };
+        transaction.add_rule(table, CHAIN, |rule| {
+            rule.load_meta(Meta::Family).equal(&[family]);
+            rule.load_meta(Meta::OutputName).differ(&interface_name(&config.host_interface));
+            rule.load(Base::Network, source, len).lookup(&pods, false);
+            rule.load(Base::Network, destination, len).lookup(&cluster, true);
+            rule.masquerade();
+        });
+    }
+}
+
+fn ingress(transaction: &mut Transaction, table: &str, chain: &str, drop: &Ingress) {
+    transaction.add_rule(table, chain, |rule| {
+        match drop {
+            Ingress::All => {}
+            Ingress::UdpTo(port) => {
+                rule.load_meta(Meta::L4Protocol).equal(&[wire::flow_key::proto::UDP]);
+                rule.load(Base::Transport, 2, 2).equal(&port.to_be_bytes());
+            }
+            Ingress::To(range) => {
+                let is_ipv4 = range.address().is_ipv4();
+                let kind = if is_ipv4 { ethertype::IPV4 } else { ethertype::IPV6 };
+                rule.load_meta(Meta::EtherType).equal(&kind.to_be_bytes()).destined_to(range);
+            }
+        }
+        rule.count().drop();
+    });
+}
+
+/// A name as the kernel loads it: 16 octets, filled up with zeroes.
+fn interface_name(name: &str) -> [u8; 16] {
+    let mut octets = [0; 16];
+    let len = name.len().min(15);
+    octets[..len].copy_from_slice(&name.as_bytes()[..len]);
+    octets
+}

@@ -1,0 +1,200 @@
+//! Rules, written as the small programs that the kernel runs: load into a register, compare,
+//! act.
+
+use std::net::IpAddr;
+
+use wire::cidr::Cidr;
+
+use super::message::{Attributes, Kind, Transaction, intervals};
+
+/// The register that everything here uses (NFT_REG_1, 16 octets).
+const REGISTER: u32 = 1;
+/// The register of verdicts.
+const VERDICT: u32 = 0;
+
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_DATA_VALUE: u16 = 1;
+
+/// A `meta` key: what is known of a packet beside its octets (`NFT_META_*`).
+#[derive(Clone, Copy)]
+pub(super) enum Meta {
+    /// EtherType, in network order.
+    EtherType = 1,
+    /// Name of the interface that it will leave by.
+    OutputName = 7,
+    /// NFPROTO_IPV4 or NFPROTO_IPV6.
+    Family = 15,
+    /// IP protocol.
+    L4Protocol = 16,
+}
+
+/// Where an offset counts from (`NFT_PAYLOAD_*`).
+#[derive(Clone, Copy)]
+pub(super) enum Base {
+    Network = 1,
+    Transport = 2,
+}
+
+/// One rule under construction.
+pub(super) struct Rule<'a, 'b>(&'a mut Attributes<'b>);
+
+impl Rule<'_, '_> {
+    fn expression(&mut self, name: &str, data: impl FnOnce(&mut Attributes<'_>)) -> &mut Self {
+        const NAME: u16 = 1;
+        const DATA: u16 = 2;
+        self.0.nest(NFTA_LIST_ELEM, |e| {
+            e.text(NAME, name).nest(DATA, data);
+        });
+        self
+    }
+
+    pub(super) fn load_meta(&mut self, key: Meta) -> &mut Self {
+        self.expression("meta", |d| {
+            d.number(1, REGISTER).number(2, key as u32);
+        })
+    }
+
+    pub(super) fn load(&mut self, base: Base, offset: u32, len: u32) -> &mut Self {
+        self.expression("payload", |d| {
+            d.number(1, REGISTER).number(2, base as u32).number(3, offset).number(4, len);
+        })
+    }
+
+    fn compare(&mut self, operator: u32, value: &[u8]) -> &mut Self {
+        self.expression("cmp", |d| {
+            d.number(1, REGISTER).number(2, operator).nest(3, |v| {
+                v.bytes(NFTA_DATA_VALUE, value);
+            });
+        })
+    }
+
+    /// The rule goes on only if the register equals `value`.
+    pub(super) fn equal(&mut self, value: &[u8]) -> &mut Self {
+        self.compare(0, value)
+    }
+
+    /// The rule goes on only if the register differs from `value`.
+    pub(super) fn differ(&mut self, value: &[u8]) -> &mut Self {
+        self.compare(1, value)
+    }
+
+    /// Keeps the register's bits that `mask` has.
+    pub(super) fn mask(&mut self, mask: &[u8]) -> &mut Self {
+        self.expression("bitwise", |d| {
+            d.number(1, REGISTER).number(2, REGISTER).number(3, mask.len() as u32);
+            d.nest(4, |v| {
+                v.bytes(NFTA_DATA_VALUE, mask);
+            });
+            d.nest(5, |v| {
+                v.bytes(NFTA_DATA_VALUE, &vec![0; mask.len()]);
+            });
+        })
+    }
+
+    /// The rule goes on only if the register's value is in the set, or (`inverted`) is not.
+    pub(super) fn lookup(&mut self, set: &str, inverted: bool) -> &mut Self {
+        self.expression("lookup", |d| {
+            d.text(1, set).number(2, REGISTER).number(5, u32::from(inverted));
+        })
+    }
+
+    /// The packet's source becomes an address of the interface that it leaves by, with a port
+    /// chosen at random, so that two connections seldom race for one.
+    pub(super) fn masquerade(&mut self) -> &mut Self {
+        const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 1 << 4;
+        self.expression("masq", |d| {
+            d.number(1, NF_NAT_RANGE_PROTO_RANDOM_FULLY);
+        })
+    }
+
+    /// Counts packets and octets.
+    pub(super) fn count(&mut self) -> &mut Self {
+        self.expression("counter", |_| {})
+    }
+
+    /// The packet ends here.
+    pub(super) fn drop(&mut self) -> &mut Self {
+        const NF_DROP: u32 = 0;
+        self.expression("immediate", |d| {
+            d.number(1, VERDICT).nest(2, |v| {
+                v.nest(2, |code| {
+                    code.number(1, NF_DROP);
+                });
+            });
+        })
+    }
+
+    /// The rule goes on only for packets whose destination lies in `range`, behind an EtherType
+    /// or family that was compared before.
+    pub(super) fn destined_to(&mut self, range: &Cidr) -> &mut Self {
+        let prefix = u32::from(range.prefix());
+        match range.address() {
+            IpAddr::V4(a) => {
+                let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
+                self.load(Base::Network, 16, 4).mask(&mask.to_be_bytes()).equal(&a.octets())
+            }
+            IpAddr::V6(a) => {
+                let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
+                self.load(Base::Network, 24, 16).mask(&mask.to_be_bytes()).equal(&a.octets())
+            }
+        }
+    }
+}
+
+impl Transaction {
+    /// Adds a rule to the end of a chain.
+    pub(super) fn add_rule(
+        &mut self,
+        table: &str,
+        chain: &str,
+        expressions: impl FnOnce(&mut Rule<'_, '_>),
+    ) {
+        self.add(Kind::NewRule, |a| {
+            a.text(1, table).text(2, chain).nest(4, |list| expressions(&mut Rule(list)));
+        });
+    }
+
+    /// Adds a set of address ranges of one family, and fills it.
+    pub(super) fn add_set(&mut self, table: &str, name: &str, ranges: &[Cidr], is_ipv4: bool) {
+        const NFT_SET_INTERVAL: u32 = 4;
+        /// What `nft` calls `ipv4_addr`, and `ipv6_addr`.
+        const TYPES: [u32; 2] = [7, 8];
+        /// What fits in one attribute with its 16-bit length.
+        const CHUNK: usize = 500;
+        let len = if is_ipv4 { 4 } else { 16 };
+        let id = self.next_set_id();
+        self.add(Kind::NewSet, |a| {
+            a.text(1, table).text(2, name).number(3, NFT_SET_INTERVAL);
+            a.number(4, TYPES[usize::from(!is_ipv4)]).number(5, len as u32).number(10, id);
+        });
+        let bounds: Vec<(Vec<u8>, bool)> = intervals(ranges, is_ipv4)
+            .into_iter()
+            .flat_map(|(first, last)| {
+                let octets = |value: u128| value.to_be_bytes()[16 - len..].to_vec();
+                let top = if is_ipv4 { u32::MAX.into() } else { u128::MAX };
+                // An interval up to the last address has no end.
+                [Some((octets(first), false)), (last < top).then(|| (octets(last + 1), true))]
+            })
+            .flatten()
+            .collect();
+        for chunk in bounds.chunks(CHUNK) {
+            self.add(Kind::NewElements, |a| {
+                a.text(1, table).text(2, name).number(4, id).nest(3, |list| {
+                    chunk.iter().for_each(|(key, is_end)| element(list, key, *is_end));
+                });
+            });
+        }
+    }
+}
+
+fn element(list: &mut Attributes<'_>, key: &[u8], is_end: bool) {
+    const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
+    list.nest(NFTA_LIST_ELEM, |e| {
+        if is_end {
+            e.number(3, NFT_SET_ELEM_INTERVAL_END);
+        }
+        e.nest(1, |k| {
+            k.bytes(NFTA_DATA_VALUE, key);
+        });
+    });
+}

@@ -1,0 +1,389 @@
+//! AF_PACKET: frames to and from an interface that exists, one end of a veth pair or a node's
+//! network card.
+//!
+//! The virtio-net header (10 octets) travels with each frame, so that neither checksums nor
+//! segments need to be finished between pods. Received frames come through a ring shared with
+//! the kernel or by `recvmmsg` ([`Receive`]); sending is by `sendmmsg`.
+//!
+//! The socket sees copies: the host's stack gets each frame too. Where that must not be, the
+//! interface belongs in a namespace whose stack is dead ([`host::pod`](crate::host::pod)) or
+//! behind an ingress hook that drops ([`host::nft`](crate::host::nft)).
+//!
+//! [`PacketDevice`] is used by control threads, each [`PacketPort`] by one worker.
+
+use std::io::{self, ErrorKind};
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
+
+use arrayvec::ArrayVec;
+
+use super::virtio::{self, HeaderForm};
+use super::{Device, INVALID_OFFLOAD, Offloads, Port, PortInfo};
+use crate::host::{Context, HostError, NetNs, Netlink, netlink::Link};
+use crate::packet::{BATCH, Batch, Packet, Pool, SizeClass};
+use crate::sys::mmsg::{self, Slot, VNET_HEADER};
+use crate::sys::packet;
+use crate::sys::ring::{Frame, Ring};
+
+/// A burst ends when it holds about this many octets, so that super-frames are still in the
+/// cache when the same worker sends them.
+const BURST_OCTETS: usize = 384 * 1024;
+
+/// What the kernel may hold for us beside the ring, as it counts memory: some 60 super-frames.
+const RECEIVE_BUFFER: i32 = 8 << 20;
+
+/// How frames are received.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Receive {
+    /// Through a ring shared with the kernel, without a system call for each burst; frames that
+    /// do not fit a slot (super-frames) by `recvmmsg`.
+    #[default]
+    Ring,
+    /// By `recvmmsg` alone. Needs no memory of its own for each port.
+    Messages,
+}
+
+/// How an interface is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct PacketConfig {
+    /// How frames are received.
+    pub receive: Receive,
+    /// Slots of each worker's ring, about 2 KiB each at the usual MTU; a power of two.
+    pub ring_slots: usize,
+    /// Takes frames to any link-layer address, not just the interface's own.
+    pub promiscuous: bool,
+}
+
+impl Default for PacketConfig {
+    fn default() -> Self {
+        Self { receive: Receive::default(), ring_slots: 1024, promiscuous: true }
+    }
+}
+
+/// An interface, used from outside its host's stack.
+#[derive(Debug)]
+pub struct PacketDevice {
+    ns: NetNs,
+    link: Link,
+    config: PacketConfig,
+    /// Group of sockets that share the frames, once there are two.
+    group: Option<u16>,
+    open: Vec<Member>,
+}
+
+#[derive(Debug)]
+struct Member {
+    socket: Weak<OwnedFd>,
+    grouped: bool,
+}
+
+impl PacketDevice {
+    /// The interface `name` of `ns`. Nothing is received before the device is opened as a port.
+    ///
+    /// # Errors
+    /// There is no such interface, or it is none for Ethernet.
+    pub fn new(ns: &NetNs, name: &str, config: PacketConfig) -> Result<Self, HostError> {
+        let link = Netlink::open(ns)?.link(name)?;
+        if link.mac.is_none() {
+            let operation = format!("attach to interface {name}");
+            return Err(HostError::invalid(operation, "it is not an Ethernet interface"));
+        }
+        Ok(Self { ns: ns.clone(), link, config, group: None, open: Vec::new() })
+    }
+
+    /// The interface as it was when the device was made.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    fn port_info(&self) -> PortInfo {
+        PortInfo {
+            name: self.link.name.clone(),
+            mac: self.link.mac,
+            mtu: self.link.mtu,
+            // What the interface does not take, the kernel finishes on the way to it.
+            offloads: Offloads::ALL,
+        }
+    }
+
+    fn open_port(&mut self) -> Result<PacketPort, HostError> {
+        let operation = format!("open a packet socket on {} in {}", self.link.name, self.ns);
+        let what = || operation.clone();
+        let socket = self.ns.enter(packet::open)?.context(what)?;
+        let fd = socket.as_fd();
+        packet::set_vnet_header(fd).context(what)?;
+        packet::set_ignore_outgoing(fd).context(what)?;
+        packet::set_auxdata(fd).context(what)?;
+        packet::set_qdisc_bypass(fd, true).context(what)?;
+        packet::set_receive_buffer(fd, RECEIVE_BUFFER).context(what)?;
+        let ring = match self.config.receive {
+            Receive::Messages => None,
+            Receive::Ring => {
+                let longest = self.link.mtu as usize + 14 + 4;
+                Some(Ring::new(fd, self.config.ring_slots, longest).context(what)?)
+            }
+        };
+        // Deaf until it shares with the others: no frame is to be received twice.
+        packet::set_deaf(fd, true).context(what)?;
+        packet::bind(fd, self.link.index).context(what)?;
+        if self.config.promiscuous {
+            packet::set_promiscuous(fd, self.link.index).context(what)?;
+        }
+        let socket = Arc::new(socket);
+        self.share(&socket).context(what)?;
+        packet::set_deaf(socket.as_fd(), false).context(what)?;
+        Ok(PacketPort {
+            socket,
+            ring,
+            info: self.port_info(),
+            bypass: true,
+            slots: FEW_SLOTS,
+            gone: false,
+        })
+    }
+
+    /// Has all open sockets share the frames, if there is more than this one.
+    fn share(&mut self, socket: &Arc<OwnedFd>) -> io::Result<()> {
+        self.open.retain(|member| member.socket.strong_count() > 0);
+        self.open.push(Member { socket: Arc::downgrade(socket), grouped: false });
+        if self.open.len() == 1 {
+            return Ok(());
+        }
+        for member in self.open.iter_mut().filter(|member| !member.grouped) {
+            if let Some(socket) = member.socket.upgrade() {
+                self.group = Some(packet::join_fanout(socket.as_fd(), self.group)?);
+                member.grouped = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Device for PacketDevice {
+    fn open(&mut self, _index: usize, _workers: usize) -> io::Result<Box<dyn Port>> {
+        Ok(Box::new(self.open_port()?))
+    }
+
+    fn info(&self) -> PortInfo {
+        self.port_info()
+    }
+}
+
+/// Slots that a call of `recvmmsg` begins with; grows while bursts fill it.
+const FEW_SLOTS: usize = 8;
+
+/// One worker's socket on an interface.
+#[derive(Debug)]
+pub struct PacketPort {
+    socket: Arc<OwnedFd>,
+    ring: Option<Ring>,
+    info: PortInfo,
+    /// Whether the queueing discipline is passed by.
+    bypass: bool,
+    /// How many messages the next call of `recvmmsg` offers to take.
+    slots: usize,
+    /// The interface is gone.
+    gone: bool,
+}
+
+impl PacketPort {
+    /// Receives from the ring until it or the batch ends.
+    fn rx_ring(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<()> {
+        let mut octets = 0;
+        while !batch.is_full() && octets < BURST_OCTETS {
+            let Some(ring) = &mut self.ring else { return Ok(()) };
+            match ring.peek(0) {
+                None => return Ok(()),
+                Some(Frame::Whole { header, octets: frame, vlan }) => {
+                    let Some(mut packet) = pool.alloc_for(frame.len()) else { return Ok(()) };
+                    packet.fill(frame);
+                    octets += frame.len();
+                    complete(&mut packet, header, vlan);
+                    batch.push(packet);
+                    ring.release(1);
+                }
+                Some(Frame::Lost) => ring.release(1),
+                Some(Frame::Queued) => {
+                    let room = batch.remaining_capacity().min((BURST_OCTETS - octets) >> 14).max(1);
+                    let run = (1..room)
+                        .take_while(|ahead| matches!(ring.peek(*ahead), Some(Frame::Queued)))
+                        .count();
+                    let count = self.rx_messages(pool, batch, run + 1)?;
+                    octets += batch.iter().rev().take(count).map(Packet::len).sum::<usize>();
+                    if let Some(ring) = &mut self.ring {
+                        ring.release(count);
+                    }
+                    if count == 0 {
+                        // No buffer was free.
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives up to `most` frames by `recvmmsg`. Returns how many.
+    fn rx_messages(
+        &mut self,
+        pool: &mut Pool,
+        batch: &mut Batch,
+        most: usize,
+    ) -> io::Result<usize> {
+        let mut slots: ArrayVec<Slot, BATCH> = ArrayVec::new();
+        while slots.len() < most.min(batch.remaining_capacity()) {
+            let Some(large) = pool.alloc(SizeClass::Large) else { break };
+            let Some(small) = pool.alloc(SizeClass::Small) else {
+                pool.free(large);
+                break;
+            };
+            slots.push(Slot::new(small, large));
+        }
+        let result = match slots.len() {
+            0 => Ok(0),
+            _ => mmsg::receive(self.socket.as_fd(), &mut slots),
+        };
+        let count = *result.as_ref().unwrap_or(&0);
+        for (i, slot) in slots.into_iter().enumerate() {
+            if i < count {
+                batch.push(take_frame(slot, pool));
+            } else {
+                pool.free(slot.small);
+                pool.free(slot.large);
+            }
+        }
+        match result {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(0),
+            Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => self.down().map(|()| 0),
+            result => result,
+        }
+    }
+
+    /// The interface went down: for good, or until it comes up again.
+    fn down(&mut self) -> io::Result<()> {
+        self.gone |= packet::is_gone(self.socket.as_fd());
+        if self.gone { Err(ErrorKind::NotConnected.into()) } else { Ok(()) }
+    }
+
+    /// Sends from the front of `packets` until one is refused for a reason that concerns the
+    /// others too. Returns a bit for each that was sent.
+    fn send(&mut self, packets: &[Packet]) -> (u64, io::Result<()>) {
+        let mut headers = [[0; VNET_HEADER]; BATCH];
+        for (header, packet) in headers.iter_mut().zip(packets) {
+            virtio::encode(&packet.offload, HeaderForm::Legacy, header);
+        }
+        let (mut sent, mut at) = (0u64, 0);
+        while at < packets.len() {
+            let error = match mmsg::send(self.socket.as_fd(), &headers[at..], &packets[at..]) {
+                Ok(0) => return (sent, Ok(())),
+                Ok(count) => {
+                    sent |= (u64::MAX >> (64 - count)) << at;
+                    at += count;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                Some(libc::EAGAIN) => return (sent, Ok(())),
+                // Past the queueing discipline the kernel does not cut what the interface does
+                // not take whole; on the ordinary way it does.
+                Some(libc::ENOBUFS) if self.bypass && packets[at].offload.is_gso() => {
+                    if let Err(error) = packet::set_qdisc_bypass(self.socket.as_fd(), false) {
+                        return (sent, Err(error));
+                    }
+                    self.bypass = false;
+                }
+                Some(libc::ENOBUFS) => return (sent, Ok(())),
+                Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => return (sent, self.down()),
+                // This frame is too long or its header impossible; others may pass.
+                _ => at += 1,
+            }
+        }
+        (sent, Ok(()))
+    }
+}
+
+/// Makes a packet of a message, in the smaller buffer that holds it.
+fn take_frame(slot: Slot, pool: &mut Pool) -> Packet {
+    let Slot { header, mut small, mut large, len, vlan, .. } = slot;
+    let mut packet = if len <= Pool::SMALL {
+        pool.free(large);
+        small.set_len(len);
+        small
+    } else {
+        large.spare_mut()[..Pool::SMALL].copy_from_slice(&small.spare_mut()[..Pool::SMALL]);
+        pool.free(small);
+        large.set_len(len.min(large.capacity()));
+        large
+    };
+    complete(&mut packet, &header, vlan);
+    packet
+}
+
+/// Sets the offload metadata and puts back the VLAN tag.
+fn complete(packet: &mut Packet, header: &[u8], vlan: Option<(u16, u16)>) {
+    packet.offload = virtio::decode(header, packet.bytes()).unwrap_or(INVALID_OFFLOAD);
+    let Some((tpid, tci)) = vlan else { return };
+    if packet.len() < 12 {
+        return;
+    }
+    packet.push_front(4);
+    let frame = packet.bytes_mut();
+    frame.copy_within(4..16, 0);
+    frame[12..14].copy_from_slice(&tpid.to_be_bytes());
+    frame[14..16].copy_from_slice(&tci.to_be_bytes());
+    packet.offload.shift(4);
+}
+
+impl Port for PacketPort {
+    fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        if self.gone {
+            return Err(ErrorKind::NotConnected.into());
+        }
+        let before = batch.len();
+        if self.ring.is_some() {
+            self.rx_ring(pool, batch)?;
+            return Ok(batch.len() - before);
+        }
+        let count = self.rx_messages(pool, batch, self.slots)?;
+        let octets: usize = batch[before..].iter().map(Packet::len).sum();
+        if count == self.slots && octets < BURST_OCTETS / 2 {
+            self.slots = (self.slots * 2).min(BATCH);
+        } else if octets > BURST_OCTETS || count < self.slots / 4 {
+            self.slots = (self.slots / 2).max(FEW_SLOTS);
+        }
+        Ok(count)
+    }
+
+    fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        let waiting = mem::take(batch);
+        let (sent, result) = self.send(&waiting);
+        for (i, packet) in waiting.into_iter().enumerate() {
+            if sent & 1 << i != 0 {
+                pool.free(packet);
+            } else {
+                batch.push(packet);
+            }
+        }
+        result.map(|()| sent.count_ones() as usize)
+    }
+
+    fn info(&self) -> &PortInfo {
+        &self.info
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
+    }
+
+    fn arm(&mut self) -> bool {
+        // A ring says nothing of an interface that went down; its socket does.
+        if self.ring.is_some() && packet::take_error(self.socket.as_fd()).is_err() {
+            return self.down().is_ok();
+        }
+        true
+    }
+}

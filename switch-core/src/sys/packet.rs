@@ -1,0 +1,178 @@
+//! Packet sockets (packet(7)): opened, bound, and their options.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::check;
+
+/// Options that `libc` does not name.
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+const PACKET_FANOUT_FLAG_UNIQUEID: u32 = 0x2000;
+
+/// A packet socket that receives nothing until it is bound.
+pub(crate) fn open() -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no memory is involved.
+    let fd = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
+    // SAFETY: the descriptor was just made and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Receives from the interface with this index from now on.
+pub(crate) fn bind(socket: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_ifindex: index as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: the address is a `sockaddr_ll` that outlives the call, and its length is right.
+    check(unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of_val(&address) as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+/// Whether the interface that the socket was bound to is gone for good.
+pub(crate) fn is_gone(socket: BorrowedFd<'_>) -> bool {
+    // SAFETY: all zero is a valid `sockaddr_ll`, a struct of integers.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` octets to `address`, and `len`.
+    let result =
+        unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut len) };
+    // The kernel says -1 once the interface was unregistered.
+    result < 0 || address.sll_ifindex <= 0
+}
+
+/// Takes and clears the error that the socket holds, such as `ENETDOWN`.
+pub(crate) fn take_error(socket: BorrowedFd<'_>) -> io::Result<()> {
+    rustix::net::sockopt::socket_error(socket)??;
+    Ok(())
+}
+
+/// Puts the 10-octet virtio-net header in front of each frame.
+pub(crate) fn set_vnet_header(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set(socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1i32)
+}
+
+/// Leaves out what this host sends, our own frames among it (Linux 4.20).
+pub(crate) fn set_ignore_outgoing(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set(socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1i32)
+}
+
+/// Has each received frame come with what the driver took out of it: the VLAN tag.
+pub(crate) fn set_auxdata(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set(socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, &1i32)
+}
+
+/// Hands frames to the driver past the queueing discipline. Drops super-frames that the device
+/// does not take whole.
+pub(crate) fn set_qdisc_bypass(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    set(socket, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &i32::from(on))
+}
+
+/// Frames too long for a slot of the receive ring are queued on the socket as well, whole.
+pub(crate) fn set_copy_threshold(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set(socket, libc::SOL_PACKET, libc::PACKET_COPY_THRESH, &1i32)
+}
+
+/// The layout of receive ring slots.
+pub(crate) fn set_ring_version(socket: BorrowedFd<'_>) -> io::Result<()> {
+    const TPACKET_V2: i32 = 1;
+    set(socket, libc::SOL_PACKET, libc::PACKET_VERSION, &TPACKET_V2)
+}
+
+/// Makes the receive ring.
+pub(crate) fn set_ring(socket: BorrowedFd<'_>, request: &libc::tpacket_req) -> io::Result<()> {
+    set(socket, libc::SOL_PACKET, libc::PACKET_RX_RING, request)
+}
+
+/// Takes frames to other hosts' addresses too.
+pub(crate) fn set_promiscuous(socket: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    let membership = libc::packet_mreq {
+        mr_ifindex: index as i32,
+        mr_type: libc::PACKET_MR_PROMISC as u16,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    set(socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)
+}
+
+/// Sets the receive buffer's bound, past the system's limit where that is allowed.
+pub(crate) fn set_receive_buffer(socket: BorrowedFd<'_>, octets: i32) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &octets)
+        .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, &octets))
+}
+
+/// Sets the send buffer's bound, past the system's limit where that is allowed.
+pub(crate) fn set_send_buffer(socket: BorrowedFd<'_>, octets: i32) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &octets)
+        .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, &octets))
+}
+
+/// Joins the group `id` whose members share the frames among them by flow; a new one that nobody
+/// else uses if `id` is `None`. Returns the group.
+pub(crate) fn join_fanout(socket: BorrowedFd<'_>, id: Option<u16>) -> io::Result<u16> {
+    // By the hash of the flow, the same for both directions. Not reassembled first
+    // (PACKET_FANOUT_FLAG_DEFRAG): the switch wants fragments as they came, and all of a
+    // datagram's go to one member anyway since their hash is that of the addresses.
+    let mut value = libc::PACKET_FANOUT_HASH << 16;
+    match id {
+        Some(id) => value |= u32::from(id),
+        None => value |= PACKET_FANOUT_FLAG_UNIQUEID << 16,
+    }
+    set(socket, libc::SOL_PACKET, libc::PACKET_FANOUT, &value)?;
+    let mut joined = 0u32;
+    let mut len = size_of_val(&joined) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` octets to `joined`, and `len`.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_FANOUT,
+            (&raw mut joined).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(joined as u16)
+}
+
+/// Has the socket receive nothing (`true`) or everything.
+pub(crate) fn set_deaf(socket: BorrowedFd<'_>, deaf: bool) -> io::Result<()> {
+    if !deaf {
+        return set(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0i32);
+    }
+    // BPF_RET | BPF_K: keep none of the frame's octets.
+    let mut nothing = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut nothing };
+    // The kernel copies the program during the call, while `nothing` lives.
+    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
+fn set<T>(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    // SAFETY: the kernel reads `size_of::<T>()` octets from `value`. Where those hold a pointer
+    // (`set_deaf`) it is to memory that lives through the call.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}

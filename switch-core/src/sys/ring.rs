@@ -1,0 +1,149 @@
+//! The receive ring that a packet socket shares with the kernel (TPACKET_V2).
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::mmsg::{VNET_HEADER, vlan_tag};
+use super::packet;
+
+const TP_STATUS_KERNEL: u32 = 0;
+const TP_STATUS_USER: u32 = 1;
+const TP_STATUS_COPY: u32 = 1 << 1;
+
+/// Room that the kernel takes in each slot in front of the frame: its own header, the sender's
+/// address, the virtio-net header, and what alignment costs.
+const SLOT_OVERHEAD: usize = 96;
+
+/// Length of `struct tpacket2_hdr`.
+const HEADER: usize = size_of::<libc::tpacket2_hdr>();
+
+/// A ring of slots mapped into this process. One thread uses it at a time.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    memory: NonNull<u8>,
+    slot: usize,
+    slots: usize,
+    next: usize,
+}
+
+// SAFETY: the mapping is owned by this value alone and usable from any thread; what the kernel
+// does to it concurrently is ordered by each slot's status word.
+unsafe impl Send for Ring {}
+
+/// A frame in the ring.
+#[derive(Debug)]
+pub(crate) enum Frame<'a> {
+    /// It is all here.
+    Whole {
+        /// Its virtio-net header.
+        header: &'a [u8],
+        /// Its octets.
+        octets: &'a [u8],
+        /// The VLAN tag that was taken out of it: TPID and TCI.
+        vlan: Option<(u16, u16)>,
+    },
+    /// It is too long for its slot and waits in the socket's queue.
+    Queued,
+    /// It is too long for its slot, and the socket's queue was full: lost.
+    Lost,
+}
+
+impl Ring {
+    /// Gives `socket` a ring of `slots` slots (a power of two) for frames of up to `longest`
+    /// octets, and maps it.
+    pub(crate) fn new(socket: BorrowedFd<'_>, slots: usize, longest: usize) -> io::Result<Self> {
+        const BLOCK: usize = 1 << 16;
+        let slot = (longest + SLOT_OVERHEAD).next_power_of_two().clamp(1 << 11, BLOCK);
+        let slots = slots.next_power_of_two().max(BLOCK / slot);
+        let request = libc::tpacket_req {
+            tp_block_size: BLOCK as u32,
+            tp_block_nr: (slots * slot / BLOCK) as u32,
+            tp_frame_size: slot as u32,
+            tp_frame_nr: slots as u32,
+        };
+        packet::set_ring_version(socket)?;
+        packet::set_copy_threshold(socket)?;
+        packet::set_ring(socket, &request)?;
+        // SAFETY: a fresh mapping at an address of the kernel's choice, of the length that the
+        // ring was made with; nothing else refers to it.
+        let memory = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                slots * slot,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                socket.as_raw_fd(),
+                0,
+            )
+        };
+        if memory == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { memory, slot, slots, next: 0 })
+    }
+
+    fn status(&self, index: usize) -> &AtomicU32 {
+        let offset = (index & (self.slots - 1)) * self.slot;
+        // SAFETY: the offset lies in the mapping and is a multiple of the slot's size, so the
+        // word is aligned; kernel and we access it atomically only.
+        unsafe { AtomicU32::from_ptr(self.memory.as_ptr().add(offset).cast()) }
+    }
+
+    /// The frame that is `ahead` frames behind the oldest not yet released, if it is there.
+    pub(crate) fn peek(&self, ahead: usize) -> Option<Frame<'_>> {
+        if ahead >= self.slots {
+            return None;
+        }
+        // Acquire: what the kernel wrote before the status is seen.
+        let status = self.status(self.next + ahead).load(Ordering::Acquire);
+        if status & TP_STATUS_USER == 0 {
+            return None;
+        }
+        if status & TP_STATUS_COPY != 0 {
+            return Some(Frame::Queued);
+        }
+        let offset = ((self.next + ahead) & (self.slots - 1)) * self.slot;
+        // SAFETY: the slot lies in the mapping and is ours, since its status says so, until
+        // `release` (which needs `&mut self`, so the borrow has ended) gives it back.
+        let slot = unsafe { slice::from_raw_parts(self.memory.as_ptr().add(offset), self.slot) };
+        Some(read(slot, status))
+    }
+
+    /// Gives the oldest `count` frames back to the kernel.
+    pub(crate) fn release(&mut self, count: usize) {
+        for _ in 0..count {
+            // Release: our reading is over before the kernel writes.
+            self.status(self.next).store(TP_STATUS_KERNEL, Ordering::Release);
+            self.next = (self.next + 1) & (self.slots - 1);
+        }
+    }
+}
+
+/// Reads one slot. The kernel is trusted with what it writes, but not with memory safety.
+fn read(slot: &[u8], status: u32) -> Frame<'_> {
+    let word = |at: usize| u32::from_ne_bytes([slot[at], slot[at + 1], slot[at + 2], slot[at + 3]]);
+    let half = |at: usize| u16::from_ne_bytes([slot[at], slot[at + 1]]);
+    const _: () = assert!(HEADER >= 32);
+    let (len, captured, mac) = (word(4) as usize, word(8) as usize, usize::from(half(12)));
+    let parts = (|| {
+        let header = slot.get(mac.checked_sub(VNET_HEADER)?..mac)?;
+        Some((header, slot.get(mac..mac + captured)?))
+    })();
+    match parts {
+        Some((header, octets)) if len == captured => {
+            Frame::Whole { header, octets, vlan: vlan_tag(status, half(24), half(26)) }
+        }
+        _ => Frame::Lost,
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made with this length and nothing borrows from it any more.
+        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.slot * self.slots) };
+    }
+}
