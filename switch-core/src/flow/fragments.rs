@@ -188,11 +188,14 @@ impl Fragments {
         let slot = &mut self.slots[index as usize];
         let datagram = match &mut slot.state {
             State::Collecting(datagram) => datagram,
-            State::Refused(reason) => {
-                out.dropped.push((fragment.packet, *reason));
+            refused_or_free => {
+                let reason = match refused_or_free {
+                    State::Refused(reason) => *reason,
+                    _ => DropReason::FragmentLimit,
+                };
+                out.dropped.push((fragment.packet, reason));
                 return Outcome::Dropped;
             }
-            State::Free => unreachable!("the table holds no free slots"),
         };
         let cost = datagram::cost(&fragment.packet);
         match datagram.add(fragment, extent, limit) {

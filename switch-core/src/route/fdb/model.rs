@@ -1,0 +1,163 @@
+//! The table under `loom`: a table of one row of two slots, so that threads meet in them.
+
+#![allow(dead_code, unreachable_pub, reason = "only what can race is called in this copy")]
+
+mod atomic {
+    pub(super) use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+}
+
+const WAYS: usize = 2;
+const PORTS: usize = 4;
+
+#[path = "table.rs"]
+mod table;
+
+use loom::sync::Arc;
+use loom::thread;
+use wire::addr::Mac;
+use wire::flow_key::HashKey;
+
+use self::table::{Bounds, Domain, Fdb, Learn};
+use crate::id::PortId;
+use crate::time::Instant;
+
+const D: Domain = Domain(1);
+const A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
+const B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
+const FILLER: Mac = Mac([2, 0, 0, 0, 0, 0xf]);
+const NOW: Instant = Instant::from_secs(100);
+const LATER: Instant = Instant::from_secs(1000);
+const BOUNDS: Bounds = Bounds { ageing_secs: 300, limit: 10 };
+
+/// Runs `test` on a table in every interleaving of up to three preemptions.
+fn model(test: impl Fn(Arc<Fdb>) + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(move || test(Arc::new(Fdb::new(1, &HashKey::new(1)))));
+}
+
+fn learn(fdb: &Fdb, mac: Mac, port: u16) -> Learn {
+    fdb.learn(D, mac, PortId(port), BOUNDS, NOW)
+}
+
+/// Whatever is there, and that the counters agree with it.
+fn settled(fdb: &Fdb) -> Vec<(Mac, PortId)> {
+    let entries: Vec<_> = fdb.dump(NOW).iter().map(|entry| (entry.mac, entry.port)).collect();
+    for port in 0..PORTS as u16 {
+        let there = entries.iter().filter(|(mac, at)| *at == PortId(port) && *mac != FILLER);
+        assert_eq!(fdb.learnt(PortId(port)), there.count() as u32, "port {port}: {entries:?}");
+    }
+    entries
+}
+
+/// One slot left, which goes from one address to another and back while it is read.
+#[test]
+fn a_reader_never_gets_the_port_of_another_address() {
+    model(|fdb| {
+        assert!(fdb.set_static(D, FILLER, PortId(3), NOW));
+        learn(&fdb, A, 1);
+        let writer = {
+            let fdb = fdb.clone();
+            thread::spawn(move || {
+                fdb.remove(D, A);
+                assert_eq!(learn(&fdb, B, 2), Learn::New);
+                fdb.remove(D, B);
+                assert_eq!(learn(&fdb, A, 1), Learn::New);
+            })
+        };
+        assert!(matches!(fdb.lookup(D, A, NOW), None | Some(PortId(1))));
+        assert!(matches!(fdb.lookup(D, B, NOW), None | Some(PortId(2))));
+        writer.join().unwrap();
+        assert_eq!(fdb.lookup(D, A, NOW), Some(PortId(1)));
+        assert_eq!(settled(&fdb).len(), 2);
+    });
+}
+
+#[test]
+fn two_who_learn_one_address_leave_one_entry() {
+    for (first, second) in [(1, 1), (1, 2)] {
+        model(move |fdb| {
+            let other = fdb.clone();
+            let other = thread::spawn(move || learn(&other, A, first));
+            learn(&fdb, A, second);
+            other.join().unwrap();
+            let entries = settled(&fdb);
+            assert_eq!(entries.len(), 1, "{entries:?}");
+            assert!(entries[0].1 == PortId(first) || entries[0].1 == PortId(second));
+        });
+    }
+}
+
+#[test]
+fn two_who_move_one_address_keep_the_counters_right() {
+    model(|fdb| {
+        learn(&fdb, A, 0);
+        let other = fdb.clone();
+        let other = thread::spawn(move || learn(&other, A, 1));
+        learn(&fdb, A, 2);
+        assert!(fdb.lookup(D, A, NOW).is_some());
+        other.join().unwrap();
+        assert_eq!(settled(&fdb).len(), 1);
+    });
+}
+
+#[test]
+fn a_limit_holds_for_both() {
+    model(|fdb| {
+        let once = Bounds { limit: 1, ..BOUNDS };
+        let other = fdb.clone();
+        let other = thread::spawn(move || other.learn(D, A, PortId(1), once, NOW));
+        let mine = fdb.learn(D, B, PortId(1), once, NOW);
+        let mut outcomes = [mine, other.join().unwrap()];
+        outcomes.sort_by_key(|outcome| *outcome != Learn::New);
+        assert_eq!(outcomes, [Learn::New, Learn::LimitReached]);
+        assert_eq!(settled(&fdb).len(), 1);
+    });
+}
+
+/// An entry that has expired is swept, taken over by another address, and seen again, at once.
+#[test]
+fn sweeping_and_learning() {
+    model(|fdb| {
+        learn(&fdb, A, 1);
+        let other = fdb.clone();
+        let other = thread::spawn(move || {
+            other.sweep(LATER, WAYS);
+            other.learn(D, B, PortId(2), BOUNDS, LATER)
+        });
+        fdb.learn(D, A, PortId(1), BOUNDS, LATER);
+        assert_eq!(other.join().unwrap(), Learn::New);
+        assert_eq!(fdb.lookup(D, A, LATER), Some(PortId(1)));
+        assert_eq!(fdb.lookup(D, B, LATER), Some(PortId(2)));
+        assert_eq!((fdb.learnt(PortId(1)), fdb.learnt(PortId(2))), (1, 1));
+    });
+}
+
+#[test]
+fn a_pinned_address_stays_pinned() {
+    model(|fdb| {
+        let other = fdb.clone();
+        let other = thread::spawn(move || {
+            learn(&other, A, 1);
+            learn(&other, A, 2)
+        });
+        assert!(fdb.set_static(D, A, PortId(3), NOW));
+        other.join().unwrap();
+        assert_eq!(fdb.lookup(D, A, NOW), Some(PortId(3)));
+        assert_eq!(learn(&fdb, A, 1), Learn::Pinned);
+        assert_eq!((fdb.learnt(PortId(1)), fdb.learnt(PortId(2))), (0, 0));
+        assert_eq!(fdb.dump(NOW).len(), 1);
+    });
+}
+
+#[test]
+fn flushing_a_port_that_still_learns_keeps_the_counters_right() {
+    model(|fdb| {
+        learn(&fdb, A, 1);
+        let other = fdb.clone();
+        let other = thread::spawn(move || learn(&other, A, 2));
+        fdb.flush_port(PortId(1));
+        other.join().unwrap();
+        assert_eq!(settled(&fdb), [(A, PortId(2))]);
+    });
+}
