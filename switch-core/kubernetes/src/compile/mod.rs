@@ -21,8 +21,8 @@ use crate::load::Manifests;
 use crate::object::{Loaded, Object};
 use crate::refusal::{Faults, Field, Note, Refusal};
 use names::Names;
-pub use node::NodeFacts;
 use node::Nodes;
+pub use node::Overlay;
 use pod::Pods;
 
 /// Choices that manifests do not make.
@@ -41,8 +41,8 @@ pub struct Compiled {
     /// The pods of this node that can be attached, in the order of the manifests: those that have
     /// an address of their own. Empty if no node was named.
     pub pods: Vec<LocalPod>,
-    /// What the Node objects say, this node's among them.
-    pub nodes: Vec<NodeFacts>,
+    /// What Flannel's annotations say of the overlay, if any node has them.
+    pub flannel: Option<Overlay>,
     /// What is worth saying to a person.
     pub notes: Vec<Note>,
 }
@@ -208,6 +208,7 @@ impl<'a> Compiler<'a> {
             });
             return Err(self.refusals);
         }
+        let flannel = self.nodes.flannel();
         let (local, remote) = self.nodes.split(self.node, self.options.gateway, &mut self.notes);
         let config = Config {
             node: local,
@@ -216,7 +217,6 @@ impl<'a> Compiler<'a> {
             nodes: remote,
             ..Config::default()
         };
-        let (pods, nodes, notes) = (self.pods.local, self.nodes.facts, self.notes);
-        Ok(Compiled { config, pods, nodes, notes })
+        Ok(Compiled { config, pods: self.pods.local, flannel, notes: self.notes })
     }
 }
