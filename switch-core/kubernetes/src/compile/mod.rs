@@ -2,17 +2,20 @@
 //! others, then put into the form that the switch is told in. Called by whoever embeds the switch,
 //! off the packet path, once for each state.
 
+mod cluster_policy;
 mod names;
 mod namespace;
+mod network_policy;
 mod node;
 mod pod;
+mod selector;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use policy::rule::Namespace;
+use policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy};
 use switch_core::config::{Attachment, Config, Endpoint, Gateway, PortConfig, PortRole};
 use switch_core::id::{Cookie, PortId};
 use wire::addr::Mac;
@@ -115,6 +118,7 @@ impl Manifests {
         compiler.namespaces(&objects);
         compiler.nodes(&objects);
         compiler.pods(&objects);
+        compiler.policies(&objects);
         compiler.finish()
     }
 }
@@ -130,6 +134,8 @@ struct Compiler<'a> {
     known_namespaces: HashSet<Arc<str>>,
     nodes: Nodes,
     pods: Pods,
+    policies: Vec<Arc<NetworkPolicy>>,
+    cluster_policies: Vec<Arc<ClusterNetworkPolicy>>,
 }
 
 impl<'a> Compiler<'a> {
@@ -144,6 +150,8 @@ impl<'a> Compiler<'a> {
             known_namespaces: HashSet::new(),
             nodes: Nodes::default(),
             pods: Pods::default(),
+            policies: Vec::new(),
+            cluster_policies: Vec::new(),
         }
     }
 
@@ -177,7 +185,7 @@ impl<'a> Compiler<'a> {
 
     fn namespaces(&mut self, objects: &[&Loaded]) {
         for object in objects {
-            if let Object::Namespace(_) = object.object {
+            if let Object::Namespace = object.object {
                 namespace::compile(self, object);
             }
         }
@@ -200,6 +208,18 @@ impl<'a> Compiler<'a> {
         }
     }
 
+    fn policies(&mut self, objects: &[&Loaded]) {
+        for object in objects {
+            match &object.object {
+                Object::NetworkPolicy(policy) => network_policy::compile(self, object, policy),
+                Object::ClusterNetworkPolicy(policy) => {
+                    cluster_policy::compile(self, object, policy);
+                }
+                _ => {}
+            }
+        }
+    }
+
     fn finish(mut self) -> Result<Compiled, Vec<Refusal>> {
         if !self.refusals.is_empty() {
             self.refusals.sort_by(|a, b| {
@@ -214,6 +234,8 @@ impl<'a> Compiler<'a> {
             node: local,
             endpoints: self.pods.endpoints,
             namespaces: self.namespaces,
+            policies: self.policies,
+            cluster_policies: self.cluster_policies,
             nodes: remote,
             ..Config::default()
         };
