@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use policy::rule::{Namespace, Workload};
+use policy::rule::{ClusterNetworkPolicy, Labels, Namespace, NetworkPolicy, Workload};
 pub use wire::cidr::Cidr;
 
 use wire::addr::Mac;
@@ -23,6 +23,10 @@ pub struct Config {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Every namespace.
     pub namespaces: Vec<Arc<Namespace>>,
+    /// Every NetworkPolicy.
+    pub policies: Vec<Arc<NetworkPolicy>>,
+    /// Every ClusterNetworkPolicy.
+    pub cluster_policies: Vec<Arc<ClusterNetworkPolicy>>,
     /// Every other node.
     pub nodes: Vec<Arc<RemoteNode>>,
     /// Routes beyond pods and nodes.
@@ -36,10 +40,16 @@ pub struct Config {
 pub struct LocalNode {
     /// The name it goes by.
     pub name: Arc<str>,
-    /// Its own addresses (InternalIP), at most one of each family used as tunnel end.
+    /// Its labels.
+    pub labels: Labels,
+    /// Its own addresses (InternalIP). The first of each family is its tunnel end.
     pub addresses: Vec<IpAddr>,
     /// Ranges that its pods' addresses come from.
     pub pod_cidrs: Vec<Cidr>,
+    /// Link-layer addresses of its tunnel end.
+    pub vtep: VtepMac,
+    /// Link-layer address of its underlay interface, as far as captures go.
+    pub underlay_mac: Mac,
     /// What pods see as their gateway.
     pub gateway: Gateway,
 }
@@ -48,8 +58,11 @@ impl Default for LocalNode {
     fn default() -> Self {
         Self {
             name: "".into(),
+            labels: Labels::default(),
             addresses: Vec::new(),
             pod_cidrs: Vec::new(),
+            vtep: VtepMac::default(),
+            underlay_mac: Mac::ZERO,
             gateway: Gateway::default(),
         }
     }
@@ -152,12 +165,32 @@ pub struct RemoteNode {
     pub cookie: Cookie,
     /// The node's name.
     pub name: Arc<str>,
-    /// Its addresses (InternalIP).
+    /// Its labels.
+    pub labels: Labels,
+    /// Its addresses (InternalIP). The first of each family is its tunnel end.
     pub addresses: Vec<IpAddr>,
     /// Ranges that its pods' addresses come from.
     pub pod_cidrs: Vec<Cidr>,
-    /// Link-layer address of its tunnel end.
-    pub vtep_mac: Mac,
+    /// Link-layer addresses of its tunnel end.
+    pub vtep: VtepMac,
+    /// Link-layer address of its underlay interface, as far as captures go.
+    pub underlay_mac: Mac,
+}
+
+/// Link-layer addresses of a node's tunnel end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VtepMac {
+    /// Where the underlay is IPv4; also where it is IPv6 if there is no second address.
+    pub ipv4: Mac,
+    /// Where the underlay is IPv6: Flannel has a second tunnel device there.
+    pub ipv6: Option<Mac>,
+}
+
+impl VtepMac {
+    /// The address where the underlay is of this family.
+    pub fn of(self, ipv6: bool) -> Mac {
+        if ipv6 { self.ipv6.unwrap_or(self.ipv4) } else { self.ipv4 }
+    }
 }
 
 /// A route beyond pods and nodes.

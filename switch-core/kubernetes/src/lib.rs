@@ -9,6 +9,6 @@ mod refusal;
 mod text;
 mod validate;
 
-pub use compile::{Compiled, InterfaceKind, LocalPod, NodeFacts, Options, PodInterface};
+pub use compile::{Compiled, InterfaceKind, LocalPod, Options, Overlay, PodInterface};
 pub use load::{LoadError, Manifests};
 pub use refusal::{Note, Refusal, Source};

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use switch_core::id::Cookie;
 
+use crate::api::cluster::ClusterNetworkPolicy;
 use crate::api::core::{Namespace, Node, Pod};
 use crate::api::meta::ObjectMeta;
 use crate::api::networking::NetworkPolicy;
@@ -16,10 +17,11 @@ use crate::refusal::{Note, Refusal, Source, quote};
 /// An object that podswitch reads.
 #[derive(Clone, Debug)]
 pub(crate) enum Object {
-    Namespace(Namespace),
+    Namespace,
     Node(Node),
     Pod(Box<Pod>),
     NetworkPolicy(NetworkPolicy),
+    ClusterNetworkPolicy(ClusterNetworkPolicy),
 }
 
 /// An object and where it was read.
@@ -51,9 +53,10 @@ struct Kind {
 }
 
 /// A field of the wrong type.
-struct Fault {
-    field: String,
-    reason: String,
+pub(crate) struct Fault {
+    /// Its path, empty if it is the value itself.
+    pub(crate) field: String,
+    pub(crate) reason: String,
 }
 
 const KINDS: &[Kind] = &[
@@ -63,8 +66,8 @@ const KINDS: &[Kind] = &[
         versions: &["v1"],
         namespaced: false,
         decode: |value| {
-            let mut it: Namespace = decode(value)?;
-            Ok((it.metadata.take().unwrap_or_default(), Object::Namespace(it)))
+            let it: Namespace = decode(value)?;
+            Ok((it.metadata.unwrap_or_default(), Object::Namespace))
         },
     },
     Kind {
@@ -95,6 +98,16 @@ const KINDS: &[Kind] = &[
         decode: |value| {
             let mut it: NetworkPolicy = decode(value)?;
             Ok((it.metadata.take().unwrap_or_default(), Object::NetworkPolicy(it)))
+        },
+    },
+    Kind {
+        name: "ClusterNetworkPolicy",
+        group: "policy.networking.k8s.io",
+        versions: &["v1alpha2"],
+        namespaced: false,
+        decode: |value| {
+            let mut it: ClusterNetworkPolicy = decode(value)?;
+            Ok((it.metadata.take().unwrap_or_default(), Object::ClusterNetworkPolicy(it)))
         },
     },
 ];
@@ -218,7 +231,8 @@ fn printable(text: &str) -> String {
     }
 }
 
-fn decode<T: DeserializeOwned>(value: Value) -> Result<T, Fault> {
+/// Decodes a value, with the path of the field whose type is wrong.
+pub(crate) fn decode<T: DeserializeOwned>(value: Value) -> Result<T, Fault> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let field = match error.path().to_string() {
             root if root == "." => String::new(),

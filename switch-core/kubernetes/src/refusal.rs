@@ -119,8 +119,13 @@ impl Faults {
 
     /// Adds one.
     pub(crate) fn add(&mut self, field: &Field<'_>, reason: impl Into<String>) {
+        self.add_at(field.to_string(), reason.into());
+    }
+
+    /// Adds one at a path that is written already.
+    pub(crate) fn add_at(&mut self, field: String, reason: String) {
         if self.0.len() < Self::MOST {
-            self.0.push((field.to_string(), reason.into()));
+            self.0.push((field, reason));
         }
     }
 

@@ -6,6 +6,7 @@
 //! As in the API server, `null` is the same as a field that is missing. Fields we do not know are
 //! ignored, except in policies: what a policy says must be understood whole or refused.
 
+pub(crate) mod cluster;
 pub(crate) mod core;
 pub(crate) mod meta;
 pub(crate) mod networking;

@@ -2,17 +2,20 @@
 //! others, then put into the form that the switch is told in. Called by whoever embeds the switch,
 //! off the packet path, once for each state.
 
+mod cluster_policy;
 mod names;
 mod namespace;
+mod network_policy;
 mod node;
 mod pod;
+mod selector;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use policy::rule::Namespace;
+use policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy};
 use switch_core::config::{Attachment, Config, Endpoint, Gateway, PortConfig, PortRole};
 use switch_core::id::{Cookie, PortId};
 use wire::addr::Mac;
@@ -21,8 +24,8 @@ use crate::load::Manifests;
 use crate::object::{Loaded, Object};
 use crate::refusal::{Faults, Field, Note, Refusal};
 use names::Names;
-pub use node::NodeFacts;
 use node::Nodes;
+pub use node::Overlay;
 use pod::Pods;
 
 /// Choices that manifests do not make.
@@ -41,8 +44,8 @@ pub struct Compiled {
     /// The pods of this node that can be attached, in the order of the manifests: those that have
     /// an address of their own. Empty if no node was named.
     pub pods: Vec<LocalPod>,
-    /// What the Node objects say, this node's among them.
-    pub nodes: Vec<NodeFacts>,
+    /// What Flannel's annotations say of the overlay, if any node has them.
+    pub flannel: Option<Overlay>,
     /// What is worth saying to a person.
     pub notes: Vec<Note>,
 }
@@ -115,6 +118,7 @@ impl Manifests {
         compiler.namespaces(&objects);
         compiler.nodes(&objects);
         compiler.pods(&objects);
+        compiler.policies(&objects);
         compiler.finish()
     }
 }
@@ -130,6 +134,8 @@ struct Compiler<'a> {
     known_namespaces: HashSet<Arc<str>>,
     nodes: Nodes,
     pods: Pods,
+    policies: Vec<Arc<NetworkPolicy>>,
+    cluster_policies: Vec<Arc<ClusterNetworkPolicy>>,
 }
 
 impl<'a> Compiler<'a> {
@@ -144,6 +150,8 @@ impl<'a> Compiler<'a> {
             known_namespaces: HashSet::new(),
             nodes: Nodes::default(),
             pods: Pods::default(),
+            policies: Vec::new(),
+            cluster_policies: Vec::new(),
         }
     }
 
@@ -177,7 +185,7 @@ impl<'a> Compiler<'a> {
 
     fn namespaces(&mut self, objects: &[&Loaded]) {
         for object in objects {
-            if let Object::Namespace(_) = object.object {
+            if let Object::Namespace = object.object {
                 namespace::compile(self, object);
             }
         }
@@ -200,6 +208,18 @@ impl<'a> Compiler<'a> {
         }
     }
 
+    fn policies(&mut self, objects: &[&Loaded]) {
+        for object in objects {
+            match &object.object {
+                Object::NetworkPolicy(policy) => network_policy::compile(self, object, policy),
+                Object::ClusterNetworkPolicy(policy) => {
+                    cluster_policy::compile(self, object, policy);
+                }
+                _ => {}
+            }
+        }
+    }
+
     fn finish(mut self) -> Result<Compiled, Vec<Refusal>> {
         if !self.refusals.is_empty() {
             self.refusals.sort_by(|a, b| {
@@ -208,15 +228,17 @@ impl<'a> Compiler<'a> {
             });
             return Err(self.refusals);
         }
+        let flannel = self.nodes.flannel();
         let (local, remote) = self.nodes.split(self.node, self.options.gateway, &mut self.notes);
         let config = Config {
             node: local,
             endpoints: self.pods.endpoints,
             namespaces: self.namespaces,
+            policies: self.policies,
+            cluster_policies: self.cluster_policies,
             nodes: remote,
             ..Config::default()
         };
-        let (pods, nodes, notes) = (self.pods.local, self.nodes.facts, self.notes);
-        Ok(Compiled { config, pods, nodes, notes })
+        Ok(Compiled { config, pods: self.pods.local, flannel, notes: self.notes })
     }
 }

@@ -23,7 +23,6 @@ impl Names {
     }
 
     /// Labels of shared texts.
-    #[expect(dead_code, reason = "selectors come with policies")]
     pub(crate) fn texts(&mut self, texts: Option<&Texts>) -> Labels {
         let pairs = texts.into_iter().flatten();
         self.labels(pairs.map(|(key, value)| (&**key, value.as_deref().unwrap_or_default())))

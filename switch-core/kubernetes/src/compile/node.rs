@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use serde::Deserialize;
-use switch_core::config::{Gateway, LocalNode, RemoteNode};
+use switch_core::config::{Gateway, LocalNode, RemoteNode, VtepMac};
 use switch_core::id::Cookie;
 use wire::addr::Mac;
 use wire::cidr::Cidr;
@@ -21,88 +21,69 @@ use crate::validate::name;
 const ANNOTATIONS: Field<'static> = METADATA.child("annotations");
 const METADATA: Field<'static> = Field::root("metadata");
 
-/// What a Node object says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeFacts {
-    /// The node's name.
-    pub name: Arc<str>,
-    /// Its name in drops, flows and explanations.
-    pub cookie: Cookie,
-    /// Its own addresses, tunnel ends first: of each family the first one. The tunnel end is
-    /// Flannel's `public-ip` if there is one, else the first InternalIP.
-    pub addresses: Vec<IpAddr>,
-    /// Ranges that its pods' addresses come from.
-    pub pod_cidrs: Vec<Cidr>,
-    /// Link-layer address of its tunnel end (Flannel: of the IPv4 device).
-    pub vtep_mac: Mac,
-    /// Link-layer address of its second tunnel end where it has one, as Flannel's IPv6 device.
-    pub vtep_mac_v6: Option<Mac>,
-    /// Link-layer address of its underlay interface, as far as `replay` is concerned.
-    pub underlay_mac: Mac,
-    /// VNI of Flannel's annotations.
-    pub vni: Option<u32>,
-    /// Whether Flannel's annotations were read: such a cluster's tunnels use UDP port 8472.
-    pub flannel: bool,
-}
-
-impl NodeFacts {
-    /// The tunnel end of one family.
-    pub fn tunnel_end(&self, ipv6: bool) -> Option<IpAddr> {
-        self.addresses.iter().copied().find(|address| address.is_ipv6() == ipv6)
-    }
-}
-
-/// All nodes, as far as they were read.
+/// All nodes, as far as they were read. This node is among them until the end.
 #[derive(Default)]
 pub(super) struct Nodes {
-    pub(super) facts: Vec<NodeFacts>,
+    pub(super) list: Vec<RemoteNode>,
     by_name: HashMap<Arc<str>, usize>,
     /// Whose an address is.
     pub(super) owners: HashMap<IpAddr, Cookie>,
     /// Every node's ranges and where they were written, for the check of overlaps.
     ranges: Vec<(Cidr, String, Cookie, Source)>,
-    /// The first VNI that an annotation named.
-    vni: Option<(u32, Cookie)>,
+    /// What Flannel's annotations say of the overlay, and the first that said it.
+    flannel: Option<(Overlay, Option<Cookie>)>,
+}
+
+/// What Flannel's annotations say of the overlay as a whole. A node can then join a Flannel
+/// cluster, whose tunnels use UDP port 8472.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overlay {
+    /// The VXLAN network identifier, the same on all nodes.
+    pub vni: Option<u32>,
 }
 
 impl Nodes {
     /// The node of that name.
-    pub(super) fn get(&self, name: &str) -> Option<&NodeFacts> {
-        self.by_name.get(name).map(|&at| &self.facts[at])
+    pub(super) fn get(&self, name: &str) -> Option<&RemoteNode> {
+        self.by_name.get(name).map(|&at| &self.list[at])
+    }
+
+    /// What Flannel's annotations say, if any node has them.
+    pub(super) fn flannel(&self) -> Option<Overlay> {
+        self.flannel.as_ref().map(|(overlay, _)| *overlay)
     }
 
     /// This node and the others.
     pub(super) fn split(
-        &self,
+        self,
         node: Option<&str>,
         gateway: Gateway,
         notes: &mut Vec<Note>,
     ) -> (LocalNode, Vec<Arc<RemoteNode>>) {
         let mut local = LocalNode { gateway, ..LocalNode::default() };
-        if let Some(name) = node {
-            local.name = name.into();
-            match self.get(name) {
-                Some(facts) => {
-                    local.addresses.clone_from(&facts.addresses);
-                    local.pod_cidrs.clone_from(&facts.pod_cidrs);
-                }
-                None => {
-                    let text = format!("there is no Node object for this node, {name}");
-                    notes.push(Note { origin: None, text });
-                }
+        let (mut found, mut remote) = (false, Vec::with_capacity(self.list.len()));
+        for other in self.list {
+            if node != Some(&other.name) {
+                remote.push(Arc::new(other));
+                continue;
             }
+            found = true;
+            local = LocalNode {
+                name: other.name,
+                labels: other.labels,
+                addresses: other.addresses,
+                pod_cidrs: other.pod_cidrs,
+                vtep: other.vtep,
+                underlay_mac: other.underlay_mac,
+                gateway,
+            };
         }
-        let remote = self.facts.iter().filter(|facts| node != Some(&facts.name));
-        let remote = remote.map(|facts| {
-            Arc::new(RemoteNode {
-                cookie: facts.cookie.clone(),
-                name: facts.name.clone(),
-                addresses: facts.addresses.clone(),
-                pod_cidrs: facts.pod_cidrs.clone(),
-                vtep_mac: facts.vtep_mac,
-            })
-        });
-        (local, remote.collect())
+        if let Some(name) = node.filter(|_| !found) {
+            local.name = name.into();
+            let text = format!("there is no Node object for this node, {name}");
+            notes.push(Note { origin: None, text });
+        }
+        (local, remote)
     }
 }
 
@@ -125,7 +106,7 @@ pub(super) fn compile(compiler: &mut Compiler<'_>, object: &Loaded, node: &Node)
         faults.take(&ANNOTATIONS.key("podswitch.io/vtep-mac"), explicit("podswitch.io/vtep-mac"));
     let underlay_mac =
         faults.take(&ANNOTATIONS.key("podswitch.io/mac"), explicit("podswitch.io/mac"));
-    check_vni(compiler, object, flannel.vni, &mut faults);
+    check_overlay(compiler, object, &flannel, &mut faults);
     if !faults.is_empty() {
         return compiler.refuse(object, faults);
     }
@@ -133,19 +114,23 @@ pub(super) fn compile(compiler: &mut Compiler<'_>, object: &Loaded, node: &Node)
         compiler.note(object, "no InternalIP: nothing can be sent to this node's pods");
     }
     let name = compiler.names.get(object.meta.name.as_deref().unwrap_or_default());
-    let facts = NodeFacts {
+    let vtep = match vtep_mac.flatten() {
+        Some(mac) => VtepMac { ipv4: mac, ipv6: None },
+        None => {
+            VtepMac { ipv4: flannel.mac.unwrap_or(default([0x0e, 0x58])), ipv6: flannel.mac_v6 }
+        }
+    };
+    let node = RemoteNode {
         name: name.clone(),
         cookie: object.cookie.clone(),
-        vtep_mac: vtep_mac.flatten().or(flannel.mac).unwrap_or(default([0x0e, 0x58])),
-        vtep_mac_v6: flannel.mac_v6,
+        labels: compiler.names.labels(object.meta.labels()),
+        vtep,
         underlay_mac: underlay_mac.flatten().unwrap_or(default([0x0a, 0x58])),
-        vni: flannel.vni,
-        flannel: flannel.found,
         addresses,
         pod_cidrs: ranges,
     };
-    compiler.nodes.by_name.insert(name, compiler.nodes.facts.len());
-    compiler.nodes.facts.push(facts);
+    compiler.nodes.by_name.insert(name, compiler.nodes.list.len());
+    compiler.nodes.list.push(node);
 }
 
 /// `status.addresses` of type InternalIP, in their order.
@@ -319,10 +304,20 @@ impl Flannel {
 }
 
 /// One overlay has one VNI.
-fn check_vni(compiler: &mut Compiler<'_>, object: &Loaded, vni: Option<u32>, faults: &mut Faults) {
-    let Some(vni) = vni else { return };
-    let (first, owner) = compiler.nodes.vni.get_or_insert_with(|| (vni, object.cookie.clone()));
-    if *first != vni {
+fn check_overlay(
+    compiler: &mut Compiler<'_>,
+    object: &Loaded,
+    flannel: &Flannel,
+    faults: &mut Faults,
+) {
+    if !flannel.found {
+        return;
+    }
+    let (overlay, owner) = compiler.nodes.flannel.get_or_insert_default();
+    let Some(vni) = flannel.vni else { return };
+    let first = *overlay.vni.get_or_insert(vni);
+    let owner = owner.get_or_insert_with(|| object.cookie.clone());
+    if first != vni {
         let reason = format!("VNI {vni}, but {owner} has {first}");
         faults.add(&Flannel::field("backend-data"), reason);
     }

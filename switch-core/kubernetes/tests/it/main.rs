@@ -1,8 +1,10 @@
 //! The crate as its callers see it: manifests in, configuration or refusals out.
 
+mod cluster_policies;
 mod loading;
 mod nodes;
 mod pods;
+mod policies;
 mod robust;
 
 use std::path::Path;

@@ -62,7 +62,7 @@ fn this_node_and_the_others() {
     ) + &node("n2", "", "podCIDR: 10.2.0.0/24", &["192.0.2.2"])
         + &node(
             "n3",
-            "annotations: {podswitch.io/vtep-mac: '02:00:00:00:00:03', podswitch.io/mac: '02:00:00:00:01:03'}",
+            "labels: {zone: z}, annotations: {podswitch.io/vtep-mac: '02:00:00:00:00:03', podswitch.io/mac: '02:00:00:00:01:03'}",
             "",
             &["2001:db8::10a:b0c"],
         )
@@ -75,15 +75,14 @@ fn this_node_and_the_others() {
     let remote = &compiled.config.nodes;
     assert_eq!(remote.iter().map(|n| &*n.name).collect::<Vec<_>>(), ["n2", "n3", "n4"]);
     assert_eq!(remote[0].cookie.as_str(), "Node/n2");
-    assert_eq!(remote[0].vtep_mac.to_string(), "0e:58:c0:00:02:02");
+    assert_eq!(remote[0].vtep.of(true).to_string(), "0e:58:c0:00:02:02");
     assert_eq!(remote[0].pod_cidrs[0].to_string(), "10.2.0.0/24");
-    assert_eq!(remote[1].vtep_mac.to_string(), "02:00:00:00:00:03");
-    let facts = &compiled.nodes;
-    assert_eq!(facts[0].vtep_mac.to_string(), "0e:58:c0:00:02:01");
-    assert_eq!(facts[0].underlay_mac.to_string(), "0a:58:c0:00:02:01");
-    assert_eq!(facts[0].tunnel_end(true), Some("2001:db8::1".parse().unwrap()));
-    assert_eq!(facts[2].underlay_mac.to_string(), "02:00:00:00:01:03");
-    assert_eq!(facts[2].tunnel_end(false), None);
+    assert_eq!(remote[1].vtep.ipv4.to_string(), "02:00:00:00:00:03");
+    assert_eq!(remote[1].underlay_mac.to_string(), "02:00:00:00:01:03");
+    assert_eq!(remote[1].labels.get("zone"), Some("z"));
+    assert_eq!(local.vtep.ipv4.to_string(), "0e:58:c0:00:02:01");
+    assert_eq!(local.underlay_mac.to_string(), "0a:58:c0:00:02:01");
+    assert_eq!(compiled.flannel, None);
     assert!(
         compiled.notes.iter().any(|n| n.text.contains("Node/n4") && n.text.contains("InternalIP"))
     );
@@ -92,10 +91,10 @@ fn this_node_and_the_others() {
 #[test]
 fn link_layer_addresses_of_an_ipv6_node_come_from_its_last_octets() {
     let compiled = good(&node("n9", "", "", &["2001:db8::10a:b0c"]));
-    assert_eq!(compiled.nodes[0].vtep_mac.to_string(), "0e:58:01:0a:0b:0c");
+    assert_eq!(compiled.config.nodes[0].vtep.ipv4.to_string(), "0e:58:01:0a:0b:0c");
     // IPv4 first, whatever the order.
     let compiled = good(&node("n9", "", "", &["2001:db8::10a:b0c", "192.0.2.9"]));
-    assert_eq!(compiled.nodes[0].vtep_mac.to_string(), "0e:58:c0:00:02:09");
+    assert_eq!(compiled.config.nodes[0].vtep.ipv4.to_string(), "0e:58:c0:00:02:09");
 }
 
 #[test]
@@ -108,19 +107,18 @@ fn flannels_annotations() {
       flannel.alpha.coreos.com/public-ip: 198.51.100.7,
       flannel.alpha.coreos.com/public-ipv6: '2001:db8::7'}"#;
     let compiled = good(&node("n2", annotations, "podCIDR: 10.244.1.0/24", &["192.0.2.2"]));
-    let facts = &compiled.nodes[0];
-    assert_eq!(facts.vtep_mac.to_string(), "8a:c3:11:22:33:44");
-    assert_eq!(facts.vtep_mac_v6.unwrap().to_string(), "8a:c3:11:22:33:66");
-    assert_eq!((facts.vni, facts.flannel), (Some(1), true));
+    let facts = &compiled.config.nodes[0];
+    assert_eq!(facts.vtep.of(false).to_string(), "8a:c3:11:22:33:44");
+    assert_eq!(facts.vtep.of(true).to_string(), "8a:c3:11:22:33:66");
+    assert_eq!(compiled.flannel.unwrap().vni, Some(1));
     let addresses: Vec<_> = facts.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["198.51.100.7", "2001:db8::7", "192.0.2.2"]);
-    assert_eq!(compiled.config.nodes[0].vtep_mac, facts.vtep_mac);
 
     let other = r#"annotations: {flannel.alpha.coreos.com/backend-data: 'null',
       flannel.alpha.coreos.com/backend-type: host-gw, flannel.alpha.coreos.com/public-ip: x}"#;
     let compiled = good(&node("n2", other, "", &["192.0.2.2"]));
-    assert!(!compiled.nodes[0].flannel);
-    assert_eq!(compiled.nodes[0].vtep_mac.to_string(), "0e:58:c0:00:02:02");
+    assert!(compiled.flannel.is_none());
+    assert_eq!(compiled.config.nodes[0].vtep.ipv4.to_string(), "0e:58:c0:00:02:02");
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn what_kubectl_prints_loads_as_it_is() {
     let web = &compiled.config.endpoints[0];
     assert_eq!(web.cookie.as_str(), "Pod/prod/web-7d4b9c6f5d-x2x7k");
     assert_eq!(web.workload.addresses.len(), 2);
-    assert_eq!(compiled.nodes[0].pod_cidrs.len(), 2);
+    assert_eq!(compiled.config.node.pod_cidrs.len(), 2);
     assert_eq!(compiled.config.namespaces.len(), 2);
 }
 

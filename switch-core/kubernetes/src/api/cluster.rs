@@ -1,0 +1,74 @@
+//! ClusterNetworkPolicy (policy.networking.k8s.io/v1alpha2).
+//!
+//! Where the API says "exactly one of", the fields are kept as they stand: one that is not known
+//! is a peer of a later version, for which the API demands that the rule fail closed.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::meta::{LabelSelector, ObjectMeta};
+
+/// Fields of which exactly one may be there.
+pub(crate) type OneOf = Map<String, Value>;
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ClusterNetworkPolicy {
+    pub(crate) metadata: Option<ObjectMeta>,
+    pub(crate) spec: Option<ClusterNetworkPolicySpec>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClusterNetworkPolicySpec {
+    pub(crate) tier: Option<String>,
+    pub(crate) priority: Option<i64>,
+    pub(crate) subject: Option<OneOf>,
+    pub(crate) ingress: Option<Vec<ClusterIngressRule>>,
+    pub(crate) egress: Option<Vec<ClusterEgressRule>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClusterIngressRule {
+    pub(crate) name: Option<String>,
+    pub(crate) action: Option<String>,
+    pub(crate) from: Option<Vec<OneOf>>,
+    pub(crate) protocols: Option<Vec<OneOf>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ClusterEgressRule {
+    pub(crate) name: Option<String>,
+    pub(crate) action: Option<String>,
+    pub(crate) to: Option<Vec<OneOf>>,
+    pub(crate) protocols: Option<Vec<OneOf>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct NamespacedPod {
+    pub(crate) namespace_selector: Option<LabelSelector>,
+    pub(crate) pod_selector: Option<LabelSelector>,
+}
+
+/// What `tcp`, `udp` and `sctp` of an entry of `protocols` hold.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ProtocolMatch {
+    pub(crate) destination_port: Option<DestinationPort>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DestinationPort {
+    pub(crate) number: Option<i64>,
+    pub(crate) range: Option<PortRange>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PortRange {
+    pub(crate) start: Option<i64>,
+    pub(crate) end: Option<i64>,
+}
