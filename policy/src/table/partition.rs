@@ -72,7 +72,7 @@ impl Partition {
 /// Where the search for an identity begins, before masking.
 #[inline]
 fn home(identity: u32) -> usize {
-    ((u64::from(identity) * 0x9e37_79b9_7f4a_7c15) >> 32) as usize
+    (u64::from(identity).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
 }
 
 #[cfg(test)]

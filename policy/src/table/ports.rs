@@ -140,6 +140,7 @@ impl PortTable {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn map(&self) -> Option<&Arc<PortMap>> {
         self.map.as_ref()
     }
