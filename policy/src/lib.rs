@@ -3,9 +3,11 @@
 //! No sockets, no clocks, no allocation per packet.
 #![forbid(unsafe_code)]
 
+pub mod compile;
 pub mod cow;
 pub mod maglev;
 pub mod prefix;
 pub mod reference;
 pub mod rule;
+pub mod table;
 pub mod verdict;

@@ -1,0 +1,227 @@
+//! From objects to the [`PolicyTable`], change by change.
+//!
+//! Used by the control plane on its own thread, never on a packet core. It is told of one object
+//! after the other, in any order, and [`PolicyCompiler::publish`] makes a table of what is known
+//! then. What did not change is shared with the tables made before; what an object does not
+//! touch is not compiled again:
+//!
+//! * a pod that comes, goes or gets labels that others have already: its addresses;
+//! * labels that nobody had: one identity, the partitions whose selectors select it, its stages;
+//! * a policy: its selectors, and the stages of the identities that it applies to;
+//! * a namespace's labels: the selectors by namespace label, for the identities in it.
+//!
+//! The numbers inside (identities, selectors, partitions, stages) are used again when what they
+//! stood for is gone and nothing compiled knows them any more (threat T-L5).
+
+mod identities;
+mod partitions;
+mod policies;
+mod ports;
+mod publish;
+mod selectors;
+mod slab;
+mod stages;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+
+use crate::rule::{ClusterNetworkPolicy, NetworkPolicy};
+use crate::table::{IdentityInfo, PolicyInfo, PolicyObject, PolicyTable, StageSet};
+use identities::{Claims, NamespaceState, NodeState, PodState};
+use partitions::{Identities, Partitions};
+use policies::{Lowered, PolicyState};
+use ports::PortMaps;
+use selectors::{Scope, Selectors};
+use slab::Slab;
+use stages::{StageKey, StageState};
+
+pub use publish::Footprint;
+
+/// Keeps the desired objects and makes tables of them.
+#[derive(Debug, Default)]
+pub struct PolicyCompiler {
+    /// The table as it will be published next.
+    table: PolicyTable,
+    namespaces: HashMap<Arc<str>, NamespaceState>,
+    pods: HashMap<Arc<str>, PodState>,
+    pod_numbers: Slab<()>,
+    nodes: HashMap<Arc<str>, NodeState>,
+    node_numbers: Slab<()>,
+    claims: HashMap<IpAddr, Claims>,
+    identities: Identities,
+    identity_ids: HashMap<Arc<IdentityInfo>, u32>,
+    selectors: Selectors,
+    policies: Slab<PolicyState>,
+    policy_ids: HashMap<Arc<str>, u32>,
+    generation: u64,
+    counters: CounterBlocks,
+    partitions: Partitions,
+    stages: Slab<StageState>,
+    stage_ids: HashMap<Arc<StageKey>, u32>,
+    maps: PortMaps,
+    dirty: Dirty,
+}
+
+/// What has changed since the last publication.
+#[derive(Debug, Default)]
+struct Dirty {
+    /// Identities to which other policies may apply now.
+    identities: BTreeSet<u32>,
+    /// Identities that came, went, or are selected by other selectors now.
+    changed: BTreeSet<u32>,
+    /// Partitions by selectors whose members changed.
+    partitions: HashSet<u32>,
+    /// Some identity came or went.
+    population: bool,
+    /// Identities that went, with the stages that judged them.
+    gone: Vec<(u32, StageSet)>,
+}
+
+impl PolicyCompiler {
+    /// A compiler that knows no object.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A NetworkPolicy is there, or says something else than before.
+    pub fn upsert_network_policy(&mut self, policy: &Arc<NetworkPolicy>) {
+        let lowered = || policies::lower_network(policy);
+        self.upsert(PolicyObject::Network(Arc::clone(policy)), lowered);
+    }
+
+    /// A ClusterNetworkPolicy is there, or says something else than before.
+    pub fn upsert_cluster_policy(&mut self, policy: &Arc<ClusterNetworkPolicy>) {
+        let lowered = || policies::lower_cluster(policy);
+        self.upsert(PolicyObject::Cluster(Arc::clone(policy)), lowered);
+    }
+
+    /// A policy of either kind is gone.
+    pub fn remove_policy(&mut self, cookie: &str) {
+        let Some(id) = self.policy_ids.remove(cookie) else { return };
+        self.forget_subject(id);
+        if let Some(state) = self.policies.remove(id) {
+            self.release_selectors(&state);
+            let count = PolicyInfo::counter_count(&state.info.object);
+            self.counters.release(state.info.first_counter, count);
+        }
+        self.table.policies.set(id, None);
+    }
+
+    fn upsert(&mut self, object: PolicyObject, lower: impl FnOnce() -> Lowered) {
+        let known = self.policy_ids.get(object.cookie()).copied();
+        if let Some(id) = known
+            && self.policies[id].info.object == object
+        {
+            return;
+        }
+        let lowered = lower();
+        let subject = self.acquire_selector(lowered.subject);
+        let rules = lowered.rules.map(|rules| {
+            let rules = rules?.into_iter();
+            Some(rules.map(|rule| rule.numbered(|key| self.acquire_selector(key))).collect())
+        });
+        self.generation += 1;
+        let first_counter = self.counter_block(known, &object);
+        let cookie = Arc::clone(object.cookie());
+        let info = Arc::new(PolicyInfo { object, first_counter });
+        let generation = self.generation;
+        let state = PolicyState { info: Arc::clone(&info), generation, subject, rules };
+        let id = match known {
+            Some(id) => {
+                self.forget_subject(id);
+                let old = core::mem::replace(&mut self.policies[id], state);
+                self.release_selectors(&old);
+                id
+            }
+            None => self.policies.insert(state),
+        };
+        self.policy_ids.insert(cookie, id);
+        self.table.policies.set(id, Some(info));
+        self.selectors.set_subject(subject, id, true);
+        self.dirty.identities.extend(self.selectors.get(subject).members.iter());
+    }
+
+    /// The counters of a policy: those it had, if it needs as many.
+    fn counter_block(&mut self, known: Option<u32>, object: &PolicyObject) -> u32 {
+        let count = PolicyInfo::counter_count(object);
+        if let Some(id) = known {
+            let info = &self.policies[id].info;
+            let had = PolicyInfo::counter_count(&info.object);
+            if had == count {
+                return info.first_counter;
+            }
+            self.counters.release(info.first_counter, had);
+        }
+        let first = self.counters.acquire(count);
+        self.table.counters = self.counters.end;
+        first
+    }
+
+    fn forget_subject(&mut self, id: u32) {
+        let subject = self.policies[id].subject;
+        self.selectors.set_subject(subject, id, false);
+        self.dirty.identities.extend(self.selectors.get(subject).members.iter());
+    }
+
+    fn release_selectors(&mut self, state: &PolicyState) {
+        state.selectors().for_each(|selector| self.selectors.release(selector));
+    }
+
+    fn acquire_selector(&mut self, key: selectors::SelectorKey) -> u32 {
+        let (id, is_new) = self.selectors.acquire(key);
+        if is_new {
+            for identity in self.in_scope(&self.selectors.scope(id)) {
+                self.update_members(identity, &[id]);
+            }
+        }
+        id
+    }
+
+    /// The identities that a selector is to be asked about.
+    fn in_scope(&self, scope: &Scope) -> Vec<u32> {
+        let of_kind = |nodes: bool| {
+            let all = self.identities.iter();
+            all.filter(move |(_, s)| matches!(*s.info, IdentityInfo::Nodes { .. }) == nodes)
+        };
+        match scope {
+            Scope::Namespace(name) => {
+                let state = self.namespaces.get(name);
+                state.map_or_else(Vec::new, |s| s.identities.iter().copied().collect())
+            }
+            Scope::Pods => of_kind(false).map(|(id, _)| id).collect(),
+            Scope::Nodes => of_kind(true).map(|(id, _)| id).collect(),
+        }
+    }
+}
+
+/// Numbers of counters, given out in blocks; a block is used again for one of the same size.
+/// Number 0 is for what no policy decided.
+#[derive(Debug)]
+struct CounterBlocks {
+    end: u32,
+    free: BTreeMap<u32, Vec<u32>>,
+}
+
+impl Default for CounterBlocks {
+    fn default() -> Self {
+        Self { end: 1, free: BTreeMap::new() }
+    }
+}
+
+impl CounterBlocks {
+    fn acquire(&mut self, count: u32) -> u32 {
+        if let Some(first) = self.free.get_mut(&count).and_then(Vec::pop) {
+            return first;
+        }
+        let first = self.end;
+        self.end += count;
+        first
+    }
+
+    fn release(&mut self, first: u32, count: u32) {
+        self.free.entry(count).or_default().push(first);
+    }
+}

@@ -1,0 +1,275 @@
+//! Partitions of the identities by the selectors of a stage.
+
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+
+use super::selectors::Selectors;
+use super::slab::Slab;
+use crate::cow::CowVec;
+use crate::rule::NamedPort;
+use crate::table::{IdentityInfo, Partition};
+
+/// What identities are told apart by.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct PartitionKey {
+    /// Selectors, ascending, none twice.
+    pub(super) selectors: Vec<u32>,
+    /// Names of ports that egress rules resolve on the peer (N7), sorted, none twice.
+    pub(super) names: Vec<Arc<str>>,
+}
+
+/// What the identities of a row have in common.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Row {
+    /// A bit for each selector of the key: whether it selects them.
+    selected: Vec<u64>,
+    /// Their ports of the key's names.
+    pub(super) ports: Vec<NamedPort>,
+}
+
+impl Row {
+    /// Which of the key's selectors, by place, select the row's identities.
+    pub(super) fn selected(&self) -> impl Iterator<Item = usize> {
+        let bits = |word: u64| (0..64).filter(move |bit| word >> bit & 1 == 1);
+        self.selected.iter().enumerate().flat_map(move |(i, w)| bits(*w).map(move |b| i * 64 + b))
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.ports.is_empty() && self.selected.iter().all(|word| *word == 0)
+    }
+
+    /// Becomes that of an identity.
+    fn fill(&mut self, key: &PartitionKey, selectors: &Selectors, id: u32, info: &IdentityInfo) {
+        self.selected.clear();
+        self.selected.resize(key.selectors.len().div_ceil(64), 0);
+        for (place, selector) in key.selectors.iter().enumerate() {
+            let member = selectors.get(*selector).members.contains(id);
+            self.selected[place / 64] |= u64::from(member) << (place % 64);
+        }
+        self.ports.clear();
+        if let IdentityInfo::Pods { ports, .. } = info
+            && !key.names.is_empty()
+        {
+            let meant = |p: &&NamedPort| key.names.binary_search(&p.name).is_ok();
+            self.ports.extend(ports.iter().filter(meant).cloned());
+        }
+    }
+}
+
+/// A partition in use.
+#[derive(Debug)]
+pub(super) struct PartitionState {
+    pub(super) key: PartitionKey,
+    /// Row 0 is that of nothing: no selector, no port.
+    pub(super) rows: Vec<Row>,
+    by_row: HashMap<Row, u32>,
+    /// Stages built on it, one reference each.
+    pub(super) stages: HashSet<u32>,
+}
+
+/// Identities, as the compiler keeps them.
+pub(super) type Identities = Slab<super::identities::IdentityState>;
+
+/// What a change of identities did to a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Change {
+    /// Stages built on it stay as they are.
+    Rows,
+    /// There are rows that its stages do not know.
+    NewRows,
+}
+
+/// All partitions in use.
+#[derive(Debug, Default)]
+pub(super) struct Partitions {
+    slab: Slab<PartitionState>,
+    by_key: HashMap<PartitionKey, u32>,
+}
+
+/// What partitions are made from, and the table they are written to.
+pub(super) struct Sources<'a> {
+    pub(super) selectors: &'a mut Selectors,
+    pub(super) identities: &'a Identities,
+    pub(super) table: &'a mut CowVec<Partition>,
+}
+
+impl Partitions {
+    pub(super) fn get(&self, id: u32) -> &PartitionState {
+        &self.slab[id]
+    }
+
+    /// The partition of a key for a stage to be built on.
+    pub(super) fn acquire(&mut self, key: PartitionKey, from: &mut Sources<'_>) -> u32 {
+        if let Some(&id) = self.by_key.get(&key) {
+            return id;
+        }
+        for selector in &key.selectors {
+            from.selectors.retain(*selector);
+        }
+        let id = self.slab.insert(PartitionState {
+            key: key.clone(),
+            rows: Vec::new(),
+            by_row: HashMap::new(),
+            stages: HashSet::new(),
+        });
+        for selector in &key.selectors {
+            from.selectors.get_mut(*selector).partitions.insert(id);
+        }
+        self.by_key.insert(key, id);
+        self.slab[id].build(id, from);
+        id
+    }
+
+    /// Notes a stage built on a partition.
+    pub(super) fn add_stage(&mut self, id: u32, stage: u32) {
+        self.slab[id].stages.insert(stage);
+    }
+
+    /// Notes that a stage is gone; a partition without stages goes too.
+    pub(super) fn remove_stage(&mut self, id: u32, stage: u32, from: &mut Sources<'_>) {
+        let state = &mut self.slab[id];
+        state.stages.remove(&stage);
+        if !state.stages.is_empty() {
+            return;
+        }
+        let Some(state) = self.slab.remove(id) else { return };
+        self.by_key.remove(&state.key);
+        from.table.set(id, Partition::default());
+        for selector in &state.key.selectors {
+            from.selectors.get_mut(*selector).partitions.remove(&id);
+            from.selectors.release(*selector);
+        }
+    }
+
+    /// Partitions in which an identity that no selector selects may differ from the default, so
+    /// that identities that come or go concern them.
+    pub(super) fn concerned_by_all(&self, table: &CowVec<Partition>) -> Vec<u32> {
+        let concerned = |(id, state): (u32, &PartitionState)| {
+            let default = table.get(id).map_or(0, Partition::default_row);
+            (default != 0 || !state.key.names.is_empty()).then_some(id)
+        };
+        self.slab.iter().filter_map(concerned).collect()
+    }
+
+    /// Brings a partition up to date after these identities came, went or changed.
+    pub(super) fn update(
+        &mut self,
+        id: u32,
+        changed: &[u32],
+        from: &mut Sources<'_>,
+    ) -> Option<Change> {
+        self.slab.get_mut(id)?.update(id, changed, from)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slab.len()
+    }
+}
+
+impl PartitionState {
+    /// Builds everything from scratch. The most frequent row becomes the default.
+    fn build(&mut self, id: u32, from: &mut Sources<'_>) {
+        self.rows = vec![Row {
+            selected: vec![0; self.key.selectors.len().div_ceil(64)],
+            ports: Vec::new(),
+        }];
+        self.by_row = HashMap::from_iter([(self.rows[0].clone(), 0)]);
+        if let [_] = self.key.selectors[..]
+            && self.key.names.is_empty()
+        {
+            // The usual case: both rows that can ever be are there from the start, so that new
+            // identities never give its stages work.
+            self.row_number(&Row { selected: vec![1], ports: Vec::new() });
+        }
+        let mut scratch = Row::default();
+        let mut assigned: Vec<(u32, u32)> = Vec::new();
+        for identity in self.candidates(from) {
+            let Some(state) = from.identities.get(identity) else { continue };
+            scratch.fill(&self.key, from.selectors, identity, &state.info);
+            if !scratch.is_nothing() {
+                assigned.push((identity, self.row_number(&scratch)));
+            }
+        }
+        let mut counts = vec![0usize; self.rows.len()];
+        assigned.iter().for_each(|(_, row)| counts[*row as usize] += 1);
+        counts[0] = from.identities.len().saturating_sub(assigned.len());
+        let most = (0..counts.len()).rev().max_by_key(|row| counts[*row]).unwrap_or(0) as u32;
+        if most != 0 {
+            let known: HashMap<u32, u32> = assigned.into_iter().collect();
+            let row = |id| known.get(&id).copied().unwrap_or(0);
+            assigned = from.identities.iter().map(|(id, _)| (id, row(id))).collect();
+            assigned.retain(|(_, row)| *row != most);
+        }
+        from.table.set(id, Partition::new(most, &assigned));
+    }
+
+    /// Identities that may be in another row than that of nothing.
+    fn candidates(&self, from: &Sources<'_>) -> Vec<u32> {
+        if !self.key.names.is_empty() {
+            return from.identities.iter().map(|(id, _)| id).collect();
+        }
+        let selectors = self.key.selectors.iter().map(|s| from.selectors.get(*s));
+        let mut all: Vec<u32> = selectors.flat_map(|s| s.members.iter()).collect();
+        if self.key.selectors.len() > 1 {
+            all.sort_unstable();
+            all.dedup();
+        }
+        all
+    }
+
+    fn row_number(&mut self, row: &Row) -> u32 {
+        if let Some(&number) = self.by_row.get(row) {
+            return number;
+        }
+        let number = self.rows.len() as u32;
+        self.rows.push(row.clone());
+        self.by_row.insert(row.clone(), number);
+        number
+    }
+
+    fn update(&mut self, id: u32, changed: &[u32], from: &mut Sources<'_>) -> Option<Change> {
+        let old = from.table.get(id).cloned().unwrap_or_default();
+        let (rows_before, mut scratch) = (self.rows.len(), Row::default());
+        let mut moved: HashMap<u32, u32> = HashMap::new();
+        for &identity in changed {
+            let row = match from.identities.get(identity) {
+                Some(state) => {
+                    scratch.fill(&self.key, from.selectors, identity, &state.info);
+                    self.row_number(&scratch)
+                }
+                // One that is gone must leave no trace: its number will be another's (T-L5).
+                None => old.default_row(),
+            };
+            if old.row(identity) != row {
+                moved.insert(identity, row);
+            }
+        }
+        if moved.is_empty() {
+            return None;
+        }
+        let mut exceptions: Vec<_> =
+            old.exceptions().filter(|(identity, _)| !moved.contains_key(identity)).collect();
+        let default = old.default_row();
+        exceptions.extend(moved.into_iter().filter(|(_, row)| *row != default));
+        if self.is_worn(&exceptions, from.identities.len()) {
+            self.build(id, from);
+            return Some(Change::NewRows);
+        }
+        from.table.set(id, Partition::new(default, &exceptions));
+        Some(if self.rows.len() > rows_before { Change::NewRows } else { Change::Rows })
+    }
+
+    /// Whether changes have made it wasteful: most identities in the exceptions, or most rows
+    /// without an identity.
+    fn is_worn(&self, exceptions: &[(u32, u32)], identities: usize) -> bool {
+        if exceptions.len() > identities / 2 + 16 {
+            return true;
+        }
+        if self.rows.len() < 32 {
+            return false;
+        }
+        let used: HashSet<u32> = exceptions.iter().map(|(_, row)| *row).collect();
+        self.rows.len() > used.len() * 2 + 16
+    }
+}

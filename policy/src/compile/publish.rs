@@ -1,0 +1,218 @@
+//! The step from "what is known" to a table.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::PolicyCompiler;
+use super::partitions::{Change, Sources};
+use super::stages::{StageBuilder, StageKey, StageState};
+use crate::rule::{Direction, NamedPort, Tier};
+use crate::table::{IdentityInfo, PolicyObject, PolicyTable, Stage, StageSet};
+
+impl PolicyCompiler {
+    /// A table of everything known now. Cheap if little has changed since the last one.
+    pub fn publish(&mut self) -> Arc<PolicyTable> {
+        let stale = self.update_partitions();
+        self.update_stage_sets();
+        for stage in stale {
+            self.rebuild_stage(stage);
+        }
+        self.dirty.changed.clear();
+        self.dirty.population = false;
+        Arc::new(self.table.clone())
+    }
+
+    /// Moves identities that came, went or changed to their rows. Returns the stages that have to
+    /// be built again because there are rows they do not know.
+    fn update_partitions(&mut self) -> BTreeSet<u32> {
+        let mut concerned = core::mem::take(&mut self.dirty.partitions);
+        if self.dirty.population {
+            concerned.extend(self.partitions.concerned_by_all(&self.table.partitions));
+        }
+        let changed: Vec<u32> = self.dirty.changed.iter().copied().collect();
+        let mut stale = BTreeSet::new();
+        let mut from = Sources {
+            selectors: &mut self.selectors,
+            identities: &self.identities,
+            table: &mut self.table.partitions,
+        };
+        for id in concerned {
+            if self.partitions.update(id, &changed, &mut from) == Some(Change::NewRows) {
+                stale.extend(self.partitions.get(id).stages.iter().copied());
+            }
+        }
+        stale
+    }
+
+    /// Finds the stages of every identity to which other policies apply than before.
+    fn update_stage_sets(&mut self) {
+        let mut left: Vec<StageSet> = Vec::new();
+        for id in core::mem::take(&mut self.dirty.identities) {
+            let Some(state) = self.identities.get(id) else { continue };
+            let info = Arc::clone(&state.info);
+            let set = self.stage_set(id, &info);
+            let state = &mut self.identities[id];
+            left.push(core::mem::replace(&mut state.stages, set));
+            if self.table.stage_sets.get(id) != Some(&set) {
+                self.table.stage_sets.set(id, set);
+            }
+        }
+        for (id, set) in core::mem::take(&mut self.dirty.gone) {
+            left.push(set);
+            self.table.stage_sets.set(id, StageSet::default());
+            self.identities.release(id);
+        }
+        // Only now, so that a stage that one identity leaves and another enters is kept.
+        for stage in left.into_iter().flatten().flatten().filter(|stage| *stage != 0) {
+            self.release_stage(stage);
+        }
+    }
+
+    fn stage_set(&mut self, identity: u32, info: &IdentityInfo) -> StageSet {
+        let mut set = StageSet::default();
+        let policies = self.selectors.policies_of(identity, info);
+        for tier in Tier::ALL {
+            for direction in Direction::BOTH {
+                let listed = self.in_order(&policies, tier, direction);
+                if !listed.is_empty() {
+                    let ports = self.ports_named_by(&listed, direction, info);
+                    let key = StageKey { direction, policies: listed, ports };
+                    set[direction.index()][tier.index()] = self.acquire_stage(key);
+                }
+            }
+        }
+        set
+    }
+
+    /// Those of some policies that have a say in a tier and direction, with their generations,
+    /// in the order in which they count: by priority, then by name.
+    fn in_order(&self, policies: &[u32], tier: Tier, direction: Direction) -> Vec<(u32, u64)> {
+        let states = policies.iter().map(|id| (*id, &self.policies[*id]));
+        let mut listed: Vec<_> = states
+            .filter(|(_, p)| p.info.object.tier() == tier && p.rules[direction.index()].is_some())
+            .collect();
+        listed.sort_by_key(|(_, p)| match &p.info.object {
+            PolicyObject::Network(policy) => (0, &policy.cookie),
+            PolicyObject::Cluster(policy) => (policy.priority, &policy.cookie),
+        });
+        listed.into_iter().map(|(id, p)| (id, p.generation)).collect()
+    }
+
+    /// An identity's ports of the names that policies mention for ingress.
+    fn ports_named_by(
+        &self,
+        policies: &[(u32, u64)],
+        direction: Direction,
+        info: &IdentityInfo,
+    ) -> Vec<NamedPort> {
+        let IdentityInfo::Pods { ports, .. } = info else { return Vec::new() };
+        if ports.is_empty() || direction == Direction::Egress {
+            return Vec::new();
+        }
+        let states = policies.iter().map(|(id, _)| &self.policies[*id]);
+        let names: BTreeSet<_> = states.flat_map(|p| p.port_names(direction)).collect();
+        ports.iter().filter(|port| names.contains(&port.name)).cloned().collect()
+    }
+
+    fn acquire_stage(&mut self, key: StageKey) -> u32 {
+        if let Some(&id) = self.stage_ids.get(&key) {
+            self.stages[id].refs += 1;
+            return id;
+        }
+        let key = Arc::new(key);
+        let state = StageState { key: Arc::clone(&key), refs: 1, partition: 0 };
+        let id = self.stages.insert(state);
+        self.stage_ids.insert(key, id);
+        self.rebuild_stage(id);
+        id
+    }
+
+    fn rebuild_stage(&mut self, id: u32) {
+        let Some(state) = self.stages.get(id) else { return };
+        let key = Arc::clone(&state.key);
+        let builder = StageBuilder {
+            key: &key,
+            policies: &self.policies,
+            partitions: &mut self.partitions,
+            maps: &mut self.maps,
+        };
+        let stage = builder.build(&mut Sources {
+            selectors: &mut self.selectors,
+            identities: &self.identities,
+            table: &mut self.table.partitions,
+        });
+        if stage.partition != 0 {
+            self.partitions.add_stage(stage.partition, id);
+        }
+        self.stages[id].partition = stage.partition;
+        self.table.stages.set(id, stage);
+    }
+
+    fn release_stage(&mut self, id: u32) {
+        let state = &mut self.stages[id];
+        state.refs -= 1;
+        if state.refs > 0 {
+            return;
+        }
+        let Some(state) = self.stages.remove(id) else { return };
+        self.stage_ids.remove(&state.key);
+        self.table.stages.set(id, Stage::default());
+        if state.partition != 0 {
+            let mut from = Sources {
+                selectors: &mut self.selectors,
+                identities: &self.identities,
+                table: &mut self.table.partitions,
+            };
+            self.partitions.remove_stage(state.partition, id, &mut from);
+        }
+    }
+
+    /// What the compiled state takes, to be set against the number of policies and pods.
+    pub fn footprint(&self) -> Footprint {
+        let table = &self.table;
+        let partitions: usize = table.partitions.iter().map(|p| p.heap_bytes()).sum();
+        let stages: usize = table.stages.iter().map(|s| s.heap_bytes()).sum();
+        Footprint {
+            identities: self.identities.len(),
+            selectors: self.selectors.len(),
+            partitions: self.partitions.len(),
+            stages: self.stages.len(),
+            address_bytes: table.v4.heap_bytes() + table.v6.heap_bytes(),
+            stage_bytes: stages + table.stages.heap_bytes() + table.stage_sets.heap_bytes(),
+            partition_bytes: partitions + table.partitions.heap_bytes(),
+            port_map_bytes: self.maps.heap_bytes(),
+            selector_bytes: self.selectors.heap_bytes(),
+        }
+    }
+}
+
+/// Numbers and octets of a compiled state. The table has the addresses, stages, partitions and
+/// port maps; the selectors are the compiler's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Distinct identities.
+    pub identities: usize,
+    /// Distinct selectors.
+    pub selectors: usize,
+    /// Distinct partitions of the identities.
+    pub partitions: usize,
+    /// Distinct stages.
+    pub stages: usize,
+    /// Octets of address → identity.
+    pub address_bytes: usize,
+    /// Octets of stages.
+    pub stage_bytes: usize,
+    /// Octets of partitions.
+    pub partition_bytes: usize,
+    /// Octets of port maps.
+    pub port_map_bytes: usize,
+    /// Octets of selectors and their members.
+    pub selector_bytes: usize,
+}
+
+impl Footprint {
+    /// Octets of the table that a snapshot holds.
+    pub fn table_bytes(&self) -> usize {
+        self.address_bytes + self.stage_bytes + self.partition_bytes + self.port_map_bytes
+    }
+}

@@ -1,0 +1,215 @@
+//! Selectors in use, each kept once, with the identities that it selects.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+
+use super::slab::{BitSet, Slab};
+use crate::rule::{Labels, NamespacedPods, Selector};
+use crate::table::IdentityInfo;
+
+/// What a selector selects among.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum SelectorKey {
+    /// Pods of one namespace.
+    Local(Arc<str>, Selector),
+    /// Pods of namespaces with certain labels.
+    Wide(NamespacedPods),
+    /// Nodes.
+    Nodes(Selector),
+}
+
+impl SelectorKey {
+    /// Whether an identity is selected; `namespace` are the labels of its namespace.
+    fn matches(&self, identity: &IdentityInfo, namespace: &Labels) -> bool {
+        match (self, identity) {
+            (Self::Local(name, pods), IdentityInfo::Pods { namespace, labels, .. }) => {
+                name == namespace && pods.matches(labels)
+            }
+            (Self::Wide(wide), IdentityInfo::Pods { labels, .. }) => {
+                wide.pods.matches(labels) && wide.namespaces.matches(namespace)
+            }
+            (Self::Nodes(selector), IdentityInfo::Nodes { labels }) => selector.matches(labels),
+            _ => false,
+        }
+    }
+}
+
+/// A selector in use.
+#[derive(Debug)]
+pub(super) struct SelectorState {
+    key: SelectorKey,
+    refs: u32,
+    /// Identities that it selects.
+    pub(super) members: BitSet,
+    /// Partitions that it is part of.
+    pub(super) partitions: HashSet<u32>,
+    /// Policies whose subject it is.
+    pub(super) subject_of: BTreeSet<u32>,
+}
+
+/// All selectors in use.
+#[derive(Debug, Default)]
+pub(super) struct Selectors {
+    slab: Slab<SelectorState>,
+    by_key: HashMap<SelectorKey, u32>,
+    /// Selectors about one namespace.
+    local: HashMap<Arc<str>, BTreeSet<u32>>,
+    /// Selectors about namespaces by label.
+    wide: BTreeSet<u32>,
+    nodes: BTreeSet<u32>,
+    /// Those of `wide` that are the subject of a policy.
+    wide_subjects: BTreeSet<u32>,
+}
+
+impl Selectors {
+    /// The number of a selector, one more reference to it. `true` if it is new: its members are
+    /// then to be found with [`Self::update`].
+    pub(super) fn acquire(&mut self, key: SelectorKey) -> (u32, bool) {
+        if let Some(&id) = self.by_key.get(&key) {
+            self.slab[id].refs += 1;
+            return (id, false);
+        }
+        let id = self.slab.insert(SelectorState {
+            key: key.clone(),
+            refs: 1,
+            members: BitSet::default(),
+            partitions: HashSet::new(),
+            subject_of: BTreeSet::new(),
+        });
+        self.family(&key).insert(id);
+        self.by_key.insert(key, id);
+        (id, true)
+    }
+
+    /// One more reference.
+    pub(super) fn retain(&mut self, id: u32) {
+        self.slab[id].refs += 1;
+    }
+
+    /// One reference less.
+    pub(super) fn release(&mut self, id: u32) {
+        let state = &mut self.slab[id];
+        state.refs -= 1;
+        if state.refs > 0 {
+            return;
+        }
+        let Some(state) = self.slab.remove(id) else { return };
+        self.by_key.remove(&state.key);
+        self.family(&state.key).remove(&id);
+        if let SelectorKey::Local(namespace, _) = &state.key
+            && self.local.get(namespace).is_some_and(BTreeSet::is_empty)
+        {
+            self.local.remove(namespace);
+        }
+    }
+
+    fn family(&mut self, key: &SelectorKey) -> &mut BTreeSet<u32> {
+        match key {
+            SelectorKey::Local(namespace, _) => {
+                self.local.entry(Arc::clone(namespace)).or_default()
+            }
+            SelectorKey::Wide(_) => &mut self.wide,
+            SelectorKey::Nodes(_) => &mut self.nodes,
+        }
+    }
+
+    /// Makes a selector the subject of a policy, or no longer.
+    pub(super) fn set_subject(&mut self, id: u32, policy: u32, is: bool) {
+        let state = &mut self.slab[id];
+        if is {
+            state.subject_of.insert(policy);
+        } else {
+            state.subject_of.remove(&policy);
+        }
+        if matches!(state.key, SelectorKey::Wide(_)) {
+            if state.subject_of.is_empty() {
+                self.wide_subjects.remove(&id);
+            } else {
+                self.wide_subjects.insert(id);
+            }
+        }
+    }
+
+    pub(super) fn get(&self, id: u32) -> &SelectorState {
+        &self.slab[id]
+    }
+
+    pub(super) fn get_mut(&mut self, id: u32) -> &mut SelectorState {
+        &mut self.slab[id]
+    }
+
+    /// Says whether an identity is a member, as it is now, and returns whether that is new.
+    pub(super) fn update(
+        &mut self,
+        id: u32,
+        identity: u32,
+        info: &IdentityInfo,
+        namespace: &Labels,
+    ) -> bool {
+        let state = &mut self.slab[id];
+        let member = state.key.matches(info, namespace);
+        state.members.set(identity, member)
+    }
+
+    /// Takes an identity out of a selector; returns whether it was in.
+    pub(super) fn forget(&mut self, id: u32, identity: u32) -> bool {
+        self.slab[id].members.set(identity, false)
+    }
+
+    /// The selectors that may select an identity.
+    pub(super) fn candidates(&self, info: &IdentityInfo) -> Vec<u32> {
+        match info {
+            IdentityInfo::Pods { namespace, .. } => {
+                let local = self.local.get(namespace).into_iter().flatten();
+                local.chain(&self.wide).copied().collect()
+            }
+            IdentityInfo::Nodes { .. } => self.nodes.iter().copied().collect(),
+        }
+    }
+
+    /// The selectors about namespaces by label.
+    pub(super) fn wide(&self) -> Vec<u32> {
+        self.wide.iter().copied().collect()
+    }
+
+    /// The namespace that a selector is about, if it is about one; `None` within if it is about
+    /// nodes.
+    pub(super) fn scope(&self, id: u32) -> Scope {
+        match &self.slab[id].key {
+            SelectorKey::Local(namespace, _) => Scope::Namespace(Arc::clone(namespace)),
+            SelectorKey::Wide(_) => Scope::Pods,
+            SelectorKey::Nodes(_) => Scope::Nodes,
+        }
+    }
+
+    /// The policies that apply to a pod identity.
+    pub(super) fn policies_of(&self, identity: u32, info: &IdentityInfo) -> Vec<u32> {
+        let IdentityInfo::Pods { namespace, .. } = info else { return Vec::new() };
+        let local = self.local.get(namespace).into_iter().flatten();
+        let selecting = local.chain(&self.wide_subjects).map(|id| &self.slab[*id]);
+        let selecting = selecting.filter(|s| s.members.contains(identity));
+        selecting.flat_map(|s| s.subject_of.iter().copied()).collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        let members: usize = self.slab.iter().map(|(_, s)| s.members.heap_bytes()).sum();
+        members + self.slab.len() * (size_of::<SelectorState>() + size_of::<SelectorKey>() * 2)
+    }
+}
+
+/// Among what a selector selects.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Scope {
+    /// Pods of this namespace.
+    Namespace(Arc<str>),
+    /// All pods.
+    Pods,
+    /// Nodes.
+    Nodes,
+}

@@ -1,0 +1,163 @@
+//! A compiler that was told of changes one by one against the reference evaluator: label
+//! changes, deletions, addresses and numbers used again (threat T-L5), snapshots that stay what
+//! they were (T-L7).
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::*;
+use policy::compile::PolicyCompiler;
+use policy::reference::Cluster;
+use policy::rule::*;
+use policy::table::PolicyTable;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+/// One change.
+#[derive(Clone, Debug)]
+enum Op {
+    Pod(Arc<Pod>),
+    Namespace(Arc<Namespace>),
+    Node(Arc<Node>),
+    Network(Arc<NetworkPolicy>),
+    Cluster(Arc<ClusterNetworkPolicy>),
+    Remove(Kind, Index),
+    Publish,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Pod,
+    Namespace,
+    Node,
+    Network,
+    Cluster,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    use Kind::*;
+    let kind = prop::sample::select(vec![Pod, Pod, Namespace, Node, Network, Network, Cluster]);
+    prop_oneof![
+        6 => (0usize..8).prop_flat_map(pod).prop_map(Op::Pod),
+        2 => (0usize..4).prop_flat_map(namespace).prop_map(Op::Namespace),
+        1 => (0usize..3).prop_flat_map(node).prop_map(Op::Node),
+        4 => (0usize..5).prop_flat_map(network_policy).prop_map(Op::Network),
+        2 => (0usize..3).prop_flat_map(cluster_policy).prop_map(Op::Cluster),
+        5 => (kind, any::<Index>()).prop_map(|(kind, index)| Op::Remove(kind, index)),
+        3 => Just(Op::Publish),
+    ]
+}
+
+/// The objects as they should be, by name.
+#[derive(Default)]
+struct Mirror {
+    pods: BTreeMap<Arc<str>, Arc<Pod>>,
+    namespaces: BTreeMap<Arc<str>, Arc<Namespace>>,
+    nodes: BTreeMap<Arc<str>, Arc<Node>>,
+    network: BTreeMap<Arc<str>, Arc<NetworkPolicy>>,
+    cluster: BTreeMap<Arc<str>, Arc<ClusterNetworkPolicy>>,
+}
+
+impl Mirror {
+    fn cluster(&self) -> Cluster {
+        Cluster {
+            pods: self.pods.values().cloned().collect(),
+            namespaces: self.namespaces.values().cloned().collect(),
+            nodes: self.nodes.values().cloned().collect(),
+            network_policies: self.network.values().cloned().collect(),
+            cluster_policies: self.cluster.values().cloned().collect(),
+        }
+    }
+
+    /// Does an operation here and there.
+    fn apply(&mut self, op: &Op, compiler: &mut PolicyCompiler) {
+        match op {
+            Op::Pod(pod) => {
+                self.pods.insert(Arc::clone(&pod.cookie), Arc::clone(pod));
+                compiler.upsert_pod(&pod.cookie, &pod.workload, &pod.node);
+            }
+            Op::Namespace(namespace) => {
+                self.namespaces.insert(Arc::clone(&namespace.name), Arc::clone(namespace));
+                compiler.upsert_namespace(namespace);
+            }
+            Op::Node(node) => {
+                self.nodes.insert(Arc::clone(&node.name), Arc::clone(node));
+                compiler.upsert_node(node);
+            }
+            Op::Network(policy) => {
+                self.network.insert(Arc::clone(&policy.cookie), Arc::clone(policy));
+                compiler.upsert_network_policy(policy);
+            }
+            Op::Cluster(policy) => {
+                self.cluster.insert(Arc::clone(&policy.cookie), Arc::clone(policy));
+                compiler.upsert_cluster_policy(policy);
+            }
+            Op::Remove(kind, index) => self.remove(*kind, *index, compiler),
+            Op::Publish => {}
+        }
+    }
+
+    fn remove(&mut self, kind: Kind, index: Index, compiler: &mut PolicyCompiler) {
+        fn take<V>(map: &mut BTreeMap<Arc<str>, V>, index: Index) -> Option<Arc<str>> {
+            let name = (!map.is_empty()).then(|| index.index(map.len()))?;
+            let name = Arc::clone(map.keys().nth(name)?);
+            map.remove(&name);
+            Some(name)
+        }
+        match kind {
+            Kind::Pod => take(&mut self.pods, index).iter().for_each(|n| compiler.remove_pod(n)),
+            Kind::Namespace => {
+                let name = take(&mut self.namespaces, index);
+                name.iter().for_each(|n| compiler.remove_namespace(n));
+            }
+            Kind::Node => take(&mut self.nodes, index).iter().for_each(|n| compiler.remove_node(n)),
+            Kind::Network => {
+                take(&mut self.network, index).iter().for_each(|n| compiler.remove_policy(n));
+            }
+            Kind::Cluster => {
+                take(&mut self.cluster, index).iter().for_each(|n| compiler.remove_policy(n));
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 250,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn changes_one_by_one_agree_with_the_reference(
+        ops in prop::collection::vec(op(), 1..60),
+    ) {
+        let mut compiler = PolicyCompiler::new();
+        let mut mirror = Mirror::default();
+        let mut kept: Vec<(Cluster, Arc<PolicyTable>)> = Vec::new();
+        for op in &ops {
+            mirror.apply(op, &mut compiler);
+            if matches!(op, Op::Publish) {
+                let (cluster, table) = (mirror.cluster(), compiler.publish());
+                prop_assert_eq!(disagreement(&cluster, &table).err(), None);
+                kept.push((cluster, table));
+            }
+        }
+        let (cluster, table) = (mirror.cluster(), compiler.publish());
+        prop_assert_eq!(disagreement(&cluster, &table).err(), None);
+        // Snapshots handed out before are what they were.
+        for (cluster, table) in kept.iter().take(2) {
+            prop_assert_eq!(disagreement(cluster, table).err(), None);
+        }
+        // Nothing is kept of what is gone.
+        let names: Vec<_> = mirror.pods.keys().cloned().collect();
+        names.iter().for_each(|name| compiler.remove_pod(name));
+        mirror.nodes.keys().for_each(|name| compiler.remove_node(name));
+        mirror.network.keys().chain(mirror.cluster.keys()).for_each(|n| compiler.remove_policy(n));
+        compiler.publish();
+        let left = compiler.footprint();
+        prop_assert_eq!((left.identities, left.selectors, left.partitions, left.stages), (0, 0, 0, 0));
+    }
+}
