@@ -1,4 +1,4 @@
-//! What users wrote, compiled: the NetworkPolicy table and (later) the Service table.
+//! What users wrote, compiled: the NetworkPolicy table and the Service table.
 //!
 //! No sockets, no clocks, no allocation per packet.
 #![forbid(unsafe_code)]
@@ -7,3 +7,4 @@ pub mod cow;
 pub mod maglev;
 pub mod prefix;
 pub mod rule;
+pub mod service;
