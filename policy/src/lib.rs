@@ -1,4 +1,4 @@
-//! What users wrote, compiled: the NetworkPolicy table and (later) the Service table.
+//! What users wrote, compiled: the NetworkPolicy table and the Service table.
 //!
 //! No sockets, no clocks, no allocation per packet.
 #![forbid(unsafe_code)]
@@ -11,3 +11,4 @@ pub mod reference;
 pub mod rule;
 pub mod table;
 pub mod verdict;
+pub mod service;

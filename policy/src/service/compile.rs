@@ -1,0 +1,382 @@
+//! From Services and slices to a [`ServiceTable`], at the cost of what changed.
+//!
+//! The control plane keeps one [`Compiler`]. Changes are taken object by object and only noted;
+//! [`Compiler::publish`] recompiles the Services concerned, each once, and hands out a table that
+//! shares everything else with the one before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use wire::cidr::Cidr;
+use wire::flow_key::{Family, HashKey};
+
+use super::build::{self, Laid};
+use super::endpoints::Viewpoint;
+use super::entry::{ServiceEntry, ServicePortId};
+use super::model::{EndpointSlice, HostPort, Service, ServiceName};
+use super::table::{Front, FrontKey, FrontendKind, Scene, ServiceTable};
+use super::validate;
+pub use super::validate::Invalid;
+use crate::cow::CowMap;
+use crate::rule::Protocol;
+
+/// What holds for all Services on this node.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This node's name and zone.
+    pub view: Viewpoint,
+    /// This node's addresses: node ports and host ports are there.
+    pub node_addresses: Vec<IpAddr>,
+    /// Ranges that cluster IPs are allocated from. What is in them and no Service's is dropped.
+    pub service_cidrs: Vec<Cidr>,
+    /// Ranges in which `externalIPs` are honoured; none by default (CVE-2020-8554, T-N6).
+    pub allowed_external_ips: Vec<Cidr>,
+    /// The cluster's hash key, equal on all nodes.
+    pub cluster_key: HashKey,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            view: Viewpoint::default(),
+            node_addresses: Vec::new(),
+            service_cidrs: Vec::new(),
+            allowed_external_ips: Vec::new(),
+            cluster_key: HashKey::new(0),
+        }
+    }
+}
+
+/// Whose a frontend is. Sorts by kind, then by name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+enum Owner {
+    /// Sorts before everybody: the lower bound of searches.
+    Nobody,
+    Service(ServiceName),
+    Pod(Arc<str>),
+}
+
+/// Who gets an address and port that several lay claim to: cluster IPs before what users may put
+/// in freely, so that nobody captures another's address (T-N6); among equals the first by name.
+type Claim = (FrontKey, FrontendKind, Owner);
+
+/// A Service for the health check responder (S12).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HealthCheck {
+    /// Port of this node that it is asked on.
+    pub port: u16,
+    /// The Service.
+    pub service: ServiceName,
+    /// Endpoints on this node that are ready and not terminating: the answer is 200 if there are
+    /// any, else 503.
+    pub local_endpoints: usize,
+}
+
+/// A frontend that somebody else has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Clash {
+    /// Cookie of who does without.
+    pub loser: Arc<str>,
+    /// Cookie of who has it.
+    pub winner: Arc<str>,
+    /// How the loser would have been addressed.
+    pub kind: FrontendKind,
+    /// The port.
+    pub port: u16,
+}
+
+/// The ids of one owner's ports.
+type PortIds = Vec<((Arc<str>, Protocol), ServicePortId)>;
+
+/// What was made of one owner's objects.
+#[derive(Debug, Default)]
+struct Compiled {
+    claims: Vec<Claim>,
+    ids: PortIds,
+    health: Option<HealthCheck>,
+}
+
+/// Keeps the objects and compiles what changes.
+#[derive(Debug)]
+pub struct Compiler {
+    settings: Settings,
+    services: HashMap<ServiceName, Arc<Service>>,
+    slices: HashMap<ServiceName, BTreeMap<Arc<str>, Arc<EndpointSlice>>>,
+    /// Which Service a slice, by namespace and name, belongs to.
+    slice_owner: HashMap<(Arc<str>, Arc<str>), ServiceName>,
+    host_ports: HashMap<Arc<str>, Arc<[HostPort]>>,
+    compiled: HashMap<Owner, Compiled>,
+    /// Every claim, in order; the first of a key is in force.
+    claims: BTreeMap<Claim, Front>,
+    dirty: BTreeSet<Owner>,
+    /// Cluster IPs outside the configured ranges.
+    strays: usize,
+    next_id: u32,
+    table: ServiceTable,
+}
+
+impl Compiler {
+    /// A compiler that knows no Service yet.
+    pub fn new(settings: Settings) -> Self {
+        let scene = Arc::new(scene(&settings));
+        Self {
+            settings,
+            services: HashMap::new(),
+            slices: HashMap::new(),
+            slice_owner: HashMap::new(),
+            host_ports: HashMap::new(),
+            compiled: HashMap::new(),
+            claims: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            strays: 0,
+            next_id: 0,
+            table: ServiceTable { fronts: CowMap::new(), scene, strays: false },
+        }
+    }
+
+    /// Changes what holds for all; everything is compiled anew by the next
+    /// [`publish`](Self::publish).
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.table.scene = Arc::new(scene(&settings));
+        self.settings = settings;
+        self.strays = self.claims.keys().filter(|claim| self.is_stray(&claim.0)).count();
+        self.dirty.extend(self.services.keys().cloned().map(Owner::Service));
+        self.dirty.extend(self.host_ports.keys().cloned().map(Owner::Pod));
+    }
+
+    /// Adds a Service, or changes the one of its name.
+    ///
+    /// # Errors
+    /// [`Invalid`] if it contradicts itself; nothing changes then.
+    pub fn set_service(&mut self, service: Arc<Service>) -> Result<(), Invalid> {
+        validate::service(&service)?;
+        let name = service.name.clone();
+        if self.services.get(&name).is_none_or(|old| *old != service) {
+            self.services.insert(name.clone(), service);
+            self.dirty.insert(Owner::Service(name));
+        }
+        Ok(())
+    }
+
+    /// Removes a Service; its slices stay known.
+    pub fn remove_service(&mut self, name: &ServiceName) {
+        if self.services.remove(name).is_some() {
+            self.dirty.insert(Owner::Service(name.clone()));
+        }
+    }
+
+    /// Adds a slice, or changes the one of its name.
+    pub fn set_slice(&mut self, slice: Arc<EndpointSlice>) {
+        let (key, owner) = ((slice.namespace.clone(), slice.name.clone()), slice.owner());
+        if let Some(old) = self.slice_owner.insert(key, owner.clone())
+            && old != owner
+        {
+            self.take_slice(&old, &slice.name);
+        }
+        let of_owner = self.slices.entry(owner.clone()).or_default();
+        if of_owner.get(&slice.name).is_none_or(|old| *old != slice) {
+            of_owner.insert(slice.name.clone(), slice);
+            self.touch(owner);
+        }
+    }
+
+    /// Removes a slice.
+    pub fn remove_slice(&mut self, namespace: &Arc<str>, name: &Arc<str>) {
+        let key = (namespace.clone(), name.clone());
+        if let Some(owner) = self.slice_owner.remove(&key) {
+            self.take_slice(&owner, name);
+        }
+    }
+
+    /// Sets the host ports of a pod of this node; an empty list removes them.
+    pub fn set_host_ports(&mut self, pod: Arc<str>, ports: Arc<[HostPort]>) {
+        let changed = match self.host_ports.get(&pod) {
+            Some(old) => *old != ports,
+            None => !ports.is_empty(),
+        };
+        if changed {
+            self.dirty.insert(Owner::Pod(pod.clone()));
+            if ports.is_empty() {
+                self.host_ports.remove(&pod);
+            } else {
+                self.host_ports.insert(pod, ports);
+            }
+        }
+    }
+
+    /// Compiles what changed since the last time. The cost is that of the Services concerned, plus
+    /// a few shards of the look-up structure.
+    pub fn publish(&mut self) -> ServiceTable {
+        for owner in std::mem::take(&mut self.dirty) {
+            self.recompile(owner);
+        }
+        self.table.strays = self.strays > 0;
+        self.table.clone()
+    }
+
+    /// The Services that the health check responder answers for, as last published.
+    pub fn health_checks(&self) -> impl Iterator<Item = &HealthCheck> {
+        self.compiled.values().filter_map(|c| c.health.as_ref())
+    }
+
+    /// Frontends that two objects lay claim to, as last published.
+    pub fn clashes(&self) -> Vec<Clash> {
+        let mut clashes = Vec::new();
+        let mut winner: Option<(&FrontKey, &Arc<ServiceEntry>)> = None;
+        for ((key, kind, _), front) in &self.claims {
+            let Front::Port(_, entry) = front else { continue };
+            match winner {
+                Some((held, by)) if held == key => clashes.push(Clash {
+                    loser: entry.cookie.clone(),
+                    winner: by.cookie.clone(),
+                    kind: *kind,
+                    port: entry.port,
+                }),
+                _ => winner = Some((key, entry)),
+            }
+        }
+        clashes
+    }
+
+    fn take_slice(&mut self, owner: &ServiceName, name: &Arc<str>) {
+        if let Some(of_owner) = self.slices.get_mut(owner) {
+            of_owner.remove(name);
+            if of_owner.is_empty() {
+                self.slices.remove(owner);
+            }
+            self.touch(owner.clone());
+        }
+    }
+
+    fn touch(&mut self, owner: ServiceName) {
+        if self.services.contains_key(&owner) {
+            self.dirty.insert(Owner::Service(owner));
+        }
+    }
+
+    fn recompile(&mut self, owner: Owner) {
+        let old = self.compiled.remove(&owner).unwrap_or_default();
+        let mut new = Compiled { ids: old.ids, ..Compiled::default() };
+        let fronts = match &owner {
+            Owner::Nobody => Vec::new(),
+            Owner::Service(name) => match self.services.get(name).cloned() {
+                Some(service) => self.service_fronts(&service, &mut new),
+                None => Vec::new(),
+            },
+            Owner::Pod(cookie) => match self.host_ports.get(cookie).cloned() {
+                Some(ports) => self.host_port_fronts(cookie, &ports, &mut new),
+                None => Vec::new(),
+            },
+        };
+        let mut fresh: BTreeMap<Claim, Front> = BTreeMap::new();
+        for (key, kind, front) in fronts {
+            fresh.entry((key, kind, owner.clone())).or_insert(front);
+        }
+        new.claims = fresh.keys().cloned().collect();
+        for claim in old.claims.iter().filter(|claim| !fresh.contains_key(*claim)) {
+            self.claims.remove(claim);
+            self.count_stray(claim, false);
+            self.settle(&claim.0);
+        }
+        for (claim, front) in fresh {
+            let key = claim.0;
+            if self.claims.insert(claim.clone(), front).is_none() {
+                self.count_stray(&claim, true);
+            }
+            self.settle(&key);
+        }
+        if !new.claims.is_empty() || new.health.is_some() {
+            self.compiled.insert(owner, new);
+        }
+    }
+
+    /// Puts into force the first claim to a key.
+    fn settle(&mut self, key: &FrontKey) {
+        let least = (*key, FrontendKind::ClusterIp, Owner::Nobody);
+        match self.claims.range(least..).next().filter(|((k, ..), _)| k == key) {
+            Some((_, front)) => self.table.fronts.insert(*key, front.clone()),
+            None => self.table.fronts.remove(key),
+        };
+    }
+
+    fn count_stray(&mut self, claim: &Claim, there: bool) {
+        if self.is_stray(&claim.0) {
+            self.strays = if there { self.strays + 1 } else { self.strays - 1 };
+        }
+    }
+
+    /// A cluster IP outside the configured ranges.
+    fn is_stray(&self, key: &FrontKey) -> bool {
+        let ranges = &self.table.scene.service_cidrs;
+        key.whole_address().is_some_and(|ip| !ranges.iter().any(|cidr| cidr.contains(ip)))
+    }
+
+    /// The entries and frontends of a Service.
+    fn service_fronts(&mut self, service: &Arc<Service>, new: &mut Compiled) -> Vec<Laid> {
+        if !service.is_balanced() {
+            return build::foreign(service);
+        }
+        let slices = self.slices.get(&service.name).cloned().unwrap_or_default();
+        let mut fronts = build::allocated(service);
+        let known = std::mem::take(&mut new.ids);
+        let mut local = BTreeSet::new();
+        for port in &service.ports {
+            let id = self.id(&known, &port.name, port.protocol);
+            new.ids.push(((port.name.clone(), port.protocol), id));
+            for family in [Family::V4, Family::V6] {
+                if service.has_family(family) {
+                    let slices = slices.values().map(|slice| &**slice);
+                    let entry = build::entry(service, port, family, slices, &self.settings, id);
+                    local.extend(build::healthy(&entry));
+                    build::fronts(service, port, &Arc::new(entry), &self.settings, &mut fronts);
+                }
+            }
+        }
+        new.health = service.health_check_node_port.map(|port| HealthCheck {
+            port,
+            service: service.name.clone(),
+            local_endpoints: local.len(),
+        });
+        fronts
+    }
+
+    /// The entries and frontends of a pod's host ports.
+    fn host_port_fronts(
+        &mut self,
+        cookie: &Arc<str>,
+        ports: &[HostPort],
+        new: &mut Compiled,
+    ) -> Vec<Laid> {
+        let known = std::mem::take(&mut new.ids);
+        let mut fronts = Vec::new();
+        for port in ports {
+            let name: Arc<str> = format!("{}-{}", port.port, port.target).into();
+            let id = self.id(&known, &name, port.protocol);
+            new.ids.push(((name, port.protocol), id));
+            fronts.extend(build::host_port(cookie, port, &self.settings, id));
+        }
+        fronts
+    }
+
+    /// The id that a port had, or a fresh one.
+    fn id(&mut self, known: &PortIds, name: &Arc<str>, protocol: Protocol) -> ServicePortId {
+        let same = known.iter().find(|((n, p), _)| n == name && *p == protocol);
+        same.map_or_else(
+            || {
+                self.next_id = self.next_id.wrapping_add(1);
+                ServicePortId(self.next_id)
+            },
+            |(_, id)| *id,
+        )
+    }
+}
+
+fn scene(settings: &Settings) -> Scene {
+    Scene {
+        node_addresses: settings.node_addresses.clone().into(),
+        service_cidrs: settings.service_cidrs.clone().into(),
+        cluster_key: settings.cluster_key,
+    }
+}

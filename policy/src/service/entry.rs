@@ -1,0 +1,279 @@
+//! One compiled Service port: its backends, the choice among them, and what restricts it.
+//!
+//! Built by the [compiler](super::compile), read by workers when a connection is opened.
+
+use core::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use wire::cidr::Cidr;
+use wire::flow_key::Family;
+
+use super::endpoints::Topology;
+use super::model::TrafficPolicy;
+use crate::maglev::Maglev;
+use crate::rule::Protocol;
+
+/// A Service port (or host port), the same through every change of it and for both families; never
+/// given to another one. Affinity and counters are kept by it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ServicePortId(pub u32);
+
+/// State of a backend, as bits of one octet.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct BackendFlags(u8);
+
+impl BackendFlags {
+    /// Ready.
+    pub const READY: Self = Self(1);
+    /// Serving.
+    pub const SERVING: Self = Self(2);
+    /// Terminating.
+    pub const TERMINATING: Self = Self(4);
+    /// On this node.
+    pub const LOCAL: Self = Self(8);
+    /// Takes new connections under Cluster policy.
+    pub const IN_CLUSTER: Self = Self(16);
+    /// Takes new connections under Local policy.
+    pub const IN_LOCAL: Self = Self(32);
+
+    /// Whether all bits of `other` are set.
+    #[inline]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// With the bits of `other` set if `on`.
+    #[must_use]
+    pub const fn with(self, other: Self, on: bool) -> Self {
+        if on { Self(self.0 | other.0) } else { self }
+    }
+}
+
+impl fmt::Debug for BackendFlags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [
+            (Self::READY, "ready"),
+            (Self::SERVING, "serving"),
+            (Self::TERMINATING, "terminating"),
+            (Self::LOCAL, "local"),
+            (Self::IN_CLUSTER, "cluster"),
+            (Self::IN_LOCAL, "node"),
+        ];
+        let set = names.into_iter().filter(|(flag, _)| self.has(*flag)).map(|(_, name)| name);
+        f.debug_list().entries(set).finish()
+    }
+}
+
+/// One backend. All that are known are kept, usable or not: connections to the others live on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Backend {
+    /// Address.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// Share of new connections.
+    pub weight: u16,
+    /// State.
+    pub flags: BackendFlags,
+}
+
+impl Backend {
+    /// Address and port.
+    #[inline]
+    pub const fn socket(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.socket(), f)
+    }
+}
+
+const _: () = assert!(size_of::<Backend>() <= 24);
+
+/// What explanations say of a backend beyond its address.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct BackendDetail {
+    /// Node that it is on.
+    pub node: Option<Arc<str>>,
+    /// Zone that it is in.
+    pub zone: Option<Arc<str>>,
+    /// Cookie of what stands behind it.
+    pub target: Option<Arc<str>>,
+}
+
+/// Which set of backends a connection is balanced over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// Those of all nodes.
+    Cluster,
+    /// Those of this node.
+    Local,
+}
+
+/// Address ranges of one family, for a yes or no in a few steps however many there are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Ranges {
+    /// First and last address, sorted, without overlaps.
+    spans: Box<[(u128, u128)]>,
+}
+
+impl Ranges {
+    /// The ranges of `family` among `cidrs`.
+    pub fn new(cidrs: &[Cidr], family: Family) -> Self {
+        let of_family = cidrs.iter().filter(|c| super::model::family_of(c.address()) == family);
+        let mut spans: Vec<(u128, u128)> = of_family.map(span).collect();
+        spans.sort_unstable();
+        let mut merged: Vec<(u128, u128)> = Vec::with_capacity(spans.len());
+        for (first, last) in spans {
+            match merged.last_mut() {
+                Some(open) if first <= open.1 => open.1 = open.1.max(last),
+                _ => merged.push((first, last)),
+            }
+        }
+        Self { spans: merged.into() }
+    }
+
+    /// Whether an address of the family lies in one of them.
+    #[inline]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let bits = bits(address);
+        let after = self.spans.partition_point(|(first, _)| *first <= bits);
+        after.checked_sub(1).is_some_and(|at| bits <= self.spans[at].1)
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.spans.len() * size_of::<(u128, u128)>()
+    }
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(a) => u128::from(u32::from(a)),
+        IpAddr::V6(a) => u128::from(a),
+    }
+}
+
+fn span(cidr: &Cidr) -> (u128, u128) {
+    let first = bits(cidr.address());
+    let width: u8 = if cidr.address().is_ipv4() { Ipv4Addr::BITS as u8 } else { 128 };
+    let host = u128::MAX.checked_shr(128 - u32::from(width - cidr.prefix())).unwrap_or(0);
+    (first, first | host)
+}
+
+/// A compiled Service port, in one family.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceEntry {
+    /// Identity.
+    pub id: ServicePortId,
+    /// Cookie of the Service (or of the pod, for a host port).
+    pub cookie: Arc<str>,
+    /// Name of the port.
+    pub port_name: Arc<str>,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port of the Service's own addresses.
+    pub port: u16,
+    /// Family.
+    pub family: Family,
+    /// For clients of the cluster IP.
+    pub internal_policy: TrafficPolicy,
+    /// For off-cluster clients of the other addresses.
+    pub external_policy: TrafficPolicy,
+    /// Session affinity timeout in seconds.
+    pub affinity: Option<u32>,
+    /// Clients that load-balancer addresses take; `None`: all (S7).
+    pub source_ranges: Option<Ranges>,
+    /// Hints that were followed.
+    pub topology: Topology,
+    /// Some endpoint is usable somewhere (S5).
+    pub any: bool,
+    pub(super) backends: Box<[Backend]>,
+    pub(super) details: Box<[BackendDetail]>,
+    pub(super) cluster: Maglev,
+    pub(super) local: Maglev,
+}
+
+impl ServiceEntry {
+    /// Every backend known, sorted by address.
+    #[inline]
+    pub fn backends(&self) -> &[Backend] {
+        &self.backends
+    }
+
+    /// What is known of the backend at `index` beyond its address.
+    pub fn detail(&self, index: usize) -> Option<&BackendDetail> {
+        self.details.get(index)
+    }
+
+    /// The choice among backends in a scope. Node-local tables exist only where a policy asks.
+    #[inline]
+    pub fn table(&self, scope: Scope) -> &Maglev {
+        match scope {
+            Scope::Cluster => &self.cluster,
+            Scope::Local => &self.local,
+        }
+    }
+
+    /// The index of a backend by its address.
+    #[inline]
+    pub fn find(&self, backend: SocketAddr) -> Option<usize> {
+        let key = |b: &Backend| b.socket();
+        self.backends.binary_search_by_key(&backend, key).ok()
+    }
+
+    /// Octets that it takes on the heap, itself included; names are shared and not counted.
+    pub fn heap_bytes(&self) -> usize {
+        size_of::<Self>()
+            + size_of_val::<[Backend]>(&self.backends)
+            + size_of_val::<[BackendDetail]>(&self.details)
+            + self.cluster.heap_bytes()
+            + self.local.heap_bytes()
+            + self.source_ranges.as_ref().map_or(0, Ranges::heap_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cidr(text: &str) -> Cidr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn whole_families() {
+        let all = [cidr("0.0.0.0/0"), cidr("::/0")];
+        for (family, ip) in [(Family::V4, "255.255.255.255"), (Family::V6, "ffff::ffff")] {
+            assert!(Ranges::new(&all, family).contains(ip.parse().unwrap()));
+        }
+        assert!(!Ranges::new(&all[1..], Family::V4).contains([1, 2, 3, 4].into()));
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_agree_with_cidrs(
+            list in prop::collection::vec((0u8..4, 0u8..4, any::<u8>(), 6u8..=32), 0..12),
+            probe in (0u8..4, 0u8..4, any::<u8>()),
+        ) {
+            let ip = |(a, b, c): (u8, u8, u8)| IpAddr::from([a, b, c, c]);
+            let cidrs: Vec<_> =
+                list.iter().map(|(a, b, c, p)| Cidr::new(ip((*a, *b, *c)), *p).unwrap()).collect();
+            let expected = cidrs.iter().any(|c| c.contains(ip(probe)));
+            prop_assert_eq!(Ranges::new(&cidrs, Family::V4).contains(ip(probe)), expected);
+            let six = |ip: IpAddr| match ip {
+                IpAddr::V4(a) => IpAddr::V6(a.to_ipv6_mapped()),
+                v6 => v6,
+            };
+            let mapped: Vec<_> =
+                cidrs.iter().map(|c| Cidr::new(six(c.address()), 96 + c.prefix()).unwrap()).collect();
+            prop_assert_eq!(Ranges::new(&mapped, Family::V6).contains(six(ip(probe))), expected);
+            prop_assert!(!Ranges::new(&cidrs, Family::V6).contains(six(ip(probe))));
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Kubernetes Services, compiled: which backend a connection to a Service's address takes, or why
+//! it takes none (rules S1–S9, S12–S14, S18, P4).
+//!
+//! The control plane keeps one [`compile::Compiler`], tells it of changed Services, endpoint slices
+//! and host ports, and gives every snapshot a clone of its [`table::ServiceTable`]; workers read that
+//! when a connection is opened, never for later packets. Nothing here opens sockets, reads clocks
+//! or remembers connections: affinity pins and NAT state are the caller's.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use policy::service::compile::{Compiler, Settings};
+//! use policy::service::model::{Endpoint, EndpointSlice, Service, ServicePort, SlicePort};
+//! use policy::service::table::{Lookup, Origin};
+//! use wire::flow_key::{Family, FlowKey};
+//!
+//! let mut compiler = Compiler::new(Settings::default());
+//! let mut web = Service::cluster_ip("shop", "web", ["10.96.0.10".parse()?]);
+//! web.ports = vec![ServicePort::tcp("http", 80)];
+//! compiler.set_service(Arc::new(web))?;
+//! compiler.set_slice(Arc::new(EndpointSlice {
+//!     namespace: "shop".into(),
+//!     name: "web-1".into(),
+//!     service: "web".into(),
+//!     family: Family::V4,
+//!     ports: vec![SlicePort::tcp("http", 8080)],
+//!     endpoints: vec![Endpoint::ready("10.0.1.7".parse()?)],
+//! }));
+//! let table = compiler.publish();
+//!
+//! let key = FlowKey::new("10.0.2.9".parse()?, "10.96.0.10".parse()?, 6, 40_000, 80).expect("one family");
+//! let Lookup::Backend(chosen) = table.lookup(&key, Origin::InCluster) else { panic!() };
+//! assert_eq!(chosen.backend().to_string(), "10.0.1.7:8080");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod build;
+pub mod compile;
+pub mod endpoints;
+pub mod entry;
+pub mod explain;
+pub mod model;
+pub mod reference;
+pub mod table;
+mod validate;
+
+#[cfg(test)]
+mod tests;

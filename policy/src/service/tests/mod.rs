@@ -1,0 +1,86 @@
+//! Tests of the Service table: the rules one by one, and random clusters beside the plain evaluator.
+
+mod agree;
+mod rules;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use wire::flow_key::FlowKey;
+
+use super::compile::{Compiler, Settings};
+use super::endpoints::Viewpoint;
+use super::model::{EndpointSlice, Service};
+use super::table::{Lookup, Origin, ServiceTable};
+
+pub(super) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub(super) fn socket(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// Node "here" in zone "z1" with both families, service ranges set.
+pub(super) fn settings() -> Settings {
+    Settings {
+        view: Viewpoint { node: "here".into(), zone: Some("z1".into()) },
+        node_addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
+        service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
+        ..Settings::default()
+    }
+}
+
+pub(super) fn compiler(services: &[Service], slices: &[EndpointSlice]) -> Compiler {
+    let mut compiler = Compiler::new(settings());
+    services.iter().for_each(|s| compiler.set_service(Arc::new(s.clone())).unwrap());
+    slices.iter().for_each(|s| compiler.set_slice(Arc::new(s.clone())));
+    compiler
+}
+
+pub(super) fn table(services: &[Service], slices: &[EndpointSlice]) -> ServiceTable {
+    compiler(services, slices).publish()
+}
+
+/// A TCP SYN's key.
+pub(super) fn key(from: &str, to: &str) -> FlowKey {
+    let (from, to) = (socket(from), socket(to));
+    FlowKey::new(from.ip(), to.ip(), 6, from.port(), to.port()).unwrap()
+}
+
+/// The answer in a word: backend (with "+snat"), reason, or "-" for what is no Service's.
+pub(super) fn answer(table: &ServiceTable, key: &FlowKey, origin: Origin) -> String {
+    match table.lookup(key, origin) {
+        Lookup::NotAService => "-".into(),
+        Lookup::Backend(c) if c.needs_snat => format!("{}+snat", c.backend()),
+        Lookup::Backend(c) => c.backend().to_string(),
+        Lookup::Reject(reason, _) => format!("{reason:?}"),
+        Lookup::Drop(reason, _) => format!("{reason:?}"),
+    }
+}
+
+/// The answer to a pod's connection.
+pub(super) fn pod(table: &ServiceTable, to: &str) -> String {
+    let from = if to.starts_with('[') { "[fd00:10::99]:40000" } else { "10.0.9.9:40000" };
+    answer(table, &key(from, to), Origin::InCluster)
+}
+
+/// The answer to a connection from outside the cluster.
+pub(super) fn outside(table: &ServiceTable, to: &str) -> String {
+    let from = if to.starts_with('[') { "[2001:db8:9::9]:40000" } else { "203.0.113.9:40000" };
+    answer(table, &key(from, to), Origin::OffCluster)
+}
+
+/// Every backend that pods' connections are given, over many source ports.
+pub(super) fn spread(table: &ServiceTable, to: &str, origin: Origin) -> Vec<String> {
+    let mut key = key("10.0.9.9:1", to);
+    let mut seen: Vec<String> = (1..=2000)
+        .map(|port| {
+            key.src_port = port;
+            answer(table, &key, origin)
+        })
+        .collect();
+    seen.sort();
+    seen.dedup();
+    seen
+}

@@ -1,0 +1,670 @@
+//! The rules one by one.
+
+use std::sync::Arc;
+
+use wire::flow_key::{Family, FlowKey};
+
+use super::*;
+use crate::rule::Protocol;
+use crate::service::entry::ServicePortId;
+use crate::service::explain::explain;
+use crate::service::model::*;
+use crate::service::table::{Found, FrontendKind, Standing};
+
+const VIP: &str = "10.96.0.10:80";
+const A: &str = "10.0.0.1";
+const B: &str = "10.0.0.2";
+const C: &str = "10.0.0.3";
+
+fn web() -> Service {
+    let mut service = Service::cluster_ip("ns", "web", [ip("10.96.0.10")]);
+    service.ports = vec![ServicePort::tcp("http", 80)];
+    service
+}
+
+/// Reachable in every way: cluster IP, node port 30080, load balancer 198.51.100.1.
+fn balancer() -> Service {
+    let mut service = web();
+    service.kind = ServiceType::LoadBalancer;
+    service.ports[0].node_port = Some(30_080);
+    service.ingress = vec![Ingress { address: ip("198.51.100.1"), mode: IpMode::Vip }];
+    service
+}
+
+fn slice(name: &str, port: u16, endpoints: impl IntoIterator<Item = Endpoint>) -> EndpointSlice {
+    EndpointSlice {
+        namespace: "ns".into(),
+        name: name.into(),
+        service: "web".into(),
+        family: Family::V4,
+        ports: vec![SlicePort::tcp("http", port)],
+        endpoints: endpoints.into_iter().collect(),
+    }
+}
+
+fn ready(address: &str) -> Endpoint {
+    Endpoint::ready(ip(address))
+}
+
+/// An endpoint with (ready, serving, terminating).
+fn state(address: &str, (ready, serving, terminating): (bool, bool, bool)) -> Endpoint {
+    let conditions =
+        Conditions { ready: Some(ready), serving: Some(serving), terminating: Some(terminating) };
+    Endpoint { conditions, ..Endpoint::ready(ip(address)) }
+}
+
+fn hinted(address: &str, nodes: &[&str], zones: &[&str]) -> Endpoint {
+    let names = |list: &[&str]| list.iter().map(|n| Arc::from(*n)).collect();
+    let hints = Hints { nodes: names(nodes), zones: names(zones) };
+    Endpoint { hints, ..Endpoint::ready(ip(address)) }
+}
+
+fn backends(endpoints: impl IntoIterator<Item = Endpoint>) -> Vec<String> {
+    spread(&table(&[web()], &[slice("s", 8080, endpoints)]), VIP, Origin::InCluster)
+}
+
+#[test]
+fn s1_ready_before_terminating() {
+    assert_eq!(backends([ready(A), ready(B)]), ["10.0.0.1:8080", "10.0.0.2:8080"]);
+    let going = state(B, (false, true, true));
+    assert_eq!(backends([ready(A), going.clone()]), ["10.0.0.1:8080"]);
+    assert_eq!(backends([state(A, (false, false, false)), going.clone()]), ["10.0.0.2:8080"]);
+    // Neither serving without terminating nor terminating without serving is a last resort.
+    let neither = [state(A, (false, true, false)), state(B, (false, false, true))];
+    assert_eq!(backends(neither), ["NoEndpoints"]);
+    // Missing conditions: ready, serving as ready, not terminating.
+    let missing = |ready, serving, terminating| Endpoint {
+        conditions: Conditions { ready, serving, terminating },
+        ..Endpoint::ready(ip(A))
+    };
+    assert_eq!(backends([missing(None, None, None)]), ["10.0.0.1:8080"]);
+    assert_eq!(backends([missing(Some(false), None, Some(true))]), ["NoEndpoints"]);
+    assert_eq!(backends([missing(Some(false), Some(true), Some(true))]), ["10.0.0.1:8080"]);
+}
+
+#[test]
+fn s1_decided_for_the_node_alone() {
+    let mut service = web();
+    service.internal_policy = TrafficPolicy::Local;
+    let here = state(A, (false, true, true)).on("here");
+    let table = table(&[service], &[slice("s", 8080, [here, ready(B).on("there")])]);
+    // Elsewhere there is a ready one, here only one on its way out.
+    assert_eq!(pod(&table, VIP), "10.0.0.1:8080");
+}
+
+#[test]
+fn s2_hints() {
+    let all = ["10.0.0.1:8080", "10.0.0.2:8080"];
+    let zones = |a: &[&str], b: &[&str]| backends([hinted(A, &[], a), hinted(B, &[], b)]);
+    assert_eq!(zones(&["z1"], &["z2"]), ["10.0.0.1:8080"]);
+    assert_eq!(zones(&["z1", "z2"], &["z2"]), ["10.0.0.1:8080"]);
+    assert_eq!(zones(&["z1"], &[]), all);
+    assert_eq!(zones(&["z3"], &["z2"]), all);
+    let nodes = |a: &[&str], b: &[&str]| backends([hinted(A, a, &["z1"]), hinted(B, b, &["z1"])]);
+    assert_eq!(nodes(&["here"], &["there"]), ["10.0.0.1:8080"]);
+    assert_eq!(nodes(&["far"], &["there"]), all);
+    assert_eq!(nodes(&["here"], &[]), all);
+    // Node before zone; an endpoint that is not ready does not spoil it.
+    assert_eq!(backends([hinted(A, &["there"], &["z1"]), hinted(B, &["here"], &["z2"])]), all[1..]);
+    let unready = Endpoint { hints: Hints::default(), ..state(C, (false, false, false)) };
+    assert_eq!(backends([hinted(A, &[], &["z1"]), hinted(B, &[], &["z2"]), unready]), all[..1]);
+    // Hints do not reach the node-local choice.
+    let mut service = web();
+    service.internal_policy = TrafficPolicy::Local;
+    let local = hinted(A, &[], &["z2"]).on("here");
+    let table = table(&[service], &[slice("s", 8080, [local, hinted(B, &[], &["z1"])])]);
+    assert_eq!(pod(&table, VIP), "10.0.0.1:8080");
+}
+
+#[test]
+fn s3_external_policy_local() {
+    let mut service = balancer();
+    service.external_policy = TrafficPolicy::Local;
+    let both = [ready(A).on("here"), ready(B).on("there")];
+    let with_local = table(&[service.clone()], &[slice("s", 8080, both)]);
+    for to in ["198.51.100.1:80", "192.0.2.1:30080"] {
+        // From outside: this node's, the client's address kept.
+        assert_eq!(spread(&with_local, to, Origin::OffCluster), ["10.0.0.1:8080"]);
+        // From inside: Cluster behaviour.
+        let all = ["10.0.0.1:8080", "10.0.0.2:8080"];
+        assert_eq!(spread(&with_local, to, Origin::InCluster), all);
+    }
+    let without = table(&[service.clone()], &[slice("s", 8080, [ready(B).on("there")])]);
+    assert_eq!(outside(&without, "198.51.100.1:80"), "NoLocalEndpoints");
+    assert_eq!(pod(&without, "198.51.100.1:80"), "10.0.0.2:8080");
+    // The cluster IP does not follow the external policy.
+    assert_eq!(pod(&without, VIP), "10.0.0.2:8080");
+    // None anywhere is a refusal, not silence (S5).
+    assert_eq!(outside(&table(&[service], &[]), "198.51.100.1:80"), "NoEndpoints");
+}
+
+#[test]
+fn s4_internal_policy_local() {
+    let mut service = balancer();
+    service.internal_policy = TrafficPolicy::Local;
+    let table_of =
+        |endpoints: Vec<Endpoint>| table(&[service.clone()], &[slice("s", 8080, endpoints)]);
+    let both = table_of(vec![ready(A).on("here"), ready(B).on("there")]);
+    assert_eq!(spread(&both, VIP, Origin::InCluster), ["10.0.0.1:8080"]);
+    let far = table_of(vec![ready(B).on("there")]);
+    assert_eq!(pod(&far, VIP), "NoLocalEndpoints");
+    // Only the cluster IP follows it.
+    assert_eq!(pod(&far, "192.0.2.1:30080"), "10.0.0.2:8080");
+    assert_eq!(outside(&far, "198.51.100.1:80"), "10.0.0.2:8080+snat");
+}
+
+#[test]
+fn s5_no_endpoints() {
+    let table = table(&[balancer()], &[slice("s", 8080, [state(A, (false, false, false))])]);
+    for to in [VIP, "198.51.100.1:80", "192.0.2.1:30080"] {
+        assert_eq!(pod(&table, to), "NoEndpoints");
+        assert_eq!(outside(&table, to), "NoEndpoints");
+    }
+}
+
+#[test]
+fn s6_undefined_ports_and_unallocated_addresses() {
+    let table = table(&[balancer()], &[slice("s", 8080, [ready(A)])]);
+    assert_eq!(pod(&table, "10.96.0.10:81"), "UndefinedPort");
+    assert_eq!(pod(&table, "10.96.0.11:80"), "Unallocated");
+    assert_eq!(pod(&table, "[fd00:96::10]:80"), "Unallocated");
+    assert_eq!(pod(&table, "10.97.0.10:80"), "-");
+    // UDP, SCTP and ICMP to a cluster IP that has only TCP.
+    for proto in [17, 132, 1, 47] {
+        let key = FlowKey { proto, ..key("10.0.9.9:7", VIP) };
+        assert_eq!(answer(&table, &key, Origin::InCluster), "UndefinedPort");
+    }
+    // The outside addresses' other ports are not ours to refuse.
+    assert_eq!(outside(&table, "198.51.100.1:81"), "-");
+    assert_eq!(outside(&table, "192.0.2.1:81"), "-");
+    assert!(
+        table.is_service_address(ip("10.96.0.11")) && !table.is_service_address(ip("192.0.2.1"))
+    );
+    // The refusal names the Service.
+    let Found::Reject(_, subject) =
+        table.find(&key("10.0.9.9:7", "10.96.0.10:81"), Origin::InCluster)
+    else {
+        panic!()
+    };
+    assert_eq!(subject.cookie.map(|c| &**c), Some("Service/ns/web"));
+}
+
+/// Cluster IPs outside the configured ranges, or no ranges configured at all.
+#[test]
+fn s6_without_ranges() {
+    let mut stray = web();
+    stray.cluster_ips = vec![ip("172.30.0.1")];
+    let mut compiler = compiler(&[stray], &[]);
+    let table = compiler.publish();
+    assert_eq!(pod(&table, "172.30.0.1:81"), "UndefinedPort");
+    assert_eq!(pod(&table, "172.30.0.2:81"), "-");
+    compiler.set_settings(Settings {
+        service_cidrs: vec!["172.30.0.0/16".parse().unwrap()],
+        ..settings()
+    });
+    assert_eq!(pod(&compiler.publish(), "172.30.0.2:81"), "Unallocated");
+    compiler.set_settings(Settings { service_cidrs: vec![], ..settings() });
+    assert_eq!(pod(&compiler.publish(), "172.30.0.1:81"), "UndefinedPort");
+    compiler.remove_service(&ServiceName { namespace: "ns".into(), name: "web".into() });
+    assert_eq!(pod(&compiler.publish(), "172.30.0.1:81"), "-");
+}
+
+#[test]
+fn s7_source_ranges() {
+    let mut service = balancer();
+    service.source_ranges = vec!["203.0.113.0/28".parse().unwrap(), "10.1.0.0/16".parse().unwrap()];
+    let table = table(&[service], &[slice("s", 8080, [ready(A)])]);
+    let ask = |from: &str, to: &str| answer(&table, &key(from, to), Origin::OffCluster);
+    assert_eq!(ask("203.0.113.9:1", "198.51.100.1:80"), "10.0.0.1:8080+snat");
+    assert_eq!(ask("203.0.113.16:1", "198.51.100.1:80"), "SourceRange");
+    // Pods too, and only on the load balancer's address.
+    assert_eq!(pod(&table, "198.51.100.1:80"), "SourceRange");
+    assert_eq!(
+        answer(&table, &key("10.1.2.3:1", "198.51.100.1:80"), Origin::InCluster),
+        "10.0.0.1:8080"
+    );
+    assert_eq!(ask("203.0.113.16:1", "192.0.2.1:30080"), "10.0.0.1:8080+snat");
+    assert_eq!(pod(&table, VIP), "10.0.0.1:8080");
+}
+
+#[test]
+fn s8_source_nat() {
+    let table = table(&[balancer()], &[slice("s", 8080, [ready(A)])]);
+    assert_eq!(pod(&table, VIP), "10.0.0.1:8080");
+    assert_eq!(pod(&table, "192.0.2.1:30080"), "10.0.0.1:8080");
+    assert_eq!(outside(&table, "192.0.2.1:30080"), "10.0.0.1:8080+snat");
+    assert_eq!(outside(&table, VIP), "10.0.0.1:8080+snat");
+    // Hairpin: the pod is its own backend.
+    for to in [VIP, "198.51.100.1:80", "192.0.2.1:30080"] {
+        let hairpin = answer(&table, &key("10.0.0.1:5555", to), Origin::InCluster);
+        assert_eq!(hairpin, "10.0.0.1:8080+snat");
+    }
+}
+
+#[test]
+fn s9_affinity() {
+    let mut service = web();
+    service.affinity = Some(DEFAULT_AFFINITY_SECS);
+    let all = [ready(A), ready(B), state(C, (false, true, true))];
+    let table = table(&[service], &[slice("s", 8080, all)]);
+    // The same backend whatever the source port, and not the same for all clients.
+    assert_eq!(spread(&table, VIP, Origin::InCluster).len(), 1);
+    let clients = (1..60).map(|n| pod_from(&table, &format!("10.0.7.{n}:99")));
+    assert_eq!(clients.collect::<std::collections::BTreeSet<_>>().len(), 2);
+
+    let key = key("10.0.9.9:40000", VIP);
+    let Found::Service(found) = table.find(&key, Origin::InCluster) else { panic!() };
+    assert_eq!(found.affinity(), Some(10_800));
+    for pinned in [A, B] {
+        let backend = socket(&format!("{pinned}:8080"));
+        assert_eq!(found.pinned(backend, &key).unwrap().backend().socket(), backend);
+    }
+    // Not to one that is leaving while others stay, nor to a stranger.
+    assert!(found.pinned(socket("10.0.0.3:8080"), &key).is_none());
+    assert!(found.pinned(socket("10.0.0.1:8081"), &key).is_none());
+}
+
+fn pod_from(table: &ServiceTable, from: &str) -> String {
+    answer(table, &key(from, VIP), Origin::InCluster)
+}
+
+#[test]
+fn s10_s11_standing_of_old_connections() {
+    let key = key("10.0.9.9:40000", VIP);
+    let mut service = web();
+    service.internal_policy = TrafficPolicy::Local;
+    let endpoints =
+        [ready(A).on("there"), state(B, (false, true, true)), state(C, (false, false, true))];
+    let mut compiler = compiler(&[service], &[slice("s", 8080, endpoints)]);
+    let table = compiler.publish();
+    let stands = |table: &ServiceTable, backend: &str| table.standing(&key, socket(backend));
+    // Only the policy keeps new connections from A: old ones are left alone.
+    assert_eq!(stands(&table, "10.0.0.1:8080"), Standing::Serving);
+    assert_eq!(stands(&table, "10.0.0.2:8080"), Standing::Serving);
+    assert_eq!(stands(&table, "10.0.0.3:8080"), Standing::NotServing);
+    assert_eq!(stands(&table, "10.0.0.4:8080"), Standing::Gone);
+    compiler.remove_slice(&"ns".into(), &"s".into());
+    assert_eq!(stands(&compiler.publish(), "10.0.0.1:8080"), Standing::Gone);
+    compiler.remove_service(&ServiceName { namespace: "ns".into(), name: "web".into() });
+    assert_eq!(stands(&compiler.publish(), "10.0.0.1:8080"), Standing::NoService);
+}
+
+#[test]
+fn s12_health_checks() {
+    let mut service = balancer();
+    service.external_policy = TrafficPolicy::Local;
+    service.health_check_node_port = Some(32_000);
+    let count = |endpoints: Vec<Endpoint>| {
+        let mut compiler = compiler(&[service.clone()], &[slice("s", 8080, endpoints)]);
+        compiler.publish();
+        let all: Vec<_> = compiler.health_checks().cloned().collect();
+        assert_eq!((all.len(), all[0].port), (1, 32_000));
+        all[0].local_endpoints
+    };
+    assert_eq!(count(vec![ready(A).on("here"), ready(B).on("here"), ready(C).on("there")]), 2);
+    assert_eq!(count(vec![ready(A).on("there")]), 0);
+    assert_eq!(count(vec![state(A, (false, true, true)).on("here")]), 0);
+    assert_eq!(count(vec![state(A, (true, true, true)).on("here")]), 0);
+    assert_eq!(count(vec![]), 0);
+}
+
+#[test]
+fn s13_proxied_addresses() {
+    let mut service = balancer();
+    service.ingress[0].mode = IpMode::Proxy;
+    let table = table(&[service], &[slice("s", 8080, [ready(A)])]);
+    assert_eq!(pod(&table, "198.51.100.1:80"), "-");
+    assert_eq!(pod(&table, "192.0.2.1:30080"), "10.0.0.1:8080");
+}
+
+#[test]
+fn s14_what_is_not_balanced() {
+    let endpoints = [slice("s", 8080, [ready(A)])];
+    let foreign = Service { foreign_proxy: true, ..balancer() };
+    let alias = Service { kind: ServiceType::ExternalName, ..web() };
+    let headless = Service { cluster_ips: vec![], ..web() };
+    for (service, vip) in [(foreign, "-"), (alias, "-"), (headless, "Unallocated")] {
+        let table = table(&[service], &endpoints);
+        assert_eq!(pod(&table, VIP), vip);
+        assert_eq!(pod(&table, "198.51.100.1:80"), "-");
+        assert_eq!(pod(&table, "192.0.2.1:30080"), "-");
+    }
+}
+
+#[test]
+fn s16_s17_ports_and_protocols_are_apart() {
+    let mut service = web();
+    let port = |name: &str, protocol, port| ServicePort {
+        protocol,
+        ..ServicePort { name: name.into(), ..ServicePort::tcp("", port) }
+    };
+    service.ports = vec![
+        port("http", Protocol::Tcp, 80),
+        port("quic", Protocol::Udp, 80),
+        port("sig", Protocol::Sctp, 80),
+    ];
+    let mut endpoints = slice("s", 8080, [ready(A)]);
+    let named =
+        |name: &str, protocol, port| SlicePort { name: name.into(), protocol, port: Some(port) };
+    endpoints.ports = vec![
+        named("http", Protocol::Tcp, 1),
+        named("quic", Protocol::Udp, 2),
+        named("sig", Protocol::Sctp, 3),
+        // Same name, other protocol: not this port's.
+        named("http", Protocol::Sctp, 4),
+    ];
+    let table = table(&[service], &[endpoints]);
+    let mut ids = std::collections::BTreeSet::<ServicePortId>::new();
+    for (proto, backend) in [(6, "10.0.0.1:1"), (17, "10.0.0.1:2"), (132, "10.0.0.1:3")] {
+        let key = FlowKey { proto, ..key("10.0.9.9:7", VIP) };
+        assert_eq!(answer(&table, &key, Origin::InCluster), backend);
+        let Found::Service(found) = table.find(&key, Origin::InCluster) else { panic!() };
+        ids.insert(found.entry.id);
+    }
+    assert_eq!(ids.len(), 3);
+}
+
+#[test]
+fn s18_weights() {
+    let weighted = |address: &str, weight| Endpoint { weight, ..ready(address) };
+    let table =
+        table(&[web()], &[slice("s", 8080, [weighted(A, 1), weighted(B, 3), weighted(C, 0)])]);
+    let mut key = key("10.0.9.9:1", VIP);
+    let mut to_b = 0;
+    for port in 1..=10_000 {
+        key.src_port = port;
+        match &*answer(&table, &key, Origin::InCluster) {
+            "10.0.0.1:8080" => {}
+            "10.0.0.2:8080" => to_b += 1,
+            other => panic!("{other}"),
+        }
+    }
+    // Binomial with p = 3/4: six standard deviations are 260.
+    assert!((7_240..7_760).contains(&to_b), "{to_b}");
+    // All drained is as good as none.
+    assert_eq!(backends([weighted(A, 0)]), ["NoEndpoints"]);
+}
+
+#[test]
+fn slices_with_duplicates_and_their_own_target_ports() {
+    let gone = state(A, (false, false, true));
+    let slices = [
+        slice("s-1", 8080, [ready(A), ready(B)]),
+        slice("s-2", 9090, [ready(C)]),
+        slice("s-3", 8080, [gone]),
+    ];
+    let table = table(&[web()], &slices);
+    let all = ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:9090"];
+    assert_eq!(spread(&table, VIP, Origin::InCluster), all);
+    // Each once, so that duplicates do not weigh.
+    let Found::Service(found) = table.find(&key("10.0.9.9:7", VIP), Origin::InCluster) else {
+        panic!()
+    };
+    assert_eq!(found.entry.backends().len(), 3);
+
+    // Slices of other names, ports and families are not taken; a port without number neither.
+    let mut other = slice("s-4", 1, [ready(B)]);
+    other.service = "other".into();
+    let mut named = slice("s-5", 1, [ready(B)]);
+    named.ports[0].name = "https".into();
+    let mut numberless = slice("s-6", 1, [ready(B)]);
+    numberless.ports[0].port = None;
+    let mut empty = slice("s-7", 1, [ready(B), ready("127.0.0.1"), ready("fd00::1")]);
+    empty.endpoints[0].addresses.clear();
+    assert_eq!(
+        pod(&super::table(&[web()], &[other, named, numberless, empty]), VIP),
+        "NoEndpoints"
+    );
+}
+
+#[test]
+fn readiness_disregarded() {
+    let service = Service { publish_not_ready: true, ..web() };
+    let unready = state(A, (false, false, false));
+    assert_eq!(pod(&table(&[service], &[slice("s", 8080, [unready])]), VIP), "10.0.0.1:8080");
+}
+
+#[test]
+fn dual_stack() {
+    let mut service = balancer();
+    service.cluster_ips.push(ip("fd00:96::10"));
+    service.ingress.push(Ingress { address: ip("2001:db8:7::1"), mode: IpMode::Vip });
+    let mut six = slice("s6", 8080, [ready("fd00:10::1")]);
+    six.family = Family::V6;
+    let slices = [slice("s4", 8080, [ready(A)]), six];
+    let both = table(&[service.clone()], &slices);
+    for (v4, v6) in [
+        (VIP, "[fd00:96::10]:80"),
+        ("198.51.100.1:80", "[2001:db8:7::1]:80"),
+        ("192.0.2.1:30080", "[2001:db8::1]:30080"),
+    ] {
+        assert_eq!(pod(&both, v4), "10.0.0.1:8080");
+        assert_eq!(pod(&both, v6), "[fd00:10::1]:8080");
+    }
+    // One identity for both, so that affinity and counters are one.
+    let id = |to, from| match both.find(&key(from, to), Origin::InCluster) {
+        Found::Service(found) => found.entry.id,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(id(VIP, "10.0.9.9:1"), id("[fd00:96::10]:80", "[fd00:10::9]:1"));
+    // A Service of one family has nothing in the other.
+    service.cluster_ips.pop();
+    let four = table(&[service], &slices);
+    assert_eq!(pod(&four, "[2001:db8:7::1]:80"), "-");
+    assert_eq!(pod(&four, "[2001:db8::1]:30080"), "-");
+}
+
+#[test]
+fn external_ips_only_where_allowed() {
+    let mut service = web();
+    service.external_ips = vec![ip("198.51.100.7"), ip("203.0.113.7"), ip("10.96.0.99")];
+    let mut compiler = compiler(&[service], &[slice("s", 8080, [ready(A)])]);
+    assert_eq!(pod(&compiler.publish(), "198.51.100.7:80"), "-");
+    let allowed = vec!["198.51.100.0/24".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
+    compiler.set_settings(Settings { allowed_external_ips: allowed, ..settings() });
+    let table = compiler.publish();
+    assert_eq!(outside(&table, "198.51.100.7:80"), "10.0.0.1:8080+snat");
+    assert_eq!(pod(&table, "203.0.113.7:80"), "-");
+    // Never in the range that cluster IPs are from.
+    assert_eq!(pod(&table, "10.96.0.99:80"), "Unallocated");
+}
+
+#[test]
+fn p4_host_ports() {
+    let mut compiler = compiler(&[balancer()], &[slice("s", 8080, [ready(A)])]);
+    let port = |address: Option<&str>, port, target: &str| HostPort {
+        address: address.map(ip),
+        protocol: Protocol::Tcp,
+        port,
+        target: socket(target),
+    };
+    let ports = [
+        port(None, 8443, "10.0.0.7:443"),
+        port(None, 30_080, "10.0.0.7:443"),
+        port(Some("127.0.0.1"), 9000, "10.0.0.7:443"),
+        port(Some("192.0.2.1"), 9001, "10.0.0.7:443"),
+        port(None, 8443, "[fd00:10::7]:443"),
+    ];
+    compiler.set_host_ports("Pod/ns/p".into(), ports.into());
+    let table = compiler.publish();
+    assert_eq!(outside(&table, "192.0.2.1:8443"), "10.0.0.7:443");
+    assert_eq!(outside(&table, "[2001:db8::1]:8443"), "[fd00:10::7]:443");
+    assert_eq!(outside(&table, "192.0.2.1:9001"), "10.0.0.7:443");
+    assert_eq!(outside(&table, "192.0.2.1:9000"), "-");
+    let hairpin = key("10.0.0.7:1", "192.0.2.1:8443");
+    assert_eq!(answer(&table, &hairpin, Origin::InCluster), "10.0.0.7:443+snat");
+    // A Service's node port goes before; the clash is known.
+    assert_eq!(outside(&table, "192.0.2.1:30080"), "10.0.0.1:8080+snat");
+    let clashes = compiler.clashes();
+    assert_eq!(clashes.len(), 1);
+    assert_eq!((&*clashes[0].loser, &*clashes[0].winner), ("Pod/ns/p", "Service/ns/web"));
+    compiler.set_host_ports("Pod/ns/p".into(), [].into());
+    assert_eq!(outside(&compiler.publish(), "192.0.2.1:8443"), "-");
+}
+
+/// Two Services lay claim to one address: the cluster IP wins, else the first by name; when the
+/// winner goes the other takes its place.
+#[test]
+fn contested_addresses() {
+    let mut thief = balancer();
+    thief.name.name = "thief".into();
+    thief.cookie = "Service/ns/thief".into();
+    thief.cluster_ips = vec![ip("10.97.0.2")];
+    thief.ports[0].node_port = None;
+    thief.ingress[0].address = ip("10.97.0.1");
+    let mut victim = web();
+    victim.cluster_ips = vec![ip("10.97.0.1")];
+    let mut other = slice("t", 6666, [ready(B)]);
+    other.service = "thief".into();
+    let mut compiler = compiler(&[thief, victim], &[slice("s", 8080, [ready(A)]), other]);
+    assert_eq!(pod(&compiler.publish(), "10.97.0.1:80"), "10.0.0.1:8080");
+    assert_eq!(compiler.clashes()[0].kind, FrontendKind::LoadBalancer);
+    compiler.remove_service(&ServiceName { namespace: "ns".into(), name: "web".into() });
+    assert_eq!(pod(&compiler.publish(), "10.97.0.1:80"), "10.0.0.2:6666");
+    assert!(compiler.clashes().is_empty());
+}
+
+#[test]
+fn a_change_recompiles_one_service() {
+    let mut second = web();
+    second.name.name = "second".into();
+    second.cluster_ips = vec![ip("10.96.0.20")];
+    let mut compiler = compiler(&[web(), second], &[slice("s", 8080, [ready(A)])]);
+    let before = compiler.publish();
+    compiler.set_slice(Arc::new(slice("s", 8080, [ready(A), ready(B)])));
+    let after = compiler.publish();
+    let entry = |table: &ServiceTable, to| {
+        let key = key("10.0.9.9:1", to);
+        Arc::clone(table.front(&key).unwrap().1)
+    };
+    let (old, new) = (entry(&before, VIP), entry(&after, VIP));
+    assert_eq!((old.backends().len(), new.backends().len()), (1, 2));
+    assert_eq!(old.id, new.id);
+    let other = "10.96.0.20:80";
+    assert!(Arc::ptr_eq(&entry(&before, other), &entry(&after, other)));
+    // The same object again is no change.
+    compiler.set_slice(Arc::new(slice("s", 8080, [ready(A), ready(B)])));
+    assert!(Arc::ptr_eq(&entry(&compiler.publish(), VIP), &new));
+    // A slice that changes hands leaves its old Service.
+    let mut moved = slice("s", 8080, [ready(C)]);
+    moved.service = "second".into();
+    compiler.set_slice(Arc::new(moved));
+    let table = compiler.publish();
+    assert_eq!((&*pod(&table, VIP), &*pod(&table, other)), ("NoEndpoints", "10.0.0.3:8080"));
+}
+
+#[test]
+fn same_choice_on_every_node() {
+    let endpoints: Vec<_> = (1..=25).map(|n| ready(&format!("10.0.1.{n}"))).collect();
+    let here = table(&[web()], &[slice("s", 8080, endpoints.clone())]);
+    let mut elsewhere = Compiler::new(Settings {
+        view: Viewpoint { node: "there".into(), zone: None },
+        ..settings()
+    });
+    let half = endpoints.len() / 2;
+    let slices = [
+        slice("b", 8080, endpoints[half..].iter().rev().cloned()),
+        slice("a", 8080, endpoints[..half].to_vec()),
+    ];
+    slices.into_iter().for_each(|s| elsewhere.set_slice(Arc::new(s)));
+    elsewhere.set_service(Arc::new(web())).unwrap();
+    let there = elsewhere.publish();
+    for port in 1..500 {
+        let from = format!("10.0.9.9:{port}");
+        assert_eq!(pod_from(&here, &from), pod_from(&there, &from));
+    }
+}
+
+#[test]
+fn table_size_by_annotation() {
+    let mut service = web();
+    service.maglev_size = Some(65_537);
+    let table = table(&[service], &[slice("s", 8080, [ready(A), ready(B)])]);
+    let Found::Service(found) = table.find(&key("10.0.9.9:7", VIP), Origin::InCluster) else {
+        panic!()
+    };
+    assert_eq!(found.entry.table(found.scope).size(), 65_537);
+}
+
+#[test]
+fn refused_objects() {
+    let refused = |change: fn(&mut Service)| {
+        let mut service = balancer();
+        change(&mut service);
+        let mut compiler = compiler(&[balancer()], &[slice("s", 8080, [ready(A)])]);
+        let error = compiler.set_service(Arc::new(service)).unwrap_err();
+        // Nothing changed.
+        assert_eq!(pod(&compiler.publish(), VIP), "10.0.0.1:8080");
+        error.field
+    };
+    let cases: [(&str, fn(&mut Service)); 17] = [
+        ("spec.clusterIPs[0]", |s| s.cluster_ips = vec!["127.0.0.1".parse().unwrap()]),
+        ("spec.clusterIPs[1]", |s| s.cluster_ips.push("10.96.0.11".parse().unwrap())),
+        ("spec.externalIPs[0]", |s| s.external_ips = vec!["169.254.1.1".parse().unwrap()]),
+        ("status.loadBalancer.ingress[0].ip", |s| {
+            s.ingress[0].address = "ff02::1".parse().unwrap()
+        }),
+        ("spec.ports", |s| s.ports.clear()),
+        ("spec.ports[0].name", |s| {
+            s.ports[0].name = "".into();
+            s.ports.push(ServicePort::tcp("b", 81));
+        }),
+        ("spec.ports[1].name", |s| s.ports.push(ServicePort::tcp("http", 81))),
+        ("spec.ports[0].port", |s| s.ports[0].port = 0),
+        ("spec.ports[1].port", |s| s.ports.push(ServicePort::tcp("b", 80))),
+        ("spec.ports[0].nodePort", |s| s.ports[0].node_port = Some(0)),
+        ("spec.ports[1].nodePort", |s| {
+            s.ports.push(ServicePort { node_port: Some(30_080), ..ServicePort::tcp("b", 81) });
+        }),
+        ("spec.ports[0].nodePort", |s| s.kind = ServiceType::ClusterIp),
+        ("spec.loadBalancerSourceRanges", |s| {
+            s.kind = ServiceType::NodePort;
+            s.source_ranges = vec!["10.0.0.0/8".parse().unwrap()];
+        }),
+        ("spec.healthCheckNodePort", |s| s.health_check_node_port = Some(32_000)),
+        ("spec.sessionAffinityConfig.clientIP.timeoutSeconds", |s| s.affinity = Some(0)),
+        ("spec.sessionAffinityConfig.clientIP.timeoutSeconds", |s| s.affinity = Some(86_401)),
+        ("metadata.annotations[podswitch.io/maglev-size]", |s| s.maglev_size = Some(1000)),
+    ];
+    for (field, change) in cases {
+        assert_eq!(refused(change), field);
+    }
+    let mut plain = web();
+    plain.external_policy = TrafficPolicy::Local;
+    let error = Compiler::new(settings()).set_service(Arc::new(plain)).unwrap_err();
+    assert_eq!(error.field, "spec.externalTrafficPolicy");
+}
+
+#[test]
+fn explanations() {
+    let mut service = balancer();
+    service.affinity = Some(60);
+    service.external_policy = TrafficPolicy::Local;
+    let mut a = ready(A).on("here");
+    a.target = Some("Pod/ns/a".into());
+    let endpoints = [a, state(B, (false, true, true)).on("there"), state(C, (false, false, false))];
+    let table = table(&[service], &[slice("s", 8080, endpoints)]);
+    let text = |from, to, origin| explain(&table, &key(from, to), origin).to_string();
+    assert_eq!(
+        text("10.0.9.9:7", VIP, Origin::InCluster),
+        "Service/ns/web port 80 (http) by ClusterIP: to 10.0.0.1:8080\n  \
+         clients stay with their backend for 60 s\n \
+         * 10.0.0.1:8080 ready, node here, Pod/ns/a, 100.0 %\n   \
+         10.0.0.2:8080 terminating, serving, node there\n   \
+         10.0.0.3:8080 not ready"
+    );
+    let nat = text("10.0.0.1:7", "192.0.2.1:30080", Origin::InCluster);
+    assert!(
+        nat.contains("by NodePort: to 10.0.0.1:8080, with source address translation"),
+        "{nat}"
+    );
+    assert_eq!(
+        text("10.0.9.9:7", "10.96.0.10:81", Origin::InCluster),
+        "Service/ns/web: rejected: the Service's address has no such port"
+    );
+    assert_eq!(
+        text("10.0.9.9:7", "10.96.0.11:80", Origin::InCluster),
+        "dropped: no Service has this address of the Service range"
+    );
+    assert_eq!(text("10.0.9.9:7", "10.0.9.1:80", Origin::InCluster), "not a Service's address");
+}
