@@ -1,2 +1,49 @@
-//! The bundled switch.
-fn main() {}
+//! The bundled switch: Kubernetes objects in, traffic switched.
+//!
+//! `vswitch COMMAND`: each command has a file or folder of its own, which reads its arguments and
+//! does the work; here is only what they share. Human text by default, `--json` for programs.
+//! Exit status: 0 good, 1 a check or verdict failed, 2 bad usage or bad input.
+
+mod check;
+mod failure;
+mod print;
+mod replay;
+mod state;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+
+/// A user-space packet switch for Kubernetes pod networks.
+#[derive(Parser, Debug)]
+#[command(name = "vswitch", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print JSON, for programs.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Check(check::Args),
+    Replay(replay::Args),
+}
+
+fn main() -> ExitCode {
+    let Cli { command, json } = Cli::parse();
+    let done = match command {
+        Command::Check(args) => check::run(&args, json),
+        Command::Replay(args) => replay::run(&args, json),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// What a command comes to.
+type Done = Result<(), Failure>;

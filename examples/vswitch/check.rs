@@ -1,0 +1,59 @@
+//! `check`: are these manifests a state that the switch would take?
+
+use std::path::PathBuf;
+
+use kubernetes::Manifests;
+use serde::Serialize;
+
+use crate::failure::{Failure, Refused};
+use crate::{Done, print, state};
+
+/// Load and compile manifests; tell every refused object with file, object, field and reason.
+///
+/// Exit status: 0 all is good, 1 something is refused, 2 the manifests cannot be read.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// A manifest, or a folder of them: YAML or JSON, as kubectl prints it.
+    #[arg(long, value_name = "DIR")]
+    manifests: PathBuf,
+    /// Check also what only this node would find, about its own pods.
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    refused: &'a [Refused],
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> Done {
+    let manifests = Manifests::load(&args.manifests)?;
+    let judged = state::judge(&manifests, args.node.as_deref());
+    let refused = judged.as_ref().err().map(Vec::as_slice).unwrap_or_default();
+    for note in judged.iter().flat_map(|compiled| &compiled.notes) {
+        print::note(note);
+    }
+    if json {
+        print::json(&Report { refused });
+    } else {
+        refused.iter().for_each(print::line);
+        print::line(summary(&judged));
+    }
+    if judged.is_ok() { Ok(()) } else { Err(Failure::Checked) }
+}
+
+fn summary(judged: &Result<kubernetes::Compiled, Vec<Refused>>) -> String {
+    match judged {
+        Ok(compiled) => {
+            let config = &compiled.config;
+            let (nodes, pods) = (compiled.nodes.len(), config.endpoints.len());
+            format!("good: {} namespaces, {nodes} nodes, {pods} pods", config.namespaces.len())
+        }
+        Err(refused) => {
+            let mut objects: Vec<_> = refused.iter().map(|r| &r.object).collect();
+            objects.sort_unstable();
+            objects.dedup();
+            format!("refused: {} objects", objects.len())
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! How a command ends when it does not end well: what is said on standard error, and the exit
+//! status that programs rely on.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use kubernetes::{LoadError, Refusal};
+use serde::Serialize;
+use switch_core::config::ConfigError;
+use switch_core::control::ControlError;
+use switch_core::host::HostError;
+
+use crate::print;
+
+/// The end of a command that did not do what was asked.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Bad usage, or input that cannot be read: exit status 2.
+    Input(String),
+    /// The manifests were read, and something in them is wrong: exit status 1.
+    Refused(Vec<Refused>),
+    /// Something that was to be set up could not be: exit status 1.
+    Setup(String),
+    /// A check failed, and has been told of: exit status 1.
+    Checked,
+}
+
+impl Failure {
+    /// Tells a person, and gives the exit status.
+    pub(crate) fn report(self) -> ExitCode {
+        match self {
+            Self::Input(message) => {
+                print::error(&message);
+                ExitCode::from(2)
+            }
+            Self::Setup(message) => {
+                print::error(&message);
+                ExitCode::FAILURE
+            }
+            Self::Refused(refused) => {
+                for line in &refused {
+                    print::error(line);
+                }
+                ExitCode::FAILURE
+            }
+            Self::Checked => ExitCode::FAILURE,
+        }
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        Self::Input(error.to_string())
+    }
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        Self::Setup(error.to_string())
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        Self::Setup(error.to_string())
+    }
+}
+
+/// Something that is wrong with an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Refused {
+    /// The file that it was read from, if it was read from one.
+    pub(crate) file: Option<PathBuf>,
+    /// `Kind/namespace/name`.
+    pub(crate) object: String,
+    /// Path of the field, as `spec.ingress[0].ports[0].endPort`.
+    pub(crate) field: String,
+    /// What is wrong.
+    pub(crate) reason: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{}: ", file.display())?;
+        }
+        write!(f, "{}: {}: {}", self.object, self.field, self.reason)
+    }
+}
+
+impl From<&Refusal> for Refused {
+    fn from(refusal: &Refusal) -> Self {
+        Self {
+            file: Some(refusal.origin.file.to_path_buf()),
+            object: refusal.object.to_string(),
+            field: refusal.field.clone(),
+            reason: refusal.reason.clone(),
+        }
+    }
+}
+
+impl From<&ConfigError> for Refused {
+    fn from(error: &ConfigError) -> Self {
+        Self {
+            file: None,
+            object: error.object.to_string(),
+            field: error.field.clone(),
+            reason: error.reason.clone(),
+        }
+    }
+}

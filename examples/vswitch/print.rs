@@ -1,0 +1,39 @@
+//! Saying things: results on standard output, everything else on standard error. A reader that
+//! went away (`vswitch … | head`) is no reason to panic, as `println!` would.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+/// A line of the result.
+pub(crate) fn line(text: impl Display) {
+    let _ = writeln!(io::stdout().lock(), "{text}");
+}
+
+/// A result for programs, on one line.
+pub(crate) fn json(value: &impl Serialize) {
+    let mut text = serde_json::to_string(value).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"));
+    text.push('\n');
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Something that went wrong.
+pub(crate) fn error(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "vswitch: {text}");
+}
+
+/// Something worth knowing that is no result.
+pub(crate) fn note(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "note: {text}");
+}
+
+/// A line that is overwritten by the next, on a terminal only; an empty text wipes it.
+pub(crate) fn progress(text: impl Display) {
+    let mut err = io::stderr().lock();
+    if err.is_terminal() {
+        let _ = write!(err, "\r\x1b[2K{text}");
+        let _ = err.flush();
+    }
+}

@@ -1,0 +1,136 @@
+//! The ports of a replay: one frame in at a time, everything that leaves in the order in which it
+//! leaves. All of it happens on one thread, but ports are `Send`, hence the queues.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crossbeam::queue::{ArrayQueue, SegQueue};
+use switch_core::id::PortId;
+use switch_core::packet::{Batch, Packet, Pool};
+use switch_core::port::{Device, Offloads, Port, PortInfo};
+
+use super::scene::MTU;
+
+/// No port.
+const NOBODY: usize = usize::MAX;
+
+/// A frame that left.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// By which port.
+    pub(super) port: PortId,
+    /// The frame.
+    pub(super) frame: Vec<u8>,
+}
+
+/// What goes between the replay and the ports.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    /// Number of the port that has a frame to receive.
+    waiting: AtomicUsize,
+    frame: ArrayQueue<(Vec<u8>, u32)>,
+    sent: SegQueue<Sent>,
+    /// Used buffers.
+    spare: ArrayQueue<Vec<u8>>,
+}
+
+impl Exchange {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            waiting: AtomicUsize::new(NOBODY),
+            frame: ArrayQueue::new(1),
+            sent: SegQueue::new(),
+            spare: ArrayQueue::new(256),
+        })
+    }
+
+    /// Has `port` receive `frame`, under `mark`, when it is polled next.
+    pub(super) fn give(&self, port: PortId, frame: Vec<u8>, mark: u32) {
+        self.frame.force_push((frame, mark));
+        self.waiting.store(port.index(), Relaxed);
+    }
+
+    /// The next frame that left.
+    pub(super) fn next_sent(&self) -> Option<Sent> {
+        self.sent.pop()
+    }
+
+    /// Takes back a buffer.
+    pub(super) fn recycle(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        // A full store frees it.
+        let _ = self.spare.push(buffer);
+    }
+}
+
+/// A port of the replay, for the switch to attach.
+#[derive(Debug)]
+pub(super) struct ReplayDevice {
+    exchange: Arc<Exchange>,
+    number: usize,
+    info: PortInfo,
+}
+
+impl ReplayDevice {
+    /// The port that will be number `number`.
+    pub(super) fn new(exchange: &Arc<Exchange>, number: usize, name: &str) -> Self {
+        let info = PortInfo {
+            name: name.to_owned(),
+            mac: None,
+            mtu: u32::from(MTU),
+            offloads: Offloads::NONE,
+        };
+        Self { exchange: Arc::clone(exchange), number, info }
+    }
+}
+
+impl Device for ReplayDevice {
+    fn open(&mut self, _index: usize, _workers: usize) -> io::Result<Box<dyn Port>> {
+        let (exchange, info) = (Arc::clone(&self.exchange), self.info.clone());
+        Ok(Box::new(ReplayPort { exchange, number: self.number, info }))
+    }
+
+    fn info(&self) -> PortInfo {
+        self.info.clone()
+    }
+}
+
+struct ReplayPort {
+    exchange: Arc<Exchange>,
+    number: usize,
+    info: PortInfo,
+}
+
+impl Port for ReplayPort {
+    fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        if self.exchange.waiting.load(Relaxed) != self.number || batch.is_full() {
+            return Ok(0);
+        }
+        self.exchange.waiting.store(NOBODY, Relaxed);
+        let Some((frame, mark)) = self.exchange.frame.pop() else { return Ok(0) };
+        // A frame is never lost to a bound that depends on what came before.
+        let packet = pool.alloc_for(frame.len());
+        let mut packet = packet.unwrap_or_else(|| Packet::with_capacity(frame.len()));
+        packet.fill(&frame);
+        packet.mark = mark;
+        batch.push(packet);
+        self.exchange.recycle(frame);
+        Ok(1)
+    }
+
+    fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        let count = batch.len();
+        for packet in batch.drain(..) {
+            let mut frame = self.exchange.spare.pop().unwrap_or_default();
+            frame.extend_from_slice(packet.bytes());
+            pool.free(packet);
+            self.exchange.sent.push(Sent { port: PortId(self.number as u16), frame });
+        }
+        Ok(count)
+    }
+
+    fn info(&self) -> &PortInfo {
+        &self.info
+    }
+}

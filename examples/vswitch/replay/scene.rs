@@ -1,0 +1,129 @@
+//! What is replayed on: the states, and the ports that the node has in any of them.
+
+use std::path::{Path, PathBuf};
+
+use kubernetes::Compiled;
+use switch_core::config::{Config, PortConfig, PortRole};
+use switch_core::id::PortId;
+use wire::addr::Mac;
+
+use crate::failure::Failure;
+use crate::state;
+
+/// Largest network-layer packet of every port; what `run` gives to pods.
+pub(super) const MTU: u16 = 1500;
+
+/// The underlay's port, and the node's own.
+const UPLINK: &str = "uplink";
+const HOST: &str = "host";
+/// Number of the node's own port.
+const HOST_PORT: PortId = PortId(1);
+
+/// Link-layer address of a node that no Node object describes.
+const NAMELESS: Mac = Mac([0x0a, 0x58, 0, 0, 0, 1]);
+
+/// `--at SECONDS=DIR`.
+#[derive(Clone, Debug)]
+pub(super) struct Swap {
+    /// Nanoseconds from the first frame.
+    at: u64,
+    manifests: PathBuf,
+}
+
+impl Swap {
+    /// Reads the option's value.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let (seconds, manifests) = text.split_once('=').ok_or("it is not SECONDS=DIR")?;
+        let at = nanoseconds(seconds).ok_or_else(|| format!("{seconds:?} is no time in seconds"))?;
+        if manifests.is_empty() {
+            return Err("it names no manifests".to_owned());
+        }
+        Ok(Self { at, manifests: manifests.into() })
+    }
+}
+
+/// Decimal seconds in nanoseconds, exactly; digits beyond the ninth are cut off.
+fn nanoseconds(seconds: &str) -> Option<u64> {
+    let (whole, fraction) = seconds.split_once('.').unwrap_or((seconds, ""));
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) || whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let whole = if whole.is_empty() { 0 } else { whole.parse::<u64>().ok()? };
+    let nanos = fraction.bytes().chain(std::iter::repeat(b'0')).take(9);
+    let nanos = nanos.fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    whole.checked_mul(1_000_000_000)?.checked_add(nanos)
+}
+
+/// A state and when it comes into force.
+#[derive(Debug)]
+pub(super) struct Act {
+    /// Nanoseconds from the first frame.
+    pub(super) at: u64,
+    /// The state.
+    pub(super) config: Config,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct Scene {
+    /// States in the order in which they come; the first one is in force from the beginning.
+    pub(super) acts: Vec<Act>,
+    /// Names of ports, by their numbers.
+    ports: Vec<String>,
+}
+
+impl Scene {
+    /// Reads all states.
+    pub(super) fn load(first: &Path, swaps: &[Swap], node: &str) -> Result<Self, Failure> {
+        let mut scene = Self { acts: Vec::new(), ports: vec![UPLINK.into(), HOST.into()] };
+        scene.add(0, state::load(first, Some(node))?, node, first)?;
+        let mut swaps: Vec<&Swap> = swaps.iter().collect();
+        swaps.sort_by_key(|swap| swap.at);
+        for swap in swaps {
+            let compiled = state::load(&swap.manifests, Some(node))?;
+            scene.add(swap.at, compiled, node, &swap.manifests)?;
+        }
+        Ok(scene)
+    }
+
+    fn add(&mut self, at: u64, mut state: Compiled, node: &str, path: &Path) -> Result<(), Failure> {
+        let facts = state.nodes.iter().find(|facts| &*facts.name == node);
+        if facts.is_none() && state.pods.is_empty() {
+            let message = format!("{}: there is no node {node}, nor a pod on it", path.display());
+            return Err(Failure::Input(message));
+        }
+        let mac = facts.map(|facts| facts.underlay_mac).filter(|mac| mac.is_unicast());
+        let role = PortRole::Host { mac: mac.unwrap_or(NAMELESS), mtu: MTU };
+        state.config.ports.push(PortConfig { port: HOST_PORT, role });
+        for pod in 0..state.pods.len() {
+            let port = self.port_of(&state.pods[pod].name)?;
+            state.attach(pod, port, MTU);
+        }
+        self.acts.push(Act { at, config: state.config });
+        Ok(())
+    }
+
+    /// The port of that name, a new one if there is none.
+    fn port_of(&mut self, name: &str) -> Result<PortId, Failure> {
+        if let Some(port) = self.find(name) {
+            return Ok(port);
+        }
+        if self.ports.len() == PortId::MAX_PORTS {
+            let message = format!("more pods on this node than {} ports", PortId::MAX_PORTS);
+            return Err(Failure::Input(message));
+        }
+        self.ports.push(name.to_owned());
+        Ok(PortId(self.ports.len() as u16 - 1))
+    }
+
+    /// The port of that name.
+    pub(super) fn find(&self, name: &str) -> Option<PortId> {
+        self.ports.iter().position(|port| port == name).map(|number| PortId(number as u16))
+    }
+
+    /// Names of ports, by their numbers.
+    pub(super) fn ports(&self) -> &[String] {
+        &self.ports
+    }
+}
