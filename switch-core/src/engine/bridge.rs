@@ -84,13 +84,11 @@ impl Engine {
         };
         let domain = number.and_then(|n| turn.snapshot.domains.get(usize::from(n)));
         let Some(domain) = domain else { return Err((packet, DropReason::VlanNotAllowed)) };
-        let seconds = turn.now.as_secs() as u32;
-        let limits = (domain.learn_limit, domain.ageing_secs);
-        self.shared.fdb.learn(domain.fdb_id, header.from, ingress, seconds, limits.0, limits.1);
+        self.shared.fdb.learn(domain.id, header.from, ingress, domain.bounds, turn.now);
         let found = if header.to.is_multicast() {
             None
         } else {
-            self.shared.fdb.lookup(domain.fdb_id, header.to, seconds, domain.ageing_secs)
+            self.shared.fdb.lookup(domain.id, header.to, turn.now)
         };
         match found {
             Some(out) if out == ingress => Err((packet, DropReason::Hairpin)),

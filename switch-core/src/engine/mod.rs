@@ -79,7 +79,7 @@ impl Shared {
         };
         Self {
             tracker: Tracker::new(config),
-            fdb: Fdb::new(limits.fdb, hash_key),
+            fdb: Fdb::new(limits.fdb, &hash_key),
             hash_key,
             workers: AtomicUsize::new(1),
         }
@@ -420,7 +420,7 @@ impl Engine {
         self.flows.sweep(budget, |entry: &FlowEntry| {
             !tracker.is_alive(entry.connection) || seconds.saturating_sub(entry.last_seen) > idle
         });
-        self.shared.fdb.sweep(64, seconds);
+        self.shared.fdb.sweep(turn.now, 64);
     }
 
     /// Ends everything held, at the end of the input: held fragments are dropped.

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::config::{Config, ConfigError, Endpoint, NextHop, PortConfig, PortRole, Vlans};
 use crate::id::{Cookie, Epoch, PortId};
+use crate::route::fdb::{self, Bounds};
 
 /// Smallest MTU that IPv4 allows (RFC 791) and IPv6 allows (RFC 8200 §5).
 const MIN_MTU_V4: u16 = 68;
@@ -133,10 +134,12 @@ impl Build<'_> {
                 };
                 vlanned.index.insert(key, vlanned.domains.len() as u16);
                 vlanned.domains.push(Domain {
-                    fdb_id,
+                    id: fdb::Domain(fdb_id),
                     members: Vec::new(),
-                    ageing_secs: bridge.ageing_secs,
-                    learn_limit: bridge.learn_limit,
+                    bounds: Bounds {
+                        ageing_secs: bridge.ageing_secs,
+                        limit: bridge.learn_limit,
+                    },
                 });
             }
         }

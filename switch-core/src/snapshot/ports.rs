@@ -7,6 +7,7 @@ use wire::addr::Mac;
 
 use crate::config::Endpoint;
 use crate::id::PortId;
+use crate::route::fdb::{self, Bounds};
 
 /// The part that a port plays in this snapshot.
 #[derive(Clone, Debug)]
@@ -96,11 +97,9 @@ pub struct Member {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domain {
     /// What the FDB knows it by. Stable from snapshot to snapshot, so that what was learnt stays.
-    pub fdb_id: u16,
+    pub id: fdb::Domain,
     /// Ports, sorted by number.
     pub members: Vec<Member>,
-    /// Seconds after which a learnt address that was not seen again is forgotten.
-    pub ageing_secs: u32,
-    /// The most addresses learnt from one port.
-    pub learn_limit: u32,
+    /// How much is learnt from a port, and for how long.
+    pub bounds: Bounds,
 }
