@@ -51,6 +51,11 @@ impl Cookie {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The text, shared.
+    pub fn text(&self) -> Arc<str> {
+        self.0.clone()
+    }
 }
 
 impl fmt::Display for Cookie {

@@ -5,6 +5,7 @@
 //! it.
 
 mod options;
+mod policies;
 
 use std::io;
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 pub use options::{Options, Pinning};
+
+use policies::Policies;
 
 use crate::config::{Config, ConfigError};
 use crate::engine::{Engine, Observer, Shared};
@@ -76,6 +79,9 @@ pub struct ControlPlane {
     members: Vec<Member>,
     devices: Vec<Option<Box<dyn Device>>>,
     fdb_ids: FdbIds,
+    policies: Policies,
+    /// The configuration in force.
+    config: Config,
     epoch: Epoch,
 }
 
@@ -98,6 +104,8 @@ impl ControlPlane {
             members: Vec::new(),
             devices: Vec::new(),
             fdb_ids: FdbIds::default(),
+            policies: Policies::default(),
+            config: Config::default(),
             epoch: Epoch(0),
             options,
         }
@@ -228,7 +236,11 @@ impl ControlPlane {
     /// Everything that is wrong with the configuration. Nothing of it is applied.
     pub fn apply(&mut self, config: &Config) -> Result<Epoch, Refused> {
         let epoch = Epoch(self.epoch.0.wrapping_add(1).max(1));
-        let snapshot = compile(config, epoch, &mut self.fdb_ids).map_err(Refused)?;
+        let mut snapshot = compile(config, epoch, &mut self.fdb_ids).map_err(Refused)?;
+        snapshot.policy = self.policies.advance(&self.config, config);
+        let counters = &self.snapshots.load().policy_counters;
+        snapshot.policy_counters = counters.grown_to(snapshot.policy.counters());
+        self.config = config.clone();
         self.epoch = epoch;
         let old = self.snapshots.swap(Arc::new(snapshot));
         self.retired.push(old);

@@ -7,11 +7,13 @@
 //! Order: who sends (source) → translation (Services) → policy, both ends → where to (route) →
 //! source NAT. A stage that a packet's connection has behind it is not run again for replies.
 
+mod policy;
 mod route;
 mod source;
 
 use wire::flow_key::FlowKey;
 
+pub use policy::Judged;
 pub use route::Hop;
 pub use source::check_source;
 
@@ -88,6 +90,10 @@ pub fn resolve(snapshot: &Snapshot, query: &Query<'_>) -> Decision {
         Some((pinned, _)) => *pinned,
         None => Pinned { original: *query.key, reply: query.key.reversed(), origin: query.ingress },
     };
+    let to_gateway = snapshot.is_gateway(pinned.reply.src_addr());
+    if !to_gateway && let Err(denial) = policy::judge(snapshot, &pinned) {
+        return Decision::Drop(denial);
+    }
     // The packet as it goes out: in the original direction what the reply will answer.
     let outgoing = match query.known {
         Some((pinned, Direction::Reply)) => pinned.original.reversed(),

@@ -11,7 +11,7 @@ use policy::prefix::PrefixMap;
 use wire::cidr::Cidr;
 
 use super::{
-    BridgePort, Domain, EndpointFacts, FibEntry, HostPort, Location, Member, PodPort, PortFacts,
+    BridgePort, Domain, EndpointFacts, FibEntry, HostPort, Location, Member, PodPort, PolicyCounters, PortFacts,
     Snapshot, Tagging,
 };
 use crate::config::{Config, ConfigError, Endpoint, NextHop, PortConfig, PortRole, Vlans};
@@ -22,7 +22,8 @@ use crate::route::fdb::{self, Bounds};
 const MIN_MTU_V4: u16 = 68;
 const MIN_MTU_V6: u16 = 1280;
 
-/// Compiles `config` into the snapshot of `epoch`. `fdb_ids` remembers what the FDB knows each
+/// Compiles `config` into the snapshot of `epoch`, all but policy, whose compiler keeps its own
+/// state. `fdb_ids` remembers what the FDB knows each
 /// VLAN of each domain by; it is only added to.
 ///
 /// # Errors
@@ -51,6 +52,8 @@ pub fn compile(
         host,
         endpoints,
         fib,
+        policy: Arc::default(),
+        policy_counters: PolicyCounters::default(),
         domains: domains.into(),
     })
 }

@@ -4,6 +4,7 @@
 //! to its last. Parts that did not change are shared with the snapshot before.
 
 mod compile;
+mod policy_counters;
 mod ports;
 
 use std::net::IpAddr;
@@ -11,8 +12,10 @@ use std::sync::Arc;
 
 use policy::cow::CowMap;
 use policy::prefix::PrefixMap;
+use policy::table::PolicyTable;
 use wire::addr::Mac;
 
+pub use policy_counters::PolicyCounters;
 pub use compile::{FdbIds, compile};
 pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging};
 
@@ -76,6 +79,10 @@ pub struct Snapshot {
     pub endpoints: CowMap<IpAddr, EndpointFacts>,
     /// Everything else, by longest prefix.
     pub fib: PrefixMap<FibEntry>,
+    /// Network policy, compiled.
+    pub policy: Arc<PolicyTable>,
+    /// How often each of its rules decided.
+    pub policy_counters: PolicyCounters,
     /// Bridge domains, one for each VLAN of each configured domain.
     pub domains: Arc<[Domain]>,
 }
@@ -91,6 +98,8 @@ impl Snapshot {
             host: None,
             endpoints: CowMap::new(),
             fib: PrefixMap::new(),
+            policy: Arc::default(),
+            policy_counters: PolicyCounters::default(),
             domains: Arc::new([]),
         }
     }

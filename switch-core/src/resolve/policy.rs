@@ -1,0 +1,66 @@
+//! Network policy: both ends of a connection, judged with the real client and the real backend
+//! (N15), in the connection's own direction whatever way a packet goes (N5).
+
+use policy::table::{Decision, PolicyTable};
+use policy::verdict::Traffic;
+use wire::flow_key::FlowKey;
+
+use super::{Answer, Denial};
+use crate::action::DropReason;
+use crate::flow::connection::Pinned;
+use crate::id::Cookie;
+use crate::snapshot::{Location, Snapshot};
+
+/// What policy says of a connection at this node.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Judged {
+    /// The source's side, if the source is on this node.
+    pub egress: Option<Decision>,
+    /// The destination's side, if the destination is on this node.
+    pub ingress: Option<Decision>,
+}
+
+/// Judges a connection. Each node enforces for its own pods.
+pub(super) fn judge(snapshot: &Snapshot, pinned: &Pinned) -> Result<Judged, Denial> {
+    let table = &*snapshot.policy;
+    let client = pinned.original.src_addr();
+    let backend = pinned.reply.src_addr();
+    let via_service = pinned.original.dst != pinned.reply.src;
+    let asked = FlowKey { dst_port: pinned.reply.src_port, ..pinned.original };
+    let traffic = Traffic::of_flow(&asked, via_service);
+    let (source, destination) = (table.party(client), table.party(backend));
+    let is_here = |address| {
+        snapshot.endpoints.get(&address).is_some_and(|e| {
+            matches!(e.location, Location::Attached { .. } | Location::Unattached)
+        })
+    };
+    let mut judged = Judged::default();
+    if is_here(client) {
+        let decision = table.judge_egress(&source, &destination, traffic);
+        judged.egress = Some(decision);
+        count(snapshot, &decision);
+        if !decision.allow {
+            return Err(denial(table, &decision, DropReason::PolicyEgress));
+        }
+    }
+    if is_here(backend) {
+        let decision = table.judge_ingress(&source, &destination, traffic);
+        judged.ingress = Some(decision);
+        count(snapshot, &decision);
+        if !decision.allow {
+            return Err(denial(table, &decision, DropReason::PolicyIngress));
+        }
+    }
+    Ok(judged)
+}
+
+/// Verdicts are counted where they are reached: once for each new connection, each packet that is
+/// denied, and each connection judged again.
+fn count(snapshot: &Snapshot, decision: &Decision) {
+    snapshot.policy_counters.add(decision.counter);
+}
+
+fn denial(table: &PolicyTable, decision: &Decision, reason: DropReason) -> Denial {
+    let object = table.policy(decision.policy).map(|p| Cookie::new(p.object.cookie().clone()));
+    Denial { reason, object, answer: Answer::Silent }
+}
