@@ -45,11 +45,12 @@ pub fn fit(
     if packet.offload.is_gso() {
         return fit_super(packet, offloads, pool, out);
     }
-    if packet.offload.csum_partial && !(offloads.checksum && !packet.offload.is_crc32c()) {
-        if let Err(reason) = finish_checksum(&mut packet) {
-            pool.free(packet);
-            return Err(CutError::new(reason, 0));
-        }
+    if packet.offload.csum_partial
+        && (!offloads.checksum || packet.offload.is_crc32c())
+        && let Err(reason) = finish_checksum(&mut packet)
+    {
+        pool.free(packet);
+        return Err(CutError::new(reason, 0));
     }
     out(pool, packet);
     Ok(1)

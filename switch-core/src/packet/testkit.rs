@@ -66,9 +66,8 @@ impl Shape {
         let l4_len = self.payload_at() - self.l4() + self.payload.len();
         let protocol = if self.tcp { 6 } else { 17 };
         let addresses = self.ip(&mut frame, l4_len, protocol);
-        let pseudo: u32 = addresses.chunks(2).map(|pair| be(pair)).sum::<u32>()
-            + u32::from(protocol)
-            + l4_len as u32;
+        let pseudo: u32 =
+            addresses.chunks(2).map(be).sum::<u32>() + u32::from(protocol) + l4_len as u32;
         let check = (pseudo % 0xffff) as u16;
         frame.extend([0x9c, 0x40, 0x1f, 0x90]);
         if self.tcp {

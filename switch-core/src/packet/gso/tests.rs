@@ -80,7 +80,8 @@ fn an_exhausted_pool_says_how_far_it_came() {
 
 #[test]
 fn what_contradicts_the_frame_is_not_cut() {
-    let breaks: [(&str, fn(&mut Packet)); 12] = [
+    type Break = fn(&mut Packet);
+    let breaks: [(&str, Break); 12] = [
         ("protocol in the header", |p| p.bytes_mut()[23] = 47),
         ("version", |p| {
             let shape = Shape { v4: false, ..tcp(2500) };

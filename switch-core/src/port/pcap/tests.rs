@@ -64,7 +64,11 @@ fn every_variant_of_pcap() {
         for (magic, minor, fraction, extra) in variants {
             let file = classic(big, magic, minor, fraction, extra);
             let got = read(&file).unwrap();
-            assert_eq!(got, [expected.clone()], "{magic:#x} version 2.{minor}, big: {big}");
+            assert_eq!(
+                got,
+                std::slice::from_ref(&expected),
+                "{magic:#x} version 2.{minor}, big: {big}"
+            );
         }
     }
 }
