@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -154,10 +154,10 @@ impl NetNs {
             return system.to_owned();
         }
         let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|d| d.is_dir());
-        let fallback = || {
-            std::env::temp_dir().join(format!("podswitch-{}", rustix::process::getuid().as_raw()))
-        };
-        own.map_or_else(fallback, |d| d.join("podswitch")).join("netns")
+        match own {
+            Some(directory) => directory.join("podswitch"),
+            None => std::env::temp_dir().join(format!("podswitch-{}", outer_uid())),
+        }
     }
 
     /// Keeps the namespace's name when this value is dropped.
@@ -314,12 +314,19 @@ fn new_namespace(
     })
 }
 
-/// Makes the folder of names and sees to it that mounts in it are seen by other mount namespaces
-/// too, as iproute2 does: without that, a container started now would hold a copy of each mount
-/// for good.
+/// Makes the folder of names.
 fn prepare_directory(directory: &Path) -> Result<(), HostError> {
     let operation = || format!("prepare {}", directory.display());
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).context(operation)?;
+    let is_system = directory == Path::new(SYSTEM_DIRECTORY);
+    let mode = if is_system { 0o755 } else { 0o700 };
+    fs::DirBuilder::new().recursive(true).mode(mode).create(directory).context(operation)?;
+    if is_system { share_mounts(directory) } else { check_owner(directory) }
+}
+
+/// Sees to it that mounts in the folder are seen by other mount namespaces too, as iproute2 does:
+/// without that, a container started now would hold a copy of each mount for good.
+fn share_mounts(directory: &Path) -> Result<(), HostError> {
+    let operation = || format!("share mounts in {}", directory.display());
     let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
     match rustix::mount::mount_change(directory, shared) {
         // Not a mount point yet.
@@ -330,12 +337,42 @@ fn prepare_directory(directory: &Path) -> Result<(), HostError> {
     }
 }
 
+/// A folder among everybody's temporary files may be somebody else's trap.
+fn check_owner(directory: &Path) -> Result<(), HostError> {
+    let operation = || format!("use {}", directory.display());
+    let metadata = fs::symlink_metadata(directory).context(operation)?;
+    if metadata.is_dir() && metadata.uid() == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(HostError::invalid(operation(), "it is not a folder of this user's own"))
+}
+
+/// This user's number as those outside of the user namespace see it.
+fn outer_uid() -> u32 {
+    let inner = rustix::process::geteuid().as_raw();
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.lines()
+        .find_map(|line| {
+            let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+            let (first, outside) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+            let count = numbers.next()?.ok()?;
+            let offset = inner.checked_sub(first).filter(|offset| *offset < count)?;
+            outside.checked_add(offset)
+        })
+        .unwrap_or(inner)
+}
+
 fn remove_name(path: &Path) -> io::Result<()> {
     match rustix::mount::unmount(path, UnmountFlags::DETACH) {
         // Not mounted: what is left of a name.
-        Ok(()) | Err(rustix::io::Errno::INVAL) => fs::remove_file(path),
-        Err(errno) => Err(errno.into()),
+        Ok(()) | Err(rustix::io::Errno::INVAL) => fs::remove_file(path)?,
+        Err(errno) => return Err(errno.into()),
     }
+    if let Some(directory) = path.parent().filter(|d| *d != Path::new(SYSTEM_DIRECTORY)) {
+        // A folder of our own goes with the last name in it.
+        let _ = fs::remove_dir(directory);
+    }
+    Ok(())
 }
 
 fn checked_name(name: &str) -> Result<&str, HostError> {
