@@ -184,9 +184,8 @@ impl Slot {
         let before = self.load();
         let key = self.key.load(Ordering::Acquire);
         let after = self.load();
-        let whole = before.is_entry()
-            && after.is_entry()
-            && after.generation() == before.generation();
+        let whole =
+            before.is_entry() && after.is_entry() && after.generation() == before.generation();
         whole.then_some((key, after))
     }
 
@@ -308,7 +307,8 @@ impl Fdb {
                 State::Learnt => old.is_expired(now),
                 State::Busy | State::Static => false,
             };
-            let generation = old.generation().wrapping_add(1) & ((1 << (64 - GENERATION_SHIFT)) - 1);
+            let generation =
+                old.generation().wrapping_add(1) & ((1 << (64 - GENERATION_SHIFT)) - 1);
             if !vacant || !slot.replace(old, Value::new(generation, State::Busy, port, 0)) {
                 continue;
             }
@@ -447,8 +447,9 @@ impl Fdb {
     }
 
     fn row(&self, key: u64) -> &[Slot] {
-        let wide = u128::from(key ^ self.secret[0]) * u128::from(self.secret[1]);
-        let hash = (wide as u64) ^ ((wide >> 64) as u64);
+        // Twice: addresses often count up, and one multiplication leaves them in step.
+        let [a, b] = self.secret;
+        let hash = fold(fold(key ^ a, b) ^ b, a | 1);
         let start = (hash as usize).wrapping_mul(WAYS) & (self.slots.len() - 1);
         &self.slots[start..start + WAYS]
     }
@@ -463,6 +464,11 @@ impl Fdb {
     fn give_back(&self, port: PortId) {
         self.learnt[port.index()].fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+fn fold(a: u64, b: u64) -> u64 {
+    let wide = u128::from(a) * u128::from(b);
+    (wide as u64) ^ ((wide >> 64) as u64)
 }
 
 /// The key word; never zero for a unicast address.
