@@ -118,17 +118,16 @@ impl Manifests {
 
     fn read_text(&mut self, path: &Path, text: &str) -> Result<(), LoadError> {
         let json = path.extension().is_some_and(|extension| extension == "json");
-        let documents = text::parse(text, json).map_err(|error| LoadError::Syntax {
+        let file: Arc<Path> = path.into();
+        text::parse(text, json, &mut |text::Document { index, line, value }| {
+            self.found.add(value, &Source { file: file.clone(), document: index, line });
+        })
+        .map_err(|error| LoadError::Syntax {
             path: path.to_owned(),
             line: error.line,
             column: error.column,
             message: error.message,
-        })?;
-        let file: Arc<Path> = path.into();
-        for text::Document { index, line, value } in documents {
-            self.found.add(value, &Source { file: file.clone(), document: index, line });
-        }
-        Ok(())
+        })
     }
 }
 

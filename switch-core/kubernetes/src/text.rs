@@ -33,24 +33,30 @@ pub(crate) struct SyntaxError {
     pub(crate) message: String,
 }
 
-/// Reads all documents of a text. `json`: the text says that it is JSON, and is not tried as YAML.
-pub(crate) fn parse(text: &str, json: bool) -> Result<Vec<Document>, SyntaxError> {
+/// Reads the documents of a text one after the other, so that never more than one is held as
+/// values. `json`: the text says that it is JSON, and is not tried as YAML.
+pub(crate) fn parse(
+    text: &str,
+    json: bool,
+    each: &mut dyn FnMut(Document),
+) -> Result<(), SyntaxError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if json {
-        return parse_json(text);
+        return parse_json(text, each);
     }
     if text.trim_start().starts_with('{') {
         // JSON is read several times faster by its own parser. A flow mapping begins the same
         // way; then the YAML parser decides, and tells what is wrong.
-        if let Ok(documents) = parse_json(text) {
-            return Ok(documents);
+        let mut documents = Vec::new();
+        if parse_json(text, &mut |document| documents.push(document)).is_ok() {
+            documents.into_iter().for_each(each);
+            return Ok(());
         }
     }
-    parse_yaml(text)
+    parse_yaml(text, each)
 }
 
-fn parse_json(text: &str) -> Result<Vec<Document>, SyntaxError> {
-    let mut documents = Vec::new();
+fn parse_json(text: &str, each: &mut dyn FnMut(Document)) -> Result<(), SyntaxError> {
     let (mut rest, mut line) = (text, 1);
     for index in 0.. {
         let skipped = rest.len() - rest.trim_start().len();
@@ -68,12 +74,12 @@ fn parse_json(text: &str) -> Result<Vec<Document>, SyntaxError> {
         })?;
         let used = parser.into_iter::<de::IgnoredAny>().byte_offset();
         if !value.is_null() {
-            documents.push(Document { index, line, value });
+            each(Document { index, line, value });
         }
         line += newlines(&rest[..used]);
         rest = &rest[used..];
     }
-    Ok(documents)
+    Ok(())
 }
 
 fn newlines(text: &str) -> usize {
@@ -87,18 +93,17 @@ fn without_position(error: &serde_json::Error) -> String {
     text.strip_suffix(&tail).unwrap_or(&text).to_owned()
 }
 
-fn parse_yaml(text: &str) -> Result<Vec<Document>, SyntaxError> {
-    let mut documents = Vec::new();
+fn parse_yaml(text: &str, each: &mut dyn FnMut(Document)) -> Result<(), SyntaxError> {
     for (index, (line, part)) in split_documents(text).into_iter().enumerate() {
         let value = parse_yaml_document(part).map_err(|mut error| {
             error.line = error.line.map(|inner| inner + line - 1);
             error
         })?;
         if !value.is_null() {
-            documents.push(Document { index, line, value });
+            each(Document { index, line, value });
         }
     }
-    Ok(documents)
+    Ok(())
 }
 
 /// Cuts a stream at the lines that begin or end a document. Such a line cannot stand inside a

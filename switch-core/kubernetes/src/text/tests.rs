@@ -1,5 +1,12 @@
-use super::*;
-use serde_json::json;
+use super::{Document, SyntaxError};
+use serde_json::{Value, json};
+
+/// All documents.
+fn parse(text: &str, json: bool) -> Result<Vec<Document>, SyntaxError> {
+    let mut documents = Vec::new();
+    super::parse(text, json, &mut |document| documents.push(document))?;
+    Ok(documents)
+}
 
 fn values(text: &str) -> Vec<Value> {
     parse(text, false).unwrap().into_iter().map(|d| d.value).collect()
