@@ -216,27 +216,25 @@ impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for CowMap<K, V> {
     }
 }
 
-/// Elements of one chunk of a [`CowVec`].
-const CHUNK: usize = 32;
-
-/// A growing vector in chunks, each behind its own `Arc`. Indexed by ids that a slab gave out.
-pub struct CowVec<T> {
+/// A growing vector in chunks of `CHUNK` elements, each behind its own `Arc`. Indexed by ids that
+/// a slab gave out.
+pub struct CowVec<T, const CHUNK: usize = 32> {
     chunks: Arc<[Arc<[T; CHUNK]>]>,
 }
 
-impl<T> Clone for CowVec<T> {
+impl<T, const CHUNK: usize> Clone for CowVec<T, CHUNK> {
     fn clone(&self) -> Self {
         Self { chunks: Arc::clone(&self.chunks) }
     }
 }
 
-impl<T> Default for CowVec<T> {
+impl<T, const CHUNK: usize> Default for CowVec<T, CHUNK> {
     fn default() -> Self {
         Self { chunks: Arc::new([]) }
     }
 }
 
-impl<T> CowVec<T> {
+impl<T, const CHUNK: usize> CowVec<T, CHUNK> {
     /// The element at `index`, if the vector reaches that far.
     #[inline]
     pub fn get(&self, index: u32) -> Option<&T> {
@@ -255,13 +253,13 @@ impl<T> CowVec<T> {
     }
 }
 
-impl<T: Clone + Default> CowVec<T> {
+impl<T: Clone + Default, const CHUNK: usize> CowVec<T, CHUNK> {
     /// Sets the element at `index`; the vector grows by default elements as far as it must.
-    /// Growth is by doubling, so that filling it one by one costs its length.
+    /// Growth is by half, so that filling it one by one costs its length.
     pub fn set(&mut self, index: u32, value: T) {
         let (chunk, at) = (index as usize / CHUNK, index as usize % CHUNK);
         if chunk >= self.chunks.len() {
-            let len = (chunk + 1).max(self.chunks.len() * 2);
+            let len = (chunk + 1).max(self.chunks.len() * 3 / 2);
             let empty = Arc::new(core::array::from_fn(|_| T::default()));
             let kept = self.chunks.iter().cloned();
             self.chunks = kept.chain(core::iter::repeat(empty)).take(len).collect();
@@ -270,7 +268,7 @@ impl<T: Clone + Default> CowVec<T> {
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for CowVec<T> {
+impl<T: fmt::Debug, const CHUNK: usize> fmt::Debug for CowVec<T, CHUNK> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
     }

@@ -134,7 +134,7 @@ impl PolicyCompiler {
         };
         self.enter_node(cookie, &pod);
         self.claim_pod(cookie, &pod);
-        if number != 0 {
+        if number != 0 && old.as_ref().is_none_or(|old| old.number != number) {
             self.table.pods.set(number, Some(Arc::clone(cookie)));
         }
         self.pods.insert(Arc::clone(cookie), pod);

@@ -33,7 +33,6 @@ use crate::table::{IdentityInfo, PolicyInfo, PolicyObject, PolicyTable, StageSet
 use identities::{Claims, NamespaceState, NodeState, PodState};
 use partitions::{Identities, Partitions};
 use policies::{Lowered, PolicyState};
-use ports::PortMaps;
 use selectors::{Scope, Selectors};
 use slab::Slab;
 use stages::{StageKey, StageState};
@@ -61,7 +60,6 @@ pub struct PolicyCompiler {
     partitions: Partitions,
     stages: Slab<StageState>,
     stage_ids: HashMap<Arc<StageKey>, u32>,
-    maps: PortMaps,
     dirty: Dirty,
 }
 

@@ -6,7 +6,6 @@ use hashbrown::{HashMap, HashSet};
 
 use super::selectors::Selectors;
 use super::slab::Slab;
-use crate::cow::CowVec;
 use crate::rule::NamedPort;
 use crate::table::{IdentityInfo, Partition};
 
@@ -17,6 +16,8 @@ pub(super) struct PartitionKey {
     pub(super) selectors: Vec<u32>,
     /// Names of ports that egress rules resolve on the peer (N7), sorted, none twice.
     pub(super) names: Vec<Arc<str>>,
+    /// Whether the names matter also of identities that no selector selects.
+    pub(super) names_of_all: bool,
 }
 
 /// What the identities of a row have in common.
@@ -50,6 +51,7 @@ impl Row {
         self.ports.clear();
         if let IdentityInfo::Pods { ports, .. } = info
             && !key.names.is_empty()
+            && (key.names_of_all || !self.is_nothing())
         {
             let meant = |p: &&NamedPort| key.names.binary_search(&p.name).is_ok();
             self.ports.extend(ports.iter().filter(meant).cloned());
@@ -66,6 +68,7 @@ pub(super) struct PartitionState {
     by_row: HashMap<Row, u32>,
     /// Stages built on it, one reference each.
     pub(super) stages: HashSet<u32>,
+    pub(super) compiled: Partition,
 }
 
 /// Identities, as the compiler keeps them.
@@ -87,11 +90,10 @@ pub(super) struct Partitions {
     by_key: HashMap<PartitionKey, u32>,
 }
 
-/// What partitions are made from, and the table they are written to.
+/// What partitions are made from.
 pub(super) struct Sources<'a> {
     pub(super) selectors: &'a mut Selectors,
     pub(super) identities: &'a Identities,
-    pub(super) table: &'a mut CowVec<Partition>,
 }
 
 impl Partitions {
@@ -112,12 +114,13 @@ impl Partitions {
             rows: Vec::new(),
             by_row: HashMap::new(),
             stages: HashSet::new(),
+            compiled: Partition::default(),
         });
         for selector in &key.selectors {
             from.selectors.get_mut(*selector).partitions.insert(id);
         }
         self.by_key.insert(key, id);
-        self.slab[id].build(id, from);
+        self.slab[id].build(from);
         id
     }
 
@@ -135,7 +138,6 @@ impl Partitions {
         }
         let Some(state) = self.slab.remove(id) else { return };
         self.by_key.remove(&state.key);
-        from.table.set(id, Partition::default());
         for selector in &state.key.selectors {
             from.selectors.get_mut(*selector).partitions.remove(&id);
             from.selectors.release(*selector);
@@ -144,12 +146,11 @@ impl Partitions {
 
     /// Partitions in which an identity that no selector selects may differ from the default, so
     /// that identities that come or go concern them.
-    pub(super) fn concerned_by_all(&self, table: &CowVec<Partition>) -> Vec<u32> {
-        let concerned = |(id, state): (u32, &PartitionState)| {
-            let default = table.get(id).map_or(0, Partition::default_row);
-            (default != 0 || !state.key.names.is_empty()).then_some(id)
+    pub(super) fn concerned_by_all(&self) -> impl Iterator<Item = u32> {
+        let concerned = |(_, state): &(u32, &PartitionState)| {
+            state.compiled.default_row() != Partition::NOTHING || state.key.names_of_all
         };
-        self.slab.iter().filter_map(concerned).collect()
+        self.slab.iter().filter(concerned).map(|(id, _)| id)
     }
 
     /// Brings a partition up to date after these identities came, went or changed.
@@ -157,19 +158,23 @@ impl Partitions {
         &mut self,
         id: u32,
         changed: &[u32],
-        from: &mut Sources<'_>,
+        from: &Sources<'_>,
     ) -> Option<Change> {
-        self.slab.get_mut(id)?.update(id, changed, from)
+        self.slab.get_mut(id)?.update(changed, from)
     }
 
     pub(super) fn len(&self) -> usize {
         self.slab.len()
     }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.slab.iter().map(|(_, state)| state.compiled.heap_bytes()).sum()
+    }
 }
 
 impl PartitionState {
     /// Builds everything from scratch. The most frequent row becomes the default.
-    fn build(&mut self, id: u32, from: &mut Sources<'_>) {
+    fn build(&mut self, from: &Sources<'_>) {
         self.rows = vec![Row {
             selected: vec![0; self.key.selectors.len().div_ceil(64)],
             ports: Vec::new(),
@@ -201,12 +206,12 @@ impl PartitionState {
             assigned = from.identities.iter().map(|(id, _)| (id, row(id))).collect();
             assigned.retain(|(_, row)| *row != most);
         }
-        from.table.set(id, Partition::new(most, &assigned));
+        self.compiled = Partition::new(most, &assigned);
     }
 
     /// Identities that may be in another row than that of nothing.
     fn candidates(&self, from: &Sources<'_>) -> Vec<u32> {
-        if !self.key.names.is_empty() {
+        if self.key.names_of_all {
             return from.identities.iter().map(|(id, _)| id).collect();
         }
         let selectors = self.key.selectors.iter().map(|s| from.selectors.get(*s));
@@ -228,8 +233,8 @@ impl PartitionState {
         number
     }
 
-    fn update(&mut self, id: u32, changed: &[u32], from: &mut Sources<'_>) -> Option<Change> {
-        let old = from.table.get(id).cloned().unwrap_or_default();
+    fn update(&mut self, changed: &[u32], from: &Sources<'_>) -> Option<Change> {
+        let old = self.compiled.clone();
         let (rows_before, mut scratch) = (self.rows.len(), Row::default());
         let mut moved: HashMap<u32, u32> = HashMap::new();
         for &identity in changed {
@@ -253,10 +258,10 @@ impl PartitionState {
         let default = old.default_row();
         exceptions.extend(moved.into_iter().filter(|(_, row)| *row != default));
         if self.is_worn(&exceptions, from.identities.len()) {
-            self.build(id, from);
+            self.build(from);
             return Some(Change::NewRows);
         }
-        from.table.set(id, Partition::new(default, &exceptions));
+        self.compiled = Partition::new(default, &exceptions);
         Some(if self.rows.len() > rows_before { Change::NewRows } else { Change::Rows })
     }
 

@@ -7,7 +7,7 @@ use super::PolicyCompiler;
 use super::partitions::{Change, Sources};
 use super::stages::{StageBuilder, StageKey, StageState};
 use crate::rule::{Direction, NamedPort, Tier};
-use crate::table::{IdentityInfo, PolicyObject, PolicyTable, Stage, StageSet};
+use crate::table::{IdentityInfo, PolicyId, PolicyObject, PolicyTable, Stage, StageSet};
 
 impl PolicyCompiler {
     /// A table of everything known now. Cheap if little has changed since the last one.
@@ -27,18 +27,24 @@ impl PolicyCompiler {
     fn update_partitions(&mut self) -> BTreeSet<u32> {
         let mut concerned = core::mem::take(&mut self.dirty.partitions);
         if self.dirty.population {
-            concerned.extend(self.partitions.concerned_by_all(&self.table.partitions));
+            concerned.extend(self.partitions.concerned_by_all());
         }
         let changed: Vec<u32> = self.dirty.changed.iter().copied().collect();
         let mut stale = BTreeSet::new();
-        let mut from = Sources {
-            selectors: &mut self.selectors,
-            identities: &self.identities,
-            table: &mut self.table.partitions,
-        };
+        let from = Sources { selectors: &mut self.selectors, identities: &self.identities };
         for id in concerned {
-            if self.partitions.update(id, &changed, &mut from) == Some(Change::NewRows) {
-                stale.extend(self.partitions.get(id).stages.iter().copied());
+            let change = self.partitions.update(id, &changed, &from);
+            let Some(change) = change else { continue };
+            let state = self.partitions.get(id);
+            if change == Change::NewRows {
+                stale.extend(state.stages.iter().copied());
+                continue;
+            }
+            for &stage in &state.stages {
+                if let Some(old) = self.table.stages.get(stage) {
+                    let partition = state.compiled.clone();
+                    self.table.stages.set(stage, Stage { partition, ..old.clone() });
+                }
             }
         }
         stale
@@ -130,22 +136,17 @@ impl PolicyCompiler {
     fn rebuild_stage(&mut self, id: u32) {
         let Some(state) = self.stages.get(id) else { return };
         let key = Arc::clone(&state.key);
-        let builder = StageBuilder {
-            key: &key,
-            policies: &self.policies,
-            partitions: &mut self.partitions,
-            maps: &mut self.maps,
-        };
-        let stage = builder.build(&mut Sources {
-            selectors: &mut self.selectors,
-            identities: &self.identities,
-            table: &mut self.table.partitions,
-        });
-        if stage.partition != 0 {
-            self.partitions.add_stage(stage.partition, id);
+        let builder =
+            StageBuilder { key: &key, policies: &self.policies, partitions: &mut self.partitions };
+        let mut from = Sources { selectors: &mut self.selectors, identities: &self.identities };
+        let (stage, partition) = builder.build(&mut from);
+        if partition != 0 {
+            self.partitions.add_stage(partition, id);
         }
-        self.stages[id].partition = stage.partition;
+        self.stages[id].partition = partition;
         self.table.stages.set(id, stage);
+        let policies = key.policies.iter().map(|(id, _)| PolicyId(*id)).collect();
+        self.table.stage_policies.set(id, policies);
     }
 
     fn release_stage(&mut self, id: u32) {
@@ -157,12 +158,9 @@ impl PolicyCompiler {
         let Some(state) = self.stages.remove(id) else { return };
         self.stage_ids.remove(&state.key);
         self.table.stages.set(id, Stage::default());
+        self.table.stage_policies.set(id, Arc::default());
         if state.partition != 0 {
-            let mut from = Sources {
-                selectors: &mut self.selectors,
-                identities: &self.identities,
-                table: &mut self.table.partitions,
-            };
+            let mut from = Sources { selectors: &mut self.selectors, identities: &self.identities };
             self.partitions.remove_stage(state.partition, id, &mut from);
         }
     }
@@ -170,8 +168,7 @@ impl PolicyCompiler {
     /// What the compiled state takes, to be set against the number of policies and pods.
     pub fn footprint(&self) -> Footprint {
         let table = &self.table;
-        let partitions: usize = table.partitions.iter().map(|p| p.heap_bytes()).sum();
-        let stages: usize = table.stages.iter().map(|s| s.heap_bytes()).sum();
+        let stages: usize = table.stages.iter().map(Stage::heap_bytes).sum();
         Footprint {
             identities: self.identities.len(),
             selectors: self.selectors.len(),
@@ -179,40 +176,26 @@ impl PolicyCompiler {
             stages: self.stages.len(),
             address_bytes: table.v4.heap_bytes() + table.v6.heap_bytes(),
             stage_bytes: stages + table.stages.heap_bytes() + table.stage_sets.heap_bytes(),
-            partition_bytes: partitions + table.partitions.heap_bytes(),
-            port_map_bytes: self.maps.heap_bytes(),
-            selector_bytes: self.selectors.heap_bytes(),
+            selector_bytes: self.selectors.heap_bytes() + self.partitions.heap_bytes(),
         }
     }
 }
 
-/// Numbers and octets of a compiled state. The table has the addresses, stages, partitions and
-/// port maps; the selectors are the compiler's own.
+/// Numbers and octets of a compiled state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
     /// Distinct identities.
     pub identities: usize,
     /// Distinct selectors.
     pub selectors: usize,
-    /// Distinct partitions of the identities.
+    /// Distinct partitions of the identities by selectors.
     pub partitions: usize,
-    /// Distinct stages.
+    /// Distinct stages: sets of policies that apply together.
     pub stages: usize,
-    /// Octets of address → identity.
+    /// Octets of the table from address to identity.
     pub address_bytes: usize,
-    /// Octets of stages.
+    /// Octets of the table from identity to verdict.
     pub stage_bytes: usize,
-    /// Octets of partitions.
-    pub partition_bytes: usize,
-    /// Octets of port maps.
-    pub port_map_bytes: usize,
-    /// Octets of selectors and their members.
+    /// Octets of the compiler's own selectors and their members.
     pub selector_bytes: usize,
-}
-
-impl Footprint {
-    /// Octets of the table that a snapshot holds.
-    pub fn table_bytes(&self) -> usize {
-        self.address_bytes + self.stage_bytes + self.partition_bytes + self.port_map_bytes
-    }
 }

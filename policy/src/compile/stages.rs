@@ -6,12 +6,12 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use wire::cidr::Cidr;
 
-use super::partitions::{PartitionKey, Partitions, Sources};
+use super::partitions::{PartitionKey, PartitionState, Partitions, Sources};
 use super::policies::{Block, PolicyState, RuleState};
-use super::ports::{self, PortMaps, Reach};
+use super::ports::{self, Reach, intervals};
 use super::slab::Slab;
-use crate::rule::{Direction, NamedPort};
-use crate::table::{BlockTrie, PolicyId, RuleRef, Stage};
+use crate::rule::{Action, Direction, NamedPort};
+use crate::table::{BlockTrie, NO_ROW, PolicyId, RuleRef, Stage, lines};
 
 /// What makes a stage the same as another.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -37,12 +37,11 @@ pub(super) struct StageBuilder<'a> {
     pub(super) key: &'a StageKey,
     pub(super) policies: &'a Slab<PolicyState>,
     pub(super) partitions: &'a mut Partitions,
-    pub(super) maps: &'a mut PortMaps,
 }
 
 impl StageBuilder<'_> {
-    /// The stage. `partition` is the one it is built on already, if it is rebuilt.
-    pub(super) fn build(mut self, from: &mut Sources<'_>) -> Stage {
+    /// The stage, and the number of its partition, 0 if it selects by nothing.
+    pub(super) fn build(mut self, from: &mut Sources<'_>) -> (Stage, u32) {
         let direction = self.key.direction;
         let policies: &Slab<PolicyState> = self.policies;
         let states = self.key.policies.iter().map(|(id, _)| (*id, &policies[*id]));
@@ -57,18 +56,20 @@ impl StageBuilder<'_> {
                 rules.push(rule);
             }
         }
-        let partition = self.partition(&rules, from);
-        let (tables, blocks) = Tables::new(self.key, &rules)
-            .build((partition != 0).then(|| self.partitions.get(partition)), self.maps);
-        let first = self.key.policies.first().map(|(id, _)| &policies[*id]);
-        Stage {
-            partition,
+        let first = self.key.policies.first().map(|(id, _)| (PolicyId(*id), &policies[*id].info));
+        let (policy, counter) =
+            first.map_or_else(Default::default, |(id, info)| (id, info.counter(direction, None)));
+        refs.push(RuleRef { policy, index: u32::MAX, action: Action::Deny, counter });
+        let number = self.partition(&rules, from);
+        let partition = (number != 0).then(|| self.partitions.get(number));
+        let (tables, blocks) = Tables::new(self.key, &rules).build(partition);
+        let stage = Stage {
+            partition: partition.map(|p| p.compiled.clone()).unwrap_or_default(),
             blocks,
-            tables,
+            lines: lines(&tables).into(),
             rules: refs.into(),
-            policies: self.key.policies.iter().map(|(id, _)| PolicyId(*id)).collect(),
-            isolation_counter: first.map_or(0, |p| p.info.counter(direction, None)),
-        }
+        };
+        (stage, number)
     }
 
     /// The partition by the selectors and names of the rules, 0 if there are none.
@@ -83,8 +84,10 @@ impl StageBuilder<'_> {
         if selectors.is_empty() && names.is_empty() {
             return 0;
         }
+        let names_of_all = !names.is_empty() && rules.iter().any(|rule| about_all_by_name(rule));
         let names = names.into_iter().cloned().collect();
-        let key = PartitionKey { selectors: selectors.into_iter().collect(), names };
+        let selectors = selectors.into_iter().collect();
+        let key = PartitionKey { selectors, names, names_of_all };
         self.partitions.acquire(key, from)
     }
 }
@@ -96,7 +99,11 @@ struct Tables<'a> {
     reaches: Vec<Reach>,
 }
 
-type Compiled = (Arc<[crate::table::PortTable]>, Option<Arc<BlockTrie>>);
+/// A rule about everyone, or every pod, that names ports: on egress it matches where the peer has
+/// the name, so it stands in the rows of peers that do.
+fn about_all_by_name(rule: &RuleState) -> bool {
+    (rule.everyone || rule.every_pod) && ports::names(&rule.ports).next().is_some()
+}
 
 impl<'a> Tables<'a> {
     fn new(key: &'a StageKey, rules: &'a [&'a RuleState]) -> Self {
@@ -105,46 +112,40 @@ impl<'a> Tables<'a> {
         Self { key, rules, reaches }
     }
 
-    fn build(
-        &self,
-        partition: Option<&super::partitions::PartitionState>,
-        maps: &mut PortMaps,
-    ) -> Compiled {
-        let mut tables = Vec::new();
-        tables.push(maps.table(&self.having(|rule| rule.everyone)));
-        tables.push(if self.rules.iter().any(|rule| rule.every_pod) {
-            maps.table(&self.having(|rule| rule.everyone || rule.every_pod))
-        } else {
-            tables[Stage::OUTSIDE].clone()
-        });
+    /// The intervals of each port table, and the ranges that lead to some of them.
+    fn build(&self, partition: Option<&PartitionState>) -> (Vec<Vec<(u32, u32)>>, BlockTrie) {
+        let mut tables = vec![
+            intervals(&self.having(|rule| rule.everyone)),
+            intervals(&self.having(|rule| rule.everyone || rule.every_pod)),
+        ];
         if let Some(partition) = partition {
             let by_selector = self.by_selector(&partition.key.selectors);
             for row in partition.rows.iter().skip(1) {
                 let mut ranks: Vec<u32> =
                     row.selected().flat_map(|at| by_selector[at].iter().copied()).collect();
                 if !row.ports.is_empty() {
-                    ranks.extend(self.about_all_by_name());
+                    let all = (0u32..).zip(self.rules);
+                    ranks.extend(all.filter(|(_, r)| about_all_by_name(r)).map(|(rank, _)| rank));
                 }
                 ranks.sort_unstable();
                 ranks.dedup();
-                tables.push(maps.table(&self.reaches(&ranks, &row.ports)));
+                tables.push(intervals(&self.reaches(&ranks, &row.ports)));
             }
         }
         let mut rows: HashMap<Vec<u32>, u32> = HashMap::new();
         let mut ranges = Vec::new();
         for (range, ranks) in self.ranges() {
             let row = if ranks.is_empty() {
-                crate::table::NO_ROW
+                NO_ROW
             } else {
                 *rows.entry(ranks).or_insert_with_key(|ranks| {
-                    tables.push(maps.table(&self.reaches(ranks, &[])));
+                    tables.push(intervals(&self.reaches(ranks, &[])));
                     tables.len() as u32 - 1
                 })
             };
             ranges.push((range, row));
         }
-        let blocks = (!ranges.is_empty()).then(|| Arc::new(BlockTrie::new(ranges)));
-        (tables.into(), blocks)
+        (tables, BlockTrie::new(ranges))
     }
 
     /// The rules that have a property, in order.
@@ -166,16 +167,6 @@ impl<'a> Tables<'a> {
             (*rank, reach)
         };
         ranks.iter().map(reach).collect()
-    }
-
-    /// Rules about everyone, or every pod, that name ports: on egress they match where the peer
-    /// has the name, so they stand in the rows of peers that do.
-    fn about_all_by_name(&self) -> impl Iterator<Item = u32> {
-        let all = (0u32..).zip(self.rules);
-        let about = all.filter(|(_, rule)| {
-            (rule.everyone || rule.every_pod) && ports::names(&rule.ports).next().is_some()
-        });
-        about.map(|(rank, _)| rank)
     }
 
     /// Ranks of the rules that mention each selector.

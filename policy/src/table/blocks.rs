@@ -1,6 +1,7 @@
 //! From an address to the row of rules whose ipBlocks hold it.
 
 use core::net::IpAddr;
+use std::sync::Arc;
 
 use wire::cidr::Cidr;
 
@@ -16,20 +17,40 @@ const STRIDE: u8 = 4;
 /// The ranges of one stage, compiled to a tree of 16-way nodes, a cache line each: at most 8
 /// loads for IPv4 and 32 for IPv6 however many ranges there are, one or two for the single range
 /// that most policies name, since bits common to all ranges are skipped.
-#[derive(Debug, Default)]
+///
+/// The first node is no node but says where each family's tree begins, see [`Root`].
+#[derive(Clone, Debug, Default)]
 pub(crate) struct BlockTrie {
-    v4: Tree,
-    v6: Tree,
+    nodes: Option<Arc<[Node]>>,
 }
 
-/// One family's tree. Addresses stand in the topmost bits.
-#[derive(Debug, Default)]
-struct Tree {
-    /// All ranges begin with the first `skip` bits of this.
-    head: u128,
+/// Entries are the number of another node, or a row and [`LEAF`].
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Node([u32; 16]);
+
+/// Where a family's tree begins, eight words: the number of its first node (0: no range at all),
+/// how many leading bits all ranges have in common, and these bits.
+struct Root {
+    node: u32,
     skip: u8,
-    /// Empty: no range at all.
-    nodes: Box<[[u32; 16]]>,
+    head: u128,
+}
+
+impl Root {
+    fn write(&self, words: &mut [u32]) {
+        words[0] = self.node;
+        words[1] = u32::from(self.skip);
+        for (word, shift) in words[4..8].iter_mut().zip([96, 64, 32, 0]) {
+            *word = (self.head >> shift) as u32;
+        }
+    }
+
+    #[inline]
+    fn read(words: &[u32]) -> Self {
+        let head = words[4..8].iter().fold(0, |head, word| head << 32 | u128::from(*word));
+        Self { node: words[0], skip: words[1] as u8, head }
+    }
 }
 
 /// A range and the row of the addresses of which it is the longest range.
@@ -62,47 +83,31 @@ impl BlockTrie {
             let list = if range.address().is_ipv4() { &mut v4 } else { &mut v6 };
             list.push(Entry { bits, length: range.prefix(), row });
         }
-        Self { v4: Tree::new(v4), v6: Tree::new(v6) }
+        if v4.is_empty() && v6.is_empty() {
+            return Self::default();
+        }
+        let mut nodes = vec![Node([0; 16])];
+        let roots = [write_tree(&mut nodes, v4), write_tree(&mut nodes, v6)];
+        for (root, words) in roots.iter().zip(nodes[0].0.chunks_mut(8)) {
+            root.write(words);
+        }
+        Self { nodes: Some(nodes.into()) }
     }
 
     /// The row of an address, [`NO_ROW`] if no range holds it.
     #[inline]
     pub(crate) fn row(&self, address: IpAddr) -> u32 {
-        let tree = if address.is_ipv4() { &self.v4 } else { &self.v6 };
-        tree.row(left_aligned(address))
-    }
-
-    pub(crate) fn heap_bytes(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.v4.nodes) + size_of_val(&*self.v6.nodes)
-    }
-}
-
-impl Tree {
-    fn new(mut entries: Vec<Entry>) -> Self {
-        // Short before long, so that a later entry is never less specific than an earlier one.
-        entries.sort_by_key(|e| (e.bits, e.length));
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
-            return Self::default();
-        };
-        let common = (first.bits ^ last.bits).leading_zeros() as u8;
-        let shortest = entries.iter().map(|e| e.length).min().unwrap_or(0);
-        // One node at least: a skip of all bits would leave nothing to decide.
-        let skip = common.min(shortest).min(128 - STRIDE) / STRIDE * STRIDE;
-        let mut nodes = Vec::new();
-        let root_bits = head(first.bits, skip);
-        write_node(&mut nodes, &entries, root_bits, skip, NO_ROW);
-        Self { head: root_bits, skip, nodes: nodes.into() }
-    }
-
-    #[inline]
-    fn row(&self, bits: u128) -> u32 {
-        let outside = (bits ^ self.head).leading_zeros() < u32::from(self.skip);
-        if outside || self.nodes.is_empty() {
+        let Some(nodes) = &self.nodes else { return NO_ROW };
+        let bits = left_aligned(address);
+        let at = if address.is_ipv4() { 0 } else { 8 };
+        let root = Root::read(&nodes[0].0[at..at + 8]);
+        let outside = (bits ^ root.head).leading_zeros() < u32::from(root.skip);
+        if outside || root.node == 0 {
             return NO_ROW;
         }
-        let (mut rest, mut node) = (bits << self.skip, 0);
+        let (mut rest, mut node) = (bits << root.skip, root.node);
         loop {
-            let entry = self.nodes[node as usize][(rest >> (128 - STRIDE)) as usize];
+            let entry = nodes[node as usize].0[(rest >> (128 - STRIDE)) as usize];
             if entry & LEAF != 0 {
                 return entry & !LEAF;
             }
@@ -110,19 +115,31 @@ impl Tree {
             rest <<= STRIDE;
         }
     }
+
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.nodes.as_ref().map_or(0, |nodes| size_of_val(&**nodes) + 2 * size_of::<usize>())
+    }
+}
+
+/// Appends the nodes of one family.
+fn write_tree(nodes: &mut Vec<Node>, mut entries: Vec<Entry>) -> Root {
+    entries.sort_by_key(|e| (e.bits, e.length));
+    let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+        return Root { node: 0, skip: 0, head: 0 };
+    };
+    let common = (first.bits ^ last.bits).leading_zeros() as u8;
+    let shortest = entries.iter().map(|e| e.length).min().unwrap_or(0);
+    // One node at least: a skip of all bits would leave nothing to decide.
+    let skip = common.min(shortest).min(128 - STRIDE) / STRIDE * STRIDE;
+    let head = head(first.bits, skip);
+    Root { node: write_node(nodes, &entries, head, skip, NO_ROW), skip, head }
 }
 
 /// Appends the node that decides the bits after the first `depth` of `bits`, and those below it;
 /// `entries` are the ranges within it or around it, `around` the row that holds where none does.
-fn write_node(
-    nodes: &mut Vec<[u32; 16]>,
-    entries: &[Entry],
-    bits: u128,
-    depth: u8,
-    around: u32,
-) -> u32 {
+fn write_node(nodes: &mut Vec<Node>, entries: &[Entry], bits: u128, depth: u8, around: u32) -> u32 {
     let number = nodes.len();
-    nodes.push([0; 16]);
+    nodes.push(Node([0; 16]));
     let below = depth + STRIDE;
     for child in 0..16 {
         let child_bits = bits | child << (128 - below);
@@ -133,7 +150,7 @@ fn write_node(
         let inside = entries[from..].partition_point(|e| head(e.bits, below) == child_bits);
         let inside = &entries[from..from + inside];
         let deeper = inside.iter().any(|e| e.length > below);
-        nodes[number][child as usize] =
+        nodes[number].0[child as usize] =
             if deeper { write_node(nodes, inside, child_bits, below, row) } else { row | LEAF };
     }
     number as u32
@@ -183,7 +200,7 @@ mod tests {
         for text in ["10.1.2.0/24", "10.1.2.3/32", "0.0.0.0/0", "fd00::/8", "::1/128", "::/0"] {
             let range: Cidr = text.parse().unwrap();
             let trie = BlockTrie::new([(range, 7)]);
-            assert_eq!(trie.v4.nodes.len() + trie.v6.nodes.len(), 1, "{text}");
+            assert_eq!(trie.nodes.as_ref().map(|n| n.len()), Some(2), "{text}");
             assert_eq!(trie.row(range.address()), 7, "{text}");
         }
     }

@@ -7,10 +7,10 @@
 //!
 //! 1. address → identity, one hash ([`PolicyTable::party`]);
 //! 2. identity and direction → a stage for each tier that has a say, one load;
-//! 3. peer's identity → row, one hash; peer's address → row, where the stage has ipBlocks, one
-//!    walk of its own short tree;
-//! 4. protocol and port → interval → rank, three loads, for each row; the lowest rank is the rule
-//!    that decides.
+//! 3. peer's identity → port table, one hash; peer's address → port table, where the stage has
+//!    ipBlocks, a walk of its own short tree, whose depth the address's bits bound;
+//! 4. protocol and port → rank, one line of memory (six at most, the number of ports bounds it) in
+//!    each port table; the lowest rank is the rule that decides.
 //!
 //! Pods with the same namespace, labels and named ports share an identity. Ranges are not part of
 //! it: each stage keeps its own, so that a policy with a new ipBlock concerns the pods that it
@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 pub(crate) use blocks::{BlockTrie, NO_ROW};
 pub(crate) use partition::Partition;
-pub(crate) use ports::{NO_RULE, PortKey, PortMap, PortTable};
+pub(crate) use ports::{Line, NO_RULE, PortKey, lines, rank};
 pub(crate) use stage::{RuleRef, Stage};
 
 use crate::cow::{CowMap, CowVec};
@@ -229,10 +229,11 @@ pub struct PolicyTable {
     pub(crate) v6: CowMap<u128, Owner>,
     pub(crate) stage_sets: CowVec<StageSet>,
     pub(crate) stages: CowVec<Stage>,
-    pub(crate) partitions: CowVec<Partition>,
+    /// The policies of each stage, in order.
+    pub(crate) stage_policies: CowVec<Arc<[PolicyId]>>,
     pub(crate) policies: CowVec<Option<Arc<PolicyInfo>>>,
     pub(crate) identities: CowVec<Option<Arc<IdentityInfo>>>,
-    pub(crate) pods: CowVec<Option<Arc<str>>>,
+    pub(crate) pods: CowVec<Option<Arc<str>>, 256>,
     pub(crate) namespaces: CowMap<Arc<str>, Labels>,
     pub(crate) counters: u32,
 }
@@ -324,7 +325,7 @@ impl PolicyTable {
         let Some(stage) = self.stages.get(stage) else {
             return Decision::without_rule(false, Why::Isolated);
         };
-        match stage.rule(stage.first_match(self, peer, key)) {
+        match stage.rule(stage.first_match(peer, key)) {
             Some(rule) => rule.decision(true, Why::Rule(Tier::NetworkPolicy)),
             None => stage.isolation(),
         }
@@ -334,7 +335,7 @@ impl PolicyTable {
     #[inline]
     fn ordered(&self, tier: Tier, stage: u32, peer: &Party, key: PortKey) -> Option<Decision> {
         let stage = self.stages.get(stage)?;
-        let rule = stage.rule(stage.first_match(self, peer, key))?;
+        let rule = stage.rule(stage.first_match(peer, key))?;
         match rule.action {
             Action::Accept => Some(rule.decision(true, Why::Rule(tier))),
             Action::Deny => Some(rule.decision(false, Why::Rule(tier))),
@@ -363,22 +364,19 @@ impl PolicyTable {
         if !party.is_pod() {
             return Vec::new();
         }
-        self.stage_of(direction, party, Tier::NetworkPolicy)
-            .map_or_else(Vec::new, |stage| stage.policies().to_vec())
+        self.policies_of(direction, party, Tier::NetworkPolicy).to_vec()
     }
 
-    /// The policies of a tier that have rules for a pod in a direction, in their order.
-    pub(crate) fn stage_of(
+    /// The policies of a tier that have a say about a pod in a direction, in their order.
+    pub(crate) fn policies_of(
         &self,
         direction: Direction,
         party: &Party,
         tier: Tier,
-    ) -> Option<&Stage> {
-        let set = self.stage_sets.get(party.owner.identity)?;
-        match set[direction.index()][tier.index()] {
-            0 => None,
-            stage => self.stages.get(stage),
-        }
+    ) -> &[PolicyId] {
+        let set = self.stage_sets.get(party.owner.identity);
+        let stage = set.map_or(0, |set| set[direction.index()][tier.index()]);
+        self.stage_policies.get(stage).map_or(&[], |policies| policies)
     }
 
     /// What an address's owner has in common with others of its identity.

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 /// For each identity the row of rules that select it, in stages that select by the same
-/// selectors. Most identities share one row, which is not written down; the others stand in an
+/// selectors. Most identities share one row, which is written down once; the others stand in an
 /// open-addressed table of at most half load.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Partition {
-    /// Row of the identities that are not in `slots`.
-    default: u32,
-    /// Identity in the upper half, row in the lower; 0 is an empty slot. A power of two of them,
-    /// or none.
+    /// Identity in the upper half, row in the lower, 0 an empty slot; a power of two of them, or
+    /// none. Behind them the row of all other identities.
     slots: Arc<[u64]>,
+}
+
+impl Default for Partition {
+    fn default() -> Self {
+        Self::new(Self::NOTHING, &[])
+    }
 }
 
 impl Partition {
@@ -19,11 +23,12 @@ impl Partition {
     pub(crate) const NOTHING: u32 = 0;
 
     pub(crate) fn new(default: u32, exceptions: &[(u32, u32)]) -> Self {
-        if exceptions.is_empty() {
-            return Self { default, slots: Arc::new([]) };
-        }
-        let mut slots = vec![0; (exceptions.len() * 2).next_power_of_two()];
-        let mask = slots.len() - 1;
+        let len = match exceptions.len() {
+            0 => 0,
+            some => (some * 2).next_power_of_two(),
+        };
+        let mut slots = vec![0; len];
+        let mask = len.wrapping_sub(1);
         for &(identity, row) in exceptions {
             let mut at = home(identity) & mask;
             while slots[at] != 0 {
@@ -31,22 +36,24 @@ impl Partition {
             }
             slots[at] = u64::from(identity) << 32 | u64::from(row);
         }
-        Self { default, slots: slots.into() }
+        slots.push(u64::from(default));
+        Self { slots: slots.into() }
     }
 
     pub(crate) fn default_row(&self) -> u32 {
-        self.default
+        self.slots.last().map_or(Self::NOTHING, |row| *row as u32)
     }
 
     /// The row of an identity; [`Self::NOTHING`] for identity 0, which stands for "none".
     #[inline]
     pub(crate) fn row(&self, identity: u32) -> u32 {
+        let Some((default, slots)) = self.slots.split_last() else { return Self::NOTHING };
         if identity == 0 {
             return Self::NOTHING;
         }
-        let mask = self.slots.len().wrapping_sub(1);
+        let mask = slots.len().wrapping_sub(1);
         let mut at = home(identity) & mask;
-        while let Some(&slot) = self.slots.get(at) {
+        while let Some(&slot) = slots.get(at) {
             if slot == 0 {
                 break;
             }
@@ -55,12 +62,13 @@ impl Partition {
             }
             at = (at + 1) & mask;
         }
-        self.default
+        *default as u32
     }
 
     /// Identities with a row other than the default one.
     pub(crate) fn exceptions(&self) -> impl Iterator<Item = (u32, u32)> {
-        let used = self.slots.iter().filter(|slot| **slot != 0);
+        let slots = self.slots.split_last().map_or(&[][..], |(_, slots)| slots);
+        let used = slots.iter().filter(|slot| **slot != 0);
         used.map(|slot| ((slot >> 32) as u32, *slot as u32))
     }
 
@@ -89,6 +97,6 @@ mod tests {
         }
         assert_eq!(partition.row(0), Partition::NOTHING);
         assert_eq!(partition.exceptions().count(), exceptions.len());
-        assert_eq!(Partition::new(3, &[]).row(9), 3);
+        assert_eq!((Partition::new(3, &[]).row(9), Partition::default().row(9)), (3, 0));
     }
 }

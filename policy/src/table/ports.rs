@@ -1,152 +1,105 @@
-//! From protocol and port to a rule's rank, in a constant number of loads.
-
-use std::sync::Arc;
+//! From protocol and port to a rule's rank.
 
 /// A rank that no rule has: nothing matches.
-pub(crate) const NO_RULE: u32 = u32::MAX;
+pub(crate) const NO_RULE: u32 = CHILD - 1;
 
-/// Protocol and port as the tables ask for them.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PortKey {
-    /// 0 to 2 for TCP, UDP and SCTP, [`PortKey::OTHER`] for everything else.
-    pub(crate) protocol: usize,
-    pub(crate) port: u16,
-}
+/// Marks a value as the number of another line.
+const CHILD: u32 = 1 << 31;
+
+/// Intervals of one line.
+const WIDTH: usize = 8;
+
+/// Protocol and port as one number, the order of which is that of the tables: TCP, UDP, SCTP by
+/// port, then everything else.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct PortKey(u32);
 
 impl PortKey {
     /// Protocols without ports, ICMP among them, which only rules without ports match (N10).
-    pub(crate) const OTHER: usize = 3;
+    pub(crate) const OTHER: Self = Self(3 << 16);
 
     #[inline]
-    pub(crate) fn new(protocol: u8, port: u16) -> Self {
+    pub(crate) const fn new(protocol: u8, port: u16) -> Self {
         use wire::flow_key::proto::{SCTP, TCP, UDP};
-        let protocol = match protocol {
+        let protocol: u32 = match protocol {
             TCP => 0,
             UDP => 1,
             SCTP => 2,
-            _ => Self::OTHER,
+            _ => return Self::OTHER,
         };
-        Self { protocol, port }
+        Self(protocol << 16 | port as u32)
+    }
+
+    /// The number.
+    pub(crate) const fn number(self) -> u32 {
+        self.0
     }
 }
 
-/// Cuts the ports of each protocol into intervals and numbers them.
-///
-/// A directory of 256 pages of 256 ports for each protocol that has more than one interval;
-/// equal pages are kept once. Shared by all tables that cut the same way, which in practice are
-/// many: most rules name the same few ports.
-#[derive(Debug)]
-pub(crate) struct PortMap {
-    /// Number of each protocol's first interval; the last one is that of all other protocols.
-    base: [u32; 4],
-    /// Where each protocol's directory stands in `words`, [`NO_DIRECTORY`] if it is one interval.
-    directory: [u32; 3],
-    /// Directories and pages. A directory's entry is the number of a page, which begins at that
-    /// many times 256; a page's is the interval, counted within its protocol.
-    words: Box<[u16]>,
+/// Up to eight intervals of keys, each with the lowest rank of the rules that match there, or
+/// with the line that divides it further: a tree of one level for the few ports that most rules
+/// name and of six if every port of every protocol has a rule of its own.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Line {
+    /// First key of each interval; the first one's is not above any key, those beyond the last
+    /// one's are above all.
+    starts: [i32; WIDTH],
+    /// A rank, [`NO_RULE`], or another line's number and [`CHILD`].
+    values: [u32; WIDTH],
 }
 
-const NO_DIRECTORY: u32 = u32::MAX;
+const _: () = assert!(size_of::<Line>() == 64);
 
-/// Ports of one page.
-const PAGE: usize = 256;
+/// Lowest rank that the table beginning at line `root` has for a key; [`NO_RULE`] if there is no
+/// such table.
+#[inline]
+pub(crate) fn rank(lines: &[Line], mut root: u32, key: PortKey) -> u32 {
+    while let Some(line) = lines.get(root as usize) {
+        // All compared at once and counted: no branch to mispredict. Keys fit an `i32`.
+        let key = key.0 as i32;
+        let below: u32 = line.starts.iter().map(|start| u32::from(*start <= key)).sum();
+        let value = line.values[(below as usize).wrapping_sub(1) % WIDTH];
+        if value & CHILD == 0 {
+            return value;
+        }
+        root = value & !CHILD;
+    }
+    NO_RULE
+}
 
-impl PortMap {
-    /// From the first port of every interval but the first, ascending, for each protocol.
-    pub(crate) fn new(starts: &[Vec<u16>; 3]) -> Self {
-        let (mut base, mut next) = ([0; 4], 0);
-        let mut directory = [NO_DIRECTORY; 3];
-        let mut words: Vec<u16> = Vec::new();
-        for (protocol, starts) in starts.iter().enumerate() {
-            base[protocol] = next;
-            next += starts.len() as u32 + 1;
-            if !starts.is_empty() {
-                directory[protocol] = write_pages(starts, &mut words);
+/// The lines of several tables, each given by its intervals (first key and rank, from key 0 on).
+/// Table `n` begins at line `n`.
+pub(crate) fn lines(tables: &[Vec<(u32, u32)>]) -> Vec<Line> {
+    let blank = Line { starts: [i32::MAX; WIDTH], values: [NO_RULE; WIDTH] };
+    let mut lines = vec![blank; tables.len()];
+    for (root, intervals) in tables.iter().enumerate() {
+        write_line(&mut lines, root, intervals);
+    }
+    lines
+}
+
+/// Writes a line, and those below it behind the last.
+fn write_line(lines: &mut Vec<Line>, at: usize, intervals: &[(u32, u32)]) {
+    let each = if intervals.len() <= WIDTH {
+        1
+    } else {
+        // Full lines below, so that the tree is no deeper than it must be.
+        let depth = (intervals.len() - 1).ilog(WIDTH);
+        WIDTH.pow(depth)
+    };
+    for (slot, part) in intervals.chunks(each).enumerate() {
+        let value = match *part {
+            [(_, rank)] => rank,
+            _ => {
+                let child = lines.len();
+                lines.push(Line { starts: [i32::MAX; WIDTH], values: [NO_RULE; WIDTH] });
+                write_line(lines, child, part);
+                child as u32 | CHILD
             }
-        }
-        base[PortKey::OTHER] = next;
-        Self { base, directory, words: words.into() }
-    }
-
-    /// How many intervals there are.
-    pub(crate) fn intervals(&self) -> usize {
-        self.base[PortKey::OTHER] as usize + 1
-    }
-
-    /// The number of the interval that `key` lies in.
-    #[inline]
-    pub(crate) fn interval(&self, key: PortKey) -> usize {
-        let base = self.base[key.protocol] as usize;
-        match self.directory.get(key.protocol) {
-            Some(&at) if at != NO_DIRECTORY => {
-                let port = usize::from(key.port);
-                let page = usize::from(self.words[at as usize + port / PAGE]);
-                base + usize::from(self.words[page * PAGE + port % PAGE])
-            }
-            _ => base,
-        }
-    }
-
-    pub(crate) fn heap_bytes(&self) -> usize {
-        size_of_val(&*self.words) + size_of::<Self>()
-    }
-}
-
-/// Appends a directory and its pages to `words` and returns where the directory begins.
-fn write_pages(starts: &[u16], words: &mut Vec<u16>) -> u32 {
-    let at = words.len();
-    words.resize(at + PAGE, 0);
-    let (mut interval, mut ahead) = (0u16, starts.iter().peekable());
-    for page in 0..PAGE {
-        let mut content = [0u16; PAGE];
-        for (low, slot) in content.iter_mut().enumerate() {
-            if ahead.next_if(|start| usize::from(**start) == page * PAGE + low).is_some() {
-                interval += 1;
-            }
-            *slot = interval;
-        }
-        // Only pages without a boundary repeat, and those stand behind one another.
-        let last = words.len() - PAGE;
-        if last > at && words[last..] == content {
-            words[at + page] = (last / PAGE) as u16;
-        } else {
-            words[at + page] = (words.len() / PAGE) as u16;
-            words.extend_from_slice(&content);
-        }
-    }
-    at as u32
-}
-
-/// The lowest rank of the rules that match a port, for every port.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct PortTable {
-    /// `None`: no rule matches any port.
-    map: Option<Arc<PortMap>>,
-    ranks: Arc<[u32]>,
-}
-
-impl PortTable {
-    pub(crate) fn new(map: Arc<PortMap>, ranks: Arc<[u32]>) -> Self {
-        debug_assert_eq!(map.intervals(), ranks.len());
-        Self { map: Some(map), ranks }
-    }
-
-    /// Lowest rank of a rule that matches, [`NO_RULE`] if none does.
-    #[inline]
-    pub(crate) fn rank(&self, key: PortKey) -> u32 {
-        match &self.map {
-            Some(map) => self.ranks[map.interval(key)],
-            None => NO_RULE,
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn map(&self) -> Option<&Arc<PortMap>> {
-        self.map.as_ref()
-    }
-
-    pub(crate) fn heap_bytes(&self) -> usize {
-        size_of_val(&*self.ranks) + 2 * size_of::<usize>()
+        };
+        lines[at].starts[slot] = part[0].0 as i32;
+        lines[at].values[slot] = value;
     }
 }
 
@@ -156,35 +109,46 @@ mod tests {
 
     use super::*;
 
+    fn plain(intervals: &[(u32, u32)], key: u32) -> u32 {
+        intervals.iter().rev().find(|(start, _)| *start <= key).map_or(NO_RULE, |(_, rank)| *rank)
+    }
+
+    fn table(few: bool) -> impl Strategy<Value = Vec<(u32, u32)>> {
+        let most = if few { 9 } else { 700 };
+        prop::collection::btree_set(1..=PortKey::OTHER.0, 0..most)
+            .prop_map(|starts| [0].into_iter().chain(starts).zip(100..).collect())
+    }
+
     proptest! {
         #[test]
-        fn intervals_count_the_starts_below(
-            mut starts in prop::array::uniform3(prop::collection::btree_set(1u16.., 0..40)),
-            dense in 0u16..1500,
-            ask in prop::collection::vec(any::<u16>(), 50),
+        fn finds_the_interval(
+            tables in prop::collection::vec(prop::bool::ANY.prop_flat_map(table), 1..6),
+            ask in prop::collection::vec(0..=PortKey::OTHER.0, 40),
         ) {
-            starts[1].extend((0..dense).map(|i| 3000 + i));
-            let lists = starts.clone().map(|s| s.into_iter().collect::<Vec<_>>());
-            let map = PortMap::new(&lists);
-            let mut base = 0;
-            for (protocol, set) in starts.iter().enumerate() {
-                let near = set.iter().flat_map(|s| [s - 1, *s, s.saturating_add(1)]);
-                for port in ask.iter().copied().chain(near).chain([0, u16::MAX]) {
-                    let want = base + set.range(..=port).count();
-                    prop_assert_eq!(map.interval(PortKey { protocol, port }), want);
+            let lines = lines(&tables);
+            for (root, intervals) in tables.iter().enumerate() {
+                let near = intervals.iter().flat_map(|(s, _)| [s.saturating_sub(1), *s, s + 1]);
+                for key in ask.iter().copied().chain(near) {
+                    prop_assert_eq!(rank(&lines, root as u32, PortKey(key)), plain(intervals, key));
                 }
-                base += set.len() + 1;
             }
-            prop_assert_eq!(map.interval(PortKey { protocol: PortKey::OTHER, port: 9 }), base);
-            prop_assert_eq!(map.intervals(), base + 1);
+            prop_assert_eq!(rank(&lines, lines.len() as u32, PortKey(0)), NO_RULE);
         }
     }
 
     #[test]
     fn every_port_its_own_interval() {
-        let all: Vec<u16> = (1..=u16::MAX).collect();
-        let map = PortMap::new(&[all.clone(), all.clone(), all]);
-        let last = PortKey { protocol: 2, port: u16::MAX };
-        assert_eq!(map.interval(last), 3 * 65536 - 1);
+        let all: Vec<(u32, u32)> = (0..=PortKey::OTHER.0).zip(0..).collect();
+        let lines = lines(&[all]);
+        for key in [0, 1, 65535, 65536, 131_071, 196_607, 196_608] {
+            assert_eq!(rank(&lines, 0, PortKey(key)), key);
+        }
+    }
+
+    #[test]
+    fn keys_keep_protocols_apart() {
+        assert!(PortKey::new(6, 65535) < PortKey::new(17, 0));
+        assert!(PortKey::new(132, 65535) < PortKey::new(1, 80));
+        assert_eq!(PortKey::new(58, 7), PortKey::OTHER);
     }
 }

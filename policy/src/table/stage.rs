@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{BlockTrie, Decision, NO_RULE, Party, PolicyId, PolicyTable, PortKey, PortTable};
+use super::{BlockTrie, Decision, Line, Partition, Party, PolicyId, PortKey, rank};
 use crate::rule::Action;
 use crate::verdict::Why;
 
@@ -24,84 +24,69 @@ impl RuleRef {
     }
 }
 
-/// One tier's say about some pods in one direction.
+/// One tier's say about some pods in one direction. One cache line of pointers, each to one run
+/// of memory.
 ///
-/// A rule is known by its rank, its place in `rules`. Each table says which rank is the lowest
-/// that matches a port; a connection concerns up to three tables (rules about everyone, rules
-/// that select the peer, rules whose ipBlocks hold it), and the lowest of their ranks decides.
+/// A rule is known by its rank, its place in `rules`. Each port table says which rank is the
+/// lowest that matches a port; a connection concerns up to three tables (rules about everyone,
+/// rules that select the peer, rules whose ipBlocks hold it), and the lowest of their ranks
+/// decides.
 #[derive(Clone, Debug, Default)]
+#[repr(align(64))]
 pub(crate) struct Stage {
-    /// Number of the partition of identities by the stage's selectors, 0 if it selects by none.
-    pub(crate) partition: u32,
-    /// The stage's ranges, if it has any, leading to indices of `tables`.
-    pub(crate) blocks: Option<Arc<BlockTrie>>,
-    /// [`Self::OUTSIDE`], [`Self::PODS`], then one for each row of the partition but the first,
-    /// then one for each row of the blocks.
-    pub(crate) tables: Arc<[PortTable]>,
+    /// Identities by the stage's selectors.
+    pub(crate) partition: Partition,
+    /// The stage's ranges, leading to port tables.
+    pub(crate) blocks: BlockTrie,
+    /// The port tables: [`Self::OUTSIDE`], [`Self::PODS`], then one for each row of the partition
+    /// but the first, then one for each row of the blocks.
+    pub(crate) lines: Arc<[Line]>,
+    /// In order; behind them what stands for the isolation of the pods.
     pub(crate) rules: Arc<[RuleRef]>,
-    /// The policies, in order, and the counter of each one's isolation.
-    pub(crate) policies: Arc<[PolicyId]>,
-    pub(crate) isolation_counter: u32,
 }
+
+const _: () = assert!(size_of::<Stage>() == 64);
 
 impl Stage {
     /// Table of rules about everyone.
-    pub(crate) const OUTSIDE: usize = 0;
+    pub(crate) const OUTSIDE: u32 = 0;
     /// Table of rules about everyone and of those about every pod.
-    pub(crate) const PODS: usize = 1;
-
-    /// The table of a partition's row; its row 0 has none.
-    pub(crate) const fn table_of_row(row: u32) -> usize {
-        Self::PODS + row as usize
-    }
+    pub(crate) const PODS: u32 = 1;
 
     /// Lowest rank of a rule that matches.
     #[inline]
-    pub(crate) fn first_match(&self, table: &PolicyTable, peer: &Party, key: PortKey) -> u32 {
+    pub(crate) fn first_match(&self, peer: &Party, key: PortKey) -> u32 {
         let everyone = if peer.is_pod() { Self::PODS } else { Self::OUTSIDE };
-        let mut rank = self.rank(everyone, key);
-        if self.partition != 0
-            && let Some(partition) = table.partitions.get(self.partition)
-        {
-            let row = partition.row(peer.identity());
-            if row != 0 {
-                rank = rank.min(self.rank(Self::table_of_row(row), key));
-            }
+        let mut lowest = rank(&self.lines, everyone, key);
+        let row = self.partition.row(peer.identity());
+        if row != Partition::NOTHING {
+            lowest = lowest.min(rank(&self.lines, Self::PODS + row, key));
         }
-        if let Some(blocks) = &self.blocks {
-            // Beyond the last table if no range holds the address.
-            rank = rank.min(self.rank(blocks.row(peer.address()) as usize, key));
-        }
-        rank
-    }
-
-    #[inline]
-    fn rank(&self, table: usize, key: PortKey) -> u32 {
-        self.tables.get(table).map_or(NO_RULE, |t| t.rank(key))
+        // Beyond the last table if no range holds the address.
+        lowest.min(rank(&self.lines, self.blocks.row(peer.address()), key))
     }
 
     /// The rule of a rank, if it is one.
     #[inline]
     pub(crate) fn rule(&self, rank: u32) -> Option<&RuleRef> {
-        self.rules.get(rank as usize)
+        let rank = rank as usize;
+        if rank + 1 < self.rules.len() { self.rules.get(rank) } else { None }
     }
 
     /// The denial of a pod that is isolated, named after the first policy that isolates it.
     #[inline]
     pub(crate) fn isolation(&self) -> Decision {
-        let policy = self.policies.first().copied().unwrap_or_default();
-        let counter = self.isolation_counter;
+        let last = self.rules.last();
+        let (policy, counter) = last.map_or_else(Default::default, |l| (l.policy, l.counter));
         Decision { allow: false, why: Why::Isolated, policy, rule: None, counter }
     }
 
-    pub(crate) fn policies(&self) -> &[PolicyId] {
-        &self.policies
-    }
-
-    /// Octets on the heap, shared port maps not counted.
+    /// Octets on the heap, those of a partition counted for each stage that shares it.
     pub(crate) fn heap_bytes(&self) -> usize {
-        let tables: usize = self.tables.iter().map(|t| t.heap_bytes() + size_of_val(t)).sum();
-        let blocks = self.blocks.as_ref().map_or(0, |b| b.heap_bytes());
-        tables + blocks + size_of_val(&*self.rules) + size_of_val(&*self.policies)
+        self.partition.heap_bytes()
+            + self.blocks.heap_bytes()
+            + size_of_val(&*self.lines)
+            + size_of_val(&*self.rules)
+            + 4 * size_of::<usize>()
     }
 }
