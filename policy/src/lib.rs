@@ -9,6 +9,6 @@ pub mod maglev;
 pub mod prefix;
 pub mod reference;
 pub mod rule;
+pub mod service;
 pub mod table;
 pub mod verdict;
-pub mod service;

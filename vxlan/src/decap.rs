@@ -6,10 +6,10 @@
 
 use core::net::IpAddr;
 
+use wire::checksum::{pseudo_l4, sum};
 use wire::flow_key::{Family, proto};
 use wire::parse::{Fragment, Network, Parsed, ethertype};
 
-use crate::checksum;
 use crate::ecn::Ecn;
 use crate::header::{self, Header, Vni};
 
@@ -123,16 +123,8 @@ pub fn decap(
         }
         0 => {}
         _ if checksum == ChecksumState::Good => {}
-        _ => {
-            let sum = checksum::sum(datagram)
-                + checksum::sum(&outer.key.src)
-                + checksum::sum(&outer.key.dst)
-                + u64::from(proto::UDP)
-                + u64::from(udp_len);
-            if checksum::fold(sum) != 0xffff {
-                return Err(DecapError::Checksum);
-            }
-        }
+        _ if (sum(datagram) + pseudo_l4(&outer.key, udp_len.into())).holds() => {}
+        _ => return Err(DecapError::Checksum),
     }
     Ok(Decap {
         vni,

@@ -3,7 +3,7 @@
 //! Called on the packet path. On the way in the outer header gets the inner header's mark as it
 //! is (§4.1); on the way out the two are combined (§4.2) and the inner header gets the result.
 
-use crate::checksum;
+use wire::checksum;
 
 /// The two ECN bits of an IP header (RFC 3168 §5).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -84,7 +84,7 @@ pub fn apply(outer: Ecn, network: &mut [u8]) -> Result<(), Unmarkable> {
             if new != old {
                 let sum = u16::from_be_bytes([network[10], network[11]]);
                 let first = u16::from_be_bytes([network[0], old]);
-                let sum = checksum::update16(sum, first, u16::from_be_bytes([network[0], new]));
+                let sum = checksum::update_u16(sum, first, u16::from_be_bytes([network[0], new]));
                 network[1] = new;
                 network[10..12].copy_from_slice(&sum.to_be_bytes());
             }
@@ -118,7 +118,7 @@ mod tests {
     fn ipv4(ecn: Ecn) -> [u8; 20] {
         let mut h =
             [0x45, 0xb8 | ecn as u8, 0, 20, 1, 2, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
-        let sum = !checksum::fold(checksum::sum(&h));
+        let sum = checksum::sum(&h).checksum();
         h[10..12].copy_from_slice(&sum.to_be_bytes());
         h
     }

@@ -13,40 +13,52 @@
 //! # A frame through a tunnel
 //!
 //! ```
-//! use vxlan::decap::{self, DecapRules};
+//! use vxlan::decap::{ChecksumState, DecapRules, decap};
+//! use vxlan::ecn;
 //! use vxlan::header::Vni;
-//! use vxlan::template::{InnerFacts, Outer, SourcePort, Template};
+//! use vxlan::template::{InnerFacts, Outer, Template};
+//! use vxlan::vtep::{RemoteEnd, VtepTable};
+//! use wire::addr::Mac;
+//! use wire::flow_key::HashKey;
+//! use wire::parse::parse;
 //!
-//! // When tables are compiled: the outer headers of one tunnel.
+//! // When tables are compiled: the outer headers from node A to node B, and whom B believes.
+//! let (a, b) = ("192.0.2.1".parse()?, "192.0.2.2".parse()?);
 //! let vni = Vni::new(42).expect("24 bits");
-//! let outer = Outer::new("192.0.2.1".parse()?, "192.0.2.2".parse()?, vni);
-//! let template = Template::new(&outer)?;
+//! let macs = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
+//! let template = Template::new(&Outer { ethernet: Some(macs), ..Outer::new(a, b, vni) })?;
+//! let mut ends_of_b = VtepTable::new([b], [(vni, 0)]);
+//! let a_seen_by_b = ends_of_b.insert(RemoteEnd::new(Outer::new(b, a, vni), macs.0)?)?;
 //!
 //! // Per packet: room for the headers in front of the inner frame, then one call.
-//! let inner = [0xab; 60];
-//! let facts = InnerFacts {
-//!     source_port: SourcePort::from_hash(0x1234_5678_9abc_def0),
-//!     traffic_class: 0,
-//!     dont_fragment: true,
-//!     tagged: false,
-//!     gso: false,
-//!     identification: 0,
-//!     partial: None,
-//! };
+//! let cluster_key = HashKey::new(7);
+//! # let inner = etherparse_frame();
+//! let facts = InnerFacts::new(&parse(&inner, &cluster_key).expect("a whole frame"), &cluster_key);
 //! let mut packet = vec![0; template.len()];
 //! packet.extend_from_slice(&inner);
 //! template.encap(&facts, &mut packet)?;
-//! assert_eq!(packet.len(), 20 + 8 + 8 + 60);
 //!
-//! // At the other end a UDP socket bound to port 4789 delivers what follows the UDP header.
-//! let payload = &packet[20 + 8..];
-//! assert_eq!(decap::payload_vni(payload, &DecapRules::default())?, vni);
-//! assert_eq!(payload[vxlan::header::LEN..], inner);
+//! // At the other end: take it apart, ask whether the sender may be believed, carry its mark in.
+//! let outer = parse(&packet, &cluster_key).expect("a whole packet");
+//! let got = decap(&packet, &outer, ChecksumState::Unknown, &DecapRules::default())?;
+//! assert_eq!(ends_of_b.admit(&got)?.end, a_seen_by_b);
+//! let frame = &mut packet[got.start as usize..got.end as usize];
+//! ecn::apply(got.ecn, &mut frame[14..])?;
+//! assert_eq!(frame, inner);
+//! # fn etherparse_frame() -> Vec<u8> {
+//! #     let builder = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]);
+//! #     let mut frame = Vec::new();
+//! #     let builder = builder.ipv4([10, 0, 0, 1], [10, 0, 1, 1], 64).udp(1, 2);
+//! #     builder.write(&mut frame, b"hello").expect("fits");
+//! #     frame
+//! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! Where a UDP socket carries the tunnel, [`template::Template::datagram`] and
+//! [`decap::payload_vni`] take the place of `encap` and `decap`.
 #![forbid(unsafe_code)]
 
-mod checksum;
 pub mod decap;
 pub mod ecn;
 pub mod header;

@@ -7,10 +7,10 @@
 use core::net::IpAddr;
 
 use wire::addr::Mac;
+use wire::checksum::{self, Sum};
 use wire::flow_key::proto;
 use wire::parse::ethertype;
 
-use crate::checksum;
 use crate::header::{self, Vni};
 
 mod inner;
@@ -139,7 +139,7 @@ impl Template {
             (source, destination) => return Err(TemplateError::Family(source, destination)),
         }
         let addresses = if outer.source.is_ipv4() { ip + 12..at } else { ip + 8..at };
-        let pseudo = checksum::sum(&bytes[addresses]) + u64::from(proto::UDP);
+        let pseudo = checksum::sum(&bytes[addresses]) + Sum::word(proto::UDP.into());
         bytes[at + 2..at + 4].copy_from_slice(&outer.port.to_be_bytes());
         let vxlan = at + UDP;
         bytes[vxlan..vxlan + header::LEN].copy_from_slice(&header::octets(outer.vni));
@@ -147,8 +147,8 @@ impl Template {
             bytes,
             len: (vxlan + header::LEN) as u8,
             ipv6: outer.source.is_ipv6(),
-            ip_sum: checksum::fold(checksum::sum(&bytes[ip..at])),
-            pseudo_sum: checksum::fold(pseudo),
+            ip_sum: checksum::sum(&bytes[ip..at]).fold(),
+            pseudo_sum: pseudo.fold(),
             dscp: outer.dscp,
             dont_fragment: outer.dont_fragment,
             checksum: outer.checksum,
@@ -283,16 +283,18 @@ impl Template {
         }
         let (id, fragment) =
             if self.forbids_fragmentation(inner) { (0, 0x4000) } else { (inner.identification, 0) };
-        let sum = u64::from(self.ip_sum)
-            + u64::from(class)
-            + u64::from(len)
-            + u64::from(id)
-            + u64::from(fragment);
+        // Five words: no carry leaves 32 bits.
+        let sum = u32::from(self.ip_sum)
+            + u32::from(class)
+            + u32::from(len)
+            + u32::from(id)
+            + u32::from(fragment);
+        let sum = Sum::word(sum as u16) + Sum::word((sum >> 16) as u16);
         ip[1] = class;
         ip[2..4].copy_from_slice(&len.to_be_bytes());
         ip[4..6].copy_from_slice(&id.to_be_bytes());
         ip[6..8].copy_from_slice(&u16::to_be_bytes(fragment));
-        ip[10..12].copy_from_slice(&(!checksum::fold(sum)).to_be_bytes());
+        ip[10..12].copy_from_slice(&sum.checksum().to_be_bytes());
     }
 
     /// Place and content of the inner frame's unfinished checksum: where its summed part starts
@@ -312,7 +314,7 @@ impl Template {
     /// Leaves the checksum to the device: pseudo-header sum in the field.
     #[inline]
     fn leave_checksum(&self, frame: &mut [u8], udp: usize, udp_len: u16) -> OuterChecksum {
-        let sum = checksum::fold(u64::from(self.pseudo_sum) + u64::from(udp_len));
+        let sum = (Sum::word(self.pseudo_sum) + Sum::word(udp_len)).fold();
         frame[udp + 6..udp + 8].copy_from_slice(&sum.to_be_bytes());
         OuterChecksum::Partial(PartialChecksum { start: udp as u16, offset: 6 })
     }
@@ -335,11 +337,11 @@ impl Template {
         // From an odd offset on, octets stand in the other half of the sum's words.
         let rest = if (end - udp).is_multiple_of(2) { rest } else { rest.swap_bytes() };
         let sum = checksum::sum(&frame[udp..end])
-            + u64::from(rest)
-            + u64::from(self.pseudo_sum)
-            + u64::from(udp_len);
+            + Sum::word(rest)
+            + Sum::word(self.pseudo_sum)
+            + Sum::word(udp_len);
         // A computed zero is sent as all ones: zero would mean "none" (RFC 768).
-        let value = match !checksum::fold(sum) {
+        let value = match sum.checksum() {
             0 => 0xffff,
             value => value,
         };
