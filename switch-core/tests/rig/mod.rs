@@ -209,3 +209,12 @@ pub fn tcp4(from: usize, to: usize, ports: (u16, u16), tcp: &Tcp) -> Vec<u8> {
     builder.write(&mut frame, &vec![0x55; tcp.payload]).unwrap();
     frame
 }
+
+/// Makes the checksums of an IPv4 frame good after its fields were changed.
+pub fn fix_ipv4(frame: &mut [u8]) {
+    frame[24..26].fill(0);
+    let sum = wire::checksum::sum(&frame[14..34]).checksum();
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    let parsed = wire::parse::parse(frame, &HashKey::new(1)).expect("parses");
+    wire::checksum::fill_l4(frame, &parsed);
+}
