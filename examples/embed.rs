@@ -1,0 +1,81 @@
+//! podswitch as a library: two TCP/IP stacks in this very process, joined by the switch, move a
+//! megabyte. No privilege, no device, no thread.
+//!
+//! `cargo run --release --example embed`
+
+#[path = "support/stack.rs"]
+mod stack;
+
+use std::sync::Arc;
+
+use podswitch::switch_core::config::{Attachment, Config, Endpoint, PortConfig, PortRole};
+use podswitch::switch_core::control::{ControlPlane, Options};
+use podswitch::switch_core::id::Cookie;
+use podswitch::switch_core::port::{Offloads, memory};
+use podswitch::switch_core::time::Clock;
+use podswitch::wire::addr::Mac;
+use policy::rule::{Labels, Workload};
+use smoltcp::iface::SocketSet;
+use smoltcp::socket::tcp::{Socket, SocketBuffer};
+use smoltcp::wire::Ipv4Address;
+
+const MEGABYTE: usize = 1 << 20;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut control = ControlPlane::new(Options::default());
+    let mut worker = control.add_worker()?;
+    let mut config = Config::default();
+    let mut stacks = Vec::new();
+    for n in 1..=2u8 {
+        let (mac, address) = (Mac([0x0a, 0x58, 10, 1, 0, n]), Ipv4Address::new(10, 1, 0, n));
+        let (device, end) = memory::pair(format!("pod{n}"), 1024, Offloads::NONE);
+        let port = control.attach(Box::new(device))?;
+        config.ports.push(PortConfig { port, role: PortRole::Pod });
+        config.endpoints.push(Arc::new(Endpoint {
+            cookie: Cookie::new(format!("Pod/default/pod{n}")),
+            workload: Workload {
+                namespace: "default".into(),
+                name: format!("pod{n}").into(),
+                labels: Labels::default(),
+                addresses: vec![address.into()],
+                ports: Vec::new(),
+                host_network: false,
+            },
+            node: "".into(),
+            attachment: Some(Attachment { port, mac, mtu: 1500 }),
+        }));
+        let mut phy = stack::Phy(end);
+        let interface = stack::interface(&mut phy, mac, address);
+        let buffer = || SocketBuffer::new(vec![0; 65_536]);
+        let mut sockets = SocketSet::new(Vec::new());
+        let socket = sockets.add(Socket::new(buffer(), buffer()));
+        stacks.push((phy, interface, sockets, socket));
+    }
+    control.apply(&config)?;
+
+    let (_, interface, sockets, socket) = &mut stacks[0];
+    let server = (Ipv4Address::new(10, 1, 0, 2), 80);
+    sockets.get_mut::<Socket>(*socket).connect(interface.context(), server, 40_000)?;
+    let (_, _, sockets, socket) = &mut stacks[1];
+    sockets.get_mut::<Socket>(*socket).listen(80)?;
+
+    let (clock, mut sent, mut received) = (Clock::start(), 0, 0);
+    while received < MEGABYTE {
+        let now = clock.now();
+        worker.poll(now);
+        for (phy, interface, sockets, socket) in &mut stacks {
+            interface.poll(
+                smoltcp::time::Instant::from_micros((now.as_nanos() / 1000) as i64),
+                phy,
+                sockets,
+            );
+            let socket = sockets.get_mut::<Socket>(*socket);
+            if socket.remote_endpoint().is_some_and(|e| e.port == 80) && socket.can_send() {
+                sent += socket.send_slice(&vec![7; (MEGABYTE - sent).min(16_384)])?;
+            }
+            received += socket.recv(|data| (data.len(), data.len())).unwrap_or(0);
+        }
+    }
+    println!("{received} octets through the switch: {:?}", control.connections());
+    Ok(())
+}
