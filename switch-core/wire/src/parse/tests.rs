@@ -147,6 +147,9 @@ fn fragments_over_ipv6() {
     assert_eq!(parse(1, &TCP[..16]), Err(ParseError::FragmentTiny));
     assert_eq!(parse(8, &TCP[..16]), Err(ParseError::FragmentTiny));
     assert_eq!(parse(0x11, &TCP[..13]), Err(ParseError::FragmentLength));
+    // The datagram's payload may come to 65,535 octets and no more.
+    assert_eq!(parse(0xfff8, &TCP[..7]).unwrap().fragment_offset, 65_528);
+    assert_eq!(parse(0xfff8, &TCP[..8]), Err(ParseError::FragmentLength));
     let last = parse(0x20, &TCP[..13]).unwrap();
     assert_eq!((last.fragment, last.fragment_offset), (Fragment::Later, 32));
     assert_eq!((last.key.src_port, last.l4, last.payload), (0, 62, 62));
