@@ -1,6 +1,9 @@
 //! Frames written by hand, one per rule.
 
 use super::*;
+use crate::flow_key::proto;
+use proptest::prelude::*;
+use std::vec::Vec;
 
 const KEY: HashKey = HashKey::new(7);
 
@@ -144,6 +147,9 @@ fn fragments_over_ipv6() {
     assert_eq!(parse(1, &TCP[..16]), Err(ParseError::FragmentTiny));
     assert_eq!(parse(8, &TCP[..16]), Err(ParseError::FragmentTiny));
     assert_eq!(parse(0x11, &TCP[..13]), Err(ParseError::FragmentLength));
+    // The datagram's payload may come to 65,535 octets and no more.
+    assert_eq!(parse(0xfff8, &TCP[..7]).unwrap().fragment_offset, 65_528);
+    assert_eq!(parse(0xfff8, &TCP[..8]), Err(ParseError::FragmentLength));
     let last = parse(0x20, &TCP[..13]).unwrap();
     assert_eq!((last.fragment, last.fragment_offset), (Fragment::Later, 32));
     assert_eq!((last.key.src_port, last.l4, last.payload), (0, 62, 62));
@@ -162,4 +168,335 @@ fn a_quoted_packet_gives_the_key_of_its_flow() {
     assert_eq!((quoted.key.src_port, quoted.key.dst_port), (0x1234, 128));
     let error = [&v6(58, 1000)[..], &[1, 0, 0, 0, 0, 0, 0, 1]].concat();
     assert_eq!(parse_quoted(&error, Network::Ipv6, &KEY), None);
+}
+
+#[test]
+fn arp_for_ipv4_over_ethernet_only() {
+    let packet = [0, 1, 8, 0, 6, 4, 0, 1];
+    let frame = Frame::new(&[&MACS, &[8, 6], &packet, &[0; 20], &[0xee; 18]]);
+    let p = frame.parse().unwrap();
+    assert_eq!((p.network, p.l3, p.end, p.hash), (Network::Arp, 14, 42, 0));
+    let short = Frame::new(&[&MACS, &[8, 6], &packet, &[0; 19]]);
+    assert_eq!(short.parse(), Err(ParseError::ArpInvalid));
+    let other = Frame::new(&[&MACS, &[8, 6], &[0, 1, 0x86, 0xdd, 6, 16, 0, 1], &[0; 20]]);
+    assert_eq!(other.parse(), Err(ParseError::ArpInvalid));
+}
+
+#[test]
+fn what_is_not_ip_ends_with_the_frame() {
+    for ethertype in [[0x88, 0xcc], [0x00, 0x26], [0x88, 0x47]] {
+        let frame = Frame::new(&[&MACS, &ethertype, &[0; 46]]);
+        let p = frame.parse().unwrap();
+        assert_eq!((p.network, p.l3, p.l4, p.payload, p.end), (Network::Other, 14, 14, 14, 60));
+        assert_eq!(p.ethertype, u16::from_be_bytes(ethertype));
+    }
+}
+
+#[test]
+fn ipv4_lengths_and_version() {
+    let parse = |header: [u8; 20], behind: &[u8]| {
+        Frame::new(&[&MACS, &[8, 0], &checksummed(header), behind]).parse()
+    };
+    let with = |at: usize, octet: u8| {
+        let mut header = v4(6, 40, 0);
+        header[at] = octet;
+        header
+    };
+    assert_eq!(parse(with(0, 0x44), &TCP), Err(ParseError::Ipv4HeaderLength));
+    assert_eq!(parse(with(0, 0x4f), &TCP), Err(ParseError::Ipv4HeaderLength));
+    assert_eq!(parse(with(0, 0x65), &TCP), Err(ParseError::IpVersion));
+    assert_eq!(parse(with(3, 19), &TCP), Err(ParseError::IpTotalLength));
+    assert_eq!(parse(with(3, 41), &TCP), Err(ParseError::IpTotalLength));
+    assert_eq!(parse(with(3, 39), &TCP), Err(ParseError::TcpInvalid));
+    assert_eq!(parse(with(3, 20), &TCP), Err(ParseError::TcpInvalid));
+    let truncated = Frame::new(&[&MACS, &[8, 0], &v4(6, 40, 0)[..19]]);
+    assert_eq!(truncated.parse(), Err(ParseError::Ipv4HeaderLength));
+    // The other family's header under this EtherType, long enough for either.
+    let swapped = Frame::new(&[&MACS, &[8, 0], &v6(6, 20), &TCP]);
+    assert_eq!(swapped.parse(), Err(ParseError::IpVersion));
+    let swapped = Frame::new(&[&MACS, &IPV6, &v4(6, 40, 0), &TCP]);
+    assert_eq!(swapped.parse(), Err(ParseError::IpVersion));
+}
+
+#[test]
+fn ipv4_options() {
+    let parse = |options: &[u8; 8]| {
+        let mut header = [0; 28];
+        header[..20].copy_from_slice(&v4(6, 48, 0));
+        header[0] = 0x47;
+        header[10..12].fill(0);
+        header[20..].copy_from_slice(options);
+        let checksum = crate::checksum::sum(&header).checksum();
+        header[10..12].copy_from_slice(&checksum.to_be_bytes());
+        Frame::new(&[&MACS, &[8, 0], &header, &TCP]).parse()
+    };
+    // Router alert, no operation, end, and rubbish behind the end.
+    let p = parse(&[0x94, 4, 0, 0, 1, 0, 0xff, 0xff]).unwrap();
+    assert_eq!((p.l4, p.payload, p.options, p.key.dst_port), (42, 62, true, 80));
+    for kind in [7, 131, 137] {
+        let error = parse(&[1, kind, 7, 4, 10, 0, 0, 9]).unwrap_err();
+        assert_eq!(error, ParseError::Ipv4SourceRoute);
+    }
+    for bad in [
+        [0x94, 0, 0, 0, 0, 0, 0, 0],
+        [0x94, 1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1, 0x94, 4, 0],
+        [1, 1, 1, 1, 1, 1, 1, 0x94],
+    ] {
+        assert_eq!(parse(&bad), Err(ParseError::Ipv4Options), "{bad:?}");
+    }
+}
+
+#[test]
+fn layer_4_headers() {
+    let over_v4 = |protocol: u8, segment: &[u8]| {
+        let total = 20 + segment.len() as u16;
+        Frame::new(&[&MACS, &[8, 0], &v4(protocol, total, 0), segment]).parse()
+    };
+    let over_v6 = |protocol: u8, segment: &[u8]| {
+        let len = segment.len() as u16;
+        Frame::new(&[&MACS, &IPV6, &v6(protocol, len), segment]).parse()
+    };
+    let both = |protocol: u8, segment: &[u8]| {
+        let (a, b) = (over_v4(protocol, segment), over_v6(protocol, segment));
+        assert_eq!(a.map(|p| p.payload + 20), b.map(|p| p.payload));
+        a.map(|p| (p.key.src_port, p.key.dst_port, p.payload - p.l4))
+    };
+    let tcp_with = |offset: u8| {
+        let mut tcp = [0; 24];
+        tcp[..20].copy_from_slice(&TCP);
+        tcp[12] = offset << 4;
+        both(proto::TCP, &tcp)
+    };
+    assert_eq!(tcp_with(4), Err(ParseError::TcpInvalid));
+    assert_eq!(tcp_with(5), Ok((8080, 80, 20)));
+    assert_eq!(tcp_with(6), Ok((8080, 80, 24)));
+    assert_eq!(tcp_with(7), Err(ParseError::TcpInvalid));
+    let udp_with = |len: u8| both(proto::UDP, &[0, 53, 0x80, 0, 0, len, 0, 0, 1, 2]);
+    assert_eq!(udp_with(7), Err(ParseError::UdpInvalid));
+    assert_eq!(udp_with(8), Ok((53, 0x8000, 8)));
+    assert_eq!(udp_with(10), Ok((53, 0x8000, 8)));
+    assert_eq!(udp_with(11), Err(ParseError::UdpInvalid));
+    assert_eq!(both(proto::SCTP, &[0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0]), Ok((1, 2, 12)));
+    assert_eq!(both(proto::SCTP, &[0; 11]), Err(ParseError::SctpInvalid));
+    assert_eq!(both(proto::UDP, &[0; 7]), Err(ParseError::UdpInvalid));
+    // Protocols that we do not know, ESP and no next header among them, have no ports.
+    for protocol in [2, 4, 41, 47, 50, 59, 89, 136, 255] {
+        assert_eq!(both(protocol, &[0xff; 6]), Ok((0, 0, 0)), "{protocol}");
+    }
+    // Nor has the other family's ICMP.
+    let p = over_v4(proto::ICMPV6, &[128, 0, 0, 0, 0, 1, 0, 0]).unwrap();
+    assert_eq!((p.icmp, p.key.src_port), (Icmp::None, 0));
+    let p = over_v6(proto::ICMP, &[8, 0, 0, 0, 0, 1, 0, 0]).unwrap();
+    assert_eq!((p.icmp, p.key.src_port), (Icmp::None, 0));
+}
+
+#[test]
+fn icmp_kinds() {
+    let over_v4 = |kind: u8| {
+        let message = [kind, 0, 0, 0, 0x12, 0x34, 0, 1];
+        Frame::new(&[&MACS, &[8, 0], &v4(proto::ICMP, 28, 0), &message]).parse().unwrap()
+    };
+    let over_v6 = |kind: u8| {
+        let message = [kind, 0, 0, 0, 0x12, 0x34, 0, 1];
+        Frame::new(&[&MACS, &IPV6, &v6(proto::ICMPV6, 8), &message]).parse().unwrap()
+    };
+    for (query, reply) in
+        [(over_v4(8), over_v4(0)), (over_v4(13), over_v4(14)), (over_v6(128), over_v6(129))]
+    {
+        assert_eq!((query.icmp, reply.icmp), (Icmp::Query, Icmp::Reply));
+        assert_eq!(query.key.src_port, 0x1234);
+        let answered = query.key.reversed();
+        let ports = (answered.src_port, answered.dst_port);
+        assert_eq!((reply.key.src_port, reply.key.dst_port), ports);
+    }
+    assert_ne!(over_v4(8).key, over_v4(13).key);
+    for (kind, icmp) in [
+        (3, Icmp::Error),
+        (11, Icmp::Error),
+        (12, Icmp::Error),
+        (4, Icmp::Other),
+        (5, Icmp::Other),
+        (9, Icmp::Other),
+        (255, Icmp::Other),
+    ] {
+        let p = over_v4(kind);
+        assert_eq!((p.icmp, p.key.src_port, p.key.dst_port), (icmp, 0, 0), "{kind}");
+    }
+    for (kind, icmp) in [
+        (1, Icmp::Error),
+        (4, Icmp::Error),
+        (5, Icmp::Other),
+        (130, Icmp::Neighbour),
+        (133, Icmp::Neighbour),
+        (137, Icmp::Neighbour),
+        (143, Icmp::Neighbour),
+        (139, Icmp::Other),
+    ] {
+        let p = over_v6(kind);
+        assert_eq!((p.icmp, p.key.src_port, p.key.dst_port), (icmp, 0, 0), "{kind}");
+    }
+    let short = Frame::new(&[&MACS, &[8, 0], &v4(proto::ICMP, 27, 0), &[8; 7]]);
+    assert_eq!(short.parse(), Err(ParseError::IcmpInvalid));
+}
+
+/// Threat T-P3: stacks of any height end in a defined way.
+#[test]
+fn stacks_are_bounded() {
+    for height in 0..=200_usize {
+        let mut frame = MACS.to_vec();
+        for _ in 0..height {
+            frame.extend_from_slice(&[0x81, 0, 0, 1]);
+        }
+        frame.extend_from_slice(&[8, 0]);
+        frame.extend_from_slice(&v4(6, 40, 0));
+        frame.extend_from_slice(&TCP);
+        let result = parse(&frame, &KEY).map(|p| p.tags);
+        let expected = if height <= 2 { Ok(height as u8) } else { Err(ParseError::VlanTooDeep) };
+        assert_eq!(result, expected, "{height} tags");
+
+        let mut chain = Vec::new();
+        for below in (0..height).rev() {
+            chain.extend_from_slice(&[if below == 0 { 6 } else { 60 }, 0, 1, 4, 0, 0, 0, 0]);
+        }
+        let first = if height == 0 { 6 } else { 60 };
+        let mut frame = [&MACS[..], &IPV6, &v6(first, (chain.len() + 20) as u16)].concat();
+        frame.extend_from_slice(&chain);
+        frame.extend_from_slice(&TCP);
+        let result = parse(&frame, &KEY).map(|p| (p.l4, p.key.dst_port));
+        let expected = match height {
+            0..=8 => Ok((54 + 8 * height as u16, 80)),
+            _ => Err(ParseError::Ipv6Extension),
+        };
+        assert_eq!(result, expected, "{height} extension headers");
+    }
+}
+
+#[test]
+fn extension_headers_of_every_kind() {
+    let parse = |first: u8, chain: &[u8]| {
+        let len = (chain.len() + 20) as u16;
+        Frame::new(&[&MACS, &IPV6, &v6(first, len), chain, &TCP]).parse()
+    };
+    // Routing of type 2, authentication of 12 octets.
+    assert_eq!(parse(43, &[6, 0, 2, 1, 0, 0, 0, 0]).unwrap().l4, 62);
+    let p = parse(51, &[6, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1]).unwrap();
+    assert_eq!((p.l4, p.key.proto, p.options), (66, 6, true));
+    let bad: [(u8, &[u8]); 6] = [
+        // Type 0 routing, also with no segments left; authentication too short for itself.
+        (43, &[6, 0, 0, 0, 0, 0, 0, 0]),
+        (51, &[6, 0, 0, 0, 0, 0, 0, 0]),
+        // Hop-by-hop not first; two fragment headers; lengths beyond the packet.
+        (60, &[0, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0]),
+        (44, &[44, 0, 0, 0, 0, 0, 0, 1, 6, 0, 0, 0, 0, 0, 0, 1]),
+        (60, &[6, 9, 1, 4, 0, 0, 0, 0]),
+        (51, &[6, 255, 0, 0, 0, 0, 0, 0]),
+    ];
+    for (first, chain) in bad {
+        assert_eq!(parse(first, chain), Err(ParseError::Ipv6Extension), "{chain:?}");
+    }
+    // A first fragment must hold the whole chain (RFC 7112).
+    let hidden = [60, 0, 0, 1, 0, 0, 0, 1, 6, 9, 1, 4, 0, 0, 0, 0];
+    let frame = Frame::new(&[&MACS, &IPV6, &v6(44, 16), &hidden]);
+    assert_eq!(frame.parse(), Err(ParseError::FragmentTiny));
+}
+
+#[test]
+fn udp_in_a_first_fragment_is_longer_than_the_fragment() {
+    let udp = [0, 53, 0, 54, 0x05, 0xdc, 0, 0];
+    let frame = Frame::new(&[&MACS, &[8, 0], &v4(17, 28, 0x2000), &udp]);
+    let p = frame.parse().unwrap();
+    assert_eq!((p.fragment, p.key.src_port, p.payload), (Fragment::First, 53, 42));
+    let last = Frame::new(&[&MACS, &[8, 0], &v4(17, 28, 0), &udp]);
+    assert_eq!(last.parse(), Err(ParseError::UdpInvalid));
+    let ends_beyond = Frame::new(&[&MACS, &[8, 0], &v4(17, 28, 0x1ffe), &udp]);
+    assert_eq!(ends_beyond.parse(), Err(ParseError::FragmentLength));
+    let empty = Frame::new(&[&MACS, &[8, 0], &v4(17, 20, 0x0002)]);
+    assert_eq!(empty.parse(), Err(ParseError::FragmentLength));
+}
+
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    let payload = prop::collection::vec(any::<u8>(), 0..40);
+    let damage = prop::collection::vec((0..110_usize, any::<u8>()), 0..4);
+    (any::<bool>(), any::<bool>(), any::<bool>(), payload, damage).prop_map(
+        |(is_v6, is_tcp, fix, payload, damage)| {
+            let mut segment =
+                if is_tcp { TCP.to_vec() } else { [0, 53, 0x80, 1, 0, 0, 0, 0].to_vec() };
+            segment.extend_from_slice(&payload);
+            let len = segment.len() as u16;
+            if !is_tcp {
+                segment[4..6].copy_from_slice(&len.to_be_bytes());
+            }
+            let protocol = if is_tcp { 6 } else { 17 };
+            let mut frame = MACS.to_vec();
+            match is_v6 {
+                true => frame.extend_from_slice(&[&IPV6[..], &v6(protocol, len)].concat()),
+                false => {
+                    frame.extend_from_slice(&[&[8, 0][..], &v4(protocol, 20 + len, 0)].concat())
+                }
+            }
+            frame.extend_from_slice(&segment);
+            for (at, octet) in damage {
+                if let Some(slot) = frame.get_mut(at) {
+                    *slot = octet;
+                }
+            }
+            if fix && !is_v6 {
+                let header = checksummed(frame[14..34].try_into().unwrap());
+                frame[14..34].copy_from_slice(&header);
+            }
+            frame
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The straight line takes nothing that the whole way would refuse or read otherwise.
+    #[test]
+    fn straight_line_and_whole_way_agree(frame in any_frame(), cut: prop::sample::Index, whole_frame: bool) {
+        let len = if whole_frame { frame.len() } else { cut.index(frame.len()) };
+        let frame = &frame[..len];
+        let untouched = Parsed { fragment_id: 77, ..Parsed::default() };
+        let mut quick = untouched;
+        if fast::parse(frame, &KEY, &mut quick) {
+            let mut slow = untouched;
+            prop_assert_eq!(whole(frame, &KEY, &mut slow), Ok(()));
+            prop_assert_eq!(quick, slow);
+        } else {
+            prop_assert_eq!(quick, untouched);
+        }
+    }
+
+    /// A quote of any length gives the flow's key or nothing.
+    #[test]
+    fn quotes_give_the_key_or_nothing(frame in any_frame(), cut: prop::sample::Index) {
+        if let Ok(p) = parse(&frame, &KEY) {
+            prop_assume!(matches!(p.network, Network::Ipv4 | Network::Ipv6));
+            let quote = &frame[usize::from(p.l3)..p.end as usize];
+            let quote = &quote[..cut.index(quote.len() + 1)];
+            let enough = usize::from(p.l4 - p.l3) + 8 <= quote.len();
+            match parse_quoted(quote, p.network, &KEY) {
+                Some(quoted) => {
+                    prop_assert_eq!((quoted.key, quoted.hash), (p.key, p.hash));
+                    prop_assert_eq!(quoted.l4, p.l4 - p.l3);
+                    prop_assert_eq!((quoted.fragment, quoted.fragment_id), (p.fragment, p.fragment_id));
+                }
+                None => prop_assert!(!enough || p.icmp == Icmp::Error),
+            }
+        }
+    }
+
+    #[test]
+    fn quotes_of_noise_do_no_harm(quote in prop::collection::vec(any::<u8>(), 0..120), v6: bool) {
+        let mut quote = quote;
+        if let Some(first) = quote.first_mut() {
+            *first = if v6 { 0x60 } else { 0x40 | *first & 0x0f };
+        }
+        let network = if v6 { Network::Ipv6 } else { Network::Ipv4 };
+        if let Some(quoted) = parse_quoted(&quote, network, &KEY) {
+            prop_assert!(usize::from(quoted.l4) <= quote.len() || quoted.icmp == Icmp::None);
+        }
+    }
 }
