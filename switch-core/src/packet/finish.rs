@@ -26,6 +26,16 @@ impl CutError {
     }
 }
 
+/// Whether a port with these `offloads` takes `packet` as it is, so that [`fit`] would change
+/// nothing.
+#[inline]
+pub fn is_fit(packet: &Packet, offloads: Offloads) -> bool {
+    if packet.offload.is_gso() {
+        return takes_super(packet, offloads);
+    }
+    !packet.offload.csum_partial || (offloads.checksum && !packet.offload.is_crc32c())
+}
+
 /// Makes of `packet` what a port with these `offloads` takes: finishes the checksum and cuts a
 /// super-frame into segments where the port cannot, and otherwise leaves both as they are.
 /// `out` gets each packet, and the pool, so that it can transmit when its batch is full.
@@ -45,8 +55,7 @@ pub fn fit(
     if packet.offload.is_gso() {
         return fit_super(packet, offloads, pool, out);
     }
-    if packet.offload.csum_partial
-        && (!offloads.checksum || packet.offload.is_crc32c())
+    if !is_fit(&packet, offloads)
         && let Err(reason) = finish_checksum(&mut packet)
     {
         pool.free(packet);
@@ -63,19 +72,23 @@ fn fit_super(
     pool: &mut Pool,
     out: &mut impl FnMut(&mut Pool, Packet),
 ) -> Result<usize, CutError> {
-    let taken = offloads.checksum
-        && match packet.offload.gso_type {
-            GsoType::None => true,
-            GsoType::TcpV4 => offloads.tso4,
-            GsoType::TcpV6 => offloads.tso6,
-            GsoType::UdpL4 => offloads.uso,
-        };
-    // A port cuts packets by their own layer-4 header, not by one inside a tunnel.
-    if taken && !gso::is_tunnelled(&packet) {
+    if takes_super(&packet, offloads) {
         out(pool, packet);
         return Ok(1);
     }
     gso::cut(packet, !offloads.checksum, pool, out)
+}
+
+/// Whether a port takes this super-frame whole. Ports cut packets by their own layer-4 header,
+/// not by one inside a tunnel.
+fn takes_super(packet: &Packet, offloads: Offloads) -> bool {
+    let kind = match packet.offload.gso_type {
+        GsoType::None => true,
+        GsoType::TcpV4 => offloads.tso4,
+        GsoType::TcpV6 => offloads.tso6,
+        GsoType::UdpL4 => offloads.uso,
+    };
+    kind && offloads.checksum && !gso::is_tunnelled(packet)
 }
 
 /// Finishes an unfinished checksum in place; a packet without one is left alone. Padding behind

@@ -23,8 +23,8 @@ const LEAST_MTU: usize = 68;
 /// is a fragment already is cut further, its offset and "more fragments" bit kept. Options are
 /// repeated in later fragments only if they say so (RFC 791 §3.1).
 ///
-/// `out` gets each packet, and the pool. Returns how many there were. `packet` is given back to
-/// the pool in any case.
+/// `out` gets each packet, and the pool. The first has the packet's origin, the others are
+/// copies. Returns how many there were. `packet` is given back to the pool in any case.
 ///
 /// # Errors
 /// [`DropReason::MtuExceeded`] if the packet must not be fragmented, is not IPv4 or `mtu` is below
@@ -104,7 +104,7 @@ fn pieces(
         let to = if end - at <= room { end } else { at + (room & !7) };
         let wanted = l3 + header.len() + to - at;
         let mut piece = pool.alloc_for(wanted).ok_or(DropReason::PoolExhausted)?;
-        piece.ingress = packet.ingress;
+        piece.inherit(packet, at == start);
         piece.fill_parts([&frame[..l3], header, &frame[at..to]]);
         let more = if to < end { MORE_FRAGMENTS } else { flags & MORE_FRAGMENTS };
         let place = (offset + (at - start) / 8) as u16;

@@ -21,8 +21,8 @@ const CWR: u8 = 0x80;
 /// tunnel in front as well, with its own lengths and checksums. A packet that is not a super-frame
 /// gets its checksum finished.
 ///
-/// `out` gets each segment, and the pool. Returns how many there were. `packet` is given back to
-/// the pool in any case.
+/// `out` gets each segment, and the pool. The first segment has the packet's origin, the others
+/// are copies. Returns how many there were. `packet` is given back to the pool in any case.
 ///
 /// # Errors
 /// As [`fit`](super::fit).
@@ -73,7 +73,7 @@ pub(super) fn cut(
         };
         let frame = packet.bytes();
         piece.fill_parts([&frame[..layout.payload], &frame[from..to]]);
-        piece.ingress = packet.ingress;
+        piece.inherit(&packet, index == 0);
         let place = Place { index, last: index + 1 == count, finish };
         place.rewrite(&mut piece, &layout, &packet.offload);
         out(pool, piece);

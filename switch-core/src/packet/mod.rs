@@ -10,13 +10,18 @@ mod offload;
 mod pool;
 #[cfg(test)]
 mod testkit;
+#[cfg(test)]
+mod tests;
 
 pub use batch::{BATCH, Batch};
-pub use finish::{CutError, finish_checksum, fit, largest_l3};
+pub use finish::{CutError, finish_checksum, fit, is_fit, largest_l3};
 pub use fragment::fragment_v4;
 pub use gso::segment;
 pub use offload::{GsoType, Offload};
 pub use pool::{Pool, PoolConfig, SizeClass};
+
+use core::fmt;
+use core::ops::{Deref, DerefMut};
 
 use crate::id::PortId;
 
@@ -42,36 +47,83 @@ pub enum Origin {
 
 /// A frame in its buffer. Dropping it frees the buffer; giving it back to a [`Pool`] keeps the
 /// buffer for the next frame.
-#[derive(Debug)]
-pub struct Packet {
+///
+/// A packet passes through many hands (burst, queue, pool), so it is one pointer; what is known
+/// about the frame stands in the [`Meta`] that it dereferences to.
+pub struct Packet(Box<Meta>);
+
+/// What is known about a frame beside its octets. One cache line, so that whoever asks for one
+/// thing has all.
+#[repr(align(64))]
+pub struct Meta {
     buf: Box<[u8]>,
     head: u32,
     len: u32,
+    /// Where a received frame begins: behind the headroom, on a cache line.
+    start: u32,
+    /// How far a frame may reach.
+    end: u32,
+    /// For whoever receives it to recognise it by; the engine hands it on untouched.
+    pub mark: u32,
     /// Offload metadata: unfinished checksum, GSO.
     pub offload: Offload,
     /// The port that the frame came in by.
     pub ingress: PortId,
     /// Received, made here, or a copy.
     pub origin: Origin,
-    /// For whoever receives it to recognise it by; the engine hands it on untouched.
-    pub mark: u32,
 }
 
-const _: () = assert!(size_of::<Packet>() <= 48);
+const _: () = assert!(size_of::<Packet>() == 8 && size_of::<Meta>() == ALIGN);
+
+/// Received frames begin on a multiple of this: a cache line, so that a small packet's headers
+/// are in one.
+const ALIGN: usize = 64;
+
+impl Deref for Packet {
+    type Target = Meta;
+
+    #[inline]
+    fn deref(&self) -> &Meta {
+        &self.0
+    }
+}
+
+impl DerefMut for Packet {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Meta {
+        &mut self.0
+    }
+}
+
+impl fmt::Debug for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Packet")
+            .field("len", &self.len)
+            .field("headroom", &self.headroom())
+            .field("offload", &self.offload)
+            .field("ingress", &self.ingress)
+            .field("origin", &self.origin)
+            .field("mark", &self.mark)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Packet {
     /// An empty packet in a fresh buffer of `capacity` octets behind the usual headroom.
     pub fn with_capacity(capacity: usize) -> Self {
-        let buf = vec![0; HEADROOM + capacity].into_boxed_slice();
-        Self {
+        let buf = vec![0; HEADROOM + capacity + ALIGN].into_boxed_slice();
+        let start = HEADROOM + (buf.as_ptr().addr() + HEADROOM).wrapping_neg() % ALIGN;
+        Self(Box::new(Meta {
             buf,
-            head: HEADROOM as u32,
+            head: start as u32,
             len: 0,
+            start: start as u32,
+            end: (start + capacity) as u32,
+            mark: 0,
             offload: Offload::default(),
             ingress: PortId::default(),
             origin: Origin::Received,
-            mark: 0,
-        }
+        }))
     }
 
     /// A packet that holds a copy of `frame`, outside any pool.
@@ -90,7 +142,8 @@ impl Packet {
     /// The frame, to be written.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.buf[self.head as usize..(self.head + self.len) as usize]
+        let (head, len) = (self.head as usize, self.len as usize);
+        &mut self.buf[head..head + len]
     }
 
     /// Length of the frame in octets.
@@ -108,20 +161,21 @@ impl Packet {
     /// Octets free in front of the frame.
     #[inline]
     pub fn headroom(&self) -> usize {
-        self.head as usize
+        self.head as usize + HEADROOM - self.start as usize
     }
 
     /// Octets that the frame may grow to without moving its start.
     #[inline]
     pub fn capacity(&self) -> usize {
-        self.buf.len() - self.head as usize
+        (self.end - self.head) as usize
     }
 
     /// Everything from the frame's start to the buffer's end, for a receiver to fill; follow
     /// with [`set_len`](Self::set_len).
     #[inline]
     pub fn spare_mut(&mut self) -> &mut [u8] {
-        &mut self.buf[self.head as usize..]
+        let (head, end) = (self.head as usize, self.end as usize);
+        &mut self.buf[head..end]
     }
 
     /// Sets the frame's length; new octets are whatever the buffer held.
@@ -156,6 +210,14 @@ impl Packet {
         self.len = at as u32;
     }
 
+    /// Takes over whence `whole` came: this packet is the `first` or a later piece of it.
+    #[inline]
+    fn inherit(&mut self, whole: &Packet, first: bool) {
+        self.ingress = whole.ingress;
+        self.mark = whole.mark;
+        self.origin = if first { whole.origin } else { Origin::Copy };
+    }
+
     /// Moves the frame's start `n` octets forward into the headroom and returns the new octets.
     ///
     /// # Panics
@@ -188,7 +250,7 @@ impl Packet {
     /// Empties the packet for the next frame.
     #[inline]
     pub fn reset(&mut self) {
-        self.head = HEADROOM as u32;
+        self.head = self.start;
         self.len = 0;
         self.offload = Offload::default();
         self.origin = Origin::Received;
@@ -198,6 +260,6 @@ impl Packet {
     /// Length of the whole buffer, headroom included.
     #[inline]
     pub fn buffer_len(&self) -> usize {
-        self.buf.len()
+        self.buf.len() - ALIGN
     }
 }

@@ -124,3 +124,82 @@ impl Pool {
 }
 
 const _: () = assert!(Pool::LARGE >= MAX_FRAME + 86);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool() -> Pool {
+        Pool::new(PoolConfig { small: 3, large: 1 })
+    }
+
+    #[test]
+    fn no_more_than_the_bound_is_handed_out() {
+        let mut pool = pool();
+        let taken: Vec<_> = (0..3).map(|_| pool.alloc(SizeClass::Small).unwrap()).collect();
+        assert!(pool.alloc(SizeClass::Small).is_none());
+        let large = pool.alloc(SizeClass::Large).unwrap();
+        assert!(pool.alloc(SizeClass::Large).is_none());
+        assert_eq!(pool.outstanding(), (3, 1));
+        for packet in taken {
+            pool.free(packet);
+        }
+        pool.free(large);
+        assert_eq!(pool.outstanding(), (0, 0));
+    }
+
+    #[test]
+    fn the_buffer_used_last_comes_back_first_and_clean() {
+        let mut pool = pool();
+        let (first, mut second) = (pool.alloc_for(9).unwrap(), pool.alloc_for(9).unwrap());
+        second.fill(&[1; 9]);
+        second.push_front(20);
+        second.offload.csum_partial = true;
+        let place = second.spare_mut().as_ptr().addr() + 20;
+        pool.free(first);
+        pool.free(second);
+        let again = pool.alloc_for(9).unwrap();
+        assert_eq!(again.bytes().as_ptr().addr(), place);
+        assert!(again.is_empty() && !again.offload.csum_partial);
+    }
+
+    #[test]
+    fn the_length_decides_the_size() {
+        let mut pool = pool();
+        assert_eq!(pool.alloc_for(Pool::SMALL).unwrap().capacity(), Pool::SMALL);
+        assert_eq!(pool.alloc_for(Pool::SMALL + 1).unwrap().capacity(), Pool::LARGE);
+        assert!(pool.alloc_for(Pool::LARGE + 1).is_none());
+    }
+
+    #[test]
+    fn what_leaves_and_what_comes_from_elsewhere_is_counted() {
+        let mut pool = pool();
+        let mine = pool.alloc(SizeClass::Small).unwrap();
+        pool.forget(&mine);
+        assert_eq!(pool.outstanding(), (0, 0));
+        pool.adopt(&mine);
+        let large = Packet::with_capacity(Pool::LARGE);
+        pool.adopt(&large);
+        let foreign = Packet::from_frame(&[1; 60]);
+        pool.adopt(&foreign);
+        assert_eq!(pool.outstanding(), (1, 1));
+        pool.free(foreign);
+        assert_eq!(pool.outstanding(), (1, 1), "of a size that is not ours");
+        pool.free(mine);
+        pool.free(large);
+        assert_eq!(pool.outstanding(), (0, 0));
+    }
+
+    #[test]
+    fn more_than_it_may_keep_is_freed() {
+        let mut pool = pool();
+        for _ in 0..9 {
+            let packet = Packet::with_capacity(Pool::SMALL);
+            pool.adopt(&packet);
+            pool.free(packet);
+        }
+        assert_eq!((pool.small.len(), pool.outstanding()), (3, (0, 0)));
+        let taken: Vec<_> = std::iter::from_fn(|| pool.alloc(SizeClass::Small)).collect();
+        assert_eq!(taken.len(), 3);
+    }
+}

@@ -13,8 +13,11 @@ fn pool() -> Pool {
 /// `fit`, its products collected.
 fn fitted(packet: Packet, offloads: Offloads) -> Result<Vec<Packet>, CutError> {
     let mut pieces = Vec::new();
+    let (fits, before) = (is_fit(&packet, offloads), packet.offload);
     let count = fit(packet, offloads, &mut pool(), &mut |_: &mut Pool, p| pieces.push(p))?;
     assert_eq!(count, pieces.len());
+    let as_it_was = count == 1 && pieces[0].offload == before;
+    assert_eq!(fits, as_it_was);
     Ok(pieces)
 }
 

@@ -6,7 +6,7 @@ use wire::flow_key::HashKey;
 use wire::parse::parse;
 
 use crate::id::PortId;
-use crate::packet::{PoolConfig, fit, largest_l3};
+use crate::packet::{Origin, PoolConfig, fit, largest_l3};
 use crate::port::Offloads;
 
 fn segments(packet: Packet, pool: &mut Pool) -> Result<Vec<Packet>, CutError> {
@@ -38,7 +38,7 @@ fn tcp(payload: usize) -> Shape {
 fn flags_and_numbers_of_tcp_segments() {
     let mut packet = tcp(2500).packet(1000);
     packet.offload.ecn = true;
-    packet.ingress = PortId(7);
+    (packet.ingress, packet.mark, packet.origin) = (PortId(7), 9, Origin::Originated);
     let mut pool = Pool::new(PoolConfig::default());
     let pieces = segments(packet, &mut pool).unwrap();
     let got: Vec<_> = pieces
@@ -53,6 +53,9 @@ fn flags_and_numbers_of_tcp_segments() {
         [(1000, u32::MAX - 100, 0xffff, 0x90), (1000, 899, 0, 0x10), (500, 1899, 1, 0x19)];
     assert_eq!(got, expected);
     assert!(pieces.iter().all(|piece| piece.ingress == PortId(7) && piece.offload.csum_valid));
+    assert!(pieces.iter().all(|piece| piece.mark == 9));
+    let origins: Vec<_> = pieces.iter().map(|piece| piece.origin).collect();
+    assert_eq!(origins, [Origin::Originated, Origin::Copy, Origin::Copy]);
     assert_eq!(pool.outstanding(), (3, 0));
     for piece in pieces {
         pool.free(piece);
