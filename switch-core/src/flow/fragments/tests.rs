@@ -3,7 +3,7 @@ use wire::flow_key::proto;
 use wire::parse::parse;
 
 use super::*;
-use crate::packet::PoolConfig;
+use crate::packet::{Origin, PoolConfig};
 
 const SECRET: u128 = 0x1234_5678_9abc_def0;
 const SECOND: Duration = Duration::from_secs(1);
@@ -403,6 +403,8 @@ fn fragments_leave_buffers_that_are_too_large_for_them() {
         packet.bytes_mut().copy_from_slice(&frame);
         packet.ingress = PortId(3);
         packet.offload.csum_valid = true;
+        packet.origin = Origin::Copy;
+        packet.mark = 77;
         bed.store.insert(packet, &parsed, 3, bed.now, &mut bed.pool, &mut bed.out);
     }
     assert_eq!(bed.pool.outstanding(), (1, 0));
@@ -411,6 +413,7 @@ fn fragments_leave_buffers_that_are_too_large_for_them() {
     for (packet, _) in &bed.out.dropped {
         assert_eq!((packet.ingress, packet.headroom()), (PortId(3), HEADROOM));
         assert!(packet.offload.csum_valid);
+        assert_eq!((packet.origin, packet.mark), (Origin::Copy, 77));
     }
 }
 
