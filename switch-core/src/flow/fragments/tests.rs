@@ -245,6 +245,19 @@ fn overlap_ends_the_datagram_and_what_still_comes_of_it() {
 }
 
 #[test]
+fn a_refused_datagram_is_remembered_from_its_refusal() {
+    let mut bed = bed();
+    bed.put(&cut(true, 1, 0, 16));
+    bed.now = bed.now + 4 * SECOND;
+    bed.put(&cut(true, 2, 0, 16));
+    bed.put(&cut(true, 1, 8, 16));
+    bed.now = bed.now + 4 * SECOND;
+    assert_eq!(bed.expire(), 0);
+    bed.now = bed.now + SECOND;
+    assert_eq!((bed.expire(), bed.store.datagrams()), (2, 0));
+}
+
+#[test]
 fn too_many_pieces() {
     let mut bed = bed();
     for i in 0..64 {
