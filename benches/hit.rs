@@ -155,8 +155,7 @@ fn rig(config: &Config, frames: Vec<Vec<u8>>) -> Rig {
         fdb: 1 << 21,
     };
     let mut control = ControlPlane::new(Options { limits, ..Options::default() });
-    let info =
-        PortInfo { name: "circle".into(), mac: None, mtu: 1500, offloads: Offloads::ALL };
+    let info = PortInfo { name: "circle".into(), mac: None, mtu: 1500, offloads: Offloads::ALL };
     let count = frames.len();
     // The second port's frame makes the bridge learn where it is; routed ports drop it.
     let back = vec![{
@@ -187,7 +186,12 @@ fn rig(config: &Config, frames: Vec<Vec<u8>>) -> Rig {
     Rig { worker, _control: control, now }
 }
 
-fn measure(c: &mut Criterion<CpuTime>, name: &str, config: &Config, make: impl Fn(usize) -> Vec<u8>) {
+fn measure(
+    c: &mut Criterion<CpuTime>,
+    name: &str,
+    config: &Config,
+    make: impl Fn(usize) -> Vec<u8>,
+) {
     let mut group = c.benchmark_group(format!("hit/{name}"));
     group.throughput(Throughput::Elements(BATCH as u64));
     for (count, label) in [(1, "1"), (1_000, "1k"), (100_000, "100k"), (1_000_000, "1M")] {

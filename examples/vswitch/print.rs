@@ -13,7 +13,8 @@ pub(crate) fn line(text: impl Display) {
 
 /// A result for programs, on one line.
 pub(crate) fn json(value: &impl Serialize) {
-    let mut text = serde_json::to_string(value).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"));
+    let mut text =
+        serde_json::to_string(value).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"));
     text.push('\n');
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

@@ -1,7 +1,7 @@
 //! Captures merged by time.
 
-use std::collections::BinaryHeap;
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
@@ -73,11 +73,16 @@ impl Merged {
         scene: &Scene,
         as_ethernet: bool,
     ) -> Result<Self, Failure> {
-        let mut merged =
-            Self { captures: Vec::new(), order: BinaryHeap::new(), as_ethernet, faults: Vec::new() };
+        let mut merged = Self {
+            captures: Vec::new(),
+            order: BinaryHeap::new(),
+            as_ethernet,
+            faults: Vec::new(),
+        };
         for source in sources {
             let port = scene.find(&source.port).ok_or_else(|| unknown(source, scene))?;
-            let reader = pcap::read_capture(&source.file).map_err(|e| unreadable(&source.file, &e))?;
+            let reader =
+                pcap::read_capture(&source.file).map_err(|e| unreadable(&source.file, &e))?;
             let file = source.file.clone();
             let at = merged.captures.len();
             merged.captures.push(Capture { port, file, reader, next: None, count: 0, time: 0 });

@@ -34,7 +34,8 @@ impl Swap {
     /// Reads the option's value.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (seconds, manifests) = text.split_once('=').ok_or("it is not SECONDS=DIR")?;
-        let at = nanoseconds(seconds).ok_or_else(|| format!("{seconds:?} is no time in seconds"))?;
+        let at =
+            nanoseconds(seconds).ok_or_else(|| format!("{seconds:?} is no time in seconds"))?;
         if manifests.is_empty() {
             return Err("it names no manifests".to_owned());
         }
@@ -87,7 +88,13 @@ impl Scene {
         Ok(scene)
     }
 
-    fn add(&mut self, at: u64, mut state: Compiled, node: &str, path: &Path) -> Result<(), Failure> {
+    fn add(
+        &mut self,
+        at: u64,
+        mut state: Compiled,
+        node: &str,
+        path: &Path,
+    ) -> Result<(), Failure> {
         let facts = state.nodes.iter().find(|facts| &*facts.name == node);
         if facts.is_none() && state.pods.is_empty() {
             let message = format!("{}: there is no node {node}, nor a pod on it", path.display());

@@ -76,7 +76,8 @@ pub(super) struct Switch<'a> {
 impl<'a> Switch<'a> {
     /// A switch with the scene's ports, its first state in force.
     pub(super) fn new(scene: &'a Scene) -> Result<Self, Failure> {
-        let mut control = ControlPlane::new(Options { hash_key: Some(HASH_KEY), ..Options::default() });
+        let mut control =
+            ControlPlane::new(Options { hash_key: Some(HASH_KEY), ..Options::default() });
         let exchange = Exchange::new();
         for (number, name) in scene.ports().iter().enumerate() {
             control.attach(Box::new(ReplayDevice::new(&exchange, number, name)))?;
@@ -131,8 +132,10 @@ impl<'a> Switch<'a> {
             if let Some(port) = self.counters.port(frame.port) {
                 port.rx_frames.add(1);
             }
-            let trace = Trace { ingress: frame.port, origin: Default::default(), mark: self.current.0 };
-            return self.tell(&Event { trace, reason: DropReason::FrameTooLong, object: None }, output);
+            let trace =
+                Trace { ingress: frame.port, origin: Default::default(), mark: self.current.0 };
+            return self
+                .tell(&Event { trace, reason: DropReason::FrameTooLong, object: None }, output);
         }
         self.exchange.give(frame.port, frame.bytes, self.current.0);
         self.poll();
@@ -178,7 +181,8 @@ impl<'a> Switch<'a> {
     /// Keeps the frame's place while the engine holds any.
     fn remember(&mut self, now: u64) {
         let c = &self.counters;
-        let ended = c.forwarded.get().wrapping_add(c.consumed.get()).wrapping_add(c.dropped_total());
+        let ended =
+            c.forwarded.get().wrapping_add(c.consumed.get()).wrapping_add(c.dropped_total());
         if c.received.get() == ended {
             return self.held.clear();
         }

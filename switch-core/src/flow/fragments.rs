@@ -366,10 +366,11 @@ fn compact(packet: Packet, pool: &mut Pool) -> Packet {
         len => Some(Packet::with_capacity(len)),
     };
     let Some(mut copy) = fitting else { return packet };
-    copy.set_len(packet.len());
-    copy.bytes_mut().copy_from_slice(packet.bytes());
+    copy.fill(packet.bytes());
     copy.offload = packet.offload;
     copy.ingress = packet.ingress;
+    copy.origin = packet.origin;
+    copy.mark = packet.mark;
     pool.free(packet);
     copy
 }

@@ -7,9 +7,9 @@ mod now;
 mod random;
 mod wrap;
 
+pub mod af_packet;
 pub mod delay;
 pub mod lossy;
-pub mod af_packet;
 pub mod memory;
 pub mod pcap;
 pub mod tap;

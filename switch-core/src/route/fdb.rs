@@ -49,6 +49,8 @@ mod atomic {
 
 /// Slots in a row.
 const WAYS: usize = 16;
+/// Slots for each address that the table is made for.
+const SLOTS_PER_ENTRY: usize = 4;
 /// Ports that addresses are counted for.
 const PORTS: usize = crate::id::PortId::MAX_PORTS;
 

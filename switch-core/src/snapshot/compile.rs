@@ -139,10 +139,7 @@ impl Build<'_> {
                 vlanned.domains.push(Domain {
                     id: fdb::Domain(fdb_id),
                     members: Vec::new(),
-                    bounds: Bounds {
-                        ageing_secs: bridge.ageing_secs,
-                        limit: bridge.learn_limit,
-                    },
+                    bounds: Bounds { ageing_secs: bridge.ageing_secs, limit: bridge.learn_limit },
                 });
             }
         }

@@ -96,6 +96,16 @@ fn claims_of_others_addresses() {
 }
 
 #[test]
+fn no_binding_gives_the_gateways_address_away() {
+    let gateway = gateway();
+    let greedy = Binding { ipv4: &[POD4, gateway.ipv4], ..binding(&gateway, Trust::Bound) };
+    let claim = Arp { sender_ip: gateway.ipv4, ..request(gateway.ipv4) };
+    let (packet, parsed) = packet(&claim.frame());
+    let verdict = judge(&packet, &parsed, &greedy, |_| true);
+    assert_eq!(verdict, dropped(DropReason::SpoofedArp));
+}
+
+#[test]
 fn not_for_us_and_not_arp_that_we_speak() {
     let elsewhere = Arp { eth_dst: OTHER_MAC, ..request(OTHER4) };
     assert_eq!(pod(&elsewhere), dropped(DropReason::NotForUs));

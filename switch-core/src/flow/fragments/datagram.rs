@@ -138,7 +138,7 @@ impl Datagram {
             || self.pieces.get(at).is_some_and(|piece| piece.extent.start < extent.end);
         let last = self.pieces.last().map_or(0, |piece| piece.extent.end);
         let misfit = match self.total {
-            Some(total) => extent.end > total || !extent.more || extent.end == total,
+            Some(total) => extent.end > total || !extent.more,
             None => !extent.more && extent.end < last,
         };
         overlaps || misfit

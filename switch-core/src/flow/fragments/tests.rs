@@ -1,9 +1,10 @@
-use proptest::prelude::*;
 use wire::flow_key::proto;
 use wire::parse::parse;
 
 use super::*;
-use crate::packet::PoolConfig;
+use crate::packet::{Origin, PoolConfig};
+
+mod properties;
 
 const SECRET: u128 = 0x1234_5678_9abc_def0;
 const SECOND: Duration = Duration::from_secs(1);
@@ -245,6 +246,18 @@ fn overlap_ends_the_datagram_and_what_still_comes_of_it() {
 }
 
 #[test]
+fn a_refused_datagram_is_remembered_from_its_refusal() {
+    let mut bed = bed();
+    bed.put(&cut(true, 1, 0, 16));
+    bed.now = bed.now + 4 * SECOND;
+    bed.put(&cut(true, 1, 8, 16));
+    bed.now = bed.now + 4 * SECOND;
+    assert_eq!(bed.expire(), 0);
+    bed.now = bed.now + SECOND;
+    assert_eq!((bed.expire(), bed.store.datagrams()), (1, 0));
+}
+
+#[test]
 fn too_many_pieces() {
     let mut bed = bed();
     for i in 0..64 {
@@ -403,6 +416,8 @@ fn fragments_leave_buffers_that_are_too_large_for_them() {
         packet.bytes_mut().copy_from_slice(&frame);
         packet.ingress = PortId(3);
         packet.offload.csum_valid = true;
+        packet.origin = Origin::Copy;
+        packet.mark = 77;
         bed.store.insert(packet, &parsed, 3, bed.now, &mut bed.pool, &mut bed.out);
     }
     assert_eq!(bed.pool.outstanding(), (1, 0));
@@ -411,6 +426,7 @@ fn fragments_leave_buffers_that_are_too_large_for_them() {
     for (packet, _) in &bed.out.dropped {
         assert_eq!((packet.ingress, packet.headroom()), (PortId(3), HEADROOM));
         assert!(packet.offload.csum_valid);
+        assert_eq!((packet.origin, packet.mark), (Origin::Copy, 77));
     }
 }
 
@@ -421,171 +437,4 @@ fn what_is_no_fragment_goes_straight_through() {
     assert_eq!(bed.put(&atomic), Outcome::Whole);
     assert_eq!(bed.out.whole.len(), 1);
     assert_eq!(bed.store.datagrams(), 0);
-}
-
-/// The obvious way: a map of octets.
-#[derive(Default)]
-struct Plain {
-    octets: Vec<Option<u8>>,
-    seen: Vec<(usize, Vec<u8>, bool)>,
-    total: Option<usize>,
-    refused: bool,
-}
-
-impl Plain {
-    fn put(&mut self, cut: &Cut) -> Outcome {
-        if self.refused {
-            return Outcome::Dropped;
-        }
-        let this = (cut.offset, cut.data.clone(), cut.more);
-        if self.seen.contains(&this) {
-            return Outcome::Dropped;
-        }
-        self.octets.resize(self.octets.len().max(cut.end()), None);
-        let overlaps = self.octets[cut.offset..cut.end()].iter().any(Option::is_some);
-        let beyond = self.seen.iter().any(|(at, data, _)| !cut.more && at + data.len() > cut.end());
-        let moved = self.total.is_some_and(|t| cut.end() > t || (cut.end() == t) == cut.more);
-        if overlaps || beyond || moved {
-            self.refused = true;
-            return Outcome::Dropped;
-        }
-        for (i, octet) in cut.data.iter().enumerate() {
-            self.octets[cut.offset + i] = Some(*octet);
-        }
-        self.seen.push(this);
-        if !cut.more {
-            self.total = Some(cut.end());
-        }
-        let there = self.total.is_some_and(|t| self.octets[..t].iter().all(Option::is_some));
-        if there {
-            *self = Self::default();
-            return Outcome::Whole;
-        }
-        Outcome::Held
-    }
-}
-
-/// Units of eight octets at which a datagram of `units` is cut, and the order of the pieces.
-fn split(units: usize) -> impl Strategy<Value = (Vec<usize>, Vec<usize>)> {
-    prop::collection::btree_set(1..units, 1..8).prop_flat_map(move |at| {
-        let points: Vec<usize> = [0].into_iter().chain(at).chain([units]).collect();
-        let order: Vec<usize> = (0..points.len() - 1).collect();
-        (Just(points), Just(order).prop_shuffle())
-    })
-}
-
-proptest! {
-    /// Every split in every order, some pieces twice: the datagram comes out whole, in order,
-    /// once.
-    #[test]
-    fn whole_whatever_the_order(
-        v6 in any::<bool>(),
-        (points, order) in split(40),
-        tail in 0usize..8,
-        again in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
-    ) {
-        let total = 40 * 8 - tail;
-        let pieces: Vec<Cut> = points
-            .windows(2)
-            .map(|w| {
-                let piece = cut(v6, 77, w[0] * 8, (w[1] * 8).min(total) - w[0] * 8);
-                if w[1] == 40 { piece.last() } else { piece }
-            })
-            .collect();
-        let mut sequence = order.clone();
-        for index in again {
-            let at = index.index(sequence.len());
-            sequence.insert(at, sequence[at]);
-        }
-        let mut bed = bed();
-        let mut came_whole = 0;
-        let mut put = 0;
-        for index in &sequence {
-            put += 1;
-            if bed.put(&pieces[*index]) == Outcome::Whole {
-                came_whole += 1;
-                let pieces: Vec<_> = bed.out.whole.iter().map(offset_and_data).collect();
-                prop_assert!(is_whole(&pieces, total));
-                let first = bed.out.whole[0].parsed;
-                prop_assert_eq!(first.fragment, Place::First);
-                prop_assert_eq!((first.key.src_port, first.key.dst_port), (4000, 53));
-            }
-        }
-        prop_assert_eq!(came_whole, 1);
-        let ended = bed.out.whole.len() + bed.out.dropped.len();
-        prop_assert_eq!(ended + bed.store.held(), put);
-    }
-
-    /// Any fragments in any order, overlaps and wrong ends and changed octets among them: the
-    /// store does what the map of octets does, whole or nothing, and loses no packet.
-    #[test]
-    fn agrees_with_a_map_of_octets(
-        v6 in any::<bool>(),
-        cuts in prop::collection::vec(
-            (0usize..6, 1usize..5, prop::bool::weighted(0.7), prop::bool::weighted(0.05)),
-            1..40,
-        ),
-    ) {
-        let mut bed = bed();
-        let mut plain = Plain::default();
-        let mut forwarded = 0;
-        let mut put = 0;
-        for (at, len, more, changed) in cuts {
-            let mut next = cut(v6, 5, at * 8, len * 8);
-            next.more = more;
-            if changed {
-                *next.data.last_mut().unwrap() ^= 0x55;
-            }
-            if at == 0 && !more {
-                continue; // Not a fragment.
-            }
-            let frame = next.frame();
-            if parse(&frame, &secret()).is_err() {
-                continue;
-            }
-            put += 1;
-            let expected = plain.put(&next);
-            prop_assert_eq!(bed.put(&next), expected, "{:?}", next);
-            let (whole, dropped) = bed.take();
-            prop_assert_eq!(!whole.is_empty(), expected == Outcome::Whole);
-            forwarded += whole.len() + dropped.len();
-            let mut at = 0;
-            for (offset, data) in whole {
-                prop_assert_eq!(usize::from(offset), at, "in order, without holes");
-                at += data.len();
-            }
-            prop_assert_eq!(bed.store.held() + forwarded, put);
-        }
-        bed.now = bed.now + 60 * SECOND;
-        bed.expire();
-        prop_assert_eq!(bed.take().1.len() + forwarded, put);
-        prop_assert_eq!((bed.store.octets(), bed.store.datagrams()), (0, 0));
-        prop_assert_eq!(bed.pool.outstanding(), (0, 0));
-    }
-
-    /// Many senders, a store that is far too small: the bound holds, nothing is lost.
-    #[test]
-    fn bounds_hold(
-        puts in prop::collection::vec((1u8..6, 0u32..12, 0usize..4, any::<bool>(), 0u64..3), 1..300),
-    ) {
-        let config = FragmentConfig { octets: 20_000, fragments: 3, timeout: 5 * SECOND };
-        let mut bed = Bed::new(config);
-        let (mut put, mut ended) = (0, 0);
-        for (source, id, at, more, secs) in puts {
-            if at == 0 && !more {
-                continue;
-            }
-            bed.now = bed.now + Duration::from_secs(secs);
-            bed.put(&Cut { source, more, ..cut(true, id, at * 8, 8) });
-            put += 1;
-            bed.store.expire(bed.now, 2, &mut bed.out);
-            let (whole, dropped) = bed.take();
-            ended += whole.len() + dropped.len();
-            prop_assert!(bed.store.octets() <= config.octets);
-            prop_assert_eq!(bed.store.held() + ended, put);
-        }
-        bed.store.drain(DropReason::EndOfInput, &mut bed.out);
-        prop_assert_eq!(bed.take().1.len() + ended, put);
-        prop_assert_eq!((bed.store.octets(), bed.store.datagrams()), (0, 0));
-    }
 }

@@ -69,6 +69,7 @@ mod atomic {
 }
 
 const WAYS: usize = 2;
+const SLOTS_PER_ENTRY: usize = 2;
 const PORTS: usize = 4;
 
 #[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]

@@ -1,5 +1,5 @@
 //! The table itself. Compiled a second time by `model.rs`, with atomics that are watched: it takes
-//! them, the length of a row and the number of ports from the module that it stands in.
+//! them, and its dimensions, from the module that it stands in.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use wire::addr::Mac;
 use wire::flow_key::{FlowKey, HashKey};
 
 use super::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-use super::{PORTS, WAYS};
+use super::{PORTS, SLOTS_PER_ENTRY, WAYS};
 use crate::id::PortId;
 use crate::time::Instant;
 
@@ -196,10 +196,11 @@ impl Slot {
 }
 
 impl Fdb {
-    /// A table for about `entries` addresses: twice as many slots of 16 octets, allocated here
-    /// and never again. `secret` chooses the rows.
+    /// A table for `entries` addresses: at least four times as many slots of 16 octets, allocated
+    /// here and never again, so that a row of 16 holds four on average and next to none is
+    /// full. `secret` chooses the rows.
     pub fn new(entries: usize, secret: &HashKey) -> Self {
-        let rows = (2 * entries).div_ceil(WAYS).next_power_of_two();
+        let rows = (SLOTS_PER_ENTRY * entries).div_ceil(WAYS).next_power_of_two();
         let slot = |_| Slot { key: AtomicU64::new(0), value: AtomicU64::new(0) };
         let word = |proto| FlowKey { proto, ..FlowKey::default() }.hash(secret);
         Self {

@@ -86,7 +86,7 @@ fn forgets_what_was_not_seen_again() {
 
 #[test]
 fn the_sweep_comes_round_in_steps() {
-    let fdb = fdb(256);
+    let fdb = fdb(128);
     for i in 0..200 {
         fdb.learn(D, mac(i), PortId(1), BOUNDS, START);
     }
@@ -139,7 +139,7 @@ fn a_port_teaches_no_more_than_it_may() {
 
 #[test]
 fn a_full_table_learns_nothing_and_forgets_nothing() {
-    let fdb = fdb(8);
+    let fdb = fdb(4);
     let outcomes: Vec<Learn> =
         (0..1000).map(|i| fdb.learn(D, mac(i), PortId(1), BOUNDS, START)).collect();
     assert_eq!(outcomes[..16], [Learn::New; 16]);
