@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use policy::rule::{ClusterNetworkPolicy, Labels, Namespace, NetworkPolicy, Workload};
+use policy::service::model::{EndpointSlice, HostPort, Service};
 pub use wire::cidr::Cidr;
 
 use wire::addr::Mac;
@@ -27,6 +28,17 @@ pub struct Config {
     pub policies: Vec<Arc<NetworkPolicy>>,
     /// Every ClusterNetworkPolicy.
     pub cluster_policies: Vec<Arc<ClusterNetworkPolicy>>,
+    /// Every Service.
+    pub services: Vec<Arc<Service>>,
+    /// Every endpoint slice.
+    pub slices: Vec<Arc<EndpointSlice>>,
+    /// Ports of this node that lead to its pods, pod by pod.
+    pub host_ports: Vec<(Cookie, Arc<[HostPort]>)>,
+    /// Ranges that the addresses of Services come from. Those in them that no Service has are
+    /// dropped (S6).
+    pub service_cidrs: Vec<Cidr>,
+    /// Ranges in which Services' `externalIPs` are honoured (CVE-2020-8554, T-N6).
+    pub allowed_external_ips: Vec<Cidr>,
     /// Every other node.
     pub nodes: Vec<Arc<RemoteNode>>,
     /// Routes beyond pods and nodes.

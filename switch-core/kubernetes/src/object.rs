@@ -12,6 +12,7 @@ use crate::api::cluster::ClusterNetworkPolicy;
 use crate::api::core::{Namespace, Node, Pod};
 use crate::api::meta::ObjectMeta;
 use crate::api::networking::NetworkPolicy;
+use crate::api::service::{EndpointSlice, Service, ServiceCidr};
 use crate::refusal::{Note, Refusal, Source, quote};
 
 /// An object that podswitch reads.
@@ -22,6 +23,9 @@ pub(crate) enum Object {
     Pod(Box<Pod>),
     NetworkPolicy(NetworkPolicy),
     ClusterNetworkPolicy(ClusterNetworkPolicy),
+    Service(Box<Service>),
+    EndpointSlice(EndpointSlice),
+    ServiceCidr(ServiceCidr),
 }
 
 /// An object and where it was read.
@@ -108,6 +112,36 @@ const KINDS: &[Kind] = &[
         decode: |value| {
             let mut it: ClusterNetworkPolicy = decode(value)?;
             Ok((it.metadata.take().unwrap_or_default(), Object::ClusterNetworkPolicy(it)))
+        },
+    },
+    Kind {
+        name: "Service",
+        group: "",
+        versions: &["v1"],
+        namespaced: true,
+        decode: |value| {
+            let mut it: Box<Service> = decode(value)?;
+            Ok((it.metadata.take().unwrap_or_default(), Object::Service(it)))
+        },
+    },
+    Kind {
+        name: "EndpointSlice",
+        group: "discovery.k8s.io",
+        versions: &["v1"],
+        namespaced: true,
+        decode: |value| {
+            let mut it: EndpointSlice = decode(value)?;
+            Ok((it.metadata.take().unwrap_or_default(), Object::EndpointSlice(it)))
+        },
+    },
+    Kind {
+        name: "ServiceCIDR",
+        group: "networking.k8s.io",
+        versions: &["v1", "v1beta1"],
+        namespaced: false,
+        decode: |value| {
+            let mut it: ServiceCidr = decode(value)?;
+            Ok((it.metadata.take().unwrap_or_default(), Object::ServiceCidr(it)))
         },
     },
 ];

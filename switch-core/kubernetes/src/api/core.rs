@@ -68,6 +68,9 @@ pub(crate) struct ContainerPort {
     pub(crate) name: Option<String>,
     pub(crate) container_port: Option<i64>,
     pub(crate) protocol: Option<String>,
+    pub(crate) host_port: Option<i64>,
+    #[serde(rename = "hostIP")]
+    pub(crate) host_ip: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -10,6 +10,7 @@ pub(crate) mod cluster;
 pub(crate) mod core;
 pub(crate) mod meta;
 pub(crate) mod networking;
+pub(crate) mod service;
 
 use std::fmt;
 

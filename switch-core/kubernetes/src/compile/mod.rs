@@ -9,6 +9,8 @@ mod network_policy;
 mod node;
 mod pod;
 mod selector;
+mod service;
+mod slice;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -16,9 +18,11 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy};
+use policy::service::model::EndpointSlice;
 use switch_core::config::{Attachment, Config, Endpoint, Gateway, PortConfig, PortRole};
 use switch_core::id::{Cookie, PortId};
 use wire::addr::Mac;
+use wire::cidr::Cidr;
 
 use crate::load::Manifests;
 use crate::object::{Loaded, Object};
@@ -27,12 +31,17 @@ use names::Names;
 use node::Nodes;
 pub use node::Overlay;
 use pod::Pods;
+use service::Services;
 
 /// Choices that manifests do not make.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// What pods see as their gateway.
     pub gateway: Gateway,
+    /// Ranges that the addresses of Services come from, beside those of ServiceCIDR objects.
+    pub service_cidrs: Vec<Cidr>,
+    /// Ranges in which `externalIPs` of Services are honoured; none by default (CVE-2020-8554).
+    pub allowed_external_ips: Vec<Cidr>,
 }
 
 /// A state compiled from manifests.
@@ -119,6 +128,8 @@ impl Manifests {
         compiler.nodes(&objects);
         compiler.pods(&objects);
         compiler.policies(&objects);
+        // After pods: a slice may still name one that has ended.
+        compiler.services(&objects);
         compiler.finish()
     }
 }
@@ -136,6 +147,9 @@ struct Compiler<'a> {
     pods: Pods,
     policies: Vec<Arc<NetworkPolicy>>,
     cluster_policies: Vec<Arc<ClusterNetworkPolicy>>,
+    services: Services,
+    slices: Vec<Arc<EndpointSlice>>,
+    service_cidrs: Vec<Cidr>,
 }
 
 impl<'a> Compiler<'a> {
@@ -152,6 +166,9 @@ impl<'a> Compiler<'a> {
             pods: Pods::default(),
             policies: Vec::new(),
             cluster_policies: Vec::new(),
+            services: Services::default(),
+            slices: Vec::new(),
+            service_cidrs: options.service_cidrs.clone(),
         }
     }
 
@@ -220,6 +237,17 @@ impl<'a> Compiler<'a> {
         }
     }
 
+    fn services(&mut self, objects: &[&Loaded]) {
+        for object in objects {
+            match &object.object {
+                Object::Service(service) => service::compile(self, object, service),
+                Object::EndpointSlice(slice) => slice::compile(self, object, slice),
+                Object::ServiceCidr(cidr) => slice::compile_cidr(self, object, cidr),
+                _ => {}
+            }
+        }
+    }
+
     fn finish(mut self) -> Result<Compiled, Vec<Refusal>> {
         if !self.refusals.is_empty() {
             self.refusals.sort_by(|a, b| {
@@ -236,6 +264,11 @@ impl<'a> Compiler<'a> {
             namespaces: self.namespaces,
             policies: self.policies,
             cluster_policies: self.cluster_policies,
+            services: self.services.list,
+            slices: self.slices,
+            host_ports: self.pods.host_ports,
+            service_cidrs: self.service_cidrs,
+            allowed_external_ips: self.options.allowed_external_ips.clone(),
             nodes: remote,
             ..Config::default()
         };

@@ -1,17 +1,18 @@
 //! Pods: addresses, named ports, and how this node's are attached.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use policy::rule::{NamedPort, Protocol, Workload};
+use policy::service::model::HostPort;
 use switch_core::id::Cookie;
 use wire::addr::Mac;
 
 use super::node::{first_address, mac_annotation, mac_of};
 use super::{Compiler, Endpoint, InterfaceKind, Loaded, LocalPod, PodInterface, namespace};
-use crate::api::core::{Container, Pod, PodStatus};
+use crate::api::core::{Container, ContainerPort, Pod, PodStatus};
 use crate::api::meta::ObjectMeta;
 use crate::refusal::{Faults, Field, quote};
 use crate::validate::address::{host_ip, ip};
@@ -35,7 +36,12 @@ pub(super) struct Pods {
     pub(super) endpoints: Vec<Arc<Endpoint>>,
     pub(super) local: Vec<LocalPod>,
     /// Whose an address is.
-    owners: HashMap<IpAddr, Cookie>,
+    pub(super) owners: HashMap<IpAddr, Cookie>,
+    /// Pods that have ended, by cookie, and the addresses that they had.
+    pub(super) ended: HashSet<String>,
+    pub(super) ended_addresses: HashSet<IpAddr>,
+    /// Ports of this node that lead to its pods.
+    pub(super) host_ports: Vec<(Cookie, Arc<[HostPort]>)>,
     /// Whose an interface in a network namespace is.
     interfaces: HashMap<(PathBuf, String), Cookie>,
 }
@@ -48,6 +54,12 @@ pub(super) fn compile(compiler: &mut Compiler<'_>, object: &Loaded, pod: &Pod) {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     if matches!(phase, Some("Succeeded" | "Failed")) {
         // It is nobody's peer, and its address may be another's by now.
+        compiler.pods.ended.insert(object.cookie.as_str().to_owned());
+        let status = pod.status.iter();
+        let texts =
+            status.flat_map(|s| s.pod_ips.iter().flatten().map(|e| &e.ip).chain([&s.pod_ip]));
+        let addresses = texts.filter_map(|text| ip(text.as_deref()?).ok());
+        compiler.pods.ended_addresses.extend(addresses);
         return compiler.refuse(object, faults);
     }
     let spec = pod.spec.as_ref();
@@ -56,7 +68,7 @@ pub(super) fn compile(compiler: &mut Compiler<'_>, object: &Loaded, pod: &Pod) {
     if !node.is_empty() {
         faults.take(&SPEC.child("nodeName"), name::dns_subdomain(node));
     }
-    let ports = container_ports(compiler, pod, &mut faults);
+    let (ports, host_ports) = container_ports(compiler, pod, host_network, &mut faults);
     let addresses = addresses(compiler, object, pod, host_network, &mut faults);
     let attachment = attachment(&object.meta, &mut faults);
     if !faults.is_empty() {
@@ -79,27 +91,46 @@ pub(super) fn compile(compiler: &mut Compiler<'_>, object: &Loaded, pod: &Pod) {
     };
     if compiler.node == Some(node) && !host_network {
         attach(compiler, object, &endpoint, attachment);
+        open_host_ports(compiler, &endpoint, &host_ports);
     } else if host_network && object.meta.annotation(NETNS).is_some() {
         compiler.note(object, "has its node's network and is not attached");
     }
     compiler.pods.endpoints.push(Arc::new(endpoint));
 }
 
-/// Named container ports, those of sidecars among them. Of containers that name the same port
-/// differently the first one counts, as for kubelet.
-fn container_ports(compiler: &mut Compiler<'_>, pod: &Pod, faults: &mut Faults) -> Vec<NamedPort> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let mut ports: Vec<NamedPort> = Vec::new();
+/// A container port that its node opens, too.
+struct Opened {
+    address: Option<IpAddr>,
+    protocol: Protocol,
+    port: u16,
+    target: u16,
+}
+
+/// Named container ports and those that the node opens; the ports of sidecars among them. Of
+/// containers that name a port alike the first one counts, as for the API's own controllers.
+fn container_ports(
+    compiler: &mut Compiler<'_>,
+    pod: &Pod,
+    host_network: bool,
+    faults: &mut Faults,
+) -> (Vec<NamedPort>, Vec<Opened>) {
+    let (mut ports, mut opened): (Vec<NamedPort>, Vec<Opened>) = Default::default();
+    let Some(spec) = &pod.spec else { return (ports, opened) };
     let mut read = |containers: &[Container], list: &Field<'_>, sidecars_only: bool| {
         for (at, container) in containers.iter().enumerate() {
             let container_field = list.index(at);
             let field = container_field.child("ports");
             let counts = !sidecars_only || container.restart_policy.as_deref() == Some("Always");
             for (at, port) in container.ports.iter().flatten().enumerate() {
-                let found = container_port(compiler, port, &field.index(at), faults);
-                let Some(found) = found.filter(|_| counts) else { continue };
-                if !ports.iter().any(|p| p.name == found.name && p.protocol == found.protocol) {
-                    ports.push(found);
+                let field = field.index(at);
+                let (named, open) = container_port(compiler, port, host_network, &field, faults);
+                if !counts {
+                    continue;
+                }
+                opened.extend(open);
+                let Some(named) = named else { continue };
+                if !ports.iter().any(|p| p.name == named.name && p.protocol == named.protocol) {
+                    ports.push(named);
                 }
             }
         }
@@ -108,23 +139,74 @@ fn container_ports(compiler: &mut Compiler<'_>, pod: &Pod, faults: &mut Faults) 
     read(containers, &SPEC.child("containers"), false);
     let containers = spec.init_containers.as_deref().unwrap_or_default();
     read(containers, &SPEC.child("initContainers"), true);
-    ports
+    (ports, opened)
 }
 
-/// Checks a container port; `Some` if it has a name.
+/// Checks a container port. Gives it if it has a name, and if the node opens it.
 fn container_port(
     compiler: &mut Compiler<'_>,
-    port: &crate::api::core::ContainerPort,
+    port: &ContainerPort,
+    host_network: bool,
     field: &Field<'_>,
     faults: &mut Faults,
-) -> Option<NamedPort> {
+) -> (Option<NamedPort>, Option<Opened>) {
     let number = port_number(port.container_port.unwrap_or(0));
     let number = faults.take(&field.child("containerPort"), number);
     let protocol = protocol(port.protocol.as_deref());
     let protocol = faults.take(&field.child("protocol"), protocol);
-    let text = port.name.as_deref().filter(|text| !text.is_empty())?;
-    faults.take(&field.child("name"), name::port_name(text))?;
-    Some(NamedPort { name: compiler.names.get(text), protocol: protocol?, port: number? })
+    let opened = host_port(port, host_network, field, faults);
+    let name = port.name.as_deref().filter(|text| !text.is_empty());
+    let name = name.and_then(|text| {
+        faults.take(&field.child("name"), name::port_name(text))?;
+        Some(compiler.names.get(text))
+    });
+    let (Some(number), Some(protocol)) = (number, protocol) else { return (None, None) };
+    let opened = opened.filter(|_| !host_network);
+    (
+        name.map(|name| NamedPort { name, protocol, port: number }),
+        opened.map(|(address, port)| Opened { address, protocol, port, target: number }),
+    )
+}
+
+/// The node's address and port, if the node opens the port.
+fn host_port(
+    port: &ContainerPort,
+    host_network: bool,
+    field: &Field<'_>,
+    faults: &mut Faults,
+) -> Option<(Option<IpAddr>, u16)> {
+    let address = port.host_ip.as_deref().filter(|text| !text.is_empty());
+    let address = address.map(ip).transpose();
+    let address = faults.take(&field.child("hostIP"), address).flatten();
+    // 0 is what the API server sees where there is none.
+    let number = port.host_port.filter(|&number| number != 0)?;
+    let field = field.child("hostPort");
+    if host_network && port.container_port != Some(number) {
+        faults.add(&field, "not the containerPort, which it is in the node's network");
+    }
+    Some((address, faults.take(&field, port_number(number))?))
+}
+
+/// Opens ports of this node (P4): for each of the pod's addresses of the right family.
+fn open_host_ports(compiler: &mut Compiler<'_>, endpoint: &Endpoint, opened: &[Opened]) {
+    let mut ports = Vec::new();
+    for open in opened {
+        for &target in &endpoint.workload.addresses {
+            if open.address.is_some_and(|address| address.is_ipv4() != target.is_ipv4()) {
+                continue;
+            }
+            ports.push(HostPort {
+                // The unspecified address means all of its family.
+                address: open.address.filter(|address| !address.is_unspecified()),
+                protocol: open.protocol,
+                port: open.port,
+                target: SocketAddr::new(target, open.target),
+            });
+        }
+    }
+    if !ports.is_empty() {
+        compiler.pods.host_ports.push((endpoint.cookie.clone(), ports.into()));
+    }
 }
 
 /// A port number.

@@ -6,6 +6,7 @@ mod nodes;
 mod pods;
 mod policies;
 mod robust;
+mod services;
 
 use std::path::Path;
 
