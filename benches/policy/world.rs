@@ -139,9 +139,18 @@ pub(crate) fn compiler(policies: usize) -> PolicyCompiler {
     compiler
 }
 
-/// Connections that between them ask about every policy and each of its rules, in an order that
-/// repeats nothing for long.
-pub(crate) fn probes(policies: usize, count: usize) -> Vec<(IpAddr, IpAddr, Traffic)> {
+/// A connection, and the end whose policies are asked about it.
+pub(crate) struct Probe {
+    pub(crate) from: IpAddr,
+    pub(crate) to: IpAddr,
+    pub(crate) traffic: Traffic,
+    pub(crate) direction: Direction,
+}
+
+/// Connections that between them ask about every policy and each of its rules, in random order.
+/// The end that is asked about is always one to which a policy applies, and six in eight are
+/// allowed, so that the work is the same however many policies there are.
+pub(crate) fn probes(policies: usize, count: usize) -> Vec<Probe> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut random = move |below: usize| {
         state ^= state << 13;
@@ -149,31 +158,39 @@ pub(crate) fn probes(policies: usize, count: usize) -> Vec<(IpAddr, IpAddr, Traf
         state ^= state << 17;
         (state % below as u64) as usize
     };
-    let mut probe = |_| {
-        let number = random(policies);
-        let (namespace, turn) = (number % NAMESPACES, number / NAMESPACES % APPS);
-        // A pod of an app of a namespace.
-        let mut pod_of = |namespace: usize, turn: usize| {
-            let each = PODS / NAMESPACES / APPS;
-            let place = turn % APPS + random(each) * APPS;
-            pod_addresses(namespace + place * NAMESPACES)[0]
-        };
-        let selected = pod_of(namespace, turn);
-        let mate = pod_of(namespace, turn + 1);
-        let team = pod_of((namespace + 50) % NAMESPACES, turn);
-        let stranger = pod_of((namespace + 7) % NAMESPACES, turn + 2);
-        let outside = IpAddr::V4(Ipv4Addr::from(u32::from(block_start(number)) + 7));
-        let tcp = |port| Traffic::to_port(Protocol::Tcp, port);
-        match random(8) {
-            0 => (mate, selected, tcp(single_port(number))),
-            1 => (team, selected, tcp(8080)),
-            2 => (outside, selected, tcp(443)),
-            3 => (stranger, selected, tcp(9090)),
-            4 => (selected, stranger, Traffic::to_port(Protocol::Udp, 53)),
-            5 => (selected, outside, tcp(443)),
-            6 => (selected, team, tcp(8080)),
-            _ => (stranger, selected, tcp(22)),
-        }
+    (0..count).map(|_| probe(random(policies), &mut random)).collect()
+}
+
+fn probe(policy: usize, random: &mut impl FnMut(usize) -> usize) -> Probe {
+    let (namespace, turn) = (policy % NAMESPACES, policy / NAMESPACES % APPS);
+    let kind = random(8);
+    // A pod of an app of a namespace.
+    let mut pod_of = |namespace: usize, turn: usize| {
+        let each = PODS / NAMESPACES / APPS;
+        let place = turn % APPS + random(each) * APPS;
+        pod_addresses(namespace % NAMESPACES + place * NAMESPACES)[0]
     };
-    (0..count).map(&mut probe).collect()
+    let selected = pod_of(namespace, turn);
+    let mate = pod_of(namespace, turn + 1);
+    let other_mate = pod_of(namespace, turn + 4);
+    let team = pod_of(namespace + 50, turn);
+    let stranger = pod_of(namespace + 7, turn + 2);
+    let outside = IpAddr::V4(Ipv4Addr::from(u32::from(block_start(policy)) + 7));
+    let tcp = |port| Traffic::to_port(Protocol::Tcp, port);
+    let port = single_port(policy);
+    let (direction, peer, traffic) = match kind {
+        0 => (Direction::Ingress, mate, tcp(port)),
+        1 => (Direction::Ingress, team, tcp(8080)),
+        2 => (Direction::Ingress, outside, tcp(443)),
+        3 => (Direction::Ingress, stranger, tcp(22)),
+        4 => (Direction::Egress, other_mate, tcp(port)),
+        5 => (Direction::Egress, outside, tcp(443)),
+        6 => (Direction::Egress, team, tcp(8080)),
+        _ => (Direction::Egress, stranger, tcp(22)),
+    };
+    let (from, to) = match direction {
+        Direction::Egress => (selected, peer),
+        Direction::Ingress => (peer, selected),
+    };
+    Probe { from, to, traffic, direction }
 }

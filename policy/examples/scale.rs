@@ -5,12 +5,12 @@
 //! instructions `valgrind --tool=callgrind --toggle-collect='*look_up*' …/examples/scale …`.
 
 use std::hint::black_box;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use policy::rule::Direction;
 use policy::table::PolicyTable;
-use policy::verdict::Traffic;
+use world::Probe;
 
 #[path = "../../benches/policy/world.rs"]
 #[allow(dead_code, reason = "shared with the benches")]
@@ -23,11 +23,16 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     (result, start.elapsed())
 }
 
+/// One end's judgement for each probe, both parties looked up: how many were allowed.
 #[inline(never)]
-fn look_up(table: &PolicyTable, probes: &[(IpAddr, IpAddr, Traffic)]) -> usize {
-    let allowed = |(from, to, traffic): &&(IpAddr, IpAddr, Traffic)| {
-        let (source, destination) = (table.party(*from), table.party(*to));
-        black_box(table.verdict(&source, &destination, *traffic)).allow()
+fn look_up(table: &PolicyTable, probes: &[Probe]) -> usize {
+    let allowed = |probe: &&Probe| {
+        let (source, destination) = (table.party(probe.from), table.party(probe.to));
+        let decision = match probe.direction {
+            Direction::Egress => table.judge_egress(&source, &destination, probe.traffic),
+            Direction::Ingress => table.judge_ingress(&source, &destination, probe.traffic),
+        };
+        black_box(decision).allow
     };
     probes.iter().filter(allowed).count()
 }

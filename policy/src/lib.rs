@@ -5,6 +5,7 @@
 
 pub mod compile;
 pub mod cow;
+pub mod explain;
 pub mod maglev;
 pub mod prefix;
 pub mod reference;
