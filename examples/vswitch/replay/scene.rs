@@ -8,10 +8,7 @@ use switch_core::id::PortId;
 use wire::addr::Mac;
 
 use crate::failure::Failure;
-use crate::state;
-
-/// Largest network-layer packet of every port; what `run` gives to pods.
-pub(super) const MTU: u16 = 1500;
+use crate::state::{self, MTU};
 
 /// The underlay's port, and the node's own.
 const UPLINK: &str = "uplink";
