@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use kubernetes::{Compiled, NodeFacts};
+use kubernetes::Compiled;
 use switch_core::config::{PortConfig, PortRole};
 use switch_core::control::ControlPlane;
 use switch_core::host::nft::{Masquerade, MasqueradeConfig};
@@ -40,9 +40,8 @@ impl HostSide {
         state: &Compiled,
         control: &mut ControlPlane,
     ) -> Result<Self, Failure> {
-        let facts = facts(options, state);
         let config = HostPortConfig {
-            mac: facts.map(|f| f.underlay_mac).filter(|mac| mac.is_unicast()),
+            mac: Some(state.config.node.underlay_mac).filter(|mac| mac.is_unicast()),
             mtu: u32::from(MTU),
             multi_queue: options.workers > 1,
             node_addresses: present(options, state)?,
@@ -82,10 +81,6 @@ impl HostSide {
     }
 }
 
-fn facts<'a>(options: &NodeOptions, state: &'a Compiled) -> Option<&'a NodeFacts> {
-    state.nodes.iter().find(|facts| *facts.name == *options.name)
-}
-
 /// The node's addresses that its interfaces have: only those can be the source of what it sends.
 fn present(options: &NodeOptions, state: &Compiled) -> Result<Vec<IpAddr>, HostError> {
     let there = Netlink::open(&options.namespace)?.addresses()?;
@@ -104,8 +99,10 @@ fn local_ranges(state: &Compiled) -> Vec<Cidr> {
 /// The whole cluster: pods and nodes, and what was said to belong to it.
 fn cluster_ranges(options: &NodeOptions, state: &Compiled) -> Vec<Cidr> {
     let mut ranges = options.cluster.clone();
-    ranges.extend(state.nodes.iter().flat_map(|node| &node.pod_cidrs));
-    extend(&mut ranges, state.nodes.iter().flat_map(|node| &node.addresses).copied());
+    let (local, nodes) = (&state.config.node, &state.config.nodes);
+    ranges.extend(local.pod_cidrs.iter().chain(nodes.iter().flat_map(|node| &node.pod_cidrs)));
+    let addresses = local.addresses.iter().chain(nodes.iter().flat_map(|node| &node.addresses));
+    extend(&mut ranges, addresses.copied());
     let pods = state.config.endpoints.iter().flat_map(|pod| &pod.workload.addresses);
     extend(&mut ranges, pods.copied());
     ranges

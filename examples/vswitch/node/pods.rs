@@ -25,13 +25,15 @@ const TRIES: usize = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// The pods to be attached, by name.
-#[derive(Debug)]
-pub(super) struct Wanted<'a>(HashMap<&'a str, (&'a LocalPod, &'a Place)>);
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wanted(HashMap<String, (LocalPod, Place)>);
 
-impl<'a> Wanted<'a> {
+impl Wanted {
     /// Those of the state that name a namespace.
-    pub(super) fn of(state: &'a Compiled) -> Self {
-        let named = |pod: &'a LocalPod| Some((&*pod.name, (pod, pod.interface.as_ref()?)));
+    pub(super) fn of(state: &Compiled) -> Self {
+        let named = |pod: &LocalPod| {
+            Some((pod.name.clone(), (pod.clone(), pod.interface.clone()?)))
+        };
         Self(state.pods.iter().filter_map(named).collect())
     }
 }
@@ -90,8 +92,8 @@ impl Pods {
     }
 
     /// Names of those attached that are not wanted, or not as they are.
-    pub(super) fn not_in(&self, wanted: &Wanted<'_>) -> Vec<String> {
-        let fits = |a: &Attached| wanted.0.get(&*a.pod.name).is_some_and(|(p, i)| a.fits(p, i));
+    pub(super) fn not_in(&self, wanted: &Wanted) -> Vec<String> {
+        let fits = |a: &Attached| wanted.0.get(&a.pod.name).is_some_and(|(p, i)| a.fits(p, i));
         self.attached.values().filter(|a| !fits(a)).map(|a| a.pod.name.clone()).collect()
     }
 
@@ -112,13 +114,14 @@ impl Pods {
     }
 
     /// Whether some wanted pod is not attached.
-    pub(super) fn is_lacking(&self, wanted: &Wanted<'_>) -> bool {
+    pub(super) fn is_lacking(&self, wanted: &Wanted) -> bool {
         wanted.0.len() > self.attached.len()
     }
 
     /// Detaches pods and removes their interfaces.
     pub(super) fn detach(&mut self, control: &mut ControlPlane, names: Vec<String>) {
-        for attached in names.into_iter().filter_map(|name| self.attached.remove(&name)) {
+        for name in names {
+            let Some(attached) = self.attached.remove(&name) else { continue };
             // It is attached, or it would not be in the list.
             let _ = control.detach(attached.port);
             if let Err(error) = self.remove_interface(&attached) {
@@ -129,11 +132,11 @@ impl Pods {
 
     /// Attaches the wanted pods that are not. Says whether there is any that was not before; of
     /// those that cannot be attached a person is told.
-    pub(super) fn attach(&mut self, control: &mut ControlPlane, wanted: &Wanted<'_>) -> bool {
+    pub(super) fn attach(&mut self, control: &mut ControlPlane, wanted: &Wanted) -> bool {
         let mut pods: Vec<_> =
             wanted.0.values().filter(|(p, _)| !self.attached.contains_key(&p.name)).collect();
         pods.sort_unstable_by_key(|(pod, _)| &pod.name);
-        self.troubles.retain(|name, _| wanted.0.contains_key(&**name));
+        self.troubles.retain(|name, _| wanted.0.contains_key(name));
         let mut news = false;
         for (pod, place) in pods {
             match self.attach_one(control, pod, place) {

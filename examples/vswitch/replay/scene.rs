@@ -85,13 +85,15 @@ impl Scene {
     }
 
     fn add(&mut self, at: u64, mut state: Compiled, node: &str, path: &Path) -> Result<(), Failure> {
-        let facts = state.nodes.iter().find(|facts| &*facts.name == node);
-        if facts.is_none() && state.pods.is_empty() {
-            let message = format!("{}: there is no node {node}, nor a pod on it", path.display());
+        let local = &state.config.node;
+        let nothing = local.addresses.is_empty() && local.pod_cidrs.is_empty();
+        if nothing && state.pods.is_empty() {
+            let message =
+                format!("{}: nothing is known of a node {node}, nor a pod on it", path.display());
             return Err(Failure::Input(message));
         }
-        let mac = facts.map(|facts| facts.underlay_mac).filter(|mac| mac.is_unicast());
-        let role = PortRole::Host { mac: mac.unwrap_or(NAMELESS), mtu: MTU };
+        let mac = if local.underlay_mac.is_unicast() { local.underlay_mac } else { NAMELESS };
+        let role = PortRole::Host { mac, mtu: MTU };
         state.config.ports.push(PortConfig { port: HOST_PORT, role });
         for pod in 0..state.pods.len() {
             let port = self.port_of(&state.pods[pod].name)?;
