@@ -6,8 +6,11 @@
 
 mod check;
 mod failure;
+mod node;
 mod print;
 mod replay;
+mod run;
+mod signals;
 mod state;
 
 use std::process::ExitCode;
@@ -29,6 +32,7 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Run(run::Args),
     Check(check::Args),
     Replay(replay::Args),
 }
@@ -36,6 +40,7 @@ enum Command {
 fn main() -> ExitCode {
     let Cli { command, json } = Cli::parse();
     let done = match command {
+        Command::Run(args) => run::run(args, json),
         Command::Check(args) => check::run(&args, json),
         Command::Replay(args) => replay::run(&args, json),
     };

@@ -10,6 +10,9 @@ use switch_core::snapshot::{FdbIds, compile};
 use crate::failure::{Failure, Refused};
 use crate::print;
 
+/// Largest network-layer packet of every port, in octets.
+pub(crate) const MTU: u16 = 1500;
+
 /// Reads and compiles the manifests at `path` from the point of view of `node`, and passes on
 /// what there is to note.
 pub(crate) fn load(path: &Path, node: Option<&str>) -> Result<Compiled, Failure> {

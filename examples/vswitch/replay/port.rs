@@ -10,7 +10,7 @@ use switch_core::id::PortId;
 use switch_core::packet::{Batch, Packet, Pool};
 use switch_core::port::{Device, Offloads, Port, PortInfo};
 
-use super::scene::MTU;
+use crate::state::MTU;
 
 /// No port.
 const NOBODY: usize = usize::MAX;

@@ -8,10 +8,7 @@ use switch_core::id::PortId;
 use wire::addr::Mac;
 
 use crate::failure::Failure;
-use crate::state;
-
-/// Largest network-layer packet of every port; what `run` gives to pods.
-pub(super) const MTU: u16 = 1500;
+use crate::state::{self, MTU};
 
 /// The underlay's port, and the node's own.
 const UPLINK: &str = "uplink";
@@ -34,8 +31,7 @@ impl Swap {
     /// Reads the option's value.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (seconds, manifests) = text.split_once('=').ok_or("it is not SECONDS=DIR")?;
-        let at =
-            nanoseconds(seconds).ok_or_else(|| format!("{seconds:?} is no time in seconds"))?;
+        let at = nanoseconds(seconds).ok_or_else(|| format!("{seconds:?} is no time in seconds"))?;
         if manifests.is_empty() {
             return Err("it names no manifests".to_owned());
         }
@@ -88,20 +84,16 @@ impl Scene {
         Ok(scene)
     }
 
-    fn add(
-        &mut self,
-        at: u64,
-        mut state: Compiled,
-        node: &str,
-        path: &Path,
-    ) -> Result<(), Failure> {
-        let facts = state.nodes.iter().find(|facts| &*facts.name == node);
-        if facts.is_none() && state.pods.is_empty() {
-            let message = format!("{}: there is no node {node}, nor a pod on it", path.display());
+    fn add(&mut self, at: u64, mut state: Compiled, node: &str, path: &Path) -> Result<(), Failure> {
+        let local = &state.config.node;
+        let nothing = local.addresses.is_empty() && local.pod_cidrs.is_empty();
+        if nothing && state.pods.is_empty() {
+            let message =
+                format!("{}: nothing is known of a node {node}, nor a pod on it", path.display());
             return Err(Failure::Input(message));
         }
-        let mac = facts.map(|facts| facts.underlay_mac).filter(|mac| mac.is_unicast());
-        let role = PortRole::Host { mac: mac.unwrap_or(NAMELESS), mtu: MTU };
+        let mac = if local.underlay_mac.is_unicast() { local.underlay_mac } else { NAMELESS };
+        let role = PortRole::Host { mac, mtu: MTU };
         state.config.ports.push(PortConfig { port: HOST_PORT, role });
         for pod in 0..state.pods.len() {
             let port = self.port_of(&state.pods[pod].name)?;

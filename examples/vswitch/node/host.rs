@@ -1,0 +1,126 @@
+//! The node's side: its own port, the routes to its pods, and the masquerading of what leaves the
+//! cluster.
+
+use std::net::IpAddr;
+
+use kubernetes::Compiled;
+use switch_core::config::{PortConfig, PortRole};
+use switch_core::control::ControlPlane;
+use switch_core::host::nft::{Masquerade, MasqueradeConfig};
+use switch_core::host::pod::{HostPort, HostPortConfig};
+use switch_core::host::{HostError, Netlink};
+use switch_core::id::PortId;
+use wire::cidr::Cidr;
+
+use super::NodeOptions;
+use crate::failure::Failure;
+use crate::state::MTU;
+
+/// What happens to the source address of packets that leave the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Masquerading {
+    /// The node's kernel puts the node's address in its place.
+    Kernel,
+    /// Nothing: pods' addresses are routed outside.
+    Off,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct HostSide {
+    port: PortId,
+    side: HostPort,
+    masquerade: Option<Masquerade>,
+}
+
+impl HostSide {
+    /// Makes the node's port and attaches it. Routes and masquerading are those of `state`.
+    pub(super) fn open(
+        options: &NodeOptions,
+        state: &Compiled,
+        control: &mut ControlPlane,
+    ) -> Result<Self, Failure> {
+        let config = HostPortConfig {
+            mac: Some(state.config.node.underlay_mac).filter(|mac| mac.is_unicast()),
+            mtu: u32::from(MTU),
+            multi_queue: options.workers > 1,
+            node_addresses: present(options, state)?,
+            gateway: state.config.node.gateway,
+            destinations: local_ranges(state),
+            ..HostPortConfig::default()
+        };
+        let (side, device) = HostPort::open(&options.namespace, config)?;
+        let port = control.attach(Box::new(device))?;
+        let masquerade = match options.masquerade {
+            Masquerading::Off => None,
+            Masquerading::Kernel => {
+                Some(Masquerade::install(&options.namespace, &rules(options, state))?)
+            }
+        };
+        Ok(Self { port, side, masquerade })
+    }
+
+    /// The port's number.
+    pub(super) fn port(&self) -> PortId {
+        self.port
+    }
+
+    /// What the switch is told of the port.
+    pub(super) fn config(&self) -> PortConfig {
+        let role = PortRole::Host { mac: self.side.mac(), mtu: MTU };
+        PortConfig { port: self.port, role }
+    }
+
+    /// Follows a new state.
+    pub(super) fn update(&mut self, options: &NodeOptions, state: &Compiled) -> Result<(), HostError> {
+        self.side.set_destinations(local_ranges(state))?;
+        match &mut self.masquerade {
+            Some(masquerade) => masquerade.update(&rules(options, state)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The node's addresses that its interfaces have: only those can be the source of what it sends.
+fn present(options: &NodeOptions, state: &Compiled) -> Result<Vec<IpAddr>, HostError> {
+    let there = Netlink::open(&options.namespace)?.addresses()?;
+    let is_there = |address: &&IpAddr| there.iter().any(|a| a.address.address() == **address);
+    Ok(state.config.node.addresses.iter().filter(is_there).copied().collect())
+}
+
+/// Where this node's pods are: its ranges, and pods outside them.
+fn local_ranges(state: &Compiled) -> Vec<Cidr> {
+    let mut ranges = state.config.node.pod_cidrs.clone();
+    let addresses = state.pods.iter().flat_map(|pod| &pod.addresses);
+    extend(&mut ranges, addresses.copied());
+    ranges
+}
+
+/// The whole cluster: pods and nodes, and what was said to belong to it.
+fn cluster_ranges(options: &NodeOptions, state: &Compiled) -> Vec<Cidr> {
+    let mut ranges = options.cluster.clone();
+    let (local, nodes) = (&state.config.node, &state.config.nodes);
+    ranges.extend(local.pod_cidrs.iter().chain(nodes.iter().flat_map(|node| &node.pod_cidrs)));
+    let addresses = local.addresses.iter().chain(nodes.iter().flat_map(|node| &node.addresses));
+    extend(&mut ranges, addresses.copied());
+    let pods = state.config.endpoints.iter().flat_map(|pod| &pod.workload.addresses);
+    extend(&mut ranges, pods.copied());
+    ranges
+}
+
+/// Adds the addresses that no range holds yet.
+fn extend(ranges: &mut Vec<Cidr>, addresses: impl Iterator<Item = IpAddr>) {
+    let mut more: Vec<IpAddr> =
+        addresses.filter(|address| !ranges.iter().any(|r| r.contains(*address))).collect();
+    more.sort_unstable();
+    more.dedup();
+    ranges.extend(more.into_iter().map(Cidr::host));
+}
+
+fn rules(options: &NodeOptions, state: &Compiled) -> MasqueradeConfig {
+    MasqueradeConfig {
+        pods: local_ranges(state),
+        cluster: cluster_ranges(options, state),
+        ..MasqueradeConfig::default()
+    }
+}

@@ -1,0 +1,179 @@
+//! The switch of one node: control plane and workers, the node's own port, its pods, and what
+//! the node's kernel is told. `run` drives one from manifests, `demo` one that it makes up.
+//!
+//! Used by one thread. Everything that is made here is removed again by [`Node::stop`], or when the
+//! process dies; pods' interfaces outlive a kill, and the next run attaches to them as they are.
+
+mod host;
+mod pods;
+
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use kubernetes::Compiled;
+use switch_core::config::{Config, Route};
+use switch_core::control::{ControlPlane, Options};
+use switch_core::host::{HostError, NetNs};
+use switch_core::id::{Epoch, PortId};
+use switch_core::snapshot::Snapshot;
+use std::sync::Arc;
+use wire::cidr::Cidr;
+use wire::flow_key::HashKey;
+
+use crate::failure::{Failure, Refused};
+use crate::print;
+use crate::state::MTU;
+use host::HostSide;
+use pods::{Pods, Wanted};
+
+pub(crate) use host::Masquerading;
+
+/// The longest that workers take to see a new state.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is chosen when a switch is started.
+#[derive(Debug)]
+pub(crate) struct NodeOptions {
+    /// The node's name.
+    pub(crate) name: String,
+    /// The node's own network namespace.
+    pub(crate) namespace: NetNs,
+    /// Where the switch keeps its ends of veth pairs. `None`: a named one, made when needed.
+    pub(crate) switch_namespace: Option<NetNs>,
+    /// How many workers.
+    pub(crate) workers: usize,
+    /// Key of the tables.
+    pub(crate) hash_key: Option<HashKey>,
+    /// What happens to the source of packets that leave the cluster.
+    pub(crate) masquerade: Masquerading,
+    /// Ranges of the cluster beyond what nodes and pods say.
+    pub(crate) cluster: Vec<Cidr>,
+    /// Routes beyond pods and nodes.
+    pub(crate) routes: Vec<Arc<Route>>,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(crate) struct Node {
+    options: NodeOptions,
+    /// First, so that it is dropped first: workers let go of devices before those are removed.
+    control: ControlPlane,
+    pods: Pods,
+    host: HostSide,
+    state: Compiled,
+}
+
+impl Node {
+    /// Starts the switch with its first state.
+    pub(crate) fn start(options: NodeOptions, state: Compiled) -> Result<(Self, Epoch), Failure> {
+        let core = Options { hash_key: options.hash_key, ..Options::default() };
+        let mut control = ControlPlane::new(core);
+        control.set_workers(options.workers)?;
+        let host = HostSide::open(&options, &state, &mut control)?;
+        let pods = Pods::new(&options);
+        let mut node = Self { options, control, pods, host, state: Compiled::default() };
+        let epoch = node.apply(state)?;
+        Ok((node, epoch))
+    }
+
+    /// Puts a state in force: pods come and go as it says, all others go on undisturbed. What is
+    /// new passes nothing before the state that knows it (N13).
+    pub(crate) fn apply(&mut self, state: Compiled) -> Result<Epoch, Failure> {
+        let wanted = Wanted::of(&state);
+        let gone = self.pods.not_in(&wanted);
+        let before = std::mem::replace(&mut self.state, state);
+        let mut epoch = None;
+        if !gone.is_empty() {
+            // Their numbers are given to others only when nobody is told of them any more.
+            self.pods.forget(&gone);
+            match self.publish() {
+                Ok(done) => epoch = Some(done),
+                Err(error) => {
+                    self.state = before;
+                    self.pods.recall(gone);
+                    return Err(error);
+                }
+            }
+            self.pods.detach(&mut self.control, gone);
+        }
+        let news = self.pods.attach(&mut self.control, &wanted);
+        let epoch = match epoch {
+            Some(epoch) if !news => epoch,
+            _ => self.publish()?,
+        };
+        self.host.update(&self.options, &self.state)?;
+        Ok(epoch)
+    }
+
+    /// Looks after what went wrong since: devices that failed, pods whose namespace was not there
+    /// yet. To be called every few seconds; says so if there is a new epoch.
+    pub(crate) fn tend(&mut self) -> Result<Option<Epoch>, Failure> {
+        let mut failed = Vec::new();
+        for worker in self.control.workers() {
+            while let Some((port, error)) = worker.next_failure() {
+                failed.push((port, error));
+            }
+        }
+        let mut changed = false;
+        for (port, error) in failed {
+            if port == self.host.port() {
+                return Err(Failure::Setup(format!("the node's own port failed: {error}")));
+            }
+            if let Some(name) = self.pods.lost(&mut self.control, port) {
+                print::note(format_args!("{name}: its device is gone: {error}"));
+                changed = true;
+            }
+        }
+        let wanted = Wanted::of(&self.state);
+        if self.pods.is_lacking(&wanted) {
+            changed |= self.pods.attach(&mut self.control, &wanted);
+        }
+        if changed { self.publish().map(Some) } else { Ok(None) }
+    }
+
+    /// Publishes the state with the ports that there are, and waits for the workers.
+    fn publish(&mut self) -> Result<Epoch, Failure> {
+        let config = self.config();
+        let epoch = self
+            .control
+            .apply(&config)
+            .map_err(|refused| Failure::Refused(refused.0.iter().map(Refused::from).collect()))?;
+        self.control.wait(epoch, PATIENCE)?;
+        Ok(epoch)
+    }
+
+    fn config(&self) -> Config {
+        let mut state = self.state.clone();
+        for pod in 0..state.pods.len() {
+            if let Some(port) = self.pods.port(&state.pods[pod].name) {
+                state.attach(pod, port, MTU);
+            }
+        }
+        state.config.ports.push(self.host.config());
+        state.config.routes.extend(self.options.routes.iter().cloned());
+        state.config
+    }
+
+    /// The control plane, for its counters and connections.
+    pub(crate) fn control(&self) -> &ControlPlane {
+        &self.control
+    }
+
+    /// The state in force, as workers have it.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.control.snapshot()
+    }
+
+    /// Ports of attached pods, by name.
+    pub(crate) fn ports(&self) -> &HashMap<String, PortId> {
+        self.pods.ports()
+    }
+
+    /// Ends the switch and removes all that it made; pods keep their interfaces if `keep`.
+    pub(crate) fn stop(self, keep: bool) -> Result<(), HostError> {
+        let Self { control, pods, host, .. } = self;
+        drop(control);
+        drop(host);
+        if keep { Ok(()) } else { pods.remove() }
+    }
+}

@@ -1,0 +1,158 @@
+//! What `run` says while it runs: one line an event, text or JSON.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use switch_core::action::DropReason;
+use switch_core::id::Epoch;
+
+use crate::node::Node;
+use crate::print;
+
+/// See the module's description.
+pub(super) struct Events<'a> {
+    pub(super) node: &'a str,
+    pub(super) json: bool,
+}
+
+/// An event for programs.
+#[derive(Serialize)]
+struct Line<'a, T: Serialize> {
+    event: &'a str,
+    node: &'a str,
+    #[serde(flatten)]
+    more: T,
+}
+
+#[derive(Serialize)]
+struct At {
+    epoch: u32,
+}
+
+#[derive(Serialize)]
+struct Nothing {}
+
+impl Events<'_> {
+    /// The first state is in force.
+    pub(super) fn ready(&self, epoch: Epoch) {
+        self.epoch("ready", epoch);
+    }
+
+    /// A new state is in force.
+    pub(super) fn applied(&self, epoch: Epoch) {
+        self.epoch("applied", epoch);
+    }
+
+    /// A new state was refused.
+    pub(super) fn refused(&self) {
+        if self.json {
+            self.print("refused", Nothing {});
+        } else {
+            print::line(format_args!("refused node={}", self.node));
+        }
+    }
+
+    /// The counters.
+    pub(super) fn stats(&self, node: &Node) {
+        let stats = Stats::of(node);
+        if self.json {
+            self.print("stats", stats);
+        } else {
+            print::line(format_args!("stats node={} {}", self.node, stats.text()));
+        }
+    }
+
+    fn epoch(&self, event: &str, epoch: Epoch) {
+        if self.json {
+            self.print(event, At { epoch: epoch.0 });
+        } else {
+            print::line(format_args!("{event} node={} epoch={epoch}", self.node));
+        }
+    }
+
+    fn print(&self, event: &str, more: impl Serialize) {
+        print::json(&Line { event, node: self.node, more });
+    }
+}
+
+/// Counters of all workers.
+#[derive(Default, Serialize)]
+struct Stats {
+    epoch: u32,
+    pods: usize,
+    received: u64,
+    forwarded: u64,
+    consumed: u64,
+    dropped: u64,
+    originated: u64,
+    copies: u64,
+    hits: u64,
+    misses: u64,
+    connections: usize,
+    /// Share of time that workers spent in rounds that moved frames, in percent of one core
+    /// each, since they began.
+    busy_percent: f64,
+    /// Frames to a burst.
+    batch_fill: f64,
+    drops: BTreeMap<&'static str, u64>,
+}
+
+impl Stats {
+    fn of(node: &Node) -> Self {
+        let control = node.control();
+        let mut stats = Self {
+            epoch: node.snapshot().epoch.0,
+            pods: node.ports().len(),
+            connections: control.shared().tracker.len(),
+            ..Self::default()
+        };
+        let (mut frames, mut bursts) = (0, 0);
+        for worker in control.workers() {
+            let counters = &worker.counters;
+            stats.received += counters.received.get();
+            stats.forwarded += counters.forwarded.get();
+            stats.consumed += counters.consumed.get();
+            stats.dropped += counters.dropped_total();
+            stats.originated += counters.originated.get();
+            stats.copies += counters.copies.get();
+            stats.hits += counters.hits.get();
+            stats.misses += counters.misses.get();
+            let load = worker.load.read();
+            stats.busy_percent += 100.0 * load.busy_share();
+            frames += load.frames;
+            bursts += load.bursts;
+            for reason in DropReason::ALL {
+                let count = counters.dropped(*reason);
+                if count > 0 {
+                    *stats.drops.entry(reason.name()).or_default() += count;
+                }
+            }
+        }
+        stats.batch_fill = if bursts == 0 { 0.0 } else { frames as f64 / bursts as f64 };
+        stats
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!(
+            "epoch={} pods={} received={} forwarded={} consumed={} dropped={} originated={} \
+             copies={} hits={} misses={} connections={} busy={:.1}% fill={:.1}",
+            self.epoch,
+            self.pods,
+            self.received,
+            self.forwarded,
+            self.consumed,
+            self.dropped,
+            self.originated,
+            self.copies,
+            self.hits,
+            self.misses,
+            self.connections,
+            self.busy_percent,
+            self.batch_fill,
+        );
+        for (reason, count) in &self.drops {
+            text.push_str(&format!(" drop.{reason}={count}"));
+        }
+        text
+    }
+}

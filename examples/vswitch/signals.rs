@@ -1,0 +1,69 @@
+//! Signals, for commands that run until they are told to stop: noted in flags, and a wait that
+//! they end at once.
+
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::{flag, low_level::pipe};
+
+use crate::failure::Failure;
+
+/// What was asked of the process by signal.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    stop: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
+    wake: UnixStream,
+}
+
+impl Signals {
+    /// SIGTERM and SIGINT stop from now on, SIGHUP reloads.
+    pub(crate) fn listen() -> Result<Self, Failure> {
+        Self::register().map_err(|e| Failure::Setup(format!("cannot listen to signals: {e}")))
+    }
+
+    fn register() -> io::Result<Self> {
+        let (wake, write) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        let signals = Self { stop: Arc::default(), reload: Arc::default(), wake };
+        for (signal, noted) in
+            [(SIGTERM, &signals.stop), (SIGINT, &signals.stop), (SIGHUP, &signals.reload)]
+        {
+            flag::register(signal, Arc::clone(noted))?;
+            pipe::register(signal, write.try_clone()?)?;
+        }
+        Ok(signals)
+    }
+
+    /// Whether the process is to stop.
+    pub(crate) fn stopped(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+
+    /// The same, for threads that look themselves.
+    pub(crate) fn stop_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+
+    /// Whether a reload was asked for since the last call.
+    pub(crate) fn take_reload(&self) -> bool {
+        self.reload.swap(false, Relaxed)
+    }
+
+    /// Waits for a signal, at most for `longest`.
+    pub(crate) fn wait(&self, longest: Duration) {
+        let timeout = Timespec {
+            tv_sec: longest.as_secs() as i64,
+            tv_nsec: i64::from(longest.subsec_nanos()),
+        };
+        // An interrupted wait is an ended one.
+        let _ = poll(&mut [PollFd::new(&self.wake, PollFlags::IN)], Some(&timeout));
+        let mut noted = [0; 64];
+        while matches!((&self.wake).read(&mut noted), Ok(n) if n > 0) {}
+    }
+}
