@@ -12,11 +12,12 @@ use podswitch::switch_core::config::{Attachment, Config, Endpoint, PortConfig, P
 use podswitch::switch_core::control::{ControlPlane, Options};
 use podswitch::switch_core::id::Cookie;
 use podswitch::switch_core::port::{Offloads, memory};
-use podswitch::switch_core::time::Clock;
+use podswitch::switch_core::time::{Clock, Instant};
 use podswitch::wire::addr::Mac;
 use policy::rule::{Labels, Workload};
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::{Socket, SocketBuffer};
+use smoltcp::time;
 use smoltcp::wire::Ipv4Address;
 
 const MEGABYTE: usize = 1 << 20;
@@ -59,16 +60,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (_, _, sockets, socket) = &mut stacks[1];
     sockets.get_mut::<Socket>(*socket).listen(80)?;
 
+    let micros = |now: Instant| time::Instant::from_micros(now.as_nanos() as i64 / 1000);
     let (clock, mut sent, mut received) = (Clock::start(), 0, 0);
     while received < MEGABYTE {
         let now = clock.now();
         worker.poll(now);
         for (phy, interface, sockets, socket) in &mut stacks {
-            interface.poll(
-                smoltcp::time::Instant::from_micros((now.as_nanos() / 1000) as i64),
-                phy,
-                sockets,
-            );
+            interface.poll(micros(now), phy, sockets);
             let socket = sockets.get_mut::<Socket>(*socket);
             if socket.remote_endpoint().is_some_and(|e| e.port == 80) && socket.can_send() {
                 sent += socket.send_slice(&vec![7; (MEGABYTE - sent).min(16_384)])?;

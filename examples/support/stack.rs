@@ -1,5 +1,4 @@
-//! A smoltcp TCP/IP stack on a memory port, set up as a pod is: one /32 address and a gateway on
-//! the link.
+//! A smoltcp TCP/IP stack on a memory port, with one address, as a pod has.
 
 use smoltcp::iface::{Config, Interface};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -51,16 +50,13 @@ impl Device for Phy {
     }
 }
 
-/// An interface with `address`, and the switch as its gateway.
+/// An interface with `address`. To smoltcp all peers are on the link: the switch answers its ARP
+/// requests for any of them.
 pub(crate) fn interface(phy: &mut Phy, mac: Mac, address: Ipv4Address) -> Interface {
     let config = Config::new(EthernetAddress(mac.0).into());
     let mut interface = Interface::new(config, phy, Instant::ZERO);
-    let gateway = Ipv4Address::new(169, 254, 1, 1);
     interface.update_ip_addrs(|list| {
-        list.push(IpCidr::new(address.into(), 32)).expect("room for one address");
-        // smoltcp asks only for neighbours on its own links: the gateway's link is one.
-        list.push(IpCidr::new(Ipv4Address::new(169, 254, 1, 2).into(), 30)).expect("room");
+        list.push(IpCidr::new(address.into(), 24)).expect("room for one address");
     });
-    interface.routes_mut().add_default_ipv4_route(gateway).expect("room for one route");
     interface
 }
