@@ -27,7 +27,7 @@ impl fmt::Display for Source {
 
 /// One thing that is wrong with an object. One refused object refuses the whole state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {object}: {field}: {reason}", origin.file.display())]
+#[error("{origin}: {object}: {field}: {reason}")]
 pub struct Refusal {
     /// Where the object was read.
     pub origin: Source,

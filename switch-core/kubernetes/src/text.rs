@@ -1,7 +1,6 @@
 //! Text to values: YAML or JSON documents, with bounds on depth, size and alias expansion, and no
 //! key twice. Knows nothing of Kubernetes beyond the value type that objects are decoded from.
 
-use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -65,9 +64,8 @@ fn parse_json(text: &str, each: &mut dyn FnMut(Document)) -> Result<(), SyntaxEr
         if rest.is_empty() {
             break;
         }
-        let limits = Limits::for_text(rest.len());
         let mut parser = serde_json::Deserializer::from_str(rest);
-        let value = Bounded(&limits).deserialize(&mut parser).map_err(|error| SyntaxError {
+        let value = Unique.deserialize(&mut parser).map_err(|error| SyntaxError {
             line: Some(line + error.line().saturating_sub(1)),
             column: (error.column() > 0).then_some(error.column()),
             message: without_position(&error),
@@ -152,9 +150,8 @@ fn parse_yaml_document(text: &str) -> Result<Value, SyntaxError> {
     if text.lines().all(|line| is_prologue(line) || line.trim_end() == "---") {
         return Ok(Value::Null);
     }
-    let limits = Limits::for_text(text.len());
     serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(text.len()), |de| {
-        Bounded(&limits).deserialize(de)
+        Unique.deserialize(de)
     })
     .map_err(|error| {
         let location = error.location();
@@ -167,24 +164,28 @@ fn parse_yaml_document(text: &str) -> Result<Value, SyntaxError> {
     })
 }
 
-/// The message alone. The position that it ends with counts from the start of the document.
+/// The message alone. The positions in it count from the start of the document.
 fn plain_message(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
-    let first = text.lines().next().unwrap_or("not YAML");
-    let message = first.rsplit_once(" at line ").map_or(first, |(message, _)| message);
-    message.to_owned()
+    let mut message = text.lines().next().unwrap_or("not YAML");
+    for position in [" (defined at ", " at line "] {
+        message = message.split_once(position).map_or(message, |(message, _)| message);
+    }
+    message.replacen("budget breached", "the document goes beyond a bound", 1)
 }
 
-/// Whatever is linear in the text may be as long as the text; what aliases multiply is bounded.
+/// What is linear in the text may be as long as the text. Repetitions of aliased values count as
+/// if they were written out, and may come to a fixed amount beyond.
 fn yaml_options(len: usize) -> serde_saphyr::Options {
-    let linear = len.saturating_mul(2).saturating_add(1_000);
+    let linear = len.saturating_mul(2);
+    let events = linear.saturating_add(2_000_000);
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_depth: MAX_DEPTH,
             flow_nesting_limit: MAX_DEPTH,
-            max_events: linear,
-            max_nodes: linear,
-            max_total_scalar_bytes: linear,
+            max_events: events,
+            max_nodes: events,
+            max_total_scalar_bytes: linear.saturating_add(16 << 20),
             max_anchors: 50_000,
             max_aliases: 50_000,
             max_merge_keys: 10_000,
@@ -201,55 +202,11 @@ fn yaml_options(len: usize) -> serde_saphyr::Options {
     }
 }
 
-/// What one document may become in memory: aliases repeat what the text holds once.
-struct Limits {
-    nodes: Cell<usize>,
-    bytes: Cell<usize>,
-    depth: Cell<usize>,
-}
+/// Reads any value, refusing a key that stands twice in one map: which of the two counts differs
+/// from reader to reader.
+struct Unique;
 
-impl Limits {
-    fn for_text(len: usize) -> Self {
-        Self {
-            nodes: Cell::new(len.saturating_mul(2).saturating_add(1_000_000)),
-            bytes: Cell::new(len.saturating_mul(2).saturating_add(16 << 20)),
-            depth: Cell::new(MAX_DEPTH),
-        }
-    }
-
-    fn charge<E: de::Error>(counter: &Cell<usize>, amount: usize, what: &str) -> Result<(), E> {
-        match counter.get().checked_sub(amount) {
-            Some(left) => {
-                counter.set(left);
-                Ok(())
-            }
-            None => Err(E::custom(format_args!("the document is too large: {what}"))),
-        }
-    }
-
-    fn node<E: de::Error>(&self) -> Result<(), E> {
-        Self::charge(&self.nodes, 1, "too many values, aliases expanded")
-    }
-
-    fn text<E: de::Error>(&self, text: &str) -> Result<(), E> {
-        self.node()?;
-        Self::charge(&self.bytes, text.len(), "too much text, aliases expanded")
-    }
-
-    fn enter<E: de::Error>(&self) -> Result<(), E> {
-        self.node()?;
-        Self::charge(&self.depth, 1, "nested too deep")
-    }
-
-    fn leave(&self) {
-        self.depth.set(self.depth.get() + 1);
-    }
-}
-
-/// Reads any value within limits, refusing a key that stands twice in one map.
-struct Bounded<'a>(&'a Limits);
-
-impl<'de> DeserializeSeed<'de> for Bounded<'_> {
+impl<'de> DeserializeSeed<'de> for Unique {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -257,7 +214,7 @@ impl<'de> DeserializeSeed<'de> for Bounded<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Bounded<'_> {
+impl<'de> Visitor<'de> for Unique {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -265,7 +222,6 @@ impl<'de> Visitor<'de> for Bounded<'_> {
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
-        self.0.node()?;
         Ok(Value::Null)
     }
 
@@ -278,17 +234,14 @@ impl<'de> Visitor<'de> for Bounded<'_> {
     }
 
     fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
-        self.0.node()?;
         Ok(Value::Bool(value))
     }
 
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
-        self.0.node()?;
         Ok(Value::Number(value.into()))
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
-        self.0.node()?;
         Ok(Value::Number(value.into()))
     }
 
@@ -302,44 +255,36 @@ impl<'de> Visitor<'de> for Bounded<'_> {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        self.0.node()?;
         let number = Number::from_f64(value);
         number.map(Value::Number).ok_or_else(|| E::custom("a number that is not finite"))
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
-        self.0.text(value)?;
         Ok(Value::String(value.to_owned()))
     }
 
     fn visit_string<E: de::Error>(self, value: String) -> Result<Value, E> {
-        self.0.text(&value)?;
         Ok(Value::String(value))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        self.0.enter()?;
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(Bounded(self.0))? {
+        while let Some(item) = items.next_element_seed(Unique)? {
             list.push(item);
         }
-        self.0.leave();
         Ok(Value::Array(list))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        self.0.enter()?;
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            self.0.text(&key)?;
-            let value = entries.next_value_seed(Bounded(self.0))?;
+            let value = entries.next_value_seed(Unique)?;
             if map.contains_key(&key) {
                 let name = crate::refusal::quote(&key);
                 return Err(de::Error::custom(format_args!("the key {name} stands twice")));
             }
             map.insert(key, value);
         }
-        self.0.leave();
         Ok(Value::Object(map))
     }
 }

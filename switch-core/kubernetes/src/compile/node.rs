@@ -208,23 +208,29 @@ pub(super) fn check_ranges(compiler: &mut Compiler<'_>) {
     let ranges = std::mem::take(&mut compiler.nodes.ranges);
     let mut order: Vec<usize> = (0..ranges.len()).collect();
     order.sort_by_key(|&at| (ranges[at].0.address(), ranges[at].0.prefix(), at));
-    // Ranges either hold one another or have nothing in common, so that sorted ones that hold
-    // the one at hand are a stack.
+    // Ranges either hold one another or have nothing in common, so that of sorted ones those that
+    // hold the one at hand are a stack.
     let mut holders: Vec<usize> = Vec::new();
+    let mut first_before: Vec<Option<usize>> = vec![None; ranges.len()];
     for at in order {
         while holders.last().is_some_and(|&last| !covers(ranges[last].0, ranges[at].0)) {
             holders.pop();
         }
-        if let Some(&holder) = holders.last() {
-            let (former, latter) = (&ranges[at.min(holder)], &ranges[at.max(holder)]);
-            compiler.refusals.push(crate::Refusal {
-                origin: latter.3.clone(),
-                object: latter.2.clone(),
-                field: latter.1.clone(),
-                reason: format!("{} overlaps {} of {}", latter.0, former.0, former.2),
-            });
+        for &holder in &holders {
+            let (former, latter) = (at.min(holder), at.max(holder));
+            let first = first_before[latter].get_or_insert(former);
+            *first = former.min(*first);
         }
         holders.push(at);
+    }
+    for ((range, field, object, origin), before) in ranges.iter().zip(first_before) {
+        let Some((other, _, owner, _)) = before.map(|before| &ranges[before]) else { continue };
+        compiler.refusals.push(crate::Refusal {
+            origin: origin.clone(),
+            object: object.clone(),
+            field: field.clone(),
+            reason: format!("{range} overlaps {other} of {owner}"),
+        });
     }
 }
 

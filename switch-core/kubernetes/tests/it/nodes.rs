@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use crate::{bad, fault, good, pod};
+use proptest::prelude::*;
+
+use crate::{bad, compile, fault, good, pod};
 
 fn node(name: &str, metadata: &str, spec: &str, ips: &[&str]) -> String {
     let addresses: String =
@@ -197,4 +199,34 @@ fn no_node_object_for_this_node_is_noted() {
     let compiled = good(&pod("a", "10.0.0.1", "", "", ""));
     assert_eq!(&*compiled.config.node.name, "n1");
     assert!(compiled.notes.iter().any(|n| n.text.contains("n1")));
+}
+
+proptest! {
+    /// The sorted sweep finds what comparing every pair finds.
+    #[test]
+    fn overlaps_are_found(ranges in prop::collection::vec((0u32..64, 26u8..=32), 1..12)) {
+        let texts: Vec<_> = ranges
+            .iter()
+            .map(|&(address, prefix)| {
+                let prefix = 32 - (32 - prefix).min(address.trailing_zeros() as u8);
+                format!("10.0.0.{address}/{prefix}")
+            })
+            .collect();
+        let cidrs: Vec<wire::cidr::Cidr> = texts.iter().map(|t| t.parse().unwrap()).collect();
+        let overlap = |a: wire::cidr::Cidr, b: wire::cidr::Cidr| {
+            a.contains(b.address()) || b.contains(a.address())
+        };
+        let bad: Vec<_> = (0..cidrs.len())
+            .filter(|&i| (0..i).any(|j| overlap(cidrs[i], cidrs[j])))
+            .map(|i| fault(&format!("Node/m{i}"), "spec.podCIDRs[0]"))
+            .collect();
+        let text: String = texts
+            .iter()
+            .enumerate()
+            .map(|(at, range)| node(&format!("m{at}"), "", &format!("podCIDRs: ['{range}']"), &[]))
+            .collect();
+        let found = compile(&text).err().unwrap_or_default();
+        let found: Vec<_> = found.into_iter().map(|r| (r.object.to_string(), r.field)).collect();
+        prop_assert_eq!(found, bad, "{:?}", texts);
+    }
 }
