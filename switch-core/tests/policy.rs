@@ -62,10 +62,7 @@ fn only_what_a_rule_allows_comes_in_and_replies_go_out() {
     switch.send(0, &tcp4(0, 1, (1000, 53), &Tcp { seq: 1, ack: None, flags: "S", payload: 0 }));
     // The direction that no rule allows, from a port that only replies may come from.
     switch.send(1, &udp4(1, pod_v4(0), (53, 1001), b"x"));
-    assert_eq!(
-        switch.dropped(),
-        [0, 2, 0, 0, 1].map(|port| (port, DropReason::PolicyIngress)),
-    );
+    assert_eq!(switch.dropped(), [0, 2, 0, 0, 1].map(|port| (port, DropReason::PolicyIngress)),);
     // The node always reaches its pods (N16).
     let mut from_node = udp4(0, pod_v4(1), (1, 54), b"x");
     from_node[6..12].copy_from_slice(&HOST_MAC.0);

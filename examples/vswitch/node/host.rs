@@ -72,7 +72,11 @@ impl HostSide {
     }
 
     /// Follows a new state.
-    pub(super) fn update(&mut self, options: &NodeOptions, state: &Compiled) -> Result<(), HostError> {
+    pub(super) fn update(
+        &mut self,
+        options: &NodeOptions,
+        state: &Compiled,
+    ) -> Result<(), HostError> {
         self.side.set_destinations(local_ranges(state))?;
         match &mut self.masquerade {
             Some(masquerade) => masquerade.update(&rules(options, state)),

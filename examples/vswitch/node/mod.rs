@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use kubernetes::Compiled;
+use std::sync::Arc;
 use switch_core::config::{Config, Route};
 use switch_core::control::{ControlPlane, Options};
 use switch_core::host::{HostError, NetNs};
 use switch_core::id::{Epoch, PortId};
 use switch_core::snapshot::Snapshot;
-use std::sync::Arc;
 use wire::cidr::Cidr;
 use wire::flow_key::HashKey;
 

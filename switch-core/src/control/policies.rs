@@ -105,19 +105,11 @@ impl Policies {
 }
 
 fn remote(node: &RemoteNode) -> Node {
-    Node {
-        name: node.name.clone(),
-        labels: node.labels.clone(),
-        addresses: node.addresses.clone(),
-    }
+    Node { name: node.name.clone(), labels: node.labels.clone(), addresses: node.addresses.clone() }
 }
 
 fn local(node: &LocalNode) -> Node {
-    Node {
-        name: node.name.clone(),
-        labels: node.labels.clone(),
-        addresses: node.addresses.clone(),
-    }
+    Node { name: node.name.clone(), labels: node.labels.clone(), addresses: node.addresses.clone() }
 }
 
 #[cfg(test)]

@@ -400,6 +400,7 @@ impl Engine {
     /// passed, and fragments whose datagram did not become whole.
     pub fn poll(&mut self, turn: &mut Turn<'_>) {
         self.expire_fragments(turn);
+        self.flows.settle(MOVE_PER_POLL);
         if turn.now < self.sweep_due {
             return;
         }
@@ -423,6 +424,11 @@ impl Engine {
         self.shared.fdb.sweep(turn.now, 64);
     }
 
+    /// A port was let go: its number may come back as another's, so what is held from it ends.
+    pub fn forget_port(&mut self, turn: &mut Turn<'_>, port: PortId) {
+        self.drain_port_fragments(turn, port);
+    }
+
     /// Ends everything held, at the end of the input: held fragments are dropped.
     pub fn finish(&mut self, turn: &mut Turn<'_>) {
         self.drain_fragments(turn, DropReason::EndOfInput);
@@ -432,6 +438,8 @@ impl Engine {
 /// How often the tables are swept, and in how many steps each is gone round: ten seconds.
 const SWEEP_EVERY: core::time::Duration = core::time::Duration::from_millis(100);
 const SWEEP_ROUNDS: usize = 100;
+/// Buckets of a growing flow table that each poll moves.
+const MOVE_PER_POLL: usize = 8;
 /// Seconds after which a worker forgets an entry that it did not use. The connection stays.
 const ENTRY_IDLE: u32 = 300;
 const ENTRY_IDLE_PRESSED: u32 = 10;

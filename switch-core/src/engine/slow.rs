@@ -15,7 +15,6 @@ use crate::flow::fragments::{Fragment, Released};
 use crate::flow::table::FlowEntry;
 use crate::flow::tcp::{Judgement, Segment, TcpState, window_scale};
 use crate::id::PortId;
-use crate::limit::address_key;
 use crate::packet::{Origin, Packet, fragment_v4, largest_l3};
 use crate::resolve::{Answer, Decision, Denial, Query, check_source, resolve};
 use crate::snapshot::{PortFacts, Snapshot};
@@ -262,11 +261,9 @@ impl Engine {
         if let Err(reason) = check_source(turn.snapshot, &query) {
             return self.drop(turn, packet, reason, None);
         }
-        // A pod has its own share of the store; behind the node's port each address has one.
-        let account = match turn.snapshot.port(ingress) {
-            PortFacts::Pod(_) => u64::from(ingress.0),
-            _ => address_key(parsed.key.src_addr(), &self.shared.hash_key),
-        };
+        // Each port has its own share of the store. Addresses behind the node's port can be
+        // forged, so they have none of their own (T-C6).
+        let account = u64::from(ingress.0);
         let mut released = std::mem::take(&mut self.released);
         let now = turn.now;
         self.fragments.insert(packet, parsed, account, now, turn.pool, &mut released);
@@ -307,6 +304,14 @@ impl Engine {
         }
         let mut released = std::mem::take(&mut self.released);
         self.fragments.expire(turn.now, FRAGMENT_BUDGET, &mut released);
+        self.drop_released(turn, &mut released);
+        self.released = released;
+    }
+
+    /// Drops what is held from a port that went away.
+    pub(super) fn drain_port_fragments(&mut self, turn: &mut Turn<'_>, port: PortId) {
+        let mut released = std::mem::take(&mut self.released);
+        self.fragments.drain_port(port, &mut released);
         self.drop_released(turn, &mut released);
         self.released = released;
     }

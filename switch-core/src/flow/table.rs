@@ -282,9 +282,16 @@ impl FlowTable {
         self.free.push(id.0);
     }
 
+    /// Moves up to `buckets` of a growing index, so that growth ends also when no flow comes.
+    #[inline]
+    pub fn settle(&mut self, buckets: usize) {
+        if self.old.is_some() {
+            self.migrate(buckets);
+        }
+    }
+
     /// Looks at up to `budget` entries, going round, and removes those that `ended` picks.
     pub fn sweep(&mut self, budget: usize, mut ended: impl FnMut(&FlowEntry) -> bool) {
-        self.migrate(budget.min(16));
         for _ in 0..budget.min(self.entries.len()) {
             self.sweep = if self.sweep + 1 >= self.entries.len() { 0 } else { self.sweep + 1 };
             let entry = &self.entries[self.sweep];

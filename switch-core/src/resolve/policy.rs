@@ -30,9 +30,10 @@ pub(super) fn judge(snapshot: &Snapshot, pinned: &Pinned) -> Result<Judged, Deni
     let traffic = Traffic::of_flow(&asked, via_service);
     let (source, destination) = (table.party(client), table.party(backend));
     let is_here = |address| {
-        snapshot.endpoints.get(&address).is_some_and(|e| {
-            matches!(e.location, Location::Attached { .. } | Location::Unattached)
-        })
+        snapshot
+            .endpoints
+            .get(&address)
+            .is_some_and(|e| matches!(e.location, Location::Attached { .. } | Location::Unattached))
     };
     let mut judged = Judged::default();
     if is_here(client) {

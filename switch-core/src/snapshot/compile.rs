@@ -11,8 +11,8 @@ use policy::prefix::PrefixMap;
 use wire::cidr::Cidr;
 
 use super::{
-    BridgePort, Domain, EndpointFacts, FibEntry, HostPort, Location, Member, PodPort, PolicyCounters, PortFacts,
-    Snapshot, Tagging,
+    BridgePort, Domain, EndpointFacts, FibEntry, HostPort, Location, Member, PodPort,
+    PolicyCounters, PortFacts, Snapshot, Tagging,
 };
 use crate::config::{Config, ConfigError, Endpoint, NextHop, PortConfig, PortRole, Vlans};
 use crate::id::{Cookie, Epoch, PortId};

@@ -15,8 +15,8 @@ use policy::prefix::PrefixMap;
 use policy::table::PolicyTable;
 use wire::addr::Mac;
 
-pub use policy_counters::PolicyCounters;
 pub use compile::{FdbIds, compile};
+pub use policy_counters::PolicyCounters;
 pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging};
 
 use crate::config::{Endpoint, Gateway, NextHop};

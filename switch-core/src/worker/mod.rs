@@ -116,6 +116,8 @@ pub struct Worker {
     snapshots: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     handle: Arc<WorkerHandle>,
     sleeper: Sleeper,
+    /// Time of the latest poll.
+    now: Instant,
     stopped: bool,
 }
 
@@ -152,6 +154,7 @@ impl Worker {
             snapshots: Cache::new(snapshots),
             handle: Arc::new(handle),
             sleeper,
+            now: Instant::ZERO,
             stopped: false,
         })
     }
@@ -169,6 +172,7 @@ impl Worker {
     /// One round: every port received from once, everything it led to sent. Returns how many
     /// frames came in.
     pub fn poll(&mut self, now: Instant) -> usize {
+        self.now = now;
         self.obey();
         let snapshot = Arc::clone(self.snapshots.load());
         self.handle.acknowledged.store(snapshot.epoch.0, Ordering::Release);
@@ -308,7 +312,14 @@ impl Worker {
     }
 
     fn remove(&mut self, id: PortId) {
+        let before = self.ports.len();
         self.ports.retain(|p| p.id != id);
+        if self.ports.len() != before {
+            let snapshot = Arc::clone(self.snapshots.load());
+            let (pool, out) = (&mut self.pool, &mut self.out);
+            let mut turn = Turn { snapshot: &snapshot, now: self.now, pool, out };
+            self.engine.forget_port(&mut turn, id);
+        }
         self.reindex();
     }
 
