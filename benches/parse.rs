@@ -406,7 +406,7 @@ fn ours(criterion: &mut Criterion, (name, frames): &(&str, Frames), key: &HashKe
 
 fn config() -> Criterion {
     let second = std::time::Duration::from_secs(1);
-    Criterion::default().warm_up_time(second).measurement_time(2 * second)
+    Criterion::default().warm_up_time(second / 2).measurement_time(second)
 }
 
 criterion_group! { name = benches; config = config(); targets = parsers }
