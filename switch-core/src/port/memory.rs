@@ -7,6 +7,22 @@
 //! here locks, and a system call is made only to wake a side that said that it sleeps.
 //!
 //! [`Circle`] is the same without a peer: frames that come round again and again, for benches.
+//!
+//! ```
+//! use switch_core::packet::{Batch, Pool, PoolConfig};
+//! use switch_core::port::{Device, Offloads, Port, memory};
+//!
+//! let (mut left, left_peer) = memory::pair("left", 256, Offloads::NONE);
+//! let (mut right, right_peer) = memory::pair("right", 256, Offloads::NONE);
+//! let (mut from, mut to) = (left.open(0, 1)?, right.open(0, 1)?);
+//! let (mut pool, mut batch) = (Pool::new(PoolConfig::default()), Batch::new());
+//!
+//! left_peer.send_frame(b"a frame")?;
+//! from.rx(&mut pool, &mut batch)?;
+//! to.tx(&mut pool, &mut batch)?;
+//! assert_eq!(right_peer.recv_frame().as_deref(), Some(&b"a frame"[..]));
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 mod circle;
 mod lane;

@@ -114,6 +114,22 @@ fn reordered_frames_are_overtaken_and_none_is_lost() {
 }
 
 #[test]
+fn a_frame_that_nothing_follows_is_not_held_for_ever() {
+    let all = Faults { reorder: 1000, ..Faults::default() };
+    let (mut port, end) = port(all, all, 1);
+    let (mut pool, mut batch) = (pool(), Batch::new());
+    end.send_frame(&[1]).unwrap();
+    assert_eq!(port.rx(&mut pool, &mut batch).unwrap(), 0);
+    assert_eq!(port.rx(&mut pool, &mut batch).unwrap(), 1);
+    assert_eq!(port.tx(&mut pool, &mut batch).unwrap(), 1);
+    assert_eq!(end.pending(), 0);
+    port.rx(&mut pool, &mut batch).unwrap();
+    assert_eq!(end.pending(), 0, "something may still follow in this round");
+    port.rx(&mut pool, &mut batch).unwrap();
+    assert_eq!(end.pending(), 1);
+}
+
+#[test]
 fn corrupted_frames_differ_in_one_bit() {
     for (numbers, counters) in both(Faults { corrupt: 30, ..Faults::default() }) {
         near(counters.corrupted(), 30);

@@ -7,17 +7,17 @@
 //! sleeper unannounced. A doorbell that rings once too often does no harm.
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
-use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use crate::packet::{BATCH, Batch, Packet, Pool};
+use crate::packet::{Batch, Packet, Pool};
 
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -50,25 +50,22 @@ impl Lane {
     /// the one whose count they leave.
     #[inline]
     pub(super) fn push_burst(&self, batch: &mut Batch, mut pool: Option<&mut Pool>) -> usize {
-        let room = self.queue.capacity() - self.queue.len();
-        let wanted = room.min(batch.len());
-        // Another worker may take room between the look and the push.
-        let mut refused = ArrayVec::<Packet, BATCH>::new();
-        for packet in batch.drain(..wanted) {
+        let before = batch.len();
+        let mut waiting = mem::take(batch).into_iter();
+        for packet in waiting.by_ref() {
             if let Some(pool) = &mut pool {
                 pool.forget(&packet);
             }
             if let Err(packet) = self.queue.push(packet) {
-                refused.push(packet);
+                if let Some(pool) = &mut pool {
+                    pool.adopt(&packet);
+                }
+                batch.push(packet);
+                break;
             }
         }
-        let count = wanted - refused.len();
-        while let Some(packet) = refused.pop() {
-            if let Some(pool) = &mut pool {
-                pool.adopt(&packet);
-            }
-            batch.insert(0, packet);
-        }
+        batch.extend(waiting);
+        let count = before - batch.len();
         if count > 0 {
             self.ring();
         }

@@ -88,6 +88,10 @@ fn a_side_that_is_gone_is_noticed() {
     assert_eq!(batch.len(), 1);
     assert!(gone(port.rx(&mut pool, &mut batch)));
     assert!(!port.arm());
+    while !batch.is_full() {
+        batch.push(Packet::from_frame(&frame(2)));
+    }
+    assert_eq!(port.rx(&mut pool, &mut batch).unwrap(), 0, "without room nothing is known");
 
     let (mut device, end) = pair("m1", 8, Offloads::ALL);
     let port = device.open(0, 1).unwrap();
@@ -171,6 +175,46 @@ fn no_frame_is_left_with_sleepers() {
         stop.store(true, Ordering::Relaxed);
         drop(end);
         assert_eq!(sum, FRAMES * (FRAMES - 1) / 2);
+    });
+}
+
+/// Two workers that compete for the room in a small queue: what does not fit stays in order.
+#[test]
+fn each_workers_frames_keep_their_order() {
+    const FRAMES: u32 = 20_000;
+    let (mut device, end) = pair("m0", 5, Offloads::ALL);
+    let worker = |mut port: Box<dyn Port>, mark: u32| {
+        let (mut pool, mut batch) = (pool(), Batch::new());
+        let mut next = 0;
+        while next < FRAMES || !batch.is_empty() {
+            while next < FRAMES && !batch.is_full() {
+                let mut packet = pool.alloc(SizeClass::Small).unwrap();
+                packet.fill(&next.to_be_bytes());
+                packet.mark = mark;
+                batch.push(packet);
+                next += 1;
+            }
+            if port.tx(&mut pool, &mut batch).unwrap() == 0 {
+                std::thread::yield_now();
+            }
+        }
+        assert_eq!(pool.outstanding(), (0, 0));
+    };
+    std::thread::scope(|scope| {
+        for mark in 0..2 {
+            let port = device.open(0, 2).unwrap();
+            let worker = &worker;
+            scope.spawn(move || worker(port, mark));
+        }
+        let mut next = [0, 0];
+        while next != [FRAMES; 2] {
+            assert!(end.wait(Duration::from_secs(20)).unwrap());
+            while let Some(packet) = end.recv() {
+                let expected = &mut next[packet.mark as usize];
+                assert_eq!(packet.bytes(), expected.to_be_bytes());
+                *expected += 1;
+            }
+        }
     });
 }
 

@@ -241,9 +241,9 @@ fn ticks(exponent: u8) -> Result<u64, &'static str> {
 
 impl Interface {
     fn time_ns(&self, ticks: u64) -> u64 {
-        let ns = u128::from(ticks) * 1_000_000_000 / u128::from(self.ticks);
-        let ns = i128::try_from(ns).unwrap_or(i128::MAX);
-        let ns = ns.saturating_add(i128::from(self.offset) * 1_000_000_000);
+        // Neither term comes near the bounds of an i128.
+        let since = i128::from(ticks) * 1_000_000_000 / i128::from(self.ticks);
+        let ns = since + i128::from(self.offset) * 1_000_000_000;
         u64::try_from(ns.max(0)).unwrap_or(u64::MAX)
     }
 }
