@@ -296,6 +296,23 @@ fn a_pair_is_found_again() {
     assert!(Netlink::open(&pod_ns).unwrap().find_link("eth0").unwrap().is_none());
 }
 
+/// A pair that leads elsewhere is not taken for the pod's, even if an index agrees.
+#[test]
+fn a_foreign_interface_is_not_taken() {
+    require_privilege!();
+    let (pod_ns, elsewhere, switch) =
+        (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
+    let end = LinkSpec::new("eth0");
+    Netlink::open(&elsewhere).unwrap().add_veth(&end, &end, &pod_ns).unwrap();
+    let stale = LinkSpec::new("ps0");
+    Netlink::open(&switch).unwrap().add_veth(&stale, &LinkSpec::new("x"), &elsewhere).unwrap();
+    let attached = attach_veth(&pod_ns, &pod(&[V4]), &switch, "ps0", config(Receive::Ring));
+    assert!(attached.unwrap_err().is_already_there());
+    // The foreign interface is as it was, the stale one is gone.
+    assert!(Netlink::open(&elsewhere).unwrap().find_link("eth0").unwrap().is_some());
+    assert!(Netlink::open(&switch).unwrap().find_link("ps0").unwrap().is_none());
+}
+
 /// The stack of the switch's namespace neither answers nor forwards, with nobody listening.
 #[test]
 fn switch_namespace_is_silent() {

@@ -103,7 +103,11 @@ fn veth_pair_carries_both_families() {
         netlink.add_address(index, at(&format!("fd00::{host}/64"))).unwrap();
         // Again: nothing happens.
         netlink.add_address(index, at(&format!("fd00::{host}/64"))).unwrap();
+        netlink.wait_until_local(ip(&format!("10.0.0.{host}"))).unwrap();
+        netlink.wait_until_local(ip(&format!("fd00::{host}"))).unwrap();
     }
+    let error = left.wait_until_local(ip("fd00::2")).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
     let addresses = right.addresses().unwrap();
     let v6 = addresses.iter().find(|a| a.address == at("fd00::2/64")).unwrap();
     assert!(!v6.is_tentative);

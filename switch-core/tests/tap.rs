@@ -244,6 +244,7 @@ fn node_reaches_pods_through_its_port() {
     let addresses: [IpAddr; 2] = [ip("192.0.2.1"), ip("2001:db8::1")];
     for address in addresses {
         netlink.add_address(lo, address.into()).unwrap();
+        netlink.wait_until_local(address).unwrap();
     }
     let config = HostPortConfig {
         node_addresses: addresses.to_vec(),

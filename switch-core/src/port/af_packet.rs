@@ -209,14 +209,16 @@ impl PacketPort {
                     let run = (1..room)
                         .take_while(|ahead| matches!(ring.peek(*ahead), Some(Frame::Queued)))
                         .count();
-                    let count = self.rx_messages(pool, batch, run + 1)?;
+                    let received = self.rx_messages(pool, batch, run + 1)?;
+                    if received == Some(0) {
+                        // No buffer was free, or the kernel wants to be asked again.
+                        return Ok(());
+                    }
+                    let count = received.unwrap_or(0);
                     octets += batch.iter().rev().take(count).map(Packet::len).sum::<usize>();
                     if let Some(ring) = &mut self.ring {
-                        ring.release(count);
-                    }
-                    if count == 0 {
-                        // No buffer was free.
-                        return Ok(());
+                        // An empty queue although the slot says otherwise: that frame is lost.
+                        ring.release(count.max(1));
                     }
                 }
             }
@@ -224,13 +226,13 @@ impl PacketPort {
         Ok(())
     }
 
-    /// Receives up to `most` frames by `recvmmsg`. Returns how many.
+    /// Receives up to `most` frames by `recvmmsg`. Returns how many; `None` if there are none.
     fn rx_messages(
         &mut self,
         pool: &mut Pool,
         batch: &mut Batch,
         most: usize,
-    ) -> io::Result<usize> {
+    ) -> io::Result<Option<usize>> {
         let mut slots: ArrayVec<Slot, BATCH> = ArrayVec::new();
         while slots.len() < most.min(batch.remaining_capacity()) {
             let Some(large) = pool.alloc(SizeClass::Large) else { break };
@@ -254,10 +256,14 @@ impl PacketPort {
             }
         }
         match result {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
-            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(0),
-            Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => self.down().map(|()| 0),
-            result => result,
+            Ok(count) => Ok(Some(count)),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => Ok(None),
+                // The kernel threw one frame away whose offload it cannot put in the header.
+                Some(libc::EINTR | libc::EINVAL) => Ok(Some(0)),
+                Some(libc::ENETDOWN) => self.down().map(|()| Some(0)),
+                _ => Err(error),
+            },
         }
     }
 
@@ -348,7 +354,7 @@ impl Port for PacketPort {
             self.rx_ring(pool, batch)?;
             return Ok(batch.len() - before);
         }
-        let count = self.rx_messages(pool, batch, self.slots)?;
+        let count = self.rx_messages(pool, batch, self.slots)?.unwrap_or(0);
         let octets: usize = batch[before..].iter().map(Packet::len).sum();
         if count == self.slots && octets < BURST_OCTETS / 2 {
             self.slots = (self.slots * 2).min(BATCH);

@@ -1,8 +1,10 @@
 //! Addresses of interfaces.
 
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
+use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -97,6 +99,23 @@ impl Netlink {
         self.request(message, NLM_F_CREATE | NLM_F_REPLACE, || {
             format!("give interface {link} the address {address}")
         })
+    }
+
+    /// Waits until packets to `address` are taken in: for IPv6 the kernel gets round to that only
+    /// some time after the address was given. Needs the interface to be on.
+    ///
+    /// # Errors
+    /// It did not come about within two seconds (`ErrorKind::TimedOut`).
+    pub fn wait_until_local(&mut self, address: IpAddr) -> Result<(), HostError> {
+        const PAUSE: Duration = Duration::from_millis(2);
+        for _ in 0..1000 {
+            if self.is_local(address) {
+                return Ok(());
+            }
+            std::thread::sleep(PAUSE);
+        }
+        let operation = format!("wait for address {address}");
+        Err(HostError::new(operation, io::ErrorKind::TimedOut.into()))
     }
 
     /// Takes an address from an interface.

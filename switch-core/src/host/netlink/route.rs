@@ -101,6 +101,16 @@ impl Route {
         self
     }
 
+    /// The question which route leads to the destination.
+    fn lookup(&self) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family_of(self.destination.address());
+        message.header.destination_prefix_length = self.destination.prefix();
+        let destination = self.destination.address().into();
+        message.attributes.push(RouteAttribute::Destination(destination));
+        message
+    }
+
     fn message(&self) -> RouteMessage {
         let mut message = RouteMessage::default();
         message.header.address_family = family_of(self.destination.address());
@@ -167,6 +177,14 @@ impl Netlink {
         message.header.scope = RouteScope::NoWhere;
         let message = RouteNetlinkMessage::DelRoute(message);
         self.request(message, 0, || format!("remove route {route}"))
+    }
+
+    /// Whether packets to `address` are for this host.
+    pub(super) fn is_local(&mut self, address: IpAddr) -> bool {
+        let message = Route::to(Cidr::host(address)).lookup();
+        let answer = self.get(RouteNetlinkMessage::GetRoute(message), || "look up a route".into());
+        let Ok(Some(RouteNetlinkMessage::NewRoute(route))) = answer else { return false };
+        route.header.kind == RouteType::Local
     }
 
     /// Every unicast route of the namespace, all tables and both families.

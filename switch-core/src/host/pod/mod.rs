@@ -103,6 +103,10 @@ pub fn configure(ns: &NetNs, index: u32, pod: &PodInterface) -> Result<(), HostE
     for address in &pod.addresses {
         netlink.add_address(index, (*address).into())?;
     }
+    for address in &pod.addresses {
+        // Pods that come late to their own address are no reason to refuse them.
+        let _ = netlink.wait_until_local(*address);
+    }
     for (family, gateway) in gateways(&pod.gateway) {
         if !pod.addresses.iter().any(|a| a.is_ipv4() == family.is_ipv4()) {
             continue;

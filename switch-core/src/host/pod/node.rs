@@ -119,6 +119,7 @@ impl HostPort {
 
     fn set_up(&mut self) -> Result<(), HostError> {
         super::quieten(&self.ns, &self.config.name);
+        self.relax();
         let mut netlink = Netlink::open(&self.ns)?;
         netlink.set_up(self.index)?;
         for (_, gateway) in gateways(&self.config.gateway) {
@@ -138,6 +139,16 @@ impl HostPort {
             }
         }
         Ok(())
+    }
+
+    /// The switch has judged who may send what. The node's kernel need not wonder that a packet's
+    /// way back leads elsewhere (loose reverse path check), nor tell pods of shorter ways. Good to
+    /// have: the usual case works without.
+    fn relax(&self) {
+        for (setting, value) in [("rp_filter", "2"), ("send_redirects", "0")] {
+            let key = format!("net/ipv4/conf/{}/{setting}", self.config.name);
+            let _ = sysctl::set(&self.ns, &key, value);
+        }
     }
 
     fn has_ipv6(&self) -> bool {
