@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::selectors::Selectors;
+use super::selectors::{Scope, Selectors};
 use super::slab::Slab;
 use crate::rule::NamedPort;
 use crate::table::{IdentityInfo, Partition};
@@ -27,6 +27,8 @@ pub(super) struct Row {
     selected: Vec<u64>,
     /// Their ports of the key's names.
     pub(super) ports: Vec<NamedPort>,
+    /// Whether they are nodes and not pods; of row 0 they are both.
+    pub(super) nodes: bool,
 }
 
 impl Row {
@@ -49,6 +51,7 @@ impl Row {
             self.selected[place / 64] |= u64::from(member) << (place % 64);
         }
         self.ports.clear();
+        self.nodes = matches!(info, IdentityInfo::Nodes { .. }) && !self.is_nothing();
         if let IdentityInfo::Pods { ports, .. } = info
             && !key.names.is_empty()
             && (key.names_of_all || !self.is_nothing())
@@ -175,17 +178,16 @@ impl Partitions {
 impl PartitionState {
     /// Builds everything from scratch. The most frequent row becomes the default.
     fn build(&mut self, from: &Sources<'_>) {
-        self.rows = vec![Row {
-            selected: vec![0; self.key.selectors.len().div_ceil(64)],
-            ports: Vec::new(),
-        }];
+        let selected = vec![0; self.key.selectors.len().div_ceil(64)];
+        self.rows = vec![Row { selected, ..Row::default() }];
         self.by_row = HashMap::from_iter([(self.rows[0].clone(), 0)]);
         if let [_] = self.key.selectors[..]
             && self.key.names.is_empty()
         {
             // The usual case: both rows that can ever be are there from the start, so that new
             // identities never give its stages work.
-            self.row_number(&Row { selected: vec![1], ports: Vec::new() });
+            let nodes = from.selectors.scope(self.key.selectors[0]) == Scope::Nodes;
+            self.row_number(&Row { selected: vec![1], nodes, ..Row::default() });
         }
         let mut scratch = Row::default();
         let mut assigned: Vec<(u32, u32)> = Vec::new();

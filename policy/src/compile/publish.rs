@@ -43,7 +43,7 @@ impl PolicyCompiler {
             for &stage in &state.stages {
                 if let Some(old) = self.table.stages.get(stage) {
                     let partition = state.compiled.clone();
-                    self.table.stages.set(stage, Stage { partition, ..old.clone() });
+                    self.table.stages.set(stage, old.with_partition(partition));
                 }
             }
         }

@@ -11,7 +11,7 @@ use super::policies::{Block, PolicyState, RuleState};
 use super::ports::{self, Reach, intervals};
 use super::slab::Slab;
 use crate::rule::{Action, Direction, NamedPort};
-use crate::table::{BlockTrie, NO_ROW, PolicyId, RuleRef, Stage, lines};
+use crate::table::{Parts, PolicyId, RuleRef, Stage};
 
 /// What makes a stage the same as another.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -59,16 +59,18 @@ impl StageBuilder<'_> {
         let first = self.key.policies.first().map(|(id, _)| (PolicyId(*id), &policies[*id].info));
         let (policy, counter) =
             first.map_or_else(Default::default, |(id, info)| (id, info.counter(direction, None)));
-        refs.push(RuleRef { policy, index: u32::MAX, action: Action::Deny, counter });
+        let isolation = RuleRef { policy, index: u32::MAX, action: Action::Deny, counter };
         let number = self.partition(&rules, from);
         let partition = (number != 0).then(|| self.partitions.get(number));
-        let (tables, blocks) = Tables::new(self.key, &rules).build(partition);
-        let stage = Stage {
+        let tables = Tables::new(self.key, &rules).build(partition);
+        let stage = Stage::new(Parts {
             partition: partition.map(|p| p.compiled.clone()).unwrap_or_default(),
-            blocks,
-            lines: lines(&tables).into(),
-            rules: refs.into(),
-        };
+            tables: &tables.intervals,
+            rows_are_whole: tables.rows_are_whole,
+            ranges: &tables.ranges,
+            rules: &refs,
+            isolation,
+        });
         (stage, number)
     }
 
@@ -105,6 +107,16 @@ fn about_all_by_name(rule: &RuleState) -> bool {
     (rule.everyone || rule.every_pod) && ports::names(&rule.ports).next().is_some()
 }
 
+/// Intervals of the rules about everyone up to which they are repeated in every row.
+const FEW: usize = 8;
+
+/// Port tables in the order in which a stage has them.
+struct Built {
+    intervals: Vec<Vec<(u32, u32)>>,
+    rows_are_whole: bool,
+    ranges: Vec<(Cidr, Option<usize>)>,
+}
+
 impl<'a> Tables<'a> {
     fn new(key: &'a StageKey, rules: &'a [&'a RuleState]) -> Self {
         // On egress names depend on the peer and `key.ports` is empty.
@@ -112,40 +124,47 @@ impl<'a> Tables<'a> {
         Self { key, rules, reaches }
     }
 
-    /// The intervals of each port table, and the ranges that lead to some of them.
-    fn build(&self, partition: Option<&PartitionState>) -> (Vec<Vec<(u32, u32)>>, BlockTrie) {
-        let mut tables = vec![
-            intervals(&self.having(|rule| rule.everyone)),
-            intervals(&self.having(|rule| rule.everyone || rule.every_pod)),
-        ];
+    fn build(&self, partition: Option<&PartitionState>) -> Built {
+        let everyone = self.having(|rule| rule.everyone);
+        let pods = self.having(|rule| rule.everyone || rule.every_pod);
+        let mut tables = vec![intervals(&everyone), intervals(&pods)];
+        // Rules about everyone are few as a rule: repeating them in every row spares a look-up.
+        // Where they are not, rows times rules could be too much.
+        let whole = tables[1].len() <= FEW;
         if let Some(partition) = partition {
             let by_selector = self.by_selector(&partition.key.selectors);
             for row in partition.rows.iter().skip(1) {
-                let mut ranks: Vec<u32> =
-                    row.selected().flat_map(|at| by_selector[at].iter().copied()).collect();
-                if !row.ports.is_empty() {
-                    let all = (0u32..).zip(self.rules);
-                    ranks.extend(all.filter(|(_, r)| about_all_by_name(r)).map(|(rank, _)| rank));
-                }
+                let selected = row.selected().flat_map(|at| by_selector[at].iter().copied());
+                let mut ranks: Vec<u32> = selected.collect();
+                let all = (0u32..).zip(self.rules);
+                let also = all.filter(|(_, rule)| {
+                    let about = rule.everyone || (rule.every_pod && !row.nodes);
+                    (whole && about) || (!row.ports.is_empty() && about_all_by_name(rule))
+                });
+                ranks.extend(also.map(|(rank, _)| rank));
                 ranks.sort_unstable();
                 ranks.dedup();
                 tables.push(intervals(&self.reaches(&ranks, &row.ports)));
             }
         }
-        let mut rows: HashMap<Vec<u32>, u32> = HashMap::new();
-        let mut ranges = Vec::new();
-        for (range, ranks) in self.ranges() {
-            let row = if ranks.is_empty() {
-                NO_ROW
-            } else {
-                *rows.entry(ranks).or_insert_with_key(|ranks| {
-                    tables.push(intervals(&self.reaches(ranks, &[])));
-                    tables.len() as u32 - 1
-                })
-            };
-            ranges.push((range, row));
-        }
-        (tables, BlockTrie::new(ranges))
+        let ranges = self.range_tables(&mut tables);
+        Built { intervals: tables, rows_are_whole: whole, ranges }
+    }
+
+    /// Appends a table for each set of rules that ranges lead to.
+    fn range_tables(&self, tables: &mut Vec<Vec<(u32, u32)>>) -> Vec<(Cidr, Option<usize>)> {
+        let mut places: HashMap<Vec<u32>, usize> = HashMap::new();
+        let mut table_of = |ranks: Vec<u32>| {
+            if ranks.is_empty() {
+                return None;
+            }
+            let place = places.entry(ranks).or_insert_with_key(|ranks| {
+                tables.push(intervals(&self.reaches(ranks, &[])));
+                tables.len() - 1
+            });
+            Some(*place)
+        };
+        self.ranges().into_iter().map(|(range, ranks)| (range, table_of(ranks))).collect()
     }
 
     /// The rules that have a property, in order.

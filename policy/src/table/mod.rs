@@ -24,10 +24,9 @@ mod stage;
 use core::net::IpAddr;
 use std::sync::Arc;
 
-pub(crate) use blocks::{BlockTrie, NO_ROW};
 pub(crate) use partition::Partition;
-pub(crate) use ports::{Line, NO_RULE, PortKey, lines, rank};
-pub(crate) use stage::{RuleRef, Stage};
+pub(crate) use ports::{NO_RULE, PortKey};
+pub(crate) use stage::{Parts, RuleRef, Stage};
 
 use crate::cow::{CowMap, CowVec};
 use crate::rule::{

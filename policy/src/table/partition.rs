@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 /// For each identity the row of rules that select it, in stages that select by the same
 /// selectors. Most identities share one row, which is written down once; the others stand in an
-/// open-addressed table of at most half load.
+/// open-addressed table that is full to three quarters at most.
 #[derive(Clone, Debug)]
 pub(crate) struct Partition {
-    /// Identity in the upper half, row in the lower, 0 an empty slot; a power of two of them, or
-    /// none. Behind them the row of all other identities.
+    /// Identity in the upper half, row in the lower, 0 an empty slot; a power of two of them, at
+    /// least one of them empty, or none. Behind them the row of all other identities.
     slots: Arc<[u64]>,
 }
 
@@ -25,7 +25,7 @@ impl Partition {
     pub(crate) fn new(default: u32, exceptions: &[(u32, u32)]) -> Self {
         let len = match exceptions.len() {
             0 => 0,
-            some => (some * 2).next_power_of_two(),
+            some => (some * 4).div_ceil(3).next_power_of_two(),
         };
         let mut slots = vec![0; len];
         let mask = len.wrapping_sub(1);

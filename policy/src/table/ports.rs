@@ -1,5 +1,7 @@
 //! From protocol and port to a rule's rank.
 
+use super::stage::Line;
+
 /// A rank that no rule has: nothing matches.
 pub(crate) const NO_RULE: u32 = CHILD - 1;
 
@@ -36,30 +38,32 @@ impl PortKey {
     }
 }
 
-/// Up to eight intervals of keys, each with the lowest rank of the rules that match there, or
-/// with the line that divides it further: a tree of one level for the few ports that most rules
-/// name and of six if every port of every protocol has a rule of its own.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub(crate) struct Line {
-    /// First key of each interval; the first one's is not above any key, those beyond the last
-    /// one's are above all.
-    starts: [i32; WIDTH],
-    /// A rank, [`NO_RULE`], or another line's number and [`CHILD`].
-    values: [u32; WIDTH],
-}
+// A port table is a tree of lines. A line divides its keys into up to eight intervals: the first
+// eight words are the intervals' first keys (the first one's is not above any key that comes
+// here, those beyond the last are above all), the others say for each what holds there: the
+// lowest rank of the rules that match, or `CHILD` and the number of a line that divides it
+// further. One level for the few ports that most rules name; six if every port of every protocol
+// has a rule of its own.
 
-const _: () = assert!(size_of::<Line>() == 64);
+const BLANK: Line = {
+    let mut words = [i32::MAX as u32; 2 * WIDTH];
+    let mut at = WIDTH;
+    while at < 2 * WIDTH {
+        words[at] = NO_RULE;
+        at += 1;
+    }
+    Line(words)
+};
 
 /// Lowest rank that the table beginning at line `root` has for a key; [`NO_RULE`] if there is no
-/// such table.
+/// such line.
 #[inline]
-pub(crate) fn rank(lines: &[Line], mut root: u32, key: PortKey) -> u32 {
-    while let Some(line) = lines.get(root as usize) {
+pub(crate) fn rank(run: &[Line], mut root: u32, key: PortKey) -> u32 {
+    while let Some(Line(words)) = run.get(root as usize) {
         // All compared at once and counted: no branch to mispredict. Keys fit an `i32`.
-        let key = key.0 as i32;
-        let below: u32 = line.starts.iter().map(|start| u32::from(*start <= key)).sum();
-        let value = line.values[(below as usize).wrapping_sub(1) % WIDTH];
+        let starts = &words[..WIDTH];
+        let below: u32 = starts.iter().map(|start| u32::from(*start as i32 <= key.0 as i32)).sum();
+        let value = words[WIDTH + (below as usize).wrapping_sub(1) % WIDTH];
         if value & CHILD == 0 {
             return value;
         }
@@ -68,38 +72,36 @@ pub(crate) fn rank(lines: &[Line], mut root: u32, key: PortKey) -> u32 {
     NO_RULE
 }
 
-/// The lines of several tables, each given by its intervals (first key and rank, from key 0 on).
-/// Table `n` begins at line `n`.
-pub(crate) fn lines(tables: &[Vec<(u32, u32)>]) -> Vec<Line> {
-    let blank = Line { starts: [i32::MAX; WIDTH], values: [NO_RULE; WIDTH] };
-    let mut lines = vec![blank; tables.len()];
-    for (root, intervals) in tables.iter().enumerate() {
-        write_line(&mut lines, root, intervals);
+/// Appends several tables, each given by its intervals (first key and rank, from key 0 on). The
+/// root of the first is the next line of the run, and so on.
+pub(crate) fn write_tables(run: &mut Vec<Line>, tables: &[Vec<(u32, u32)>]) {
+    let first = run.len();
+    run.resize(first + tables.len(), BLANK);
+    for (root, intervals) in (first..).zip(tables) {
+        write_line(run, root, intervals);
     }
-    lines
 }
 
 /// Writes a line, and those below it behind the last.
-fn write_line(lines: &mut Vec<Line>, at: usize, intervals: &[(u32, u32)]) {
+fn write_line(run: &mut Vec<Line>, at: usize, intervals: &[(u32, u32)]) {
     let each = if intervals.len() <= WIDTH {
         1
     } else {
         // Full lines below, so that the tree is no deeper than it must be.
-        let depth = (intervals.len() - 1).ilog(WIDTH);
-        WIDTH.pow(depth)
+        WIDTH.pow((intervals.len() - 1).ilog(WIDTH))
     };
     for (slot, part) in intervals.chunks(each).enumerate() {
         let value = match *part {
             [(_, rank)] => rank,
             _ => {
-                let child = lines.len();
-                lines.push(Line { starts: [i32::MAX; WIDTH], values: [NO_RULE; WIDTH] });
-                write_line(lines, child, part);
+                let child = run.len();
+                run.push(BLANK);
+                write_line(run, child, part);
                 child as u32 | CHILD
             }
         };
-        lines[at].starts[slot] = part[0].0 as i32;
-        lines[at].values[slot] = value;
+        run[at].0[slot] = part[0].0;
+        run[at].0[WIDTH + slot] = value;
     }
 }
 
@@ -125,11 +127,12 @@ mod tests {
             tables in prop::collection::vec(prop::bool::ANY.prop_flat_map(table), 1..6),
             ask in prop::collection::vec(0..=PortKey::OTHER.0, 40),
         ) {
-            let lines = lines(&tables);
+            let mut lines = vec![BLANK];
+            write_tables(&mut lines, &tables);
             for (root, intervals) in tables.iter().enumerate() {
                 let near = intervals.iter().flat_map(|(s, _)| [s.saturating_sub(1), *s, s + 1]);
                 for key in ask.iter().copied().chain(near) {
-                    prop_assert_eq!(rank(&lines, root as u32, PortKey(key)), plain(intervals, key));
+                    prop_assert_eq!(rank(&lines, root as u32 + 1, PortKey(key)), plain(intervals, key));
                 }
             }
             prop_assert_eq!(rank(&lines, lines.len() as u32, PortKey(0)), NO_RULE);
@@ -139,7 +142,8 @@ mod tests {
     #[test]
     fn every_port_its_own_interval() {
         let all: Vec<(u32, u32)> = (0..=PortKey::OTHER.0).zip(0..).collect();
-        let lines = lines(&[all]);
+        let mut lines = Vec::new();
+        write_tables(&mut lines, &[all]);
         for key in [0, 1, 65535, 65536, 131_071, 196_607, 196_608] {
             assert_eq!(rank(&lines, 0, PortKey(key)), key);
         }

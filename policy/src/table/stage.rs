@@ -2,11 +2,19 @@
 
 use std::sync::Arc;
 
-use super::{BlockTrie, Decision, Line, Partition, Party, PolicyId, PortKey, rank};
+use super::blocks::{NO_TABLE, Root, table_of, write_ranges};
+use super::ports::{NO_RULE, rank, write_tables};
+use super::{Decision, Partition, Party, PolicyId, PortKey};
 use crate::rule::Action;
 use crate::verdict::Why;
+use wire::cidr::Cidr;
 
-/// A rule of a stage, in the order in which the stage's rules count.
+/// One cache line of a stage.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Line(pub(super) [u32; 16]);
+
+/// A rule of a stage. Four words of a line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RuleRef {
     pub(crate) policy: PolicyId,
@@ -17,76 +25,184 @@ pub(crate) struct RuleRef {
 }
 
 impl RuleRef {
+    const WORDS: usize = 4;
+
     #[inline]
     pub(crate) fn decision(&self, allow: bool, why: Why) -> Decision {
         let (policy, rule) = (self.policy, Some(self.index));
         Decision { allow, why, policy, rule, counter: self.counter }
     }
+
+    fn words(&self) -> [u32; Self::WORDS] {
+        [self.policy.0, self.index, self.action as u32, self.counter]
+    }
+
+    #[inline]
+    fn from_words(words: &[u32]) -> Self {
+        let action = match words[2] {
+            a if a == Action::Accept as u32 => Action::Accept,
+            a if a == Action::Pass as u32 => Action::Pass,
+            _ => Action::Deny,
+        };
+        Self { policy: PolicyId(words[0]), index: words[1], action, counter: words[3] }
+    }
 }
 
-/// One tier's say about some pods in one direction. One cache line of pointers, each to one run
-/// of memory.
+/// One tier's say about some pods in one direction, in one run of memory.
 ///
-/// A rule is known by its rank, its place in `rules`. Each port table says which rank is the
-/// lowest that matches a port; a connection concerns up to three tables (rules about everyone,
-/// rules that select the peer, rules whose ipBlocks hold it), and the lowest of their ranks
-/// decides.
+/// A rule is known by its rank, its place in the order of rules. Each port table says which rank
+/// is the lowest that matches a port; a connection concerns up to three tables (rules about
+/// everyone, rules that select the peer, rules whose ipBlocks hold it), and the lowest of their
+/// ranks decides.
 #[derive(Clone, Debug, Default)]
-#[repr(align(64))]
 pub(crate) struct Stage {
     /// Identities by the stage's selectors.
-    pub(crate) partition: Partition,
-    /// The stage's ranges, leading to port tables.
-    pub(crate) blocks: BlockTrie,
-    /// The port tables: [`Self::OUTSIDE`], [`Self::PODS`], then one for each row of the partition
-    /// but the first, then one for each row of the blocks.
-    pub(crate) lines: Arc<[Line]>,
-    /// In order; behind them what stands for the isolation of the pods.
-    pub(crate) rules: Arc<[RuleRef]>,
+    partition: Partition,
+    /// [`Header`], then the port tables: [`Self::OUTSIDE`], [`Self::PODS`], one for each row of
+    /// the partition but the first, those that ranges lead to; then the lines that divide these
+    /// further, the trees of the ranges, the rules.
+    run: Arc<[Line]>,
 }
 
-const _: () = assert!(size_of::<Stage>() == 64);
+/// The first line of a stage.
+#[derive(Clone, Copy, Debug, Default)]
+struct Header {
+    /// The trees of ranges of both families.
+    roots: [Root; 2],
+    /// First line of the rules.
+    rules: u32,
+    /// How many there are. One more stands behind them for the isolation of the pods.
+    rule_count: u32,
+    /// Whether the tables of rows hold the rules about everyone too.
+    rows_are_whole: bool,
+}
+
+impl Header {
+    fn to_line(self) -> Line {
+        let [v4, v6] = self.roots;
+        let part = |shift: u32| (v6.head >> shift) as u32;
+        let v4_head = (v4.head >> 96) as u32;
+        let whole = u32::from(self.rows_are_whole);
+        let (heads, rules) = ([part(96), part(64), part(32), part(0)], self.rules);
+        let [a, b, c, d] = heads;
+        let count = self.rule_count;
+        Line([
+            v4.node, v4.skip, v4_head, v6.node, v6.skip, a, b, c, d, rules, count, whole, 0, 0, 0,
+            0,
+        ])
+    }
+
+    #[inline]
+    fn root(words: &[u32; 16], ipv4: bool) -> Root {
+        if ipv4 {
+            return Root { node: words[0], skip: words[1], head: u128::from(words[2]) << 96 };
+        }
+        let head = words[5..9].iter().fold(0, |head, word| head << 32 | u128::from(*word));
+        Root { node: words[3], skip: words[4], head }
+    }
+}
+
+/// Word of the header with the first line of the rules.
+const RULES: usize = 9;
+/// Word of the header with the number of rules.
+const RULE_COUNT: usize = 10;
+/// Word of the header that says whether rows are whole.
+const ROWS_ARE_WHOLE: usize = 11;
+
+/// What a stage is made from.
+pub(crate) struct Parts<'a> {
+    pub(crate) partition: Partition,
+    /// Intervals of each port table, in the order of lines: see [`Stage`].
+    pub(crate) tables: &'a [Vec<(u32, u32)>],
+    pub(crate) rows_are_whole: bool,
+    /// Each distinct range and the place in `tables` for addresses of which it is the longest
+    /// range, if any rule holds there.
+    pub(crate) ranges: &'a [(Cidr, Option<usize>)],
+    pub(crate) rules: &'a [RuleRef],
+    /// What stands for the isolation of the pods.
+    pub(crate) isolation: RuleRef,
+}
 
 impl Stage {
     /// Table of rules about everyone.
-    pub(crate) const OUTSIDE: u32 = 0;
+    pub(crate) const OUTSIDE: u32 = 1;
     /// Table of rules about everyone and of those about every pod.
-    pub(crate) const PODS: u32 = 1;
+    pub(crate) const PODS: u32 = 2;
+
+    pub(crate) fn new(parts: Parts<'_>) -> Self {
+        let mut run = vec![Header::default().to_line()];
+        write_tables(&mut run, parts.tables);
+        let line = |table: &Option<usize>| table.map_or(NO_TABLE, |at| at as u32 + Self::OUTSIDE);
+        let ranges: Vec<_> =
+            parts.ranges.iter().map(|(cidr, table)| (*cidr, line(table))).collect();
+        let roots = write_ranges(&mut run, &ranges);
+        let rules = run.len() as u32;
+        let words: Vec<u32> =
+            parts.rules.iter().chain([&parts.isolation]).flat_map(RuleRef::words).collect();
+        for chunk in words.chunks(16) {
+            let mut line = Line([0; 16]);
+            line.0[..chunk.len()].copy_from_slice(chunk);
+            run.push(line);
+        }
+        let (rule_count, rows_are_whole) = (parts.rules.len() as u32, parts.rows_are_whole);
+        run[0] = Header { roots, rules, rule_count, rows_are_whole }.to_line();
+        Self { partition: parts.partition, run: run.into() }
+    }
+
+    /// The same with identities partitioned anew, into rows that it knows.
+    pub(crate) fn with_partition(&self, partition: Partition) -> Self {
+        Self { partition, run: Arc::clone(&self.run) }
+    }
 
     /// Lowest rank of a rule that matches.
     #[inline]
     pub(crate) fn first_match(&self, peer: &Party, key: PortKey) -> u32 {
+        let Some(Line(header)) = self.run.first() else { return NO_RULE };
         let everyone = if peer.is_pod() { Self::PODS } else { Self::OUTSIDE };
-        let mut lowest = rank(&self.lines, everyone, key);
         let row = self.partition.row(peer.identity());
-        if row != Partition::NOTHING {
-            lowest = lowest.min(rank(&self.lines, Self::PODS + row, key));
+        let mut lowest = match row {
+            Partition::NOTHING => rank(&self.run, everyone, key),
+            row => rank(&self.run, Self::PODS + row, key),
+        };
+        if row != Partition::NOTHING && header[ROWS_ARE_WHOLE] == 0 {
+            lowest = lowest.min(rank(&self.run, everyone, key));
         }
-        // Beyond the last table if no range holds the address.
-        lowest.min(rank(&self.lines, self.blocks.row(peer.address()), key))
+        let root = Header::root(header, peer.address().is_ipv4());
+        if root.node != 0 {
+            let table = table_of(&self.run, root, peer.address());
+            // No line if no range holds the address.
+            lowest = lowest.min(rank(&self.run, table, key));
+        }
+        lowest
     }
 
     /// The rule of a rank, if it is one.
     #[inline]
-    pub(crate) fn rule(&self, rank: u32) -> Option<&RuleRef> {
-        let rank = rank as usize;
-        if rank + 1 < self.rules.len() { self.rules.get(rank) } else { None }
+    pub(crate) fn rule(&self, rank: u32) -> Option<RuleRef> {
+        let Line(header) = self.run.first()?;
+        if rank < header[RULE_COUNT] { self.rule_at(header, rank) } else { None }
+    }
+
+    #[inline]
+    fn rule_at(&self, header: &[u32; 16], place: u32) -> Option<RuleRef> {
+        const EACH: usize = 16 / RuleRef::WORDS;
+        let place = place as usize;
+        let Line(words) = self.run.get(header[RULES] as usize + place / EACH)?;
+        let at = place % EACH * RuleRef::WORDS;
+        Some(RuleRef::from_words(&words[at..at + RuleRef::WORDS]))
     }
 
     /// The denial of a pod that is isolated, named after the first policy that isolates it.
     #[inline]
     pub(crate) fn isolation(&self) -> Decision {
-        let last = self.rules.last();
-        let (policy, counter) = last.map_or_else(Default::default, |l| (l.policy, l.counter));
+        let first = self.run.first();
+        let rule = first.and_then(|Line(header)| self.rule_at(header, header[RULE_COUNT]));
+        let (policy, counter) = rule.map_or_else(Default::default, |r| (r.policy, r.counter));
         Decision { allow: false, why: Why::Isolated, policy, rule: None, counter }
     }
 
     /// Octets on the heap, those of a partition counted for each stage that shares it.
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.partition.heap_bytes()
-            + self.blocks.heap_bytes()
-            + size_of_val(&*self.lines)
-            + size_of_val(&*self.rules)
-            + 4 * size_of::<usize>()
+        self.partition.heap_bytes() + size_of_val(&*self.run) + size_of::<Line>()
     }
 }
