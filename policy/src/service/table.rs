@@ -14,6 +14,10 @@ use wire::flow_key::{Family, FlowKey, HashKey, proto, to_addr, to_octets};
 use super::entry::{Backend, BackendFlags, Scope, ServiceEntry};
 use super::model::TrafficPolicy;
 use crate::cow::CowMap;
+use crate::maglev::Maglev;
+
+/// Keys that are warmed together.
+const WARM: usize = 32;
 
 /// Where a client is, as far as Services treat it differently.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,11 +121,63 @@ impl FrontKey {
 #[derive(Clone, Debug)]
 pub(super) enum Front {
     /// A Service's port.
-    Port(FrontendKind, Arc<ServiceEntry>),
+    Port(Port),
     /// A cluster IP of ours (whole address), with the Service's cookie.
     Allocated(Arc<str>),
     /// A cluster IP of a Service that somebody else balances (whole address, S14).
     Foreign,
+}
+
+/// A Service's port at one address. What most look-ups need is copied here from the entry, into
+/// the hash table's own memory: with many Services every further step waits for main memory.
+#[derive(Clone, Debug)]
+pub(super) struct Port {
+    kind: FrontendKind,
+    /// Some endpoint is usable somewhere.
+    any: bool,
+    /// The entry's source ranges apply.
+    restricted: bool,
+    /// The choice is by the client's address.
+    sticky: bool,
+    /// Policies for clients in the cluster and off it.
+    inside: TrafficPolicy,
+    outside: TrafficPolicy,
+    cluster: Maglev,
+    backends: Arc<[Backend]>,
+    entry: Arc<ServiceEntry>,
+}
+
+impl Port {
+    pub(super) fn new(kind: FrontendKind, entry: Arc<ServiceEntry>) -> Self {
+        // Clients inside the cluster get Cluster behaviour from the outside addresses (S3).
+        let (inside, outside) = match kind {
+            FrontendKind::ClusterIp => (entry.internal_policy, entry.internal_policy),
+            _ => (TrafficPolicy::Cluster, entry.external_policy),
+        };
+        Self {
+            kind,
+            any: entry.any,
+            restricted: kind == FrontendKind::LoadBalancer && entry.source_ranges.is_some(),
+            sticky: entry.affinity.is_some(),
+            inside,
+            outside,
+            cluster: entry.cluster.clone(),
+            backends: entry.backends.clone(),
+            entry,
+        }
+    }
+
+    pub(super) fn entry(&self) -> &Arc<ServiceEntry> {
+        &self.entry
+    }
+
+    #[inline]
+    fn table(&self, scope: Scope) -> &Maglev {
+        match scope {
+            Scope::Cluster => &self.cluster,
+            Scope::Local => &self.entry.local,
+        }
+    }
 }
 
 /// What holds for the whole table; changes rarely.
@@ -145,6 +201,7 @@ pub struct Match<'a> {
     /// Which backends it may take.
     pub scope: Scope,
     origin: Origin,
+    port: &'a Port,
 }
 
 /// A connection's backend.
@@ -161,13 +218,14 @@ pub struct Chosen<'a> {
     /// The source must be translated too, to an address of this node (S8): the backend is the
     /// client itself, or the client is outside and the backend anywhere.
     pub needs_snat: bool,
+    backend: &'a Backend,
 }
 
-impl Chosen<'_> {
+impl<'a> Chosen<'a> {
     /// The backend.
     #[inline]
-    pub fn backend(&self) -> &Backend {
-        &self.entry.backends[self.index]
+    pub fn backend(&self) -> &'a Backend {
+        self.backend
     }
 }
 
@@ -260,7 +318,7 @@ impl ServiceTable {
     #[inline]
     pub fn find(&self, key: &FlowKey, origin: Origin) -> Found<'_> {
         match self.front(key) {
-            Some((kind, entry)) => admit(kind, entry, key, origin),
+            Some(port) => admit(port, key, origin),
             None => self.no_front(key),
         }
     }
@@ -284,15 +342,46 @@ impl ServiceTable {
     /// same table.
     #[inline]
     pub fn choose<'a>(&self, found: &Match<'a>, key: &FlowKey) -> Option<Chosen<'a>> {
-        let hash = match found.entry.affinity {
-            None => key.hash(&self.scene.cluster_key),
-            // The same backend through whatever address of the Service, and again after the pin
-            // is forgotten or on another node.
-            Some(_) => FlowKey { dst: [0; 16], src_port: 0, dst_port: 0, ..*key }
-                .hash(&self.scene.cluster_key),
-        };
-        let index = found.entry.table(found.scope).pick(hash)?;
+        let hash = self.hash(found.port, key);
+        let index = found.port.table(found.scope).pick(hash)?;
         Some(found.take(usize::from(index), key))
+    }
+
+    /// The cluster's hash of a connection to a port.
+    #[inline]
+    fn hash(&self, port: &Port, key: &FlowKey) -> u64 {
+        let cluster_key = &self.scene.cluster_key;
+        if !port.sticky {
+            return key.hash(cluster_key);
+        }
+        // The same backend through whatever address of the Service, and again after the pin is
+        // forgotten or on another node.
+        FlowKey { dst: [0; 16], src_port: 0, dst_port: 0, ..*key }.hash(cluster_key)
+    }
+
+    /// Reads what [`lookup`](Self::lookup) of these keys will read, and returns a number that means
+    /// nothing. With many Services each look-up waits for main memory several times; asked for a batch
+    /// step by step, as here, the waits of different keys overlap. Worth its while for two keys or
+    /// more, before they are looked up one by one.
+    pub fn warm(&self, keys: &[FlowKey]) -> usize {
+        let mut read = 0;
+        for keys in keys.chunks(WARM) {
+            let mut ports = [None; WARM];
+            for (port, key) in ports.iter_mut().zip(keys) {
+                *port = self.front(key);
+            }
+            let mut picks = [0; WARM];
+            for ((pick, port), key) in picks.iter_mut().zip(&ports).zip(keys) {
+                if let Some(port) = port {
+                    *pick = usize::from(port.cluster.pick(self.hash(port, key)).unwrap_or(0));
+                }
+            }
+            for (pick, port) in picks.into_iter().zip(ports) {
+                let backend = port.and_then(|port| port.backends.get(pick));
+                read += backend.map_or(0, |backend| usize::from(backend.port));
+            }
+        }
+        core::hint::black_box(read)
     }
 
     /// Whether Service traffic to this address reaches the switch at all: a Service's address, or
@@ -303,7 +392,7 @@ impl ServiceTable {
 
     /// How a backend stands that was chosen for a connection whose first packet had `key`.
     pub fn standing(&self, key: &FlowKey, backend: SocketAddr) -> Standing {
-        let Some((_, entry)) = self.front(key) else { return Standing::NoService };
+        let Some(Port { entry, .. }) = self.front(key) else { return Standing::NoService };
         match entry.find(backend).map(|index| entry.backends[index].flags) {
             Some(flags) if flags.has(BackendFlags::SERVING) => Standing::Serving,
             Some(flags) if flags.has(BackendFlags::READY) => Standing::Serving,
@@ -316,7 +405,7 @@ impl ServiceTable {
     /// of one kind show several times.
     pub fn iter(&self) -> impl Iterator<Item = (FrontendKind, &Arc<ServiceEntry>)> {
         self.fronts.iter().filter_map(|(_, front)| match front {
-            Front::Port(kind, entry) => Some((*kind, entry)),
+            Front::Port(port) => Some((port.kind, &port.entry)),
             Front::Allocated(_) | Front::Foreign => None,
         })
     }
@@ -326,9 +415,14 @@ impl ServiceTable {
         self.fronts.heap_bytes()
     }
 
+    /// By what kind of address a packet is for a Service, if it is.
+    pub(super) fn kind(&self, key: &FlowKey) -> Option<FrontendKind> {
+        self.front(key).map(|port| port.kind)
+    }
+
     /// The frontend that a packet is addressed to.
     #[inline]
-    pub(super) fn front(&self, key: &FlowKey) -> Option<(FrontendKind, &Arc<ServiceEntry>)> {
+    pub(super) fn front(&self, key: &FlowKey) -> Option<&Port> {
         if !matches!(key.proto, proto::TCP | proto::UDP | proto::SCTP) {
             return None;
         }
@@ -337,7 +431,7 @@ impl ServiceTable {
             front = self.fronts.get(&FrontKey::node(key.family, key.proto, key.dst_port));
         }
         match front? {
-            Front::Port(kind, entry) => Some((*kind, entry)),
+            Front::Port(port) => Some(port),
             Front::Allocated(_) | Front::Foreign => None,
         }
     }
@@ -376,38 +470,32 @@ impl ServiceTable {
 
 /// What a frontend offers this client.
 #[inline]
-fn admit<'a>(
-    kind: FrontendKind,
-    entry: &'a Arc<ServiceEntry>,
-    key: &FlowKey,
-    origin: Origin,
-) -> Found<'a> {
-    if kind == FrontendKind::LoadBalancer
+fn admit<'a>(port: &'a Port, key: &FlowKey, origin: Origin) -> Found<'a> {
+    let Port { kind, entry, .. } = port;
+    if port.restricted
         && let Some(ranges) = &entry.source_ranges
         && !ranges.contains(key.src_addr())
     {
         return Found::Drop(DropReason::SourceRange, Subject::of(entry));
     }
-    // Clients inside the cluster get Cluster behaviour from the outside addresses (S3).
-    let policy = match (kind, origin) {
-        (FrontendKind::ClusterIp, _) => entry.internal_policy,
-        (_, Origin::OffCluster) => entry.external_policy,
-        (_, Origin::InCluster) => TrafficPolicy::Cluster,
+    let policy = match origin {
+        Origin::InCluster => port.inside,
+        Origin::OffCluster => port.outside,
     };
     let scope = match policy {
         TrafficPolicy::Cluster => Scope::Cluster,
         TrafficPolicy::Local => Scope::Local,
     };
-    if !entry.any {
+    if !port.any {
         return Found::Reject(RejectReason::NoEndpoints, Subject::of(entry));
     }
-    if entry.table(scope).is_empty() {
+    if port.table(scope).is_empty() {
         return match scope {
             Scope::Local => Found::Drop(DropReason::NoLocalEndpoints, Subject::of(entry)),
             Scope::Cluster => Found::Reject(RejectReason::NoEndpoints, Subject::of(entry)),
         };
     }
-    Found::Service(Match { entry, kind, scope, origin })
+    Found::Service(Match { entry, kind: *kind, scope, origin, port })
 }
 
 impl<'a> Match<'a> {
@@ -432,12 +520,13 @@ impl<'a> Match<'a> {
 
     #[inline]
     fn take(&self, index: usize, key: &FlowKey) -> Chosen<'a> {
-        let Self { entry, kind, scope, origin } = *self;
-        let hairpin = entry.backends[index].address == key.src_addr();
+        let Self { entry, kind, scope, origin, port } = *self;
+        let backend = &port.backends[index];
+        let hairpin = backend.address == key.src_addr();
         // A host port leads to this very node, whose reply passes here anyhow.
         let hides = origin == Origin::OffCluster
             && scope == Scope::Cluster
             && kind != FrontendKind::HostPort;
-        Chosen { entry, kind, scope, index, needs_snat: hairpin || hides }
+        Chosen { entry, kind, scope, index, needs_snat: hairpin || hides, backend }
     }
 }

@@ -535,7 +535,7 @@ fn a_change_recompiles_one_service() {
     let after = compiler.publish();
     let entry = |table: &ServiceTable, to| {
         let key = key("10.0.9.9:1", to);
-        Arc::clone(table.front(&key).unwrap().1)
+        Arc::clone(table.front(&key).unwrap().entry())
     };
     let (old, new) = (entry(&before, VIP), entry(&after, VIP));
     assert_eq!((old.backends().len(), new.backends().len()), (1, 2));
