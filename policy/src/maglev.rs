@@ -8,6 +8,7 @@
 use core::cmp::Reverse;
 use core::net::{IpAddr, SocketAddr};
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use wire::flow_key::{FlowKey, HashKey, to_octets};
 
@@ -70,7 +71,7 @@ pub enum MaglevError {
     TooMany(usize),
 }
 
-/// A compiled choice among backends.
+/// A compiled choice among backends. A clone shares the slots.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Maglev {
     slots: Slots,
@@ -81,8 +82,8 @@ pub struct Maglev {
 enum Slots {
     /// At most one backend: nothing to choose.
     One(Option<u16>),
-    Narrow(Box<[u8]>),
-    Wide(Box<[u16]>),
+    Narrow(Arc<[u8]>),
+    Wide(Arc<[u16]>),
 }
 
 impl Default for Slots {

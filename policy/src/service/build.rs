@@ -11,7 +11,7 @@ use super::entry::{Backend, BackendDetail, BackendFlags, Ranges, ServiceEntry, S
 use super::model::{
     EndpointSlice, HostPort, IpMode, Service, ServicePort, ServiceType, TrafficPolicy, family_of,
 };
-use super::table::{Front, FrontKey, FrontendKind};
+use super::table::{Front, FrontKey, FrontendKind, Port};
 use crate::maglev::{MAX_BACKENDS, Maglev, default_size};
 
 /// A frontend as its owner wants it.
@@ -95,8 +95,8 @@ fn maglev(
     Maglev::new(&list, size, key).unwrap_or_default()
 }
 
-fn backends(candidates: &[Candidate<'_>], selection: &Selection) -> Box<[Backend]> {
-    let mut list: Box<[Backend]> = candidates
+fn backends(candidates: &[Candidate<'_>], selection: &Selection) -> Arc<[Backend]> {
+    let mut list: Vec<Backend> = candidates
         .iter()
         .map(|c| Backend {
             address: c.address.ip(),
@@ -118,7 +118,7 @@ fn backends(candidates: &[Candidate<'_>], selection: &Selection) -> Box<[Backend
             list[*index].flags = list[*index].flags.with(flag, true);
         }
     }
-    list
+    list.into()
 }
 
 fn detail(candidate: &Candidate<'_>) -> BackendDetail {
@@ -149,7 +149,7 @@ pub(super) fn fronts(
     out: &mut Vec<Laid>,
 ) {
     let proto = port.protocol.number();
-    let mut lay = |key, kind| out.push((key, kind, Front::Port(kind, entry.clone())));
+    let mut lay = |key, kind| out.push((key, kind, Front::Port(Port::new(kind, entry.clone()))));
     let ours = |ip: &&IpAddr| family_of(**ip) == entry.family;
     for ip in service.cluster_ips.iter().filter(ours) {
         lay(FrontKey::exact(*ip, proto, port.port), FrontendKind::ClusterIp);
@@ -221,5 +221,6 @@ pub(super) fn host_port(
         cluster: one.unwrap_or_default(),
         local: Maglev::default(),
     };
-    Some((key, FrontendKind::HostPort, Front::Port(FrontendKind::HostPort, Arc::new(entry))))
+    let kind = FrontendKind::HostPort;
+    Some((key, kind, Front::Port(Port::new(kind, Arc::new(entry)))))
 }

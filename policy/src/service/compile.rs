@@ -226,7 +226,8 @@ impl Compiler {
         let mut clashes = Vec::new();
         let mut winner: Option<(&FrontKey, &Arc<ServiceEntry>)> = None;
         for ((key, kind, _), front) in &self.claims {
-            let Front::Port(_, entry) = front else { continue };
+            let Front::Port(port) = front else { continue };
+            let entry = port.entry();
             match winner {
                 Some((held, by)) if held == key => clashes.push(Clash {
                     loser: entry.cookie.clone(),

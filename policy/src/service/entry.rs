@@ -191,7 +191,7 @@ pub struct ServiceEntry {
     pub topology: Topology,
     /// Some endpoint is usable somewhere (S5).
     pub any: bool,
-    pub(super) backends: Box<[Backend]>,
+    pub(super) backends: Arc<[Backend]>,
     pub(super) details: Box<[BackendDetail]>,
     pub(super) cluster: Maglev,
     pub(super) local: Maglev,

@@ -84,7 +84,7 @@ pub struct Explanation {
 
 /// Explains what the table says of a new connection.
 pub fn explain(table: &ServiceTable, key: &FlowKey, origin: Origin) -> Explanation {
-    let kind = table.front(key).map(|(kind, _)| kind);
+    let kind = table.kind(key);
     match table.lookup(key, origin) {
         Lookup::NotAService => {
             Explanation { outcome: Outcome::NotAService, cookie: None, service: None }

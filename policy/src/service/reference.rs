@@ -244,7 +244,7 @@ fn usable_everywhere(
     if ready.is_empty() {
         return last_resort(all, |_| true);
     }
-    let hinted = |s: &Seen<'_>| s.endpoint.hints.nodes.iter().any(|n| *n == view.node);
+    let hinted = |s: &Seen<'_>| s.endpoint.hints.nodes.contains(&view.node);
     if ready.iter().all(|(_, s)| !s.endpoint.hints.nodes.is_empty())
         && ready.iter().any(|(_, s)| hinted(s))
     {

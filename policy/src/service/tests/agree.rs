@@ -358,6 +358,7 @@ proptest! {
         }
         let table = compiler.publish();
         for (table, plain) in [(&table, &plain), (&kept.0, &kept.1)] {
+            table.warm(&probes);
             for key in &probes {
                 for origin in [Origin::InCluster, Origin::OffCluster] {
                     agrees(table, plain, key, origin)?;

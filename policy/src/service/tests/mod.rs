@@ -1,16 +1,17 @@
 //! Tests of the Service table: the rules one by one, and random clusters beside the plain evaluator.
 
 mod agree;
+mod changes;
 mod rules;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use wire::flow_key::FlowKey;
+use wire::flow_key::{Family, FlowKey};
 
 use super::compile::{Compiler, Settings};
 use super::endpoints::Viewpoint;
-use super::model::{EndpointSlice, Service};
+use super::model::*;
 use super::table::{Lookup, Origin, ServiceTable};
 
 pub(super) fn ip(text: &str) -> IpAddr {
@@ -83,4 +84,54 @@ pub(super) fn spread(table: &ServiceTable, to: &str, origin: Origin) -> Vec<Stri
     seen.sort();
     seen.dedup();
     seen
+}
+
+pub(super) const VIP: &str = "10.96.0.10:80";
+pub(super) const A: &str = "10.0.0.1";
+pub(super) const B: &str = "10.0.0.2";
+pub(super) const C: &str = "10.0.0.3";
+
+pub(super) fn web() -> Service {
+    let mut service = Service::cluster_ip("ns", "web", [ip("10.96.0.10")]);
+    service.ports = vec![ServicePort::tcp("http", 80)];
+    service
+}
+
+/// Reachable in every way: cluster IP, node port 30080, load balancer 198.51.100.1.
+pub(super) fn balancer() -> Service {
+    let mut service = web();
+    service.kind = ServiceType::LoadBalancer;
+    service.ports[0].node_port = Some(30_080);
+    service.ingress = vec![Ingress { address: ip("198.51.100.1"), mode: IpMode::Vip }];
+    service
+}
+
+pub(super) fn slice(
+    name: &str,
+    port: u16,
+    endpoints: impl IntoIterator<Item = Endpoint>,
+) -> EndpointSlice {
+    EndpointSlice {
+        namespace: "ns".into(),
+        name: name.into(),
+        service: "web".into(),
+        family: Family::V4,
+        ports: vec![SlicePort::tcp("http", port)],
+        endpoints: endpoints.into_iter().collect(),
+    }
+}
+
+pub(super) fn ready(address: &str) -> Endpoint {
+    Endpoint::ready(ip(address))
+}
+
+/// An endpoint with (ready, serving, terminating).
+pub(super) fn state(address: &str, (ready, serving, terminating): (bool, bool, bool)) -> Endpoint {
+    let conditions =
+        Conditions { ready: Some(ready), serving: Some(serving), terminating: Some(terminating) };
+    Endpoint { conditions, ..Endpoint::ready(ip(address)) }
+}
+
+pub(super) fn pod_from(table: &ServiceTable, from: &str) -> String {
+    answer(table, &key(from, VIP), Origin::InCluster)
 }

@@ -1,0 +1,201 @@
+//! The Service table: from a connection's first packet to its backend, by one look-up.
+//!
+//! Workers ask it on the miss path, before any policy is judged (N15). The cost does not depend on
+//! the number of Services, ports or endpoints. A clone shares everything; nothing is changed in
+//! place.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use wire::cidr::Cidr;
+use wire::flow_key::{FlowKey, HashKey, proto};
+
+use super::entry::{BackendFlags, ServiceEntry};
+use crate::cow::CowMap;
+
+mod answer;
+mod front;
+
+pub use answer::{
+    Chosen, DropReason, Found, FrontendKind, Lookup, Match, Origin, RejectReason, Standing, Subject,
+};
+use front::admit;
+pub(super) use front::{Front, FrontKey, Port};
+
+/// Keys that are warmed together.
+const WARM: usize = 32;
+
+/// What holds for the whole table; changes rarely.
+#[derive(Clone, Debug)]
+pub(super) struct Scene {
+    /// This node's addresses: where node ports are.
+    pub(super) node_addresses: Box<[IpAddr]>,
+    /// Ranges that cluster IPs are allocated from.
+    pub(super) service_cidrs: Box<[Cidr]>,
+    /// The cluster's key.
+    pub(super) cluster_key: HashKey,
+}
+
+/// All Services of a cluster, as one node sees them.
+#[derive(Clone, Debug)]
+pub struct ServiceTable {
+    pub(super) fronts: CowMap<FrontKey, Front>,
+    pub(super) scene: Arc<Scene>,
+    /// Some cluster IP lies outside the ranges that are configured.
+    pub(super) strays: bool,
+}
+
+impl ServiceTable {
+    /// The Service that a new connection is for. `key` is the first packet's, as the client sent it.
+    #[inline]
+    pub fn find(&self, key: &FlowKey, origin: Origin) -> Found<'_> {
+        match self.front(key) {
+            Some(port) => admit(port, key, origin),
+            None => self.no_front(key),
+        }
+    }
+
+    /// The backend of a new connection.
+    #[inline]
+    pub fn lookup(&self, key: &FlowKey, origin: Origin) -> Lookup<'_> {
+        match self.find(key, origin) {
+            Found::NotAService => Lookup::NotAService,
+            Found::Service(found) => match self.choose(&found, key) {
+                Some(chosen) => Lookup::Backend(chosen),
+                None => Lookup::Reject(RejectReason::NoEndpoints, Subject::of(found.entry)),
+            },
+            Found::Reject(reason, entry) => Lookup::Reject(reason, entry),
+            Found::Drop(reason, entry) => Lookup::Drop(reason, entry),
+        }
+    }
+
+    /// The backend that the cluster's hash gives the connection: by its 5-tuple, or where the
+    /// Service has affinity by the client's address alone. `None` never follows a [`Match`] of the
+    /// same table.
+    #[inline]
+    pub fn choose<'a>(&self, found: &Match<'a>, key: &FlowKey) -> Option<Chosen<'a>> {
+        let hash = self.hash(found.port, key);
+        let index = found.port.table(found.scope).pick(hash)?;
+        Some(found.take(usize::from(index), key))
+    }
+
+    /// The cluster's hash of a connection to a port.
+    #[inline]
+    fn hash(&self, port: &Port, key: &FlowKey) -> u64 {
+        let cluster_key = &self.scene.cluster_key;
+        if !port.sticky {
+            return key.hash(cluster_key);
+        }
+        // The same backend through whatever address of the Service, and again after the pin is
+        // forgotten or on another node.
+        FlowKey { dst: [0; 16], src_port: 0, dst_port: 0, ..*key }.hash(cluster_key)
+    }
+
+    /// Reads what [`lookup`](Self::lookup) of these keys will read, and returns a number that means
+    /// nothing. With many Services each look-up waits for main memory several times; asked for a batch
+    /// step by step, as here, the waits of different keys overlap. Worth its while for two keys or
+    /// more, before they are looked up one by one.
+    pub fn warm(&self, keys: &[FlowKey]) -> usize {
+        let mut read = 0;
+        for keys in keys.chunks(WARM) {
+            let mut ports = [None; WARM];
+            for (port, key) in ports.iter_mut().zip(keys) {
+                *port = self.front(key);
+            }
+            let mut picks = [0; WARM];
+            for ((pick, port), key) in picks.iter_mut().zip(&ports).zip(keys) {
+                if let Some(port) = port {
+                    *pick = usize::from(port.cluster.pick(self.hash(port, key)).unwrap_or(0));
+                }
+            }
+            for (pick, port) in picks.into_iter().zip(ports) {
+                let backend = port.and_then(|port| port.backends.get(pick));
+                read += backend.map_or(0, |backend| usize::from(backend.port));
+            }
+        }
+        core::hint::black_box(read)
+    }
+
+    /// Whether Service traffic to this address reaches the switch at all: a Service's address, or
+    /// one of the range that Services are given theirs from.
+    pub fn is_service_address(&self, address: IpAddr) -> bool {
+        self.in_service_range(address) || self.fronts.contains_key(&FrontKey::address(address))
+    }
+
+    /// How a backend stands that was chosen for a connection whose first packet had `key`.
+    pub fn standing(&self, key: &FlowKey, backend: SocketAddr) -> Standing {
+        let Some(Port { entry, .. }) = self.front(key) else { return Standing::NoService };
+        match entry.find(backend).map(|index| entry.backends[index].flags) {
+            Some(flags) if flags.has(BackendFlags::SERVING) => Standing::Serving,
+            Some(flags) if flags.has(BackendFlags::READY) => Standing::Serving,
+            Some(_) => Standing::NotServing,
+            None => Standing::Gone,
+        }
+    }
+
+    /// Every Service port with a kind of address that leads to it, in no order; several addresses
+    /// of one kind show several times.
+    pub fn iter(&self) -> impl Iterator<Item = (FrontendKind, &Arc<ServiceEntry>)> {
+        self.fronts.iter().filter_map(|(_, front)| match front {
+            Front::Port(port) => Some((port.kind, &port.entry)),
+            Front::Allocated(_) | Front::Foreign => None,
+        })
+    }
+
+    /// Octets of the look-up structure, entries not counted.
+    pub fn heap_bytes(&self) -> usize {
+        self.fronts.heap_bytes()
+    }
+
+    /// By what kind of address a packet is for a Service, if it is.
+    pub(super) fn kind(&self, key: &FlowKey) -> Option<FrontendKind> {
+        self.front(key).map(|port| port.kind)
+    }
+
+    /// The frontend that a packet is addressed to.
+    #[inline]
+    pub(super) fn front(&self, key: &FlowKey) -> Option<&Port> {
+        if !matches!(key.proto, proto::TCP | proto::UDP | proto::SCTP) {
+            return None;
+        }
+        let mut front = self.fronts.get(&FrontKey::destination(key));
+        if front.is_none() && self.is_node_address(key) {
+            front = self.fronts.get(&FrontKey::node(key.family, key.proto, key.dst_port));
+        }
+        match front? {
+            Front::Port(port) => Some(port),
+            Front::Allocated(_) | Front::Foreign => None,
+        }
+    }
+
+    #[inline]
+    fn is_node_address(&self, key: &FlowKey) -> bool {
+        let destination = key.dst_addr();
+        self.scene.node_addresses.contains(&destination)
+    }
+
+    fn in_service_range(&self, address: IpAddr) -> bool {
+        self.scene.service_cidrs.iter().any(|cidr| cidr.contains(address))
+    }
+
+    /// No such address and port: nothing of ours, or an address of ours without that port (S6).
+    /// Only cluster IPs are ours whole; a load balancer's or external address may be anybody's on
+    /// its other ports.
+    #[inline]
+    fn no_front(&self, key: &FlowKey) -> Found<'_> {
+        let destination = key.dst_addr();
+        let in_range = self.in_service_range(destination);
+        if !in_range && !self.strays {
+            return Found::NotAService;
+        }
+        match self.fronts.get(&FrontKey::address(destination)) {
+            Some(Front::Foreign) => Found::NotAService,
+            Some(Front::Allocated(cookie)) => {
+                let subject = Subject { cookie: Some(cookie), entry: None };
+                Found::Reject(RejectReason::UndefinedPort, subject)
+            }
+            None if in_range => Found::Drop(DropReason::Unallocated, Subject::default()),
+            Some(Front::Port(..)) | None => Found::NotAService,
+        }
+    }
+}
