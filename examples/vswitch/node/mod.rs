@@ -159,6 +159,16 @@ impl Node {
         &self.control
     }
 
+    /// The control plane, to attach what no state tells of.
+    pub(crate) fn control_mut(&mut self) -> &mut ControlPlane {
+        &mut self.control
+    }
+
+    /// The port of an attached pod, `namespace/name`.
+    pub(crate) fn port(&self, pod: &str) -> Option<PortId> {
+        self.pods.port(pod)
+    }
+
     /// The state in force, as workers have it.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.control.snapshot()
