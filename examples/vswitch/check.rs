@@ -49,7 +49,9 @@ fn summary(judged: &Result<kubernetes::Compiled, Vec<Refused>>) -> String {
             let nodes = config.nodes.len() + usize::from(!config.node.name.is_empty());
             let (namespaces, pods) = (config.namespaces.len(), config.endpoints.len());
             let policies = config.policies.len() + config.cluster_policies.len();
-            format!("good: {namespaces} namespaces, {nodes} nodes, {pods} pods, {policies} policies")
+            format!(
+                "good: {namespaces} namespaces, {nodes} nodes, {pods} pods, {policies} policies"
+            )
         }
         Err(refused) => {
             let mut objects: Vec<_> = refused.iter().map(|r| &r.object).collect();

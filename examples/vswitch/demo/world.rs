@@ -19,10 +19,8 @@ const NODE: &str = "demo";
 const PREFIX: &str = "podswitch-demo";
 
 /// The node's addresses on its link to the outside, and what the link's ends have.
-pub(super) const NODE_ADDRESSES: Family = Family {
-    v4: Ipv4Addr::new(192, 0, 2, 1),
-    v6: Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1),
-};
+pub(super) const NODE_ADDRESSES: Family =
+    Family { v4: Ipv4Addr::new(192, 0, 2, 1), v6: Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1) };
 const NEAR: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
 const FAR: [&str; 2] = ["192.0.2.2/24", "2001:db8:1::2/64"];
 /// Somewhere on the internet.

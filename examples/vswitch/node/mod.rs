@@ -6,17 +6,18 @@
 
 mod host;
 mod pods;
+mod veth;
 
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use kubernetes::Compiled;
+use std::sync::Arc;
 use switch_core::config::{Config, Route};
 use switch_core::control::{ControlPlane, Options};
 use switch_core::host::{HostError, NetNs};
 use switch_core::id::{Epoch, PortId};
 use switch_core::snapshot::Snapshot;
-use std::sync::Arc;
 use wire::cidr::Cidr;
 use wire::flow_key::HashKey;
 
@@ -69,11 +70,17 @@ impl Node {
         let core = Options { hash_key: options.hash_key, ..Options::default() };
         let mut control = ControlPlane::new(core);
         control.set_workers(options.workers)?;
-        let host = HostSide::open(&options, &state, &mut control)?;
-        let pods = Pods::new(&options);
+        let mut pods = Pods::new(&options);
+        let host = HostSide::open(&options, &state, &mut control, || pods.own_namespace())?;
         let mut node = Self { options, control, pods, host, state: Compiled::default() };
-        let epoch = node.apply(state)?;
-        Ok((node, epoch))
+        match node.apply(state) {
+            Ok(epoch) => Ok((node, epoch)),
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = node.stop(false);
+                Err(error)
+            }
+        }
     }
 
     /// Puts a state in force: pods come and go as it says, all others go on undisturbed. What is

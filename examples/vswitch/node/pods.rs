@@ -31,9 +31,8 @@ pub(super) struct Wanted(HashMap<String, (LocalPod, Place)>);
 impl Wanted {
     /// Those of the state that name a namespace.
     pub(super) fn of(state: &Compiled) -> Self {
-        let named = |pod: &LocalPod| {
-            Some((pod.name.clone(), (pod.clone(), pod.interface.clone()?)))
-        };
+        let named =
+            |pod: &LocalPod| Some((pod.name.clone(), (pod.clone(), pod.interface.clone()?)));
         Self(state.pods.iter().filter_map(named).collect())
     }
 }
@@ -205,7 +204,7 @@ impl Pods {
     }
 
     /// The switch's own namespace.
-    fn own_namespace(&mut self) -> Result<NetNs, HostError> {
+    pub(super) fn own_namespace(&mut self) -> Result<NetNs, HostError> {
         if let Some(namespace) = &self.switch_namespace {
             return Ok(namespace.clone());
         }
@@ -249,7 +248,9 @@ impl Pods {
                 result = removed;
             }
         }
-        if self.named && let Some(namespace) = &self.switch_namespace {
+        if self.named
+            && let Some(namespace) = &self.switch_namespace
+        {
             namespace.remove_on_drop();
         }
         result

@@ -31,7 +31,8 @@ impl Swap {
     /// Reads the option's value.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (seconds, manifests) = text.split_once('=').ok_or("it is not SECONDS=DIR")?;
-        let at = nanoseconds(seconds).ok_or_else(|| format!("{seconds:?} is no time in seconds"))?;
+        let at =
+            nanoseconds(seconds).ok_or_else(|| format!("{seconds:?} is no time in seconds"))?;
         if manifests.is_empty() {
             return Err("it names no manifests".to_owned());
         }
@@ -84,7 +85,13 @@ impl Scene {
         Ok(scene)
     }
 
-    fn add(&mut self, at: u64, mut state: Compiled, node: &str, path: &Path) -> Result<(), Failure> {
+    fn add(
+        &mut self,
+        at: u64,
+        mut state: Compiled,
+        node: &str,
+        path: &Path,
+    ) -> Result<(), Failure> {
         let local = &state.config.node;
         let nothing = local.addresses.is_empty() && local.pod_cidrs.is_empty();
         if nothing && state.pods.is_empty() {
