@@ -5,6 +5,7 @@
 //! Exit status: 0 good, 1 a check or verdict failed, 2 bad usage or bad input.
 
 mod check;
+mod demo;
 mod failure;
 mod node;
 mod print;
@@ -32,6 +33,7 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Demo(demo::Args),
     Run(run::Args),
     Check(check::Args),
     Replay(replay::Args),
@@ -40,6 +42,7 @@ enum Command {
 fn main() -> ExitCode {
     let Cli { command, json } = Cli::parse();
     let done = match command {
+        Command::Demo(args) => demo::run(&args, json),
         Command::Run(args) => run::run(args, json),
         Command::Check(args) => check::run(&args, json),
         Command::Replay(args) => replay::run(&args, json),

@@ -45,11 +45,6 @@ impl Signals {
         self.stop.load(Relaxed)
     }
 
-    /// The same, for threads that look themselves.
-    pub(crate) fn stop_flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.stop)
-    }
-
     /// Whether a reload was asked for since the last call.
     pub(crate) fn take_reload(&self) -> bool {
         self.reload.swap(false, Relaxed)

@@ -8,11 +8,13 @@ use switch_core::config::{PortConfig, PortRole};
 use switch_core::control::ControlPlane;
 use switch_core::host::nft::{Masquerade, MasqueradeConfig};
 use switch_core::host::pod::{HostPort, HostPortConfig};
-use switch_core::host::{HostError, Netlink};
+use switch_core::host::{HostError, NetNs, Netlink};
 use switch_core::id::PortId;
+use switch_core::port::{Device, tap};
 use wire::cidr::Cidr;
 
 use super::NodeOptions;
+use super::veth::VethHost;
 use crate::failure::Failure;
 use crate::state::MTU;
 
@@ -29,16 +31,24 @@ pub(crate) enum Masquerading {
 #[derive(Debug)]
 pub(super) struct HostSide {
     port: PortId,
-    side: HostPort,
+    side: Side,
     masquerade: Option<Masquerade>,
+}
+
+#[derive(Debug)]
+enum Side {
+    Tap(HostPort),
+    Veth(VethHost),
 }
 
 impl HostSide {
     /// Makes the node's port and attaches it. Routes and masquerading are those of `state`.
+    /// Without TAP it is a veth pair with an end in the switch's namespace.
     pub(super) fn open(
         options: &NodeOptions,
         state: &Compiled,
         control: &mut ControlPlane,
+        own_namespace: impl FnOnce() -> Result<NetNs, HostError>,
     ) -> Result<Self, Failure> {
         let config = HostPortConfig {
             mac: Some(state.config.node.underlay_mac).filter(|mac| mac.is_unicast()),
@@ -49,8 +59,14 @@ impl HostSide {
             destinations: local_ranges(state),
             ..HostPortConfig::default()
         };
-        let (side, device) = HostPort::open(&options.namespace, config)?;
-        let port = control.attach(Box::new(device))?;
+        let (side, device): (_, Box<dyn Device>) = if tap::is_available().is_ok() {
+            let (side, device) = HostPort::open(&options.namespace, config)?;
+            (Side::Tap(side), Box::new(device))
+        } else {
+            let (side, device) = VethHost::open(&options.namespace, &own_namespace()?, config)?;
+            (Side::Veth(side), Box::new(device))
+        };
+        let port = control.attach(device)?;
         let masquerade = match options.masquerade {
             Masquerading::Off => None,
             Masquerading::Kernel => {
@@ -67,7 +83,11 @@ impl HostSide {
 
     /// What the switch is told of the port.
     pub(super) fn config(&self) -> PortConfig {
-        let role = PortRole::Host { mac: self.side.mac(), mtu: MTU };
+        let mac = match &self.side {
+            Side::Tap(side) => side.mac(),
+            Side::Veth(side) => side.mac(),
+        };
+        let role = PortRole::Host { mac, mtu: MTU };
         PortConfig { port: self.port, role }
     }
 
@@ -77,7 +97,10 @@ impl HostSide {
         options: &NodeOptions,
         state: &Compiled,
     ) -> Result<(), HostError> {
-        self.side.set_destinations(local_ranges(state))?;
+        match &mut self.side {
+            Side::Tap(side) => side.set_destinations(local_ranges(state))?,
+            Side::Veth(side) => side.set_destinations(local_ranges(state))?,
+        }
         match &mut self.masquerade {
             Some(masquerade) => masquerade.update(&rules(options, state)),
             None => Ok(()),

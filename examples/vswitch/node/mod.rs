@@ -6,6 +6,7 @@
 
 mod host;
 mod pods;
+mod veth;
 
 use std::time::Duration;
 
@@ -69,11 +70,17 @@ impl Node {
         let core = Options { hash_key: options.hash_key, ..Options::default() };
         let mut control = ControlPlane::new(core);
         control.set_workers(options.workers)?;
-        let host = HostSide::open(&options, &state, &mut control)?;
-        let pods = Pods::new(&options);
+        let mut pods = Pods::new(&options);
+        let host = HostSide::open(&options, &state, &mut control, || pods.own_namespace())?;
         let mut node = Self { options, control, pods, host, state: Compiled::default() };
-        let epoch = node.apply(state)?;
-        Ok((node, epoch))
+        match node.apply(state) {
+            Ok(epoch) => Ok((node, epoch)),
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = node.stop(false);
+                Err(error)
+            }
+        }
     }
 
     /// Puts a state in force: pods come and go as it says, all others go on undisturbed. What is
@@ -157,6 +164,16 @@ impl Node {
     /// The control plane, for its counters and connections.
     pub(crate) fn control(&self) -> &ControlPlane {
         &self.control
+    }
+
+    /// The control plane, to attach what no state tells of.
+    pub(crate) fn control_mut(&mut self) -> &mut ControlPlane {
+        &mut self.control
+    }
+
+    /// The port of an attached pod, `namespace/name`.
+    pub(crate) fn port(&self, pod: &str) -> Option<PortId> {
+        self.pods.port(pod)
     }
 
     /// The state in force, as workers have it.

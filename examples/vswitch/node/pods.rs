@@ -204,7 +204,7 @@ impl Pods {
     }
 
     /// The switch's own namespace.
-    fn own_namespace(&mut self) -> Result<NetNs, HostError> {
+    pub(super) fn own_namespace(&mut self) -> Result<NetNs, HostError> {
         if let Some(namespace) = &self.switch_namespace {
             return Ok(namespace.clone());
         }

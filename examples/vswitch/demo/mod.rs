@@ -1,0 +1,76 @@
+//! `demo`: the main job on one machine, without set-up. Makes a node, pods and an outside in
+//! network namespaces of its own, runs the switch between them, sends real traffic between real
+//! sockets, says what was checked and measured, and removes all it made.
+//!
+//! The namespaces have no names: they last as long as this process, however it ends. Only
+//! `--keep` gives them names, and they lose them again unless the demo comes to its end.
+
+mod checks;
+mod frames;
+mod measure;
+mod report;
+mod sockets;
+mod world;
+
+use switch_core::host::userns::{self, Privilege};
+use switch_core::port::tap;
+
+use crate::failure::Failure;
+use crate::signals::Signals;
+use crate::{Done, print};
+use report::Report;
+use world::World;
+
+/// Show the switch at work on this machine, and check it.
+///
+/// Makes one node with pods on TAP and AF_PACKET ports and an outside behind the node, in network
+/// namespaces of its own, and sends IPv4 and IPv6 traffic between real sockets. Needs root, or a
+/// system that lets ordinary users make user namespaces. Takes some ten seconds.
+///
+/// Exit status: 0 all checks passed, 1 one failed or something cannot be set up.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Leave the namespaces at the end, under names, to look around in them.
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> Done {
+    // Before any thread: it may start the program again.
+    let privilege = userns::ensure_privilege()?;
+    // Without --keep there is nothing that a signal could leave behind.
+    let signals = args.keep.then(Signals::listen).transpose()?;
+    let mut report = Report::new(json, signals);
+    if privilege == Privilege::UserNamespace {
+        report.progress("not root: working in a user namespace");
+    }
+    let with_tap = match tap::is_available() {
+        Ok(()) => true,
+        Err(error) => {
+            report.progress(format_args!("no TAP here ({error}): veth and AF_PACKET only"));
+            false
+        }
+    };
+    let mut world = World::make(with_tap, args.keep)?;
+    report.progress(format_args!("made {world}"));
+    let result = examine(&mut world, &mut report);
+    let kept = world.end(args.keep && result.is_ok())?;
+    result?;
+    report.summary();
+    if let Some(kept) = kept {
+        print::note(kept);
+    }
+    if report.is_good() { Ok(()) } else { Err(Failure::Checked) }
+}
+
+/// All checks and measurements.
+fn examine(world: &mut World, report: &mut Report) -> Done {
+    checks::connectivity(world, report)?;
+    checks::packets(world, report)?;
+    checks::spoofing(world, report)?;
+    checks::attachment(world, report)?;
+    measure::idle(report)?;
+    measure::throughput(world, report)?;
+    measure::round_trip(world, report)?;
+    checks::sums(world, report)
+}
