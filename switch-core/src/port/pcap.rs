@@ -1,8 +1,8 @@
 //! Captures: read for `replay` and tests, written by `replay`, and the tap-off that copies what
 //! passes a port to a capture while traffic flows.
 //!
-//! Reading and writing are plain code for the control plane's threads. [`Tap`] is a wrapper round
-//! a port on a worker's thread: it copies into a bounded queue, and a thread of the
+//! Reading and writing are plain code for the control plane's threads. [`Recorded`] is a wrapper
+//! round a port on a worker's thread: it copies into a bounded queue, and a thread of the
 //! [`Recorder`]'s writes; the worker never waits for a file.
 //!
 //! Formats: pcap (draft-ietf-opsawg-pcap) with microseconds or nanoseconds in either byte order
@@ -11,11 +11,11 @@
 
 mod pcapng;
 mod read;
-mod tap;
+mod record;
 mod write;
 
 pub use read::{CaptureError, Reader, Record, read_capture};
-pub use tap::{Recorder, RecorderCounters, Tap};
+pub use record::{Recorded, Recorder, RecorderCounters};
 pub use write::{CaptureWriter, Direction, Format};
 
 /// The link type of Ethernet frames, without preamble and usually without FCS

@@ -38,7 +38,7 @@ fn what_passes_is_recorded_and_what_does_not_fit_is_not() {
     let (device, end) = pair("m0", 2, Offloads::ALL);
     let (theirs, clock) = (Arc::clone(&recorder), now.clone());
     let mut device =
-        wrap(device, move |port, _| Box::new(theirs.tap(port, clock.clone(), 1_000_000_000)));
+        wrap(device, move |port, _| Box::new(theirs.wrap(port, clock.clone(), 1_000_000_000)));
     let mut port = device.open(0, 1).unwrap();
     drop(device);
     let (mut pool, mut batch) = (Pool::new(PoolConfig::default()), Batch::new());
@@ -86,7 +86,7 @@ fn a_file_that_is_stuck_or_fails_costs_frames_of_the_capture_only() {
     let writer = CaptureWriter::new(Stuck(receiver), Format::Pcap).unwrap();
     let recorder = Recorder::start(writer, 8, 100).unwrap();
     let (mut device, end) = pair("m0", 64, Offloads::ALL);
-    let mut port = recorder.tap(device.open(0, 1).unwrap(), Now::new(), 0);
+    let mut port = recorder.wrap(device.open(0, 1).unwrap(), Now::new(), 0);
     let (mut pool, mut batch) = (Pool::new(PoolConfig::default()), Batch::new());
     for n in 0..60 {
         end.send_frame(&[n; 60]).unwrap();

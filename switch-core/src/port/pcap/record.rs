@@ -72,8 +72,8 @@ pub struct RecorderCounters {
     pub failed: u64,
 }
 
-/// Writes what [`Tap`]s copy, on a thread of its own. Dropping it ends the recording: what was
-/// copied so far is written and the file flushed; taps go on passing frames through.
+/// Writes what [`Recorded`] ports copy, on a thread of its own. Dropping it ends the recording: what was
+/// copied so far is written and the file flushed; its ports go on without.
 #[derive(Debug)]
 pub struct Recorder {
     shared: Arc<Shared>,
@@ -110,8 +110,8 @@ impl Recorder {
 
     /// Wraps a port: what passes it is recorded. `now` is its worker's clock, and `epoch_ns` what
     /// the capture's time is when that clock stands at zero, in nanoseconds since 1970.
-    pub fn tap<P: Port>(&self, port: P, now: Now, epoch_ns: u64) -> Tap<P> {
-        Tap { port, shared: Arc::clone(&self.shared), now, epoch_ns }
+    pub fn wrap<P: Port>(&self, port: P, now: Now, epoch_ns: u64) -> Recorded<P> {
+        Recorded { port, shared: Arc::clone(&self.shared), now, epoch_ns }
     }
 
     /// How it went so far.
@@ -171,17 +171,17 @@ fn record<W: Write>(shared: &Shared, mut writer: CaptureWriter<W>) -> io::Result
     }
 }
 
-/// A port that records what passes it; see [`Recorder::tap`]. Frames are recorded as they
+/// A port that records what passes it; see [`Recorder::wrap`]. Frames are recorded as they
 /// pass: super-frames whole and unfinished checksums unfinished.
 #[derive(Debug)]
-pub struct Tap<P> {
+pub struct Recorded<P> {
     port: P,
     shared: Arc<Shared>,
     now: Now,
     epoch_ns: u64,
 }
 
-impl<P> Tap<P> {
+impl<P> Recorded<P> {
     fn time_ns(&self) -> u64 {
         self.epoch_ns.saturating_add(self.now.get().as_nanos())
     }
@@ -191,7 +191,7 @@ impl<P> Tap<P> {
     }
 }
 
-impl<P: Port> Port for Tap<P> {
+impl<P: Port> Port for Recorded<P> {
     fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
         let before = batch.len();
         let received = self.port.rx(pool, batch)?;
