@@ -134,23 +134,33 @@ fn persistent_interface_survives_and_is_attached_again() {
             let error = attach_tap(&ns, &pod(&[V4, V6]), options).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(16), "{error}");
         }
-        let socket = ns.enter(|| UdpSocket::bind((ip(V4), 0))).unwrap().unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let sockets = [(V4, REMOTE_V4), (V6, REMOTE_V6)].map(|(local, remote)| {
+            let socket = ns.enter(|| UdpSocket::bind((ip(local), 0))).unwrap().unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            socket.connect((ip(remote), 9)).unwrap();
+            socket
+        });
         drop((first, port));
         let mut netlink = Netlink::open(&ns).unwrap();
-        let addresses = netlink.addresses().unwrap();
+        let before = (netlink.addresses().unwrap(), netlink.routes().unwrap());
+        // What is sent meanwhile is lost, no more.
+        for socket in &sockets {
+            let _ = socket.send(b"into the void");
+        }
         // Attached again with the other number of queues asked for: what is there decides.
         let options = TapOptions { persistent: true, multi_queue: !multi_queue };
         let mut second = attach_tap(&ns, &pod(&[V4, V6]), options).unwrap();
         assert!(second.was_there());
         assert_eq!((second.index(), second.is_multi_queue()), (index, multi_queue));
-        assert_eq!(netlink.addresses().unwrap(), addresses);
-        // The pod's socket from before works on.
+        assert_eq!((netlink.addresses().unwrap(), netlink.routes().unwrap()), before);
+        // The pod's sockets from before work on.
         let mut peer = Peer::new(second.open(0, 1).unwrap());
-        socket.send_to(b"still there", (ip(REMOTE_V4), 9)).unwrap();
-        assert!(peer.run_until(|frame| frame.ends_with(b"still there")));
-        let mut buffer = [0; 64];
-        assert_eq!(socket.recv(&mut buffer).unwrap(), 11);
+        for socket in &sockets {
+            socket.send(b"still there").unwrap();
+            assert!(peer.run_until(|frame| frame.ends_with(b"still there")));
+            let mut buffer = [0; 64];
+            assert_eq!(socket.recv(&mut buffer).unwrap(), 11);
+        }
         drop(peer);
         second.destroy().unwrap();
         assert!(netlink.find_link("eth0").unwrap().is_none());
