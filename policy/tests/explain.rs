@@ -88,3 +88,110 @@ proptest! {
         }
     }
 }
+
+mod wording {
+    use std::sync::Arc;
+
+    use policy::compile::PolicyCompiler;
+    use policy::rule::*;
+    use policy::table::PolicyTable;
+    use policy::verdict::Traffic;
+
+    const WEB: &str = "10.0.0.1";
+    const DB: &str = "10.0.0.2";
+
+    fn labels(key: &str, value: &str) -> Labels {
+        [(key, value)].into_iter().collect()
+    }
+
+    fn table() -> Arc<PolicyTable> {
+        let mut compiler = PolicyCompiler::new();
+        for (name, address) in [("web", WEB), ("db", DB)] {
+            let workload = Workload {
+                namespace: "shop".into(),
+                name: name.into(),
+                labels: labels("app", name),
+                addresses: vec![address.parse().unwrap()],
+                ports: Vec::new(),
+                host_network: false,
+            };
+            let cookie = format!("Pod/shop/{name}").into();
+            compiler.upsert_pod(&cookie, &workload, &"n1".into());
+        }
+        let peer = Peer::Selectors {
+            pods: Some(Selector::of_labels(labels("app", "web"))),
+            namespaces: None,
+        };
+        let rule = Rule {
+            peers: Peers::AnyOf(vec![peer]),
+            ports: Ports::AnyOf(vec![PortRule::port(Protocol::Tcp, 5432)]),
+        };
+        compiler.upsert_network_policy(&Arc::new(NetworkPolicy {
+            cookie: "NetworkPolicy/shop/db".into(),
+            namespace: "shop".into(),
+            name: "db".into(),
+            pods: Selector::of_labels(labels("app", "db")),
+            ingress: Some(vec![rule]),
+            egress: None,
+        }));
+        compiler.publish()
+    }
+
+    fn explained(from: &str, to: &str, traffic: Traffic) -> String {
+        table().explain(from.parse().unwrap(), to.parse().unwrap(), traffic).to_string()
+    }
+
+    fn tcp(port: u16) -> Traffic {
+        Traffic::to_port(Protocol::Tcp, port)
+    }
+
+    #[test]
+    fn an_allowance_names_the_rule() {
+        assert_eq!(
+            explained(WEB, DB, tcp(5432)),
+            "egress of Pod/shop/web: allow, no policy isolates it\n\
+             ingress of Pod/shop/db: allow, by NetworkPolicy/shop/db ingress[0] \
+             (from pods app=web of its own namespace, 5432/TCP)"
+        );
+    }
+
+    #[test]
+    fn a_denial_names_what_differs() {
+        let isolated = "ingress of Pod/shop/db: deny, isolated by NetworkPolicy/shop/db, \
+                        none of whose rules matches; nearest is NetworkPolicy/shop/db ingress[0]";
+        let last = |text: String| text.lines().last().unwrap().to_owned();
+        assert_eq!(
+            last(explained(WEB, DB, tcp(80))),
+            format!("{isolated}, which names 5432/TCP and not 80/TCP")
+        );
+        assert_eq!(
+            last(explained("192.0.2.1", DB, tcp(5432))),
+            format!(
+                "{isolated}, which is about pods app=web of its own namespace and not 192.0.2.1"
+            )
+        );
+        let both = explained("192.0.2.1", DB, Traffic::echo(false));
+        assert!(both.contains("and names 5432/TCP and not ICMP"), "{both}");
+    }
+
+    #[test]
+    fn the_difference_is_named_for_programs() {
+        let differs = |from: &str, traffic| {
+            let explanation = table().explain(from.parse().unwrap(), DB.parse().unwrap(), traffic);
+            assert_eq!(explanation.denied_by(), Some(&explanation.ingress));
+            explanation.ingress.nearest.unwrap().differs()
+        };
+        assert_eq!(differs(WEB, tcp(80)), ["port"]);
+        assert_eq!(differs(WEB, Traffic::to_port(Protocol::Udp, 5432)), ["protocol"]);
+        assert_eq!(differs("192.0.2.1", tcp(5432)), ["peer"]);
+        assert_eq!(differs("192.0.2.1", tcp(1)), ["peer", "port"]);
+    }
+
+    #[test]
+    fn ends_without_policies_say_so() {
+        let text = explained("192.0.2.1", WEB, tcp(80));
+        assert!(text.starts_with("egress: allow, policies apply to pods only"), "{text}");
+        let own = explained(DB, DB, tcp(80));
+        assert!(own.contains("a pod may always call its own address"), "{own}");
+    }
+}

@@ -3,11 +3,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
+
 use super::PolicyCompiler;
 use super::partitions::{Change, Sources};
 use super::stages::{StageBuilder, StageKey, StageState};
 use crate::rule::{Direction, NamedPort, Tier};
 use crate::table::{IdentityInfo, PolicyId, PolicyObject, PolicyTable, Stage, StageSet};
+
+/// Stages by what they depend on: the selectors by which policies apply, and the named ports.
+type Found = HashMap<(Vec<u32>, Vec<NamedPort>), StageSet>;
 
 impl PolicyCompiler {
     /// A table of everything known now. Cheap if little has changed since the last one.
@@ -53,10 +58,11 @@ impl PolicyCompiler {
     /// Finds the stages of every identity to which other policies apply than before.
     fn update_stage_sets(&mut self) {
         let mut left: Vec<StageSet> = Vec::new();
+        let mut found = Found::new();
         for id in core::mem::take(&mut self.dirty.identities) {
             let Some(state) = self.identities.get(id) else { continue };
             let info = Arc::clone(&state.info);
-            let set = self.stage_set(id, &info);
+            let set = self.stage_set(id, &info, &mut found);
             let state = &mut self.identities[id];
             left.push(core::mem::replace(&mut state.stages, set));
             if self.table.stage_sets.get(id) != Some(&set) {
@@ -74,9 +80,23 @@ impl PolicyCompiler {
         }
     }
 
-    fn stage_set(&mut self, identity: u32, info: &IdentityInfo) -> StageSet {
+    /// The stages of an identity, one reference to each. `found` are those found before for
+    /// identities to which the same selectors apply.
+    fn stage_set(&mut self, identity: u32, info: &IdentityInfo, found: &mut Found) -> StageSet {
+        let subjects = self.selectors.subjects_of(identity, info);
+        let ports = match info {
+            IdentityInfo::Pods { ports, .. } => ports.clone(),
+            IdentityInfo::Nodes { .. } => Vec::new(),
+        };
+        let alike = (subjects, ports);
+        if let Some(set) = found.get(&alike) {
+            for stage in set.iter().flatten().filter(|stage| **stage != 0) {
+                self.stages[*stage].refs += 1;
+            }
+            return *set;
+        }
         let mut set = StageSet::default();
-        let policies = self.selectors.policies_of(identity, info);
+        let policies = self.selectors.policies_of(&alike.0);
         for tier in Tier::ALL {
             for direction in Direction::BOTH {
                 let listed = self.in_order(&policies, tier, direction);
@@ -87,6 +107,7 @@ impl PolicyCompiler {
                 }
             }
         }
+        found.insert(alike, set);
         set
     }
 

@@ -184,13 +184,22 @@ impl Selectors {
         }
     }
 
-    /// The policies that apply to a pod identity.
-    pub(super) fn policies_of(&self, identity: u32, info: &IdentityInfo) -> Vec<u32> {
+    /// The selectors by which policies apply to a pod identity.
+    pub(super) fn subjects_of(&self, identity: u32, info: &IdentityInfo) -> Vec<u32> {
         let IdentityInfo::Pods { namespace, .. } = info else { return Vec::new() };
         let local = self.local.get(namespace).into_iter().flatten();
-        let selecting = local.chain(&self.wide_subjects).map(|id| &self.slab[*id]);
-        let selecting = selecting.filter(|s| s.members.contains(identity));
-        selecting.flat_map(|s| s.subject_of.iter().copied()).collect()
+        let selecting = local.chain(&self.wide_subjects).copied();
+        let applies = |id: &u32| {
+            let state = &self.slab[*id];
+            !state.subject_of.is_empty() && state.members.contains(identity)
+        };
+        selecting.filter(applies).collect()
+    }
+
+    /// The policies that have one of these selectors as subject.
+    pub(super) fn policies_of(&self, subjects: &[u32]) -> Vec<u32> {
+        let states = subjects.iter().map(|id| &self.slab[*id]);
+        states.flat_map(|state| state.subject_of.iter().copied()).collect()
     }
 
     pub(super) fn len(&self) -> usize {
