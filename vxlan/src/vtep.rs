@@ -45,7 +45,8 @@ pub struct RemoteEnd {
 }
 
 impl RemoteEnd {
-    /// An end that is reached by `outer`, and whose own frames bear `mac` inside.
+    /// An end that is reached by `outer`, and whose own frames bear `mac` inside; a zero one where
+    /// the end is a bridge and has none.
     ///
     /// # Errors
     /// [`TemplateError`] if the outer headers cannot be.
@@ -284,6 +285,7 @@ impl VtepTable {
                 return Err(TableError::AddressTaken(*address, vni));
             }
         }
+        // Ends without a MAC of their own all have the zero one, and are not found by it.
         if self.by_mac(end.mac, vni).is_some_and(|i| Some(i) != place) {
             return Err(TableError::MacTaken(end.mac, vni));
         }
@@ -294,7 +296,9 @@ impl VtepTable {
         for address in &end.sources {
             self.by_source.insert((*address, end.vni()), index);
         }
-        self.by_mac.insert((end.mac, end.vni()), index);
+        if end.mac.is_unicast() {
+            self.by_mac.insert((end.mac, end.vni()), index);
+        }
         self.ends[index.index()] = Some(Arc::new(end));
     }
 

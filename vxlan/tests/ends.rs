@@ -113,6 +113,12 @@ fn refused_changes_change_nothing() {
     assert_eq!(table.by_source(ip("192.0.2.2"), vni(1)), Some(two));
     assert_eq!(table.by_source(ip("192.0.2.3"), vni(1)), Some(three));
     assert_eq!(table.len(), 2);
+    // Bridges have no MAC of their own, and do not contend for one.
+    for address in ["192.0.2.9", "192.0.2.10"] {
+        let outer = Outer::new(ip("192.0.2.1"), ip(address), vni(1));
+        table.insert(RemoteEnd::new(outer, Mac::ZERO).unwrap()).unwrap();
+    }
+    assert_eq!(table.by_mac(Mac::ZERO, vni(1)), None);
 }
 
 #[test]

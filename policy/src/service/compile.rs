@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ptr;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use wire::cidr::Cidr;
 use wire::flow_key::{Family, HashKey};
 
@@ -87,6 +88,9 @@ pub struct Clash {
     pub port: u16,
 }
 
+/// Namespace and name of a slice.
+type SliceName = (Arc<str>, Arc<str>);
+
 /// The ids of one owner's ports.
 type PortIds = Vec<((Arc<str>, Protocol), ServicePortId)>;
 
@@ -105,7 +109,7 @@ pub struct Compiler {
     services: HashMap<ServiceName, Arc<Service>>,
     slices: HashMap<ServiceName, BTreeMap<Arc<str>, Arc<EndpointSlice>>>,
     /// Which Service a slice, by namespace and name, belongs to.
-    slice_owner: HashMap<(Arc<str>, Arc<str>), ServiceName>,
+    slice_owner: HashMap<SliceName, ServiceName>,
     host_ports: HashMap<Arc<str>, Arc<[HostPort]>>,
     compiled: HashMap<Owner, Compiled>,
     /// Every claim, in order; the first of a key is in force.
@@ -152,11 +156,7 @@ impl Compiler {
     /// [`Invalid`] if it contradicts itself; nothing changes then.
     pub fn set_service(&mut self, service: Arc<Service>) -> Result<(), Invalid> {
         validate::service(&service)?;
-        let name = service.name.clone();
-        if self.services.get(&name).is_none_or(|old| *old != service) {
-            self.services.insert(name.clone(), service);
-            self.dirty.insert(Owner::Service(name));
-        }
+        self.take_service(service);
         Ok(())
     }
 
@@ -188,6 +188,33 @@ impl Compiler {
         if let Some(owner) = self.slice_owner.remove(&key) {
             self.take_slice(&owner, name);
         }
+    }
+
+    /// Makes these the Services and slices that there are; costs a comparison each, and work where
+    /// something differs. Of two objects of one name the later counts.
+    ///
+    /// # Errors
+    /// The first Service that contradicts itself, by its cookie; nothing changes then.
+    pub fn set_state(
+        &mut self,
+        services: &[Arc<Service>],
+        slices: &[Arc<EndpointSlice>],
+    ) -> Result<(), (Arc<str>, Invalid)> {
+        let known = |s: &Service| self.services.get(&s.name).is_some_and(|old| ptr::eq(&**old, s));
+        for service in services.iter().filter(|s| !known(s)) {
+            validate::service(service).map_err(|error| (service.cookie.clone(), error))?;
+        }
+        let names: HashSet<&ServiceName> = services.iter().map(|s| &s.name).collect();
+        let gone: Vec<_> =
+            self.services.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        gone.iter().for_each(|name| self.remove_service(name));
+        let names: HashSet<_> = slices.iter().map(|s| (&s.namespace, &s.name)).collect();
+        let gone = |(namespace, name): &&SliceName| !names.contains(&(namespace, name));
+        let gone: Vec<_> = self.slice_owner.keys().filter(gone).cloned().collect();
+        gone.iter().for_each(|(namespace, name)| self.remove_slice(namespace, name));
+        services.iter().for_each(|service| self.take_service(service.clone()));
+        slices.iter().for_each(|slice| self.set_slice(slice.clone()));
+        Ok(())
     }
 
     /// Sets the host ports of a pod of this node; an empty list removes them.
@@ -239,6 +266,15 @@ impl Compiler {
             }
         }
         clashes
+    }
+
+    fn take_service(&mut self, service: Arc<Service>) {
+        // Comparing two `Arc`s of one object costs nothing: they compare by pointer first.
+        let name = &service.name;
+        if self.services.get(name).is_none_or(|old| *old != service) {
+            self.dirty.insert(Owner::Service(name.clone()));
+            self.services.insert(name.clone(), service);
+        }
     }
 
     fn take_slice(&mut self, owner: &ServiceName, name: &Arc<str>) {

@@ -38,6 +38,8 @@ pub struct BackendLine {
     pub address: SocketAddr,
     /// Node that it is on.
     pub node: Option<Arc<str>>,
+    /// Zone that it is in.
+    pub zone: Option<Arc<str>>,
     /// Cookie of what stands behind it.
     pub target: Option<Arc<str>>,
     /// State as the slices have it.
@@ -128,6 +130,7 @@ fn lines(
         BackendLine {
             address: backend.socket(),
             node: detail.node,
+            zone: detail.zone,
             target: detail.target,
             flags: backend.flags,
             weight: backend.weight,
@@ -226,6 +229,9 @@ impl fmt::Display for Explanation {
             write!(f, "\n {mark} {} {}", line.address, line.state(service.scope))?;
             if let Some(node) = &line.node {
                 write!(f, ", node {node}")?;
+            }
+            if let Some(zone) = &line.zone {
+                write!(f, ", zone {zone}")?;
             }
             if let Some(target) = &line.target {
                 write!(f, ", {target}")?;

@@ -93,6 +93,47 @@ fn a_change_recompiles_one_service() {
 }
 
 #[test]
+fn whole_states() {
+    let state = |names: &[&str]| -> (Vec<_>, Vec<_>) {
+        let service = |name: &&str| {
+            let mut service = web();
+            service.name.name = (*name).into();
+            service.cookie = format!("Service/ns/{name}").into();
+            service.cluster_ips = vec![ip(&format!("10.96.0.{name}"))];
+            Arc::new(service)
+        };
+        let slice = |name: &&str| {
+            let mut slice = slice(name, 8080, [ready(&format!("10.0.0.{name}"))]);
+            slice.service = (*name).into();
+            Arc::new(slice)
+        };
+        (names.iter().map(service).collect(), names.iter().map(slice).collect())
+    };
+    let mut compiler = Compiler::new(settings());
+    let (services, slices) = state(&["1", "2", "3"]);
+    compiler.set_state(&services, &slices).unwrap();
+    let before = compiler.publish();
+    assert_eq!(pod(&before, "10.96.0.2:80"), "10.0.0.2:8080");
+    // Equal objects, one Service and one slice less, one Service more.
+    let (services, mut slices) = state(&["1", "2", "4"]);
+    slices.remove(1);
+    compiler.set_state(&services, &slices).unwrap();
+    let after = compiler.publish();
+    let answers = ["1", "2", "3", "4"].map(|n| pod(&after, &format!("10.96.0.{n}:80")));
+    assert_eq!(answers, ["10.0.0.1:8080", "NoEndpoints", "Unallocated", "10.0.0.4:8080"]);
+    let entry = |table: &ServiceTable| {
+        Arc::clone(table.front(&key("10.0.9.9:1", "10.96.0.1:80")).unwrap().entry())
+    };
+    assert!(Arc::ptr_eq(&entry(&before), &entry(&after)));
+    // One refused object refuses the state.
+    let (mut services, slices) = state(&["5", "6"]);
+    Arc::make_mut(&mut services[1]).ports[0].port = 0;
+    let (cookie, error) = compiler.set_state(&services, &slices).unwrap_err();
+    assert_eq!((&*cookie, &*error.field), ("Service/ns/6", "spec.ports[0].port"));
+    assert_eq!(pod(&compiler.publish(), "10.96.0.1:80"), "10.0.0.1:8080");
+}
+
+#[test]
 fn same_choice_on_every_node() {
     let endpoints: Vec<_> = (1..=25).map(|n| ready(&format!("10.0.1.{n}"))).collect();
     let here = table(&[web()], &[slice("s", 8080, endpoints.clone())]);

@@ -184,6 +184,21 @@ fn s7_source_ranges() {
     assert_eq!(pod(&table, VIP), "10.0.0.1:8080");
 }
 
+/// Ranges of one family close a dual-stack balancer to all clients of the other: whoever lists
+/// clients means nobody else.
+#[test]
+fn s7_ranges_of_one_family() {
+    let mut service = balancer();
+    service.cluster_ips.push(ip("fd00:96::10"));
+    service.ingress.push(Ingress { address: ip("2001:db8:7::1"), mode: IpMode::Vip });
+    service.source_ranges = vec!["203.0.113.0/24".parse().unwrap()];
+    let mut six = slice("s6", 8080, [ready("fd00:10::1")]);
+    six.family = Family::V6;
+    let table = table(&[service], &[slice("s4", 8080, [ready(A)]), six]);
+    assert_eq!(outside(&table, "198.51.100.1:80"), "10.0.0.1:8080+snat");
+    assert_eq!(outside(&table, "[2001:db8:7::1]:80"), "SourceRange");
+}
+
 #[test]
 fn s8_source_nat() {
     let table = table(&[balancer()], &[slice("s", 8080, [ready(A)])]);
