@@ -11,7 +11,7 @@ use crate::packet::Packet;
 
 /// Rewrites addresses and ports as `plan` says.
 pub(super) fn translate(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
-    let partial = packet.offload.csum_partial;
+    let partial = packet.offload.is_of(parsed);
     let frame = packet.bytes_mut();
     addresses(frame, parsed, plan);
     // Later fragments have no layer-4 header: the first one's checksum covers the datagram.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use wire::addr::Mac;
 use wire::flow_key::{HashKey, proto};
-use wire::parse::{Fragment, Icmp, Network, ParseError, Parsed, parse};
+use wire::parse::{Fragment, Icmp, Network, Parsed, parse};
 
 pub use outputs::Outputs;
 
@@ -149,7 +149,7 @@ pub struct Engine {
     errors: ErrorLimiter,
     floods: KeyedLimiter,
     observer: Option<Box<dyn Observer>>,
-    parsed: Box<[Result<Parsed, ParseError>; BATCH]>,
+    parsed: Box<[Result<Parsed, DropReason>; BATCH]>,
     /// Where this worker's share of the tracker's sweep stands.
     sweep: usize,
     sweep_due: Instant,
@@ -180,7 +180,7 @@ impl Engine {
             errors: ErrorLimiter::new(hash_key),
             floods: bridge::flood_limiter(),
             observer: None,
-            parsed: Box::new([Err(ParseError::EthernetTruncated); BATCH]),
+            parsed: Box::new([Err(DropReason::EthernetTruncated); BATCH]),
             sweep: 0,
             sweep_due: Instant::ZERO,
             pressed: 0,
@@ -236,7 +236,7 @@ impl Engine {
         let gateway = turn.snapshot.gateway.mac;
         let mut candidates = [None; BATCH];
         for (packet, parsed) in batch.iter().zip(self.parsed.iter_mut()) {
-            *parsed = parse(packet.bytes(), &self.shared.hash_key);
+            *parsed = read(packet, &self.shared.hash_key);
             if let Ok(parsed) = parsed {
                 self.flows.prefetch(parsed.hash);
             }
@@ -254,8 +254,8 @@ impl Engine {
         for (i, mut packet) in batch.drain(..).enumerate() {
             let parsed = match self.parsed[i] {
                 Ok(parsed) => parsed,
-                Err(error) => {
-                    self.drop(turn, packet, error.into(), None);
+                Err(reason) => {
+                    self.drop(turn, packet, reason, None);
                     continue;
                 }
             };
@@ -443,6 +443,15 @@ const MOVE_PER_POLL: usize = 8;
 /// Seconds after which a worker forgets an entry that it did not use. The connection stays.
 const ENTRY_IDLE: u32 = 300;
 const ENTRY_IDLE_PRESSED: u32 = 10;
+
+/// Parses a frame, and holds what its sender says of unfinished work against it: offsets that
+/// point elsewhere would have the switch rewrite what policy has judged already.
+#[inline]
+fn read(packet: &Packet, hash_key: &HashKey) -> Result<Parsed, DropReason> {
+    let parsed = parse(packet.bytes(), hash_key)?;
+    packet.offload.check(&parsed)?;
+    Ok(parsed)
+}
 
 /// Nothing about the packet asks for more than its flow's plan.
 #[inline]

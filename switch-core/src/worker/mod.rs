@@ -21,7 +21,7 @@ pub use sleep::Waker;
 use crate::action::DropReason;
 use crate::engine::{Engine, Observer, Outputs, Trace, Turn};
 use crate::id::{Epoch, PortId};
-use crate::packet::{BATCH, Batch, Offload, Origin, Packet, Pool, PoolConfig, fit};
+use crate::packet::{BATCH, Batch, Origin, Packet, Pool, PoolConfig, fit, is_fit};
 use crate::port::{Offloads, Port};
 use crate::snapshot::Snapshot;
 use crate::stats::WorkerCounters;
@@ -213,7 +213,7 @@ impl Worker {
             return self.lose(now, DropReason::PortDown, batch);
         };
         let offloads = port.info().offloads;
-        if batch.iter().any(|p| needs_finishing(&p.offload, offloads)) {
+        if !batch.iter().all(|p| is_fit(p, offloads)) {
             self.finish_batch(now, offloads, batch);
         }
         self.send(now, id, batch);
@@ -265,9 +265,12 @@ impl Worker {
                 pieces += 1;
                 finished.push_back(piece);
             });
+            self.engine.counters().copies.add(pieces.saturating_sub(1));
             match cut {
                 Err(error) if pieces == 0 => self.engine.not_sent(now, trace, error.reason),
-                _ => self.engine.counters().copies.add(pieces.saturating_sub(1)),
+                // The frame went out in part: what is missing is a copy less.
+                Err(_) => self.engine.counters().originated_lost.add(1),
+                Ok(_) => {}
             }
         }
         let count = finished.len().min(BATCH);
@@ -376,10 +379,4 @@ impl Worker {
         let pollable = self.sleeper.all_pollable();
         self.sleeper.sleep(if pollable { longest } else { POLL_ONLY });
     }
-}
-
-/// Whether the port cannot take the frame with what its sender left undone.
-#[inline]
-fn needs_finishing(offload: &Offload, offloads: Offloads) -> bool {
-    (offload.csum_partial || offload.is_gso()) && (offloads != Offloads::ALL || offload.is_crc32c())
 }
