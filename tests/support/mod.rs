@@ -146,7 +146,12 @@ pub(crate) fn udp6(from: Ipv6Addr, number: u8, to: Ipv6Addr, hops: u8, payload: 
 }
 
 /// Fragments of one UDP datagram of `count` times 800 octets.
-pub(crate) fn fragments(from: Ipv4Addr, to: Ipv4Addr, identification: u16, count: usize) -> Vec<Vec<u8>> {
+pub(crate) fn fragments(
+    from: Ipv4Addr,
+    to: Ipv4Addr,
+    identification: u16,
+    count: usize,
+) -> Vec<Vec<u8>> {
     const PIECE: usize = 800;
     let mut datagram = vec![0; PIECE * count];
     let length = (datagram.len() as u16).to_be_bytes();

@@ -67,7 +67,12 @@ fn stream(from: &DemoPod, to: &DemoPod) -> Outcome<f64> {
     thread::scope(|scope| {
         scope.spawn(|| {
             let block = vec![0x5a; 1 << 18];
-            while !enough.load(Relaxed) && (&client).write_all(&block).is_ok() {}
+            loop {
+                let written = (&client).write_all(&block);
+                if written.is_err() || enough.load(Relaxed) {
+                    break;
+                }
+            }
             let _ = client.shutdown(Shutdown::Write);
         });
         let (clock, mut received) = (Clock::start(), 0u64);

@@ -1,0 +1,255 @@
+//! `vswitch run` and `demo` with real sockets in network namespaces: pods that go on talking
+//! while the switch is killed and started again, and states that change meanwhile.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use support::{Folder, NODE, X, X6, Y, Y6, head, pod, vswitch};
+use switch_core::host::{NetNs, Netlink, userns};
+use switch_core::port::tap;
+
+/// The longest wait for anything on an overloaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether what a test needs is there; says so loudly where it is not.
+fn is_possible(needed: &str, there: bool) -> bool {
+    if !there {
+        let required = std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
+        assert!(!required, "{needed} is missing, and PODSWITCH_REQUIRE_PRIVILEGE=1");
+        eprintln!("SKIPPED: {needed} is missing");
+    }
+    there
+}
+
+/// A switch under test; killed if the test does not stop it.
+struct Switch {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Switch {
+    fn start(folder: &Folder, name: &str, node: &NetNs, more: &[&str]) -> Self {
+        let mut command = Command::new(vswitch());
+        command.args(["run", "--node", name, "--manifests", &folder.text("state")]);
+        command.arg("--node-netns").arg(node.path()).args(more);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// Waits for a line that begins so.
+    #[track_caller]
+    fn says(&self, beginning: &str) -> String {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) if line.starts_with(beginning) => return line,
+                Ok(_) => {}
+                Err(error) => panic!("no {beginning:?}: {error}"),
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
+    /// Asks it to stop and gives its exit status.
+    fn stop(mut self) -> Option<i32> {
+        self.signal(Signal::TERM);
+        self.child.wait().expect("it ends").code()
+    }
+
+    fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        // Ended already, if the test came so far.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A socket inside a namespace.
+fn socket(namespace: &NetNs, address: impl Into<IpAddr> + Send) -> UdpSocket {
+    let address = SocketAddr::new(address.into(), 7000);
+    let socket = namespace.enter(|| UdpSocket::bind(address)).expect("entered").expect("bound");
+    socket.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
+    socket
+}
+
+/// Sends until it arrives; the network may lose what comes too early.
+#[track_caller]
+fn reaches(from: &UdpSocket, to: &UdpSocket) {
+    let target = to.local_addr().expect("bound");
+    let mut buffer = [0; 64];
+    for round in 0..100u8 {
+        from.send_to(&[round], target).expect("sent");
+        while let Ok((1, peer)) = to.recv_from(&mut buffer) {
+            if buffer[0] == round {
+                assert_eq!(peer, from.local_addr().expect("bound"));
+                return;
+            }
+        }
+    }
+    panic!("nothing of {:?} arrives at {target}", from.local_addr());
+}
+
+/// Whether the namespace has an interface of that name.
+fn has_interface(namespace: &NetNs, name: &str) -> bool {
+    let mut netlink = Netlink::open(namespace).expect("netlink");
+    netlink.find_link(name).expect("asked").is_some()
+}
+
+fn attached(name: &str, number: u8, namespace: &NetNs, kind: &str) -> String {
+    let netns = namespace.path();
+    let annotations = format!("podswitch.io/netns: {}, podswitch.io/port: {kind}", netns.display());
+    pod(name, number, &annotations)
+}
+
+/// A name that no other node on this machine has: the switch keeps things under it.
+fn node_name() -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn node_with_address() -> NetNs {
+    let node = NetNs::anonymous().expect("a namespace");
+    let mut netlink = Netlink::open(&node).expect("netlink");
+    let lo = netlink.link("lo").expect("every namespace has one").index;
+    netlink.add_address(lo, IpAddr::from(NODE).into()).expect("an address");
+    node
+}
+
+#[test]
+fn pods_outlive_the_switch() {
+    if !is_possible("root's privilege", userns::has_privilege()) {
+        return;
+    }
+    let folder = Folder::new();
+    let [x, y] = [(); 2].map(|()| NetNs::anonymous().expect("a namespace"));
+    let (name, node) = (node_name(), node_with_address());
+    let kind = if tap::is_available().is_ok() { "tap" } else { "veth" };
+    let pods = [head(), attached("x", 2, &x, kind), attached("y", 3, &y, "veth")].concat();
+    folder.manifest("state", &pods.replace("n1", &name));
+    let first = Switch::start(&folder, &name, &node, &[]);
+    assert_eq!(first.says("ready"), format!("ready node={name} epoch=1"));
+    let (x4, y4, x6, y6) = (socket(&x, X), socket(&y, Y), socket(&x, X6), socket(&y, Y6));
+    let at_node = socket(&node, NODE);
+    let talk = || {
+        for (one, other) in [(&x4, &y4), (&x6, &y6), (&at_node, &x4), (&at_node, &y4)] {
+            reaches(one, other);
+            reaches(other, one);
+        }
+    };
+    talk();
+    first.kill();
+    // Nobody carries their frames now: neither the node's kernel nor anything else.
+    let mut buffer = [0; 64];
+    while x4.recv_from(&mut buffer).is_ok() {}
+    let _ = y4.send_to(b"!", x4.local_addr().expect("bound"));
+    assert!(x4.recv_from(&mut buffer).is_err());
+    // The same sockets, untouched.
+    let second = Switch::start(&folder, &name, &node, &["--workers", "2"]);
+    second.says("ready");
+    talk();
+    assert_eq!(second.stop(), Some(0));
+    for namespace in [&x, &y] {
+        assert!(!has_interface(namespace, "eth0"));
+    }
+    assert!(!has_interface(&node, "podswitch0"));
+    assert!(NetNs::find(&format!("podswitch-{name}")).expect("asked").is_none());
+}
+
+#[test]
+fn states_change_while_pods_talk() {
+    if !is_possible("root's privilege", userns::has_privilege()) {
+        return;
+    }
+    let folder = Folder::new();
+    let [x, y] = [(); 2].map(|()| NetNs::anonymous().expect("a namespace"));
+    let (name, node) = (node_name(), node_with_address());
+    let state = |pods: &[String]| {
+        // At one stroke, as whoever writes manifests should.
+        let text = [&[head()], pods].concat().concat().replace("n1", &name);
+        fs::write(folder.path("next"), text).expect("written");
+        fs::create_dir_all(folder.path("state")).expect("a folder");
+        fs::rename(folder.path("next"), folder.path("state/state.yaml")).expect("renamed");
+    };
+    let (with_x, with_y) = (attached("x", 2, &x, "veth"), attached("y", 3, &y, "veth"));
+    state(std::slice::from_ref(&with_x));
+    let switch = Switch::start(&folder, &name, &node, &["--masquerade", "off"]);
+    switch.says("ready");
+    let (x4, at_node) = (socket(&x, X), socket(&node, NODE));
+    reaches(&at_node, &x4);
+    state(&[with_x.clone(), with_y]);
+    switch.says(&format!("applied node={name} epoch="));
+    let y4 = socket(&y, Y);
+    reaches(&x4, &y4);
+    // Refused as a whole: two pods with one address.
+    state(&[with_x.clone(), pod("thief", 2, "")]);
+    assert_eq!(switch.says("refused"), format!("refused node={name}"));
+    reaches(&y4, &x4);
+    state(std::slice::from_ref(&with_x));
+    switch.says("applied");
+    assert!(!has_interface(&y, "eth0"));
+    reaches(&x4, &at_node);
+    switch.signal(Signal::HUP);
+    switch.says("applied");
+    reaches(&at_node, &x4);
+    assert_eq!(switch.stop(), Some(0));
+}
+
+#[test]
+fn a_refused_state_ends_the_start() {
+    let folder = Folder::new();
+    folder.manifest("state", &[head(), pod("x", 2, ""), pod("z", 2, "")].concat());
+    let state = folder.text("state");
+    let status = |arguments: &[&str]| {
+        let arguments = [&["run", "--node", "n1", "--manifests"], arguments].concat();
+        support::run(&arguments).status.code()
+    };
+    assert_eq!(status(&[&state]), Some(1));
+    assert_eq!(status(&["/nowhere"]), Some(2));
+    assert_eq!(status(&[&state, "--masquerade", "192.0.2.9"]), Some(2));
+    assert_eq!(status(&[&state, "--route", "10.0.0.0/8=192.0.2.9"]), Some(2));
+}
+
+#[test]
+fn the_demo_passes() {
+    let output = support::run(&["demo", "--json"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    let possible = userns::has_privilege() || !told.contains("user namespace:");
+    if !is_possible("the privilege to make user namespaces", possible) {
+        return;
+    }
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{told}"));
+    let checks = report["checks"].as_array().expect("a list");
+    let failed: Vec<_> = checks.iter().filter(|check| check["ok"] != true).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert_eq!((output.status.code(), &report["ok"]), (Some(0), &Value::Bool(true)));
+    assert!(checks.len() > 50);
+    assert!(report["measurements"].as_array().is_some_and(|list| !list.is_empty()));
+}
