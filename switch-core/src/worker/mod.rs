@@ -169,6 +169,11 @@ impl Worker {
         &self.engine
     }
 
+    /// The worker's buffers, for a look at how many are out.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// One round: every port received from once, everything it led to sent. Returns how many
     /// frames came in.
     pub fn poll(&mut self, now: Instant) -> usize {

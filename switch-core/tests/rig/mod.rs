@@ -1,6 +1,9 @@
 //! A switch with memory ports, polled by hand in virtual time: frames in, frames out.
 #![allow(unreachable_pub, dead_code, reason = "each test file uses its own part")]
 
+pub mod frames;
+pub mod random;
+
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,8 +15,10 @@ use switch_core::config::{Attachment, Cidr, Config, Endpoint, LocalNode, PortCon
 use switch_core::control::{ControlPlane, Options};
 use switch_core::engine::{Dropped, Observer};
 use switch_core::id::{Cookie, PortId};
+use switch_core::packet::Packet;
 use switch_core::port::Offloads;
 use switch_core::port::memory::{self, MemoryEnd};
+use switch_core::stats::WorkerCounters;
 use switch_core::time::Instant;
 use switch_core::worker::Worker;
 use wire::addr::Mac;
@@ -103,7 +108,8 @@ impl Switch {
         let options = Options { hash_key: Some(HashKey::new(7)), ..options };
         let mut control = ControlPlane::new(options);
         let mut ends = Vec::new();
-        for n in 0..4 {
+        let last = config.ports.iter().map(|p| p.port.index()).max().unwrap_or(0);
+        for n in 0..=last.max(HOST) {
             let (device, end) = memory::pair(format!("port{n}"), 4096, Offloads::ALL);
             control.attach(Box::new(device)).unwrap();
             ends.push(end);
@@ -143,15 +149,23 @@ impl Switch {
         }
     }
 
+    /// Sends a packet with its offload metadata and lets worker 0 run.
+    pub fn send_packet(&mut self, port: usize, packet: Packet) {
+        self.ends[port].send(packet).unwrap();
+        self.workers[0].poll(self.now);
+    }
+
+    /// A sum over all workers' counters.
+    pub fn count(&self, of: impl Fn(&WorkerCounters) -> u64) -> u64 {
+        self.control.workers().map(|w| of(&w.counters)).fold(0, u64::wrapping_add)
+    }
+
     /// received = forwarded + consumed + dropped, over all workers, once nothing is held.
     pub fn assert_adds_up(&self) {
-        let sum = |f: &dyn Fn(&switch_core::stats::WorkerCounters) -> u64| {
-            self.control.workers().map(|w| f(&w.counters)).fold(0u64, u64::wrapping_add)
-        };
-        let received = sum(&|c| c.received.get());
-        let forwarded = sum(&|c| c.forwarded.get());
-        let consumed = sum(&|c| c.consumed.get());
-        let dropped = sum(&|c| c.dropped_total());
+        let received = self.count(|c| c.received.get());
+        let forwarded = self.count(|c| c.forwarded.get());
+        let consumed = self.count(|c| c.consumed.get());
+        let dropped = self.count(|c| c.dropped_total());
         assert_eq!(
             received,
             forwarded + consumed + dropped,
