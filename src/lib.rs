@@ -61,3 +61,8 @@ pub use policy;
 pub use switch_core;
 pub use vxlan;
 pub use wire;
+
+/// The README's examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -13,7 +13,7 @@ use crate::answer::{Binding, Trust, arp, icmp, nd, tcp as reset};
 use crate::flow::connection::{Created, Known, Pinned, Refused};
 use crate::flow::fragments::{Fragment, Released};
 use crate::flow::table::FlowEntry;
-use crate::flow::tcp::{Judgement, Segment, TcpState, window_scale};
+use crate::flow::tcp::{Judgement, Segment, is_over, window_scale};
 use crate::id::PortId;
 use crate::packet::{Origin, Packet, fragment_v4, largest_l3};
 use crate::resolve::{Answer, Decision, Denial, Query, check_source, resolve};
@@ -137,7 +137,7 @@ impl Engine {
         self.shared
             .tracker
             .tcp_states(known.connection)
-            .is_some_and(|states| states.iter().any(|&s| s >= TcpState::Closed))
+            .is_some_and(|[a, b]| is_over(a, b))
     }
 
     /// Makes a connection, or finds that the other worker or direction was first. When the table

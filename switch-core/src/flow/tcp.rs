@@ -142,11 +142,16 @@ pub enum Judgement {
 /// How far beyond the acknowledged data a reset is still believed where the window is unknown.
 const MIN_WINDOW: u32 = 65_535;
 
+/// Whether a connection with these states has ended, so that its ports may be used again: reset, or
+/// closed by both sides. The last acknowledgment need not have been seen.
+pub fn is_over(a: TcpState, b: TcpState) -> bool {
+    a == TcpState::Reset || b == TcpState::Reset || a.min(b) >= TcpState::Closing
+}
+
 /// Judges a segment with SYN, FIN or RST set from the side `own` to the side `peer`.
 pub fn judge(segment: &Segment, own: &Side, peer: &Side) -> Judgement {
-    let over = own.state >= TcpState::Closed || peer.state >= TcpState::Closed;
     if segment.flags & (SYN | ACK | RST) == SYN {
-        if over {
+        if is_over(own.state, peer.state) {
             return Judgement::Restart;
         }
         // A retransmitted SYN, or a simultaneous open; anything else challenges an established

@@ -126,6 +126,10 @@ impl<P: Port> Port for Delay<P> {
         self.port.poll_fd()
     }
 
+    fn is_looked_at(&self) -> bool {
+        true
+    }
+
     fn arm(&mut self) -> bool {
         self.rx.frames.is_empty() && self.tx.frames.is_empty() && self.port.arm()
     }

@@ -219,6 +219,10 @@ impl<P: Port> Port for Lossy<P> {
         self.port.poll_fd()
     }
 
+    fn is_looked_at(&self) -> bool {
+        true
+    }
+
     fn arm(&mut self) -> bool {
         self.rx.is_idle() && self.tx.is_idle() && self.port.arm()
     }

@@ -159,6 +159,10 @@ impl Port for MemoryPort {
         self.side.link.to_switch.event().ok()
     }
 
+    fn is_looked_at(&self) -> bool {
+        true
+    }
+
     fn arm(&mut self) -> bool {
         self.armed = true;
         self.side.link.to_switch.arm() && !self.gone()

@@ -80,6 +80,13 @@ pub trait Port: Send {
         None
     }
 
+    /// Whether looking for frames costs no system call, or frames can come without
+    /// [`poll_fd`](Self::poll_fd) being readable. Such a port is looked at in every round; of many
+    /// others only those that the kernel says are readable.
+    fn is_looked_at(&self) -> bool {
+        false
+    }
+
     /// Said by the worker just before it waits on [`poll_fd`](Self::poll_fd), so that ports
     /// whose other side is user space ask for a wake-up only then. `false`: do not wait, there
     /// is something to receive.

@@ -25,6 +25,10 @@ impl<P: Port + ?Sized> Port for Box<P> {
         (**self).poll_fd()
     }
 
+    fn is_looked_at(&self) -> bool {
+        (**self).is_looked_at()
+    }
+
     fn arm(&mut self) -> bool {
         (**self).arm()
     }

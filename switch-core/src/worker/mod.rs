@@ -34,6 +34,8 @@ const SPIN: Duration = Duration::from_micros(30);
 /// The longest sleep while there is state to look after, and while there is none.
 const NAP: Duration = Duration::from_millis(200);
 const NIGHT: Duration = Duration::from_secs(2);
+/// Up to this many ports are simply all received from in every round.
+const LOOK_AT_ALL: usize = 4;
 /// Longest sleep beside ports that cannot wake the worker.
 const POLL_ONLY: Duration = Duration::from_micros(100);
 
@@ -100,6 +102,10 @@ impl WorkerHandle {
 struct WorkerPort {
     id: PortId,
     port: Box<dyn Port>,
+    /// Looked at in every round.
+    always: bool,
+    /// The kernel says that there is something, or there was in the round before.
+    ready: bool,
 }
 
 /// See the module's description.
@@ -116,6 +122,8 @@ pub struct Worker {
     snapshots: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     handle: Arc<WorkerHandle>,
     sleeper: Sleeper,
+    /// Whether the kernel is asked which ports have something, instead of looking at each.
+    asked: bool,
     /// Time of the latest poll.
     now: Instant,
     stopped: bool,
@@ -154,6 +162,7 @@ impl Worker {
             snapshots: Cache::new(snapshots),
             handle: Arc::new(handle),
             sleeper,
+            asked: false,
             now: Instant::ZERO,
             stopped: false,
         })
@@ -182,10 +191,16 @@ impl Worker {
         let snapshot = Arc::clone(self.snapshots.load());
         self.handle.acknowledged.store(snapshot.epoch.0, Ordering::Release);
         let mut received = 0;
+        self.ask_which();
         for at in 0..self.ports.len() {
-            let Some(WorkerPort { id, port }) = self.ports.get_mut(at) else { break };
-            let id = *id;
-            match port.rx(&mut self.pool, &mut self.batch) {
+            let Some(port) = self.ports.get_mut(at) else { break };
+            if !(port.always || port.ready) {
+                continue;
+            }
+            let id = port.id;
+            let result = port.port.rx(&mut self.pool, &mut self.batch);
+            port.ready = matches!(result, Ok(1..));
+            match result {
                 Ok(0) => continue,
                 Ok(count) => {
                     received += count;
@@ -202,6 +217,20 @@ impl Worker {
         self.engine.poll(&mut turn);
         self.flush(now);
         received
+    }
+
+    /// Where there are many ports whose reception costs a system call each, one call asks the
+    /// kernel which have something.
+    fn ask_which(&mut self) {
+        if self.asked {
+            let (ports, index) = (&mut self.ports, &self.index);
+            self.sleeper.ready(|id| {
+                let at = index.get(id.index()).copied().flatten();
+                if let Some(port) = at.and_then(|at| ports.get_mut(usize::from(at))) {
+                    port.ready = true;
+                }
+            });
+        }
     }
 
     /// Sends what waits, port by port. What a port does not take is counted and freed.
@@ -315,7 +344,7 @@ impl Worker {
 
     fn add(&mut self, id: PortId, port: Box<dyn Port>) {
         self.remove(id);
-        self.ports.push(WorkerPort { id, port });
+        self.ports.push(WorkerPort { id, port, always: true, ready: false });
         self.reindex();
     }
 
@@ -338,6 +367,11 @@ impl Worker {
                 self.index.resize(id.index() + 1, None);
             }
             self.index[id.index()] = u16::try_from(at).ok();
+        }
+        let costly = |p: &WorkerPort| p.port.poll_fd().is_some() && !p.port.is_looked_at();
+        self.asked = self.ports.iter().filter(|p| costly(p)).count() > LOOK_AT_ALL;
+        for port in &mut self.ports {
+            port.always = !self.asked || !costly(port);
         }
         self.sleeper.watch(self.ports.iter().map(|p| (p.id, p.port.poll_fd())));
     }

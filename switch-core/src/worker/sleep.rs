@@ -10,6 +10,8 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use crate::id::PortId;
 
 const WAKE: u64 = u64::MAX;
+/// Readable ports told of at once.
+const READY: usize = 32;
 
 /// Ends a worker's sleep from another thread.
 #[derive(Clone, Debug)]
@@ -68,6 +70,21 @@ impl Sleeper {
             self.all_pollable &= added;
         }
         self.epoll = set;
+    }
+
+    /// Which ports are readable now, at most [`READY`] of them; the others come in the next
+    /// round, since the kernel goes round.
+    pub(super) fn ready(&self, mut each: impl FnMut(PortId)) {
+        let mut events = [const { std::mem::MaybeUninit::uninit() }; READY];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let Ok((events, _)) = epoll::wait(&self.epoll, &mut events[..], Some(&now)) else {
+            return;
+        };
+        for event in events.iter() {
+            if let Ok(id) = u16::try_from(event.data.u64()) {
+                each(PortId(id));
+            }
+        }
     }
 
     /// Sleeps until there is something, at most for `longest`.

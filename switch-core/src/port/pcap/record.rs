@@ -235,6 +235,10 @@ impl<P: Port> Port for Recorded<P> {
         self.port.poll_fd()
     }
 
+    fn is_looked_at(&self) -> bool {
+        self.port.is_looked_at()
+    }
+
     fn arm(&mut self) -> bool {
         self.port.arm()
     }
