@@ -10,6 +10,39 @@
 //! * a policy: its selectors, and the stages of the identities that it applies to;
 //! * a namespace's labels: the selectors by namespace label, for the identities in it.
 //!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use policy::compile::PolicyCompiler;
+//! use policy::rule::{NetworkPolicy, Protocol, Selector, Workload};
+//! use policy::verdict::Traffic;
+//!
+//! let mut compiler = PolicyCompiler::new();
+//! let pod = Workload {
+//!     namespace: "shop".into(),
+//!     name: "db".into(),
+//!     labels: [("app", "db")].into_iter().collect(),
+//!     addresses: vec!["10.0.0.1".parse()?],
+//!     ports: vec![],
+//!     host_network: false,
+//! };
+//! compiler.upsert_pod(&"Pod/shop/db".into(), &pod, &"node-1".into());
+//! compiler.upsert_network_policy(&Arc::new(NetworkPolicy {
+//!     cookie: "NetworkPolicy/shop/closed".into(),
+//!     namespace: "shop".into(),
+//!     name: "closed".into(),
+//!     pods: Selector::everything(),
+//!     ingress: Some(vec![]),
+//!     egress: None,
+//! }));
+//! let table = compiler.publish();
+//!
+//! let (client, db) = (table.party("192.0.2.1".parse()?), table.party("10.0.0.1".parse()?));
+//! let verdict = table.verdict(&client, &db, Traffic::to_port(Protocol::Tcp, 5432));
+//! assert!(!verdict.allow());
+//! # Ok::<(), std::net::AddrParseError>(())
+//! ```
+//!
 //! The numbers inside (identities, selectors, partitions, stages) are used again when what they
 //! stood for is gone and nothing compiled knows them any more (threat T-L5).
 
