@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use wire::cidr::Cidr;
-use wire::flow_key::{Family, HashKey};
+use wire::flow_key::{Family, FlowKey, HashKey};
 
 use super::build::{self, Laid};
 use super::endpoints::Viewpoint;
@@ -140,14 +140,24 @@ impl Compiler {
         }
     }
 
-    /// Changes what holds for all; everything is compiled anew by the next
-    /// [`publish`](Self::publish).
+    /// Changes what holds for all. Services are compiled anew by the next
+    /// [`publish`](Self::publish) if they depend on what differs; this node's addresses are
+    /// looked up, so that a change of them costs little.
     pub fn set_settings(&mut self, settings: Settings) {
+        let same_for_services = self.settings.view == settings.view
+            && self.settings.service_cidrs == settings.service_cidrs
+            && self.settings.allowed_external_ips == settings.allowed_external_ips
+            && same_key(&self.settings.cluster_key, &settings.cluster_key);
+        if same_for_services && self.settings.node_addresses == settings.node_addresses {
+            return;
+        }
         self.table.scene = Arc::new(scene(&settings));
         self.settings = settings;
-        self.strays = self.claims.keys().filter(|claim| self.is_stray(&claim.0)).count();
-        self.dirty.extend(self.services.keys().cloned().map(Owner::Service));
         self.dirty.extend(self.host_ports.keys().cloned().map(Owner::Pod));
+        if !same_for_services {
+            self.strays = self.claims.keys().filter(|claim| self.is_stray(&claim.0)).count();
+            self.dirty.extend(self.services.keys().cloned().map(Owner::Service));
+        }
     }
 
     /// Adds a Service, or changes the one of its name.
@@ -408,6 +418,12 @@ impl Compiler {
             |(_, id)| *id,
         )
     }
+}
+
+/// Whether two keys are one; they do not show what they are.
+fn same_key(a: &HashKey, b: &HashKey) -> bool {
+    let probe = FlowKey { src: [1; 16], dst: [2; 16], family: Family::V6, ..FlowKey::default() };
+    probe.hash(a) == probe.hash(b)
 }
 
 fn scene(settings: &Settings) -> Scene {

@@ -93,6 +93,27 @@ fn a_change_recompiles_one_service() {
 }
 
 #[test]
+fn settings_recompile_what_depends_on_them() {
+    let mut compiler = compiler(&[balancer()], &[slice("s", 8080, [ready(A), ready(B), ready(C)])]);
+    let entry =
+        |table: &ServiceTable| Arc::clone(table.front(&key("10.0.9.9:1", VIP)).unwrap().entry());
+    let before = compiler.publish();
+    compiler.set_settings(settings());
+    assert!(Arc::ptr_eq(&entry(&compiler.publish()), &entry(&before)));
+    // Another address of the node: node ports are there at once, nothing is compiled.
+    compiler.set_settings(Settings { node_addresses: vec![ip("192.0.2.7")], ..settings() });
+    let moved = compiler.publish();
+    assert!(Arc::ptr_eq(&entry(&moved), &entry(&before)));
+    let node_port = |table: &ServiceTable| pod(table, "192.0.2.7:30080");
+    assert_eq!(node_port(&before), "-");
+    assert!(node_port(&moved).ends_with(":8080"));
+    // Another key: another choice.
+    let cluster_key = wire::flow_key::HashKey::new(99);
+    compiler.set_settings(Settings { cluster_key, ..settings() });
+    assert_ne!(entry(&compiler.publish()), entry(&before));
+}
+
+#[test]
 fn whole_states() {
     let state = |names: &[&str]| -> (Vec<_>, Vec<_>) {
         let service = |name: &&str| {
