@@ -92,10 +92,13 @@ impl Drop for Switch {
     }
 }
 
-/// A socket inside a namespace.
-fn socket(namespace: &NetNs, address: impl Into<IpAddr> + Send) -> UdpSocket {
+/// A socket inside a namespace, which may get its address only in a moment.
+fn socket(namespace: &NetNs, address: impl Into<IpAddr>) -> UdpSocket {
     let address = SocketAddr::new(address.into(), 7000);
-    let socket = namespace.enter(|| UdpSocket::bind(address)).expect("entered").expect("bound");
+    let bind = || namespace.enter(|| UdpSocket::bind(address)).expect("entered");
+    let socket = (0..200)
+        .find_map(|_| bind().inspect_err(|_| thread::sleep(Duration::from_millis(20))).ok())
+        .expect("the address is there");
     socket.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
     socket
 }
@@ -219,6 +222,35 @@ fn states_change_while_pods_talk() {
     switch.signal(Signal::HUP);
     switch.says("applied");
     reaches(&at_node, &x4);
+    assert_eq!(switch.stop(), Some(0));
+}
+
+#[test]
+fn a_pod_that_starts_again_is_attached_again() {
+    if !is_possible("root's privilege", userns::has_privilege()) {
+        return;
+    }
+    let folder = Folder::new();
+    let (name, node) = (node_name(), node_with_address());
+    let pod_name = format!("pod-{name}");
+    let pod = NetNs::create(&pod_name).expect("a namespace");
+    let state = [head(), attached("x", 2, &pod, "veth")].concat();
+    folder.manifest("state", &state.replace("n1", &name));
+    let switch = Switch::start(&folder, &name, &node, &[]);
+    switch.says("ready");
+    let at_node = socket(&node, NODE);
+    reaches(&at_node, &socket(&pod, X));
+    // Another namespace under the same path; nobody tells the switch.
+    drop(pod);
+    let again = NetNs::create(&pod_name).expect("a namespace");
+    let step = Duration::from_millis(100);
+    let steps = PATIENCE.as_millis() / step.as_millis();
+    let attached = (0..steps).any(|_| {
+        thread::sleep(step);
+        has_interface(&again, "eth0")
+    });
+    assert!(attached);
+    reaches(&at_node, &socket(&again, X));
     assert_eq!(switch.stop(), Some(0));
 }
 

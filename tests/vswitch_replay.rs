@@ -181,16 +181,17 @@ fn fragments_leave_when_they_are_whole() {
         (1.2, lacking[2].clone()),
         (1.3, whole[1].clone()),
         // Long after the time that a datagram has.
-        (90.0, udp(X, Y, 64, b"")),
+        (90.0, lacking[1].clone()),
         (90.1, late[1].clone()),
     ];
     let replayed = Replayed::of(&input).good(7);
     let sent = replayed.sent("a_y");
-    assert_eq!(sent.len(), 4);
-    assert!(sent[..3].iter().all(|(time, _)| (*time - 1.3).abs() < 1e-6));
+    assert_eq!(sent.len(), 3);
+    assert!(sent.iter().all(|(time, _)| (*time - 1.3).abs() < 1e-6));
     let expected = [
         reason("a/x", 2, "fragment_timeout"),
         reason("a/x", 4, "fragment_timeout"),
+        reason("a/x", 6, "end_of_input"),
         reason("a/x", 7, "end_of_input"),
     ];
     assert_eq!(replayed.reasons(), expected);
@@ -257,6 +258,33 @@ fn captures_are_merged_by_time_and_option() {
         sent.iter().map(|(_, f)| String::from_utf8_lossy(&f[42..]).into_owned()).collect();
     assert_eq!(texts, ["b4", "a5", "a3", "b5", "a6", "b7"]);
     assert!(sent.is_sorted_by_key(|(time, _)| *time));
+    let backwards = vec![(5.0, mark("")), (3.0, udp(X, Y, 1, b""))];
+    let replayed = Replayed::of(&backwards).good(2);
+    assert_eq!(replayed.drops()[0]["time"], 5.0);
+}
+
+/// A datagram of `a/x`, and the answer of `a/y` that its port is closed, so many seconds later.
+fn error_after(seconds: f64) -> Replayed {
+    let sent = udp(X, Y, 64, b"anybody there?");
+    let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
+    // As it arrived: one hop away.
+    let mut quoted = udp(X, Y, 63, b"anybody there?");
+    message.append(&mut quoted.split_off(14));
+    let mut error = Vec::new();
+    etherparse::PacketBuilder::ethernet2(mac(Y), GATEWAY)
+        .ipv4(Y.octets(), X.octets(), 64)
+        .icmpv4_raw(3, 3, [0; 4])
+        .write(&mut error, &message[8..])
+        .expect("it fits");
+    Replayed::with(&[("a/x", &vec![(1.0, sent)]), ("a/y", &vec![(1.0 + seconds, error)])], &[])
+        .good(2)
+}
+
+#[test]
+fn connections_end_between_frames() {
+    assert_eq!(error_after(1.0).sent("a_x").len(), 1);
+    let late = error_after(86_400.0);
+    assert_eq!(late.reasons(), [reason("a/y", 1, "icmp_unrelated")]);
 }
 
 /// Frames as a bad neighbour makes them: good ones with octets changed, cut and grown.

@@ -87,22 +87,15 @@ impl Node {
     /// new passes nothing before the state that knows it (N13).
     pub(crate) fn apply(&mut self, state: Compiled) -> Result<Epoch, Failure> {
         let wanted = Wanted::of(&state);
-        let gone = self.pods.not_in(&wanted);
         let before = std::mem::replace(&mut self.state, state);
-        let mut epoch = None;
-        if !gone.is_empty() {
-            // Their numbers are given to others only when nobody is told of them any more.
-            self.pods.forget(&gone);
-            match self.publish() {
-                Ok(done) => epoch = Some(done),
-                Err(error) => {
-                    self.state = before;
-                    self.pods.recall(gone);
-                    return Err(error);
-                }
+        let gone = self.pods.not_in(&wanted);
+        let epoch = match self.release(gone) {
+            Ok(epoch) => epoch,
+            Err(error) => {
+                self.state = before;
+                return Err(error);
             }
-            self.pods.detach(&mut self.control, gone);
-        }
+        };
         let news = self.pods.attach(&mut self.control, &wanted);
         let epoch = match epoch {
             Some(epoch) if !news => epoch,
@@ -113,29 +106,47 @@ impl Node {
     }
 
     /// Looks after what went wrong since: devices that failed, pods whose namespace was not there
-    /// yet. To be called every few seconds; says so if there is a new epoch.
+    /// yet or is another one now. To be called every few seconds; says so if there is a new epoch.
     pub(crate) fn tend(&mut self) -> Result<Option<Epoch>, Failure> {
         let mut failed = Vec::new();
         for worker in self.control.workers() {
-            while let Some((port, error)) = worker.next_failure() {
-                failed.push((port, error));
-            }
+            failed.extend(std::iter::from_fn(|| worker.next_failure()));
         }
-        let mut changed = false;
+        let mut gone = self.pods.not_in(&Wanted::of(&self.state));
         for (port, error) in failed {
             if port == self.host.port() {
                 return Err(Failure::Setup(format!("the node's own port failed: {error}")));
             }
-            if let Some(name) = self.pods.lost(&mut self.control, port) {
-                print::note(format_args!("{name}: its device is gone: {error}"));
-                changed = true;
+            if let Some(name) = self.pods.at(port).filter(|name| !gone.contains(name)) {
+                print::note(format_args!("{name}: its interface is gone: {error}"));
+                gone.push(name);
             }
         }
+        let epoch = self.release(gone)?;
         let wanted = Wanted::of(&self.state);
-        if self.pods.is_lacking(&wanted) {
-            changed |= self.pods.attach(&mut self.control, &wanted);
+        if self.pods.is_lacking(&wanted) && self.pods.attach(&mut self.control, &wanted) {
+            return self.publish().map(Some);
         }
-        if changed { self.publish().map(Some) } else { Ok(None) }
+        Ok(epoch)
+    }
+
+    /// Detaches pods, if there are any: first nobody is told of their ports any more, whose
+    /// numbers may then be given to others.
+    fn release(&mut self, gone: Vec<String>) -> Result<Option<Epoch>, Failure> {
+        if gone.is_empty() {
+            return Ok(None);
+        }
+        self.pods.forget(&gone);
+        match self.publish() {
+            Ok(epoch) => {
+                self.pods.detach(&mut self.control, gone);
+                Ok(Some(epoch))
+            }
+            Err(error) => {
+                self.pods.recall(gone);
+                Err(error)
+            }
+        }
     }
 
     /// Publishes the state with the ports that there are, and waits for the workers.

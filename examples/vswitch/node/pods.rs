@@ -47,9 +47,11 @@ pub(super) struct Attached {
 }
 
 impl Attached {
-    /// Whether it is attached as `pod` wants to be.
+    /// Whether it is attached as `pod` wants to be, where `pod` is now: a pod that was started
+    /// again may have a new namespace under the old path, and one that ended has none.
     fn fits(&self, pod: &LocalPod, place: &Place) -> bool {
         (self.pod.mac, &self.pod.addresses, &self.place) == (pod.mac, &pod.addresses, place)
+            && NetNs::open(&place.netns).is_ok_and(|now| now.is_same(&self.namespace))
     }
 }
 
@@ -214,13 +216,9 @@ impl Pods {
         Ok(namespace)
     }
 
-    /// A port's device failed: the pod is not attached any more. Gives its name.
-    pub(super) fn lost(&mut self, control: &mut ControlPlane, port: PortId) -> Option<String> {
-        let name = self.attached.values().find(|a| a.port == port)?.pod.name.clone();
-        let _ = control.detach(port);
-        self.attached.remove(&name);
-        self.ports.remove(&name);
-        Some(name)
+    /// The pod that has a port.
+    pub(super) fn at(&self, port: PortId) -> Option<String> {
+        self.attached.values().find(|a| a.port == port).map(|a| a.pod.name.clone())
     }
 
     fn remove_interface(&self, attached: &Attached) -> Result<(), HostError> {
