@@ -2,7 +2,7 @@
 //! flood. VLAN-aware (IEEE 802.1Q); no flow entries, no look at what the frames carry.
 
 use wire::addr::Mac;
-use wire::parse::ethertype;
+use wire::parse::{ethertype, parse};
 
 use super::{Engine, Turn};
 use crate::action::DropReason;
@@ -68,6 +68,9 @@ impl Engine {
         port: &BridgePort,
         packet: Packet,
     ) -> Result<(), (Packet, DropReason)> {
+        if let Err(reason) = self.check_offload(&packet) {
+            return Err((packet, reason));
+        }
         let header = match header(packet.bytes()) {
             Ok(header) => header,
             Err(reason) => return Err((packet, reason)),
@@ -103,6 +106,16 @@ impl Engine {
             },
             None => self.flood(turn, ingress, domain, &header, packet),
         }
+    }
+
+    /// What a sender left to the hardware must be about its own frame, or whoever finishes it
+    /// would write where it must not.
+    fn check_offload(&self, packet: &Packet) -> Result<(), DropReason> {
+        if !packet.offload.csum_partial && !packet.offload.is_gso() {
+            return Ok(());
+        }
+        let parsed = parse(packet.bytes(), &self.shared.hash_key)?;
+        packet.offload.check(&parsed)
     }
 
     /// To every member but the one that it came from.

@@ -259,6 +259,10 @@ impl Engine {
                     continue;
                 }
             };
+            if let Err(reason) = packet.offload.check(&parsed) {
+                self.drop(turn, packet, reason, None);
+                continue;
+            }
             match self.hit(turn, ingress, gateway, candidates[i], &packet, &parsed) {
                 Some(plan) => {
                     hits += 1;
@@ -458,7 +462,8 @@ fn read(packet: &Packet, hash_key: &HashKey) -> Result<Parsed, DropReason> {
 fn is_ordinary(parsed: &Parsed) -> bool {
     matches!(parsed.network, Network::Ipv4 | Network::Ipv6)
         && parsed.fragment == Fragment::Whole
-        && !matches!(parsed.icmp, Icmp::Error | Icmp::Neighbour)
+        // Other ICMP messages have all one key, and not all of them may pass.
+        && !matches!(parsed.icmp, Icmp::Error | Icmp::Neighbour | Icmp::Other)
         && parsed.tags == 0
         && parsed.ttl > 1
 }

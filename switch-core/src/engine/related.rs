@@ -7,7 +7,8 @@ use crate::action::DropReason;
 use crate::flow::connection::Known;
 use crate::id::PortId;
 use crate::packet::Packet;
-use crate::resolve::{Decision, Query, resolve};
+use crate::resolve::{Decision, Query, check_source, resolve};
+use crate::snapshot::Snapshot;
 
 impl Engine {
     pub(super) fn related(
@@ -17,10 +18,14 @@ impl Engine {
         packet: Packet,
         parsed: &Parsed,
     ) {
+        let query = Query { key: &parsed.key, ingress, known: None };
+        if let Err(reason) = check_source(turn.snapshot, &query) {
+            return self.drop(turn, packet, reason, None);
+        }
         if turn.snapshot.is_gateway(parsed.key.dst_addr()) {
             return self.gateway(turn, ingress, packet, parsed);
         }
-        let Some(known) = self.quoted_connection(&packet, parsed) else {
+        let Some(known) = self.quoted_connection(turn.snapshot, ingress, &packet, parsed) else {
             return self.drop(turn, packet, DropReason::IcmpUnrelated, None);
         };
         let direction = known.connection.direction();
@@ -35,8 +40,14 @@ impl Engine {
     }
 
     /// The connection of the quoted packet, seen from the side that the error comes from: the
-    /// error travels the way of that packet's answers.
-    fn quoted_connection(&self, packet: &Packet, parsed: &Parsed) -> Option<Known> {
+    /// error travels the way of that packet's answers, and comes from where they would.
+    fn quoted_connection(
+        &self,
+        snapshot: &Snapshot,
+        ingress: PortId,
+        packet: &Packet,
+        parsed: &Parsed,
+    ) -> Option<Known> {
         let quote = packet.bytes().get(usize::from(parsed.payload)..parsed.end as usize)?;
         let quoted = parse_quoted(quote, parsed.network, &self.shared.hash_key)?;
         // The error goes to whoever sent what it quotes.
@@ -44,6 +55,9 @@ impl Engine {
             return None;
         }
         let answer = quoted.key.reversed();
+        // Whoever could not answer the packet never saw it, or made it up (T-N2): a pod is no
+        // router for others, and behind the node's port stands none of this node's pods.
+        check_source(snapshot, &Query { key: &answer, ingress, known: None }).ok()?;
         self.shared.tracker.find(answer.hash(&self.shared.hash_key), &answer)
     }
 }

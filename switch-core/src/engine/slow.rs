@@ -74,33 +74,38 @@ impl Engine {
         if parsed.icmp == Icmp::Error {
             return self.related(turn, ingress, packet, parsed);
         }
-        match self.admit(turn, ingress, &packet, parsed) {
+        let payload = parsed.end - u32::from(parsed.payload);
+        match self.admit(turn, ingress, &packet, parsed, payload) {
             Admission::Pass(plan) => self.transmit(turn, packet, parsed, &plan),
             Admission::Gateway => self.gateway(turn, ingress, packet, parsed),
             Admission::Deny(denial) => self.deny(turn, ingress, packet, parsed, &denial),
         }
     }
 
-    /// Judges a packet, finds or makes its connection, and remembers the answer.
+    /// Judges a packet, or the datagram of a first fragment, with `payload` octets behind its
+    /// layer-4 header; finds or makes its connection, and remembers the answer.
     fn admit(
         &mut self,
         turn: &Turn<'_>,
         ingress: PortId,
         packet: &Packet,
         parsed: &Parsed,
+        payload: u32,
     ) -> Admission {
         self.counters.misses.add(1);
         let flags = parsed.tcp_flags;
-        let is_tcp = parsed.key.proto == proto::TCP && parsed.fragment == Part::Whole;
-        if is_tcp
-            && (flags & (SYN | ACK | RST | FIN) == 0
-                || flags & SYN != 0 && flags & (FIN | RST) != 0)
-        {
+        let is_tcp = parsed.key.proto == proto::TCP;
+        if is_tcp && !is_possible(flags) {
             return DropReason::TcpInvalidState.into();
         }
         let mut known = self.shared.tracker.find(parsed.hash, &parsed.key);
         if is_tcp && flags & (SYN | ACK) == SYN && known.is_some_and(|k| self.is_over(&k)) {
-            // A fresh SYN where a connection has been: the old one is over, all of it.
+            // A fresh SYN where a connection has been: the old one is over, all of it. But only
+            // its own ends can say so.
+            let query = Query { key: &parsed.key, ingress, known: None };
+            if let Err(reason) = check_source(turn.snapshot, &query) {
+                return reason.into();
+            }
             if let Some(old) = known.take() {
                 self.shared.tracker.end(old.connection);
             }
@@ -126,7 +131,7 @@ impl Engine {
                 Err(reason) => return reason.into(),
             },
         };
-        if let Some(reason) = self.track(turn, &known, packet, parsed) {
+        if let Some(reason) = self.track(turn, &known, packet, parsed, payload) {
             return reason.into();
         }
         self.remember(turn, ingress, packet, parsed, &known, plan);
@@ -166,15 +171,15 @@ impl Engine {
         known: &Known,
         packet: &Packet,
         parsed: &Parsed,
+        payload: u32,
     ) -> Option<DropReason> {
         let seconds = turn.now.as_secs() as u32;
         let tracker = &self.shared.tracker;
-        if parsed.key.proto != proto::TCP || parsed.fragment != Part::Whole {
+        if parsed.key.proto != proto::TCP {
             tracker.touch(known.connection, packet.len(), seconds);
             return None;
         }
         let header = packet.bytes().get(usize::from(parsed.l4)..).unwrap_or_default();
-        let payload = parsed.end - u32::from(parsed.payload);
         let segment = Segment::read(header, parsed.tcp_flags, payload);
         if segment.is_plain() {
             tracker.touch_tcp(known.connection, &segment, packet.len(), seconds);
@@ -279,7 +284,10 @@ impl Engine {
             Some(Fragment { parsed, .. }) if parsed.icmp == Icmp::Error => {
                 DropReason::IcmpUnrelated.into()
             }
-            Some(Fragment { packet, parsed }) => self.admit(turn, ingress, packet, parsed),
+            Some(Fragment { packet, parsed }) => {
+                let payload = datagram_payload(pieces);
+                self.admit(turn, ingress, packet, parsed, payload)
+            }
             None => return,
         };
         for Fragment { packet, parsed } in pieces.drain(..) {
@@ -456,6 +464,28 @@ fn destination(frame: &[u8]) -> Mac {
     Mac(frame.first_chunk::<6>().copied().unwrap_or_default())
 }
 
+/// Octets behind the layer-4 header of a whole datagram in pieces.
+fn datagram_payload(pieces: &[Fragment]) -> u32 {
+    let [Fragment { parsed: first, .. }, Fragment { parsed: second, .. }, ..] = pieces else {
+        return 0;
+    };
+    let later = pieces.iter().skip(1).map(|p| p.parsed.end - u32::from(p.parsed.l4));
+    let total = u32::from(second.fragment_offset) + later.sum::<u32>();
+    // What the first piece carries beside layer-4 payload: its header, and IPv6 headers before it.
+    let data = u32::from(second.fragment_offset) + u32::from(first.payload);
+    total.saturating_sub(data.saturating_sub(first.end))
+}
+
+/// Whether an end system ever sends a segment with these flags (RFC 9293 §3.5, §3.10): all but
+/// SYN and RST acknowledge, and what opens a connection neither closes nor resets it.
+fn is_possible(flags: u8) -> bool {
+    match flags & (SYN | FIN | RST) {
+        SYN | RST => true,
+        0 | FIN => flags & ACK != 0,
+        _ => false,
+    }
+}
+
 /// Who may put what on the wire of a routed port (threats T-S1, T-S2, T-S3).
 fn link_checks(
     snapshot: &Snapshot,
@@ -484,6 +514,11 @@ fn link_checks(
     let ports = (parsed.key.src_port, parsed.key.dst_port);
     if is_pod && parsed.key.proto == proto::UDP && matches!(ports, (67, 68) | (547, 546)) {
         return Err(DropReason::RogueDhcp);
+    }
+    // ICMPv4 redirects (5) and router advertisements (9); those of IPv6 are neighbour discovery.
+    let is_other_v4 = parsed.icmp == Icmp::Other && parsed.network == Network::Ipv4;
+    if is_pod && is_other_v4 && matches!(frame.get(usize::from(parsed.l4)), Some(5 | 9)) {
+        return Err(DropReason::RogueRouter);
     }
     Ok(())
 }

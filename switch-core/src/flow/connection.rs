@@ -342,26 +342,26 @@ impl Tracker {
     /// # Errors
     /// [`Refused`] says which bound was hit; nothing was changed.
     pub fn create(&self, pinned: &Pinned, now_secs: u32) -> Result<Created, Refused> {
+        // Both counts are taken before the connection can be seen, and so ended, by others.
         let charge = self.by_port.get(pinned.origin.index());
-        if charge.is_some_and(|n| n.load(Relaxed) >= self.config.per_port) {
+        if charge.is_some_and(|n| !take_below(n, self.config.per_port)) {
             return Err(Refused::PortLimit);
         }
-        let hashes =
-            [pinned.original.hash(&self.config.hash_key), pinned.reply.hash(&self.config.hash_key)];
-        if self.live.fetch_add(1, Relaxed) >= self.config.connections {
-            self.live.fetch_sub(1, Relaxed);
-            return Err(Refused::Full);
-        }
-        let made = self.create_locked(pinned, hashes, now_secs);
-        match &made {
-            Ok(Created::New(_)) => {
-                if let Some(n) = charge {
-                    n.fetch_add(1, Relaxed);
-                }
-            }
-            _ => {
+        let made = if take_below(&self.live, self.config.connections) {
+            let hash = |key: &FlowKey| key.hash(&self.config.hash_key);
+            let made =
+                self.create_locked(pinned, [hash(&pinned.original), hash(&pinned.reply)], now_secs);
+            if !matches!(made, Ok(Created::New(_))) {
                 self.live.fetch_sub(1, Relaxed);
             }
+            made
+        } else {
+            Err(Refused::Full)
+        };
+        if !matches!(made, Ok(Created::New(_)))
+            && let Some(n) = charge
+        {
+            n.fetch_sub(1, Relaxed);
         }
         made
     }
@@ -446,8 +446,6 @@ impl Tracker {
         let Some(lane) = self.lane(connection) else { return false };
         if lane.last_seen.load(Relaxed) != now_secs {
             lane.last_seen.store(now_secs, Relaxed);
-            // "Seen from this side" is what tells replied from unreplied.
-            lane.state.store(1, Relaxed);
         }
         lane.count(bytes as u64);
         true
@@ -539,7 +537,11 @@ impl Tracker {
             peer.state.fetch_max(TcpState::Reset as u32, Relaxed);
             return Some(judgement);
         }
-        if segment.flags & SYN != 0 && own.state.load(Relaxed) <= TcpState::SynSent as u32 {
+        if segment.flags & SYN != 0 && own.state.load(Relaxed) > TcpState::SynSent as u32 {
+            // Nothing that an end believes without a challenge (RFC 5961 §4): it moves nothing.
+            return Some(judgement);
+        }
+        if segment.flags & SYN != 0 {
             // Window scaling is on only if both SYNs have the option; the first may yet be
             // taken back by the second (RFC 7323 §2.2).
             let agreed = if segment.flags & ACK != 0 && scale.is_none() {
@@ -665,6 +667,11 @@ impl Tracker {
             }
         }
     }
+}
+
+/// Counts one more, unless that would be more than `limit`.
+fn take_below(count: &AtomicU32, limit: u32) -> bool {
+    count.fetch_update(Relaxed, Relaxed, |n| (n < limit).then(|| n + 1)).is_ok()
 }
 
 /// Seconds that short-lived state may be idle when the table is nearly full.

@@ -77,7 +77,7 @@ impl Segment {
     /// Whether the segment is nothing but data and acknowledgment.
     #[inline]
     pub fn is_plain(&self) -> bool {
-        self.flags & (SYN | FIN | RST) == 0
+        self.flags & (SYN | FIN | RST | ACK) == ACK
     }
 }
 
