@@ -24,7 +24,7 @@ pub struct Quoted {
     pub icmp: Icmp,
     /// Place in the datagram.
     pub fragment: Fragment,
-    /// Identification of the datagram, if it is a fragment (see [`Parsed::fragment_id`]).
+    /// Identification of the datagram, if it is a fragment (see [`Parsed::fragment_id`](super::Parsed::fragment_id)).
     pub fragment_id: u32,
 }
 
