@@ -44,25 +44,31 @@ impl Partition {
         self.slots.last().map_or(Self::NOTHING, |row| *row as u32)
     }
 
-    /// The row of an identity; [`Self::NOTHING`] for identity 0, which stands for "none".
+    /// The row of an identity if it is not that of most; [`Self::NOTHING`] for identity 0, which
+    /// stands for "none".
     #[inline]
-    pub(crate) fn row(&self, identity: u32) -> u32 {
-        let Some((default, slots)) = self.slots.split_last() else { return Self::NOTHING };
+    pub(crate) fn exception(&self, identity: u32) -> Option<u32> {
         if identity == 0 {
-            return Self::NOTHING;
+            return Some(Self::NOTHING);
         }
+        let (_, slots) = self.slots.split_last()?;
         let mask = slots.len().wrapping_sub(1);
         let mut at = home(identity) & mask;
         while let Some(&slot) = slots.get(at) {
             if slot == 0 {
-                break;
+                return None;
             }
             if (slot >> 32) as u32 == identity {
-                return slot as u32;
+                return Some(slot as u32);
             }
             at = (at + 1) & mask;
         }
-        *default as u32
+        None
+    }
+
+    /// The row of an identity.
+    pub(crate) fn row(&self, identity: u32) -> u32 {
+        self.exception(identity).unwrap_or_else(|| self.default_row())
     }
 
     /// Identities with a row other than the default one.

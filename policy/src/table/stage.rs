@@ -75,21 +75,21 @@ struct Header {
     rule_count: u32,
     /// Whether the tables of rows hold the rules about everyone too.
     rows_are_whole: bool,
+    /// The partition's default row.
+    default_row: u32,
 }
 
 impl Header {
     fn to_line(self) -> Line {
         let [v4, v6] = self.roots;
-        let part = |shift: u32| (v6.head >> shift) as u32;
-        let v4_head = (v4.head >> 96) as u32;
-        let whole = u32::from(self.rows_are_whole);
-        let (heads, rules) = ([part(96), part(64), part(32), part(0)], self.rules);
-        let [a, b, c, d] = heads;
-        let count = self.rule_count;
-        Line([
-            v4.node, v4.skip, v4_head, v6.node, v6.skip, a, b, c, d, rules, count, whole, 0, 0, 0,
-            0,
-        ])
+        let mut words = [0; 16];
+        words[..5].copy_from_slice(&[v4.node, v4.skip, (v4.head >> 96) as u32, v6.node, v6.skip]);
+        words[5..9].copy_from_slice(&[96, 64, 32, 0].map(|shift| (v6.head >> shift) as u32));
+        words[RULES] = self.rules;
+        words[RULE_COUNT] = self.rule_count;
+        words[ROWS_ARE_WHOLE] = u32::from(self.rows_are_whole);
+        words[DEFAULT_ROW] = self.default_row;
+        Line(words)
     }
 
     #[inline]
@@ -108,6 +108,9 @@ const RULES: usize = 9;
 const RULE_COUNT: usize = 10;
 /// Word of the header that says whether rows are whole.
 const ROWS_ARE_WHOLE: usize = 11;
+
+/// Word of the header with the partition's default row.
+const DEFAULT_ROW: usize = 12;
 
 /// What a stage is made from.
 pub(crate) struct Parts<'a> {
@@ -145,12 +148,15 @@ impl Stage {
             run.push(line);
         }
         let (rule_count, rows_are_whole) = (parts.rules.len() as u32, parts.rows_are_whole);
-        run[0] = Header { roots, rules, rule_count, rows_are_whole }.to_line();
+        let default_row = parts.partition.default_row();
+        run[0] = Header { roots, rules, rule_count, rows_are_whole, default_row }.to_line();
         Self { partition: parts.partition, run: run.into() }
     }
 
-    /// The same with identities partitioned anew, into rows that it knows.
+    /// The same with identities partitioned anew, into rows that it knows and with the same
+    /// default.
     pub(crate) fn with_partition(&self, partition: Partition) -> Self {
+        debug_assert_eq!(self.partition.default_row(), partition.default_row());
         Self { partition, run: Arc::clone(&self.run) }
     }
 
@@ -159,7 +165,8 @@ impl Stage {
     pub(crate) fn first_match(&self, peer: &Party, key: PortKey) -> u32 {
         let Some(Line(header)) = self.run.first() else { return NO_RULE };
         let everyone = if peer.is_pod() { Self::PODS } else { Self::OUTSIDE };
-        let row = self.partition.row(peer.identity());
+        // The header's copy of the default row spares a line that nothing else is read from.
+        let row = self.partition.exception(peer.identity()).unwrap_or(header[DEFAULT_ROW]);
         let mut lowest = match row {
             Partition::NOTHING => rank(&self.run, everyone, key),
             row => rank(&self.run, Self::PODS + row, key),
