@@ -19,11 +19,11 @@ use std::sync::Arc;
 
 use wire::addr::Mac;
 use wire::flow_key::{HashKey, proto};
-use wire::parse::{Fragment, Icmp, Network, Parsed, parse};
+use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into};
 
 pub use outputs::Outputs;
 
-use crate::action::{DropReason, apply};
+use crate::action::{DropReason, Plan, apply};
 use crate::answer::icmp::ErrorLimiter;
 use crate::flow::connection::{ConnectionRef, Tracker, TrackerConfig};
 use crate::flow::fragments::{FragmentConfig, Fragments, Released};
@@ -149,7 +149,8 @@ pub struct Engine {
     errors: ErrorLimiter,
     floods: KeyedLimiter,
     observer: Option<Box<dyn Observer>>,
-    parsed: Box<[Result<Parsed, DropReason>; BATCH]>,
+    /// A burst's parsed frames, written in place.
+    parsed: Box<[Parsed; BATCH]>,
     /// Where this worker's share of the tracker's sweep stands.
     sweep: usize,
     sweep_due: Instant,
@@ -180,7 +181,7 @@ impl Engine {
             errors: ErrorLimiter::new(hash_key),
             floods: bridge::flood_limiter(),
             observer: None,
-            parsed: Box::new([Err(DropReason::EthernetTruncated); BATCH]),
+            parsed: Box::new([Parsed::default(); BATCH]),
             sweep: 0,
             sweep_due: Instant::ZERO,
             pressed: 0,
@@ -235,16 +236,16 @@ impl Engine {
     fn route_batch(&mut self, turn: &mut Turn<'_>, ingress: PortId, batch: &mut Batch) {
         let gateway = turn.snapshot.gateway.mac;
         let mut candidates = [None; BATCH];
-        for (packet, parsed) in batch.iter().zip(self.parsed.iter_mut()) {
-            *parsed = read(packet, &self.shared.hash_key);
-            if let Ok(parsed) = parsed {
-                self.flows.prefetch(parsed.hash);
+        let mut sound = [Ok(()); BATCH];
+        for (i, packet) in batch.iter().enumerate() {
+            sound[i] = read(packet, &self.shared.hash_key, &mut self.parsed[i]);
+            if sound[i].is_ok() {
+                self.flows.prefetch(self.parsed[i].hash);
             }
         }
-        let parsed = &self.parsed[..batch.len()];
-        for (parsed, candidate) in parsed.iter().zip(candidates.iter_mut()) {
-            if let Ok(parsed) = parsed {
-                *candidate = self.flows.candidate(parsed.hash);
+        for i in 0..batch.len() {
+            if sound[i].is_ok() {
+                candidates[i] = self.flows.candidate(self.parsed[i].hash);
             }
         }
         for candidate in candidates.iter().take(batch.len()).flatten() {
@@ -252,31 +253,27 @@ impl Engine {
         }
         let mut hits = 0;
         for (i, mut packet) in batch.drain(..).enumerate() {
-            let parsed = match self.parsed[i] {
-                Ok(parsed) => parsed,
-                Err(reason) => {
-                    self.drop(turn, packet, reason, None);
-                    continue;
-                }
-            };
-            if let Err(reason) = packet.offload.check(&parsed) {
+            if let Err(reason) = sound[i] {
                 self.drop(turn, packet, reason, None);
                 continue;
             }
-            match self.hit(turn, ingress, gateway, candidates[i], &packet, &parsed) {
+            match self.hit(turn, ingress, gateway, candidates[i], &packet, i) {
                 Some(plan) => {
                     hits += 1;
-                    apply(&mut packet, &parsed, &plan);
+                    apply(&mut packet, &self.parsed[i], &plan);
                     turn.out.push(plan.out, packet);
                 }
-                None => self.slow(turn, ingress, packet, &parsed),
+                None => {
+                    let parsed = self.parsed[i];
+                    self.slow(turn, ingress, packet, &parsed);
+                }
             }
         }
         self.counters.hits.add(hits);
         self.counters.forwarded.add(hits);
     }
 
-    /// The plan for a packet that is wholly ordinary; `None` sends it the slow way.
+    /// The plan for the packet parsed at `at` if it is wholly ordinary; `None` sends it the slow way.
     #[inline]
     fn hit(
         &mut self,
@@ -285,8 +282,9 @@ impl Engine {
         gateway: Mac,
         candidate: Option<EntryId>,
         packet: &Packet,
-        parsed: &Parsed,
-    ) -> Option<crate::action::Plan> {
+        at: usize,
+    ) -> Option<Plan> {
+        let parsed = &self.parsed[at];
         let frame = packet.bytes();
         if !is_ordinary(parsed) || frame.first_chunk::<6>() != Some(&gateway.0) {
             return None;
@@ -451,10 +449,9 @@ const ENTRY_IDLE_PRESSED: u32 = 10;
 /// Parses a frame, and holds what its sender says of unfinished work against it: offsets that
 /// point elsewhere would have the switch rewrite what policy has judged already.
 #[inline]
-fn read(packet: &Packet, hash_key: &HashKey) -> Result<Parsed, DropReason> {
-    let parsed = parse(packet.bytes(), hash_key)?;
-    packet.offload.check(&parsed)?;
-    Ok(parsed)
+fn read(packet: &Packet, hash_key: &HashKey, parsed: &mut Parsed) -> Result<(), DropReason> {
+    parse_into(packet.bytes(), hash_key, parsed)?;
+    packet.offload.check(parsed)
 }
 
 /// Nothing about the packet asks for more than its flow's plan.
