@@ -229,8 +229,7 @@ impl Engine {
             apply(&mut packet, parsed, plan);
             return self.forward(turn, plan.out, packet);
         }
-        let gso = packet.offload.is_gso();
-        if parsed.dont_fragment || parsed.network == Network::Ipv6 || gso {
+        if parsed.dont_fragment || parsed.network == Network::Ipv6 {
             self.tell(turn, &packet, parsed, Error::TooBig { mtu: u32::from(plan.mtu) });
             return self.drop(turn, packet, DropReason::MtuExceeded, None);
         }

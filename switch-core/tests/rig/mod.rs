@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
-use policy::rule::{Labels, Workload};
+use policy::rule::{
+    Labels, NetworkPolicy, Peers, PortRule, Ports, Protocol, Rule, Selector, Workload,
+};
 use switch_core::action::DropReason;
 use switch_core::config::{Attachment, Cidr, Config, Endpoint, LocalNode, PortConfig, PortRole};
 use switch_core::control::{ControlPlane, Options};
@@ -149,6 +151,17 @@ impl Switch {
         }
     }
 
+    /// Lets `seconds` pass, with as many polls as the tables' sweeps need to go round.
+    pub fn pass_slowly(&mut self, seconds: u64) {
+        let end = self.now + Duration::from_secs(seconds);
+        while self.now < end {
+            let rest = Duration::from_nanos(end.as_nanos() - self.now.as_nanos());
+            // Sweeps go round in ten seconds; before those, nothing is missed by a leap.
+            let leap = rest.saturating_sub(Duration::from_secs(11));
+            self.pass(leap.max(Duration::from_millis(100)).min(rest));
+        }
+    }
+
     /// Sends a packet with its offload metadata and lets worker 0 run.
     pub fn send_packet(&mut self, port: usize, packet: Packet) {
         self.ends[port].send(packet).unwrap();
@@ -231,4 +244,39 @@ pub fn fix_ipv4(frame: &mut [u8]) {
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
     let parsed = wire::parse::parse(frame, &HashKey::new(1)).expect("parses");
     wire::checksum::fill_l4(frame, &parsed);
+}
+
+/// The addresses of pod `n`: IPv4, IPv6.
+pub fn addresses(n: usize) -> [IpAddr; 2] {
+    [pod_v4(n).into(), pod_v6(n).into()]
+}
+
+/// A network-layer packet in a frame from the neighbour of `port` to the gateway.
+pub fn framed(port: usize, packet: &[u8]) -> Vec<u8> {
+    let from = if port == HOST { HOST_MAC } else { pod_mac(port) };
+    let ethertype = if packet[0] >> 4 == 4 { 0x0800 } else { 0x86dd };
+    frames::ethernet(GATEWAY, from, ethertype, packet)
+}
+
+/// Gives pod `n` another MTU.
+pub fn set_mtu(config: &mut Config, n: usize, mtu: u16) {
+    let mut endpoint = (*config.endpoints[n]).clone();
+    if let Some(attachment) = &mut endpoint.attachment {
+        attachment.mtu = mtu;
+    }
+    config.endpoints[n] = Arc::new(endpoint);
+}
+
+/// Isolates every pod's ingress; UDP from anybody to `ports` may come in.
+pub fn allow_udp(config: &mut Config, ports: &[u16]) {
+    let port = |&port| PortRule::Range { protocol: Protocol::Udp, first: port, last: port };
+    let rule = Rule { peers: Peers::Any, ports: Ports::AnyOf(ports.iter().map(port).collect()) };
+    config.policies.push(Arc::new(NetworkPolicy {
+        cookie: "NetworkPolicy/default/udp".into(),
+        namespace: "default".into(),
+        name: "udp".into(),
+        pods: Selector::everything(),
+        ingress: Some(vec![rule]),
+        egress: None,
+    }));
 }
