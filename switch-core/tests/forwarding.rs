@@ -117,3 +117,19 @@ fn two_workers_make_one_connection() {
     assert_eq!(list[0].packets, [2, 2]);
     switch.assert_adds_up();
 }
+
+#[test]
+fn the_node_may_have_more_than_one_mac_address() {
+    let mut switch = Switch::new(&config());
+    let mut frame = udp4(0, pod_v4(1), (1, 2), b"x");
+    frame[26..30].copy_from_slice(&[192, 168, 0, 1]);
+    fix_ipv4(&mut frame);
+    for mac in [HOST_MAC.0, [2, 9, 9, 9, 9, 9]] {
+        frame[6..12].copy_from_slice(&mac);
+        switch.send(HOST, &frame);
+        assert_eq!(switch.recv(1).len(), 1);
+    }
+    frame[6] |= 1;
+    switch.send(HOST, &frame);
+    assert_eq!(switch.dropped(), [(HOST as u16, DropReason::SourceMulticast)]);
+}

@@ -395,7 +395,7 @@ impl Engine {
                 };
                 arp::judge(&packet, parsed, &binding, |_| true)
             }
-            PortFacts::Host(host) => arp::judge(&packet, parsed, &node(snapshot, host.mac), |a| {
+            PortFacts::Host(_) => arp::judge(&packet, parsed, &node(snapshot, &packet), |a| {
                 snapshot.endpoints.contains_key(&a.into())
             }),
             PortFacts::Unused | PortFacts::Bridge(_) => {
@@ -427,7 +427,7 @@ impl Engine {
                 };
                 nd::judge(&packet, parsed, &binding, |_| true)
             }
-            PortFacts::Host(host) => nd::judge(&packet, parsed, &node(snapshot, host.mac), |a| {
+            PortFacts::Host(_) => nd::judge(&packet, parsed, &node(snapshot, &packet), |a| {
                 snapshot.endpoints.contains_key(&std::net::IpAddr::V6(a))
             }),
             PortFacts::Unused | PortFacts::Bridge(_) => {
@@ -452,7 +452,9 @@ const EVICTION_SCAN: usize = 256;
 /// Held datagrams looked at for their age in one poll.
 const FRAGMENT_BUDGET: usize = 16;
 
-fn node<'a>(snapshot: &'a Snapshot, mac: Mac) -> Binding<'a> {
+/// The node is whoever speaks on its port.
+fn node<'a>(snapshot: &'a Snapshot, packet: &Packet) -> Binding<'a> {
+    let mac = source(packet.bytes());
     Binding { mac, ipv4: &[], ipv6: &[], gateway: &snapshot.gateway, trust: Trust::Node }
 }
 
@@ -482,6 +484,10 @@ fn is_possible(flags: u8) -> bool {
     }
 }
 
+fn source(frame: &[u8]) -> Mac {
+    Mac(frame.get(6..12).and_then(|m| m.first_chunk::<6>()).copied().unwrap_or_default())
+}
+
 /// Who may put what on the wire of a routed port (threats T-S1, T-S2, T-S3).
 fn link_checks(
     snapshot: &Snapshot,
@@ -490,11 +496,11 @@ fn link_checks(
     parsed: &Parsed,
 ) -> Result<(), DropReason> {
     let frame = packet.bytes();
-    let source =
-        Mac(frame.get(6..12).and_then(|m| m.first_chunk::<6>()).copied().unwrap_or_default());
+    let source = source(frame);
+    // A pod has one address; the node's stack may bridge others on to us, and is trusted to.
     let (own, is_pod) = match snapshot.port(ingress) {
         PortFacts::Pod(pod) => (pod.mac, true),
-        PortFacts::Host(host) => (host.mac, false),
+        PortFacts::Host(_) => (source, false),
         PortFacts::Unused | PortFacts::Bridge(_) => return Err(DropReason::EndpointNotReady),
     };
     if source.is_multicast() {

@@ -43,7 +43,7 @@ pub(super) struct Pods {
     /// Ports of this node that lead to its pods.
     pub(super) host_ports: Vec<(Cookie, Arc<[HostPort]>)>,
     /// Whose an interface in a network namespace is.
-    interfaces: HashMap<(PathBuf, String), Cookie>,
+    interfaces: HashMap<(String, PathBuf, String), Cookie>,
 }
 
 /// Reads one pod.
@@ -89,6 +89,9 @@ pub(super) fn compile(compiler: &mut Compiler<'_>, object: &Loaded, pod: &Pod) {
         node: compiler.names.get(node),
         attachment: None,
     };
+    if !host_network {
+        check_attachment(compiler, object, node, &attachment);
+    }
     if compiler.node == Some(node) && !host_network {
         attach(compiler, object, &endpoint, attachment);
         open_host_ports(compiler, &endpoint, &host_ports);
@@ -348,15 +351,15 @@ fn interface_name(text: &str) -> Result<(), String> {
     Err(format!("{} is no interface name: {why}", quote(text)))
 }
 
-/// Adds a pod to those of this node.
-fn attach(compiler: &mut Compiler<'_>, object: &Loaded, endpoint: &Endpoint, found: Annotated) {
+/// What is wrong with a pod's attachment whatever node looks at it.
+fn check_attachment(compiler: &mut Compiler<'_>, object: &Loaded, node: &str, found: &Annotated) {
     let mut faults = Faults::default();
     let gateway = compiler.options.gateway.mac;
     if found.mac == Some(gateway) {
         faults.add(&ANNOTATIONS.key(MAC), format!("{gateway} is the gateway's address"));
     }
     if let Some(interface) = &found.interface {
-        let key = (interface.netns.clone(), interface.name.clone());
+        let key = (node.to_owned(), interface.netns.clone(), interface.name.clone());
         let owners = &mut compiler.pods.interfaces;
         let owner = owners.entry(key).or_insert_with(|| object.cookie.clone());
         if *owner != object.cookie {
@@ -366,6 +369,10 @@ fn attach(compiler: &mut Compiler<'_>, object: &Loaded, endpoint: &Endpoint, fou
         }
     }
     compiler.refuse(object, faults);
+}
+
+/// Adds a pod to those of this node.
+fn attach(compiler: &mut Compiler<'_>, object: &Loaded, endpoint: &Endpoint, found: Annotated) {
     let addresses = endpoint.workload.addresses.clone();
     let default = || first_address(&addresses).map_or(Mac::ZERO, |a| mac_of([0x0a, 0x58], a));
     compiler.pods.local.push(LocalPod {
