@@ -279,6 +279,10 @@ fn ports_come_and_go() {
         switch.control.shared().fdb.dump(switch.now).iter().map(|e| e.port.0).collect();
     assert_eq!(ports, [1]);
     assert_eq!(reached(&mut switch, 0, &frame(Mac::BROADCAST, mac(5))), [3]);
+    assert_eq!(switch.dropped(), []);
+    assert_eq!(switch.count(|c| c.originated_lost.get()), 1, "a copy that no port takes");
+    switch.control.detach(PortId(3)).unwrap();
+    assert!(reached(&mut switch, 0, &frame(Mac::BROADCAST, mac(5))).is_empty());
     only(&mut switch, 0, PortDown);
     switch.assert_adds_up();
 }
