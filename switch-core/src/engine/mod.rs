@@ -423,7 +423,8 @@ impl Engine {
         self.flows.sweep(budget, |entry: &FlowEntry| {
             !tracker.is_alive(entry.connection) || seconds.saturating_sub(entry.last_seen) > idle
         });
-        self.shared.fdb.sweep(turn.now, 64);
+        let share = SWEEP_ROUNDS * self.shared.workers.load(Relaxed);
+        self.shared.fdb.sweep(turn.now, self.shared.fdb.slots().div_ceil(share));
     }
 
     /// A port was let go: its number may come back as another's, so what is held from it ends.

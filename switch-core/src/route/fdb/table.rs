@@ -435,6 +435,11 @@ impl Fdb {
         slots.filter(expired).count()
     }
 
+    /// Slots that there are, for [`sweep`](Self::sweep) to go round.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Every entry that has not expired, in no order. Goes through the whole table.
     pub fn dump(&self, now: Instant) -> Vec<Entry> {
         let now = seconds(now);

@@ -1,0 +1,379 @@
+//! Several workers, one switch: whatever worker a packet arrives at; workers, ports and
+//! configurations that come and go while packets pass.
+
+mod rig;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rig::frames;
+use rig::random::Rng;
+use rig::*;
+use switch_core::action::DropReason::*;
+use switch_core::config::Config;
+use switch_core::control::{ControlError, Options};
+use switch_core::engine::Limits;
+use switch_core::flow::tcp::TcpState::{Closed, Established};
+use switch_core::id::PortId;
+use switch_core::port::Offloads;
+use switch_core::port::memory;
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
+/// A segment from pod 0 port 1000 to pod 1 port 80, or back.
+fn segment(from: usize, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
+    let (src, dst) = (addresses(from)[0], addresses(1 - from)[0]);
+    let ports = if from == 0 { (1000, 80) } else { (80, 1000) };
+    let message = frames::tcp(src, dst, ports, (seq, ack, flags), b"");
+    framed(from, &frames::ip(src, dst, 6, 64, None, &message))
+}
+
+/// Polled by worker `worker`; must arrive.
+fn pass(switch: &mut Switch, worker: usize, (from, seq, ack, flags): (usize, u32, u32, u8)) {
+    switch.send_by(worker, from, &segment(from, seq, ack, flags));
+    assert_eq!(switch.recv(1 - from).len(), 1);
+}
+
+fn counts(switch: &Switch, worker: usize) -> (u64, u64) {
+    let counters = switch.workers[worker].engine().counters();
+    (counters.hits.get(), counters.misses.get())
+}
+
+#[test]
+fn one_connection_by_all_ways_through_two_workers() {
+    // Which worker each of the segments of a whole connection arrives at.
+    for ways in 0..1u32 << 7 {
+        let mut switch = Switch::with_workers(&config(), 2);
+        let segments = [
+            (0, 100, 0, SYN),
+            (1, 900, 101, SYN | ACK),
+            (0, 101, 901, ACK),
+            (1, 901, 101, FIN | ACK),
+            (0, 101, 902, ACK),
+            (0, 101, 902, FIN | ACK),
+            (1, 902, 102, ACK),
+        ];
+        for (n, segment) in segments.into_iter().enumerate() {
+            pass(&mut switch, (ways >> n & 1) as usize, segment);
+            assert_eq!(switch.control.connections().len(), 1);
+        }
+        let list = switch.control.connections();
+        assert_eq!(list[0].tcp, Some([Closed, Closed]), "{ways:b}");
+        assert_eq!(list[0].packets, [4, 3]);
+        assert_eq!(switch.dropped(), []);
+        switch.assert_adds_up();
+    }
+}
+
+#[test]
+fn each_worker_has_its_own_entries_and_misses_once() {
+    let mut switch = Switch::with_workers(&config(), 2);
+    for worker in [0, 1] {
+        for n in 0..5 {
+            switch.send_by(worker, 0, &udp4(0, pod_v4(1), (1000, 53), b"x"));
+            switch.send_by(worker, 1, &udp4(1, pod_v4(0), (53, 1000), b"x"));
+            assert_eq!((switch.recv(0).len(), switch.recv(1).len()), (1, 1), "{n}");
+        }
+        assert_eq!(counts(&switch, worker), (8, 2));
+    }
+    assert_eq!(switch.control.connections().len(), 1);
+    assert_eq!(switch.control.connections()[0].packets, [10, 10]);
+}
+
+/// Both ends send first, and both packets are in before a worker looks.
+#[test]
+fn two_first_packets_make_one_connection() {
+    for (first, second) in [(0, 1), (1, 0)] {
+        let mut switch = Switch::with_workers(&config(), 2);
+        switch.ends[0].send_frame(&segment(0, 100, 0, SYN)).unwrap();
+        switch.workers[first].poll(switch.now);
+        switch.ends[1].send_frame(&segment(1, 900, 0, SYN)).unwrap();
+        switch.workers[second].poll(switch.now);
+        assert_eq!((switch.recv(0).len(), switch.recv(1).len()), (1, 1));
+        assert_eq!(switch.control.connections().len(), 1);
+        // A simultaneous open (RFC 9293 figure 8) comes to be.
+        pass(&mut switch, first, (0, 100, 901, SYN | ACK));
+        pass(&mut switch, second, (1, 900, 101, SYN | ACK));
+        pass(&mut switch, second, (0, 101, 901, ACK));
+        pass(&mut switch, first, (1, 901, 101, ACK));
+        assert_eq!(switch.control.connections()[0].tcp, Some([Established; 2]));
+        assert_eq!(switch.control.shared().tracker.len(), 1);
+    }
+}
+
+#[test]
+fn an_entry_of_an_ended_connection_is_a_miss() {
+    let mut switch = Switch::with_workers(&config(), 2);
+    let open = |switch: &mut Switch| {
+        pass(switch, 0, (0, 100, 0, SYN));
+        pass(switch, 1, (1, 900, 101, SYN | ACK));
+        pass(switch, 0, (0, 101, 901, ACK));
+        pass(switch, 1, (1, 901, 101, ACK));
+    };
+    open(&mut switch);
+    // Ended by worker 0 and begun anew there; worker 1 still has its entry of before.
+    pass(&mut switch, 0, (0, 101, 901, 4));
+    pass(&mut switch, 0, (0, 500, 0, SYN));
+    let (hits, misses) = counts(&switch, 1);
+    pass(&mut switch, 1, (1, 3000, 501, ACK));
+    assert_eq!(counts(&switch, 1), (hits, misses + 1));
+    let list = switch.control.connections();
+    assert_eq!(list.len(), 1);
+    assert_eq!(list[0].packets, [1, 1], "counted at the new one");
+    // And silence of both ends it for both.
+    switch.pass_slowly(8000);
+    assert_eq!(switch.control.connections().len(), 0);
+    let (hits, misses) = counts(&switch, 1);
+    pass(&mut switch, 1, (1, 3000, 501, ACK));
+    assert_eq!(counts(&switch, 1), (hits, misses + 1));
+}
+
+#[test]
+fn workers_come_and_go_while_connections_live() {
+    let mut switch = Switch::new(&config());
+    pass(&mut switch, 0, (0, 100, 0, SYN));
+    let second = switch.control.add_worker().unwrap();
+    switch.workers.push(second);
+    pass(&mut switch, 1, (1, 900, 101, SYN | ACK));
+    pass(&mut switch, 1, (0, 101, 901, ACK));
+    pass(&mut switch, 0, (1, 901, 101, ACK));
+    assert_eq!(switch.control.connections()[0].tcp, Some([Established; 2]));
+    let before = switch.control.workers().count();
+    switch.workers.pop();
+    switch.control.set_workers(1).unwrap();
+    assert_eq!((before, switch.control.workers().count()), (2, 1));
+    pass(&mut switch, 0, (0, 101, 901, ACK));
+    pass(&mut switch, 0, (1, 901, 101, FIN | ACK));
+    assert_eq!(switch.control.connections().len(), 1);
+    // The one that is left looks after the whole table.
+    switch.pass_slowly(300);
+    assert_eq!(switch.control.connections().len(), 0);
+}
+
+#[test]
+fn every_worker_looks_after_its_share_of_the_table() {
+    let limits = Limits { connections: 5000, ..Limits::default() };
+    let options = Options { limits, ..Options::default() };
+    let mut switch = Switch::with(&config(), 3, options);
+    for n in 0..3000u16 {
+        switch.send_by(usize::from(n % 3), 0, &udp4(0, pod_v4(1), (n, 53), b"x"));
+    }
+    assert_eq!(switch.control.shared().tracker.len(), 3000);
+    switch.pass_slowly(120 + 12);
+    assert_eq!(switch.control.shared().tracker.len(), 0);
+    assert_eq!(switch.control.shared().tracker.originated(PortId(0)), 0);
+    for worker in &switch.workers {
+        assert_eq!(worker.engine().flows().len(), 0);
+    }
+}
+
+#[test]
+fn an_epoch_is_acknowledged_when_every_worker_has_seen_it() {
+    let mut switch = Switch::with_workers(&config(), 2);
+    let now = switch.now;
+    let first = switch.control.snapshot().epoch;
+    assert!(!switch.control.is_acknowledged(first));
+    switch.workers[0].poll(now);
+    assert!(!switch.control.is_acknowledged(first));
+    switch.workers[1].poll(now);
+    assert!(switch.control.is_acknowledged(first));
+    let second = switch.control.apply(&config()).unwrap();
+    assert!(second > first);
+    switch.workers[1].poll(now);
+    let not_yet = switch.control.wait(second, Duration::ZERO);
+    assert!(matches!(not_yet, Err(ControlError::NotAcknowledged(e)) if e == second));
+    switch.workers[0].poll(now);
+    switch.control.wait(second, Duration::ZERO).unwrap();
+    assert!(switch.control.is_acknowledged(first), "a later one does for an earlier one");
+}
+
+#[test]
+fn retired_snapshots_are_freed() {
+    let mut switch = Switch::with_workers(&config(), 2);
+    let now = switch.now;
+    switch.pass(Duration::ZERO);
+    let old = Arc::downgrade(&switch.control.snapshot());
+    for _ in 0..3 {
+        switch.control.apply(&config()).unwrap();
+    }
+    assert!(old.upgrade().is_some(), "both may be working with it");
+    switch.workers[0].poll(now);
+    let skipped = Arc::downgrade(&switch.control.snapshot());
+    switch.control.apply(&config()).unwrap();
+    assert!(old.upgrade().is_some(), "the other may");
+    switch.pass(Duration::ZERO);
+    let epoch = switch.control.snapshot().epoch;
+    switch.control.wait(epoch, Duration::ZERO).unwrap();
+    assert!(old.upgrade().is_none() && skipped.upgrade().is_none());
+}
+
+#[test]
+fn a_refused_configuration_changes_nothing() {
+    let mut switch = Switch::new(&config());
+    switch.pass(Duration::ZERO);
+    let before = switch.control.snapshot();
+    let mut bad = config();
+    bad.endpoints.push(bad.endpoints[0].clone());
+    assert!(switch.control.apply(&bad).is_err());
+    assert!(Arc::ptr_eq(&before, &switch.control.snapshot()));
+    switch.send(0, &udp4(0, pod_v4(1), (1000, 53), b"x"));
+    assert_eq!(switch.recv(1).len(), 1);
+    // And the next good one is no worse for it.
+    let epoch = switch.control.apply(&config()).unwrap();
+    assert_eq!(epoch.0, before.epoch.0 + 1);
+}
+
+/// A device is attached before its pod is known: nothing passes before (N13, T-L1).
+#[test]
+fn attach_is_fail_closed() {
+    let mut before = config();
+    before.endpoints.remove(2);
+    before.ports.remove(2);
+    let mut switch = Switch::with_workers(&before, 2);
+    let out = udp4(2, pod_v4(1), (1, 2), b"x");
+    let arp = frames::arp(1, (pod_mac(2), pod_v4(2)), (wire::addr::Mac::ZERO, [169, 254, 1, 1]));
+    let arp = frames::ethernet(wire::addr::Mac::BROADCAST, pod_mac(2), 0x0806, &arp);
+    for worker in [0, 1] {
+        switch.send_by(worker, 2, &out);
+        switch.send_by(worker, 2, &arp);
+        assert_eq!(switch.dropped(), [(2, EndpointNotReady); 2]);
+        switch.send_by(worker, 1, &udp4(1, pod_v4(2), (1, 2), b"x"));
+        assert_eq!(switch.dropped(), [(1, UnknownPod)]);
+    }
+    assert_eq!([2, 3].map(|port| switch.recv(port).len()), [0, 0]);
+    // Its port is named, but not who stands behind it.
+    let mut half = config();
+    half.endpoints.remove(2);
+    switch.control.apply(&half).unwrap();
+    switch.send(2, &out);
+    assert_eq!(switch.dropped(), [(2, EndpointNotReady)]);
+    // With the pod comes the policy that isolates it: not one packet slips between.
+    let mut isolated = config();
+    allow_udp(&mut isolated, &[53]);
+    switch.control.apply(&isolated).unwrap();
+    switch.send(1, &udp4(1, pod_v4(2), (1, 2), b"x"));
+    assert_eq!(switch.dropped(), [(1, PolicyIngress)]);
+    assert!(switch.recv(2).is_empty());
+    switch.send(1, &udp4(1, pod_v4(2), (1, 53), b"x"));
+    assert_eq!(switch.recv(2).len(), 1);
+    switch.assert_adds_up();
+}
+
+/// A number that comes back is another's port: nothing of the one before is left (T-L5).
+#[test]
+fn a_port_number_used_again_starts_afresh() {
+    let mut switch = Switch::with_workers(&config(), 2);
+    switch.send(0, &udp4(0, pod_v4(2), (1, 2), b"x"));
+    assert_eq!(switch.recv(2).len(), 1);
+    let mut without = config();
+    without.endpoints.remove(2);
+    without.ports.remove(2);
+    switch.control.apply(&without).unwrap();
+    switch.control.detach(PortId(2)).unwrap();
+    assert!(switch.control.detach(PortId(2)).is_err());
+    switch.pass(Duration::ZERO);
+    assert!(switch.ends[2].is_closed());
+    let (device, end) = memory::pair("new", 16, Offloads::ALL);
+    assert_eq!(switch.control.attach(Box::new(device)).unwrap(), PortId(2));
+    switch.ends[2] = end;
+    switch.send(0, &udp4(0, pod_v4(2), (1, 2), b"x"));
+    assert_eq!(switch.dropped(), [(0, UnknownPod)]);
+    switch.control.apply(&config()).unwrap();
+    switch.send(0, &udp4(0, pod_v4(2), (1, 2), b"x"));
+    assert_eq!(switch.recv(2).len(), 1);
+    switch.assert_adds_up();
+}
+
+/// A state in which pod 2 is isolated.
+fn isolated() -> Config {
+    let mut config = config();
+    allow_udp(&mut config, &[53]);
+    config
+}
+
+/// Frames that wait for the switch at most, so that no queue is ever full.
+const IN_FLIGHT: usize = 512;
+
+/// Real threads: both directions of many flows at once, by whatever worker is faster, while
+/// configurations, workers and a port change. Ends when all frames were accounted for.
+#[test]
+fn threads_lose_and_make_nothing() {
+    const FRAMES: usize = 20_000;
+    const FLOWS: usize = 64;
+    let mut switch = Switch::with_workers(&config(), 0);
+    switch.control.set_workers(2).unwrap();
+    let mut rng = Rng::new(1);
+    let (mut sent, mut arrived) = (0, 0);
+    let mut stalled = 0;
+    while arrived < FRAMES {
+        while sent < FRAMES && sent - arrived < IN_FLIGHT {
+            let flow = rng.below(FLOWS) as u16;
+            let (from, ports) = if rng.chance(50) { (0, (flow, 53)) } else { (1, (53, flow)) };
+            let frame = match flow % 2 {
+                0 => udp4(from, pod_v4(1 - from), ports, b"x"),
+                _ => udp6(from, pod_v6(1 - from), ports, b"x"),
+            };
+            switch.ends[from].send_frame(&frame).unwrap();
+            sent += 1;
+            match sent % 2000 {
+                500 => drop(switch.control.apply(&config()).unwrap()),
+                1000 => switch.control.set_workers(1 + rng.below(3)).unwrap(),
+                _ => {}
+            }
+        }
+        let before = arrived;
+        arrived += switch.recv(0).len() + switch.recv(1).len();
+        if arrived == before {
+            // Not a bound on speed, but on waiting for what will not come.
+            stalled += 1;
+            assert!(stalled < 100, "{sent} sent, {arrived} arrived, and nothing moves");
+            switch.ends[rng.below(2)].wait(Duration::from_millis(200)).unwrap();
+        } else {
+            stalled = 0;
+        }
+    }
+    let list = switch.control.connections();
+    assert_eq!(list.len(), FLOWS, "one for each, whoever was first");
+    let tracker = &switch.control.shared().tracker;
+    assert_eq!(tracker.len(), FLOWS);
+    let charged: u32 = [0, 1].map(|port| tracker.originated(PortId(port))).iter().sum();
+    assert_eq!(charged as usize, FLOWS);
+    switch.control.set_workers(2).unwrap();
+    let epoch = switch.control.apply(&isolated()).unwrap();
+    switch.control.wait(epoch, Duration::from_secs(60)).unwrap();
+    switch.control.set_workers(0).unwrap();
+}
+
+/// Every packet is judged by one state or the other while states are swapped (T-L7): what the
+/// last acknowledged state forbids does not pass.
+#[test]
+fn nothing_passes_that_an_acknowledged_state_forbids() {
+    let mut switch = Switch::with_workers(&config(), 0);
+    switch.control.set_workers(2).unwrap();
+    let states = [config(), isolated()];
+    for round in 0..40 {
+        let allowed = round % 2 == 0;
+        let epoch = switch.control.apply(&states[round % 2]).unwrap();
+        switch.control.wait(epoch, Duration::from_secs(60)).unwrap();
+        let received = |switch: &Switch| switch.count(|c| c.received.get());
+        let before = received(&switch);
+        for n in 0..50 {
+            switch.ends[0].send_frame(&udp4(0, pod_v4(1), (n % 10, 80), b"x")).unwrap();
+            switch.ends[0].send_frame(&udp4(0, pod_v4(1), (n % 10, 53), b"x")).unwrap();
+        }
+        let mut arrived = Vec::new();
+        let expected = if allowed { 100 } else { 50 };
+        let mut waits = 0;
+        while received(&switch) - before < 100 || arrived.len() < expected {
+            arrived.extend(switch.recv(1));
+            waits += 1;
+            assert!(waits < 1000, "{} of {expected} arrived", arrived.len());
+            switch.ends[1].wait(Duration::from_millis(20)).unwrap();
+        }
+        arrived.extend(switch.recv(1));
+        let forbidden = arrived.iter().filter(|f| f[37] == 80).count();
+        assert_eq!((arrived.len(), forbidden), (expected, if allowed { 50 } else { 0 }));
+    }
+}
