@@ -6,6 +6,7 @@
 
 mod check;
 mod demo;
+mod explain;
 mod failure;
 mod node;
 mod print;
@@ -36,6 +37,7 @@ enum Command {
     Demo(demo::Args),
     Run(run::Args),
     Check(check::Args),
+    Explain(explain::Args),
     Replay(replay::Args),
 }
 
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args, json),
         Command::Run(args) => run::run(args, json),
         Command::Check(args) => check::run(&args, json),
+        Command::Explain(args) => explain::run(&args, json),
         Command::Replay(args) => replay::run(&args, json),
     };
     match done {

@@ -1,0 +1,160 @@
+//! The two ends of a connection: references looked up among the objects of the manifests.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use switch_core::config::{Config, Endpoint};
+use switch_core::id::Cookie;
+
+use super::Family;
+use super::reference::{Reference, Target, Wanted};
+use crate::failure::Failure;
+
+/// Somebody who can be an end.
+#[derive(Clone, Debug)]
+pub(super) struct Party {
+    /// `Kind/namespace/name`, or the address of an end that no object describes.
+    pub(super) name: String,
+    /// The pod, if it is one with a network of its own.
+    pub(super) pod: Option<Cookie>,
+    /// The node that it is, or is on.
+    pub(super) node: Option<Arc<str>>,
+    addresses: Vec<IpAddr>,
+}
+
+/// An end: somebody, by one of his addresses.
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    pub(super) party: Party,
+    pub(super) address: IpAddr,
+}
+
+/// Both ends, and what the one wants of the other.
+#[derive(Clone, Debug)]
+pub(super) struct Ends {
+    pub(super) from: End,
+    pub(super) to: End,
+    pub(super) wanted: Wanted,
+}
+
+impl Ends {
+    /// Looks both ends up, and takes addresses of one family: IPv4 if both have it, unless
+    /// another is asked for.
+    pub(super) fn find(
+        config: &Config,
+        from: &Reference,
+        to: &Target,
+        family: Option<Family>,
+    ) -> Result<Self, Failure> {
+        let (source, destination) = (party(config, from)?, party(config, &to.reference)?);
+        let families = family.as_ref().map_or(&Family::BOTH[..], std::slice::from_ref);
+        let pair = families.iter().find_map(|f| Some((source.of(*f)?, destination.of(*f)?)));
+        let Some((source_address, destination_address)) = pair else {
+            let text = |p: &Party| format!("{} ({})", p.name, list(&p.addresses));
+            let (source, destination) = (text(&source), text(&destination));
+            return Err(Failure::Input(match family {
+                Some(family) => {
+                    let family = family.name();
+                    format!("{source} and {destination} have not both an {family} address")
+                }
+                None => format!("{source} and {destination} have no family in common"),
+            }));
+        };
+        Ok(Self {
+            from: End { party: source, address: source_address },
+            to: End { party: destination, address: destination_address },
+            wanted: to.wanted,
+        })
+    }
+}
+
+impl Party {
+    fn of(&self, family: Family) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| Family::of(*address) == family)
+    }
+
+    fn from_endpoint(endpoint: &Endpoint) -> Self {
+        Self {
+            name: endpoint.cookie.to_string(),
+            pod: (!endpoint.workload.host_network).then(|| endpoint.cookie.clone()),
+            node: Some(Arc::clone(&endpoint.node)).filter(|name| !name.is_empty()),
+            addresses: endpoint.workload.addresses.clone(),
+        }
+    }
+
+    fn from_node(name: &Arc<str>, addresses: &[IpAddr]) -> Self {
+        Self {
+            name: format!("Node/{name}"),
+            pod: None,
+            node: Some(Arc::clone(name)),
+            addresses: addresses.to_vec(),
+        }
+    }
+}
+
+fn party(config: &Config, reference: &Reference) -> Result<Party, Failure> {
+    let found = match reference {
+        Reference::Pod(namespace, name) => pod(config, namespace, name),
+        Reference::Service(namespace, name) => {
+            return Err(service(config, namespace, name, "no such Service"));
+        }
+        Reference::PodOrService(namespace, name) => match pod(config, namespace, name) {
+            Some(found) => Some(found),
+            None => return Err(service(config, namespace, name, "no such pod or Service")),
+        },
+        Reference::Node(name) => node(config, name),
+        Reference::Address(address) => Some(owner(config, *address)),
+    };
+    found.ok_or_else(|| {
+        let hint = match reference {
+            Reference::Node(_) => "no such node",
+            _ => "no such pod (one that has ended or has no address is none)",
+        };
+        Failure::Input(format!("{reference}: {hint}"))
+    })
+}
+
+fn pod(config: &Config, namespace: &str, name: &str) -> Option<Party> {
+    let is_it =
+        |e: &&Arc<Endpoint>| *e.workload.namespace == *namespace && *e.workload.name == *name;
+    config.endpoints.iter().find(is_it).map(|endpoint| Party::from_endpoint(endpoint))
+}
+
+fn node(config: &Config, name: &str) -> Option<Party> {
+    let node = config.nodes.iter().find(|node| *node.name == *name)?;
+    Some(Party::from_node(&node.name, &node.addresses))
+}
+
+/// Why a Service cannot be an end.
+fn service(config: &Config, namespace: &str, name: &str, missing: &str) -> Failure {
+    let cookie = format!("Service/{namespace}/{name}");
+    let there = config.services.iter().any(|service| service.cookie.as_ref() == cookie);
+    Failure::Input(match there {
+        true => format!("{cookie}: Services are not in force yet"),
+        false => format!("{namespace}/{name}: {missing}"),
+    })
+}
+
+/// Whose an address is; its own, if no object has it.
+fn owner(config: &Config, address: IpAddr) -> Party {
+    let endpoint = config.endpoints.iter().find(|endpoint| {
+        !endpoint.workload.host_network && endpoint.workload.addresses.contains(&address)
+    });
+    let node = config.nodes.iter().find(|node| node.addresses.contains(&address));
+    let found = match (endpoint, node) {
+        (Some(endpoint), _) => Party::from_endpoint(endpoint),
+        (None, Some(node)) => Party::from_node(&node.name, &node.addresses),
+        (None, None) => {
+            Party { name: address.to_string(), pod: None, node: None, addresses: Vec::new() }
+        }
+    };
+    // Of several addresses this one is meant.
+    Party { addresses: vec![address], ..found }
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    match addresses {
+        [] => "no address".to_owned(),
+        _ => addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", "),
+    }
+}

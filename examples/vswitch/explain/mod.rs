@@ -1,0 +1,145 @@
+//! `explain`: whether one connection is allowed and why, or the whole reachability at once.
+//!
+//! Asks what the switch asks: the compiled policy table and `resolve`, on the manifests as they
+//! are. The policies of both ends are judged, whatever nodes they are on; the way is that of the
+//! source's node.
+
+mod ends;
+mod matrix;
+mod reference;
+mod report;
+mod way;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use kubernetes::Manifests;
+use policy::rule::Protocol;
+use switch_core::config::Config;
+use switch_core::control::{ControlPlane, Options};
+use switch_core::snapshot::Snapshot;
+
+use crate::failure::{Failure, Refused};
+use crate::{Done, print, state};
+use ends::Ends;
+use reference::{Target, Wanted};
+
+/// Say whether a connection is allowed, and why; or print who reaches whom.
+///
+/// REF is `pod/NAMESPACE/NAME`, `svc/NAMESPACE/NAME`, `node/NAME`, `NAMESPACE/NAME` (a pod, else a
+/// Service) or an address; with a port `REF:PORT`, `REF:PORT/PROTO` or `[IPv6]:PORT/PROTO`. PROTO
+/// is TCP (the default), UDP or SCTP; without a port an ICMP echo request is meant.
+///
+/// The policies of both ends are judged, whatever nodes they are on; the route is the one at the
+/// source's node, or for a source off the cluster at the destination's.
+///
+/// Exit status: 0 allowed, 1 denied, rejected or dropped, or the manifests are refused, 2 bad
+/// usage or manifests that cannot be read. A matrix that could be printed is 0.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// A manifest, or a folder of them: YAML or JSON, as kubectl prints it.
+    #[arg(long, value_name = "DIR")]
+    manifests: PathBuf,
+    /// Who opens the connection.
+    #[arg(
+        long,
+        value_name = "REF",
+        value_parser = reference::parse_source,
+        requires = "to",
+        required_unless_present = "matrix"
+    )]
+    from: Option<reference::Reference>,
+    /// To whom.
+    #[arg(
+        long,
+        value_name = "REF[:PORT/PROTO]",
+        value_parser = Target::parse,
+        requires = "from",
+        required_unless_present = "matrix"
+    )]
+    to: Option<Target>,
+    /// The port that the connection comes from; of an echo request its identifier.
+    #[arg(long, value_name = "N", default_value_t = 40_000, conflicts_with = "matrix")]
+    sport: u16,
+    /// Only this family. Otherwise IPv4 if both ends have it; in a matrix both families.
+    #[arg(long, value_enum, value_name = "ipv4|ipv6", hide_possible_values = true)]
+    family: Option<Family>,
+    /// Print a line for every ordered pair of pods and nodes, a pod and itself among them, and
+    /// each of these ports: FROM, TO, FAMILY, PORT/PROTO and allow or deny, with tabs between.
+    /// `ICMP` among the ports is an echo request.
+    #[arg(
+        long,
+        value_name = "PORT/PROTO,…",
+        value_delimiter = ',',
+        value_parser = Wanted::parse,
+        conflicts_with_all = ["from", "to"]
+    )]
+    matrix: Vec<Wanted>,
+    /// Have this address in the matrix, too. Can be repeated.
+    #[arg(long, value_name = "ADDRESS", requires = "matrix", conflicts_with_all = ["from", "to"])]
+    with: Vec<IpAddr>,
+}
+
+/// An IP family, as people choose it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl Family {
+    const BOTH: [Self; 2] = [Self::Ipv4, Self::Ipv6];
+
+    fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args, json: bool) -> Done {
+    let manifests = Manifests::load(&args.manifests)?;
+    let whole = state::judge(&manifests, None).map_err(Failure::Refused)?;
+    whole.notes.iter().for_each(print::note);
+    let (Some(from), Some(to)) = (&args.from, &args.to) else {
+        let table = Arc::clone(&snapshot(&whole.config)?.policy);
+        let question = matrix::Question {
+            ports: &args.matrix,
+            families: args.family.as_ref().map_or(&Family::BOTH, std::slice::from_ref),
+            with: &args.with,
+        };
+        return matrix::print(&whole.config, &table, &question, json);
+    };
+    let ends = Ends::find(&whole.config, from, to, args.family)?;
+    let judged = way::judge(&manifests, &ends, args.sport)?;
+    if json {
+        print::json(&report::Report::new(&ends, &judged));
+    } else {
+        print::line(report::Text { ends: &ends, judged: &judged });
+    }
+    if judged.is_allowed() { Ok(()) } else { Err(Failure::Checked) }
+}
+
+/// The state that a switch with this configuration judges packets by.
+fn snapshot(config: &Config) -> Result<Arc<Snapshot>, Failure> {
+    let mut control = ControlPlane::new(Options::default());
+    control
+        .apply(config)
+        .map_err(|errors| Failure::Refused(errors.0.iter().map(Refused::from).collect()))?;
+    Ok(control.snapshot())
+}
+
+/// A protocol by its name, in whatever letters.
+fn protocol(text: &str) -> Result<Protocol, String> {
+    let known = Protocol::ALL.into_iter().find(|p| p.name().eq_ignore_ascii_case(text));
+    known.ok_or_else(|| format!("{text:?} is not one of TCP, UDP, SCTP"))
+}

@@ -1,0 +1,225 @@
+//! What `explain` says: for people in lines, for programs as JSON.
+
+use std::fmt;
+
+use policy::explain::{Nearest, Side};
+use policy::verdict::Why;
+use serde::Serialize;
+
+use super::Family;
+use super::ends::{End, Ends};
+use super::way::{Fate, Judged, Leads, Route};
+
+/// The answer for programs.
+#[derive(Serialize)]
+pub(super) struct Report<'a> {
+    /// `allow`, `deny` (by policy), `reject` (the client is told) or `drop`.
+    verdict: &'static str,
+    /// Name of the drop reason, as in `drops.jsonl`; null if allowed.
+    reason: Option<&'static str>,
+    from: EndReport<'a>,
+    to: EndReport<'a>,
+    family: &'static str,
+    /// `80/TCP`, `ICMP`.
+    traffic: String,
+    egress: SideReport<'a>,
+    ingress: SideReport<'a>,
+    /// The Service that was called: none, they are not in force yet.
+    service: Option<ServiceReport>,
+    route: Option<RouteReport<'a>>,
+}
+
+#[derive(Serialize)]
+struct EndReport<'a> {
+    /// `Kind/namespace/name`, or the address where no object has it.
+    object: &'a str,
+    address: String,
+    node: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct SideReport<'a> {
+    verdict: &'static str,
+    why: &'static str,
+    /// The policy that decided: one that allows, or that denies; null if none had a say.
+    policy: Option<&'a str>,
+    /// Index of its rule that decided; null if it denies by isolation.
+    rule: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule_text: Option<&'a str>,
+    /// On denial: the policies that isolate the pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    isolated_by: Option<Vec<&'a str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nearest: Option<NearestReport<'a>>,
+}
+
+/// The rule that came closest to allowing what was denied.
+#[derive(Serialize)]
+struct NearestReport<'a> {
+    policy: &'a str,
+    rule: u32,
+    /// `peer`, `port`, `protocol`.
+    differs: &'a [&'a str],
+    text: String,
+}
+
+#[derive(Serialize)]
+struct ServiceReport {
+    name: String,
+    backend: String,
+}
+
+#[derive(Serialize)]
+struct RouteReport<'a> {
+    /// The node whose switch it is.
+    node: &'a str,
+    /// `pod`, `gateway`, `node`, `remote` or `outside`.
+    kind: &'static str,
+    /// The port that packets leave by, as `replay` names it.
+    port: Option<&'a str>,
+    /// The other node, where it leads to one.
+    remote: Option<&'a str>,
+    tunnel: bool,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(ends: &'a Ends, judged: &'a Judged) -> Self {
+        let traffic = ends.wanted.traffic(ends.from.address.is_ipv6());
+        Self {
+            verdict: verdict(judged.fate),
+            reason: reason(judged.fate),
+            from: EndReport::new(&ends.from),
+            to: EndReport::new(&ends.to),
+            family: Family::of(ends.from.address).name(),
+            traffic: traffic.to_string(),
+            egress: SideReport::new(&judged.policies.egress),
+            ingress: SideReport::new(&judged.policies.ingress),
+            service: None,
+            route: judged.route.as_ref().map(RouteReport::new),
+        }
+    }
+}
+
+impl<'a> EndReport<'a> {
+    fn new(end: &'a End) -> Self {
+        Self {
+            object: &end.party.name,
+            address: end.address.to_string(),
+            node: end.party.node.as_deref(),
+        }
+    }
+}
+
+impl<'a> SideReport<'a> {
+    fn new(side: &'a Side) -> Self {
+        let isolated_by = || side.isolated_by.iter().map(|cookie| &**cookie).collect();
+        Self {
+            verdict: side.verdict(),
+            why: why(side.why),
+            policy: side.policy.as_deref(),
+            rule: side.rule,
+            rule_text: side.rule_text.as_deref(),
+            isolated_by: (!side.allow).then(isolated_by),
+            nearest: side.nearest.as_ref().map(NearestReport::new),
+        }
+    }
+}
+
+impl<'a> NearestReport<'a> {
+    fn new(nearest: &'a Nearest) -> Self {
+        Self {
+            policy: &nearest.policy,
+            rule: nearest.rule,
+            differs: nearest.differs(),
+            text: nearest.to_string(),
+        }
+    }
+}
+
+impl<'a> RouteReport<'a> {
+    fn new(route: &'a Route) -> Self {
+        let (kind, port, remote) = match &route.leads {
+            Leads::Pod(name) => ("pod", Some(name.as_str()), None),
+            Leads::Gateway => ("gateway", None, None),
+            Leads::Node => ("node", Some("host"), None),
+            Leads::Remote(node) => ("remote", Some("host"), Some(&**node)),
+            Leads::Outside => ("outside", Some("host"), None),
+        };
+        Self { node: &route.node, kind, port, remote, tunnel: route.tunnel }
+    }
+}
+
+fn verdict(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Allow => "allow",
+        Fate::Deny(_) => "deny",
+        Fate::Drop(_) => "drop",
+    }
+}
+
+fn reason(fate: Fate) -> Option<&'static str> {
+    match fate {
+        Fate::Allow => None,
+        Fate::Deny(reason) | Fate::Drop(reason) => Some(reason.name()),
+    }
+}
+
+fn why(why: Why) -> &'static str {
+    match why {
+        Why::NoPod => "no_pod",
+        Why::OwnAddress => "own_address",
+        Why::OwnNode => "own_node",
+        Why::NotIsolated => "not_isolated",
+        Why::Rule(_) => "rule",
+        Why::Isolated => "isolated",
+    }
+}
+
+/// The answer for people.
+pub(super) struct Text<'a> {
+    pub(super) ends: &'a Ends,
+    pub(super) judged: &'a Judged,
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ends, judged } = self;
+        let traffic = ends.wanted.traffic(ends.from.address.is_ipv6());
+        let [from, to] = [&ends.from, &ends.to].map(name);
+        write!(f, "{}: {traffic} from {from} to {to}", verdict(judged.fate))?;
+        if let Fate::Deny(reason) | Fate::Drop(reason) = judged.fate {
+            write!(f, "\nreason: {}. {}", reason.name(), reason.describe())?;
+        }
+        write!(f, "\n{}", judged.policies)?;
+        match &judged.route {
+            Some(route) => write!(f, "\nroute: {route}"),
+            None => f.write_str("\nroute: none"),
+        }
+    }
+}
+
+fn name(end: &End) -> String {
+    let (name, address) = (&end.party.name, end.address.to_string());
+    if *name == address {
+        return address;
+    }
+    match &end.party.node {
+        Some(node) if *name != format!("Node/{node}") => format!("{name} ({address}, on {node})"),
+        _ => format!("{name} ({address})"),
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "on {} ", self.node)?;
+        match &self.leads {
+            Leads::Pod(name) => write!(f, "to the port of {name}"),
+            Leads::Gateway => f.write_str("to the gateway, which is the switch itself"),
+            Leads::Node => f.write_str("to the node itself, by its own port"),
+            Leads::Remote(node) if self.tunnel => write!(f, "through the overlay to {node}"),
+            Leads::Remote(node) => write!(f, "to {node}, by the node's own port"),
+            Leads::Outside => f.write_str("off the cluster, by the node's own port"),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! One connection, judged: by both ends' policies and by the switch that its first packet meets.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use kubernetes::Manifests;
+use policy::explain::{Explanation, Side};
+use policy::table::PolicyTable;
+use policy::verdict::Why;
+use switch_core::action::{DropClass, DropReason, Plan, PlanFlags};
+use switch_core::config::{Config, PortConfig, PortRole};
+use switch_core::id::PortId;
+use switch_core::resolve::{Decision, Denial, Query, resolve};
+use switch_core::snapshot::{Location, Snapshot};
+use wire::addr::Mac;
+use wire::flow_key::{FlowKey, proto};
+
+use super::ends::{End, Ends};
+use super::reference::Wanted;
+use super::snapshot;
+use crate::failure::Failure;
+use crate::state::{self, MTU};
+
+/// The node's own port, and those of the ends that are pods of the node.
+const HOST: PortId = PortId(0);
+const SOURCE: PortId = PortId(1);
+const DESTINATION: PortId = PortId(2);
+
+/// Link-layer address of a node that no Node object describes.
+const NAMELESS: Mac = Mac([0x0a, 0x58, 0, 0, 0, 1]);
+
+/// What becomes of a connection.
+pub(super) struct Judged {
+    /// What both ends' policies say.
+    pub(super) policies: Explanation,
+    /// What the switch at the source's node does.
+    pub(super) fate: Fate,
+    /// The way of the first packet, also where a policy forbids it; `None` if there is none.
+    pub(super) route: Option<Route>,
+}
+
+/// What the switch does with the first packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It goes on.
+    Allow,
+    /// A policy denies it.
+    Deny(DropReason),
+    /// It is dropped for another reason.
+    Drop(DropReason),
+}
+
+impl Judged {
+    pub(super) fn is_allowed(&self) -> bool {
+        self.fate == Fate::Allow
+    }
+}
+
+/// A way that the switch of a node sends packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    /// The node.
+    pub(super) node: Arc<str>,
+    /// Where it leads.
+    pub(super) leads: Leads,
+    /// Through the overlay.
+    pub(super) tunnel: bool,
+}
+
+/// Where a way leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Leads {
+    /// To the port of a pod of this node, `namespace/pod`.
+    Pod(String),
+    /// To the gateway that pods see: the switch itself.
+    Gateway,
+    /// To this node, by its own port.
+    Node,
+    /// To another node, which has the address or the pod that has it.
+    Remote(Arc<str>),
+    /// Off the cluster, by the node's own port.
+    Outside,
+}
+
+/// Judges the connection between two ends.
+pub(super) fn judge(manifests: &Manifests, ends: &Ends, sport: u16) -> Result<Judged, Failure> {
+    let (from, to) = (ends.from.address, ends.to.address);
+    let traffic = ends.wanted.traffic(from.is_ipv6());
+    // A source off the cluster comes in at the destination's node.
+    let node = ends.from.party.node.as_ref().or(ends.to.party.node.as_ref());
+    let compiled = state::judge(manifests, node.map(|name| &**name)).map_err(Failure::Refused)?;
+    let (config, ingress) = scene(compiled, ends);
+    let snapshot = snapshot(&config)?;
+    let policies = snapshot.policy.explain(from, to, traffic);
+    let Some(node) = node else {
+        // Whoever are not of the cluster meet no switch of it; a pod on no node meets none either.
+        let fate = match ends.from.party.pod.is_some() || ends.to.party.pod.is_some() {
+            true => Fate::Drop(DropReason::UnknownPod),
+            false => Fate::Allow,
+        };
+        return Ok(Judged { fate: fate.unless_denied(&policies), policies, route: None });
+    };
+    if ends.from.party.pod.is_some() && ends.from.party.node.is_none() {
+        let fate = Fate::Drop(DropReason::EndpointNotReady).unless_denied(&policies);
+        return Ok(Judged { fate, policies, route: None });
+    }
+    let way = Way { snapshot: &snapshot, config: &config, node, ends, ingress };
+    let key = key(ends, sport)?;
+    let decision = way.ask(&snapshot, &key);
+    let policies = match decision {
+        Decision::Gateway => beyond_policy(policies),
+        _ => policies,
+    };
+    let (fate, route) = match way.outcome(&decision) {
+        Ok(route) => (Fate::Allow, Some(route)),
+        Err(DropReason::PolicyEgress | DropReason::PolicyIngress) => {
+            // Where it would go if it were allowed.
+            let open = Snapshot { policy: Arc::new(PolicyTable::default()), ..(*snapshot).clone() };
+            (Fate::Allow, way.outcome(&way.ask(&open, &key)).ok())
+        }
+        Err(reason) => (Fate::Drop(reason), None),
+    };
+    // The switch at the source's node speaks for its own pods only.
+    let fate = match fate {
+        // Nor is anybody judged who may not send at all.
+        Fate::Drop(reason) if reason.class() == DropClass::Spoof => fate,
+        _ => fate.unless_denied(&policies),
+    };
+    Ok(Judged { policies, fate, route })
+}
+
+impl Fate {
+    /// Policy is judged before the way is looked for.
+    fn unless_denied(self, policies: &Explanation) -> Self {
+        if !policies.egress.allow {
+            Self::Deny(DropReason::PolicyEgress)
+        } else if !policies.ingress.allow {
+            Self::Deny(DropReason::PolicyIngress)
+        } else {
+            self
+        }
+    }
+}
+
+/// The node's ports: its own, and those of the ends that are its pods. Gives the one that the
+/// first packet comes in by.
+fn scene(mut compiled: kubernetes::Compiled, ends: &Ends) -> (Config, PortId) {
+    let mac = compiled.config.node.underlay_mac;
+    let mac = if mac.is_unicast() { mac } else { NAMELESS };
+    let role = PortRole::Host { mac, mtu: MTU };
+    compiled.config.ports.push(PortConfig { port: HOST, role });
+    let pod = |compiled: &kubernetes::Compiled, end: &End| {
+        let cookie = end.party.pod.as_ref()?;
+        compiled.pods.iter().position(|pod| pod.cookie == *cookie)
+    };
+    let source = pod(&compiled, &ends.from);
+    let destination = pod(&compiled, &ends.to).filter(|pod| Some(*pod) != source);
+    for (pod, port) in [(source, SOURCE), (destination, DESTINATION)] {
+        if let Some(pod) = pod {
+            compiled.attach(pod, port, MTU);
+        }
+    }
+    (compiled.config, if source.is_some() { SOURCE } else { HOST })
+}
+
+/// The first packet's key.
+fn key(ends: &Ends, sport: u16) -> Result<FlowKey, Failure> {
+    let (from, to) = (ends.from.address, ends.to.address);
+    let (protocol, port) = match ends.wanted {
+        Wanted::Port(port, protocol) => (protocol.number(), port),
+        Wanted::Echo if from.is_ipv4() => (proto::ICMP, 8),
+        Wanted::Echo => (proto::ICMPV6, 128),
+    };
+    FlowKey::new(from, to, protocol, sport, port)
+        .ok_or_else(|| Failure::Input(format!("{from} and {to} are of two families")))
+}
+
+/// The gateway is nobody's peer: policy is not asked.
+fn beyond_policy(policies: Explanation) -> Explanation {
+    let open = |side: Side| Side {
+        allow: true,
+        why: Why::NoPod,
+        pod: None,
+        policy: None,
+        rule: None,
+        rule_text: None,
+        isolated_by: Vec::new(),
+        nearest: None,
+        ..side
+    };
+    Explanation { egress: open(policies.egress), ingress: open(policies.ingress) }
+}
+
+/// The first packet at the switch that it meets.
+struct Way<'a> {
+    snapshot: &'a Snapshot,
+    config: &'a Config,
+    node: &'a Arc<str>,
+    ends: &'a Ends,
+    ingress: PortId,
+}
+
+impl Way<'_> {
+    fn ask(&self, snapshot: &Snapshot, key: &FlowKey) -> Decision {
+        resolve(snapshot, &Query { key, ingress: self.ingress, known: None })
+    }
+
+    /// Where a decision leads, or why it leads nowhere.
+    fn outcome(&self, decision: &Decision) -> Result<Route, DropReason> {
+        match decision {
+            Decision::Forward { plan, .. } => Ok(self.route(self.leads(), plan)),
+            Decision::Gateway => Ok(self.route(Leads::Gateway, &Plan::default())),
+            // What the node sends to where the switch does not lead goes by its own routes.
+            Decision::Drop(Denial { reason: DropReason::Hairpin, .. }) if self.ingress == HOST => {
+                Ok(self.route(self.by_host(), &Plan::default()))
+            }
+            Decision::Drop(denial) => Err(denial.reason),
+        }
+    }
+
+    fn route(&self, leads: Leads, plan: &Plan) -> Route {
+        Route { node: Arc::clone(self.node), leads, tunnel: plan.flags.has(PlanFlags::ENCAP) }
+    }
+
+    fn leads(&self) -> Leads {
+        let destination = self.snapshot.endpoints.get(&self.ends.to.address);
+        match destination {
+            Some(facts) if matches!(facts.location, Location::Attached { .. }) => {
+                let pod = &facts.endpoint.workload;
+                Leads::Pod(format!("{}/{}", pod.namespace, pod.name))
+            }
+            _ => self.by_host(),
+        }
+    }
+
+    /// Whom the address belongs to that is reached by the node's own port.
+    fn by_host(&self) -> Leads {
+        let address = self.ends.to.address;
+        if self.config.node.addresses.contains(&address) {
+            return Leads::Node;
+        }
+        match &self.ends.to.party.node {
+            Some(name) if *name == *self.node => Leads::Node,
+            Some(name) => Leads::Remote(Arc::clone(name)),
+            None => self.behind(address).map_or(Leads::Outside, Leads::Remote),
+        }
+    }
+
+    /// The node whose ranges hold an address that no pod has.
+    fn behind(&self, address: IpAddr) -> Option<Arc<str>> {
+        let holds = |cidrs: &[switch_core::config::Cidr]| cidrs.iter().any(|c| c.contains(address));
+        self.config.nodes.iter().find(|n| holds(&n.pod_cidrs)).map(|node| Arc::clone(&node.name))
+    }
+}
