@@ -139,10 +139,7 @@ impl Engine {
     }
 
     fn is_over(&self, known: &Known) -> bool {
-        self.shared
-            .tracker
-            .tcp_states(known.connection)
-            .is_some_and(|[a, b]| is_over(a, b))
+        self.shared.tracker.tcp_states(known.connection).is_some_and(|[a, b]| is_over(a, b))
     }
 
     /// Makes a connection, or finds that the other worker or direction was first. When the table
