@@ -8,7 +8,7 @@ use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use rustix::time::{ClockId, clock_gettime};
 
 /// See the module's description.
-pub struct CpuTime;
+pub(crate) struct CpuTime;
 
 fn now() -> Duration {
     let t = clock_gettime(ClockId::ThreadCPUTime);

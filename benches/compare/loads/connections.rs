@@ -1,0 +1,94 @@
+//! Connect, request, answer, close, over and over on several threads: TCP connections a second.
+//!
+//! Each client has a listener and a thread of the server's to itself, and each run new ports, so
+//! that ports in TIME_WAIT do not run out. The server closes after its answer, the client when it
+//! has read that.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::sockopt::{self, Timeout};
+
+use super::{GLANCE, PATIENCE, Sample, Stop, StopOnDrop, count_for};
+use crate::Outcome;
+use crate::paths::{Path, Pod};
+
+/// Clients at a time.
+const CLIENTS: usize = 4;
+const REQUEST: [u8; 64] = [0x3f; 64];
+const ANSWER: [u8; 128] = [0x21; 128];
+
+pub(super) fn run(path: &Path, address: IpAddr, time: Duration) -> Outcome<Sample> {
+    let listeners: Vec<TcpListener> =
+        (0..CLIENTS).map(|_| listen(&path.server, address)).collect::<Outcome<_>>()?;
+    let (stop, closed, done) = (Stop::default(), Stop::default(), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let _end = [StopOnDrop(&stop), StopOnDrop(&closed)];
+        let mut clients = Vec::new();
+        for listener in listeners {
+            let target = listener.local_addr().map_err(|e| e.to_string())?;
+            let (stop, closed, done, pod) = (&stop, &closed, &done, &path.client);
+            scope.spawn(move || serve(&listener, closed));
+            clients.push(scope.spawn(move || client(pod, target, done, stop)));
+        }
+        let counted = count_for(time, || Ok(done.load(Relaxed)));
+        stop.set();
+        // Servers end last: a client may be waiting for one.
+        for client in clients {
+            client.join().map_err(|_| "a client panicked")??;
+        }
+        let (count, usage) = counted?;
+        let values = vec![count as f64 / usage.wall.as_secs_f64()];
+        Ok(Sample { values, work: count as f64, usage })
+    })
+}
+
+/// A listener that now and then gives up waiting.
+fn listen(pod: &Pod, address: IpAddr) -> Outcome<TcpListener> {
+    let listener = pod.open(|| TcpListener::bind((address, 0)))?;
+    sockopt::set_socket_timeout(&listener, Timeout::Recv, Some(GLANCE))
+        .map_err(|e| e.to_string())?;
+    Ok(listener)
+}
+
+fn serve(listener: &TcpListener, closed: &Stop) {
+    let mut request = REQUEST;
+    while !closed.is_set() {
+        let Ok((mut stream, _)) = listener.accept() else { continue };
+        // Who asked sees what comes of an error.
+        let _ = stream
+            .set_read_timeout(Some(PATIENCE))
+            .and_then(|()| stream.read_exact(&mut request))
+            .and_then(|()| stream.write_all(&ANSWER));
+    }
+}
+
+/// Asks until told to stop, or until it fails.
+fn client(pod: &Pod, target: SocketAddr, done: &AtomicU64, stop: &Stop) -> Outcome<()> {
+    // Each connection's socket is opened here, so the whole loop runs inside.
+    pod.open(|| {
+        while !stop.is_set() {
+            ask(target)?;
+            done.fetch_add(1, Relaxed);
+        }
+        Ok(())
+    })
+}
+
+fn ask(target: SocketAddr) -> io::Result<()> {
+    let mut answer = [0; 2 * ANSWER.len()];
+    let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(&REQUEST)?;
+    let mut count = 0;
+    loop {
+        match stream.read(&mut answer[count..])? {
+            0 if answer[..count] == ANSWER => return Ok(()),
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => count += more,
+        }
+    }
+}

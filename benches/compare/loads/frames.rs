@@ -1,0 +1,105 @@
+//! UDP packets in frames of 60 octets, as fast as a packet socket in the client's pod sends
+//! them: millions a second that the server's stack takes up to a socket.
+//!
+//! What limits it is the path. The frames are made beforehand and sent 64 to a call, past the
+//! client's own stack; nobody reads the server's socket, whose stack counts them. A reader would
+//! take a processor from the path and be slower than most of them: `datagrams` has one.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::thread;
+use std::time::Duration;
+
+use etherparse::PacketBuilder;
+use switch_core::packet::{Batch, Pool, PoolConfig};
+use switch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
+use switch_core::port::{Device, Port};
+
+use super::{PATIENCE, Sample, Stop, StopOnDrop, count_for};
+use crate::Outcome;
+use crate::paths::{Path, Pod};
+
+/// Flows, by source port: enough for several queues to have some each.
+const FLOWS: u16 = 64;
+/// 14 octets Ethernet, 20 IPv4, 8 UDP.
+const PAYLOAD: [u8; 18] = [0x5a; 18];
+
+pub(super) fn run(path: &Path, time: Duration) -> Outcome<Sample> {
+    let address = path.server.v4;
+    let server = path.server.open(|| UdpSocket::bind((address, 0)))?;
+    let port = server.local_addr().map_err(|e| e.to_string())?.port();
+    let frames: Vec<Vec<u8>> = (0..FLOWS).map(|flow| frame(path, 20_000 + flow, port)).collect();
+    let receive = Receive::Messages;
+    let config = PacketConfig { receive, promiscuous: false, ..PacketConfig::default() };
+    let mut device =
+        PacketDevice::new(&path.client.namespace, "eth0", config).map_err(|e| e.to_string())?;
+    let mut sender = device.open(0, 1).map_err(|e| e.to_string())?;
+    let stop = Stop::default();
+    thread::scope(|scope| {
+        let _end = StopOnDrop(&stop);
+        let send = || send(&mut *sender, &frames, &stop);
+        let sender = thread::Builder::new()
+            .name("sender".into())
+            .spawn_scoped(scope, send)
+            .map_err(|e| e.to_string())?;
+        arrives(&server)?;
+        let (count, usage) = count_for(time, || delivered(&path.server))?;
+        stop.set();
+        sender.join().map_err(|_| "the sender panicked")??;
+        let values = vec![count as f64 / usage.wall.as_secs_f64() / 1e6];
+        Ok(Sample { values, work: count as f64, usage })
+    })
+}
+
+fn frame(path: &Path, from: u16, to: u16) -> Vec<u8> {
+    let (client, server) = (&path.client, &path.server);
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(client.mac.0, client.next_hop.0)
+        .ipv4(client.v4.octets(), server.v4.octets(), 64)
+        .udp(from, to)
+        .write(&mut frame, &PAYLOAD)
+        .expect("a vector takes it");
+    frame
+}
+
+fn send(port: &mut dyn Port, frames: &[Vec<u8>], stop: &Stop) -> Outcome<()> {
+    let (mut pool, mut batch) = (Pool::new(PoolConfig::default()), Batch::new());
+    let mut next = frames.iter().cycle();
+    while !stop.is_set() {
+        while !batch.is_full() {
+            let frame = next.next().expect("there are some");
+            let mut packet = pool.alloc_for(frame.len()).ok_or("no buffer")?;
+            packet.fill(frame);
+            batch.push(packet);
+        }
+        if port.tx(&mut pool, &mut batch).map_err(|e| format!("send: {e}"))? == 0 {
+            // The interface's queue is full.
+            thread::yield_now();
+        }
+    }
+    Ok(())
+}
+
+/// Sees that the frames are what the server's socket takes.
+fn arrives(server: &UdpSocket) -> Outcome<()> {
+    server.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+    let mut buffer = [0; 64];
+    match server.recv(&mut buffer) {
+        Ok(count) if buffer[..count] == PAYLOAD => Ok(()),
+        Ok(count) => Err(format!("{count} octets arrived, not those that were sent")),
+        Err(error) => Err(format!("nothing arrived: {error}")),
+    }
+}
+
+/// IPv4 packets that the pod's stack has handed on to UDP and the like so far (RFC 4293,
+/// ipSystemStatsInDelivers), of which next to all are ours.
+fn delivered(pod: &Pod) -> Outcome<u64> {
+    let text = pod.open(|| fs::read_to_string("/proc/thread-self/net/snmp"))?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Ip: "));
+    let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    names
+        .split(' ')
+        .zip(values.split(' '))
+        .find_map(|(name, value)| (name == "InDelivers").then(|| value.parse().ok()).flatten())
+        .ok_or_else(|| "the kernel does not tell what was delivered".to_owned())
+}

@@ -1,0 +1,127 @@
+//! Loads: traffic from the client pod to the server pod through real sockets, on threads of this
+//! process, and what was got.
+
+mod connections;
+mod datagrams;
+mod frames;
+mod round_trip;
+mod stream;
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use crate::Outcome;
+use crate::paths::Path;
+use crate::usage::Usage;
+
+/// A load.
+pub(crate) struct Load {
+    pub(crate) name: &'static str,
+    /// What it measures.
+    pub(crate) figures: &'static [Figure],
+    /// What processor time is counted by.
+    pub(crate) work: &'static str,
+    pub(crate) run: fn(&Path, Duration) -> Outcome<Sample>,
+}
+
+/// One of the things that a load measures.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Figure {
+    /// Name; empty if the load's says it all.
+    pub(crate) name: &'static str,
+    pub(crate) unit: &'static str,
+}
+
+/// What a load came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    /// A value for each figure.
+    pub(crate) values: Vec<f64>,
+    /// How much work was done in all.
+    pub(crate) work: f64,
+    /// What it took.
+    pub(crate) usage: Usage,
+}
+
+const GBIT: &[Figure] = &[Figure { name: "", unit: "Gbit/s" }];
+const MPPS: &[Figure] = &[Figure { name: "", unit: "Mpps" }];
+const MICROS: &[Figure] = &[Figure { name: "p50", unit: "µs" }, Figure { name: "p99", unit: "µs" }];
+const RATE: &[Figure] = &[Figure { name: "", unit: "1/s" }];
+
+/// Every load, in the order of the table.
+pub(crate) const ALL: &[Load] = &[
+    Load {
+        name: "tcp_stream/ipv4",
+        figures: GBIT,
+        work: "KiB",
+        run: |path, time| stream::run(path, path.server.v4.into(), time),
+    },
+    Load {
+        name: "tcp_stream/ipv6",
+        figures: GBIT,
+        work: "KiB",
+        run: |path, time| stream::run(path, path.server.v6.into(), time),
+    },
+    Load { name: "small_frames/ipv4", figures: MPPS, work: "frame", run: frames::run },
+    Load {
+        name: "small_datagrams/ipv4",
+        figures: MPPS,
+        work: "datagram",
+        run: |path, time| datagrams::run(path, path.server.v4.into(), time),
+    },
+    Load {
+        name: "round_trip/ipv4",
+        figures: MICROS,
+        work: "round trip",
+        run: |path, time| round_trip::run(path, path.server.v4.into(), time),
+    },
+    Load {
+        name: "connect_request_close/ipv4",
+        figures: RATE,
+        work: "connection",
+        run: |path, time| connections::run(path, path.server.v4.into(), time),
+    },
+];
+
+/// Traffic that goes before what is counted: neighbours are found, windows grow, caches fill.
+const WARM_UP: Duration = Duration::from_millis(200);
+/// How long anything may take on an overloaded machine.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a thread waits that looks now and then whether it is to end.
+const GLANCE: Duration = Duration::from_millis(200);
+
+/// Ends a load's threads, also when what watches over them panics.
+#[derive(Default)]
+struct Stop(AtomicBool);
+
+impl Stop {
+    fn is_set(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+
+    fn set(&self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+struct StopOnDrop<'a>(&'a Stop);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.set();
+    }
+}
+
+/// Lets what was started run for a while and reads a count before and after. Gives the
+/// difference, and what was used meanwhile.
+fn count_for(time: Duration, mut count: impl FnMut() -> Outcome<u64>) -> Outcome<(u64, Usage)> {
+    thread::sleep(WARM_UP);
+    let (before, start) = (count()?, Usage::now());
+    thread::sleep(time);
+    let (after, usage) = (count()?, Usage::since(&start));
+    match after.saturating_sub(before) {
+        0 => Err("nothing arrived".to_owned()),
+        count => Ok((count, usage)),
+    }
+}

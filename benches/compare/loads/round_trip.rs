@@ -1,0 +1,59 @@
+//! A datagram of 18 octets there and back, one after the other, between sockets that wait in the
+//! kernel: microseconds by half and by 99 in a hundred.
+
+use std::net::{IpAddr, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use super::{GLANCE, PATIENCE, Sample, Stop, StopOnDrop, WARM_UP};
+use crate::Outcome;
+use crate::paths::{Path, unspecified};
+use crate::usage::{Usage, monotonic};
+
+pub(super) fn run(path: &Path, address: IpAddr, time: Duration) -> Outcome<Sample> {
+    let server = path.server.open(|| UdpSocket::bind((address, 0)))?;
+    let target = server.local_addr().map_err(|e| e.to_string())?;
+    let client = path.client.open(|| UdpSocket::bind((unspecified(address), 0)))?;
+    client
+        .connect(target)
+        .and_then(|()| client.set_read_timeout(Some(PATIENCE)))
+        .and_then(|()| server.set_read_timeout(Some(GLANCE)))
+        .map_err(|e| e.to_string())?;
+    let stop = Stop::default();
+    thread::scope(|scope| {
+        let _end = StopOnDrop(&stop);
+        scope.spawn(|| echo(&server, &stop));
+        ask(&client, WARM_UP)?;
+        let start = Usage::now();
+        let mut times = ask(&client, time)?;
+        let usage = Usage::since(&start);
+        times.sort_unstable();
+        let at = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1e6;
+        Ok(Sample { values: vec![at(50), at(99)], work: times.len() as f64, usage })
+    })
+}
+
+fn echo(server: &UdpSocket, stop: &Stop) {
+    let mut buffer = [0; 64];
+    while !stop.is_set() {
+        if let Ok((count, from)) = server.recv_from(&mut buffer) {
+            // Who asked waits for it, and says so if it does not come.
+            let _ = server.send_to(&buffer[..count], from);
+        }
+    }
+}
+
+/// Asks for so long, at least once; gives how long each answer took.
+fn ask(client: &UdpSocket, time: Duration) -> Outcome<Vec<Duration>> {
+    let (mut times, mut buffer) = (Vec::new(), [0; 64]);
+    let start = monotonic();
+    let mut sent = start;
+    while times.is_empty() || sent.saturating_sub(start) < time {
+        client.send(&[0x5a; 18]).map_err(|e| format!("send: {e}"))?;
+        client.recv(&mut buffer).map_err(|e| format!("no answer: {e}"))?;
+        let answered = monotonic();
+        times.push(answered.saturating_sub(sent));
+        sent = answered;
+    }
+    Ok(times)
+}

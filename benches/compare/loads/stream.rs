@@ -1,0 +1,60 @@
+//! One TCP stream at full speed: gigabits of payload a second that the reader gets.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use super::{PATIENCE, Sample, WARM_UP};
+use crate::Outcome;
+use crate::paths::Path;
+use crate::usage::{Usage, monotonic};
+
+/// What one call writes or reads at most.
+const BLOCK: usize = 128 << 10;
+
+pub(super) fn run(path: &Path, address: IpAddr, time: Duration) -> Outcome<Sample> {
+    let listener = path.server.open(|| TcpListener::bind((address, 0)))?;
+    let target = listener.local_addr().map_err(|e| e.to_string())?;
+    let client = path.client.open(|| TcpStream::connect_timeout(&target, PATIENCE))?;
+    let (server, _) = listener.accept().map_err(|e| format!("accept: {e}"))?;
+    let limits = client
+        .set_write_timeout(Some(PATIENCE))
+        .and_then(|()| server.set_read_timeout(Some(PATIENCE)));
+    limits.map_err(|e| e.to_string())?;
+    thread::scope(|scope| {
+        let writer = || write(client);
+        thread::Builder::new()
+            .name("writer".into())
+            .spawn_scoped(scope, writer)
+            .map_err(|e| e.to_string())?;
+        // Taken in, so that it is closed on the way out: then the writer ends.
+        let mut server = server;
+        read(&mut server, WARM_UP)?;
+        let start = Usage::now();
+        let octets = read(&mut server, time)?;
+        let usage = Usage::since(&start);
+        let values = vec![octets as f64 * 8.0 / usage.wall.as_secs_f64() / 1e9];
+        Ok(Sample { values, work: octets as f64 / 1024.0, usage })
+    })
+}
+
+/// Writes until the other end is gone.
+fn write(mut stream: TcpStream) {
+    let block = vec![0x5a; BLOCK];
+    while stream.write_all(&block).is_ok() {}
+}
+
+/// Reads for so long; gives how much.
+fn read(stream: &mut TcpStream, time: Duration) -> Outcome<u64> {
+    let start = monotonic();
+    let (mut buffer, mut octets) = (vec![0; BLOCK], 0);
+    while monotonic().saturating_sub(start) < time {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Err("the stream ended early".to_owned()),
+            Ok(count) => octets += count as u64,
+            Err(error) => return Err(format!("read: {error}")),
+        }
+    }
+    Ok(octets)
+}

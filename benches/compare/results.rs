@@ -1,0 +1,217 @@
+//! From samples to rows: medians, spread, and ratios within a round.
+//!
+//! A ratio is taken between two paths in the same round, where they ran one soon after the
+//! other, and the median is taken of the ratios: a machine that is slower for a while makes both
+//! slower, and the ratio stays.
+
+use crate::Outcome;
+use crate::args::Args;
+use crate::loads::{Figure, Load, Sample};
+use crate::paths::BASELINE;
+use crate::usage::{Usage, load_averages};
+
+/// Everything that was measured.
+pub(crate) struct Results {
+    pub(crate) seconds: f64,
+    pub(crate) rounds: Vec<Round>,
+    /// Paths that could not be made, with the reason.
+    pub(crate) left_out: Vec<(&'static str, String)>,
+    /// What failed, in words.
+    pub(crate) failures: Vec<String>,
+    samples: Vec<Taken>,
+}
+
+/// A sample, and where it belongs.
+struct Taken {
+    round: usize,
+    path: &'static str,
+    load: &'static Load,
+    sample: Sample,
+}
+
+/// What the machine was like meanwhile.
+pub(crate) struct Round {
+    start: Usage,
+    /// Load averages at its start.
+    pub(crate) load: [f64; 3],
+    /// Processors that were busy with others than this process.
+    pub(crate) others: f64,
+    /// Processors that had work and were given to other machines.
+    pub(crate) steal: f64,
+}
+
+impl Round {
+    /// Begins.
+    pub(crate) fn begin() -> Self {
+        Self { start: Usage::now(), load: load_averages(), others: 0.0, steal: 0.0 }
+    }
+}
+
+/// Middle, least and greatest of some values.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+}
+
+impl Spread {
+    /// Of no values there is none.
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        let median = match values.len() {
+            0 => return None,
+            n if n % 2 == 1 => values[middle],
+            _ => f64::midpoint(values[middle - 1], values[middle]),
+        };
+        Some(Self { median, min: *values.first()?, max: *values.last()? })
+    }
+}
+
+/// Nanoseconds of processor time for a unit of work, medians.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub(crate) struct Cost {
+    /// Generators, switch, and the kernel on their account.
+    pub(crate) process_ns: f64,
+    /// The switch's workers.
+    pub(crate) switch_ns: f64,
+    /// All that the machine did, other programs included.
+    pub(crate) machine_ns: f64,
+}
+
+/// What one figure of a load came to over one path.
+pub(crate) struct Row {
+    pub(crate) load: &'static Load,
+    pub(crate) figure: Figure,
+    pub(crate) path: &'static str,
+    pub(crate) value: Spread,
+    /// Every round's.
+    pub(crate) values: Vec<f64>,
+    /// Of the baseline's in the same round.
+    pub(crate) ratio: Option<Spread>,
+    pub(crate) cost: Cost,
+    /// The process's cost as a ratio of the baseline's.
+    pub(crate) cost_ratio: Option<Spread>,
+}
+
+impl Results {
+    /// Nothing yet.
+    pub(crate) fn new(args: &Args) -> Self {
+        Self {
+            seconds: args.duration().as_secs_f64(),
+            rounds: Vec::new(),
+            left_out: Vec::new(),
+            failures: Vec::new(),
+            samples: Vec::new(),
+        }
+    }
+
+    /// Whether all that was asked for was measured.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.left_out.is_empty() && self.failures.is_empty()
+    }
+
+    /// A path could not be made.
+    pub(crate) fn left_out(&mut self, path: &'static str, reason: String) {
+        self.left_out.push((path, reason));
+    }
+
+    /// Takes in a sample.
+    pub(crate) fn add(
+        &mut self,
+        round: usize,
+        path: &'static str,
+        load: &'static Load,
+        sample: Outcome<Sample>,
+    ) {
+        match sample {
+            Ok(sample) => self.samples.push(Taken { round, path, load, sample }),
+            Err(error) => {
+                self.failures.push(format!("round {}, {}, {path}: {error}", round + 1, load.name));
+            }
+        }
+    }
+
+    /// A round is over.
+    pub(crate) fn end_round(&mut self, mut round: Round) {
+        let used = Usage::since(&round.start);
+        let wall = used.wall.as_secs_f64();
+        round.others = used.machine.saturating_sub(used.process).as_secs_f64() / wall;
+        round.steal = used.steal.as_secs_f64() / wall;
+        self.rounds.push(round);
+    }
+
+    /// What the figures of a load came to, path by path in the order they ran first.
+    pub(crate) fn rows(&self, load: &'static Load, paths: &[&'static str]) -> Vec<Row> {
+        let figures = load.figures.iter().enumerate();
+        let rows = |(at, figure): (usize, &Figure)| {
+            let row = |path: &&'static str| self.row(load, at, *figure, path);
+            paths.iter().filter_map(row).collect::<Vec<Row>>()
+        };
+        figures.flat_map(rows).collect()
+    }
+
+    fn row(
+        &self,
+        load: &'static Load,
+        at: usize,
+        figure: Figure,
+        path: &'static str,
+    ) -> Option<Row> {
+        let values = self.each(load, path, |sample| sample.values.get(at).copied());
+        let baseline = self.each(load, BASELINE, |sample| sample.values.get(at).copied());
+        let cost = |sample: &Sample| Some(cost(sample).process_ns);
+        let costs = self.each(load, path, cost);
+        let baseline_costs = self.each(load, BASELINE, cost);
+        let median = |each: fn(&Cost) -> f64| {
+            let all = self.each(load, path, |sample| Some(each(&self::cost(sample))));
+            Spread::of(all.into_iter().map(|(_, v)| v)).map_or(f64::NAN, |s| s.median)
+        };
+        Some(Row {
+            load,
+            figure,
+            path,
+            value: Spread::of(values.iter().map(|(_, v)| *v))?,
+            values: values.iter().map(|(_, v)| *v).collect(),
+            ratio: Spread::of(ratios(&values, &baseline)),
+            cost: Cost {
+                process_ns: median(|c| c.process_ns),
+                switch_ns: median(|c| c.switch_ns),
+                machine_ns: median(|c| c.machine_ns),
+            },
+            cost_ratio: Spread::of(ratios(&costs, &baseline_costs)),
+        })
+    }
+
+    /// Something of every sample, with its round.
+    fn each(
+        &self,
+        load: &'static Load,
+        path: &str,
+        f: impl Fn(&Sample) -> Option<f64>,
+    ) -> Vec<(usize, f64)> {
+        self.samples
+            .iter()
+            .filter(|t| t.path == path && t.load.name == load.name)
+            .filter_map(|t| Some((t.round, f(&t.sample)?)))
+            .collect()
+    }
+}
+
+/// What a unit of a sample's work cost.
+pub(crate) fn cost(sample: &Sample) -> Cost {
+    let each = |time: std::time::Duration| time.as_secs_f64() * 1e9 / sample.work;
+    Cost {
+        process_ns: each(sample.usage.process),
+        switch_ns: each(sample.usage.switch),
+        machine_ns: each(sample.usage.machine),
+    }
+}
+
+/// Values divided by the baseline's of the same round.
+fn ratios(values: &[(usize, f64)], baseline: &[(usize, f64)]) -> Vec<f64> {
+    let of_round = |round| baseline.iter().find(|(r, _)| *r == round).map(|(_, v)| *v);
+    values.iter().filter_map(|(round, v)| Some(v / of_round(*round)?)).collect()
+}

@@ -1,0 +1,106 @@
+//! Processor time: of this process, of the switch's workers in it, and of the whole machine.
+//!
+//! The process has the generators as well as the switch, and what the kernel does on their
+//! account. What the kernel does in interrupts is nobody's: it shows in the machine's time alone,
+//! and so does what other programs do.
+
+use std::fs;
+use std::ops::Sub;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Readings, or what lies between two.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    /// Time that passed.
+    pub(crate) wall: Duration,
+    /// Processor time of this process.
+    pub(crate) process: Duration,
+    /// Processor time of the switch's workers, of all that there are: idle ones use next to none.
+    pub(crate) switch: Duration,
+    /// Busy time of all processors.
+    pub(crate) machine: Duration,
+    /// Time that the hypervisor gave to others while a processor here had work.
+    pub(crate) steal: Duration,
+}
+
+impl Usage {
+    /// The totals now. What the system does not tell is zero.
+    pub(crate) fn now() -> Self {
+        let (machine, steal) = machine().unwrap_or_default();
+        Self {
+            wall: monotonic(),
+            process: clock(ClockId::ProcessCPUTime),
+            switch: switch().unwrap_or_default(),
+            machine,
+            steal,
+        }
+    }
+
+    /// What was used since an earlier reading.
+    pub(crate) fn since(earlier: &Self) -> Self {
+        Self::now() - *earlier
+    }
+}
+
+impl Sub for Usage {
+    type Output = Usage;
+
+    fn sub(self, earlier: Usage) -> Usage {
+        Usage {
+            wall: self.wall.saturating_sub(earlier.wall),
+            process: self.process.saturating_sub(earlier.process),
+            switch: self.switch.saturating_sub(earlier.switch),
+            machine: self.machine.saturating_sub(earlier.machine),
+            steal: self.steal.saturating_sub(earlier.steal),
+        }
+    }
+}
+
+/// Time that passes.
+pub(crate) fn monotonic() -> Duration {
+    clock(ClockId::Monotonic)
+}
+
+fn clock(id: ClockId) -> Duration {
+    let time = clock_gettime(id);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Threads that are named as the control plane names workers.
+fn switch() -> Option<Duration> {
+    let mut sum = Duration::ZERO;
+    for thread in fs::read_dir("/proc/self/task").ok()? {
+        let folder = thread.ok()?.path();
+        // A thread may have ended since.
+        let Ok(name) = fs::read_to_string(folder.join("comm")) else { continue };
+        if !name.starts_with("podswitch-") {
+            continue;
+        }
+        let Ok(text) = fs::read_to_string(folder.join("schedstat")) else { continue };
+        let nanos = text.split_whitespace().next()?.parse().ok()?;
+        sum += Duration::from_nanos(nanos);
+    }
+    Some(sum)
+}
+
+/// Busy and stolen time of all processors (proc_stat(5)).
+fn machine() -> Option<(Duration, Duration)> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let mut fields = text.lines().next()?.split_whitespace().skip(1).map(str::parse::<u64>);
+    let mut next = || fields.next()?.ok();
+    let (user, nice, system) = (next()?, next()?, next()?);
+    let (_idle, _iowait, irq, softirq) = (next()?, next()?, next()?, next()?);
+    let steal = next()?;
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    let time = |ticks: u64| Duration::from_nanos(ticks * (1_000_000_000 / per_second));
+    Some((time(user + nice + system + irq + softirq), time(steal)))
+}
+
+/// The load averages over one, five and fifteen minutes.
+pub(crate) fn load_averages() -> [f64; 3] {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let mut fields = text.split_whitespace().map(|f| f.parse().unwrap_or(f64::NAN));
+    [(); 3].map(|()| fields.next().unwrap_or(f64::NAN))
+}
