@@ -334,3 +334,6 @@ impl FlowTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! What a packet does to its connection. Touches the slot's atomics only, never the index: no
+//! lock is taken on a hit. Compiled a second time by `model.rs`.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::ConnectionRef;
+use super::slot::Lane;
+use super::tracker::Tracker;
+use crate::flow::tcp::{self, Segment, TcpState};
+
+impl Tracker {
+    /// A packet that is no TCP hit the connection. False: the connection has ended meanwhile.
+    #[inline]
+    pub fn touch(&self, connection: ConnectionRef, bytes: usize, now_secs: u32) -> bool {
+        let Some(lane) = self.lane(connection) else { return false };
+        if lane.last_seen.load(Relaxed) != now_secs {
+            lane.last_seen.store(now_secs, Relaxed);
+        }
+        lane.count(bytes as u64);
+        true
+    }
+
+    /// A TCP segment with neither SYN, FIN nor RST hit the connection. False: it has ended.
+    #[inline]
+    pub fn touch_tcp(
+        &self,
+        connection: ConnectionRef,
+        segment: &Segment,
+        bytes: usize,
+        now_secs: u32,
+    ) -> bool {
+        let Some(lane) = self.lane(connection) else { return false };
+        if lane.last_seen.load(Relaxed) != now_secs {
+            lane.last_seen.store(now_secs, Relaxed);
+        }
+        lane.count(bytes as u64);
+        if lane.settled.load(Relaxed) == 1 && tcp::seq_le(segment.seq, lane.seq_end.load(Relaxed)) {
+            lane.advance(segment);
+            return true;
+        }
+        self.plain_segment(connection, lane, segment);
+        true
+    }
+
+    /// A plain segment that is not simply the next of an established side.
+    #[inline(never)]
+    fn plain_segment(&self, connection: ConnectionRef, lane: &Lane, segment: &Segment) {
+        let Some(peer) = self.lane(connection.reversed()) else { return };
+        let (own, other) = (lane.side(), peer.side());
+        if own.state == TcpState::None {
+            // Picked up in mid-stream: both ends know each other already.
+            lane.state.fetch_max(TcpState::Established as u32, Relaxed);
+            lane.seq_end.store(segment.end, Relaxed);
+            lane.advance(segment);
+        } else {
+            let window = other.window.max(65_535);
+            let limit = other.ack.wrapping_add(window);
+            if other.ack == 0 || tcp::seq_le(segment.end, limit) {
+                lane.advance(segment);
+            }
+        }
+        self.acknowledge(peer, segment);
+        let established = |l: &Lane| l.state.load(Relaxed) == TcpState::Established as u32;
+        if established(lane) && established(peer) {
+            lane.settled.store(1, Relaxed);
+        }
+    }
+
+    /// What an acknowledgment says about the side that it acknowledges.
+    fn acknowledge(&self, peer: &Lane, segment: &Segment) {
+        if segment.flags & wire::parse::tcp_flags::ACK == 0 {
+            return;
+        }
+        let side = peer.side();
+        let next = match side.state {
+            TcpState::SynSent if segment.ack == side.seq_end => TcpState::Established,
+            TcpState::Closing if tcp::seq_le(side.seq_end, segment.ack) => TcpState::Closed,
+            _ => return,
+        };
+        peer.state.fetch_max(next as u32, Relaxed);
+    }
+
+    /// A TCP segment with SYN, FIN or RST: judged against the window of the other side, and the
+    /// states moved. `None`: the connection has ended.
+    pub fn control_segment(
+        &self,
+        connection: ConnectionRef,
+        segment: &Segment,
+        scale: Option<u8>,
+        bytes: usize,
+        now_secs: u32,
+    ) -> Option<tcp::Judgement> {
+        use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
+        let own = self.lane(connection)?;
+        let peer = self.lane(connection.reversed())?;
+        let judgement = tcp::judge(segment, &own.side(), &peer.side());
+        if judgement != tcp::Judgement::Fits {
+            return Some(judgement);
+        }
+        own.last_seen.store(now_secs, Relaxed);
+        own.count(bytes as u64);
+        own.settled.store(0, Relaxed);
+        peer.settled.store(0, Relaxed);
+        if segment.flags & RST != 0 {
+            own.state.fetch_max(TcpState::Reset as u32, Relaxed);
+            peer.state.fetch_max(TcpState::Reset as u32, Relaxed);
+            return Some(judgement);
+        }
+        if segment.flags & SYN != 0 && own.state.load(Relaxed) > TcpState::SynSent as u32 {
+            // Nothing that an end believes without a challenge (RFC 5961 §4): it moves nothing.
+            return Some(judgement);
+        }
+        if segment.flags & SYN != 0 {
+            // Window scaling is on only if both SYNs have the option; the first may yet be
+            // taken back by the second (RFC 7323 §2.2).
+            let agreed = if segment.flags & ACK != 0 && scale.is_none() {
+                peer.scale.store(0, Relaxed);
+                0
+            } else {
+                scale.unwrap_or(0)
+            };
+            own.scale.store(u32::from(agreed), Relaxed);
+            own.state.fetch_max(TcpState::SynSent as u32, Relaxed);
+            own.seq_end.store(segment.end, Relaxed);
+            own.ack.store(if segment.flags & ACK != 0 { segment.ack } else { 0 }, Relaxed);
+            own.window.store(u32::from(segment.window), Relaxed);
+        } else {
+            if own.state.load(Relaxed) == TcpState::None as u32 {
+                own.state.fetch_max(TcpState::Established as u32, Relaxed);
+                own.seq_end.store(segment.end, Relaxed);
+            }
+            own.advance(segment);
+        }
+        if segment.flags & FIN != 0 {
+            own.state.fetch_max(TcpState::Closing as u32, Relaxed);
+        }
+        self.acknowledge(peer, segment);
+        Some(judgement)
+    }
+
+    /// States of both sides, this direction's first; `None` if it has ended.
+    pub fn tcp_states(&self, connection: ConnectionRef) -> Option<[TcpState; 2]> {
+        let own = self.lane(connection)?;
+        let peer = self.lane(connection.reversed())?;
+        Some([own.side().state, peer.side().state])
+    }
+}

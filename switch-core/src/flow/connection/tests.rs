@@ -1,0 +1,209 @@
+//! The table beside plain maps.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+use wire::flow_key::{Family, FlowKey, HashKey, proto};
+
+use super::*;
+
+const HASH: HashKey = HashKey::new(5);
+
+fn key(n: u8, protocol: u8) -> FlowKey {
+    let [mut src, mut dst] = [[0; 16]; 2];
+    (src[0], dst[0]) = (10, 20);
+    let ports = (u16::from(n), 80);
+    FlowKey {
+        src,
+        dst,
+        src_port: ports.0,
+        dst_port: ports.1,
+        proto: protocol,
+        family: Family::V6,
+        zone: 0,
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// Original key, whether reversed, another key's reply (translation), origin port.
+    Create(u8, bool, Option<u8>, u16),
+    End(u8, bool),
+    Find(u8, bool),
+    Touch(u8, bool),
+    Pass(u32),
+    Sweep(bool),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let n = || 0u8..40;
+    prop_oneof![
+        6 => (n(), any::<bool>(), prop::option::weighted(0.2, n()), 0u16..4)
+            .prop_map(|(n, back, to, port)| Op::Create(n, back, to, port)),
+        2 => (n(), any::<bool>()).prop_map(|(n, back)| Op::End(n, back)),
+        3 => (n(), any::<bool>()).prop_map(|(n, back)| Op::Find(n, back)),
+        3 => (n(), any::<bool>()).prop_map(|(n, back)| Op::Touch(n, back)),
+        1 => (1u32..60).prop_map(Op::Pass),
+        1 => any::<bool>().prop_map(Op::Sweep),
+    ]
+}
+
+/// What there is, by the key of each direction: facts, seconds of the last packet, whether the
+/// reply was seen.
+#[derive(Default)]
+struct Plain {
+    by_key: HashMap<FlowKey, usize>,
+    connections: HashMap<usize, (Pinned, u32, bool)>,
+    next: usize,
+}
+
+impl Plain {
+    fn create(
+        &mut self,
+        pinned: &Pinned,
+        now: u32,
+        limits: (usize, usize),
+    ) -> Result<bool, Refused> {
+        let own = self.connections.values().filter(|c| c.0.origin == pinned.origin).count();
+        if own >= limits.1 {
+            return Err(Refused::PortLimit);
+        }
+        if self.connections.len() >= limits.0 {
+            return Err(Refused::Full);
+        }
+        if self.by_key.contains_key(&pinned.original) {
+            return Ok(false);
+        }
+        if self.by_key.contains_key(&pinned.reply) {
+            return Err(Refused::Collision);
+        }
+        self.by_key.insert(pinned.original, self.next);
+        self.by_key.insert(pinned.reply, self.next);
+        self.connections.insert(self.next, (*pinned, now, false));
+        self.next += 1;
+        Ok(true)
+    }
+
+    fn end(&mut self, number: usize) {
+        if let Some((pinned, ..)) = self.connections.remove(&number) {
+            self.by_key.remove(&pinned.original);
+            self.by_key.remove(&pinned.reply);
+        }
+    }
+
+    fn sweep(&mut self, now: u32, pressure: bool) -> usize {
+        let over = |c: &(Pinned, u32, bool)| {
+            now - c.1 >= 120 || pressure && !c.2 && now - c.1 >= PRESSURE_SECS
+        };
+        let list: Vec<usize> =
+            self.connections.iter().filter(|(_, c)| over(c)).map(|(&n, _)| n).collect();
+        list.iter().for_each(|&n| self.end(n));
+        list.len()
+    }
+}
+
+fn directed(n: u8, back: bool) -> FlowKey {
+    let key = key(n, proto::UDP);
+    if back { key.reversed() } else { key }
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_plain_maps(ops in prop::collection::vec(op(), 1..300)) {
+        let limits = (30, 12);
+        let (connections, per_port) = (limits.0 as u32, limits.1 as u32);
+        let tracker = Tracker::new(TrackerConfig { connections, per_port, hash_key: HASH });
+        let mut plain = Plain::default();
+        let mut now = 1000;
+        for op in ops {
+            match op {
+                Op::Create(n, back, to, port) => {
+                    let original = directed(n, back);
+                    let reply = directed(to.unwrap_or(n), !back);
+                    let pinned = Pinned { original, reply, origin: PortId(port) };
+                    let wanted = plain.create(&pinned, now, limits);
+                    let got = tracker.create(&pinned, now);
+                    prop_assert_eq!(got.map(|c| matches!(c, Created::New(_))), wanted);
+                }
+                Op::End(n, back) | Op::Find(n, back) | Op::Touch(n, back) => {
+                    let key = directed(n, back);
+                    let found = tracker.find(key.hash(&HASH), &key);
+                    let wanted = plain.by_key.get(&key).copied();
+                    prop_assert_eq!(found.is_some(), wanted.is_some());
+                    prop_assert_eq!(tracker.is_taken(&key), wanted.is_some());
+                    let (Some(known), Some(number)) = (found, wanted) else { continue };
+                    prop_assert_eq!(known.pinned, plain.connections[&number].0);
+                    let reply = known.connection.direction() == Direction::Reply;
+                    prop_assert_eq!(reply, known.pinned.original != key);
+                    if matches!(op, Op::End(..)) {
+                        prop_assert!(tracker.end(known.connection));
+                        prop_assert!(!tracker.end(known.connection));
+                        prop_assert!(!tracker.touch(known.connection.reversed(), 1, now));
+                        plain.end(number);
+                    } else if matches!(op, Op::Touch(..)) {
+                        prop_assert!(tracker.touch(known.connection, 1, now));
+                        if let Some(c) = plain.connections.get_mut(&number) {
+                            (c.1, c.2) = (now, c.2 || reply);
+                        }
+                    }
+                }
+                Op::Pass(seconds) => now += seconds,
+                Op::Sweep(pressure) => {
+                    let ended = tracker.sweep(0, tracker.slots(), now, pressure);
+                    prop_assert_eq!(ended, plain.sweep(now, pressure));
+                }
+            }
+            prop_assert_eq!(tracker.len(), plain.connections.len());
+            prop_assert_eq!(tracker.spare() + tracker.len(), tracker.slots());
+        }
+        let mut listed = 0;
+        tracker.list(|info| {
+            listed += 1;
+            assert!(plain.connections.values().any(|c| c.0 == info.pinned && c.1 == info.last_seen));
+        });
+        prop_assert_eq!(listed, plain.connections.len());
+        for port in 0..4 {
+            let own = plain.connections.values().filter(|c| c.0.origin == PortId(port)).count();
+            prop_assert_eq!(tracker.originated(PortId(port)) as usize, own);
+        }
+    }
+}
+
+/// Filled to the brim, emptied and filled again with others: all of it can be used each time.
+#[test]
+fn the_whole_table_can_be_used_again_and_again() {
+    let limit = 3000;
+    let config = TrackerConfig { connections: limit, per_port: limit, hash_key: HASH };
+    let tracker = Tracker::new(config);
+    for round in 0..20u16 {
+        let pinned = |n: u16| {
+            let original = FlowKey { src_port: n, zone: round, dst_port: 1, ..key(0, proto::UDP) };
+            Pinned { original, reply: original.reversed(), origin: PortId(1) }
+        };
+        for n in 0..limit as u16 {
+            assert!(matches!(tracker.create(&pinned(n), 1), Ok(Created::New(_))), "{round} {n}");
+        }
+        assert!(tracker.is_under_pressure());
+        let one_more = tracker.create(&pinned(limit as u16), 1);
+        assert!(matches!(one_more, Err(Refused::PortLimit)));
+        assert_eq!(tracker.sweep(0, tracker.slots(), 1000, false), limit as usize);
+        assert!(tracker.is_empty());
+    }
+    // Memory is bounded by the limit and what shards have begun.
+    assert!(tracker.slots() <= 3000 + SHARDS * CHUNK + CHUNK);
+}
+
+/// A connection of an end with itself, with equal ports, is its own reply.
+#[test]
+fn a_connection_may_be_its_own_reply() {
+    let config = TrackerConfig { connections: 10, per_port: 10, hash_key: HASH };
+    let tracker = Tracker::new(config);
+    let original =
+        FlowKey { src: [1; 16], dst: [1; 16], src_port: 7, dst_port: 7, ..key(0, proto::UDP) };
+    let pinned = Pinned { original, reply: original, origin: PortId(0) };
+    let Ok(Created::New(known)) = tracker.create(&pinned, 1) else { panic!("new") };
+    assert!(matches!(tracker.create(&pinned, 1), Ok(Created::Existing(_))));
+    assert!(tracker.end(known.connection));
+    assert!(!tracker.is_taken(&original));
+    assert_eq!(tracker.spare(), tracker.slots());
+}
