@@ -12,7 +12,9 @@ use std::time::Duration;
 use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
-use policy::rule::{Labels, Workload};
+use policy::rule::{
+    Labels, NetworkPolicy, Peer, Peers, PortRule, Ports, Protocol, Rule, Selector, Workload,
+};
 use switch_core::config::{
     Attachment, BridgeDomain, Config, Endpoint, LocalNode, PortConfig, PortRole, Vlans,
 };
@@ -91,6 +93,35 @@ fn bridged() -> Config {
     }
 }
 
+/// As [`routed`], with `count` policies; the second pod's lets the first one in.
+fn policed(count: usize) -> Config {
+    let policy = |n: usize| {
+        let label = |n: usize| Labels::new([("n".into(), n.to_string().into())]);
+        Arc::new(NetworkPolicy {
+            cookie: format!("NetworkPolicy/bench/{n}").into(),
+            namespace: "bench".into(),
+            name: n.to_string().into(),
+            pods: Selector::of_labels(label(n + 1)),
+            ingress: Some(vec![Rule {
+                peers: Peers::AnyOf(vec![Peer::Selectors {
+                    pods: Some(Selector::of_labels(label(n))),
+                    namespaces: None,
+                }]),
+                ports: Ports::AnyOf(vec![PortRule::Every(Protocol::Udp)]),
+            }]),
+            egress: None,
+        })
+    };
+    let mut config = routed();
+    config.policies = (0..count).map(policy).collect();
+    for (n, endpoint) in config.endpoints.iter_mut().enumerate() {
+        let mut labelled = (**endpoint).clone();
+        labelled.workload.labels = Labels::new([("n".into(), n.to_string().into())]);
+        *endpoint = Arc::new(labelled);
+    }
+    config
+}
+
 /// The `i`-th of `count` in an order without neighbours.
 fn scattered(count: usize) -> impl Iterator<Item = usize> {
     let step = (count / 2 + count / 7) | 1;
@@ -141,6 +172,39 @@ fn plain(n: usize) -> Vec<u8> {
     frame
 }
 
+/// The frame that the receiver of `frame` would answer with: all addresses and ports turned
+/// round. Checksums hold, since their sum is the same.
+fn answer(frame: &[u8]) -> Vec<u8> {
+    let mut back = frame.to_vec();
+    let turn = |back: &mut Vec<u8>, at: usize, len: usize| {
+        let (a, b) = back[at..at + 2 * len].split_at_mut(len);
+        a.swap_with_slice(b);
+    };
+    let l4 = match frame[12..14] {
+        [0x08, 0x00] => {
+            turn(&mut back, 26, 4);
+            34
+        }
+        [0x86, 0xdd] => {
+            turn(&mut back, 22, 16);
+            54
+        }
+        _ => {
+            turn(&mut back, 0, 6);
+            return back;
+        }
+    };
+    turn(&mut back, l4, 2);
+    back[..6].copy_from_slice(&GATEWAY);
+    back[6..12].copy_from_slice(&mac(1));
+    if frame[23] == 6 {
+        // Acknowledges what came, and is acknowledged by what comes again.
+        back[l4 + 4..l4 + 8].copy_from_slice(&frame[l4 + 8..l4 + 12]);
+        back[l4 + 8..l4 + 12].copy_from_slice(&7u32.to_be_bytes());
+    }
+    back
+}
+
 struct Rig {
     worker: Worker,
     _control: ControlPlane,
@@ -157,15 +221,9 @@ fn rig(config: &Config, frames: Vec<Vec<u8>>) -> Rig {
     let mut control = ControlPlane::new(Options { limits, ..Options::default() });
     let info = PortInfo { name: "circle".into(), mac: None, mtu: 1500, offloads: Offloads::ALL };
     let count = frames.len();
-    // The second port's frame makes the bridge learn where it is; routed ports drop it.
-    let back = vec![{
-        let mut frame = plain(0);
-        frame[6..12].copy_from_slice(&[2, 1, 0, 0, 0, 0]);
-        frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 0]);
-        frame
-    }];
-    let bridged = !config.bridges.is_empty();
-    for frames in [frames, if bridged { back } else { Vec::new() }] {
+    // The second port answers once: the bridge learns where it is, TCP sides settle.
+    let back: Vec<Vec<u8>> = frames.iter().map(|frame| answer(frame)).collect();
+    for frames in [frames, back] {
         let circle = Circle::new(info.clone(), frames);
         control.attach(Box::new(Once(info.clone(), Some(circle)))).unwrap();
     }
@@ -175,11 +233,9 @@ fn rig(config: &Config, frames: Vec<Vec<u8>>) -> Rig {
     for _ in 0..=count / BATCH {
         worker.poll(now);
     }
-    if bridged {
-        control.detach(PortId(1)).unwrap();
-        let sink = Circle::new(info.clone(), Vec::<Vec<u8>>::new());
-        control.attach(Box::new(Once(info, Some(sink)))).unwrap();
-    }
+    control.detach(PortId(1)).unwrap();
+    let sink = Circle::new(info.clone(), Vec::<Vec<u8>>::new());
+    control.attach(Box::new(Once(info, Some(sink)))).unwrap();
     for _ in 0..=count / BATCH {
         worker.poll(now);
     }
@@ -209,7 +265,24 @@ fn measure(
     group.finish();
 }
 
+/// `hit/policy/N`: 1,000 flows under N policies.
+fn measure_policies(c: &mut Criterion<CpuTime>) {
+    let mut group = c.benchmark_group("hit/policy");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for count in [10, 1_000, 10_000] {
+        let frames = scattered(1_000).map(|n| udp(n, false)).collect();
+        let mut rig = rig(&policed(count), frames);
+        group.bench_function(BenchmarkId::from_parameter(count), |b| {
+            b.iter(|| black_box(rig.worker.poll(rig.now)));
+        });
+        let counters = rig.worker.handle().counters.clone();
+        assert_eq!(counters.dropped_total(), 0, "the policies let every packet through");
+    }
+    group.finish();
+}
+
 fn hit(c: &mut Criterion<CpuTime>) {
+    measure_policies(c);
     measure(c, "l3", &routed(), |n| udp(n, false));
     measure(c, "l3_ipv6", &routed(), |n| udp(n, true));
     measure(c, "l3_tcp", &routed(), tcp);
