@@ -5,7 +5,7 @@
 #[allow(dead_code, reason = "shared with the tests of explain")]
 mod cases;
 #[path = "../../switch-core/tests/rig/frames.rs"]
-#[allow(unreachable_pub, dead_code, reason = "shared with the tests of the engine")]
+#[allow(unreachable_pub, dead_code, clippy::precedence, reason = "shared with the engine's tests")]
 mod octets;
 #[path = "../support/mod.rs"]
 mod support;

@@ -17,10 +17,13 @@ pub(crate) const SYN: u8 = 2;
 pub(crate) const SYN_ACK: u8 = 0x12;
 pub(crate) const ACK: u8 = 0x10;
 
+/// Frames with their times in seconds.
+type Frames = Vec<(f64, Vec<u8>)>;
+
 /// Captures by port, being written.
 #[derive(Default)]
 pub(crate) struct Input {
-    captures: Vec<(String, Vec<(f64, Vec<u8>)>)>,
+    captures: Vec<(String, Frames)>,
 }
 
 impl Input {
