@@ -9,7 +9,8 @@ use std::time::Duration;
 /// Needs root, or a system that lets ordinary users make user namespaces. Progress goes to the
 /// standard error, the table to the standard output.
 ///
-/// Exit status: 0 everything was measured, 1 a measurement failed, 2 nothing could be measured.
+/// Exit status: 0 all that this machine has what it takes for was measured, 1 a measurement failed,
+/// 2 nothing could be measured.
 #[derive(clap::Parser, Debug)]
 #[command(name = "compare")]
 pub(crate) struct Args {

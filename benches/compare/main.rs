@@ -24,6 +24,7 @@ use clap::Parser;
 use switch_core::host::userns::{self, Privilege};
 
 use args::Args;
+use paths::{Missing, Path};
 use results::{Results, Round};
 
 /// What came of it, or what went wrong in words.
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match run(&args) {
-        Ok(results) if results.is_complete() => ExitCode::SUCCESS,
+        Ok(results) if results.failures.is_empty() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error}");
@@ -52,26 +53,14 @@ fn run(args: &Args) -> Outcome<Results> {
         args.progress("not root: working in a user namespace");
     }
     let mut results = Results::new(args);
-    let kinds = paths::ALL.iter().filter(|k| loads::ALL.iter().any(|l| args.wants(k.name, l.name)));
-    let mut made = Vec::new();
-    for kind in kinds {
-        match paths::make(kind) {
-            Ok(path) => made.push(path),
-            Err(error) => {
-                args.progress(format_args!("{} is left out: {error}", kind.name));
-                results.left_out(kind.name, error);
-            }
-        }
-    }
+    let made = make(args, &mut results);
     if made.is_empty() {
-        return Err("no path to measure: see --help for --only".to_owned());
+        return Err("there is no path to measure".to_owned());
     }
     for number in 0..usize::from(args.rounds) {
         let round = Round::begin();
         for (place, load) in loads::ALL.iter().enumerate() {
-            let first = (number + place) % made.len();
-            // Who comes first, and who comes after whom, changes.
-            for path in made[first..].iter().chain(&made[..first]) {
+            for path in turn(&made, number, number + place) {
                 if args.wants(path.name, load.name) {
                     let sample = (load.run)(path, args.duration());
                     args.progress(format_args!(
@@ -87,10 +76,45 @@ fn run(args: &Args) -> Outcome<Results> {
         }
         results.end_round(round);
     }
+    for path in &made {
+        results.dropped(path.name, path.dropped());
+    }
     if args.json {
         println!("{}", report::json(&results));
     } else {
         print!("{}", report::table(&results));
     }
     Ok(results)
+}
+
+/// The paths that are asked for and that this machine has what it takes for.
+fn make(args: &Args, results: &mut Results) -> Vec<Path> {
+    let is_wanted =
+        |kind: &&paths::Kind| loads::ALL.iter().any(|load| args.wants(kind.name, load.name));
+    let mut made = Vec::new();
+    for kind in paths::ALL.iter().filter(is_wanted) {
+        match paths::make(kind) {
+            Ok(path) => made.push(path),
+            Err(Missing::Unavailable(reason)) => {
+                args.progress(format_args!("{} is left out: {reason}", kind.name));
+                results.left_out(kind.name, reason);
+            }
+            Err(Missing::Broken(error)) => {
+                args.progress(format_args!("{} cannot be made: {error}", kind.name));
+                results.failed(format!("{}: {error}", kind.name));
+            }
+        }
+    }
+    made
+}
+
+/// The paths in an order that changes: another one is first each time, and every other round goes
+/// round the other way.
+fn turn(paths: &[Path], round: usize, first: usize) -> Vec<&Path> {
+    let (end, start) = paths.split_at(first % paths.len());
+    let mut order: Vec<&Path> = start.iter().chain(end).collect();
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
 }

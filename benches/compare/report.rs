@@ -1,5 +1,6 @@
 //! The results as a table for people and as JSON for programs.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::thread;
@@ -57,6 +58,10 @@ pub(crate) fn table(results: &Results) -> String {
         }
         line(&mut text, &row);
     }
+    for (path, by_reason) in &results.dropped {
+        let reasons: Vec<String> = by_reason.iter().map(|(r, n)| format!("{r} {n}")).collect();
+        let _ = writeln!(text, "\ndropped by {path}: {}", reasons.join(", "));
+    }
     for (path, reason) in &results.left_out {
         let _ = writeln!(text, "\nleft out: {path}: {reason}");
     }
@@ -107,8 +112,8 @@ fn conditions(results: &Results) -> String {
         let [one, five, fifteen] = round.load;
         let _ = writeln!(
             text,
-            "round {}: load averages {one:.2} {five:.2} {fifteen:.2}; busy with others {:.2} \
-             processors, stolen {:.2}",
+            "round {}: load averages {one:.2} {five:.2} {fifteen:.2}; busy outside this process \
+             {:.2} processors, stolen {:.2}",
             number + 1,
             round.others,
             round.steal
@@ -148,12 +153,18 @@ pub(crate) fn json(results: &Results) -> String {
         .iter()
         .map(|(path, reason)| json!({ "path": path, "reason": reason }))
         .collect();
+    let dropped: BTreeMap<&str, BTreeMap<&str, u64>> = results
+        .dropped
+        .iter()
+        .map(|(path, by_reason)| (*path, by_reason.iter().copied().collect()))
+        .collect();
     let all = json!({
         "kernel": kernel(),
         "processors": processors(),
         "seconds": results.seconds,
         "rounds": rounds,
         "rows": rows,
+        "dropped": dropped,
         "left_out": left_out,
         "failures": results.failures,
     });

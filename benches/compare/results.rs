@@ -14,10 +14,12 @@ use crate::usage::{Usage, load_averages};
 pub(crate) struct Results {
     pub(crate) seconds: f64,
     pub(crate) rounds: Vec<Round>,
-    /// Paths that could not be made, with the reason.
+    /// Paths that this machine lacks something for, with what.
     pub(crate) left_out: Vec<(&'static str, String)>,
     /// What failed, in words.
     pub(crate) failures: Vec<String>,
+    /// What switches dropped, by reason, in all.
+    pub(crate) dropped: Vec<(&'static str, Vec<(&'static str, u64)>)>,
     samples: Vec<Taken>,
 }
 
@@ -34,7 +36,7 @@ pub(crate) struct Round {
     start: Usage,
     /// Load averages at its start.
     pub(crate) load: [f64; 3],
-    /// Processors that were busy with others than this process.
+    /// Processors that were busy with other programs, or with what the kernel did on nobody's account.
     pub(crate) others: f64,
     /// Processors that had work and were given to other machines.
     pub(crate) steal: f64,
@@ -104,18 +106,26 @@ impl Results {
             rounds: Vec::new(),
             left_out: Vec::new(),
             failures: Vec::new(),
+            dropped: Vec::new(),
             samples: Vec::new(),
         }
     }
 
-    /// Whether all that was asked for was measured.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.left_out.is_empty() && self.failures.is_empty()
+    /// Something failed.
+    pub(crate) fn failed(&mut self, what: String) {
+        self.failures.push(what);
     }
 
-    /// A path could not be made.
+    /// A path is not measured: the machine lacks something.
     pub(crate) fn left_out(&mut self, path: &'static str, reason: String) {
         self.left_out.push((path, reason));
+    }
+
+    /// What a path's switch has dropped.
+    pub(crate) fn dropped(&mut self, path: &'static str, by_reason: Vec<(&'static str, u64)>) {
+        if !by_reason.is_empty() {
+            self.dropped.push((path, by_reason));
+        }
     }
 
     /// Takes in a sample.
@@ -129,7 +139,7 @@ impl Results {
         match sample {
             Ok(sample) => self.samples.push(Taken { round, path, load, sample }),
             Err(error) => {
-                self.failures.push(format!("round {}, {}, {path}: {error}", round + 1, load.name));
+                self.failed(format!("round {}, {}, {path}: {error}", round + 1, load.name));
             }
         }
     }

@@ -7,8 +7,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
+use switch_core::action::DropReason;
 use switch_core::control::ControlPlane;
 use switch_core::host::NetNs;
+use switch_core::port::tap;
 use wire::addr::Mac;
 
 use crate::Outcome;
@@ -19,25 +21,39 @@ pub(crate) const BASELINE: &str = "bridge";
 /// A kind of path: its name, and how it is made.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
+    /// Whether this machine has what it takes.
+    available: fn() -> Outcome<()>,
     make: fn() -> Outcome<(Pod, Pod, Between)>,
 }
 
 /// Every kind, in the order of the table.
 pub(crate) const ALL: &[Kind] = &[
-    Kind { name: "veth", make: kernel::veth },
-    Kind { name: BASELINE, make: kernel::bridge },
-    Kind { name: "podswitch/tap", make: || podswitch::tap(1) },
-    Kind { name: "podswitch/af_packet", make: || podswitch::af_packet(1) },
-    Kind { name: "podswitch/tap/2_workers", make: || podswitch::tap(2) },
-    Kind { name: "podswitch/af_packet/2_workers", make: || podswitch::af_packet(2) },
+    Kind { name: "veth", available: always, make: kernel::veth },
+    Kind { name: BASELINE, available: always, make: kernel::bridge },
+    Kind { name: "podswitch/tap", available: tun, make: || podswitch::tap(1) },
+    Kind { name: "podswitch/af_packet", available: always, make: || podswitch::af_packet(1) },
+    Kind { name: "podswitch/tap/2_workers", available: tun, make: || podswitch::tap(2) },
+    Kind {
+        name: "podswitch/af_packet/2_workers",
+        available: always,
+        make: || podswitch::af_packet(2),
+    },
 ];
+
+fn always() -> Outcome<()> {
+    Ok(())
+}
+
+fn tun() -> Outcome<()> {
+    tap::is_available().map_err(|e| e.to_string())
+}
 
 /// What must live for the pods to reach each other. Going, it takes everything with it: what it
 /// holds has no names.
 #[derive(Default)]
 pub(crate) struct Between {
     /// First, so that the switch ends before its interfaces go.
-    _switch: Option<ControlPlane>,
+    switch: Option<ControlPlane>,
     _namespaces: Vec<NetNs>,
 }
 
@@ -46,7 +62,17 @@ pub(crate) struct Path {
     pub(crate) name: &'static str,
     pub(crate) client: Pod,
     pub(crate) server: Pod,
-    _between: Between,
+    between: Between,
+}
+
+impl Path {
+    /// What the switch has dropped so far, by reason, if there is a switch.
+    pub(crate) fn dropped(&self) -> Vec<(&'static str, u64)> {
+        let Some(switch) = &self.between.switch else { return Vec::new() };
+        let count = |&reason| switch.workers().map(|w| w.counters.dropped(reason)).sum();
+        let all = DropReason::ALL.iter().map(|reason| (reason.name(), count(reason)));
+        all.filter(|(_, count)| *count > 0).collect()
+    }
 }
 
 /// One end of a path. Its interface is `eth0`.
@@ -89,13 +115,23 @@ impl Pod {
     }
 }
 
+/// Why a path is not there.
+pub(crate) enum Missing {
+    /// This machine lacks something.
+    Unavailable(String),
+    /// It should be there.
+    Broken(String),
+}
+
 /// Makes a path, and sees a datagram of each family come through.
-pub(crate) fn make(kind: &Kind) -> Outcome<Path> {
-    let (client, server, between) = (kind.make)()?;
+pub(crate) fn make(kind: &Kind) -> Result<Path, Missing> {
+    (kind.available)().map_err(Missing::Unavailable)?;
+    let (client, server, between) = (kind.make)().map_err(Missing::Broken)?;
     for address in server.addresses() {
-        reach(&client, &server, address).map_err(|e| format!("{address} is not reached: {e}"))?;
+        reach(&client, &server, address)
+            .map_err(|e| Missing::Broken(format!("{address} is not reached: {e}")))?;
     }
-    Ok(Path { name: kind.name, client, server, _between: between })
+    Ok(Path { name: kind.name, client, server, between })
 }
 
 fn reach(client: &Pod, server: &Pod, address: IpAddr) -> Outcome<()> {

@@ -63,7 +63,7 @@ fn join(
     }
     let epoch = control.apply(&config).map_err(|e| e.to_string())?;
     control.wait(epoch, Duration::from_secs(10)).map_err(|e| e.to_string())?;
-    let between = Between { _switch: Some(control), _namespaces: namespaces };
+    let between = Between { switch: Some(control), _namespaces: namespaces };
     Ok((client, server, between))
 }
 
