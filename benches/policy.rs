@@ -82,7 +82,7 @@ fn compile(criterion: &mut Criterion) {
                 fresh += 1;
                 let mut workload = other.workload.clone();
                 // One time of two labels that others have, one time new ones.
-                if fresh % 2 == 0 {
+                if fresh.is_multiple_of(2) {
                     workload.labels = workload.labels.with("revision", fresh.to_string());
                 }
                 compiler.upsert_pod(&pod.cookie, &workload, &pod.node);

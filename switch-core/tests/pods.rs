@@ -104,8 +104,9 @@ fn stream_tcp(rig: &Rig, megabytes: usize, server: IpAddr) -> Duration {
 
 fn everything(workers: usize) {
     let rig = rig(workers);
-    for family in 0..2 {
-        let (client, server) = (ip(PODS[0][family]), ip(PODS[1][family]));
+    let [clients, servers] = PODS;
+    for (client, server) in clients.into_iter().zip(servers) {
+        let (client, server) = (ip(client), ip(server));
         echo_udp(&rig, 100, server, client);
         // Larger than the MTU: the kernel cuts it into fragments, which the switch holds until
         // all are there.

@@ -2,6 +2,11 @@
 //! `model.rs`, with locks and atomics that are watched: it takes them, and its dimensions, from
 //! the module that it stands in.
 
+#![allow(
+    clippy::disallowed_types,
+    reason = "shard mutexes are taken on a miss and at the end of a connection, never on a hit"
+)]
+
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::OnceLock;
 
@@ -283,7 +288,7 @@ impl Tracker {
 
     /// Ends what has been idle too long among the slots `from..from + count`. Each worker looks
     /// after its own share. Under `pressure` closed, embryonic and unreplied connections go after
-    /// [`PRESSURE_SECS`] (RFC 5382 REQ-5 and RFC 4787 leave that to need; T-C5).
+    /// [`PRESSURE_SECS`](super::PRESSURE_SECS) (RFC 5382 REQ-5 and RFC 4787 leave that to need; T-C5).
     pub fn sweep(&self, from: usize, count: usize, now_secs: u32, pressure: bool) -> usize {
         let mut ended = 0;
         for number in from..from + count {
