@@ -3,6 +3,7 @@
 
 pub mod frames;
 pub mod random;
+pub mod traffic;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
