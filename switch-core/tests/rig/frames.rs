@@ -57,7 +57,7 @@ pub fn ip(
             let total = (20 + payload.len()) as u16;
             let (id, field) = match fragment {
                 None => (0, 0),
-                Some((id, offset, more)) => (id as u16, offset / 8 | u16::from(more) << 13),
+                Some((id, offset, more)) => (id as u16, (offset / 8) | (u16::from(more) << 13)),
             };
             packet.extend([0x45, 0]);
             packet.extend(total.to_be_bytes());
