@@ -271,6 +271,41 @@ fn a_fresh_syn_starts_again_what_is_over() {
     }
 }
 
+/// A side that has closed may still receive: no SYN takes that from it.
+#[test]
+fn a_syn_does_not_end_what_is_half_closed() {
+    let mut switch = Switch::new(&config());
+    let talk = Talk::new(0, 1000);
+    talk.open(&mut switch);
+    talk.send(&mut switch, (CLIENT, 101, 901, FIN | ACK, 0)).unwrap();
+    talk.send(&mut switch, (SERVER, 901, 102, ACK, 0)).unwrap();
+    for (from, seq) in [(CLIENT, 102), (CLIENT, 90_000), (SERVER, 901), (SERVER, 7)] {
+        talk.send(&mut switch, (from, seq, 0, SYN, 0)).unwrap();
+        assert_eq!(talk.states(&switch), Some([Closed, Established]));
+    }
+    talk.send(&mut switch, (SERVER, 901, 102, FIN | ACK, 700)).unwrap();
+    talk.send(&mut switch, (CLIENT, 102, 1602, ACK, 0)).unwrap();
+    assert_eq!(talk.states(&switch), Some([Closed; 2]));
+}
+
+/// A worker forgets the entry of what comes no more, or elsewhere; the connection lives on.
+#[test]
+fn entries_go_before_their_connections() {
+    let mut switch = Switch::new(&config());
+    let talk = Talk::new(1, 1000);
+    talk.open(&mut switch);
+    switch.pass_slowly(299);
+    assert_eq!(switch.workers[0].engine().flows().len(), 2);
+    switch.pass_slowly(15);
+    assert_eq!(switch.workers[0].engine().flows().len(), 0);
+    let (hits, packets) = (switch.count(|c| c.hits.get()), switch.control.connections()[0].packets);
+    talk.send(&mut switch, (SERVER, 901, 101, ACK, 10)).unwrap();
+    talk.send(&mut switch, (SERVER, 911, 101, ACK, 10)).unwrap();
+    assert_eq!(switch.count(|c| c.hits.get()), hits + 1);
+    assert_eq!(switch.control.connections()[0].packets, [packets[0], packets[1] + 2]);
+    assert_eq!(talk.states(&switch), Some([Established; 2]));
+}
+
 #[test]
 fn connections_are_picked_up_in_mid_stream() {
     for family in [0, 1] {

@@ -1,13 +1,10 @@
 //! A switch with memory ports, polled by hand in virtual time: frames in, frames out.
-#![allow(
-    unreachable_pub,
-    dead_code,
-    clippy::disallowed_types,
-    reason = "each test file uses its own part; tests may lock"
-)]
+#![allow(unreachable_pub, dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::disallowed_types, reason = "an observer tells the test what was dropped")]
 
 pub mod frames;
 pub mod random;
+pub mod traffic;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};

@@ -1,0 +1,96 @@
+//! What the flow table remembers changes no verdict (threat T-C2): the same packets in the same
+//! order through a switch that uses its table, and through one that must judge every packet anew,
+//! come out alike to the octet, and are dropped for the same reasons.
+
+mod rig;
+
+use std::time::Duration;
+
+use rig::traffic::{PORTS, Traffic, states};
+use rig::*;
+use switch_core::action::DropReason;
+use switch_core::config::Config;
+use switch_core::packet::{Offload, Packet};
+
+/// What left, and what was dropped.
+type Seen = (Vec<Frame>, Vec<(u16, DropReason)>);
+
+/// A frame and the port that it comes in by.
+type Frame = (usize, Vec<u8>, Offload);
+
+fn send(switch: &mut Switch, (port, frame, offload): &Frame) -> Seen {
+    let mut packet = Packet::from_frame(frame);
+    packet.offload = *offload;
+    switch.send_packet(*port, packet);
+    let mut out = Vec::new();
+    for port in 0..PORTS {
+        while let Some(packet) = switch.ends[port].recv() {
+            out.push((port, packet.bytes().to_vec(), packet.offload));
+        }
+    }
+    (out, switch.dropped())
+}
+
+/// Publishes the state that is in force once more: no answer derived before holds any longer.
+fn forget(switch: &mut Switch, config: &Config) {
+    switch.control.apply(config).unwrap();
+}
+
+/// Packets that may come again.
+const RECENT: usize = 32;
+
+/// Something new, or what passed lately: as it was, by another port, or with a few octets changed.
+fn next(traffic: &mut Traffic, passed: &[Frame]) -> Frame {
+    if passed.is_empty() || traffic.rng.chance(40) {
+        let (port, packet) = traffic.next();
+        return (port, packet.bytes().to_vec(), packet.offload);
+    }
+    let (mut port, mut frame, offload) = traffic.rng.pick(passed).clone();
+    match traffic.rng.below(10) {
+        0 => port = traffic.rng.below(PORTS),
+        1 | 2 if !frame.is_empty() => traffic.spoil(&mut frame),
+        _ => {}
+    }
+    (port, frame, offload)
+}
+
+/// How often the table was of use.
+fn run(seed: u64, config: &Config, packets: usize) -> u64 {
+    let mut switches = [Switch::new(config), Switch::new(config)];
+    let mut traffic = Traffic::new(seed);
+    let mut passed: Vec<Frame> = Vec::new();
+    for n in 0..packets {
+        let frame = next(&mut traffic, &passed);
+        forget(&mut switches[1], config);
+        let [cached, uncached] = switches.each_mut().map(|s| send(s, &frame));
+        assert_eq!(cached, uncached, "seed {seed}, packet {n}: {frame:02x?}");
+        if frame.0 <= HOST && !cached.0.is_empty() && cached.1.is_empty() {
+            passed.truncate(RECENT - 1);
+            let at = traffic.rng.below(passed.len() + 1);
+            passed.insert(at, frame);
+        }
+        if traffic.rng.chance(5) {
+            let time = Duration::from_millis(traffic.rng.below(20_000) as u64);
+            switches.iter_mut().for_each(|s| s.pass(time));
+            assert_eq!(switches[0].dropped(), switches[1].dropped());
+        }
+    }
+    let connections = |s: &Switch| {
+        let mut list: Vec<_> = s.control.connections().iter().map(|c| format!("{c:?}")).collect();
+        list.sort_unstable();
+        list
+    };
+    assert_eq!(connections(&switches[0]), connections(&switches[1]), "seed {seed}");
+    let [cached, uncached] = &switches;
+    assert_eq!(uncached.count(|c| c.hits.get()), 0);
+    cached.count(|c| c.hits.get())
+}
+
+#[test]
+fn what_is_remembered_changes_no_verdict() {
+    let mut hits = Vec::new();
+    for (n, config) in states().iter().enumerate() {
+        hits.push((0..4).map(|seed| run(100 * n as u64 + seed, config, 3000)).sum::<u64>());
+    }
+    assert!(hits.iter().all(|&n| n > 1500), "the table was of little use: {hits:?}");
+}
