@@ -1,0 +1,180 @@
+//! Network policy and the real kernel: sockets in pods of their own, a TCP connection that lives
+//! while policies forbid it and allow it again.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use support::{Folder, X, X6, Y, Y6, head, pod, vswitch};
+use switch_core::host::{NetNs, userns};
+
+/// The longest wait for anything on an overloaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Long enough for what passes to have arrived.
+const A_WHILE: Duration = Duration::from_millis(300);
+
+const PORT: u16 = 8080;
+
+/// Whether what the test needs is there; says so loudly where it is not.
+fn is_possible() -> bool {
+    let there = userns::has_privilege();
+    if !there {
+        let required = std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
+        assert!(!required, "root's privilege is missing, and PODSWITCH_REQUIRE_PRIVILEGE=1");
+        eprintln!("SKIPPED: root's privilege is missing");
+    }
+    there
+}
+
+/// The switch of a node with the pods a/x and a/y, under policies that change.
+struct Switch {
+    folder: Folder,
+    child: Child,
+    lines: Receiver<String>,
+    pods: String,
+}
+
+impl Switch {
+    fn start(x: &NetNs, y: &NetNs, node: &NetNs) -> Self {
+        let name = format!("policy-{}", std::process::id());
+        let attached = |pod_name, number, netns: &NetNs| {
+            let netns = netns.path();
+            pod(
+                pod_name,
+                number,
+                &format!("podswitch.io/netns: {}, podswitch.io/port: veth", netns.display()),
+            )
+        };
+        let pods = [head(), attached("x", 2, x), attached("y", 3, y)].concat().replace("n1", &name);
+        let folder = Folder::new();
+        folder.manifest("state", &pods);
+        let mut command = Command::new(vswitch());
+        command.args(["run", "--node", &name, "--manifests", &folder.text("state")]);
+        command.args(["--masquerade", "off", "--node-netns"]).arg(node.path());
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let switch = Self { folder, child, lines, pods };
+        switch.says("ready");
+        switch
+    }
+
+    #[track_caller]
+    fn says(&self, beginning: &str) {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) if line.starts_with(beginning) => return,
+                Ok(_) => {}
+                Err(error) => panic!("no {beginning:?}: {error}"),
+            }
+        }
+    }
+
+    /// Puts a policy in force for namespace a, none if there is no `spec`.
+    #[track_caller]
+    fn enforce(&self, spec: Option<&str>) {
+        let policy = spec.map_or_else(String::new, |spec| {
+            format!(
+                "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                 metadata: {{name: p, namespace: a}}\nspec: {spec}\n"
+            )
+        });
+        fs::write(self.folder.path("next"), self.pods.clone() + &policy).expect("written");
+        let state = self.folder.path("state/state.yaml");
+        fs::rename(self.folder.path("next"), state).expect("renamed");
+        self.says("applied");
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        // A switch that is asked to stop removes what it made.
+        let _ = rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.child),
+            rustix::process::Signal::TERM,
+        );
+        let _ = self.child.wait();
+    }
+}
+
+/// Both ends of a connection from x to y.
+struct Talk {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Talk {
+    /// Octets of the client arrive within that time.
+    fn arrives(&mut self, octet: u8, patience: Duration) -> bool {
+        self.client.write_all(&[octet]).expect("the kernel takes it");
+        Self::receives(&mut self.server, octet, patience)
+    }
+
+    fn receives(end: &mut TcpStream, octet: u8, patience: Duration) -> bool {
+        end.set_read_timeout(Some(patience)).expect("set");
+        let mut buffer = [0];
+        match end.read(&mut buffer) {
+            Ok(1) => buffer[0] == octet,
+            Ok(_) => panic!("the connection was closed"),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn connect(x: &NetNs, to: SocketAddr, patience: Duration) -> Option<TcpStream> {
+    x.enter(|| TcpStream::connect_timeout(&to, patience)).expect("entered").ok()
+}
+
+#[test]
+fn a_connection_lives_through_policies() {
+    if !is_possible() {
+        return;
+    }
+    let [x, y, node] = [(); 3].map(|()| NetNs::anonymous().expect("a namespace"));
+    let switch = Switch::start(&x, &y, &node);
+    let only_from = |range: &str| {
+        format!(
+            "{{podSelector: {{}}, ingress: [{{from: [{{ipBlock: {{cidr: '{range}'}}}}], ports: [{{port: {PORT}}}]}}]}}"
+        )
+    };
+    for (from, to) in [(IpAddr::from(X), IpAddr::from(Y)), (X6.into(), Y6.into())] {
+        let length = if from.is_ipv4() { 32 } else { 128 };
+        let (allow, deny) = (format!("{from}/{length}"), format!("{to}/{length}"));
+        let (allow, deny) = (only_from(&allow), only_from(&deny));
+        switch.enforce(Some(&allow));
+        let listener = y.enter(|| TcpListener::bind((to, PORT))).expect("entered").expect("bound");
+        let other = y.enter(|| TcpListener::bind((to, PORT + 1))).expect("entered").expect("bound");
+        let client = connect(&x, (to, PORT).into(), PATIENCE).expect("the policy allows it");
+        let (server, peer) = listener.accept().expect("a connection");
+        assert_eq!(peer.ip(), from);
+        let mut talk = Talk { client, server };
+        assert!(talk.arrives(1, PATIENCE));
+        // The answer comes although x lets nobody in on that port.
+        talk.server.write_all(&[2]).expect("the kernel takes it");
+        assert!(Talk::receives(&mut talk.client, 2, PATIENCE));
+        assert!(connect(&x, (to, PORT + 1).into(), A_WHILE).is_none(), "another port");
+        // The living connection is judged again, and so is a new one.
+        switch.enforce(Some(&deny));
+        assert!(!talk.arrives(3, A_WHILE));
+        assert!(connect(&x, (to, PORT).into(), A_WHILE).is_none());
+        // What was held up arrives: TCP sends it again.
+        switch.enforce(None);
+        assert!(Talk::receives(&mut talk.server, 3, PATIENCE));
+        assert!(connect(&x, (to, PORT + 1).into(), PATIENCE).is_some());
+        drop(other);
+    }
+}
