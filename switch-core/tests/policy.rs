@@ -63,6 +63,14 @@ fn only_what_a_rule_allows_comes_in_and_replies_go_out() {
     // The direction that no rule allows, from a port that only replies may come from.
     switch.send(1, &udp4(1, pod_v4(0), (53, 1001), b"x"));
     assert_eq!(switch.dropped(), [0, 2, 0, 0, 1].map(|port| (port, DropReason::PolicyIngress)),);
+    let counts: Vec<_> = switch
+        .control
+        .policy_counts()
+        .into_iter()
+        .map(|c| (c.direction, c.rule, c.decided))
+        .collect();
+    use policy::rule::Direction::Ingress;
+    assert_eq!(counts, [(Ingress, None, 5), (Ingress, Some(0), 2)], "by rule, both directions");
     // The node always reaches its pods (N16).
     let mut from_node = udp4(0, pod_v4(1), (1, 54), b"x");
     from_node[6..12].copy_from_slice(&HOST_MAC.0);

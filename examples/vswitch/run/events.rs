@@ -95,6 +95,9 @@ struct Stats {
     /// Frames to a burst.
     batch_fill: f64,
     drops: BTreeMap<&'static str, u64>,
+    /// Decisions by policy rule: `POLICY ingress[0]`, or `POLICY ingress` where none of its rules
+    /// matched.
+    policies: BTreeMap<String, u64>,
 }
 
 impl Stats {
@@ -106,6 +109,11 @@ impl Stats {
             connections: control.shared().tracker.len(),
             ..Self::default()
         };
+        for count in control.policy_counts() {
+            let rule = count.rule.map_or_else(String::new, |rule| format!("[{rule}]"));
+            let name = format!("{} {}{rule}", count.policy, count.direction);
+            stats.policies.insert(name, count.decided);
+        }
         let (mut frames, mut bursts) = (0, 0);
         for worker in control.workers() {
             let counters = &worker.counters;
@@ -152,6 +160,9 @@ impl Stats {
         );
         for (reason, count) in &self.drops {
             text.push_str(&format!(" drop.{reason}={count}"));
+        }
+        for (rule, count) in &self.policies {
+            text.push_str(&format!(" policy.{}={count}", rule.replace(' ', ":")));
         }
         text
     }

@@ -6,6 +6,7 @@
 
 mod options;
 mod policies;
+mod policy_counts;
 
 use std::io;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 pub use options::{Options, Pinning};
+pub use policy_counts::PolicyCount;
 
 use policies::Policies;
 
@@ -238,8 +240,9 @@ impl ControlPlane {
         let epoch = Epoch(self.epoch.0.wrapping_add(1).max(1));
         let mut snapshot = compile(config, epoch, &mut self.fdb_ids).map_err(Refused)?;
         snapshot.policy = self.policies.advance(&self.config, config);
-        let counters = &self.snapshots.load().policy_counters;
-        snapshot.policy_counters = counters.grown_to(snapshot.policy.counters());
+        let in_force = self.snapshots.load();
+        snapshot.policy_counters = in_force.policy_counters.grown_to(snapshot.policy.counters());
+        policy_counts::renew(&snapshot.policy_counters, &in_force.policy, &snapshot.policy);
         self.config = config.clone();
         self.epoch = epoch;
         let old = self.snapshots.swap(Arc::new(snapshot));
@@ -291,6 +294,11 @@ impl ControlPlane {
     /// Connections, FDB and bounds that all workers share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// How often each rule of each policy decided, where that is not zero.
+    pub fn policy_counts(&self) -> Vec<PolicyCount> {
+        policy_counts::read(&self.snapshots.load())
     }
 
     /// Every connection alive.

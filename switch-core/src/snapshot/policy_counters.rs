@@ -31,6 +31,14 @@ impl PolicyCounters {
         }
     }
 
+    /// Zeroes a number that stands for something else from now on.
+    pub(crate) fn reset(&self, number: u32) {
+        let number = number as usize;
+        if let Some(counter) = self.chunks.get(number / CHUNK).map(|c| &c[number % CHUNK]) {
+            counter.store(0, Relaxed);
+        }
+    }
+
     /// The count of a number; zero if there is no such counter.
     pub fn get(&self, number: u32) -> u64 {
         let number = number as usize;
