@@ -5,6 +5,7 @@
 mod support;
 
 mod cases;
+mod refused;
 mod single;
 
 use cases::{ASKED, Case, OUTSIDE};

@@ -222,6 +222,7 @@ fn bad_references_are_bad_usage() {
         ("x/b", "svc/x/other:80", "no such Service"),
         ("x/b", "svc/x/web:80", "Service/x/web: Services are not in force yet"),
         ("x/b", "x/web:80", "Service/x/web: Services are not in force yet"),
+        ("x/b", "10.96.0.10:80", "is an address of Service/x/web: Services are not in force yet"),
         ("10.0.0.2", "fd00::1", "no family in common"),
         ("x/b", "x/a:http", "is no port"),
         ("x/b", "x/a:80/ICMP", "not one of TCP, UDP, SCTP"),

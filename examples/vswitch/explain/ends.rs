@@ -3,12 +3,16 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use policy::service::model::Service;
 use switch_core::config::{Config, Endpoint};
 use switch_core::id::Cookie;
 
 use super::Family;
 use super::reference::{Reference, Target, Wanted};
 use crate::failure::Failure;
+
+/// What is said of Services, which are read and not balanced.
+const NOT_IN_FORCE: &str = "Services are not in force yet";
 
 /// Somebody who can be an end.
 #[derive(Clone, Debug)]
@@ -46,6 +50,9 @@ impl Ends {
         to: &Target,
         family: Option<Family>,
     ) -> Result<Self, Failure> {
+        if let Reference::Address(address) = to.reference {
+            refuse_service_address(config, address)?;
+        }
         let (source, destination) = (party(config, from)?, party(config, &to.reference)?);
         let families = family.as_ref().map_or(&Family::BOTH[..], std::slice::from_ref);
         let pair = families.iter().find_map(|f| Some((source.of(*f)?, destination.of(*f)?)));
@@ -130,9 +137,25 @@ fn service(config: &Config, namespace: &str, name: &str, missing: &str) -> Failu
     let cookie = format!("Service/{namespace}/{name}");
     let there = config.services.iter().any(|service| service.cookie.as_ref() == cookie);
     Failure::Input(match there {
-        true => format!("{cookie}: Services are not in force yet"),
+        true => format!("{cookie}: {NOT_IN_FORCE}"),
         false => format!("{namespace}/{name}: {missing}"),
     })
+}
+
+/// What would become of a call to a Service's address the switch does not say yet.
+fn refuse_service_address(config: &Config, address: IpAddr) -> Result<(), Failure> {
+    let has_it = |service: &&Arc<Service>| {
+        let balancers = service.ingress.iter().map(|ingress| &ingress.address);
+        let mut all = service.cluster_ips.iter().chain(&service.external_ips).chain(balancers);
+        all.any(|own| *own == address)
+    };
+    match config.services.iter().find(has_it) {
+        Some(service) => Err(Failure::Input(format!(
+            "{address} is an address of {}: {NOT_IN_FORCE}",
+            service.cookie
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Whose an address is; its own, if no object has it.
