@@ -10,6 +10,7 @@
 
 mod bridge;
 mod gateway;
+mod neighbour;
 mod outputs;
 mod related;
 mod slow;

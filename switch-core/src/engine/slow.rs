@@ -9,7 +9,7 @@ use wire::parse::{Fragment as Part, Icmp, Network, Parsed};
 use super::{Engine, Trace, Turn, sender};
 use crate::action::{DropReason, Plan, apply};
 use crate::answer::icmp::Error;
-use crate::answer::{Binding, Trust, arp, icmp, nd, tcp as reset};
+use crate::answer::{icmp, tcp as reset};
 use crate::flow::connection::{Created, Known, Pinned, Refused};
 use crate::flow::fragments::{Fragment, Released};
 use crate::flow::table::FlowEntry;
@@ -381,82 +381,12 @@ impl Engine {
             self.originate(turn, packet.ingress, answer);
         }
     }
-
-    fn arp(&mut self, turn: &mut Turn<'_>, ingress: PortId, packet: Packet, parsed: &Parsed) {
-        let snapshot = turn.snapshot;
-        let verdict = match snapshot.port(ingress) {
-            PortFacts::Pod(pod) => {
-                let binding = Binding {
-                    mac: pod.mac,
-                    ipv4: &pod.ipv4,
-                    ipv6: &pod.ipv6,
-                    gateway: &snapshot.gateway,
-                    trust: Trust::Bound,
-                };
-                arp::judge(&packet, parsed, &binding, |_| true)
-            }
-            PortFacts::Host(_) => arp::judge(&packet, parsed, &node(snapshot, &packet), |a| {
-                snapshot.endpoints.contains_key(&a.into())
-            }),
-            PortFacts::Unused | PortFacts::Bridge(_) => {
-                arp::ArpVerdict::Drop(DropReason::EndpointNotReady)
-            }
-        };
-        match verdict {
-            arp::ArpVerdict::Answer(request) => {
-                if let Some(answer) = arp::reply(&request, snapshot.gateway.mac, turn.pool) {
-                    self.originate(turn, ingress, answer);
-                }
-                self.consume(turn, packet);
-            }
-            arp::ArpVerdict::Consumed => self.consume(turn, packet),
-            arp::ArpVerdict::Drop(reason) => self.drop(turn, packet, reason, None),
-        }
-    }
-
-    fn nd(&mut self, turn: &mut Turn<'_>, ingress: PortId, packet: Packet, parsed: &Parsed) {
-        let snapshot = turn.snapshot;
-        let verdict = match snapshot.port(ingress) {
-            PortFacts::Pod(pod) => {
-                let binding = Binding {
-                    mac: pod.mac,
-                    ipv4: &pod.ipv4,
-                    ipv6: &pod.ipv6,
-                    gateway: &snapshot.gateway,
-                    trust: Trust::Bound,
-                };
-                nd::judge(&packet, parsed, &binding, |_| true)
-            }
-            PortFacts::Host(_) => nd::judge(&packet, parsed, &node(snapshot, &packet), |a| {
-                snapshot.endpoints.contains_key(&std::net::IpAddr::V6(a))
-            }),
-            PortFacts::Unused | PortFacts::Bridge(_) => {
-                nd::NdVerdict::Drop(DropReason::EndpointNotReady)
-            }
-        };
-        match verdict {
-            nd::NdVerdict::Answer(solicitation) => {
-                if let Some(answer) = nd::advertise(&solicitation, &snapshot.gateway, turn.pool) {
-                    self.originate(turn, ingress, answer);
-                }
-                self.consume(turn, packet);
-            }
-            nd::NdVerdict::Consumed(_) => self.consume(turn, packet),
-            nd::NdVerdict::Drop(reason) => self.drop(turn, packet, reason, None),
-        }
-    }
 }
 
 /// Slots looked at for something to end when the connection table is full.
 const EVICTION_SCAN: usize = 256;
 /// Held datagrams looked at for their age in one poll.
 const FRAGMENT_BUDGET: usize = 16;
-
-/// The node is whoever speaks on its port.
-fn node<'a>(snapshot: &'a Snapshot, packet: &Packet) -> Binding<'a> {
-    let mac = source(packet.bytes());
-    Binding { mac, ipv4: &[], ipv6: &[], gateway: &snapshot.gateway, trust: Trust::Node }
-}
 
 fn destination(frame: &[u8]) -> Mac {
     Mac(frame.first_chunk::<6>().copied().unwrap_or_default())
@@ -484,7 +414,7 @@ fn is_possible(flags: u8) -> bool {
     }
 }
 
-fn source(frame: &[u8]) -> Mac {
+pub(super) fn source(frame: &[u8]) -> Mac {
     Mac(frame.get(6..12).and_then(|m| m.first_chunk::<6>()).copied().unwrap_or_default())
 }
 
