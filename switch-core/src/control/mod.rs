@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 pub use options::{Options, Pinning};
 pub use policy_counts::PolicyCount;
 
-use policies::Policies;
+use policies::{Policies, Step};
 
 use crate::config::{Config, ConfigError};
 use crate::engine::{Engine, Observer, Shared};
@@ -238,8 +238,15 @@ impl ControlPlane {
     /// Everything that is wrong with the configuration. Nothing of it is applied.
     pub fn apply(&mut self, config: &Config) -> Result<Epoch, Refused> {
         let epoch = Epoch(self.epoch.0.wrapping_add(1).max(1));
-        let mut snapshot = compile(config, epoch, &mut self.fdb_ids).map_err(Refused)?;
-        snapshot.policy = self.policies.advance(&self.config, config);
+        let compiled = compile(config, epoch, &mut self.fdb_ids);
+        let step = Step::between(&self.config, config);
+        let twice = self.policies.check(&step);
+        let mut snapshot = match compiled {
+            Ok(snapshot) if twice.is_empty() => snapshot,
+            Ok(_) => return Err(Refused(twice)),
+            Err(errors) => return Err(Refused(errors.into_iter().chain(twice).collect())),
+        };
+        snapshot.policy = self.policies.advance(&step);
         let in_force = self.snapshots.load();
         snapshot.policy_counters = in_force.policy_counters.grown_to(snapshot.policy.counters());
         policy_counts::renew(&snapshot.policy_counters, &in_force.policy, &snapshot.policy);

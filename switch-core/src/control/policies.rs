@@ -1,14 +1,17 @@
 //! Keeps the policy compiler in step with the configuration: tells it what changed, object by
-//! object, and nothing else.
+//! object, and nothing else. The compiler knows objects by name, so two of one name are refused
+//! here: where the second took the place of the first, its removal would take both away.
 
+use std::hash::Hash;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use policy::compile::PolicyCompiler;
-use policy::rule::Node;
+use policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy, Node};
 use policy::table::PolicyTable;
 
-use crate::config::{Config, LocalNode, RemoteNode};
+use crate::config::{Config, ConfigError, Endpoint, LocalNode, RemoteNode};
+use crate::id::Cookie;
 
 /// Objects that left a list, and those that came or are others than before.
 pub(crate) struct Difference<'a, T> {
@@ -16,11 +19,21 @@ pub(crate) struct Difference<'a, T> {
     pub(crate) removed: Vec<&'a Arc<T>>,
     /// In the new list and not, as they are, in the old one.
     pub(crate) changed: Vec<&'a Arc<T>>,
+    /// Those of `changed` that take no object's place.
+    pub(crate) added: Vec<&'a Arc<T>>,
+}
+
+impl<T> Difference<'_, T> {
+    /// Names that go and names that come.
+    fn names<K>(&self, key: impl Fn(&T) -> K) -> (Vec<K>, Vec<K>) {
+        let names = |list: &[&Arc<T>]| list.iter().map(|o| key(o)).collect();
+        (names(&self.removed), names(&self.added))
+    }
 }
 
 /// What changed between two lists of objects with unique keys. Objects that both lists share by
 /// pointer cost a comparison of pointers.
-pub(crate) fn difference<'a, T, K: Eq + std::hash::Hash>(
+pub(crate) fn difference<'a, T, K: Eq + Hash>(
     old: &'a [Arc<T>],
     new: &'a [Arc<T>],
     key: impl Fn(&'a T) -> K,
@@ -34,72 +47,178 @@ where
     let back = old.iter().rev().zip(new.iter().rev()).take_while(same).count();
     let (old, new) = (&old[..old.len() - back], &new[..new.len() - back]);
     let mut before: HashMap<K, &Arc<T>> = old.iter().map(|o| (key(o), o)).collect();
-    let mut changed = Vec::new();
+    let (mut changed, mut added) = (Vec::new(), Vec::new());
     for object in new {
         match before.remove(&key(object)) {
             Some(known) if Arc::ptr_eq(known, object) || **known == **object => {}
-            _ => changed.push(object),
+            Some(_) => changed.push(object),
+            None => {
+                changed.push(object);
+                added.push(object);
+            }
         }
     }
-    Difference { removed: before.into_values().collect(), changed }
+    Difference { removed: before.into_values().collect(), changed, added }
 }
 
-/// The compiler and the state that it knows.
+/// The names in force of one kind of object.
+#[derive(Debug)]
+struct Names<K>(HashSet<K>);
+
+impl<K> Default for Names<K> {
+    fn default() -> Self {
+        Self(HashSet::new())
+    }
+}
+
+impl<K: Eq + Hash + Clone> Names<K> {
+    /// Those of `added` that two objects would have.
+    fn taken(&self, (removed, added): &(Vec<K>, Vec<K>)) -> Vec<K> {
+        let leaving: HashSet<&K> = removed.iter().collect();
+        let mut fresh = HashSet::new();
+        let in_use = |name: &K| self.0.contains(name) && !leaving.contains(name);
+        added.iter().filter(|&name| in_use(name) || !fresh.insert(name)).cloned().collect()
+    }
+
+    fn take(&mut self, (removed, added): (Vec<K>, Vec<K>)) {
+        for name in &removed {
+            self.0.remove(name);
+        }
+        self.0.extend(added);
+    }
+}
+
+/// What a new configuration changes of what policy depends on.
+pub(crate) struct Step<'a> {
+    namespaces: Difference<'a, Namespace>,
+    nodes: Difference<'a, RemoteNode>,
+    pods: Difference<'a, Endpoint>,
+    policies: Difference<'a, NetworkPolicy>,
+    cluster_policies: Difference<'a, ClusterNetworkPolicy>,
+    /// This node, before and after.
+    local: (&'a LocalNode, &'a LocalNode),
+}
+
+impl<'a> Step<'a> {
+    /// From `old`, which is in force, to `new`.
+    pub(crate) fn between(old: &'a Config, new: &'a Config) -> Self {
+        Self {
+            namespaces: difference(&old.namespaces, &new.namespaces, |n| &n.name),
+            nodes: difference(&old.nodes, &new.nodes, |n| &n.name),
+            pods: difference(&old.endpoints, &new.endpoints, |e| &e.cookie),
+            policies: difference(&old.policies, &new.policies, |p| &p.cookie),
+            cluster_policies: difference(&old.cluster_policies, &new.cluster_policies, |p| {
+                &p.cookie
+            }),
+            local: (&old.node, &new.node),
+        }
+    }
+
+    /// Names that go and names that come.
+    fn namespace_names(&self) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+        self.namespaces.names(|n| n.name.clone())
+    }
+
+    fn node_names(&self) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+        let (mut removed, mut added) = self.nodes.names(|n| n.name.clone());
+        let (old, new) = (&self.local.0.name, &self.local.1.name);
+        if old != new {
+            removed.push(old.clone());
+            added.extend((!new.is_empty()).then(|| new.clone()));
+        }
+        (removed, added)
+    }
+
+    fn pod_names(&self) -> (Vec<Cookie>, Vec<Cookie>) {
+        self.pods.names(|p| p.cookie.clone())
+    }
+
+    /// Of both kinds of policies: the compiler does not tell their names apart.
+    fn policy_names(&self) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+        let (mut removed, mut added) = self.policies.names(|p| p.cookie.clone());
+        let cluster = self.cluster_policies.names(|p| p.cookie.clone());
+        removed.extend(cluster.0);
+        added.extend(cluster.1);
+        (removed, added)
+    }
+}
+
+/// The compiler and the names that it knows.
 #[derive(Debug, Default)]
 pub(crate) struct Policies {
     compiler: PolicyCompiler,
+    namespaces: Names<Arc<str>>,
+    nodes: Names<Arc<str>>,
+    pods: Names<Cookie>,
+    policies: Names<Arc<str>>,
 }
 
 impl Policies {
-    /// Takes the step from `old` to `new`, both valid, and returns the table of `new`.
-    pub(crate) fn advance(&mut self, old: &Config, new: &Config) -> Arc<PolicyTable> {
+    /// What is wrong with a step: names that two objects would have.
+    pub(crate) fn check(&self, step: &Step<'_>) -> Vec<ConfigError> {
+        let namespaces = self.namespaces.taken(&step.namespace_names());
+        let namespaces = namespaces.iter().map(|n| Cookie::new(format!("Namespace/{n}")));
+        let nodes = self.nodes.taken(&step.node_names());
+        let nodes = nodes.iter().map(|n| Cookie::new(format!("Node/{n}")));
+        let pods = self.pods.taken(&step.pod_names());
+        let policies = self.policies.taken(&step.policy_names()).into_iter().map(Cookie::new);
+        let error = |object| ConfigError {
+            object,
+            field: "name".into(),
+            reason: "another object has this name".into(),
+        };
+        namespaces.chain(nodes).chain(pods).chain(policies).map(error).collect()
+    }
+
+    /// Takes a step that was found right, and returns the table after it.
+    pub(crate) fn advance(&mut self, step: &Step<'_>) -> Arc<PolicyTable> {
+        self.namespaces.take(step.namespace_names());
+        self.nodes.take(step.node_names());
+        self.pods.take(step.pod_names());
+        self.policies.take(step.policy_names());
         let compiler = &mut self.compiler;
-        let namespaces = difference(&old.namespaces, &new.namespaces, |n| n.name.clone());
-        for namespace in namespaces.removed {
+        for namespace in &step.namespaces.removed {
             compiler.remove_namespace(&namespace.name);
         }
-        for namespace in namespaces.changed {
+        for namespace in &step.namespaces.changed {
             compiler.upsert_namespace(namespace);
         }
-        Self::advance_nodes(compiler, old, new);
-        let pods = difference(&old.endpoints, &new.endpoints, |e| e.cookie.as_str());
-        for pod in pods.removed {
+        Self::advance_nodes(compiler, step);
+        for pod in &step.pods.removed {
             compiler.remove_pod(pod.cookie.as_str());
         }
-        for pod in pods.changed {
+        for pod in &step.pods.changed {
             compiler.upsert_pod(&pod.cookie.text(), &pod.workload, &pod.node);
         }
-        let policies = difference(&old.policies, &new.policies, |p| p.cookie.clone());
-        for policy in policies.removed {
+        // Both kinds go first: a name may pass from one to the other.
+        for policy in &step.policies.removed {
             compiler.remove_policy(&policy.cookie);
         }
-        for policy in policies.changed {
+        for policy in &step.cluster_policies.removed {
+            compiler.remove_policy(&policy.cookie);
+        }
+        for policy in &step.policies.changed {
             compiler.upsert_network_policy(policy);
         }
-        let policies =
-            difference(&old.cluster_policies, &new.cluster_policies, |p| p.cookie.clone());
-        for policy in policies.removed {
-            compiler.remove_policy(&policy.cookie);
-        }
-        for policy in policies.changed {
+        for policy in &step.cluster_policies.changed {
             compiler.upsert_cluster_policy(policy);
         }
         compiler.publish()
     }
 
-    fn advance_nodes(compiler: &mut PolicyCompiler, old: &Config, new: &Config) {
-        let nodes = difference(&old.nodes, &new.nodes, |n| n.name.clone());
-        for node in nodes.removed {
+    fn advance_nodes(compiler: &mut PolicyCompiler, step: &Step<'_>) {
+        let (old, new) = step.local;
+        for node in &step.nodes.removed {
             compiler.remove_node(&node.name);
         }
-        if old.node.name != new.node.name {
-            compiler.remove_node(&old.node.name);
+        if old.name != new.name {
+            compiler.remove_node(&old.name);
         }
-        for node in nodes.changed {
+        for node in &step.nodes.changed {
             compiler.upsert_node(&remote(node));
         }
-        if !new.node.name.is_empty() {
-            compiler.upsert_node(&local(&new.node));
+        if !new.name.is_empty() {
+            compiler.upsert_node(&local(new));
         }
     }
 }
