@@ -207,7 +207,17 @@ fn every_way_of_naming_an_end() {
             (&json!("allow"), &json!(object))
         );
     }
-    assert_eq!(world.json("y/a", "x/b", &[])["traffic"], "ICMP");
+    for (to, traffic) in [
+        ("x/b", "ICMP"),
+        ("[fd00::2]", "ICMPv6"),
+        ("x/b:80", "80/TCP"),
+        ("pod/x/b:53/udp", "53/UDP"),
+        ("node/n1:9/SCTP", "9/SCTP"),
+        ("10.0.0.2:65535/Tcp", "65535/TCP"),
+        ("[fd00::2]:1/UDP", "1/UDP"),
+    ] {
+        assert_eq!(world.json("y/a", to, &[])["traffic"], traffic);
+    }
     assert_eq!(world.json("y/a", "x/b", &["--family", "ipv6"])["traffic"], "ICMPv6");
 }
 
@@ -232,6 +242,32 @@ fn bad_references_are_bad_usage() {
         let (status, out, err) = world.explain(&["--from", from, "--to", to]);
         assert_eq!((status, out.as_str()), (2, ""), "{from} {to}: {err}");
         assert!(err.contains(reason), "{from} {to}: {err}");
+    }
+    for to in [
+        "",
+        "x",
+        "a/",
+        "/x",
+        "a/b/c",
+        "pod/a/b/c",
+        "x/b:",
+        "x/b:0",
+        "x/b:65536",
+        "x/b:80/",
+        "x/b:+80",
+        "x/b:1:2",
+        "10.0.0.256",
+        "10.0.0.1/8",
+        "fd00::1:80/TCP",
+        "[fd00::1",
+        "node/",
+        "[fd00::1]80",
+        "[10.0.0.1]:80",
+        "[fd00::1]:",
+        "[x/b]:80",
+    ] {
+        let (status, out, err) = world.explain(&["--from", "x/b", "--to", to]);
+        assert_eq!((status, out.as_str()), (2, ""), "{to}: {err}");
     }
     let status = |arguments: &[&str]| world.explain(arguments).0;
     assert_eq!(status(&["--from", "x/a"]), 2);
@@ -277,4 +313,21 @@ fn a_matrix_is_of_what_was_asked() {
     let expected = json!({"from": "x/a", "to": "x/a", "family": "ipv6", "port": "80/TCP",
         "verdict": "allow"});
     assert_eq!((first, json.lines().count()), (expected, 12 * 12));
+}
+
+#[test]
+fn one_connection_is_judged_as_in_the_matrix() {
+    let world = World::new();
+    let (_, text, _) =
+        world.explain(&["--matrix", "80", "--family", "ipv6", "--with", "2001:db8::1"]);
+    let mut counts = [0, 0];
+    for line in text.lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [from, to, .., verdict] = fields[..] else { panic!("{line}") };
+        let to = if to.contains("::") { format!("[{to}]:80") } else { format!("{to}:80") };
+        let answer = world.json(from, &to, &["--family", "ipv6"]);
+        assert_eq!(answer["verdict"], verdict, "{line}: {answer}");
+        counts[usize::from(verdict == "allow")] += 1;
+    }
+    assert!(counts[0] > 20 && counts[1] > 50, "{counts:?}");
 }
