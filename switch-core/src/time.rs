@@ -57,8 +57,9 @@ impl Sub<Duration> for Instant {
     }
 }
 
-/// Reads the system's monotonic clock; a worker's poll loop has one.
-#[derive(Clone, Copy, Debug)]
+/// Reads the system's monotonic clock. All workers of a switch have copies of one, so that what
+/// one notes the time of means the same to the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Clock {
     start: std::time::Instant,
 }

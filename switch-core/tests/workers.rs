@@ -169,6 +169,50 @@ fn every_worker_looks_after_its_share_of_the_table() {
     }
 }
 
+/// What one worker notes the time of, others compare with theirs: added hours later, a worker
+/// must not begin at zero, or all it sees looks as if it had been silent since.
+#[test]
+fn workers_have_one_clock() {
+    let mut switch = Switch::with_workers(&config(), 1);
+    let late = switch.control.add_worker().unwrap();
+    assert_eq!(late.clock(), switch.workers[0].clock());
+    assert_eq!(late.clock(), switch.control.clock());
+}
+
+/// The fragments of a datagram arrive at whatever worker; the datagram becomes whole.
+#[test]
+fn fragments_meet_whatever_worker_they_arrive_at() {
+    let mut config = config();
+    allow_udp(&mut config, &[53]);
+    for ways in 0..8usize {
+        let mut switch = Switch::with_workers(&config, 2);
+        for (family, port) in [(0, 53), (1, 53), (0, 54), (1, 54)] {
+            let (src, dst) = (addresses(0)[family], addresses(1)[family]);
+            let message = frames::udp(src, dst, (1000, port), &[7; 2500]);
+            let pieces = frames::fragments((src, dst), 17, 5, &message, &[1200, 800]);
+            for (n, piece) in [2, 0, 1].map(|n| (n, &pieces[n])) {
+                switch.send_by(ways >> n & 1, 0, &framed(0, piece));
+            }
+            let (arrived, dropped) = (switch.recv(1).len(), switch.dropped());
+            match port {
+                53 => assert_eq!((arrived, dropped.len()), (3, 0), "{ways:b}"),
+                _ => assert_eq!((arrived, dropped), (0, vec![(0, PolicyIngress); 3])),
+            }
+        }
+        // What is left is given back by one of them, once.
+        let (src, dst) = (addresses(0)[0], addresses(1)[0]);
+        let message = frames::udp(src, dst, (1000, 53), &[7; 2500]);
+        let first = &frames::fragments((src, dst), 17, 6, &message, &[1200])[0];
+        switch.send_by(ways & 1, 0, &framed(0, first));
+        switch.pass(Duration::from_secs(6));
+        assert_eq!(switch.dropped(), [(0, FragmentTimeout)]);
+        switch.assert_adds_up();
+        for worker in &switch.workers {
+            assert_eq!(worker.pool().outstanding(), (0, 0));
+        }
+    }
+}
+
 #[test]
 fn an_epoch_is_acknowledged_when_every_worker_has_seen_it() {
     let mut switch = Switch::with_workers(&config(), 2);

@@ -27,6 +27,7 @@ use crate::id::{Epoch, PortId};
 use crate::port::{Device, PortInfo};
 use crate::snapshot::{FdbIds, Snapshot, compile};
 use crate::stats::WorkerCounters;
+use crate::time::Clock;
 use crate::worker::{Command, Worker, WorkerHandle};
 
 /// A configuration was refused; the state in force stays.
@@ -74,6 +75,7 @@ struct Member {
 /// See the module's description.
 pub struct ControlPlane {
     options: Options,
+    clock: Clock,
     shared: Arc<Shared>,
     snapshots: Arc<ArcSwap<Snapshot>>,
     /// Snapshots that a worker may still hold.
@@ -109,6 +111,7 @@ impl ControlPlane {
             policies: Policies::default(),
             config: Config::default(),
             epoch: Epoch(0),
+            clock: Clock::start(),
             options,
         }
     }
@@ -123,7 +126,7 @@ impl ControlPlane {
         let counters = Arc::new(WorkerCounters::new(PortId::MAX_PORTS));
         let limits = &self.options.limits;
         let engine = Engine::new(self.shared.clone(), counters, limits, index);
-        let worker = Worker::new(engine, self.snapshots.clone(), self.options.pool)
+        let worker = Worker::new(engine, self.snapshots.clone(), self.options.pool, self.clock)
             .map_err(|source| ControlError::Worker { worker: index, source })?;
         let mut opened = Vec::new();
         for (number, device) in self.devices.iter_mut().enumerate() {
@@ -272,7 +275,7 @@ impl ControlPlane {
     /// # Errors
     /// They have not within `timeout`.
     pub fn wait(&mut self, epoch: Epoch, timeout: Duration) -> Result<(), ControlError> {
-        let clock = crate::time::Clock::start();
+        let clock = Clock::start();
         while !self.is_acknowledged(epoch) {
             if Duration::from_nanos(clock.now().as_nanos()) > timeout {
                 return Err(ControlError::NotAcknowledged(epoch));
@@ -291,6 +294,11 @@ impl ControlPlane {
     /// The snapshot in force.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.load_full()
+    }
+
+    /// The clock of the switch, by which its workers note when packets were seen.
+    pub fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// The workers, for their counters and load.

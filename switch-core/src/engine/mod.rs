@@ -9,6 +9,7 @@
 //! fragment of a datagram that is not whole yet; the counters add up.
 
 mod bridge;
+mod fragments;
 mod gateway;
 mod neighbour;
 mod outputs;
@@ -22,12 +23,14 @@ use wire::addr::Mac;
 use wire::flow_key::{HashKey, proto};
 use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into};
 
+use fragments::FragmentStore;
+
 pub use outputs::Outputs;
 
 use crate::action::{DropReason, Plan, apply};
 use crate::answer::icmp::ErrorLimiter;
 use crate::flow::connection::{ConnectionRef, Tracker, TrackerConfig};
-use crate::flow::fragments::{FragmentConfig, Fragments, Released};
+use crate::flow::fragments::Released;
 use crate::flow::table::{EntryId, FlowEntry, FlowTable, FlowTableConfig};
 use crate::flow::tcp::Segment;
 use crate::id::{Cookie, PortId};
@@ -47,6 +50,7 @@ pub struct Shared {
     pub fdb: Fdb,
     /// Secret of this process.
     pub hash_key: HashKey,
+    fragments: FragmentStore,
     /// How many workers share the housekeeping.
     workers: AtomicUsize,
 }
@@ -82,6 +86,7 @@ impl Shared {
             tracker: Tracker::new(config),
             fdb: Fdb::new(limits.fdb, &hash_key),
             hash_key,
+            fragments: FragmentStore::new(hash_key),
             workers: AtomicUsize::new(1),
         }
     }
@@ -145,7 +150,6 @@ pub struct Engine {
     shared: Arc<Shared>,
     counters: Arc<WorkerCounters>,
     flows: FlowTable,
-    fragments: Fragments,
     released: Released,
     errors: ErrorLimiter,
     floods: KeyedLimiter,
@@ -177,7 +181,6 @@ impl Engine {
         let hash_key = shared.hash_key;
         Self {
             flows: FlowTable::new(FlowTableConfig { entries: limits.flows, hash_key }),
-            fragments: Fragments::new(FragmentConfig::default(), hash_key),
             released: Released::default(),
             errors: ErrorLimiter::new(hash_key),
             floods: bridge::flood_limiter(),
@@ -373,7 +376,7 @@ impl Engine {
 
     /// Whether there is no state that time could end.
     pub fn is_idle(&self) -> bool {
-        self.flows.is_empty() && self.fragments.datagrams() == 0 && self.shared.tracker.is_empty()
+        self.flows.is_empty() && self.shared.fragments.is_empty() && self.shared.tracker.is_empty()
     }
 
     /// A received frame that the switch itself took.

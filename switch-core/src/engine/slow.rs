@@ -11,7 +11,6 @@ use crate::action::{DropReason, Plan, apply};
 use crate::answer::icmp::Error;
 use crate::answer::{icmp, tcp as reset};
 use crate::flow::connection::{Created, Known, Pinned, Refused};
-use crate::flow::fragments::{Fragment, Released};
 use crate::flow::table::FlowEntry;
 use crate::flow::tcp::{Judgement, Segment, is_over, window_scale};
 use crate::id::PortId;
@@ -84,7 +83,7 @@ impl Engine {
 
     /// Judges a packet, or the datagram of a first fragment, with `payload` octets behind its
     /// layer-4 header; finds or makes its connection, and remembers the answer.
-    fn admit(
+    pub(super) fn admit(
         &mut self,
         turn: &Turn<'_>,
         ingress: PortId,
@@ -256,78 +255,6 @@ impl Engine {
         }
     }
 
-    /// Holds a fragment until its datagram is whole; then the whole datagram goes one way.
-    fn fragment(&mut self, turn: &mut Turn<'_>, ingress: PortId, packet: Packet, parsed: &Parsed) {
-        let query = Query { key: &parsed.key, ingress, known: None };
-        if let Err(reason) = check_source(turn.snapshot, &query) {
-            return self.drop(turn, packet, reason, None);
-        }
-        // Each port has its own share of the store. Addresses behind the node's port can be
-        // forged, so they have none of their own (T-C6).
-        let account = u64::from(ingress.0);
-        let mut released = std::mem::take(&mut self.released);
-        let now = turn.now;
-        self.fragments.insert(packet, parsed, account, now, turn.pool, &mut released);
-        self.drop_released(turn, &mut released);
-        if !released.whole.is_empty() {
-            self.datagram(turn, ingress, &mut released.whole);
-        }
-        self.released = released;
-    }
-
-    fn datagram(&mut self, turn: &mut Turn<'_>, ingress: PortId, pieces: &mut Vec<Fragment>) {
-        let admission = match pieces.first() {
-            Some(Fragment { parsed, .. }) if parsed.icmp == Icmp::Error => {
-                DropReason::IcmpUnrelated.into()
-            }
-            Some(Fragment { packet, parsed }) => {
-                let payload = datagram_payload(pieces);
-                self.admit(turn, ingress, packet, parsed, payload)
-            }
-            None => return,
-        };
-        for Fragment { packet, parsed } in pieces.drain(..) {
-            match &admission {
-                Admission::Pass(plan) => self.transmit(turn, packet, &parsed, plan),
-                Admission::Gateway => self.consume(turn, packet),
-                Admission::Deny(denial) => self.deny(turn, ingress, packet, &parsed, denial),
-            }
-        }
-    }
-
-    fn drop_released(&mut self, turn: &mut Turn<'_>, released: &mut Released) {
-        for (packet, reason) in released.dropped.drain(..) {
-            self.drop(turn, packet, reason, None);
-        }
-    }
-
-    /// Gives back what was held too long.
-    pub(super) fn expire_fragments(&mut self, turn: &mut Turn<'_>) {
-        if self.fragments.next_expiry().is_none_or(|at| turn.now < at) {
-            return;
-        }
-        let mut released = std::mem::take(&mut self.released);
-        self.fragments.expire(turn.now, FRAGMENT_BUDGET, &mut released);
-        self.drop_released(turn, &mut released);
-        self.released = released;
-    }
-
-    /// Drops what is held from a port that went away.
-    pub(super) fn drain_port_fragments(&mut self, turn: &mut Turn<'_>, port: PortId) {
-        let mut released = std::mem::take(&mut self.released);
-        self.fragments.drain_port(port, &mut released);
-        self.drop_released(turn, &mut released);
-        self.released = released;
-    }
-
-    /// Drops everything that is held.
-    pub(super) fn drain_fragments(&mut self, turn: &mut Turn<'_>, reason: DropReason) {
-        let mut released = std::mem::take(&mut self.released);
-        self.fragments.drain(reason, &mut released);
-        self.drop_released(turn, &mut released);
-        self.released = released;
-    }
-
     /// Tells the sender and drops.
     pub(super) fn deny(
         &mut self,
@@ -385,23 +312,9 @@ impl Engine {
 
 /// Slots looked at for something to end when the connection table is full.
 const EVICTION_SCAN: usize = 256;
-/// Held datagrams looked at for their age in one poll.
-const FRAGMENT_BUDGET: usize = 16;
 
 fn destination(frame: &[u8]) -> Mac {
     Mac(frame.first_chunk::<6>().copied().unwrap_or_default())
-}
-
-/// Octets behind the layer-4 header of a whole datagram in pieces.
-fn datagram_payload(pieces: &[Fragment]) -> u32 {
-    let [Fragment { parsed: first, .. }, Fragment { parsed: second, .. }, ..] = pieces else {
-        return 0;
-    };
-    let later = pieces.iter().skip(1).map(|p| p.parsed.end - u32::from(p.parsed.l4));
-    let total = u32::from(second.fragment_offset) + later.sum::<u32>();
-    // What the first piece carries beside layer-4 payload: its header, and IPv6 headers before it.
-    let data = u32::from(second.fragment_offset) + u32::from(first.payload);
-    total.saturating_sub(data.saturating_sub(first.end))
 }
 
 /// Whether an end system ever sends a segment with these flags (RFC 9293 §3.5, §3.10): all but

@@ -4,9 +4,10 @@
 //! T-F5).
 //!
 //! Called by the engine on a worker's thread for packets that parse as fragments, and once a
-//! poll to expire. Owned by that worker; all fragments of a datagram must be brought to the same
-//! one ([`steering_hash`]). Never joins, cuts or changes a packet, and never frees one: what
-//! ends is handed back with its reason, so that received = sent + consumed + dropped holds.
+//! poll to expire. One store serves all workers, since the fragments of a datagram may arrive at
+//! different ones; the engine locks it. Never joins, cuts or changes a packet, and never frees
+//! one: what ends is handed back with its reason, so that received = sent + consumed + dropped
+//! holds. The packets in it are in no worker's pool.
 //!
 //! Memory is bounded by one sum of octets, in which buffers, records and refused datagrams are
 //! all paid. When it is used up, the oldest datagram of whoever holds most makes room ("longest
@@ -29,7 +30,7 @@ use crate::id::PortId;
 use crate::packet::{HEADROOM, Packet, Pool};
 use crate::time::Instant;
 
-/// Bounds of a worker's fragment store.
+/// Bounds of the fragment store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FragmentConfig {
     /// Octets of memory that held packets and the records about them may take.
@@ -84,7 +85,7 @@ pub enum Outcome {
     Dropped,
 }
 
-/// The worker's store of fragments.
+/// The store of fragments.
 #[derive(Debug)]
 pub struct Fragments {
     config: FragmentConfig,
@@ -142,15 +143,12 @@ impl Fragments {
     /// Puts in one fragment. `account` says who is charged for it: the port's number for pods
     /// and the node, the source's `limit::address_key` where many senders that cannot forge
     /// their addresses share a port (the tunnel).
-    ///
-    /// The packet may be moved to a buffer of `pool` that fits it better.
     pub fn insert(
         &mut self,
         packet: Packet,
         parsed: &Parsed,
         account: u64,
         now: Instant,
-        pool: &mut Pool,
         out: &mut Released,
     ) -> Outcome {
         if parsed.fragment == Place::Whole {
@@ -161,7 +159,6 @@ impl Fragments {
             out.dropped.push((packet, DropReason::FragmentLength));
             return Outcome::Dropped;
         };
-        let packet = compact(packet, pool);
         let cost = RECORD + datagram::cost(&packet);
         while !self.accounts.has_room(cost) {
             match self.accounts.oldest_of_heaviest() {
@@ -335,12 +332,6 @@ impl Fragments {
     }
 }
 
-/// A hash that all fragments of a datagram have in common, the first with its ports too: by it
-/// they are brought to one worker.
-pub fn steering_hash(parsed: &Parsed, secret: &HashKey) -> u64 {
-    datagram_key(parsed).hash(secret)
-}
-
 /// What RFC 791 and RFC 8200 §4.5 tell datagrams apart by, in the shape of a flow key: the
 /// identification stands in the ports. IPv6 does not count the protocol, which the first
 /// fragment knows and later ones need not.
@@ -355,8 +346,9 @@ fn datagram_key(parsed: &Parsed) -> FlowKey {
 }
 
 /// Moves a fragment out of a buffer that is much larger than it needs, so that what is paid for
-/// is what is used: ports receive into buffers for super-frames.
-fn compact(packet: Packet, pool: &mut Pool) -> Packet {
+/// is what is used: ports receive into buffers for super-frames. For the caller to do before
+/// [`Fragments::insert`].
+pub fn compact(packet: Packet, pool: &mut Pool) -> Packet {
     let small = HEADROOM + Pool::SMALL;
     if packet.buffer_len() <= small.max(2 * (HEADROOM + packet.len())) {
         return packet;

@@ -124,6 +124,7 @@ pub struct Worker {
     sleeper: Sleeper,
     /// Whether the kernel is asked which ports have something, instead of looking at each.
     asked: bool,
+    clock: Clock,
     /// Time of the latest poll.
     now: Instant,
     stopped: bool,
@@ -140,6 +141,7 @@ impl Worker {
         engine: Engine,
         snapshots: Arc<ArcSwap<Snapshot>>,
         pool: PoolConfig,
+        clock: Clock,
     ) -> io::Result<Self> {
         let sleeper = Sleeper::new()?;
         let handle = WorkerHandle {
@@ -163,6 +165,7 @@ impl Worker {
             handle: Arc::new(handle),
             sleeper,
             asked: false,
+            clock,
             now: Instant::ZERO,
             stopped: false,
         })
@@ -176,6 +179,11 @@ impl Worker {
     /// The engine, for a look at its tables.
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// The clock that [`run`](Self::run) polls by: the switch's own.
+    pub fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// The worker's buffers, for a look at how many are out.
@@ -387,7 +395,7 @@ impl Worker {
     /// Polls until told to stop. Spins a moment when idle, then sleeps until a port or the
     /// control plane wakes it.
     pub fn run(mut self) {
-        let clock = Clock::start();
+        let clock = self.clock;
         let mut quiet_since = None;
         while !self.stopped {
             let now = clock.now();
