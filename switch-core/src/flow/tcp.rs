@@ -122,7 +122,7 @@ pub struct Side {
     pub seq_end: u32,
     /// Highest acknowledgment sent.
     pub ack: u32,
-    /// Window last advertised, scaled, in octets.
+    /// Largest window advertised, scaled, in octets.
     pub window: u32,
     /// Window scale; 14 where it is not known, so that plausibility errs on the open side.
     pub scale: u8,

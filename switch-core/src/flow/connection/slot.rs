@@ -78,7 +78,12 @@ impl Lane {
             if tcp::seq_le(acked, segment.ack) || acked == 0 {
                 self.ack.store(segment.ack, Relaxed);
             }
-            self.window.store(u32::from(segment.window) << self.scale.load(Relaxed), Relaxed);
+            // The largest ever: what was in flight when a window closed may still arrive, and a
+            // sender that gives up resets from there.
+            let window = u32::from(segment.window) << self.scale.load(Relaxed);
+            if window > self.window.load(Relaxed) {
+                self.window.store(window, Relaxed);
+            }
         }
     }
 }

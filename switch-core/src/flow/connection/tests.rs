@@ -207,3 +207,33 @@ fn a_connection_may_be_its_own_reply() {
     assert!(!tracker.is_taken(&original));
     assert_eq!(tracker.spare(), tracker.slots());
 }
+
+/// A receiver that reads no more closes its window; the sender, which had more under way than
+/// reached us, gives up with a reset from where it stood.
+#[test]
+fn a_reset_from_within_a_window_that_closed_since_is_believed() {
+    use super::super::tcp::{Judgement, Segment};
+    use wire::parse::tcp_flags::{ACK, RST, SYN};
+
+    let limits = TrackerConfig { connections: 10, per_port: 10, hash_key: HASH };
+    let table = Tracker::new(limits);
+    let original = key(1, proto::TCP);
+    let pinned = Pinned { original, reply: original.reversed(), origin: PortId(0) };
+    let Ok(Created::New(known)) = table.create(&pinned, 1) else { panic!("a new connection") };
+    let (sender, receiver) = (known.connection, known.connection.reversed());
+    let segment = |flags, seq: u32, len: u32, ack, window| Segment {
+        seq,
+        end: seq + len,
+        ack,
+        window,
+        flags,
+    };
+    let control = |side, s: &Segment| table.control_segment(side, s, None, 60, 1);
+    assert_eq!(control(sender, &segment(SYN, 100, 1, 0, 9000)), Some(Judgement::Fits));
+    assert_eq!(control(receiver, &segment(SYN | ACK, 500, 1, 101, 9000)), Some(Judgement::Fits));
+    assert!(table.touch_tcp(sender, &segment(ACK, 101, 1000, 501, 9000), 60, 1));
+    assert!(table.touch_tcp(receiver, &segment(ACK, 501, 0, 1101, 0), 60, 1), "closed");
+    let beyond = segment(RST, 1101 + 9001, 0, 0, 0);
+    assert_eq!(control(sender, &beyond), Some(Judgement::OutOfWindow));
+    assert_eq!(control(sender, &segment(RST, 1101 + 8000, 0, 0, 0)), Some(Judgement::Fits));
+}
