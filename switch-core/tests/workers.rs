@@ -11,12 +11,14 @@ use rig::random::Rng;
 use rig::*;
 use switch_core::action::DropReason::*;
 use switch_core::config::Config;
-use switch_core::control::{ControlError, Options};
+use switch_core::control::{ControlError, ControlPlane, Options};
 use switch_core::engine::Limits;
 use switch_core::flow::tcp::TcpState::{Closed, Established};
 use switch_core::id::PortId;
-use switch_core::port::Offloads;
-use switch_core::port::memory;
+use switch_core::packet::{Batch, Pool};
+use switch_core::port::memory::{self, MemoryDevice};
+use switch_core::port::{Device, Offloads, Port, PortInfo};
+use switch_core::worker::Worker;
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -150,6 +152,79 @@ fn workers_come_and_go_while_connections_live() {
     // The one that is left looks after the whole table.
     switch.pass_slowly(300);
     assert_eq!(switch.control.connections().len(), 0);
+}
+
+/// A device with a single queue, as its contract has it: only its first end receives.
+struct Single(MemoryDevice);
+
+struct Half {
+    port: Box<dyn Port>,
+    receives: bool,
+}
+
+impl Device for Single {
+    fn open(&mut self, index: usize, workers: usize) -> std::io::Result<Box<dyn Port>> {
+        assert!(index < workers);
+        Ok(Box::new(Half { port: self.0.open(index, workers)?, receives: index == 0 }))
+    }
+
+    fn info(&self) -> PortInfo {
+        self.0.info()
+    }
+}
+
+impl Port for Half {
+    fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> std::io::Result<usize> {
+        if self.receives { self.port.rx(pool, batch) } else { Ok(0) }
+    }
+
+    fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> std::io::Result<usize> {
+        self.port.tx(pool, batch)
+    }
+
+    fn info(&self) -> &PortInfo {
+        self.port.info()
+    }
+}
+
+/// Whichever workers there are, one of them receives from each device, and only one.
+#[test]
+fn a_single_queue_always_has_a_receiver() {
+    let mut control = ControlPlane::new(Options::default());
+    let mut workers: Vec<Worker> = (0..3).map(|_| control.add_worker().unwrap()).collect();
+    let mut ends = Vec::new();
+    for n in 0..4 {
+        let (device, end) = memory::pair(format!("port{n}"), 64, Offloads::ALL);
+        control.attach(Box::new(Single(device))).unwrap();
+        ends.push(end);
+    }
+    control.apply(&config()).unwrap();
+    let now = switch_core::time::Instant::from_secs(1);
+    let check = |workers: &mut Vec<Worker>, spread: usize| {
+        let mut busy = vec![0; workers.len()];
+        for (from, to) in [(0, 1), (1, 2), (2, 0)] {
+            ends[from].send_frame(&udp4(from, pod_v4(to), (1, 2), b"x")).unwrap();
+        }
+        for (worker, busy) in workers.iter_mut().zip(&mut busy) {
+            *busy = worker.poll(now);
+        }
+        assert_eq!(busy.iter().sum::<usize>(), 3, "{busy:?}");
+        assert_eq!(busy.iter().filter(|&&n| n > 0).count(), spread, "{busy:?}");
+        assert!(ends[..3].iter().all(|end| end.recv_frame().is_some()));
+    };
+    check(&mut workers, 3);
+    for left in [2, 1] {
+        workers.truncate(left);
+        control.set_workers(left).unwrap();
+        check(&mut workers, left);
+    }
+    workers.push(control.add_worker().unwrap());
+    check(&mut workers, 1);
+    // None at all, and another.
+    workers.clear();
+    control.set_workers(0).unwrap();
+    workers.push(control.add_worker().unwrap());
+    check(&mut workers, 1);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! once every worker has acknowledged a later one. Used by one thread; no worker ever waits for
 //! it.
 
+mod attached;
 mod options;
 mod policies;
 mod policy_counts;
@@ -18,6 +19,7 @@ use arc_swap::ArcSwap;
 pub use options::{Options, Pinning};
 pub use policy_counts::PolicyCount;
 
+use attached::Attached;
 use policies::{Policies, Step};
 
 use crate::config::{Config, ConfigError};
@@ -81,7 +83,7 @@ pub struct ControlPlane {
     /// Snapshots that a worker may still hold.
     retired: Vec<Arc<Snapshot>>,
     members: Vec<Member>,
-    devices: Vec<Option<Box<dyn Device>>>,
+    devices: Vec<Option<Attached>>,
     fdb_ids: FdbIds,
     policies: Policies,
     /// The configuration in force.
@@ -131,7 +133,7 @@ impl ControlPlane {
         let mut opened = Vec::new();
         for (number, device) in self.devices.iter_mut().enumerate() {
             let Some(device) = device else { continue };
-            let port = open(device.as_mut(), PortId(number as u16), index, index + 1)?;
+            let port = device.open(index, index + 1)?;
             opened.push((PortId(number as u16), port));
         }
         for (id, port) in opened {
@@ -146,10 +148,14 @@ impl ControlPlane {
     /// ones that are too many.
     ///
     /// # Errors
-    /// A worker could not be started; those that run go on.
+    /// A worker could not be started, or a device not be opened again for one that stays; those
+    /// that run go on.
     pub fn set_workers(&mut self, count: usize) -> Result<(), ControlError> {
-        while self.members.len() > count {
-            self.stop_last();
+        if self.members.len() > count {
+            while self.members.len() > count {
+                self.stop_last();
+            }
+            self.hand_over()?;
         }
         while self.members.len() < count {
             let index = self.members.len();
@@ -186,11 +192,28 @@ impl ControlPlane {
         self.shared.set_workers(self.members.len());
     }
 
+    /// What only a worker that was stopped received from, others do now.
+    fn hand_over(&mut self) -> Result<(), ControlError> {
+        let workers = self.members.len();
+        let mut result = Ok(());
+        for (number, device) in self.devices.iter_mut().enumerate() {
+            let (id, Some(device)) = (PortId(number as u16), device) else { continue };
+            match device.shrunk(id, workers) {
+                Ok(None) => {}
+                Ok(Some((worker, port))) => {
+                    self.members[worker].handle.send(Command::Add(id, port));
+                }
+                Err(error) => result = Err(error),
+            }
+        }
+        result
+    }
+
     /// Attaches a device as a new port. Nothing passes it before a configuration names it (N13).
     ///
     /// # Errors
     /// No number is free, or the device cannot be opened.
-    pub fn attach(&mut self, mut device: Box<dyn Device>) -> Result<PortId, ControlError> {
+    pub fn attach(&mut self, device: Box<dyn Device>) -> Result<PortId, ControlError> {
         let number = match self.devices.iter().position(Option::is_none) {
             Some(number) => number,
             None if self.devices.len() < PortId::MAX_PORTS => {
@@ -201,8 +224,9 @@ impl ControlPlane {
         };
         let id = PortId(number as u16);
         let workers = self.members.len();
+        let mut device = Attached::new(device, id, workers);
         let opened: Result<Vec<_>, _> =
-            (0..workers).map(|index| open(device.as_mut(), id, index, workers)).collect();
+            (0..workers).map(|index| device.open(index, workers)).collect();
         for (member, port) in self.members.iter().zip(opened?) {
             member.handle.send(Command::Add(id, port));
         }
@@ -220,7 +244,8 @@ impl ControlPlane {
             .devices
             .get_mut(port.index())
             .and_then(Option::take)
-            .ok_or(ControlError::NoSuchPort(port))?;
+            .ok_or(ControlError::NoSuchPort(port))?
+            .device;
         for member in &self.members {
             member.handle.send(Command::Remove(port));
         }
@@ -230,7 +255,7 @@ impl ControlPlane {
 
     /// Facts about an attached port.
     pub fn port_info(&self, port: PortId) -> Option<PortInfo> {
-        Some(self.devices.get(port.index())?.as_ref()?.info())
+        Some(self.devices.get(port.index())?.as_ref()?.device.info())
     }
 
     /// Puts `config` in force: validated and compiled first, then published with one swap. On
@@ -340,21 +365,4 @@ impl Drop for ControlPlane {
             self.stop_last();
         }
     }
-}
-
-/// Opens a worker's end. Which worker receives from a device with a single queue goes round with
-/// the port's number, so that such devices spread over the workers.
-fn open(
-    device: &mut dyn Device,
-    id: PortId,
-    worker: usize,
-    workers: usize,
-) -> Result<Box<dyn crate::port::Port>, ControlError> {
-    let workers = workers.max(1);
-    let turned = (worker + workers - id.index() % workers) % workers;
-    device.open(turned, workers).map_err(|source| ControlError::Open {
-        name: device.info().name,
-        worker,
-        source,
-    })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use policy::rule::{NetworkPolicy, Selector};
 use switch_core::config::{BridgeDomain, Config, PortConfig, PortRole, Vlans};
 use switch_core::id::PortId;
-use switch_core::packet::{GsoType, Offload, Packet};
+use switch_core::packet::{GsoType, Offload, Packet, Pool};
 use wire::addr::Mac;
 
 use super::random::Rng;
@@ -64,6 +64,14 @@ pub fn states() -> Vec<Config> {
         bridge(6, Some(2), &[]),
     ]);
     vec![whole(), isolated, small, fewer, other]
+}
+
+/// A frame in a buffer as pools have them, so that they count it.
+fn pooled(frame: &[u8]) -> Packet {
+    let small = frame.len() <= Pool::SMALL;
+    let mut packet = Packet::with_capacity(if small { Pool::SMALL } else { Pool::LARGE });
+    packet.fill(frame);
+    packet
 }
 
 /// A source of frames.
@@ -243,7 +251,7 @@ impl Traffic {
         if self.rng.chance(30)
             && let Some((port, frame)) = self.pieces.pop()
         {
-            return (port, Packet::from_frame(&frame));
+            return (port, pooled(&frame));
         }
         let port = self.rng.below(PORTS);
         let mut frame = match (port, self.rng.below(10)) {
@@ -254,7 +262,7 @@ impl Traffic {
         if self.rng.chance(15) {
             self.spoil(&mut frame);
         }
-        let mut packet = Packet::from_frame(&frame);
+        let mut packet = pooled(&frame);
         if self.rng.chance(10) {
             packet.offload = self.offload(&frame);
         }
