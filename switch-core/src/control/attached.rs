@@ -38,21 +38,13 @@ impl Attached {
         })
     }
 
-    /// The workers from `workers` on were stopped. Some: this worker needs the end that is
-    /// returned in place of its own, since the first went with them.
-    ///
-    /// # Errors
-    /// The device cannot be opened again.
-    pub(super) fn shrunk(
-        &mut self,
-        id: PortId,
-        workers: usize,
-    ) -> Result<Option<(usize, Box<dyn Port>)>, ControlError> {
+    /// The workers from `workers` on were stopped. Some: this worker is to open its end again,
+    /// since the first end went with them.
+    pub(super) fn shrunk(&mut self, id: PortId, workers: usize) -> Option<usize> {
         if workers == 0 || self.first < workers {
-            return Ok(None);
+            return None;
         }
         self.first = id.index() % workers;
-        let port = self.open(self.first, workers)?;
-        Ok(Some((self.first, port)))
+        Some(self.first)
     }
 }

@@ -198,11 +198,9 @@ impl ControlPlane {
         let mut result = Ok(());
         for (number, device) in self.devices.iter_mut().enumerate() {
             let (id, Some(device)) = (PortId(number as u16), device) else { continue };
-            match device.shrunk(id, workers) {
-                Ok(None) => {}
-                Ok(Some((worker, port))) => {
-                    self.members[worker].handle.send(Command::Add(id, port));
-                }
+            let Some(worker) = device.shrunk(id, workers) else { continue };
+            match device.open(worker, workers) {
+                Ok(port) => self.members[worker].handle.send(Command::Add(id, port)),
                 Err(error) => result = Err(error),
             }
         }
