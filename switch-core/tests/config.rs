@@ -52,7 +52,10 @@ fn what_is_wrong_with_pods_is_named() {
     assert_eq!(refused(|c| attach(c, 0, 77, pod_mac(0), 1500)), field("attachment.port"));
     let taken = refused(|c| attach(c, 1, 0, pod_mac(1), 1500));
     assert_eq!(taken, ["Pod/default/p1: attachment.port"]);
+    // Those of the gateway and the node are taken.
+    let taken = ["169.254.1.1", "fe80::1", "192.168.0.1", "fd00:1::1"];
     let addresses = ["0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "ff02::1"];
+    let addresses = addresses.into_iter().chain(taken);
     for address in addresses {
         let address: IpAddr = address.parse().unwrap();
         let refused = refused(|c| change(c, 0, |e| e.workload.addresses.push(address)));

@@ -217,6 +217,17 @@ impl Build<'_> {
                 if endpoint.workload.host_network {
                     continue;
                 }
+                let node = &config.node;
+                if address == IpAddr::V4(node.gateway.ipv4)
+                    || address == IpAddr::V6(node.gateway.ipv6)
+                {
+                    self.error(&endpoint.cookie, field, format!("{address} is the gateway's"));
+                    continue;
+                }
+                if node.addresses.contains(&address) {
+                    self.error(&endpoint.cookie, field, format!("{address} is the node's own"));
+                    continue;
+                }
                 let facts =
                     EndpointFacts { location: location.clone(), endpoint: endpoint.clone() };
                 if let Some(other) = map.insert(address, facts) {
