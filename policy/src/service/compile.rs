@@ -102,6 +102,14 @@ struct Compiled {
     health: Option<HealthCheck>,
 }
 
+impl Default for ServiceTable {
+    /// No Service at all.
+    fn default() -> Self {
+        let scene = Arc::new(scene(&Settings::default()));
+        Self { fronts: CowMap::new(), scene, strays: false }
+    }
+}
+
 /// Keeps the objects and compiles what changes.
 #[derive(Debug)]
 pub struct Compiler {
@@ -158,6 +166,14 @@ impl Compiler {
             self.strays = self.claims.keys().filter(|claim| self.is_stray(&claim.0)).count();
             self.dirty.extend(self.services.keys().cloned().map(Owner::Service));
         }
+    }
+
+    /// Whether a Service contradicts itself, as [`set_service`](Self::set_service) would find.
+    ///
+    /// # Errors
+    /// It does.
+    pub fn check(service: &Service) -> Result<(), Invalid> {
+        validate::service(service)
     }
 
     /// Adds a Service, or changes the one of its name.

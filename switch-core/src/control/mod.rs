@@ -8,6 +8,7 @@ mod attached;
 mod options;
 mod policies;
 mod policy_counts;
+mod services;
 
 use std::io;
 use std::sync::Arc;
@@ -17,10 +18,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 pub use options::{Options, Pinning};
+pub use policy::service::compile::HealthCheck;
 pub use policy_counts::PolicyCount;
 
 use attached::Attached;
 use policies::{Policies, Step};
+use services::Services;
 
 use crate::config::{Config, ConfigError};
 use crate::engine::{Engine, Observer, Shared};
@@ -86,6 +89,7 @@ pub struct ControlPlane {
     devices: Vec<Option<Attached>>,
     fdb_ids: FdbIds,
     policies: Policies,
+    services: Services,
     /// The configuration in force.
     config: Config,
     epoch: Epoch,
@@ -111,6 +115,7 @@ impl ControlPlane {
             devices: Vec::new(),
             fdb_ids: FdbIds::default(),
             policies: Policies::default(),
+            services: Services::default(),
             config: Config::default(),
             epoch: Epoch(0),
             clock: Clock::start(),
@@ -266,13 +271,16 @@ impl ControlPlane {
         let epoch = Epoch(self.epoch.0.wrapping_add(1).max(1));
         let compiled = compile(config, epoch, &mut self.fdb_ids);
         let step = Step::between(&self.config, config);
-        let twice = self.policies.check(&step);
+        let services = services::Step::between(&self.config, config);
+        let mut wrong = self.policies.check(&step);
+        wrong.extend(self.services.check(&services));
         let mut snapshot = match compiled {
-            Ok(snapshot) if twice.is_empty() => snapshot,
-            Ok(_) => return Err(Refused(twice)),
-            Err(errors) => return Err(Refused(errors.into_iter().chain(twice).collect())),
+            Ok(snapshot) if wrong.is_empty() => snapshot,
+            Ok(_) => return Err(Refused(wrong)),
+            Err(errors) => return Err(Refused(errors.into_iter().chain(wrong).collect())),
         };
         snapshot.policy = self.policies.advance(&step);
+        snapshot.services = self.services.advance(&services);
         let in_force = self.snapshots.load();
         snapshot.policy_counters = in_force.policy_counters.grown_to(snapshot.policy.counters());
         policy_counts::renew(&snapshot.policy_counters, &in_force.policy, &snapshot.policy);
@@ -337,6 +345,11 @@ impl ControlPlane {
     /// How often each rule of each policy decided, where that is not zero.
     pub fn policy_counts(&self) -> Vec<PolicyCount> {
         policy_counts::read(&self.snapshots.load())
+    }
+
+    /// What a health check responder on this node is to answer (S12), by port.
+    pub fn health_checks(&self) -> Vec<HealthCheck> {
+        self.services.health_checks()
     }
 
     /// Every connection alive.

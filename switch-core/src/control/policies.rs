@@ -25,7 +25,7 @@ pub(crate) struct Difference<'a, T> {
 
 impl<T> Difference<'_, T> {
     /// Names that go and names that come.
-    fn names<K>(&self, key: impl Fn(&T) -> K) -> (Vec<K>, Vec<K>) {
+    pub(super) fn names<K>(&self, key: impl Fn(&T) -> K) -> (Vec<K>, Vec<K>) {
         let names = |list: &[&Arc<T>]| list.iter().map(|o| key(o)).collect();
         (names(&self.removed), names(&self.added))
     }
@@ -63,7 +63,7 @@ where
 
 /// The names in force of one kind of object.
 #[derive(Debug)]
-struct Names<K>(HashSet<K>);
+pub(super) struct Names<K>(HashSet<K>);
 
 impl<K> Default for Names<K> {
     fn default() -> Self {
@@ -73,14 +73,14 @@ impl<K> Default for Names<K> {
 
 impl<K: Eq + Hash + Clone> Names<K> {
     /// Those of `added` that two objects would have.
-    fn taken(&self, (removed, added): &(Vec<K>, Vec<K>)) -> Vec<K> {
+    pub(super) fn taken(&self, (removed, added): &(Vec<K>, Vec<K>)) -> Vec<K> {
         let leaving: HashSet<&K> = removed.iter().collect();
         let mut fresh = HashSet::new();
         let in_use = |name: &K| self.0.contains(name) && !leaving.contains(name);
         added.iter().filter(|&name| in_use(name) || !fresh.insert(name)).cloned().collect()
     }
 
-    fn take(&mut self, (removed, added): (Vec<K>, Vec<K>)) {
+    pub(super) fn take(&mut self, (removed, added): (Vec<K>, Vec<K>)) {
         for name in &removed {
             self.0.remove(name);
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use policy::cow::CowMap;
 use policy::prefix::PrefixMap;
+use policy::service::table::ServiceTable;
 use wire::cidr::Cidr;
 
 use super::{
@@ -22,8 +23,8 @@ use crate::route::fdb::{self, Bounds};
 const MIN_MTU_V4: u16 = 68;
 const MIN_MTU_V6: u16 = 1280;
 
-/// Compiles `config` into the snapshot of `epoch`, all but policy, whose compiler keeps its own
-/// state. `fdb_ids` remembers what the FDB knows each
+/// Compiles `config` into the snapshot of `epoch`, all but policy and Services, whose compilers
+/// keep their own state. `fdb_ids` remembers what the FDB knows each
 /// VLAN of each domain by; it is only added to.
 ///
 /// # Errors
@@ -35,6 +36,7 @@ pub fn compile(
 ) -> Result<Snapshot, Vec<ConfigError>> {
     let mut build = Build { config, errors: Vec::new(), ports: Vec::new(), host: None };
     build.node();
+    build.masquerade();
     let domains = build.bridges(fdb_ids);
     build.ports(&domains);
     let endpoints = build.endpoints();
@@ -54,6 +56,9 @@ pub fn compile(
         fib,
         policy: Arc::default(),
         policy_counters: PolicyCounters::default(),
+        services: ServiceTable::default(),
+        masquerade: config.masquerade.clone().map(Arc::new),
+        cluster_key: config.cluster_key.0,
         domains: domains.into(),
     })
 }
@@ -103,6 +108,20 @@ impl Build<'_> {
             }
             if node.addresses[..i].contains(address) {
                 self.error(&cookie, format!("addresses[{i}]"), "is listed twice");
+            }
+        }
+    }
+
+    fn masquerade(&mut self) {
+        let Some(masquerade) = &self.config.masquerade else { return };
+        let cookie = Cookie::new("Masquerade");
+        let fields = [
+            ("ipv4", masquerade.ipv4.map(IpAddr::V4)),
+            ("ipv6", masquerade.ipv6.map(IpAddr::V6)),
+        ];
+        for (field, address) in fields {
+            if address.is_some_and(|a| !is_unicast(a)) {
+                self.error(&cookie, field, "is not a unicast address");
             }
         }
     }

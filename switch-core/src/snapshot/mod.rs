@@ -12,14 +12,16 @@ use std::sync::Arc;
 
 use policy::cow::CowMap;
 use policy::prefix::PrefixMap;
+use policy::service::table::ServiceTable;
 use policy::table::PolicyTable;
 use wire::addr::Mac;
+use wire::flow_key::HashKey;
 
 pub use compile::{FdbIds, compile};
 pub use policy_counters::PolicyCounters;
 pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging};
 
-use crate::config::{Endpoint, Gateway, NextHop};
+use crate::config::{ClusterKey, Endpoint, Gateway, Masquerade, NextHop};
 use crate::id::{Epoch, PortId};
 
 /// Where an address of the pod network is.
@@ -83,6 +85,12 @@ pub struct Snapshot {
     pub policy: Arc<PolicyTable>,
     /// How often each of its rules decided.
     pub policy_counters: PolicyCounters,
+    /// Services, host ports among them.
+    pub services: ServiceTable,
+    /// The switch's own masquerading, if it is to.
+    pub masquerade: Option<Arc<Masquerade>>,
+    /// What all nodes of the cluster hash with.
+    pub cluster_key: HashKey,
     /// Bridge domains, one for each VLAN of each configured domain.
     pub domains: Arc<[Domain]>,
 }
@@ -100,6 +108,9 @@ impl Snapshot {
             fib: PrefixMap::new(),
             policy: Arc::default(),
             policy_counters: PolicyCounters::default(),
+            services: ServiceTable::default(),
+            masquerade: None,
+            cluster_key: ClusterKey::default().0,
             domains: Arc::new([]),
         }
     }
