@@ -50,6 +50,7 @@ pub fn compile(
         epoch,
         gateway: config.node.gateway,
         node_addresses: config.node.addresses.clone().into(),
+        nat_ports: config.node.nat_ports.clone(),
         ports: ports.into(),
         host,
         endpoints,
@@ -101,6 +102,9 @@ impl Build<'_> {
         let cookie = Cookie::new(format!("Node/{}", node.name));
         if !node.gateway.mac.is_unicast() {
             self.error(&cookie, "gateway.mac", "is not a unicast MAC address");
+        }
+        if node.nat_ports.is_empty() || *node.nat_ports.start() < 1024 {
+            self.error(&cookie, "nat_ports", "is empty, or has ports below 1024");
         }
         for (i, address) in node.addresses.iter().enumerate() {
             if !is_unicast(*address) {

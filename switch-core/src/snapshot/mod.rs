@@ -8,6 +8,7 @@ mod policy_counters;
 mod ports;
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use policy::cow::CowMap;
@@ -21,7 +22,7 @@ pub use compile::{FdbIds, compile};
 pub use policy_counters::PolicyCounters;
 pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging};
 
-use crate::config::{ClusterKey, Endpoint, Gateway, Masquerade, NextHop};
+use crate::config::{ClusterKey, Endpoint, Gateway, Masquerade, NAT_PORTS, NextHop};
 use crate::id::{Epoch, PortId};
 
 /// Where an address of the pod network is.
@@ -73,6 +74,8 @@ pub struct Snapshot {
     pub gateway: Gateway,
     /// This node's addresses, for packets that the switch originates.
     pub node_addresses: Arc<[IpAddr]>,
+    /// Ports of the node's addresses for clients that are hidden.
+    pub nat_ports: RangeInclusive<u16>,
     /// What each port is for, by its number.
     pub ports: Arc<[PortFacts]>,
     /// The node's own port, if there is one.
@@ -102,6 +105,7 @@ impl Snapshot {
             epoch: Epoch(0),
             gateway: Gateway::default(),
             node_addresses: Arc::new([]),
+            nat_ports: NAT_PORTS,
             ports: Arc::new([]),
             host: None,
             endpoints: CowMap::new(),
