@@ -28,37 +28,48 @@ pub(super) struct Counts {
     more: Box<[Arc<[AtomicU64]>]>,
 }
 
-/// The counters of an entry that this one follows: its backends' addresses, sorted, with their
-/// places.
+/// What an entry that another one follows counted, and where.
 pub(super) struct Before<'a> {
     pub(super) counts: &'a Counts,
-    pub(super) find: &'a dyn Fn(SocketAddr) -> Option<Slot>,
+    /// Its backends with their places, sorted by address.
+    pub(super) backends: Vec<(SocketAddr, Slot)>,
 }
 
 impl Counts {
     /// Counters for these backends. Those that were counted before keep their places and counts;
     /// what was counted for backends that are gone stays in the sum.
     pub(super) fn new(before: Option<Before<'_>>, backends: &[SocketAddr]) -> (Self, Vec<Slot>) {
-        let Some(Before { counts, find }) = before else {
+        let Some(Before { counts, backends: old }) = before else {
             let slots = (0..backends.len()).map(|n| Slot(n as u16)).collect();
             return (Self { first: block(HEAD + backends.len()), more: Box::default() }, slots);
         };
-        let known: Vec<Option<Slot>> = backends.iter().map(|b| find(*b)).collect();
-        let mut used = vec![false; counts.room().max(backends.len())];
-        known.iter().flatten().for_each(|slot| used[usize::from(slot.0)] = true);
-        let mut free = (0..used.len()).filter(|slot| !used[*slot]).map(|slot| Slot(slot as u16));
+        let find = |b: &SocketAddr| old.binary_search_by_key(b, |(address, _)| *address).ok();
+        let known: Vec<Option<Slot>> = backends.iter().map(|b| Some(old[find(b)?].1)).collect();
+        let room = counts.room();
+        // One place more for each newcomer at most, and never more than there are numbers.
+        let most = (room + backends.len()).min(usize::from(u16::MAX) + 1);
+        let mut state = vec![Place::Free; most];
+        old.iter().for_each(|(_, slot)| state[usize::from(slot.0)] = Place::Vacated);
+        known.iter().flatten().for_each(|slot| state[usize::from(slot.0)] = Place::Taken);
+        // A worker may count for those that left a while longer; it had better not do so for those
+        // that came, unless there is no other place.
+        let of = |wanted: Place| {
+            let places = state.iter().enumerate().filter(move |(_, place)| **place == wanted);
+            places.map(|(slot, _)| Slot(slot as u16))
+        };
+        let mut free = of(Place::Free).chain(of(Place::Vacated));
         let slots: Vec<Slot> =
             known.into_iter().map(|slot| slot.or_else(|| free.next()).unwrap_or(Slot(0))).collect();
-        // Not only those that left: a worker may have counted for one that did so before.
-        for slot in (0..counts.room()).filter(|slot| !used[*slot]) {
+        // Also what was counted, later than that, for those that left before.
+        for slot in (0..room).filter(|slot| state[*slot] != Place::Taken) {
             let left = counts.backend(Slot(slot as u16)).map_or(0, |c| c.swap(0, Relaxed));
             counts.first[DEPARTED].fetch_add(left, Relaxed);
         }
         let mut counts = counts.clone();
-        let lacking = backends.len().saturating_sub(counts.room());
-        if lacking > 0 {
-            // As much again, so that a Service that grows one by one has few blocks.
-            let more = lacking.max(counts.room().min(1024));
+        let needed = slots.iter().map(|slot| usize::from(slot.0) + 1).max().unwrap_or(0);
+        if needed > room {
+            // More than that, so that a Service that grows one by one has few blocks.
+            let more = (needed - room).max(room.min(1024) / 2);
             counts.more = counts.more.iter().cloned().chain([block(more)]).collect();
         }
         (counts, slots)
@@ -129,6 +140,16 @@ impl Counts {
 
 fn block(len: usize) -> Arc<[AtomicU64]> {
     (0..len).map(|_| AtomicU64::new(0)).collect()
+}
+
+/// Of a place for a backend's counter, as a compilation finds it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Free,
+    /// Its backend leaves.
+    Vacated,
+    /// Its backend stays.
+    Taken,
 }
 
 impl fmt::Debug for Counts {

@@ -275,8 +275,8 @@ impl ServiceEntry {
         backends: &[SocketAddr],
     ) -> (Counts, Vec<Slot>) {
         let Some(entry) = before else { return Counts::new(None, backends) };
-        let find = |address| entry.find(address).map(|index| entry.backends[index].slot);
-        Counts::new(Some(Before { counts: &entry.counts, find: &find }), backends)
+        let places = entry.backends.iter().map(|b| (b.socket(), b.slot)).collect();
+        Counts::new(Some(Before { counts: &entry.counts, backends: places }), backends)
     }
 
     /// Octets that it takes on the heap, itself included; names are shared and not counted.
