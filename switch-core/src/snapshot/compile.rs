@@ -119,10 +119,8 @@ impl Build<'_> {
     fn masquerade(&mut self) {
         let Some(masquerade) = &self.config.masquerade else { return };
         let cookie = Cookie::new("Masquerade");
-        let fields = [
-            ("ipv4", masquerade.ipv4.map(IpAddr::V4)),
-            ("ipv6", masquerade.ipv6.map(IpAddr::V6)),
-        ];
+        let fields =
+            [("ipv4", masquerade.ipv4.map(IpAddr::V4)), ("ipv6", masquerade.ipv6.map(IpAddr::V6))];
         for (field, address) in fields {
             if address.is_some_and(|a| !is_unicast(a)) {
                 self.error(&cookie, field, "is not a unicast address");
