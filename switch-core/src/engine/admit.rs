@@ -195,6 +195,7 @@ impl Engine {
     /// Notes that a Service gave a connection its backend.
     fn serve(&self, turn: &Turn<'_>, known: &Known, service: Option<&Served<'_>>) {
         let Some(Served { chosen, affinity }) = service else { return };
+        chosen.entry.count_opened(chosen.index);
         if let Some(timeout) = affinity {
             let client = known.pinned.original.src_addr();
             let now = turn.now.as_secs() as u32;

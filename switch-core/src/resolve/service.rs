@@ -164,6 +164,9 @@ fn subject_of(cookie: &std::sync::Arc<str>) -> Subject<'_> {
 }
 
 fn rejected(reason: RejectReason, subject: &Subject<'_>) -> Denial {
+    if let Some(entry) = subject.entry {
+        entry.count_rejected();
+    }
     let reason = match reason {
         RejectReason::NoEndpoints => DropReason::ServiceNoEndpoints,
         RejectReason::UndefinedPort => DropReason::ServiceUndefinedPort,
@@ -172,6 +175,9 @@ fn rejected(reason: RejectReason, subject: &Subject<'_>) -> Denial {
 }
 
 fn dropped(reason: ServiceDrop, subject: &Subject<'_>) -> Denial {
+    if let Some(entry) = subject.entry {
+        entry.count_dropped();
+    }
     let reason = match reason {
         ServiceDrop::NoLocalEndpoints => DropReason::ServiceNoLocalEndpoints,
         ServiceDrop::SourceRange => DropReason::ServiceSourceRange,
