@@ -263,6 +263,17 @@ impl ControlPlane {
         Some(self.devices.get(port.index())?.as_ref()?.device.info())
     }
 
+    /// What [`apply`](Self::apply) would find wrong with a configuration, were it the first.
+    pub fn check(config: &Config) -> Vec<ConfigError> {
+        let nothing = Config::default();
+        let compiled = compile(config, Epoch(1), &mut FdbIds::default());
+        let mut errors = compiled.err().unwrap_or_default();
+        errors.extend(Policies::default().check(&Step::between(&nothing, config)));
+        let step = services::Step::between(&nothing, config);
+        errors.extend(Services::default().check(&step));
+        errors
+    }
+
     /// Puts `config` in force: validated and compiled first, then published with one swap. On
     /// return every packet that a worker receives from its next burst on is judged by it; see
     /// [`wait`](Self::wait) to know that all have.
