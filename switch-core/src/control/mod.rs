@@ -35,7 +35,7 @@ use crate::engine::{Engine, Observer, Shared};
 use crate::flow::connection::ConnectionInfo;
 use crate::id::{Epoch, PortId};
 use crate::port::{Device, PortInfo};
-use crate::snapshot::{FdbIds, Snapshot, compile};
+use crate::snapshot::{self, FdbIds, Snapshot, compile};
 use crate::stats::WorkerCounters;
 use crate::time::Clock;
 use crate::worker::{Command, Worker, WorkerHandle};
@@ -269,6 +269,16 @@ impl ControlPlane {
         Some(self.devices.get(port.index())?.as_ref()?.device.info())
     }
 
+    /// What [`apply`](Self::apply) would find wrong with a configuration, were it the first.
+    pub fn check(config: &Config) -> Vec<ConfigError> {
+        let nothing = Config::default();
+        let mut errors = snapshot::check(config).err().unwrap_or_default();
+        errors.extend(Policies::default().check(&Step::between(&nothing, config)));
+        let step = services::Step::between(&nothing, config);
+        errors.extend(Services::default().check(&step));
+        errors
+    }
+
     /// Puts `config` in force: validated and compiled first, then published with one swap. On
     /// return every packet that a worker receives from its next burst on is judged by it; see
     /// [`wait`](Self::wait) to know that all have.
@@ -295,10 +305,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// Everything that is wrong with what is changed. Nothing of it is applied.
-    pub fn update(
-        &mut self,
-        changes: impl IntoIterator<Item = Change>,
-    ) -> Result<Epoch, Refused> {
+    pub fn update(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<Epoch, Refused> {
         let delta = changes.into_iter().collect::<Delta>();
         let mut config = std::mem::take(&mut self.config);
         let mut index = self.index.take().unwrap_or_else(|| Index::of(&config));
@@ -323,8 +330,7 @@ impl ControlPlane {
     ) -> Result<Epoch, Refused> {
         let epoch = Epoch(self.epoch.0.wrapping_add(1).max(1));
         let in_force = self.snapshots.load_full();
-        let compiled =
-            compile(config, epoch, &mut self.fdb_ids, &in_force, &step.pod_changes());
+        let compiled = compile(config, epoch, &mut self.fdb_ids, &in_force, &step.pod_changes());
         let mut wrong = self.policies.check(step);
         wrong.extend(self.services.check(services));
         let mut snapshot = match compiled {
