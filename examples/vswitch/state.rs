@@ -4,8 +4,7 @@ use std::path::Path;
 
 use kubernetes::{Compiled, Manifests, Options};
 use switch_core::config::Config;
-use switch_core::id::Epoch;
-use switch_core::snapshot::{FdbIds, compile};
+use switch_core::snapshot::check;
 
 use crate::failure::{Failure, Refused};
 use crate::print;
@@ -35,7 +34,7 @@ pub(crate) fn judge(manifests: &Manifests, node: Option<&str>) -> Result<Compile
 
 /// What the switch itself would say to a configuration.
 fn dry_run(config: &Config) -> Result<(), Vec<Refused>> {
-    match compile(config, Epoch(1), &mut FdbIds::default()) {
+    match check(config) {
         Ok(_) => Ok(()),
         Err(errors) => Err(errors.iter().map(Refused::from).collect()),
     }
