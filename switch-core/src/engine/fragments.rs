@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use wire::flow_key::HashKey;
 use wire::parse::{Icmp, Parsed};
 
-use super::slow::Admission;
+use super::admit::Admission;
 use super::{Engine, Turn};
 use crate::action::DropReason;
 use crate::flow::fragments::{Fragment, FragmentConfig, Fragments, Released, compact};
@@ -61,7 +61,7 @@ impl Engine {
         packet: Packet,
         parsed: &Parsed,
     ) {
-        let query = Query { key: &parsed.key, ingress, known: None };
+        let query = Query::new(&parsed.key, ingress);
         if let Err(reason) = check_source(turn.snapshot, &query) {
             return self.drop(turn, packet, reason, None);
         }

@@ -8,6 +8,7 @@
 //! Every frame handed in ends as forwarded, consumed, dropped with one reason, or held as a
 //! fragment of a datagram that is not whole yet; the counters add up.
 
+mod admit;
 mod bridge;
 mod fragments;
 mod gateway;
@@ -29,6 +30,7 @@ pub use outputs::Outputs;
 
 use crate::action::{DropReason, Plan, apply};
 use crate::answer::icmp::ErrorLimiter;
+use crate::flow::affinity::Affinity;
 use crate::flow::connection::{ConnectionRef, Tracker, TrackerConfig};
 use crate::flow::fragments::Released;
 use crate::flow::table::{EntryId, FlowEntry, FlowTable, FlowTableConfig};
@@ -48,6 +50,8 @@ pub struct Shared {
     pub tracker: Tracker,
     /// Learnt link-layer addresses.
     pub fdb: Fdb,
+    /// Clients that stay with their backend.
+    pub affinity: Affinity,
     /// Secret of this process.
     pub hash_key: HashKey,
     fragments: FragmentStore,
@@ -85,6 +89,7 @@ impl Shared {
         Self {
             tracker: Tracker::new(config),
             fdb: Fdb::new(limits.fdb, &hash_key),
+            affinity: Affinity::default(),
             hash_key,
             fragments: FragmentStore::new(hash_key),
             workers: AtomicUsize::new(1),

@@ -3,36 +3,17 @@
 
 use wire::addr::Mac;
 use wire::flow_key::proto;
-use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
 use wire::parse::{Fragment as Part, Icmp, Network, Parsed};
 
-use super::{Engine, Trace, Turn, sender};
+use super::admit::Admission;
+use super::{Engine, Trace, Turn};
 use crate::action::{DropReason, Plan, apply};
 use crate::answer::icmp::Error;
 use crate::answer::{icmp, tcp as reset};
-use crate::flow::connection::{Created, Known, Pinned, Refused};
-use crate::flow::table::FlowEntry;
-use crate::flow::tcp::{Judgement, Segment, is_over, window_scale};
 use crate::id::PortId;
 use crate::packet::{Origin, Packet, fragment_v4, largest_l3};
-use crate::resolve::{Answer, Decision, Denial, Query, check_source, resolve};
+use crate::resolve::{Answer, Denial};
 use crate::snapshot::{PortFacts, Snapshot};
-
-/// What admission says to a packet.
-pub(super) enum Admission {
-    /// Pass, as the plan says.
-    Pass(Plan),
-    /// The gateway takes it.
-    Gateway,
-    /// Drop.
-    Deny(Denial),
-}
-
-impl From<DropReason> for Admission {
-    fn from(reason: DropReason) -> Self {
-        Self::Deny(reason.into())
-    }
-}
 
 impl Engine {
     /// Everything that did not hit.
@@ -79,136 +60,6 @@ impl Engine {
             Admission::Gateway => self.gateway(turn, ingress, packet, parsed),
             Admission::Deny(denial) => self.deny(turn, ingress, packet, parsed, &denial),
         }
-    }
-
-    /// Judges a packet, or the datagram of a first fragment, with `payload` octets behind its
-    /// layer-4 header; finds or makes its connection, and remembers the answer.
-    pub(super) fn admit(
-        &mut self,
-        turn: &Turn<'_>,
-        ingress: PortId,
-        packet: &Packet,
-        parsed: &Parsed,
-        payload: u32,
-    ) -> Admission {
-        self.counters.misses.add(1);
-        let flags = parsed.tcp_flags;
-        let is_tcp = parsed.key.proto == proto::TCP;
-        if is_tcp && !is_possible(flags) {
-            return DropReason::TcpInvalidState.into();
-        }
-        let mut known = self.shared.tracker.find(parsed.hash, &parsed.key);
-        if is_tcp && flags & (SYN | ACK) == SYN && known.is_some_and(|k| self.is_over(&k)) {
-            // A fresh SYN where a connection has been: the old one is over, all of it. But only
-            // its own ends can say so.
-            let query = Query { key: &parsed.key, ingress, known: None };
-            if let Err(reason) = check_source(turn.snapshot, &query) {
-                return reason.into();
-            }
-            if let Some(old) = known.take() {
-                self.shared.tracker.end(old.connection);
-            }
-        }
-        let query = Query {
-            key: &parsed.key,
-            ingress,
-            known: known.as_ref().map(|k| (&k.pinned, k.connection.direction())),
-        };
-        let (plan, pinned) = match resolve(turn.snapshot, &query) {
-            Decision::Forward { plan, pinned } => (plan, pinned),
-            Decision::Gateway => return Admission::Gateway,
-            Decision::Drop(denial) => return Admission::Deny(denial),
-        };
-        if known.is_none() && is_tcp && flags & RST != 0 {
-            // Ends a connection that we never saw: passes as it may, and leaves no trace.
-            return Admission::Pass(plan);
-        }
-        let known = match known {
-            Some(known) => known,
-            None => match self.open(turn, &pinned) {
-                Ok(known) => known,
-                Err(reason) => return reason.into(),
-            },
-        };
-        if let Some(reason) = self.track(turn, &known, packet, parsed, payload) {
-            return reason.into();
-        }
-        self.remember(turn, ingress, packet, parsed, &known, plan);
-        Admission::Pass(plan)
-    }
-
-    fn is_over(&self, known: &Known) -> bool {
-        self.shared.tracker.tcp_states(known.connection).is_some_and(|[a, b]| is_over(a, b))
-    }
-
-    /// Makes a connection, or finds that the other worker or direction was first. When the table
-    /// is full, what is short-lived goes first (T-C5).
-    fn open(&mut self, turn: &Turn<'_>, pinned: &Pinned) -> Result<Known, DropReason> {
-        let seconds = turn.now.as_secs() as u32;
-        let tracker = &self.shared.tracker;
-        let mut made = tracker.create(pinned, seconds);
-        if let Err(Refused::Full) = made {
-            let slots = tracker.slots().max(1);
-            self.pressed = (self.pressed + EVICTION_SCAN) % slots;
-            tracker.sweep(self.pressed, EVICTION_SCAN, seconds, true);
-            made = tracker.create(pinned, seconds);
-        }
-        match made {
-            Ok(Created::New(known) | Created::Existing(known)) => Ok(known),
-            Err(Refused::Full | Refused::Collision) => Err(DropReason::ConnectionTableFull),
-            Err(Refused::PortLimit) => Err(DropReason::ConnectionLimit),
-        }
-    }
-
-    /// Moves the connection by the packet. Some: the packet must not pass.
-    fn track(
-        &self,
-        turn: &Turn<'_>,
-        known: &Known,
-        packet: &Packet,
-        parsed: &Parsed,
-        payload: u32,
-    ) -> Option<DropReason> {
-        let seconds = turn.now.as_secs() as u32;
-        let tracker = &self.shared.tracker;
-        if parsed.key.proto != proto::TCP {
-            tracker.touch(known.connection, packet.len(), seconds);
-            return None;
-        }
-        let header = packet.bytes().get(usize::from(parsed.l4)..).unwrap_or_default();
-        let segment = Segment::read(header, parsed.tcp_flags, payload);
-        if segment.is_plain() {
-            tracker.touch_tcp(known.connection, &segment, packet.len(), seconds);
-            return None;
-        }
-        let scale = if segment.flags & SYN != 0 { window_scale(header) } else { None };
-        let judged =
-            tracker.control_segment(known.connection, &segment, scale, packet.len(), seconds);
-        (judged == Some(Judgement::OutOfWindow)).then_some(DropReason::TcpOutOfWindow)
-    }
-
-    /// Enters the flow into this worker's table. Where that is full the flow goes on, by the slow path.
-    fn remember(
-        &mut self,
-        turn: &Turn<'_>,
-        ingress: PortId,
-        packet: &Packet,
-        parsed: &Parsed,
-        known: &Known,
-        plan: Plan,
-    ) {
-        if parsed.fragment != Part::Whole {
-            return;
-        }
-        let entry = FlowEntry {
-            key: parsed.key,
-            sender: sender(packet.bytes(), ingress),
-            connection: known.connection,
-            epoch: turn.snapshot.epoch,
-            last_seen: turn.now.as_secs() as u32,
-            plan,
-        };
-        self.flows.insert(parsed.hash, entry);
     }
 
     /// Sends an admitted packet on, if TTL and MTU let it.
@@ -310,21 +161,8 @@ impl Engine {
     }
 }
 
-/// Slots looked at for something to end when the connection table is full.
-const EVICTION_SCAN: usize = 256;
-
 fn destination(frame: &[u8]) -> Mac {
     Mac(frame.first_chunk::<6>().copied().unwrap_or_default())
-}
-
-/// Whether an end system ever sends a segment with these flags (RFC 9293 §3.5, §3.10): all but
-/// SYN and RST acknowledge, and what opens a connection neither closes nor resets it.
-fn is_possible(flags: u8) -> bool {
-    match flags & (SYN | FIN | RST) {
-        SYN | RST => true,
-        0 | FIN => flags & ACK != 0,
-        _ => false,
-    }
 }
 
 pub(super) fn source(frame: &[u8]) -> Mac {
