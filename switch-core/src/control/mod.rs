@@ -269,7 +269,8 @@ impl ControlPlane {
     /// Everything that is wrong with the configuration. Nothing of it is applied.
     pub fn apply(&mut self, config: &Config) -> Result<Epoch, Refused> {
         let epoch = Epoch(self.epoch.0.wrapping_add(1).max(1));
-        let compiled = compile(config, epoch, &mut self.fdb_ids);
+        let in_force = self.snapshots.load();
+        let compiled = compile(config, epoch, &mut self.fdb_ids, &in_force.tunnels);
         let step = Step::between(&self.config, config);
         let services = services::Step::between(&self.config, config);
         let mut wrong = self.policies.check(&step);
@@ -281,7 +282,6 @@ impl ControlPlane {
         };
         snapshot.policy = self.policies.advance(&step);
         snapshot.services = self.services.advance(&services);
-        let in_force = self.snapshots.load();
         snapshot.policy_counters = in_force.policy_counters.grown_to(snapshot.policy.counters());
         policy_counts::renew(&snapshot.policy_counters, &in_force.policy, &snapshot.policy);
         self.config = config.clone();
