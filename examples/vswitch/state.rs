@@ -1,6 +1,7 @@
 //! Manifests read and compiled: what `check`, `run`, `replay` and later commands begin with.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use kubernetes::{Compiled, Manifests, Options};
 use switch_core::config::Config;
@@ -35,7 +36,7 @@ pub(crate) fn judge(manifests: &Manifests, node: Option<&str>) -> Result<Compile
 
 /// What the switch itself would say to a configuration.
 fn dry_run(config: &Config) -> Result<(), Vec<Refused>> {
-    match compile(config, Epoch(1), &mut FdbIds::default()) {
+    match compile(config, Epoch(1), &mut FdbIds::default(), &Arc::default()) {
         Ok(_) => Ok(()),
         Err(errors) => Err(errors.iter().map(Refused::from).collect()),
     }

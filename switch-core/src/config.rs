@@ -4,6 +4,7 @@
 mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use policy::rule::{ClusterNetworkPolicy, Labels, Namespace, NetworkPolicy, Workload};
@@ -118,7 +119,14 @@ pub struct LocalNode {
     pub underlay_mac: Mac,
     /// What pods see as their gateway.
     pub gateway: Gateway,
+    /// Ports of the node's addresses that stand in place of hidden clients' (S8): kept from the
+    /// node's own sockets by whoever runs the switch (T-N1), the same on all nodes.
+    pub nat_ports: RangeInclusive<u16>,
 }
+
+/// Where no port of the node listens by default, and none of a NodePort lies: the upper half of what
+/// Linux takes ports of its own from, which is left the lower half.
+pub const NAT_PORTS: RangeInclusive<u16> = 44_000..=65_535;
 
 impl Default for LocalNode {
     fn default() -> Self {
@@ -130,6 +138,7 @@ impl Default for LocalNode {
             vtep: VtepMac::default(),
             underlay_mac: Mac::ZERO,
             gateway: Gateway::default(),
+            nat_ports: NAT_PORTS,
         }
     }
 }

@@ -202,7 +202,7 @@ struct Way<'a> {
 
 impl Way<'_> {
     fn ask(&self, snapshot: &Snapshot, key: &FlowKey) -> Decision {
-        resolve(snapshot, &Query { key, ingress: self.ingress, known: None })
+        resolve(snapshot, &Query::new(key, self.ingress))
     }
 
     /// Where a decision leads, or why it leads nowhere.

@@ -8,6 +8,7 @@ mod attached;
 mod options;
 mod policies;
 mod policy_counts;
+mod service_counts;
 mod services;
 
 use std::io;
@@ -20,6 +21,7 @@ use arc_swap::ArcSwap;
 pub use options::{Options, Pinning};
 pub use policy::service::compile::HealthCheck;
 pub use policy_counts::PolicyCount;
+pub use service_counts::ServiceCount;
 
 use attached::Attached;
 use policies::{Policies, Step};
@@ -345,6 +347,12 @@ impl ControlPlane {
     /// How often each rule of each policy decided, where that is not zero.
     pub fn policy_counts(&self) -> Vec<PolicyCount> {
         policy_counts::read(&self.snapshots.load())
+    }
+
+    /// How often each Service port's connections were opened, to which backend, or refused, where
+    /// that is not zero.
+    pub fn service_counts(&self) -> Vec<ServiceCount> {
+        service_counts::read(&self.snapshots.load().services)
     }
 
     /// What a health check responder on this node is to answer (S12), by port.

@@ -11,7 +11,7 @@ use super::{Answer, Denial, Query};
 use crate::action::DropReason;
 use crate::flow::connection::{Pinned, SourceNat};
 use crate::id::Cookie;
-use crate::snapshot::{FibEntry, PortFacts, Snapshot};
+use crate::snapshot::{FibEntry, Location, PortFacts, Snapshot};
 
 /// The Service that a new connection was given a backend by.
 #[derive(Clone, Copy, Debug)]
@@ -36,10 +36,6 @@ pub(super) fn translate<'s>(
     let client = key.src_addr();
     let is_pod = matches!(snapshot.port(query.ingress), PortFacts::Pod(_));
     let table = &snapshot.services;
-    // Most packets are for no Service, and whether the client is of the cluster costs look-ups.
-    if !table.concerns(key) {
-        return Ok(None);
-    }
     let in_cluster = is_pod || snapshot.is_cluster_address(client);
     let origin = if in_cluster { Origin::InCluster } else { Origin::OffCluster };
     let found = match table.find(key, origin) {
@@ -83,10 +79,14 @@ pub(super) fn masquerade(snapshot: &Snapshot, query: &Query<'_>, pinned: &mut Pi
     if pinned.source_nat != SourceNat::Kept {
         return;
     }
-    let client = query.key.src_addr();
-    let Some(egress) = snapshot.egress_address(client) else { return };
-    let is_pod = matches!(snapshot.port(query.ingress), PortFacts::Pod(_));
-    if is_pod && !snapshot.is_cluster_address(pinned.reply.src_addr()) {
+    let Some(masquerade) = &snapshot.masquerade else { return };
+    let destination = pinned.reply.src_addr();
+    if !matches!(snapshot.port(query.ingress), PortFacts::Pod(_)) {
+        return;
+    }
+    if let Some(egress) = masquerade.source(destination)
+        && !snapshot.is_cluster_address(destination)
+    {
         hide(pinned, egress, SourceNat::Endpoint);
     }
 }
@@ -116,7 +116,8 @@ pub fn fate(snapshot: &Snapshot, pinned: &Pinned) -> Fate {
         return Fate::Stays;
     }
     let backend = pinned.reply.src_addr();
-    let standing = snapshot.services.standing(&pinned.original, (backend, pinned.reply.src_port).into());
+    let standing =
+        snapshot.services.standing(&pinned.original, (backend, pinned.reply.src_port).into());
     match standing {
         Standing::Serving => Fate::Stays,
         _ if pinned.original.proto != proto::TCP => Fate::Anew,
@@ -132,20 +133,33 @@ impl Snapshot {
     /// ranges, or of those that were said to belong to it.
     pub fn is_cluster_address(&self, address: IpAddr) -> bool {
         self.endpoints.contains_key(&address)
-            || matches!(self.fib.get(address), Some(FibEntry::LocalPods | FibEntry::Local))
+            || matches!(
+                self.fib.get(address),
+                Some(FibEntry::LocalPods | FibEntry::Local | FibEntry::Node(_))
+            )
             || self.is_gateway(address)
             || self.services.is_service_address(address)
-            || self.cluster_ranges.iter().any(|range| range.contains(address))
     }
 
     /// Whether nobody has an address of the pods' ranges.
     fn is_gone(&self, address: IpAddr) -> bool {
         !self.endpoints.contains_key(&address)
-            && match self.fib.get(address) {
-                Some(FibEntry::Local) => false,
-                Some(FibEntry::LocalPods) => true,
-                _ => self.cluster_ranges.iter().any(|range| range.contains(address)),
-            }
+            && matches!(self.fib.get(address), Some(FibEntry::LocalPods))
+    }
+
+    /// Whether `address` is a pod's of this node.
+    pub fn is_local_pod(&self, address: IpAddr) -> bool {
+        self.endpoints.get(&address).is_some_and(|facts| {
+            matches!(facts.location, Location::Attached { .. } | Location::Unattached)
+        })
+    }
+
+    /// The gateway's address of the family of `towards`.
+    fn gateway_address(&self, towards: IpAddr) -> IpAddr {
+        match towards {
+            IpAddr::V4(_) => self.gateway.ipv4.into(),
+            IpAddr::V6(_) => self.gateway.ipv6.into(),
+        }
     }
 }
 
@@ -154,6 +168,9 @@ fn subject_of(cookie: &std::sync::Arc<str>) -> Subject<'_> {
 }
 
 fn rejected(reason: RejectReason, subject: &Subject<'_>) -> Denial {
+    if let Some(entry) = subject.entry {
+        entry.count_rejected();
+    }
     let reason = match reason {
         RejectReason::NoEndpoints => DropReason::ServiceNoEndpoints,
         RejectReason::UndefinedPort => DropReason::ServiceUndefinedPort,
@@ -162,6 +179,9 @@ fn rejected(reason: RejectReason, subject: &Subject<'_>) -> Denial {
 }
 
 fn dropped(reason: ServiceDrop, subject: &Subject<'_>) -> Denial {
+    if let Some(entry) = subject.entry {
+        entry.count_dropped();
+    }
     let reason = match reason {
         ServiceDrop::NoLocalEndpoints => DropReason::ServiceNoLocalEndpoints,
         ServiceDrop::SourceRange => DropReason::ServiceSourceRange,

@@ -15,8 +15,7 @@ use wire::cidr::Cidr;
 
 use super::{
     BridgePort, Domain, EndpointFacts, FibEntry, HostPort, Location, Member, NextHops, PodPort,
-    PolicyCounters, PortFacts, Reach, Snapshot, Tagging, Tunnels, UplinkPort, Uplinks,
-    tunnels,
+    PolicyCounters, PortFacts, Reach, Snapshot, Tagging, Tunnels, UplinkPort, Uplinks, tunnels,
 };
 use crate::config::{Config, ConfigError, Endpoint, NextHop, PortConfig, PortRole, Vlans};
 use crate::id::{Cookie, Epoch, PortId};
@@ -50,8 +49,7 @@ pub fn compile(
     let domains = build.bridges(fdb_ids);
     build.ports(&domains);
     let endpoints = build.endpoints();
-    let tunnels =
-        tunnels::Compiler::new(config, build.uplinks, &mut build.errors).compile(tunnels);
+    let tunnels = tunnels::Compiler::new(config, build.uplinks, &mut build.errors).compile(tunnels);
     let fib = build.fib(&tunnels);
     let Build { errors, mut ports, host, uplinks, .. } = build;
     if !errors.is_empty() {
@@ -62,6 +60,7 @@ pub fn compile(
         epoch,
         gateway: config.node.gateway,
         node_addresses: config.node.addresses.clone().into(),
+        nat_ports: config.node.nat_ports.clone(),
         ports: ports.into(),
         host,
         uplinks,
@@ -117,6 +116,9 @@ impl Build<'_> {
         if !node.gateway.mac.is_unicast() {
             self.error(&cookie, "gateway.mac", "is not a unicast MAC address");
         }
+        if node.nat_ports.is_empty() || *node.nat_ports.start() < 1024 {
+            self.error(&cookie, "nat_ports", "is empty, or has ports below 1024");
+        }
         for (i, address) in node.addresses.iter().enumerate() {
             if !is_unicast(*address) {
                 self.error(&cookie, format!("addresses[{i}]"), "is not a unicast address");
@@ -130,10 +132,8 @@ impl Build<'_> {
     fn masquerade(&mut self) {
         let Some(masquerade) = &self.config.masquerade else { return };
         let cookie = Cookie::new("Masquerade");
-        let fields = [
-            ("ipv4", masquerade.ipv4.map(IpAddr::V4)),
-            ("ipv6", masquerade.ipv6.map(IpAddr::V6)),
-        ];
+        let fields =
+            [("ipv4", masquerade.ipv4.map(IpAddr::V4)), ("ipv6", masquerade.ipv6.map(IpAddr::V6))];
         for (field, address) in fields {
             if address.is_some_and(|a| !is_unicast(a)) {
                 self.error(&cookie, field, "is not a unicast address");
@@ -378,7 +378,8 @@ impl Build<'_> {
         if config.routes.is_empty() || self.uplinks.direct.is_none() {
             return HashMap::new();
         }
-        let nodes = config.nodes.iter().flat_map(|n| n.addresses.iter().map(|a| (*a, n.underlay_mac)));
+        let nodes =
+            config.nodes.iter().flat_map(|n| n.addresses.iter().map(|a| (*a, n.underlay_mac)));
         let known = nodes.chain(config.neighbours.iter().copied());
         known.filter(|(_, mac)| mac.is_unicast()).collect()
     }

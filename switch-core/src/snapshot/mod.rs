@@ -9,6 +9,7 @@ mod ports;
 mod tunnels;
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use policy::cow::CowMap;
@@ -24,7 +25,7 @@ pub use policy_counters::PolicyCounters;
 pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging, UplinkPort};
 pub use tunnels::{PATH_MTU_SECS, PathMtu, Reach, Tunnel, Tunnels, Uplinks};
 
-use crate::config::{ClusterKey, Endpoint, Gateway, Masquerade};
+use crate::config::{ClusterKey, Endpoint, Gateway, Masquerade, NAT_PORTS};
 use crate::id::{Epoch, PortId};
 
 /// Where an address of the pod network is.
@@ -87,6 +88,8 @@ pub struct Snapshot {
     pub gateway: Gateway,
     /// This node's addresses, for packets that the switch originates.
     pub node_addresses: Arc<[IpAddr]>,
+    /// Ports of the node's addresses for clients that are hidden.
+    pub nat_ports: RangeInclusive<u16>,
     /// What each port is for, by its number.
     pub ports: Arc<[PortFacts]>,
     /// The node's own port, if there is one.
@@ -120,6 +123,7 @@ impl Snapshot {
             epoch: Epoch(0),
             gateway: Gateway::default(),
             node_addresses: Arc::new([]),
+            nat_ports: NAT_PORTS,
             ports: Arc::new([]),
             host: None,
             uplinks: Uplinks::default(),

@@ -144,6 +144,11 @@ impl Tunnels {
         self.own.contains(&address)
     }
 
+    /// Whether `address` is a node's own, this one's or another's.
+    pub fn is_node_address(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
     /// Whether these are the protocol, destination and port of a tunnel packet to a node.
     pub fn is_tunnel_packet(&self, protocol: u8, destination: IpAddr, port: u16) -> bool {
         protocol == proto::UDP

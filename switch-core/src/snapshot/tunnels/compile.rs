@@ -286,9 +286,9 @@ fn tunnels(
         if tunnels.len() <= index.index() {
             tunnels.resize(index.index() + 1, None);
         }
-        let kept = before.filter(|before| before.ends.get(index) == Some(end)).and_then(|before| {
-            before.tunnels.get(index.index()).cloned().flatten()
-        });
+        let kept = before
+            .filter(|before| before.ends.get(index) == Some(end))
+            .and_then(|before| before.tunnels.get(index.index()).cloned().flatten());
         tunnels[index.index()] = Some(kept.unwrap_or_else(|| {
             let template = *end.template();
             let mtu = inner_mtu(uplink.mtu.into(), template.is_ipv6()) as u16;
