@@ -140,6 +140,7 @@ fn by(snapshot: &Snapshot, query: &Query<'_>, reach: Reach) -> Result<Hop, Denia
             None => host(snapshot, query.ingress),
         },
         Reach::Host => host(snapshot, query.ingress),
+        Reach::NoUplink => Err(unreachable(DropReason::PortDown, Answer::HostUnreachable)),
         Reach::NoSource => Err(unreachable(DropReason::TunnelNoSource, Answer::HostUnreachable)),
         Reach::NoNeighbour => Err(unreachable(DropReason::NoNeighbour, Answer::HostUnreachable)),
     }

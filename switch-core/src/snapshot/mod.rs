@@ -4,6 +4,7 @@
 //! to its last. Parts that did not change are shared with the snapshot before.
 
 mod compile;
+mod endpoints;
 mod policy_counters;
 mod ports;
 mod tunnels;
@@ -20,7 +21,8 @@ use policy::table::PolicyTable;
 use wire::addr::Mac;
 use wire::flow_key::HashKey;
 
-pub use compile::{FdbIds, compile};
+pub use compile::{FdbIds, check, compile};
+pub use endpoints::PodChanges;
 pub use policy_counters::PolicyCounters;
 pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging, UplinkPort};
 pub use tunnels::{PATH_MTU_SECS, PathMtu, Reach, Tunnel, Tunnels, Uplinks};
@@ -98,6 +100,10 @@ pub struct Snapshot {
     pub uplinks: Uplinks,
     /// The overlay.
     pub tunnels: Arc<Tunnels>,
+    /// Name of this node.
+    pub node: Arc<str>,
+    /// Pods that have a port.
+    pub attached: Arc<[Arc<Endpoint>]>,
     /// Pods by address.
     pub endpoints: CowMap<IpAddr, EndpointFacts>,
     /// Everything else, by longest prefix.
@@ -128,6 +134,8 @@ impl Snapshot {
             host: None,
             uplinks: Uplinks::default(),
             tunnels: Arc::default(),
+            node: "".into(),
+            attached: Arc::new([]),
             endpoints: CowMap::new(),
             fib: PrefixMap::new(),
             policy: Arc::default(),

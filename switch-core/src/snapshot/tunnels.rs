@@ -36,6 +36,8 @@ pub enum Reach {
     Host,
     /// This node has no tunnel address of a family that the other node has.
     NoSource,
+    /// No port carries the tunnel.
+    NoUplink,
     /// Its link-layer address is unknown.
     NoNeighbour,
 }

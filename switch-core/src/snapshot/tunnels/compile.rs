@@ -13,7 +13,7 @@ use super::{Place, Reach, Tunnel, Tunnels, Uplinks};
 use crate::config::{
     Config, ConfigError, Gateway, LocalNode, RemoteNode, Routing, TunnelConfig, Underlay,
 };
-use crate::id::Cookie;
+use crate::id::{Cookie, PortId};
 use crate::snapshot::UplinkPort;
 
 /// Every IPv4 host takes packets of so many octets (RFC 791 §3.1), so that a tunnel must.
@@ -99,18 +99,15 @@ impl<'a> Compiler<'a> {
         };
         match tunnel.routing {
             Routing::HostGw => self.beside(&mut table),
-            Routing::Vxlan => match self.uplinks.tunnel {
-                Some(uplink) => {
-                    table.port = uplink.port;
-                    let ground = inputs.is_same_ground(&before.made_of);
-                    self.through(&mut table, tunnel, &uplink, ground.then_some(&**before));
+            Routing::Vxlan => {
+                let uplink = self.uplinks.tunnel.unwrap_or(NOWHERE);
+                table.port = uplink.port;
+                let ground = inputs.is_same_ground(&before.made_of);
+                self.through(&mut table, tunnel, &uplink, ground.then_some(&**before));
+                if self.uplinks.tunnel.is_none() {
+                    table.cut_off();
                 }
-                None => self.error(
-                    &Cookie::new("Tunnel"),
-                    "routing",
-                    "no port is an uplink that carries the tunnel",
-                ),
-            },
+            }
         }
         table.made_of = inputs;
         Arc::new(table)
@@ -265,6 +262,20 @@ impl<'a> Compiler<'a> {
                 self.error(&node.cookie, "addresses", error.to_string());
                 Ok(None)
             }
+        }
+    }
+}
+
+/// In the place of an uplink that is not there, so that all else can be checked.
+const NOWHERE: UplinkPort =
+    UplinkPort { port: PortId(0), mac: Mac::ZERO, mtu: 1500, tunnel: true, direct: false };
+
+impl Tunnels {
+    /// Without an uplink there is no way to other nodes.
+    fn cut_off(&mut self) {
+        self.tunnels.clear();
+        for place in self.places.values_mut() {
+            place.reach = Reach::NoUplink;
         }
     }
 }
