@@ -11,6 +11,8 @@ pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod pod;
+pub mod reserve;
+pub mod steer;
 pub mod sysctl;
 pub mod userns;
 
