@@ -7,6 +7,7 @@
 //! ([`HostError`]).
 
 mod error;
+pub mod health;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
