@@ -15,16 +15,18 @@ use switch_core::host::{HostError, NetNs};
 use switch_core::id::{Cookie, PortId};
 use switch_core::port::Device;
 use switch_core::port::af_packet::PacketConfig;
+use switch_core::port::tap as tap_port;
 
-use super::{Between, MTU, Pod};
-use crate::Outcome;
+use super::pod::{MTU, Pod};
+use super::{Between, Missing, World, namespace};
 
 /// Bounds that the many connections of a long run do not meet.
 const LIMITS: Limits =
     Limits { connections: 1 << 20, connections_per_port: 1 << 20, flows: 1 << 21, fdb: 1 << 10 };
 
 /// Each pod on a TAP.
-pub(super) fn tap(workers: usize) -> Outcome<(Pod, Pod, Between)> {
+pub(super) fn tap(workers: usize) -> Result<World, Missing> {
+    tap_port::is_available().map_err(|e| Missing::Unavailable(e.to_string()))?;
     join(workers, Vec::new(), |_, pod, interface| {
         let options = TapOptions { multi_queue: workers > 1, ..TapOptions::default() };
         Ok(Box::new(attach_tap(&pod.namespace, interface, options)?))
@@ -32,9 +34,9 @@ pub(super) fn tap(workers: usize) -> Outcome<(Pod, Pod, Between)> {
 }
 
 /// Each pod on a veth pair, whose other end the switch has by AF_PACKET.
-pub(super) fn af_packet(workers: usize) -> Outcome<(Pod, Pod, Between)> {
-    let ours = NetNs::anonymous().map_err(|e| e.to_string())?;
-    silence(&ours).map_err(|e| e.to_string())?;
+pub(super) fn af_packet(workers: usize) -> Result<World, Missing> {
+    let ours = namespace()?;
+    silence(&ours)?;
     join(workers, vec![ours.clone()], |number, pod, interface| {
         let name = switch_interface(&format!("compare/{number}"));
         let config = PacketConfig::default();
@@ -46,7 +48,7 @@ fn join(
     workers: usize,
     namespaces: Vec<NetNs>,
     attach: impl Fn(usize, &Pod, &PodInterface) -> Result<Box<dyn Device>, HostError>,
-) -> Outcome<(Pod, Pod, Between)> {
+) -> Result<World, Missing> {
     let [client, server] = Pod::pair(Some(Gateway::default().mac))?;
     let mut control = ControlPlane::new(Options { limits: LIMITS, ..Options::default() });
     control.set_workers(workers).map_err(|e| e.to_string())?;
@@ -63,8 +65,9 @@ fn join(
     }
     let epoch = control.apply(&config).map_err(|e| e.to_string())?;
     control.wait(epoch, Duration::from_secs(10)).map_err(|e| e.to_string())?;
-    let between = Between { switch: Some(control), _namespaces: namespaces };
-    Ok((client, server, between))
+    let between =
+        Between { switches: vec![control], _namespaces: namespaces, ..Between::default() };
+    Ok(World::new(client, server, between))
 }
 
 fn endpoint(number: usize, pod: &Pod, port: PortId) -> Endpoint {
@@ -74,7 +77,7 @@ fn endpoint(number: usize, pod: &Pod, port: PortId) -> Endpoint {
             namespace: "compare".into(),
             name: format!("p{number}").into(),
             labels: Labels::default(),
-            addresses: pod.addresses().to_vec(),
+            addresses: pod.addresses(),
             ports: Vec::new(),
             host_network: false,
         },

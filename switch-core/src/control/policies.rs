@@ -12,6 +12,7 @@ use policy::table::PolicyTable;
 
 use crate::config::{Config, ConfigError, Endpoint, LocalNode, RemoteNode};
 use crate::id::Cookie;
+use crate::snapshot::PodChanges;
 
 /// Objects that left a list, and those that came or are others than before.
 pub(crate) struct Difference<'a, T> {
@@ -19,11 +20,36 @@ pub(crate) struct Difference<'a, T> {
     pub(crate) removed: Vec<&'a Arc<T>>,
     /// In the new list and not, as they are, in the old one.
     pub(crate) changed: Vec<&'a Arc<T>>,
+    /// What those of `changed` that take an object's place were before.
+    pub(crate) replaced: Vec<&'a Arc<T>>,
     /// Those of `changed` that take no object's place.
     pub(crate) added: Vec<&'a Arc<T>>,
 }
 
-impl<T> Difference<'_, T> {
+impl<'a, T> Difference<'a, T> {
+    pub(super) fn none() -> Self {
+        let (removed, changed) = (Vec::new(), Vec::new());
+        Self { removed, changed, replaced: Vec::new(), added: Vec::new() }
+    }
+
+    /// An object that is wanted, and the one of its name that there was.
+    pub(super) fn take(&mut self, before: Option<&'a Arc<T>>, object: &'a Arc<T>)
+    where
+        T: PartialEq,
+    {
+        match before {
+            Some(known) if Arc::ptr_eq(known, object) || **known == **object => {}
+            Some(known) => {
+                self.changed.push(object);
+                self.replaced.push(known);
+            }
+            None => {
+                self.changed.push(object);
+                self.added.push(object);
+            }
+        }
+    }
+
     /// Names that go and names that come.
     pub(super) fn names<K>(&self, key: impl Fn(&T) -> K) -> (Vec<K>, Vec<K>) {
         let names = |list: &[&Arc<T>]| list.iter().map(|o| key(o)).collect();
@@ -47,18 +73,12 @@ where
     let back = old.iter().rev().zip(new.iter().rev()).take_while(same).count();
     let (old, new) = (&old[..old.len() - back], &new[..new.len() - back]);
     let mut before: HashMap<K, &Arc<T>> = old.iter().map(|o| (key(o), o)).collect();
-    let (mut changed, mut added) = (Vec::new(), Vec::new());
+    let mut difference = Difference::none();
     for object in new {
-        match before.remove(&key(object)) {
-            Some(known) if Arc::ptr_eq(known, object) || **known == **object => {}
-            Some(_) => changed.push(object),
-            None => {
-                changed.push(object);
-                added.push(object);
-            }
-        }
+        difference.take(before.remove(&key(object)), object);
     }
-    Difference { removed: before.into_values().collect(), changed, added }
+    difference.removed = before.into_values().collect();
+    difference
 }
 
 /// The names in force of one kind of object.
@@ -90,13 +110,13 @@ impl<K: Eq + Hash + Clone> Names<K> {
 
 /// What a new configuration changes of what policy depends on.
 pub(crate) struct Step<'a> {
-    namespaces: Difference<'a, Namespace>,
-    nodes: Difference<'a, RemoteNode>,
-    pods: Difference<'a, Endpoint>,
-    policies: Difference<'a, NetworkPolicy>,
-    cluster_policies: Difference<'a, ClusterNetworkPolicy>,
+    pub(super) namespaces: Difference<'a, Namespace>,
+    pub(super) nodes: Difference<'a, RemoteNode>,
+    pub(super) pods: Difference<'a, Endpoint>,
+    pub(super) policies: Difference<'a, NetworkPolicy>,
+    pub(super) cluster_policies: Difference<'a, ClusterNetworkPolicy>,
     /// This node, before and after.
-    local: (&'a LocalNode, &'a LocalNode),
+    pub(super) local: (&'a LocalNode, &'a LocalNode),
 }
 
 impl<'a> Step<'a> {
@@ -112,6 +132,12 @@ impl<'a> Step<'a> {
             }),
             local: (&old.node, &new.node),
         }
+    }
+
+    /// The pods that changed.
+    pub(super) fn pod_changes(&self) -> PodChanges<'a> {
+        let gone = self.pods.removed.iter().chain(&self.pods.replaced).copied().collect();
+        PodChanges { gone, here: self.pods.changed.clone() }
     }
 
     /// Names that go and names that come.

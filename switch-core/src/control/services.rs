@@ -25,12 +25,12 @@ type PodPorts = (Cookie, Arc<[HostPort]>);
 
 /// What a new configuration changes of what Services depend on.
 pub(super) struct Step<'a> {
-    services: Difference<'a, Service>,
-    slices: Difference<'a, EndpointSlice>,
+    pub(super) services: Difference<'a, Service>,
+    pub(super) slices: Difference<'a, EndpointSlice>,
     /// Pods whose host ports go, and pods whose host ports are others than before.
-    closed: Vec<&'a Cookie>,
-    opened: Vec<&'a PodPorts>,
-    new: &'a Config,
+    pub(super) closed: Vec<&'a Cookie>,
+    pub(super) opened: Vec<&'a PodPorts>,
+    pub(super) new: &'a Config,
 }
 
 impl<'a> Step<'a> {

@@ -6,26 +6,22 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use policy::cow::CowMap;
 use policy::prefix::PrefixMap;
 use policy::service::table::ServiceTable;
 use wire::cidr::Cidr;
 
 use super::{
-    BridgePort, Domain, EndpointFacts, FibEntry, HostPort, Location, Member, PodPort,
-    PolicyCounters, PortFacts, Snapshot, Tagging,
+    BridgePort, Domain, FibEntry, HostPort, Member, PodChanges, PolicyCounters, PortFacts,
+    Snapshot, Tagging,
 };
-use crate::config::{Config, ConfigError, Endpoint, NextHop, PortConfig, PortRole, Vlans};
+use crate::config::{Config, ConfigError, NextHop, PortConfig, PortRole, Vlans};
 use crate::id::{Cookie, Epoch, PortId};
 use crate::route::fdb::{self, Bounds};
 
-/// Smallest MTU that IPv4 allows (RFC 791) and IPv6 allows (RFC 8200 §5).
-const MIN_MTU_V4: u16 = 68;
-const MIN_MTU_V6: u16 = 1280;
-
 /// Compiles `config` into the snapshot of `epoch`, all but policy and Services, whose compilers
 /// keep their own state. `fdb_ids` remembers what the FDB knows each
-/// VLAN of each domain by; it is only added to.
+/// VLAN of each domain by; it is only added to. `before` is the snapshot in force, `pods` what changed
+/// of them since.
 ///
 /// # Errors
 /// Everything that is wrong, each with object, field and reason.
@@ -33,13 +29,15 @@ pub fn compile(
     config: &Config,
     epoch: Epoch,
     fdb_ids: &mut FdbIds,
+    before: &Snapshot,
+    pods: &PodChanges<'_>,
 ) -> Result<Snapshot, Vec<ConfigError>> {
     let mut build = Build { config, errors: Vec::new(), ports: Vec::new(), host: None };
     build.node();
     build.masquerade();
     let domains = build.bridges(fdb_ids);
     build.ports(&domains);
-    let endpoints = build.endpoints();
+    let endpoints = build.endpoints(before, pods);
     let fib = build.fib();
     let Build { errors, mut ports, host, .. } = build;
     if !errors.is_empty() {
@@ -53,7 +51,9 @@ pub fn compile(
         nat_ports: config.node.nat_ports.clone(),
         ports: ports.into(),
         host,
-        endpoints,
+        node: config.node.name.clone(),
+        endpoints: endpoints.by_address,
+        attached: endpoints.attached,
         fib,
         policy: Arc::default(),
         policy_counters: PolicyCounters::default(),
@@ -62,6 +62,15 @@ pub fn compile(
         cluster_key: config.cluster_key.0,
         domains: domains.into(),
     })
+}
+
+/// Compiles a configuration by itself: what [`compile`] would say of it with nothing in force.
+///
+/// # Errors
+/// Everything that is wrong, each with object, field and reason.
+pub fn check(config: &Config) -> Result<Snapshot, Vec<ConfigError>> {
+    let pods = PodChanges { gone: Vec::new(), here: config.endpoints.iter().collect() };
+    compile(config, Epoch(1), &mut FdbIds::default(), &Snapshot::empty(), &pods)
 }
 
 /// What the FDB knows each VLAN of each bridge domain by, kept from epoch to epoch.
@@ -81,15 +90,20 @@ struct Vlanned {
     domains: Vec<Domain>,
 }
 
-struct Build<'a> {
-    config: &'a Config,
+pub(super) struct Build<'a> {
+    pub(super) config: &'a Config,
     errors: Vec<ConfigError>,
-    ports: Vec<PortFacts>,
+    pub(super) ports: Vec<PortFacts>,
     host: Option<HostPort>,
 }
 
 impl Build<'_> {
-    fn error(&mut self, object: &Cookie, field: impl Into<String>, reason: impl Into<String>) {
+    pub(super) fn error(
+        &mut self,
+        object: &Cookie,
+        field: impl Into<String>,
+        reason: impl Into<String>,
+    ) {
         self.errors.push(ConfigError {
             object: object.clone(),
             field: field.into(),
@@ -217,92 +231,11 @@ impl Build<'_> {
         }
     }
 
-    fn set_port(&mut self, port: PortId, facts: PortFacts) {
+    pub(super) fn set_port(&mut self, port: PortId, facts: PortFacts) {
         if self.ports.len() <= port.index() {
             self.ports.resize(port.index() + 1, PortFacts::Unused);
         }
         self.ports[port.index()] = facts;
-    }
-
-    fn endpoints(&mut self) -> CowMap<IpAddr, EndpointFacts> {
-        let mut map: CowMap<IpAddr, EndpointFacts> = CowMap::new();
-        let config = self.config;
-        for endpoint in &config.endpoints {
-            let location = self.locate(endpoint);
-            for (i, &address) in endpoint.workload.addresses.iter().enumerate() {
-                let field = format!("addresses[{i}]");
-                if !is_unicast(address) {
-                    self.error(&endpoint.cookie, field, "is not a unicast address");
-                    continue;
-                }
-                if endpoint.workload.host_network {
-                    continue;
-                }
-                let node = &config.node;
-                if address == IpAddr::V4(node.gateway.ipv4)
-                    || address == IpAddr::V6(node.gateway.ipv6)
-                {
-                    self.error(&endpoint.cookie, field, format!("{address} is the gateway's"));
-                    continue;
-                }
-                if node.addresses.contains(&address) {
-                    self.error(&endpoint.cookie, field, format!("{address} is the node's own"));
-                    continue;
-                }
-                let facts =
-                    EndpointFacts { location: location.clone(), endpoint: endpoint.clone() };
-                if let Some(other) = map.insert(address, facts) {
-                    let reason = format!("{address} belongs to {} too", other.endpoint.cookie);
-                    self.error(&endpoint.cookie, field, reason);
-                }
-            }
-        }
-        map
-    }
-
-    fn locate(&mut self, endpoint: &Arc<Endpoint>) -> Location {
-        if endpoint.workload.host_network {
-            return Location::Host;
-        }
-        let Some(at) = endpoint.attachment else {
-            let here = endpoint.node == self.config.node.name;
-            return if here { Location::Unattached } else { Location::Remote };
-        };
-        let v6 = endpoint.workload.addresses.iter().any(IpAddr::is_ipv6);
-        let least = if v6 { MIN_MTU_V6 } else { MIN_MTU_V4 };
-        if at.mtu < least {
-            self.error(&endpoint.cookie, "attachment.mtu", format!("is below {least}"));
-        }
-        if !at.mac.is_unicast() {
-            self.error(&endpoint.cookie, "attachment.mac", "is not a unicast MAC address");
-        }
-        let pod_port =
-            self.config.ports.iter().any(|p| p.port == at.port && p.role == PortRole::Pod);
-        if !pod_port {
-            let reason = format!("port {} is not configured for a pod", at.port);
-            self.error(&endpoint.cookie, "attachment.port", reason);
-        } else if let PortFacts::Pod(other) =
-            self.ports.get(at.port.index()).unwrap_or(&PortFacts::Unused)
-        {
-            let reason = format!("port {} is {}'s already", at.port, other.endpoint.cookie);
-            self.error(&endpoint.cookie, "attachment.port", reason);
-        } else {
-            let mut facts = PodPort {
-                endpoint: endpoint.clone(),
-                mac: at.mac,
-                ipv4: Vec::new(),
-                ipv6: Vec::new(),
-                mtu: at.mtu,
-            };
-            for address in &endpoint.workload.addresses {
-                match address {
-                    IpAddr::V4(a) => facts.ipv4.push(*a),
-                    IpAddr::V6(a) => facts.ipv6.push(*a),
-                }
-            }
-            self.set_port(at.port, PortFacts::Pod(Arc::new(facts)));
-        }
-        Location::Attached { port: at.port, mac: at.mac, mtu: at.mtu }
     }
 
     fn fib(&mut self) -> PrefixMap<FibEntry> {
@@ -351,7 +284,7 @@ fn port_cookie(port: PortId) -> Cookie {
     Cookie::new(format!("Port/{port}"))
 }
 
-fn is_unicast(address: IpAddr) -> bool {
+pub(super) fn is_unicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => !(a.is_unspecified() || a.is_multicast() || a.is_broadcast()),
         IpAddr::V6(a) => !(a.is_unspecified() || a.is_multicast()),

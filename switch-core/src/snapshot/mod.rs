@@ -4,6 +4,7 @@
 //! to its last. Parts that did not change are shared with the snapshot before.
 
 mod compile;
+mod endpoints;
 mod policy_counters;
 mod ports;
 
@@ -18,7 +19,8 @@ use policy::table::PolicyTable;
 use wire::addr::Mac;
 use wire::flow_key::HashKey;
 
-pub use compile::{FdbIds, compile};
+pub use compile::{FdbIds, check, compile};
+pub use endpoints::PodChanges;
 pub use policy_counters::PolicyCounters;
 pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging};
 
@@ -80,6 +82,10 @@ pub struct Snapshot {
     pub ports: Arc<[PortFacts]>,
     /// The node's own port, if there is one.
     pub host: Option<HostPort>,
+    /// Name of this node.
+    pub node: Arc<str>,
+    /// Pods that have a port.
+    pub attached: Arc<[Arc<Endpoint>]>,
     /// Pods by address.
     pub endpoints: CowMap<IpAddr, EndpointFacts>,
     /// Everything else, by longest prefix.
@@ -108,6 +114,8 @@ impl Snapshot {
             nat_ports: NAT_PORTS,
             ports: Arc::new([]),
             host: None,
+            node: "".into(),
+            attached: Arc::new([]),
             endpoints: CowMap::new(),
             fib: PrefixMap::new(),
             policy: Arc::default(),
