@@ -4,6 +4,7 @@
 mod batch;
 mod finish;
 mod fragment;
+mod gro;
 mod gso;
 mod layout;
 mod offload;
@@ -16,7 +17,10 @@ mod tests;
 pub use batch::{BATCH, Batch};
 pub use finish::{CutError, finish_checksum, fit, is_fit, largest_l3};
 pub use fragment::fragment_v4;
+pub(crate) use gro::Run;
+pub use gro::coalesce;
 pub use gso::segment;
+pub(crate) use gso::train;
 pub use offload::{GsoType, Offload};
 pub use pool::{Pool, PoolConfig, SizeClass};
 
