@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::testkit::{Shape, be, judge, shape};
+use super::super::testkit::{Shape, be, judge, shape, tunnelled};
 use super::*;
 use wire::flow_key::HashKey;
 use wire::parse::parse;
@@ -111,31 +111,6 @@ fn what_contradicts_the_frame_is_not_cut() {
     }
     let tiny = segments(tcp(2500).packet(1), &mut Pool::new(PoolConfig::default()));
     assert_eq!(tiny.map(|p| p.len()), Err(CutError::new(DropReason::OffloadInvalid, 0)));
-}
-
-/// Puts `inner`, a super-frame, behind an outer IP, UDP and VXLAN header.
-fn tunnelled(inner: &Shape, size: u16, outer_v4: bool, checksum: bool) -> Packet {
-    let mut payload = vec![0x08, 0, 0, 0, 0, 0, 1, 0];
-    payload.extend(inner.frame());
-    let outer = Shape {
-        v4: outer_v4,
-        tcp: false,
-        tags: 0,
-        extra: 0,
-        tcp_options: 0,
-        tcp_flags: 0,
-        id: 5,
-        seq: 0,
-        payload,
-    };
-    let mut packet = outer.packet(size);
-    let field = outer.l4() + 6;
-    if !checksum {
-        packet.bytes_mut()[field..field + 2].fill(0);
-    }
-    packet.offload = inner.packet(size).offload;
-    packet.offload.shift((outer.payload_at() + 8) as i32);
-    packet
 }
 
 proptest! {
