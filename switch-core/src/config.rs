@@ -1,14 +1,19 @@
 //! What the switch is told: plain data, built by whoever embeds the crate (for Kubernetes by
 //! the `kubernetes` crate) and handed to the control plane, whole or object by object.
 
+mod tunnel;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use policy::rule::{ClusterNetworkPolicy, Labels, Namespace, NetworkPolicy, Workload};
 use policy::service::model::{EndpointSlice, HostPort, Service};
+pub use tunnel::{Routing, TunnelConfig, Underlay};
 pub use wire::cidr::Cidr;
 
 use wire::addr::Mac;
+use wire::flow_key::HashKey;
 
 use crate::id::{Cookie, PortId};
 
@@ -39,12 +44,62 @@ pub struct Config {
     pub service_cidrs: Vec<Cidr>,
     /// Ranges in which Services' `externalIPs` are honoured (CVE-2020-8554, T-N6).
     pub allowed_external_ips: Vec<Cidr>,
+    /// Key of the hashes on which all nodes of the cluster must agree.
+    pub cluster_key: ClusterKey,
+    /// Source addresses for what pods send off the cluster, translated by the switch itself.
+    /// `None`: such packets leave with the pod's address.
+    pub masquerade: Option<Masquerade>,
     /// Every other node.
     pub nodes: Vec<Arc<RemoteNode>>,
+    /// How other nodes' pods are reached. `None`: by the node's own routes.
+    pub tunnel: Option<TunnelConfig>,
+    /// Link-layer addresses on the uplinks: of other nodes, or of the routers towards them, by the
+    /// other node's address; and of next hops. They go before what a [`RemoteNode`] says of itself.
+    pub neighbours: Vec<(IpAddr, Mac)>,
     /// Routes beyond pods and nodes.
     pub routes: Vec<Arc<Route>>,
     /// Layer-2 bridge domains.
     pub bridges: Vec<Arc<BridgeDomain>>,
+}
+
+/// Key of Maglev's tables and choices, of ECMP and of the tunnel's source ports: equal on all nodes
+/// of a cluster, so that each makes the same choice, and after a restart again. No secret of the
+/// flow table's kind (that one every process draws for itself), yet whoever knows it can aim
+/// connections at one backend; a cluster with such users sets its own.
+#[derive(Clone, Copy, Debug)]
+pub struct ClusterKey(pub HashKey);
+
+impl Default for ClusterKey {
+    /// The same everywhere, for clusters that set none.
+    fn default() -> Self {
+        Self(HashKey::new(0x706f_6473_7769_7463_6820_636c_7573_7465))
+    }
+}
+
+/// Masquerading by the switch: what pods send off the cluster leaves with one of these addresses.
+/// A family without an address is left as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Masquerade {
+    /// For IPv4. The node's, or one that the network routes to the node.
+    pub ipv4: Option<Ipv4Addr>,
+    /// For IPv6.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Ranges that count as the cluster, beside pods, nodes, their ranges and Services.
+    pub cluster: Vec<Cidr>,
+}
+
+impl Masquerade {
+    /// The source address for packets to `destination`, if that is in none of the ranges that
+    /// count as the cluster. Whether it is a pod's, node's or Service's, the caller knows.
+    pub fn source(&self, destination: IpAddr) -> Option<IpAddr> {
+        if self.cluster.iter().any(|range| range.contains(destination)) {
+            return None;
+        }
+        match destination {
+            IpAddr::V4(_) => self.ipv4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.ipv6.map(IpAddr::V6),
+        }
+    }
 }
 
 /// This node.
@@ -64,7 +119,14 @@ pub struct LocalNode {
     pub underlay_mac: Mac,
     /// What pods see as their gateway.
     pub gateway: Gateway,
+    /// Ports of the node's addresses that stand in place of hidden clients' (S8): kept from the
+    /// node's own sockets by whoever runs the switch (T-N1), the same on all nodes.
+    pub nat_ports: RangeInclusive<u16>,
 }
+
+/// Where no port of the node listens by default, and none of a NodePort lies: the upper half of what
+/// Linux takes ports of its own from, which is left the lower half.
+pub const NAT_PORTS: RangeInclusive<u16> = 44_000..=65_535;
 
 impl Default for LocalNode {
     fn default() -> Self {
@@ -76,6 +138,7 @@ impl Default for LocalNode {
             vtep: VtepMac::default(),
             underlay_mac: Mac::ZERO,
             gateway: Gateway::default(),
+            nat_ports: NAT_PORTS,
         }
     }
 }
@@ -121,6 +184,20 @@ pub enum PortRole {
         mac: Mac,
         /// Largest network-layer packet that the node takes, in octets.
         mtu: u16,
+    },
+    /// The underlay stands behind it: frames are raw Ethernet, with the tunnel's outer headers. At
+    /// most one port carries the tunnel, and at most one the traffic without; one may do both.
+    Uplink {
+        /// Link-layer address of the node on the underlay.
+        mac: Mac,
+        /// Largest network-layer packet of the underlay, in octets. The tunnel takes 50 of them
+        /// over IPv4, 70 over IPv6.
+        mtu: u16,
+        /// Tunnel packets come and go by it.
+        tunnel: bool,
+        /// Off-cluster clients of Services come in by it; next hops and, without a tunnel, other
+        /// nodes are behind it.
+        direct: bool,
     },
     /// Member of a bridge domain.
     Bridge {
@@ -219,6 +296,9 @@ pub struct Route {
 pub enum NextHop {
     /// Through the node's own stack.
     Host,
+    /// A router on the direct uplink, whose link-layer address is known; by the node's own stack
+    /// where there is no such uplink.
+    Via(IpAddr),
     /// Dropped, with its reason.
     Blackhole,
 }

@@ -302,8 +302,8 @@ impl Uncached {
     fn fate(&mut self, snapshot: &Snapshot, key: &FlowKey, ingress: PortId) -> Fate {
         let known = self.0.get(key).copied();
         let known = known.as_ref().map(|(pinned, direction)| (pinned, *direction));
-        match resolve(snapshot, &Query { key, ingress, known }) {
-            Decision::Forward { plan, pinned } => {
+        match resolve(snapshot, &Query { known, ..Query::new(key, ingress) }) {
+            Decision::Forward { plan, pinned, .. } => {
                 self.0.entry(pinned.original).or_insert((pinned, Direction::Original));
                 self.0.entry(pinned.reply).or_insert((pinned, Direction::Reply));
                 Fate::Sent(plan.out)

@@ -98,6 +98,9 @@ struct Stats {
     /// Decisions by policy rule: `POLICY ingress[0]`, or `POLICY ingress` where none of its rules
     /// matched.
     policies: BTreeMap<String, u64>,
+    /// Connections by Service port: `SERVICE PORT/PROTOCOL BACKEND` opened to that backend, or
+    /// `departed` for backends that are gone, `rejected`, `dropped`.
+    services: BTreeMap<String, u64>,
 }
 
 impl Stats {
@@ -113,6 +116,20 @@ impl Stats {
             let rule = count.rule.map_or_else(String::new, |rule| format!("[{rule}]"));
             let name = format!("{} {}{rule}", count.policy, count.direction);
             stats.policies.insert(name, count.decided);
+        }
+        for count in control.service_counts() {
+            let name = format!("{} {}/{}", count.service, count.port, count.protocol);
+            let others = [
+                ("departed", count.departed),
+                ("rejected", count.rejected),
+                ("dropped", count.dropped),
+            ];
+            let backends = count.opened.iter().map(|(backend, n)| (backend.to_string(), *n));
+            let others = others.into_iter().filter(|(_, n)| *n > 0);
+            for (what, n) in backends.chain(others.map(|(what, n)| (what.to_owned(), n))) {
+                // Two ports of one number are two protocols; two host ports of one pod are not.
+                *stats.services.entry(format!("{name} {what}")).or_default() += n;
+            }
         }
         let (mut frames, mut bursts) = (0, 0);
         for worker in control.workers() {
@@ -163,6 +180,9 @@ impl Stats {
         }
         for (rule, count) in &self.policies {
             text.push_str(&format!(" policy.{}={count}", rule.replace(' ', ":")));
+        }
+        for (port, count) in &self.services {
+            text.push_str(&format!(" service.{}={count}", port.replace(' ', ":")));
         }
         text
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use wire::flow_key::{Family, HashKey};
 
 use super::compile::Settings;
+use super::counts::Slot;
 use super::endpoints::{Candidate, Selection, Topology, merge, select};
 use super::entry::{Backend, BackendDetail, BackendFlags, Ranges, ServiceEntry, ServicePortId};
 use super::model::{
@@ -32,14 +33,14 @@ fn whole_addresses(service: &Service, front: &Front) -> Vec<Laid> {
     ips.map(|ip| (FrontKey::address(*ip), FrontendKind::ClusterIp, front.clone())).collect()
 }
 
-/// Compiles one port in one family.
+/// Compiles one port in one family; `before` is what was made of it last.
 pub(super) fn entry<'a>(
     service: &Service,
     port: &ServicePort,
     family: Family,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     settings: &Settings,
-    id: ServicePortId,
+    (id, before): (ServicePortId, Option<&ServiceEntry>),
 ) -> ServiceEntry {
     let mut candidates = merge(service, port, family, slices, &settings.view);
     // Far beyond what the API server takes; the table's indices have 16 bits.
@@ -51,6 +52,8 @@ pub(super) fn entry<'a>(
     };
     let (cluster, local) = scopes(service);
     let ranges = &service.source_ranges;
+    let addresses: Vec<SocketAddr> = candidates.iter().map(|c| c.address).collect();
+    let (counts, slots) = ServiceEntry::counts_for(before, &addresses);
     ServiceEntry {
         id,
         cookie: service.cookie.clone(),
@@ -66,8 +69,9 @@ pub(super) fn entry<'a>(
         any: selection.any,
         cluster: choice(&selection.cluster, cluster),
         local: choice(&selection.local, local),
-        backends: backends(&candidates, &selection),
+        backends: backends(&candidates, &selection, &slots),
         details: candidates.iter().map(detail).collect(),
+        counts,
     }
 }
 
@@ -95,10 +99,12 @@ fn maglev(
     Maglev::new(&list, size, key).unwrap_or_default()
 }
 
-fn backends(candidates: &[Candidate<'_>], selection: &Selection) -> Arc<[Backend]> {
+fn backends(candidates: &[Candidate<'_>], selection: &Selection, slots: &[Slot]) -> Arc<[Backend]> {
     let mut list: Vec<Backend> = candidates
         .iter()
-        .map(|c| Backend {
+        .zip(slots)
+        .map(|(c, &slot)| Backend {
+            slot,
             address: c.address.ip(),
             port: c.address.port(),
             weight: c.endpoint.weight,
@@ -182,7 +188,7 @@ pub(super) fn host_port(
     cookie: &Arc<str>,
     port: &HostPort,
     settings: &Settings,
-    id: ServicePortId,
+    (id, before): (ServicePortId, Option<&ServiceEntry>),
 ) -> Option<Laid> {
     let (proto, family) = (port.protocol.number(), family_of(port.target.ip()));
     let key = match port.address.filter(|ip| !ip.is_unspecified()) {
@@ -201,6 +207,11 @@ pub(super) fn host_port(
     ];
     let flags = flags.into_iter().fold(BackendFlags::default(), |all, f| all.with(f, true));
     let (address, number) = (port.target.ip(), port.target.port());
+    let (counts, slots) = ServiceEntry::counts_for(before, &[port.target]);
+    let backends = slots
+        .into_iter()
+        .map(|slot| Backend { address, port: number, weight: 1, flags, slot })
+        .collect();
     let one = Maglev::new(&[(port.target, 1)], default_size(1), &settings.cluster_key);
     let entry = ServiceEntry {
         id,
@@ -215,11 +226,12 @@ pub(super) fn host_port(
         source_ranges: None,
         topology: Topology::Anywhere,
         any: true,
-        backends: [Backend { address, port: number, weight: 1, flags }].into(),
+        backends,
         details: [BackendDetail { target: Some(cookie.clone()), ..BackendDetail::default() }]
             .into(),
         cluster: one.unwrap_or_default(),
         local: Maglev::default(),
+        counts,
     };
     let kind = FrontendKind::HostPort;
     Some((key, kind, Front::Port(Port::new(kind, Arc::new(entry)))))

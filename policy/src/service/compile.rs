@@ -16,7 +16,7 @@ use wire::flow_key::{Family, FlowKey, HashKey};
 use super::build::{self, Laid};
 use super::endpoints::Viewpoint;
 use super::entry::{ServiceEntry, ServicePortId};
-use super::model::{EndpointSlice, HostPort, Service, ServiceName};
+use super::model::{EndpointSlice, HostPort, Service, ServiceName, family_of};
 use super::table::{Front, FrontKey, FrontendKind, Scene, ServiceTable};
 use super::validate;
 pub use super::validate::Invalid;
@@ -99,7 +99,24 @@ type PortIds = Vec<((Arc<str>, Protocol), ServicePortId)>;
 struct Compiled {
     claims: Vec<Claim>,
     ids: PortIds,
+    /// What was compiled, for the counters to be carried over.
+    entries: Vec<Arc<ServiceEntry>>,
     health: Option<HealthCheck>,
+}
+
+impl Compiled {
+    /// What was made of a port last.
+    fn entry(&self, id: ServicePortId, family: Family) -> Option<&ServiceEntry> {
+        self.entries.iter().map(|e| &**e).find(|e| e.id == id && e.family == family)
+    }
+}
+
+impl Default for ServiceTable {
+    /// No Service at all.
+    fn default() -> Self {
+        let scene = Arc::new(scene(&Settings::default()));
+        Self { fronts: CowMap::new(), scene, strays: false }
+    }
 }
 
 /// Keeps the objects and compiles what changes.
@@ -158,6 +175,14 @@ impl Compiler {
             self.strays = self.claims.keys().filter(|claim| self.is_stray(&claim.0)).count();
             self.dirty.extend(self.services.keys().cloned().map(Owner::Service));
         }
+    }
+
+    /// Whether a Service contradicts itself, as [`set_service`](Self::set_service) would find.
+    ///
+    /// # Errors
+    /// It does.
+    pub fn check(service: &Service) -> Result<(), Invalid> {
+        validate::service(service)
     }
 
     /// Adds a Service, or changes the one of its name.
@@ -305,15 +330,15 @@ impl Compiler {
 
     fn recompile(&mut self, owner: Owner) {
         let old = self.compiled.remove(&owner).unwrap_or_default();
-        let mut new = Compiled { ids: old.ids, ..Compiled::default() };
+        let mut new = Compiled::default();
         let fronts = match &owner {
             Owner::Nobody => Vec::new(),
             Owner::Service(name) => match self.services.get(name).cloned() {
-                Some(service) => self.service_fronts(&service, &mut new),
+                Some(service) => self.service_fronts(&service, &old, &mut new),
                 None => Vec::new(),
             },
             Owner::Pod(cookie) => match self.host_ports.get(cookie).cloned() {
-                Some(ports) => self.host_port_fronts(cookie, &ports, &mut new),
+                Some(ports) => self.host_port_fronts(cookie, &ports, &old, &mut new),
                 None => Vec::new(),
             },
         };
@@ -361,23 +386,31 @@ impl Compiler {
     }
 
     /// The entries and frontends of a Service.
-    fn service_fronts(&mut self, service: &Arc<Service>, new: &mut Compiled) -> Vec<Laid> {
+    fn service_fronts(
+        &mut self,
+        service: &Arc<Service>,
+        old: &Compiled,
+        new: &mut Compiled,
+    ) -> Vec<Laid> {
         if !service.is_balanced() {
             return build::foreign(service);
         }
         let slices = self.slices.get(&service.name).cloned().unwrap_or_default();
         let mut fronts = build::allocated(service);
-        let known = std::mem::take(&mut new.ids);
         let mut local = BTreeSet::new();
         for port in &service.ports {
-            let id = self.id(&known, &port.name, port.protocol);
+            let id = self.id(&old.ids, &port.name, port.protocol);
             new.ids.push(((port.name.clone(), port.protocol), id));
             for family in [Family::V4, Family::V6] {
                 if service.has_family(family) {
                     let slices = slices.values().map(|slice| &**slice);
-                    let entry = build::entry(service, port, family, slices, &self.settings, id);
+                    let identity = (id, old.entry(id, family));
+                    let settings = &self.settings;
+                    let entry = build::entry(service, port, family, slices, settings, identity);
+                    let entry = Arc::new(entry);
                     local.extend(build::healthy(&entry));
-                    build::fronts(service, port, &Arc::new(entry), &self.settings, &mut fronts);
+                    build::fronts(service, port, &entry, settings, &mut fronts);
+                    new.entries.push(entry);
                 }
             }
         }
@@ -394,15 +427,20 @@ impl Compiler {
         &mut self,
         cookie: &Arc<str>,
         ports: &[HostPort],
+        old: &Compiled,
         new: &mut Compiled,
     ) -> Vec<Laid> {
-        let known = std::mem::take(&mut new.ids);
         let mut fronts = Vec::new();
         for port in ports {
             let name: Arc<str> = format!("{}-{}", port.port, port.target).into();
-            let id = self.id(&known, &name, port.protocol);
+            let id = self.id(&old.ids, &name, port.protocol);
             new.ids.push(((name, port.protocol), id));
-            fronts.extend(build::host_port(cookie, port, &self.settings, id));
+            let identity = (id, old.entry(id, family_of(port.target.ip())));
+            let laid = build::host_port(cookie, port, &self.settings, identity);
+            if let Some((_, _, Front::Port(front))) = &laid {
+                new.entries.push(front.entry().clone());
+            }
+            fronts.extend(laid);
         }
         fronts
     }

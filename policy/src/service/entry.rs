@@ -9,6 +9,7 @@ use std::sync::Arc;
 use wire::cidr::Cidr;
 use wire::flow_key::Family;
 
+use super::counts::{Before, Counts, Slot};
 use super::endpoints::Topology;
 use super::model::TrafficPolicy;
 use crate::maglev::Maglev;
@@ -76,6 +77,7 @@ pub struct Backend {
     pub weight: u16,
     /// State.
     pub flags: BackendFlags,
+    pub(super) slot: Slot,
 }
 
 impl Backend {
@@ -195,6 +197,7 @@ pub struct ServiceEntry {
     pub(super) details: Box<[BackendDetail]>,
     pub(super) cluster: Maglev,
     pub(super) local: Maglev,
+    pub(super) counts: Counts,
 }
 
 impl ServiceEntry {
@@ -225,6 +228,57 @@ impl ServiceEntry {
         self.backends.binary_search_by_key(&backend, key).ok()
     }
 
+    /// Counts a connection opened to the backend at `index`. Relaxed and without a lock; for when a
+    /// connection is opened, not for every packet.
+    #[inline]
+    pub fn count_opened(&self, index: usize) {
+        if let Some(backend) = self.backends.get(index) {
+            self.counts.add_opened(backend.slot);
+        }
+    }
+
+    /// Counts a connection refused aloud (S5).
+    #[inline]
+    pub fn count_rejected(&self) {
+        self.counts.add_rejected();
+    }
+
+    /// Counts a connection dropped in silence (S3, S4, S7).
+    #[inline]
+    pub fn count_dropped(&self) {
+        self.counts.add_dropped();
+    }
+
+    /// Connections opened to the backend at `index`, since it became one of this port.
+    pub fn opened(&self, index: usize) -> u64 {
+        self.backends.get(index).map_or(0, |backend| self.counts.opened(backend.slot))
+    }
+
+    /// Connections that were opened to backends that are none of this port any more.
+    pub fn departed(&self) -> u64 {
+        self.counts.departed()
+    }
+
+    /// Connections refused aloud.
+    pub fn rejected(&self) -> u64 {
+        self.counts.rejected()
+    }
+
+    /// Connections dropped in silence.
+    pub fn dropped(&self) -> u64 {
+        self.counts.dropped()
+    }
+
+    /// Counters for the entry that follows this one, with these backends.
+    pub(super) fn counts_for(
+        before: Option<&Self>,
+        backends: &[SocketAddr],
+    ) -> (Counts, Vec<Slot>) {
+        let Some(entry) = before else { return Counts::new(None, backends) };
+        let places = entry.backends.iter().map(|b| (b.socket(), b.slot)).collect();
+        Counts::new(Some(Before { counts: &entry.counts, backends: places }), backends)
+    }
+
     /// Octets that it takes on the heap, itself included; names are shared and not counted.
     pub fn heap_bytes(&self) -> usize {
         size_of::<Self>()
@@ -232,6 +286,7 @@ impl ServiceEntry {
             + size_of_val::<[BackendDetail]>(&self.details)
             + self.cluster.heap_bytes()
             + self.local.heap_bytes()
+            + self.counts.heap_bytes()
             + self.source_ranges.as_ref().map_or(0, Ranges::heap_bytes)
     }
 }

@@ -35,6 +35,7 @@
 
 mod build;
 pub mod compile;
+mod counts;
 pub mod endpoints;
 pub mod entry;
 pub mod explain;

@@ -3,8 +3,10 @@
 mod apply;
 mod drop_reason;
 mod plan;
+mod related;
 mod translate;
 
 pub use apply::apply;
 pub use drop_reason::{DropClass, DropReason};
 pub use plan::{Plan, PlanFlags};
+pub use related::translate_error;

@@ -5,9 +5,12 @@
 //! it.
 
 mod attached;
+mod delta;
 mod options;
 mod policies;
 mod policy_counts;
+mod service_counts;
+mod services;
 
 use std::io;
 use std::sync::Arc;
@@ -16,18 +19,23 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+pub use delta::Change;
 pub use options::{Options, Pinning};
+pub use policy::service::compile::HealthCheck;
 pub use policy_counts::PolicyCount;
+pub use service_counts::ServiceCount;
 
 use attached::Attached;
+use delta::{Delta, Index};
 use policies::{Policies, Step};
+use services::Services;
 
 use crate::config::{Config, ConfigError};
 use crate::engine::{Engine, Observer, Shared};
 use crate::flow::connection::ConnectionInfo;
 use crate::id::{Epoch, PortId};
 use crate::port::{Device, PortInfo};
-use crate::snapshot::{FdbIds, Snapshot, compile};
+use crate::snapshot::{self, FdbIds, Snapshot, compile};
 use crate::stats::WorkerCounters;
 use crate::time::Clock;
 use crate::worker::{Command, Worker, WorkerHandle};
@@ -86,8 +94,11 @@ pub struct ControlPlane {
     devices: Vec<Option<Attached>>,
     fdb_ids: FdbIds,
     policies: Policies,
+    services: Services,
     /// The configuration in force.
     config: Config,
+    /// Where its objects stand, once changes of single ones have come.
+    index: Option<Index>,
     epoch: Epoch,
 }
 
@@ -111,7 +122,9 @@ impl ControlPlane {
             devices: Vec::new(),
             fdb_ids: FdbIds::default(),
             policies: Policies::default(),
+            services: Services::default(),
             config: Config::default(),
+            index: None,
             epoch: Epoch(0),
             clock: Clock::start(),
             options,
@@ -256,6 +269,16 @@ impl ControlPlane {
         Some(self.devices.get(port.index())?.as_ref()?.device.info())
     }
 
+    /// What [`apply`](Self::apply) would find wrong with a configuration, were it the first.
+    pub fn check(config: &Config) -> Vec<ConfigError> {
+        let nothing = Config::default();
+        let mut errors = snapshot::check(config).err().unwrap_or_default();
+        errors.extend(Policies::default().check(&Step::between(&nothing, config)));
+        let step = services::Step::between(&nothing, config);
+        errors.extend(Services::default().check(&step));
+        errors
+    }
+
     /// Puts `config` in force: validated and compiled first, then published with one swap. On
     /// return every packet that a worker receives from its next burst on is judged by it; see
     /// [`wait`](Self::wait) to know that all have.
@@ -263,20 +286,63 @@ impl ControlPlane {
     /// # Errors
     /// Everything that is wrong with the configuration. Nothing of it is applied.
     pub fn apply(&mut self, config: &Config) -> Result<Epoch, Refused> {
-        let epoch = Epoch(self.epoch.0.wrapping_add(1).max(1));
-        let compiled = compile(config, epoch, &mut self.fdb_ids);
-        let step = Step::between(&self.config, config);
-        let twice = self.policies.check(&step);
-        let mut snapshot = match compiled {
-            Ok(snapshot) if twice.is_empty() => snapshot,
-            Ok(_) => return Err(Refused(twice)),
-            Err(errors) => return Err(Refused(errors.into_iter().chain(twice).collect())),
+        let old = std::mem::take(&mut self.config);
+        let steps = (Step::between(&old, config), services::Step::between(&old, config));
+        let result = self.publish(config, &steps.0, &steps.1);
+        self.config = match result {
+            Ok(_) => {
+                self.index = None;
+                config.clone()
+            }
+            Err(_) => old,
         };
-        snapshot.policy = self.policies.advance(&step);
-        let in_force = self.snapshots.load();
+        result
+    }
+
+    /// Puts changes of single objects in force, all or none of them, in no order of their own:
+    /// of two for one name the last counts. As [`apply`](Self::apply), at the cost of what changes.
+    /// The first call after a whole configuration sorts that one by names, and costs what exists.
+    ///
+    /// # Errors
+    /// Everything that is wrong with what is changed. Nothing of it is applied.
+    pub fn update(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<Epoch, Refused> {
+        let delta = changes.into_iter().collect::<Delta>();
+        let mut config = std::mem::take(&mut self.config);
+        let mut index = self.index.take().unwrap_or_else(|| Index::of(&config));
+        let scratch = index.other_nodes(&mut config, &delta);
+        let steps = index.steps(&config, &delta);
+        let result = self.publish(scratch.as_ref().unwrap_or(&config), &steps.0, &steps.1);
+        if result.is_ok() {
+            index.settle(&mut config, delta);
+        }
+        self.config = config;
+        self.index = Some(index);
+        result
+    }
+
+    /// Checks, compiles and publishes a state that the steps lead to. Of `config`, objects that
+    /// the steps tell of are not looked at.
+    fn publish(
+        &mut self,
+        config: &Config,
+        step: &Step<'_>,
+        services: &services::Step<'_>,
+    ) -> Result<Epoch, Refused> {
+        let epoch = Epoch(self.epoch.0.wrapping_add(1).max(1));
+        let in_force = self.snapshots.load_full();
+        let compiled = compile(config, epoch, &mut self.fdb_ids, &in_force, &step.pod_changes());
+        let mut wrong = self.policies.check(step);
+        wrong.extend(self.services.check(services));
+        let mut snapshot = match compiled {
+            Ok(snapshot) if wrong.is_empty() => snapshot,
+            Ok(_) => return Err(Refused(wrong)),
+            Err(errors) => return Err(Refused(errors.into_iter().chain(wrong).collect())),
+        };
+        snapshot.policy = self.policies.advance(step);
+        snapshot.services = self.services.advance(services);
         snapshot.policy_counters = in_force.policy_counters.grown_to(snapshot.policy.counters());
         policy_counts::renew(&snapshot.policy_counters, &in_force.policy, &snapshot.policy);
-        self.config = config.clone();
+        drop(in_force);
         self.epoch = epoch;
         let old = self.snapshots.swap(Arc::new(snapshot));
         self.retired.push(old);
@@ -337,6 +403,17 @@ impl ControlPlane {
     /// How often each rule of each policy decided, where that is not zero.
     pub fn policy_counts(&self) -> Vec<PolicyCount> {
         policy_counts::read(&self.snapshots.load())
+    }
+
+    /// How often each Service port's connections were opened, to which backend, or refused, where
+    /// that is not zero.
+    pub fn service_counts(&self) -> Vec<ServiceCount> {
+        service_counts::read(&self.snapshots.load().services)
+    }
+
+    /// What a health check responder on this node is to answer (S12), by port.
+    pub fn health_checks(&self) -> Vec<HealthCheck> {
+        self.services.health_checks()
     }
 
     /// Every connection alive.

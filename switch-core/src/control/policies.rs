@@ -12,6 +12,7 @@ use policy::table::PolicyTable;
 
 use crate::config::{Config, ConfigError, Endpoint, LocalNode, RemoteNode};
 use crate::id::Cookie;
+use crate::snapshot::PodChanges;
 
 /// Objects that left a list, and those that came or are others than before.
 pub(crate) struct Difference<'a, T> {
@@ -19,13 +20,38 @@ pub(crate) struct Difference<'a, T> {
     pub(crate) removed: Vec<&'a Arc<T>>,
     /// In the new list and not, as they are, in the old one.
     pub(crate) changed: Vec<&'a Arc<T>>,
+    /// What those of `changed` that take an object's place were before.
+    pub(crate) replaced: Vec<&'a Arc<T>>,
     /// Those of `changed` that take no object's place.
     pub(crate) added: Vec<&'a Arc<T>>,
 }
 
-impl<T> Difference<'_, T> {
+impl<'a, T> Difference<'a, T> {
+    pub(super) fn none() -> Self {
+        let (removed, changed) = (Vec::new(), Vec::new());
+        Self { removed, changed, replaced: Vec::new(), added: Vec::new() }
+    }
+
+    /// An object that is wanted, and the one of its name that there was.
+    pub(super) fn take(&mut self, before: Option<&'a Arc<T>>, object: &'a Arc<T>)
+    where
+        T: PartialEq,
+    {
+        match before {
+            Some(known) if Arc::ptr_eq(known, object) || **known == **object => {}
+            Some(known) => {
+                self.changed.push(object);
+                self.replaced.push(known);
+            }
+            None => {
+                self.changed.push(object);
+                self.added.push(object);
+            }
+        }
+    }
+
     /// Names that go and names that come.
-    fn names<K>(&self, key: impl Fn(&T) -> K) -> (Vec<K>, Vec<K>) {
+    pub(super) fn names<K>(&self, key: impl Fn(&T) -> K) -> (Vec<K>, Vec<K>) {
         let names = |list: &[&Arc<T>]| list.iter().map(|o| key(o)).collect();
         (names(&self.removed), names(&self.added))
     }
@@ -47,23 +73,17 @@ where
     let back = old.iter().rev().zip(new.iter().rev()).take_while(same).count();
     let (old, new) = (&old[..old.len() - back], &new[..new.len() - back]);
     let mut before: HashMap<K, &Arc<T>> = old.iter().map(|o| (key(o), o)).collect();
-    let (mut changed, mut added) = (Vec::new(), Vec::new());
+    let mut difference = Difference::none();
     for object in new {
-        match before.remove(&key(object)) {
-            Some(known) if Arc::ptr_eq(known, object) || **known == **object => {}
-            Some(_) => changed.push(object),
-            None => {
-                changed.push(object);
-                added.push(object);
-            }
-        }
+        difference.take(before.remove(&key(object)), object);
     }
-    Difference { removed: before.into_values().collect(), changed, added }
+    difference.removed = before.into_values().collect();
+    difference
 }
 
 /// The names in force of one kind of object.
 #[derive(Debug)]
-struct Names<K>(HashSet<K>);
+pub(super) struct Names<K>(HashSet<K>);
 
 impl<K> Default for Names<K> {
     fn default() -> Self {
@@ -73,14 +93,14 @@ impl<K> Default for Names<K> {
 
 impl<K: Eq + Hash + Clone> Names<K> {
     /// Those of `added` that two objects would have.
-    fn taken(&self, (removed, added): &(Vec<K>, Vec<K>)) -> Vec<K> {
+    pub(super) fn taken(&self, (removed, added): &(Vec<K>, Vec<K>)) -> Vec<K> {
         let leaving: HashSet<&K> = removed.iter().collect();
         let mut fresh = HashSet::new();
         let in_use = |name: &K| self.0.contains(name) && !leaving.contains(name);
         added.iter().filter(|&name| in_use(name) || !fresh.insert(name)).cloned().collect()
     }
 
-    fn take(&mut self, (removed, added): (Vec<K>, Vec<K>)) {
+    pub(super) fn take(&mut self, (removed, added): (Vec<K>, Vec<K>)) {
         for name in &removed {
             self.0.remove(name);
         }
@@ -90,13 +110,13 @@ impl<K: Eq + Hash + Clone> Names<K> {
 
 /// What a new configuration changes of what policy depends on.
 pub(crate) struct Step<'a> {
-    namespaces: Difference<'a, Namespace>,
-    nodes: Difference<'a, RemoteNode>,
-    pods: Difference<'a, Endpoint>,
-    policies: Difference<'a, NetworkPolicy>,
-    cluster_policies: Difference<'a, ClusterNetworkPolicy>,
+    pub(super) namespaces: Difference<'a, Namespace>,
+    pub(super) nodes: Difference<'a, RemoteNode>,
+    pub(super) pods: Difference<'a, Endpoint>,
+    pub(super) policies: Difference<'a, NetworkPolicy>,
+    pub(super) cluster_policies: Difference<'a, ClusterNetworkPolicy>,
     /// This node, before and after.
-    local: (&'a LocalNode, &'a LocalNode),
+    pub(super) local: (&'a LocalNode, &'a LocalNode),
 }
 
 impl<'a> Step<'a> {
@@ -112,6 +132,12 @@ impl<'a> Step<'a> {
             }),
             local: (&old.node, &new.node),
         }
+    }
+
+    /// The pods that changed.
+    pub(super) fn pod_changes(&self) -> PodChanges<'a> {
+        let gone = self.pods.removed.iter().chain(&self.pods.replaced).copied().collect();
+        PodChanges { gone, here: self.pods.changed.clone() }
     }
 
     /// Names that go and names that come.

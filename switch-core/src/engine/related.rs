@@ -1,42 +1,44 @@
-//! ICMP errors: let through where they quote a packet of a connection that we know (N5, T-N2).
+//! ICMP errors: let through where they quote a packet of a connection that we know (N5, T-N2), and
+//! translated with it, outside and inside (RFC 5508 §4).
 
-use wire::parse::{Parsed, parse_quoted};
+use wire::parse::{Parsed, Quoted, parse_quoted};
 
 use super::{Engine, Turn};
-use crate::action::DropReason;
+use crate::action::{DropReason, translate_error};
 use crate::flow::connection::Known;
-use crate::id::PortId;
 use crate::packet::Packet;
-use crate::resolve::{Decision, Query, check_source, resolve};
+use crate::resolve::{Query, check_source, outgoing, way};
 use crate::snapshot::Snapshot;
 
 impl Engine {
-    pub(super) fn related(
-        &mut self,
-        turn: &mut Turn<'_>,
-        ingress: PortId,
-        packet: Packet,
-        parsed: &Parsed,
-    ) {
-        let query = Query { key: &parsed.key, ingress, known: None };
+    pub(super) fn related(&mut self, turn: &mut Turn<'_>, packet: Packet, parsed: &Parsed) {
+        let query = Query::of(&parsed.key, &packet);
         if let Err(reason) = check_source(turn.snapshot, &query) {
             return self.drop(turn, packet, reason, None);
         }
         if turn.snapshot.is_gateway(parsed.key.dst_addr()) {
-            return self.gateway(turn, ingress, packet, parsed);
+            return self.gateway(turn, packet, parsed);
         }
-        let Some(known) = self.quoted_connection(turn.snapshot, ingress, &packet, parsed) else {
+        let Some((known, quoted)) = self.quoted_connection(turn.snapshot, &packet, parsed) else {
             return self.drop(turn, packet, DropReason::IcmpUnrelated, None);
         };
         let direction = known.connection.direction();
-        let query = Query { key: &parsed.key, ingress, known: Some((&known.pinned, direction)) };
-        match resolve(turn.snapshot, &query) {
-            Decision::Forward { plan, .. } => self.transmit(turn, packet, parsed, &plan),
-            Decision::Gateway => self.gateway(turn, ingress, packet, parsed),
-            Decision::Drop(denial) => {
-                self.drop(turn, packet, denial.reason, denial.object.as_ref())
+        let mut packet = packet;
+        let outgoing = outgoing(&known.pinned, direction);
+        let hop = match way(turn.snapshot, &query, &known.pinned, direction) {
+            Ok(hop) => hop,
+            Err(denial) => {
+                return self.drop(turn, packet, denial.reason, denial.object.as_ref());
             }
+        };
+        let Some(plan) = hop.plan(turn.snapshot, &outgoing) else {
+            return self.gateway(turn, packet, parsed);
+        };
+        if known.pinned.is_translated() {
+            let answer = quoted.key.reversed();
+            translate_error(&mut packet, parsed, &quoted, &answer, &outgoing);
         }
+        self.transmit(turn, packet, parsed, &plan);
     }
 
     /// The connection of the quoted packet, seen from the side that the error comes from: the
@@ -44,10 +46,9 @@ impl Engine {
     fn quoted_connection(
         &self,
         snapshot: &Snapshot,
-        ingress: PortId,
         packet: &Packet,
         parsed: &Parsed,
-    ) -> Option<Known> {
+    ) -> Option<(Known, Quoted)> {
         let quote = packet.bytes().get(usize::from(parsed.payload)..parsed.end as usize)?;
         let quoted = parse_quoted(quote, parsed.network, &self.shared.hash_key)?;
         // The error goes to whoever sent what it quotes.
@@ -57,7 +58,8 @@ impl Engine {
         let answer = quoted.key.reversed();
         // Whoever could not answer the packet never saw it, or made it up (T-N2): a pod is no
         // router for others, and behind the node's port stands none of this node's pods.
-        check_source(snapshot, &Query { key: &answer, ingress, known: None }).ok()?;
-        self.shared.tracker.find(answer.hash(&self.shared.hash_key), &answer)
+        check_source(snapshot, &Query::of(&answer, packet)).ok()?;
+        let known = self.shared.tracker.find(answer.hash(&self.shared.hash_key), &answer)?;
+        Some((known, quoted))
     }
 }

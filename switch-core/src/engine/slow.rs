@@ -3,36 +3,19 @@
 
 use wire::addr::Mac;
 use wire::flow_key::proto;
-use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
 use wire::parse::{Fragment as Part, Icmp, Network, Parsed};
 
-use super::{Engine, Trace, Turn, sender};
-use crate::action::{DropReason, Plan, apply};
+use super::admit::Admission;
+use super::encap::wrap_any;
+use super::uplink::is_to_node;
+use super::{Engine, Trace, Turn};
+use crate::action::{DropReason, Plan, PlanFlags, apply};
 use crate::answer::icmp::Error;
 use crate::answer::{icmp, tcp as reset};
-use crate::flow::connection::{Created, Known, Pinned, Refused};
-use crate::flow::table::FlowEntry;
-use crate::flow::tcp::{Judgement, Segment, is_over, window_scale};
 use crate::id::PortId;
 use crate::packet::{Origin, Packet, fragment_v4, largest_l3};
-use crate::resolve::{Answer, Decision, Denial, Query, check_source, resolve};
-use crate::snapshot::{PortFacts, Snapshot};
-
-/// What admission says to a packet.
-pub(super) enum Admission {
-    /// Pass, as the plan says.
-    Pass(Plan),
-    /// The gateway takes it.
-    Gateway,
-    /// Drop.
-    Deny(Denial),
-}
-
-impl From<DropReason> for Admission {
-    fn from(reason: DropReason) -> Self {
-        Self::Deny(reason.into())
-    }
-}
+use crate::resolve::{Answer, Denial};
+use crate::snapshot::{PortFacts, Reach, Snapshot};
 
 impl Engine {
     /// Everything that did not hit.
@@ -56,12 +39,14 @@ impl Engine {
     }
 
     fn routed(&mut self, turn: &mut Turn<'_>, ingress: PortId, packet: Packet, parsed: &Parsed) {
-        let to = destination(packet.bytes());
-        if to != turn.snapshot.gateway.mac {
+        if !is_to_switch(turn.snapshot, &packet) {
+            let to = destination(packet.bytes());
             let reason = if to.is_bridge_reserved() {
                 DropReason::BridgeReserved
             } else if to.is_multicast() {
                 DropReason::MulticastUnsupported
+            } else if packet.via().is_some() {
+                DropReason::TunnelInnerDestination
             } else {
                 DropReason::NotForUs
             };
@@ -71,144 +56,14 @@ impl Engine {
             return self.fragment(turn, ingress, packet, parsed);
         }
         if parsed.icmp == Icmp::Error {
-            return self.related(turn, ingress, packet, parsed);
+            return self.related(turn, packet, parsed);
         }
         let payload = parsed.end - u32::from(parsed.payload);
-        match self.admit(turn, ingress, &packet, parsed, payload) {
+        match self.admit(turn, &packet, parsed, payload) {
             Admission::Pass(plan) => self.transmit(turn, packet, parsed, &plan),
-            Admission::Gateway => self.gateway(turn, ingress, packet, parsed),
-            Admission::Deny(denial) => self.deny(turn, ingress, packet, parsed, &denial),
+            Admission::Gateway => self.gateway(turn, packet, parsed),
+            Admission::Deny(denial) => self.deny(turn, packet, parsed, &denial),
         }
-    }
-
-    /// Judges a packet, or the datagram of a first fragment, with `payload` octets behind its
-    /// layer-4 header; finds or makes its connection, and remembers the answer.
-    pub(super) fn admit(
-        &mut self,
-        turn: &Turn<'_>,
-        ingress: PortId,
-        packet: &Packet,
-        parsed: &Parsed,
-        payload: u32,
-    ) -> Admission {
-        self.counters.misses.add(1);
-        let flags = parsed.tcp_flags;
-        let is_tcp = parsed.key.proto == proto::TCP;
-        if is_tcp && !is_possible(flags) {
-            return DropReason::TcpInvalidState.into();
-        }
-        let mut known = self.shared.tracker.find(parsed.hash, &parsed.key);
-        if is_tcp && flags & (SYN | ACK) == SYN && known.is_some_and(|k| self.is_over(&k)) {
-            // A fresh SYN where a connection has been: the old one is over, all of it. But only
-            // its own ends can say so.
-            let query = Query { key: &parsed.key, ingress, known: None };
-            if let Err(reason) = check_source(turn.snapshot, &query) {
-                return reason.into();
-            }
-            if let Some(old) = known.take() {
-                self.shared.tracker.end(old.connection);
-            }
-        }
-        let query = Query {
-            key: &parsed.key,
-            ingress,
-            known: known.as_ref().map(|k| (&k.pinned, k.connection.direction())),
-        };
-        let (plan, pinned) = match resolve(turn.snapshot, &query) {
-            Decision::Forward { plan, pinned } => (plan, pinned),
-            Decision::Gateway => return Admission::Gateway,
-            Decision::Drop(denial) => return Admission::Deny(denial),
-        };
-        if known.is_none() && is_tcp && flags & RST != 0 {
-            // Ends a connection that we never saw: passes as it may, and leaves no trace.
-            return Admission::Pass(plan);
-        }
-        let known = match known {
-            Some(known) => known,
-            None => match self.open(turn, &pinned) {
-                Ok(known) => known,
-                Err(reason) => return reason.into(),
-            },
-        };
-        if let Some(reason) = self.track(turn, &known, packet, parsed, payload) {
-            return reason.into();
-        }
-        self.remember(turn, ingress, packet, parsed, &known, plan);
-        Admission::Pass(plan)
-    }
-
-    fn is_over(&self, known: &Known) -> bool {
-        self.shared.tracker.tcp_states(known.connection).is_some_and(|[a, b]| is_over(a, b))
-    }
-
-    /// Makes a connection, or finds that the other worker or direction was first. When the table
-    /// is full, what is short-lived goes first (T-C5).
-    fn open(&mut self, turn: &Turn<'_>, pinned: &Pinned) -> Result<Known, DropReason> {
-        let seconds = turn.now.as_secs() as u32;
-        let tracker = &self.shared.tracker;
-        let mut made = tracker.create(pinned, seconds);
-        if let Err(Refused::Full) = made {
-            let slots = tracker.slots().max(1);
-            self.pressed = (self.pressed + EVICTION_SCAN) % slots;
-            tracker.sweep(self.pressed, EVICTION_SCAN, seconds, true);
-            made = tracker.create(pinned, seconds);
-        }
-        match made {
-            Ok(Created::New(known) | Created::Existing(known)) => Ok(known),
-            Err(Refused::Full | Refused::Collision) => Err(DropReason::ConnectionTableFull),
-            Err(Refused::PortLimit) => Err(DropReason::ConnectionLimit),
-        }
-    }
-
-    /// Moves the connection by the packet. Some: the packet must not pass.
-    fn track(
-        &self,
-        turn: &Turn<'_>,
-        known: &Known,
-        packet: &Packet,
-        parsed: &Parsed,
-        payload: u32,
-    ) -> Option<DropReason> {
-        let seconds = turn.now.as_secs() as u32;
-        let tracker = &self.shared.tracker;
-        if parsed.key.proto != proto::TCP {
-            tracker.touch(known.connection, packet.len(), seconds);
-            return None;
-        }
-        let header = packet.bytes().get(usize::from(parsed.l4)..).unwrap_or_default();
-        let segment = Segment::read(header, parsed.tcp_flags, payload);
-        if segment.is_plain() {
-            tracker.touch_tcp(known.connection, &segment, packet.len(), seconds);
-            return None;
-        }
-        let scale = if segment.flags & SYN != 0 { window_scale(header) } else { None };
-        let judged =
-            tracker.control_segment(known.connection, &segment, scale, packet.len(), seconds);
-        (judged == Some(Judgement::OutOfWindow)).then_some(DropReason::TcpOutOfWindow)
-    }
-
-    /// Enters the flow into this worker's table. Where that is full the flow goes on, by the slow path.
-    fn remember(
-        &mut self,
-        turn: &Turn<'_>,
-        ingress: PortId,
-        packet: &Packet,
-        parsed: &Parsed,
-        known: &Known,
-        plan: Plan,
-    ) {
-        if parsed.fragment != Part::Whole {
-            return;
-        }
-        let entry = FlowEntry {
-            key: parsed.key,
-            sender: sender(packet.bytes(), ingress),
-            connection: known.connection,
-            epoch: turn.snapshot.epoch,
-            last_seen: turn.now.as_secs() as u32,
-            plan,
-        };
-        self.flows.insert(parsed.hash, entry);
     }
 
     /// Sends an admitted packet on, if TTL and MTU let it.
@@ -224,42 +79,54 @@ impl Engine {
             return self.drop(turn, packet, DropReason::TtlExceeded, None);
         }
         let length = parsed.end - u32::from(parsed.l3);
-        if length <= u32::from(plan.mtu) || segments_fit(&packet, parsed, plan.mtu) {
+        let mtu = Self::way_mtu(turn, plan);
+        if length <= u32::from(mtu) || segments_fit(&packet, parsed, mtu) {
             apply(&mut packet, parsed, plan);
-            return self.forward(turn, plan.out, packet);
+            return self.leave(turn, packet, parsed.traffic_class, plan);
         }
         if parsed.dont_fragment || parsed.network == Network::Ipv6 {
-            self.tell(turn, &packet, parsed, Error::TooBig { mtu: u32::from(plan.mtu) });
+            self.tell(turn, &packet, parsed, Error::TooBig { mtu: u32::from(mtu) });
             return self.drop(turn, packet, DropReason::MtuExceeded, None);
         }
         apply(&mut packet, parsed, plan);
-        self.send_fragments(turn, packet, plan);
+        self.send_fragments(turn, packet, parsed.traffic_class, plan, mtu);
     }
 
     /// Cuts a packet that may be cut (RFC 1812 §5.2.7).
-    fn send_fragments(&mut self, turn: &mut Turn<'_>, packet: Packet, plan: &Plan) {
+    fn send_fragments(
+        &mut self,
+        turn: &mut Turn<'_>,
+        packet: Packet,
+        traffic_class: u8,
+        plan: &Plan,
+        mtu: u16,
+    ) {
         let trace = Trace::from(&packet);
-        let mut pieces = 0u64;
+        let tunnel = turn.snapshot.tunnels.get(plan.tunnel);
+        let tunnel = tunnel.filter(|_| plan.flags.has(PlanFlags::ENCAP));
+        let (mut pieces, mut failed) = (0u64, None);
         let out = &mut *turn.out;
-        let cut = fragment_v4(packet, usize::from(plan.mtu), turn.pool, &mut |_, mut piece| {
+        let cut = fragment_v4(packet, usize::from(mtu), turn.pool, &mut |pool, mut piece| {
+            if let Some(tunnel) = tunnel
+                && let Err(reason) = wrap_any(tunnel, &mut piece, traffic_class, plan.source_port)
+            {
+                failed = Some(reason);
+                return pool.free(piece);
+            }
             piece.ingress = trace.ingress;
             piece.mark = trace.mark;
             piece.origin = if pieces == 0 { trace.origin } else { Origin::Copy };
             pieces += 1;
             out.push(plan.out, piece);
         });
-        self.counters.copies.add(pieces.saturating_sub(1));
-        match cut {
-            Err(error) if pieces == 0 => self.count_drop(turn.now, trace, error.reason, None),
-            _ => self.counters.forwarded.add(1),
-        }
+        let failed = failed.or(cut.err().map(|error| error.reason));
+        self.sent_in_pieces(turn, trace, pieces, failed);
     }
 
     /// Tells the sender and drops.
     pub(super) fn deny(
         &mut self,
         turn: &mut Turn<'_>,
-        ingress: PortId,
         packet: Packet,
         parsed: &Parsed,
         denial: &Denial,
@@ -269,24 +136,18 @@ impl Engine {
             Answer::NetUnreachable => self.tell(turn, &packet, parsed, Error::NoRoute),
             Answer::HostUnreachable => self.tell(turn, &packet, parsed, Error::AddressUnreachable),
             Answer::Prohibited => self.tell(turn, &packet, parsed, Error::AdminProhibited),
-            Answer::PortUnreachable => self.refuse(turn, ingress, &packet, parsed),
+            Answer::PortUnreachable => self.refuse(turn, &packet, parsed),
         }
         self.drop(turn, packet, denial.reason, denial.object.as_ref());
     }
 
     /// A closed port's answer: a reset to TCP, port unreachable to the rest.
-    pub(super) fn refuse(
-        &mut self,
-        turn: &mut Turn<'_>,
-        ingress: PortId,
-        packet: &Packet,
-        parsed: &Parsed,
-    ) {
+    pub(super) fn refuse(&mut self, turn: &mut Turn<'_>, packet: &Packet, parsed: &Parsed) {
         if parsed.key.proto != proto::TCP {
             return self.tell(turn, packet, parsed, Error::PortUnreachable);
         }
         if let Ok(answer) = reset::reset(packet, parsed, turn.now, &mut self.errors, turn.pool) {
-            self.originate(turn, ingress, answer);
+            self.answer(turn, packet, answer);
         }
     }
 
@@ -305,26 +166,21 @@ impl Engine {
         };
         let limiter = &mut self.errors;
         if let Ok(answer) = icmp::error(error, packet, parsed, from, turn.now, limiter, turn.pool) {
-            self.originate(turn, packet.ingress, answer);
+            self.answer(turn, packet, answer);
         }
     }
 }
 
-/// Slots looked at for something to end when the connection table is full.
-const EVICTION_SCAN: usize = 256;
-
-fn destination(frame: &[u8]) -> Mac {
-    Mac(frame.first_chunk::<6>().copied().unwrap_or_default())
+/// Whether a frame's link-layer destination is the switch.
+fn is_to_switch(snapshot: &Snapshot, packet: &Packet) -> bool {
+    match snapshot.port(packet.ingress) {
+        PortFacts::Uplink(uplink) => is_to_node(snapshot, uplink, packet),
+        _ => destination(packet.bytes()) == snapshot.gateway.mac,
+    }
 }
 
-/// Whether an end system ever sends a segment with these flags (RFC 9293 §3.5, §3.10): all but
-/// SYN and RST acknowledge, and what opens a connection neither closes nor resets it.
-fn is_possible(flags: u8) -> bool {
-    match flags & (SYN | FIN | RST) {
-        SYN | RST => true,
-        0 | FIN => flags & ACK != 0,
-        _ => false,
-    }
+pub(super) fn destination(frame: &[u8]) -> Mac {
+    Mac(frame.first_chunk::<6>().copied().unwrap_or_default())
 }
 
 pub(super) fn source(frame: &[u8]) -> Mac {
@@ -344,6 +200,12 @@ fn link_checks(
     let (own, is_pod) = match snapshot.port(ingress) {
         PortFacts::Pod(pod) => (pod.mac, true),
         PortFacts::Host(_) => (source, false),
+        PortFacts::Uplink(_) if packet.via().is_some() => (source, false),
+        // Without a tunnel a neighbour's pods are believed of its link-layer address alone.
+        PortFacts::Uplink(_) => match snapshot.reach(parsed.key.src_addr()) {
+            Some(Reach::Neighbour(mac)) => (mac, false),
+            _ => (source, false),
+        },
         PortFacts::Unused | PortFacts::Bridge(_) => return Err(DropReason::EndpointNotReady),
     };
     if source.is_multicast() {

@@ -18,6 +18,7 @@ mod packets;
 mod slot;
 mod tracker;
 
+use wire::addr::Mac;
 use wire::flow_key::{FlowKey, HashKey};
 
 use super::tcp::TcpState;
@@ -95,9 +96,40 @@ pub struct Pinned {
     pub reply: FlowKey,
     /// Port by which the originator came in; limits are charged to it.
     pub origin: PortId,
+    /// Link-layer address of whoever sent the first packet: answers to those that are no pods of
+    /// ours and came by an uplink go back there.
+    pub origin_mac: Mac,
+    /// Whose the port is that stands in place of the originator's.
+    pub source_nat: SourceNat,
+}
+
+/// How a connection's source is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SourceNat {
+    /// Address kept; the port too, unless two connections would have the same answers (S16).
+    #[default]
+    Kept,
+    /// To an address of the node, with a port of the connection's own (S8).
+    Connection,
+    /// To an egress address, with one port for all connections of a client's address and port
+    /// (masquerade, P3; endpoint-independent mapping, RFC 4787 REQ-1).
+    Endpoint,
 }
 
 impl Pinned {
+    /// A connection that is not translated, opened by a packet with this key.
+    #[inline]
+    pub fn new(original: FlowKey, origin: PortId) -> Self {
+        let (reply, origin_mac) = (original.reversed(), Mac::ZERO);
+        Self { original, reply, origin, origin_mac, source_nat: SourceNat::Kept }
+    }
+
+    /// Whether its destination is another one than the client asked for: a Service's backend.
+    #[inline]
+    pub fn is_via_service(&self) -> bool {
+        self.original.dst != self.reply.src || self.original.dst_port != self.reply.src_port
+    }
+
     /// Whether packets are translated at all.
     #[inline]
     pub fn is_translated(&self) -> bool {

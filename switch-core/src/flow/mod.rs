@@ -3,7 +3,9 @@
 //!
 //! On the packet path, by each worker thread. Knows nothing of ports, workers or control.
 
+pub mod affinity;
 pub mod connection;
 pub mod fragments;
+pub mod nat;
 pub mod table;
 pub mod tcp;

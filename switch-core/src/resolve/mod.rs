@@ -9,17 +9,23 @@
 
 mod policy;
 mod route;
+mod service;
 mod source;
+mod uplink;
 
+use vxlan::vtep::EndIndex;
 use wire::flow_key::FlowKey;
 
 pub use policy::Judged;
 pub use route::Hop;
+pub use service::{Fate, Served, fate, may_open};
 pub use source::check_source;
 
 use crate::action::{DropReason, Plan};
+use crate::flow::affinity::Affinity;
 use crate::flow::connection::{Direction, Pinned};
 use crate::id::{Cookie, PortId};
+use crate::packet::Packet;
 use crate::snapshot::Snapshot;
 
 /// What is asked about a packet.
@@ -29,8 +35,24 @@ pub struct Query<'a> {
     pub key: &'a FlowKey,
     /// The port that it came in by.
     pub ingress: PortId,
+    /// The tunnel end that it came from, if it came through a tunnel.
+    pub via: Option<EndIndex>,
     /// The connection that it belongs to and its direction, if it is known.
     pub known: Option<(&'a Pinned, Direction)>,
+    /// Session affinity, and the second that it is now. `None`: no client is pinned.
+    pub pins: Option<(&'a Affinity, u32)>,
+}
+
+impl<'a> Query<'a> {
+    /// About the first packet of a connection.
+    pub fn new(key: &'a FlowKey, ingress: PortId) -> Self {
+        Self { key, ingress, via: None, known: None, pins: None }
+    }
+
+    /// As [`new`](Self::new), about a packet that was received.
+    pub fn of(key: &'a FlowKey, packet: &Packet) -> Self {
+        Self { via: packet.via(), ..Self::new(key, packet.ingress) }
+    }
 }
 
 /// What the switch tells the sender of a packet that it drops.
@@ -66,14 +88,18 @@ impl From<DropReason> for Denial {
 }
 
 /// What becomes of a packet.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Decision {
+#[derive(Clone, Debug)]
+pub enum Decision<'s> {
     /// It goes on, and so does the connection that is described.
     Forward {
         /// The answer for this direction.
         plan: Plan,
-        /// The connection's pinned facts: those known, or those of a new connection.
+        /// The connection's pinned facts: those known, or those of a new connection. Where that
+        /// has its source translated, the port of `reply`'s destination is the client's still, and
+        /// one of the address's own is to be put in its place.
         pinned: Pinned,
+        /// The Service that chose the backend of a new connection.
+        service: Option<Served<'s>>,
     },
     /// It is for the gateway itself.
     Gateway,
@@ -82,32 +108,66 @@ pub enum Decision {
 }
 
 /// Decides about one packet. See the module's description.
-pub fn resolve(snapshot: &Snapshot, query: &Query<'_>) -> Decision {
+pub fn resolve<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Decision<'s> {
     if let Err(reason) = check_source(snapshot, query) {
         return Decision::Drop(reason.into());
     }
-    let pinned = match query.known {
-        Some((pinned, _)) => *pinned,
-        None => Pinned { original: *query.key, reply: query.key.reversed(), origin: query.ingress },
-    };
-    let to_gateway = snapshot.is_gateway(pinned.reply.src_addr());
-    if !to_gateway && let Err(denial) = policy::judge(snapshot, &pinned) {
-        return Decision::Drop(denial);
+    if let Err(reason) = uplink::check_tunnelled(snapshot, query) {
+        return Decision::Drop(reason.into());
     }
-    // The packet as it goes out: in the original direction what the reply will answer.
-    let outgoing = match query.known {
-        Some((pinned, Direction::Reply)) => pinned.original.reversed(),
-        _ => pinned.reply.reversed(),
+    let mut served = None;
+    let (pinned, direction) = match query.known {
+        Some((pinned, direction)) => (*pinned, direction),
+        None => {
+            let mut pinned = Pinned::new(*query.key, query.ingress);
+            match service::translate(snapshot, query, &mut pinned) {
+                Ok(found) => served = found,
+                Err(denial) => return Decision::Drop(denial),
+            }
+            service::masquerade(snapshot, query, &mut pinned);
+            (pinned, Direction::Original)
+        }
     };
-    match route::lookup(snapshot, outgoing.dst_addr(), query.ingress) {
-        Ok(Hop::Out { port, mtu, to }) => {
-            let mut plan = Plan::route(port, mtu, to, snapshot.gateway.mac);
+    let hop = match way(snapshot, query, &pinned, direction) {
+        Ok(hop) => hop,
+        Err(denial) => return Decision::Drop(denial),
+    };
+    let outgoing = outgoing(&pinned, direction);
+    match hop.plan(snapshot, &outgoing) {
+        Some(mut plan) => {
             if pinned.is_translated() {
                 plan = plan.translate(query.key, &outgoing);
             }
-            Decision::Forward { plan, pinned }
+            Decision::Forward { plan, pinned, service: served }
         }
-        Ok(Hop::Gateway) => Decision::Gateway,
-        Err(denial) => Decision::Drop(denial),
+        None => Decision::Gateway,
+    }
+}
+
+/// The way of a connection's packets of one direction, if policy lets them go it at all. What is
+/// cached of it is [`resolve`]'s business; ICMP errors about a connection ask for it alone.
+///
+/// # Errors
+/// Policy or a missing route.
+pub fn way(
+    snapshot: &Snapshot,
+    query: &Query<'_>,
+    pinned: &Pinned,
+    direction: Direction,
+) -> Result<Hop, Denial> {
+    uplink::check_taken(snapshot, query, pinned, direction)?;
+    let to_gateway = snapshot.is_gateway(pinned.reply.src_addr());
+    if !to_gateway {
+        policy::judge(snapshot, pinned)?;
+    }
+    route::lookup(snapshot, query, pinned, direction)
+}
+
+/// The key of a connection's packets as they go out: what the other direction answers.
+#[inline]
+pub fn outgoing(pinned: &Pinned, direction: Direction) -> FlowKey {
+    match direction {
+        Direction::Original => pinned.reply.reversed(),
+        Direction::Reply => pinned.original.reversed(),
     }
 }

@@ -7,9 +7,9 @@ use wire::flow_key::FlowKey;
 
 use super::{Answer, Denial};
 use crate::action::DropReason;
-use crate::flow::connection::Pinned;
+use crate::flow::connection::{Pinned, SourceNat};
 use crate::id::Cookie;
-use crate::snapshot::{Location, Snapshot};
+use crate::snapshot::{PortFacts, Snapshot};
 
 /// What policy says of a connection at this node.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,17 +26,14 @@ pub(super) fn judge(snapshot: &Snapshot, pinned: &Pinned) -> Result<Judged, Deni
     let client = pinned.original.src_addr();
     let backend = pinned.reply.src_addr();
     let via_service = pinned.original.dst != pinned.reply.src;
+    // Behind the tunnel the backend's node sees this node only: what its ingress policy says of the
+    // real client is asked here (S8), and that node believes it of the ports kept for this.
+    let hides_client = via_service && pinned.source_nat == SourceNat::Connection;
     let asked = FlowKey { dst_port: pinned.reply.src_port, ..pinned.original };
     let traffic = Traffic::of_flow(&asked, via_service);
     let (source, destination) = (table.party(client), table.party(backend));
-    let is_here = |address| {
-        snapshot
-            .endpoints
-            .get(&address)
-            .is_some_and(|e| matches!(e.location, Location::Attached { .. } | Location::Unattached))
-    };
     let mut judged = Judged::default();
-    if is_here(client) {
+    if snapshot.is_local_pod(client) {
         let decision = table.judge_egress(&source, &destination, traffic);
         judged.egress = Some(decision);
         count(snapshot, &decision);
@@ -44,7 +41,7 @@ pub(super) fn judge(snapshot: &Snapshot, pinned: &Pinned) -> Result<Judged, Deni
             return Err(denial(table, &decision, DropReason::PolicyEgress));
         }
     }
-    if is_here(backend) {
+    if snapshot.is_local_pod(backend) && !is_judged(snapshot, pinned) || hides_client {
         let decision = table.judge_ingress(&source, &destination, traffic);
         judged.ingress = Some(decision);
         count(snapshot, &decision);
@@ -53,6 +50,15 @@ pub(super) fn judge(snapshot: &Snapshot, pinned: &Pinned) -> Result<Judged, Deni
         }
     }
     Ok(judged)
+}
+
+/// Whether another node judged the connection for its real client, which it hides behind its own
+/// address and a port that no process of it uses. What claims to be that node was believed by its
+/// tunnel end before.
+fn is_judged(snapshot: &Snapshot, pinned: &Pinned) -> bool {
+    matches!(snapshot.port(pinned.origin), PortFacts::Uplink(_))
+        && snapshot.nat_ports.contains(&pinned.original.src_port)
+        && snapshot.tunnels.is_node_address(pinned.original.src_addr())
 }
 
 /// Verdicts are counted where they are reached: once for each new connection, each packet that is

@@ -2,29 +2,28 @@
 //!
 //! Control plane only. All errors of a configuration are found, not just the first.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use policy::cow::CowMap;
+use policy::maglev::{self, Maglev};
 use policy::prefix::PrefixMap;
+use policy::service::table::ServiceTable;
+use wire::addr::Mac;
 use wire::cidr::Cidr;
 
 use super::{
-    BridgePort, Domain, EndpointFacts, FibEntry, HostPort, Location, Member, PodPort,
-    PolicyCounters, PortFacts, Snapshot, Tagging,
+    BridgePort, Domain, FibEntry, HostPort, Member, NextHops, PodChanges, PolicyCounters,
+    PortFacts, Reach, Snapshot, Tagging, Tunnels, UplinkPort, Uplinks, tunnels,
 };
-use crate::config::{Config, ConfigError, Endpoint, NextHop, PortConfig, PortRole, Vlans};
+use crate::config::{Config, ConfigError, NextHop, PortConfig, PortRole, Vlans};
 use crate::id::{Cookie, Epoch, PortId};
 use crate::route::fdb::{self, Bounds};
 
-/// Smallest MTU that IPv4 allows (RFC 791) and IPv6 allows (RFC 8200 §5).
-const MIN_MTU_V4: u16 = 68;
-const MIN_MTU_V6: u16 = 1280;
-
-/// Compiles `config` into the snapshot of `epoch`, all but policy, whose compiler keeps its own
-/// state. `fdb_ids` remembers what the FDB knows each
-/// VLAN of each domain by; it is only added to.
+/// Compiles `config` into the snapshot of `epoch`, all but policy and Services, whose compilers
+/// keep their own state. `fdb_ids` remembers what the FDB knows each
+/// VLAN of each domain by; it is only added to. `before` is the snapshot in force, `pods` what changed
+/// of them since.
 ///
 /// # Errors
 /// Everything that is wrong, each with object, field and reason.
@@ -32,14 +31,25 @@ pub fn compile(
     config: &Config,
     epoch: Epoch,
     fdb_ids: &mut FdbIds,
+    before: &Snapshot,
+    pods: &PodChanges<'_>,
 ) -> Result<Snapshot, Vec<ConfigError>> {
-    let mut build = Build { config, errors: Vec::new(), ports: Vec::new(), host: None };
+    let mut build = Build {
+        config,
+        errors: Vec::new(),
+        ports: Vec::new(),
+        host: None,
+        uplinks: Uplinks::default(),
+    };
     build.node();
+    build.masquerade();
     let domains = build.bridges(fdb_ids);
     build.ports(&domains);
-    let endpoints = build.endpoints();
-    let fib = build.fib();
-    let Build { errors, mut ports, host, .. } = build;
+    let endpoints = build.endpoints(before, pods);
+    let tunnels = tunnels::Compiler::new(config, build.uplinks, &mut build.errors);
+    let tunnels = tunnels.compile(&before.tunnels);
+    let fib = build.fib(&tunnels);
+    let Build { errors, mut ports, host, uplinks, .. } = build;
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -48,14 +58,31 @@ pub fn compile(
         epoch,
         gateway: config.node.gateway,
         node_addresses: config.node.addresses.clone().into(),
+        nat_ports: config.node.nat_ports.clone(),
         ports: ports.into(),
         host,
-        endpoints,
+        uplinks,
+        tunnels,
+        node: config.node.name.clone(),
+        endpoints: endpoints.by_address,
+        attached: endpoints.attached,
         fib,
         policy: Arc::default(),
         policy_counters: PolicyCounters::default(),
+        services: ServiceTable::default(),
+        masquerade: config.masquerade.clone().map(Arc::new),
+        cluster_key: config.cluster_key.0,
         domains: domains.into(),
     })
+}
+
+/// Compiles a configuration by itself: what [`compile`] would say of it with nothing in force.
+///
+/// # Errors
+/// Everything that is wrong, each with object, field and reason.
+pub fn check(config: &Config) -> Result<Snapshot, Vec<ConfigError>> {
+    let pods = PodChanges { gone: Vec::new(), here: config.endpoints.iter().collect() };
+    compile(config, Epoch(1), &mut FdbIds::default(), &Snapshot::empty(), &pods)
 }
 
 /// What the FDB knows each VLAN of each bridge domain by, kept from epoch to epoch.
@@ -75,15 +102,21 @@ struct Vlanned {
     domains: Vec<Domain>,
 }
 
-struct Build<'a> {
-    config: &'a Config,
+pub(super) struct Build<'a> {
+    pub(super) config: &'a Config,
     errors: Vec<ConfigError>,
-    ports: Vec<PortFacts>,
+    pub(super) ports: Vec<PortFacts>,
     host: Option<HostPort>,
+    uplinks: Uplinks,
 }
 
 impl Build<'_> {
-    fn error(&mut self, object: &Cookie, field: impl Into<String>, reason: impl Into<String>) {
+    pub(super) fn error(
+        &mut self,
+        object: &Cookie,
+        field: impl Into<String>,
+        reason: impl Into<String>,
+    ) {
         self.errors.push(ConfigError {
             object: object.clone(),
             field: field.into(),
@@ -97,12 +130,27 @@ impl Build<'_> {
         if !node.gateway.mac.is_unicast() {
             self.error(&cookie, "gateway.mac", "is not a unicast MAC address");
         }
+        if node.nat_ports.is_empty() || *node.nat_ports.start() < 1024 {
+            self.error(&cookie, "nat_ports", "is empty, or has ports below 1024");
+        }
         for (i, address) in node.addresses.iter().enumerate() {
             if !is_unicast(*address) {
                 self.error(&cookie, format!("addresses[{i}]"), "is not a unicast address");
             }
             if node.addresses[..i].contains(address) {
                 self.error(&cookie, format!("addresses[{i}]"), "is listed twice");
+            }
+        }
+    }
+
+    fn masquerade(&mut self) {
+        let Some(masquerade) = &self.config.masquerade else { return };
+        let cookie = Cookie::new("Masquerade");
+        let fields =
+            [("ipv4", masquerade.ipv4.map(IpAddr::V4)), ("ipv6", masquerade.ipv6.map(IpAddr::V6))];
+        for (field, address) in fields {
+            if address.is_some_and(|a| !is_unicast(a)) {
+                self.error(&cookie, field, "is not a unicast address");
             }
         }
     }
@@ -170,6 +218,11 @@ impl Build<'_> {
                     }
                     PortFacts::Host(host)
                 }
+                PortRole::Uplink { mac, mtu, tunnel, direct } => {
+                    let (port, mac, mtu) = (*port, *mac, *mtu);
+                    let uplink = UplinkPort { port, mac, mtu, tunnel: *tunnel, direct: *direct };
+                    self.uplink(&cookie, uplink)
+                }
                 PortRole::Bridge { domain, vlans } => {
                     self.check_vlans(&cookie, vlans);
                     let of = |vid: u16| vlanned.index.get(&(domain.clone(), vid)).copied();
@@ -185,6 +238,22 @@ impl Build<'_> {
         }
     }
 
+    fn uplink(&mut self, cookie: &Cookie, uplink: UplinkPort) -> PortFacts {
+        if !uplink.mac.is_unicast() {
+            self.error(cookie, "mac", "is not a unicast MAC address");
+        }
+        if !uplink.tunnel && !uplink.direct {
+            self.error(cookie, "role", "is an uplink that carries nothing");
+        }
+        if uplink.tunnel && self.uplinks.tunnel.replace(uplink).is_some() {
+            self.error(cookie, "tunnel", "another uplink carries the tunnel already");
+        }
+        if uplink.direct && self.uplinks.direct.replace(uplink).is_some() {
+            self.error(cookie, "direct", "another uplink carries direct traffic already");
+        }
+        PortFacts::Uplink(uplink)
+    }
+
     fn check_vlans(&mut self, cookie: &Cookie, vlans: &Vlans) {
         for vid in vlans.untagged.iter().chain(&vlans.tagged) {
             if !(1..=4094).contains(vid) {
@@ -196,117 +265,90 @@ impl Build<'_> {
         }
     }
 
-    fn set_port(&mut self, port: PortId, facts: PortFacts) {
+    pub(super) fn set_port(&mut self, port: PortId, facts: PortFacts) {
         if self.ports.len() <= port.index() {
             self.ports.resize(port.index() + 1, PortFacts::Unused);
         }
         self.ports[port.index()] = facts;
     }
 
-    fn endpoints(&mut self) -> CowMap<IpAddr, EndpointFacts> {
-        let mut map: CowMap<IpAddr, EndpointFacts> = CowMap::new();
-        let config = self.config;
-        for endpoint in &config.endpoints {
-            let location = self.locate(endpoint);
-            for (i, &address) in endpoint.workload.addresses.iter().enumerate() {
-                let field = format!("addresses[{i}]");
-                if !is_unicast(address) {
-                    self.error(&endpoint.cookie, field, "is not a unicast address");
-                    continue;
-                }
-                if endpoint.workload.host_network {
-                    continue;
-                }
-                let node = &config.node;
-                if address == IpAddr::V4(node.gateway.ipv4)
-                    || address == IpAddr::V6(node.gateway.ipv6)
-                {
-                    self.error(&endpoint.cookie, field, format!("{address} is the gateway's"));
-                    continue;
-                }
-                if node.addresses.contains(&address) {
-                    self.error(&endpoint.cookie, field, format!("{address} is the node's own"));
-                    continue;
-                }
-                let facts =
-                    EndpointFacts { location: location.clone(), endpoint: endpoint.clone() };
-                if let Some(other) = map.insert(address, facts) {
-                    let reason = format!("{address} belongs to {} too", other.endpoint.cookie);
-                    self.error(&endpoint.cookie, field, reason);
-                }
-            }
-        }
-        map
-    }
-
-    fn locate(&mut self, endpoint: &Arc<Endpoint>) -> Location {
-        if endpoint.workload.host_network {
-            return Location::Host;
-        }
-        let Some(at) = endpoint.attachment else {
-            let here = endpoint.node == self.config.node.name;
-            return if here { Location::Unattached } else { Location::Remote };
-        };
-        let v6 = endpoint.workload.addresses.iter().any(IpAddr::is_ipv6);
-        let least = if v6 { MIN_MTU_V6 } else { MIN_MTU_V4 };
-        if at.mtu < least {
-            self.error(&endpoint.cookie, "attachment.mtu", format!("is below {least}"));
-        }
-        if !at.mac.is_unicast() {
-            self.error(&endpoint.cookie, "attachment.mac", "is not a unicast MAC address");
-        }
-        let pod_port =
-            self.config.ports.iter().any(|p| p.port == at.port && p.role == PortRole::Pod);
-        if !pod_port {
-            let reason = format!("port {} is not configured for a pod", at.port);
-            self.error(&endpoint.cookie, "attachment.port", reason);
-        } else if let PortFacts::Pod(other) =
-            self.ports.get(at.port.index()).unwrap_or(&PortFacts::Unused)
-        {
-            let reason = format!("port {} is {}'s already", at.port, other.endpoint.cookie);
-            self.error(&endpoint.cookie, "attachment.port", reason);
-        } else {
-            let mut facts = PodPort {
-                endpoint: endpoint.clone(),
-                mac: at.mac,
-                ipv4: Vec::new(),
-                ipv6: Vec::new(),
-                mtu: at.mtu,
-            };
-            for address in &endpoint.workload.addresses {
-                match address {
-                    IpAddr::V4(a) => facts.ipv4.push(*a),
-                    IpAddr::V6(a) => facts.ipv6.push(*a),
-                }
-            }
-            self.set_port(at.port, PortFacts::Pod(Arc::new(facts)));
-        }
-        Location::Attached { port: at.port, mac: at.mac, mtu: at.mtu }
-    }
-
-    fn fib(&mut self) -> PrefixMap<FibEntry> {
+    fn fib(&mut self, tunnels: &Tunnels) -> PrefixMap<FibEntry> {
         let mut fib = PrefixMap::new();
         for range in &self.config.node.pod_cidrs {
             fib.insert(*range, FibEntry::LocalPods);
         }
         for node in &self.config.nodes {
+            let reach = tunnels.reach(&node.name).unwrap_or(Reach::Host);
             for range in &node.pod_cidrs {
-                let host: Arc<[NextHop]> = Arc::new([NextHop::Host]);
-                fib.insert(*range, FibEntry::NextHops(host));
+                fib.insert(*range, FibEntry::Node(reach));
             }
         }
+        let links = self.links();
         for route in &self.config.routes {
             let cookie = Cookie::new(format!("Route/{}", route.destination));
             if route.next_hops.is_empty() {
                 self.error(&cookie, "next_hops", "must name at least one");
             }
-            fib.insert(route.destination, FibEntry::NextHops(route.next_hops.clone().into()));
+            let hops = self.next_hops(&cookie, &route.next_hops, &links);
+            fib.insert(route.destination, FibEntry::NextHops(hops));
         }
-        // Last, so that no range or route hides the node's own addresses.
+        // Last, so that no range or route hides nodes' own addresses.
+        for node in self.config.nodes.iter().filter(|_| tunnels.enabled) {
+            let Some(reach) = tunnels.reach(&node.name) else { continue };
+            for address in &node.addresses {
+                fib.insert(Cidr::host(*address), FibEntry::Node(reach));
+            }
+        }
         for address in &self.config.node.addresses {
             fib.insert(Cidr::host(*address), FibEntry::Local);
         }
         fib
+    }
+
+    /// Link-layer addresses on the direct uplink.
+    fn links(&self) -> HashMap<IpAddr, Mac> {
+        let config = self.config;
+        if config.routes.is_empty() || self.uplinks.direct.is_none() {
+            return HashMap::new();
+        }
+        let nodes =
+            config.nodes.iter().flat_map(|n| n.addresses.iter().map(|a| (*a, n.underlay_mac)));
+        let known = nodes.chain(config.neighbours.iter().copied());
+        known.filter(|(_, mac)| mac.is_unicast()).collect()
+    }
+
+    fn next_hops(
+        &mut self,
+        cookie: &Cookie,
+        hops: &[NextHop],
+        links: &HashMap<IpAddr, Mac>,
+    ) -> Arc<NextHops> {
+        let direct = self.uplinks.direct.is_some();
+        let reach = |hop: &NextHop| match hop {
+            NextHop::Blackhole => None,
+            NextHop::Via(address) if direct => {
+                Some(links.get(address).map_or(Reach::NoNeighbour, |mac| Reach::Neighbour(*mac)))
+            }
+            NextHop::Host | NextHop::Via(_) => Some(Reach::Host),
+        };
+        for (i, hop) in hops.iter().enumerate() {
+            if matches!(hop, NextHop::Via(address) if !is_unicast(*address)) {
+                self.error(cookie, format!("next_hops[{i}]"), "is not a unicast address");
+            }
+        }
+        let identity = |hop: &NextHop| match hop {
+            NextHop::Host => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            NextHop::Blackhole => IpAddr::V4(Ipv4Addr::BROADCAST),
+            NextHop::Via(address) => *address,
+        };
+        let identities: Vec<_> = hops.iter().map(|hop| (identity(hop), 1)).collect();
+        let size = maglev::default_size(identities.len());
+        let choice = Maglev::new(&identities, size, &self.config.cluster_key.0);
+        let choice = choice.unwrap_or_else(|error| {
+            self.error(cookie, "next_hops", error.to_string());
+            Maglev::default()
+        });
+        Arc::new(NextHops { hops: hops.iter().map(reach).collect(), choice })
     }
 }
 
@@ -330,7 +372,7 @@ fn port_cookie(port: PortId) -> Cookie {
     Cookie::new(format!("Port/{port}"))
 }
 
-fn is_unicast(address: IpAddr) -> bool {
+pub(super) fn is_unicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => !(a.is_unspecified() || a.is_multicast() || a.is_broadcast()),
         IpAddr::V6(a) => !(a.is_unspecified() || a.is_multicast()),

@@ -4,22 +4,30 @@
 //! to its last. Parts that did not change are shared with the snapshot before.
 
 mod compile;
+mod endpoints;
 mod policy_counters;
 mod ports;
+mod tunnels;
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use policy::cow::CowMap;
+use policy::maglev::Maglev;
 use policy::prefix::PrefixMap;
+use policy::service::table::ServiceTable;
 use policy::table::PolicyTable;
 use wire::addr::Mac;
+use wire::flow_key::HashKey;
 
-pub use compile::{FdbIds, compile};
+pub use compile::{FdbIds, check, compile};
+pub use endpoints::PodChanges;
 pub use policy_counters::PolicyCounters;
-pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging};
+pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging, UplinkPort};
+pub use tunnels::{PATH_MTU_SECS, PathMtu, Reach, Tunnel, Tunnels, Uplinks};
 
-use crate::config::{Endpoint, Gateway, NextHop};
+use crate::config::{ClusterKey, Endpoint, Gateway, Masquerade, NAT_PORTS};
 use crate::id::{Epoch, PortId};
 
 /// Where an address of the pod network is.
@@ -58,8 +66,19 @@ pub enum FibEntry {
     LocalPods,
     /// This node's own address.
     Local,
+    /// Another node, or its pods.
+    Node(Reach),
     /// Equal-cost next hops of a configured route.
-    NextHops(Arc<[NextHop]>),
+    NextHops(Arc<NextHops>),
+}
+
+/// Equal-cost next hops, and the choice among them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextHops {
+    /// How each is reached; `None`: not at all, what goes there is dropped.
+    pub hops: Box<[Option<Reach>]>,
+    /// Which of them a flow takes: the same on every node that has the same ones.
+    pub choice: Maglev,
 }
 
 /// See the module's description.
@@ -71,10 +90,20 @@ pub struct Snapshot {
     pub gateway: Gateway,
     /// This node's addresses, for packets that the switch originates.
     pub node_addresses: Arc<[IpAddr]>,
+    /// Ports of the node's addresses for clients that are hidden.
+    pub nat_ports: RangeInclusive<u16>,
     /// What each port is for, by its number.
     pub ports: Arc<[PortFacts]>,
     /// The node's own port, if there is one.
     pub host: Option<HostPort>,
+    /// The underlay's ports.
+    pub uplinks: Uplinks,
+    /// The overlay.
+    pub tunnels: Arc<Tunnels>,
+    /// Name of this node.
+    pub node: Arc<str>,
+    /// Pods that have a port.
+    pub attached: Arc<[Arc<Endpoint>]>,
     /// Pods by address.
     pub endpoints: CowMap<IpAddr, EndpointFacts>,
     /// Everything else, by longest prefix.
@@ -83,6 +112,12 @@ pub struct Snapshot {
     pub policy: Arc<PolicyTable>,
     /// How often each of its rules decided.
     pub policy_counters: PolicyCounters,
+    /// Services, host ports among them.
+    pub services: ServiceTable,
+    /// The switch's own masquerading, if it is to.
+    pub masquerade: Option<Arc<Masquerade>>,
+    /// What all nodes of the cluster hash with.
+    pub cluster_key: HashKey,
     /// Bridge domains, one for each VLAN of each configured domain.
     pub domains: Arc<[Domain]>,
 }
@@ -94,12 +129,20 @@ impl Snapshot {
             epoch: Epoch(0),
             gateway: Gateway::default(),
             node_addresses: Arc::new([]),
+            nat_ports: NAT_PORTS,
             ports: Arc::new([]),
             host: None,
+            uplinks: Uplinks::default(),
+            tunnels: Arc::default(),
+            node: "".into(),
+            attached: Arc::new([]),
             endpoints: CowMap::new(),
             fib: PrefixMap::new(),
             policy: Arc::default(),
             policy_counters: PolicyCounters::default(),
+            services: ServiceTable::default(),
+            masquerade: None,
+            cluster_key: ClusterKey::default().0,
             domains: Arc::new([]),
         }
     }

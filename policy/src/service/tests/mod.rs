@@ -2,6 +2,7 @@
 
 mod agree;
 mod changes;
+mod counts;
 mod rules;
 
 use std::net::{IpAddr, SocketAddr};

@@ -76,6 +76,7 @@ impl Nodes {
                 vtep: other.vtep,
                 underlay_mac: other.underlay_mac,
                 gateway,
+                ..LocalNode::default()
             };
         }
         if let Some(name) = node.filter(|_| !found) {

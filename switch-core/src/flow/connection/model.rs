@@ -53,7 +53,7 @@ fn key(n: u16, proto: u8) -> FlowKey {
 }
 
 fn pinned(original: FlowKey, origin: u16) -> Pinned {
-    Pinned { original, reply: original.reversed(), origin: PortId(origin) }
+    Pinned::new(original, PortId(origin))
 }
 
 fn model(config: (u32, u32), test: impl Fn(Arc<Tracker>) + Send + Sync + 'static) {

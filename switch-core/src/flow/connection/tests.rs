@@ -120,7 +120,7 @@ proptest! {
                 Op::Create(n, back, to, port) => {
                     let original = directed(n, back);
                     let reply = directed(to.unwrap_or(n), !back);
-                    let pinned = Pinned { original, reply, origin: PortId(port) };
+                    let pinned = Pinned { reply, ..Pinned::new(original, PortId(port)) };
                     let wanted = plain.create(&pinned, now, limits);
                     let got = tracker.create(&pinned, now);
                     prop_assert_eq!(got.map(|c| matches!(c, Created::New(_))), wanted);
@@ -178,7 +178,7 @@ fn the_whole_table_can_be_used_again_and_again() {
     for round in 0..20u16 {
         let pinned = |n: u16| {
             let original = FlowKey { src_port: n, zone: round, dst_port: 1, ..key(0, proto::UDP) };
-            Pinned { original, reply: original.reversed(), origin: PortId(1) }
+            Pinned::new(original, PortId(1))
         };
         for n in 0..limit as u16 {
             assert!(matches!(tracker.create(&pinned(n), 1), Ok(Created::New(_))), "{round} {n}");
@@ -200,7 +200,7 @@ fn a_connection_may_be_its_own_reply() {
     let tracker = Tracker::new(config);
     let original =
         FlowKey { src: [1; 16], dst: [1; 16], src_port: 7, dst_port: 7, ..key(0, proto::UDP) };
-    let pinned = Pinned { original, reply: original, origin: PortId(0) };
+    let pinned = Pinned { reply: original, ..Pinned::new(original, PortId(0)) };
     let Ok(Created::New(known)) = tracker.create(&pinned, 1) else { panic!("new") };
     assert!(matches!(tracker.create(&pinned, 1), Ok(Created::Existing(_))));
     assert!(tracker.end(known.connection));
@@ -218,7 +218,7 @@ fn a_reset_from_within_a_window_that_closed_since_is_believed() {
     let limits = TrackerConfig { connections: 10, per_port: 10, hash_key: HASH };
     let table = Tracker::new(limits);
     let original = key(1, proto::TCP);
-    let pinned = Pinned { original, reply: original.reversed(), origin: PortId(0) };
+    let pinned = Pinned::new(original, PortId(0));
     let Ok(Created::New(known)) = table.create(&pinned, 1) else { panic!("a new connection") };
     let (sender, receiver) = (known.connection, known.connection.reversed());
     let segment = |flags, seq: u32, len: u32, ack, window| Segment {

@@ -20,6 +20,7 @@ use super::{
     CHUNK, ConnectionInfo, ConnectionRef, Created, Direction, Known, PORTS, Pinned, Refused,
     SHARDS, TrackerConfig,
 };
+use crate::flow::nat::NatPorts;
 use crate::id::PortId;
 
 #[derive(Clone, Copy)]
@@ -50,6 +51,8 @@ pub struct Tracker {
     chunks_made: AtomicU32,
     live: CachePadded<AtomicU32>,
     by_port: Box<[AtomicU32]>,
+    /// Ports that connections were given in place of their clients'.
+    nat: NatPorts,
     config: TrackerConfig,
 }
 
@@ -70,6 +73,7 @@ impl Tracker {
             chunks_made: AtomicU32::new(0),
             live: CachePadded::new(AtomicU32::new(0)),
             by_port: (0..PORTS).map(|_| AtomicU32::new(0)).collect(),
+            nat: NatPorts::default(),
             config,
         }
     }
@@ -82,6 +86,12 @@ impl Tracker {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Ports of translated sources. Whoever makes a connection with one leases it before; it is
+    /// given back when the connection ends.
+    pub fn nat(&self) -> &NatPorts {
+        &self.nat
     }
 
     /// Connections that `port` originated.
@@ -254,6 +264,7 @@ impl Tracker {
             return false;
         }
         slot.lanes[1].generation.store(next, Release);
+        let mut pinned = None;
         for lane in &slot.lanes {
             let hash = lane.hash.load(Relaxed);
             let mut shard = self.lock(self.shard_of(hash));
@@ -262,8 +273,12 @@ impl Tracker {
                     && r.known.connection.generation == generation
             };
             if let Ok(entry) = shard.records.find_entry(hash, ours) {
-                entry.remove();
+                pinned = Some(entry.remove().0.known.pinned);
             }
+        }
+        // Only now that nothing leads to the port any more may another connection have it.
+        if let Some(pinned) = pinned {
+            self.nat.release(&pinned);
         }
         let origin = slot.lanes[0].about.load(Relaxed) >> 8;
         let home = self.shard_of(slot.lanes[0].hash.load(Relaxed));

@@ -1,0 +1,247 @@
+//! Instructions a packet, counted by callgrind: a figure that no other program and no clock
+//! disturbs, so that a change of 5 % means something. Compared with `instructions.json`.
+//!
+//! ```text
+//! cargo bench --bench instructions                 counts, prints, compares; exit 1 on +5 %
+//! cargo bench --bench instructions -- --update     writes what was counted as the new figures
+//! cargo bench --bench instructions -- hit/l3       only what has this in its name
+//! cargo bench --bench instructions -- --time       ns by the thread's processor time, no valgrind
+//! ```
+//!
+//! The bench runs itself under callgrind, once for each figure; only what happens inside
+//! [`measured`] is counted.
+
+#[path = "support/fresh.rs"]
+#[allow(dead_code, reason = "the miss bench uses the rest")]
+mod fresh;
+#[path = "support/rig.rs"]
+mod rig;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::hint::black_box;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use rig::{Rig, bridged, plain, policed, routed, scattered, tcp, udp};
+use rustix::time::{ClockId, clock_gettime};
+use switch_core::config::Config;
+use switch_core::packet::BATCH;
+
+/// More instructions than committed by this part are a failure, fewer a note.
+const TOLERANCE: f64 = 0.05;
+/// Flows of the `hit` figures.
+const FLOWS: usize = 1_000;
+
+/// One poll; returns how many packets it took.
+type Poll = Box<dyn FnMut() -> usize>;
+
+/// A figure: its name, what makes the switch ready, and polls to count.
+struct Figure {
+    name: &'static str,
+    ready: fn() -> Poll,
+    polls: usize,
+}
+
+/// Everything that is counted; add a line to count more.
+const FIGURES: &[Figure] = &[
+    Figure { name: "hit/l3", ready: || known(&routed(), |n| udp(n, false)), polls: 200 },
+    Figure { name: "hit/l3_ipv6", ready: || known(&routed(), |n| udp(n, true)), polls: 200 },
+    Figure { name: "hit/l3_tcp", ready: || known(&routed(), |n| tcp(n, false)), polls: 200 },
+    Figure { name: "hit/l3_tcp_ipv6", ready: || known(&routed(), |n| tcp(n, true)), polls: 200 },
+    Figure { name: "hit/policy", ready: || known(&policed(10), |n| udp(n, false)), polls: 200 },
+    Figure { name: "hit/l2", ready: || known(&bridged(), plain), polls: 200 },
+    Figure { name: "miss/new_connection", ready: || unknown(false), polls: 5 },
+    Figure { name: "miss/new_connection_ipv6", ready: || unknown(true), polls: 5 },
+];
+
+/// Packets of flows that are known, by memory ports; [`Rig`].
+fn known(config: &Config, make: fn(usize) -> Vec<u8>) -> Poll {
+    let flows = env::var("FLOWS").ok().and_then(|n| n.parse().ok()).unwrap_or(FLOWS);
+    let frames: Vec<_> = scattered(flows).map(make).collect();
+    let mut rig = Rig::new(config, &frames, 1);
+    Box::new(move || {
+        let count = rig.workers[0].poll(rig.now);
+        debug_assert_eq!(count, BATCH);
+        count
+    })
+}
+
+/// First packets of connections under 10 policies; [`fresh::Rig`].
+fn unknown(v6: bool) -> Poll {
+    let policies = env::var("POLICIES").ok().and_then(|n| n.parse().ok()).unwrap_or(10);
+    let mut rig = fresh::Rig::new(policies);
+    rig.set_v6(v6);
+    for _ in 0..if env::var("POLICIES").is_ok() { 200 } else { 1 } {
+        rig.poll();
+    }
+    Box::new(move || rig.poll())
+}
+
+/// What callgrind counts.
+#[inline(never)]
+fn measured(poll: &mut Poll, polls: usize) -> usize {
+    black_box((0..polls).map(|_| poll()).sum())
+}
+
+/// The run under callgrind: says how many packets there were.
+fn child(name: &str) -> ExitCode {
+    let Some(figure) = FIGURES.iter().find(|f| f.name == name) else {
+        return ExitCode::from(2);
+    };
+    let mut poll = (figure.ready)();
+    poll();
+    println!("packets {}", measured(&mut poll, figure.polls));
+    ExitCode::SUCCESS
+}
+
+/// Median ns a packet of rounds of a tenth of a second each.
+fn time(figure: &Figure) -> [f64; 3] {
+    let now = || {
+        let t = clock_gettime(ClockId::ThreadCPUTime);
+        t.tv_sec as f64 * 1e9 + t.tv_nsec as f64
+    };
+    let mut poll = (figure.ready)();
+    let begun = now();
+    while now() - begun < 3e8 {
+        poll();
+    }
+    let mut rounds: Vec<f64> = (0..30)
+        .map(|_| {
+            let (begun, mut packets) = (now(), 0);
+            while now() - begun < 5e7 {
+                packets += measured(&mut poll, 16);
+            }
+            (now() - begun) / packets as f64
+        })
+        .collect();
+    rounds.sort_by(f64::total_cmp);
+    [rounds[0], rounds[rounds.len() / 2], rounds[rounds.len() * 9 / 10]]
+}
+
+/// Instructions a packet of `name`.
+fn count(name: &str, scratch: &Path) -> Result<f64, String> {
+    let me = env::current_exe().map_err(|e| e.to_string())?;
+    let file = scratch.join(name.replace('/', "_"));
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--collect-atstart=no", "--toggle-collect=*measured*"])
+        .arg(format!("--callgrind-out-file={}", file.display()))
+        .arg(me)
+        .args(["--child", name])
+        .output()
+        .map_err(|e| format!("valgrind: {e}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    if !output.status.success() {
+        return Err(format!("{name}: {}\n{log}", output.status));
+    }
+    let number = |text: &str, behind: &str| {
+        let rest = &text[text.find(behind)? + behind.len()..];
+        rest.split_whitespace().next()?.parse::<f64>().ok()
+    };
+    let packets = number(&said, "packets").ok_or("no packets were said")?;
+    let counted = number(&log, "Collected :").ok_or(format!("no count in\n{log}"))?;
+    Ok(counted / packets)
+}
+
+fn committed_at() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/instructions.json")
+}
+
+/// Prints one line of the table; false if the figure is worse than it may be.
+fn judge(name: &str, counted: f64, committed: Option<f64>) -> bool {
+    let Some(committed) = committed else {
+        println!("{name:28} {counted:10.1} {:>10}", "new");
+        return true;
+    };
+    let change = counted / committed - 1.0;
+    let verdict = if change > TOLERANCE {
+        "  REGRESSION"
+    } else if change < -TOLERANCE {
+        "  better: --update writes it down"
+    } else {
+        ""
+    };
+    println!("{name:28} {counted:10.1} {committed:10.1} {:+8.1} %{verdict}", change * 100.0);
+    change <= TOLERANCE
+}
+
+fn has_valgrind() -> bool {
+    Command::new("valgrind").arg("--version").output().is_ok_and(|o| o.status.success())
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).filter(|a| a != "--bench").collect();
+    let has = |flag: &str| arguments.iter().any(|a| a == flag);
+    if let [flag, name] = &arguments[..]
+        && flag == "--child"
+    {
+        return child(name);
+    }
+    if has("--test") {
+        return ExitCode::SUCCESS;
+    }
+    let parts: Vec<&String> = arguments.iter().filter(|a| !a.starts_with("--")).collect();
+    let asked = |f: &&Figure| parts.is_empty() || parts.iter().any(|part| f.name.contains(*part));
+    if has("--time") {
+        for figure in FIGURES.iter().filter(asked) {
+            let [low, median, high] = time(figure);
+            println!("{:28} {median:8.1} ns  ({low:.1} to {high:.1})", figure.name);
+        }
+        return ExitCode::SUCCESS;
+    }
+    if !has_valgrind() {
+        let _ = writeln!(io::stderr(), "SKIPPED: valgrind is not here: no instructions counted");
+        return ExitCode::SUCCESS;
+    }
+    match compare(&FIGURES.iter().filter(asked).collect::<Vec<_>>(), has("--update")) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Counts all, two at a time, and compares. Whether none is too much worse.
+fn compare(figures: &[&Figure], update: bool) -> Result<bool, String> {
+    let text = std::fs::read_to_string(committed_at()).unwrap_or_else(|_| "{}".into());
+    let mut committed: BTreeMap<String, f64> =
+        serde_json::from_str(&text).map_err(|e| format!("{}: {e}", committed_at().display()))?;
+    let scratch = env::temp_dir().join(format!("podswitch-instructions-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch).map_err(|e| e.to_string())?;
+    let scratch_path = &scratch;
+    let counts: Vec<Result<f64, String>> = std::thread::scope(|scope| {
+        let halves = [0, 1].map(|half| {
+            scope.spawn(move || {
+                let mine = figures.iter().skip(half).step_by(2);
+                mine.map(|f| count(f.name, scratch_path)).collect::<Vec<_>>()
+            })
+        });
+        let mut halves = halves.map(|half| half.join().unwrap_or_default().into_iter());
+        let missing = || Err("a count went missing".to_owned());
+        (0..figures.len()).map(|n| halves[n % 2].next().unwrap_or_else(missing)).collect()
+    });
+    if env::var_os("KEEP").is_none() {
+        let _ = std::fs::remove_dir_all(&scratch);
+    }
+    println!(
+        "{:28} {:>10} {:>10} {:>10}",
+        "instructions a packet", "counted", "committed", "change"
+    );
+    let mut good = true;
+    for (figure, counted) in figures.iter().zip(counts) {
+        let counted = counted?;
+        good &= judge(figure.name, counted, committed.get(figure.name).copied());
+        committed.insert(figure.name.to_owned(), (counted * 10.0).round() / 10.0);
+    }
+    if update {
+        let text = serde_json::to_string_pretty(&committed).map_err(|e| e.to_string())?;
+        std::fs::write(committed_at(), text + "\n").map_err(|e| e.to_string())?;
+        println!("written to {}", committed_at().display());
+        return Ok(true);
+    }
+    Ok(good)
+}

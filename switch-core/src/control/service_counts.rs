@@ -1,0 +1,83 @@
+//! How often each Service port's connections were opened or refused, by name.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use policy::rule::Protocol;
+use policy::service::entry::{ServiceEntry, ServicePortId};
+use policy::service::table::ServiceTable;
+
+/// Connections to one port of a Service (or host port of a pod), by whatever address and in both
+/// families.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCount {
+    /// The Service's cookie, or the pod's.
+    pub service: Arc<str>,
+    /// Name of the port; empty where a Service has but one.
+    pub port_name: Arc<str>,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Number of the port.
+    pub port: u16,
+    /// Opened to each backend that there is now, where that is not zero, in the order of addresses.
+    pub opened: Vec<(SocketAddr, u64)>,
+    /// Opened to backends that are gone.
+    pub departed: u64,
+    /// Refused aloud: there was no endpoint (S5).
+    pub rejected: u64,
+    /// Dropped: source range, no local endpoint (S3, S4, S7).
+    pub dropped: u64,
+}
+
+impl ServiceCount {
+    /// A connection to it was seen at all.
+    fn is_any(&self) -> bool {
+        !self.opened.is_empty() || self.departed + self.rejected + self.dropped > 0
+    }
+
+    fn add(&mut self, entry: &ServiceEntry) {
+        let backends = entry.backends().iter().enumerate();
+        let counts = backends.map(|(index, b)| (b.socket(), entry.opened(index)));
+        self.opened.extend(counts.filter(|(_, count)| *count > 0));
+        self.departed += entry.departed();
+        self.rejected += entry.rejected();
+        self.dropped += entry.dropped();
+    }
+}
+
+/// Every port with a count that is not zero, by name.
+pub(super) fn read(table: &ServiceTable) -> Vec<ServiceCount> {
+    // One entry in each family, found by each of its addresses.
+    let mut entries: HashMap<(ServicePortId, bool), &Arc<ServiceEntry>> = HashMap::new();
+    for (_, entry) in table.iter() {
+        let is_v6 = entry.family == wire::flow_key::Family::V6;
+        entries.insert((entry.id, is_v6), entry);
+    }
+    let mut sorted: Vec<_> = entries.into_iter().collect();
+    sorted.sort_unstable_by_key(|(key, _)| *key);
+    let mut list: Vec<(ServicePortId, ServiceCount)> = Vec::new();
+    for ((id, _), entry) in sorted {
+        match list.last_mut().filter(|(last, _)| *last == id) {
+            Some((_, count)) => count.add(entry),
+            None => {
+                let mut count = ServiceCount {
+                    service: entry.cookie.clone(),
+                    port_name: entry.port_name.clone(),
+                    protocol: entry.protocol,
+                    port: entry.port,
+                    opened: Vec::new(),
+                    departed: 0,
+                    rejected: 0,
+                    dropped: 0,
+                };
+                count.add(entry);
+                list.push((id, count));
+            }
+        }
+    }
+    let mut list: Vec<ServiceCount> =
+        list.into_iter().map(|(_, count)| count).filter(ServiceCount::is_any).collect();
+    list.sort_by(|a, b| (&a.service, a.port).cmp(&(&b.service, b.port)));
+    list
+}

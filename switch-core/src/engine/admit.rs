@@ -1,0 +1,276 @@
+//! Admission: finds or makes a packet's connection, judges it, and remembers the answer.
+//!
+//! On the slow path, for what did not hit: first packets, packets after an epoch change, segments
+//! that open or end a connection, first fragments.
+
+use wire::flow_key::proto;
+use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
+use wire::parse::{Fragment as Part, Parsed};
+
+use super::slow::source;
+use super::{Engine, Turn, sender};
+use crate::action::{DropReason, Plan};
+use crate::flow::connection::{Created, Direction, Known, Pinned, Refused, SourceNat};
+use crate::flow::table::FlowEntry;
+use crate::flow::tcp::{Judgement, Segment, is_over, window_scale};
+use crate::packet::Packet;
+use crate::resolve::{
+    Answer, Decision, Denial, Fate, Query, Served, check_source, fate, may_open, outgoing, resolve,
+};
+
+/// What admission says to a packet.
+pub(super) enum Admission {
+    /// Pass, as the plan says.
+    Pass(Plan),
+    /// The gateway takes it.
+    Gateway,
+    /// Drop.
+    Deny(Denial),
+}
+
+impl From<DropReason> for Admission {
+    fn from(reason: DropReason) -> Self {
+        Self::Deny(reason.into())
+    }
+}
+
+/// A TCP segment to a Service whose connection we do not know: its sender is told, as by any host
+/// that has forgotten a connection, rather than left to wait (S11).
+const FORGOTTEN: Denial =
+    Denial { reason: DropReason::TcpInvalidState, object: None, answer: Answer::PortUnreachable };
+
+impl Engine {
+    /// Judges a packet, or the datagram of a first fragment, with `payload` octets behind its
+    /// layer-4 header; finds or makes its connection, and remembers the answer.
+    pub(super) fn admit(
+        &mut self,
+        turn: &Turn<'_>,
+        packet: &Packet,
+        parsed: &Parsed,
+        payload: u32,
+    ) -> Admission {
+        self.counters.misses.add(1);
+        let flags = parsed.tcp_flags;
+        let is_tcp = parsed.key.proto == proto::TCP;
+        if is_tcp && !is_possible(flags) {
+            return DropReason::TcpInvalidState.into();
+        }
+        let mut known = self.shared.tracker.find(parsed.hash, &parsed.key);
+        let is_fresh = is_tcp && flags & (SYN | ACK) == SYN;
+        if let Some(old) = known
+            && let Some(end) = self.end_of(turn, &old, is_fresh)
+        {
+            // But only its own ends can end it.
+            if let Err(reason) = check_source(turn.snapshot, &Query::of(&parsed.key, packet)) {
+                return reason.into();
+            }
+            self.shared.tracker.end(old.connection);
+            if end == Fate::Reset {
+                return Admission::Deny(FORGOTTEN);
+            }
+            known = None;
+        }
+        let query = Query {
+            known: known.as_ref().map(|k| (&k.pinned, k.connection.direction())),
+            pins: Some((&self.shared.affinity, turn.now.as_secs() as u32)),
+            ..Query::of(&parsed.key, packet)
+        };
+        let (mut plan, mut pinned, service) = match resolve(turn.snapshot, &query) {
+            Decision::Forward { plan, pinned, service } => (plan, pinned, service),
+            Decision::Gateway => return Admission::Gateway,
+            Decision::Drop(denial) => return Admission::Deny(denial),
+        };
+        let known = match known {
+            Some(known) => known,
+            None if pinned.is_translated() && !may_open(&parsed.key, flags) => {
+                return Admission::Deny(FORGOTTEN);
+            }
+            None if is_tcp && flags & RST != 0 => {
+                // Ends a connection that we never saw: passes as it may, and leaves no trace.
+                return Admission::Pass(plan);
+            }
+            None => {
+                // Answers to what came through the tunnel go by the routes.
+                if packet.via().is_none() {
+                    pinned.origin_mac = source(packet.bytes());
+                }
+                let known = match self.open(turn, &pinned, service.as_ref()) {
+                    Ok(known) => known,
+                    Err(reason) => return reason.into(),
+                };
+                if known.pinned.reply != pinned.reply {
+                    // Another port, or what another worker chose.
+                    plan = plan.translate(
+                        &parsed.key,
+                        &outgoing(&known.pinned, known.connection.direction()),
+                    );
+                }
+                known
+            }
+        };
+        if let Some(reason) = self.track(turn, &known, packet, parsed, payload) {
+            return reason.into();
+        }
+        self.remember(turn, packet, parsed, &known, plan);
+        Admission::Pass(plan)
+    }
+
+    /// Whether a known connection ends with this packet, which may open another: a fresh SYN
+    /// where a connection has been says that the old one is over, all of it; and what a Service's
+    /// change ended ends when its client next speaks.
+    fn end_of(&self, turn: &Turn<'_>, known: &Known, is_fresh: bool) -> Option<Fate> {
+        if is_fresh && self.is_over(known) {
+            return Some(Fate::Anew);
+        }
+        match known.connection.direction() {
+            Direction::Original => {
+                Some(fate(turn.snapshot, &known.pinned)).filter(|fate| *fate != Fate::Stays)
+            }
+            Direction::Reply => None,
+        }
+    }
+
+    fn is_over(&self, known: &Known) -> bool {
+        self.shared.tracker.tcp_states(known.connection).is_some_and(|[a, b]| is_over(a, b))
+    }
+
+    /// Makes a connection, or finds that the other worker or direction was first.
+    fn open(
+        &mut self,
+        turn: &Turn<'_>,
+        wanted: &Pinned,
+        service: Option<&Served<'_>>,
+    ) -> Result<Known, DropReason> {
+        let range = &turn.snapshot.nat_ports;
+        // Nobody outside can tell where the search for a port begins.
+        let mut from = wanted.original.hash(&self.shared.hash_key);
+        let mut pinned = *wanted;
+        let leases = pinned.source_nat != SourceNat::Kept;
+        for _ in 0..NAT_TRIES {
+            if leases {
+                let port = self.shared.tracker.nat().lease(&pinned, range, from);
+                pinned.reply.dst_port = port.ok_or(DropReason::NatPortsExhausted)?;
+            }
+            let made = self.create(turn, &pinned);
+            if leases && !matches!(made, Ok(Created::New(_))) {
+                self.shared.tracker.nat().release(&pinned);
+            }
+            match made {
+                Ok(Created::New(known)) => {
+                    self.serve(turn, &known, service);
+                    return Ok(known);
+                }
+                Ok(Created::Existing(known)) => return Ok(known),
+                Err(Refused::Full) => return Err(DropReason::ConnectionTableFull),
+                Err(Refused::PortLimit) => return Err(DropReason::ConnectionLimit),
+                // Another connection has these answers: two addresses of a Service, one backend,
+                // one port of the client. The second gets another port (S16).
+                Err(Refused::Collision) if has_ports(pinned.original.proto) => {
+                    from = from.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_add(1);
+                    if !leases {
+                        let ports = u64::from(*range.end() - *range.start()) + 1;
+                        pinned.reply.dst_port = range.start() + (from % ports) as u16;
+                    }
+                }
+                Err(Refused::Collision) => break,
+            }
+        }
+        Err(DropReason::NatPortsExhausted)
+    }
+
+    /// When the table is full, what is short-lived goes first (T-C5).
+    fn create(&mut self, turn: &Turn<'_>, pinned: &Pinned) -> Result<Created, Refused> {
+        let seconds = turn.now.as_secs() as u32;
+        let tracker = &self.shared.tracker;
+        match tracker.create(pinned, seconds) {
+            Err(Refused::Full) => {
+                let slots = tracker.slots().max(1);
+                self.pressed = (self.pressed + EVICTION_SCAN) % slots;
+                tracker.sweep(self.pressed, EVICTION_SCAN, seconds, true);
+                tracker.create(pinned, seconds)
+            }
+            made => made,
+        }
+    }
+
+    /// Notes that a Service gave a connection its backend.
+    fn serve(&self, turn: &Turn<'_>, known: &Known, service: Option<&Served<'_>>) {
+        let Some(Served { chosen, affinity }) = service else { return };
+        chosen.entry.count_opened(chosen.index);
+        if let Some(timeout) = affinity {
+            let client = known.pinned.original.src_addr();
+            let now = turn.now.as_secs() as u32;
+            let backend = chosen.backend().socket();
+            self.shared.affinity.pin(chosen.entry.id, client, backend, now, *timeout);
+        }
+    }
+
+    /// Moves the connection by the packet. Some: the packet must not pass.
+    fn track(
+        &self,
+        turn: &Turn<'_>,
+        known: &Known,
+        packet: &Packet,
+        parsed: &Parsed,
+        payload: u32,
+    ) -> Option<DropReason> {
+        let seconds = turn.now.as_secs() as u32;
+        let tracker = &self.shared.tracker;
+        if parsed.key.proto != proto::TCP {
+            tracker.touch(known.connection, packet.len(), seconds);
+            return None;
+        }
+        let header = packet.bytes().get(usize::from(parsed.l4)..).unwrap_or_default();
+        let segment = Segment::read(header, parsed.tcp_flags, payload);
+        if segment.is_plain() {
+            tracker.touch_tcp(known.connection, &segment, packet.len(), seconds);
+            return None;
+        }
+        let scale = if segment.flags & SYN != 0 { window_scale(header) } else { None };
+        let judged =
+            tracker.control_segment(known.connection, &segment, scale, packet.len(), seconds);
+        (judged == Some(Judgement::OutOfWindow)).then_some(DropReason::TcpOutOfWindow)
+    }
+
+    /// Enters the flow into this worker's table. Where that is full the flow goes on, by the slow path.
+    fn remember(
+        &mut self,
+        turn: &Turn<'_>,
+        packet: &Packet,
+        parsed: &Parsed,
+        known: &Known,
+        plan: Plan,
+    ) {
+        if parsed.fragment != Part::Whole {
+            return;
+        }
+        let entry = FlowEntry {
+            key: parsed.key,
+            sender: sender(packet),
+            connection: known.connection,
+            epoch: turn.snapshot.epoch,
+            last_seen: turn.now.as_secs() as u32,
+            plan,
+        };
+        self.flows.insert(parsed.hash, entry);
+    }
+}
+
+/// Slots looked at for something to end when the connection table is full.
+const EVICTION_SCAN: usize = 256;
+/// Ports tried for a connection whose answers collide with another's.
+const NAT_TRIES: usize = 64;
+
+fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, proto::TCP | proto::UDP | proto::SCTP | proto::ICMP | proto::ICMPV6)
+}
+
+/// Whether an end system ever sends a segment with these flags (RFC 9293 §3.5, §3.10): all but
+/// SYN and RST acknowledge, and what opens a connection neither closes nor resets it.
+fn is_possible(flags: u8) -> bool {
+    match flags & (SYN | FIN | RST) {
+        SYN | RST => true,
+        0 | FIN => flags & ACK != 0,
+        _ => false,
+    }
+}
