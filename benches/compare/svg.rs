@@ -24,6 +24,9 @@ const TITLE: f64 = 44.0;
 struct Panel {
     title: String,
     unit: String,
+    load: &'static str,
+    /// Where the longest may end.
+    scale: f64,
     more_is_better: bool,
     bars: Vec<Bar>,
 }
@@ -54,8 +57,10 @@ const PLANS: &[Plan] = &[
     Plan("Round trip, median, one node", "round_trip/ipv4", P50, one_node),
     Plan("Connect, request, close, one node", "connect_request_close/ipv4", ONLY, one_node),
     Plan("Processor time of a TCP stream, one node", "tcp_stream/ipv4", Show::Cost, one_node),
-    Plan("Connect, request, close by Service", "connect_request_close/ipv4", ONLY, services),
-    Plan("TCP stream, IPv4, by Service", "tcp_stream/ipv4", ONLY, services),
+    Plan("TCP stream, IPv4, through a Service", "tcp_stream/ipv4", ONLY, one_service),
+    Plan("Connections, 1 Service", "connect_request_close/ipv4", ONLY, one_service),
+    Plan("Connections, 1,000 Services", "connect_request_close/ipv4", ONLY, many_services),
+    Plan("Connections, 5,000 Services", "connect_request_close/ipv4", ONLY, most_services),
     Plan("TCP stream, IPv4, across two nodes", "tcp_stream/ipv4", ONLY, two_nodes),
     Plan("Round trip, median, across two nodes", "round_trip/ipv4", P50, two_nodes),
 ];
@@ -64,8 +69,16 @@ fn one_node(group: Group) -> bool {
     group == Group::OneNode
 }
 
-fn services(group: Group) -> bool {
-    matches!(group, Group::Services(_))
+fn one_service(group: Group) -> bool {
+    group == Group::Services(1)
+}
+
+fn many_services(group: Group) -> bool {
+    group == Group::Services(1_000)
+}
+
+fn most_services(group: Group) -> bool {
+    group == Group::Services(5_000)
 }
 
 fn two_nodes(group: Group) -> bool {
@@ -75,7 +88,8 @@ fn two_nodes(group: Group) -> bool {
 /// See the module's description.
 pub(crate) fn picture(results: &Results) -> String {
     let rows = results.rows();
-    let panels: Vec<Panel> = PLANS.iter().filter_map(|plan| panel(&rows, plan)).collect();
+    let mut panels: Vec<Panel> = PLANS.iter().filter_map(|plan| panel(&rows, plan)).collect();
+    share_scales(&mut panels);
     let mut body = String::new();
     let mut y = 58.0;
     for pair in panels.chunks(COLUMNS) {
@@ -131,15 +145,15 @@ text { font: 12px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-s
 
 fn legend() -> String {
     let mut text = String::new();
-    let mut x = WIDTH - MARGIN - 250.0;
-    for (class, name) in [("ours", "podswitch"), ("kernel", "kernel"), ("ovs", "Open vSwitch")] {
+    let entries = [("ours", "podswitch", 262.0), ("kernel", "kernel", 170.0)];
+    for (class, name, from_end) in entries.into_iter().chain([("ovs", "Open vSwitch", 100.0)]) {
+        let x = WIDTH - MARGIN - from_end;
         let _ = writeln!(
             text,
             "<rect class=\"{class}\" x=\"{x}\" y=\"16\" width=\"12\" height=\"12\" rx=\"2\"/>\
              <text x=\"{}\" y=\"26\">{name}</text>",
             x + 17.0
         );
-        x += 84.0;
     }
     text
 }
@@ -158,7 +172,7 @@ fn panel(rows: &[Row], Plan(title, load, show, of): &Plan) -> Option<Panel> {
         Show::Figure(_) => (first.figure.unit.to_owned(), first.figure.more_is_better),
         Show::Cost => (format!("ns/{}", first.load.work), false),
     };
-    let bar = |row: &&Row| match show {
+    let bar = |row: &Row| match show {
         Show::Figure(_) => Bar {
             path: row.path,
             value: row.value.median,
@@ -166,12 +180,27 @@ fn panel(rows: &[Row], Plan(title, load, show, of): &Plan) -> Option<Panel> {
         },
         Show::Cost => Bar { path: row.path, value: row.cost.machine_ns, range: None },
     };
+    let bars: Vec<Bar> = rows.iter().map(|row| bar(row)).collect();
+    let ends = bars.iter().map(|bar| bar.range.map_or(bar.value, |(_, most)| most));
     Some(Panel {
         title: (*title).to_owned(),
         unit,
+        load,
+        scale: ends.fold(f64::MIN_POSITIVE, f64::max),
         more_is_better,
-        bars: rows.iter().map(bar).collect(),
+        bars,
     })
+}
+
+/// Panels of the same thing have the same scale: bars of one can be held against those of another.
+fn share_scales(panels: &mut [Panel]) {
+    for number in 0..panels.len() {
+        let (load, unit) = (panels[number].load, panels[number].unit.clone());
+        let alike = || |panel: &&Panel| panel.load == load && panel.unit == unit;
+        let most = panels.iter().filter(alike()).map(|panel| panel.scale);
+        let most = most.fold(f64::MIN_POSITIVE, f64::max);
+        panels[number].scale = most;
+    }
 }
 
 fn draw(body: &mut String, panel: &Panel, x: f64, y: f64) {
@@ -185,16 +214,14 @@ fn draw(body: &mut String, panel: &Panel, x: f64, y: f64) {
         y + 34.0,
         escape(&panel.unit),
     );
-    let most = panel.bars.iter().map(|bar| bar.range.map_or(bar.value, |(_, most)| most));
-    let most = most.fold(f64::MIN_POSITIVE, f64::max);
     for (number, bar) in panel.bars.iter().enumerate() {
         let top = y + TITLE + number as f64 * LINE;
-        draw_bar(body, bar, most, x, top);
+        draw_bar(body, bar, panel.scale, x, top);
     }
 }
 
-fn draw_bar(body: &mut String, bar: &Bar, most: f64, x: f64, top: f64) {
-    let at = |value: f64| x + BAR_AT + BAR * (value / most).clamp(0.0, 1.0);
+fn draw_bar(body: &mut String, bar: &Bar, scale: f64, x: f64, top: f64) {
+    let at = |value: f64| x + BAR_AT + BAR * (value / scale).clamp(0.0, 1.0);
     let (start, end, text) = (x + BAR_AT, at(bar.value), top + THICK - 2.0);
     let _ = writeln!(
         body,
@@ -202,11 +229,11 @@ fn draw_bar(body: &mut String, bar: &Bar, most: f64, x: f64, top: f64) {
          <rect class=\"{}\" x=\"{start:.1}\" y=\"{top:.1}\" width=\"{:.1}\" height=\"{THICK}\" \
          rx=\"2\"/>",
         start - 6.0,
-        escape(bar.path),
+        escape(&label(bar.path)),
         class(bar.path),
         end - start,
     );
-    let mut label = end;
+    let mut after = end;
     if let Some((least, most)) = bar.range {
         let middle = top + THICK / 2.0;
         let _ = writeln!(
@@ -215,10 +242,17 @@ fn draw_bar(body: &mut String, bar: &Bar, most: f64, x: f64, top: f64) {
             at(least),
             at(most),
         );
-        label = label.max(at(most));
+        after = after.max(at(most));
     }
     let value = escape(&number(bar.value));
-    let _ = writeln!(body, "<text x=\"{:.1}\" y=\"{text:.1}\">{value}</text>", label + 5.0);
+    let _ = writeln!(body, "<text x=\"{:.1}\" y=\"{text:.1}\">{value}</text>", after + 5.0);
+}
+
+/// A path's name without what its panel says already.
+fn label(path: &str) -> String {
+    let end = |part: &&str| !["1", "1000", "5000", "services"].contains(part);
+    let parts: Vec<&str> = path.split('/').filter(end).collect();
+    parts.join(" ").replace('_', " ")
 }
 
 fn class(path: &str) -> &'static str {

@@ -16,6 +16,7 @@ use switch_core::control::ControlPlane;
 use switch_core::host::{HostError, NetNs};
 
 pub(crate) use pod::Pod;
+use podswitch::Attach::{Packet, Tap};
 use services::{Protocol, Services};
 
 use crate::Outcome;
@@ -72,19 +73,29 @@ pub(crate) const ALL: &[Kind] = &[
     kind("bridge", Group::OneNode, kernel::bridge),
     kind("ovs", Group::OneNode, || ovs::plain(ovs::Pipeline::Normal)),
     kind("ovs/conntrack", Group::OneNode, || ovs::plain(ovs::Pipeline::Conntrack)),
-    kind("podswitch/tap", Group::OneNode, || podswitch::tap(1)),
-    kind("podswitch/af_packet", Group::OneNode, || podswitch::af_packet(1)),
-    kind("podswitch/tap/2_workers", Group::OneNode, || podswitch::tap(2)),
-    kind("podswitch/af_packet/2_workers", Group::OneNode, || podswitch::af_packet(2)),
+    kind("podswitch/tap", Group::OneNode, || podswitch::one_node(Tap, 1)),
+    kind("podswitch/af_packet", Group::OneNode, || podswitch::one_node(Packet, 1)),
+    kind("podswitch/tap/2_workers", Group::OneNode, || podswitch::one_node(Tap, 2)),
+    kind("podswitch/af_packet/2_workers", Group::OneNode, || podswitch::one_node(Packet, 2)),
     kind("iptables/1", Group::Services(1), || kube_proxy::iptables(1)),
     kind("nftables/1", Group::Services(1), || kube_proxy::nftables(1)),
     kind("ovs/conntrack_nat/1", Group::Services(1), || ovs::services(1)),
+    kind("podswitch/tap/services/1", Group::Services(1), || podswitch::services(Tap, 1)),
+    kind("podswitch/af_packet/services/1", Group::Services(1), || podswitch::services(Packet, 1)),
     kind("iptables/1000", Group::Services(1_000), || kube_proxy::iptables(1_000)),
     kind("nftables/1000", Group::Services(1_000), || kube_proxy::nftables(1_000)),
     kind("ovs/conntrack_nat/1000", Group::Services(1_000), || ovs::services(1_000)),
+    kind("podswitch/tap/services/1000", Group::Services(1_000), || podswitch::services(Tap, 1_000)),
+    kind("podswitch/af_packet/services/1000", Group::Services(1_000), || {
+        podswitch::services(Packet, 1_000)
+    }),
     kind("iptables/5000", Group::Services(5_000), || kube_proxy::iptables(5_000)),
     kind("nftables/5000", Group::Services(5_000), || kube_proxy::nftables(5_000)),
     kind("ovs/conntrack_nat/5000", Group::Services(5_000), || ovs::services(5_000)),
+    kind("podswitch/tap/services/5000", Group::Services(5_000), || podswitch::services(Tap, 5_000)),
+    kind("podswitch/af_packet/services/5000", Group::Services(5_000), || {
+        podswitch::services(Packet, 5_000)
+    }),
     kind("bridge+vxlan", Group::TwoNodes, kernel::bridge_vxlan),
     kind("flannel", Group::TwoNodes, kernel::flannel),
     kind("ovs/vxlan", Group::TwoNodes, ovs::vxlan),

@@ -10,12 +10,15 @@
 
 mod admit;
 mod bridge;
+mod encap;
 mod fragments;
 mod gateway;
 mod neighbour;
 mod outputs;
+mod path;
 mod related;
 mod slow;
+mod uplink;
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
@@ -24,11 +27,12 @@ use wire::addr::Mac;
 use wire::flow_key::{HashKey, proto};
 use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into};
 
+use encap::wrap;
 use fragments::FragmentStore;
 
 pub use outputs::Outputs;
 
-use crate::action::{DropReason, Plan, apply};
+use crate::action::{DropReason, Plan, PlanFlags, apply};
 use crate::answer::icmp::ErrorLimiter;
 use crate::flow::affinity::Affinity;
 use crate::flow::connection::{ConnectionRef, Tracker, TrackerConfig};
@@ -231,7 +235,11 @@ impl Engine {
             packet.ingress = ingress;
         }
         match turn.snapshot.port(ingress) {
-            PortFacts::Pod(_) | PortFacts::Host(_) => self.route_batch(turn, ingress, batch),
+            PortFacts::Pod(_) | PortFacts::Host(_) => {
+                let gateway = turn.snapshot.gateway.mac;
+                self.route_batch(turn, ingress, Some(gateway), batch);
+            }
+            PortFacts::Uplink(uplink) => self.uplink_batch(turn, uplink, batch),
             PortFacts::Bridge(port) => self.bridge_batch(turn, ingress, port, batch),
             PortFacts::Unused => {
                 for packet in batch.drain(..) {
@@ -241,9 +249,16 @@ impl Engine {
         }
     }
 
-    /// The straight line: parse all, look all up, then apply each.
-    fn route_batch(&mut self, turn: &mut Turn<'_>, ingress: PortId, batch: &mut Batch) {
-        let gateway = turn.snapshot.gateway.mac;
+    /// The straight line: parse all, look all up, then apply each. Only frames to `gateway` are
+    /// routed; `None`: all are addressed to the switch.
+    fn route_batch(
+        &mut self,
+        turn: &mut Turn<'_>,
+        ingress: PortId,
+        gateway: Option<Mac>,
+        batch: &mut Batch,
+    ) {
+        let snapshot = turn.snapshot;
         let mut candidates = [None; BATCH];
         let mut sound = [Ok(()); BATCH];
         for (i, packet) in batch.iter().enumerate() {
@@ -266,10 +281,24 @@ impl Engine {
                 self.drop(turn, packet, reason, None);
                 continue;
             }
-            match self.hit(turn, ingress, gateway, candidates[i], &packet, i) {
+            match self.hit(turn, gateway, candidates[i], &packet, i) {
                 Some(plan) => {
+                    let parsed = &self.parsed[i];
+                    apply(&mut packet, parsed, &plan);
+                    if plan.flags.has(PlanFlags::ENCAP) {
+                        let class = parsed.traffic_class;
+                        let wrapped = match snapshot.tunnels.get(plan.tunnel) {
+                            Some(tunnel) if !packet.offload.is_crc32c() => {
+                                wrap(tunnel, &mut packet, class, plan.source_port).is_ok()
+                            }
+                            _ => false,
+                        };
+                        if !wrapped {
+                            self.leave(turn, packet, class, &plan);
+                            continue;
+                        }
+                    }
                     hits += 1;
-                    apply(&mut packet, &self.parsed[i], &plan);
                     turn.out.push(plan.out, packet);
                 }
                 None => {
@@ -287,25 +316,26 @@ impl Engine {
     fn hit(
         &mut self,
         turn: &Turn<'_>,
-        ingress: PortId,
-        gateway: Mac,
+        gateway: Option<Mac>,
         candidate: Option<EntryId>,
         packet: &Packet,
         at: usize,
     ) -> Option<Plan> {
         let parsed = &self.parsed[at];
         let frame = packet.bytes();
-        if !is_ordinary(parsed) || frame.first_chunk::<6>() != Some(&gateway.0) {
+        if !is_ordinary(parsed)
+            || gateway.is_some_and(|mac| frame.first_chunk::<6>() != Some(&mac.0))
+        {
             return None;
         }
         let id = self.flows.find(candidate, parsed.hash, &parsed.key)?;
         let entry = self.flows.entry(id);
-        if entry.epoch != turn.snapshot.epoch || entry.sender != sender(frame, ingress) {
+        if entry.epoch != turn.snapshot.epoch || entry.sender != sender(packet) {
             return None;
         }
         let length = parsed.end - u32::from(parsed.l3);
-        if length > u32::from(entry.plan.mtu) && !slow::segments_fit(packet, parsed, entry.plan.mtu)
-        {
+        let mtu = Self::way_mtu(turn, &entry.plan);
+        if length > u32::from(mtu) && !slow::segments_fit(packet, parsed, mtu) {
             return None;
         }
         let (connection, plan) = (entry.connection, entry.plan);
@@ -475,9 +505,16 @@ fn is_ordinary(parsed: &Parsed) -> bool {
         && parsed.ttl > 1
 }
 
-/// Source MAC and ingress port, in the form that entries keep.
+/// Who sent a frame, in the form that entries keep: source MAC and ingress port; of what came
+/// through a tunnel the tunnel end in place of the MAC, told apart by the bit of group addresses.
 #[inline]
-fn sender(frame: &[u8], ingress: PortId) -> u64 {
-    let mac = frame.get(6..12).and_then(|m| m.first_chunk::<6>()).copied().unwrap_or_default();
-    Mac(mac).to_u64() << 16 | u64::from(ingress.0)
+fn sender(packet: &Packet) -> u64 {
+    let who = match packet.via() {
+        None => {
+            let mac = packet.bytes().get(6..12).and_then(|m| m.first_chunk::<6>());
+            Mac(mac.copied().unwrap_or_default()).to_u64()
+        }
+        Some(end) => 1 << 40 | u64::from(end.0),
+    };
+    who << 16 | u64::from(packet.ingress.0)
 }

@@ -27,6 +27,8 @@ pub use pool::{Pool, PoolConfig, SizeClass};
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 
+use vxlan::vtep::EndIndex;
+
 use crate::id::PortId;
 
 /// Octets free in front of a received frame: outer IPv6 + UDP + VXLAN + two VLAN tags is 86,
@@ -75,6 +77,8 @@ pub struct Meta {
     pub ingress: PortId,
     /// Received, made here, or a copy.
     pub origin: Origin,
+    /// The tunnel end that it came from, plus one; zero: it came through none.
+    via: u16,
 }
 
 const _: () = assert!(size_of::<Packet>() == 8 && size_of::<Meta>() == ALIGN);
@@ -127,6 +131,7 @@ impl Packet {
             offload: Offload::default(),
             ingress: PortId::default(),
             origin: Origin::Received,
+            via: 0,
         }))
     }
 
@@ -218,8 +223,21 @@ impl Packet {
     #[inline]
     fn inherit(&mut self, whole: &Packet, first: bool) {
         self.ingress = whole.ingress;
+        self.via = whole.via;
         self.mark = whole.mark;
         self.origin = if first { whole.origin } else { Origin::Copy };
+    }
+
+    /// The tunnel end that the frame came from, if it came through a tunnel.
+    #[inline]
+    pub fn via(&self) -> Option<EndIndex> {
+        self.via.checked_sub(1).map(|index| EndIndex(index.into()))
+    }
+
+    /// Notes the tunnel end that the frame came from. Those beyond 65,534 are none.
+    #[inline]
+    pub fn set_via(&mut self, end: Option<EndIndex>) {
+        self.via = end.and_then(|end| u16::try_from(end.0 + 1).ok()).unwrap_or(0);
     }
 
     /// Moves the frame's start `n` octets forward into the headroom and returns the new octets.
@@ -258,6 +276,7 @@ impl Packet {
         self.len = 0;
         self.offload = Offload::default();
         self.origin = Origin::Received;
+        self.via = 0;
         self.mark = 0;
     }
 
