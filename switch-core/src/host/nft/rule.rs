@@ -43,7 +43,11 @@ pub(super) enum Base {
 pub(super) struct Rule<'a, 'b>(&'a mut Attributes<'b>);
 
 impl Rule<'_, '_> {
-    pub(super) fn expression(&mut self, name: &str, data: impl FnOnce(&mut Attributes<'_>)) -> &mut Self {
+    pub(super) fn expression(
+        &mut self,
+        name: &str,
+        data: impl FnOnce(&mut Attributes<'_>),
+    ) -> &mut Self {
         const NAME: u16 = 1;
         const DATA: u16 = 2;
         self.0.nest(NFTA_LIST_ELEM, |e| {
