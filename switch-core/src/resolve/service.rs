@@ -144,7 +144,8 @@ impl Snapshot {
     /// Whether nobody has an address of the pods' ranges.
     fn is_gone(&self, address: IpAddr) -> bool {
         !self.endpoints.contains_key(&address)
-            && matches!(self.fib.get(address), Some(FibEntry::LocalPods))
+            && !self.tunnels.is_node_address(address)
+            && matches!(self.fib.get(address), Some(FibEntry::LocalPods | FibEntry::Node(_)))
     }
 
     /// Whether `address` is a pod's of this node.

@@ -87,7 +87,7 @@ pub fn remote(n: usize) -> RemoteNode {
 }
 
 /// The state of node `n` of three.
-pub fn config(n: usize, underlay: Underlay) -> Config {
+pub fn node_config(n: usize, underlay: Underlay) -> Config {
     let port = |n: usize, role| PortConfig { port: PortId(n as u16), role };
     let local = remote(n);
     Config {
@@ -121,7 +121,7 @@ pub struct Pair(pub [Switch; 2]);
 
 impl Pair {
     pub fn new(underlay: Underlay) -> Self {
-        Self([0, 1].map(|n| Switch::new(&config(n, underlay))))
+        Self([0, 1].map(|n| Switch::new(&node_config(n, underlay))))
     }
 
     /// A frame from pod `i` of node `n` to the gateway.
@@ -267,4 +267,74 @@ pub fn dissect(frame: &[u8]) -> Seen {
         vni: u32::from_be_bytes([0, payload[4], payload[5], payload[6]]),
         inner: payload[8..].to_vec(),
     }
+}
+
+/// A tunnel packet built octet by octet.
+#[derive(Clone)]
+pub struct Tunnelled {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub port: u16,
+    pub header: [u8; 8],
+    pub inner: Vec<u8>,
+    pub traffic_class: u8,
+    /// Without a UDP checksum, as is the rule over IPv4.
+    pub bare: bool,
+}
+
+impl Tunnelled {
+    /// From node `from` to node `to`, with what is inside.
+    pub fn new(from: usize, to: usize, v6: bool, inner: &[u8]) -> Self {
+        Self {
+            source: node_address(from, v6),
+            destination: node_address(to, v6),
+            port: VXLAN,
+            header: [8, 0, 0, 0, 0, 0, 1, 0],
+            inner: inner.to_vec(),
+            traffic_class: 0,
+            bare: !v6,
+        }
+    }
+
+    /// The network-layer packet.
+    pub fn packet(&self) -> Vec<u8> {
+        let payload = [&self.header[..], &self.inner].concat();
+        let mut message = frames::udp(self.source, self.destination, (50_000, self.port), &payload);
+        if self.bare {
+            message[6..8].fill(0);
+        }
+        let mut packet = frames::ip(self.source, self.destination, 17, 64, None, &message);
+        set_class(&mut packet, self.traffic_class);
+        packet
+    }
+
+    pub fn frame(&self) -> Vec<u8> {
+        let to = if self.destination == node_address(1, self.source.is_ipv6()) { 1 } else { 0 };
+        let ethertype = frames::ethertype(self.source);
+        frames::ethernet(underlay_mac(to), underlay_mac(2), ethertype, &self.packet())
+    }
+}
+
+/// Sets a packet's type of service or traffic class, and makes its header good again.
+pub fn set_class(packet: &mut [u8], class: u8) {
+    if packet[0] >> 4 == 4 {
+        packet[1] = class;
+        packet[10..12].fill(0);
+        let sum = frames::checksum(&[&packet[..20]]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        packet[0] = 0x60 | class >> 4;
+        packet[1] = packet[1] & 0x0f | class << 4;
+    }
+}
+
+/// A frame inside the tunnel from node `from` to node `to`.
+pub fn inner(from: usize, to: usize, packet: &[u8]) -> Vec<u8> {
+    let ethertype = if packet[0] >> 4 == 4 { 0x0800 } else { 0x86dd };
+    frames::ethernet(vtep(to), vtep(from), ethertype, packet)
+}
+
+/// The type of service or traffic class of a frame.
+pub fn class(frame: &[u8]) -> u8 {
+    parse(frame, &HashKey::new(1)).unwrap().traffic_class
 }
