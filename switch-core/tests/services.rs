@@ -56,11 +56,7 @@ fn cidr(text: &str) -> Cidr {
 fn service(name: &str, vip: impl Fn(usize) -> IpAddr) -> Service {
     let port = |protocol, name: &str| ServicePort { protocol, ..ServicePort::tcp(name, 80) };
     Service {
-        ports: vec![
-            port(Protocol::Tcp, "t"),
-            port(Protocol::Udp, "u"),
-            port(Protocol::Sctp, "s"),
-        ],
+        ports: vec![port(Protocol::Tcp, "t"), port(Protocol::Udp, "u"), port(Protocol::Sctp, "s")],
         ..Service::cluster_ip("default", name, [vip(0), vip(1)])
     }
 }
@@ -72,12 +68,11 @@ fn slice(service: &str, family: usize, backends: &[usize]) -> EndpointSlice {
         name: format!("{service}-{family}").into(),
         service: service.into(),
         family: family_of(vip(family)),
-        ports: vec![
-            port(Protocol::Tcp, "t"),
-            port(Protocol::Udp, "u"),
-            port(Protocol::Sctp, "s"),
-        ],
-        endpoints: backends.iter().map(|&b| Endpoint::ready(addresses(b)[family]).on("n1")).collect(),
+        ports: vec![port(Protocol::Tcp, "t"), port(Protocol::Udp, "u"), port(Protocol::Sctp, "s")],
+        endpoints: backends
+            .iter()
+            .map(|&b| Endpoint::ready(addresses(b)[family]).on("n1"))
+            .collect(),
     }
 }
 
@@ -268,9 +263,13 @@ fn two_services_one_backend_one_client_port() {
             switch.send(0, &framed(0, &packet(protocol, (client, 4000), (backend, 8080))));
             ports.push(one(&mut switch, 1).1.key.src_port);
             assert_eq!(ports.iter().collect::<HashSet<_>>().len(), 3, "{ports:?}");
-            for (mapped, from) in ports.iter().zip([at(vip(f), 80), at(second_vip(f), 80), at(backend, 8080)]) {
+            for (mapped, from) in
+                ports.iter().zip([at(vip(f), 80), at(second_vip(f), 80), at(backend, 8080)])
+            {
                 let answer = match protocol {
-                    proto::TCP => segment(at(backend, 8080), at(client, *mapped), (9, 101, SYN | ACK)),
+                    proto::TCP => {
+                        segment(at(backend, 8080), at(client, *mapped), (9, 101, SYN | ACK))
+                    }
                     _ => packet(protocol, (backend, 8080), (client, *mapped)),
                 };
                 switch.send(1, &framed(1, &answer));
@@ -292,7 +291,8 @@ fn node_ports_for_clients_outside_the_node_and_pods() {
             web.external_policy = if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
             let mut switch = Switch::new(&config_with(vec![web], &[1]));
             let (client, backend) = (outside(f), addresses(1)[f]);
-            switch.send(HOST, &framed(HOST, &packet(proto::UDP, (client, 4000), (node(f), 30_080))));
+            switch
+                .send(HOST, &framed(HOST, &packet(proto::UDP, (client, 4000), (node(f), 30_080))));
             let (_, parsed) = one(&mut switch, 1);
             let source = at(parsed.key.src_addr(), parsed.key.src_port);
             if local {
@@ -308,7 +308,10 @@ fn node_ports_for_clients_outside_the_node_and_pods() {
             ends(&parsed.key, at(node(f), 30_080), at(client, 4000));
             // A pod and the node itself keep their addresses.
             for (port, from) in [(0, addresses(0)[f]), (HOST, node(f))] {
-                switch.send(port, &framed(port, &packet(proto::UDP, (from, 5000), (node(f), 30_080))));
+                switch.send(
+                    port,
+                    &framed(port, &packet(proto::UDP, (from, 5000), (node(f), 30_080))),
+                );
                 let (_, parsed) = one(&mut switch, 1);
                 ends(&parsed.key, at(from, 5000), at(backend, 8080));
             }
@@ -330,7 +333,8 @@ fn local_policy_without_a_local_endpoint_drops() {
     }
     let mut switch = Switch::new(&config);
     for f in FAMILIES {
-        switch.send(HOST, &framed(HOST, &packet(proto::UDP, (outside(f), 4000), (node(f), 30_080))));
+        switch
+            .send(HOST, &framed(HOST, &packet(proto::UDP, (outside(f), 4000), (node(f), 30_080))));
         quiet(&mut switch);
         assert_eq!(switch.dropped(), [(HOST as u16, DropReason::ServiceNoLocalEndpoints)]);
     }
@@ -434,8 +438,11 @@ fn udp_leaves_a_backend_that_stops_serving() {
                 after = config(&[1, 2]);
                 for s in &mut after.slices {
                     let mut changed = (**s).clone();
-                    changed.endpoints[0].conditions =
-                        Conditions { ready: Some(false), serving: Some(false), terminating: Some(true) };
+                    changed.endpoints[0].conditions = Conditions {
+                        ready: Some(false),
+                        serving: Some(false),
+                        terminating: Some(true),
+                    };
                     *s = Arc::new(changed);
                 }
             } else if how == "service deleted" {
@@ -515,7 +522,8 @@ fn fragments_of_translated_datagrams_go_one_way() {
         let (client, body) = (addresses(0)[f], [7u8; 100]);
         for port in 3000..3010 {
             let message = udp(client, vip(f), (port, 80), &body);
-            let mut pieces = fragments((client, vip(f)), proto::UDP, u32::from(port), &message, &[40, 24]);
+            let mut pieces =
+                fragments((client, vip(f)), proto::UDP, u32::from(port), &message, &[40, 24]);
             pieces.reverse();
             for piece in &pieces {
                 switch.send(0, &framed(0, piece));
@@ -592,7 +600,8 @@ fn icmp_errors_are_translated_outside_and_inside() {
 fn errors_of_routers_keep_their_source() {
     for f in FAMILIES {
         let mut config = rig::config();
-        let egress: [IpAddr; 2] = ["198.51.100.9".parse().unwrap(), "2001:db8:5::9".parse().unwrap()];
+        let egress: [IpAddr; 2] =
+            ["198.51.100.9".parse().unwrap(), "2001:db8:5::9".parse().unwrap()];
         config.masquerade = Some(Masquerade {
             ipv4: Some("198.51.100.9".parse().unwrap()),
             ipv6: Some("2001:db8:5::9".parse().unwrap()),
@@ -686,7 +695,8 @@ fn nat_ports_run_out_with_a_reason_and_come_back() {
     config.node.nat_ports = 50_000..=50_099;
     let mut switch = Switch::new(&config);
     let ask = |switch: &mut Switch, port| {
-        switch.send(HOST, &framed(HOST, &packet(proto::UDP, (outside(0), port), (node(0), 30_080))));
+        switch
+            .send(HOST, &framed(HOST, &packet(proto::UDP, (outside(0), port), (node(0), 30_080))));
     };
     let mut seen = HashSet::new();
     for port in 1000..1100 {

@@ -70,8 +70,8 @@ fn quote(
     let Some((src, dst, width)) = places(network) else { return };
     bytes[src..src + width].copy_from_slice(&outgoing.dst[..width]);
     bytes[dst..dst + width].copy_from_slice(&outgoing.src[..width]);
-    let addresses = Delta::addr16(&answer.dst, &outgoing.dst)
-        .and(Delta::addr16(&answer.src, &outgoing.src));
+    let addresses =
+        Delta::addr16(&answer.dst, &outgoing.dst).and(Delta::addr16(&answer.src, &outgoing.src));
     if network == Network::Ipv4 {
         update(bytes, 10, |c| addresses.apply(c));
     }

@@ -295,10 +295,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// Everything that is wrong with what is changed. Nothing of it is applied.
-    pub fn update(
-        &mut self,
-        changes: impl IntoIterator<Item = Change>,
-    ) -> Result<Epoch, Refused> {
+    pub fn update(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<Epoch, Refused> {
         let delta = changes.into_iter().collect::<Delta>();
         let mut config = std::mem::take(&mut self.config);
         let mut index = self.index.take().unwrap_or_else(|| Index::of(&config));
@@ -323,8 +320,7 @@ impl ControlPlane {
     ) -> Result<Epoch, Refused> {
         let epoch = Epoch(self.epoch.0.wrapping_add(1).max(1));
         let in_force = self.snapshots.load_full();
-        let compiled =
-            compile(config, epoch, &mut self.fdb_ids, &in_force, &step.pod_changes());
+        let compiled = compile(config, epoch, &mut self.fdb_ids, &in_force, &step.pod_changes());
         let mut wrong = self.policies.check(step);
         wrong.extend(self.services.check(services));
         let mut snapshot = match compiled {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use wire::addr::Mac;
 use wire::flow_key::{HashKey, proto};
-use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into};
+use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into, straight};
 
 use fragments::FragmentStore;
 
@@ -31,9 +31,9 @@ pub use outputs::Outputs;
 use crate::action::{DropReason, Plan, apply};
 use crate::answer::icmp::ErrorLimiter;
 use crate::flow::affinity::Affinity;
-use crate::flow::connection::{ConnectionRef, Tracker, TrackerConfig};
+use crate::flow::connection::{Tracker, TrackerConfig};
 use crate::flow::fragments::Released;
-use crate::flow::table::{EntryId, FlowEntry, FlowTable, FlowTableConfig};
+use crate::flow::table::{EntryId, FlowTable, FlowTableConfig, Follow, Untold};
 use crate::flow::tcp::Segment;
 use crate::id::{Cookie, PortId};
 use crate::limit::KeyedLimiter;
@@ -243,102 +243,121 @@ impl Engine {
 
     /// The straight line: parse all, look all up, then apply each.
     fn route_batch(&mut self, turn: &mut Turn<'_>, ingress: PortId, batch: &mut Batch) {
-        let gateway = turn.snapshot.gateway.mac;
-        let mut candidates = [None; BATCH];
+        let count = batch.len();
+        self.flows.begin(turn.snapshot.epoch);
         let mut sound = [Ok(()); BATCH];
+        let mut ids = [EntryId::NONE; BATCH];
+        let plain = self.read_all(turn.snapshot.gateway.mac, batch, &mut sound);
+        for (i, id) in ids.iter_mut().enumerate().take(count) {
+            if plain & 1 << i != 0 {
+                *id = self.flows.candidate(self.parsed[i].hash);
+            }
+        }
         for (i, packet) in batch.iter().enumerate() {
-            sound[i] = read(packet, &self.shared.hash_key, &mut self.parsed[i]);
-            if sound[i].is_ok() {
-                self.flows.prefetch(self.parsed[i].hash);
+            if plain & 1 << i != 0 {
+                ids[i] = self.look(ingress, ids[i], packet, i);
             }
-        }
-        for i in 0..batch.len() {
-            if sound[i].is_ok() {
-                candidates[i] = self.flows.candidate(self.parsed[i].hash);
-            }
-        }
-        for candidate in candidates.iter().take(batch.len()).flatten() {
-            self.shared.tracker.prefetch(self.flows.entry(*candidate).connection);
         }
         let mut hits = 0;
+        // Once a packet went the slow way what was looked up before may be no more.
+        let mut changed = false;
         for (i, mut packet) in batch.drain(..).enumerate() {
+            if plain & 1 << i != 0 {
+                if changed {
+                    ids[i] = self.look(ingress, EntryId::NONE, &packet, i);
+                }
+                if let Some(out) = self.hit(turn.now, ids[i], &mut packet, i) {
+                    hits += 1;
+                    turn.out.push(out, packet);
+                    continue;
+                }
+            }
             if let Err(reason) = sound[i] {
                 self.drop(turn, packet, reason, None);
                 continue;
             }
-            match self.hit(turn, ingress, gateway, candidates[i], &packet, i) {
-                Some(plan) => {
-                    hits += 1;
-                    apply(&mut packet, &self.parsed[i], &plan);
-                    turn.out.push(plan.out, packet);
-                }
-                None => {
-                    let parsed = self.parsed[i];
-                    self.slow(turn, ingress, packet, &parsed);
-                }
-            }
+            changed = true;
+            let parsed = self.parsed[i];
+            self.slow(turn, ingress, packet, &parsed);
         }
         self.counters.hits.add(hits);
         self.counters.forwarded.add(hits);
     }
 
-    /// The plan for the packet parsed at `at` if it is wholly ordinary; `None` sends it the slow way.
+    /// Parses all, and brings near where the flows of the ordinary ones begin. A bit for each of
+    /// these; `sound` says what is wrong with others.
     #[inline]
-    fn hit(
+    fn read_all(
         &mut self,
-        turn: &Turn<'_>,
-        ingress: PortId,
         gateway: Mac,
-        candidate: Option<EntryId>,
-        packet: &Packet,
-        at: usize,
-    ) -> Option<Plan> {
-        let parsed = &self.parsed[at];
-        let frame = packet.bytes();
-        if !is_ordinary(parsed) || frame.first_chunk::<6>() != Some(&gateway.0) {
-            return None;
+        batch: &Batch,
+        sound: &mut [Result<(), DropReason>; BATCH],
+    ) -> u64 {
+        let mut plain = 0;
+        for ((i, packet), parsed) in batch.iter().enumerate().zip(self.parsed.iter_mut()) {
+            let frame = packet.bytes();
+            let ordinary = if straight(frame, &self.shared.hash_key, parsed)
+                && !packet.offload.is_unfinished()
+            {
+                parsed.ttl > 1
+            } else {
+                sound[i] = read(packet, &self.shared.hash_key, parsed);
+                sound[i].is_ok() && is_ordinary(parsed)
+            };
+            if ordinary && frame.first_chunk::<6>() == Some(&gateway.0) {
+                self.flows.prefetch(parsed.hash);
+                plain |= 1 << i;
+            }
         }
-        let id = self.flows.find(candidate, parsed.hash, &parsed.key)?;
-        let entry = self.flows.entry(id);
-        if entry.epoch != turn.snapshot.epoch || entry.sender != sender(frame, ingress) {
-            return None;
-        }
-        let length = parsed.end - u32::from(parsed.l3);
-        if length > u32::from(entry.plan.mtu) && !slow::segments_fit(packet, parsed, entry.plan.mtu)
-        {
-            return None;
-        }
-        let (connection, plan) = (entry.connection, entry.plan);
-        if !self.touch(turn.now, connection, packet, parsed) {
-            return None;
-        }
-        let seconds = turn.now.as_secs() as u32;
-        let entry = self.flows.entry_mut(id);
-        if entry.last_seen != seconds {
-            entry.last_seen = seconds;
-        }
-        Some(plan)
+        plain
     }
 
-    /// Moves the connection by a packet that hit. False: the packet needs the slow path, because
-    /// it opens, ends or restarts the connection, or the connection is gone.
+    /// The entry of the packet parsed at `at`; brings near what else its flow will touch.
     #[inline]
-    fn touch(
-        &self,
-        now: Instant,
-        connection: ConnectionRef,
-        packet: &Packet,
-        parsed: &Parsed,
-    ) -> bool {
-        let seconds = now.as_secs() as u32;
-        let tracker = &self.shared.tracker;
-        if parsed.key.proto != proto::TCP {
-            return tracker.touch(connection, packet.len(), seconds);
+    fn look(&self, ingress: PortId, candidate: EntryId, packet: &Packet, at: usize) -> EntryId {
+        let parsed = &self.parsed[at];
+        let sender = sender(packet.bytes(), ingress);
+        match self.flows.look(candidate, parsed.hash, &parsed.key, sender) {
+            Some((id, None)) => id,
+            Some((id, Some(connection))) => {
+                self.shared.tracker.prefetch(connection);
+                id
+            }
+            None => EntryId::NONE,
         }
-        let header = packet.bytes().get(usize::from(parsed.l4)..).unwrap_or_default();
-        let payload = parsed.end - u32::from(parsed.payload);
-        let segment = Segment::read(header, parsed.tcp_flags, payload);
-        segment.is_plain() && tracker.touch_tcp(connection, &segment, packet.len(), seconds)
+    }
+
+    /// Rewrites the packet parsed at `at` as its entry says, and says where it leaves by. `None`,
+    /// and nothing was changed: it needs the slow path, because it opens, ends or restarts the
+    /// connection, or is too long, or the connection is gone.
+    #[inline]
+    fn hit(&mut self, now: Instant, id: EntryId, packet: &mut Packet, at: usize) -> Option<PortId> {
+        let parsed = &self.parsed[at];
+        let tracker = &self.shared.tracker;
+        let seconds = now.as_secs() as u32;
+        let length = parsed.end - u32::from(parsed.l3);
+        let fits = |plan: &Plan| {
+            length <= u32::from(plan.mtu) || slow::segments_fit(packet, parsed, plan.mtu)
+        };
+        let (plan, follow) = self.flows.hit(id, packet.len(), seconds, fits)?;
+        let alive = match follow {
+            Follow::Counted => true,
+            Follow::Each(connection) if parsed.key.proto == proto::TCP => {
+                let header = packet.bytes().get(usize::from(parsed.l4)..).unwrap_or_default();
+                let payload = parsed.end - u32::from(parsed.payload);
+                let segment = Segment::read(header, parsed.tcp_flags, payload);
+                segment.is_plain() && tracker.touch_tcp(connection, &segment, packet.len(), seconds)
+            }
+            Follow::Each(connection) => tracker.touch(connection, packet.len(), seconds),
+            Follow::Tell(Untold { connection, packets, bytes }) => {
+                tracker.touch_many(connection, packets, bytes, seconds)
+            }
+        };
+        if !alive {
+            return None;
+        }
+        apply(packet, parsed, plan);
+        Some(plan.out)
     }
 
     /// Counts and frees a frame that goes nowhere.
@@ -429,9 +448,12 @@ impl Engine {
         }
         let idle = if self.flows.is_under_pressure() { ENTRY_IDLE_PRESSED } else { ENTRY_IDLE };
         let budget = self.flows.len().div_ceil(SWEEP_ROUNDS).max(64);
-        self.flows.sweep(budget, |entry: &FlowEntry| {
-            !tracker.is_alive(entry.connection) || seconds.saturating_sub(entry.last_seen) > idle
+        self.flows.sweep(budget, |connection, last_seen| {
+            seconds.saturating_sub(last_seen) > idle || !tracker.is_alive(connection)
         });
+        for Untold { connection, packets, bytes } in self.flows.untold() {
+            tracker.count(connection, packets, bytes);
+        }
         let share = SWEEP_ROUNDS * self.shared.workers.load(Relaxed);
         self.shared.fdb.sweep(turn.now, self.shared.fdb.slots().div_ceil(share));
     }

@@ -116,7 +116,8 @@ pub fn fate(snapshot: &Snapshot, pinned: &Pinned) -> Fate {
         return Fate::Stays;
     }
     let backend = pinned.reply.src_addr();
-    let standing = snapshot.services.standing(&pinned.original, (backend, pinned.reply.src_port).into());
+    let standing =
+        snapshot.services.standing(&pinned.original, (backend, pinned.reply.src_port).into());
     match standing {
         Standing::Serving => Fate::Stays,
         _ if pinned.original.proto != proto::TCP => Fate::Anew,

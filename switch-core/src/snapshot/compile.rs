@@ -11,8 +11,8 @@ use policy::service::table::ServiceTable;
 use wire::cidr::Cidr;
 
 use super::{
-    BridgePort, Domain, FibEntry, HostPort, Member, PodChanges, PolicyCounters, PortFacts, Snapshot,
-    Tagging,
+    BridgePort, Domain, FibEntry, HostPort, Member, PodChanges, PolicyCounters, PortFacts,
+    Snapshot, Tagging,
 };
 use crate::config::{Config, ConfigError, NextHop, PortConfig, PortRole, Vlans};
 use crate::id::{Cookie, Epoch, PortId};
@@ -98,7 +98,12 @@ pub(super) struct Build<'a> {
 }
 
 impl Build<'_> {
-    pub(super) fn error(&mut self, object: &Cookie, field: impl Into<String>, reason: impl Into<String>) {
+    pub(super) fn error(
+        &mut self,
+        object: &Cookie,
+        field: impl Into<String>,
+        reason: impl Into<String>,
+    ) {
         self.errors.push(ConfigError {
             object: object.clone(),
             field: field.into(),

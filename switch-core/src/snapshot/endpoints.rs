@@ -93,8 +93,7 @@ impl Build<'_> {
                 continue;
             }
             let node = &self.config.node;
-            if address == IpAddr::V4(node.gateway.ipv4)
-                || address == IpAddr::V6(node.gateway.ipv6)
+            if address == IpAddr::V4(node.gateway.ipv4) || address == IpAddr::V6(node.gateway.ipv6)
             {
                 self.error(&endpoint.cookie, field, format!("{address} is the gateway's"));
                 continue;
