@@ -1,10 +1,14 @@
 //! The command line.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::loads::Load;
+use crate::paths::{Group, Kind};
+
 /// Compare data paths between two pods on this machine: TCP streams, small packets, round trips
-/// and new connections, with processor time, as ratios to the Linux bridge.
+/// and new connections, with processor time, as ratios to what the kernel does.
 ///
 /// Needs root, or a system that lets ordinary users make user namespaces. Progress goes to the
 /// standard error, the table to the standard output.
@@ -20,13 +24,29 @@ pub(crate) struct Args {
     /// How often everything is measured.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) rounds: u16,
-    /// Print JSON, every sample included, in place of the table.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Measure only what has PATTERN in "PATH LOAD", such as "tap", "tcp_stream" or
-    /// "bridge round_trip". Given several times: what has any of them.
+    /// Write JSON, every sample included; "-" is the standard output, in place of the table.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Draw the medians as bars.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Measure only paths that have PATTERN in their names ("tap", "/1000"); "=NAME" is the path of
+    /// that name and no other. Several: with commas, or given several times.
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    paths: Vec<String>,
+    /// Measure only loads that have PATTERN in their names ("tcp_stream", "ipv6"), likewise.
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    loads: Vec<String>,
+    /// Measure only what has PATTERN in "PATH LOAD", such as "bridge round_trip". Given several
+    /// times: what has any of them.
     #[arg(long, value_name = "PATTERN")]
     only: Vec<String>,
+    /// Run every load over every path: also those that say nothing new through many Services.
+    #[arg(long)]
+    all: bool,
+    /// List paths and loads, and measure nothing.
+    #[arg(long)]
+    pub(crate) list: bool,
     /// Cargo passes it to benchmarks.
     #[arg(long, hide = true)]
     bench: bool,
@@ -50,16 +70,37 @@ impl Args {
     }
 
     /// Whether a load over a path is to be measured.
-    pub(crate) fn wants(&self, path: &str, load: &str) -> bool {
-        let text = format!("{path} {load}");
-        let mut patterns = self.only.iter().chain(&self.filter).peekable();
-        patterns.peek().is_none() || patterns.any(|pattern| text.contains(pattern.as_str()))
+    pub(crate) fn wants(&self, path: &str, group: Group, load: &Load) -> bool {
+        let text = format!("{path} {}", load.name);
+        let mut only = self.only.iter().chain(&self.filter).peekable();
+        // How many Services there are matters to new connections; known ones are known.
+        let says_something = match group {
+            Group::Services(count) if count > 1 => load.opens_connections,
+            _ => true,
+        };
+        (self.all || says_something)
+            && matches(&self.paths, path)
+            && matches(&self.loads, load.name)
+            && (only.peek().is_none() || only.any(|pattern| text.contains(pattern.as_str())))
+    }
+
+    /// Whether anything over a kind of path is to be measured.
+    pub(crate) fn wants_any(&self, kind: &Kind) -> bool {
+        crate::loads::ALL.iter().any(|load| self.wants(kind.name, kind.group, load))
     }
 
     /// Says how far things are.
     pub(crate) fn progress(&self, text: impl Display) {
         eprintln!("{text}");
     }
+}
+
+fn matches(patterns: &[String], name: &str) -> bool {
+    let has = |pattern: &String| match pattern.strip_prefix('=') {
+        Some(whole) => name == whole,
+        None => name.contains(pattern.as_str()),
+    };
+    patterns.is_empty() || patterns.iter().any(has)
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -1,5 +1,6 @@
 //! `compare`: what two pods get from each other over every data path on this machine, in one
-//! run, with the same generators: no path (a veth pair), the Linux bridge, and the switch.
+//! run, with the same generators: no path (a veth pair), what the kernel has (bridge, iptables, nftables,
+//! VXLAN), Open vSwitch where it is installed, and the switch.
 //!
 //! `cargo bench --bench compare -- --help`. Every path is made at the start, of namespaces
 //! without names: whatever way the program ends, nothing stays. Then rounds: in each, every load
@@ -9,15 +10,21 @@
 //! * `paths`: two pods and what joins them. A new data path is a file there and a line in its list.
 //! * `loads`: traffic from the one pod to the other. A new measurement is a file there and a line.
 //! * `usage`: processor time.
-//! * `results`, `report`: from samples to medians, and to the table.
+//! * `results`, `targets`: from samples to medians, and beside what is aimed at.
+//! * `report`, `json`, `svg`: as a table, for programs, as a picture.
 
 mod args;
+mod json;
 mod loads;
 mod paths;
 mod report;
 mod results;
+mod svg;
+mod targets;
 mod usage;
 
+use std::fs;
+use std::path::Path as FilePath;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -32,6 +39,10 @@ type Outcome<T> = Result<T, String>;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.list {
+        list();
+        return ExitCode::SUCCESS;
+    }
     if args.is_test() {
         println!("compare measures under `cargo bench` only");
         return ExitCode::SUCCESS;
@@ -43,6 +54,17 @@ fn main() -> ExitCode {
             eprintln!("error: {error}");
             ExitCode::from(2)
         }
+    }
+}
+
+fn list() {
+    println!("paths:");
+    for kind in paths::ALL {
+        println!("  {:<32} {}", kind.name, kind.group.title());
+    }
+    println!("loads:");
+    for load in loads::ALL {
+        println!("  {}", load.name);
     }
 }
 
@@ -61,7 +83,7 @@ fn run(args: &Args) -> Outcome<Results> {
         let round = Round::begin();
         for (place, load) in loads::ALL.iter().enumerate() {
             for path in turn(&made, number, number + place) {
-                if args.wants(path.name, load.name) {
+                if args.wants(path.name, path.group, load) {
                     let sample = (load.run)(path, args.duration());
                     args.progress(format_args!(
                         "round {}: {} {}: {}",
@@ -79,24 +101,40 @@ fn run(args: &Args) -> Outcome<Results> {
     for path in &made {
         results.dropped(path.name, path.dropped());
     }
-    if args.json {
-        println!("{}", report::json(&results));
-    } else {
-        print!("{}", report::table(&results));
-    }
+    // Switches end and interfaces go before anything is said of them.
+    drop(made);
+    say(args, &results)?;
     Ok(results)
+}
+
+/// The table, and what files are asked for.
+fn say(args: &Args, results: &Results) -> Outcome<()> {
+    match &args.json {
+        Some(file) if file == FilePath::new("-") => println!("{}", json::text(results)),
+        Some(file) => write(file, &json::text(results))?,
+        None => {}
+    }
+    if let Some(file) = &args.svg {
+        write(file, &svg::picture(results))?;
+    }
+    if args.json.as_deref() != Some(FilePath::new("-")) {
+        print!("{}", report::table(results));
+    }
+    Ok(())
+}
+
+fn write(file: &FilePath, text: &str) -> Outcome<()> {
+    fs::write(file, text).map_err(|e| format!("{}: {e}", file.display()))
 }
 
 /// The paths that are asked for and that this machine has what it takes for.
 fn make(args: &Args, results: &mut Results) -> Vec<Path> {
-    let is_wanted =
-        |kind: &&paths::Kind| loads::ALL.iter().any(|load| args.wants(kind.name, load.name));
     let mut made = Vec::new();
-    for kind in paths::ALL.iter().filter(is_wanted) {
+    for kind in paths::ALL.iter().filter(|kind| args.wants_any(kind)) {
         match paths::make(kind) {
             Ok(path) => made.push(path),
             Err(Missing::Unavailable(reason)) => {
-                args.progress(format_args!("{} is left out: {reason}", kind.name));
+                args.progress(format_args!("SKIPPED {}: {reason}", kind.name));
                 results.left_out(kind.name, reason);
             }
             Err(Missing::Broken(error)) => {

@@ -1,16 +1,14 @@
-//! The results as a table for people and as JSON for programs.
+//! The results as a table for people.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::thread;
 
-use serde_json::{Value, json};
-
 use crate::Outcome;
-use crate::loads::{self, Load, Sample};
-use crate::paths;
+use crate::loads::{Load, Sample};
+use crate::paths::{self, Group};
 use crate::results::{Results, Row, Spread, cost};
+use crate::targets::{self, Bound};
 
 /// A sample in a line.
 pub(crate) fn glance(load: &Load, sample: &Outcome<Sample>) -> String {
@@ -23,47 +21,43 @@ pub(crate) fn glance(load: &Load, sample: &Outcome<Sample>) -> String {
         let name = if figure.name.is_empty() { "" } else { " " };
         let _ = write!(text, "{}{name}{} {}, ", figure.name, number(*value), figure.unit);
     }
-    let _ = write!(text, "{} ns/{}", number(cost(sample).process_ns), load.work);
+    let _ = write!(text, "{} ns/{}", number(cost(sample).machine_ns), load.work);
     text
-}
-
-/// All rows, grouped by load and figure.
-fn rows(results: &Results) -> Vec<Row> {
-    let paths: Vec<&'static str> = paths::ALL.iter().map(|kind| kind.name).collect();
-    loads::ALL.iter().flat_map(|load| results.rows(load, &paths)).collect()
 }
 
 /// See the module's description.
 pub(crate) fn table(results: &Results) -> String {
     let mut text = conditions(results);
-    let mut group = (String::new(), "");
-    for row in rows(results) {
-        let name = name(&row);
-        if group != (name.clone(), row.figure.unit) {
-            let heading = format!("{name}, {}", row.figure.unit);
-            let costs = format!("CPU, ns/{}", row.load.work);
-            let _ = writeln!(
-                text,
-                "\n{heading:<35} {:>8} {:>17} {:>9} {:>13}   {costs:<17} {:>8} {:>8} {:>8} {:>9}",
-                "median",
-                "min … max",
-                "× bridge",
-                "min … max",
-                "process",
-                "switch",
-                "machine",
-                "× bridge"
-            );
-            group = (name, row.figure.unit);
+    let rows = results.rows();
+    let mut heading = (String::new(), None);
+    for row in &rows {
+        let this = (name(row), Some(row.group));
+        if heading.0 != this.0 {
+            head(&mut text, row);
         }
-        line(&mut text, &row);
+        if heading != this {
+            let of_path = |path: &str| rows.iter().any(|r| r.path == path);
+            let baseline = row.group.baseline();
+            let missing = if of_path(baseline) { "" } else { ", which is not there" };
+            let title = row.group.title();
+            let _ = writeln!(text, " {title} (ratios to {baseline}{missing})");
+            for (path, reason) in skipped(results, row.group) {
+                let _ = writeln!(text, "  {path:<33} SKIPPED: {reason}");
+            }
+            heading = this;
+        }
+        line(&mut text, row);
     }
+    for (path, reason) in &results.left_out {
+        // A group of which nothing is there has no rows to stand between.
+        if !rows.iter().any(|row| row.group == paths::group_of(path)) {
+            let _ = writeln!(text, "\n{path}: SKIPPED: {reason}");
+        }
+    }
+    targets(&mut text, results);
     for (path, by_reason) in &results.dropped {
         let reasons: Vec<String> = by_reason.iter().map(|(r, n)| format!("{r} {n}")).collect();
         let _ = writeln!(text, "\ndropped by {path}: {}", reasons.join(", "));
-    }
-    for (path, reason) in &results.left_out {
-        let _ = writeln!(text, "\nleft out: {path}: {reason}");
     }
     for failure in &results.failures {
         let _ = writeln!(text, "\nfailed: {failure}");
@@ -71,25 +65,64 @@ pub(crate) fn table(results: &Results) -> String {
     text
 }
 
+fn skipped(results: &Results, group: Group) -> impl Iterator<Item = &(&'static str, String)> {
+    results.left_out.iter().filter(move |(path, _)| paths::group_of(path) == group)
+}
+
+fn head(text: &mut String, row: &Row) {
+    let heading = format!("{}, {}", name(row), row.figure.unit);
+    let costs = format!("CPU, ns/{}", row.load.work);
+    let _ = writeln!(
+        text,
+        "\n{heading:<35} {:>8} {:>17} {:>9} {:>13}   {costs:<17} {:>8} {:>9} {:>8} {:>8}",
+        "median", "min … max", "× base", "min … max", "machine", "× base", "process", "switch"
+    );
+}
+
 fn line(text: &mut String, row: &Row) {
-    let range = |s: Option<Spread>, f: fn(f64) -> String| {
-        s.map_or("–".to_owned(), |s| format!("{} … {}", f(s.min), f(s.max)))
-    };
     let median = |s: Option<Spread>| s.map_or("–".to_owned(), |s| ratio(s.median));
     let _ = writeln!(
         text,
-        "  {:<33} {:>8} {:>17} {:>9} {:>13}   {:17} {:>8} {:>8} {:>8} {:>9}",
+        "  {:<33} {:>8} {:>17} {:>9} {:>13}   {:17} {:>8} {:>9} {:>8} {:>8}",
         row.path,
         number(row.value.median),
         range(Some(row.value), number),
         median(row.ratio),
         range(row.ratio, ratio),
         "",
-        number(row.cost.process_ns),
-        number(row.cost.switch_ns),
         number(row.cost.machine_ns),
         median(row.cost_ratio),
+        number(row.cost.process_ns),
+        number(row.cost.switch_ns),
     );
+}
+
+fn range(spread: Option<Spread>, f: fn(f64) -> String) -> String {
+    spread.map_or("–".to_owned(), |s| format!("{} … {}", f(s.min), f(s.max)))
+}
+
+/// What is aimed at, and what came of it.
+fn targets(text: &mut String, results: &Results) {
+    for (at, reached) in targets::reached(results).iter().enumerate() {
+        if at == 0 {
+            let _ = writeln!(text, "\naimed at, as the median of ratios in the same round");
+        }
+        let target = reached.target;
+        let bound = match target.bound {
+            Bound::AtLeast(bound) => format!("≥ {bound:.1}"),
+            Bound::AtMost(bound) => format!("≤ {bound:.1}"),
+        };
+        let _ = writeln!(
+            text,
+            "  {:<36} {:<34} × {:<25} {bound} {:>6} {:>13}  {}",
+            format!("{} {}", target.load, target.figure),
+            target.path,
+            target.versus,
+            ratio(reached.ratio.median),
+            range(Some(reached.ratio), ratio),
+            if reached.is_met() { "met" } else { "NOT MET" },
+        );
+    }
 }
 
 fn name(row: &Row) -> String {
@@ -108,6 +141,9 @@ fn conditions(results: &Results) -> String {
         results.rounds.len(),
         results.seconds
     );
+    for program in programs() {
+        let _ = writeln!(text, "{program}");
+    }
     for (number, round) in results.rounds.iter().enumerate() {
         let [one, five, fifteen] = round.load;
         let _ = writeln!(
@@ -122,66 +158,24 @@ fn conditions(results: &Results) -> String {
     text
 }
 
-/// See the module's description.
-pub(crate) fn json(results: &Results) -> String {
-    let rounds: Vec<Value> = results
-        .rounds
-        .iter()
-        .map(
-            |r| json!({ "load_averages": r.load, "others_cpus": r.others, "stolen_cpus": r.steal }),
-        )
-        .collect();
-    let rows: Vec<Value> = rows(results)
-        .iter()
-        .map(|row| {
-            json!({
-                "path": row.path,
-                "load": row.load.name,
-                "figure": row.figure.name,
-                "unit": row.figure.unit,
-                "value": row.value,
-                "values": row.values,
-                "ratio_to_bridge": row.ratio,
-                "cpu_per": row.load.work,
-                "cpu": row.cost,
-                "cpu_process_ratio_to_bridge": row.cost_ratio,
-            })
-        })
-        .collect();
-    let left_out: Vec<Value> = results
-        .left_out
-        .iter()
-        .map(|(path, reason)| json!({ "path": path, "reason": reason }))
-        .collect();
-    let dropped: BTreeMap<&str, BTreeMap<&str, u64>> = results
-        .dropped
-        .iter()
-        .map(|(path, by_reason)| (*path, by_reason.iter().copied().collect()))
-        .collect();
-    let all = json!({
-        "kernel": kernel(),
-        "processors": processors(),
-        "seconds": results.seconds,
-        "rounds": rounds,
-        "rows": rows,
-        "dropped": dropped,
-        "left_out": left_out,
-        "failures": results.failures,
-    });
-    format!("{all:#}")
-}
-
-fn kernel() -> String {
+/// The running kernel's release.
+pub(crate) fn kernel() -> String {
     let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     text.trim().to_owned()
 }
 
-fn processors() -> usize {
+/// How many processors there are to use.
+pub(crate) fn processors() -> usize {
     thread::available_parallelism().map_or(0, usize::from)
 }
 
+/// Versions of the programs that made rules and paths.
+pub(crate) fn programs() -> Vec<String> {
+    paths::programs()
+}
+
 /// Three digits that say something, no more.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),

@@ -6,8 +6,8 @@
 
 use crate::Outcome;
 use crate::args::Args;
-use crate::loads::{Figure, Load, Sample};
-use crate::paths::BASELINE;
+use crate::loads::{self, Figure, Load, Sample};
+use crate::paths::{self, Group};
 use crate::usage::{Usage, load_averages};
 
 /// Everything that was measured.
@@ -75,12 +75,12 @@ impl Spread {
 /// Nanoseconds of processor time for a unit of work, medians.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub(crate) struct Cost {
-    /// Generators, switch, and the kernel on their account.
-    pub(crate) process_ns: f64,
-    /// The switch's workers.
-    pub(crate) switch_ns: f64,
     /// All that the machine did, other programs included.
     pub(crate) machine_ns: f64,
+    /// Generators, our switch, and the kernel on their account.
+    pub(crate) process_ns: f64,
+    /// Switches' workers and daemons.
+    pub(crate) switch_ns: f64,
 }
 
 /// What one figure of a load came to over one path.
@@ -88,13 +88,14 @@ pub(crate) struct Row {
     pub(crate) load: &'static Load,
     pub(crate) figure: Figure,
     pub(crate) path: &'static str,
+    pub(crate) group: Group,
     pub(crate) value: Spread,
     /// Every round's.
     pub(crate) values: Vec<f64>,
-    /// Of the baseline's in the same round.
+    /// Of its group's baseline's in the same round.
     pub(crate) ratio: Option<Spread>,
     pub(crate) cost: Cost,
-    /// The process's cost as a ratio of the baseline's.
+    /// The machine's cost as a ratio of the baseline's.
     pub(crate) cost_ratio: Option<Spread>,
 }
 
@@ -153,14 +154,29 @@ impl Results {
         self.rounds.push(round);
     }
 
-    /// What the figures of a load came to, path by path in the order they ran first.
-    pub(crate) fn rows(&self, load: &'static Load, paths: &[&'static str]) -> Vec<Row> {
-        let figures = load.figures.iter().enumerate();
-        let rows = |(at, figure): (usize, &Figure)| {
-            let row = |path: &&'static str| self.row(load, at, *figure, path);
-            paths.iter().filter_map(row).collect::<Vec<Row>>()
+    /// What all figures of all loads came to, figure by figure, path by path.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        let of_load = |load: &'static Load| {
+            let figures = load.figures.iter().enumerate();
+            figures.flat_map(move |(at, figure)| {
+                paths::ALL.iter().filter_map(move |kind| self.row(load, at, *figure, kind.name))
+            })
         };
-        figures.flat_map(rows).collect()
+        loads::ALL.iter().flat_map(of_load).collect()
+    }
+
+    /// A path's figure divided by another path's in the same round.
+    pub(crate) fn between(
+        &self,
+        load: &str,
+        figure: &str,
+        path: &str,
+        versus: &str,
+    ) -> Option<Spread> {
+        let load = loads::ALL.iter().find(|l| l.name == load)?;
+        let at = load.figures.iter().position(|f| f.name == figure)?;
+        let of = |path| self.each(load, path, |sample| sample.values.get(at).copied());
+        Spread::of(ratios(&of(path), &of(versus)))
     }
 
     fn row(
@@ -170,11 +186,12 @@ impl Results {
         figure: Figure,
         path: &'static str,
     ) -> Option<Row> {
+        let group = paths::group_of(path);
         let values = self.each(load, path, |sample| sample.values.get(at).copied());
-        let baseline = self.each(load, BASELINE, |sample| sample.values.get(at).copied());
-        let cost = |sample: &Sample| Some(cost(sample).process_ns);
+        let baseline = self.each(load, group.baseline(), |sample| sample.values.get(at).copied());
+        let cost = |sample: &Sample| Some(cost(sample).machine_ns);
         let costs = self.each(load, path, cost);
-        let baseline_costs = self.each(load, BASELINE, cost);
+        let baseline_costs = self.each(load, group.baseline(), cost);
         let median = |each: fn(&Cost) -> f64| {
             let all = self.each(load, path, |sample| Some(each(&self::cost(sample))));
             Spread::of(all.into_iter().map(|(_, v)| v)).map_or(f64::NAN, |s| s.median)
@@ -183,13 +200,14 @@ impl Results {
             load,
             figure,
             path,
+            group,
             value: Spread::of(values.iter().map(|(_, v)| *v))?,
             values: values.iter().map(|(_, v)| *v).collect(),
             ratio: Spread::of(ratios(&values, &baseline)),
             cost: Cost {
+                machine_ns: median(|c| c.machine_ns),
                 process_ns: median(|c| c.process_ns),
                 switch_ns: median(|c| c.switch_ns),
-                machine_ns: median(|c| c.machine_ns),
             },
             cost_ratio: Spread::of(ratios(&costs, &baseline_costs)),
         })
@@ -214,9 +232,9 @@ impl Results {
 pub(crate) fn cost(sample: &Sample) -> Cost {
     let each = |time: std::time::Duration| time.as_secs_f64() * 1e9 / sample.work;
     Cost {
+        machine_ns: each(sample.usage.machine),
         process_ns: each(sample.usage.process),
         switch_ns: each(sample.usage.switch),
-        machine_ns: each(sample.usage.machine),
     }
 }
 

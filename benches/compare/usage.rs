@@ -1,4 +1,5 @@
-//! Processor time: of this process, of the switch's workers in it, and of the whole machine.
+//! Processor time: of this process, of switches (workers in this process, daemons beside it), and of the
+//! whole machine.
 //!
 //! The process has the generators as well as the switch, and what the kernel does on their
 //! account. What the kernel does in interrupts is nobody's: it shows in the machine's time alone,
@@ -6,6 +7,7 @@
 
 use std::fs;
 use std::ops::Sub;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -17,7 +19,8 @@ pub(crate) struct Usage {
     pub(crate) wall: Duration,
     /// Processor time of this process.
     pub(crate) process: Duration,
-    /// Processor time of the switch's workers, of all that there are: idle ones use next to none.
+    /// Processor time of switches' workers and daemons, of all that there are: idle ones use next
+    /// to none.
     pub(crate) switch: Duration,
     /// Busy time of all processors.
     pub(crate) machine: Duration,
@@ -32,7 +35,7 @@ impl Usage {
         Self {
             wall: monotonic(),
             process: clock(ClockId::ProcessCPUTime),
-            switch: switch().unwrap_or_default(),
+            switch: switches().unwrap_or_default(),
             machine,
             steal,
         }
@@ -68,14 +71,36 @@ fn clock(id: ClockId) -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Threads that are named as the control plane names workers.
-fn switch() -> Option<Duration> {
+#[expect(clippy::disallowed_types, reason = "no packets pass here")]
+static PROCESSES: std::sync::Mutex<Vec<u32>> = std::sync::Mutex::new(Vec::new());
+
+/// From now on the processor time of a process, a switch's daemon, is counted as switches'.
+pub(crate) fn count_process(pid: u32) {
+    if let Ok(mut processes) = PROCESSES.lock() {
+        processes.push(pid);
+    }
+}
+
+/// Threads of this process that are named as the control plane names workers, and all of the
+/// daemons'.
+fn switches() -> Option<Duration> {
+    let workers = threads(Path::new("/proc/self/task"), "podswitch-")?;
+    let daemons = PROCESSES.lock().ok()?;
+    let daemons = daemons.iter().filter_map(|pid| {
+        // One may have ended since.
+        threads(&Path::new("/proc").join(pid.to_string()).join("task"), "")
+    });
+    Some(workers + daemons.sum::<Duration>())
+}
+
+/// Threads in a folder of `/proc` whose names begin so.
+fn threads(folder: &Path, name: &str) -> Option<Duration> {
     let mut sum = Duration::ZERO;
-    for thread in fs::read_dir("/proc/self/task").ok()? {
+    for thread in fs::read_dir(folder).ok()? {
         let folder = thread.ok()?.path();
         // A thread may have ended since.
-        let Ok(name) = fs::read_to_string(folder.join("comm")) else { continue };
-        if !name.starts_with("podswitch-") {
+        let Ok(comm) = fs::read_to_string(folder.join("comm")) else { continue };
+        if !comm.starts_with(name) {
             continue;
         }
         let Ok(text) = fs::read_to_string(folder.join("schedstat")) else { continue };

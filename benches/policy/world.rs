@@ -122,12 +122,16 @@ pub(crate) fn network_policy(number: usize) -> NetworkPolicy {
     }
 }
 
+/// Every namespace.
+pub(crate) fn namespaces() -> impl Iterator<Item = Namespace> {
+    (0..NAMESPACES).map(|n| Namespace { name: namespace_name(n), labels: team(n) })
+}
+
 /// The whole cluster with this many policies.
 pub(crate) fn compiler(policies: usize) -> PolicyCompiler {
     let mut compiler = PolicyCompiler::new();
-    for number in 0..NAMESPACES {
-        let (name, labels) = (namespace_name(number), team(number));
-        compiler.upsert_namespace(&Namespace { name, labels });
+    for namespace in namespaces() {
+        compiler.upsert_namespace(&namespace);
     }
     for number in 0..PODS {
         let pod = pod(number);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use kubernetes::Manifests;
 use serde::Serialize;
 
+use crate::cluster::ClusterArgs;
 use crate::failure::{Failure, Refused};
 use crate::{Done, print, state};
 
@@ -19,6 +20,8 @@ pub(crate) struct Args {
     /// Check also what only this node would find, about its own pods.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 #[derive(Serialize)]
@@ -28,7 +31,7 @@ struct Report<'a> {
 
 pub(crate) fn run(args: &Args, json: bool) -> Done {
     let manifests = Manifests::load(&args.manifests)?;
-    let judged = state::judge(&manifests, args.node.as_deref());
+    let judged = state::judge(&manifests, args.node.as_deref(), &args.cluster);
     let refused = judged.as_ref().err().map(Vec::as_slice).unwrap_or_default();
     for note in judged.iter().flat_map(|compiled| &compiled.notes) {
         print::note(note);
@@ -49,8 +52,10 @@ fn summary(judged: &Result<kubernetes::Compiled, Vec<Refused>>) -> String {
             let nodes = config.nodes.len() + usize::from(!config.node.name.is_empty());
             let (namespaces, pods) = (config.namespaces.len(), config.endpoints.len());
             let policies = config.policies.len() + config.cluster_policies.len();
+            let (services, slices) = (config.services.len(), config.slices.len());
             format!(
-                "good: {namespaces} namespaces, {nodes} nodes, {pods} pods, {policies} policies"
+                "good: {namespaces} namespaces, {nodes} nodes, {pods} pods, {policies} policies, \
+                 {services} services, {slices} endpoint slices"
             )
         }
         Err(refused) => {

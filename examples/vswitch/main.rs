@@ -5,6 +5,7 @@
 //! Exit status: 0 good, 1 a check or verdict failed, 2 bad usage or bad input.
 
 mod check;
+mod cluster;
 mod demo;
 mod explain;
 mod failure;

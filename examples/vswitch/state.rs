@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use kubernetes::{Compiled, Manifests, Options};
-use switch_core::config::Config;
-use switch_core::snapshot::check;
+use kubernetes::{Compiled, Manifests};
+use switch_core::control::ControlPlane;
 
+use crate::cluster::ClusterArgs;
 use crate::failure::{Failure, Refused};
 use crate::print;
 
@@ -14,28 +14,30 @@ pub(crate) const MTU: u16 = 1500;
 
 /// Reads and compiles the manifests at `path` from the point of view of `node`, and passes on
 /// what there is to note.
-pub(crate) fn load(path: &Path, node: Option<&str>) -> Result<Compiled, Failure> {
+pub(crate) fn load(
+    path: &Path,
+    node: Option<&str>,
+    cluster: &ClusterArgs,
+) -> Result<Compiled, Failure> {
     let manifests = Manifests::load(path)?;
-    let compiled = judge(&manifests, node).map_err(Failure::Refused)?;
+    let compiled = judge(&manifests, node, cluster).map_err(Failure::Refused)?;
     for note in &compiled.notes {
         print::note(note);
     }
     Ok(compiled)
 }
 
-/// Compiles manifests from the point of view of `node`, or says all that is wrong with them.
-pub(crate) fn judge(manifests: &Manifests, node: Option<&str>) -> Result<Compiled, Vec<Refused>> {
-    let compiled = manifests
-        .compile(node, &Options::default())
+/// Compiles manifests from the point of view of `node`, or says all that is wrong with them, what
+/// the switch itself would say among it.
+pub(crate) fn judge(
+    manifests: &Manifests,
+    node: Option<&str>,
+    cluster: &ClusterArgs,
+) -> Result<Compiled, Vec<Refused>> {
+    let mut compiled = manifests
+        .compile(node, &cluster.options())
         .map_err(|refusals| refusals.iter().map(Refused::from).collect::<Vec<_>>())?;
-    dry_run(&compiled.config)?;
-    Ok(compiled)
-}
-
-/// What the switch itself would say to a configuration.
-fn dry_run(config: &Config) -> Result<(), Vec<Refused>> {
-    match check(config) {
-        Ok(_) => Ok(()),
-        Err(errors) => Err(errors.iter().map(Refused::from).collect()),
-    }
+    cluster.complete(&mut compiled);
+    let errors = ControlPlane::check(&compiled.config);
+    if errors.is_empty() { Ok(compiled) } else { Err(errors.iter().map(Refused::from).collect()) }
 }

@@ -1,12 +1,15 @@
 //! What the switch is told: plain data, built by whoever embeds the crate (for Kubernetes by
 //! the `kubernetes` crate) and handed to the control plane, whole or object by object.
 
+mod tunnel;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use policy::rule::{ClusterNetworkPolicy, Labels, Namespace, NetworkPolicy, Workload};
 use policy::service::model::{EndpointSlice, HostPort, Service};
+pub use tunnel::{Routing, TunnelConfig, Underlay};
 pub use wire::cidr::Cidr;
 
 use wire::addr::Mac;
@@ -48,6 +51,11 @@ pub struct Config {
     pub masquerade: Option<Masquerade>,
     /// Every other node.
     pub nodes: Vec<Arc<RemoteNode>>,
+    /// How other nodes' pods are reached. `None`: by the node's own routes.
+    pub tunnel: Option<TunnelConfig>,
+    /// Link-layer addresses on the uplinks: of other nodes, or of the routers towards them, by the
+    /// other node's address; and of next hops. They go before what a [`RemoteNode`] says of itself.
+    pub neighbours: Vec<(IpAddr, Mac)>,
     /// Routes beyond pods and nodes.
     pub routes: Vec<Arc<Route>>,
     /// Layer-2 bridge domains.
@@ -177,6 +185,20 @@ pub enum PortRole {
         /// Largest network-layer packet that the node takes, in octets.
         mtu: u16,
     },
+    /// The underlay stands behind it: frames are raw Ethernet, with the tunnel's outer headers. At
+    /// most one port carries the tunnel, and at most one the traffic without; one may do both.
+    Uplink {
+        /// Link-layer address of the node on the underlay.
+        mac: Mac,
+        /// Largest network-layer packet of the underlay, in octets. The tunnel takes 50 of them
+        /// over IPv4, 70 over IPv6.
+        mtu: u16,
+        /// Tunnel packets come and go by it.
+        tunnel: bool,
+        /// Off-cluster clients of Services come in by it; next hops and, without a tunnel, other
+        /// nodes are behind it.
+        direct: bool,
+    },
     /// Member of a bridge domain.
     Bridge {
         /// Name of the domain.
@@ -274,6 +296,9 @@ pub struct Route {
 pub enum NextHop {
     /// Through the node's own stack.
     Host,
+    /// A router on the direct uplink, whose link-layer address is known; by the node's own stack
+    /// where there is no such uplink.
+    Via(IpAddr),
     /// Dropped, with its reason.
     Blackhole,
 }

@@ -190,6 +190,30 @@ impl VtepTable {
         Ok(())
     }
 
+    /// As [`replace`](Self::replace) for several at once, which may take over each other's
+    /// addresses.
+    ///
+    /// # Errors
+    /// [`TableError`] with the index that it is about; the table is unchanged then.
+    pub fn replace_all(
+        &mut self,
+        ends: Vec<(EndIndex, RemoteEnd)>,
+    ) -> Result<(), (EndIndex, TableError)> {
+        if let Some((index, _)) = ends.iter().find(|(index, _)| self.get(*index).is_none()) {
+            return Err((*index, TableError::NoSuchEnd(*index)));
+        }
+        let mut next = self.clone();
+        for (index, _) in &ends {
+            next.forget(*index);
+        }
+        for (index, end) in ends {
+            next.check(&end, Some(index)).map_err(|error| (index, error))?;
+            next.put(index, end);
+        }
+        *self = next;
+        Ok(())
+    }
+
     /// Removes an end. Its index may be given to another one later.
     ///
     /// # Errors

@@ -1,11 +1,12 @@
 //! Connect, request, answer, close, over and over on several threads: TCP connections a second.
 //!
-//! Each client has a listener and a thread of the server's to itself, and each run new ports, so
-//! that ports in TIME_WAIT do not run out. The server closes after its answer, the client when it
-//! has read that.
+//! All clients go to one listener, which as many threads of the server's take connections from.
+//! Through Services every connection goes to another one than the last, all of them in turn, so
+//! that none is hot. The server closes after its answer, the client when it has read that: ports in
+//! TIME_WAIT are the server's, and a client's may be taken again at once.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
@@ -14,25 +15,28 @@ use rustix::net::sockopt::{self, Timeout};
 
 use super::{GLANCE, PATIENCE, Sample, Stop, StopOnDrop, count_for};
 use crate::Outcome;
-use crate::paths::{Path, Pod};
+use crate::paths::services::Protocol;
+use crate::paths::{Ends, Family, Path, Pod};
 
 /// Clients at a time.
 const CLIENTS: usize = 4;
 const REQUEST: [u8; 64] = [0x3f; 64];
 const ANSWER: [u8; 128] = [0x21; 128];
 
-pub(super) fn run(path: &Path, address: IpAddr, time: Duration) -> Outcome<Sample> {
-    let listeners: Vec<TcpListener> =
-        (0..CLIENTS).map(|_| listen(&path.server, address)).collect::<Outcome<_>>()?;
+pub(super) fn run(path: &Path, family: Family, time: Duration) -> Outcome<Sample> {
+    let ends = path.ends(Protocol::Tcp, family);
+    let listener = listen(&path.server, ends.listen)?;
+    let bound = listener.local_addr().map_err(|e| e.to_string())?;
     let (stop, closed, done) = (Stop::default(), Stop::default(), AtomicU64::new(0));
     thread::scope(|scope| {
         let _end = [StopOnDrop(&stop), StopOnDrop(&closed)];
         let mut clients = Vec::new();
-        for listener in listeners {
-            let target = listener.local_addr().map_err(|e| e.to_string())?;
+        for number in 0..CLIENTS {
             let (stop, closed, done, pod) = (&stop, &closed, &done, &path.client);
+            let listener = listener.try_clone().map_err(|e| e.to_string())?;
             scope.spawn(move || serve(&listener, closed));
-            clients.push(scope.spawn(move || client(pod, target, done, stop)));
+            let run = move || client(pod, Targets { ends, bound, number }, done, stop);
+            clients.push(scope.spawn(run));
         }
         let counted = count_for(time, || Ok(done.load(Relaxed)));
         stop.set();
@@ -46,9 +50,29 @@ pub(super) fn run(path: &Path, address: IpAddr, time: Duration) -> Outcome<Sampl
     })
 }
 
+/// What a client connects to, one after the other.
+struct Targets<'a> {
+    ends: Ends<'a>,
+    bound: SocketAddr,
+    number: usize,
+}
+
+impl Iterator for Targets<'_> {
+    type Item = SocketAddr;
+
+    fn next(&mut self) -> Option<SocketAddr> {
+        /// No Service is near the one before it, and all have their turn: prime, and no divisor of
+        /// what clients there are or Services.
+        const STEP: usize = 7_919;
+        let target = self.ends.target(self.bound, self.number.wrapping_mul(STEP));
+        self.number = self.number.wrapping_add(CLIENTS);
+        Some(target)
+    }
+}
+
 /// A listener that now and then gives up waiting.
-fn listen(pod: &Pod, address: IpAddr) -> Outcome<TcpListener> {
-    let listener = pod.open(|| TcpListener::bind((address, 0)))?;
+fn listen(pod: &Pod, at: SocketAddr) -> Outcome<TcpListener> {
+    let listener = pod.open(|| TcpListener::bind(at))?;
     sockopt::set_socket_timeout(&listener, Timeout::Recv, Some(GLANCE))
         .map_err(|e| e.to_string())?;
     Ok(listener)
@@ -67,10 +91,12 @@ fn serve(listener: &TcpListener, closed: &Stop) {
 }
 
 /// Asks until told to stop, or until it fails.
-fn client(pod: &Pod, target: SocketAddr, done: &AtomicU64, stop: &Stop) -> Outcome<()> {
+fn client(pod: &Pod, mut targets: Targets<'_>, done: &AtomicU64, stop: &Stop) -> Outcome<()> {
     // Each connection's socket is opened here, so the whole loop runs inside.
     pod.open(|| {
-        while !stop.is_set() {
+        while let Some(target) = targets.next()
+            && !stop.is_set()
+        {
             ask(target)?;
             done.fetch_add(1, Relaxed);
         }

@@ -5,7 +5,7 @@
 //! path. The sender hands the kernel 64 a call (`sendmmsg`).
 
 use std::io::IoSlice;
-use std::net::{IpAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
@@ -15,16 +15,18 @@ use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 
 use super::{GLANCE, Sample, Stop, StopOnDrop, count_for};
 use crate::Outcome;
-use crate::paths::{Path, unspecified};
+use crate::paths::services::Protocol;
+use crate::paths::{Family, Path};
 
 const PAYLOAD: [u8; 18] = [0x5a; 18];
 const BURST: usize = 64;
 
-pub(super) fn run(path: &Path, address: IpAddr, time: Duration) -> Outcome<Sample> {
-    let server = path.server.open(|| UdpSocket::bind((address, 0)))?;
-    let target = server.local_addr().map_err(|e| e.to_string())?;
+pub(super) fn run(path: &Path, family: Family, time: Duration) -> Outcome<Sample> {
+    let ends = path.ends(Protocol::Udp, family);
+    let server = path.server.open(|| UdpSocket::bind(ends.listen))?;
+    let target = ends.target(server.local_addr().map_err(|e| e.to_string())?, 0);
     server.set_read_timeout(Some(GLANCE)).map_err(|e| e.to_string())?;
-    let client = path.client.open(|| UdpSocket::bind((unspecified(address), 0)))?;
+    let client = path.client.open(|| UdpSocket::bind((family.unspecified(), 0)))?;
     client.connect(target).map_err(|e| e.to_string())?;
     let (stop, received) = (Stop::default(), AtomicU64::new(0));
     thread::scope(|scope| {

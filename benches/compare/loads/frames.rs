@@ -6,7 +6,7 @@
 //! take a processor from the path and be slower than most of them: `datagrams` has one.
 
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use switch_core::port::{Device, Port};
 
 use super::{PATIENCE, Sample, Stop, StopOnDrop, count_for};
 use crate::Outcome;
-use crate::paths::{Path, Pod};
+use crate::paths::services::Protocol;
+use crate::paths::{Family, Path, Pod};
 
 /// Flows, by source port: enough for several queues to have some each.
 const FLOWS: u16 = 64;
@@ -25,10 +26,11 @@ const FLOWS: u16 = 64;
 const PAYLOAD: [u8; 18] = [0x5a; 18];
 
 pub(super) fn run(path: &Path, time: Duration) -> Outcome<Sample> {
-    let address = path.server.v4;
-    let server = path.server.open(|| UdpSocket::bind((address, 0)))?;
-    let port = server.local_addr().map_err(|e| e.to_string())?.port();
-    let frames: Vec<Vec<u8>> = (0..FLOWS).map(|flow| frame(path, 20_000 + flow, port)).collect();
+    let ends = path.ends(Protocol::Udp, Family::V4);
+    let server = path.server.open(|| UdpSocket::bind(ends.listen))?;
+    let target = ends.target(server.local_addr().map_err(|e| e.to_string())?, 0);
+    let frames: Vec<Vec<u8>> =
+        (0..FLOWS).map(|flow| frame(path, 20_000 + flow, target)).collect::<Outcome<_>>()?;
     let receive = Receive::Messages;
     let config = PacketConfig { receive, promiscuous: false, ..PacketConfig::default() };
     let mut device =
@@ -51,15 +53,16 @@ pub(super) fn run(path: &Path, time: Duration) -> Outcome<Sample> {
     })
 }
 
-fn frame(path: &Path, from: u16, to: u16) -> Vec<u8> {
-    let (client, server) = (&path.client, &path.server);
+fn frame(path: &Path, from: u16, to: SocketAddr) -> Outcome<Vec<u8>> {
+    let SocketAddr::V4(to) = to else { return Err(format!("{to} is not of IPv4")) };
+    let client = &path.client;
     let mut frame = Vec::new();
     PacketBuilder::ethernet2(client.mac.0, client.next_hop.0)
-        .ipv4(client.v4.octets(), server.v4.octets(), 64)
-        .udp(from, to)
+        .ipv4(client.v4.octets(), to.ip().octets(), 64)
+        .udp(from, to.port())
         .write(&mut frame, &PAYLOAD)
         .expect("a vector takes it");
-    frame
+    Ok(frame)
 }
 
 fn send(port: &mut dyn Port, frames: &[Vec<u8>], stop: &Stop) -> Outcome<()> {

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::Outcome;
-use crate::paths::Path;
+use crate::paths::{Family, Path};
 use crate::usage::Usage;
 
 /// A load.
@@ -22,6 +22,8 @@ pub(crate) struct Load {
     pub(crate) figures: &'static [Figure],
     /// What processor time is counted by.
     pub(crate) work: &'static str,
+    /// Whether it consists of new connections.
+    pub(crate) opens_connections: bool,
     pub(crate) run: fn(&Path, Duration) -> Outcome<Sample>,
 }
 
@@ -31,6 +33,8 @@ pub(crate) struct Figure {
     /// Name; empty if the load's says it all.
     pub(crate) name: &'static str,
     pub(crate) unit: &'static str,
+    /// Whether more of it is better.
+    pub(crate) more_is_better: bool,
 }
 
 /// What a load came to.
@@ -44,10 +48,18 @@ pub(crate) struct Sample {
     pub(crate) usage: Usage,
 }
 
-const GBIT: &[Figure] = &[Figure { name: "", unit: "Gbit/s" }];
-const MPPS: &[Figure] = &[Figure { name: "", unit: "Mpps" }];
-const MICROS: &[Figure] = &[Figure { name: "p50", unit: "µs" }, Figure { name: "p99", unit: "µs" }];
-const RATE: &[Figure] = &[Figure { name: "", unit: "1/s" }];
+const fn rate(unit: &'static str) -> [Figure; 1] {
+    [Figure { name: "", unit, more_is_better: true }]
+}
+
+const fn micros(name: &'static str) -> Figure {
+    Figure { name, unit: "µs", more_is_better: false }
+}
+
+const GBIT: &[Figure] = &rate("Gbit/s");
+const MPPS: &[Figure] = &rate("Mpps");
+const MICROS: &[Figure] = &[micros("p50"), micros("p99")];
+const RATE: &[Figure] = &rate("1/s");
 
 /// Every load, in the order of the table.
 pub(crate) const ALL: &[Load] = &[
@@ -55,32 +67,43 @@ pub(crate) const ALL: &[Load] = &[
         name: "tcp_stream/ipv4",
         figures: GBIT,
         work: "KiB",
-        run: |path, time| stream::run(path, path.server.v4.into(), time),
+        opens_connections: false,
+        run: |path, time| stream::run(path, Family::V4, time),
     },
     Load {
         name: "tcp_stream/ipv6",
         figures: GBIT,
         work: "KiB",
-        run: |path, time| stream::run(path, path.server.v6.into(), time),
+        opens_connections: false,
+        run: |path, time| stream::run(path, Family::V6, time),
     },
-    Load { name: "small_frames/ipv4", figures: MPPS, work: "frame", run: frames::run },
+    Load {
+        name: "small_frames/ipv4",
+        figures: MPPS,
+        work: "frame",
+        opens_connections: false,
+        run: frames::run,
+    },
     Load {
         name: "small_datagrams/ipv4",
         figures: MPPS,
         work: "datagram",
-        run: |path, time| datagrams::run(path, path.server.v4.into(), time),
+        opens_connections: false,
+        run: |path, time| datagrams::run(path, Family::V4, time),
     },
     Load {
         name: "round_trip/ipv4",
         figures: MICROS,
         work: "round trip",
-        run: |path, time| round_trip::run(path, path.server.v4.into(), time),
+        opens_connections: false,
+        run: |path, time| round_trip::run(path, Family::V4, time),
     },
     Load {
         name: "connect_request_close/ipv4",
         figures: RATE,
         work: "connection",
-        run: |path, time| connections::run(path, path.server.v4.into(), time),
+        opens_connections: true,
+        run: |path, time| connections::run(path, Family::V4, time),
     },
 ];
 

@@ -1,19 +1,21 @@
 //! A datagram of 18 octets there and back, one after the other, between sockets that wait in the
 //! kernel: microseconds by half and by 99 in a hundred.
 
-use std::net::{IpAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::thread;
 use std::time::Duration;
 
 use super::{GLANCE, PATIENCE, Sample, Stop, StopOnDrop, WARM_UP};
 use crate::Outcome;
-use crate::paths::{Path, unspecified};
+use crate::paths::services::Protocol;
+use crate::paths::{Family, Path};
 use crate::usage::{Usage, monotonic};
 
-pub(super) fn run(path: &Path, address: IpAddr, time: Duration) -> Outcome<Sample> {
-    let server = path.server.open(|| UdpSocket::bind((address, 0)))?;
-    let target = server.local_addr().map_err(|e| e.to_string())?;
-    let client = path.client.open(|| UdpSocket::bind((unspecified(address), 0)))?;
+pub(super) fn run(path: &Path, family: Family, time: Duration) -> Outcome<Sample> {
+    let ends = path.ends(Protocol::Udp, family);
+    let server = path.server.open(|| UdpSocket::bind(ends.listen))?;
+    let target = ends.target(server.local_addr().map_err(|e| e.to_string())?, 0);
+    let client = path.client.open(|| UdpSocket::bind((family.unspecified(), 0)))?;
     client
         .connect(target)
         .and_then(|()| client.set_read_timeout(Some(PATIENCE)))

@@ -1,21 +1,23 @@
 //! One TCP stream at full speed: gigabits of payload a second that the reader gets.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use super::{PATIENCE, Sample, WARM_UP};
 use crate::Outcome;
-use crate::paths::Path;
+use crate::paths::services::Protocol;
+use crate::paths::{Family, Path};
 use crate::usage::{Usage, monotonic};
 
 /// What one call writes or reads at most.
 const BLOCK: usize = 128 << 10;
 
-pub(super) fn run(path: &Path, address: IpAddr, time: Duration) -> Outcome<Sample> {
-    let listener = path.server.open(|| TcpListener::bind((address, 0)))?;
-    let target = listener.local_addr().map_err(|e| e.to_string())?;
+pub(super) fn run(path: &Path, family: Family, time: Duration) -> Outcome<Sample> {
+    let ends = path.ends(Protocol::Tcp, family);
+    let listener = path.server.open(|| TcpListener::bind(ends.listen))?;
+    let target = ends.target(listener.local_addr().map_err(|e| e.to_string())?, 0);
     let client = path.client.open(|| TcpStream::connect_timeout(&target, PATIENCE))?;
     let (server, _) = listener.accept().map_err(|e| format!("accept: {e}"))?;
     let limits = client

@@ -1,64 +1,176 @@
-//! Paths that are the kernel's alone.
+//! Paths that are the kernel's alone, without Services.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use switch_core::host::netlink::{InterfaceAddress, LinkSpec};
-use switch_core::host::{HostError, NetNs, Netlink};
+use switch_core::host::netlink::{InterfaceAddress, LinkSpec, Route, Vxlan};
+use switch_core::host::{HostError, NetNs, Netlink, sysctl};
+use wire::addr::Mac;
+use wire::cidr::Cidr;
 
-use super::{Between, MTU, Pod};
-use crate::Outcome;
+use super::pod::{MTU, Pod, TUNNEL_MTU};
+use super::{Between, Missing, World, namespace};
+
+/// Where Flannel's VXLAN devices listen.
+const FLANNEL_PORT: u16 = 8472;
+const VXLAN_PORT: u16 = 4789;
 
 /// One veth pair, an end in each pod: no switch at all.
-pub(super) fn veth() -> Outcome<(Pod, Pod, Between)> {
+pub(super) fn veth() -> Result<World, Missing> {
     let [client, server] = Pod::pair(None)?;
-    join(&client, &server).map_err(|e| e.to_string())?;
-    Ok((client, server, Between::default()))
-}
-
-fn join(client: &Pod, server: &Pod) -> Result<(), HostError> {
     let mut netlink = Netlink::open(&client.namespace)?;
-    netlink.add_veth(&interface(client), &interface(server), &server.namespace)?;
-    address(client)?;
-    address(server)
+    netlink.add_veth(&client.interface(), &server.interface(), &server.namespace)?;
+    client.configure(&[])?;
+    server.configure(&[])?;
+    Ok(World::new(client, server, Between::default()))
 }
 
 /// A veth pair for each pod, and a bridge of the kernel in a namespace of its own between them.
-pub(super) fn bridge() -> Outcome<(Pod, Pod, Between)> {
+pub(super) fn bridge() -> Result<World, Missing> {
     let [client, server] = Pod::pair(None)?;
-    let middle = NetNs::anonymous().map_err(|e| e.to_string())?;
-    bridge_in(&middle, [&client, &server]).map_err(|e| e.to_string())?;
-    let between = Between { _namespaces: vec![middle], ..Between::default() };
-    Ok((client, server, between))
-}
-
-fn bridge_in(middle: &NetNs, pods: [&Pod; 2]) -> Result<(), HostError> {
-    let mut netlink = Netlink::open(middle)?;
-    let bridge = netlink.add_bridge(&LinkSpec::new("br0").mtu(MTU).up())?;
-    for (name, pod) in ["pod0", "pod1"].into_iter().zip(pods) {
-        let here = LinkSpec::new(name).mtu(MTU).up();
-        let member = netlink.add_veth(&here, &interface(pod), &pod.namespace)?;
-        netlink.set_master(member, Some(bridge))?;
-        address(pod)?;
+    let middle = namespace()?;
+    without_netfilter(&middle);
+    let bridge = add_bridge(&middle, MTU)?;
+    for (name, pod) in ["pod0", "pod1"].into_iter().zip([&client, &server]) {
+        plug(&middle, bridge, name, pod)?;
+        pod.configure(&[])?;
     }
-    Ok(())
+    let between = Between { _namespaces: vec![middle], ..Between::default() };
+    Ok(World::new(client, server, between))
 }
 
-fn interface(pod: &Pod) -> LinkSpec {
-    LinkSpec::new("eth0").mac(pod.mac).mtu(MTU).up()
+/// Two nodes, a bridge and a VXLAN device as its port on each: one Ethernet over both, that learns.
+pub(super) fn bridge_vxlan() -> Result<World, Missing> {
+    let mut client = Pod::new(0, 0, None)?;
+    let mut server = Pod::new(0, 1, None)?;
+    let nodes = nodes()?;
+    for (number, pod) in [&mut client, &mut server].into_iter().enumerate() {
+        pod.mtu = TUNNEL_MTU;
+        let (node, other) = (&nodes[number], underlay(1 - number));
+        without_netfilter(node);
+        let bridge = add_bridge(node, TUNNEL_MTU)?;
+        plug(node, bridge, "pod", pod)?;
+        let mut netlink = Netlink::open(node)?;
+        let tunnel = Vxlan {
+            vni: 1,
+            local: Some(underlay(number)),
+            remote: Some(other),
+            port: VXLAN_PORT,
+            learning: true,
+            link: Some(netlink.link("underlay")?.index),
+        };
+        let device = netlink.add_vxlan(&LinkSpec::new("vxlan0").mtu(TUNNEL_MTU).up(), &tunnel)?;
+        netlink.set_master(device, Some(bridge))?;
+        pod.configure(&[])?;
+    }
+    let between = Between { _namespaces: nodes.into(), ..Between::default() };
+    Ok(World::new(client, server, between))
 }
 
-/// Gives a pod's interface the pod's addresses, the other's being on the link.
-fn address(pod: &Pod) -> Result<(), HostError> {
-    let mut netlink = Netlink::open(&pod.namespace)?;
-    let index = netlink.link("eth0")?.index;
-    for address in pod.addresses() {
-        let prefix = if matches!(address, IpAddr::V4(_)) { 24 } else { 64 };
-        let address = InterfaceAddress::new(address, prefix).expect("a prefix of the family");
+/// Two nodes as Flannel sets them up: pods on a bridge that is their gateway, a VXLAN device that packets are
+/// routed to, neighbours and tunnel ends given.
+pub(super) fn flannel() -> Result<World, Missing> {
+    let gateway = |node: u8| Mac([0x0a, 0x58, 10, 78, node, 1]);
+    let mut client = Pod::new(0, 0, Some(gateway(0)))?;
+    let mut server = Pod::new(1, 1, Some(gateway(1)))?;
+    let nodes = nodes()?;
+    for (number, pod) in [&mut client, &mut server].into_iter().enumerate() {
+        pod.mtu = TUNNEL_MTU;
+        flannel_node(&nodes[number], number as u8, gateway(number as u8), pod)?;
+    }
+    let between = Between { _namespaces: nodes.into(), ..Between::default() };
+    Ok(World::new(client, server, between))
+}
+
+fn flannel_node(node: &NetNs, number: u8, mac: Mac, pod: &Pod) -> Result<(), HostError> {
+    without_netfilter(node);
+    forwarding(node)?;
+    let mut netlink = Netlink::open(node)?;
+    let bridge = LinkSpec::new("cni0").mac(mac).mtu(TUNNEL_MTU).up();
+    let bridge = netlink.add_bridge(&bridge)?;
+    let gateways = gateways(number);
+    for (gateway, prefix) in gateways.into_iter().zip([24, 64]) {
+        let address = InterfaceAddress::new(gateway, prefix).expect("a prefix of the family");
+        netlink.add_address(bridge, address)?;
+    }
+    plug(node, bridge, "pod", pod)?;
+    let tunnel = Vxlan {
+        vni: 1,
+        local: Some(underlay(number.into())),
+        remote: None,
+        port: FLANNEL_PORT,
+        learning: false,
+        link: Some(netlink.link("underlay")?.index),
+    };
+    let vtep = |node| Mac([0x0e, 0x58, 192, 0, 2, node + 1]);
+    let device = LinkSpec::new("flannel.1").mac(vtep(number)).mtu(TUNNEL_MTU).up();
+    let device = netlink.add_vxlan(&device, &tunnel)?;
+    let other = 1 - number;
+    let remote = underlay(other.into());
+    netlink.add_tunnel_entry(device, vtep(other), remote)?;
+    for (address, prefix) in self::gateways(other).into_iter().zip([24, 64]) {
+        // As Flannel has it: the other node's network by way of its first address, on the tunnel.
+        netlink.add_neighbour(device, address, vtep(other))?;
+        let there = Cidr::new(network(address), prefix).expect("a prefix of the family");
+        netlink.add_route(&Route::to(there).via(address).link(device).onlink())?;
+    }
+    pod.configure(&gateways)
+}
+
+/// Address of a node's bridge, of each family.
+fn gateways(node: u8) -> [IpAddr; 2] {
+    [
+        Ipv4Addr::new(10, 78, node, 1).into(),
+        Ipv6Addr::new(0xfd78, 0, 0, node.into(), 0, 0, 0, 1).into(),
+    ]
+}
+
+/// The network of a node's bridge.
+fn network(gateway: IpAddr) -> IpAddr {
+    match gateway {
+        IpAddr::V4(a) => Ipv4Addr::from_bits(a.to_bits() - 1).into(),
+        IpAddr::V6(a) => Ipv6Addr::from_bits(a.to_bits() - 1).into(),
+    }
+}
+
+/// Two nodes, joined by a veth pair as their network, `underlay` on both.
+pub(super) fn nodes() -> Result<[NetNs; 2], Missing> {
+    let nodes = [namespace()?, namespace()?];
+    let end = || LinkSpec::new("underlay").mtu(MTU).up();
+    Netlink::open(&nodes[0])?.add_veth(&end(), &end(), &nodes[1])?;
+    for (number, node) in nodes.iter().enumerate() {
+        let mut netlink = Netlink::open(node)?;
+        let index = netlink.link("underlay")?.index;
+        let address = InterfaceAddress::new(underlay(number), 24).expect("a prefix of IPv4");
         netlink.add_address(index, address)?;
     }
-    for address in pod.addresses() {
-        // Whether it has come about shows when the path is tried.
-        let _ = netlink.wait_until_local(address);
+    Ok(nodes)
+}
+
+/// A node's address on the underlay.
+pub(super) fn underlay(node: usize) -> IpAddr {
+    Ipv4Addr::new(192, 0, 2, node as u8 + 1).into()
+}
+
+fn add_bridge(ns: &NetNs, mtu: u32) -> Result<u32, HostError> {
+    Netlink::open(ns)?.add_bridge(&LinkSpec::new("br0").mtu(mtu).up())
+}
+
+/// A veth pair from a pod to a bridge.
+pub(super) fn plug(ns: &NetNs, bridge: u32, name: &str, pod: &Pod) -> Result<(), HostError> {
+    let mut netlink = Netlink::open(ns)?;
+    let here = LinkSpec::new(name).mtu(pod.mtu).up();
+    let member = netlink.add_veth(&here, &pod.interface(), &pod.namespace)?;
+    netlink.set_master(member, Some(bridge))
+}
+
+/// Has the stack of a node forward.
+pub(super) fn forwarding(ns: &NetNs) -> Result<(), HostError> {
+    sysctl::set_all(ns, &[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")])
+}
+
+/// A bridge that asks no packet filter: as fast as it gets. Some kernels have no such thing.
+fn without_netfilter(ns: &NetNs) {
+    for hook in ["iptables", "ip6tables", "arptables"] {
+        let _ = sysctl::set(ns, &format!("net/bridge/bridge-nf-call-{hook}"), "0");
     }
-    Ok(())
 }

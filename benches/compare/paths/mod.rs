@@ -1,117 +1,202 @@
 //! Data paths: two pods, and what joins them.
 
 mod kernel;
+mod kube_proxy;
+mod ovs;
+mod pod;
 mod podswitch;
+mod reach;
+pub(crate) mod services;
+mod tools;
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
-use std::time::Duration;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use switch_core::action::DropReason;
 use switch_core::control::ControlPlane;
-use switch_core::host::NetNs;
-use switch_core::port::tap;
-use wire::addr::Mac;
+use switch_core::host::{HostError, NetNs};
+
+pub(crate) use pod::Pod;
+use podswitch::Attach::{Packet, Tap};
+use services::{Protocol, Services};
 
 use crate::Outcome;
 
-/// Name of the path that others are compared to.
-pub(crate) const BASELINE: &str = "bridge";
+/// What paths are compared within: the same thing done for the pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// Two pods of a node, by each other's addresses.
+    OneNode,
+    /// Two pods of a node, by the cluster IPs of so many Services.
+    Services(usize),
+    /// Two pods of two nodes.
+    TwoNodes,
+}
+
+impl Group {
+    /// Name of the path that the group's others are compared to.
+    pub(crate) fn baseline(self) -> &'static str {
+        match self {
+            Self::OneNode => "bridge",
+            Self::Services(1) => "nftables/1",
+            Self::Services(1_000) => "nftables/1000",
+            Self::Services(_) => "nftables/5000",
+            Self::TwoNodes => "bridge+vxlan",
+        }
+    }
+
+    /// What the group is, in words.
+    pub(crate) fn title(self) -> String {
+        match self {
+            Self::OneNode => "one node".to_owned(),
+            Self::Services(1) => "through 1 Service".to_owned(),
+            Self::Services(count) => format!("through {count} Services"),
+            Self::TwoNodes => "across two nodes".to_owned(),
+        }
+    }
+}
 
 /// A kind of path: its name, and how it is made.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
-    /// Whether this machine has what it takes.
-    available: fn() -> Outcome<()>,
-    make: fn() -> Outcome<(Pod, Pod, Between)>,
+    pub(crate) group: Group,
+    make: fn() -> Result<World, Missing>,
+}
+
+/// A short way to write one.
+const fn kind(name: &'static str, group: Group, make: fn() -> Result<World, Missing>) -> Kind {
+    Kind { name, group, make }
 }
 
 /// Every kind, in the order of the table.
 pub(crate) const ALL: &[Kind] = &[
-    Kind { name: "veth", available: always, make: kernel::veth },
-    Kind { name: BASELINE, available: always, make: kernel::bridge },
-    Kind { name: "podswitch/tap", available: tun, make: || podswitch::tap(1) },
-    Kind { name: "podswitch/af_packet", available: always, make: || podswitch::af_packet(1) },
-    Kind { name: "podswitch/tap/2_workers", available: tun, make: || podswitch::tap(2) },
-    Kind {
-        name: "podswitch/af_packet/2_workers",
-        available: always,
-        make: || podswitch::af_packet(2),
-    },
+    kind("veth", Group::OneNode, kernel::veth),
+    kind("bridge", Group::OneNode, kernel::bridge),
+    kind("ovs", Group::OneNode, || ovs::plain(ovs::Pipeline::Normal)),
+    kind("ovs/conntrack", Group::OneNode, || ovs::plain(ovs::Pipeline::Conntrack)),
+    kind("podswitch/tap", Group::OneNode, || podswitch::one_node(Tap, 1)),
+    kind("podswitch/af_packet", Group::OneNode, || podswitch::one_node(Packet, 1)),
+    kind("podswitch/tap/2_workers", Group::OneNode, || podswitch::one_node(Tap, 2)),
+    kind("podswitch/af_packet/2_workers", Group::OneNode, || podswitch::one_node(Packet, 2)),
+    kind("iptables/1", Group::Services(1), || kube_proxy::iptables(1)),
+    kind("nftables/1", Group::Services(1), || kube_proxy::nftables(1)),
+    kind("ovs/conntrack_nat/1", Group::Services(1), || ovs::services(1)),
+    kind("podswitch/tap/services/1", Group::Services(1), || podswitch::services(Tap, 1)),
+    kind("podswitch/af_packet/services/1", Group::Services(1), || podswitch::services(Packet, 1)),
+    kind("iptables/1000", Group::Services(1_000), || kube_proxy::iptables(1_000)),
+    kind("nftables/1000", Group::Services(1_000), || kube_proxy::nftables(1_000)),
+    kind("ovs/conntrack_nat/1000", Group::Services(1_000), || ovs::services(1_000)),
+    kind("podswitch/tap/services/1000", Group::Services(1_000), || podswitch::services(Tap, 1_000)),
+    kind("podswitch/af_packet/services/1000", Group::Services(1_000), || {
+        podswitch::services(Packet, 1_000)
+    }),
+    kind("iptables/5000", Group::Services(5_000), || kube_proxy::iptables(5_000)),
+    kind("nftables/5000", Group::Services(5_000), || kube_proxy::nftables(5_000)),
+    kind("ovs/conntrack_nat/5000", Group::Services(5_000), || ovs::services(5_000)),
+    kind("podswitch/tap/services/5000", Group::Services(5_000), || podswitch::services(Tap, 5_000)),
+    kind("podswitch/af_packet/services/5000", Group::Services(5_000), || {
+        podswitch::services(Packet, 5_000)
+    }),
+    kind("bridge+vxlan", Group::TwoNodes, kernel::bridge_vxlan),
+    kind("flannel", Group::TwoNodes, kernel::flannel),
+    kind("ovs/vxlan", Group::TwoNodes, ovs::vxlan),
 ];
 
-fn always() -> Outcome<()> {
-    Ok(())
+/// The group of a path of that name.
+pub(crate) fn group_of(name: &str) -> Group {
+    ALL.iter().find(|kind| kind.name == name).map_or(Group::OneNode, |kind| kind.group)
 }
 
-fn tun() -> Outcome<()> {
-    tap::is_available().map_err(|e| e.to_string())
+/// Two pods that can reach each other, once what is between them is there.
+struct World {
+    client: Pod,
+    server: Pod,
+    /// What the client reaches the server by, if not by its address.
+    services: Option<Services>,
+    between: Between,
+}
+
+impl World {
+    fn new(client: Pod, server: Pod, between: Between) -> Self {
+        Self { client, server, services: None, between }
+    }
 }
 
 /// What must live for the pods to reach each other. Going, it takes everything with it: what it
 /// holds has no names.
 #[derive(Default)]
-pub(crate) struct Between {
-    /// First, so that the switch ends before its interfaces go.
-    switch: Option<ControlPlane>,
+struct Between {
+    /// First, so that switches end before their interfaces go.
+    switches: Vec<ControlPlane>,
+    _daemons: Vec<ovs::Daemon>,
     _namespaces: Vec<NetNs>,
 }
 
 /// A path that is there.
 pub(crate) struct Path {
     pub(crate) name: &'static str,
+    pub(crate) group: Group,
     pub(crate) client: Pod,
     pub(crate) server: Pod,
+    services: Option<Services>,
     between: Between,
 }
 
 impl Path {
-    /// What the switch has dropped so far, by reason, if there is a switch.
+    /// Where a server listens, and what its clients connect to.
+    pub(crate) fn ends(&self, protocol: Protocol, family: Family) -> Ends<'_> {
+        let listen = match &self.services {
+            Some(services) => services.listen(&self.server, protocol, family),
+            None => SocketAddr::new(self.server.address(family), 0),
+        };
+        Ends { listen, services: self.services.as_ref(), protocol, family }
+    }
+
+    /// What the switches have dropped so far, by reason, if there are any.
     pub(crate) fn dropped(&self) -> Vec<(&'static str, u64)> {
-        let Some(switch) = &self.between.switch else { return Vec::new() };
-        let count = |&reason| switch.workers().map(|w| w.counters.dropped(reason)).sum();
+        let workers = || self.between.switches.iter().flat_map(ControlPlane::workers);
+        let count = |&reason| workers().map(|w| w.counters.dropped(reason)).sum();
         let all = DropReason::ALL.iter().map(|reason| (reason.name(), count(reason)));
         all.filter(|(_, count)| *count > 0).collect()
     }
 }
 
-/// One end of a path. Its interface is `eth0`.
-pub(crate) struct Pod {
-    pub(crate) namespace: NetNs,
-    pub(crate) mac: Mac,
-    pub(crate) v4: Ipv4Addr,
-    pub(crate) v6: Ipv6Addr,
-    /// Link-layer address of the next hop to the other end.
-    pub(crate) next_hop: Mac,
+/// See [`Path::ends`].
+#[derive(Clone, Copy)]
+pub(crate) struct Ends<'a> {
+    /// What the server binds to.
+    pub(crate) listen: SocketAddr,
+    services: Option<&'a Services>,
+    protocol: Protocol,
+    family: Family,
 }
 
-/// Largest network-layer packet, everywhere.
-const MTU: u32 = 1500;
-
-impl Pod {
-    /// Pod `number`, 0 or 1, so far without interface; `next_hop`: unless it is the other.
-    fn new(number: u8, next_hop: Option<Mac>) -> Outcome<Self> {
-        let mac = |number| Mac([0x0a, 0x58, 10, 78, 0, number + 2]);
-        Ok(Self {
-            namespace: NetNs::anonymous().map_err(|e| e.to_string())?,
-            mac: mac(number),
-            v4: Ipv4Addr::new(10, 78, 0, number + 2),
-            v6: Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, u16::from(number) + 2),
-            next_hop: next_hop.unwrap_or(mac(1 - number)),
-        })
+impl Ends<'_> {
+    /// What connection `number` goes to, the server being bound to `bound`: one connection after the
+    /// other through another Service, if it goes through Services.
+    pub(crate) fn target(&self, bound: SocketAddr, number: usize) -> SocketAddr {
+        match self.services {
+            Some(services) => services.target(self.protocol, self.family, number),
+            None => bound,
+        }
     }
+}
 
-    fn pair(next_hop: Option<Mac>) -> Outcome<[Self; 2]> {
-        Ok([Self::new(0, next_hop)?, Self::new(1, next_hop)?])
-    }
+/// IPv4 or IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
 
-    fn addresses(&self) -> [IpAddr; 2] {
-        [self.v4.into(), self.v6.into()]
-    }
+impl Family {
+    const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// Opens something inside. A socket stays there, whatever thread uses it afterwards.
-    pub(crate) fn open<T: Send>(&self, f: impl FnOnce() -> io::Result<T> + Send) -> Outcome<T> {
-        self.namespace.enter(f).map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    /// The address that stands for any.
+    pub(crate) fn unspecified(self) -> std::net::IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Self::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        }
     }
 }
 
@@ -123,44 +208,33 @@ pub(crate) enum Missing {
     Broken(String),
 }
 
-/// Makes a path, and sees a datagram of each family come through.
+impl From<String> for Missing {
+    fn from(error: String) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl From<HostError> for Missing {
+    fn from(error: HostError) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+/// Makes a path, and sees traffic of each family come through.
 pub(crate) fn make(kind: &Kind) -> Result<Path, Missing> {
-    (kind.available)().map_err(Missing::Unavailable)?;
-    let (client, server, between) = (kind.make)().map_err(Missing::Broken)?;
-    for address in server.addresses() {
-        reach(&client, &server, address)
-            .map_err(|e| Missing::Broken(format!("{address} is not reached: {e}")))?;
-    }
-    Ok(Path { name: kind.name, client, server, between })
+    let World { client, server, services, between } = (kind.make)()?;
+    let path = Path { name: kind.name, group: kind.group, client, server, services, between };
+    reach::check(&path).map_err(Missing::Broken)?;
+    Ok(path)
 }
 
-fn reach(client: &Pod, server: &Pod, address: IpAddr) -> Outcome<()> {
-    const TRIES: usize = 20;
-    const PAUSE: Duration = Duration::from_millis(250);
-    let receiver = server.open(|| UdpSocket::bind((address, 0)))?;
-    let text = |e: io::Error| e.to_string();
-    let target = receiver.local_addr().map_err(text)?;
-    receiver.set_read_timeout(Some(PAUSE)).map_err(text)?;
-    let sender = client.open(|| UdpSocket::bind((unspecified(address), 0)))?;
-    let mut outcome = Err("never sent".to_owned());
-    for _ in 0..TRIES {
-        // The first may be lost while neighbours are looked for.
-        outcome = sender
-            .send_to(b"hello", target)
-            .and_then(|_| receiver.recv(&mut [0; 16]))
-            .map(drop)
-            .map_err(text);
-        if outcome.is_ok() {
-            break;
-        }
-    }
-    outcome
+/// A namespace for what is between pods.
+fn namespace() -> Outcome<NetNs> {
+    NetNs::anonymous().map_err(|e| e.to_string())
 }
 
-/// The address of a family that stands for any.
-pub(crate) fn unspecified(like: IpAddr) -> IpAddr {
-    match like {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    }
+/// Versions of the programs that paths are made with, those that are there.
+pub(crate) fn programs() -> Vec<String> {
+    let of = |program| tools::find(program).ok().map(tools::version);
+    [of("iptables-restore"), of("nft"), ovs::version()].into_iter().flatten().collect()
 }

@@ -10,8 +10,9 @@ use switch_core::host::netlink::{LinkSpec, Route};
 use switch_core::host::{HostError, NetNs, Netlink, pod};
 use wire::addr::Mac;
 
+use crate::cluster::{ClusterArgs, Masquerading};
 use crate::failure::Failure;
-use crate::node::{Masquerading, Node, NodeOptions};
+use crate::node::{Node, NodeOptions};
 use crate::state;
 
 /// The node's name, and what named namespaces begin with.
@@ -98,7 +99,6 @@ impl World {
             namespace: node_namespace.clone(),
             switch_namespace: Some(switch_namespace.clone()),
             workers: 1,
-            hash_key: None,
             masquerade: Masquerading::Kernel,
             cluster: Vec::new(),
             routes: Vec::new(),
@@ -156,7 +156,8 @@ fn namespace(name: &str, named: bool) -> Result<NetNs, HostError> {
 
 fn start(options: NodeOptions, manifest: &str) -> Result<Node, Failure> {
     let manifests = Manifests::parse(Path::new("demo.yaml"), manifest)?;
-    let compiled = state::judge(&manifests, Some(NODE)).map_err(Failure::Refused)?;
+    let compiled =
+        state::judge(&manifests, Some(NODE), &ClusterArgs::default()).map_err(Failure::Refused)?;
     Ok(Node::start(options, compiled)?.0)
 }
 

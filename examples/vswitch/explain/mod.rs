@@ -21,6 +21,7 @@ use switch_core::config::Config;
 use switch_core::control::{ControlPlane, Options};
 use switch_core::snapshot::Snapshot;
 
+use crate::cluster::ClusterArgs;
 use crate::failure::{Failure, Refused};
 use crate::{Done, print, state};
 use ends::Ends;
@@ -80,6 +81,8 @@ pub(crate) struct Args {
     /// Have this address in the matrix, too. Can be repeated.
     #[arg(long, value_name = "ADDRESS", requires = "matrix", conflicts_with_all = ["from", "to"])]
     with: Vec<IpAddr>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// An IP family, as people choose it.
@@ -108,7 +111,7 @@ impl Family {
 
 pub(crate) fn run(args: &Args, json: bool) -> Done {
     let manifests = Manifests::load(&args.manifests)?;
-    let whole = state::judge(&manifests, None).map_err(Failure::Refused)?;
+    let whole = state::judge(&manifests, None, &args.cluster).map_err(Failure::Refused)?;
     whole.notes.iter().for_each(print::note);
     let (Some(from), Some(to)) = (&args.from, &args.to) else {
         let table = Arc::clone(&snapshot(&whole.config)?.policy);
@@ -120,7 +123,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
         return matrix::print(&whole.config, &table, &question, json);
     };
     let ends = Ends::find(&whole.config, from, to, args.family)?;
-    let judged = way::judge(&manifests, &ends, args.sport)?;
+    let judged = way::judge(&manifests, &args.cluster, &ends, args.sport)?;
     if json {
         print::json(&report::Report::new(&ends, &judged));
     } else {

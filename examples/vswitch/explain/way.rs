@@ -18,6 +18,7 @@ use wire::flow_key::{FlowKey, proto};
 use super::ends::{End, Ends};
 use super::reference::Wanted;
 use super::snapshot;
+use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
 use crate::state::{self, MTU};
 
@@ -83,12 +84,18 @@ pub(super) enum Leads {
 }
 
 /// Judges the connection between two ends.
-pub(super) fn judge(manifests: &Manifests, ends: &Ends, sport: u16) -> Result<Judged, Failure> {
+pub(super) fn judge(
+    manifests: &Manifests,
+    cluster: &ClusterArgs,
+    ends: &Ends,
+    sport: u16,
+) -> Result<Judged, Failure> {
     let (from, to) = (ends.from.address, ends.to.address);
     let traffic = ends.wanted.traffic(from.is_ipv6());
     // A source off the cluster comes in at the destination's node.
     let node = ends.from.party.node.as_ref().or(ends.to.party.node.as_ref());
-    let compiled = state::judge(manifests, node.map(|name| &**name)).map_err(Failure::Refused)?;
+    let compiled =
+        state::judge(manifests, node.map(|name| &**name), cluster).map_err(Failure::Refused)?;
     let (config, ingress) = scene(compiled, ends);
     let snapshot = snapshot(&config)?;
     let policies = snapshot.policy.explain(from, to, traffic);
@@ -201,7 +208,7 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
-    fn ask(&self, snapshot: &Snapshot, key: &FlowKey) -> Decision {
+    fn ask<'s>(&self, snapshot: &'s Snapshot, key: &FlowKey) -> Decision<'s> {
         resolve(snapshot, &Query::new(key, self.ingress))
     }
 

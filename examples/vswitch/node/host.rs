@@ -15,17 +15,9 @@ use wire::cidr::Cidr;
 
 use super::NodeOptions;
 use super::veth::VethHost;
+use crate::cluster::Masquerading;
 use crate::failure::Failure;
 use crate::state::MTU;
-
-/// What happens to the source address of packets that leave the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Masquerading {
-    /// The node's kernel puts the node's address in its place.
-    Kernel,
-    /// Nothing: pods' addresses are routed outside.
-    Off,
-}
 
 /// See the module's description.
 #[derive(Debug)]
@@ -68,7 +60,7 @@ impl HostSide {
         };
         let port = control.attach(device)?;
         let masquerade = match options.masquerade {
-            Masquerading::Off => None,
+            Masquerading::Off | Masquerading::Switch { .. } => None,
             Masquerading::Kernel => {
                 Some(Masquerade::install(&options.namespace, &rules(options, state))?)
             }

@@ -19,15 +19,13 @@ use switch_core::host::{HostError, NetNs};
 use switch_core::id::{Epoch, PortId};
 use switch_core::snapshot::Snapshot;
 use wire::cidr::Cidr;
-use wire::flow_key::HashKey;
 
+use crate::cluster::Masquerading;
 use crate::failure::{Failure, Refused};
 use crate::print;
 use crate::state::MTU;
 use host::HostSide;
 use pods::{Pods, Wanted};
-
-pub(crate) use host::Masquerading;
 
 /// The longest that workers take to see a new state.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,8 +41,6 @@ pub(crate) struct NodeOptions {
     pub(crate) switch_namespace: Option<NetNs>,
     /// How many workers.
     pub(crate) workers: usize,
-    /// Key of the tables.
-    pub(crate) hash_key: Option<HashKey>,
     /// What happens to the source of packets that leave the cluster.
     pub(crate) masquerade: Masquerading,
     /// Ranges of the cluster beyond what nodes and pods say.
@@ -67,8 +63,7 @@ pub(crate) struct Node {
 impl Node {
     /// Starts the switch with its first state.
     pub(crate) fn start(options: NodeOptions, state: Compiled) -> Result<(Self, Epoch), Failure> {
-        let core = Options { hash_key: options.hash_key, ..Options::default() };
-        let mut control = ControlPlane::new(core);
+        let mut control = ControlPlane::new(Options::default());
         control.set_workers(options.workers)?;
         let mut pods = Pods::new(&options);
         let host = HostSide::open(&options, &state, &mut control, || pods.own_namespace())?;

@@ -2,6 +2,7 @@
 //! switch's namespace under AF_PACKET. For machines whose tun device is not there or not open to
 //! this user; all else is as with [`switch_core::host::pod::HostPort`].
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use switch_core::config::Gateway;
@@ -63,7 +64,8 @@ impl VethHost {
             netlink.add_route(&self.route(*destination))?;
         }
         let old = std::mem::replace(&mut self.config.destinations, destinations);
-        for destination in old.iter().filter(|d| !self.config.destinations.contains(d)) {
+        let stay: HashSet<&Cidr> = self.config.destinations.iter().collect();
+        for destination in old.iter().filter(|d| !stay.contains(d)) {
             match netlink.delete_route(&self.route(*destination)) {
                 Err(error) if error.is_not_found() => {}
                 result => result?,

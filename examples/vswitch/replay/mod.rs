@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use switch_core::time::Clock;
 
+use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
 use crate::{Done, print};
 use input::{Merged, Source};
@@ -56,13 +57,15 @@ pub(crate) struct Args {
     /// Take what was captured for Ethernet frames, whatever the capture's link type.
     #[arg(long)]
     as_ethernet: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// Frames between two looks at the clock for progress.
 const PROGRESS: u64 = 1 << 14;
 
 pub(crate) fn run(args: &Args, json: bool) -> Done {
-    let scene = Scene::load(&args.manifests, &args.at, &args.node)?;
+    let scene = Scene::load(&args.manifests, &args.at, &args.node, &args.cluster)?;
     let mut input = Merged::open(&args.inputs, &scene, args.as_ethernet)?;
     let mut switch = Switch::new(&scene)?;
     let mut output = Output::create(&args.out, scene.ports())?;

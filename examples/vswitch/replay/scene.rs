@@ -7,6 +7,7 @@ use switch_core::config::{Config, PortConfig, PortRole};
 use switch_core::id::PortId;
 use wire::addr::Mac;
 
+use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
 use crate::state::{self, MTU};
 
@@ -73,13 +74,18 @@ pub(super) struct Scene {
 
 impl Scene {
     /// Reads all states.
-    pub(super) fn load(first: &Path, swaps: &[Swap], node: &str) -> Result<Self, Failure> {
+    pub(super) fn load(
+        first: &Path,
+        swaps: &[Swap],
+        node: &str,
+        cluster: &ClusterArgs,
+    ) -> Result<Self, Failure> {
         let mut scene = Self { acts: Vec::new(), ports: vec![UPLINK.into(), HOST.into()] };
-        scene.add(0, state::load(first, Some(node))?, node, first)?;
+        scene.add(0, state::load(first, Some(node), cluster)?, node, first)?;
         let mut swaps: Vec<&Swap> = swaps.iter().collect();
         swaps.sort_by_key(|swap| swap.at);
         for swap in swaps {
-            let compiled = state::load(&swap.manifests, Some(node))?;
+            let compiled = state::load(&swap.manifests, Some(node), cluster)?;
             scene.add(swap.at, compiled, node, &swap.manifests)?;
         }
         Ok(scene)

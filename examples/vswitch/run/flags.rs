@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use switch_core::config::{NextHop, Route};
 use wire::cidr::Cidr;
-use wire::flow_key::HashKey;
 
 /// More workers than this help nobody.
 const MOST_WORKERS: usize = 64;
@@ -15,15 +14,6 @@ pub(super) fn workers(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count @ 1..=MOST_WORKERS) => Ok(count),
         _ => Err(format!("it is not a number from 1 to {MOST_WORKERS}")),
-    }
-}
-
-/// `--hash-key HEX`.
-pub(super) fn hash_key(text: &str) -> Result<HashKey, String> {
-    let hexadecimal = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
-    match u128::from_str_radix(text, 16) {
-        Ok(seed) if hexadecimal => Ok(HashKey::new(seed)),
-        _ => Err("it is not 32 hexadecimal digits".to_owned()),
     }
 }
 

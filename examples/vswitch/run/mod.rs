@@ -10,11 +10,10 @@ use std::time::Duration;
 use kubernetes::Manifests;
 use switch_core::host::{NetNs, userns};
 use switch_core::time::{Clock, Instant};
-use wire::cidr::Cidr;
-use wire::flow_key::HashKey;
 
+use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
-use crate::node::{Masquerading, Node, NodeOptions};
+use crate::node::{Node, NodeOptions};
 use crate::signals::Signals;
 use crate::{Done, print, state};
 use events::Events;
@@ -48,16 +47,8 @@ pub(crate) struct Args {
     /// Threads that forward.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = flags::workers)]
     workers: usize,
-    /// Key of the hash tables, 32 hexadecimal digits; random by default.
-    #[arg(long, value_name = "HEX", value_parser = flags::hash_key)]
-    hash_key: Option<HashKey>,
-    /// What happens to the source address of what pods send off the cluster.
-    #[arg(long, value_enum, default_value_t = Masquerading::Kernel)]
-    masquerade: Masquerading,
-    /// A range that belongs to the cluster, beside those of nodes and pods: what pods send
-    /// there keeps its source address. Can be repeated.
-    #[arg(long, value_name = "CIDR")]
-    cluster_cidr: Vec<Cidr>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// A route beyond pods and nodes: `host` hands packets to the node's kernel, `blackhole`
     /// drops them. Can be repeated.
     #[arg(long, value_name = "CIDR=host|blackhole", value_parser = RouteFlag::parse)]
@@ -76,7 +67,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args, json: bool) -> Done {
     let signals = Signals::listen()?;
     let mut watch = Watch::new(&args.manifests);
-    let state = state::load(&args.manifests, Some(&args.node))?;
+    let state = state::load(&args.manifests, Some(&args.node), &args.cluster)?;
     if !userns::has_privilege() {
         let message = "run attaches network interfaces: it needs root's privilege \
                        (CAP_NET_ADMIN and CAP_SYS_ADMIN)";
@@ -91,9 +82,8 @@ pub(crate) fn run(args: Args, json: bool) -> Done {
         namespace,
         switch_namespace: None,
         workers: args.workers,
-        hash_key: args.hash_key,
-        masquerade: args.masquerade,
-        cluster: args.cluster_cidr.clone(),
+        masquerade: args.cluster.masquerading(),
+        cluster: args.cluster.ranges().to_vec(),
         routes: args.route.iter().map(RouteFlag::route).collect(),
     };
     let events = Events { node: &args.node, json };
@@ -151,7 +141,7 @@ fn until(now: Instant, due: Instant) -> Duration {
 fn reload(args: &Args, node: &mut Node, events: &Events<'_>) {
     let judged = Manifests::load(&args.manifests)
         .map_err(Failure::from)
-        .and_then(|m| state::judge(&m, Some(&args.node)).map_err(Failure::Refused));
+        .and_then(|m| state::judge(&m, Some(&args.node), &args.cluster).map_err(Failure::Refused));
     let done = judged.and_then(|state| {
         state.notes.iter().for_each(print::note);
         node.apply(state)

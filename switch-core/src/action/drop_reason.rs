@@ -135,7 +135,9 @@ reasons! {
     TunnelUnknownVni, Tunnel, "tunnel_unknown_vni", "A VNI that is not configured.";
     TunnelUnknownVtep, Tunnel, "tunnel_unknown_vtep", "The outer source is no known VTEP.";
     TunnelInnerSource, Tunnel, "tunnel_inner_source", "The inner source does not belong behind that VTEP.";
-    TunnelInnerDestination, Tunnel, "tunnel_inner_destination", "The inner destination is none of this node's pods.";
+    TunnelInnerDestination, Tunnel, "tunnel_inner_destination", "The inner destination is neither this node nor one of its pods.";
+    TunnelInnerVlan, Tunnel, "tunnel_inner_vlan", "An 802.1Q tag inside the tunnel (RFC 7348 §6.1).";
+    TunnelFragment, Tunnel, "tunnel_fragment", "A fragment of a tunnel packet (RFC 7348 §4.3).";
     TunnelNested, Tunnel, "tunnel_nested", "A tunnel inside the tunnel.";
     TunnelFromPod, Tunnel, "tunnel_from_pod", "A pod sent VXLAN to a node.";
     TunnelChecksum, Tunnel, "tunnel_checksum", "The outer UDP checksum is wrong.";

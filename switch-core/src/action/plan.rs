@@ -1,5 +1,6 @@
 //! The compiled answer of a flow: plain data, applied to every packet that hits.
 
+use vxlan::template::SourcePort;
 use wire::addr::Mac;
 use wire::checksum::Delta;
 use wire::flow_key::FlowKey;
@@ -34,7 +35,8 @@ impl PlanFlags {
     }
 }
 
-/// A flow's answer. One cache line; what is not asked for by `flags` is zero.
+/// A flow's answer. One cache line; what is not asked for by `flags` is zero
+/// (the source port: the lowest there is).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C, align(64))]
 pub struct Plan {
@@ -56,6 +58,8 @@ pub struct Plan {
     pub flags: PlanFlags,
     /// Which tunnel, for [`PlanFlags::ENCAP`].
     pub tunnel: u16,
+    /// UDP source port of the tunnel packet, for [`PlanFlags::ENCAP`].
+    pub source_port: SourcePort,
     /// What the replaced addresses add to a checksum over them.
     pub address_delta: Delta,
     /// The same with the ports.
@@ -80,6 +84,7 @@ impl Plan {
             mtu,
             flags: PlanFlags::TTL,
             tunnel: 0,
+            source_port: SourcePort::from_hash(0),
             address_delta: Delta::NONE,
             flow_delta: Delta::NONE,
         }
@@ -87,6 +92,14 @@ impl Plan {
 }
 
 impl Plan {
+    /// A hop through a tunnel, `tunnel`, that leaves by `out`.
+    pub fn encap(mut self, tunnel: u16, source_port: SourcePort) -> Self {
+        self.flags = self.flags.with(PlanFlags::ENCAP);
+        self.tunnel = tunnel;
+        self.source_port = source_port;
+        self
+    }
+
     /// The same way, with what has the key `from` turned into what has the key `to`.
     pub fn translate(mut self, from: &FlowKey, to: &FlowKey) -> Self {
         let (mut addresses, mut ports) = (Delta::NONE, Delta::NONE);

@@ -35,7 +35,7 @@ use crate::engine::{Engine, Observer, Shared};
 use crate::flow::connection::ConnectionInfo;
 use crate::id::{Epoch, PortId};
 use crate::port::{Device, PortInfo};
-use crate::snapshot::{FdbIds, Snapshot, compile};
+use crate::snapshot::{self, FdbIds, Snapshot, compile};
 use crate::stats::WorkerCounters;
 use crate::time::Clock;
 use crate::worker::{Command, Worker, WorkerHandle};
@@ -267,6 +267,16 @@ impl ControlPlane {
     /// Facts about an attached port.
     pub fn port_info(&self, port: PortId) -> Option<PortInfo> {
         Some(self.devices.get(port.index())?.as_ref()?.device.info())
+    }
+
+    /// What [`apply`](Self::apply) would find wrong with a configuration, were it the first.
+    pub fn check(config: &Config) -> Vec<ConfigError> {
+        let nothing = Config::default();
+        let mut errors = snapshot::check(config).err().unwrap_or_default();
+        errors.extend(Policies::default().check(&Step::between(&nothing, config)));
+        let step = services::Step::between(&nothing, config);
+        errors.extend(Services::default().check(&step));
+        errors
     }
 
     /// Puts `config` in force: validated and compiled first, then published with one swap. On

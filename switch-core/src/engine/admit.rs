@@ -13,7 +13,6 @@ use crate::action::{DropReason, Plan};
 use crate::flow::connection::{Created, Direction, Known, Pinned, Refused, SourceNat};
 use crate::flow::table::FlowEntry;
 use crate::flow::tcp::{Judgement, Segment, is_over, window_scale};
-use crate::id::PortId;
 use crate::packet::Packet;
 use crate::resolve::{
     Answer, Decision, Denial, Fate, Query, Served, check_source, fate, may_open, outgoing, resolve,
@@ -46,7 +45,6 @@ impl Engine {
     pub(super) fn admit(
         &mut self,
         turn: &Turn<'_>,
-        ingress: PortId,
         packet: &Packet,
         parsed: &Parsed,
         payload: u32,
@@ -63,7 +61,7 @@ impl Engine {
             && let Some(end) = self.end_of(turn, &old, is_fresh)
         {
             // But only its own ends can end it.
-            if let Err(reason) = check_source(turn.snapshot, &Query::new(&parsed.key, ingress)) {
+            if let Err(reason) = check_source(turn.snapshot, &Query::of(&parsed.key, packet)) {
                 return reason.into();
             }
             self.shared.tracker.end(old.connection);
@@ -75,7 +73,7 @@ impl Engine {
         let query = Query {
             known: known.as_ref().map(|k| (&k.pinned, k.connection.direction())),
             pins: Some((&self.shared.affinity, turn.now.as_secs() as u32)),
-            ..Query::new(&parsed.key, ingress)
+            ..Query::of(&parsed.key, packet)
         };
         let (mut plan, mut pinned, service) = match resolve(turn.snapshot, &query) {
             Decision::Forward { plan, pinned, service } => (plan, pinned, service),
@@ -92,7 +90,10 @@ impl Engine {
                 return Admission::Pass(plan);
             }
             None => {
-                pinned.origin_mac = source(packet.bytes());
+                // Answers to what came through the tunnel go by the routes.
+                if packet.via().is_none() {
+                    pinned.origin_mac = source(packet.bytes());
+                }
                 let known = match self.open(turn, &pinned, service.as_ref()) {
                     Ok(known) => known,
                     Err(reason) => return reason.into(),
@@ -110,7 +111,7 @@ impl Engine {
         if let Some(reason) = self.track(turn, &known, packet, parsed, payload) {
             return reason.into();
         }
-        self.remember(turn, ingress, packet, parsed, &known, plan);
+        self.remember(turn, packet, parsed, &known, plan);
         Admission::Pass(plan)
     }
 
@@ -235,7 +236,6 @@ impl Engine {
     fn remember(
         &mut self,
         turn: &Turn<'_>,
-        ingress: PortId,
         packet: &Packet,
         parsed: &Parsed,
         known: &Known,
@@ -246,7 +246,7 @@ impl Engine {
         }
         let entry = FlowEntry {
             key: parsed.key,
-            sender: sender(packet.bytes(), ingress),
+            sender: sender(packet),
             connection: known.connection,
             epoch: turn.snapshot.epoch,
             last_seen: turn.now.as_secs() as u32,

@@ -61,13 +61,14 @@ impl Engine {
         packet: Packet,
         parsed: &Parsed,
     ) {
-        let query = Query::new(&parsed.key, ingress);
+        let query = Query::of(&parsed.key, &packet);
         if let Err(reason) = check_source(turn.snapshot, &query) {
             return self.drop(turn, packet, reason, None);
         }
         // Each port has its own share of the store. Addresses behind the node's port can be
-        // forged, so they have none of their own (T-C6).
-        let account = u64::from(ingress.0);
+        // forged, so they have none of their own (T-C6). So has each tunnel end.
+        let end = packet.via().map_or(0, |end| u64::from(end.0) + 1);
+        let account = end << 16 | u64::from(ingress.0);
         // Whoever lets it go adopts it: that may be another worker.
         let packet = compact(packet, turn.pool);
         turn.pool.forget(&packet);
@@ -76,7 +77,7 @@ impl Engine {
             held.insert(packet, parsed, account, now, out);
         });
         if !released.whole.is_empty() {
-            self.datagram(turn, ingress, &mut released.whole);
+            self.datagram(turn, &mut released.whole);
         }
         self.released = released;
     }
@@ -96,14 +97,14 @@ impl Engine {
         released
     }
 
-    fn datagram(&mut self, turn: &mut Turn<'_>, ingress: PortId, pieces: &mut Vec<Fragment>) {
+    fn datagram(&mut self, turn: &mut Turn<'_>, pieces: &mut Vec<Fragment>) {
         let admission = match pieces.first() {
             Some(Fragment { parsed, .. }) if parsed.icmp == Icmp::Error => {
                 DropReason::IcmpUnrelated.into()
             }
             Some(Fragment { packet, parsed }) => {
                 let payload = datagram_payload(pieces);
-                self.admit(turn, ingress, packet, parsed, payload)
+                self.admit(turn, packet, parsed, payload)
             }
             None => return,
         };
@@ -112,7 +113,7 @@ impl Engine {
             match &admission {
                 Admission::Pass(plan) => self.transmit(turn, packet, &parsed, plan),
                 Admission::Gateway => self.consume(turn, packet),
-                Admission::Deny(denial) => self.deny(turn, ingress, packet, &parsed, denial),
+                Admission::Deny(denial) => self.deny(turn, packet, &parsed, denial),
             }
         }
     }

@@ -4,24 +4,17 @@ use wire::parse::{Icmp, Parsed};
 
 use super::{Engine, Turn};
 use crate::answer::icmp;
-use crate::id::PortId;
 use crate::packet::Packet;
 
 impl Engine {
-    pub(super) fn gateway(
-        &mut self,
-        turn: &mut Turn<'_>,
-        ingress: PortId,
-        packet: Packet,
-        parsed: &Parsed,
-    ) {
+    pub(super) fn gateway(&mut self, turn: &mut Turn<'_>, packet: Packet, parsed: &Parsed) {
         match parsed.icmp {
             Icmp::Query => {
                 if let Ok(answer) = icmp::echo_reply(&packet, parsed, turn.pool) {
-                    self.originate(turn, ingress, answer);
+                    self.answer(turn, &packet, answer);
                 }
             }
-            Icmp::None => self.refuse(turn, ingress, &packet, parsed),
+            Icmp::None => self.refuse(turn, &packet, parsed),
             Icmp::Reply | Icmp::Error | Icmp::Neighbour | Icmp::Other => {}
         }
         self.consume(turn, packet);

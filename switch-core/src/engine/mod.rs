@@ -10,12 +10,15 @@
 
 mod admit;
 mod bridge;
+mod encap;
 mod fragments;
 mod gateway;
 mod neighbour;
 mod outputs;
+mod path;
 mod related;
 mod slow;
+mod uplink;
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
@@ -24,11 +27,12 @@ use wire::addr::Mac;
 use wire::flow_key::{HashKey, proto};
 use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into, straight};
 
+use encap::wrap;
 use fragments::FragmentStore;
 
 pub use outputs::Outputs;
 
-use crate::action::{DropReason, Plan, apply};
+use crate::action::{DropReason, Plan, PlanFlags, apply};
 use crate::answer::icmp::ErrorLimiter;
 use crate::flow::affinity::Affinity;
 use crate::flow::connection::{Tracker, TrackerConfig};
@@ -150,6 +154,14 @@ pub struct Turn<'a> {
     pub out: &'a mut Outputs,
 }
 
+/// What became of a packet that hit.
+enum Hit {
+    /// It leaves by this port.
+    Out(PortId),
+    /// It is rewritten, but has no tunnel header yet: that is not done in passing.
+    Unwrapped(Plan),
+}
+
 /// One worker's engine. See the module's description.
 pub struct Engine {
     shared: Arc<Shared>,
@@ -231,7 +243,11 @@ impl Engine {
             packet.ingress = ingress;
         }
         match turn.snapshot.port(ingress) {
-            PortFacts::Pod(_) | PortFacts::Host(_) => self.route_batch(turn, ingress, batch),
+            PortFacts::Pod(_) | PortFacts::Host(_) => {
+                let gateway = turn.snapshot.gateway.mac;
+                self.route_batch(turn, ingress, Some(gateway), batch);
+            }
+            PortFacts::Uplink(uplink) => self.uplink_batch(turn, uplink, batch),
             PortFacts::Bridge(port) => self.bridge_batch(turn, ingress, port, batch),
             PortFacts::Unused => {
                 for packet in batch.drain(..) {
@@ -241,13 +257,20 @@ impl Engine {
         }
     }
 
-    /// The straight line: parse all, look all up, then apply each.
-    fn route_batch(&mut self, turn: &mut Turn<'_>, ingress: PortId, batch: &mut Batch) {
+    /// The straight line: parse all, look all up, then apply each. Only frames to `gateway` are
+    /// routed; `None`: all are addressed to the switch.
+    fn route_batch(
+        &mut self,
+        turn: &mut Turn<'_>,
+        ingress: PortId,
+        gateway: Option<Mac>,
+        batch: &mut Batch,
+    ) {
         let count = batch.len();
         self.flows.begin(turn.snapshot.epoch);
         let mut sound = [Ok(()); BATCH];
         let mut ids = [EntryId::NONE; BATCH];
-        let plain = self.read_all(turn.snapshot.gateway.mac, batch, &mut sound);
+        let plain = self.read_all(gateway, batch, &mut sound);
         for (i, id) in ids.iter_mut().enumerate().take(count) {
             if plain & 1 << i != 0 {
                 *id = self.flows.candidate(self.parsed[i].hash);
@@ -255,7 +278,7 @@ impl Engine {
         }
         for (i, packet) in batch.iter().enumerate() {
             if plain & 1 << i != 0 {
-                ids[i] = self.look(ingress, ids[i], packet, i);
+                ids[i] = self.look(ids[i], packet, i);
             }
         }
         let mut hits = 0;
@@ -264,12 +287,19 @@ impl Engine {
         for (i, mut packet) in batch.drain(..).enumerate() {
             if plain & 1 << i != 0 {
                 if changed {
-                    ids[i] = self.look(ingress, EntryId::NONE, &packet, i);
+                    ids[i] = self.look(EntryId::NONE, &packet, i);
                 }
-                if let Some(out) = self.hit(turn.now, ids[i], &mut packet, i) {
-                    hits += 1;
-                    turn.out.push(out, packet);
-                    continue;
+                match self.hit(turn, ids[i], &mut packet, i) {
+                    Some(Hit::Out(port)) => {
+                        hits += 1;
+                        turn.out.push(port, packet);
+                        continue;
+                    }
+                    Some(Hit::Unwrapped(plan)) => {
+                        self.leave(turn, packet, self.parsed[i].traffic_class, &plan);
+                        continue;
+                    }
+                    None => {}
                 }
             }
             if let Err(reason) = sound[i] {
@@ -289,7 +319,7 @@ impl Engine {
     #[inline]
     fn read_all(
         &mut self,
-        gateway: Mac,
+        gateway: Option<Mac>,
         batch: &Batch,
         sound: &mut [Result<(), DropReason>; BATCH],
     ) -> u64 {
@@ -304,7 +334,8 @@ impl Engine {
                 sound[i] = read(packet, &self.shared.hash_key, parsed);
                 sound[i].is_ok() && is_ordinary(parsed)
             };
-            if ordinary && frame.first_chunk::<6>() == Some(&gateway.0) {
+            let to_us = gateway.is_none_or(|mac| frame.first_chunk::<6>() == Some(&mac.0));
+            if ordinary && to_us {
                 self.flows.prefetch(parsed.hash);
                 plain |= 1 << i;
             }
@@ -314,10 +345,9 @@ impl Engine {
 
     /// The entry of the packet parsed at `at`; brings near what else its flow will touch.
     #[inline]
-    fn look(&self, ingress: PortId, candidate: EntryId, packet: &Packet, at: usize) -> EntryId {
+    fn look(&self, candidate: EntryId, packet: &Packet, at: usize) -> EntryId {
         let parsed = &self.parsed[at];
-        let sender = sender(packet.bytes(), ingress);
-        match self.flows.look(candidate, parsed.hash, &parsed.key, sender) {
+        match self.flows.look(candidate, parsed.hash, &parsed.key, sender(packet)) {
             Some((id, None)) => id,
             Some((id, Some(connection))) => {
                 self.shared.tracker.prefetch(connection);
@@ -327,17 +357,18 @@ impl Engine {
         }
     }
 
-    /// Rewrites the packet parsed at `at` as its entry says, and says where it leaves by. `None`,
-    /// and nothing was changed: it needs the slow path, because it opens, ends or restarts the
-    /// connection, or is too long, or the connection is gone.
+    /// Rewrites the packet parsed at `at` as its entry says. `None`, and nothing was changed: it
+    /// needs the slow path, because it opens, ends or restarts the connection, or is too long, or the
+    /// connection is gone.
     #[inline]
-    fn hit(&mut self, now: Instant, id: EntryId, packet: &mut Packet, at: usize) -> Option<PortId> {
+    fn hit(&mut self, turn: &Turn<'_>, id: EntryId, packet: &mut Packet, at: usize) -> Option<Hit> {
         let parsed = &self.parsed[at];
         let tracker = &self.shared.tracker;
-        let seconds = now.as_secs() as u32;
+        let seconds = turn.now.as_secs() as u32;
         let length = parsed.end - u32::from(parsed.l3);
         let fits = |plan: &Plan| {
-            length <= u32::from(plan.mtu) || slow::segments_fit(packet, parsed, plan.mtu)
+            let mtu = Self::way_mtu(turn, plan);
+            length <= u32::from(mtu) || slow::segments_fit(packet, parsed, mtu)
         };
         let (plan, follow) = self.flows.hit(id, packet.len(), seconds, fits)?;
         let alive = match follow {
@@ -357,7 +388,18 @@ impl Engine {
             return None;
         }
         apply(packet, parsed, plan);
-        Some(plan.out)
+        if plan.flags.has(PlanFlags::ENCAP) {
+            let wrapped = match turn.snapshot.tunnels.get(plan.tunnel) {
+                Some(tunnel) if !packet.offload.is_crc32c() => {
+                    wrap(tunnel, packet, parsed.traffic_class, plan.source_port).is_ok()
+                }
+                _ => false,
+            };
+            if !wrapped {
+                return Some(Hit::Unwrapped(*plan));
+            }
+        }
+        Some(Hit::Out(plan.out))
     }
 
     /// Counts and frees a frame that goes nowhere.
@@ -497,9 +539,16 @@ fn is_ordinary(parsed: &Parsed) -> bool {
         && parsed.ttl > 1
 }
 
-/// Source MAC and ingress port, in the form that entries keep.
+/// Who sent a frame, in the form that entries keep: source MAC and ingress port; of what came
+/// through a tunnel the tunnel end in place of the MAC, told apart by the bit of group addresses.
 #[inline]
-fn sender(frame: &[u8], ingress: PortId) -> u64 {
-    let mac = frame.get(6..12).and_then(|m| m.first_chunk::<6>()).copied().unwrap_or_default();
-    Mac(mac).to_u64() << 16 | u64::from(ingress.0)
+fn sender(packet: &Packet) -> u64 {
+    let who = match packet.via() {
+        None => {
+            let mac = packet.bytes().get(6..12).and_then(|m| m.first_chunk::<6>());
+            Mac(mac.copied().unwrap_or_default()).to_u64()
+        }
+        Some(end) => 1 << 40 | u64::from(end.0),
+    };
+    who << 16 | u64::from(packet.ingress.0)
 }

@@ -31,14 +31,24 @@ fn binding<'a>(snapshot: &'a Snapshot, ingress: PortId, packet: &Packet) -> Opti
             gateway,
             trust: Trust::Node,
         }),
+        // Another node may have any address but ours, and nothing that it says is remembered.
+        PortFacts::Uplink(_) => Some(Binding {
+            mac: source(packet.bytes()),
+            ipv4: &[],
+            ipv6: &[],
+            gateway: snapshot.tunnels.gateway(packet.via()?),
+            trust: Trust::Node,
+        }),
         PortFacts::Unused | PortFacts::Bridge(_) => None,
     }
 }
 
-/// For which addresses the switch answers: to a pod for all, to the node for its pods.
-fn answers(snapshot: &Snapshot, binding: &Binding<'_>, address: IpAddr) -> bool {
+/// For which addresses the switch answers: to a pod for all, to the node for pods, through the
+/// tunnel for this node's pods.
+fn answers(snapshot: &Snapshot, binding: &Binding<'_>, packet: &Packet, address: IpAddr) -> bool {
     match binding.trust {
         Trust::Bound => true,
+        Trust::Node if packet.via().is_some() => snapshot.is_local_pod(address),
         Trust::Node => snapshot.endpoints.contains_key(&address),
     }
 }
@@ -55,11 +65,11 @@ impl Engine {
         let Some(binding) = binding(snapshot, ingress, &packet) else {
             return self.drop(turn, packet, DropReason::EndpointNotReady, None);
         };
-        let ours = |a| answers(snapshot, &binding, IpAddr::V4(a));
+        let ours = |a| answers(snapshot, &binding, &packet, IpAddr::V4(a));
         match arp::judge(&packet, parsed, &binding, ours) {
             arp::ArpVerdict::Answer(request) => {
-                if let Some(answer) = arp::reply(&request, snapshot.gateway.mac, turn.pool) {
-                    self.originate(turn, ingress, answer);
+                if let Some(answer) = arp::reply(&request, binding.gateway.mac, turn.pool) {
+                    self.answer(turn, &packet, answer);
                 }
                 self.consume(turn, packet);
             }
@@ -79,11 +89,11 @@ impl Engine {
         let Some(binding) = binding(snapshot, ingress, &packet) else {
             return self.drop(turn, packet, DropReason::EndpointNotReady, None);
         };
-        let ours = |a| answers(snapshot, &binding, IpAddr::V6(a));
+        let ours = |a| answers(snapshot, &binding, &packet, IpAddr::V6(a));
         match nd::judge(&packet, parsed, &binding, ours) {
             nd::NdVerdict::Answer(solicitation) => {
-                if let Some(answer) = nd::advertise(&solicitation, &snapshot.gateway, turn.pool) {
-                    self.originate(turn, ingress, answer);
+                if let Some(answer) = nd::advertise(&solicitation, binding.gateway, turn.pool) {
+                    self.answer(turn, &packet, answer);
                 }
                 self.consume(turn, packet);
             }

@@ -4,47 +4,41 @@
 use wire::parse::{Parsed, Quoted, parse_quoted};
 
 use super::{Engine, Turn};
-use crate::action::{DropReason, Plan, translate_error};
+use crate::action::{DropReason, translate_error};
 use crate::flow::connection::Known;
-use crate::id::PortId;
 use crate::packet::Packet;
-use crate::resolve::{Hop, Query, check_source, outgoing, way};
+use crate::resolve::{Query, check_source, outgoing, way};
 use crate::snapshot::Snapshot;
 
 impl Engine {
-    pub(super) fn related(
-        &mut self,
-        turn: &mut Turn<'_>,
-        ingress: PortId,
-        packet: Packet,
-        parsed: &Parsed,
-    ) {
-        let query = Query::new(&parsed.key, ingress);
+    pub(super) fn related(&mut self, turn: &mut Turn<'_>, packet: Packet, parsed: &Parsed) {
+        let query = Query::of(&parsed.key, &packet);
         if let Err(reason) = check_source(turn.snapshot, &query) {
             return self.drop(turn, packet, reason, None);
         }
         if turn.snapshot.is_gateway(parsed.key.dst_addr()) {
-            return self.gateway(turn, ingress, packet, parsed);
+            return self.gateway(turn, packet, parsed);
         }
-        let Some((known, quoted)) = self.quoted_connection(turn.snapshot, ingress, &packet, parsed)
-        else {
+        let Some((known, quoted)) = self.quoted_connection(turn.snapshot, &packet, parsed) else {
             return self.drop(turn, packet, DropReason::IcmpUnrelated, None);
         };
         let direction = known.connection.direction();
         let mut packet = packet;
-        match way(turn.snapshot, &known.pinned, direction, ingress) {
-            Ok(Hop::Out { port, mtu, to }) => {
-                let plan = Plan::route(port, mtu, to, turn.snapshot.gateway.mac);
-                if known.pinned.is_translated() {
-                    let answer = quoted.key.reversed();
-                    let outgoing = outgoing(&known.pinned, direction);
-                    translate_error(&mut packet, parsed, &quoted, &answer, &outgoing);
-                }
-                self.transmit(turn, packet, parsed, &plan);
+        let outgoing = outgoing(&known.pinned, direction);
+        let hop = match way(turn.snapshot, &query, &known.pinned, direction) {
+            Ok(hop) => hop,
+            Err(denial) => {
+                return self.drop(turn, packet, denial.reason, denial.object.as_ref());
             }
-            Ok(Hop::Gateway) => self.gateway(turn, ingress, packet, parsed),
-            Err(denial) => self.drop(turn, packet, denial.reason, denial.object.as_ref()),
+        };
+        let Some(plan) = hop.plan(turn.snapshot, &outgoing) else {
+            return self.gateway(turn, packet, parsed);
+        };
+        if known.pinned.is_translated() {
+            let answer = quoted.key.reversed();
+            translate_error(&mut packet, parsed, &quoted, &answer, &outgoing);
         }
+        self.transmit(turn, packet, parsed, &plan);
     }
 
     /// The connection of the quoted packet, seen from the side that the error comes from: the
@@ -52,7 +46,6 @@ impl Engine {
     fn quoted_connection(
         &self,
         snapshot: &Snapshot,
-        ingress: PortId,
         packet: &Packet,
         parsed: &Parsed,
     ) -> Option<(Known, Quoted)> {
@@ -65,7 +58,7 @@ impl Engine {
         let answer = quoted.key.reversed();
         // Whoever could not answer the packet never saw it, or made it up (T-N2): a pod is no
         // router for others, and behind the node's port stands none of this node's pods.
-        check_source(snapshot, &Query::new(&answer, ingress)).ok()?;
+        check_source(snapshot, &Query::of(&answer, packet)).ok()?;
         let known = self.shared.tracker.find(answer.hash(&self.shared.hash_key), &answer)?;
         Some((known, quoted))
     }

@@ -6,14 +6,16 @@ use wire::flow_key::proto;
 use wire::parse::{Fragment as Part, Icmp, Network, Parsed};
 
 use super::admit::Admission;
+use super::encap::wrap_any;
+use super::uplink::is_to_node;
 use super::{Engine, Trace, Turn};
-use crate::action::{DropReason, Plan, apply};
+use crate::action::{DropReason, Plan, PlanFlags, apply};
 use crate::answer::icmp::Error;
 use crate::answer::{icmp, tcp as reset};
 use crate::id::PortId;
 use crate::packet::{Origin, Packet, fragment_v4, largest_l3};
 use crate::resolve::{Answer, Denial};
-use crate::snapshot::{PortFacts, Snapshot};
+use crate::snapshot::{PortFacts, Reach, Snapshot};
 
 impl Engine {
     /// Everything that did not hit.
@@ -37,12 +39,14 @@ impl Engine {
     }
 
     fn routed(&mut self, turn: &mut Turn<'_>, ingress: PortId, packet: Packet, parsed: &Parsed) {
-        let to = destination(packet.bytes());
-        if to != turn.snapshot.gateway.mac {
+        if !is_to_switch(turn.snapshot, &packet) {
+            let to = destination(packet.bytes());
             let reason = if to.is_bridge_reserved() {
                 DropReason::BridgeReserved
             } else if to.is_multicast() {
                 DropReason::MulticastUnsupported
+            } else if packet.via().is_some() {
+                DropReason::TunnelInnerDestination
             } else {
                 DropReason::NotForUs
             };
@@ -52,13 +56,13 @@ impl Engine {
             return self.fragment(turn, ingress, packet, parsed);
         }
         if parsed.icmp == Icmp::Error {
-            return self.related(turn, ingress, packet, parsed);
+            return self.related(turn, packet, parsed);
         }
         let payload = parsed.end - u32::from(parsed.payload);
-        match self.admit(turn, ingress, &packet, parsed, payload) {
+        match self.admit(turn, &packet, parsed, payload) {
             Admission::Pass(plan) => self.transmit(turn, packet, parsed, &plan),
-            Admission::Gateway => self.gateway(turn, ingress, packet, parsed),
-            Admission::Deny(denial) => self.deny(turn, ingress, packet, parsed, &denial),
+            Admission::Gateway => self.gateway(turn, packet, parsed),
+            Admission::Deny(denial) => self.deny(turn, packet, parsed, &denial),
         }
     }
 
@@ -75,42 +79,54 @@ impl Engine {
             return self.drop(turn, packet, DropReason::TtlExceeded, None);
         }
         let length = parsed.end - u32::from(parsed.l3);
-        if length <= u32::from(plan.mtu) || segments_fit(&packet, parsed, plan.mtu) {
+        let mtu = Self::way_mtu(turn, plan);
+        if length <= u32::from(mtu) || segments_fit(&packet, parsed, mtu) {
             apply(&mut packet, parsed, plan);
-            return self.forward(turn, plan.out, packet);
+            return self.leave(turn, packet, parsed.traffic_class, plan);
         }
         if parsed.dont_fragment || parsed.network == Network::Ipv6 {
-            self.tell(turn, &packet, parsed, Error::TooBig { mtu: u32::from(plan.mtu) });
+            self.tell(turn, &packet, parsed, Error::TooBig { mtu: u32::from(mtu) });
             return self.drop(turn, packet, DropReason::MtuExceeded, None);
         }
         apply(&mut packet, parsed, plan);
-        self.send_fragments(turn, packet, plan);
+        self.send_fragments(turn, packet, parsed.traffic_class, plan, mtu);
     }
 
     /// Cuts a packet that may be cut (RFC 1812 §5.2.7).
-    fn send_fragments(&mut self, turn: &mut Turn<'_>, packet: Packet, plan: &Plan) {
+    fn send_fragments(
+        &mut self,
+        turn: &mut Turn<'_>,
+        packet: Packet,
+        traffic_class: u8,
+        plan: &Plan,
+        mtu: u16,
+    ) {
         let trace = Trace::from(&packet);
-        let mut pieces = 0u64;
+        let tunnel = turn.snapshot.tunnels.get(plan.tunnel);
+        let tunnel = tunnel.filter(|_| plan.flags.has(PlanFlags::ENCAP));
+        let (mut pieces, mut failed) = (0u64, None);
         let out = &mut *turn.out;
-        let cut = fragment_v4(packet, usize::from(plan.mtu), turn.pool, &mut |_, mut piece| {
+        let cut = fragment_v4(packet, usize::from(mtu), turn.pool, &mut |pool, mut piece| {
+            if let Some(tunnel) = tunnel
+                && let Err(reason) = wrap_any(tunnel, &mut piece, traffic_class, plan.source_port)
+            {
+                failed = Some(reason);
+                return pool.free(piece);
+            }
             piece.ingress = trace.ingress;
             piece.mark = trace.mark;
             piece.origin = if pieces == 0 { trace.origin } else { Origin::Copy };
             pieces += 1;
             out.push(plan.out, piece);
         });
-        self.counters.copies.add(pieces.saturating_sub(1));
-        match cut {
-            Err(error) if pieces == 0 => self.count_drop(turn.now, trace, error.reason, None),
-            _ => self.counters.forwarded.add(1),
-        }
+        let failed = failed.or(cut.err().map(|error| error.reason));
+        self.sent_in_pieces(turn, trace, pieces, failed);
     }
 
     /// Tells the sender and drops.
     pub(super) fn deny(
         &mut self,
         turn: &mut Turn<'_>,
-        ingress: PortId,
         packet: Packet,
         parsed: &Parsed,
         denial: &Denial,
@@ -120,24 +136,18 @@ impl Engine {
             Answer::NetUnreachable => self.tell(turn, &packet, parsed, Error::NoRoute),
             Answer::HostUnreachable => self.tell(turn, &packet, parsed, Error::AddressUnreachable),
             Answer::Prohibited => self.tell(turn, &packet, parsed, Error::AdminProhibited),
-            Answer::PortUnreachable => self.refuse(turn, ingress, &packet, parsed),
+            Answer::PortUnreachable => self.refuse(turn, &packet, parsed),
         }
         self.drop(turn, packet, denial.reason, denial.object.as_ref());
     }
 
     /// A closed port's answer: a reset to TCP, port unreachable to the rest.
-    pub(super) fn refuse(
-        &mut self,
-        turn: &mut Turn<'_>,
-        ingress: PortId,
-        packet: &Packet,
-        parsed: &Parsed,
-    ) {
+    pub(super) fn refuse(&mut self, turn: &mut Turn<'_>, packet: &Packet, parsed: &Parsed) {
         if parsed.key.proto != proto::TCP {
             return self.tell(turn, packet, parsed, Error::PortUnreachable);
         }
         if let Ok(answer) = reset::reset(packet, parsed, turn.now, &mut self.errors, turn.pool) {
-            self.originate(turn, ingress, answer);
+            self.answer(turn, packet, answer);
         }
     }
 
@@ -156,12 +166,20 @@ impl Engine {
         };
         let limiter = &mut self.errors;
         if let Ok(answer) = icmp::error(error, packet, parsed, from, turn.now, limiter, turn.pool) {
-            self.originate(turn, packet.ingress, answer);
+            self.answer(turn, packet, answer);
         }
     }
 }
 
-fn destination(frame: &[u8]) -> Mac {
+/// Whether a frame's link-layer destination is the switch.
+fn is_to_switch(snapshot: &Snapshot, packet: &Packet) -> bool {
+    match snapshot.port(packet.ingress) {
+        PortFacts::Uplink(uplink) => is_to_node(snapshot, uplink, packet),
+        _ => destination(packet.bytes()) == snapshot.gateway.mac,
+    }
+}
+
+pub(super) fn destination(frame: &[u8]) -> Mac {
     Mac(frame.first_chunk::<6>().copied().unwrap_or_default())
 }
 
@@ -182,6 +200,12 @@ fn link_checks(
     let (own, is_pod) = match snapshot.port(ingress) {
         PortFacts::Pod(pod) => (pod.mac, true),
         PortFacts::Host(_) => (source, false),
+        PortFacts::Uplink(_) if packet.via().is_some() => (source, false),
+        // Without a tunnel a neighbour's pods are believed of its link-layer address alone.
+        PortFacts::Uplink(_) => match snapshot.reach(parsed.key.src_addr()) {
+            Some(Reach::Neighbour(mac)) => (mac, false),
+            _ => (source, false),
+        },
         PortFacts::Unused | PortFacts::Bridge(_) => return Err(DropReason::EndpointNotReady),
     };
     if source.is_multicast() {

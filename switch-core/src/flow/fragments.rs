@@ -361,6 +361,7 @@ pub fn compact(packet: Packet, pool: &mut Pool) -> Packet {
     copy.fill(packet.bytes());
     copy.offload = packet.offload;
     copy.ingress = packet.ingress;
+    copy.set_via(packet.via());
     copy.origin = packet.origin;
     copy.mark = packet.mark;
     pool.free(packet);

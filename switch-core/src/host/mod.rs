@@ -7,10 +7,13 @@
 //! ([`HostError`]).
 
 mod error;
+pub mod health;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod pod;
+pub mod reserve;
+pub mod steer;
 pub mod sysctl;
 pub mod userns;
 

@@ -79,8 +79,8 @@ fn fit_super(
     gso::cut(packet, !offloads.checksum, pool, out)
 }
 
-/// Whether a port takes this super-frame whole. Ports cut packets by their own layer-4 header,
-/// not by one inside a tunnel.
+/// Whether a port takes this super-frame whole. Most cut packets by their own layer-4 header, not
+/// by one inside a tunnel.
 fn takes_super(packet: &Packet, offloads: Offloads) -> bool {
     let kind = match packet.offload.gso_type {
         GsoType::None => true,
@@ -88,7 +88,7 @@ fn takes_super(packet: &Packet, offloads: Offloads) -> bool {
         GsoType::TcpV6 => offloads.tso6,
         GsoType::UdpL4 => offloads.uso,
     };
-    kind && offloads.checksum && !gso::is_tunnelled(packet)
+    kind && offloads.checksum && (offloads.tunnel || !gso::is_tunnelled(packet))
 }
 
 /// Finishes an unfinished checksum in place; a packet without one is left alone. Padding behind

@@ -111,7 +111,7 @@ impl Place {
         } else {
             self.rewrite_tcp(frame, l4, whole);
         }
-        self.rewrite_ip(frame, layout.ip);
+        self.rewrite_ip(frame, layout.ip, frame.len() - layout.ip.l3);
         // The field holds the sum of the super-frame's pseudo-header; only the length differs.
         let field = l4 + usize::from(whole.csum_offset);
         let pseudo = Sum::word(be16(frame, field))
@@ -154,9 +154,8 @@ impl Place {
         }
     }
 
-    /// Length, and for IPv4 identification and checksum.
-    fn rewrite_ip(self, frame: &mut [u8], ip: Link) {
-        let length = frame.len() - ip.l3;
+    /// The length, that of the IP packet, and for IPv4 identification and checksum.
+    fn rewrite_ip(self, frame: &mut [u8], ip: Link, length: usize) {
         if !ip.v4 {
             put_be16(frame, ip.l3 + 4, (length - 40) as u16);
             return;
@@ -168,7 +167,7 @@ impl Place {
     }
 
     fn rewrite_outer(self, frame: &mut [u8], ip: Link, udp: usize) {
-        self.rewrite_ip(frame, ip);
+        self.rewrite_ip(frame, ip, frame.len() - ip.l3);
         let length = (frame.len() - udp) as u16;
         put_be16(frame, udp + 4, length);
         if be16(frame, udp + 6) == 0 {
@@ -188,6 +187,10 @@ pub(super) fn finish_ipv4(frame: &mut [u8], l3: usize, header: usize) {
     let sum = sum(&frame[l3..l3 + header]).checksum();
     put_be16(frame, l3 + 10, sum);
 }
+
+mod train;
+
+pub(crate) use train::train;
 
 #[cfg(test)]
 mod tests;

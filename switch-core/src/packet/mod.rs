@@ -4,6 +4,7 @@
 mod batch;
 mod finish;
 mod fragment;
+mod gro;
 mod gso;
 mod layout;
 mod offload;
@@ -16,12 +17,17 @@ mod tests;
 pub use batch::{BATCH, Batch};
 pub use finish::{CutError, finish_checksum, fit, is_fit, largest_l3};
 pub use fragment::fragment_v4;
+pub(crate) use gro::Run;
+pub use gro::coalesce;
 pub use gso::segment;
+pub(crate) use gso::train;
 pub use offload::{GsoType, Offload};
 pub use pool::{Pool, PoolConfig, SizeClass};
 
 use core::fmt;
 use core::ops::{Deref, DerefMut};
+
+use vxlan::vtep::EndIndex;
 
 use crate::id::PortId;
 
@@ -71,6 +77,8 @@ pub struct Meta {
     pub ingress: PortId,
     /// Received, made here, or a copy.
     pub origin: Origin,
+    /// The tunnel end that it came from, plus one; zero: it came through none.
+    via: u16,
 }
 
 const _: () = assert!(size_of::<Packet>() == 8 && size_of::<Meta>() == ALIGN);
@@ -123,6 +131,7 @@ impl Packet {
             offload: Offload::default(),
             ingress: PortId::default(),
             origin: Origin::Received,
+            via: 0,
         }))
     }
 
@@ -214,8 +223,21 @@ impl Packet {
     #[inline]
     fn inherit(&mut self, whole: &Packet, first: bool) {
         self.ingress = whole.ingress;
+        self.via = whole.via;
         self.mark = whole.mark;
         self.origin = if first { whole.origin } else { Origin::Copy };
+    }
+
+    /// The tunnel end that the frame came from, if it came through a tunnel.
+    #[inline]
+    pub fn via(&self) -> Option<EndIndex> {
+        self.via.checked_sub(1).map(|index| EndIndex(index.into()))
+    }
+
+    /// Notes the tunnel end that the frame came from. Those beyond 65,534 are none.
+    #[inline]
+    pub fn set_via(&mut self, end: Option<EndIndex>) {
+        self.via = end.and_then(|end| u16::try_from(end.0 + 1).ok()).unwrap_or(0);
     }
 
     /// Moves the frame's start `n` octets forward into the headroom and returns the new octets.
@@ -254,6 +276,7 @@ impl Packet {
         self.len = 0;
         self.offload = Offload::default();
         self.origin = Origin::Received;
+        self.via = 0;
         self.mark = 0;
     }
 

@@ -102,8 +102,9 @@ impl PacketDevice {
             name: self.link.name.clone(),
             mac: self.link.mac,
             mtu: self.link.mtu,
-            // What the interface does not take, the kernel finishes on the way to it.
-            offloads: Offloads::ALL,
+            // What the interface does not take, the kernel finishes on the way to it; but it
+            // refuses to cut by a header inside a tunnel that it did not make itself.
+            offloads: Offloads { tunnel: false, ..Offloads::ALL },
         }
     }
 

@@ -13,6 +13,7 @@ pub mod lossy;
 pub mod memory;
 pub mod pcap;
 pub mod tap;
+pub mod udp_tunnel;
 pub mod virtio;
 
 pub use now::Now;
@@ -35,13 +36,17 @@ pub struct Offloads {
     pub tso6: bool,
     /// Takes UDP super-frames (USO).
     pub uso: bool,
+    /// Takes super-frames of these kinds inside a UDP tunnel too, cutting by the inner header.
+    pub tunnel: bool,
 }
 
 impl Offloads {
     /// Takes everything as it is.
-    pub const ALL: Offloads = Offloads { checksum: true, tso4: true, tso6: true, uso: true };
+    pub const ALL: Offloads =
+        Offloads { checksum: true, tso4: true, tso6: true, uso: true, tunnel: true };
     /// Takes only finished packets.
-    pub const NONE: Offloads = Offloads { checksum: false, tso4: false, tso6: false, uso: false };
+    pub const NONE: Offloads =
+        Offloads { checksum: false, tso4: false, tso6: false, uso: false, tunnel: false };
 }
 
 /// Facts about a port that do not change while it is open.

@@ -169,7 +169,7 @@ impl TapDevice {
             // The interface is the pod's; our end is a file without an address.
             mac: None,
             mtu: self.mtu,
-            offloads: Offloads { uso: self.uso, ..Offloads::ALL },
+            offloads: Offloads { uso: self.uso, tunnel: false, ..Offloads::ALL },
         }
     }
 

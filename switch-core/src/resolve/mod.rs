@@ -11,7 +11,9 @@ mod policy;
 mod route;
 mod service;
 mod source;
+mod uplink;
 
+use vxlan::vtep::EndIndex;
 use wire::flow_key::FlowKey;
 
 pub use policy::Judged;
@@ -23,6 +25,7 @@ use crate::action::{DropReason, Plan};
 use crate::flow::affinity::Affinity;
 use crate::flow::connection::{Direction, Pinned};
 use crate::id::{Cookie, PortId};
+use crate::packet::Packet;
 use crate::snapshot::Snapshot;
 
 /// What is asked about a packet.
@@ -32,6 +35,8 @@ pub struct Query<'a> {
     pub key: &'a FlowKey,
     /// The port that it came in by.
     pub ingress: PortId,
+    /// The tunnel end that it came from, if it came through a tunnel.
+    pub via: Option<EndIndex>,
     /// The connection that it belongs to and its direction, if it is known.
     pub known: Option<(&'a Pinned, Direction)>,
     /// Session affinity, and the second that it is now. `None`: no client is pinned.
@@ -41,7 +46,12 @@ pub struct Query<'a> {
 impl<'a> Query<'a> {
     /// About the first packet of a connection.
     pub fn new(key: &'a FlowKey, ingress: PortId) -> Self {
-        Self { key, ingress, known: None, pins: None }
+        Self { key, ingress, via: None, known: None, pins: None }
+    }
+
+    /// As [`new`](Self::new), about a packet that was received.
+    pub fn of(key: &'a FlowKey, packet: &Packet) -> Self {
+        Self { via: packet.via(), ..Self::new(key, packet.ingress) }
     }
 }
 
@@ -102,6 +112,9 @@ pub fn resolve<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Decision<'s> {
     if let Err(reason) = check_source(snapshot, query) {
         return Decision::Drop(reason.into());
     }
+    if let Err(reason) = uplink::check_tunnelled(snapshot, query) {
+        return Decision::Drop(reason.into());
+    }
     let mut served = None;
     let (pinned, direction) = match query.known {
         Some((pinned, direction)) => (*pinned, direction),
@@ -115,16 +128,19 @@ pub fn resolve<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Decision<'s> {
             (pinned, Direction::Original)
         }
     };
-    match way(snapshot, &pinned, direction, query.ingress) {
-        Ok(Hop::Out { port, mtu, to }) => {
-            let mut plan = Plan::route(port, mtu, to, snapshot.gateway.mac);
+    let hop = match way(snapshot, query, &pinned, direction) {
+        Ok(hop) => hop,
+        Err(denial) => return Decision::Drop(denial),
+    };
+    let outgoing = outgoing(&pinned, direction);
+    match hop.plan(snapshot, &outgoing) {
+        Some(mut plan) => {
             if pinned.is_translated() {
-                plan = plan.translate(query.key, &outgoing(&pinned, direction));
+                plan = plan.translate(query.key, &outgoing);
             }
             Decision::Forward { plan, pinned, service: served }
         }
-        Ok(Hop::Gateway) => Decision::Gateway,
-        Err(denial) => Decision::Drop(denial),
+        None => Decision::Gateway,
     }
 }
 
@@ -135,15 +151,16 @@ pub fn resolve<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Decision<'s> {
 /// Policy or a missing route.
 pub fn way(
     snapshot: &Snapshot,
+    query: &Query<'_>,
     pinned: &Pinned,
     direction: Direction,
-    ingress: PortId,
 ) -> Result<Hop, Denial> {
+    uplink::check_taken(snapshot, query, pinned, direction)?;
     let to_gateway = snapshot.is_gateway(pinned.reply.src_addr());
     if !to_gateway {
         policy::judge(snapshot, pinned)?;
     }
-    route::lookup(snapshot, outgoing(pinned, direction).dst_addr(), ingress)
+    route::lookup(snapshot, query, pinned, direction)
 }
 
 /// The key of a connection's packets as they go out: what the other direction answers.

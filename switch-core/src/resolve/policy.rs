@@ -9,7 +9,7 @@ use super::{Answer, Denial};
 use crate::action::DropReason;
 use crate::flow::connection::{Pinned, SourceNat};
 use crate::id::Cookie;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{PortFacts, Snapshot};
 
 /// What policy says of a connection at this node.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,7 +41,7 @@ pub(super) fn judge(snapshot: &Snapshot, pinned: &Pinned) -> Result<Judged, Deni
             return Err(denial(table, &decision, DropReason::PolicyEgress));
         }
     }
-    if snapshot.is_local_pod(backend) || hides_client {
+    if snapshot.is_local_pod(backend) && !is_judged(snapshot, pinned) || hides_client {
         let decision = table.judge_ingress(&source, &destination, traffic);
         judged.ingress = Some(decision);
         count(snapshot, &decision);
@@ -50,6 +50,15 @@ pub(super) fn judge(snapshot: &Snapshot, pinned: &Pinned) -> Result<Judged, Deni
         }
     }
     Ok(judged)
+}
+
+/// Whether another node judged the connection for its real client, which it hides behind its own
+/// address and a port that no process of it uses. What claims to be that node was believed by its
+/// tunnel end before.
+fn is_judged(snapshot: &Snapshot, pinned: &Pinned) -> bool {
+    matches!(snapshot.port(pinned.origin), PortFacts::Uplink(_))
+        && snapshot.nat_ports.contains(&pinned.original.src_port)
+        && snapshot.tunnels.is_node_address(pinned.original.src_addr())
 }
 
 /// Verdicts are counted where they are reached: once for each new connection, each packet that is

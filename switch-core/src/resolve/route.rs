@@ -2,13 +2,18 @@
 
 use std::net::IpAddr;
 
+use vxlan::template::SourcePort;
+use vxlan::vtep::EndIndex;
 use wire::addr::Mac;
+use wire::flow_key::FlowKey;
 
-use super::{Answer, Denial};
-use crate::action::DropReason;
-use crate::config::NextHop;
+use super::{Answer, Denial, Query, outgoing};
+use crate::action::{DropReason, Plan};
+use crate::flow::connection::{Direction, Pinned};
 use crate::id::PortId;
-use crate::snapshot::{FibEntry, Location, Snapshot};
+use crate::snapshot::{
+    FibEntry, HostPort, Location, NextHops, PortFacts, Reach, Snapshot, UplinkPort,
+};
 
 /// A way on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,44 +26,123 @@ pub enum Hop {
         mtu: u16,
         /// Link-layer destination.
         to: Mac,
+        /// Link-layer source.
+        from: Mac,
     },
+    /// Through the tunnel to another node.
+    Tunnel(EndIndex),
     /// To the gateway itself.
     Gateway,
 }
 
-/// The way to `destination` for a packet that came in by `ingress`.
+impl Hop {
+    /// What is done with packets that go this way with this key; `None`: the gateway takes them.
+    pub fn plan(self, snapshot: &Snapshot, outgoing: &FlowKey) -> Option<Plan> {
+        match self {
+            Self::Out { port, mtu, to, from } => Some(Plan::route(port, mtu, to, from)),
+            Self::Tunnel(end) => {
+                let tunnels = &snapshot.tunnels;
+                let to = tunnels.ends.get(end)?.mac();
+                let mtu = tunnels.to(end)?.mtu;
+                let source_port = SourcePort::from_hash(outgoing.hash(&snapshot.cluster_key));
+                let plan = Plan::route(tunnels.port, mtu, to, tunnels.gateway(end).mac);
+                Some(plan.encap(end.0 as u16, source_port))
+            }
+            Self::Gateway => None,
+        }
+    }
+}
+
+/// The way of a connection's packets of one direction.
 pub(super) fn lookup(
     snapshot: &Snapshot,
-    destination: IpAddr,
-    ingress: PortId,
+    query: &Query<'_>,
+    pinned: &Pinned,
+    direction: Direction,
 ) -> Result<Hop, Denial> {
+    let outgoing = outgoing(pinned, direction);
+    let destination = outgoing.dst_addr();
     if snapshot.is_gateway(destination) {
         return Ok(Hop::Gateway);
     }
     if let Some(reason) = unroutable(destination) {
         return Err(reason.into());
     }
+    // What comes through the tunnel goes no further, unless a Service sends it on.
+    let ends_here = query.via.is_some() && !pinned.is_translated();
+    if ends_here && snapshot.tunnels.is_own_gateway(destination) {
+        return Ok(Hop::Gateway);
+    }
+    let mut remote = false;
     if let Some(facts) = snapshot.endpoints.get(&destination) {
         match facts.location {
             // Back to the sender is a pod that speaks to itself through the switch: N12.
-            Location::Attached { port, mac, mtu } => return Ok(Hop::Out { port, mtu, to: mac }),
+            Location::Attached { port, mac, mtu } => {
+                return Ok(Hop::Out { port, mtu, to: mac, from: snapshot.gateway.mac });
+            }
             Location::Unattached => {
                 return Err(unreachable(DropReason::UnknownPod, Answer::HostUnreachable));
             }
-            Location::Remote | Location::Host => {}
+            Location::Remote => remote = true,
+            Location::Host => {}
         }
     }
-    match snapshot.fib.get(destination) {
+    let entry = snapshot.fib.get(destination);
+    if ends_here && !matches!(entry, Some(FibEntry::LocalPods | FibEntry::Local)) {
+        return Err(DropReason::TunnelInnerDestination.into());
+    }
+    let reach = snapshot.reach(destination);
+    // A neighbour's address that is configured goes before the one that was asked from.
+    if !matches!(reach, Some(Reach::Neighbour(_)))
+        && let Some(hop) = back(snapshot, pinned, direction)
+    {
+        return Ok(hop);
+    }
+    if let Some(reach) = reach {
+        return by(snapshot, query, reach);
+    }
+    if remote && snapshot.tunnels.enabled {
+        // On a node that nobody knows.
+        return Err(unreachable(DropReason::NoRoute, Answer::HostUnreachable));
+    }
+    match entry {
         Some(FibEntry::LocalPods) => {
             Err(unreachable(DropReason::UnknownPod, Answer::HostUnreachable))
         }
-        Some(FibEntry::NextHops(hops)) => match hops.first() {
-            Some(NextHop::Host) => host(snapshot, ingress),
-            Some(NextHop::Blackhole) | None => {
-                Err(unreachable(DropReason::NoRoute, Answer::NetUnreachable))
+        Some(FibEntry::NextHops(next)) => {
+            let NextHops { hops, choice } = &**next;
+            let hop = choice.pick(outgoing.hash(&snapshot.cluster_key));
+            match hop.and_then(|hop| *hops.get(usize::from(hop))?) {
+                Some(reach) => by(snapshot, query, reach),
+                None => Err(unreachable(DropReason::NoRoute, Answer::NetUnreachable)),
             }
+        }
+        Some(FibEntry::Local | FibEntry::Node(_)) | None => host(snapshot, query.ingress),
+    }
+}
+
+/// Answers to whoever came in by an uplink without a tunnel leave by it, to the same neighbour.
+fn back(snapshot: &Snapshot, pinned: &Pinned, direction: Direction) -> Option<Hop> {
+    let PortFacts::Uplink(uplink) = snapshot.port(pinned.origin) else { return None };
+    let is_answer = direction == Direction::Reply && pinned.origin_mac.is_unicast();
+    is_answer.then_some(out(uplink, pinned.origin_mac))
+}
+
+fn out(uplink: &UplinkPort, to: Mac) -> Hop {
+    Hop::Out { port: uplink.port, mtu: uplink.mtu, to, from: uplink.mac }
+}
+
+fn by(snapshot: &Snapshot, query: &Query<'_>, reach: Reach) -> Result<Hop, Denial> {
+    match reach {
+        Reach::Tunnel(end) => Ok(Hop::Tunnel(end)),
+        Reach::Neighbour(mac) => match &snapshot.uplinks.direct {
+            Some(uplink) => Ok(out(uplink, mac)),
+            None => host(snapshot, query.ingress),
         },
-        Some(FibEntry::Local) | None => host(snapshot, ingress),
+        Reach::Host => host(snapshot, query.ingress),
+        Reach::NoUplink => Err(unreachable(DropReason::PortDown, Answer::HostUnreachable)),
+        Reach::NoSource => Err(unreachable(DropReason::TunnelNoSource, Answer::HostUnreachable)),
+        Reach::NoNeighbour => Err(unreachable(DropReason::NoNeighbour, Answer::HostUnreachable)),
     }
 }
 
@@ -69,7 +153,9 @@ fn host(snapshot: &Snapshot, ingress: PortId) -> Result<Hop, Denial> {
         Some(host) if host.port == ingress => {
             Err(unreachable(DropReason::Hairpin, Answer::HostUnreachable))
         }
-        Some(host) => Ok(Hop::Out { port: host.port, mtu: host.mtu, to: host.mac }),
+        Some(HostPort { port, mac, mtu }) => {
+            Ok(Hop::Out { port, mtu, to: mac, from: snapshot.gateway.mac })
+        }
     }
 }
 

@@ -133,7 +133,10 @@ impl Snapshot {
     /// ranges, or of those that were said to belong to it.
     pub fn is_cluster_address(&self, address: IpAddr) -> bool {
         self.endpoints.contains_key(&address)
-            || matches!(self.fib.get(address), Some(FibEntry::LocalPods | FibEntry::Local))
+            || matches!(
+                self.fib.get(address),
+                Some(FibEntry::LocalPods | FibEntry::Local | FibEntry::Node(_))
+            )
             || self.is_gateway(address)
             || self.services.is_service_address(address)
     }
@@ -141,11 +144,12 @@ impl Snapshot {
     /// Whether nobody has an address of the pods' ranges.
     fn is_gone(&self, address: IpAddr) -> bool {
         !self.endpoints.contains_key(&address)
-            && matches!(self.fib.get(address), Some(FibEntry::LocalPods))
+            && !self.tunnels.is_node_address(address)
+            && matches!(self.fib.get(address), Some(FibEntry::LocalPods | FibEntry::Node(_)))
     }
 
     /// Whether `address` is a pod's of this node.
-    pub(super) fn is_local_pod(&self, address: IpAddr) -> bool {
+    pub fn is_local_pod(&self, address: IpAddr) -> bool {
         self.endpoints.get(&address).is_some_and(|facts| {
             matches!(facts.location, Location::Attached { .. } | Location::Unattached)
         })

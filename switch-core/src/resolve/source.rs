@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::Query;
+use super::{Query, uplink};
 use crate::action::DropReason;
 use crate::snapshot::{Location, PortFacts, Snapshot};
 
@@ -34,6 +34,7 @@ pub fn check_source(snapshot: &Snapshot, query: &Query<'_>) -> Result<(), DropRe
                 _ => Ok(()),
             }
         }
+        PortFacts::Uplink(uplink) => uplink::check_source(snapshot, uplink, query.via, source),
         PortFacts::Unused | PortFacts::Bridge(_) => Err(DropReason::EndpointNotReady),
     }
 }

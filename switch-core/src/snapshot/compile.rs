@@ -2,17 +2,19 @@
 //!
 //! Control plane only. All errors of a configuration are found, not just the first.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use policy::maglev::{self, Maglev};
 use policy::prefix::PrefixMap;
 use policy::service::table::ServiceTable;
+use wire::addr::Mac;
 use wire::cidr::Cidr;
 
 use super::{
-    BridgePort, Domain, FibEntry, HostPort, Member, PodChanges, PolicyCounters, PortFacts,
-    Snapshot, Tagging,
+    BridgePort, Domain, FibEntry, HostPort, Member, NextHops, PodChanges, PolicyCounters,
+    PortFacts, Reach, Snapshot, Tagging, Tunnels, UplinkPort, Uplinks, tunnels,
 };
 use crate::config::{Config, ConfigError, NextHop, PortConfig, PortRole, Vlans};
 use crate::id::{Cookie, Epoch, PortId};
@@ -32,14 +34,22 @@ pub fn compile(
     before: &Snapshot,
     pods: &PodChanges<'_>,
 ) -> Result<Snapshot, Vec<ConfigError>> {
-    let mut build = Build { config, errors: Vec::new(), ports: Vec::new(), host: None };
+    let mut build = Build {
+        config,
+        errors: Vec::new(),
+        ports: Vec::new(),
+        host: None,
+        uplinks: Uplinks::default(),
+    };
     build.node();
     build.masquerade();
     let domains = build.bridges(fdb_ids);
     build.ports(&domains);
     let endpoints = build.endpoints(before, pods);
-    let fib = build.fib();
-    let Build { errors, mut ports, host, .. } = build;
+    let tunnels = tunnels::Compiler::new(config, build.uplinks, &mut build.errors);
+    let tunnels = tunnels.compile(&before.tunnels);
+    let fib = build.fib(&tunnels);
+    let Build { errors, mut ports, host, uplinks, .. } = build;
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -51,6 +61,8 @@ pub fn compile(
         nat_ports: config.node.nat_ports.clone(),
         ports: ports.into(),
         host,
+        uplinks,
+        tunnels,
         node: config.node.name.clone(),
         endpoints: endpoints.by_address,
         attached: endpoints.attached,
@@ -95,6 +107,7 @@ pub(super) struct Build<'a> {
     errors: Vec<ConfigError>,
     pub(super) ports: Vec<PortFacts>,
     host: Option<HostPort>,
+    uplinks: Uplinks,
 }
 
 impl Build<'_> {
@@ -205,6 +218,11 @@ impl Build<'_> {
                     }
                     PortFacts::Host(host)
                 }
+                PortRole::Uplink { mac, mtu, tunnel, direct } => {
+                    let (port, mac, mtu) = (*port, *mac, *mtu);
+                    let uplink = UplinkPort { port, mac, mtu, tunnel: *tunnel, direct: *direct };
+                    self.uplink(&cookie, uplink)
+                }
                 PortRole::Bridge { domain, vlans } => {
                     self.check_vlans(&cookie, vlans);
                     let of = |vid: u16| vlanned.index.get(&(domain.clone(), vid)).copied();
@@ -218,6 +236,22 @@ impl Build<'_> {
             };
             self.set_port(*port, facts);
         }
+    }
+
+    fn uplink(&mut self, cookie: &Cookie, uplink: UplinkPort) -> PortFacts {
+        if !uplink.mac.is_unicast() {
+            self.error(cookie, "mac", "is not a unicast MAC address");
+        }
+        if !uplink.tunnel && !uplink.direct {
+            self.error(cookie, "role", "is an uplink that carries nothing");
+        }
+        if uplink.tunnel && self.uplinks.tunnel.replace(uplink).is_some() {
+            self.error(cookie, "tunnel", "another uplink carries the tunnel already");
+        }
+        if uplink.direct && self.uplinks.direct.replace(uplink).is_some() {
+            self.error(cookie, "direct", "another uplink carries direct traffic already");
+        }
+        PortFacts::Uplink(uplink)
     }
 
     fn check_vlans(&mut self, cookie: &Cookie, vlans: &Vlans) {
@@ -238,29 +272,83 @@ impl Build<'_> {
         self.ports[port.index()] = facts;
     }
 
-    fn fib(&mut self) -> PrefixMap<FibEntry> {
+    fn fib(&mut self, tunnels: &Tunnels) -> PrefixMap<FibEntry> {
         let mut fib = PrefixMap::new();
         for range in &self.config.node.pod_cidrs {
             fib.insert(*range, FibEntry::LocalPods);
         }
         for node in &self.config.nodes {
+            let reach = tunnels.reach(&node.name).unwrap_or(Reach::Host);
             for range in &node.pod_cidrs {
-                let host: Arc<[NextHop]> = Arc::new([NextHop::Host]);
-                fib.insert(*range, FibEntry::NextHops(host));
+                fib.insert(*range, FibEntry::Node(reach));
             }
         }
+        let links = self.links();
         for route in &self.config.routes {
             let cookie = Cookie::new(format!("Route/{}", route.destination));
             if route.next_hops.is_empty() {
                 self.error(&cookie, "next_hops", "must name at least one");
             }
-            fib.insert(route.destination, FibEntry::NextHops(route.next_hops.clone().into()));
+            let hops = self.next_hops(&cookie, &route.next_hops, &links);
+            fib.insert(route.destination, FibEntry::NextHops(hops));
         }
-        // Last, so that no range or route hides the node's own addresses.
+        // Last, so that no range or route hides nodes' own addresses.
+        for node in self.config.nodes.iter().filter(|_| tunnels.enabled) {
+            let Some(reach) = tunnels.reach(&node.name) else { continue };
+            for address in &node.addresses {
+                fib.insert(Cidr::host(*address), FibEntry::Node(reach));
+            }
+        }
         for address in &self.config.node.addresses {
             fib.insert(Cidr::host(*address), FibEntry::Local);
         }
         fib
+    }
+
+    /// Link-layer addresses on the direct uplink.
+    fn links(&self) -> HashMap<IpAddr, Mac> {
+        let config = self.config;
+        if config.routes.is_empty() || self.uplinks.direct.is_none() {
+            return HashMap::new();
+        }
+        let nodes =
+            config.nodes.iter().flat_map(|n| n.addresses.iter().map(|a| (*a, n.underlay_mac)));
+        let known = nodes.chain(config.neighbours.iter().copied());
+        known.filter(|(_, mac)| mac.is_unicast()).collect()
+    }
+
+    fn next_hops(
+        &mut self,
+        cookie: &Cookie,
+        hops: &[NextHop],
+        links: &HashMap<IpAddr, Mac>,
+    ) -> Arc<NextHops> {
+        let direct = self.uplinks.direct.is_some();
+        let reach = |hop: &NextHop| match hop {
+            NextHop::Blackhole => None,
+            NextHop::Via(address) if direct => {
+                Some(links.get(address).map_or(Reach::NoNeighbour, |mac| Reach::Neighbour(*mac)))
+            }
+            NextHop::Host | NextHop::Via(_) => Some(Reach::Host),
+        };
+        for (i, hop) in hops.iter().enumerate() {
+            if matches!(hop, NextHop::Via(address) if !is_unicast(*address)) {
+                self.error(cookie, format!("next_hops[{i}]"), "is not a unicast address");
+            }
+        }
+        let identity = |hop: &NextHop| match hop {
+            NextHop::Host => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            NextHop::Blackhole => IpAddr::V4(Ipv4Addr::BROADCAST),
+            NextHop::Via(address) => *address,
+        };
+        let identities: Vec<_> = hops.iter().map(|hop| (identity(hop), 1)).collect();
+        let size = maglev::default_size(identities.len());
+        let choice = Maglev::new(&identities, size, &self.config.cluster_key.0);
+        let choice = choice.unwrap_or_else(|error| {
+            self.error(cookie, "next_hops", error.to_string());
+            Maglev::default()
+        });
+        Arc::new(NextHops { hops: hops.iter().map(reach).collect(), choice })
     }
 }
 

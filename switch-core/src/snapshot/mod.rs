@@ -7,12 +7,14 @@ mod compile;
 mod endpoints;
 mod policy_counters;
 mod ports;
+mod tunnels;
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use policy::cow::CowMap;
+use policy::maglev::Maglev;
 use policy::prefix::PrefixMap;
 use policy::service::table::ServiceTable;
 use policy::table::PolicyTable;
@@ -22,9 +24,10 @@ use wire::flow_key::HashKey;
 pub use compile::{FdbIds, check, compile};
 pub use endpoints::PodChanges;
 pub use policy_counters::PolicyCounters;
-pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging};
+pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging, UplinkPort};
+pub use tunnels::{PATH_MTU_SECS, PathMtu, Reach, Tunnel, Tunnels, Uplinks};
 
-use crate::config::{ClusterKey, Endpoint, Gateway, Masquerade, NAT_PORTS, NextHop};
+use crate::config::{ClusterKey, Endpoint, Gateway, Masquerade, NAT_PORTS};
 use crate::id::{Epoch, PortId};
 
 /// Where an address of the pod network is.
@@ -63,8 +66,19 @@ pub enum FibEntry {
     LocalPods,
     /// This node's own address.
     Local,
+    /// Another node, or its pods.
+    Node(Reach),
     /// Equal-cost next hops of a configured route.
-    NextHops(Arc<[NextHop]>),
+    NextHops(Arc<NextHops>),
+}
+
+/// Equal-cost next hops, and the choice among them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextHops {
+    /// How each is reached; `None`: not at all, what goes there is dropped.
+    pub hops: Box<[Option<Reach>]>,
+    /// Which of them a flow takes: the same on every node that has the same ones.
+    pub choice: Maglev,
 }
 
 /// See the module's description.
@@ -82,6 +96,10 @@ pub struct Snapshot {
     pub ports: Arc<[PortFacts]>,
     /// The node's own port, if there is one.
     pub host: Option<HostPort>,
+    /// The underlay's ports.
+    pub uplinks: Uplinks,
+    /// The overlay.
+    pub tunnels: Arc<Tunnels>,
     /// Name of this node.
     pub node: Arc<str>,
     /// Pods that have a port.
@@ -114,6 +132,8 @@ impl Snapshot {
             nat_ports: NAT_PORTS,
             ports: Arc::new([]),
             host: None,
+            uplinks: Uplinks::default(),
+            tunnels: Arc::default(),
             node: "".into(),
             attached: Arc::new([]),
             endpoints: CowMap::new(),

@@ -18,6 +18,8 @@ pub enum PortFacts {
     Pod(Arc<PodPort>),
     /// The node's own stack.
     Host(HostPort),
+    /// The underlay.
+    Uplink(UplinkPort),
     /// A member of bridge domains.
     Bridge(Arc<BridgePort>),
 }
@@ -56,6 +58,21 @@ pub struct HostPort {
     pub mac: Mac,
     /// Largest network-layer packet.
     pub mtu: u16,
+}
+
+/// A port to the underlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UplinkPort {
+    /// The port.
+    pub port: PortId,
+    /// Link-layer address of the node there.
+    pub mac: Mac,
+    /// Largest network-layer packet of the underlay.
+    pub mtu: u16,
+    /// Whether it carries the tunnel.
+    pub tunnel: bool,
+    /// Whether it carries other traffic.
+    pub direct: bool,
 }
 
 /// A port of one or more bridge domains.

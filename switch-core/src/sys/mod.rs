@@ -5,15 +5,39 @@
 //! here is safe to call with any arguments; each block says why. Nothing here decides anything.
 #![allow(unsafe_code, reason = "system calls without a safe wrapper; kept to this module")]
 
+pub(crate) mod datagram;
 pub(crate) mod mmsg;
 pub(crate) mod ns;
 pub(crate) mod packet;
 pub(crate) mod ring;
 pub(crate) mod tun;
+pub(crate) mod udp;
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Turns the result of a C call that says -1 for an error into an `io::Result`.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Sets a socket option whose value is `T` as C lays it out.
+fn set<T>(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    // SAFETY: the kernel reads `size_of::<T>()` octets from `value`. Where those hold a pointer
+    // (`set_deaf`) it is to memory that lives through the call.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use super::check;
+use super::{check, set};
 
 /// Options that `libc` does not name.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
@@ -155,24 +155,4 @@ pub(crate) fn set_deaf(socket: BorrowedFd<'_>, deaf: bool) -> io::Result<()> {
     let program = libc::sock_fprog { len: 1, filter: &raw mut nothing };
     // The kernel copies the program during the call, while `nothing` lives.
     set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
-}
-
-fn set<T>(
-    socket: BorrowedFd<'_>,
-    level: libc::c_int,
-    option: libc::c_int,
-    value: &T,
-) -> io::Result<()> {
-    // SAFETY: the kernel reads `size_of::<T>()` octets from `value`. Where those hold a pointer
-    // (`set_deaf`) it is to memory that lives through the call.
-    check(unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            std::ptr::from_ref(value).cast(),
-            size_of::<T>() as libc::socklen_t,
-        )
-    })
-    .map(drop)
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_types, reason = "an observer tells the test what was dropped")]
 
 pub mod frames;
+pub mod overlay;
 pub mod random;
 pub mod traffic;
 

@@ -1,11 +1,12 @@
 //! What the table is asked and what it answers.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use wire::flow_key::FlowKey;
 
 use super::front::Port;
+use crate::rule::Protocol;
 use crate::service::entry::{Backend, BackendFlags, Scope, ServiceEntry};
 
 /// Where a client is, as far as Services treat it differently.
@@ -43,6 +44,21 @@ impl FrontendKind {
             Self::HostPort => "HostPort",
         }
     }
+}
+
+/// One way to a Service's port.
+#[derive(Clone, Copy, Debug)]
+pub struct Frontend<'a> {
+    /// What kind of address it is.
+    pub kind: FrontendKind,
+    /// The address.
+    pub address: IpAddr,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port at that address.
+    pub port: u16,
+    /// The Service port.
+    pub entry: &'a Arc<ServiceEntry>,
 }
 
 /// A connection's Service, before a backend is chosen.

@@ -66,6 +66,19 @@ impl FrontKey {
         Self { port: 0, proto: 0, place: Place::Address, ..Self::exact(address, 0, 0) }
     }
 
+    /// The port.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The addresses that it stands for, on a node with these.
+    pub(super) fn addresses(&self, node: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+        let own = (self.place != Place::Node).then(|| to_addr(&self.address, self.family));
+        let is_v4 = self.family == Family::V4;
+        let node = if self.place == Place::Node { node } else { &[] };
+        own.into_iter().chain(node.iter().copied().filter(move |a| a.is_ipv4() == is_v4))
+    }
+
     /// The address, if the key is a whole address.
     pub(in crate::service) fn whole_address(&self) -> Option<IpAddr> {
         (self.place == Place::Address).then(|| to_addr(&self.address, self.family))

@@ -17,7 +17,8 @@ mod answer;
 mod front;
 
 pub use answer::{
-    Chosen, DropReason, Found, FrontendKind, Lookup, Match, Origin, RejectReason, Standing, Subject,
+    Chosen, DropReason, Found, Frontend, FrontendKind, Lookup, Match, Origin, RejectReason,
+    Standing, Subject,
 };
 use front::admit;
 pub(super) use front::{Front, FrontKey, Port};
@@ -139,6 +140,27 @@ impl ServiceTable {
         self.fronts.iter().filter_map(|(_, front)| match front {
             Front::Port(port) => Some((port.kind, &port.entry)),
             Front::Allocated(_) | Front::Foreign => None,
+        })
+    }
+
+    /// Every address, protocol and port that leads to a Service or host port, in no order; node
+    /// ports at each of this node's addresses.
+    pub fn frontends(&self) -> impl Iterator<Item = Frontend<'_>> {
+        let node = &*self.scene.node_addresses;
+        self.fronts.iter().flat_map(move |(key, front)| {
+            let port = match front {
+                Front::Port(port) => Some(port),
+                Front::Allocated(_) | Front::Foreign => None,
+            };
+            port.into_iter().flat_map(move |port| {
+                key.addresses(node).map(move |address| Frontend {
+                    kind: port.kind,
+                    address,
+                    protocol: port.entry.protocol,
+                    port: key.port(),
+                    entry: &port.entry,
+                })
+            })
         })
     }
 

@@ -74,6 +74,23 @@ impl Netlink {
         }
     }
 
+    /// The rules that send packets to a table, both families, in the order in which they are
+    /// asked; those with conditions that a [`Rule`] does not have are left out.
+    ///
+    /// # Errors
+    /// The kernel refused to answer.
+    pub fn rules(&mut self) -> Result<Vec<Rule>, HostError> {
+        let mut rules = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RuleMessage::default();
+            message.header.family = family;
+            let request = RouteNetlinkMessage::GetRule(message);
+            let list = self.dump(request, || "list routing rules".into())?;
+            rules.extend(list.into_iter().filter_map(read));
+        }
+        Ok(rules)
+    }
+
     /// Removes a rule.
     ///
     /// # Errors
@@ -82,4 +99,37 @@ impl Netlink {
         let message = RouteNetlinkMessage::DelRule(rule.message());
         self.request(message, 0, || format!("remove {rule}"))
     }
+}
+
+fn read(message: RouteNetlinkMessage) -> Option<Rule> {
+    let RouteNetlinkMessage::NewRule(message) = message else { return None };
+    if message.header.action != RuleAction::ToTable || message.header.tos != 0 {
+        return None;
+    }
+    let is_ipv6 = message.header.family == AddressFamily::Inet6;
+    let table = message.header.table.into();
+    let mut rule = Rule { is_ipv6, table, ..Rule::default() };
+    let (mut mark, mut mask) = (None, u32::MAX);
+    for attribute in message.attributes {
+        match attribute {
+            RuleAttribute::Priority(priority) => rule.priority = priority,
+            RuleAttribute::Table(table) => rule.table = table,
+            RuleAttribute::FwMark(value) => mark = Some(value),
+            RuleAttribute::FwMask(value) => mask = value,
+            RuleAttribute::Source(address) => {
+                rule.from = Some(Cidr::new(address, message.header.src_len)?);
+            }
+            RuleAttribute::Destination(address) => {
+                rule.to = Some(Cidr::new(address, message.header.dst_len)?);
+            }
+            RuleAttribute::Iifname(name) => rule.input = Some(name),
+            // No conditions.
+            RuleAttribute::Protocol(_)
+            | RuleAttribute::SuppressPrefixLen(u32::MAX)
+            | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
+            _ => return None,
+        }
+    }
+    rule.mark = mark.map(|mark| (mark, mask));
+    Some(rule)
 }

@@ -7,8 +7,11 @@
 
 mod message;
 mod rule;
+mod steer;
 #[cfg(test)]
 mod tests;
+
+pub use steer::{Front, Marking, MarkingConfig};
 
 use wire::cidr::Cidr;
 use wire::parse::ethertype;

@@ -8,18 +8,22 @@ use wire::cidr::Cidr;
 use super::message::{Attributes, Kind, Transaction, intervals};
 
 /// The register that everything here uses (NFT_REG_1, 16 octets).
-const REGISTER: u32 = 1;
+pub(super) const REGISTER: u32 = 1;
 /// The register of verdicts.
 const VERDICT: u32 = 0;
 
-const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_DATA_VALUE: u16 = 1;
+pub(super) const NFTA_LIST_ELEM: u16 = 1;
+pub(super) const NFTA_DATA_VALUE: u16 = 1;
 
 /// A `meta` key: what is known of a packet beside its octets (`NFT_META_*`).
 #[derive(Clone, Copy)]
 pub(super) enum Meta {
     /// EtherType, in network order.
     EtherType = 1,
+    /// The packet's mark, in the machine's order.
+    Mark = 3,
+    /// Name of the interface that it came in by.
+    InputName = 6,
     /// Name of the interface that it will leave by.
     OutputName = 7,
     /// NFPROTO_IPV4 or NFPROTO_IPV6.
@@ -39,7 +43,11 @@ pub(super) enum Base {
 pub(super) struct Rule<'a, 'b>(&'a mut Attributes<'b>);
 
 impl Rule<'_, '_> {
-    fn expression(&mut self, name: &str, data: impl FnOnce(&mut Attributes<'_>)) -> &mut Self {
+    pub(super) fn expression(
+        &mut self,
+        name: &str,
+        data: impl FnOnce(&mut Attributes<'_>),
+    ) -> &mut Self {
         const NAME: u16 = 1;
         const DATA: u16 = 2;
         self.0.nest(NFTA_LIST_ELEM, |e| {
@@ -80,13 +88,18 @@ impl Rule<'_, '_> {
 
     /// Keeps the register's bits that `mask` has.
     pub(super) fn mask(&mut self, mask: &[u8]) -> &mut Self {
+        self.bitwise(mask, &vec![0; mask.len()])
+    }
+
+    /// Keeps the register's bits that `mask` has, then flips those of `flip`.
+    pub(super) fn bitwise(&mut self, mask: &[u8], flip: &[u8]) -> &mut Self {
         self.expression("bitwise", |d| {
             d.number(1, REGISTER).number(2, REGISTER).number(3, mask.len() as u32);
             d.nest(4, |v| {
                 v.bytes(NFTA_DATA_VALUE, mask);
             });
             d.nest(5, |v| {
-                v.bytes(NFTA_DATA_VALUE, &vec![0; mask.len()]);
+                v.bytes(NFTA_DATA_VALUE, flip);
             });
         })
     }
@@ -115,10 +128,20 @@ impl Rule<'_, '_> {
     /// The packet ends here.
     pub(super) fn drop(&mut self) -> &mut Self {
         const NF_DROP: u32 = 0;
+        self.verdict(NF_DROP)
+    }
+
+    /// The chain ends here for the packet, which goes on.
+    pub(super) fn accept(&mut self) -> &mut Self {
+        const NF_ACCEPT: u32 = 1;
+        self.verdict(NF_ACCEPT)
+    }
+
+    fn verdict(&mut self, code: u32) -> &mut Self {
         self.expression("immediate", |d| {
             d.number(1, VERDICT).nest(2, |v| {
-                v.nest(2, |code| {
-                    code.number(1, NF_DROP);
+                v.nest(2, |verdict| {
+                    verdict.number(1, code);
                 });
             });
         })

@@ -1,6 +1,7 @@
 //! The node's own port: a TAP in the node's namespace by which the node reaches its pods, and by
 //! which pods' traffic to elsewhere leaves, routed on by the node's kernel.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use wire::addr::Mac;
@@ -108,7 +109,8 @@ impl HostPort {
             netlink.add_route(&self.route(*destination))?;
         }
         let old = std::mem::replace(&mut self.config.destinations, destinations);
-        for destination in old.iter().filter(|d| !self.config.destinations.contains(d)) {
+        let stay: HashSet<&Cidr> = self.config.destinations.iter().collect();
+        for destination in old.iter().filter(|d| !stay.contains(d)) {
             match netlink.delete_route(&self.route(*destination)) {
                 Err(error) if error.is_not_found() => {}
                 result => result?,

@@ -99,7 +99,7 @@ proptest! {
         takes in any::<[bool; 4]>(),
     ) {
         let [checksum, tso4, tso6, uso] = takes;
-        let offloads = Offloads { checksum, tso4, tso6, uso };
+        let offloads = Offloads { checksum, tso4, tso6, uso, tunnel: false };
         let mut packet = shape.packet(size);
         if !gso {
             packet.offload = shape.partial();

@@ -196,7 +196,7 @@ proptest! {
         let (l3, udp) = (14, if outer_v4 { 34 } else { 54 });
         let largest = largest_l3(&packet, &parsed);
         let mut pieces = Vec::new();
-        let offloads = if taken { Offloads::ALL } else { Offloads::NONE };
+        let offloads = if taken { Offloads { tunnel: false, ..Offloads::ALL } } else { Offloads::NONE };
         let mut pool = Pool::new(PoolConfig::default());
         fit(packet, offloads, &mut pool, &mut |_: &mut Pool, p| pieces.push(p)).unwrap();
         let (mut payload, mut longest) = (Vec::new(), 0);

@@ -1,0 +1,164 @@
+//! A pair of Open vSwitch daemons of a path's own: database, sockets and logs in a temporary
+//! folder, both inside a namespace, and both gone with this process however it ends.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use switch_core::host::NetNs;
+
+use super::super::{Missing, tools};
+use crate::Outcome;
+use crate::usage;
+
+/// Starts the daemons, and waits at a pipe whose other end this process has: when that closes,
+/// because it is done or because it is no more, they are ended and their folder is removed.
+const GUARD: &str = r#"
+dir=$1 vswitchd=$2 schema=$3 tso=$4 db='' vs=''
+trap : INT TERM HUP
+end() {
+    [ -z "$vs" ] || { kill "$vs"; wait "$vs"; }
+    [ -z "$db" ] || { kill "$db"; wait "$db"; }
+    cd / && rm -rf -- "$dir"
+}
+fail() { echo "$1"; end; exit 1; }
+cd "$dir" || exit 1
+ovsdb-tool create conf.db "$schema" || fail "ovsdb-tool failed"
+ovsdb-server conf.db --remote=punix:db.sock --unixctl=db.ctl --pidfile=db.pid --no-chdir \
+    --log-file=db.log -vconsole:off 1>&2 & db=$!
+error=$(ovs-vsctl --db=unix:db.sock --retry --timeout=20 --no-wait init -- \
+    set Open_vSwitch . other_config:userspace-tso-enable="$tso" 2>&1) || fail "$error"
+"$vswitchd" unix:db.sock --unixctl=vs.ctl --pidfile=vs.pid --no-chdir \
+    --log-file=vs.log -vconsole:off 1>&2 & vs=$!
+error=$(ovs-vsctl --db=unix:db.sock --timeout=20 \
+    set Open_vSwitch . external_ids:started=yes 2>&1) || fail "$error: $(tail -n 1 vs.log)"
+echo started
+read -r _
+end
+"#;
+
+/// Where packages put the database's schema.
+const SCHEMAS: [&str; 2] =
+    ["/usr/share/openvswitch/vswitch.ovsschema", "/usr/local/share/openvswitch/vswitch.ovsschema"];
+/// Debian's build with DPDK, whose user-space datapath knows segmentation offload; other systems have no
+/// other than the one in the path.
+const WITH_DPDK: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
+
+/// The programs.
+pub(in crate::paths) struct Programs {
+    vswitchd: PathBuf,
+    schema: &'static str,
+    /// Whether it can carry super-frames whole.
+    pub(super) tso: bool,
+}
+
+impl Programs {
+    /// Those of this machine.
+    pub(super) fn find() -> Result<Self, Missing> {
+        let plain = tools::find("ovs-vswitchd");
+        let vswitchd = match Path::new(WITH_DPDK) {
+            with if with.is_file() => with.to_owned(),
+            _ => plain?,
+        };
+        for program in ["ovsdb-server", "ovsdb-tool", "ovs-vsctl", "ovs-ofctl"] {
+            tools::find(program)?;
+        }
+        let schema = SCHEMAS.into_iter().find(|file| Path::new(file).is_file());
+        let schema = schema.ok_or_else(|| Missing::Unavailable("no vswitch.ovsschema".into()))?;
+        let tso = tools::version(&vswitchd).contains("DPDK");
+        Ok(Self { vswitchd, schema, tso })
+    }
+
+    /// What they are, in a line.
+    pub(crate) fn version() -> Option<String> {
+        Self::find().ok().map(|programs| tools::version(programs.vswitchd))
+    }
+}
+
+/// See the module's description.
+pub(in crate::paths) struct Daemon {
+    folder: PathBuf,
+    guard: Child,
+}
+
+impl Daemon {
+    /// Starts them; with `tso`, super-frames pass whole where the build can do so.
+    pub(super) fn start(ns: &NetNs, programs: &Programs, tso: bool) -> Outcome<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        // Short: the path of a socket has 107 octets at most.
+        let name = format!("cmp-ovs-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let guard = ns
+            .command("sh")
+            .args(["-c", GUARD, "ovs"])
+            .arg(&folder)
+            .arg(&programs.vswitchd)
+            .arg(programs.schema)
+            .arg(if tso && programs.tso { "true" } else { "false" })
+            .env("OVS_RUNDIR", &folder)
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| format!("sh: {e}"))?;
+        // From here on its end is seen to.
+        let mut daemon = Self { folder, guard };
+        let said = daemon.answer()?;
+        if said != "started" {
+            return Err(format!("Open vSwitch: {said}"));
+        }
+        for pid in ["db.pid", "vs.pid"] {
+            let text = fs::read_to_string(daemon.folder.join(pid)).unwrap_or_default();
+            text.trim().parse().into_iter().for_each(usage::count_process);
+        }
+        Ok(daemon)
+    }
+
+    /// The guard's first line.
+    fn answer(&mut self) -> Outcome<String> {
+        let mut pipe = self.guard.stdout.take().ok_or("no pipe")?;
+        let (mut line, mut octet) = (Vec::new(), [0]);
+        while pipe.read(&mut octet).map_err(|e| e.to_string())? == 1 && octet[0] != b'\n' {
+            line.push(octet[0]);
+        }
+        Ok(String::from_utf8_lossy(&line).into_owned())
+    }
+
+    /// `ovs-vsctl`.
+    pub(super) fn vsctl(&self, arguments: &str) -> Outcome<()> {
+        let mut command = Command::new("ovs-vsctl");
+        command.arg(format!("--db=unix:{}", self.folder.join("db.sock").display()));
+        command.arg("--timeout=20").args(arguments.split_whitespace());
+        tools::run(&mut command, "").map(drop)
+    }
+
+    /// `ovs-ofctl` with text for it to read.
+    pub(super) fn ofctl(&self, verb: &str, bridge: &str, input: &str) -> Outcome<()> {
+        let socket = self.folder.join(format!("{bridge}.mgmt"));
+        let mut command = Command::new("ovs-ofctl");
+        command.args(["-O", "OpenFlow15", verb]);
+        command.arg(format!("unix:{}", socket.display())).arg("-");
+        tools::run(&mut command, input).map(drop)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        const PATIENCE: Duration = Duration::from_millis(20);
+        // The pipe's end is what it waits for.
+        drop(self.guard.stdin.take());
+        for _ in 0..250 {
+            if !matches!(self.guard.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(PATIENCE);
+        }
+        eprintln!("Open vSwitch's daemons do not end: see {}", self.folder.display());
+    }
+}

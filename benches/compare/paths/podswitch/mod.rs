@@ -1,0 +1,139 @@
+//! The switch: pods routed, with anti-spoofing, connection tracking and counters on, as they always
+//! are. No policy selects the pods; Services are in force where a path has them.
+
+mod services;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use policy::rule::{Labels, Workload};
+use switch_core::config::{Attachment, Config, Endpoint, Gateway, LocalNode, PortConfig, PortRole};
+use switch_core::control::{ControlPlane, Options};
+use switch_core::engine::Limits;
+use switch_core::host::NetNs;
+use switch_core::host::pod::{
+    PodInterface, TapOptions, attach_tap, attach_veth, silence, switch_interface,
+};
+use switch_core::id::{Cookie, PortId};
+use switch_core::port::Device;
+use switch_core::port::af_packet::PacketConfig;
+use switch_core::port::tap as tap_port;
+
+use super::pod::Pod;
+use super::services::Services;
+use super::{Between, Missing, World, namespace};
+use crate::Outcome;
+
+/// Bounds that the many connections of a long run do not meet.
+const LIMITS: Limits =
+    Limits { connections: 1 << 20, connections_per_port: 1 << 20, flows: 1 << 21, fdb: 1 << 10 };
+
+/// How a pod is attached.
+#[derive(Clone, Copy)]
+pub(super) enum Attach {
+    /// A TAP made in its namespace.
+    Tap,
+    /// A veth pair, whose other end the switch has by AF_PACKET.
+    Packet,
+}
+
+/// Two pods of a node.
+pub(super) fn one_node(attach: Attach, workers: usize) -> Result<World, Missing> {
+    join(attach, workers, None)
+}
+
+/// Two pods of a node, the one by so many Services' cluster IPs; one worker.
+pub(super) fn services(attach: Attach, count: usize) -> Result<World, Missing> {
+    join(attach, 1, Some(Services { count }))
+}
+
+fn join(attach: Attach, workers: usize, services: Option<Services>) -> Result<World, Missing> {
+    let [client, mut server] = Pod::pair(Some(Gateway::default().mac))?;
+    let mut node = Node::new("n", attach, workers)?;
+    if let Some(services) = services {
+        server.more = Services::server_addresses();
+        (node.config.services, node.config.slices) = services::objects(services, &server);
+    }
+    for pod in [&client, &server] {
+        node.attach(pod)?;
+    }
+    let between = node.start()?;
+    Ok(World { services, ..World::new(client, server, between) })
+}
+
+/// A node's switch in the making.
+struct Node {
+    attach: Attach,
+    /// Where the switch has its ends of veth pairs.
+    ours: NetNs,
+    workers: usize,
+    control: ControlPlane,
+    config: Config,
+}
+
+impl Node {
+    fn new(name: &str, attach: Attach, workers: usize) -> Result<Self, Missing> {
+        if let Attach::Tap = attach {
+            tap_port::is_available().map_err(|e| Missing::Unavailable(e.to_string()))?;
+        }
+        let ours = namespace()?;
+        silence(&ours)?;
+        let mut control = ControlPlane::new(Options { limits: LIMITS, ..Options::default() });
+        control.set_workers(workers).map_err(|e| e.to_string())?;
+        let node = LocalNode { name: name.into(), ..LocalNode::default() };
+        let config = Config { node, ..Config::default() };
+        Ok(Self { attach, ours, workers, control, config })
+    }
+
+    /// Attaches a pod.
+    fn attach(&mut self, pod: &Pod) -> Result<(), Missing> {
+        let interface =
+            PodInterface { mtu: pod.mtu, ..PodInterface::new(pod.mac, pod.addresses()) };
+        let device: Box<dyn Device> = match self.attach {
+            Attach::Tap => {
+                let multi_queue = self.workers > 1;
+                let options = TapOptions { multi_queue, ..TapOptions::default() };
+                Box::new(attach_tap(&pod.namespace, &interface, options)?)
+            }
+            Attach::Packet => {
+                let name = switch_interface(&pod.mac.to_string());
+                let config = PacketConfig::default();
+                Box::new(attach_veth(&pod.namespace, &interface, &self.ours, &name, config)?)
+            }
+        };
+        let port = self.control.attach(device).map_err(|e| e.to_string())?;
+        self.config.ports.push(PortConfig { port, role: PortRole::Pod });
+        let node = self.config.node.name.clone();
+        self.config.endpoints.push(Arc::new(endpoint(pod, node, Some(port))));
+        Ok(())
+    }
+
+    /// Puts all that was said in force.
+    fn start(mut self) -> Outcome<Between> {
+        let epoch = self.control.apply(&self.config).map_err(|e| e.to_string())?;
+        self.control.wait(epoch, Duration::from_secs(30)).map_err(|e| e.to_string())?;
+        Ok(Between {
+            switches: vec![self.control],
+            _namespaces: vec![self.ours],
+            ..Between::default()
+        })
+    }
+}
+
+/// A pod as the switch of any node knows it; `port`: on its own node.
+fn endpoint(pod: &Pod, node: Arc<str>, port: Option<PortId>) -> Endpoint {
+    let name = pod.v4.to_string();
+    Endpoint {
+        cookie: Cookie::new(format!("Pod/compare/{name}")),
+        workload: Workload {
+            namespace: "compare".into(),
+            name: name.into(),
+            labels: Labels::default(),
+            addresses: pod.addresses(),
+            ports: Vec::new(),
+            host_network: false,
+        },
+        node,
+        attachment: port.map(|port| Attachment { port, mac: pod.mac, mtu: pod.mtu as u16 }),
+    }
+}

@@ -1,0 +1,54 @@
+//! Programs of the system that a path needs.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::{env, thread};
+
+use super::Missing;
+use crate::Outcome;
+
+/// Where a program is; without it the path cannot be there.
+pub(super) fn find(program: &str) -> Result<PathBuf, Missing> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // A user's shell may know fewer places than root's.
+    let places = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    places
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+        .ok_or_else(|| Missing::Unavailable(format!("no {program}")))
+}
+
+/// Runs a command with text for it to read; gives what it said.
+pub(super) fn run(command: &mut Command, input: &str) -> Outcome<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let fail = |e: &dyn std::fmt::Display| format!("{name}: {e}");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| fail(&e))?;
+    let mut stdin = child.stdin.take().ok_or_else(|| fail(&"no standard input"))?;
+    // Beside, as it may say much before it has read all.
+    let output = thread::scope(|scope| {
+        scope.spawn(move || {
+            // If it does not want it, its exit status says why.
+            let _ = stdin.write_all(input.as_bytes());
+        });
+        child.wait_with_output()
+    });
+    let output = output.map_err(|e| fail(&e))?;
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr);
+        let end = error.trim().lines().next_back().unwrap_or_default();
+        return Err(fail(&format!("{}: {end}", output.status)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What a program says of its version, in a line; empty where it says nothing.
+pub(crate) fn version(program: impl AsRef<OsStr>) -> String {
+    run(Command::new(program).arg("--version"), "").unwrap_or_default().trim().replace('\n', ", ")
+}

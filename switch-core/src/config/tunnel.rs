@@ -1,0 +1,56 @@
+//! The overlay, as it is configured.
+
+use vxlan::header::Vni;
+use vxlan::template::{Dscp, PORT};
+
+/// How other nodes' pods are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelConfig {
+    /// Through a tunnel or beside it.
+    pub routing: Routing,
+    /// VXLAN network identifier, the same on all nodes.
+    pub vni: Vni,
+    /// UDP port of the tunnel: 4789, or 8472 where Linux's old default is used (Flannel).
+    pub port: u16,
+    /// DSCP of tunnel packets (RFC 2983). ECN is always the inner packet's (RFC 6040).
+    pub dscp: Dscp,
+    /// Which family the tunnel runs over between nodes that have addresses of both.
+    pub underlay: Underlay,
+    /// Take tunnel packets without UDP checksum over IPv6 (RFC 6935 §5).
+    pub ipv6_zero_checksum: bool,
+}
+
+impl Default for TunnelConfig {
+    fn default() -> Self {
+        Self {
+            routing: Routing::Vxlan,
+            vni: Vni::new(1).unwrap_or_default(),
+            port: PORT,
+            dscp: Dscp::Fixed(0),
+            underlay: Underlay::Ipv4First,
+            ipv6_zero_checksum: false,
+        }
+    }
+}
+
+/// How packets travel between nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Routing {
+    /// Through VXLAN.
+    #[default]
+    Vxlan,
+    /// As they are, to the node's link-layer address: all nodes are on one segment. By the direct
+    /// uplink; by the node's own routes where there is none.
+    HostGw,
+}
+
+/// Which of two families the tunnel runs over. Where only one is common to both nodes it is that
+/// one. What is inside does not matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Underlay {
+    /// IPv4 if there is.
+    #[default]
+    Ipv4First,
+    /// IPv6 if there is.
+    Ipv6First,
+}

@@ -1,0 +1,193 @@
+//! What comes in by an uplink: tunnel packets are opened, and what is in them takes the same
+//! straight line as the frames of any routed port; so does what comes for Services from outside
+//! the cluster. Everything else goes nowhere.
+
+use vxlan::decap::{ChecksumState, DecapError, decap};
+use vxlan::ecn;
+use vxlan::vtep::Refusal;
+use wire::addr::Mac;
+use wire::parse::{Icmp, Network, Parsed};
+
+use super::slow::destination;
+use super::{Engine, Trace, Turn, read};
+use crate::action::DropReason;
+use crate::id::PortId;
+use crate::packet::{Batch, GsoType, Offload, Packet, segment};
+use crate::snapshot::{Snapshot, UplinkPort};
+
+/// What an uplink's frame is.
+enum Kind {
+    /// A tunnel packet, opened: the frame is the inner one, addressed to this node.
+    Inner,
+    /// The same, addressed to a group or to somebody else.
+    Stray,
+    /// A super-frame of datagrams, each a tunnel packet.
+    Several,
+    /// None of the tunnel's.
+    Plain,
+}
+
+impl Engine {
+    /// Opens all, then the straight line for all.
+    pub(super) fn uplink_batch(
+        &mut self,
+        turn: &mut Turn<'_>,
+        uplink: &UplinkPort,
+        batch: &mut Batch,
+    ) {
+        let mut routed = Batch::new();
+        for mut packet in batch.drain(..) {
+            match self.open_outer(turn.snapshot, uplink, &mut packet) {
+                Ok(Kind::Inner) => routed.push(packet),
+                Ok(Kind::Stray) => self.stray(turn, uplink.port, packet),
+                Ok(Kind::Several) => self.several(turn, uplink, packet),
+                Ok(Kind::Plain) => {
+                    if let Some(packet) = self.plain(turn, uplink, packet) {
+                        routed.push(packet);
+                    }
+                }
+                Err(reason) => self.drop(turn, packet, reason, None),
+            }
+        }
+        if !routed.is_empty() {
+            self.route_batch(turn, uplink.port, None, &mut routed);
+        }
+    }
+
+    /// Looks at the outer headers, and takes them off if they are the tunnel's. What is found
+    /// wrong leaves the frame as it was, or nearly.
+    #[inline]
+    fn open_outer(
+        &mut self,
+        snapshot: &Snapshot,
+        uplink: &UplinkPort,
+        packet: &mut Packet,
+    ) -> Result<Kind, DropReason> {
+        let outer = &mut self.parsed[0];
+        read(packet, &self.shared.hash_key, outer)?;
+        let tunnels = &snapshot.tunnels;
+        if !uplink.tunnel || !tunnels.enabled {
+            return Ok(Kind::Plain);
+        }
+        let own = packet.offload.is_of(outer);
+        if own
+            && packet.offload.gso_type == GsoType::UdpL4
+            && outer.key.dst_port == tunnels.rules.port
+        {
+            return Ok(Kind::Several);
+        }
+        // What is unfinished inside was not on a wire; the same goes for the outer sum.
+        let vouched = packet.offload.csum_partial || packet.offload.csum_valid;
+        let checksum = if vouched { ChecksumState::Good } else { ChecksumState::Unknown };
+        let opened = match decap(packet.bytes(), outer, checksum, &tunnels.rules) {
+            Ok(opened) => opened,
+            Err(DecapError::NotVxlan) => return Ok(Kind::Plain),
+            Err(error) => return Err(error.into()),
+        };
+        let admitted = tunnels.ends.admit(&opened)?;
+        packet.truncate(opened.end as usize);
+        packet.pull_front(opened.start as usize);
+        packet.set_via(Some(admitted.end));
+        if own || !packet.offload.csum_partial {
+            // That was about the outer header.
+            packet.offload = Offload::default();
+        } else {
+            packet.offload.shift(-(opened.start as i32));
+        }
+        let frame = packet.bytes_mut();
+        if let Some(network) = frame.get_mut(14..) {
+            ecn::apply(opened.ecn, network).map_err(|_| DropReason::TunnelEcn)?;
+        }
+        let to = destination(frame);
+        Ok(if to == tunnels.gateway(admitted.end).mac { Kind::Inner } else { Kind::Stray })
+    }
+
+    /// What came through the tunnel for a group or for nobody here: ARP and ND are looked at.
+    fn stray(&mut self, turn: &mut Turn<'_>, ingress: PortId, packet: Packet) {
+        let mut parsed = Parsed::default();
+        match read(&packet, &self.shared.hash_key, &mut parsed) {
+            Ok(()) => self.slow(turn, ingress, packet, &parsed),
+            Err(reason) => self.drop(turn, packet, reason, None),
+        }
+    }
+
+    /// Cuts a super-frame of the underlay into tunnel packets.
+    fn several(&mut self, turn: &mut Turn<'_>, uplink: &UplinkPort, packet: Packet) {
+        let trace = Trace::from(&packet);
+        let mut pieces = Vec::new();
+        let cut = segment(packet, turn.pool, &mut |_, piece| pieces.push(piece));
+        if let (Err(error), true) = (cut, pieces.is_empty()) {
+            return self.count_drop(turn.now, trace, error.reason, None);
+        }
+        // Each is received for itself.
+        self.counters.received.add(pieces.len() as u64 - 1);
+        let mut batch = Batch::new();
+        for mut piece in pieces {
+            piece.origin = trace.origin;
+            batch.push(piece);
+            if batch.is_full() {
+                self.uplink_batch(turn, uplink, &mut batch);
+            }
+        }
+        self.uplink_batch(turn, uplink, &mut batch);
+    }
+
+    /// What is no tunnel packet: the packet itself, if it is one to be routed.
+    fn plain(
+        &mut self,
+        turn: &mut Turn<'_>,
+        uplink: &UplinkPort,
+        packet: Packet,
+    ) -> Option<Packet> {
+        let outer = self.parsed[0];
+        if outer.icmp == Icmp::Error && uplink.tunnel && self.path_error(turn, &packet, &outer) {
+            self.consume(turn, packet);
+            return None;
+        }
+        let is_ip = matches!(outer.network, Network::Ipv4 | Network::Ipv6);
+        let routed = uplink.direct
+            && is_ip
+            && outer.tags == 0
+            && outer.icmp != Icmp::Neighbour
+            && destination(packet.bytes()) == uplink.mac;
+        if routed {
+            return Some(packet);
+        }
+        self.drop(turn, packet, DropReason::NotForUs, None);
+        None
+    }
+}
+
+/// Whether a frame by an uplink is addressed to this node.
+pub(super) fn is_to_node(snapshot: &Snapshot, uplink: &UplinkPort, packet: &Packet) -> bool {
+    let to: Mac = destination(packet.bytes());
+    match packet.via() {
+        Some(end) => to == snapshot.tunnels.gateway(end).mac,
+        None => to == uplink.mac,
+    }
+}
+
+impl From<DecapError> for DropReason {
+    fn from(error: DecapError) -> Self {
+        match error {
+            DecapError::NotVxlan => Self::NotForUs,
+            DecapError::Fragment => Self::TunnelFragment,
+            DecapError::Checksum | DecapError::ZeroChecksum => Self::TunnelChecksum,
+            DecapError::HeaderTruncated | DecapError::NoVni | DecapError::InnerTruncated => {
+                Self::TunnelHeader
+            }
+            DecapError::InnerVlan => Self::TunnelInnerVlan,
+        }
+    }
+}
+
+impl From<Refusal> for DropReason {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotLocal => Self::NotForUs,
+            Refusal::UnknownVni => Self::TunnelUnknownVni,
+            Refusal::UnknownVtep => Self::TunnelUnknownVtep,
+            Refusal::InnerSource => Self::TunnelInnerSource,
+        }
+    }
+}

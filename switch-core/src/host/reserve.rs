@@ -1,0 +1,78 @@
+//! Ports that the node's kernel must not give to its own connections, because the switch does:
+//! those of its source NAT, and node ports.
+
+use std::ops::RangeInclusive;
+
+use super::{HostError, NetNs, sysctl};
+
+const SETTING: &str = "net/ipv4/ip_local_reserved_ports";
+
+/// Ports kept from the kernel's choice of source ports, beside those that are already, while this
+/// value lives. After a kill they stay reserved, which the next run finds right.
+#[derive(Debug)]
+pub struct ReservedPorts {
+    ns: NetNs,
+    /// What to put back, and what was put in its place.
+    before: String,
+    after: String,
+}
+
+impl ReservedPorts {
+    /// Reserves ports in `ns`, for TCP, UDP and both families.
+    ///
+    /// # Errors
+    /// `/proc/sys` may not be written.
+    pub fn reserve(ns: &NetNs, ports: &[RangeInclusive<u16>]) -> Result<Self, HostError> {
+        let before = sysctl::get(ns, SETTING)?;
+        let after = merge(&before, ports);
+        sysctl::set(ns, SETTING, &after)?;
+        Ok(Self { ns: ns.clone(), before, after })
+    }
+}
+
+impl Drop for ReservedPorts {
+    fn drop(&mut self) {
+        // Not over what somebody else wrote meanwhile; nobody is left to be told.
+        if sysctl::get(&self.ns, SETTING).is_ok_and(|now| now == self.after) {
+            let _ = sysctl::set(&self.ns, SETTING, &self.before);
+        }
+    }
+}
+
+/// The list with more ports in it, in the kernel's own form: `8080,9000-9010`.
+fn merge(list: &str, ports: &[RangeInclusive<u16>]) -> String {
+    let parsed = list.split(',').filter_map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
+    });
+    let ours = ports.iter().map(|range| (*range.start(), *range.end()));
+    let mut ranges: Vec<(u16, u16)> = parsed.chain(ours).filter(|(a, b)| a <= b).collect();
+    ranges.sort_unstable();
+    let mut merged: Vec<(u16, u16)> = Vec::new();
+    for (first, last) in ranges {
+        match merged.last_mut() {
+            Some((_, end)) if u32::from(first) <= u32::from(*end) + 1 => *end = last.max(*end),
+            _ => merged.push((first, last)),
+        }
+    }
+    let text = |(first, last): (u16, u16)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    merged.into_iter().map(text).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_merged() {
+        let ours = [44_000..=65_535, 30_000..=32_767];
+        assert_eq!(merge("", &ours), "30000-32767,44000-65535");
+        assert_eq!(merge("8080,9000-9010", &ours), "8080,9000-9010,30000-32767,44000-65535");
+        assert_eq!(merge("29999,32768-44000,65535", &ours), "29999-65535");
+        assert_eq!(merge("30000-32767,44000-65535", &ours), "30000-32767,44000-65535");
+        assert_eq!(merge("0-65535", &[1..=1]), "0-65535");
+    }
+}

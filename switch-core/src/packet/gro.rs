@@ -1,0 +1,497 @@
+//! The inverse of segmentation: TCP segments of one flow that follow each other are put together
+//! into the super-frame that they would have been cut from (GRO). Called by ports on reception,
+//! where the kernel does not do it: inside a tunnel that user space terminates.
+//!
+//! What is merged is what [`segment`](super::segment) would make again, octet for octet; the one
+//! licence is the IPv4 identification of packets that nobody may fragment, which means nothing (RFC
+//! 6864 §4.1). Every checksum that the super-frame no longer carries was verified.
+
+use arrayvec::ArrayVec;
+use wire::checksum::{Sum, sum};
+use wire::flow_key::proto;
+use wire::parse::ethertype;
+
+use super::gso::finish_ipv4;
+use super::layout::{be16, put_be16};
+use super::{BATCH, Batch, GsoType, Offload, Packet, Pool, SizeClass};
+
+const ETHERNET: usize = 14;
+const PSH: u8 = 0x08;
+/// Flags of segments that may stand in a super-frame: ACK always, PSH at its end, ECE throughout.
+const MERGED_FLAGS: u8 = 0x10 | PSH | 0x40;
+const ACK: u8 = 0x10;
+
+/// Where the parts of a TCP packet begin that could be merged: whole, without IP options or
+/// extension headers, without padding.
+#[derive(Clone, Copy, Debug)]
+struct Tcp {
+    v4: bool,
+    l4: usize,
+    payload: usize,
+}
+
+impl Tcp {
+    fn read(frame: &[u8]) -> Option<Self> {
+        let ip = frame.get(ETHERNET..)?;
+        let (v4, l4, end) = match be16(frame, 12) {
+            ethertype::IPV4 if ip.len() >= 40 => {
+                if ip[0] != 0x45 || ip[9] != proto::TCP || be16(ip, 6) & 0xbfff != 0 {
+                    return None;
+                }
+                (true, ETHERNET + 20, ETHERNET + usize::from(be16(ip, 2)))
+            }
+            ethertype::IPV6 if ip.len() >= 60 => {
+                if ip[0] >> 4 != 6 || ip[6] != proto::TCP {
+                    return None;
+                }
+                (false, ETHERNET + 40, ETHERNET + 40 + usize::from(be16(ip, 4)))
+            }
+            _ => return None,
+        };
+        let payload = l4 + usize::from(frame[l4 + 12] >> 4) * 4;
+        (end == frame.len() && payload >= l4 + 20 && payload <= end).then_some(Self {
+            v4,
+            l4,
+            payload,
+        })
+    }
+
+    /// Addresses, for the pseudo-header and to tell flows apart.
+    fn addresses<'f>(&self, frame: &'f [u8]) -> &'f [u8] {
+        &frame[ETHERNET + if self.v4 { 12 } else { 8 }..self.l4]
+    }
+
+    /// The pseudo-header's sum.
+    fn pseudo(&self, frame: &[u8]) -> Sum {
+        let len = frame.len() - self.l4;
+        sum(self.addresses(frame)) + Sum::word(u16::from(proto::TCP)) + Sum::word(len as u16)
+    }
+
+    fn is_same_flow(&self, a: &[u8], b: &[u8]) -> bool {
+        let ports = self.l4..self.l4 + 4;
+        self.addresses(a) == self.addresses(b) && a.get(ports.clone()) == b.get(ports)
+    }
+}
+
+/// Identifications of the packets in a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ids {
+    /// There is one packet only.
+    One,
+    /// All the same, which only packets that nobody may fragment can have.
+    Same,
+    /// Each one more than the one before.
+    Rising,
+}
+
+impl Ids {
+    /// Of a run of `count` packets and one more; `None` if that does not fit. `a` and `b` are the
+    /// IPv4 headers of the first and of that one.
+    fn and(self, a: &[u8], b: &[u8], count: u16) -> Option<Self> {
+        let (first, next) = (be16(a, 4), be16(b, 4));
+        let atomic = be16(a, 6) == 0x4000;
+        if next == first.wrapping_add(count) && self != Self::Same {
+            return Some(Self::Rising);
+        }
+        (next == first && atomic && self != Self::Rising).then_some(Self::Same)
+    }
+}
+
+/// Segments that become one super-frame. Frames are Ethernet frames without a tunnel in front.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    tcp: Tcp,
+    /// Payload of each segment but the last.
+    size: usize,
+    /// Payload of all.
+    octets: usize,
+    /// Sequence number that continues the run.
+    next: u32,
+    count: u16,
+    ids: Ids,
+    /// A short segment or PSH ended it.
+    closed: bool,
+    /// Flags of the last segment.
+    flags: u8,
+}
+
+impl Run {
+    /// A run of one segment. `None` if the frame is nothing that can be merged; its checksum was
+    /// not looked at.
+    pub(crate) fn start(frame: &[u8]) -> Option<Self> {
+        let tcp = Tcp::read(frame)?;
+        let flags = frame[tcp.l4 + 13];
+        let size = frame.len() - tcp.payload;
+        if size == 0 || flags & !MERGED_FLAGS != 0 || flags & ACK == 0 {
+            return None;
+        }
+        Some(Self {
+            tcp,
+            size,
+            octets: size,
+            next: sequence(frame, tcp.l4).wrapping_add(size as u32),
+            count: 1,
+            ids: Ids::One,
+            closed: flags & PSH != 0,
+            flags,
+        })
+    }
+
+    /// Octets of headers, which all segments share.
+    pub(crate) fn headers(&self) -> usize {
+        self.tcp.payload
+    }
+
+    /// How many segments.
+    pub(crate) fn count(&self) -> usize {
+        usize::from(self.count)
+    }
+
+    /// Length of the super-frame.
+    pub(crate) fn len(&self) -> usize {
+        self.tcp.payload + self.octets
+    }
+
+    /// Whether the checksums of a frame laid out like those of the run are right.
+    pub(crate) fn verify(&self, frame: &[u8]) -> bool {
+        self.verify_ip(frame) && (self.tcp.pseudo(frame) + sum(&frame[self.tcp.l4..])).holds()
+    }
+
+    fn verify_ip(&self, frame: &[u8]) -> bool {
+        !self.tcp.v4 || sum(&frame[ETHERNET..self.tcp.l4]).holds()
+    }
+
+    /// Takes `frame` as the next segment if it is one; `first` is the first, or what became of
+    /// it, its headers unchanged. Does not look at the checksums.
+    pub(crate) fn push(&mut self, first: &[u8], frame: &[u8]) -> bool {
+        let Some(ids) = self.fits(first, frame) else { return false };
+        let len = frame.len() - self.tcp.payload;
+        self.ids = ids;
+        self.flags = frame[self.tcp.l4 + 13];
+        self.closed = len < self.size || self.flags & PSH != 0;
+        self.octets += len;
+        self.next = self.next.wrapping_add(len as u32);
+        self.count += 1;
+        true
+    }
+
+    fn fits(&self, first: &[u8], frame: &[u8]) -> Option<Ids> {
+        let Tcp { v4, l4, payload } = self.tcp;
+        if self.closed || frame.len() <= payload || frame.len() - payload > self.size {
+            return None;
+        }
+        // Ports, acknowledgement to data offset, window, urgent pointer, options; flags but PSH.
+        let same = |from: usize, to: usize| first[from..to] == frame[from..to];
+        let tcp = same(l4, l4 + 4)
+            && same(l4 + 8, l4 + 13)
+            && same(l4 + 14, l4 + 16)
+            && same(l4 + 18, payload)
+            && (first[l4 + 13] ^ frame[l4 + 13]) & !PSH == 0
+            && sequence(frame, l4) == self.next;
+        if !tcp || !same(0, ETHERNET) {
+            return None;
+        }
+        let ip = ETHERNET;
+        if v4 {
+            let sane = usize::from(be16(frame, ip + 2)) == frame.len() - ip;
+            let equal = same(ip, ip + 2) && same(ip + 6, ip + 10) && same(ip + 12, l4);
+            (sane && equal).then(|| self.ids.and(&first[ip..], &frame[ip..], self.count))?
+        } else {
+            let sane = usize::from(be16(frame, ip + 4)) == frame.len() - l4;
+            let equal = same(ip, ip + 4) && same(ip + 6, l4);
+            (sane && equal).then_some(Ids::Same)
+        }
+    }
+
+    /// Makes `frame`, the first segment with the payloads of all others behind its own, the
+    /// super-frame. Returns its metadata; for a run of one segment there is nothing to do.
+    pub(crate) fn finish(&self, frame: &mut [u8]) -> Offload {
+        let Tcp { v4, l4, payload } = self.tcp;
+        debug_assert!(frame.len() == self.len() && self.count > 1);
+        if v4 {
+            put_be16(frame, ETHERNET + 2, (frame.len() - ETHERNET) as u16);
+            finish_ipv4(frame, ETHERNET, 20);
+        } else {
+            put_be16(frame, ETHERNET + 4, (frame.len() - l4) as u16);
+        }
+        frame[l4 + 13] = self.flags;
+        let pseudo = self.tcp.pseudo(frame).fold();
+        put_be16(frame, l4 + 16, pseudo);
+        Offload {
+            gso_type: if v4 { GsoType::TcpV4 } else { GsoType::TcpV6 },
+            csum_partial: true,
+            gso_size: self.size as u16,
+            hdr_len: payload as u16,
+            csum_start: l4 as u16,
+            csum_offset: 16,
+            ..Offload::default()
+        }
+    }
+}
+
+fn sequence(frame: &[u8], l4: usize) -> u32 {
+    u32::from_be_bytes([frame[l4 + 4], frame[l4 + 5], frame[l4 + 6], frame[l4 + 7]])
+}
+
+/// Flows that a burst is followed in at once.
+const FLOWS: usize = 8;
+
+/// A run within a burst.
+struct Open {
+    /// Place of its first segment in the burst that comes out.
+    at: usize,
+    tunnel: Option<Tunnel>,
+    run: Run,
+    ids: Ids,
+    /// The first segment's checksums were looked at.
+    verified: bool,
+}
+
+/// Where a tunnel's headers in front of a frame stand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Tunnel {
+    v4: bool,
+    udp: usize,
+    /// Start of the inner frame.
+    inner: usize,
+}
+
+impl Tunnel {
+    /// Of a frame that is a VXLAN packet to UDP port `port`: without IP options, not fragmented,
+    /// not padded.
+    fn read(frame: &[u8], port: u16) -> Option<Self> {
+        let ip = frame.get(ETHERNET..)?;
+        let (v4, udp, end) = match be16(frame, 12) {
+            ethertype::IPV4 if ip.len() >= 36 => {
+                if ip[0] != 0x45 || ip[9] != proto::UDP || be16(ip, 6) & 0xbfff != 0 {
+                    return None;
+                }
+                (true, ETHERNET + 20, ETHERNET + usize::from(be16(ip, 2)))
+            }
+            ethertype::IPV6 if ip.len() >= 56 && ip[6] == proto::UDP => {
+                (false, ETHERNET + 40, ETHERNET + 40 + usize::from(be16(ip, 4)))
+            }
+            _ => return None,
+        };
+        let whole = end == frame.len() && usize::from(be16(frame, udp + 4)) == end - udp;
+        (whole && be16(frame, udp + 2) == port).then_some(Self { v4, udp, inner: udp + 16 })
+    }
+
+    /// The sum over addresses, protocol and length.
+    fn pseudo(&self, frame: &[u8]) -> Sum {
+        let addresses = ETHERNET + if self.v4 { 12 } else { 8 }..self.udp;
+        let len = (frame.len() - self.udp) as u16;
+        sum(&frame[addresses]) + Sum::word(u16::from(proto::UDP)) + Sum::word(len)
+    }
+
+    /// Whether the UDP checksum is right or absent, given that the one inside is right: what that
+    /// covers sums to the complement of its pseudo-header.
+    fn verify(&self, frame: &[u8], inner: &Tcp) -> bool {
+        let l4 = self.inner + inner.l4;
+        let inside = Sum::word(!inner.pseudo(&frame[self.inner..]).fold());
+        be16(frame, self.udp + 6) == 0
+            || (self.pseudo(frame) + sum(&frame[self.udp..l4]) + inside).holds()
+    }
+
+    /// Whether the headers are the same but for what differs between segments.
+    fn is_same(&self, a: &[u8], b: &[u8]) -> bool {
+        let same = |from: usize, to: usize| a[from..to] == b[from..to];
+        let udp = self.udp;
+        let ip = if self.v4 {
+            same(0, ETHERNET + 2) && same(ETHERNET + 6, ETHERNET + 10) && same(ETHERNET + 12, udp)
+        } else {
+            same(0, ETHERNET + 4) && same(ETHERNET + 6, udp)
+        };
+        let summed = |frame: &[u8]| be16(frame, udp + 6) != 0;
+        ip && same(udp, udp + 4) && same(udp + 8, self.inner) && summed(a) == summed(b)
+    }
+
+    /// Makes the headers those of the whole super-frame.
+    fn finish(&self, frame: &mut [u8]) {
+        let udp = self.udp;
+        let len = (frame.len() - udp) as u16;
+        if self.v4 {
+            put_be16(frame, ETHERNET + 2, (frame.len() - ETHERNET) as u16);
+            finish_ipv4(frame, ETHERNET, 20);
+        } else {
+            put_be16(frame, ETHERNET + 4, len);
+        }
+        put_be16(frame, udp + 4, len);
+        // Not right, but verified, and a sign to write one where the super-frame is cut again.
+        if be16(frame, udp + 6) != 0 {
+            let pseudo = self.pseudo(frame).fold();
+            put_be16(frame, udp + 6, if pseudo == 0 { 0xffff } else { pseudo });
+        }
+    }
+}
+
+/// Merges what follows each other in `batch`, TCP segments of up to eight flows at once, plain or
+/// in VXLAN packets to UDP port `tunnel`, into super-frames. The order within every flow stays.
+/// Packets that are merged away are given back to `pool`; a packet whose checksum is wrong is
+/// left as it is. A merged tunnel packet's offload metadata is about its inner frame, and says that
+/// the outer checksum was verified (`csum_valid`).
+///
+/// Returns how many packets were merged into others.
+pub fn coalesce(batch: &mut Batch, tunnel: Option<u16>, pool: &mut Pool) -> usize {
+    if batch.len() < 2 {
+        return 0;
+    }
+    let before = batch.len();
+    let mut out: ArrayVec<Packet, BATCH> = ArrayVec::new();
+    let mut open: ArrayVec<Open, FLOWS> = ArrayVec::new();
+    for packet in batch.drain(..) {
+        if let Some(packet) = add(packet, tunnel, &mut open, &mut out, pool) {
+            out.push(packet);
+        }
+    }
+    for run in open {
+        close(&run, &mut out);
+    }
+    *batch = out;
+    before - batch.len()
+}
+
+/// Adds a packet to the run that it continues, or returns it after it began one or ended some.
+fn add(
+    packet: Packet,
+    tunnel: Option<u16>,
+    open: &mut ArrayVec<Open, FLOWS>,
+    out: &mut ArrayVec<Packet, BATCH>,
+    pool: &mut Pool,
+) -> Option<Packet> {
+    let frame = packet.bytes();
+    let outer = tunnel.and_then(|port| Tunnel::read(frame, port));
+    let inner = &frame[outer.map_or(0, |t| t.inner)..];
+    let Some(tcp) = Tcp::read(inner) else {
+        // It may still be TCP of any flow, in a form that is not merged: none may overtake it.
+        if !is_unrelated(inner) {
+            open.drain(..).for_each(|run| close(&run, out));
+        }
+        return Some(packet);
+    };
+    let at = open.iter().position(|run| {
+        let first = out[run.at].bytes();
+        run.tunnel.map(|t| t.inner) == outer.map(|t| t.inner)
+            && run.run.tcp.v4 == tcp.v4
+            && tcp.is_same_flow(&first[run.tunnel.map_or(0, |t| t.inner)..], inner)
+    });
+    let run = Run::start(inner).filter(|_| !packet.offload.is_gso());
+    if let Some(at) = at {
+        if run.is_some() && append(&mut open[at], &packet, out, pool) {
+            pool.free(packet);
+            return None;
+        }
+        close(&open.remove(at), out);
+    }
+    if let Some(run) = run.filter(|run| !run.closed) {
+        if open.is_full() {
+            close(&open.remove(0), out);
+        }
+        let ids = Ids::One;
+        open.push(Open { at: out.len(), tunnel: outer, run, ids, verified: false });
+    }
+    Some(packet)
+}
+
+/// Whether a frame that could not be read as TCP is surely of no TCP flow.
+fn is_unrelated(frame: &[u8]) -> bool {
+    match frame.get(12..14) {
+        Some([0x08, 0x00]) => frame.get(23).is_some_and(|protocol| *protocol != proto::TCP),
+        Some([0x86, 0xdd]) => {
+            frame.get(20).is_some_and(|next| matches!(*next, proto::UDP | proto::ICMPV6))
+        }
+        Some([0x81, 0x00] | [0x88, 0xa8]) => false,
+        _ => true,
+    }
+}
+
+/// Whether all checksums are right, or vouched for by the device.
+fn is_good(packet: &Packet, outer: Option<&Tunnel>, run: &Run) -> bool {
+    let offload = packet.offload;
+    let frame = packet.bytes();
+    let start = outer.map_or(0, |t| t.inner);
+    let inner = &frame[start..];
+    let outer_ip = outer.is_none_or(|t| !t.v4 || sum(&frame[ETHERNET..t.udp]).holds());
+    if !outer_ip || !run.verify_ip(inner) {
+        return false;
+    }
+    if offload.csum_partial {
+        // The sender left it unfinished; nobody can have damaged it on the way.
+        return usize::from(offload.csum_start) == start + run.tcp.l4 && offload.csum_offset == 16;
+    }
+    match outer {
+        None => offload.csum_valid || run.verify(inner),
+        Some(tunnel) => run.verify(inner) && (offload.csum_valid || tunnel.verify(frame, &run.tcp)),
+    }
+}
+
+/// Puts the packet's payload behind the run's, in a buffer that has room.
+fn append(
+    open: &mut Open,
+    packet: &Packet,
+    out: &mut ArrayVec<Packet, BATCH>,
+    pool: &mut Pool,
+) -> bool {
+    let start = open.tunnel.map_or(0, |t| t.inner);
+    let (first, frame) = (out[open.at].bytes(), packet.bytes());
+    let payload = &frame[start + open.run.tcp.payload..];
+    let mut ids = Ids::One;
+    if let Some(tunnel) = &open.tunnel {
+        if !tunnel.is_same(first, frame) {
+            return false;
+        }
+        if tunnel.v4 {
+            let next = open.ids.and(&first[ETHERNET..], &frame[ETHERNET..], open.run.count);
+            let Some(next) = next else { return false };
+            ids = next;
+        }
+    }
+    let len = first.len() + payload.len();
+    // The outermost IP packet is the longest, and its length has 16 bits.
+    if len - ETHERNET > usize::from(u16::MAX) {
+        return false;
+    }
+    let mut run = open.run;
+    if !run.push(&first[start..], &frame[start..]) {
+        return false;
+    }
+    // Now that there is something to gain.
+    let tunnel = open.tunnel.as_ref();
+    open.verified = open.verified || is_good(&out[open.at], tunnel, &run);
+    if !open.verified || !is_good(packet, tunnel, &run) {
+        return false;
+    }
+    let whole = &mut out[open.at];
+    if whole.capacity() < len {
+        let Some(mut large) = pool.alloc(SizeClass::Large) else { return false };
+        large.fill(whole.bytes());
+        large.inherit(whole, true);
+        large.offload = whole.offload;
+        pool.free(core::mem::replace(whole, large));
+    }
+    let at = whole.len();
+    whole.set_len(len);
+    whole.bytes_mut()[at..].copy_from_slice(payload);
+    (open.run, open.ids) = (run, ids);
+    true
+}
+
+/// Writes the headers of the super-frame, if there is more than one segment.
+fn close(open: &Open, out: &mut ArrayVec<Packet, BATCH>) {
+    if open.run.count() < 2 {
+        return;
+    }
+    let whole = &mut out[open.at];
+    let start = open.tunnel.map_or(0, |t| t.inner);
+    let frame = whole.bytes_mut();
+    let mut offload = open.run.finish(&mut frame[start..]);
+    if let Some(tunnel) = &open.tunnel {
+        tunnel.finish(frame);
+        offload.csum_valid = true;
+    }
+    offload.shift(start as i32);
+    whole.offload = offload;
+}
+
+#[cfg(test)]
+mod tests;

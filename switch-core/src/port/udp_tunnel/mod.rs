@@ -1,0 +1,295 @@
+//! The tunnel's underlay through UDP sockets: works beside the node's own stack and uses its
+//! routes, neighbours and path MTU.
+//!
+//! To the switch this is an uplink like any other: it gives and takes whole Ethernet frames with outer
+//! IP, UDP and VXLAN headers. The kernel writes those itself, so what is sent is stripped of them and
+//! what is received gets them back, as far as they are known: addresses, ports, traffic class,
+//! lengths. The MAC addresses are made of the IP addresses ([`underlay_mac`]), the TTL is 64. The
+//! kernel has verified the UDP checksum of every frame received (`csum_valid`); the field holds zero
+//! over IPv4 and the pseudo-header's sum over IPv6.
+//!
+//! Super-frames stay whole as far as the kernel lets them (see `tx` and `rx`). What cannot be sent
+//! because it is longer than the path MTU, and what the network says about that, comes back as the
+//! ICMP error that a raw uplink would receive (`report`).
+//!
+//! [`UdpTunnelDevice`] is used by control threads, each [`UdpTunnelPort`] by one worker.
+
+mod report;
+mod rx;
+mod senders;
+mod tx;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
+
+use arrayvec::ArrayVec;
+use rustix::event::{EventfdFlags, epoll, eventfd};
+use wire::addr::Mac;
+
+use self::senders::Senders;
+use super::{Device, Offloads, Port, PortInfo};
+use crate::host::{Context, HostError, NetNs, Netlink};
+use crate::packet::{Batch, Packet, Pool};
+use crate::sys::datagram::Slot;
+use crate::sys::{packet as option, udp};
+
+/// What the kernel may hold for us, as it counts memory.
+const BUFFER: i32 = 8 << 20;
+
+/// What tunnel packets go through.
+#[derive(Clone, Debug)]
+pub struct UdpTunnelConfig {
+    /// This node's tunnel address over IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// This node's tunnel address over IPv6.
+    pub v6: Option<Ipv6Addr>,
+    /// UDP port of the tunnel, 4789 by assignment.
+    pub port: u16,
+    /// Largest outer IP packet, in octets. `None`: that of the interface that has the address.
+    pub mtu: Option<u32>,
+    /// TTL or hop limit of what is sent.
+    pub ttl: u8,
+    /// Routers may cut tunnel packets over IPv4. (RFC 7348 §4.3: they should not.)
+    pub fragmentable: bool,
+    /// How many source ports each family sends from, so that the underlay spreads flows: at
+    /// most 1,024.
+    pub senders: usize,
+}
+
+impl UdpTunnelConfig {
+    /// A tunnel at these addresses, its first of each family: port 4789, never cut, TTL 64, 64
+    /// source ports.
+    pub fn new(addresses: &[IpAddr]) -> Self {
+        Self {
+            v4: addresses.iter().find_map(|a| if let IpAddr::V4(a) = a { Some(*a) } else { None }),
+            v6: addresses.iter().find_map(|a| if let IpAddr::V6(a) = a { Some(*a) } else { None }),
+            port: vxlan::template::PORT,
+            mtu: None,
+            ttl: 64,
+            fragmentable: false,
+            senders: 64,
+        }
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+}
+
+/// The MAC address that stands for an underlay address in frames of this port: `0a:58` and the
+/// address's last four octets.
+pub fn underlay_mac(address: IpAddr) -> Mac {
+    let last = match address {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(v6) => {
+            let [.., a, b, c, d] = v6.octets();
+            [a, b, c, d]
+        }
+    };
+    Mac([0x0a, 0x58, last[0], last[1], last[2], last[3]])
+}
+
+/// The UDP sockets of a tunnel on this node.
+#[derive(Debug)]
+pub struct UdpTunnelDevice {
+    ns: NetNs,
+    config: UdpTunnelConfig,
+    info: PortInfo,
+    /// Shared by all open ports.
+    senders: Weak<Senders>,
+}
+
+impl UdpTunnelDevice {
+    /// The tunnel of `config` in `ns`. Nothing is bound before it is opened as a port.
+    ///
+    /// # Errors
+    /// No address is given, no interface has it, port 0, or no or too many senders.
+    pub fn new(ns: &NetNs, config: UdpTunnelConfig) -> Result<Self, HostError> {
+        let operation = || format!("tunnel over UDP port {} in {ns}", config.port);
+        let refuse = |reason: &str| Err(HostError::invalid(operation(), reason));
+        let Some(first) = config.addresses().next() else {
+            return refuse("addresses: neither an IPv4 nor an IPv6 address is given");
+        };
+        if config.port == 0 {
+            return refuse("port: 0 is none");
+        }
+        if config.ttl == 0 {
+            return refuse("ttl: with 0 no packet would leave");
+        }
+        if !(1..=1024).contains(&config.senders) {
+            return refuse("senders: between 1 and 1024");
+        }
+        let mtu = match config.mtu {
+            Some(mtu) => mtu,
+            None => mtu_of(ns, config.addresses())?,
+        };
+        let info = PortInfo {
+            name: format!("udp:{}", config.port),
+            mac: Some(underlay_mac(first)),
+            mtu,
+            offloads: Offloads::ALL,
+        };
+        Ok(Self { ns: ns.clone(), config, info, senders: Weak::new() })
+    }
+
+    fn open_port(&mut self, index: usize) -> Result<UdpTunnelPort, HostError> {
+        let what = || format!("open the tunnel's UDP sockets in {}", self.ns);
+        let senders = match self.senders.upgrade() {
+            Some(senders) => senders,
+            None => {
+                // The ports to receive by are shared with nobody but our own workers: somebody
+                // else's socket there would get part of the traffic.
+                for address in self.config.addresses() {
+                    drop(self.bind(address, self.config.port, false)?);
+                }
+                let senders = Senders::open(&self.ns, &self.config)?;
+                let senders = Arc::new(senders);
+                self.senders = Arc::downgrade(&senders);
+                senders
+            }
+        };
+        let flags = epoll::CreateFlags::CLOEXEC;
+        let watch = epoll::create(flags).context(what)?;
+        let signal = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).context(what)?;
+        let (data, readable) = (epoll::EventData::new_u64(0), epoll::EventFlags::IN);
+        epoll::add(&watch, &signal, data, readable).context(what)?;
+        let mut receivers = ArrayVec::new();
+        for address in self.config.addresses() {
+            let socket = self.bind(address, self.config.port, true)?;
+            epoll::add(&watch, &socket, data, readable).context(what)?;
+            receivers.push(Receiver { socket, address, slots: rx::FEW_SLOTS });
+        }
+        if index == 0 {
+            // Errors are always told of.
+            for socket in senders.sockets() {
+                epoll::add(&watch, socket, data, epoll::EventFlags::empty()).context(what)?;
+            }
+        }
+        Ok(UdpTunnelPort {
+            receivers,
+            senders,
+            watch,
+            signal,
+            reads_errors: index == 0,
+            port: self.config.port,
+            info: self.info.clone(),
+            waiting: VecDeque::new(),
+            reports: VecDeque::new(),
+            plan: tx::Plan::default(),
+        })
+    }
+
+    /// A socket that receives at `address`.
+    fn bind(&self, address: IpAddr, port: u16, shared: bool) -> Result<OwnedFd, HostError> {
+        let at = SocketAddr::new(address, port);
+        let what = || format!("bind UDP {at} in {}", self.ns);
+        let v6 = address.is_ipv6();
+        let socket = self.ns.enter(|| udp::open(v6))?.context(what)?;
+        let fd = socket.as_fd();
+        if shared {
+            udp::set_shared(fd).context(what)?;
+            udp::set_receive_class(fd, v6).context(what)?;
+            option::set_receive_buffer(fd, BUFFER).context(what)?;
+            // Without (before Linux 5.0) every datagram comes by itself.
+            let _ = udp::set_gro(fd);
+        }
+        rustix::net::bind(fd, &at).context(what)?;
+        Ok(socket)
+    }
+}
+
+/// The smallest MTU of the interfaces that have these addresses.
+fn mtu_of(ns: &NetNs, addresses: impl Iterator<Item = IpAddr>) -> Result<u32, HostError> {
+    let mut netlink = Netlink::open(ns)?;
+    let (known, links) = (netlink.addresses()?, netlink.links()?);
+    let mut smallest = u32::MAX;
+    for address in addresses {
+        let index = known.iter().find(|a| a.address.address() == address).map(|a| a.link);
+        let link = index.and_then(|index| links.iter().find(|link| link.index == index));
+        let Some(link) = link else {
+            let operation = format!("tunnel at {address} in {ns}");
+            return Err(HostError::invalid(operation, "no interface has this address"));
+        };
+        smallest = smallest.min(link.mtu);
+    }
+    Ok(smallest)
+}
+
+impl Device for UdpTunnelDevice {
+    fn open(&mut self, index: usize, _workers: usize) -> io::Result<Box<dyn Port>> {
+        Ok(Box::new(self.open_port(index)?))
+    }
+
+    fn info(&self) -> PortInfo {
+        self.info.clone()
+    }
+}
+
+/// A socket that receives.
+#[derive(Debug)]
+struct Receiver {
+    socket: OwnedFd,
+    /// What it is bound to.
+    address: IpAddr,
+    /// How many datagrams, or joined runs of them, the next call offers to take.
+    slots: usize,
+}
+
+/// One worker's sockets of a tunnel.
+#[derive(Debug)]
+pub struct UdpTunnelPort {
+    receivers: ArrayVec<Receiver, 2>,
+    senders: Arc<Senders>,
+    /// What to wait on: all receivers, errors of senders, `signal`.
+    watch: OwnedFd,
+    /// Readable while `reports` holds any.
+    signal: OwnedFd,
+    /// Whether this port reads what the network says about datagrams that were sent.
+    reads_errors: bool,
+    port: u16,
+    info: PortInfo,
+    /// Received frames that a burst had no room for.
+    waiting: VecDeque<Packet>,
+    /// ICMP errors to be received.
+    reports: VecDeque<Packet>,
+    plan: tx::Plan,
+}
+
+impl Port for UdpTunnelPort {
+    fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        let before = batch.len();
+        self.take_reports(batch);
+        while !batch.is_full()
+            && let Some(packet) = self.waiting.pop_front()
+        {
+            batch.push(packet);
+        }
+        if batch.len() == before {
+            self.receive(pool, batch)?;
+        }
+        if batch.len() == before && self.reads_errors {
+            self.read_errors();
+            self.take_reports(batch);
+        }
+        Ok(batch.len() - before)
+    }
+
+    fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        Ok(self.transmit(pool, batch))
+    }
+
+    fn info(&self) -> &PortInfo {
+        &self.info
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.watch.as_fd())
+    }
+
+    fn arm(&mut self) -> bool {
+        self.waiting.is_empty() && self.reports.is_empty()
+    }
+}

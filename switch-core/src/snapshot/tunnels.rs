@@ -1,0 +1,170 @@
+//! The overlay as packets need it: other nodes' tunnel ends, the outer headers to each, and how
+//! each node is reached.
+//!
+//! Made from the table before it, so that a node keeps its index while it exists and what was
+//! learnt about the path to it while its outer headers stay.
+
+mod compile;
+mod path;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+use vxlan::decap::DecapRules;
+use vxlan::template::Template;
+use vxlan::vtep::{EndIndex, VtepTable};
+use wire::addr::Mac;
+use wire::flow_key::proto;
+
+pub(super) use compile::Compiler;
+pub use path::{PATH_MTU_SECS, PathMtu};
+
+use super::UplinkPort;
+use crate::config::{Gateway, RemoteNode};
+use crate::id::PortId;
+use crate::time::Instant;
+
+/// How another node is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Through the tunnel to this end.
+    Tunnel(EndIndex),
+    /// As it is, by the direct uplink, to this link-layer address.
+    Neighbour(Mac),
+    /// By this node's own routes.
+    Host,
+    /// This node has no tunnel address of a family that the other node has.
+    NoSource,
+    /// No port carries the tunnel.
+    NoUplink,
+    /// Its link-layer address is unknown.
+    NoNeighbour,
+}
+
+/// What the packet path needs of one tunnel: two cache lines.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Tunnel {
+    /// The outer headers.
+    pub template: Template,
+    /// Largest inner network-layer packet that the uplink carries, in octets.
+    pub mtu: u16,
+    /// What was learnt of the path.
+    pub path: PathMtu,
+}
+
+const _: () = assert!(size_of::<Tunnel>() == 128);
+
+impl Tunnel {
+    /// Largest inner network-layer packet at `now`, in octets.
+    #[inline]
+    pub fn inner_mtu(&self, now: Instant) -> u16 {
+        match self.path.get(now) {
+            None => self.mtu,
+            Some(path) => self.mtu.min(self.inner_of(path)),
+        }
+    }
+
+    /// The largest inner packet on a path with `mtu`.
+    fn inner_of(&self, mtu: u16) -> u16 {
+        vxlan::template::inner_mtu(mtu.into(), self.template.is_ipv6()) as u16
+    }
+}
+
+/// Another node, by its tunnel end or its name.
+#[derive(Clone, Debug)]
+struct Place {
+    node: Arc<RemoteNode>,
+    reach: Reach,
+}
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub struct Tunnels {
+    /// Whether the switch itself reaches other nodes; otherwise the node's own routes do.
+    pub enabled: bool,
+    /// Tunnel ends, for what arrives.
+    pub ends: VtepTable,
+    /// What is accepted.
+    pub rules: DecapRules,
+    /// The port that carries the tunnel.
+    pub port: PortId,
+    /// Inner link-layer address of this node, by the underlay's family: IPv4, IPv6; and what
+    /// answers there for the node's pods (Flannel's name for it is the first address of the
+    /// node's range).
+    pub gateways: [Gateway; 2],
+    tunnels: Vec<Option<Arc<Tunnel>>>,
+    places: HashMap<Arc<str>, Place>,
+    names: HashMap<EndIndex, Arc<str>>,
+    /// All nodes' own addresses.
+    addresses: HashSet<IpAddr>,
+    /// First addresses of this node's ranges.
+    own: Vec<IpAddr>,
+    made_of: compile::Inputs,
+}
+
+impl Tunnels {
+    /// The tunnel of a plan.
+    #[inline]
+    pub fn get(&self, number: u16) -> Option<&Tunnel> {
+        self.tunnels.get(usize::from(number))?.as_deref()
+    }
+
+    /// The tunnel to an end.
+    #[inline]
+    pub fn to(&self, end: EndIndex) -> Option<&Tunnel> {
+        self.tunnels.get(end.index())?.as_deref()
+    }
+
+    /// How a node is reached, if there is such a node.
+    pub fn reach(&self, node: &str) -> Option<Reach> {
+        self.places.get(node).map(|place| place.reach)
+    }
+
+    /// The name of the node at a tunnel end.
+    pub fn node(&self, end: EndIndex) -> Option<&Arc<str>> {
+        self.names.get(&end)
+    }
+
+    /// What this node is inside the tunnel to `end`.
+    #[inline]
+    pub fn gateway(&self, end: EndIndex) -> &Gateway {
+        let v6 = self.to(end).is_some_and(|tunnel| tunnel.template.is_ipv6());
+        &self.gateways[usize::from(v6)]
+    }
+
+    /// Whether `mac` is this node's inside the tunnel.
+    #[inline]
+    pub fn is_own_mac(&self, mac: Mac) -> bool {
+        self.enabled && self.gateways.iter().any(|gateway| gateway.mac == mac)
+    }
+
+    /// Whether `address` is the first of one of this node's ranges, as which Flannel's nodes know
+    /// each other.
+    pub fn is_own_gateway(&self, address: IpAddr) -> bool {
+        self.own.contains(&address)
+    }
+
+    /// Whether `address` is a node's own, this one's or another's.
+    pub fn is_node_address(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
+    /// Whether these are the protocol, destination and port of a tunnel packet to a node.
+    pub fn is_tunnel_packet(&self, protocol: u8, destination: IpAddr, port: u16) -> bool {
+        protocol == proto::UDP
+            && port == self.rules.port
+            && self.enabled
+            && self.addresses.contains(&destination)
+    }
+}
+
+/// The uplinks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Uplinks {
+    /// The one that carries the tunnel.
+    pub tunnel: Option<UplinkPort>,
+    /// The one for traffic without a tunnel.
+    pub direct: Option<UplinkPort>,
+}

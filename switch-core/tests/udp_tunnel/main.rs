@@ -1,0 +1,8 @@
+//! The tunnel over UDP sockets against the kernel's own VXLAN devices.
+
+#[path = "../common/mod.rs"]
+#[macro_use]
+mod common;
+mod tcp;
+mod throughput;
+mod world;
