@@ -115,7 +115,8 @@ fn a_wrong_checksum_stays_and_is_not_hidden() {
         for tunnel in [false, true] {
             let mut pool = pool();
             let shape = tcp(true, 3_000);
-            let whole = if tunnel { tunnelled(&shape, 1000, true, true) } else { shape.packet(1000) };
+            let whole =
+                if tunnel { tunnelled(&shape, 1000, true, true) } else { shape.packet(1000) };
             let mut cut = pieces(whole, &mut pool);
             let at = if tunnel { at + 50 } else { at };
             cut[1].bytes_mut()[at] ^= 0x10;
