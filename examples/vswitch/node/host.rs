@@ -1,6 +1,7 @@
 //! The node's side: its own port, the routes to its pods, and the masquerading of what leaves the
 //! cluster.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use kubernetes::Compiled;
@@ -14,6 +15,7 @@ use switch_core::port::{Device, tap};
 use wire::cidr::Cidr;
 
 use super::NodeOptions;
+use super::services::{self, ServiceSide};
 use super::veth::VethHost;
 use crate::cluster::Masquerading;
 use crate::failure::Failure;
@@ -23,8 +25,10 @@ use crate::state::MTU;
 #[derive(Debug)]
 pub(super) struct HostSide {
     port: PortId,
-    side: Side,
     masquerade: Option<Masquerade>,
+    services: ServiceSide,
+    /// Last, so that nothing is steered to an interface that is gone.
+    side: Side,
 }
 
 #[derive(Debug)]
@@ -65,7 +69,8 @@ impl HostSide {
                 Some(Masquerade::install(&options.namespace, &rules(options, state))?)
             }
         };
-        Ok(Self { port, side, masquerade })
+        let services = ServiceSide::open(&options.namespace, state.config.node.gateway);
+        Ok(Self { port, masquerade, services, side })
     }
 
     /// The port's number.
@@ -83,20 +88,31 @@ impl HostSide {
         PortConfig { port: self.port, role }
     }
 
-    /// Follows a new state.
+    /// Follows a new state, which is in force.
     pub(super) fn update(
         &mut self,
         options: &NodeOptions,
         state: &Compiled,
+        control: &ControlPlane,
     ) -> Result<(), HostError> {
+        let snapshot = control.snapshot();
+        let mut destinations = local_ranges(state);
+        extend_ranges(&mut destinations, services::ranges(&state.config, &snapshot));
         match &mut self.side {
-            Side::Tap(side) => side.set_destinations(local_ranges(state))?,
-            Side::Veth(side) => side.set_destinations(local_ranges(state))?,
+            Side::Tap(side) => side.set_destinations(destinations)?,
+            Side::Veth(side) => side.set_destinations(destinations)?,
         }
+        self.services.update(&snapshot)?;
+        self.tend(control);
         match &mut self.masquerade {
             Some(masquerade) => masquerade.update(&rules(options, state)),
             None => Ok(()),
         }
+    }
+
+    /// Looks after what may be missing still.
+    pub(super) fn tend(&mut self, control: &ControlPlane) {
+        self.services.tend(control);
     }
 }
 
@@ -125,6 +141,12 @@ fn cluster_ranges(options: &NodeOptions, state: &Compiled) -> Vec<Cidr> {
     let pods = state.config.endpoints.iter().flat_map(|pod| &pod.workload.addresses);
     extend(&mut ranges, pods.copied());
     ranges
+}
+
+/// Adds the ranges that are not there yet.
+fn extend_ranges(ranges: &mut Vec<Cidr>, more: Vec<Cidr>) {
+    let known: HashSet<Cidr> = ranges.iter().copied().collect();
+    ranges.extend(more.into_iter().filter(|range| !known.contains(range)));
 }
 
 /// Adds the addresses that no range holds yet.

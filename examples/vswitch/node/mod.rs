@@ -6,6 +6,7 @@
 
 mod host;
 mod pods;
+mod services;
 mod veth;
 
 use std::time::Duration;
@@ -96,7 +97,7 @@ impl Node {
             Some(epoch) if !news => epoch,
             _ => self.publish()?,
         };
-        self.host.update(&self.options, &self.state)?;
+        self.host.update(&self.options, &self.state, &self.control)?;
         Ok(epoch)
     }
 
@@ -117,6 +118,7 @@ impl Node {
                 gone.push(name);
             }
         }
+        self.host.tend(&self.control);
         let epoch = self.release(gone)?;
         let wanted = Wanted::of(&self.state);
         if self.pods.is_lacking(&wanted) && self.pods.attach(&mut self.control, &wanted) {

@@ -252,7 +252,7 @@ impl Engine {
             last_seen: turn.now.as_secs() as u32,
             plan,
         };
-        self.flows.insert(parsed.hash, entry);
+        self.flows.insert(parsed.hash, &entry);
     }
 }
 

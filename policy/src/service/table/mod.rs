@@ -169,6 +169,11 @@ impl ServiceTable {
         self.fronts.heap_bytes()
     }
 
+    /// The slot of a Service's table that a connection falls into.
+    pub(super) fn slot(&self, found: &Match<'_>, key: &FlowKey) -> usize {
+        found.port.table(found.scope).slot(self.hash(found.port, key))
+    }
+
     /// By what kind of address a packet is for a Service, if it is.
     pub(super) fn kind(&self, key: &FlowKey) -> Option<FrontendKind> {
         self.front(key).map(|port| port.kind)
