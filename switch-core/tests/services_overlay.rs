@@ -72,7 +72,7 @@ fn isolate(config: &mut Config, allowed: IpAddr) {
 
 fn pair(change: impl Fn(&mut Config)) -> Pair {
     Pair([0, 1].map(|n| {
-        let mut config = config(n, Underlay::Ipv4First);
+        let mut config = node_config(n, Underlay::Ipv4First);
         change(&mut config);
         Switch::new(&config)
     }))
