@@ -101,7 +101,6 @@ impl World {
             workers: 1,
             masquerade: Masquerading::Kernel,
             cluster: Vec::new(),
-            routes: Vec::new(),
         };
         let node = start(options, &manifest)?;
         let lacking = pods.iter().find(|p| node.port(&format!("demo/{}", p.name)).is_none());

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use kubernetes::Compiled;
 use std::sync::Arc;
-use switch_core::config::{Config, Route};
+use switch_core::config::{Config, PortConfig, PortRole};
 use switch_core::control::{ControlPlane, Options};
 use switch_core::host::{HostError, NetNs};
 use switch_core::id::{Epoch, PortId};
@@ -45,8 +45,6 @@ pub(crate) struct NodeOptions {
     pub(crate) masquerade: Masquerading,
     /// Ranges of the cluster beyond what nodes and pods say.
     pub(crate) cluster: Vec<Cidr>,
-    /// Routes beyond pods and nodes.
-    pub(crate) routes: Vec<Arc<Route>>,
 }
 
 /// See the module's description.
@@ -163,7 +161,11 @@ impl Node {
             }
         }
         state.config.ports.push(self.host.config());
-        state.config.routes.extend(self.options.routes.iter().cloned());
+        let is_uplink = |port: &PortConfig| matches!(port.role, PortRole::Uplink { .. });
+        if !state.config.ports.iter().any(is_uplink) {
+            // Other nodes are behind the node's own routes.
+            state.config.tunnel = None;
+        }
         state.config
     }
 
