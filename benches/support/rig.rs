@@ -207,9 +207,9 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// The ports of a flow: no two have the same.
+/// The ports of a flow: no two have the same, and none has the tunnel's.
 fn ports(flow: usize) -> (u16, u16) {
-    ((flow % 60_000) as u16 + 1024, (flow / 60_000) as u16 + 1)
+    ((flow % 60_000) as u16 + 5000, (flow / 60_000) as u16 + 1)
 }
 
 /// A datagram from the first pod to the second: 60 octets, over IPv6 64.
