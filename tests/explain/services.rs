@@ -72,8 +72,9 @@ impl World {
         let common = ["explain", "--manifests", &state, "--service-cidr", "10.96.0.0/16"];
         let output = run(&[&common, arguments].concat());
         let text = String::from_utf8(output.stdout).expect("text");
-        let told = String::from_utf8_lossy(&output.stderr);
-        (output.status.code().expect("it ends"), text + &told)
+        // Notes go to standard error.
+        eprint!("{}", String::from_utf8_lossy(&output.stderr));
+        (output.status.code().expect("it ends"), text)
     }
 
     /// The answer for programs; its exit status must fit its verdict.
