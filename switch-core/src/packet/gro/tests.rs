@@ -23,7 +23,7 @@ fn tcp(v4: bool, payload: usize) -> Shape {
         tcp_flags: 0x10,
         id: 0xfffe,
         seq: u32::MAX - 100,
-        payload: (0..payload).map(|n| (n * 7 >> 3) as u8).collect(),
+        payload: (0..payload).map(|n| ((n * 7) >> 3) as u8).collect(),
     }
 }
 
