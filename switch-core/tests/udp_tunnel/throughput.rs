@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use switch_core::host::NetNs;
 
+use crate::common;
 use crate::world::{Near, POD, Tunnel, Underlay, kernel_pod};
 
 /// Gbit/s of one stream from one pod to the other.
@@ -48,36 +49,48 @@ fn throughput() {
     let seconds = var("SECONDS_EACH", "2");
     let v6 = var("FAMILY", "4") == "6";
     let tunnel = Tunnel { v6, vni: 1, port: 4789 };
-    let ours = Underlay::new();
-    let (near, far) = (Near::new(&ours.near, &tunnel), kernel_pod(&ours.far, &tunnel, true));
-    let kernel = Underlay::new();
+    let worlds: Vec<_> = (0..5).map(|_| Underlay::new()).collect();
+    let [kernel, ours, both, raw, raws] = &worlds[..] else { unreachable!() };
     let pods = (kernel_pod(&kernel.near, &tunnel, false), kernel_pod(&kernel.far, &tunnel, true));
-    let switches = Underlay::new();
-    let first = Near::new(&switches.near, &tunnel);
-    let back = Tunnel { v6, ..tunnel };
-    let second = Near::far(&switches.far, &back);
+    let (near, far) = (Near::new(&ours.near, &tunnel), kernel_pod(&ours.far, &tunnel, true));
+    let two = (Near::new(&both.near, &tunnel), Near::far(&both.far, &tunnel));
+    let (raw_near, raw_far) = (Near::raw(raw, &tunnel, false), kernel_pod(&raw.far, &tunnel, true));
+    let raw_two = (Near::raw(raws, &tunnel, false), Near::raw(raws, &tunnel, true));
+    if var("CUT", "") == "1" {
+        // The underlay carries no super-frames: what the nodes send is cut before it.
+        for world in &worlds {
+            for node in [&world.near, &world.far] {
+                common::set_tunnel_offloads(node, "u0", false);
+            }
+        }
+    }
     let (a, b) = (POD[0][usize::from(v6)], POD[1][usize::from(v6)]);
-    let mut results: [Vec<f64>; 4] = Default::default();
     let paths = [
-        (&pods.0, &pods.1, b),
-        (&near.pod, &far, b),
-        (&far, &near.pod, a),
-        (&first.pod, &second.pod, b),
+        ("kernel to kernel", &pods.0, &pods.1, b),
+        ("UDP socket to kernel", &near.pod, &far, b),
+        ("kernel to UDP socket", &far, &near.pod, a),
+        ("UDP socket to UDP socket", &two.0.pod, &two.1.pod, b),
+        ("AF_PACKET to kernel", &raw_near.pod, &raw_far, b),
+        ("kernel to AF_PACKET", &raw_far, &raw_near.pod, a),
+        ("AF_PACKET to AF_PACKET", &raw_two.0.pod, &raw_two.1.pod, b),
     ];
-    let wanted = var("PATHS", "0123");
+    let wanted = var("PATHS", "0123456");
+    let mut results = vec![Vec::new(); paths.len()];
     for round in 0..rounds {
-        for (n, (from, to, address)) in paths.iter().enumerate() {
-            let skip = !wanted.contains(&n.to_string());
-            results[n].push(if skip { f64::NAN } else { iperf(from, to, address, &seconds) });
+        for (n, (_, from, to, address)) in paths.iter().enumerate() {
+            if wanted.contains(&n.to_string()) {
+                results[n].push(iperf(from, to, address, &seconds));
+            }
         }
         let load = std::fs::read_to_string("/proc/loadavg").unwrap();
-        let last: Vec<f64> = results.iter().map(|r| r[round]).collect();
+        let last: Vec<_> = results.iter().map(|r| r.last().copied().unwrap_or(0.0)).collect();
         println!("round {round}: {last:.2?} load {}", load.trim());
     }
-    let names = ["kernel to kernel", "ours to kernel", "kernel to ours", "ours to ours"];
-    let whole = median(&mut results[0].clone());
-    for (name, values) in names.iter().zip(&mut results) {
-        let mid = median(values);
-        println!("{name}: {mid:.2} Gbit/s, {:.2} of the kernel's", mid / whole);
+    let kernel = results[0].clone();
+    for ((name, ..), values) in paths.iter().zip(&mut results).filter(|(_, v)| !v.is_empty()) {
+        // Each beside the kernel's of the same round.
+        let mut ratios: Vec<f64> = values.iter().zip(&kernel).map(|(v, k)| v / k).collect();
+        let ratio = if ratios.is_empty() { f64::NAN } else { median(&mut ratios) };
+        println!("{name}: {:.2} Gbit/s, {ratio:.2} of the kernel's", median(values));
     }
 }
