@@ -3,6 +3,8 @@
 
 #[path = "support/cpu_time.rs"]
 mod cpu_time;
+#[path = "support/full.rs"]
+mod full;
 #[path = "support/rig.rs"]
 mod rig;
 
@@ -12,7 +14,8 @@ use std::time::Duration;
 
 use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use rig::{Rig, bridged, plain, policed, routed, scattered, tcp, udp};
+use full::{Case, Full};
+use rig::{Rig, answer, bridged, overlay, plain, policed, routed, scattered, tcp, tunnelled, udp};
 use switch_core::config::Config;
 use switch_core::packet::BATCH;
 
@@ -25,13 +28,25 @@ fn measure(
     config: &Config,
     make: impl Fn(usize) -> Vec<u8>,
 ) {
+    measure_with(c, name, config, make, answer);
+}
+
+/// As [`measure`], with the answer that each frame gets while tables are filled.
+fn measure_with(
+    c: &mut Criterion<CpuTime>,
+    name: &str,
+    config: &Config,
+    make: impl Fn(usize) -> Vec<u8>,
+    back: impl Fn(&[u8]) -> Vec<u8>,
+) {
     let mut group = c.benchmark_group(format!("hit/{name}"));
     group.throughput(Throughput::Elements(BATCH as u64));
     for (count, label) in COUNTS {
         let mut rig = None;
         group.bench_function(BenchmarkId::from_parameter(label), |b| {
             let rig = rig.get_or_insert_with(|| {
-                Rig::new(config, &scattered(count).map(&make).collect::<Vec<_>>(), 1)
+                let frames = scattered(count).map(&make).collect::<Vec<_>>();
+                Rig::answered(config, &frames, 1, &back)
             });
             let (now, worker) = (rig.now, &mut rig.workers[0]);
             b.iter(|| black_box(worker.poll(now)));
@@ -39,6 +54,20 @@ fn measure(
         rig.iter().for_each(Rig::check);
     }
     group.finish();
+}
+
+/// `hit/vxlan_encap*`, `hit/vxlan_decap*`: between a pod and the uplink.
+fn measure_tunnel(c: &mut Criterion<CpuTime>) {
+    for (v6, family) in [(false, ""), (true, "_ipv6")] {
+        let out = |flow| udp(flow, v6);
+        measure_with(c, &format!("vxlan_encap{family}"), &overlay(1), out, |f| {
+            tunnelled(&answer(f))
+        });
+        // What comes in is the packet of a pod elsewhere; here the frames that led to it are at hand.
+        let inside = move |flow| tunnelled(&udp(flow, v6));
+        let back = |frame: &[u8]| answer(&frame[50..]);
+        measure_with(c, &format!("vxlan_decap{family}"), &overlay(0), inside, back);
+    }
 }
 
 /// `hit/NAME_2_workers/FLOWS`: the packet of one worker while another is as busy, each with half of the
@@ -95,13 +124,60 @@ fn measure_policies(c: &mut Criterion<CpuTime>) {
     }
 }
 
+/// `hit/{service_nat,full}…/FLOWS`: connections to 200 Services with 25 endpoints each. `full` is
+/// connection tracking, policy both ways, translation and the tunnel, counters on.
+fn measure_services(c: &mut Criterion<CpuTime>) {
+    for full in [false, true] {
+        for (v6, tcp) in [(false, false), (true, false), (false, true), (true, true)] {
+            let case = Case { full, v6, tcp };
+            let name = [
+                if full { "full" } else { "service_nat" },
+                if tcp { "_tcp" } else { "" },
+                if v6 { "_ipv6" } else { "" },
+            ];
+            for workers in [1, 2] {
+                let name = format!("{}{}", name.concat(), ["", "_2_workers"][workers - 1]);
+                measure_case(c, &name, case, workers);
+            }
+        }
+    }
+}
+
+fn measure_case(c: &mut Criterion<CpuTime>, name: &str, case: Case, workers: usize) {
+    let mut group = c.benchmark_group(format!("hit/{name}"));
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for (count, label) in &COUNTS[workers - 1..] {
+        let mut rig = None;
+        group.bench_function(BenchmarkId::from_parameter(label), |b| {
+            let rig = rig.get_or_insert_with(|| Full::new(case, scattered(*count), workers));
+            let (now, stop) = (rig.now, AtomicBool::new(false));
+            let (first, others) = rig.workers.split_at_mut(1);
+            std::thread::scope(|scope| {
+                for other in others {
+                    scope.spawn(|| {
+                        while !stop.load(Relaxed) {
+                            black_box(other.poll(now));
+                        }
+                    });
+                }
+                b.iter(|| black_box(first[0].poll(now)));
+                stop.store(true, Relaxed);
+            });
+        });
+        rig.iter().for_each(Full::check);
+    }
+    group.finish();
+}
+
 fn hit(c: &mut Criterion<CpuTime>) {
+    measure_services(c);
     measure_policies(c);
     measure(c, "l3", &routed(), |n| udp(n, false));
     measure(c, "l3_ipv6", &routed(), |n| udp(n, true));
     measure(c, "l3_tcp", &routed(), |n| tcp(n, false));
     measure(c, "l3_tcp_ipv6", &routed(), |n| tcp(n, true));
     measure(c, "l2", &bridged(), plain);
+    measure_tunnel(c);
     measure_two(c, "l3", &routed(), |n| udp(n, false));
     measure_two(c, "l3_ipv6", &routed(), |n| udp(n, true));
     measure_two(c, "l3_tcp", &routed(), |n| tcp(n, false));

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Family;
 use super::ends::{End, Ends};
+use super::service::{Served, ServiceReport};
 use super::way::{Fate, Judged, Leads, Route};
 
 /// The answer for programs.
@@ -24,8 +25,8 @@ pub(super) struct Report<'a> {
     traffic: String,
     egress: SideReport<'a>,
     ingress: SideReport<'a>,
-    /// The Service that was called: none, they are not in force yet.
-    service: Option<ServiceReport>,
+    /// The Service that was called, if the destination is one's.
+    service: Option<ServiceReport<'a>>,
     route: Option<RouteReport<'a>>,
 }
 
@@ -65,12 +66,6 @@ struct NearestReport<'a> {
 }
 
 #[derive(Serialize)]
-struct ServiceReport {
-    name: String,
-    backend: String,
-}
-
-#[derive(Serialize)]
 struct RouteReport<'a> {
     /// The node whose switch it is.
     node: &'a str,
@@ -81,6 +76,17 @@ struct RouteReport<'a> {
     /// The other node, where it leads to one.
     remote: Option<&'a str>,
     tunnel: bool,
+    /// The tunnel packets' outer headers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vxlan: Option<VxlanReport>,
+}
+
+#[derive(Serialize)]
+struct VxlanReport {
+    vni: u32,
+    source: String,
+    destination: String,
+    port: u16,
 }
 
 impl<'a> Report<'a> {
@@ -95,7 +101,7 @@ impl<'a> Report<'a> {
             traffic: traffic.to_string(),
             egress: SideReport::new(&judged.policies.egress),
             ingress: SideReport::new(&judged.policies.ingress),
-            service: None,
+            service: judged.service.as_ref().map(Served::report),
             route: judged.route.as_ref().map(RouteReport::new),
         }
     }
@@ -139,14 +145,21 @@ impl<'a> NearestReport<'a> {
 
 impl<'a> RouteReport<'a> {
     fn new(route: &'a Route) -> Self {
+        let by = if route.uplink { "uplink" } else { "host" };
         let (kind, port, remote) = match &route.leads {
             Leads::Pod(name) => ("pod", Some(name.as_str()), None),
             Leads::Gateway => ("gateway", None, None),
             Leads::Node => ("node", Some("host"), None),
-            Leads::Remote(node) => ("remote", Some("host"), Some(&**node)),
-            Leads::Outside => ("outside", Some("host"), None),
+            Leads::Remote(node) => ("remote", Some(by), Some(&**node)),
+            Leads::Outside => ("outside", Some(by), None),
         };
-        Self { node: &route.node, kind, port, remote, tunnel: route.tunnel }
+        let vxlan = route.tunnel.as_ref().map(|outer| VxlanReport {
+            vni: outer.vni.get(),
+            source: outer.source.to_string(),
+            destination: outer.destination.to_string(),
+            port: outer.port,
+        });
+        Self { node: &route.node, kind, port, remote, tunnel: vxlan.is_some(), vxlan }
     }
 }
 
@@ -154,6 +167,7 @@ fn verdict(fate: Fate) -> &'static str {
     match fate {
         Fate::Allow => "allow",
         Fate::Deny(_) => "deny",
+        Fate::Reject(_) => "reject",
         Fate::Drop(_) => "drop",
     }
 }
@@ -161,7 +175,7 @@ fn verdict(fate: Fate) -> &'static str {
 fn reason(fate: Fate) -> Option<&'static str> {
     match fate {
         Fate::Allow => None,
-        Fate::Deny(reason) | Fate::Drop(reason) => Some(reason.name()),
+        Fate::Deny(reason) | Fate::Reject(reason) | Fate::Drop(reason) => Some(reason.name()),
     }
 }
 
@@ -188,10 +202,15 @@ impl fmt::Display for Text<'_> {
         let traffic = ends.wanted.traffic(ends.from.address.is_ipv6());
         let [from, to] = [&ends.from, &ends.to].map(name);
         write!(f, "{}: {traffic} from {from} to {to}", verdict(judged.fate))?;
-        if let Fate::Deny(reason) | Fate::Drop(reason) = judged.fate {
+        if let Fate::Deny(reason) | Fate::Reject(reason) | Fate::Drop(reason) = judged.fate {
             write!(f, "\nreason: {}. {}", reason.name(), reason.describe())?;
         }
-        write!(f, "\n{}", judged.policies)?;
+        if let Some(service) = &judged.service {
+            write!(f, "\n{service}")?;
+        }
+        if !judged.service.as_ref().is_some_and(Served::is_refused) {
+            write!(f, "\n{}", judged.policies)?;
+        }
         match &judged.route {
             Some(route) => write!(f, "\nroute: {route}"),
             None => f.write_str("\nroute: none"),
@@ -217,8 +236,16 @@ impl fmt::Display for Route {
             Leads::Pod(name) => write!(f, "to the port of {name}"),
             Leads::Gateway => f.write_str("to the gateway, which is the switch itself"),
             Leads::Node => f.write_str("to the node itself, by its own port"),
-            Leads::Remote(node) if self.tunnel => write!(f, "through the overlay to {node}"),
+            Leads::Remote(node) if self.uplink => match &self.tunnel {
+                Some(outer) => write!(
+                    f,
+                    "through the overlay to {node} (VXLAN {}, {} to {}, UDP port {})",
+                    outer.vni, outer.source, outer.destination, outer.port
+                ),
+                None => write!(f, "to {node}, by the uplink"),
+            },
             Leads::Remote(node) => write!(f, "to {node}, by the node's own port"),
+            Leads::Outside if self.uplink => f.write_str("off the cluster, by the uplink"),
             Leads::Outside => f.write_str("off the cluster, by the node's own port"),
         }
     }
