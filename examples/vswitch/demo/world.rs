@@ -101,7 +101,6 @@ impl World {
             workers: 1,
             masquerade: Masquerading::Kernel,
             cluster: Vec::new(),
-            routes: Vec::new(),
             underlay: UnderlayOptions::default(),
         };
         let node = start(options, &manifest)?;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use kubernetes::Compiled;
 use std::sync::Arc;
-use switch_core::config::{Config, Route};
+use switch_core::config::Config;
 use switch_core::control::{ControlPlane, Options};
 use switch_core::host::{HostError, NetNs};
 use switch_core::id::{Epoch, PortId};
@@ -50,8 +50,6 @@ pub(crate) struct NodeOptions {
     pub(crate) masquerade: Masquerading,
     /// Ranges of the cluster beyond what nodes and pods say.
     pub(crate) cluster: Vec<Cidr>,
-    /// Routes beyond pods and nodes.
-    pub(crate) routes: Vec<Arc<Route>>,
     /// How other nodes are reached.
     pub(crate) underlay: UnderlayOptions,
 }
@@ -152,7 +150,7 @@ impl Node {
         if self.pods.is_lacking(&wanted) {
             news |= self.pods.attach(&mut self.control, &wanted);
         }
-        news |= self.underlay.find_neighbours(&self.state.config, &self.options.routes);
+        news |= self.underlay.find_neighbours(&self.state.config);
         let epoch = if news || always && epoch.is_none() { Some(self.publish()?) } else { epoch };
         self.underlay.take(&self.state, &self.control.snapshot());
         Ok(epoch)
@@ -197,7 +195,6 @@ impl Node {
             }
         }
         state.config.ports.push(self.host.config());
-        state.config.routes.extend(self.options.routes.iter().cloned());
         self.underlay.complete(&mut state.config);
         state.config
     }

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use kubernetes::Compiled;
-use switch_core::config::{Config, NextHop, PortConfig, PortRole, Route, Routing, TunnelConfig};
+use switch_core::config::{Config, NextHop, PortConfig, PortRole, Routing, TunnelConfig};
 use switch_core::control::ControlPlane;
 use switch_core::host::netlink::{Address, Link};
 use switch_core::host::{HostError, NetNs, Netlink};
@@ -19,7 +19,6 @@ use switch_core::port::Device;
 use switch_core::port::af_packet::{PacketConfig, PacketDevice};
 use switch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice};
 use switch_core::snapshot::Snapshot;
-use vxlan::header::Vni;
 use vxlan::template::inner_mtu;
 use wire::addr::Mac;
 
@@ -29,9 +28,6 @@ use super::taken::{self, Taken};
 use crate::print;
 use crate::state::MTU;
 
-/// UDP port of tunnels where the cluster is Flannel's: what Linux used before there was an
-/// assigned one.
-const FLANNEL_PORT: u16 = 8472;
 /// The most nodes asked for the way to them where the tunnel's address is no interface's own.
 const ASKED: usize = 16;
 
@@ -144,7 +140,7 @@ impl Underlay {
     /// Finds out what there should be for a state, as the node is now. What is there and does not
     /// fit is not told of any more; says whether there is such.
     pub(super) fn plan(&mut self, state: &Compiled) -> bool {
-        let tunnel = state.config.tunnel.clone().or_else(|| self.tunnel_of(state));
+        let tunnel = self.tunnel_of(state);
         self.plan = match self.find(state, tunnel.as_ref()) {
             Ok((sockets, interface)) => Plan { tunnel, sockets, interface, trouble: None },
             Err(trouble) => Plan { tunnel, trouble: Some(trouble), ..Plan::default() },
@@ -168,19 +164,11 @@ impl Underlay {
         !self.outdated.is_empty()
     }
 
-    /// The tunnel where nobody configured one: there is one once there are other nodes, and Flannel's
-    /// where Flannel's annotations are.
+    /// The tunnel, once there are other nodes or somebody asked for it.
     fn tunnel_of(&self, state: &Compiled) -> Option<TunnelConfig> {
         let others = state.config.nodes.iter().any(|node| !node.addresses.is_empty());
-        if !others && self.options.kind.is_none() {
-            return None;
-        }
-        let mut tunnel = TunnelConfig::default();
-        if let Some(flannel) = &state.flannel {
-            tunnel.port = FLANNEL_PORT;
-            tunnel.vni = flannel.vni.and_then(Vni::new).unwrap_or(tunnel.vni);
-        }
-        Some(tunnel)
+        let wanted = others || self.options.kind.is_some();
+        wanted.then(|| state.config.tunnel.clone().unwrap_or_default())
     }
 
     fn find(
@@ -339,12 +327,12 @@ impl Underlay {
 
     /// Finds out where the other nodes are, as far as the kernel knows now, and has it find out the
     /// rest. Says whether that changed.
-    pub(super) fn find_neighbours(&mut self, config: &Config, routes: &[Arc<Route>]) -> bool {
+    pub(super) fn find_neighbours(&mut self, config: &Config) -> bool {
         let Some(open) = &self.interface else { return self.neighbours.forget() };
         let beside = self.plan.tunnel.as_ref().is_some_and(|t| t.routing == Routing::HostGw);
         let nodes = if open.plan.tunnel || beside { &config.nodes[..] } else { &[] };
         let of_nodes = nodes.iter().flat_map(|node| node.addresses.iter().copied());
-        let of_routes = config.routes.iter().chain(routes).flat_map(|r| &r.next_hops);
+        let of_routes = config.routes.iter().flat_map(|r| &r.next_hops);
         let hops = of_routes.filter_map(|hop| match hop {
             NextHop::Via(address) => Some(*address),
             _ => None,
@@ -359,9 +347,7 @@ impl Underlay {
 
     /// Tells the switch of all this.
     pub(super) fn complete(&self, config: &mut Config) {
-        if config.tunnel.is_none() {
-            config.tunnel.clone_from(&self.plan.tunnel);
-        }
+        config.tunnel.clone_from(&self.plan.tunnel);
         if let Some(Open { port, plan, mac }) = &self.sockets {
             let (mac, mtu) = (*mac, clamped(plan.mtu));
             let role = PortRole::Uplink { mac, mtu, tunnel: true, direct: false };

@@ -1,10 +1,6 @@
 //! Values of options.
 
-use std::sync::Arc;
 use std::time::Duration;
-
-use switch_core::config::{NextHop, Route};
-use wire::cidr::Cidr;
 
 use crate::node::{UnderlayKind, UnderlayOptions};
 
@@ -25,29 +21,6 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     seconds
         .filter(|duration| (0.1..1e9).contains(&duration.as_secs_f64()))
         .ok_or_else(|| "it is not a number of seconds, at least 0.1".to_owned())
-}
-
-/// `--route CIDR=NEXTHOP`.
-#[derive(Clone, Debug)]
-pub(super) struct RouteFlag(Route);
-
-impl RouteFlag {
-    /// Reads the option's value.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let (range, hop) = text.split_once('=').ok_or("it is not CIDR=host or CIDR=blackhole")?;
-        let destination: Cidr = range.parse().map_err(|error| format!("{range:?}: {error}"))?;
-        let hop = match hop {
-            "host" => NextHop::Host,
-            "blackhole" => NextHop::Blackhole,
-            other => return Err(format!("{other:?} is neither host nor blackhole")),
-        };
-        Ok(Self(Route { destination, next_hops: vec![hop] }))
-    }
-
-    /// As the switch is told of it.
-    pub(super) fn route(&self) -> Arc<Route> {
-        Arc::new(self.0.clone())
-    }
 }
 
 /// What joins the node to the others.
