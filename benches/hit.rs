@@ -3,6 +3,8 @@
 
 #[path = "support/cpu_time.rs"]
 mod cpu_time;
+#[path = "support/full.rs"]
+mod full;
 #[path = "support/rig.rs"]
 mod rig;
 
@@ -12,6 +14,7 @@ use std::time::Duration;
 
 use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use full::{Case, Full};
 use rig::{Rig, answer, bridged, overlay, plain, policed, routed, scattered, tcp, tunnelled, udp};
 use switch_core::config::Config;
 use switch_core::packet::BATCH;
@@ -121,7 +124,53 @@ fn measure_policies(c: &mut Criterion<CpuTime>) {
     }
 }
 
+/// `hit/{service_nat,full}…/FLOWS`: connections to 200 Services with 25 endpoints each. `full` is
+/// connection tracking, policy both ways, translation and the tunnel, counters on.
+fn measure_services(c: &mut Criterion<CpuTime>) {
+    for full in [false, true] {
+        for (v6, tcp) in [(false, false), (true, false), (false, true), (true, true)] {
+            let case = Case { full, v6, tcp };
+            let name = [
+                if full { "full" } else { "service_nat" },
+                if tcp { "_tcp" } else { "" },
+                if v6 { "_ipv6" } else { "" },
+            ];
+            for workers in [1, 2] {
+                let name = format!("{}{}", name.concat(), ["", "_2_workers"][workers - 1]);
+                measure_case(c, &name, case, workers);
+            }
+        }
+    }
+}
+
+fn measure_case(c: &mut Criterion<CpuTime>, name: &str, case: Case, workers: usize) {
+    let mut group = c.benchmark_group(format!("hit/{name}"));
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for (count, label) in &COUNTS[workers - 1..] {
+        let mut rig = None;
+        group.bench_function(BenchmarkId::from_parameter(label), |b| {
+            let rig = rig.get_or_insert_with(|| Full::new(case, scattered(*count), workers));
+            let (now, stop) = (rig.now, AtomicBool::new(false));
+            let (first, others) = rig.workers.split_at_mut(1);
+            std::thread::scope(|scope| {
+                for other in others {
+                    scope.spawn(|| {
+                        while !stop.load(Relaxed) {
+                            black_box(other.poll(now));
+                        }
+                    });
+                }
+                b.iter(|| black_box(first[0].poll(now)));
+                stop.store(true, Relaxed);
+            });
+        });
+        rig.iter().for_each(Full::check);
+    }
+    group.finish();
+}
+
 fn hit(c: &mut Criterion<CpuTime>) {
+    measure_services(c);
     measure_policies(c);
     measure(c, "l3", &routed(), |n| udp(n, false));
     measure(c, "l3_ipv6", &routed(), |n| udp(n, true));

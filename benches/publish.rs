@@ -108,6 +108,7 @@ fn resident() -> u64 {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0)
 }
 
+#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 fn publish(criterion: &mut Criterion) {
     let config = config();
     let options = Options { pinning: Pinning::None, ..Options::default() };

@@ -74,8 +74,8 @@ fn head(text: &mut String, row: &Row) {
     let costs = format!("CPU, ns/{}", row.load.work);
     let _ = writeln!(
         text,
-        "\n{heading:<35} {:>8} {:>17} {:>9} {:>13}   {costs:<17} {:>8} {:>9} {:>8} {:>8}",
-        "median", "min … max", "× base", "min … max", "machine", "× base", "process", "switch"
+        "\n{heading:<35} {:>8} {:>17} {:>9} {:>13}   {costs:<17} {:>8} {:>9} {:>9} {:>8}",
+        "median", "min … max", "× base", "min … max", "machine", "× base", "accounted", "switch"
     );
 }
 
@@ -83,7 +83,7 @@ fn line(text: &mut String, row: &Row) {
     let median = |s: Option<Spread>| s.map_or("–".to_owned(), |s| ratio(s.median));
     let _ = writeln!(
         text,
-        "  {:<33} {:>8} {:>17} {:>9} {:>13}   {:17} {:>8} {:>9} {:>8} {:>8}",
+        "  {:<33} {:>8} {:>17} {:>9} {:>13}   {:17} {:>8} {:>9} {:>9} {:>8}",
         row.path,
         number(row.value.median),
         range(Some(row.value), number),
@@ -92,7 +92,7 @@ fn line(text: &mut String, row: &Row) {
         "",
         number(row.cost.machine_ns),
         median(row.cost_ratio),
-        number(row.cost.process_ns),
+        number(row.cost.accounted_ns),
         number(row.cost.switch_ns),
     );
 }

@@ -77,9 +77,9 @@ impl Spread {
 pub(crate) struct Cost {
     /// All that the machine did, other programs included.
     pub(crate) machine_ns: f64,
-    /// Generators, our switch, and the kernel on their account.
-    pub(crate) process_ns: f64,
-    /// Switches' workers and daemons.
+    /// Generators, switches, and the kernel on their account.
+    pub(crate) accounted_ns: f64,
+    /// Of it, switches' workers and daemons.
     pub(crate) switch_ns: f64,
 }
 
@@ -149,7 +149,7 @@ impl Results {
     pub(crate) fn end_round(&mut self, mut round: Round) {
         let used = Usage::since(&round.start);
         let wall = used.wall.as_secs_f64();
-        round.others = used.machine.saturating_sub(used.process).as_secs_f64() / wall;
+        round.others = used.machine.saturating_sub(used.accounted).as_secs_f64() / wall;
         round.steal = used.steal.as_secs_f64() / wall;
         self.rounds.push(round);
     }
@@ -206,7 +206,7 @@ impl Results {
             ratio: Spread::of(ratios(&values, &baseline)),
             cost: Cost {
                 machine_ns: median(|c| c.machine_ns),
-                process_ns: median(|c| c.process_ns),
+                accounted_ns: median(|c| c.accounted_ns),
                 switch_ns: median(|c| c.switch_ns),
             },
             cost_ratio: Spread::of(ratios(&costs, &baseline_costs)),
@@ -233,7 +233,7 @@ pub(crate) fn cost(sample: &Sample) -> Cost {
     let each = |time: std::time::Duration| time.as_secs_f64() * 1e9 / sample.work;
     Cost {
         machine_ns: each(sample.usage.machine),
-        process_ns: each(sample.usage.process),
+        accounted_ns: each(sample.usage.accounted),
         switch_ns: each(sample.usage.switch),
     }
 }

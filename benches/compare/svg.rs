@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::paths::Group;
+use crate::paths::{Group, Wire};
 use crate::report::{kernel, number, processors};
 use crate::results::{Results, Row};
 
@@ -62,6 +62,7 @@ const PLANS: &[Plan] = &[
     Plan("Connections, 1,000 Services", "connect_request_close/ipv4", ONLY, many_services),
     Plan("Connections, 5,000 Services", "connect_request_close/ipv4", ONLY, most_services),
     Plan("TCP stream, IPv4, across two nodes", "tcp_stream/ipv4", ONLY, two_nodes),
+    Plan("TCP, IPv4, two nodes, no tunnel offloads", "tcp_stream/ipv4", ONLY, two_nodes_packets),
     Plan("Round trip, median, across two nodes", "round_trip/ipv4", P50, two_nodes),
 ];
 
@@ -82,7 +83,11 @@ fn most_services(group: Group) -> bool {
 }
 
 fn two_nodes(group: Group) -> bool {
-    group == Group::TwoNodes
+    group == Group::TwoNodes(Wire::Offloads)
+}
+
+fn two_nodes_packets(group: Group) -> bool {
+    group == Group::TwoNodes(Wire::Packets)
 }
 
 /// See the module's description.
@@ -250,9 +255,9 @@ fn draw_bar(body: &mut String, bar: &Bar, scale: f64, x: f64, top: f64) {
 
 /// A path's name without what its panel says already.
 fn label(path: &str) -> String {
-    let end = |part: &&str| !["1", "1000", "5000", "services"].contains(part);
+    let end = |part: &&str| !["1", "1000", "5000", "services", "packets"].contains(part);
     let parts: Vec<&str> = path.split('/').filter(end).collect();
-    parts.join(" ").replace('_', " ")
+    parts.join(" ").replace("2_workers", "2 workers")
 }
 
 fn class(path: &str) -> &'static str {

@@ -17,8 +17,8 @@ use rustix::time::{ClockId, clock_gettime};
 pub(crate) struct Usage {
     /// Time that passed.
     pub(crate) wall: Duration,
-    /// Processor time of this process.
-    pub(crate) process: Duration,
+    /// Processor time on the account of this process and of switches' daemons.
+    pub(crate) accounted: Duration,
     /// Processor time of switches' workers and daemons, of all that there are: idle ones use next
     /// to none.
     pub(crate) switch: Duration,
@@ -32,10 +32,11 @@ impl Usage {
     /// The totals now. What the system does not tell is zero.
     pub(crate) fn now() -> Self {
         let (machine, steal) = machine().unwrap_or_default();
+        let daemons = daemons().unwrap_or_default();
         Self {
             wall: monotonic(),
-            process: clock(ClockId::ProcessCPUTime),
-            switch: switches().unwrap_or_default(),
+            accounted: clock(ClockId::ProcessCPUTime) + daemons,
+            switch: workers().unwrap_or_default() + daemons,
             machine,
             steal,
         }
@@ -53,7 +54,7 @@ impl Sub for Usage {
     fn sub(self, earlier: Usage) -> Usage {
         Usage {
             wall: self.wall.saturating_sub(earlier.wall),
-            process: self.process.saturating_sub(earlier.process),
+            accounted: self.accounted.saturating_sub(earlier.accounted),
             switch: self.switch.saturating_sub(earlier.switch),
             machine: self.machine.saturating_sub(earlier.machine),
             steal: self.steal.saturating_sub(earlier.steal),
@@ -81,16 +82,16 @@ pub(crate) fn count_process(pid: u32) {
     }
 }
 
-/// Threads of this process that are named as the control plane names workers, and all of the
-/// daemons'.
-fn switches() -> Option<Duration> {
-    let workers = threads(Path::new("/proc/self/task"), "podswitch-")?;
-    let daemons = PROCESSES.lock().ok()?;
-    let daemons = daemons.iter().filter_map(|pid| {
-        // One may have ended since.
-        threads(&Path::new("/proc").join(pid.to_string()).join("task"), "")
-    });
-    Some(workers + daemons.sum::<Duration>())
+/// Threads of this process that are named as the control plane names workers.
+fn workers() -> Option<Duration> {
+    threads(Path::new("/proc/self/task"), "podswitch-")
+}
+
+/// The counted processes, with all their threads. One may have ended since.
+fn daemons() -> Option<Duration> {
+    let processes = PROCESSES.lock().ok()?;
+    let folder = |pid: &u32| Path::new("/proc").join(pid.to_string()).join("task");
+    Some(processes.iter().filter_map(|pid| threads(&folder(pid), "")).sum())
 }
 
 /// Threads in a folder of `/proc` whose names begin so.

@@ -26,7 +26,7 @@ use wire::addr::Mac;
 pub(crate) const GATEWAY: [u8; 6] = [0xee; 6];
 
 /// A device with an end for each worker, made beforehand.
-struct Ends<P>(PortInfo, Vec<Option<P>>);
+pub(crate) struct Ends<P>(pub(crate) PortInfo, pub(crate) Vec<Option<P>>);
 
 impl<P: Port + 'static> Device for Ends<P> {
     fn open(&mut self, index: usize, _workers: usize) -> io::Result<Box<dyn Port>> {

@@ -32,6 +32,12 @@ pub fn default_size(backends: usize) -> u32 {
     LADDER[rung.min(LADDER.len() - 1)]
 }
 
+/// The upper half of the product spreads the hash evenly over any number of slots.
+#[inline]
+fn slot_of(hash: u64, slots: usize) -> usize {
+    ((u128::from(hash) * slots as u128) >> 64) as usize
+}
+
 /// Whether `n` is a prime number.
 pub fn is_prime(n: u32) -> bool {
     if n < 4 {
@@ -136,12 +142,10 @@ impl Maglev {
     /// built from. `None` if there is none. The hash must be under the cluster's key.
     #[inline]
     pub fn pick(&self, hash: u64) -> Option<u16> {
-        // The upper half of the product spreads the hash evenly over any number of slots.
-        let slot = |len: usize| ((u128::from(hash) * len as u128) >> 64) as usize;
         match &self.slots {
             Slots::One(one) => *one,
-            Slots::Narrow(slots) => slots.get(slot(slots.len())).map(|i| u16::from(*i)),
-            Slots::Wide(slots) => slots.get(slot(slots.len())).copied(),
+            Slots::Narrow(slots) => slots.get(slot_of(hash, slots.len())).map(|i| u16::from(*i)),
+            Slots::Wide(slots) => slots.get(slot_of(hash, slots.len())).copied(),
         }
     }
 
@@ -149,6 +153,11 @@ impl Maglev {
     #[inline]
     pub fn is_empty(&self) -> bool {
         matches!(self.slots, Slots::One(None))
+    }
+
+    /// The slot that a hash falls into, for explanations.
+    pub fn slot(&self, hash: u64) -> usize {
+        slot_of(hash, self.size())
     }
 
     /// Number of slots; 1 where there is nothing to choose.

@@ -128,6 +128,13 @@ pub struct LocalNode {
 /// Linux takes ports of its own from, which is left the lower half.
 pub const NAT_PORTS: RangeInclusive<u16> = 44_000..=65_535;
 
+impl LocalNode {
+    /// Its zone, if it says so (label `topology.kubernetes.io/zone`).
+    pub fn zone(&self) -> Option<&str> {
+        self.labels.get("topology.kubernetes.io/zone")
+    }
+}
+
 impl Default for LocalNode {
     fn default() -> Self {
         Self {

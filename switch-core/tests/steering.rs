@@ -275,6 +275,8 @@ fn ports_are_reserved_and_given_back() {
     require_privilege!();
     let ns = NetNs::anonymous().unwrap();
     let setting = "net/ipv4/ip_local_reserved_ports";
+    drop(ReservedPorts::reserve(&ns, &[30_000..=32_767]).unwrap());
+    assert_eq!(sysctl::get(&ns, setting).unwrap(), "", "as it was");
     sysctl::set(&ns, setting, "8080").unwrap();
     let reserved = ReservedPorts::reserve(&ns, &[30_000..=32_767, 44_000..=65_535]).unwrap();
     let again = ReservedPorts::reserve(&ns, &[30_000..=32_767, 44_000..=65_535]).unwrap();

@@ -75,6 +75,8 @@ fn run(seed: u64, config: &Config, packets: usize) -> u64 {
             assert_eq!(switches[0].dropped(), switches[1].dropped());
         }
     }
+    // What entries have counted, connections are told within a sweep's round.
+    switches.iter_mut().for_each(|s| s.pass_slowly(11));
     let connections = |s: &Switch| {
         let mut list: Vec<_> = s.control.connections().iter().map(|c| format!("{c:?}")).collect();
         list.sort_unstable();

@@ -6,6 +6,7 @@ mod support;
 
 mod cases;
 mod refused;
+mod services;
 mod single;
 
 use cases::{ASKED, Case, OUTSIDE};

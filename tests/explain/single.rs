@@ -46,6 +46,11 @@ metadata: {name: web, namespace: x}
 spec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}
 ---
 apiVersion: v1
+kind: Service
+metadata: {name: plain, namespace: x}
+spec: {clusterIP: None, ports: [{port: 80}]}
+---
+apiVersion: v1
 kind: Pod
 metadata: {name: done, namespace: x}
 spec: {nodeName: n1}
@@ -230,9 +235,7 @@ fn bad_references_are_bad_usage() {
         ("x/done", "x/a:80", "no such pod"),
         ("x/b", "node/n9", "no such node"),
         ("x/b", "svc/x/other:80", "no such Service"),
-        ("x/b", "svc/x/web:80", "Service/x/web: Services are not in force yet"),
-        ("x/b", "x/web:80", "Service/x/web: Services are not in force yet"),
-        ("x/b", "10.96.0.10:80", "is an address of Service/x/web: Services are not in force yet"),
+        ("x/b", "svc/x/plain:80", "Service/x/plain: it has no cluster IP"),
         ("10.0.0.2", "fd00::1", "no family in common"),
         ("x/b", "x/a:http", "is no port"),
         ("x/b", "x/a:80/ICMP", "not one of TCP, UDP, SCTP"),

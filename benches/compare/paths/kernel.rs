@@ -7,6 +7,7 @@ use switch_core::host::{HostError, NetNs, Netlink, sysctl};
 use wire::addr::Mac;
 use wire::cidr::Cidr;
 
+use super::nodes::{self, Wire, underlay};
 use super::pod::{MTU, Pod, TUNNEL_MTU};
 use super::{Between, Missing, World, namespace};
 
@@ -39,13 +40,14 @@ pub(super) fn bridge() -> Result<World, Missing> {
 }
 
 /// Two nodes, a bridge and a VXLAN device as its port on each: one Ethernet over both, that learns.
-pub(super) fn bridge_vxlan() -> Result<World, Missing> {
+pub(super) fn bridge_vxlan(wire: Wire) -> Result<World, Missing> {
     let mut client = Pod::new(0, 0, None)?;
     let mut server = Pod::new(0, 1, None)?;
-    let nodes = nodes()?;
+    let nodes = nodes::pair(wire)?;
     for (number, pod) in [&mut client, &mut server].into_iter().enumerate() {
         pod.mtu = TUNNEL_MTU;
         let (node, other) = (&nodes[number], underlay(1 - number));
+        nodes::address(node, number)?;
         without_netfilter(node);
         let bridge = add_bridge(node, TUNNEL_MTU)?;
         plug(node, bridge, "pod", pod)?;
@@ -56,7 +58,7 @@ pub(super) fn bridge_vxlan() -> Result<World, Missing> {
             remote: Some(other),
             port: VXLAN_PORT,
             learning: true,
-            link: Some(netlink.link("underlay")?.index),
+            link: Some(netlink.link(nodes::INTERFACE)?.index),
         };
         let device = netlink.add_vxlan(&LinkSpec::new("vxlan0").mtu(TUNNEL_MTU).up(), &tunnel)?;
         netlink.set_master(device, Some(bridge))?;
@@ -72,7 +74,7 @@ pub(super) fn flannel() -> Result<World, Missing> {
     let gateway = |node: u8| Mac([0x0a, 0x58, 10, 78, node, 1]);
     let mut client = Pod::new(0, 0, Some(gateway(0)))?;
     let mut server = Pod::new(1, 1, Some(gateway(1)))?;
-    let nodes = nodes()?;
+    let nodes = nodes::pair(Wire::Offloads)?;
     for (number, pod) in [&mut client, &mut server].into_iter().enumerate() {
         pod.mtu = TUNNEL_MTU;
         flannel_node(&nodes[number], number as u8, gateway(number as u8), pod)?;
@@ -82,6 +84,7 @@ pub(super) fn flannel() -> Result<World, Missing> {
 }
 
 fn flannel_node(node: &NetNs, number: u8, mac: Mac, pod: &Pod) -> Result<(), HostError> {
+    nodes::address(node, number.into())?;
     without_netfilter(node);
     forwarding(node)?;
     let mut netlink = Netlink::open(node)?;
@@ -99,7 +102,7 @@ fn flannel_node(node: &NetNs, number: u8, mac: Mac, pod: &Pod) -> Result<(), Hos
         remote: None,
         port: FLANNEL_PORT,
         learning: false,
-        link: Some(netlink.link("underlay")?.index),
+        link: Some(netlink.link(nodes::INTERFACE)?.index),
     };
     let vtep = |node| Mac([0x0e, 0x58, 192, 0, 2, node + 1]);
     let device = LinkSpec::new("flannel.1").mac(vtep(number)).mtu(TUNNEL_MTU).up();
@@ -130,25 +133,6 @@ fn network(gateway: IpAddr) -> IpAddr {
         IpAddr::V4(a) => Ipv4Addr::from_bits(a.to_bits() - 1).into(),
         IpAddr::V6(a) => Ipv6Addr::from_bits(a.to_bits() - 1).into(),
     }
-}
-
-/// Two nodes, joined by a veth pair as their network, `underlay` on both.
-pub(super) fn nodes() -> Result<[NetNs; 2], Missing> {
-    let nodes = [namespace()?, namespace()?];
-    let end = || LinkSpec::new("underlay").mtu(MTU).up();
-    Netlink::open(&nodes[0])?.add_veth(&end(), &end(), &nodes[1])?;
-    for (number, node) in nodes.iter().enumerate() {
-        let mut netlink = Netlink::open(node)?;
-        let index = netlink.link("underlay")?.index;
-        let address = InterfaceAddress::new(underlay(number), 24).expect("a prefix of IPv4");
-        netlink.add_address(index, address)?;
-    }
-    Ok(nodes)
-}
-
-/// A node's address on the underlay.
-pub(super) fn underlay(node: usize) -> IpAddr {
-    Ipv4Addr::new(192, 0, 2, node as u8 + 1).into()
 }
 
 fn add_bridge(ns: &NetNs, mtu: u32) -> Result<u32, HostError> {

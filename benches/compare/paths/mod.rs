@@ -2,6 +2,7 @@
 
 mod kernel;
 mod kube_proxy;
+mod nodes;
 mod ovs;
 mod pod;
 mod podswitch;
@@ -15,8 +16,11 @@ use switch_core::action::DropReason;
 use switch_core::control::ControlPlane;
 use switch_core::host::{HostError, NetNs};
 
+pub(crate) use nodes::Wire;
 pub(crate) use pod::Pod;
 use podswitch::Attach::{Packet, Tap};
+use podswitch::tunnel::Underlay::{Packet as Raw, Udp};
+use podswitch::tunnel::two_nodes;
 use services::{Protocol, Services};
 
 use crate::Outcome;
@@ -29,7 +33,7 @@ pub(crate) enum Group {
     /// Two pods of a node, by the cluster IPs of so many Services.
     Services(usize),
     /// Two pods of two nodes.
-    TwoNodes,
+    TwoNodes(Wire),
 }
 
 impl Group {
@@ -40,7 +44,8 @@ impl Group {
             Self::Services(1) => "nftables/1",
             Self::Services(1_000) => "nftables/1000",
             Self::Services(_) => "nftables/5000",
-            Self::TwoNodes => "bridge+vxlan",
+            Self::TwoNodes(Wire::Offloads) => "bridge+vxlan",
+            Self::TwoNodes(Wire::Packets) => "bridge+vxlan/packets",
         }
     }
 
@@ -50,7 +55,10 @@ impl Group {
             Self::OneNode => "one node".to_owned(),
             Self::Services(1) => "through 1 Service".to_owned(),
             Self::Services(count) => format!("through {count} Services"),
-            Self::TwoNodes => "across two nodes".to_owned(),
+            Self::TwoNodes(Wire::Offloads) => "across two nodes".to_owned(),
+            Self::TwoNodes(Wire::Packets) => {
+                "across two nodes, interfaces without tunnel offloads".to_owned()
+            }
         }
     }
 }
@@ -66,6 +74,9 @@ pub(crate) struct Kind {
 const fn kind(name: &'static str, group: Group, make: fn() -> Result<World, Missing>) -> Kind {
     Kind { name, group, make }
 }
+
+const TWO_NODES: Group = Group::TwoNodes(Wire::Offloads);
+const CUT: Group = Group::TwoNodes(Wire::Packets);
 
 /// Every kind, in the order of the table.
 pub(crate) const ALL: &[Kind] = &[
@@ -96,9 +107,14 @@ pub(crate) const ALL: &[Kind] = &[
     kind("podswitch/af_packet/services/5000", Group::Services(5_000), || {
         podswitch::services(Packet, 5_000)
     }),
-    kind("bridge+vxlan", Group::TwoNodes, kernel::bridge_vxlan),
-    kind("flannel", Group::TwoNodes, kernel::flannel),
-    kind("ovs/vxlan", Group::TwoNodes, ovs::vxlan),
+    kind("bridge+vxlan", TWO_NODES, || kernel::bridge_vxlan(Wire::Offloads)),
+    kind("flannel", TWO_NODES, kernel::flannel),
+    kind("ovs/vxlan", TWO_NODES, ovs::vxlan),
+    kind("podswitch/tap/vxlan_udp", TWO_NODES, || two_nodes(Udp, Wire::Offloads)),
+    kind("podswitch/tap/vxlan_packet", TWO_NODES, || two_nodes(Raw, Wire::Offloads)),
+    kind("bridge+vxlan/packets", CUT, || kernel::bridge_vxlan(Wire::Packets)),
+    kind("podswitch/tap/vxlan_udp/packets", CUT, || two_nodes(Udp, Wire::Packets)),
+    kind("podswitch/tap/vxlan_packet/packets", CUT, || two_nodes(Raw, Wire::Packets)),
 ];
 
 /// The group of a path of that name.

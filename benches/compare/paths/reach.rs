@@ -38,7 +38,10 @@ fn datagram(path: &Path, family: Family) -> Outcome<()> {
     let mut outcome = Err("never sent".to_owned());
     for _ in 0..TRIES {
         // The first may be lost while neighbours are looked for.
-        outcome = there_and_back(&client, &server).map_err(text);
+        outcome = there_and_back(&client, &server).map_err(|e| match e.kind() {
+            io::ErrorKind::WouldBlock => "nothing arrived in time".to_owned(),
+            _ => e.to_string(),
+        });
         if outcome.is_ok() {
             break;
         }

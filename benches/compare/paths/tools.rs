@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::{env, thread};
+use std::{env, fs, thread};
 
 use super::Missing;
 use crate::Outcome;
@@ -18,6 +18,16 @@ pub(super) fn find(program: &str) -> Result<PathBuf, Missing> {
         .map(|folder| folder.join(program))
         .find(|file| file.is_file())
         .ok_or_else(|| Missing::Unavailable(format!("no {program}")))
+}
+
+/// Says so where this is an ordinary user's namespace, in which `what` does not come about.
+pub(super) fn need_root(what: &str) -> Result<(), Missing> {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    // The namespace that the system started with has all users (user_namespaces(7)).
+    match map.split_whitespace().eq(["0", "0", "4294967295"]) {
+        true => Ok(()),
+        false => Err(Missing::Unavailable(format!("{what} needs root"))),
+    }
 }
 
 /// Runs a command with text for it to read; gives what it said.

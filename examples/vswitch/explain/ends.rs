@@ -11,9 +11,6 @@ use super::Family;
 use super::reference::{Reference, Target, Wanted};
 use crate::failure::Failure;
 
-/// What is said of Services, which are read and not balanced.
-const NOT_IN_FORCE: &str = "Services are not in force yet";
-
 /// Somebody who can be an end.
 #[derive(Clone, Debug)]
 pub(super) struct Party {
@@ -50,9 +47,6 @@ impl Ends {
         to: &Target,
         family: Option<Family>,
     ) -> Result<Self, Failure> {
-        if let Reference::Address(address) = to.reference {
-            refuse_service_address(config, address)?;
-        }
         let (source, destination) = (party(config, from)?, party(config, &to.reference)?);
         let families = family.as_ref().map_or(&Family::BOTH[..], std::slice::from_ref);
         let pair = families.iter().find_map(|f| Some((source.of(*f)?, destination.of(*f)?)));
@@ -89,6 +83,15 @@ impl Party {
         }
     }
 
+    fn from_service(service: &Service) -> Self {
+        Self {
+            name: service.cookie.to_string(),
+            pod: None,
+            node: None,
+            addresses: service.cluster_ips.clone(),
+        }
+    }
+
     fn from_node(name: &Arc<str>, addresses: &[IpAddr]) -> Self {
         Self {
             name: format!("Node/{name}"),
@@ -102,19 +105,25 @@ impl Party {
 fn party(config: &Config, reference: &Reference) -> Result<Party, Failure> {
     let found = match reference {
         Reference::Pod(namespace, name) => pod(config, namespace, name),
-        Reference::Service(namespace, name) => {
-            return Err(service(config, namespace, name, "no such Service"));
-        }
-        Reference::PodOrService(namespace, name) => match pod(config, namespace, name) {
-            Some(found) => Some(found),
-            None => return Err(service(config, namespace, name, "no such pod or Service")),
+        Reference::Service(namespace, name) => match service(config, namespace, name) {
+            Some(found) => Some(addressed(found)?),
+            None => None,
         },
+        Reference::PodOrService(namespace, name) => {
+            match (pod(config, namespace, name), service(config, namespace, name)) {
+                (Some(pod), _) => Some(pod),
+                (None, Some(found)) => Some(addressed(found)?),
+                (None, None) => None,
+            }
+        }
         Reference::Node(name) => node(config, name),
         Reference::Address(address) => Some(owner(config, *address)),
     };
     found.ok_or_else(|| {
         let hint = match reference {
             Reference::Node(_) => "no such node",
+            Reference::Service(..) => "no such Service",
+            Reference::PodOrService(..) => "no such pod or Service",
             _ => "no such pod (one that has ended or has no address is none)",
         };
         Failure::Input(format!("{reference}: {hint}"))
@@ -132,42 +141,39 @@ fn node(config: &Config, name: &str) -> Option<Party> {
     Some(Party::from_node(&node.name, &node.addresses))
 }
 
-/// Why a Service cannot be an end.
-fn service(config: &Config, namespace: &str, name: &str, missing: &str) -> Failure {
-    let cookie = format!("Service/{namespace}/{name}");
-    let there = config.services.iter().any(|service| service.cookie.as_ref() == cookie);
-    Failure::Input(match there {
-        true => format!("{cookie}: {NOT_IN_FORCE}"),
-        false => format!("{namespace}/{name}: {missing}"),
-    })
+fn service<'a>(config: &'a Config, namespace: &str, name: &str) -> Option<&'a Service> {
+    let is_it = |s: &&Arc<Service>| *s.name.namespace == *namespace && *s.name.name == *name;
+    config.services.iter().find(is_it).map(|service| &**service)
 }
 
-/// What would become of a call to a Service's address the switch does not say yet.
-fn refuse_service_address(config: &Config, address: IpAddr) -> Result<(), Failure> {
+/// A Service by its cluster IPs, if it has any.
+fn addressed(service: &Service) -> Result<Party, Failure> {
+    if service.cluster_ips.is_empty() {
+        return Err(Failure::Input(format!(
+            "{}: it has no cluster IP; what has none is not balanced, its pods are called directly",
+            service.cookie
+        )));
+    }
+    Ok(Party::from_service(service))
+}
+
+/// Whose an address is; its own, if no object has it.
+pub(super) fn owner(config: &Config, address: IpAddr) -> Party {
+    let endpoint = config.endpoints.iter().find(|endpoint| {
+        !endpoint.workload.host_network && endpoint.workload.addresses.contains(&address)
+    });
+    let node = config.nodes.iter().find(|node| node.addresses.contains(&address));
     let has_it = |service: &&Arc<Service>| {
         let balancers = service.ingress.iter().map(|ingress| &ingress.address);
         let mut all = service.cluster_ips.iter().chain(&service.external_ips).chain(balancers);
         all.any(|own| *own == address)
     };
-    match config.services.iter().find(has_it) {
-        Some(service) => Err(Failure::Input(format!(
-            "{address} is an address of {}: {NOT_IN_FORCE}",
-            service.cookie
-        ))),
-        None => Ok(()),
-    }
-}
-
-/// Whose an address is; its own, if no object has it.
-fn owner(config: &Config, address: IpAddr) -> Party {
-    let endpoint = config.endpoints.iter().find(|endpoint| {
-        !endpoint.workload.host_network && endpoint.workload.addresses.contains(&address)
-    });
-    let node = config.nodes.iter().find(|node| node.addresses.contains(&address));
-    let found = match (endpoint, node) {
-        (Some(endpoint), _) => Party::from_endpoint(endpoint),
-        (None, Some(node)) => Party::from_node(&node.name, &node.addresses),
-        (None, None) => {
+    let service = config.services.iter().find(has_it);
+    let found = match (endpoint, node, service) {
+        (Some(endpoint), ..) => Party::from_endpoint(endpoint),
+        (None, Some(node), _) => Party::from_node(&node.name, &node.addresses),
+        (None, None, Some(service)) => Party::from_service(service),
+        (None, None, None) => {
             Party { name: address.to_string(), pod: None, node: None, addresses: Vec::new() }
         }
     };

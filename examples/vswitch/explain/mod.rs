@@ -8,6 +8,7 @@ mod ends;
 mod matrix;
 mod reference;
 mod report;
+mod service;
 mod way;
 
 use std::net::IpAddr;
@@ -34,7 +35,9 @@ use reference::{Target, Wanted};
 /// is TCP (the default), UDP or SCTP; without a port an ICMP echo request is meant.
 ///
 /// The policies of both ends are judged, whatever nodes they are on; the route is the one at the
-/// source's node, or for a source off the cluster at the destination's.
+/// source's node, or for a source off the cluster at the destination's. Of a Service the backend
+/// that this very connection is given is judged; who has called before and is pinned by session
+/// affinity may be given another.
 ///
 /// Exit status: 0 allowed, 1 denied, rejected or dropped, or the manifests are refused, 2 bad
 /// usage or manifests that cannot be read. A matrix that could be printed is 0.
@@ -64,6 +67,10 @@ pub(crate) struct Args {
     /// The port that the connection comes from; of an echo request its identifier.
     #[arg(long, value_name = "N", default_value_t = 40_000, conflicts_with = "matrix")]
     sport: u16,
+    /// The node at which a client from off the cluster calls a Service by an address that is no
+    /// node's. Otherwise one with an endpoint of it.
+    #[arg(long, value_name = "NAME", requires = "to", conflicts_with = "matrix")]
+    node: Option<String>,
     /// Only this family. Otherwise IPv4 if both ends have it; in a matrix both families.
     #[arg(long, value_enum, value_name = "ipv4|ipv6", hide_possible_values = true)]
     family: Option<Family>,
@@ -123,7 +130,15 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
         return matrix::print(&whole.config, &table, &question, json);
     };
     let ends = Ends::find(&whole.config, from, to, args.family)?;
-    let judged = way::judge(&manifests, &args.cluster, &ends, args.sport)?;
+    let entry = match &args.node {
+        Some(name) => {
+            let known = whole.config.nodes.iter().find(|node| *node.name == **name);
+            let unknown = || Failure::Input(format!("node/{name}: no such node"));
+            Some(&known.ok_or_else(unknown)?.name)
+        }
+        None => service::entry_node(&whole.config, &ends),
+    };
+    let judged = way::judge(&manifests, &args.cluster, &ends, args.sport, entry)?;
     if json {
         print::json(&report::Report::new(&ends, &judged));
     } else {

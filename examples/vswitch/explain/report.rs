@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Family;
 use super::ends::{End, Ends};
+use super::service::{Served, ServiceReport};
 use super::way::{Fate, Judged, Leads, Route};
 
 /// The answer for programs.
@@ -24,8 +25,8 @@ pub(super) struct Report<'a> {
     traffic: String,
     egress: SideReport<'a>,
     ingress: SideReport<'a>,
-    /// The Service that was called: none, they are not in force yet.
-    service: Option<ServiceReport>,
+    /// The Service that was called, if the destination is one's.
+    service: Option<ServiceReport<'a>>,
     route: Option<RouteReport<'a>>,
 }
 
@@ -65,12 +66,6 @@ struct NearestReport<'a> {
 }
 
 #[derive(Serialize)]
-struct ServiceReport {
-    name: String,
-    backend: String,
-}
-
-#[derive(Serialize)]
 struct RouteReport<'a> {
     /// The node whose switch it is.
     node: &'a str,
@@ -106,7 +101,7 @@ impl<'a> Report<'a> {
             traffic: traffic.to_string(),
             egress: SideReport::new(&judged.policies.egress),
             ingress: SideReport::new(&judged.policies.ingress),
-            service: None,
+            service: judged.service.as_ref().map(Served::report),
             route: judged.route.as_ref().map(RouteReport::new),
         }
     }
@@ -172,6 +167,7 @@ fn verdict(fate: Fate) -> &'static str {
     match fate {
         Fate::Allow => "allow",
         Fate::Deny(_) => "deny",
+        Fate::Reject(_) => "reject",
         Fate::Drop(_) => "drop",
     }
 }
@@ -179,7 +175,7 @@ fn verdict(fate: Fate) -> &'static str {
 fn reason(fate: Fate) -> Option<&'static str> {
     match fate {
         Fate::Allow => None,
-        Fate::Deny(reason) | Fate::Drop(reason) => Some(reason.name()),
+        Fate::Deny(reason) | Fate::Reject(reason) | Fate::Drop(reason) => Some(reason.name()),
     }
 }
 
@@ -206,10 +202,15 @@ impl fmt::Display for Text<'_> {
         let traffic = ends.wanted.traffic(ends.from.address.is_ipv6());
         let [from, to] = [&ends.from, &ends.to].map(name);
         write!(f, "{}: {traffic} from {from} to {to}", verdict(judged.fate))?;
-        if let Fate::Deny(reason) | Fate::Drop(reason) = judged.fate {
+        if let Fate::Deny(reason) | Fate::Reject(reason) | Fate::Drop(reason) = judged.fate {
             write!(f, "\nreason: {}. {}", reason.name(), reason.describe())?;
         }
-        write!(f, "\n{}", judged.policies)?;
+        if let Some(service) = &judged.service {
+            write!(f, "\n{service}")?;
+        }
+        if !judged.service.as_ref().is_some_and(Served::is_refused) {
+            write!(f, "\n{}", judged.policies)?;
+        }
         match &judged.route {
             Some(route) => write!(f, "\nroute: {route}"),
             None => f.write_str("\nroute: none"),

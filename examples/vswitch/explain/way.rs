@@ -18,18 +18,18 @@ use wire::flow_key::{FlowKey, proto};
 
 use super::ends::{End, Ends};
 use super::reference::Wanted;
+use super::service::Served;
 use super::snapshot;
 use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
 use crate::overlay::{NAMELESS, attach_uplink};
 use crate::state::{self, MTU};
 
-/// The node's own port, and those of the ends that are pods of the node.
+/// The node's own port.
 const HOST: PortId = PortId(0);
-const SOURCE: PortId = PortId(1);
-const DESTINATION: PortId = PortId(2);
-/// The underlay's.
-const UPLINK: PortId = PortId(3);
+/// The underlay's, and the first of the pods'.
+const UPLINK: PortId = PortId(1);
+const PODS: u16 = 2;
 
 /// What becomes of a connection.
 pub(super) struct Judged {
@@ -37,6 +37,8 @@ pub(super) struct Judged {
     pub(super) policies: Explanation,
     /// What the switch at the source's node does.
     pub(super) fate: Fate,
+    /// What became of the destination, if it is a Service's.
+    pub(super) service: Option<Served>,
     /// The way of the first packet, also where a policy forbids it; `None` if there is none.
     pub(super) route: Option<Route>,
 }
@@ -48,6 +50,8 @@ pub(super) enum Fate {
     Allow,
     /// A policy denies it.
     Deny(DropReason),
+    /// It is refused, and the client told at once.
+    Reject(DropReason),
     /// It is dropped for another reason.
     Drop(DropReason),
 }
@@ -86,39 +90,48 @@ pub(super) enum Leads {
     Outside,
 }
 
-/// Judges the connection between two ends.
+/// Judges the connection between two ends, at `node` if it may come in anywhere.
 pub(super) fn judge(
     manifests: &Manifests,
     cluster: &ClusterArgs,
     ends: &Ends,
     sport: u16,
+    node: Option<&Arc<str>>,
 ) -> Result<Judged, Failure> {
-    let (from, to) = (ends.from.address, ends.to.address);
-    let traffic = ends.wanted.traffic(from.is_ipv6());
     // A source off the cluster comes in at the destination's node.
-    let node = ends.from.party.node.as_ref().or(ends.to.party.node.as_ref());
+    let node = ends.from.party.node.as_ref().or(node).or(ends.to.party.node.as_ref());
     let compiled =
         state::judge(manifests, node.map(|name| &**name), cluster).map_err(Failure::Refused)?;
-    let (config, ingress) = scene(compiled, ends);
+    let (config, ingress) = scene(compiled, &ends.from);
     let snapshot = snapshot(&config)?;
-    let policies = snapshot.policy.explain(from, to, traffic);
+    let key = key(ends, sport)?;
+    let is_pod = ends.from.party.pod.is_some();
+    let served = node.and_then(|_| Served::find(&config, &snapshot, &key, is_pod));
+    // Both ends' policies see the backend, and the client as it is (N15).
+    let backend = served.as_ref().and_then(|served| served.backend(&config));
+    let (to, wanted) = backend.as_ref().map_or((&ends.to, ends.wanted), |(end, port)| (end, *port));
+    let traffic = wanted.traffic(key.src_addr().is_ipv6());
+    let policies = snapshot.policy.explain(ends.from.address, to.address, traffic);
     let Some(node) = node else {
         // Whoever are not of the cluster meet no switch of it; a pod on no node meets none either.
         let fate = match ends.from.party.pod.is_some() || ends.to.party.pod.is_some() {
             true => Fate::Drop(DropReason::UnknownPod),
             false => Fate::Allow,
         };
-        return Ok(Judged { fate: fate.unless_denied(&policies), policies, route: None });
+        let fate = fate.unless_denied(&policies);
+        return Ok(Judged { fate, policies, service: None, route: None });
     };
     if ends.from.party.pod.is_some() && ends.from.party.node.is_none() {
         let fate = Fate::Drop(DropReason::EndpointNotReady).unless_denied(&policies);
-        return Ok(Judged { fate, policies, route: None });
+        return Ok(Judged { fate, policies, service: served, route: None });
     }
-    let way = Way { snapshot: &snapshot, config: &config, node, ends, ingress };
-    let key = key(ends, sport)?;
+    let way = Way { snapshot: &snapshot, config: &config, node, to, ingress };
     let decision = way.ask(&snapshot, &key);
+    let is_refused = served.as_ref().is_some_and(Served::is_refused);
     let policies = match decision {
         Decision::Gateway => beyond_policy(policies),
+        // There is no backend that policy could be asked about.
+        _ if is_refused => beyond_policy(policies),
         _ => policies,
     };
     let (fate, route) = match way.outcome(&decision) {
@@ -128,6 +141,9 @@ pub(super) fn judge(
             let open = Snapshot { policy: Arc::new(PolicyTable::default()), ..(*snapshot).clone() };
             (Fate::Allow, way.outcome(&way.ask(&open, &key)).ok())
         }
+        Err(reason @ (DropReason::ServiceNoEndpoints | DropReason::ServiceUndefinedPort)) => {
+            (Fate::Reject(reason), None)
+        }
         Err(reason) => (Fate::Drop(reason), None),
     };
     // The switch at the source's node speaks for its own pods only.
@@ -136,7 +152,7 @@ pub(super) fn judge(
         Fate::Drop(reason) if reason.class() == DropClass::Spoof => fate,
         _ => fate.unless_denied(&policies),
     };
-    Ok(Judged { policies, fate, route })
+    Ok(Judged { policies, fate, service: served, route })
 }
 
 impl Fate {
@@ -152,26 +168,24 @@ impl Fate {
     }
 }
 
-/// The node's ports: its own, and those of the ends that are its pods. Gives the one that the
-/// first packet comes in by.
-fn scene(mut compiled: kubernetes::Compiled, ends: &Ends) -> (Config, PortId) {
+/// The node's ports: its own, the uplink, and those of its pods. Gives the one that the first packet of
+/// `from` comes in by.
+fn scene(mut compiled: kubernetes::Compiled, from: &End) -> (Config, PortId) {
     let mac = compiled.config.node.underlay_mac;
     let mac = if mac.is_unicast() { mac } else { NAMELESS };
     let role = PortRole::Host { mac, mtu: MTU };
     compiled.config.ports.push(PortConfig { port: HOST, role });
     attach_uplink(&mut compiled.config, UPLINK);
-    let pod = |compiled: &kubernetes::Compiled, end: &End| {
-        let cookie = end.party.pod.as_ref()?;
-        compiled.pods.iter().position(|pod| pod.cookie == *cookie)
-    };
-    let source = pod(&compiled, &ends.from);
-    let destination = pod(&compiled, &ends.to).filter(|pod| Some(*pod) != source);
-    for (pod, port) in [(source, SOURCE), (destination, DESTINATION)] {
-        if let Some(pod) = pod {
-            compiled.attach(pod, port, MTU);
+    let mut ingress = HOST;
+    // More than there can be ports for are as good as not attached.
+    for pod in 0..compiled.pods.len().min(PortId::MAX_PORTS - usize::from(PODS)) {
+        let port = PortId(pod as u16 + PODS);
+        if from.party.pod.as_ref() == Some(&compiled.pods[pod].cookie) {
+            ingress = port;
         }
+        compiled.attach(pod, port, MTU);
     }
-    (compiled.config, if source.is_some() { SOURCE } else { HOST })
+    (compiled.config, ingress)
 }
 
 /// The first packet's key.
@@ -207,7 +221,8 @@ struct Way<'a> {
     snapshot: &'a Snapshot,
     config: &'a Config,
     node: &'a Arc<str>,
-    ends: &'a Ends,
+    /// The destination; a Service's backend.
+    to: &'a End,
     ingress: PortId,
 }
 
@@ -243,7 +258,7 @@ impl Way<'_> {
     }
 
     fn leads(&self) -> Leads {
-        let destination = self.snapshot.endpoints.get(&self.ends.to.address);
+        let destination = self.snapshot.endpoints.get(&self.to.address);
         match destination {
             Some(facts) if matches!(facts.location, Location::Attached { .. }) => {
                 let pod = &facts.endpoint.workload;
@@ -255,11 +270,11 @@ impl Way<'_> {
 
     /// Whom the address belongs to that is reached by the node's own port.
     fn by_host(&self) -> Leads {
-        let address = self.ends.to.address;
+        let address = self.to.address;
         if self.config.node.addresses.contains(&address) {
             return Leads::Node;
         }
-        match &self.ends.to.party.node {
+        match &self.to.party.node {
             Some(name) if *name == *self.node => Leads::Node,
             Some(name) => Leads::Remote(Arc::clone(name)),
             None => self.behind(address).map_or(Leads::Outside, Leads::Remote),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::node::{UnderlayKind, UnderlayOptions};
+
 /// More workers than this help nobody.
 const MOST_WORKERS: usize = 64;
 
@@ -19,4 +21,46 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     seconds
         .filter(|duration| (0.1..1e9).contains(&duration.as_secs_f64()))
         .ok_or_else(|| "it is not a number of seconds, at least 0.1".to_owned())
+}
+
+/// What joins the node to the others.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(super) struct UnderlayFlags {
+    /// What tunnel packets to other nodes go through: `udp`, sockets of the node's own stack, at the
+    /// node's InternalIPs; or `packet`, frames by the interface that --uplink names. Without, it
+    /// is udp as soon as there are other nodes.
+    #[arg(long, value_name = "udp|packet", value_parser = underlay)]
+    underlay: Option<UnderlayKind>,
+    /// The node's interface for traffic without a tunnel: off-cluster clients of Services and host
+    /// ports, next hops of routes, and with host-gw the other nodes. What the switch takes there is
+    /// kept from the node's own stack.
+    #[arg(long, value_name = "IF", required_if_eq("underlay", "packet"))]
+    uplink: Option<String>,
+    /// Largest packet of pods and of podswitch0, in octets. Without: what the tunnel leaves of the
+    /// underlay's, 50 less over IPv4 and 70 less over IPv6; 1500 where there is no tunnel.
+    #[arg(long, value_name = "N", value_parser = mtu)]
+    mtu: Option<u16>,
+}
+
+impl UnderlayFlags {
+    /// As the node is told of it.
+    pub(super) fn options(&self) -> UnderlayOptions {
+        UnderlayOptions { kind: self.underlay, uplink: self.uplink.clone(), mtu: self.mtu }
+    }
+}
+
+fn underlay(text: &str) -> Result<UnderlayKind, String> {
+    match text {
+        "udp" => Ok(UnderlayKind::Udp),
+        "packet" => Ok(UnderlayKind::Packet),
+        _ => Err("it is neither udp nor packet".to_owned()),
+    }
+}
+
+/// IPv6 needs links to carry so much (RFC 8200 §5); a TAP takes no more.
+const MTUS: std::ops::RangeInclusive<u16> = 1280..=65_521;
+
+fn mtu(text: &str) -> Result<u16, String> {
+    let mtu = text.parse().ok().filter(|mtu| MTUS.contains(mtu));
+    mtu.ok_or_else(|| format!("it is not a number from {} to {}", MTUS.start(), MTUS.end()))
 }

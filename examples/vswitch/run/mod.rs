@@ -17,6 +17,7 @@ use crate::node::{Node, NodeOptions};
 use crate::signals::Signals;
 use crate::{Done, print, state};
 use events::Events;
+use flags::UnderlayFlags;
 use watch::Watch;
 
 /// How often devices and namespaces that are not as they should be are looked after.
@@ -48,6 +49,8 @@ pub(crate) struct Args {
     workers: usize,
     #[command(flatten)]
     cluster: ClusterArgs,
+    #[command(flatten)]
+    underlay: UnderlayFlags,
     /// The node's own network namespace, if it is not that of this process.
     #[arg(long, value_name = "PATH")]
     node_netns: Option<PathBuf>,
@@ -79,6 +82,7 @@ pub(crate) fn run(args: Args, json: bool) -> Done {
         workers: args.workers,
         masquerade: args.cluster.masquerading(),
         cluster: args.cluster.ranges().to_vec(),
+        underlay: args.underlay.options(),
     };
     let events = Events { node: &args.node, json };
     let (mut node, epoch) = Node::start(options, state)?;
@@ -111,6 +115,7 @@ fn serve(
         if watch.has_changed(&clock) || forced {
             reload(args, node, events);
         }
+        node.watch()?;
         let now = clock.now();
         if now >= tend_at {
             tend_at = now + TEND;

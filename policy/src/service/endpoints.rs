@@ -173,3 +173,58 @@ fn topology(candidates: &[Candidate<'_>], view: &Viewpoint) -> Topology {
     }
     Topology::Anywhere
 }
+
+/// What became of the hints of a Service port's endpoints, for explanations (S2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HintUse {
+    /// No endpoint that takes connections has any.
+    None,
+    /// They are followed.
+    Followed(Topology),
+    /// They are ignored, since this endpoint has none of the kind.
+    Lacking(Topology, SocketAddr),
+    /// They are ignored, since none is for this node or zone.
+    ForOthers(Topology),
+}
+
+/// What becomes of the hints: as [`select`] decides, with the reason.
+pub fn hint_use(candidates: &[Candidate<'_>], view: &Viewpoint) -> HintUse {
+    let followed = topology(candidates, view);
+    let ready = || candidates.iter().filter(|c| c.is_usable());
+    if followed != Topology::Anywhere {
+        return HintUse::Followed(followed);
+    }
+    let kinds = [
+        (
+            Topology::SameZone,
+            (|c| !c.endpoint.hints.zones.is_empty()) as fn(&Candidate<'_>) -> bool,
+        ),
+        (Topology::SameNode, |c| !c.endpoint.hints.nodes.is_empty()),
+    ];
+    for (kind, has) in kinds {
+        if ready().any(|c| has(c)) {
+            return match ready().find(|c| !has(c)) {
+                Some(lacking) => HintUse::Lacking(kind, lacking.address),
+                None => HintUse::ForOthers(kind),
+            };
+        }
+    }
+    HintUse::None
+}
+
+impl core::fmt::Display for HintUse {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let word = |kind: Topology| match kind {
+            Topology::SameZone => "zone",
+            Topology::SameNode | Topology::Anywhere => "node",
+        };
+        match *self {
+            Self::None => f.write_str("there are none"),
+            Self::Followed(kind) => write!(f, "followed: same {}", word(kind)),
+            Self::Lacking(kind, address) => {
+                write!(f, "ignored: {address} has none for {}s", word(kind))
+            }
+            Self::ForOthers(kind) => write!(f, "ignored: none is for this {}", word(kind)),
+        }
+    }
+}

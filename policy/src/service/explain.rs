@@ -11,7 +11,8 @@ use wire::flow_key::FlowKey;
 
 use super::endpoints::Topology;
 use super::entry::{BackendFlags, Scope, ServiceEntry};
-use super::table::{DropReason, FrontendKind, Lookup, Origin, RejectReason, ServiceTable};
+use super::table::{DropReason, Found, FrontendKind, Lookup, Origin, RejectReason, ServiceTable};
+use crate::rule::Protocol;
 
 /// How the question was decided.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +53,18 @@ pub struct BackendLine {
     pub chosen: bool,
 }
 
+/// How a backend was chosen: by the slot of the table that the hash of the connection falls into.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Choice {
+    /// The slot.
+    pub slot: usize,
+    /// Of so many.
+    pub slots: usize,
+    /// The hash is of the client's address alone, since the Service has affinity; else of both
+    /// addresses and ports.
+    pub by_client: bool,
+}
+
 /// The Service that a connection is for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServiceLines {
@@ -59,6 +72,8 @@ pub struct ServiceLines {
     pub cookie: Arc<str>,
     /// Name of its port.
     pub port_name: Arc<str>,
+    /// Protocol of its port.
+    pub protocol: Protocol,
     /// Number of its port.
     pub port: u16,
     /// How the client addressed it, unless that is why it is refused.
@@ -69,6 +84,8 @@ pub struct ServiceLines {
     pub topology: Topology,
     /// Affinity timeout in seconds.
     pub affinity: Option<u32>,
+    /// How the backend was chosen, if one was.
+    pub choice: Option<Choice>,
     /// Every backend known.
     pub backends: Vec<BackendLine>,
 }
@@ -91,14 +108,24 @@ pub fn explain(table: &ServiceTable, key: &FlowKey, origin: Origin) -> Explanati
         Lookup::NotAService => {
             Explanation { outcome: Outcome::NotAService, cookie: None, service: None }
         }
-        Lookup::Backend(chosen) => Explanation {
-            outcome: Outcome::Backend {
-                address: chosen.backend().socket(),
-                source_nat: chosen.needs_snat,
-            },
-            cookie: Some(chosen.entry.cookie.clone()),
-            service: Some(lines(chosen.entry, kind, Some(chosen.scope), Some(chosen.index))),
-        },
+        Lookup::Backend(chosen) => {
+            let mut service = lines(chosen.entry, kind, Some(chosen.scope), Some(chosen.index));
+            if let Found::Service(found) = table.find(key, origin) {
+                service.choice = Some(Choice {
+                    slot: table.slot(&found, key),
+                    slots: chosen.entry.table(chosen.scope).size(),
+                    by_client: chosen.entry.affinity.is_some(),
+                });
+            }
+            Explanation {
+                outcome: Outcome::Backend {
+                    address: chosen.backend().socket(),
+                    source_nat: chosen.needs_snat,
+                },
+                cookie: Some(chosen.entry.cookie.clone()),
+                service: Some(service),
+            }
+        }
         Lookup::Reject(reason, subject) => Explanation {
             outcome: Outcome::Reject(reason),
             cookie: subject.cookie.cloned(),
@@ -141,11 +168,13 @@ fn lines(
     ServiceLines {
         cookie: entry.cookie.clone(),
         port_name: entry.port_name.clone(),
+        protocol: entry.protocol,
         port: entry.port,
         kind,
         scope,
         topology: entry.topology,
         affinity: entry.affinity,
+        choice: None,
         backends: entry.backends().iter().enumerate().map(line).collect(),
     }
 }
@@ -223,6 +252,10 @@ impl fmt::Display for Explanation {
         }
         if let Some(seconds) = service.affinity {
             write!(f, "\n  clients stay with their backend for {seconds} s")?;
+        }
+        if let Some(Choice { slot, slots, by_client }) = service.choice {
+            let by = if by_client { "the client's address" } else { "both addresses and ports" };
+            write!(f, "\n  chosen by the hash of {by}: slot {slot} of {slots}")?;
         }
         for line in &service.backends {
             let mark = if line.chosen { '*' } else { ' ' };

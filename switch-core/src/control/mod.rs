@@ -416,7 +416,8 @@ impl ControlPlane {
         self.services.health_checks()
     }
 
-    /// Every connection alive.
+    /// Every connection alive. Packets and octets of those that are neither TCP nor translated may
+    /// be some ten seconds old: workers count them by themselves, and tell in turn.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         let mut list = Vec::new();
         self.shared.tracker.list(|info| list.push(info));

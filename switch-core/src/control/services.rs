@@ -14,9 +14,6 @@ use super::policies::{Difference, Names, difference};
 use crate::config::{Config, ConfigError};
 use crate::id::Cookie;
 
-/// Node label that names the zone (S2).
-const ZONE: &str = "topology.kubernetes.io/zone";
-
 /// Namespace and name of a slice.
 type SliceName = (Arc<str>, Arc<str>);
 
@@ -158,7 +155,7 @@ impl Services {
 fn settings(config: &Config) -> Settings {
     let node = &config.node;
     Settings {
-        view: Viewpoint { node: node.name.clone(), zone: node.labels.get(ZONE).map(Into::into) },
+        view: Viewpoint { node: node.name.clone(), zone: node.zone().map(Into::into) },
         node_addresses: node.addresses.clone(),
         service_cidrs: config.service_cidrs.clone(),
         allowed_external_ips: config.allowed_external_ips.clone(),

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use wire::addr::Mac;
 use wire::flow_key::{HashKey, proto};
-use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into};
+use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into, straight};
 
 use encap::wrap;
 use fragments::FragmentStore;
@@ -35,9 +35,9 @@ pub use outputs::Outputs;
 use crate::action::{DropReason, Plan, PlanFlags, apply};
 use crate::answer::icmp::ErrorLimiter;
 use crate::flow::affinity::Affinity;
-use crate::flow::connection::{ConnectionRef, Tracker, TrackerConfig};
+use crate::flow::connection::{Tracker, TrackerConfig};
 use crate::flow::fragments::Released;
-use crate::flow::table::{EntryId, FlowEntry, FlowTable, FlowTableConfig};
+use crate::flow::table::{EntryId, FlowTable, FlowTableConfig, Follow, Untold};
 use crate::flow::tcp::Segment;
 use crate::id::{Cookie, PortId};
 use crate::limit::KeyedLimiter;
@@ -154,6 +154,14 @@ pub struct Turn<'a> {
     pub out: &'a mut Outputs,
 }
 
+/// What became of a packet that hit.
+enum Hit {
+    /// It leaves by this port.
+    Out(PortId),
+    /// It is rewritten, but has no tunnel header yet: that is not done in passing.
+    Unwrapped(Plan),
+}
+
 /// One worker's engine. See the module's description.
 pub struct Engine {
     shared: Arc<Shared>,
@@ -258,117 +266,140 @@ impl Engine {
         gateway: Option<Mac>,
         batch: &mut Batch,
     ) {
-        let snapshot = turn.snapshot;
-        let mut candidates = [None; BATCH];
+        let count = batch.len();
+        self.flows.begin(turn.snapshot.epoch);
         let mut sound = [Ok(()); BATCH];
+        let mut ids = [EntryId::NONE; BATCH];
+        let plain = self.read_all(gateway, batch, &mut sound);
+        for (i, id) in ids.iter_mut().enumerate().take(count) {
+            if plain & 1 << i != 0 {
+                *id = self.flows.candidate(self.parsed[i].hash);
+            }
+        }
         for (i, packet) in batch.iter().enumerate() {
-            sound[i] = read(packet, &self.shared.hash_key, &mut self.parsed[i]);
-            if sound[i].is_ok() {
-                self.flows.prefetch(self.parsed[i].hash);
+            if plain & 1 << i != 0 {
+                ids[i] = self.look(ids[i], packet, i);
             }
-        }
-        for i in 0..batch.len() {
-            if sound[i].is_ok() {
-                candidates[i] = self.flows.candidate(self.parsed[i].hash);
-            }
-        }
-        for candidate in candidates.iter().take(batch.len()).flatten() {
-            self.shared.tracker.prefetch(self.flows.entry(*candidate).connection);
         }
         let mut hits = 0;
+        // Once a packet went the slow way what was looked up before may be no more.
+        let mut changed = false;
         for (i, mut packet) in batch.drain(..).enumerate() {
+            if plain & 1 << i != 0 {
+                if changed {
+                    ids[i] = self.look(EntryId::NONE, &packet, i);
+                }
+                match self.hit(turn, ids[i], &mut packet, i) {
+                    Some(Hit::Out(port)) => {
+                        hits += 1;
+                        turn.out.push(port, packet);
+                        continue;
+                    }
+                    Some(Hit::Unwrapped(plan)) => {
+                        self.leave(turn, packet, self.parsed[i].traffic_class, &plan);
+                        continue;
+                    }
+                    None => {}
+                }
+            }
             if let Err(reason) = sound[i] {
                 self.drop(turn, packet, reason, None);
                 continue;
             }
-            match self.hit(turn, gateway, candidates[i], &packet, i) {
-                Some(plan) => {
-                    let parsed = &self.parsed[i];
-                    apply(&mut packet, parsed, &plan);
-                    if plan.flags.has(PlanFlags::ENCAP) {
-                        let class = parsed.traffic_class;
-                        let wrapped = match snapshot.tunnels.get(plan.tunnel) {
-                            Some(tunnel) if !packet.offload.is_crc32c() => {
-                                wrap(tunnel, &mut packet, class, plan.source_port).is_ok()
-                            }
-                            _ => false,
-                        };
-                        if !wrapped {
-                            self.leave(turn, packet, class, &plan);
-                            continue;
-                        }
-                    }
-                    hits += 1;
-                    turn.out.push(plan.out, packet);
-                }
-                None => {
-                    let parsed = self.parsed[i];
-                    self.slow(turn, ingress, packet, &parsed);
-                }
-            }
+            changed = true;
+            let parsed = self.parsed[i];
+            self.slow(turn, ingress, packet, &parsed);
         }
         self.counters.hits.add(hits);
         self.counters.forwarded.add(hits);
     }
 
-    /// The plan for the packet parsed at `at` if it is wholly ordinary; `None` sends it the slow way.
+    /// Parses all, and brings near where the flows of the ordinary ones begin. A bit for each of
+    /// these; `sound` says what is wrong with others.
     #[inline]
-    fn hit(
+    fn read_all(
         &mut self,
-        turn: &Turn<'_>,
         gateway: Option<Mac>,
-        candidate: Option<EntryId>,
-        packet: &Packet,
-        at: usize,
-    ) -> Option<Plan> {
-        let parsed = &self.parsed[at];
-        let frame = packet.bytes();
-        if !is_ordinary(parsed)
-            || gateway.is_some_and(|mac| frame.first_chunk::<6>() != Some(&mac.0))
-        {
-            return None;
+        batch: &Batch,
+        sound: &mut [Result<(), DropReason>; BATCH],
+    ) -> u64 {
+        let mut plain = 0;
+        for ((i, packet), parsed) in batch.iter().enumerate().zip(self.parsed.iter_mut()) {
+            let frame = packet.bytes();
+            let ordinary = if straight(frame, &self.shared.hash_key, parsed)
+                && !packet.offload.is_unfinished()
+            {
+                parsed.ttl > 1
+            } else {
+                sound[i] = read(packet, &self.shared.hash_key, parsed);
+                sound[i].is_ok() && is_ordinary(parsed)
+            };
+            let to_us = gateway.is_none_or(|mac| frame.first_chunk::<6>() == Some(&mac.0));
+            if ordinary && to_us {
+                self.flows.prefetch(parsed.hash);
+                plain |= 1 << i;
+            }
         }
-        let id = self.flows.find(candidate, parsed.hash, &parsed.key)?;
-        let entry = self.flows.entry(id);
-        if entry.epoch != turn.snapshot.epoch || entry.sender != sender(packet) {
-            return None;
-        }
-        let length = parsed.end - u32::from(parsed.l3);
-        let mtu = Self::way_mtu(turn, &entry.plan);
-        if length > u32::from(mtu) && !slow::segments_fit(packet, parsed, mtu) {
-            return None;
-        }
-        let (connection, plan) = (entry.connection, entry.plan);
-        if !self.touch(turn.now, connection, packet, parsed) {
-            return None;
-        }
-        let seconds = turn.now.as_secs() as u32;
-        let entry = self.flows.entry_mut(id);
-        if entry.last_seen != seconds {
-            entry.last_seen = seconds;
-        }
-        Some(plan)
+        plain
     }
 
-    /// Moves the connection by a packet that hit. False: the packet needs the slow path, because
-    /// it opens, ends or restarts the connection, or the connection is gone.
+    /// The entry of the packet parsed at `at`; brings near what else its flow will touch.
     #[inline]
-    fn touch(
-        &self,
-        now: Instant,
-        connection: ConnectionRef,
-        packet: &Packet,
-        parsed: &Parsed,
-    ) -> bool {
-        let seconds = now.as_secs() as u32;
-        let tracker = &self.shared.tracker;
-        if parsed.key.proto != proto::TCP {
-            return tracker.touch(connection, packet.len(), seconds);
+    fn look(&self, candidate: EntryId, packet: &Packet, at: usize) -> EntryId {
+        let parsed = &self.parsed[at];
+        match self.flows.look(candidate, parsed.hash, &parsed.key, sender(packet)) {
+            Some((id, None)) => id,
+            Some((id, Some(connection))) => {
+                self.shared.tracker.prefetch(connection);
+                id
+            }
+            None => EntryId::NONE,
         }
-        let header = packet.bytes().get(usize::from(parsed.l4)..).unwrap_or_default();
-        let payload = parsed.end - u32::from(parsed.payload);
-        let segment = Segment::read(header, parsed.tcp_flags, payload);
-        segment.is_plain() && tracker.touch_tcp(connection, &segment, packet.len(), seconds)
+    }
+
+    /// Rewrites the packet parsed at `at` as its entry says. `None`, and nothing was changed: it
+    /// needs the slow path, because it opens, ends or restarts the connection, or is too long, or the
+    /// connection is gone.
+    #[inline]
+    fn hit(&mut self, turn: &Turn<'_>, id: EntryId, packet: &mut Packet, at: usize) -> Option<Hit> {
+        let parsed = &self.parsed[at];
+        let tracker = &self.shared.tracker;
+        let seconds = turn.now.as_secs() as u32;
+        let length = parsed.end - u32::from(parsed.l3);
+        let fits = |plan: &Plan| {
+            let mtu = Self::way_mtu(turn, plan);
+            length <= u32::from(mtu) || slow::segments_fit(packet, parsed, mtu)
+        };
+        let (plan, follow) = self.flows.hit(id, packet.len(), seconds, fits)?;
+        let alive = match follow {
+            Follow::Counted => true,
+            Follow::Each(connection) if parsed.key.proto == proto::TCP => {
+                let header = packet.bytes().get(usize::from(parsed.l4)..).unwrap_or_default();
+                let payload = parsed.end - u32::from(parsed.payload);
+                let segment = Segment::read(header, parsed.tcp_flags, payload);
+                segment.is_plain() && tracker.touch_tcp(connection, &segment, packet.len(), seconds)
+            }
+            Follow::Each(connection) => tracker.touch(connection, packet.len(), seconds),
+            Follow::Tell(Untold { connection, packets, bytes }) => {
+                tracker.touch_many(connection, packets, bytes, seconds)
+            }
+        };
+        if !alive {
+            return None;
+        }
+        apply(packet, parsed, plan);
+        if plan.flags.has(PlanFlags::ENCAP) {
+            let wrapped = match turn.snapshot.tunnels.get(plan.tunnel) {
+                Some(tunnel) if !packet.offload.is_crc32c() => {
+                    wrap(tunnel, packet, parsed.traffic_class, plan.source_port).is_ok()
+                }
+                _ => false,
+            };
+            if !wrapped {
+                return Some(Hit::Unwrapped(*plan));
+            }
+        }
+        Some(Hit::Out(plan.out))
     }
 
     /// Counts and frees a frame that goes nowhere.
@@ -459,9 +490,12 @@ impl Engine {
         }
         let idle = if self.flows.is_under_pressure() { ENTRY_IDLE_PRESSED } else { ENTRY_IDLE };
         let budget = self.flows.len().div_ceil(SWEEP_ROUNDS).max(64);
-        self.flows.sweep(budget, |entry: &FlowEntry| {
-            !tracker.is_alive(entry.connection) || seconds.saturating_sub(entry.last_seen) > idle
+        self.flows.sweep(budget, |connection, last_seen| {
+            seconds.saturating_sub(last_seen) > idle || !tracker.is_alive(connection)
         });
+        for Untold { connection, packets, bytes } in self.flows.untold() {
+            tracker.count(connection, packets, bytes);
+        }
         let share = SWEEP_ROUNDS * self.shared.workers.load(Relaxed);
         self.shared.fdb.sweep(turn.now, self.shared.fdb.slots().div_ceil(share));
     }

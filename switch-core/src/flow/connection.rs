@@ -64,6 +64,18 @@ impl ConnectionRef {
         self.slot == u32::MAX
     }
 
+    /// As two words, for an entry that is packed.
+    #[inline]
+    pub(super) const fn parts(self) -> [u32; 2] {
+        [self.slot, self.generation]
+    }
+
+    /// What [`parts`](Self::parts) were of.
+    #[inline]
+    pub(super) const fn from_parts([slot, generation]: [u32; 2]) -> Self {
+        Self { slot, generation }
+    }
+
     /// The direction: from the originator, or the reply.
     #[inline]
     pub const fn direction(self) -> Direction {

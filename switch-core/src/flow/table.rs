@@ -1,46 +1,43 @@
 //! A worker's own flow table: exact match from flow key to entry, made for batches.
 //!
 //! The index holds buckets of one cache line: eight 16-bit tags, eight entry numbers, and how
-//! many keys passed the bucket by because it was full. Entries lie in one array that grows
-//! without moving. A batch is looked up in steps, so that the memory latencies of its packets
+//! many keys passed the bucket by because it was full. An entry is one line more: key, sender, and
+//! the number of an answer that it shares with all flows that go the same way; only where
+//! packets are translated or wrapped has an entry an answer of its own, on a second line. Entries
+//! lie in one array that grows without moving.
+//!
+//! A batch is looked up in steps, so that the memory latencies of its packets
 //! overlap: [`FlowTable::prefetch`] for every packet, then [`FlowTable::candidate`] (which
-//! prefetches the entry), then [`FlowTable::entry`].
+//! prefetches the entry), then [`FlowTable::look`] (which prefetches the entry's own answer).
+//!
+//! Packets of flows whose connection need not hear of each (see [`Follow`]) are counted in the
+//! entry, and the connection is told once a second or when the sweep comes by.
 //!
 //! The index doubles in small steps: each insertion and each poll move a few buckets, so that no
 //! packet waits for a rehash. Used by one worker thread; nothing here is shared.
 
-use wire::flow_key::{FlowKey, HashKey};
+mod index;
+mod ways;
 
-use crate::action::Plan;
+use wire::flow_key::{FlowKey, HashKey, proto};
+
+use crate::action::{Plan, PlanFlags};
 use crate::id::Epoch;
 use crate::prefetch::prefetch;
 
 use super::connection::ConnectionRef;
+use index::Index;
+use ways::{Lead, Ways, is_own};
 
-const SLOTS: usize = 8;
 const NONE: u32 = u32::MAX;
 /// Buckets that each insertion moves while the index grows. Growth begins at 3/4 load of the old
 /// index, doubling; moving at least 1 bucket (6 entries) an insertion ends long before the next.
 const MOVE_PER_INSERT: usize = 4;
+/// Own answers are made room for in so many at a time.
+const PLANS: usize = 1024;
 
-#[derive(Clone)]
-#[repr(C, align(64))]
-struct Bucket {
-    tags: [u16; SLOTS],
-    entries: [u32; SLOTS],
-    /// Keys whose home or probe path this bucket is, and that stand further on.
-    passed: u32,
-}
-
-const _: () = assert!(size_of::<Bucket>() == 64);
-
-impl Bucket {
-    const EMPTY: Bucket = Bucket { tags: [0; SLOTS], entries: [NONE; SLOTS], passed: 0 };
-}
-
-/// What the worker keeps of one direction of a connection: two cache lines.
+/// What the worker remembers of one direction of a connection.
 #[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
 pub struct FlowEntry {
     /// The key, as packets of this direction have it when they come in.
     pub key: FlowKey,
@@ -56,76 +53,50 @@ pub struct FlowEntry {
     pub plan: Plan,
 }
 
-const _: () = assert!(size_of::<FlowEntry>() == 128);
-
-struct Index {
-    buckets: Box<[Bucket]>,
-    mask: usize,
+/// An entry as packets meet it: one cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line {
+    key: FlowKey,
+    sender: u64,
+    /// Number of the answer; see [`Ways`].
+    way: u32,
+    /// Second in which the connection was last told, or followed.
+    last_seen: u32,
+    /// Of a flow that is followed: the connection. Of others: packets and octets since the
+    /// connection was told.
+    tail: [u32; 2],
 }
 
-impl Index {
-    fn new(buckets: usize) -> Self {
-        let buckets = buckets.next_power_of_two();
-        Self { buckets: vec![Bucket::EMPTY; buckets].into_boxed_slice(), mask: buckets - 1 }
-    }
+const _: () = assert!(size_of::<Line>() == 64);
 
-    #[inline]
-    fn home(&self, hash: u64) -> usize {
-        hash as usize & self.mask
-    }
-
-    /// The first entry whose tag fits and which `same` accepts, with its bucket and slot.
-    #[inline]
-    fn find(&self, hash: u64, mut same: impl FnMut(u32) -> bool) -> Option<(usize, usize)> {
-        let tag = tag_of(hash);
-        let mut at = self.home(hash);
-        for _ in 0..self.buckets.len() {
-            let bucket = &self.buckets[at];
-            for slot in 0..SLOTS {
-                if bucket.tags[slot] == tag && same(bucket.entries[slot]) {
-                    return Some((at, slot));
-                }
-            }
-            if bucket.passed == 0 {
-                return None;
-            }
-            at = (at + 1) & self.mask;
-        }
-        None
-    }
-
-    /// Puts an entry in. The index is never full: it grows at 3/4 load.
-    fn insert(&mut self, hash: u64, entry: u32) {
-        let mut at = self.home(hash);
-        loop {
-            let bucket = &mut self.buckets[at];
-            if let Some(slot) = bucket.entries.iter().position(|&e| e == NONE) {
-                bucket.tags[slot] = tag_of(hash);
-                bucket.entries[slot] = entry;
-                return;
-            }
-            bucket.passed += 1;
-            at = (at + 1) & self.mask;
-        }
-    }
-
-    fn remove(&mut self, hash: u64, entry: u32) -> bool {
-        let Some((found, slot)) = self.find(hash, |e| e == entry) else { return false };
-        self.buckets[found].entries[slot] = NONE;
-        self.buckets[found].tags[slot] = 0;
-        let mut at = self.home(hash);
-        while at != found {
-            self.buckets[at].passed -= 1;
-            at = (at + 1) & self.mask;
-        }
-        true
-    }
-}
-
-/// Tags are never zero, so that an empty slot fits nothing.
+/// Whether the connection must hear of each packet; `tail` is then the connection.
 #[inline]
-fn tag_of(hash: u64) -> u16 {
-    (hash >> 48) as u16 | 1
+fn is_followed(line: &Line) -> bool {
+    line.key.proto == proto::TCP || is_own(line.way)
+}
+
+/// Packets and octets of a connection that has yet to be told of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Untold {
+    /// Whose.
+    pub connection: ConnectionRef,
+    /// Packets.
+    pub packets: u32,
+    /// Octets.
+    pub bytes: u32,
+}
+
+/// Who must hear of a packet that hit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Follow {
+    /// The entry has counted it; that is all.
+    Counted,
+    /// The connection, of each packet: TCP has windows to follow, and where packets are translated
+    /// nothing may pass that the connection no longer stands for.
+    Each(ConnectionRef),
+    /// The connection, of this packet and those before: a second has gone by.
+    Tell(Untold),
 }
 
 /// How large a flow table may grow and what it hashes with.
@@ -142,8 +113,14 @@ pub struct FlowTable {
     index: Index,
     /// The index before it grew, with the next bucket to move.
     old: Option<(Index, usize)>,
-    entries: Vec<FlowEntry>,
-    /// Entry numbers free for use; an entry is free when its connection is none.
+    lines: Vec<Line>,
+    /// Whose each line is; none where it is free.
+    connections: Vec<ConnectionRef>,
+    ways: Ways,
+    /// Own answers, by entry number; made where one is needed.
+    plans: Vec<Option<Box<[Plan]>>>,
+    untold: Vec<Untold>,
+    /// Entry numbers free for use.
     free: Vec<u32>,
     limit: usize,
     hash_key: HashKey,
@@ -154,6 +131,17 @@ pub struct FlowTable {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntryId(u32);
 
+impl EntryId {
+    /// No entry.
+    pub const NONE: EntryId = EntryId(NONE);
+
+    /// Whether this is no entry.
+    #[inline]
+    pub const fn is_none(self) -> bool {
+        self.0 == NONE
+    }
+}
+
 impl FlowTable {
     /// An empty table.
     pub fn new(config: FlowTableConfig) -> Self {
@@ -162,7 +150,11 @@ impl FlowTable {
             index: Index::new(64),
             old: None,
             // Reserved, not touched: pages are taken as entries come, and none is ever moved.
-            entries: Vec::with_capacity(limit),
+            lines: Vec::with_capacity(limit),
+            connections: Vec::with_capacity(limit),
+            ways: Ways::new(),
+            plans: Vec::new(),
+            untold: Vec::new(),
             free: Vec::new(),
             limit,
             hash_key: config.hash_key,
@@ -172,7 +164,7 @@ impl FlowTable {
 
     /// Entries in use.
     pub fn len(&self) -> usize {
-        self.entries.len() - self.free.len()
+        self.lines.len() - self.free.len()
     }
 
     /// Whether there is none.
@@ -185,95 +177,210 @@ impl FlowTable {
         self.len() * 8 >= self.limit * 7
     }
 
+    /// Answers derived from other snapshots than `epoch` hold no more. Said before a batch.
+    #[inline]
+    pub fn begin(&mut self, epoch: Epoch) {
+        if !self.ways.is_of(epoch) {
+            self.renew(epoch);
+        }
+    }
+
+    #[cold]
+    fn renew(&mut self, epoch: Epoch) {
+        if self.ways.begin(epoch) {
+            for number in 0..self.lines.len() as u32 {
+                self.remove(EntryId(number));
+            }
+        }
+    }
+
     /// First step: brings the bucket near.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
-        prefetch(&self.index.buckets[self.index.home(hash)]);
+        self.index.prefetch(hash);
     }
 
-    /// Second step: the likely entry by its tag, brought near. Certain only after
-    /// [`entry`](Self::entry) compared the key.
+    /// Second step: the likely entry by its tag, brought near; none if there is none in the home
+    /// bucket. Certain only after [`look`](Self::look) compared the key.
     #[inline]
-    pub fn candidate(&self, hash: u64) -> Option<EntryId> {
-        let tag = tag_of(hash);
-        let bucket = &self.index.buckets[self.index.home(hash)];
-        for slot in 0..SLOTS {
-            if bucket.tags[slot] == tag {
-                let id = bucket.entries[slot];
-                let entry = &self.entries[id as usize];
-                prefetch(&entry.key);
-                prefetch(&entry.plan);
-                return Some(EntryId(id));
+    pub fn candidate(&self, hash: u64) -> EntryId {
+        match self.index.candidate(hash) {
+            Some(number) => {
+                if let Some(line) = self.lines.get(number as usize) {
+                    prefetch(line);
+                }
+                EntryId(number)
+            }
+            None => EntryId::NONE,
+        }
+    }
+
+    /// Third step: the entry of `key`, by its candidate if that is the one, else searched for;
+    /// none also if it is another sender's or its answer is of another epoch. Says whose lane to
+    /// bring near, and brings the entry's own answer near if it has one.
+    #[inline]
+    pub fn look(
+        &self,
+        candidate: EntryId,
+        hash: u64,
+        key: &FlowKey,
+        sender: u64,
+    ) -> Option<(EntryId, Option<ConnectionRef>)> {
+        let (id, line) = match self.lines.get(candidate.0 as usize) {
+            Some(line) if line.key == *key => (candidate, line),
+            _ => {
+                let id = self.search(hash, key)?;
+                (id, &self.lines[id.0 as usize])
+            }
+        };
+        if line.sender != sender {
+            return None;
+        }
+        match self.ways.lead(line.way) {
+            Lead::Stale => return None,
+            Lead::Shared(_) => {}
+            Lead::Own => {
+                if let Some(plan) = self.own_plan(id) {
+                    prefetch(plan);
+                }
             }
         }
-        None
+        Some((id, is_followed(line).then(|| ConnectionRef::from_parts(line.tail))))
     }
 
-    /// Third step: the entry of `key`, by its candidate if that is the one, else searched for.
+    /// Last step: the answer, with who must hear of this packet of `bytes` octets; none, and
+    /// nothing counted, if the entry's answer is of another epoch or the packet does not fit its way.
     #[inline]
-    pub fn find(&self, candidate: Option<EntryId>, hash: u64, key: &FlowKey) -> Option<EntryId> {
-        if let Some(id) = candidate
-            && self.entries[id.0 as usize].key == *key
-        {
-            return Some(id);
+    pub fn hit(
+        &mut self,
+        id: EntryId,
+        bytes: usize,
+        seconds: u32,
+        fits: impl FnOnce(&Plan) -> bool,
+    ) -> Option<(&Plan, Follow)> {
+        let at = id.0 as usize;
+        let line = self.lines.get_mut(at)?;
+        let plan = match self.ways.lead(line.way) {
+            Lead::Stale => return None,
+            Lead::Shared(plan) => plan,
+            Lead::Own => self.plans.get(at / PLANS)?.as_deref()?.get(at % PLANS)?,
+        };
+        if !fits(plan) {
+            return None;
         }
-        self.search(hash, key)
+        if is_followed(line) {
+            if line.last_seen != seconds {
+                line.last_seen = seconds;
+            }
+            return Some((plan, Follow::Each(ConnectionRef::from_parts(line.tail))));
+        }
+        let [packets, octets] = line.tail;
+        // Longer than any frame: counted as that.
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX / 2);
+        if line.last_seen == seconds
+            && let Some(octets) = octets.checked_add(bytes)
+        {
+            // Every packet has octets, so those run over first.
+            line.tail = [packets.wrapping_add(1), octets];
+            return Some((plan, Follow::Counted));
+        }
+        line.last_seen = seconds;
+        line.tail = [1, bytes];
+        let connection = self.connections[at];
+        Some((plan, Follow::Tell(Untold { connection, packets, bytes: octets })))
     }
 
+    fn own_plan(&self, id: EntryId) -> Option<&Plan> {
+        let at = id.0 as usize;
+        self.plans.get(at / PLANS)?.as_deref()?.get(at % PLANS)
+    }
+
+    fn set_own_plan(&mut self, id: EntryId, plan: &Plan) {
+        let at = id.0 as usize;
+        if self.plans.len() <= at / PLANS {
+            self.plans.resize_with(at / PLANS + 1, || None);
+        }
+        let some = self.plans[at / PLANS].get_or_insert_with(|| [Plan::default(); PLANS].into());
+        some[at % PLANS] = *plan;
+    }
+
+    /// The entry of a key, of whatever sender and epoch.
     #[inline(never)]
     fn search(&self, hash: u64, key: &FlowKey) -> Option<EntryId> {
-        let same = |e: u32| self.entries[e as usize].key == *key;
-        if let Some((at, slot)) = self.index.find(hash, same) {
-            return Some(EntryId(self.index.buckets[at].entries[slot]));
+        let same = |e: u32| self.lines[e as usize].key == *key;
+        if let Some(number) = self.index.get(hash, same) {
+            return Some(EntryId(number));
         }
         let (old, _) = self.old.as_ref()?;
-        let (at, slot) = old.find(hash, same)?;
-        Some(EntryId(old.buckets[at].entries[slot]))
-    }
-
-    /// The entry.
-    #[inline]
-    pub fn entry(&self, id: EntryId) -> &FlowEntry {
-        &self.entries[id.0 as usize]
-    }
-
-    /// The entry, to be changed. Its key must stay.
-    #[inline]
-    pub fn entry_mut(&mut self, id: EntryId) -> &mut FlowEntry {
-        &mut self.entries[id.0 as usize]
+        old.get(hash, same).map(EntryId)
     }
 
     /// Puts an entry in, in place of one with the same key. `None`: the table is full.
-    pub fn insert(&mut self, hash: u64, entry: FlowEntry) -> Option<EntryId> {
-        if let Some(id) = self.search(hash, &entry.key) {
-            self.entries[id.0 as usize] = entry;
-            return Some(id);
-        }
-        let number = match self.free.pop() {
-            Some(number) => {
-                self.entries[number as usize] = entry;
-                number
+    pub fn insert(&mut self, hash: u64, entry: &FlowEntry) -> Option<EntryId> {
+        self.begin(entry.epoch);
+        let known = self.search(hash, &entry.key);
+        let id = match known {
+            Some(id) => {
+                self.settle_counts(id);
+                id
             }
-            None if self.entries.len() < self.limit => {
-                self.entries.push(entry);
-                self.entries.len() as u32 - 1
-            }
-            None => return None,
+            None => self.take_number()?,
         };
-        self.grow_if_due();
-        self.index.insert(hash, number);
-        self.migrate(MOVE_PER_INSERT);
-        Some(EntryId(number))
+        // Translation and wrapping are the flow's alone.
+        let is_plain = entry.plan.flags == PlanFlags::TTL;
+        let way = if is_plain { self.ways.share(&entry.plan) } else { self.ways.own() };
+        if is_own(way) {
+            self.set_own_plan(id, &entry.plan);
+        }
+        let FlowEntry { key, sender, last_seen, .. } = *entry;
+        let mut line = Line { key, sender, way, last_seen, tail: [0; 2] };
+        if is_followed(&line) {
+            line.tail = entry.connection.parts();
+        }
+        self.lines[id.0 as usize] = line;
+        self.connections[id.0 as usize] = entry.connection;
+        if known.is_none() {
+            self.grow_if_due();
+            self.index.insert(hash, id.0);
+            self.migrate(MOVE_PER_INSERT);
+        }
+        Some(id)
+    }
+
+    fn take_number(&mut self) -> Option<EntryId> {
+        if let Some(number) = self.free.pop() {
+            return Some(EntryId(number));
+        }
+        if self.lines.len() >= self.limit {
+            return None;
+        }
+        let line = Line { key: FlowKey::default(), sender: 0, way: 0, last_seen: 0, tail: [0; 2] };
+        self.lines.push(line);
+        self.connections.push(ConnectionRef::NONE);
+        Some(EntryId(self.lines.len() as u32 - 1))
+    }
+
+    /// Takes what the entry has counted into `untold`.
+    fn settle_counts(&mut self, id: EntryId) {
+        let line = &mut self.lines[id.0 as usize];
+        if is_followed(line) {
+            return;
+        }
+        let [packets, bytes] = core::mem::take(&mut line.tail);
+        if packets != 0 {
+            let connection = self.connections[id.0 as usize];
+            self.untold.push(Untold { connection, packets, bytes });
+        }
     }
 
     /// Takes an entry out.
     pub fn remove(&mut self, id: EntryId) {
-        let entry = &mut self.entries[id.0 as usize];
-        if entry.connection.is_none() {
+        if self.connections[id.0 as usize].is_none() {
             return;
         }
-        let hash = entry.key.hash(&self.hash_key);
-        entry.connection = ConnectionRef::NONE;
+        self.settle_counts(id);
+        let hash = self.lines[id.0 as usize].key.hash(&self.hash_key);
+        self.connections[id.0 as usize] = ConnectionRef::NONE;
         if !self.index.remove(hash, id.0)
             && let Some((old, _)) = &mut self.old
         {
@@ -290,26 +397,33 @@ impl FlowTable {
         }
     }
 
-    /// Looks at up to `budget` entries, going round, and removes those that `ended` picks.
-    pub fn sweep(&mut self, budget: usize, mut ended: impl FnMut(&FlowEntry) -> bool) {
-        for _ in 0..budget.min(self.entries.len()) {
-            self.sweep = if self.sweep + 1 >= self.entries.len() { 0 } else { self.sweep + 1 };
-            let entry = &self.entries[self.sweep];
-            if !entry.connection.is_none() && ended(entry) {
-                self.remove(EntryId(self.sweep as u32));
+    /// Looks at up to `budget` entries, going round, and removes those that `ended` picks by
+    /// connection and second of the last hit. What the others have counted is to be told.
+    pub fn sweep(&mut self, budget: usize, mut ended: impl FnMut(ConnectionRef, u32) -> bool) {
+        for _ in 0..budget.min(self.lines.len()) {
+            self.sweep = if self.sweep + 1 >= self.lines.len() { 0 } else { self.sweep + 1 };
+            let connection = self.connections[self.sweep];
+            if connection.is_none() {
+                continue;
+            }
+            let id = EntryId(self.sweep as u32);
+            if ended(connection, self.lines[self.sweep].last_seen) {
+                self.remove(id);
+            } else {
+                self.settle_counts(id);
             }
         }
     }
 
-    /// Every entry in use.
-    pub fn iter(&self) -> impl Iterator<Item = &FlowEntry> {
-        self.entries.iter().filter(|e| !e.connection.is_none())
+    /// What connections are still to be told.
+    pub fn untold(&mut self) -> impl Iterator<Item = Untold> {
+        self.untold.drain(..)
     }
 
     fn grow_if_due(&mut self) {
-        let slots = self.index.buckets.len() * SLOTS;
+        let slots = self.index.buckets() * index::SLOTS;
         if self.old.is_none() && self.len() * 4 > slots * 3 {
-            let grown = Index::new(self.index.buckets.len() * 2);
+            let grown = Index::new(self.index.buckets() * 2);
             self.old = Some((core::mem::replace(&mut self.index, grown), 0));
         }
     }
@@ -318,15 +432,14 @@ impl FlowTable {
     fn migrate(&mut self, budget: usize) {
         let Some((old, next)) = &mut self.old else { return };
         for _ in 0..budget {
-            if *next == old.buckets.len() {
+            if *next == old.buckets() {
                 self.old = None;
                 return;
             }
             // Entries are left where they are in the old bucket chain's accounting: the old
             // index is only searched, and what moved is found in the new one first.
-            let numbers = old.buckets[*next].entries;
-            for number in numbers.into_iter().filter(|&n| n != NONE) {
-                let hash = self.entries[number as usize].key.hash(&self.hash_key);
+            for number in old.numbers(*next) {
+                let hash = self.lines[number as usize].key.hash(&self.hash_key);
                 old.remove(hash, number);
                 self.index.insert(hash, number);
             }

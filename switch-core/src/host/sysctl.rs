@@ -45,7 +45,8 @@ fn write(key: &str, value: &str) -> io::Result<()> {
     if fs::read_to_string(&path)?.trim_end() == value {
         return Ok(());
     }
-    fs::write(&path, value)
+    // Writing nothing at all would not be a write.
+    fs::write(&path, if value.is_empty() { "\n" } else { value })
 }
 
 fn path(key: &str) -> String {

@@ -76,6 +76,9 @@ fn fit_super(
         out(pool, packet);
         return Ok(1);
     }
+    if offloads.uso && offloads.checksum && gso::is_tunnelled(&packet) {
+        return gso::repack(packet, pool, out);
+    }
     gso::cut(packet, !offloads.checksum, pool, out)
 }
 

@@ -415,13 +415,21 @@ fn is_good(packet: &Packet, outer: Option<&Tunnel>, run: &Run) -> bool {
     if !outer_ip || !run.verify_ip(inner) {
         return false;
     }
-    if offload.csum_partial {
-        // The sender left it unfinished; nobody can have damaged it on the way.
-        return usize::from(offload.csum_start) == start + run.tcp.l4 && offload.csum_offset == 16;
+    // What the sender left unfinished, nobody can have damaged on the way.
+    let unfinished = |start: usize, offset: u16| {
+        offload.csum_partial
+            && (usize::from(offload.csum_start), offload.csum_offset) == (start, offset)
+    };
+    if unfinished(start + run.tcp.l4, 16) {
+        return true;
     }
     match outer {
-        None => offload.csum_valid || run.verify(inner),
-        Some(tunnel) => run.verify(inner) && (offload.csum_valid || tunnel.verify(frame, &run.tcp)),
+        None => !offload.csum_partial && (offload.csum_valid || run.verify(inner)),
+        Some(tunnel) => {
+            let vouched = unfinished(tunnel.udp, 6) || offload.csum_valid;
+            let known = vouched || !offload.csum_partial;
+            known && run.verify(inner) && (vouched || tunnel.verify(frame, &run.tcp))
+        }
     }
 }
 

@@ -111,13 +111,8 @@ impl Place {
         } else {
             self.rewrite_tcp(frame, l4, whole);
         }
-        self.rewrite_ip(frame, layout.ip, frame.len() - layout.ip.l3);
-        // The field holds the sum of the super-frame's pseudo-header; only the length differs.
-        let field = l4 + usize::from(whole.csum_offset);
-        let pseudo = Sum::word(be16(frame, field))
-            + Sum::word(!((layout.end - l4) as u16))
-            + Sum::word((frame.len() - l4) as u16);
-        put_be16(frame, field, pseudo.fold());
+        self.rewrite_ip(frame, layout.ip);
+        self.rewrite_pseudo(frame, layout, whole);
         // The tunnel's own checksum needs the finished one inside.
         let finish = self.finish || layout.outer.is_some();
         if finish {
@@ -139,6 +134,15 @@ impl Place {
         };
     }
 
+    /// The field holds the sum of the super-frame's pseudo-header; only the length differs.
+    fn rewrite_pseudo(self, frame: &mut [u8], layout: &Layout, whole: &Offload) {
+        let (l4, field) = (layout.l4, layout.l4 + usize::from(whole.csum_offset));
+        let pseudo = Sum::word(be16(frame, field))
+            + Sum::word(!((layout.end - l4) as u16))
+            + Sum::word((frame.len() - l4) as u16);
+        put_be16(frame, field, pseudo.fold());
+    }
+
     fn rewrite_tcp(self, frame: &mut [u8], l4: usize, whole: &Offload) {
         let seq = &mut frame[l4 + 4..l4 + 8];
         let first = u32::from_be_bytes([seq[0], seq[1], seq[2], seq[3]]);
@@ -154,8 +158,9 @@ impl Place {
         }
     }
 
-    /// The length, that of the IP packet, and for IPv4 identification and checksum.
-    fn rewrite_ip(self, frame: &mut [u8], ip: Link, length: usize) {
+    /// Length, and for IPv4 identification and checksum.
+    fn rewrite_ip(self, frame: &mut [u8], ip: Link) {
+        let length = frame.len() - ip.l3;
         if !ip.v4 {
             put_be16(frame, ip.l3 + 4, (length - 40) as u16);
             return;
@@ -167,7 +172,7 @@ impl Place {
     }
 
     fn rewrite_outer(self, frame: &mut [u8], ip: Link, udp: usize) {
-        self.rewrite_ip(frame, ip, frame.len() - ip.l3);
+        self.rewrite_ip(frame, ip);
         let length = (frame.len() - udp) as u16;
         put_be16(frame, udp + 4, length);
         if be16(frame, udp + 6) == 0 {
@@ -190,7 +195,8 @@ pub(super) fn finish_ipv4(frame: &mut [u8], l3: usize, header: usize) {
 
 mod train;
 
-pub(crate) use train::train;
+pub(crate) use train::Train;
+pub(super) use train::repack;
 
 #[cfg(test)]
 mod tests;

@@ -62,10 +62,16 @@ impl Offload {
     /// [`DropReason::OffloadInvalid`].
     #[inline]
     pub fn check(&self, parsed: &Parsed) -> Result<(), DropReason> {
-        if self.csum_partial || self.is_gso() {
+        if self.is_unfinished() {
             return self.check_unfinished(parsed);
         }
         Ok(())
+    }
+
+    /// Whether the sender left anything to do.
+    #[inline]
+    pub const fn is_unfinished(&self) -> bool {
+        self.csum_partial || self.is_gso()
     }
 
     fn check_unfinished(&self, parsed: &Parsed) -> Result<(), DropReason> {

@@ -24,6 +24,9 @@ fn iperf(from: &NetNs, to: &NetNs, address: &str, seconds: &str) -> f64 {
     let _ = server.kill();
     let _ = server.wait();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if std::env::var_os("VERBOSE").is_some() {
+        println!("{text}");
+    }
     let line = text.lines().find(|line| line.ends_with("receiver")).unwrap_or_default();
     let mut words = line.split_whitespace();
     let rate = words.position(|word| word == "Mbits/sec").and_then(|at| {
@@ -55,11 +58,18 @@ fn throughput() {
     let second = Near::far(&switches.far, &back);
     let (a, b) = (POD[0][usize::from(v6)], POD[1][usize::from(v6)]);
     let mut results: [Vec<f64>; 4] = Default::default();
+    let paths = [
+        (&pods.0, &pods.1, b),
+        (&near.pod, &far, b),
+        (&far, &near.pod, a),
+        (&first.pod, &second.pod, b),
+    ];
+    let wanted = var("PATHS", "0123");
     for round in 0..rounds {
-        results[0].push(iperf(&pods.0, &pods.1, b, &seconds));
-        results[1].push(iperf(&near.pod, &far, b, &seconds));
-        results[2].push(iperf(&far, &near.pod, a, &seconds));
-        results[3].push(iperf(&first.pod, &second.pod, b, &seconds));
+        for (n, (from, to, address)) in paths.iter().enumerate() {
+            let skip = !wanted.contains(&n.to_string());
+            results[n].push(if skip { f64::NAN } else { iperf(from, to, address, &seconds) });
+        }
         let load = std::fs::read_to_string("/proc/loadavg").unwrap();
         let last: Vec<f64> = results.iter().map(|r| r[round]).collect();
         println!("round {round}: {last:.2?} load {}", load.trim());

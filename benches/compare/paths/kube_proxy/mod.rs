@@ -57,6 +57,10 @@ fn node(
     count: usize,
     rules: impl FnOnce(&NetNs, &Pod, Services) -> Result<(), Missing>,
 ) -> Result<World, Missing> {
+    if count > 1 {
+        // An ordinary user's socket to the kernel does not take so much at once.
+        tools::need_root("so many rules")?;
+    }
     let services = Services { count };
     let mac = Mac([0x0a, 0x58, 10, 78, 0, 1]);
     let [client, mut server] = Pod::pair(Some(mac))?;

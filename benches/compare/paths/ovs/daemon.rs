@@ -69,12 +69,13 @@ impl Programs {
         }
         let schema = SCHEMAS.into_iter().find(|file| Path::new(file).is_file());
         let schema = schema.ok_or_else(|| Missing::Unavailable("no vswitch.ovsschema".into()))?;
+        tools::need_root("its user-space datapath")?;
         let tso = tools::version(&vswitchd).contains("DPDK");
         Ok(Self { vswitchd, schema, tso })
     }
 
     /// What they are, in a line.
-    pub(crate) fn version() -> Option<String> {
+    pub(super) fn version() -> Option<String> {
         Self::find().ok().map(|programs| tools::version(programs.vswitchd))
     }
 }

@@ -16,9 +16,10 @@ use switch_core::host::{NetNs, Netlink};
 pub(super) use daemon::Daemon;
 use daemon::Programs;
 
-use super::pod::{MTU, Pod, TUNNEL_MTU};
+use super::nodes::{self, Wire};
+use super::pod::{Pod, TUNNEL_MTU};
 use super::services::Services;
-use super::{Between, Missing, World, kernel, namespace, tools};
+use super::{Between, Missing, World, namespace, tools};
 
 /// What the switch does with packets.
 #[derive(Clone, Copy)]
@@ -89,25 +90,23 @@ pub(super) fn vxlan() -> Result<World, Missing> {
     let programs = Programs::find()?;
     let mut client = Pod::new(0, 0, None)?;
     let mut server = Pod::new(0, 1, None)?;
-    let nodes = [namespace()?, namespace()?];
-    let end = || LinkSpec::new("underlay").mtu(MTU).up();
-    Netlink::open(&nodes[0])?.add_veth(&end(), &end(), &nodes[1])?;
+    let nodes = nodes::pair(Wire::Offloads)?;
     let mut daemons = Vec::new();
     for (number, pod) in [&mut client, &mut server].into_iter().enumerate() {
         pod.mtu = TUNNEL_MTU;
         let node = &nodes[number];
         let daemon = Daemon::start(node, &programs, false)?;
         daemon.vsctl("add-br br-phy -- set bridge br-phy datapath_type=netdev")?;
-        daemon.vsctl("add-port br-phy underlay")?;
+        daemon.vsctl(&format!("add-port br-phy {}", nodes::INTERFACE))?;
         let mut netlink = Netlink::open(node)?;
         let local = netlink.link("br-phy")?.index;
         netlink.set_up(local)?;
-        let address = InterfaceAddress::new(kernel::underlay(number), 24).expect("a prefix");
+        let address = InterfaceAddress::new(nodes::underlay(number), 24).expect("a prefix");
         netlink.add_address(local, address)?;
         daemon.vsctl("add-br br0 -- set bridge br0 datapath_type=netdev")?;
         daemon.vsctl(&format!(
             "add-port br0 vx0 -- set interface vx0 type=vxlan options:key=1 options:remote_ip={}",
-            kernel::underlay(1 - number)
+            nodes::underlay(1 - number)
         ))?;
         plug(node, &daemon, "br0", "pod", pod)?;
         finish_checksums(pod)?;

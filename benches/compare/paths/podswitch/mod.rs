@@ -2,6 +2,7 @@
 //! are. No policy selects the pods; Services are in force where a path has them.
 
 mod services;
+pub(super) mod tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;

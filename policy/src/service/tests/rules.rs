@@ -6,6 +6,7 @@ use wire::flow_key::{Family, FlowKey};
 
 use super::*;
 use crate::rule::Protocol;
+use crate::service::endpoints::{hint_use, merge};
 use crate::service::entry::ServicePortId;
 use crate::service::model::*;
 use crate::service::table::{Found, Standing};
@@ -71,6 +72,27 @@ fn s2_hints() {
     let local = hinted(A, &[], &["z2"]).on("here");
     let table = table(&[service], &[slice("s", 8080, [local, hinted(B, &[], &["z1"])])]);
     assert_eq!(pod(&table, VIP), "10.0.0.1:8080");
+}
+
+#[test]
+fn s2_what_became_of_hints_is_told() {
+    let told = |endpoints: Vec<Endpoint>| {
+        let (service, view) = (web(), settings().view);
+        let slice = slice("s", 8080, endpoints);
+        let all = merge(&service, &service.ports[0], Family::V4, [&slice], &view);
+        hint_use(&all, &view).to_string()
+    };
+    let b = || hinted(B, &[], &["z2"]);
+    assert_eq!(told(vec![ready(A)]), "there are none");
+    assert_eq!(told(vec![hinted(A, &[], &["z1"]), b()]), "followed: same zone");
+    assert_eq!(
+        told(vec![hinted(A, &["here"], &[]), hinted(B, &["x"], &[])]),
+        "followed: same node"
+    );
+    assert_eq!(told(vec![ready(A), b()]), "ignored: 10.0.0.1:8080 has none for zones");
+    assert_eq!(told(vec![hinted(A, &[], &["z3"]), b()]), "ignored: none is for this zone");
+    assert_eq!(told(vec![hinted(A, &["far"], &[])]), "ignored: none is for this node");
+    assert_eq!(told(vec![state(A, (false, false, false))]), "there are none");
 }
 
 #[test]

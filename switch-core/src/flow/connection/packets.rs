@@ -20,6 +20,28 @@ impl Tracker {
         true
     }
 
+    /// Packets that are no TCP hit the connection in the last second, and one does now. False: the
+    /// connection has ended meanwhile.
+    pub fn touch_many(
+        &self,
+        connection: ConnectionRef,
+        packets: u32,
+        bytes: u32,
+        now_secs: u32,
+    ) -> bool {
+        let Some(lane) = self.lane(connection) else { return false };
+        lane.last_seen.store(now_secs, Relaxed);
+        lane.count_many(packets.into(), bytes.into());
+        true
+    }
+
+    /// Counts packets that hit the connection some time ago; one that has ended is past it.
+    pub fn count(&self, connection: ConnectionRef, packets: u32, bytes: u32) {
+        if let Some(lane) = self.lane(connection) {
+            lane.count_many(packets.into(), bytes.into());
+        }
+    }
+
     /// A TCP segment with neither SYN, FIN nor RST hit the connection. False: it has ended.
     #[inline]
     pub fn touch_tcp(

@@ -63,7 +63,12 @@ impl Lane {
     /// is worth the plain store.
     #[inline]
     pub(super) fn count(&self, bytes: u64) {
-        self.packets.store(self.packets.load(Relaxed).wrapping_add(1), Relaxed);
+        self.count_many(1, bytes);
+    }
+
+    #[inline]
+    pub(super) fn count_many(&self, packets: u64, bytes: u64) {
+        self.packets.store(self.packets.load(Relaxed).wrapping_add(packets), Relaxed);
         self.bytes.store(self.bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
     }
 

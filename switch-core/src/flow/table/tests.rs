@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use wire::flow_key::{Family, proto};
 
 use super::*;
+use crate::id::PortId;
+use wire::addr::Mac;
 
 const HASH: HashKey = HashKey::new(3);
 
@@ -16,18 +18,23 @@ fn key(n: u16) -> FlowKey {
     FlowKey { src, dst, src_port: 1, dst_port: 2, proto: proto::UDP, family: Family::V6, zone: 0 }
 }
 
-fn connection() -> ConnectionRef {
-    ConnectionRef::NONE.reversed()
+fn connection(n: u16) -> ConnectionRef {
+    ConnectionRef::from_parts([u32::from(n), 1])
+}
+
+/// One of several next hops.
+fn plan(n: u16) -> Plan {
+    Plan::route(PortId(n % 5), 1500, Mac([n as u8 % 3; 6]), Mac([9; 6]))
 }
 
 fn entry(n: u16, mark: u32) -> FlowEntry {
     FlowEntry {
         key: key(n),
         sender: 0,
-        connection: connection(),
+        connection: connection(n),
         epoch: Epoch(1),
         last_seen: mark,
-        plan: Plan::default(),
+        plan: plan(n),
     }
 }
 
@@ -58,18 +65,30 @@ fn find(table: &FlowTable, n: u16) -> Option<EntryId> {
     let key = key(n);
     let hash = key.hash(&HASH);
     table.prefetch(hash);
-    let found = table.find(table.candidate(hash), hash, &key);
-    assert_eq!(found, table.find(None, hash, &key), "with and without a candidate");
-    found
+    let found = table.look(table.candidate(hash), hash, &key, 0);
+    let searched = table.look(EntryId::NONE, hash, &key, 0);
+    assert_eq!(found, searched, "with and without a candidate");
+    found.map(|(id, _)| id)
+}
+
+/// Every entry's key and mark.
+fn all(table: &FlowTable) -> Vec<(FlowKey, u32)> {
+    let used = table.connections.iter().zip(&table.lines).filter(|(c, _)| !c.is_none());
+    used.map(|(_, line)| (line.key, line.last_seen)).collect()
 }
 
 fn check(table: &FlowTable, plain: &HashMap<u16, u32>) {
     assert_eq!(table.len(), plain.len());
     for n in 0..3400 {
-        let found = find(table, n).map(|id| (table.entry(id).key, table.entry(id).last_seen));
+        let found = find(table, n).map(|id| {
+            let line = &table.lines[id.0 as usize];
+            assert!(matches!(table.ways.lead(line.way), Lead::Shared(p) if *p == plan(n)));
+            assert_eq!(table.connections[id.0 as usize], connection(n));
+            (line.key, line.last_seen)
+        });
         assert_eq!(found, plain.get(&n).map(|&mark| (key(n), mark)), "key {n}");
     }
-    let mut all: Vec<_> = table.iter().map(|e| (e.key, e.last_seen)).collect();
+    let mut all = all(table);
     let mut wanted: Vec<_> = plain.iter().map(|(&n, &mark)| (key(n), mark)).collect();
     all.sort_unstable_by_key(|e| e.0.src);
     wanted.sort_unstable_by_key(|e| e.0.src);
@@ -93,7 +112,7 @@ proptest! {
             match op {
                 Op::Insert(first, count) => for n in first..first + count {
                     let fits = plain.contains_key(&n) || plain.len() < limit;
-                    let inserted = table.insert(key(n).hash(&HASH), entry(n, mark));
+                    let inserted = table.insert(key(n).hash(&HASH), &entry(n, mark));
                     prop_assert_eq!(inserted.is_some(), fits);
                     if fits {
                         plain.insert(n, mark);
@@ -111,13 +130,13 @@ proptest! {
                 Op::Sweep(budget, remainder) => {
                     let before = table.len();
                     let mut seen = 0;
-                    table.sweep(budget, |entry| {
+                    table.sweep(budget, |_, mark| {
                         seen += 1;
-                        entry.last_seen % 7 == remainder
+                        mark % 7 == remainder
                     });
                     prop_assert!(seen <= budget);
                     let left: HashMap<FlowKey, u32> =
-                        table.iter().map(|e| (e.key, e.last_seen)).collect();
+                        all(&table).into_iter().collect();
                     plain.retain(|&n, &mut mark| {
                         let stays = left.contains_key(&key(n));
                         assert!(stays || mark % 7 == remainder, "only those that were picked");
@@ -125,7 +144,7 @@ proptest! {
                     });
                     if budget >= before {
                         // It may have begun among free numbers, but a second round sees all.
-                        table.sweep(limit, |entry| entry.last_seen % 7 == remainder);
+                        table.sweep(limit, |_, mark| mark % 7 == remainder);
                         plain.retain(|_, mark| *mark % 7 != remainder);
                     }
                 }
@@ -141,17 +160,17 @@ fn it_is_empty_again_after_much_coming_and_going() {
     let mut table = FlowTable::new(FlowTableConfig { entries: 4000, hash_key: HASH });
     for round in 0..50u32 {
         for n in 0..3000 {
-            table.insert(key(n).hash(&HASH), entry(n, round)).unwrap();
+            table.insert(key(n).hash(&HASH), &entry(n, round)).unwrap();
         }
         assert_eq!(table.len(), 3000);
-        table.sweep(4000, |_| true);
+        table.sweep(4000, |_, _| true);
         assert!(table.is_empty());
     }
     // No trace of what passed: a look-up of what is not there ends at its first bucket.
     table.settle(10_000);
     assert!(table.old.is_none());
-    assert!(table.index.buckets.iter().all(|b| b.passed == 0 && b.tags == [0; SLOTS]));
-    assert_eq!(table.entries.len(), 3000, "numbers were used again");
+    assert!(table.index.is_clean());
+    assert_eq!(table.lines.len(), 3000, "numbers were used again");
 }
 
 /// Many keys with one tag and one home: found and removed all the same.
@@ -162,16 +181,146 @@ fn keys_that_collide_stand_side_by_side() {
     // The same hash for all, as if somebody had found them (T-C4). Removal hashes anew, so the
     // index is asked itself.
     for n in 0..100 {
-        table.entries.push(entry(n, 0));
+        table.insert(key(n).hash(&HASH), &entry(n, 0)).unwrap();
+    }
+    table.index = Index::new(64);
+    table.old = None;
+    for n in 0..100u16 {
         table.index.insert(hash, u32::from(n));
     }
-    for n in 0..100 {
-        let found = table.find(table.candidate(hash), hash, &key(n));
-        assert_eq!(found, Some(EntryId(u32::from(n))));
+    for n in 0..100u16 {
+        let found = table.look(table.candidate(hash), hash, &key(n), 0);
+        assert_eq!(found, Some((EntryId(u32::from(n)), None)));
     }
     for n in (0..100).rev() {
         assert!(table.index.remove(hash, n));
         assert!(!table.index.remove(hash, n));
     }
-    assert!(table.index.buckets.iter().all(|b| b.passed == 0));
+    assert!(table.index.none_passed());
+}
+
+/// What a packet of `bytes` octets finds in second `now`.
+fn hit(table: &mut FlowTable, n: u16, bytes: usize, now: u32) -> Option<(Plan, Follow)> {
+    let id = find(table, n)?;
+    table.hit(id, bytes, now, |_| true).map(|(plan, follow)| (*plan, follow))
+}
+
+fn table() -> FlowTable {
+    FlowTable::new(FlowTableConfig { entries: 5000, hash_key: HASH })
+}
+
+#[test]
+fn packets_are_counted_in_the_entry_and_told_once_a_second() {
+    let mut table = table();
+    table.insert(key(1).hash(&HASH), &entry(1, 50)).unwrap();
+    for _ in 0..3 {
+        assert_eq!(hit(&mut table, 1, 100, 50), Some((plan(1), Follow::Counted)));
+    }
+    let told = Untold { connection: connection(1), packets: 3, bytes: 300 };
+    assert_eq!(hit(&mut table, 1, 60, 51), Some((plan(1), Follow::Tell(told))));
+    assert_eq!(hit(&mut table, 1, 60, 51), Some((plan(1), Follow::Counted)));
+    assert!(table.untold().next().is_none());
+    table.sweep(1, |_, _| false);
+    let rest = Untold { connection: connection(1), packets: 2, bytes: 120 };
+    assert_eq!(table.untold().collect::<Vec<_>>(), [rest]);
+    // What is counted when the entry goes, or gets another answer, is not lost.
+    hit(&mut table, 1, 60, 51).unwrap();
+    table.insert(key(1).hash(&HASH), &entry(1, 51)).unwrap();
+    hit(&mut table, 1, 70, 51).unwrap();
+    table.remove(find(&table, 1).unwrap());
+    let one = |bytes| Untold { connection: connection(1), packets: 1, bytes };
+    assert_eq!(table.untold().collect::<Vec<_>>(), [one(60), one(70)]);
+}
+
+#[test]
+fn octets_that_would_run_over_are_told_at_once() {
+    let mut table = table();
+    table.insert(key(1).hash(&HASH), &entry(1, 50)).unwrap();
+    let (mut bytes, mut packets) = (0, 0);
+    for _ in 0..200_000 {
+        match hit(&mut table, 1, 65_535, 50).unwrap().1 {
+            Follow::Counted => {}
+            Follow::Tell(untold) => {
+                bytes += u64::from(untold.bytes);
+                packets += u64::from(untold.packets);
+            }
+            Follow::Each(_) => panic!("not of each"),
+        }
+    }
+    table.sweep(1, |_, _| true);
+    let rest: Vec<_> = table.untold().collect();
+    assert_eq!(bytes + u64::from(rest[0].bytes), 200_000 * 65_535);
+    assert_eq!(packets + u64::from(rest[0].packets), 200_000);
+}
+
+#[test]
+fn tcp_and_what_is_translated_is_followed_packet_by_packet() {
+    let mut table = table();
+    let tcp = FlowKey { proto: proto::TCP, ..key(2) };
+    let mut translated = entry(1, 50);
+    translated.plan = plan(1).translate(&key(1), &key(3));
+    table.insert(key(1).hash(&HASH), &translated).unwrap();
+    let each = Follow::Each(connection(1));
+    assert_eq!(hit(&mut table, 1, 60, 50), Some((translated.plan, each)));
+    assert_eq!(hit(&mut table, 1, 60, 51), Some((translated.plan, each)));
+    let hash = tcp.hash(&HASH);
+    let id = table.insert(hash, &FlowEntry { key: tcp, ..entry(2, 50) }).unwrap();
+    let looked = table.look(table.candidate(hash), hash, &tcp, 0);
+    assert_eq!(looked, Some((id, Some(connection(2)))));
+    let found = table.hit(id, 60, 50, |_| true).map(|(plan, follow)| (*plan, follow));
+    assert_eq!(found, Some((plan(2), Follow::Each(connection(2)))));
+    table.sweep(100, |_, _| true);
+    assert!(table.untold().next().is_none(), "the connection has heard of each");
+}
+
+#[test]
+fn an_answer_holds_for_its_epoch_and_sender_only() {
+    let mut table = table();
+    table.insert(key(1).hash(&HASH), &entry(1, 50)).unwrap();
+    assert!(table.look(EntryId::NONE, key(1).hash(&HASH), &key(1), 7).is_none(), "another sender");
+    let id = find(&table, 1).unwrap();
+    assert!(table.hit(id, 60, 50, |_| false).is_none(), "too long for its way");
+    table.begin(Epoch(1));
+    assert!(hit(&mut table, 1, 60, 50).is_some());
+    table.begin(Epoch(2));
+    assert!(find(&table, 1).is_none());
+    assert!(table.hit(id, 60, 50, |_| true).is_none(), "looked up before");
+    table.insert(key(1).hash(&HASH), &FlowEntry { epoch: Epoch(2), ..entry(1, 50) }).unwrap();
+    assert!(hit(&mut table, 1, 60, 50).is_some());
+    assert_eq!(table.len(), 1);
+}
+
+/// Numbers of ways come round after half a million epochs; an entry from before must not be
+/// taken for one of now.
+#[test]
+fn no_answer_comes_back_when_numbers_come_round() {
+    let mut table = table();
+    for n in 0..100 {
+        table.insert(key(n).hash(&HASH), &entry(n, 0)).unwrap();
+    }
+    hit(&mut table, 5, 60, 0).unwrap();
+    let mut epoch = 1;
+    while !table.is_empty() {
+        epoch += 1;
+        table.begin(Epoch(epoch));
+        assert!(find(&table, 5).is_none(), "epoch {epoch}");
+    }
+    assert!(epoch > 500_000);
+    assert_eq!(table.untold().map(|u| u.packets).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn more_next_hops_than_can_be_shared_have_their_flows_own_answers() {
+    let mut table = FlowTable::new(FlowTableConfig { entries: 20_000, hash_key: HASH });
+    let far = |n: u16| Plan { mtu: n, ..plan(0) };
+    for n in 1..10_000 {
+        table.insert(key(n).hash(&HASH), &FlowEntry { plan: far(n), ..entry(n, 50) }).unwrap();
+    }
+    for n in 1..10_000 {
+        let (plan, follow) = hit(&mut table, n, 60, 50).unwrap();
+        assert_eq!(plan, far(n));
+        let counted = follow == Follow::Counted;
+        assert_eq!(counted, n < 8_192, "{n}: one number says that the answer is the flow's own");
+        assert!(counted || follow == Follow::Each(connection(n)));
+    }
 }

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::testkit::{Shape, be, judge, shape};
+use super::super::testkit::{Shape, be, judge, shape, tunnelled};
 use super::*;
 use wire::flow_key::HashKey;
 use wire::parse::parse;
@@ -113,31 +113,6 @@ fn what_contradicts_the_frame_is_not_cut() {
     assert_eq!(tiny.map(|p| p.len()), Err(CutError::new(DropReason::OffloadInvalid, 0)));
 }
 
-/// Puts `inner`, a super-frame, behind an outer IP, UDP and VXLAN header.
-fn tunnelled(inner: &Shape, size: u16, outer_v4: bool, checksum: bool) -> Packet {
-    let mut payload = vec![0x08, 0, 0, 0, 0, 0, 1, 0];
-    payload.extend(inner.frame());
-    let outer = Shape {
-        v4: outer_v4,
-        tcp: false,
-        tags: 0,
-        extra: 0,
-        tcp_options: 0,
-        tcp_flags: 0,
-        id: 5,
-        seq: 0,
-        payload,
-    };
-    let mut packet = outer.packet(size);
-    let field = outer.l4() + 6;
-    if !checksum {
-        packet.bytes_mut()[field..field + 2].fill(0);
-    }
-    packet.offload = inner.packet(size).offload;
-    packet.offload.shift((outer.payload_at() + 8) as i32);
-    packet
-}
-
 proptest! {
     /// Payloads put together again are the original, every header is as if sent one by one, and
     /// nothing but what must differ differs.
@@ -196,9 +171,20 @@ proptest! {
         let (l3, udp) = (14, if outer_v4 { 34 } else { 54 });
         let largest = largest_l3(&packet, &parsed);
         let mut pieces = Vec::new();
+        // Taken: as UDP super-frames, which are cut again by whoever takes them.
         let offloads = if taken { Offloads { tunnel: false, ..Offloads::ALL } } else { Offloads::NONE };
         let mut pool = Pool::new(PoolConfig::default());
-        fit(packet, offloads, &mut pool, &mut |_: &mut Pool, p| pieces.push(p)).unwrap();
+        let count = inner.payload.len().div_ceil(size.into()).max(1);
+        fit(packet, offloads, &mut pool, &mut |pool: &mut Pool, piece| {
+            assert!(taken || !piece.offload.is_gso());
+            let parsed = parse(piece.bytes(), &HashKey::new(1)).unwrap();
+            assert_eq!(piece.offload.check(&parsed), Ok(()));
+            segment(piece, pool, &mut |_: &mut Pool, p| pieces.push(p)).unwrap();
+        })
+        .unwrap();
+        prop_assert_eq!(pieces.len(), count);
+        // Cutting UDP gives every packet a checksum.
+        let checksum = checksum || taken && count > 1;
         let (mut payload, mut longest) = (Vec::new(), 0);
         for (n, piece) in pieces.iter().enumerate() {
             let frame = piece.bytes();

@@ -162,18 +162,20 @@ impl UdpTunnelDevice {
             epoll::add(&watch, &socket, data, readable).context(what)?;
             receivers.push(Receiver { socket, address, slots: rx::FEW_SLOTS });
         }
-        if index == 0 {
-            // Errors are always told of.
-            for socket in senders.sockets() {
-                epoll::add(&watch, socket, data, epoll::EventFlags::empty()).context(what)?;
-            }
+        let errors = match index {
+            0 => Some(senders.watch_errors().context(what)?),
+            _ => None,
+        };
+        if let Some(errors) = &errors {
+            epoll::add(&watch, errors, data, readable).context(what)?;
         }
         Ok(UdpTunnelPort {
             receivers,
             senders,
             watch,
             signal,
-            reads_errors: index == 0,
+            errors,
+            suspicious: false,
             port: self.config.port,
             info: self.info.clone(),
             waiting: VecDeque::new(),
@@ -243,12 +245,15 @@ struct Receiver {
 pub struct UdpTunnelPort {
     receivers: ArrayVec<Receiver, 2>,
     senders: Arc<Senders>,
-    /// What to wait on: all receivers, errors of senders, `signal`.
+    /// What to wait on: all receivers, `errors`, `signal`.
     watch: OwnedFd,
     /// Readable while `reports` holds any.
     signal: OwnedFd,
-    /// Whether this port reads what the network says about datagrams that were sent.
-    reads_errors: bool,
+    /// Readable while the network said something about datagrams that were sent, in the port
+    /// that reads it.
+    errors: Option<OwnedFd>,
+    /// Sending met an error that may have been of that kind.
+    suspicious: bool,
     port: u16,
     info: PortInfo,
     /// Received frames that a burst had no room for.
@@ -270,9 +275,9 @@ impl Port for UdpTunnelPort {
         if batch.len() == before {
             self.receive(pool, batch)?;
         }
-        if batch.len() == before && self.reads_errors {
+        if self.suspicious {
+            self.suspicious = false;
             self.read_errors();
-            self.take_reports(batch);
         }
         Ok(batch.len() - before)
     }
@@ -290,6 +295,7 @@ impl Port for UdpTunnelPort {
     }
 
     fn arm(&mut self) -> bool {
+        self.read_errors();
         self.waiting.is_empty() && self.reports.is_empty()
     }
 }

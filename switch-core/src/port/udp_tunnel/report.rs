@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
+use rustix::event::{Timespec, epoll};
 use wire::checksum::{Sum, sum};
 use wire::flow_key::proto;
 use wire::parse::ethertype;
@@ -53,23 +54,22 @@ impl UdpTunnelPort {
 
     /// Reads what the network said about datagrams that were sent.
     pub(super) fn read_errors(&mut self) {
+        let Some(errors) = &self.errors else { return };
+        let mut events = [const { std::mem::MaybeUninit::uninit() }; REPORTS];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let Ok((events, _)) = epoll::wait(errors, &mut events[..], Some(&now)) else { return };
         let senders = std::sync::Arc::clone(&self.senders);
         let mut quoted = [0; QUOTE];
-        for family in senders.families.iter().flatten() {
-            for sender in &family.sockets {
-                for _ in 0..ERRORS {
-                    match udp::take_error(sender.fd.as_fd(), &mut quoted) {
-                        Ok(Some(error)) if error.errno == libc::EMSGSIZE => {
-                            let payload = &quoted[..error.quoted];
-                            let quote = self.quote(family.address, sender.port, error.to, payload);
-                            let by = error.by.map_or(error.to.ip(), |by| by.ip());
-                            if error.info < self.info.mtu {
-                                self.report(by, family.address, error.info, &quote);
-                            }
-                        }
-                        Ok(_) => {}
-                        Err(_) => break,
-                    }
+        for event in events.iter() {
+            let Some((family, sender)) = senders.by_number(event.data.u64()) else { continue };
+            for _ in 0..ERRORS {
+                let Ok(error) = udp::take_error(sender.fd.as_fd(), &mut quoted) else { break };
+                let Some(error) = error.filter(|e| e.errno == libc::EMSGSIZE) else { continue };
+                if error.info < self.info.mtu {
+                    let payload = &quoted[..error.quoted];
+                    let quote = self.quote(family.address, sender.port, error.to, payload);
+                    let by = error.by.map_or(error.to.ip(), |by| by.ip());
+                    self.report(by, family.address, error.info, &quote);
                 }
             }
         }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::epoll;
 use rustix::io::Errno;
 use vxlan::template::SourcePort;
 
@@ -52,8 +53,23 @@ impl Senders {
         self.families[usize::from(v6)].as_ref()
     }
 
-    pub(super) fn sockets(&self) -> impl Iterator<Item = &OwnedFd> {
-        self.families.iter().flatten().flat_map(|family| &family.sockets).map(|sender| &sender.fd)
+    /// A set that is readable while any of the sockets has an error to tell, and says which by
+    /// [`Senders::by_number`].
+    pub(super) fn watch_errors(&self) -> io::Result<OwnedFd> {
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for (f, family) in self.families.iter().enumerate() {
+            for (n, sender) in family.iter().flat_map(|f| &f.sockets).enumerate() {
+                let data = epoll::EventData::new_u64((f << 16 | n) as u64);
+                // Errors are told of whatever is asked for.
+                epoll::add(&set, &sender.fd, data, epoll::EventFlags::empty())?;
+            }
+        }
+        Ok(set)
+    }
+
+    pub(super) fn by_number(&self, number: u64) -> Option<(&Family, &Sender)> {
+        let family = self.families.get(number as usize >> 16)?.as_ref()?;
+        Some((family, family.sockets.get(number as usize & 0xffff)?))
     }
 }
 

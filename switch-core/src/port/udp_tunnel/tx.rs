@@ -1,6 +1,6 @@
 //! Sending: outer headers are taken off, datagrams of one length to one place are given to the
-//! kernel in one piece that it cuts (UDP_SEGMENT). A super-frame from a pod is cut here, by headers
-//! written beside it; the payload is gathered from where it is.
+//! kernel in one piece that it cuts (UDP_SEGMENT). A super-frame from a pod is cut here into datagrams
+//! that stand one behind the other: copying costs less than gathering headers and payloads.
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,7 +12,7 @@ use wire::parse::ethertype;
 
 use super::UdpTunnelPort;
 use super::senders::Senders;
-use crate::packet::{BATCH, Batch, GsoType, Packet, Pool, finish_checksum, train};
+use crate::packet::{BATCH, Batch, GsoType, Packet, Pool, Train, finish_checksum};
 use crate::sys::datagram::{self, Outgoing};
 
 /// Most datagrams that the kernel cuts one piece into (UDP_MAX_SEGMENTS; 128 since Linux 6.9).
@@ -64,21 +64,14 @@ pub(super) fn read(frame: &[u8]) -> Option<Outer> {
     whole.then_some(Outer { source, to, source_port: be16(udp)?, class, udp, end })
 }
 
-/// A datagram, or several that stand one behind the other already.
+/// A datagram.
 #[derive(Clone, Debug)]
 struct Piece {
-    /// The packet in the burst that the payload is in.
+    /// The packet in the burst that it is of.
     packet: u8,
-    /// Headers, among those written.
-    head: Range<u32>,
-    /// The rest, in the packet.
-    body: Range<u32>,
-}
-
-impl Piece {
-    fn len(&self) -> usize {
-        self.head.len() + self.body.len()
-    }
+    /// Whether it was written anew; else it stands in the packet.
+    is_written: bool,
+    place: Range<usize>,
 }
 
 /// Pieces that the kernel gets in one go.
@@ -99,14 +92,17 @@ struct Group {
 /// What is sent of a burst. Kept between bursts for its memory only.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    heads: Vec<u8>,
+    /// Datagrams of super-frames. Only grows, to what a burst of them needs.
+    written: Vec<u8>,
+    /// How much of that is in use.
+    used: usize,
     pieces: Vec<Piece>,
     groups: Vec<Group>,
 }
 
 impl Plan {
     fn clear(&mut self) {
-        self.heads.clear();
+        self.used = 0;
         self.pieces.clear();
         self.groups.clear();
     }
@@ -119,15 +115,17 @@ impl Plan {
             return false;
         };
         let socket = family.index(outer.source_port);
-        let body = |range: Range<usize>| range.start as u32..range.end as u32;
+        let packet_at = at as u8;
+        let mut push = |is_written, place, size| {
+            let piece = Piece { packet: packet_at, is_written, place };
+            push(&mut self.pieces, &mut self.groups, piece, size, socket, &outer);
+        };
         let offload = packet.offload;
         if !offload.is_gso() {
             if finish_checksum(packet).is_err() {
                 return false;
             }
-            let whole = body(outer.udp + 8..outer.end);
-            let size = whole.len();
-            self.push(Piece { packet: at as u8, head: 0..0, body: whole }, size, socket, &outer);
+            push(false, outer.udp + 8..outer.end, outer.end - outer.udp - 8);
             return true;
         }
         if offload.gso_type == GsoType::UdpL4 && usize::from(offload.csum_start) == outer.udp {
@@ -135,65 +133,61 @@ impl Plan {
             if size == 0 {
                 return false;
             }
-            let mut from = outer.udp + 8;
-            while from < outer.end {
-                let to = (from + size).min(outer.end);
-                let piece = Piece { packet: at as u8, head: 0..0, body: body(from..to) };
-                self.push(piece, size, socket, &outer);
-                from = to;
+            for from in (outer.udp + 8..outer.end).step_by(size) {
+                push(false, from..(from + size).min(outer.end), size);
             }
             return true;
         }
-        let Ok(train) = train(packet, &mut self.heads) else { return false };
+        let Ok(train) = Train::of(packet) else { return false };
+        let needed = self.used + train.len();
+        if self.written.len() < needed {
+            self.written.resize(needed, 0);
+        }
         for n in 0..train.count() {
-            let head = train.heads + n * train.head_len;
-            let from = train.payload.start + n * train.size;
-            let piece = Piece {
-                packet: at as u8,
-                head: body(head..head + train.head_len),
-                body: body(from..(from + train.size).min(train.payload.end)),
-            };
-            self.push(piece, train.head_len + train.size, socket, &outer);
+            let from = self.used;
+            self.used += train.write(packet.bytes(), n, &mut self.written[from..]);
+            push(true, from..self.used, train.stride());
         }
         true
     }
-
-    /// Adds a datagram, to the group that it continues if there is one. `size` is the length of
-    /// those that it could be one of.
-    fn push(&mut self, piece: Piece, size: usize, socket: usize, outer: &Outer) {
-        let len = piece.len();
-        let end = self.pieces.len() + 1;
-        self.pieces.push(piece);
-        if let Some(group) = self.groups.last_mut()
-            && !group.closed
-            && len <= group.size
-            && group.datagrams < SEGMENTS
-            && group.octets + len <= OCTETS
-            && (group.to, group.socket, group.class) == (outer.to, socket, outer.class)
-        {
-            group.pieces.end = end;
-            group.datagrams += 1;
-            group.octets += len;
-            group.closed = len < group.size;
-            return;
-        }
-        self.groups.push(Group {
-            to: outer.to,
-            socket,
-            class: outer.class,
-            pieces: end - 1..end,
-            size: len,
-            datagrams: 1,
-            octets: len,
-            closed: len < size || len == 0,
-        });
-    }
 }
 
-/// How a group fared.
-enum Fate {
-    Sent,
-    Refused(io::Error),
+/// Adds a datagram, to the group that it continues if there is one. `size` is the length of those
+/// that it could be one of.
+fn push(
+    pieces: &mut Vec<Piece>,
+    groups: &mut Vec<Group>,
+    piece: Piece,
+    size: usize,
+    socket: usize,
+    outer: &Outer,
+) {
+    let len = piece.place.len();
+    let end = pieces.len() + 1;
+    pieces.push(piece);
+    if let Some(group) = groups.last_mut()
+        && !group.closed
+        && len <= group.size
+        && group.datagrams < SEGMENTS
+        && group.octets + len <= OCTETS
+        && (group.to, group.socket, group.class) == (outer.to, socket, outer.class)
+    {
+        group.pieces.end = end;
+        group.datagrams += 1;
+        group.octets += len;
+        group.closed = len < group.size;
+        return;
+    }
+    groups.push(Group {
+        to: outer.to,
+        socket,
+        class: outer.class,
+        pieces: end - 1..end,
+        size: len,
+        datagrams: 1,
+        octets: len,
+        closed: len < size || len == 0,
+    });
 }
 
 /// What gathers the parts of groups for one call.
@@ -204,13 +198,21 @@ struct Call<'a> {
 impl<'a> Call<'a> {
     fn gather(&mut self, plan: &'a Plan, pieces: &[Piece], packets: &'a [Packet]) -> Range<usize> {
         let start = self.parts.len();
+        let mut written: Option<Range<usize>> = None;
         for piece in pieces {
-            if !piece.head.is_empty() {
-                let head = piece.head.start as usize..piece.head.end as usize;
-                self.parts.push(IoSlice::new(&plan.heads[head]));
-            }
-            let body = piece.body.start as usize..piece.body.end as usize;
-            self.parts.push(IoSlice::new(&packets[usize::from(piece.packet)].bytes()[body]));
+            // What stands together is one part.
+            written = match written {
+                Some(before) if piece.is_written && before.end == piece.place.start => {
+                    self.parts.pop();
+                    Some(before.start..piece.place.end)
+                }
+                _ => piece.is_written.then(|| piece.place.clone()),
+            };
+            let octets = match &written {
+                Some(place) => &plan.written[place.clone()],
+                None => &packets[usize::from(piece.packet)].bytes()[piece.place.clone()],
+            };
+            self.parts.push(IoSlice::new(octets));
         }
         start..self.parts.len()
     }
@@ -255,7 +257,7 @@ impl UdpTunnelPort {
             let mut call = Call { parts: ArrayVec::new() };
             let mut ranges: ArrayVec<Range<usize>, BATCH> = ArrayVec::new();
             for group in plan.groups[at..].iter().take_while(|group| same(group)).take(BATCH) {
-                if call.parts.remaining_capacity() < 2 * group.pieces.len() {
+                if call.parts.remaining_capacity() < group.pieces.len() {
                     break;
                 }
                 ranges.push(call.gather(plan, &plan.pieces[group.pieces.clone()], packets));
@@ -285,7 +287,10 @@ impl UdpTunnelPort {
                     return plan.groups[at..].iter().fold(failed, |bits, g| bits | owners(plan, g));
                 }
                 // The first may be an old error of the socket's, about another datagram.
-                _ if retried != at => retried = at,
+                _ if retried != at => {
+                    retried = at;
+                    self.suspicious = true;
+                }
                 Some(libc::EMSGSIZE | libc::EINVAL | libc::EIO) => {
                     failed |= self.send_singly(plan, first, packets);
                     at += 1;
@@ -309,16 +314,15 @@ impl UdpTunnelPort {
             call.gather(plan, std::slice::from_ref(piece), packets);
             let (to, class) = (group.to, group.class);
             let message = Outgoing { parts: &call.parts, to, class, segment: 0 };
-            let fate = match datagram::send(family.socket(group.socket), &[message]) {
-                Ok(1..) => Fate::Sent,
-                Ok(_) => Fate::Refused(io::ErrorKind::WouldBlock.into()),
-                Err(error) => Fate::Refused(error),
+            let error = match datagram::send(family.socket(group.socket), &[message]) {
+                Ok(1..) => continue,
+                Ok(_) => io::ErrorKind::WouldBlock.into(),
+                Err(error) => error,
             };
-            let Fate::Refused(error) = fate else { continue };
             failed |= 1 << piece.packet;
             if error.raw_os_error() == Some(libc::EMSGSIZE) {
                 let frame = packets[usize::from(piece.packet)].bytes();
-                self.report_too_long(frame, piece.len(), family);
+                self.report_too_long(frame, piece.place.len(), family);
                 // The others of the group are as long.
                 return failed | owners(plan, group);
             }

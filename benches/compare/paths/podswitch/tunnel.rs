@@ -1,0 +1,101 @@
+//! Two nodes, a switch each, and the tunnel between them: through UDP sockets beside the node's own
+//! stack, or raw frames by AF_PACKET.
+
+use std::sync::Arc;
+
+use switch_core::config::{
+    Cidr, Gateway, LocalNode, PortConfig, PortRole, RemoteNode, TunnelConfig, VtepMac,
+};
+use switch_core::host::NetNs;
+use switch_core::host::pod::silence;
+use switch_core::id::Cookie;
+use switch_core::port::Device;
+use switch_core::port::af_packet::{PacketConfig, PacketDevice};
+use switch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice};
+use wire::addr::Mac;
+
+use super::super::nodes::{self, Wire};
+use super::super::pod::{MTU, Pod, TUNNEL_MTU};
+use super::super::{Between, Missing, World};
+use super::{Attach, Node, endpoint};
+
+/// What the tunnel goes through.
+#[derive(Clone, Copy)]
+pub(in crate::paths) enum Underlay {
+    /// UDP sockets.
+    Udp,
+    /// AF_PACKET on the node's interface, whose stack is silent.
+    Packet,
+}
+
+/// Two pods on TAPs, one on each node; one worker a node.
+pub(in crate::paths) fn two_nodes(underlay: Underlay, wire: Wire) -> Result<World, Missing> {
+    let gateway = Some(Gateway::default().mac);
+    let mut pods = [Pod::new(0, 0, gateway)?, Pod::new(1, 1, gateway)?];
+    pods.iter_mut().for_each(|pod| pod.mtu = TUNNEL_MTU);
+    let machines = nodes::pair(wire)?;
+    let mut all = Between { _namespaces: machines.to_vec(), ..Between::default() };
+    for (number, machine) in machines.iter().enumerate() {
+        let between = node(number, machine, &pods, underlay)?;
+        all.switches.extend(between.switches);
+        all._namespaces.extend(between._namespaces);
+    }
+    let [client, server] = pods;
+    Ok(World::new(client, server, all))
+}
+
+fn node(
+    number: usize,
+    machine: &NetNs,
+    pods: &[Pod; 2],
+    underlay: Underlay,
+) -> Result<Between, Missing> {
+    let (here, there) = (remote(number), remote(1 - number));
+    let mut node = Node::new(&here.name, Attach::Tap, 1)?;
+    node.attach(&pods[number])?;
+    let device: Box<dyn Device> = match underlay {
+        Underlay::Udp => {
+            nodes::address(machine, number)?;
+            let config = UdpTunnelConfig::new(&[nodes::underlay(number)]);
+            Box::new(UdpTunnelDevice::new(machine, config)?)
+        }
+        Underlay::Packet => {
+            silence(machine)?;
+            Box::new(PacketDevice::new(machine, nodes::INTERFACE, PacketConfig::default())?)
+        }
+    };
+    let port = node.control.attach(device).map_err(|e| e.to_string())?;
+    let mac = here.underlay_mac;
+    let role = PortRole::Uplink { mac, mtu: MTU as u16, tunnel: true, direct: false };
+    let config = &mut node.config;
+    config.ports.push(PortConfig { port, role });
+    config.node = LocalNode {
+        name: here.name,
+        addresses: here.addresses,
+        pod_cidrs: here.pod_cidrs,
+        vtep: here.vtep,
+        underlay_mac: mac,
+        ..LocalNode::default()
+    };
+    config.endpoints.push(Arc::new(endpoint(&pods[1 - number], there.name.clone(), None)));
+    config.nodes.push(Arc::new(there));
+    config.tunnel = Some(TunnelConfig::default());
+    Ok(node.start()?)
+}
+
+/// A node as the other knows it.
+fn remote(number: usize) -> RemoteNode {
+    let range = |text: String| text.parse::<Cidr>().expect("a range");
+    RemoteNode {
+        cookie: Cookie::new(format!("Node/n{number}")),
+        name: format!("n{number}").into(),
+        labels: policy::rule::Labels::default(),
+        addresses: vec![nodes::underlay(number)],
+        pod_cidrs: vec![
+            range(format!("10.78.{number}.0/24")),
+            range(format!("fd78:0:0:{number}::/64")),
+        ],
+        vtep: VtepMac { ipv4: Mac([0x0e, 0x58, 192, 0, 2, number as u8 + 1]), ipv6: None },
+        underlay_mac: nodes::mac(number),
+    }
+}

@@ -1,0 +1,111 @@
+//! The node's side of Services: what of theirs the node's stack sees is sent to the switch, ports
+//! that the switch uses are kept from the node's own connections, and load balancers are told
+//! whether there is an endpoint here.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use policy::service::table::FrontendKind;
+use switch_core::config::{Config, Gateway, NAT_PORTS};
+use switch_core::control::ControlPlane;
+use switch_core::host::health::HealthResponder;
+use switch_core::host::nft::Front;
+use switch_core::host::reserve::ReservedPorts;
+use switch_core::host::steer::{Steering, SteeringConfig};
+use switch_core::host::{HostError, NetNs};
+use switch_core::snapshot::Snapshot;
+use wire::cidr::Cidr;
+
+use crate::print;
+
+/// Ports that Services get on every node (S14).
+const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
+
+/// See the module's description. What cannot be set up on this node is told of, and the rest of the
+/// switch goes on without it.
+#[derive(Debug)]
+pub(super) struct ServiceSide {
+    steering: Option<Steering>,
+    health: HealthResponder,
+    /// Complaints that were told already.
+    told: BTreeSet<String>,
+    _reserved: Option<ReservedPorts>,
+}
+
+impl ServiceSide {
+    /// For a node whose port is there, and no Service yet.
+    pub(super) fn open(namespace: &NetNs, gateway: Gateway) -> Self {
+        let config = SteeringConfig { gateway, ..SteeringConfig::default() };
+        let steering = Steering::install(namespace, config);
+        let reserved = ReservedPorts::reserve(namespace, &[NODE_PORTS, NAT_PORTS]);
+        Self {
+            steering: note("Services at the node's own addresses are not served", steering),
+            health: HealthResponder::new(namespace),
+            told: BTreeSet::new(),
+            _reserved: note("ports of the switch may be taken by others", reserved),
+        }
+    }
+
+    /// Follows a state that is in force.
+    pub(super) fn update(&mut self, snapshot: &Snapshot) -> Result<(), HostError> {
+        let Some(steering) = &mut self.steering else { return Ok(()) };
+        let mut fronts: Vec<Front> = snapshot
+            .services
+            .frontends()
+            // Cluster IPs are never the node's: a route leads to the switch.
+            .filter(|front| front.kind != FrontendKind::ClusterIp)
+            .map(|front| Front {
+                address: front.address,
+                protocol: front.protocol.number(),
+                port: front.port,
+            })
+            .collect();
+        fronts.sort_unstable();
+        let mut sources = snapshot.node_addresses.to_vec();
+        if let Some(masquerade) = &snapshot.masquerade {
+            sources.extend(masquerade.ipv4.map(IpAddr::V4));
+            sources.extend(masquerade.ipv6.map(IpAddr::V6));
+        }
+        steering.update(sources, fronts)
+    }
+
+    /// Health checks as they are in force; sockets that could not be opened are tried again.
+    pub(super) fn tend(&mut self, control: &ControlPlane) {
+        let addresses = control.snapshot().node_addresses.clone();
+        let failed = match self.health.update(&addresses, control.health_checks()) {
+            Ok(failed) => failed,
+            Err(error) => vec![error],
+        };
+        for error in failed {
+            let text = error.to_string();
+            if self.told.insert(text.clone()) {
+                print::note(text);
+            }
+        }
+    }
+}
+
+/// What was set up, or a note that it was not.
+fn note<T>(what: &str, result: Result<T, HostError>) -> Option<T> {
+    result.inspect_err(|error| print::note(format_args!("{what}: {error}"))).ok()
+}
+
+/// Where Services are for the node's own processes, beside its own addresses: the Service ranges,
+/// and addresses of Services outside them. Those that a node or pod has are reached there.
+pub(super) fn ranges(config: &Config, snapshot: &Snapshot) -> Vec<Cidr> {
+    let ranges = &config.service_cidrs;
+    let nodes = config.nodes.iter().flat_map(|node| &node.addresses);
+    let nodes: BTreeSet<&IpAddr> = nodes.chain(&config.node.addresses).collect();
+    let outside: BTreeSet<IpAddr> = snapshot
+        .services
+        .frontends()
+        .map(|front| front.address)
+        .filter(|address| {
+            !ranges.iter().any(|range| range.contains(*address))
+                && !nodes.contains(address)
+                && !snapshot.endpoints.contains_key(address)
+        })
+        .collect();
+    ranges.iter().copied().chain(outside.into_iter().map(Cidr::host)).collect()
+}

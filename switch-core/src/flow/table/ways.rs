@@ -1,0 +1,114 @@
+//! Answers that many flows share: the next hop and nothing else. An entry names one by its
+//! number, which is good for one epoch, so that its number also says whether it is of this one.
+
+use hashbrown::HashTable;
+
+use crate::action::Plan;
+use crate::id::Epoch;
+
+/// Low bits of a number: which way. The bits above: which epoch.
+const BITS: u32 = 13;
+/// The most ways of one epoch. What finds no room has its plan for itself.
+const LIMIT: usize = 1 << BITS;
+/// Epochs that can be told apart.
+const EPOCHS: u32 = 1 << (32 - BITS);
+
+/// The ways of one epoch.
+pub(super) struct Ways {
+    /// The epochs of this table counted, below [`EPOCHS`].
+    turn: u32,
+    /// The first stands for "the plan is the entry's own".
+    ways: Vec<Plan>,
+    index: HashTable<u32>,
+    /// The way handed out last: many flows in a row have the same.
+    last: u32,
+    epoch: Option<Epoch>,
+}
+
+/// What an entry's way number says.
+pub(super) enum Lead<'a> {
+    /// This plan.
+    Shared(&'a Plan),
+    /// The entry has a plan of its own.
+    Own,
+    /// Nothing: the entry is of another epoch.
+    Stale,
+}
+
+fn hash(plan: &Plan) -> u64 {
+    let [a, b, c, d, e, f, ..] = plan.macs;
+    let mac = u64::from_be_bytes([a, b, c, d, e, f, 0, 0]);
+    let rest = u64::from(plan.out.0) << 32 | u64::from(plan.mtu) << 16 | u64::from(plan.flags.0);
+    let wide = u128::from(mac ^ 0x9e37_79b9_7f4a_7c15) * u128::from(rest ^ 0xd1b5_4a32_d192_ed03);
+    (wide as u64) ^ (wide >> 64) as u64
+}
+
+/// Whether the number, of whatever epoch, says that an entry's plan is its own.
+#[inline]
+pub(super) fn is_own(number: u32) -> bool {
+    number % LIMIT as u32 == 0
+}
+
+impl Ways {
+    pub(super) fn new() -> Self {
+        let ways = vec![Plan::default()];
+        Self { turn: 0, ways, index: HashTable::new(), last: 0, epoch: None }
+    }
+
+    /// From now on `epoch` is the one: ways of any other are no more. True: all numbers have been
+    /// used once, and the caller must forget every entry before they are used again.
+    #[must_use]
+    pub(super) fn begin(&mut self, epoch: Epoch) -> bool {
+        self.epoch = Some(epoch);
+        self.ways.truncate(1);
+        self.index.clear();
+        self.last = 0;
+        self.turn = (self.turn + 1) % EPOCHS;
+        self.turn == 0
+    }
+
+    #[inline]
+    pub(super) fn is_of(&self, epoch: Epoch) -> bool {
+        self.epoch == Some(epoch)
+    }
+
+    /// The number that says that an entry's plan is its own.
+    #[inline]
+    pub(super) fn own(&self) -> u32 {
+        self.turn << BITS
+    }
+
+    /// The number of a plan that flows can share; where that has no room, [`own`](Self::own).
+    pub(super) fn share(&mut self, plan: &Plan) -> u32 {
+        if self.last != 0 && self.ways[self.last as usize] == *plan {
+            return self.own() | self.last;
+        }
+        let hash_of = hash(plan);
+        let found = self.index.find(hash_of, |&way| self.ways[way as usize] == *plan).copied();
+        let way = match found {
+            Some(way) => way,
+            None if self.ways.len() < LIMIT => {
+                let way = self.ways.len() as u32;
+                self.ways.push(*plan);
+                let ways = &self.ways;
+                self.index.insert_unique(hash_of, way, |&way| hash(&ways[way as usize]));
+                way
+            }
+            None => return self.own(),
+        };
+        self.last = way;
+        self.own() | way
+    }
+
+    #[inline]
+    pub(super) fn lead(&self, number: u32) -> Lead<'_> {
+        if number >> BITS != self.turn {
+            return Lead::Stale;
+        }
+        match self.ways.get(number as usize % LIMIT) {
+            Some(plan) if !is_own(number) => Lead::Shared(plan),
+            Some(_) => Lead::Own,
+            None => Lead::Stale,
+        }
+    }
+}

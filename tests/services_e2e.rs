@@ -1,0 +1,335 @@
+//! Services by real sockets: clients off the cluster behind the node's NIC, the node itself and
+//! pods reach every kind of address, and load balancers' health checks are answered.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use support::{Folder, pod, vswitch};
+use switch_core::host::netlink::{LinkSpec, Route, Rule};
+use switch_core::host::{NetNs, Netlink, sysctl, userns};
+use wire::cidr::Cidr;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const NODE: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
+const CLIENT: [&str; 2] = ["192.0.2.2", "2001:db8:1::2"];
+const BALANCER: [&str; 2] = ["198.51.100.7", "2001:db8:7::7"];
+const PODS: [[&str; 2]; 2] = [["10.1.0.2", "fd00:1::2"], ["10.1.0.3", "fd00:1::3"]];
+
+/// Whether what a test needs is there; says so loudly where it is not.
+fn is_possible() -> bool {
+    let there = userns::has_privilege();
+    if !there {
+        let required = std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
+        assert!(!required, "root's privilege is missing, and PODSWITCH_REQUIRE_PRIVILEGE=1");
+        // Not captured by the test harness, as a print would be.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: root's privilege is missing");
+    }
+    there
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address of our own")
+}
+
+/// A node with a NIC, a client behind it, and two pods.
+struct World {
+    folder: Folder,
+    name: String,
+    node: NetNs,
+    client: NetNs,
+    pods: [NetNs; 2],
+}
+
+impl World {
+    fn new(name: &str) -> Self {
+        let name = format!("{name}-{}", std::process::id());
+        let make = || NetNs::anonymous().expect("a namespace");
+        let (node, client, pods) = (make(), make(), [make(), make()]);
+        let (mut near, mut far) = (Netlink::open(&node).unwrap(), Netlink::open(&client).unwrap());
+        for ns in [&node, &client] {
+            sysctl::set(ns, "net/ipv6/conf/default/dad_transmits", "0").expect("set");
+        }
+        near.add_veth(&LinkSpec::new("eth0").up(), &LinkSpec::new("eth0").up(), &client).unwrap();
+        let (here, there) = (near.link("eth0").unwrap().index, far.link("eth0").unwrap().index);
+        let lo = near.link("lo").unwrap().index;
+        near.set_up(lo).unwrap();
+        for (n, prefix) in [24, 64].into_iter().enumerate() {
+            near.add_address(here, format!("{}/{prefix}", NODE[n]).parse().unwrap()).unwrap();
+            far.add_address(there, format!("{}/{prefix}", CLIENT[n]).parse().unwrap()).unwrap();
+            near.wait_until_local(ip(NODE[n])).unwrap();
+            far.wait_until_local(ip(CLIENT[n])).unwrap();
+            let to_balancer = Route::to(Cidr::host(ip(BALANCER[n]))).via(ip(NODE[n])).link(there);
+            far.add_route(&to_balancer).unwrap();
+        }
+        Self { folder: Folder::new(), name, node, client, pods }
+    }
+
+    /// Puts a state in place at one stroke. `ready`: whether the pods are.
+    fn state(&self, ready: [bool; 2]) {
+        let mut text = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: a}}\n---\n\
+             apiVersion: v1\nkind: Node\nmetadata: {{name: {}}}\n\
+             spec: {{podCIDRs: [10.1.0.0/24, \"fd00:1::/64\"]}}\nstatus: {{addresses: [\
+             {{type: InternalIP, address: {}}}, {{type: InternalIP, address: \"{}\"}}]}}\n",
+            self.name, NODE[0], NODE[1]
+        );
+        for (n, ns) in self.pods.iter().enumerate() {
+            let annotations = format!("podswitch.io/netns: {}", ns.path().display());
+            let pod = pod(["x", "y"][n], n as u8 + 2, &annotations);
+            text += &pod.replace("nodeName: n1", &format!("nodeName: {}", self.name));
+        }
+        let more = "externalTrafficPolicy: Local, healthCheckNodePort: 30500,";
+        let balancer = format!(
+            "status: {{loadBalancer: {{ingress: [{{ip: {}}}, {{ip: \"{}\"}}]}}}}\n",
+            BALANCER[0], BALANCER[1]
+        );
+        for (n, name, more, status) in
+            [(0, "web", "", &*balancer), (1, "local", more, ""), (2, "empty", "", "")]
+        {
+            text += &format!(
+                "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: a}}\n\
+                 spec: {{type: LoadBalancer, ipFamilyPolicy: RequireDualStack, {more}\
+                 clusterIPs: [10.96.0.1{n}, \"fd96::1{n}\"], clusterIP: 10.96.0.1{n}, \
+                 ipFamilies: [IPv4, IPv6], \
+                 ports: [{{port: 80, targetPort: 8080, nodePort: 3008{n}}}]}}\n{status}"
+            );
+            if name == "empty" {
+                continue;
+            }
+            for (f, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
+                text += &format!(
+                    "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                     metadata: {{name: {name}-{f}, namespace: a, labels: \
+                     {{kubernetes.io/service-name: {name}}}}}\naddressType: {family}\n\
+                     ports: [{{name: \"\", port: 8080, protocol: TCP}}]\nendpoints:\n"
+                );
+                for (n, ready) in ready.into_iter().enumerate() {
+                    text += &format!(
+                        "- {{addresses: [\"{}\"], nodeName: {}, conditions: {{ready: {ready}}}}}\n",
+                        PODS[n][f], self.name
+                    );
+                }
+            }
+        }
+        fs::write(self.folder.path("next"), text).expect("written");
+        fs::create_dir_all(self.folder.path("state")).expect("a folder");
+        fs::rename(self.folder.path("next"), self.folder.path("state/s.yaml")).expect("renamed");
+    }
+
+    fn start(&self, more: &[&str]) -> Switch {
+        let mut command = Command::new(vswitch());
+        command.args(["run", "--node", &self.name, "--manifests", &self.folder.text("state")]);
+        command.args(["--service-cidr", "10.96.0.0/16", "--service-cidr", "fd96::/112"]);
+        command.arg("--node-netns").arg(self.node.path()).args(more);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Switch { child, lines }
+    }
+
+    /// Servers in both pods, at port 8080 of both families: each says who it is and whom it sees,
+    /// and sends back what it is sent.
+    fn serve(&self) {
+        for (n, ns) in self.pods.iter().enumerate() {
+            let listener = ns.enter(|| TcpListener::bind("[::]:8080")).unwrap().expect("bound");
+            thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let Ok(mut stream) = stream else { return };
+                    thread::spawn(move || {
+                        let peer = stream.peer_addr().map(|peer| peer.ip().to_canonical());
+                        let Ok(peer) = peer else { return };
+                        let _ = writeln!(stream, "{n} {peer}");
+                        let mut buffer = [0; 4096];
+                        while let Ok(len @ 1..) = stream.read(&mut buffer) {
+                            if stream.write_all(&buffer[..len]).is_err() {
+                                return;
+                            }
+                        }
+                    });
+                }
+            });
+        }
+    }
+}
+
+struct Switch {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Switch {
+    #[track_caller]
+    fn says(&self, wanted: impl Fn(&str) -> bool) -> String {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) if wanted(&line) => return line,
+                Ok(_) => {}
+                Err(error) => panic!("not said: {error}"),
+            }
+        }
+    }
+
+    fn stop(mut self) -> Option<i32> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
+        self.child.wait().expect("it ends").code()
+    }
+
+    fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        // Ended already, if the test came so far.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn connect(from: &NetNs, to: &str, port: u16) -> std::io::Result<TcpStream> {
+    let address = SocketAddr::new(ip(to), port);
+    let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(10));
+    let stream = from.enter(connect).expect("entered")?;
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    Ok(stream)
+}
+
+/// Which pod answers, and whom it sees; a hundred kilobytes go there and back.
+#[track_caller]
+fn ask(from: &NetNs, to: &str, port: u16) -> (usize, IpAddr) {
+    let stream = connect(from, to, port).unwrap_or_else(|e| panic!("[{to}]:{port}: {e}"));
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("a line");
+    let (pod, peer) = line.trim().split_once(' ').expect("two words");
+    let data: Vec<u8> = (0..100_000u32).map(|n| (n * 7) as u8).collect();
+    let mut writer = reader.get_ref().try_clone().expect("cloned");
+    let sent = data.clone();
+    let writing = thread::spawn(move || writer.write_all(&sent).expect("written"));
+    let mut back = vec![0; data.len()];
+    reader.read_exact(&mut back).expect("all of it");
+    writing.join().expect("written");
+    assert!(back == data, "what came back is something else");
+    (pod.parse().expect("a number"), ip(peer))
+}
+
+fn rules(ns: &NetNs) -> Vec<Rule> {
+    Netlink::open(ns).unwrap().rules().unwrap()
+}
+
+#[test]
+fn every_kind_of_address_from_everywhere() {
+    if !is_possible() {
+        return;
+    }
+    let world = World::new("services");
+    let World { node, client, pods, .. } = &world;
+    let before = (rules(node), sysctl::get(node, "net/ipv4/ip_local_reserved_ports").unwrap());
+    world.state([true, true]);
+    let switch = world.start(&["--json", "--stats", "0.2"]);
+    switch.says(|line| line.contains("\"ready\""));
+    world.serve();
+    for f in 0..2 {
+        // Off-cluster clients under Cluster policy are hidden behind the node (S8)…
+        assert_eq!(ask(client, NODE[f], 30_080).1, ip(NODE[f]));
+        assert_eq!(ask(client, BALANCER[f], 80).1, ip(NODE[f]));
+        // … under Local policy not (S3).
+        assert_eq!(ask(client, NODE[f], 30_081).1, ip(CLIENT[f]));
+        // The node itself.
+        for (to, port) in [(NODE[f], 30_080), (BALANCER[f], 80), (NODE[f], 30_081)] {
+            assert_eq!(ask(node, to, port).1, ip(NODE[f]), "{to} {port}");
+        }
+        let cluster_ip = ["10.96.0.10", "fd96::10"][f];
+        assert_eq!(ask(node, cluster_ip, 80).1, ip(NODE[f]));
+        // Pods keep their addresses, unless they call themselves.
+        for (to, port) in [(NODE[f], 30_080), (BALANCER[f], 80), (cluster_ip, 80)] {
+            let (pod, peer) = ask(&pods[0], to, port);
+            if pod == 1 {
+                assert_eq!(peer, ip(PODS[0][f]), "{to} {port}");
+            }
+        }
+        // No endpoint: refused at once (S5).
+        for (from, to, port) in [
+            (client, NODE[f], 30_082),
+            (node, NODE[f], 30_082),
+            (node, ["10.96.0.12", "fd96::12"][f], 80),
+            (&pods[0], ["10.96.0.12", "fd96::12"][f], 80),
+        ] {
+            let error = connect(from, to, port).expect_err("nobody is there");
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{to} {port}");
+        }
+    }
+    let mut seen: Vec<usize> = (0..40).map(|_| ask(client, NODE[0], 30_080).0).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen, [0, 1], "both pods get connections");
+    // Counted by Service and backend.
+    let line = switch.says(|line| line.contains("Service/a/web 80/TCP 10.1.0.3:8080"));
+    let stats: Value = serde_json::from_str(&line).expect("JSON");
+    let count = |name: &str| stats["services"][name].as_u64().unwrap_or(0);
+    assert!(count("Service/a/web 80/TCP [fd00:1::2]:8080") > 0, "{line}");
+    assert!(count("Service/a/empty 80/TCP rejected") >= 8, "{line}");
+    assert_eq!(switch.stop(), Some(0));
+    let after = (rules(node), sysctl::get(node, "net/ipv4/ip_local_reserved_ports").unwrap());
+    assert_eq!(after, before, "all is put back");
+}
+
+/// The status that a load balancer is answered.
+fn health(from: &NetNs, to: &str) -> String {
+    let mut stream = connect(from, to, 30_500).expect("somebody listens");
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: node\r\n\r\n").expect("written");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    text.split(' ').nth(1).expect("a status").to_owned()
+}
+
+#[test]
+fn health_checks_and_a_killed_switch() {
+    if !is_possible() {
+        return;
+    }
+    let world = World::new("health");
+    let World { node, client, .. } = &world;
+    let before = rules(node);
+    world.state([false, true]);
+    let switch = world.start(&["--masquerade", "off"]);
+    switch.says(|line| line.starts_with("ready"));
+    world.serve();
+    for address in NODE {
+        assert_eq!(health(client, address), "200");
+        assert_eq!(ask(client, address, 30_081).0, 1);
+    }
+    world.state([false, false]);
+    switch.says(|line| line.starts_with("applied"));
+    assert_eq!(health(client, NODE[0]), "503");
+    switch.kill();
+    // The node's kernel is alone now: nobody is at the port.
+    assert!(connect(client, NODE[0], 30_080).is_err());
+    world.state([true, true]);
+    let switch = world.start(&["--masquerade", "off"]);
+    switch.says(|line| line.starts_with("ready"));
+    assert_eq!(health(client, NODE[1]), "200");
+    ask(client, NODE[0], 30_080);
+    ask(node, NODE[0], 30_080);
+    assert_eq!(switch.stop(), Some(0));
+    assert_eq!(rules(node), before);
+}
