@@ -316,7 +316,7 @@ impl Rig {
     /// If a packet is dropped.
     #[allow(dead_code, reason = "instructions names each answer")]
     pub(crate) fn new(config: &Config, frames: &[Vec<u8>], workers: usize) -> Self {
-        Self::answered(config, frames, workers, |frame| answer(frame))
+        Self::answered(config, frames, workers, answer)
     }
 
     /// As [`new`](Self::new), with the answer that each frame gets.
