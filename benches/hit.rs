@@ -15,7 +15,7 @@ use std::time::Duration;
 use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use full::{Case, Full};
-use rig::{Rig, bridged, plain, policed, routed, scattered, tcp, udp};
+use rig::{Rig, answer, bridged, overlay, plain, policed, routed, scattered, tcp, tunnelled, udp};
 use switch_core::config::Config;
 use switch_core::packet::BATCH;
 
@@ -28,13 +28,25 @@ fn measure(
     config: &Config,
     make: impl Fn(usize) -> Vec<u8>,
 ) {
+    measure_with(c, name, config, make, answer);
+}
+
+/// As [`measure`], with the answer that each frame gets while tables are filled.
+fn measure_with(
+    c: &mut Criterion<CpuTime>,
+    name: &str,
+    config: &Config,
+    make: impl Fn(usize) -> Vec<u8>,
+    back: impl Fn(&[u8]) -> Vec<u8>,
+) {
     let mut group = c.benchmark_group(format!("hit/{name}"));
     group.throughput(Throughput::Elements(BATCH as u64));
     for (count, label) in COUNTS {
         let mut rig = None;
         group.bench_function(BenchmarkId::from_parameter(label), |b| {
             let rig = rig.get_or_insert_with(|| {
-                Rig::new(config, &scattered(count).map(&make).collect::<Vec<_>>(), 1)
+                let frames = scattered(count).map(&make).collect::<Vec<_>>();
+                Rig::answered(config, &frames, 1, &back)
             });
             let (now, worker) = (rig.now, &mut rig.workers[0]);
             b.iter(|| black_box(worker.poll(now)));
@@ -42,6 +54,20 @@ fn measure(
         rig.iter().for_each(Rig::check);
     }
     group.finish();
+}
+
+/// `hit/vxlan_encap*`, `hit/vxlan_decap*`: between a pod and the uplink.
+fn measure_tunnel(c: &mut Criterion<CpuTime>) {
+    for (v6, family) in [(false, ""), (true, "_ipv6")] {
+        let out = |flow| udp(flow, v6);
+        measure_with(c, &format!("vxlan_encap{family}"), &overlay(1), out, |f| {
+            tunnelled(&answer(f))
+        });
+        // What comes in is the packet of a pod elsewhere; here the frames that led to it are at hand.
+        let inside = move |flow| tunnelled(&udp(flow, v6));
+        let back = |frame: &[u8]| answer(&frame[50..]);
+        measure_with(c, &format!("vxlan_decap{family}"), &overlay(0), inside, back);
+    }
 }
 
 /// `hit/NAME_2_workers/FLOWS`: the packet of one worker while another is as busy, each with half of the
@@ -151,6 +177,7 @@ fn hit(c: &mut Criterion<CpuTime>) {
     measure(c, "l3_tcp", &routed(), |n| tcp(n, false));
     measure(c, "l3_tcp_ipv6", &routed(), |n| tcp(n, true));
     measure(c, "l2", &bridged(), plain);
+    measure_tunnel(c);
     measure_two(c, "l3", &routed(), |n| udp(n, false));
     measure_two(c, "l3_ipv6", &routed(), |n| udp(n, true));
     measure_two(c, "l3_tcp", &routed(), |n| tcp(n, false));

@@ -24,7 +24,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use rig::{Rig, bridged, plain, policed, routed, scattered, tcp, udp};
+use rig::{Rig, answer, bridged, overlay, plain, policed, routed, scattered, tcp, tunnelled, udp};
 use rustix::time::{ClockId, clock_gettime};
 use switch_core::config::Config;
 use switch_core::packet::BATCH;
@@ -51,6 +51,10 @@ const FIGURES: &[Figure] = &[
     Figure { name: "hit/l3_tcp", ready: || known(&routed(), |n| tcp(n, false)), polls: 200 },
     Figure { name: "hit/l3_tcp_ipv6", ready: || known(&routed(), |n| tcp(n, true)), polls: 200 },
     Figure { name: "hit/policy", ready: || known(&policed(10), |n| udp(n, false)), polls: 200 },
+    Figure { name: "hit/vxlan_encap", ready: || encap(false), polls: 200 },
+    Figure { name: "hit/vxlan_encap_ipv6", ready: || encap(true), polls: 200 },
+    Figure { name: "hit/vxlan_decap", ready: || decap(false), polls: 200 },
+    Figure { name: "hit/vxlan_decap_ipv6", ready: || decap(true), polls: 200 },
     Figure { name: "hit/l2", ready: || known(&bridged(), plain), polls: 200 },
     Figure { name: "miss/new_connection", ready: || unknown(false), polls: 5 },
     Figure { name: "miss/new_connection_ipv6", ready: || unknown(true), polls: 5 },
@@ -58,14 +62,39 @@ const FIGURES: &[Figure] = &[
 
 /// Packets of flows that are known, by memory ports; [`Rig`].
 fn known(config: &Config, make: fn(usize) -> Vec<u8>) -> Poll {
+    polled(Rig::new(config, &frames(make), 1))
+}
+
+/// As [`known`], with the answer that each frame gets while tables are filled.
+fn answered(
+    config: &Config,
+    make: impl Fn(usize) -> Vec<u8>,
+    back: impl Fn(&[u8]) -> Vec<u8>,
+) -> Poll {
+    polled(Rig::answered(config, &frames(make), 1, back))
+}
+
+fn frames(make: impl Fn(usize) -> Vec<u8>) -> Vec<Vec<u8>> {
     let flows = env::var("FLOWS").ok().and_then(|n| n.parse().ok()).unwrap_or(FLOWS);
-    let frames: Vec<_> = scattered(flows).map(make).collect();
-    let mut rig = Rig::new(config, &frames, 1);
+    scattered(flows).map(make).collect()
+}
+
+fn polled(mut rig: Rig) -> Poll {
     Box::new(move || {
         let count = rig.workers[0].poll(rig.now);
         debug_assert_eq!(count, BATCH);
         count
     })
+}
+
+/// From a pod into the tunnel, over IPv4.
+fn encap(v6: bool) -> Poll {
+    answered(&overlay(1), |flow| udp(flow, v6), |frame| tunnelled(&answer(frame)))
+}
+
+/// Out of the tunnel to a pod.
+fn decap(v6: bool) -> Poll {
+    answered(&overlay(0), |flow| tunnelled(&udp(flow, v6)), |frame| answer(&frame[50..]))
 }
 
 /// First packets of connections under 10 policies; [`fresh::Rig`].

@@ -10,7 +10,8 @@ use policy::rule::{
     Labels, NetworkPolicy, Peer, Peers, PortRule, Ports, Protocol, Rule, Selector, Workload,
 };
 use switch_core::config::{
-    Attachment, BridgeDomain, Config, Endpoint, LocalNode, PortConfig, PortRole, Vlans,
+    Attachment, BridgeDomain, Config, Endpoint, LocalNode, PortConfig, PortRole, RemoteNode,
+    TunnelConfig, Vlans, VtepMac,
 };
 use switch_core::control::{ControlPlane, Options};
 use switch_core::engine::Limits;
@@ -143,6 +144,58 @@ pub(crate) fn policed(count: usize) -> Config {
     config
 }
 
+/// Link-layer address of node `n` on the underlay, and of its tunnel end.
+fn node_mac(n: u8) -> Mac {
+    Mac([0x0a, 0x58, 192, 168, 0, n])
+}
+
+fn vtep(n: u8) -> Mac {
+    Mac([0x0e, 0x58, 192, 168, 0, n])
+}
+
+fn node_address(n: u8) -> [u8; 4] {
+    [192, 168, 0, n]
+}
+
+/// As [`routed`], but pod `far` is on another node, and its port the uplink.
+pub(crate) fn overlay(far: u8) -> Config {
+    let mut config = routed();
+    config.node.addresses = vec![node_address(1).into()];
+    config.node.vtep.ipv4 = vtep(1);
+    config.ports[usize::from(far)].role =
+        PortRole::Uplink { mac: node_mac(1), mtu: 1500, tunnel: true, direct: false };
+    let mut endpoint = (*config.endpoints[usize::from(far)]).clone();
+    (endpoint.node, endpoint.attachment) = ("m".into(), None);
+    config.endpoints[usize::from(far)] = Arc::new(endpoint);
+    config.nodes.push(Arc::new(RemoteNode {
+        cookie: Cookie::new("Node/m"),
+        name: "m".into(),
+        labels: Labels::default(),
+        addresses: vec![node_address(2).into()],
+        pod_cidrs: Vec::new(),
+        vtep: VtepMac { ipv4: vtep(2), ipv6: None },
+        underlay_mac: node_mac(2),
+    }));
+    config.tunnel = Some(TunnelConfig::default());
+    config
+}
+
+/// A frame of a pod as the other node's switch sends it through the tunnel.
+pub(crate) fn tunnelled(frame: &[u8]) -> Vec<u8> {
+    let mut payload = vec![8, 0, 0, 0, 0, 0, 1, 0];
+    payload.extend([vtep(1).0, vtep(2).0].concat());
+    payload.extend(&frame[12..]);
+    let mut packet = Vec::new();
+    PacketBuilder::ethernet2(node_mac(2).0, node_mac(1).0)
+        .ipv4(node_address(2), node_address(1), 64)
+        .udp(50_000, 4789)
+        .write(&mut packet, &payload)
+        .expect("fits");
+    // Without a UDP checksum, as kernels send over IPv4.
+    packet[40..42].fill(0);
+    packet
+}
+
 /// The `i`-th of `count` in an order without neighbours.
 pub(crate) fn scattered(count: usize) -> impl Iterator<Item = usize> {
     let step = (count / 2 + count / 7) | 1;
@@ -154,9 +207,9 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// The ports of a flow: no two have the same.
+/// The ports of a flow: no two have the same, and none has the tunnel's.
 fn ports(flow: usize) -> (u16, u16) {
-    ((flow % 60_000) as u16 + 1024, (flow / 60_000) as u16 + 1)
+    ((flow % 60_000) as u16 + 5000, (flow / 60_000) as u16 + 1)
 }
 
 /// A datagram from the first pod to the second: 60 octets, over IPv6 64.
@@ -214,7 +267,7 @@ pub(crate) fn plain(n: usize) -> Vec<u8> {
 
 /// The frame that the receiver of `frame` would answer with: all addresses and ports turned
 /// round. Checksums hold, since their sum is the same.
-fn answer(frame: &[u8]) -> Vec<u8> {
+pub(crate) fn answer(frame: &[u8]) -> Vec<u8> {
     let mut back = frame.to_vec();
     let turn = |back: &mut Vec<u8>, at: usize, len: usize| {
         let (a, b) = back[at..at + 2 * len].split_at_mut(len);
@@ -250,7 +303,7 @@ fn answer(frame: &[u8]) -> Vec<u8> {
 pub(crate) struct Rig {
     pub(crate) workers: Vec<Worker>,
     pub(crate) now: Instant,
-    _control: ControlPlane,
+    control: ControlPlane,
     /// Packets that missed while the rig was made.
     missed: u64,
 }
@@ -261,7 +314,21 @@ impl Rig {
     ///
     /// # Panics
     /// If a packet is dropped.
+    #[allow(dead_code, reason = "instructions names each answer")]
     pub(crate) fn new(config: &Config, frames: &[Vec<u8>], workers: usize) -> Self {
+        Self::answered(config, frames, workers, answer)
+    }
+
+    /// As [`new`](Self::new), with the answer that each frame gets.
+    ///
+    /// # Panics
+    /// If a packet is dropped.
+    pub(crate) fn answered(
+        config: &Config,
+        frames: &[Vec<u8>],
+        workers: usize,
+        answer: impl Fn(&[u8]) -> Vec<u8>,
+    ) -> Self {
         let limits = Limits {
             connections: 5 << 20,
             connections_per_port: u32::MAX,
@@ -285,7 +352,7 @@ impl Rig {
         let mut rig = Self {
             workers: made.expect("workers"),
             now: Instant::from_secs(1),
-            _control: control,
+            control,
             missed: 0,
         };
         for worker in &mut rig.workers {
@@ -299,6 +366,29 @@ impl Rig {
 
     fn misses(&self) -> u64 {
         self.workers.iter().map(|w| w.handle().counters.misses.get()).sum()
+    }
+
+    /// Has the first worker take some bursts; returns how many packets those were.
+    #[allow(dead_code, reason = "publish alone asks for it")]
+    pub(crate) fn burst(&mut self) -> u32 {
+        const BURSTS: u32 = 16;
+        for _ in 0..BURSTS {
+            self.workers[0].poll(self.now);
+        }
+        BURSTS * BATCH as u32
+    }
+
+    /// Publishes a state that concerns nobody.
+    #[allow(dead_code, reason = "publish alone asks for it")]
+    pub(crate) fn change(&mut self) {
+        use switch_core::control::Change;
+        let namespace = policy::rule::Namespace { name: "idle".into(), labels: Labels::default() };
+        let there = !self.control.snapshot().epoch.0.is_multiple_of(2);
+        let change = match there {
+            true => Change::NamespaceGone(namespace.name),
+            false => Change::Namespace(Arc::new(namespace)),
+        };
+        self.control.update([change]).expect("a good change");
     }
 
     /// Every packet since the rig was made hit, and none was ever dropped.

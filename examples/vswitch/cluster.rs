@@ -8,6 +8,8 @@ use switch_core::config::{ClusterKey, Masquerade};
 use wire::cidr::Cidr;
 use wire::flow_key::HashKey;
 
+use crate::overlay::OverlayArgs;
+
 /// See the module's description.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub(crate) struct ClusterArgs {
@@ -37,6 +39,8 @@ pub(crate) struct ClusterArgs {
     /// backends and ways.
     #[arg(long, value_name = "HEX", value_parser = cluster_key)]
     hash_key: Option<ClusterKey>,
+    #[command(flatten)]
+    overlay: OverlayArgs,
 }
 
 /// What happens to the source address of packets that leave the cluster.
@@ -103,6 +107,7 @@ impl ClusterArgs {
             }
             Masquerading::Kernel | Masquerading::Off => None,
         };
+        self.overlay.complete(compiled);
     }
 
     /// What happens to the source address of packets that leave the cluster.

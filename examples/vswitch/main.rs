@@ -10,6 +10,7 @@ mod demo;
 mod explain;
 mod failure;
 mod node;
+mod overlay;
 mod print;
 mod replay;
 mod run;

@@ -240,6 +240,12 @@ fn no_tunnel_in_the_tunnel_and_none_from_pods() {
             let packet = udp(ours, node_address(to, v6), (sport, VXLAN), &payload);
             refused(&mut switch, 0, &from_pod(0, 0, &packet), TunnelFromPod, "from a pod");
         }
+        // A pod that took this port for its own has its answers.
+        switch.send(0, &from_pod(0, 0, &udp(ours, theirs, (VXLAN, 9), b"x")));
+        assert_eq!(switch.recv(UPLINK).len(), 1);
+        let answer = inner(1, 0, &udp(theirs, ours, (9, VXLAN), b"x"));
+        switch.send(UPLINK, &Tunnelled::new(1, 0, v6, &answer).frame());
+        assert_eq!(switch.recv(0).len(), 1);
         // Other ports of nodes are nobody's business here.
         let packet = udp(ours, node_address(1, v6), (50_000, 8472), b"x");
         switch.send(0, &from_pod(0, 0, &packet));

@@ -12,7 +12,7 @@ use wire::addr::Mac;
 
 use crate::cluster::{ClusterArgs, Masquerading};
 use crate::failure::Failure;
-use crate::node::{Node, NodeOptions};
+use crate::node::{Node, NodeOptions, UnderlayOptions};
 use crate::state;
 
 /// The node's name, and what named namespaces begin with.
@@ -101,7 +101,7 @@ impl World {
             workers: 1,
             masquerade: Masquerading::Kernel,
             cluster: Vec::new(),
-            routes: Vec::new(),
+            underlay: UnderlayOptions::default(),
         };
         let node = start(options, &manifest)?;
         let lacking = pods.iter().find(|p| node.port(&format!("demo/{}", p.name)).is_none());

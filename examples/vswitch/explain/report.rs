@@ -76,6 +76,17 @@ struct RouteReport<'a> {
     /// The other node, where it leads to one.
     remote: Option<&'a str>,
     tunnel: bool,
+    /// The tunnel packets' outer headers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vxlan: Option<VxlanReport>,
+}
+
+#[derive(Serialize)]
+struct VxlanReport {
+    vni: u32,
+    source: String,
+    destination: String,
+    port: u16,
 }
 
 impl<'a> Report<'a> {
@@ -134,14 +145,21 @@ impl<'a> NearestReport<'a> {
 
 impl<'a> RouteReport<'a> {
     fn new(route: &'a Route) -> Self {
+        let by = if route.uplink { "uplink" } else { "host" };
         let (kind, port, remote) = match &route.leads {
             Leads::Pod(name) => ("pod", Some(name.as_str()), None),
             Leads::Gateway => ("gateway", None, None),
             Leads::Node => ("node", Some("host"), None),
-            Leads::Remote(node) => ("remote", Some("host"), Some(&**node)),
-            Leads::Outside => ("outside", Some("host"), None),
+            Leads::Remote(node) => ("remote", Some(by), Some(&**node)),
+            Leads::Outside => ("outside", Some(by), None),
         };
-        Self { node: &route.node, kind, port, remote, tunnel: route.tunnel }
+        let vxlan = route.tunnel.as_ref().map(|outer| VxlanReport {
+            vni: outer.vni.get(),
+            source: outer.source.to_string(),
+            destination: outer.destination.to_string(),
+            port: outer.port,
+        });
+        Self { node: &route.node, kind, port, remote, tunnel: vxlan.is_some(), vxlan }
     }
 }
 
@@ -218,8 +236,16 @@ impl fmt::Display for Route {
             Leads::Pod(name) => write!(f, "to the port of {name}"),
             Leads::Gateway => f.write_str("to the gateway, which is the switch itself"),
             Leads::Node => f.write_str("to the node itself, by its own port"),
-            Leads::Remote(node) if self.tunnel => write!(f, "through the overlay to {node}"),
+            Leads::Remote(node) if self.uplink => match &self.tunnel {
+                Some(outer) => write!(
+                    f,
+                    "through the overlay to {node} (VXLAN {}, {} to {}, UDP port {})",
+                    outer.vni, outer.source, outer.destination, outer.port
+                ),
+                None => write!(f, "to {node}, by the uplink"),
+            },
             Leads::Remote(node) => write!(f, "to {node}, by the node's own port"),
+            Leads::Outside if self.uplink => f.write_str("off the cluster, by the uplink"),
             Leads::Outside => f.write_str("off the cluster, by the node's own port"),
         }
     }

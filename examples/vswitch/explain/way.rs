@@ -11,8 +11,9 @@ use switch_core::action::{DropClass, DropReason, Plan, PlanFlags};
 use switch_core::config::{Config, PortConfig, PortRole};
 use switch_core::id::PortId;
 use switch_core::resolve::{Decision, Denial, Query, resolve};
-use switch_core::snapshot::{Location, Snapshot};
-use wire::addr::Mac;
+use switch_core::snapshot::{Location, PortFacts, Snapshot};
+use vxlan::template::Outer;
+use vxlan::vtep::EndIndex;
 use wire::flow_key::{FlowKey, proto};
 
 use super::ends::{End, Ends};
@@ -21,13 +22,14 @@ use super::service::Served;
 use super::snapshot;
 use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
+use crate::overlay::{NAMELESS, attach_uplink};
 use crate::state::{self, MTU};
 
 /// The node's own port.
 const HOST: PortId = PortId(0);
-
-/// Link-layer address of a node that no Node object describes.
-const NAMELESS: Mac = Mac([0x0a, 0x58, 0, 0, 0, 1]);
+/// The underlay's, and the first of the pods'.
+const UPLINK: PortId = PortId(1);
+const PODS: u16 = 2;
 
 /// What becomes of a connection.
 pub(super) struct Judged {
@@ -67,8 +69,10 @@ pub(super) struct Route {
     pub(super) node: Arc<str>,
     /// Where it leads.
     pub(super) leads: Leads,
-    /// Through the overlay.
-    pub(super) tunnel: bool,
+    /// By the uplink rather than the node's own port.
+    pub(super) uplink: bool,
+    /// The outer headers, if it is through the overlay.
+    pub(super) tunnel: Option<Outer>,
 }
 
 /// Where a way leads.
@@ -164,17 +168,18 @@ impl Fate {
     }
 }
 
-/// The node's ports: its own, and those of its pods. Gives the one that the first packet of
+/// The node's ports: its own, the uplink, and those of its pods. Gives the one that the first packet of
 /// `from` comes in by.
 fn scene(mut compiled: kubernetes::Compiled, from: &End) -> (Config, PortId) {
     let mac = compiled.config.node.underlay_mac;
     let mac = if mac.is_unicast() { mac } else { NAMELESS };
     let role = PortRole::Host { mac, mtu: MTU };
     compiled.config.ports.push(PortConfig { port: HOST, role });
+    attach_uplink(&mut compiled.config, UPLINK);
     let mut ingress = HOST;
     // More than there can be ports for are as good as not attached.
-    for pod in 0..compiled.pods.len().min(PortId::MAX_PORTS - 1) {
-        let port = PortId(pod as u16 + 1);
+    for pod in 0..compiled.pods.len().min(PortId::MAX_PORTS - usize::from(PODS)) {
+        let port = PortId(pod as u16 + PODS);
         if from.party.pod.as_ref() == Some(&compiled.pods[pod].cookie) {
             ingress = port;
         }
@@ -240,7 +245,16 @@ impl Way<'_> {
     }
 
     fn route(&self, leads: Leads, plan: &Plan) -> Route {
-        Route { node: Arc::clone(self.node), leads, tunnel: plan.flags.has(PlanFlags::ENCAP) }
+        let ends = &self.snapshot.tunnels.ends;
+        let is_tunnel = plan.flags.has(PlanFlags::ENCAP);
+        let end = is_tunnel.then(|| ends.get(EndIndex(plan.tunnel.into()))).flatten();
+        let leads = match end.and(self.snapshot.tunnels.node(EndIndex(plan.tunnel.into()))) {
+            Some(node) => Leads::Remote(Arc::clone(node)),
+            None => leads,
+        };
+        let uplink = matches!(self.snapshot.port(plan.out), PortFacts::Uplink(_));
+        let tunnel = end.map(|end| *end.outer());
+        Route { node: Arc::clone(self.node), leads, uplink, tunnel }
     }
 
     fn leads(&self) -> Leads {

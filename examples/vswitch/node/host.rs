@@ -1,12 +1,13 @@
 //! The node's side: its own port, the routes to its pods, and the masquerading of what leaves the
 //! cluster.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use kubernetes::Compiled;
 use switch_core::config::{PortConfig, PortRole};
 use switch_core::control::ControlPlane;
+use switch_core::host::netlink::Route as KernelRoute;
 use switch_core::host::nft::{Masquerade, MasqueradeConfig};
 use switch_core::host::pod::{HostPort, HostPortConfig};
 use switch_core::host::{HostError, NetNs, Netlink};
@@ -15,18 +16,24 @@ use switch_core::port::{Device, tap};
 use wire::cidr::Cidr;
 
 use super::NodeOptions;
+use super::pods::set_mtu;
 use super::services::{self, ServiceSide};
+use super::underlay::Remote;
 use super::veth::VethHost;
 use crate::cluster::Masquerading;
 use crate::failure::Failure;
+use crate::print;
 use crate::state::MTU;
 
 /// See the module's description.
 #[derive(Debug)]
 pub(super) struct HostSide {
     port: PortId,
+    mtu: u16,
     masquerade: Option<Masquerade>,
     services: ServiceSide,
+    /// Routes to other nodes' pods that do not lead to the switch.
+    by_kernel: HashSet<(Cidr, IpAddr)>,
     /// Last, so that nothing is steered to an interface that is gone.
     side: Side,
 }
@@ -70,7 +77,7 @@ impl HostSide {
             }
         };
         let services = ServiceSide::open(&options.namespace, state.config.node.gateway);
-        Ok(Self { port, masquerade, services, side })
+        Ok(Self { port, mtu: MTU, masquerade, services, by_kernel: HashSet::new(), side })
     }
 
     /// The port's number.
@@ -84,7 +91,7 @@ impl HostSide {
             Side::Tap(side) => side.mac(),
             Side::Veth(side) => side.mac(),
         };
-        let role = PortRole::Host { mac, mtu: MTU };
+        let role = PortRole::Host { mac, mtu: self.mtu };
         PortConfig { port: self.port, role }
     }
 
@@ -93,10 +100,15 @@ impl HostSide {
         &mut self,
         options: &NodeOptions,
         state: &Compiled,
+        remote: Remote,
         control: &ControlPlane,
     ) -> Result<(), HostError> {
         let snapshot = control.snapshot();
         let mut destinations = local_ranges(state);
+        if remote == Remote::BySwitch {
+            extend_ranges(&mut destinations, remote_ranges(state));
+        }
+        self.route_by_kernel(options, state, remote);
         extend_ranges(&mut destinations, services::ranges(&state.config, &snapshot));
         match &mut self.side {
             Side::Tap(side) => side.set_destinations(destinations)?,
@@ -108,6 +120,56 @@ impl HostSide {
             Some(masquerade) => masquerade.update(&rules(options, state)),
             None => Ok(()),
         }
+    }
+
+    /// Sets the MTU of the node's interface to the switch. Says whether it is another than before.
+    pub(super) fn set_mtu(&mut self, options: &NodeOptions, mtu: u16) -> bool {
+        if mtu == self.mtu {
+            return false;
+        }
+        self.mtu = mtu;
+        let name = HostPortConfig::default().name;
+        let of_ours = match &self.side {
+            Side::Tap(_) => Ok(()),
+            Side::Veth(side) => side.set_mtu(mtu.into()),
+        };
+        let of_nodes = of_ours.and_then(|()| set_mtu(&options.namespace, &name, mtu.into()));
+        if let Err(error) = of_nodes {
+            // The switch answers what is too long all the same.
+            print::note(error);
+        }
+        true
+    }
+
+    /// Has the node's kernel reach other nodes' pods by those nodes' addresses, where it is neither
+    /// the tunnel nor an uplink of ours that leads there.
+    fn route_by_kernel(&mut self, options: &NodeOptions, state: &Compiled, remote: Remote) {
+        let mut wanted = HashSet::new();
+        for node in state.config.nodes.iter().filter(|_| remote == Remote::ByKernel) {
+            for range in &node.pod_cidrs {
+                let is_same = |a: &&IpAddr| a.is_ipv4() == range.address().is_ipv4();
+                let address = node.addresses.iter().find(is_same);
+                wanted.extend(address.map(|address| (*range, *address)));
+            }
+        }
+        if wanted == self.by_kernel {
+            return;
+        }
+        let changed = Netlink::open(&options.namespace).and_then(|mut netlink| {
+            for (range, _) in self.by_kernel.difference(&wanted) {
+                match netlink.delete_route(&KernelRoute::to(*range)) {
+                    Err(error) if error.is_not_found() => {}
+                    result => result?,
+                }
+            }
+            wanted.iter().try_for_each(|(range, address)| {
+                netlink.add_route(&KernelRoute::to(*range).via(*address))
+            })
+        });
+        if let Err(error) = changed {
+            print::note(format_args!("--routing host-gw: {error}"));
+        }
+        self.by_kernel = wanted;
     }
 
     /// Looks after what may be missing still.
@@ -124,10 +186,30 @@ fn present(options: &NodeOptions, state: &Compiled) -> Result<Vec<IpAddr>, HostE
 }
 
 /// Where this node's pods are: its ranges, and pods outside them.
-fn local_ranges(state: &Compiled) -> Vec<Cidr> {
+pub(super) fn local_ranges(state: &Compiled) -> Vec<Cidr> {
     let mut ranges = state.config.node.pod_cidrs.clone();
     let addresses = state.pods.iter().flat_map(|pod| &pod.addresses);
     extend(&mut ranges, addresses.copied());
+    ranges
+}
+
+/// Where other nodes' pods are: those nodes' ranges, and pods outside them.
+pub(super) fn remote_ranges(state: &Compiled) -> Vec<Cidr> {
+    let config = &state.config;
+    let by_name: HashMap<&str, &[Cidr]> =
+        config.nodes.iter().map(|node| (&*node.name, &node.pod_cidrs[..])).collect();
+    let of_nodes: HashSet<&IpAddr> =
+        config.nodes.iter().flat_map(|n| &n.addresses).chain(&config.node.addresses).collect();
+    let mut ranges: Vec<Cidr> = by_name.values().copied().flatten().copied().collect();
+    for pod in &config.endpoints {
+        let Some(of_node) = by_name.get(&*pod.node) else { continue };
+        // A pod with its node's network is reached as the node is.
+        let outside =
+            |a: &&IpAddr| !of_nodes.contains(a) && !of_node.iter().any(|r| r.contains(**a));
+        ranges.extend(pod.workload.addresses.iter().filter(outside).map(|a| Cidr::host(*a)));
+    }
+    ranges.sort_unstable_by_key(|range| (range.address(), range.prefix()));
+    ranges.dedup();
     ranges
 }
 

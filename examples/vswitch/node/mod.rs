@@ -5,8 +5,11 @@
 //! process dies; pods' interfaces outlive a kill, and the next run attaches to them as they are.
 
 mod host;
+mod neighbours;
 mod pods;
 mod services;
+mod taken;
+mod underlay;
 mod veth;
 
 use std::time::Duration;
@@ -14,7 +17,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use kubernetes::Compiled;
 use std::sync::Arc;
-use switch_core::config::{Config, Route};
+use switch_core::config::Config;
 use switch_core::control::{ControlPlane, Options};
 use switch_core::host::{HostError, NetNs};
 use switch_core::id::{Epoch, PortId};
@@ -24,9 +27,10 @@ use wire::cidr::Cidr;
 use crate::cluster::Masquerading;
 use crate::failure::{Failure, Refused};
 use crate::print;
-use crate::state::MTU;
 use host::HostSide;
 use pods::{Pods, Wanted};
+use underlay::Underlay;
+pub(crate) use underlay::{UnderlayKind, UnderlayOptions};
 
 /// The longest that workers take to see a new state.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -46,8 +50,8 @@ pub(crate) struct NodeOptions {
     pub(crate) masquerade: Masquerading,
     /// Ranges of the cluster beyond what nodes and pods say.
     pub(crate) cluster: Vec<Cidr>,
-    /// Routes beyond pods and nodes.
-    pub(crate) routes: Vec<Arc<Route>>,
+    /// How other nodes are reached.
+    pub(crate) underlay: UnderlayOptions,
 }
 
 /// See the module's description.
@@ -58,6 +62,7 @@ pub(crate) struct Node {
     control: ControlPlane,
     pods: Pods,
     host: HostSide,
+    underlay: Underlay,
     state: Compiled,
 }
 
@@ -66,10 +71,17 @@ impl Node {
     pub(crate) fn start(options: NodeOptions, state: Compiled) -> Result<(Self, Epoch), Failure> {
         let mut control = ControlPlane::new(Options::default());
         control.set_workers(options.workers)?;
+        let underlay = Underlay::new(&options)?;
         let mut pods = Pods::new(&options);
         let host = HostSide::open(&options, &state, &mut control, || pods.own_namespace())?;
-        let mut node = Self { options, control, pods, host, state: Compiled::default() };
-        match node.apply(state) {
+        let mut node = Self { options, control, pods, host, underlay, state: Compiled::default() };
+        let started = node.apply(state).and_then(|epoch| match node.underlay.trouble() {
+            Some(trouble) if node.underlay.is_asked_for() => {
+                Err(Failure::Setup(trouble.to_owned()))
+            }
+            _ => Ok(epoch),
+        });
+        match started {
             Ok(epoch) => Ok((node, epoch)),
             Err(error) => {
                 // The first error is the one to tell.
@@ -82,22 +94,17 @@ impl Node {
     /// Puts a state in force: pods come and go as it says, all others go on undisturbed. What is
     /// new passes nothing before the state that knows it (N13).
     pub(crate) fn apply(&mut self, state: Compiled) -> Result<Epoch, Failure> {
-        let wanted = Wanted::of(&state);
         let before = std::mem::replace(&mut self.state, state);
-        let gone = self.pods.not_in(&wanted);
-        let epoch = match self.release(gone) {
-            Ok(epoch) => epoch,
+        let gone = self.pods.not_in(&Wanted::of(&self.state));
+        let epoch = match self.settle(gone, true) {
+            Ok(epoch) => epoch.unwrap_or_default(),
             Err(error) => {
                 self.state = before;
                 return Err(error);
             }
         };
-        let news = self.pods.attach(&mut self.control, &wanted);
-        let epoch = match epoch {
-            Some(epoch) if !news => epoch,
-            _ => self.publish()?,
-        };
-        self.host.update(&self.options, &self.state, &self.control)?;
+        let remote = self.underlay.remote();
+        self.host.update(&self.options, &self.state, remote, &self.control)?;
         Ok(epoch)
     }
 
@@ -113,30 +120,53 @@ impl Node {
             if port == self.host.port() {
                 return Err(Failure::Setup(format!("the node's own port failed: {error}")));
             }
+            if self.underlay.has_failed(port, &error) {
+                continue;
+            }
             if let Some(name) = self.pods.at(port).filter(|name| !gone.contains(name)) {
                 print::note(format_args!("{name}: its interface is gone: {error}"));
                 gone.push(name);
             }
         }
         self.host.tend(&self.control);
-        let epoch = self.release(gone)?;
+        self.settle(gone, false)
+    }
+
+    /// Looks after what the node's kernel learnt since: where other nodes are, what became of the
+    /// uplink. Costs little when it was nothing; to be called often.
+    pub(crate) fn watch(&mut self) -> Result<Option<Epoch>, Failure> {
+        if self.underlay.has_changed() { self.settle(Vec::new(), false) } else { Ok(None) }
+    }
+
+    /// Makes ports what they should be, `gone` pods' not to be, and publishes the state if that
+    /// changed anything or is to be done in any case (`always`).
+    fn settle(&mut self, gone: Vec<String>, always: bool) -> Result<Option<Epoch>, Failure> {
+        let outdated = self.underlay.plan(&self.state);
+        let epoch = self.release(gone, outdated)?;
+        let mut news = self.underlay.attach(&mut self.control);
+        let mtu = self.underlay.mtu(&self.state);
+        news |= self.pods.set_mtu(mtu) | self.host.set_mtu(&self.options, mtu);
         let wanted = Wanted::of(&self.state);
-        if self.pods.is_lacking(&wanted) && self.pods.attach(&mut self.control, &wanted) {
-            return self.publish().map(Some);
+        if self.pods.is_lacking(&wanted) {
+            news |= self.pods.attach(&mut self.control, &wanted);
         }
+        news |= self.underlay.find_neighbours(&self.state.config);
+        let epoch = if news || always && epoch.is_none() { Some(self.publish()?) } else { epoch };
+        self.underlay.take(&self.state, &self.control.snapshot());
         Ok(epoch)
     }
 
-    /// Detaches pods, if there are any: first nobody is told of their ports any more, whose
-    /// numbers may then be given to others.
-    fn release(&mut self, gone: Vec<String>) -> Result<Option<Epoch>, Failure> {
-        if gone.is_empty() {
+    /// Detaches pods, if there are any, and `outdated` ports of the underlay: first nobody is told
+    /// of their ports any more, whose numbers may then be given to others.
+    fn release(&mut self, gone: Vec<String>, outdated: bool) -> Result<Option<Epoch>, Failure> {
+        if gone.is_empty() && !outdated {
             return Ok(None);
         }
         self.pods.forget(&gone);
         match self.publish() {
             Ok(epoch) => {
                 self.pods.detach(&mut self.control, gone);
+                self.underlay.detach(&mut self.control);
                 Ok(Some(epoch))
             }
             Err(error) => {
@@ -161,11 +191,11 @@ impl Node {
         let mut state = self.state.clone();
         for pod in 0..state.pods.len() {
             if let Some(port) = self.pods.port(&state.pods[pod].name) {
-                state.attach(pod, port, MTU);
+                state.attach(pod, port, self.pods.mtu());
             }
         }
         state.config.ports.push(self.host.config());
-        state.config.routes.extend(self.options.routes.iter().cloned());
+        self.underlay.complete(&mut state.config);
         state.config
     }
 
@@ -196,9 +226,10 @@ impl Node {
 
     /// Ends the switch and removes all that it made; pods keep their interfaces if `keep`.
     pub(crate) fn stop(self, keep: bool) -> Result<(), HostError> {
-        let Self { control, pods, host, .. } = self;
+        let Self { control, pods, host, underlay, .. } = self;
         drop(control);
         drop(host);
+        underlay.stop();
         if keep { Ok(()) } else { pods.remove() }
     }
 }

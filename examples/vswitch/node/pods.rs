@@ -65,6 +65,8 @@ pub(super) struct Pods {
     named: bool,
     attached: HashMap<String, Attached>,
     ports: HashMap<String, PortId>,
+    /// Largest network-layer packet of each, in octets.
+    mtu: u16,
     /// What was said of pods that could not be attached, so that it is said once.
     troubles: HashMap<String, String>,
 }
@@ -78,6 +80,7 @@ impl Pods {
             named: false,
             attached: HashMap::new(),
             ports: HashMap::new(),
+            mtu: MTU,
             troubles: HashMap::new(),
         }
     }
@@ -90,6 +93,37 @@ impl Pods {
     /// Ports by name.
     pub(super) fn ports(&self) -> &HashMap<String, PortId> {
         &self.ports
+    }
+
+    /// The MTU of pods' interfaces, in octets.
+    pub(super) fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// Gives all pods, now and later, this MTU. Says whether it is another than before.
+    pub(super) fn set_mtu(&mut self, mtu: u16) -> bool {
+        if mtu == self.mtu {
+            return false;
+        }
+        self.mtu = mtu;
+        for attached in self.attached.values() {
+            if let Err(error) = self.set_mtu_of(attached) {
+                // The switch answers what is too long all the same.
+                print::note(format_args!("{}: {error}", attached.pod.name));
+            }
+        }
+        true
+    }
+
+    fn set_mtu_of(&self, attached: &Attached) -> Result<(), HostError> {
+        let mtu = u32::from(self.mtu);
+        set_mtu(&attached.namespace, &attached.place.name, mtu)?;
+        match (attached.place.kind, &self.switch_namespace) {
+            (InterfaceKind::Veth, Some(ours)) => {
+                set_mtu(ours, &switch_interface(&attached.pod.name), mtu)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Names of those attached that are not wanted, or not as they are.
@@ -190,7 +224,7 @@ impl Pods {
     ) -> Result<Box<dyn Device>, HostError> {
         let mut interface = PodInterface::new(pod.mac, pod.addresses.iter().copied());
         interface.name.clone_from(&place.name);
-        interface.mtu = u32::from(MTU);
+        interface.mtu = u32::from(self.mtu);
         match place.kind {
             InterfaceKind::Tap => {
                 let options = TapOptions { persistent: true, multi_queue: self.multi_queue };
@@ -253,6 +287,13 @@ impl Pods {
         }
         result
     }
+}
+
+/// Sets the MTU of an interface, if that is another one now.
+pub(super) fn set_mtu(namespace: &NetNs, name: &str, mtu: u32) -> Result<(), HostError> {
+    let mut netlink = Netlink::open(namespace)?;
+    let link = netlink.link(name)?;
+    if link.mtu == mtu { Ok(()) } else { netlink.set_mtu(link.index, mtu) }
 }
 
 /// `EBUSY` of every architecture that Linux runs on.

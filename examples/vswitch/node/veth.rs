@@ -57,6 +57,11 @@ impl VethHost {
         self.mac
     }
 
+    /// Sets the MTU of the switch's end, in octets.
+    pub(super) fn set_mtu(&self, mtu: u32) -> Result<(), HostError> {
+        super::pods::set_mtu(&self.switch, OURS, mtu)
+    }
+
     /// Replaces the ranges that the node reaches by the switch.
     pub(super) fn set_destinations(&mut self, destinations: Vec<Cidr>) -> Result<(), HostError> {
         let mut netlink = Netlink::open(&self.node)?;

@@ -32,7 +32,8 @@ use switch::Switch;
 /// Time is that of the captures and never runs back. A pod sends from its MAC address to the
 /// gateway's (ee:ee:ee:ee:ee:ee); the node's end of `host` has the node's MAC address: `0a:58` and
 /// its InternalIP, or the Node annotation `podswitch.io/mac`. All ports have an MTU of 1500.
-/// Frames on `uplink` are dropped (`endpoint_not_ready`): there is no overlay yet.
+/// `uplink` is raw Ethernet: tunnel packets from and to other nodes, and traffic of clients off the
+/// cluster with Services. Link-layer addresses there are known without ARP, made like the node's.
 ///
 /// Exit status: 0 whatever was dropped, 1 a state is refused, 2 bad usage, a capture or manifests
 /// that cannot be read.

@@ -5,20 +5,18 @@ use std::path::{Path, PathBuf};
 use kubernetes::Compiled;
 use switch_core::config::{Config, PortConfig, PortRole};
 use switch_core::id::PortId;
-use wire::addr::Mac;
 
 use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
+use crate::overlay::{NAMELESS, attach_uplink};
 use crate::state::{self, MTU};
 
 /// The underlay's port, and the node's own.
 const UPLINK: &str = "uplink";
 const HOST: &str = "host";
-/// Number of the node's own port.
+/// Their numbers.
+const UPLINK_PORT: PortId = PortId(0);
 const HOST_PORT: PortId = PortId(1);
-
-/// Link-layer address of a node that no Node object describes.
-const NAMELESS: Mac = Mac([0x0a, 0x58, 0, 0, 0, 1]);
 
 /// `--at SECONDS=DIR`.
 #[derive(Clone, Debug)]
@@ -106,6 +104,7 @@ impl Scene {
             return Err(Failure::Input(message));
         }
         let mac = if local.underlay_mac.is_unicast() { local.underlay_mac } else { NAMELESS };
+        attach_uplink(&mut state.config, UPLINK_PORT);
         let role = PortRole::Host { mac, mtu: MTU };
         state.config.ports.push(PortConfig { port: HOST_PORT, role });
         for pod in 0..state.pods.len() {

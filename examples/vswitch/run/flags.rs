@@ -1,10 +1,8 @@
 //! Values of options.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use switch_core::config::{NextHop, Route};
-use wire::cidr::Cidr;
+use crate::node::{UnderlayKind, UnderlayOptions};
 
 /// More workers than this help nobody.
 const MOST_WORKERS: usize = 64;
@@ -25,25 +23,44 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "it is not a number of seconds, at least 0.1".to_owned())
 }
 
-/// `--route CIDR=NEXTHOP`.
-#[derive(Clone, Debug)]
-pub(super) struct RouteFlag(Route);
+/// What joins the node to the others.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(super) struct UnderlayFlags {
+    /// What tunnel packets to other nodes go through: `udp`, sockets of the node's own stack, at the
+    /// node's InternalIPs; or `packet`, frames by the interface that --uplink names. Without, it
+    /// is udp as soon as there are other nodes.
+    #[arg(long, value_name = "udp|packet", value_parser = underlay)]
+    underlay: Option<UnderlayKind>,
+    /// The node's interface for traffic without a tunnel: off-cluster clients of Services and host
+    /// ports, next hops of routes, and with host-gw the other nodes. What the switch takes there is
+    /// kept from the node's own stack.
+    #[arg(long, value_name = "IF", required_if_eq("underlay", "packet"))]
+    uplink: Option<String>,
+    /// Largest packet of pods and of podswitch0, in octets. Without: what the tunnel leaves of the
+    /// underlay's, 50 less over IPv4 and 70 less over IPv6; 1500 where there is no tunnel.
+    #[arg(long, value_name = "N", value_parser = mtu)]
+    mtu: Option<u16>,
+}
 
-impl RouteFlag {
-    /// Reads the option's value.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let (range, hop) = text.split_once('=').ok_or("it is not CIDR=host or CIDR=blackhole")?;
-        let destination: Cidr = range.parse().map_err(|error| format!("{range:?}: {error}"))?;
-        let hop = match hop {
-            "host" => NextHop::Host,
-            "blackhole" => NextHop::Blackhole,
-            other => return Err(format!("{other:?} is neither host nor blackhole")),
-        };
-        Ok(Self(Route { destination, next_hops: vec![hop] }))
+impl UnderlayFlags {
+    /// As the node is told of it.
+    pub(super) fn options(&self) -> UnderlayOptions {
+        UnderlayOptions { kind: self.underlay, uplink: self.uplink.clone(), mtu: self.mtu }
     }
+}
 
-    /// As the switch is told of it.
-    pub(super) fn route(&self) -> Arc<Route> {
-        Arc::new(self.0.clone())
+fn underlay(text: &str) -> Result<UnderlayKind, String> {
+    match text {
+        "udp" => Ok(UnderlayKind::Udp),
+        "packet" => Ok(UnderlayKind::Packet),
+        _ => Err("it is neither udp nor packet".to_owned()),
     }
+}
+
+/// IPv6 needs links to carry so much (RFC 8200 §5); a TAP takes no more.
+const MTUS: std::ops::RangeInclusive<u16> = 1280..=65_521;
+
+fn mtu(text: &str) -> Result<u16, String> {
+    let mtu = text.parse().ok().filter(|mtu| MTUS.contains(mtu));
+    mtu.ok_or_else(|| format!("it is not a number from {} to {}", MTUS.start(), MTUS.end()))
 }

@@ -17,7 +17,7 @@ use crate::node::{Node, NodeOptions};
 use crate::signals::Signals;
 use crate::{Done, print, state};
 use events::Events;
-use flags::RouteFlag;
+use flags::UnderlayFlags;
 use watch::Watch;
 
 /// How often devices and namespaces that are not as they should be are looked after.
@@ -49,10 +49,8 @@ pub(crate) struct Args {
     workers: usize,
     #[command(flatten)]
     cluster: ClusterArgs,
-    /// A route beyond pods and nodes: `host` hands packets to the node's kernel, `blackhole`
-    /// drops them. Can be repeated.
-    #[arg(long, value_name = "CIDR=host|blackhole", value_parser = RouteFlag::parse)]
-    route: Vec<RouteFlag>,
+    #[command(flatten)]
+    underlay: UnderlayFlags,
     /// The node's own network namespace, if it is not that of this process.
     #[arg(long, value_name = "PATH")]
     node_netns: Option<PathBuf>,
@@ -84,7 +82,7 @@ pub(crate) fn run(args: Args, json: bool) -> Done {
         workers: args.workers,
         masquerade: args.cluster.masquerading(),
         cluster: args.cluster.ranges().to_vec(),
-        routes: args.route.iter().map(RouteFlag::route).collect(),
+        underlay: args.underlay.options(),
     };
     let events = Events { node: &args.node, json };
     let (mut node, epoch) = Node::start(options, state)?;
@@ -117,6 +115,7 @@ fn serve(
         if watch.has_changed(&clock) || forced {
             reload(args, node, events);
         }
+        node.watch()?;
         let now = clock.now();
         if now >= tend_at {
             tend_at = now + TEND;

@@ -5,7 +5,7 @@
 //! shares everything else with the one before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ptr;
 use std::sync::Arc;
 
@@ -115,7 +115,7 @@ impl Default for ServiceTable {
     /// No Service at all.
     fn default() -> Self {
         let scene = Arc::new(scene(&Settings::default()));
-        Self { fronts: CowMap::new(), scene, strays: false }
+        Self { fronts: CowMap::new(), scene, strays: false, backends: CowMap::new() }
     }
 }
 
@@ -153,7 +153,7 @@ impl Compiler {
             dirty: BTreeSet::new(),
             strays: 0,
             next_id: 0,
-            table: ServiceTable { fronts: CowMap::new(), scene, strays: false },
+            table: ServiceTable { scene, ..ServiceTable::default() },
         }
     }
 
@@ -346,6 +346,7 @@ impl Compiler {
         for (key, kind, front) in fronts {
             fresh.entry((key, kind, owner.clone())).or_insert(front);
         }
+        self.count_backends(&old.entries, &new.entries);
         new.claims = fresh.keys().cloned().collect();
         for claim in old.claims.iter().filter(|claim| !fresh.contains_key(*claim)) {
             self.claims.remove(claim);
@@ -359,7 +360,7 @@ impl Compiler {
             }
             self.settle(&key);
         }
-        if !new.claims.is_empty() || new.health.is_some() {
+        if !(new.claims.is_empty() && new.entries.is_empty() && new.health.is_none()) {
             self.compiled.insert(owner, new);
         }
     }
@@ -371,6 +372,26 @@ impl Compiler {
             Some((_, front)) => self.table.fronts.insert(*key, front.clone()),
             None => self.table.fronts.remove(key),
         };
+    }
+
+    /// Keeps the table's list of backends; touches only what differs.
+    fn count_backends(&mut self, old: &[Arc<ServiceEntry>], new: &[Arc<ServiceEntry>]) {
+        let mut change: HashMap<SocketAddr, i32> = HashMap::new();
+        for (entries, step) in [(old, -1), (new, 1)] {
+            for entry in entries.iter().filter(|entry| entry.protocol == Protocol::Tcp) {
+                for backend in entry.backends() {
+                    *change.entry(backend.socket()).or_default() += step;
+                }
+            }
+        }
+        for (backend, change) in change.into_iter().filter(|(_, change)| *change != 0) {
+            let backends = &mut self.table.backends;
+            let ports = backends.get(&backend).copied().unwrap_or(0);
+            match ports.saturating_add_signed(change) {
+                0 => backends.remove(&backend),
+                ports => backends.insert(backend, ports),
+            };
+        }
     }
 
     fn count_stray(&mut self, claim: &Claim, there: bool) {

@@ -3,7 +3,9 @@
 //! On the slow path, for what did not hit: first packets, packets after an epoch change, segments
 //! that open or end a connection, first fragments.
 
-use wire::flow_key::proto;
+use std::net::IpAddr;
+
+use wire::flow_key::{FlowKey, proto, to_octets};
 use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
 use wire::parse::{Fragment as Part, Parsed};
 
@@ -11,12 +13,14 @@ use super::slow::source;
 use super::{Engine, Turn, sender};
 use crate::action::{DropReason, Plan};
 use crate::flow::connection::{Created, Direction, Known, Pinned, Refused, SourceNat};
+use crate::flow::nat::Lease;
 use crate::flow::table::FlowEntry;
-use crate::flow::tcp::{Judgement, Segment, is_over, window_scale};
+use crate::flow::tcp::{Judgement, Segment, TcpState, is_over, window_scale};
 use crate::packet::Packet;
 use crate::resolve::{
     Answer, Decision, Denial, Fate, Query, Served, check_source, fate, may_open, outgoing, resolve,
 };
+use crate::snapshot::PortFacts;
 
 /// What admission says to a packet.
 pub(super) enum Admission {
@@ -55,10 +59,10 @@ impl Engine {
         if is_tcp && !is_possible(flags) {
             return DropReason::TcpInvalidState.into();
         }
-        let mut known = self.shared.tracker.find(parsed.hash, &parsed.key);
-        let is_fresh = is_tcp && flags & (SYN | ACK) == SYN;
+        let found = self.shared.tracker.find(parsed.hash, &parsed.key);
+        let mut known = found.or_else(|| self.behind_link_local(turn, packet, parsed));
         if let Some(old) = known
-            && let Some(end) = self.end_of(turn, &old, is_fresh)
+            && let Some(end) = self.end_of(turn, &old, packet, parsed)
         {
             // But only its own ends can end it.
             if let Err(reason) = check_source(turn.snapshot, &Query::of(&parsed.key, packet)) {
@@ -80,10 +84,13 @@ impl Engine {
             Decision::Gateway => return Admission::Gateway,
             Decision::Drop(denial) => return Admission::Deny(denial),
         };
+        let opens = may_open(&parsed.key, flags);
         let known = match known {
             Some(known) => known,
-            None if pinned.is_translated() && !may_open(&parsed.key, flags) => {
-                return Admission::Deny(FORGOTTEN);
+            None if pinned.is_translated() && !opens => return Admission::Deny(FORGOTTEN),
+            None if !opens && turn.snapshot.services.is_backend(&parsed.key) => {
+                // What a Service's connection was once: its client would take it for a stranger's.
+                return DropReason::TcpInvalidState.into();
             }
             None if is_tcp && flags & RST != 0 => {
                 // Ends a connection that we never saw: passes as it may, and leaves no trace.
@@ -98,12 +105,21 @@ impl Engine {
                     Ok(known) => known,
                     Err(reason) => return reason.into(),
                 };
-                if known.pinned.reply != pinned.reply {
-                    // Another port, or what another worker chose.
-                    plan = plan.translate(
-                        &parsed.key,
-                        &outgoing(&known.pinned, known.connection.direction()),
-                    );
+                if known.connection.direction() != Direction::Original
+                    || !same_ends(&known.pinned, &pinned)
+                {
+                    // Another worker was first, by another state or from the other end.
+                    let query = Query::of(&parsed.key, packet);
+                    let known = Some((&known.pinned, known.connection.direction()));
+                    plan = match resolve(turn.snapshot, &Query { known, ..query }) {
+                        Decision::Forward { plan, .. } => plan,
+                        Decision::Gateway => return Admission::Gateway,
+                        Decision::Drop(denial) => return Admission::Deny(denial),
+                    };
+                } else if known.pinned.reply != pinned.reply {
+                    // Another port of the address that hides the client.
+                    plan =
+                        plan.translate(&parsed.key, &outgoing(&known.pinned, Direction::Original));
                 }
                 known
             }
@@ -115,23 +131,52 @@ impl Engine {
         Admission::Pass(plan)
     }
 
-    /// Whether a known connection ends with this packet, which may open another: a fresh SYN
-    /// where a connection has been says that the old one is over, all of it; and what a Service's
-    /// change ended ends when its client next speaks.
-    fn end_of(&self, turn: &Turn<'_>, known: &Known, is_fresh: bool) -> Option<Fate> {
-        if is_fresh && self.is_over(known) {
-            return Some(Fate::Anew);
+    /// The connection that a datagram to the gateway answers although its source is link-local: to
+    /// the link-local address that stands for a hairpin connection's client, an end that is not
+    /// bound to an address speaks from its own link-local one (RFC 6724 §5, rule 2).
+    fn behind_link_local(&self, turn: &Turn<'_>, packet: &Packet, parsed: &Parsed) -> Option<Known> {
+        let snapshot = turn.snapshot;
+        let IpAddr::V6(source) = parsed.key.src_addr() else { return None };
+        if !source.is_unicast_link_local() || !snapshot.is_gateway(parsed.key.dst_addr()) {
+            return None;
         }
-        match known.connection.direction() {
-            Direction::Original => {
-                Some(fate(turn.snapshot, &known.pinned)).filter(|fate| *fate != Fate::Stays)
-            }
-            Direction::Reply => None,
+        let find = |own: IpAddr| {
+            let key = FlowKey { src: to_octets(own).0, ..parsed.key };
+            self.shared.tracker.find(key.hash(&self.shared.hash_key), &key)
+        };
+        match snapshot.port(packet.ingress) {
+            PortFacts::Pod(pod) => pod.ipv6.iter().find_map(|own| find((*own).into())),
+            PortFacts::Host(_) => snapshot
+                .node_addresses
+                .iter()
+                .filter(|own| own.is_ipv6())
+                .find_map(|own| find(*own)),
+            PortFacts::Uplink(_) | PortFacts::Unused | PortFacts::Bridge(_) => None,
         }
     }
 
-    fn is_over(&self, known: &Known) -> bool {
-        self.shared.tracker.tcp_states(known.connection).is_some_and(|[a, b]| is_over(a, b))
+    /// Whether a known connection ends with this packet, which may open another: a fresh SYN
+    /// where a connection has been says that the old one is over, all of it; and what a Service's
+    /// change ended ends when its client next speaks.
+    fn end_of(
+        &self,
+        turn: &Turn<'_>,
+        known: &Known,
+        packet: &Packet,
+        parsed: &Parsed,
+    ) -> Option<Fate> {
+        let is_syn = parsed.key.proto == proto::TCP && parsed.tcp_flags & (SYN | ACK) == SYN;
+        let states = is_syn.then(|| self.shared.tracker.tcp_states(known.connection)).flatten();
+        if states.is_some_and(|[own, peer]| is_over(own, peer)) {
+            return Some(Fate::Anew);
+        }
+        if known.connection.direction() == Direction::Reply {
+            return None;
+        }
+        // A SYN that was never answered, or an INIT: there is nothing yet that could break.
+        let begins = states.is_some_and(|[_, peer]| peer == TcpState::None)
+            || is_sctp_init(packet.bytes(), parsed);
+        Some(fate(turn.snapshot, &known.pinned, begins)).filter(|fate| *fate != Fate::Stays)
     }
 
     /// Makes a connection, or finds that the other worker or direction was first.
@@ -145,10 +190,12 @@ impl Engine {
         // Nobody outside can tell where the search for a port begins.
         let mut from = wanted.original.hash(&self.shared.hash_key);
         let mut pinned = *wanted;
-        let leases = pinned.source_nat != SourceNat::Kept;
         for _ in 0..NAT_TRIES {
+            // Where there are no ports, addresses alone tell connections apart.
+            let leases = pinned.source_nat != SourceNat::Kept && has_ports(pinned.original.proto);
             if leases {
-                let port = self.shared.tracker.nat().lease(&pinned, range, from);
+                let fair = matches!(turn.snapshot.port(pinned.origin), PortFacts::Pod(_));
+                let port = self.shared.tracker.nat().lease(&pinned, &Lease { range, from, fair });
                 pinned.reply.dst_port = port.ok_or(DropReason::NatPortsExhausted)?;
             }
             let made = self.create(turn, &pinned);
@@ -167,7 +214,11 @@ impl Engine {
                 // one port of the client. The second gets another port (S16).
                 Err(Refused::Collision) if has_ports(pinned.original.proto) => {
                     from = from.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_add(1);
-                    if !leases {
+                    if pinned.source_nat == SourceNat::Endpoint {
+                        // The port that all of the client's connections share has this peer
+                        // already: one for this connection alone.
+                        pinned.source_nat = SourceNat::Connection;
+                    } else if !leases {
                         let ports = u64::from(*range.end() - *range.start()) + 1;
                         pinned.reply.dst_port = range.start() + (from % ports) as u16;
                     }
@@ -263,6 +314,18 @@ const NAT_TRIES: usize = 64;
 
 fn has_ports(protocol: u8) -> bool {
     matches!(protocol, proto::TCP | proto::UDP | proto::SCTP | proto::ICMP | proto::ICMPV6)
+}
+
+/// Whether two descriptions of a connection differ at most in the port that hides the client.
+fn same_ends(a: &Pinned, b: &Pinned) -> bool {
+    let ends = |p: &Pinned| (p.reply.src, p.reply.src_port, p.reply.dst);
+    ends(a) == ends(b)
+}
+
+/// Whether the packet's first chunk is the INIT that opens an association (RFC 9260 §3.3.2): it
+/// stands alone in its packet.
+fn is_sctp_init(frame: &[u8], parsed: &Parsed) -> bool {
+    parsed.key.proto == proto::SCTP && frame.get(usize::from(parsed.l4) + 12) == Some(&1)
 }
 
 /// Whether an end system ever sends a segment with these flags (RFC 9293 §3.5, §3.10): all but

@@ -16,10 +16,11 @@ impl Engine {
         if let Err(reason) = check_source(turn.snapshot, &query) {
             return self.drop(turn, packet, reason, None);
         }
-        if turn.snapshot.is_gateway(parsed.key.dst_addr()) {
-            return self.gateway(turn, packet, parsed);
-        }
         let Some((known, quoted)) = self.quoted_connection(turn.snapshot, &packet, parsed) else {
+            // About what the gateway itself said. Else its address hides a client (S8).
+            if turn.snapshot.is_gateway(parsed.key.dst_addr()) {
+                return self.gateway(turn, packet, parsed);
+            }
             return self.drop(turn, packet, DropReason::IcmpUnrelated, None);
         };
         let direction = known.connection.direction();

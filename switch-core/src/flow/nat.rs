@@ -4,6 +4,10 @@
 //! Shared by all workers behind one lock, which is taken when a connection whose source is
 //! translated is opened or ends, never for other packets. The range that ports are taken from is
 //! kept from the node's own sockets by whoever runs the switch.
+//!
+//! [`NatPorts::lease`] can keep a fair share for others: whoever has as many ports of an address as
+//! are free there gets no more, so that one pod never has more than half, two not more than two
+//! thirds, and whoever has none finds one (T-C5).
 
 #![allow(clippy::disallowed_types, reason = "taken when a translated connection begins or ends")]
 
@@ -14,6 +18,7 @@ use hashbrown::HashMap;
 use wire::flow_key::{Family, FlowKey};
 
 use super::connection::{Pinned, SourceNat};
+use crate::id::PortId;
 
 /// An address's port space of one protocol.
 type Space = ([u8; 16], Family, u8);
@@ -23,11 +28,13 @@ type Space = ([u8; 16], Family, u8);
 struct Used {
     bits: Box<[u64; 1024]>,
     count: u32,
+    /// How many each port of the switch holds.
+    holders: HashMap<PortId, u32>,
 }
 
 impl Default for Used {
     fn default() -> Self {
-        Self { bits: Box::new([0; 1024]), count: 0 }
+        Self { bits: Box::new([0; 1024]), count: 0, holders: HashMap::new() }
     }
 }
 
@@ -36,11 +43,14 @@ impl Used {
         self.bits[usize::from(port >> 6)] >> (port & 63) & 1 == 1
     }
 
-    /// The first free port of `range` from a place in it on, going round.
-    fn take(&mut self, range: &RangeInclusive<u16>, from: u64) -> Option<u16> {
+    /// The first free port of `range` from a place in it on, going round, for `holder`.
+    fn take(&mut self, holder: PortId, lease: &Lease<'_>) -> Option<u16> {
+        let Lease { range, from, fair } = *lease;
         let (first, last) = (*range.start(), *range.end());
         let ports = u64::from(last.checked_sub(first)?) + 1;
-        if u64::from(self.count) >= ports {
+        let free = ports.saturating_sub(u64::from(self.count));
+        let held = self.holders.get(&holder).copied().unwrap_or(0);
+        if free == 0 || fair && u64::from(held) >= free {
             return None;
         }
         let mut at = (from % ports) as u16;
@@ -49,6 +59,7 @@ impl Used {
             if !self.has(port) {
                 self.bits[usize::from(port >> 6)] |= 1 << (port & 63);
                 self.count += 1;
+                *self.holders.entry(holder).or_default() += 1;
                 return Some(port);
             }
             at = if u64::from(at) + 1 == ports { 0 } else { at + 1 };
@@ -56,10 +67,17 @@ impl Used {
         None
     }
 
-    fn give_back(&mut self, port: u16) {
-        if self.has(port) {
-            self.bits[usize::from(port >> 6)] &= !(1 << (port & 63));
-            self.count -= 1;
+    fn give_back(&mut self, holder: PortId, port: u16) {
+        if !self.has(port) {
+            return;
+        }
+        self.bits[usize::from(port >> 6)] &= !(1 << (port & 63));
+        self.count -= 1;
+        match self.holders.get_mut(&holder) {
+            Some(held) if *held > 1 => *held -= 1,
+            _ => {
+                self.holders.remove(&holder);
+            }
         }
     }
 }
@@ -67,11 +85,31 @@ impl Used {
 /// A client's own address and port, and the space that it is mapped into.
 type Mapped = ([u8; 16], u16, Space);
 
+/// A port that a client's connections share.
+#[derive(Clone, Copy, Debug)]
+struct Mapping {
+    port: u16,
+    /// How many those are.
+    connections: u32,
+    holder: PortId,
+}
+
+/// What kind of port is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Lease<'a> {
+    /// One of these.
+    pub range: &'a RangeInclusive<u16>,
+    /// Where in the range to begin to look; should not be guessed by others.
+    pub from: u64,
+    /// Only while the switch's port that the connection came in by has its share of the range at
+    /// most. For pods; many clients come in by the node's port or an uplink.
+    pub fair: bool,
+}
+
 #[derive(Debug, Default)]
 struct Leases {
     used: HashMap<Space, Used>,
-    /// Ports that a client's connections share, with how many those are.
-    mapped: HashMap<Mapped, (u16, u32)>,
+    mapped: HashMap<Mapped, Mapping>,
 }
 
 /// See the module's description.
@@ -85,22 +123,22 @@ impl NatPorts {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A port for the connection `pinned`, which says at what address; `from` says where in
-    /// `range` to begin to look, and should not be guessed by others. `None`: all are in use.
-    pub fn lease(&self, pinned: &Pinned, range: &RangeInclusive<u16>, from: u64) -> Option<u16> {
-        let space = space(&pinned.reply);
+    /// A port for the connection `pinned`, which says at what address. `None`: all are in use, or
+    /// its share is.
+    pub fn lease(&self, pinned: &Pinned, lease: &Lease<'_>) -> Option<u16> {
+        let (space, holder) = (space(&pinned.reply), pinned.origin);
         let mut leases = self.lock();
         let Leases { used, mapped } = &mut *leases;
         if pinned.source_nat != SourceNat::Endpoint {
-            return used.entry(space).or_default().take(range, from);
+            return used.entry(space).or_default().take(holder, lease);
         }
         let client = (pinned.original.src, pinned.original.src_port, space);
-        if let Some((port, connections)) = mapped.get_mut(&client) {
-            *connections += 1;
-            return Some(*port);
+        if let Some(mapping) = mapped.get_mut(&client) {
+            mapping.connections += 1;
+            return Some(mapping.port);
         }
-        let port = used.entry(space).or_default().take(range, from)?;
-        mapped.insert(client, (port, 1));
+        let port = used.entry(space).or_default().take(holder, lease)?;
+        mapped.insert(client, Mapping { port, connections: 1, holder });
         Some(port)
     }
 
@@ -109,17 +147,19 @@ impl NatPorts {
         let (space, port) = (space(&pinned.reply), pinned.reply.dst_port);
         let mut leases = self.lock_if_leased(pinned);
         let Some(leases) = leases.as_deref_mut() else { return };
+        let mut holder = pinned.origin;
         if pinned.source_nat == SourceNat::Endpoint {
             let client = (pinned.original.src, pinned.original.src_port, space);
-            let Some((_, connections)) = leases.mapped.get_mut(&client) else { return };
-            *connections -= 1;
-            if *connections > 0 {
+            let Some(mapping) = leases.mapped.get_mut(&client) else { return };
+            mapping.connections -= 1;
+            if mapping.connections > 0 {
                 return;
             }
+            holder = mapping.holder;
             leases.mapped.remove(&client);
         }
         if let Some(used) = leases.used.get_mut(&space) {
-            used.give_back(port);
+            used.give_back(holder, port);
             if used.count == 0 {
                 leases.used.remove(&space);
             }
@@ -145,10 +185,13 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::id::PortId;
     use wire::flow_key::proto;
 
     const RANGE: RangeInclusive<u16> = 44_000..=44_099;
+
+    fn any(from: u64) -> Lease<'static> {
+        Lease { range: &RANGE, from, fair: false }
+    }
 
     fn connection(client_port: u16, source_nat: SourceNat) -> Pinned {
         let key = |s: &str, d: &str, sp, dp| {
@@ -165,16 +208,16 @@ mod tests {
         let mut leased = Vec::new();
         for n in 0..100 {
             let mut pinned = connection(n, SourceNat::Connection);
-            pinned.reply.dst_port = ports.lease(&pinned, &RANGE, u64::from(n) * 7919).unwrap();
+            pinned.reply.dst_port = ports.lease(&pinned, &any(u64::from(n) * 7919)).unwrap();
             assert!(RANGE.contains(&pinned.reply.dst_port));
             leased.push(pinned);
         }
         let distinct: HashSet<u16> = leased.iter().map(|p| p.reply.dst_port).collect();
         assert_eq!(distinct.len(), 100);
-        assert_eq!(ports.lease(&connection(7, SourceNat::Connection), &RANGE, 0), None);
+        assert_eq!(ports.lease(&connection(7, SourceNat::Connection), &any(0)), None);
         ports.release(&leased[31]);
         ports.release(&connection(1, SourceNat::Kept));
-        let again = ports.lease(&connection(7, SourceNat::Connection), &RANGE, 0);
+        let again = ports.lease(&connection(7, SourceNat::Connection), &any(0));
         assert_eq!(again, Some(leased[31].reply.dst_port));
         assert_eq!(ports.in_use(), 100);
     }
@@ -185,14 +228,40 @@ mod tests {
         let mut first = connection(9, SourceNat::Endpoint);
         let mut second = connection(9, SourceNat::Endpoint);
         second.original.dst_port = 99;
-        first.reply.dst_port = ports.lease(&first, &RANGE, 5).unwrap();
-        second.reply.dst_port = ports.lease(&second, &RANGE, 77).unwrap();
+        first.reply.dst_port = ports.lease(&first, &any(5)).unwrap();
+        second.reply.dst_port = ports.lease(&second, &any(77)).unwrap();
         assert_eq!(first.reply.dst_port, second.reply.dst_port);
-        let other = ports.lease(&connection(10, SourceNat::Endpoint), &RANGE, 5).unwrap();
+        let other = ports.lease(&connection(10, SourceNat::Endpoint), &any(5)).unwrap();
         assert_ne!(other, first.reply.dst_port);
         ports.release(&first);
         assert_eq!(ports.in_use(), 2, "the second connection has it still");
         ports.release(&second);
         assert_eq!(ports.in_use(), 1);
+    }
+
+    #[test]
+    fn nobody_takes_all_where_shares_are_fair() {
+        let ports = NatPorts::default();
+        let fair = Lease { fair: true, ..any(3) };
+        let lease = |origin: u16, n: u16| {
+            let mut pinned = connection(n, SourceNat::Connection);
+            pinned.origin = PortId(origin);
+            pinned.reply.dst_port = ports.lease(&pinned, &fair)?;
+            Some(pinned)
+        };
+        let first: Vec<_> = (0..100).map_while(|n| lease(1, n)).collect();
+        assert_eq!(first.len(), 50);
+        let second: Vec<_> = (0..100).map_while(|n| lease(2, n)).collect();
+        assert_eq!(second.len(), 25);
+        for origin in 3..9 {
+            assert!(lease(origin, 1).is_some(), "whoever has none finds one");
+        }
+        // What was given back counts no more.
+        first.iter().for_each(|pinned| ports.release(pinned));
+        assert!(lease(1, 7).is_some());
+        // One who speaks for many has no share.
+        let mut node = connection(1, SourceNat::Connection);
+        node.origin = PortId(2);
+        assert!((0..60).all(|n| ports.lease(&node, &any(n)).is_some()));
     }
 }

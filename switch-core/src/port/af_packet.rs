@@ -11,6 +11,7 @@
 //!
 //! [`PacketDevice`] is used by control threads, each [`PacketPort`] by one worker.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,10 +19,11 @@ use std::sync::{Arc, Weak};
 
 use arrayvec::ArrayVec;
 
+use super::joined::Outer;
 use super::virtio::{self, HeaderForm};
 use super::{Device, INVALID_OFFLOAD, Offloads, Port, PortInfo};
 use crate::host::{Context, HostError, NetNs, Netlink, netlink::Link};
-use crate::packet::{BATCH, Batch, Packet, Pool, SizeClass};
+use crate::packet::{BATCH, Batch, Packet, Pool, SizeClass, coalesce};
 use crate::sys::mmsg::{self, Slot, VNET_HEADER};
 use crate::sys::packet;
 use crate::sys::ring::{Frame, Ring};
@@ -53,11 +55,14 @@ pub struct PacketConfig {
     pub ring_slots: usize,
     /// Takes frames to any link-layer address, not just the interface's own.
     pub promiscuous: bool,
+    /// Puts TCP segments in VXLAN packets to this UDP port together again, where the kernel did
+    /// not: on an uplink that the switch ends tunnels at.
+    pub coalesce: Option<u16>,
 }
 
 impl Default for PacketConfig {
     fn default() -> Self {
-        Self { receive: Receive::default(), ring_slots: 1024, promiscuous: true }
+        Self { receive: Receive::default(), ring_slots: 1024, promiscuous: true, coalesce: None }
     }
 }
 
@@ -141,6 +146,8 @@ impl PacketDevice {
             bypass: true,
             slots: FEW_SLOTS,
             gone: false,
+            coalesce: self.config.coalesce,
+            waiting: VecDeque::new(),
         })
     }
 
@@ -186,9 +193,43 @@ pub struct PacketPort {
     slots: usize,
     /// The interface is gone.
     gone: bool,
+    /// UDP port of tunnels that are looked into.
+    coalesce: Option<u16>,
+    /// Received frames that a burst had no room for.
+    waiting: VecDeque<Packet>,
 }
 
 impl PacketPort {
+    /// Receives one burst.
+    fn receive(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        let before = batch.len();
+        if self.ring.is_some() {
+            self.rx_ring(pool, batch)?;
+            return Ok(batch.len() - before);
+        }
+        let count = self.rx_messages(pool, batch, self.slots)?.unwrap_or(0);
+        let octets: usize = batch[before..].iter().map(Packet::len).sum();
+        if count == self.slots && octets < BURST_OCTETS / 2 {
+            self.slots = (self.slots * 2).min(BATCH);
+        } else if octets > BURST_OCTETS || count < self.slots / 4 {
+            self.slots = (self.slots / 2).max(FEW_SLOTS);
+        }
+        Ok(count)
+    }
+
+    /// Takes super-frames of tunnel datagrams apart, which may be more frames than fit the burst.
+    fn look_into_tunnels(&mut self, port: u16, pool: &mut Pool, batch: &mut Batch) {
+        if !batch.iter().any(|packet| Outer::of(packet, port).is_some()) {
+            return;
+        }
+        for packet in batch.drain(..) {
+            match Outer::of(&packet, port) {
+                Some(outer) => outer.open(packet, pool, &mut |p| self.waiting.push_back(p)),
+                None => self.waiting.push_back(packet),
+            }
+        }
+    }
+
     /// Receives from the ring until it or the batch ends.
     fn rx_ring(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<()> {
         let mut octets = 0;
@@ -350,21 +391,20 @@ impl Port for PacketPort {
         if self.gone {
             return Err(ErrorKind::NotConnected.into());
         }
+        let Some(port) = self.coalesce else { return self.receive(pool, batch) };
         let before = batch.len();
-        if self.ring.is_some() {
-            self.rx_ring(pool, batch)?;
-            return Ok(batch.len() - before);
+        if self.waiting.is_empty() {
+            self.receive(pool, batch)?;
+            self.look_into_tunnels(port, pool, batch);
         }
-        let count = self.rx_messages(pool, batch, self.slots)?.unwrap_or(0);
-        let octets: usize = batch[before..].iter().map(Packet::len).sum();
-        if count == self.slots && octets < BURST_OCTETS / 2 {
-            self.slots = (self.slots * 2).min(BATCH);
-        } else if octets > BURST_OCTETS || count < self.slots / 4 {
-            self.slots = (self.slots / 2).max(FEW_SLOTS);
+        while !batch.is_full()
+            && let Some(packet) = self.waiting.pop_front()
+        {
+            batch.push(packet);
         }
-        Ok(count)
+        coalesce(batch, Some(port), pool);
+        Ok(batch.len() - before)
     }
-
     fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
         let waiting = mem::take(batch);
         let (sent, result) = self.send(&waiting);
@@ -387,6 +427,9 @@ impl Port for PacketPort {
     }
 
     fn arm(&mut self) -> bool {
+        if !self.waiting.is_empty() {
+            return false;
+        }
         // A ring says nothing of an interface that went down; its socket does.
         if self.ring.is_some() && packet::take_error(self.socket.as_fd()).is_err() {
             return self.down().is_ok();

@@ -110,21 +110,27 @@ pub enum Fate {
     Reset,
 }
 
-/// See [`Fate`].
-pub fn fate(snapshot: &Snapshot, pinned: &Pinned) -> Fate {
+/// See [`Fate`]. `begins`: the packet opens the connection, which nobody has answered yet.
+pub fn fate(snapshot: &Snapshot, pinned: &Pinned, begins: bool) -> Fate {
+    let protocol = pinned.original.proto;
     if !pinned.is_via_service() {
-        return Fate::Stays;
+        // What was sent there before it was a Service's is not kept from it (S10): its sender may
+        // go on from the same port for ever.
+        let late = protocol == proto::UDP && snapshot.services.is_frontend(&pinned.original);
+        return if late { Fate::Anew } else { Fate::Stays };
     }
     let backend = pinned.reply.src_addr();
     let standing =
         snapshot.services.standing(&pinned.original, (backend, pinned.reply.src_port).into());
     match standing {
         Standing::Serving => Fate::Stays,
-        _ if pinned.original.proto != proto::TCP => Fate::Anew,
+        _ if protocol == proto::UDP || begins => Fate::Anew,
         Standing::NotServing => Fate::Stays,
-        // The address may be another's by now, but a pod's it is: TCP will tell.
-        Standing::Gone | Standing::NoService if snapshot.is_gone(backend) => Fate::Reset,
-        Standing::Gone | Standing::NoService => Fate::Stays,
+        // The address may be another's by now, but a pod's it is: TCP and SCTP will tell.
+        Standing::Gone | Standing::NoService if !snapshot.is_gone(backend) => Fate::Stays,
+        Standing::Gone | Standing::NoService if protocol == proto::TCP => Fate::Reset,
+        // Whoever gets it next knows no such association, and says so (RFC 9260 §8.4).
+        Standing::Gone | Standing::NoService => Fate::Anew,
     }
 }
 
@@ -137,6 +143,7 @@ impl Snapshot {
                 self.fib.get(address),
                 Some(FibEntry::LocalPods | FibEntry::Local | FibEntry::Node(_))
             )
+            || self.tunnels.is_node_address(address)
             || self.is_gateway(address)
             || self.services.is_service_address(address)
     }

@@ -41,14 +41,16 @@ pub(super) fn check_source(
     }
 }
 
-/// No pod sends tunnel packets to a node (T-O1), and none come through the tunnel (T-O6).
+/// No pod sends tunnel packets to a node (T-O1), and none come through the tunnel (T-O6) but as
+/// answers to a pod that chose the tunnel's port for its own.
 pub(super) fn check_tunnelled(snapshot: &Snapshot, query: &Query<'_>) -> Result<(), DropReason> {
     let key = query.key;
     if key.proto != proto::UDP || key.dst_port != snapshot.tunnels.rules.port {
         return Ok(());
     }
     if query.via.is_some() {
-        return Err(DropReason::TunnelNested);
+        let is_answer = matches!(query.known, Some((_, Direction::Reply)));
+        return if is_answer { Ok(()) } else { Err(DropReason::TunnelNested) };
     }
     let from_pod = matches!(snapshot.port(query.ingress), PortFacts::Pod(_));
     if from_pod && snapshot.tunnels.is_tunnel_packet(key.proto, key.dst_addr(), key.dst_port) {

@@ -5,6 +5,7 @@
 pub mod frames;
 pub mod overlay;
 pub mod random;
+pub mod services;
 pub mod traffic;
 
 use std::net::IpAddr;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use switch_core::host::NetNs;
 
+use crate::common;
 use crate::world::{Near, POD, Tunnel, Underlay, ip, kernel_pod};
 
 const OCTETS: usize = 8 << 20;
@@ -19,7 +20,7 @@ fn transfer(from: &NetNs, to: &NetNs, address: IpAddr) {
         .spawn("sender", move || {
             let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(10)).unwrap();
             stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
-            let block: Vec<u8> = (0..65_536u32).map(|n| (n * 7 >> 3) as u8).collect();
+            let block: Vec<u8> = (0..65_536u32).map(|n| (n * 7 / 8) as u8).collect();
             for n in 0..OCTETS / block.len() {
                 let mut block = block.clone();
                 block[0] = n as u8;
@@ -40,26 +41,101 @@ fn transfer(from: &NetNs, to: &NetNs, address: IpAddr) {
     for (n, octet) in all.iter().enumerate() {
         let expected = match n % 65_536 {
             0 => (n / 65_536) as u8,
-            n => (n * 7 >> 3) as u8,
+            n => (n * 7 / 8) as u8,
         };
         assert_eq!(*octet, expected, "at {n}");
     }
 }
 
+const TUNNELS: [Tunnel; 2] =
+    [Tunnel { v6: false, vni: 42, port: 4789 }, Tunnel { v6: true, vni: 0xff_ffff, port: 8472 }];
+
+fn both_ways(near: &NetNs, far: &NetNs) {
+    for family in [0, 1] {
+        transfer(near, far, ip(POD[1][family]));
+        transfer(far, near, ip(POD[0][family]));
+    }
+}
+
 #[test]
-fn tcp_both_ways() {
+fn super_frames_to_and_from_the_kernel() {
     require_privilege!();
-    for tunnel in
-        [Tunnel { v6: false, vni: 42, port: 4789 }, Tunnel { v6: true, vni: 0xff_ffff, port: 8472 }]
-    {
+    for tunnel in TUNNELS {
         let underlay = Underlay::new();
         let far = kernel_pod(&underlay.far, &tunnel, true);
         let near = Near::new(&underlay.near, &tunnel);
-        for family in [0, 1] {
-            transfer(&near.pod, &far, ip(POD[1][family]));
-            transfer(&far, &near.pod, ip(POD[0][family]));
-        }
+        both_ways(&near.pod, &far);
         let longest = near.stop();
         assert!(longest.iter().all(|len| *len > 20_000), "super-frames both ways: {longest:?}");
+    }
+}
+
+/// Nobody makes super-frames; ours are put together on reception all the same.
+#[test]
+fn without_segmentation_offload() {
+    require_privilege!();
+    let tunnel = TUNNELS[0];
+    let underlay = Underlay::new();
+    let far = kernel_pod(&underlay.far, &tunnel, true);
+    let near = Near::new(&underlay.near, &tunnel);
+    common::set_tso(&far, "eth0", false);
+    common::set_tso(&near.pod, "eth0", false);
+    both_ways(&near.pod, &far);
+    let longest = near.stop();
+    assert!(longest[0] < 1_500 && longest[1] > 3_000, "{longest:?}");
+}
+
+#[test]
+fn super_frames_between_two_of_our_ports() {
+    require_privilege!();
+    for tunnel in TUNNELS {
+        let underlay = Underlay::new();
+        let near = Near::new(&underlay.near, &tunnel);
+        let far = Near::far(&underlay.far, &tunnel);
+        both_ways(&near.pod, &far.pod);
+        for longest in [near.stop(), far.stop()] {
+            assert!(longest.iter().all(|len| *len > 20_000), "{longest:?}");
+        }
+    }
+}
+
+#[test]
+fn raw_uplink_to_and_from_the_kernel() {
+    require_privilege!();
+    for tunnel in TUNNELS {
+        let underlay = Underlay::new();
+        let far = kernel_pod(&underlay.far, &tunnel, true);
+        let near = Near::raw(&underlay, &tunnel, false);
+        both_ways(&near.pod, &far);
+        let longest = near.stop();
+        assert!(longest.iter().all(|len| *len > 20_000), "super-frames both ways: {longest:?}");
+    }
+}
+
+#[test]
+fn raw_uplink_where_the_underlay_cuts() {
+    require_privilege!();
+    let tunnel = TUNNELS[0];
+    let underlay = Underlay::new();
+    let far = kernel_pod(&underlay.far, &tunnel, true);
+    let near = Near::raw(&underlay, &tunnel, false);
+    common::set_tso(&underlay.far, "u0", false);
+    common::set_tso(&far, "eth0", false);
+    both_ways(&near.pod, &far);
+    let longest = near.stop();
+    assert!(longest[1] > 3_000, "put together here: {longest:?}");
+}
+
+#[test]
+fn raw_uplinks_of_two_of_ours() {
+    require_privilege!();
+    for tunnel in TUNNELS {
+        let underlay = Underlay::new();
+        let near = Near::raw(&underlay, &tunnel, false);
+        let far = Near::raw(&underlay, &tunnel, true);
+        both_ways(&near.pod, &far.pod);
+        for longest in [near.stop(), far.stop()] {
+            assert!(longest.iter().all(|len| *len > 20_000), "{longest:?}");
+        }
     }
 }

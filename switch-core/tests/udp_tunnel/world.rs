@@ -5,15 +5,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use switch_core::host::netlink::{InterfaceAddress, LinkSpec, Vxlan};
+use switch_core::host::nft::{Ingress, IngressDrop};
 use switch_core::host::{NetNs, Netlink};
-use switch_core::packet::{Batch, Packet, Pool, PoolConfig};
+use switch_core::packet::{Batch, Offload, Packet, Pool, PoolConfig, fit};
+use switch_core::port::af_packet::{PacketConfig, PacketDevice};
 use switch_core::port::tap::{TapConfig, TapDevice};
 use switch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice, underlay_mac};
 use switch_core::port::{Device, Port};
+use switch_core::time::Clock;
 use vxlan::header::Vni;
 use vxlan::template::{
     DontFragment, Dscp, InnerFacts, Outer, PartialChecksum, Template, UdpChecksum,
@@ -57,14 +60,28 @@ impl Tunnel {
         if is_far { (self.far(), self.near()) } else { (self.near(), self.far()) }
     }
 
+    /// The kernel writes the outer checksum.
     pub(crate) fn template(&self, is_far: bool) -> Template {
+        self.template_with(is_far, UdpChecksum::Zero)
+    }
+
+    fn template_with(&self, is_far: bool, checksum: UdpChecksum) -> Template {
         let (near, far) = self.ends(is_far);
+        self.template_of(near, far, checksum)
+    }
+
+    /// Between other addresses.
+    pub(crate) fn template_between(&self, near: IpAddr, far: IpAddr) -> Template {
+        self.template_of(near, far, UdpChecksum::Zero)
+    }
+
+    fn template_of(&self, near: IpAddr, far: IpAddr, checksum: UdpChecksum) -> Template {
         Template::new(&Outer {
             ethernet: Some((underlay_mac(near), underlay_mac(far))),
             port: self.port,
             dscp: Dscp::Inherit,
             dont_fragment: DontFragment::Set,
-            checksum: UdpChecksum::Zero,
+            checksum,
             ..Outer::new(near, far, Vni::new(self.vni).unwrap())
         })
         .unwrap()
@@ -160,6 +177,28 @@ impl Near {
     }
 
     fn at(node: &NetNs, tunnel: &Tunnel, is_far: bool) -> Self {
+        let uplink = tunnel.device(node, is_far).open(0, 1).unwrap();
+        Self::with(uplink, tunnel.template(is_far), tunnel, is_far)
+    }
+
+    /// Over the node's interface itself, by packet socket.
+    pub(crate) fn raw(underlay: &Underlay, tunnel: &Tunnel, is_far: bool) -> Self {
+        let (node, peer) = match is_far {
+            false => (&underlay.near, &underlay.far),
+            true => (&underlay.far, &underlay.near),
+        };
+        // The stack would answer that nobody listens at the port.
+        IngressDrop::install(node, "tunnel", "u0", &[Ingress::UdpTo(tunnel.port)]).unwrap();
+        let config = PacketConfig { coalesce: Some(tunnel.port), ..PacketConfig::default() };
+        let uplink = PacketDevice::new(node, "u0", config).unwrap().open(0, 1).unwrap();
+        let [mac, next] =
+            [node, peer].map(|ns| Netlink::open(ns).unwrap().link("u0").unwrap().mac.unwrap());
+        let checksum = if tunnel.v6 { UdpChecksum::Computed } else { UdpChecksum::Zero };
+        let template = tunnel.template_with(is_far, checksum).with_ethernet(mac, next);
+        Self::with(uplink, template, tunnel, is_far)
+    }
+
+    fn with(uplink: Box<dyn Port>, template: Template, tunnel: &Tunnel, is_far: bool) -> Self {
         let pod = NetNs::anonymous().unwrap();
         let config = TapConfig { mtu: tunnel.mtu(), ..TapConfig::new("eth0") };
         let mut tap = TapDevice::open(&pod, &config).unwrap();
@@ -167,13 +206,13 @@ impl Near {
         let index = netlink.link("eth0").unwrap().index;
         netlink.set_up(index).unwrap();
         let tap = Device::open(&mut tap, 0, 1).unwrap();
-        let uplink = tunnel.device(node, is_far).open(0, 1).unwrap();
+        let template_port = tunnel.port.to_be_bytes();
         let stop = Arc::new(AtomicBool::new(false));
         let longest = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
-        let (stopped, long, template) = (stop.clone(), longest.clone(), tunnel.template(is_far));
+        let (stopped, long) = (stop.clone(), longest.clone());
         let thread = std::thread::spawn(move || {
             let pool = Pool::new(PoolConfig::default());
-            Loop { tap, uplink, template, pool, longest: long }.run(&stopped);
+            Loop { template_port, tap, uplink, template, pool, longest: long }.run(&stopped);
         });
         address_pod(&pod, usize::from(is_far));
         Self { pod, carrier: Some(Carrier { stop, thread, longest }) }
@@ -198,6 +237,7 @@ impl Drop for Near {
 }
 
 struct Loop {
+    template_port: [u8; 2],
     tap: Box<dyn Port>,
     uplink: Box<dyn Port>,
     template: Template,
@@ -207,13 +247,15 @@ struct Loop {
 
 impl Loop {
     fn run(&mut self, stop: &AtomicBool) {
+        let clock = Clock::start();
         let mut quiet = None;
         while !stop.load(Relaxed) {
             if self.out() + self.back() > 0 {
                 quiet = None;
                 continue;
             }
-            if quiet.get_or_insert_with(Instant::now).elapsed() < Duration::from_micros(30) {
+            let now = clock.now();
+            if now.since(*quiet.get_or_insert(now)) < Duration::from_micros(30) {
                 std::thread::yield_now();
                 continue;
             }
@@ -248,7 +290,8 @@ impl Loop {
         let mut there = Batch::new();
         for mut packet in batch.drain(..) {
             let len = self.template.len();
-            if packet.len() < len + 14 || packet.bytes()[12] == 8 && packet.bytes()[23] != 17 {
+            let port = self.template_port;
+            if packet.len() < len + 14 || packet.bytes()[len - 14..len - 12] != port {
                 self.pool.free(packet);
                 continue;
             }
@@ -262,10 +305,21 @@ impl Loop {
 
     fn send(&mut self, mut batch: Batch, out: bool) {
         let port = if out { &mut self.uplink } else { &mut self.tap };
-        port.tx(&mut self.pool, &mut batch).unwrap();
-        for packet in batch {
-            self.pool.free(packet);
+        let offloads = port.info().offloads;
+        let mut fitted = Batch::new();
+        let mut send = |pool: &mut Pool, fitted: &mut Batch| {
+            port.tx(pool, fitted).unwrap();
+            fitted.drain(..).for_each(|packet| pool.free(packet));
+        };
+        for packet in batch.drain(..) {
+            let _ = fit(packet, offloads, &mut self.pool, &mut |pool: &mut Pool, packet| {
+                fitted.push(packet);
+                if fitted.is_full() {
+                    send(pool, &mut fitted);
+                }
+            });
         }
+        send(&mut self.pool, &mut fitted);
     }
 }
 
@@ -286,6 +340,10 @@ pub(crate) fn encapsulate(packet: &mut Packet, template: &Template) -> bool {
 /// Takes outer headers off.
 pub(crate) fn decapsulate(packet: &mut Packet, len: usize) {
     packet.pull_front(len);
+    // Of the outer header, nothing of it is left to be done.
+    if usize::from(packet.offload.csum_start) < len {
+        packet.offload = Offload::default();
+    }
     packet.offload.shift(-(len as i32));
     packet.offload.csum_valid = false;
 }

@@ -44,6 +44,8 @@ pub struct ServiceTable {
     pub(super) scene: Arc<Scene>,
     /// Some cluster IP lies outside the ranges that are configured.
     pub(super) strays: bool,
+    /// Who is a backend of any Service over TCP, and of how many of their ports.
+    pub(super) backends: CowMap<SocketAddr, u32>,
 }
 
 impl ServiceTable {
@@ -123,6 +125,21 @@ impl ServiceTable {
         self.in_service_range(address) || self.fronts.contains_key(&FrontKey::address(address))
     }
 
+    /// Whether the key's destination is an address and port of some Service, whatever the Service
+    /// then does with the packet.
+    #[inline]
+    pub fn is_frontend(&self, key: &FlowKey) -> bool {
+        self.front(key).is_some()
+    }
+
+    /// Whether the sender of a TCP segment is one of the backends of some Service, so that the
+    /// segment may belong to a connection of that Service (S15).
+    #[inline]
+    pub fn is_backend(&self, key: &FlowKey) -> bool {
+        key.proto == proto::TCP
+            && self.backends.contains_key(&SocketAddr::new(key.src_addr(), key.src_port))
+    }
+
     /// How a backend stands that was chosen for a connection whose first packet had `key`.
     pub fn standing(&self, key: &FlowKey, backend: SocketAddr) -> Standing {
         let Some(Port { entry, .. }) = self.front(key) else { return Standing::NoService };
@@ -166,7 +183,7 @@ impl ServiceTable {
 
     /// Octets of the look-up structure, entries not counted.
     pub fn heap_bytes(&self) -> usize {
-        self.fronts.heap_bytes()
+        self.fronts.heap_bytes() + self.backends.heap_bytes()
     }
 
     /// The slot of a Service's table that a connection falls into.

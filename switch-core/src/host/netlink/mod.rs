@@ -14,13 +14,16 @@
 //! ```
 
 mod address;
+mod changes;
 mod link;
 mod neighbour;
 mod route;
 mod rule;
 
 pub use address::{Address, InterfaceAddress};
+pub use changes::Changes;
 pub use link::{Link, LinkSpec, Vxlan};
+pub use neighbour::Neighbour;
 pub use route::Route;
 pub use rule::Rule;
 

@@ -179,6 +179,28 @@ impl Netlink {
         self.request(message, 0, || format!("remove route {route}"))
     }
 
+    /// The route that packets to `address` take; `None` if there is none or it leads nowhere but
+    /// to this host.
+    ///
+    /// # Errors
+    /// The kernel refused to answer.
+    pub fn route_to(&mut self, address: IpAddr) -> Result<Option<Route>, HostError> {
+        let message = Route::to(Cidr::host(address)).lookup();
+        let operation = || format!("look up the route to {address}");
+        match self.get(RouteNetlinkMessage::GetRoute(message), operation) {
+            Ok(answer) => Ok(answer.and_then(read)),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL)
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether packets to `address` are for this host.
     pub(super) fn is_local(&mut self, address: IpAddr) -> bool {
         let message = Route::to(Cidr::host(address)).lookup();

@@ -106,6 +106,11 @@ pub enum Ingress {
     UdpTo(u16),
     /// Packets to these addresses.
     To(Cidr),
+    /// Packets from these addresses.
+    From(Cidr),
+    /// Packets to this address, protocol and port. However many there are, a packet costs one
+    /// look-up.
+    Front(Front),
 }
 
 /// Keeps frames that an interface receives from the host's stack, which would answer or forward
@@ -148,6 +153,9 @@ impl IngressDrop {
         for drop in drops {
             ingress(&mut transaction, table, CHAIN, drop);
         }
+        let front = |drop: &Ingress| if let Ingress::Front(f) = drop { Some(*f) } else { None };
+        let fronts: Vec<Front> = drops.iter().filter_map(front).collect();
+        steer::drop_fronts(&mut transaction, table, CHAIN, &fronts);
         let what = || format!("drop in nftables table {table} what {interface} receives");
         connection.commit(transaction, what)
     }
@@ -217,21 +225,30 @@ fn masquerade(transaction: &mut Transaction, config: &MasqueradeConfig, owned: b
 }
 
 fn ingress(transaction: &mut Transaction, table: &str, chain: &str, drop: &Ingress) {
+    if matches!(drop, Ingress::Front(_)) {
+        return;
+    }
     transaction.add_rule(table, chain, |rule| {
         match drop {
-            Ingress::All => {}
+            Ingress::All | Ingress::Front(_) => {}
             Ingress::UdpTo(port) => {
                 rule.load_meta(Meta::L4Protocol).equal(&[wire::flow_key::proto::UDP]);
                 rule.load(Base::Transport, 2, 2).equal(&port.to_be_bytes());
             }
             Ingress::To(range) => {
-                let is_ipv4 = range.address().is_ipv4();
-                let kind = if is_ipv4 { ethertype::IPV4 } else { ethertype::IPV6 };
-                rule.load_meta(Meta::EtherType).equal(&kind.to_be_bytes()).destined_to(range);
+                rule.load_meta(Meta::EtherType).equal(&ethertype_of(range)).destined_to(range);
+            }
+            Ingress::From(range) => {
+                rule.load_meta(Meta::EtherType).equal(&ethertype_of(range)).coming_from(range);
             }
         }
         rule.count().drop();
     });
+}
+
+fn ethertype_of(range: &Cidr) -> [u8; 2] {
+    let kind = if range.address().is_ipv4() { ethertype::IPV4 } else { ethertype::IPV6 };
+    kind.to_be_bytes()
 }
 
 /// A name as the kernel loads it: 16 octets, filled up with zeroes.

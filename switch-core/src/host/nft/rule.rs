@@ -150,15 +150,25 @@ impl Rule<'_, '_> {
     /// The rule goes on only for packets whose destination lies in `range`, behind an EtherType
     /// or family that was compared before.
     pub(super) fn destined_to(&mut self, range: &Cidr) -> &mut Self {
+        self.within(range, if range.address().is_ipv4() { 16 } else { 24 })
+    }
+
+    /// The same of the source.
+    pub(super) fn coming_from(&mut self, range: &Cidr) -> &mut Self {
+        self.within(range, if range.address().is_ipv4() { 12 } else { 8 })
+    }
+
+    /// The rule goes on only if the address at `offset` of the IP header lies in `range`.
+    fn within(&mut self, range: &Cidr, offset: u32) -> &mut Self {
         let prefix = u32::from(range.prefix());
         match range.address() {
             IpAddr::V4(a) => {
                 let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
-                self.load(Base::Network, 16, 4).mask(&mask.to_be_bytes()).equal(&a.octets())
+                self.load(Base::Network, offset, 4).mask(&mask.to_be_bytes()).equal(&a.octets())
             }
             IpAddr::V6(a) => {
                 let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
-                self.load(Base::Network, 24, 16).mask(&mask.to_be_bytes()).equal(&a.octets())
+                self.load(Base::Network, offset, 16).mask(&mask.to_be_bytes()).equal(&a.octets())
             }
         }
     }

@@ -9,6 +9,7 @@
 use std::net::IpAddr;
 
 use wire::cidr::Cidr;
+use wire::parse::ethertype;
 
 use super::message::{Attributes, Connection, Family, Kind, Transaction};
 use super::rule::{Base, Meta, NFTA_DATA_VALUE, NFTA_LIST_ELEM, REGISTER, Rule};
@@ -217,11 +218,36 @@ impl PerFamily {
     fn sets(&self, transaction: &mut Transaction, config: &MarkingConfig) {
         let sources: Vec<Cidr> = config.sources.iter().map(|a| Cidr::host(*a)).collect();
         transaction.add_set(&config.table, self.sources, &sources, self.is_ipv4);
-        let of_family = config.fronts.iter().filter(|f| f.address.is_ipv4() == self.is_ipv4);
+        self.fronts(transaction, &config.table, &config.fronts);
+    }
+
+    /// Adds the set of this family's `fronts`.
+    fn fronts(&self, transaction: &mut Transaction, table: &str, fronts: &[Front]) {
+        let of_family = fronts.iter().filter(|f| f.address.is_ipv4() == self.is_ipv4);
         let mut keys: Vec<Vec<u8>> = of_family.map(key).collect();
         keys.sort_unstable();
         keys.dedup();
-        transaction.add_keys(&config.table, self, &keys);
+        transaction.add_keys(table, self, &keys);
+    }
+}
+
+/// Adds rules to a chain of one interface that drop what is for `fronts`.
+pub(super) fn drop_fronts(
+    transaction: &mut Transaction,
+    table: &str,
+    chain: &str,
+    fronts: &[Front],
+) {
+    for family in &FAMILIES {
+        if !fronts.iter().any(|front| front.address.is_ipv4() == family.is_ipv4) {
+            continue;
+        }
+        family.fronts(transaction, table, fronts);
+        let kind = if family.is_ipv4 { ethertype::IPV4 } else { ethertype::IPV6 };
+        transaction.add_rule(table, chain, |rule| {
+            rule.load_meta(Meta::EtherType).equal(&kind.to_be_bytes());
+            rule.of_front(family).count().drop();
+        });
     }
 }
 

@@ -212,6 +212,10 @@ fn off_cluster_traffic_is_masqueraded_and_the_rest_is_not() {
     assert_eq!(seen("10.7.0.2", "192.0.2.9").as_deref(), Some("10.7.0.2"));
 }
 
+fn front(address: &str, protocol: u8, port: u16) -> Ingress {
+    Ingress::Front(Front { address: address.parse().unwrap(), protocol, port })
+}
+
 #[test]
 fn ingress_drops_what_it_is_told() {
     let Some(node) = privileged() else { return };
@@ -226,6 +230,11 @@ fn ingress_drops_what_it_is_told() {
         (vec![Ingress::To("192.0.2.0/28".parse().unwrap())], false, true),
         (vec![Ingress::To("2001:db8::/125".parse().unwrap())], true, true),
         (vec![Ingress::To("2001:db8::8/125".parse().unwrap())], true, false),
+        (vec![Ingress::From("10.7.0.0/30".parse().unwrap())], false, true),
+        (vec![Ingress::From("fd07::2/127".parse().unwrap())], true, false),
+        (vec![front("192.0.2.9", 17, 7), front("2001:db8::9", 17, 8)], false, true),
+        (vec![front("192.0.2.9", 6, 7), front("2001:db8::9", 17, 7)], true, false),
+        (vec![front("192.0.2.8", 17, 7)], true, true),
         (vec![Ingress::All], false, false),
     ] {
         IngressDrop::install(&node, "podswitch-in", "topod", &drops).unwrap();

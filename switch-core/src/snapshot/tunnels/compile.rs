@@ -81,10 +81,11 @@ impl<'a> Compiler<'a> {
         if inputs.is_same(&before.made_of) {
             return before.clone();
         }
-        let Some(tunnel) = &config.tunnel else {
-            return Arc::new(Tunnels { made_of: inputs, ..Tunnels::default() });
-        };
         let addresses = config.nodes.iter().flat_map(|node| &node.addresses);
+        let addresses = addresses.chain(&config.node.addresses).copied().collect();
+        let Some(tunnel) = &config.tunnel else {
+            return Arc::new(Tunnels { addresses, made_of: inputs, ..Tunnels::default() });
+        };
         let mut table = Tunnels {
             enabled: true,
             rules: DecapRules {
@@ -92,7 +93,7 @@ impl<'a> Compiler<'a> {
                 ipv6_zero_checksum: tunnel.ipv6_zero_checksum,
                 inner_vlan: false,
             },
-            addresses: addresses.chain(&config.node.addresses).copied().collect(),
+            addresses,
             own: config.node.pod_cidrs.iter().map(|range| range.address()).collect(),
             gateways: [false, true].map(|v6| gateway(&config.node, v6)),
             ..Tunnels::default()

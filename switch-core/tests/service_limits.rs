@@ -1,0 +1,355 @@
+//! Services at their limits: floods, exhausted ports, tables that are full; and two workers that
+//! meet the same connection at once (T-C5, T-N1, T-N4, S9, S16).
+#![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
+
+mod rig;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use policy::service::model::ServiceType;
+use rig::services::*;
+use rig::{HOST, Switch, addresses, framed};
+use switch_core::action::DropReason::{self, *};
+use switch_core::config::{Config, Masquerade};
+use switch_core::control::{Change, Options};
+use switch_core::engine::Limits;
+use wire::flow_key::{HashKey, proto};
+use wire::parse::parse;
+
+fn limited(config: &Config, limits: Limits) -> Switch {
+    Switch::with(config, 1, Options { limits, ..Options::default() })
+}
+
+const SMALL: Limits = Limits { connections: 512, connections_per_port: 256, flows: 2048, fdb: 16 };
+
+/// An established TCP connection of `pod` to the Service, whose one backend is pod 2.
+struct Living {
+    pod: usize,
+    client: SocketAddr,
+    vip: SocketAddr,
+    backend: SocketAddr,
+}
+
+impl Living {
+    fn open(switch: &mut Switch, pod: usize, port: u16) -> Self {
+        let f = usize::from(port % 2);
+        let client = at(addresses(pod)[f], port);
+        let backend = at(addresses(2)[f], 8080);
+        let living = Self { pod, client, vip: at(vip(f), 80), backend };
+        living.up(switch, (100, 0, SYN));
+        living.down(switch, (500, 101, SYN | ACK));
+        living.up(switch, (101, 501, ACK));
+        living
+    }
+
+    #[track_caller]
+    fn up(&self, switch: &mut Switch, fields: (u32, u32, u8)) {
+        switch.send(self.pod, &framed(self.pod, &segment(self.client, self.vip, fields)));
+        ends(&one(switch, 2).1.key, self.client, self.backend);
+    }
+
+    #[track_caller]
+    fn down(&self, switch: &mut Switch, fields: (u32, u32, u8)) {
+        switch.send(2, &framed(2, &segment(self.backend, self.client, fields)));
+        ends(&one(switch, self.pod).1.key, self.vip, self.client);
+    }
+
+    fn is_well(&self, switch: &mut Switch) {
+        self.up(switch, (101, 501, ACK));
+        self.down(switch, (501, 101, ACK));
+    }
+}
+
+/// A SYN of `pod` to the Service: whether it came to the backend, translated, or why not. Nothing
+/// comes out anywhere untranslated.
+fn syn(switch: &mut Switch, pod: usize, port: u16) -> Result<(), DropReason> {
+    let f = usize::from(port % 2);
+    let (client, vip) = (at(addresses(pod)[f], port), at(vip(f), 80));
+    switch.send(pod, &framed(pod, &segment(client, vip, (1, 0, SYN))));
+    let dropped = switch.dropped();
+    for other in (0..=HOST).filter(|&other| other != 2) {
+        assert_eq!(switch.recv(other).len(), 0, "port {other}");
+    }
+    let arrived = switch.recv(2);
+    match (&arrived[..], &dropped[..]) {
+        ([frame], []) => {
+            let key = parse(frame, &HashKey::new(1)).unwrap().key;
+            ends(&key, client, at(addresses(2)[f], 8080));
+            Ok(())
+        }
+        ([], [(_, reason)]) => Err(*reason),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_flood_from_one_pod_stays_its_own_trouble() {
+    let mut switch = limited(&config(&[2]), SMALL);
+    let living: Vec<_> =
+        (0..10).map(|n| Living::open(&mut switch, n % 2, 1000 + n as u16)).collect();
+    let mut refused = 0;
+    for n in 0..4000u16 {
+        match syn(&mut switch, 0, 2000 + n) {
+            Ok(()) => {}
+            Err(reason) => {
+                assert_eq!(reason, ConnectionLimit);
+                refused += 1;
+            }
+        }
+        if n % 400 == 0 {
+            living.iter().for_each(|one| one.is_well(&mut switch));
+            assert_eq!(syn(&mut switch, 1, 20_000 + n), Ok(()), "others open theirs");
+        }
+    }
+    assert_eq!(refused, 4000 - (256 - 5));
+    assert_eq!(switch.count(|c| c.dropped(ConnectionLimit)), refused);
+    living.iter().for_each(|one| one.is_well(&mut switch));
+    switch.assert_adds_up();
+}
+
+#[test]
+fn a_full_table_refuses_new_connections_and_keeps_the_old() {
+    let limits = Limits { connections_per_port: 512, ..SMALL };
+    let mut switch = limited(&config(&[2]), limits);
+    let living: Vec<_> =
+        (0..10).map(|n| Living::open(&mut switch, n % 2, 1000 + n as u16)).collect();
+    let results: Vec<_> = (0..2000u16).map(|n| syn(&mut switch, 0, 2000 + n)).collect();
+    let passed = results.iter().filter(|r| r.is_ok()).count();
+    assert_eq!(passed, 512 - 10);
+    assert!(results.iter().all(|r| matches!(r, Ok(()) | Err(ConnectionTableFull))));
+    let refused = (2000 - passed) as u64;
+    assert_eq!(switch.count(|c| c.dropped(ConnectionTableFull)), refused);
+    living.iter().for_each(|one| one.is_well(&mut switch));
+    // Embryonic entries go early; then there is room, and the living ones still live.
+    switch.pass_slowly(20);
+    assert_eq!(syn(&mut switch, 1, 9), Ok(()));
+    living.iter().for_each(|one| one.is_well(&mut switch));
+    switch.assert_adds_up();
+}
+
+/// A pod may use up its share of the ports that hide clients, never those of others.
+#[test]
+fn one_pod_does_not_take_all_source_ports() {
+    for f in FAMILIES {
+        let mut config = config(&[1]);
+        config.node.nat_ports = 50_000..=50_099;
+        config.masquerade = Some(Masquerade {
+            ipv4: Some("198.51.100.9".parse().unwrap()),
+            ipv6: Some("2001:db8:5::9".parse().unwrap()),
+            cluster: Vec::new(),
+        });
+        let mut switch = Switch::new(&config);
+        let mut ask = |pod: usize, port: u16| {
+            let asked = packet(proto::UDP, (addresses(pod)[f], port), (outside(f), 53));
+            switch.send(pod, &framed(pod, &asked));
+            let sent = switch.recv(HOST).len();
+            match switch.dropped()[..] {
+                [] => assert_eq!(sent, 1),
+                [(_, reason)] => assert_eq!((sent, reason), (0, NatPortsExhausted)),
+                ref more => panic!("{more:?}"),
+            }
+            sent == 1
+        };
+        assert_eq!((0..200).filter(|n| ask(0, 1000 + n)).count(), 50);
+        assert_eq!((0..200).filter(|n| ask(1, 1000 + n)).count(), 25);
+        assert!(ask(2, 1000) && ask(2, 1001));
+        assert!(ask(0, 1000), "what lives goes on");
+    }
+}
+
+/// Two Services with one backend outside the cluster, one port of the client: the mapping that
+/// all its connections share cannot serve both (S16, RFC 4787 REQ-1).
+#[test]
+fn two_services_one_external_backend_one_client_port() {
+    for f in FAMILIES {
+        let services = vec![service("web", vip), service("api", second_vip)];
+        let mut config = config_with(services, &[]);
+        let external = |name: &str| {
+            let mut made = slice(name, f, &[1]);
+            made.endpoints[0].addresses = vec![outside(f)];
+            made.endpoints[0].node = None;
+            Arc::new(made)
+        };
+        config.slices = vec![external("web"), external("api")];
+        config.masquerade = Some(Masquerade {
+            ipv4: Some("198.51.100.9".parse().unwrap()),
+            ipv6: Some("2001:db8:5::9".parse().unwrap()),
+            cluster: Vec::new(),
+        });
+        let mut switch = Switch::new(&config);
+        let client = (addresses(0)[f], 4000);
+        let mut sources = Vec::new();
+        for vip in [vip(f), second_vip(f)] {
+            switch.send(0, &framed(0, &packet(proto::UDP, client, (vip, 80))));
+            let key = one(&mut switch, HOST).1.key;
+            assert_eq!(at(key.dst_addr(), key.dst_port), at(outside(f), 8080));
+            sources.push(at(key.src_addr(), key.src_port));
+        }
+        assert_ne!(sources[0], sources[1]);
+        for (source, vip) in sources.into_iter().zip([vip(f), second_vip(f)]) {
+            let answer = packet(proto::UDP, (outside(f), 8080), (source.ip(), source.port()));
+            switch.send(HOST, &framed(HOST, &answer));
+            ends(&one(&mut switch, 0).1.key, at(vip, 80), at(client.0, client.1));
+        }
+    }
+}
+
+/// Protocols without ports are masqueraded by address alone, one peer at a time.
+#[test]
+fn masqueraded_protocols_without_ports_get_their_answers() {
+    const GRE: u8 = 47;
+    for f in FAMILIES {
+        let mut config = config(&[]);
+        config.masquerade = Some(Masquerade {
+            ipv4: Some("198.51.100.9".parse().unwrap()),
+            ipv6: Some("2001:db8:5::9".parse().unwrap()),
+            cluster: Vec::new(),
+        });
+        let mut switch = Switch::new(&config);
+        let gre = |from, to| rig::frames::ip(from, to, GRE, 64, None, &[0, 0, 8, 0, 1, 2, 3, 4]);
+        switch.send(0, &framed(0, &gre(addresses(0)[f], outside(f))));
+        let key = one(&mut switch, HOST).1.key;
+        switch.send(HOST, &framed(HOST, &gre(outside(f), key.src_addr())));
+        assert_eq!(one(&mut switch, 0).1.key.dst_addr(), addresses(0)[f]);
+        // Another pod and the same peer: its answers could not be told apart.
+        switch.send(1, &framed(1, &gre(addresses(1)[f], outside(f))));
+        assert_eq!(switch.dropped(), [(1, NatPortsExhausted)]);
+    }
+}
+
+/// Whatever worker a client's connections arrive at, its pin is the same one.
+#[test]
+fn affinity_is_shared_by_workers() {
+    for f in FAMILIES {
+        let mut web = service("web", vip);
+        web.affinity = Some(100);
+        let full = config_with(vec![web.clone()], &[0, 1, 2]);
+        let mut switch = Switch::with_workers(&full, 2);
+        let mut port = 1000;
+        let mut ask = |switch: &mut Switch, worker: usize| {
+            port += 1;
+            let asked = packet(proto::UDP, (outside(f), port), (vip(f), 80));
+            switch.send_by(worker, HOST, &framed(HOST, &asked));
+            (0..3).find(|&b| !switch.recv(b).is_empty()).expect("a backend")
+        };
+        let home = ask(&mut switch, 0);
+        assert_eq!(ask(&mut switch, 1), home);
+        let rest: Vec<usize> = (0..3).filter(|b| *b != home).collect();
+        switch.control.apply(&config_with(vec![web.clone()], &rest)).unwrap();
+        let other = ask(&mut switch, 1);
+        switch.control.apply(&full).unwrap();
+        // Not the hash's choice, but where the other worker pinned it.
+        for worker in [0, 1, 0] {
+            assert_eq!(ask(&mut switch, worker), other);
+        }
+        switch.pass(Duration::from_secs(101));
+        assert_eq!(ask(&mut switch, 0), home);
+    }
+}
+
+/// Two datagrams at once from one port, at two workers on threads of their own, while backends'
+/// weights change (T-N4): one connection, one backend, and both arrive.
+#[test]
+fn two_first_packets_at_two_workers_make_one_connection() {
+    const FLOWS: u16 = 3000;
+    let mut switch = Switch::with_workers(&config(&[1, 2]), 2);
+    let now = switch.now;
+    let done = AtomicBool::new(false);
+    let mut arrived: HashMap<(bool, u16), Vec<usize>> = HashMap::new();
+    let Switch { control, workers, ends: ports, .. } = &mut switch;
+    thread::scope(|scope| {
+        for worker in workers {
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    worker.poll(now);
+                }
+            });
+        }
+        let mut turn = 0u16;
+        for n in 0..FLOWS {
+            let f = usize::from(n % 2);
+            let asked = framed(0, &packet(proto::UDP, (addresses(0)[f], 1000 + n), (vip(f), 80)));
+            for _ in 0..2 {
+                // The workers drain it; until then there is no room for more.
+                while ports[0].send_frame(&asked).is_err() {
+                    thread::yield_now();
+                }
+            }
+            if n % 16 == 0 {
+                turn += 1;
+                let weighed = FAMILIES.map(|f| {
+                    let mut made = slice("web", f, &[1, 2]);
+                    made.endpoints[0].weight = 1 + turn % 5;
+                    Change::Slice(Arc::new(made))
+                });
+                control.update(weighed).unwrap();
+            }
+            collect(ports, &mut arrived);
+        }
+        for _ in 0..20_000 {
+            collect(ports, &mut arrived);
+            if arrived.values().map(Vec::len).sum::<usize>() == 2 * usize::from(FLOWS) {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(arrived.len(), usize::from(FLOWS), "{:?}", switch.dropped());
+    for (flow, backends) in &arrived {
+        assert_eq!(backends.len(), 2, "{flow:?}");
+        assert_eq!(backends[0], backends[1], "{flow:?} at two backends");
+    }
+    assert_eq!(switch.control.connections().len(), usize::from(FLOWS));
+}
+
+fn collect(
+    ports: &[switch_core::port::memory::MemoryEnd],
+    arrived: &mut HashMap<(bool, u16), Vec<usize>>,
+) {
+    for backend in [1, 2] {
+        while let Some(frame) = ports[backend].recv_frame() {
+            let key = parse(&frame, &HashKey::new(1)).unwrap().key;
+            let f = usize::from(key.src_addr().is_ipv6());
+            // The frame says whom it is for, and the port that it left by is that one's.
+            assert_eq!(at(key.dst_addr(), key.dst_port), at(addresses(backend)[f], 8080));
+            arrived.entry((f == 1, key.src_port)).or_default().push(backend);
+        }
+    }
+}
+
+/// Off-cluster clients that fill a NodePort's source ports are refused, each with its reason, and
+/// pods, which need none, are not.
+#[test]
+fn exhausted_source_ports_leave_pods_alone() {
+    let mut web = service("web", vip);
+    web.kind = ServiceType::NodePort;
+    web.ports[1].node_port = Some(30_080);
+    let mut config = config_with(vec![web], &[1]);
+    config.node.nat_ports = 50_000..=50_099;
+    for f in FAMILIES {
+        let mut switch = Switch::new(&config);
+        let mut refused = 0;
+        for port in 1000..1200 {
+            let asked = packet(proto::UDP, (outside(f), port), (node(f), 30_080));
+            switch.send(HOST, &framed(HOST, &asked));
+            let dropped = switch.dropped();
+            match switch.recv(1).len() {
+                0 => assert_eq!(dropped, [(HOST as u16, NatPortsExhausted)]),
+                _ => assert!(dropped.is_empty()),
+            }
+            refused += dropped.len();
+        }
+        assert_eq!(refused, 100);
+        switch.send(0, &framed(0, &packet(proto::UDP, (addresses(0)[f], 1), (vip(f), 80))));
+        assert_eq!(switch.recv(1).len(), 1);
+        switch.send(0, &framed(0, &packet(proto::UDP, (addresses(0)[f], 2), (node(f), 30_080))));
+        assert_eq!(switch.recv(1).len(), 1);
+    }
+}

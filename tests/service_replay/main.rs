@@ -1,0 +1,21 @@
+//! Services on the wire, named after what kube-proxy's own end-to-end tests check: manifests and
+//! captures through `vswitch replay`, IPv4 and IPv6 alike. Ids such as S8 are those of the rules
+//! that doc comments of the engine name too.
+
+#[path = "../../switch-core/tests/rig/frames.rs"]
+#[allow(unreachable_pub, dead_code, clippy::precedence, reason = "shared with the engine's tests")]
+mod octets;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod addresses;
+mod changes;
+mod endpoints;
+mod errors;
+mod outside;
+mod packets;
+mod play;
+mod policies;
+mod refused;
+mod segments;
+mod world;
