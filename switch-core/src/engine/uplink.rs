@@ -99,7 +99,7 @@ impl Engine {
             ecn::apply(opened.ecn, network).map_err(|_| DropReason::TunnelEcn)?;
         }
         let to = destination(frame);
-        Ok(if to == tunnels.gateway(admitted.end).mac { Kind::Inner } else { Kind::Stray })
+        Ok(if tunnels.is_own_mac(to) { Kind::Inner } else { Kind::Stray })
     }
 
     /// What came through the tunnel for a group or for nobody here: ARP and ND are looked at.
@@ -162,7 +162,7 @@ impl Engine {
 pub(super) fn is_to_node(snapshot: &Snapshot, uplink: &UplinkPort, packet: &Packet) -> bool {
     let to: Mac = destination(packet.bytes());
     match packet.via() {
-        Some(end) => to == snapshot.tunnels.gateway(end).mac,
+        Some(_) => snapshot.tunnels.is_own_mac(to),
         None => to == uplink.mac,
     }
 }
