@@ -11,7 +11,7 @@ use vxlan::vtep::{EndIndex, Refusal};
 use wire::addr::Mac;
 use wire::parse::{Icmp, Network, Parsed};
 
-use super::slow::destination;
+use super::slow::{destination, source};
 use super::{Engine, Trace, Turn, read};
 use crate::action::DropReason;
 use crate::id::PortId;
@@ -114,6 +114,10 @@ impl Engine {
         let frame = packet.bytes_mut();
         if let Some(network) = frame.get_mut(14..) {
             ecn::apply(opened.ecn, network).map_err(|_| DropReason::TunnelEcn)?;
+        }
+        // A flow is known by the tunnel end: what its frames say of themselves is not looked at later.
+        if source(frame).is_multicast() {
+            return Err(DropReason::SourceMulticast);
         }
         let to = destination(frame);
         Ok(if to == tunnels.gateway(end).mac { Kind::Inner } else { Kind::Stray })
