@@ -293,6 +293,39 @@ fn every_kind_of_address_from_everywhere() {
     assert_eq!(after, before, "all is put back");
 }
 
+/// What pods send off the cluster leaves with an address of the switch's choice, which is the node's
+/// here: the answers find the switch, not the node's own stack.
+#[test]
+fn the_switch_masquerades() {
+    if !is_possible() {
+        return;
+    }
+    let world = World::new("masquerade");
+    let World { client, pods, node, .. } = &world;
+    world.state([true, true]);
+    let flag = format!("{},{}", NODE[0], NODE[1]);
+    let switch = world.start(&["--masquerade", &flag, "--cluster-cidr", "172.16.0.0/12"]);
+    switch.says(|line| line.starts_with("ready"));
+    for f in 0..2 {
+        let listen = |ns: &NetNs, address: &str| {
+            let address = ip(address);
+            ns.enter(|| TcpListener::bind((address, 9000))).unwrap().expect("bound")
+        };
+        let outside = listen(client, CLIENT[f]);
+        let mut stream = connect(&pods[0], CLIENT[f], 9000).expect("connected");
+        let (mut served, peer) = outside.accept().expect("somebody calls");
+        assert_eq!(peer.ip(), ip(NODE[f]));
+        assert!(peer.port() >= 44_000, "{peer}");
+        served.write_all(b"welcome").expect("written");
+        stream.read_exact(&mut [0; 7]).expect("an answer");
+        // The node is of the cluster: it sees the pod.
+        let inside = listen(node, NODE[f]);
+        let _stream = connect(&pods[0], NODE[f], 9000).expect("connected");
+        assert_eq!(inside.accept().expect("somebody calls").1.ip(), ip(PODS[0][f]));
+    }
+    assert_eq!(switch.stop(), Some(0));
+}
+
 /// The status that a load balancer is answered.
 fn health(from: &NetNs, to: &str) -> String {
     let mut stream = connect(from, to, 30_500).expect("somebody listens");

@@ -17,6 +17,7 @@ spec:
   ipFamilies: [IPv4, IPv6]
   ports: [{name: http, port: 80, targetPort: 80, nodePort: 30080}]
   loadBalancerSourceRanges: [198.51.100.0/24]
+  externalIPs: [192.0.2.210]
 status: {loadBalancer: {ingress: [{ip: 192.0.2.200}]}}
 ---
 apiVersion: discovery.k8s.io/v1
@@ -71,8 +72,9 @@ impl World {
         let common = ["explain", "--manifests", &state, "--service-cidr", "10.96.0.0/16"];
         let output = run(&[&common, arguments].concat());
         let text = String::from_utf8(output.stdout).expect("text");
-        let told = String::from_utf8_lossy(&output.stderr);
-        (output.status.code().expect("it ends"), text + &told)
+        // Notes go to standard error.
+        eprint!("{}", String::from_utf8_lossy(&output.stderr));
+        (output.status.code().expect("it ends"), text)
     }
 
     /// The answer for programs; its exit status must fit its verdict.
@@ -194,6 +196,37 @@ fn refusals_say_why() {
     let near = world.json("y/b", "x/near:80", &[]);
     assert_eq!((&near["verdict"], &near["service"]["scope"]), (&json!("deny"), &json!("Local")));
     assert_eq!(near["service"]["affinity"], 10_800);
+}
+
+/// What no manifest says: the cluster's key, and where external IPs are honoured.
+#[test]
+fn options_of_the_cluster() {
+    let world = World::new();
+    let choices = |more: &[&str]| -> Vec<Value> {
+        let choice = |port: u16| {
+            let port = port.to_string();
+            let asked = [&["--sport", &port], more].concat();
+            world.json("x/b", "x/web:80", &asked)["service"]["slot"].clone()
+        };
+        (1..9).map(choice).collect()
+    };
+    let key = "000102030405060708090a0b0c0d0e0f";
+    assert_eq!(choices(&[]), choices(&[]));
+    assert_eq!(choices(&["--hash-key", key]), choices(&["--hash-key", key]));
+    assert_ne!(choices(&["--hash-key", key]), choices(&[]));
+    let outside = |more: &[&str]| world.json("x/b", "192.0.2.210:80", more)["service"].clone();
+    assert_eq!(outside(&[]), Value::Null);
+    assert_eq!(outside(&["--allow-external-ips", "192.0.2.192/26"])["kind"], "ExternalIP");
+    for wrong in [
+        ["--hash-key", "0102"],
+        ["--masquerade", "on"],
+        ["--masquerade", "192.0.2.1,192.0.2.2"],
+        ["--service-cidr", "10.96.0.0"],
+        ["--node", "n9"],
+    ] {
+        let asked = [&["--from", "x/b", "--to", "x/web:80"], &wrong[..]].concat();
+        assert_eq!(world.run(&asked).0, 2, "{wrong:?}");
+    }
 }
 
 #[test]

@@ -207,6 +207,11 @@ impl End {
         Self::new([remote_ip(number, false), remote_ip(number, true)], "n2")
     }
 
+    /// A pod in n1's own network.
+    pub(crate) fn node() -> Self {
+        Self::new([node_ip(false), node_ip(true)], "n1")
+    }
+
     fn new(ips: [IpAddr; 2], node: &str) -> Self {
         let [four, six] = ips.map(|ip| ip.to_string());
         Self { four, six, node: node.to_owned(), more: String::new() }

@@ -236,12 +236,14 @@ impl Engine {
     /// Takes a burst that came in by `ingress`; `batch` is empty afterwards.
     pub fn process(&mut self, turn: &mut Turn<'_>, ingress: PortId, batch: &mut Batch) {
         self.counters.received.add(batch.len() as u64);
-        if let Some(port) = self.counters.port(ingress) {
-            port.rx_frames.add(batch.len() as u64);
-            port.rx_bytes.add(batch.iter().map(|p| p.len() as u64).sum());
-        }
+        let mut bytes = 0;
         for packet in batch.iter_mut() {
             packet.ingress = ingress;
+            bytes += packet.len() as u64;
+        }
+        if let Some(port) = self.counters.port(ingress) {
+            port.rx_frames.add(batch.len() as u64);
+            port.rx_bytes.add(bytes);
         }
         match turn.snapshot.port(ingress) {
             PortFacts::Pod(_) | PortFacts::Host(_) => {

@@ -74,6 +74,17 @@ impl Pool {
     /// A packet that can hold `len` octets.
     #[inline]
     pub fn alloc_for(&mut self, len: usize) -> Option<Packet> {
+        if len <= Self::SMALL
+            && let Some(packet) = self.small.pop()
+        {
+            self.small_out += 1;
+            return Some(packet);
+        }
+        self.alloc_rare(len)
+    }
+
+    #[inline(never)]
+    fn alloc_rare(&mut self, len: usize) -> Option<Packet> {
         match len {
             0..=Self::SMALL => self.alloc(SizeClass::Small),
             _ if len <= Self::LARGE => self.alloc(SizeClass::Large),
@@ -84,6 +95,16 @@ impl Pool {
     /// Takes a packet back. One of a foreign size, or more than the pool keeps, is freed.
     #[inline]
     pub fn free(&mut self, mut packet: Packet) {
+        if packet.buffer_len() == HEADROOM + Self::SMALL && self.small.len() < self.config.small {
+            self.small_out = self.small_out.saturating_sub(1);
+            packet.reset();
+            return self.small.push(packet);
+        }
+        self.free_rare(packet);
+    }
+
+    #[inline(never)]
+    fn free_rare(&mut self, mut packet: Packet) {
         let (kept, out, limit) = match packet.buffer_len() - HEADROOM {
             Self::SMALL => (&mut self.small, &mut self.small_out, self.config.small),
             Self::LARGE => (&mut self.large, &mut self.large_out, self.config.large),

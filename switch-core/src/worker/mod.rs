@@ -255,7 +255,7 @@ impl Worker {
             return self.lose(now, DropReason::PortDown, batch);
         };
         let offloads = port.info().offloads;
-        if !batch.iter().all(|p| is_fit(p, offloads)) {
+        if batch.iter().any(|p| p.offload.is_unfinished() && !is_fit(p, offloads)) {
             self.finish_batch(now, offloads, batch);
         }
         self.send(now, id, batch);

@@ -46,7 +46,7 @@ fn hash(plan: &Plan) -> u64 {
 /// Whether the number, of whatever epoch, says that an entry's plan is its own.
 #[inline]
 pub(super) fn is_own(number: u32) -> bool {
-    number % LIMIT as u32 == 0
+    number.is_multiple_of(LIMIT as u32)
 }
 
 impl Ways {

@@ -114,13 +114,22 @@ pub fn configure(ns: &NetNs, index: u32, pod: &PodInterface) -> Result<(), HostE
         if pod.static_gateway {
             netlink.add_neighbour(index, gateway, pod.gateway.mac)?;
         }
-        if gateway.is_ipv4() {
-            netlink.add_route(&Route::to(Cidr::host(gateway)).link(index))?;
+        let mut to_gateway = Route::to(Cidr::host(gateway)).link(index);
+        if gateway.is_ipv6() {
+            // A pod that answers itself through a Service answers the gateway, and would do so
+            // from its link-local address, which is nobody's to the switch.
+            to_gateway.source =
+                pod.addresses.iter().copied().find(|a| a.is_ipv6() && !is_link_local(*a));
         }
+        netlink.add_route(&to_gateway)?;
         let everywhere = Cidr::new(family, 0).expect("a prefix of no bits fits any family");
         netlink.add_route(&Route::to(everywhere).via(gateway).link(index).onlink())?;
     }
     Ok(())
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(a) if a.is_unicast_link_local())
 }
 
 /// Both gateway addresses, each with its family's unspecified address.

@@ -67,10 +67,12 @@ impl Port for Circle {
     #[inline]
     fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
         let count = batch.len();
+        let mut octets = 0;
         for packet in batch.drain(..) {
-            self.sent_octets += packet.len() as u64;
+            octets += packet.len() as u64;
             pool.free(packet);
         }
+        self.sent_octets += octets;
         self.sent += count as u64;
         Ok(count)
     }

@@ -1,0 +1,428 @@
+//! Nodes in network namespaces of their own, joined by an underlay, with a `vswitch run` each; and
+//! real sockets to try them with. Everything goes when it is dropped.
+
+#![allow(dead_code, reason = "each test uses a part")]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
+use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+use rustix::process::{Pid, Signal, kill_process};
+use switch_core::host::netlink::LinkSpec;
+use switch_core::host::{NetNs, Netlink, sysctl, userns};
+use wire::addr::Mac;
+
+use super::support::{Folder, vswitch};
+
+/// The longest wait for anything on an overloaded machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+/// The longest wait for one answer before it is asked for again.
+const SHORT: Duration = Duration::from_millis(400);
+
+/// Whether a test can be done; says so loudly where it cannot.
+pub(crate) fn is_possible(needed: &str, there: bool) -> bool {
+    if !there {
+        let required = std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
+        assert!(!required, "{needed} is missing, and PODSWITCH_REQUIRE_PRIVILEGE=1");
+        // Not captured by the test harness, as a print would be.
+        let _ = writeln!(io::stderr(), "SKIPPED: {needed} is missing");
+    }
+    there
+}
+
+/// Whether there is privilege to make namespaces.
+pub(crate) fn is_root() -> bool {
+    is_possible("root's privilege", userns::has_privilege())
+}
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address of our own")
+}
+
+/// A namespace without duplicate address detection.
+pub(crate) fn namespace() -> NetNs {
+    let ns = NetNs::anonymous().expect("a namespace");
+    for (setting, value) in [
+        ("net/ipv6/conf/default/dad_transmits", "0"),
+        ("net/ipv6/conf/default/accept_ra", "0"),
+        ("net/ipv4/ping_group_range", "0 2147483647"),
+    ] {
+        sysctl::set(&ns, setting, value).expect("set");
+    }
+    let mut netlink = Netlink::open(&ns).expect("netlink");
+    let lo = netlink.link("lo").expect("every namespace has one").index;
+    netlink.set_up(lo).expect("on");
+    ns
+}
+
+/// A segment that joins nodes: a bridge in a namespace.
+pub(crate) struct Fabric {
+    pub(crate) ns: NetNs,
+    bridge: u32,
+    mtu: u32,
+    next: AtomicUsize,
+}
+
+impl Fabric {
+    pub(crate) fn new(mtu: u32) -> Self {
+        let ns = namespace();
+        let mut netlink = Netlink::open(&ns).expect("netlink");
+        let bridge = netlink.add_bridge(&LinkSpec::new("br0").mtu(mtu).up()).expect("a bridge");
+        Self { ns, bridge, mtu, next: AtomicUsize::new(0) }
+    }
+
+    /// Joins a namespace to the segment by `eth0`. Returns the name of the bridge's port.
+    pub(crate) fn plug(&self, ns: &NetNs, addresses: &[IpAddr], mac: Option<Mac>) -> String {
+        let port = format!("port{}", self.next.fetch_add(1, Ordering::Relaxed));
+        let (mut here, mut there) = (Netlink::open(&self.ns).unwrap(), Netlink::open(ns).unwrap());
+        let mut far = LinkSpec::new("eth0").mtu(self.mtu).up();
+        if let Some(mac) = mac {
+            far = far.mac(mac);
+        }
+        let index = here.add_veth(&LinkSpec::new(&port).mtu(self.mtu).up(), &far, ns).unwrap();
+        here.set_master(index, Some(self.bridge)).unwrap();
+        let link = there.link("eth0").unwrap().index;
+        for address in addresses {
+            let prefix = if address.is_ipv4() { 24 } else { 64 };
+            there.add_address(link, format!("{address}/{prefix}").parse().unwrap()).unwrap();
+        }
+        for address in addresses {
+            there.wait_until_local(*address).unwrap();
+        }
+        port
+    }
+}
+
+/// A pod with addresses of both families, in a namespace of its own.
+pub(crate) struct Pod {
+    pub(crate) name: String,
+    pub(crate) ns: NetNs,
+    pub(crate) addresses: [IpAddr; 2],
+    kind: &'static str,
+}
+
+/// A node: number `n` has the addresses 192.0.2.n and 2001:db8:1::n, as far as they are wanted, and the
+/// ranges 10.n.0.0/24 and fd00:n::/64.
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) number: u8,
+    pub(crate) ns: NetNs,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) pods: Vec<Pod>,
+    /// YAML between braces.
+    pub(crate) annotations: String,
+}
+
+impl Node {
+    /// A node with two pods, on the segment. `families`: those of the underlay.
+    pub(crate) fn new(
+        fabric: &Fabric,
+        number: u8,
+        families: &[bool],
+        kinds: &[&'static str],
+    ) -> Self {
+        let ns = namespace();
+        let addresses: Vec<IpAddr> = families.iter().map(|v6| node_address(number, *v6)).collect();
+        fabric.plug(&ns, &addresses, None);
+        let pod = |(at, kind): (usize, &&'static str)| Pod {
+            name: format!("p{number}-{at}"),
+            ns: namespace(),
+            addresses: [
+                ip(&format!("10.{number}.0.{}", at + 2)),
+                ip(&format!("fd00:{number}::{}", at + 2)),
+            ],
+            kind,
+        };
+        let pods = kinds.iter().enumerate().map(pod).collect();
+        let name = format!("n{number}-{}-{}", std::process::id(), unique());
+        Self { name, number, ns, addresses, pods, annotations: String::new() }
+    }
+
+    /// The node's objects and its pods'.
+    pub(crate) fn manifest(&self) -> String {
+        let Self { name, number, annotations, .. } = self;
+        let address = |a: &IpAddr| format!("{{type: InternalIP, address: \"{a}\"}}");
+        let addresses: Vec<String> = self.addresses.iter().map(address).collect();
+        let mut text = format!(
+            "---\napiVersion: v1\nkind: Node\n\
+             metadata: {{name: {name}, annotations: {{{annotations}}}}}\n\
+             spec: {{podCIDRs: [10.{number}.0.0/24, \"fd00:{number}::/64\"]}}\n\
+             status: {{addresses: [{}]}}\n",
+            addresses.join(", ")
+        );
+        for Pod { name: pod, ns, addresses, kind } in &self.pods {
+            let [v4, v6] = addresses;
+            let netns = ns.path();
+            let _ = write!(
+                text,
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {pod}, namespace: a, \
+                 annotations: {{podswitch.io/netns: {}, podswitch.io/port: {kind}}}}}\n\
+                 spec: {{nodeName: {name}}}\n\
+                 status: {{phase: Running, podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}]}}\n",
+                netns.display()
+            );
+        }
+        text
+    }
+
+    /// Starts the node's switch on the manifests of `folder`.
+    pub(crate) fn start(&self, folder: &Folder, more: &[&str]) -> Switch {
+        let mut command = Command::new(vswitch());
+        command.args(["run", "--json", "--stats", "0.3", "--node", &self.name]);
+        command.args(["--manifests", &folder.text("state")]);
+        command.arg("--node-netns").arg(self.ns.path()).args(more);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Switch { child, lines }
+    }
+}
+
+fn unique() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The address that a node has on the segment.
+pub(crate) fn node_address(number: u8, v6: bool) -> IpAddr {
+    if v6 { ip(&format!("2001:db8:1::{number}")) } else { ip(&format!("192.0.2.{number}")) }
+}
+
+/// Puts a state in place at one stroke.
+pub(crate) fn put(folder: &Folder, objects: &[String]) {
+    let head = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n";
+    fs::write(folder.path("next"), [head, &objects.concat()].concat()).expect("written");
+    fs::create_dir_all(folder.path("state")).expect("a folder");
+    fs::rename(folder.path("next"), folder.path("state/state.yaml")).expect("renamed");
+}
+
+/// A switch under test; killed if the test does not stop it.
+pub(crate) struct Switch {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Switch {
+    /// Waits for an event, and gives its line.
+    #[track_caller]
+    pub(crate) fn says(&self, event: &str) -> serde_json::Value {
+        self.wait_for(event, |_| true)
+    }
+
+    /// Waits for an event that is as wanted.
+    #[track_caller]
+    pub(crate) fn wait_for(
+        &self,
+        event: &str,
+        wanted: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
+        let begun = Instant::now();
+        let mut last = String::new();
+        while let Some(left) = PATIENCE.checked_sub(begun.elapsed()) {
+            let line =
+                self.lines.recv_timeout(left).unwrap_or_else(|e| panic!("{event}: {e}: {last}"));
+            let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+            if value["event"] == event && wanted(&value) {
+                return value;
+            }
+            last = line;
+        }
+        panic!("no {event} as wanted; the last: {last}");
+    }
+
+    /// Waits until the switch has dropped at least so many frames for a reason.
+    #[track_caller]
+    pub(crate) fn has_dropped(&self, reason: &str, count: u64) {
+        self.wait_for("stats", |stats| stats["drops"][reason].as_u64() >= Some(count));
+    }
+
+    /// Asks it to stop and gives its exit status.
+    pub(crate) fn stop(mut self) -> Option<i32> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
+        self.child.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        // Ended already, if the test came so far.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The MTU of an interface.
+pub(crate) fn mtu(ns: &NetNs, name: &str) -> u32 {
+    Netlink::open(ns).unwrap().link(name).unwrap().mtu
+}
+
+pub(crate) fn set_mtu(ns: &NetNs, name: &str, mtu: u32) {
+    let mut netlink = Netlink::open(ns).unwrap();
+    let index = netlink.link(name).unwrap().index;
+    netlink.set_mtu(index, mtu).unwrap();
+}
+
+/// Serves TCP and UDP at `port` of both families: what comes is sent back.
+pub(crate) fn serve(ns: &NetNs, port: u16) {
+    let listener = ns.enter(|| TcpListener::bind(("::", port))).unwrap().expect("bound");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.set_read_timeout(Some(PATIENCE));
+            thread::spawn(move || {
+                let mut buffer = vec![0; 1 << 16];
+                while let Ok(len @ 1..) = stream.read(&mut buffer) {
+                    if stream.write_all(&buffer[..len]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let socket = ns.enter(|| UdpSocket::bind(("::", port))).unwrap().expect("bound");
+    thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok((len, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..len], from);
+        }
+    });
+}
+
+fn pattern(at: usize) -> u8 {
+    (at ^ at >> 8 ^ (at >> 16).wrapping_mul(31)) as u8
+}
+
+/// Sends octets to a server of [`serve`] and has the same back, over one connection.
+#[track_caller]
+pub(crate) fn tcp(from: &NetNs, to: IpAddr, port: u16, octets: usize) {
+    try_tcp(from, to, port, octets).unwrap_or_else(|e| panic!("TCP to [{to}]:{port}: {e}"));
+}
+
+pub(crate) fn try_tcp(from: &NetNs, to: IpAddr, port: u16, octets: usize) -> io::Result<()> {
+    let address = SocketAddr::new(to, port);
+    let mut stream = from
+        .enter(|| TcpStream::connect_timeout(&address, Duration::from_secs(10)))
+        .expect("entered")?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut writer = stream.try_clone()?;
+    let writing = thread::spawn(move || {
+        let data: Vec<u8> = (0..octets).map(pattern).collect();
+        writer.write_all(&data)
+    });
+    let mut back = vec![0; octets];
+    stream.read_exact(&mut back)?;
+    writing.join().expect("it ends")?;
+    match back.iter().enumerate().position(|(at, octet)| *octet != pattern(at)) {
+        None => Ok(()),
+        Some(at) => Err(io::Error::other(format!("octet {at} came back as another"))),
+    }
+}
+
+/// Sends datagrams of `len` octets to a server of [`serve`] until one comes back.
+#[track_caller]
+pub(crate) fn udp(from: &NetNs, to: IpAddr, port: u16, len: usize) {
+    assert!(try_udp(from, to, port, len, PATIENCE), "no datagram comes back from [{to}]:{port}");
+}
+
+pub(crate) fn try_udp(from: &NetNs, to: IpAddr, port: u16, len: usize, patience: Duration) -> bool {
+    let any: IpAddr = if to.is_ipv4() { ip("0.0.0.0") } else { ip("::") };
+    let socket = from.enter(|| UdpSocket::bind((any, 0))).expect("entered").expect("bound");
+    socket.set_read_timeout(Some(SHORT)).expect("set");
+    let begun = Instant::now();
+    let mut buffer = vec![0; 1 << 16];
+    let data: Vec<u8> = (0..len).map(pattern).collect();
+    while begun.elapsed() < patience {
+        // What the network says of earlier ones is told here.
+        let _ = socket.send_to(&data, (to, port));
+        while let Ok((got, peer)) = socket.recv_from(&mut buffer) {
+            if peer.ip() == to && buffer[..got] == data[..] {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// Sends datagrams to a server of [`serve`] of which each comes back exactly once.
+#[track_caller]
+pub(crate) fn udp_once(from: &NetNs, to: IpAddr, port: u16) {
+    const COUNT: usize = 20;
+    let any: IpAddr = if to.is_ipv4() { ip("0.0.0.0") } else { ip("::") };
+    let socket = from.enter(|| UdpSocket::bind((any, 0))).expect("entered").expect("bound");
+    socket.set_read_timeout(Some(SHORT)).expect("set");
+    let (mut seen, mut buffer) = ([0; COUNT], [0; 64]);
+    for _ in 0..20 {
+        // One that is lost on an overloaded machine is sent again.
+        for missing in (0..COUNT).filter(|n| seen[*n] == 0) {
+            let _ = socket.send_to(&[missing as u8], (to, port));
+        }
+        while let Ok((1, _)) = socket.recv_from(&mut buffer) {
+            seen[usize::from(buffer[0])] += 1;
+        }
+        if !seen.contains(&0) {
+            break;
+        }
+    }
+    assert_eq!(seen, [1; COUNT], "datagrams that came back from [{to}]:{port}");
+}
+
+/// Whether the kernel may cut what it sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Cut {
+    Never,
+    Allowed,
+}
+
+/// Pings with packets of `len` octets, IP header and all. Says whether an answer comes; an error if
+/// the kernel knows that the packet is too long.
+pub(crate) fn ping(from: &NetNs, to: IpAddr, len: usize, cut: Cut) -> io::Result<bool> {
+    let v6 = to.is_ipv6();
+    let open = || match v6 {
+        false => socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::ICMP)),
+        true => socket(AddressFamily::INET6, SocketType::DGRAM, Some(ipproto::ICMPV6)),
+    };
+    let fd = from.enter(open).expect("entered")?;
+    match (v6, cut) {
+        (false, Cut::Never) => sockopt::set_ip_mtu_discover(&fd, Ipv4PathMtuDiscovery::DO)?,
+        (false, Cut::Allowed) => sockopt::set_ip_mtu_discover(&fd, Ipv4PathMtuDiscovery::DONT)?,
+        (true, Cut::Never) => sockopt::set_ipv6_mtu_discover(&fd, Ipv6PathMtuDiscovery::DO)?,
+        // The source cuts, to what it knows of the path.
+        (true, Cut::Allowed) => sockopt::set_ipv6_mtu_discover(&fd, Ipv6PathMtuDiscovery::WANT)?,
+    }
+    let socket = UdpSocket::from(fd);
+    socket.set_read_timeout(Some(SHORT))?;
+    let headers = if v6 { 40 } else { 20 };
+    let mut packet: Vec<u8> = (0..len - headers).map(pattern).collect();
+    packet[..8].copy_from_slice(&[if v6 { 128 } else { 8 }, 0, 0, 0, 0, 0, 0, 1]);
+    let mut buffer = vec![0; 1 << 16];
+    for _ in 0..8 {
+        match socket.send_to(&packet, (to, 0)) {
+            Err(error) if error.raw_os_error() == Some(EMSGSIZE) => return Err(error),
+            _ => {}
+        }
+        while let Ok(got) = socket.recv(&mut buffer) {
+            if buffer[8..got] == packet[8..] {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+const EMSGSIZE: i32 = 90;
