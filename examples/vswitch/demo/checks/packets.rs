@@ -48,7 +48,7 @@ pub(in crate::demo) fn packets(world: &World, report: &mut Report) -> Done {
     }
     for (family, address) in pod("cyan").addresses.each() {
         let told = world.mtu().and_then(|mtu| {
-            with_wide_way(world, pod("blue"), || refused_with_df(pod("blue"), address, mtu))
+            with_wide_way(world, pod("blue"), || told_with_df(pod("blue"), address, TOO_BIG, mtu))
         });
         let name = "path MTU: with DF the sender learns it, blue → cyan";
         report.check(format!("{name}, {family}"), told)?;
@@ -107,12 +107,12 @@ fn path_mtu(world: &World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> Out
 }
 
 /// A sender that never lets its packets be cut is told how long they may be.
-fn refused_with_df(from: &DemoPod, address: IpAddr, mtu: u32) -> Outcome<()> {
+fn told_with_df(from: &DemoPod, address: IpAddr, octets: usize, mtu: u32) -> Outcome<()> {
     let socket = client(from, address, true)?;
     socket.connect((address, 9)).map_err(|e| e.to_string())?;
     for _ in 0..TRIES {
         // The error of an earlier one, or none yet.
-        let _ = socket.send(&[0; TOO_BIG]);
+        let _ = socket.send(&vec![0; octets]);
         let _ = socket.recv(&mut [0; 16]);
         let known = if address.is_ipv4() { ip_mtu(&socket) } else { ipv6_mtu(&socket) };
         if known.map_err(|e| e.to_string())? == mtu {
@@ -140,7 +140,8 @@ fn narrowed(world: &World, from: &DemoPod, to: &DemoPod) -> Outcome<()> {
     let route = Route::to(Cidr::host(other)).link(index).mtu(NARROW);
     netlink.add_route(&route).map_err(text)?;
     // Outer IPv4, UDP and VXLAN, inner Ethernet.
-    let told = refused_with_df(from, to.addresses.v4.into(), NARROW - 50);
+    let fits_link = (NARROW - HEADERS[0] as u32) as usize;
+    let told = told_with_df(from, to.addresses.v4.into(), fits_link, NARROW - 50);
     let passes = told.and_then(|()| {
         sockets::udp(&from.namespace, &to.namespace, to.addresses.v4.into(), TOO_BIG).map(drop)
     });
