@@ -370,3 +370,42 @@ fn a_configuration_that_cannot_be_is_refused() {
     drop(taken);
     device.open(0, 1).unwrap();
 }
+
+/// A raw uplink whose interface cuts by itself gets super-frames whole, in their order among others.
+#[test]
+fn tunnelled_super_frames_leave_whole() {
+    require_privilege!();
+    for tunnel in TUNNELS {
+        let underlay = Underlay::new();
+        let config = PacketConfig { tunnel: Some(tunnel.port), ..PacketConfig::default() };
+        let mut device = PacketDevice::new(&underlay.near, "u0", config).unwrap();
+        if !device.info().offloads.tunnel {
+            crate::common::skip("tunnelled_super_frames_leave_whole", "a kernel before Linux 6.17");
+            return;
+        }
+        let mut near = Hand::new(device.open(0, 1).unwrap());
+        let mut far = PacketDevice::new(&underlay.far, "u0", PacketConfig::default()).unwrap();
+        let mut far = Hand::new(far.open(0, 1).unwrap());
+        let template = tunnel.template_on(&underlay);
+        let mut burst = Vec::new();
+        for n in 0..6u16 {
+            let mut packet = match n % 3 {
+                0 => Packet::from_frame(&inner(true, n, 0, 100)),
+                _ => super_frame(n, 20_000, 1_376),
+            };
+            assert!(encapsulate(&mut packet, &template));
+            burst.push(packet);
+        }
+        let sent: Vec<_> = burst.iter().map(|p| (p.bytes().to_vec(), p.offload.gso_type)).collect();
+        assert_eq!(near.send(burst), 6);
+        let got = far.receive(40);
+        let vxlan = |packet: &&Packet| {
+            let parsed = parse(packet.bytes(), &HashKey::new(1)).unwrap();
+            assert_eq!(packet.offload.check(&parsed), Ok(()));
+            parsed.key.dst_port == tunnel.port
+        };
+        let got: Vec<_> = got.iter().filter(vxlan).collect();
+        let seen: Vec<_> = got.iter().map(|p| (p.bytes().to_vec(), p.offload.gso_type)).collect();
+        assert!(seen == sent, "{:?}", got.iter().map(|p| p.len()).collect::<Vec<_>>());
+    }
+}
