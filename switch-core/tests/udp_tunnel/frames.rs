@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use switch_core::host::NetNs;
-use switch_core::packet::{Batch, GsoType, Offload, Packet, Pool, PoolConfig};
+use switch_core::packet::{Batch, GsoType, Offload, Packet, Pool, PoolConfig, segment};
 use switch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
 use switch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice, underlay_mac};
 use switch_core::port::{Device, Port};
@@ -193,11 +193,13 @@ fn bursts_arrive_as_they_were_sent() {
         let expected: Vec<_> = frames.iter().map(|f| (f.clone(), f[15])).collect();
         assert_eq!(got, expected);
         // Datagrams of all lengths, which do not leave together.
-        let frames: Vec<_> = (0..40).map(|n| inner(false, 8, 0, (n * 37) % 1400)).collect();
-        let packets = frames.iter().map(|frame| wrapped(&tunnel, false, frame)).collect();
-        assert_eq!(near.send(packets), 40);
-        let got: Vec<_> = far.receive(40).iter().map(|p| opened(&tunnel, p).0).collect();
-        assert_eq!(got, frames);
+        for length in [|n: usize| (n * 37) % 1400, |n| 900 + n % 3 * 20, |n| 940 - n % 3 * 20] {
+            let frames: Vec<_> = (0..40).map(|n| inner(false, 8, 0, length(n))).collect();
+            let packets = frames.iter().map(|frame| wrapped(&tunnel, false, frame)).collect();
+            assert_eq!(near.send(packets), 40);
+            let got: Vec<_> = far.receive(40).iter().map(|p| opened(&tunnel, p).0).collect();
+            assert_eq!(got, frames);
+        }
         // A super-frame too long for one go: two pieces, all there.
         for payload in [3_000usize, 20_001, 64_000] {
             let whole = super_frame(9, payload, 1_376);
@@ -223,6 +225,29 @@ fn bursts_arrive_as_they_were_sent() {
             }
             assert_eq!(octets, frame[54..]);
         }
+    }
+}
+
+/// Segments that follow each other, but in another network.
+#[test]
+fn networks_are_not_mixed() {
+    require_privilege!();
+    let tunnel = TUNNELS[0];
+    let other = Tunnel { vni: 43, ..tunnel };
+    let underlay = Underlay::new();
+    let mut near = open(&tunnel, &underlay.near, false);
+    let mut far = open(&tunnel, &underlay.far, true);
+    for (second, expected) in [(tunnel, 1), (other, 2)] {
+        let mut cut = Vec::new();
+        let whole = super_frame(3, 2_752, 1_376);
+        segment(whole, &mut near.pool, &mut |_: &mut Pool, piece| cut.push(piece)).unwrap();
+        let packets = [tunnel, second]
+            .iter()
+            .zip(&cut)
+            .map(|(tunnel, piece)| wrapped(tunnel, false, piece.bytes()))
+            .collect();
+        assert_eq!(near.send(packets), 2);
+        assert_eq!(far.receive(2).len(), expected);
     }
 }
 
