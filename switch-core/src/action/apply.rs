@@ -12,10 +12,17 @@ use crate::packet::Packet;
 /// it came by.
 #[inline]
 pub fn apply(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
-    packet.truncate(parsed.end as usize);
     if plan.flags.0 & (PlanFlags::SNAT.0 | PlanFlags::DNAT.0) != 0 {
+        packet.truncate(parsed.end as usize);
         translate(packet, parsed, plan);
     }
+    apply_plain(packet, parsed, plan);
+}
+
+/// [`apply`] for a plan that translates nothing.
+#[inline(always)]
+pub fn apply_plain(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
+    packet.truncate(parsed.end as usize);
     // No IP packet is shorter than an IPv4 header, and no tags stand in front of it.
     let Some(head) = packet.bytes_mut().first_chunk_mut::<34>() else { return };
     head[..12].copy_from_slice(&plan.macs);

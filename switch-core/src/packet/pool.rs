@@ -1,7 +1,7 @@
 //! A worker's store of packet buffers: two sizes, last in first out so that the warm ones are
 //! used again, bounded.
 
-use super::{HEADROOM, MAX_FRAME, Packet};
+use super::{Batch, HEADROOM, MAX_FRAME, Packet};
 
 /// Which buffer a frame needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,6 +81,19 @@ impl Pool {
             return Some(packet);
         }
         self.alloc_rare(len)
+    }
+
+    /// Up to `count` empty packets of up to [`SMALL`](Self::SMALL) octets, at the end of `batch`.
+    #[inline]
+    pub fn alloc_burst(&mut self, batch: &mut Batch, count: usize) {
+        let count = count.min(batch.remaining_capacity());
+        let ready = count.min(self.small.len());
+        batch.extend(self.small.drain(self.small.len() - ready..).rev());
+        self.small_out += ready;
+        for _ in ready..count {
+            let Some(packet) = self.alloc(SizeClass::Small) else { break };
+            batch.push(packet);
+        }
     }
 
     #[inline(never)]

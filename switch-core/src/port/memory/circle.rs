@@ -15,6 +15,8 @@ pub struct Circle {
     octets: Vec<u8>,
     /// Where each frame ends in `octets`.
     ends: Vec<usize>,
+    /// Every frame fits a small buffer.
+    is_small: bool,
     next: usize,
     start: usize,
     sent: u64,
@@ -25,11 +27,33 @@ impl Circle {
     /// A port that receives `frames` in turn. Without frames it receives nothing.
     pub fn new<F: AsRef<[u8]>>(info: PortInfo, frames: impl IntoIterator<Item = F>) -> Self {
         let (mut octets, mut ends) = (Vec::new(), Vec::new());
+        let mut is_small = true;
         for frame in frames {
+            is_small &= frame.as_ref().len() <= Pool::SMALL;
             octets.extend_from_slice(frame.as_ref());
             ends.push(octets.len());
         }
-        Self { info, octets, ends, next: 0, start: 0, sent: 0, sent_octets: 0 }
+        Self { info, octets, ends, is_small, next: 0, start: 0, sent: 0, sent_octets: 0 }
+    }
+
+    /// One by one, each into a buffer of its size.
+    fn receive_large(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        let before = batch.len();
+        while !batch.is_full() {
+            if self.next == self.ends.len() {
+                if self.ends.is_empty() {
+                    break;
+                }
+                (self.next, self.start) = (0, 0);
+            }
+            let end = self.ends[self.next];
+            let Some(mut packet) = pool.alloc_for(end - self.start) else { break };
+            packet.fill(&self.octets[self.start..end]);
+            batch.push(packet);
+            self.start = end;
+            self.next += 1;
+        }
+        Ok(batch.len() - before)
     }
 
     /// Frames sent so far.
@@ -47,17 +71,16 @@ impl Port for Circle {
     #[inline]
     fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
         let before = batch.len();
-        while !batch.is_full() {
+        if !self.is_small || self.ends.is_empty() {
+            return self.receive_large(pool, batch);
+        }
+        pool.alloc_burst(batch, batch.remaining_capacity());
+        for packet in batch.iter_mut().skip(before) {
             if self.next == self.ends.len() {
-                if self.ends.is_empty() {
-                    break;
-                }
                 (self.next, self.start) = (0, 0);
             }
             let end = self.ends[self.next];
-            let Some(mut packet) = pool.alloc_for(end - self.start) else { break };
             packet.fill(&self.octets[self.start..end]);
-            batch.push(packet);
             self.start = end;
             self.next += 1;
         }
