@@ -62,7 +62,7 @@ const FIGURES: &[Figure] = &[
 
 /// Packets of flows that are known, by memory ports; [`Rig`].
 fn known(config: &Config, make: fn(usize) -> Vec<u8>) -> Poll {
-    answered(config, make, answer)
+    polled(Rig::new(config, &frames(make), 1))
 }
 
 /// As [`known`], with the answer that each frame gets while tables are filled.
@@ -71,9 +71,15 @@ fn answered(
     make: impl Fn(usize) -> Vec<u8>,
     back: impl Fn(&[u8]) -> Vec<u8>,
 ) -> Poll {
+    polled(Rig::answered(config, &frames(make), 1, back))
+}
+
+fn frames(make: impl Fn(usize) -> Vec<u8>) -> Vec<Vec<u8>> {
     let flows = env::var("FLOWS").ok().and_then(|n| n.parse().ok()).unwrap_or(FLOWS);
-    let frames: Vec<_> = scattered(flows).map(make).collect();
-    let mut rig = Rig::answered(config, &frames, 1, back);
+    scattered(flows).map(make).collect()
+}
+
+fn polled(mut rig: Rig) -> Poll {
     Box::new(move || {
         let count = rig.workers[0].poll(rig.now);
         debug_assert_eq!(count, BATCH);

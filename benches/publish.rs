@@ -19,6 +19,9 @@ use switch_core::control::{Change, ControlPlane, Options, Pinning};
 use switch_core::id::Cookie;
 use wire::addr::Mac;
 
+#[path = "support/rig.rs"]
+#[allow(dead_code, reason = "the hit bench uses the rest")]
+mod rig;
 #[path = "policy/world.rs"]
 #[allow(dead_code, reason = "the policy bench uses the rest")]
 mod world;
@@ -180,5 +183,43 @@ fn publish(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, publish);
+/// `publish/hits`: packets a second of flows that are known, while the state changes 0, 10 and 100
+/// times a second: every flow is judged again after each change.
+#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+fn hits(_: &mut Criterion) {
+    const SPAN: Duration = Duration::from_secs(1);
+    println!("publish/hits: packets a second, ratio to a state that stays (median of 3)");
+    for flows in [1_000, 10_000, 100_000] {
+        let frames: Vec<_> = rig::scattered(flows).map(|n| rig::udp(n, false)).collect();
+        let mut rig = rig::Rig::new(&rig::policed(1_000), &frames, 1);
+        let mut rates = [0, 10, 100].map(|rate: u32| {
+            let mut seen: Vec<f64> = (0..3)
+                .map(|_| {
+                    let (start, mut packets, mut changes) = (Instant::now(), 0, 0);
+                    while start.elapsed() < SPAN {
+                        packets += rig.burst();
+                        // Those due by now: coalesced, as a control plane does that falls behind.
+                        let due = (start.elapsed().as_secs_f64() * f64::from(rate)) as u32;
+                        if due > changes {
+                            changes = due;
+                            rig.change();
+                        }
+                    }
+                    f64::from(packets) / start.elapsed().as_secs_f64()
+                })
+                .collect();
+            seen.sort_by(f64::total_cmp);
+            seen[1]
+        });
+        let quiet = std::mem::replace(&mut rates[0], 1.0);
+        println!(
+            "publish/hits/{flows}: {:.2} Mpps quiet, {:.3} at 10/s, {:.3} at 100/s",
+            quiet / 1e6,
+            rates[1] / quiet,
+            rates[2] / quiet
+        );
+    }
+}
+
+criterion_group!(benches, publish, hits);
 criterion_main!(benches);

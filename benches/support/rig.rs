@@ -303,7 +303,7 @@ pub(crate) fn answer(frame: &[u8]) -> Vec<u8> {
 pub(crate) struct Rig {
     pub(crate) workers: Vec<Worker>,
     pub(crate) now: Instant,
-    _control: ControlPlane,
+    control: ControlPlane,
     /// Packets that missed while the rig was made.
     missed: u64,
 }
@@ -316,7 +316,7 @@ impl Rig {
     /// If a packet is dropped.
     #[allow(dead_code, reason = "instructions names each answer")]
     pub(crate) fn new(config: &Config, frames: &[Vec<u8>], workers: usize) -> Self {
-        Self::answered(config, frames, workers, |frame| answer(frame))
+        Self::answered(config, frames, workers, answer)
     }
 
     /// As [`new`](Self::new), with the answer that each frame gets.
@@ -352,7 +352,7 @@ impl Rig {
         let mut rig = Self {
             workers: made.expect("workers"),
             now: Instant::from_secs(1),
-            _control: control,
+            control,
             missed: 0,
         };
         for worker in &mut rig.workers {
@@ -366,6 +366,29 @@ impl Rig {
 
     fn misses(&self) -> u64 {
         self.workers.iter().map(|w| w.handle().counters.misses.get()).sum()
+    }
+
+    /// Has the first worker take some bursts; returns how many packets those were.
+    #[allow(dead_code, reason = "publish alone asks for it")]
+    pub(crate) fn burst(&mut self) -> u32 {
+        const BURSTS: u32 = 16;
+        for _ in 0..BURSTS {
+            self.workers[0].poll(self.now);
+        }
+        BURSTS * BATCH as u32
+    }
+
+    /// Publishes a state that concerns nobody.
+    #[allow(dead_code, reason = "publish alone asks for it")]
+    pub(crate) fn change(&mut self) {
+        use switch_core::control::Change;
+        let namespace = policy::rule::Namespace { name: "idle".into(), labels: Labels::default() };
+        let there = !self.control.snapshot().epoch.0.is_multiple_of(2);
+        let change = match there {
+            true => Change::NamespaceGone(namespace.name),
+            false => Change::Namespace(Arc::new(namespace)),
+        };
+        self.control.update([change]).expect("a good change");
     }
 
     /// Every packet since the rig was made hit, and none was ever dropped.

@@ -14,3 +14,4 @@ mod changes;
 mod connections;
 mod replayed;
 mod same_verdict;
+mod via_service;

@@ -6,8 +6,8 @@ use wire::flow_key::proto;
 
 use crate::play::{Play, first, icmp, round_trip, tcp, udp};
 use crate::world::{
-    End, FAMILIES, NODE, NODE_PORTS, OUTSIDE, PORTS, X, Y, Z, cluster, gateway_ip, node_ip, pod,
-    service, service_of, slices, slices_of, vip, web,
+    End, FAMILIES, Host, NODE, NODE_PORTS, OUTSIDE, PORTS, X, Y, Z, cluster, gateway_ip, node_ip,
+    pod, service, service_of, slices, slices_of, vip, web,
 };
 
 const PROTOCOLS: [u8; 3] = [proto::TCP, proto::UDP, proto::SCTP];
@@ -208,7 +208,7 @@ fn should_function_for_host_ports() {
                 {containerPort: 53, hostPort: 5353, protocol: UDP}, \
                 {containerPort: 9, hostPort: 9999, protocol: SCTP}]}]";
     let state = [cluster(), pod("w", 1, 6, spec)].concat();
-    let w = crate::world::Host::Pod("w", 6);
+    let w = Host::Pod("w", 6);
     for v6 in FAMILIES {
         let mut play = Play::new(&state);
         for (protocol, port, target) in
@@ -240,6 +240,42 @@ fn should_allow_pods_to_hairpin_back_to_themselves_through_services() {
                 assert_eq!(seen.ip(), gateway_ip(v6));
             }
         }
+    }
+}
+
+/// The node calls a Service whose backend shares its network: its stack takes nothing from an
+/// address of its own off a wire.
+#[test]
+fn should_allow_the_node_to_reach_itself_through_services() {
+    for v6 in FAMILIES {
+        let mut play = Play::new(&web(PORTS, &[End::node()]));
+        for protocol in PROTOCOLS {
+            let client = (NODE, NODE.at(v6, 4000));
+            let seen = round_trip(&mut play, protocol, client, vip(10, v6, 80), (NODE, 8080));
+            assert_eq!(seen.ip(), gateway_ip(v6));
+        }
+    }
+}
+
+/// A server that is bound to no address answers a link-local client from its own link-local
+/// address (RFC 6724 §5, rule 2), which the gateway's IPv6 address is.
+#[test]
+fn should_know_hairpin_answers_from_link_local_addresses() {
+    let end = |host: Host| if host == NODE { End::node() } else { End::pod(host) };
+    for host in [X, NODE] {
+        let mut play = Play::new(&web(PORTS, &[end(host)]));
+        let asked = udp(host.at(true, 4000), vip(10, true, 80));
+        let seen = play.send(host, &asked).by(&host.file());
+        let own = SocketAddr::new("fe80::858:aff:fe01:2".parse().expect("an address"), 8080);
+        for _ in 0..2 {
+            let heard = play.send(host, &udp(own, seen.from())).by(&host.file());
+            assert_eq!((heard.from(), heard.to()), (asked.to, asked.from));
+        }
+        // To other ports of the gateway it is a stranger as ever, and nowhere else may it go.
+        let other = SocketAddr::new(seen.from().ip(), seen.from().port() ^ 1);
+        assert_eq!(play.send(host, &udp(own, other)).left.len(), 1, "port unreachable");
+        let elsewhere = play.send(host, &udp(own, Y.at(true, 80)));
+        assert!(elsewhere.left.is_empty() && elsewhere.drop.is_some());
     }
 }
 

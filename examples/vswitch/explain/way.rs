@@ -27,10 +27,9 @@ use crate::state::{self, MTU};
 
 /// The node's own port.
 const HOST: PortId = PortId(0);
-/// The underlay's.
+/// The underlay's, and the first of the pods'.
 const UPLINK: PortId = PortId(1);
-/// The first pod's.
-const FIRST_POD: u16 = 2;
+const PODS: u16 = 2;
 
 /// What becomes of a connection.
 pub(super) struct Judged {
@@ -169,7 +168,7 @@ impl Fate {
     }
 }
 
-/// The node's ports: its own, and those of its pods. Gives the one that the first packet of
+/// The node's ports: its own, the uplink, and those of its pods. Gives the one that the first packet of
 /// `from` comes in by.
 fn scene(mut compiled: kubernetes::Compiled, from: &End) -> (Config, PortId) {
     let mac = compiled.config.node.underlay_mac;
@@ -179,8 +178,8 @@ fn scene(mut compiled: kubernetes::Compiled, from: &End) -> (Config, PortId) {
     attach_uplink(&mut compiled.config, UPLINK);
     let mut ingress = HOST;
     // More than there can be ports for are as good as not attached.
-    for pod in 0..compiled.pods.len().min(PortId::MAX_PORTS - usize::from(FIRST_POD)) {
-        let port = PortId(pod as u16 + FIRST_POD);
+    for pod in 0..compiled.pods.len().min(PortId::MAX_PORTS - usize::from(PODS)) {
+        let port = PortId(pod as u16 + PODS);
         if from.party.pod.as_ref() == Some(&compiled.pods[pod].cookie) {
             ingress = port;
         }

@@ -110,6 +110,8 @@ impl HostSide {
         }
         self.route_by_kernel(options, state, remote);
         extend_ranges(&mut destinations, services::ranges(&state.config, &snapshot));
+        // The node that calls itself by a Service sees the gateway as its client.
+        destinations.push(Cidr::host(state.config.node.gateway.ipv4.into()));
         match &mut self.side {
             Side::Tap(side) => side.set_destinations(destinations)?,
             Side::Veth(side) => side.set_destinations(destinations)?,

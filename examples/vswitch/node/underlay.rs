@@ -140,7 +140,7 @@ impl Underlay {
     /// Finds out what there should be for a state, as the node is now. What is there and does not
     /// fit is not told of any more; says whether there is such.
     pub(super) fn plan(&mut self, state: &Compiled) -> bool {
-        let tunnel = self.tunnel_of(state);
+        let tunnel = state.config.tunnel.clone().filter(|_| self.is_needed(state));
         self.plan = match self.find(state, tunnel.as_ref()) {
             Ok((sockets, interface)) => Plan { tunnel, sockets, interface, trouble: None },
             Err(trouble) => Plan { tunnel, trouble: Some(trouble), ..Plan::default() },
@@ -164,11 +164,10 @@ impl Underlay {
         !self.outdated.is_empty()
     }
 
-    /// The tunnel, once there are other nodes or somebody asked for it.
-    fn tunnel_of(&self, state: &Compiled) -> Option<TunnelConfig> {
+    /// Whether there is anybody to reach, or somebody asked for it all the same.
+    fn is_needed(&self, state: &Compiled) -> bool {
         let others = state.config.nodes.iter().any(|node| !node.addresses.is_empty());
-        let wanted = others || self.options.kind.is_some();
-        wanted.then(|| state.config.tunnel.clone().unwrap_or_default())
+        others || self.options.kind.is_some()
     }
 
     fn find(

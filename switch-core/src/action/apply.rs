@@ -12,31 +12,33 @@ use crate::packet::Packet;
 /// it came by.
 #[inline]
 pub fn apply(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
-    packet.truncate(parsed.end as usize);
     if plan.flags.0 & (PlanFlags::SNAT.0 | PlanFlags::DNAT.0) != 0 {
+        packet.truncate(parsed.end as usize);
         translate(packet, parsed, plan);
     }
-    let frame = packet.bytes_mut();
-    if let Some(macs) = frame.first_chunk_mut::<12>() {
-        *macs = plan.macs;
-    }
-    let l3 = parsed.l3 as usize;
+    apply_plain(packet, parsed, plan);
+}
+
+/// [`apply`] for a plan that translates nothing.
+#[inline(always)]
+pub fn apply_plain(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
+    packet.truncate(parsed.end as usize);
+    // No IP packet is shorter than an IPv4 header, and no tags stand in front of it.
+    let Some(head) = packet.bytes_mut().first_chunk_mut::<34>() else { return };
+    head[..12].copy_from_slice(&plan.macs);
     match parsed.network {
         Network::Ipv4 => {
-            if let Some(header) = frame.get_mut(l3..l3 + 20) {
-                header[8] = header[8].wrapping_sub(1);
-                let old = u16::from_be_bytes([header[10], header[11]]);
-                header[10..12].copy_from_slice(&ttl_down(old).to_be_bytes());
-            }
+            head[L3 + 8] = head[L3 + 8].wrapping_sub(1);
+            let sum = u16::from_be_bytes([head[L3 + 10], head[L3 + 11]]);
+            head[L3 + 10..L3 + 12].copy_from_slice(&ttl_down(sum).to_be_bytes());
         }
-        Network::Ipv6 => {
-            if let Some(hop_limit) = frame.get_mut(l3 + 7) {
-                *hop_limit = hop_limit.wrapping_sub(1);
-            }
-        }
+        Network::Ipv6 => head[L3 + 7] = head[L3 + 7].wrapping_sub(1),
         Network::Arp | Network::Other => {}
     }
 }
+
+/// Where the network header begins in a frame without tags.
+const L3: usize = 14;
 
 /// The IPv4 header checksum after the TTL went down by one: RFC 1624 equation 3 with
 /// `~m + m'` = 0xfeff.

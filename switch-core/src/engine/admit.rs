@@ -3,7 +3,9 @@
 //! On the slow path, for what did not hit: first packets, packets after an epoch change, segments
 //! that open or end a connection, first fragments.
 
-use wire::flow_key::proto;
+use std::net::IpAddr;
+
+use wire::flow_key::{FlowKey, proto, to_octets};
 use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
 use wire::parse::{Fragment as Part, Parsed};
 
@@ -57,7 +59,8 @@ impl Engine {
         if is_tcp && !is_possible(flags) {
             return DropReason::TcpInvalidState.into();
         }
-        let mut known = self.shared.tracker.find(parsed.hash, &parsed.key);
+        let found = self.shared.tracker.find(parsed.hash, &parsed.key);
+        let mut known = found.or_else(|| self.behind_link_local(turn, packet, parsed));
         if let Some(old) = known
             && let Some(end) = self.end_of(turn, &old, packet, parsed)
         {
@@ -126,6 +129,30 @@ impl Engine {
         }
         self.remember(turn, packet, parsed, &known, plan);
         Admission::Pass(plan)
+    }
+
+    /// The connection that a datagram to the gateway answers although its source is link-local: to
+    /// the link-local address that stands for a hairpin connection's client, an end that is not
+    /// bound to an address speaks from its own link-local one (RFC 6724 §5, rule 2).
+    fn behind_link_local(&self, turn: &Turn<'_>, packet: &Packet, parsed: &Parsed) -> Option<Known> {
+        let snapshot = turn.snapshot;
+        let IpAddr::V6(source) = parsed.key.src_addr() else { return None };
+        if !source.is_unicast_link_local() || !snapshot.is_gateway(parsed.key.dst_addr()) {
+            return None;
+        }
+        let find = |own: IpAddr| {
+            let key = FlowKey { src: to_octets(own).0, ..parsed.key };
+            self.shared.tracker.find(key.hash(&self.shared.hash_key), &key)
+        };
+        match snapshot.port(packet.ingress) {
+            PortFacts::Pod(pod) => pod.ipv6.iter().find_map(|own| find((*own).into())),
+            PortFacts::Host(_) => snapshot
+                .node_addresses
+                .iter()
+                .filter(|own| own.is_ipv6())
+                .find_map(|own| find(*own)),
+            PortFacts::Uplink(_) | PortFacts::Unused | PortFacts::Bridge(_) => None,
+        }
     }
 
     /// Whether a known connection ends with this packet, which may open another: a fresh SYN

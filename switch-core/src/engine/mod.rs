@@ -23,6 +23,7 @@ mod uplink;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 
+use vxlan::template::SourcePort;
 use wire::addr::Mac;
 use wire::flow_key::{HashKey, proto};
 use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into, straight};
@@ -32,7 +33,7 @@ use fragments::FragmentStore;
 
 pub use outputs::Outputs;
 
-use crate::action::{DropReason, Plan, PlanFlags, apply};
+use crate::action::{DropReason, Plan, PlanFlags, apply, apply_plain};
 use crate::answer::icmp::ErrorLimiter;
 use crate::flow::affinity::Affinity;
 use crate::flow::connection::{Tracker, TrackerConfig};
@@ -235,12 +236,14 @@ impl Engine {
     /// Takes a burst that came in by `ingress`; `batch` is empty afterwards.
     pub fn process(&mut self, turn: &mut Turn<'_>, ingress: PortId, batch: &mut Batch) {
         self.counters.received.add(batch.len() as u64);
-        if let Some(port) = self.counters.port(ingress) {
-            port.rx_frames.add(batch.len() as u64);
-            port.rx_bytes.add(batch.iter().map(|p| p.len() as u64).sum());
-        }
+        let mut bytes = 0;
         for packet in batch.iter_mut() {
             packet.ingress = ingress;
+            bytes += packet.len() as u64;
+        }
+        if let Some(port) = self.counters.port(ingress) {
+            port.rx_frames.add(batch.len() as u64);
+            port.rx_bytes.add(bytes);
         }
         match turn.snapshot.port(ingress) {
             PortFacts::Pod(_) | PortFacts::Host(_) => {
@@ -266,28 +269,46 @@ impl Engine {
         gateway: Option<Mac>,
         batch: &mut Batch,
     ) {
-        let count = batch.len();
         self.flows.begin(turn.snapshot.epoch);
+        let seconds = turn.now.as_secs() as u32;
         let mut sound = [Ok(()); BATCH];
+        let mut senders = [0; BATCH];
         let mut ids = [EntryId::NONE; BATCH];
-        let plain = self.read_all(gateway, batch, &mut sound);
-        for (i, id) in ids.iter_mut().enumerate().take(count) {
+        let plain = self.read_all(gateway, batch, &mut sound, &mut senders);
+        for (i, (id, parsed)) in ids.iter_mut().zip(&self.parsed[..batch.len()]).enumerate() {
             if plain & 1 << i != 0 {
-                *id = self.flows.candidate(self.parsed[i].hash);
+                *id = self.flows.candidate(parsed.hash);
             }
         }
-        for (i, packet) in batch.iter().enumerate() {
+        for (i, id) in ids.iter_mut().enumerate().take(batch.len()) {
             if plain & 1 << i != 0 {
-                ids[i] = self.look(ids[i], packet, i);
+                *id = self.look(*id, senders[i], i);
             }
         }
         let mut hits = 0;
         // Once a packet went the slow way what was looked up before may be no more.
         let mut changed = false;
         for (i, mut packet) in batch.drain(..).enumerate() {
+            let i = i % BATCH;
             if plain & 1 << i != 0 {
                 if changed {
-                    ids[i] = self.look(EntryId::NONE, &packet, i);
+                    ids[i] = self.look(EntryId::NONE, senders[i], i);
+                }
+                let parsed = &self.parsed[i];
+                let length = parsed.end.wrapping_sub(parsed.l3.into());
+                let bytes = packet.len() as u32;
+                if let Some(plan) = self.flows.hit_counted(ids[i], length, bytes, seconds) {
+                    hits += 1;
+                    apply_plain(&mut packet, parsed, plan);
+                    turn.out.push(plan.out, packet);
+                    continue;
+                }
+                if parsed.tcp_flags != 0
+                    && let Some(out) = self.hit_tcp(ids[i], &mut packet, i, seconds)
+                {
+                    hits += 1;
+                    turn.out.push(out, packet);
+                    continue;
                 }
                 match self.hit(turn, ids[i], &mut packet, i) {
                     Some(Hit::Out(port)) => {
@@ -322,9 +343,11 @@ impl Engine {
         gateway: Option<Mac>,
         batch: &Batch,
         sound: &mut [Result<(), DropReason>; BATCH],
+        senders: &mut [u64; BATCH],
     ) -> u64 {
         let mut plain = 0;
-        for ((i, packet), parsed) in batch.iter().enumerate().zip(self.parsed.iter_mut()) {
+        let places = self.parsed.iter_mut().zip(senders);
+        for ((i, packet), (parsed, from)) in batch.iter().enumerate().zip(places) {
             let frame = packet.bytes();
             let ordinary = if straight(frame, &self.shared.hash_key, parsed)
                 && !packet.offload.is_unfinished()
@@ -337,6 +360,7 @@ impl Engine {
             let to_us = gateway.is_none_or(|mac| frame.first_chunk::<6>() == Some(&mac.0));
             if ordinary && to_us {
                 self.flows.prefetch(parsed.hash);
+                *from = sender(packet);
                 plain |= 1 << i;
             }
         }
@@ -344,23 +368,45 @@ impl Engine {
     }
 
     /// The entry of the packet parsed at `at`; brings near what else its flow will touch.
-    #[inline]
-    fn look(&self, candidate: EntryId, packet: &Packet, at: usize) -> EntryId {
-        let parsed = &self.parsed[at];
-        match self.flows.look(candidate, parsed.hash, &parsed.key, sender(packet)) {
-            Some((id, None)) => id,
-            Some((id, Some(connection))) => {
-                self.shared.tracker.prefetch(connection);
-                id
-            }
-            None => EntryId::NONE,
+    #[inline(always)]
+    fn look(&self, candidate: EntryId, sender: u64, at: usize) -> EntryId {
+        let parsed = &self.parsed[at % BATCH];
+        let (id, connection) = self.flows.look(candidate, parsed.hash, &parsed.key, sender);
+        if let Some(connection) = connection {
+            self.shared.tracker.prefetch(connection);
         }
+        id
+    }
+
+    /// [`hit`](Self::hit) for plain segments of connections that nothing is translated of.
+    #[inline(never)]
+    fn hit_tcp(
+        &mut self,
+        id: EntryId,
+        packet: &mut Packet,
+        at: usize,
+        seconds: u32,
+    ) -> Option<PortId> {
+        let parsed = &self.parsed[at % BATCH];
+        let header = packet.bytes().get(usize::from(parsed.l4)..)?;
+        let payload = parsed.end.wrapping_sub(parsed.payload.into());
+        let segment = Segment::read(header, parsed.tcp_flags, payload);
+        let length = parsed.end.wrapping_sub(parsed.l3.into());
+        if !segment.is_plain() {
+            return None;
+        }
+        let (plan, connection) = self.flows.hit_tcp(id, length, seconds)?;
+        if !self.shared.tracker.touch_tcp(connection, &segment, packet.len(), seconds) {
+            return None;
+        }
+        apply_plain(packet, parsed, plan);
+        Some(plan.out)
     }
 
     /// Rewrites the packet parsed at `at` as its entry says. `None`, and nothing was changed: it
     /// needs the slow path, because it opens, ends or restarts the connection, or is too long, or the
     /// connection is gone.
-    #[inline]
+    #[inline(never)]
     fn hit(&mut self, turn: &Turn<'_>, id: EntryId, packet: &mut Packet, at: usize) -> Option<Hit> {
         let parsed = &self.parsed[at];
         let tracker = &self.shared.tracker;
@@ -388,18 +434,22 @@ impl Engine {
             return None;
         }
         apply(packet, parsed, plan);
-        if plan.flags.has(PlanFlags::ENCAP) {
-            let wrapped = match turn.snapshot.tunnels.get(plan.tunnel) {
-                Some(tunnel) if !packet.offload.is_crc32c() => {
-                    wrap(tunnel, packet, parsed.traffic_class, plan.source_port).is_ok()
-                }
-                _ => false,
-            };
-            if !wrapped {
-                return Some(Hit::Unwrapped(*plan));
-            }
+        if !plan.flags.has(PlanFlags::ENCAP) {
+            return Some(Hit::Out(plan.out));
         }
-        Some(Hit::Out(plan.out))
+        let source_port = match plan.is_translation() {
+            true => plan.source_port,
+            false => SourcePort::from_hash(parsed.key.hash(&turn.snapshot.cluster_key)),
+        };
+        match turn.snapshot.tunnels.get(plan.tunnel) {
+            Some(tunnel)
+                if !packet.offload.is_crc32c()
+                    && wrap(tunnel, packet, parsed.traffic_class, source_port).is_ok() =>
+            {
+                Some(Hit::Out(plan.out))
+            }
+            _ => Some(Hit::Unwrapped(Plan { source_port, ..*plan })),
+        }
     }
 
     /// Counts and frees a frame that goes nowhere.
@@ -541,13 +591,14 @@ fn is_ordinary(parsed: &Parsed) -> bool {
 
 /// Who sent a frame, in the form that entries keep: source MAC and ingress port; of what came
 /// through a tunnel the tunnel end in place of the MAC, told apart by the bit of group addresses.
-#[inline]
+#[inline(always)]
 fn sender(packet: &Packet) -> u64 {
     let who = match packet.via() {
-        None => {
-            let mac = packet.bytes().get(6..12).and_then(|m| m.first_chunk::<6>());
-            Mac(mac.copied().unwrap_or_default()).to_u64()
-        }
+        // The last two octets of the destination, which are shifted out, and the source.
+        None => match packet.bytes().first_chunk::<12>() {
+            Some([_, _, _, _, words @ ..]) => u64::from_be_bytes(*words),
+            None => 0,
+        },
         Some(end) => 1 << 40 | u64::from(end.0),
     };
     who << 16 | u64::from(packet.ingress.0)

@@ -32,9 +32,9 @@ impl Outputs {
     /// Queues a frame for `port`.
     #[inline]
     pub fn push(&mut self, port: PortId, packet: Packet) {
+        // A queue with something in it is listed.
         if let Some(Some(queue)) = self.queues.get_mut(port.index())
-            && queue.listed
-            && !queue.batch.is_full()
+            && (1..BATCH).contains(&queue.batch.len())
         {
             queue.batch.push(packet);
             return;

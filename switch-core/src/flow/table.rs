@@ -3,7 +3,7 @@
 //! The index holds buckets of one cache line: eight 16-bit tags, eight entry numbers, and how
 //! many keys passed the bucket by because it was full. An entry is one line more: key, sender, and
 //! the number of an answer that it shares with all flows that go the same way; only where
-//! packets are translated or wrapped has an entry an answer of its own, on a second line. Entries
+//! packets are translated has an entry an answer of its own, on a second line. Entries
 //! lie in one array that grows without moving.
 //!
 //! A batch is looked up in steps, so that the memory latencies of its packets
@@ -21,7 +21,7 @@ mod ways;
 
 use wire::flow_key::{FlowKey, HashKey, proto};
 
-use crate::action::{Plan, PlanFlags};
+use crate::action::Plan;
 use crate::id::Epoch;
 use crate::prefetch::prefetch;
 
@@ -216,28 +216,45 @@ impl FlowTable {
     }
 
     /// Third step: the entry of `key`, by its candidate if that is the one, else searched for;
-    /// none also if it is another sender's or its answer is of another epoch. Says whose lane to
-    /// bring near, and brings the entry's own answer near if it has one.
-    #[inline]
+    /// none also if it is another sender's or its answer is of another epoch. With it comes the
+    /// connection, if that hears of each packet, for its lane to be brought near; the entry's own
+    /// answer is brought near here.
+    #[inline(always)]
     pub fn look(
         &self,
         candidate: EntryId,
         hash: u64,
         key: &FlowKey,
         sender: u64,
-    ) -> Option<(EntryId, Option<ConnectionRef>)> {
-        let (id, line) = match self.lines.get(candidate.0 as usize) {
-            Some(line) if line.key == *key => (candidate, line),
-            _ => {
-                let id = self.search(hash, key)?;
-                (id, &self.lines[id.0 as usize])
-            }
-        };
+    ) -> (EntryId, Option<ConnectionRef>) {
+        if let Some(line) = self.lines.get(candidate.0 as usize)
+            && line.key == *key
+            && line.sender == sender
+            && self.ways.shared(line.way).is_some()
+        {
+            let is_tcp = key.proto == proto::TCP;
+            return (candidate, is_tcp.then(|| ConnectionRef::from_parts(line.tail)));
+        }
+        self.look_again(candidate, hash, key, sender)
+    }
+
+    #[inline(never)]
+    fn look_again(
+        &self,
+        candidate: EntryId,
+        hash: u64,
+        key: &FlowKey,
+        sender: u64,
+    ) -> (EntryId, Option<ConnectionRef>) {
+        let is_it = self.lines.get(candidate.0 as usize).is_some_and(|line| line.key == *key);
+        let found = if is_it { Some(candidate) } else { self.search(hash, key) };
+        let Some(id) = found else { return (EntryId::NONE, None) };
+        let line = &self.lines[id.0 as usize];
         if line.sender != sender {
-            return None;
+            return (EntryId::NONE, None);
         }
         match self.ways.lead(line.way) {
-            Lead::Stale => return None,
+            Lead::Stale => return (EntryId::NONE, None),
             Lead::Shared(_) => {}
             Lead::Own => {
                 if let Some(plan) = self.own_plan(id) {
@@ -245,7 +262,50 @@ impl FlowTable {
                 }
             }
         }
-        Some((id, is_followed(line).then(|| ConnectionRef::from_parts(line.tail))))
+        (id, is_followed(line).then(|| ConnectionRef::from_parts(line.tail)))
+    }
+
+    /// Last step for nearly every packet that no connection need hear of: counts it, and gives the
+    /// answer that its flow shares. `length` is that of its network-layer packet. None, and nothing
+    /// counted: [`hit`](Self::hit) knows more.
+    #[inline(always)]
+    pub fn hit_counted(
+        &mut self,
+        id: EntryId,
+        length: u32,
+        bytes: u32,
+        seconds: u32,
+    ) -> Option<&Plan> {
+        let line = self.lines.get_mut(id.0 as usize)?;
+        let plan = self.ways.shared(line.way)?;
+        let [packets, octets] = line.tail;
+        let octets = octets.checked_add(bytes)?;
+        if line.last_seen != seconds || line.key.proto == proto::TCP || length > u32::from(plan.mtu)
+        {
+            return None;
+        }
+        // Every packet has octets, so those run over first.
+        line.tail = [packets.wrapping_add(1), octets];
+        Some(plan)
+    }
+
+    /// The same for packets of TCP, with the connection that must hear of this one.
+    #[inline(always)]
+    pub fn hit_tcp(
+        &mut self,
+        id: EntryId,
+        length: u32,
+        seconds: u32,
+    ) -> Option<(&Plan, ConnectionRef)> {
+        let line = self.lines.get_mut(id.0 as usize)?;
+        let plan = self.ways.shared(line.way)?;
+        if line.key.proto != proto::TCP || length > u32::from(plan.mtu) {
+            return None;
+        }
+        if line.last_seen != seconds {
+            line.last_seen = seconds;
+        }
+        Some((plan, ConnectionRef::from_parts(line.tail)))
     }
 
     /// Last step: the answer, with who must hear of this packet of `bytes` octets; none, and
@@ -280,7 +340,6 @@ impl FlowTable {
         if line.last_seen == seconds
             && let Some(octets) = octets.checked_add(bytes)
         {
-            // Every packet has octets, so those run over first.
             line.tail = [packets.wrapping_add(1), octets];
             return Some((plan, Follow::Counted));
         }
@@ -326,9 +385,11 @@ impl FlowTable {
             }
             None => self.take_number()?,
         };
-        // Translation and wrapping are the flow's alone.
-        let is_plain = entry.plan.flags == PlanFlags::TTL;
-        let way = if is_plain { self.ways.share(&entry.plan) } else { self.ways.own() };
+        // Translation is the flow's alone.
+        let way = match entry.plan.shared() {
+            Some(plan) => self.ways.share(&plan),
+            None => self.ways.own(),
+        };
         if is_own(way) {
             self.set_own_plan(id, &entry.plan);
         }

@@ -60,16 +60,15 @@ impl Segment {
     /// it. The header was checked by `parse` to be whole.
     #[inline]
     pub fn read(header: &[u8], flags: u8, payload: u32) -> Self {
-        let word = |at: usize| {
-            header.get(at..at + 4).map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
-        };
-        let seq = word(4);
+        let header = header.first_chunk().copied().unwrap_or([0u8; 16]);
+        let [_, _, _, _, a, b, c, d, e, f, g, h, _, _, window @ ..] = header;
+        let seq = u32::from_be_bytes([a, b, c, d]);
         let extra = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
         Self {
             seq,
             end: seq.wrapping_add(payload).wrapping_add(extra),
-            ack: word(8),
-            window: (word(12) & 0xffff) as u16,
+            ack: u32::from_be_bytes([e, f, g, h]),
+            window: u16::from_be_bytes(window),
             flags,
         }
     }

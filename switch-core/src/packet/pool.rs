@@ -1,7 +1,7 @@
 //! A worker's store of packet buffers: two sizes, last in first out so that the warm ones are
 //! used again, bounded.
 
-use super::{HEADROOM, MAX_FRAME, Packet};
+use super::{Batch, HEADROOM, MAX_FRAME, Packet};
 
 /// Which buffer a frame needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,6 +74,30 @@ impl Pool {
     /// A packet that can hold `len` octets.
     #[inline]
     pub fn alloc_for(&mut self, len: usize) -> Option<Packet> {
+        if len <= Self::SMALL
+            && let Some(packet) = self.small.pop()
+        {
+            self.small_out += 1;
+            return Some(packet);
+        }
+        self.alloc_rare(len)
+    }
+
+    /// Up to `count` empty packets of up to [`SMALL`](Self::SMALL) octets, at the end of `batch`.
+    #[inline]
+    pub fn alloc_burst(&mut self, batch: &mut Batch, count: usize) {
+        let count = count.min(batch.remaining_capacity());
+        let ready = count.min(self.small.len());
+        batch.extend(self.small.drain(self.small.len() - ready..).rev());
+        self.small_out += ready;
+        for _ in ready..count {
+            let Some(packet) = self.alloc(SizeClass::Small) else { break };
+            batch.push(packet);
+        }
+    }
+
+    #[inline(never)]
+    fn alloc_rare(&mut self, len: usize) -> Option<Packet> {
         match len {
             0..=Self::SMALL => self.alloc(SizeClass::Small),
             _ if len <= Self::LARGE => self.alloc(SizeClass::Large),
@@ -84,6 +108,16 @@ impl Pool {
     /// Takes a packet back. One of a foreign size, or more than the pool keeps, is freed.
     #[inline]
     pub fn free(&mut self, mut packet: Packet) {
+        if packet.buffer_len() == HEADROOM + Self::SMALL && self.small.len() < self.config.small {
+            self.small_out = self.small_out.saturating_sub(1);
+            packet.reset();
+            return self.small.push(packet);
+        }
+        self.free_rare(packet);
+    }
+
+    #[inline(never)]
+    fn free_rare(&mut self, mut packet: Packet) {
         let (kept, out, limit) = match packet.buffer_len() - HEADROOM {
             Self::SMALL => (&mut self.small, &mut self.small_out, self.config.small),
             Self::LARGE => (&mut self.large, &mut self.large_out, self.config.large),

@@ -24,7 +24,10 @@ pub fn check_source(snapshot: &Snapshot, query: &Query<'_>) -> Result<(), DropRe
             Err(if is_martian(source) { DropReason::MartianSource } else { DropReason::SpoofedIp })
         }
         PortFacts::Host(_) => {
-            if is_martian(source) && !is_link_local_v4(source) {
+            // As a pod's, the node's kernel speaks from there to the gateway.
+            let to_gateway =
+                || is_link_local_v6(source) && snapshot.is_gateway(query.key.dst_addr());
+            if is_martian(source) && !is_link_local_v4(source) && !to_gateway() {
                 return Err(DropReason::MartianSource);
             }
             match snapshot.endpoints.get(&source).map(|e| &e.location) {

@@ -59,18 +59,18 @@ impl Build<'_> {
                 }
             }
         }
-        for pod in &changes.here {
-            let location = self.locate(pod);
-            self.enter(&mut map, pod, &location);
-        }
-        // Their ports may be others' by now, so that they are looked at each time: there are as many
-        // as this node has pods.
+        // The ports of those that stay may be others' by now, so that they are looked at each time:
+        // there are as many as this node has pods. They come first: a newcomer takes no port of theirs.
         let moved = changes.gone.iter().chain(&changes.here).map(|pod| &pod.cookie);
         let moved: HashSet<_> = moved.collect();
         let stay: Vec<_> =
             attached.iter().filter(|pod| !moved.contains(&pod.cookie)).cloned().collect();
         for pod in &stay {
             self.locate(pod);
+        }
+        for pod in &changes.here {
+            let location = self.locate(pod);
+            self.enter(&mut map, pod, &location);
         }
         let new = changes.here.iter().filter(|pod| pod.attachment.is_some());
         let attached = stay.into_iter().chain(new.map(|pod| Arc::clone(pod))).collect();

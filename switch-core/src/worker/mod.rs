@@ -108,6 +108,10 @@ struct WorkerPort {
     ready: bool,
 }
 
+fn octets(batch: &Batch) -> u64 {
+    batch.iter().map(|packet| packet.len() as u64).sum()
+}
+
 /// See the module's description.
 pub struct Worker {
     engine: Engine,
@@ -255,21 +259,27 @@ impl Worker {
             return self.lose(now, DropReason::PortDown, batch);
         };
         let offloads = port.info().offloads;
-        if !batch.iter().all(|p| is_fit(p, offloads)) {
-            self.finish_batch(now, offloads, batch);
+        let (mut bytes, mut unfinished) = (0, false);
+        for packet in batch.iter() {
+            bytes += packet.len() as u64;
+            unfinished |= packet.offload.is_unfinished();
         }
-        self.send(now, id, batch);
+        if unfinished && !batch.iter().all(|p| is_fit(p, offloads)) {
+            self.finish_batch(now, offloads, batch);
+            bytes = octets(batch);
+        }
+        self.send(now, id, batch, bytes);
     }
 
-    fn send(&mut self, now: Instant, id: PortId, batch: &mut Batch) {
+    /// `bytes`: octets of all in the batch.
+    fn send(&mut self, now: Instant, id: PortId, batch: &mut Batch, mut bytes: u64) {
         let at = self.index.get(id.index()).copied().flatten();
         let Some(at) = at.map(usize::from).filter(|&at| at < self.ports.len()) else { return };
         let mut more = std::mem::take(&mut self.finished);
         loop {
             let frames = batch.len();
-            let bytes: u64 = batch.iter().map(|p| p.len() as u64).sum();
             let result = self.ports[at].port.tx(&mut self.pool, batch);
-            let left: u64 = batch.iter().map(|p| p.len() as u64).sum();
+            let left = octets(batch);
             if let Some(counters) = self.engine.counters().port(id) {
                 counters.tx_frames.add((frames - batch.len()) as u64);
                 counters.tx_bytes.add(bytes - left);
@@ -289,6 +299,7 @@ impl Worker {
             }
             let count = more.len().min(BATCH);
             batch.extend(more.drain(..count));
+            bytes = octets(batch);
         }
         self.finished = more;
     }

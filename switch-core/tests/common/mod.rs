@@ -287,11 +287,22 @@ fn carry(
 
 /// Switches TCP segmentation offload of an interface on or off (`ethtool -K NAME tso off`).
 pub fn set_tso(ns: &NetNs, name: &str, on: bool) {
-    use std::os::fd::AsRawFd;
     const ETHTOOL_STSO: u32 = 0x1f;
+    set_offload(ns, name, ETHTOOL_STSO, on);
+}
+
+/// Switches on or off whether an interface takes any super-frame (`ethtool -K NAME sg off`, on
+/// which all segmentation depends).
+pub fn set_tunnel_offloads(ns: &NetNs, name: &str, on: bool) {
+    const ETHTOOL_SSG: u32 = 0x19;
+    set_offload(ns, name, ETHTOOL_SSG, on);
+}
+
+fn set_offload(ns: &NetNs, name: &str, command: u32, on: bool) {
+    use std::os::fd::AsRawFd;
     ns.enter(|| {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut value = [ETHTOOL_STSO, u32::from(on)];
+        let mut value = [command, u32::from(on)];
         // SAFETY: all zero is a valid `ifreq`.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {

@@ -3,6 +3,8 @@
 #[path = "../common/mod.rs"]
 #[macro_use]
 mod common;
+mod frames;
+mod pmtu;
 mod tcp;
 mod throughput;
 mod world;

@@ -20,7 +20,7 @@ fn transfer(from: &NetNs, to: &NetNs, address: IpAddr) {
         .spawn("sender", move || {
             let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(10)).unwrap();
             stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
-            let block: Vec<u8> = (0..65_536u32).map(|n| (n * 7 >> 3) as u8).collect();
+            let block: Vec<u8> = (0..65_536u32).map(|n| (n * 7 / 8) as u8).collect();
             for n in 0..OCTETS / block.len() {
                 let mut block = block.clone();
                 block[0] = n as u8;
@@ -41,7 +41,7 @@ fn transfer(from: &NetNs, to: &NetNs, address: IpAddr) {
     for (n, octet) in all.iter().enumerate() {
         let expected = match n % 65_536 {
             0 => (n / 65_536) as u8,
-            n => (n * 7 >> 3) as u8,
+            n => (n * 7 / 8) as u8,
         };
         assert_eq!(*octet, expected, "at {n}");
     }

@@ -7,10 +7,32 @@ use std::time::Duration;
 
 use switch_core::host::NetNs;
 
+use crate::common;
 use crate::world::{Near, POD, Tunnel, Underlay, kernel_pod};
 
-/// Gbit/s of one stream from one pod to the other.
-fn iperf(from: &NetNs, to: &NetNs, address: &str, seconds: &str) -> f64 {
+/// Processor time of this process, whose threads are our switches, and of what it ran, the ends of
+/// the stream: in seconds. What the kernel does on their behalf is in it.
+fn cpu() -> [f64; 2] {
+    [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN].map(|who| {
+        // SAFETY: all zero is a valid `rusage`, a struct of integers.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel writes one `rusage`.
+        assert_eq!(unsafe { libc::getrusage(who, &raw mut usage) }, 0);
+        let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+        seconds(usage.ru_utime) + seconds(usage.ru_stime)
+    })
+}
+
+/// One stream from one pod to the other.
+struct Stream {
+    /// Gbit/s.
+    rate: f64,
+    /// Nanoseconds of processor time for each KiB: of our switches, of the stream's ends.
+    cost: [f64; 2],
+}
+
+fn iperf(from: &NetNs, to: &NetNs, address: &str, seconds: &str) -> Stream {
+    let before = cpu();
     let mut server = to
         .command("iperf3")
         .args(["-s", "-1", "-B", address])
@@ -32,7 +54,11 @@ fn iperf(from: &NetNs, to: &NetNs, address: &str, seconds: &str) -> f64 {
     let rate = words.position(|word| word == "Mbits/sec").and_then(|at| {
         line.split_whitespace().nth(at - 1).and_then(|word| word.parse::<f64>().ok())
     });
-    rate.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr))) / 1000.0
+    let rate = rate.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
+    let after = cpu();
+    let kib = rate * 1e6 / 8.0 / 1024.0 * seconds.parse::<f64>().unwrap();
+    let cost = [0, 1].map(|n| (after[n] - before[n]) * 1e9 / kib);
+    Stream { rate: rate / 1000.0, cost }
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -48,36 +74,61 @@ fn throughput() {
     let seconds = var("SECONDS_EACH", "2");
     let v6 = var("FAMILY", "4") == "6";
     let tunnel = Tunnel { v6, vni: 1, port: 4789 };
-    let ours = Underlay::new();
-    let (near, far) = (Near::new(&ours.near, &tunnel), kernel_pod(&ours.far, &tunnel, true));
-    let kernel = Underlay::new();
+    let worlds: Vec<_> = (0..5).map(|_| Underlay::new()).collect();
+    let [kernel, ours, both, raw, raws] = &worlds[..] else { unreachable!() };
     let pods = (kernel_pod(&kernel.near, &tunnel, false), kernel_pod(&kernel.far, &tunnel, true));
-    let switches = Underlay::new();
-    let first = Near::new(&switches.near, &tunnel);
-    let back = Tunnel { v6, ..tunnel };
-    let second = Near::far(&switches.far, &back);
+    let (near, far) = (Near::new(&ours.near, &tunnel), kernel_pod(&ours.far, &tunnel, true));
+    let two = (Near::new(&both.near, &tunnel), Near::far(&both.far, &tunnel));
+    let (raw_near, raw_far) = (Near::raw(raw, &tunnel, false), kernel_pod(&raw.far, &tunnel, true));
+    let raw_two = (Near::raw(raws, &tunnel, false), Near::raw(raws, &tunnel, true));
+    if var("CUT", "") == "1" {
+        // The underlay carries no super-frames: what the nodes send is cut before it.
+        for world in &worlds {
+            for node in [&world.near, &world.far] {
+                common::set_tunnel_offloads(node, "u0", false);
+            }
+        }
+    }
     let (a, b) = (POD[0][usize::from(v6)], POD[1][usize::from(v6)]);
-    let mut results: [Vec<f64>; 4] = Default::default();
     let paths = [
-        (&pods.0, &pods.1, b),
-        (&near.pod, &far, b),
-        (&far, &near.pod, a),
-        (&first.pod, &second.pod, b),
+        ("kernel to kernel", &pods.0, &pods.1, b),
+        ("UDP socket to kernel", &near.pod, &far, b),
+        ("kernel to UDP socket", &far, &near.pod, a),
+        ("UDP socket to UDP socket", &two.0.pod, &two.1.pod, b),
+        ("AF_PACKET to kernel", &raw_near.pod, &raw_far, b),
+        ("kernel to AF_PACKET", &raw_far, &raw_near.pod, a),
+        ("AF_PACKET to AF_PACKET", &raw_two.0.pod, &raw_two.1.pod, b),
     ];
-    let wanted = var("PATHS", "0123");
+    let wanted = var("PATHS", "0123456");
+    let mut results: Vec<Vec<Stream>> = paths.iter().map(|_| Vec::new()).collect();
     for round in 0..rounds {
-        for (n, (from, to, address)) in paths.iter().enumerate() {
-            let skip = !wanted.contains(&n.to_string());
-            results[n].push(if skip { f64::NAN } else { iperf(from, to, address, &seconds) });
+        for (n, (_, from, to, address)) in paths.iter().enumerate() {
+            if wanted.contains(&n.to_string()) {
+                results[n].push(iperf(from, to, address, &seconds));
+            }
         }
         let load = std::fs::read_to_string("/proc/loadavg").unwrap();
-        let last: Vec<f64> = results.iter().map(|r| r[round]).collect();
+        let last: Vec<_> = results.iter().map(|r| r.last().map_or(0.0, |s| s.rate)).collect();
         println!("round {round}: {last:.2?} load {}", load.trim());
     }
-    let names = ["kernel to kernel", "ours to kernel", "kernel to ours", "ours to ours"];
-    let whole = median(&mut results[0].clone());
-    for (name, values) in names.iter().zip(&mut results) {
-        let mid = median(values);
-        println!("{name}: {mid:.2} Gbit/s, {:.2} of the kernel's", mid / whole);
+    let of = |n: usize, value: fn(&Stream) -> f64| {
+        median(&mut results[n].iter().map(value).collect::<Vec<_>>())
+    };
+    let whole = |s: &Stream| s.cost[0] + s.cost[1];
+    for (n, (name, ..)) in paths.iter().enumerate().filter(|(n, _)| !results[*n].is_empty()) {
+        // Each beside the kernel's of the same round.
+        let pairs = || results[n].iter().zip(&results[0]);
+        let mut rates: Vec<f64> = pairs().map(|(s, k)| s.rate / k.rate).collect();
+        let mut costs: Vec<f64> = pairs().map(|(s, k)| whole(s) / whole(k)).collect();
+        let (rate, ours, ends) = (of(n, |s| s.rate), of(n, |s| s.cost[0]), of(n, |s| s.cost[1]));
+        print!("{name}: {rate:.2} Gbit/s; ns/KiB: ours {ours:.0}, ends {ends:.0}");
+        match rates.is_empty() {
+            true => println!(),
+            false => println!(
+                "; of the kernel's {:.2}, cost {:.2}",
+                median(&mut rates),
+                median(&mut costs)
+            ),
+        }
     }
 }

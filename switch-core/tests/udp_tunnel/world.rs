@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use switch_core::host::netlink::{InterfaceAddress, LinkSpec, Vxlan};
@@ -16,6 +16,7 @@ use switch_core::port::af_packet::{PacketConfig, PacketDevice};
 use switch_core::port::tap::{TapConfig, TapDevice};
 use switch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice, underlay_mac};
 use switch_core::port::{Device, Port};
+use switch_core::time::Clock;
 use vxlan::header::Vni;
 use vxlan::template::{
     DontFragment, Dscp, InnerFacts, Outer, PartialChecksum, Template, UdpChecksum,
@@ -66,6 +67,15 @@ impl Tunnel {
 
     fn template_with(&self, is_far: bool, checksum: UdpChecksum) -> Template {
         let (near, far) = self.ends(is_far);
+        self.template_of(near, far, checksum)
+    }
+
+    /// Between other addresses.
+    pub(crate) fn template_between(&self, near: IpAddr, far: IpAddr) -> Template {
+        self.template_of(near, far, UdpChecksum::Zero)
+    }
+
+    fn template_of(&self, near: IpAddr, far: IpAddr, checksum: UdpChecksum) -> Template {
         Template::new(&Outer {
             ethernet: Some((underlay_mac(near), underlay_mac(far))),
             port: self.port,
@@ -237,13 +247,15 @@ struct Loop {
 
 impl Loop {
     fn run(&mut self, stop: &AtomicBool) {
+        let clock = Clock::start();
         let mut quiet = None;
         while !stop.load(Relaxed) {
             if self.out() + self.back() > 0 {
                 quiet = None;
                 continue;
             }
-            if quiet.get_or_insert_with(Instant::now).elapsed() < Duration::from_micros(30) {
+            let now = clock.now();
+            if now.since(*quiet.get_or_insert(now)) < Duration::from_micros(30) {
                 std::thread::yield_now();
                 continue;
             }

@@ -68,7 +68,7 @@ fn find(table: &FlowTable, n: u16) -> Option<EntryId> {
     let found = table.look(table.candidate(hash), hash, &key, 0);
     let searched = table.look(EntryId::NONE, hash, &key, 0);
     assert_eq!(found, searched, "with and without a candidate");
-    found.map(|(id, _)| id)
+    Some(found.0).filter(|id| !id.is_none())
 }
 
 /// Every entry's key and mark.
@@ -190,7 +190,7 @@ fn keys_that_collide_stand_side_by_side() {
     }
     for n in 0..100u16 {
         let found = table.look(table.candidate(hash), hash, &key(n), 0);
-        assert_eq!(found, Some((EntryId(u32::from(n)), None)));
+        assert_eq!(found, (EntryId(u32::from(n)), None));
     }
     for n in (0..100).rev() {
         assert!(table.index.remove(hash, n));
@@ -202,6 +202,9 @@ fn keys_that_collide_stand_side_by_side() {
 /// What a packet of `bytes` octets finds in second `now`.
 fn hit(table: &mut FlowTable, n: u16, bytes: usize, now: u32) -> Option<(Plan, Follow)> {
     let id = find(table, n)?;
+    if let Some(plan) = table.hit_counted(id, 1500, bytes as u32, now) {
+        return Some((*plan, Follow::Counted));
+    }
     table.hit(id, bytes, now, |_| true).map(|(plan, follow)| (*plan, follow))
 }
 
@@ -266,7 +269,7 @@ fn tcp_and_what_is_translated_is_followed_packet_by_packet() {
     let hash = tcp.hash(&HASH);
     let id = table.insert(hash, &FlowEntry { key: tcp, ..entry(2, 50) }).unwrap();
     let looked = table.look(table.candidate(hash), hash, &tcp, 0);
-    assert_eq!(looked, Some((id, Some(connection(2)))));
+    assert_eq!(looked, (id, Some(connection(2))));
     let found = table.hit(id, 60, 50, |_| true).map(|(plan, follow)| (*plan, follow));
     assert_eq!(found, Some((plan(2), Follow::Each(connection(2)))));
     table.sweep(100, |_, _| true);
@@ -277,9 +280,12 @@ fn tcp_and_what_is_translated_is_followed_packet_by_packet() {
 fn an_answer_holds_for_its_epoch_and_sender_only() {
     let mut table = table();
     table.insert(key(1).hash(&HASH), &entry(1, 50)).unwrap();
-    assert!(table.look(EntryId::NONE, key(1).hash(&HASH), &key(1), 7).is_none(), "another sender");
+    let looked = table.look(EntryId::NONE, key(1).hash(&HASH), &key(1), 7);
+    assert_eq!(looked, (EntryId::NONE, None), "another sender");
     let id = find(&table, 1).unwrap();
     assert!(table.hit(id, 60, 50, |_| false).is_none(), "too long for its way");
+    assert!(table.hit_counted(id, 1501, 60, 50).is_none(), "too long for its way");
+    assert!(table.hit_counted(EntryId::NONE, 40, 60, 50).is_none());
     table.begin(Epoch(1));
     assert!(hit(&mut table, 1, 60, 50).is_some());
     table.begin(Epoch(2));
@@ -312,7 +318,7 @@ fn no_answer_comes_back_when_numbers_come_round() {
 #[test]
 fn more_next_hops_than_can_be_shared_have_their_flows_own_answers() {
     let mut table = FlowTable::new(FlowTableConfig { entries: 20_000, hash_key: HASH });
-    let far = |n: u16| Plan { mtu: n, ..plan(0) };
+    let far = |n: u16| Plan { mtu: 1500 + n, ..plan(0) };
     for n in 1..10_000 {
         table.insert(key(n).hash(&HASH), &FlowEntry { plan: far(n), ..entry(n, 50) }).unwrap();
     }

@@ -44,9 +44,9 @@ fn hash(plan: &Plan) -> u64 {
 }
 
 /// Whether the number, of whatever epoch, says that an entry's plan is its own.
-#[inline]
+#[inline(always)]
 pub(super) fn is_own(number: u32) -> bool {
-    number % LIMIT as u32 == 0
+    number.is_multiple_of(LIMIT as u32)
 }
 
 impl Ways {
@@ -98,6 +98,15 @@ impl Ways {
         };
         self.last = way;
         self.own() | way
+    }
+
+    /// The shared plan of this epoch that a number names, if it names one.
+    #[inline(always)]
+    pub(super) fn shared(&self, number: u32) -> Option<&Plan> {
+        if number >> BITS != self.turn || is_own(number) {
+            return None;
+        }
+        self.ways.get(number as usize % LIMIT)
     }
 
     #[inline]

@@ -4,7 +4,8 @@ use wire::parse::parse;
 
 use super::super::testkit::{Shape, judge, shape, tunnelled};
 use super::*;
-use crate::packet::{PoolConfig, finish_checksum, segment};
+use crate::packet::layout::put_be16;
+use crate::packet::{Offload, PoolConfig, finish_checksum, segment};
 
 /// The UDP port of tunnels in these tests.
 const TUNNEL: u16 = 8080;
@@ -23,7 +24,7 @@ fn tcp(v4: bool, payload: usize) -> Shape {
         tcp_flags: 0x10,
         id: 0xfffe,
         seq: u32::MAX - 100,
-        payload: (0..payload).map(|n| (n * 7 >> 3) as u8).collect(),
+        payload: (0..payload).map(|n| (n * 7 / 8) as u8).collect(),
     }
 }
 

@@ -15,6 +15,8 @@ pub struct Circle {
     octets: Vec<u8>,
     /// Where each frame ends in `octets`.
     ends: Vec<usize>,
+    /// Every frame fits a small buffer.
+    is_small: bool,
     next: usize,
     start: usize,
     sent: u64,
@@ -25,27 +27,17 @@ impl Circle {
     /// A port that receives `frames` in turn. Without frames it receives nothing.
     pub fn new<F: AsRef<[u8]>>(info: PortInfo, frames: impl IntoIterator<Item = F>) -> Self {
         let (mut octets, mut ends) = (Vec::new(), Vec::new());
+        let mut is_small = true;
         for frame in frames {
+            is_small &= frame.as_ref().len() <= Pool::SMALL;
             octets.extend_from_slice(frame.as_ref());
             ends.push(octets.len());
         }
-        Self { info, octets, ends, next: 0, start: 0, sent: 0, sent_octets: 0 }
+        Self { info, octets, ends, is_small, next: 0, start: 0, sent: 0, sent_octets: 0 }
     }
 
-    /// Frames sent so far.
-    pub fn sent(&self) -> u64 {
-        self.sent
-    }
-
-    /// Octets of the frames sent so far.
-    pub fn sent_octets(&self) -> u64 {
-        self.sent_octets
-    }
-}
-
-impl Port for Circle {
-    #[inline]
-    fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+    /// One by one, each into a buffer of its size.
+    fn receive_large(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
         let before = batch.len();
         while !batch.is_full() {
             if self.next == self.ends.len() {
@@ -64,13 +56,46 @@ impl Port for Circle {
         Ok(batch.len() - before)
     }
 
+    /// Frames sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Octets of the frames sent so far.
+    pub fn sent_octets(&self) -> u64 {
+        self.sent_octets
+    }
+}
+
+impl Port for Circle {
+    #[inline]
+    fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        let before = batch.len();
+        if !self.is_small || self.ends.is_empty() {
+            return self.receive_large(pool, batch);
+        }
+        pool.alloc_burst(batch, batch.remaining_capacity());
+        for packet in batch.iter_mut().skip(before) {
+            if self.next == self.ends.len() {
+                (self.next, self.start) = (0, 0);
+            }
+            let end = self.ends[self.next];
+            packet.fill(&self.octets[self.start..end]);
+            self.start = end;
+            self.next += 1;
+        }
+        Ok(batch.len() - before)
+    }
+
     #[inline]
     fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
         let count = batch.len();
+        let mut octets = 0;
         for packet in batch.drain(..) {
-            self.sent_octets += packet.len() as u64;
+            octets += packet.len() as u64;
             pool.free(packet);
         }
+        self.sent_octets += octets;
         self.sent += count as u64;
         Ok(count)
     }

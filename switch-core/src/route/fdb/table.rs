@@ -171,6 +171,10 @@ impl Slot {
     /// The slot's value if it holds `key`; the argument why it can be trusted stands at the
     /// head of `fdb.rs`.
     fn read(&self, key: u64) -> Option<Value> {
+        // What is another's now was not this key's at whatever time the caller knows of.
+        if self.key.load(Ordering::Relaxed) != key {
+            return None;
+        }
         let before = self.load();
         if !before.is_entry() || self.key.load(Ordering::Acquire) != key {
             return None;
@@ -208,6 +212,16 @@ impl Fdb {
             learnt: (0..PORTS).map(|_| AtomicU32::new(0)).collect(),
             cursor: AtomicUsize::new(0),
             secret: [word(1), word(2) | 1],
+        }
+    }
+
+    /// Brings near where `mac` stands, if it is known.
+    #[inline]
+    pub fn prefetch(&self, domain: Domain, mac: Mac) {
+        // Rows are a quarter full at most, and filled from the front.
+        let row = self.row(key(domain, mac));
+        for line in row.chunks(64 / size_of::<Slot>()).take(2) {
+            crate::prefetch::prefetch(&line[0]);
         }
     }
 
