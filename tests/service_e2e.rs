@@ -22,6 +22,8 @@ const NAMES: [&str; 3] = ["x", "y", "z"];
 const VIPS: [&str; 2] = ["10.96.0.10", "fd96::10"];
 const STICKY: [&str; 2] = ["10.96.0.11", "fd96::11"];
 const EMPTY: [&str; 2] = ["10.96.0.12", "fd96::12"];
+/// Its backend is the node itself.
+const OWN: [&str; 2] = ["10.96.0.13", "fd96::13"];
 
 fn pod_ip(pod: usize, family: usize) -> IpAddr {
     let n = pod + 2;
@@ -31,6 +33,7 @@ fn pod_ip(pod: usize, family: usize) -> IpAddr {
 /// An endpoint of the Services: a pod, and whether it is ready, serving and terminating.
 type End = (usize, [bool; 3]);
 
+const STAY: &str = "sessionAffinity: ClientIP, ";
 const READY: [bool; 3] = [true, true, false];
 const LEAVING: [bool; 3] = [false, true, true];
 const LEFT: [bool; 3] = [false, false, true];
@@ -88,9 +91,9 @@ impl World {
             text += &pod(NAMES[number], number as u8 + 2, &annotations);
         }
         for (at, service, more) in
-            [(0, "web", ""), (1, "sticky", "sessionAffinity: ClientIP, "), (2, "empty", "")]
+            [(0, "web", ""), (1, "sticky", STAY), (2, "empty", ""), (3, "own", "")]
         {
-            let ips = [VIPS, STICKY, EMPTY][at];
+            let ips = [VIPS, STICKY, EMPTY, OWN][at];
             text += &format!(
                 "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {service}, namespace: a}}\n\
                  spec: {{{more}clusterIP: {0}, clusterIPs: [{0}, '{1}'], \
@@ -98,7 +101,6 @@ impl World {
                  {{name: u, port: 80, targetPort: 8080, protocol: UDP}}]}}\n",
                 ips[0], ips[1]
             );
-            let ends = if service == "empty" { &[] } else { ends };
             for (f, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
                 let end = |(pod, [ready, serving, terminating]): &End| {
                     format!(
@@ -107,7 +109,11 @@ impl World {
                         pod_ip(*pod, f)
                     )
                 };
-                let list: Vec<String> = ends.iter().map(end).collect();
+                let list: Vec<String> = match (service, f) {
+                    ("empty", _) | ("own", 1) => Vec::new(),
+                    ("own", _) => vec![format!("{{addresses: ['{NODE}'], nodeName: n1}}")],
+                    _ => ends.iter().map(end).collect(),
+                };
                 text += &format!(
                     "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
                      metadata: {{name: {service}-{f}, namespace: a, labels: \
@@ -319,6 +325,18 @@ fn affinity_hairpin_and_refusal() {
         goes_on(&mut stream, 1);
         assert_eq!(world.ask(&datagrams(&pods[Y], VIPS[f])), "y");
         world.change(&all, &[(Y, READY), (Z, READY)]);
+    }
+    // A server in the node's own network, called by the node and by a pod.
+    let listener = node.enter(|| TcpListener::bind("0.0.0.0:8080")).expect("entered");
+    let listener = listener.expect("bound");
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || echo(X, stream));
+        }
+    });
+    for from in [node, &pods[X]] {
+        let (_, _, mut stream) = world.connect(from, OWN[0]).expect("connected");
+        goes_on(&mut stream, 2);
     }
     let refused = world.connect(node, EMPTY[0]).expect_err("nobody is there");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);

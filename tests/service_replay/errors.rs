@@ -8,7 +8,8 @@ use wire::flow_key::proto;
 use crate::octets;
 use crate::play::{Play, Seen, Sent, first, icmp, tcp, udp, udp_with};
 use crate::world::{
-    End, FAMILIES, Host, NODE, NODE_PORTS, OUTSIDE, PORTS, X, Y, gateway_ip, node_ip, vip, web,
+    End, FAMILIES, Host, NODE, NODE_PORTS, OUTSIDE, PORTS, X, Y, gateway_ip, node_ip,
+    other_node_ip, remote_ip, vip, web,
 };
 
 /// Type and code: port unreachable, time exceeded, too big.
@@ -210,9 +211,11 @@ fn should_translate_errors_about_masqueraded_packets() {
         let told = told.by("a_x");
         quotes(&told, sent.from, sent.to);
         // Nodes and pods are of the cluster, and see pods as they are.
-        for to in [crate::world::other_node_ip(v6), crate::world::remote_ip(5, v6), node_ip(v6)] {
+        let own = udp(X.at(v6, 4000), NODE.at(v6, 53));
+        assert_eq!(play.send(X, &own).by("host").from(), own.from);
+        for to in [other_node_ip(v6), remote_ip(5, v6)] {
             let sent = udp(X.at(v6, 4000), SocketAddr::new(to, 53));
-            assert_eq!(play.send(X, &sent).sent().from(), sent.from, "{to}");
+            assert_eq!(play.send(X, &sent).sent().inner().from(), sent.from, "{to}");
         }
     }
 }

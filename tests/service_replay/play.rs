@@ -51,6 +51,14 @@ impl Seen {
         SocketAddr::new(self.parsed.key.dst_addr(), self.parsed.key.dst_port)
     }
 
+    /// What it carries to another node: the frame behind IPv4, UDP and VXLAN headers, without
+    /// options (RFC 7348 §5).
+    pub(crate) fn inner(&self) -> Self {
+        let payload = usize::from(self.parsed.payload);
+        assert_eq!((self.port.as_str(), self.to().port()), ("uplink", 4789), "no tunnel packet");
+        Self::read("inside", self.frame[payload + 8..].to_vec(), false)
+    }
+
     /// The network-layer packet.
     pub(crate) fn packet(&self) -> &[u8] {
         &self.frame[usize::from(self.parsed.l3)..self.parsed.end as usize]
@@ -387,5 +395,7 @@ pub(crate) fn round_trip(
     };
     let heard = play.send(backend, &answer).by(&client.file());
     assert_eq!((heard.from(), heard.to()), (to, from));
+    // Back to whoever sent the question.
+    assert_eq!(heard.frame[..6], client.frame(&answer.packet)[6..12]);
     seen.from()
 }

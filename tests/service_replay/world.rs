@@ -14,12 +14,6 @@ pub(crate) const FAMILIES: [bool; 2] = [false, true];
 /// Ranges that cluster IPs are of.
 pub(crate) const SERVICE_RANGES: [&str; 2] = ["10.96.0.0/16", "fd00:96::/112"];
 
-/// Whether clients outside the cluster are met at the port of the underlay (`uplink`), or still
-/// at the node's own, as long as the switch has no underlay. The one place that knows.
-fn has_uplink() -> bool {
-    false
-}
-
 /// Somebody who sends frames to the switch of node n1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Host {
@@ -27,7 +21,7 @@ pub(crate) enum Host {
     Pod(&'static str, u8),
     /// The node itself.
     Node,
-    /// A router outside the cluster, behind which clients are.
+    /// A router beside the node's NIC, behind which clients off the cluster are.
     Outside,
 }
 
@@ -60,7 +54,7 @@ impl Host {
         match self {
             Self::Pod(name, _) => format!("a/{name}"),
             Self::Node => "host".to_owned(),
-            Self::Outside => if has_uplink() { "uplink" } else { "host" }.to_owned(),
+            Self::Outside => "uplink".to_owned(),
         }
     }
 
@@ -74,8 +68,7 @@ impl Host {
         let (to, from) = match self {
             Self::Pod(_, n) => (GATEWAY, Mac(mac([10, 1, 0, n].into()))),
             Self::Node => (GATEWAY, Mac(mac([192, 0, 2, 1].into()))),
-            Self::Outside if has_uplink() => (Mac(mac([192, 0, 2, 1].into())), ROUTER),
-            Self::Outside => (GATEWAY, ROUTER),
+            Self::Outside => (Mac(mac([192, 0, 2, 1].into())), ROUTER),
         };
         let ethertype = if packet[0] >> 4 == 4 { 0x0800 } else { 0x86dd };
         octets::ethernet(to, from, ethertype, packet)

@@ -183,3 +183,26 @@ fn path_mtu_only_from_our_own_packets() {
     later[7] = 1;
     assert_eq!(pmtu::read_quote(&later), None);
 }
+
+#[test]
+fn ends_can_take_over_each_others_addresses_at_once() {
+    let mut table = table();
+    let two = table.insert(end("192.0.2.2", 2, 1)).unwrap();
+    let three = table.insert(end("192.0.2.3", 3, 1)).unwrap();
+    table.insert(end("192.0.2.4", 4, 1)).unwrap();
+    let swapped = vec![(two, end("192.0.2.3", 3, 1)), (three, end("192.0.2.2", 2, 1))];
+    table.replace_all(swapped).unwrap();
+    assert_eq!(table.by_source(ip("192.0.2.3"), vni(1)), Some(two));
+    assert_eq!(table.by_mac(Mac([2, 0, 0, 0, 0, 2]), vni(1)), Some(three));
+    assert_eq!(table.len(), 3);
+
+    // One that cannot be leaves all as it was.
+    let taken = vec![(two, end("192.0.2.9", 9, 1)), (three, end("192.0.2.4", 5, 1))];
+    let error = TableError::AddressTaken(ip("192.0.2.4"), vni(1));
+    assert_eq!(table.replace_all(taken), Err((three, error)));
+    assert_eq!(table.by_source(ip("192.0.2.3"), vni(1)), Some(two));
+    assert_eq!(table.by_source(ip("192.0.2.9"), vni(1)), None);
+    let nobody = EndIndex(77);
+    let error = Err((nobody, TableError::NoSuchEnd(nobody)));
+    assert_eq!(table.replace_all(vec![(nobody, end("192.0.2.8", 8, 1))]), error);
+}

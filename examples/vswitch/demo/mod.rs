@@ -1,6 +1,6 @@
-//! `demo`: the main job on one machine, without set-up. Makes a node, pods and an outside in
-//! network namespaces of its own, runs the switch between them, sends real traffic between real
-//! sockets, says what was checked and measured, and removes all it made.
+//! `demo`: the main job on one machine, without set-up. Makes two nodes, their pods and an outside
+//! in network namespaces of its own, runs a switch for each node, joined by the tunnel, sends real
+//! traffic between real sockets, says what was checked and measured, and removes all it made.
 //!
 //! The namespaces have no names: they last as long as this process, however it ends. Only
 //! `--keep` gives them names, and they lose them again unless the demo comes to its end.
@@ -9,6 +9,7 @@ mod checks;
 mod frames;
 mod measure;
 mod report;
+mod servers;
 mod sockets;
 mod world;
 
@@ -23,9 +24,11 @@ use world::World;
 
 /// Show the switch at work on this machine, and check it.
 ///
-/// Makes one node with pods on TAP and AF_PACKET ports and an outside behind the node, in network
-/// namespaces of its own, and sends IPv4 and IPv6 traffic between real sockets. Needs root, or a
-/// system that lets ordinary users make user namespaces. Takes some ten seconds.
+/// Makes two nodes with pods on TAP and AF_PACKET ports, a network between the nodes, and an
+/// outside behind it, in network namespaces of its own; runs a switch for each node, joined by a
+/// VXLAN tunnel; and sends IPv4 and IPv6 traffic between real sockets, under policies and through
+/// Services. Needs root, or a system that lets ordinary users make user namespaces. Takes some
+/// thirty seconds.
 ///
 /// Exit status: 0 all checks passed, 1 one failed or something cannot be set up.
 #[derive(clap::Args, Debug)]
@@ -66,11 +69,15 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
 /// All checks and measurements.
 fn examine(world: &mut World, report: &mut Report) -> Done {
     checks::connectivity(world, report)?;
+    checks::wire_format(world, report)?;
     checks::packets(world, report)?;
+    checks::policy(world, report)?;
+    checks::services(world, report)?;
     checks::spoofing(world, report)?;
+    checks::tunnel_spoofing(world, report)?;
     checks::attachment(world, report)?;
     measure::idle(report)?;
-    measure::throughput(world, report)?;
-    measure::round_trip(world, report)?;
+    measure::table(world, report)?;
+    checks::narrow_underlay(world, report)?;
     checks::sums(world, report)
 }

@@ -13,6 +13,17 @@ pub(super) struct Report {
     json: bool,
     signals: Option<Signals>,
     findings: Findings,
+    rows: Vec<(&'static str, Result<Figures, String>)>,
+}
+
+/// A row of the table at the end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Figures {
+    /// One TCP stream, Gbit/s.
+    pub(super) stream: f64,
+    /// Round trips of small datagrams, µs.
+    pub(super) p50: f64,
+    pub(super) p99: f64,
 }
 
 #[derive(Default, Serialize)]
@@ -41,7 +52,8 @@ struct Measurement {
 impl Report {
     /// Nothing found yet. Without `signals` they end the process as they do.
     pub(super) fn new(json: bool, signals: Option<Signals>) -> Self {
-        Self { json, signals, findings: Findings { ok: true, ..Findings::default() } }
+        let findings = Findings { ok: true, ..Findings::default() };
+        Self { json, signals, findings, rows: Vec::new() }
     }
 
     /// Says what is going on.
@@ -85,6 +97,26 @@ impl Report {
         self.findings.measurements.push(Measurement { name, value, unit });
     }
 
+    /// Notes a row of the table, or why there is none.
+    pub(super) fn row(&mut self, name: &'static str, figures: Result<Figures, String>) {
+        match &figures {
+            Ok(figures) => {
+                self.measured(format!("TCP stream, {name}"), figures.stream, "Gbit/s");
+                self.measured(format!("round trip p50, {name}"), figures.p50, "µs");
+                self.measured(format!("round trip p99, {name}"), figures.p99, "µs");
+            }
+            Err(why) => self.progress(format_args!("not measured: {name}: {why}")),
+        }
+        self.rows.push((name, figures));
+    }
+
+    /// Shows something to a person.
+    pub(super) fn show(&self, text: &str) {
+        if !self.json {
+            text.lines().for_each(|line| print::line(format_args!("    {line}")));
+        }
+    }
+
     /// Whether every check passed.
     pub(super) fn is_good(&self) -> bool {
         self.findings.ok
@@ -97,9 +129,10 @@ impl Report {
             return print::json(&self.findings);
         }
         print::line("");
-        for Measurement { name, value, unit } in measurements {
-            print::line(format_args!("{name:<40} {value:>10.3} {unit}"));
+        for Measurement { name, value, unit } in measurements.iter().filter(|m| !self.in_table(m)) {
+            print::line(format_args!("{name}: {value:.3} {unit}"));
         }
+        self.table();
         let failed: Vec<_> = checks.iter().filter(|check| !check.ok).collect();
         for check in &failed {
             print::line(format_args!("✗ {}", check.name));
@@ -108,5 +141,25 @@ impl Report {
             0 => print::line(format_args!("{} checks, all passed", checks.len())),
             many => print::line(format_args!("{} checks, {many} FAILED", checks.len())),
         }
+    }
+
+    fn in_table(&self, measurement: &Measurement) -> bool {
+        self.rows.iter().any(|(name, _)| measurement.name.ends_with(name))
+    }
+
+    fn table(&self) {
+        print::line("");
+        let title = "quick figures, a second each, IPv4";
+        let [stream, p50, p99] = ["TCP stream", "trip p50", "trip p99"];
+        print::line(format_args!("{title:<38} {stream:>12} {p50:>10} {p99:>10}"));
+        for (name, figures) in &self.rows {
+            match figures {
+                Ok(Figures { stream, p50, p99 }) => print::line(format_args!(
+                    "{name:<38} {stream:>5.1} Gbit/s {p50:>7.1} µs {p99:>7.1} µs"
+                )),
+                Err(why) => print::line(format_args!("{name:<38} not measured: {why}")),
+            }
+        }
+        print::line("");
     }
 }

@@ -13,10 +13,10 @@ use switch_core::host::NetNs;
 use switch_core::time::Clock;
 
 /// How long anything may take on an overloaded machine.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a datagram is waited for before it is sent again: the network may lose it.
-const RETRY: Duration = Duration::from_millis(700);
-const TRIES: usize = 4;
+pub(super) const RETRY: Duration = Duration::from_millis(700);
+pub(super) const TRIES: usize = 4;
 
 /// What came of it, or what went wrong.
 pub(super) type Outcome<T> = Result<T, String>;
@@ -70,7 +70,8 @@ pub(super) fn tcp(from: &NetNs, to: &NetNs, address: IpAddr, octets: usize) -> O
     }
 }
 
-fn echo(mut stream: &TcpStream) {
+/// Sends back what comes until it ends.
+pub(super) fn echo(mut stream: &TcpStream) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(count @ 1..) = stream.read(&mut buffer) {
         if stream.write_all(&buffer[..count]).is_err() {
@@ -206,7 +207,7 @@ pub(super) fn unspecified(like: IpAddr) -> IpAddr {
 }
 
 /// Octets of which no two stretches are the same.
-fn pattern(octets: usize) -> Vec<u8> {
+pub(super) fn pattern(octets: usize) -> Vec<u8> {
     let mut word = 0x9e37_79b9_u32;
     let next = |_| {
         word = word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -58,7 +58,8 @@ pub struct Plan {
     pub flags: PlanFlags,
     /// Which tunnel, for [`PlanFlags::ENCAP`].
     pub tunnel: u16,
-    /// UDP source port of the tunnel packet, for [`PlanFlags::ENCAP`].
+    /// UDP source port of the tunnel packet, for [`PlanFlags::ENCAP`]; not in what is
+    /// [`shared`](Self::shared).
     pub source_port: SourcePort,
     /// What the replaced addresses add to a checksum over them.
     pub address_delta: Delta,
@@ -92,12 +93,32 @@ impl Plan {
 }
 
 impl Plan {
+    /// A routed hop and nothing else: no translation, no tunnel.
+    #[inline(always)]
+    pub fn is_plain_hop(&self) -> bool {
+        self.flags == PlanFlags::TTL
+    }
+
     /// A hop through a tunnel, `tunnel`, that leaves by `out`.
     pub fn encap(mut self, tunnel: u16, source_port: SourcePort) -> Self {
         self.flags = self.flags.with(PlanFlags::ENCAP);
         self.tunnel = tunnel;
         self.source_port = source_port;
         self
+    }
+
+    /// Whether addresses and ports are replaced.
+    #[inline]
+    pub const fn is_translation(&self) -> bool {
+        self.flags.0 & (PlanFlags::SNAT.0 | PlanFlags::DNAT.0) != 0
+    }
+
+    /// What is the same for all flows that go this way, if the plan is made of that alone: a flow
+    /// that is not translated leaves as it came in, so that its key says its tunnel packets' source
+    /// port.
+    pub fn shared(self) -> Option<Self> {
+        let source_port = SourcePort::from_hash(0);
+        (!self.is_translation()).then_some(Self { source_port, ..self })
     }
 
     /// The same way, with what has the key `from` turned into what has the key `to`.

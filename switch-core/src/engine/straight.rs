@@ -1,6 +1,7 @@
 //! The straight line that nearly every packet takes: parse all of a burst, look all up, then apply
 //! each. Neither allocates nor locks. What is not wholly ordinary goes the [slow way](super::slow).
 
+use vxlan::template::SourcePort;
 use wire::addr::Mac;
 use wire::flow_key::{HashKey, proto};
 use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into, straight};
@@ -196,18 +197,22 @@ impl Engine {
             return None;
         }
         apply(packet, parsed, plan);
-        if plan.flags.has(PlanFlags::ENCAP) {
-            let wrapped = match turn.snapshot.tunnels.get(plan.tunnel) {
-                Some(tunnel) if !packet.offload.is_crc32c() => {
-                    wrap(tunnel, packet, parsed.traffic_class, plan.source_port).is_ok()
-                }
-                _ => false,
-            };
-            if !wrapped {
-                return Some(Hit::Unwrapped(*plan));
-            }
+        if !plan.flags.has(PlanFlags::ENCAP) {
+            return Some(Hit::Out(plan.out));
         }
-        Some(Hit::Out(plan.out))
+        let source_port = match plan.is_translation() {
+            true => plan.source_port,
+            false => SourcePort::from_hash(parsed.key.hash(&turn.snapshot.cluster_key)),
+        };
+        match turn.snapshot.tunnels.get(plan.tunnel) {
+            Some(tunnel)
+                if !packet.offload.is_crc32c()
+                    && wrap(tunnel, packet, parsed.traffic_class, source_port).is_ok() =>
+            {
+                Some(Hit::Out(plan.out))
+            }
+            _ => Some(Hit::Unwrapped(Plan { source_port, ..*plan })),
+        }
     }
 }
 

@@ -2,18 +2,24 @@
 //! straight line as the frames of any routed port; so does what comes for Services from outside
 //! the cluster. Everything else goes nowhere.
 
+use std::net::IpAddr;
+
 use vxlan::decap::{ChecksumState, DecapError, decap};
 use vxlan::ecn;
-use vxlan::vtep::Refusal;
+use vxlan::header::Vni;
+use vxlan::vtep::{EndIndex, Refusal};
 use wire::addr::Mac;
 use wire::parse::{Icmp, Network, Parsed};
 
-use super::slow::destination;
+use super::slow::{destination, source};
 use super::{Engine, Trace, Turn, read};
 use crate::action::DropReason;
 use crate::id::PortId;
 use crate::packet::{Batch, GsoType, Offload, Packet, segment};
 use crate::snapshot::{Snapshot, UplinkPort};
+
+/// What says who sent a tunnel packet: outer source and destination, network.
+type Outside = (IpAddr, IpAddr, Vni);
 
 /// What an uplink's frame is.
 enum Kind {
@@ -36,8 +42,9 @@ impl Engine {
         batch: &mut Batch,
     ) {
         let mut routed = Batch::new();
+        let mut last = None;
         for mut packet in batch.drain(..) {
-            match self.open_outer(turn.snapshot, uplink, &mut packet) {
+            match self.open_outer(turn.snapshot, uplink, &mut packet, &mut last) {
                 Ok(Kind::Inner) => routed.push(packet),
                 Ok(Kind::Stray) => self.stray(turn, uplink.port, packet),
                 Ok(Kind::Several) => self.several(turn, uplink, packet),
@@ -62,6 +69,7 @@ impl Engine {
         snapshot: &Snapshot,
         uplink: &UplinkPort,
         packet: &mut Packet,
+        last: &mut Option<(Outside, EndIndex)>,
     ) -> Result<Kind, DropReason> {
         let outer = &mut self.parsed[0];
         read(packet, &self.shared.hash_key, outer)?;
@@ -84,10 +92,19 @@ impl Engine {
             Err(DecapError::NotVxlan) => return Ok(Kind::Plain),
             Err(error) => return Err(error.into()),
         };
-        let admitted = tunnels.ends.admit(&opened)?;
+        // Many in a row come from one node.
+        let outside = (opened.source, opened.destination, opened.vni);
+        let end = match last {
+            Some((of, end)) if *of == outside => *end,
+            _ => {
+                let end = tunnels.ends.admit(&opened)?.end;
+                *last = Some((outside, end));
+                end
+            }
+        };
         packet.truncate(opened.end as usize);
         packet.pull_front(opened.start as usize);
-        packet.set_via(Some(admitted.end));
+        packet.set_via(Some(end));
         if own || !packet.offload.csum_partial {
             // That was about the outer header.
             packet.offload = Offload::default();
@@ -98,8 +115,12 @@ impl Engine {
         if let Some(network) = frame.get_mut(14..) {
             ecn::apply(opened.ecn, network).map_err(|_| DropReason::TunnelEcn)?;
         }
+        // A flow is known by the tunnel end: what its frames say of themselves is not looked at later.
+        if source(frame).is_multicast() {
+            return Err(DropReason::SourceMulticast);
+        }
         let to = destination(frame);
-        Ok(if to == tunnels.gateway(admitted.end).mac { Kind::Inner } else { Kind::Stray })
+        Ok(if tunnels.is_own_mac(to) { Kind::Inner } else { Kind::Stray })
     }
 
     /// What came through the tunnel for a group or for nobody here: ARP and ND are looked at.
@@ -162,7 +183,7 @@ impl Engine {
 pub(super) fn is_to_node(snapshot: &Snapshot, uplink: &UplinkPort, packet: &Packet) -> bool {
     let to: Mac = destination(packet.bytes());
     match packet.via() {
-        Some(end) => to == snapshot.tunnels.gateway(end).mac,
+        Some(_) => snapshot.tunnels.is_own_mac(to),
         None => to == uplink.mac,
     }
 }

@@ -3,7 +3,7 @@
 //! The index holds buckets of one cache line: eight 16-bit tags, eight entry numbers, and how
 //! many keys passed the bucket by because it was full. An entry is one line more: key, sender, and
 //! the number of an answer that it shares with all flows that go the same way; only where
-//! packets are translated or wrapped has an entry an answer of its own, on a second line. Entries
+//! packets are translated has an entry an answer of its own, on a second line. Entries
 //! lie in one array that grows without moving.
 //!
 //! A batch is looked up in steps, so that the memory latencies of its packets
@@ -21,7 +21,7 @@ mod ways;
 
 use wire::flow_key::{FlowKey, HashKey, proto};
 
-use crate::action::{Plan, PlanFlags};
+use crate::action::Plan;
 use crate::id::Epoch;
 use crate::prefetch::prefetch;
 
@@ -280,7 +280,10 @@ impl FlowTable {
         let plan = self.ways.shared(line.way)?;
         let [packets, octets] = line.tail;
         let octets = octets.checked_add(bytes)?;
-        if line.last_seen != seconds || line.key.proto == proto::TCP || length > u32::from(plan.mtu)
+        if line.last_seen != seconds
+            || line.key.proto == proto::TCP
+            || length > u32::from(plan.mtu)
+            || !plan.is_plain_hop()
         {
             return None;
         }
@@ -299,7 +302,7 @@ impl FlowTable {
     ) -> Option<(&Plan, ConnectionRef)> {
         let line = self.lines.get_mut(id.0 as usize)?;
         let plan = self.ways.shared(line.way)?;
-        if line.key.proto != proto::TCP || length > u32::from(plan.mtu) {
+        if line.key.proto != proto::TCP || length > u32::from(plan.mtu) || !plan.is_plain_hop() {
             return None;
         }
         if line.last_seen != seconds {
@@ -385,9 +388,11 @@ impl FlowTable {
             }
             None => self.take_number()?,
         };
-        // Translation and wrapping are the flow's alone.
-        let is_plain = entry.plan.flags == PlanFlags::TTL;
-        let way = if is_plain { self.ways.share(&entry.plan) } else { self.ways.own() };
+        // Translation is the flow's alone.
+        let way = match entry.plan.shared() {
+            Some(plan) => self.ways.share(&plan),
+            None => self.ways.own(),
+        };
         if is_own(way) {
             self.set_own_plan(id, &entry.plan);
         }

@@ -117,6 +117,8 @@ pub(super) fn lookup(
                 None => Err(unreachable(DropReason::NoRoute, Answer::NetUnreachable)),
             }
         }
+        // The node that calls itself by a Service is hidden behind the gateway on its way back.
+        Some(FibEntry::Local) if snapshot.is_gateway(pinned.reply.dst_addr()) => to_host(snapshot),
         Some(FibEntry::Local | FibEntry::Node(_)) | None => host(snapshot, query.ingress),
     }
 }
@@ -149,10 +151,16 @@ fn by(snapshot: &Snapshot, query: &Query<'_>, reach: Reach) -> Result<Hop, Denia
 /// Out by the node's own stack, which has routes to everything that is no pod.
 fn host(snapshot: &Snapshot, ingress: PortId) -> Result<Hop, Denial> {
     match snapshot.host {
-        None => Err(unreachable(DropReason::NoRoute, Answer::NetUnreachable)),
         Some(host) if host.port == ingress => {
             Err(unreachable(DropReason::Hairpin, Answer::HostUnreachable))
         }
+        _ => to_host(snapshot),
+    }
+}
+
+fn to_host(snapshot: &Snapshot) -> Result<Hop, Denial> {
+    match snapshot.host {
+        None => Err(unreachable(DropReason::NoRoute, Answer::NetUnreachable)),
         Some(HostPort { port, mac, mtu }) => {
             Ok(Hop::Out { port, mtu, to: mac, from: snapshot.gateway.mac })
         }

@@ -1,4 +1,6 @@
-//! Frames that no honest pod sends, put on a pod's wire by a packet socket inside the pod.
+//! Frames that nobody honest sends, put on a wire by a packet socket.
+
+pub(super) mod tunnel;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::thread;
@@ -69,11 +71,11 @@ impl Parties {
     }
 }
 
-/// Sends a frame from inside a pod, so many times.
-pub(super) fn send(namespace: &NetNs, frame: &[u8], times: usize) -> Outcome<()> {
+/// Sends a frame by an interface, so many times.
+pub(super) fn send(namespace: &NetNs, interface: &str, frame: &[u8], times: usize) -> Outcome<()> {
     let receive = Receive::Messages;
     let config = PacketConfig { receive, promiscuous: false, ..PacketConfig::default() };
-    let mut device = PacketDevice::new(namespace, "eth0", config).map_err(|e| e.to_string())?;
+    let mut device = PacketDevice::new(namespace, interface, config).map_err(|e| e.to_string())?;
     let mut port = device.open(0, 1).map_err(|e| e.to_string())?;
     let (mut pool, mut batch) = (Pool::new(PoolConfig::default()), Batch::new());
     let mut sent = 0;

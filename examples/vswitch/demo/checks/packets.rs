@@ -1,0 +1,236 @@
+//! Large packets, TTL and path MTU, on one node and through the tunnel.
+
+use std::io;
+use std::net::{IpAddr, UdpSocket};
+
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, ip_mtu, ipv6_mtu, set_ip_mtu_discover,
+    set_ipv6_mtu_discover,
+};
+use switch_core::action::DropReason;
+use switch_core::host::netlink::Route;
+use switch_core::host::pod::switch_interface;
+use switch_core::host::{HostError, Netlink};
+use wire::cidr::Cidr;
+
+use crate::Done;
+use crate::demo::report::Report;
+use crate::demo::sockets::{self, Echo, Outcome, RETRY, TRIES};
+use crate::demo::world::{DemoPod, UPLINK, World};
+
+/// Octets of a datagram of 41 or more fragments.
+const JUMBO: usize = 60_000;
+/// What a pod is made to believe its way takes, and what it sends then.
+const WIDE: u32 = 9000;
+const TOO_BIG: usize = 3000;
+/// Headers before a datagram's data: IP of each family, and UDP.
+const HEADERS: [usize; 2] = [28, 48];
+
+/// See the module's description.
+pub(in crate::demo) fn packets(world: &World, report: &mut Report) -> Done {
+    let pod = |name| world.pod(name);
+    let large =
+        [("red", "green"), ("red", "blue"), ("blue", "red"), ("red", "cyan"), ("white", "blue")];
+    for (from, to) in large.map(|(from, to)| (pod(from), pod(to))) {
+        for (family, address) in to.addresses.each() {
+            let seen = sockets::udp(&from.namespace, &to.namespace, address, JUMBO);
+            let path = format!("{} → {}, {family}", from.name, to.name);
+            report.check(format!("fragments: {JUMBO} octets of UDP {path}"), seen.map(drop))?;
+        }
+    }
+    ttl(world, report)?;
+    for (from, to) in [("red", "blue"), ("red", "cyan"), ("white", "green")] {
+        for (family, address) in pod(to).addresses.each() {
+            let found = path_mtu(world, pod(from), pod(to), address);
+            let path = format!("{from} → {to}, {family}");
+            report.check(format!("path MTU: found by the switch's ICMP, {path}"), found)?;
+        }
+    }
+    for (family, address) in pod("cyan").addresses.each() {
+        let told = world.mtu().and_then(|mtu| {
+            with_wide_way(world, pod("blue"), || told_with_df(pod("blue"), address, TOO_BIG, mtu))
+        });
+        let name = "path MTU: with DF the sender learns it, blue → cyan";
+        report.check(format!("{name}, {family}"), told)?;
+    }
+    let cut = with_wide_way(world, pod("cyan"), || {
+        send_sized(pod("cyan"), pod("red"), pod("red").addresses.v4.into(), false, TOO_BIG)
+    });
+    let cut = cut.and_then(|arrives| arrives.then_some(()).ok_or("refused".to_owned()));
+    report.check("path MTU: without DF the switch cuts, cyan → red, IPv4", cut)?;
+    for (from, to) in [("red", "green"), ("red", "white"), ("white", "red")] {
+        for (family, address) in pod(to).addresses.each() {
+            let name = format!("sizes around the MTU, with and without DF, {from} → {to}");
+            let outcome = sizes(world, pod(from), pod(to), address);
+            report.check(format!("{name}, {family}"), outcome)?;
+        }
+    }
+    Ok(())
+}
+
+/// Every switch on the way takes one.
+fn ttl(world: &World, report: &mut Report) -> Done {
+    let red = world.pod("red");
+    for (to, expected, switches) in [("blue", 63, 1), ("cyan", 62, 2)] {
+        let addresses = world.pod(to).addresses;
+        let lowered = match sockets::ping(&red.namespace, addresses.v4.into(), None) {
+            Ok(Echo::Reply(Some(ttl))) if ttl == expected => Ok(()),
+            other => Err(format!("{other:?} instead of a reply with TTL {expected}")),
+        };
+        report.check(format!("TTL: red → {to} takes {switches}"), lowered)?;
+        for (family, address) in addresses.each() {
+            for ttl in 1..=switches {
+                let told = match sockets::ping(&red.namespace, address, Some(ttl)) {
+                    Ok(Echo::Expired(_)) => Ok(()),
+                    other => Err(format!("{other:?} instead of time exceeded")),
+                };
+                let name = format!("TTL: used up at switch {ttl} of red → {to}, {family}");
+                report.check(format!("{name}, the sender is told"), told)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Has a pod believe in a larger MTU than its peer has. Its first datagram is too big, of which
+/// it is told; then it cuts them itself.
+fn path_mtu(world: &World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> Outcome<()> {
+    let switch = world.node_of(from);
+    let before = switch.dropped(DropReason::MtuExceeded);
+    with_wide_way(world, from, || {
+        sockets::udp(&from.namespace, &to.namespace, address, TOO_BIG).map(drop)
+    })?;
+    match switch.dropped(DropReason::MtuExceeded) > before {
+        true => Ok(()),
+        false => Err("nothing was too big".to_owned()),
+    }
+}
+
+/// A sender that never lets its packets be cut is told how long they may be.
+fn told_with_df(from: &DemoPod, address: IpAddr, octets: usize, mtu: u32) -> Outcome<()> {
+    let socket = client(from, address, true)?;
+    socket.connect((address, 9)).map_err(|e| e.to_string())?;
+    for _ in 0..TRIES {
+        // The error of an earlier one, or none yet.
+        let _ = socket.send(&vec![0; octets]);
+        let _ = socket.recv(&mut [0; 16]);
+        let known = if address.is_ipv4() { ip_mtu(&socket) } else { ipv6_mtu(&socket) };
+        if known.map_err(|e| e.to_string())? == mtu {
+            return Ok(());
+        }
+    }
+    Err(format!("it never learns that the path's MTU is {mtu}"))
+}
+
+/// A way through the tunnel that is narrower than the node's own link: what the node's kernel
+/// knows of it reaches the pod. To be done last: the switch remembers it for minutes.
+pub(in crate::demo) fn narrow_underlay(world: &World, report: &mut Report) -> Done {
+    let (white, red) = (world.pod("white"), world.pod("red"));
+    let outcome = narrowed(world, white, red);
+    report.check("path MTU: a narrower underlay is told to the pod, white → red", outcome)
+}
+
+fn narrowed(world: &World, from: &DemoPod, to: &DemoPod) -> Outcome<()> {
+    const NARROW: u32 = 1400;
+    let text = |e: HostError| e.to_string();
+    let node = world.node_of(from);
+    let other = world.node_of(to).addresses.v4.into();
+    let mut netlink = Netlink::open(&node.namespace).map_err(text)?;
+    let index = netlink.link(UPLINK).map_err(text)?.index;
+    let route = Route::to(Cidr::host(other)).link(index).mtu(NARROW);
+    netlink.add_route(&route).map_err(text)?;
+    // Outer IPv4, UDP and VXLAN, inner Ethernet.
+    let fits_link = (NARROW - HEADERS[0] as u32) as usize;
+    let told = told_with_df(from, to.addresses.v4.into(), fits_link, NARROW - 50);
+    let passes = told.and_then(|()| {
+        sockets::udp(&from.namespace, &to.namespace, to.addresses.v4.into(), TOO_BIG).map(drop)
+    });
+    netlink.delete_route(&route).map_err(text)?;
+    passes
+}
+
+/// Datagrams of every size around the MTU: with DF those arrive that fit and the others are
+/// refused, without all arrive.
+fn sizes(world: &World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> Outcome<()> {
+    let mtu = world.mtu()? as usize;
+    let headers = HEADERS[usize::from(address.is_ipv6())];
+    for size in mtu - 12..=mtu + 12 {
+        for keep_whole in [true, false] {
+            let fits = size <= mtu || !keep_whole;
+            let arrives = send_sized(from, to, address, keep_whole, size - headers)
+                .map_err(|e| format!("{size} octets, DF {keep_whole}: {e}"))?;
+            if arrives != fits {
+                return Err(format!("{size} octets, DF {keep_whole}: arrives {arrives}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sends a datagram of that many octets of data; without DF it may be cut on the way. It arrives,
+/// or (`false`) the sender's kernel says that it is too long.
+fn send_sized(
+    from: &DemoPod,
+    to: &DemoPod,
+    address: IpAddr,
+    keep_whole: bool,
+    octets: usize,
+) -> Outcome<bool> {
+    let server = sockets::open(&to.namespace, || UdpSocket::bind((address, 0)))?;
+    server.set_read_timeout(Some(RETRY)).map_err(|e| e.to_string())?;
+    let target = server.local_addr().map_err(|e| e.to_string())?;
+    let socket = client(from, address, keep_whole)?;
+    let (message, mut buffer) = (sockets::pattern(octets), vec![0; 1 << 16]);
+    for _ in 0..TRIES {
+        match socket.send_to(&message, target) {
+            Err(error) if is_too_long(&error) => return Ok(false),
+            sent => sent.map_err(|e| format!("send: {e}"))?,
+        };
+        match server.recv_from(&mut buffer) {
+            Ok((count, _)) if buffer[..count] == message => return Ok(true),
+            Ok((count, _)) => return Err(format!("{count} other octets arrive")),
+            Err(_) => {}
+        }
+    }
+    Err("nothing arrives".to_owned())
+}
+
+fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error())
+}
+
+/// A socket whose packets may not be cut, or may be, by itself and on the way.
+fn client(from: &DemoPod, to: IpAddr, keep_whole: bool) -> Outcome<UdpSocket> {
+    let socket = sockets::open(&from.namespace, || UdpSocket::bind((sockets::unspecified(to), 0)))?;
+    use {Ipv4PathMtuDiscovery as V4, Ipv6PathMtuDiscovery as V6};
+    let set = match to {
+        IpAddr::V4(_) => set_ip_mtu_discover(&socket, if keep_whole { V4::DO } else { V4::DONT }),
+        IpAddr::V6(_) => set_ipv6_mtu_discover(&socket, if keep_whole { V6::DO } else { V6::DONT }),
+    };
+    set.map_err(|e| e.to_string())?;
+    socket.set_read_timeout(Some(RETRY / 4)).map_err(|e| e.to_string())?;
+    Ok(socket)
+}
+
+/// Does something while a pod's interface takes more than its peers and the tunnel do.
+fn with_wide_way<T>(world: &World, pod: &DemoPod, f: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    let usual = world.mtu()?;
+    set_mtu(world, pod, WIDE).map_err(|e| e.to_string())?;
+    let outcome = f();
+    set_mtu(world, pod, usual).map_err(|e| e.to_string())?;
+    outcome
+}
+
+fn set_mtu(world: &World, pod: &DemoPod, mtu: u32) -> Result<(), HostError> {
+    let mut ends = vec![(&pod.namespace, "eth0".to_owned())];
+    if !pod.tap {
+        let ours = switch_interface(&format!("demo/{}", pod.name));
+        ends.push((&world.node_of(pod).switch_namespace, ours));
+    }
+    for (namespace, interface) in ends {
+        let mut netlink = Netlink::open(namespace)?;
+        let index = netlink.link(&interface)?.index;
+        netlink.set_mtu(index, mtu)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! NetworkPolicy between nodes: each node judges for its own pods, new connections and living
+//! ones.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use switch_core::action::DropReason;
+
+use super::{expect_seen, wait_for};
+use crate::Done;
+use crate::demo::report::Report;
+use crate::demo::servers::{self, Servers};
+use crate::demo::sockets::{self, Connection, Outcome, PATIENCE};
+use crate::demo::world::{DemoPod, SERVICE_PORT, Service, TARGET_PORT, World};
+
+/// Long enough for what passes to have arrived.
+const A_WHILE: Duration = Duration::from_millis(250);
+/// Octets asked for and given back.
+const OCTETS: usize = 20_000;
+
+/// Only red may connect to cyan, which is on the other node.
+const ONLY_RED: (&str, &str) = (
+    "only-red",
+    "{podSelector: {matchLabels: {name: cyan}}, ingress: [{\
+     from: [{podSelector: {matchLabels: {name: red}}}], ports: [{port: 8080}]}]}",
+);
+/// The same with black in red's place.
+const ONLY_BLACK: (&str, &str) = (
+    "only-black",
+    "{podSelector: {matchLabels: {name: cyan}}, ingress: [{\
+     from: [{podSelector: {matchLabels: {name: black}}}]}]}",
+);
+/// White may connect to blue, which is on the other node, and to nobody else.
+const ONLY_TO_BLUE: (&str, &str) = (
+    "only-to-blue",
+    "{podSelector: {matchLabels: {name: white}}, policyTypes: [Egress], egress: [{\
+     to: [{podSelector: {matchLabels: {name: blue}}}]}]}",
+);
+
+/// See the module's description.
+pub(in crate::demo) fn policy(world: &mut World, report: &mut Report) -> Done {
+    let pods = ["red", "blue", "green", "cyan"].map(|name| world.pod(name).clone());
+    let _servers = match Servers::start(&pods) {
+        Ok(servers) => servers,
+        Err(error) => return report.check("policy: servers", Err(error)),
+    };
+    let to_cyan = Service { name: "cyan", number: 9, affinity: false, backends: vec!["cyan"] };
+    let through = to_cyan.cluster_ips();
+    let put = world.change(|scene| {
+        scene.policies = vec![ONLY_RED, ONLY_TO_BLUE];
+        scene.services = vec![to_cyan];
+    });
+    report.check("policy: put in force on both nodes", put)?;
+    let pod = |name: &str| world.pod(name);
+    for (family, cyan) in pod("cyan").addresses.each() {
+        let of_family = |pod: &DemoPod| pod.addresses.like(cyan);
+        for (from, to, target) in [
+            ("red", "cyan", at(cyan)),
+            ("white", "blue", at(of_family(pod("blue")))),
+            ("red", "cyan's Service", SocketAddr::new(through.like(cyan), SERVICE_PORT)),
+        ] {
+            let from = pod(from);
+            let answer = servers::ask_tcp(&from.namespace, target, OCTETS);
+            let outcome = expect_seen(answer.map(|answer| answer.seen), of_family(from));
+            report.check(format!("policy: {} → {to} is allowed, {family}", from.name), outcome)?;
+        }
+        // Denied by the node of whom the policy is about.
+        for (from, to, target, node, reason) in [
+            ("blue", "cyan", at(cyan), 1, DropReason::PolicyIngress),
+            (
+                "blue",
+                "cyan's Service",
+                SocketAddr::new(through.like(cyan), SERVICE_PORT),
+                1,
+                DropReason::PolicyIngress,
+            ),
+            ("white", "green", at(of_family(pod("green"))), 1, DropReason::PolicyEgress),
+        ] {
+            let outcome = denied(world, pod(from), target, node, reason);
+            report.check(format!("policy: {from} → {to} is denied, {family}"), outcome)?;
+        }
+    }
+    // Below, states change while this holds on to the pods.
+    let (red, cyan) = (world.pod("red").clone(), world.pod("cyan").clone());
+    for (family, address) in cyan.addresses.each() {
+        let outcome = living(world, &red, &cyan, address);
+        let name = "policy: a living connection through the tunnel is judged again";
+        report.check(format!("{name}, {family}"), outcome)?;
+    }
+    let freed = world.change(|scene| *scene = Default::default());
+    report.check("policy: taken back", freed)
+}
+
+fn at(address: IpAddr) -> SocketAddr {
+    SocketAddr::new(address, TARGET_PORT)
+}
+
+/// Nothing comes of connecting, and the node counts why.
+fn denied(
+    world: &World,
+    from: &DemoPod,
+    to: SocketAddr,
+    node: usize,
+    reason: DropReason,
+) -> Outcome<()> {
+    let before = world.nodes[node].dropped(reason);
+    let connect = || Ok(TcpStream::connect_timeout(&to, A_WHILE));
+    match sockets::open(&from.namespace, connect)? {
+        Ok(_) => return Err("it connects".to_owned()),
+        Err(error) if error.kind() == ErrorKind::TimedOut => {}
+        Err(error) => return Err(format!("{error}, where there should be silence")),
+    }
+    match wait_for(|| world.nodes[node].dropped(reason) > before) {
+        true => Ok(()),
+        false => Err(format!("not dropped as {}", reason.name())),
+    }
+}
+
+/// A connection that is allowed, forbidden and allowed again while it lives.
+fn living(world: &mut World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> Outcome<()> {
+    // Their listener is not at the servers' port, which only-red names.
+    world.change(|scene| scene.policies.clear())?;
+    let Connection { mut client, mut server, .. } =
+        sockets::connect(&from.namespace, &to.namespace, address)?;
+    let arrives = |client: &mut TcpStream, server: &mut TcpStream, octet: u8, patience| {
+        client.write_all(&[octet]).map_err(|e| format!("write: {e}"))?;
+        receives(server, octet, patience)
+    };
+    if !arrives(&mut client, &mut server, 1, PATIENCE)? {
+        return Err("nothing arrives at first".to_owned());
+    }
+    world.change(|scene| scene.policies = vec![ONLY_BLACK])?;
+    let before = world.nodes[to.node].dropped(DropReason::PolicyIngress);
+    if arrives(&mut client, &mut server, 2, A_WHILE)? {
+        return Err("it goes on although it is forbidden".to_owned());
+    }
+    if !wait_for(|| world.nodes[to.node].dropped(DropReason::PolicyIngress) > before) {
+        return Err("what was forbidden is not dropped as policy_ingress".to_owned());
+    }
+    world.change(|scene| scene.policies.clear())?;
+    // TCP sends again what was held up.
+    match receives(&mut server, 2, PATIENCE)? {
+        true => Ok(()),
+        false => Err("it does not go on when it is allowed again".to_owned()),
+    }
+}
+
+fn receives(end: &mut TcpStream, octet: u8, patience: Duration) -> Outcome<bool> {
+    end.set_read_timeout(Some(patience)).map_err(|e| e.to_string())?;
+    let mut buffer = [0];
+    match end.read(&mut buffer) {
+        Ok(1) if buffer[0] == octet => Ok(true),
+        Ok(_) => Err("the connection ended".to_owned()),
+        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
+        Err(error) => Err(format!("read: {error}")),
+    }
+}

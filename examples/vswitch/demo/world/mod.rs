@@ -1,0 +1,274 @@
+//! The demo's world: two nodes, their pods, and an outside that the nodes have a link to but no
+//! pod's address is known in.
+
+mod links;
+mod manifest;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use kubernetes::Manifests;
+use switch_core::action::DropReason;
+use switch_core::host::{HostError, NetNs, Netlink, pod};
+use switch_core::stats::WorkerCounters;
+use wire::addr::Mac;
+
+use super::sockets::Outcome;
+use crate::cluster::{ClusterArgs, Masquerading};
+use crate::failure::Failure;
+use crate::node::{Node, NodeOptions, UnderlayOptions};
+use crate::state;
+pub(super) use links::{
+    FAR_AWAY, NODE_ADDRESSES, OUTSIDE, SEGMENT, UPLINK, address, bridge_port, segment,
+    without_netfilter,
+};
+pub(super) use manifest::{SERVICE_PORT, Scene, Service, TARGET_PORT};
+
+/// The nodes' names, and what named namespaces begin with.
+const NODE_NAMES: [&str; 2] = ["demo-one", "demo-two"];
+const PREFIX: &str = "podswitch-demo";
+/// The pods and their nodes; the first two of a node, or its first, are on TAP.
+const PODS: [(&str, usize, bool); 6] = [
+    ("red", 0, true),
+    ("green", 0, true),
+    ("blue", 0, false),
+    ("black", 0, false),
+    ("cyan", 1, true),
+    ("white", 1, false),
+];
+
+/// An address of each family.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Family {
+    pub(super) v4: Ipv4Addr,
+    pub(super) v6: Ipv6Addr,
+}
+
+impl Family {
+    /// Both, with their families' names.
+    pub(super) fn each(self) -> [(&'static str, IpAddr); 2] {
+        [("IPv4", self.v4.into()), ("IPv6", self.v6.into())]
+    }
+
+    /// That of the same family.
+    pub(super) fn like(self, other: IpAddr) -> IpAddr {
+        if other.is_ipv4() { self.v4.into() } else { self.v6.into() }
+    }
+}
+
+/// A pod.
+#[derive(Clone, Debug)]
+pub(super) struct DemoPod {
+    pub(super) name: &'static str,
+    /// Number of its node.
+    pub(super) node: usize,
+    pub(super) namespace: NetNs,
+    pub(super) addresses: Family,
+    pub(super) mac: Mac,
+    /// Attached by a TAP, else by a veth pair and AF_PACKET.
+    pub(super) tap: bool,
+}
+
+impl DemoPod {
+    /// What it is attached by.
+    pub(super) fn kind(&self) -> &'static str {
+        if self.tap { "TAP" } else { "AF_PACKET" }
+    }
+}
+
+/// A node and its switch.
+pub(super) struct DemoNode {
+    pub(super) node: Node,
+    /// The node's own namespace.
+    pub(super) namespace: NetNs,
+    /// Where its switch keeps its ends of veth pairs.
+    pub(super) switch_namespace: NetNs,
+    pub(super) addresses: Family,
+}
+
+impl DemoNode {
+    /// A counter of its switch, all workers together.
+    pub(super) fn sum(&self, count: impl Fn(&WorkerCounters) -> u64) -> u64 {
+        let workers = self.node.control().workers();
+        workers.map(|w| count(&w.counters)).fold(0, u64::wrapping_add)
+    }
+
+    /// Frames that its switch dropped for a reason.
+    pub(super) fn dropped(&self, reason: DropReason) -> u64 {
+        self.sum(|counters| counters.dropped(reason))
+    }
+}
+
+/// See the module's description.
+pub(super) struct World {
+    pub(super) nodes: [DemoNode; 2],
+    pub(super) outside: NetNs,
+    pub(super) pods: Vec<DemoPod>,
+    scene: Scene,
+    manifest: String,
+    named: bool,
+}
+
+impl World {
+    /// Makes everything and starts the switches.
+    pub(super) fn make(with_tap: bool, named: bool) -> Result<Self, Failure> {
+        let outside = namespace("-outside", named)?;
+        let [one, two] = [Place::make("-one", named)?, Place::make("-two", named)?];
+        links::join(&outside, [&one.node, &two.node])?;
+        let mut pods = Vec::new();
+        for (number, (name, node, tap)) in PODS.into_iter().enumerate() {
+            let (net, last) = (node as u8, number as u8 + 2);
+            let addresses = Family {
+                v4: Ipv4Addr::new(10, 77, net, last),
+                v6: Ipv6Addr::new(0xfd77, 0, 0, net.into(), 0, 0, 0, last.into()),
+            };
+            let namespace = namespace(&format!("-{name}"), named)?;
+            let mac = Mac([0x0a, 0x58, 10, 77, net, last]);
+            pods.push(DemoPod { name, node, namespace, addresses, mac, tap: tap && with_tap });
+        }
+        let scene = Scene::default();
+        let manifest = manifest::write(&pods, &scene);
+        let nodes = [one.start(0, &manifest)?, two.start(1, &manifest)?];
+        let is_attached =
+            |p: &DemoPod| nodes[p.node].node.port(&format!("demo/{}", p.name)).is_some();
+        if let Some(pod) = pods.iter().find(|pod| !is_attached(pod)) {
+            return Err(Failure::Setup(format!("pod {} could not be attached", pod.name)));
+        }
+        Ok(Self { nodes, outside, pods, scene, manifest, named })
+    }
+
+    /// The pod of that name.
+    pub(super) fn pod(&self, name: &str) -> &DemoPod {
+        self.pods.iter().find(|pod| pod.name == name).expect("a pod of the demo's own")
+    }
+
+    /// The node that a pod is on.
+    pub(super) fn node_of(&self, pod: &DemoPod) -> &DemoNode {
+        &self.nodes[pod.node]
+    }
+
+    /// The MTU of the pods' interfaces, in octets.
+    pub(super) fn mtu(&self) -> Outcome<u32> {
+        let text = |e: HostError| e.to_string();
+        let link = Netlink::open(&self.pods[0].namespace).and_then(|mut n| n.link("eth0"));
+        link.map(|link| link.mtu).map_err(text)
+    }
+
+    /// Changes policies and Services; both switches judge by them when this returns.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Scene)) -> Outcome<()> {
+        change(&mut self.scene);
+        self.manifest = manifest::write(&self.pods, &self.scene);
+        for (node, name) in self.nodes.iter_mut().zip(NODE_NAMES) {
+            let applied = compile(name, &self.manifest).and_then(|state| node.node.apply(state));
+            applied.map_err(|failure| text(&failure))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the switches and removes everything. With `keep` everything but the switches stays;
+    /// what to know about it is returned.
+    pub(super) fn end(self, keep: bool) -> Result<Option<String>, Failure> {
+        let Self { nodes, outside, pods, manifest, named, .. } = self;
+        let mut namespaces = vec![outside];
+        namespaces.extend(pods.into_iter().map(|pod| pod.namespace));
+        let mut commands = String::new();
+        let folder = std::env::temp_dir().join(PREFIX);
+        let mut ended = Ok(());
+        for (node, name) in nodes.into_iter().zip(NODE_NAMES) {
+            commands.push_str(&format!(
+                "\nvswitch run --node {name} --manifests {} --node-netns {}",
+                folder.display(),
+                node.namespace.path().display(),
+            ));
+            let stopped = node.node.stop(keep);
+            // The first error is the one to tell.
+            ended = ended.and(stopped);
+            namespaces.extend([node.namespace, node.switch_namespace]);
+        }
+        ended?;
+        if !(keep && named) {
+            return Ok(None);
+        }
+        std::fs::create_dir_all(&folder)
+            .and_then(|()| std::fs::write(folder.join("demo.yaml"), manifest))
+            .map_err(|e| Failure::Setup(format!("{}: {e}", folder.display())))?;
+        namespaces.iter().for_each(NetNs::keep);
+        Ok(Some(format!(
+            "kept: the namespaces {PREFIX}* in {}. The switches have ended; to run them again:{commands}",
+            NetNs::directory().display(),
+        )))
+    }
+}
+
+impl fmt::Display for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, title) in ["one", "two"].into_iter().enumerate() {
+            let of_node = || self.pods.iter().filter(|pod| pod.node == number);
+            let taps = of_node().filter(|pod| pod.tap).count();
+            let others = of_node().count() - taps;
+            write!(f, "node {title} with {taps} pods on TAP and {others} on AF_PACKET, ")?;
+        }
+        write!(f, "and an outside")
+    }
+}
+
+/// The namespaces of a node and its switch.
+struct Place {
+    node: NetNs,
+    switch: NetNs,
+}
+
+impl Place {
+    fn make(name: &str, named: bool) -> Result<Self, HostError> {
+        let node = namespace(&format!("{name}-node"), named)?;
+        // Under this name `vswitch run` looks for it.
+        let switch = namespace(name, named)?;
+        pod::silence(&switch)?;
+        Ok(Self { node, switch })
+    }
+
+    fn start(self, number: usize, manifest: &str) -> Result<DemoNode, Failure> {
+        let Self { node: namespace, switch: switch_namespace } = self;
+        let options = NodeOptions {
+            name: NODE_NAMES[number].to_owned(),
+            namespace: namespace.clone(),
+            switch_namespace: Some(switch_namespace.clone()),
+            workers: 1,
+            masquerade: Masquerading::Kernel,
+            cluster: Vec::new(),
+            underlay: UnderlayOptions::default(),
+        };
+        let (node, _) = Node::start(options, compile(NODE_NAMES[number], manifest)?)?;
+        let addresses = NODE_ADDRESSES[number];
+        Ok(DemoNode { node, namespace, switch_namespace, addresses })
+    }
+}
+
+/// What a failure says, as far as it can come from a state.
+fn text(failure: &Failure) -> String {
+    match failure {
+        Failure::Input(text) | Failure::Setup(text) => text.clone(),
+        Failure::Refused(refused) => {
+            refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        }
+        Failure::Checked => String::new(),
+    }
+}
+
+fn namespace(name: &str, named: bool) -> Result<NetNs, HostError> {
+    if !named {
+        return NetNs::anonymous();
+    }
+    let name = format!("{PREFIX}{name}");
+    // What an earlier demo was told to keep.
+    if NetNs::find(&name)?.is_some() {
+        NetNs::remove(&name)?;
+    }
+    NetNs::create(&name)
+}
+
+fn compile(node: &str, manifest: &str) -> Result<kubernetes::Compiled, Failure> {
+    let manifests = Manifests::parse(Path::new("demo.yaml"), manifest)?;
+    state::judge(&manifests, Some(node), &ClusterArgs::default()).map_err(Failure::Refused)
+}
