@@ -134,7 +134,12 @@ impl Engine {
     /// The connection that a datagram to the gateway answers although its source is link-local: to
     /// the link-local address that stands for a hairpin connection's client, an end that is not
     /// bound to an address speaks from its own link-local one (RFC 6724 §5, rule 2).
-    fn behind_link_local(&self, turn: &Turn<'_>, packet: &Packet, parsed: &Parsed) -> Option<Known> {
+    fn behind_link_local(
+        &self,
+        turn: &Turn<'_>,
+        packet: &Packet,
+        parsed: &Parsed,
+    ) -> Option<Known> {
         let snapshot = turn.snapshot;
         let IpAddr::V6(source) = parsed.key.src_addr() else { return None };
         if !source.is_unicast_link_local() || !snapshot.is_gateway(parsed.key.dst_addr()) {
