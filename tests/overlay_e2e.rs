@@ -81,6 +81,11 @@ impl World {
     }
 }
 
+/// Whether packets between nodes go through a tunnel, whose headers take their part.
+fn is_tunnelled(more: &[&str]) -> bool {
+    !more.contains(&"host-gw")
+}
+
 fn everything(families: &[bool], more: &[&str]) {
     if !is_root() {
         return;
@@ -90,7 +95,11 @@ fn everything(families: &[bool], more: &[&str]) {
     let routes = |node: &Node| Netlink::open(&node.ns).unwrap().routes().unwrap();
     let before = [one, two].map(routes);
     let switches = world.start(more);
-    let inner = if families[0] { 1430 } else { 1450 };
+    let inner = match (is_tunnelled(more), families[0]) {
+        (true, false) => 1450,
+        (true, true) => 1430,
+        (false, _) => 1500,
+    };
     for node in &world.nodes {
         assert_eq!(mtu(&node.ns, "podswitch0"), inner);
         for pod in &node.pods {
@@ -101,8 +110,16 @@ fn everything(families: &[bool], more: &[&str]) {
     }
     pods(&world);
     node_processes(&world);
-    services(&world);
-    sweep(&world, inner as usize);
+    if is_tunnelled(more) || more.contains(&"--uplink") {
+        services(&world);
+    }
+    if is_tunnelled(more) {
+        sweep(&world, inner as usize);
+    }
+    if let [.., "eth0"] = more {
+        let unreachable: u64 = world.nodes.iter().map(|node| refused_datagrams(&node.ns)).sum();
+        assert_eq!(unreachable, 0, "what the switch takes is not the stack's to refuse");
+    }
     for switch in switches {
         assert_eq!(switch.stop(), Some(0));
     }
@@ -110,6 +127,15 @@ fn everything(families: &[bool], more: &[&str]) {
         assert_eq!(routes(node), before, "routes are as they were");
         assert!(Netlink::open(&node.ns).unwrap().find_link("podswitch0").unwrap().is_none());
     }
+}
+
+/// Datagrams that nobody listened for: the stack answers that a port is unreachable.
+fn refused_datagrams(ns: &NetNs) -> u64 {
+    let read = || std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let text = ns.enter(read).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("Udp: ")).collect();
+    let mut columns = lines[0].split(' ').zip(lines[1].split(' '));
+    columns.find(|(name, _)| *name == "NoPorts").unwrap().1.parse().unwrap()
 }
 
 /// Each pod to each of the other node, both families inside whatever is outside.
@@ -233,11 +259,71 @@ fn by_frames_over_ipv4() {
 
 #[test]
 fn by_frames_over_ipv6() {
-    everything(&[true], &["--underlay", "packet", "--uplink", "eth0", "--workers", "2"]);
+    everything(&[true], &["--workers", "2", "--underlay", "packet", "--uplink", "eth0"]);
 }
 
 /// Sockets for the tunnel, frames for clients outside; nodes with both families.
 #[test]
 fn through_udp_sockets_with_an_uplink() {
     everything(&[false, true], &["--uplink", "eth0"]);
+}
+
+/// No tunnel: the nodes' kernels carry packets between them.
+#[test]
+fn past_the_tunnel_by_the_nodes_kernels() {
+    everything(&[false, true], &["--routing", "host-gw"]);
+}
+
+/// No tunnel, frames to the other node's link-layer address.
+#[test]
+fn past_the_tunnel_by_frames() {
+    everything(&[false, true], &["--routing", "host-gw", "--uplink", "eth0"]);
+}
+
+/// What cannot be set up is said at the start, with the option and the interface.
+#[test]
+fn a_start_without_its_underlay_fails() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new(&[false]);
+    let [one, two] = &world.nodes;
+    let fails = |more: &[&str]| {
+        let [state, netns] = [world.folder.text("state"), one.ns.path().display().to_string()];
+        let node = ["run", "--node", &one.name, "--manifests", &state, "--node-netns", &netns];
+        let output = support::run(&[&node, more].concat());
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (more, code, words) in [
+        (&["--underlay", "packet"][..], 2, "--uplink <IF>"),
+        (&["--underlay", "pigeon"], 2, "neither udp nor packet"),
+        (&["--mtu", "100"], 2, "1280"),
+        (&["--uplink", "nowhere"], 1, "--uplink nowhere: "),
+        (&["--underlay", "packet", "--uplink", "lo"], 1, "--uplink lo: "),
+    ] {
+        let (status, told) = fails(more);
+        assert_eq!(status, Some(code), "{more:?}: {told}");
+        assert!(told.contains(words), "{more:?}: {told}");
+    }
+    // The node's address is elsewhere: asked for, that is a failure; otherwise pods of this node go on.
+    let mut netlink = Netlink::open(&one.ns).unwrap();
+    let link = netlink.link("eth0").unwrap().index;
+    netlink.delete_address(link, "192.0.2.1/24".parse().unwrap()).unwrap();
+    let (status, told) = fails(&["--underlay", "udp"]);
+    assert_eq!(status, Some(1), "{told}");
+    assert!(
+        told.contains("--underlay udp: no interface has") && told.contains("192.0.2.1"),
+        "{told}"
+    );
+    let switch = one.start(&world.folder, &["--mtu", "1400"]);
+    switch.says("ready");
+    assert_eq!(mtu(&one.pods[0].ns, "eth0"), 1400);
+    serve(&one.pods[1].ns, PORT);
+    udp(&one.pods[0].ns, one.pods[1].addresses[0], PORT, 100);
+    // It comes after all, and nobody has to say so.
+    netlink.add_address(link, "192.0.2.1/24".parse().unwrap()).unwrap();
+    let other = two.start(&world.folder, &[]);
+    other.says("ready");
+    serve(&two.pods[0].ns, PORT);
+    udp(&one.pods[0].ns, two.pods[0].addresses[1], PORT, 100);
 }

@@ -9,9 +9,9 @@ mod support;
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cluster::{Cut, Fabric, Node, PATIENCE, Switch, is_possible, is_root, ping, put, serve};
+use cluster::{Cut, Fabric, Limit, Node, PATIENCE, Switch, is_possible, is_root, ping, put, serve};
 use cluster::{tcp, udp, udp_once};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use kernel::{KernelNode, Tunnel, checksum_errors, first, flannel};
@@ -204,8 +204,8 @@ fn offloads(world: &World) {
 /// Receives what passes a port of the segment until `wanted` says that it has seen enough.
 fn capture(port: &mut dyn Port, mut wanted: impl FnMut(&[u8]) -> bool) {
     let mut pool = Pool::new(PoolConfig::default());
-    let (begun, mut batch) = (Instant::now(), Batch::new());
-    while begun.elapsed() < PATIENCE {
+    let (limit, mut batch) = (Limit::new(PATIENCE), Batch::new());
+    while limit.left().is_some() {
         port.rx(&mut pool, &mut batch).expect("received");
         if batch.is_empty() {
             std::thread::sleep(Duration::from_millis(1));
@@ -391,14 +391,14 @@ fn replaced(more: &[&str]) {
     let mut number = 0u32;
     let mut flows = || {
         for socket in &sockets {
-            let begun = Instant::now();
+            let limit = Limit::new(PATIENCE);
             loop {
                 number += 1;
                 let _ = socket.send(&number.to_be_bytes());
                 let mut buffer = [0; 4];
                 match socket.recv(&mut buffer) {
                     Ok(4) if buffer == number.to_be_bytes() => break,
-                    _ => assert!(begun.elapsed() < PATIENCE, "traffic does not resume"),
+                    _ => assert!(limit.left().is_some(), "traffic does not resume"),
                 }
             }
         }

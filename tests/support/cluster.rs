@@ -11,13 +11,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use rustix::net::{AddressFamily, SocketType, ipproto, socket};
 use rustix::process::{Pid, Signal, kill_process};
 use switch_core::host::netlink::LinkSpec;
 use switch_core::host::{NetNs, Netlink, sysctl, userns};
+use switch_core::time::{Clock, Instant};
 use wire::addr::Mac;
 
 use super::support::{Folder, vswitch};
@@ -26,6 +27,20 @@ use super::support::{Folder, vswitch};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 /// The longest wait for one answer before it is asked for again.
 const SHORT: Duration = Duration::from_millis(400);
+
+/// Time that is left of something.
+pub(crate) struct Limit(Clock, Duration);
+
+impl Limit {
+    pub(crate) fn new(time: Duration) -> Self {
+        Self(Clock::start(), time)
+    }
+
+    pub(crate) fn left(&self) -> Option<Duration> {
+        let passed = self.0.now().since(Instant::from_secs(0));
+        self.1.checked_sub(passed).filter(|left| !left.is_zero())
+    }
+}
 
 /// Whether a test can be done; says so loudly where it cannot.
 pub(crate) fn is_possible(needed: &str, there: bool) -> bool {
@@ -231,9 +246,9 @@ impl Switch {
         event: &str,
         wanted: impl Fn(&serde_json::Value) -> bool,
     ) -> serde_json::Value {
-        let begun = Instant::now();
+        let limit = Limit::new(PATIENCE);
         let mut last = String::new();
-        while let Some(left) = PATIENCE.checked_sub(begun.elapsed()) {
+        while let Some(left) = limit.left() {
             let line =
                 self.lines.recv_timeout(left).unwrap_or_else(|e| panic!("{event}: {e}: {last}"));
             let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
@@ -344,10 +359,10 @@ pub(crate) fn try_udp(from: &NetNs, to: IpAddr, port: u16, len: usize, patience:
     let any: IpAddr = if to.is_ipv4() { ip("0.0.0.0") } else { ip("::") };
     let socket = from.enter(|| UdpSocket::bind((any, 0))).expect("entered").expect("bound");
     socket.set_read_timeout(Some(SHORT)).expect("set");
-    let begun = Instant::now();
+    let limit = Limit::new(patience);
     let mut buffer = vec![0; 1 << 16];
     let data: Vec<u8> = (0..len).map(pattern).collect();
-    while begun.elapsed() < patience {
+    while limit.left().is_some() {
         // What the network says of earlier ones is told here.
         let _ = socket.send_to(&data, (to, port));
         while let Ok((got, peer)) = socket.recv_from(&mut buffer) {

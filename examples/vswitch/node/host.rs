@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use kubernetes::Compiled;
 use switch_core::config::{PortConfig, PortRole};
 use switch_core::control::ControlPlane;
-use switch_core::host::netlink::Route as KernelRoute;
 use switch_core::host::nft::{Masquerade, MasqueradeConfig};
 use switch_core::host::pod::{HostPort, HostPortConfig};
 use switch_core::host::{HostError, NetNs, Netlink};
@@ -17,6 +16,7 @@ use wire::cidr::Cidr;
 
 use super::NodeOptions;
 use super::pods::set_mtu;
+use super::routes::KernelRoutes;
 use super::services::{self, ServiceSide};
 use super::underlay::Remote;
 use super::veth::VethHost;
@@ -32,8 +32,7 @@ pub(super) struct HostSide {
     mtu: u16,
     masquerade: Option<Masquerade>,
     services: ServiceSide,
-    /// Routes to other nodes' pods that do not lead to the switch.
-    by_kernel: HashSet<(Cidr, IpAddr)>,
+    by_kernel: KernelRoutes,
     /// Last, so that nothing is steered to an interface that is gone.
     side: Side,
 }
@@ -77,7 +76,14 @@ impl HostSide {
             }
         };
         let services = ServiceSide::open(&options.namespace, state.config.node.gateway);
-        Ok(Self { port, mtu: MTU, masquerade, services, by_kernel: HashSet::new(), side })
+        Ok(Self {
+            port,
+            mtu: MTU,
+            masquerade,
+            services,
+            by_kernel: KernelRoutes::new(&options.namespace),
+            side,
+        })
     }
 
     /// The port's number.
@@ -108,7 +114,7 @@ impl HostSide {
         if remote == Remote::BySwitch {
             extend_ranges(&mut destinations, remote_ranges(state));
         }
-        self.route_by_kernel(options, state, remote);
+        self.by_kernel.follow(state, remote);
         extend_ranges(&mut destinations, services::ranges(&state.config, &snapshot));
         // The node that calls itself by a Service sees the gateway as its client.
         destinations.push(Cidr::host(state.config.node.gateway.ipv4.into()));
@@ -141,37 +147,6 @@ impl HostSide {
             print::note(error);
         }
         true
-    }
-
-    /// Has the node's kernel reach other nodes' pods by those nodes' addresses, where it is neither
-    /// the tunnel nor an uplink of ours that leads there.
-    fn route_by_kernel(&mut self, options: &NodeOptions, state: &Compiled, remote: Remote) {
-        let mut wanted = HashSet::new();
-        for node in state.config.nodes.iter().filter(|_| remote == Remote::ByKernel) {
-            for range in &node.pod_cidrs {
-                let is_same = |a: &&IpAddr| a.is_ipv4() == range.address().is_ipv4();
-                let address = node.addresses.iter().find(is_same);
-                wanted.extend(address.map(|address| (*range, *address)));
-            }
-        }
-        if wanted == self.by_kernel {
-            return;
-        }
-        let changed = Netlink::open(&options.namespace).and_then(|mut netlink| {
-            for (range, _) in self.by_kernel.difference(&wanted) {
-                match netlink.delete_route(&KernelRoute::to(*range)) {
-                    Err(error) if error.is_not_found() => {}
-                    result => result?,
-                }
-            }
-            wanted.iter().try_for_each(|(range, address)| {
-                netlink.add_route(&KernelRoute::to(*range).via(*address))
-            })
-        });
-        if let Err(error) = changed {
-            print::note(format_args!("--routing host-gw: {error}"));
-        }
-        self.by_kernel = wanted;
     }
 
     /// Looks after what may be missing still.

@@ -7,6 +7,7 @@
 mod host;
 mod neighbours;
 mod pods;
+mod routes;
 mod services;
 mod taken;
 mod underlay;

@@ -182,7 +182,7 @@ impl Underlay {
             None => None,
             Some(name) => {
                 let link = netlink.link(name).map_err(|e| format!("--uplink {name}: {e}"))?;
-                if link.mac.is_none() {
+                if !link.mac.is_some_and(Mac::is_unicast) {
                     return Err(format!("--uplink {name}: it is not an Ethernet interface"));
                 }
                 if !link.is_up {

@@ -115,11 +115,11 @@ fn serve(
         if watch.has_changed(&clock) || forced {
             reload(args, node, events);
         }
-        node.watch()?;
+        unless_refused(node.watch())?;
         let now = clock.now();
         if now >= tend_at {
             tend_at = now + TEND;
-            node.tend()?;
+            unless_refused(node.tend())?;
         }
         if let (Some(at), Some(every)) = (stats_at, args.stats)
             && now >= at
@@ -130,6 +130,18 @@ fn serve(
         }
     }
     Ok(())
+}
+
+/// What the node's interfaces became may be refused (an MTU that leaves nothing for the tunnel): that
+/// is told, and the state in force stays.
+fn unless_refused<T>(result: Result<T, Failure>) -> Done {
+    match result {
+        Err(Failure::Refused(refused)) => {
+            Failure::Refused(refused).report();
+            Ok(())
+        }
+        result => result.map(drop),
+    }
 }
 
 fn until(now: Instant, due: Instant) -> Duration {

@@ -75,14 +75,37 @@ pub(super) fn check_taken(
             }
             Ok(())
         }
-        PortFacts::Uplink(_) if query.via.is_none() && direction == Direction::Original => {
-            let neighbour = || {
-                let source = pinned.original.src_addr();
-                matches!(snapshot.reach(source), Some(Reach::Neighbour(_)))
+        PortFacts::Uplink(_) if query.via.is_none() => {
+            let taken = match direction {
+                Direction::Original => {
+                    pinned.is_via_service() || is_from_neighbour(snapshot, pinned)
+                }
+                Direction::Reply => is_behind_uplink(snapshot, pinned.reply.src_addr()),
             };
-            if pinned.is_via_service() || neighbour() { Ok(()) } else { Err(DropReason::NotForUs) }
+            if taken { Ok(()) } else { Err(DropReason::NotForUs) }
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether a connection is another node's or its pod's, and not just the two nodes': what they
+/// have to tell each other is their own stacks'.
+fn is_from_neighbour(snapshot: &Snapshot, pinned: &Pinned) -> bool {
+    let (source, destination) = (pinned.original.src_addr(), pinned.original.dst_addr());
+    let to_this_node = matches!(snapshot.fib.get(destination), Some(FibEntry::Local));
+    matches!(snapshot.reach(source), Some(Reach::Neighbour(_)))
+        && !(to_this_node && snapshot.tunnels.is_node_address(source))
+}
+
+/// Whether what is sent to `address` leaves by the uplink, so that answers come by it. Answers to
+/// what left by the node's own stack are for that: it sends them on.
+fn is_behind_uplink(snapshot: &Snapshot, address: IpAddr) -> bool {
+    match (snapshot.reach(address), snapshot.fib.get(address)) {
+        (Some(reach), _) => matches!(reach, Reach::Neighbour(_)),
+        (None, Some(FibEntry::NextHops(next))) => {
+            next.hops.iter().any(|hop| matches!(hop, Some(Reach::Neighbour(_))))
+        }
+        (None, _) => false,
     }
 }
 

@@ -1,0 +1,67 @@
+//! Routes of the node's kernel to other nodes' pods by those nodes' addresses, where neither the tunnel
+//! nor an uplink of ours leads there (`host-gw` without one).
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use kubernetes::Compiled;
+use switch_core::host::netlink::Route;
+use switch_core::host::{HostError, NetNs, Netlink};
+use wire::cidr::Cidr;
+
+use super::underlay::Remote;
+use crate::print;
+
+/// Routes, there while this value lives. Those of a killed run stay; the next takes over what it
+/// needs of them.
+#[derive(Debug)]
+pub(super) struct KernelRoutes {
+    namespace: NetNs,
+    in_force: HashSet<(Cidr, IpAddr)>,
+}
+
+impl KernelRoutes {
+    pub(super) fn new(namespace: &NetNs) -> Self {
+        Self { namespace: namespace.clone(), in_force: HashSet::new() }
+    }
+
+    /// Follows a state. A person is told what does not work.
+    pub(super) fn follow(&mut self, state: &Compiled, remote: Remote) {
+        let mut wanted = HashSet::new();
+        for node in state.config.nodes.iter().filter(|_| remote == Remote::ByKernel) {
+            for range in &node.pod_cidrs {
+                let is_same = |a: &&IpAddr| a.is_ipv4() == range.address().is_ipv4();
+                let address = node.addresses.iter().find(is_same);
+                wanted.extend(address.map(|address| (*range, *address)));
+            }
+        }
+        if wanted == self.in_force {
+            return;
+        }
+        if let Err(error) = self.replace(&wanted) {
+            print::note(format_args!("--routing host-gw: {error}"));
+        }
+        self.in_force = wanted;
+    }
+
+    fn replace(&self, wanted: &HashSet<(Cidr, IpAddr)>) -> Result<(), HostError> {
+        let mut netlink = Netlink::open(&self.namespace)?;
+        let stay: HashSet<Cidr> = wanted.iter().map(|(range, _)| *range).collect();
+        for (range, address) in self.in_force.iter().filter(|(range, _)| !stay.contains(range)) {
+            match netlink.delete_route(&Route::to(*range).via(*address)) {
+                Err(error) if error.is_not_found() => {}
+                result => result?,
+            }
+        }
+        wanted
+            .iter()
+            .try_for_each(|(range, address)| netlink.add_route(&Route::to(*range).via(*address)))
+    }
+}
+
+impl Drop for KernelRoutes {
+    fn drop(&mut self) {
+        // Best effort, in a namespace that may be gone; nobody is left to be told.
+        let _ = self.replace(&HashSet::new());
+    }
+}
