@@ -256,41 +256,54 @@ fn affinity_is_shared_by_workers() {
 /// weights change (T-N4): one connection, one backend, and both arrive.
 #[test]
 fn two_first_packets_at_two_workers_make_one_connection() {
-    const FLOWS: u16 = 3000;
+    // As many as a worker takes at once, so that the other one gets their twins.
+    const BURST: u16 = 64;
+    const FLOWS: u16 = 250 * BURST;
     let mut switch = Switch::with_workers(&config(&[1, 2]), 2);
     let now = switch.now;
     let done = AtomicBool::new(false);
     let mut arrived: HashMap<(bool, u16), Vec<usize>> = HashMap::new();
     let Switch { control, workers, ends: ports, .. } = &mut switch;
     thread::scope(|scope| {
+        let done = &done;
         for worker in workers {
-            let done = &done;
             scope.spawn(move || {
                 while !done.load(Ordering::Relaxed) {
                     worker.poll(now);
                 }
             });
         }
-        let mut turn = 0u16;
-        for n in 0..FLOWS {
-            let f = usize::from(n % 2);
-            let asked = framed(0, &packet(proto::UDP, (addresses(0)[f], 1000 + n), (vip(f), 80)));
-            for _ in 0..2 {
+        scope.spawn(move || {
+            for turn in 0.. {
+                if done.load(Ordering::Relaxed) {
+                    return;
+                }
+                let weighed = FAMILIES.map(|f| {
+                    let mut made = slice("web", f, &[1, 2]);
+                    made.endpoints[turn % 2].weight = 50;
+                    Change::Slice(Arc::new(made))
+                });
+                control.update(weighed).unwrap();
+            }
+        });
+        for first in (0..FLOWS).step_by(usize::from(BURST)) {
+            for n in (first..first + BURST).chain(first..first + BURST) {
+                let f = usize::from(n % 2);
+                let client = (addresses(0)[f], 1000 + n);
+                let asked = framed(0, &packet(proto::UDP, client, (vip(f), 80)));
                 // The workers drain it; until then there is no room for more.
                 while ports[0].send_frame(&asked).is_err() {
                     thread::yield_now();
                 }
             }
-            if n % 16 == 0 {
-                turn += 1;
-                let weighed = FAMILIES.map(|f| {
-                    let mut made = slice("web", f, &[1, 2]);
-                    made.endpoints[0].weight = 1 + turn % 5;
-                    Change::Slice(Arc::new(made))
-                });
-                control.update(weighed).unwrap();
+            let sent = 2 * usize::from(first + BURST);
+            for _ in 0..20_000 {
+                collect(ports, &mut arrived);
+                if arrived.values().map(Vec::len).sum::<usize>() == sent {
+                    break;
+                }
+                thread::yield_now();
             }
-            collect(ports, &mut arrived);
         }
         for _ in 0..20_000 {
             collect(ports, &mut arrived);

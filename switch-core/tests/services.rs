@@ -13,7 +13,9 @@ use policy::service::model::{Conditions, HostPort, Ingress, IpMode, ServiceType,
 use rig::services::*;
 use rig::{HOST, Switch, addresses, framed};
 use switch_core::action::DropReason;
+use switch_core::config::{RemoteNode, VtepMac};
 use switch_core::id::Cookie;
+use wire::addr::Mac;
 use wire::flow_key::proto;
 use wire::parse::tcp_flags;
 
@@ -207,6 +209,33 @@ fn local_policy_without_a_local_endpoint_drops() {
             .send(HOST, &framed(HOST, &packet(proto::UDP, (outside(f), 4000), (node(f), 30_080))));
         quiet(&mut switch);
         assert_eq!(switch.dropped(), [(HOST as u16, DropReason::ServiceNoLocalEndpoints)]);
+    }
+}
+
+/// Other nodes are of the cluster, with a tunnel or without: Local policy is not for them (S3),
+/// and where the backend is here they are seen as they are (S8).
+#[test]
+fn other_nodes_are_clients_inside_the_cluster() {
+    let mut web = service("web", vip);
+    web.kind = ServiceType::NodePort;
+    web.ports[1].node_port = Some(30_080);
+    let mut config = config_with(vec![web], &[1]);
+    let others = ["192.168.0.2", "fd00:1::2"].map(|ip| ip.parse().unwrap());
+    config.nodes.push(Arc::new(RemoteNode {
+        cookie: Cookie::new("Node/n2"),
+        name: "n2".into(),
+        labels: Default::default(),
+        addresses: others.to_vec(),
+        pod_cidrs: Vec::new(),
+        vtep: VtepMac { ipv4: Mac([2, 0, 0, 0, 2, 1]), ipv6: None },
+        underlay_mac: Mac([2, 0, 0, 0, 2, 2]),
+    }));
+    let mut switch = Switch::new(&config);
+    for f in FAMILIES {
+        let asked = packet(proto::UDP, (others[f], 4000), (node(f), 30_080));
+        switch.send(HOST, &framed(HOST, &asked));
+        let (_, parsed) = one(&mut switch, 1);
+        ends(&parsed.key, at(others[f], 4000), at(addresses(1)[f], 8080));
     }
 }
 

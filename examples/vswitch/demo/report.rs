@@ -149,8 +149,8 @@ impl Report {
 
     fn table(&self) {
         print::line("");
-        let (title, columns) = ("quick figures, a second each, IPv4", ["TCP", "p50", "p99"]);
-        let [stream, p50, p99] = columns;
+        let title = "quick figures, a second each, IPv4";
+        let [stream, p50, p99] = ["TCP stream", "trip p50", "trip p99"];
         print::line(format_args!("{title:<38} {stream:>12} {p50:>10} {p99:>10}"));
         for (name, figures) in &self.rows {
             match figures {

@@ -40,6 +40,32 @@ pub(super) fn is_tunnelled(packet: &Packet) -> bool {
     Link::of(frame).is_some_and(|link| tunnel(frame, link, &packet.offload).is_some())
 }
 
+/// Where a tunnelled super-frame's headers stand, as offsets from the frame's start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct TunnelPlaces {
+    /// The outer packet is IPv4.
+    pub(crate) v4: bool,
+    /// The outer UDP header.
+    pub(crate) udp: u16,
+    /// The outer UDP packet has a checksum.
+    pub(crate) is_summed: bool,
+    /// The inner IP header.
+    pub(crate) inner: u16,
+}
+
+/// Of a super-frame that is cut by a header inside a UDP tunnel; `None` of everything else.
+pub(crate) fn tunnel_places(packet: &Packet) -> Option<TunnelPlaces> {
+    let (frame, offload) = (packet.bytes(), &packet.offload);
+    if !offload.is_gso() {
+        return None;
+    }
+    let outer = Link::of(frame)?;
+    let (inner, udp) = tunnel(frame, outer, offload)?;
+    let inner = u16::try_from(inner?.l3).ok()?;
+    let is_summed = be16(frame, udp + 6) != 0;
+    Some(TunnelPlaces { v4: outer.v4, udp: udp as u16, is_summed, inner })
+}
+
 /// As [`segment`]; unless `finish`, segments leave with the pseudo-header sum of their own.
 pub(super) fn cut(
     mut packet: Packet,

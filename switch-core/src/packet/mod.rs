@@ -19,8 +19,8 @@ pub use finish::{CutError, finish_checksum, fit, is_fit, largest_l3};
 pub use fragment::fragment_v4;
 pub(crate) use gro::Run;
 pub use gro::coalesce;
-pub(crate) use gso::Train;
 pub use gso::segment;
+pub(crate) use gso::{Train, TunnelPlaces, tunnel_places};
 pub use offload::{GsoType, Offload};
 pub use pool::{Pool, PoolConfig, SizeClass};
 

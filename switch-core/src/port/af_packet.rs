@@ -18,12 +18,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
 use arrayvec::ArrayVec;
+use rustix::io::Errno;
 
+use super::inject::Injector;
 use super::joined::Outer;
 use super::virtio::{self, HeaderForm};
 use super::{Device, INVALID_OFFLOAD, Offloads, Port, PortInfo};
 use crate::host::{Context, HostError, NetNs, Netlink, netlink::Link};
-use crate::packet::{BATCH, Batch, Packet, Pool, SizeClass, coalesce};
+use crate::packet::{BATCH, Batch, Packet, Pool, SizeClass, coalesce, tunnel_places};
 use crate::sys::mmsg::{self, Slot, VNET_HEADER};
 use crate::sys::packet;
 use crate::sys::ring::{Frame, Ring};
@@ -55,14 +57,15 @@ pub struct PacketConfig {
     pub ring_slots: usize,
     /// Takes frames to any link-layer address, not just the interface's own.
     pub promiscuous: bool,
-    /// Puts TCP segments in VXLAN packets to this UDP port together again, where the kernel did
-    /// not: on an uplink that the switch ends tunnels at.
-    pub coalesce: Option<u16>,
+    /// On an uplink that VXLAN tunnels end at, their UDP port. TCP segments inside are put together
+    /// again where the kernel did not do it, and super-frames leave whole where the interface can
+    /// cut them and the kernel lets us tell it so (Linux 6.17).
+    pub tunnel: Option<u16>,
 }
 
 impl Default for PacketConfig {
     fn default() -> Self {
-        Self { receive: Receive::default(), ring_slots: 1024, promiscuous: true, coalesce: None }
+        Self { receive: Receive::default(), ring_slots: 1024, promiscuous: true, tunnel: None }
     }
 }
 
@@ -75,6 +78,7 @@ pub struct PacketDevice {
     /// Group of sockets that share the frames, once there are two.
     group: Option<u16>,
     open: Vec<Member>,
+    injector: Option<Arc<Injector>>,
 }
 
 #[derive(Debug)]
@@ -94,7 +98,10 @@ impl PacketDevice {
             let operation = format!("attach to interface {name}");
             return Err(HostError::invalid(operation, "it is not an Ethernet interface"));
         }
-        Ok(Self { ns: ns.clone(), link, config, group: None, open: Vec::new() })
+        // Without one everything works, and is cut here.
+        let injector = config.tunnel.and_then(|_| Injector::open(ns, &link).ok().flatten());
+        let injector = injector.map(Arc::new);
+        Ok(Self { ns: ns.clone(), link, config, group: None, open: Vec::new(), injector })
     }
 
     /// The interface as it was when the device was made.
@@ -107,9 +114,9 @@ impl PacketDevice {
             name: self.link.name.clone(),
             mac: self.link.mac,
             mtu: self.link.mtu,
-            // What the interface does not take, the kernel finishes on the way to it; but it
-            // refuses to cut by a header inside a tunnel that it did not make itself.
-            offloads: Offloads { tunnel: false, ..Offloads::ALL },
+            // What the interface does not take, the kernel finishes on the way to it; but a packet
+            // socket cannot have it cut by a header inside a tunnel.
+            offloads: Offloads { tunnel: self.injector.is_some(), ..Offloads::ALL },
         }
     }
 
@@ -121,7 +128,9 @@ impl PacketDevice {
         packet::set_vnet_header(fd).context(what)?;
         packet::set_ignore_outgoing(fd).context(what)?;
         packet::set_auxdata(fd).context(what)?;
-        packet::set_qdisc_bypass(fd, true).context(what)?;
+        // What is injected is queued like everything else; nothing may overtake it.
+        let bypass = self.injector.is_none();
+        packet::set_qdisc_bypass(fd, bypass).context(what)?;
         packet::set_receive_buffer(fd, RECEIVE_BUFFER).context(what)?;
         let ring = match self.config.receive {
             Receive::Messages => None,
@@ -143,10 +152,11 @@ impl PacketDevice {
             socket,
             ring,
             info: self.port_info(),
-            bypass: true,
+            bypass,
             slots: FEW_SLOTS,
             gone: false,
-            coalesce: self.config.coalesce,
+            tunnel: self.config.tunnel,
+            injector: self.injector.clone(),
             waiting: VecDeque::new(),
         })
     }
@@ -194,7 +204,9 @@ pub struct PacketPort {
     /// The interface is gone.
     gone: bool,
     /// UDP port of tunnels that are looked into.
-    coalesce: Option<u16>,
+    tunnel: Option<u16>,
+    /// What takes super-frames inside tunnels.
+    injector: Option<Arc<Injector>>,
     /// Received frames that a burst had no room for.
     waiting: VecDeque<Packet>,
 }
@@ -324,7 +336,27 @@ impl PacketPort {
         }
         let (mut sent, mut at) = (0u64, 0);
         while at < packets.len() {
-            let error = match mmsg::send(self.socket.as_fd(), &headers[at..], &packets[at..]) {
+            let plain = match &self.injector {
+                None => packets.len() - at,
+                Some(injector) => {
+                    let whole = |packet: &&Packet| tunnel_places(packet).is_none();
+                    match packets[at..].iter().take_while(whole).count() {
+                        0 => {
+                            match injector.send(&packets[at]) {
+                                Ok(()) => sent |= 1 << at,
+                                Err(Errno::AGAIN | Errno::NOBUFS) => return (sent, Ok(())),
+                                Err(_) => {}
+                            }
+                            at += 1;
+                            continue;
+                        }
+                        count => count,
+                    }
+                }
+            };
+            let run = at..at + plain;
+            let result = mmsg::send(self.socket.as_fd(), &headers[run.clone()], &packets[run]);
+            let error = match result {
                 Ok(0) => return (sent, Ok(())),
                 Ok(count) => {
                     sent |= (u64::MAX >> (64 - count)) << at;
@@ -391,7 +423,7 @@ impl Port for PacketPort {
         if self.gone {
             return Err(ErrorKind::NotConnected.into());
         }
-        let Some(port) = self.coalesce else { return self.receive(pool, batch) };
+        let Some(port) = self.tunnel else { return self.receive(pool, batch) };
         let before = batch.len();
         if self.waiting.is_empty() {
             self.receive(pool, batch)?;

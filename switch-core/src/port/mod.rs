@@ -3,6 +3,7 @@
 //! A [`Device`] is what the control plane attaches; it opens one [`Port`] for each worker. A port
 //! is used by one worker thread only.
 
+mod inject;
 mod joined;
 mod now;
 mod random;

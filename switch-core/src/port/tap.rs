@@ -202,7 +202,7 @@ impl Device for TapDevice {
     }
 }
 
-fn open_tun_file() -> Result<OwnedFd, HostError> {
+pub(super) fn open_tun_file() -> Result<OwnedFd, HostError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
     rustix::fs::open(TUN_FILE, flags, Mode::empty()).context(|| format!("open {TUN_FILE}"))
 }

@@ -10,7 +10,7 @@
 //! otherwise by TUNSETVNETLE/BE).
 
 use crate::action::DropReason;
-use crate::packet::{GsoType, Offload};
+use crate::packet::{GsoType, Offload, TunnelPlaces};
 
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM: the checksum is to be finished.
 const NEEDS_CSUM: u8 = 1;
@@ -30,8 +30,8 @@ pub enum HeaderForm {
     /// 12 octets: `virtio_net_hdr_v1`, with a buffer count that a TAP leaves alone.
     #[default]
     V1,
-    /// 24 octets: `virtio_net_hdr_v1_hash_tunnel` (Linux 6.17). Its tunnel fields are written
-    /// as zero and tunnel segmentation is not accepted.
+    /// 24 octets: `virtio_net_hdr_v1_hash_tunnel` (Linux 6.17). [`encode`] writes its tunnel fields
+    /// as zero; tunnel segmentation is not accepted.
     Tunnel,
 }
 
@@ -186,6 +186,20 @@ pub fn encode(offload: &Offload, form: HeaderForm, out: &mut [u8]) {
         out[2..4].copy_from_slice(&offload.hdr_len.to_ne_bytes());
         out[4..6].copy_from_slice(&offload.gso_size.to_ne_bytes());
     }
+}
+
+/// Adds to an encoded header of form [`HeaderForm::Tunnel`] that the super-frame stands in a UDP
+/// tunnel (`struct virtio_net_hdr_v1_hash_tunnel`, Linux 6.17; its fields are little-endian).
+pub(crate) fn encode_tunnel(places: &TunnelPlaces, out: &mut [u8; HeaderForm::MAX_LEN]) {
+    const UDP_TUNNEL_CSUM: u8 = 8;
+    const GSO_UDP_TUNNEL_IPV4: u8 = 0x20;
+    const GSO_UDP_TUNNEL_IPV6: u8 = 0x40;
+    out[1] |= if places.v4 { GSO_UDP_TUNNEL_IPV4 } else { GSO_UDP_TUNNEL_IPV6 };
+    if places.is_summed {
+        out[0] |= UDP_TUNNEL_CSUM;
+    }
+    out[20..22].copy_from_slice(&places.udp.to_le_bytes());
+    out[22..24].copy_from_slice(&places.inner.to_le_bytes());
 }
 
 #[cfg(test)]

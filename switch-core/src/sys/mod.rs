@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "system calls without a safe wrapper; kept to this module")]
 
 pub(crate) mod datagram;
+pub(crate) mod ethtool;
 pub(crate) mod mmsg;
 pub(crate) mod ns;
 pub(crate) mod packet;

@@ -17,6 +17,9 @@ pub(crate) const TUN_F_TSO6: u32 = 0x04;
 pub(crate) const TUN_F_TSO_ECN: u32 = 0x08;
 pub(crate) const TUN_F_USO4: u32 = 0x20;
 pub(crate) const TUN_F_USO6: u32 = 0x40;
+/// Super-frames inside UDP tunnels (Linux 6.17), and with an outer checksum.
+pub(crate) const TUN_F_UDP_TUNNEL_GSO: u32 = 0x80;
+pub(crate) const TUN_F_UDP_TUNNEL_GSO_CSUM: u32 = 0x100;
 
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;

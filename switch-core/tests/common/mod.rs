@@ -25,12 +25,17 @@ pub fn privileged(test: &str) -> bool {
             let required =
                 std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
             assert!(!required, "{test} needs privilege: {error}");
-            use std::io::Write as _;
-            // Not captured by the test harness, as a print would be.
-            let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {error}");
+            skip(test, &error.to_string());
             false
         }
     }
+}
+
+/// Says that a test is left out.
+pub fn skip(test: &str, reason: &str) {
+    use std::io::Write as _;
+    // Not captured by the test harness, as a print would be.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
 }
 
 /// Leaves the test when namespaces cannot be made.

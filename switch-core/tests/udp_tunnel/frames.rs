@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use switch_core::host::NetNs;
-use switch_core::packet::{Batch, GsoType, Offload, Packet, Pool, PoolConfig};
+use switch_core::packet::{Batch, GsoType, Offload, Packet, Pool, PoolConfig, segment};
 use switch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
 use switch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice, underlay_mac};
 use switch_core::port::{Device, Port};
@@ -193,11 +193,13 @@ fn bursts_arrive_as_they_were_sent() {
         let expected: Vec<_> = frames.iter().map(|f| (f.clone(), f[15])).collect();
         assert_eq!(got, expected);
         // Datagrams of all lengths, which do not leave together.
-        let frames: Vec<_> = (0..40).map(|n| inner(false, 8, 0, (n * 37) % 1400)).collect();
-        let packets = frames.iter().map(|frame| wrapped(&tunnel, false, frame)).collect();
-        assert_eq!(near.send(packets), 40);
-        let got: Vec<_> = far.receive(40).iter().map(|p| opened(&tunnel, p).0).collect();
-        assert_eq!(got, frames);
+        for length in [|n: usize| (n * 37) % 1400, |n| 900 + n % 3 * 20, |n| 940 - n % 3 * 20] {
+            let frames: Vec<_> = (0..40).map(|n| inner(false, 8, 0, length(n))).collect();
+            let packets = frames.iter().map(|frame| wrapped(&tunnel, false, frame)).collect();
+            assert_eq!(near.send(packets), 40);
+            let got: Vec<_> = far.receive(40).iter().map(|p| opened(&tunnel, p).0).collect();
+            assert_eq!(got, frames);
+        }
         // A super-frame too long for one go: two pieces, all there.
         for payload in [3_000usize, 20_001, 64_000] {
             let whole = super_frame(9, payload, 1_376);
@@ -223,6 +225,29 @@ fn bursts_arrive_as_they_were_sent() {
             }
             assert_eq!(octets, frame[54..]);
         }
+    }
+}
+
+/// Segments that follow each other, but in another network.
+#[test]
+fn networks_are_not_mixed() {
+    require_privilege!();
+    let tunnel = TUNNELS[0];
+    let other = Tunnel { vni: 43, ..tunnel };
+    let underlay = Underlay::new();
+    let mut near = open(&tunnel, &underlay.near, false);
+    let mut far = open(&tunnel, &underlay.far, true);
+    for (second, expected) in [(tunnel, 1), (other, 2)] {
+        let mut cut = Vec::new();
+        let whole = super_frame(3, 2_752, 1_376);
+        segment(whole, &mut near.pool, &mut |_: &mut Pool, piece| cut.push(piece)).unwrap();
+        let packets = [tunnel, second]
+            .iter()
+            .zip(&cut)
+            .map(|(tunnel, piece)| wrapped(tunnel, false, piece.bytes()))
+            .collect();
+        assert_eq!(near.send(packets), 2);
+        assert_eq!(far.receive(2).len(), expected);
     }
 }
 
@@ -369,4 +394,43 @@ fn a_configuration_that_cannot_be_is_refused() {
     assert!(error.to_string().contains("192.0.2.1:4789"), "{error}");
     drop(taken);
     device.open(0, 1).unwrap();
+}
+
+/// A raw uplink whose interface cuts by itself gets super-frames whole, in their order among others.
+#[test]
+fn tunnelled_super_frames_leave_whole() {
+    require_privilege!();
+    for tunnel in TUNNELS {
+        let underlay = Underlay::new();
+        let config = PacketConfig { tunnel: Some(tunnel.port), ..PacketConfig::default() };
+        let mut device = PacketDevice::new(&underlay.near, "u0", config).unwrap();
+        if !device.info().offloads.tunnel {
+            crate::common::skip("tunnelled_super_frames_leave_whole", "a kernel before Linux 6.17");
+            return;
+        }
+        let mut near = Hand::new(device.open(0, 1).unwrap());
+        let mut far = PacketDevice::new(&underlay.far, "u0", PacketConfig::default()).unwrap();
+        let mut far = Hand::new(far.open(0, 1).unwrap());
+        let template = tunnel.template_on(&underlay);
+        let mut burst = Vec::new();
+        for n in 0..6u16 {
+            let mut packet = match n % 3 {
+                0 => Packet::from_frame(&inner(true, n, 0, 100)),
+                _ => super_frame(n, 20_000, 1_376),
+            };
+            assert!(encapsulate(&mut packet, &template));
+            burst.push(packet);
+        }
+        let sent: Vec<_> = burst.iter().map(|p| (p.bytes().to_vec(), p.offload.gso_type)).collect();
+        assert_eq!(near.send(burst), 6);
+        let got = far.receive(40);
+        let vxlan = |packet: &&Packet| {
+            let parsed = parse(packet.bytes(), &HashKey::new(1)).unwrap();
+            assert_eq!(packet.offload.check(&parsed), Ok(()));
+            parsed.key.dst_port == tunnel.port
+        };
+        let got: Vec<_> = got.iter().filter(vxlan).collect();
+        let seen: Vec<_> = got.iter().map(|p| (p.bytes().to_vec(), p.offload.gso_type)).collect();
+        assert!(seen == sent, "{:?}", got.iter().map(|p| p.len()).collect::<Vec<_>>());
+    }
 }

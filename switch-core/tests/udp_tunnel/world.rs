@@ -60,6 +60,17 @@ impl Tunnel {
         if is_far { (self.far(), self.near()) } else { (self.near(), self.far()) }
     }
 
+    /// With the MAC addresses that the two nodes really have.
+    pub(crate) fn template_on(&self, underlay: &Underlay) -> Template {
+        self.template_from(&underlay.near, &underlay.far, false)
+    }
+
+    fn template_from(&self, node: &NetNs, peer: &NetNs, is_far: bool) -> Template {
+        let mac = |ns| Netlink::open(ns).unwrap().link("u0").unwrap().mac.unwrap();
+        let checksum = if self.v6 { UdpChecksum::Computed } else { UdpChecksum::Zero };
+        self.template_with(is_far, checksum).with_ethernet(mac(node), mac(peer))
+    }
+
     /// The kernel writes the outer checksum.
     pub(crate) fn template(&self, is_far: bool) -> Template {
         self.template_with(is_far, UdpChecksum::Zero)
@@ -189,12 +200,9 @@ impl Near {
         };
         // The stack would answer that nobody listens at the port.
         IngressDrop::install(node, "tunnel", "u0", &[Ingress::UdpTo(tunnel.port)]).unwrap();
-        let config = PacketConfig { coalesce: Some(tunnel.port), ..PacketConfig::default() };
+        let config = PacketConfig { tunnel: Some(tunnel.port), ..PacketConfig::default() };
         let uplink = PacketDevice::new(node, "u0", config).unwrap().open(0, 1).unwrap();
-        let [mac, next] =
-            [node, peer].map(|ns| Netlink::open(ns).unwrap().link("u0").unwrap().mac.unwrap());
-        let checksum = if tunnel.v6 { UdpChecksum::Computed } else { UdpChecksum::Zero };
-        let template = tunnel.template_with(is_far, checksum).with_ethernet(mac, next);
+        let template = tunnel.template_from(node, peer, is_far);
         Self::with(uplink, template, tunnel, is_far)
     }
 

@@ -1,8 +1,10 @@
 //! Everybody reaches whom they should, as whom they should.
 
+use std::net::SocketAddr;
+
 use switch_core::host::NetNs;
 
-use super::{expect_seen, ping};
+use super::{expect_seen, ping, refused_by_tcp, refused_by_udp};
 use crate::Done;
 use crate::demo::report::Report;
 use crate::demo::sockets;
@@ -11,6 +13,8 @@ use crate::demo::world::{DemoPod, FAR_AWAY, Family, World};
 /// Octets sent over TCP each way, and in a datagram.
 const STREAM: usize = 1 << 20;
 const DATAGRAM: usize = 512;
+/// A port that nobody listens at.
+const CLOSED: u16 = 9;
 
 /// One end of a path.
 struct Side<'a> {
@@ -76,6 +80,15 @@ pub(in crate::demo) fn connectivity(world: &World, report: &mut Report) -> Done 
             let seen = sockets::udp(here, there, address, DATAGRAM);
             report.check(name("UDP"), expect_seen(seen, own))?;
         }
+    }
+    // Nobody listens: the pod's own refusal comes back through the tunnel.
+    let (red, cyan) = (world.pod("red"), world.pod("cyan"));
+    for (family, address) in cyan.addresses.each() {
+        let target = SocketAddr::new(address, CLOSED);
+        let refused = refused_by_tcp(&red.namespace, target);
+        report.check(format!("closed port: TCP red → cyan is refused, {family}"), refused)?;
+        let refused = refused_by_udp(&red.namespace, target);
+        report.check(format!("closed port: UDP red → cyan is refused, {family}"), refused)?;
     }
     Ok(())
 }

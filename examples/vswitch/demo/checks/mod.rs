@@ -8,7 +8,8 @@ mod services;
 mod spoofing;
 mod wire_format;
 
-use std::net::IpAddr;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -21,7 +22,8 @@ use switch_core::port::af_packet::PacketConfig;
 use wire::addr::Mac;
 
 use super::report::Report;
-use super::sockets::{self, Echo, Outcome};
+use super::servers;
+use super::sockets::{self, Echo, Outcome, PATIENCE, TRIES};
 use super::world::World;
 use crate::Done;
 pub(super) use connectivity::connectivity;
@@ -46,6 +48,30 @@ fn expect_seen(seen: Outcome<IpAddr>, own: IpAddr) -> Outcome<()> {
         seen if seen == own => Ok(()),
         seen => Err(format!("it arrived from {seen}, not from {own}")),
     }
+}
+
+/// A connection is refused at once.
+fn refused_by_tcp(from: &NetNs, to: SocketAddr) -> Outcome<()> {
+    let connect = || Ok(TcpStream::connect_timeout(&to, PATIENCE));
+    match sockets::open(from, connect)? {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) => Err(error.to_string()),
+        Ok(_) => Err("somebody accepts".to_owned()),
+    }
+}
+
+/// A datagram is answered with ICMP port unreachable.
+fn refused_by_udp(from: &NetNs, to: SocketAddr) -> Outcome<()> {
+    let socket = servers::udp_client(from, to)?;
+    let mut last = "nothing comes back".to_owned();
+    for _ in 0..TRIES {
+        match servers::ask_once(&socket) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(()),
+            Err(error) => last = error.to_string(),
+            Ok(answer) => return Err(format!("{answer:?}")),
+        }
+    }
+    Err(last)
 }
 
 /// Nothing passes a port before a state knows it (N13).

@@ -1,16 +1,15 @@
 //! Services with backends on both nodes, for pods, nodes and a client off the cluster.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 
 use switch_core::host::NetNs;
 
-use super::{expect_seen, gateway};
+use super::{expect_seen, gateway, refused_by_tcp, refused_by_udp};
 use crate::Done;
 use crate::demo::report::Report;
 use crate::demo::servers::{self, Servers, ask_tcp, ask_udp};
-use crate::demo::sockets::{self, Outcome, PATIENCE, TRIES};
+use crate::demo::sockets::Outcome;
 use crate::demo::world::{Family, OUTSIDE, SERVICE_PORT, Service, World};
 
 /// Connections by which it shows that all backends get some: that one of two gets none happens
@@ -122,28 +121,6 @@ fn empty(world: &World, report: &mut Report, family: &str, like: IpAddr) -> Done
         report.check(format!("{what} UDP of {name}, {family}"), outcome)?;
     }
     Ok(())
-}
-
-fn refused_by_tcp(from: &NetNs, to: SocketAddr) -> Outcome<()> {
-    let connect = || Ok(TcpStream::connect_timeout(&to, PATIENCE));
-    match sockets::open(from, connect)? {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
-        Err(error) => Err(error.to_string()),
-        Ok(_) => Err("somebody accepts".to_owned()),
-    }
-}
-
-fn refused_by_udp(from: &NetNs, to: SocketAddr) -> Outcome<()> {
-    let socket = servers::udp_client(from, to)?;
-    let mut last = "nothing comes back".to_owned();
-    for _ in 0..TRIES {
-        match servers::ask_once(&socket) {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(()),
-            Err(error) => last = error.to_string(),
-            Ok(answer) => return Err(format!("{answer:?}")),
-        }
-    }
-    Err(last)
 }
 
 /// A client off the cluster reaches each node's port though the backend is on the other, which

@@ -6,8 +6,10 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
-use etherparse::{Ethernet2Header, LinkHeader, NetHeaders, PacketHeaders, TransportHeader};
-use switch_core::packet::{Batch, Pool, PoolConfig};
+use etherparse::{
+    Ethernet2Header, Icmpv4Type, LinkHeader, NetHeaders, PacketHeaders, TransportHeader, UdpHeader,
+};
+use switch_core::packet::{Batch, Pool, PoolConfig, finish_checksum};
 use switch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
 use switch_core::port::{Device, Port};
 use switch_core::time::Clock;
@@ -57,9 +59,12 @@ fn catch(world: &World) -> Outcome<Vec<u8>> {
     let start = clock.now();
     while clock.now().since(start) < PATIENCE {
         port.rx(&mut pool, &mut batch).map_err(text)?;
-        for packet in batch.drain(..) {
+        for mut packet in batch.drain(..) {
+            // What a network card does in the end: here there is none, and the sum stays unfinished.
+            let finished = finish_checksum(&mut packet);
             let frame = packet.bytes().to_vec();
             pool.free(packet);
+            finished.map_err(|reason| reason.name().to_owned())?;
             if Tunnelled::read(&frame).is_ok_and(|read| read.icmp) {
                 return Ok(frame);
             }
@@ -73,6 +78,8 @@ fn catch(world: &World) -> Outcome<Vec<u8>> {
 struct Tunnelled {
     outer: [IpAddr; 2],
     outer_ports: (u16, u16),
+    /// Whether the outer checksum is none or right.
+    outer_sum: bool,
     flags: u8,
     vni: u32,
     inner_ethernet: Ethernet2Header,
@@ -87,7 +94,7 @@ impl Tunnelled {
     fn read(frame: &[u8]) -> Outcome<Self> {
         let mut text = String::new();
         let outside = headers(frame, &mut text)?;
-        let Some(TransportHeader::Udp(udp)) = outside.headers.transport else {
+        let Some(TransportHeader::Udp(udp)) = outside.headers.transport.clone() else {
             return Err("it is not UDP".to_owned());
         };
         let header = Header::new_checked(outside.headers.payload.slice())
@@ -95,9 +102,12 @@ impl Tunnelled {
         let (flags, vni) = (header.flags(), header.vni().get());
         line(&mut text, format_args!("VXLAN     flags {flags:#04x}, VNI {vni}"));
         let inside = headers(header.payload(), &mut text)?;
+        let outer_sum = udp.checksum == 0
+            || sum_of(&outside, &udp).is_some_and(|expected| expected == udp.checksum);
         Ok(Self {
             outer: outside.ends,
             outer_ports: (udp.source_port, udp.destination_port),
+            outer_sum,
             flags,
             vni,
             inner: inside.ends,
@@ -116,6 +126,7 @@ impl Tunnelled {
             ("the nodes' addresses outside", self.outer == [one.v4, two.v4].map(IpAddr::V4)),
             ("the destination port", self.outer_ports.1 == VXLAN_PORT),
             ("a source port of the dynamic range", self.outer_ports.0 >= 32_768),
+            ("a checksum that is right, or none", self.outer_sum),
             ("the I flag alone", self.flags == FLAG_VNI),
             ("the VNI", self.vni == u32::from(VNI)),
             ("the source's VTEP inside", self.inner_ethernet.source == vtep_mac(one).0),
@@ -136,6 +147,16 @@ struct Read<'a> {
     ethernet: Ethernet2Header,
     ends: [IpAddr; 2],
     ttl: u8,
+}
+
+/// What the UDP checksum of a packet should be, if it is IPv4.
+fn sum_of(read: &Read<'_>, udp: &UdpHeader) -> Option<u16> {
+    match &read.headers.net {
+        Some(NetHeaders::Ipv4(ip, _)) => {
+            udp.calc_checksum_ipv4(ip, read.headers.payload.slice()).ok()
+        }
+        _ => None,
+    }
 }
 
 /// Reads a frame's headers, and writes a line for each.
@@ -172,7 +193,13 @@ fn headers<'a>(frame: &'a [u8], text: &mut String) -> Outcome<Read<'a>> {
             ),
         ),
         Some(TransportHeader::Icmpv4(icmp)) => {
-            line(text, format_args!("ICMP      {:?}", icmp.icmp_type));
+            let what = match &icmp.icmp_type {
+                Icmpv4Type::EchoRequest(echo) => {
+                    format!("echo request, identifier {:#06x}, sequence {}", echo.id, echo.seq)
+                }
+                other => format!("{other:?}"),
+            };
+            line(text, format_args!("ICMP      {what}"));
         }
         _ => {}
     }

@@ -160,8 +160,8 @@ impl World {
         change(&mut self.scene);
         self.manifest = manifest::write(&self.pods, &self.scene);
         for (node, name) in self.nodes.iter_mut().zip(NODE_NAMES) {
-            let state = compile(name, &self.manifest).map_err(|e| format!("{e:?}"))?;
-            node.node.apply(state).map_err(|e| format!("{e:?}"))?;
+            let applied = compile(name, &self.manifest).and_then(|state| node.node.apply(state));
+            applied.map_err(|failure| text(&failure))?;
         }
         Ok(())
     }
@@ -203,14 +203,13 @@ impl World {
 
 impl fmt::Display for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "two nodes")?;
-        for number in 0..self.nodes.len() {
+        for (number, title) in ["one", "two"].into_iter().enumerate() {
             let of_node = || self.pods.iter().filter(|pod| pod.node == number);
             let taps = of_node().filter(|pod| pod.tap).count();
             let others = of_node().count() - taps;
-            write!(f, ", {taps} pods on TAP and {others} on AF_PACKET")?;
+            write!(f, "node {title} with {taps} pods on TAP and {others} on AF_PACKET, ")?;
         }
-        write!(f, ", and an outside")
+        write!(f, "and an outside")
     }
 }
 
@@ -243,6 +242,17 @@ impl Place {
         let (node, _) = Node::start(options, compile(NODE_NAMES[number], manifest)?)?;
         let addresses = NODE_ADDRESSES[number];
         Ok(DemoNode { node, namespace, switch_namespace, addresses })
+    }
+}
+
+/// What a failure says, as far as it can come from a state.
+fn text(failure: &Failure) -> String {
+    match failure {
+        Failure::Input(text) | Failure::Setup(text) => text.clone(),
+        Failure::Refused(refused) => {
+            refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        }
+        Failure::Checked => String::new(),
     }
 }
 

@@ -5,6 +5,7 @@
 //! Each concern is a table of our own, replaced in one transaction, so that an interrupted or
 //! killed run leaves nothing that the next one stumbles over.
 
+pub(crate) mod forward;
 mod message;
 mod rule;
 mod steer;

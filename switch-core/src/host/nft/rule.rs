@@ -86,6 +86,15 @@ impl Rule<'_, '_> {
         self.compare(1, value)
     }
 
+    /// Puts a constant into the register.
+    pub(super) fn load_immediate(&mut self, value: &[u8]) -> &mut Self {
+        self.expression("immediate", |d| {
+            d.number(1, REGISTER).nest(2, |v| {
+                v.bytes(NFTA_DATA_VALUE, value);
+            });
+        })
+    }
+
     /// Keeps the register's bits that `mask` has.
     pub(super) fn mask(&mut self, mask: &[u8]) -> &mut Self {
         self.bitwise(mask, &vec![0; mask.len()])

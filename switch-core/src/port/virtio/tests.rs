@@ -148,3 +148,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_tunnels_headers_are_told_of() {
+    let offload = Offload {
+        gso_type: GsoType::TcpV4,
+        csum_partial: true,
+        gso_size: 1_398,
+        hdr_len: 104,
+        csum_start: 84,
+        csum_offset: 16,
+        ..Offload::default()
+    };
+    let mut header = [0xaa; 24];
+    encode(&offload, HeaderForm::Tunnel, &mut header);
+    assert_eq!((header[1], &header[12..]), (1, &[0; 12][..]), "none of a tunnel");
+    let places = TunnelPlaces { v4: true, udp: 34, is_summed: false, inner: 64 };
+    encode_tunnel(&places, &mut header);
+    assert_eq!((header[0], header[1]), (1, 0x21));
+    assert_eq!(header[20..], [34, 0, 64, 0]);
+    encode(&offload, HeaderForm::Tunnel, &mut header);
+    encode_tunnel(&TunnelPlaces { v4: false, udp: 54, is_summed: true, inner: 84 }, &mut header);
+    assert_eq!((header[0], header[1]), (9, 0x41));
+    assert_eq!(header[20..], [54, 0, 84, 0]);
+}
