@@ -227,7 +227,7 @@ fn the_node_has_a_port_of_its_own() {
     assert_eq!(replayed.sent("host").len(), 1);
     assert_eq!(replayed.sent("host")[0].1[..12], [mac(NODE), GATEWAY].concat());
     assert_eq!(replayed.sent("a_x").len(), 1);
-    assert_eq!(replayed.reasons(), [reason("uplink", 1, "endpoint_not_ready")]);
+    assert_eq!(replayed.reasons(), [reason("uplink", 1, "not_for_us")]);
 }
 
 #[test]
