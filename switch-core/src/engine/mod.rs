@@ -283,4 +283,3 @@ impl Engine {
         turn.out.push(port, packet);
     }
 }
-
