@@ -93,12 +93,6 @@ impl Plan {
 }
 
 impl Plan {
-    /// A routed hop and nothing else: no translation, no tunnel.
-    #[inline(always)]
-    pub fn is_plain_hop(&self) -> bool {
-        self.flags == PlanFlags::TTL
-    }
-
     /// A hop through a tunnel, `tunnel`, that leaves by `out`.
     pub fn encap(mut self, tunnel: u16, source_port: SourcePort) -> Self {
         self.flags = self.flags.with(PlanFlags::ENCAP);
