@@ -268,7 +268,7 @@ fn a_refused_state_ends_the_start() {
     assert_eq!(status(&[&state]), Some(1));
     assert_eq!(status(&["/nowhere"]), Some(2));
     assert_eq!(status(&[&state, "--masquerade", "192.0.2.9,192.0.2.8"]), Some(2));
-    assert_eq!(status(&[&state, "--route", "10.0.0.0/8=192.0.2.9"]), Some(2));
+    assert_eq!(status(&[&state, "--route", "10.0.0.0/8=router"]), Some(2));
 }
 
 #[test]

@@ -221,13 +221,13 @@ fn the_node_has_a_port_of_its_own() {
     let outside = Ipv4Addr::new(198, 51, 100, 1);
     let out = vec![(1.0, udp(X, outside, 64, b"out"))];
     let back = vec![(2.0, udp(NODE, X, 64, b"in"))];
-    let uplink = vec![(3.0, udp(outside, X, 64, b"not yet"))];
+    let uplink = vec![(3.0, udp(outside, X, 64, b"no Service"))];
     let replayed =
         Replayed::with(&[("a/x", &out), ("host", &back), ("uplink", &uplink)], &[]).good(3);
     assert_eq!(replayed.sent("host").len(), 1);
     assert_eq!(replayed.sent("host")[0].1[..12], [mac(NODE), GATEWAY].concat());
     assert_eq!(replayed.sent("a_x").len(), 1);
-    assert_eq!(replayed.reasons(), [reason("uplink", 1, "endpoint_not_ready")]);
+    assert_eq!(replayed.reasons(), [reason("uplink", 1, "not_for_us")]);
 }
 
 #[test]

@@ -243,7 +243,7 @@ fn in_words() {
         "traffic policy: internal Cluster, external Cluster; the client is in the cluster",
         "backends in question: those of all nodes",
         "topology hints ignored: 10.0.0.1:80 has none for zones",
-        "route: on n1 to ",
+        "route: on n1 through the overlay to n2 (VXLAN 1, 192.0.2.1 to 192.0.2.2",
     ] {
         assert!(text.contains(part), "{part:?} in {text}");
     }

@@ -208,6 +208,13 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    fn drop(&mut self) {
+        // What a switch leaves that was killed, for its next run; there is none.
+        let _ = NetNs::remove(&format!("podswitch-{}", self.name));
+    }
+}
+
 fn unique() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)

@@ -39,6 +39,8 @@ pub(super) fn open<T: Send>(
 /// Connects from one namespace to an address of another.
 pub(super) fn connect(from: &NetNs, to: &NetNs, address: IpAddr) -> Outcome<Connection> {
     let listener = open(to, || TcpListener::bind((address, 0)))?;
+    sockopt::set_socket_timeout(&listener, sockopt::Timeout::Recv, Some(PATIENCE))
+        .map_err(|e| e.to_string())?;
     let address = listener.local_addr().map_err(|e| e.to_string())?;
     let client = open(from, || TcpStream::connect_timeout(&address, PATIENCE))
         .map_err(|e| format!("connect to {address}: {e}"))?;

@@ -94,7 +94,9 @@ struct InterfacePlan {
 impl InterfacePlan {
     /// Whether a device that was opened for the one serves the other.
     fn fits(&self, other: &Self) -> bool {
-        self.link.index == other.link.index && self.link.mtu == other.link.mtu
+        self.link.index == other.link.index
+            && self.link.mtu == other.link.mtu
+            && self.tunnel == other.tunnel
     }
 }
 
@@ -297,7 +299,8 @@ impl Underlay {
         control: &mut ControlPlane,
         plan: InterfacePlan,
     ) -> Result<Open<InterfacePlan>, String> {
-        let config = PacketConfig { promiscuous: false, ..PacketConfig::default() };
+        let tunnel = self.plan.tunnel.as_ref().filter(|_| plan.tunnel).map(|tunnel| tunnel.port);
+        let config = PacketConfig { promiscuous: false, tunnel, ..PacketConfig::default() };
         let name = &plan.link.name;
         let device = PacketDevice::new(&self.namespace, name, config).map_err(|e| e.to_string())?;
         let mac = plan.link.mac.unwrap_or_default();

@@ -93,12 +93,6 @@ impl Plan {
 }
 
 impl Plan {
-    /// A routed hop and nothing else: no translation, no tunnel.
-    #[inline(always)]
-    pub fn is_plain_hop(&self) -> bool {
-        self.flags == PlanFlags::TTL
-    }
-
     /// A hop through a tunnel, `tunnel`, that leaves by `out`.
     pub fn encap(mut self, tunnel: u16, source_port: SourcePort) -> Self {
         self.flags = self.flags.with(PlanFlags::ENCAP);
@@ -115,10 +109,12 @@ impl Plan {
 
     /// What is the same for all flows that go this way, if the plan is made of that alone: a flow
     /// that is not translated leaves as it came in, so that its key says its tunnel packets' source
-    /// port.
+    /// port. How much a tunnel takes the tunnel says, since that changes with what is learnt of the path;
+    /// the MTU is zero then, so that nothing fits for whoever asks the plan alone and wraps nothing.
     pub fn shared(self) -> Option<Self> {
+        let mtu = if self.flags.has(PlanFlags::ENCAP) { 0 } else { self.mtu };
         let source_port = SourcePort::from_hash(0);
-        (!self.is_translation()).then_some(Self { source_port, ..self })
+        (!self.is_translation()).then_some(Self { source_port, mtu, ..self })
     }
 
     /// The same way, with what has the key `from` turned into what has the key `to`.

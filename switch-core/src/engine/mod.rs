@@ -13,12 +13,14 @@ mod bridge;
 mod encap;
 mod fragments;
 mod gateway;
+mod housekeeping;
 mod neighbour;
 mod outputs;
 mod path;
 mod related;
 mod slow;
 mod straight;
+mod trace;
 mod uplink;
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -31,13 +33,14 @@ use fragments::FragmentStore;
 use straight::{read, sender};
 
 pub use outputs::Outputs;
+pub use trace::{Dropped, Observer, Trace};
 
 use crate::action::DropReason;
 use crate::answer::icmp::ErrorLimiter;
 use crate::flow::affinity::Affinity;
 use crate::flow::connection::{Tracker, TrackerConfig};
 use crate::flow::fragments::Released;
-use crate::flow::table::{FlowTable, FlowTableConfig, Untold};
+use crate::flow::table::{FlowTable, FlowTableConfig};
 use crate::id::{Cookie, PortId};
 use crate::limit::KeyedLimiter;
 use crate::packet::{BATCH, Batch, Origin, Packet, Pool};
@@ -102,42 +105,6 @@ impl Shared {
     pub(crate) fn set_workers(&self, workers: usize) {
         self.workers.store(workers.max(1), Relaxed);
     }
-}
-
-/// What is remembered of a frame when its buffer may be gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trace {
-    /// The port that it came in by.
-    pub ingress: PortId,
-    /// Received, made here, or a copy.
-    pub origin: Origin,
-    /// The receiver's mark.
-    pub mark: u32,
-}
-
-impl From<&Packet> for Trace {
-    fn from(packet: &Packet) -> Self {
-        Self { ingress: packet.ingress, origin: packet.origin, mark: packet.mark }
-    }
-}
-
-/// A frame that was dropped, as an [`Observer`] is told.
-#[derive(Debug)]
-pub struct Dropped<'a> {
-    /// Which frame.
-    pub trace: Trace,
-    /// When.
-    pub now: Instant,
-    /// Why.
-    pub reason: DropReason,
-    /// The object that decided it.
-    pub object: Option<&'a Cookie>,
-}
-
-/// Is told of what the counters only count. Not called for frames that pass.
-pub trait Observer: Send {
-    /// A received frame was dropped.
-    fn dropped(&mut self, drop: &Dropped<'_>);
 }
 
 /// What one call of the engine works with.
@@ -315,55 +282,4 @@ impl Engine {
         }
         turn.out.push(port, packet);
     }
-
-    /// Housekeeping between bursts: a few buckets of every table, in proportion to the time that
-    /// passed, and fragments whose datagram did not become whole.
-    pub fn poll(&mut self, turn: &mut Turn<'_>) {
-        self.expire_fragments(turn);
-        self.flows.settle(MOVE_PER_POLL);
-        if turn.now < self.sweep_due {
-            return;
-        }
-        self.sweep_due = turn.now + SWEEP_EVERY;
-        let seconds = turn.now.as_secs() as u32;
-        let tracker = &self.shared.tracker;
-        let pressure = tracker.is_under_pressure();
-        let slots = tracker.slots().div_ceil(self.shared.workers.load(Relaxed));
-        let budget = slots.div_ceil(SWEEP_ROUNDS).max(64).min(slots);
-        let base = self.index * slots;
-        if budget > 0 {
-            let from = if self.sweep >= slots { 0 } else { self.sweep };
-            tracker.sweep(base + from, budget.min(slots - from), seconds, pressure);
-            self.sweep = from + budget;
-        }
-        let idle = if self.flows.is_under_pressure() { ENTRY_IDLE_PRESSED } else { ENTRY_IDLE };
-        let budget = self.flows.len().div_ceil(SWEEP_ROUNDS).max(64);
-        self.flows.sweep(budget, |connection, last_seen| {
-            seconds.saturating_sub(last_seen) > idle || !tracker.is_alive(connection)
-        });
-        for Untold { connection, packets, bytes } in self.flows.untold() {
-            tracker.count(connection, packets, bytes);
-        }
-        let share = SWEEP_ROUNDS * self.shared.workers.load(Relaxed);
-        self.shared.fdb.sweep(turn.now, self.shared.fdb.slots().div_ceil(share));
-    }
-
-    /// A port was let go: its number may come back as another's, so what is held from it ends.
-    pub fn forget_port(&mut self, turn: &mut Turn<'_>, port: PortId) {
-        self.drain_port_fragments(turn, port);
-    }
-
-    /// Ends everything held, at the end of the input: held fragments are dropped.
-    pub fn finish(&mut self, turn: &mut Turn<'_>) {
-        self.drain_fragments(turn, DropReason::EndOfInput);
-    }
 }
-
-/// How often the tables are swept, and in how many steps each is gone round: ten seconds.
-const SWEEP_EVERY: core::time::Duration = core::time::Duration::from_millis(100);
-const SWEEP_ROUNDS: usize = 100;
-/// Buckets of a growing flow table that each poll moves.
-const MOVE_PER_POLL: usize = 8;
-/// Seconds after which a worker forgets an entry that it did not use. The connection stays.
-const ENTRY_IDLE: u32 = 300;
-const ENTRY_IDLE_PRESSED: u32 = 10;

@@ -280,10 +280,7 @@ impl FlowTable {
         let plan = self.ways.shared(line.way)?;
         let [packets, octets] = line.tail;
         let octets = octets.checked_add(bytes)?;
-        if line.last_seen != seconds
-            || line.key.proto == proto::TCP
-            || length > u32::from(plan.mtu)
-            || !plan.is_plain_hop()
+        if line.last_seen != seconds || line.key.proto == proto::TCP || length > u32::from(plan.mtu)
         {
             return None;
         }
@@ -302,7 +299,7 @@ impl FlowTable {
     ) -> Option<(&Plan, ConnectionRef)> {
         let line = self.lines.get_mut(id.0 as usize)?;
         let plan = self.ways.shared(line.way)?;
-        if line.key.proto != proto::TCP || length > u32::from(plan.mtu) || !plan.is_plain_hop() {
+        if line.key.proto != proto::TCP || length > u32::from(plan.mtu) {
             return None;
         }
         if line.last_seen != seconds {

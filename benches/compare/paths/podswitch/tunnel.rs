@@ -61,7 +61,9 @@ fn node(
         }
         Underlay::Packet => {
             silence(machine)?;
-            Box::new(PacketDevice::new(machine, nodes::INTERFACE, PacketConfig::default())?)
+            let config =
+                PacketConfig { tunnel: Some(TunnelConfig::default().port), ..Default::default() };
+            Box::new(PacketDevice::new(machine, nodes::INTERFACE, config)?)
         }
     };
     let port = node.control.attach(device).map_err(|e| e.to_string())?;

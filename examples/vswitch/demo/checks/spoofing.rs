@@ -45,7 +45,7 @@ pub(in crate::demo) fn tunnel_spoofing(world: &World, report: &mut Report) -> Do
         victim: cyan.addresses,
         neighbour: white.addresses,
     };
-    let from_pod = parties((red.mac, gateway().mac), red.addresses).from_pod();
+    let from_pod = parties((red.mac, gateway().mac), red.addresses).of_pod();
     for forgery in from_pod {
         let outcome = try_out(&forgery, &red.namespace, "eth0", one);
         report.check(format!("spoofed VXLAN: {} is dropped", forgery.name), outcome)?;
@@ -56,7 +56,7 @@ pub(in crate::demo) fn tunnel_spoofing(world: &World, report: &mut Report) -> Do
         Ok(macs) => macs,
         Err(error) => return report.check("spoofed VXLAN: from the underlay", Err(error)),
     };
-    for forgery in parties(macs, OUTSIDE).from_underlay() {
+    for forgery in parties(macs, OUTSIDE).of_underlay() {
         let outcome = try_out(&forgery, &world.outside, SEGMENT, two);
         report.check(format!("spoofed VXLAN: {} is dropped", forgery.name), outcome)?;
     }

@@ -40,7 +40,7 @@ struct Packet {
 
 impl Parties {
     /// What a pod forges: that it knows how to write one changes nothing (T-O1).
-    pub(in crate::demo) fn from_pod(&self) -> Vec<Forgery> {
+    pub(in crate::demo) fn of_pod(&self) -> Vec<Forgery> {
         let names = ["a tunnel packet from a pod, IPv4", "a tunnel packet from a pod, IPv6"];
         let sources = self.stranger.each().into_iter();
         let forgery = |((_, source), name)| Forgery {
@@ -52,7 +52,7 @@ impl Parties {
     }
 
     /// What a stranger on the nodes' network forges, some of it in the first node's name.
-    pub(in crate::demo) fn from_underlay(&self) -> Vec<Forgery> {
+    pub(in crate::demo) fn of_underlay(&self) -> Vec<Forgery> {
         let honest = self.honest();
         let stranger = Packet { source: self.stranger.v4.into(), ..honest.clone() };
         let stranger_v6 = Packet { source: self.stranger.v6.into(), ..honest.clone() };

@@ -3,7 +3,7 @@
 
 use hashbrown::HashTable;
 
-use crate::action::Plan;
+use crate::action::{Plan, PlanFlags};
 use crate::id::Epoch;
 
 /// Low bits of a number: which way. The bits above: which epoch.
@@ -100,13 +100,15 @@ impl Ways {
         self.own() | way
     }
 
-    /// The shared plan of this epoch that a number names, if it names one.
+    /// The shared plan of this epoch that a number names, if it names one that rewrites headers
+    /// and no more.
     #[inline(always)]
     pub(super) fn shared(&self, number: u32) -> Option<&Plan> {
         if number >> BITS != self.turn || is_own(number) {
             return None;
         }
-        self.ways.get(number as usize % LIMIT)
+        // Nothing that takes a tunnel packet's headers, too.
+        self.ways.get(number as usize % LIMIT).filter(|plan| !plan.flags.has(PlanFlags::ENCAP))
     }
 
     #[inline]
