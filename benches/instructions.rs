@@ -14,6 +14,9 @@
 #[path = "support/fresh.rs"]
 #[allow(dead_code, reason = "the miss bench uses the rest")]
 mod fresh;
+#[path = "support/full.rs"]
+#[allow(dead_code, reason = "the hit bench uses the rest")]
+mod full;
 #[path = "support/rig.rs"]
 mod rig;
 
@@ -24,6 +27,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use full::{Case, Full};
 use rig::{Rig, answer, bridged, overlay, plain, policed, routed, scattered, tcp, tunnelled, udp};
 use rustix::time::{ClockId, clock_gettime};
 use switch_core::config::Config;
@@ -55,6 +59,11 @@ const FIGURES: &[Figure] = &[
     Figure { name: "hit/vxlan_encap_ipv6", ready: || encap(true), polls: 200 },
     Figure { name: "hit/vxlan_decap", ready: || decap(false), polls: 200 },
     Figure { name: "hit/vxlan_decap_ipv6", ready: || decap(true), polls: 200 },
+    Figure { name: "hit/service_nat", ready: || service(false, false, false), polls: 200 },
+    Figure { name: "hit/service_nat_tcp", ready: || service(false, false, true), polls: 200 },
+    Figure { name: "hit/full", ready: || service(true, false, false), polls: 200 },
+    Figure { name: "hit/full_ipv6", ready: || service(true, true, false), polls: 200 },
+    Figure { name: "hit/full_tcp", ready: || service(true, false, true), polls: 200 },
     Figure { name: "hit/l2", ready: || known(&bridged(), plain), polls: 200 },
     Figure { name: "miss/new_connection", ready: || unknown(false), polls: 5 },
     Figure { name: "miss/new_connection_ipv6", ready: || unknown(true), polls: 5 },
@@ -75,8 +84,12 @@ fn answered(
 }
 
 fn frames(make: impl Fn(usize) -> Vec<u8>) -> Vec<Vec<u8>> {
-    let flows = env::var("FLOWS").ok().and_then(|n| n.parse().ok()).unwrap_or(FLOWS);
-    scattered(flows).map(make).collect()
+    scattered(flows()).map(make).collect()
+}
+
+/// How many flows: 1,000, or what the environment says in `FLOWS` (for `--time`).
+fn flows() -> usize {
+    env::var("FLOWS").ok().and_then(|n| n.parse().ok()).unwrap_or(FLOWS)
 }
 
 fn polled(mut rig: Rig) -> Poll {
@@ -95,6 +108,12 @@ fn encap(v6: bool) -> Poll {
 /// Out of the tunnel to a pod.
 fn decap(v6: bool) -> Poll {
     answered(&overlay(0), |flow| tunnelled(&udp(flow, v6)), |frame| answer(&frame[50..]))
+}
+
+/// Packets of connections to Services; [`Full`].
+fn service(full: bool, v6: bool, tcp: bool) -> Poll {
+    let mut rig = Full::new(Case { full, v6, tcp }, scattered(flows()), 1);
+    Box::new(move || rig.workers[0].poll(rig.now))
 }
 
 /// First packets of connections under 10 policies; [`fresh::Rig`].

@@ -28,6 +28,7 @@ use switch_core::port::{Device, Offloads, Port, PortInfo};
 use switch_core::time::Instant;
 use switch_core::worker::Worker;
 use wire::addr::Mac;
+use wire::flow_key::HashKey;
 
 /// Pods of this node at most; the switch has a few ports more.
 const LOCAL: usize = 4_000;
@@ -229,7 +230,11 @@ impl Rig {
             flows: 1 << 20,
             ..Limits::default()
         };
-        let mut control = ControlPlane::new(Options { limits, ..Options::default() });
+        let mut control = ControlPlane::new(Options {
+            limits,
+            hash_key: Some(HashKey::new(7)),
+            ..Options::default()
+        });
         let turn = Arc::new(Turn::default());
         let mut own = 0;
         for group in &groups {

@@ -212,7 +212,9 @@ fn frame(
             let mut segment = ip.tcp(sport, dport, seq, 1000);
             segment = if syn { segment.syn() } else { segment };
             segment = if let Some(ack) = ack { segment.ack(ack) } else { segment };
-            segment.write(&mut frame, &[0; 6][..if from.is_ipv4() { 6 } else { 0 }])
+            // What opens a connection carries nothing, so that the answer acknowledges all of it.
+            let data = if from.is_ipv4() && !syn { 6 } else { 0 };
+            segment.write(&mut frame, &[0; 6][..data])
         }
     };
     written.expect("memory takes it");
@@ -273,7 +275,11 @@ impl Full {
             flows: 5 << 20,
             fdb: 1 << 10,
         };
-        let mut control = ControlPlane::new(Options { limits, ..Options::default() });
+        let mut control = ControlPlane::new(Options {
+            limits,
+            hash_key: Some(HashKey::new(7)),
+            ..Options::default()
+        });
         control.apply(&config).expect("a good configuration");
         let snapshot = control.snapshot();
         let tunnel = {

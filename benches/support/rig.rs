@@ -22,6 +22,7 @@ use switch_core::port::{Device, Offloads, Port, PortInfo};
 use switch_core::time::Instant;
 use switch_core::worker::Worker;
 use wire::addr::Mac;
+use wire::flow_key::HashKey;
 
 pub(crate) const GATEWAY: [u8; 6] = [0xee; 6];
 
@@ -335,7 +336,11 @@ impl Rig {
             flows: 5 << 20,
             fdb: 1 << 21,
         };
-        let mut control = ControlPlane::new(Options { limits, ..Options::default() });
+        let mut control = ControlPlane::new(Options {
+            limits,
+            hash_key: Some(HashKey::new(7)),
+            ..Options::default()
+        });
         let info =
             PortInfo { name: "circle".into(), mac: None, mtu: 1500, offloads: Offloads::ALL };
         let share = |worker: usize| frames.iter().skip(worker).step_by(workers);

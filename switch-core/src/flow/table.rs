@@ -230,10 +230,17 @@ impl FlowTable {
         if let Some(line) = self.lines.get(candidate.0 as usize)
             && line.key == *key
             && line.sender == sender
-            && self.ways.shared(line.way).is_some()
+            && self.ways.is_now(line.way)
         {
-            let is_tcp = key.proto == proto::TCP;
-            return (candidate, is_tcp.then(|| ConnectionRef::from_parts(line.tail)));
+            if !is_followed(line) {
+                return (candidate, None);
+            }
+            if is_own(line.way)
+                && let Some(plan) = self.own_plan(candidate)
+            {
+                prefetch(plan);
+            }
+            return (candidate, Some(ConnectionRef::from_parts(line.tail)));
         }
         self.look_again(candidate, hash, key, sender)
     }
@@ -250,17 +257,8 @@ impl FlowTable {
         let found = if is_it { Some(candidate) } else { self.search(hash, key) };
         let Some(id) = found else { return (EntryId::NONE, None) };
         let line = &self.lines[id.0 as usize];
-        if line.sender != sender {
+        if line.sender != sender || !self.ways.is_now(line.way) {
             return (EntryId::NONE, None);
-        }
-        match self.ways.lead(line.way) {
-            Lead::Stale => return (EntryId::NONE, None),
-            Lead::Shared(_) => {}
-            Lead::Own => {
-                if let Some(plan) = self.own_plan(id) {
-                    prefetch(plan);
-                }
-            }
         }
         (id, is_followed(line).then(|| ConnectionRef::from_parts(line.tail)))
     }

@@ -10,6 +10,8 @@ use crate::id::Epoch;
 const BITS: u32 = 13;
 /// The most ways of one epoch. What finds no room has its plan for itself.
 const LIMIT: usize = 1 << BITS;
+/// Ways that are at hand without a look into the index.
+const RECENT: usize = 256;
 /// Epochs that can be told apart.
 const EPOCHS: u32 = 1 << (32 - BITS);
 
@@ -20,8 +22,8 @@ pub(super) struct Ways {
     /// The first stands for "the plan is the entry's own".
     ways: Vec<Plan>,
     index: HashTable<u32>,
-    /// The way handed out last: many flows in a row have the same.
-    last: u32,
+    /// Ways handed out lately, by their hash.
+    recent: [u16; RECENT],
     epoch: Option<Epoch>,
 }
 
@@ -52,7 +54,7 @@ pub(super) fn is_own(number: u32) -> bool {
 impl Ways {
     pub(super) fn new() -> Self {
         let ways = vec![Plan::default()];
-        Self { turn: 0, ways, index: HashTable::new(), last: 0, epoch: None }
+        Self { turn: 0, ways, index: HashTable::new(), recent: [0; RECENT], epoch: None }
     }
 
     /// From now on `epoch` is the one: ways of any other are no more. True: all numbers have been
@@ -62,7 +64,7 @@ impl Ways {
         self.epoch = Some(epoch);
         self.ways.truncate(1);
         self.index.clear();
-        self.last = 0;
+        self.recent = [0; RECENT];
         self.turn = (self.turn + 1) % EPOCHS;
         self.turn == 0
     }
@@ -80,10 +82,11 @@ impl Ways {
 
     /// The number of a plan that flows can share; where that has no room, [`own`](Self::own).
     pub(super) fn share(&mut self, plan: &Plan) -> u32 {
-        if self.last != 0 && self.ways[self.last as usize] == *plan {
-            return self.own() | self.last;
-        }
         let hash_of = hash(plan);
+        let recent = self.recent[hash_of as usize % RECENT];
+        if recent != 0 && self.ways[usize::from(recent)] == *plan {
+            return self.own() | u32::from(recent);
+        }
         let found = self.index.find(hash_of, |&way| self.ways[way as usize] == *plan).copied();
         let way = match found {
             Some(way) => way,
@@ -96,15 +99,21 @@ impl Ways {
             }
             None => return self.own(),
         };
-        self.last = way;
+        self.recent[hash_of as usize % RECENT] = way as u16;
         self.own() | way
+    }
+
+    /// Whether a number is of this epoch.
+    #[inline(always)]
+    pub(super) fn is_now(&self, number: u32) -> bool {
+        number >> BITS == self.turn
     }
 
     /// The shared plan of this epoch that a number names, if it names one that rewrites headers
     /// and no more.
     #[inline(always)]
     pub(super) fn shared(&self, number: u32) -> Option<&Plan> {
-        if number >> BITS != self.turn || is_own(number) {
+        if !self.is_now(number) || is_own(number) {
             return None;
         }
         // Nothing that takes a tunnel packet's headers, too.
@@ -113,7 +122,7 @@ impl Ways {
 
     #[inline]
     pub(super) fn lead(&self, number: u32) -> Lead<'_> {
-        if number >> BITS != self.turn {
+        if !self.is_now(number) {
             return Lead::Stale;
         }
         match self.ways.get(number as usize % LIMIT) {
