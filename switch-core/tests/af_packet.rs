@@ -232,8 +232,9 @@ fn interface_down_and_gone() {
         netlink.set_down(index).unwrap();
         let mut batch = Batch::new();
         batch.push(Packet::from_frame(&[0xff; 60]));
-        assert!(near.port.arm());
-        assert_eq!(near.port.rx(&mut near.pool, &mut Batch::new()).unwrap(), 0);
+        // No error; what the pod's kernel said of itself before (it joins its groups) may still come.
+        near.port.arm();
+        near.port.rx(&mut near.pool, &mut Batch::new()).unwrap();
         assert_eq!(near.port.tx(&mut near.pool, &mut batch).unwrap(), 0);
         assert_eq!(batch.len(), 1);
         netlink.set_up(index).unwrap();
