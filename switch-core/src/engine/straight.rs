@@ -57,6 +57,8 @@ impl Engine {
                 if changed {
                     ids[i] = self.look(EntryId::NONE, senders[i], i);
                 }
+            }
+            if plain & 1 << i != 0 && !ids[i].is_none() {
                 let parsed = &self.parsed[i];
                 let length = parsed.end.wrapping_sub(parsed.l3.into());
                 let bytes = packet.len() as u32;

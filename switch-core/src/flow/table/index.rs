@@ -138,6 +138,11 @@ impl Index {
     /// As [`find`](Self::find), the number alone.
     #[inline]
     pub(super) fn get(&self, hash: u64, same: impl FnMut(u32) -> bool) -> Option<u32> {
+        // What is not there is told so by its home bucket nearly always.
+        let (bucket, tag) = (self.bucket(self.home(hash)), tag_of(hash));
+        if fits(bucket[0], tag) | fits(bucket[1], tag) | bucket[PASSED] == 0 {
+            return None;
+        }
         let (at, slot) = self.find(hash, same)?;
         Some(number(self.bucket(at), slot))
     }
