@@ -53,10 +53,8 @@ impl Engine {
         let mut changed = false;
         for (i, mut packet) in batch.drain(..).enumerate() {
             let i = i % BATCH;
-            if plain & 1 << i != 0 {
-                if changed {
-                    ids[i] = self.look(EntryId::NONE, senders[i], i);
-                }
+            if changed && plain & 1 << i != 0 {
+                ids[i] = self.look(EntryId::NONE, senders[i], i);
             }
             if plain & 1 << i != 0 && !ids[i].is_none() {
                 let parsed = &self.parsed[i];
