@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use full::{Case, Full};
+use full::Case;
 use rig::{Rig, answer, bridged, overlay, plain, policed, routed, scattered, tcp, tunnelled, udp};
 use switch_core::config::Config;
 use switch_core::packet::BATCH;
@@ -149,7 +149,7 @@ fn measure_case(c: &mut Criterion<CpuTime>, name: &str, case: Case, workers: usi
     for (count, label) in &COUNTS[workers - 1..] {
         let mut rig = None;
         group.bench_function(BenchmarkId::from_parameter(label), |b| {
-            let rig = rig.get_or_insert_with(|| Full::new(case, scattered(*count), workers));
+            let rig = rig.get_or_insert_with(|| full::rig(case, scattered(*count), workers));
             let (now, stop) = (rig.now, AtomicBool::new(false));
             let (first, others) = rig.workers.split_at_mut(1);
             std::thread::scope(|scope| {
@@ -164,7 +164,7 @@ fn measure_case(c: &mut Criterion<CpuTime>, name: &str, case: Case, workers: usi
                 stop.store(true, Relaxed);
             });
         });
-        rig.iter().for_each(Full::check);
+        rig.iter().for_each(Rig::check);
     }
     group.finish();
 }

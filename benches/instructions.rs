@@ -27,7 +27,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use full::{Case, Full};
+use full::Case;
 use rig::{Rig, answer, bridged, overlay, plain, policed, routed, scattered, tcp, tunnelled, udp};
 use rustix::time::{ClockId, clock_gettime};
 use switch_core::config::Config;
@@ -110,9 +110,9 @@ fn decap(v6: bool) -> Poll {
     answered(&overlay(0), |flow| tunnelled(&udp(flow, v6)), |frame| answer(&frame[50..]))
 }
 
-/// Packets of connections to Services; [`Full`].
+/// Packets of connections to Services; [`full::rig`].
 fn service(full: bool, v6: bool, tcp: bool) -> Poll {
-    let mut rig = Full::new(Case { full, v6, tcp }, scattered(flows()), 1);
+    let mut rig = full::rig(Case { full, v6, tcp }, scattered(flows()), 1);
     Box::new(move || rig.workers[0].poll(rig.now))
 }
 

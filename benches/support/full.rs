@@ -18,20 +18,16 @@ use switch_core::config::{
     Attachment, Config, Endpoint, LocalNode, PortConfig, PortRole, RemoteNode, TunnelConfig,
     VtepMac,
 };
-use switch_core::control::{ControlPlane, Options};
-use switch_core::engine::Limits;
 use switch_core::id::{Cookie, PortId};
 use switch_core::packet::{BATCH, Batch, Pool};
 use switch_core::port::memory::Circle;
-use switch_core::port::{Offloads, Port, PortInfo};
-use switch_core::time::Instant;
-use switch_core::worker::Worker;
+use switch_core::port::{Port, PortInfo};
 use vxlan::template::{InnerFacts, Outer, Template};
 use wire::addr::Mac;
 use wire::flow_key::{FlowKey, HashKey, proto};
 use wire::parse::parse;
 
-use crate::rig::Ends;
+use crate::rig::{Ends, Rig, control_plane, port_info};
 
 pub(crate) const SERVICES: usize = 200;
 const ENDPOINTS: usize = 25;
@@ -250,14 +246,6 @@ impl Port for Script {
     }
 }
 
-/// One worker that knows all flows, and gets nothing but their client's packets.
-pub(crate) struct Full {
-    pub(crate) workers: Vec<Worker>,
-    pub(crate) now: Instant,
-    _control: ControlPlane,
-    missed: u64,
-}
-
 /// Everything that the ends send for one flow: opening, the answer to that, and what follows.
 struct Frames {
     opening: Vec<u8>,
@@ -265,103 +253,59 @@ struct Frames {
     data: Vec<u8>,
 }
 
-impl Full {
-    /// Flows numbered `flows`, shared out among the workers.
-    pub(crate) fn new(case: Case, flows: impl Iterator<Item = usize>, workers: usize) -> Self {
-        let config = config(case.full);
-        let limits = Limits {
-            connections: 5 << 20,
-            connections_per_port: u32::MAX,
-            flows: 5 << 20,
-            fdb: 1 << 10,
-        };
-        let mut control = ControlPlane::new(Options {
-            limits,
-            hash_key: Some(HashKey::new(7)),
-            ..Options::default()
-        });
-        control.apply(&config).expect("a good configuration");
-        let snapshot = control.snapshot();
-        let tunnel = {
-            let outer =
-                Outer::new(config_address(1), config_address(0), TunnelConfig::default().vni);
-            let ethernet = Some((UNDERLAY[1], UNDERLAY[0]));
-            Template::new(&Outer { ethernet, ..outer }).expect("a tunnel")
-        };
-        let frames: Vec<Frames> = flows
-            .map(|flow| {
-                let asks = (client(case.v6), (flow / SERVICES % 60_000) as u16 + 1024);
-                let asked = (vip(case.v6, flow % SERVICES), PORT);
-                let protocol = if case.tcp { proto::TCP } else { proto::UDP };
-                let key =
-                    FlowKey::new(asks.0, asked.0, protocol, asks.1, asked.1).expect("one family");
-                let Lookup::Backend(chosen) = snapshot.services.lookup(&key, Origin::InCluster)
-                else {
-                    panic!("a Service with backends")
-                };
-                let answers = (chosen.backend().address, chosen.backend().port);
-                let segment = |seq, ack, syn| case.tcp.then_some((seq, ack, syn));
-                let mine = (CLIENT, GATEWAY);
-                let theirs = if case.full { (VTEP[1].0, VTEP[0].0) } else { (SERVER, GATEWAY) };
-                let answer = frame(theirs, answers, asks, segment(4, Some(1), true));
-                Frames {
-                    opening: frame(mine, asks, asked, segment(0, None, true)),
-                    answer: if case.full { wrapped(&tunnel, &answer) } else { answer },
-                    data: frame(mine, asks, asked, segment(1, Some(5), false)),
-                }
-            })
-            .collect();
-        let info =
-            PortInfo { name: "script".into(), mac: None, mtu: 1500, offloads: Offloads::ALL };
-        let rounds = frames.len().div_ceil(workers) / BATCH + 1;
-        let ends = |stages: &dyn Fn(usize) -> Vec<(Circle, usize)>| {
-            let port = |n| Some(Script { stages: stages(n), info: info.clone(), at: 0 });
-            Box::new(Ends(info.clone(), (0..workers).map(port).collect()))
-        };
-        let circle = |n: usize, of: &dyn Fn(&Frames) -> Vec<u8>| {
-            Circle::new(info.clone(), frames.iter().skip(n).step_by(workers).map(of))
-        };
-        let nothing = || Circle::new::<Vec<u8>>(info.clone(), []);
-        let asks = ends(&|n| {
-            let opening = circle(n, &|f| f.opening.clone());
-            let data = circle(n, &|f| f.data.clone());
-            vec![(opening, rounds), (nothing(), rounds), (data, usize::MAX)]
-        });
-        let answers = ends(&|n| {
-            let answer = circle(n, &|f| f.answer.clone());
-            vec![(nothing(), rounds), (answer, rounds), (nothing(), usize::MAX)]
-        });
-        control.attach(asks).expect("a free port");
-        control.attach(answers).expect("a free port");
-        let made: Result<Vec<_>, _> = (0..workers).map(|_| control.add_worker()).collect();
-        let mut rig = Self {
-            workers: made.expect("workers"),
-            now: Instant::from_secs(1),
-            _control: control,
-            missed: 0,
-        };
-        for worker in &mut rig.workers {
-            for _ in 0..4 * rounds {
-                worker.poll(rig.now);
+/// Workers that know the flows numbered `flows`, shared out among them, and get nothing but their
+/// client's packets.
+pub(crate) fn rig(case: Case, flows: impl Iterator<Item = usize>, workers: usize) -> Rig {
+    let config = config(case.full);
+    let mut control = control_plane();
+    control.apply(&config).expect("a good configuration");
+    let snapshot = control.snapshot();
+    let tunnel = {
+        let outer = Outer::new(config_address(1), config_address(0), TunnelConfig::default().vni);
+        let ethernet = Some((UNDERLAY[1], UNDERLAY[0]));
+        Template::new(&Outer { ethernet, ..outer }).expect("a tunnel")
+    };
+    let frames: Vec<Frames> = flows
+        .map(|flow| {
+            let asks = (client(case.v6), (flow / SERVICES % 60_000) as u16 + 1024);
+            let asked = (vip(case.v6, flow % SERVICES), PORT);
+            let protocol = if case.tcp { proto::TCP } else { proto::UDP };
+            let key = FlowKey::new(asks.0, asked.0, protocol, asks.1, asked.1).expect("one family");
+            let Lookup::Backend(chosen) = snapshot.services.lookup(&key, Origin::InCluster) else {
+                panic!("a Service with backends")
+            };
+            let answers = (chosen.backend().address, chosen.backend().port);
+            let segment = |seq, ack, syn| case.tcp.then_some((seq, ack, syn));
+            let mine = (CLIENT, GATEWAY);
+            let theirs = if case.full { (VTEP[1].0, VTEP[0].0) } else { (SERVER, GATEWAY) };
+            let answer = frame(theirs, answers, asks, segment(4, Some(1), true));
+            Frames {
+                opening: frame(mine, asks, asked, segment(0, None, true)),
+                answer: if case.full { wrapped(&tunnel, &answer) } else { answer },
+                data: frame(mine, asks, asked, segment(1, Some(5), false)),
             }
-        }
-        rig.missed = rig.misses();
-        rig
-    }
-
-    fn misses(&self) -> u64 {
-        self.workers.iter().map(|w| w.handle().counters.misses.get()).sum()
-    }
-
-    /// Every packet since the rig was made hit, and none was ever dropped.
-    pub(crate) fn check(&self) {
-        for worker in &self.workers {
-            let counters = &worker.handle().counters;
-            assert_eq!(counters.dropped_total(), 0, "no packet is dropped");
-            assert_eq!(counters.received.get(), counters.forwarded.get(), "all are accounted for");
-        }
-        assert_eq!(self.misses(), self.missed, "every packet belongs to a known flow");
-    }
+        })
+        .collect();
+    let info = port_info("script");
+    let rounds = frames.len().div_ceil(workers) / BATCH + 1;
+    let ends = |stages: &dyn Fn(usize) -> Vec<(Circle, usize)>| {
+        let port = |n| Some(Script { stages: stages(n), info: info.clone(), at: 0 });
+        Box::new(Ends(info.clone(), (0..workers).map(port).collect()))
+    };
+    let circle = |n: usize, of: &dyn Fn(&Frames) -> Vec<u8>| {
+        Circle::new(info.clone(), frames.iter().skip(n).step_by(workers).map(of))
+    };
+    let nothing = || Circle::new::<Vec<u8>>(info.clone(), []);
+    let asks = ends(&|n| {
+        let opening = circle(n, &|f| f.opening.clone());
+        let data = circle(n, &|f| f.data.clone());
+        vec![(opening, rounds), (nothing(), rounds), (data, usize::MAX)]
+    });
+    let answers = ends(&|n| {
+        let answer = circle(n, &|f| f.answer.clone());
+        vec![(nothing(), rounds), (answer, rounds), (nothing(), usize::MAX)]
+    });
+    Rig::settled(control, asks, answers, workers, 4 * rounds)
 }
 
 fn config_address(node: u8) -> IpAddr {

@@ -300,6 +300,23 @@ pub(crate) fn answer(frame: &[u8]) -> Vec<u8> {
     back
 }
 
+/// A switch with room for all flows, and a key that makes every run the same.
+pub(crate) fn control_plane() -> ControlPlane {
+    let limits = Limits {
+        connections: 5 << 20,
+        connections_per_port: u32::MAX,
+        flows: 5 << 20,
+        fdb: 1 << 21,
+    };
+    let hash_key = Some(HashKey::new(7));
+    ControlPlane::new(Options { limits, hash_key, ..Options::default() })
+}
+
+/// What the ports say of themselves.
+pub(crate) fn port_info(name: &str) -> PortInfo {
+    PortInfo { name: name.into(), mac: None, mtu: 1500, offloads: Offloads::ALL }
+}
+
 /// Workers whose tables know all flows, and which get nothing but packets of them.
 pub(crate) struct Rig {
     pub(crate) workers: Vec<Worker>,
@@ -330,30 +347,34 @@ impl Rig {
         workers: usize,
         answer: impl Fn(&[u8]) -> Vec<u8>,
     ) -> Self {
-        let limits = Limits {
-            connections: 5 << 20,
-            connections_per_port: u32::MAX,
-            flows: 5 << 20,
-            fdb: 1 << 21,
-        };
-        let mut control = ControlPlane::new(Options {
-            limits,
-            hash_key: Some(HashKey::new(7)),
-            ..Options::default()
-        });
-        let info =
-            PortInfo { name: "circle".into(), mac: None, mtu: 1500, offloads: Offloads::ALL };
+        let mut control = control_plane();
+        control.apply(config).expect("a good configuration");
+        let info = port_info("circle");
         let share = |worker: usize| frames.iter().skip(worker).step_by(workers);
         let rounds = frames.len() / workers / BATCH + 1;
         let asks = (0..workers).map(|n| Some(Circle::new(info.clone(), share(n)))).collect();
-        control.attach(Box::new(Ends(info.clone(), asks))).expect("a free port");
         let answers = (0..workers).map(|n| {
             let circle = Circle::new(info.clone(), share(n).map(|frame| answer(frame)));
             Some(Answers { circle, left: rounds })
         });
-        control.attach(Box::new(Ends(info.clone(), answers.collect()))).expect("a free port");
+        let answers = Ends(info.clone(), answers.collect());
+        Self::settled(control, Box::new(Ends(info, asks)), Box::new(answers), workers, 3 * rounds)
+    }
+
+    /// Port 0 and port 1 with these devices, each worker polled so often.
+    ///
+    /// # Panics
+    /// If a worker cannot be made.
+    pub(crate) fn settled(
+        mut control: ControlPlane,
+        first: Box<dyn Device>,
+        second: Box<dyn Device>,
+        workers: usize,
+        polls: usize,
+    ) -> Self {
+        control.attach(first).expect("a free port");
+        control.attach(second).expect("a free port");
         let made: Result<Vec<_>, _> = (0..workers).map(|_| control.add_worker()).collect();
-        control.apply(config).expect("a good configuration");
         let mut rig = Self {
             workers: made.expect("workers"),
             now: Instant::from_secs(1),
@@ -361,7 +382,7 @@ impl Rig {
             missed: 0,
         };
         for worker in &mut rig.workers {
-            for _ in 0..3 * rounds {
+            for _ in 0..polls {
                 worker.poll(rig.now);
             }
         }

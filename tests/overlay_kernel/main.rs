@@ -1,25 +1,27 @@
 //! The overlay's other end is Linux itself: a node with bridge and VXLAN device as Flannel sets them up,
 //! and a device that learns. What is on the wire is looked at with an independent parser.
 
-#[path = "support/cluster.rs"]
+#[path = "../support/cluster.rs"]
 mod cluster;
-#[path = "support/kernel.rs"]
+mod injected;
+#[path = "../support/kernel.rs"]
 mod kernel;
+mod passing;
+#[path = "../support/mod.rs"]
 mod support;
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::UdpSocket;
 use std::process::Command;
 use std::time::Duration;
 
 use cluster::{Cut, Fabric, Limit, Node, PATIENCE, Switch, is_possible, is_root, ping, put, serve};
 use cluster::{tcp, udp, udp_once};
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use kernel::{KernelNode, Tunnel, checksum_errors, first, flannel};
+use passing::{capture, dissect};
 use support::Folder;
 use switch_core::host::{NetNs, Netlink};
-use switch_core::packet::{Batch, Packet, Pool, PoolConfig};
+use switch_core::port::Device;
 use switch_core::port::af_packet::{PacketConfig, PacketDevice};
-use switch_core::port::{Device, Port};
 use wire::addr::Mac;
 
 const PORT: u16 = 8080;
@@ -201,84 +203,6 @@ fn offloads(world: &World) {
     }
 }
 
-/// Receives what passes a port of the segment until `wanted` says that it has seen enough.
-fn capture(port: &mut dyn Port, mut wanted: impl FnMut(&[u8]) -> bool) {
-    let mut pool = Pool::new(PoolConfig::default());
-    let (limit, mut batch) = (Limit::new(PATIENCE), Batch::new());
-    while limit.left().is_some() {
-        port.rx(&mut pool, &mut batch).expect("received");
-        if batch.is_empty() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        for packet in batch.drain(..) {
-            let done = wanted(packet.bytes());
-            pool.free(packet);
-            if done {
-                return;
-            }
-        }
-    }
-    panic!("what was wanted does not pass");
-}
-
-/// A tunnel packet as an independent parser reads it.
-#[derive(Debug)]
-struct Seen {
-    source: IpAddr,
-    destination: IpAddr,
-    dont_fragment: bool,
-    ttl: u8,
-    ports: (u16, u16),
-    /// The VXLAN header.
-    header: [u8; 8],
-    /// Inner link-layer destination and source.
-    macs: ([u8; 6], [u8; 6]),
-    inner_ttl: u8,
-    inner: (IpAddr, IpAddr),
-}
-
-fn addresses(net: &NetSlice<'_>) -> (IpAddr, IpAddr, u8, bool) {
-    match net {
-        NetSlice::Ipv4(ip) => {
-            let header = ip.header();
-            let (from, to) = (header.source_addr().into(), header.destination_addr().into());
-            (from, to, header.ttl(), header.dont_fragment())
-        }
-        NetSlice::Ipv6(ip) => {
-            let header = ip.header();
-            let (from, to) = (header.source_addr().into(), header.destination_addr().into());
-            (from, to, header.hop_limit(), true)
-        }
-        NetSlice::Arp(_) => panic!("ARP"),
-    }
-}
-
-fn dissect(frame: &[u8], port: u16) -> Option<Seen> {
-    let outer = SlicedPacket::from_ethernet(frame).ok()?;
-    let Some(TransportSlice::Udp(udp)) = &outer.transport else { return None };
-    if udp.destination_port() != port {
-        return None;
-    }
-    let (source, destination, ttl, dont_fragment) = addresses(outer.net.as_ref()?);
-    let (header, inner) = udp.payload().split_first_chunk::<8>().expect("a VXLAN header");
-    let frame = SlicedPacket::from_ethernet(inner).expect("a frame inside");
-    let (from, to, inner_ttl, _) = match frame.net.as_ref()? {
-        NetSlice::Arp(_) => return None,
-        net => addresses(net),
-    };
-    Some(Seen {
-        source,
-        destination,
-        dont_fragment,
-        ttl,
-        ports: (udp.source_port(), udp.destination_port()),
-        header: *header,
-        macs: (inner[..6].try_into().ok()?, inner[6..12].try_into().ok()?),
-        inner_ttl,
-        inner: (from, to),
-    })
-}
-
 /// Our tunnel packets have what the kernel's have.
 fn on_the_wire(world: &World, families: &[bool]) {
     let config = PacketConfig::default();
@@ -443,120 +367,6 @@ fn a_node_replaced_under_traffic_through_udp_sockets() {
 #[test]
 fn a_node_replaced_under_traffic_by_frames() {
     replaced(&["--underlay", "packet", "--uplink", "eth0"]);
-}
-
-/// The port that nobody may reach.
-const FORBIDDEN: u16 = 6666;
-
-/// An inner frame: a datagram to the forbidden port, or another one.
-fn inner(from: Ipv4Addr, to: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<u8> {
-    // The first node's tunnel end has the address that it has without annotations.
-    let builder = PacketBuilder::ethernet2(THEIRS[0].0, [0x0e, 0x58, 192, 0, 2, 1]);
-    let builder = builder.ipv4(from.octets(), to.octets(), 60).udp(1000, port);
-    let mut frame = Vec::new();
-    builder.write(&mut frame, payload).expect("it fits");
-    frame
-}
-
-/// A tunnel packet for the first node.
-fn tunnelled(from: Ipv4Addr, header: [u8; 8], inner: &[u8], macs: [Mac; 2]) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2(macs[0].0, macs[1].0);
-    let builder = builder.ipv4(from.octets(), [192, 0, 2, 1], 64).udp(50_000, 4789);
-    let mut frame = Vec::new();
-    builder.write(&mut frame, &[&header, inner].concat()).expect("it fits");
-    frame
-}
-
-/// "Fragmentation needed", to the first node, about a tunnel packet that is none of its.
-fn too_big(quoted: &[u8], macs: [Mac; 2]) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2(macs[0].0, macs[1].0);
-    let kind = etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 600 };
-    let kind = etherparse::Icmpv4Type::DestinationUnreachable(kind);
-    let builder = builder.ipv4([192, 0, 2, 2], [192, 0, 2, 1], 64).icmpv4(kind);
-    let mut frame = Vec::new();
-    builder.write(&mut frame, quoted).expect("it fits");
-    frame
-}
-
-/// What a stranger on the segment makes up, and what a pod sends to the tunnel's port.
-fn injected(more: &[&str]) {
-    if !is_root() {
-        return;
-    }
-    let pair = Pair::new();
-    let (first, second) = (pair.start(0, more), pair.start(1, more));
-    let [x, y] = [&pair.nodes[0].pods[0], &pair.nodes[1].pods[0]];
-    udp(&x.ns, y.addresses[0], PORT, 100);
-    // Everybody listens for what nobody may get.
-    let everybody = pair.nodes.iter().flat_map(|n| n.pods.iter().map(|p| &p.ns).chain([&n.ns]));
-    let listeners: Vec<UdpSocket> = everybody
-        .map(|ns| ns.enter(|| UdpSocket::bind(("::", FORBIDDEN))).unwrap().unwrap())
-        .collect();
-    let mac_of = |ns: &NetNs| Netlink::open(ns).unwrap().link("eth0").unwrap().mac.unwrap();
-    let macs = [mac_of(&pair.stranger), mac_of(&pair.nodes[0].ns)];
-    let [a, b, c] = [[10, 1, 0, 2], [10, 2, 0, 2], [10, 3, 0, 2]].map(Ipv4Addr::from);
-    let [node, third, stranger] = [2, 3, 66].map(|n| Ipv4Addr::new(192, 0, 2, n));
-    let good = [8, 0, 0, 0, 0, 0, 1, 0];
-    let plain = inner(b, a, FORBIDDEN, b"!");
-    let nested = tunnelled(node, good, &plain, macs);
-    let cases = [
-        ("tunnel_unknown_vtep", tunnelled(stranger, good, &plain, macs)),
-        ("tunnel_unknown_vni", tunnelled(node, [8, 0, 0, 0, 0, 0, 2, 0], &plain, macs)),
-        ("tunnel_header", tunnelled(node, [0, 0, 0, 0, 0, 0, 1, 0], &plain, macs)),
-        // A pod of another node than the one that it comes from; one of this node; no pod at all.
-        ("tunnel_inner_source", tunnelled(node, good, &inner(c, a, FORBIDDEN, b"!"), macs)),
-        ("tunnel_inner_source", tunnelled(third, good, &plain, macs)),
-        ("tunnel_inner_source", tunnelled(node, good, &inner(a, a, FORBIDDEN, b"!"), macs)),
-        ("tunnel_inner_source", tunnelled(node, good, &inner(stranger, a, FORBIDDEN, b"!"), macs)),
-        ("tunnel_nested", tunnelled(node, good, &inner(b, a, 4789, &nested[42..]), macs)),
-        ("tunnel_inner_destination", tunnelled(node, good, &inner(b, c, FORBIDDEN, b"!"), macs)),
-    ];
-    let device = PacketDevice::new(&pair.stranger, "eth0", PacketConfig::default());
-    let mut port = device.unwrap().open(0, 1).unwrap();
-    let mut pool = Pool::new(PoolConfig::default());
-    const COUNT: u64 = 7;
-    let mut inject = |frame: &[u8]| {
-        for _ in 0..COUNT {
-            let mut batch = Batch::new();
-            batch.push(Packet::from_frame(frame));
-            port.tx(&mut pool, &mut batch).unwrap();
-            assert!(batch.is_empty(), "it is sent");
-        }
-    };
-    let mut counts = std::collections::BTreeMap::new();
-    for (reason, frame) in &cases {
-        inject(frame);
-        let count = counts.entry(*reason).or_insert(0);
-        *count += COUNT;
-        first.has_dropped(reason, *count);
-    }
-    // Nobody believes what is not quoted from a packet that was sent.
-    let quoted = tunnelled(Ipv4Addr::new(192, 0, 2, 1), good, &plain, macs);
-    inject(&too_big(&quoted[14..], macs));
-    let from_pod = x.ns.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
-    for _ in 0..COUNT {
-        from_pod.send_to(&[&good[..], &plain].concat(), "192.0.2.2:4789").unwrap();
-    }
-    first.has_dropped("tunnel_from_pod", COUNT);
-    for socket in listeners {
-        socket.set_nonblocking(true).unwrap();
-        assert!(socket.recv(&mut [0; 64]).is_err(), "somebody got it");
-    }
-    // All goes on as before, whole.
-    udp(&x.ns, y.addresses[0], PORT, 100);
-    assert!(matches!(ping(&x.ns, y.addresses[0], 1450, Cut::Never), Ok(true)));
-    assert_eq!(first.stop(), Some(0));
-    assert_eq!(second.stop(), Some(0));
-}
-
-#[test]
-fn injected_through_udp_sockets() {
-    injected(&[]);
-}
-
-#[test]
-fn injected_by_frames() {
-    injected(&["--underlay", "packet", "--uplink", "eth0"]);
 }
 
 /// A device that asks for neighbours through the tunnel, and learns where they are.
