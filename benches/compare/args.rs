@@ -44,6 +44,10 @@ pub(crate) struct Args {
     /// Run every load over every path: also those that say nothing new through many Services.
     #[arg(long)]
     all: bool,
+    /// Measure what a packet of a known flow costs by itself, beside Open vSwitch with DPDK, and
+    /// nothing else.
+    #[arg(long)]
+    pub(crate) packets: bool,
     /// List paths and loads, and measure nothing.
     #[arg(long)]
     pub(crate) list: bool,

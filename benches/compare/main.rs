@@ -11,14 +11,21 @@
 //! * `loads`: traffic from the one pod to the other. A new measurement is a file there and a line.
 //! * `usage`: processor time.
 //! * `results`, `targets`: from samples to medians, and beside what is aimed at.
+//! * `packets`: packets of known flows by themselves, beside Open vSwitch with DPDK.
 //! * `report`, `json`, `svg`: as a table, for programs, as a picture.
 
 mod args;
+#[path = "../support/full.rs"]
+mod full;
 mod json;
 mod loads;
+mod packets;
 mod paths;
 mod report;
 mod results;
+#[path = "../support/rig.rs"]
+#[allow(dead_code, reason = "other benches use the rest")]
+mod rig;
 mod svg;
 mod targets;
 mod usage;
@@ -46,6 +53,9 @@ fn main() -> ExitCode {
     if args.is_test() {
         println!("compare measures under `cargo bench` only");
         return ExitCode::SUCCESS;
+    }
+    if args.packets {
+        return if packets::run(&args) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     match run(&args) {
         Ok(results) if results.failures.is_empty() => ExitCode::SUCCESS,

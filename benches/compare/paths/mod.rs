@@ -3,7 +3,7 @@
 mod kernel;
 mod kube_proxy;
 mod nodes;
-mod ovs;
+pub(crate) mod ovs;
 mod pod;
 mod podswitch;
 mod reach;
