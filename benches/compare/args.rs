@@ -80,7 +80,9 @@ impl Args {
         // How many Services there are matters to new connections; known ones are known.
         let says_something = match group {
             Group::Services(count) if count > 1 => load.opens_connections,
-            _ => true,
+            // A server of its own at a port of its own is no Service's.
+            Group::Services(_) => load.needs.is_none(),
+            Group::OneNode | Group::TwoNodes(_) => true,
         };
         (self.all || says_something)
             && matches(&self.paths, path)

@@ -38,7 +38,8 @@ use clap::Parser;
 use switch_core::host::userns::{self, Privilege};
 
 use args::Args;
-use paths::{Missing, Path};
+use loads::Load;
+use paths::{Missing, Path, tools};
 use results::{Results, Round};
 
 /// What came of it, or what went wrong in words.
@@ -89,9 +90,10 @@ fn run(args: &Args) -> Outcome<Results> {
     if made.is_empty() {
         return Err("there is no path to measure".to_owned());
     }
+    let loads = possible(args);
     for number in 0..usize::from(args.rounds) {
         let round = Round::begin();
-        for (place, load) in loads::ALL.iter().enumerate() {
+        for (place, load) in loads.iter().enumerate() {
             for path in turn(&made, number, number + place) {
                 if args.wants(path.name, path.group, load) {
                     let sample = (load.run)(path, args.duration());
@@ -135,6 +137,19 @@ fn say(args: &Args, results: &Results) -> Outcome<()> {
 
 fn write(file: &FilePath, text: &str) -> Outcome<()> {
     fs::write(file, text).map_err(|e| format!("{}: {e}", file.display()))
+}
+
+/// The loads that this machine has the programs for.
+fn possible(args: &Args) -> Vec<&'static Load> {
+    let is_there = |load: &&Load| match load.needs.map(tools::find) {
+        Some(Err(_)) => {
+            let program = load.needs.unwrap_or_default();
+            args.progress(format_args!("SKIPPED {}: no {program}", load.name));
+            false
+        }
+        _ => true,
+    };
+    loads::ALL.iter().filter(is_there).collect()
 }
 
 /// The paths that are asked for and that this machine has what it takes for.

@@ -8,7 +8,7 @@ mod pod;
 mod podswitch;
 mod reach;
 pub(crate) mod services;
-mod tools;
+pub(crate) mod tools;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
