@@ -16,7 +16,7 @@
 //! The index doubles in small steps: each insertion and each poll move a few buckets, so that no
 //! packet waits for a rehash. Used by one worker thread; nothing here is shared.
 
-mod index;
+pub(super) mod index;
 mod ways;
 
 use wire::flow_key::{FlowKey, HashKey, proto};
