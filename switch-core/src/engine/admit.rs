@@ -20,7 +20,7 @@ use crate::packet::Packet;
 use crate::resolve::{
     Answer, Decision, Denial, Fate, Query, Served, check_source, fate, may_open, outgoing, resolve,
 };
-use crate::snapshot::PortFacts;
+use crate::snapshot::{Groups, PortFacts};
 
 /// What admission says to a packet.
 pub(super) enum Admission {
@@ -304,7 +304,7 @@ impl Engine {
             key: parsed.key,
             sender: sender(packet),
             connection: known.connection,
-            epoch: turn.snapshot.epoch,
+            groups: Groups::of_connection(&known.pinned),
             last_seen: turn.now.as_secs() as u32,
             plan,
         };
