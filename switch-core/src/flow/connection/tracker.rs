@@ -238,7 +238,7 @@ impl Tracker {
         // Always the lower shard first, so that two workers never wait for each other.
         let mut low = self.lock(home.min(second));
         let mut high = (home != second).then(|| self.lock(home.max(second)));
-        let (home, mut other) = match &mut high {
+        let (home, other) = match &mut high {
             None => (&mut *low, None),
             Some(high) if home < second => (&mut *low, Some(&mut **high)),
             Some(high) => (&mut **high, Some(&mut *low)),
@@ -254,7 +254,7 @@ impl Tracker {
         self.answer_for(number).ok_or(Refused::Full)?.store(&pinned.reply, reply_place);
         let known = self.open(number, pinned, place, now_secs);
         home.index.insert(place, number << 1, |entry| self.place_of_entry(entry));
-        let reply_shard = other.as_deref_mut().unwrap_or(home);
+        let reply_shard = other.unwrap_or(home);
         let entry = number << 1 | 1;
         reply_shard.index.insert(reply_place, entry, |entry| self.place_of_entry(entry));
         Ok(Created::New(known))
