@@ -3,6 +3,7 @@
 
 #[path = "../support/cluster.rs"]
 mod cluster;
+mod compared;
 mod injected;
 #[path = "../support/kernel.rs"]
 mod kernel;
