@@ -3,6 +3,7 @@
 
 #[path = "../support/cluster.rs"]
 mod cluster;
+mod compared;
 mod injected;
 #[path = "../support/kernel.rs"]
 mod kernel;
@@ -241,6 +242,23 @@ fn flannel_over_ipv6_through_udp_sockets() {
 #[test]
 fn flannel_with_both_families_through_udp_sockets() {
     interoperates(&[false, true], &["--workers", "2"]);
+}
+
+/// Whoever hands us a super-frame does not tell how long its segments are: they must fit our pods.
+#[test]
+fn pods_that_take_less_than_the_underlay() {
+    if !is_root() {
+        return;
+    }
+    for more in
+        [&["--mtu", "1400"][..], &["--mtu", "1400", "--underlay", "packet", "--uplink", "eth0"]]
+    {
+        let world = World::flannel(&[false]);
+        let switch = world.start(more);
+        // Datagrams that are too long for them, too: their sender is told.
+        world.talk(1_000_000);
+        assert_eq!(switch.stop(), Some(0));
+    }
 }
 
 #[test]

@@ -83,6 +83,8 @@ struct SocketsPlan {
     addresses: Vec<IpAddr>,
     port: u16,
     mtu: u32,
+    /// What pods take at least.
+    inner_mtu: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,7 +232,10 @@ impl Underlay {
                 if link.name == "lo" { way_mtu(state, netlink, &links) } else { link.mtu };
             mtu = mtu.min(of_ways);
         }
-        Ok(SocketsPlan { addresses, port: tunnel.port, mtu })
+        let has_ipv6 = addresses.iter().any(IpAddr::is_ipv6);
+        let least = inner_mtu(clamped(mtu).into(), has_ipv6) as u16;
+        let inner_mtu = self.options.mtu.map_or(least, |mtu| mtu.min(least));
+        Ok(SocketsPlan { addresses, port: tunnel.port, mtu, inner_mtu })
     }
 
     /// Detaches what does not fit any more, of which nobody is told now.
@@ -286,6 +291,7 @@ impl Underlay {
         let config = UdpTunnelConfig {
             port: plan.port,
             mtu: Some(plan.mtu),
+            inner_mtu: Some(plan.inner_mtu),
             ..UdpTunnelConfig::new(&plan.addresses)
         };
         let device = UdpTunnelDevice::new(&self.namespace, config).map_err(|e| e.to_string())?;

@@ -162,6 +162,11 @@ impl Tunnels {
         self.own.contains(&address)
     }
 
+    /// As which Flannel's nodes know this one in a family: the first address of its range.
+    pub fn own_gateway(&self, ipv6: bool) -> Option<IpAddr> {
+        self.own.iter().find(|address| address.is_ipv6() == ipv6).copied()
+    }
+
     /// Whether `address` is a node's own, this one's or another's.
     pub fn is_node_address(&self, address: IpAddr) -> bool {
         self.addresses.contains(&address)
