@@ -9,10 +9,11 @@ use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into, straight};
 use super::encap::wrap;
 use super::{Engine, Turn, slow};
 use crate::action::{DropReason, Plan, PlanFlags, apply, apply_plain};
-use crate::flow::table::{EntryId, Follow, Untold};
+use crate::flow::table::{EntryId, Follow, Renewals, Untold};
 use crate::flow::tcp::Segment;
 use crate::id::PortId;
 use crate::packet::{BATCH, Batch, Packet};
+use crate::snapshot::LastTouched;
 
 /// What became of a packet that hit.
 enum Hit {
@@ -32,7 +33,9 @@ impl Engine {
         gateway: Option<Mac>,
         batch: &mut Batch,
     ) {
-        self.flows.begin(turn.snapshot.epoch);
+        let snapshot = turn.snapshot;
+        let touched = &snapshot.touched;
+        self.flows.begin(snapshot.epoch, touched);
         let seconds = turn.now.as_secs() as u32;
         let mut sound = [Ok(()); BATCH];
         let mut senders = [0; BATCH];
@@ -45,7 +48,7 @@ impl Engine {
         }
         for (i, id) in ids.iter_mut().enumerate().take(batch.len()) {
             if plain & 1 << i != 0 {
-                *id = self.look(*id, senders[i], i);
+                *id = self.look(*id, senders[i], i, touched);
             }
         }
         let mut hits = 0;
@@ -54,7 +57,7 @@ impl Engine {
         for (i, mut packet) in batch.drain(..).enumerate() {
             let i = i % BATCH;
             if changed && plain & 1 << i != 0 {
-                ids[i] = self.look(EntryId::NONE, senders[i], i);
+                ids[i] = self.look(EntryId::NONE, senders[i], i, touched);
             }
             if plain & 1 << i != 0 && !ids[i].is_none() {
                 let parsed = &self.parsed[i];
@@ -96,6 +99,11 @@ impl Engine {
         }
         self.counters.hits.add(hits);
         self.counters.forwarded.add(hits);
+        let Renewals { kept, judged } = self.flows.renewals();
+        if kept | judged != 0 {
+            self.counters.kept.add(kept.into());
+            self.counters.rederived.add(judged.into());
+        }
     }
 
     /// Parses all, and brings near where the flows of the ordinary ones begin. A bit for each of
@@ -132,9 +140,16 @@ impl Engine {
 
     /// The entry of the packet parsed at `at`; brings near what else its flow will touch.
     #[inline(always)]
-    fn look(&self, candidate: EntryId, sender: u64, at: usize) -> EntryId {
+    fn look(
+        &mut self,
+        candidate: EntryId,
+        sender: u64,
+        at: usize,
+        touched: &LastTouched,
+    ) -> EntryId {
         let parsed = &self.parsed[at % BATCH];
-        let (id, connection) = self.flows.look(candidate, parsed.hash, &parsed.key, sender);
+        let (id, connection) =
+            self.flows.look(candidate, parsed.hash, &parsed.key, sender, touched);
         if let Some(connection) = connection {
             self.shared.tracker.prefetch(connection);
         }

@@ -17,6 +17,12 @@ const SHARDS: usize = 2;
 const PORTS: usize = 3;
 
 #[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
+#[path = "ending.rs"]
+mod ending;
+#[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
+#[path = "facts.rs"]
+mod facts;
+#[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
 #[path = "packets.rs"]
 mod packets;
 #[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
@@ -33,7 +39,8 @@ use wire::parse::tcp_flags::{ACK, FIN, SYN};
 
 use self::tracker::Tracker;
 use super::{
-    ConnectionInfo, ConnectionRef, Created, Direction, Known, Pinned, Refused, TrackerConfig,
+    ConnectionInfo, ConnectionRef, Created, Direction, Known, Pinned, Refused, SourceNat,
+    TrackerConfig,
 };
 use crate::flow::tcp::{Segment, TcpState};
 use crate::id::PortId;

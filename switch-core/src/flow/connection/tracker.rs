@@ -7,52 +7,46 @@
     reason = "shard mutexes are taken on a miss and at the end of a connection, never on a hit"
 )]
 
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::Relaxed;
 use std::sync::OnceLock;
 
 use crossbeam::utils::CachePadded;
-use hashbrown::HashTable;
 use wire::flow_key::{FlowKey, proto};
 
-use super::slot::{Lane, Slot, is_over};
+use super::facts::Answer;
+use super::slot::{Lane, Slot};
 use super::sync::{AtomicU32, Mutex, MutexGuard};
 use super::{
     CHUNK, ConnectionInfo, ConnectionRef, Created, Direction, Known, PORTS, Pinned, Refused,
     SHARDS, TrackerConfig,
 };
+use crate::flow::growing::Growing;
 use crate::flow::nat::NatPorts;
 use crate::id::PortId;
 
-#[derive(Clone, Copy)]
-struct Record {
-    known: Known,
-}
-
-impl Record {
-    fn key(&self) -> &FlowKey {
-        match self.known.connection.direction() {
-            Direction::Original => &self.known.pinned.original,
-            Direction::Reply => &self.known.pinned.reply,
-        }
-    }
-}
-
+/// What is behind one lock.
 #[derive(Default)]
-struct Shard {
-    records: HashTable<Record>,
+pub(super) struct Shard {
+    /// Slot numbers times two by place, see [`Tracker::place`]; plus one for the reply of a
+    /// connection that is translated. Any other connection is there once for both directions.
+    pub(super) index: Growing,
     /// Slots of this shard that are free.
-    free: Vec<u32>,
+    pub(super) free: Vec<u32>,
+    /// Chunks of this shard: a slot is used for connections whose original key belongs here.
+    chunks: Vec<u32>,
 }
 
 /// See the module's description.
 pub struct Tracker {
     shards: Box<[CachePadded<Mutex<Shard>>]>,
-    chunks: Box<[OnceLock<Box<[Slot]>>]>,
+    pub(super) chunks: Box<[OnceLock<Box<[Slot]>>]>,
+    /// Replies of the translated connections of each chunk, if it has any.
+    answers: Box<[OnceLock<Box<[Answer]>>]>,
     chunks_made: AtomicU32,
-    live: CachePadded<AtomicU32>,
+    pub(super) live: CachePadded<AtomicU32>,
     by_port: Box<[AtomicU32]>,
     /// Ports that connections were given in place of their clients'.
-    nat: NatPorts,
+    pub(super) nat: NatPorts,
     config: TrackerConfig,
 }
 
@@ -70,6 +64,7 @@ impl Tracker {
         Self {
             shards: (0..SHARDS).map(|_| CachePadded::new(Mutex::default())).collect(),
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
+            answers: (0..chunks).map(|_| OnceLock::new()).collect(),
             chunks_made: AtomicU32::new(0),
             live: CachePadded::new(AtomicU32::new(0)),
             by_port: (0..PORTS).map(|_| AtomicU32::new(0)).collect(),
@@ -99,18 +94,45 @@ impl Tracker {
         self.by_port.get(port.index()).map_or(0, |n| n.load(Relaxed))
     }
 
-    fn shard_of(&self, hash: u64) -> usize {
-        (hash >> 32) as usize % SHARDS
+    pub(super) fn shard_of(&self, place: u64) -> usize {
+        (place >> 32) as usize % SHARDS
     }
 
-    fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
+    pub(super) fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
         self.shards[shard].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Where `key`, whose hash is `hash`, is in the index: the same for both directions of a
+    /// connection that is not translated.
     #[inline]
-    fn slot(&self, number: u32) -> Option<&Slot> {
+    fn place(&self, key: &FlowKey, hash: u64) -> u64 {
+        if key.is_leading() { hash } else { key.reversed().hash(&self.config.hash_key) }
+    }
+
+    fn place_of(&self, key: &FlowKey) -> u64 {
+        self.place(key, key.hash(&self.config.hash_key))
+    }
+
+    /// Where an entry of the index is in it.
+    fn place_of_entry(&self, entry: u32) -> u64 {
+        let number = entry >> 1;
+        let of_reply = (entry & 1 == 1).then(|| self.answer(number)).flatten();
+        let place = match of_reply {
+            Some(answer) => Some(&answer.place),
+            None => self.slot(number).map(|slot| &slot.facts.place),
+        };
+        place.map_or(0, |place| place.load(Relaxed))
+    }
+
+    #[inline]
+    pub(super) fn slot(&self, number: u32) -> Option<&Slot> {
         let number = number as usize;
         self.chunks.get(number / CHUNK)?.get()?.get(number % CHUNK)
+    }
+
+    pub(super) fn answer(&self, number: u32) -> Option<&Answer> {
+        let number = number as usize;
+        self.answers.get(number / CHUNK)?.get()?.get(number % CHUNK)
     }
 
     #[inline]
@@ -128,10 +150,40 @@ impl Tracker {
         }
     }
 
-    /// The connection that packets with this key belong to.
+    /// The connection that packets with this key belong to. `hash` is the key's.
     pub fn find(&self, hash: u64, key: &FlowKey) -> Option<Known> {
-        let shard = self.lock(self.shard_of(hash));
-        shard.records.find(hash, |r| r.key() == key).map(|r| r.known)
+        let place = self.place(key, hash);
+        self.find_in(&self.lock(self.shard_of(place)), place, key)
+    }
+
+    fn find_in(&self, shard: &Shard, place: u64, key: &FlowKey) -> Option<Known> {
+        let mut found = None;
+        shard.index.get(place, |entry| {
+            found = self.known_as(entry >> 1, key);
+            found.is_some()
+        });
+        found
+    }
+
+    /// The connection of a slot that the index leads to, if `key` is one of its directions and it
+    /// is not about to go.
+    #[inline]
+    fn known_as(&self, number: u32, key: &FlowKey) -> Option<Known> {
+        let Slot { facts, .. } = self.slot(number)?;
+        let direction = facts.direction(key, || self.answer(number))?;
+        self.known(number, direction)
+    }
+
+    /// The connection of a slot that is used. The lock of a shard is held that leads to it.
+    fn known(&self, number: u32, direction: Direction) -> Option<Known> {
+        let slot = self.slot(number)?;
+        let generation = slot.generation();
+        let connection = ConnectionRef {
+            slot: number << 1 | u32::from(direction == Direction::Reply),
+            generation,
+        };
+        let is_used = generation & 1 == 1;
+        is_used.then(|| Known { connection, pinned: slot.facts.pinned(|| self.answer(number)) })
     }
 
     /// Whether `key` is taken as a direction of some connection.
@@ -146,14 +198,11 @@ impl Tracker {
     /// [`Refused`] says which bound was hit; nothing was changed.
     pub fn create(&self, pinned: &Pinned, now_secs: u32) -> Result<Created, Refused> {
         // Both counts are taken before the connection can be seen, and so ended, by others.
-        let charge = self.by_port.get(pinned.origin.index());
-        if charge.is_some_and(|n| !take_below(n, self.config.per_port)) {
+        if !self.charge(pinned.origin) {
             return Err(Refused::PortLimit);
         }
         let made = if take_below(&self.live, self.config.connections) {
-            let hash = |key: &FlowKey| key.hash(&self.config.hash_key);
-            let made =
-                self.create_locked(pinned, [hash(&pinned.original), hash(&pinned.reply)], now_secs);
+            let made = self.create_locked(pinned, now_secs);
             if !matches!(made, Ok(Created::New(_))) {
                 self.live.fetch_sub(1, Relaxed);
             }
@@ -161,47 +210,66 @@ impl Tracker {
         } else {
             Err(Refused::Full)
         };
-        if !matches!(made, Ok(Created::New(_)))
-            && let Some(n) = charge
-        {
-            n.fetch_sub(1, Relaxed);
+        if !matches!(made, Ok(Created::New(_))) {
+            self.discharge(pinned.origin, 1);
         }
         made
     }
 
-    fn create_locked(
-        &self,
-        pinned: &Pinned,
-        hashes: [u64; 2],
-        now_secs: u32,
-    ) -> Result<Created, Refused> {
-        let [first, second] = hashes.map(|h| self.shard_of(h));
+    fn create_locked(&self, pinned: &Pinned, now_secs: u32) -> Result<Created, Refused> {
+        let place = self.place_of(&pinned.original);
+        let home = self.shard_of(place);
+        if !pinned.is_translated() {
+            // One place for both directions, and one lock.
+            let mut home = self.lock(home);
+            if let Some(found) = self.find_in(&home, place, &pinned.original) {
+                return Ok(Created::Existing(found));
+            }
+            if self.find_in(&home, place, &pinned.reply).is_some() {
+                return Err(Refused::Collision);
+            }
+            let number = self.take_slot(&mut home).ok_or(Refused::Full)?;
+            let known = self.open(number, pinned, place, now_secs);
+            home.index.insert(place, number << 1, |entry| self.place_of_entry(entry));
+            return Ok(Created::New(known));
+        }
+        let reply_place = self.place_of(&pinned.reply);
+        let second = self.shard_of(reply_place);
         // Always the lower shard first, so that two workers never wait for each other.
-        let mut low = self.lock(first.min(second));
-        let mut high = (first != second).then(|| self.lock(first.max(second)));
-        let (home, mut other) = match &mut high {
+        let mut low = self.lock(home.min(second));
+        let mut high = (home != second).then(|| self.lock(home.max(second)));
+        let (home, other) = match &mut high {
             None => (&mut *low, None),
-            Some(high) if first < second => (&mut *low, Some(&mut **high)),
+            Some(high) if home < second => (&mut *low, Some(&mut **high)),
             Some(high) => (&mut **high, Some(&mut *low)),
         };
-        if let Some(found) = home.records.find(hashes[0], |r| *r.key() == pinned.original) {
-            return Ok(Created::Existing(found.known));
+        if let Some(found) = self.find_in(home, place, &pinned.original) {
+            return Ok(Created::Existing(found));
         }
-        let reply_shard = other.as_deref_mut().unwrap_or(&mut *home);
-        if reply_shard.records.find(hashes[1], |r| *r.key() == pinned.reply).is_some() {
+        let reply_shard = other.as_deref().unwrap_or(home);
+        if self.find_in(reply_shard, reply_place, &pinned.reply).is_some() {
             return Err(Refused::Collision);
         }
         let number = self.take_slot(home).ok_or(Refused::Full)?;
-        let known = self.open(number, pinned, hashes, now_secs);
-        let rehash = |r: &Record| r.key().hash(&self.config.hash_key);
-        home.records.insert_unique(hashes[0], Record { known }, rehash);
-        let reversed = Known { connection: known.connection.reversed(), ..known };
+        self.answer_for(number).ok_or(Refused::Full)?.store(&pinned.reply, reply_place);
+        let known = self.open(number, pinned, place, now_secs);
+        home.index.insert(place, number << 1, |entry| self.place_of_entry(entry));
         let reply_shard = other.unwrap_or(home);
-        // A connection to oneself with equal ports is its own reply: one record is enough.
-        if pinned.original != pinned.reply {
-            reply_shard.records.insert_unique(hashes[1], Record { known: reversed }, rehash);
-        }
+        let entry = number << 1 | 1;
+        reply_shard.index.insert(reply_place, entry, |entry| self.place_of_entry(entry));
         Ok(Created::New(known))
+    }
+
+    /// Counts one more connection of `port`, unless it has as many as it may.
+    fn charge(&self, port: PortId) -> bool {
+        self.by_port.get(port.index()).is_none_or(|n| take_below(n, self.config.per_port))
+    }
+
+    /// Counts so many less.
+    pub(super) fn discharge(&self, port: PortId, connections: u32) {
+        if let Some(n) = self.by_port.get(port.index()) {
+            n.fetch_sub(connections, Relaxed);
+        }
     }
 
     fn take_slot(&self, shard: &mut Shard) -> Option<u32> {
@@ -213,32 +281,24 @@ impl Tracker {
             self.chunks_made.fetch_sub(1, Relaxed);
             return None;
         };
-        cell.get_or_init(|| {
-            (0..CHUNK).map(|_| Slot { lanes: [Lane::new(), Lane::new()] }).collect()
-        });
+        cell.get_or_init(|| (0..CHUNK).map(|_| Slot::new()).collect());
+        shard.chunks.push(chunk as u32);
         let base = (chunk * CHUNK) as u32;
         shard.free.extend((base + 1..base + CHUNK as u32).rev());
         Some(base)
     }
 
-    fn open(&self, number: u32, pinned: &Pinned, hashes: [u64; 2], now_secs: u32) -> Known {
+    /// Where the reply of a translated connection in a slot stands.
+    fn answer_for(&self, number: u32) -> Option<&Answer> {
+        let number = number as usize;
+        let cell = self.answers.get(number / CHUNK)?;
+        cell.get_or_init(|| (0..CHUNK).map(|_| Answer::new()).collect()).get(number % CHUNK)
+    }
+
+    fn open(&self, number: u32, pinned: &Pinned, place: u64, now_secs: u32) -> Known {
         let slot = self.slot(number).expect("a slot that was taken exists");
-        let generation = slot.lanes[0].generation.load(Relaxed).wrapping_add(1) | 1;
-        for (lane, hash) in slot.lanes.iter().zip(hashes) {
-            lane.last_seen.store(now_secs, Relaxed);
-            lane.state.store(0, Relaxed);
-            lane.seq_end.store(0, Relaxed);
-            lane.ack.store(0, Relaxed);
-            lane.window.store(0, Relaxed);
-            lane.scale.store(14, Relaxed);
-            lane.settled.store(0, Relaxed);
-            lane.packets.store(0, Relaxed);
-            lane.bytes.store(0, Relaxed);
-            lane.hash.store(hash, Relaxed);
-            let about = u32::from(pinned.original.proto) | u32::from(pinned.origin.0) << 8;
-            lane.about.store(about, Relaxed);
-            lane.generation.store(generation, Release);
-        }
+        slot.facts.store(pinned, place);
+        let generation = slot.open(pinned.original.proto, now_secs);
         let connection = ConnectionRef { slot: number << 1, generation };
         Known { connection, pinned: *pinned }
     }
@@ -247,47 +307,6 @@ impl Tracker {
     #[inline]
     pub fn is_alive(&self, connection: ConnectionRef) -> bool {
         self.lane(connection).is_some()
-    }
-
-    /// Ends a connection: both keys leave the index, the slot is free for another.
-    pub fn end(&self, connection: ConnectionRef) -> bool {
-        let Some(slot) = self.slot(connection.slot >> 1) else { return false };
-        self.end_slot(connection.slot >> 1, slot, connection.generation)
-    }
-
-    fn end_slot(&self, number: u32, slot: &Slot, generation: u32) -> bool {
-        let next = generation.wrapping_add(1);
-        // Whoever moves the generation ends the connection; all others find it gone.
-        let claimed =
-            slot.lanes[0].generation.compare_exchange(generation, next, Acquire, Relaxed).is_ok();
-        if !claimed {
-            return false;
-        }
-        slot.lanes[1].generation.store(next, Release);
-        let mut pinned = None;
-        for lane in &slot.lanes {
-            let hash = lane.hash.load(Relaxed);
-            let mut shard = self.lock(self.shard_of(hash));
-            let ours = |r: &Record| {
-                r.known.connection.slot >> 1 == number
-                    && r.known.connection.generation == generation
-            };
-            if let Ok(entry) = shard.records.find_entry(hash, ours) {
-                pinned = Some(entry.remove().0.known.pinned);
-            }
-        }
-        // Only now that nothing leads to the port any more may another connection have it.
-        if let Some(pinned) = pinned {
-            self.nat.release(&pinned);
-        }
-        let origin = slot.lanes[0].about.load(Relaxed) >> 8;
-        let home = self.shard_of(slot.lanes[0].hash.load(Relaxed));
-        self.lock(home).free.push(number);
-        if let Some(n) = self.by_port.get(origin as usize) {
-            n.fetch_sub(1, Relaxed);
-        }
-        self.live.fetch_sub(1, Relaxed);
-        true
     }
 
     /// Slots that are free.
@@ -301,49 +320,38 @@ impl Tracker {
         (self.chunks_made.load(Relaxed) as usize).min(self.chunks.len()) * CHUNK
     }
 
-    /// Ends what has been idle too long among the slots `from..from + count`. Each worker looks
-    /// after its own share. Under `pressure` closed, embryonic and unreplied connections go after
-    /// [`PRESSURE_SECS`](super::PRESSURE_SECS) (RFC 5382 REQ-5 and RFC 4787 leave that to need; T-C5).
-    pub fn sweep(&self, from: usize, count: usize, now_secs: u32, pressure: bool) -> usize {
-        let mut ended = 0;
-        for number in from..from + count {
-            let Some(slot) = self.slot(number as u32) else { break };
-            let generation = slot.lanes[0].generation.load(Acquire);
-            if generation & 1 == 1 && is_over(slot, now_secs, pressure) {
-                ended += usize::from(self.end_slot(number as u32, slot, generation));
-            }
-        }
-        ended
-    }
-
     /// Whether the table is so full that short-lived state should go early.
     pub fn is_under_pressure(&self) -> bool {
         self.live.load(Relaxed) as u64 * 8 >= u64::from(self.config.connections) * 7
     }
 
-    /// Every connection alive, shard by shard; not a snapshot of one moment.
+    /// Every connection alive, chunk by chunk; not a snapshot of one moment.
     pub fn list(&self, mut each: impl FnMut(ConnectionInfo)) {
         for shard in 0..SHARDS {
-            let known: Vec<Known> = self
-                .lock(shard)
-                .records
-                .iter()
-                .map(|r| r.known)
-                .filter(|k| k.connection.direction() == Direction::Original)
-                .collect();
-            for k in known {
-                let lanes = [self.lane(k.connection), self.lane(k.connection.reversed())];
-                let [Some(a), Some(b)] = lanes else { continue };
-                let is_tcp = k.pinned.original.proto == proto::TCP;
-                each(ConnectionInfo {
-                    pinned: k.pinned,
-                    packets: [a.packets.load(Relaxed), b.packets.load(Relaxed)],
-                    bytes: [a.bytes.load(Relaxed), b.bytes.load(Relaxed)],
-                    tcp: is_tcp.then(|| [a.side().state, b.side().state]),
-                    last_seen: a.last_seen.load(Relaxed).max(b.last_seen.load(Relaxed)),
-                });
+            for place in 0.. {
+                let Some(chunk) = self.lock(shard).chunks.get(place).copied() else { break };
+                for k in self.known_in(shard, chunk) {
+                    let lanes = [self.lane(k.connection), self.lane(k.connection.reversed())];
+                    let [Some(a), Some(b)] = lanes else { continue };
+                    let is_tcp = k.pinned.original.proto == proto::TCP;
+                    each(ConnectionInfo {
+                        pinned: k.pinned,
+                        packets: [a.packets.load(Relaxed), b.packets.load(Relaxed)],
+                        bytes: [a.bytes.load(Relaxed), b.bytes.load(Relaxed)],
+                        tcp: is_tcp.then(|| [a.side().state, b.side().state]),
+                        last_seen: a.last_seen.load(Relaxed).max(b.last_seen.load(Relaxed)),
+                    });
+                }
             }
         }
+    }
+
+    fn known_in(&self, shard: usize, chunk: u32) -> Vec<Known> {
+        // While it is held no slot of the shard begins another connection.
+        let _held = self.lock(shard);
+        let base = chunk * CHUNK as u32;
+        let numbers = base..base + CHUNK as u32;
+        numbers.filter_map(|number| self.known(number, Direction::Original)).collect()
     }
 }
 
