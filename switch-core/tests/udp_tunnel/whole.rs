@@ -117,12 +117,16 @@ fn headers_and_order_are_the_sockets() {
     }
 }
 
-/// Only by sockets, if so configured.
+/// Only by sockets, if so configured or where the interface does not cut by itself.
 #[test]
-fn not_unless_wanted() {
+fn not_unless_wanted_and_of_use() {
     require_privilege!();
-    for tunnel in TUNNELS.map(|tunnel| Tunnel { whole: false, ..tunnel }) {
+    for (tunnel, configured) in TUNNELS.into_iter().flat_map(|t| [(t, false), (t, true)]) {
         let underlay = Underlay::new();
+        if configured {
+            common::set_tunnel_offloads(&underlay.near, "u0", false);
+        }
+        let tunnel = Tunnel { whole: configured, ..tunnel };
         let mut far = tap_wire(&underlay.far, "u0");
         assert_eq!(port(&tunnel, &underlay.near).send(vec![long(&tunnel, 5, 1_376)]), 1);
         let got = seen(&tunnel, &mut far);
