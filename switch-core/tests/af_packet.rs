@@ -246,39 +246,6 @@ fn interface_down_and_gone() {
     }
 }
 
-/// The header is put in front of the frame where there is room, else beside it.
-#[test]
-fn frames_go_out_with_any_headroom() {
-    require_privilege!();
-    let (near, far) = (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
-    let spec = LinkSpec::new("v0").up();
-    Netlink::open(&near).unwrap().add_veth(&spec, &spec, &far).unwrap();
-    let open = |ns: &NetNs| {
-        PacketDevice::new(ns, "v0", config(Receive::Ring)).unwrap().open(0, 1).unwrap()
-    };
-    let (mut near, mut far) = (open(&near), Peer::new(open(&far)));
-    let mut pool = Pool::new(PoolConfig::default());
-    let mut batch = Batch::new();
-    let mut sent = Vec::new();
-    for headroom in [128, 0, 9, 10, 11, 0] {
-        let mut packet = Packet::with_capacity(2_000);
-        packet.fill(&[0x5a; 200]);
-        packet.push_front(packet.headroom() - headroom).fill(headroom as u8);
-        packet.bytes_mut()[..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5]);
-        sent.push(packet.bytes().to_vec());
-        batch.push(packet);
-    }
-    assert_eq!(near.tx(&mut pool, &mut batch).unwrap(), 6);
-    let mut got = Vec::new();
-    far.run_until(|frame| {
-        if frame[12..14] == [0x88, 0xb5] {
-            got.push(frame.to_vec());
-        }
-        got.len() == sent.len()
-    });
-    assert!(got == sent, "{:?}", got.iter().map(Vec::len).collect::<Vec<_>>());
-}
-
 #[test]
 fn too_long_frames_are_refused_alone() {
     require_privilege!();

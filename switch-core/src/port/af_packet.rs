@@ -327,28 +327,13 @@ impl PacketPort {
         if self.gone { Err(ErrorKind::NotConnected.into()) } else { Ok(()) }
     }
 
-    /// Sends from the front of `packets`, each with its header.
-    fn send_run(&self, packets: &mut [Packet]) -> io::Result<usize> {
-        let mut apart = [None; BATCH];
-        for (apart, packet) in apart.iter_mut().zip(packets.iter_mut()) {
-            let offload = packet.offload;
-            let header = match packet.headroom() {
-                ..VNET_HEADER => &mut apart.insert([0; VNET_HEADER])[..],
-                _ => packet.push_front(VNET_HEADER),
-            };
-            virtio::encode(&offload, HeaderForm::Legacy, header);
-        }
-        let apart = &apart[..packets.len()];
-        let result = mmsg::send(self.socket.as_fd(), apart, packets);
-        for (packet, _) in packets.iter_mut().zip(apart).filter(|(_, apart)| apart.is_none()) {
-            packet.pull_front(VNET_HEADER);
-        }
-        result
-    }
-
     /// Sends from the front of `packets` until one is refused for a reason that concerns the
     /// others too. Returns a bit for each that was sent.
-    fn send(&mut self, packets: &mut [Packet]) -> (u64, io::Result<()>) {
+    fn send(&mut self, packets: &[Packet]) -> (u64, io::Result<()>) {
+        let mut headers = [[0; VNET_HEADER]; BATCH];
+        for (header, packet) in headers.iter_mut().zip(packets) {
+            virtio::encode(&packet.offload, HeaderForm::Legacy, header);
+        }
         let (mut sent, mut at) = (0u64, 0);
         while at < packets.len() {
             let plain = match &self.injector {
@@ -369,7 +354,8 @@ impl PacketPort {
                     }
                 }
             };
-            let result = self.send_run(&mut packets[at..at + plain]);
+            let run = at..at + plain;
+            let result = mmsg::send(self.socket.as_fd(), &headers[run.clone()], &packets[run]);
             let error = match result {
                 Ok(0) => return (sent, Ok(())),
                 Ok(count) => {
@@ -452,8 +438,8 @@ impl Port for PacketPort {
         Ok(batch.len() - before)
     }
     fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
-        let mut waiting = mem::take(batch);
-        let (sent, result) = self.send(&mut waiting);
+        let waiting = mem::take(batch);
+        let (sent, result) = self.send(&waiting);
         for (i, packet) in waiting.into_iter().enumerate() {
             if sent & 1 << i != 0 {
                 pool.free(packet);

@@ -78,23 +78,20 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, slots: &mut [Slot]) -> io::Result<
     Ok(count)
 }
 
-/// Sends each frame, without waiting: behind its header, or as it is where the header stands in front of it
-/// already, which costs the kernel less to take. Returns how many were sent: fewer than all if one is
-/// refused, whose error the next call then meets first.
+/// Sends each frame behind its header, without waiting. Returns how many were sent: fewer than
+/// all if one is refused, whose error the next call then meets first.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
-    headers: &[Option<[u8; VNET_HEADER]>],
+    headers: &[[u8; VNET_HEADER]],
     packets: &[Packet],
 ) -> io::Result<usize> {
     let mut parts: ArrayVec<[libc::iovec; 2], BATCH> = ArrayVec::new();
     let mut messages: ArrayVec<libc::mmsghdr, BATCH> = ArrayVec::new();
     for (header, packet) in headers.iter().zip(packets).take(BATCH) {
-        let header = header.as_ref().map_or(&[][..], |header| header);
         parts.push([iovec_to_read(header), iovec_to_read(packet.bytes())]);
     }
-    for (part, header) in parts.iter_mut().zip(headers) {
-        let first = usize::from(header.is_none());
-        messages.push(message(&mut part[first..]));
+    for part in &mut parts {
+        messages.push(message(part));
     }
     // SAFETY: every pointer in `messages` is to memory that `parts`, `headers` and `packets` hold
     // with the length given beside it; the kernel only reads it.
