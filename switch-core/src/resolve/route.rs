@@ -12,7 +12,7 @@ use crate::action::{DropReason, Plan};
 use crate::flow::connection::{Direction, Pinned};
 use crate::id::PortId;
 use crate::snapshot::{
-    FibEntry, HostPort, Location, NextHops, PortFacts, Reach, Snapshot, UplinkPort,
+    EndpointFacts, FibEntry, HostPort, Location, NextHops, PortFacts, Reach, Snapshot, UplinkPort,
 };
 
 /// A way on.
@@ -53,12 +53,13 @@ impl Hop {
     }
 }
 
-/// The way of a connection's packets of one direction.
+/// The way of a connection's packets of one direction, to whom `to` is.
 pub(super) fn lookup(
     snapshot: &Snapshot,
     query: &Query<'_>,
     pinned: &Pinned,
     direction: Direction,
+    to: Option<&EndpointFacts>,
 ) -> Result<Hop, Denial> {
     let outgoing = outgoing(pinned, direction);
     let destination = outgoing.dst_addr();
@@ -74,7 +75,7 @@ pub(super) fn lookup(
         return Ok(Hop::Gateway);
     }
     let mut remote = false;
-    if let Some(facts) = snapshot.endpoints.get(&destination) {
+    if let Some(facts) = to {
         match facts.location {
             // Back to the sender is a pod that speaks to itself through the switch: N12.
             Location::Attached { port, mac, mtu } => {
