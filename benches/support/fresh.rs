@@ -392,7 +392,9 @@ impl Rig {
         for _ in 0..SETTLED {
             rig.poll();
             let (_, others) = rig.workers.split_at_mut(1);
-            others.iter_mut().for_each(|worker| drop(follow(worker, &rig.now)));
+            for worker in others {
+                follow(worker, &rig.now);
+            }
         }
         rig
     }

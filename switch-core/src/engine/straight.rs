@@ -93,6 +93,9 @@ impl Engine {
                 self.drop(turn, packet, reason, None);
                 continue;
             }
+            if !changed {
+                self.read_ahead(turn.snapshot, i, plain, &ids);
+            }
             changed = true;
             let parsed = self.parsed[i];
             self.slow(turn, ingress, packet, &parsed);

@@ -45,17 +45,26 @@ impl Growing {
         self.index.prefetch(hash);
     }
 
-    /// Puts an entry in that is not there. `hash_of` says where others belong.
-    pub(super) fn insert(&mut self, hash: u64, entry: u32, hash_of: impl Fn(u32) -> u64) {
+    /// Where its buckets are; see [`Index::whereabouts`].
+    pub(super) fn whereabouts(&self) -> [usize; 2] {
+        self.index.whereabouts()
+    }
+
+    /// Puts an entry in that is not there. `hash_of` says where others belong. True: the buckets are
+    /// others now.
+    pub(super) fn insert(&mut self, hash: u64, entry: u32, hash_of: impl Fn(u32) -> u64) -> bool {
         self.len += 1;
+        let mut grown = false;
         if self.old.is_none() && self.len * 8 > self.index.buckets() * SLOTS * 5 {
-            let grown = Index::new(self.index.buckets() * 2);
-            self.old = Some((core::mem::replace(&mut self.index, grown), 0));
+            let twice = Index::new(self.index.buckets() * 2);
+            self.old = Some((core::mem::replace(&mut self.index, twice), 0));
+            grown = true;
         }
         self.index.insert(hash, entry);
         if self.old.is_some() {
             self.migrate(hash_of);
         }
+        grown
     }
 
     /// Takes an entry out; false if it is not there.

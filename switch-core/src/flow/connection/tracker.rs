@@ -7,7 +7,7 @@
     reason = "shard mutexes are taken on a miss and at the end of a connection, never on a hit"
 )]
 
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::OnceLock;
 
 use crossbeam::utils::CachePadded;
@@ -22,7 +22,12 @@ use super::{
 };
 use crate::flow::growing::Growing;
 use crate::flow::nat::NatPorts;
+use crate::flow::table::index::Bucket;
 use crate::id::PortId;
+use crate::prefetch::{prefetch, prefetch_address};
+
+/// Octets of a bucket of the index.
+const BUCKET: usize = size_of::<Bucket>();
 
 /// What is behind one lock.
 #[derive(Default)]
@@ -36,6 +41,13 @@ pub(super) struct Shard {
     chunks: Vec<u32>,
 }
 
+/// See [`Tracker::hints`]. Plain atomics also where others are watched: what they say decides nothing.
+#[derive(Default)]
+struct Hint {
+    base: AtomicUsize,
+    mask: AtomicUsize,
+}
+
 /// What became of making a connection.
 enum Made {
     New(ConnectionRef),
@@ -45,6 +57,9 @@ enum Made {
 /// See the module's description.
 pub struct Tracker {
     shards: Box<[CachePadded<Mutex<Shard>>]>,
+    /// Where each shard's index is in memory, to bring parts of it near without its lock; may be of
+    /// an index that is gone.
+    hints: Box<[Hint]>,
     pub(super) chunks: Box<[OnceLock<Box<[Slot]>>]>,
     /// Replies of the translated connections of each chunk, if it has any.
     answers: Box<[OnceLock<Box<[Answer]>>]>,
@@ -69,6 +84,7 @@ impl Tracker {
         let chunks = (config.connections as usize).div_ceil(CHUNK) + SHARDS;
         Self {
             shards: (0..SHARDS).map(|_| CachePadded::new(Mutex::default())).collect(),
+            hints: (0..SHARDS).map(|_| Hint::default()).collect(),
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
             answers: (0..chunks).map(|_| OnceLock::new()).collect(),
             chunks_made: AtomicU32::new(0),
@@ -151,14 +167,40 @@ impl Tracker {
     #[inline]
     pub fn prefetch(&self, connection: ConnectionRef) {
         if let Some(slot) = self.slot(connection.slot >> 1) {
-            crate::prefetch::prefetch(&slot.lanes[(connection.slot & 1) as usize]);
+            prefetch(&slot.lanes[(connection.slot & 1) as usize]);
         }
     }
 
-    /// The connection that packets with this key belong to.
+    /// Brings near what [`find`](Self::find) will look at. Takes no lock.
+    #[inline]
+    pub fn prefetch_place(&self, place: Place) {
+        let Hint { base, mask } = &self.hints[self.shard_of(place.0)];
+        let bucket = place.0 as usize & mask.load(Relaxed);
+        prefetch_address(base.load(Relaxed).wrapping_add(bucket * BUCKET));
+    }
+
+    /// The connection that packets with this key belong to. Where there is none one will be made,
+    /// most likely: its slot is brought near.
     #[inline]
     pub fn find(&self, place: Place, key: &FlowKey) -> Option<Known> {
-        self.known_in(&self.lock(self.shard_of(place.0)), place, key)
+        let shard = self.lock(self.shard_of(place.0));
+        let found = self.known_in(&shard, place, key);
+        if found.is_none()
+            && let Some(slot) = shard.free.last().and_then(|number| self.slot(*number))
+        {
+            slot.lanes.iter().for_each(prefetch);
+            prefetch(&slot.facts);
+        }
+        found
+    }
+
+    fn enter(&self, shard: &mut Shard, place: Place, entry: u32) {
+        if shard.index.insert(place.0, entry, |entry| self.place_of_entry(entry)) {
+            let [base, mask] = shard.index.whereabouts();
+            let hint = &self.hints[self.shard_of(place.0)];
+            hint.base.store(base, Relaxed);
+            hint.mask.store(mask, Relaxed);
+        }
     }
 
     #[inline]
@@ -275,7 +317,7 @@ impl Tracker {
         }
         let number = self.take_slot(&mut home).ok_or(Refused::Full)?;
         let connection = self.open(number, pinned, place, now_secs).ok_or(Refused::Full)?;
-        home.index.insert(place.0, number << 1, |entry| self.place_of_entry(entry));
+        self.enter(&mut home, place, number << 1);
         Ok(Made::New(connection))
     }
 
@@ -305,10 +347,8 @@ impl Tracker {
         let number = self.take_slot(home).ok_or(Refused::Full)?;
         self.answer_for(number).ok_or(Refused::Full)?.store(&pinned.reply, reply_place.0);
         let connection = self.open(number, pinned, place, now_secs).ok_or(Refused::Full)?;
-        home.index.insert(place.0, number << 1, |entry| self.place_of_entry(entry));
-        let reply_shard = other.as_deref_mut().unwrap_or(home);
-        let entry = number << 1 | 1;
-        reply_shard.index.insert(reply_place.0, entry, |entry| self.place_of_entry(entry));
+        self.enter(home, place, number << 1);
+        self.enter(other.as_deref_mut().unwrap_or(home), reply_place, number << 1 | 1);
         Ok(Made::New(connection))
     }
 

@@ -84,6 +84,12 @@ impl Index {
         self.words[base..].first_chunk_mut().expect("one bucket more than there are")
     }
 
+    /// Where the first bucket is in memory, and the mask of bucket numbers: what tells without
+    /// the index where a hash's home is, for as long as the index is there.
+    pub(in crate::flow) fn whereabouts(&self) -> [usize; 2] {
+        [core::ptr::from_ref(self.bucket(0)).addr(), self.mask]
+    }
+
     /// Brings the bucket of `hash` near.
     #[inline]
     pub(in crate::flow) fn prefetch(&self, hash: u64) {
