@@ -4,13 +4,16 @@
 use vxlan::template::SourcePort;
 use wire::addr::Mac;
 use wire::flow_key::{HashKey, proto};
+use wire::parse::tcp_flags::SYN;
 use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into, straight};
 
+use super::admit::is_possible;
 use super::encap::wrap;
 use super::{Engine, Turn, slow};
 use crate::action::{DropReason, Plan, PlanFlags, apply, apply_plain};
+use crate::flow::connection::{ConnectionRef, Tracker};
 use crate::flow::table::{EntryId, Follow, Renewals, Untold};
-use crate::flow::tcp::Segment;
+use crate::flow::tcp::{Judgement, Segment};
 use crate::id::PortId;
 use crate::packet::{BATCH, Batch, Packet};
 use crate::snapshot::LastTouched;
@@ -92,6 +95,9 @@ impl Engine {
             if let Err(reason) = sound[i] {
                 self.drop(turn, packet, reason, None);
                 continue;
+            }
+            if !changed {
+                self.read_ahead(turn.snapshot, i, plain, &ids);
             }
             changed = true;
             let parsed = self.parsed[i];
@@ -201,7 +207,11 @@ impl Engine {
                 let header = packet.bytes().get(usize::from(parsed.l4)..).unwrap_or_default();
                 let payload = parsed.end - u32::from(parsed.payload);
                 let segment = Segment::read(header, parsed.tcp_flags, payload);
-                segment.is_plain() && tracker.touch_tcp(connection, &segment, packet.len(), seconds)
+                if segment.is_plain() {
+                    tracker.touch_tcp(connection, &segment, packet.len(), seconds)
+                } else {
+                    closes(tracker, connection, &segment, packet.len(), seconds)
+                }
             }
             Follow::Each(connection) => tracker.touch(connection, packet.len(), seconds),
             Follow::Tell(Untold { connection, packets, bytes }) => {
@@ -241,6 +251,22 @@ pub(super) fn read(
 ) -> Result<(), DropReason> {
     parse_into(packet.bytes(), hash_key, parsed)?;
     packet.offload.check(parsed)
+}
+
+/// Moves the connection by a segment that closes or resets it and no more. False, and nothing moved:
+/// it is for the slow path to judge.
+#[inline(never)]
+fn closes(
+    tracker: &Tracker,
+    connection: ConnectionRef,
+    segment: &Segment,
+    bytes: usize,
+    seconds: u32,
+) -> bool {
+    segment.flags & SYN == 0
+        && is_possible(segment.flags)
+        && tracker.control_segment(connection, segment, None, bytes, seconds)
+            == Some(Judgement::Fits)
 }
 
 /// Nothing about the packet asks for more than its flow's plan.
