@@ -29,7 +29,7 @@ pub(super) fn parse(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bo
 // next question. Inlined, the compiler joins their last halves; writing at the end, it keeps
 // everything until then. Either way it runs out of registers, which costs 1 ns.
 
-#[inline(never)]
+#[inline(always)]
 fn parse_ipv4(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
     let Some(head) = frame.first_chunk::<42>() else {
         return false;
@@ -41,11 +41,12 @@ fn parse_ipv4(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
         return false;
     }
     let proto = header[9];
+    let ports = u32::from_be_bytes(array(head, 34));
     parsed.key = FlowKey {
         src: ipv4::address(header, 12),
         dst: ipv4::address(header, 16),
-        src_port: be16(head, 34),
-        dst_port: be16(head, 36),
+        src_port: (ports >> 16) as u16,
+        dst_port: ports as u16,
         proto,
         family: Family::V4,
         zone: 0,
@@ -64,7 +65,7 @@ fn parse_ipv4(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
     true
 }
 
-#[inline(never)]
+#[inline(always)]
 fn parse_ipv6(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
     let Some(head) = frame.first_chunk::<62>() else {
         return false;
