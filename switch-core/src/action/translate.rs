@@ -299,6 +299,47 @@ mod tests {
             }
         }
 
+        /// What is done in one go is what is done step by step, wrong checksums among it.
+        #[test]
+        fn ordinary_frames_are_translated_as_any(
+            (v6, from, to) in any::<bool>().prop_flat_map(|v| (Just(v), key(v), key(v))),
+            kind in kinds(),
+            both in 0..3,
+            (ip_sum, l4_sum) in (any::<u16>(), prop_oneof![Just(0), Just(0xffff), any::<u16>()]),
+            payload in proptest::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let mut packet = Packet::from_frame(&frame(kind, v6, &from, &payload));
+            let parsed = parse(packet.bytes(), &KEY).unwrap();
+            let mut to = FlowKey { proto: parsed.key.proto, ..to };
+            match both {
+                0 => (to.src, to.src_port) = (parsed.key.src, parsed.key.src_port),
+                1 => (to.dst, to.dst_port) = (parsed.key.dst, parsed.key.dst_port),
+                _ => {}
+            }
+            let field = match kind {
+                Kind::Tcp => Some(16),
+                Kind::Udp | Kind::UdpWithoutChecksum => Some(6),
+                _ => None,
+            };
+            if let Some(field) = field {
+                let at = usize::from(parsed.l4) + field;
+                packet.bytes_mut()[at..at + 2].copy_from_slice(&u16::to_be_bytes(l4_sum));
+            }
+            if !v6 {
+                packet.bytes_mut()[24..26].copy_from_slice(&ip_sum.to_be_bytes());
+            }
+            let plan = Plan::route(PortId(1), 1500, Mac([6; 6]), Mac([8; 6]))
+                .translate(&parsed.key, &to);
+            let mut whole = Packet::from_frame(packet.bytes());
+            let ordinary = translate_ordinary(&mut packet, &parsed, &plan);
+            prop_assert_eq!(ordinary, field.is_some());
+            if ordinary {
+                translate(&mut whole, &parsed, &plan);
+                crate::action::apply_plain(&mut whole, &parsed, &plan);
+            }
+            prop_assert_eq!(packet.bytes(), whole.bytes());
+        }
+
         #[test]
         fn partial_checksums_are_right_once_finished(
             (v6, from, to) in any::<bool>().prop_flat_map(|v| (Just(v), key(v), key(v))),

@@ -18,8 +18,8 @@ use crate::packet::{BATCH, Batch, Packet};
 enum Hit {
     /// It leaves by this port.
     Out(PortId),
-    /// It is rewritten, but has no tunnel header yet: that is not done in passing.
-    Unwrapped(Plan),
+    /// It is rewritten, but has no tunnel header yet: that is not done in passing. It gets this port.
+    Unwrapped(SourcePort),
 }
 
 /// So many packets are worked on while what the next as many touch is brought near: some 100 ns,
@@ -118,13 +118,15 @@ impl Engine {
                     turn.out.push(out, packet);
                     continue;
                 }
-                match self.hit(turn, id, &mut packet, i) {
+                match self.hit(turn, id, &mut packet, i, seconds) {
                     Some(Hit::Out(port)) => {
                         hits += 1;
                         turn.out.push(port, packet);
                         continue;
                     }
-                    Some(Hit::Unwrapped(plan)) => {
+                    Some(Hit::Unwrapped(source_port)) => {
+                        let plan = self.flows.plan(id).copied().unwrap_or_default();
+                        let plan = Plan { source_port, ..plan };
                         self.leave(turn, packet, self.parsed[i].traffic_class, &plan);
                         continue;
                     }
@@ -223,10 +225,16 @@ impl Engine {
     /// needs the slow path, because it opens, ends or restarts the connection, or is too long, or the
     /// connection is gone.
     #[inline(never)]
-    fn hit(&mut self, turn: &Turn<'_>, id: EntryId, packet: &mut Packet, at: usize) -> Option<Hit> {
-        let parsed = &self.parsed[at];
+    fn hit(
+        &mut self,
+        turn: &Turn<'_>,
+        id: EntryId,
+        packet: &mut Packet,
+        at: usize,
+        seconds: u32,
+    ) -> Option<Hit> {
+        let parsed = &self.parsed[at % BATCH];
         let tracker = &self.shared.tracker;
-        let seconds = turn.now.as_secs() as u32;
         let length = parsed.end - u32::from(parsed.l3);
         let mut tunnel = None;
         let fits = |plan: &Plan| {
@@ -268,7 +276,7 @@ impl Engine {
             {
                 Some(Hit::Out(plan.out))
             }
-            _ => Some(Hit::Unwrapped(Plan { source_port, ..*plan })),
+            _ => Some(Hit::Unwrapped(source_port)),
         }
     }
 }

@@ -343,6 +343,15 @@ impl FlowTable {
         Some((plan, Follow::Tell(Untold { connection, packets, bytes: octets })))
     }
 
+    /// The answer of an entry, if it has one of this epoch.
+    pub fn plan(&self, id: EntryId) -> Option<&Plan> {
+        match self.ways.lead(self.lines.get(id.0 as usize)?.way) {
+            Lead::Stale => None,
+            Lead::Shared(plan) => Some(plan),
+            Lead::Own => self.own_plan(id),
+        }
+    }
+
     fn own_plan(&self, id: EntryId) -> Option<&Plan> {
         let at = id.0 as usize;
         self.plans.get(at / PLANS)?.as_deref()?.get(at % PLANS)

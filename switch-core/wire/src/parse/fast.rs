@@ -6,6 +6,7 @@
 //! property test says so), so it can ask its questions in whatever order is cheapest.
 
 use super::{Fragment, Icmp, Network, Parsed, array, be16, ethertype, ipv4};
+use crate::checksum::ipv4_header_holds;
 use crate::flow_key::{Family, FlowKey, HashKey, proto};
 
 /// Whether the frame was taken; if not, `parsed` holds nothing of use.
@@ -37,7 +38,7 @@ fn parse_ipv4(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
     let header: &[u8; 20] = &array(head, 14);
     let total = usize::from(be16(header, 2));
     let fragment_field = be16(header, 6);
-    if fragment_field & 0x3fff != 0 || total > frame.len() - 14 || !ipv4::checksum_holds(header) {
+    if fragment_field & 0x3fff != 0 || total > frame.len() - 14 || !ipv4_header_holds(header) {
         return false;
     }
     let proto = header[9];
