@@ -4,15 +4,19 @@
 use vxlan::template::SourcePort;
 use wire::addr::Mac;
 use wire::flow_key::{HashKey, proto};
+use wire::parse::tcp_flags::SYN;
 use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into, straight};
 
+use super::admit::is_possible;
 use super::encap::wrap;
 use super::{Engine, Turn, slow};
 use crate::action::{DropReason, Plan, PlanFlags, apply, apply_plain};
-use crate::flow::table::{EntryId, Follow, Untold};
-use crate::flow::tcp::Segment;
+use crate::flow::connection::{ConnectionRef, Tracker};
+use crate::flow::table::{EntryId, Follow, Renewals, Untold};
+use crate::flow::tcp::{Judgement, Segment};
 use crate::id::PortId;
 use crate::packet::{BATCH, Batch, Packet};
+use crate::snapshot::LastTouched;
 
 /// What became of a packet that hit.
 enum Hit {
@@ -32,7 +36,9 @@ impl Engine {
         gateway: Option<Mac>,
         batch: &mut Batch,
     ) {
-        self.flows.begin(turn.snapshot.epoch);
+        let snapshot = turn.snapshot;
+        let touched = &snapshot.touched;
+        self.flows.begin(snapshot.epoch, touched);
         let seconds = turn.now.as_secs() as u32;
         let mut sound = [Ok(()); BATCH];
         let mut senders = [0; BATCH];
@@ -45,7 +51,7 @@ impl Engine {
         }
         for (i, id) in ids.iter_mut().enumerate().take(batch.len()) {
             if plain & 1 << i != 0 {
-                *id = self.look(*id, senders[i], i);
+                *id = self.look(*id, senders[i], i, touched);
             }
         }
         let mut hits = 0;
@@ -54,7 +60,7 @@ impl Engine {
         for (i, mut packet) in batch.drain(..).enumerate() {
             let i = i % BATCH;
             if changed && plain & 1 << i != 0 {
-                ids[i] = self.look(EntryId::NONE, senders[i], i);
+                ids[i] = self.look(EntryId::NONE, senders[i], i, touched);
             }
             if plain & 1 << i != 0 && !ids[i].is_none() {
                 let parsed = &self.parsed[i];
@@ -90,12 +96,20 @@ impl Engine {
                 self.drop(turn, packet, reason, None);
                 continue;
             }
+            if !changed {
+                self.read_ahead(turn.snapshot, i, plain, &ids);
+            }
             changed = true;
             let parsed = self.parsed[i];
             self.slow(turn, ingress, packet, &parsed);
         }
         self.counters.hits.add(hits);
         self.counters.forwarded.add(hits);
+        let Renewals { kept, judged } = self.flows.renewals();
+        if kept | judged != 0 {
+            self.counters.kept.add(kept.into());
+            self.counters.rederived.add(judged.into());
+        }
     }
 
     /// Parses all, and brings near where the flows of the ordinary ones begin. A bit for each of
@@ -132,9 +146,16 @@ impl Engine {
 
     /// The entry of the packet parsed at `at`; brings near what else its flow will touch.
     #[inline(always)]
-    fn look(&self, candidate: EntryId, sender: u64, at: usize) -> EntryId {
+    fn look(
+        &mut self,
+        candidate: EntryId,
+        sender: u64,
+        at: usize,
+        touched: &LastTouched,
+    ) -> EntryId {
         let parsed = &self.parsed[at % BATCH];
-        let (id, connection) = self.flows.look(candidate, parsed.hash, &parsed.key, sender);
+        let (id, connection) =
+            self.flows.look(candidate, parsed.hash, &parsed.key, sender, touched);
         if let Some(connection) = connection {
             self.shared.tracker.prefetch(connection);
         }
@@ -186,7 +207,11 @@ impl Engine {
                 let header = packet.bytes().get(usize::from(parsed.l4)..).unwrap_or_default();
                 let payload = parsed.end - u32::from(parsed.payload);
                 let segment = Segment::read(header, parsed.tcp_flags, payload);
-                segment.is_plain() && tracker.touch_tcp(connection, &segment, packet.len(), seconds)
+                if segment.is_plain() {
+                    tracker.touch_tcp(connection, &segment, packet.len(), seconds)
+                } else {
+                    closes(tracker, connection, &segment, packet.len(), seconds)
+                }
             }
             Follow::Each(connection) => tracker.touch(connection, packet.len(), seconds),
             Follow::Tell(Untold { connection, packets, bytes }) => {
@@ -226,6 +251,22 @@ pub(super) fn read(
 ) -> Result<(), DropReason> {
     parse_into(packet.bytes(), hash_key, parsed)?;
     packet.offload.check(parsed)
+}
+
+/// Moves the connection by a segment that closes or resets it and no more. False, and nothing moved:
+/// it is for the slow path to judge.
+#[inline(never)]
+fn closes(
+    tracker: &Tracker,
+    connection: ConnectionRef,
+    segment: &Segment,
+    bytes: usize,
+    seconds: u32,
+) -> bool {
+    segment.flags & SYN == 0
+        && is_possible(segment.flags)
+        && tracker.control_segment(connection, segment, None, bytes, seconds)
+            == Some(Judgement::Fits)
 }
 
 /// Nothing about the packet asks for more than its flow's plan.
