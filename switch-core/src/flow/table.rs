@@ -17,17 +17,21 @@
 //! The index doubles in small steps: each insertion and each poll move a few buckets, so that no
 //! packet waits for a rehash. Used by one worker thread; nothing here is shared.
 
-mod index;
+pub(super) mod index;
+mod presence;
+mod renewal;
 mod ways;
 
 use wire::flow_key::{FlowKey, HashKey, proto};
 
 use crate::action::Plan;
-use crate::id::Epoch;
 use crate::prefetch::prefetch;
+use crate::snapshot::{Groups, LastTouched};
 
 use super::connection::ConnectionRef;
 use index::Index;
+use presence::Presence;
+pub use renewal::Renewals;
 use ways::{Lead, Ways, is_own};
 
 const NONE: u32 = u32::MAX;
@@ -48,8 +52,8 @@ pub struct FlowEntry {
     pub sender: u64,
     /// The connection, and which direction of it this is.
     pub connection: ConnectionRef,
-    /// Snapshot that `plan` was derived from.
-    pub epoch: Epoch,
+    /// What `plan` depends on.
+    pub groups: Groups,
     /// Second of the last hit, for expiry of the entry itself.
     pub last_seen: u32,
     /// The derived answer.
@@ -122,6 +126,10 @@ pub struct FlowTable {
     ways: Ways,
     /// Own answers, by entry number; made where one is needed.
     plans: Vec<Option<Box<[Plan]>>>,
+    /// What these depend on, in the same places. What shared answers do their flows' keys say.
+    groups: Vec<Option<Box<[Groups]>>>,
+    presence: Presence,
+    renewals: Renewals,
     untold: Vec<Untold>,
     /// Entry numbers free for use.
     free: Vec<u32>,
@@ -157,6 +165,9 @@ impl FlowTable {
             connections: Vec::with_capacity(limit),
             ways: Ways::new(),
             plans: Vec::new(),
+            groups: Vec::new(),
+            presence: Presence::new(),
+            renewals: Renewals::default(),
             untold: Vec::new(),
             free: Vec::new(),
             limit,
@@ -178,23 +189,6 @@ impl FlowTable {
     /// Whether the table is so full that entries should go early.
     pub fn is_under_pressure(&self) -> bool {
         self.len() * 8 >= self.limit * 7
-    }
-
-    /// Answers derived from other snapshots than `epoch` hold no more. Said before a batch.
-    #[inline]
-    pub fn begin(&mut self, epoch: Epoch) {
-        if !self.ways.is_of(epoch) {
-            self.renew(epoch);
-        }
-    }
-
-    #[cold]
-    fn renew(&mut self, epoch: Epoch) {
-        if self.ways.begin(epoch) {
-            for number in 0..self.lines.len() as u32 {
-                self.remove(EntryId(number));
-            }
-        }
     }
 
     /// First step: brings the bucket near.
@@ -235,10 +229,17 @@ impl FlowTable {
     }
 
     /// Fourth step: the entry of `key`, by its candidate if that is the one, else searched for;
-    /// none also if it is another sender's or its answer is of another epoch. What was a candidate
-    /// may have been removed since.
+    /// none also if it is another sender's or what its answer depends on was changed. What was a
+    /// candidate may have been removed since.
     #[inline(always)]
-    pub fn look(&self, candidate: EntryId, hash: u64, key: &FlowKey, sender: u64) -> EntryId {
+    pub fn look(
+        &mut self,
+        candidate: EntryId,
+        hash: u64,
+        key: &FlowKey,
+        sender: u64,
+        touched: &LastTouched,
+    ) -> EntryId {
         if let Some(line) = self.lines.get(candidate.0 as usize)
             && line.key == *key
             && line.sender == sender
@@ -246,14 +247,25 @@ impl FlowTable {
         {
             return candidate;
         }
-        self.look_again(hash, key, sender)
+        self.look_again(candidate, hash, key, sender, touched)
     }
 
     #[inline(never)]
-    fn look_again(&self, hash: u64, key: &FlowKey, sender: u64) -> EntryId {
-        let Some(id) = self.search(hash, key) else { return EntryId::NONE };
+    fn look_again(
+        &mut self,
+        candidate: EntryId,
+        hash: u64,
+        key: &FlowKey,
+        sender: u64,
+        touched: &LastTouched,
+    ) -> EntryId {
+        let likely = self.lines.get(candidate.0 as usize);
+        let is_it = likely.is_some_and(|line| line.key == *key && line.sender != NOBODY);
+        let found = if is_it { Some(candidate) } else { self.search(hash, key) };
+        let Some(id) = found else { return EntryId::NONE };
         let line = &self.lines[id.0 as usize];
-        if line.sender != sender || !self.ways.is_now(line.way) {
+        let stale = !self.ways.is_now(line.way);
+        if line.sender != sender || stale && !self.keep(id, touched) {
             return EntryId::NONE;
         }
         id
@@ -303,7 +315,7 @@ impl FlowTable {
     }
 
     /// Last step: the answer, with who must hear of this packet of `bytes` octets; none, and
-    /// nothing counted, if the entry's answer is of another epoch or the packet does not fit its way.
+    /// nothing counted, if the entry's answer is of another turn or the packet does not fit its way.
     #[inline]
     pub fn hit(
         &mut self,
@@ -357,16 +369,19 @@ impl FlowTable {
         self.plans.get(at / PLANS)?.as_deref()?.get(at % PLANS)
     }
 
-    fn set_own_plan(&mut self, id: EntryId, plan: &Plan) {
+    fn set_own_plan(&mut self, id: EntryId, plan: &Plan, groups: &Groups) {
         let at = id.0 as usize;
         if self.plans.len() <= at / PLANS {
             self.plans.resize_with(at / PLANS + 1, || None);
+            self.groups.resize_with(at / PLANS + 1, || None);
         }
         let some = self.plans[at / PLANS].get_or_insert_with(|| [Plan::default(); PLANS].into());
         some[at % PLANS] = *plan;
+        let some = self.groups[at / PLANS].get_or_insert_with(|| [Groups::default(); PLANS].into());
+        some[at % PLANS] = *groups;
     }
 
-    /// The entry of a key, of whatever sender and epoch.
+    /// The entry of a key, of whatever sender and turn.
     #[inline(never)]
     fn search(&self, hash: u64, key: &FlowKey) -> Option<EntryId> {
         let same = |e: u32| self.lines[e as usize].key == *key;
@@ -377,25 +392,30 @@ impl FlowTable {
         old.get(hash, same).map(EntryId)
     }
 
-    /// Puts an entry in, in place of one with the same key. `None`: the table is full.
+    /// Puts an entry in that the epoch [begun](Self::begin) last gave its answer, in place of one with
+    /// the same key. `None`: the table is full.
     pub fn insert(&mut self, hash: u64, entry: &FlowEntry) -> Option<EntryId> {
-        self.begin(entry.epoch);
         let known = self.search(hash, &entry.key);
         let id = match known {
             Some(id) => {
+                if !self.ways.is_now(self.lines[id.0 as usize].way) {
+                    self.renewals.judged += 1;
+                }
                 self.settle_counts(id);
                 id
             }
             None => self.take_number()?,
         };
-        // Translation is the flow's alone.
-        let way = match entry.plan.shared() {
+        // Translation is the flow's alone; so is what is not to be seen of its key.
+        let shared = entry.plan.shared().filter(|_| entry.groups == Groups::of_key(&entry.key));
+        let way = match shared {
             Some(plan) => self.ways.share(&plan),
             None => self.ways.own(),
         };
         if is_own(way) {
-            self.set_own_plan(id, &entry.plan);
+            self.set_own_plan(id, &entry.plan, &entry.groups);
         }
+        self.presence.enter(&entry.groups);
         let FlowEntry { key, sender, last_seen, .. } = *entry;
         let mut line = Line { key, sender, way, last_seen, tail: [0; 2] };
         if is_followed(&line) {
@@ -468,6 +488,9 @@ impl FlowTable {
     pub fn sweep(&mut self, budget: usize, mut ended: impl FnMut(ConnectionRef, u32) -> bool) {
         for _ in 0..budget.min(self.lines.len()) {
             self.sweep = if self.sweep + 1 >= self.lines.len() { 0 } else { self.sweep + 1 };
+            if self.sweep == 0 {
+                self.presence.turn_over();
+            }
             let connection = self.connections[self.sweep];
             if connection.is_none() {
                 continue;
@@ -477,6 +500,7 @@ impl FlowTable {
                 self.remove(id);
             } else {
                 self.settle_counts(id);
+                self.presence.stay(&self.groups_of(id));
             }
         }
     }
