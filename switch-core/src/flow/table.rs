@@ -259,7 +259,8 @@ impl FlowTable {
         sender: u64,
         touched: &LastTouched,
     ) -> EntryId {
-        let is_it = self.lines.get(candidate.0 as usize).is_some_and(|line| line.key == *key);
+        let likely = self.lines.get(candidate.0 as usize);
+        let is_it = likely.is_some_and(|line| line.key == *key && line.sender != NOBODY);
         let found = if is_it { Some(candidate) } else { self.search(hash, key) };
         let Some(id) = found else { return EntryId::NONE };
         let line = &self.lines[id.0 as usize];
