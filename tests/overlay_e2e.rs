@@ -95,7 +95,8 @@ fn everything(families: &[bool], more: &[&str]) {
     let routes = |node: &Node| Netlink::open(&node.ns).unwrap().routes().unwrap();
     let before = [one, two].map(routes);
     let switches = world.start(more);
-    let inner = match (is_tunnelled(more), families[0]) {
+    let over_ipv6 = families[0] || more.contains(&"inner");
+    let inner = match (is_tunnelled(more), over_ipv6) {
         (true, false) => 1450,
         (true, true) => 1430,
         (false, _) => 1500,
@@ -260,6 +261,16 @@ fn by_frames_over_ipv4() {
 #[test]
 fn by_frames_over_ipv6() {
     everything(&[true], &["--workers", "2", "--underlay", "packet", "--uplink", "eth0"]);
+}
+
+/// A tunnel for each family.
+#[test]
+fn in_two_tunnels() {
+    everything(&[false, true], &["--underlay-family", "inner"]);
+    everything(
+        &[false, true],
+        &["--underlay-family", "inner", "--underlay", "packet", "--uplink", "eth0"],
+    );
 }
 
 /// Sockets for the tunnel, frames for clients outside; nodes with both families.

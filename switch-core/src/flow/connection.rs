@@ -154,6 +154,11 @@ impl Pinned {
     }
 }
 
+/// Where a key's connections are in the index: the same for both directions of a connection that is
+/// not translated. Made by [`Tracker::place`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place(u64);
+
 /// A connection found in the index, seen from one direction.
 #[derive(Clone, Copy, Debug)]
 pub struct Known {

@@ -3,8 +3,8 @@
 
 use super::table::index::{Index, SLOTS};
 
-/// Buckets that each insertion moves while the index grows. Growth begins at 3/4 load of the old
-/// index, doubling; moving at least 1 bucket (6 entries) an insertion ends long before the next.
+/// Buckets that each insertion moves while the index grows. Growth begins at 5/8 load of the old
+/// index, doubling; moving at least 1 bucket (5 entries) an insertion ends long before the next.
 const MOVE_PER_INSERT: usize = 4;
 /// Buckets at first.
 const SMALLEST: usize = 4;
@@ -33,23 +33,38 @@ impl Growing {
         self.old.as_ref()?.0.get(hash, same)
     }
 
+    /// Whether [`get`](Self::get) may find anything: whether the tag of this hash is in its bucket.
+    #[inline]
+    pub(super) fn may_have(&self, hash: u64) -> bool {
+        self.old.is_some() || self.index.may_have(hash)
+    }
+
     /// Brings near what [`remove`](Self::remove) will look at.
     #[inline]
     pub(super) fn prefetch(&self, hash: u64) {
         self.index.prefetch(hash);
     }
 
-    /// Puts an entry in that is not there. `hash_of` says where others belong.
-    pub(super) fn insert(&mut self, hash: u64, entry: u32, hash_of: impl Fn(u32) -> u64) {
+    /// Where its buckets are; see [`Index::whereabouts`].
+    pub(super) fn whereabouts(&self) -> [usize; 2] {
+        self.index.whereabouts()
+    }
+
+    /// Puts an entry in that is not there. `hash_of` says where others belong. True: the buckets are
+    /// others now.
+    pub(super) fn insert(&mut self, hash: u64, entry: u32, hash_of: impl Fn(u32) -> u64) -> bool {
         self.len += 1;
-        if self.old.is_none() && self.len * 4 > self.index.buckets() * SLOTS * 3 {
-            let grown = Index::new(self.index.buckets() * 2);
-            self.old = Some((core::mem::replace(&mut self.index, grown), 0));
+        let mut grown = false;
+        if self.old.is_none() && self.len * 8 > self.index.buckets() * SLOTS * 5 {
+            let twice = Index::new(self.index.buckets() * 2);
+            self.old = Some((core::mem::replace(&mut self.index, twice), 0));
+            grown = true;
         }
         self.index.insert(hash, entry);
         if self.old.is_some() {
             self.migrate(hash_of);
         }
+        grown
     }
 
     /// Takes an entry out; false if it is not there.

@@ -12,7 +12,7 @@ use crate::action::{DropReason, Plan};
 use crate::flow::connection::{Direction, Pinned, SourceNat};
 use crate::id::PortId;
 use crate::snapshot::{
-    FibEntry, HostPort, Location, NextHops, PortFacts, Reach, Snapshot, UplinkPort,
+    EndpointFacts, FibEntry, HostPort, Location, NextHops, PortFacts, Reach, Snapshot, UplinkPort,
 };
 
 /// A way on.
@@ -53,12 +53,13 @@ impl Hop {
     }
 }
 
-/// The way of a connection's packets of one direction.
+/// The way of a connection's packets of one direction, to whom `to` is.
 pub(super) fn lookup(
     snapshot: &Snapshot,
     query: &Query<'_>,
     pinned: &Pinned,
     direction: Direction,
+    to: Option<&EndpointFacts>,
 ) -> Result<Hop, Denial> {
     let outgoing = outgoing(pinned, direction);
     let destination = outgoing.dst_addr();
@@ -74,7 +75,7 @@ pub(super) fn lookup(
         return Ok(Hop::Gateway);
     }
     let mut remote = false;
-    if let Some(facts) = snapshot.endpoints.get(&destination) {
+    if let Some(facts) = to {
         match facts.location {
             // Back to the sender is a pod that speaks to itself through the switch: N12.
             Location::Attached { port, mac, mtu } => {
@@ -154,11 +155,12 @@ fn by(
 /// Whether a new connection of the node's own stack would go back to it: only the node reaches its
 /// backend, and would hand the answers to the client past the switch.
 pub(super) fn is_back_to_host(snapshot: &Snapshot, query: &Query<'_>, pinned: &Pinned) -> bool {
-    snapshot.host.is_some_and(|host| host.port == query.ingress)
-        && matches!(
-            lookup(snapshot, query, pinned, Direction::Original),
-            Err(Denial { reason: DropReason::Hairpin, .. })
-        )
+    if snapshot.host.is_none_or(|host| host.port != query.ingress) {
+        return false;
+    }
+    let backend = snapshot.endpoints.get(&pinned.reply.src_addr());
+    let hop = lookup(snapshot, query, pinned, Direction::Original, backend);
+    matches!(hop, Err(Denial { reason: DropReason::Hairpin, .. }))
 }
 
 /// Out by the node's own stack, which has routes to everything that is no pod. What came from

@@ -11,7 +11,7 @@ use super::{Answer, Denial, Query, route};
 use crate::action::DropReason;
 use crate::flow::connection::{Pinned, SourceNat};
 use crate::id::Cookie;
-use crate::snapshot::{FibEntry, Location, PortFacts, Snapshot};
+use crate::snapshot::{EndpointFacts, FibEntry, PortFacts, Snapshot};
 
 /// The Service that a new connection was given a backend by.
 #[derive(Clone, Copy, Debug)]
@@ -161,9 +161,7 @@ impl Snapshot {
 
     /// Whether `address` is a pod's of this node.
     pub fn is_local_pod(&self, address: IpAddr) -> bool {
-        self.endpoints.get(&address).is_some_and(|facts| {
-            matches!(facts.location, Location::Attached { .. } | Location::Unattached)
-        })
+        self.endpoints.get(&address).is_some_and(EndpointFacts::is_local)
     }
 
     /// The gateway's address of the family of `towards`.

@@ -7,7 +7,7 @@
     reason = "shard mutexes are taken on a miss and at the end of a connection, never on a hit"
 )]
 
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::OnceLock;
 
 use crossbeam::utils::CachePadded;
@@ -17,12 +17,17 @@ use super::facts::Answer;
 use super::slot::{Lane, Slot};
 use super::sync::{AtomicU32, Mutex, MutexGuard};
 use super::{
-    CHUNK, ConnectionInfo, ConnectionRef, Created, Direction, Known, PORTS, Pinned, Refused,
+    CHUNK, ConnectionInfo, ConnectionRef, Created, Direction, Known, PORTS, Pinned, Place, Refused,
     SHARDS, TrackerConfig,
 };
 use crate::flow::growing::Growing;
 use crate::flow::nat::NatPorts;
+use crate::flow::table::index::Bucket;
 use crate::id::PortId;
+use crate::prefetch::{prefetch, prefetch_address};
+
+/// Octets of a bucket of the index.
+const BUCKET: usize = size_of::<Bucket>();
 
 /// What is behind one lock.
 #[derive(Default)]
@@ -36,9 +41,25 @@ pub(super) struct Shard {
     chunks: Vec<u32>,
 }
 
+/// See [`Tracker::hints`]. Plain atomics also where others are watched: what they say decides nothing.
+#[derive(Default)]
+struct Hint {
+    base: AtomicUsize,
+    mask: AtomicUsize,
+}
+
+/// What became of making a connection.
+enum Made {
+    New(ConnectionRef),
+    Existing(Known),
+}
+
 /// See the module's description.
 pub struct Tracker {
     shards: Box<[CachePadded<Mutex<Shard>>]>,
+    /// Where each shard's index is in memory, to bring parts of it near without its lock; may be of
+    /// an index that is gone.
+    hints: Box<[Hint]>,
     pub(super) chunks: Box<[OnceLock<Box<[Slot]>>]>,
     /// Replies of the translated connections of each chunk, if it has any.
     answers: Box<[OnceLock<Box<[Answer]>>]>,
@@ -63,6 +84,7 @@ impl Tracker {
         let chunks = (config.connections as usize).div_ceil(CHUNK) + SHARDS;
         Self {
             shards: (0..SHARDS).map(|_| CachePadded::new(Mutex::default())).collect(),
+            hints: (0..SHARDS).map(|_| Hint::default()).collect(),
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
             answers: (0..chunks).map(|_| OnceLock::new()).collect(),
             chunks_made: AtomicU32::new(0),
@@ -102,14 +124,13 @@ impl Tracker {
         self.shards[shard].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Where `key`, whose hash is `hash`, is in the index: the same for both directions of a
-    /// connection that is not translated.
+    /// Where the connections of `key`, whose hash is `hash`, are in the index.
     #[inline]
-    fn place(&self, key: &FlowKey, hash: u64) -> u64 {
-        if key.is_leading() { hash } else { key.reversed().hash(&self.config.hash_key) }
+    pub fn place(&self, key: &FlowKey, hash: u64) -> Place {
+        Place(if key.is_leading() { hash } else { key.reversed().hash(&self.config.hash_key) })
     }
 
-    fn place_of(&self, key: &FlowKey) -> u64 {
+    fn place_of(&self, key: &FlowKey) -> Place {
         self.place(key, key.hash(&self.config.hash_key))
     }
 
@@ -146,35 +167,69 @@ impl Tracker {
     #[inline]
     pub fn prefetch(&self, connection: ConnectionRef) {
         if let Some(slot) = self.slot(connection.slot >> 1) {
-            crate::prefetch::prefetch(&slot.lanes[(connection.slot & 1) as usize]);
+            prefetch(&slot.lanes[(connection.slot & 1) as usize]);
         }
     }
 
-    /// The connection that packets with this key belong to. `hash` is the key's.
-    pub fn find(&self, hash: u64, key: &FlowKey) -> Option<Known> {
-        let place = self.place(key, hash);
-        self.find_in(&self.lock(self.shard_of(place)), place, key)
+    /// Brings near what [`find`](Self::find) will look at. Takes no lock.
+    #[inline]
+    pub fn prefetch_place(&self, place: Place) {
+        let Hint { base, mask } = &self.hints[self.shard_of(place.0)];
+        let bucket = place.0 as usize & mask.load(Relaxed);
+        prefetch_address(base.load(Relaxed).wrapping_add(bucket * BUCKET));
     }
 
-    fn find_in(&self, shard: &Shard, place: u64, key: &FlowKey) -> Option<Known> {
+    /// The connection that packets with this key belong to. Where there is none one will be made,
+    /// most likely: its slot is brought near.
+    #[inline]
+    pub fn find(&self, place: Place, key: &FlowKey) -> Option<Known> {
+        let shard = self.lock(self.shard_of(place.0));
+        let found = self.known_in(&shard, place, key);
+        if found.is_none()
+            && let Some(slot) = shard.free.last().and_then(|number| self.slot(*number))
+        {
+            slot.lanes.iter().for_each(prefetch);
+            prefetch(&slot.facts);
+        }
+        found
+    }
+
+    fn enter(&self, shard: &mut Shard, place: Place, entry: u32) {
+        if shard.index.insert(place.0, entry, |entry| self.place_of_entry(entry)) {
+            let [base, mask] = shard.index.whereabouts();
+            let hint = &self.hints[self.shard_of(place.0)];
+            hint.base.store(base, Relaxed);
+            hint.mask.store(mask, Relaxed);
+        }
+    }
+
+    #[inline]
+    fn known_in(&self, shard: &Shard, place: Place, key: &FlowKey) -> Option<Known> {
+        let (number, direction) = self.find_in(shard, place, key)?;
+        self.known(number, direction)
+    }
+
+    /// The slot of the connection that `key` is a direction of, unless it is about to go.
+    #[inline]
+    fn find_in(&self, shard: &Shard, place: Place, key: &FlowKey) -> Option<(u32, Direction)> {
         let mut found = None;
-        shard.index.get(place, |entry| {
-            found = self.known_as(entry >> 1, key);
+        shard.index.get(place.0, |entry| {
+            found = self.direction(entry >> 1, key);
             found.is_some()
         });
         found
     }
 
-    /// The connection of a slot that the index leads to, if `key` is one of its directions and it
-    /// is not about to go.
-    #[inline]
-    fn known_as(&self, number: u32, key: &FlowKey) -> Option<Known> {
-        let Slot { facts, .. } = self.slot(number)?;
-        let direction = facts.direction(key, || self.answer(number))?;
-        self.known(number, direction)
+    /// Which direction of a slot's connection `key` is. The lock of a shard is held that leads to it.
+    #[inline(never)]
+    fn direction(&self, number: u32, key: &FlowKey) -> Option<(u32, Direction)> {
+        let slot = self.slot(number)?;
+        let direction = slot.facts.direction(key, || self.answer(number))?;
+        (slot.generation() & 1 == 1).then_some((number, direction))
     }
 
-    /// The connection of a slot that is used. The lock of a shard is held that leads to it.
+    /// The connection of a slot, if it is used. The lock of a shard is held that leads to it.
+    #[inline(never)]
     fn known(&self, number: u32, direction: Direction) -> Option<Known> {
         let slot = self.slot(number)?;
         let generation = slot.generation();
@@ -188,7 +243,7 @@ impl Tracker {
 
     /// Whether `key` is taken as a direction of some connection.
     pub fn is_taken(&self, key: &FlowKey) -> bool {
-        self.find(key.hash(&self.config.hash_key), key).is_some()
+        self.find(self.place_of(key), key).is_some()
     }
 
     /// Makes the connection `pinned`, or finds the one that is already there for its original
@@ -197,67 +252,104 @@ impl Tracker {
     /// # Errors
     /// [`Refused`] says which bound was hit; nothing was changed.
     pub fn create(&self, pinned: &Pinned, now_secs: u32) -> Result<Created, Refused> {
+        self.create_at(self.place_of(&pinned.original), pinned, now_secs)
+    }
+
+    /// As [`create`](Self::create), where the place of the original key is known.
+    ///
+    /// # Errors
+    /// As `create`.
+    #[inline]
+    pub fn create_at(
+        &self,
+        place: Place,
+        pinned: &Pinned,
+        now_secs: u32,
+    ) -> Result<Created, Refused> {
         // Both counts are taken before the connection can be seen, and so ended, by others.
         if !self.charge(pinned.origin) {
             return Err(Refused::PortLimit);
         }
-        let made = if take_below(&self.live, self.config.connections) {
-            let made = self.create_locked(pinned, now_secs);
-            if !matches!(made, Ok(Created::New(_))) {
+        let made = if !take_below(&self.live, self.config.connections) {
+            Err(Refused::Full)
+        } else {
+            let reply = pinned.original.reversed();
+            let made = if pinned.reply == reply {
+                self.create_plain(place, pinned, &reply, now_secs)
+            } else {
+                self.create_translated(place, pinned, now_secs)
+            };
+            if !matches!(made, Ok(Made::New(_))) {
                 self.live.fetch_sub(1, Relaxed);
             }
             made
-        } else {
-            Err(Refused::Full)
         };
-        if !matches!(made, Ok(Created::New(_))) {
-            self.discharge(pinned.origin, 1);
+        match made {
+            Ok(Made::New(connection)) => Ok(Created::New(Known { connection, pinned: *pinned })),
+            Ok(Made::Existing(known)) => {
+                self.discharge(pinned.origin, 1);
+                Ok(Created::Existing(known))
+            }
+            Err(refused) => {
+                self.discharge(pinned.origin, 1);
+                Err(refused)
+            }
         }
-        made
     }
 
-    fn create_locked(&self, pinned: &Pinned, now_secs: u32) -> Result<Created, Refused> {
-        let place = self.place_of(&pinned.original);
-        let home = self.shard_of(place);
-        if !pinned.is_translated() {
-            // One place for both directions, and one lock.
-            let mut home = self.lock(home);
-            if let Some(found) = self.find_in(&home, place, &pinned.original) {
-                return Ok(Created::Existing(found));
+    /// One place for both directions, and one lock.
+    #[inline]
+    fn create_plain(
+        &self,
+        place: Place,
+        pinned: &Pinned,
+        reply: &FlowKey,
+        now_secs: u32,
+    ) -> Result<Made, Refused> {
+        let mut home = self.lock(self.shard_of(place.0));
+        if home.index.may_have(place.0) {
+            if let Some(known) = self.known_in(&home, place, &pinned.original) {
+                return Ok(Made::Existing(known));
             }
-            if self.find_in(&home, place, &pinned.reply).is_some() {
+            if self.find_in(&home, place, reply).is_some() {
                 return Err(Refused::Collision);
             }
-            let number = self.take_slot(&mut home).ok_or(Refused::Full)?;
-            let known = self.open(number, pinned, place, now_secs);
-            home.index.insert(place, number << 1, |entry| self.place_of_entry(entry));
-            return Ok(Created::New(known));
         }
+        let number = self.take_slot(&mut home).ok_or(Refused::Full)?;
+        let connection = self.open(number, pinned, place, now_secs).ok_or(Refused::Full)?;
+        self.enter(&mut home, place, number << 1);
+        Ok(Made::New(connection))
+    }
+
+    fn create_translated(
+        &self,
+        place: Place,
+        pinned: &Pinned,
+        now_secs: u32,
+    ) -> Result<Made, Refused> {
         let reply_place = self.place_of(&pinned.reply);
-        let second = self.shard_of(reply_place);
+        let [first, second] = [place, reply_place].map(|place| self.shard_of(place.0));
         // Always the lower shard first, so that two workers never wait for each other.
-        let mut low = self.lock(home.min(second));
-        let mut high = (home != second).then(|| self.lock(home.max(second)));
+        let mut low = self.lock(first.min(second));
+        let mut high = (first != second).then(|| self.lock(first.max(second)));
         let (home, other) = match &mut high {
             None => (&mut *low, None),
-            Some(high) if home < second => (&mut *low, Some(&mut **high)),
+            Some(high) if first < second => (&mut *low, Some(&mut **high)),
             Some(high) => (&mut **high, Some(&mut *low)),
         };
-        if let Some(found) = self.find_in(home, place, &pinned.original) {
-            return Ok(Created::Existing(found));
+        if let Some(known) = self.known_in(home, place, &pinned.original) {
+            return Ok(Made::Existing(known));
         }
         let reply_shard = other.as_deref().unwrap_or(home);
         if self.find_in(reply_shard, reply_place, &pinned.reply).is_some() {
             return Err(Refused::Collision);
         }
         let number = self.take_slot(home).ok_or(Refused::Full)?;
-        self.answer_for(number).ok_or(Refused::Full)?.store(&pinned.reply, reply_place);
-        let known = self.open(number, pinned, place, now_secs);
-        home.index.insert(place, number << 1, |entry| self.place_of_entry(entry));
-        let reply_shard = other.unwrap_or(home);
-        let entry = number << 1 | 1;
-        reply_shard.index.insert(reply_place, entry, |entry| self.place_of_entry(entry));
-        Ok(Created::New(known))
+        self.answer_for(number).ok_or(Refused::Full)?.store(&pinned.reply, reply_place.0);
+        let connection = self.open(number, pinned, place, now_secs).ok_or(Refused::Full)?;
+        self.enter(home, place, number << 1);
+        self.enter(other.unwrap_or(home), reply_place, number << 1 | 1);
+        Ok(Made::New(connection))
     }
 
     /// Counts one more connection of `port`, unless it has as many as it may.
@@ -295,12 +387,18 @@ impl Tracker {
         cell.get_or_init(|| (0..CHUNK).map(|_| Answer::new()).collect()).get(number % CHUNK)
     }
 
-    fn open(&self, number: u32, pinned: &Pinned, place: u64, now_secs: u32) -> Known {
-        let slot = self.slot(number).expect("a slot that was taken exists");
-        slot.facts.store(pinned, place);
+    #[inline]
+    fn open(
+        &self,
+        number: u32,
+        pinned: &Pinned,
+        place: Place,
+        now_secs: u32,
+    ) -> Option<ConnectionRef> {
+        let slot = self.slot(number)?;
+        slot.facts.store(pinned, place.0);
         let generation = slot.open(pinned.original.proto, now_secs);
-        let connection = ConnectionRef { slot: number << 1, generation };
-        Known { connection, pinned: *pinned }
+        Some(ConnectionRef { slot: number << 1, generation })
     }
 
     /// Whether the connection is still the one that `connection` was made for.
@@ -330,7 +428,7 @@ impl Tracker {
         for shard in 0..SHARDS {
             for place in 0.. {
                 let Some(chunk) = self.lock(shard).chunks.get(place).copied() else { break };
-                for k in self.known_in(shard, chunk) {
+                for k in self.known_of(shard, chunk) {
                     let lanes = [self.lane(k.connection), self.lane(k.connection.reversed())];
                     let [Some(a), Some(b)] = lanes else { continue };
                     let is_tcp = k.pinned.original.proto == proto::TCP;
@@ -346,7 +444,7 @@ impl Tracker {
         }
     }
 
-    fn known_in(&self, shard: usize, chunk: u32) -> Vec<Known> {
+    fn known_of(&self, shard: usize, chunk: u32) -> Vec<Known> {
         // While it is held no slot of the shard begins another connection.
         let _held = self.lock(shard);
         let base = chunk * CHUNK as u32;

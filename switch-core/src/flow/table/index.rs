@@ -84,6 +84,12 @@ impl Index {
         self.words[base..].first_chunk_mut().expect("one bucket more than there are")
     }
 
+    /// Where the first bucket is in memory, and the mask of bucket numbers: what tells without
+    /// the index where a hash's home is, for as long as the index is there.
+    pub(in crate::flow) fn whereabouts(&self) -> [usize; 2] {
+        [core::ptr::from_ref(self.bucket(0)).addr(), self.mask]
+    }
+
     /// Brings the bucket of `hash` near.
     #[inline]
     pub(in crate::flow) fn prefetch(&self, hash: u64) {
@@ -93,6 +99,12 @@ impl Index {
     /// The number in the first slot of the home bucket whose tag fits.
     #[inline]
     pub(in crate::flow) fn candidate(&self, hash: u64) -> Option<u32> {
+        let slot = self.candidate_slot(hash)?;
+        Some(number(self.bucket(self.home(hash)), slot))
+    }
+
+    #[inline]
+    fn candidate_slot(&self, hash: u64) -> Option<usize> {
         let bucket = self.bucket(self.home(hash));
         let tag = tag_of(hash);
         let (low, high) = (fits(bucket[0], tag), fits(bucket[1], tag));
@@ -103,7 +115,7 @@ impl Index {
         } else {
             return None;
         };
-        Some(number(bucket, slot as usize))
+        Some(slot as usize)
     }
 
     /// The first entry whose tag fits and which `same` accepts, with its bucket and slot.
@@ -135,12 +147,19 @@ impl Index {
         None
     }
 
+    /// Whether anything of this hash may be there: its tag is in its home bucket, or something
+    /// passed that by.
+    #[inline]
+    pub(in crate::flow) fn may_have(&self, hash: u64) -> bool {
+        let (bucket, tag) = (self.bucket(self.home(hash)), tag_of(hash));
+        fits(bucket[0], tag) | fits(bucket[1], tag) | bucket[PASSED] != 0
+    }
+
     /// As [`find`](Self::find), the number alone.
     #[inline]
     pub(in crate::flow) fn get(&self, hash: u64, same: impl FnMut(u32) -> bool) -> Option<u32> {
         // What is not there is told so by its home bucket nearly always.
-        let (bucket, tag) = (self.bucket(self.home(hash)), tag_of(hash));
-        if fits(bucket[0], tag) | fits(bucket[1], tag) | bucket[PASSED] == 0 {
+        if !self.may_have(hash) {
             return None;
         }
         let (at, slot) = self.find(hash, same)?;
@@ -167,6 +186,15 @@ impl Index {
     }
 
     pub(in crate::flow) fn remove(&mut self, hash: u64, entry: u32) -> bool {
+        // Nearly always the first of its tag in its home bucket.
+        if let Some(slot) = self.candidate_slot(hash) {
+            let home = self.home(hash);
+            let bucket = self.bucket_mut(home);
+            if number(bucket, slot) == entry && tag(bucket, slot) == tag_of(hash) {
+                set(bucket, slot, 0, 0);
+                return true;
+            }
+        }
         let Some((found, slot)) = self.find(hash, |e| e == entry) else { return false };
         set(self.bucket_mut(found), slot, 0, 0);
         let mask = self.mask;
