@@ -279,6 +279,37 @@ fn through_udp_sockets_with_an_uplink() {
     everything(&[false, true], &["--uplink", "eth0"]);
 }
 
+/// What sockets receive of the tunnel is none of the uplink's.
+#[test]
+fn tunnel_packets_come_once() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new(&[false, true]);
+    let [first, second] = world.start(&["--underlay-family", "inner", "--uplink", "eth0"]);
+    let [one, two] = &world.nodes;
+    serve(&two.pods[0].ns, PORT);
+    for address in two.pods[0].addresses {
+        udp(&one.pods[0].ns, address, PORT, 100);
+    }
+    let not_ours = |switch: &Switch, more: u64| {
+        let is_later = |stats: &serde_json::Value| stats["received"].as_u64() >= Some(more);
+        let stats = switch.wait_for("stats", is_later);
+        let drops = stats["drops"]["not_for_us"].as_u64().unwrap_or(0);
+        (stats["received"].as_u64().expect("a count"), drops)
+    };
+    let before = [&first, &second].map(|switch| not_ours(switch, 0));
+    for _ in 0..15 {
+        for address in two.pods[0].addresses {
+            udp_once(&one.pods[0].ns, address, PORT);
+        }
+    }
+    for (switch, (received, drops)) in [&first, &second].into_iter().zip(before) {
+        let (_, now) = not_ours(switch, received + 1000);
+        assert!(now - drops < 100, "{} of 600 came twice", now - drops);
+    }
+}
+
 /// No tunnel: the nodes' kernels carry packets between them.
 #[test]
 fn past_the_tunnel_by_the_nodes_kernels() {
