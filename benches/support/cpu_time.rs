@@ -10,7 +10,8 @@ use rustix::time::{ClockId, clock_gettime};
 /// See the module's description.
 pub(crate) struct CpuTime;
 
-fn now() -> Duration {
+/// What the calling thread has used so far.
+pub(crate) fn now() -> Duration {
     let t = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
 }

@@ -321,7 +321,8 @@ pub(crate) fn port_info(name: &str) -> PortInfo {
 pub(crate) struct Rig {
     pub(crate) workers: Vec<Worker>,
     pub(crate) now: Instant,
-    control: ControlPlane,
+    #[allow(dead_code, reason = "publish alone asks for it")]
+    pub(crate) control: ControlPlane,
     /// Packets that missed while the rig was made.
     missed: u64,
 }
@@ -392,29 +393,6 @@ impl Rig {
 
     fn misses(&self) -> u64 {
         self.workers.iter().map(|w| w.handle().counters.misses.get()).sum()
-    }
-
-    /// Has the first worker take some bursts; returns how many packets those were.
-    #[allow(dead_code, reason = "publish alone asks for it")]
-    pub(crate) fn burst(&mut self) -> u32 {
-        const BURSTS: u32 = 16;
-        for _ in 0..BURSTS {
-            self.workers[0].poll(self.now);
-        }
-        BURSTS * BATCH as u32
-    }
-
-    /// Publishes a state that concerns nobody.
-    #[allow(dead_code, reason = "publish alone asks for it")]
-    pub(crate) fn change(&mut self) {
-        use switch_core::control::Change;
-        let namespace = policy::rule::Namespace { name: "idle".into(), labels: Labels::default() };
-        let there = !self.control.snapshot().epoch.0.is_multiple_of(2);
-        let change = match there {
-            true => Change::NamespaceGone(namespace.name),
-            false => Change::Namespace(Arc::new(namespace)),
-        };
-        self.control.update([change]).expect("a good change");
     }
 
     /// Every packet since the rig was made hit, and none was ever dropped.

@@ -298,6 +298,9 @@ impl Underlay {
             ..UdpTunnelConfig::new(&plan.addresses)
         };
         let device = UdpTunnelDevice::new(&self.namespace, config).map_err(|e| e.to_string())?;
+        if let Some(error) = device.why_cut() {
+            print::note(format_args!("the switch itself cuts what leaves by the tunnel: {error}"));
+        }
         let mac = device.info().mac.unwrap_or_default();
         let port = control.attach(Box::new(device)).map_err(|e| e.to_string())?;
         Ok(Open { port, plan, mac })

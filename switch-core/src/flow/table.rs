@@ -8,7 +8,8 @@
 //!
 //! A batch is looked up in steps, so that the memory latencies of its packets
 //! overlap: [`FlowTable::prefetch`] for every packet, then [`FlowTable::candidate`] (which
-//! prefetches the entry), then [`FlowTable::look`] (which prefetches the entry's own answer).
+//! prefetches the entry), then [`FlowTable::approach`] (which prefetches the entry's own answer),
+//! then [`FlowTable::look`].
 //!
 //! Packets of flows whose connection need not hear of each (see [`Follow`]) are counted in the
 //! entry, and the connection is told once a second or when the sweep comes by.
@@ -34,6 +35,8 @@ pub use renewal::Renewals;
 use ways::{Lead, Ways, is_own};
 
 const NONE: u32 = u32::MAX;
+/// Sender of entries that are free: no port has such a number.
+const NOBODY: u64 = u64::MAX;
 /// Buckets that each insertion moves while the index grows. Growth begins at 3/4 load of the old
 /// index, doubling; moving at least 1 bucket (6 entries) an insertion ends long before the next.
 const MOVE_PER_INSERT: usize = 4;
@@ -196,7 +199,7 @@ impl FlowTable {
 
     /// Second step: the likely entry by its tag, brought near; none if there is none in the home
     /// bucket. Certain only after [`look`](Self::look) compared the key.
-    #[inline]
+    #[inline(always)]
     pub fn candidate(&self, hash: u64) -> EntryId {
         match self.index.candidate(hash) {
             Some(number) => {
@@ -209,10 +212,25 @@ impl FlowTable {
         }
     }
 
-    /// Third step: the entry of `key`, by its candidate if that is the one, else searched for;
-    /// none also if it is another sender's or what its answer depends on was changed. With it comes the
-    /// connection, if that hears of each packet, for its lane to be brought near; the entry's own
-    /// answer is brought near here.
+    /// Third step: brings near what a hit on the likely entry will touch besides: its own answer;
+    /// and names the connection, if that hears of each packet, for its lane to be brought near.
+    #[inline(always)]
+    pub fn approach(&self, candidate: EntryId) -> Option<ConnectionRef> {
+        let line = self.lines.get(candidate.0 as usize)?;
+        if !is_followed(line) {
+            return None;
+        }
+        if is_own(line.way)
+            && let Some(plan) = self.own_plan(candidate)
+        {
+            prefetch(plan);
+        }
+        Some(ConnectionRef::from_parts(line.tail))
+    }
+
+    /// Fourth step: the entry of `key`, by its candidate if that is the one, else searched for;
+    /// none also if it is another sender's or what its answer depends on was changed. What was a
+    /// candidate may have been removed since.
     #[inline(always)]
     pub fn look(
         &mut self,
@@ -221,21 +239,13 @@ impl FlowTable {
         key: &FlowKey,
         sender: u64,
         touched: &LastTouched,
-    ) -> (EntryId, Option<ConnectionRef>) {
+    ) -> EntryId {
         if let Some(line) = self.lines.get(candidate.0 as usize)
             && line.key == *key
             && line.sender == sender
             && self.ways.is_now(line.way)
         {
-            if !is_followed(line) {
-                return (candidate, None);
-            }
-            if is_own(line.way)
-                && let Some(plan) = self.own_plan(candidate)
-            {
-                prefetch(plan);
-            }
-            return (candidate, Some(ConnectionRef::from_parts(line.tail)));
+            return candidate;
         }
         self.look_again(candidate, hash, key, sender, touched)
     }
@@ -248,17 +258,17 @@ impl FlowTable {
         key: &FlowKey,
         sender: u64,
         touched: &LastTouched,
-    ) -> (EntryId, Option<ConnectionRef>) {
-        let is_it = self.lines.get(candidate.0 as usize).is_some_and(|line| line.key == *key);
+    ) -> EntryId {
+        let likely = self.lines.get(candidate.0 as usize);
+        let is_it = likely.is_some_and(|line| line.key == *key && line.sender != NOBODY);
         let found = if is_it { Some(candidate) } else { self.search(hash, key) };
-        let Some(id) = found else { return (EntryId::NONE, None) };
+        let Some(id) = found else { return EntryId::NONE };
         let line = &self.lines[id.0 as usize];
         let stale = !self.ways.is_now(line.way);
         if line.sender != sender || stale && !self.keep(id, touched) {
-            return (EntryId::NONE, None);
+            return EntryId::NONE;
         }
-        let line = &self.lines[id.0 as usize];
-        (id, is_followed(line).then(|| ConnectionRef::from_parts(line.tail)))
+        id
     }
 
     /// Last step for nearly every packet that no connection need hear of: counts it, and gives the
@@ -345,6 +355,15 @@ impl FlowTable {
         Some((plan, Follow::Tell(Untold { connection, packets, bytes: octets })))
     }
 
+    /// The answer of an entry, if it has one of this epoch.
+    pub fn plan(&self, id: EntryId) -> Option<&Plan> {
+        match self.ways.lead(self.lines.get(id.0 as usize)?.way) {
+            Lead::Stale => None,
+            Lead::Shared(plan) => Some(plan),
+            Lead::Own => self.own_plan(id),
+        }
+    }
+
     fn own_plan(&self, id: EntryId) -> Option<&Plan> {
         let at = id.0 as usize;
         self.plans.get(at / PLANS)?.as_deref()?.get(at % PLANS)
@@ -419,7 +438,8 @@ impl FlowTable {
         if self.lines.len() >= self.limit {
             return None;
         }
-        let line = Line { key: FlowKey::default(), sender: 0, way: 0, last_seen: 0, tail: [0; 2] };
+        let key = FlowKey::default();
+        let line = Line { key, sender: NOBODY, way: 0, last_seen: 0, tail: [0; 2] };
         self.lines.push(line);
         self.connections.push(ConnectionRef::NONE);
         Some(EntryId(self.lines.len() as u32 - 1))
@@ -446,6 +466,7 @@ impl FlowTable {
         self.settle_counts(id);
         let hash = self.lines[id.0 as usize].key.hash(&self.hash_key);
         self.connections[id.0 as usize] = ConnectionRef::NONE;
+        self.lines[id.0 as usize].sender = NOBODY;
         if !self.index.remove(hash, id.0)
             && let Some((old, _)) = &mut self.old
         {

@@ -12,7 +12,9 @@ use policy::service::model::{
     Conditions, Endpoint as Backend, EndpointSlice, HostPort, Ingress, IpMode, Service,
     ServicePort, ServiceType, SlicePort, TrafficPolicy, family_of,
 };
-use switch_core::config::{Attachment, Config, Endpoint, Masquerade, NextHop, Route, Underlay};
+use switch_core::config::{
+    Attachment, Config, Endpoint, Masquerade, NextHop, PortRole, Route, Underlay,
+};
 use switch_core::control::Change;
 use switch_core::id::{Cookie, PortId};
 
@@ -65,6 +67,11 @@ fn labels(rng: &mut Rng, key: &'static str) -> Labels {
     }
 }
 
+/// Of one namespace or the other, nearly always.
+fn team(rng: &mut Rng) -> Labels {
+    [("team", ["a", "b"][rng.below(2)])].into_iter().collect()
+}
+
 fn selector(rng: &mut Rng, key: &'static str) -> Selector {
     Selector::of_labels(labels(rng, key))
 }
@@ -100,9 +107,9 @@ impl World {
 
     fn one(&mut self, rng: &mut Rng) -> Change {
         let keep = rng.chance(80);
-        match rng.below(24) {
+        match rng.below(26) {
             0..=6 => self.pod(rng),
-            7 | 8 => {
+            7 | 8 | 24 | 25 => {
                 let number = rng.below(SPACES.len());
                 self.namespace(rng, number, keep)
             }
@@ -186,7 +193,7 @@ impl World {
 
     fn namespace(&mut self, rng: &mut Rng, number: usize, keep: bool) -> Change {
         let name: Arc<str> = SPACES[number].into();
-        let object = Arc::new(Namespace { name: name.clone(), labels: labels(rng, "team") });
+        let object = Arc::new(Namespace { name: name.clone(), labels: team(rng) });
         let kept = keep.then(|| object.clone());
         replace(&mut self.config.namespaces, |o| o.name == name, kept);
         if keep { Change::Namespace(object) } else { Change::NamespaceGone(name) }
@@ -224,7 +231,7 @@ impl World {
                     .unwrap(),
                 except: Vec::new(),
             },
-            1 => Peer::Selectors { pods: None, namespaces: Some(selector(rng, "team")) },
+            1 => Peer::Selectors { pods: None, namespaces: Some(Selector::of_labels(team(rng))) },
             2 => Peer::Selectors { pods: Some(selector(rng, "app")), namespaces: None },
             _ => Peer::Selectors {
                 pods: Some(selector(rng, "app")),
@@ -383,10 +390,10 @@ impl World {
                 };
             }
             4 => {
-                let mtu = [1400, 1500][rng.below(2)];
+                let last = rng.below(3) as u8;
                 for port in &mut config.ports {
-                    if let switch_core::config::PortRole::Host { mtu: at, .. } = &mut port.role {
-                        *at = mtu;
+                    if let PortRole::Host { mac, .. } = &mut port.role {
+                        mac.0[5] = last;
                     }
                 }
             }

@@ -64,12 +64,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// A look after nothing was touched.
-fn look(
-    table: &mut FlowTable,
-    candidate: EntryId,
-    key: &FlowKey,
-    sender: u64,
-) -> (EntryId, Option<ConnectionRef>) {
+fn look(table: &mut FlowTable, candidate: EntryId, key: &FlowKey, sender: u64) -> EntryId {
     let touched = LastTouched::everything(Epoch(0));
     table.look(candidate, key.hash(&HASH), key, sender, &touched)
 }
@@ -82,7 +77,7 @@ fn find(table: &mut FlowTable, n: u16) -> Option<EntryId> {
     let found = look(table, table.candidate(hash), &key, 0);
     let searched = look(table, EntryId::NONE, &key, 0);
     assert_eq!(found, searched, "with and without a candidate");
-    Some(found.0).filter(|id| !id.is_none())
+    Some(found).filter(|id| !id.is_none())
 }
 
 /// Every entry's key and mark.
@@ -206,7 +201,7 @@ fn keys_that_collide_stand_side_by_side() {
         let candidate = table.candidate(hash);
         let touched = LastTouched::everything(Epoch(1));
         let found = table.look(candidate, hash, &key(n), 0, &touched);
-        assert_eq!(found, (EntryId(u32::from(n)), None));
+        assert_eq!(found, EntryId(u32::from(n)));
     }
     for n in (0..100).rev() {
         assert!(table.index.remove(hash, n));
@@ -293,12 +288,30 @@ fn tcp_and_what_is_translated_is_followed_packet_by_packet() {
     let hash = tcp.hash(&HASH);
     let id = table.insert(hash, &FlowEntry { key: tcp, ..entry(2, 50) }).unwrap();
     let candidate = table.candidate(hash);
-    let looked = look(&mut table, candidate, &tcp, 0);
-    assert_eq!(looked, (id, Some(connection(2))));
+    assert_eq!(look(&mut table, candidate, &tcp, 0), id);
+    assert_eq!(table.approach(id), Some(connection(2)));
+    let translated = find(&mut table, 1).unwrap();
+    assert_eq!(table.approach(translated), Some(connection(1)));
     let found = table.hit(id, 60, 50, |_| true).map(|(plan, follow)| (*plan, follow));
     assert_eq!(found, Some((plan(2), Follow::Each(connection(2)))));
     table.sweep(100, |_, _| true);
     assert!(table.untold().next().is_none(), "the connection has heard of each");
+}
+
+/// Between the second step and the fourth another packet may have changed the table.
+#[test]
+fn a_candidate_that_was_removed_is_none() {
+    let mut table = table();
+    let hash = key(1).hash(&HASH);
+    let id = table.insert(hash, &entry(1, 50)).unwrap();
+    let candidate = table.candidate(hash);
+    table.remove(id);
+    assert_eq!(look(&mut table, candidate, &key(1), 0), EntryId::NONE);
+    // Its place is another's now, and it has another place.
+    assert_eq!(table.insert(key(2).hash(&HASH), &entry(2, 50)), Some(id));
+    let again = table.insert(hash, &entry(1, 50)).unwrap();
+    assert_ne!(again, id);
+    assert_eq!(look(&mut table, candidate, &key(1), 0), again);
 }
 
 #[test]
@@ -306,7 +319,7 @@ fn an_answer_holds_for_its_epoch_and_sender_only() {
     let mut table = table();
     table.insert(key(1).hash(&HASH), &entry(1, 50)).unwrap();
     let looked = look(&mut table, EntryId::NONE, &key(1), 7);
-    assert_eq!(looked, (EntryId::NONE, None), "another sender");
+    assert_eq!(looked, EntryId::NONE, "another sender");
     let id = find(&mut table, 1).unwrap();
     assert!(table.hit(id, 60, 50, |_| false).is_none(), "too long for its way");
     assert!(table.hit_counted(id, 1501, 60, 50).is_none(), "too long for its way");
@@ -370,8 +383,8 @@ impl States {
     /// Whether the entry of a key holds in the present state.
     fn holds(&self, table: &mut FlowTable, n: u16) -> bool {
         let (key, hash) = (key(n), key(n).hash(&HASH));
-        let held = table.look(table.candidate(hash), hash, &key, 0, &self.1).0;
-        held == table.look(EntryId::NONE, hash, &key, 0, &self.1).0 && !held.is_none()
+        let held = table.look(table.candidate(hash), hash, &key, 0, &self.1);
+        held == table.look(EntryId::NONE, hash, &key, 0, &self.1) && !held.is_none()
     }
 }
 
