@@ -70,17 +70,17 @@ impl Tracker {
             shard.index.prefetch(slot.facts.place.load(Relaxed));
         }
         // Neighbours in the table are often of one origin.
-        let mut charged = (first.facts.origin(), 0);
+        let mut charged = (first.facts.account(), 0);
         for (number, slot) in slots() {
             shard.index.remove(slot.facts.place.load(Relaxed), number << 1);
             // Only now that nothing leads to the port any more may another connection have it.
             if slot.facts.has_lease() {
                 self.nat.release(&slot.facts.pinned(|| self.answer(number)));
             }
-            let origin = slot.facts.origin();
-            if origin != charged.0 {
+            let account = slot.facts.account();
+            if account != charged.0 {
                 self.discharge(charged.0, charged.1);
-                charged = (origin, 0);
+                charged = (account, 0);
             }
             charged.1 += 1;
             shard.free.push(number);

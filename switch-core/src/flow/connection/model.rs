@@ -15,6 +15,7 @@ mod sync {
 const CHUNK: usize = 2;
 const SHARDS: usize = 2;
 const PORTS: usize = 3;
+const ENDS: usize = 1;
 
 #[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
 #[path = "ending.rs"]
@@ -39,8 +40,8 @@ use wire::parse::tcp_flags::{ACK, FIN, SYN};
 
 use self::tracker::Tracker;
 use super::{
-    ConnectionInfo, ConnectionRef, Created, Direction, Known, Pinned, Place, Refused, SourceNat,
-    TrackerConfig,
+    Account, ConnectionInfo, ConnectionRef, Created, Direction, Known, Pinned, Place, Refused,
+    SourceNat, TrackerConfig,
 };
 use crate::flow::tcp::{Segment, TcpState};
 use crate::id::PortId;

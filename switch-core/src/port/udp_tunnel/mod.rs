@@ -212,6 +212,7 @@ impl UdpTunnelDevice {
             waiting: VecDeque::new(),
             reports: VecDeque::new(),
             plan: tx::Plan::default(),
+            lost: 0,
         })
     }
 
@@ -296,6 +297,8 @@ pub struct UdpTunnelPort {
     /// ICMP errors to be received.
     reports: VecDeque<Packet>,
     plan: tx::Plan,
+    /// Datagrams lost here that nobody was told of yet.
+    lost: u64,
 }
 
 impl Port for UdpTunnelPort {
@@ -323,6 +326,10 @@ impl Port for UdpTunnelPort {
 
     fn info(&self) -> &PortInfo {
         &self.info
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
