@@ -12,4 +12,5 @@ pub mod reference;
 pub mod rule;
 pub mod service;
 pub mod table;
+pub mod touched;
 pub mod verdict;

@@ -5,6 +5,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use common::*;
@@ -12,6 +13,7 @@ use policy::compile::PolicyCompiler;
 use policy::reference::Cluster;
 use policy::rule::*;
 use policy::table::PolicyTable;
+use policy::touched::Touched;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -159,5 +161,58 @@ proptest! {
         compiler.publish();
         let left = compiler.footprint();
         prop_assert_eq!((left.identities, left.selectors, left.partitions, left.stages), (0, 0, 0, 0));
+    }
+}
+
+/// What a table says about all pairs of some addresses.
+fn verdicts(table: &PolicyTable, all: &[IpAddr]) -> Vec<(IpAddr, IpAddr, String)> {
+    let mut list = Vec::new();
+    for from in all {
+        for to in all.iter().filter(|to| to.is_ipv4() == from.is_ipv4()) {
+            let (source, destination) = (table.party(*from), table.party(*to));
+            for traffic in traffics(from.is_ipv6()) {
+                let got = table.verdict(&source, &destination, traffic);
+                let egress = in_words(table, Direction::Egress, &got.egress, *from);
+                let ingress = in_words(table, Direction::Ingress, &got.ingress, *to);
+                list.push((*from, *to, format!("{egress:?} {ingress:?}")));
+            }
+        }
+    }
+    list
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 150,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Between addresses that no change since touched every verdict is what it was, and for the
+    /// same reasons.
+    #[test]
+    fn what_is_not_touched_is_judged_as_before(
+        first in prop::collection::vec(op(), 20..60),
+        steps in prop::collection::vec(prop::collection::vec(op(), 1..4), 1..20),
+    ) {
+        let mut compiler = PolicyCompiler::new();
+        let mut mirror = Mirror::default();
+        first.iter().for_each(|op| mirror.apply(op, &mut compiler));
+        let mut before = (mirror.cluster(), compiler.publish());
+        compiler.take_touched();
+        for step in &steps {
+            step.iter().for_each(|op| mirror.apply(op, &mut compiler));
+            let now = (mirror.cluster(), compiler.publish());
+            let Touched::Addresses(touched) = compiler.take_touched() else { panic!("not many") };
+            let mut all = addresses(&before.0);
+            all.extend(addresses(&now.0));
+            all.sort_unstable();
+            all.dedup();
+            all.retain(|address| !touched.contains(address));
+            let (was, is) = (verdicts(&before.1, &all), verdicts(&now.1, &all));
+            let other = was.iter().zip(&is).find(|(was, is)| was != is);
+            prop_assert!(other.is_none(), "{step:?} touches {touched:?}, yet {other:#?}");
+            before = now;
+        }
     }
 }

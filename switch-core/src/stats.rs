@@ -59,8 +59,11 @@ pub struct WorkerCounters {
     pub hits: Counter,
     /// Packets that needed `resolve`.
     pub misses: Counter,
-    /// Hits whose answer was of an old epoch and was derived again.
+    /// Known flows that were judged again, because something that they depend on was changed.
     pub rederived: Counter,
+    /// Known flows that were asked after a change whether it concerns them, and which it did not:
+    /// their packets are among the hits.
+    pub kept: Counter,
     drops: Box<[Counter]>,
     ports: Box<[CachePadded<PortCounters>]>,
 }
@@ -78,6 +81,7 @@ impl WorkerCounters {
             hits: Counter::default(),
             misses: Counter::default(),
             rederived: Counter::default(),
+            kept: Counter::default(),
             drops: (0..DropReason::COUNT).map(|_| Counter::default()).collect(),
             ports: (0..ports).map(|_| CachePadded::default()).collect(),
         }

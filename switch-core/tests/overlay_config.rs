@@ -118,8 +118,7 @@ fn the_flow_table_changes_nothing_for_tunnelled_traffic() {
         let mut switches = [Switch::new(&config), Switch::new(&config)];
         for n in 0..6_000 {
             let (port, frame) = next(&mut rng);
-            // Published once more: no answer derived before holds any longer.
-            switches[1].control.apply(&config).unwrap();
+            switches[1].forget(&config);
             let seen = switches.each_mut().map(|switch| {
                 switch.send_packet(port, Packet::from_frame(&frame));
                 let out: Vec<_> = (0..=UPLINK).map(|port| switch.recv(port)).collect();

@@ -31,11 +31,6 @@ fn send(switch: &mut Switch, (port, frame, offload): &Frame) -> Seen {
     (out, switch.dropped())
 }
 
-/// Publishes the state that is in force once more: no answer derived before holds any longer.
-fn forget(switch: &mut Switch, config: &Config) {
-    switch.control.apply(config).unwrap();
-}
-
 /// Packets that may come again.
 const RECENT: usize = 32;
 
@@ -61,7 +56,7 @@ fn run(seed: u64, config: &Config, packets: usize) -> u64 {
     let mut passed: Vec<Frame> = Vec::new();
     for n in 0..packets {
         let frame = next(&mut traffic, &passed);
-        forget(&mut switches[1], config);
+        switches[1].forget(config);
         let [cached, uncached] = switches.each_mut().map(|s| send(s, &frame));
         assert_eq!(cached, uncached, "seed {seed}, packet {n}: {frame:02x?}");
         if frame.0 <= HOST && !cached.0.is_empty() && cached.1.is_empty() {

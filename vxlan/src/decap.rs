@@ -6,7 +6,7 @@
 
 use core::net::IpAddr;
 
-use wire::checksum::{pseudo_l4, sum};
+use wire::checksum::{ipv4_header_holds, pseudo_l4, sum};
 use wire::flow_key::{Family, proto};
 use wire::parse::{Fragment, Network, Parsed, ethertype};
 
@@ -133,6 +133,71 @@ pub fn decap(
         source: outer.key.src_addr(),
         destination: outer.key.dst_addr(),
         ecn: Ecn::from_traffic_class(outer.traffic_class),
+    })
+}
+
+/// A tunnel packet of the usual shape, as [`decap_ordinary`] finds it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ordinary {
+    /// Outer source and destination, one after the other.
+    pub addresses: [u8; 8],
+    /// Network that the inner frame belongs to.
+    pub vni: Vni,
+    /// End of the inner frame, in octets from the start of the outer one.
+    pub end: u32,
+    /// Congestion mark of the outer header.
+    pub ecn: Ecn,
+}
+
+impl Ordinary {
+    /// Start of the inner frame, in octets from the start of the outer one.
+    pub const START: u32 = (ETHERNET + 20 + UDP + header::LEN) as u32;
+
+    /// The same in full.
+    pub fn decap(&self) -> Decap {
+        let [a, b, c, d, e, f, g, h] = self.addresses;
+        let Self { vni, end, ecn, .. } = *self;
+        let (source, destination) = ([a, b, c, d].into(), [e, f, g, h].into());
+        Decap { vni, start: Self::START, end, source, destination, ecn }
+    }
+}
+
+/// Parse and [`decap`] in one, of a frame of the usual shape: untagged, IPv4 without options, no
+/// fragment, no UDP checksum, and nothing wrong with it. None: the two may yet accept it, and know
+/// what is wrong otherwise.
+#[inline]
+pub fn decap_ordinary(frame: &[u8], rules: &DecapRules) -> Option<Ordinary> {
+    const IP: usize = ETHERNET;
+    const L4: usize = IP + 20;
+    const INNER: usize = Ordinary::START as usize;
+    let head: &[u8; INNER + ETHERNET] = frame.first_chunk()?;
+    let be16 = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+    let be32 = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    // EtherType, version and header length; no fragment; protocol; destination port.
+    let shape = be32(12) >> 8 == u32::from(ethertype::IPV4) << 8 | 0x45
+        && be16(IP + 6) & 0x3fff == 0
+        && head[IP + 9] == proto::UDP
+        && be16(L4 + 2) == rules.port
+        && be16(L4 + 6) == 0
+        && head[L4 + UDP] & header::FLAG_VNI != 0;
+    let total = usize::from(be16(IP + 2));
+    let udp_len = usize::from(be16(L4 + 4));
+    let lengths = total <= frame.len() - IP
+        && L4 + udp_len <= IP + total
+        && udp_len >= UDP + header::LEN + ETHERNET;
+    let tagged = matches!(be16(INNER + 12), ethertype::VLAN | ethertype::QINQ);
+    let mut ip = [0; 20];
+    ip.copy_from_slice(&head[IP..L4]);
+    if !shape || !lengths || tagged || !ipv4_header_holds(&ip) {
+        return None;
+    }
+    let mut addresses = [0; 8];
+    addresses.copy_from_slice(&ip[12..20]);
+    Some(Ordinary {
+        addresses,
+        vni: Vni::from_octets([head[INNER - 4], head[INNER - 3], head[INNER - 2]]),
+        end: (L4 + udp_len) as u32,
+        ecn: Ecn::from_traffic_class(ip[1]),
     })
 }
 

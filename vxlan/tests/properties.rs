@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use support::{dissect, udp_checksum_is_right, udp_frame};
-use vxlan::decap::{self, ChecksumState, DecapError, DecapRules, decap, is_nested};
+use vxlan::decap::{self, ChecksumState, DecapError, DecapRules, decap, decap_ordinary, is_nested};
 use vxlan::ecn::{self, Ecn};
 use vxlan::header::{Header, LEN, Vni};
 use vxlan::pmtu;
@@ -93,6 +93,80 @@ fn inner_frame() -> impl Strategy<Value = Vec<u8>> {
 
 fn rules(outer: &Outer) -> DecapRules {
     DecapRules { port: outer.port, ipv6_zero_checksum: true, inner_vlan: outer.inner_vlan }
+}
+
+/// Gives an IPv4 header, at octet 14, the checksum that it should have.
+fn fix_ipv4(frame: &mut [u8]) {
+    frame[24..26].fill(0);
+    let sum = wire::checksum::sum(&frame[14..34]).checksum();
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+}
+
+proptest! {
+    /// What is written in one go is what is written field by field.
+    #[test]
+    fn ordinary_encapsulation_is_no_other(
+        mut outer in outer(),
+        ethernet in any::<bool>(),
+        facts in facts(),
+        inner in inner_frame(),
+    ) {
+        if !ethernet {
+            outer.ethernet = None;
+        }
+        let Ok(template) = Template::new(&outer) else { return Ok(()) };
+        let mut frame = vec![0xaa; template.len()];
+        frame.extend_from_slice(&inner);
+        let mut plain = frame.clone();
+        let ordinary =
+            template.encap_ordinary(facts.source_port, facts.traffic_class, &mut frame);
+        let is_usual = outer.source.is_ipv4()
+            && outer.checksum == UdpChecksum::Zero
+            && outer.dont_fragment == DontFragment::Set;
+        prop_assert_eq!(ordinary, is_usual);
+        if ordinary {
+            template.encap(&facts, &mut plain).unwrap();
+        }
+        prop_assert_eq!(frame, plain);
+    }
+
+    /// What is taken in passing is taken the whole way, and found to be the same; what is in order
+    /// is taken in passing.
+    #[test]
+    fn ordinary_decapsulation_is_no_other(
+        (source, destination) in (unicast(false), unicast(false)),
+        facts in facts(),
+        inner in inner_frame(),
+        changes in prop::collection::vec((12usize..64, any::<u8>()), 0..4),
+        (cut, fixed) in (0usize..20, any::<bool>()),
+    ) {
+        let outer = Outer {
+            ethernet: Some((Mac([2; 6]), Mac([4; 6]))),
+            ..Outer::new(source, destination, Vni::new(7).unwrap())
+        };
+        let template = Template::new(&outer).unwrap();
+        let mut frame = vec![0; template.len()];
+        frame.extend_from_slice(&inner);
+        template.encap(&facts, &mut frame).unwrap();
+        let rules = rules(&outer);
+        let usual = decap_ordinary(&frame, &rules);
+        prop_assert_eq!(usual.is_some(), frame.len() >= 64 && !matches!(frame[62..64], [0x81, 0] | [0x88, 0xa8]));
+        for (at, octet) in changes {
+            if let Some(place) = frame.get_mut(at) {
+                *place = octet;
+            }
+        }
+        if fixed {
+            fix_ipv4(&mut frame);
+        }
+        frame.truncate(frame.len() - cut.min(frame.len()));
+        if let Some(ordinary) = decap_ordinary(&frame, &rules) {
+            let parsed = wire::parse::parse(&frame, &HashKey::new(1));
+            prop_assert!(parsed.is_ok(), "{:?}", parsed);
+            let whole = decap(&frame, &parsed.unwrap(), ChecksumState::Unknown, &rules);
+            prop_assert_eq!(whole, Ok(ordinary.decap()));
+        }
+    }
 }
 
 proptest! {

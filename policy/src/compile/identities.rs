@@ -321,6 +321,16 @@ impl PolicyCompiler {
 
     fn set_owner(&mut self, address: IpAddr, owner: Option<Owner>) {
         let before = self.table.party(address).owner();
+        let now = owner.unwrap_or_default();
+        if now != before {
+            self.touched.extend([address]);
+        }
+        if now.identity != before.identity {
+            self.holders.remove(&(before.identity, address));
+            if now.identity != 0 {
+                self.holders.insert((now.identity, address));
+            }
+        }
         match (address, owner) {
             (_, Some(owner)) if owner == before => {}
             (IpAddr::V4(a), Some(owner)) => drop(self.table.v4.insert(a.into(), owner)),
@@ -401,6 +411,9 @@ impl PolicyCompiler {
                 self.dirty.changed.insert(identity);
                 let state = self.selectors.get(selector);
                 self.dirty.partitions.extend(&state.partitions);
+                if !state.partitions.is_empty() {
+                    self.dirty.peers.insert(identity);
+                }
                 if !state.subject_of.is_empty() {
                     self.dirty.identities.insert(identity);
                 }

@@ -63,6 +63,7 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::rule::{ClusterNetworkPolicy, NetworkPolicy};
 use crate::table::{IdentityInfo, PolicyInfo, PolicyObject, PolicyTable, StageSet};
+use crate::touched::Touched;
 use identities::{Claims, NamespaceState, NodeState, PodState};
 use partitions::{Identities, Partitions};
 use policies::{Lowered, PolicyState};
@@ -93,7 +94,10 @@ pub struct PolicyCompiler {
     partitions: Partitions,
     stages: Slab<StageState>,
     stage_ids: HashMap<Arc<StageKey>, u32>,
+    /// Identities and the addresses that have them.
+    holders: BTreeSet<(u32, IpAddr)>,
     dirty: Dirty,
+    touched: Touched,
 }
 
 /// What has changed since the last publication.
@@ -107,6 +111,8 @@ struct Dirty {
     partitions: HashSet<u32>,
     /// Some identity came or went.
     population: bool,
+    /// Identities that stages in force tell from others by other selectors than before.
+    peers: BTreeSet<u32>,
     /// Identities that went, with the stages that judged them.
     gone: Vec<(u32, StageSet)>,
 }

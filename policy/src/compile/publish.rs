@@ -1,6 +1,7 @@
 //! The step from "what is known" to a table.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -10,6 +11,7 @@ use super::partitions::{Change, Sources};
 use super::stages::{StageBuilder, StageKey, StageState};
 use crate::rule::{Direction, NamedPort, Tier};
 use crate::table::{IdentityInfo, PolicyId, PolicyObject, PolicyTable, Stage, StageSet};
+use crate::touched::Touched;
 
 /// Stages by what they depend on: the selectors by which policies apply, and the named ports.
 type Found = HashMap<(Vec<u32>, Vec<NamedPort>), StageSet>;
@@ -17,6 +19,9 @@ type Found = HashMap<(Vec<u32>, Vec<NamedPort>), StageSet>;
 impl PolicyCompiler {
     /// A table of everything known now. Cheap if little has changed since the last one.
     pub fn publish(&mut self) -> Arc<PolicyTable> {
+        for identity in core::mem::take(&mut self.dirty.peers) {
+            self.touch_holders(identity);
+        }
         let stale = self.update_partitions();
         self.update_stage_sets();
         for stage in stale {
@@ -25,6 +30,20 @@ impl PolicyCompiler {
         self.dirty.changed.clear();
         self.dirty.population = false;
         Arc::new(self.table.clone())
+    }
+
+    /// The addresses that are judged otherwise, or are otherwise to others as peers, than at the
+    /// last call. A connection is judged by its two addresses: by who has each, by the stages of
+    /// the one's identity and by the other's place in them. Whoever gets an address, and every
+    /// holder of an identity whose stages or place in stages changed, is among them.
+    pub fn take_touched(&mut self) -> Touched {
+        core::mem::take(&mut self.touched)
+    }
+
+    fn touch_holders(&mut self, identity: u32) {
+        let first = (identity, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let holders = self.holders.range(first..).take_while(|(id, _)| *id == identity);
+        self.touched.extend(holders.map(|(_, address)| *address));
     }
 
     /// Moves identities that came, went or changed to their rows. Returns the stages that have to
@@ -67,6 +86,7 @@ impl PolicyCompiler {
             left.push(core::mem::replace(&mut state.stages, set));
             if self.table.stage_sets.get(id) != Some(&set) {
                 self.table.stage_sets.set(id, set);
+                self.touch_holders(id);
             }
         }
         for (id, set) in core::mem::take(&mut self.dirty.gone) {

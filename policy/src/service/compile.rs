@@ -22,6 +22,7 @@ use super::validate;
 pub use super::validate::Invalid;
 use crate::cow::CowMap;
 use crate::rule::Protocol;
+use crate::touched::Touched;
 
 /// What holds for all Services on this node.
 #[derive(Clone, Debug)]
@@ -136,6 +137,7 @@ pub struct Compiler {
     strays: usize,
     next_id: u32,
     table: ServiceTable,
+    touched: Touched,
 }
 
 impl Compiler {
@@ -154,6 +156,7 @@ impl Compiler {
             strays: 0,
             next_id: 0,
             table: ServiceTable { scene, ..ServiceTable::default() },
+            touched: Touched::default(),
         }
     }
 
@@ -170,6 +173,7 @@ impl Compiler {
         }
         self.table.scene = Arc::new(scene(&settings));
         self.settings = settings;
+        self.touched = Touched::Everything;
         self.dirty.extend(self.host_ports.keys().cloned().map(Owner::Pod));
         if !same_for_services {
             self.strays = self.claims.keys().filter(|claim| self.is_stray(&claim.0)).count();
@@ -278,6 +282,12 @@ impl Compiler {
         self.table.clone()
     }
 
+    /// The addresses of Services that came, went or have others for backends than at the last call:
+    /// whatever became of a connection to any other address would become of it again.
+    pub fn take_touched(&mut self) -> Touched {
+        std::mem::take(&mut self.touched)
+    }
+
     /// The Services that the health check responder answers for, as last published.
     pub fn health_checks(&self) -> impl Iterator<Item = &HealthCheck> {
         self.compiled.values().filter_map(|c| c.health.as_ref())
@@ -367,6 +377,7 @@ impl Compiler {
 
     /// Puts into force the first claim to a key.
     fn settle(&mut self, key: &FrontKey) {
+        self.touched.extend(key.addresses(&self.settings.node_addresses));
         let least = (*key, FrontendKind::ClusterIp, Owner::Nobody);
         match self.claims.range(least..).next().filter(|((k, ..), _)| k == key) {
             Some((_, front)) => self.table.fronts.insert(*key, front.clone()),

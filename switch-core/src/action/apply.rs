@@ -3,8 +3,8 @@
 
 use wire::parse::{Network, Parsed};
 
-use super::translate::translate;
-use super::{Plan, PlanFlags};
+use super::Plan;
+use super::translate::{translate, translate_ordinary};
 use crate::packet::Packet;
 
 /// Rewrites the frame as `plan` says. The caller has checked the TTL and the MTU, and that there
@@ -12,8 +12,11 @@ use crate::packet::Packet;
 /// it came by.
 #[inline]
 pub fn apply(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
-    if plan.flags.0 & (PlanFlags::SNAT.0 | PlanFlags::DNAT.0) != 0 {
+    if plan.is_translation() {
         packet.truncate(parsed.end as usize);
+        if translate_ordinary(packet, parsed, plan) {
+            return;
+        }
         translate(packet, parsed, plan);
     }
     apply_plain(packet, parsed, plan);

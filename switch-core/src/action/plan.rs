@@ -36,7 +36,8 @@ impl PlanFlags {
 }
 
 /// A flow's answer. One cache line; what is not asked for by `flags` is zero
-/// (the source port: the lowest there is).
+/// (the source port: the lowest there is). Where anything is translated, both addresses and both
+/// ports are there, what stays as it is among them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C, align(64))]
 pub struct Plan {
@@ -122,17 +123,17 @@ impl Plan {
         let (mut addresses, mut ports) = (Delta::NONE, Delta::NONE);
         if from.src != to.src || from.src_port != to.src_port {
             self.flags = self.flags.with(PlanFlags::SNAT);
-            self.src = to.src;
-            self.src_port = to.src_port;
             addresses = addresses.and(Delta::addr16(&from.src, &to.src));
             ports = ports.and(Delta::u16(from.src_port, to.src_port));
         }
         if from.dst != to.dst || from.dst_port != to.dst_port {
             self.flags = self.flags.with(PlanFlags::DNAT);
-            self.dst = to.dst;
-            self.dst_port = to.dst_port;
             addresses = addresses.and(Delta::addr16(&from.dst, &to.dst));
             ports = ports.and(Delta::u16(from.dst_port, to.dst_port));
+        }
+        if self.is_translation() {
+            (self.src, self.src_port) = (to.src, to.src_port);
+            (self.dst, self.dst_port) = (to.dst, to.dst_port);
         }
         self.address_delta = addresses;
         self.flow_delta = addresses.and(ports);

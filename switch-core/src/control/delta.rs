@@ -197,6 +197,7 @@ impl Index {
                 .cluster_policies
                 .difference(&config.cluster_policies, &delta.cluster_policies),
             local: (&config.node, &config.node),
+            ground: delta.nodes.0.is_empty(),
         };
         let services = services::Step {
             services: self.services.difference(&config.services, &delta.services),

@@ -6,6 +6,7 @@
 
 mod attached;
 mod delta;
+mod ground;
 mod options;
 mod policies;
 mod policy_counts;
@@ -330,7 +331,8 @@ impl ControlPlane {
     ) -> Result<Epoch, Refused> {
         let epoch = Epoch(self.epoch.0.wrapping_add(1).max(1));
         let in_force = self.snapshots.load_full();
-        let compiled = compile(config, epoch, &mut self.fdb_ids, &in_force, &step.pod_changes());
+        let pods = step.pod_changes();
+        let compiled = compile(config, epoch, &mut self.fdb_ids, &in_force, &pods, step.ground);
         let mut wrong = self.policies.check(step);
         wrong.extend(self.services.check(services));
         let mut snapshot = match compiled {
@@ -340,6 +342,8 @@ impl ControlPlane {
         };
         snapshot.policy = self.policies.advance(step);
         snapshot.services = self.services.advance(services);
+        let touched = self.policies.take_touched().and(self.services.take_touched());
+        snapshot.touched.touch(epoch, touched);
         snapshot.policy_counters = in_force.policy_counters.grown_to(snapshot.policy.counters());
         policy_counts::renew(&snapshot.policy_counters, &in_force.policy, &snapshot.policy);
         drop(in_force);

@@ -9,7 +9,9 @@ use hashbrown::{HashMap, HashSet};
 use policy::compile::PolicyCompiler;
 use policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy, Node};
 use policy::table::PolicyTable;
+use policy::touched::Touched;
 
+use super::ground;
 use crate::config::{Config, ConfigError, Endpoint, LocalNode, RemoteNode};
 use crate::id::Cookie;
 use crate::snapshot::PodChanges;
@@ -117,6 +119,8 @@ pub(crate) struct Step<'a> {
     pub(super) cluster_policies: Difference<'a, ClusterNetworkPolicy>,
     /// This node, before and after.
     pub(super) local: (&'a LocalNode, &'a LocalNode),
+    /// Whether all that is no pod, policy or Service is as it was; see [`ground::is_same`].
+    pub(super) ground: bool,
 }
 
 impl<'a> Step<'a> {
@@ -131,6 +135,7 @@ impl<'a> Step<'a> {
                 &p.cookie
             }),
             local: (&old.node, &new.node),
+            ground: ground::is_same(old, new),
         }
     }
 
@@ -230,6 +235,11 @@ impl Policies {
             compiler.upsert_cluster_policy(policy);
         }
         compiler.publish()
+    }
+
+    /// What steps changed since the last call, as far as policy goes.
+    pub(crate) fn take_touched(&mut self) -> Touched {
+        self.compiler.take_touched()
     }
 
     fn advance_nodes(compiler: &mut PolicyCompiler, step: &Step<'_>) {

@@ -9,6 +9,7 @@ use policy::service::compile::{Compiler, HealthCheck, Settings};
 use policy::service::endpoints::Viewpoint;
 use policy::service::model::{EndpointSlice, HostPort, Service, ServiceName, family_of};
 use policy::service::table::ServiceTable;
+use policy::touched::Touched;
 
 use super::policies::{Difference, Names, difference};
 use crate::config::{Config, ConfigError};
@@ -142,6 +143,11 @@ impl Services {
             compiler.set_host_ports(pod.text(), ports.clone());
         }
         compiler.publish()
+    }
+
+    /// What steps changed since the last call, as far as Services go.
+    pub(super) fn take_touched(&mut self) -> Touched {
+        self.compiler.take_touched()
     }
 
     /// What the health check responder answers (S12), as last published.

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use vxlan::template::SourcePort;
 use wire::flow_key::{FlowKey, proto, to_octets};
 use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
 use wire::parse::{Fragment as Part, Parsed};
@@ -20,7 +21,7 @@ use crate::packet::Packet;
 use crate::resolve::{
     Answer, Decision, Denial, Fate, Query, Served, check_source, fate, may_open, outgoing, resolve,
 };
-use crate::snapshot::PortFacts;
+use crate::snapshot::{Groups, PortFacts};
 
 /// What admission says to a packet.
 pub(super) enum Admission {
@@ -118,9 +119,11 @@ impl Engine {
                         Decision::Drop(denial) => return Admission::Deny(denial),
                     };
                 } else if known.pinned.reply != pinned.reply {
-                    // Another port of the address that hides the client.
-                    plan =
-                        plan.translate(&parsed.key, &outgoing(&known.pinned, Direction::Original));
+                    // Another port of the address that hides the client: in the tunnel, too.
+                    let outgoing = outgoing(&known.pinned, Direction::Original);
+                    let hash = outgoing.hash(&turn.snapshot.cluster_key);
+                    plan.source_port = SourcePort::from_hash(hash);
+                    plan = plan.translate(&parsed.key, &outgoing);
                 }
                 known
             }
@@ -312,7 +315,7 @@ impl Engine {
             key: parsed.key,
             sender: sender(packet),
             connection: known.connection,
-            epoch: turn.snapshot.epoch,
+            groups: Groups::of_connection(&known.pinned),
             last_seen: turn.now.as_secs() as u32,
             plan,
         };

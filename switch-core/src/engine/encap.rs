@@ -25,6 +25,25 @@ pub(super) fn wrap(
     if packet.headroom() < room {
         return Err(EncapError::Headroom);
     }
+    if !packet.offload.is_unfinished() {
+        packet.push_front(room);
+        if tunnel.template.encap_ordinary(source_port, traffic_class, packet.bytes_mut()) {
+            return Ok(());
+        }
+        packet.pull_front(room);
+    }
+    wrap_rare(tunnel, packet, traffic_class, source_port)
+}
+
+/// [`wrap`] of what is unfinished, or by a tunnel that asks for more.
+#[inline(never)]
+fn wrap_rare(
+    tunnel: &Tunnel,
+    packet: &mut Packet,
+    traffic_class: u8,
+    source_port: SourcePort,
+) -> Result<(), EncapError> {
+    let room = tunnel.template.len();
     let offload = packet.offload;
     let unfinished = PartialChecksum { start: offload.csum_start, offset: offload.csum_offset };
     let facts = InnerFacts {

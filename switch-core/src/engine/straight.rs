@@ -12,7 +12,7 @@ use super::encap::wrap;
 use super::{Engine, Turn, slow};
 use crate::action::{DropReason, Plan, PlanFlags, apply, apply_plain};
 use crate::flow::connection::{ConnectionRef, Tracker};
-use crate::flow::table::{EntryId, Follow, Untold};
+use crate::flow::table::{EntryId, Follow, Renewals, Untold};
 use crate::flow::tcp::{Judgement, Segment};
 use crate::id::PortId;
 use crate::packet::{BATCH, Batch, Packet};
@@ -21,8 +21,55 @@ use crate::packet::{BATCH, Batch, Packet};
 enum Hit {
     /// It leaves by this port.
     Out(PortId),
-    /// It is rewritten, but has no tunnel header yet: that is not done in passing.
-    Unwrapped(Plan),
+    /// It is rewritten, but has no tunnel header yet: that is not done in passing. It gets this port.
+    Unwrapped(SourcePort),
+}
+
+/// So many packets are worked on while what the next as many touch is brought near: some 100 ns,
+/// and no more lines asked for at a time than a processor can wait for.
+const AHEAD: usize = 8;
+
+/// What is found out about a burst before its packets are applied.
+struct Burst {
+    /// A bit for each packet that may hit.
+    plain: u64,
+    /// What is wrong with those that are not.
+    sound: [Result<(), DropReason>; BATCH],
+    senders: [u64; BATCH],
+    /// Their likely entries.
+    ids: [EntryId; BATCH],
+}
+
+impl Burst {
+    #[inline(always)]
+    fn new() -> Self {
+        let (sound, senders, ids) = ([Ok(()); BATCH], [0; BATCH], [EntryId::NONE; BATCH]);
+        Self { plain: 0, sound, senders, ids }
+    }
+}
+
+/// Whose frames are routed, as the first octets of a frame are compared with it.
+#[derive(Clone, Copy)]
+struct Addressee {
+    mask: u64,
+    mac: u64,
+}
+
+impl Addressee {
+    fn new(mac: Option<Mac>) -> Self {
+        match mac {
+            Some(Mac([a, b, c, d, e, f])) => {
+                Self { mask: !0xffff, mac: u64::from_be_bytes([a, b, c, d, e, f, 0, 0]) }
+            }
+            None => Self { mask: 0, mac: 0 },
+        }
+    }
+
+    #[inline(always)]
+    fn is_of(self, head: &[u8; 16]) -> bool {
+        let [a, b, c, d, e, f, g, h, ..] = *head;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h]) & self.mask == self.mac
+    }
 }
 
 impl Engine {
@@ -35,116 +82,133 @@ impl Engine {
         gateway: Option<Mac>,
         batch: &mut Batch,
     ) {
-        self.flows.begin(turn.snapshot.epoch);
+        let snapshot = turn.snapshot;
+        let touched = &snapshot.touched;
+        self.flows.begin(snapshot.epoch, touched);
         let seconds = turn.now.as_secs() as u32;
-        let mut sound = [Ok(()); BATCH];
-        let mut senders = [0; BATCH];
-        let mut ids = [EntryId::NONE; BATCH];
-        let plain = self.read_all(gateway, batch, &mut sound, &mut senders);
-        for (i, (id, parsed)) in ids.iter_mut().zip(&self.parsed[..batch.len()]).enumerate() {
-            if plain & 1 << i != 0 {
-                *id = self.flows.candidate(parsed.hash);
+        let mut burst = Burst::new();
+        let gateway = Addressee::new(gateway);
+        let count = batch.len().min(BATCH);
+        // What a group of packets asks of memory is on its way while the next group is parsed.
+        for start in (0..count + AHEAD).step_by(AHEAD) {
+            self.read(gateway, batch, start..(start + AHEAD).min(count), &mut burst);
+            if let Some(start) = start.checked_sub(AHEAD) {
+                self.find(start..(start + AHEAD).min(count), &mut burst);
             }
         }
-        for (i, id) in ids.iter_mut().enumerate().take(batch.len()) {
-            if plain & 1 << i != 0 {
-                *id = self.look(*id, senders[i], i);
-            }
-        }
-        let mut hits = 0;
-        // Once a packet went the slow way what was looked up before may be no more.
-        let mut changed = false;
+        self.approach(&burst.ids[..AHEAD.min(count)]);
+        let (mut hits, mut missed) = (0, false);
         for (i, mut packet) in batch.drain(..).enumerate() {
             let i = i % BATCH;
-            if changed && plain & 1 << i != 0 {
-                ids[i] = self.look(EntryId::NONE, senders[i], i);
+            // The same for what the flows' answers take.
+            if i.is_multiple_of(AHEAD) {
+                let next = (i + AHEAD).min(count);
+                self.approach(&burst.ids[next..(next + AHEAD).min(count)]);
             }
-            if plain & 1 << i != 0 && !ids[i].is_none() {
+            if burst.plain & 1 << i != 0 {
                 let parsed = &self.parsed[i];
+                let (candidate, sender) = (burst.ids[i], burst.senders[i]);
+                let id = self.flows.look(candidate, parsed.hash, &parsed.key, sender, touched);
                 let length = parsed.end.wrapping_sub(parsed.l3.into());
                 let bytes = packet.len() as u32;
-                if let Some(plan) = self.flows.hit_counted(ids[i], length, bytes, seconds) {
+                if let Some(plan) = self.flows.hit_counted(id, length, bytes, seconds) {
                     hits += 1;
                     apply_plain(&mut packet, parsed, plan);
                     turn.out.push(plan.out, packet);
                     continue;
                 }
                 if parsed.tcp_flags != 0
-                    && let Some(out) = self.hit_tcp(ids[i], &mut packet, i, seconds)
+                    && let Some(out) = self.hit_tcp(id, &mut packet, i, seconds)
                 {
                     hits += 1;
                     turn.out.push(out, packet);
                     continue;
                 }
-                match self.hit(turn, ids[i], &mut packet, i) {
+                match self.hit(turn, id, &mut packet, i, seconds) {
                     Some(Hit::Out(port)) => {
                         hits += 1;
                         turn.out.push(port, packet);
                         continue;
                     }
-                    Some(Hit::Unwrapped(plan)) => {
+                    Some(Hit::Unwrapped(source_port)) => {
+                        let plan = self.flows.plan(id).copied().unwrap_or_default();
+                        let plan = Plan { source_port, ..plan };
                         self.leave(turn, packet, self.parsed[i].traffic_class, &plan);
                         continue;
                     }
                     None => {}
                 }
             }
-            if let Err(reason) = sound[i] {
+            if let Err(reason) = burst.sound[i] {
                 self.drop(turn, packet, reason, None);
                 continue;
             }
-            if !changed {
-                self.read_ahead(turn.snapshot, i, plain, &ids);
+            if !missed {
+                missed = true;
+                self.read_ahead(snapshot, i, burst.plain, &burst.ids);
             }
-            changed = true;
             let parsed = self.parsed[i];
             self.slow(turn, ingress, packet, &parsed);
         }
         self.counters.hits.add(hits);
         self.counters.forwarded.add(hits);
+        let Renewals { kept, judged } = self.flows.renewals();
+        if kept | judged != 0 {
+            self.counters.kept.add(kept.into());
+            self.counters.rederived.add(judged.into());
+        }
     }
 
-    /// Parses all, and brings near where the flows of the ordinary ones begin. A bit for each of
-    /// these; `sound` says what is wrong with others.
-    #[inline]
-    fn read_all(
+    /// Parses a group, and brings near where the flows of the ordinary ones begin.
+    #[inline(never)]
+    fn read(
         &mut self,
-        gateway: Option<Mac>,
+        gateway: Addressee,
         batch: &Batch,
-        sound: &mut [Result<(), DropReason>; BATCH],
-        senders: &mut [u64; BATCH],
-    ) -> u64 {
+        group: core::ops::Range<usize>,
+        burst: &mut Burst,
+    ) {
+        let hash_key = &self.shared.hash_key;
+        let Some(packets) = batch.get(group.clone()) else { return };
+        let places = self.parsed[group.clone()].iter_mut().zip(&mut burst.senders[group.clone()]);
         let mut plain = 0;
-        let places = self.parsed.iter_mut().zip(senders);
-        for ((i, packet), (parsed, from)) in batch.iter().enumerate().zip(places) {
+        for ((packet, (parsed, from)), i) in packets.iter().zip(places).zip(group) {
             let frame = packet.bytes();
-            let ordinary = if straight(frame, &self.shared.hash_key, parsed)
-                && !packet.offload.is_unfinished()
-            {
+            let Some(head) = frame.first_chunk::<16>() else {
+                burst.sound[i] = read(packet, hash_key, parsed);
+                continue;
+            };
+            let ordinary = if straight(frame, hash_key, parsed) && !packet.offload.is_unfinished() {
                 parsed.ttl > 1
             } else {
-                sound[i] = read(packet, &self.shared.hash_key, parsed);
-                sound[i].is_ok() && is_ordinary(parsed)
+                burst.sound[i] = read(packet, hash_key, parsed);
+                burst.sound[i].is_ok() && is_ordinary(parsed)
             };
-            let to_us = gateway.is_none_or(|mac| frame.first_chunk::<6>() == Some(&mac.0));
-            if ordinary && to_us {
+            if ordinary && gateway.is_of(head) {
                 self.flows.prefetch(parsed.hash);
-                *from = sender(packet);
+                *from = sender_of(head, packet);
                 plain |= 1 << i;
             }
         }
-        plain
+        burst.plain |= plain;
     }
 
-    /// The entry of the packet parsed at `at`; brings near what else its flow will touch.
-    #[inline(always)]
-    fn look(&self, candidate: EntryId, sender: u64, at: usize) -> EntryId {
-        let parsed = &self.parsed[at % BATCH];
-        let (id, connection) = self.flows.look(candidate, parsed.hash, &parsed.key, sender);
-        if let Some(connection) = connection {
-            self.shared.tracker.prefetch(connection);
+    /// Finds the likely entries of a group, and brings them near.
+    #[inline(never)]
+    fn find(&self, group: core::ops::Range<usize>, burst: &mut Burst) {
+        for (id, parsed) in burst.ids[group.clone()].iter_mut().zip(&self.parsed[group]) {
+            *id = self.flows.candidate(parsed.hash);
         }
-        id
+    }
+
+    /// Brings near what hits on these entries will touch.
+    #[inline(never)]
+    fn approach(&self, candidates: &[EntryId]) {
+        for id in candidates {
+            if let Some(connection) = self.flows.approach(*id) {
+                self.shared.tracker.prefetch(connection);
+            }
+        }
     }
 
     /// [`hit`](Self::hit) for plain segments of connections that nothing is translated of.
@@ -176,13 +240,23 @@ impl Engine {
     /// needs the slow path, because it opens, ends or restarts the connection, or is too long, or the
     /// connection is gone.
     #[inline(never)]
-    fn hit(&mut self, turn: &Turn<'_>, id: EntryId, packet: &mut Packet, at: usize) -> Option<Hit> {
-        let parsed = &self.parsed[at];
+    fn hit(
+        &mut self,
+        turn: &Turn<'_>,
+        id: EntryId,
+        packet: &mut Packet,
+        at: usize,
+        seconds: u32,
+    ) -> Option<Hit> {
+        let parsed = &self.parsed[at % BATCH];
         let tracker = &self.shared.tracker;
-        let seconds = turn.now.as_secs() as u32;
         let length = parsed.end - u32::from(parsed.l3);
+        let mut tunnel = None;
         let fits = |plan: &Plan| {
-            let mtu = Self::way_mtu(turn, plan);
+            if plan.flags.has(PlanFlags::ENCAP) {
+                tunnel = turn.snapshot.tunnels.get(plan.tunnel);
+            }
+            let mtu = tunnel.map_or(plan.mtu, |tunnel| tunnel.inner_mtu(turn.now));
             length <= u32::from(mtu) || slow::segments_fit(packet, parsed, mtu)
         };
         let (plan, follow) = self.flows.hit(id, packet.len(), seconds, fits)?;
@@ -214,14 +288,14 @@ impl Engine {
             true => plan.source_port,
             false => SourcePort::from_hash(parsed.key.hash(&turn.snapshot.cluster_key)),
         };
-        match turn.snapshot.tunnels.get(plan.tunnel) {
+        match tunnel {
             Some(tunnel)
                 if !packet.offload.is_crc32c()
                     && wrap(tunnel, packet, parsed.traffic_class, source_port).is_ok() =>
             {
                 Some(Hit::Out(plan.out))
             }
-            _ => Some(Hit::Unwrapped(Plan { source_port, ..*plan })),
+            _ => Some(Hit::Unwrapped(source_port)),
         }
     }
 }
@@ -267,14 +341,20 @@ fn is_ordinary(parsed: &Parsed) -> bool {
 
 /// Who sent a frame, in the form that entries keep: source MAC and ingress port; of what came
 /// through a tunnel the tunnel end in place of the MAC, told apart by the bit of group addresses.
-#[inline(always)]
+#[inline]
 pub(super) fn sender(packet: &Packet) -> u64 {
+    packet.bytes().first_chunk().map_or(0, |head| sender_of(head, packet))
+}
+
+/// [`sender`] of a frame that begins with `head`.
+#[inline(always)]
+fn sender_of(head: &[u8; 16], packet: &Packet) -> u64 {
     let who = match packet.via() {
         // The last two octets of the destination, which are shifted out, and the source.
-        None => match packet.bytes().first_chunk::<12>() {
-            Some([_, _, _, _, words @ ..]) => u64::from_be_bytes(*words),
-            None => 0,
-        },
+        None => {
+            let [_, _, _, _, words @ .., _, _, _, _] = *head;
+            u64::from_be_bytes(words)
+        }
         Some(end) => 1 << 40 | u64::from(end.0),
     };
     who << 16 | u64::from(packet.ingress.0)

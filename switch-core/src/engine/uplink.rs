@@ -4,8 +4,8 @@
 
 use std::net::IpAddr;
 
-use vxlan::decap::{ChecksumState, DecapError, decap};
-use vxlan::ecn;
+use vxlan::decap::{ChecksumState, Decap, DecapError, Ordinary, decap, decap_ordinary};
+use vxlan::ecn::{self, Ecn};
 use vxlan::header::Vni;
 use vxlan::vtep::{EndIndex, Refusal};
 use wire::addr::Mac;
@@ -16,10 +16,18 @@ use super::{Engine, Trace, Turn, read};
 use crate::action::DropReason;
 use crate::id::PortId;
 use crate::packet::{Batch, GsoType, Offload, Packet, segment};
-use crate::snapshot::{Snapshot, UplinkPort};
+use crate::snapshot::{Snapshot, Tunnels, UplinkPort};
 
 /// What says who sent a tunnel packet: outer source and destination, network.
 type Outside = (IpAddr, IpAddr, Vni);
+
+/// Who sent the last one: many in a row come from one node.
+#[derive(Default)]
+struct Last {
+    end: Option<(Outside, EndIndex)>,
+    /// The same of packets of the usual shape.
+    ordinary: Option<([u8; 8], Vni, EndIndex)>,
+}
 
 /// What an uplink's frame is.
 enum Kind {
@@ -42,7 +50,7 @@ impl Engine {
         batch: &mut Batch,
     ) {
         let mut routed = Batch::new();
-        let mut last = None;
+        let mut last = Last::default();
         for mut packet in batch.drain(..) {
             match self.open_outer(turn.snapshot, uplink, &mut packet, &mut last) {
                 Ok(Kind::Inner) => routed.push(packet),
@@ -69,11 +77,28 @@ impl Engine {
         snapshot: &Snapshot,
         uplink: &UplinkPort,
         packet: &mut Packet,
-        last: &mut Option<(Outside, EndIndex)>,
+        last: &mut Last,
     ) -> Result<Kind, DropReason> {
+        let tunnels = &snapshot.tunnels;
+        if uplink.tunnel
+            && tunnels.enabled
+            && !packet.offload.is_unfinished()
+            && let Some(opened) = decap_ordinary(packet.bytes(), &tunnels.rules)
+        {
+            let Ordinary { addresses, vni, end: to, ecn } = opened;
+            let end = match last.ordinary {
+                Some((a, v, end)) if a == addresses && v == vni => end,
+                _ => {
+                    let end = tunnels.ends.admit(&opened.decap())?.end;
+                    last.ordinary = Some((addresses, vni, end));
+                    end
+                }
+            };
+            packet.offload = Offload::default();
+            return open(tunnels, packet, (Ordinary::START, to), ecn, end);
+        }
         let outer = &mut self.parsed[0];
         read(packet, &self.shared.hash_key, outer)?;
-        let tunnels = &snapshot.tunnels;
         if !uplink.tunnel || !tunnels.enabled {
             return Ok(Kind::Plain);
         }
@@ -92,35 +117,23 @@ impl Engine {
             Err(DecapError::NotVxlan) => return Ok(Kind::Plain),
             Err(error) => return Err(error.into()),
         };
-        // Many in a row come from one node.
-        let outside = (opened.source, opened.destination, opened.vni);
-        let end = match last {
+        let Decap { vni, start, end: to, source, destination, ecn } = opened;
+        let outside = (source, destination, vni);
+        let end = match &last.end {
             Some((of, end)) if *of == outside => *end,
             _ => {
                 let end = tunnels.ends.admit(&opened)?.end;
-                *last = Some((outside, end));
+                last.end = Some((outside, end));
                 end
             }
         };
-        packet.truncate(opened.end as usize);
-        packet.pull_front(opened.start as usize);
-        packet.set_via(Some(end));
         if own || !packet.offload.csum_partial {
             // That was about the outer header.
             packet.offload = Offload::default();
         } else {
-            packet.offload.shift(-(opened.start as i32));
+            packet.offload.shift(-(start as i32));
         }
-        let frame = packet.bytes_mut();
-        if let Some(network) = frame.get_mut(14..) {
-            ecn::apply(opened.ecn, network).map_err(|_| DropReason::TunnelEcn)?;
-        }
-        // A flow is known by the tunnel end: what its frames say of themselves is not looked at later.
-        if source(frame).is_multicast() {
-            return Err(DropReason::SourceMulticast);
-        }
-        let to = destination(frame);
-        Ok(if tunnels.is_own_mac(to) { Kind::Inner } else { Kind::Stray })
+        open(tunnels, packet, (start, to), ecn, end)
     }
 
     /// What came through the tunnel for a group or for nobody here: ARP and ND are looked at.
@@ -177,6 +190,31 @@ impl Engine {
         self.drop(turn, packet, DropReason::NotForUs, None);
         None
     }
+}
+
+/// Takes the outer headers off a tunnel packet from `end`: what is left are the octets from `range.0`
+/// to `range.1`.
+#[inline(always)]
+fn open(
+    tunnels: &Tunnels,
+    packet: &mut Packet,
+    range: (u32, u32),
+    ecn: Ecn,
+    end: EndIndex,
+) -> Result<Kind, DropReason> {
+    packet.truncate(range.1 as usize);
+    packet.pull_front(range.0 as usize);
+    packet.set_via(Some(end));
+    let frame = packet.bytes_mut();
+    if let Some(network) = frame.get_mut(14..) {
+        ecn::apply(ecn, network).map_err(|_| DropReason::TunnelEcn)?;
+    }
+    // A flow is known by the tunnel end: what its frames say of themselves is not looked at later.
+    if source(frame).is_multicast() {
+        return Err(DropReason::SourceMulticast);
+    }
+    let to = destination(frame);
+    Ok(if tunnels.is_own_mac(to) { Kind::Inner } else { Kind::Stray })
 }
 
 /// Whether a frame by an uplink is addressed to this node.

@@ -8,7 +8,8 @@
 //!
 //! A batch is looked up in steps, so that the memory latencies of its packets
 //! overlap: [`FlowTable::prefetch`] for every packet, then [`FlowTable::candidate`] (which
-//! prefetches the entry), then [`FlowTable::look`] (which prefetches the entry's own answer).
+//! prefetches the entry), then [`FlowTable::approach`] (which prefetches the entry's own answer),
+//! then [`FlowTable::look`].
 //!
 //! Packets of flows whose connection need not hear of each (see [`Follow`]) are counted in the
 //! entry, and the connection is told once a second or when the sweep comes by.
@@ -17,19 +18,25 @@
 //! packet waits for a rehash. Used by one worker thread; nothing here is shared.
 
 pub(super) mod index;
+mod presence;
+mod renewal;
 mod ways;
 
 use wire::flow_key::{FlowKey, HashKey, proto};
 
 use crate::action::Plan;
-use crate::id::Epoch;
 use crate::prefetch::prefetch;
+use crate::snapshot::{Groups, LastTouched};
 
 use super::connection::ConnectionRef;
 use index::Index;
+use presence::Presence;
+pub use renewal::Renewals;
 use ways::{Lead, Ways, is_own};
 
 const NONE: u32 = u32::MAX;
+/// Sender of entries that are free: no port has such a number.
+const NOBODY: u64 = u64::MAX;
 /// Buckets that each insertion moves while the index grows. Growth begins at 3/4 load of the old
 /// index, doubling; moving at least 1 bucket (6 entries) an insertion ends long before the next.
 const MOVE_PER_INSERT: usize = 4;
@@ -45,8 +52,8 @@ pub struct FlowEntry {
     pub sender: u64,
     /// The connection, and which direction of it this is.
     pub connection: ConnectionRef,
-    /// Snapshot that `plan` was derived from.
-    pub epoch: Epoch,
+    /// What `plan` depends on.
+    pub groups: Groups,
     /// Second of the last hit, for expiry of the entry itself.
     pub last_seen: u32,
     /// The derived answer.
@@ -119,6 +126,10 @@ pub struct FlowTable {
     ways: Ways,
     /// Own answers, by entry number; made where one is needed.
     plans: Vec<Option<Box<[Plan]>>>,
+    /// What these depend on, in the same places. What shared answers do their flows' keys say.
+    groups: Vec<Option<Box<[Groups]>>>,
+    presence: Presence,
+    renewals: Renewals,
     untold: Vec<Untold>,
     /// Entry numbers free for use.
     free: Vec<u32>,
@@ -154,6 +165,9 @@ impl FlowTable {
             connections: Vec::with_capacity(limit),
             ways: Ways::new(),
             plans: Vec::new(),
+            groups: Vec::new(),
+            presence: Presence::new(),
+            renewals: Renewals::default(),
             untold: Vec::new(),
             free: Vec::new(),
             limit,
@@ -177,23 +191,6 @@ impl FlowTable {
         self.len() * 8 >= self.limit * 7
     }
 
-    /// Answers derived from other snapshots than `epoch` hold no more. Said before a batch.
-    #[inline]
-    pub fn begin(&mut self, epoch: Epoch) {
-        if !self.ways.is_of(epoch) {
-            self.renew(epoch);
-        }
-    }
-
-    #[cold]
-    fn renew(&mut self, epoch: Epoch) {
-        if self.ways.begin(epoch) {
-            for number in 0..self.lines.len() as u32 {
-                self.remove(EntryId(number));
-            }
-        }
-    }
-
     /// First step: brings the bucket near.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
@@ -202,7 +199,7 @@ impl FlowTable {
 
     /// Second step: the likely entry by its tag, brought near; none if there is none in the home
     /// bucket. Certain only after [`look`](Self::look) compared the key.
-    #[inline]
+    #[inline(always)]
     pub fn candidate(&self, hash: u64) -> EntryId {
         match self.index.candidate(hash) {
             Some(number) => {
@@ -215,52 +212,62 @@ impl FlowTable {
         }
     }
 
-    /// Third step: the entry of `key`, by its candidate if that is the one, else searched for;
-    /// none also if it is another sender's or its answer is of another epoch. With it comes the
-    /// connection, if that hears of each packet, for its lane to be brought near; the entry's own
-    /// answer is brought near here.
+    /// Third step: brings near what a hit on the likely entry will touch besides: its own answer;
+    /// and names the connection, if that hears of each packet, for its lane to be brought near.
+    #[inline(always)]
+    pub fn approach(&self, candidate: EntryId) -> Option<ConnectionRef> {
+        let line = self.lines.get(candidate.0 as usize)?;
+        if !is_followed(line) {
+            return None;
+        }
+        if is_own(line.way)
+            && let Some(plan) = self.own_plan(candidate)
+        {
+            prefetch(plan);
+        }
+        Some(ConnectionRef::from_parts(line.tail))
+    }
+
+    /// Fourth step: the entry of `key`, by its candidate if that is the one, else searched for;
+    /// none also if it is another sender's or what its answer depends on was changed. What was a
+    /// candidate may have been removed since.
     #[inline(always)]
     pub fn look(
-        &self,
+        &mut self,
         candidate: EntryId,
         hash: u64,
         key: &FlowKey,
         sender: u64,
-    ) -> (EntryId, Option<ConnectionRef>) {
+        touched: &LastTouched,
+    ) -> EntryId {
         if let Some(line) = self.lines.get(candidate.0 as usize)
             && line.key == *key
             && line.sender == sender
             && self.ways.is_now(line.way)
         {
-            if !is_followed(line) {
-                return (candidate, None);
-            }
-            if is_own(line.way)
-                && let Some(plan) = self.own_plan(candidate)
-            {
-                prefetch(plan);
-            }
-            return (candidate, Some(ConnectionRef::from_parts(line.tail)));
+            return candidate;
         }
-        self.look_again(candidate, hash, key, sender)
+        self.look_again(candidate, hash, key, sender, touched)
     }
 
     #[inline(never)]
     fn look_again(
-        &self,
+        &mut self,
         candidate: EntryId,
         hash: u64,
         key: &FlowKey,
         sender: u64,
-    ) -> (EntryId, Option<ConnectionRef>) {
+        touched: &LastTouched,
+    ) -> EntryId {
         let is_it = self.lines.get(candidate.0 as usize).is_some_and(|line| line.key == *key);
         let found = if is_it { Some(candidate) } else { self.search(hash, key) };
-        let Some(id) = found else { return (EntryId::NONE, None) };
+        let Some(id) = found else { return EntryId::NONE };
         let line = &self.lines[id.0 as usize];
-        if line.sender != sender || !self.ways.is_now(line.way) {
-            return (EntryId::NONE, None);
+        let stale = !self.ways.is_now(line.way);
+        if line.sender != sender || stale && !self.keep(id, touched) {
+            return EntryId::NONE;
         }
-        (id, is_followed(line).then(|| ConnectionRef::from_parts(line.tail)))
+        id
     }
 
     /// Last step for nearly every packet that no connection need hear of: counts it, and gives the
@@ -307,7 +314,7 @@ impl FlowTable {
     }
 
     /// Last step: the answer, with who must hear of this packet of `bytes` octets; none, and
-    /// nothing counted, if the entry's answer is of another epoch or the packet does not fit its way.
+    /// nothing counted, if the entry's answer is of another turn or the packet does not fit its way.
     #[inline]
     pub fn hit(
         &mut self,
@@ -347,21 +354,33 @@ impl FlowTable {
         Some((plan, Follow::Tell(Untold { connection, packets, bytes: octets })))
     }
 
+    /// The answer of an entry, if it has one of this epoch.
+    pub fn plan(&self, id: EntryId) -> Option<&Plan> {
+        match self.ways.lead(self.lines.get(id.0 as usize)?.way) {
+            Lead::Stale => None,
+            Lead::Shared(plan) => Some(plan),
+            Lead::Own => self.own_plan(id),
+        }
+    }
+
     fn own_plan(&self, id: EntryId) -> Option<&Plan> {
         let at = id.0 as usize;
         self.plans.get(at / PLANS)?.as_deref()?.get(at % PLANS)
     }
 
-    fn set_own_plan(&mut self, id: EntryId, plan: &Plan) {
+    fn set_own_plan(&mut self, id: EntryId, plan: &Plan, groups: &Groups) {
         let at = id.0 as usize;
         if self.plans.len() <= at / PLANS {
             self.plans.resize_with(at / PLANS + 1, || None);
+            self.groups.resize_with(at / PLANS + 1, || None);
         }
         let some = self.plans[at / PLANS].get_or_insert_with(|| [Plan::default(); PLANS].into());
         some[at % PLANS] = *plan;
+        let some = self.groups[at / PLANS].get_or_insert_with(|| [Groups::default(); PLANS].into());
+        some[at % PLANS] = *groups;
     }
 
-    /// The entry of a key, of whatever sender and epoch.
+    /// The entry of a key, of whatever sender and turn.
     #[inline(never)]
     fn search(&self, hash: u64, key: &FlowKey) -> Option<EntryId> {
         let same = |e: u32| self.lines[e as usize].key == *key;
@@ -372,25 +391,30 @@ impl FlowTable {
         old.get(hash, same).map(EntryId)
     }
 
-    /// Puts an entry in, in place of one with the same key. `None`: the table is full.
+    /// Puts an entry in that the epoch [begun](Self::begin) last gave its answer, in place of one with
+    /// the same key. `None`: the table is full.
     pub fn insert(&mut self, hash: u64, entry: &FlowEntry) -> Option<EntryId> {
-        self.begin(entry.epoch);
         let known = self.search(hash, &entry.key);
         let id = match known {
             Some(id) => {
+                if !self.ways.is_now(self.lines[id.0 as usize].way) {
+                    self.renewals.judged += 1;
+                }
                 self.settle_counts(id);
                 id
             }
             None => self.take_number()?,
         };
-        // Translation is the flow's alone.
-        let way = match entry.plan.shared() {
+        // Translation is the flow's alone; so is what is not to be seen of its key.
+        let shared = entry.plan.shared().filter(|_| entry.groups == Groups::of_key(&entry.key));
+        let way = match shared {
             Some(plan) => self.ways.share(&plan),
             None => self.ways.own(),
         };
         if is_own(way) {
-            self.set_own_plan(id, &entry.plan);
+            self.set_own_plan(id, &entry.plan, &entry.groups);
         }
+        self.presence.enter(&entry.groups);
         let FlowEntry { key, sender, last_seen, .. } = *entry;
         let mut line = Line { key, sender, way, last_seen, tail: [0; 2] };
         if is_followed(&line) {
@@ -413,7 +437,8 @@ impl FlowTable {
         if self.lines.len() >= self.limit {
             return None;
         }
-        let line = Line { key: FlowKey::default(), sender: 0, way: 0, last_seen: 0, tail: [0; 2] };
+        let key = FlowKey::default();
+        let line = Line { key, sender: NOBODY, way: 0, last_seen: 0, tail: [0; 2] };
         self.lines.push(line);
         self.connections.push(ConnectionRef::NONE);
         Some(EntryId(self.lines.len() as u32 - 1))
@@ -440,6 +465,7 @@ impl FlowTable {
         self.settle_counts(id);
         let hash = self.lines[id.0 as usize].key.hash(&self.hash_key);
         self.connections[id.0 as usize] = ConnectionRef::NONE;
+        self.lines[id.0 as usize].sender = NOBODY;
         if !self.index.remove(hash, id.0)
             && let Some((old, _)) = &mut self.old
         {
@@ -461,6 +487,9 @@ impl FlowTable {
     pub fn sweep(&mut self, budget: usize, mut ended: impl FnMut(ConnectionRef, u32) -> bool) {
         for _ in 0..budget.min(self.lines.len()) {
             self.sweep = if self.sweep + 1 >= self.lines.len() { 0 } else { self.sweep + 1 };
+            if self.sweep == 0 {
+                self.presence.turn_over();
+            }
             let connection = self.connections[self.sweep];
             if connection.is_none() {
                 continue;
@@ -470,6 +499,7 @@ impl FlowTable {
                 self.remove(id);
             } else {
                 self.settle_counts(id);
+                self.presence.stay(&self.groups_of(id));
             }
         }
     }

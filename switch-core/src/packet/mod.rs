@@ -207,6 +207,33 @@ impl Packet {
         self.len = frame.len() as u32;
     }
 
+    /// So many octets are copied as fast as fewer.
+    pub(crate) const LINE: usize = 64;
+
+    /// Makes the frame a copy of the first `len` of `octets`. Those behind it may be copied, too: a
+    /// short frame is a few moves then instead of a call.
+    ///
+    /// # Panics
+    /// If there are fewer octets than `len`, or it exceeds [`capacity`](Self::capacity).
+    #[inline]
+    pub(crate) fn fill_from(&mut self, octets: &[u8], len: usize) {
+        let spare = self.spare_mut();
+        if len <= Self::LINE
+            && let Some(to) = spare.first_chunk_mut::<{ Self::LINE }>()
+            && let Some(from) = octets.first_chunk::<{ Self::LINE }>()
+        {
+            // By way of numbers: a copy the compiler would join with the other one's call.
+            let (to, from) = (to.as_chunks_mut::<16>().0, from.as_chunks::<16>().0);
+            let words = [0, 1, 2, 3].map(|i| u128::from_ne_bytes(from[i]));
+            for i in 0..4 {
+                to[i] = words[i].to_ne_bytes();
+            }
+        } else {
+            spare[..len].copy_from_slice(&octets[..len]);
+        }
+        self.len = len as u32;
+    }
+
     /// Makes the frame the concatenation of `parts`. Panics if it is longer than the capacity.
     #[inline]
     fn fill_parts<const N: usize>(&mut self, parts: [&[u8]; N]) {

@@ -116,6 +116,24 @@ impl Pool {
         self.free_rare(packet);
     }
 
+    /// Takes all of a burst back.
+    #[inline]
+    pub fn free_burst(&mut self, batch: &mut Batch) {
+        let mut back = 0;
+        self.small.reserve(batch.len());
+        for mut packet in batch.drain(..) {
+            if packet.buffer_len() == HEADROOM + Self::SMALL && self.small.len() < self.config.small
+            {
+                back += 1;
+                packet.reset();
+                self.small.push(packet);
+            } else {
+                self.free_rare(packet);
+            }
+        }
+        self.small_out = self.small_out.saturating_sub(back);
+    }
+
     #[inline(never)]
     fn free_rare(&mut self, mut packet: Packet) {
         let (kept, out, limit) = match packet.buffer_len() - HEADROOM {

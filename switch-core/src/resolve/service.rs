@@ -7,7 +7,7 @@ use policy::service::table::{
 };
 use wire::flow_key::{FlowKey, proto, to_octets};
 
-use super::{Answer, Denial, Query};
+use super::{Answer, Denial, Query, route};
 use crate::action::DropReason;
 use crate::flow::connection::{Pinned, SourceNat};
 use crate::id::Cookie;
@@ -66,9 +66,13 @@ pub(super) fn translate<'s>(
     let is_looped = !is_pod
         && snapshot.node_addresses.contains(&client)
         && snapshot.node_addresses.contains(&backend.address);
-    if is_hairpin || is_looped {
+    if is_looped || (is_hairpin && snapshot.is_local_pod(client)) {
         hide(pinned, snapshot.gateway_address(client), SourceNat::Connection);
-    } else if chosen.needs_snat || is_transit {
+    } else if chosen.needs_snat
+        || is_hairpin
+        || is_transit
+        || route::is_back_to_host(snapshot, query, pinned)
+    {
         hide(pinned, snapshot.own_address(client), SourceNat::Connection);
     }
     Ok(Some(Served { chosen, affinity }))

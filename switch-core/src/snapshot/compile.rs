@@ -9,6 +9,7 @@ use hashbrown::HashMap;
 use policy::maglev::{self, Maglev};
 use policy::prefix::PrefixMap;
 use policy::service::table::ServiceTable;
+use policy::touched::Touched;
 use wire::addr::Mac;
 use wire::cidr::Cidr;
 
@@ -23,7 +24,8 @@ use crate::route::fdb::{self, Bounds};
 /// Compiles `config` into the snapshot of `epoch`, all but policy and Services, whose compilers
 /// keep their own state. `fdb_ids` remembers what the FDB knows each
 /// VLAN of each domain by; it is only added to. `before` is the snapshot in force, `pods` what changed
-/// of them since.
+/// of them since, and `ground` whether all that is no pod, policy or Service is as it was then. What the
+/// snapshot touches is what others than pods, policy and Services have to do with.
 ///
 /// # Errors
 /// Everything that is wrong, each with object, field and reason.
@@ -33,6 +35,7 @@ pub fn compile(
     fdb_ids: &mut FdbIds,
     before: &Snapshot,
     pods: &PodChanges<'_>,
+    ground: bool,
 ) -> Result<Snapshot, Vec<ConfigError>> {
     let mut build = Build {
         config,
@@ -48,7 +51,10 @@ pub fn compile(
     let endpoints = build.endpoints(before, pods);
     let tunnels = tunnels::Compiler::new(config, build.uplinks, &mut build.errors);
     let tunnels = tunnels.compile(&before.tunnels);
-    let fib = build.fib(&tunnels);
+    let ground = ground && Arc::ptr_eq(&tunnels, &before.tunnels);
+    let fib = if ground { before.fib.clone() } else { Arc::new(build.fib(&tunnels)) };
+    let mut touched = before.touched.clone();
+    touched.touch(epoch, if ground { pods.touched() } else { Touched::Everything });
     let Build { errors, mut ports, host, uplinks, .. } = build;
     if !errors.is_empty() {
         return Err(errors);
@@ -56,6 +62,7 @@ pub fn compile(
     let domains = fill_domains(domains, &mut ports);
     Ok(Snapshot {
         epoch,
+        touched,
         gateway: config.node.gateway,
         node_addresses: config.node.addresses.clone().into(),
         nat_ports: config.node.nat_ports.clone(),
@@ -82,7 +89,7 @@ pub fn compile(
 /// Everything that is wrong, each with object, field and reason.
 pub fn check(config: &Config) -> Result<Snapshot, Vec<ConfigError>> {
     let pods = PodChanges { gone: Vec::new(), here: config.endpoints.iter().collect() };
-    compile(config, Epoch(1), &mut FdbIds::default(), &Snapshot::empty(), &pods)
+    compile(config, Epoch(1), &mut FdbIds::default(), &Snapshot::empty(), &pods, false)
 }
 
 /// What the FDB knows each VLAN of each bridge domain by, kept from epoch to epoch.
@@ -278,9 +285,9 @@ impl Build<'_> {
             fib.insert(*range, FibEntry::LocalPods);
         }
         for node in &self.config.nodes {
-            let reach = tunnels.reach(&node.name).unwrap_or(Reach::Host);
             for range in &node.pod_cidrs {
-                fib.insert(*range, FibEntry::Node(reach));
+                let reach = tunnels.reach(&node.name, range.address().is_ipv6());
+                fib.insert(*range, FibEntry::Node(reach.unwrap_or(Reach::Host)));
             }
         }
         let links = self.links();
@@ -294,9 +301,10 @@ impl Build<'_> {
         }
         // Last, so that no range or route hides nodes' own addresses.
         for node in self.config.nodes.iter().filter(|_| tunnels.enabled) {
-            let Some(reach) = tunnels.reach(&node.name) else { continue };
             for address in &node.addresses {
-                fib.insert(Cidr::host(*address), FibEntry::Node(reach));
+                if let Some(reach) = tunnels.reach(&node.name, address.is_ipv6()) {
+                    fib.insert(Cidr::host(*address), FibEntry::Node(reach));
+                }
             }
         }
         for address in &self.config.node.addresses {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 use policy::cow::CowMap;
+use policy::touched::Touched;
 
 use super::compile::{Build, is_unicast};
 use super::{EndpointFacts, Location, PodPort, PortFacts, Snapshot};
@@ -22,6 +23,16 @@ pub struct PodChanges<'a> {
     pub gone: Vec<&'a Arc<Endpoint>>,
     /// As they are.
     pub here: Vec<&'a Arc<Endpoint>>,
+}
+
+impl PodChanges<'_> {
+    /// The addresses that these pods had or have.
+    pub(super) fn touched(&self) -> Touched {
+        let mut touched = Touched::default();
+        let pods = self.gone.iter().chain(&self.here);
+        touched.extend(pods.flat_map(|pod| pod.workload.addresses.iter().copied()));
+        touched
+    }
 }
 
 /// Pods by address, and those of them that have a port.

@@ -7,6 +7,7 @@ mod compile;
 mod endpoints;
 mod policy_counters;
 mod ports;
+mod touched;
 mod tunnels;
 
 use std::net::IpAddr;
@@ -25,6 +26,7 @@ pub use compile::{FdbIds, check, compile};
 pub use endpoints::PodChanges;
 pub use policy_counters::PolicyCounters;
 pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging, UplinkPort};
+pub use touched::{Group, Groups, LastTouched, Reached};
 pub use tunnels::{PATH_MTU_SECS, PathMtu, Reach, Tunnel, Tunnels, Uplinks};
 
 use crate::config::{ClusterKey, Endpoint, Gateway, Masquerade, NAT_PORTS};
@@ -86,6 +88,8 @@ pub struct NextHops {
 pub struct Snapshot {
     /// Which snapshot this is.
     pub epoch: Epoch,
+    /// When what flows depend on was changed last.
+    pub touched: LastTouched,
     /// The gateway that pods see.
     pub gateway: Gateway,
     /// This node's addresses, for packets that the switch originates.
@@ -107,7 +111,7 @@ pub struct Snapshot {
     /// Pods by address.
     pub endpoints: CowMap<IpAddr, EndpointFacts>,
     /// Everything else, by longest prefix.
-    pub fib: PrefixMap<FibEntry>,
+    pub fib: Arc<PrefixMap<FibEntry>>,
     /// Network policy, compiled.
     pub policy: Arc<PolicyTable>,
     /// How often each of its rules decided.
@@ -127,6 +131,7 @@ impl Snapshot {
     pub fn empty() -> Self {
         Self {
             epoch: Epoch(0),
+            touched: LastTouched::everything(Epoch(0)),
             gateway: Gateway::default(),
             node_addresses: Arc::new([]),
             nat_ports: NAT_PORTS,
@@ -137,7 +142,7 @@ impl Snapshot {
             node: "".into(),
             attached: Arc::new([]),
             endpoints: CowMap::new(),
-            fib: PrefixMap::new(),
+            fib: Arc::new(PrefixMap::new()),
             policy: Arc::default(),
             policy_counters: PolicyCounters::default(),
             services: ServiceTable::default(),

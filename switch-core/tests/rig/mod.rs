@@ -17,7 +17,9 @@ use policy::rule::{
     Labels, NetworkPolicy, Peers, PortRule, Ports, Protocol, Rule, Selector, Workload,
 };
 use switch_core::action::DropReason;
-use switch_core::config::{Attachment, Cidr, Config, Endpoint, LocalNode, PortConfig, PortRole};
+use switch_core::config::{
+    Attachment, BridgeDomain, Cidr, Config, Endpoint, LocalNode, PortConfig, PortRole,
+};
 use switch_core::control::{ControlPlane, Options};
 use switch_core::engine::{Dropped, Observer};
 use switch_core::id::{Cookie, PortId};
@@ -170,6 +172,16 @@ impl Switch {
     pub fn send_packet(&mut self, port: usize, packet: Packet) {
         self.ends[port].send(packet).unwrap();
         self.workers[0].poll(self.now);
+    }
+
+    /// Publishes `config` with something besides that concerns all flows and changes none: no
+    /// answer derived before holds any longer.
+    pub fn forget(&mut self, config: &Config) {
+        let name = format!("idle{}", self.control.snapshot().epoch).into();
+        let idle = BridgeDomain { name, ageing_secs: 300, learn_limit: 1 };
+        let mut config = config.clone();
+        config.bridges.push(Arc::new(idle));
+        self.control.apply(&config).unwrap();
     }
 
     /// A sum over all workers' counters.

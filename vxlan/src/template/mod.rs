@@ -92,6 +92,11 @@ pub struct Template {
     bytes: [u8; MAX_LEN],
     len: u8,
     ipv6: bool,
+    /// The bits of the inner traffic class that the outer one takes over, and the others.
+    class_mask: u8,
+    class: u8,
+    /// Whether [`encap_ordinary`](Self::encap_ordinary) does for it.
+    is_ordinary: bool,
     /// Sum of the IPv4 header's words that do not depend on the packet.
     ip_sum: u16,
     /// Sum of the UDP pseudo-header's addresses and protocol, and the UDP destination port: what of
@@ -143,10 +148,19 @@ impl Template {
         bytes[at + 2..at + 4].copy_from_slice(&outer.port.to_be_bytes());
         let vxlan = at + UDP;
         bytes[vxlan..vxlan + header::LEN].copy_from_slice(&header::octets(outer.vni));
+        let (class_mask, class) = match outer.dscp {
+            Dscp::Fixed(dscp) => (crate::ecn::MASK, dscp << 2),
+            Dscp::Inherit => (0xff, 0),
+        };
         Ok(Self {
             bytes,
             len: (vxlan + header::LEN) as u8,
             ipv6: outer.source.is_ipv6(),
+            class_mask,
+            class,
+            is_ordinary: outer.source.is_ipv4()
+                && outer.checksum == UdpChecksum::Zero
+                && outer.dont_fragment == DontFragment::Set,
             ip_sum: checksum::sum(&bytes[ip..at]).fold(),
             pseudo_sum: pseudo.fold(),
             dscp: outer.dscp,
@@ -221,6 +235,52 @@ impl Template {
         })
     }
 
+    /// [`encap`](Self::encap) of an ordinary frame, untagged and with finished checksums, by an
+    /// ordinary tunnel: over IPv4, never fragmented, without UDP checksum. False, and nothing was
+    /// written: one of the two is not, or it does not fit.
+    #[inline]
+    pub fn encap_ordinary(
+        &self,
+        source_port: SourcePort,
+        traffic_class: u8,
+        frame: &mut [u8],
+    ) -> bool {
+        match self.len {
+            50 if self.is_ordinary => self.write::<50>(source_port, traffic_class, frame),
+            36 if self.is_ordinary => self.write::<36>(source_port, traffic_class, frame),
+            _ => false,
+        }
+    }
+
+    /// [`encap_ordinary`](Self::encap_ordinary) with outer headers of `LEN` octets.
+    #[inline(always)]
+    fn write<const LEN: usize>(
+        &self,
+        source_port: SourcePort,
+        traffic_class: u8,
+        frame: &mut [u8],
+    ) -> bool {
+        let ip = LEN - header::LEN - UDP - IPV4;
+        let len = frame.len().wrapping_sub(ip);
+        let Some(head) = frame.first_chunk_mut::<LEN>() else { return false };
+        if len > usize::from(u16::MAX) {
+            return false;
+        }
+        head.copy_from_slice(&self.bytes[..LEN]);
+        let class = self.class | traffic_class & self.class_mask;
+        head[ip + 1] = class;
+        head[ip + 2..ip + 4].copy_from_slice(&(len as u16).to_be_bytes());
+        head[ip + 6] = 0x40;
+        let sum = u32::from(self.ip_sum) + u32::from(class) + len as u32 + 0x4000;
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        head[ip + 10..ip + 12].copy_from_slice(&sum.to_be_bytes());
+        let udp = ip + IPV4;
+        head[udp..udp + 2].copy_from_slice(&source_port.get().to_be_bytes());
+        head[udp + 4..udp + 6].copy_from_slice(&((len - IPV4) as u16).to_be_bytes());
+        true
+    }
+
     /// The tunnel packet as a UDP socket sends it: the kernel writes the outer IP and UDP headers.
     /// The source port is the socket's own; choose the socket by [`InnerFacts::source_port`].
     ///
@@ -257,10 +317,7 @@ impl Template {
     /// ECN as inside, DSCP as configured.
     #[inline]
     fn traffic_class(&self, inner: &InnerFacts) -> u8 {
-        match self.dscp {
-            Dscp::Fixed(dscp) => dscp << 2 | inner.traffic_class & crate::ecn::MASK,
-            Dscp::Inherit => inner.traffic_class,
-        }
+        self.class | inner.traffic_class & self.class_mask
     }
 
     #[inline]

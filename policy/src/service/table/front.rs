@@ -72,7 +72,7 @@ impl FrontKey {
     }
 
     /// The addresses that it stands for, on a node with these.
-    pub(super) fn addresses(&self, node: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+    pub(in crate::service) fn addresses(&self, node: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
         let own = (self.place != Place::Node).then(|| to_addr(&self.address, self.family));
         let is_v4 = self.family == Family::V4;
         let node = if self.place == Place::Node { node } else { &[] };

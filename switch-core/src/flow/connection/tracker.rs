@@ -332,7 +332,7 @@ impl Tracker {
         // Always the lower shard first, so that two workers never wait for each other.
         let mut low = self.lock(first.min(second));
         let mut high = (first != second).then(|| self.lock(first.max(second)));
-        let (home, mut other) = match &mut high {
+        let (home, other) = match &mut high {
             None => (&mut *low, None),
             Some(high) if first < second => (&mut *low, Some(&mut **high)),
             Some(high) => (&mut **high, Some(&mut *low)),
@@ -348,7 +348,7 @@ impl Tracker {
         self.answer_for(number).ok_or(Refused::Full)?.store(&pinned.reply, reply_place.0);
         let connection = self.open(number, pinned, place, now_secs).ok_or(Refused::Full)?;
         self.enter(home, place, number << 1);
-        self.enter(other.as_deref_mut().unwrap_or(home), reply_place, number << 1 | 1);
+        self.enter(other.unwrap_or(home), reply_place, number << 1 | 1);
         Ok(Made::New(connection))
     }
 

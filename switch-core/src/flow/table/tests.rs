@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 
+use policy::touched::Touched;
 use proptest::prelude::*;
-use wire::flow_key::{Family, proto};
+use wire::flow_key::{Family, proto, to_addr};
 
 use super::*;
+use crate::id::Epoch;
 use crate::id::PortId;
+use crate::snapshot::Group;
 use wire::addr::Mac;
 
 const HASH: HashKey = HashKey::new(3);
@@ -32,7 +35,7 @@ fn entry(n: u16, mark: u32) -> FlowEntry {
         key: key(n),
         sender: 0,
         connection: connection(n),
-        epoch: Epoch(1),
+        groups: Groups::of_key(&key(n)),
         last_seen: mark,
         plan: plan(n),
     }
@@ -60,15 +63,21 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// A look after nothing was touched.
+fn look(table: &mut FlowTable, candidate: EntryId, key: &FlowKey, sender: u64) -> EntryId {
+    let touched = LastTouched::everything(Epoch(0));
+    table.look(candidate, key.hash(&HASH), key, sender, &touched)
+}
+
 /// Looks a key up as the engine does: by candidate, then certain.
-fn find(table: &FlowTable, n: u16) -> Option<EntryId> {
+fn find(table: &mut FlowTable, n: u16) -> Option<EntryId> {
     let key = key(n);
     let hash = key.hash(&HASH);
     table.prefetch(hash);
-    let found = table.look(table.candidate(hash), hash, &key, 0);
-    let searched = table.look(EntryId::NONE, hash, &key, 0);
+    let found = look(table, table.candidate(hash), &key, 0);
+    let searched = look(table, EntryId::NONE, &key, 0);
     assert_eq!(found, searched, "with and without a candidate");
-    Some(found.0).filter(|id| !id.is_none())
+    Some(found).filter(|id| !id.is_none())
 }
 
 /// Every entry's key and mark.
@@ -77,7 +86,7 @@ fn all(table: &FlowTable) -> Vec<(FlowKey, u32)> {
     used.map(|(_, line)| (line.key, line.last_seen)).collect()
 }
 
-fn check(table: &FlowTable, plain: &HashMap<u16, u32>) {
+fn check(table: &mut FlowTable, plain: &HashMap<u16, u32>) {
     assert_eq!(table.len(), plain.len());
     for n in 0..3400 {
         let found = find(table, n).map(|id| {
@@ -119,14 +128,14 @@ proptest! {
                     }
                 }
                 Op::Remove(first, count) => for n in first..first + count {
-                    let found = find(&table, n);
+                    let found = find(&mut table, n);
                     prop_assert_eq!(found.is_some(), plain.remove(&n).is_some());
                     if let Some(id) = found {
                         table.remove(id);
                         table.remove(id);
                     }
                 }
-                Op::Find(n) => prop_assert_eq!(find(&table, n).is_some(), plain.contains_key(&n)),
+                Op::Find(n) => prop_assert_eq!(find(&mut table, n).is_some(), plain.contains_key(&n)),
                 Op::Sweep(budget, remainder) => {
                     let before = table.len();
                     let mut seen = 0;
@@ -151,7 +160,7 @@ proptest! {
                 Op::Settle(buckets) => table.settle(buckets),
             }
         }
-        check(&table, &plain);
+        check(&mut table, &plain);
     }
 }
 
@@ -189,8 +198,10 @@ fn keys_that_collide_stand_side_by_side() {
         table.index.insert(hash, u32::from(n));
     }
     for n in 0..100u16 {
-        let found = table.look(table.candidate(hash), hash, &key(n), 0);
-        assert_eq!(found, (EntryId(u32::from(n)), None));
+        let candidate = table.candidate(hash);
+        let touched = LastTouched::everything(Epoch(1));
+        let found = table.look(candidate, hash, &key(n), 0, &touched);
+        assert_eq!(found, EntryId(u32::from(n)));
     }
     for n in (0..100).rev() {
         assert!(table.index.remove(hash, n));
@@ -208,8 +219,15 @@ fn hit(table: &mut FlowTable, n: u16, bytes: usize, now: u32) -> Option<(Plan, F
     table.hit(id, bytes, now, |_| true).map(|(plan, follow)| (*plan, follow))
 }
 
+/// Epoch `epoch` begins, and touches everything.
+fn everything(table: &mut FlowTable, epoch: u32) {
+    table.begin(Epoch(epoch), &LastTouched::everything(Epoch(epoch)));
+}
+
 fn table() -> FlowTable {
-    FlowTable::new(FlowTableConfig { entries: 5000, hash_key: HASH })
+    let mut table = FlowTable::new(FlowTableConfig { entries: 5000, hash_key: HASH });
+    everything(&mut table, 1);
+    table
 }
 
 #[test]
@@ -230,7 +248,8 @@ fn packets_are_counted_in_the_entry_and_told_once_a_second() {
     hit(&mut table, 1, 60, 51).unwrap();
     table.insert(key(1).hash(&HASH), &entry(1, 51)).unwrap();
     hit(&mut table, 1, 70, 51).unwrap();
-    table.remove(find(&table, 1).unwrap());
+    let id = find(&mut table, 1).unwrap();
+    table.remove(id);
     let one = |bytes| Untold { connection: connection(1), packets: 1, bytes };
     assert_eq!(table.untold().collect::<Vec<_>>(), [one(60), one(70)]);
 }
@@ -268,30 +287,49 @@ fn tcp_and_what_is_translated_is_followed_packet_by_packet() {
     assert_eq!(hit(&mut table, 1, 60, 51), Some((translated.plan, each)));
     let hash = tcp.hash(&HASH);
     let id = table.insert(hash, &FlowEntry { key: tcp, ..entry(2, 50) }).unwrap();
-    let looked = table.look(table.candidate(hash), hash, &tcp, 0);
-    assert_eq!(looked, (id, Some(connection(2))));
+    let candidate = table.candidate(hash);
+    assert_eq!(look(&mut table, candidate, &tcp, 0), id);
+    assert_eq!(table.approach(id), Some(connection(2)));
+    let translated = find(&mut table, 1).unwrap();
+    assert_eq!(table.approach(translated), Some(connection(1)));
     let found = table.hit(id, 60, 50, |_| true).map(|(plan, follow)| (*plan, follow));
     assert_eq!(found, Some((plan(2), Follow::Each(connection(2)))));
     table.sweep(100, |_, _| true);
     assert!(table.untold().next().is_none(), "the connection has heard of each");
 }
 
+/// Between the second step and the fourth another packet may have changed the table.
+#[test]
+fn a_candidate_that_was_removed_is_none() {
+    let mut table = table();
+    let hash = key(1).hash(&HASH);
+    let id = table.insert(hash, &entry(1, 50)).unwrap();
+    let candidate = table.candidate(hash);
+    table.remove(id);
+    assert_eq!(look(&mut table, candidate, &key(1), 0), EntryId::NONE);
+    // Its place is another's now, and it has another place.
+    assert_eq!(table.insert(key(2).hash(&HASH), &entry(2, 50)), Some(id));
+    let again = table.insert(hash, &entry(1, 50)).unwrap();
+    assert_ne!(again, id);
+    assert_eq!(look(&mut table, candidate, &key(1), 0), again);
+}
+
 #[test]
 fn an_answer_holds_for_its_epoch_and_sender_only() {
     let mut table = table();
     table.insert(key(1).hash(&HASH), &entry(1, 50)).unwrap();
-    let looked = table.look(EntryId::NONE, key(1).hash(&HASH), &key(1), 7);
-    assert_eq!(looked, (EntryId::NONE, None), "another sender");
-    let id = find(&table, 1).unwrap();
+    let looked = look(&mut table, EntryId::NONE, &key(1), 7);
+    assert_eq!(looked, EntryId::NONE, "another sender");
+    let id = find(&mut table, 1).unwrap();
     assert!(table.hit(id, 60, 50, |_| false).is_none(), "too long for its way");
     assert!(table.hit_counted(id, 1501, 60, 50).is_none(), "too long for its way");
     assert!(table.hit_counted(EntryId::NONE, 40, 60, 50).is_none());
-    table.begin(Epoch(1));
+    everything(&mut table, 1);
     assert!(hit(&mut table, 1, 60, 50).is_some());
-    table.begin(Epoch(2));
-    assert!(find(&table, 1).is_none());
+    everything(&mut table, 2);
+    assert!(find(&mut table, 1).is_none());
     assert!(table.hit(id, 60, 50, |_| true).is_none(), "looked up before");
-    table.insert(key(1).hash(&HASH), &FlowEntry { epoch: Epoch(2), ..entry(1, 50) }).unwrap();
+    table.insert(key(1).hash(&HASH), &entry(1, 50)).unwrap();
     assert!(hit(&mut table, 1, 60, 50).is_some());
     assert_eq!(table.len(), 1);
 }
@@ -308,8 +346,8 @@ fn no_answer_comes_back_when_numbers_come_round() {
     let mut epoch = 1;
     while !table.is_empty() {
         epoch += 1;
-        table.begin(Epoch(epoch));
-        assert!(find(&table, 5).is_none(), "epoch {epoch}");
+        everything(&mut table, epoch);
+        assert!(find(&mut table, 5).is_none(), "epoch {epoch}");
     }
     assert!(epoch > 500_000);
     assert_eq!(table.untold().map(|u| u.packets).collect::<Vec<_>>(), [1]);
@@ -329,4 +367,115 @@ fn more_next_hops_than_can_be_shared_have_their_flows_own_answers() {
         assert_eq!(counted, n < 8_192, "{n}: one number says that the answer is the flow's own");
         assert!(counted || follow == Follow::Each(connection(n)));
     }
+}
+
+/// States that touch some addresses each.
+struct States(u32, LastTouched);
+
+impl States {
+    fn touch(&mut self, table: &mut FlowTable, addresses: &[[u8; 16]]) {
+        self.0 += 1;
+        let addresses = addresses.iter().map(|a| to_addr(a, Family::V6)).collect();
+        self.1.touch(Epoch(self.0), Touched::Addresses(addresses));
+        table.begin(Epoch(self.0), &self.1);
+    }
+
+    /// Whether the entry of a key holds in the present state.
+    fn holds(&self, table: &mut FlowTable, n: u16) -> bool {
+        let (key, hash) = (key(n), key(n).hash(&HASH));
+        let held = table.look(table.candidate(hash), hash, &key, 0, &self.1);
+        held == table.look(EntryId::NONE, hash, &key, 0, &self.1) && !held.is_none()
+    }
+}
+
+fn judged_entries(entries: &[FlowEntry]) -> (FlowTable, States) {
+    let mut table = table();
+    for entry in entries {
+        table.insert(entry.key.hash(&HASH), entry).unwrap();
+    }
+    (table, States(1, LastTouched::everything(Epoch(1))))
+}
+
+#[test]
+fn what_depends_on_nothing_that_changed_holds() {
+    // The third is translated: what it depends on is not in its key.
+    let mut third = entry(3, 50);
+    third.plan = plan(3).translate(&key(3), &key(40));
+    third.groups.0[2] = Group::of(&key(40).src);
+    let (mut table, mut states) = judged_entries(&[entry(1, 50), entry(2, 50), third]);
+    hit(&mut table, 1, 60, 50).unwrap();
+    states.touch(&mut table, &[key(7).src, key(8).src]);
+    assert!((1..=3).all(|n| states.holds(&mut table, n)));
+    assert_eq!(table.renewals(), Renewals::default(), "nobody was asked");
+    states.touch(&mut table, &[key(2).src]);
+    assert_eq!([1, 2, 3].map(|n| states.holds(&mut table, n)), [true, false, true]);
+    assert_eq!(table.renewals(), Renewals { kept: 2, judged: 0 });
+    states.touch(&mut table, &[key(40).src]);
+    assert_eq!([1, 2, 3].map(|n| states.holds(&mut table, n)), [true, false, false]);
+    assert_eq!(hit(&mut table, 1, 60, 50), Some((plan(1), Follow::Counted)));
+    table.insert(key(2).hash(&HASH), &entry(2, 50)).unwrap();
+    assert_eq!(table.renewals(), Renewals { kept: 1, judged: 1 });
+    assert!(states.holds(&mut table, 2));
+    // Their destination is the same.
+    states.touch(&mut table, &[[9; 16]]);
+    assert!(!(1..=3).any(|n| states.holds(&mut table, n)));
+    table.sweep(3, |_, _| true);
+    assert_eq!(table.untold().map(|u| u.packets).collect::<Vec<_>>(), [2], "none is lost");
+}
+
+#[test]
+fn an_entry_holds_over_states_that_no_packet_saw() {
+    let (mut table, mut states) = judged_entries(&[entry(1, 50), entry(2, 50)]);
+    for _ in 0..50 {
+        states.touch(&mut table, &[key(2).src]);
+    }
+    assert!(states.holds(&mut table, 1) && !states.holds(&mut table, 2));
+    for _ in 0..70 {
+        states.touch(&mut table, &[key(2).src]);
+    }
+    assert!(!states.holds(&mut table, 1), "longer than is known");
+    // One touched meanwhile does not hold, however long ago that was.
+    let (mut table, mut states) = judged_entries(&[entry(1, 50), entry(2, 50)]);
+    states.touch(&mut table, &[key(1).src]);
+    for _ in 0..20 {
+        states.touch(&mut table, &[key(2).src]);
+    }
+    assert!(!states.holds(&mut table, 1));
+}
+
+#[test]
+fn what_no_flow_depends_on_is_forgotten_when_the_sweep_has_gone_round() {
+    let (mut table, mut states) = judged_entries(&[entry(1, 50), entry(2, 50)]);
+    let id = find(&mut table, 2).unwrap();
+    table.remove(id);
+    let mut asked = Vec::new();
+    for _ in 0..4 {
+        states.touch(&mut table, &[key(2).src]);
+        assert!(states.holds(&mut table, 1));
+        asked.push(table.renewals().kept);
+        table.sweep(2, |_, _| false);
+    }
+    assert_eq!(asked, [1, 1, 0, 0]);
+    // And what one does depend on is not.
+    states.touch(&mut table, &[key(1).src]);
+    assert!(!states.holds(&mut table, 1));
+}
+
+#[test]
+fn ways_that_pile_up_are_cleared() {
+    let mut table = FlowTable::new(FlowTableConfig { entries: 20_000, hash_key: HASH });
+    let mut states = States(1, LastTouched::everything(Epoch(1)));
+    table.begin(Epoch(1), &states.1);
+    let far = |n: u16| Plan { mtu: 1500 + n, ..plan(0) };
+    for n in 1..=5000 {
+        table.insert(key(n).hash(&HASH), &FlowEntry { plan: far(n), ..entry(n, 50) }).unwrap();
+    }
+    states.touch(&mut table, &[key(5000).src]);
+    assert!(!states.holds(&mut table, 1), "all are judged again");
+    for n in 4001..=5000 {
+        table.insert(key(n).hash(&HASH), &FlowEntry { plan: far(n), ..entry(n, 50) }).unwrap();
+        assert_eq!(hit(&mut table, n, 60, 50), Some((far(n), Follow::Counted)));
+    }
+    states.touch(&mut table, &[key(5000).src]);
+    assert!(states.holds(&mut table, 4001));
 }

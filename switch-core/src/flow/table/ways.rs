@@ -1,24 +1,34 @@
 //! Answers that many flows share: the next hop and nothing else. An entry names one by its
-//! number, which is good for one epoch, so that its number also says whether it is of this one.
+//! number, which is good for one turn, so that its number also says whether it holds. A turn is as
+//! many epochs as changed nothing that any of the worker's flows depends on. Ways themselves stay from turn
+//! to turn, for the entries that are found to be as they were, until an epoch changes everything.
 
 use hashbrown::HashTable;
 
 use crate::action::{Plan, PlanFlags};
 use crate::id::Epoch;
 
-/// Low bits of a number: which way. The bits above: which epoch.
+/// Low bits of a number: which way. The bits above: which turn.
 const BITS: u32 = 13;
-/// The most ways of one epoch. What finds no room has its plan for itself.
+/// The most ways. What finds no room has its plan for itself.
 const LIMIT: usize = 1 << BITS;
+/// So many, and the next turn begins without any: some may be nobody's by now.
+const PLENTY: usize = LIMIT / 2;
 /// Ways that are at hand without a look into the index.
 const RECENT: usize = 256;
-/// Epochs that can be told apart.
-const EPOCHS: u32 = 1 << (32 - BITS);
+/// Turns that can be told apart.
+const TURNS: u32 = 1 << (32 - BITS);
+/// Turns whose entries may yet hold.
+const KEPT: usize = 64;
 
-/// The ways of one epoch.
+/// The ways of one turn.
 pub(super) struct Ways {
-    /// The epochs of this table counted, below [`EPOCHS`].
+    /// The turns of this table counted, below [`TURNS`].
     turn: u32,
+    /// Turns before this one that had the same ways; below [`KEPT`].
+    kept: u32,
+    /// The last epoch of each of those, by turn.
+    until: [Epoch; KEPT],
     /// The first stands for "the plan is the entry's own".
     ways: Vec<Plan>,
     index: HashTable<u32>,
@@ -33,7 +43,7 @@ pub(super) enum Lead<'a> {
     Shared(&'a Plan),
     /// The entry has a plan of its own.
     Own,
-    /// Nothing: the entry is of another epoch.
+    /// Nothing: the entry is of another turn.
     Stale,
 }
 
@@ -45,7 +55,7 @@ fn hash(plan: &Plan) -> u64 {
     (wide as u64) ^ (wide >> 64) as u64
 }
 
-/// Whether the number, of whatever epoch, says that an entry's plan is its own.
+/// Whether the number, of whatever turn, says that an entry's plan is its own.
 #[inline(always)]
 pub(super) fn is_own(number: u32) -> bool {
     number.is_multiple_of(LIMIT as u32)
@@ -54,19 +64,51 @@ pub(super) fn is_own(number: u32) -> bool {
 impl Ways {
     pub(super) fn new() -> Self {
         let ways = vec![Plan::default()];
-        Self { turn: 0, ways, index: HashTable::new(), recent: [0; RECENT], epoch: None }
+        let (until, recent) = ([Epoch(0); KEPT], [0; RECENT]);
+        Self { turn: 0, kept: 0, until, ways, index: HashTable::new(), recent, epoch: None }
     }
 
-    /// From now on `epoch` is the one: ways of any other are no more. True: all numbers have been
-    /// used once, and the caller must forget every entry before they are used again.
-    #[must_use]
-    pub(super) fn begin(&mut self, epoch: Epoch) -> bool {
+    /// The epoch that the turn has come to.
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    /// The turn goes on in `epoch`.
+    pub(super) fn go_on(&mut self, epoch: Epoch) {
         self.epoch = Some(epoch);
-        self.ways.truncate(1);
-        self.index.clear();
-        self.recent = [0; RECENT];
-        self.turn = (self.turn + 1) % EPOCHS;
+    }
+
+    /// Another turn begins with `epoch`. `afresh`: the ways of those before are no more. True: all
+    /// numbers have been used once, and the caller must forget every entry before they are used
+    /// again.
+    #[must_use]
+    pub(super) fn begin(&mut self, epoch: Epoch, afresh: bool) -> bool {
+        if let (Some(before), false) = (self.epoch, afresh || self.ways.len() > PLENTY) {
+            self.until[self.turn as usize % KEPT] = before;
+            self.kept = (self.kept + 1).min(KEPT as u32 - 1);
+        } else {
+            self.kept = 0;
+            self.ways.truncate(1);
+            self.index.clear();
+            self.recent = [0; RECENT];
+        }
+        self.epoch = Some(epoch);
+        self.turn = (self.turn + 1) % TURNS;
         self.turn == 0
+    }
+
+    /// The last epoch in which a number of an earlier turn was good, if its way is still there.
+    #[inline]
+    pub(super) fn until(&self, number: u32) -> Option<Epoch> {
+        let turn = number >> BITS;
+        let age = self.turn.wrapping_sub(turn);
+        (1..=self.kept).contains(&age).then(|| self.until[turn as usize % KEPT])
+    }
+
+    /// The number of the same way in this turn.
+    #[inline]
+    pub(super) fn renewed(&self, number: u32) -> u32 {
+        self.own() | (number % LIMIT as u32)
     }
 
     #[inline]
@@ -103,13 +145,13 @@ impl Ways {
         self.own() | way
     }
 
-    /// Whether a number is of this epoch.
+    /// Whether a number is of this turn.
     #[inline(always)]
     pub(super) fn is_now(&self, number: u32) -> bool {
         number >> BITS == self.turn
     }
 
-    /// The shared plan of this epoch that a number names, if it names one that rewrites headers
+    /// The shared plan of this turn that a number names, if it names one that rewrites headers
     /// and no more.
     #[inline(always)]
     pub(super) fn shared(&self, number: u32) -> Option<&Plan> {

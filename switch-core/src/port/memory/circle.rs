@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::packet::{Batch, Pool};
+use crate::packet::{Batch, Packet, Pool};
 use crate::port::{Port, PortInfo};
 
 /// A port that receives the same frames over and over and swallows what is sent. As a device
@@ -33,6 +33,8 @@ impl Circle {
             octets.extend_from_slice(frame.as_ref());
             ends.push(octets.len());
         }
+        // What is behind the last frame is copied with it.
+        octets.extend([0; Packet::LINE]);
         Self { info, octets, ends, is_small, next: 0, start: 0, sent: 0, sent_octets: 0 }
     }
 
@@ -75,26 +77,25 @@ impl Port for Circle {
             return self.receive_large(pool, batch);
         }
         pool.alloc_burst(batch, batch.remaining_capacity());
+        let (mut next, mut start) = (self.next, self.start);
         for packet in batch.iter_mut().skip(before) {
-            if self.next == self.ends.len() {
-                (self.next, self.start) = (0, 0);
+            if next == self.ends.len() {
+                (next, start) = (0, 0);
             }
-            let end = self.ends[self.next];
-            packet.fill(&self.octets[self.start..end]);
-            self.start = end;
-            self.next += 1;
+            let end = self.ends[next];
+            packet.fill_from(&self.octets[start..], end - start);
+            start = end;
+            next += 1;
         }
+        (self.next, self.start) = (next, start);
         Ok(batch.len() - before)
     }
 
     #[inline]
     fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
         let count = batch.len();
-        let mut octets = 0;
-        for packet in batch.drain(..) {
-            octets += packet.len() as u64;
-            pool.free(packet);
-        }
+        let octets: u64 = batch.iter().map(|packet| packet.len() as u64).sum();
+        pool.free_burst(batch);
         self.sent_octets += octets;
         self.sent += count as u64;
         Ok(count)

@@ -87,6 +87,18 @@ fn fold_wide(wide: u128) -> Sum {
     Sum(u32::from(Sum(sum as u32).fold().to_be()))
 }
 
+/// Whether the ones' complement sum over an IPv4 header without options, whose version is 4, comes to
+/// all ones (RFC 1071).
+/// In machine order, in which the sum is the same but for the order of its octets.
+#[inline(always)]
+pub fn ipv4_header_holds(header: &[u8; 20]) -> bool {
+    let (words, _) = header.as_chunks::<4>();
+    let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    // 2¹⁶ is 1 modulo 0xffff, so folding does not change the remainder, and that of all ones is 0.
+    // (That of an all-zero header too, but its version is not 4.)
+    sum.is_multiple_of(0xffff)
+}
+
 /// The IPv4 pseudo-header's sum (RFC 9293 §3.1, RFC 768); `len` is that of the layer-4 header
 /// and all behind it, in octets.
 #[inline]

@@ -53,6 +53,13 @@ impl Delta {
         !Sum(!checksum as u32 + self.0 as u32).fold()
     }
 
+    /// The IPv4 header checksum after the change and a TTL that went down by one, which is
+    /// `~m + m'` = 0xfeff in the word of TTL and protocol.
+    #[inline]
+    pub const fn apply_hop(self, checksum: u16) -> u16 {
+        !Sum(!checksum as u32 + self.0 as u32 + 0xfeff).fold()
+    }
+
     /// A UDP checksum after the change: zero means that there is none and stays, and a checksum
     /// that comes to zero is sent as 0xffff (RFC 768).
     #[inline]

@@ -6,6 +6,7 @@
 //! property test says so), so it can ask its questions in whatever order is cheapest.
 
 use super::{Fragment, Icmp, Network, Parsed, array, be16, ethertype, ipv4};
+use crate::checksum::ipv4_header_holds;
 use crate::flow_key::{Family, FlowKey, HashKey, proto};
 
 /// Whether the frame was taken; if not, `parsed` holds nothing of use.
@@ -29,7 +30,7 @@ pub(super) fn parse(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bo
 // next question. Inlined, the compiler joins their last halves; writing at the end, it keeps
 // everything until then. Either way it runs out of registers, which costs 1 ns.
 
-#[inline(never)]
+#[inline(always)]
 fn parse_ipv4(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
     let Some(head) = frame.first_chunk::<42>() else {
         return false;
@@ -37,15 +38,16 @@ fn parse_ipv4(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
     let header: &[u8; 20] = &array(head, 14);
     let total = usize::from(be16(header, 2));
     let fragment_field = be16(header, 6);
-    if fragment_field & 0x3fff != 0 || total > frame.len() - 14 || !ipv4::checksum_holds(header) {
+    if fragment_field & 0x3fff != 0 || total > frame.len() - 14 || !ipv4_header_holds(header) {
         return false;
     }
     let proto = header[9];
+    let ports = u32::from_be_bytes(array(head, 34));
     parsed.key = FlowKey {
         src: ipv4::address(header, 12),
         dst: ipv4::address(header, 16),
-        src_port: be16(head, 34),
-        dst_port: be16(head, 36),
+        src_port: (ports >> 16) as u16,
+        dst_port: ports as u16,
         proto,
         family: Family::V4,
         zone: 0,
@@ -64,7 +66,7 @@ fn parse_ipv4(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
     true
 }
 
-#[inline(never)]
+#[inline(always)]
 fn parse_ipv6(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
     let Some(head) = frame.first_chunk::<62>() else {
         return false;

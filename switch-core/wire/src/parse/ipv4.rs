@@ -2,6 +2,7 @@
 
 use super::layer4::{self, Layer4};
 use super::{Link, Network, ParseError, Parsed, Place, array, be16};
+use crate::checksum::ipv4_header_holds;
 use crate::flow_key::{Family, FlowKey, HashKey};
 
 pub(super) fn parse(
@@ -17,7 +18,7 @@ pub(super) fn parse(
     if header[0] != 0x45 || be16(header, 6) & 0x3fff != 0 {
         return unusual(frame, link, hash_key, parsed);
     }
-    if !checksum_holds(header) {
+    if !ipv4_header_holds(header) {
         return Err(ParseError::Ipv4Checksum);
     }
     let total = be16(header, 2);
@@ -119,17 +120,6 @@ fn finish(
 #[inline(always)]
 pub(super) fn address(header: &[u8; 20], at: usize) -> [u8; 16] {
     u128::from(u32::from_le_bytes(array(header, at))).to_le_bytes()
-}
-
-/// Whether the ones' complement sum over a header without options comes to all ones (RFC 1071).
-/// In machine order, in which the sum is the same but for the order of its octets.
-#[inline(always)]
-pub(super) fn checksum_holds(header: &[u8; 20]) -> bool {
-    let (words, _) = header.as_chunks::<4>();
-    let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    // 2¹⁶ is 1 modulo 0xffff, so folding does not change the remainder, and that of all ones is 0.
-    // (That of an all-zero header too, but its version is not 4.)
-    sum.is_multiple_of(0xffff)
 }
 
 /// Walks the option list (at most 40 octets).
