@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use super::slot::is_over;
 use super::tracker::Tracker;
-use super::{CHUNK, ConnectionRef};
+use super::{CHUNK, ConnectionRef, Place};
 use crate::prefetch::prefetch;
 
 /// Slots looked at, and at most ended, under one lock. A chunk is a multiple: its slots are of one
@@ -59,16 +59,19 @@ impl Tracker {
         let slots = || numbers.iter().filter_map(|&number| Some((number, self.slot(number)?)));
         let Some((_, first)) = slots().next() else { return };
         let home = self.shard_of(first.facts.place.load(Relaxed));
-        for (number, _) in slots().filter(|(_, slot)| slot.facts.is_translated()) {
-            if let Some(answer) = self.answer(number) {
-                let place = answer.place.load(Relaxed);
-                self.lock(self.shard_of(place)).index.remove(place, number << 1 | 1);
-            }
+        let answers = || {
+            let translated = slots().filter(|(_, slot)| slot.facts.is_translated());
+            translated.filter_map(|(number, _)| {
+                let place = self.answer(number)?.place.load(Relaxed);
+                Some((number, place))
+            })
+        };
+        slots().for_each(|(_, slot)| self.prefetch_place(Place(slot.facts.place.load(Relaxed))));
+        answers().for_each(|(_, place)| self.prefetch_place(Place(place)));
+        for (number, place) in answers() {
+            self.lock(self.shard_of(place)).index.remove(place, number << 1 | 1);
         }
         let mut shard = self.lock(home);
-        for (_, slot) in slots() {
-            shard.index.prefetch(slot.facts.place.load(Relaxed));
-        }
         // Neighbours in the table are often of one origin.
         let mut charged = (first.facts.account(), 0);
         for (number, slot) in slots() {
