@@ -27,6 +27,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use fresh::Case as Fresh;
 use full::Case;
 use rig::{Rig, answer, bridged, overlay, plain, policed, routed, scattered, tcp, tunnelled, udp};
 use rustix::time::{ClockId, clock_gettime};
@@ -65,8 +66,24 @@ const FIGURES: &[Figure] = &[
     Figure { name: "hit/full_ipv6", ready: || service(true, true, false), polls: 200 },
     Figure { name: "hit/full_tcp", ready: || service(true, false, true), polls: 200 },
     Figure { name: "hit/l2", ready: || known(&bridged(), plain), polls: 200 },
-    Figure { name: "miss/new_connection", ready: || unknown(false), polls: 5 },
-    Figure { name: "miss/new_connection_ipv6", ready: || unknown(true), polls: 5 },
+    Figure { name: "miss/new_connection", ready: || unknown(Fresh::of(10), false), polls: 5 },
+    Figure { name: "miss/new_connection_ipv6", ready: || unknown(Fresh::of(10), true), polls: 5 },
+    Figure {
+        name: "miss/new_connection/10000",
+        ready: || unknown(Fresh::of(10_000), false),
+        polls: 5,
+    },
+    Figure { name: "miss/via_service", ready: || unknown(Fresh::via_service(10), false), polls: 5 },
+    Figure {
+        name: "miss/via_service_ipv6",
+        ready: || unknown(Fresh::via_service(10), true),
+        polls: 5,
+    },
+    Figure {
+        name: "miss/via_service/10000",
+        ready: || unknown(Fresh::via_service(10_000), false),
+        polls: 5,
+    },
 ];
 
 /// Packets of flows that are known, by memory ports; [`Rig`].
@@ -116,12 +133,13 @@ fn service(full: bool, v6: bool, tcp: bool) -> Poll {
     Box::new(move || rig.workers[0].poll(rig.now))
 }
 
-/// First packets of connections under 10 policies; [`fresh::Rig`].
-fn unknown(v6: bool) -> Poll {
-    let policies = env::var("POLICIES").ok().and_then(|n| n.parse().ok()).unwrap_or(10);
-    let mut rig = fresh::Rig::new(policies);
+/// First packets of connections; [`fresh::Rig`].
+fn unknown(case: Fresh, v6: bool) -> Poll {
+    let mut rig = fresh::Rig::new(case);
     rig.set_v6(v6);
-    for _ in 0..if env::var("POLICIES").is_ok() { 200 } else { 1 } {
+    // Before times are taken what is of the other family ends.
+    let timed = env::args().any(|a| a == "--time");
+    for _ in 0..if timed && v6 { 200 } else { 1 } {
         rig.poll();
     }
     Box::new(move || rig.poll())

@@ -1,5 +1,5 @@
-//! `miss/new_connection*`: what the first packet of a connection costs, from its reception by a
-//! memory port to its transmission by another, with 10, 1,000 and 10,000 policies over a cluster of
+//! `miss/*`: what the first packet of a connection costs, from its reception by a memory port to its
+//! transmission by another, with 10, 1,000 and 10,000 policies and as many Services over a cluster of
 //! 150,000 pods. See `support/fresh.rs`.
 
 #[path = "support/cpu_time.rs"]
@@ -11,24 +11,45 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use cpu_time::CpuTime;
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use fresh::{BURST, Rig, WINDOW};
+use criterion::measurement::Measurement;
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use fresh::{Case, Rig};
 
-const POLICIES: [usize; 3] = [10, 1_000, 10_000];
+const OBJECTS: [usize; 3] = [10, 1_000, 10_000];
 
 fn miss(criterion: &mut Criterion<CpuTime>) {
-    for policies in POLICIES {
-        let mut rig = Rig::new(policies);
-        for (name, v6) in [("new_connection", false), ("new_connection_ipv6", true)] {
+    for objects in OBJECTS {
+        measure(criterion, "new_connection", Case::of(objects));
+        measure(criterion, "via_service", Case::via_service(objects));
+    }
+    let most = OBJECTS[OBJECTS.len() - 1];
+    measure(criterion, "new_connection_2_workers", Case { workers: 2, ..Case::of(most) });
+    measure(criterion, "via_service_2_workers", Case { workers: 2, ..Case::via_service(most) });
+}
+
+/// Both families. With two workers the figure is that of one, while the other is as busy.
+fn measure(criterion: &mut Criterion<CpuTime>, name: &str, case: Case) {
+    let mut rig = None;
+    for (family, v6) in [("", false), ("_ipv6", true)] {
+        let mut group = criterion.benchmark_group(format!("miss/{name}{family}"));
+        group.bench_function(BenchmarkId::from_parameter(case.policies), |bencher| {
+            let rig = rig.get_or_insert_with(|| Rig::new(case));
             rig.set_v6(v6);
-            let mut group = criterion.benchmark_group(format!("miss/{name}"));
-            group.throughput(Throughput::Elements((WINDOW * BURST) as u64));
-            group.bench_function(BenchmarkId::from_parameter(policies), |bencher| {
-                bencher.iter(|| black_box(rig.poll()));
+            let packets = rig.packets() as u64;
+            rig.beside_others(|poll| {
+                // Of a packet, though a poll takes some thousands.
+                bencher.iter_custom(|times| {
+                    let polls = times.div_ceil(packets);
+                    let begun = CpuTime.start();
+                    for _ in 0..polls {
+                        black_box(poll());
+                    }
+                    CpuTime.end(begun).mul_f64(times as f64 / (polls * packets) as f64)
+                });
             });
-            group.finish();
-            rig.check();
-        }
+        });
+        group.finish();
+        rig.iter().for_each(Rig::check);
     }
 }
 

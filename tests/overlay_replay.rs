@@ -163,6 +163,63 @@ fn what_leaves_one_node_arrives_at_the_other() {
     }
 }
 
+/// Each family by a tunnel of its own, over that family.
+fn in_two_tunnels(more: [&str; 2], flags: &[&str], macs: [[[u8; 6]; 2]; 2], port: u16) {
+    let state = state(more);
+    let asked: Frames = vec![(1.0, udp(X[0], Y[0], 30)), (1.1, udp(X[1], Y[1], 30))];
+    let first = Node::replay(&state, "n1", "a/x", &asked, flags);
+    first.assert_no_drops();
+    let carried = first.sent("uplink");
+    assert_eq!(carried.len(), 2);
+    for (f, (_, frame)) in carried.iter().enumerate() {
+        let (addresses, to, vni, inner) = dissect(frame);
+        let ends = [["192.0.2.1", "192.0.2.2"], ["fd00:ffff::1", "fd00:ffff::2"]][f];
+        let ends = ends.map(|end| match end.parse().unwrap() {
+            IpAddr::V4(end) => end.octets().to_vec(),
+            IpAddr::V6(end) => end.octets().to_vec(),
+        });
+        assert_eq!((addresses, to, vni), (ends.concat(), port, 1));
+        assert_eq!(inner[..12], macs[f].concat());
+        assert_eq!(inner[12], [0x08, 0x86][f]);
+    }
+    let second = Node::replay(&state, "n2", "uplink", &carried, flags);
+    second.assert_no_drops();
+    assert_eq!(second.sent("a_y").len(), 2);
+
+    let folder = Folder::new();
+    let manifests = folder.manifest("state", &state);
+    let ask = ["explain", "--json", "--manifests", &manifests, "--from", "a/x", "--to", "a/y:80"];
+    for (family, ends) in
+        [("ipv4", ["192.0.2.1", "192.0.2.2"]), ("ipv6", ["fd00:ffff::1", "fd00:ffff::2"])]
+    {
+        let output = run(&[&ask[..], &["--family", family], flags].concat());
+        let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let vxlan = &answer["route"]["vxlan"];
+        assert_eq!([&vxlan["source"], &vxlan["destination"]], ends, "{answer}");
+    }
+}
+
+#[test]
+fn each_family_can_have_a_tunnel_of_its_own() {
+    let vtep = [2, 1].map(|n| [0x0e, 0x58, 192, 0, 2, n]);
+    in_two_tunnels(["", ""], &["--underlay-family", "inner"], [vtep; 2], 4789);
+    // As dual-stack Flannel has it, whatever is said.
+    let flannel = [1, 2].map(|n| {
+        format!(
+            "flannel.alpha.coreos.com/backend-type: vxlan, \
+             flannel.alpha.coreos.com/backend-data: '{{\"VNI\":1,\"VtepMAC\":\"ae:bc:00:00:04:0{n}\"}}', \
+             flannel.alpha.coreos.com/backend-v6-data: '{{\"VNI\":1,\"VtepMAC\":\"ae:bc:00:00:06:0{n}\"}}', \
+             flannel.alpha.coreos.com/public-ip: 192.0.2.{n}, \
+             flannel.alpha.coreos.com/public-ipv6: 'fd00:ffff::{n}'"
+        )
+    });
+    let macs = [4, 6].map(|f| [2, 1].map(|n| [0xae, 0xbc, 0, 0, f, n]));
+    for family in ["ipv4", "ipv6", "inner"] {
+        let flags = ["--underlay-family", family];
+        in_two_tunnels([&flannel[0], &flannel[1]], &flags, macs, 8472);
+    }
+}
+
 #[test]
 fn a_tunnel_packet_for_another_network_reaches_nobody() {
     let state = state(["", ""]);

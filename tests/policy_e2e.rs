@@ -4,40 +4,23 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
 use std::time::Duration;
 
-use support::{Folder, X, X6, Y, Y6, head, pod, vswitch};
+use support::running::{PATIENCE, Running, is_possible};
+use support::{Folder, X, X6, Y, Y6, head, pod};
 use switch_core::host::{NetNs, userns};
 
-/// The longest wait for anything on an overloaded machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Long enough for what passes to have arrived.
 const A_WHILE: Duration = Duration::from_millis(300);
 
 const PORT: u16 = 8080;
 
-/// Whether what the test needs is there; says so loudly where it is not.
-fn is_possible() -> bool {
-    let there = userns::has_privilege();
-    if !there {
-        let required = std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
-        assert!(!required, "root's privilege is missing, and PODSWITCH_REQUIRE_PRIVILEGE=1");
-        // Not captured by the test harness, as a print would be.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: root's privilege is missing");
-    }
-    there
-}
-
 /// The switch of a node with the pods a/x and a/y, under policies that change.
 struct Switch {
     folder: Folder,
-    child: Child,
-    lines: Receiver<String>,
+    running: Running,
     pods: String,
 }
 
@@ -55,33 +38,11 @@ impl Switch {
         let pods = [head(), attached("x", 2, x), attached("y", 3, y)].concat().replace("n1", &name);
         let folder = Folder::new();
         folder.manifest("state", &pods);
-        let mut command = Command::new(vswitch());
-        command.args(["run", "--node", &name, "--manifests", &folder.text("state")]);
-        command.args(["--masquerade", "off", "--node-netns"]).arg(node.path());
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let switch = Self { folder, child, lines, pods };
-        switch.says("ready");
-        switch
-    }
-
-    #[track_caller]
-    fn says(&self, beginning: &str) {
-        loop {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) if line.starts_with(beginning) => return,
-                Ok(_) => {}
-                Err(error) => panic!("no {beginning:?}: {error}"),
-            }
-        }
+        let (manifests, netns) = (folder.text("state"), node.path().display().to_string());
+        let head = ["--node", &name, "--manifests", &manifests, "--node-netns", &netns];
+        let running = Running::start(&[&head[..], &["--masquerade", "off"]].concat());
+        running.says("ready");
+        Self { folder, running, pods }
     }
 
     /// Puts a policy in force for namespace a, none if there is no `spec`.
@@ -96,18 +57,7 @@ impl Switch {
         fs::write(self.folder.path("next"), self.pods.clone() + &policy).expect("written");
         let state = self.folder.path("state/state.yaml");
         fs::rename(self.folder.path("next"), state).expect("renamed");
-        self.says("applied");
-    }
-}
-
-impl Drop for Switch {
-    fn drop(&mut self) {
-        // A switch that is asked to stop removes what it made.
-        let _ = rustix::process::kill_process(
-            rustix::process::Pid::from_child(&self.child),
-            rustix::process::Signal::TERM,
-        );
-        let _ = self.child.wait();
+        self.running.says("applied");
     }
 }
 
@@ -142,7 +92,7 @@ fn connect(x: &NetNs, to: SocketAddr, patience: Duration) -> Option<TcpStream> {
 
 #[test]
 fn a_connection_lives_through_policies() {
-    if !is_possible() {
+    if !is_possible("root's privilege", userns::has_privilege()) {
         return;
     }
     let [x, y, node] = [(); 3].map(|()| NetNs::anonymous().expect("a namespace"));
@@ -178,4 +128,5 @@ fn a_connection_lives_through_policies() {
         assert!(connect(&x, (to, PORT + 1).into(), PATIENCE).is_some());
         drop(other);
     }
+    assert_eq!(switch.running.stop(), Some(0));
 }

@@ -6,35 +6,20 @@ mod support;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use support::{Folder, pod, vswitch};
+use support::running::{PATIENCE, Running, is_possible};
+use support::{Folder, pod};
 use switch_core::host::netlink::{LinkSpec, Route, Rule};
 use switch_core::host::{NetNs, Netlink, sysctl, userns};
 use wire::cidr::Cidr;
 
-const PATIENCE: Duration = Duration::from_secs(30);
 const NODE: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
 const CLIENT: [&str; 2] = ["192.0.2.2", "2001:db8:1::2"];
 const BALANCER: [&str; 2] = ["198.51.100.7", "2001:db8:7::7"];
 const PODS: [[&str; 2]; 2] = [["10.1.0.2", "fd00:1::2"], ["10.1.0.3", "fd00:1::3"]];
-
-/// Whether what a test needs is there; says so loudly where it is not.
-fn is_possible() -> bool {
-    let there = userns::has_privilege();
-    if !there {
-        let required = std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
-        assert!(!required, "root's privilege is missing, and PODSWITCH_REQUIRE_PRIVILEGE=1");
-        // Not captured by the test harness, as a print would be.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: root's privilege is missing");
-    }
-    there
-}
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address of our own")
@@ -92,9 +77,12 @@ impl World {
             "status: {{loadBalancer: {{ingress: [{{ip: {}}}, {{ip: \"{}\"}}]}}}}\n",
             BALANCER[0], BALANCER[1]
         );
-        for (n, name, more, status) in
-            [(0, "web", "", &*balancer), (1, "local", more, ""), (2, "empty", "", "")]
-        {
+        for (n, name, more, status) in [
+            (0, "web", "", &*balancer),
+            (1, "local", more, ""),
+            (2, "empty", "", ""),
+            (3, "far", "", ""),
+        ] {
             text += &format!(
                 "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: a}}\n\
                  spec: {{type: LoadBalancer, ipFamilyPolicy: RequireDualStack, {more}\
@@ -112,6 +100,10 @@ impl World {
                      {{kubernetes.io/service-name: {name}}}}}\naddressType: {family}\n\
                      ports: [{{name: \"\", port: 8080, protocol: TCP}}]\nendpoints:\n"
                 );
+                if name == "far" {
+                    text += &format!("- {{addresses: [\"{}\"]}}\n", CLIENT[f]);
+                    continue;
+                }
                 for (n, ready) in ready.into_iter().enumerate() {
                     text += &format!(
                         "- {{addresses: [\"{}\"], nodeName: {}, conditions: {{ready: {ready}}}}}\n",
@@ -125,29 +117,18 @@ impl World {
         fs::rename(self.folder.path("next"), self.folder.path("state/s.yaml")).expect("renamed");
     }
 
-    fn start(&self, more: &[&str]) -> Switch {
-        let mut command = Command::new(vswitch());
-        command.args(["run", "--node", &self.name, "--manifests", &self.folder.text("state")]);
-        command.args(["--service-cidr", "10.96.0.0/16", "--service-cidr", "fd96::/112"]);
-        command.arg("--node-netns").arg(self.node.path()).args(more);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                eprintln!("{line}");
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Switch { child, lines }
+    fn start(&self, more: &[&str]) -> Running {
+        let (manifests, netns) =
+            (self.folder.text("state"), self.node.path().display().to_string());
+        let head = ["--node", &self.name, "--manifests", &manifests, "--node-netns", &netns];
+        let ranges = ["--service-cidr", "10.96.0.0/16", "--service-cidr", "fd96::/112"];
+        Running::start(&[&head, &ranges[..], more].concat())
     }
 
-    /// Servers in both pods, at port 8080 of both families: each says who it is and whom it sees,
+    /// Servers in both pods and off the cluster, at port 8080 of both families: each says who it is and whom it sees,
     /// and sends back what it is sent.
     fn serve(&self) {
-        for (n, ns) in self.pods.iter().enumerate() {
+        for (n, ns) in self.pods.iter().chain([&self.client]).enumerate() {
             let listener = ns.enter(|| TcpListener::bind("[::]:8080")).unwrap().expect("bound");
             thread::spawn(move || {
                 for stream in listener.incoming() {
@@ -166,42 +147,6 @@ impl World {
                 }
             });
         }
-    }
-}
-
-struct Switch {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Switch {
-    #[track_caller]
-    fn says(&self, wanted: impl Fn(&str) -> bool) -> String {
-        loop {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) if wanted(&line) => return line,
-                Ok(_) => {}
-                Err(error) => panic!("not said: {error}"),
-            }
-        }
-    }
-
-    fn stop(mut self) -> Option<i32> {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
-        self.child.wait().expect("it ends").code()
-    }
-
-    fn kill(mut self) {
-        self.child.kill().expect("it runs");
-        self.child.wait().expect("it ends");
-    }
-}
-
-impl Drop for Switch {
-    fn drop(&mut self) {
-        // Ended already, if the test came so far.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -238,7 +183,7 @@ fn rules(ns: &NetNs) -> Vec<Rule> {
 
 #[test]
 fn every_kind_of_address_from_everywhere() {
-    if !is_possible() {
+    if !is_possible("root's privilege", userns::has_privilege()) {
         return;
     }
     let world = World::new("services");
@@ -246,7 +191,7 @@ fn every_kind_of_address_from_everywhere() {
     let before = (rules(node), sysctl::get(node, "net/ipv4/ip_local_reserved_ports").unwrap());
     world.state([true, true]);
     let switch = world.start(&["--json", "--stats", "0.2"]);
-    switch.says(|line| line.contains("\"ready\""));
+    switch.says_that(|line| line.contains("\"ready\""));
     world.serve();
     for f in 0..2 {
         // Off-cluster clients under Cluster policy are hidden behind the node (S8)…
@@ -267,6 +212,13 @@ fn every_kind_of_address_from_everywhere() {
                 assert_eq!(peer, ip(PODS[0][f]), "{to} {port}");
             }
         }
+        // An endpoint off the cluster, which only the node's stack reaches.
+        let far = ["10.96.0.13", "fd96::13"][f];
+        for (from, to, port) in
+            [(node, far, 80), (node, NODE[f], 30_083), (client, NODE[f], 30_083)]
+        {
+            assert_eq!(ask(from, to, port), (2, ip(NODE[f])), "{to} {port}");
+        }
         // No endpoint: refused at once (S5).
         for (from, to, port) in [
             (client, NODE[f], 30_082),
@@ -283,7 +235,7 @@ fn every_kind_of_address_from_everywhere() {
     seen.dedup();
     assert_eq!(seen, [0, 1], "both pods get connections");
     // Counted by Service and backend.
-    let line = switch.says(|line| line.contains("Service/a/web 80/TCP 10.1.0.3:8080"));
+    let line = switch.says_that(|line| line.contains("Service/a/web 80/TCP 10.1.0.3:8080"));
     let stats: Value = serde_json::from_str(&line).expect("JSON");
     let count = |name: &str| stats["services"][name].as_u64().unwrap_or(0);
     assert!(count("Service/a/web 80/TCP [fd00:1::2]:8080") > 0, "{line}");
@@ -297,7 +249,7 @@ fn every_kind_of_address_from_everywhere() {
 /// here: the answers find the switch, not the node's own stack.
 #[test]
 fn the_switch_masquerades() {
-    if !is_possible() {
+    if !is_possible("root's privilege", userns::has_privilege()) {
         return;
     }
     let world = World::new("masquerade");
@@ -305,7 +257,7 @@ fn the_switch_masquerades() {
     world.state([true, true]);
     let flag = format!("{},{}", NODE[0], NODE[1]);
     let switch = world.start(&["--masquerade", &flag, "--cluster-cidr", "172.16.0.0/12"]);
-    switch.says(|line| line.starts_with("ready"));
+    switch.says("ready");
     for f in 0..2 {
         let listen = |ns: &NetNs, address: &str| {
             let address = ip(address);
@@ -337,7 +289,7 @@ fn health(from: &NetNs, to: &str) -> String {
 
 #[test]
 fn health_checks_and_a_killed_switch() {
-    if !is_possible() {
+    if !is_possible("root's privilege", userns::has_privilege()) {
         return;
     }
     let world = World::new("health");
@@ -345,21 +297,21 @@ fn health_checks_and_a_killed_switch() {
     let before = rules(node);
     world.state([false, true]);
     let switch = world.start(&["--masquerade", "off"]);
-    switch.says(|line| line.starts_with("ready"));
+    switch.says("ready");
     world.serve();
     for address in NODE {
         assert_eq!(health(client, address), "200");
         assert_eq!(ask(client, address, 30_081).0, 1);
     }
     world.state([false, false]);
-    switch.says(|line| line.starts_with("applied"));
+    switch.says("applied");
     assert_eq!(health(client, NODE[0]), "503");
-    switch.kill();
+    drop(switch);
     // The node's kernel is alone now: nobody is at the port.
     assert!(connect(client, NODE[0], 30_080).is_err());
     world.state([true, true]);
     let switch = world.start(&["--masquerade", "off"]);
-    switch.says(|line| line.starts_with("ready"));
+    switch.says("ready");
     assert_eq!(health(client, NODE[1]), "200");
     ask(client, NODE[0], 30_080);
     ask(node, NODE[0], 30_080);

@@ -4,94 +4,22 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
-use support::{Folder, NODE, X, X6, Y, Y6, head, pod, vswitch};
+use support::running::{PATIENCE, Running, is_possible};
+use support::{Folder, NODE, X, X6, Y, Y6, head, pod};
 use switch_core::host::{NetNs, Netlink, userns};
 use switch_core::port::tap;
 
-/// The longest wait for anything on an overloaded machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Whether what a test needs is there; says so loudly where it is not.
-fn is_possible(needed: &str, there: bool) -> bool {
-    if !there {
-        let required = std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
-        assert!(!required, "{needed} is missing, and PODSWITCH_REQUIRE_PRIVILEGE=1");
-        use std::io::Write as _;
-        // Not captured by the test harness, as a print would be.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: {needed} is missing");
-    }
-    there
-}
-
-/// A switch under test; killed if the test does not stop it.
-struct Switch {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Switch {
-    fn start(folder: &Folder, name: &str, node: &NetNs, more: &[&str]) -> Self {
-        let mut command = Command::new(vswitch());
-        command.args(["run", "--node", name, "--manifests", &folder.text("state")]);
-        command.arg("--node-netns").arg(node.path()).args(more);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                eprintln!("{line}");
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { child, lines }
-    }
-
-    /// Waits for a line that begins so.
-    #[track_caller]
-    fn says(&self, beginning: &str) -> String {
-        loop {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) if line.starts_with(beginning) => return line,
-                Ok(_) => {}
-                Err(error) => panic!("no {beginning:?}: {error}"),
-            }
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
-    }
-
-    /// Asks it to stop and gives its exit status.
-    fn stop(mut self) -> Option<i32> {
-        self.signal(Signal::TERM);
-        self.child.wait().expect("it ends").code()
-    }
-
-    fn kill(mut self) {
-        self.child.kill().expect("it runs");
-        self.child.wait().expect("it ends");
-    }
-}
-
-impl Drop for Switch {
-    fn drop(&mut self) {
-        // Ended already, if the test came so far.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn start(folder: &Folder, name: &str, node: &NetNs, more: &[&str]) -> Running {
+    let (manifests, netns) = (folder.text("state"), node.path().display().to_string());
+    let head = ["--node", name, "--manifests", &manifests, "--node-netns", &netns];
+    Running::start(&[&head, more].concat())
 }
 
 /// A socket inside a namespace, which may get its address only in a moment.
@@ -159,7 +87,7 @@ fn pods_outlive_the_switch() {
     let kind = if tap::is_available().is_ok() { "tap" } else { "veth" };
     let pods = [head(), attached("x", 2, &x, kind), attached("y", 3, &y, "veth")].concat();
     folder.manifest("state", &pods.replace("n1", &name));
-    let first = Switch::start(&folder, &name, &node, &[]);
+    let first = start(&folder, &name, &node, &[]);
     assert_eq!(first.says("ready"), format!("ready node={name} epoch=1"));
     let (x4, y4, x6, y6) = (socket(&x, X), socket(&y, Y), socket(&x, X6), socket(&y, Y6));
     let at_node = socket(&node, NODE);
@@ -170,14 +98,14 @@ fn pods_outlive_the_switch() {
         }
     };
     talk();
-    first.kill();
+    drop(first);
     // Nobody carries their frames now: neither the node's kernel nor anything else.
     let mut buffer = [0; 64];
     while x4.recv_from(&mut buffer).is_ok() {}
     let _ = y4.send_to(b"!", x4.local_addr().expect("bound"));
     assert!(x4.recv_from(&mut buffer).is_err());
     // The same sockets, untouched.
-    let second = Switch::start(&folder, &name, &node, &["--workers", "2"]);
+    let second = start(&folder, &name, &node, &["--workers", "2"]);
     second.says("ready");
     talk();
     assert_eq!(second.stop(), Some(0));
@@ -205,7 +133,7 @@ fn states_change_while_pods_talk() {
     };
     let (with_x, with_y) = (attached("x", 2, &x, "veth"), attached("y", 3, &y, "veth"));
     state(std::slice::from_ref(&with_x));
-    let switch = Switch::start(&folder, &name, &node, &["--masquerade", "off"]);
+    let switch = start(&folder, &name, &node, &["--masquerade", "off"]);
     switch.says("ready");
     let (x4, at_node) = (socket(&x, X), socket(&node, NODE));
     reaches(&at_node, &x4);
@@ -238,7 +166,7 @@ fn a_pod_that_starts_again_is_attached_again() {
     let pod = NetNs::create(&pod_name).expect("a namespace");
     let state = [head(), attached("x", 2, &pod, "veth")].concat();
     folder.manifest("state", &state.replace("n1", &name));
-    let switch = Switch::start(&folder, &name, &node, &[]);
+    let switch = start(&folder, &name, &node, &[]);
     switch.says("ready");
     let at_node = socket(&node, NODE);
     reaches(&at_node, &socket(&pod, X));

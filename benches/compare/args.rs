@@ -44,6 +44,10 @@ pub(crate) struct Args {
     /// Run every load over every path: also those that say nothing new through many Services.
     #[arg(long)]
     all: bool,
+    /// Measure what a packet of a known flow costs by itself, beside Open vSwitch with DPDK, and
+    /// nothing else.
+    #[arg(long)]
+    pub(crate) packets: bool,
     /// List paths and loads, and measure nothing.
     #[arg(long)]
     pub(crate) list: bool,
@@ -76,7 +80,9 @@ impl Args {
         // How many Services there are matters to new connections; known ones are known.
         let says_something = match group {
             Group::Services(count) if count > 1 => load.opens_connections,
-            _ => true,
+            // A server of its own at a port of its own is no Service's.
+            Group::Services(_) => load.needs.is_none(),
+            Group::OneNode | Group::TwoNodes(_) => true,
         };
         (self.all || says_something)
             && matches(&self.paths, path)

@@ -11,14 +11,21 @@
 //! * `loads`: traffic from the one pod to the other. A new measurement is a file there and a line.
 //! * `usage`: processor time.
 //! * `results`, `targets`: from samples to medians, and beside what is aimed at.
+//! * `packets`: packets of known flows by themselves, beside Open vSwitch with DPDK.
 //! * `report`, `json`, `svg`: as a table, for programs, as a picture.
 
 mod args;
+#[path = "../support/full.rs"]
+mod full;
 mod json;
 mod loads;
+mod packets;
 mod paths;
 mod report;
 mod results;
+#[path = "../support/rig.rs"]
+#[allow(dead_code, reason = "other benches use the rest")]
+mod rig;
 mod svg;
 mod targets;
 mod usage;
@@ -31,7 +38,8 @@ use clap::Parser;
 use switch_core::host::userns::{self, Privilege};
 
 use args::Args;
-use paths::{Missing, Path};
+use loads::Load;
+use paths::{Missing, Path, tools};
 use results::{Results, Round};
 
 /// What came of it, or what went wrong in words.
@@ -46,6 +54,9 @@ fn main() -> ExitCode {
     if args.is_test() {
         println!("compare measures under `cargo bench` only");
         return ExitCode::SUCCESS;
+    }
+    if args.packets {
+        return if packets::run(&args) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     match run(&args) {
         Ok(results) if results.failures.is_empty() => ExitCode::SUCCESS,
@@ -79,9 +90,10 @@ fn run(args: &Args) -> Outcome<Results> {
     if made.is_empty() {
         return Err("there is no path to measure".to_owned());
     }
+    let loads = possible(args);
     for number in 0..usize::from(args.rounds) {
         let round = Round::begin();
-        for (place, load) in loads::ALL.iter().enumerate() {
+        for (place, load) in loads.iter().enumerate() {
             for path in turn(&made, number, number + place) {
                 if args.wants(path.name, path.group, load) {
                     let sample = (load.run)(path, args.duration());
@@ -125,6 +137,19 @@ fn say(args: &Args, results: &Results) -> Outcome<()> {
 
 fn write(file: &FilePath, text: &str) -> Outcome<()> {
     fs::write(file, text).map_err(|e| format!("{}: {e}", file.display()))
+}
+
+/// The loads that this machine has the programs for.
+fn possible(args: &Args) -> Vec<&'static Load> {
+    let is_there = |load: &&Load| match load.needs.map(tools::find) {
+        Some(Err(_)) => {
+            let program = load.needs.unwrap_or_default();
+            args.progress(format_args!("SKIPPED {}: no {program}", load.name));
+            false
+        }
+        _ => true,
+    };
+    loads::ALL.iter().filter(is_there).collect()
 }
 
 /// The paths that are asked for and that this machine has what it takes for.

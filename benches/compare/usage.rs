@@ -67,6 +67,11 @@ pub(crate) fn monotonic() -> Duration {
     clock(ClockId::Monotonic)
 }
 
+/// Processor time of this thread.
+pub(crate) fn thread_time() -> Duration {
+    clock(ClockId::ThreadCPUTime)
+}
+
 fn clock(id: ClockId) -> Duration {
     let time = clock_gettime(id);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)

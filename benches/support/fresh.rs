@@ -5,7 +5,8 @@
 //! each is judged twice, and allowed; the connection is made, remembered and, in its time, ended: time
 //! is virtual and passes so fast that the tables stay at some 400,000 connections. Pods of this
 //! node that policies isolate, up to 4,000 of them, take turns to send to all that they may send
-//! to, each packet to another than the one before.
+//! to, each packet to another than the one before; or half of them to all Services whose backends
+//! are those of the other half that they may send to.
 
 #[path = "../policy/world.rs"]
 #[allow(dead_code, reason = "the policy bench uses the rest")]
@@ -14,11 +15,14 @@ mod world;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use policy::rule::{Labels, Namespace};
+use policy::service::model::{
+    Endpoint as Backend, EndpointSlice, Service, ServicePort, SlicePort, family_of,
+};
 use switch_core::config::{Attachment, Config, Endpoint, Gateway, LocalNode, PortConfig, PortRole};
 use switch_core::control::{ControlPlane, Options};
 use switch_core::engine::Limits;
@@ -40,6 +44,10 @@ pub(crate) const WINDOW: usize = 250;
 const STEP: Duration = Duration::from_secs(10);
 /// Polls until as many connections end as begin.
 const SETTLED: usize = 250;
+/// Clients' source ports begin here.
+const FIRST_PORT: u16 = 1024;
+/// Backends of each Service where packets are to none.
+const PODS_OF_OTHERS: usize = 20;
 /// Where the world's labels repeat.
 const TEAMS: usize = 50;
 
@@ -48,6 +56,30 @@ struct Group {
     namespace: usize,
     app: usize,
     pods: Vec<usize>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Case {
+    /// Policies in force.
+    pub(crate) policies: usize,
+    /// Services in force.
+    pub(crate) services: usize,
+    /// Packets are to the Services; else straight to pods.
+    pub(crate) via_service: bool,
+    pub(crate) workers: usize,
+}
+
+impl Case {
+    /// So many policies and Services, packets straight to pods, one worker.
+    pub(crate) fn of(objects: usize) -> Self {
+        Self { policies: objects, services: objects, via_service: false, workers: 1 }
+    }
+
+    /// The same, packets to the Services.
+    pub(crate) fn via_service(objects: usize) -> Self {
+        Self { via_service: true, ..Self::of(objects) }
+    }
 }
 
 /// The first groups that the policies isolate, with as many pods of each as there is room for.
@@ -68,12 +100,71 @@ fn may_connect(from: &Group, to: &Group) -> bool {
     from.app == to.app && from.namespace % TEAMS == to.namespace % TEAMS
 }
 
+/// Pods that may all connect to each other's named port, and those of them that are clients; the rest
+/// are backends.
+struct Circle {
+    pods: Vec<usize>,
+    clients: usize,
+}
+
+/// Groups put together by whom they may connect to. Half of each are clients if some are to be
+/// backends, else all are.
+fn circles(groups: &[Group], backends: bool) -> Vec<Circle> {
+    let mut circles: Vec<(&Group, Circle)> = Vec::new();
+    for group in groups {
+        let at = circles.iter().position(|(first, _)| may_connect(group, first));
+        let at = at.unwrap_or_else(|| {
+            circles.push((group, Circle { pods: Vec::new(), clients: 0 }));
+            circles.len() - 1
+        });
+        circles[at].1.pods.extend(&group.pods);
+    }
+    let halved = |(_, circle): (_, Circle)| {
+        let clients = if backends { circle.pods.len() / 2 } else { circle.pods.len() };
+        Circle { clients, ..circle }
+    };
+    circles.into_iter().map(halved).collect()
+}
+
+/// Addresses of a Service.
+fn cluster_ips(service: usize) -> [IpAddr; 2] {
+    let v4 = 0x0a60_0000 + service as u32 + 1;
+    let v6 = 0xfd60_u128 << 112 | (service as u128 + 1);
+    [IpAddr::V4(v4.into()), IpAddr::V6(v6.into())]
+}
+
+/// Port of the Services.
+const PORT: u16 = 80;
+/// The port that the world names `http`.
+const TARGET: u16 = 8080;
+
+/// Service `number`, and its slices: backends are those of one circle, by turns.
+fn service(number: usize, circles: &[Circle]) -> (Arc<Service>, [Arc<EndpointSlice>; 2]) {
+    let name = format!("s{number}");
+    let ips = cluster_ips(number);
+    let mut service = Service::cluster_ip("bench", &name, ips);
+    service.ports = vec![ServicePort::tcp("", PORT)];
+    let circle = &circles[number % circles.len()];
+    let slice = |family: usize| {
+        let ready = |pod: &usize| Backend::ready(world::pod_addresses(*pod)[family]).on("here");
+        Arc::new(EndpointSlice {
+            namespace: "bench".into(),
+            name: format!("{name}-{family}").into(),
+            service: name.as_str().into(),
+            family: family_of(ips[family]),
+            ports: vec![SlicePort::tcp("", TARGET)],
+            endpoints: circle.pods[circle.clients..].iter().map(ready).collect(),
+        })
+    };
+    (Arc::new(service), [slice(0), slice(1)])
+}
+
 fn mac(port: usize) -> Mac {
     let [high, low] = (port as u16).to_be_bytes();
     Mac([0x0a, 0x58, 0, 0, high, low])
 }
 
-fn config(policies: usize, local: &[usize]) -> Config {
+fn config(case: Case, local: &[usize], circles: &[Circle]) -> Config {
     let mut port_of = vec![None; world::PODS];
     for (port, pod) in local.iter().enumerate() {
         port_of[*pod] = Some(port);
@@ -98,12 +189,23 @@ fn config(policies: usize, local: &[usize]) -> Config {
         Arc::new(Namespace { name: format!("ns{number}").into(), labels })
     };
     let port = |number: usize| PortConfig { port: PortId(number as u16), role: PortRole::Pod };
+    let services: Vec<_> = match circles.iter().any(|circle| circle.clients < circle.pods.len()) {
+        true => (0..case.services).map(|n| service(n, circles)).collect(),
+        // Of others than these pods.
+        false => {
+            let others: Vec<_> = (0..PODS_OF_OTHERS).map(|n| world::PODS - 1 - n).collect();
+            let other = Circle { pods: others, clients: 0 };
+            (0..case.services).map(|n| service(n, std::slice::from_ref(&other))).collect()
+        }
+    };
     Config {
         node: LocalNode { name: "here".into(), ..LocalNode::default() },
         ports: (0..local.len()).map(port).collect(),
         endpoints: (0..world::PODS).map(endpoint).collect(),
         namespaces: (0..world::NAMESPACES).map(namespace).collect(),
-        policies: (0..policies).map(|n| Arc::new(world::network_policy(n))).collect(),
+        policies: (0..case.policies).map(|n| Arc::new(world::network_policy(n))).collect(),
+        slices: services.iter().flat_map(|(_, slices)| slices.clone()).collect(),
+        services: services.into_iter().map(|(service, _)| service).collect(),
         ..Config::default()
     }
 }
@@ -120,36 +222,37 @@ struct Fresh {
     info: PortInfo,
     turn: Arc<Turn>,
     own: usize,
+    /// Ports that take turns.
     ports: usize,
-    /// One frame for each peer, IPv4 and IPv6.
-    frames: [Vec<Vec<u8>>; 2],
+    /// One frame for each peer, IPv4 and IPv6; none: this port takes no turn.
+    frames: Arc<[Vec<Vec<u8>>; 2]>,
     next: usize,
     source_port: u16,
+    /// Workers, whose source ports take turns too.
+    workers: u16,
 }
 
 impl Fresh {
     /// Offset of the TCP header by family.
     const L4: [usize; 2] = [34, 54];
 
-    fn new(turn: &Arc<Turn>, own: usize, ports: usize, frames: [Vec<Vec<u8>>; 2]) -> Self {
-        let offloads = Offloads::ALL;
-        let info = PortInfo { name: format!("fresh{own}"), mac: None, mtu: 1500, offloads };
-        let (turn, next, source_port) = (Arc::clone(turn), own, 1024);
-        Self { info, turn, own, ports, frames, next, source_port }
+    fn info(own: usize) -> PortInfo {
+        PortInfo { name: format!("fresh{own}"), mac: None, mtu: 1500, offloads: Offloads::ALL }
     }
 }
 
 impl Port for Fresh {
     fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
-        let behind = self.own + self.ports - self.turn.first.load(Relaxed);
-        if behind % self.ports >= WINDOW {
-            return Ok(0);
-        }
         let family = usize::from(self.turn.v6.load(Relaxed));
         let frames = &self.frames[family];
+        let behind = self.own + self.ports - self.turn.first.load(Relaxed) % self.ports;
+        if frames.is_empty() || behind % self.ports >= WINDOW {
+            return Ok(0);
+        }
         for _ in 0..BURST {
             self.next = (self.next + 1) % frames.len();
-            self.source_port = self.source_port.checked_add(1).unwrap_or(1024);
+            let next = self.source_port.checked_add(self.workers);
+            self.source_port = next.unwrap_or(FIRST_PORT + self.source_port % self.workers);
             let frame = &frames[self.next];
             let mut packet = pool.alloc_for(frame.len()).expect("a buffer");
             packet.fill(frame);
@@ -173,34 +276,47 @@ impl Port for Fresh {
     }
 }
 
-/// A device with a single end, made beforehand.
-struct Once(PortInfo, Option<Fresh>);
+/// A pod's device.
+struct Pod {
+    turn: Arc<Turn>,
+    own: usize,
+    ports: usize,
+    frames: Arc<[Vec<Vec<u8>>; 2]>,
+}
 
-impl Device for Once {
-    fn open(&mut self, _index: usize, _workers: usize) -> io::Result<Box<dyn Port>> {
-        let port = self.1.take().ok_or(io::ErrorKind::AlreadyExists)?;
-        Ok(Box::new(port))
+impl Device for Pod {
+    fn open(&mut self, index: usize, workers: usize) -> io::Result<Box<dyn Port>> {
+        Ok(Box::new(Fresh {
+            info: self.info(),
+            turn: Arc::clone(&self.turn),
+            own: self.own,
+            ports: self.ports,
+            frames: Arc::clone(&self.frames),
+            next: self.own + index * 7,
+            source_port: FIRST_PORT + index as u16,
+            workers: workers as u16,
+        }))
     }
 
     fn info(&self) -> PortInfo {
-        self.0.clone()
+        Fresh::info(self.own)
     }
 }
 
-/// A SYN from source port 0 to the port that the world names `http`, its checksum right.
-fn syn(from: (usize, IpAddr), to: IpAddr) -> Vec<u8> {
+/// A SYN from source port 0, its checksum right.
+fn syn(from: (usize, IpAddr), (to, to_port): (IpAddr, u16)) -> Vec<u8> {
     let (port, address) = from;
     let ethernet = PacketBuilder::ethernet2(mac(port).0, Gateway::default().mac.0);
     let mut frame = Vec::new();
     match (address, to) {
         (IpAddr::V4(a), IpAddr::V4(b)) => ethernet
             .ipv4(a.octets(), b.octets(), 64)
-            .tcp(0, 8080, 0xffff, 65_535)
+            .tcp(0, to_port, 0xffff, 65_535)
             .syn()
             .write(&mut frame, &[]),
         (IpAddr::V6(a), IpAddr::V6(b)) => ethernet
             .ipv6(a.octets(), b.octets(), 64)
-            .tcp(0, 8080, 0xffff, 65_535)
+            .tcp(0, to_port, 0xffff, 65_535)
             .syn()
             .write(&mut frame, &[]),
         _ => unreachable!("both of one family"),
@@ -210,20 +326,35 @@ fn syn(from: (usize, IpAddr), to: IpAddr) -> Vec<u8> {
     frame
 }
 
-/// A worker to which every packet is a connection's first, and whose tables are as full as they get.
+/// Workers to which every packet is a connection's first, and whose tables are as full as they get.
 pub(crate) struct Rig {
-    pub(crate) worker: Worker,
+    pub(crate) workers: Vec<Worker>,
     control: ControlPlane,
     turn: Arc<Turn>,
     ports: usize,
-    now: Instant,
+    /// Seconds.
+    now: Arc<AtomicU64>,
+}
+
+/// One poll by a worker other than the first: the same ports have their turn.
+#[allow(dead_code, reason = "instructions are counted of one worker")]
+pub(crate) fn follow(worker: &mut Worker, now: &AtomicU64) -> usize {
+    worker.poll(Instant::from_secs(now.load(Relaxed)))
 }
 
 impl Rig {
-    /// Under so many policies.
-    pub(crate) fn new(policies: usize) -> Self {
-        let groups = groups(policies);
-        let local: Vec<usize> = groups.iter().flat_map(|g| g.pods.iter().copied()).collect();
+    /// Made ready for `case`.
+    pub(crate) fn new(case: Case) -> Self {
+        let groups = groups(case.policies);
+        let circles = circles(&groups, case.via_service);
+        let clients = circles.iter().enumerate().flat_map(|(at, circle)| {
+            circle.pods[..circle.clients].iter().map(move |pod| (*pod, Some(at)))
+        });
+        let backends = circles
+            .iter()
+            .flat_map(|circle| circle.pods[circle.clients..].iter().map(|pod| (*pod, None)));
+        let pods: Vec<(usize, Option<usize>)> = clients.chain(backends).collect();
+        let ports = pods.iter().filter(|(_, circle)| circle.is_some()).count();
         let limits = Limits {
             connections: 1 << 20,
             connections_per_port: u32::MAX,
@@ -236,28 +367,34 @@ impl Rig {
             ..Options::default()
         });
         let turn = Arc::new(Turn::default());
-        let mut own = 0;
-        for group in &groups {
-            let friends = groups.iter().filter(|other| may_connect(group, other));
-            let peers: Vec<usize> = friends.flat_map(|g| g.pods.iter().copied()).collect();
-            for pod in &group.pods {
-                let frames = [0, 1].map(|family| {
-                    let from = (own, world::pod_addresses(*pod)[family]);
-                    let others = peers.iter().filter(|peer| *peer != pod);
-                    others.map(|peer| syn(from, world::pod_addresses(*peer)[family])).collect()
-                });
-                let port = Fresh::new(&turn, own, local.len(), frames);
-                let device = Once(port.info.clone(), Some(port));
-                let id = control.attach(Box::new(device)).expect("a free port");
-                assert_eq!(id.index(), own);
-                own += 1;
-            }
+        for (own, (pod, circle)) in pods.iter().enumerate() {
+            let frames = [0, 1].map(|family| {
+                let from = (own, world::pod_addresses(*pod)[family]);
+                let Some(at) = *circle else { return Vec::new() };
+                if case.via_service {
+                    let own = (at..case.services).step_by(circles.len());
+                    own.map(|n| syn(from, (cluster_ips(n)[family], PORT))).collect()
+                } else {
+                    let others = circles[at].pods.iter().filter(|peer| *peer != pod);
+                    let to = |peer: &usize| (world::pod_addresses(*peer)[family], TARGET);
+                    others.map(|peer| syn(from, to(peer))).collect()
+                }
+            });
+            let frames = Arc::new(frames);
+            let pod = Pod { turn: Arc::clone(&turn), own, ports, frames };
+            let id = control.attach(Box::new(pod)).expect("a free port");
+            assert_eq!(id.index(), own);
         }
-        let worker = control.add_worker().expect("a worker");
-        control.apply(&config(policies, &local)).expect("a good configuration");
-        let mut rig = Self { worker, control, turn, ports: own, now: Instant::from_secs(1) };
+        let workers = (0..case.workers).map(|_| control.add_worker().expect("a worker")).collect();
+        let local: Vec<usize> = pods.iter().map(|(pod, _)| *pod).collect();
+        control.apply(&config(case, &local, &circles)).expect("a good configuration");
+        let mut rig = Self { workers, control, turn, ports, now: Arc::new(AtomicU64::new(1)) };
         for _ in 0..SETTLED {
             rig.poll();
+            let (_, others) = rig.workers.split_at_mut(1);
+            for worker in others {
+                follow(worker, &rig.now);
+            }
         }
         rig
     }
@@ -267,21 +404,53 @@ impl Rig {
         self.turn.v6.store(v6, Relaxed);
     }
 
-    /// One poll: the next ports have their turn.
+    /// Packets of a poll.
+    #[allow(dead_code, reason = "instructions are counted by polls")]
+    pub(crate) fn packets(&self) -> usize {
+        WINDOW.min(self.ports) * BURST
+    }
+
+    /// One poll of the first worker: the next ports have their turn.
     pub(crate) fn poll(&mut self) -> usize {
-        self.now = self.now + STEP;
-        let first = self.turn.first.load(Relaxed);
-        self.turn.first.store((first + WINDOW) % self.ports, Relaxed);
-        self.worker.poll(self.now)
+        let (now, turn, ports) = (&self.now, &self.turn, self.ports);
+        poll_next(&mut self.workers[0], now, turn, ports)
+    }
+
+    /// Runs `first` with a poll of the first worker while the others are as busy.
+    #[allow(dead_code, reason = "instructions are counted of one worker")]
+    pub(crate) fn beside_others(&mut self, first: impl FnOnce(&mut dyn FnMut() -> usize)) {
+        let Self { workers, turn, ports, now, .. } = self;
+        let stop = AtomicBool::new(false);
+        let (one, others) = workers.split_at_mut(1);
+        std::thread::scope(|scope| {
+            for other in others {
+                scope.spawn(|| {
+                    while !stop.load(Relaxed) {
+                        std::hint::black_box(follow(other, now));
+                    }
+                });
+            }
+            first(&mut || poll_next(&mut one[0], now, turn, *ports));
+            stop.store(true, Relaxed);
+        });
     }
 
     /// Every frame so far was the first of a connection, and passed.
     pub(crate) fn check(&self) {
-        let counters = &self.worker.handle().counters;
-        let received = counters.received.get();
-        assert_eq!(counters.misses.get(), received, "every packet is a connection's first");
-        assert_eq!(counters.forwarded.get(), received, "and is allowed");
+        for worker in &self.workers {
+            let counters = &worker.handle().counters;
+            let received = counters.received.get();
+            assert_eq!(counters.misses.get(), received, "every packet is a connection's first");
+            assert_eq!(counters.forwarded.get(), received, "and is allowed");
+        }
         let live = self.control.shared().tracker.len();
         assert!((100_000..900_000).contains(&live), "{live} connections live");
     }
+}
+
+fn poll_next(worker: &mut Worker, now: &AtomicU64, turn: &Turn, ports: usize) -> usize {
+    let seconds = now.load(Relaxed) + STEP.as_secs();
+    now.store(seconds, Relaxed);
+    turn.first.store((turn.first.load(Relaxed) + WINDOW) % ports, Relaxed);
+    worker.poll(Instant::from_secs(seconds))
 }

@@ -32,8 +32,10 @@ pub(crate) struct OverlayArgs {
     /// then.
     #[arg(long, value_enum, value_name = "vxlan|host-gw", default_value = "vxlan")]
     routing: RoutingFlag,
-    /// Which family the tunnel runs over between nodes that have addresses of both.
-    #[arg(long, value_enum, value_name = "ipv4|ipv6", default_value = "ipv4")]
+    /// Which family the tunnel runs over between nodes that have addresses of both; `inner`: each
+    /// family has a tunnel of its own, over that family. So it always is between nodes of which both
+    /// have Flannel's annotations for a second tunnel, over IPv6.
+    #[arg(long, value_enum, value_name = "ipv4|ipv6|inner", default_value = "ipv4")]
     underlay_family: FamilyFlag,
     /// A route beyond pods and nodes: to routers on the underlay, which share flows alike on every
     /// node; `host` hands packets to the node's kernel, `blackhole` drops them. Can be repeated.
@@ -53,6 +55,7 @@ enum FamilyFlag {
     #[default]
     Ipv4,
     Ipv6,
+    Inner,
 }
 
 fn vni(text: &str) -> Result<Vni, String> {
@@ -99,6 +102,7 @@ impl OverlayArgs {
             underlay: match self.underlay_family {
                 FamilyFlag::Ipv4 => Underlay::Ipv4First,
                 FamilyFlag::Ipv6 => Underlay::Ipv6First,
+                FamilyFlag::Inner => Underlay::Inner,
             },
             ..default
         });

@@ -118,11 +118,11 @@ pub struct LocalNode {
     pub name: Arc<str>,
     /// Its labels.
     pub labels: Labels,
-    /// Its own addresses (InternalIP). The first of each family is its tunnel end.
+    /// Its own addresses (InternalIP). The first of each family is a tunnel end.
     pub addresses: Vec<IpAddr>,
     /// Ranges that its pods' addresses come from.
     pub pod_cidrs: Vec<Cidr>,
-    /// Link-layer addresses of its tunnel end.
+    /// Link-layer addresses of its tunnel ends.
     pub vtep: VtepMac,
     /// Link-layer address of its underlay interface, as far as captures go.
     pub underlay_mac: Mac,
@@ -272,22 +272,23 @@ pub struct RemoteNode {
     pub name: Arc<str>,
     /// Its labels.
     pub labels: Labels,
-    /// Its addresses (InternalIP). The first of each family is its tunnel end.
+    /// Its addresses (InternalIP). The first of each family is a tunnel end.
     pub addresses: Vec<IpAddr>,
     /// Ranges that its pods' addresses come from.
     pub pod_cidrs: Vec<Cidr>,
-    /// Link-layer addresses of its tunnel end.
+    /// Link-layer addresses of its tunnel ends.
     pub vtep: VtepMac,
     /// Link-layer address of its underlay interface, as far as captures go.
     pub underlay_mac: Mac,
 }
 
-/// Link-layer addresses of a node's tunnel end.
+/// Link-layer addresses of a node's tunnel ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VtepMac {
     /// Where the underlay is IPv4; also where it is IPv6 if there is no second address.
     pub ipv4: Mac,
-    /// Where the underlay is IPv6: Flannel has a second tunnel device there.
+    /// Where the underlay is IPv6, if there is a second tunnel end: Flannel has a device of its own
+    /// there, by which IPv6 packets travel.
     pub ipv6: Option<Mac>,
 }
 
@@ -295,6 +296,11 @@ impl VtepMac {
     /// The address where the underlay is of this family.
     pub fn of(self, ipv6: bool) -> Mac {
         if ipv6 { self.ipv6.unwrap_or(self.ipv4) } else { self.ipv4 }
+    }
+
+    /// Whether two nodes with these both have a second tunnel end, for IPv6.
+    pub fn both_have_second(self, other: Self) -> bool {
+        self.ipv6.is_some() && other.ipv6.is_some()
     }
 }
 

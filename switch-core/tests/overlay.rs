@@ -22,6 +22,7 @@ fn each(test: impl Fn(bool, bool, Pair)) {
         for (underlay, outer_v6) in UNDERLAYS {
             test(v6, outer_v6, Pair::new(underlay));
         }
+        test(v6, v6, Pair::new(Underlay::Inner));
     }
 }
 
@@ -325,7 +326,7 @@ fn flows_follow_a_node_that_changes() {
         dissect(&sent[0])
     };
     assert_eq!(next(&mut pair).inner[..6], vtep(1).0);
-    let end = pair.0[0].control.snapshot().tunnels.reach("n1");
+    let end = pair.0[0].control.snapshot().tunnels.reach("n1", false);
 
     let other = Mac([2, 9, 9, 9, 9, 9]);
     change_remote(&mut pair, |node| node.vtep = VtepMac { ipv4: other, ipv6: None });
@@ -336,7 +337,7 @@ fn flows_follow_a_node_that_changes() {
     assert_eq!(seen.inner[..6], vtep(1).0);
     change_remote(&mut pair, |node| node.underlay_mac = other);
     assert_eq!(next(&mut pair).macs.0, other, "its link-layer address");
-    assert_eq!(pair.0[0].control.snapshot().tunnels.reach("n1"), end, "its index stays");
+    assert_eq!(pair.0[0].control.snapshot().tunnels.reach("n1", false), end, "its index stays");
 
     // What comes from the old address is not believed any more.
     change_remote(&mut pair, |node| node.addresses = vec!["192.168.0.77".parse().unwrap()]);
@@ -372,9 +373,9 @@ fn two_nodes_can_swap_their_addresses() {
         })
         .to_vec();
     config.nodes = swapped;
-    let before = switch.control.snapshot().tunnels.reach("n2");
+    let before = switch.control.snapshot().tunnels.reach("n2", false);
     switch.control.apply(&config).unwrap();
-    assert_eq!(switch.control.snapshot().tunnels.reach("n2"), before);
+    assert_eq!(switch.control.snapshot().tunnels.reach("n2", false), before);
     switch.send(0, &from_pod(0, 0, &udp(pod(0, 0, false), pod(1, 1, false), (1, 2), b"x")));
     let sent = switch.recv(UPLINK);
     assert_eq!(dissect(&sent[0]).destination, node_address(2, false));

@@ -27,6 +27,10 @@ fn refused(switch: &mut Switch, port: usize, frame: &[u8], reason: DropReason, w
 fn both(test: impl Fn(bool, Switch)) {
     test(false, Switch::new(&node_config(0, Underlay::Ipv4First)));
     test(true, Switch::new(&node_config(0, Underlay::Ipv6First)));
+    // A tunnel for each family: no more is believed of either.
+    for v6 in [false, true] {
+        test(v6, Switch::new(&node_config(0, Underlay::Inner)));
+    }
 }
 
 /// A good packet from pod 1 of node 1 to pod 0 of node 0, inside a frame.

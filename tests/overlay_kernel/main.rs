@@ -3,6 +3,7 @@
 
 #[path = "../support/cluster.rs"]
 mod cluster;
+mod compared;
 mod injected;
 #[path = "../support/kernel.rs"]
 mod kernel;
@@ -154,12 +155,9 @@ fn nodes(world: &World, families: &[bool]) {
             }
             let address = pod.addresses[usize::from(pods_v6)];
             tcp(&world.theirs.ns, address, PORT, 300_000);
-            // Of its IPv6 tunnel's device; what comes in by the other, as ours does where both nodes
-            // have IPv4, is to Linux for the anycast address of the pods' network (RFC 4291
-            // §2.6.1), at which it opens no TCP connection.
-            if !(pods_v6 && families.len() == 2) {
-                tcp(&pod.ns, first(2, pods_v6), PORT, 300_000);
-            }
+            // Linux opens a TCP connection at this address (to it the anycast address of the pods'
+            // network, RFC 4291 §2.6.1) only by the device that has it.
+            tcp(&pod.ns, first(2, pods_v6), PORT, 300_000);
         }
     }
 }
@@ -218,9 +216,11 @@ fn on_the_wire(world: &World, families: &[bool]) {
             ours.is_some()
         });
         let ours = ours.expect("seen");
-        let underlay = usize::from(families[0]);
-        assert_eq!(ours.source, cluster::node_address(1, families[0]));
-        assert_eq!(ours.destination, cluster::node_address(2, families[0]));
+        // Of two tunnels each carries its own family.
+        let v6 = if families.len() == 2 { f == 1 } else { families[0] };
+        let underlay = usize::from(v6);
+        assert_eq!(ours.source, cluster::node_address(1, v6));
+        assert_eq!(ours.destination, cluster::node_address(2, v6));
         assert_eq!(ours.inner, (pod.addresses[f], address));
         assert_eq!(ours.macs, (THEIRS[underlay].0, OURS[underlay].0), "as Flannel's");
         assert_eq!(ours.header, [8, 0, 0, 0, 0, 0, 1, 0]);
@@ -242,6 +242,23 @@ fn flannel_over_ipv6_through_udp_sockets() {
 #[test]
 fn flannel_with_both_families_through_udp_sockets() {
     interoperates(&[false, true], &["--workers", "2"]);
+}
+
+/// Whoever hands us a super-frame does not tell how long its segments are: they must fit our pods.
+#[test]
+fn pods_that_take_less_than_the_underlay() {
+    if !is_root() {
+        return;
+    }
+    for more in
+        [&["--mtu", "1400"][..], &["--mtu", "1400", "--underlay", "packet", "--uplink", "eth0"]]
+    {
+        let world = World::flannel(&[false]);
+        let switch = world.start(more);
+        // Datagrams that are too long for them, too: their sender is told.
+        world.talk(1_000_000);
+        assert_eq!(switch.stop(), Some(0));
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use wire::addr::Mac;
 use wire::flow_key::proto;
 
 use crate::octets;
-use crate::support::{Folder, frames, mac, run};
+use crate::support::{Folder, frames, mac, replay};
 
 pub(crate) const GATEWAY: Mac = Mac([0xee; 6]);
 /// TCP flags.
@@ -44,22 +44,8 @@ impl Input {
     /// seconds.
     #[track_caller]
     pub(crate) fn replay(&self, state: &str, later: &[(f64, &str)]) -> Replayed {
-        let folder = Folder::new();
-        let manifests = folder.manifest("state", state);
-        let mut arguments = vec!["replay".to_owned(), "--node".into(), "n1".into()];
-        arguments.extend(["--manifests".into(), manifests, "--out".into(), folder.text("out")]);
-        for (number, (seconds, text)) in later.iter().enumerate() {
-            let path = folder.manifest(&format!("later{number}"), text);
-            arguments.extend(["--at".into(), format!("{seconds}={path}")]);
-        }
-        for (number, (port, frames)) in self.captures.iter().enumerate() {
-            let path = folder.capture(&format!("in{number}.pcap"), frames);
-            arguments.extend(["--in".into(), format!("{port}={path}")]);
-        }
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let output = run(&arguments);
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{told}");
+        let captures = self.captures.iter().map(|(port, frames)| (&**port, &**frames));
+        let folder = replay(state, later.iter().copied(), captures, &[]);
         Replayed::read(folder)
     }
 }
@@ -157,4 +143,10 @@ fn sctp_init(ports: (u16, u16)) -> Vec<u8> {
     let sum = wire::checksum::crc32c(&message);
     message[8..12].copy_from_slice(&sum.to_le_bytes());
     message
+}
+
+/// Whether it was a policy that had the frame of this line dropped.
+pub(crate) fn is_by_policy(drop: &Value) -> bool {
+    drop["class"] == "policy"
+        && matches!(&drop["policy"], Value::String(name) if name.contains("NetworkPolicy/"))
 }

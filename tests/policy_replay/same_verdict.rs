@@ -8,7 +8,7 @@ use serde_json::Value;
 use wire::addr::Mac;
 
 use crate::cases::{self, ASKED, Case, OUTSIDE};
-use crate::replayed::{Input, first_packet, pod_mac};
+use crate::replayed::{Input, first_packet, is_by_policy, pod_mac};
 use crate::support::{Folder, NODE, mac, run};
 
 /// Address of an entry of the matrix.
@@ -83,11 +83,7 @@ fn differences(case: &Case) -> (usize, Vec<String>) {
     let mut wrong = Vec::new();
     for ((from, to, family, what, allow), (port, number)) in lines.iter().zip(&numbers) {
         let drop = replayed.drop(port, *number);
-        let by_policy = drop.is_some_and(|drop| {
-            drop["class"] == "policy"
-                && matches!(&drop["policy"], Value::String(name) if name.contains("NetworkPolicy/"))
-        });
-        if (drop.is_none(), by_policy) != (*allow, !*allow) {
+        if (drop.is_none(), drop.is_some_and(is_by_policy)) != (*allow, !*allow) {
             let drop = drop.map(Value::to_string);
             wrong.push(format!("{}: {from} {to} {family} {what} {allow}: {drop:?}", case.name));
         }
@@ -110,15 +106,6 @@ fn differences(case: &Case) -> (usize, Vec<String>) {
 
 #[test]
 fn the_wire_agrees_with_the_matrix() {
-    let (mut frames, mut wrong) = (0, Vec::new());
     // Every third case: each is some 2,000 frames.
-    for case in cases::all().iter().step_by(3) {
-        let (count, mut bad) = differences(case);
-        frames += count;
-        bad.truncate(3);
-        wrong.extend(bad);
-    }
-    println!("{frames} frames");
-    assert!(frames > 50_000);
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    crate::all_agree(3, differences);
 }

@@ -17,7 +17,7 @@ use wire::flow_key::{HashKey, proto};
 use wire::parse::parse;
 
 use crate::cases::{self, Case, NAMESPACES, OUTSIDE, PODS};
-use crate::replayed::{Input, first_packet, pod_mac};
+use crate::replayed::{Input, first_packet, is_by_policy, pod_mac};
 use crate::support::{NODE, mac};
 
 /// Ports and protocols that are asked for; each Service has all of them.
@@ -181,11 +181,7 @@ fn differences(case: &Case) -> (usize, Vec<String>) {
     let mut wrong = Vec::new();
     for (port, at, from, to, way, name, allow) in &asked {
         let drop = replayed.drop(port, *at);
-        let by_policy = drop.is_some_and(|drop| {
-            drop["class"] == "policy"
-                && matches!(&drop["policy"], Value::String(name) if name.contains("NetworkPolicy/"))
-        });
-        if (drop.is_none(), by_policy) != (*allow, !*allow) {
+        if (drop.is_none(), drop.is_some_and(is_by_policy)) != (*allow, !*allow) {
             let drop = drop.map(Value::to_string);
             wrong.push(format!("{}: {from} {to}/{name} by {way} {allow}: {drop:?}", case.name));
         }
@@ -209,15 +205,6 @@ fn differences(case: &Case) -> (usize, Vec<String>) {
 
 #[test]
 fn verdicts_are_the_same_by_every_address() {
-    let (mut frames, mut wrong) = (0, Vec::new());
     // Every fifth case: each is some 4,000 frames.
-    for case in cases::all().iter().step_by(5) {
-        let (count, mut bad) = differences(case);
-        frames += count;
-        bad.truncate(3);
-        wrong.extend(bad);
-    }
-    println!("{frames} frames");
-    assert!(frames > 50_000);
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    crate::all_agree(5, differences);
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use wire::flow_key::proto;
 
-use crate::play::{Play, first, round_trip, udp};
+use crate::play::{Play, SYN_ACK, first, round_trip, tcp, udp};
 use crate::world::{
     End, FAMILIES, NODE, NODE_PORTS, OUTSIDE, X, Y, cluster, node_ip, other_node_ip, pod_ip,
     service_of, slices, vip, web,
@@ -197,5 +197,60 @@ fn should_not_let_anybody_use_the_mapping_of_another() {
         let chosen = SocketAddr::new(pod_ip(2, v6), seen.port());
         let direct = round_trip(&mut play, proto::UDP, (X, chosen), vip(10, v6, 80), (Y, 8080));
         assert_eq!(direct, chosen);
+    }
+}
+
+/// A server off the cluster that only the node's stack reaches, called from there: by the node
+/// itself, or by a client that the node's stack handed over. The server sees the node at a port
+/// of the range kept for this, and its answers come back to the caller.
+#[test]
+fn should_lead_back_to_the_node_for_endpoints_outside() {
+    for v6 in FAMILIES {
+        let mut play = Play::new(&balancer("", &[End::outside()]));
+        let server = OUTSIDE.at(v6, 8080);
+        let stranger = if v6 { "2001:db8:6::1" } else { "203.0.113.66" };
+        let stranger = SocketAddr::new(stranger.parse().expect("an address"), 4100);
+        let itself = OUTSIDE.at(v6, 4200);
+        for protocol in PROTOCOLS {
+            for (from, to) in [
+                (NODE.at(v6, 4000), vip(10, v6, 80)),
+                (NODE.at(v6, 4001), node_port(v6)),
+                (stranger, node_port(v6)),
+                (itself, lb(v6)),
+            ] {
+                let seen = play.send(NODE, &first(protocol, from, to)).by("host");
+                assert_eq!((seen.to(), seen.from().ip()), (server, node_ip(v6)));
+                assert!(seen.from().port() >= 44_000, "of the range kept for this: {seen:?}");
+                let answer = match protocol {
+                    proto::TCP => tcp(server, seen.from(), (5000, 1001, SYN_ACK)),
+                    _ => first(protocol, server, seen.from()),
+                };
+                let heard = play.send(NODE, &answer).by("host");
+                assert_eq!((heard.from(), heard.to()), (to, from));
+            }
+        }
+        // Pods need no help of the node's.
+        let seen = play.send(X, &udp(X.at(v6, 4000), vip(10, v6, 80))).by("host");
+        assert_eq!(seen.to(), server);
+        // What is no Service's has no business here, and what the node hands over a second time neither.
+        play.send(NODE, &udp(NODE.at(v6, 4000), server)).told("hairpin");
+        let seen = play.send(NODE, &udp(NODE.at(v6, 4009), vip(10, v6, 80))).by("host");
+        play.send(NODE, &udp(seen.from(), seen.to())).told("hairpin");
+    }
+}
+
+/// A pod that calls itself through another node's node port, or through its own node's stack.
+#[test]
+fn should_hide_whoever_calls_itself_from_elsewhere() {
+    for v6 in FAMILIES {
+        let mut play = Play::new(&balancer("", &[End::remote(5)]));
+        let from = SocketAddr::new(crate::world::remote_ip(5, v6), 4000);
+        let outcome = play.send(NODE, &udp(from, node_port(v6)));
+        let Some(seen) = outcome.left.first() else { panic!("{outcome:?}") };
+        assert_eq!(
+            seen.inner().from().ip(),
+            node_ip(v6),
+            "not the gateway, whom n2 knows as its own"
+        );
     }
 }

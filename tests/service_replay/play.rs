@@ -12,7 +12,7 @@ use wire::flow_key::{HashKey, proto};
 use wire::parse::{Network, Parsed, Quoted, parse, parse_quoted};
 
 use crate::octets;
-use crate::support::{Folder, frames, run};
+use crate::support::{frames, replay};
 use crate::world::{Host, SERVICE_RANGES};
 
 /// TCP flags.
@@ -326,23 +326,9 @@ impl Play {
     /// Replays all so far, and gives what became of the frames of `port` at these times.
     #[track_caller]
     fn replay(&self, port: &str, asked: &[(u64, u64)]) -> Vec<Outcome> {
-        let folder = Folder::new();
-        let manifests = folder.manifest("state", &self.state);
-        let mut arguments = vec!["replay".to_owned(), "--node".into(), "n1".into()];
-        arguments.extend(["--manifests".into(), manifests, "--out".into(), folder.text("out")]);
-        arguments.extend(self.options.iter().cloned());
-        for (number, (seconds, text)) in self.later.iter().enumerate() {
-            let path = folder.manifest(&format!("later{number}"), text);
-            arguments.extend(["--at".into(), format!("{seconds}={path}")]);
-        }
-        for (number, (port, frames)) in self.captures.iter().enumerate() {
-            let path = folder.capture(&format!("in{number}.pcap"), frames);
-            arguments.extend(["--in".into(), format!("{port}={path}")]);
-        }
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let output = run(&arguments);
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{told}");
+        let later = self.later.iter().map(|(seconds, text)| (*seconds, &**text));
+        let captures = self.captures.iter().map(|(port, frames)| (&**port, &**frames));
+        let folder = replay(&self.state, later, captures, &self.options);
         let mut outcomes = vec![Outcome::default(); asked.len()];
         let mut at_time: BTreeMap<u64, usize> = BTreeMap::new();
         at_time.extend(asked.iter().enumerate().map(|(at, (time, _))| (*time, at)));

@@ -205,6 +205,11 @@ impl End {
         Self::new([node_ip(false), node_ip(true)], "n1")
     }
 
+    /// A server off the cluster, as a Service without a selector may have.
+    pub(crate) fn outside() -> Self {
+        Self::new([OUTSIDE.ip(false), OUTSIDE.ip(true)], "null")
+    }
+
     fn new(ips: [IpAddr; 2], node: &str) -> Self {
         let [four, six] = ips.map(|ip| ip.to_string());
         Self { four, six, node: node.to_owned(), more: String::new() }

@@ -93,6 +93,35 @@ impl Drop for Folder {
     }
 }
 
+/// Replays captures of ports at node n1 under a state, and others that take its place after so
+/// many seconds; what was written is in the folder's `out`.
+#[track_caller]
+pub(crate) fn replay<'a>(
+    state: &str,
+    later: impl IntoIterator<Item = (f64, &'a str)>,
+    captures: impl IntoIterator<Item = (&'a str, &'a [(f64, Vec<u8>)])>,
+    options: &[String],
+) -> Folder {
+    let folder = Folder::new();
+    let manifests = folder.manifest("state", state);
+    let mut arguments = vec!["replay".to_owned(), "--node".into(), "n1".into()];
+    arguments.extend(["--manifests".into(), manifests, "--out".into(), folder.text("out")]);
+    arguments.extend(options.iter().cloned());
+    for (number, (seconds, text)) in later.into_iter().enumerate() {
+        let path = folder.manifest(&format!("later{number}"), text);
+        arguments.extend(["--at".into(), format!("{seconds}={path}")]);
+    }
+    for (number, (port, frames)) in captures.into_iter().enumerate() {
+        let path = folder.capture(&format!("in{number}.pcap"), frames);
+        arguments.extend(["--in".into(), format!("{port}={path}")]);
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let output = run(&arguments);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    folder
+}
+
 /// Frames of a capture, with their times in seconds.
 pub(crate) fn frames(path: &Path) -> Vec<(f64, Vec<u8>)> {
     let reader = read_capture(path).expect("a capture");

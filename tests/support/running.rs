@@ -24,7 +24,7 @@ pub(crate) fn is_possible(needed: &str, there: bool) -> bool {
     there
 }
 
-/// A switch under test; killed if the test does not stop it.
+/// A switch under test; killed where it is dropped.
 pub(crate) struct Running {
     child: Child,
     lines: Receiver<String>,
@@ -52,18 +52,28 @@ impl Running {
     /// Waits for a line that begins so.
     #[track_caller]
     pub(crate) fn says(&self, beginning: &str) -> String {
+        self.says_that(|line| line.starts_with(beginning))
+    }
+
+    /// Waits for such a line.
+    #[track_caller]
+    pub(crate) fn says_that(&self, wanted: impl Fn(&str) -> bool) -> String {
         loop {
             match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) if line.starts_with(beginning) => return line,
+                Ok(line) if wanted(&line) => return line,
                 Ok(_) => {}
-                Err(error) => panic!("no {beginning:?}: {error}"),
+                Err(error) => panic!("not said: {error}"),
             }
         }
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
     /// Asks it to stop and gives its exit status.
     pub(crate) fn stop(mut self) -> Option<i32> {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
+        self.signal(Signal::TERM);
         self.child.wait().expect("it ends").code()
     }
 }

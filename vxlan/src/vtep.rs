@@ -99,7 +99,7 @@ pub enum TableError {
     /// Another end has that outer address on that network.
     #[error("outer address {0} on VNI {1} is another tunnel end's already")]
     AddressTaken(IpAddr, Vni),
-    /// Another end has that MAC on that network.
+    /// Another end has that MAC on that network, over an underlay of the same family.
     #[error("VTEP MAC {0} on VNI {1} is another tunnel end's already")]
     MacTaken(Mac, Vni),
     /// It is this node's own.
@@ -142,7 +142,8 @@ pub struct VtepTable {
     ends: Vec<Option<Arc<RemoteEnd>>>,
     free: Vec<u32>,
     by_source: HashMap<(IpAddr, Vni), EndIndex>,
-    by_mac: HashMap<(Mac, Vni), EndIndex>,
+    /// The last is whether the underlay is IPv6.
+    by_mac: HashMap<(Mac, Vni, bool), EndIndex>,
     local: Vec<IpAddr>,
     networks: Vec<(Vni, u16)>,
 }
@@ -236,10 +237,11 @@ impl VtepTable {
         self.by_source.get(&(source, vni)).copied()
     }
 
-    /// The end whose inner link-layer address is `mac` on `vni`.
+    /// The end whose inner link-layer address is `mac` on `vni`, over an underlay of IPv6 or IPv4.
+    /// They are told apart since a node may have an end over each, with one address.
     #[inline]
-    pub fn by_mac(&self, mac: Mac, vni: Vni) -> Option<EndIndex> {
-        self.by_mac.get(&(mac, vni)).copied()
+    pub fn by_mac(&self, mac: Mac, vni: Vni, ipv6: bool) -> Option<EndIndex> {
+        self.by_mac.get(&(mac, vni, ipv6)).copied()
     }
 
     /// The zone of a VNI that this node takes part in.
@@ -310,7 +312,8 @@ impl VtepTable {
             }
         }
         // Ends without a MAC of their own all have the zero one, and are not found by it.
-        if self.by_mac(end.mac, vni).is_some_and(|i| Some(i) != place) {
+        let of_mac = self.by_mac(end.mac, vni, end.template.is_ipv6());
+        if of_mac.is_some_and(|i| Some(i) != place) {
             return Err(TableError::MacTaken(end.mac, vni));
         }
         Ok(())
@@ -321,7 +324,7 @@ impl VtepTable {
             self.by_source.insert((*address, end.vni()), index);
         }
         if end.mac.is_unicast() {
-            self.by_mac.insert((end.mac, end.vni()), index);
+            self.by_mac.insert((end.mac, end.vni(), end.template.is_ipv6()), index);
         }
         self.ends[index.index()] = Some(Arc::new(end));
     }
@@ -331,7 +334,7 @@ impl VtepTable {
         for address in &end.sources {
             self.by_source.remove(&(*address, end.vni()));
         }
-        self.by_mac.remove(&(end.mac, end.vni()));
+        self.by_mac.remove(&(end.mac, end.vni(), end.template.is_ipv6()));
         Some(end)
     }
 }

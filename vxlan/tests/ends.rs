@@ -63,8 +63,8 @@ fn only_known_ends_are_admitted() {
     assert_eq!(table.believes(two, Some(two)), Ok(()));
     assert_eq!(table.believes(two, Some(three)), Err(Refusal::InnerSource));
     assert_eq!(table.believes(two, None), Err(Refusal::InnerSource));
-    assert_eq!(table.by_mac(Mac([2, 0, 0, 0, 0, 2]), vni(7)), Some(seven));
-    assert_eq!(table.by_mac(Mac([2, 0, 0, 0, 0, 9]), vni(1)), None);
+    assert_eq!(table.by_mac(Mac([2, 0, 0, 0, 0, 2]), vni(7), false), Some(seven));
+    assert_eq!(table.by_mac(Mac([2, 0, 0, 0, 0, 9]), vni(1), false), None);
 }
 
 /// A node changes its address and its MAC: the old ones mean nothing any more, the index stays.
@@ -79,7 +79,7 @@ fn nodes_change() {
     assert_eq!(table.by_source(ip("192.0.2.2"), vni(1)), None);
     assert_eq!(table.by_source(ip("192.0.2.22"), vni(1)), Some(two));
     table.replace(two, end("192.0.2.22", 9, 1)).unwrap();
-    assert_eq!(table.by_mac(Mac([2, 0, 0, 0, 0, 2]), vni(1)), None);
+    assert_eq!(table.by_mac(Mac([2, 0, 0, 0, 0, 2]), vni(1), false), None);
     assert_eq!(table.get(two).unwrap().mac(), Mac([2, 0, 0, 0, 0, 9]));
 
     let gone = table.remove(three).unwrap();
@@ -118,7 +118,7 @@ fn refused_changes_change_nothing() {
         let outer = Outer::new(ip("192.0.2.1"), ip(address), vni(1));
         table.insert(RemoteEnd::new(outer, Mac::ZERO).unwrap()).unwrap();
     }
-    assert_eq!(table.by_mac(Mac::ZERO, vni(1)), None);
+    assert_eq!(table.by_mac(Mac::ZERO, vni(1), false), None);
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn ends_can_take_over_each_others_addresses_at_once() {
     let swapped = vec![(two, end("192.0.2.3", 3, 1)), (three, end("192.0.2.2", 2, 1))];
     table.replace_all(swapped).unwrap();
     assert_eq!(table.by_source(ip("192.0.2.3"), vni(1)), Some(two));
-    assert_eq!(table.by_mac(Mac([2, 0, 0, 0, 0, 2]), vni(1)), Some(three));
+    assert_eq!(table.by_mac(Mac([2, 0, 0, 0, 0, 2]), vni(1), false), Some(three));
     assert_eq!(table.len(), 3);
 
     // One that cannot be leaves all as it was.

@@ -4,6 +4,7 @@
 mod connections;
 mod datagrams;
 mod frames;
+mod iperf3;
 mod round_trip;
 mod stream;
 
@@ -24,6 +25,8 @@ pub(crate) struct Load {
     pub(crate) work: &'static str,
     /// Whether it consists of new connections.
     pub(crate) opens_connections: bool,
+    /// A program that it cannot do without.
+    pub(crate) needs: Option<&'static str>,
     pub(crate) run: fn(&Path, Duration) -> Outcome<Sample>,
 }
 
@@ -68,6 +71,7 @@ pub(crate) const ALL: &[Load] = &[
         figures: GBIT,
         work: "KiB",
         opens_connections: false,
+        needs: None,
         run: |path, time| stream::run(path, Family::V4, time),
     },
     Load {
@@ -75,13 +79,23 @@ pub(crate) const ALL: &[Load] = &[
         figures: GBIT,
         work: "KiB",
         opens_connections: false,
+        needs: None,
         run: |path, time| stream::run(path, Family::V6, time),
+    },
+    Load {
+        name: "tcp_stream/ipv4/iperf3",
+        figures: GBIT,
+        work: "KiB",
+        opens_connections: false,
+        needs: Some(iperf3::PROGRAM),
+        run: iperf3::run,
     },
     Load {
         name: "small_frames/ipv4",
         figures: MPPS,
         work: "frame",
         opens_connections: false,
+        needs: None,
         run: frames::run,
     },
     Load {
@@ -89,6 +103,7 @@ pub(crate) const ALL: &[Load] = &[
         figures: MPPS,
         work: "datagram",
         opens_connections: false,
+        needs: None,
         run: |path, time| datagrams::run(path, Family::V4, time),
     },
     Load {
@@ -96,6 +111,7 @@ pub(crate) const ALL: &[Load] = &[
         figures: MICROS,
         work: "round trip",
         opens_connections: false,
+        needs: None,
         run: |path, time| round_trip::run(path, Family::V4, time),
     },
     Load {
@@ -103,6 +119,7 @@ pub(crate) const ALL: &[Load] = &[
         figures: RATE,
         work: "connection",
         opens_connections: true,
+        needs: None,
         run: |path, time| connections::run(path, Family::V4, time),
     },
 ];

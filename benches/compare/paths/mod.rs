@@ -3,12 +3,12 @@
 mod kernel;
 mod kube_proxy;
 mod nodes;
-mod ovs;
+pub(crate) mod ovs;
 mod pod;
 mod podswitch;
 mod reach;
 pub(crate) mod services;
-mod tools;
+pub(crate) mod tools;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 

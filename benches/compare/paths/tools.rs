@@ -10,7 +10,7 @@ use super::Missing;
 use crate::Outcome;
 
 /// Where a program is; without it the path cannot be there.
-pub(super) fn find(program: &str) -> Result<PathBuf, Missing> {
+pub(crate) fn find(program: &str) -> Result<PathBuf, Missing> {
     let path = env::var_os("PATH").unwrap_or_default();
     // A user's shell may know fewer places than root's.
     let places = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
@@ -31,7 +31,7 @@ pub(super) fn need_root(what: &str) -> Result<(), Missing> {
 }
 
 /// Runs a command with text for it to read; gives what it said.
-pub(super) fn run(command: &mut Command, input: &str) -> Outcome<String> {
+pub(crate) fn run(command: &mut Command, input: &str) -> Outcome<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let fail = |e: &dyn std::fmt::Display| format!("{name}: {e}");
     let mut child = command

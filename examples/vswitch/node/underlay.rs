@@ -83,6 +83,8 @@ struct SocketsPlan {
     addresses: Vec<IpAddr>,
     port: u16,
     mtu: u32,
+    /// What pods take at least.
+    inner_mtu: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,7 +232,10 @@ impl Underlay {
                 if link.name == "lo" { way_mtu(state, netlink, &links) } else { link.mtu };
             mtu = mtu.min(of_ways);
         }
-        Ok(SocketsPlan { addresses, port: tunnel.port, mtu })
+        let has_ipv6 = addresses.iter().any(IpAddr::is_ipv6);
+        let least = inner_mtu(clamped(mtu).into(), has_ipv6) as u16;
+        let inner_mtu = self.options.mtu.map_or(least, |mtu| mtu.min(least));
+        Ok(SocketsPlan { addresses, port: tunnel.port, mtu, inner_mtu })
     }
 
     /// Detaches what does not fit any more, of which nobody is told now.
@@ -286,6 +291,7 @@ impl Underlay {
         let config = UdpTunnelConfig {
             port: plan.port,
             mtu: Some(plan.mtu),
+            inner_mtu: Some(plan.inner_mtu),
             ..UdpTunnelConfig::new(&plan.addresses)
         };
         let device = UdpTunnelDevice::new(&self.namespace, config).map_err(|e| e.to_string())?;
@@ -365,9 +371,10 @@ impl Underlay {
         }
         // A made-up address is nobody's on a real network: better a reason than silence.
         for node in &mut config.nodes {
+            // Of both families, as there may be a tunnel over each.
             let is_known = |a: &IpAddr| self.neighbours.has(*a);
             if has_made_up_mac(node.underlay_mac, &node.addresses)
-                && !node.addresses.iter().any(is_known)
+                && !node.addresses.iter().all(is_known)
             {
                 Arc::make_mut(node).underlay_mac = Mac::ZERO;
             }
@@ -425,17 +432,16 @@ fn way_mtu(state: &Compiled, netlink: &mut Netlink, links: &[Link]) -> u32 {
 
 /// Whether any tunnel runs over IPv6, whose headers are longer.
 fn needs_ipv6(state: &Compiled) -> bool {
-    use switch_core::config::Underlay::Ipv6First;
+    use switch_core::config::Underlay::Ipv4First;
     let has = |addresses: &[IpAddr], v6: bool| addresses.iter().any(|a| a.is_ipv6() == v6);
-    let own = &state.config.node.addresses;
-    let v6_first = state.config.tunnel.as_ref().is_some_and(|t| t.underlay == Ipv6First);
-    let mut ends = state.config.nodes.iter().map(|node| &node.addresses[..]).peekable();
-    if ends.peek().is_none() {
-        return !has(own, false);
+    let own = &state.config.node;
+    let v4_first = state.config.tunnel.as_ref().is_none_or(|t| t.underlay == Ipv4First);
+    if state.config.nodes.is_empty() {
+        return !has(&own.addresses, false);
     }
-    ends.any(|other| {
-        let [v4, v6] = [false, true].map(|v6| has(own, v6) && has(other, v6));
-        v6 && (v6_first || !v4)
+    state.config.nodes.iter().any(|other| {
+        let [v4, v6] = [false, true].map(|v6| has(&own.addresses, v6) && has(&other.addresses, v6));
+        v6 && (!v4_first || !v4 || own.vtep.both_have_second(other.vtep))
     })
 }
 

@@ -248,6 +248,17 @@ impl PolicyTable {
         Party { address, owner: owner.copied().unwrap_or_default() }
     }
 
+    /// Reads what judging a connection to `address` begins with, and returns a number that means
+    /// nothing: asked for a batch, the waits of several connections for main memory overlap.
+    #[inline]
+    pub fn read_ahead(&self, address: IpAddr) -> u32 {
+        let identity = self.party(address).identity();
+        let stages = self.stage_sets.get(identity);
+        let stage =
+            stages.map_or(0, |set| set[Direction::Ingress.index()][Tier::NetworkPolicy.index()]);
+        self.stages.get(stage).map_or(0, Stage::read_ahead)
+    }
+
     /// Judges a new connection at both ends (N4).
     #[inline]
     pub fn verdict(&self, source: &Party, destination: &Party, traffic: Traffic) -> Verdict {

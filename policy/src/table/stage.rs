@@ -160,6 +160,12 @@ impl Stage {
         Self { partition, run: Arc::clone(&self.run) }
     }
 
+    /// Reads the first line, and returns a number that means nothing.
+    #[inline]
+    pub(super) fn read_ahead(&self) -> u32 {
+        self.run.first().map_or(0, |Line(header)| header[RULES])
+    }
+
     /// Lowest rank of a rule that matches.
     #[inline]
     pub(crate) fn first_match(&self, peer: &Party, key: PortKey) -> u32 {

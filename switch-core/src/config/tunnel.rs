@@ -45,7 +45,8 @@ pub enum Routing {
 }
 
 /// Which of two families the tunnel runs over. Where only one is common to both nodes it is that
-/// one. What is inside does not matter.
+/// one. Between nodes that both have a second tunnel end for IPv6 ([`VtepMac`](super::VtepMac)) it
+/// is always [`Inner`](Self::Inner).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Underlay {
     /// IPv4 if there is.
@@ -53,4 +54,6 @@ pub enum Underlay {
     Ipv4First,
     /// IPv6 if there is.
     Ipv6First,
+    /// That of what is inside: each family has a tunnel of its own.
+    Inner,
 }

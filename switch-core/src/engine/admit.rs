@@ -13,7 +13,7 @@ use wire::parse::{Fragment as Part, Parsed};
 use super::slow::source;
 use super::{Engine, Turn, sender};
 use crate::action::{DropReason, Plan};
-use crate::flow::connection::{Created, Direction, Known, Pinned, Refused, SourceNat};
+use crate::flow::connection::{Created, Direction, Known, Pinned, Place, Refused, SourceNat};
 use crate::flow::nat::Lease;
 use crate::flow::table::FlowEntry;
 use crate::flow::tcp::{Judgement, Segment, TcpState, is_over, window_scale};
@@ -60,7 +60,8 @@ impl Engine {
         if is_tcp && !is_possible(flags) {
             return DropReason::TcpInvalidState.into();
         }
-        let found = self.shared.tracker.find(parsed.hash, &parsed.key);
+        let place = self.shared.tracker.place(&parsed.key, parsed.hash);
+        let found = self.shared.tracker.find(place, &parsed.key);
         let mut known = found.or_else(|| self.behind_link_local(turn, packet, parsed));
         if let Some(old) = known
             && let Some(end) = self.end_of(turn, &old, packet, parsed)
@@ -102,7 +103,7 @@ impl Engine {
                 if packet.via().is_none() {
                     pinned.origin_mac = source(packet.bytes());
                 }
-                let known = match self.open(turn, &pinned, service.as_ref()) {
+                let known = match self.open(turn, place, &pinned, service.as_ref()) {
                     Ok(known) => known,
                     Err(reason) => return reason.into(),
                 };
@@ -150,7 +151,8 @@ impl Engine {
         }
         let find = |own: IpAddr| {
             let key = FlowKey { src: to_octets(own).0, ..parsed.key };
-            self.shared.tracker.find(key.hash(&self.shared.hash_key), &key)
+            let tracker = &self.shared.tracker;
+            tracker.find(tracker.place(&key, key.hash(&self.shared.hash_key)), &key)
         };
         match snapshot.port(packet.ingress) {
             PortFacts::Pod(pod) => pod.ipv6.iter().find_map(|own| find((*own).into())),
@@ -191,6 +193,7 @@ impl Engine {
     fn open(
         &mut self,
         turn: &Turn<'_>,
+        place: Place,
         wanted: &Pinned,
         service: Option<&Served<'_>>,
     ) -> Result<Known, DropReason> {
@@ -206,7 +209,7 @@ impl Engine {
                 let port = self.shared.tracker.nat().lease(&pinned, &Lease { range, from, fair });
                 pinned.reply.dst_port = port.ok_or(DropReason::NatPortsExhausted)?;
             }
-            let made = self.create(turn, &pinned);
+            let made = self.create(turn, place, &pinned);
             if leases && !matches!(made, Ok(Created::New(_))) {
                 self.shared.tracker.nat().release(&pinned);
             }
@@ -238,15 +241,20 @@ impl Engine {
     }
 
     /// When the table is full, what is short-lived goes first (T-C5).
-    fn create(&mut self, turn: &Turn<'_>, pinned: &Pinned) -> Result<Created, Refused> {
+    fn create(
+        &mut self,
+        turn: &Turn<'_>,
+        place: Place,
+        pinned: &Pinned,
+    ) -> Result<Created, Refused> {
         let seconds = turn.now.as_secs() as u32;
         let tracker = &self.shared.tracker;
-        match tracker.create(pinned, seconds) {
+        match tracker.create_at(place, pinned, seconds) {
             Err(Refused::Full) => {
                 let slots = tracker.slots().max(1);
                 self.pressed = (self.pressed + EVICTION_SCAN) % slots;
                 tracker.sweep(self.pressed, EVICTION_SCAN, seconds, true);
-                tracker.create(pinned, seconds)
+                tracker.create_at(place, pinned, seconds)
             }
             made => made,
         }
@@ -338,7 +346,7 @@ fn is_sctp_init(frame: &[u8], parsed: &Parsed) -> bool {
 
 /// Whether an end system ever sends a segment with these flags (RFC 9293 §3.5, §3.10): all but
 /// SYN and RST acknowledge, and what opens a connection neither closes nor resets it.
-fn is_possible(flags: u8) -> bool {
+pub(super) fn is_possible(flags: u8) -> bool {
     match flags & (SYN | FIN | RST) {
         SYN | RST => true,
         0 | FIN => flags & ACK != 0,

@@ -9,6 +9,7 @@
 //! fragment of a datagram that is not whole yet; the counters add up.
 
 mod admit;
+mod ahead;
 mod bridge;
 mod encap;
 mod fragments;

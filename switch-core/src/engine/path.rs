@@ -49,12 +49,12 @@ impl Engine {
             Some(ethertype::IPV6) => Network::Ipv6,
             _ => return false,
         };
-        let hash_key = &self.shared.hash_key;
+        let (tracker, hash_key) = (&self.shared.tracker, &self.shared.hash_key);
         let Some(packet) = parse_quoted(&inner[14..], network, hash_key) else { return false };
         // What was sent is what the other direction answers.
         let answer = packet.key.reversed();
         snapshot.reach(packet.key.dst_addr()) == Some(reach)
-            && self.shared.tracker.find(answer.hash(hash_key), &answer).is_some()
+            && tracker.find(tracker.place(&answer, answer.hash(hash_key)), &answer).is_some()
     }
 }
 

@@ -60,7 +60,9 @@ impl Engine {
         // Whoever could not answer the packet never saw it, or made it up (T-N2): a pod is no
         // router for others, and behind the node's port stands none of this node's pods.
         check_source(snapshot, &Query::of(&answer, packet)).ok()?;
-        let known = self.shared.tracker.find(answer.hash(&self.shared.hash_key), &answer)?;
+        let tracker = &self.shared.tracker;
+        let place = tracker.place(&answer, answer.hash(&self.shared.hash_key));
+        let known = tracker.find(place, &answer)?;
         Some((known, quoted))
     }
 }

@@ -162,7 +162,13 @@ impl Engine {
         let from = match error {
             // A closed port is told of by the address that it was looked for at.
             Error::PortUnreachable => parsed.key.dst_addr(),
-            _ => turn.snapshot.own_address(parsed.key.src_addr()),
+            _ => {
+                let (snapshot, to) = (turn.snapshot, parsed.key.src_addr());
+                // No other node forwards what comes from a link-local address.
+                let node = snapshot.own_address(to);
+                let known = packet.via().filter(|_| snapshot.is_gateway(node));
+                known.and_then(|_| snapshot.tunnels.own_gateway(to.is_ipv6())).unwrap_or(node)
+            }
         };
         let limiter = &mut self.errors;
         if let Ok(answer) = icmp::error(error, packet, parsed, from, turn.now, limiter, turn.pool) {

@@ -4,13 +4,16 @@
 use vxlan::template::SourcePort;
 use wire::addr::Mac;
 use wire::flow_key::{HashKey, proto};
+use wire::parse::tcp_flags::SYN;
 use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into, straight};
 
+use super::admit::is_possible;
 use super::encap::wrap;
 use super::{Engine, Turn, slow};
 use crate::action::{DropReason, Plan, PlanFlags, apply, apply_plain};
+use crate::flow::connection::{ConnectionRef, Tracker};
 use crate::flow::table::{EntryId, Follow, Renewals, Untold};
-use crate::flow::tcp::Segment;
+use crate::flow::tcp::{Judgement, Segment};
 use crate::id::PortId;
 use crate::packet::{BATCH, Batch, Packet};
 
@@ -94,7 +97,7 @@ impl Engine {
             }
         }
         self.approach(&burst.ids[..AHEAD.min(count)]);
-        let mut hits = 0;
+        let (mut hits, mut missed) = (0, false);
         for (i, mut packet) in batch.drain(..).enumerate() {
             let i = i % BATCH;
             // The same for what the flows' answers take.
@@ -104,13 +107,8 @@ impl Engine {
             }
             if burst.plain & 1 << i != 0 {
                 let parsed = &self.parsed[i];
-                let id = self.flows.look(
-                    burst.ids[i],
-                    parsed.hash,
-                    &parsed.key,
-                    burst.senders[i],
-                    touched,
-                );
+                let (candidate, sender) = (burst.ids[i], burst.senders[i]);
+                let id = self.flows.look(candidate, parsed.hash, &parsed.key, sender, touched);
                 let length = parsed.end.wrapping_sub(parsed.l3.into());
                 let bytes = packet.len() as u32;
                 if let Some(plan) = self.flows.hit_counted(id, length, bytes, seconds) {
@@ -144,6 +142,10 @@ impl Engine {
             if let Err(reason) = burst.sound[i] {
                 self.drop(turn, packet, reason, None);
                 continue;
+            }
+            if !missed {
+                missed = true;
+                self.read_ahead(snapshot, i, burst.plain, &burst.ids);
             }
             let parsed = self.parsed[i];
             self.slow(turn, ingress, packet, &parsed);
@@ -264,7 +266,11 @@ impl Engine {
                 let header = packet.bytes().get(usize::from(parsed.l4)..).unwrap_or_default();
                 let payload = parsed.end - u32::from(parsed.payload);
                 let segment = Segment::read(header, parsed.tcp_flags, payload);
-                segment.is_plain() && tracker.touch_tcp(connection, &segment, packet.len(), seconds)
+                if segment.is_plain() {
+                    tracker.touch_tcp(connection, &segment, packet.len(), seconds)
+                } else {
+                    closes(tracker, connection, &segment, packet.len(), seconds)
+                }
             }
             Follow::Each(connection) => tracker.touch(connection, packet.len(), seconds),
             Follow::Tell(Untold { connection, packets, bytes }) => {
@@ -304,6 +310,22 @@ pub(super) fn read(
 ) -> Result<(), DropReason> {
     parse_into(packet.bytes(), hash_key, parsed)?;
     packet.offload.check(parsed)
+}
+
+/// Moves the connection by a segment that closes or resets it and no more. False, and nothing moved:
+/// it is for the slow path to judge.
+#[inline(never)]
+fn closes(
+    tracker: &Tracker,
+    connection: ConnectionRef,
+    segment: &Segment,
+    bytes: usize,
+    seconds: u32,
+) -> bool {
+    segment.flags & SYN == 0
+        && is_possible(segment.flags)
+        && tracker.control_segment(connection, segment, None, bytes, seconds)
+            == Some(Judgement::Fits)
 }
 
 /// Nothing about the packet asks for more than its flow's plan.

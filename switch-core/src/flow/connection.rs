@@ -1,19 +1,23 @@
 //! Connections, shared by all workers: whatever worker a packet of either direction arrives at,
 //! it finds the same connection, and two first packets at once make one.
 //!
-//! Two parts. The *index* maps the key of each direction to the connection's pinned facts; it is
-//! split into shards, each behind a mutex, and only touched when a worker meets a key that its
-//! own flow table does not have (the miss path), and when connections end. The *slots* hold what
-//! changes with packets (TCP sides, counters, last packet) as relaxed atomics, one cache line for
-//! each direction, which the hit path reads and writes without any lock. See decision record
-//! 0002 for what was weighed against it.
+//! Two parts. The *slots* hold a connection's pinned facts, and what changes with packets (TCP
+//! sides, counters, last packet) as relaxed atomics: one cache line for each direction, which the
+//! hit path reads and writes without any lock, one for the facts, one more where packets are translated.
+//! The *index* leads from the keys to the slot; it is split into shards, each behind a mutex, and
+//! only touched when a worker meets a key that its own flow table does not have (the miss path), and
+//! when connections end. Where nothing is translated both directions have one place in it. See
+//! decision records 0002 and 0012.
 //!
 //! A slot is used again under a new generation. A worker's entry remembers the generation, so an
 //! entry of a connection that ended is a miss and never applies to another connection.
 //!
-//! The types are here, the table in `tracker.rs`, what packets do to a connection in `packets.rs`.
+//! The types are here, the table in `tracker.rs`, what a slot holds in `slot.rs` and `facts.rs`, what
+//! packets do to a connection in `packets.rs`, how it ends in `ending.rs`.
 //! `model.rs` puts the same source before `shuttle`, which tries interleavings of threads.
 
+mod ending;
+mod facts;
 mod packets;
 mod slot;
 mod tracker;
@@ -44,7 +48,8 @@ const SHARDS: usize = 64;
 /// Ports that connections are counted for.
 const PORTS: usize = PortId::MAX_PORTS;
 
-const _: () = assert!(size_of::<slot::Lane>() == 64);
+const _: () = assert!(size_of::<slot::Lane>() == 64 && size_of::<slot::Slot>() == 192);
+const _: () = assert!(size_of::<facts::Answer>() == 64);
 
 /// One direction of a connection, as a worker's entry remembers it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,6 +153,11 @@ impl Pinned {
         self.reply != self.original.reversed()
     }
 }
+
+/// Where a key's connections are in the index: the same for both directions of a connection that is
+/// not translated. Made by [`Tracker::place`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place(u64);
 
 /// A connection found in the index, seen from one direction.
 #[derive(Clone, Copy, Debug)]

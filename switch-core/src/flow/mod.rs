@@ -6,6 +6,7 @@
 pub mod affinity;
 pub mod connection;
 pub mod fragments;
+mod growing;
 pub mod nat;
 pub mod table;
 pub mod tcp;

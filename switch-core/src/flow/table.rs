@@ -17,7 +17,7 @@
 //! The index doubles in small steps: each insertion and each poll move a few buckets, so that no
 //! packet waits for a rehash. Used by one worker thread; nothing here is shared.
 
-mod index;
+pub(super) mod index;
 mod presence;
 mod renewal;
 mod ways;
@@ -247,18 +247,24 @@ impl FlowTable {
         {
             return candidate;
         }
-        self.look_again(hash, key, sender, touched)
+        self.look_again(candidate, hash, key, sender, touched)
     }
 
     #[inline(never)]
     fn look_again(
         &mut self,
+        candidate: EntryId,
         hash: u64,
         key: &FlowKey,
         sender: u64,
         touched: &LastTouched,
     ) -> EntryId {
-        let Some(id) = self.search(hash, key) else { return EntryId::NONE };
+        let is_it = |line: &Line| line.key == *key && line.sender == sender;
+        let found = match self.lines.get(candidate.0 as usize).is_some_and(is_it) {
+            true => Some(candidate),
+            false => self.search(hash, key),
+        };
+        let Some(id) = found else { return EntryId::NONE };
         let line = &self.lines[id.0 as usize];
         let stale = !self.ways.is_now(line.way);
         if line.sender != sender || stale && !self.keep(id, touched) {

@@ -116,8 +116,8 @@ impl Outer {
     }
 
     /// A frame of a single datagram. `segment` is what the kernel says about a super-frame of a
-    /// peer's, if it does.
-    pub(super) fn single(&self, mut packet: Packet, mtu: usize, segment: usize) -> Packet {
+    /// peer's, if it does. `mtu`: the underlay's, and that of who gets what is inside.
+    pub(super) fn single(&self, mut packet: Packet, mtu: (usize, usize), segment: usize) -> Packet {
         let offload = match packet.bytes().get(VXLAN..) {
             Some(inner) => self.unfinished(inner, mtu, segment),
             None => Offload::default(),
@@ -127,7 +127,12 @@ impl Outer {
     }
 
     /// Metadata of an inner frame whose checksum is not finished, or nothing.
-    fn unfinished(&self, inner: &[u8], mtu: usize, segment: usize) -> Offload {
+    fn unfinished(
+        &self,
+        inner: &[u8],
+        (mtu, inner_mtu): (usize, usize),
+        segment: usize,
+    ) -> Offload {
         let Ok(parsed) = parse(inner, &HashKey::new(0)) else { return Offload::default() };
         if !is_partial(inner, &parsed) {
             return Offload::default();
@@ -146,7 +151,9 @@ impl Outer {
             csum_offset: if parsed.key.proto == proto::TCP { 16 } else { 6 },
             ..Offload::default()
         };
-        let size = if segment != 0 { segment } else { longest.saturating_sub(payload - l3) };
+        // Who sent it knows what its receiver takes; nobody else on the way does.
+        let guess = longest.min(inner_mtu).saturating_sub(payload - l3);
+        let size = if segment != 0 { segment } else { guess };
         if !is_super || size == 0 {
             return partial;
         }

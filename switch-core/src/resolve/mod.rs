@@ -7,6 +7,7 @@
 //! Order: who sends (source) → translation (Services) → policy, both ends → where to (route) →
 //! source NAT. A stage that a packet's connection has behind it is not run again for replies.
 
+mod ends;
 mod policy;
 mod route;
 mod service;
@@ -16,6 +17,7 @@ mod uplink;
 use vxlan::vtep::EndIndex;
 use wire::flow_key::FlowKey;
 
+use ends::Ends;
 pub use policy::Judged;
 pub use route::Hop;
 pub use service::{Fate, Served, fate, may_open};
@@ -156,11 +158,12 @@ pub fn way(
     direction: Direction,
 ) -> Result<Hop, Denial> {
     uplink::check_taken(snapshot, query, pinned, direction)?;
+    let ends = Ends::of(snapshot, query, pinned, direction);
     let to_gateway = snapshot.is_gateway(pinned.reply.src_addr());
     if !to_gateway {
-        policy::judge(snapshot, pinned)?;
+        policy::judge(snapshot, pinned, &ends)?;
     }
-    route::lookup(snapshot, query, pinned, direction)
+    route::lookup(snapshot, query, pinned, direction, ends.to)
 }
 
 /// The key of a connection's packets as they go out: what the other direction answers.

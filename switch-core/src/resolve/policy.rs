@@ -5,7 +5,7 @@ use policy::table::{Decision, PolicyTable};
 use policy::verdict::Traffic;
 use wire::flow_key::FlowKey;
 
-use super::{Answer, Denial};
+use super::{Answer, Denial, Ends};
 use crate::action::DropReason;
 use crate::flow::connection::{Pinned, SourceNat};
 use crate::id::Cookie;
@@ -21,7 +21,11 @@ pub struct Judged {
 }
 
 /// Judges a connection. Each node enforces for its own pods.
-pub(super) fn judge(snapshot: &Snapshot, pinned: &Pinned) -> Result<Judged, Denial> {
+pub(super) fn judge(
+    snapshot: &Snapshot,
+    pinned: &Pinned,
+    ends: &Ends<'_>,
+) -> Result<Judged, Denial> {
     let table = &*snapshot.policy;
     let client = pinned.original.src_addr();
     let backend = pinned.reply.src_addr();
@@ -29,11 +33,15 @@ pub(super) fn judge(snapshot: &Snapshot, pinned: &Pinned) -> Result<Judged, Deni
     // Behind the tunnel the backend's node sees this node only: what its ingress policy says of the
     // real client is asked here (S8), and that node believes it of the ports kept for this.
     let hides_client = via_service && pinned.source_nat == SourceNat::Connection;
+    let judges_ingress = ends.backend_is_local && !is_judged(snapshot, pinned) || hides_client;
+    if !ends.client_is_local && !judges_ingress {
+        return Ok(Judged::default());
+    }
     let asked = FlowKey { dst_port: pinned.reply.src_port, ..pinned.original };
     let traffic = Traffic::of_flow(&asked, via_service);
     let (source, destination) = (table.party(client), table.party(backend));
     let mut judged = Judged::default();
-    if snapshot.is_local_pod(client) {
+    if ends.client_is_local {
         let decision = table.judge_egress(&source, &destination, traffic);
         judged.egress = Some(decision);
         count(snapshot, &decision);
@@ -41,7 +49,7 @@ pub(super) fn judge(snapshot: &Snapshot, pinned: &Pinned) -> Result<Judged, Deni
             return Err(denial(table, &decision, DropReason::PolicyEgress));
         }
     }
-    if snapshot.is_local_pod(backend) && !is_judged(snapshot, pinned) || hides_client {
+    if judges_ingress {
         let decision = table.judge_ingress(&source, &destination, traffic);
         judged.ingress = Some(decision);
         count(snapshot, &decision);

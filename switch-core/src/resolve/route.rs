@@ -9,10 +9,10 @@ use wire::flow_key::FlowKey;
 
 use super::{Answer, Denial, Query, outgoing};
 use crate::action::{DropReason, Plan};
-use crate::flow::connection::{Direction, Pinned};
+use crate::flow::connection::{Direction, Pinned, SourceNat};
 use crate::id::PortId;
 use crate::snapshot::{
-    FibEntry, HostPort, Location, NextHops, PortFacts, Reach, Snapshot, UplinkPort,
+    EndpointFacts, FibEntry, HostPort, Location, NextHops, PortFacts, Reach, Snapshot, UplinkPort,
 };
 
 /// A way on.
@@ -53,12 +53,13 @@ impl Hop {
     }
 }
 
-/// The way of a connection's packets of one direction.
+/// The way of a connection's packets of one direction, to whom `to` is.
 pub(super) fn lookup(
     snapshot: &Snapshot,
     query: &Query<'_>,
     pinned: &Pinned,
     direction: Direction,
+    to: Option<&EndpointFacts>,
 ) -> Result<Hop, Denial> {
     let outgoing = outgoing(pinned, direction);
     let destination = outgoing.dst_addr();
@@ -74,7 +75,7 @@ pub(super) fn lookup(
         return Ok(Hop::Gateway);
     }
     let mut remote = false;
-    if let Some(facts) = snapshot.endpoints.get(&destination) {
+    if let Some(facts) = to {
         match facts.location {
             // Back to the sender is a pod that speaks to itself through the switch: N12.
             Location::Attached { port, mac, mtu } => {
@@ -99,7 +100,7 @@ pub(super) fn lookup(
         return Ok(hop);
     }
     if let Some(reach) = reach {
-        return by(snapshot, query, reach);
+        return by(snapshot, query, pinned, reach);
     }
     if remote && snapshot.tunnels.enabled {
         // On a node that nobody knows.
@@ -113,13 +114,11 @@ pub(super) fn lookup(
             let NextHops { hops, choice } = &**next;
             let hop = choice.pick(outgoing.hash(&snapshot.cluster_key));
             match hop.and_then(|hop| *hops.get(usize::from(hop))?) {
-                Some(reach) => by(snapshot, query, reach),
+                Some(reach) => by(snapshot, query, pinned, reach),
                 None => Err(unreachable(DropReason::NoRoute, Answer::NetUnreachable)),
             }
         }
-        // The node that calls itself by a Service is hidden behind the gateway on its way back.
-        Some(FibEntry::Local) if snapshot.is_gateway(pinned.reply.dst_addr()) => to_host(snapshot),
-        Some(FibEntry::Local | FibEntry::Node(_)) | None => host(snapshot, query.ingress),
+        Some(FibEntry::Local | FibEntry::Node(_)) | None => host(snapshot, query, pinned),
     }
 }
 
@@ -134,24 +133,42 @@ fn out(uplink: &UplinkPort, to: Mac) -> Hop {
     Hop::Out { port: uplink.port, mtu: uplink.mtu, to, from: uplink.mac }
 }
 
-fn by(snapshot: &Snapshot, query: &Query<'_>, reach: Reach) -> Result<Hop, Denial> {
+fn by(
+    snapshot: &Snapshot,
+    query: &Query<'_>,
+    pinned: &Pinned,
+    reach: Reach,
+) -> Result<Hop, Denial> {
     match reach {
         Reach::Tunnel(end) => Ok(Hop::Tunnel(end)),
         Reach::Neighbour(mac) => match &snapshot.uplinks.direct {
             Some(uplink) => Ok(out(uplink, mac)),
-            None => host(snapshot, query.ingress),
+            None => host(snapshot, query, pinned),
         },
-        Reach::Host => host(snapshot, query.ingress),
+        Reach::Host => host(snapshot, query, pinned),
         Reach::NoUplink => Err(unreachable(DropReason::PortDown, Answer::HostUnreachable)),
         Reach::NoSource => Err(unreachable(DropReason::TunnelNoSource, Answer::HostUnreachable)),
         Reach::NoNeighbour => Err(unreachable(DropReason::NoNeighbour, Answer::HostUnreachable)),
     }
 }
 
-/// Out by the node's own stack, which has routes to everything that is no pod.
-fn host(snapshot: &Snapshot, ingress: PortId) -> Result<Hop, Denial> {
+/// Whether a new connection of the node's own stack would go back to it: only the node reaches its
+/// backend, and would hand the answers to the client past the switch.
+pub(super) fn is_back_to_host(snapshot: &Snapshot, query: &Query<'_>, pinned: &Pinned) -> bool {
+    if snapshot.host.is_none_or(|host| host.port != query.ingress) {
+        return false;
+    }
+    let backend = snapshot.endpoints.get(&pinned.reply.src_addr());
+    let hop = lookup(snapshot, query, pinned, Direction::Original, backend);
+    matches!(hop, Err(Denial { reason: DropReason::Hairpin, .. }))
+}
+
+/// Out by the node's own stack, which has routes to everything that is no pod. What came from
+/// there goes back only for a Service, and then from an address of ours, so that its answers
+/// come back here and it is seen if it comes a second time.
+fn host(snapshot: &Snapshot, query: &Query<'_>, pinned: &Pinned) -> Result<Hop, Denial> {
     match snapshot.host {
-        Some(host) if host.port == ingress => {
+        Some(host) if host.port == query.ingress && pinned.source_nat != SourceNat::Connection => {
             Err(unreachable(DropReason::Hairpin, Answer::HostUnreachable))
         }
         _ => to_host(snapshot),

@@ -7,11 +7,11 @@ use policy::service::table::{
 };
 use wire::flow_key::{FlowKey, proto, to_octets};
 
-use super::{Answer, Denial, Query};
+use super::{Answer, Denial, Query, route};
 use crate::action::DropReason;
 use crate::flow::connection::{Pinned, SourceNat};
 use crate::id::Cookie;
-use crate::snapshot::{FibEntry, Location, PortFacts, Snapshot};
+use crate::snapshot::{EndpointFacts, FibEntry, PortFacts, Snapshot};
 
 /// The Service that a new connection was given a backend by.
 #[derive(Clone, Copy, Debug)]
@@ -66,9 +66,13 @@ pub(super) fn translate<'s>(
     let is_looped = !is_pod
         && snapshot.node_addresses.contains(&client)
         && snapshot.node_addresses.contains(&backend.address);
-    if is_hairpin || is_looped {
+    if is_looped || (is_hairpin && snapshot.is_local_pod(client)) {
         hide(pinned, snapshot.gateway_address(client), SourceNat::Connection);
-    } else if chosen.needs_snat || is_transit {
+    } else if chosen.needs_snat
+        || is_hairpin
+        || is_transit
+        || route::is_back_to_host(snapshot, query, pinned)
+    {
         hide(pinned, snapshot.own_address(client), SourceNat::Connection);
     }
     Ok(Some(Served { chosen, affinity }))
@@ -157,9 +161,7 @@ impl Snapshot {
 
     /// Whether `address` is a pod's of this node.
     pub fn is_local_pod(&self, address: IpAddr) -> bool {
-        self.endpoints.get(&address).is_some_and(|facts| {
-            matches!(facts.location, Location::Attached { .. } | Location::Unattached)
-        })
+        self.endpoints.get(&address).is_some_and(EndpointFacts::is_local)
     }
 
     /// The gateway's address of the family of `towards`.

@@ -21,7 +21,8 @@ pub(super) fn check_source(
     source: IpAddr,
 ) -> Result<(), DropReason> {
     if let Some(end) = via {
-        let behind = snapshot.reach(source) == Some(Reach::Tunnel(end));
+        let reach = snapshot.reach(source);
+        let behind = reach.is_some_and(|reach| snapshot.tunnels.speaks_by(end, reach));
         return behind.then_some(()).ok_or(DropReason::TunnelInnerSource);
     }
     if !uplink.direct {
@@ -115,7 +116,7 @@ impl Snapshot {
         if let Some(facts) = self.endpoints.get(&address) {
             return match facts.location {
                 // A pod is where it was said to be, whether or not its node's ranges hold it.
-                Location::Remote => self.tunnels.reach(&facts.endpoint.node),
+                Location::Remote => self.tunnels.reach(&facts.endpoint.node, address.is_ipv6()),
                 Location::Attached { .. } | Location::Unattached | Location::Host => None,
             };
         }

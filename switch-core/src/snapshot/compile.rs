@@ -285,9 +285,9 @@ impl Build<'_> {
             fib.insert(*range, FibEntry::LocalPods);
         }
         for node in &self.config.nodes {
-            let reach = tunnels.reach(&node.name).unwrap_or(Reach::Host);
             for range in &node.pod_cidrs {
-                fib.insert(*range, FibEntry::Node(reach));
+                let reach = tunnels.reach(&node.name, range.address().is_ipv6());
+                fib.insert(*range, FibEntry::Node(reach.unwrap_or(Reach::Host)));
             }
         }
         let links = self.links();
@@ -301,9 +301,10 @@ impl Build<'_> {
         }
         // Last, so that no range or route hides nodes' own addresses.
         for node in self.config.nodes.iter().filter(|_| tunnels.enabled) {
-            let Some(reach) = tunnels.reach(&node.name) else { continue };
             for address in &node.addresses {
-                fib.insert(Cidr::host(*address), FibEntry::Node(reach));
+                if let Some(reach) = tunnels.reach(&node.name, address.is_ipv6()) {
+                    fib.insert(Cidr::host(*address), FibEntry::Node(reach));
+                }
             }
         }
         for address in &self.config.node.addresses {

@@ -72,11 +72,20 @@ impl Tunnel {
     }
 }
 
-/// Another node, by its tunnel end or its name.
+/// Another node, by its name.
 #[derive(Clone, Debug)]
 struct Place {
     node: Arc<RemoteNode>,
-    reach: Reach,
+    /// By the family of what is sent there: IPv4, IPv6.
+    reach: [Reach; 2],
+}
+
+/// Whose a tunnel end is.
+#[derive(Clone, Debug)]
+struct Owner {
+    node: Arc<str>,
+    /// Whether it is the second of two, the one for IPv6 packets.
+    second: bool,
 }
 
 /// See the module's description.
@@ -96,7 +105,7 @@ pub struct Tunnels {
     pub gateways: [Gateway; 2],
     tunnels: Vec<Option<Arc<Tunnel>>>,
     places: HashMap<Arc<str>, Place>,
-    names: HashMap<EndIndex, Arc<str>>,
+    owners: HashMap<EndIndex, Owner>,
     /// All nodes' own addresses.
     addresses: HashSet<IpAddr>,
     /// First addresses of this node's ranges.
@@ -117,14 +126,21 @@ impl Tunnels {
         self.tunnels.get(end.index())?.as_deref()
     }
 
-    /// How a node is reached, if there is such a node.
-    pub fn reach(&self, node: &str) -> Option<Reach> {
-        self.places.get(node).map(|place| place.reach)
+    /// How a node is reached with packets of a family, if there is such a node.
+    pub fn reach(&self, node: &str, ipv6: bool) -> Option<Reach> {
+        self.places.get(node).map(|place| place.reach[usize::from(ipv6)])
     }
 
     /// The name of the node at a tunnel end.
     pub fn node(&self, end: EndIndex) -> Option<&Arc<str>> {
-        self.names.get(&end)
+        self.owners.get(&end).map(|owner| &owner.node)
+    }
+
+    /// Whether what is reached by `reach` may speak through `end`: it is that end, or the other one
+    /// of the same node, which is as trustworthy whichever of its tunnels it takes.
+    pub fn speaks_by(&self, end: EndIndex, reach: Reach) -> bool {
+        let Reach::Tunnel(to) = reach else { return false };
+        to == end || self.node(to).is_some_and(|node| self.node(end) == Some(node))
     }
 
     /// What this node is inside the tunnel to `end`.
@@ -144,6 +160,11 @@ impl Tunnels {
     /// each other.
     pub fn is_own_gateway(&self, address: IpAddr) -> bool {
         self.own.contains(&address)
+    }
+
+    /// As which Flannel's nodes know this one in a family: the first address of its range.
+    pub fn own_gateway(&self, ipv6: bool) -> Option<IpAddr> {
+        self.own.iter().find(|address| address.is_ipv6() == ipv6).copied()
     }
 
     /// Whether `address` is a node's own, this one's or another's.

@@ -82,6 +82,29 @@ impl FlowKey {
         }
     }
 
+    /// Whether this is the one of its two directions by which a connection that is not translated
+    /// is looked for: the lower end's. A key that is its own reverse is, too.
+    #[inline(always)]
+    pub fn is_leading(&self) -> bool {
+        let end = |address: &[u8; 16], port| (u128::from_le_bytes(*address), port);
+        end(&self.src, self.src_port) <= end(&self.dst, self.dst_port)
+    }
+
+    /// The key that [`words`](Self::words) were of; of other words a key that is nobody's.
+    #[inline]
+    pub fn from_words([a, b, c, d, last]: [u64; 5]) -> Self {
+        let address = |low, high| (u128::from(low) | u128::from(high) << 64).to_le_bytes();
+        Self {
+            src: address(a, b),
+            dst: address(c, d),
+            src_port: last as u16,
+            dst_port: (last >> 16) as u16,
+            proto: (last >> 32) as u8,
+            family: if (last >> 40) as u8 == Family::V4 as u8 { Family::V4 } else { Family::V6 },
+            zone: (last >> 48) as u16,
+        }
+    }
+
     /// Source address.
     #[inline]
     pub fn src_addr(&self) -> IpAddr {

@@ -18,7 +18,8 @@ use crate::usage;
 /// Starts the daemons, and waits at a pipe whose other end this process has: when that closes,
 /// because it is done or because it is no more, they are ended and their folder is removed.
 const GUARD: &str = r#"
-dir=$1 vswitchd=$2 schema=$3 tso=$4 db='' vs=''
+dir=$1 vswitchd=$2 schema=$3 db='' vs=''
+shift 3
 trap : INT TERM HUP
 end() {
     [ -z "$vs" ] || { kill "$vs"; wait "$vs"; }
@@ -31,7 +32,7 @@ ovsdb-tool create conf.db "$schema" || fail "ovsdb-tool failed"
 ovsdb-server conf.db --remote=punix:db.sock --unixctl=db.ctl --pidfile=db.pid --no-chdir \
     --log-file=db.log -vconsole:off 1>&2 & db=$!
 error=$(ovs-vsctl --db=unix:db.sock --retry --timeout=20 --no-wait init -- \
-    set Open_vSwitch . other_config:userspace-tso-enable="$tso" 2>&1) || fail "$error"
+    set Open_vSwitch . external_ids:init=yes "$@" 2>&1) || fail "$error"
 "$vswitchd" unix:db.sock --unixctl=vs.ctl --pidfile=vs.pid --no-chdir \
     --log-file=vs.log -vconsole:off 1>&2 & vs=$!
 error=$(ovs-vsctl --db=unix:db.sock --timeout=20 \
@@ -49,16 +50,16 @@ const SCHEMAS: [&str; 2] =
 const WITH_DPDK: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 
 /// The programs.
-pub(in crate::paths) struct Programs {
+pub(crate) struct Programs {
     vswitchd: PathBuf,
     schema: &'static str,
     /// Whether it can carry super-frames whole.
-    pub(super) tso: bool,
+    pub(crate) tso: bool,
 }
 
 impl Programs {
     /// Those of this machine.
-    pub(super) fn find() -> Result<Self, Missing> {
+    pub(crate) fn find() -> Result<Self, Missing> {
         let plain = tools::find("ovs-vswitchd");
         let vswitchd = match Path::new(WITH_DPDK) {
             with if with.is_file() => with.to_owned(),
@@ -75,20 +76,20 @@ impl Programs {
     }
 
     /// What they are, in a line.
-    pub(super) fn version() -> Option<String> {
+    pub(crate) fn version() -> Option<String> {
         Self::find().ok().map(|programs| tools::version(programs.vswitchd))
     }
 }
 
 /// See the module's description.
-pub(in crate::paths) struct Daemon {
+pub(crate) struct Daemon {
     folder: PathBuf,
     guard: Child,
 }
 
 impl Daemon {
-    /// Starts them; with `tso`, super-frames pass whole where the build can do so.
-    pub(super) fn start(ns: &NetNs, programs: &Programs, tso: bool) -> Outcome<Self> {
+    /// Starts them, with settings (`other_config:NAME=VALUE`) of the database's first row.
+    pub(crate) fn start(ns: &NetNs, programs: &Programs, settings: &[String]) -> Outcome<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         // Short: the path of a socket has 107 octets at most.
         let name = format!("cmp-ovs-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
@@ -100,7 +101,7 @@ impl Daemon {
             .arg(&folder)
             .arg(&programs.vswitchd)
             .arg(programs.schema)
-            .arg(if tso && programs.tso { "true" } else { "false" })
+            .args(settings)
             .env("OVS_RUNDIR", &folder)
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin")
             .stdin(Stdio::piped())
@@ -131,16 +132,34 @@ impl Daemon {
         Ok(String::from_utf8_lossy(&line).into_owned())
     }
 
-    /// `ovs-vsctl`.
-    pub(super) fn vsctl(&self, arguments: &str) -> Outcome<()> {
+    /// `ovs-vsctl`; what it says.
+    pub(crate) fn vsctl(&self, arguments: &str) -> Outcome<String> {
         let mut command = Command::new("ovs-vsctl");
         command.arg(format!("--db=unix:{}", self.folder.join("db.sock").display()));
         command.arg("--timeout=20").args(arguments.split_whitespace());
-        tools::run(&mut command, "").map(drop)
+        tools::run(&mut command, "")
+    }
+
+    /// Where its files are. It goes with the daemons.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// `ovs-vswitchd`'s process.
+    pub(crate) fn pid(&self) -> Outcome<u32> {
+        let text = fs::read_to_string(self.folder.join("vs.pid")).map_err(|e| e.to_string())?;
+        text.trim().parse().map_err(|_| format!("vs.pid: {text}"))
+    }
+
+    /// `ovs-appctl` to `ovs-vswitchd`; what it says.
+    pub(crate) fn appctl(&self, arguments: &str) -> Outcome<String> {
+        let mut command = Command::new("ovs-appctl");
+        command.arg("-t").arg(self.folder.join("vs.ctl")).args(arguments.split_whitespace());
+        tools::run(&mut command, "")
     }
 
     /// `ovs-ofctl` with text for it to read.
-    pub(super) fn ofctl(&self, verb: &str, bridge: &str, input: &str) -> Outcome<()> {
+    pub(crate) fn ofctl(&self, verb: &str, bridge: &str, input: &str) -> Outcome<()> {
         let socket = self.folder.join(format!("{bridge}.mgmt"));
         let mut command = Command::new("ovs-ofctl");
         command.args(["-O", "OpenFlow15", verb]);

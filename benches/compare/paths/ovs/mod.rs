@@ -4,7 +4,7 @@
 //! finish checksums themselves, which cuts TCP into packets as well: without a virtio header the datapath
 //! would pass frames with checksums that nobody finishes.
 
-mod daemon;
+pub(crate) mod daemon;
 mod flows;
 
 use std::net::IpAddr;
@@ -71,7 +71,7 @@ fn one_node(
 ) -> Result<([Pod; 2], Between), Missing> {
     let middle = namespace()?;
     silence(&middle)?;
-    let daemon = Daemon::start(&middle, programs, true)?;
+    let daemon = Daemon::start(&middle, programs, &super_frames(programs.tso))?;
     daemon.vsctl("add-br br0 -- set bridge br0 datapath_type=netdev")?;
     for (number, pod) in pods.iter().enumerate() {
         plug(&middle, &daemon, "br0", &format!("pod{number}"), pod)?;
@@ -95,7 +95,7 @@ pub(super) fn vxlan() -> Result<World, Missing> {
     for (number, pod) in [&mut client, &mut server].into_iter().enumerate() {
         pod.mtu = TUNNEL_MTU;
         let node = &nodes[number];
-        let daemon = Daemon::start(node, &programs, false)?;
+        let daemon = Daemon::start(node, &programs, &super_frames(false))?;
         daemon.vsctl("add-br br-phy -- set bridge br-phy datapath_type=netdev")?;
         daemon.vsctl(&format!("add-port br-phy {}", nodes::INTERFACE))?;
         let mut netlink = Netlink::open(node)?;
@@ -115,6 +115,11 @@ pub(super) fn vxlan() -> Result<World, Missing> {
     }
     let between = Between { _daemons: daemons, _namespaces: nodes.into(), ..Between::default() };
     Ok(World::new(client, server, between))
+}
+
+/// Whether they pass whole.
+fn super_frames(whole: bool) -> [String; 1] {
+    [format!("other_config:userspace-tso-enable={whole}")]
 }
 
 /// A veth pair from a pod to a bridge of the daemon's.

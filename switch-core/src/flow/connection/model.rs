@@ -17,6 +17,12 @@ const SHARDS: usize = 2;
 const PORTS: usize = 3;
 
 #[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
+#[path = "ending.rs"]
+mod ending;
+#[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
+#[path = "facts.rs"]
+mod facts;
+#[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
 #[path = "packets.rs"]
 mod packets;
 #[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
@@ -33,7 +39,8 @@ use wire::parse::tcp_flags::{ACK, FIN, SYN};
 
 use self::tracker::Tracker;
 use super::{
-    ConnectionInfo, ConnectionRef, Created, Direction, Known, Pinned, Refused, TrackerConfig,
+    ConnectionInfo, ConnectionRef, Created, Direction, Known, Pinned, Place, Refused, SourceNat,
+    TrackerConfig,
 };
 use crate::flow::tcp::{Segment, TcpState};
 use crate::id::PortId;
@@ -84,9 +91,9 @@ fn settled(tracker: &Tracker) -> usize {
         assert_eq!(tracker.originated(PortId(port)), own as u32);
     }
     for info in &list {
-        let hash = |key: &FlowKey| key.hash(&HashKey::new(1));
+        let place = |key: &FlowKey| tracker.place(key, key.hash(&HashKey::new(1)));
         let [original, reply] = [info.pinned.original, info.pinned.reply]
-            .map(|key| tracker.find(hash(&key), &key).expect("both keys are there"));
+            .map(|key| tracker.find(place(&key), &key).expect("both keys are there"));
         assert_eq!(original.connection, reply.connection.reversed());
         assert!(tracker.is_alive(original.connection));
     }

@@ -1,10 +1,11 @@
-//! What changes with packets: relaxed atomics, one cache line for each direction. Compiled a second
-//! time by `model.rs`.
+//! What changes with packets: relaxed atomics, one cache line for each direction; beside them the
+//! facts that do not. Compiled a second time by `model.rs`.
 
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use wire::flow_key::proto;
 
+use super::facts::Facts;
 use super::sync::{AtomicU32, AtomicU64};
 use crate::flow::tcp::{self, Segment, Side, TcpState};
 
@@ -23,12 +24,10 @@ pub(super) struct Lane {
     /// One while both sides are established and neither has closed: a plain segment then has
     /// nothing to say about the other side, whose lane need not be read.
     pub(super) settled: AtomicU32,
-    /// Protocol (low 8 bits), then the origin port; only of lane 0.
-    pub(super) about: AtomicU32,
+    /// Only of lane 0.
+    pub(super) protocol: AtomicU32,
     pub(super) packets: AtomicU64,
     pub(super) bytes: AtomicU64,
-    /// Hash of this direction's key, to find its record.
-    pub(super) hash: AtomicU64,
 }
 
 impl Lane {
@@ -42,11 +41,24 @@ impl Lane {
             window: AtomicU32::new(0),
             scale: AtomicU32::new(0),
             settled: AtomicU32::new(0),
-            about: AtomicU32::new(0),
+            protocol: AtomicU32::new(0),
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            hash: AtomicU64::new(0),
         }
+    }
+
+    /// As of a connection that begins now. The generation is not touched.
+    pub(super) fn begin(&self, protocol: u8, now_secs: u32) {
+        self.last_seen.store(now_secs, Relaxed);
+        self.state.store(0, Relaxed);
+        self.seq_end.store(0, Relaxed);
+        self.ack.store(0, Relaxed);
+        self.window.store(0, Relaxed);
+        self.scale.store(14, Relaxed);
+        self.settled.store(0, Relaxed);
+        self.protocol.store(u32::from(protocol), Relaxed);
+        self.packets.store(0, Relaxed);
+        self.bytes.store(0, Relaxed);
     }
 
     pub(super) fn side(&self) -> Side {
@@ -93,8 +105,46 @@ impl Lane {
     }
 }
 
+/// Three cache lines.
 pub(super) struct Slot {
     pub(super) lanes: [Lane; 2],
+    pub(super) facts: Facts,
+}
+
+impl Slot {
+    pub(super) fn new() -> Self {
+        Self { lanes: [Lane::new(), Lane::new()], facts: Facts::new() }
+    }
+
+    /// Odd while the slot is in use.
+    #[inline]
+    pub(super) fn generation(&self) -> u32 {
+        self.lanes[0].generation.load(Acquire)
+    }
+
+    /// A connection begins in this slot, which is the caller's; its facts are stored already.
+    /// Returns its generation.
+    pub(super) fn open(&self, protocol: u8, now_secs: u32) -> u32 {
+        let generation = self.lanes[0].generation.load(Relaxed).wrapping_add(1) | 1;
+        for lane in &self.lanes {
+            lane.begin(protocol, now_secs);
+            lane.generation.store(generation, Release);
+        }
+        generation
+    }
+
+    /// Ends the connection of this generation for all who know it. Whoever gets true, and nobody
+    /// else, takes it out of the index and gives the slot back.
+    pub(super) fn claim(&self, generation: u32) -> bool {
+        let next = generation.wrapping_add(1);
+        let [original, reply] = &self.lanes;
+        let claimed =
+            original.generation.compare_exchange(generation, next, Acquire, Relaxed).is_ok();
+        if claimed {
+            reply.generation.store(next, Release);
+        }
+        claimed
+    }
 }
 
 /// Seconds that short-lived state may be idle when the table is nearly full.
@@ -115,7 +165,7 @@ pub(super) fn is_over(slot: &Slot, now_secs: u32, pressure: bool) -> bool {
     let [a, b] = &slot.lanes;
     let last = a.last_seen.load(Relaxed).max(b.last_seen.load(Relaxed));
     let idle = now_secs.saturating_sub(last);
-    let protocol = (a.about.load(Relaxed) & 0xff) as u8;
+    let protocol = a.protocol.load(Relaxed) as u8;
     let (limit, short_lived) = if protocol == proto::TCP {
         let (x, y) = (a.side().state, b.side().state);
         let live = x == TcpState::Established && y == TcpState::Established;

@@ -127,7 +127,7 @@ proptest! {
                 }
                 Op::End(n, back) | Op::Find(n, back) | Op::Touch(n, back) => {
                     let key = directed(n, back);
-                    let found = tracker.find(key.hash(&HASH), &key);
+                    let found = tracker.find(tracker.place(&key, key.hash(&HASH)), &key);
                     let wanted = plain.by_key.get(&key).copied();
                     prop_assert_eq!(found.is_some(), wanted.is_some());
                     prop_assert_eq!(tracker.is_taken(&key), wanted.is_some());

@@ -7,52 +7,67 @@
     reason = "shard mutexes are taken on a miss and at the end of a connection, never on a hit"
 )]
 
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::OnceLock;
 
 use crossbeam::utils::CachePadded;
-use hashbrown::HashTable;
 use wire::flow_key::{FlowKey, proto};
 
-use super::slot::{Lane, Slot, is_over};
+use super::facts::Answer;
+use super::slot::{Lane, Slot};
 use super::sync::{AtomicU32, Mutex, MutexGuard};
 use super::{
-    CHUNK, ConnectionInfo, ConnectionRef, Created, Direction, Known, PORTS, Pinned, Refused,
+    CHUNK, ConnectionInfo, ConnectionRef, Created, Direction, Known, PORTS, Pinned, Place, Refused,
     SHARDS, TrackerConfig,
 };
+use crate::flow::growing::Growing;
 use crate::flow::nat::NatPorts;
+use crate::flow::table::index::Bucket;
 use crate::id::PortId;
+use crate::prefetch::{prefetch, prefetch_address};
 
-#[derive(Clone, Copy)]
-struct Record {
-    known: Known,
-}
+/// Octets of a bucket of the index.
+const BUCKET: usize = size_of::<Bucket>();
 
-impl Record {
-    fn key(&self) -> &FlowKey {
-        match self.known.connection.direction() {
-            Direction::Original => &self.known.pinned.original,
-            Direction::Reply => &self.known.pinned.reply,
-        }
-    }
-}
-
+/// What is behind one lock.
 #[derive(Default)]
-struct Shard {
-    records: HashTable<Record>,
+pub(super) struct Shard {
+    /// Slot numbers times two by place, see [`Tracker::place`]; plus one for the reply of a
+    /// connection that is translated. Any other connection is there once for both directions.
+    pub(super) index: Growing,
     /// Slots of this shard that are free.
-    free: Vec<u32>,
+    pub(super) free: Vec<u32>,
+    /// Chunks of this shard: a slot is used for connections whose original key belongs here.
+    chunks: Vec<u32>,
+}
+
+/// See [`Tracker::hints`]. Plain atomics also where others are watched: what they say decides nothing.
+#[derive(Default)]
+struct Hint {
+    base: AtomicUsize,
+    mask: AtomicUsize,
+}
+
+/// What became of making a connection.
+enum Made {
+    New(ConnectionRef),
+    Existing(Known),
 }
 
 /// See the module's description.
 pub struct Tracker {
     shards: Box<[CachePadded<Mutex<Shard>>]>,
-    chunks: Box<[OnceLock<Box<[Slot]>>]>,
+    /// Where each shard's index is in memory, to bring parts of it near without its lock; may be of
+    /// an index that is gone.
+    hints: Box<[Hint]>,
+    pub(super) chunks: Box<[OnceLock<Box<[Slot]>>]>,
+    /// Replies of the translated connections of each chunk, if it has any.
+    answers: Box<[OnceLock<Box<[Answer]>>]>,
     chunks_made: AtomicU32,
-    live: CachePadded<AtomicU32>,
+    pub(super) live: CachePadded<AtomicU32>,
     by_port: Box<[AtomicU32]>,
     /// Ports that connections were given in place of their clients'.
-    nat: NatPorts,
+    pub(super) nat: NatPorts,
     config: TrackerConfig,
 }
 
@@ -69,7 +84,9 @@ impl Tracker {
         let chunks = (config.connections as usize).div_ceil(CHUNK) + SHARDS;
         Self {
             shards: (0..SHARDS).map(|_| CachePadded::new(Mutex::default())).collect(),
+            hints: (0..SHARDS).map(|_| Hint::default()).collect(),
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
+            answers: (0..chunks).map(|_| OnceLock::new()).collect(),
             chunks_made: AtomicU32::new(0),
             live: CachePadded::new(AtomicU32::new(0)),
             by_port: (0..PORTS).map(|_| AtomicU32::new(0)).collect(),
@@ -99,18 +116,44 @@ impl Tracker {
         self.by_port.get(port.index()).map_or(0, |n| n.load(Relaxed))
     }
 
-    fn shard_of(&self, hash: u64) -> usize {
-        (hash >> 32) as usize % SHARDS
+    pub(super) fn shard_of(&self, place: u64) -> usize {
+        (place >> 32) as usize % SHARDS
     }
 
-    fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
+    pub(super) fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
         self.shards[shard].lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Where the connections of `key`, whose hash is `hash`, are in the index.
     #[inline]
-    fn slot(&self, number: u32) -> Option<&Slot> {
+    pub fn place(&self, key: &FlowKey, hash: u64) -> Place {
+        Place(if key.is_leading() { hash } else { key.reversed().hash(&self.config.hash_key) })
+    }
+
+    fn place_of(&self, key: &FlowKey) -> Place {
+        self.place(key, key.hash(&self.config.hash_key))
+    }
+
+    /// Where an entry of the index is in it.
+    fn place_of_entry(&self, entry: u32) -> u64 {
+        let number = entry >> 1;
+        let of_reply = (entry & 1 == 1).then(|| self.answer(number)).flatten();
+        let place = match of_reply {
+            Some(answer) => Some(&answer.place),
+            None => self.slot(number).map(|slot| &slot.facts.place),
+        };
+        place.map_or(0, |place| place.load(Relaxed))
+    }
+
+    #[inline]
+    pub(super) fn slot(&self, number: u32) -> Option<&Slot> {
         let number = number as usize;
         self.chunks.get(number / CHUNK)?.get()?.get(number % CHUNK)
+    }
+
+    pub(super) fn answer(&self, number: u32) -> Option<&Answer> {
+        let number = number as usize;
+        self.answers.get(number / CHUNK)?.get()?.get(number % CHUNK)
     }
 
     #[inline]
@@ -124,19 +167,83 @@ impl Tracker {
     #[inline]
     pub fn prefetch(&self, connection: ConnectionRef) {
         if let Some(slot) = self.slot(connection.slot >> 1) {
-            crate::prefetch::prefetch(&slot.lanes[(connection.slot & 1) as usize]);
+            prefetch(&slot.lanes[(connection.slot & 1) as usize]);
         }
     }
 
-    /// The connection that packets with this key belong to.
-    pub fn find(&self, hash: u64, key: &FlowKey) -> Option<Known> {
-        let shard = self.lock(self.shard_of(hash));
-        shard.records.find(hash, |r| r.key() == key).map(|r| r.known)
+    /// Brings near what [`find`](Self::find) will look at. Takes no lock.
+    #[inline]
+    pub fn prefetch_place(&self, place: Place) {
+        let Hint { base, mask } = &self.hints[self.shard_of(place.0)];
+        let bucket = place.0 as usize & mask.load(Relaxed);
+        prefetch_address(base.load(Relaxed).wrapping_add(bucket * BUCKET));
+    }
+
+    /// The connection that packets with this key belong to. Where there is none one will be made,
+    /// most likely: its slot is brought near.
+    #[inline]
+    pub fn find(&self, place: Place, key: &FlowKey) -> Option<Known> {
+        let shard = self.lock(self.shard_of(place.0));
+        let found = self.known_in(&shard, place, key);
+        if found.is_none()
+            && let Some(slot) = shard.free.last().and_then(|number| self.slot(*number))
+        {
+            slot.lanes.iter().for_each(prefetch);
+            prefetch(&slot.facts);
+        }
+        found
+    }
+
+    fn enter(&self, shard: &mut Shard, place: Place, entry: u32) {
+        if shard.index.insert(place.0, entry, |entry| self.place_of_entry(entry)) {
+            let [base, mask] = shard.index.whereabouts();
+            let hint = &self.hints[self.shard_of(place.0)];
+            hint.base.store(base, Relaxed);
+            hint.mask.store(mask, Relaxed);
+        }
+    }
+
+    #[inline]
+    fn known_in(&self, shard: &Shard, place: Place, key: &FlowKey) -> Option<Known> {
+        let (number, direction) = self.find_in(shard, place, key)?;
+        self.known(number, direction)
+    }
+
+    /// The slot of the connection that `key` is a direction of, unless it is about to go.
+    #[inline]
+    fn find_in(&self, shard: &Shard, place: Place, key: &FlowKey) -> Option<(u32, Direction)> {
+        let mut found = None;
+        shard.index.get(place.0, |entry| {
+            found = self.direction(entry >> 1, key);
+            found.is_some()
+        });
+        found
+    }
+
+    /// Which direction of a slot's connection `key` is. The lock of a shard is held that leads to it.
+    #[inline(never)]
+    fn direction(&self, number: u32, key: &FlowKey) -> Option<(u32, Direction)> {
+        let slot = self.slot(number)?;
+        let direction = slot.facts.direction(key, || self.answer(number))?;
+        (slot.generation() & 1 == 1).then_some((number, direction))
+    }
+
+    /// The connection of a slot, if it is used. The lock of a shard is held that leads to it.
+    #[inline(never)]
+    fn known(&self, number: u32, direction: Direction) -> Option<Known> {
+        let slot = self.slot(number)?;
+        let generation = slot.generation();
+        let connection = ConnectionRef {
+            slot: number << 1 | u32::from(direction == Direction::Reply),
+            generation,
+        };
+        let is_used = generation & 1 == 1;
+        is_used.then(|| Known { connection, pinned: slot.facts.pinned(|| self.answer(number)) })
     }
 
     /// Whether `key` is taken as a direction of some connection.
     pub fn is_taken(&self, key: &FlowKey) -> bool {
-        self.find(key.hash(&self.config.hash_key), key).is_some()
+        self.find(self.place_of(key), key).is_some()
     }
 
     /// Makes the connection `pinned`, or finds the one that is already there for its original
@@ -145,63 +252,116 @@ impl Tracker {
     /// # Errors
     /// [`Refused`] says which bound was hit; nothing was changed.
     pub fn create(&self, pinned: &Pinned, now_secs: u32) -> Result<Created, Refused> {
+        self.create_at(self.place_of(&pinned.original), pinned, now_secs)
+    }
+
+    /// As [`create`](Self::create), where the place of the original key is known.
+    ///
+    /// # Errors
+    /// As `create`.
+    #[inline]
+    pub fn create_at(
+        &self,
+        place: Place,
+        pinned: &Pinned,
+        now_secs: u32,
+    ) -> Result<Created, Refused> {
         // Both counts are taken before the connection can be seen, and so ended, by others.
-        let charge = self.by_port.get(pinned.origin.index());
-        if charge.is_some_and(|n| !take_below(n, self.config.per_port)) {
+        if !self.charge(pinned.origin) {
             return Err(Refused::PortLimit);
         }
-        let made = if take_below(&self.live, self.config.connections) {
-            let hash = |key: &FlowKey| key.hash(&self.config.hash_key);
-            let made =
-                self.create_locked(pinned, [hash(&pinned.original), hash(&pinned.reply)], now_secs);
-            if !matches!(made, Ok(Created::New(_))) {
+        let made = if !take_below(&self.live, self.config.connections) {
+            Err(Refused::Full)
+        } else {
+            let reply = pinned.original.reversed();
+            let made = if pinned.reply == reply {
+                self.create_plain(place, pinned, &reply, now_secs)
+            } else {
+                self.create_translated(place, pinned, now_secs)
+            };
+            if !matches!(made, Ok(Made::New(_))) {
                 self.live.fetch_sub(1, Relaxed);
             }
             made
-        } else {
-            Err(Refused::Full)
         };
-        if !matches!(made, Ok(Created::New(_)))
-            && let Some(n) = charge
-        {
-            n.fetch_sub(1, Relaxed);
+        match made {
+            Ok(Made::New(connection)) => Ok(Created::New(Known { connection, pinned: *pinned })),
+            Ok(Made::Existing(known)) => {
+                self.discharge(pinned.origin, 1);
+                Ok(Created::Existing(known))
+            }
+            Err(refused) => {
+                self.discharge(pinned.origin, 1);
+                Err(refused)
+            }
         }
-        made
     }
 
-    fn create_locked(
+    /// One place for both directions, and one lock.
+    #[inline]
+    fn create_plain(
         &self,
+        place: Place,
         pinned: &Pinned,
-        hashes: [u64; 2],
+        reply: &FlowKey,
         now_secs: u32,
-    ) -> Result<Created, Refused> {
-        let [first, second] = hashes.map(|h| self.shard_of(h));
+    ) -> Result<Made, Refused> {
+        let mut home = self.lock(self.shard_of(place.0));
+        if home.index.may_have(place.0) {
+            if let Some(known) = self.known_in(&home, place, &pinned.original) {
+                return Ok(Made::Existing(known));
+            }
+            if self.find_in(&home, place, reply).is_some() {
+                return Err(Refused::Collision);
+            }
+        }
+        let number = self.take_slot(&mut home).ok_or(Refused::Full)?;
+        let connection = self.open(number, pinned, place, now_secs).ok_or(Refused::Full)?;
+        self.enter(&mut home, place, number << 1);
+        Ok(Made::New(connection))
+    }
+
+    fn create_translated(
+        &self,
+        place: Place,
+        pinned: &Pinned,
+        now_secs: u32,
+    ) -> Result<Made, Refused> {
+        let reply_place = self.place_of(&pinned.reply);
+        let [first, second] = [place, reply_place].map(|place| self.shard_of(place.0));
         // Always the lower shard first, so that two workers never wait for each other.
         let mut low = self.lock(first.min(second));
         let mut high = (first != second).then(|| self.lock(first.max(second)));
-        let (home, mut other) = match &mut high {
+        let (home, other) = match &mut high {
             None => (&mut *low, None),
             Some(high) if first < second => (&mut *low, Some(&mut **high)),
             Some(high) => (&mut **high, Some(&mut *low)),
         };
-        if let Some(found) = home.records.find(hashes[0], |r| *r.key() == pinned.original) {
-            return Ok(Created::Existing(found.known));
+        if let Some(known) = self.known_in(home, place, &pinned.original) {
+            return Ok(Made::Existing(known));
         }
-        let reply_shard = other.as_deref_mut().unwrap_or(&mut *home);
-        if reply_shard.records.find(hashes[1], |r| *r.key() == pinned.reply).is_some() {
+        let reply_shard = other.as_deref().unwrap_or(home);
+        if self.find_in(reply_shard, reply_place, &pinned.reply).is_some() {
             return Err(Refused::Collision);
         }
         let number = self.take_slot(home).ok_or(Refused::Full)?;
-        let known = self.open(number, pinned, hashes, now_secs);
-        let rehash = |r: &Record| r.key().hash(&self.config.hash_key);
-        home.records.insert_unique(hashes[0], Record { known }, rehash);
-        let reversed = Known { connection: known.connection.reversed(), ..known };
-        let reply_shard = other.unwrap_or(home);
-        // A connection to oneself with equal ports is its own reply: one record is enough.
-        if pinned.original != pinned.reply {
-            reply_shard.records.insert_unique(hashes[1], Record { known: reversed }, rehash);
+        self.answer_for(number).ok_or(Refused::Full)?.store(&pinned.reply, reply_place.0);
+        let connection = self.open(number, pinned, place, now_secs).ok_or(Refused::Full)?;
+        self.enter(home, place, number << 1);
+        self.enter(other.unwrap_or(home), reply_place, number << 1 | 1);
+        Ok(Made::New(connection))
+    }
+
+    /// Counts one more connection of `port`, unless it has as many as it may.
+    fn charge(&self, port: PortId) -> bool {
+        self.by_port.get(port.index()).is_none_or(|n| take_below(n, self.config.per_port))
+    }
+
+    /// Counts so many less.
+    pub(super) fn discharge(&self, port: PortId, connections: u32) {
+        if let Some(n) = self.by_port.get(port.index()) {
+            n.fetch_sub(connections, Relaxed);
         }
-        Ok(Created::New(known))
     }
 
     fn take_slot(&self, shard: &mut Shard) -> Option<u32> {
@@ -213,81 +373,38 @@ impl Tracker {
             self.chunks_made.fetch_sub(1, Relaxed);
             return None;
         };
-        cell.get_or_init(|| {
-            (0..CHUNK).map(|_| Slot { lanes: [Lane::new(), Lane::new()] }).collect()
-        });
+        cell.get_or_init(|| (0..CHUNK).map(|_| Slot::new()).collect());
+        shard.chunks.push(chunk as u32);
         let base = (chunk * CHUNK) as u32;
         shard.free.extend((base + 1..base + CHUNK as u32).rev());
         Some(base)
     }
 
-    fn open(&self, number: u32, pinned: &Pinned, hashes: [u64; 2], now_secs: u32) -> Known {
-        let slot = self.slot(number).expect("a slot that was taken exists");
-        let generation = slot.lanes[0].generation.load(Relaxed).wrapping_add(1) | 1;
-        for (lane, hash) in slot.lanes.iter().zip(hashes) {
-            lane.last_seen.store(now_secs, Relaxed);
-            lane.state.store(0, Relaxed);
-            lane.seq_end.store(0, Relaxed);
-            lane.ack.store(0, Relaxed);
-            lane.window.store(0, Relaxed);
-            lane.scale.store(14, Relaxed);
-            lane.settled.store(0, Relaxed);
-            lane.packets.store(0, Relaxed);
-            lane.bytes.store(0, Relaxed);
-            lane.hash.store(hash, Relaxed);
-            let about = u32::from(pinned.original.proto) | u32::from(pinned.origin.0) << 8;
-            lane.about.store(about, Relaxed);
-            lane.generation.store(generation, Release);
-        }
-        let connection = ConnectionRef { slot: number << 1, generation };
-        Known { connection, pinned: *pinned }
+    /// Where the reply of a translated connection in a slot stands.
+    fn answer_for(&self, number: u32) -> Option<&Answer> {
+        let number = number as usize;
+        let cell = self.answers.get(number / CHUNK)?;
+        cell.get_or_init(|| (0..CHUNK).map(|_| Answer::new()).collect()).get(number % CHUNK)
+    }
+
+    #[inline]
+    fn open(
+        &self,
+        number: u32,
+        pinned: &Pinned,
+        place: Place,
+        now_secs: u32,
+    ) -> Option<ConnectionRef> {
+        let slot = self.slot(number)?;
+        slot.facts.store(pinned, place.0);
+        let generation = slot.open(pinned.original.proto, now_secs);
+        Some(ConnectionRef { slot: number << 1, generation })
     }
 
     /// Whether the connection is still the one that `connection` was made for.
     #[inline]
     pub fn is_alive(&self, connection: ConnectionRef) -> bool {
         self.lane(connection).is_some()
-    }
-
-    /// Ends a connection: both keys leave the index, the slot is free for another.
-    pub fn end(&self, connection: ConnectionRef) -> bool {
-        let Some(slot) = self.slot(connection.slot >> 1) else { return false };
-        self.end_slot(connection.slot >> 1, slot, connection.generation)
-    }
-
-    fn end_slot(&self, number: u32, slot: &Slot, generation: u32) -> bool {
-        let next = generation.wrapping_add(1);
-        // Whoever moves the generation ends the connection; all others find it gone.
-        let claimed =
-            slot.lanes[0].generation.compare_exchange(generation, next, Acquire, Relaxed).is_ok();
-        if !claimed {
-            return false;
-        }
-        slot.lanes[1].generation.store(next, Release);
-        let mut pinned = None;
-        for lane in &slot.lanes {
-            let hash = lane.hash.load(Relaxed);
-            let mut shard = self.lock(self.shard_of(hash));
-            let ours = |r: &Record| {
-                r.known.connection.slot >> 1 == number
-                    && r.known.connection.generation == generation
-            };
-            if let Ok(entry) = shard.records.find_entry(hash, ours) {
-                pinned = Some(entry.remove().0.known.pinned);
-            }
-        }
-        // Only now that nothing leads to the port any more may another connection have it.
-        if let Some(pinned) = pinned {
-            self.nat.release(&pinned);
-        }
-        let origin = slot.lanes[0].about.load(Relaxed) >> 8;
-        let home = self.shard_of(slot.lanes[0].hash.load(Relaxed));
-        self.lock(home).free.push(number);
-        if let Some(n) = self.by_port.get(origin as usize) {
-            n.fetch_sub(1, Relaxed);
-        }
-        self.live.fetch_sub(1, Relaxed);
-        true
     }
 
     /// Slots that are free.
@@ -301,49 +418,38 @@ impl Tracker {
         (self.chunks_made.load(Relaxed) as usize).min(self.chunks.len()) * CHUNK
     }
 
-    /// Ends what has been idle too long among the slots `from..from + count`. Each worker looks
-    /// after its own share. Under `pressure` closed, embryonic and unreplied connections go after
-    /// [`PRESSURE_SECS`](super::PRESSURE_SECS) (RFC 5382 REQ-5 and RFC 4787 leave that to need; T-C5).
-    pub fn sweep(&self, from: usize, count: usize, now_secs: u32, pressure: bool) -> usize {
-        let mut ended = 0;
-        for number in from..from + count {
-            let Some(slot) = self.slot(number as u32) else { break };
-            let generation = slot.lanes[0].generation.load(Acquire);
-            if generation & 1 == 1 && is_over(slot, now_secs, pressure) {
-                ended += usize::from(self.end_slot(number as u32, slot, generation));
-            }
-        }
-        ended
-    }
-
     /// Whether the table is so full that short-lived state should go early.
     pub fn is_under_pressure(&self) -> bool {
         self.live.load(Relaxed) as u64 * 8 >= u64::from(self.config.connections) * 7
     }
 
-    /// Every connection alive, shard by shard; not a snapshot of one moment.
+    /// Every connection alive, chunk by chunk; not a snapshot of one moment.
     pub fn list(&self, mut each: impl FnMut(ConnectionInfo)) {
         for shard in 0..SHARDS {
-            let known: Vec<Known> = self
-                .lock(shard)
-                .records
-                .iter()
-                .map(|r| r.known)
-                .filter(|k| k.connection.direction() == Direction::Original)
-                .collect();
-            for k in known {
-                let lanes = [self.lane(k.connection), self.lane(k.connection.reversed())];
-                let [Some(a), Some(b)] = lanes else { continue };
-                let is_tcp = k.pinned.original.proto == proto::TCP;
-                each(ConnectionInfo {
-                    pinned: k.pinned,
-                    packets: [a.packets.load(Relaxed), b.packets.load(Relaxed)],
-                    bytes: [a.bytes.load(Relaxed), b.bytes.load(Relaxed)],
-                    tcp: is_tcp.then(|| [a.side().state, b.side().state]),
-                    last_seen: a.last_seen.load(Relaxed).max(b.last_seen.load(Relaxed)),
-                });
+            for place in 0.. {
+                let Some(chunk) = self.lock(shard).chunks.get(place).copied() else { break };
+                for k in self.known_of(shard, chunk) {
+                    let lanes = [self.lane(k.connection), self.lane(k.connection.reversed())];
+                    let [Some(a), Some(b)] = lanes else { continue };
+                    let is_tcp = k.pinned.original.proto == proto::TCP;
+                    each(ConnectionInfo {
+                        pinned: k.pinned,
+                        packets: [a.packets.load(Relaxed), b.packets.load(Relaxed)],
+                        bytes: [a.bytes.load(Relaxed), b.bytes.load(Relaxed)],
+                        tcp: is_tcp.then(|| [a.side().state, b.side().state]),
+                        last_seen: a.last_seen.load(Relaxed).max(b.last_seen.load(Relaxed)),
+                    });
+                }
             }
         }
+    }
+
+    fn known_of(&self, shard: usize, chunk: u32) -> Vec<Known> {
+        // While it is held no slot of the shard begins another connection.
+        let _held = self.lock(shard);
+        let base = chunk * CHUNK as u32;
+        let numbers = base..base + CHUNK as u32;
+        numbers.filter_map(|number| self.known(number, Direction::Original)).collect()
     }
 }
 

@@ -6,12 +6,12 @@
 //! million entries is made without a pause.
 
 /// Slots of a bucket.
-pub(super) const SLOTS: usize = 8;
+pub(in crate::flow) const SLOTS: usize = 8;
 /// Words of a bucket.
 const WORDS: usize = 8;
 const PASSED: usize = 6;
 
-pub(super) type Bucket = [u64; WORDS];
+pub(in crate::flow) type Bucket = [u64; WORDS];
 
 /// Lowest bit of each tag in a word, and highest.
 const ONES: u64 = 0x0001_0001_0001_0001;
@@ -48,7 +48,7 @@ fn tag(bucket: &Bucket, slot: usize) -> u64 {
     bucket[slot / 4] >> (slot % 4 * 16) & 0xffff
 }
 
-pub(super) struct Index {
+pub(in crate::flow) struct Index {
     words: Vec<u64>,
     /// Where the first cache line begins.
     start: usize,
@@ -56,14 +56,14 @@ pub(super) struct Index {
 }
 
 impl Index {
-    pub(super) fn new(buckets: usize) -> Self {
+    pub(in crate::flow) fn new(buckets: usize) -> Self {
         let buckets = buckets.next_power_of_two();
         let words = vec![0u64; (buckets + 1) * WORDS];
         let start = (words.as_ptr().addr() / size_of::<u64>()).wrapping_neg() % WORDS;
         Self { words, start, mask: buckets - 1 }
     }
 
-    pub(super) fn buckets(&self) -> usize {
+    pub(in crate::flow) fn buckets(&self) -> usize {
         self.mask + 1
     }
 
@@ -73,7 +73,7 @@ impl Index {
     }
 
     #[inline]
-    pub(super) fn bucket(&self, at: usize) -> &Bucket {
+    pub(in crate::flow) fn bucket(&self, at: usize) -> &Bucket {
         let base = self.start + at * WORDS;
         self.words[base..].first_chunk().expect("one bucket more than there are")
     }
@@ -84,15 +84,27 @@ impl Index {
         self.words[base..].first_chunk_mut().expect("one bucket more than there are")
     }
 
+    /// Where the first bucket is in memory, and the mask of bucket numbers: what tells without
+    /// the index where a hash's home is, for as long as the index is there.
+    pub(in crate::flow) fn whereabouts(&self) -> [usize; 2] {
+        [core::ptr::from_ref(self.bucket(0)).addr(), self.mask]
+    }
+
     /// Brings the bucket of `hash` near.
     #[inline]
-    pub(super) fn prefetch(&self, hash: u64) {
+    pub(in crate::flow) fn prefetch(&self, hash: u64) {
         crate::prefetch::prefetch(self.bucket(self.home(hash)));
     }
 
     /// The number in the first slot of the home bucket whose tag fits.
     #[inline]
-    pub(super) fn candidate(&self, hash: u64) -> Option<u32> {
+    pub(in crate::flow) fn candidate(&self, hash: u64) -> Option<u32> {
+        let slot = self.candidate_slot(hash)?;
+        Some(number(self.bucket(self.home(hash)), slot))
+    }
+
+    #[inline]
+    fn candidate_slot(&self, hash: u64) -> Option<usize> {
         let bucket = self.bucket(self.home(hash));
         let tag = tag_of(hash);
         let (low, high) = (fits(bucket[0], tag), fits(bucket[1], tag));
@@ -103,12 +115,12 @@ impl Index {
         } else {
             return None;
         };
-        Some(number(bucket, slot as usize))
+        Some(slot as usize)
     }
 
     /// The first entry whose tag fits and which `same` accepts, with its bucket and slot.
     #[inline]
-    pub(super) fn find(
+    pub(in crate::flow) fn find(
         &self,
         hash: u64,
         mut same: impl FnMut(u32) -> bool,
@@ -135,12 +147,19 @@ impl Index {
         None
     }
 
+    /// Whether anything of this hash may be there: its tag is in its home bucket, or something
+    /// passed that by.
+    #[inline]
+    pub(in crate::flow) fn may_have(&self, hash: u64) -> bool {
+        let (bucket, tag) = (self.bucket(self.home(hash)), tag_of(hash));
+        fits(bucket[0], tag) | fits(bucket[1], tag) | bucket[PASSED] != 0
+    }
+
     /// As [`find`](Self::find), the number alone.
     #[inline]
-    pub(super) fn get(&self, hash: u64, same: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub(in crate::flow) fn get(&self, hash: u64, same: impl FnMut(u32) -> bool) -> Option<u32> {
         // What is not there is told so by its home bucket nearly always.
-        let (bucket, tag) = (self.bucket(self.home(hash)), tag_of(hash));
-        if fits(bucket[0], tag) | fits(bucket[1], tag) | bucket[PASSED] == 0 {
+        if !self.may_have(hash) {
             return None;
         }
         let (at, slot) = self.find(hash, same)?;
@@ -148,7 +167,7 @@ impl Index {
     }
 
     /// Puts an entry in. The index is never full: it grows at 3/4 load.
-    pub(super) fn insert(&mut self, hash: u64, entry: u32) {
+    pub(in crate::flow) fn insert(&mut self, hash: u64, entry: u32) {
         let mut at = self.home(hash);
         let mask = self.mask;
         loop {
@@ -166,7 +185,16 @@ impl Index {
         }
     }
 
-    pub(super) fn remove(&mut self, hash: u64, entry: u32) -> bool {
+    pub(in crate::flow) fn remove(&mut self, hash: u64, entry: u32) -> bool {
+        // Nearly always the first of its tag in its home bucket.
+        if let Some(slot) = self.candidate_slot(hash) {
+            let home = self.home(hash);
+            let bucket = self.bucket_mut(home);
+            if number(bucket, slot) == entry && tag(bucket, slot) == tag_of(hash) {
+                set(bucket, slot, 0, 0);
+                return true;
+            }
+        }
         let Some((found, slot)) = self.find(hash, |e| e == entry) else { return false };
         set(self.bucket_mut(found), slot, 0, 0);
         let mask = self.mask;
@@ -179,20 +207,20 @@ impl Index {
     }
 
     /// The numbers in a bucket.
-    pub(super) fn numbers(&self, at: usize) -> impl Iterator<Item = u32> + use<> {
+    pub(in crate::flow) fn numbers(&self, at: usize) -> impl Iterator<Item = u32> + use<> {
         let bucket = *self.bucket(at);
         (0..SLOTS).filter(move |&slot| tag(&bucket, slot) != 0).map(move |s| number(&bucket, s))
     }
 
     /// No trace of any entry, past or present.
     #[cfg(test)]
-    pub(super) fn is_clean(&self) -> bool {
+    pub(in crate::flow) fn is_clean(&self) -> bool {
         self.words.iter().all(|&word| word == 0)
     }
 
     /// No key stands in another bucket than its own.
     #[cfg(test)]
-    pub(super) fn none_passed(&self) -> bool {
+    pub(in crate::flow) fn none_passed(&self) -> bool {
         (0..self.buckets()).all(|at| self.bucket(at)[PASSED] == 0)
     }
 }

@@ -290,8 +290,8 @@ fn tcp_and_what_is_translated_is_followed_packet_by_packet() {
     let candidate = table.candidate(hash);
     assert_eq!(look(&mut table, candidate, &tcp, 0), id);
     assert_eq!(table.approach(id), Some(connection(2)));
-    let first = find(&mut table, 1).unwrap();
-    assert_eq!(table.approach(first), Some(connection(1)));
+    let translated = find(&mut table, 1).unwrap();
+    assert_eq!(table.approach(translated), Some(connection(1)));
     let found = table.hit(id, 60, 50, |_| true).map(|(plan, follow)| (*plan, follow));
     assert_eq!(found, Some((plan(2), Follow::Each(connection(2)))));
     table.sweep(100, |_, _| true);

@@ -50,6 +50,9 @@ pub struct UdpTunnelConfig {
     pub port: u16,
     /// Largest outer IP packet, in octets. `None`: that of the interface that has the address.
     pub mtu: Option<u32>,
+    /// Largest inner network-layer packet that pods take, in octets: what a super-frame of a peer's is
+    /// cut to whose segments' length the kernel does not tell. `None`: what the underlay leaves.
+    pub inner_mtu: Option<u16>,
     /// TTL or hop limit of what is sent.
     pub ttl: u8,
     /// Routers may cut tunnel packets over IPv4. (RFC 7348 §4.3: they should not.)
@@ -68,6 +71,7 @@ impl UdpTunnelConfig {
             v6: addresses.iter().find_map(|a| if let IpAddr::V6(a) = a { Some(*a) } else { None }),
             port: vxlan::template::PORT,
             mtu: None,
+            inner_mtu: None,
             ttl: 64,
             fragmentable: false,
             senders: 64,
@@ -177,6 +181,7 @@ impl UdpTunnelDevice {
             errors,
             suspicious: false,
             port: self.config.port,
+            inner_mtu: self.config.inner_mtu.map_or(usize::MAX, usize::from),
             info: self.info.clone(),
             waiting: VecDeque::new(),
             reports: VecDeque::new(),
@@ -255,6 +260,8 @@ pub struct UdpTunnelPort {
     /// Sending met an error that may have been of that kind.
     suspicious: bool,
     port: u16,
+    /// What super-frames of unknown segments are cut to, in octets.
+    inner_mtu: usize,
     info: PortInfo,
     /// Received frames that a burst had no room for.
     waiting: VecDeque<Packet>,

@@ -80,7 +80,7 @@ impl UdpTunnelPort {
             return;
         };
         let outer = Outer::new(from, SocketAddr::new(address, self.port), class);
-        let mtu = self.info.mtu as usize;
+        let mtu = (self.info.mtu as usize, self.inner_mtu);
         let waiting = &mut self.waiting;
         let mut out = |packet: Packet| match batch.try_push(packet) {
             Ok(()) => {}

@@ -1,6 +1,7 @@
 //! From nodes to tunnel ends. Control plane only.
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
@@ -9,7 +10,7 @@ use vxlan::template::{Outer, inner_mtu};
 use vxlan::vtep::{EndIndex, RemoteEnd, VtepTable};
 use wire::addr::Mac;
 
-use super::{Place, Reach, Tunnel, Tunnels, Uplinks};
+use super::{Owner, Place, Reach, Tunnel, Tunnels, Uplinks};
 use crate::config::{
     Config, ConfigError, Gateway, LocalNode, RemoteNode, Routing, TunnelConfig, Underlay,
 };
@@ -129,7 +130,8 @@ impl<'a> Compiler<'a> {
                     None => Reach::NoNeighbour,
                 },
             };
-            table.places.insert(node.name.clone(), Place { node: node.clone(), reach });
+            let place = Place { node: node.clone(), reach: [reach; 2] };
+            table.places.insert(node.name.clone(), place);
         }
     }
 
@@ -154,49 +156,52 @@ impl<'a> Compiler<'a> {
             Some(before) => before.ends.clone(),
             None => VtepTable::new(v4.into_iter().chain(v6), [(tunnel.vni, 0)]),
         };
-        let indices: HashMap<&str, EndIndex> = before
+        let indices: HashMap<(&str, bool), EndIndex> = before
             .iter()
-            .flat_map(|before| before.names.iter())
-            .map(|(index, name)| (&**name, *index))
+            .flat_map(|before| before.owners.iter())
+            .map(|(index, owner)| ((&*owner.node, owner.second), *index))
             .collect();
         let mut wanted = Vec::new();
         for node in &self.config.nodes {
-            match self.end(node, tunnel, uplink, [v4, v6]) {
-                Ok(Some(end)) => wanted.push((node, end)),
-                Ok(None) => {}
-                Err(reach) => {
-                    table.places.insert(node.name.clone(), Place { node: node.clone(), reach });
+            let mut reach = [Reach::NoSource; 2];
+            for way in ways(node, tunnel, local) {
+                match self.end(node, tunnel, uplink, &way) {
+                    Ok(Some(end)) => wanted.push((node, way, end)),
+                    Ok(None) => {}
+                    Err(why) => reach[way.carries].fill(why),
                 }
             }
+            table.places.insert(node.name.clone(), Place { node: node.clone(), reach });
         }
-        let staying: HashSet<&str> = wanted.iter().map(|(node, _)| &*node.name).collect();
-        for (name, index) in &indices {
-            if !staying.contains(name) {
+        let staying: HashSet<(&str, bool)> =
+            wanted.iter().map(|(node, way, _)| (&*node.name, way.is_second())).collect();
+        for (owner, index) in &indices {
+            if !staying.contains(owner) {
                 // It is there: the index came from this very table.
                 let _ = table.ends.remove(*index);
             }
         }
         let (mut changed, mut fresh) = (Vec::new(), Vec::new());
-        for (node, end) in wanted {
-            match indices.get(&*node.name) {
+        for (node, way, end) in wanted {
+            match indices.get(&(&*node.name, way.is_second())) {
                 Some(index) => {
                     if table.ends.get(*index) != Some(&end) {
                         changed.push((*index, end));
                     }
-                    put(table, node, *index);
+                    put(table, node, way, *index);
                 }
-                None => fresh.push((node, end)),
+                None => fresh.push((node, way, end)),
             }
         }
         if let Err((index, error)) = table.ends.replace_all(changed) {
-            let object = table.names.get(&index).and_then(|name| table.places.get(name));
+            let object = table.node(index).and_then(|name| table.places.get(name));
             let object = object.map_or_else(|| Cookie::new("Tunnel"), |p| p.node.cookie.clone());
             self.error(&object, "vtep", error.to_string());
         }
-        for (node, end) in fresh {
+        for (node, way, end) in fresh {
             match table.ends.insert(end) {
-                Ok(index) if index.0 < u32::from(u16::MAX) => put(table, node, index),
-                Ok(_) => self.error(&node.cookie, "vtep", "more than 65,535 other nodes"),
+                Ok(index) if index.0 < u32::from(u16::MAX) => put(table, node, way, index),
+                Ok(_) => self.error(&node.cookie, "vtep", "more than 65,535 tunnel ends"),
                 Err(error) => self.error(&node.cookie, "vtep", error.to_string()),
             }
         }
@@ -227,23 +232,17 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// The tunnel end of a node; `None` where there was an error.
+    /// The tunnel end of a node by one of the ways to it; `None` where there was an error.
     fn end(
         &mut self,
         node: &RemoteNode,
         tunnel: &TunnelConfig,
         uplink: &UplinkPort,
-        local: [Option<IpAddr>; 2],
+        way: &Way,
     ) -> Result<Option<RemoteEnd>, Reach> {
-        let remote = ends_of(&node.addresses);
-        let order = match tunnel.underlay {
-            Underlay::Ipv4First => [0, 1],
-            Underlay::Ipv6First => [1, 0],
-        };
-        let mut pairs = order.into_iter().filter_map(|f| Some((f, local[f]?, remote[f]?)));
-        let (family, source, destination) = pairs.next().ok_or(Reach::NoSource)?;
+        let [source, destination] = way.ends;
         let mac = self.link_address(node, Some(destination)).ok_or(Reach::NoNeighbour)?;
-        let vtep = node.vtep.of(family == 1);
+        let vtep = node.vtep.of(destination.is_ipv6());
         if !vtep.is_unicast() {
             self.error(&node.cookie, "vtep", "is not a unicast MAC address");
             return Ok(None);
@@ -255,7 +254,7 @@ impl<'a> Compiler<'a> {
             ..Outer::new(source, destination, tunnel.vni)
         };
         match RemoteEnd::new(outer, vtep) {
-            Ok(end) => Ok(Some(match remote[1 - family] {
+            Ok(end) => Ok(Some(match way.other {
                 Some(other) => end.also_from(other),
                 None => end,
             })),
@@ -276,15 +275,58 @@ impl Tunnels {
     fn cut_off(&mut self) {
         self.tunnels.clear();
         for place in self.places.values_mut() {
-            place.reach = Reach::NoUplink;
+            place.reach = [Reach::NoUplink; 2];
         }
     }
 }
 
-fn put(table: &mut Tunnels, node: &Arc<RemoteNode>, index: EndIndex) {
-    table.names.insert(index, node.name.clone());
-    let place = Place { node: node.clone(), reach: Reach::Tunnel(index) };
-    table.places.insert(node.name.clone(), place);
+/// Enters an end of a node that has its place already.
+fn put(table: &mut Tunnels, node: &Arc<RemoteNode>, way: Way, index: EndIndex) {
+    table.owners.insert(index, Owner { node: node.name.clone(), second: way.is_second() });
+    if let Some(place) = table.places.get_mut(&node.name) {
+        place.reach[way.carries].fill(Reach::Tunnel(index));
+    }
+}
+
+/// A tunnel to a node.
+struct Way {
+    /// Outer source and destination.
+    ends: [IpAddr; 2],
+    /// The node's address of the other family, if there is no other tunnel to it.
+    other: Option<IpAddr>,
+    /// What travels by it: IPv4 is 0, IPv6 is 1.
+    carries: Range<usize>,
+}
+
+impl Way {
+    fn is_second(&self) -> bool {
+        self.carries.start == 1
+    }
+}
+
+/// The tunnels between this node and another, which finds the same: none without a family that both
+/// have, one, or one for each family.
+fn ways(
+    node: &RemoteNode,
+    tunnel: &TunnelConfig,
+    local: &LocalNode,
+) -> impl Iterator<Item = Way> + use<> {
+    let (own, remote) = (ends_of(&local.addresses), ends_of(&node.addresses));
+    let [v4, v6] = [0, 1].map(|f| Some([own[f]?, remote[f]?]));
+    let two = local.vtep.both_have_second(node.vtep);
+    let for_all = |ends, other| Some(Way { ends, other, carries: 0..2 });
+    let ways = match (v4, v6) {
+        (None, None) => [None, None],
+        (Some(ends), None) => [for_all(ends, remote[1]), None],
+        (None, Some(ends)) => [for_all(ends, remote[0]), None],
+        (Some(v4), Some(v6)) => match tunnel.underlay {
+            Underlay::Ipv4First if !two => [for_all(v4, remote[1]), None],
+            Underlay::Ipv6First if !two => [for_all(v6, remote[0]), None],
+            _ => [(v4, 0..1), (v6, 1..2)]
+                .map(|(ends, carries)| Some(Way { ends, other: None, carries })),
+        },
+    };
+    ways.into_iter().flatten()
 }
 
 /// The packet path's part: what is as before stays, with what was learnt of it.

@@ -1,0 +1,92 @@
+//! How connections end: at once, many at a time. Compiled a second time by `model.rs`.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::slot::is_over;
+use super::tracker::Tracker;
+use super::{CHUNK, ConnectionRef};
+use crate::prefetch::prefetch;
+
+/// Slots looked at, and at most ended, under one lock. A chunk is a multiple: its slots are of one
+/// shard.
+const TOGETHER: usize = if CHUNK < 32 { CHUNK } else { 32 };
+
+impl Tracker {
+    /// Ends a connection: both keys leave the index, the slot is free for another. False: it has
+    /// ended already.
+    pub fn end(&self, connection: ConnectionRef) -> bool {
+        let number = connection.slot >> 1;
+        let claimed = self.slot(number).is_some_and(|slot| slot.claim(connection.generation));
+        if claimed {
+            self.end_claimed(&[number]);
+        }
+        claimed
+    }
+
+    /// Ends what has been idle too long among the slots `from..from + count`. Each worker looks
+    /// after its own share. Under `pressure` closed, embryonic and unreplied connections go after
+    /// [`PRESSURE_SECS`](super::PRESSURE_SECS) (RFC 5382 REQ-5 and RFC 4787 leave that to need; T-C5).
+    pub fn sweep(&self, from: usize, count: usize, now_secs: u32, pressure: bool) -> usize {
+        let (mut at, end, mut ended) = (from, from + count, 0);
+        while at < end {
+            let stop = end.min((at / TOGETHER + 1) * TOGETHER);
+            let Some(chunk) = self.chunks.get(at / CHUNK).and_then(|chunk| chunk.get()) else {
+                break;
+            };
+            let first = at / CHUNK * CHUNK;
+            let (mut over, mut many) = ([0; TOGETHER], 0);
+            for (slot, number) in chunk[at - first..stop - first].iter().zip(at as u32..) {
+                let generation = slot.generation();
+                if generation & 1 == 1
+                    && is_over(slot, now_secs, pressure)
+                    && slot.claim(generation)
+                {
+                    prefetch(&slot.facts);
+                    over[many] = number;
+                    many += 1;
+                }
+            }
+            self.end_claimed(&over[..many]);
+            ended += many;
+            at = stop;
+        }
+        ended
+    }
+
+    /// Takes connections that the caller has claimed, all of one chunk, out of the index, and gives
+    /// back all that they had.
+    fn end_claimed(&self, numbers: &[u32]) {
+        let slots = || numbers.iter().filter_map(|&number| Some((number, self.slot(number)?)));
+        let Some((_, first)) = slots().next() else { return };
+        let home = self.shard_of(first.facts.place.load(Relaxed));
+        for (number, _) in slots().filter(|(_, slot)| slot.facts.is_translated()) {
+            if let Some(answer) = self.answer(number) {
+                let place = answer.place.load(Relaxed);
+                self.lock(self.shard_of(place)).index.remove(place, number << 1 | 1);
+            }
+        }
+        let mut shard = self.lock(home);
+        for (_, slot) in slots() {
+            shard.index.prefetch(slot.facts.place.load(Relaxed));
+        }
+        // Neighbours in the table are often of one origin.
+        let mut charged = (first.facts.origin(), 0);
+        for (number, slot) in slots() {
+            shard.index.remove(slot.facts.place.load(Relaxed), number << 1);
+            // Only now that nothing leads to the port any more may another connection have it.
+            if slot.facts.has_lease() {
+                self.nat.release(&slot.facts.pinned(|| self.answer(number)));
+            }
+            let origin = slot.facts.origin();
+            if origin != charged.0 {
+                self.discharge(charged.0, charged.1);
+                charged = (origin, 0);
+            }
+            charged.1 += 1;
+            shard.free.push(number);
+        }
+        drop(shard);
+        self.discharge(charged.0, charged.1);
+        self.live.fetch_sub(numbers.len() as u32, Relaxed);
+    }
+}
