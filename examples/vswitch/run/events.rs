@@ -88,6 +88,9 @@ struct Stats {
     copies: u64,
     hits: u64,
     misses: u64,
+    /// Known flows that a change was found not to concern, and those judged again because it may.
+    kept: u64,
+    judged_again: u64,
     connections: usize,
     /// Share of time that workers spent in rounds that moved frames, in percent of one core
     /// each, since they began.
@@ -142,6 +145,8 @@ impl Stats {
             stats.copies += counters.copies.get();
             stats.hits += counters.hits.get();
             stats.misses += counters.misses.get();
+            stats.kept += counters.kept.get();
+            stats.judged_again += counters.rederived.get();
             let load = worker.load.read();
             stats.busy_percent += 100.0 * load.busy_share();
             frames += load.frames;
@@ -160,7 +165,7 @@ impl Stats {
     fn text(&self) -> String {
         let mut text = format!(
             "epoch={} pods={} received={} forwarded={} consumed={} dropped={} originated={} \
-             copies={} hits={} misses={} connections={} busy={:.1}% fill={:.1}",
+             copies={} hits={} misses={} kept={} judged_again={} connections={} busy={:.1}% fill={:.1}",
             self.epoch,
             self.pods,
             self.received,
@@ -171,6 +176,8 @@ impl Stats {
             self.copies,
             self.hits,
             self.misses,
+            self.kept,
+            self.judged_again,
             self.connections,
             self.busy_percent,
             self.batch_fill,

@@ -423,6 +423,16 @@ fn what_depends_on_nothing_that_changed_holds() {
     assert_eq!(table.untold().map(|u| u.packets).collect::<Vec<_>>(), [2], "none is lost");
 }
 
+/// What is shared is asked about its key's addresses alone.
+#[test]
+fn an_answer_that_depends_on_more_than_its_key_is_not_shared() {
+    let mut odd = entry(1, 50);
+    odd.groups.0[3] = Group::of(&key(40).src);
+    let (mut table, mut states) = judged_entries(&[odd]);
+    states.touch(&mut table, &[key(40).src]);
+    assert!(!states.holds(&mut table, 1));
+}
+
 #[test]
 fn an_entry_holds_over_states_that_no_packet_saw() {
     let (mut table, mut states) = judged_entries(&[entry(1, 50), entry(2, 50)]);
