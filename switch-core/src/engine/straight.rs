@@ -102,7 +102,7 @@ impl Engine {
         for (i, mut packet) in batch.drain(..).enumerate() {
             let i = i % BATCH;
             // The same for what the flows' answers take.
-            if i % AHEAD == 0 {
+            if i.is_multiple_of(AHEAD) {
                 let next = (i + AHEAD).min(count);
                 self.approach(&burst.ids[next..(next + AHEAD).min(count)]);
             }
