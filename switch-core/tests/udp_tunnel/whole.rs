@@ -65,6 +65,15 @@ fn seen(tunnel: &Tunnel, wire: &mut Hand) -> Vec<Seen> {
     wire.receive(200).into_iter().filter_map(tunnel_packet).collect()
 }
 
+/// Sends until the way is known and something came whole; empties the wire.
+fn warm_up(tunnel: &Tunnel, near: &mut Hand, far: &mut Hand) {
+    let is_known = (0..20).any(|_| {
+        assert_eq!(near.send(vec![long(tunnel, 5, 1_200)]), 1);
+        seen(tunnel, far).iter().any(|seen| seen.is_whole)
+    });
+    assert!(is_known, "never whole");
+}
+
 /// Whether this kernel can do it at all.
 fn is_possible(test: &str) -> bool {
     let underlay = Underlay::new();
@@ -87,13 +96,27 @@ fn headers_and_order_are_the_sockets() {
         let underlay = Underlay::new();
         let mut far = tap_wire(&underlay.far, "u0");
         let mut near = port(&tunnel, &underlay.near);
-        // The very first packet, of which the kernel must find the neighbour.
+        warm_up(&tunnel, &mut near, &mut far);
+        // The kernel must find the neighbour.
+        let mut netlink = Netlink::open(&underlay.near).unwrap();
+        let index = netlink.link("u0").unwrap().index;
+        netlink.set_down(index).unwrap();
+        netlink.set_up(index).unwrap();
+        if tunnel.v6 {
+            add_address(&mut netlink, index, tunnel.near(), 64);
+        }
+        warm_up(&tunnel, &mut near, &mut far);
+        // That may have taken so long that the way is asked for again.
+        assert_eq!(near.send(vec![long(&tunnel, 6, 1_200)]), 1);
+        std::thread::sleep(std::time::Duration::from_millis(300));
         assert_eq!(near.send(vec![long(&tunnel, 5, 1_376)]), 1);
         let short = |n| wrapped(&tunnel, false, &inner(true, 5, 0, n));
         let burst = vec![short(100), long(&tunnel, 5, 1_376), short(200), long(&tunnel, 5, 1_376)];
         let lengths: Vec<_> = burst.iter().map(Packet::len).collect();
         assert_eq!(near.send(burst), 4);
-        let got = seen(&tunnel, &mut far);
+        let mut got = seen(&tunnel, &mut far);
+        let inner_port = if tunnel.v6 { 54 } else { 34 } + 8 + 8 + 34;
+        got.retain(|seen| seen.packet.bytes()[inner_port..inner_port + 2] == [0, 5]);
         let whole: Vec<_> = got.iter().map(|seen| seen.is_whole).collect();
         assert_eq!(whole, [true, false, true, false, true]);
         assert_eq!(got[1..].iter().map(|seen| seen.packet.len()).collect::<Vec<_>>(), lengths);
@@ -156,6 +179,7 @@ fn path_mtu_holds() {
         assert!(seen(&tunnel, &mut far).is_empty());
         // Headers outside and inside, but for the outermost.
         let most = 1400 - (tunnel.template(false).len() - 14 + 14 + 40) as u16;
+        warm_up(&tunnel, &mut near, &mut far);
         assert_eq!(near.send(vec![long(&tunnel, 5, most + 1)]), 0);
         assert_eq!(near.send(vec![long(&tunnel, 5, most)]), 1);
         let got = seen(&tunnel, &mut far);
@@ -174,8 +198,11 @@ fn transformed_packets_are_the_sockets() {
         let underlay = Underlay::new();
         let mut wire = tap_wire(&underlay.far, "u0");
         let flow = || long(&tunnel, 5, 1_376);
-        assert_eq!(port(&tunnel, &underlay.near).send(vec![flow()]), 1);
+        let mut near = port(&tunnel, &underlay.near);
+        warm_up(&tunnel, &mut near, &mut wire);
+        assert_eq!(near.send(vec![flow()]), 1);
         let before = seen(&tunnel, &mut wire);
+        drop(near);
         assert!(before.len() == 1 && before[0].is_whole);
         // Of this very socket's datagrams, so that nothing else tells of the policy.
         let (near, far) = (tunnel.near().to_string(), tunnel.far().to_string());
@@ -186,8 +213,11 @@ fn transformed_packets_are_the_sockets() {
         if !add.is_ok_and(|output| output.status.success()) {
             return common::skip("transformed_packets_are_the_sockets", "no `ip xfrm`");
         }
-        assert_eq!(port(&tunnel, &underlay.near).send(vec![flow()]), 0);
-        assert!(seen(&tunnel, &mut wire).is_empty(), "the policy blocks it");
+        let mut near = port(&tunnel, &underlay.near);
+        for _ in 0..3 {
+            assert_eq!(near.send(vec![flow()]), 0);
+            assert!(seen(&tunnel, &mut wire).is_empty(), "the policy blocks it");
+        }
     }
 }
 
@@ -245,8 +275,8 @@ fn routes_are_the_nodes() {
                 let got = seen(&tunnel, &mut wires[n]);
                 let router = mac(&routers[n], "r0").0;
                 assert!(got.iter().all(|seen| seen.packet.bytes()[..6] == router));
-                assert!(got.iter().all(|seen| seen.is_whole != tunnel.v6));
-                !got.is_empty()
+                assert!(!tunnel.v6 || got.iter().all(|seen| !seen.is_whole));
+                got.iter().any(|seen| seen.is_whole != tunnel.v6)
             });
             assert!(arrived, "over the old route still");
             wires.iter_mut().for_each(|wire| drop(wire.receive(200)));

@@ -32,7 +32,6 @@ use wire::addr::Mac;
 
 use self::senders::Senders;
 use self::whole::Whole;
-use super::inject::Injector;
 use super::{Device, Offloads, Port, PortInfo};
 use crate::host::{Context, HostError, NetNs, Netlink};
 use crate::packet::{Batch, Packet, Pool};
@@ -113,7 +112,7 @@ pub struct UdpTunnelDevice {
     /// Shared by all open ports.
     senders: Weak<Senders>,
     /// Likewise; or why there is none.
-    injector: Result<Arc<Injector>, Option<HostError>>,
+    whole: Result<Arc<Whole>, Option<HostError>>,
 }
 
 impl UdpTunnelDevice {
@@ -147,17 +146,17 @@ impl UdpTunnelDevice {
             offloads: Offloads::ALL,
         };
         // Without one everything works, and is cut here.
-        let injector = match config.whole {
-            true => Injector::by_note(ns, config.port).map(Arc::new).map_err(Some),
+        let whole = match config.whole {
+            true => Whole::open(ns, &config).map(Arc::new).map_err(Some),
             false => Err(None),
         };
-        Ok(Self { ns: ns.clone(), config, info, senders: Weak::new(), injector })
+        Ok(Self { ns: ns.clone(), config, info, senders: Weak::new(), whole })
     }
 
     /// Why super-frames are cut by the switch itself, although [`UdpTunnelConfig::whole`] would have
     /// them leave whole: mostly a kernel before Linux 6.17.
     pub fn why_cut(&self) -> Option<&HostError> {
-        self.injector.as_ref().err()?.as_ref()
+        self.whole.as_ref().err()?.as_ref()
     }
 
     fn open_port(&mut self, index: usize) -> Result<UdpTunnelPort, HostError> {
@@ -174,10 +173,6 @@ impl UdpTunnelDevice {
                 self.senders = Arc::downgrade(&senders);
                 senders
             }
-        };
-        let whole = match &self.injector {
-            Ok(injector) => Whole::new(&self.ns, Arc::clone(injector), &self.config).ok(),
-            Err(_) => None,
         };
         let what = || format!("open the tunnel's UDP sockets in {}", self.ns);
         let flags = epoll::CreateFlags::CLOEXEC;
@@ -206,7 +201,7 @@ impl UdpTunnelDevice {
             errors,
             suspicious: false,
             port: self.config.port,
-            whole,
+            whole: self.whole.as_ref().ok().cloned(),
             inner_mtu: self.config.inner_mtu.map_or(usize::MAX, usize::from),
             info: self.info.clone(),
             waiting: VecDeque::new(),
@@ -288,7 +283,7 @@ pub struct UdpTunnelPort {
     suspicious: bool,
     port: u16,
     /// What takes super-frames whole.
-    whole: Option<Whole>,
+    whole: Option<Arc<Whole>>,
     /// What super-frames of unknown segments are cut to, in octets.
     inner_mtu: usize,
     info: PortInfo,

@@ -260,16 +260,16 @@ impl UdpTunnelPort {
     }
 
     /// The outer headers of a super-frame that need not be cut here.
-    fn goes_whole(&mut self, packet: &Packet) -> Option<Outer> {
-        let whole = self.whole.as_mut().filter(|_| packet.offload.is_gso())?;
+    fn goes_whole(&self, packet: &Packet) -> Option<Outer> {
+        let whole = self.whole.as_ref().filter(|_| packet.offload.is_gso())?;
         let outer = read(packet.bytes())?;
         let family = self.senders.family(outer.to.is_ipv6())?;
         let is_ours = family.address == outer.source;
-        (is_ours && whole.takes(packet, &outer, family)).then_some(outer)
+        (is_ours && whole.takes(packet, &outer)).then_some(outer)
     }
 
-    fn send_whole(&mut self, packet: &mut Packet, outer: &Outer) -> Result<(), Errno> {
-        let (whole, family) = (self.whole.as_mut(), self.senders.family(outer.to.is_ipv6()));
+    fn send_whole(&self, packet: &mut Packet, outer: &Outer) -> Result<(), Errno> {
+        let (whole, family) = (self.whole.as_ref(), self.senders.family(outer.to.is_ipv6()));
         let (Some(whole), Some(family)) = (whole, family) else { return Err(Errno::INVAL) };
         let port = family.sockets[family.index(outer.source_port)].port;
         whole.send(packet, outer, port)

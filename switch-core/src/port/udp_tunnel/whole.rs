@@ -1,18 +1,23 @@
 //! Super-frames sent whole, to be cut by the header inside the tunnel: a socket cannot ask for that, so
-//! they go round the sockets by the [`Injector`], on the way that the sockets' datagrams take. The
-//! kernel is asked for that way: interface, next hop and path MTU once a second for each tunnel end,
-//! neighbours by itself for every frame. Source ports are the sockets', so that what the network
+//! they go round the sockets by the [`Injector`], on the way that the sockets' datagrams take. A
+//! thread asks the kernel for that way, interface, next hop and path MTU, once a second for each
+//! tunnel end that is sent to: the kernel may take its time to answer, which workers have not. Neighbours
+//! are the kernel's own for every frame. Source ports are the sockets', so that what the network
 //! says about a frame comes to their error queues.
 //!
-//! Everything else goes by the sockets, and so do super-frames where there is any doubt: an
-//! interface that does not cut tunnels by itself, segments longer than the path MTU, packet
+//! Everything else goes by the sockets, and so do super-frames where there is any doubt: a way not
+//! known yet, an interface that does not cut tunnels by itself, segments longer than the path MTU, packet
 //! transformation (IPsec) in force, more tunnel ends than are kept.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use crossbeam::queue::ArrayQueue;
 use hashbrown::HashMap;
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
@@ -20,7 +25,6 @@ use wire::checksum::{Sum, sum};
 use wire::flow_key::proto;
 
 use super::UdpTunnelConfig;
-use super::senders::Family;
 use super::tx::Outer;
 use crate::host::nft::forward::{NOTE_LINK, NOTE_NEXT_HOP};
 use crate::host::{Context, HostError, NetNs, Netlink, xfrm};
@@ -30,10 +34,14 @@ use crate::sys::{ethtool, udp};
 
 /// Length of the Ethernet header.
 const ETHERNET: usize = 14;
-/// How long a way is believed in.
+/// When a way is asked for again.
 const FRESH: Duration = Duration::from_secs(1);
+/// When it is no longer believed in.
+const STALE: Duration = Duration::from_secs(2);
 /// Most tunnel ends whose ways are kept: asking for one costs some 50 µs.
 const MOST: usize = 256;
+/// Most questions at a time.
+const QUESTIONS: usize = 64;
 
 /// A way for super-frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,40 +52,60 @@ struct Way {
     mtu: u32,
 }
 
-/// One worker's.
+/// Ways as they were found at a time.
+type Known = HashMap<IpAddr, (Duration, Option<Way>)>;
+
+/// Shared by workers and the thread that asks.
+#[derive(Debug)]
+struct Ways {
+    known: ArcSwap<Known>,
+    questions: ArrayQueue<SocketAddr>,
+    ended: AtomicBool,
+}
+
+/// Shared by all workers.
 #[derive(Debug)]
 pub(super) struct Whole {
-    injector: Arc<Injector>,
-    netlink: Netlink,
-    /// In the node's namespace, to ask about interfaces.
-    socket: OwnedFd,
-    /// To ask for transformations; a kernel that knows of none has no such socket.
-    xfrm: Option<OwnedFd>,
+    injector: Injector,
+    ways: Arc<Ways>,
+    asker: Option<JoinHandle<()>>,
     /// TTL or hop limit of what is sent.
     ttl: u8,
     fragmentable: bool,
-    ways: HashMap<IpAddr, (Duration, Option<Way>)>,
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        self.ways.ended.store(true, Ordering::Release);
+        if let Some(asker) = self.asker.take() {
+            asker.thread().unpark();
+            // It has nothing to say.
+            let _ = asker.join();
+        }
+    }
 }
 
 impl Whole {
     /// # Errors
-    /// The namespace cannot be entered, or the system gives no sockets.
-    pub(super) fn new(
-        ns: &NetNs,
-        injector: Arc<Injector>,
-        config: &UdpTunnelConfig,
-    ) -> Result<Self, HostError> {
-        let what = || format!("ask for ways in {ns}");
-        let netlink = Netlink::open(ns)?;
-        let (socket, xfrm) = ns.enter(|| (udp::open(false), xfrm::open()))?;
-        let (socket, xfrm) = (socket.context(what)?, xfrm.context(what)?);
+    /// This kernel cannot, or privilege is missing; the system gives no sockets or no thread.
+    pub(super) fn open(ns: &NetNs, config: &UdpTunnelConfig) -> Result<Self, HostError> {
+        let injector = Injector::by_note(ns, config.port)?;
+        let ways = Arc::new(Ways {
+            known: ArcSwap::default(),
+            questions: ArrayQueue::new(QUESTIONS),
+            ended: AtomicBool::new(false),
+        });
+        let asker = Asker::new(ns, config, Arc::clone(&ways))?;
+        let asker = thread::Builder::new()
+            .name("podswitch-ways".into())
+            .spawn(move || asker.run())
+            .context(|| "start the thread that asks for ways".into())?;
         let (ttl, fragmentable) = (config.ttl, config.fragmentable);
-        let ways = HashMap::with_capacity(MOST);
-        Ok(Self { injector, netlink, socket, xfrm, ttl, fragmentable, ways })
+        Ok(Self { injector, ways, asker: Some(asker), ttl, fragmentable })
     }
 
     /// Whether the frame can go whole now; [`send`](Self::send) it then.
-    pub(super) fn takes(&mut self, packet: &Packet, outer: &Outer, family: &Family) -> bool {
+    pub(super) fn takes(&self, packet: &Packet, outer: &Outer) -> bool {
         let offload = &packet.offload;
         if !offload.is_gso()
             || usize::from(offload.hdr_len) < ETHERNET
@@ -86,21 +114,19 @@ impl Whole {
             return false;
         }
         let longest = u32::from(offload.hdr_len) - ETHERNET as u32 + u32::from(offload.gso_size);
-        self.way(outer.to, family).is_some_and(|way| longest <= way.mtu)
+        self.way(outer.to).is_some_and(|way| longest <= way.mtu)
     }
 
     /// Sends a frame that [`takes`](Self::takes) said yes to. Sockets can still send it if that fails: of
     /// the headers written over they look at none but the source port.
     pub(super) fn send(
-        &mut self,
+        &self,
         packet: &mut Packet,
         outer: &Outer,
         source_port: u16,
     ) -> Result<(), Errno> {
-        let Some((_, Some(way))) = self.ways.get(&outer.to.ip()) else {
-            return Err(Errno::HOSTUNREACH);
-        };
-        note(packet.bytes_mut(), way);
+        let way = self.way(outer.to).ok_or(Errno::HOSTUNREACH)?;
+        note(packet.bytes_mut(), &way);
         self.finish(packet.bytes_mut(), outer, source_port);
         self.injector.send(packet).inspect_err(|_| {
             // The sockets choose by the port that the switch gave.
@@ -109,39 +135,13 @@ impl Whole {
         })
     }
 
-    fn way(&mut self, to: SocketAddr, family: &Family) -> Option<Way> {
-        let now = now();
-        if let Some((asked, way)) = self.ways.get(&to.ip())
-            && now.saturating_sub(*asked) < FRESH
-        {
-            return *way;
+    fn way(&self, to: SocketAddr) -> Option<Way> {
+        let found = self.ways.known.load().get(&to.ip()).copied();
+        let age = found.map_or(Duration::MAX, |(at, _)| now().saturating_sub(at));
+        if age >= FRESH && self.ways.questions.push(to).is_ok() {
+            self.asker.iter().for_each(|asker| asker.thread().unpark());
         }
-        if self.ways.len() >= MOST && !self.ways.contains_key(&to.ip()) {
-            self.ways.retain(|_, (asked, _)| now.saturating_sub(*asked) < FRESH);
-            if self.ways.len() >= MOST {
-                return None;
-            }
-        }
-        let way = self.ask(to, family);
-        self.ways.insert(to.ip(), (now, way));
-        way
-    }
-
-    fn ask(&mut self, to: SocketAddr, family: &Family) -> Option<Way> {
-        let (link, next_hop) = self.netlink.next_hop(family.address, to.ip()).ok()??;
-        // nf_tables finds an IPv6 next hop in the packet itself only.
-        if next_hop.is_ipv4() != to.is_ipv4() || (to.is_ipv6() && next_hop != to.ip()) {
-            return None;
-        }
-        let mtu = family.path_mtu(to).ok()?;
-        let name = rustix::net::netdevice::index_to_name(&self.socket, link).ok()?;
-        let cuts = ethtool::has_feature(self.socket.as_fd(), &name, FEATURE).unwrap_or(false);
-        // A packet that is to be transformed must not get round it.
-        let plain = match &self.xfrm {
-            Some(socket) => xfrm::outgoing_policies(socket.as_fd()).is_ok_and(|count| count == 0),
-            None => true,
-        };
-        (cuts && plain).then_some(Way { link, next_hop, mtu })
+        found.filter(|_| age < STALE)?.1
     }
 
     /// Makes the outer headers those that a socket's datagrams have: source port, TTL (which is lowered
@@ -163,6 +163,78 @@ impl Whole {
         let length = (outer.end - udp) as u16;
         let pseudo = sum(&ip[8..40]) + Sum::word(length) + Sum::word(proto::UDP.into());
         frame[udp + 6..udp + 8].copy_from_slice(&pseudo.fold().to_be_bytes());
+    }
+}
+
+/// Asks the kernel, on a thread of its own.
+struct Asker {
+    ways: Arc<Ways>,
+    netlink: Netlink,
+    /// This node's ends, each with a socket to ask for path MTUs.
+    ends: Vec<(IpAddr, OwnedFd)>,
+    /// To ask for transformations; a kernel that knows of none has no such socket.
+    xfrm: Option<OwnedFd>,
+}
+
+impl Asker {
+    fn new(ns: &NetNs, config: &UdpTunnelConfig, ways: Arc<Ways>) -> Result<Self, HostError> {
+        let what = || format!("ask for ways in {ns}");
+        let open = |address: IpAddr| {
+            let socket = udp::open(address.is_ipv6())?;
+            // From when it is first asked by, anybody could send to it.
+            crate::sys::packet::set_deaf(socket.as_fd(), true)?;
+            udp::set_fragmentable(socket.as_fd(), address.is_ipv6(), false)?;
+            Ok::<_, std::io::Error>((address, socket))
+        };
+        let ends = ns.enter(|| config.addresses().map(open).collect::<Result<_, _>>())?;
+        let xfrm = ns.enter(xfrm::open)?.context(what)?;
+        Ok(Self { ways, netlink: Netlink::open(ns)?, ends: ends.context(what)?, xfrm })
+    }
+
+    fn run(mut self) {
+        while !self.ways.ended.load(Ordering::Acquire) {
+            while let Some(to) = self.ways.questions.pop() {
+                self.answer(to);
+            }
+            thread::park();
+        }
+    }
+
+    fn answer(&mut self, to: SocketAddr) {
+        let known = self.ways.known.load_full();
+        let is_older = |at: Duration, than| now().saturating_sub(at) >= than;
+        // Asked for several times.
+        if known.get(&to.ip()).is_some_and(|(at, _)| !is_older(*at, FRESH)) {
+            return;
+        }
+        let mut known = Known::clone(&known);
+        if known.len() >= MOST {
+            known.retain(|_, (at, _)| !is_older(*at, STALE));
+        }
+        if known.len() < MOST || known.contains_key(&to.ip()) {
+            let way = self.ask(to);
+            known.insert(to.ip(), (now(), way));
+            self.ways.known.store(Arc::new(known));
+        }
+    }
+
+    fn ask(&mut self, to: SocketAddr) -> Option<Way> {
+        let (source, socket) = self.ends.iter().find(|end| end.0.is_ipv4() == to.is_ipv4())?;
+        let (link, next_hop) = self.netlink.next_hop(*source, to.ip()).ok()??;
+        // nf_tables finds an IPv6 next hop in the packet itself only.
+        if next_hop.is_ipv4() != to.is_ipv4() || (to.is_ipv6() && next_hop != to.ip()) {
+            return None;
+        }
+        rustix::net::connect(socket, &to).ok()?;
+        let mtu = udp::path_mtu(socket.as_fd(), to.is_ipv6()).ok()?;
+        let name = rustix::net::netdevice::index_to_name(socket, link).ok()?;
+        let cuts = ethtool::has_feature(socket.as_fd(), &name, FEATURE).unwrap_or(false);
+        // A packet that is to be transformed must not get round it.
+        let plain = match &self.xfrm {
+            Some(socket) => xfrm::outgoing_policies(socket.as_fd()).is_ok_and(|count| count == 0),
+            None => true,
+        };
+        (cuts && plain).then_some(Way { link, next_hop, mtu })
     }
 }
 
