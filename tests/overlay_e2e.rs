@@ -95,7 +95,8 @@ fn everything(families: &[bool], more: &[&str]) {
     let routes = |node: &Node| Netlink::open(&node.ns).unwrap().routes().unwrap();
     let before = [one, two].map(routes);
     let switches = world.start(more);
-    let inner = match (is_tunnelled(more), families[0]) {
+    let over_ipv6 = families[0] || more.contains(&"inner");
+    let inner = match (is_tunnelled(more), over_ipv6) {
         (true, false) => 1450,
         (true, true) => 1430,
         (false, _) => 1500,
@@ -262,10 +263,58 @@ fn by_frames_over_ipv6() {
     everything(&[true], &["--workers", "2", "--underlay", "packet", "--uplink", "eth0"]);
 }
 
+/// A tunnel for each family.
+#[test]
+fn in_two_tunnels() {
+    everything(&[false, true], &["--underlay-family", "inner"]);
+    everything(
+        &[false, true],
+        &["--underlay-family", "inner", "--underlay", "packet", "--uplink", "eth0"],
+    );
+}
+
 /// Sockets for the tunnel, frames for clients outside; nodes with both families.
 #[test]
 fn through_udp_sockets_with_an_uplink() {
     everything(&[false, true], &["--uplink", "eth0"]);
+}
+
+/// What sockets receive of the tunnel is none of the uplink's.
+#[test]
+fn tunnel_packets_come_once() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new(&[false, true]);
+    let [first, second] = world.start(&["--underlay-family", "inner", "--uplink", "eth0"]);
+    let [one, two] = &world.nodes;
+    serve(&two.pods[0].ns, PORT);
+    for address in two.pods[0].addresses {
+        udp(&one.pods[0].ns, address, PORT, 100);
+    }
+    // Frames received, and those of them that were dropped.
+    let counts = |switch: &Switch| {
+        let stats = switch.says_next("stats");
+        let drops = stats["drops"].as_object().expect("drops by reason");
+        let dropped = drops.values().filter_map(serde_json::Value::as_u64).sum::<u64>();
+        (stats["received"].as_u64().expect("a count"), dropped)
+    };
+    let before = [&first, &second].map(counts);
+    // One by one: what is sent together comes together, as one frame.
+    for _ in 0..150 {
+        for address in two.pods[0].addresses {
+            udp(&one.pods[0].ns, address, PORT, 100);
+        }
+    }
+    for (switch, before) in [&first, &second].into_iter().zip(before) {
+        // 300 by the tunnel and 300 from the pod; neighbours are asked for, too.
+        let now = counts(switch);
+        let (received, dropped) = (now.0 - before.0, now.1 - before.1);
+        assert!(
+            (600..750).contains(&received) && dropped < 100,
+            "{received} received, {dropped} dropped"
+        );
+    }
 }
 
 /// No tunnel: the nodes' kernels carry packets between them.

@@ -53,7 +53,7 @@ pub struct WorkerCounters {
     pub originated: Counter,
     /// Further copies of forwarded frames handed to ports: flooding, fragments.
     pub copies: Counter,
-    /// Frames made here, or copies, that a port did not take.
+    /// Frames made here, or copies, that a port did not take, or that no tunnel could.
     pub originated_lost: Counter,
     /// Packets that hit the worker's flow table.
     pub hits: Counter,

@@ -13,9 +13,9 @@ use switch_core::action::DropReason;
 use switch_core::control::Options;
 use switch_core::engine::Limits;
 use switch_core::id::PortId;
-use switch_core::packet::PoolConfig;
-use switch_core::port::Offloads;
+use switch_core::packet::{Batch, Pool, PoolConfig};
 use switch_core::port::memory;
+use switch_core::port::{Offloads, Port, PortInfo, wrap};
 
 /// Counters that must agree whatever happened.
 fn check(switch: &Switch, seed: u64) {
@@ -132,4 +132,53 @@ fn random_traffic_adds_up() {
     ] {
         assert!(seen.contains_key(&reason), "{reason:?} never happened: {seen:?}");
     }
+}
+
+/// A port that loses a frame beside each burst that it receives.
+struct Leaky {
+    port: Box<dyn Port>,
+    lost: u64,
+}
+
+impl Port for Leaky {
+    fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> std::io::Result<usize> {
+        let count = self.port.rx(pool, batch)?;
+        self.lost += u64::from(count > 0);
+        Ok(count)
+    }
+
+    fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> std::io::Result<usize> {
+        self.port.tx(pool, batch)
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
+    fn info(&self) -> &PortInfo {
+        self.port.info()
+    }
+
+    fn is_looked_at(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn what_a_port_loses_is_counted_and_told() {
+    let mut switch = Switch::with(&config(), 1, Options::default());
+    switch.control.detach(PortId(0)).unwrap();
+    let (device, end) = memory::pair("leaky", 32, Offloads::ALL);
+    let device = wrap(device, |port, _| Box::new(Leaky { port, lost: 0 }));
+    assert_eq!(switch.control.attach(Box::new(device)).unwrap(), PortId(0));
+    switch.ends[0] = end;
+    for n in 1..=5 {
+        switch.send(0, &udp4(0, pod_v4(1), (1, 2), b"x"));
+        assert_eq!(switch.recv(1).len(), 1);
+        assert_eq!(switch.dropped(), [(0, DropReason::RxLost)]);
+        assert_eq!(switch.count(|c| c.received.get()), 2 * n);
+        assert_eq!(switch.count(|c| c.dropped(DropReason::RxLost)), n);
+        assert_eq!(switch.count(|c| c.port(PortId(0)).unwrap().dropped.get()), n);
+    }
+    switch.assert_adds_up();
 }

@@ -9,7 +9,7 @@ use rig::frames;
 use rig::overlay::*;
 use rig::*;
 use switch_core::action::DropReason::*;
-use switch_core::config::{NextHop, Route, Underlay};
+use switch_core::config::{Config, NextHop, Route, Underlay};
 use wire::addr::Mac;
 use wire::flow_key::HashKey;
 use wire::parse::{Icmp, parse};
@@ -328,7 +328,7 @@ fn equal_cost_routers_share_flows_alike_on_every_node() {
         let destination = "198.51.100.0/24".parse().unwrap();
         std::sync::Arc::new(Route { destination, next_hops: hops(order) })
     };
-    let choices = |order: &[usize]| {
+    let choices = |config: &Config, order: &[usize]| {
         let mut config = config.clone();
         config.routes = vec![route(order)];
         let mut switch = Switch::new(&config);
@@ -345,16 +345,48 @@ fn equal_cost_routers_share_flows_alike_on_every_node() {
         }
         all
     };
-    let one = choices(&[0, 1, 2, 3]);
-    assert_eq!(one, choices(&[2, 0, 3, 1]), "their order does not matter");
+    let one = choices(&config, &[0, 1, 2, 3]);
+    assert_eq!(one, choices(&config, &[2, 0, 3, 1]), "their order does not matter");
     for n in 0..4 {
         let share = one.iter().filter(|to| **to == mac(n).0).count();
         assert!((25..=80).contains(&share), "{share} of 200");
     }
     // One fewer: flows of the others stay.
-    let fewer = choices(&[0, 1, 2]);
+    let fewer = choices(&config, &[0, 1, 2]);
     let moved = one.iter().zip(&fewer).filter(|(a, b)| **a != mac(3).0 && a != b).count();
     assert!(moved <= 8, "{moved} moved without need");
+
+    // What comes from there for a pod is answered to the same router; the rest is the node's.
+    let mut routed = config.clone();
+    routed.routes = vec![route(&[0, 1])];
+    let mut switch = Switch::new(&routed);
+    let (beyond, inside) = (IpAddr::from([198, 51, 100, 9]), pod(0, 0, false));
+    let by_router = |from: IpAddr, to: IpAddr| {
+        frames::ethernet(underlay_mac(0), mac(1), 0x0800, &udp(from, to, (7, 8), b"?"))
+    };
+    for n in 0..3 {
+        switch.send(UPLINK, &by_router(beyond, inside));
+        assert_eq!(switch.recv(0).len(), 1, "packet {n}: {:?}", switch.dropped());
+        switch.send(0, &from_pod(0, 0, &udp(inside, beyond, (8, 7), b"!")));
+        let answer = switch.recv(UPLINK);
+        assert_eq!((answer.len(), &answer[0][..6]), (1, &mac(1).0[..]));
+    }
+    for (from, to) in [([198, 51, 99, 9].into(), inside), (beyond, node_address(0, false))] {
+        switch.send(UPLINK, &by_router(from, to));
+        assert_eq!(switch.dropped(), [(UPLINK as u16, NotForUs)], "{from} to {to}");
+    }
+
+    // One that does not answer is as one that is not there, until it does.
+    let without = |gone: usize| {
+        let mut config = config.clone();
+        config.neighbours.remove(gone);
+        config
+    };
+    for gone in 0..4 {
+        let left = choices(&without(gone), &[0, 1, 2, 3]);
+        let moved = one.iter().zip(&left).filter(|(a, b)| **a != mac(gone).0 && a != b).count();
+        assert!(moved <= 8 && left.iter().all(|to| *to != mac(gone).0), "{moved} moved");
+    }
 
     let mut unknown = config.clone();
     unknown.neighbours.clear();

@@ -103,6 +103,33 @@ impl Talk {
     }
 }
 
+/// What closes or resets a connection takes the slow path no more than what it carries, unless it does
+/// not fit.
+#[test]
+fn what_closes_and_resets_hits() {
+    let mut switch = Switch::new(&config());
+    let misses = |switch: &Switch| switch.count(|c| c.misses.get());
+    for family in [0, 1] {
+        let talk = Talk::new(family, 1000);
+        talk.open(&mut switch);
+        let before = misses(&switch);
+        talk.close(&mut switch);
+        assert_eq!(misses(&switch), before);
+        let talk = Talk::new(family, 1001);
+        talk.open(&mut switch);
+        let before = misses(&switch);
+        for (flags, reason) in [(RST | ACK, TcpOutOfWindow), (FIN, TcpInvalidState)] {
+            let wild = talk.send(&mut switch, (CLIENT, 900_000_000, 901, flags, 0));
+            assert_eq!(wild, Err(reason));
+        }
+        assert_eq!(misses(&switch), before + 2, "the slow path says so");
+        assert_eq!(talk.states(&switch), Some([Established; 2]));
+        talk.send(&mut switch, (SERVER, 901, 101, RST | ACK, 0)).unwrap();
+        assert_eq!(talk.states(&switch), Some([Reset; 2]));
+        assert_eq!(misses(&switch), before + 2);
+    }
+}
+
 #[test]
 fn from_the_first_segment_to_the_last() {
     let mut switch = Switch::new(&config());

@@ -246,6 +246,13 @@ impl Switch {
         self.wait_for(event, |_| true)
     }
 
+    /// As [`says`](Self::says), of what it says from now on.
+    #[track_caller]
+    pub(crate) fn says_next(&self, event: &str) -> serde_json::Value {
+        while self.lines.try_recv().is_ok() {}
+        self.says(event)
+    }
+
     /// Waits for an event that is as wanted.
     #[track_caller]
     pub(crate) fn wait_for(

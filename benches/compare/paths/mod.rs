@@ -19,7 +19,7 @@ use switch_core::host::{HostError, NetNs};
 pub(crate) use nodes::Wire;
 pub(crate) use pod::Pod;
 use podswitch::Attach::{Packet, Tap};
-use podswitch::tunnel::Underlay::{Packet as Raw, Udp};
+use podswitch::tunnel::Underlay::{Packet as Raw, Sockets, Udp};
 use podswitch::tunnel::two_nodes;
 use services::{Protocol, Services};
 
@@ -111,6 +111,7 @@ pub(crate) const ALL: &[Kind] = &[
     kind("flannel", TWO_NODES, kernel::flannel),
     kind("ovs/vxlan", TWO_NODES, ovs::vxlan),
     kind("podswitch/tap/vxlan_udp", TWO_NODES, || two_nodes(Udp, Wire::Offloads)),
+    kind("podswitch/tap/vxlan_udp/sockets", TWO_NODES, || two_nodes(Sockets, Wire::Offloads)),
     kind("podswitch/tap/vxlan_packet", TWO_NODES, || two_nodes(Raw, Wire::Offloads)),
     kind("bridge+vxlan/packets", CUT, || kernel::bridge_vxlan(Wire::Packets)),
     kind("podswitch/tap/vxlan_udp/packets", CUT, || two_nodes(Udp, Wire::Packets)),

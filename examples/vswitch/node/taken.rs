@@ -2,11 +2,12 @@
 //! or forward it as well: exactly that, since everything else is the node's.
 
 use kubernetes::Compiled;
-use switch_core::config::{Routing, TunnelConfig};
+use switch_core::config::{NextHop, Routing, TunnelConfig};
 use switch_core::host::NetNs;
 use switch_core::host::netlink::Link;
 use switch_core::host::nft::{Front, Ingress, IngressDrop};
 use switch_core::snapshot::Snapshot;
+use wire::cidr::Cidr;
 
 use super::host::{local_ranges, remote_ranges};
 use crate::print;
@@ -22,8 +23,9 @@ pub(super) struct Taken {
     told: Option<String>,
 }
 
-/// What the switch takes: tunnel packets; what is for Services; and without a tunnel, what other
-/// nodes' pods send and what is sent to pods of this one.
+/// What the switch takes: tunnel packets; what is for Services; what comes from behind its routers
+/// for pods of this node; and without a tunnel, what other nodes' pods send and what is sent to pods
+/// of this one.
 pub(super) fn of(
     state: &Compiled,
     snapshot: &Snapshot,
@@ -39,6 +41,16 @@ pub(super) fn of(
             taken.extend(local_ranges(state).into_iter().map(Ingress::To));
             taken.extend(remote_ranges(state).into_iter().map(Ingress::From));
         }
+    }
+    let beyond = state
+        .config
+        .routes
+        .iter()
+        .filter(|route| route.next_hops.iter().any(|hop| matches!(hop, NextHop::Via(_))));
+    for from in beyond.map(|route| route.destination) {
+        let is_ipv4 = |range: &Cidr| range.address().is_ipv4();
+        let pods = local_ranges(state).into_iter().filter(|to| is_ipv4(to) == is_ipv4(&from));
+        taken.extend(pods.map(|to| Ingress::Between(from, to)));
     }
     let mut fronts: Vec<Front> = snapshot
         .services

@@ -91,6 +91,8 @@ struct SocketsPlan {
 struct InterfacePlan {
     link: Link,
     tunnel: bool,
+    /// The UDP port of the tunnel, if sockets carry it.
+    without: Option<u16>,
 }
 
 impl InterfacePlan {
@@ -98,7 +100,7 @@ impl InterfacePlan {
     fn fits(&self, other: &Self) -> bool {
         self.link.index == other.link.index
             && self.link.mtu == other.link.mtu
-            && self.tunnel == other.tunnel
+            && (self.tunnel, self.without) == (other.tunnel, other.without)
     }
 }
 
@@ -193,7 +195,8 @@ impl Underlay {
                     return Err(format!("--uplink {name}: the interface is switched off"));
                 }
                 let tunnel = through.is_some() && kind == UnderlayKind::Packet;
-                Some(InterfacePlan { link, tunnel })
+                let by_sockets = through.filter(|_| kind == UnderlayKind::Udp);
+                Some(InterfacePlan { link, tunnel, without: by_sockets.map(|t| t.port) })
             }
         };
         let sockets = match through {
@@ -295,6 +298,9 @@ impl Underlay {
             ..UdpTunnelConfig::new(&plan.addresses)
         };
         let device = UdpTunnelDevice::new(&self.namespace, config).map_err(|e| e.to_string())?;
+        if let Some(error) = device.why_cut() {
+            print::note(format_args!("the switch itself cuts what leaves by the tunnel: {error}"));
+        }
         let mac = device.info().mac.unwrap_or_default();
         let port = control.attach(Box::new(device)).map_err(|e| e.to_string())?;
         Ok(Open { port, plan, mac })
@@ -306,7 +312,9 @@ impl Underlay {
         plan: InterfacePlan,
     ) -> Result<Open<InterfacePlan>, String> {
         let tunnel = self.plan.tunnel.as_ref().filter(|_| plan.tunnel).map(|tunnel| tunnel.port);
-        let config = PacketConfig { promiscuous: false, tunnel, ..PacketConfig::default() };
+        let without = plan.without;
+        let config =
+            PacketConfig { promiscuous: false, tunnel, without, ..PacketConfig::default() };
         let name = &plan.link.name;
         let device = PacketDevice::new(&self.namespace, name, config).map_err(|e| e.to_string())?;
         let mac = plan.link.mac.unwrap_or_default();

@@ -145,6 +145,7 @@ reasons! {
     TunnelNoSource, Tunnel, "tunnel_no_source", "This node has no tunnel address of the needed family.";
 
     PoolExhausted, Limit, "pool_exhausted", "No packet buffer was free.";
+    RxLost, Limit, "rx_lost", "Lost by the port that received it: no packet buffer was free, or the kernel had only part of it.";
     TxFull, Limit, "tx_full", "The port's transmit queue was full.";
     TxFailed, Limit, "tx_failed", "The port failed on transmission.";
     ConnectionTableFull, Limit, "connection_table_full", "The connection table is full.";

@@ -1,5 +1,9 @@
 //! What a burst's first packets will ask for is brought near for all of them before the first is
-//! judged, so that the waits for main memory overlap.
+//! judged, so that the waits for main memory overlap. Decides nothing.
+
+use core::hint::black_box;
+
+use wire::flow_key::{FlowKey, to_octets};
 
 use super::Engine;
 use crate::flow::table::EntryId;
@@ -17,17 +21,30 @@ impl Engine {
         plain: u64,
         ids: &[EntryId; BATCH],
     ) {
-        let missed = |i: &usize| plain & 1 << i != 0 && ids[*i].is_none();
-        let mut left = (from..BATCH).filter(missed);
-        let Some(first) = left.next() else { return };
         let tracker = &self.shared.tracker;
-        let mut read = 0;
-        for parsed in left.map(|i| &self.parsed[i]) {
-            tracker.prefetch_place(tracker.place(&parsed.key, parsed.hash));
-            let destination = parsed.key.dst_addr();
-            read += snapshot.policy.read_ahead(destination);
-            read += u32::from(snapshot.endpoints.contains_key(&destination));
+        let (mut keys, mut count) = ([FlowKey::default(); BATCH], 0);
+        let missed = |i: &usize| plain & 1 << i != 0 && ids[*i].is_none();
+        for (key, i) in keys.iter_mut().zip((from..BATCH).filter(missed)) {
+            let parsed = &self.parsed[i];
+            *key = parsed.key;
+            tracker.prefetch_place(tracker.place(key, parsed.hash));
+            count += 1;
         }
-        let _ = (first, core::hint::black_box(read));
+        if count < 2 {
+            return;
+        }
+        let (keys, mut backends) = (&keys[..count], [None; BATCH]);
+        snapshot.services.read_ahead(keys, &mut backends[..count]);
+        for (key, backend) in keys.iter().zip(backends) {
+            let mut towards = key.dst_addr();
+            if let Some(backend) = backend {
+                towards = backend.ip();
+                let (dst, dst_port) = (to_octets(towards).0, backend.port());
+                let reply = FlowKey { dst, dst_port, ..*key }.reversed();
+                tracker.prefetch_place(tracker.place(&reply, reply.hash(&self.shared.hash_key)));
+            }
+            black_box(snapshot.policy.read_ahead(towards));
+            black_box(snapshot.endpoints.contains_key(&towards));
+        }
     }
 }

@@ -188,6 +188,8 @@ impl Engine {
                 None => Err(DropReason::NoRoute),
             };
             if wrapped.is_err() {
+                self.counters.originated.add(1);
+                self.counters.originated_lost.add(1);
                 return turn.pool.free(answer);
             }
         }

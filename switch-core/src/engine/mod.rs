@@ -71,7 +71,8 @@ pub struct Shared {
 pub struct Limits {
     /// The most connections in all.
     pub connections: u32,
-    /// The most connections that one port may originate.
+    /// The most connections that one port may originate; the same for each tunnel end of another
+    /// node.
     pub connections_per_port: u32,
     /// The most flow entries (directions of connections) of each worker.
     pub flows: usize,
@@ -243,6 +244,18 @@ impl Engine {
         self.counters.count_drop(trace.ingress, reason);
         if let Some(observer) = &mut self.observer {
             observer.dropped(&Dropped { trace, now, reason, object });
+        }
+    }
+
+    /// Frames that a port received and lost.
+    pub(crate) fn lost_on_arrival(&mut self, now: Instant, ingress: PortId, frames: u64) {
+        self.counters.received.add(frames);
+        if let Some(port) = self.counters.port(ingress) {
+            port.rx_frames.add(frames);
+        }
+        let trace = Trace { ingress, origin: Origin::Received, mark: 0 };
+        for _ in 0..frames {
+            self.count_drop(now, trace, DropReason::RxLost, None);
         }
     }
 

@@ -22,6 +22,7 @@ mod packets;
 mod slot;
 mod tracker;
 
+use vxlan::vtep::EndIndex;
 use wire::addr::Mac;
 use wire::flow_key::{FlowKey, HashKey};
 
@@ -47,6 +48,8 @@ const CHUNK: usize = 256;
 const SHARDS: usize = 64;
 /// Ports that connections are counted for.
 const PORTS: usize = PortId::MAX_PORTS;
+/// Tunnel ends that connections are counted for: as many as there can be.
+const ENDS: usize = 1 << 16;
 
 const _: () = assert!(size_of::<slot::Lane>() == 64 && size_of::<slot::Slot>() == 192);
 const _: () = assert!(size_of::<facts::Answer>() == 64);
@@ -111,13 +114,43 @@ pub struct Pinned {
     /// Key of the reply direction as packets come in: the reverse of the original after
     /// translation.
     pub reply: FlowKey,
-    /// Port by which the originator came in; limits are charged to it.
+    /// Port by which the originator came in.
     pub origin: PortId,
+    /// Tunnel end by which it came in, if it came through a tunnel.
+    pub origin_end: Option<EndIndex>,
     /// Link-layer address of whoever sent the first packet: answers to those that are no pods of
     /// ours and came by an uplink go back there.
     pub origin_mac: Mac,
     /// Whose the port is that stands in place of the originator's.
     pub source_nat: SourceNat,
+}
+
+/// Whom limits are charged to: each remote node's tunnel end, and each port for all that comes in by
+/// it as it is. One node's flood leaves the others their connections (T-C5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account(u32);
+
+impl Account {
+    /// Of what comes in by a port, through the tunnel to an end or without.
+    #[inline]
+    pub fn of(port: PortId, end: Option<EndIndex>) -> Self {
+        match end {
+            None => Self(port.0.into()),
+            Some(end) => Self(1 << 16 | end.0 & 0xffff),
+        }
+    }
+
+    /// Its place behind the ports, where there are so many of them.
+    #[inline]
+    fn index(self, ports: usize) -> usize {
+        let number = self.0 as usize & 0xffff;
+        match self.0 >> 16 {
+            // Beyond the ports there is none.
+            0 if number >= ports => usize::MAX,
+            0 => number,
+            _ => ports + number,
+        }
+    }
 }
 
 /// How a connection's source is translated.
@@ -138,7 +171,14 @@ impl Pinned {
     #[inline]
     pub fn new(original: FlowKey, origin: PortId) -> Self {
         let (reply, origin_mac) = (original.reversed(), Mac::ZERO);
-        Self { original, reply, origin, origin_mac, source_nat: SourceNat::Kept }
+        let source_nat = SourceNat::Kept;
+        Self { original, reply, origin, origin_end: None, origin_mac, source_nat }
+    }
+
+    /// Whom limits are charged to.
+    #[inline]
+    pub fn account(&self) -> Account {
+        Account::of(self.origin, self.origin_end)
     }
 
     /// Whether its destination is another one than the client asked for: a Service's backend.
@@ -173,7 +213,7 @@ pub struct Known {
 pub struct TrackerConfig {
     /// The most connections in all.
     pub connections: u32,
-    /// The most connections that one port may originate.
+    /// The most connections that one port or tunnel end may originate.
     pub per_port: u32,
     /// Secret hash key of this process; the same as the flow tables'.
     pub hash_key: HashKey,

@@ -39,12 +39,6 @@ impl Growing {
         self.old.is_some() || self.index.may_have(hash)
     }
 
-    /// Brings near what [`remove`](Self::remove) will look at.
-    #[inline]
-    pub(super) fn prefetch(&self, hash: u64) {
-        self.index.prefetch(hash);
-    }
-
     /// Where its buckets are; see [`Index::whereabouts`].
     pub(super) fn whereabouts(&self) -> [usize; 2] {
         self.index.whereabouts()

@@ -259,11 +259,9 @@ impl FlowTable {
         sender: u64,
         touched: &LastTouched,
     ) -> EntryId {
-        let is_it = |line: &Line| line.key == *key && line.sender == sender;
-        let found = match self.lines.get(candidate.0 as usize).is_some_and(is_it) {
-            true => Some(candidate),
-            false => self.search(hash, key),
-        };
+        let likely = self.lines.get(candidate.0 as usize);
+        let is_it = likely.is_some_and(|line| line.key == *key && line.sender != NOBODY);
+        let found = if is_it { Some(candidate) } else { self.search(hash, key) };
         let Some(id) = found else { return EntryId::NONE };
         let line = &self.lines[id.0 as usize];
         let stale = !self.ways.is_now(line.way);

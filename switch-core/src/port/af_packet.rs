@@ -61,11 +61,20 @@ pub struct PacketConfig {
     /// again where the kernel did not do it, and super-frames leave whole where the interface can
     /// cut them and the kernel lets us tell it so (Linux 6.17).
     pub tunnel: Option<u16>,
+    /// UDP port whose datagrams are left out, of both families: a tunnel that sockets of the node's
+    /// stack end.
+    pub without: Option<u16>,
 }
 
 impl Default for PacketConfig {
     fn default() -> Self {
-        Self { receive: Receive::default(), ring_slots: 1024, promiscuous: true, tunnel: None }
+        Self {
+            receive: Receive::default(),
+            ring_slots: 1024,
+            promiscuous: true,
+            tunnel: None,
+            without: None,
+        }
     }
 }
 
@@ -147,7 +156,11 @@ impl PacketDevice {
         }
         let socket = Arc::new(socket);
         self.share(&socket).context(what)?;
-        packet::set_deaf(socket.as_fd(), false).context(what)?;
+        match self.config.without {
+            // In the place of the filter that lets nothing through.
+            Some(port) => packet::leave_out_udp(socket.as_fd(), port).context(what)?,
+            None => packet::set_deaf(socket.as_fd(), false).context(what)?,
+        }
         Ok(PacketPort {
             socket,
             ring,
@@ -158,6 +171,7 @@ impl PacketDevice {
             tunnel: self.config.tunnel,
             injector: self.injector.clone(),
             waiting: VecDeque::new(),
+            lost: 0,
         })
     }
 
@@ -209,6 +223,8 @@ pub struct PacketPort {
     injector: Option<Arc<Injector>>,
     /// Received frames that a burst had no room for.
     waiting: VecDeque<Packet>,
+    /// Frames lost here that nobody was told of yet.
+    lost: u64,
 }
 
 impl PacketPort {
@@ -236,7 +252,9 @@ impl PacketPort {
         }
         for packet in batch.drain(..) {
             match Outer::of(&packet, port) {
-                Some(outer) => outer.open(packet, pool, &mut |p| self.waiting.push_back(p)),
+                Some(outer) => {
+                    self.lost += outer.open(packet, pool, &mut |p| self.waiting.push_back(p));
+                }
                 None => self.waiting.push_back(packet),
             }
         }
@@ -257,7 +275,10 @@ impl PacketPort {
                     batch.push(packet);
                     ring.release(1);
                 }
-                Some(Frame::Lost) => ring.release(1),
+                Some(Frame::Lost) => {
+                    self.lost += 1;
+                    ring.release(1);
+                }
                 Some(Frame::Queued) => {
                     let room = batch.remaining_capacity().min((BURST_OCTETS - octets) >> 14).max(1);
                     let run = (1..room)
@@ -269,6 +290,7 @@ impl PacketPort {
                         return Ok(());
                     }
                     let count = received.unwrap_or(0);
+                    self.lost += u64::from(count == 0);
                     octets += batch.iter().rev().take(count).map(Packet::len).sum::<usize>();
                     if let Some(ring) = &mut self.ring {
                         // An empty queue although the slot says otherwise: that frame is lost.
@@ -314,7 +336,11 @@ impl PacketPort {
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => Ok(None),
                 // The kernel threw one frame away whose offload it cannot put in the header.
-                Some(libc::EINTR | libc::EINVAL) => Ok(Some(0)),
+                Some(libc::EINVAL) => {
+                    self.lost += 1;
+                    Ok(Some(0))
+                }
+                Some(libc::EINTR) => Ok(Some(0)),
                 Some(libc::ENETDOWN) => self.down().map(|()| Some(0)),
                 _ => Err(error),
             },
@@ -452,6 +478,10 @@ impl Port for PacketPort {
 
     fn info(&self) -> &PortInfo {
         &self.info
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        mem::take(&mut self.lost)
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {

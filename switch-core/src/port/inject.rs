@@ -1,11 +1,11 @@
 //! A way out for super-frames inside a tunnel, whole.
 //!
 //! A packet socket cannot tell the kernel that a super-frame is to be cut by a header inside a UDP
-//! tunnel; a TAP can (Linux 6.17). So a TAP is made beside the uplink, and nf_tables hands whatever is
-//! written to it straight to the uplink. What the uplink then does not cut itself, the kernel cuts
-//! for it. Nothing is ever received by it.
+//! tunnel, and neither can a UDP socket; a TAP can (Linux 6.17). So a TAP is made beside the uplink, and
+//! nf_tables hands whatever is written to it straight to the uplink. What the uplink then does not cut
+//! itself, the kernel cuts for it. Nothing is ever received by it.
 //!
-//! [`Injector::open`] is called by control threads; all ports of the uplink share it.
+//! It is made by control threads; all ports of the uplink share it.
 
 use std::io::IoSlice;
 use std::net::UdpSocket;
@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::tap::open_tun_file;
 use super::virtio::{self, HeaderForm};
 use crate::host::netlink::Link;
-use crate::host::nft::forward::{forward, remove_forward};
+use crate::host::nft::forward::{forward, forward_by_note, remove_forward};
 use crate::host::{Context, HostError, NetNs, Netlink};
 use crate::packet::{Packet, tunnel_places};
 use crate::sys::{ethtool, tun};
@@ -25,7 +25,7 @@ const HEADER: usize = HeaderForm::Tunnel.len();
 
 /// What a device must do by itself: where it does not, the kernel would cut tunnel packets one by
 /// one, which costs more than to have it cut UDP (decision record 0006).
-const FEATURE: &str = "tx-udp_tnl-segmentation";
+pub(super) const FEATURE: &str = "tx-udp_tnl-segmentation";
 
 #[derive(Debug)]
 pub(super) struct Injector {
@@ -52,10 +52,32 @@ impl Injector {
         if !useful {
             return Ok(None);
         }
+        let injector =
+            Self::make(ns, &name, uplink.mtu, |table| forward(ns, table, &name, uplink.index))?;
+        Ok(Some(injector))
+    }
+
+    /// Beside the node's own stack, for the tunnel of a UDP port: frames go where their notes say
+    /// ([`forward_by_note`]).
+    ///
+    /// # Errors
+    /// This kernel cannot, or privilege is missing.
+    pub(super) fn by_note(ns: &NetNs, port: u16) -> Result<Self, HostError> {
+        let name = format!("psu{port}");
+        Self::make(ns, &name, 1500, |table| forward_by_note(ns, table, &name))
+    }
+
+    fn make(
+        ns: &NetNs,
+        name: &str,
+        mtu: u32,
+        forward: impl FnOnce(&str) -> Result<(), HostError>,
+    ) -> Result<Self, HostError> {
+        let what = || format!("make TAP {name} in {ns}");
         let flags = tun::IFF_TAP | tun::IFF_NO_PI | tun::IFF_VNET_HDR;
         let queue = ns.enter(|| {
             let fd = open_tun_file()?;
-            tun::set_interface(fd.as_fd(), &name, flags).context(what)?;
+            tun::set_interface(fd.as_fd(), name, flags).context(what)?;
             Ok::<_, HostError>(fd)
         })??;
         tun::set_header_len(queue.as_fd(), HEADER as i32).context(what)?;
@@ -64,17 +86,16 @@ impl Injector {
         let tunnel = tun::TUN_F_UDP_TUNNEL_GSO | tun::TUN_F_UDP_TUNNEL_GSO_CSUM;
         tun::set_offloads(queue.as_fd(), tcp | udp | tunnel).context(what)?;
         let mut netlink = Netlink::open(ns)?;
-        let index = netlink.link(&name)?.index;
-        netlink.set_no_link_local(index)?;
-        if netlink.link(&name)?.mtu != uplink.mtu {
-            netlink.set_mtu(index, uplink.mtu)?;
+        let link = netlink.link(name)?;
+        netlink.set_no_link_local(link.index)?;
+        if link.mtu != mtu {
+            netlink.set_mtu(link.index, mtu)?;
         }
-        let table = format!("podswitch-{name}");
-        let injector = Self { ns: ns.clone(), table, queue };
+        let injector = Self { ns: ns.clone(), table: format!("podswitch-{name}"), queue };
         // Before it is switched on: nothing is ever to get from it into the stack.
-        forward(ns, &injector.table, &name, uplink.index)?;
-        netlink.set_up(index)?;
-        Ok(Some(injector))
+        forward(&injector.table)?;
+        netlink.set_up(link.index)?;
+        Ok(injector)
     }
 
     /// Sends one frame.

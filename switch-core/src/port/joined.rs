@@ -99,8 +99,14 @@ impl Outer {
         tunnel.then_some(Self { head, v4: udp == 34, l3: 14, udp, is_summed: true })
     }
 
-    /// Takes a super-frame whose headers these are apart into as few frames as can be.
-    pub(super) fn open(&self, mut packet: Packet, pool: &mut Pool, out: &mut impl FnMut(Packet)) {
+    /// Takes a super-frame whose headers these are apart into as few frames as can be. Returns how
+    /// many datagrams were lost.
+    pub(super) fn open(
+        &self,
+        mut packet: Packet,
+        pool: &mut Pool,
+        out: &mut impl FnMut(Packet),
+    ) -> u64 {
         let segment = usize::from(packet.offload.gso_size);
         let frame = packet.bytes();
         let len = usize::from(u16::from_be_bytes([frame[self.udp + 4], frame[self.udp + 5]]));
@@ -110,6 +116,7 @@ impl Outer {
             true => {
                 self.complete(&mut packet, Offload::default());
                 out(packet);
+                0
             }
             false => self.split(packet, segment, pool, out),
         }
@@ -165,14 +172,15 @@ impl Outer {
         }
     }
 
-    /// Takes joined datagrams apart into as few frames as can be.
+    /// Takes joined datagrams apart into as few frames as can be. Returns how many were lost for want
+    /// of a buffer.
     pub(super) fn split(
         &self,
         mut joined: Packet,
         segment: usize,
         pool: &mut Pool,
         out: &mut impl FnMut(Packet),
-    ) {
+    ) -> u64 {
         let mut later: ArrayVec<Packet, 64> = ArrayVec::new();
         let octets = joined.bytes();
         let first = run_of(octets, segment);
@@ -183,7 +191,7 @@ impl Outer {
             let count = run.as_ref().map_or(1, Run::count);
             let one = segment.min(rest.len());
             let len = run.as_ref().map_or(one, |run| VXLAN + run.len());
-            // Without a buffer what is left is lost, as on a full queue.
+            // Without a buffer what is left is lost, as on a full queue, and counted.
             let Some(mut packet) = pool.alloc_for(len) else { break };
             match run.filter(|run| run.count() > 1) {
                 None => {
@@ -205,12 +213,13 @@ impl Outer {
                     self.complete(&mut packet, offload);
                 }
             }
-            at += count * segment;
             if let Err(full) = later.try_push(packet) {
                 pool.free(full.element());
                 break;
             }
+            at += count * segment;
         }
+        let lost = octets.len().saturating_sub(at).div_ceil(segment) as u64;
         let offload = match first.filter(|run| run.count() > 1) {
             None => {
                 joined.truncate(segment);
@@ -221,6 +230,7 @@ impl Outer {
         self.complete(&mut joined, offload);
         out(joined);
         later.into_iter().for_each(out);
+        lost
     }
 
     /// Puts the outer headers in front of a datagram's payload. `offload` is about the inner frame.
@@ -302,3 +312,6 @@ fn join(joined: &mut Packet, run: &Run, segment: usize) -> Offload {
     joined.truncate(VXLAN + run.len());
     run.finish(&mut joined.bytes_mut()[VXLAN..])
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,6 +82,13 @@ pub trait Port: Send {
     /// Facts about the port.
     fn info(&self) -> &PortInfo;
 
+    /// How many frames arrived and were lost in the port since this was asked last: the worker asks
+    /// after every [`rx`](Self::rx), and counts them as received and dropped
+    /// ([`RxLost`](crate::action::DropReason::RxLost)).
+    fn take_lost(&mut self) -> u64 {
+        0
+    }
+
     /// What to wait on for reception when idle. `None`: the port must be polled.
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         None

@@ -2,14 +2,14 @@
 //! attached by default, and the node itself.
 //!
 //! Frames pass with a virtio-net header in front (12 octets), so that neither checksums nor
-//! segments need to be finished on the way from one pod to another; plain `readv` and `write` in
+//! segments need to be finished on the way from one pod to another; plain `read` and `write` in
 //! bursts measured best (DESIGN §4). A persistent device outlives the switch: the interface with
 //! its addresses and routes stays as it is and a new switch attaches to it.
 //!
 //! [`TapDevice`] is used by control threads, each [`TapPort`] by one worker. Neither sets up
 //! addresses or routes: that is `host::pod`.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use wire::addr::Mac;
 use super::virtio::{self, HeaderForm};
 use super::{Device, INVALID_OFFLOAD, Offloads, Port, PortInfo};
 use crate::host::{Context, HostError, NetNs, Netlink};
-use crate::packet::{Batch, Packet, Pool, SizeClass};
+use crate::packet::{Batch, Offload, Packet, Pool, SizeClass};
 use crate::sys::tun;
 
 /// The device file that TAPs are made with.
@@ -240,23 +240,6 @@ pub struct TapPort {
 }
 
 impl TapPort {
-    /// Reads one frame: its first octets into `small`, what goes beyond into `large` behind the
-    /// place of the first octets.
-    fn read(
-        &self,
-        header: &mut [u8; HEADER],
-        small: &mut Packet,
-        large: &mut Packet,
-    ) -> Result<usize, Errno> {
-        let mut parts = [
-            IoSliceMut::new(header),
-            IoSliceMut::new(&mut small.spare_mut()[..Pool::SMALL]),
-            IoSliceMut::new(&mut large.spare_mut()[Pool::SMALL..]),
-        ];
-        let len = rustix::io::readv(&self.queue, &mut parts)?;
-        Ok(len.saturating_sub(HEADER))
-    }
-
     fn write(&self, packet: &mut Packet) -> Result<(), Errno> {
         let offload = packet.offload;
         if packet.headroom() < HEADER {
@@ -272,11 +255,10 @@ impl TapPort {
     }
 }
 
-/// Sets length and offload metadata of a frame that was read. Metadata that contradicts the
-/// frame becomes [`INVALID_OFFLOAD`], which the worker drops with its reason.
-fn complete(packet: &mut Packet, len: usize, header: &[u8]) {
-    packet.set_len(len);
-    packet.offload = virtio::decode(header, packet.bytes()).unwrap_or(INVALID_OFFLOAD);
+/// The offload metadata of a frame that was read. What contradicts the frame becomes
+/// [`INVALID_OFFLOAD`], which the worker drops with its reason.
+fn decode(header: &[u8], frame: &[u8]) -> Offload {
+    virtio::decode(header, frame).unwrap_or(INVALID_OFFLOAD)
 }
 
 fn is_gone(errno: Errno) -> bool {
@@ -296,19 +278,23 @@ impl Port for TapPort {
         let mut failure = None;
         while !batch.is_full() && octets < BURST_OCTETS {
             let Some(mut small) = pool.alloc(SizeClass::Small) else { break };
-            let mut header = [0; HEADER];
-            match self.read(&mut header, &mut small, &mut large) {
-                Ok(len) if len <= Pool::SMALL => {
-                    complete(&mut small, len, &header);
-                    octets += len;
+            // Into one buffer, which costs the kernel less than to fill several; what is short is copied.
+            match rustix::io::read(&self.queue, large.spare_mut()) {
+                Ok(len) if len <= HEADER + Pool::SMALL => {
+                    let read = &large.spare_mut()[..len.max(HEADER)];
+                    let (header, frame) = read.split_at(HEADER);
+                    small.fill(frame);
+                    small.offload = decode(header, frame);
+                    octets += frame.len();
                     batch.push(small);
                 }
                 Ok(len) => {
-                    large.spare_mut()[..Pool::SMALL]
-                        .copy_from_slice(&small.spare_mut()[..Pool::SMALL]);
                     pool.free(small);
-                    complete(&mut large, len, &header);
-                    octets += len;
+                    large.set_len(len);
+                    let (header, frame) = large.bytes().split_at(HEADER);
+                    large.offload = decode(header, frame);
+                    large.pull_front(HEADER);
+                    octets += large.len();
                     let Some(next) = pool.alloc(SizeClass::Large) else {
                         batch.push(large);
                         return Ok(batch.len() - before);

@@ -21,6 +21,11 @@ impl<P: Port + ?Sized> Port for Box<P> {
         (**self).info()
     }
 
+    #[inline]
+    fn take_lost(&mut self) -> u64 {
+        (**self).take_lost()
+    }
+
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         (**self).poll_fd()
     }

@@ -122,6 +122,7 @@ pub fn resolve<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Decision<'s> {
         Some((pinned, direction)) => (*pinned, direction),
         None => {
             let mut pinned = Pinned::new(*query.key, query.ingress);
+            pinned.origin_end = query.via;
             match service::translate(snapshot, query, &mut pinned) {
                 Ok(found) => served = found,
                 Err(denial) => return Decision::Drop(denial),

@@ -61,7 +61,8 @@ pub(super) fn check_tunnelled(snapshot: &Snapshot, query: &Query<'_>) -> Result<
 }
 
 /// What became of a connection's packet by translation: still no tunnel packet; and what came by
-/// an uplink without a tunnel is taken only for a Service, as an answer, or from a neighbour.
+/// an uplink without a tunnel is taken only for a Service, as an answer, from a neighbour, or for a
+/// pod from where answers would go by the uplink.
 pub(super) fn check_taken(
     snapshot: &Snapshot,
     query: &Query<'_>,
@@ -79,7 +80,10 @@ pub(super) fn check_taken(
         PortFacts::Uplink(_) if query.via.is_none() => {
             let taken = match direction {
                 Direction::Original => {
-                    pinned.is_via_service() || is_from_neighbour(snapshot, pinned)
+                    pinned.is_via_service()
+                        || is_from_neighbour(snapshot, pinned)
+                        || snapshot.is_local_pod(pinned.original.dst_addr())
+                            && is_behind_uplink(snapshot, pinned.original.src_addr())
                 }
                 Direction::Reply => is_behind_uplink(snapshot, pinned.reply.src_addr()),
             };

@@ -344,19 +344,26 @@ impl Build<'_> {
                 self.error(cookie, format!("next_hops[{i}]"), "is not a unicast address");
             }
         }
+        // While others are known, nothing goes where nobody answers for the next hop.
+        let is_known = |hop: &&NextHop| reach(hop) != Some(Reach::NoNeighbour);
+        let known: Vec<&NextHop> = match hops.iter().any(|hop| is_known(&hop)) {
+            true => hops.iter().filter(is_known).collect(),
+            false => hops.iter().collect(),
+        };
         let identity = |hop: &NextHop| match hop {
             NextHop::Host => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             NextHop::Blackhole => IpAddr::V4(Ipv4Addr::BROADCAST),
             NextHop::Via(address) => *address,
         };
-        let identities: Vec<_> = hops.iter().map(|hop| (identity(hop), 1)).collect();
-        let size = maglev::default_size(identities.len());
+        let identities: Vec<_> = known.iter().map(|hop| (identity(hop), 1)).collect();
+        // Of all, so that as few flows as can be move when one comes or goes.
+        let size = maglev::default_size(hops.len());
         let choice = Maglev::new(&identities, size, &self.config.cluster_key.0);
         let choice = choice.unwrap_or_else(|error| {
             self.error(cookie, "next_hops", error.to_string());
             Maglev::default()
         });
-        Arc::new(NextHops { hops: hops.iter().map(reach).collect(), choice })
+        Arc::new(NextHops { hops: known.into_iter().map(reach).collect(), choice })
     }
 }
 

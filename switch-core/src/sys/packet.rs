@@ -156,3 +156,39 @@ pub(crate) fn set_deaf(socket: BorrowedFd<'_>, deaf: bool) -> io::Result<()> {
     // The kernel copies the program during the call, while `nothing` lives.
     set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
+
+/// Has the socket receive everything but UDP datagrams to `port`, in place of any filter before.
+/// Those behind IPv6 extension headers are received, and so are later fragments.
+pub(crate) fn leave_out_udp(socket: BorrowedFd<'_>, port: u16) -> io::Result<()> {
+    // Classes, sizes and modes of classic BPF (linux/filter.h).
+    const LOAD_HALF: u16 = 0x28; // BPF_LD | BPF_H | BPF_ABS
+    const LOAD_OCTET: u16 = 0x30; // BPF_LD | BPF_B | BPF_ABS
+    const LOAD_HALF_BEHIND: u16 = 0x48; // BPF_LD | BPF_H | BPF_IND
+    const LOAD_HEADER_LEN: u16 = 0xb1; // BPF_LDX | BPF_B | BPF_MSH
+    const ALWAYS: u16 = 0x05; // BPF_JMP | BPF_JA
+    const IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+    const IF_ANY: u16 = 0x45; // BPF_JMP | BPF_JSET | BPF_K
+    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut steps = [
+        step(LOAD_HALF, 0, 0, 12),
+        step(IF_EQUAL, 0, 7, 0x0800),
+        step(LOAD_OCTET, 0, 0, 23),
+        step(IF_EQUAL, 0, 10, 17),
+        step(LOAD_HALF, 0, 0, 20),
+        step(IF_ANY, 8, 0, 0x1fff),
+        step(LOAD_HEADER_LEN, 0, 0, 14),
+        step(LOAD_HALF_BEHIND, 0, 0, 16),
+        step(ALWAYS, 0, 0, 4),
+        step(IF_EQUAL, 0, 4, 0x86dd),
+        step(LOAD_OCTET, 0, 0, 20),
+        step(IF_EQUAL, 0, 2, 17),
+        step(LOAD_HALF, 0, 0, 56),
+        step(IF_EQUAL, 1, 0, port.into()),
+        step(RETURN, 0, 0, u32::MAX),
+        step(RETURN, 0, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    // The kernel copies the program during the call, while `steps` live.
+    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}

@@ -212,6 +212,10 @@ impl Worker {
             let id = port.id;
             let result = port.port.rx(&mut self.pool, &mut self.batch);
             port.ready = matches!(result, Ok(1..));
+            let lost = port.port.take_lost();
+            if lost > 0 {
+                self.engine.lost_on_arrival(now, id, lost);
+            }
             match result {
                 Ok(0) => continue,
                 Ok(count) => {

@@ -18,8 +18,10 @@ use wire::parse::parse;
 
 use crate::world::{Tunnel, Underlay, encapsulate, ip};
 
-const TUNNELS: [Tunnel; 2] =
-    [Tunnel { v6: false, vni: 42, port: 4789 }, Tunnel { v6: true, vni: 7, port: 8472 }];
+pub(crate) const TUNNELS: [Tunnel; 2] = [
+    Tunnel { v6: false, vni: 42, port: 4789, whole: true },
+    Tunnel { v6: true, vni: 7, port: 8472, whole: false },
+];
 
 /// A port with what it needs to be used by hand.
 pub(crate) struct Hand {
@@ -88,7 +90,7 @@ pub(crate) fn inner(tcp: bool, sport: u16, tos: u8, payload: usize) -> Vec<u8> {
 }
 
 /// The same as a TCP super-frame with an unfinished checksum.
-fn super_frame(sport: u16, payload: usize, size: u16) -> Packet {
+pub(crate) fn super_frame(sport: u16, payload: usize, size: u16) -> Packet {
     let mut frame = inner(true, sport, 0, payload);
     let len = (frame.len() - 34) as u16;
     let pseudo = wire::checksum::pseudo_v4([10, 9, 0, 1], [10, 9, 0, 2], 6, len);

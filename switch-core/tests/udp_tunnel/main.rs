@@ -7,4 +7,5 @@ mod frames;
 mod pmtu;
 mod tcp;
 mod throughput;
+mod whole;
 mod world;

@@ -3,7 +3,7 @@
 use switch_core::host::netlink::{LinkSpec, Route};
 use switch_core::host::{NetNs, Netlink, sysctl};
 use switch_core::port::Device;
-use switch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice};
+use switch_core::port::udp_tunnel::UdpTunnelDevice;
 use vxlan::header::Vni;
 use vxlan::pmtu::{learn, read_quote};
 use vxlan::template::Outer;
@@ -16,11 +16,13 @@ use wire::parse::{Icmp, parse};
 use crate::frames::{Hand, inner, wrapped};
 use crate::world::{Tunnel, Underlay, add_address, ip};
 
-const TUNNELS: [Tunnel; 2] =
-    [Tunnel { v6: false, vni: 42, port: 4789 }, Tunnel { v6: true, vni: 42, port: 4789 }];
+const TUNNELS: [Tunnel; 2] = [
+    Tunnel { v6: false, vni: 42, port: 4789, whole: true },
+    Tunnel { v6: true, vni: 42, port: 4789, whole: true },
+];
 
 /// The path MTU that the ICMP error in `frame` makes known, if it is believed.
-fn learnt(tunnel: &Tunnel, frame: &[u8]) -> u16 {
+pub(crate) fn learnt(tunnel: &Tunnel, frame: &[u8]) -> u16 {
     let parsed = parse(frame, &HashKey::new(1)).unwrap();
     assert_eq!(parsed.icmp, Icmp::Error);
     assert!(verify_l4(frame, &parsed));
@@ -105,8 +107,7 @@ fn refused_by_a_router() {
 
         let tunnel = Tunnel { ..tunnel };
         let template = tunnel.template_between(ip(ends[0]), ip(ends[1]));
-        let config = UdpTunnelConfig { port: tunnel.port, ..UdpTunnelConfig::new(&[ip(ends[0])]) };
-        let mut device = UdpTunnelDevice::new(&near, config).unwrap();
+        let mut device = UdpTunnelDevice::new(&near, tunnel.config(ip(ends[0]))).unwrap();
         let mut hand = Hand::new(device.open(0, 1).unwrap());
         let mut packet = switch_core::packet::Packet::from_frame(&inner(false, 1, 0, 1_330));
         assert!(crate::world::encapsulate(&mut packet, &template));

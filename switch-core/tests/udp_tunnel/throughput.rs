@@ -73,7 +73,7 @@ fn throughput() {
     let rounds: usize = var("ROUNDS", "3").parse().unwrap();
     let seconds = var("SECONDS_EACH", "2");
     let v6 = var("FAMILY", "4") == "6";
-    let tunnel = Tunnel { v6, vni: 1, port: 4789 };
+    let tunnel = Tunnel { v6, vni: 1, port: 4789, whole: var("WHOLE", "1") == "1" };
     let worlds: Vec<_> = (0..5).map(|_| Underlay::new()).collect();
     let [kernel, ours, both, raw, raws] = &worlds[..] else { unreachable!() };
     let pods = (kernel_pod(&kernel.near, &tunnel, false), kernel_pod(&kernel.far, &tunnel, true));

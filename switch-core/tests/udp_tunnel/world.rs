@@ -39,6 +39,8 @@ pub(crate) struct Tunnel {
     pub(crate) v6: bool,
     pub(crate) vni: u32,
     pub(crate) port: u16,
+    /// Super-frames may leave whole.
+    pub(crate) whole: bool,
 }
 
 impl Tunnel {
@@ -98,10 +100,14 @@ impl Tunnel {
         .unwrap()
     }
 
+    pub(crate) fn config(&self, local: IpAddr) -> UdpTunnelConfig {
+        let (port, whole) = (self.port, self.whole);
+        UdpTunnelConfig { port, whole, ..UdpTunnelConfig::new(&[local]) }
+    }
+
     pub(crate) fn device(&self, ns: &NetNs, is_far: bool) -> UdpTunnelDevice {
         let local = self.ends(is_far).0;
-        let config = UdpTunnelConfig { port: self.port, ..UdpTunnelConfig::new(&[local]) };
-        UdpTunnelDevice::new(ns, config).unwrap()
+        UdpTunnelDevice::new(ns, self.config(local)).unwrap()
     }
 }
 

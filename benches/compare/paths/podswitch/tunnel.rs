@@ -20,10 +20,12 @@ use super::super::{Between, Missing, World};
 use super::{Attach, Node, endpoint};
 
 /// What the tunnel goes through.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::paths) enum Underlay {
-    /// UDP sockets.
+    /// UDP sockets, and round them what they would have to cut.
     Udp,
+    /// UDP sockets alone, as on kernels before Linux 6.17.
+    Sockets,
     /// AF_PACKET on the node's interface, whose stack is silent.
     Packet,
 }
@@ -54,9 +56,10 @@ fn node(
     let mut node = Node::new(&here.name, Attach::Tap, 1)?;
     node.attach(&pods[number])?;
     let device: Box<dyn Device> = match underlay {
-        Underlay::Udp => {
+        Underlay::Udp | Underlay::Sockets => {
             nodes::address(machine, number)?;
-            let config = UdpTunnelConfig::new(&[nodes::underlay(number)]);
+            let mut config = UdpTunnelConfig::new(&[nodes::underlay(number)]);
+            config.whole = underlay == Underlay::Udp;
             Box::new(UdpTunnelDevice::new(machine, config)?)
         }
         Underlay::Packet => {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use wire::cidr::Cidr;
 use wire::flow_key::{FlowKey, HashKey, proto};
 
-use super::entry::{BackendFlags, ServiceEntry};
+use super::entry::{Backend, BackendFlags, ServiceEntry};
 use crate::cow::CowMap;
 
 mod answer;
@@ -23,8 +23,8 @@ pub use answer::{
 use front::admit;
 pub(super) use front::{Front, FrontKey, Port};
 
-/// Keys that are warmed together.
-const WARM: usize = 32;
+/// Keys that are read ahead together.
+const AHEAD: usize = 32;
 
 /// What holds for the whole table; changes rarely.
 #[derive(Clone, Debug)]
@@ -94,29 +94,30 @@ impl ServiceTable {
         FlowKey { dst: [0; 16], src_port: 0, dst_port: 0, ..*key }.hash(cluster_key)
     }
 
-    /// Reads what [`lookup`](Self::lookup) of these keys will read, and returns a number that means
-    /// nothing. With many Services each look-up waits for main memory several times; asked for a batch
-    /// step by step, as here, the waits of different keys overlap. Worth its while for two keys or
-    /// more, before they are looked up one by one.
-    pub fn warm(&self, keys: &[FlowKey]) -> usize {
-        let mut read = 0;
-        for keys in keys.chunks(WARM) {
-            let mut ports = [None; WARM];
+    /// Reads what [`lookup`](Self::lookup) of these keys and opening a connection will read, and says
+    /// which backends they lead to, if no client is pinned to another. With many Services each look-up
+    /// waits for main memory several times; asked for a batch step by step, as here, the waits of
+    /// different keys overlap. Worth its while for two keys or more, before they are looked up one by
+    /// one.
+    pub fn read_ahead(&self, keys: &[FlowKey], backends: &mut [Option<SocketAddr>]) {
+        for (keys, backends) in keys.chunks(AHEAD).zip(backends.chunks_mut(AHEAD)) {
+            let mut ports = [None; AHEAD];
             for (port, key) in ports.iter_mut().zip(keys) {
                 *port = self.front(key);
             }
-            let mut picks = [0; WARM];
+            let mut picks = [0; AHEAD];
             for ((pick, port), key) in picks.iter_mut().zip(&ports).zip(keys) {
                 if let Some(port) = port {
                     *pick = usize::from(port.cluster.pick(self.hash(port, key)).unwrap_or(0));
                 }
             }
-            for (pick, port) in picks.into_iter().zip(ports) {
-                let backend = port.and_then(|port| port.backends.get(pick));
-                read += backend.map_or(0, |backend| usize::from(backend.port));
+            for ((found, pick), port) in backends.iter_mut().zip(picks).zip(ports) {
+                *found = port.and_then(|port| port.backends.get(pick)).map(Backend::socket);
+                if let Some(port) = port {
+                    core::hint::black_box(port.entry.opened(pick));
+                }
             }
         }
-        core::hint::black_box(read)
     }
 
     /// Whether Service traffic to this address reaches the switch at all: a Service's address, or

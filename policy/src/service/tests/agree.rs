@@ -358,8 +358,14 @@ proptest! {
         }
         let table = compiler.publish();
         for (table, plain) in [(&table, &plain), (&kept.0, &kept.1)] {
-            table.warm(&probes);
-            for key in &probes {
+            let mut likely = vec![None; probes.len()];
+            table.read_ahead(&probes, &mut likely);
+            for (key, likely) in probes.iter().zip(likely) {
+                if let Lookup::Backend(chosen) = table.lookup(key, Origin::InCluster)
+                    && chosen.scope == crate::service::entry::Scope::Cluster
+                {
+                    prop_assert_eq!(likely, Some(chosen.backend().socket()));
+                }
                 for origin in [Origin::InCluster, Origin::OffCluster] {
                     agrees(table, plain, key, origin)?;
                 }

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use super::slot::is_over;
 use super::tracker::Tracker;
-use super::{CHUNK, ConnectionRef};
+use super::{CHUNK, ConnectionRef, Place};
 use crate::prefetch::prefetch;
 
 /// Slots looked at, and at most ended, under one lock. A chunk is a multiple: its slots are of one
@@ -59,28 +59,31 @@ impl Tracker {
         let slots = || numbers.iter().filter_map(|&number| Some((number, self.slot(number)?)));
         let Some((_, first)) = slots().next() else { return };
         let home = self.shard_of(first.facts.place.load(Relaxed));
-        for (number, _) in slots().filter(|(_, slot)| slot.facts.is_translated()) {
-            if let Some(answer) = self.answer(number) {
-                let place = answer.place.load(Relaxed);
-                self.lock(self.shard_of(place)).index.remove(place, number << 1 | 1);
-            }
+        let answers = || {
+            let translated = slots().filter(|(_, slot)| slot.facts.is_translated());
+            translated.filter_map(|(number, _)| {
+                let place = self.answer(number)?.place.load(Relaxed);
+                Some((number, place))
+            })
+        };
+        slots().for_each(|(_, slot)| self.prefetch_place(Place(slot.facts.place.load(Relaxed))));
+        answers().for_each(|(_, place)| self.prefetch_place(Place(place)));
+        for (number, place) in answers() {
+            self.lock(self.shard_of(place)).index.remove(place, number << 1 | 1);
         }
         let mut shard = self.lock(home);
-        for (_, slot) in slots() {
-            shard.index.prefetch(slot.facts.place.load(Relaxed));
-        }
         // Neighbours in the table are often of one origin.
-        let mut charged = (first.facts.origin(), 0);
+        let mut charged = (first.facts.account(), 0);
         for (number, slot) in slots() {
             shard.index.remove(slot.facts.place.load(Relaxed), number << 1);
             // Only now that nothing leads to the port any more may another connection have it.
             if slot.facts.has_lease() {
                 self.nat.release(&slot.facts.pinned(|| self.answer(number)));
             }
-            let origin = slot.facts.origin();
-            if origin != charged.0 {
+            let account = slot.facts.account();
+            if account != charged.0 {
                 self.discharge(charged.0, charged.1);
-                charged = (origin, 0);
+                charged = (account, 0);
             }
             charged.1 += 1;
             shard.free.push(number);

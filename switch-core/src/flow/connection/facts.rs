@@ -8,11 +8,12 @@
 use core::array::from_fn;
 use core::sync::atomic::Ordering::Relaxed;
 
+use vxlan::vtep::EndIndex;
 use wire::addr::Mac;
 use wire::flow_key::FlowKey;
 
 use super::sync::AtomicU64;
-use super::{Direction, Pinned, SourceNat};
+use super::{Account, Direction, Pinned, SourceNat};
 use crate::id::PortId;
 
 /// Bit of [`Facts::kind`]: the reply is not just the reverse, and stands in an [`Answer`].
@@ -39,7 +40,7 @@ pub(super) struct Facts {
     original: [AtomicU64; 5],
     /// Origin port (low 16), origin MAC (high 48).
     origin: AtomicU64,
-    /// How the source is translated (low 8), [`TRANSLATED`].
+    /// How the source is translated (low 8), [`TRANSLATED`], origin tunnel end plus one (high 32).
     kind: AtomicU64,
     /// Where the original key is in the index.
     pub(super) place: AtomicU64,
@@ -87,14 +88,21 @@ impl Facts {
         };
         store(&self.original, pinned.original.words());
         self.origin.store(mac | u64::from(pinned.origin.0), Relaxed);
-        self.kind.store(source_nat | translated, Relaxed);
+        let end = pinned.origin_end.map_or(0, |end| u64::from(end.0) + 1) << 32;
+        self.kind.store(source_nat | translated | end, Relaxed);
         self.place.store(place, Relaxed);
     }
 
-    /// Port by which the originator came in.
+    /// Whom limits are charged to.
     #[inline]
-    pub(super) fn origin(&self) -> PortId {
-        PortId(self.origin.load(Relaxed) as u16)
+    pub(super) fn account(&self) -> Account {
+        Account::of(PortId(self.origin.load(Relaxed) as u16), self.origin_end())
+    }
+
+    #[inline]
+    fn origin_end(&self) -> Option<EndIndex> {
+        let end = (self.kind.load(Relaxed) >> 32) as u32;
+        end.checked_sub(1).map(EndIndex)
     }
 
     #[inline]
@@ -148,6 +156,7 @@ impl Facts {
             original,
             reply,
             origin: PortId(origin as u16),
+            origin_end: self.origin_end(),
             origin_mac: Mac([a, b, c, d, e, f]),
             source_nat: self.source_nat(),
         }

@@ -15,6 +15,7 @@ mod sync {
 const CHUNK: usize = 2;
 const SHARDS: usize = 2;
 const PORTS: usize = 3;
+const ENDS: usize = 1;
 
 #[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
 #[path = "ending.rs"]
@@ -39,8 +40,8 @@ use wire::parse::tcp_flags::{ACK, FIN, SYN};
 
 use self::tracker::Tracker;
 use super::{
-    ConnectionInfo, ConnectionRef, Created, Direction, Known, Pinned, Place, Refused, SourceNat,
-    TrackerConfig,
+    Account, ConnectionInfo, ConnectionRef, Created, Direction, Known, Pinned, Place, Refused,
+    SourceNat, TrackerConfig,
 };
 use crate::flow::tcp::{Segment, TcpState};
 use crate::id::PortId;
@@ -161,6 +162,72 @@ fn creating_and_ending_leak_nothing() {
             .collect();
         threads.into_iter().for_each(|t| t.join().unwrap());
         assert_eq!(settled(&tracker), 0);
+    });
+}
+
+/// Translated, so that each is in two shards: two of opposite order, and one that has the same answers
+/// as another.
+#[test]
+fn translated_connections_come_and_go_in_two_shards() {
+    model((4, 3), |tracker| {
+        let to = |n: u16| FlowKey { src_port: 100 + n, ..key(0, proto::UDP) }.reversed();
+        let threads: Vec<_> = [(1, 2), (2, 1), (3, 2)]
+            .into_iter()
+            .zip(0..)
+            .map(|((from, to_whom), origin)| {
+                let tracker = tracker.clone();
+                let pinned = Pinned { reply: to(to_whom), ..pinned(key(from, proto::UDP), origin) };
+                thread::spawn(move || {
+                    for _ in 0..2 {
+                        match tracker.create(&pinned, 1) {
+                            Ok(Created::New(known)) => {
+                                let place =
+                                    |key: &FlowKey| tracker.place(key, key.hash(&HashKey::new(1)));
+                                let reply = tracker.find(place(&pinned.reply), &pinned.reply);
+                                let reply = reply.expect("it is there");
+                                assert_eq!(reply.connection, known.connection.reversed());
+                                assert_eq!(reply.pinned, pinned);
+                                assert!(tracker.end(known.connection));
+                                assert!(
+                                    tracker
+                                        .find(place(&pinned.original), &pinned.original)
+                                        .is_none()
+                                );
+                            }
+                            Err(Refused::Collision | Refused::Full) => {}
+                            made => panic!("{made:?}"),
+                        }
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|t| t.join().unwrap());
+        assert_eq!(settled(&tracker), 0);
+    });
+}
+
+/// What is on its way out stands in nobody's way.
+#[test]
+fn what_ends_is_made_anew_at_once() {
+    model((4, 4), |tracker| {
+        let Ok(Created::New(first)) = tracker.create(&pinned(key(1, proto::UDP), 0), 1) else {
+            panic!("new");
+        };
+        let other = tracker.clone();
+        let ends = thread::spawn(move || assert!(other.end(first.connection)));
+        match tracker.create(&pinned(key(1, proto::UDP), 0), 1).unwrap() {
+            Created::New(again) => {
+                assert_ne!(again.connection, first.connection);
+                ends.join().unwrap();
+                assert!(tracker.is_alive(again.connection));
+                assert_eq!(settled(&tracker), 1);
+            }
+            Created::Existing(found) => {
+                assert_eq!(found.connection, first.connection);
+                ends.join().unwrap();
+                assert_eq!(settled(&tracker), 0);
+            }
+        }
     });
 }
 

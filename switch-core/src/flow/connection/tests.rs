@@ -178,7 +178,10 @@ fn the_whole_table_can_be_used_again_and_again() {
     for round in 0..20u16 {
         let pinned = |n: u16| {
             let original = FlowKey { src_port: n, zone: round, dst_port: 1, ..key(0, proto::UDP) };
-            Pinned::new(original, PortId(1))
+            let plain = Pinned::new(original, PortId(1));
+            // In one place of the index or in two.
+            let reply = FlowKey { src: [7; 16], ..plain.reply };
+            if n % 3 == round % 3 { Pinned { reply, ..plain } } else { plain }
         };
         for n in 0..limit as u16 {
             assert!(matches!(tracker.create(&pinned(n), 1), Ok(Created::New(_))), "{round} {n}");
@@ -191,6 +194,37 @@ fn the_whole_table_can_be_used_again_and_again() {
     }
     // Memory is bounded by the limit and what shards have begun.
     assert!(tracker.slots() <= 3000 + SHARDS * CHUNK + CHUNK);
+}
+
+/// Facts are packed into words: all of them come back.
+#[test]
+fn facts_are_kept_whole() {
+    let config = TrackerConfig { connections: 100, per_port: 100, hash_key: HASH };
+    let tracker = Tracker::new(config);
+    let nats = [SourceNat::Kept, SourceNat::Connection, SourceNat::Endpoint];
+    for (n, source_nat) in nats.into_iter().cycle().take(60).enumerate() {
+        let v4 = n % 2 == 0;
+        let mut original = key(n as u8, if v4 { proto::TCP } else { proto::ICMPV6 });
+        original.family = if v4 { Family::V4 } else { Family::V6 };
+        original.zone = 0xa5c3 ^ n as u16;
+        (original.src[15], original.dst_port) = (u8::from(!v4) * 0xfe, 0xff00 + n as u16);
+        let reply = FlowKey { src: [n as u8; 16], src_port: 0xfedc, ..original.reversed() };
+        let pinned = Pinned {
+            reply,
+            origin: PortId(4095 - n as u16),
+            origin_mac: Mac([0xfe, 1, 2, 3, 4, n as u8]),
+            source_nat,
+            ..Pinned::new(original, PortId(0))
+        };
+        let pinned =
+            if n % 5 == 0 { Pinned { reply: original.reversed(), ..pinned } } else { pinned };
+        assert!(matches!(tracker.create(&pinned, 1), Ok(Created::New(_))));
+        for key in [&pinned.original, &pinned.reply] {
+            let place = tracker.place(key, key.hash(&HASH));
+            assert_eq!(tracker.find(place, key).map(|known| known.pinned), Some(pinned));
+        }
+    }
+    tracker.list(|info| assert!(tracker.is_taken(&info.pinned.reply)));
 }
 
 /// A connection of an end with itself, with equal ports, is its own reply.

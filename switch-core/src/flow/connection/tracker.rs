@@ -17,8 +17,8 @@ use super::facts::Answer;
 use super::slot::{Lane, Slot};
 use super::sync::{AtomicU32, Mutex, MutexGuard};
 use super::{
-    CHUNK, ConnectionInfo, ConnectionRef, Created, Direction, Known, PORTS, Pinned, Place, Refused,
-    SHARDS, TrackerConfig,
+    Account, CHUNK, ConnectionInfo, ConnectionRef, Created, Direction, ENDS, Known, PORTS, Pinned,
+    Place, Refused, SHARDS, TrackerConfig,
 };
 use crate::flow::growing::Growing;
 use crate::flow::nat::NatPorts;
@@ -65,7 +65,7 @@ pub struct Tracker {
     answers: Box<[OnceLock<Box<[Answer]>>]>,
     chunks_made: AtomicU32,
     pub(super) live: CachePadded<AtomicU32>,
-    by_port: Box<[AtomicU32]>,
+    by_account: Box<[AtomicU32]>,
     /// Ports that connections were given in place of their clients'.
     pub(super) nat: NatPorts,
     config: TrackerConfig,
@@ -89,7 +89,7 @@ impl Tracker {
             answers: (0..chunks).map(|_| OnceLock::new()).collect(),
             chunks_made: AtomicU32::new(0),
             live: CachePadded::new(AtomicU32::new(0)),
-            by_port: (0..PORTS).map(|_| AtomicU32::new(0)).collect(),
+            by_account: (0..PORTS + ENDS).map(|_| AtomicU32::new(0)).collect(),
             nat: NatPorts::default(),
             config,
         }
@@ -111,9 +111,18 @@ impl Tracker {
         &self.nat
     }
 
-    /// Connections that `port` originated.
+    /// Connections that `port` originated, those through tunnels apart.
     pub fn originated(&self, port: PortId) -> u32 {
-        self.by_port.get(port.index()).map_or(0, |n| n.load(Relaxed))
+        self.charged(Account::of(port, None))
+    }
+
+    /// Connections that are charged to an account.
+    pub fn charged(&self, account: Account) -> u32 {
+        self.count_of(account).map_or(0, |n| n.load(Relaxed))
+    }
+
+    fn count_of(&self, account: Account) -> Option<&AtomicU32> {
+        self.by_account.get(account.index(PORTS))
     }
 
     pub(super) fn shard_of(&self, place: u64) -> usize {
@@ -267,7 +276,7 @@ impl Tracker {
         now_secs: u32,
     ) -> Result<Created, Refused> {
         // Both counts are taken before the connection can be seen, and so ended, by others.
-        if !self.charge(pinned.origin) {
+        if !self.charge(pinned.account()) {
             return Err(Refused::PortLimit);
         }
         let made = if !take_below(&self.live, self.config.connections) {
@@ -287,11 +296,11 @@ impl Tracker {
         match made {
             Ok(Made::New(connection)) => Ok(Created::New(Known { connection, pinned: *pinned })),
             Ok(Made::Existing(known)) => {
-                self.discharge(pinned.origin, 1);
+                self.discharge(pinned.account(), 1);
                 Ok(Created::Existing(known))
             }
             Err(refused) => {
-                self.discharge(pinned.origin, 1);
+                self.discharge(pinned.account(), 1);
                 Err(refused)
             }
         }
@@ -352,14 +361,14 @@ impl Tracker {
         Ok(Made::New(connection))
     }
 
-    /// Counts one more connection of `port`, unless it has as many as it may.
-    fn charge(&self, port: PortId) -> bool {
-        self.by_port.get(port.index()).is_none_or(|n| take_below(n, self.config.per_port))
+    /// Counts one more connection, unless there are as many as may be.
+    fn charge(&self, account: Account) -> bool {
+        self.count_of(account).is_none_or(|n| take_below(n, self.config.per_port))
     }
 
     /// Counts so many less.
-    pub(super) fn discharge(&self, port: PortId, connections: u32) {
-        if let Some(n) = self.by_port.get(port.index()) {
+    pub(super) fn discharge(&self, account: Account, connections: u32) {
+        if let Some(n) = self.count_of(account) {
             n.fetch_sub(connections, Relaxed);
         }
     }

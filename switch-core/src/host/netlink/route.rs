@@ -201,6 +201,33 @@ impl Netlink {
         }
     }
 
+    /// How packets from `source`, an address of this host, get to the next hop on their way to `address`:
+    /// the interface's index, and the router's address or `address` itself. `None` if there is no way,
+    /// or one that is more than an interface and a neighbour (a tunnel of the route's own).
+    ///
+    /// # Errors
+    /// The kernel refused to answer.
+    pub(crate) fn next_hop(
+        &mut self,
+        source: IpAddr,
+        address: IpAddr,
+    ) -> Result<Option<(u32, IpAddr)>, HostError> {
+        let mut message = Route::to(Cidr::host(address)).lookup();
+        message.header.source_prefix_length = Cidr::host(source).prefix();
+        message.attributes.push(RouteAttribute::Source(source.into()));
+        let operation = || format!("look up the route from {source} to {address}");
+        let answer = self.get(RouteNetlinkMessage::GetRoute(message), operation)?;
+        let Some(RouteNetlinkMessage::NewRoute(answer)) = answer else { return Ok(None) };
+        let is_plain = !answer.attributes.iter().any(|attribute| {
+            matches!(
+                attribute,
+                RouteAttribute::Encap(_) | RouteAttribute::EncapType(_) | RouteAttribute::Via(_)
+            )
+        });
+        let route = read(RouteNetlinkMessage::NewRoute(answer)).filter(|_| is_plain);
+        Ok(route.and_then(|route| Some((route.link?, route.gateway.unwrap_or(address)))))
+    }
+
     /// Whether packets to `address` are for this host.
     pub(super) fn is_local(&mut self, address: IpAddr) -> bool {
         let message = Route::to(Cidr::host(address)).lookup();

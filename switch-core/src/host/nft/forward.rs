@@ -1,7 +1,9 @@
 //! Frames that one interface receives leave by another, past the stack.
 
+use wire::parse::ethertype;
+
 use super::message::{Connection, Family, Kind, Transaction};
-use super::rule::REGISTER;
+use super::rule::{Base, Meta, Rule};
 use super::{HostError, NetNs, remove};
 
 /// Has everything that the interface `from` receives leave by the interface with index `to`, as it
@@ -11,9 +13,53 @@ use super::{HostError, NetNs, remove};
 /// # Errors
 /// Missing privilege; a kernel without nf_tables' netdev family or its forwarding.
 pub(crate) fn forward(ns: &NetNs, table: &str, from: &str, to: u32) -> Result<(), HostError> {
+    commit(ns, table, from, |transaction, chain| {
+        transaction.add_rule(table, chain, |rule| {
+            rule.load_immediate(&to.to_ne_bytes()).forward();
+        });
+    })
+}
+
+/// Where in the Ethernet header of a frame for [`forward_by_note`] the next hop's IPv4 address stands.
+/// Over IPv6 the next hop is the destination.
+pub(crate) const NOTE_NEXT_HOP: usize = 0;
+/// Where the outgoing interface's index stands, 4 octets in the machine's order.
+pub(crate) const NOTE_LINK: usize = 4;
+
+/// Has every IP packet that the interface `from` receives leave as its sender noted in place of MAC
+/// addresses: [`NOTE_LINK`], [`NOTE_NEXT_HOP`]. No routing, nothing that the stack's filters
+/// see, but the kernel's own neighbours, which it asks for as usual; the TTL is lowered by one. All else
+/// is dropped. Otherwise as [`forward`].
+///
+/// # Errors
+/// As [`forward`].
+pub(crate) fn forward_by_note(ns: &NetNs, table: &str, from: &str) -> Result<(), HostError> {
+    commit(ns, table, from, |transaction, chain| {
+        let ways = [
+            (ethertype::IPV4, (Base::Link, NOTE_NEXT_HOP as u32), 4),
+            (ethertype::IPV6, (Base::Network, 24), 16),
+        ];
+        for (kind, address, len) in ways {
+            transaction.add_rule(table, chain, |rule: &mut Rule<'_, '_>| {
+                rule.load_meta(Meta::EtherType).equal(&kind.to_be_bytes());
+                rule.forward_to(NOTE_LINK as u32, address, len);
+            });
+        }
+        transaction.add_rule(table, chain, |rule| {
+            rule.drop();
+        });
+    })
+}
+
+/// A table with a chain of what `from` receives, with the rules that `fill` adds.
+fn commit(
+    ns: &NetNs,
+    table: &str,
+    from: &str,
+    fill: impl FnOnce(&mut Transaction, &str),
+) -> Result<(), HostError> {
     const CHAIN: &str = "forward";
     const ACCEPT: u32 = 1;
-    const FORWARD_DEVICE: u16 = 1;
     let mut transaction = Transaction::new(Family::Netdev);
     // Made if it is not there, so that it can be removed for sure.
     for kind in [Kind::NewTable, Kind::DeleteTable, Kind::NewTable] {
@@ -26,11 +72,7 @@ pub(crate) fn forward(ns: &NetNs, table: &str, from: &str, to: u32) -> Result<()
             hook.number(1, 0).number(2, 0).text(3, from);
         });
     });
-    transaction.add_rule(table, CHAIN, |rule| {
-        rule.load_immediate(&to.to_ne_bytes()).expression("fwd", |d| {
-            d.number(FORWARD_DEVICE, REGISTER);
-        });
-    });
+    fill(&mut transaction, CHAIN);
     let what = || format!("forward what {from} receives, by nftables table {table}");
     Connection::open(ns)?.commit(transaction, what)
 }

@@ -109,6 +109,8 @@ pub enum Ingress {
     To(Cidr),
     /// Packets from these addresses.
     From(Cidr),
+    /// Packets from the first addresses to the second, of the same family.
+    Between(Cidr, Cidr),
     /// Packets to this address, protocol and port. However many there are, a packet costs one
     /// look-up.
     Front(Front),
@@ -241,6 +243,10 @@ fn ingress(transaction: &mut Transaction, table: &str, chain: &str, drop: &Ingre
             }
             Ingress::From(range) => {
                 rule.load_meta(Meta::EtherType).equal(&ethertype_of(range)).coming_from(range);
+            }
+            Ingress::Between(from, to) => {
+                rule.load_meta(Meta::EtherType).equal(&ethertype_of(from));
+                rule.coming_from(from).destined_to(to);
             }
         }
         rule.count().drop();

@@ -9,6 +9,8 @@ use super::message::{Attributes, Kind, Transaction, intervals};
 
 /// The register that everything here uses (NFT_REG_1, 16 octets).
 pub(super) const REGISTER: u32 = 1;
+/// The one beside it, where an expression takes two (NFT_REG_2).
+const SECOND: u32 = 2;
 /// The register of verdicts.
 const VERDICT: u32 = 0;
 
@@ -35,6 +37,7 @@ pub(super) enum Meta {
 /// Where an offset counts from (`NFT_PAYLOAD_*`).
 #[derive(Clone, Copy)]
 pub(super) enum Base {
+    Link = 0,
     Network = 1,
     Transport = 2,
 }
@@ -63,8 +66,29 @@ impl Rule<'_, '_> {
     }
 
     pub(super) fn load(&mut self, base: Base, offset: u32, len: u32) -> &mut Self {
+        self.load_to(REGISTER, base, offset, len)
+    }
+
+    fn load_to(&mut self, register: u32, base: Base, offset: u32, len: u32) -> &mut Self {
         self.expression("payload", |d| {
-            d.number(1, REGISTER).number(2, base as u32).number(3, offset).number(4, len);
+            d.number(1, register).number(2, base as u32).number(3, offset).number(4, len);
+        })
+    }
+
+    /// The packet leaves by the interface whose index the first register holds, as it is.
+    pub(super) fn forward(&mut self) -> &mut Self {
+        self.expression("fwd", |d| {
+            d.number(1, REGISTER);
+        })
+    }
+
+    /// The packet leaves by the interface whose index stands at `link` of its Ethernet header, in
+    /// the machine's order, to the neighbour whose address stands at `at`, `len` octets long. The
+    /// kernel finds the neighbour and lowers the TTL.
+    pub(super) fn forward_to(&mut self, link: u32, at: (Base, u32), len: u32) -> &mut Self {
+        let family = if len == 4 { libc::NFPROTO_IPV4 } else { libc::NFPROTO_IPV6 };
+        self.load_to(SECOND, Base::Link, link, 4).load(at.0, at.1, len).expression("fwd", |d| {
+            d.number(1, SECOND).number(2, REGISTER).number(3, family as u32);
         })
     }
 

@@ -216,6 +216,10 @@ fn front(address: &str, protocol: u8, port: u16) -> Ingress {
     Ingress::Front(Front { address: address.parse().unwrap(), protocol, port })
 }
 
+fn between(from: &str, to: &str) -> Ingress {
+    Ingress::Between(from.parse().unwrap(), to.parse().unwrap())
+}
+
 #[test]
 fn ingress_drops_what_it_is_told() {
     let Some(node) = privileged() else { return };
@@ -232,6 +236,10 @@ fn ingress_drops_what_it_is_told() {
         (vec![Ingress::To("2001:db8::8/125".parse().unwrap())], true, false),
         (vec![Ingress::From("10.7.0.0/30".parse().unwrap())], false, true),
         (vec![Ingress::From("fd07::2/127".parse().unwrap())], true, false),
+        (vec![between("10.7.0.0/30", "192.0.2.0/28")], false, true),
+        (vec![between("10.7.0.0/30", "192.0.2.0/29")], true, true),
+        (vec![between("10.7.0.4/30", "192.0.2.0/28")], true, true),
+        (vec![between("fd07::2/127", "2001:db8::8/125")], true, false),
         (vec![front("192.0.2.9", 17, 7), front("2001:db8::9", 17, 8)], false, true),
         (vec![front("192.0.2.9", 6, 7), front("2001:db8::9", 17, 7)], true, false),
         (vec![front("192.0.2.8", 17, 7)], true, true),

@@ -8,7 +8,7 @@
 //! kernel has verified the UDP checksum of every frame received (`csum_valid`); the field holds zero
 //! over IPv4 and the pseudo-header's sum over IPv6.
 //!
-//! Super-frames stay whole as far as the kernel lets them (see `tx` and `rx`). What cannot be sent
+//! Super-frames stay whole as far as the kernel lets them (see `whole`, `tx` and `rx`). What cannot be sent
 //! because it is longer than the path MTU, and what the network says about that, comes back as the
 //! ICMP error that a raw uplink would receive (`report`).
 //!
@@ -18,6 +18,7 @@ mod report;
 mod rx;
 mod senders;
 mod tx;
+mod whole;
 
 use std::collections::VecDeque;
 use std::io;
@@ -30,6 +31,8 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use wire::addr::Mac;
 
 use self::senders::Senders;
+use self::whole::Whole;
+use super::inject::Injector;
 use super::{Device, Offloads, Port, PortInfo};
 use crate::host::{Context, HostError, NetNs, Netlink};
 use crate::packet::{Batch, Packet, Pool};
@@ -60,6 +63,10 @@ pub struct UdpTunnelConfig {
     /// How many source ports each family sends from, so that the underlay spreads flows: at
     /// most 1,024.
     pub senders: usize,
+    /// Super-frames leave whole where the outgoing interface can cut them and the kernel lets us tell
+    /// it so (Linux 6.17): on the way that the node's routes and neighbours say, but past its
+    /// packet filters. Else, and without, they are cut into datagrams here.
+    pub whole: bool,
 }
 
 impl UdpTunnelConfig {
@@ -75,6 +82,7 @@ impl UdpTunnelConfig {
             ttl: 64,
             fragmentable: false,
             senders: 64,
+            whole: true,
         }
     }
 
@@ -104,6 +112,8 @@ pub struct UdpTunnelDevice {
     info: PortInfo,
     /// Shared by all open ports.
     senders: Weak<Senders>,
+    /// Likewise; or why there is none.
+    injector: Result<Arc<Injector>, Option<HostError>>,
 }
 
 impl UdpTunnelDevice {
@@ -136,11 +146,21 @@ impl UdpTunnelDevice {
             mtu,
             offloads: Offloads::ALL,
         };
-        Ok(Self { ns: ns.clone(), config, info, senders: Weak::new() })
+        // Without one everything works, and is cut here.
+        let injector = match config.whole {
+            true => Injector::by_note(ns, config.port).map(Arc::new).map_err(Some),
+            false => Err(None),
+        };
+        Ok(Self { ns: ns.clone(), config, info, senders: Weak::new(), injector })
+    }
+
+    /// Why super-frames are cut by the switch itself, although [`UdpTunnelConfig::whole`] would have
+    /// them leave whole: mostly a kernel before Linux 6.17.
+    pub fn why_cut(&self) -> Option<&HostError> {
+        self.injector.as_ref().err()?.as_ref()
     }
 
     fn open_port(&mut self, index: usize) -> Result<UdpTunnelPort, HostError> {
-        let what = || format!("open the tunnel's UDP sockets in {}", self.ns);
         let senders = match self.senders.upgrade() {
             Some(senders) => senders,
             None => {
@@ -155,6 +175,11 @@ impl UdpTunnelDevice {
                 senders
             }
         };
+        let whole = match &self.injector {
+            Ok(injector) => Whole::new(&self.ns, Arc::clone(injector), &self.config).ok(),
+            Err(_) => None,
+        };
+        let what = || format!("open the tunnel's UDP sockets in {}", self.ns);
         let flags = epoll::CreateFlags::CLOEXEC;
         let watch = epoll::create(flags).context(what)?;
         let signal = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).context(what)?;
@@ -181,11 +206,13 @@ impl UdpTunnelDevice {
             errors,
             suspicious: false,
             port: self.config.port,
+            whole,
             inner_mtu: self.config.inner_mtu.map_or(usize::MAX, usize::from),
             info: self.info.clone(),
             waiting: VecDeque::new(),
             reports: VecDeque::new(),
             plan: tx::Plan::default(),
+            lost: 0,
         })
     }
 
@@ -260,6 +287,8 @@ pub struct UdpTunnelPort {
     /// Sending met an error that may have been of that kind.
     suspicious: bool,
     port: u16,
+    /// What takes super-frames whole.
+    whole: Option<Whole>,
     /// What super-frames of unknown segments are cut to, in octets.
     inner_mtu: usize,
     info: PortInfo,
@@ -268,6 +297,8 @@ pub struct UdpTunnelPort {
     /// ICMP errors to be received.
     reports: VecDeque<Packet>,
     plan: tx::Plan,
+    /// Datagrams lost here that nobody was told of yet.
+    lost: u64,
 }
 
 impl Port for UdpTunnelPort {
@@ -295,6 +326,10 @@ impl Port for UdpTunnelPort {
 
     fn info(&self) -> &PortInfo {
         &self.info
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -77,6 +77,7 @@ impl UdpTunnelPort {
             // Longer than any datagram, or from nowhere: neither happens.
             pool.free(small);
             pool.free(large);
+            self.lost += 1;
             return;
         };
         let outer = Outer::new(from, SocketAddr::new(address, self.port), class);
@@ -92,7 +93,8 @@ impl UdpTunnelPort {
             if segment == 0 || segment >= len {
                 return out(outer.single(small, mtu, 0));
             }
-            return outer.split(small, segment, pool, &mut out);
+            self.lost += outer.split(small, segment, pool, &mut out);
+            return;
         }
         large.spare_mut()[..Pool::SMALL].copy_from_slice(&small.spare_mut()[..Pool::SMALL]);
         pool.free(small);
@@ -100,7 +102,7 @@ impl UdpTunnelPort {
         if segment == 0 || segment >= len || is_whole(large.bytes(), segment) {
             return out(outer.single(large, mtu, segment));
         }
-        outer.split(large, segment, pool, &mut out);
+        self.lost += outer.split(large, segment, pool, &mut out);
     }
 }
 

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
 use arrayvec::ArrayVec;
+use rustix::io::Errno;
 use wire::flow_key::proto;
 use wire::parse::ethertype;
 
@@ -224,8 +225,22 @@ impl UdpTunnelPort {
         let mut plan = std::mem::take(&mut self.plan);
         plan.clear();
         let mut failed = 0u64;
-        for (at, packet) in batch.iter_mut().enumerate() {
-            if !plan.add(at, packet, &self.senders) {
+        for at in 0..batch.len() {
+            if let Some(outer) = self.goes_whole(&batch[at]) {
+                // What came before goes before.
+                failed |= self.send(&plan, batch);
+                plan.clear();
+                match self.send_whole(&mut batch[at], &outer) {
+                    Ok(()) => continue,
+                    Err(Errno::AGAIN | Errno::NOBUFS) => {
+                        failed |= 1 << at;
+                        continue;
+                    }
+                    // The sockets say what is wrong, or can.
+                    Err(_) => {}
+                }
+            }
+            if !plan.add(at, &mut batch[at], &self.senders) {
                 failed |= 1 << at;
             }
         }
@@ -242,6 +257,22 @@ impl UdpTunnelPort {
             }
         }
         sent
+    }
+
+    /// The outer headers of a super-frame that need not be cut here.
+    fn goes_whole(&mut self, packet: &Packet) -> Option<Outer> {
+        let whole = self.whole.as_mut().filter(|_| packet.offload.is_gso())?;
+        let outer = read(packet.bytes())?;
+        let family = self.senders.family(outer.to.is_ipv6())?;
+        let is_ours = family.address == outer.source;
+        (is_ours && whole.takes(packet, &outer, family)).then_some(outer)
+    }
+
+    fn send_whole(&mut self, packet: &mut Packet, outer: &Outer) -> Result<(), Errno> {
+        let (whole, family) = (self.whole.as_mut(), self.senders.family(outer.to.is_ipv6()));
+        let (Some(whole), Some(family)) = (whole, family) else { return Err(Errno::INVAL) };
+        let port = family.sockets[family.index(outer.source_port)].port;
+        whole.send(packet, outer, port)
     }
 
     /// Sends all groups. Returns a bit for each packet that was not sent, or not to its end.

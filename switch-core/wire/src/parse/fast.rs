@@ -26,9 +26,10 @@ pub(super) fn parse(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bo
     }
 }
 
-// The two families are functions of their own, and write what they have read before they ask the
-// next question. Inlined, the compiler joins their last halves; writing at the end, it keeps
-// everything until then. Either way it runs out of registers, which costs 1 ns.
+// Both write what they have read before they ask the next question: writing at the end, the
+// compiler keeps everything until then and runs out of registers. IPv6 is a function of its own:
+// inlined beside IPv4, its addresses go through memory before they are hashed, and a packet of
+// either TCP or UDP takes 7 to 10 ns more, with fewer instructions.
 
 #[inline(always)]
 fn parse_ipv4(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
@@ -66,7 +67,7 @@ fn parse_ipv4(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
     true
 }
 
-#[inline(always)]
+#[inline(never)]
 fn parse_ipv6(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
     let Some(head) = frame.first_chunk::<62>() else {
         return false;
