@@ -86,6 +86,12 @@ impl Growing {
         }
     }
 
+    /// Entries.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Buckets, for what is said of memory.
     #[cfg(test)]
     pub(super) fn buckets(&self) -> usize {

@@ -87,6 +87,8 @@ fn settled(tracker: &Tracker) -> usize {
     let list = list(tracker);
     assert_eq!(tracker.len(), list.len());
     assert_eq!(tracker.spare() + list.len(), tracker.slots(), "a slot leaked");
+    let translated = list.iter().filter(|c| c.pinned.is_translated()).count();
+    assert_eq!(tracker.entries(), list.len() + translated, "an entry leaked");
     for port in 0..PORTS as u16 {
         let own = list.iter().filter(|c| c.pinned.origin == PortId(port)).count();
         assert_eq!(tracker.originated(PortId(port)), own as u32);

@@ -191,6 +191,7 @@ fn the_whole_table_can_be_used_again_and_again() {
         assert!(matches!(one_more, Err(Refused::PortLimit)));
         assert_eq!(tracker.sweep(0, tracker.slots(), 1000, false), limit as usize);
         assert!(tracker.is_empty());
+        assert_eq!(tracker.entries(), 0);
     }
     // Memory is bounded by the limit and what shards have begun.
     assert!(tracker.slots() <= 3000 + SHARDS * CHUNK + CHUNK);

@@ -416,6 +416,12 @@ impl Tracker {
         self.lane(connection).is_some()
     }
 
+    /// Entries of the index.
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> usize {
+        (0..SHARDS).map(|shard| self.lock(shard).index.len()).sum()
+    }
+
     /// Slots that are free.
     #[cfg(test)]
     pub(super) fn spare(&self) -> usize {
