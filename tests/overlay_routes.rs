@@ -4,6 +4,7 @@
 mod cluster;
 mod support;
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
@@ -50,56 +51,80 @@ fn plug(fabric: &Fabric, ns: &NetNs, number: u8) {
     }
 }
 
+/// One flow of a pod.
+struct Flow {
+    socket: UdpSocket,
+    /// The questions that were answered.
+    answered: HashSet<u32>,
+}
+
+impl Flow {
+    fn ask(&self, question: u32) {
+        let question = question.to_be_bytes();
+        // What the network says of an earlier one is told here.
+        if self.socket.send(&question).is_err() {
+            let _ = self.socket.send(&question);
+        }
+    }
+
+    /// The next answer: to which question, and by whom. Each question is answered once, however late.
+    fn answer(&mut self) -> Option<(u32, u8)> {
+        let mut buffer = [0; 16];
+        loop {
+            match self.socket.recv(&mut buffer) {
+                Ok(len) => {
+                    assert_eq!(len, 5, "a question and a router's number");
+                    let question = u32::from_be_bytes(buffer[..4].try_into().unwrap());
+                    assert!(self.answered.insert(question), "it is answered twice");
+                    return Some((question, buffer[4]));
+                }
+                // What the network says.
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
 /// Flows of a pod, all to one address.
 struct Flows {
-    sockets: Vec<UdpSocket>,
+    flows: Vec<Flow>,
     asked: u32,
 }
 
 impl Flows {
     fn new(from: &NetNs, target: IpAddr) -> Self {
         let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let socket = |_| {
+        let flow = |_| {
             let socket = from.enter(|| UdpSocket::bind(any)).unwrap().expect("bound");
             socket.connect(SocketAddr::new(target, PORT)).expect("connected");
-            socket
+            Flow { socket, answered: HashSet::new() }
         };
-        Self { sockets: (0..FLOWS).map(socket).collect(), asked: 0 }
+        Self { flows: (0..FLOWS).map(flow).collect(), asked: 0 }
     }
 
-    /// Asks once by each: the router that answered. Each answer comes once.
+    /// Asks once by each: the router that answered.
     fn ask(&mut self) -> Vec<Option<u8>> {
         self.asked += 1;
-        let question = self.asked.to_be_bytes();
-        for socket in &self.sockets {
-            // What the network says of an earlier one is told here.
-            if socket.send(&question).is_err() {
-                let _ = socket.send(&question);
-            }
-        }
+        let question = self.asked;
+        self.flows.iter().for_each(|flow| flow.ask(question));
         let mut patience = Duration::from_millis(300);
-        let answer = |socket: &UdpSocket| {
-            let mut buffer = [0; 16];
-            socket.set_read_timeout(Some(patience)).unwrap();
-            loop {
-                match socket.recv(&mut buffer) {
-                    Ok(5) if buffer[..4] == question => return Some(buffer[4]),
-                    // A late one, or what the network says.
-                    Ok(_) => {}
-                    Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {}
-                    // All were asked at once: one long wait is enough for the rest.
-                    Err(_) => break,
+        let answer = |flow: &mut Flow| {
+            flow.socket.set_read_timeout(Some(patience)).unwrap();
+            while let Some((to, by)) = flow.answer() {
+                if to == question {
+                    return Some(by);
                 }
             }
+            // All were asked at once: one long wait is enough for the rest.
             patience = Duration::from_millis(10);
             None
         };
-        let answers: Vec<_> = self.sockets.iter().map(answer).collect();
-        for socket in &self.sockets {
-            socket.set_nonblocking(true).unwrap();
-            let again = socket.recv(&mut [0; 16]);
-            socket.set_nonblocking(false).unwrap();
-            assert!(again.is_err(), "it is answered twice");
+        let answers: Vec<_> = self.flows.iter_mut().map(answer).collect();
+        for flow in &mut self.flows {
+            flow.socket.set_nonblocking(true).unwrap();
+            while flow.answer().is_some() {}
+            flow.socket.set_nonblocking(false).unwrap();
         }
         answers
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use switch_core::time::{Clock, Instant};
+
 use super::vswitch;
 
 /// The longest wait for anything on an overloaded machine.
@@ -55,11 +57,13 @@ impl Running {
         self.says_that(|line| line.starts_with(beginning))
     }
 
-    /// Waits for such a line.
+    /// Waits for such a line, however many others come.
     #[track_caller]
     pub(crate) fn says_that(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let clock = Clock::start();
+        let end = Instant::ZERO + PATIENCE;
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
+            match self.lines.recv_timeout(end.since(clock.now())) {
                 Ok(line) if wanted(&line) => return line,
                 Ok(_) => {}
                 Err(error) => panic!("not said: {error}"),

@@ -133,6 +133,25 @@ fn the_doorbell_rings_only_for_a_sleeper() {
     assert!(readable(&*other), "the other worker may have slept because this one polled");
 }
 
+/// A sender may ring late, for a packet that was received by then.
+#[test]
+fn a_late_ring_does_not_end_the_wait() {
+    let (mut device, end) = pair("m0", 8, Offloads::ALL);
+    let mut port = device.open(0, 1).unwrap();
+    let (mut pool, mut batch) = (pool(), Batch::new());
+    end.wait(Duration::ZERO).unwrap();
+    end.link.from_switch.wake();
+    assert!(!end.wait(Duration::from_millis(1)).unwrap(), "nothing came");
+    std::thread::scope(|scope| {
+        end.link.from_switch.wake();
+        let waiting = scope.spawn(|| end.wait(Duration::from_secs(60)).unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+        batch.push(Packet::from_frame(&frame(1)));
+        port.tx(&mut pool, &mut batch).unwrap();
+        assert!(waiting.join().unwrap(), "gave up");
+    });
+}
+
 /// Two workers and a peer that all sleep whenever they can: every frame comes back.
 #[test]
 fn no_frame_is_left_with_sleepers() {
@@ -142,7 +161,8 @@ fn no_frame_is_left_with_sleepers() {
     let worker = |mut port: Box<dyn Port>| {
         let (mut pool, mut batch) = (pool(), Batch::new());
         while !stop.load(Ordering::Relaxed) {
-            if port.rx(&mut pool, &mut batch).unwrap_or(0) == 0 && port.arm() {
+            let Ok(taken) = port.rx(&mut pool, &mut batch) else { break };
+            if taken == 0 && port.arm() {
                 let fd = port.poll_fd().unwrap();
                 lane::wait(fd, Duration::from_secs(20)).unwrap();
             }
@@ -154,6 +174,8 @@ fn no_frame_is_left_with_sleepers() {
         }
     };
     std::thread::scope(|scope| {
+        // Let go of where this fails, so that the workers end.
+        let end = end;
         let ports = [device.open(0, 2).unwrap(), device.open(1, 2).unwrap()];
         for port in ports {
             let worker = &worker;
@@ -201,6 +223,8 @@ fn each_workers_frames_keep_their_order() {
         assert_eq!(pool.outstanding(), (0, 0));
     };
     std::thread::scope(|scope| {
+        // Let go of where this fails, so that the workers end.
+        let end = end;
         for mark in 0..2 {
             let port = device.open(0, 2).unwrap();
             let worker = &worker;
