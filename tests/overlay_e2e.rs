@@ -7,7 +7,7 @@ mod support;
 
 use std::net::IpAddr;
 
-use cluster::{Cut, Fabric, Node, Pod, Switch, is_root, mtu, namespace, node_address, ping, put};
+use cluster::{Cut, Fabric, Node, Pod, Running, is_root, mtu, namespace, node_address, ping, put};
 use cluster::{serve, set_mtu, tcp, udp, udp_once};
 use rustix::net::sockopt;
 use support::Folder;
@@ -70,12 +70,12 @@ impl World {
         put(&self.folder, &[one.manifest(), two.manifest(), service(&two.pods[0], &two.name)]);
     }
 
-    fn start(&self, more: &[&str]) -> [Switch; 2] {
+    fn start(&self, more: &[&str]) -> [Running; 2] {
         let ranges = ["--service-cidr", "10.96.0.0/16", "--service-cidr", "fd96::/112"];
         let more = [&ranges, more].concat();
         let switches = [0, 1].map(|n| self.nodes[n].start(&self.folder, &more));
         for switch in &switches {
-            switch.says("ready");
+            switch.event("ready");
         }
         switches
     }
@@ -293,8 +293,8 @@ fn tunnel_packets_come_once() {
         udp(&one.pods[0].ns, address, PORT, 100);
     }
     // Frames received, and those of them that were dropped.
-    let counts = |switch: &Switch| {
-        let stats = switch.says_next("stats");
+    let counts = |switch: &Running| {
+        let stats = switch.next_event("stats");
         let drops = stats["drops"].as_object().expect("drops by reason");
         let dropped = drops.values().filter_map(serde_json::Value::as_u64).sum::<u64>();
         (stats["received"].as_u64().expect("a count"), dropped)
@@ -365,14 +365,14 @@ fn a_start_without_its_underlay_fails() {
         "{told}"
     );
     let switch = one.start(&world.folder, &["--mtu", "1400"]);
-    switch.says("ready");
+    switch.event("ready");
     assert_eq!(mtu(&one.pods[0].ns, "eth0"), 1400);
     serve(&one.pods[1].ns, PORT);
     udp(&one.pods[0].ns, one.pods[1].addresses[0], PORT, 100);
     // It comes after all, and nobody has to say so.
     netlink.add_address(link, "192.0.2.1/24".parse().unwrap()).unwrap();
     let other = two.start(&world.folder, &[]);
-    other.says("ready");
+    other.event("ready");
     serve(&two.pods[0].ns, PORT);
     udp(&one.pods[0].ns, two.pods[0].addresses[1], PORT, 100);
 }

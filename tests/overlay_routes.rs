@@ -171,7 +171,7 @@ fn equal_cost(more: &[&str]) {
     });
     let options = ["--uplink", "eth0", "--route", &via4, "--route", &via6];
     let switch = node.start(&folder, &[&options, more].concat());
-    switch.says("ready");
+    switch.event("ready");
     let mut flows = TARGETS.map(|target| Flows::new(&node.pods[0].ns, ip(target)));
     let all_by = |answers: &[Option<u8>], hops: &[u8]| {
         answers.iter().all(|answer| answer.is_some_and(|hop| hops.contains(&hop)))

@@ -9,7 +9,6 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::Value;
 use support::running::{PATIENCE, Running, is_possible};
 use support::{Folder, pod};
 use switch_core::host::netlink::{LinkSpec, Route, Rule};
@@ -191,7 +190,7 @@ fn every_kind_of_address_from_everywhere() {
     let before = (rules(node), sysctl::get(node, "net/ipv4/ip_local_reserved_ports").unwrap());
     world.state([true, true]);
     let switch = world.start(&["--json", "--stats", "0.2"]);
-    switch.says_that(|line| line.contains("\"ready\""));
+    switch.event("ready");
     world.serve();
     for f in 0..2 {
         // Off-cluster clients under Cluster policy are hidden behind the node (S8)…
@@ -235,8 +234,7 @@ fn every_kind_of_address_from_everywhere() {
     seen.dedup();
     assert_eq!(seen, [0, 1], "both pods get connections");
     // Counted by Service and backend, by the time that all of it is in the figures.
-    switch.says_that(|line| {
-        let Ok(stats) = serde_json::from_str::<Value>(line) else { return false };
+    switch.event_with("stats", |stats| {
         let count = |name: &str| stats["services"][name].as_u64().unwrap_or(0);
         count("Service/a/web 80/TCP 10.1.0.3:8080") > 0
             && count("Service/a/web 80/TCP [fd00:1::2]:8080") > 0

@@ -15,7 +15,9 @@ use std::net::UdpSocket;
 use std::process::Command;
 use std::time::Duration;
 
-use cluster::{Cut, Fabric, Limit, Node, PATIENCE, Switch, is_possible, is_root, ping, put, serve};
+use cluster::{
+    Cut, Fabric, Limit, Node, PATIENCE, Running, is_possible, is_root, ping, put, serve,
+};
 use cluster::{tcp, udp, udp_once};
 use kernel::{KernelNode, Tunnel, checksum_errors, first, flannel};
 use passing::{capture, dissect};
@@ -67,9 +69,9 @@ impl World {
         Self { ours, theirs, folder, port: "port0".to_owned(), fabric }
     }
 
-    fn start(&self, more: &[&str]) -> Switch {
+    fn start(&self, more: &[&str]) -> Running {
         let switch = self.ours.start(&self.folder, more);
-        switch.says("ready");
+        switch.event("ready");
         for pod in &self.ours.pods {
             serve(&pod.ns, PORT);
         }
@@ -300,9 +302,9 @@ impl Pair {
         put(&self.folder, &[self.nodes[0].manifest(), self.nodes[1].manifest(), third.to_owned()]);
     }
 
-    fn start(&self, n: usize, more: &[&str]) -> Switch {
+    fn start(&self, n: usize, more: &[&str]) -> Running {
         let switch = self.nodes[n].start(&self.folder, more);
-        switch.says("ready");
+        switch.event("ready");
         for pod in &self.nodes[n].pods {
             serve(&pod.ns, PORT);
         }
@@ -364,7 +366,7 @@ fn replaced(more: &[&str]) {
         }
         pair.put();
         second = pair.nodes[1].start(&pair.folder, more);
-        second.says("ready");
+        second.event("ready");
         flows();
         for target in targets {
             tcp(&source, target, PORT, 300_000);
@@ -406,7 +408,7 @@ fn learning(more: &[&str]) {
     put(&folder, &[ours.manifest(), theirs.manifest(&format!("podswitch.io/vtep-mac: \"{mac}\""))]);
     serve(&theirs.pod, PORT);
     let switch = ours.start(&folder, more);
-    switch.says("ready");
+    switch.event("ready");
     for pod in &ours.pods {
         serve(&pod.ns, PORT);
         for (f, address) in theirs.pod_addresses.into_iter().enumerate() {

@@ -5,53 +5,23 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use rustix::net::{AddressFamily, SocketType, ipproto, socket};
-use rustix::process::{Pid, Signal, kill_process};
 use switch_core::host::netlink::LinkSpec;
 use switch_core::host::{NetNs, Netlink, sysctl, userns};
-use switch_core::time::{Clock, Instant};
 use wire::addr::Mac;
 
-use super::support::{Folder, vswitch};
+use super::support::Folder;
+pub(crate) use super::support::running::{Limit, PATIENCE, Running, is_possible};
 
-/// The longest wait for anything on an overloaded machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 /// The longest wait for one answer before it is asked for again.
 const SHORT: Duration = Duration::from_millis(400);
-
-/// Time that is left of something.
-pub(crate) struct Limit(Clock, Duration);
-
-impl Limit {
-    pub(crate) fn new(time: Duration) -> Self {
-        Self(Clock::start(), time)
-    }
-
-    pub(crate) fn left(&self) -> Option<Duration> {
-        let passed = self.0.now().since(Instant::from_secs(0));
-        self.1.checked_sub(passed).filter(|left| !left.is_zero())
-    }
-}
-
-/// Whether a test can be done; says so loudly where it cannot.
-pub(crate) fn is_possible(needed: &str, there: bool) -> bool {
-    if !there {
-        let required = std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
-        assert!(!required, "{needed} is missing, and PODSWITCH_REQUIRE_PRIVILEGE=1");
-        // Not captured by the test harness, as a print would be.
-        let _ = writeln!(io::stderr(), "SKIPPED: {needed} is missing");
-    }
-    there
-}
 
 /// Whether there is privilege to make namespaces.
 pub(crate) fn is_root() -> bool {
@@ -189,22 +159,10 @@ impl Node {
     }
 
     /// Starts the node's switch on the manifests of `folder`.
-    pub(crate) fn start(&self, folder: &Folder, more: &[&str]) -> Switch {
-        let mut command = Command::new(vswitch());
-        command.args(["run", "--json", "--stats", "0.3", "--node", &self.name]);
-        command.args(["--manifests", &folder.text("state")]);
-        command.arg("--node-netns").arg(self.ns.path()).args(more);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Switch { child, lines }
+    pub(crate) fn start(&self, folder: &Folder, more: &[&str]) -> Running {
+        let (manifests, netns) = (folder.text("state"), self.ns.path().display().to_string());
+        let head = ["--json", "--stats", "0.3", "--node", &self.name, "--manifests", &manifests];
+        Running::start(&[&head, &["--node-netns", &netns][..], more].concat())
     }
 }
 
@@ -231,68 +189,6 @@ pub(crate) fn put(folder: &Folder, objects: &[String]) {
     fs::write(folder.path("next"), [head, &objects.concat()].concat()).expect("written");
     fs::create_dir_all(folder.path("state")).expect("a folder");
     fs::rename(folder.path("next"), folder.path("state/state.yaml")).expect("renamed");
-}
-
-/// A switch under test; killed if the test does not stop it.
-pub(crate) struct Switch {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Switch {
-    /// Waits for an event, and gives its line.
-    #[track_caller]
-    pub(crate) fn says(&self, event: &str) -> serde_json::Value {
-        self.wait_for(event, |_| true)
-    }
-
-    /// As [`says`](Self::says), of what it says from now on.
-    #[track_caller]
-    pub(crate) fn says_next(&self, event: &str) -> serde_json::Value {
-        while self.lines.try_recv().is_ok() {}
-        self.says(event)
-    }
-
-    /// Waits for an event that is as wanted.
-    #[track_caller]
-    pub(crate) fn wait_for(
-        &self,
-        event: &str,
-        wanted: impl Fn(&serde_json::Value) -> bool,
-    ) -> serde_json::Value {
-        let limit = Limit::new(PATIENCE);
-        let mut last = String::new();
-        while let Some(left) = limit.left() {
-            let line =
-                self.lines.recv_timeout(left).unwrap_or_else(|e| panic!("{event}: {e}: {last}"));
-            let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-            if value["event"] == event && wanted(&value) {
-                return value;
-            }
-            last = line;
-        }
-        panic!("no {event} as wanted; the last: {last}");
-    }
-
-    /// Waits until the switch has dropped at least so many frames for a reason.
-    #[track_caller]
-    pub(crate) fn has_dropped(&self, reason: &str, count: u64) {
-        self.wait_for("stats", |stats| stats["drops"][reason].as_u64() >= Some(count));
-    }
-
-    /// Asks it to stop and gives its exit status.
-    pub(crate) fn stop(mut self) -> Option<i32> {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
-        self.child.wait().expect("it ends").code()
-    }
-}
-
-impl Drop for Switch {
-    fn drop(&mut self) {
-        // Ended already, if the test came so far.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// The MTU of an interface.

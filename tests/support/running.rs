@@ -7,13 +7,27 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-
+use serde_json::Value;
 use switch_core::time::{Clock, Instant};
 
 use super::vswitch;
 
 /// The longest wait for anything on an overloaded machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Time that is left of something.
+pub(crate) struct Limit(Clock, Duration);
+
+impl Limit {
+    pub(crate) fn new(time: Duration) -> Self {
+        Self(Clock::start(), time)
+    }
+
+    pub(crate) fn left(&self) -> Option<Duration> {
+        let passed = self.0.now().since(Instant::ZERO);
+        self.1.checked_sub(passed).filter(|left| !left.is_zero())
+    }
+}
 
 /// Whether what a test needs is there; says so loudly where it is not.
 pub(crate) fn is_possible(needed: &str, there: bool) -> bool {
@@ -54,21 +68,52 @@ impl Running {
     /// Waits for a line that begins so.
     #[track_caller]
     pub(crate) fn says(&self, beginning: &str) -> String {
-        self.says_that(|line| line.starts_with(beginning))
+        self.find(beginning, |line| line.starts_with(beginning).then(|| line.to_owned()))
     }
 
-    /// Waits for such a line, however many others come.
+    /// Waits for an event (`--json`).
     #[track_caller]
-    pub(crate) fn says_that(&self, wanted: impl Fn(&str) -> bool) -> String {
-        let clock = Clock::start();
-        let end = Instant::ZERO + PATIENCE;
-        loop {
-            match self.lines.recv_timeout(end.since(clock.now())) {
-                Ok(line) if wanted(&line) => return line,
-                Ok(_) => {}
-                Err(error) => panic!("not said: {error}"),
+    pub(crate) fn event(&self, event: &str) -> Value {
+        self.event_with(event, |_| true)
+    }
+
+    /// As [`event`](Self::event), of what it says from now on.
+    #[track_caller]
+    pub(crate) fn next_event(&self, event: &str) -> Value {
+        while self.lines.try_recv().is_ok() {}
+        self.event(event)
+    }
+
+    /// Waits for an event that is as wanted.
+    #[track_caller]
+    pub(crate) fn event_with(&self, event: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.find(event, |line| {
+            let value: Value = serde_json::from_str(line).expect("JSON");
+            (value["event"] == event && wanted(&value)).then_some(value)
+        })
+    }
+
+    /// Waits until the switch has dropped at least so many frames for a reason.
+    #[track_caller]
+    pub(crate) fn has_dropped(&self, reason: &str, count: u64) {
+        self.event_with("stats", |stats| stats["drops"][reason].as_u64() >= Some(count));
+    }
+
+    /// Waits for a line that something is found in, however many others come.
+    #[track_caller]
+    fn find<T>(&self, what: &str, found: impl Fn(&str) -> Option<T>) -> T {
+        let limit = Limit::new(PATIENCE);
+        let mut last = String::new();
+        while let Some(left) = limit.left() {
+            match self.lines.recv_timeout(left) {
+                Ok(line) => match found(&line) {
+                    Some(found) => return found,
+                    None => last = line,
+                },
+                Err(error) => panic!("{what}: {error}; the last: {last}"),
             }
         }
+        panic!("no {what} as wanted; the last: {last}");
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
