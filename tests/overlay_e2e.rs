@@ -7,7 +7,7 @@ mod support;
 
 use std::net::IpAddr;
 
-use cluster::{Cut, Fabric, Node, Pod, Running, is_root, mtu, namespace, node_address, ping, put};
+use cluster::{Cut, Fabric, Node, Running, is_root, mtu, namespace, node_address, ping, put};
 use cluster::{serve, set_mtu, tcp, udp, udp_once};
 use rustix::net::sockopt;
 use support::Folder;
@@ -16,19 +16,22 @@ use switch_core::host::{NetNs, Netlink};
 const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30_080;
 
-/// A Service whose only backend is `pod`.
-fn service(pod: &Pod, node: &str) -> String {
+/// A Service with one backend, which has these addresses on this node: cluster IPs 10.96.0.`number` and
+/// fd96::`number`, node port 30,070 + `number`.
+fn service(number: u16, backend: &[IpAddr], node: &str) -> String {
+    let node_port = NODE_PORT - 10 + number;
     let mut text = format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: a}}\n\
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{number}, namespace: a}}\n\
          spec: {{type: NodePort, ipFamilyPolicy: RequireDualStack, ipFamilies: [IPv4, IPv6],\
-         clusterIPs: [10.96.0.10, \"fd96::10\"], clusterIP: 10.96.0.10, ports: \
-         [{{name: t, port: 80, targetPort: {PORT}, nodePort: {NODE_PORT}, protocol: TCP}},\
-         {{name: u, port: 80, targetPort: {PORT}, nodePort: {NODE_PORT}, protocol: UDP}}]}}\n"
+         clusterIPs: [10.96.0.{number}, \"fd96::{number}\"], clusterIP: 10.96.0.{number}, ports: \
+         [{{name: t, port: 80, targetPort: {PORT}, nodePort: {node_port}, protocol: TCP}},\
+         {{name: u, port: 80, targetPort: {PORT}, nodePort: {node_port}, protocol: UDP}}]}}\n"
     );
-    for (family, address) in [("IPv4", pod.addresses[0]), ("IPv6", pod.addresses[1])] {
+    for address in backend {
+        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
         text += &format!(
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-             metadata: {{name: web-{}, namespace: a, labels: {{kubernetes.io/service-name: web}}}}\n\
+             metadata: {{name: s{number}-{}, namespace: a, labels: {{kubernetes.io/service-name: s{number}}}}}\n\
              addressType: {family}\nports: [{{name: t, port: {PORT}, protocol: TCP}}, \
              {{name: u, port: {PORT}, protocol: UDP}}]\n\
              endpoints: [{{addresses: [\"{address}\"], nodeName: {node}, conditions: {{ready: true}}}}]\n",
@@ -67,7 +70,10 @@ impl World {
 
     fn put(&self) {
         let [one, two] = &self.nodes;
-        put(&self.folder, &[one.manifest(), two.manifest(), service(&two.pods[0], &two.name)]);
+        // A pod's, and one that the second node's own stack serves.
+        let pod = service(10, &two.pods[0].addresses, &two.name);
+        let host = service(11, &two.addresses, &two.name);
+        put(&self.folder, &[one.manifest(), two.manifest(), pod, host]);
     }
 
     fn start(&self, more: &[&str]) -> [Running; 2] {
@@ -199,6 +205,15 @@ fn services(world: &World) {
             // What is not for the switch is the node's, undisturbed and once.
             udp_once(&world.client, address, PORT);
             tcp(&world.client, address, PORT, 300_000);
+            // The Service of a node's stack.
+            let host = cluster::ip(["10.96.0.11", "fd96::11"][usize::from(*v6)]);
+            for ns in node.pods.iter().map(|pod| &pod.ns).chain([&node.ns]) {
+                udp(ns, host, 80, 100);
+                udp_once(ns, host, 80);
+                tcp(ns, host, 80, 300_000);
+            }
+            udp_once(&world.client, address, NODE_PORT + 1);
+            tcp(&world.client, address, NODE_PORT + 1, 300_000);
             for other in world.nodes.iter().filter(|other| other.number != node.number) {
                 udp_once(&other.ns, address, PORT);
                 tcp(&other.ns, address, PORT, 300_000);

@@ -221,11 +221,11 @@ fn updates_and_the_end() {
     // Many, in more messages than one.
     let many = (1..=3000).map(|port| Front { address: ip(NODE[0]), protocol: 17, port });
     let steering = rig.steering.as_mut().unwrap();
-    steering.update(NODE.map(ip).to_vec(), many.chain(fronts()).collect()).unwrap();
+    steering.update(1500, NODE.map(ip).to_vec(), many.chain(fronts()).collect()).unwrap();
     rig.reaches_the_switch(&client, CLIENT[0], SocketAddr::new(ip(NODE[0]), 2999), 10);
     rig.reaches_the_switch(&client, CLIENT[0], to, 10);
     let steering = rig.steering.as_mut().unwrap();
-    steering.update(NODE.map(ip).to_vec(), Vec::new()).unwrap();
+    steering.update(1500, NODE.map(ip).to_vec(), Vec::new()).unwrap();
     let server = node.enter(|| UdpSocket::bind(to)).unwrap().unwrap();
     server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     for ns in [&client, &node] {

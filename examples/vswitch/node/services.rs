@@ -18,6 +18,7 @@ use switch_core::snapshot::Snapshot;
 use wire::cidr::Cidr;
 
 use crate::print;
+use crate::state::MTU;
 
 /// Ports that Services get on every node (S14).
 const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
@@ -62,7 +63,8 @@ impl ServiceSide {
             })
             .collect();
         fronts.sort_unstable();
-        steering.update(sources(snapshot).collect(), fronts)
+        let mtu = snapshot.host.map_or(MTU, |host| host.mtu);
+        steering.update(mtu, sources(snapshot).collect(), fronts)
     }
 
     /// Health checks as they are in force; sockets that could not be opened are tried again.

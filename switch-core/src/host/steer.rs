@@ -41,6 +41,8 @@ pub struct SteeringConfig {
     pub marks: String,
     /// The mark: one bit that nobody else on the node uses.
     pub mark: u32,
+    /// Largest network-layer packet of the interface to the switch.
+    pub mtu: u16,
     /// Addresses that the switch sends from: the node's, and those of its own masquerading.
     pub sources: Vec<IpAddr>,
     /// What is for the switch.
@@ -55,6 +57,7 @@ impl Default for SteeringConfig {
             table: 28_787,
             marks: "podswitch-services".into(),
             mark: 0x0800_0000,
+            mtu: 1500,
             sources: Vec::new(),
             fronts: Vec::new(),
         }
@@ -67,6 +70,7 @@ impl SteeringConfig {
             table: self.marks.clone(),
             host_interface: self.interface.clone(),
             mark: self.mark,
+            mtu: self.mtu,
             sources: self.sources.clone(),
             fronts: self.fronts.clone(),
         }
@@ -114,11 +118,16 @@ impl Steering {
     ///
     /// # Errors
     /// Missing privilege; what was in force stays.
-    pub fn update(&mut self, sources: Vec<IpAddr>, fronts: Vec<Front>) -> Result<(), HostError> {
-        if self.config.sources == sources && self.config.fronts == fronts {
+    pub fn update(
+        &mut self,
+        mtu: u16,
+        sources: Vec<IpAddr>,
+        fronts: Vec<Front>,
+    ) -> Result<(), HostError> {
+        let config = SteeringConfig { mtu, sources, fronts, ..self.config.clone() };
+        if config == self.config {
             return Ok(());
         }
-        let config = SteeringConfig { sources, fronts, ..self.config.clone() };
         self.marking.update(&config.marking())?;
         self.config = config;
         Ok(())

@@ -92,6 +92,12 @@ pub(super) fn lookup(
     if ends_here && !matches!(entry, Some(FibEntry::LocalPods | FibEntry::Local)) {
         return Err(DropReason::TunnelInnerDestination.into());
     }
+    // Answers come past the tunnel: the node's own stack has to know of what it sends them to.
+    if snapshot.node_addresses.contains(&outgoing.src_addr())
+        && snapshot.tunnels.is_node_address(destination)
+    {
+        return host(snapshot, query, pinned);
+    }
     let reach = snapshot.reach(destination);
     // A neighbour's address that is configured goes before the one that was asked from.
     if !matches!(reach, Some(Reach::Neighbour(_)))

@@ -62,18 +62,20 @@ pub(super) fn translate<'s>(
         && !is_pod
         && !snapshot.node_addresses.contains(&client)
         && !snapshot.is_local_pod(backend.address);
-    // Both are this node: its stack takes nothing from an address of its own off a wire.
-    let is_looped = !is_pod
-        && snapshot.node_addresses.contains(&client)
-        && snapshot.node_addresses.contains(&backend.address);
-    if is_looped || (is_hairpin && snapshot.is_local_pod(client)) {
-        hide(pinned, snapshot.gateway_address(client), SourceNat::Connection);
-    } else if chosen.needs_snat
+    if chosen.needs_snat
         || is_hairpin
         || is_transit
         || route::is_back_to_host(snapshot, query, pinned)
     {
-        hide(pinned, snapshot.own_address(client), SourceNat::Connection);
+        // A stack takes nothing from an address of its own off a wire, be it a pod's or the node's.
+        let is_its_own = is_hairpin && snapshot.is_local_pod(client)
+            || snapshot.node_addresses.contains(&backend.address);
+        let address = if is_its_own {
+            snapshot.gateway_address(client)
+        } else {
+            snapshot.own_address(client)
+        };
+        hide(pinned, address, SourceNat::Connection);
     }
     Ok(Some(Served { chosen, affinity }))
 }

@@ -9,6 +9,7 @@
 use std::net::IpAddr;
 
 use wire::cidr::Cidr;
+use wire::flow_key::proto;
 use wire::parse::ethertype;
 
 use super::message::{Attributes, Connection, Family, Kind, Transaction};
@@ -36,6 +37,8 @@ pub struct MarkingConfig {
     pub host_interface: String,
     /// The mark: one bit, set beside whatever others use.
     pub mark: u32,
+    /// Largest network-layer packet of the interface to the switch.
+    pub mtu: u16,
     /// Addresses that the switch sends from: the node's, and those of its own masquerading.
     pub sources: Vec<IpAddr>,
     /// What is for the switch.
@@ -115,10 +118,12 @@ fn is_missing(error: &HostError) -> bool {
 
 const PREROUTING: &str = "prerouting";
 const OUTPUT: &str = "output";
+const FORWARD: &str = "forward";
 
 fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
     const NFT_TABLE_F_OWNER: u32 = 2;
     const NF_INET_PRE_ROUTING: u32 = 0;
+    const NF_INET_FORWARD: u32 = 2;
     const NF_INET_LOCAL_OUT: u32 = 3;
     /// NF_IP_PRI_MANGLE: behind connection tracking, before the routing decision.
     const PRIORITY: i32 = -150;
@@ -127,8 +132,11 @@ fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
         a.text(1, table).number(2, if how.owned { NFT_TABLE_F_OWNER } else { 0 });
     });
     // A chain of type route looks for another way when the mark has changed.
-    let chains =
-        [(PREROUTING, "filter", NF_INET_PRE_ROUTING), (OUTPUT, "route", NF_INET_LOCAL_OUT)];
+    let chains = [
+        (PREROUTING, "filter", NF_INET_PRE_ROUTING),
+        (FORWARD, "filter", NF_INET_FORWARD),
+        (OUTPUT, "route", NF_INET_LOCAL_OUT),
+    ];
     for (chain, kind, hook) in chains {
         transaction.add(Kind::NewChain, |a| {
             a.text(1, table).text(3, chain).text(7, kind).nest(4, |h| {
@@ -140,6 +148,17 @@ fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
         family.sets(transaction, config);
     }
     let host = interface_name(&config.host_interface);
+    // Neither end of a steered connection may be a pod, whose segments fit by themselves. Told of by
+    // "fragmentation needed", the other end, a node perhaps, would take it for the whole path here.
+    for (family, headers) in FAMILIES.iter().zip([40, 60]) {
+        for interface in [Meta::InputName, Meta::OutputName] {
+            transaction.add_rule(table, FORWARD, |rule| {
+                rule.load_meta(Meta::Family).equal(&[family.number]);
+                rule.load_meta(interface).equal(&host);
+                rule.clamp_segment_size(config.mtu.saturating_sub(headers));
+            });
+        }
+    }
     if how.tracked {
         for family in &FAMILIES {
             transaction.add_rule(table, PREROUTING, |rule| {
@@ -157,11 +176,22 @@ fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
         transaction.add_rule(table, PREROUTING, |rule| {
             rule.of_marked_connection(config.mark).mark_packet(config.mark).accept();
         });
+        // Not what this node tells the other end: that is not for the switch. Neither are errors
+        // about what the other end sends to the switch, such as "fragmentation needed".
         transaction.add_rule(table, OUTPUT, |rule| {
-            // Not what this node tells the other end: that is not for the switch.
             rule.load_tracked(TRACKED_DIRECTION).equal(&[0]);
+            rule.load_meta(Meta::L4Protocol).differ(&[proto::ICMP]).differ(&[proto::ICMPV6]);
             rule.of_marked_connection(config.mark).mark_packet(config.mark).accept();
         });
+        for family in &FAMILIES {
+            transaction.add_rule(table, OUTPUT, |rule| {
+                rule.load_meta(Meta::Family).equal(&[family.number]);
+                rule.load(Base::Network, family.destination, family.len);
+                rule.lookup(family.sources, false);
+                rule.load_tracked(TRACKED_DIRECTION).equal(&[0]);
+                rule.of_marked_connection(config.mark).mark_packet(config.mark).accept();
+            });
+        }
     }
     for chain in [PREROUTING, OUTPUT] {
         for family in &FAMILIES {
@@ -319,6 +349,22 @@ impl Rule<'_, '_> {
     fn load_tracked(&mut self, key: u32) -> &mut Self {
         self.expression("ct", |d| {
             d.number(1, REGISTER).number(2, key);
+        })
+    }
+
+    /// In what begins a TCP connection, the largest segment becomes `size` if it was more.
+    fn clamp_segment_size(&mut self, size: u16) -> &mut Self {
+        /// NFT_EXTHDR_OP_TCPOPT.
+        const TCP_OPTION: u32 = 1;
+        /// RFC 9293 §3.1, §3.7.1.
+        const SYN: u8 = 2;
+        const MAXIMUM_SEGMENT_SIZE: u8 = 2;
+        self.load_meta(Meta::L4Protocol).equal(&[proto::TCP]);
+        self.load(Base::Transport, 13, 1).mask(&[SYN]).equal(&[SYN]);
+        self.load_immediate(&size.to_be_bytes());
+        self.expression("exthdr", |d| {
+            d.bytes(2, &[MAXIMUM_SEGMENT_SIZE]).number(3, 2).number(4, 2);
+            d.number(6, TCP_OPTION).number(7, REGISTER);
         })
     }
 
