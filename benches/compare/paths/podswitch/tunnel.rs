@@ -67,8 +67,9 @@ fn node(
             silence(machine)?;
             let port = TunnelConfig::default().port;
             // As on a node's uplink: what the switch takes is none of the stack's work.
-            let taken = [Ingress::UdpTo(port)];
-            IngressDrop::install(machine, "podswitch-uplink", nodes::INTERFACE, &taken)?;
+            let taken = Ingress { udp_to: vec![port], ..Ingress::default() };
+            IngressDrop::install(machine, "podswitch-uplink", nodes::INTERFACE, &taken)
+                .map_err(|e| Missing::Unavailable(e.to_string()))?;
             let config = PacketConfig { tunnel: Some(port), ..Default::default() };
             Box::new(PacketDevice::new(machine, nodes::INTERFACE, config)?)
         }
