@@ -7,6 +7,7 @@ use switch_core::config::{
     Cidr, Gateway, LocalNode, PortConfig, PortRole, RemoteNode, TunnelConfig, VtepMac,
 };
 use switch_core::host::NetNs;
+use switch_core::host::nft::{Ingress, IngressDrop};
 use switch_core::host::pod::silence;
 use switch_core::id::Cookie;
 use switch_core::port::Device;
@@ -64,8 +65,12 @@ fn node(
         }
         Underlay::Packet => {
             silence(machine)?;
-            let config =
-                PacketConfig { tunnel: Some(TunnelConfig::default().port), ..Default::default() };
+            let port = TunnelConfig::default().port;
+            // As on a node's uplink: what the switch takes is none of the stack's work.
+            let taken = Ingress { udp_to: vec![port], ..Ingress::default() };
+            IngressDrop::install(machine, "podswitch-uplink", nodes::INTERFACE, &taken)
+                .map_err(|e| Missing::Unavailable(e.to_string()))?;
+            let config = PacketConfig { tunnel: Some(port), ..Default::default() };
             Box::new(PacketDevice::new(machine, nodes::INTERFACE, config)?)
         }
     };
