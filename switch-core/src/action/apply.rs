@@ -10,8 +10,14 @@ use crate::packet::Packet;
 /// Rewrites the frame as `plan` says. The caller has checked the TTL and the MTU, and that there
 /// are no VLAN tags. What stood behind the packet as padding is cut off: it belongs to the link that
 /// it came by.
-#[inline]
+#[inline(never)]
 pub fn apply(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
+    apply_in_line(packet, parsed, plan);
+}
+
+/// [`apply`] for packets of known flows.
+#[inline(always)]
+pub fn apply_in_line(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
     if plan.is_translation() {
         packet.truncate(parsed.end as usize);
         if translate_ordinary(packet, parsed, plan) {

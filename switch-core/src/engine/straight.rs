@@ -10,7 +10,7 @@ use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into, straight};
 use super::admit::is_possible;
 use super::encap::wrap;
 use super::{Engine, Turn, slow};
-use crate::action::{DropReason, Plan, PlanFlags, apply, apply_plain};
+use crate::action::{DropReason, Plan, PlanFlags, apply_in_line, apply_plain};
 use crate::flow::connection::{ConnectionRef, Tracker};
 use crate::flow::table::{EntryId, Follow, Renewals, Untold};
 use crate::flow::tcp::{Judgement, Segment};
@@ -46,6 +46,11 @@ impl Burst {
         let (sound, senders, ids) = ([Ok(()); BATCH], [0; BATCH], [EntryId::NONE; BATCH]);
         let (missed, unwrapped) = (false, None);
         Self { ingress, seconds, missed, unwrapped, plain: 0, sound, senders, ids }
+    }
+
+    #[inline(never)]
+    fn leave_unwrapped(&mut self, plan: &Plan, source_port: SourcePort) {
+        self.unwrapped = Some(Plan { source_port, ..*plan });
     }
 }
 
@@ -184,14 +189,14 @@ impl Engine {
                     }
                     sender_of(head, packet)
                 }
-                _ => {
-                    burst.sound[i] = read(packet, hash_key, parsed);
-                    let Some(head) = frame.first_chunk::<16>() else { continue };
-                    if burst.sound[i].is_err() || !is_ordinary(parsed) || !gateway.is_of(head) {
+                _ => match read_rare(packet, hash_key, parsed, gateway) {
+                    Ok(Some(sender)) => sender,
+                    Ok(None) => continue,
+                    Err(reason) => {
+                        burst.sound[i] = Err(reason);
                         continue;
                     }
-                    sender_of(head, packet)
-                }
+                },
             };
             self.flows.prefetch(parsed.hash);
             plain |= 1 << i;
@@ -255,27 +260,17 @@ impl Engine {
         let tracker = &self.shared.tracker;
         let length = parsed.end - u32::from(parsed.l3);
         let mut tunnel = None;
-        let mut fits = |plan: &Plan| {
+        let fits = |plan: &Plan| {
             if plan.flags.has(PlanFlags::ENCAP) {
                 tunnel = turn.snapshot.tunnels.get(plan.tunnel);
             }
             let mtu = tunnel.map_or(plan.mtu, |tunnel| tunnel.inner_mtu(turn.now));
             length <= u32::from(mtu) || slow::segments_fit(packet, parsed, mtu)
         };
+        let touched = &turn.snapshot.touched;
         let (candidate, sender) = (burst.ids[at], burst.senders[at]);
-        let (key, bytes) = (&parsed.key, packet.len());
-        let found = match self.flows.is_of(candidate, key, sender) {
-            true => self.flows.hit(candidate, bytes, seconds, &mut fits),
-            false => None,
-        };
-        let (plan, follow) = match found {
-            Some(found) => found,
-            None => {
-                let touched = &turn.snapshot.touched;
-                let id = self.flows.look(candidate, parsed.hash, key, sender, touched);
-                self.flows.hit_rare(id, bytes, seconds, &mut fits)?
-            }
-        };
+        let id = self.flows.look(candidate, parsed.hash, &parsed.key, sender, touched);
+        let (plan, follow) = self.flows.hit(id, packet.len(), seconds, fits)?;
         let alive = match follow {
             Follow::Counted => true,
             Follow::Each(connection) if parsed.key.proto == proto::TCP => {
@@ -296,7 +291,7 @@ impl Engine {
         if !alive {
             return None;
         }
-        apply(packet, parsed, plan);
+        apply_in_line(packet, parsed, plan);
         if !plan.flags.has(PlanFlags::ENCAP) {
             return Some(plan.out);
         }
@@ -312,7 +307,7 @@ impl Engine {
                 Some(plan.out)
             }
             _ => {
-                burst.unwrapped = Some(Plan { source_port, ..*plan });
+                burst.leave_unwrapped(plan, source_port);
                 None
             }
         }
@@ -329,6 +324,20 @@ pub(super) fn read(
 ) -> Result<(), DropReason> {
     parse_into(packet.bytes(), hash_key, parsed)?;
     packet.offload.check(parsed)
+}
+
+/// [`read`] of what does not go straight; whose it is, if it may hit.
+#[inline(never)]
+fn read_rare(
+    packet: &Packet,
+    hash_key: &HashKey,
+    parsed: &mut Parsed,
+    gateway: Addressee,
+) -> Result<Option<u64>, DropReason> {
+    read(packet, hash_key, parsed)?;
+    let head = packet.bytes().first_chunk::<16>();
+    let of_it = head.filter(|head| is_ordinary(parsed) && gateway.is_of(head));
+    Ok(of_it.map(|head| sender_of(head, packet)))
 }
 
 /// Moves the connection by a segment that closes or resets it and no more. False, and nothing moved:

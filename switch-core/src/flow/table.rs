@@ -125,7 +125,7 @@ pub struct FlowTable {
     connections: Vec<ConnectionRef>,
     ways: Ways,
     /// Own answers, by entry number; made where one is needed.
-    plans: Vec<Option<Box<[Plan]>>>,
+    plans: Vec<Option<Box<[Plan; PLANS]>>>,
     /// What these depend on, in the same places. What shared answers do their flows' keys say.
     groups: Vec<Option<Box<[Groups]>>>,
     presence: Presence,
@@ -335,7 +335,7 @@ impl FlowTable {
         let plan = match self.ways.lead(line.way) {
             Lead::Stale => return None,
             Lead::Shared(plan) => plan,
-            Lead::Own => self.plans.get(at / PLANS)?.as_deref()?.get(at % PLANS)?,
+            Lead::Own => &self.plans.get(at / PLANS)?.as_deref()?[at % PLANS],
         };
         if !fits(plan) {
             return None;
@@ -361,28 +361,9 @@ impl FlowTable {
         Some((plan, Follow::Tell(Untold { connection, packets, bytes: octets })))
     }
 
-    /// [`hit`](Self::hit) of entries that were searched for.
-    #[inline(never)]
-    pub fn hit_rare(
-        &mut self,
-        id: EntryId,
-        bytes: usize,
-        seconds: u32,
-        fits: &mut dyn FnMut(&Plan) -> bool,
-    ) -> Option<(&Plan, Follow)> {
-        self.hit(id, bytes, seconds, fits)
-    }
-
-    /// Whether the likely entry is that of a key and a sender, of whatever turn.
-    #[inline(always)]
-    pub fn is_of(&self, candidate: EntryId, key: &FlowKey, sender: u64) -> bool {
-        let line = self.lines.get(candidate.0 as usize);
-        line.is_some_and(|line| line.key == *key && line.sender == sender)
-    }
-
     fn own_plan(&self, id: EntryId) -> Option<&Plan> {
         let at = id.0 as usize;
-        self.plans.get(at / PLANS)?.as_deref()?.get(at % PLANS)
+        Some(&self.plans.get(at / PLANS)?.as_deref()?[at % PLANS])
     }
 
     fn set_own_plan(&mut self, id: EntryId, plan: &Plan, groups: &Groups) {
@@ -391,7 +372,7 @@ impl FlowTable {
             self.plans.resize_with(at / PLANS + 1, || None);
             self.groups.resize_with(at / PLANS + 1, || None);
         }
-        let some = self.plans[at / PLANS].get_or_insert_with(|| [Plan::default(); PLANS].into());
+        let some = self.plans[at / PLANS].get_or_insert_with(|| Box::new([Plan::default(); PLANS]));
         some[at % PLANS] = *plan;
         let some = self.groups[at / PLANS].get_or_insert_with(|| [Groups::default(); PLANS].into());
         some[at % PLANS] = *groups;
