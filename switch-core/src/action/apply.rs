@@ -10,8 +10,14 @@ use crate::packet::Packet;
 /// Rewrites the frame as `plan` says. The caller has checked the TTL and the MTU, and that there
 /// are no VLAN tags. What stood behind the packet as padding is cut off: it belongs to the link that
 /// it came by.
-#[inline]
+#[inline(never)]
 pub fn apply(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
+    apply_in_line(packet, parsed, plan);
+}
+
+/// [`apply`] for packets of known flows.
+#[inline(always)]
+pub fn apply_in_line(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
     if plan.is_translation() {
         packet.truncate(parsed.end as usize);
         if translate_ordinary(packet, parsed, plan) {
@@ -32,8 +38,8 @@ pub fn apply_plain(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
     match parsed.network {
         Network::Ipv4 => {
             head[L3 + 8] = head[L3 + 8].wrapping_sub(1);
-            let sum = u16::from_be_bytes([head[L3 + 10], head[L3 + 11]]);
-            head[L3 + 10..L3 + 12].copy_from_slice(&ttl_down(sum).to_be_bytes());
+            let sum = u16::from_le_bytes([head[L3 + 10], head[L3 + 11]]);
+            head[L3 + 10..L3 + 12].copy_from_slice(&ttl_down(sum).to_le_bytes());
         }
         Network::Ipv6 => head[L3 + 7] = head[L3 + 7].wrapping_sub(1),
         Network::Arp | Network::Other => {}
@@ -43,12 +49,12 @@ pub fn apply_plain(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
 /// Where the network header begins in a frame without tags.
 const L3: usize = 14;
 
-/// The IPv4 header checksum after the TTL went down by one: RFC 1624 equation 3 with
-/// `~m + m'` = 0xfeff.
-#[inline]
+/// The IPv4 header checksum, its octets read lowest first, after the TTL went down by one: RFC 1624
+/// equation 3 with `~m + m'` = 0xfeff, in the other order of octets (RFC 1071 §2) 0xfffe, written
+/// as one step up and the carry.
+#[inline(always)]
 fn ttl_down(checksum: u16) -> u16 {
-    let sum = u32::from(!checksum) + 0xfeff;
-    !((sum & 0xffff) as u16 + (sum >> 16) as u16)
+    checksum.wrapping_add(1 + u16::from(checksum >= 0xfffe))
 }
 
 #[cfg(test)]
@@ -65,6 +71,15 @@ mod tests {
             s = (s & 0xffff) + (s >> 16);
         }
         s as u16
+    }
+
+    #[test]
+    fn any_checksum_follows_the_ttl_as_rfc_1624_says() {
+        for checksum in 0..=u16::MAX {
+            let sum = u32::from(!checksum) + 0xfeff;
+            let wanted = !((sum & 0xffff) as u16 + (sum >> 16) as u16);
+            assert_eq!(ttl_down(checksum.swap_bytes()), wanted.swap_bytes(), "{checksum:#06x}");
+        }
     }
 
     proptest! {

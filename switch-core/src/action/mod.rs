@@ -6,7 +6,7 @@ mod plan;
 mod related;
 mod translate;
 
-pub use apply::{apply, apply_plain};
+pub use apply::{apply, apply_in_line, apply_plain};
 pub use drop_reason::{DropClass, DropReason};
 pub use plan::{Plan, PlanFlags};
 pub use related::translate_error;

@@ -11,7 +11,7 @@ use crate::packet::Packet;
 
 /// All that `plan` does to a frame, if it is as nearly all are: a whole datagram of TCP or UDP
 /// without tags, options and unfinished checksum. False, and nothing was changed: it is not.
-#[inline]
+#[inline(always)]
 pub(super) fn translate_ordinary(packet: &mut Packet, parsed: &Parsed, plan: &Plan) -> bool {
     if packet.offload.csum_partial || parsed.fragment != Fragment::Whole {
         return false;

@@ -10,20 +10,12 @@ use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into, straight};
 use super::admit::is_possible;
 use super::encap::wrap;
 use super::{Engine, Turn, slow};
-use crate::action::{DropReason, Plan, PlanFlags, apply, apply_plain};
+use crate::action::{DropReason, Plan, PlanFlags, apply_in_line, apply_plain};
 use crate::flow::connection::{ConnectionRef, Tracker};
 use crate::flow::table::{EntryId, Follow, Renewals, Untold};
 use crate::flow::tcp::{Judgement, Segment};
 use crate::id::PortId;
 use crate::packet::{BATCH, Batch, Packet};
-
-/// What became of a packet that hit.
-enum Hit {
-    /// It leaves by this port.
-    Out(PortId),
-    /// It is rewritten, but has no tunnel header yet: that is not done in passing. It gets this port.
-    Unwrapped(SourcePort),
-}
 
 /// So many packets are worked on while what the next as many touch is brought near: some 100 ns,
 /// and no more lines asked for at a time than a processor can wait for.
@@ -31,6 +23,14 @@ const AHEAD: usize = 8;
 
 /// What is found out about a burst before its packets are applied.
 struct Burst {
+    ingress: PortId,
+    /// The second it is.
+    seconds: u32,
+    /// Whether a packet was met that is of no known flow.
+    missed: bool,
+    /// The plan of a packet that was rewritten as it says, but has no tunnel header yet: that is not
+    /// done in passing.
+    unwrapped: Option<Plan>,
     /// A bit for each packet that may hit.
     plain: u64,
     /// What is wrong with those that are not.
@@ -42,9 +42,15 @@ struct Burst {
 
 impl Burst {
     #[inline(always)]
-    fn new() -> Self {
+    fn new(ingress: PortId, seconds: u32) -> Self {
         let (sound, senders, ids) = ([Ok(()); BATCH], [0; BATCH], [EntryId::NONE; BATCH]);
-        Self { plain: 0, sound, senders, ids }
+        let (missed, unwrapped) = (false, None);
+        Self { ingress, seconds, missed, unwrapped, plain: 0, sound, senders, ids }
+    }
+
+    #[inline(never)]
+    fn leave_unwrapped(&mut self, plan: &Plan, source_port: SourcePort) {
+        self.unwrapped = Some(Plan { source_port, ..*plan });
     }
 }
 
@@ -66,9 +72,9 @@ impl Addressee {
     }
 
     #[inline(always)]
-    fn is_of(self, head: &[u8; 16]) -> bool {
-        let [a, b, c, d, e, f, g, h, ..] = *head;
-        u64::from_be_bytes([a, b, c, d, e, f, g, h]) & self.mask == self.mac
+    fn is_of<const N: usize>(self, head: &[u8; N]) -> bool {
+        let first = head.first_chunk().map_or(0, |octets| u64::from_be_bytes(*octets));
+        first & self.mask == self.mac
     }
 }
 
@@ -83,10 +89,8 @@ impl Engine {
         batch: &mut Batch,
     ) {
         let snapshot = turn.snapshot;
-        let touched = &snapshot.touched;
-        self.flows.begin(snapshot.epoch, touched);
-        let seconds = turn.now.as_secs() as u32;
-        let mut burst = Burst::new();
+        self.flows.begin(snapshot.epoch, &snapshot.touched);
+        let mut burst = Burst::new(ingress, turn.now.as_secs() as u32);
         let gateway = Addressee::new(gateway);
         let count = batch.len().min(BATCH);
         // What a group of packets asks of memory is on its way while the next group is parsed.
@@ -97,7 +101,7 @@ impl Engine {
             }
         }
         self.approach(&burst.ids[..AHEAD.min(count)]);
-        let (mut hits, mut missed) = (0, false);
+        let mut hits = 0;
         for (i, mut packet) in batch.drain(..).enumerate() {
             let i = i % BATCH;
             // The same for what the flows' answers take.
@@ -106,49 +110,17 @@ impl Engine {
                 self.approach(&burst.ids[next..(next + AHEAD).min(count)]);
             }
             if burst.plain & 1 << i != 0 {
-                let parsed = &self.parsed[i];
-                let (candidate, sender) = (burst.ids[i], burst.senders[i]);
-                let id = self.flows.look(candidate, parsed.hash, &parsed.key, sender, touched);
-                let length = parsed.end.wrapping_sub(parsed.l3.into());
-                let bytes = packet.len() as u32;
-                if let Some(plan) = self.flows.hit_counted(id, length, bytes, seconds) {
-                    hits += 1;
-                    apply_plain(&mut packet, parsed, plan);
-                    turn.out.push(plan.out, packet);
-                    continue;
-                }
-                if parsed.tcp_flags != 0
-                    && let Some(out) = self.hit_tcp(id, &mut packet, i, seconds)
-                {
+                let out = match self.pass(&mut packet, &burst, i) {
+                    None => self.hit(turn, &mut packet, &mut burst, i),
+                    out => out,
+                };
+                if let Some(out) = out {
                     hits += 1;
                     turn.out.push(out, packet);
                     continue;
                 }
-                match self.hit(turn, id, &mut packet, i, seconds) {
-                    Some(Hit::Out(port)) => {
-                        hits += 1;
-                        turn.out.push(port, packet);
-                        continue;
-                    }
-                    Some(Hit::Unwrapped(source_port)) => {
-                        let plan = self.flows.plan(id).copied().unwrap_or_default();
-                        let plan = Plan { source_port, ..plan };
-                        self.leave(turn, packet, self.parsed[i].traffic_class, &plan);
-                        continue;
-                    }
-                    None => {}
-                }
             }
-            if let Err(reason) = burst.sound[i] {
-                self.drop(turn, packet, reason, None);
-                continue;
-            }
-            if !missed {
-                missed = true;
-                self.read_ahead(snapshot, i, burst.plain, &burst.ids);
-            }
-            let parsed = self.parsed[i];
-            self.slow(turn, ingress, packet, &parsed);
+            self.rest(turn, &mut burst, i, packet);
         }
         self.counters.hits.add(hits);
         self.counters.forwarded.add(hits);
@@ -157,6 +129,40 @@ impl Engine {
             self.counters.kept.add(kept.into());
             self.counters.rederived.add(judged.into());
         }
+    }
+
+    /// What nearly every packet gets: rewritten as its likely entry says, if that is its own.
+    /// `None`, and nothing was changed: [`hit`](Self::hit) knows more.
+    #[inline(always)]
+    fn pass(&mut self, packet: &mut Packet, burst: &Burst, i: usize) -> Option<PortId> {
+        let parsed = &self.parsed[i];
+        let (candidate, sender) = (burst.ids[i], burst.senders[i]);
+        if parsed.tcp_flags != 0 {
+            return self.pass_tcp(packet, burst, i);
+        }
+        let length = parsed.end.wrapping_sub(parsed.l3.into());
+        let lengths = (length, packet.len() as u32);
+        let plan = self.flows.pass(candidate, &parsed.key, sender, lengths, burst.seconds)?;
+        apply_plain(packet, parsed, plan);
+        Some(plan.out)
+    }
+
+    /// Packets that do not leave as a known flow's: what is wrong, what is new.
+    #[inline(never)]
+    fn rest(&mut self, turn: &mut Turn<'_>, burst: &mut Burst, i: usize, packet: Packet) {
+        let i = i % BATCH;
+        if let Some(plan) = burst.unwrapped.take() {
+            return self.leave(turn, packet, self.parsed[i].traffic_class, &plan);
+        }
+        if let Err(reason) = burst.sound[i] {
+            return self.drop(turn, packet, reason, None);
+        }
+        if !burst.missed {
+            burst.missed = true;
+            self.read_ahead(turn.snapshot, i, burst.plain, &burst.ids);
+        }
+        let parsed = self.parsed[i];
+        self.slow(turn, burst.ingress, packet, &parsed);
     }
 
     /// Parses a group, and brings near where the flows of the ordinary ones begin.
@@ -174,21 +180,26 @@ impl Engine {
         let mut plain = 0;
         for ((packet, (parsed, from)), i) in packets.iter().zip(places).zip(group) {
             let frame = packet.bytes();
-            let Some(head) = frame.first_chunk::<16>() else {
-                burst.sound[i] = read(packet, hash_key, parsed);
-                continue;
+            *from = match frame.first_chunk::<42>() {
+                Some(head)
+                    if straight(frame, hash_key, parsed) && !packet.offload.is_unfinished() =>
+                {
+                    if parsed.ttl <= 1 || !gateway.is_of(head) {
+                        continue;
+                    }
+                    sender_of(head, packet)
+                }
+                _ => match read_rare(packet, hash_key, parsed, gateway) {
+                    Ok(Some(sender)) => sender,
+                    Ok(None) => continue,
+                    Err(reason) => {
+                        burst.sound[i] = Err(reason);
+                        continue;
+                    }
+                },
             };
-            let ordinary = if straight(frame, hash_key, parsed) && !packet.offload.is_unfinished() {
-                parsed.ttl > 1
-            } else {
-                burst.sound[i] = read(packet, hash_key, parsed);
-                burst.sound[i].is_ok() && is_ordinary(parsed)
-            };
-            if ordinary && gateway.is_of(head) {
-                self.flows.prefetch(parsed.hash);
-                *from = sender_of(head, packet);
-                plain |= 1 << i;
-            }
+            self.flows.prefetch(parsed.hash);
+            plain |= 1 << i;
         }
         burst.plain |= plain;
     }
@@ -211,44 +222,41 @@ impl Engine {
         }
     }
 
-    /// [`hit`](Self::hit) for plain segments of connections that nothing is translated of.
+    /// [`pass`](Self::pass) for plain segments of TCP.
     #[inline(never)]
-    fn hit_tcp(
-        &mut self,
-        id: EntryId,
-        packet: &mut Packet,
-        at: usize,
-        seconds: u32,
-    ) -> Option<PortId> {
-        let parsed = &self.parsed[at % BATCH];
+    fn pass_tcp(&mut self, packet: &mut Packet, burst: &Burst, at: usize) -> Option<PortId> {
+        let at = at % BATCH;
+        let (parsed, seconds) = (&self.parsed[at], burst.seconds);
+        let length = parsed.end.wrapping_sub(parsed.l3.into());
+        let (candidate, sender) = (burst.ids[at], burst.senders[at]);
+        let (plan, connection) =
+            self.flows.pass_tcp(candidate, &parsed.key, sender, length, seconds)?;
         let header = packet.bytes().get(usize::from(parsed.l4)..)?;
         let payload = parsed.end.wrapping_sub(parsed.payload.into());
         let segment = Segment::read(header, parsed.tcp_flags, payload);
-        let length = parsed.end.wrapping_sub(parsed.l3.into());
-        if !segment.is_plain() {
-            return None;
-        }
-        let (plan, connection) = self.flows.hit_tcp(id, length, seconds)?;
-        if !self.shared.tracker.touch_tcp(connection, &segment, packet.len(), seconds) {
+        if !segment.is_plain()
+            || !self.shared.tracker.touch_tcp(connection, &segment, packet.len(), seconds)
+        {
             return None;
         }
         apply_plain(packet, parsed, plan);
         Some(plan.out)
     }
 
-    /// Rewrites the packet parsed at `at` as its entry says. `None`, and nothing was changed: it
-    /// needs the slow path, because it opens, ends or restarts the connection, or is too long, or the
+    /// Rewrites the packet parsed at `at` as its entry says, and tells its port. `None`: it was
+    /// rewritten, and is left [unwrapped](Burst::unwrapped); or nothing was changed, and it needs the
+    /// slow path, because it opens, ends or restarts the connection, or is too long, or the
     /// connection is gone.
     #[inline(never)]
     fn hit(
         &mut self,
         turn: &Turn<'_>,
-        id: EntryId,
         packet: &mut Packet,
+        burst: &mut Burst,
         at: usize,
-        seconds: u32,
-    ) -> Option<Hit> {
-        let parsed = &self.parsed[at % BATCH];
+    ) -> Option<PortId> {
+        let at = at % BATCH;
+        let (parsed, seconds) = (&self.parsed[at], burst.seconds);
         let tracker = &self.shared.tracker;
         let length = parsed.end - u32::from(parsed.l3);
         let mut tunnel = None;
@@ -259,6 +267,9 @@ impl Engine {
             let mtu = tunnel.map_or(plan.mtu, |tunnel| tunnel.inner_mtu(turn.now));
             length <= u32::from(mtu) || slow::segments_fit(packet, parsed, mtu)
         };
+        let touched = &turn.snapshot.touched;
+        let (candidate, sender) = (burst.ids[at], burst.senders[at]);
+        let id = self.flows.look(candidate, parsed.hash, &parsed.key, sender, touched);
         let (plan, follow) = self.flows.hit(id, packet.len(), seconds, fits)?;
         let alive = match follow {
             Follow::Counted => true,
@@ -280,9 +291,9 @@ impl Engine {
         if !alive {
             return None;
         }
-        apply(packet, parsed, plan);
+        apply_in_line(packet, parsed, plan);
         if !plan.flags.has(PlanFlags::ENCAP) {
-            return Some(Hit::Out(plan.out));
+            return Some(plan.out);
         }
         let source_port = match plan.is_translation() {
             true => plan.source_port,
@@ -293,9 +304,12 @@ impl Engine {
                 if !packet.offload.is_crc32c()
                     && wrap(tunnel, packet, parsed.traffic_class, source_port).is_ok() =>
             {
-                Some(Hit::Out(plan.out))
+                Some(plan.out)
             }
-            _ => Some(Hit::Unwrapped(source_port)),
+            _ => {
+                burst.leave_unwrapped(plan, source_port);
+                None
+            }
         }
     }
 }
@@ -310,6 +324,20 @@ pub(super) fn read(
 ) -> Result<(), DropReason> {
     parse_into(packet.bytes(), hash_key, parsed)?;
     packet.offload.check(parsed)
+}
+
+/// [`read`] of what does not go straight; whose it is, if it may hit.
+#[inline(never)]
+fn read_rare(
+    packet: &Packet,
+    hash_key: &HashKey,
+    parsed: &mut Parsed,
+    gateway: Addressee,
+) -> Result<Option<u64>, DropReason> {
+    read(packet, hash_key, parsed)?;
+    let head = packet.bytes().first_chunk::<16>();
+    let of_it = head.filter(|head| is_ordinary(parsed) && gateway.is_of(head));
+    Ok(of_it.map(|head| sender_of(head, packet)))
 }
 
 /// Moves the connection by a segment that closes or resets it and no more. False, and nothing moved:
@@ -343,18 +371,15 @@ fn is_ordinary(parsed: &Parsed) -> bool {
 /// through a tunnel the tunnel end in place of the MAC, told apart by the bit of group addresses.
 #[inline]
 pub(super) fn sender(packet: &Packet) -> u64 {
-    packet.bytes().first_chunk().map_or(0, |head| sender_of(head, packet))
+    packet.bytes().first_chunk::<12>().map_or(0, |head| sender_of(head, packet))
 }
 
 /// [`sender`] of a frame that begins with `head`.
 #[inline(always)]
-fn sender_of(head: &[u8; 16], packet: &Packet) -> u64 {
+fn sender_of<const N: usize>(head: &[u8; N], packet: &Packet) -> u64 {
     let who = match packet.via() {
         // The last two octets of the destination, which are shifted out, and the source.
-        None => {
-            let [_, _, _, _, words @ .., _, _, _, _] = *head;
-            u64::from_be_bytes(words)
-        }
+        None => head[4..].first_chunk().map_or(0, |octets| u64::from_be_bytes(*octets)),
         Some(end) => 1 << 40 | u64::from(end.0),
     };
     who << 16 | u64::from(packet.ingress.0)

@@ -25,7 +25,7 @@ mod ways;
 use wire::flow_key::{FlowKey, HashKey, proto};
 
 use crate::action::Plan;
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, prefetch_address};
 use crate::snapshot::{Groups, LastTouched};
 
 use super::connection::ConnectionRef;
@@ -125,7 +125,7 @@ pub struct FlowTable {
     connections: Vec<ConnectionRef>,
     ways: Ways,
     /// Own answers, by entry number; made where one is needed.
-    plans: Vec<Option<Box<[Plan]>>>,
+    plans: Vec<Option<Box<[Plan; PLANS]>>>,
     /// What these depend on, in the same places. What shared answers do their flows' keys say.
     groups: Vec<Option<Box<[Groups]>>>,
     presence: Presence,
@@ -203,9 +203,8 @@ impl FlowTable {
     pub fn candidate(&self, hash: u64) -> EntryId {
         match self.index.candidate(hash) {
             Some(number) => {
-                if let Some(line) = self.lines.get(number as usize) {
-                    prefetch(line);
-                }
+                let at = number as usize * size_of::<Line>();
+                prefetch_address(self.lines.as_ptr().addr().wrapping_add(at));
                 EntryId(number)
             }
             None => EntryId::NONE,
@@ -273,25 +272,28 @@ impl FlowTable {
         id
     }
 
-    /// Last step for nearly every packet that no connection need hear of: counts it, and gives the
-    /// answer that its flow shares. `length` is that of its network-layer packet. None, and nothing
-    /// counted: [`hit`](Self::hit) knows more.
+    /// Third and fourth step in one for nearly every packet that no connection need hear of: counts it
+    /// in the likely entry, if that is its flow's, and gives the answer that its flow shares. `length` is
+    /// that of its network-layer packet, and not zero. None, and nothing counted: [`look`](Self::look)
+    /// and [`hit`](Self::hit) know more.
     #[inline(always)]
-    pub fn hit_counted(
+    pub fn pass(
         &mut self,
-        id: EntryId,
-        length: u32,
-        bytes: u32,
+        candidate: EntryId,
+        key: &FlowKey,
+        sender: u64,
+        (length, bytes): (u32, u32),
         seconds: u32,
     ) -> Option<&Plan> {
-        let line = self.lines.get_mut(id.0 as usize)?;
-        let plan = self.ways.shared(line.way)?;
-        let [packets, octets] = line.tail;
-        let octets = octets.checked_add(bytes)?;
-        if line.last_seen != seconds || line.key.proto == proto::TCP || length > u32::from(plan.mtu)
-        {
+        let line = self.lines.get_mut(candidate.0 as usize)?;
+        // What tells the flows that are for others to take stands first.
+        let plan = self.ways.shared(line.way, length)?;
+        let is_its = line.key == *key && line.sender == sender;
+        if !is_its || line.last_seen != seconds || line.key.proto == proto::TCP {
             return None;
         }
+        let [packets, octets] = line.tail;
+        let octets = octets.checked_add(bytes)?;
         // Every packet has octets, so those run over first.
         line.tail = [packets.wrapping_add(1), octets];
         Some(plan)
@@ -299,15 +301,17 @@ impl FlowTable {
 
     /// The same for packets of TCP, with the connection that must hear of this one.
     #[inline(always)]
-    pub fn hit_tcp(
+    pub fn pass_tcp(
         &mut self,
-        id: EntryId,
+        candidate: EntryId,
+        key: &FlowKey,
+        sender: u64,
         length: u32,
         seconds: u32,
     ) -> Option<(&Plan, ConnectionRef)> {
-        let line = self.lines.get_mut(id.0 as usize)?;
-        let plan = self.ways.shared(line.way)?;
-        if line.key.proto != proto::TCP || length > u32::from(plan.mtu) {
+        let line = self.lines.get_mut(candidate.0 as usize)?;
+        let plan = self.ways.shared(line.way, length)?;
+        if line.key != *key || line.sender != sender || line.key.proto != proto::TCP {
             return None;
         }
         if line.last_seen != seconds {
@@ -331,7 +335,7 @@ impl FlowTable {
         let plan = match self.ways.lead(line.way) {
             Lead::Stale => return None,
             Lead::Shared(plan) => plan,
-            Lead::Own => self.plans.get(at / PLANS)?.as_deref()?.get(at % PLANS)?,
+            Lead::Own => &self.plans.get(at / PLANS)?.as_deref()?[at % PLANS],
         };
         if !fits(plan) {
             return None;
@@ -357,18 +361,9 @@ impl FlowTable {
         Some((plan, Follow::Tell(Untold { connection, packets, bytes: octets })))
     }
 
-    /// The answer of an entry, if it has one of this epoch.
-    pub fn plan(&self, id: EntryId) -> Option<&Plan> {
-        match self.ways.lead(self.lines.get(id.0 as usize)?.way) {
-            Lead::Stale => None,
-            Lead::Shared(plan) => Some(plan),
-            Lead::Own => self.own_plan(id),
-        }
-    }
-
     fn own_plan(&self, id: EntryId) -> Option<&Plan> {
         let at = id.0 as usize;
-        self.plans.get(at / PLANS)?.as_deref()?.get(at % PLANS)
+        Some(&self.plans.get(at / PLANS)?.as_deref()?[at % PLANS])
     }
 
     fn set_own_plan(&mut self, id: EntryId, plan: &Plan, groups: &Groups) {
@@ -377,7 +372,7 @@ impl FlowTable {
             self.plans.resize_with(at / PLANS + 1, || None);
             self.groups.resize_with(at / PLANS + 1, || None);
         }
-        let some = self.plans[at / PLANS].get_or_insert_with(|| [Plan::default(); PLANS].into());
+        let some = self.plans[at / PLANS].get_or_insert_with(|| Box::new([Plan::default(); PLANS]));
         some[at % PLANS] = *plan;
         let some = self.groups[at / PLANS].get_or_insert_with(|| [Groups::default(); PLANS].into());
         some[at % PLANS] = *groups;

@@ -145,7 +145,8 @@ impl Packet {
     /// The frame.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        &self.buf[self.head as usize..(self.head + self.len) as usize]
+        let (head, len) = (self.head as usize, self.len as usize);
+        &self.buf[head..head + len]
     }
 
     /// The frame, to be written.

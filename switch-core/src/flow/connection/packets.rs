@@ -60,13 +60,15 @@ impl Tracker {
             lane.advance(segment);
             return true;
         }
-        self.plain_segment(connection, lane, segment);
+        self.plain_segment(connection, lane, *segment);
         true
     }
 
-    /// A plain segment that is not simply the next of an established side.
+    /// A plain segment that is not simply the next of an established side. It comes by value, so that
+    /// the others stay in registers.
     #[inline(never)]
-    fn plain_segment(&self, connection: ConnectionRef, lane: &Lane, segment: &Segment) {
+    fn plain_segment(&self, connection: ConnectionRef, lane: &Lane, segment: Segment) {
+        let segment = &segment;
         let Some(peer) = self.lane(connection.reversed()) else { return };
         let (own, other) = (lane.side(), peer.side());
         if own.state == TcpState::None {

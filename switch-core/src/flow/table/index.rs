@@ -1,19 +1,23 @@
 //! The index: buckets of one cache line each, found by hash.
 //!
-//! A bucket is eight words: two of eight 16-bit tags, four of eight entry numbers, one that
+//! A bucket is sixteen words: four hold eight 16-bit tags, eight hold the entry numbers, one
 //! counts the keys that passed the bucket by because it was full. A tag of zero is a free slot, so an empty
 //! index is all zeroes: memory that the system gives when it is first touched, and an index of a
 //! million entries is made without a pause.
 
+use crate::prefetch::prefetch_address;
+
 /// Slots of a bucket.
 pub(in crate::flow) const SLOTS: usize = 8;
 /// Words of a bucket.
-const WORDS: usize = 8;
-const PASSED: usize = 6;
+const WORDS: usize = 16;
+/// Where the entry numbers begin.
+const NUMBERS: usize = 4;
+const PASSED: usize = 12;
 
-pub(in crate::flow) type Bucket = [u64; WORDS];
+pub(in crate::flow) type Bucket = [u32; WORDS];
 
-/// Lowest bit of each tag in a word, and highest.
+/// Lowest bit of each tag in two words, and highest.
 const ONES: u64 = 0x0001_0001_0001_0001;
 const HIGHS: u64 = ONES << 15;
 
@@ -31,91 +35,111 @@ fn fits(tags: u64, tag: u64) -> u64 {
     differ.wrapping_sub(ONES) & !differ & HIGHS
 }
 
+/// Half of a bucket's tags.
+#[inline]
+fn half(bucket: &Bucket, which: usize) -> u64 {
+    u64::from(bucket[which * 2]) | u64::from(bucket[which * 2 + 1]) << 32
+}
+
+/// The highest bit of each octet whose slot's tag fits: the tags of the even slots are in the first
+/// half, those of the odd ones in the second, so that which half it was takes no branch.
+#[inline]
+fn fitting(bucket: &Bucket, tag: u64) -> u64 {
+    fits(half(bucket, 0), tag) >> 8 | fits(half(bucket, 1), tag)
+}
+
+/// The first slot of those that [`fitting`] found.
+#[inline]
+fn first(fitting: u64) -> usize {
+    fitting.trailing_zeros() as usize / 8 % SLOTS
+}
+
 /// The entry number in a slot.
 #[inline]
 fn number(bucket: &Bucket, slot: usize) -> u32 {
-    (bucket[2 + slot / 2 % 4] >> (slot % 2 * 32)) as u32
+    bucket[NUMBERS + slot % SLOTS]
+}
+
+/// Where a slot's tag is: word, and first bit in it.
+#[inline]
+fn place(slot: usize) -> (usize, usize) {
+    (slot % 2 * 2 + slot / 4, slot / 2 % 2 * 16)
 }
 
 fn set(bucket: &mut Bucket, slot: usize, tag: u64, number: u32) {
-    let (word, shift) = (slot / 4, slot % 4 * 16);
-    bucket[word] = bucket[word] & !(0xffff << shift) | tag << shift;
-    let (word, shift) = (2 + slot / 2, slot % 2 * 32);
-    bucket[word] = bucket[word] & !(0xffff_ffff << shift) | u64::from(number) << shift;
+    let (word, shift) = place(slot);
+    bucket[word] = bucket[word] & !(0xffff << shift) | (tag as u32) << shift;
+    bucket[NUMBERS + slot] = number;
 }
 
 fn tag(bucket: &Bucket, slot: usize) -> u64 {
-    bucket[slot / 4] >> (slot % 4 * 16) & 0xffff
+    let (word, shift) = place(slot);
+    u64::from(bucket[word] >> shift & 0xffff)
 }
 
 pub(in crate::flow) struct Index {
-    words: Vec<u64>,
-    /// Where the first cache line begins.
-    start: usize,
-    mask: usize,
+    words: Vec<u32>,
+    /// Where the first cache line begins: word, and address.
+    start: u8,
+    base: usize,
+    mask: u32,
 }
 
 impl Index {
     pub(in crate::flow) fn new(buckets: usize) -> Self {
         let buckets = buckets.next_power_of_two();
-        let words = vec![0u64; (buckets + 1) * WORDS];
-        let start = (words.as_ptr().addr() / size_of::<u64>()).wrapping_neg() % WORDS;
-        Self { words, start, mask: buckets - 1 }
+        let words = vec![0u32; (buckets + 1) * WORDS];
+        let address = words.as_ptr().addr();
+        let start = (address / size_of::<u32>()).wrapping_neg() % WORDS;
+        let base = address + start * size_of::<u32>();
+        // Entry numbers have 32 bits, and there are no more buckets than entries.
+        Self { words, start: start as u8, base, mask: (buckets - 1) as u32 }
     }
 
     pub(in crate::flow) fn buckets(&self) -> usize {
-        self.mask + 1
+        self.mask as usize + 1
     }
 
     #[inline]
     fn home(&self, hash: u64) -> usize {
-        hash as usize & self.mask
+        (hash as u32 & self.mask) as usize
+    }
+
+    #[inline]
+    fn after(&self, at: usize) -> usize {
+        (at + 1) & self.mask as usize
     }
 
     #[inline]
     pub(in crate::flow) fn bucket(&self, at: usize) -> &Bucket {
-        let base = self.start + at * WORDS;
-        self.words[base..].first_chunk().expect("one bucket more than there are")
+        let base = usize::from(self.start) + at * WORDS;
+        self.words[base..base + WORDS].first_chunk().expect("one bucket more than there are")
     }
 
     #[inline]
     fn bucket_mut(&mut self, at: usize) -> &mut Bucket {
-        let base = self.start + at * WORDS;
-        self.words[base..].first_chunk_mut().expect("one bucket more than there are")
+        let base = usize::from(self.start) + at * WORDS;
+        self.words[base..base + WORDS].first_chunk_mut().expect("one bucket more than there are")
     }
 
     /// Where the first bucket is in memory, and the mask of bucket numbers: what tells without
     /// the index where a hash's home is, for as long as the index is there.
     pub(in crate::flow) fn whereabouts(&self) -> [usize; 2] {
-        [core::ptr::from_ref(self.bucket(0)).addr(), self.mask]
+        [self.base, self.mask as usize]
     }
 
     /// Brings the bucket of `hash` near.
     #[inline]
     pub(in crate::flow) fn prefetch(&self, hash: u64) {
-        crate::prefetch::prefetch(self.bucket(self.home(hash)));
+        prefetch_address(self.base.wrapping_add(self.home(hash) * size_of::<Bucket>()));
     }
 
     /// The number in the first slot of the home bucket whose tag fits.
     #[inline]
     pub(in crate::flow) fn candidate(&self, hash: u64) -> Option<u32> {
-        let slot = self.candidate_slot(hash)?;
-        Some(number(self.bucket(self.home(hash)), slot))
-    }
-
-    #[inline]
-    fn candidate_slot(&self, hash: u64) -> Option<usize> {
         let bucket = self.bucket(self.home(hash));
-        let tag = tag_of(hash);
-        let (low, high) = (fits(bucket[0], tag), fits(bucket[1], tag));
-        let slot = if low != 0 {
-            low.trailing_zeros() / 16
-        } else if high != 0 {
-            4 + high.trailing_zeros() / 16
-        } else {
-            return None;
-        };
-        Some(slot as usize)
+        let fitting = fitting(bucket, tag_of(hash));
+        (fitting != 0).then(|| number(bucket, first(fitting)))
     }
 
     /// The first entry whose tag fits and which `same` accepts, with its bucket and slot.
@@ -129,20 +153,18 @@ impl Index {
         let mut at = self.home(hash);
         for _ in 0..self.buckets() {
             let bucket = self.bucket(at);
-            for half in 0..2 {
-                let mut left = fits(bucket[half], wanted);
-                while left != 0 {
-                    let slot = half * 4 + left.trailing_zeros() as usize / 16;
-                    if tag(bucket, slot) == wanted && same(number(bucket, slot)) {
-                        return Some((at, slot));
-                    }
-                    left &= left - 1;
+            let mut left = fitting(bucket, wanted);
+            while left != 0 {
+                let slot = first(left);
+                if tag(bucket, slot) == wanted && same(number(bucket, slot)) {
+                    return Some((at, slot));
                 }
+                left &= left - 1;
             }
             if bucket[PASSED] == 0 {
                 return None;
             }
-            at = (at + 1) & self.mask;
+            at = self.after(at);
         }
         None
     }
@@ -152,7 +174,7 @@ impl Index {
     #[inline]
     pub(in crate::flow) fn may_have(&self, hash: u64) -> bool {
         let (bucket, tag) = (self.bucket(self.home(hash)), tag_of(hash));
-        fits(bucket[0], tag) | fits(bucket[1], tag) | bucket[PASSED] != 0
+        fits(half(bucket, 0), tag) | fits(half(bucket, 1), tag) | u64::from(bucket[PASSED]) != 0
     }
 
     /// As [`find`](Self::find), the number alone.
@@ -169,39 +191,33 @@ impl Index {
     /// Puts an entry in. The index is never full: it grows at 3/4 load.
     pub(in crate::flow) fn insert(&mut self, hash: u64, entry: u32) {
         let mut at = self.home(hash);
-        let mask = self.mask;
         loop {
             let bucket = self.bucket_mut(at);
-            let (low, high) = (fits(bucket[0], 0), fits(bucket[1], 0));
-            if low != 0 || high != 0 {
-                let slot = match low {
-                    0 => 4 + high.trailing_zeros() / 16,
-                    _ => low.trailing_zeros() / 16,
-                };
-                return set(bucket, slot as usize, tag_of(hash), entry);
+            let free = fitting(bucket, 0);
+            if free != 0 {
+                return set(bucket, first(free), tag_of(hash), entry);
             }
             bucket[PASSED] += 1;
-            at = (at + 1) & mask;
+            at = self.after(at);
         }
     }
 
     pub(in crate::flow) fn remove(&mut self, hash: u64, entry: u32) -> bool {
         // Nearly always the first of its tag in its home bucket.
-        if let Some(slot) = self.candidate_slot(hash) {
-            let home = self.home(hash);
-            let bucket = self.bucket_mut(home);
-            if number(bucket, slot) == entry && tag(bucket, slot) == tag_of(hash) {
-                set(bucket, slot, 0, 0);
-                return true;
-            }
+        let home = self.home(hash);
+        let bucket = self.bucket_mut(home);
+        let fitting = fitting(bucket, tag_of(hash));
+        let slot = first(fitting);
+        if fitting != 0 && number(bucket, slot) == entry && tag(bucket, slot) == tag_of(hash) {
+            set(bucket, slot, 0, 0);
+            return true;
         }
         let Some((found, slot)) = self.find(hash, |e| e == entry) else { return false };
         set(self.bucket_mut(found), slot, 0, 0);
-        let mask = self.mask;
-        let mut at = self.home(hash);
+        let mut at = home;
         while at != found {
             self.bucket_mut(at)[PASSED] -= 1;
-            at = (at + 1) & mask;
+            at = self.after(at);
         }
         true
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use policy::touched::Touched;
 use proptest::prelude::*;
+use vxlan::template::SourcePort;
 use wire::flow_key::{Family, proto, to_addr};
 
 use super::*;
@@ -213,7 +214,7 @@ fn keys_that_collide_stand_side_by_side() {
 /// What a packet of `bytes` octets finds in second `now`.
 fn hit(table: &mut FlowTable, n: u16, bytes: usize, now: u32) -> Option<(Plan, Follow)> {
     let id = find(table, n)?;
-    if let Some(plan) = table.hit_counted(id, 1500, bytes as u32, now) {
+    if let Some(plan) = table.pass(id, &key(n), 0, (1500, bytes as u32), now) {
         return Some((*plan, Follow::Counted));
     }
     table.hit(id, bytes, now, |_| true).map(|(plan, follow)| (*plan, follow))
@@ -298,6 +299,35 @@ fn tcp_and_what_is_translated_is_followed_packet_by_packet() {
     assert!(table.untold().next().is_none(), "the connection has heard of each");
 }
 
+/// What passes by one look is of flows whose answer is shared and asks for no tunnel.
+#[test]
+fn what_needs_more_than_one_look_does_not_pass() {
+    let mut table = table();
+    let tcp = |n| FlowKey { proto: proto::TCP, ..key(n) };
+    let insert = |table: &mut FlowTable, key: FlowKey, plan: Plan| {
+        let entry = FlowEntry { key, plan, groups: Groups::of_key(&key), ..entry(2, 50) };
+        table.insert(key.hash(&HASH), &entry).unwrap()
+    };
+    let translated = plan(2).translate(&key(2), &key(9));
+    let tunnel = plan(3).encap(1, SourcePort::from_hash(1));
+    for (n, plan, passes) in [(1, plan(1), true), (2, translated, false), (3, tunnel, false)] {
+        let (udp, id) = (key(n), insert(&mut table, key(n), plan));
+        let tcp_id = insert(&mut table, tcp(n), plan);
+        assert_eq!(table.pass(id, &udp, 0, (40, 60), 50), passes.then_some(&plan));
+        assert!(table.pass(tcp_id, &tcp(n), 0, (40, 60), 50).is_none(), "TCP is followed");
+        let found = table.pass_tcp(tcp_id, &tcp(n), 0, 40, 51);
+        assert_eq!(found, passes.then_some((&plan, connection(2))));
+        for (id, key, sender, length) in [
+            (id, udp, 0, 40),
+            (id, tcp(n), 0, 40),
+            (tcp_id, tcp(n), 7, 40),
+            (tcp_id, tcp(n), 0, 1501),
+        ] {
+            assert!(table.pass_tcp(id, &key, sender, length, 51).is_none());
+        }
+    }
+}
+
 /// Between the second step and the fourth another packet may have changed the table.
 #[test]
 fn a_candidate_that_was_removed_is_none() {
@@ -322,11 +352,18 @@ fn an_answer_holds_for_its_epoch_and_sender_only() {
     assert_eq!(looked, EntryId::NONE, "another sender");
     let id = find(&mut table, 1).unwrap();
     assert!(table.hit(id, 60, 50, |_| false).is_none(), "too long for its way");
-    assert!(table.hit_counted(id, 1501, 60, 50).is_none(), "too long for its way");
-    assert!(table.hit_counted(EntryId::NONE, 40, 60, 50).is_none());
+    let mut pass =
+        |id, n, sender, length, now| table.pass(id, &key(n), sender, (length, 60), now).copied();
+    assert_eq!(pass(id, 1, 0, 1500, 50), Some(plan(1)));
+    assert!(pass(id, 1, 0, 1501, 50).is_none(), "too long for its way");
+    assert!(pass(EntryId::NONE, 1, 0, 40, 50).is_none());
+    assert!(pass(id, 2, 0, 40, 50).is_none(), "another flow's packet");
+    assert!(pass(id, 1, 7, 40, 50).is_none(), "another sender");
+    assert!(pass(id, 1, 0, 40, 51).is_none(), "the connection is to be told");
     everything(&mut table, 1);
     assert!(hit(&mut table, 1, 60, 50).is_some());
     everything(&mut table, 2);
+    assert!(table.pass(id, &key(1), 0, (40, 60), 50).is_none());
     assert!(find(&mut table, 1).is_none());
     assert!(table.hit(id, 60, 50, |_| true).is_none(), "looked up before");
     table.insert(key(1).hash(&HASH), &entry(1, 50)).unwrap();

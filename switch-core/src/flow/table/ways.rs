@@ -5,7 +5,7 @@
 
 use hashbrown::HashTable;
 
-use crate::action::{Plan, PlanFlags};
+use crate::action::Plan;
 use crate::id::Epoch;
 
 /// Low bits of a number: which way. The bits above: which turn.
@@ -29,7 +29,7 @@ pub(super) struct Ways {
     kept: u32,
     /// The last epoch of each of those, by turn.
     until: [Epoch; KEPT],
-    /// The first stands for "the plan is the entry's own".
+    /// The first stands for "the plan is the entry's own"; no packet fits it.
     ways: Vec<Plan>,
     index: HashTable<u32>,
     /// Ways handed out lately, by their hash.
@@ -152,14 +152,12 @@ impl Ways {
     }
 
     /// The shared plan of this turn that a number names, if it names one that rewrites headers
-    /// and no more.
+    /// and no more and that a packet of `length` octets, not zero, fits.
     #[inline(always)]
-    pub(super) fn shared(&self, number: u32) -> Option<&Plan> {
-        if !self.is_now(number) || is_own(number) {
-            return None;
-        }
-        // Nothing that takes a tunnel packet's headers, too.
-        self.ways.get(number as usize % LIMIT).filter(|plan| !plan.flags.has(PlanFlags::ENCAP))
+    pub(super) fn shared(&self, number: u32, length: u32) -> Option<&Plan> {
+        // Nothing fits what stands for plans of entries' own, nor a tunnel; see `Plan::shared`.
+        let plan = self.ways.get(number as usize % LIMIT)?;
+        (self.is_now(number) && length <= u32::from(plan.mtu)).then_some(plan)
     }
 
     #[inline]

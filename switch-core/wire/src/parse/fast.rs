@@ -43,12 +43,13 @@ fn parse_ipv4(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
         return false;
     }
     let proto = header[9];
-    let ports = u32::from_be_bytes(array(head, 34));
+    // Destination port above source port, as the key's words have them: one store.
+    let ports = u32::from_be_bytes(array(head, 34)).rotate_left(16);
     parsed.key = FlowKey {
         src: ipv4::address(header, 12),
         dst: ipv4::address(header, 16),
-        src_port: (ports >> 16) as u16,
-        dst_port: ports as u16,
+        src_port: ports as u16,
+        dst_port: (ports >> 16) as u16,
         proto,
         family: Family::V4,
         zone: 0,
