@@ -10,6 +10,7 @@ use wire::flow_key::{FlowKey, proto, to_octets};
 use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
 use wire::parse::{Fragment as Part, Parsed};
 
+use super::ahead::Ahead;
 use super::slow::source;
 use super::{Engine, Turn, sender};
 use crate::action::{DropReason, Plan};
@@ -20,6 +21,7 @@ use crate::flow::tcp::{Judgement, Segment, TcpState, is_over, window_scale};
 use crate::packet::Packet;
 use crate::resolve::{
     Answer, Decision, Denial, Fate, Query, Served, check_source, fate, may_open, outgoing, resolve,
+    resolve_likely,
 };
 use crate::snapshot::{Groups, PortFacts};
 
@@ -47,12 +49,13 @@ const FORGOTTEN: Denial =
 impl Engine {
     /// Judges a packet, or the datagram of a first fragment, with `payload` octets behind its
     /// layer-4 header; finds or makes its connection, and remembers the answer.
-    pub(super) fn admit(
+    pub(super) fn admit<'s>(
         &mut self,
-        turn: &Turn<'_>,
+        turn: &Turn<'s>,
         packet: &Packet,
         parsed: &Parsed,
         payload: u32,
+        ahead: Ahead<'_, 's>,
     ) -> Admission {
         self.counters.misses.add(1);
         let flags = parsed.tcp_flags;
@@ -60,7 +63,10 @@ impl Engine {
         if is_tcp && !is_possible(flags) {
             return DropReason::TcpInvalidState.into();
         }
-        let place = self.shared.tracker.place(&parsed.key, parsed.hash);
+        let place = match ahead.note {
+            Some(note) => note.place,
+            None => self.shared.tracker.place(&parsed.key, parsed.hash),
+        };
         let found = self.shared.tracker.find(place, &parsed.key);
         let mut known = found.or_else(|| self.behind_link_local(turn, packet, parsed));
         if let Some(old) = known
@@ -81,11 +87,12 @@ impl Engine {
             pins: Some((&self.shared.affinity, turn.now.as_secs() as u32)),
             ..Query::of(&parsed.key, packet)
         };
-        let (mut plan, mut pinned, service) = match resolve(turn.snapshot, &query) {
-            Decision::Forward { plan, pinned, service } => (plan, pinned, service),
-            Decision::Gateway => return Admission::Gateway,
-            Decision::Drop(denial) => return Admission::Deny(denial),
-        };
+        let (mut plan, mut pinned, service) =
+            match resolve_likely(turn.snapshot, &query, ahead.note.map(|note| &note.likely)) {
+                Decision::Forward { plan, pinned, service } => (plan, pinned, service),
+                Decision::Gateway => return Admission::Gateway,
+                Decision::Drop(denial) => return Admission::Deny(denial),
+            };
         let opens = may_open(&parsed.key, flags);
         let known = match known {
             Some(known) => known,
@@ -131,7 +138,7 @@ impl Engine {
         if let Some(reason) = self.track(turn, &known, packet, parsed, payload) {
             return reason.into();
         }
-        self.remember(turn, packet, parsed, &known, plan);
+        self.remember(turn, packet, parsed, &known, plan, ahead.absent);
         Admission::Pass(plan)
     }
 
@@ -307,6 +314,7 @@ impl Engine {
         parsed: &Parsed,
         known: &Known,
         plan: Plan,
+        absent: bool,
     ) {
         if parsed.fragment != Part::Whole {
             return;
@@ -319,7 +327,10 @@ impl Engine {
             last_seen: turn.now.as_secs() as u32,
             plan,
         };
-        self.flows.insert(parsed.hash, &entry);
+        match absent {
+            true => self.flows.insert_absent(parsed.hash, &entry),
+            false => self.flows.insert(parsed.hash, &entry),
+        };
     }
 }
 

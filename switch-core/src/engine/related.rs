@@ -26,7 +26,7 @@ impl Engine {
         let direction = known.connection.direction();
         let mut packet = packet;
         let outgoing = outgoing(&known.pinned, direction);
-        let hop = match way(turn.snapshot, &query, &known.pinned, direction) {
+        let hop = match way(turn.snapshot, &query, &known.pinned, direction, None) {
             Ok(hop) => hop,
             Err(denial) => {
                 return self.drop(turn, packet, denial.reason, denial.object.as_ref());

@@ -8,11 +8,12 @@ use wire::parse::tcp_flags::SYN;
 use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into, straight};
 
 use super::admit::is_possible;
+use super::ahead::{Ahead, Notes};
 use super::encap::wrap;
 use super::{Engine, Turn, slow};
 use crate::action::{DropReason, Plan, PlanFlags, apply, apply_plain};
 use crate::flow::connection::{ConnectionRef, Tracker};
-use crate::flow::table::{EntryId, Follow, Renewals, Untold};
+use crate::flow::table::{EntryId, Follow, Renewals, Unfit, Untold};
 use crate::flow::tcp::{Judgement, Segment};
 use crate::id::PortId;
 use crate::packet::{BATCH, Batch, Packet};
@@ -75,9 +76,9 @@ impl Addressee {
 impl Engine {
     /// The straight line: parse all, look all up, then apply each. Only frames to `gateway` are
     /// routed; `None`: all are addressed to the switch.
-    pub(super) fn route_batch(
+    pub(super) fn route_batch<'s>(
         &mut self,
-        turn: &mut Turn<'_>,
+        turn: &mut Turn<'s>,
         ingress: PortId,
         gateway: Option<Mac>,
         batch: &mut Batch,
@@ -97,7 +98,7 @@ impl Engine {
             }
         }
         self.approach(&burst.ids[..AHEAD.min(count)]);
-        let (mut hits, mut missed) = (0, false);
+        let (mut hits, mut missed, mut notes) = (0, false, Notes::default());
         for (i, mut packet) in batch.drain(..).enumerate() {
             let i = i % BATCH;
             // The same for what the flows' answers take.
@@ -108,7 +109,20 @@ impl Engine {
             if burst.plain & 1 << i != 0 {
                 let parsed = &self.parsed[i];
                 let (candidate, sender) = (burst.ids[i], burst.senders[i]);
-                let id = self.flows.look(candidate, parsed.hash, &parsed.key, sender, touched);
+                let id = match self.flows.look(candidate, parsed.hash, &parsed.key, sender, touched)
+                {
+                    Ok(id) => id,
+                    Err(unfit) => {
+                        if !missed {
+                            missed = true;
+                            self.read_ahead(snapshot, i, burst.plain, &burst.ids, &mut notes);
+                        }
+                        let parsed = *parsed;
+                        let ahead = Ahead { absent: unfit == Unfit::Absent, note: notes.of(i) };
+                        self.slow(turn, ingress, packet, &parsed, ahead);
+                        continue;
+                    }
+                };
                 let length = parsed.end.wrapping_sub(parsed.l3.into());
                 let bytes = packet.len() as u32;
                 if let Some(plan) = self.flows.hit_counted(id, length, bytes, seconds) {
@@ -143,12 +157,8 @@ impl Engine {
                 self.drop(turn, packet, reason, None);
                 continue;
             }
-            if !missed {
-                missed = true;
-                self.read_ahead(snapshot, i, burst.plain, &burst.ids);
-            }
             let parsed = self.parsed[i];
-            self.slow(turn, ingress, packet, &parsed);
+            self.slow(turn, ingress, packet, &parsed, Ahead::default());
         }
         self.counters.hits.add(hits);
         self.counters.forwarded.add(hits);

@@ -153,6 +153,15 @@ impl EntryId {
     }
 }
 
+/// Why no entry holds for a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unfit {
+    /// There is none of its key.
+    Absent,
+    /// It is another sender's, or what its answer depends on was changed.
+    Other,
+}
+
 impl FlowTable {
     /// An empty table.
     pub fn new(config: FlowTableConfig) -> Self {
@@ -228,9 +237,11 @@ impl FlowTable {
         Some(ConnectionRef::from_parts(line.tail))
     }
 
-    /// Fourth step: the entry of `key`, by its candidate if that is the one, else searched for;
-    /// none also if it is another sender's or what its answer depends on was changed. What was a
-    /// candidate may have been removed since.
+    /// Fourth step: the entry of `key`, by its candidate if that is the one, else searched for. What
+    /// was a candidate may have been removed since.
+    ///
+    /// # Errors
+    /// [`Unfit`].
     #[inline(always)]
     pub fn look(
         &mut self,
@@ -239,13 +250,13 @@ impl FlowTable {
         key: &FlowKey,
         sender: u64,
         touched: &LastTouched,
-    ) -> EntryId {
+    ) -> Result<EntryId, Unfit> {
         if let Some(line) = self.lines.get(candidate.0 as usize)
             && line.key == *key
             && line.sender == sender
             && self.ways.is_now(line.way)
         {
-            return candidate;
+            return Ok(candidate);
         }
         self.look_again(candidate, hash, key, sender, touched)
     }
@@ -258,19 +269,19 @@ impl FlowTable {
         key: &FlowKey,
         sender: u64,
         touched: &LastTouched,
-    ) -> EntryId {
+    ) -> Result<EntryId, Unfit> {
         let is_it = |line: &Line| line.key == *key && line.sender == sender;
         let found = match self.lines.get(candidate.0 as usize).is_some_and(is_it) {
             true => Some(candidate),
             false => self.search(hash, key),
         };
-        let Some(id) = found else { return EntryId::NONE };
+        let Some(id) = found else { return Err(Unfit::Absent) };
         let line = &self.lines[id.0 as usize];
         let stale = !self.ways.is_now(line.way);
         if line.sender != sender || stale && !self.keep(id, touched) {
-            return EntryId::NONE;
+            return Err(Unfit::Other);
         }
-        id
+        Ok(id)
     }
 
     /// Last step for nearly every packet that no connection need hear of: counts it, and gives the
@@ -397,17 +408,31 @@ impl FlowTable {
     /// Puts an entry in that the epoch [begun](Self::begin) last gave its answer, in place of one with
     /// the same key. `None`: the table is full.
     pub fn insert(&mut self, hash: u64, entry: &FlowEntry) -> Option<EntryId> {
-        let known = self.search(hash, &entry.key);
-        let id = match known {
-            Some(id) => {
-                if !self.ways.is_now(self.lines[id.0 as usize].way) {
-                    self.renewals.judged += 1;
-                }
-                self.settle_counts(id);
-                id
-            }
-            None => self.take_number()?,
+        let Some(id) = self.search(hash, &entry.key) else {
+            return self.insert_absent(hash, entry);
         };
+        if !self.ways.is_now(self.lines[id.0 as usize].way) {
+            self.renewals.judged += 1;
+        }
+        self.settle_counts(id);
+        self.write(id, entry);
+        Some(id)
+    }
+
+    /// As [`insert`](Self::insert) of a key that has no entry: [`look`](Self::look) said so, and none
+    /// was put in since.
+    pub fn insert_absent(&mut self, hash: u64, entry: &FlowEntry) -> Option<EntryId> {
+        debug_assert!(self.search(hash, &entry.key).is_none(), "{} has an entry", entry.key);
+        let id = self.take_number()?;
+        self.write(id, entry);
+        self.grow_if_due();
+        self.index.insert(hash, id.0);
+        self.settle(MOVE_PER_INSERT);
+        Some(id)
+    }
+
+    #[inline]
+    fn write(&mut self, id: EntryId, entry: &FlowEntry) {
         // Translation is the flow's alone; so is what is not to be seen of its key.
         let shared = entry.plan.shared().filter(|_| entry.groups == Groups::of_key(&entry.key));
         let way = match shared {
@@ -425,12 +450,6 @@ impl FlowTable {
         }
         self.lines[id.0 as usize] = line;
         self.connections[id.0 as usize] = entry.connection;
-        if known.is_none() {
-            self.grow_if_due();
-            self.index.insert(hash, id.0);
-            self.migrate(MOVE_PER_INSERT);
-        }
-        Some(id)
     }
 
     fn take_number(&mut self) -> Option<EntryId> {

@@ -8,6 +8,7 @@
 //! source NAT. A stage that a packet's connection has behind it is not run again for replies.
 
 mod ends;
+mod likely;
 mod policy;
 mod route;
 mod service;
@@ -18,6 +19,7 @@ use vxlan::vtep::EndIndex;
 use wire::flow_key::FlowKey;
 
 use ends::Ends;
+pub use likely::Likely;
 pub use policy::Judged;
 pub use route::Hop;
 pub use service::{Fate, Served, fate, may_open};
@@ -111,6 +113,15 @@ pub enum Decision<'s> {
 
 /// Decides about one packet. See the module's description.
 pub fn resolve<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Decision<'s> {
+    resolve_likely(snapshot, query, None)
+}
+
+/// As [`resolve`], where it is known what the snapshot says of the packet's likely ends.
+pub fn resolve_likely<'s>(
+    snapshot: &'s Snapshot,
+    query: &Query<'_>,
+    likely: Option<&Likely<'s>>,
+) -> Decision<'s> {
     if let Err(reason) = check_source(snapshot, query) {
         return Decision::Drop(reason.into());
     }
@@ -123,7 +134,7 @@ pub fn resolve<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Decision<'s> {
         None => {
             let mut pinned = Pinned::new(*query.key, query.ingress);
             pinned.origin_end = query.via;
-            match service::translate(snapshot, query, &mut pinned) {
+            match service::translate(snapshot, query, &mut pinned, likely) {
                 Ok(found) => served = found,
                 Err(denial) => return Decision::Drop(denial),
             }
@@ -131,7 +142,7 @@ pub fn resolve<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Decision<'s> {
             (pinned, Direction::Original)
         }
     };
-    let hop = match way(snapshot, query, &pinned, direction) {
+    let hop = match way(snapshot, query, &pinned, direction, likely) {
         Ok(hop) => hop,
         Err(denial) => return Decision::Drop(denial),
     };
@@ -152,17 +163,18 @@ pub fn resolve<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Decision<'s> {
 ///
 /// # Errors
 /// Policy or a missing route.
-pub fn way(
-    snapshot: &Snapshot,
+pub fn way<'s>(
+    snapshot: &'s Snapshot,
     query: &Query<'_>,
     pinned: &Pinned,
     direction: Direction,
+    likely: Option<&Likely<'s>>,
 ) -> Result<Hop, Denial> {
     uplink::check_taken(snapshot, query, pinned, direction)?;
-    let ends = Ends::of(snapshot, query, pinned, direction);
+    let ends = Ends::of(snapshot, query, pinned, direction, likely);
     let to_gateway = snapshot.is_gateway(pinned.reply.src_addr());
     if !to_gateway {
-        policy::judge(snapshot, pinned, &ends)?;
+        policy::judge(snapshot, pinned, &ends, likely)?;
     }
     route::lookup(snapshot, query, pinned, direction, ends.to)
 }

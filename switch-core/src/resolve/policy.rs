@@ -5,6 +5,7 @@ use policy::table::{Decision, PolicyTable};
 use policy::verdict::Traffic;
 use wire::flow_key::FlowKey;
 
+use super::likely::{Likely, party};
 use super::{Answer, Denial, Ends};
 use crate::action::DropReason;
 use crate::flow::connection::{Pinned, SourceNat};
@@ -25,6 +26,7 @@ pub(super) fn judge(
     snapshot: &Snapshot,
     pinned: &Pinned,
     ends: &Ends<'_>,
+    likely: Option<&Likely<'_>>,
 ) -> Result<Judged, Denial> {
     let table = &*snapshot.policy;
     let client = pinned.original.src_addr();
@@ -39,7 +41,7 @@ pub(super) fn judge(
     }
     let asked = FlowKey { dst_port: pinned.reply.src_port, ..pinned.original };
     let traffic = Traffic::of_flow(&asked, via_service);
-    let (source, destination) = (table.party(client), table.party(backend));
+    let (source, destination) = (party(table, likely, client), party(table, likely, backend));
     let mut judged = Judged::default();
     if ends.client_is_local {
         let decision = table.judge_egress(&source, &destination, traffic);
