@@ -382,15 +382,20 @@ impl FlowTable {
         self.plans.get(at / PLANS)?.as_deref()?.get(at % PLANS)
     }
 
+    /// Not in line, and made on the heap: what is on the stack here would be probed page by page for
+    /// every entry.
+    #[inline(never)]
     fn set_own_plan(&mut self, id: EntryId, plan: &Plan, groups: &Groups) {
         let at = id.0 as usize;
         if self.plans.len() <= at / PLANS {
             self.plans.resize_with(at / PLANS + 1, || None);
             self.groups.resize_with(at / PLANS + 1, || None);
         }
-        let some = self.plans[at / PLANS].get_or_insert_with(|| [Plan::default(); PLANS].into());
+        let some =
+            self.plans[at / PLANS].get_or_insert_with(|| vec![Plan::default(); PLANS].into());
         some[at % PLANS] = *plan;
-        let some = self.groups[at / PLANS].get_or_insert_with(|| [Groups::default(); PLANS].into());
+        let some =
+            self.groups[at / PLANS].get_or_insert_with(|| vec![Groups::default(); PLANS].into());
         some[at % PLANS] = *groups;
     }
 
@@ -434,11 +439,8 @@ impl FlowTable {
     #[inline]
     fn write(&mut self, id: EntryId, entry: &FlowEntry) {
         // Translation is the flow's alone; so is what is not to be seen of its key.
-        let shared = entry.plan.shared().filter(|_| entry.groups == Groups::of_key(&entry.key));
-        let way = match shared {
-            Some(plan) => self.ways.share(&plan),
-            None => self.ways.own(),
-        };
+        let alone = entry.plan.is_translation() || entry.groups != Groups::of_key(&entry.key);
+        let way = if alone { self.ways.own() } else { self.ways.share(&entry.plan) };
         if is_own(way) {
             self.set_own_plan(id, &entry.plan, &entry.groups);
         }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use policy::service::table::Looked;
-use policy::table::{Party, PolicyTable};
+use policy::table::Party;
 
 use crate::snapshot::{EndpointFacts, Snapshot};
 
@@ -20,24 +20,6 @@ pub struct Likely<'s> {
     pub backend: Party,
     /// Whom it goes to.
     pub to: Option<&'s EndpointFacts>,
-}
-
-impl Likely<'_> {
-    pub(super) fn party(&self, table: &PolicyTable, address: IpAddr) -> Party {
-        if self.client.address() == address {
-            self.client
-        } else if self.backend.address() == address {
-            self.backend
-        } else {
-            table.party(address)
-        }
-    }
-}
-
-/// The party of an address.
-#[inline]
-pub(super) fn party(table: &PolicyTable, likely: Option<&Likely<'_>>, address: IpAddr) -> Party {
-    likely.map_or_else(|| table.party(address), |likely| likely.party(table, address))
 }
 
 /// What is known of an address.

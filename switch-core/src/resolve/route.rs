@@ -36,20 +36,30 @@ pub enum Hop {
 }
 
 impl Hop {
-    /// What is done with packets that go this way with this key; `None`: the gateway takes them.
-    pub fn plan(self, snapshot: &Snapshot, outgoing: &FlowKey) -> Option<Plan> {
-        match self {
-            Self::Out { port, mtu, to, from } => Some(Plan::route(port, mtu, to, from)),
+    /// Writes what is done with packets that go this way, with the key `outgoing`. False: the gateway
+    /// takes them.
+    #[inline]
+    pub fn plan(
+        self,
+        snapshot: &Snapshot,
+        outgoing: impl FnOnce() -> FlowKey,
+        plan: &mut Plan,
+    ) -> bool {
+        *plan = match self {
+            Self::Out { port, mtu, to, from } => Plan::route(port, mtu, to, from),
             Self::Tunnel(end) => {
                 let tunnels = &snapshot.tunnels;
-                let to = tunnels.ends.get(end)?.mac();
-                let mtu = tunnels.to(end)?.mtu;
-                let source_port = SourcePort::from_hash(outgoing.hash(&snapshot.cluster_key));
-                let plan = Plan::route(tunnels.port, mtu, to, tunnels.gateway(end).mac);
-                Some(plan.encap(end.0 as u16, source_port))
+                let (Some(through), Some(to)) = (tunnels.ends.get(end), tunnels.to(end)) else {
+                    return false;
+                };
+                let source_port = SourcePort::from_hash(outgoing().hash(&snapshot.cluster_key));
+                let from = tunnels.gateway(end).mac;
+                let plan = Plan::route(tunnels.port, to.mtu, through.mac(), from);
+                plan.encap(end.0 as u16, source_port)
             }
-            Self::Gateway => None,
-        }
+            Self::Gateway => return false,
+        };
+        true
     }
 }
 
@@ -61,8 +71,10 @@ pub(super) fn lookup(
     direction: Direction,
     to: Option<&EndpointFacts>,
 ) -> Result<Hop, Denial> {
-    let outgoing = outgoing(pinned, direction);
-    let destination = outgoing.dst_addr();
+    let destination = match direction {
+        Direction::Original => pinned.reply.src_addr(),
+        Direction::Reply => pinned.original.src_addr(),
+    };
     if snapshot.is_gateway(destination) {
         return Ok(Hop::Gateway);
     }
@@ -112,6 +124,7 @@ pub(super) fn lookup(
         }
         Some(FibEntry::NextHops(next)) => {
             let NextHops { hops, choice } = &**next;
+            let outgoing = outgoing(pinned, direction);
             let hop = choice.pick(outgoing.hash(&snapshot.cluster_key));
             match hop.and_then(|hop| *hops.get(usize::from(hop))?) {
                 Some(reach) => by(snapshot, query, pinned, reach),
