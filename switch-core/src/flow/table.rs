@@ -22,6 +22,7 @@ mod presence;
 mod renewal;
 mod ways;
 
+use arrayvec::ArrayVec;
 use wire::flow_key::{FlowKey, HashKey, proto};
 
 use crate::action::Plan;
@@ -40,6 +41,8 @@ const NOBODY: u64 = u64::MAX;
 /// Buckets that each insertion moves while the index grows. Growth begins at 3/4 load of the old
 /// index, doubling; moving at least 1 bucket (6 entries) an insertion ends long before the next.
 const MOVE_PER_INSERT: usize = 4;
+/// Entries that the sweep looks at together, so that its waits for main memory overlap.
+const TOGETHER: usize = 32;
 /// Own answers are made room for in so many at a time.
 const PLANS: usize = 1024;
 
@@ -483,11 +486,13 @@ impl FlowTable {
 
     /// Takes an entry out.
     pub fn remove(&mut self, id: EntryId) {
-        if self.connections[id.0 as usize].is_none() {
-            return;
+        if !self.connections[id.0 as usize].is_none() {
+            self.remove_hashed(id, self.lines[id.0 as usize].key.hash(&self.hash_key));
         }
+    }
+
+    fn remove_hashed(&mut self, id: EntryId, hash: u64) {
         self.settle_counts(id);
-        let hash = self.lines[id.0 as usize].key.hash(&self.hash_key);
         self.connections[id.0 as usize] = ConnectionRef::NONE;
         self.lines[id.0 as usize].sender = NOBODY;
         if !self.index.remove(hash, id.0)
@@ -507,23 +512,42 @@ impl FlowTable {
     }
 
     /// Looks at up to `budget` entries, going round, and removes those that `ended` picks by
-    /// connection and second of the last hit. What the others have counted is to be told.
-    pub fn sweep(&mut self, budget: usize, mut ended: impl FnMut(ConnectionRef, u32) -> bool) {
-        for _ in 0..budget.min(self.lines.len()) {
-            self.sweep = if self.sweep + 1 >= self.lines.len() { 0 } else { self.sweep + 1 };
-            if self.sweep == 0 {
+    /// connection and second of the last hit. What the others have counted is to be told. `near` is told
+    /// of connections that `ended` will soon be asked about.
+    pub fn sweep(
+        &mut self,
+        budget: usize,
+        near: impl Fn(ConnectionRef),
+        mut ended: impl FnMut(ConnectionRef, u32) -> bool,
+    ) {
+        let mut left = budget.min(self.lines.len());
+        while left > 0 {
+            let first = if self.sweep + 1 >= self.lines.len() { 0 } else { self.sweep + 1 };
+            if first == 0 {
                 self.presence.turn_over();
             }
-            let connection = self.connections[self.sweep];
-            if connection.is_none() {
-                continue;
+            let group = first..self.lines.len().min(first + left.min(TOGETHER));
+            left -= group.len();
+            self.sweep = group.end - 1;
+            self.connections[group.clone()].iter().for_each(|connection| near(*connection));
+            let mut over: ArrayVec<(EntryId, u64), TOGETHER> = ArrayVec::new();
+            for at in group {
+                let connection = self.connections[at];
+                if connection.is_none() {
+                    continue;
+                }
+                let (id, line) = (EntryId(at as u32), &self.lines[at]);
+                if ended(connection, line.last_seen) {
+                    let hash = line.key.hash(&self.hash_key);
+                    self.index.prefetch(hash);
+                    over.push((id, hash));
+                } else {
+                    self.settle_counts(id);
+                    self.presence.stay(&self.groups_of(id));
+                }
             }
-            let id = EntryId(self.sweep as u32);
-            if ended(connection, self.lines[self.sweep].last_seen) {
-                self.remove(id);
-            } else {
-                self.settle_counts(id);
-                self.presence.stay(&self.groups_of(id));
+            for (id, hash) in over {
+                self.remove_hashed(id, hash);
             }
         }
     }

@@ -139,7 +139,7 @@ proptest! {
                 Op::Sweep(budget, remainder) => {
                     let before = table.len();
                     let mut seen = 0;
-                    table.sweep(budget, |_, mark| {
+                    table.sweep(budget, |_| (), |_, mark| {
                         seen += 1;
                         mark % 7 == remainder
                     });
@@ -153,7 +153,7 @@ proptest! {
                     });
                     if budget >= before {
                         // It may have begun among free numbers, but a second round sees all.
-                        table.sweep(limit, |_, mark| mark % 7 == remainder);
+                        table.sweep(limit, |_| (), |_, mark| mark % 7 == remainder);
                         plain.retain(|_, mark| *mark % 7 != remainder);
                     }
                 }
@@ -172,7 +172,7 @@ fn it_is_empty_again_after_much_coming_and_going() {
             table.insert(key(n).hash(&HASH), &entry(n, round)).unwrap();
         }
         assert_eq!(table.len(), 3000);
-        table.sweep(4000, |_, _| true);
+        table.sweep(4000, |_| (), |_, _| true);
         assert!(table.is_empty());
     }
     // No trace of what passed: a look-up of what is not there ends at its first bucket.
@@ -241,7 +241,7 @@ fn packets_are_counted_in_the_entry_and_told_once_a_second() {
     assert_eq!(hit(&mut table, 1, 60, 51), Some((plan(1), Follow::Tell(told))));
     assert_eq!(hit(&mut table, 1, 60, 51), Some((plan(1), Follow::Counted)));
     assert!(table.untold().next().is_none());
-    table.sweep(1, |_, _| false);
+    table.sweep(1, |_| (), |_, _| false);
     let rest = Untold { connection: connection(1), packets: 2, bytes: 120 };
     assert_eq!(table.untold().collect::<Vec<_>>(), [rest]);
     // What is counted when the entry goes, or gets another answer, is not lost.
@@ -269,7 +269,7 @@ fn octets_that_would_run_over_are_told_at_once() {
             Follow::Each(_) => panic!("not of each"),
         }
     }
-    table.sweep(1, |_, _| true);
+    table.sweep(1, |_| (), |_, _| true);
     let rest: Vec<_> = table.untold().collect();
     assert_eq!(bytes + u64::from(rest[0].bytes), 200_000 * 65_535);
     assert_eq!(packets + u64::from(rest[0].packets), 200_000);
@@ -294,7 +294,7 @@ fn tcp_and_what_is_translated_is_followed_packet_by_packet() {
     assert_eq!(table.approach(translated), Some(connection(1)));
     let found = table.hit(id, 60, 50, |_| true).map(|(plan, follow)| (*plan, follow));
     assert_eq!(found, Some((plan(2), Follow::Each(connection(2)))));
-    table.sweep(100, |_, _| true);
+    table.sweep(100, |_| (), |_, _| true);
     assert!(table.untold().next().is_none(), "the connection has heard of each");
 }
 
@@ -419,7 +419,7 @@ fn what_depends_on_nothing_that_changed_holds() {
     // Their destination is the same.
     states.touch(&mut table, &[[9; 16]]);
     assert!(!(1..=3).any(|n| states.holds(&mut table, n)));
-    table.sweep(3, |_, _| true);
+    table.sweep(3, |_| (), |_, _| true);
     assert_eq!(table.untold().map(|u| u.packets).collect::<Vec<_>>(), [2], "none is lost");
 }
 
@@ -463,7 +463,7 @@ fn what_no_flow_depends_on_is_forgotten_when_the_sweep_has_gone_round() {
         states.touch(&mut table, &[key(2).src]);
         assert!(states.holds(&mut table, 1));
         asked.push(table.renewals().kept);
-        table.sweep(2, |_, _| false);
+        table.sweep(2, |_| (), |_, _| false);
     }
     assert_eq!(asked, [1, 1, 0, 0]);
     // And what one does depend on is not.
