@@ -255,6 +255,24 @@ fn packets_are_counted_in_the_entry_and_told_once_a_second() {
 }
 
 #[test]
+fn what_does_not_fit_is_not_called_absent() {
+    let mut table = table();
+    let touched = LastTouched::everything(Epoch(0));
+    let (key, hash) = (key(1), key(1).hash(&HASH));
+    let mut look = |table: &mut FlowTable, sender| {
+        table.look(table.candidate(hash), hash, &key, sender, &touched)
+    };
+    assert_eq!(look(&mut table, 0), Err(Unfit::Absent));
+    let id = table.insert_absent(hash, &entry(1, 50)).unwrap();
+    assert_eq!(look(&mut table, 0), Ok(id));
+    assert_eq!(look(&mut table, 1), Err(Unfit::Other), "another sender's");
+    everything(&mut table, 2);
+    assert_eq!(look(&mut table, 0), Err(Unfit::Other), "of another state");
+    assert_eq!(table.insert(hash, &entry(1, 50)), Some(id), "in its own place");
+    assert_eq!(table.len(), 1);
+}
+
+#[test]
 fn octets_that_would_run_over_are_told_at_once() {
     let mut table = table();
     table.insert(key(1).hash(&HASH), &entry(1, 50)).unwrap();
