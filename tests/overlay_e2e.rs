@@ -111,9 +111,7 @@ fn everything(families: &[bool], more: &[&str]) {
     }
     pods(&world);
     node_processes(&world);
-    if is_tunnelled(more) || more.contains(&"--uplink") {
-        services(&world);
-    }
+    services(&world);
     if is_tunnelled(more) {
         sweep(&world, inner as usize);
     }

@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -275,6 +275,72 @@ fn the_switch_masquerades() {
         let _stream = connect(&pods[0], NODE[f], 9000).expect("connected");
         assert_eq!(inside.accept().expect("somebody calls").1.ip(), ip(PODS[0][f]));
     }
+    assert_eq!(switch.stop(), Some(0));
+}
+
+/// The same by an uplink, to what is behind a router: nobody but the switch takes the answers, and each
+/// comes once.
+#[test]
+fn the_switch_masquerades_by_its_uplink() {
+    if !is_possible("root's privilege", userns::has_privilege()) {
+        return;
+    }
+    let world = World::new("behind");
+    let World { client, pods, node, .. } = &world;
+    let behind = ["203.0.113.1", "2001:db8:ff::1"];
+    let mut netlink = Netlink::open(client).unwrap();
+    let lo = netlink.link("lo").unwrap().index;
+    netlink.set_up(lo).unwrap();
+    for address in behind.map(ip) {
+        netlink.add_address(lo, address.into()).unwrap();
+        netlink.wait_until_local(address).unwrap();
+    }
+    world.state([true, true]);
+    let flag = format!("{},{}", NODE[0], NODE[1]);
+    let routes = [("203.0.113.0/24", 0), ("2001:db8:ff::/64", 1)]
+        .map(|(range, f)| format!("{range}={}", CLIENT[f]));
+    let switch = world.start(
+        &[
+            ["--masquerade", &flag, "--cluster-cidr", "172.16.0.0/12", "--uplink", "eth0"],
+            ["--route", &routes[0], "--route", &routes[1], "--json", "--stats=0.3"],
+        ]
+        .concat(),
+    );
+    switch.event("ready");
+    for address in behind {
+        let listener = client.enter(|| TcpListener::bind((ip(address), 9000))).unwrap().unwrap();
+        let echo = client.enter(|| UdpSocket::bind((ip(address), 9000))).unwrap().unwrap();
+        for _ in 0..20 {
+            let mut stream = connect(&pods[0], address, 9000).expect("connected");
+            let (mut served, peer) = listener.accept().expect("somebody calls");
+            assert!(NODE.map(ip).contains(&peer.ip()), "{peer}");
+            let data = vec![7; 100_000];
+            served.write_all(&data).expect("written");
+            drop(served);
+            let mut got = Vec::new();
+            stream.read_to_end(&mut got).expect("all of it");
+            assert!(got == data);
+
+            let any = if ip(address).is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = pods[0].enter(|| UdpSocket::bind(any)).unwrap().unwrap();
+            socket.send_to(b"?", (ip(address), 9000)).unwrap();
+            let (_, peer) = echo.recv_from(&mut [0; 9]).unwrap();
+            echo.send_to(b"!", peer).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.recv(&mut [0; 9]).expect("an answer");
+            socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            assert!(socket.recv(&mut [0; 9]).is_err(), "it is answered twice");
+        }
+    }
+    let resets = |file| {
+        let text = node.enter(|| fs::read_to_string(file)).unwrap().unwrap();
+        let column = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let tcp: Vec<_> =
+            text.lines().filter(|line| line.starts_with("Tcp: ")).map(column).collect();
+        let at = tcp[0].iter().position(|name| name == "OutRsts").expect("a column");
+        tcp[1][at].clone()
+    };
+    assert_eq!(resets("/proc/thread-self/net/snmp"), "0", "the node's stack keeps out of it");
     assert_eq!(switch.stop(), Some(0));
 }
 

@@ -1,56 +1,73 @@
 //! What strangers on the segment and pods make up reaches nobody, and is counted by its reason.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 
 use etherparse::PacketBuilder;
+use etherparse::icmpv4::DestUnreachableHeader;
 use switch_core::host::{NetNs, Netlink};
 use switch_core::packet::{Batch, Packet, Pool, PoolConfig};
 use switch_core::port::af_packet::{PacketConfig, PacketDevice};
 use switch_core::port::{Device, Port};
 use wire::addr::Mac;
 
-use super::cluster::{Cut, is_root, ping, udp};
-use super::{PORT, Pair, THEIRS};
+use super::cluster::{Cut, ip, is_root, node_address, ping, udp};
+use super::{OURS, PORT, Pair, THEIRS};
 
 /// The port that nobody may reach.
 const FORBIDDEN: u16 = 6666;
 
-/// An inner frame: a datagram to the forbidden port, or another one.
-fn inner(from: Ipv4Addr, to: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<u8> {
-    // The first node's tunnel end has the address that it has without annotations.
-    let builder = PacketBuilder::ethernet2(THEIRS[0].0, [0x0e, 0x58, 192, 0, 2, 1]);
-    let builder = builder.ipv4(from.octets(), to.octets(), 60).udp(1000, port);
+/// A datagram's frame. `macs`: from, to; `ports` likewise.
+fn datagram(macs: [Mac; 2], [from, to]: [IpAddr; 2], ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(macs[0].0, macs[1].0);
+    let builder = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => builder.ipv4(from.octets(), to.octets(), 60),
+        (IpAddr::V6(from), IpAddr::V6(to)) => builder.ipv6(from.octets(), to.octets(), 60),
+        _ => panic!("two families in one packet"),
+    };
     let mut frame = Vec::new();
-    builder.write(&mut frame, payload).expect("it fits");
+    builder.udp(ports[0], ports[1]).write(&mut frame, payload).expect("it fits");
     frame
+}
+
+/// An inner frame: a datagram to the forbidden port, or another one.
+fn inner(from: IpAddr, to: IpAddr, port: u16, payload: &[u8]) -> Vec<u8> {
+    datagram([THEIRS[0], OURS[0]], [from, to], [1000, port], payload)
 }
 
 /// A tunnel packet for the first node.
-fn tunnelled(from: Ipv4Addr, header: [u8; 8], inner: &[u8], macs: [Mac; 2]) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2(macs[0].0, macs[1].0);
-    let builder = builder.ipv4(from.octets(), [192, 0, 2, 1], 64).udp(50_000, 4789);
-    let mut frame = Vec::new();
-    builder.write(&mut frame, &[&header, inner].concat()).expect("it fits");
-    frame
+fn tunnelled(from: IpAddr, header: [u8; 8], inner: &[u8], macs: [Mac; 2]) -> Vec<u8> {
+    let first = node_address(1, from.is_ipv6());
+    datagram(macs, [from, first], [50_000, 4789], &[&header, inner].concat())
 }
 
-/// "Fragmentation needed", to the first node, about a tunnel packet that is none of its.
-fn too_big(quoted: &[u8], macs: [Mac; 2]) -> Vec<u8> {
+/// "Fragmentation needed" or "packet too big", to the first node, about a tunnel packet that is none of its.
+fn too_big(quoted: &[u8], macs: [Mac; 2], v6: bool) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(macs[0].0, macs[1].0);
-    let kind = etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 600 };
-    let kind = etherparse::Icmpv4Type::DestinationUnreachable(kind);
-    let builder = builder.ipv4([192, 0, 2, 2], [192, 0, 2, 1], 64).icmpv4(kind);
     let mut frame = Vec::new();
-    builder.write(&mut frame, quoted).expect("it fits");
+    match (node_address(2, v6), node_address(1, v6)) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let kind = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 600 };
+            let kind = etherparse::Icmpv4Type::DestinationUnreachable(kind);
+            let builder = builder.ipv4(from.octets(), to.octets(), 64).icmpv4(kind);
+            builder.write(&mut frame, quoted)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let kind = etherparse::Icmpv6Type::PacketTooBig { mtu: 1280 };
+            let builder = builder.ipv6(from.octets(), to.octets(), 64).icmpv6(kind);
+            builder.write(&mut frame, quoted)
+        }
+        _ => unreachable!("one family"),
+    }
+    .expect("it fits");
     frame
 }
 
 /// What a stranger on the segment makes up, and what a pod sends to the tunnel's port.
-fn injected(more: &[&str]) {
+fn injected(v6: bool, more: &[&str]) {
     if !is_root() {
         return;
     }
-    let pair = Pair::new();
+    let pair = Pair::new(v6);
     let (first, second) = (pair.start(0, more), pair.start(1, more));
     let [x, y] = [&pair.nodes[0].pods[0], &pair.nodes[1].pods[0]];
     udp(&x.ns, y.addresses[0], PORT, 100);
@@ -61,23 +78,32 @@ fn injected(more: &[&str]) {
         .collect();
     let mac_of = |ns: &NetNs| Netlink::open(ns).unwrap().link("eth0").unwrap().mac.unwrap();
     let macs = [mac_of(&pair.stranger), mac_of(&pair.nodes[0].ns)];
-    let [a, b, c] = [[10, 1, 0, 2], [10, 2, 0, 2], [10, 3, 0, 2]].map(Ipv4Addr::from);
-    let [node, third, stranger] = [2, 3, 66].map(|n| Ipv4Addr::new(192, 0, 2, n));
+    let [node, third, stranger] = [2, 3, 66].map(|n| node_address(n, v6));
     let good = [8, 0, 0, 0, 0, 0, 1, 0];
-    let plain = inner(b, a, FORBIDDEN, b"!");
-    let nested = tunnelled(node, good, &plain, macs);
-    let cases = [
-        ("tunnel_unknown_vtep", tunnelled(stranger, good, &plain, macs)),
-        ("tunnel_unknown_vni", tunnelled(node, [8, 0, 0, 0, 0, 0, 2, 0], &plain, macs)),
-        ("tunnel_header", tunnelled(node, [0, 0, 0, 0, 0, 0, 1, 0], &plain, macs)),
-        // A pod of another node than the one that it comes from; one of this node; no pod at all.
-        ("tunnel_inner_source", tunnelled(node, good, &inner(c, a, FORBIDDEN, b"!"), macs)),
-        ("tunnel_inner_source", tunnelled(third, good, &plain, macs)),
-        ("tunnel_inner_source", tunnelled(node, good, &inner(a, a, FORBIDDEN, b"!"), macs)),
-        ("tunnel_inner_source", tunnelled(node, good, &inner(stranger, a, FORBIDDEN, b"!"), macs)),
-        ("tunnel_nested", tunnelled(node, good, &inner(b, a, 4789, &nested[42..]), macs)),
-        ("tunnel_inner_destination", tunnelled(node, good, &inner(b, c, FORBIDDEN, b"!"), macs)),
-    ];
+    let mut cases = Vec::new();
+    for (a, b, c, nobody) in [
+        ("10.1.0.2", "10.2.0.2", "10.3.0.2", "192.0.2.66"),
+        ("fd00:1::2", "fd00:2::2", "fd00:3::2", "2001:db8:1::66"),
+    ] {
+        let [a, b, c, nobody] = [a, b, c, nobody].map(ip);
+        let plain = inner(b, a, FORBIDDEN, b"!");
+        let headers = if v6 { 62 } else { 42 };
+        let nested = tunnelled(node, good, &plain, macs);
+        let nested = inner(b, a, 4789, &nested[headers..]);
+        let from = |node, inner: &[u8]| tunnelled(node, good, inner, macs);
+        cases.extend([
+            ("tunnel_unknown_vtep", from(stranger, &plain)),
+            ("tunnel_unknown_vni", tunnelled(node, [8, 0, 0, 0, 0, 0, 2, 0], &plain, macs)),
+            ("tunnel_header", tunnelled(node, [0, 0, 0, 0, 0, 0, 1, 0], &plain, macs)),
+            // A pod of another node than the one that it comes from; one of this node; no pod at all.
+            ("tunnel_inner_source", from(node, &inner(c, a, FORBIDDEN, b"!"))),
+            ("tunnel_inner_source", from(third, &plain)),
+            ("tunnel_inner_source", from(node, &inner(a, a, FORBIDDEN, b"!"))),
+            ("tunnel_inner_source", from(node, &inner(nobody, a, FORBIDDEN, b"!"))),
+            ("tunnel_nested", from(node, &nested)),
+            ("tunnel_inner_destination", from(node, &inner(b, c, FORBIDDEN, b"!"))),
+        ]);
+    }
     let device = PacketDevice::new(&pair.stranger, "eth0", PacketConfig::default());
     let mut port = device.unwrap().open(0, 1).unwrap();
     let mut pool = Pool::new(PoolConfig::default());
@@ -98,11 +124,12 @@ fn injected(more: &[&str]) {
         first.has_dropped(reason, *count);
     }
     // Nobody believes what is not quoted from a packet that was sent.
-    let quoted = tunnelled(Ipv4Addr::new(192, 0, 2, 1), good, &plain, macs);
-    inject(&too_big(&quoted[14..], macs));
-    let from_pod = x.ns.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    let plain = inner(y.addresses[0], x.addresses[0], FORBIDDEN, b"!");
+    let quoted = tunnelled(node_address(1, v6), good, &plain, macs);
+    inject(&too_big(&quoted[14..], macs, v6));
+    let from_pod = x.ns.enter(|| UdpSocket::bind("[::]:0")).unwrap().unwrap();
     for _ in 0..COUNT {
-        from_pod.send_to(&[&good[..], &plain].concat(), "192.0.2.2:4789").unwrap();
+        from_pod.send_to(&[&good[..], &plain].concat(), (node, 4789)).unwrap();
     }
     first.has_dropped("tunnel_from_pod", COUNT);
     for socket in listeners {
@@ -111,17 +138,30 @@ fn injected(more: &[&str]) {
     }
     // All goes on as before, whole.
     udp(&x.ns, y.addresses[0], PORT, 100);
-    assert!(matches!(ping(&x.ns, y.addresses[0], 1450, Cut::Never), Ok(true)));
+    let mtu = if v6 { 1430 } else { 1450 };
+    for address in y.addresses {
+        assert!(matches!(ping(&x.ns, address, mtu, Cut::Never), Ok(true)), "{address}");
+    }
     assert_eq!(first.stop(), Some(0));
     assert_eq!(second.stop(), Some(0));
 }
 
 #[test]
 fn injected_through_udp_sockets() {
-    injected(&[]);
+    injected(false, &[]);
+}
+
+#[test]
+fn injected_through_udp_sockets_over_ipv6() {
+    injected(true, &[]);
 }
 
 #[test]
 fn injected_by_frames() {
-    injected(&["--underlay", "packet", "--uplink", "eth0"]);
+    injected(false, &["--underlay", "packet", "--uplink", "eth0"]);
+}
+
+#[test]
+fn injected_by_frames_over_ipv6() {
+    injected(true, &["--underlay", "packet", "--uplink", "eth0"]);
 }

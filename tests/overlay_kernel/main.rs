@@ -282,24 +282,30 @@ struct Pair {
 }
 
 impl Pair {
-    fn new() -> Self {
+    /// `v6`: the family of the underlay.
+    fn new(v6: bool) -> Self {
         let fabric = Fabric::new(1500);
-        let mut nodes = [1, 2].map(|n| Node::new(&fabric, n, &[false], &["tap", "tap"]));
-        nodes[1].annotations = format!("podswitch.io/vtep-mac: \"{}\"", THEIRS[0]);
+        let mut nodes = [1, 2].map(|n| Node::new(&fabric, n, &[v6], &["tap", "tap"]));
+        for (node, mac) in nodes.iter_mut().zip([OURS[0], THEIRS[0]]) {
+            node.annotations = format!("podswitch.io/vtep-mac: \"{mac}\"");
+        }
         let stranger = cluster::namespace();
         // It answers for the third node, too.
-        fabric.plug(&stranger, &[66, 3].map(|n| cluster::node_address(n, false)), None);
+        fabric.plug(&stranger, &[66, 3].map(|n| cluster::node_address(n, v6)), None);
         let pair = Self { nodes, stranger, folder: Folder::new(), fabric };
-        pair.put();
+        pair.put(v6);
         pair
     }
 
-    fn put(&self) {
+    fn put(&self, v6: bool) {
         // A third node that nobody runs.
-        let third = "---\napiVersion: v1\nkind: Node\nmetadata: {name: third}\n\
-             spec: {podCIDRs: [10.3.0.0/24]}\n\
-             status: {addresses: [{type: InternalIP, address: 192.0.2.3}]}\n";
-        put(&self.folder, &[self.nodes[0].manifest(), self.nodes[1].manifest(), third.to_owned()]);
+        let third = format!(
+            "---\napiVersion: v1\nkind: Node\nmetadata: {{name: third}}\n\
+             spec: {{podCIDRs: [10.3.0.0/24, \"fd00:3::/64\"]}}\n\
+             status: {{addresses: [{{type: InternalIP, address: \"{}\"}}]}}\n",
+            cluster::node_address(3, v6)
+        );
+        put(&self.folder, &[self.nodes[0].manifest(), self.nodes[1].manifest(), third]);
     }
 
     fn start(&self, n: usize, more: &[&str]) -> Running {
@@ -314,11 +320,11 @@ impl Pair {
 
 /// The second node is another machine from one moment to the next: first with the same address, then
 /// with another one and another tunnel end.
-fn replaced(more: &[&str]) {
+fn replaced(v6: bool, more: &[&str]) {
     if !is_root() {
         return;
     }
-    let mut pair = Pair::new();
+    let mut pair = Pair::new(v6);
     let first = pair.start(0, more);
     let mut second = pair.start(1, more);
     let source = pair.nodes[0].pods[0].ns.clone();
@@ -355,16 +361,16 @@ fn replaced(more: &[&str]) {
         netlink.delete_link(link).unwrap();
         let node = &mut pair.nodes[1];
         node.ns = cluster::namespace();
-        node.addresses = vec![cluster::node_address(address, false)];
+        node.addresses = vec![cluster::node_address(address, v6)];
         node.annotations = format!("podswitch.io/vtep-mac: \"{vtep}\"");
         pair.fabric.plug(&node.ns, &node.addresses, None);
         if more.is_empty() {
             // Any new machine says something, which tells its neighbours' kernels where it is.
-            let to = (cluster::node_address(1, false), 9);
-            let hello = || UdpSocket::bind("0.0.0.0:0").and_then(|s| s.send_to(b"hello", to));
+            let to = (cluster::node_address(1, v6), 9);
+            let hello = || UdpSocket::bind("[::]:0").and_then(|s| s.send_to(b"hello", to));
             node.ns.enter(hello).unwrap().unwrap();
         }
-        pair.put();
+        pair.put(v6);
         second = pair.nodes[1].start(&pair.folder, more);
         second.event("ready");
         flows();
@@ -380,12 +386,22 @@ fn replaced(more: &[&str]) {
 
 #[test]
 fn a_node_replaced_under_traffic_through_udp_sockets() {
-    replaced(&[]);
+    replaced(false, &[]);
+}
+
+#[test]
+fn a_node_replaced_under_traffic_through_udp_sockets_over_ipv6() {
+    replaced(true, &[]);
 }
 
 #[test]
 fn a_node_replaced_under_traffic_by_frames() {
-    replaced(&["--underlay", "packet", "--uplink", "eth0"]);
+    replaced(false, &["--underlay", "packet", "--uplink", "eth0"]);
+}
+
+#[test]
+fn a_node_replaced_under_traffic_by_frames_over_ipv6() {
+    replaced(true, &["--underlay", "packet", "--uplink", "eth0"]);
 }
 
 /// A device that asks for neighbours through the tunnel, and learns where they are.

@@ -62,12 +62,7 @@ impl ServiceSide {
             })
             .collect();
         fronts.sort_unstable();
-        let mut sources = snapshot.node_addresses.to_vec();
-        if let Some(masquerade) = &snapshot.masquerade {
-            sources.extend(masquerade.ipv4.map(IpAddr::V4));
-            sources.extend(masquerade.ipv6.map(IpAddr::V6));
-        }
-        steering.update(sources, fronts)
+        steering.update(sources(snapshot).collect(), fronts)
     }
 
     /// Health checks as they are in force; sockets that could not be opened are tried again.
@@ -84,6 +79,14 @@ impl ServiceSide {
             }
         }
     }
+}
+
+/// Addresses that the switch sends from: the node's, and those of its own masquerading.
+pub(super) fn sources(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
+    let masquerade = snapshot.masquerade.as_ref();
+    let ipv4 = masquerade.and_then(|m| m.ipv4).map(IpAddr::V4);
+    let ipv6 = masquerade.and_then(|m| m.ipv6).map(IpAddr::V6);
+    snapshot.node_addresses.iter().copied().chain(ipv4).chain(ipv6)
 }
 
 /// What was set up, or a note that it was not.

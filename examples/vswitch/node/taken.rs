@@ -2,7 +2,7 @@
 //! or forward it as well: exactly that, since everything else is the node's.
 
 use kubernetes::Compiled;
-use switch_core::config::{NextHop, Routing, TunnelConfig};
+use switch_core::config::{NAT_PORTS, NextHop, Routing, TunnelConfig};
 use switch_core::host::NetNs;
 use switch_core::host::netlink::Link;
 use switch_core::host::nft::{Front, Ingress, IngressDrop};
@@ -10,6 +10,7 @@ use switch_core::snapshot::Snapshot;
 use wire::cidr::Cidr;
 
 use super::host::{local_ranges, remote_ranges};
+use super::services;
 use crate::print;
 
 /// Name of the nftables table.
@@ -18,52 +19,46 @@ const TABLE: &str = "podswitch-uplink";
 /// What is in force.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    in_force: Option<(u32, Vec<Ingress>)>,
+    in_force: Option<(u32, Ingress)>,
     /// What was told of not being able to.
     told: Option<String>,
 }
 
 /// What the switch takes: tunnel packets; what is for Services; what comes from behind its routers
-/// for pods of this node; and without a tunnel, what other nodes' pods send and what is sent to pods
-/// of this one.
+/// for pods of this node; without a tunnel, what other nodes' pods send and what is sent to pods
+/// of this one; and answers from there to what the switch sent with an address of the node.
 pub(super) fn of(
     state: &Compiled,
     snapshot: &Snapshot,
     tunnel: Option<&TunnelConfig>,
     carries_tunnel: bool,
-) -> Vec<Ingress> {
-    let mut taken = Vec::new();
+) -> Ingress {
+    let config = &state.config;
+    let mut taken = Ingress { first_port: *NAT_PORTS.start(), ..Ingress::default() };
     if let Some(tunnel) = tunnel {
         if carries_tunnel {
-            taken.push(Ingress::UdpTo(tunnel.port));
+            taken.udp_to.push(tunnel.port);
         }
         if tunnel.routing == Routing::HostGw {
-            taken.extend(local_ranges(state).into_iter().map(Ingress::To));
-            taken.extend(remote_ranges(state).into_iter().map(Ingress::From));
+            taken.to = local_ranges(state);
+            taken.from = remote_ranges(state);
+            let nodes = config.nodes.iter().flat_map(|node| &node.addresses);
+            taken.answers.from.extend(nodes.map(|address| Cidr::host(*address)));
         }
     }
-    let beyond = state
-        .config
-        .routes
-        .iter()
-        .filter(|route| route.next_hops.iter().any(|hop| matches!(hop, NextHop::Via(_))));
-    for from in beyond.map(|route| route.destination) {
-        let is_ipv4 = |range: &Cidr| range.address().is_ipv4();
-        let pods = local_ranges(state).into_iter().filter(|to| is_ipv4(to) == is_ipv4(&from));
-        taken.extend(pods.map(|to| Ingress::Between(from, to)));
-    }
-    let mut fronts: Vec<Front> = snapshot
-        .services
-        .frontends()
-        .map(|front| Front {
-            address: front.address,
-            protocol: front.protocol.number(),
-            port: front.port,
-        })
-        .collect();
-    fronts.sort_unstable();
-    fronts.dedup();
-    taken.extend(fronts.into_iter().map(Ingress::Front));
+    let is_by_uplink = |hop: &NextHop| matches!(hop, NextHop::Via(_));
+    let beyond = config.routes.iter().filter(|route| route.next_hops.iter().any(is_by_uplink));
+    taken.between.from.extend(beyond.map(|route| route.destination));
+    taken.between.to = local_ranges(state);
+    taken.answers.from.extend(&taken.between.from);
+    taken.answers.to = services::sources(snapshot).map(Cidr::host).collect();
+    taken.fronts.extend(snapshot.services.frontends().map(|front| Front {
+        address: front.address,
+        protocol: front.protocol.number(),
+        port: front.port,
+    }));
+    taken.fronts.sort_unstable();
+    taken.fronts.dedup();
     taken
 }
 
@@ -75,7 +70,7 @@ pub(super) fn forget(namespace: &NetNs) {
 
 impl Taken {
     /// Puts it in force on an interface.
-    pub(super) fn follow(&mut self, namespace: &NetNs, link: &Link, drops: Vec<Ingress>) {
+    pub(super) fn follow(&mut self, namespace: &NetNs, link: &Link, drops: Ingress) {
         let wanted = (link.index, drops);
         if self.in_force.as_ref() == Some(&wanted) {
             return;

@@ -161,7 +161,8 @@ fn by(
         Reach::Host => host(snapshot, query, pinned),
         Reach::NoUplink => Err(unreachable(DropReason::PortDown, Answer::HostUnreachable)),
         Reach::NoSource => Err(unreachable(DropReason::TunnelNoSource, Answer::HostUnreachable)),
-        Reach::NoNeighbour => Err(unreachable(DropReason::NoNeighbour, Answer::HostUnreachable)),
+        // It is looked for. To be told so would end a TCP connection that the next SYN may open.
+        Reach::NoNeighbour => Err(unreachable(DropReason::NoNeighbour, Answer::Silent)),
     }
 }
 

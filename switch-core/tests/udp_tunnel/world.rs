@@ -205,7 +205,8 @@ impl Near {
             true => (&underlay.far, &underlay.near),
         };
         // The stack would answer that nobody listens at the port.
-        IngressDrop::install(node, "tunnel", "u0", &[Ingress::UdpTo(tunnel.port)]).unwrap();
+        let drops = Ingress { udp_to: vec![tunnel.port], ..Ingress::default() };
+        IngressDrop::install(node, "tunnel", "u0", &drops).unwrap();
         let config = PacketConfig { tunnel: Some(tunnel.port), ..PacketConfig::default() };
         let uplink = PacketDevice::new(node, "u0", config).unwrap().open(0, 1).unwrap();
         let template = tunnel.template_from(node, peer, is_far);

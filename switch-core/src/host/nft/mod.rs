@@ -6,16 +6,17 @@
 //! killed run leaves nothing that the next one stumbles over.
 
 pub(crate) mod forward;
+mod ingress;
 mod message;
 mod rule;
 mod steer;
 #[cfg(test)]
 mod tests;
 
+pub use ingress::{Between, Ingress, IngressDrop};
 pub use steer::{Front, Marking, MarkingConfig};
 
 use wire::cidr::Cidr;
-use wire::parse::ethertype;
 
 use self::message::{Connection, Family, Kind, Transaction};
 use self::rule::{Base, Meta};
@@ -98,80 +99,6 @@ impl Drop for Masquerade {
     }
 }
 
-/// What an [`IngressDrop`] keeps from an interface's stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ingress {
-    /// Every frame.
-    All,
-    /// UDP datagrams to this port, both families: a tunnel that the switch ends itself.
-    UdpTo(u16),
-    /// Packets to these addresses.
-    To(Cidr),
-    /// Packets from these addresses.
-    From(Cidr),
-    /// Packets from the first addresses to the second, of the same family.
-    Between(Cidr, Cidr),
-    /// Packets to this address, protocol and port. However many there are, a packet costs one
-    /// look-up.
-    Front(Front),
-}
-
-/// Keeps frames that an interface receives from the host's stack, which would answer or forward
-/// them; packet sockets still see them, since the hook comes after theirs.
-#[derive(Debug)]
-pub struct IngressDrop;
-
-impl IngressDrop {
-    /// Puts the drops in force on `interface`, in place of those of an earlier run in the same
-    /// `table`. They stay when the process ends: a dead switch must not leave its traffic to the
-    /// stack. [`remove`](Self::remove) takes them away.
-    ///
-    /// # Errors
-    /// There is no such interface; missing privilege; a kernel without nf_tables' netdev family.
-    pub fn install(
-        ns: &NetNs,
-        table: &str,
-        interface: &str,
-        drops: &[Ingress],
-    ) -> Result<(), HostError> {
-        const CHAIN: &str = "ingress";
-        /// Before the priorities that people use.
-        const PRIORITY: i32 = -500;
-        // Since Linux 6.16 a hook waits for an interface that is not there; a mistyped name is to
-        // be an error everywhere.
-        Netlink::open(ns)?.link(interface)?;
-        let mut connection = Connection::open(ns)?;
-        let mut transaction = Transaction::new(Family::Netdev);
-        // Made if it is not there, so that it can be removed for sure.
-        for kind in [Kind::NewTable, Kind::DeleteTable, Kind::NewTable] {
-            transaction.add(kind, |a| {
-                a.text(1, table);
-            });
-        }
-        transaction.add(Kind::NewChain, |a| {
-            a.text(1, table).text(3, CHAIN).text(7, "filter").nest(4, |hook| {
-                hook.number(1, 0).number(2, PRIORITY as u32).text(3, interface);
-            });
-        });
-        for drop in drops {
-            ingress(&mut transaction, table, CHAIN, drop);
-        }
-        let front = |drop: &Ingress| if let Ingress::Front(f) = drop { Some(*f) } else { None };
-        let fronts: Vec<Front> = drops.iter().filter_map(front).collect();
-        steer::drop_fronts(&mut transaction, table, CHAIN, &fronts);
-        let what = || format!("drop in nftables table {table} what {interface} receives");
-        connection.commit(transaction, what)
-    }
-
-    /// Removes the drops; that there are none is no error.
-    ///
-    /// # Errors
-    /// Missing privilege.
-    pub fn remove(ns: &NetNs, table: &str) -> Result<(), HostError> {
-        remove(&mut Connection::open(ns)?, Family::Netdev, table)
-    }
-}
-
 fn remove(connection: &mut Connection, family: Family, table: &str) -> Result<(), HostError> {
     let mut transaction = Transaction::new(family);
     transaction.add(Kind::DeleteTable, |a| {
@@ -225,37 +152,6 @@ fn masquerade(transaction: &mut Transaction, config: &MasqueradeConfig, owned: b
             rule.masquerade();
         });
     }
-}
-
-fn ingress(transaction: &mut Transaction, table: &str, chain: &str, drop: &Ingress) {
-    if matches!(drop, Ingress::Front(_)) {
-        return;
-    }
-    transaction.add_rule(table, chain, |rule| {
-        match drop {
-            Ingress::All | Ingress::Front(_) => {}
-            Ingress::UdpTo(port) => {
-                rule.load_meta(Meta::L4Protocol).equal(&[wire::flow_key::proto::UDP]);
-                rule.load(Base::Transport, 2, 2).equal(&port.to_be_bytes());
-            }
-            Ingress::To(range) => {
-                rule.load_meta(Meta::EtherType).equal(&ethertype_of(range)).destined_to(range);
-            }
-            Ingress::From(range) => {
-                rule.load_meta(Meta::EtherType).equal(&ethertype_of(range)).coming_from(range);
-            }
-            Ingress::Between(from, to) => {
-                rule.load_meta(Meta::EtherType).equal(&ethertype_of(from));
-                rule.coming_from(from).destined_to(to);
-            }
-        }
-        rule.count().drop();
-    });
-}
-
-fn ethertype_of(range: &Cidr) -> [u8; 2] {
-    let kind = if range.address().is_ipv4() { ethertype::IPV4 } else { ethertype::IPV6 };
-    kind.to_be_bytes()
 }
 
 /// A name as the kernel loads it: 16 octets, filled up with zeroes.

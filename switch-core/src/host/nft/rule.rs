@@ -1,8 +1,6 @@
 //! Rules, written as the small programs that the kernel runs: load into a register, compare,
 //! act.
 
-use std::net::IpAddr;
-
 use wire::cidr::Cidr;
 
 use super::message::{Attributes, Kind, Transaction, intervals};
@@ -110,6 +108,11 @@ impl Rule<'_, '_> {
         self.compare(1, value)
     }
 
+    /// The rule goes on only if the register, in the network's order, is `value` or more.
+    pub(super) fn at_least(&mut self, value: &[u8]) -> &mut Self {
+        self.compare(5, value)
+    }
+
     /// Puts a constant into the register.
     pub(super) fn load_immediate(&mut self, value: &[u8]) -> &mut Self {
         self.expression("immediate", |d| {
@@ -178,32 +181,6 @@ impl Rule<'_, '_> {
                 });
             });
         })
-    }
-
-    /// The rule goes on only for packets whose destination lies in `range`, behind an EtherType
-    /// or family that was compared before.
-    pub(super) fn destined_to(&mut self, range: &Cidr) -> &mut Self {
-        self.within(range, if range.address().is_ipv4() { 16 } else { 24 })
-    }
-
-    /// The same of the source.
-    pub(super) fn coming_from(&mut self, range: &Cidr) -> &mut Self {
-        self.within(range, if range.address().is_ipv4() { 12 } else { 8 })
-    }
-
-    /// The rule goes on only if the address at `offset` of the IP header lies in `range`.
-    fn within(&mut self, range: &Cidr, offset: u32) -> &mut Self {
-        let prefix = u32::from(range.prefix());
-        match range.address() {
-            IpAddr::V4(a) => {
-                let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
-                self.load(Base::Network, offset, 4).mask(&mask.to_be_bytes()).equal(&a.octets())
-            }
-            IpAddr::V6(a) => {
-                let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
-                self.load(Base::Network, offset, 16).mask(&mask.to_be_bytes()).equal(&a.octets())
-            }
-        }
     }
 }
 

@@ -212,12 +212,30 @@ fn off_cluster_traffic_is_masqueraded_and_the_rest_is_not() {
     assert_eq!(seen("10.7.0.2", "192.0.2.9").as_deref(), Some("10.7.0.2"));
 }
 
-fn front(address: &str, protocol: u8, port: u16) -> Ingress {
-    Ingress::Front(Front { address: address.parse().unwrap(), protocol, port })
+fn front(address: &str, protocol: u8, port: u16) -> Front {
+    Front { address: address.parse().unwrap(), protocol, port }
+}
+
+fn to(ranges: &[&str]) -> Ingress {
+    Ingress { to: cidrs(ranges), ..Ingress::default() }
+}
+
+fn from(ranges: &[&str]) -> Ingress {
+    Ingress { from: cidrs(ranges), ..Ingress::default() }
 }
 
 fn between(from: &str, to: &str) -> Ingress {
-    Ingress::Between(from.parse().unwrap(), to.parse().unwrap())
+    let between = Between { from: cidrs(&[from]), to: cidrs(&[to]) };
+    Ingress { between, ..Ingress::default() }
+}
+
+fn answers(from: &[&str], to: &[&str], first_port: u16) -> Ingress {
+    let answers = Between { from: cidrs(from), to: cidrs(to) };
+    Ingress { answers, first_port, ..Ingress::default() }
+}
+
+fn fronts(fronts: &[Front]) -> Ingress {
+    Ingress { fronts: fronts.to_vec(), ..Ingress::default() }
 }
 
 #[test]
@@ -227,35 +245,46 @@ fn ingress_drops_what_it_is_told() {
     let patience = |wanted| if wanted { PATIENT } else { BRIEF };
     let v4 = |wanted| exchange(&line, "10.7.0.2", "192.0.2.9", patience(wanted)).is_some();
     let v6 = |wanted| exchange(&line, "fd07::2", "2001:db8::9", patience(wanted)).is_some();
-    for (drops, v4_passes, v6_passes) in [
-        (vec![], true, true),
-        (vec![Ingress::UdpTo(8)], true, true),
-        (vec![Ingress::UdpTo(8), Ingress::UdpTo(7)], false, false),
-        (vec![Ingress::To("192.0.2.0/28".parse().unwrap())], false, true),
-        (vec![Ingress::To("2001:db8::/125".parse().unwrap())], true, true),
-        (vec![Ingress::To("2001:db8::8/125".parse().unwrap())], true, false),
-        (vec![Ingress::From("10.7.0.0/30".parse().unwrap())], false, true),
-        (vec![Ingress::From("fd07::2/127".parse().unwrap())], true, false),
-        (vec![between("10.7.0.0/30", "192.0.2.0/28")], false, true),
-        (vec![between("10.7.0.0/30", "192.0.2.0/29")], true, true),
-        (vec![between("10.7.0.4/30", "192.0.2.0/28")], true, true),
-        (vec![between("fd07::2/127", "2001:db8::8/125")], true, false),
-        (vec![front("192.0.2.9", 17, 7), front("2001:db8::9", 17, 8)], false, true),
-        (vec![front("192.0.2.9", 6, 7), front("2001:db8::9", 17, 7)], true, false),
-        (vec![front("192.0.2.8", 17, 7)], true, true),
-        (vec![Ingress::All], false, false),
+    let udp_to = |ports: &[u16]| Ingress { udp_to: ports.to_vec(), ..Ingress::default() };
+    let (senders, receivers) =
+        (["10.7.0.0/30", "fd07::2/127"], ["192.0.2.9/32", "2001:db8::9/128"]);
+    for (drops, v4_passes, v6_passes, count) in [
+        (Ingress::default(), true, true, 0),
+        (udp_to(&[8]), true, true, 1),
+        (udp_to(&[8, 7]), false, false, 2),
+        (to(&["192.0.2.0/28"]), false, true, 1),
+        (to(&["192.0.2.0/29", "192.0.2.9/32", "2001:db8::/125"]), false, true, 2),
+        (to(&["2001:db8::/125"]), true, true, 1),
+        (to(&["2001:db8::8/125"]), true, false, 1),
+        (from(&["10.7.0.0/30"]), false, true, 1),
+        (from(&["10.9.0.0/16", "fd07::2/127", "fd08::/16"]), true, false, 2),
+        (between("10.7.0.0/30", "192.0.2.0/28"), false, true, 1),
+        (between("10.7.0.0/30", "192.0.2.0/29"), true, true, 1),
+        (between("10.7.0.4/30", "192.0.2.0/28"), true, true, 1),
+        (between("fd07::2/127", "2001:db8::8/125"), true, false, 1),
+        (between("10.7.0.0/30", "2001:db8::8/125"), true, true, 0),
+        // The receiver's port is 7.
+        (answers(&senders, &receivers, 7), false, false, 6),
+        (answers(&senders, &receivers[..1], 6), false, true, 3),
+        (answers(&senders[1..], &receivers, 1), true, false, 3),
+        (answers(&senders, &receivers, 8), true, true, 6),
+        (answers(&["10.7.0.4/30"], &receivers, 7), true, true, 3),
+        (fronts(&[front("192.0.2.9", 17, 7), front("2001:db8::9", 17, 8)]), false, true, 2),
+        (fronts(&[front("192.0.2.9", 6, 7), front("2001:db8::9", 17, 7)]), true, false, 2),
+        (fronts(&[front("192.0.2.8", 17, 7)]), true, true, 1),
     ] {
         IngressDrop::install(&node, "podswitch-in", "topod", &drops).unwrap();
         assert_eq!(v4(v4_passes), v4_passes, "{drops:?}");
         assert_eq!(v6(v6_passes), v6_passes, "{drops:?}");
-        assert_eq!(rules(&node, Family::Netdev, "podswitch-in").len(), drops.len());
+        assert_eq!(rules(&node, Family::Netdev, "podswitch-in").len(), count, "{drops:?}");
         // It stays although the connection that made it is closed.
         assert_eq!(tables(&node, Family::Netdev), 1);
     }
     IngressDrop::remove(&node, "podswitch-in").unwrap();
     IngressDrop::remove(&node, "podswitch-in").unwrap();
     assert!(v4(true) && v6(true));
-    let error = IngressDrop::install(&node, "podswitch-in", "nowhere", &[]).unwrap_err();
+    let error =
+        IngressDrop::install(&node, "podswitch-in", "nowhere", &Ingress::default()).unwrap_err();
     assert!(error.to_string().contains("nowhere"), "{error}");
     assert_eq!(tables(&node, Family::Netdev), 0);
 }

@@ -1,0 +1,167 @@
+//! What the switch takes from an interface by a packet socket, kept from the host's stack.
+
+use wire::cidr::Cidr;
+use wire::flow_key::proto;
+use wire::parse::ethertype;
+
+use super::message::{Connection, Family, Kind, Transaction};
+use super::rule::{Base, Meta};
+use super::steer::{self, Front};
+use super::{HostError, NetNs, Netlink, remove};
+
+const CHAIN: &str = "ingress";
+
+/// What an [`IngressDrop`] keeps from an interface's stack. However many ranges and fronts there
+/// are, a packet costs one look-up in each list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ingress {
+    /// UDP datagrams to these ports, both families: tunnels that the switch ends itself.
+    pub udp_to: Vec<u16>,
+    /// Packets to these addresses.
+    pub to: Vec<Cidr>,
+    /// Packets from these addresses.
+    pub from: Vec<Cidr>,
+    /// Packets between these addresses.
+    pub between: Between,
+    /// Packets of TCP, UDP and SCTP between these addresses, to ports from
+    /// [`first_port`](Self::first_port) up: answers to what the switch sent with an address of the
+    /// host.
+    pub answers: Between,
+    /// See [`answers`](Self::answers).
+    pub first_port: u16,
+    /// Packets to these addresses, protocols and ports.
+    pub fronts: Vec<Front>,
+}
+
+/// Packets from any of the one addresses to any of the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Between {
+    /// Where they come from.
+    pub from: Vec<Cidr>,
+    /// Where they go to.
+    pub to: Vec<Cidr>,
+}
+
+/// Keeps frames that an interface receives from the host's stack, which would answer or forward
+/// them; packet sockets still see them, since the hook comes after theirs.
+#[derive(Debug)]
+pub struct IngressDrop;
+
+impl IngressDrop {
+    /// Puts the drops in force on `interface`, in place of those of an earlier run in the same
+    /// `table`. They stay when the process ends: a dead switch must not leave its traffic to the
+    /// stack. [`remove`](Self::remove) takes them away.
+    ///
+    /// # Errors
+    /// There is no such interface; missing privilege; a kernel without nf_tables' netdev family.
+    pub fn install(
+        ns: &NetNs,
+        table: &str,
+        interface: &str,
+        drops: &Ingress,
+    ) -> Result<(), HostError> {
+        /// Before the priorities that people use.
+        const PRIORITY: i32 = -500;
+        // Since Linux 6.16 a hook waits for an interface that is not there; a mistyped name is to
+        // be an error everywhere.
+        Netlink::open(ns)?.link(interface)?;
+        let mut connection = Connection::open(ns)?;
+        let mut transaction = Transaction::new(Family::Netdev);
+        // Made if it is not there, so that it can be removed for sure.
+        for kind in [Kind::NewTable, Kind::DeleteTable, Kind::NewTable] {
+            transaction.add(kind, |a| {
+                a.text(1, table);
+            });
+        }
+        transaction.add(Kind::NewChain, |a| {
+            a.text(1, table).text(3, CHAIN).text(7, "filter").nest(4, |hook| {
+                hook.number(1, 0).number(2, PRIORITY as u32).text(3, interface);
+            });
+        });
+        for port in &drops.udp_to {
+            transaction.add_rule(table, CHAIN, |rule| {
+                rule.load_meta(Meta::L4Protocol).equal(&[proto::UDP]);
+                rule.load(Base::Transport, 2, 2).equal(&port.to_be_bytes());
+                rule.count().drop();
+            });
+        }
+        for is_ipv4 in [true, false] {
+            of_family(&mut transaction, table, drops, is_ipv4);
+        }
+        steer::drop_fronts(&mut transaction, table, CHAIN, &drops.fronts);
+        let what = || format!("drop in nftables table {table} what {interface} receives");
+        connection.commit(transaction, what)
+    }
+
+    /// Removes the drops; that there are none is no error.
+    ///
+    /// # Errors
+    /// Missing privilege.
+    pub fn remove(ns: &NetNs, table: &str) -> Result<(), HostError> {
+        remove(&mut Connection::open(ns)?, Family::Netdev, table)
+    }
+}
+
+/// What addresses say of packets: an end that is left out may be anything.
+struct Ends<'a> {
+    name: &'static str,
+    from: Option<&'a [Cidr]>,
+    to: Option<&'a [Cidr]>,
+    /// From this port up, for each protocol that has ports.
+    first_port: Option<u16>,
+}
+
+/// The rules for what addresses say, of one family.
+fn of_family(transaction: &mut Transaction, table: &str, drops: &Ingress, is_ipv4: bool) {
+    let Ingress { from, to, between, answers, first_port, .. } = drops;
+    let ends = |name, from, to, first_port| Ends { name, from, to, first_port };
+    for ends in [
+        ends("from", Some(&from[..]), None, None),
+        ends("to", None, Some(&to[..]), None),
+        ends("between", Some(&between.from), Some(&between.to), None),
+        ends("answers", Some(&answers.from), Some(&answers.to), Some(*first_port)),
+    ] {
+        ends.rules(transaction, table, is_ipv4);
+    }
+}
+
+impl Ends<'_> {
+    fn rules(&self, transaction: &mut Transaction, table: &str, is_ipv4: bool) {
+        let (family, kind, source, destination, len) = match is_ipv4 {
+            true => (4, ethertype::IPV4, 12, 16, 4),
+            false => (6, ethertype::IPV6, 8, 24, 16),
+        };
+        let sets: Vec<(&[Cidr], String, u32)> =
+            [(self.from, "from", source), (self.to, "to", destination)]
+                .into_iter()
+                .filter_map(|(ranges, end, offset)| {
+                    Some((ranges?, format!("{}_{end}{family}", self.name), offset))
+                })
+                .collect();
+        // Without an address of the family at either end there is no such packet.
+        let has_any = |ranges: &[Cidr]| ranges.iter().any(|r| r.address().is_ipv4() == is_ipv4);
+        if !sets.iter().all(|(ranges, ..)| has_any(ranges)) {
+            return;
+        }
+        for (ranges, set, _) in &sets {
+            transaction.add_set(table, set, ranges, is_ipv4);
+        }
+        let protocols: &[_] = match self.first_port {
+            Some(port) => &[proto::TCP, proto::UDP, proto::SCTP].map(|p| Some((p, port))),
+            None => &[None],
+        };
+        for ports in protocols {
+            transaction.add_rule(table, CHAIN, |rule| {
+                rule.load_meta(Meta::EtherType).equal(&kind.to_be_bytes());
+                for (_, set, offset) in &sets {
+                    rule.load(Base::Network, *offset, len).lookup(set, false);
+                }
+                if let Some((protocol, first)) = ports {
+                    rule.load_meta(Meta::L4Protocol).equal(&[*protocol]);
+                    rule.load(Base::Transport, 2, 2).at_least(&first.to_be_bytes());
+                }
+                rule.count().drop();
+            });
+        }
+    }
+}
