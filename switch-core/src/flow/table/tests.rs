@@ -259,7 +259,7 @@ fn what_does_not_fit_is_not_called_absent() {
     let mut table = table();
     let touched = LastTouched::everything(Epoch(0));
     let (key, hash) = (key(1), key(1).hash(&HASH));
-    let mut look = |table: &mut FlowTable, sender| {
+    let look = |table: &mut FlowTable, sender| {
         table.look(table.candidate(hash), hash, &key, sender, &touched)
     };
     assert_eq!(look(&mut table, 0), Err(Unfit::Absent));
