@@ -19,7 +19,7 @@ use policy::maglev::{Maglev, default_size};
 use policy::service::compile::{Compiler, Settings};
 use policy::service::endpoints::Viewpoint;
 use policy::service::model::{Endpoint, EndpointSlice, Service, ServicePort, SlicePort};
-use policy::service::table::{Lookup, Origin, ServiceTable};
+use policy::service::table::{Looked, Lookup, Origin, ServiceTable};
 use wire::flow_key::{Family, FlowKey, HashKey};
 
 const KEY: HashKey = HashKey::new(0x5eed);
@@ -112,7 +112,7 @@ fn ask(table: &ServiceTable, keys: &[FlowKey]) -> usize {
 /// As a worker asks that has a batch of misses.
 fn ask_read_ahead(table: &ServiceTable, keys: &[FlowKey]) -> usize {
     let batch = |keys: &[FlowKey]| {
-        table.read_ahead(keys, &mut [None; 64]);
+        table.read_ahead(keys, &mut [Looked::default(); 64]);
         ask(table, keys)
     };
     keys.chunks(64).map(batch).sum()

@@ -248,12 +248,11 @@ impl PolicyTable {
         Party { address, owner: owner.copied().unwrap_or_default() }
     }
 
-    /// Reads what judging a connection to `address` begins with, and returns a number that means
+    /// Reads what judging a connection to `destination` begins with, and returns a number that means
     /// nothing: asked for a batch, the waits of several connections for main memory overlap.
     #[inline]
-    pub fn read_ahead(&self, address: IpAddr) -> u32 {
-        let identity = self.party(address).identity();
-        let stages = self.stage_sets.get(identity);
+    pub fn read_ahead(&self, destination: &Party) -> u32 {
+        let stages = self.stage_sets.get(destination.identity());
         let stage =
             stages.map_or(0, |set| set[Direction::Ingress.index()][Tier::NetworkPolicy.index()]);
         self.stages.get(stage).map_or(0, Stage::read_ahead)

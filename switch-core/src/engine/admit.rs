@@ -10,16 +10,19 @@ use wire::flow_key::{FlowKey, proto, to_octets};
 use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
 use wire::parse::{Fragment as Part, Parsed};
 
+use super::ahead::Ahead;
 use super::slow::source;
 use super::{Engine, Turn, sender};
 use crate::action::{DropReason, Plan};
-use crate::flow::connection::{Created, Direction, Known, Pinned, Place, Refused, SourceNat};
+use crate::flow::connection::{
+    ConnectionRef, Created, Direction, Known, Pinned, Place, Refused, SourceNat,
+};
 use crate::flow::nat::Lease;
 use crate::flow::table::FlowEntry;
 use crate::flow::tcp::{Judgement, Segment, TcpState, is_over, window_scale};
 use crate::packet::Packet;
 use crate::resolve::{
-    Answer, Decision, Denial, Fate, Query, Served, check_source, fate, may_open, outgoing, resolve,
+    Answer, Denial, Fate, Query, Served, Verdict, check_source, decide, fate, may_open, outgoing,
 };
 use crate::snapshot::{Groups, PortFacts};
 
@@ -47,12 +50,13 @@ const FORGOTTEN: Denial =
 impl Engine {
     /// Judges a packet, or the datagram of a first fragment, with `payload` octets behind its
     /// layer-4 header; finds or makes its connection, and remembers the answer.
-    pub(super) fn admit(
+    pub(super) fn admit<'s>(
         &mut self,
-        turn: &Turn<'_>,
+        turn: &Turn<'s>,
         packet: &Packet,
         parsed: &Parsed,
         payload: u32,
+        ahead: Ahead<'_, 's>,
     ) -> Admission {
         self.counters.misses.add(1);
         let flags = parsed.tcp_flags;
@@ -60,7 +64,10 @@ impl Engine {
         if is_tcp && !is_possible(flags) {
             return DropReason::TcpInvalidState.into();
         }
-        let place = self.shared.tracker.place(&parsed.key, parsed.hash);
+        let place = match ahead.note {
+            Some(note) => note.place,
+            None => self.shared.tracker.place(&parsed.key, parsed.hash),
+        };
         let found = self.shared.tracker.find(place, &parsed.key);
         let mut known = found.or_else(|| self.behind_link_local(turn, packet, parsed));
         if let Some(old) = known
@@ -81,15 +88,18 @@ impl Engine {
             pins: Some((&self.shared.affinity, turn.now.as_secs() as u32)),
             ..Query::of(&parsed.key, packet)
         };
-        let (mut plan, mut pinned, service) = match resolve(turn.snapshot, &query) {
-            Decision::Forward { plan, pinned, service } => (plan, pinned, service),
-            Decision::Gateway => return Admission::Gateway,
-            Decision::Drop(denial) => return Admission::Deny(denial),
+        let mut plan = Plan::default();
+        let mut pinned = query.pinned();
+        let likely = ahead.note.map(|note| &note.likely);
+        let service = match decide(turn.snapshot, &query, likely, &mut pinned, &mut plan) {
+            Verdict::Forward(service) => service,
+            Verdict::Gateway => return Admission::Gateway,
+            Verdict::Drop(denial) => return Admission::Deny(denial),
         };
         let opens = may_open(&parsed.key, flags);
-        let known = match known {
-            Some(known) => known,
-            None if pinned.is_translated() && !opens => return Admission::Deny(FORGOTTEN),
+        let connection = match &known {
+            Some(known) => known.connection,
+            None if !opens && pinned.is_translated() => return Admission::Deny(FORGOTTEN),
             None if !opens && turn.snapshot.services.is_backend(&parsed.key) => {
                 // What a Service's connection was once: its client would take it for a stranger's.
                 return DropReason::TcpInvalidState.into();
@@ -103,35 +113,43 @@ impl Engine {
                 if packet.via().is_none() {
                     pinned.origin_mac = source(packet.bytes());
                 }
-                let known = match self.open(turn, place, &pinned, service.as_ref()) {
-                    Ok(known) => known,
+                let mut port = pinned.reply.dst_port;
+                let connection = match self.open(turn, place, &mut pinned, service.as_ref()) {
+                    Ok(Created::New(connection)) => connection,
+                    Ok(Created::Existing(known)) => {
+                        let direction = known.connection.direction();
+                        let is_same =
+                            direction == Direction::Original && same_ends(&known.pinned, &pinned);
+                        pinned = known.pinned;
+                        if !is_same {
+                            // Another worker was first, by another state or from the other end.
+                            let known = Some((&known.pinned, direction));
+                            let query = Query { known, ..Query::of(&parsed.key, packet) };
+                            match decide(turn.snapshot, &query, None, &mut pinned, &mut plan) {
+                                Verdict::Forward(_) => {}
+                                Verdict::Gateway => return Admission::Gateway,
+                                Verdict::Drop(denial) => return Admission::Deny(denial),
+                            }
+                            port = pinned.reply.dst_port;
+                        }
+                        known.connection
+                    }
                     Err(reason) => return reason.into(),
                 };
-                if known.connection.direction() != Direction::Original
-                    || !same_ends(&known.pinned, &pinned)
-                {
-                    // Another worker was first, by another state or from the other end.
-                    let query = Query::of(&parsed.key, packet);
-                    let known = Some((&known.pinned, known.connection.direction()));
-                    plan = match resolve(turn.snapshot, &Query { known, ..query }) {
-                        Decision::Forward { plan, .. } => plan,
-                        Decision::Gateway => return Admission::Gateway,
-                        Decision::Drop(denial) => return Admission::Deny(denial),
-                    };
-                } else if known.pinned.reply != pinned.reply {
+                if pinned.reply.dst_port != port {
                     // Another port of the address that hides the client: in the tunnel, too.
-                    let outgoing = outgoing(&known.pinned, Direction::Original);
+                    let outgoing = outgoing(&pinned, Direction::Original);
                     let hash = outgoing.hash(&turn.snapshot.cluster_key);
                     plan.source_port = SourcePort::from_hash(hash);
                     plan = plan.translate(&parsed.key, &outgoing);
                 }
-                known
+                connection
             }
         };
-        if let Some(reason) = self.track(turn, &known, packet, parsed, payload) {
+        if let Some(reason) = self.track(turn, connection, packet, parsed, payload) {
             return reason.into();
         }
-        self.remember(turn, packet, parsed, &known, plan);
+        self.remember(turn, packet, parsed, (connection, &pinned), &plan, ahead.absent);
         Admission::Pass(plan)
     }
 
@@ -189,49 +207,55 @@ impl Engine {
         Some(fate(turn.snapshot, &known.pinned, begins)).filter(|fate| *fate != Fate::Stays)
     }
 
-    /// Makes a connection, or finds that the other worker or direction was first.
+    /// Makes a connection, or finds that the other worker or direction was first. A new one may have
+    /// been given another port in place of the client's than `pinned` says; afterwards it says which.
     fn open(
         &mut self,
         turn: &Turn<'_>,
         place: Place,
-        wanted: &Pinned,
+        pinned: &mut Pinned,
         service: Option<&Served<'_>>,
-    ) -> Result<Known, DropReason> {
+    ) -> Result<Created, DropReason> {
         let range = &turn.snapshot.nat_ports;
+        let mut from = None;
         // Nobody outside can tell where the search for a port begins.
-        let mut from = wanted.original.hash(&self.shared.hash_key);
-        let mut pinned = *wanted;
+        let first = |engine: &Self, pinned: &Pinned| pinned.original.hash(&engine.shared.hash_key);
         for _ in 0..NAT_TRIES {
             // Where there are no ports, addresses alone tell connections apart.
             let leases = pinned.source_nat != SourceNat::Kept && has_ports(pinned.original.proto);
             if leases {
                 let fair = matches!(turn.snapshot.port(pinned.origin), PortFacts::Pod(_));
-                let port = self.shared.tracker.nat().lease(&pinned, &Lease { range, from, fair });
+                let from = *from.get_or_insert_with(|| first(self, pinned));
+                let port = self.shared.tracker.nat().lease(pinned, &Lease { range, from, fair });
                 pinned.reply.dst_port = port.ok_or(DropReason::NatPortsExhausted)?;
             }
-            let made = self.create(turn, place, &pinned);
+            let made = self.create(turn, place, pinned);
             if leases && !matches!(made, Ok(Created::New(_))) {
-                self.shared.tracker.nat().release(&pinned);
+                self.shared.tracker.nat().release(pinned);
             }
             match made {
-                Ok(Created::New(known)) => {
-                    self.serve(turn, &known, service);
-                    return Ok(known);
+                Ok(made) => {
+                    if let Created::New(_) = made {
+                        self.serve(turn, pinned, service);
+                    }
+                    return Ok(made);
                 }
-                Ok(Created::Existing(known)) => return Ok(known),
                 Err(Refused::Full) => return Err(DropReason::ConnectionTableFull),
                 Err(Refused::PortLimit) => return Err(DropReason::ConnectionLimit),
                 // Another connection has these answers: two addresses of a Service, one backend,
                 // one port of the client. The second gets another port (S16).
                 Err(Refused::Collision) if has_ports(pinned.original.proto) => {
-                    from = from.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_add(1);
+                    let next = from.unwrap_or_else(|| first(self, pinned));
+                    let next = next.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                    let next = next.rotate_left(29).wrapping_add(1);
+                    from = Some(next);
                     if pinned.source_nat == SourceNat::Endpoint {
                         // The port that all of the client's connections share has this peer
                         // already: one for this connection alone.
                         pinned.source_nat = SourceNat::Connection;
                     } else if !leases {
                         let ports = u64::from(*range.end() - *range.start()) + 1;
-                        pinned.reply.dst_port = range.start() + (from % ports) as u16;
+                        pinned.reply.dst_port = range.start() + (next % ports) as u16;
                     }
                 }
                 Err(Refused::Collision) => break,
@@ -261,11 +285,11 @@ impl Engine {
     }
 
     /// Notes that a Service gave a connection its backend.
-    fn serve(&self, turn: &Turn<'_>, known: &Known, service: Option<&Served<'_>>) {
+    fn serve(&self, turn: &Turn<'_>, pinned: &Pinned, service: Option<&Served<'_>>) {
         let Some(Served { chosen, affinity }) = service else { return };
         chosen.entry.count_opened(chosen.index);
         if let Some(timeout) = affinity {
-            let client = known.pinned.original.src_addr();
+            let client = pinned.original.src_addr();
             let now = turn.now.as_secs() as u32;
             let backend = chosen.backend().socket();
             self.shared.affinity.pin(chosen.entry.id, client, backend, now, *timeout);
@@ -276,7 +300,7 @@ impl Engine {
     fn track(
         &self,
         turn: &Turn<'_>,
-        known: &Known,
+        connection: ConnectionRef,
         packet: &Packet,
         parsed: &Parsed,
         payload: u32,
@@ -284,18 +308,17 @@ impl Engine {
         let seconds = turn.now.as_secs() as u32;
         let tracker = &self.shared.tracker;
         if parsed.key.proto != proto::TCP {
-            tracker.touch(known.connection, packet.len(), seconds);
+            tracker.touch(connection, packet.len(), seconds);
             return None;
         }
         let header = packet.bytes().get(usize::from(parsed.l4)..).unwrap_or_default();
         let segment = Segment::read(header, parsed.tcp_flags, payload);
         if segment.is_plain() {
-            tracker.touch_tcp(known.connection, &segment, packet.len(), seconds);
+            tracker.touch_tcp(connection, &segment, packet.len(), seconds);
             return None;
         }
         let scale = if segment.flags & SYN != 0 { window_scale(header) } else { None };
-        let judged =
-            tracker.control_segment(known.connection, &segment, scale, packet.len(), seconds);
+        let judged = tracker.control_segment(connection, &segment, scale, packet.len(), seconds);
         (judged == Some(Judgement::OutOfWindow)).then_some(DropReason::TcpOutOfWindow)
     }
 
@@ -305,8 +328,9 @@ impl Engine {
         turn: &Turn<'_>,
         packet: &Packet,
         parsed: &Parsed,
-        known: &Known,
-        plan: Plan,
+        (connection, pinned): (ConnectionRef, &Pinned),
+        plan: &Plan,
+        absent: bool,
     ) {
         if parsed.fragment != Part::Whole {
             return;
@@ -314,12 +338,15 @@ impl Engine {
         let entry = FlowEntry {
             key: parsed.key,
             sender: sender(packet),
-            connection: known.connection,
-            groups: Groups::of_connection(&known.pinned),
+            connection,
+            groups: Groups::of_connection(pinned),
             last_seen: turn.now.as_secs() as u32,
-            plan,
+            plan: *plan,
         };
-        self.flows.insert(parsed.hash, &entry);
+        match absent {
+            true => self.flows.insert_absent(parsed.hash, &entry),
+            false => self.flows.insert(parsed.hash, &entry),
+        };
     }
 }
 

@@ -8,6 +8,7 @@ use wire::flow_key::HashKey;
 use wire::parse::{Icmp, Parsed};
 
 use super::admit::Admission;
+use super::ahead::Ahead;
 use super::{Engine, Turn};
 use crate::action::DropReason;
 use crate::flow::fragments::{Fragment, FragmentConfig, Fragments, Released, compact};
@@ -104,7 +105,7 @@ impl Engine {
             }
             Some(Fragment { packet, parsed }) => {
                 let payload = datagram_payload(pieces);
-                self.admit(turn, packet, parsed, payload)
+                self.admit(turn, packet, parsed, payload, Ahead::default())
             }
             None => return,
         };

@@ -39,9 +39,10 @@ impl Engine {
         }
         let idle = if self.flows.is_under_pressure() { ENTRY_IDLE_PRESSED } else { ENTRY_IDLE };
         let budget = self.flows.len().div_ceil(SWEEP_ROUNDS).max(64);
-        self.flows.sweep(budget, |connection, last_seen| {
+        let ended = |connection, last_seen| {
             seconds.saturating_sub(last_seen) > idle || !tracker.is_alive(connection)
-        });
+        };
+        self.flows.sweep(budget, |connection| tracker.prefetch(connection), ended);
         for Untold { connection, packets, bytes } in self.flows.untold() {
             tracker.count(connection, packets, bytes);
         }

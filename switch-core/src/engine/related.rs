@@ -4,7 +4,7 @@
 use wire::parse::{Parsed, Quoted, parse_quoted};
 
 use super::{Engine, Turn};
-use crate::action::{DropReason, translate_error};
+use crate::action::{DropReason, Plan, translate_error};
 use crate::flow::connection::Known;
 use crate::packet::Packet;
 use crate::resolve::{Query, check_source, outgoing, way};
@@ -26,15 +26,16 @@ impl Engine {
         let direction = known.connection.direction();
         let mut packet = packet;
         let outgoing = outgoing(&known.pinned, direction);
-        let hop = match way(turn.snapshot, &query, &known.pinned, direction) {
+        let hop = match way(turn.snapshot, &query, &known.pinned, direction, None) {
             Ok(hop) => hop,
             Err(denial) => {
                 return self.drop(turn, packet, denial.reason, denial.object.as_ref());
             }
         };
-        let Some(plan) = hop.plan(turn.snapshot, &outgoing) else {
+        let mut plan = Plan::default();
+        if !hop.plan(turn.snapshot, || outgoing, &mut plan) {
             return self.gateway(turn, packet, parsed);
-        };
+        }
         if known.pinned.is_translated() {
             let answer = quoted.key.reversed();
             translate_error(&mut packet, parsed, &quoted, &answer, &outgoing);

@@ -6,6 +6,7 @@ use wire::flow_key::proto;
 use wire::parse::{Fragment as Part, Icmp, Network, Parsed};
 
 use super::admit::Admission;
+use super::ahead::Ahead;
 use super::encap::wrap_any;
 use super::uplink::is_to_node;
 use super::{Engine, Trace, Turn};
@@ -20,12 +21,13 @@ use crate::snapshot::{PortFacts, Reach, Snapshot};
 impl Engine {
     /// Everything that did not hit.
     #[inline(never)]
-    pub(super) fn slow(
+    pub(super) fn slow<'s>(
         &mut self,
-        turn: &mut Turn<'_>,
+        turn: &mut Turn<'s>,
         ingress: PortId,
         packet: Packet,
         parsed: &Parsed,
+        ahead: Ahead<'_, 's>,
     ) {
         if let Err(reason) = link_checks(turn.snapshot, ingress, &packet, parsed) {
             return self.drop(turn, packet, reason, None);
@@ -34,11 +36,18 @@ impl Engine {
             Network::Other => self.drop(turn, packet, DropReason::EtherTypeUnsupported, None),
             Network::Arp => self.arp(turn, ingress, packet, parsed),
             _ if parsed.icmp == Icmp::Neighbour => self.nd(turn, ingress, packet, parsed),
-            _ => self.routed(turn, ingress, packet, parsed),
+            _ => self.routed(turn, ingress, packet, parsed, ahead),
         }
     }
 
-    fn routed(&mut self, turn: &mut Turn<'_>, ingress: PortId, packet: Packet, parsed: &Parsed) {
+    fn routed<'s>(
+        &mut self,
+        turn: &mut Turn<'s>,
+        ingress: PortId,
+        packet: Packet,
+        parsed: &Parsed,
+        ahead: Ahead<'_, 's>,
+    ) {
         if !is_to_switch(turn.snapshot, &packet) {
             let to = destination(packet.bytes());
             let reason = if to.is_bridge_reserved() {
@@ -59,7 +68,7 @@ impl Engine {
             return self.related(turn, packet, parsed);
         }
         let payload = parsed.end - u32::from(parsed.payload);
-        match self.admit(turn, &packet, parsed, payload) {
+        match self.admit(turn, &packet, parsed, payload, ahead) {
             Admission::Pass(plan) => self.transmit(turn, packet, parsed, &plan),
             Admission::Gateway => self.gateway(turn, packet, parsed),
             Admission::Deny(denial) => self.deny(turn, packet, parsed, &denial),

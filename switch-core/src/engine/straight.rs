@@ -8,11 +8,12 @@ use wire::parse::tcp_flags::SYN;
 use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into, straight};
 
 use super::admit::is_possible;
+use super::ahead::{Ahead, Notes};
 use super::encap::wrap;
 use super::{Engine, Turn, slow};
 use crate::action::{DropReason, Plan, PlanFlags, apply_in_line, apply_plain};
 use crate::flow::connection::{ConnectionRef, Tracker};
-use crate::flow::table::{EntryId, Follow, Renewals, Untold};
+use crate::flow::table::{EntryId, Follow, Renewals, Unfit, Untold};
 use crate::flow::tcp::{Judgement, Segment};
 use crate::id::PortId;
 use crate::packet::{BATCH, Batch, Packet};
@@ -28,6 +29,8 @@ struct Burst {
     seconds: u32,
     /// Whether a packet was met that is of no known flow.
     missed: bool,
+    /// Why no entry holds for a packet that was looked up just now.
+    unfit: Option<Unfit>,
     /// The plan of a packet that was rewritten as it says, but has no tunnel header yet: that is not
     /// done in passing.
     unwrapped: Option<Plan>,
@@ -44,8 +47,8 @@ impl Burst {
     #[inline(always)]
     fn new(ingress: PortId, seconds: u32) -> Self {
         let (sound, senders, ids) = ([Ok(()); BATCH], [0; BATCH], [EntryId::NONE; BATCH]);
-        let (missed, unwrapped) = (false, None);
-        Self { ingress, seconds, missed, unwrapped, plain: 0, sound, senders, ids }
+        let (missed, unfit, unwrapped) = (false, None, None);
+        Self { ingress, seconds, missed, unfit, unwrapped, plain: 0, sound, senders, ids }
     }
 
     #[inline(never)]
@@ -81,9 +84,9 @@ impl Addressee {
 impl Engine {
     /// The straight line: parse all, look all up, then apply each. Only frames to `gateway` are
     /// routed; `None`: all are addressed to the switch.
-    pub(super) fn route_batch(
+    pub(super) fn route_batch<'s>(
         &mut self,
-        turn: &mut Turn<'_>,
+        turn: &mut Turn<'s>,
         ingress: PortId,
         gateway: Option<Mac>,
         batch: &mut Batch,
@@ -101,7 +104,7 @@ impl Engine {
             }
         }
         self.approach(&burst.ids[..AHEAD.min(count)]);
-        let mut hits = 0;
+        let (mut hits, mut notes) = (0, Notes::default());
         for (i, mut packet) in batch.drain(..).enumerate() {
             let i = i % BATCH;
             // The same for what the flows' answers take.
@@ -120,7 +123,7 @@ impl Engine {
                     continue;
                 }
             }
-            self.rest(turn, &mut burst, i, packet);
+            self.rest(turn, &mut burst, &mut notes, i, packet);
         }
         self.counters.hits.add(hits);
         self.counters.forwarded.add(hits);
@@ -149,7 +152,14 @@ impl Engine {
 
     /// Packets that do not leave as a known flow's: what is wrong, what is new.
     #[inline(never)]
-    fn rest(&mut self, turn: &mut Turn<'_>, burst: &mut Burst, i: usize, packet: Packet) {
+    fn rest<'s>(
+        &mut self,
+        turn: &mut Turn<'s>,
+        burst: &mut Burst,
+        notes: &mut Notes<'s>,
+        i: usize,
+        packet: Packet,
+    ) {
         let i = i % BATCH;
         if let Some(plan) = burst.unwrapped.take() {
             return self.leave(turn, packet, self.parsed[i].traffic_class, &plan);
@@ -157,12 +167,18 @@ impl Engine {
         if let Err(reason) = burst.sound[i] {
             return self.drop(turn, packet, reason, None);
         }
-        if !burst.missed {
-            burst.missed = true;
-            self.read_ahead(turn.snapshot, i, burst.plain, &burst.ids);
-        }
+        let ahead = match burst.unfit.take() {
+            None => Ahead::default(),
+            Some(unfit) => {
+                if !burst.missed {
+                    burst.missed = true;
+                    self.read_ahead(turn.snapshot, i, burst.plain, &burst.ids, notes);
+                }
+                Ahead { absent: unfit == Unfit::Absent, note: notes.of(i) }
+            }
+        };
         let parsed = self.parsed[i];
-        self.slow(turn, burst.ingress, packet, &parsed);
+        self.slow(turn, burst.ingress, packet, &parsed, ahead);
     }
 
     /// Parses a group, and brings near where the flows of the ordinary ones begin.
@@ -269,7 +285,13 @@ impl Engine {
         };
         let touched = &turn.snapshot.touched;
         let (candidate, sender) = (burst.ids[at], burst.senders[at]);
-        let id = self.flows.look(candidate, parsed.hash, &parsed.key, sender, touched);
+        let id = match self.flows.look(candidate, parsed.hash, &parsed.key, sender, touched) {
+            Ok(id) => id,
+            Err(unfit) => {
+                burst.unfit = Some(unfit);
+                return None;
+            }
+        };
         let (plan, follow) = self.flows.hit(id, packet.len(), seconds, fits)?;
         let alive = match follow {
             Follow::Counted => true,

@@ -11,6 +11,7 @@ use vxlan::vtep::{EndIndex, Refusal};
 use wire::addr::Mac;
 use wire::parse::{Icmp, Network, Parsed};
 
+use super::ahead::Ahead;
 use super::slow::{destination, source};
 use super::{Engine, Trace, Turn, read};
 use crate::action::DropReason;
@@ -140,7 +141,7 @@ impl Engine {
     fn stray(&mut self, turn: &mut Turn<'_>, ingress: PortId, packet: Packet) {
         let mut parsed = Parsed::default();
         match read(&packet, &self.shared.hash_key, &mut parsed) {
-            Ok(()) => self.slow(turn, ingress, packet, &parsed),
+            Ok(()) => self.slow(turn, ingress, packet, &parsed, Ahead::default()),
             Err(reason) => self.drop(turn, packet, reason, None),
         }
     }

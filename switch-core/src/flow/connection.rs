@@ -234,7 +234,7 @@ pub enum Refused {
 #[derive(Clone, Copy, Debug)]
 pub enum Created {
     /// It is new.
-    New(Known),
+    New(ConnectionRef),
     /// Another worker, or the other direction, was first.
     Existing(Known),
 }

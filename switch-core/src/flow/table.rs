@@ -22,6 +22,7 @@ mod presence;
 mod renewal;
 mod ways;
 
+use arrayvec::ArrayVec;
 use wire::flow_key::{FlowKey, HashKey, proto};
 
 use crate::action::Plan;
@@ -40,6 +41,8 @@ const NOBODY: u64 = u64::MAX;
 /// Buckets that each insertion moves while the index grows. Growth begins at 3/4 load of the old
 /// index, doubling; moving at least 1 bucket (6 entries) an insertion ends long before the next.
 const MOVE_PER_INSERT: usize = 4;
+/// Entries that the sweep looks at together, so that its waits for main memory overlap.
+const TOGETHER: usize = 32;
 /// Own answers are made room for in so many at a time.
 const PLANS: usize = 1024;
 
@@ -76,6 +79,12 @@ struct Line {
 }
 
 const _: () = assert!(size_of::<Line>() == 64);
+
+/// So many of something, made on the heap.
+fn made<T: Copy>(what: T) -> Box<[T; PLANS]> {
+    let all = vec![what; PLANS].into_boxed_slice();
+    all.try_into().unwrap_or_else(|_| unreachable!("it has this length"))
+}
 
 /// Whether the connection must hear of each packet; `tail` is then the connection.
 #[inline]
@@ -127,7 +136,7 @@ pub struct FlowTable {
     /// Own answers, by entry number; made where one is needed.
     plans: Vec<Option<Box<[Plan; PLANS]>>>,
     /// What these depend on, in the same places. What shared answers do their flows' keys say.
-    groups: Vec<Option<Box<[Groups]>>>,
+    groups: Vec<Option<Box<[Groups; PLANS]>>>,
     presence: Presence,
     renewals: Renewals,
     untold: Vec<Untold>,
@@ -151,6 +160,15 @@ impl EntryId {
     pub const fn is_none(self) -> bool {
         self.0 == NONE
     }
+}
+
+/// Why no entry holds for a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unfit {
+    /// There is none of its key.
+    Absent,
+    /// It is another sender's, or what its answer depends on was changed.
+    Other,
 }
 
 impl FlowTable {
@@ -227,9 +245,11 @@ impl FlowTable {
         Some(ConnectionRef::from_parts(line.tail))
     }
 
-    /// Fourth step: the entry of `key`, by its candidate if that is the one, else searched for;
-    /// none also if it is another sender's or what its answer depends on was changed. What was a
-    /// candidate may have been removed since.
+    /// Fourth step: the entry of `key`, by its candidate if that is the one, else searched for. What
+    /// was a candidate may have been removed since.
+    ///
+    /// # Errors
+    /// [`Unfit`].
     #[inline(always)]
     pub fn look(
         &mut self,
@@ -238,13 +258,13 @@ impl FlowTable {
         key: &FlowKey,
         sender: u64,
         touched: &LastTouched,
-    ) -> EntryId {
+    ) -> Result<EntryId, Unfit> {
         if let Some(line) = self.lines.get(candidate.0 as usize)
             && line.key == *key
             && line.sender == sender
             && self.ways.is_now(line.way)
         {
-            return candidate;
+            return Ok(candidate);
         }
         self.look_again(candidate, hash, key, sender, touched)
     }
@@ -257,19 +277,19 @@ impl FlowTable {
         key: &FlowKey,
         sender: u64,
         touched: &LastTouched,
-    ) -> EntryId {
+    ) -> Result<EntryId, Unfit> {
         let is_it = |line: &Line| line.key == *key && line.sender == sender;
         let found = match self.lines.get(candidate.0 as usize).is_some_and(is_it) {
             true => Some(candidate),
             false => self.search(hash, key),
         };
-        let Some(id) = found else { return EntryId::NONE };
+        let Some(id) = found else { return Err(Unfit::Absent) };
         let line = &self.lines[id.0 as usize];
         let stale = !self.ways.is_now(line.way);
         if line.sender != sender || stale && !self.keep(id, touched) {
-            return EntryId::NONE;
+            return Err(Unfit::Other);
         }
-        id
+        Ok(id)
     }
 
     /// Third and fourth step in one for nearly every packet that no connection need hear of: counts it
@@ -366,15 +386,18 @@ impl FlowTable {
         Some(&self.plans.get(at / PLANS)?.as_deref()?[at % PLANS])
     }
 
+    /// Not in line, and made on the heap: what is on the stack here would be probed page by page for
+    /// every entry.
+    #[inline(never)]
     fn set_own_plan(&mut self, id: EntryId, plan: &Plan, groups: &Groups) {
         let at = id.0 as usize;
         if self.plans.len() <= at / PLANS {
             self.plans.resize_with(at / PLANS + 1, || None);
             self.groups.resize_with(at / PLANS + 1, || None);
         }
-        let some = self.plans[at / PLANS].get_or_insert_with(|| Box::new([Plan::default(); PLANS]));
+        let some = self.plans[at / PLANS].get_or_insert_with(|| made(Plan::default()));
         some[at % PLANS] = *plan;
-        let some = self.groups[at / PLANS].get_or_insert_with(|| [Groups::default(); PLANS].into());
+        let some = self.groups[at / PLANS].get_or_insert_with(|| made(Groups::default()));
         some[at % PLANS] = *groups;
     }
 
@@ -392,23 +415,34 @@ impl FlowTable {
     /// Puts an entry in that the epoch [begun](Self::begin) last gave its answer, in place of one with
     /// the same key. `None`: the table is full.
     pub fn insert(&mut self, hash: u64, entry: &FlowEntry) -> Option<EntryId> {
-        let known = self.search(hash, &entry.key);
-        let id = match known {
-            Some(id) => {
-                if !self.ways.is_now(self.lines[id.0 as usize].way) {
-                    self.renewals.judged += 1;
-                }
-                self.settle_counts(id);
-                id
-            }
-            None => self.take_number()?,
+        let Some(id) = self.search(hash, &entry.key) else {
+            return self.insert_absent(hash, entry);
         };
+        if !self.ways.is_now(self.lines[id.0 as usize].way) {
+            self.renewals.judged += 1;
+        }
+        self.settle_counts(id);
+        self.write(id, entry);
+        Some(id)
+    }
+
+    /// As [`insert`](Self::insert) of a key that has no entry: [`look`](Self::look) said so, and none
+    /// was put in since.
+    pub fn insert_absent(&mut self, hash: u64, entry: &FlowEntry) -> Option<EntryId> {
+        debug_assert!(self.search(hash, &entry.key).is_none(), "{} has an entry", entry.key);
+        let id = self.take_number()?;
+        self.write(id, entry);
+        self.grow_if_due();
+        self.index.insert(hash, id.0);
+        self.settle(MOVE_PER_INSERT);
+        Some(id)
+    }
+
+    #[inline]
+    fn write(&mut self, id: EntryId, entry: &FlowEntry) {
         // Translation is the flow's alone; so is what is not to be seen of its key.
-        let shared = entry.plan.shared().filter(|_| entry.groups == Groups::of_key(&entry.key));
-        let way = match shared {
-            Some(plan) => self.ways.share(&plan),
-            None => self.ways.own(),
-        };
+        let alone = entry.plan.is_translation() || entry.groups != Groups::of_key(&entry.key);
+        let way = if alone { self.ways.own() } else { self.ways.share(&entry.plan) };
         if is_own(way) {
             self.set_own_plan(id, &entry.plan, &entry.groups);
         }
@@ -420,12 +454,6 @@ impl FlowTable {
         }
         self.lines[id.0 as usize] = line;
         self.connections[id.0 as usize] = entry.connection;
-        if known.is_none() {
-            self.grow_if_due();
-            self.index.insert(hash, id.0);
-            self.migrate(MOVE_PER_INSERT);
-        }
-        Some(id)
     }
 
     fn take_number(&mut self) -> Option<EntryId> {
@@ -457,11 +485,13 @@ impl FlowTable {
 
     /// Takes an entry out.
     pub fn remove(&mut self, id: EntryId) {
-        if self.connections[id.0 as usize].is_none() {
-            return;
+        if !self.connections[id.0 as usize].is_none() {
+            self.remove_hashed(id, self.lines[id.0 as usize].key.hash(&self.hash_key));
         }
+    }
+
+    fn remove_hashed(&mut self, id: EntryId, hash: u64) {
         self.settle_counts(id);
-        let hash = self.lines[id.0 as usize].key.hash(&self.hash_key);
         self.connections[id.0 as usize] = ConnectionRef::NONE;
         self.lines[id.0 as usize].sender = NOBODY;
         if !self.index.remove(hash, id.0)
@@ -481,23 +511,42 @@ impl FlowTable {
     }
 
     /// Looks at up to `budget` entries, going round, and removes those that `ended` picks by
-    /// connection and second of the last hit. What the others have counted is to be told.
-    pub fn sweep(&mut self, budget: usize, mut ended: impl FnMut(ConnectionRef, u32) -> bool) {
-        for _ in 0..budget.min(self.lines.len()) {
-            self.sweep = if self.sweep + 1 >= self.lines.len() { 0 } else { self.sweep + 1 };
-            if self.sweep == 0 {
+    /// connection and second of the last hit. What the others have counted is to be told. `near` is told
+    /// of connections that `ended` will soon be asked about.
+    pub fn sweep(
+        &mut self,
+        budget: usize,
+        near: impl Fn(ConnectionRef),
+        mut ended: impl FnMut(ConnectionRef, u32) -> bool,
+    ) {
+        let mut left = budget.min(self.lines.len());
+        while left > 0 {
+            let first = if self.sweep + 1 >= self.lines.len() { 0 } else { self.sweep + 1 };
+            if first == 0 {
                 self.presence.turn_over();
             }
-            let connection = self.connections[self.sweep];
-            if connection.is_none() {
-                continue;
+            let group = first..self.lines.len().min(first + left.min(TOGETHER));
+            left -= group.len();
+            self.sweep = group.end - 1;
+            self.connections[group.clone()].iter().for_each(|connection| near(*connection));
+            let mut over: ArrayVec<(EntryId, u64), TOGETHER> = ArrayVec::new();
+            for at in group {
+                let connection = self.connections[at];
+                if connection.is_none() {
+                    continue;
+                }
+                let (id, line) = (EntryId(at as u32), &self.lines[at]);
+                if ended(connection, line.last_seen) {
+                    let hash = line.key.hash(&self.hash_key);
+                    self.index.prefetch(hash);
+                    over.push((id, hash));
+                } else {
+                    self.settle_counts(id);
+                    self.presence.stay(&self.groups_of(id));
+                }
             }
-            let id = EntryId(self.sweep as u32);
-            if ended(connection, self.lines[self.sweep].last_seen) {
-                self.remove(id);
-            } else {
-                self.settle_counts(id);
-                self.presence.stay(&self.groups_of(id));
+            for (id, hash) in over {
+                self.remove_hashed(id, hash);
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::Query;
+use super::likely::{Likely, endpoint};
 use crate::flow::connection::{Direction, Pinned};
 use crate::snapshot::{EndpointFacts, Location, PortFacts, Snapshot};
 
@@ -23,13 +24,14 @@ impl<'s> Ends<'s> {
         query: &Query<'_>,
         pinned: &Pinned,
         direction: Direction,
+        likely: Option<&Likely<'s>>,
     ) -> Self {
         let (client, backend) = (pinned.original.src_addr(), pinned.reply.src_addr());
         let (from, towards) = match direction {
             Direction::Original => (client, backend),
             Direction::Reply => (backend, client),
         };
-        let to = snapshot.endpoints.get(&towards);
+        let to = endpoint(snapshot, likely, towards);
         let from_is_local = is_local_sender(snapshot, query, from);
         let to_is_local = to.is_some_and(EndpointFacts::is_local);
         let (client_is_local, backend_is_local) = match direction {

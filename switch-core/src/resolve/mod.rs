@@ -8,6 +8,7 @@
 //! source NAT. A stage that a packet's connection has behind it is not run again for replies.
 
 mod ends;
+mod likely;
 mod policy;
 mod route;
 mod service;
@@ -18,14 +19,14 @@ use vxlan::vtep::EndIndex;
 use wire::flow_key::FlowKey;
 
 use ends::Ends;
-pub use policy::Judged;
+pub use likely::Likely;
 pub use route::Hop;
 pub use service::{Fate, Served, fate, may_open};
 pub use source::check_source;
 
 use crate::action::{DropReason, Plan};
 use crate::flow::affinity::Affinity;
-use crate::flow::connection::{Direction, Pinned};
+use crate::flow::connection::{Direction, Pinned, SourceNat};
 use crate::id::{Cookie, PortId};
 use crate::packet::Packet;
 use crate::snapshot::Snapshot;
@@ -49,6 +50,15 @@ impl<'a> Query<'a> {
     /// About the first packet of a connection.
     pub fn new(key: &'a FlowKey, ingress: PortId) -> Self {
         Self { key, ingress, via: None, known: None, pins: None }
+    }
+
+    /// The connection as far as it is known: its pinned facts, or those of one that is not translated.
+    #[inline]
+    pub fn pinned(&self) -> Pinned {
+        match self.known {
+            Some((pinned, _)) => *pinned,
+            None => Pinned { origin_end: self.via, ..Pinned::new(*self.key, self.ingress) },
+        }
     }
 
     /// As [`new`](Self::new), about a packet that was received.
@@ -111,40 +121,66 @@ pub enum Decision<'s> {
 
 /// Decides about one packet. See the module's description.
 pub fn resolve<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Decision<'s> {
+    let mut pinned = query.pinned();
+    let mut plan = Plan::default();
+    match decide(snapshot, query, None, &mut pinned, &mut plan) {
+        Verdict::Forward(service) => Decision::Forward { plan, pinned, service },
+        Verdict::Gateway => Decision::Gateway,
+        Verdict::Drop(denial) => Decision::Drop(denial),
+    }
+}
+
+/// A [`Decision`], what it describes in the places that were given for it.
+pub enum Verdict<'s> {
+    /// It goes on.
+    Forward(Option<Served<'s>>),
+    /// It is for the gateway itself.
+    Gateway,
+    /// It does not pass.
+    Drop(Denial),
+}
+
+/// As [`resolve`]: `pinned` is [the query's](Query::pinned), and is made that of the connection, `plan`
+/// the answer. `likely`: what the snapshot says of the packet's likely ends.
+pub fn decide<'s>(
+    snapshot: &'s Snapshot,
+    query: &Query<'_>,
+    likely: Option<&Likely<'s>>,
+    pinned: &mut Pinned,
+    plan: &mut Plan,
+) -> Verdict<'s> {
     if let Err(reason) = check_source(snapshot, query) {
-        return Decision::Drop(reason.into());
+        return Verdict::Drop(reason.into());
     }
     if let Err(reason) = uplink::check_tunnelled(snapshot, query) {
-        return Decision::Drop(reason.into());
+        return Verdict::Drop(reason.into());
     }
     let mut served = None;
-    let (pinned, direction) = match query.known {
-        Some((pinned, direction)) => (*pinned, direction),
+    let direction = match query.known {
+        Some((_, direction)) => direction,
         None => {
-            let mut pinned = Pinned::new(*query.key, query.ingress);
-            pinned.origin_end = query.via;
-            match service::translate(snapshot, query, &mut pinned) {
+            match service::translate(snapshot, query, pinned, likely) {
                 Ok(found) => served = found,
-                Err(denial) => return Decision::Drop(denial),
+                Err(denial) => return Verdict::Drop(denial),
             }
-            service::masquerade(snapshot, query, &mut pinned);
-            (pinned, Direction::Original)
+            service::masquerade(snapshot, query, pinned);
+            Direction::Original
         }
     };
-    let hop = match way(snapshot, query, &pinned, direction) {
+    let hop = match way(snapshot, query, pinned, direction, likely) {
         Ok(hop) => hop,
-        Err(denial) => return Decision::Drop(denial),
+        Err(denial) => return Verdict::Drop(denial),
     };
-    let outgoing = outgoing(&pinned, direction);
-    match hop.plan(snapshot, &outgoing) {
-        Some(mut plan) => {
-            if pinned.is_translated() {
-                plan = plan.translate(query.key, &outgoing);
-            }
-            Decision::Forward { plan, pinned, service: served }
-        }
-        None => Decision::Gateway,
+    // A new connection is as it came but for these.
+    let may_differ =
+        query.known.is_some() || served.is_some() || pinned.source_nat != SourceNat::Kept;
+    if !hop.plan(snapshot, || outgoing(pinned, direction), plan) {
+        return Verdict::Gateway;
     }
+    if may_differ && pinned.is_translated() {
+        *plan = plan.translate(query.key, &outgoing(pinned, direction));
+    }
+    Verdict::Forward(served)
 }
 
 /// The way of a connection's packets of one direction, if policy lets them go it at all. What is
@@ -152,17 +188,18 @@ pub fn resolve<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Decision<'s> {
 ///
 /// # Errors
 /// Policy or a missing route.
-pub fn way(
-    snapshot: &Snapshot,
+pub fn way<'s>(
+    snapshot: &'s Snapshot,
     query: &Query<'_>,
     pinned: &Pinned,
     direction: Direction,
+    likely: Option<&Likely<'s>>,
 ) -> Result<Hop, Denial> {
     uplink::check_taken(snapshot, query, pinned, direction)?;
-    let ends = Ends::of(snapshot, query, pinned, direction);
+    let ends = Ends::of(snapshot, query, pinned, direction, likely);
     let to_gateway = snapshot.is_gateway(pinned.reply.src_addr());
     if !to_gateway {
-        policy::judge(snapshot, pinned, &ends)?;
+        policy::judge(snapshot, pinned, &ends, likely)?;
     }
     route::lookup(snapshot, query, pinned, direction, ends.to)
 }

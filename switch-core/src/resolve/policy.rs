@@ -5,27 +5,19 @@ use policy::table::{Decision, PolicyTable};
 use policy::verdict::Traffic;
 use wire::flow_key::FlowKey;
 
-use super::{Answer, Denial, Ends};
+use super::{Answer, Denial, Ends, Likely};
 use crate::action::DropReason;
 use crate::flow::connection::{Pinned, SourceNat};
 use crate::id::Cookie;
 use crate::snapshot::{PortFacts, Snapshot};
-
-/// What policy says of a connection at this node.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Judged {
-    /// The source's side, if the source is on this node.
-    pub egress: Option<Decision>,
-    /// The destination's side, if the destination is on this node.
-    pub ingress: Option<Decision>,
-}
 
 /// Judges a connection. Each node enforces for its own pods.
 pub(super) fn judge(
     snapshot: &Snapshot,
     pinned: &Pinned,
     ends: &Ends<'_>,
-) -> Result<Judged, Denial> {
+    likely: Option<&Likely<'_>>,
+) -> Result<(), Denial> {
     let table = &*snapshot.policy;
     let client = pinned.original.src_addr();
     let backend = pinned.reply.src_addr();
@@ -35,29 +27,40 @@ pub(super) fn judge(
     let hides_client = via_service && pinned.source_nat == SourceNat::Connection;
     let judges_ingress = ends.backend_is_local && !is_judged(snapshot, pinned) || hides_client;
     if !ends.client_is_local && !judges_ingress {
-        return Ok(Judged::default());
+        return Ok(());
     }
     let asked = FlowKey { dst_port: pinned.reply.src_port, ..pinned.original };
     let traffic = Traffic::of_flow(&asked, via_service);
-    let (source, destination) = (table.party(client), table.party(backend));
-    let mut judged = Judged::default();
+    let (a, b);
+    let source = match likely {
+        Some(likely) if likely.client.address() == client => &likely.client,
+        _ => {
+            a = table.party(client);
+            &a
+        }
+    };
+    let destination = match likely {
+        Some(likely) if likely.backend.address() == backend => &likely.backend,
+        _ => {
+            b = table.party(backend);
+            &b
+        }
+    };
     if ends.client_is_local {
-        let decision = table.judge_egress(&source, &destination, traffic);
-        judged.egress = Some(decision);
+        let decision = table.judge_egress(source, destination, traffic);
         count(snapshot, &decision);
         if !decision.allow {
             return Err(denial(table, &decision, DropReason::PolicyEgress));
         }
     }
     if judges_ingress {
-        let decision = table.judge_ingress(&source, &destination, traffic);
-        judged.ingress = Some(decision);
+        let decision = table.judge_ingress(source, destination, traffic);
         count(snapshot, &decision);
         if !decision.allow {
             return Err(denial(table, &decision, DropReason::PolicyIngress));
         }
     }
-    Ok(judged)
+    Ok(())
 }
 
 /// Whether another node judged the connection for its real client, which it hides behind its own

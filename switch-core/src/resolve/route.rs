@@ -36,20 +36,30 @@ pub enum Hop {
 }
 
 impl Hop {
-    /// What is done with packets that go this way with this key; `None`: the gateway takes them.
-    pub fn plan(self, snapshot: &Snapshot, outgoing: &FlowKey) -> Option<Plan> {
-        match self {
-            Self::Out { port, mtu, to, from } => Some(Plan::route(port, mtu, to, from)),
+    /// Writes what is done with packets that go this way, with the key `outgoing`. False: the gateway
+    /// takes them.
+    #[inline]
+    pub fn plan(
+        self,
+        snapshot: &Snapshot,
+        outgoing: impl FnOnce() -> FlowKey,
+        plan: &mut Plan,
+    ) -> bool {
+        *plan = match self {
+            Self::Out { port, mtu, to, from } => Plan::route(port, mtu, to, from),
             Self::Tunnel(end) => {
                 let tunnels = &snapshot.tunnels;
-                let to = tunnels.ends.get(end)?.mac();
-                let mtu = tunnels.to(end)?.mtu;
-                let source_port = SourcePort::from_hash(outgoing.hash(&snapshot.cluster_key));
-                let plan = Plan::route(tunnels.port, mtu, to, tunnels.gateway(end).mac);
-                Some(plan.encap(end.0 as u16, source_port))
+                let (Some(through), Some(to)) = (tunnels.ends.get(end), tunnels.to(end)) else {
+                    return false;
+                };
+                let source_port = SourcePort::from_hash(outgoing().hash(&snapshot.cluster_key));
+                let from = tunnels.gateway(end).mac;
+                let plan = Plan::route(tunnels.port, to.mtu, through.mac(), from);
+                plan.encap(end.0 as u16, source_port)
             }
-            Self::Gateway => None,
-        }
+            Self::Gateway => return false,
+        };
+        true
     }
 }
 
@@ -61,8 +71,10 @@ pub(super) fn lookup(
     direction: Direction,
     to: Option<&EndpointFacts>,
 ) -> Result<Hop, Denial> {
-    let outgoing = outgoing(pinned, direction);
-    let destination = outgoing.dst_addr();
+    let (source, destination) = match direction {
+        Direction::Original => (pinned.reply.dst_addr(), pinned.reply.src_addr()),
+        Direction::Reply => (pinned.original.dst_addr(), pinned.original.src_addr()),
+    };
     if snapshot.is_gateway(destination) {
         return Ok(Hop::Gateway);
     }
@@ -93,9 +105,7 @@ pub(super) fn lookup(
         return Err(DropReason::TunnelInnerDestination.into());
     }
     // Answers come past the tunnel: the node's own stack has to know of what it sends them to.
-    if snapshot.node_addresses.contains(&outgoing.src_addr())
-        && snapshot.tunnels.is_node_address(destination)
-    {
+    if snapshot.node_addresses.contains(&source) && snapshot.tunnels.is_node_address(destination) {
         return host(snapshot, query, pinned);
     }
     let reach = snapshot.reach(destination);
@@ -118,6 +128,7 @@ pub(super) fn lookup(
         }
         Some(FibEntry::NextHops(next)) => {
             let NextHops { hops, choice } = &**next;
+            let outgoing = outgoing(pinned, direction);
             let hop = choice.pick(outgoing.hash(&snapshot.cluster_key));
             match hop.and_then(|hop| *hops.get(usize::from(hop))?) {
                 Some(reach) => by(snapshot, query, pinned, reach),

@@ -7,7 +7,7 @@ use policy::service::table::{
 };
 use wire::flow_key::{FlowKey, proto, to_octets};
 
-use super::{Answer, Denial, Query, route};
+use super::{Answer, Denial, Likely, Query, route};
 use crate::action::DropReason;
 use crate::flow::connection::{Pinned, SourceNat};
 use crate::id::Cookie;
@@ -31,6 +31,7 @@ pub(super) fn translate<'s>(
     snapshot: &'s Snapshot,
     query: &Query<'_>,
     pinned: &mut Pinned,
+    likely: Option<&Likely<'s>>,
 ) -> Result<Option<Served<'s>>, Denial> {
     let key = query.key;
     let client = key.src_addr();
@@ -38,7 +39,11 @@ pub(super) fn translate<'s>(
     let table = &snapshot.services;
     let in_cluster = is_pod || snapshot.is_cluster_address(client);
     let origin = if in_cluster { Origin::InCluster } else { Origin::OffCluster };
-    let found = match table.find(key, origin) {
+    let found = match likely {
+        Some(likely) => table.find_looked(&likely.service, key, origin),
+        None => table.find(key, origin),
+    };
+    let found = match found {
         Found::NotAService => return Ok(None),
         Found::Service(found) => found,
         Found::Reject(reason, subject) => return Err(rejected(reason, &subject)),

@@ -279,7 +279,6 @@ impl Worker {
     fn send(&mut self, now: Instant, id: PortId, batch: &mut Batch, mut bytes: u64) {
         let at = self.index.get(id.index()).copied().flatten();
         let Some(at) = at.map(usize::from).filter(|&at| at < self.ports.len()) else { return };
-        let mut more = std::mem::take(&mut self.finished);
         loop {
             let frames = batch.len();
             let result = self.ports[at].port.tx(&mut self.pool, batch);
@@ -289,23 +288,23 @@ impl Worker {
                 counters.tx_bytes.add(bytes - left);
             }
             let reason = if result.is_err() { DropReason::TxFailed } else { DropReason::TxFull };
-            self.lose(now, reason, batch);
+            if !batch.is_empty() {
+                self.lose(now, reason, batch);
+            }
             if let Err(error) = result {
-                for packet in more.drain(..) {
+                while let Some(packet) = self.finished.pop_front() {
                     self.engine.not_sent(now, Trace::from(&packet), reason);
                     self.pool.free(packet);
                 }
-                self.finished = more;
                 return self.failed(id, error);
             }
-            if more.is_empty() {
-                break;
+            if self.finished.is_empty() {
+                return;
             }
-            let count = more.len().min(BATCH);
-            batch.extend(more.drain(..count));
+            let count = self.finished.len().min(BATCH);
+            batch.extend(self.finished.drain(..count));
             bytes = octets(batch);
         }
-        self.finished = more;
     }
 
     /// Finishes checksums and cuts super-frames that the port does not take as they are: here,

@@ -61,6 +61,25 @@ pub struct Frontend<'a> {
     pub entry: &'a Arc<ServiceEntry>,
 }
 
+/// What a table knew of a key when it was [read ahead](super::ServiceTable::read_ahead): good for the
+/// same key and the same table.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Looked<'a> {
+    /// What the key is addressed to.
+    pub(super) front: Option<&'a Port>,
+    /// What the hash picks of all backends.
+    pub(super) pick: Option<u16>,
+}
+
+impl Looked<'_> {
+    /// The backend that the key leads to, if all may be chosen and no client is pinned to another.
+    #[inline]
+    pub fn backend(&self) -> Option<SocketAddr> {
+        let backend = self.front?.backends.get(usize::from(self.pick?))?;
+        Some(backend.socket())
+    }
+}
+
 /// A connection's Service, before a backend is chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct Match<'a> {
@@ -72,6 +91,8 @@ pub struct Match<'a> {
     pub scope: Scope,
     pub(super) origin: Origin,
     pub(super) port: &'a Port,
+    /// What the connection's hash picks of all backends, if that is known.
+    pub(super) pick: Option<u16>,
 }
 
 /// A connection's backend.
@@ -196,7 +217,7 @@ impl<'a> Match<'a> {
 
     #[inline]
     pub(super) fn take(&self, index: usize, key: &FlowKey) -> Chosen<'a> {
-        let Self { entry, kind, scope, origin, port } = *self;
+        let Self { entry, kind, scope, origin, port, .. } = *self;
         let backend = &port.backends[index];
         let hairpin = backend.address == key.src_addr();
         // A host port leads to this very node, whose reply passes here anyhow.

@@ -150,7 +150,12 @@ impl Port {
 
 /// What a frontend offers this client.
 #[inline]
-pub(super) fn admit<'a>(port: &'a Port, key: &FlowKey, origin: Origin) -> Found<'a> {
+pub(super) fn admit<'a>(
+    port: &'a Port,
+    pick: Option<u16>,
+    key: &FlowKey,
+    origin: Origin,
+) -> Found<'a> {
     let Port { kind, entry, .. } = port;
     if port.restricted
         && let Some(ranges) = &entry.source_ranges
@@ -175,5 +180,5 @@ pub(super) fn admit<'a>(port: &'a Port, key: &FlowKey, origin: Origin) -> Found<
             Scope::Cluster => Found::Reject(RejectReason::NoEndpoints, Subject::of(entry)),
         };
     }
-    Found::Service(Match { entry, kind: *kind, scope, origin, port })
+    Found::Service(Match { entry, kind: *kind, scope, origin, port, pick })
 }

@@ -10,14 +10,14 @@ use std::sync::Arc;
 use wire::cidr::Cidr;
 use wire::flow_key::{FlowKey, HashKey, proto};
 
-use super::entry::{Backend, BackendFlags, ServiceEntry};
+use super::entry::{BackendFlags, Scope, ServiceEntry};
 use crate::cow::CowMap;
 
 mod answer;
 mod front;
 
 pub use answer::{
-    Chosen, DropReason, Found, Frontend, FrontendKind, Lookup, Match, Origin, RejectReason,
+    Chosen, DropReason, Found, Frontend, FrontendKind, Looked, Lookup, Match, Origin, RejectReason,
     Standing, Subject,
 };
 use front::admit;
@@ -52,8 +52,19 @@ impl ServiceTable {
     /// The Service that a new connection is for. `key` is the first packet's, as the client sent it.
     #[inline]
     pub fn find(&self, key: &FlowKey, origin: Origin) -> Found<'_> {
-        match self.front(key) {
-            Some(port) => admit(port, key, origin),
+        self.find_looked(&Looked { front: self.front(key), pick: None }, key, origin)
+    }
+
+    /// As [`find`](Self::find), where the key was [read ahead](Self::read_ahead).
+    #[inline]
+    pub fn find_looked<'a>(
+        &'a self,
+        looked: &Looked<'a>,
+        key: &FlowKey,
+        origin: Origin,
+    ) -> Found<'a> {
+        match looked.front {
+            Some(port) => admit(port, looked.pick, key, origin),
             None => self.no_front(key),
         }
     }
@@ -77,8 +88,10 @@ impl ServiceTable {
     /// same table.
     #[inline]
     pub fn choose<'a>(&self, found: &Match<'a>, key: &FlowKey) -> Option<Chosen<'a>> {
-        let hash = self.hash(found.port, key);
-        let index = found.port.table(found.scope).pick(hash)?;
+        let index = match (found.pick, found.scope) {
+            (Some(index), Scope::Cluster) => index,
+            _ => found.port.table(found.scope).pick(self.hash(found.port, key))?,
+        };
         Some(found.take(usize::from(index), key))
     }
 
@@ -94,27 +107,23 @@ impl ServiceTable {
         FlowKey { dst: [0; 16], src_port: 0, dst_port: 0, ..*key }.hash(cluster_key)
     }
 
-    /// Reads what [`lookup`](Self::lookup) of these keys and opening a connection will read, and says
-    /// which backends they lead to, if no client is pinned to another. With many Services each look-up
-    /// waits for main memory several times; asked for a batch step by step, as here, the waits of
-    /// different keys overlap. Worth its while for two keys or more, before they are looked up one by
-    /// one.
-    pub fn read_ahead(&self, keys: &[FlowKey], backends: &mut [Option<SocketAddr>]) {
-        for (keys, backends) in keys.chunks(AHEAD).zip(backends.chunks_mut(AHEAD)) {
-            let mut ports = [None; AHEAD];
-            for (port, key) in ports.iter_mut().zip(keys) {
-                *port = self.front(key);
+    /// Reads what [`lookup`](Self::lookup) of these keys and opening a connection will read, and keeps
+    /// what need not be looked up again. With many Services each look-up waits for main memory several
+    /// times; asked for a batch step by step, as here, the waits of different keys overlap. Worth its
+    /// while for two keys or more, before they are looked up one by one.
+    pub fn read_ahead<'a>(&'a self, keys: &[FlowKey], looked: &mut [Looked<'a>]) {
+        for (keys, looked) in keys.chunks(AHEAD).zip(looked.chunks_mut(AHEAD)) {
+            for (looked, key) in looked.iter_mut().zip(keys) {
+                *looked = Looked { front: self.front(key), pick: None };
             }
-            let mut picks = [0; AHEAD];
-            for ((pick, port), key) in picks.iter_mut().zip(&ports).zip(keys) {
-                if let Some(port) = port {
-                    *pick = usize::from(port.cluster.pick(self.hash(port, key)).unwrap_or(0));
+            for (looked, key) in looked.iter_mut().zip(keys) {
+                if let Some(port) = looked.front {
+                    looked.pick = port.cluster.pick(self.hash(port, key));
                 }
             }
-            for ((found, pick), port) in backends.iter_mut().zip(picks).zip(ports) {
-                *found = port.and_then(|port| port.backends.get(pick)).map(Backend::socket);
-                if let Some(port) = port {
-                    core::hint::black_box(port.entry.opened(pick));
+            for looked in looked.iter() {
+                if let (Some(port), Some(pick)) = (looked.front, looked.pick) {
+                    core::hint::black_box(port.entry.opened(usize::from(pick)));
                 }
             }
         }

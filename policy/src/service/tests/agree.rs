@@ -13,7 +13,7 @@ use crate::service::compile::Compiler;
 use crate::service::explain::{Outcome, explain};
 use crate::service::model::*;
 use crate::service::reference::{Cluster, Verdict, judge};
-use crate::service::table::{Lookup, Origin, ServiceTable};
+use crate::service::table::{Chosen, Found, Looked, Lookup, Origin, ServiceTable};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -313,7 +313,7 @@ fn agrees(
                 .collect();
             prop_assert_eq!(&all, any_of, "{}", key);
             let found = table.find(key, origin);
-            let crate::service::table::Found::Service(found) = found else { panic!() };
+            let Found::Service(found) = found else { panic!() };
             for backend in entry.backends() {
                 let pinned = found.pinned(backend.socket(), key).is_some();
                 prop_assert_eq!(pinned, any_of.contains(&backend.socket()));
@@ -358,16 +358,26 @@ proptest! {
         }
         let table = compiler.publish();
         for (table, plain) in [(&table, &plain), (&kept.0, &kept.1)] {
-            let mut likely = vec![None; probes.len()];
-            table.read_ahead(&probes, &mut likely);
-            for (key, likely) in probes.iter().zip(likely) {
+            let mut looked = vec![Looked::default(); probes.len()];
+            table.read_ahead(&probes, &mut looked);
+            for (key, looked) in probes.iter().zip(&looked) {
                 if let Lookup::Backend(chosen) = table.lookup(key, Origin::InCluster)
                     && chosen.scope == crate::service::entry::Scope::Cluster
                 {
-                    prop_assert_eq!(likely, Some(chosen.backend().socket()));
+                    prop_assert_eq!(looked.backend(), Some(chosen.backend().socket()));
                 }
                 for origin in [Origin::InCluster, Origin::OffCluster] {
                     agrees(table, plain, key, origin)?;
+                    let again = match table.find_looked(looked, key, origin) {
+                        Found::Service(found) => table.choose(&found, key),
+                        _ => None,
+                    };
+                    let once = match table.lookup(key, origin) {
+                        Lookup::Backend(chosen) => Some(chosen),
+                        _ => None,
+                    };
+                    let of = |c: Option<Chosen<'_>>| c.map(|c| (c.index, c.scope, c.needs_snat));
+                    prop_assert_eq!(of(again), of(once), "read ahead");
                 }
             }
         }

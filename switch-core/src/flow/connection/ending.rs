@@ -56,7 +56,9 @@ impl Tracker {
     /// Takes connections that the caller has claimed, all of one chunk, out of the index, and gives
     /// back all that they had.
     fn end_claimed(&self, numbers: &[u32]) {
-        let slots = || numbers.iter().filter_map(|&number| Some((number, self.slot(number)?)));
+        let Some(chunk) = numbers.first().and_then(|number| self.chunk_of(*number)) else { return };
+        let at = |number: u32| chunk.get(number as usize % CHUNK);
+        let slots = || numbers.iter().filter_map(|&number| Some((number, at(number)?)));
         let Some((_, first)) = slots().next() else { return };
         let home = self.shard_of(first.facts.place.load(Relaxed));
         let answers = || {
@@ -66,10 +68,16 @@ impl Tracker {
                 Some((number, place))
             })
         };
-        slots().for_each(|(_, slot)| self.prefetch_place(Place(slot.facts.place.load(Relaxed))));
-        answers().for_each(|(_, place)| self.prefetch_place(Place(place)));
-        for (number, place) in answers() {
-            self.lock(self.shard_of(place)).index.remove(place, number << 1 | 1);
+        let mut translated = false;
+        for (_, slot) in slots() {
+            self.prefetch_place(Place(slot.facts.place.load(Relaxed)));
+            translated |= slot.facts.is_translated();
+        }
+        if translated {
+            answers().for_each(|(_, place)| self.prefetch_place(Place(place)));
+            for (number, place) in answers() {
+                self.lock(self.shard_of(place)).index.remove(place, number << 1 | 1);
+            }
         }
         let mut shard = self.lock(home);
         // Neighbours in the table are often of one origin.

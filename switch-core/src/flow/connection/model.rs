@@ -114,7 +114,7 @@ fn both_directions_at_once_make_one() {
         match (mine, other.join().unwrap()) {
             (Created::New(new), Created::Existing(found))
             | (Created::Existing(found), Created::New(new)) => {
-                assert_eq!(found.connection, new.connection.reversed());
+                assert_eq!(found.connection, new.reversed());
             }
             both => panic!("{both:?}"),
         }
@@ -150,9 +150,13 @@ fn creating_and_ending_leak_nothing() {
                         let forth = key(n % 2, proto::UDP);
                         let mine = if n == 2 { forth.reversed() } else { forth };
                         match tracker.create(&pinned(mine, n), 1) {
-                            Ok(Created::New(known) | Created::Existing(known)) => {
-                                tracker.touch(known.connection, 10, 1);
-                                tracker.end(known.connection);
+                            Ok(made) => {
+                                let connection = match made {
+                                    Created::New(connection) => connection,
+                                    Created::Existing(known) => known.connection,
+                                };
+                                tracker.touch(connection, 10, 1);
+                                tracker.end(connection);
                             }
                             Err(Refused::Full | Refused::PortLimit) => {}
                             // The other direction of one that is on its way out.
@@ -182,14 +186,14 @@ fn translated_connections_come_and_go_in_two_shards() {
                 thread::spawn(move || {
                     for _ in 0..2 {
                         match tracker.create(&pinned, 1) {
-                            Ok(Created::New(known)) => {
+                            Ok(Created::New(new)) => {
                                 let place =
                                     |key: &FlowKey| tracker.place(key, key.hash(&HashKey::new(1)));
                                 let reply = tracker.find(place(&pinned.reply), &pinned.reply);
                                 let reply = reply.expect("it is there");
-                                assert_eq!(reply.connection, known.connection.reversed());
+                                assert_eq!(reply.connection, new.reversed());
                                 assert_eq!(reply.pinned, pinned);
-                                assert!(tracker.end(known.connection));
+                                assert!(tracker.end(new));
                                 assert!(
                                     tracker
                                         .find(place(&pinned.original), &pinned.original)
@@ -216,16 +220,16 @@ fn what_ends_is_made_anew_at_once() {
             panic!("new");
         };
         let other = tracker.clone();
-        let ends = thread::spawn(move || assert!(other.end(first.connection)));
+        let ends = thread::spawn(move || assert!(other.end(first)));
         match tracker.create(&pinned(key(1, proto::UDP), 0), 1).unwrap() {
             Created::New(again) => {
-                assert_ne!(again.connection, first.connection);
+                assert_ne!(again, first);
                 ends.join().unwrap();
-                assert!(tracker.is_alive(again.connection));
+                assert!(tracker.is_alive(again));
                 assert_eq!(settled(&tracker), 1);
             }
             Created::Existing(found) => {
-                assert_eq!(found.connection, first.connection);
+                assert_eq!(found.connection, first);
                 ends.join().unwrap();
                 assert_eq!(settled(&tracker), 0);
             }
@@ -236,22 +240,22 @@ fn what_ends_is_made_anew_at_once() {
 #[test]
 fn a_connection_ends_once() {
     model((4, 4), |tracker| {
-        let Ok(Created::New(known)) = tracker.create(&pinned(key(1, proto::UDP), 0), 1) else {
+        let Ok(Created::New(new)) = tracker.create(&pinned(key(1, proto::UDP), 0), 1) else {
             panic!("new");
         };
         let threads: Vec<_> = (0..3)
             .map(|n| {
                 let tracker = tracker.clone();
                 thread::spawn(move || match n {
-                    0 => usize::from(tracker.end(known.connection)),
-                    1 => usize::from(tracker.end(known.connection.reversed())),
+                    0 => usize::from(tracker.end(new)),
+                    1 => usize::from(tracker.end(new.reversed())),
                     _ => tracker.sweep(0, tracker.slots(), 10_000, false),
                 })
             })
             .collect();
         let ended: usize = threads.into_iter().map(|t| t.join().unwrap()).sum();
         assert_eq!(ended, 1);
-        assert!(!tracker.touch(known.connection, 10, 1), "no more packets for it");
+        assert!(!tracker.touch(new, 10, 1), "no more packets for it");
         assert_eq!(settled(&tracker), 0);
     });
 }
@@ -275,10 +279,10 @@ fn packet(tracker: &Tracker, connection: ConnectionRef, segment: Segment) {
 #[test]
 fn two_directions_at_once_reach_the_same_states() {
     model((4, 4), |tracker| {
-        let Ok(Created::New(known)) = tracker.create(&pinned(key(1, proto::TCP), 0), 1) else {
+        let Ok(Created::New(new)) = tracker.create(&pinned(key(1, proto::TCP), 0), 1) else {
             panic!("new");
         };
-        let (client, server) = (known.connection, known.connection.reversed());
+        let (client, server) = (new, new.reversed());
         packet(&tracker, client, segment(100, 0, SYN));
         packet(&tracker, server, segment(900, 101, SYN | ACK));
         // The client's last word of the handshake passes while the server sends already.

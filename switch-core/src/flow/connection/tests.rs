@@ -236,9 +236,9 @@ fn a_connection_may_be_its_own_reply() {
     let original =
         FlowKey { src: [1; 16], dst: [1; 16], src_port: 7, dst_port: 7, ..key(0, proto::UDP) };
     let pinned = Pinned { reply: original, ..Pinned::new(original, PortId(0)) };
-    let Ok(Created::New(known)) = tracker.create(&pinned, 1) else { panic!("new") };
+    let Ok(Created::New(new)) = tracker.create(&pinned, 1) else { panic!("new") };
     assert!(matches!(tracker.create(&pinned, 1), Ok(Created::Existing(_))));
-    assert!(tracker.end(known.connection));
+    assert!(tracker.end(new));
     assert!(!tracker.is_taken(&original));
     assert_eq!(tracker.spare(), tracker.slots());
 }
@@ -254,8 +254,8 @@ fn a_reset_from_within_a_window_that_closed_since_is_believed() {
     let table = Tracker::new(limits);
     let original = key(1, proto::TCP);
     let pinned = Pinned::new(original, PortId(0));
-    let Ok(Created::New(known)) = table.create(&pinned, 1) else { panic!("a new connection") };
-    let (sender, receiver) = (known.connection, known.connection.reversed());
+    let Ok(Created::New(new)) = table.create(&pinned, 1) else { panic!("a new connection") };
+    let (sender, receiver) = (new, new.reversed());
     let segment = |flags, seq: u32, len: u32, ack, window| Segment {
         seq,
         end: seq + len,

@@ -48,12 +48,6 @@ struct Hint {
     mask: AtomicUsize,
 }
 
-/// What became of making a connection.
-enum Made {
-    New(ConnectionRef),
-    Existing(Known),
-}
-
 /// See the module's description.
 pub struct Tracker {
     shards: Box<[CachePadded<Mutex<Shard>>]>,
@@ -154,10 +148,15 @@ impl Tracker {
         place.map_or(0, |place| place.load(Relaxed))
     }
 
+    /// The chunk that a slot is of.
+    #[inline]
+    pub(super) fn chunk_of(&self, number: u32) -> Option<&[Slot]> {
+        self.chunks.get(number as usize / CHUNK)?.get().map(|chunk| &**chunk)
+    }
+
     #[inline]
     pub(super) fn slot(&self, number: u32) -> Option<&Slot> {
-        let number = number as usize;
-        self.chunks.get(number / CHUNK)?.get()?.get(number % CHUNK)
+        self.chunk_of(number)?.get(number as usize % CHUNK)
     }
 
     pub(super) fn answer(&self, number: u32) -> Option<&Answer> {
@@ -279,31 +278,21 @@ impl Tracker {
         if !self.charge(pinned.account()) {
             return Err(Refused::PortLimit);
         }
-        let made = if !take_below(&self.live, self.config.connections) {
-            Err(Refused::Full)
-        } else {
-            let reply = pinned.original.reversed();
-            let made = if pinned.reply == reply {
-                self.create_plain(place, pinned, &reply, now_secs)
-            } else {
-                self.create_translated(place, pinned, now_secs)
-            };
-            if !matches!(made, Ok(Made::New(_))) {
-                self.live.fetch_sub(1, Relaxed);
-            }
-            made
-        };
-        match made {
-            Ok(Made::New(connection)) => Ok(Created::New(Known { connection, pinned: *pinned })),
-            Ok(Made::Existing(known)) => {
-                self.discharge(pinned.account(), 1);
-                Ok(Created::Existing(known))
-            }
-            Err(refused) => {
-                self.discharge(pinned.account(), 1);
-                Err(refused)
-            }
+        if !take_below(&self.live, self.config.connections) {
+            self.discharge(pinned.account(), 1);
+            return Err(Refused::Full);
         }
+        let reply = pinned.original.reversed();
+        let made = if pinned.reply == reply {
+            self.create_plain(place, pinned, &reply, now_secs)
+        } else {
+            self.create_translated(place, pinned, now_secs)
+        };
+        if !matches!(made, Ok(Created::New(_))) {
+            self.live.fetch_sub(1, Relaxed);
+            self.discharge(pinned.account(), 1);
+        }
+        made
     }
 
     /// One place for both directions, and one lock.
@@ -314,11 +303,11 @@ impl Tracker {
         pinned: &Pinned,
         reply: &FlowKey,
         now_secs: u32,
-    ) -> Result<Made, Refused> {
+    ) -> Result<Created, Refused> {
         let mut home = self.lock(self.shard_of(place.0));
         if home.index.may_have(place.0) {
             if let Some(known) = self.known_in(&home, place, &pinned.original) {
-                return Ok(Made::Existing(known));
+                return Ok(Created::Existing(known));
             }
             if self.find_in(&home, place, reply).is_some() {
                 return Err(Refused::Collision);
@@ -327,7 +316,7 @@ impl Tracker {
         let number = self.take_slot(&mut home).ok_or(Refused::Full)?;
         let connection = self.open(number, pinned, place, now_secs).ok_or(Refused::Full)?;
         self.enter(&mut home, place, number << 1);
-        Ok(Made::New(connection))
+        Ok(Created::New(connection))
     }
 
     fn create_translated(
@@ -335,7 +324,7 @@ impl Tracker {
         place: Place,
         pinned: &Pinned,
         now_secs: u32,
-    ) -> Result<Made, Refused> {
+    ) -> Result<Created, Refused> {
         let reply_place = self.place_of(&pinned.reply);
         let [first, second] = [place, reply_place].map(|place| self.shard_of(place.0));
         // Always the lower shard first, so that two workers never wait for each other.
@@ -347,7 +336,7 @@ impl Tracker {
             Some(high) => (&mut **high, Some(&mut *low)),
         };
         if let Some(known) = self.known_in(home, place, &pinned.original) {
-            return Ok(Made::Existing(known));
+            return Ok(Created::Existing(known));
         }
         let reply_shard = other.as_deref().unwrap_or(home);
         if self.find_in(reply_shard, reply_place, &pinned.reply).is_some() {
@@ -358,7 +347,7 @@ impl Tracker {
         let connection = self.open(number, pinned, place, now_secs).ok_or(Refused::Full)?;
         self.enter(home, place, number << 1);
         self.enter(other.unwrap_or(home), reply_place, number << 1 | 1);
-        Ok(Made::New(connection))
+        Ok(Created::New(connection))
     }
 
     /// Counts one more connection, unless there are as many as may be.

@@ -178,12 +178,14 @@ impl Index {
     }
 
     /// As [`find`](Self::find), the number alone.
-    #[inline]
+    #[inline(always)]
     pub(in crate::flow) fn get(&self, hash: u64, same: impl FnMut(u32) -> bool) -> Option<u32> {
         // What is not there is told so by its home bucket nearly always.
-        if !self.may_have(hash) {
-            return None;
-        }
+        if self.may_have(hash) { self.get_likely(hash, same) } else { None }
+    }
+
+    #[inline(never)]
+    fn get_likely(&self, hash: u64, same: impl FnMut(u32) -> bool) -> Option<u32> {
         let (at, slot) = self.find(hash, same)?;
         Some(number(self.bucket(at), slot))
     }

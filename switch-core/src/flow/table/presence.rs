@@ -15,7 +15,10 @@ pub(super) struct Presence {
 }
 
 fn add(set: &mut Set, Groups(groups): &Groups) {
-    for group in groups {
+    let [a, b, c, d] = *groups;
+    // What is not translated has two twice.
+    let different = if [a, b] == [c, d] { &groups[..2] } else { groups };
+    for group in different {
         set[group.index() / 64] |= 1 << (group.index() % 64);
     }
 }
@@ -27,6 +30,7 @@ impl Presence {
     }
 
     /// An entry came, or depends on other groups than before.
+    #[inline]
     pub(super) fn enter(&mut self, groups: &Groups) {
         add(&mut self.now, groups);
         add(&mut self.next, groups);

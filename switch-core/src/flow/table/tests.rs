@@ -67,7 +67,7 @@ fn op() -> impl Strategy<Value = Op> {
 /// A look after nothing was touched.
 fn look(table: &mut FlowTable, candidate: EntryId, key: &FlowKey, sender: u64) -> EntryId {
     let touched = LastTouched::everything(Epoch(0));
-    table.look(candidate, key.hash(&HASH), key, sender, &touched)
+    table.look(candidate, key.hash(&HASH), key, sender, &touched).unwrap_or(EntryId::NONE)
 }
 
 /// Looks a key up as the engine does: by candidate, then certain.
@@ -140,7 +140,7 @@ proptest! {
                 Op::Sweep(budget, remainder) => {
                     let before = table.len();
                     let mut seen = 0;
-                    table.sweep(budget, |_, mark| {
+                    table.sweep(budget, |_| (), |_, mark| {
                         seen += 1;
                         mark % 7 == remainder
                     });
@@ -154,7 +154,7 @@ proptest! {
                     });
                     if budget >= before {
                         // It may have begun among free numbers, but a second round sees all.
-                        table.sweep(limit, |_, mark| mark % 7 == remainder);
+                        table.sweep(limit, |_| (), |_, mark| mark % 7 == remainder);
                         plain.retain(|_, mark| *mark % 7 != remainder);
                     }
                 }
@@ -173,7 +173,7 @@ fn it_is_empty_again_after_much_coming_and_going() {
             table.insert(key(n).hash(&HASH), &entry(n, round)).unwrap();
         }
         assert_eq!(table.len(), 3000);
-        table.sweep(4000, |_, _| true);
+        table.sweep(4000, |_| (), |_, _| true);
         assert!(table.is_empty());
     }
     // No trace of what passed: a look-up of what is not there ends at its first bucket.
@@ -202,7 +202,7 @@ fn keys_that_collide_stand_side_by_side() {
         let candidate = table.candidate(hash);
         let touched = LastTouched::everything(Epoch(1));
         let found = table.look(candidate, hash, &key(n), 0, &touched);
-        assert_eq!(found, EntryId(u32::from(n)));
+        assert_eq!(found, Ok(EntryId(u32::from(n))));
     }
     for n in (0..100).rev() {
         assert!(table.index.remove(hash, n));
@@ -242,7 +242,7 @@ fn packets_are_counted_in_the_entry_and_told_once_a_second() {
     assert_eq!(hit(&mut table, 1, 60, 51), Some((plan(1), Follow::Tell(told))));
     assert_eq!(hit(&mut table, 1, 60, 51), Some((plan(1), Follow::Counted)));
     assert!(table.untold().next().is_none());
-    table.sweep(1, |_, _| false);
+    table.sweep(1, |_| (), |_, _| false);
     let rest = Untold { connection: connection(1), packets: 2, bytes: 120 };
     assert_eq!(table.untold().collect::<Vec<_>>(), [rest]);
     // What is counted when the entry goes, or gets another answer, is not lost.
@@ -253,6 +253,24 @@ fn packets_are_counted_in_the_entry_and_told_once_a_second() {
     table.remove(id);
     let one = |bytes| Untold { connection: connection(1), packets: 1, bytes };
     assert_eq!(table.untold().collect::<Vec<_>>(), [one(60), one(70)]);
+}
+
+#[test]
+fn what_does_not_fit_is_not_called_absent() {
+    let mut table = table();
+    let touched = LastTouched::everything(Epoch(0));
+    let (key, hash) = (key(1), key(1).hash(&HASH));
+    let look = |table: &mut FlowTable, sender| {
+        table.look(table.candidate(hash), hash, &key, sender, &touched)
+    };
+    assert_eq!(look(&mut table, 0), Err(Unfit::Absent));
+    let id = table.insert_absent(hash, &entry(1, 50)).unwrap();
+    assert_eq!(look(&mut table, 0), Ok(id));
+    assert_eq!(look(&mut table, 1), Err(Unfit::Other), "another sender's");
+    everything(&mut table, 2);
+    assert_eq!(look(&mut table, 0), Err(Unfit::Other), "of another state");
+    assert_eq!(table.insert(hash, &entry(1, 50)), Some(id), "in its own place");
+    assert_eq!(table.len(), 1);
 }
 
 #[test]
@@ -270,7 +288,7 @@ fn octets_that_would_run_over_are_told_at_once() {
             Follow::Each(_) => panic!("not of each"),
         }
     }
-    table.sweep(1, |_, _| true);
+    table.sweep(1, |_| (), |_, _| true);
     let rest: Vec<_> = table.untold().collect();
     assert_eq!(bytes + u64::from(rest[0].bytes), 200_000 * 65_535);
     assert_eq!(packets + u64::from(rest[0].packets), 200_000);
@@ -295,7 +313,7 @@ fn tcp_and_what_is_translated_is_followed_packet_by_packet() {
     assert_eq!(table.approach(translated), Some(connection(1)));
     let found = table.hit(id, 60, 50, |_| true).map(|(plan, follow)| (*plan, follow));
     assert_eq!(found, Some((plan(2), Follow::Each(connection(2)))));
-    table.sweep(100, |_, _| true);
+    table.sweep(100, |_| (), |_, _| true);
     assert!(table.untold().next().is_none(), "the connection has heard of each");
 }
 
@@ -421,7 +439,7 @@ impl States {
     fn holds(&self, table: &mut FlowTable, n: u16) -> bool {
         let (key, hash) = (key(n), key(n).hash(&HASH));
         let held = table.look(table.candidate(hash), hash, &key, 0, &self.1);
-        held == table.look(EntryId::NONE, hash, &key, 0, &self.1) && !held.is_none()
+        held == table.look(EntryId::NONE, hash, &key, 0, &self.1) && held.is_ok()
     }
 }
 
@@ -456,7 +474,7 @@ fn what_depends_on_nothing_that_changed_holds() {
     // Their destination is the same.
     states.touch(&mut table, &[[9; 16]]);
     assert!(!(1..=3).any(|n| states.holds(&mut table, n)));
-    table.sweep(3, |_, _| true);
+    table.sweep(3, |_| (), |_, _| true);
     assert_eq!(table.untold().map(|u| u.packets).collect::<Vec<_>>(), [2], "none is lost");
 }
 
@@ -500,7 +518,7 @@ fn what_no_flow_depends_on_is_forgotten_when_the_sweep_has_gone_round() {
         states.touch(&mut table, &[key(2).src]);
         assert!(states.holds(&mut table, 1));
         asked.push(table.renewals().kept);
-        table.sweep(2, |_, _| false);
+        table.sweep(2, |_| (), |_, _| false);
     }
     assert_eq!(asked, [1, 1, 0, 0]);
     // And what one does depend on is not.

@@ -5,7 +5,7 @@
 
 use hashbrown::HashTable;
 
-use crate::action::Plan;
+use crate::action::{Plan, PlanFlags};
 use crate::id::Epoch;
 
 /// Low bits of a number: which way. The bits above: which turn.
@@ -32,8 +32,8 @@ pub(super) struct Ways {
     /// The first stands for "the plan is the entry's own"; no packet fits it.
     ways: Vec<Plan>,
     index: HashTable<u32>,
-    /// Ways handed out lately, by their hash.
-    recent: [u16; RECENT],
+    /// Ways handed out lately, by their hash; of none the number is 0.
+    recent: Box<[(Words, u32); RECENT]>,
     epoch: Option<Epoch>,
 }
 
@@ -47,11 +47,25 @@ pub(super) enum Lead<'a> {
     Stale,
 }
 
-fn hash(plan: &Plan) -> u64 {
-    let [a, b, c, d, e, f, ..] = plan.macs;
-    let mac = u64::from_be_bytes([a, b, c, d, e, f, 0, 0]);
-    let rest = u64::from(plan.out.0) << 32 | u64::from(plan.mtu) << 16 | u64::from(plan.flags.0);
-    let wide = u128::from(mac ^ 0x9e37_79b9_7f4a_7c15) * u128::from(rest ^ 0xd1b5_4a32_d192_ed03);
+/// What tells one shared plan from another; all else of it is as in any.
+type Words = [u64; 3];
+
+#[inline]
+fn words(plan: &Plan) -> Words {
+    let [a, b, c, d, e, f, g, h, low @ ..] = plan.macs;
+    let mtu = if plan.flags.has(PlanFlags::ENCAP) { 0 } else { plan.mtu };
+    let rest = u64::from(plan.out.0) << 32 | u64::from(mtu) << 48;
+    [
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        u64::from(u32::from_ne_bytes(low)) | rest,
+        u64::from(plan.flags.0) | u64::from(plan.tunnel) << 16,
+    ]
+}
+
+#[inline]
+fn hash([a, b, c]: Words) -> u64 {
+    let (a, b) = (a ^ 0x9e37_79b9_7f4a_7c15, b ^ c.rotate_left(16) ^ 0xd1b5_4a32_d192_ed03);
+    let wide = u128::from(a) * u128::from(b);
     (wide as u64) ^ (wide >> 64) as u64
 }
 
@@ -64,7 +78,7 @@ pub(super) fn is_own(number: u32) -> bool {
 impl Ways {
     pub(super) fn new() -> Self {
         let ways = vec![Plan::default()];
-        let (until, recent) = ([Epoch(0); KEPT], [0; RECENT]);
+        let (until, recent) = ([Epoch(0); KEPT], Box::new([([0; 3], 0); RECENT]));
         Self { turn: 0, kept: 0, until, ways, index: HashTable::new(), recent, epoch: None }
     }
 
@@ -90,7 +104,7 @@ impl Ways {
             self.kept = 0;
             self.ways.truncate(1);
             self.index.clear();
-            self.recent = [0; RECENT];
+            self.recent.fill(([0; 3], 0));
         }
         self.epoch = Some(epoch);
         self.turn = (self.turn + 1) % TURNS;
@@ -122,26 +136,31 @@ impl Ways {
         self.turn << BITS
     }
 
-    /// The number of a plan that flows can share; where that has no room, [`own`](Self::own).
+    /// The number of what flows can [share](Plan::shared) of a plan that translates nothing; where
+    /// that has no room, [`own`](Self::own).
     pub(super) fn share(&mut self, plan: &Plan) -> u32 {
-        let hash_of = hash(plan);
-        let recent = self.recent[hash_of as usize % RECENT];
-        if recent != 0 && self.ways[usize::from(recent)] == *plan {
-            return self.own() | u32::from(recent);
+        let wanted = words(plan);
+        let hash_of = hash(wanted);
+        let (what, way) = self.recent[hash_of as usize % RECENT];
+        let [a, b, c] = wanted;
+        if way != 0 && (what[0] ^ a) | (what[1] ^ b) | (what[2] ^ c) == 0 {
+            debug_assert_eq!(plan.shared(), Some(self.ways[way as usize]));
+            return self.own() | way;
         }
-        let found = self.index.find(hash_of, |&way| self.ways[way as usize] == *plan).copied();
-        let way = match found {
+        let same = |way: &u32| words(&self.ways[*way as usize]) == wanted;
+        let way = match self.index.find(hash_of, same).copied() {
             Some(way) => way,
             None if self.ways.len() < LIMIT => {
+                let Some(plan) = plan.shared() else { return self.own() };
                 let way = self.ways.len() as u32;
-                self.ways.push(*plan);
+                self.ways.push(plan);
                 let ways = &self.ways;
-                self.index.insert_unique(hash_of, way, |&way| hash(&ways[way as usize]));
+                self.index.insert_unique(hash_of, way, |&way| hash(words(&ways[way as usize])));
                 way
             }
             None => return self.own(),
         };
-        self.recent[hash_of as usize % RECENT] = way as u16;
+        self.recent[hash_of as usize % RECENT] = (wanted, way);
         self.own() | way
     }
 
