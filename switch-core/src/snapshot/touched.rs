@@ -20,7 +20,7 @@ const CHUNK: usize = 256;
 const CHUNKS: usize = 256;
 
 /// A group of addresses.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 #[repr(transparent)]
 pub struct Group(u16);
 
@@ -58,18 +58,25 @@ impl From<IpAddr> for Group {
 pub struct Groups(pub [Group; 4]);
 
 impl Groups {
-    /// Of a flow that is not translated.
+    /// Of a flow that is not translated, the same in both directions.
     #[inline]
     pub fn of_key(key: &FlowKey) -> Self {
-        let (a, b) = (Group::of(&key.src), Group::of(&key.dst));
+        let [a, b] = ends(key);
         Self([a, b, a, b])
     }
 
     /// Of both directions of a connection: what the client sees and what the backend sees.
     pub fn of_connection(pinned: &Pinned) -> Self {
-        let Pinned { original, reply, .. } = pinned;
-        Self([&original.src, &original.dst, &reply.dst, &reply.src].map(Group::of))
+        let ([a, b], [c, d]) = (ends(&pinned.original), ends(&pinned.reply));
+        Self([a, b, c, d])
     }
+}
+
+/// The groups of both ends, in order.
+#[inline]
+fn ends(key: &FlowKey) -> [Group; 2] {
+    let (a, b) = (Group::of(&key.src), Group::of(&key.dst));
+    if a <= b { [a, b] } else { [b, a] }
 }
 
 #[derive(Debug)]
@@ -174,6 +181,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::id::PortId;
 
     fn address(n: u32) -> IpAddr {
         match n % 2 {
@@ -189,6 +197,21 @@ mod tests {
                 (0..4000).map(|n| Group::from(address(n * step)).index()).collect();
             // Of 4,000 at random among 65,536, some 120 meet another.
             assert!(groups.len() > 3700, "{} groups at a step of {step}", groups.len());
+        }
+    }
+
+    /// So both have an answer that others share.
+    #[test]
+    fn both_directions_depend_on_the_same() {
+        for n in (0..1000).step_by(2) {
+            let (src, dst) = (to_octets(address(n)), to_octets(address(n + 2000)));
+            let (src, dst, family) = (src.0, dst.0, src.1);
+            let original =
+                FlowKey { src, dst, src_port: 7, dst_port: 80, proto: 17, family, zone: 0 };
+            let reply = original.reversed();
+            let pinned = Pinned::new(original, PortId(1));
+            let groups = Groups::of_connection(&pinned);
+            assert_eq!([Groups::of_key(&original), Groups::of_key(&reply)], [groups; 2]);
         }
     }
 
