@@ -7,6 +7,8 @@
 
 #[path = "support/cpu_time.rs"]
 mod cpu_time;
+#[path = "support/memory.rs"]
+mod memory;
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,6 +17,7 @@ use std::time::Duration;
 
 use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use memory::resident;
 use policy::maglev::{Maglev, default_size};
 use policy::service::compile::{Compiler, Settings};
 use policy::service::endpoints::Viewpoint;
@@ -165,13 +168,6 @@ fn compile(c: &mut Criterion<CpuTime>) {
         black_box(&held);
     }
     group.finish();
-}
-
-/// Octets of memory that the process has.
-fn resident() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: usize = statm.split(' ').nth(1).and_then(|p| p.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size()
 }
 
 fn report(services: u32, grown: usize, table: &ServiceTable) {

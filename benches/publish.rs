@@ -27,12 +27,16 @@ use wire::addr::Mac;
 #[path = "support/cpu_time.rs"]
 #[allow(dead_code, reason = "other benches measure by it")]
 mod cpu_time;
+#[path = "support/memory.rs"]
+mod memory;
 #[path = "support/rig.rs"]
 #[allow(dead_code, reason = "the hit bench uses the rest")]
 mod rig;
 #[path = "policy/world.rs"]
 #[allow(dead_code, reason = "the policy bench uses the rest")]
 mod world;
+
+use memory::resident;
 
 const POLICIES: usize = 10_000;
 const SERVICES: usize = 10_000;
@@ -113,12 +117,6 @@ fn config() -> Config {
     }
 }
 
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0)
-}
-
 #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 fn publish(criterion: &mut Criterion) {
     let config = config();
@@ -131,7 +129,7 @@ fn publish(criterion: &mut Criterion) {
     println!(
         "publish/whole: {:.2} s, {} MiB more resident (compiled state; the objects were there)",
         start.elapsed().as_secs_f64(),
-        (resident() - before) / 1024
+        resident().saturating_sub(before) >> 20
     );
 
     let mut group = criterion.benchmark_group("publish");
