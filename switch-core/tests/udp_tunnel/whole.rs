@@ -1,14 +1,14 @@
 //! Super-frames that go round the sockets, whole: on the sockets' way, looking like the sockets' datagrams.
 
-use switch_core::host::netlink::{LinkSpec, Route};
-use switch_core::host::{NetNs, Netlink, sysctl};
-use switch_core::packet::{GsoType, Packet};
-use switch_core::port::Device;
-use switch_core::port::af_packet::{PacketConfig, PacketDevice};
-use wire::addr::Mac;
-use wire::checksum::sum;
-use wire::flow_key::HashKey;
-use wire::parse::parse;
+use podswitch_core::host::netlink::{LinkSpec, Route};
+use podswitch_core::host::{NetNs, Netlink, sysctl};
+use podswitch_core::packet::{GsoType, Packet};
+use podswitch_core::port::Device;
+use podswitch_core::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::checksum::sum;
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::parse;
 
 use crate::common;
 use crate::frames::{Hand, inner, super_frame, wrapped};
@@ -20,7 +20,7 @@ const TUNNELS: [Tunnel; 2] = [
     Tunnel { v6: true, vni: 7, port: 8472, whole: true },
 ];
 
-/// Octets of the inner packet's payload.
+/// Bytes of the inner packet's payload.
 const LEN: usize = 20_000;
 
 fn mac(ns: &NetNs, name: &str) -> Mac {
@@ -261,7 +261,7 @@ fn routes_are_the_nodes() {
         let mut wires = routers.each_ref().map(|router| tap_wire(router, "r0"));
         let config = tunnel.config(local);
         let mut device =
-            switch_core::port::udp_tunnel::UdpTunnelDevice::new(&node, config).unwrap();
+            podswitch_core::port::udp_tunnel::UdpTunnelDevice::new(&node, config).unwrap();
         let mut port = Hand::new(device.open(0, 1).unwrap());
         for n in [0, 1, 0] {
             netlink.add_route(&by(n)).unwrap();

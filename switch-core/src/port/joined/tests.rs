@@ -15,8 +15,8 @@ fn what_has_no_buffer_is_counted() {
             let mut frames = Vec::new();
             let lost = outer.split(joined, 100, &mut pool, &mut |packet| frames.push(packet));
             let whole = datagrams.min(1 + buffers);
-            assert_eq!(frames.len(), whole, "{len} octets, {buffers} buffers");
-            assert_eq!(lost as usize, datagrams - whole, "{len} octets, {buffers} buffers");
+            assert_eq!(frames.len(), whole, "{len} bytes, {buffers} buffers");
+            assert_eq!(lost as usize, datagrams - whole, "{len} bytes, {buffers} buffers");
         }
     }
 }
