@@ -13,7 +13,7 @@ use podswitch_core::port::{Device, Offloads, Port, PortInfo};
 use crate::state::MTU;
 
 /// No port.
-const NOBODY: usize = usize::MAX;
+const NO_PORT: usize = usize::MAX;
 
 /// A frame that was sent.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(super) struct Exchange {
 impl Exchange {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
-            waiting: AtomicUsize::new(NOBODY),
+            waiting: AtomicUsize::new(NO_PORT),
             frame: ArrayQueue::new(1),
             sent: SegQueue::new(),
             spare: ArrayQueue::new(256),
@@ -107,7 +107,7 @@ impl Port for ReplayPort {
         if self.exchange.waiting.load(Relaxed) != self.number || batch.is_full() {
             return Ok(0);
         }
-        self.exchange.waiting.store(NOBODY, Relaxed);
+        self.exchange.waiting.store(NO_PORT, Relaxed);
         let Some((frame, mark)) = self.exchange.frame.pop() else { return Ok(0) };
         // No frame is lost to a limit that depends on earlier frames.
         let packet = pool.alloc_for(frame.len());

@@ -27,7 +27,7 @@ use crate::touched::Touched;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 enum Owner {
     /// Sorts before all others: the lower bound of searches.
-    Nobody,
+    Lowest,
     Service(ServiceName),
     Pod(Arc<str>),
 }
@@ -315,7 +315,7 @@ impl Compiler {
         let old = self.compiled.remove(&owner).unwrap_or_default();
         let mut new = Compiled::default();
         let fronts = match &owner {
-            Owner::Nobody => Vec::new(),
+            Owner::Lowest => Vec::new(),
             Owner::Service(name) => match self.services.get(name).cloned() {
                 Some(service) => self.service_fronts(&service, &old, &mut new),
                 None => Vec::new(),
@@ -351,7 +351,7 @@ impl Compiler {
     /// Enters the first claim for a key into the table.
     fn settle(&mut self, key: &FrontKey) {
         self.touched.extend(key.addresses(&self.settings.node_addresses));
-        let least = (*key, FrontendKind::ClusterIp, Owner::Nobody);
+        let least = (*key, FrontendKind::ClusterIp, Owner::Lowest);
         match self.claims.range(least..).next().filter(|((k, ..), _)| k == key) {
             Some((_, front)) => self.table.fronts.insert(*key, front.clone()),
             None => self.table.fronts.remove(key),

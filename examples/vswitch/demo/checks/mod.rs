@@ -78,12 +78,12 @@ fn refused_by_udp(from: &NetNs, to: SocketAddr) -> Outcome<()> {
 
 /// Nothing passes a port that no snapshot knows (N13).
 pub(super) fn attachment(world: &mut World, report: &mut Report) -> Done {
-    let outcome = stranger(world);
+    let outcome = unknown_port(world);
     report.check("fail-closed: a port that no snapshot knows passes nothing", outcome)
 }
 
 /// Attaches a pod that no snapshot knows.
-fn stranger(world: &mut World) -> Outcome<()> {
+fn unknown_port(world: &mut World) -> Outcome<()> {
     let text = |e: HostError| e.to_string();
     let namespace = NetNs::anonymous().map_err(text)?;
     let mac = Mac([0x0a, 0x58, 10, 77, 0, 99]);
@@ -93,7 +93,7 @@ fn stranger(world: &mut World) -> Outcome<()> {
     let device: Box<dyn Device> = if tap {
         Box::new(attach_tap(&namespace, &interface, TapOptions::default()).map_err(text)?)
     } else {
-        let (ours, name) = (&node.switch_namespace, switch_interface("demo/stranger"));
+        let (ours, name) = (&node.switch_namespace, switch_interface("demo/unknown"));
         let config = PacketConfig::default();
         Box::new(attach_veth(&namespace, &interface, ours, &name, config).map_err(text)?)
     };

@@ -36,9 +36,9 @@ pub(in crate::demo) fn tunnel_spoofing(world: &World, report: &mut Report) -> Do
     let (red, cyan, white) = (world.pod("red"), world.pod("cyan"), world.pod("white"));
     let [one, two] = &world.nodes;
     let victims = listen(&[cyan, white]);
-    let parties = |outer_macs, stranger| tunnel::Parties {
+    let parties = |outer_macs, unknown| tunnel::Parties {
         outer_macs,
-        stranger,
+        unknown,
         nodes: [one.addresses, two.addresses],
         known: red.addresses,
         victim: cyan.addresses,

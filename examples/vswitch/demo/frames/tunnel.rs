@@ -19,7 +19,7 @@ pub(in crate::demo) struct Parties {
     /// Outer MAC addresses.
     pub(in crate::demo) outer_macs: (Mac, Mac),
     /// The sender: not a node.
-    pub(in crate::demo) stranger: Family,
+    pub(in crate::demo) unknown: Family,
     /// Both nodes; the second is attacked.
     pub(in crate::demo) nodes: [Family; 2],
     /// A pod of the first node.
@@ -42,7 +42,7 @@ impl Parties {
     /// Forged by a pod: that the packet is well-formed does not matter (T-O1).
     pub(in crate::demo) fn of_pod(&self) -> Vec<Forgery> {
         let names = ["a tunnel packet from a pod, IPv4", "a tunnel packet from a pod, IPv6"];
-        let sources = self.stranger.each().into_iter();
+        let sources = self.unknown.each().into_iter();
         let forgery = |((_, source), name)| Forgery {
             name,
             reason: DropReason::TunnelFromPod,
@@ -54,8 +54,8 @@ impl Parties {
     /// Forged by an unknown host on the underlay, partly with the first node's address.
     pub(in crate::demo) fn of_underlay(&self) -> Vec<Forgery> {
         let honest = self.honest();
-        let stranger = Packet { source: self.stranger.v4.into(), ..honest.clone() };
-        let stranger_v6 = Packet { source: self.stranger.v6.into(), ..honest.clone() };
+        let unknown = Packet { source: self.unknown.v4.into(), ..honest.clone() };
+        let unknown_v6 = Packet { source: self.unknown.v6.into(), ..honest.clone() };
         let inner = |from, to| Packet { inner: self.inner(from, to, PORT), ..honest.clone() };
         let (known, victim) = (self.known.v4, self.victim.v4);
         let mut tagged = honest.clone();
@@ -66,8 +66,8 @@ impl Parties {
         let other_network = Packet { vni: VNI + 1, ..honest.clone() };
         use DropReason as R;
         [
-            ("from an unknown VTEP, IPv4", R::TunnelUnknownVtep, stranger),
-            ("from an unknown VTEP, IPv6", R::TunnelUnknownVtep, stranger_v6),
+            ("from an unknown VTEP, IPv4", R::TunnelUnknownVtep, unknown),
+            ("from an unknown VTEP, IPv6", R::TunnelUnknownVtep, unknown_v6),
             ("with an unknown VNI", R::TunnelUnknownVni, other_network),
             ("with the I flag clear", R::TunnelHeader, flagless),
             (
@@ -78,7 +78,7 @@ impl Parties {
             (
                 "a node's, with an outside address inside",
                 R::TunnelInnerSource,
-                inner(self.stranger.v4, victim),
+                inner(self.unknown.v4, victim),
             ),
             (
                 "to an address beyond the node",
