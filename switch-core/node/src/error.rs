@@ -104,7 +104,9 @@ pub enum UnderlayError {
     #[error("underlay udp: {0}")]
     Sockets(String),
     /// The node has no address where the tunnel would begin.
-    #[error("underlay udp: {0}: its Node object has no InternalIP, which the tunnel would begin at")]
+    #[error(
+        "underlay udp: {0}: its Node object has no InternalIP, which the tunnel would begin at"
+    )]
     NoAddress(String),
     /// The node's address, where the tunnel would begin, is not there.
     #[error("underlay udp: no interface has the node's InternalIP {0}")]

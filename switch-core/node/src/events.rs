@@ -269,8 +269,10 @@ pub(crate) struct DropQueue {
 impl DropQueue {
     /// Has all workers of `control` tell of dropped frames.
     pub(crate) fn observe(control: &ControlPlane) -> Self {
-        let queue =
-            Self { frames: Arc::new(ArrayQueue::new(DROP_QUEUE)), lost: Arc::new(AtomicU64::new(0)) };
+        let queue = Self {
+            frames: Arc::new(ArrayQueue::new(DROP_QUEUE)),
+            lost: Arc::new(AtomicU64::new(0)),
+        };
         control.observe(|_| Some(Box::new(queue.clone())));
         queue
     }

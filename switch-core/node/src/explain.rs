@@ -95,8 +95,8 @@ pub(crate) fn explain(snapshot: &Arc<Snapshot>, connection: &Connection) -> Opti
     let key = FlowKey::new(src, dst, protocol, sport, dport)?;
     let mut server = SocketAddr::new(dst, dport);
     let mut via_service = snapshot.services.is_frontend(&key);
-    let outcome = ingress(snapshot, src).map(|ingress| {
-        match resolve(snapshot, &Query::new(&key, ingress)) {
+    let outcome =
+        ingress(snapshot, src).map(|ingress| match resolve(snapshot, &Query::new(&key, ingress)) {
             Decision::Forward { pinned, .. } => {
                 let reply = &pinned.reply;
                 via_service = pinned.is_via_service();
@@ -107,8 +107,7 @@ pub(crate) fn explain(snapshot: &Arc<Snapshot>, connection: &Connection) -> Opti
             Decision::Drop(denial) => {
                 Outcome::Drop { reason: denial.reason, object: denial.object }
             }
-        }
-    });
+        });
     let traffic = Traffic { protocol, port: server.port(), via_service };
     Some(Verdict { outcome, policies: snapshot.policy.explain(src, server.ip(), traffic) })
 }

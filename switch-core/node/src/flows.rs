@@ -71,7 +71,11 @@ impl fmt::Display for Flow {
             write!(f, " by {service}")?;
         }
         let (packets, bytes) = (self.packets, self.bytes);
-        write!(f, ") {packets}/{} packets, {bytes}/{} bytes", self.reply_packets, self.reply_bytes)?;
+        write!(
+            f,
+            ") {packets}/{} packets, {bytes}/{} bytes",
+            self.reply_packets, self.reply_bytes
+        )?;
         self.state.map_or(Ok(()), |state| write!(f, ", {state}"))
     }
 }

@@ -34,20 +34,21 @@ impl NodeHandle {
     /// Gives `node` a thread.
     pub(crate) fn spawn(mut node: Node) -> std::io::Result<Self> {
         let (commands, received) = channel::<Command>();
-        let thread = std::thread::Builder::new().name("podswitch-node".into()).spawn(move || {
-            let result = loop {
-                let pause = match node.poll() {
-                    Ok(pause) => pause,
-                    Err(error) => break Err(error),
+        let thread =
+            std::thread::Builder::new().name("podswitch-node".into()).spawn(move || {
+                let result = loop {
+                    let pause = match node.poll() {
+                        Ok(pause) => pause,
+                        Err(error) => break Err(error),
+                    };
+                    match received.recv_timeout(pause) {
+                        Ok(command) => command(&mut node),
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => break Ok(()),
+                    }
                 };
-                match received.recv_timeout(pause) {
-                    Ok(command) => command(&mut node),
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => break Ok(()),
-                }
-            };
-            (node, result)
-        })?;
+                (node, result)
+            })?;
         Ok(Self { commands: Some(commands), thread: Some(thread) })
     }
 

@@ -99,7 +99,8 @@ impl Node {
     pub fn start(options: NodeOptions, state: impl Into<State>) -> Result<Self, NodeError> {
         options.check()?;
         let namespace = options.open_namespace()?;
-        let NodeOptions { name, switch_namespace, workers, masquerade, cluster_cidrs, .. } = options;
+        let NodeOptions { name, switch_namespace, workers, masquerade, cluster_cidrs, .. } =
+            options;
         let settings = Settings {
             name,
             namespace,
@@ -109,11 +110,8 @@ impl Node {
             cluster_cidrs,
             underlay: options.underlay,
         };
-        let switch_options = Options {
-            limits: options.limits,
-            pinning: options.pinning,
-            ..Options::default()
-        };
+        let switch_options =
+            Options { limits: options.limits, pinning: options.pinning, ..Options::default() };
         let state = state.into();
         let reporter = Reporter::default();
         let mut control = ControlPlane::new(switch_options);
@@ -141,12 +139,11 @@ impl Node {
             flows_at: clock.now(),
             clock,
         };
-        let started = node.put_in_force(state).and_then(|_| {
-            match node.underlay.required_but_missing() {
+        let started =
+            node.put_in_force(state).and_then(|_| match node.underlay.required_but_missing() {
                 Some(error) => Err(error.clone().into()),
                 None => Ok(()),
-            }
-        });
+            });
         node.hand_on_events();
         match started {
             Ok(()) => Ok(node),
@@ -460,15 +457,13 @@ impl Node {
     ) -> Result<(), NodeError> {
         match result {
             Ok(None) => Ok(()),
-            Ok(Some(_)) => {
-                match self.follow() {
-                    Err(NodeError::Host(error)) => {
-                        self.reporter.failure(Failure::HostSide(error));
-                        Ok(())
-                    }
-                    result => result,
+            Ok(Some(_)) => match self.follow() {
+                Err(NodeError::Host(error)) => {
+                    self.reporter.failure(Failure::HostSide(error));
+                    Ok(())
                 }
-            }
+                result => result,
+            },
             Err(NodeError::Refused(errors)) => {
                 self.reporter.event(Event::Refused(errors));
                 Ok(())

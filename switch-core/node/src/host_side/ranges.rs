@@ -14,8 +14,7 @@ pub(crate) fn local_ranges(config: &Config) -> Vec<Cidr> {
         pod.node == config.node.name && !pod.workload.host_network
     };
     let pods = config.endpoints.iter().filter(|pod| is_local(pod));
-    let addresses: Vec<IpAddr> =
-        pods.flat_map(|pod| &pod.workload.addresses).copied().collect();
+    let addresses: Vec<IpAddr> = pods.flat_map(|pod| &pod.workload.addresses).copied().collect();
     extend(&mut ranges, addresses);
     ranges
 }

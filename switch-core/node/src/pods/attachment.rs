@@ -27,7 +27,9 @@ pub struct PodName(Arc<str>);
 
 /// A text that is no name of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no name of a pod: namespace/name, each of a-z, 0-9, - and ., at most 253 of them")]
+#[error(
+    "{0:?} is no name of a pod: namespace/name, each of a-z, 0-9, - and ., at most 253 of them"
+)]
 pub struct PodNameError(String);
 
 impl PodName {
@@ -69,9 +71,7 @@ impl FromStr for PodName {
                 && is_outer(bytes.last())
         };
         match text.split_once('/') {
-            Some((namespace, name)) if is_name(namespace) && is_name(name) => {
-                Ok(Self(text.into()))
-            }
+            Some((namespace, name)) if is_name(namespace) && is_name(name) => Ok(Self(text.into())),
             _ => Err(PodNameError(text.chars().take(MAX_NAME).collect())),
         }
     }
@@ -259,7 +259,10 @@ impl PodAttachment {
         let is_printable = |b: u8| b.is_ascii_graphic() && b != b'/';
         let name = self.interface.as_str();
         let is_dots = name == "." || name == "..";
-        if name.is_empty() || name.len() > MAX_INTERFACE_NAME || is_dots || !name.bytes().all(is_printable)
+        if name.is_empty()
+            || name.len() > MAX_INTERFACE_NAME
+            || is_dots
+            || !name.bytes().all(is_printable)
         {
             return refuse("interface", format!("{name:?} is no name of an interface"));
         }
