@@ -1,5 +1,5 @@
-//! The switch of one node: control plane and workers, the node's own port, its pods, and what the
-//! node's kernel is told.
+//! The switch of one node: control plane and workers, the node's own port, its pods, and the
+//! settings of the node's kernel.
 //!
 //! Used by one thread. Everything that is made here is removed again by [`Node::stop`], or when the
 //! process dies; pods' interfaces outlive a kill, and the next run attaches to them as they are.
@@ -32,9 +32,9 @@ use crate::underlay::Underlay;
 
 /// The longest that workers take to acknowledge a new state.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often devices and namespaces that are not as they should be are looked after.
+/// How often devices and pods' namespaces are compared with the wanted state.
 pub const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
-/// How often what the node's kernel learnt is looked at, and dropped frames are collected.
+/// How often changes of the node's interfaces and neighbours, and dropped frames, are collected.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What [`Node::stop`] does with the interfaces of pods that the state attached. Those of pods that were
@@ -90,8 +90,8 @@ impl fmt::Debug for Node {
 }
 
 impl Node {
-    /// Starts the switch with its first state, which is in force on return. Of pods that cannot be attached
-    /// there are [`Event::Failure`]s; they are tried again.
+    /// Starts the switch with its first state, which is in force on return. Pods that cannot be attached
+    /// are reported as [`Event::Failure`] and tried again.
     ///
     /// # Errors
     /// A bad option; the state is refused; missing privilege (CAP_NET_ADMIN and CAP_SYS_ADMIN); the node's own
@@ -144,11 +144,11 @@ impl Node {
                 Some(error) => Err(error.clone().into()),
                 None => Ok(()),
             });
-        node.hand_on_events();
+        node.deliver_events();
         match started {
             Ok(()) => Ok(node),
             Err(error) => {
-                // The first error is the one to return.
+                // The first error is returned.
                 let _ = node.stop(PodInterfaces::Remove);
                 Err(error)
             }
@@ -171,7 +171,7 @@ impl Node {
     /// The state is refused, and the one in force stays; the system refuses something.
     pub fn apply(&mut self, state: impl Into<State>) -> Result<Epoch, NodeError> {
         let result = self.put_in_force(state.into());
-        self.hand_on_events();
+        self.deliver_events();
         result
     }
 
@@ -185,7 +185,7 @@ impl Node {
         changes: impl IntoIterator<Item = Change>,
     ) -> Result<Epoch, NodeError> {
         let result = self.change(changes.into_iter().collect());
-        self.hand_on_events();
+        self.deliver_events();
         result
     }
 
@@ -208,7 +208,7 @@ impl Node {
                 None => self.added.remove(&pod),
             };
         }
-        self.hand_on_events();
+        self.deliver_events();
         result
     }
 
@@ -221,24 +221,23 @@ impl Node {
         let Some(before) = self.added.remove(pod) else { return Ok(false) };
         let wanted = Wanted::of(self.desired.state(), &self.added);
         let gone = self.pods.outdated(&wanted).into_iter().filter(|name| name == pod).collect();
-        let result = self.bring_about(gone, false).and_then(|_| self.follow());
+        let result = self.reconcile_ports(gone, false).and_then(|_| self.follow());
         if result.is_err() {
             self.added.insert(pod.clone(), before);
         }
-        self.hand_on_events();
+        self.deliver_events();
         result.map(|()| true)
     }
 
-    /// Looks after what changed or went wrong since: the node's interfaces and neighbours, devices that
-    /// failed, pods whose namespace was not there yet or is another one now; and collects events. To be
-    /// called again after the time that it returns, or earlier.
+    /// Reconciles the node with what changed since the last call: interfaces and neighbours, failed devices, pods
+    /// whose namespace appeared or was replaced. Collects events. Call it again after the returned time, or earlier.
     ///
     /// # Errors
     /// The node's own port failed, or the system refuses something: the switch should be
     /// [stopped](Self::stop).
     pub fn poll(&mut self) -> Result<Duration, NodeError> {
-        let result = self.look_after();
-        self.hand_on_events();
+        let result = self.poll_parts();
+        self.deliver_events();
         result
     }
 
@@ -284,7 +283,7 @@ impl Node {
         &self.control
     }
 
-    /// The control plane, to attach what no state tells of.
+    /// The control plane, to attach ports that no state names.
     pub fn control_mut(&mut self) -> &mut ControlPlane {
         &mut self.control
     }
@@ -314,7 +313,7 @@ impl Node {
     fn put_in_force(&mut self, state: State) -> Result<Epoch, NodeError> {
         let before = std::mem::replace(&mut self.desired, state.into());
         let gone = self.pods.outdated(&Wanted::of(self.desired.state(), &self.added));
-        match self.bring_about(gone, true) {
+        match self.reconcile_ports(gone, true) {
             Ok(_) => {
                 self.follow()?;
                 Ok(self.epoch())
@@ -356,7 +355,7 @@ impl Node {
         Ok(epoch)
     }
 
-    /// Whether a change may have ports come, go or be told of anew.
+    /// Whether a change may add or remove ports of the configuration.
     fn moves_ports(&self, change: &Change) -> bool {
         match change {
             Change::Node(_) | Change::NodeGone(_) => true,
@@ -376,8 +375,8 @@ impl Node {
         snapshot.attached.iter().any(|attached| attached.cookie == endpoint.cookie)
     }
 
-    /// Whether the node's kernel has to be told of a change: of frontends of Services, and of pods outside
-    /// the ranges of nodes.
+    /// Whether a change concerns the node's kernel: frontends of Services, and pods outside the ranges of
+    /// nodes do.
     fn concerns_host(&mut self, change: &Change) -> bool {
         let before = match change {
             Change::Service(_) | Change::ServiceGone(_) => return true,
@@ -424,9 +423,9 @@ impl Node {
         Ok(port)
     }
 
-    fn look_after(&mut self) -> Result<Duration, NodeError> {
+    fn poll_parts(&mut self) -> Result<Duration, NodeError> {
         if self.underlay.has_changed() {
-            let changed = self.bring_about(Vec::new(), false);
+            let changed = self.reconcile_ports(Vec::new(), false);
             self.unless_refused(changed)?;
         }
         let now = self.clock.now();
@@ -472,7 +471,7 @@ impl Node {
         }
     }
 
-    /// Looks after devices that failed and pods that are not attached as they should be.
+    /// Replaces devices that failed and pods that are not attached as wanted.
     fn reconcile(&mut self) -> Result<Option<Epoch>, NodeError> {
         let mut failed = Vec::new();
         for worker in self.control.workers() {
@@ -492,12 +491,12 @@ impl Node {
             }
         }
         self.host.reconcile(&self.control);
-        self.bring_about(gone, false)
+        self.reconcile_ports(gone, false)
     }
 
-    /// Makes ports what they should be, those of `gone` pods not to be, and publishes the state if that
-    /// changed anything or is to be done in any case (`always`).
-    fn bring_about(
+    /// Reconciles the ports: detaches `gone` pods and outdated underlay ports, attaches what is missing. Publishes
+    /// the state if a port changed, or in any case if `always`.
+    fn reconcile_ports(
         &mut self,
         gone: Vec<PodName>,
         always: bool,
@@ -515,8 +514,8 @@ impl Node {
         Ok(epoch)
     }
 
-    /// Detaches pods, if there are any, and `outdated` ports of the underlay: first a state is put in force
-    /// that does not name their ports, whose numbers may then be given to others.
+    /// Detaches pods and, if `outdated`, ports of the underlay. A configuration without these ports is in force
+    /// before their numbers are free for others.
     fn release(&mut self, gone: Vec<PodName>, outdated: bool) -> Result<Option<Epoch>, NodeError> {
         if gone.is_empty() && !outdated {
             return Ok(None);
@@ -549,7 +548,7 @@ impl Node {
         Ok(())
     }
 
-    /// Has the node's kernel follow the state in force.
+    /// Updates the node's kernel to the state in force.
     fn follow(&mut self) -> Result<(), NodeError> {
         let (config, snapshot) = (self.config(), self.control.snapshot());
         let remote = self.underlay.remote_pods();
@@ -573,7 +572,7 @@ impl Node {
         config
     }
 
-    fn hand_on_events(&mut self) {
+    fn deliver_events(&mut self) {
         while let Some(event) = self.reporter.next() {
             if let Some(sink) = &mut self.sink {
                 sink.event(event);

@@ -129,7 +129,7 @@ impl NodeOptions {
         self
     }
 
-    /// Tells of each dropped frame ([`Event::Dropped`](crate::Event::Dropped)). Otherwise drops are
+    /// Reports each dropped frame ([`Event::Dropped`](crate::Event::Dropped)). Otherwise drops are
     /// counted only ([`Node::stats`](crate::Node::stats)).
     #[must_use]
     pub fn report_drops(mut self) -> Self {
@@ -137,8 +137,8 @@ impl NodeOptions {
         self
     }
 
-    /// Tells of connections that were opened and that ended, looked at every `interval`, at least
-    /// every 100 ms ([`Event::FlowOpened`](crate::Event::FlowOpened)). Costs as much as there are
+    /// Reports connections that were opened and closed, compared every `interval`, at least
+    /// 100 ms ([`Event::FlowOpened`](crate::Event::FlowOpened)). Costs as much as there are
     /// connections.
     #[must_use]
     pub fn report_flows(mut self, interval: Duration) -> Self {
@@ -220,7 +220,7 @@ pub struct UnderlayOptions {
 }
 
 impl UnderlayOptions {
-    /// Whether somebody asked for it by an option: a start without it has failed then.
+    /// Whether an option requires the underlay: without it the start fails.
     pub(crate) fn is_required(&self) -> bool {
         self.kind.is_some() || self.uplink.is_some()
     }
