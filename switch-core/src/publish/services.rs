@@ -1,0 +1,51 @@
+//! Services: what the Service compiler is told of a publish.
+
+use std::sync::Arc;
+
+use podswitch_policy::service::compile::{Compiler, Settings as ServiceSettings};
+use podswitch_policy::service::endpoints::Viewpoint;
+use podswitch_policy::service::table::ServiceTable;
+
+use super::diff::Diff;
+use super::settings::Settings;
+
+/// A compiler that knows no Service.
+pub(super) fn compiler() -> Compiler {
+    Compiler::new(settings(&Settings::default()))
+}
+
+/// Tells the compiler what a publish changes, and returns the table after it.
+pub(super) fn compile(compiler: &mut Compiler, diff: &Diff, now: &Settings) -> ServiceTable {
+    compiler.set_settings(settings(now));
+    for service in &diff.services.removed {
+        compiler.remove_service(&service.name);
+    }
+    for slice in &diff.slices.removed {
+        compiler.remove_slice(&slice.namespace, &slice.name);
+    }
+    for service in diff.services.after() {
+        let taken = compiler.set_service(Arc::clone(service));
+        debug_assert!(taken.is_ok(), "checked before");
+    }
+    for slice in diff.slices.after() {
+        compiler.set_slice(Arc::clone(slice));
+    }
+    for (pod, _) in &diff.host_ports.removed {
+        compiler.set_host_ports(pod.text(), Arc::new([]));
+    }
+    for (pod, ports) in diff.host_ports.after() {
+        compiler.set_host_ports(pod.text(), ports.clone());
+    }
+    compiler.publish()
+}
+
+fn settings(settings: &Settings) -> ServiceSettings {
+    let node = &settings.node;
+    ServiceSettings {
+        view: Viewpoint { node: node.name.clone(), zone: node.zone().map(Into::into) },
+        node_addresses: node.addresses.clone(),
+        service_cidrs: settings.service_cidrs.clone(),
+        allowed_external_ips: settings.allowed_external_ips.clone(),
+        cluster_key: settings.cluster_key.0,
+    }
+}
