@@ -35,7 +35,7 @@ use std::sync::Arc;
 
 use podswitch_policy::compile::PolicyCompiler;
 use podswitch_policy::rule::Direction;
-use podswitch_policy::service::compile::{Compiler as ServiceCompiler, HealthCheck};
+use podswitch_policy::service::compile::{Clash, Compiler as ServiceCompiler, HealthCheck};
 use podswitch_policy::table::{PolicyInfo, PolicyTable};
 use podswitch_policy::touched::Touched;
 
@@ -74,6 +74,8 @@ pub(crate) struct Publisher {
     fdb_ids: FdbIds,
     policies: PolicyCompiler,
     services: ServiceCompiler,
+    /// Frontends that two Services or host ports claim, as last published.
+    clashes: Vec<Clash>,
 }
 
 impl Publisher {
@@ -84,6 +86,7 @@ impl Publisher {
             fdb_ids: FdbIds::default(),
             policies: PolicyCompiler::new(),
             services: services::compiler(),
+            clashes: Vec::new(),
         }
     }
 
@@ -114,7 +117,11 @@ impl Publisher {
         let diff = self.desired.diff();
         let snapshot = self.compile(&diff, &was, epoch, before);
         self.desired.commit();
-        Ok((snapshot, Published { epoch, left_out, taken }))
+        let mut published = Published { epoch, left_out, taken };
+        let clashes = self.services.clashes();
+        services::news(&self.clashes, &clashes, &mut published);
+        self.clashes = clashes;
+        Ok((snapshot, published))
     }
 
     /// Everything that is wrong with a configuration.
@@ -127,9 +134,11 @@ impl Publisher {
         errors
     }
 
-    /// Everything that is left out.
+    /// Everything that is left out, frontends of Services among it.
     pub(crate) fn left_out(&self) -> Vec<LeftOut> {
-        self.desired.left_out()
+        let mut list = self.desired.left_out();
+        list.extend(self.clashes.iter().map(services::left_out));
+        list
     }
 
     /// What the health check responder answers (S12), as last published.
