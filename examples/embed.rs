@@ -44,6 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             },
             node: "".into(),
             attachment: Some(Attachment { port, mac, mtu: 1500 }),
+            precedence: Default::default(),
         }));
         let mut phy = stack::Phy(end);
         let interface = stack::interface(&mut phy, mac, address);

@@ -37,6 +37,7 @@
 //!         },
 //!         node: "node".into(),
 //!         attachment: Some(Attachment { port, mac: Mac([2, 0, 0, 0, 0, n]), mtu: 1500 }),
+//!         precedence: Default::default(),
 //!     }));
 //!     ends.push(end);
 //! }

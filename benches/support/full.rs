@@ -89,6 +89,7 @@ fn pod(name: String, addresses: Vec<IpAddr>, at: Option<(u16, [u8; 6])>) -> Arc<
             mac: Mac(mac),
             mtu: 1450,
         }),
+        precedence: Default::default(),
     })
 }
 
@@ -163,6 +164,7 @@ fn config(full: bool) -> Config {
         pod_cidrs: Vec::new(),
         vtep: VtepMac { ipv4: VTEP[1], ipv6: None },
         underlay_mac: UNDERLAY[1],
+        precedence: Default::default(),
     };
     Config {
         node: LocalNode {

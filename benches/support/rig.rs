@@ -94,6 +94,7 @@ fn endpoint(n: u8) -> Arc<Endpoint> {
         },
         node: "n".into(),
         attachment: Some(Attachment { port: PortId(n.into()), mac: Mac(mac(n)), mtu: 1500 }),
+        precedence: Default::default(),
     })
 }
 
@@ -176,6 +177,7 @@ pub(crate) fn overlay(far: u8) -> Config {
         pod_cidrs: Vec::new(),
         vtep: VtepMac { ipv4: vtep(2), ipv6: None },
         underlay_mac: node_mac(2),
+        precedence: Default::default(),
     }));
     config.tunnel = Some(TunnelConfig::default());
     config

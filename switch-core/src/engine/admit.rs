@@ -20,11 +20,12 @@ use crate::flow::connection::{
 use crate::flow::nat::Lease;
 use crate::flow::table::FlowEntry;
 use crate::flow::tcp::{Judgement, Segment, TcpState, is_over, window_scale};
+use crate::invalidation::Groups;
 use crate::packet::Packet;
 use crate::resolve::{
     Answer, Denial, Fate, Query, Served, Verdict, check_source, decide, fate, may_open, outgoing,
 };
-use crate::snapshot::{Groups, PortFacts};
+use crate::snapshot::PortFacts;
 
 /// What admission says to a packet.
 pub(super) enum Admission {
@@ -339,7 +340,7 @@ impl Engine {
             key: parsed.key,
             sender: sender(packet),
             connection,
-            groups: Groups::of_connection(pinned),
+            groups: Groups::of_connection(&pinned.original, &pinned.reply),
             last_seen: turn.now.as_secs() as u32,
             plan: *plan,
         };

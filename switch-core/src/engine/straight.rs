@@ -92,7 +92,7 @@ impl Engine {
         batch: &mut Batch,
     ) {
         let snapshot = turn.snapshot;
-        self.flows.begin(snapshot.epoch, &snapshot.touched);
+        self.flows.begin(snapshot.epoch, &snapshot.invalidation);
         let mut burst = Burst::new(ingress, turn.now.as_secs() as u32);
         let gateway = Addressee::new(gateway);
         let count = batch.len().min(BATCH);
@@ -283,7 +283,7 @@ impl Engine {
             let mtu = tunnel.map_or(plan.mtu, |tunnel| tunnel.inner_mtu(turn.now));
             length <= u32::from(mtu) || slow::segments_fit(packet, parsed, mtu)
         };
-        let touched = &turn.snapshot.touched;
+        let touched = &turn.snapshot.invalidation;
         let (candidate, sender) = (burst.ids[at], burst.senders[at]);
         let id = match self.flows.look(candidate, parsed.hash, &parsed.key, sender, touched) {
             Ok(id) => id,

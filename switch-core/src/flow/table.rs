@@ -26,8 +26,8 @@ use arrayvec::ArrayVec;
 use podswitch_wire::flow_key::{FlowKey, HashKey, proto};
 
 use crate::action::Plan;
+use crate::invalidation::{Groups, Invalidation};
 use crate::prefetch::{prefetch, prefetch_address};
-use crate::snapshot::{Groups, LastTouched};
 
 use super::connection::ConnectionRef;
 use index::Index;
@@ -257,7 +257,7 @@ impl FlowTable {
         hash: u64,
         key: &FlowKey,
         sender: u64,
-        touched: &LastTouched,
+        invalidation: &Invalidation,
     ) -> Result<EntryId, Unfit> {
         if let Some(line) = self.lines.get(candidate.0 as usize)
             && line.key == *key
@@ -266,7 +266,7 @@ impl FlowTable {
         {
             return Ok(candidate);
         }
-        self.look_again(candidate, hash, key, sender, touched)
+        self.look_again(candidate, hash, key, sender, invalidation)
     }
 
     #[inline(never)]
@@ -276,7 +276,7 @@ impl FlowTable {
         hash: u64,
         key: &FlowKey,
         sender: u64,
-        touched: &LastTouched,
+        invalidation: &Invalidation,
     ) -> Result<EntryId, Unfit> {
         let is_it = |line: &Line| line.key == *key && line.sender == sender;
         let found = match self.lines.get(candidate.0 as usize).is_some_and(is_it) {
@@ -286,7 +286,7 @@ impl FlowTable {
         let Some(id) = found else { return Err(Unfit::Absent) };
         let line = &self.lines[id.0 as usize];
         let stale = !self.ways.is_now(line.way);
-        if line.sender != sender || stale && !self.keep(id, touched) {
+        if line.sender != sender || stale && !self.keep(id, invalidation) {
             return Err(Unfit::Other);
         }
         Ok(id)

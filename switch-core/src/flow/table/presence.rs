@@ -2,7 +2,7 @@
 //! any being looked at. Groups are entered with flows, and those that no flow is left in are
 //! forgotten when the sweep has gone round.
 
-use crate::snapshot::{Group, Groups};
+use crate::invalidation::{Group, Groups};
 
 type Set = Box<[u64; Group::COUNT / 64]>;
 

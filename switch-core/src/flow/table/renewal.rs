@@ -6,7 +6,7 @@
 use super::ways::is_own;
 use super::{EntryId, FlowTable, PLANS};
 use crate::id::Epoch;
-use crate::snapshot::{Groups, LastTouched, Reached};
+use crate::invalidation::{Affected, Groups, Invalidation};
 
 /// What became of entries of earlier turns that packets came for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -21,21 +21,21 @@ impl FlowTable {
     /// From now on `epoch` is the one. Answers that depend on what changed since the one before hold
     /// no more. Said before a batch.
     #[inline]
-    pub fn begin(&mut self, epoch: Epoch, touched: &LastTouched) {
+    pub fn begin(&mut self, epoch: Epoch, invalidation: &Invalidation) {
         if !self.ways.is_of(epoch) {
-            self.renew(epoch, touched);
+            self.renew(epoch, invalidation);
         }
     }
 
     #[cold]
-    fn renew(&mut self, epoch: Epoch, touched: &LastTouched) {
-        let reached = self.ways.epoch().map_or(Reached::All, |before| {
-            touched.reached_since(before, |group| self.presence.has(group))
+    fn renew(&mut self, epoch: Epoch, invalidation: &Invalidation) {
+        let affected = self.ways.epoch().map_or(Affected::All, |before| {
+            invalidation.since(before, |group| self.presence.has(group))
         });
-        if reached == Reached::None {
+        if affected == Affected::None {
             return self.ways.go_on(epoch);
         }
-        if self.ways.begin(epoch, reached == Reached::All) {
+        if self.ways.begin(epoch, affected == Affected::All) {
             for number in 0..self.lines.len() as u32 {
                 self.remove(EntryId(number));
             }
@@ -43,10 +43,10 @@ impl FlowTable {
     }
 
     /// Whether the entry holds, which it has not been asked in this turn.
-    pub(super) fn keep(&mut self, id: EntryId, touched: &LastTouched) -> bool {
+    pub(super) fn keep(&mut self, id: EntryId, invalidation: &Invalidation) -> bool {
         let way = self.lines[id.0 as usize].way;
         let Some(until) = self.ways.until(way) else { return false };
-        if !touched.is_untouched_since(until, &self.groups_of(id)) {
+        if !invalidation.is_valid_since(until, &self.groups_of(id)) {
             return false;
         }
         self.lines[id.0 as usize].way = self.ways.renewed(way);

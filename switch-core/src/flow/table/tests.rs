@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::id::Epoch;
 use crate::id::PortId;
-use crate::snapshot::Group;
+use crate::invalidation::Group;
 use podswitch_wire::addr::Mac;
 
 const HASH: HashKey = HashKey::new(3);
@@ -66,7 +66,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// A look after nothing was touched.
 fn look(table: &mut FlowTable, candidate: EntryId, key: &FlowKey, sender: u64) -> EntryId {
-    let touched = LastTouched::everything(Epoch(0));
+    let touched = Invalidation::everything(Epoch(0));
     table.look(candidate, key.hash(&HASH), key, sender, &touched).unwrap_or(EntryId::NONE)
 }
 
@@ -200,7 +200,7 @@ fn keys_that_collide_stand_side_by_side() {
     }
     for n in 0..100u16 {
         let candidate = table.candidate(hash);
-        let touched = LastTouched::everything(Epoch(1));
+        let touched = Invalidation::everything(Epoch(1));
         let found = table.look(candidate, hash, &key(n), 0, &touched);
         assert_eq!(found, Ok(EntryId(u32::from(n))));
     }
@@ -222,7 +222,7 @@ fn hit(table: &mut FlowTable, n: u16, bytes: usize, now: u32) -> Option<(Plan, F
 
 /// Epoch `epoch` begins, and touches everything.
 fn everything(table: &mut FlowTable, epoch: u32) {
-    table.begin(Epoch(epoch), &LastTouched::everything(Epoch(epoch)));
+    table.begin(Epoch(epoch), &Invalidation::everything(Epoch(epoch)));
 }
 
 fn table() -> FlowTable {
@@ -258,7 +258,7 @@ fn packets_are_counted_in_the_entry_and_told_once_a_second() {
 #[test]
 fn what_does_not_fit_is_not_called_absent() {
     let mut table = table();
-    let touched = LastTouched::everything(Epoch(0));
+    let touched = Invalidation::everything(Epoch(0));
     let (key, hash) = (key(1), key(1).hash(&HASH));
     let look = |table: &mut FlowTable, sender| {
         table.look(table.candidate(hash), hash, &key, sender, &touched)
@@ -425,13 +425,13 @@ fn more_next_hops_than_can_be_shared_have_their_flows_own_answers() {
 }
 
 /// States that touch some addresses each.
-struct States(u32, LastTouched);
+struct States(u32, Invalidation);
 
 impl States {
     fn touch(&mut self, table: &mut FlowTable, addresses: &[[u8; 16]]) {
         self.0 += 1;
         let addresses = addresses.iter().map(|a| to_addr(a, Family::V6)).collect();
-        self.1.touch(Epoch(self.0), Touched::Addresses(addresses));
+        self.1.invalidate(Epoch(self.0), Touched::Addresses(addresses));
         table.begin(Epoch(self.0), &self.1);
     }
 
@@ -448,7 +448,7 @@ fn judged_entries(entries: &[FlowEntry]) -> (FlowTable, States) {
     for entry in entries {
         table.insert(entry.key.hash(&HASH), entry).unwrap();
     }
-    (table, States(1, LastTouched::everything(Epoch(1))))
+    (table, States(1, Invalidation::everything(Epoch(1))))
 }
 
 #[test]
@@ -529,7 +529,7 @@ fn what_no_flow_depends_on_is_forgotten_when_the_sweep_has_gone_round() {
 #[test]
 fn ways_that_pile_up_are_cleared() {
     let mut table = FlowTable::new(FlowTableConfig { entries: 20_000, hash_key: HASH });
-    let mut states = States(1, LastTouched::everything(Epoch(1)));
+    let mut states = States(1, Invalidation::everything(Epoch(1)));
     table.begin(Epoch(1), &states.1);
     let far = |n: u16| Plan { mtu: 1500 + n, ..plan(0) };
     for n in 1..=5000 {

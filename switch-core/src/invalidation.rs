@@ -1,10 +1,10 @@
-//! When what flows depend on was last changed, by address: whoever judged a flow before, and finds
-//! none of its addresses changed since, need not judge it again.
+//! When what flows depend on changed last, by address. A worker that has evaluated a flow, and finds
+//! that nothing about its addresses changed since, need not evaluate it again.
 //!
-//! Addresses fall into groups by a hash, and of each group the last epoch is kept that changed
-//! anything about one of its addresses. Two addresses of one group are touched together: that
-//! costs a judgement, never a wrong answer. A state keeps all of it, so that it does not matter how
-//! many states a worker passed over.
+//! Addresses fall into groups by a hash. For each group the last epoch is kept that changed anything
+//! about one of its addresses. Two addresses of one group are invalidated together: that costs an
+//! evaluation, never a wrong answer. Each snapshot has all of it, so it does not matter how many
+//! snapshots a worker skipped.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,7 +12,6 @@ use std::sync::Arc;
 use podswitch_policy::touched::Touched;
 use podswitch_wire::flow_key::{FlowKey, to_bytes};
 
-use crate::flow::connection::Pinned;
 use crate::id::Epoch;
 
 /// Groups of one chunk, and chunks.
@@ -28,8 +27,8 @@ impl Group {
     /// How many there are.
     pub const COUNT: usize = CHUNK * CHUNKS;
 
-    /// The group of an address in a key's form. Not secret: who finds addresses that share one
-    /// has flows of these judged more often.
+    /// The group of an address in a key's form. The hash is no secret: a person who finds addresses
+    /// that share a group has flows of these evaluated more often.
     #[inline]
     pub fn of(address: &[u8; 16]) -> Self {
         let word = u128::from_ne_bytes(*address);
@@ -65,9 +64,10 @@ impl Groups {
         Self([a, b, a, b])
     }
 
-    /// Of both directions of a connection: what the client sees and what the backend sees.
-    pub fn of_connection(pinned: &Pinned) -> Self {
-        let ([a, b], [c, d]) = (ends(&pinned.original), ends(&pinned.reply));
+    /// Of both directions of a connection, by their keys: what the client sends, and what the backend
+    /// answers.
+    pub fn of_connection(original: &FlowKey, reply: &FlowKey) -> Self {
+        let ([a, b], [c, d]) = (ends(original), ends(reply));
         Self([a, b, c, d])
     }
 }
@@ -83,23 +83,23 @@ fn ends(key: &FlowKey) -> [Group; 2] {
 struct Chunk {
     /// The latest of all.
     newest: u32,
-    /// In epochs since that which touched everything.
+    /// In epochs since the one that invalidated everything.
     last: [u32; CHUNK],
 }
 
-const UNTOUCHED: Chunk = Chunk { newest: 0, last: [0; CHUNK] };
+const UNCHANGED: Chunk = Chunk { newest: 0, last: [0; CHUNK] };
 
 /// See the module's description.
 #[derive(Clone, Debug)]
-pub struct LastTouched {
-    /// The last epoch that touched everything.
+pub struct Invalidation {
+    /// The last epoch that invalidated everything.
     everything: Epoch,
     chunks: Arc<[Arc<Chunk>]>,
 }
 
-/// What a worker's flows are touched by from one epoch to another.
+/// Which of a worker's flows the changes from one epoch to another affect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reached {
+pub enum Affected {
     /// None of them.
     None,
     /// Some may be.
@@ -108,15 +108,15 @@ pub enum Reached {
     All,
 }
 
-impl LastTouched {
-    /// An epoch that touches everything.
+impl Invalidation {
+    /// An epoch that invalidates everything.
     pub fn everything(epoch: Epoch) -> Self {
-        let chunk = Arc::new(UNTOUCHED);
+        let chunk = Arc::new(UNCHANGED);
         Self { everything: epoch, chunks: (0..CHUNKS).map(|_| chunk.clone()).collect() }
     }
 
-    /// What `epoch` touches, in addition to all before.
-    pub fn touch(&mut self, epoch: Epoch, touched: Touched) {
+    /// Adds what `epoch` changes.
+    pub fn invalidate(&mut self, epoch: Epoch, touched: Touched) {
         if self.everything == epoch {
             return;
         }
@@ -141,28 +141,28 @@ impl LastTouched {
         self.chunks = chunks.into();
     }
 
-    /// Whether nothing about these was changed since `epoch`.
+    /// Whether nothing about these groups changed since `epoch`.
     #[inline]
-    pub fn is_untouched_since(&self, epoch: Epoch, groups: &Groups) -> bool {
+    pub fn is_valid_since(&self, epoch: Epoch, groups: &Groups) -> bool {
         let Some(age) = self.age(epoch) else { return false };
         let Groups(groups) = groups;
         groups.iter().all(|group| self.last(*group) <= age)
     }
 
-    /// Whom the epochs after `epoch` touched: of those groups that are `present`.
-    pub fn reached_since(&self, epoch: Epoch, present: impl Fn(Group) -> bool) -> Reached {
-        let Some(age) = self.age(epoch) else { return Reached::All };
+    /// What the epochs after `epoch` affect, of the groups that are `present`.
+    pub fn since(&self, epoch: Epoch, present: impl Fn(Group) -> bool) -> Affected {
+        let Some(age) = self.age(epoch) else { return Affected::All };
         let later = self.chunks.iter().enumerate().filter(|(_, chunk)| chunk.newest > age);
         for (at, chunk) in later {
             let groups = (at * CHUNK..).zip(&chunk.last).filter(|(_, last)| **last > age);
             if groups.into_iter().any(|(group, _)| present(Group(group as u16))) {
-                return Reached::Some;
+                return Affected::Some;
             }
         }
-        Reached::None
+        Affected::None
     }
 
-    /// Epochs from that which touched everything to `epoch`; `None` if that is the older.
+    /// Epochs from the one that invalidated everything to `epoch`; `None` if `epoch` is older.
     #[inline]
     fn age(&self, epoch: Epoch) -> Option<u32> {
         epoch.0.checked_sub(self.everything.0)
@@ -181,7 +181,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::id::PortId;
 
     fn address(n: u32) -> IpAddr {
         match n % 2 {
@@ -209,25 +208,24 @@ mod tests {
             let original =
                 FlowKey { src, dst, src_port: 7, dst_port: 80, proto: 17, family, zone: 0 };
             let reply = original.reversed();
-            let pinned = Pinned::new(original, PortId(1));
-            let groups = Groups::of_connection(&pinned);
+            let groups = Groups::of_connection(&original, &reply);
             assert_eq!([Groups::of_key(&original), Groups::of_key(&reply)], [groups; 2]);
         }
     }
 
     #[test]
-    fn epochs_that_come_round_touch_everything() {
-        let mut last = LastTouched::everything(Epoch(u32::MAX));
-        last.touch(Epoch(1), Touched::Addresses(vec![address(1)]));
-        assert_eq!(last.reached_since(Epoch(0), |_| true), Reached::All);
+    fn an_epoch_that_wraps_invalidates_everything() {
+        let mut last = Invalidation::everything(Epoch(u32::MAX));
+        last.invalidate(Epoch(1), Touched::Addresses(vec![address(1)]));
+        assert_eq!(last.since(Epoch(0), |_| true), Affected::All);
         let groups = Groups([Group::from(address(2)); 4]);
-        assert!(!last.is_untouched_since(Epoch(0), &groups));
+        assert!(!last.is_valid_since(Epoch(0), &groups));
     }
 
     proptest! {
-        /// Against a plain list of who was touched when.
+        /// Against a plain list of what changed when.
         #[test]
-        fn tells_what_was_touched_since(
+        fn tells_what_changed_since(
             steps in prop::collection::vec(
                 prop_oneof![
                     9 => prop::collection::vec(0u32..300, 0..4).prop_map(Some),
@@ -237,7 +235,7 @@ mod tests {
             ),
             asked in prop::collection::vec(0u32..300, 4),
         ) {
-            let mut last = LastTouched::everything(Epoch(1));
+            let mut last = Invalidation::everything(Epoch(1));
             let mut plain: HashMap<usize, u32> = HashMap::new();
             let (mut everything, mut epoch) = (1, 1);
             for step in steps {
@@ -246,11 +244,11 @@ mod tests {
                     Some(list) => {
                         let list: Vec<IpAddr> = list.into_iter().map(address).collect();
                         plain.extend(list.iter().map(|a| (Group::from(*a).index(), epoch)));
-                        last.touch(Epoch(epoch), Touched::Addresses(list));
+                        last.invalidate(Epoch(epoch), Touched::Addresses(list));
                     }
                     None => {
                         everything = epoch;
-                        last.touch(Epoch(epoch), Touched::Everything);
+                        last.invalidate(Epoch(epoch), Touched::Everything);
                     }
                 }
                 let groups: Vec<Group> = asked.iter().map(|n| Group::from(address(*n))).collect();
@@ -259,13 +257,13 @@ mod tests {
                         |g: &Group| plain.get(&g.index()).is_some_and(|last| *last > since);
                     let none = since >= everything && !groups.iter().any(touched);
                     let four = Groups([groups[0], groups[1], groups[2], groups[3]]);
-                    prop_assert_eq!(last.is_untouched_since(Epoch(since), &four), none);
+                    prop_assert_eq!(last.is_valid_since(Epoch(since), &four), none);
                     let want = match (since < everything, none) {
-                        (true, _) => Reached::All,
-                        (_, true) => Reached::None,
-                        _ => Reached::Some,
+                        (true, _) => Affected::All,
+                        (_, true) => Affected::None,
+                        _ => Affected::Some,
                     };
-                    prop_assert_eq!(last.reached_since(Epoch(since), |g| groups.contains(&g)), want);
+                    prop_assert_eq!(last.since(Epoch(since), |g| groups.contains(&g)), want);
                 }
             }
         }
