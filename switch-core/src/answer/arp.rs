@@ -51,7 +51,7 @@ struct Fields {
 /// Judges one ARP frame from the neighbour of `binding` (threat T-S1). `answers` says for which
 /// addresses other than the neighbour's own the switch answers: for pods all, for the node its
 /// pods'. The gateway's own address is always answered.
-pub fn judge(
+pub fn check(
     packet: &Packet,
     parsed: &Parsed,
     binding: &Binding<'_>,

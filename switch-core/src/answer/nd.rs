@@ -95,7 +95,7 @@ struct Message<'a> {
 /// 4861 §6.1, §7.1, §8.1; threats T-C3, T-S1, T-S2). `answers` says for which addresses other
 /// than the neighbour's own the switch answers: for pods every routed one, for the node its
 /// pods'. The gateway's own address is always answered, other link-local ones never.
-pub fn judge(
+pub fn check(
     packet: &Packet,
     parsed: &Parsed,
     binding: &Binding<'_>,

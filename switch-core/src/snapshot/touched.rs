@@ -12,8 +12,8 @@ use std::sync::Arc;
 use podswitch_policy::touched::Touched;
 use podswitch_wire::flow_key::{FlowKey, to_bytes};
 
-use crate::flow::connection::Pinned;
 use crate::id::Epoch;
+use crate::pinned::Pinned;
 
 /// Groups of one chunk, and chunks.
 const CHUNK: usize = 256;

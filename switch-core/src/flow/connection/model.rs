@@ -18,11 +18,17 @@ const PORTS: usize = 3;
 const ENDS: usize = 1;
 
 #[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
+#[path = "create.rs"]
+mod create;
+#[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
 #[path = "ending.rs"]
 mod ending;
 #[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
 #[path = "facts.rs"]
 mod facts;
+#[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
+#[path = "list.rs"]
+mod list;
 #[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
 #[path = "packets.rs"]
 mod packets;
@@ -40,7 +46,7 @@ use shuttle::thread;
 
 use self::tracker::Tracker;
 use super::{
-    Account, ConnectionInfo, ConnectionRef, Created, Direction, Known, Pinned, Place, Refused,
+    Account, ConnectionInfo, ConnectionRef, Created, Direction, IndexHash, Known, Pinned, Refused,
     SourceNat, TrackerConfig,
 };
 use crate::flow::tcp::{Segment, TcpState};
@@ -94,9 +100,9 @@ fn settled(tracker: &Tracker) -> usize {
         assert_eq!(tracker.originated(PortId(port)), own as u32);
     }
     for info in &list {
-        let place = |key: &FlowKey| tracker.place(key, key.hash(&HashKey::new(1)));
+        let hash = |key: &FlowKey| tracker.index_hash(key, key.hash(&HashKey::new(1)));
         let [original, reply] = [info.pinned.original, info.pinned.reply]
-            .map(|key| tracker.find(place(&key), &key).expect("both keys are there"));
+            .map(|key| tracker.find(hash(&key), &key).expect("both keys are there"));
         assert_eq!(original.connection, reply.connection.reversed());
         assert!(tracker.is_alive(original.connection));
     }
@@ -155,7 +161,7 @@ fn creating_and_ending_leak_nothing() {
                                     Created::New(connection) => connection,
                                     Created::Existing(known) => known.connection,
                                 };
-                                tracker.touch(connection, 10, 1);
+                                tracker.record(connection, 10, 1);
                                 tracker.end(connection);
                             }
                             Err(Refused::Full | Refused::PortLimit) => {}
@@ -187,16 +193,17 @@ fn translated_connections_come_and_go_in_two_shards() {
                     for _ in 0..2 {
                         match tracker.create(&pinned, 1) {
                             Ok(Created::New(new)) => {
-                                let place =
-                                    |key: &FlowKey| tracker.place(key, key.hash(&HashKey::new(1)));
-                                let reply = tracker.find(place(&pinned.reply), &pinned.reply);
+                                let hash = |key: &FlowKey| {
+                                    tracker.index_hash(key, key.hash(&HashKey::new(1)))
+                                };
+                                let reply = tracker.find(hash(&pinned.reply), &pinned.reply);
                                 let reply = reply.expect("it is there");
                                 assert_eq!(reply.connection, new.reversed());
                                 assert_eq!(reply.pinned, pinned);
                                 assert!(tracker.end(new));
                                 assert!(
                                     tracker
-                                        .find(place(&pinned.original), &pinned.original)
+                                        .find(hash(&pinned.original), &pinned.original)
                                         .is_none()
                                 );
                             }
@@ -255,7 +262,7 @@ fn a_connection_ends_once() {
             .collect();
         let ended: usize = threads.into_iter().map(|t| t.join().unwrap()).sum();
         assert_eq!(ended, 1);
-        assert!(!tracker.touch(new, 10, 1), "no more packets for it");
+        assert!(!tracker.record(new, 10, 1), "no more packets for it");
         assert_eq!(settled(&tracker), 0);
     });
 }
@@ -267,8 +274,8 @@ fn segment(seq: u32, ack: u32, flags: u8) -> Segment {
 
 /// What a worker does with a segment.
 fn packet(tracker: &Tracker, connection: ConnectionRef, segment: Segment) {
-    if segment.is_plain() {
-        assert!(tracker.touch_tcp(connection, &segment, 60, 1));
+    if segment.is_data() {
+        assert!(tracker.record_segment(connection, &segment, 60, 1));
     } else {
         tracker.control_segment(connection, &segment, None, 60, 1);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::{Family, FlowKey, HashKey, proto};
 use proptest::prelude::*;
 
@@ -127,7 +128,7 @@ proptest! {
                 }
                 Op::End(n, back) | Op::Find(n, back) | Op::Touch(n, back) => {
                     let key = directed(n, back);
-                    let found = tracker.find(tracker.place(&key, key.hash(&HASH)), &key);
+                    let found = tracker.find(tracker.index_hash(&key, key.hash(&HASH)), &key);
                     let wanted = plain.by_key.get(&key).copied();
                     prop_assert_eq!(found.is_some(), wanted.is_some());
                     prop_assert_eq!(tracker.is_taken(&key), wanted.is_some());
@@ -138,10 +139,10 @@ proptest! {
                     if matches!(op, Op::End(..)) {
                         prop_assert!(tracker.end(known.connection));
                         prop_assert!(!tracker.end(known.connection));
-                        prop_assert!(!tracker.touch(known.connection.reversed(), 1, now));
+                        prop_assert!(!tracker.record(known.connection.reversed(), 1, now));
                         plain.end(number);
                     } else if matches!(op, Op::Touch(..)) {
-                        prop_assert!(tracker.touch(known.connection, 1, now));
+                        prop_assert!(tracker.record(known.connection, 1, now));
                         if let Some(c) = plain.connections.get_mut(&number) {
                             (c.1, c.2) = (now, c.2 || reply);
                         }
@@ -179,7 +180,7 @@ fn the_whole_table_can_be_used_again_and_again() {
         let pinned = |n: u16| {
             let original = FlowKey { src_port: n, zone: round, dst_port: 1, ..key(0, proto::UDP) };
             let plain = Pinned::new(original, PortId(1));
-            // In one place of the index or in two.
+            // With one entry in the index, or two.
             let reply = FlowKey { src: [7; 16], ..plain.reply };
             if n % 3 == round % 3 { Pinned { reply, ..plain } } else { plain }
         };
@@ -221,8 +222,8 @@ fn facts_are_kept_whole() {
             if n % 5 == 0 { Pinned { reply: original.reversed(), ..pinned } } else { pinned };
         assert!(matches!(tracker.create(&pinned, 1), Ok(Created::New(_))));
         for key in [&pinned.original, &pinned.reply] {
-            let place = tracker.place(key, key.hash(&HASH));
-            assert_eq!(tracker.find(place, key).map(|known| known.pinned), Some(pinned));
+            let hash = tracker.index_hash(key, key.hash(&HASH));
+            assert_eq!(tracker.find(hash, key).map(|known| known.pinned), Some(pinned));
         }
     }
     tracker.list(|info| assert!(tracker.is_taken(&info.pinned.reply)));
@@ -266,8 +267,8 @@ fn a_reset_from_within_a_window_that_closed_since_is_believed() {
     let control = |side, s: &Segment| table.control_segment(side, s, None, 60, 1);
     assert_eq!(control(sender, &segment(SYN, 100, 1, 0, 9000)), Some(Judgement::Fits));
     assert_eq!(control(receiver, &segment(SYN | ACK, 500, 1, 101, 9000)), Some(Judgement::Fits));
-    assert!(table.touch_tcp(sender, &segment(ACK, 101, 1000, 501, 9000), 60, 1));
-    assert!(table.touch_tcp(receiver, &segment(ACK, 501, 0, 1101, 0), 60, 1), "closed");
+    assert!(table.record_segment(sender, &segment(ACK, 101, 1000, 501, 9000), 60, 1));
+    assert!(table.record_segment(receiver, &segment(ACK, 501, 0, 1101, 0), 60, 1), "closed");
     let beyond = segment(RST, 1101 + 9001, 0, 0, 0);
     assert_eq!(control(sender, &beyond), Some(Judgement::OutOfWindow));
     assert_eq!(control(sender, &segment(RST, 1101 + 8000, 0, 0, 0)), Some(Judgement::Fits));

@@ -1,13 +1,13 @@
-//! Source ports of translated connections: no two that live have the same one at an address (S16;
-//! no port overloading, RFC 4787 REQ-1 to REQ-3; threat T-N1).
+//! Source ports for SNAT: no two live connections have the same port of an address (S16; no port
+//! overloading, RFC 4787 REQ-1 to REQ-3; threat T-N1).
 //!
-//! Shared by all workers behind one lock, which is taken when a connection whose source is
-//! translated is opened or ends, never for other packets. The range that ports are taken from is
-//! kept from the node's own sockets by whoever runs the switch.
+//! Shared by all workers behind one lock, which is taken when a connection with SNAT is opened or
+//! ends, never for other packets. The range of ports must be reserved on the node, so that the
+//! node's own sockets do not use them.
 //!
-//! [`NatPorts::lease`] can keep a fair share for others: whoever has as many ports of an address as
-//! are free there gets no more, so that one pod never has more than half, two not more than two
-//! thirds, and whoever has none finds one (T-C5).
+//! [`NatPorts::lease`] can keep shares fair: a holder that has as many ports of an address as are
+//! free gets no more. So one pod never has more than half of them, two pods have at most two thirds,
+//! and a pod without any finds one (T-C5).
 
 #![allow(clippy::disallowed_types, reason = "taken when a translated connection begins or ends")]
 
@@ -17,18 +17,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use hashbrown::HashMap;
 use podswitch_wire::flow_key::{Family, FlowKey};
 
-use super::connection::{Pinned, SourceNat};
 use crate::id::PortId;
+use crate::pinned::{Pinned, SourceNat};
 
-/// An address's port space of one protocol.
+/// The ports of an address for one protocol.
 type Space = ([u8; 16], Family, u8);
 
-/// Ports of one space that are in use.
+/// The used ports of one space.
 #[derive(Debug)]
 struct Used {
     bits: Box<[u64; 1024]>,
     count: u32,
-    /// How many each port of the switch holds.
+    /// Ports held by connections from each port of the switch.
     holders: HashMap<PortId, u32>,
 }
 
@@ -43,7 +43,8 @@ impl Used {
         self.bits[usize::from(port >> 6)] >> (port & 63) & 1 == 1
     }
 
-    /// The first free port of `range` from a place in it on, going round, for `holder`.
+    /// Takes the first free port of the range for `holder`, searching cyclically from the given
+    /// position.
     fn take(&mut self, holder: PortId, lease: &Lease<'_>) -> Option<u16> {
         let Lease { range, from, fair } = *lease;
         let (first, last) = (*range.start(), *range.end());
@@ -67,6 +68,7 @@ impl Used {
         None
     }
 
+    /// Frees a port.
     fn give_back(&mut self, holder: PortId, port: u16) {
         if !self.has(port) {
             return;
@@ -82,27 +84,27 @@ impl Used {
     }
 }
 
-/// A client's own address and port, and the space that it is mapped into.
+/// A client's address and port, and the space that they are mapped to.
 type Mapped = ([u8; 16], u16, Space);
 
-/// A port that a client's connections share.
+/// A port that all connections of a client's address and port share.
 #[derive(Clone, Copy, Debug)]
 struct Mapping {
     port: u16,
-    /// How many those are.
+    /// Number of these connections.
     connections: u32,
     holder: PortId,
 }
 
-/// What kind of port is asked for.
+/// The conditions of a lease.
 #[derive(Clone, Copy, Debug)]
 pub struct Lease<'a> {
-    /// One of these.
+    /// The ports to choose from.
     pub range: &'a RangeInclusive<u16>,
-    /// Where in the range to begin to look; should not be guessed by others.
+    /// Where in the range the search begins. Should be unpredictable for others.
     pub from: u64,
-    /// Only while the switch's port that the connection came in by has its share of the range at
-    /// most. For pods; many clients come in by the node's port or an uplink.
+    /// Whether the share of the connection's ingress port is limited. For pods; many clients share
+    /// the node's port and the uplinks.
     pub fair: bool,
 }
 
@@ -123,8 +125,8 @@ impl NatPorts {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A port for the connection `pinned`, which says at what address. `None`: all are in use, or
-    /// its share is.
+    /// Leases a port of the SNAT address of the connection `pinned`. `None` if all are in use, or the
+    /// holder's share is exhausted.
     pub fn lease(&self, pinned: &Pinned, lease: &Lease<'_>) -> Option<u16> {
         let (space, holder) = (space(&pinned.reply), pinned.origin);
         let mut leases = self.lock();
@@ -142,7 +144,7 @@ impl NatPorts {
         Some(port)
     }
 
-    /// Gives back what a connection had, if it had anything.
+    /// Releases the port of a connection, if it has leased one.
     pub fn release(&self, pinned: &Pinned) {
         let (space, port) = (space(&pinned.reply), pinned.reply.dst_port);
         let mut leases = self.lock_if_leased(pinned);
@@ -170,7 +172,7 @@ impl NatPorts {
         (pinned.source_nat != SourceNat::Kept).then(|| self.lock())
     }
 
-    /// Ports in use, of all addresses and protocols.
+    /// Number of leased ports, of all addresses and protocols.
     pub fn in_use(&self) -> usize {
         self.lock().used.values().map(|used| used.count as usize).sum()
     }
@@ -234,13 +236,13 @@ mod tests {
         let other = ports.lease(&connection(10, SourceNat::Endpoint), &any(5)).unwrap();
         assert_ne!(other, first.reply.dst_port);
         ports.release(&first);
-        assert_eq!(ports.in_use(), 2, "the second connection has it still");
+        assert_eq!(ports.in_use(), 2, "the second connection still uses it");
         ports.release(&second);
         assert_eq!(ports.in_use(), 1);
     }
 
     #[test]
-    fn nobody_takes_all_where_shares_are_fair() {
+    fn fair_shares_leave_ports_for_others() {
         let ports = NatPorts::default();
         let fair = Lease { fair: true, ..any(3) };
         let lease = |origin: u16, n: u16| {
@@ -254,12 +256,12 @@ mod tests {
         let second: Vec<_> = (0..100).map_while(|n| lease(2, n)).collect();
         assert_eq!(second.len(), 25);
         for origin in 3..9 {
-            assert!(lease(origin, 1).is_some(), "whoever has none finds one");
+            assert!(lease(origin, 1).is_some(), "a holder without ports finds one");
         }
-        // What was given back counts no more.
+        // Released ports do not count.
         first.iter().for_each(|pinned| ports.release(pinned));
         assert!(lease(1, 7).is_some());
-        // One who speaks for many has no share.
+        // The node's port, shared by many clients, has no limit.
         let mut node = connection(1, SourceNat::Connection);
         node.origin = PortId(2);
         assert!((0..60).all(|n| ports.lease(&node, &any(n)).is_some()));

@@ -1,7 +1,7 @@
-//! Translation of an ICMP error about a translated connection: the packet that it quotes is given
-//! back the look that its sender knows, outside and inside (RFC 5508 §4.2, REQ-4 and REQ-5).
+//! Translation of ICMP errors about a translated connection: of the error's own addresses, and of the
+//! quoted packet, which becomes as its sender sent it (RFC 5508 §4.2, REQ-4 and REQ-5).
 //!
-//! Rare, on the slow path.
+//! On the slow path.
 
 use podswitch_wire::checksum::{Delta, sctp_update, sum};
 use podswitch_wire::flow_key::{FlowKey, proto};
@@ -9,8 +9,8 @@ use podswitch_wire::parse::{Fragment, Icmp, Network, Parsed, Quoted};
 
 use crate::packet::Packet;
 
-/// Where the addresses of an IP header stand, and how long they are.
-fn places(network: Network) -> Option<(usize, usize, usize)> {
+/// Offsets of the addresses in an IP header, and their length.
+fn address_fields(network: Network) -> Option<(usize, usize, usize)> {
     match network {
         Network::Ipv4 => Some((12, 16, 4)),
         Network::Ipv6 => Some((8, 24, 16)),
@@ -18,17 +18,17 @@ fn places(network: Network) -> Option<(usize, usize, usize)> {
     }
 }
 
-/// Rewrites an ICMP error. `answer` is the reverse of the quoted packet's key, which has been
-/// found to be a direction of a connection; `outgoing` is what that direction's packets are
-/// turned into. A router between keeps its own address as source; the far end's is translated.
+/// Rewrites an ICMP error. `reply`: the reverse of the quoted packet's key, which is a direction of
+/// a connection. `outgoing`: the key of that direction's packets after translation. The source
+/// address is translated if it is the connection's other end; a router's is kept.
 pub fn translate_error(
     packet: &mut Packet,
     parsed: &Parsed,
     quoted: &Quoted,
-    answer: &FlowKey,
+    reply: &FlowKey,
     outgoing: &FlowKey,
 ) {
-    let Some((src, dst, width)) = places(parsed.network) else { return };
+    let Some((src, dst, width)) = address_fields(parsed.network) else { return };
     let partial = packet.offload.is_of(parsed);
     let (l3, l4) = (usize::from(parsed.l3), usize::from(parsed.l4));
     let (start, end) = (usize::from(parsed.payload), parsed.end as usize);
@@ -38,12 +38,12 @@ pub fn translate_error(
     }
 
     let before = sum(&frame[l4..end]).fold();
-    quote(&mut frame[start..end], parsed.network, quoted, answer, outgoing);
+    quote(&mut frame[start..end], parsed.network, quoted, reply, outgoing);
     let inside = Delta::u16(before, sum(&frame[l4..end]).fold());
 
     let mut outside = Delta::addr16(&parsed.key.dst, &outgoing.dst);
     frame[l3 + dst..l3 + dst + width].copy_from_slice(&outgoing.dst[..width]);
-    if parsed.key.src == answer.src {
+    if parsed.key.src == reply.src {
         outside = outside.and(Delta::addr16(&parsed.key.src, &outgoing.src));
         frame[l3 + src..l3 + src + width].copy_from_slice(&outgoing.src[..width]);
     }
@@ -59,19 +59,13 @@ pub fn translate_error(
     }
 }
 
-/// Rewrites the quoted packet, as far as it is there.
-fn quote(
-    bytes: &mut [u8],
-    network: Network,
-    quoted: &Quoted,
-    answer: &FlowKey,
-    outgoing: &FlowKey,
-) {
-    let Some((src, dst, width)) = places(network) else { return };
+/// Rewrites the quoted packet, which may be truncated.
+fn quote(bytes: &mut [u8], network: Network, quoted: &Quoted, reply: &FlowKey, outgoing: &FlowKey) {
+    let Some((src, dst, width)) = address_fields(network) else { return };
     bytes[src..src + width].copy_from_slice(&outgoing.dst[..width]);
     bytes[dst..dst + width].copy_from_slice(&outgoing.src[..width]);
     let addresses =
-        Delta::addr16(&answer.dst, &outgoing.dst).and(Delta::addr16(&answer.src, &outgoing.src));
+        Delta::addr16(&reply.dst, &outgoing.dst).and(Delta::addr16(&reply.src, &outgoing.src));
     if network == Network::Ipv4 {
         update(bytes, 10, |c| addresses.apply(c));
     }
@@ -80,8 +74,8 @@ fn quote(
     }
     let l4 = usize::from(quoted.l4);
     let Some(header) = bytes.get_mut(l4..) else { return };
-    let ports = Delta::u16(answer.dst_port, outgoing.dst_port)
-        .and(Delta::u16(answer.src_port, outgoing.src_port));
+    let ports = Delta::u16(reply.dst_port, outgoing.dst_port)
+        .and(Delta::u16(reply.src_port, outgoing.src_port));
     let all = addresses.and(ports);
     match quoted.key.proto {
         proto::TCP => {
@@ -103,10 +97,10 @@ fn quote(
             }
         }
         proto::ICMP | proto::ICMPV6 => {
-            // The identifier is the asking side's port.
+            // The identifier takes the place of the querying side's port.
             let (old, new) = match quoted.icmp {
-                Icmp::Query => (answer.dst_port, outgoing.dst_port),
-                Icmp::Reply => (answer.src_port, outgoing.src_port),
+                Icmp::Query => (reply.dst_port, outgoing.dst_port),
+                Icmp::Reply => (reply.src_port, outgoing.src_port),
                 _ => return,
             };
             update(header, 4, |_| new);
@@ -120,7 +114,7 @@ fn quote(
     }
 }
 
-/// The quoted packet goes the other way.
+/// Writes the ports. The quoted packet has the opposite direction of `outgoing`.
 fn put_ports(header: &mut [u8], outgoing: &FlowKey) {
     if let Some(ports) = header.first_chunk_mut::<4>() {
         [ports[0], ports[1]] = outgoing.dst_port.to_be_bytes();

@@ -1,62 +1,62 @@
-//! Applies a plan to a frame. The hit path's last step: no allocation, no branch that depends on
-//! anything but the frame's family.
+//! Applies a plan to a packet: the last step of the fast path. Does not allocate.
 
 use podswitch_wire::parse::{Network, Parsed};
 
-use super::Plan;
-use super::translate::{translate, translate_ordinary};
+use crate::action::Plan;
+use crate::nat::rewrite::{rewrite, rewrite_common};
 use crate::packet::Packet;
 
-/// Rewrites the frame as `plan` says. The caller has checked the TTL and the MTU, and that there
-/// are no VLAN tags. What stood behind the packet as padding is cut off: it belongs to the link that
-/// it came by.
+/// Rewrites the frame as `plan` says. The caller has checked TTL and MTU, and that the frame has no
+/// VLAN tags. Padding behind the IP packet is cut off: it belongs to the ingress link.
 #[inline(never)]
-pub fn apply(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
-    apply_in_line(packet, parsed, plan);
+pub(super) fn apply(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
+    apply_inline(packet, parsed, plan);
 }
 
-/// [`apply`] for packets of known flows.
+/// [`apply`], inlined.
 #[inline(always)]
-pub fn apply_in_line(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
+pub(super) fn apply_inline(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
     if plan.is_translation() {
         packet.truncate(parsed.end as usize);
-        if translate_ordinary(packet, parsed, plan) {
+        if rewrite_common(packet, parsed, plan) {
             return;
         }
-        translate(packet, parsed, plan);
+        rewrite(packet, parsed, plan);
     }
-    apply_plain(packet, parsed, plan);
+    apply_route(packet, parsed, plan);
 }
 
-/// [`apply`] for a plan that translates nothing.
+/// [`apply`] for a plan without translation: new MAC addresses, TTL decremented.
 #[inline(always)]
-pub fn apply_plain(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
+pub(super) fn apply_route(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
     packet.truncate(parsed.end as usize);
-    // No IP packet is shorter than an IPv4 header, and no tags stand in front of it.
+    // No IP packet is shorter than an IPv4 header, and there are no tags before it.
     let Some(head) = packet.bytes_mut().first_chunk_mut::<34>() else { return };
     head[..12].copy_from_slice(&plan.macs);
     match parsed.network {
         Network::Ipv4 => {
             head[L3 + 8] = head[L3 + 8].wrapping_sub(1);
             let sum = u16::from_le_bytes([head[L3 + 10], head[L3 + 11]]);
-            head[L3 + 10..L3 + 12].copy_from_slice(&ttl_down(sum).to_le_bytes());
+            head[L3 + 10..L3 + 12].copy_from_slice(&decrement_ttl(sum).to_le_bytes());
         }
         Network::Ipv6 => head[L3 + 7] = head[L3 + 7].wrapping_sub(1),
         Network::Arp | Network::Other => {}
     }
 }
 
-/// Where the network header begins in a frame without tags.
+/// Offset of the network header in a frame without tags.
 const L3: usize = 14;
 
-/// The IPv4 header checksum, its bytes read lowest first, after the TTL went down by one: RFC 1624
-/// equation 3 with `~m + m'` = 0xfeff, in the other order of bytes (RFC 1071 §2) 0xfffe, written
-/// as one step up and the carry.
+/// The IPv4 header checksum after the TTL was decremented. The checksum is in little-endian byte
+/// order. RFC 1624 equation 3 with `~m + m'` = 0xfeff, which is 0xfffe in that byte order (RFC 1071
+/// §2): an increment by one, and the carry.
 #[inline(always)]
-fn ttl_down(checksum: u16) -> u16 {
+fn decrement_ttl(checksum: u16) -> u16 {
     checksum.wrapping_add(1 + u16::from(checksum >= 0xfffe))
 }
 
+#[cfg(test)]
+mod rewrites;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,17 +74,21 @@ mod tests {
     }
 
     #[test]
-    fn any_checksum_follows_the_ttl_as_rfc_1624_says() {
+    fn every_checksum_is_updated_as_rfc_1624_says() {
         for checksum in 0..=u16::MAX {
             let sum = u32::from(!checksum) + 0xfeff;
             let wanted = !((sum & 0xffff) as u16 + (sum >> 16) as u16);
-            assert_eq!(ttl_down(checksum.swap_bytes()), wanted.swap_bytes(), "{checksum:#06x}");
+            assert_eq!(
+                decrement_ttl(checksum.swap_bytes()),
+                wanted.swap_bytes(),
+                "{checksum:#06x}"
+            );
         }
     }
 
     proptest! {
         #[test]
-        fn header_checksum_stays_right(mut header: [u8; 20], ttl in 2u8..) {
+        fn header_checksum_remains_valid(mut header: [u8; 20], ttl in 2u8..) {
             header[0] = 0x45;
             header[8] = ttl;
             header[10] = 0;

@@ -1,9 +1,9 @@
 //! Session affinity by client address (S9): which backend a client of a Service port is pinned to,
-//! and for how long. Shared by all workers; asked only when a connection to a Service with
-//! affinity is opened.
+//! and for how long. Shared by all workers; used only when a connection to a Service with affinity
+//! is opened.
 //!
-//! Bounded: where there is no room, the client is not pinned. It then gets the backend that its
-//! address hashes to, which is the same as long as the backends are.
+//! Bounded: without room, the client is not pinned. It then gets the backend that its address hashes
+//! to, which stays the same while the set of backends does.
 
 #![allow(clippy::disallowed_types, reason = "taken when a connection with affinity begins")]
 
@@ -13,17 +13,17 @@ use std::sync::{Mutex, PoisonError};
 use hashbrown::HashMap;
 use podswitch_policy::service::entry::ServicePortId;
 
-/// Pins kept at most.
+/// Most pinned clients.
 const LIMIT: usize = 1 << 18;
-/// Locks, so that workers seldom wait for each other.
+/// Number of locks, so that workers rarely wait for each other.
 const SHARDS: usize = 16;
-/// Pins looked at for one that is over, when a shard is full.
+/// Entries that are examined for an expired one when a shard is full.
 const SCAN: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 struct Pin {
     backend: SocketAddr,
-    /// Second from which on it holds no more.
+    /// Second in which it expires.
     until: u32,
 }
 
@@ -51,14 +51,14 @@ impl Affinity {
         f(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The backend that `client` is pinned to at `now` (seconds).
+    /// The backend that `client` is pinned to, at the second `now`.
     pub fn get(&self, service: ServicePortId, client: IpAddr, now: u32) -> Option<SocketAddr> {
         self.with(client, |shard| {
             shard.get(&(service, client)).filter(|pin| now < pin.until).map(|pin| pin.backend)
         })
     }
 
-    /// Pins `client` to `backend`, or refreshes that, for `timeout` seconds.
+    /// Pins `client` to `backend` for `timeout` seconds, or refreshes the timeout.
     pub fn pin(
         &self,
         service: ServicePortId,
@@ -71,26 +71,26 @@ impl Affinity {
         self.with(client, |shard| {
             let key = (service, client);
             if !shard.contains_key(&key) && shard.len() >= LIMIT / SHARDS {
-                let over = shard.iter().take(SCAN).find(|(_, pin)| pin.until <= now);
-                let Some(over) = over.map(|(key, _)| *key) else { return };
-                shard.remove(&over);
+                let expired = shard.iter().take(SCAN).find(|(_, pin)| pin.until <= now);
+                let Some(expired) = expired.map(|(key, _)| *key) else { return };
+                shard.remove(&expired);
             }
             shard.insert(key, pin);
         });
     }
 
-    /// Clients pinned, those whose time is over among them.
+    /// Number of pinned clients, expired ones included.
     pub fn len(&self) -> usize {
         let count = |s: &Mutex<Shard>| s.lock().unwrap_or_else(PoisonError::into_inner).len();
         self.shards.iter().map(count).sum()
     }
 
-    /// Whether nobody is.
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Forgets what is over.
+    /// Removes expired entries.
     pub fn sweep(&self, now: u32) {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holds_until_its_time_is_over_and_use_refreshes_it() {
+    fn expires_unless_refreshed() {
         let affinity = Affinity::default();
         let (client, backend) = ([10, 0, 0, 1].into(), "10.1.0.1:80".parse().unwrap());
         affinity.pin(ServicePortId(1), client, backend, 100, 10);
@@ -118,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn is_bounded_and_makes_room_of_what_is_over() {
+    fn is_bounded_and_replaces_expired_entries() {
         let affinity = Affinity::default();
         let backend = "10.1.0.1:80".parse().unwrap();
         let client = |n: u32| IpAddr::from((n * 16).to_be_bytes());
         for n in 0..(LIMIT / SHARDS) as u32 + 100 {
             affinity.pin(ServicePortId(1), client(n), backend, 0, 10);
         }
-        assert_eq!(affinity.len(), LIMIT / SHARDS, "all in one shard, and that is full");
+        assert_eq!(affinity.len(), LIMIT / SHARDS, "all in one shard, which is full");
         affinity.pin(ServicePortId(1), client(1 << 24), backend, 10, 10);
         assert_eq!(affinity.get(ServicePortId(1), client(1 << 24), 11), Some(backend));
         assert_eq!(affinity.len(), LIMIT / SHARDS);
