@@ -11,7 +11,7 @@ use super::{BurstContext, Engine, Trace};
 use crate::action::{DropReason, Plan, PlanFlags};
 use crate::answer::icmp::Error;
 use crate::packet::{
-    CutError, Origin, Packet, Pool, finish_checksum, fragment_v4, largest_l3, segment,
+    Origin, Packet, Pool, SegmentError, finish_checksum, fragment_v4, largest_l3, segment,
 };
 use crate::snapshot::Tunnel;
 
@@ -180,7 +180,7 @@ impl Engine {
             Packet,
             &mut Pool,
             &mut dyn FnMut(&mut Pool, Packet),
-        ) -> Result<usize, CutError>,
+        ) -> Result<usize, SegmentError>,
     ) {
         let trace = Trace::from(&packet);
         let tunnel = cx.snapshot.tunnels.get(plan.tunnel);

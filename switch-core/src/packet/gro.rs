@@ -1,10 +1,10 @@
 //! The inverse of segmentation: TCP segments of one flow that follow each other are put together
-//! into the super-frame that they would have been cut from (GRO). Called by ports on reception,
+//! into the GRO packet that they would have been cut from (GRO). Called by ports on reception,
 //! where the kernel does not do it: inside a tunnel that user space terminates.
 //!
 //! What is merged is what [`segment`](super::segment) would make again, byte for byte; the one
 //! licence is the IPv4 identification of packets that nobody may fragment, which means nothing (RFC
-//! 6864 §4.1). Every checksum that the super-frame no longer carries was verified.
+//! 6864 §4.1). Every checksum that the GRO packet no longer carries was verified.
 
 use arrayvec::ArrayVec;
 use podswitch_wire::checksum::{Sum, sum};
@@ -94,7 +94,7 @@ impl Tunnel {
         ip && same(udp, udp + 4) && same(udp + 8, self.inner) && summed(a) == summed(b)
     }
 
-    /// Makes the headers those of the whole super-frame.
+    /// Makes the headers those of the whole GRO packet.
     fn finish(&self, frame: &mut [u8]) {
         let udp = self.udp;
         let len = (frame.len() - udp) as u16;
@@ -105,7 +105,7 @@ impl Tunnel {
             put_be16(frame, ETHERNET + 4, len);
         }
         put_be16(frame, udp + 4, len);
-        // Not right, but verified, and a sign to write one where the super-frame is cut again.
+        // Not right, but verified, and a sign to write one where the GRO packet is cut again.
         if be16(frame, udp + 6) != 0 {
             let pseudo = self.pseudo(frame).fold();
             put_be16(frame, udp + 6, if pseudo == 0 { 0xffff } else { pseudo });
@@ -114,7 +114,7 @@ impl Tunnel {
 }
 
 /// Merges what follows each other in `batch`, TCP segments of up to eight flows at once, plain or
-/// in VXLAN packets to UDP port `tunnel`, into super-frames. The order within every flow stays.
+/// in VXLAN packets to UDP port `tunnel`, into GRO packets. The order within every flow stays.
 /// Packets that are merged away are given back to `pool`; a packet whose checksum is wrong is
 /// left as it is. A merged tunnel packet's offload metadata is about its inner frame, and says that
 /// the outer checksum was verified (`csum_valid`).
@@ -272,7 +272,7 @@ fn append(
     true
 }
 
-/// Writes the headers of the super-frame, if there is more than one segment.
+/// Writes the headers of the GRO packet, if there is more than one segment.
 fn close(open: &Open, out: &mut ArrayVec<Packet, BATCH>) {
     if open.run.count() < 2 {
         return;

@@ -121,7 +121,7 @@ impl Shape {
         }
     }
 
-    /// A super-frame of segments of `size` bytes.
+    /// A GSO packet of segments of `size` bytes.
     pub(super) fn packet(&self, size: u16) -> Packet {
         let mut packet = Packet::from_frame(&self.frame());
         packet.offload = Offload {
@@ -203,7 +203,7 @@ pub(super) fn judge(frame: &[u8]) -> Judged {
     }
 }
 
-/// Puts `inner`, a super-frame, behind an outer IP, UDP and VXLAN header.
+/// Puts `inner`, a GSO packet, behind an outer IP, UDP and VXLAN header.
 pub(super) fn tunnelled(inner: &Shape, size: u16, outer_v4: bool, checksum: bool) -> Packet {
     let mut payload = vec![0x08, 0, 0, 0, 0, 0, 1, 0];
     payload.extend(inner.frame());

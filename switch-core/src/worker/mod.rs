@@ -20,13 +20,11 @@ pub use handle::WorkerHandle;
 pub use load::{Load, LoadMeter};
 pub use sleep::Waker;
 
-use crate::action::DropReason;
-use crate::engine::{BurstContext, Engine, Observer, Outputs, Trace};
-use crate::id::{Epoch, PortId};
-use crate::packet::{BATCH, Batch, Origin, Packet, Pool, PoolConfig, fit, is_fit};
-use crate::port::{Offloads, Port};
+use crate::engine::{BurstContext, Engine, Outputs};
+use crate::id::PortId;
+use crate::packet::{Batch, Packet, Pool, PoolConfig};
+use crate::port::Port;
 use crate::snapshot::Snapshot;
-use crate::stats::WorkerCounters;
 use crate::time::{Clock, Instant};
 use sleep::Sleeper;
 

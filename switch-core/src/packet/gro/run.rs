@@ -1,4 +1,4 @@
-//! Consecutive TCP segments, as one super-frame that grows.
+//! Consecutive TCP segments, as one GRO packet that grows.
 
 use podswitch_wire::checksum::{Sum, sum};
 use podswitch_wire::flow_key::proto;
@@ -10,7 +10,7 @@ use crate::packet::layout::{be16, put_be16};
 use crate::packet::{GsoType, Offload};
 
 const PSH: u8 = 0x08;
-/// Flags of segments that may stand in a super-frame: ACK always, PSH at its end, ECE throughout.
+/// Flags of segments that may stand in a GRO packet: ACK always, PSH at its end, ECE throughout.
 const MERGED_FLAGS: u8 = 0x10 | PSH | 0x40;
 const ACK: u8 = 0x10;
 
@@ -90,7 +90,7 @@ impl Ids {
     }
 }
 
-/// Segments that become one super-frame. Frames are Ethernet frames without a tunnel in front.
+/// Segments that become one GRO packet. Frames are Ethernet frames without a tunnel in front.
 #[derive(Clone, Copy, Debug)]
 pub struct GroRun {
     pub(super) tcp: Tcp,
@@ -140,7 +140,7 @@ impl GroRun {
         usize::from(self.count)
     }
 
-    /// Length of the super-frame.
+    /// Length of the GRO packet.
     pub fn frame_len(&self) -> usize {
         self.tcp.payload + self.bytes
     }
@@ -197,7 +197,7 @@ impl GroRun {
     }
 
     /// Makes `frame`, the first segment with the payloads of all others behind its own, the
-    /// super-frame. Returns its metadata; for a run of one segment there is nothing to do.
+    /// GRO packet. Returns its metadata; for a run of one segment there is nothing to do.
     pub fn finish(&self, frame: &mut [u8]) -> Offload {
         let Tcp { v4, l4, payload } = self.tcp;
         debug_assert!(frame.len() == self.frame_len() && self.count > 1);

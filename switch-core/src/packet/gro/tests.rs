@@ -28,7 +28,7 @@ fn tcp(v4: bool, payload: usize) -> Shape {
     }
 }
 
-/// The packets that a super-frame stands for.
+/// The packets that a GRO packet stands for.
 fn pieces(packet: Packet, pool: &mut Pool) -> Vec<Packet> {
     let mut pieces = Vec::new();
     segment(packet, pool, &mut |_: &mut Pool, piece| pieces.push(piece)).unwrap();

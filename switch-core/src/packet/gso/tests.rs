@@ -9,7 +9,7 @@ use crate::id::PortId;
 use crate::packet::{Origin, PoolConfig, fit, largest_l3};
 use crate::port::Offloads;
 
-fn segments(packet: Packet, pool: &mut Pool) -> Result<Vec<Packet>, CutError> {
+fn segments(packet: Packet, pool: &mut Pool) -> Result<Vec<Packet>, SegmentError> {
     let mut pieces = Vec::new();
     let result = segment(packet, pool, &mut |_: &mut Pool, piece| pieces.push(piece));
     match result {
@@ -77,8 +77,8 @@ fn an_exhausted_pool_says_how_far_it_came() {
     packet.fill(&shape.frame());
     packet.offload = shape.packet(1000).offload;
     let error = segments(packet, &mut pool).unwrap_err();
-    assert_eq!(error, CutError::new(DropReason::PoolExhausted, 2));
-    assert_eq!(pool.outstanding(), (2, 0), "the super-frame went back");
+    assert_eq!(error, SegmentError::new(DropReason::PoolExhausted, 2));
+    assert_eq!(pool.outstanding(), (2, 0), "the GSO packet went back");
 }
 
 #[test]
@@ -107,10 +107,10 @@ fn what_contradicts_the_frame_is_not_cut() {
         broken(&mut packet);
         let mut pool = Pool::new(PoolConfig::default());
         let got = segments(packet, &mut pool).map(|pieces| pieces.len());
-        assert_eq!(got, Err(CutError::new(DropReason::OffloadInvalid, 0)), "{what}");
+        assert_eq!(got, Err(SegmentError::new(DropReason::OffloadInvalid, 0)), "{what}");
     }
     let tiny = segments(tcp(2500).packet(1), &mut Pool::new(PoolConfig::default()));
-    assert_eq!(tiny.map(|p| p.len()), Err(CutError::new(DropReason::OffloadInvalid, 0)));
+    assert_eq!(tiny.map(|p| p.len()), Err(SegmentError::new(DropReason::OffloadInvalid, 0)));
 }
 
 proptest! {
@@ -171,7 +171,7 @@ proptest! {
         let (l3, udp) = (14, if outer_v4 { 34 } else { 54 });
         let largest = largest_l3(&packet, &parsed);
         let mut pieces = Vec::new();
-        // Taken: as UDP super-frames, which are cut again by whoever takes them.
+        // Taken: as UDP GSO packets, which are cut again by whoever takes them.
         let offloads = if taken { Offloads { tunnel: false, ..Offloads::ALL } } else { Offloads::NONE };
         let mut pool = Pool::new(PoolConfig::default());
         let count = inner.payload.len().div_ceil(size.into()).max(1);

@@ -1,19 +1,19 @@
-//! A tunnelled GSO packet as datagrams, one behind the other: what a way out takes that
-//! cuts by length alone, at the outer UDP header (UDP_SEGMENT, USO). Everything inside is finished.
+//! A tunnelled GSO packet as a sequence of UDP datagrams of equal length, for egress that segments
+//! by length alone, at the outer UDP header (UDP_SEGMENT, USO). Inner checksums are complete.
 
 use podswitch_wire::checksum::{Sum, finish_partial, sum};
 use podswitch_wire::flow_key::proto;
 
-use super::{CutError, Place, finish_ipv4, put_be16, refuse};
+use super::{Segment, SegmentError, finish_ipv4, put_be16, refuse};
 use crate::action::DropReason;
 use crate::packet::layout::{Layout, Link, be16};
 use crate::packet::{GsoType, Offload, Packet, Pool};
 
-/// The datagrams that a tunnelled super-frame stands for, from the tunnel's own header behind
+/// The datagrams that a tunnelled GSO packet stands for, from the tunnel's own header behind
 /// UDP's on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TunnelSegments {
-    /// Where in the super-frame datagrams begin.
+    /// Where in the GSO packet datagrams begin.
     from: usize,
     /// The layout behind `from`.
     layout: Layout,
@@ -22,10 +22,10 @@ pub struct TunnelSegments {
 }
 
 impl TunnelSegments {
-    /// Of a super-frame inside a UDP tunnel.
+    /// Of a GSO packet inside a UDP tunnel.
     ///
     /// # Errors
-    /// The metadata contradicts the frame, or it is no tunnelled super-frame
+    /// The metadata contradicts the frame, or it is no tunnelled GSO packet
     /// ([`DropReason::OffloadInvalid`], [`DropReason::GsoUnsupported`]).
     pub fn of(packet: &Packet) -> Result<Self, DropReason> {
         let offload = packet.offload;
@@ -62,7 +62,7 @@ impl TunnelSegments {
     }
 
     /// Writes datagram `index` to the front of `out`, its headers as if it had been sent by itself.
-    /// Returns how long it is. `frame` is the super-frame.
+    /// Returns how long it is. `frame` is the GSO packet.
     ///
     /// # Panics
     /// If `out` is shorter than the datagram.
@@ -74,7 +74,7 @@ impl TunnelSegments {
         let out = &mut out[..len];
         out[..layout.payload].copy_from_slice(&frame[..layout.payload]);
         out[layout.payload..].copy_from_slice(payload);
-        let place = Place { index, last: index + 1 == self.count(), finish: true };
+        let place = Segment { index, last: index + 1 == self.count(), finish: true };
         // What was just copied is in the nearest cache when it is summed.
         place.rewrite_inner(out, layout, &self.offload);
         len
@@ -84,7 +84,7 @@ impl TunnelSegments {
 /// Bytes of the longest UDP datagram over IPv4, which is shorter than over IPv6.
 const LONGEST: usize = 65_507;
 
-/// Makes of a tunnelled super-frame super-frames of UDP datagrams, as few as there can be: for a
+/// Makes of a tunnelled GSO packet GSO packets of UDP datagrams, as few as there can be: for a
 /// port that segments UDP but does not look inside a tunnel. `out` gets each of them, and the
 /// pool. Returns how many; `packet` is given back to the pool.
 ///
@@ -94,7 +94,7 @@ pub(in crate::packet) fn repack(
     packet: Packet,
     pool: &mut Pool,
     out: &mut impl FnMut(&mut Pool, Packet),
-) -> Result<usize, CutError> {
+) -> Result<usize, SegmentError> {
     let segments = match TunnelSegments::of(&packet) {
         Ok(segments) => segments,
         Err(reason) => return refuse(packet, reason, 0, pool),
@@ -161,7 +161,7 @@ fn finish_outer(piece: &mut Packet, udp: usize, stride: u16, first: u16, several
     };
 }
 
-impl Place {
+impl Segment {
     /// Makes copied headers of the inner packet those of this segment, and finishes it.
     fn rewrite_inner(self, frame: &mut [u8], layout: &Layout, whole: &Offload) {
         let l4 = layout.l4;

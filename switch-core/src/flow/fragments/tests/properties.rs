@@ -88,7 +88,7 @@ proptest! {
                 let pieces: Vec<_> = bed.out.whole.iter().map(offset_and_data).collect();
                 prop_assert!(is_whole(&pieces, total));
                 let first = bed.out.whole[0].parsed;
-                prop_assert_eq!(first.fragment, Place::First);
+                prop_assert_eq!(first.fragment, Position::First);
                 prop_assert_eq!((first.key.src_port, first.key.dst_port), (4000, 53));
             }
         }

@@ -4,14 +4,15 @@ use proptest::prelude::*;
 
 use super::super::testkit::{judge, shape};
 use super::*;
-use crate::packet::PoolConfig;
+use crate::action::DropReason;
+use crate::packet::{Offload, PoolConfig};
 
 fn pool() -> Pool {
     Pool::new(PoolConfig::default())
 }
 
 /// `fit`, its products collected.
-fn fitted(packet: Packet, offloads: Offloads) -> Result<Vec<Packet>, CutError> {
+fn fitted(packet: Packet, offloads: Offloads) -> Result<Vec<Packet>, SegmentError> {
     let mut pieces = Vec::new();
     let (fits, before) = (is_fit(&packet, offloads), packet.offload);
     let count = fit(packet, offloads, &mut pool(), &mut |_: &mut Pool, p| pieces.push(p))?;
@@ -51,7 +52,7 @@ fn a_field_outside_the_frame_is_refused() {
         assert_eq!(finish_checksum(&mut packet), Err(DropReason::OffloadInvalid));
         assert_eq!(packet.bytes(), before);
         let error = fitted(packet, Offloads::NONE).unwrap_err();
-        assert_eq!(error, CutError::new(DropReason::OffloadInvalid, 0));
+        assert_eq!(error, SegmentError::new(DropReason::OffloadInvalid, 0));
     }
 }
 
