@@ -219,7 +219,7 @@ impl Worker {
             }
             self.index[id.index()] = u16::try_from(at).ok();
         }
-        let costly = |p: &WorkerPort| p.port.poll_fd().is_some() && !p.port.is_looked_at();
+        let costly = |p: &WorkerPort| p.port.poll_fd().is_some() && !p.port.is_always_polled();
         self.polls_ready = self.ports.iter().filter(|p| costly(p)).count() > POLL_ALL;
         for port in &mut self.ports {
             port.always = !self.polls_ready || !costly(port);

@@ -1,4 +1,4 @@
-//! The table beside plain maps.
+//! The connection table against plain maps.
 
 use std::collections::HashMap;
 
@@ -49,7 +49,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What there is, by the key of each direction: facts, seconds of the last packet, whether the
+/// The expected connections, by the key of each direction: facts, second of the last packet, whether a
 /// reply was seen.
 #[derive(Default)]
 struct Plain {
@@ -170,9 +170,9 @@ proptest! {
     }
 }
 
-/// Filled to the brim, emptied and filled again with others: all of it can be used each time.
+/// Filled, emptied and filled again with other connections: the whole capacity is available each time.
 #[test]
-fn the_whole_table_can_be_used_again_and_again() {
+fn the_whole_table_can_be_reused() {
     let limit = 3000;
     let config = TrackerConfig { connections: limit, per_port: limit, hash_key: HASH };
     let tracker = Tracker::new(config);
@@ -194,13 +194,13 @@ fn the_whole_table_can_be_used_again_and_again() {
         assert!(tracker.is_empty());
         assert_eq!(tracker.entries(), 0);
     }
-    // Memory is bounded by the limit and what shards have begun.
+    // Memory is bounded by the limit and the partly used chunks of the shards.
     assert!(tracker.slots() <= 3000 + SHARDS * CHUNK + CHUNK);
 }
 
-/// Facts are packed into words: all of them come back.
+/// Facts are packed into words, and unpacked unchanged.
 #[test]
-fn facts_are_kept_whole() {
+fn facts_are_stored_unchanged() {
     let config = TrackerConfig { connections: 100, per_port: 100, hash_key: HASH };
     let tracker = Tracker::new(config);
     let nats = [SourceNat::Kept, SourceNat::Connection, SourceNat::Endpoint];
@@ -229,7 +229,7 @@ fn facts_are_kept_whole() {
     tracker.list(|info| assert!(tracker.is_taken(&info.pinned.reply)));
 }
 
-/// A connection of an end with itself, with equal ports, is its own reply.
+/// The reply key of a connection of a host with itself, with equal ports, is its original key.
 #[test]
 fn a_connection_may_be_its_own_reply() {
     let config = TrackerConfig { connections: 10, per_port: 10, hash_key: HASH };
@@ -244,10 +244,10 @@ fn a_connection_may_be_its_own_reply() {
     assert_eq!(tracker.spare(), tracker.slots());
 }
 
-/// A receiver that reads no more closes its window; the sender, which had more under way than
-/// reached us, gives up with a reset from where it stood.
+/// A receiver that stops reading closes its window. The sender, with more data in flight than was seen
+/// here, aborts with a reset at its own sequence number.
 #[test]
-fn a_reset_from_within_a_window_that_closed_since_is_believed() {
+fn a_reset_inside_a_window_that_closed_since_is_accepted() {
     use super::super::tcp::{Judgement, Segment};
     use podswitch_wire::parse::tcp_flags::{ACK, RST, SYN};
 

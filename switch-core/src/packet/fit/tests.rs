@@ -2,7 +2,7 @@ use podswitch_wire::flow_key::HashKey;
 use podswitch_wire::parse::parse;
 use proptest::prelude::*;
 
-use super::super::testkit::{judge, shape};
+use super::super::testkit::{inspect, shape};
 use super::*;
 use crate::action::DropReason;
 use crate::packet::{Offload, PoolConfig};
@@ -86,7 +86,7 @@ proptest! {
         packet.offload = shape.partial();
         prop_assert_eq!(packet.offload.check(&parse(&frame, &HashKey::new(1)).unwrap()), Ok(()));
         finish_checksum(&mut packet).unwrap();
-        prop_assert_eq!(judge(packet.bytes()).payload, shape.payload.clone());
+        prop_assert_eq!(inspect(packet.bytes()).payload, shape.payload.clone());
         let done = packet.bytes().to_vec();
         finish_checksum(&mut packet).unwrap();
         prop_assert_eq!(packet.bytes(), &done[..], "finishing twice changes nothing");
@@ -125,7 +125,7 @@ proptest! {
                 prop_assert!(!piece.offload.is_gso());
                 prop_assert_eq!(piece.offload.csum_partial, checksum);
                 finish_checksum(&mut piece).unwrap();
-                let judged = judge(piece.bytes());
+                let judged = inspect(piece.bytes());
                 payload.extend(judged.payload);
                 longest = longest.max(judged.ip_len);
             }

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::testkit::{Shape, be, judge, shape};
+use super::super::testkit::{Shape, be, inspect, shape};
 use super::*;
 use crate::packet::{Offload, PoolConfig};
 
@@ -151,7 +151,7 @@ proptest! {
         // The whole packet again, under the original header: its checksums verify.
         let mut frame = shape.frame()[..shape.l4()].to_vec();
         frame.extend(reassembled(&pieces, l3).unwrap());
-        prop_assert_eq!(judge(&frame).payload, shape.payload);
+        prop_assert_eq!(inspect(&frame).payload, shape.payload);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::testkit::{Shape, be, judge, shape, tunnelled};
+use super::super::testkit::{Shape, be, inspect, shape, tunnelled};
 use super::*;
 use podswitch_wire::flow_key::HashKey;
 use podswitch_wire::parse::parse;
@@ -44,7 +44,7 @@ fn flags_and_numbers_of_tcp_segments() {
     let got: Vec<_> = pieces
         .iter()
         .map(|piece| {
-            let judged = judge(piece.bytes());
+            let judged = inspect(piece.bytes());
             (judged.payload.len(), judged.seq, judged.id, judged.flags)
         })
         .collect();
@@ -66,7 +66,7 @@ fn flags_and_numbers_of_tcp_segments() {
 #[test]
 fn without_the_ecn_mark_every_segment_keeps_cwr() {
     let pieces = segments(tcp(2500).packet(1000), &mut Pool::new(PoolConfig::default())).unwrap();
-    assert!(pieces.iter().all(|piece| judge(piece.bytes()).flags & CWR != 0));
+    assert!(pieces.iter().all(|piece| inspect(piece.bytes()).flags & CWR != 0));
 }
 
 #[test]
@@ -136,7 +136,7 @@ proptest! {
         prop_assert_eq!(pieces.len(), count);
         let mut payload = Vec::new();
         for (n, piece) in pieces.into_iter().enumerate() {
-            let judged = judge(piece.bytes());
+            let judged = inspect(piece.bytes());
             if shape.tcp {
                 prop_assert_eq!(judged.seq, shape.seq.wrapping_add(payload.len() as u32));
             }
@@ -190,13 +190,13 @@ proptest! {
             let frame = piece.bytes();
             prop_assert_eq!(be(&frame[udp + 4..]) as usize, frame.len() - udp);
             if checksum {
-                let outer = judge(frame);
+                let outer = inspect(frame);
                 prop_assert!(!outer_v4 || outer.id == 5 + n as u16);
             } else {
                 prop_assert_eq!(be(&frame[udp + 6..]), 0, "no checksum stays none");
             }
             longest = longest.max(frame.len() - l3);
-            payload.extend(judge(&frame[udp + 16..]).payload);
+            payload.extend(inspect(&frame[udp + 16..]).payload);
         }
         prop_assert_eq!(&payload, &inner.payload);
         prop_assert_eq!(longest, largest);

@@ -9,23 +9,23 @@ use crate::action::DropReason;
 use crate::packet::layout::{Layout, Link, be16};
 use crate::packet::{GsoType, Offload, Packet, Pool};
 
-/// The datagrams that a tunnelled GSO packet stands for, from the tunnel's own header behind
-/// UDP's on.
+/// The UDP payloads of the datagrams that a tunnelled GSO packet stands for: tunnel header and inner
+/// packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TunnelSegments {
-    /// Where in the GSO packet datagrams begin.
+    /// Offset of the UDP payload in the GSO packet.
     from: usize,
-    /// The layout behind `from`.
+    /// The layout, relative to `from`.
     layout: Layout,
     size: usize,
     offload: Offload,
 }
 
 impl TunnelSegments {
-    /// Of a GSO packet inside a UDP tunnel.
+    /// The datagrams of a GSO packet inside a UDP tunnel.
     ///
     /// # Errors
-    /// The metadata contradicts the frame, or it is no tunnelled GSO packet
+    /// The metadata contradicts the frame, or the frame is no tunnelled GSO packet
     /// ([`DropReason::OffloadInvalid`], [`DropReason::GsoUnsupported`]).
     pub fn of(packet: &Packet) -> Result<Self, DropReason> {
         let offload = packet.offload;
@@ -46,12 +46,12 @@ impl TunnelSegments {
         }
     }
 
-    /// How many datagrams there are.
+    /// Number of datagrams.
     pub fn count(&self) -> usize {
         (self.layout.end - self.layout.payload).div_ceil(self.size).max(1)
     }
 
-    /// Bytes of each datagram but the last.
+    /// Bytes of each datagram except the last.
     pub fn stride(&self) -> usize {
         self.layout.payload + self.size
     }
@@ -61,8 +61,8 @@ impl TunnelSegments {
         self.layout.end + (self.count() - 1) * self.layout.payload
     }
 
-    /// Writes datagram `index` to the front of `out`, its headers as if it had been sent by itself.
-    /// Returns how long it is. `frame` is the GSO packet.
+    /// Writes datagram `index` to the start of `out`, with the headers of a separate packet. Returns its
+    /// length. `frame`: the GSO packet.
     ///
     /// # Panics
     /// If `out` is shorter than the datagram.
@@ -75,18 +75,18 @@ impl TunnelSegments {
         out[..layout.payload].copy_from_slice(&frame[..layout.payload]);
         out[layout.payload..].copy_from_slice(payload);
         let place = Segment { index, last: index + 1 == self.count(), finish: true };
-        // What was just copied is in the nearest cache when it is summed.
+        // The checksum is computed here, while the copied bytes are in the L1 cache.
         place.rewrite_inner(out, layout, &self.offload);
         len
     }
 }
 
-/// Bytes of the longest UDP datagram over IPv4, which is shorter than over IPv6.
+/// Length of the longest UDP datagram over IPv4, in bytes. Over IPv6 it is longer.
 const LONGEST: usize = 65_507;
 
-/// Makes of a tunnelled GSO packet GSO packets of UDP datagrams, as few as there can be: for a
-/// port that segments UDP but does not look inside a tunnel. `out` gets each of them, and the
-/// pool. Returns how many; `packet` is given back to the pool.
+/// Converts a tunnelled GSO packet into as few GSO packets of UDP datagrams as possible, for a port that
+/// segments UDP but not inside a tunnel. `out` gets each of them, and the pool. Returns their number.
+/// `packet` is returned to the pool.
 ///
 /// # Errors
 /// As [`fit`](crate::packet::fit).
@@ -126,8 +126,8 @@ pub(in crate::packet) fn repack(
     Ok(produced)
 }
 
-/// Writes lengths, identification and checksum of the outer headers. `first` is the number of the
-/// first datagram in the piece.
+/// Writes lengths, identification and checksum of the outer headers. `first`: index of the first
+/// datagram in the piece.
 fn finish_outer(piece: &mut Packet, udp: usize, stride: u16, first: u16, several: bool) {
     let frame = piece.bytes_mut();
     let Some(ip) = Link::of(frame) else { return };
@@ -146,7 +146,7 @@ fn finish_outer(piece: &mut Packet, udp: usize, stride: u16, first: u16, several
         piece.offload = Offload::default();
         return;
     }
-    // Whoever cuts UDP writes checksums; over IPv4 a tunnel may have them or not.
+    // UDP segmentation writes checksums. Over IPv4 a tunnel may have none.
     let addresses = if ip.v4 { ip.l3 + 12..ip.l3 + 20 } else { ip.l3 + 8..ip.l3 + 40 };
     let pseudo = sum(&frame[addresses]) + Sum::word(length) + Sum::word(u16::from(proto::UDP));
     put_be16(frame, udp + 6, pseudo.fold());
@@ -162,7 +162,7 @@ fn finish_outer(piece: &mut Packet, udp: usize, stride: u16, first: u16, several
 }
 
 impl Segment {
-    /// Makes copied headers of the inner packet those of this segment, and finishes it.
+    /// Rewrites the copied inner headers for this segment, and computes its checksum.
     fn rewrite_inner(self, frame: &mut [u8], layout: &Layout, whole: &Offload) {
         let l4 = layout.l4;
         if whole.gso_type == GsoType::UdpL4 {

@@ -1,21 +1,21 @@
-//! Frames that come round again and again: what the hit benches measure the switch with.
+//! A port that receives the same frames again and again, for benchmarks of the fast path.
 
 use std::io;
 
 use crate::packet::{Batch, Packet, Pool};
 use crate::port::{Port, PortInfo};
 
-/// A port that receives the same frames over and over and swallows what is sent. As a device
-/// driver would, it writes each frame into a fresh buffer of the pool on reception and gives the
-/// buffer back on transmission; there is no queue, no other thread and no system call.
+/// Receives the same frames in a loop, and discards what is sent. Like a device driver, it writes each
+/// received frame into a buffer of the pool, and returns the buffer after transmission. There is no
+/// queue, no other thread and no system call.
 #[derive(Debug)]
-pub struct Circle {
+pub struct FrameLoop {
     info: PortInfo,
-    /// The frames, one after the other.
+    /// The frames, concatenated.
     bytes: Vec<u8>,
     /// Where each frame ends in `bytes`.
     ends: Vec<usize>,
-    /// Every frame fits a small buffer.
+    /// Whether every frame fits a small buffer.
     is_small: bool,
     next: usize,
     start: usize,
@@ -23,8 +23,8 @@ pub struct Circle {
     sent_bytes: u64,
 }
 
-impl Circle {
-    /// A port that receives `frames` in turn. Without frames it receives nothing.
+impl FrameLoop {
+    /// A port that receives `frames` in turn.
     pub fn new<F: AsRef<[u8]>>(info: PortInfo, frames: impl IntoIterator<Item = F>) -> Self {
         let (mut bytes, mut ends) = (Vec::new(), Vec::new());
         let mut is_small = true;
@@ -33,12 +33,12 @@ impl Circle {
             bytes.extend_from_slice(frame.as_ref());
             ends.push(bytes.len());
         }
-        // What is behind the last frame is copied with it.
+        // Bytes behind the last frame may be copied with it.
         bytes.extend([0; Packet::LINE]);
         Self { info, bytes, ends, is_small, next: 0, start: 0, sent: 0, sent_bytes: 0 }
     }
 
-    /// One by one, each into a buffer of its size.
+    /// Receives frames of any size, one by one.
     fn receive_large(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
         let before = batch.len();
         while !batch.is_full() {
@@ -58,18 +58,18 @@ impl Circle {
         Ok(batch.len() - before)
     }
 
-    /// Frames sent so far.
+    /// Number of frames sent.
     pub fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// Bytes of the frames sent so far.
+    /// Number of bytes sent.
     pub fn sent_bytes(&self) -> u64 {
         self.sent_bytes
     }
 }
 
-impl Port for Circle {
+impl Port for FrameLoop {
     #[inline]
     fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
         let before = batch.len();
