@@ -13,7 +13,7 @@ use podswitch_core::config::{
 };
 use podswitch_core::id::{Cookie, PortId};
 use podswitch_core::packet::{BATCH, Batch, Pool};
-use podswitch_core::port::memory::Circle;
+use podswitch_core::port::memory::FrameLoop;
 use podswitch_core::port::{Port, PortInfo};
 use podswitch_policy::rule::{
     Labels, NetworkPolicy, Peer, Peers, PortRule, Ports, Protocol, Rule, Selector, Workload,
@@ -221,7 +221,7 @@ fn frame(
 
 /// One end's frames: those of each stage for a number of polls, then the last's for ever.
 struct Script {
-    stages: Vec<(Circle, usize)>,
+    stages: Vec<(FrameLoop, usize)>,
     info: PortInfo,
     at: usize,
 }
@@ -290,14 +290,14 @@ pub(crate) fn rig(case: Case, flows: impl Iterator<Item = usize>, workers: usize
         .collect();
     let info = port_info("script");
     let rounds = frames.len().div_ceil(workers) / BATCH + 1;
-    let ends = |stages: &dyn Fn(usize) -> Vec<(Circle, usize)>| {
+    let ends = |stages: &dyn Fn(usize) -> Vec<(FrameLoop, usize)>| {
         let port = |n| Some(Script { stages: stages(n), info: info.clone(), at: 0 });
         Box::new(Ends(info.clone(), (0..workers).map(port).collect()))
     };
     let circle = |n: usize, of: &dyn Fn(&Frames) -> Vec<u8>| {
-        Circle::new(info.clone(), frames.iter().skip(n).step_by(workers).map(of))
+        FrameLoop::new(info.clone(), frames.iter().skip(n).step_by(workers).map(of))
     };
-    let nothing = || Circle::new::<Vec<u8>>(info.clone(), []);
+    let nothing = || FrameLoop::new::<Vec<u8>>(info.clone(), []);
     let asks = ends(&|n| {
         let opening = circle(n, &|f| f.opening.clone());
         let data = circle(n, &|f| f.data.clone());
