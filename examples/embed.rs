@@ -1,4 +1,4 @@
-//! podswitch as a library: two TCP/IP stacks in this very process, joined by the switch, move a
+//! podswitch as a library: two TCP/IP stacks in this process, connected by the switch, move a
 //! megabyte. No privilege, no device, no thread.
 //!
 //! `cargo run --release --example embed`
@@ -77,8 +77,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// The switch's memory port as smoltcp wants a device to be: under a TCP/IP stack with one address,
-/// as a pod has.
+/// The switch's memory port as a smoltcp device, under a TCP/IP stack with one address, like a pod's.
 struct Phy(MemoryEnd);
 
 struct Rx(Vec<u8>);
@@ -95,7 +94,7 @@ impl TxToken for Tx<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         let mut packet = self.0.buffer(len);
         let result = f(packet.bytes_mut());
-        // A full queue loses the frame, as a wire would; TCP sends it again.
+        // A full queue loses the frame, as a wire would; TCP retransmits it.
         let _ = self.0.send(packet);
         result
     }

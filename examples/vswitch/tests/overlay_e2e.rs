@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use podswitch_core::host::{NetNs, Netlink};
+use podswitch_linux::{NetNs, Netlink};
 use podswitch_vswitch_testkit::Folder;
 use podswitch_vswitch_testkit::cluster::{
     self, Cut, Fabric, Node, Running, mtu, namespace, node_address, ping, put,

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_core::host::netlink::Route;
-use podswitch_core::host::{NetNs, Netlink, sysctl};
+use podswitch_linux::netlink::Route;
+use podswitch_linux::{NetNs, Netlink, sysctl};
 use podswitch_vswitch_testkit::Folder;
 use podswitch_vswitch_testkit::cluster::{
     Fabric, Limit, Node, PATIENCE, ip, namespace, node_address, put,

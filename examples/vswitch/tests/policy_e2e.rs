@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use podswitch_core::host::NetNs;
+use podswitch_linux::NetNs;
 use podswitch_vswitch_testkit::running::{PATIENCE, Running};
 use podswitch_vswitch_testkit::{Folder, X, X6, Y, Y6, head, pod};
 

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_core::host::{NetNs, Netlink};
+use podswitch_linux::{NetNs, Netlink};
 use podswitch_vswitch_testkit::running::{PATIENCE, Running};
 use podswitch_vswitch_testkit::{Folder, NODE, head, pod};
 

@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_core::host::netlink::{LinkSpec, Route, Rule};
-use podswitch_core::host::{NetNs, Netlink, sysctl};
+use podswitch_linux::netlink::{LinkSpec, Route, Rule};
+use podswitch_linux::{NetNs, Netlink, sysctl};
 use podswitch_vswitch_testkit::running::{PATIENCE, Running};
 use podswitch_vswitch_testkit::{Folder, pod};
 use podswitch_wire::cidr::Cidr;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_core::host::{NetNs, Netlink, userns};
-use podswitch_core::port::tap;
+use podswitch_linux::port::tap;
+use podswitch_linux::{NetNs, Netlink, userns};
 use podswitch_testkit::privilege::is_there;
 use podswitch_testkit::test_name;
 use podswitch_vswitch_testkit::running::{PATIENCE, Running};

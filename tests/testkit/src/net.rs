@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use podswitch_core::host::NetNs;
-use podswitch_core::host::pod::PodInterface;
 use podswitch_core::packet::{Batch, Packet, Pool, PoolConfig};
 use podswitch_core::port::Port;
+use podswitch_linux::NetNs;
+use podswitch_linux::attach::PodInterface;
 use podswitch_wire::addr::Mac;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 

@@ -10,8 +10,8 @@ use std::fs;
 use std::io::Write as _;
 use std::process::{Command, Output};
 
-use podswitch_core::host::{NetNs, Netlink, userns};
-use podswitch_core::port::tap;
+use podswitch_linux::port::tap;
+use podswitch_linux::{NetNs, Netlink, userns};
 
 use crate::record::{self, Outcome};
 

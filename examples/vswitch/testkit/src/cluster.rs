@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_core::host::netlink::LinkSpec;
-use podswitch_core::host::{NetNs, Netlink, sysctl};
-use podswitch_core::port::tap;
+use podswitch_linux::netlink::LinkSpec;
+use podswitch_linux::port::tap;
+use podswitch_linux::{NetNs, Netlink, sysctl};
 use podswitch_testkit::privilege;
 use podswitch_wire::addr::Mac;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};

@@ -10,9 +10,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use passing::{capture, dissect};
-use podswitch_core::host::{NetNs, Netlink};
 use podswitch_core::port::Device;
-use podswitch_core::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_linux::{NetNs, Netlink};
 use podswitch_testkit::privilege::is_there;
 use podswitch_vswitch_testkit::Folder;
 use podswitch_vswitch_testkit::cluster::{

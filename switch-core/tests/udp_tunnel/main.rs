@@ -1,8 +1,0 @@
-//! The tunnel over UDP sockets against the kernel's own VXLAN devices.
-
-mod frames;
-mod pmtu;
-mod tcp;
-mod throughput;
-mod whole;
-mod world;
