@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 use podswitch_core::config::Config;
 use podswitch_core::control::{Change, ControlPlane, Options};
 use podswitch_core::id::{Epoch, PortId};
-use podswitch_core::snapshot::Snapshot;
+use podswitch_core::snapshot::{Location, Snapshot};
 use podswitch_core::time::{Clock, Instant};
 use podswitch_linux::{HostError, NetNs};
 use podswitch_wire::cidr::Cidr;
@@ -372,7 +372,12 @@ impl Node {
     /// Whether the state in force names the port of a pod.
     fn is_named(&self, endpoint: &podswitch_core::config::Endpoint) -> bool {
         let snapshot = self.control.snapshot();
-        snapshot.attached.iter().any(|attached| attached.cookie == endpoint.cookie)
+        endpoint.workload.addresses.iter().any(|address| {
+            snapshot.endpoints.get(address).is_some_and(|facts| {
+                facts.endpoint.cookie == endpoint.cookie
+                    && matches!(facts.location, Location::Attached { .. })
+            })
+        })
     }
 
     /// Whether a change concerns the node's kernel: frontends of Services, and pods outside the ranges of

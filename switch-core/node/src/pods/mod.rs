@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use podswitch_core::config::{Attachment, Config, Endpoint, PortConfig, PortRole};
+use podswitch_core::config::{Attachment, Config, Endpoint, PortConfig, PortRole, Precedence};
 use podswitch_core::control::ControlPlane;
 use podswitch_core::id::{Cookie, PortId};
 use podswitch_core::port::Device;
@@ -165,6 +165,7 @@ impl Pods {
                 },
                 node: node.clone(),
                 attachment: Some(self.attachment(attached)),
+                precedence: Precedence::default(),
             }));
         }
     }
