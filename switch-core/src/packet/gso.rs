@@ -51,6 +51,8 @@ pub(crate) struct TunnelPlaces {
     pub(crate) is_summed: bool,
     /// The inner IP header.
     pub(crate) inner: u16,
+    /// The inner IP packet ends where the frame ends, by its own length field.
+    pub(crate) is_exact: bool,
 }
 
 /// Of a super-frame that is cut by a header inside a UDP tunnel; `None` of everything else.
@@ -61,9 +63,11 @@ pub(crate) fn tunnel_places(packet: &Packet) -> Option<TunnelPlaces> {
     }
     let outer = Link::of(frame)?;
     let (inner, udp) = tunnel(frame, outer, offload)?;
-    let inner = u16::try_from(inner?.l3).ok()?;
+    let inner = inner?;
+    let is_exact = inner.claimed_end(frame) == frame.len();
     let is_summed = be16(frame, udp + 6) != 0;
-    Some(TunnelPlaces { v4: outer.v4, udp: udp as u16, is_summed, inner })
+    let inner = u16::try_from(inner.l3).ok()?;
+    Some(TunnelPlaces { v4: outer.v4, udp: udp as u16, is_summed, inner, is_exact })
 }
 
 /// As [`segment`]; unless `finish`, segments leave with the pseudo-header sum of their own.

@@ -10,7 +10,7 @@ mod layout;
 mod offload;
 mod pool;
 #[cfg(test)]
-mod testkit;
+pub(crate) mod testkit;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +21,7 @@ pub(crate) use gro::Run;
 pub use gro::coalesce;
 pub use gso::segment;
 pub(crate) use gso::{Train, TunnelPlaces, tunnel_places};
+pub(crate) use layout::ip_end;
 pub use offload::{GsoType, Offload};
 pub use pool::{Pool, PoolConfig, SizeClass};
 

@@ -21,7 +21,7 @@ use arrayvec::ArrayVec;
 use rustix::io::Errno;
 
 use super::inject::Injector;
-use super::joined::Outer;
+use super::joined::{Mtus, Outer};
 use super::virtio::{self, HeaderForm};
 use super::{Device, INVALID_OFFLOAD, Offloads, Port, PortInfo};
 use crate::host::{Context, HostError, NetNs, Netlink, netlink::Link};
@@ -250,10 +250,12 @@ impl PacketPort {
         if !batch.iter().any(|packet| Outer::of(packet, port).is_some()) {
             return;
         }
+        let mtus = Mtus { underlay: self.info.mtu as usize, inner: usize::MAX };
         for packet in batch.drain(..) {
             match Outer::of(&packet, port) {
                 Some(outer) => {
-                    self.lost += outer.open(packet, pool, &mut |p| self.waiting.push_back(p));
+                    let out = &mut |packet| self.waiting.push_back(packet);
+                    self.lost += outer.open(packet, mtus, pool, out);
                 }
                 None => self.waiting.push_back(packet),
             }

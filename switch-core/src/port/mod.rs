@@ -18,6 +18,9 @@ pub mod tap;
 pub mod udp_tunnel;
 pub mod virtio;
 
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub use joined::fuzz;
 pub use now::Now;
 pub use wrap::{Wrapped, wrap};
 

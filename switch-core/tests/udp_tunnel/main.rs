@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 #[macro_use]
 mod common;
+mod bursts;
 mod frames;
 mod pmtu;
 mod tcp;

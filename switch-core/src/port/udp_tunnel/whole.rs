@@ -109,7 +109,7 @@ impl Whole {
         let offload = &packet.offload;
         if !offload.is_gso()
             || usize::from(offload.hdr_len) < ETHERNET
-            || tunnel_places(packet).is_none()
+            || !tunnel_places(packet).is_some_and(|places| places.is_exact)
         {
             return false;
         }
