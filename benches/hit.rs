@@ -15,9 +15,9 @@ use std::time::Duration;
 use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use full::Case;
+use podswitch_core::config::Config;
+use podswitch_core::packet::BATCH;
 use rig::{Rig, answer, bridged, overlay, plain, policed, routed, scattered, tcp, tunnelled, udp};
-use switch_core::config::Config;
-use switch_core::packet::BATCH;
 
 const COUNTS: [(usize, &str); 4] = [(1, "1"), (1_000, "1k"), (100_000, "100k"), (1_000_000, "1M")];
 

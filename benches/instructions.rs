@@ -29,10 +29,10 @@ use std::process::{Command, ExitCode};
 
 use fresh::Case as Fresh;
 use full::Case;
+use podswitch_core::config::Config;
+use podswitch_core::packet::BATCH;
 use rig::{Rig, answer, bridged, overlay, plain, policed, routed, scattered, tcp, tunnelled, udp};
 use rustix::time::{ClockId, clock_gettime};
-use switch_core::config::Config;
-use switch_core::packet::BATCH;
 
 /// More instructions than committed by this part are a failure, fewer a note.
 const TOLERANCE: f64 = 0.05;

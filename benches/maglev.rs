@@ -18,12 +18,12 @@ use std::time::Duration;
 use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use memory::resident;
-use policy::maglev::{Maglev, default_size};
-use policy::service::compile::{Compiler, Settings};
-use policy::service::endpoints::Viewpoint;
-use policy::service::model::{Endpoint, EndpointSlice, Service, ServicePort, SlicePort};
-use policy::service::table::{Looked, Lookup, Origin, ServiceTable};
-use wire::flow_key::{Family, FlowKey, HashKey};
+use podswitch_policy::maglev::{Maglev, default_size};
+use podswitch_policy::service::compile::{Compiler, Settings};
+use podswitch_policy::service::endpoints::Viewpoint;
+use podswitch_policy::service::model::{Endpoint, EndpointSlice, Service, ServicePort, SlicePort};
+use podswitch_policy::service::table::{Looked, Lookup, Origin, ServiceTable};
+use podswitch_wire::flow_key::{Family, FlowKey, HashKey};
 
 const KEY: HashKey = HashKey::new(0x5eed);
 const ENDPOINTS: u32 = 25;
@@ -175,7 +175,7 @@ fn report(services: u32, grown: usize, table: &ServiceTable) {
     let compiled = entries + table.heap_bytes();
     let endpoints = (services * ENDPOINTS) as usize;
     eprintln!(
-        "{services} Services, {endpoints} endpoints: compiled {compiled} octets ({} a Service, {} an \
+        "{services} Services, {endpoints} endpoints: compiled {compiled} bytes ({} a Service, {} an \
          endpoint), process grew by {grown} ({} an endpoint)",
         compiled / services as usize,
         compiled / endpoints,

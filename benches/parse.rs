@@ -18,8 +18,8 @@ use std::hint::black_box;
 use cpu_time::CpuTime;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
-use wire::flow_key::{Family, FlowKey, HashKey, proto, v4_octets};
-use wire::parse::{Network, Parsed, ethertype, parse_into};
+use podswitch_wire::flow_key::{Family, FlowKey, HashKey, proto, v4_bytes};
+use podswitch_wire::parse::{Network, Parsed, ethertype, parse_into};
 
 const FRAMES: usize = 1024;
 const BURST: usize = 64;
@@ -50,7 +50,7 @@ const KINDS: [(&str, Kind); 4] = [
     ("ipv6_udp", Kind { v6: true, tcp: false }),
 ];
 
-/// A frame of 64 octets, or the few more that IPv6 and TCP need.
+/// A frame of 64 bytes, or the few more that IPv6 and TCP need.
 fn frame(kind: Kind, random: &mut Random) -> Vec<u8> {
     let (a, b, ports) = (random.next(), random.next(), random.next());
     let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
@@ -62,7 +62,7 @@ fn frame(kind: Kind, random: &mut Random) -> Vec<u8> {
     };
     let (src, dst) = (ports as u16, (ports >> 16) as u16);
     let mut frame = Vec::new();
-    // 64 octets on the wire are 60 in memory; what is left of them is payload.
+    // 64 bytes on the wire are 60 in memory; what is left of them is payload.
     let headers = 14 + if kind.v6 { 40 } else { 20 } + if kind.tcp { 20 } else { 8 };
     let payload = [0; 64].get(headers..60).map_or(0, <[u8]>::len);
     let payload = vec![0; payload];
@@ -171,7 +171,7 @@ fn with_etherparse<const VERIFY: bool>(
                 return None;
             }
             let (src, dst) = (header.source_addr(), header.destination_addr());
-            let key = key(Family::V4, v4_octets(src), v4_octets(dst), proto, upper);
+            let key = key(Family::V4, v4_bytes(src), v4_bytes(dst), proto, upper);
             (key, ip.payload().payload, header.ttl())
         }
         NetSlice::Ipv6(ip) => {
@@ -220,7 +220,7 @@ fn with_pnet<const VERIFY: bool>(
             let segment = packet.get(usize::from(header_len)..usize::from(total))?;
             let proto = ip.get_next_level_protocol().0;
             let upper = upper(proto, segment)?;
-            let (src, dst) = (v4_octets(ip.get_source()), v4_octets(ip.get_destination()));
+            let (src, dst) = (v4_bytes(ip.get_source()), v4_bytes(ip.get_destination()));
             let key = key(Family::V4, src, dst, proto, upper);
             fill::<VERIFY>(found, frame, key, segment, upper, ip.get_ttl(), hash_key);
         }
@@ -250,7 +250,7 @@ fn with_smoltcp<const VERIFY: bool>(
             IpProtocol::Tcp => {
                 let tcp = TcpPacket::new_checked(segment).ok()?;
                 let (src, dst) = (tcp.src_port(), tcp.dst_port());
-                // The flags have a getter each; this is the octet that they look at.
+                // The flags have a getter each; this is the byte that they look at.
                 let flags = segment[13];
                 Some(Upper { src, dst, header_len: usize::from(tcp.header_len()), flags })
             }
@@ -273,7 +273,7 @@ fn with_smoltcp<const VERIFY: bool>(
             let segment = &packet[usize::from(ip.header_len())..usize::from(ip.total_len())];
             let proto = ip.next_header();
             let upper = upper(proto, segment)?;
-            let (src, dst) = (v4_octets(ip.src_addr()), v4_octets(ip.dst_addr()));
+            let (src, dst) = (v4_bytes(ip.src_addr()), v4_bytes(ip.dst_addr()));
             let key = key(Family::V4, src, dst, proto.into(), upper);
             fill::<VERIFY>(found, frame, key, segment, upper, ip.hop_limit(), hash_key);
         }
@@ -293,7 +293,7 @@ fn with_smoltcp<const VERIFY: bool>(
 
 /// Ours by hand, header by header, as one would use smoltcp's.
 fn with_views(frame: &[u8], hash_key: &HashKey, found: &mut Parsed) -> Option<()> {
-    use wire::{ethernet, ipv4, ipv6, tcp, udp};
+    use podswitch_wire::{ethernet, ipv4, ipv6, tcp, udp};
     fn upper(proto: u8, segment: &[u8]) -> Option<Upper> {
         match proto {
             proto::TCP => {
@@ -314,7 +314,7 @@ fn with_views(frame: &[u8], hash_key: &HashKey, found: &mut Parsed) -> Option<()
         ethertype::IPV4 => {
             let ip = ipv4::Packet::new_checked(ethernet.payload()).ok()?;
             let upper = upper(ip.protocol(), ip.payload())?;
-            let (src, dst) = (v4_octets(ip.src()), v4_octets(ip.dst()));
+            let (src, dst) = (v4_bytes(ip.src()), v4_bytes(ip.dst()));
             let key = key(Family::V4, src, dst, ip.protocol(), upper);
             fill::<false>(found, frame, key, ip.payload(), upper, ip.ttl(), hash_key);
         }
@@ -339,7 +339,7 @@ fn measure(
 ) {
     let hash_key = &black_box(HashKey::new(SEED));
     for frame in frames.iter() {
-        let expected = wire::parse::parse(frame, hash_key).unwrap();
+        let expected = podswitch_wire::parse::parse(frame, hash_key).unwrap();
         let mut found = Parsed::default();
         assert!(parse(frame, hash_key, &mut found).is_some());
         assert_eq!(found.key, expected.key, "{group}");

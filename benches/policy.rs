@@ -10,8 +10,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use policy::rule::Direction;
-use policy::table::{Decision, PolicyTable};
+use podswitch_policy::rule::Direction;
+use podswitch_policy::table::{Decision, PolicyTable};
 
 #[path = "support/memory.rs"]
 mod memory;
@@ -42,10 +42,10 @@ fn report() {
         (policies, resident().saturating_sub(before), compiler, table)
     });
     let (few, base, ..) = grown[0];
-    for (policies, octets, ..) in &grown[1..] {
+    for (policies, bytes, ..) in &grown[1..] {
         eprintln!(
-            "{policies} policies: process grew by {octets} octets when they were compiled, {} a policy more than with {few}",
-            octets.saturating_sub(base) / (policies - few)
+            "{policies} policies: process grew by {bytes} bytes when they were compiled, {} a policy more than with {few}",
+            bytes.saturating_sub(base) / (policies - few)
         );
     }
 }

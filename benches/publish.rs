@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
-use policy::rule::{Labels, Namespace, Protocol};
-use policy::service::model::{
+use podswitch_core::config::{Config, Endpoint, LocalNode, RemoteNode, VtepMac};
+use podswitch_core::control::{Change, ControlPlane, Options, Pinning};
+use podswitch_core::id::Cookie;
+use podswitch_core::packet::BATCH;
+use podswitch_core::stats::WorkerCounters;
+use podswitch_policy::rule::{Labels, Namespace, Protocol};
+use podswitch_policy::service::model::{
     Endpoint as Backend, EndpointSlice, Service, ServicePort, SlicePort, family_of,
 };
-use switch_core::config::{Config, Endpoint, LocalNode, RemoteNode, VtepMac};
-use switch_core::control::{Change, ControlPlane, Options, Pinning};
-use switch_core::id::Cookie;
-use switch_core::packet::BATCH;
-use switch_core::stats::WorkerCounters;
-use wire::addr::Mac;
+use podswitch_wire::addr::Mac;
 
 #[path = "support/cpu_time.rs"]
 #[allow(dead_code, reason = "other benches measure by it")]

@@ -8,13 +8,13 @@ mod stack;
 
 use std::sync::Arc;
 
-use podswitch::switch_core::config::{Attachment, Config, Endpoint, PortConfig, PortRole};
-use podswitch::switch_core::control::{ControlPlane, Options};
-use podswitch::switch_core::id::Cookie;
-use podswitch::switch_core::port::{Offloads, memory};
-use podswitch::switch_core::time::{Clock, Instant};
+use podswitch::core::config::{Attachment, Config, Endpoint, PortConfig, PortRole};
+use podswitch::core::control::{ControlPlane, Options};
+use podswitch::core::id::Cookie;
+use podswitch::core::port::{Offloads, memory};
+use podswitch::core::time::{Clock, Instant};
 use podswitch::wire::addr::Mac;
-use policy::rule::{Labels, Workload};
+use podswitch_policy::rule::{Labels, Workload};
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::{Socket, SocketBuffer};
 use smoltcp::time;
@@ -74,6 +74,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             received += socket.recv(|data| (data.len(), data.len())).unwrap_or(0);
         }
     }
-    println!("{received} octets through the switch: {:?}", control.connections());
+    println!("{received} bytes through the switch: {:?}", control.connections());
     Ok(())
 }

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use podswitch::switch_core::config::{BridgeDomain, Config, PortConfig, PortRole, Vlans};
-use podswitch::switch_core::control::{ControlPlane, Options};
-use podswitch::switch_core::host::NetNs;
-use podswitch::switch_core::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch::core::config::{BridgeDomain, Config, PortConfig, PortRole, Vlans};
+use podswitch::core::control::{ControlPlane, Options};
+use podswitch::core::host::NetNs;
+use podswitch::core::port::af_packet::{PacketConfig, PacketDevice};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let names: Vec<String> = std::env::args().skip(1).collect();

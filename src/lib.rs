@@ -1,18 +1,18 @@
 //! podswitch: a user-space packet switch for Kubernetes pod networks.
 //!
 //! This crate is a facade. The parts: [`wire`] (headers, checksums, one parse), [`vxlan`], [`policy`] (NetworkPolicy
-//! and Service tables), [`switch_core`] (engine, ports, workers, control plane), [`kubernetes`] (manifests to
+//! and Service tables), [`core`](podswitch_core) (engine, ports, workers, control plane), [`kubernetes`] (manifests to
 //! configuration). The bundled switch is `examples/vswitch`.
 //!
 //! # A frame between two memory ports
 //!
 //! ```
 //! use std::sync::Arc;
-//! use podswitch::switch_core::config::{Attachment, Config, Endpoint, PortConfig, PortRole};
-//! use podswitch::switch_core::control::{ControlPlane, Options};
-//! use podswitch::switch_core::id::Cookie;
-//! use podswitch::switch_core::port::{Offloads, memory};
-//! use podswitch::switch_core::time::Instant;
+//! use podswitch::core::config::{Attachment, Config, Endpoint, PortConfig, PortRole};
+//! use podswitch::core::control::{ControlPlane, Options};
+//! use podswitch::core::id::Cookie;
+//! use podswitch::core::port::{Offloads, memory};
+//! use podswitch::core::time::Instant;
 //! use podswitch::policy::rule::{Labels, Workload};
 //! use podswitch::wire::addr::Mac;
 //!
@@ -56,11 +56,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-pub use kubernetes;
-pub use policy;
-pub use switch_core;
-pub use vxlan;
-pub use wire;
+pub use podswitch_core as core;
+pub use podswitch_kubernetes as kubernetes;
+pub use podswitch_policy as policy;
+pub use podswitch_vxlan as vxlan;
+pub use podswitch_wire as wire;
 
 /// The README's examples are tests.
 #[cfg(doctest)]

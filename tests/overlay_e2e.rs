@@ -9,9 +9,9 @@ use std::net::IpAddr;
 
 use cluster::{Cut, Fabric, Node, Running, is_root, mtu, namespace, node_address, ping, put};
 use cluster::{serve, set_mtu, tcp, udp, udp_once};
+use podswitch_core::host::{NetNs, Netlink};
 use rustix::net::sockopt;
 use support::Folder;
-use switch_core::host::{NetNs, Netlink};
 
 const PORT: u16 = 8080;
 const NODE_PORT: u16 = 30_080;

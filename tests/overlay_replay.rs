@@ -237,7 +237,7 @@ fn a_tunnel_packet_for_another_network_reaches_nobody() {
     let frame = &mut stranger[0].1;
     frame[29] = 99;
     frame[24..26].fill(0);
-    let sum = wire::checksum::sum(&frame[14..34]).checksum();
+    let sum = podswitch_wire::checksum::sum(&frame[14..34]).checksum();
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
     let other = Node::replay(&state, "n2", "uplink", &stranger, &[]);
     assert_eq!(other.reasons(), ["tunnel_unknown_vtep"]);

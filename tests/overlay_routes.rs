@@ -10,9 +10,9 @@ use std::thread;
 use std::time::Duration;
 
 use cluster::{Fabric, Limit, Node, PATIENCE, ip, is_root, namespace, node_address, put};
+use podswitch_core::host::netlink::Route;
+use podswitch_core::host::{NetNs, Netlink, sysctl};
 use support::Folder;
-use switch_core::host::netlink::Route;
-use switch_core::host::{NetNs, Netlink, sysctl};
 
 const PORT: u16 = 7777;
 const ROUTERS: [u8; 2] = [101, 102];

@@ -8,9 +8,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use podswitch_core::host::{NetNs, userns};
 use support::running::{PATIENCE, Running, is_possible};
 use support::{Folder, X, X6, Y, Y6, head, pod};
-use switch_core::host::{NetNs, userns};
 
 /// Long enough for what passes to have arrived.
 const A_WHILE: Duration = Duration::from_millis(300);
@@ -68,17 +68,17 @@ struct Talk {
 }
 
 impl Talk {
-    /// Octets of the client arrive within that time.
-    fn arrives(&mut self, octet: u8, patience: Duration) -> bool {
-        self.client.write_all(&[octet]).expect("the kernel takes it");
-        Self::receives(&mut self.server, octet, patience)
+    /// Bytes of the client arrive within that time.
+    fn arrives(&mut self, byte: u8, patience: Duration) -> bool {
+        self.client.write_all(&[byte]).expect("the kernel takes it");
+        Self::receives(&mut self.server, byte, patience)
     }
 
-    fn receives(end: &mut TcpStream, octet: u8, patience: Duration) -> bool {
+    fn receives(end: &mut TcpStream, byte: u8, patience: Duration) -> bool {
         end.set_read_timeout(Some(patience)).expect("set");
         let mut buffer = [0];
         match end.read(&mut buffer) {
-            Ok(1) => buffer[0] == octet,
+            Ok(1) => buffer[0] == byte,
             Ok(_) => panic!("the connection was closed"),
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => false,
             Err(error) => panic!("{error}"),

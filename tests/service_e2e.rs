@@ -10,9 +10,9 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
+use podswitch_core::host::{NetNs, Netlink, userns};
 use support::running::{PATIENCE, Running, is_possible};
 use support::{Folder, NODE, head, pod};
-use switch_core::host::{NetNs, Netlink, userns};
 
 /// Pods by their place: a client, and two servers.
 const X: usize = 0;

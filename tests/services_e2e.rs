@@ -9,11 +9,11 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
+use podswitch_core::host::netlink::{LinkSpec, Route, Rule};
+use podswitch_core::host::{NetNs, Netlink, sysctl, userns};
+use podswitch_wire::cidr::Cidr;
 use support::running::{PATIENCE, Running, is_possible};
 use support::{Folder, pod};
-use switch_core::host::netlink::{LinkSpec, Route, Rule};
-use switch_core::host::{NetNs, Netlink, sysctl, userns};
-use wire::cidr::Cidr;
 
 const NODE: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
 const CLIENT: [&str; 2] = ["192.0.2.2", "2001:db8:1::2"];

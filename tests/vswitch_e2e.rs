@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use podswitch_core::host::{NetNs, Netlink, userns};
+use podswitch_core::port::tap;
 use rustix::process::Signal;
 use serde_json::Value;
 use support::running::{PATIENCE, Running, is_possible};
 use support::{Folder, NODE, X, X6, Y, Y6, head, pod};
-use switch_core::host::{NetNs, Netlink, userns};
-use switch_core::port::tap;
 
 fn start(folder: &Folder, name: &str, node: &NetNs, more: &[&str]) -> Running {
     let (manifests, netns) = (folder.text("state"), node.path().display().to_string());

@@ -287,7 +287,7 @@ fn connections_end_between_frames() {
     assert_eq!(late.reasons(), [reason("a/y", 1, "icmp_unrelated")]);
 }
 
-/// Frames as a bad neighbour makes them: good ones with octets changed, cut and grown.
+/// Frames as a bad neighbour makes them: good ones with bytes changed, cut and grown.
 fn bad_neighbour(count: usize) -> Frames {
     let mut state = 7u64;
     let mut random = move |below: usize| {
@@ -349,10 +349,10 @@ fn years_between_frames_take_no_time() {
 }
 
 /// Exit status of a replay of one file.
-fn status_of(octets: &[u8], more: &[&str]) -> (Option<i32>, String) {
+fn status_of(bytes: &[u8], more: &[&str]) -> (Option<i32>, String) {
     let folder = Folder::new();
     let manifests = folder.manifest("state", &two_pods());
-    fs::write(folder.path("in.pcap"), octets).expect("a file");
+    fs::write(folder.path("in.pcap"), bytes).expect("a file");
     let (input, out) = (format!("a/x={}", folder.text("in.pcap")), folder.text("out"));
     let mut arguments = vec!["replay", "--node", "n1", "--manifests", &manifests];
     arguments.extend(["--in", &input, "--out", &out]);

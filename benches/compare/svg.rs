@@ -53,7 +53,7 @@ const ONLY: Show = Show::Figure("");
 const PLANS: &[Plan] = &[
     Plan("TCP stream, IPv4, one node", "tcp_stream/ipv4", ONLY, one_node),
     Plan("TCP stream, IPv6, one node", "tcp_stream/ipv6", ONLY, one_node),
-    Plan("60-octet frames, one node", "small_frames/ipv4", ONLY, one_node),
+    Plan("60-byte frames, one node", "small_frames/ipv4", ONLY, one_node),
     Plan("Round trip, median, one node", "round_trip/ipv4", P50, one_node),
     Plan("Connect, request, close, one node", "connect_request_close/ipv4", ONLY, one_node),
     Plan("Processor time of a TCP stream, one node", "tcp_stream/ipv4", Show::Cost, one_node),

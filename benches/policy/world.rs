@@ -5,10 +5,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use policy::compile::PolicyCompiler;
-use policy::rule::*;
-use policy::verdict::Traffic;
-use wire::cidr::Cidr;
+use podswitch_policy::compile::PolicyCompiler;
+use podswitch_policy::rule::*;
+use podswitch_policy::verdict::Traffic;
+use podswitch_wire::cidr::Cidr;
 
 pub(crate) const NAMESPACES: usize = 1_000;
 pub(crate) const APPS: usize = 5;

@@ -19,20 +19,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
-use policy::rule::{Labels, Namespace};
-use policy::service::model::{
+use podswitch_core::config::{
+    Attachment, Config, Endpoint, Gateway, LocalNode, PortConfig, PortRole,
+};
+use podswitch_core::control::{ControlPlane, Options};
+use podswitch_core::engine::Limits;
+use podswitch_core::id::{Cookie, PortId};
+use podswitch_core::packet::{Batch, Pool};
+use podswitch_core::port::{Device, Offloads, Port, PortInfo};
+use podswitch_core::time::Instant;
+use podswitch_core::worker::Worker;
+use podswitch_policy::rule::{Labels, Namespace};
+use podswitch_policy::service::model::{
     Endpoint as Backend, EndpointSlice, Service, ServicePort, SlicePort, family_of,
 };
-use switch_core::config::{Attachment, Config, Endpoint, Gateway, LocalNode, PortConfig, PortRole};
-use switch_core::control::{ControlPlane, Options};
-use switch_core::engine::Limits;
-use switch_core::id::{Cookie, PortId};
-use switch_core::packet::{Batch, Pool};
-use switch_core::port::{Device, Offloads, Port, PortInfo};
-use switch_core::time::Instant;
-use switch_core::worker::Worker;
-use wire::addr::Mac;
-use wire::flow_key::HashKey;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::HashKey;
 
 /// Pods of this node at most; the switch has a few ports more.
 const LOCAL: usize = 4_000;

@@ -7,25 +7,25 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use etherparse::PacketBuilder;
-use policy::rule::{
-    Labels, NetworkPolicy, Peer, Peers, PortRule, Ports, Protocol, Rule, Selector, Workload,
-};
-use policy::service::model::{
-    Endpoint as Backend, EndpointSlice, Service, ServicePort, SlicePort, family_of,
-};
-use policy::service::table::{Lookup, Origin};
-use switch_core::config::{
+use podswitch_core::config::{
     Attachment, Config, Endpoint, LocalNode, PortConfig, PortRole, RemoteNode, TunnelConfig,
     VtepMac,
 };
-use switch_core::id::{Cookie, PortId};
-use switch_core::packet::{BATCH, Batch, Pool};
-use switch_core::port::memory::Circle;
-use switch_core::port::{Port, PortInfo};
-use vxlan::template::{InnerFacts, Outer, Template};
-use wire::addr::Mac;
-use wire::flow_key::{FlowKey, HashKey, proto};
-use wire::parse::parse;
+use podswitch_core::id::{Cookie, PortId};
+use podswitch_core::packet::{BATCH, Batch, Pool};
+use podswitch_core::port::memory::Circle;
+use podswitch_core::port::{Port, PortInfo};
+use podswitch_policy::rule::{
+    Labels, NetworkPolicy, Peer, Peers, PortRule, Ports, Protocol, Rule, Selector, Workload,
+};
+use podswitch_policy::service::model::{
+    Endpoint as Backend, EndpointSlice, Service, ServicePort, SlicePort, family_of,
+};
+use podswitch_policy::service::table::{Lookup, Origin};
+use podswitch_vxlan::template::{InnerFacts, Outer, Template};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::{FlowKey, HashKey, proto};
+use podswitch_wire::parse::parse;
 
 use crate::rig::{Ends, Rig, control_plane, port_info};
 
@@ -51,9 +51,9 @@ pub(crate) struct Case {
 fn wide(v6: bool, group: u8, number: usize) -> IpAddr {
     let [.., a, b] = (number as u32).to_be_bytes();
     if v6 {
-        let mut octets = [0; 16];
-        (octets[0], octets[1], octets[14], octets[15]) = (0xfd, group, a, b);
-        octets.into()
+        let mut bytes = [0; 16];
+        (bytes[0], bytes[1], bytes[14], bytes[15]) = (0xfd, group, a, b);
+        bytes.into()
     } else {
         [10, group, a, b].into()
     }

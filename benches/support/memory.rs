@@ -1,6 +1,6 @@
 //! How much memory this process has.
 
-/// Octets that are resident.
+/// Bytes that are resident.
 pub(crate) fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: usize = statm.split(' ').nth(1).and_then(|p| p.parse().ok()).unwrap_or(0);

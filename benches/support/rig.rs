@@ -6,23 +6,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use etherparse::PacketBuilder;
-use policy::rule::{
-    Labels, NetworkPolicy, Peer, Peers, PortRule, Ports, Protocol, Rule, Selector, Workload,
-};
-use switch_core::config::{
+use podswitch_core::config::{
     Attachment, BridgeDomain, Config, Endpoint, LocalNode, PortConfig, PortRole, RemoteNode,
     TunnelConfig, Vlans, VtepMac,
 };
-use switch_core::control::{ControlPlane, Options};
-use switch_core::engine::Limits;
-use switch_core::id::{Cookie, PortId};
-use switch_core::packet::{BATCH, Batch, Pool};
-use switch_core::port::memory::Circle;
-use switch_core::port::{Device, Offloads, Port, PortInfo};
-use switch_core::time::Instant;
-use switch_core::worker::Worker;
-use wire::addr::Mac;
-use wire::flow_key::HashKey;
+use podswitch_core::control::{ControlPlane, Options};
+use podswitch_core::engine::Limits;
+use podswitch_core::id::{Cookie, PortId};
+use podswitch_core::packet::{BATCH, Batch, Pool};
+use podswitch_core::port::memory::Circle;
+use podswitch_core::port::{Device, Offloads, Port, PortInfo};
+use podswitch_core::time::Instant;
+use podswitch_core::worker::Worker;
+use podswitch_policy::rule::{
+    Labels, NetworkPolicy, Peer, Peers, PortRule, Ports, Protocol, Rule, Selector, Workload,
+};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::HashKey;
 
 pub(crate) const GATEWAY: [u8; 6] = [0xee; 6];
 
@@ -213,7 +213,7 @@ fn ports(flow: usize) -> (u16, u16) {
     ((flow % 60_000) as u16 + 5000, (flow / 60_000) as u16 + 1)
 }
 
-/// A datagram from the first pod to the second: 60 octets, over IPv6 64.
+/// A datagram from the first pod to the second: 60 bytes, over IPv6 64.
 pub(crate) fn udp(flow: usize, v6: bool) -> Vec<u8> {
     let (from, to) = ports(flow);
     let ethernet = PacketBuilder::ethernet2(mac(0), GATEWAY);

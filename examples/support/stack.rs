@@ -1,11 +1,11 @@
 //! A smoltcp TCP/IP stack on a memory port, with one address, as a pod has.
 
+use podswitch_core::port::memory::MemoryEnd;
+use podswitch_wire::addr::Mac;
 use smoltcp::iface::{Config, Interface};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Address};
-use switch_core::port::memory::MemoryEnd;
-use wire::addr::Mac;
 
 /// The switch's memory port as smoltcp wants a device to be.
 pub(crate) struct Phy(pub(crate) MemoryEnd);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use kubernetes::Manifests;
+use podswitch_kubernetes::Manifests;
 use serde::Serialize;
 
 use crate::cluster::ClusterArgs;
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
     if judged.is_ok() { Ok(()) } else { Err(Failure::Checked) }
 }
 
-fn summary(judged: &Result<kubernetes::Compiled, Vec<Refused>>) -> String {
+fn summary(judged: &Result<podswitch_kubernetes::Compiled, Vec<Refused>>) -> String {
     match judged {
         Ok(compiled) => {
             let config = &compiled.config;

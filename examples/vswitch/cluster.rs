@@ -3,10 +3,10 @@
 
 use std::net::IpAddr;
 
-use kubernetes::{Compiled, Options};
-use switch_core::config::{ClusterKey, Masquerade};
-use wire::cidr::Cidr;
-use wire::flow_key::HashKey;
+use podswitch_core::config::{ClusterKey, Masquerade};
+use podswitch_kubernetes::{Compiled, Options};
+use podswitch_wire::cidr::Cidr;
+use podswitch_wire::flow_key::HashKey;
 
 use crate::overlay::OverlayArgs;
 

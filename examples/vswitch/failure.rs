@@ -5,11 +5,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use kubernetes::{LoadError, Refusal};
+use podswitch_core::config::ConfigError;
+use podswitch_core::control::ControlError;
+use podswitch_core::host::HostError;
+use podswitch_kubernetes::{LoadError, Refusal};
 use serde::Serialize;
-use switch_core::config::ConfigError;
-use switch_core::control::ControlError;
-use switch_core::host::HostError;
 
 use crate::print;
 

@@ -4,15 +4,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use kubernetes::Compiled;
-use switch_core::config::{
+use podswitch_core::config::{
     Config, NextHop, PortConfig, PortRole, Route, Routing, TunnelConfig, Underlay,
 };
-use switch_core::id::PortId;
-use vxlan::header::Vni;
-use vxlan::template::{PORT, PORT_FLANNEL};
-use wire::addr::Mac;
-use wire::cidr::Cidr;
+use podswitch_core::id::PortId;
+use podswitch_kubernetes::Compiled;
+use podswitch_vxlan::header::Vni;
+use podswitch_vxlan::template::{PORT, PORT_FLANNEL};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::cidr::Cidr;
 
 use crate::state::MTU;
 
@@ -126,7 +126,7 @@ pub(crate) fn attach_uplink(config: &mut Config, port: PortId) {
     config.neighbours = routers.collect();
 }
 
-/// `0a:58` and the address's last four octets.
+/// `0a:58` and the address's last four bytes.
 fn mac_of(address: IpAddr) -> Mac {
     let [a, b, c, d] = match address {
         IpAddr::V4(address) => address.octets(),

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use kubernetes::{Compiled, Manifests};
-use switch_core::control::ControlPlane;
+use podswitch_core::control::ControlPlane;
+use podswitch_kubernetes::{Compiled, Manifests};
 
 use crate::cluster::ClusterArgs;
 use crate::failure::{Failure, Refused};
 use crate::print;
 
-/// Largest network-layer packet of every port, in octets.
+/// Largest network-layer packet of every port, in bytes.
 pub(crate) const MTU: u16 = 1500;
 
 /// Reads and compiles the manifests at `path` from the point of view of `node`, and passes on

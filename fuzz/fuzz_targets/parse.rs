@@ -1,15 +1,15 @@
-//! Any octets as a frame: no panic, and offsets that can be relied on.
+//! Any bytes as a frame: no panic, and offsets that can be relied on.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use wire::checksum::{fill_l4, finish_partial, is_partial, verify_l4};
-use wire::flow_key::HashKey;
-use wire::parse::{Fragment, Icmp, Network, parse, parse_quoted};
+use podswitch_wire::checksum::{fill_l4, finish_partial, is_partial, verify_l4};
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::{Fragment, Icmp, Network, parse, parse_quoted};
 
 const KEY: HashKey = HashKey::new(1);
 
 fuzz_target!(|frame: &[u8]| {
-    // Any octets may also stand where an ICMP error quotes a packet.
+    // Any bytes may also stand where an ICMP error quotes a packet.
     for network in [Network::Ipv4, Network::Ipv6] {
         if let Some(quoted) = parse_quoted(frame, network, &KEY) {
             assert_eq!(quoted.hash, quoted.key.hash(&KEY));

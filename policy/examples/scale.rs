@@ -8,8 +8,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use policy::rule::Direction;
-use policy::table::PolicyTable;
+use podswitch_policy::rule::Direction;
+use podswitch_policy::table::PolicyTable;
 use world::Probe;
 
 #[path = "../../benches/policy/world.rs"]

@@ -72,7 +72,7 @@ impl<K, V> CowMap<K, V> {
         self.shards.iter().flat_map(|shard| shard.iter().map(|(k, v)| (k, v)))
     }
 
-    /// Octets that the map itself takes on the heap, what its entries own not counted.
+    /// Bytes that the map itself takes on the heap, what its entries own not counted.
     pub fn heap_bytes(&self) -> usize {
         let tables: usize =
             self.shards.iter().map(|s| s.allocation_size() + size_of::<HashTable<(K, V)>>()).sum();
@@ -247,7 +247,7 @@ impl<T, const CHUNK: usize> CowVec<T, CHUNK> {
         self.chunks.iter().flat_map(|chunk| chunk.iter())
     }
 
-    /// Octets that the vector itself takes on the heap, what its elements own not counted.
+    /// Bytes that the vector itself takes on the heap, what its elements own not counted.
     pub fn heap_bytes(&self) -> usize {
         self.chunks.len() * (size_of::<usize>() * 3 + size_of::<[T; CHUNK]>())
     }

@@ -10,7 +10,7 @@ use core::net::{IpAddr, SocketAddr};
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use wire::flow_key::{FlowKey, HashKey, to_octets};
+use podswitch_wire::flow_key::{FlowKey, HashKey, to_bytes};
 
 /// Sizes that tables have by default: primes, each at least a hundred times the round number of
 /// backends up to which it is used, so that shares are within 1 % of each other (S18). The rungs
@@ -55,7 +55,7 @@ pub trait Identity: Ord {
 
 impl Identity for SocketAddr {
     fn digest(&self, cluster_key: &HashKey) -> u64 {
-        let (src, family) = to_octets(self.ip());
+        let (src, family) = to_bytes(self.ip());
         FlowKey { src, src_port: self.port(), family, ..FlowKey::default() }.hash(cluster_key)
     }
 }
@@ -179,7 +179,7 @@ impl Maglev {
         one.into_iter().chain(narrow.iter().map(|i| u16::from(*i))).chain(wide.iter().copied())
     }
 
-    /// Octets that the table takes on the heap.
+    /// Bytes that the table takes on the heap.
     pub fn heap_bytes(&self) -> usize {
         match &self.slots {
             Slots::One(_) => 0,

@@ -8,7 +8,7 @@
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use wire::cidr::Cidr;
+use podswitch_wire::cidr::Cidr;
 
 use crate::cow::CowMap;
 

@@ -78,9 +78,9 @@ impl Protocol {
     /// IP protocol number.
     pub const fn number(self) -> u8 {
         match self {
-            Self::Tcp => wire::flow_key::proto::TCP,
-            Self::Udp => wire::flow_key::proto::UDP,
-            Self::Sctp => wire::flow_key::proto::SCTP,
+            Self::Tcp => podswitch_wire::flow_key::proto::TCP,
+            Self::Udp => podswitch_wire::flow_key::proto::UDP,
+            Self::Sctp => podswitch_wire::flow_key::proto::SCTP,
         }
     }
 
@@ -91,9 +91,9 @@ impl Protocol {
     #[inline]
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
-            wire::flow_key::proto::TCP => Some(Self::Tcp),
-            wire::flow_key::proto::UDP => Some(Self::Udp),
-            wire::flow_key::proto::SCTP => Some(Self::Sctp),
+            podswitch_wire::flow_key::proto::TCP => Some(Self::Tcp),
+            podswitch_wire::flow_key::proto::UDP => Some(Self::Udp),
+            podswitch_wire::flow_key::proto::SCTP => Some(Self::Sctp),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! What is asked of policy and what it answers, common to the compiled table, the reference
 //! evaluator and explanations.
 
-use wire::flow_key::FlowKey;
+use podswitch_wire::flow_key::FlowKey;
 
 use crate::rule::{Protocol, Tier};
 
@@ -27,7 +27,7 @@ impl Traffic {
 
     /// An ICMP echo request of the family.
     pub const fn echo(ipv6: bool) -> Self {
-        use wire::flow_key::proto::{ICMP, ICMPV6};
+        use podswitch_wire::flow_key::proto::{ICMP, ICMPV6};
         Self { protocol: if ipv6 { ICMPV6 } else { ICMP }, port: 0, via_service: false }
     }
 

@@ -12,7 +12,11 @@ use proptest::test_runner::{Config, TestRunner};
 const VERDICTS: u64 = 1_000_000;
 
 /// Runs random clusters until enough verdicts were compared.
-fn compare(cluster: impl Strategy<Value = policy::reference::Cluster>, cases: u32, at_least: u64) {
+fn compare(
+    cluster: impl Strategy<Value = podswitch_policy::reference::Cluster>,
+    cases: u32,
+    at_least: u64,
+) {
     let verdicts = AtomicU64::new(0);
     let mut runner =
         TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });

@@ -4,11 +4,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use policy::compile::PolicyCompiler;
-use policy::rule::*;
-use policy::table::PolicyTable;
-use policy::verdict::Traffic;
-use wire::cidr::Cidr;
+use podswitch_policy::compile::PolicyCompiler;
+use podswitch_policy::rule::*;
+use podswitch_policy::table::PolicyTable;
+use podswitch_policy::verdict::Traffic;
+use podswitch_wire::cidr::Cidr;
 
 fn pod_address(number: u32) -> IpAddr {
     Ipv4Addr::from(0x0a00_0001 + number).into()

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy::compile::PolicyCompiler;
-use policy::rule::*;
-use policy::table::PolicyTable;
-use policy::verdict::{Traffic, Why};
+use podswitch_policy::compile::PolicyCompiler;
+use podswitch_policy::rule::*;
+use podswitch_policy::table::PolicyTable;
+use podswitch_policy::verdict::{Traffic, Why};
 
 fn labels(text: &str) -> Labels {
     text.split(',').filter_map(|pair| pair.split_once('=')).collect()

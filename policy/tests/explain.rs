@@ -3,9 +3,9 @@
 mod common;
 
 use common::*;
-use policy::explain::Side;
-use policy::table::PolicyTable;
-use policy::verdict::{Traffic, Why};
+use podswitch_policy::explain::Side;
+use podswitch_policy::table::PolicyTable;
+use podswitch_policy::verdict::{Traffic, Why};
 use proptest::prelude::*;
 
 use std::net::IpAddr;
@@ -92,10 +92,10 @@ proptest! {
 mod wording {
     use std::sync::Arc;
 
-    use policy::compile::PolicyCompiler;
-    use policy::rule::*;
-    use policy::table::PolicyTable;
-    use policy::verdict::Traffic;
+    use podswitch_policy::compile::PolicyCompiler;
+    use podswitch_policy::rule::*;
+    use podswitch_policy::table::PolicyTable;
+    use podswitch_policy::verdict::Traffic;
 
     const WEB: &str = "10.0.0.1";
     const DB: &str = "10.0.0.2";

@@ -9,11 +9,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use common::*;
-use policy::compile::PolicyCompiler;
-use policy::reference::Cluster;
-use policy::rule::*;
-use policy::table::PolicyTable;
-use policy::touched::Touched;
+use podswitch_policy::compile::PolicyCompiler;
+use podswitch_policy::reference::Cluster;
+use podswitch_policy::rule::*;
+use podswitch_policy::table::PolicyTable;
+use podswitch_policy::touched::Touched;
 use proptest::prelude::*;
 use proptest::sample::Index;
 

@@ -7,13 +7,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use policy::rule::{ClusterNetworkPolicy, Labels, Namespace, NetworkPolicy, Workload};
-use policy::service::model::{EndpointSlice, HostPort, Service};
+use podswitch_policy::rule::{ClusterNetworkPolicy, Labels, Namespace, NetworkPolicy, Workload};
+use podswitch_policy::service::model::{EndpointSlice, HostPort, Service};
+pub use podswitch_wire::cidr::Cidr;
 pub use tunnel::{Routing, TunnelConfig, Underlay};
-pub use wire::cidr::Cidr;
 
-use wire::addr::Mac;
-use wire::flow_key::{Family, FlowKey, HashKey};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::{Family, FlowKey, HashKey};
 
 use crate::id::{Cookie, PortId};
 
@@ -198,7 +198,7 @@ pub enum PortRole {
     Host {
         /// Link-layer address of the node's end.
         mac: Mac,
-        /// Largest network-layer packet that the node takes, in octets.
+        /// Largest network-layer packet that the node takes, in bytes.
         mtu: u16,
     },
     /// The underlay stands behind it: frames are raw Ethernet, with the tunnel's outer headers. At
@@ -206,7 +206,7 @@ pub enum PortRole {
     Uplink {
         /// Link-layer address of the node on the underlay.
         mac: Mac,
-        /// Largest network-layer packet of the underlay, in octets. The tunnel takes 50 of them
+        /// Largest network-layer packet of the underlay, in bytes. The tunnel takes 50 of them
         /// over IPv4, 70 over IPv6.
         mtu: u16,
         /// Tunnel packets come and go by it.
@@ -259,7 +259,7 @@ pub struct Attachment {
     pub port: PortId,
     /// The pod's MAC address.
     pub mac: Mac,
-    /// Largest network-layer packet that the pod takes, in octets.
+    /// Largest network-layer packet that the pod takes, in bytes.
     pub mtu: u16,
 }
 

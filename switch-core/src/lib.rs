@@ -4,13 +4,13 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use switch_core::config::{Attachment, Config, Endpoint, PortConfig, PortRole};
-//! use switch_core::control::{ControlPlane, Options};
-//! use switch_core::id::Cookie;
-//! use switch_core::port::{Offloads, memory};
-//! use switch_core::time::Instant;
-//! use policy::rule::{Labels, Workload};
-//! use wire::addr::Mac;
+//! use podswitch_core::config::{Attachment, Config, Endpoint, PortConfig, PortRole};
+//! use podswitch_core::control::{ControlPlane, Options};
+//! use podswitch_core::id::Cookie;
+//! use podswitch_core::port::{Offloads, memory};
+//! use podswitch_core::time::Instant;
+//! use podswitch_policy::rule::{Labels, Workload};
+//! use podswitch_wire::addr::Mac;
 //!
 //! let mut control = ControlPlane::new(Options::default());
 //! let mut worker = control.add_worker()?; // or control.set_workers(2)? for threads

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use wire::flow_key::{FlowKey, HashKey, to_octets};
+use podswitch_wire::flow_key::{FlowKey, HashKey, to_bytes};
 
 use crate::time::Instant;
 
@@ -115,7 +115,7 @@ pub struct KeyedLimiter {
 
 impl KeyedLimiter {
     /// A limiter with room for about `keys` keys (rounded up to a power of two, at least eight;
-    /// 24 octets each, allocated here and never again).
+    /// 24 bytes each, allocated here and never again).
     pub fn new(rate: Rate, keys: usize) -> Self {
         let count = keys.max(WAYS).next_power_of_two();
         let level = Level { tokens: rate.full(), at: Instant::ZERO };
@@ -154,7 +154,7 @@ impl KeyedLimiter {
 
 /// The key of an address: its hash under the process's secret.
 pub fn address_key(address: IpAddr, secret: &HashKey) -> u64 {
-    let (src, family) = to_octets(address);
+    let (src, family) = to_bytes(address);
     FlowKey { src, family, ..FlowKey::default() }.hash(secret)
 }
 

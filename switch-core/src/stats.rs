@@ -25,16 +25,16 @@ impl Counter {
     }
 }
 
-/// Frames and octets of one port, as one worker saw them.
+/// Frames and bytes of one port, as one worker saw them.
 #[derive(Debug, Default)]
 pub struct PortCounters {
     /// Frames received.
     pub rx_frames: Counter,
-    /// Octets received.
+    /// Bytes received.
     pub rx_bytes: Counter,
     /// Frames handed to the device.
     pub tx_frames: Counter,
-    /// Octets handed to the device.
+    /// Bytes handed to the device.
     pub tx_bytes: Counter,
     /// Frames received here and dropped, whatever the reason.
     pub dropped: Counter,

@@ -6,22 +6,22 @@ mod rig;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use podswitch_core::action::DropReason;
+use podswitch_core::control::Options;
+use podswitch_core::engine::Limits;
+use podswitch_core::id::PortId;
+use podswitch_core::packet::{Batch, Pool, PoolConfig};
+use podswitch_core::port::memory;
+use podswitch_core::port::{Offloads, Port, PortInfo, wrap};
 use rig::random::Rng;
 use rig::traffic::{PORTS, Traffic, states};
 use rig::*;
-use switch_core::action::DropReason;
-use switch_core::control::Options;
-use switch_core::engine::Limits;
-use switch_core::id::PortId;
-use switch_core::packet::{Batch, Pool, PoolConfig};
-use switch_core::port::memory;
-use switch_core::port::{Offloads, Port, PortInfo, wrap};
 
 /// Counters that must agree whatever happened.
 fn check(switch: &Switch, seed: u64) {
     switch.assert_adds_up();
     let received = switch.count(|c| c.received.get());
-    let by_port = |of: fn(&switch_core::stats::PortCounters) -> u64| {
+    let by_port = |of: fn(&podswitch_core::stats::PortCounters) -> u64| {
         switch.count(|c| (0..PORTS).filter_map(|n| c.port(PortId(n as u16)).map(of)).sum())
     };
     assert_eq!(received, by_port(|p| p.rx_frames.get()), "seed {seed}");

@@ -8,13 +8,13 @@ use std::thread;
 use std::time::Duration;
 
 use common::{Peer, ip, pod};
-use switch_core::host::netlink::LinkSpec;
-use switch_core::host::pod::{attach_veth, detach_veth, switch_interface, switch_namespace};
-use switch_core::host::{NetNs, Netlink};
-use switch_core::packet::{Batch, GsoType, Offload, Packet, Pool, PoolConfig};
-use switch_core::port::Device;
-use switch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
-use wire::addr::Mac;
+use podswitch_core::host::netlink::LinkSpec;
+use podswitch_core::host::pod::{attach_veth, detach_veth, switch_interface, switch_namespace};
+use podswitch_core::host::{NetNs, Netlink};
+use podswitch_core::packet::{Batch, GsoType, Offload, Packet, Pool, PoolConfig};
+use podswitch_core::port::Device;
+use podswitch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
+use podswitch_wire::addr::Mac;
 
 const V4: &str = "10.7.0.2";
 const V6: &str = "fd07::2";
@@ -147,7 +147,7 @@ fn super_frames_pass_an_interface_that_cannot_cut() {
     let mut far = PacketDevice::new(&ns, "eth0", config(Receive::Ring)).unwrap();
     let mut far = far.open(0, 1).unwrap();
     common::set_tso(&ns, "eth0", false);
-    // Ethernet, IPv4, TCP, 4,000 octets in segments of 1,000.
+    // Ethernet, IPv4, TCP, 4,000 bytes in segments of 1,000.
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
     frame.extend([0x45, 0, 0x0f, 0xc8, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 7, 0, 2, 10, 8, 0, 9]);
     let sum = common::checksum(&frame[14..34], &[], 0);

@@ -5,13 +5,13 @@ mod rig;
 use std::sync::Arc;
 use std::time::Duration;
 
+use podswitch_core::action::DropReason::{self, *};
+use podswitch_core::config::{BridgeDomain, Config, PortConfig, PortRole, Vlans};
+use podswitch_core::id::PortId;
+use podswitch_core::packet::{GsoType, Offload, Packet};
+use podswitch_wire::addr::Mac;
 use rig::frames::*;
 use rig::*;
-use switch_core::action::DropReason::{self, *};
-use switch_core::config::{BridgeDomain, Config, PortConfig, PortRole, Vlans};
-use switch_core::id::PortId;
-use switch_core::packet::{GsoType, Offload, Packet};
-use wire::addr::Mac;
 
 const AGEING: u32 = 60;
 const LEARN_LIMIT: u32 = 4;
@@ -66,7 +66,7 @@ fn received(switch: &mut Switch) -> Vec<(usize, Vec<u8>)> {
 /// The ports that a frame came out by, the same as it went in.
 fn reached(switch: &mut Switch, port: usize, frame: &[u8]) -> Vec<usize> {
     let out = send(switch, port, frame);
-    assert!(out.iter().all(|(_, f)| f == frame), "not an octet changed");
+    assert!(out.iter().all(|(_, f)| f == frame), "not a byte changed");
     out.into_iter().map(|(port, _)| port).collect()
 }
 

@@ -6,11 +6,11 @@ mod rig;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy::rule::{NetworkPolicy, Peer, Peers, PortRule, Ports, Protocol, Rule};
+use podswitch_core::config::Config;
+use podswitch_policy::rule::{NetworkPolicy, Peer, Peers, PortRule, Ports, Protocol, Rule};
+use podswitch_wire::flow_key::proto;
 use rig::services::*;
 use rig::{HOST, Switch, addresses, allow_udp, framed, pod_v4, pod_v6};
-use switch_core::config::Config;
-use wire::flow_key::proto;
 
 /// A Service with affinity, whose backends are all pods, and pods that take UDP to few ports.
 fn world(backends: &[usize]) -> Config {

@@ -6,15 +6,15 @@ mod rig;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy::rule::{Namespace, NetworkPolicy};
-use rig::frames;
-use rig::*;
-use switch_core::action::DropReason::{self, *};
-use switch_core::config::{
+use podswitch_core::action::DropReason::{self, *};
+use podswitch_core::config::{
     BridgeDomain, Config, NextHop, PortConfig, PortRole, RemoteNode, Route, Vlans, VtepMac,
 };
-use switch_core::id::{Cookie, PortId};
-use wire::addr::Mac;
+use podswitch_core::id::{Cookie, PortId};
+use podswitch_policy::rule::{Namespace, NetworkPolicy};
+use podswitch_wire::addr::Mac;
+use rig::frames;
+use rig::*;
 
 /// What `spoil` makes wrong, as "object: field".
 fn refused(spoil: impl FnOnce(&mut Config)) -> Vec<String> {
@@ -29,7 +29,7 @@ fn refused(spoil: impl FnOnce(&mut Config)) -> Vec<String> {
 }
 
 /// Changes pod `n`.
-fn change(config: &mut Config, n: usize, with: impl FnOnce(&mut switch_core::config::Endpoint)) {
+fn change(config: &mut Config, n: usize, with: impl FnOnce(&mut podswitch_core::config::Endpoint)) {
     let mut endpoint = (*config.endpoints[n]).clone();
     with(&mut endpoint);
     config.endpoints[n] = Arc::new(endpoint);
@@ -37,7 +37,7 @@ fn change(config: &mut Config, n: usize, with: impl FnOnce(&mut switch_core::con
 
 fn attach(config: &mut Config, n: usize, port: u16, mac: Mac, mtu: u16) {
     change(config, n, |e| {
-        e.attachment = Some(switch_core::config::Attachment { port: PortId(port), mac, mtu });
+        e.attachment = Some(podswitch_core::config::Attachment { port: PortId(port), mac, mtu });
     });
 }
 
@@ -101,13 +101,13 @@ fn what_is_wrong_with_ports_is_named() {
     assert!(refused(|c| c.ports.push(again)).contains(&"Port/3: port".into()));
 }
 
-fn remote(name: &str, octet: u8) -> Arc<RemoteNode> {
+fn remote(name: &str, byte: u8) -> Arc<RemoteNode> {
     Arc::new(RemoteNode {
         cookie: Cookie::new(format!("Node/{name}")),
         name: name.into(),
         labels: Default::default(),
-        addresses: vec![[192, 168, 0, octet].into()],
-        pod_cidrs: vec![format!("10.{octet}.0.0/24").parse().unwrap()],
+        addresses: vec![[192, 168, 0, byte].into()],
+        pod_cidrs: vec![format!("10.{byte}.0.0/24").parse().unwrap()],
         vtep: VtepMac::default(),
         underlay_mac: Mac::ZERO,
     })

@@ -7,17 +7,19 @@ mod rig;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy::rule::{Labels, Namespace, NetworkPolicy, Selector, Workload};
-use policy::service::model::{Endpoint as Backend, EndpointSlice, Service, ServicePort, SlicePort};
-use policy::service::table::{Lookup, Origin};
+use podswitch_core::config::{Config, Endpoint, RemoteNode, VtepMac};
+use podswitch_core::control::Change;
+use podswitch_core::id::Cookie;
+use podswitch_core::snapshot::Snapshot;
+use podswitch_policy::rule::{Labels, Namespace, NetworkPolicy, Selector, Workload};
+use podswitch_policy::service::model::{
+    Endpoint as Backend, EndpointSlice, Service, ServicePort, SlicePort,
+};
+use podswitch_policy::service::table::{Lookup, Origin};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::{Family, FlowKey};
 use rig::Switch;
 use rig::random::Rng;
-use switch_core::config::{Config, Endpoint, RemoteNode, VtepMac};
-use switch_core::control::Change;
-use switch_core::id::Cookie;
-use switch_core::snapshot::Snapshot;
-use wire::addr::Mac;
-use wire::flow_key::{Family, FlowKey};
 
 fn pod(n: u32, last: u8) -> Arc<Endpoint> {
     Arc::new(Endpoint {
@@ -98,7 +100,7 @@ fn look(snapshot: &Snapshot) -> Vec<String> {
             let to = IpAddr::from([10, 2, n, last]);
             let (a, b) = (snapshot.policy.party(from), snapshot.policy.party(to));
             let key = FlowKey::new(from, to, 6, 4000, 80).unwrap();
-            let traffic = policy::verdict::Traffic::of_flow(&key, false);
+            let traffic = podswitch_policy::verdict::Traffic::of_flow(&key, false);
             seen.push(format!("{to} {}", snapshot.policy.judge_ingress(&a, &b, traffic).allow));
         }
     }

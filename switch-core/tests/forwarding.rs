@@ -3,12 +3,13 @@
 mod rig;
 
 use etherparse::SlicedPacket;
+use podswitch_core::action::DropReason;
 use rig::*;
-use switch_core::action::DropReason;
 
 fn checks_out(frame: &[u8]) {
-    let parsed = wire::parse::parse(frame, &wire::flow_key::HashKey::new(1)).expect("parses");
-    assert!(wire::checksum::verify_l4(frame, &parsed), "layer-4 checksum");
+    let parsed = podswitch_wire::parse::parse(frame, &podswitch_wire::flow_key::HashKey::new(1))
+        .expect("parses");
+    assert!(podswitch_wire::checksum::verify_l4(frame, &parsed), "layer-4 checksum");
 }
 
 #[test]
@@ -112,7 +113,7 @@ fn two_workers_make_one_connection() {
     );
     let list = switch.control.connections();
     assert_eq!(list.len(), 1);
-    use switch_core::flow::tcp::TcpState::Established;
+    use podswitch_core::flow::tcp::TcpState::Established;
     assert_eq!(list[0].tcp, Some([Established, Established]));
     assert_eq!(list[0].packets, [2, 2]);
     switch.assert_adds_up();

@@ -6,10 +6,10 @@ mod rig;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use podswitch_core::action::DropReason::{self, *};
+use podswitch_core::packet::{GsoType, Offload, Packet};
 use rig::frames::*;
 use rig::*;
-use switch_core::action::DropReason::{self, *};
-use switch_core::packet::{GsoType, Offload, Packet};
 
 const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
 
@@ -124,7 +124,7 @@ fn an_overlap_spoils_the_whole_datagram() {
         let (src, dst) = (addresses(0)[family], addresses(1)[family]);
         let message = udp(src, dst, (1000, 53), &payload(2500));
         let pieces = fragments((src, dst), 17, 7, &message, &[1200, 800]);
-        // Eight octets over the first's end, and other ports in the first's place (T-F2).
+        // Eight bytes over the first's end, and other ports in the first's place (T-F2).
         let over = ip(src, dst, 17, 64, Some((7, 1192, true)), &message[1192..2000]);
         let again = udp(src, dst, (1000, 54), &payload(2500));
         let again = ip(src, dst, 17, 64, Some((7, 0, true)), &again[..1200]);
@@ -168,7 +168,7 @@ fn a_first_fragment_without_the_whole_header_is_dropped() {
 }
 
 /// What arrives at pod 1 when `frame` is sent, through an empty table and through the cache.
-fn twice(config: &switch_core::config::Config, frame: &[u8], check: impl Fn(&mut Switch)) {
+fn twice(config: &podswitch_core::config::Config, frame: &[u8], check: impl Fn(&mut Switch)) {
     let mut switch = Switch::new(config);
     switch.send(0, frame);
     check(&mut switch);
@@ -295,7 +295,7 @@ fn super_frames_pass_whole_if_their_segments_fit() {
             assert!(out.offload.is_gso() && out.len() > 20_000);
             assert_eq!(out.offload.gso_size, 1300 - headers);
             assert!(switch.recv(0).is_empty(), "never a PMTU error about it");
-            // One octet more in a segment is too much.
+            // One byte more in a segment is too much.
             switch.send_packet(0, super_frame(family, true, 20_000, 1301 - headers));
             assert_eq!(switch.dropped(), [(0, MtuExceeded)]);
             let told = switch.recv(0);
@@ -317,8 +317,8 @@ fn super_frames_without_df_are_cut() {
     assert!(switch.recv(0).is_empty());
     let out = switch.recv(1);
     assert!(out.iter().all(|f| f.len() <= 1314));
-    let octets: usize = out.iter().map(|f| f.len() - 34).sum();
-    assert_eq!(octets, 4000 + 3 * 20, "three segments with a header each");
+    let bytes: usize = out.iter().map(|f| f.len() - 34).sum();
+    assert_eq!(bytes, 4000 + 3 * 20, "three segments with a header each");
     switch.assert_adds_up();
 }
 
@@ -346,7 +346,7 @@ fn offload_metadata_must_fit_its_frame() {
 /// TCP in fragments is tracked by the whole segment, and judged by its flags.
 #[test]
 fn tcp_in_fragments_is_tracked() {
-    use switch_core::flow::tcp::TcpState::Established;
+    use podswitch_core::flow::tcp::TcpState::Established;
     let mut switch = Switch::new(&config());
     let [src, dst] = [addresses(0)[0], addresses(1)[0]];
     let send = |switch: &mut Switch, port: usize, seq, ack, flags, len, cut: &[usize]| {

@@ -7,10 +7,10 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use common::ip;
-use policy::service::compile::HealthCheck;
-use policy::service::model::ServiceName;
-use switch_core::host::health::HealthResponder;
-use switch_core::host::{NetNs, Netlink};
+use podswitch_core::host::health::HealthResponder;
+use podswitch_core::host::{NetNs, Netlink};
+use podswitch_policy::service::compile::HealthCheck;
+use podswitch_policy::service::model::ServiceName;
 
 const NODE: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
 

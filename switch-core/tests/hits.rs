@@ -4,9 +4,9 @@ mod rig;
 
 use std::time::Duration;
 
+use podswitch_core::packet::BATCH;
+use podswitch_wire::flow_key::{FlowKey, proto};
 use rig::*;
-use switch_core::packet::BATCH;
-use wire::flow_key::{FlowKey, proto};
 
 fn datagram(v6: bool) -> Vec<u8> {
     if v6 { udp6(0, pod_v6(1), (1000, 53), b"x") } else { udp4(0, pod_v4(1), (1000, 53), b"x") }

@@ -6,9 +6,9 @@ mod rig;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use podswitch_core::action::DropReason::{self, *};
 use rig::frames::*;
 use rig::*;
-use switch_core::action::DropReason::{self, *};
 
 const NODE: [&str; 2] = ["192.168.0.1", "fd00:1::1"];
 const GATEWAYS: [&str; 2] = ["169.254.1.1", "fe80::1"];

@@ -4,10 +4,10 @@ mod common;
 
 use std::net::{IpAddr, TcpListener, UdpSocket};
 
-use switch_core::host::netlink::{InterfaceAddress, LinkSpec, Route, Rule, Vxlan};
-use switch_core::host::{NetNs, Netlink, sysctl};
-use wire::addr::Mac;
-use wire::cidr::Cidr;
+use podswitch_core::host::netlink::{InterfaceAddress, LinkSpec, Route, Rule, Vxlan};
+use podswitch_core::host::{NetNs, Netlink, sysctl};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::cidr::Cidr;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

@@ -6,12 +6,12 @@ mod rig;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use podswitch_core::action::DropReason;
+use podswitch_core::config::{RemoteNode, Underlay, VtepMac};
+use podswitch_core::packet::{GsoType, Offload, Packet, Pool};
+use podswitch_wire::addr::Mac;
 use rig::overlay::*;
 use rig::*;
-use switch_core::action::DropReason;
-use switch_core::config::{RemoteNode, Underlay, VtepMac};
-use switch_core::packet::{GsoType, Offload, Packet, Pool};
-use wire::addr::Mac;
 
 const UNDERLAYS: [(Underlay, bool); 2] =
     [(Underlay::Ipv4First, false), (Underlay::Ipv6First, true)];
@@ -215,11 +215,11 @@ fn unfinished_checksums_are_carried_or_finished() {
             pair.0[1].send_packet(UPLINK, copy);
             let mut got = pair.0[1].ends[1].recv().expect("arrived");
             assert!(got.offload.csum_partial, "as it was sent");
-            switch_core::packet::finish_checksum(&mut got).unwrap();
+            podswitch_core::packet::finish_checksum(&mut got).unwrap();
             assert!(is_sound(got.bytes()));
 
             // The same, finished at the exit: the outer sum is right then.
-            switch_core::packet::finish_checksum(&mut sent).unwrap();
+            podswitch_core::packet::finish_checksum(&mut sent).unwrap();
             let seen = dissect(sent.bytes());
             assert!(seen.checksum_holds && is_sound(&seen.inner), "over IPv6: {outer_v6}");
         }

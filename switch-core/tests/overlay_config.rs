@@ -5,14 +5,14 @@ mod rig;
 
 use std::sync::Arc;
 
+use podswitch_core::config::{
+    Config, NextHop, PortRole, RemoteNode, Route, TunnelConfig, Underlay, VtepMac,
+};
+use podswitch_core::packet::Packet;
+use podswitch_wire::addr::Mac;
 use rig::overlay::*;
 use rig::random::Rng;
 use rig::*;
-use switch_core::config::{
-    Config, NextHop, PortRole, RemoteNode, Route, TunnelConfig, Underlay, VtepMac,
-};
-use switch_core::packet::Packet;
-use wire::addr::Mac;
 
 /// What `spoil` makes wrong, as "object: field".
 fn refused(spoil: impl FnOnce(&mut Config)) -> Vec<String> {

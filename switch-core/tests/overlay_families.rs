@@ -6,12 +6,12 @@ mod rig;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use podswitch_core::action::DropReason;
+use podswitch_core::config::{Config, RemoteNode, Underlay, VtepMac};
+use podswitch_core::snapshot::Reach;
+use podswitch_wire::addr::Mac;
 use rig::overlay::*;
 use rig::*;
-use switch_core::action::DropReason;
-use switch_core::config::{Config, RemoteNode, Underlay, VtepMac};
-use switch_core::snapshot::Reach;
-use wire::addr::Mac;
 
 /// Link-layer address of a node's second tunnel end.
 fn second(n: usize) -> Mac {

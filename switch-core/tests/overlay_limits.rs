@@ -2,15 +2,15 @@
 
 mod rig;
 
+use podswitch_core::action::DropReason::ConnectionLimit;
+use podswitch_core::config::Underlay;
+use podswitch_core::control::Options;
+use podswitch_core::engine::Limits;
+use podswitch_core::flow::connection::Account;
+use podswitch_core::id::PortId;
+use podswitch_core::snapshot::Reach;
 use rig::overlay::*;
 use rig::*;
-use switch_core::action::DropReason::ConnectionLimit;
-use switch_core::config::Underlay;
-use switch_core::control::Options;
-use switch_core::engine::Limits;
-use switch_core::flow::connection::Account;
-use switch_core::id::PortId;
-use switch_core::snapshot::Reach;
 
 /// One node's flood of new connections uses up its own share, and nobody else's.
 #[test]

@@ -5,14 +5,14 @@ mod rig;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use podswitch_core::action::DropReason::*;
+use podswitch_core::config::{Config, NextHop, Route, Underlay};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::{Icmp, parse};
 use rig::frames;
 use rig::overlay::*;
 use rig::*;
-use switch_core::action::DropReason::*;
-use switch_core::config::{Config, NextHop, Route, Underlay};
-use wire::addr::Mac;
-use wire::flow_key::HashKey;
-use wire::parse::{Icmp, parse};
 
 fn each(test: impl Fn(bool, bool, Pair)) {
     for v6 in [false, true] {
@@ -34,7 +34,7 @@ fn error(frame: &[u8]) -> (u8, u8, u32, IpAddr) {
 
 const HASH_KEY: HashKey = HashKey::new(1);
 
-/// A datagram of `len` octets from its IP header on, which routers may not cut.
+/// A datagram of `len` bytes from its IP header on, which routers may not cut.
 fn datagram(v6: bool, len: usize) -> Vec<u8> {
     let head = if v6 { 48 } else { 28 };
     let mut packet = udp(pod(0, 0, v6), pod(1, 1, v6), (1, 2), &vec![1; len - head]);
@@ -297,12 +297,12 @@ fn neighbour_solicitations_inside_the_tunnel_are_answered() {
     let mut switch = Switch::new(&node_config(0, Underlay::Ipv4First));
     let kernel = Mac([2, 0xaa, 0, 0, 0, 1]);
     let (asker, target) = (ranges(1)[1].address(), pod(0, 0, true));
-    let IpAddr::V6(octets) = target else { unreachable!() };
+    let IpAddr::V6(bytes) = target else { unreachable!() };
     let mut group = [0; 16];
     group[..2].copy_from_slice(&[0xff, 2]);
     group[11..13].copy_from_slice(&[1, 0xff]);
-    group[13..].copy_from_slice(&octets.octets()[13..]);
-    let body = [&octets.octets()[..], &[1, 1], &kernel.0].concat();
+    group[13..].copy_from_slice(&bytes.octets()[13..]);
+    let body = [&bytes.octets()[..], &[1, 1], &kernel.0].concat();
     let to = IpAddr::from(group);
     let message = frames::icmp(asker, to, [135, 0], [0; 4], &body);
     let packet = frames::ip(asker, to, 58, 255, None, &message);

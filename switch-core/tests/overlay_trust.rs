@@ -5,13 +5,13 @@ mod rig;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use podswitch_core::action::DropReason::{self, *};
+use podswitch_core::config::{PortRole, Routing, TunnelConfig, Underlay};
+use podswitch_core::packet::{GsoType, Offload, Packet};
+use podswitch_wire::addr::Mac;
 use rig::frames;
 use rig::overlay::*;
 use rig::*;
-use switch_core::action::DropReason::{self, *};
-use switch_core::config::{PortRole, Routing, TunnelConfig, Underlay};
-use switch_core::packet::{GsoType, Offload, Packet};
-use wire::addr::Mac;
 
 /// Nothing leaves and the frame is dropped for `reason`.
 fn refused(switch: &mut Switch, port: usize, frame: &[u8], reason: DropReason, what: &str) {
@@ -100,7 +100,7 @@ fn what_is_wrong_outside_is_dropped() {
         let frame = plain.frame();
         for len in 0..frame.len() {
             switch.send(UPLINK, &frame[..len]);
-            assert_eq!(switch.recv(0).len(), 0, "{len} octets");
+            assert_eq!(switch.recv(0).len(), 0, "{len} bytes");
         }
         switch.dropped();
         // Fragments of tunnel packets.
@@ -166,7 +166,7 @@ fn pods_are_where_their_node_is_not_where_ranges_say() {
         // Pod 0 of node 2 is on node 1 now, with its address; and there are no ranges at all.
         for endpoint in &mut config.endpoints {
             if endpoint.cookie.as_str() == "Pod/default/p20" {
-                *endpoint = Arc::new(switch_core::config::Endpoint {
+                *endpoint = Arc::new(podswitch_core::config::Endpoint {
                     node: "n1".into(),
                     ..(**endpoint).clone()
                 });
@@ -174,7 +174,7 @@ fn pods_are_where_their_node_is_not_where_ranges_say() {
         }
         let mut bare = config.clone();
         for node in &mut bare.nodes {
-            *node = Arc::new(switch_core::config::RemoteNode {
+            *node = Arc::new(podswitch_core::config::RemoteNode {
                 pod_cidrs: Vec::new(),
                 ..(**node).clone()
             });
@@ -366,7 +366,7 @@ fn unfinished_outer_work_of_a_neighbour_on_the_same_machine_is_taken() {
             frames::ethertype(one.source),
             &packet,
         );
-        let mut packet = Packet::with_capacity(switch_core::packet::Pool::LARGE);
+        let mut packet = Packet::with_capacity(podswitch_core::packet::Pool::LARGE);
         packet.fill(&frame);
         packet.offload = Offload {
             gso_type: GsoType::UdpL4,

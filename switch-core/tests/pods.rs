@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{ip, pod};
-use policy::rule::{Labels, Workload};
-use switch_core::config::{Attachment, Config, Endpoint, LocalNode, PortConfig, PortRole};
-use switch_core::control::{ControlPlane, Options};
-use switch_core::host::NetNs;
-use switch_core::host::pod::{TapOptions, attach_tap};
-use switch_core::id::Cookie;
+use podswitch_core::config::{Attachment, Config, Endpoint, LocalNode, PortConfig, PortRole};
+use podswitch_core::control::{ControlPlane, Options};
+use podswitch_core::host::NetNs;
+use podswitch_core::host::pod::{TapOptions, attach_tap};
+use podswitch_core::id::Cookie;
+use podswitch_policy::rule::{Labels, Workload};
 
 const PODS: [[&str; 2]; 2] = [["10.9.0.2", "fd09::2"], ["10.9.0.3", "fd09::3"]];
 
@@ -87,7 +87,7 @@ fn stream_tcp(rig: &Rig, megabytes: usize, server: IpAddr) -> Duration {
             }
         }
     });
-    let clock = switch_core::time::Clock::start();
+    let clock = podswitch_core::time::Clock::start();
     let address = SocketAddr::from((server, 5001));
     let mut stream = rig.pods[0]
         .enter(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)))
@@ -117,7 +117,7 @@ fn everything(workers: usize) {
     let counters: Vec<_> = rig.control.workers().map(|w| w.counters.clone()).collect();
     let dropped: u64 = counters.iter().map(|c| c.dropped_total()).sum();
     for c in &counters {
-        for &reason in switch_core::action::DropReason::ALL {
+        for &reason in podswitch_core::action::DropReason::ALL {
             if c.dropped(reason) > 0 {
                 println!("dropped {}: {}", reason.name(), c.dropped(reason));
             }

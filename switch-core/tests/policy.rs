@@ -4,10 +4,12 @@ mod rig;
 
 use std::sync::Arc;
 
-use policy::rule::{Labels, NetworkPolicy, Peer, Peers, PortRule, Ports, Protocol, Rule, Selector};
+use podswitch_core::action::DropReason;
+use podswitch_core::config::Config;
+use podswitch_policy::rule::{
+    Labels, NetworkPolicy, Peer, Peers, PortRule, Ports, Protocol, Rule, Selector,
+};
 use rig::*;
-use switch_core::action::DropReason;
-use switch_core::config::Config;
 
 fn policy(name: &str, ingress: Option<Vec<Rule>>, egress: Option<Vec<Rule>>) -> Arc<NetworkPolicy> {
     Arc::new(NetworkPolicy {
@@ -69,7 +71,7 @@ fn only_what_a_rule_allows_comes_in_and_replies_go_out() {
         .into_iter()
         .map(|c| (c.direction, c.rule, c.decided))
         .collect();
-    use policy::rule::Direction::Ingress;
+    use podswitch_policy::rule::Direction::Ingress;
     assert_eq!(counts, [(Ingress, None, 5), (Ingress, Some(0), 2)], "by rule, both directions");
     // The node always reaches its pods (N16).
     let mut from_node = udp4(0, pod_v4(1), (1, 54), b"x");

@@ -8,16 +8,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use policy::rule::{Labels, NetworkPolicy, Peer, Peers, PortRule, Ports, Protocol, Rule, Selector};
+use podswitch_core::action::DropReason;
+use podswitch_core::config::Config;
+use podswitch_core::flow::connection::{Direction, Pinned};
+use podswitch_core::id::PortId;
+use podswitch_core::resolve::{Decision, Query, resolve};
+use podswitch_core::snapshot::Snapshot;
+use podswitch_policy::rule::{
+    Labels, NetworkPolicy, Peer, Peers, PortRule, Ports, Protocol, Rule, Selector,
+};
+use podswitch_wire::flow_key::{FlowKey, HashKey, proto};
 use proptest::prelude::*;
 use rig::*;
-use switch_core::action::DropReason;
-use switch_core::config::Config;
-use switch_core::flow::connection::{Direction, Pinned};
-use switch_core::id::PortId;
-use switch_core::resolve::{Decision, Query, resolve};
-use switch_core::snapshot::Snapshot;
-use wire::flow_key::{FlowKey, HashKey, proto};
 
 fn of_label(key: &str, value: &str) -> Selector {
     Selector::of_labels(Labels::new([(key.into(), value.into())]))
@@ -143,7 +145,7 @@ fn no_packet_sees_a_mixture_of_two_states() {
     let mut switch = Switch::new(&states[0]);
     let mut control = std::mem::replace(
         &mut switch.control,
-        switch_core::control::ControlPlane::new(Default::default()),
+        podswitch_core::control::ControlPlane::new(Default::default()),
     );
     let (rounds, flips, done) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let (mut first, mut second, mut outside) = (0u64, 0u64, 0u64);
@@ -188,7 +190,7 @@ fn no_packet_sees_a_mixture_of_two_states() {
     assert!(first > FLIPS / 20 && second > FLIPS / 20, "both were in force: {first}, {second}");
     // All four were judged, whatever the verdict.
     let total = (first + second) * 4;
-    let sum = |of: fn(&switch_core::stats::WorkerCounters) -> u64| {
+    let sum = |of: fn(&podswitch_core::stats::WorkerCounters) -> u64| {
         control.workers().map(|w| of(&w.counters)).sum::<u64>()
     };
     assert_eq!(sum(|c| c.received.get()), total);
@@ -351,7 +353,7 @@ proptest! {
                         continue;
                     }
                     let frame = frame_of(from, to, ports, kind, v6);
-                    let parsed = wire::parse::parse(&frame, &HashKey::new(1)).expect("well formed");
+                    let parsed = podswitch_wire::parse::parse(&frame, &HashKey::new(1)).expect("well formed");
                     let ingress = PortId(from as u16);
                     let snapshot = switch.control.snapshot();
                     let fresh = uncached.fate(&snapshot, &parsed.key, ingress);

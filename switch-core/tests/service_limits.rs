@@ -11,15 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use policy::service::model::ServiceType;
+use podswitch_core::action::DropReason::{self, *};
+use podswitch_core::config::{Config, Masquerade};
+use podswitch_core::control::{Change, Options};
+use podswitch_core::engine::Limits;
+use podswitch_policy::service::model::ServiceType;
+use podswitch_wire::flow_key::{HashKey, proto};
+use podswitch_wire::parse::parse;
 use rig::services::*;
 use rig::{HOST, Switch, addresses, framed};
-use switch_core::action::DropReason::{self, *};
-use switch_core::config::{Config, Masquerade};
-use switch_core::control::{Change, Options};
-use switch_core::engine::Limits;
-use wire::flow_key::{HashKey, proto};
-use wire::parse::parse;
 
 fn limited(config: &Config, limits: Limits) -> Switch {
     Switch::with(config, 1, Options { limits, ..Options::default() })
@@ -323,7 +323,7 @@ fn two_first_packets_at_two_workers_make_one_connection() {
 }
 
 fn collect(
-    ports: &[switch_core::port::memory::MemoryEnd],
+    ports: &[podswitch_core::port::memory::MemoryEnd],
     arrived: &mut HashMap<(bool, u16), Vec<usize>>,
 ) {
     for backend in [1, 2] {

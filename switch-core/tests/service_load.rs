@@ -11,17 +11,17 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy::service::model::{Conditions, Endpoint, EndpointSlice, SlicePort};
-use policy::service::table::{Lookup, Origin};
+use podswitch_core::config::{Attachment, Config, PortConfig, PortRole};
+use podswitch_core::control::{Change, ControlPlane, Options};
+use podswitch_core::engine::Limits;
+use podswitch_core::id::{Cookie, PortId};
+use podswitch_policy::service::model::{Conditions, Endpoint, EndpointSlice, SlicePort};
+use podswitch_policy::service::table::{Lookup, Origin};
+use podswitch_wire::flow_key::{FlowKey, HashKey, proto};
+use podswitch_wire::parse::parse;
 use rig::random::Rng;
 use rig::services::*;
 use rig::{HOST, Switch, addresses, framed, pod_mac};
-use switch_core::config::{Attachment, Config, PortConfig, PortRole};
-use switch_core::control::{Change, ControlPlane, Options};
-use switch_core::engine::Limits;
-use switch_core::id::{Cookie, PortId};
-use wire::flow_key::{FlowKey, HashKey, proto};
-use wire::parse::parse;
 
 /// The rig's pods call, these serve: each has a port behind the rig's own.
 const BACKENDS: std::ops::Range<usize> = HOST + 1..HOST + 17;
@@ -302,10 +302,10 @@ fn losing_one_of_a_thousand_endpoints_moves_few() {
     let choices = |f: usize, config: &Config| -> Vec<IpAddr> {
         let mut control = ControlPlane::new(Options::default());
         for n in 0..=BACKENDS.end {
-            let (device, _) = switch_core::port::memory::pair(
+            let (device, _) = podswitch_core::port::memory::pair(
                 format!("port{n}"),
                 1,
-                switch_core::port::Offloads::ALL,
+                podswitch_core::port::Offloads::ALL,
             );
             control.attach(Box::new(device)).unwrap();
         }
@@ -448,7 +448,7 @@ fn as_many_connections_as_there_is_room_for() {
     switch.assert_adds_up();
     let grown = resident_kib().saturating_sub(before) * 1024;
     println!(
-        "{count} connections: {} octets of memory each, two workers' entries included",
+        "{count} connections: {} bytes of memory each, two workers' entries included",
         grown / u64::from(count)
     );
 }

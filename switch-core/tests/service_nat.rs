@@ -6,16 +6,16 @@ mod rig;
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use policy::service::model::ServiceType;
+use podswitch_core::action::DropReason;
+use podswitch_core::config::Masquerade;
+use podswitch_core::flow::connection::SourceNat;
+use podswitch_policy::service::model::ServiceType;
+use podswitch_wire::checksum::verify_l4;
+use podswitch_wire::flow_key::{HashKey, proto};
+use podswitch_wire::parse::{parse, parse_quoted};
 use rig::frames::{fragments, icmp, icmp_protocol, ip, udp};
 use rig::services::*;
 use rig::{HOST, HOST_MAC, Switch, addresses, framed};
-use switch_core::action::DropReason;
-use switch_core::config::Masquerade;
-use switch_core::flow::connection::SourceNat;
-use wire::checksum::verify_l4;
-use wire::flow_key::{HashKey, proto};
-use wire::parse::{parse, parse_quoted};
 
 #[test]
 fn fragments_of_translated_datagrams_go_one_way() {

@@ -6,18 +6,18 @@ mod rig;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use policy::rule::{Labels, Protocol};
-use policy::service::model::{
+use podswitch_core::config::{ClusterKey, Config, Masquerade};
+use podswitch_core::control::{ControlPlane, Options};
+use podswitch_core::id::Cookie;
+use podswitch_policy::rule::{Labels, Protocol};
+use podswitch_policy::service::model::{
     Endpoint, EndpointSlice, Hints, HostPort, Service, ServicePort, ServiceType, SlicePort,
     TrafficPolicy,
 };
-use policy::service::table::{Lookup, Origin, ServiceTable};
+use podswitch_policy::service::table::{Lookup, Origin, ServiceTable};
+use podswitch_wire::flow_key::{Family, FlowKey, HashKey};
 use proptest::prelude::*;
 use rig::*;
-use switch_core::config::{ClusterKey, Config, Masquerade};
-use switch_core::control::{ControlPlane, Options};
-use switch_core::id::Cookie;
-use wire::flow_key::{Family, FlowKey, HashKey};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

@@ -8,16 +8,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use policy::rule::Protocol;
-use policy::service::model::{Conditions, HostPort, Ingress, IpMode, ServiceType, TrafficPolicy};
+use podswitch_core::action::DropReason;
+use podswitch_core::config::{RemoteNode, VtepMac};
+use podswitch_core::id::Cookie;
+use podswitch_policy::rule::Protocol;
+use podswitch_policy::service::model::{
+    Conditions, HostPort, Ingress, IpMode, ServiceType, TrafficPolicy,
+};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::tcp_flags;
 use rig::services::*;
 use rig::{HOST, Switch, addresses, framed};
-use switch_core::action::DropReason;
-use switch_core::config::{RemoteNode, VtepMac};
-use switch_core::id::Cookie;
-use wire::addr::Mac;
-use wire::flow_key::proto;
-use wire::parse::tcp_flags;
 
 #[test]
 fn cluster_ip_both_ways_for_every_protocol_and_family() {

@@ -6,17 +6,17 @@ mod rig;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy::rule::{NetworkPolicy, Peer, Peers, Ports, Protocol, Rule, Selector};
-use policy::service::model::{
+use podswitch_core::action::DropReason;
+use podswitch_core::config::{Config, Underlay};
+use podswitch_policy::rule::{NetworkPolicy, Peer, Peers, Ports, Protocol, Rule, Selector};
+use podswitch_policy::service::model::{
     Endpoint, EndpointSlice, Service, ServicePort, ServiceType, SlicePort, TrafficPolicy, family_of,
 };
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::{Parsed, parse};
 use rig::overlay::*;
 use rig::{HOST, Switch, framed, frames};
-use switch_core::action::DropReason;
-use switch_core::config::{Config, Underlay};
-use wire::addr::Mac;
-use wire::flow_key::HashKey;
-use wire::parse::{Parsed, parse};
 
 const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 0xc, 1]);
 const NODE_PORT: u16 = 30_080;
@@ -58,7 +58,7 @@ fn add_service(config: &mut Config, backend: usize, local: bool) {
 
 /// Ingress of pods of node 1's numbers is isolated; `allowed` may come in.
 fn isolate(config: &mut Config, allowed: IpAddr) {
-    let cidr = switch_core::config::Cidr::host(allowed);
+    let cidr = podswitch_core::config::Cidr::host(allowed);
     let peers = Peers::AnyOf(vec![Peer::IpBlock { cidr, except: Vec::new() }]);
     config.policies = vec![Arc::new(NetworkPolicy {
         cookie: "NetworkPolicy/default/only".into(),

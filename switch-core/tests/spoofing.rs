@@ -6,13 +6,13 @@ mod rig;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use podswitch_core::action::DropReason;
+use podswitch_core::config::{BridgeDomain, PortConfig, PortRole, Vlans};
+use podswitch_core::id::PortId;
+use podswitch_wire::addr::Mac;
 use rig::frames::*;
 use rig::random::Rng;
 use rig::*;
-use switch_core::action::DropReason;
-use switch_core::config::{BridgeDomain, PortConfig, PortRole, Vlans};
-use switch_core::id::PortId;
-use wire::addr::Mac;
 
 /// Frames of each kind.
 const MANY: usize = 3000;

@@ -9,15 +9,15 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use common::{Peer, ip};
-use switch_core::host::netlink::{LinkSpec, Route, Rule};
-use switch_core::host::nft::Front;
-use switch_core::host::pod::{HostPort, HostPortConfig};
-use switch_core::host::reserve::ReservedPorts;
-use switch_core::host::steer::{Steering, SteeringConfig};
-use switch_core::host::{NetNs, Netlink, sysctl};
-use switch_core::port::Device;
-use wire::flow_key::{FlowKey, HashKey, proto};
-use wire::parse::parse;
+use podswitch_core::host::netlink::{LinkSpec, Route, Rule};
+use podswitch_core::host::nft::Front;
+use podswitch_core::host::pod::{HostPort, HostPortConfig};
+use podswitch_core::host::reserve::ReservedPorts;
+use podswitch_core::host::steer::{Steering, SteeringConfig};
+use podswitch_core::host::{NetNs, Netlink, sysctl};
+use podswitch_core::port::Device;
+use podswitch_wire::flow_key::{FlowKey, HashKey, proto};
+use podswitch_wire::parse::parse;
 
 /// The node, and a client off the cluster behind its NIC.
 const NODE: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
@@ -68,7 +68,7 @@ impl Rig {
             near.add_address(lo, ip(BALANCER[n]).into()).unwrap();
             far.wait_until_local(ip(CLIENT[n])).unwrap();
             near.wait_until_local(ip(NODE[n])).unwrap();
-            let balancer = wire::cidr::Cidr::host(ip(BALANCER[n]));
+            let balancer = podswitch_wire::cidr::Cidr::host(ip(BALANCER[n]));
             far.add_route(&Route::to(balancer).via(ip(NODE[n])).link(there)).unwrap();
         }
         let config = HostPortConfig {
@@ -152,15 +152,15 @@ fn fragments_follow() {
     let client = rig.client.clone();
     let socket = client.enter(|| UdpSocket::bind((ip(CLIENT[0]), 5000))).unwrap().unwrap();
     socket.send_to(&[7; 4000], (ip(NODE[0]), PORT)).unwrap();
-    let mut octets = 0;
+    let mut bytes = 0;
     rig.peer.echo = false;
     let all = rig.peer.run_until(|frame| {
         let to_node = frame[12..14] == [8, 0] && frame[30..34] == [192, 0, 2, 1];
-        octets +=
+        bytes +=
             if to_node { usize::from(u16::from_be_bytes([frame[16], frame[17]])) - 20 } else { 0 };
-        octets == 4008
+        bytes == 4008
     });
-    assert!(all, "{octets} octets of 4008");
+    assert!(all, "{bytes} bytes of 4008");
 }
 
 /// What no Service has stays with the node's own stack.

@@ -8,12 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use common::{Peer, ip, pod};
-use switch_core::host::pod::{HostPort, HostPortConfig, TapOptions, attach_tap};
-use switch_core::host::{NetNs, Netlink, sysctl};
-use switch_core::packet::{Batch, GsoType, Packet, Pool, PoolConfig};
-use switch_core::port::Device;
-use switch_core::port::tap::{TapConfig, TapDevice};
-use wire::addr::Mac;
+use podswitch_core::host::pod::{HostPort, HostPortConfig, TapOptions, attach_tap};
+use podswitch_core::host::{NetNs, Netlink, sysctl};
+use podswitch_core::packet::{Batch, GsoType, Packet, Pool, PoolConfig};
+use podswitch_core::port::Device;
+use podswitch_core::port::tap::{TapConfig, TapDevice};
+use podswitch_wire::addr::Mac;
 
 const V4: &str = "10.7.0.2";
 const V6: &str = "fd07::2";
@@ -244,7 +244,7 @@ fn single_queue_receives_at_worker_zero_only() {
 #[test]
 fn foreign_interface_is_not_taken() {
     require_privilege!();
-    use switch_core::host::netlink::LinkSpec;
+    use podswitch_core::host::netlink::LinkSpec;
     let ns = NetNs::anonymous().unwrap();
     Netlink::open(&ns).unwrap().add_bridge(&LinkSpec::new("eth0")).unwrap();
     let error = TapDevice::open(&ns, &TapConfig::new("eth0")).unwrap_err();

@@ -5,12 +5,12 @@ mod rig;
 
 use std::net::IpAddr;
 
+use podswitch_core::action::DropReason::{self, *};
+use podswitch_core::control::Options;
+use podswitch_core::engine::Limits;
+use podswitch_core::flow::tcp::TcpState::{self, Closed, Closing, Established, Reset, SynSent};
 use rig::frames;
 use rig::*;
-use switch_core::action::DropReason::{self, *};
-use switch_core::control::Options;
-use switch_core::engine::Limits;
-use switch_core::flow::tcp::TcpState::{self, Closed, Closing, Established, Reset, SynSent};
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -454,7 +454,7 @@ fn a_port_has_a_share_of_the_table() {
         assert_eq!(syn(&mut switch, 0, 1000 + n), Ok(()));
     }
     assert_eq!(syn(&mut switch, 0, 2000), Err(ConnectionLimit));
-    assert_eq!(switch.control.shared().tracker.originated(switch_core::id::PortId(0)), 5);
+    assert_eq!(switch.control.shared().tracker.originated(podswitch_core::id::PortId(0)), 5);
     // Those that it has go on, others have their own share, and it is not charged for what
     // others open to it.
     assert_eq!(syn(&mut switch, 0, 1000), Ok(()), "again");

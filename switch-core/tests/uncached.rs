@@ -1,16 +1,16 @@
 //! What the flow table remembers changes no verdict (threat T-C2): the same packets in the same
 //! order through a switch that uses its table, and through one that must judge every packet anew,
-//! come out alike to the octet, and are dropped for the same reasons.
+//! come out alike to the byte, and are dropped for the same reasons.
 
 mod rig;
 
 use std::time::Duration;
 
+use podswitch_core::action::DropReason;
+use podswitch_core::config::Config;
+use podswitch_core::packet::{Offload, Packet};
 use rig::traffic::{PORTS, Traffic, states};
 use rig::*;
-use switch_core::action::DropReason;
-use switch_core::config::Config;
-use switch_core::packet::{Offload, Packet};
 
 /// What left, and what was dropped.
 type Seen = (Vec<Frame>, Vec<(u16, DropReason)>);
@@ -34,7 +34,7 @@ fn send(switch: &mut Switch, (port, frame, offload): &Frame) -> Seen {
 /// Packets that may come again.
 const RECENT: usize = 32;
 
-/// Something new, or what passed lately: as it was, by another port, or with a few octets changed.
+/// Something new, or what passed lately: as it was, by another port, or with a few bytes changed.
 fn next(traffic: &mut Traffic, passed: &[Frame]) -> Frame {
     if passed.is_empty() || traffic.rng.chance(40) {
         let (port, packet) = traffic.next();

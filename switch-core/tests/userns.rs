@@ -10,11 +10,11 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use common::{Peer, ip, pod};
-use switch_core::host::pod::{TapOptions, attach_tap, attach_veth, switch_namespace};
-use switch_core::host::userns::{Privilege, ensure_privilege, has_privilege};
-use switch_core::host::{NetNs, Netlink};
-use switch_core::port::af_packet::PacketConfig;
-use switch_core::port::{Device, tap};
+use podswitch_core::host::pod::{TapOptions, attach_tap, attach_veth, switch_namespace};
+use podswitch_core::host::userns::{Privilege, ensure_privilege, has_privilege};
+use podswitch_core::host::{NetNs, Netlink};
+use podswitch_core::port::af_packet::PacketConfig;
+use podswitch_core::port::{Device, tap};
 
 /// Set for the second start.
 const ROLE: &str = "PODSWITCH_TEST_ORDINARY_USER";

@@ -6,19 +6,19 @@ mod rig;
 use std::sync::Arc;
 use std::time::Duration;
 
+use podswitch_core::action::DropReason::*;
+use podswitch_core::config::Config;
+use podswitch_core::control::{ControlError, ControlPlane, Options};
+use podswitch_core::engine::Limits;
+use podswitch_core::flow::tcp::TcpState::{Closed, Established};
+use podswitch_core::id::PortId;
+use podswitch_core::packet::{Batch, Pool};
+use podswitch_core::port::memory::{self, MemoryDevice};
+use podswitch_core::port::{Device, Offloads, Port, PortInfo};
+use podswitch_core::worker::Worker;
 use rig::frames;
 use rig::random::Rng;
 use rig::*;
-use switch_core::action::DropReason::*;
-use switch_core::config::Config;
-use switch_core::control::{ControlError, ControlPlane, Options};
-use switch_core::engine::Limits;
-use switch_core::flow::tcp::TcpState::{Closed, Established};
-use switch_core::id::PortId;
-use switch_core::packet::{Batch, Pool};
-use switch_core::port::memory::{self, MemoryDevice};
-use switch_core::port::{Device, Offloads, Port, PortInfo};
-use switch_core::worker::Worker;
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -201,7 +201,7 @@ fn a_single_queue_always_has_a_receiver() {
         ends.push(end);
     }
     control.apply(&config()).unwrap();
-    let now = switch_core::time::Instant::from_secs(1);
+    let now = podswitch_core::time::Instant::from_secs(1);
     let check = |workers: &mut Vec<Worker>, spread: usize| {
         let mut busy = vec![0; workers.len()];
         for (from, to) in [(0, 1), (1, 2), (2, 0)] {
@@ -354,8 +354,12 @@ fn attach_is_fail_closed() {
     before.ports.remove(2);
     let mut switch = Switch::with_workers(&before, 2);
     let out = udp4(2, pod_v4(1), (1, 2), b"x");
-    let arp = frames::arp(1, (pod_mac(2), pod_v4(2)), (wire::addr::Mac::ZERO, [169, 254, 1, 1]));
-    let arp = frames::ethernet(wire::addr::Mac::BROADCAST, pod_mac(2), 0x0806, &arp);
+    let arp = frames::arp(
+        1,
+        (pod_mac(2), pod_v4(2)),
+        (podswitch_wire::addr::Mac::ZERO, [169, 254, 1, 1]),
+    );
+    let arp = frames::ethernet(podswitch_wire::addr::Mac::BROADCAST, pod_mac(2), 0x0806, &arp);
     for worker in [0, 1] {
         switch.send_by(worker, 2, &out);
         switch.send_by(worker, 2, &arp);

@@ -72,7 +72,7 @@ impl World {
     fn explain(&self, arguments: &[&str]) -> (i32, String, String) {
         let state = self.folder.text("state");
         let output = run(&[&["explain", "--manifests", &state], arguments].concat());
-        let text = |octets| String::from_utf8(octets).expect("text");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
         (output.status.code().expect("it ends"), text(output.stdout), text(output.stderr))
     }
 

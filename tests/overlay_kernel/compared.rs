@@ -3,11 +3,11 @@
 
 use std::net::{IpAddr, UdpSocket};
 
+use podswitch_core::host::NetNs;
+use podswitch_core::port::Device;
+use podswitch_core::port::Port;
+use podswitch_core::port::af_packet::{PacketConfig, PacketDevice};
 use rustix::net::sockopt;
-use switch_core::host::NetNs;
-use switch_core::port::Device;
-use switch_core::port::Port;
-use switch_core::port::af_packet::{PacketConfig, PacketDevice};
 
 use super::cluster::{is_root, node_address, udp};
 use super::passing::{Seen, capture, dissect};
@@ -54,7 +54,7 @@ fn compare(families: &[bool], more: &[&str]) {
             for class in [0, 0xb8, 0xb9, 0x02] {
                 let a = tunnelled(&mut *ours, &pod.ns, there, class, len);
                 let b = tunnelled(&mut *theirs, &other.pod, here, class, len);
-                let context = format!("{class:#x}, {len} octets\nours {a:?}\nthe kernel's {b:?}");
+                let context = format!("{class:#x}, {len} bytes\nours {a:?}\nthe kernel's {b:?}");
                 assert_eq!([a.source, a.destination], ends, "{context}");
                 assert_eq!([b.destination, b.source], ends, "{context}");
                 let alike = |seen: &Seen| {

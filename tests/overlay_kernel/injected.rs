@@ -4,11 +4,11 @@ use std::net::{IpAddr, UdpSocket};
 
 use etherparse::PacketBuilder;
 use etherparse::icmpv4::DestUnreachableHeader;
-use switch_core::host::{NetNs, Netlink};
-use switch_core::packet::{Batch, Packet, Pool, PoolConfig};
-use switch_core::port::af_packet::{PacketConfig, PacketDevice};
-use switch_core::port::{Device, Port};
-use wire::addr::Mac;
+use podswitch_core::host::{NetNs, Netlink};
+use podswitch_core::packet::{Batch, Packet, Pool, PoolConfig};
+use podswitch_core::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_core::port::{Device, Port};
+use podswitch_wire::addr::Mac;
 
 use super::cluster::{Cut, ip, is_root, node_address, ping, udp};
 use super::{OURS, PORT, Pair, THEIRS};

@@ -22,11 +22,11 @@ use cluster::{
 use cluster::{tcp, udp, udp_once};
 use kernel::{KernelNode, Tunnel, checksum_errors, first, flannel};
 use passing::{capture, dissect};
+use podswitch_core::host::{NetNs, Netlink};
+use podswitch_core::port::Device;
+use podswitch_core::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_wire::addr::Mac;
 use support::Folder;
-use switch_core::host::{NetNs, Netlink};
-use switch_core::port::Device;
-use switch_core::port::af_packet::{PacketConfig, PacketDevice};
-use wire::addr::Mac;
 
 const PORT: u16 = 8080;
 /// Tunnel ends of the switch's node and of the kernel's, for IPv4 and IPv6 underlays.
@@ -91,13 +91,13 @@ impl World {
     }
 
     /// Traffic both ways, both families inside.
-    fn talk(&self, octets: usize) {
+    fn talk(&self, bytes: usize) {
         for pod in &self.ours.pods {
             for (f, address) in self.theirs.pod_addresses.into_iter().enumerate() {
                 udp(&pod.ns, address, PORT, 1000);
                 udp(&self.theirs.pod, pod.addresses[f], PORT, 4000);
-                tcp(&pod.ns, address, PORT, octets);
-                tcp(&self.theirs.pod, pod.addresses[f], PORT, octets);
+                tcp(&pod.ns, address, PORT, bytes);
+                tcp(&self.theirs.pod, pod.addresses[f], PORT, bytes);
             }
         }
         self.no_checksum_errors();

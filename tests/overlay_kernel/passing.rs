@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use switch_core::packet::{Batch, Pool, PoolConfig, finish_checksum};
-use switch_core::port::Port;
+use podswitch_core::packet::{Batch, Pool, PoolConfig, finish_checksum};
+use podswitch_core::port::Port;
 
 use super::cluster::{Limit, PATIENCE};
 
@@ -43,7 +43,7 @@ pub(super) struct Seen {
     /// Type of service or traffic class.
     pub(super) class: u8,
     pub(super) flow_label: u32,
-    /// Octets of the IP packet.
+    /// Bytes of the IP packet.
     pub(super) total_len: usize,
     /// What the UDP header says.
     pub(super) udp_len: usize,

@@ -3,10 +3,10 @@
 
 use std::net::IpAddr;
 
-use wire::addr::Mac;
-use wire::flow_key::proto;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::proto;
 
-use crate::octets;
+use crate::bytes;
 use crate::replayed::{ACK, Input, SYN, SYN_ACK, frame};
 use crate::support::mac;
 
@@ -53,19 +53,19 @@ impl Pod {
     ) -> Vec<u8> {
         let (from, to) = (self.address(v6), to.address(v6));
         let payload: &[u8] = if head.2 == ACK { b"data" } else { b"" };
-        let message = octets::tcp(from, to, ports, head, payload);
+        let message = bytes::tcp(from, to, ports, head, payload);
         frame(self.mac(), from, to, proto::TCP, &message)
     }
 
     pub(crate) fn udp(self, to: Self, v6: bool, ports: (u16, u16)) -> Vec<u8> {
         let (from, to) = (self.address(v6), to.address(v6));
-        frame(self.mac(), from, to, proto::UDP, &octets::udp(from, to, ports, b"datagram"))
+        frame(self.mac(), from, to, proto::UDP, &bytes::udp(from, to, ports, b"datagram"))
     }
 
     fn icmp(self, to: Self, v6: bool, head: [u8; 2], rest: [u8; 4], body: &[u8]) -> Vec<u8> {
         let (from, to) = (self.address(v6), to.address(v6));
-        let message = octets::icmp(from, to, head, rest, body);
-        frame(self.mac(), from, to, octets::icmp_protocol(from), &message)
+        let message = bytes::icmp(from, to, head, rest, body);
+        frame(self.mac(), from, to, bytes::icmp_protocol(from), &message)
     }
 }
 
@@ -180,7 +180,7 @@ fn errors_about_allowed_flows_pass() {
         // What the error quotes: the packet that X sent, as Y received it.
         let quoted = |ports| {
             let (from, to) = (X.address(v6), Y.address(v6));
-            octets::ip(from, to, proto::UDP, 63, None, &octets::udp(from, to, ports, b"datagram"))
+            bytes::ip(from, to, proto::UDP, 63, None, &bytes::udp(from, to, ports, b"datagram"))
         };
         let mut script = Script::default();
         script
@@ -193,13 +193,13 @@ fn errors_about_allowed_flows_pass() {
     }
 }
 
-/// Fragments of a UDP datagram of 2,000 octets from X to Y.
+/// Fragments of a UDP datagram of 2,000 bytes from X to Y.
 fn fragments(v6: bool, port: u16, id: u32) -> Vec<Vec<u8>> {
     let (from, to) = (X.address(v6), Y.address(v6));
-    let message = octets::udp(from, to, (5000, port), &[7; 2000]);
-    let pieces = octets::fragments((from, to), proto::UDP, id, &message, &[800, 800]);
+    let message = bytes::udp(from, to, (5000, port), &[7; 2000]);
+    let pieces = bytes::fragments((from, to), proto::UDP, id, &message, &[800, 800]);
     let frame = |packet: Vec<u8>| {
-        octets::ethernet(crate::replayed::GATEWAY, X.mac(), octets::ethertype(from), &packet)
+        bytes::ethernet(crate::replayed::GATEWAY, X.mac(), bytes::ethertype(from), &packet)
     };
     pieces.into_iter().map(frame).collect()
 }

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
 
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::proto;
 use serde_json::Value;
-use wire::addr::Mac;
-use wire::flow_key::proto;
 
-use crate::octets;
+use crate::bytes;
 use crate::support::{Folder, frames, mac, replay};
 
 pub(crate) const GATEWAY: Mac = Mac([0xee; 6]);
@@ -106,8 +106,8 @@ pub(crate) fn frame(
     protocol: u8,
     message: &[u8],
 ) -> Vec<u8> {
-    let packet = octets::ip(from, to, protocol, 64, None, message);
-    octets::ethernet(GATEWAY, sender, octets::ethertype(from), &packet)
+    let packet = bytes::ip(from, to, protocol, 64, None, message);
+    bytes::ethernet(GATEWAY, sender, bytes::ethertype(from), &packet)
 }
 
 /// The first packet of what asks for `what`: `80/TCP`, `ICMP`.
@@ -117,16 +117,16 @@ pub(crate) fn first_packet(sender: Mac, from: IpAddr, to: IpAddr, what: &str) ->
     let ports = (SPORT, port.parse().expect("a port"));
     match name {
         "TCP" => {
-            let message = octets::tcp(from, to, ports, (1000, 0, SYN), b"");
+            let message = bytes::tcp(from, to, ports, (1000, 0, SYN), b"");
             frame(sender, from, to, proto::TCP, &message)
         }
-        "UDP" => frame(sender, from, to, proto::UDP, &octets::udp(from, to, ports, b"question")),
+        "UDP" => frame(sender, from, to, proto::UDP, &bytes::udp(from, to, ports, b"question")),
         "SCTP" => frame(sender, from, to, proto::SCTP, &sctp_init(ports)),
         "ICMP" => {
             let kind = if from.is_ipv4() { 8 } else { 128 };
             let [a, b] = SPORT.to_be_bytes();
-            let message = octets::icmp(from, to, [kind, 0], [a, b, 0, 1], b"echo");
-            frame(sender, from, to, octets::icmp_protocol(from), &message)
+            let message = bytes::icmp(from, to, [kind, 0], [a, b, 0, 1], b"echo");
+            frame(sender, from, to, bytes::icmp_protocol(from), &message)
         }
         other => panic!("{other}"),
     }
@@ -140,7 +140,7 @@ fn sctp_init(ports: (u16, u16)) -> Vec<u8> {
     // Verification tag 0, checksum to come.
     message.extend([0; 8]);
     message.extend([1, 0, 0, 20, 0, 0, 0, 7, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 9]);
-    let sum = wire::checksum::crc32c(&message);
+    let sum = podswitch_wire::checksum::crc32c(&message);
     message[8..12].copy_from_slice(&sum.to_le_bytes());
     message
 }

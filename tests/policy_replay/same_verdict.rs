@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use podswitch_wire::addr::Mac;
 use serde_json::Value;
-use wire::addr::Mac;
 
 use crate::cases::{self, ASKED, Case, OUTSIDE};
 use crate::replayed::{Input, first_packet, is_by_policy, pod_mac};

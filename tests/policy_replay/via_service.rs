@@ -7,14 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use kubernetes::{Manifests, Options};
-use policy::reference::{Cluster, judge};
-use policy::rule::{Node, Pod};
-use policy::verdict::Traffic;
+use podswitch_kubernetes::{Manifests, Options};
+use podswitch_policy::reference::{Cluster, judge};
+use podswitch_policy::rule::{Node, Pod};
+use podswitch_policy::verdict::Traffic;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::{HashKey, proto};
+use podswitch_wire::parse::parse;
 use serde_json::Value;
-use wire::addr::Mac;
-use wire::flow_key::{HashKey, proto};
-use wire::parse::parse;
 
 use crate::cases::{self, Case, NAMESPACES, OUTSIDE, PODS};
 use crate::replayed::{Input, first_packet, is_by_policy, pod_mac};
@@ -122,7 +122,7 @@ fn reference(state: &str) -> Cluster {
         labels: node.labels.clone(),
         addresses: node.addresses.clone(),
     });
-    let pod = |endpoint: &Arc<switch_core::config::Endpoint>| Pod {
+    let pod = |endpoint: &Arc<podswitch_core::config::Endpoint>| Pod {
         cookie: endpoint.cookie.as_str().into(),
         workload: endpoint.workload.clone(),
         node: endpoint.node.clone(),

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use wire::flow_key::proto;
+use podswitch_wire::flow_key::proto;
 
 use crate::play::{Play, first, icmp, round_trip, tcp, udp};
 use crate::world::{

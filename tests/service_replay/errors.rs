@@ -3,9 +3,9 @@
 
 use std::net::SocketAddr;
 
-use wire::flow_key::proto;
+use podswitch_wire::flow_key::proto;
 
-use crate::octets;
+use crate::bytes;
 use crate::play::{Play, Seen, Sent, first, icmp, tcp, udp, udp_with};
 use crate::world::{
     End, FAMILIES, Host, NODE, NODE_PORTS, OUTSIDE, PORTS, X, Y, gateway_ip, node_ip,
@@ -17,7 +17,7 @@ const UNREACHABLE: [[u8; 2]; 2] = [[3, 3], [1, 4]];
 const EXCEEDED: [[u8; 2]; 2] = [[11, 0], [3, 0]];
 const TOO_BIG: [[u8; 2]; 2] = [[3, 4], [2, 0]];
 
-/// An MTU in an error's header: the low half of four octets (RFC 1191 §4), or all four (RFC 4443
+/// An MTU in an error's header: the low half of four bytes (RFC 1191 §4), or all four (RFC 4443
 /// §3.2).
 fn mtu(mtu: u16) -> [u8; 4] {
     u32::from(mtu).to_be_bytes()
@@ -147,7 +147,7 @@ fn should_support_path_mtu_discovery() {
             // Do not fragment; the header's checksum follows.
             sent.packet[6] = 0x40;
             sent.packet[10..12].fill(0);
-            let sum = octets::checksum(&[&sent.packet[..20]]);
+            let sum = bytes::checksum(&[&sent.packet[..20]]);
             sent.packet[10..12].copy_from_slice(&sum.to_be_bytes());
         }
         let told = play.send(X, &sent).told("mtu_exceeded");

@@ -4,7 +4,7 @@
 
 #[path = "../../switch-core/tests/rig/frames.rs"]
 #[allow(unreachable_pub, dead_code, clippy::precedence, reason = "shared with the engine's tests")]
-mod octets;
+mod bytes;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use wire::flow_key::proto;
+use podswitch_wire::flow_key::proto;
 
 use crate::play::{Play, SYN_ACK, first, round_trip, tcp, udp};
 use crate::world::{

@@ -2,17 +2,17 @@
 
 use std::net::SocketAddr;
 
-use wire::flow_key::proto;
-use wire::parse::Fragment;
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::Fragment;
 
-use crate::octets;
+use crate::bytes;
 use crate::play::{Outcome, Play, Seen, tcp_with, udp_with};
 use crate::world::{End, FAMILIES, NODE_PORTS, OUTSIDE, PORTS, X, Y, Z, node_ip, vip, web};
 
 /// A datagram's fragments.
 fn pieces(from: SocketAddr, to: SocketAddr, id: u32, payload: &[u8]) -> Vec<Vec<u8>> {
-    let message = octets::udp(from.ip(), to.ip(), (from.port(), to.port()), payload);
-    octets::fragments((from.ip(), to.ip()), proto::UDP, id, &message, &[800, 808])
+    let message = bytes::udp(from.ip(), to.ip(), (from.port(), to.port()), payload);
+    bytes::fragments((from.ip(), to.ip()), proto::UDP, id, &message, &[800, 808])
 }
 
 /// The UDP message that fragments carry together.
@@ -46,7 +46,7 @@ fn should_translate_all_fragments_of_a_datagram() {
             let backend = if left[0].port == "a_y" { Y } else { Z };
             assert!(left.iter().all(|piece| piece.port == backend.file()));
             assert!(left.iter().all(|piece| piece.to().ip() == backend.ip(v6)));
-            let expected = octets::udp(from.ip(), backend.ip(v6), (from.port(), 8080), &payload);
+            let expected = bytes::udp(from.ip(), backend.ip(v6), (from.port(), 8080), &payload);
             assert_eq!(whole(&left), expected, "checksum and ports are the new ones");
             // The answer in fragments, all of them with the Service's address.
             let server = backend.at(v6, 8080);
@@ -55,7 +55,7 @@ fn should_translate_all_fragments_of_a_datagram() {
                 play.send_packets(backend, order.iter().map(|&at| cut[at].clone()).collect());
             let left = all_left(&outcomes);
             assert!(left.iter().all(|piece| piece.from().ip() == to.ip() && piece.port == "a_x"));
-            let expected = octets::udp(to.ip(), from.ip(), (80, from.port()), &payload);
+            let expected = bytes::udp(to.ip(), from.ip(), (80, from.port()), &payload);
             assert_eq!(whole(&left), expected);
         }
     }
@@ -74,7 +74,7 @@ fn should_translate_fragments_of_hidden_clients() {
         let first = left.iter().find(|p| p.parsed.fragment == Fragment::First).expect("one");
         let hidden = first.from();
         assert_eq!(hidden.ip(), node_ip(v6));
-        let expected = octets::udp(node_ip(v6), Y.ip(v6), (hidden.port(), 8080), &payload);
+        let expected = bytes::udp(node_ip(v6), Y.ip(v6), (hidden.port(), 8080), &payload);
         assert_eq!(whole(&left), expected);
     }
 }

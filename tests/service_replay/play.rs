@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
+use podswitch_wire::checksum::verify_l4;
+use podswitch_wire::flow_key::{HashKey, proto};
+use podswitch_wire::parse::{Network, Parsed, Quoted, parse, parse_quoted};
 use serde_json::Value;
-use wire::checksum::verify_l4;
-use wire::flow_key::{HashKey, proto};
-use wire::parse::{Network, Parsed, Quoted, parse, parse_quoted};
 
-use crate::octets;
+use crate::bytes;
 use crate::support::{frames, replay};
 use crate::world::{Host, SERVICE_RANGES};
 
@@ -38,7 +38,7 @@ impl Seen {
         assert!(good, "layer-4 checksum of what left {port}: {parsed:?}");
         if parsed.network == Network::Ipv4 {
             let l3 = usize::from(parsed.l3);
-            assert_eq!(octets::checksum(&[&frame[l3..l3 + 20]]), 0, "header checksum at {port}");
+            assert_eq!(bytes::checksum(&[&frame[l3..l3 + 20]]), 0, "header checksum at {port}");
         }
         Self { port: port.to_owned(), frame, parsed }
     }
@@ -166,7 +166,7 @@ pub(crate) struct Sent {
 
 impl Sent {
     fn new(protocol: u8, from: SocketAddr, to: SocketAddr, ttl: u8, message: &[u8]) -> Self {
-        let packet = octets::ip(from.ip(), to.ip(), protocol, ttl, None, message);
+        let packet = bytes::ip(from.ip(), to.ip(), protocol, ttl, None, message);
         Self { protocol, from, to, packet }
     }
 }
@@ -178,7 +178,7 @@ pub(crate) fn udp(from: SocketAddr, to: SocketAddr) -> Sent {
 
 /// A UDP datagram with so much TTL left.
 pub(crate) fn udp_with(from: SocketAddr, to: SocketAddr, ttl: u8, payload: &[u8]) -> Sent {
-    let message = octets::udp(from.ip(), to.ip(), (from.port(), to.port()), payload);
+    let message = bytes::udp(from.ip(), to.ip(), (from.port(), to.port()), payload);
     Sent::new(proto::UDP, from, to, ttl, &message)
 }
 
@@ -194,7 +194,7 @@ pub(crate) fn tcp_with(
     fields: (u32, u32, u8),
     data: &[u8],
 ) -> Sent {
-    let message = octets::tcp(from.ip(), to.ip(), (from.port(), to.port()), fields, data);
+    let message = bytes::tcp(from.ip(), to.ip(), (from.port(), to.port()), fields, data);
     Sent::new(proto::TCP, from, to, 64, &message)
 }
 
@@ -203,7 +203,7 @@ pub(crate) fn sctp(from: SocketAddr, to: SocketAddr) -> Sent {
     sctp_with(from, to, 0, &[1, 0, 0, 20, 0, 0, 0, 7, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 9])
 }
 
-/// An SCTP packet of an association: four octets of data (RFC 9260 §3.3.1).
+/// An SCTP packet of an association: four bytes of data (RFC 9260 §3.3.1).
 pub(crate) fn sctp_data(from: SocketAddr, to: SocketAddr) -> Sent {
     let chunk = [0, 3, 0, 20, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, b'd', b'a', b't', b'a'];
     sctp_with(from, to, 7, &chunk)
@@ -217,7 +217,7 @@ fn sctp_with(from: SocketAddr, to: SocketAddr, tag: u32, chunk: &[u8]) -> Sent {
     // The checksum, to come.
     message.extend([0; 4]);
     message.extend(chunk);
-    let sum = wire::checksum::crc32c(&message);
+    let sum = podswitch_wire::checksum::crc32c(&message);
     message[8..12].copy_from_slice(&sum.to_le_bytes());
     Sent::new(proto::SCTP, from, to, 64, &message)
 }
@@ -234,9 +234,9 @@ pub(crate) fn first(protocol: u8, from: SocketAddr, to: SocketAddr) -> Sent {
 
 /// An ICMP message from one address to another.
 pub(crate) fn icmp(from: IpAddr, to: IpAddr, head: [u8; 2], rest: [u8; 4], body: &[u8]) -> Sent {
-    let message = octets::icmp(from, to, head, rest, body);
+    let message = bytes::icmp(from, to, head, rest, body);
     let ends = [from, to].map(|address| SocketAddr::new(address, 0));
-    Sent::new(octets::icmp_protocol(from), ends[0], ends[1], 64, &message)
+    Sent::new(bytes::icmp_protocol(from), ends[0], ends[1], 64, &message)
 }
 
 /// The whole story of one test.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use wire::flow_key::proto;
+use podswitch_wire::flow_key::proto;
 
 use crate::endpoints::spread;
 use crate::play::{Play, first, udp};

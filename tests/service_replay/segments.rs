@@ -8,7 +8,7 @@ use crate::world::{
     End, FAMILIES, Host, PORTS, X, Y, Z, cluster_without, service, slices, vip, web,
 };
 
-/// A connection of X to the Service, backend Y: opened, one octet acknowledged each way.
+/// A connection of X to the Service, backend Y: opened, one byte acknowledged each way.
 struct Talk {
     client: SocketAddr,
     vip: SocketAddr,

@@ -4,9 +4,9 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use wire::addr::Mac;
+use podswitch_wire::addr::Mac;
 
-use crate::octets;
+use crate::bytes;
 use crate::support::mac;
 
 pub(crate) const FAMILIES: [bool; 2] = [false, true];
@@ -17,7 +17,7 @@ pub(crate) const SERVICE_RANGES: [&str; 2] = ["10.96.0.0/16", "fd00:96::/112"];
 /// Somebody who sends frames to the switch of node n1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Host {
-    /// Pod `a/x` and so on, by the last octet of its addresses.
+    /// Pod `a/x` and so on, by the last byte of its addresses.
     Pod(&'static str, u8),
     /// The node itself.
     Node,
@@ -71,7 +71,7 @@ impl Host {
             Self::Outside => (Mac(mac([192, 0, 2, 1].into())), ROUTER),
         };
         let ethertype = if packet[0] >> 4 == 4 { 0x0800 } else { 0x86dd };
-        octets::ethernet(to, from, ethertype, packet)
+        bytes::ethernet(to, from, ethertype, packet)
     }
 }
 

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use podswitch_core::host::netlink::LinkSpec;
+use podswitch_core::host::{NetNs, Netlink, sysctl, userns};
+use podswitch_wire::addr::Mac;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use rustix::net::{AddressFamily, SocketType, ipproto, socket};
-use switch_core::host::netlink::LinkSpec;
-use switch_core::host::{NetNs, Netlink, sysctl, userns};
-use wire::addr::Mac;
 
 use super::support::Folder;
 pub(crate) use super::support::running::{Limit, PATIENCE, Running, is_possible};
@@ -232,13 +232,13 @@ fn pattern(at: usize) -> u8 {
     (at ^ at >> 8 ^ (at >> 16).wrapping_mul(31)) as u8
 }
 
-/// Sends octets to a server of [`serve`] and has the same back, over one connection.
+/// Sends bytes to a server of [`serve`] and has the same back, over one connection.
 #[track_caller]
-pub(crate) fn tcp(from: &NetNs, to: IpAddr, port: u16, octets: usize) {
-    try_tcp(from, to, port, octets).unwrap_or_else(|e| panic!("TCP to [{to}]:{port}: {e}"));
+pub(crate) fn tcp(from: &NetNs, to: IpAddr, port: u16, bytes: usize) {
+    try_tcp(from, to, port, bytes).unwrap_or_else(|e| panic!("TCP to [{to}]:{port}: {e}"));
 }
 
-pub(crate) fn try_tcp(from: &NetNs, to: IpAddr, port: u16, octets: usize) -> io::Result<()> {
+pub(crate) fn try_tcp(from: &NetNs, to: IpAddr, port: u16, bytes: usize) -> io::Result<()> {
     let address = SocketAddr::new(to, port);
     let mut stream = from
         .enter(|| TcpStream::connect_timeout(&address, Duration::from_secs(10)))
@@ -247,19 +247,19 @@ pub(crate) fn try_tcp(from: &NetNs, to: IpAddr, port: u16, octets: usize) -> io:
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut writer = stream.try_clone()?;
     let writing = thread::spawn(move || {
-        let data: Vec<u8> = (0..octets).map(pattern).collect();
+        let data: Vec<u8> = (0..bytes).map(pattern).collect();
         writer.write_all(&data)
     });
-    let mut back = vec![0; octets];
+    let mut back = vec![0; bytes];
     stream.read_exact(&mut back)?;
     writing.join().expect("it ends")?;
-    match back.iter().enumerate().position(|(at, octet)| *octet != pattern(at)) {
+    match back.iter().enumerate().position(|(at, byte)| *byte != pattern(at)) {
         None => Ok(()),
-        Some(at) => Err(io::Error::other(format!("octet {at} came back as another"))),
+        Some(at) => Err(io::Error::other(format!("byte {at} came back as another"))),
     }
 }
 
-/// Sends datagrams of `len` octets to a server of [`serve`] until one comes back.
+/// Sends datagrams of `len` bytes to a server of [`serve`] until one comes back.
 #[track_caller]
 pub(crate) fn udp(from: &NetNs, to: IpAddr, port: u16, len: usize) {
     assert!(try_udp(from, to, port, len, PATIENCE), "no datagram comes back from [{to}]:{port}");
@@ -314,7 +314,7 @@ pub(crate) enum Cut {
     Allowed,
 }
 
-/// Pings with packets of `len` octets, IP header and all. Says whether an answer comes; an error if
+/// Pings with packets of `len` bytes, IP header and all. Says whether an answer comes; an error if
 /// the kernel knows that the packet is too long.
 pub(crate) fn ping(from: &NetNs, to: IpAddr, len: usize, cut: Cut) -> io::Result<bool> {
     let v6 = to.is_ipv6();

@@ -5,10 +5,10 @@
 use std::fs;
 use std::net::IpAddr;
 
-use switch_core::host::netlink::{LinkSpec, Route, Vxlan};
-use switch_core::host::{NetNs, Netlink, sysctl};
-use wire::addr::Mac;
-use wire::cidr::Cidr;
+use podswitch_core::host::netlink::{LinkSpec, Route, Vxlan};
+use podswitch_core::host::{NetNs, Netlink, sysctl};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::cidr::Cidr;
 
 use super::cluster::{Fabric, ip, namespace, node_address};
 

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use etherparse::{IpNumber, PacketBuilder};
-use switch_core::port::pcap::{CaptureWriter, Direction, Format, read_capture};
+use podswitch_core::port::pcap::{CaptureWriter, Direction, Format, read_capture};
 
 pub(crate) const GATEWAY: [u8; 6] = [0xee; 6];
 pub(crate) const X: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
@@ -167,7 +167,7 @@ pub(crate) fn udp(from: Ipv4Addr, to: Ipv4Addr, ttl: u8, payload: &[u8]) -> Vec<
     frame
 }
 
-/// The same over IPv6; `number` is the last octet of the sender's IPv4 address.
+/// The same over IPv6; `number` is the last byte of the sender's IPv4 address.
 pub(crate) fn udp6(from: Ipv6Addr, number: u8, to: Ipv6Addr, hops: u8, payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2([0x0a, 0x58, 10, 1, 0, number], GATEWAY);
     let builder = builder.ipv6(from.octets(), to.octets(), hops).udp(1000, 2000);
@@ -176,7 +176,7 @@ pub(crate) fn udp6(from: Ipv6Addr, number: u8, to: Ipv6Addr, hops: u8, payload: 
     frame
 }
 
-/// Fragments of one UDP datagram of `count` times 800 octets.
+/// Fragments of one UDP datagram of `count` times 800 bytes.
 pub(crate) fn fragments(
     from: Ipv4Addr,
     to: Ipv4Addr,

@@ -6,9 +6,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
+use podswitch_core::time::{Clock, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use switch_core::time::{Clock, Instant};
 
 use super::vswitch;
 

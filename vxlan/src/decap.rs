@@ -1,14 +1,14 @@
 //! Decapsulation: from an outer packet to the inner frame's place in it, or the reason why not.
 //!
-//! Called on the packet path, with the outer packet already parsed by `wire::parse` (raw uplink),
+//! Called on the packet path, with the outer packet already parsed by `podswitch_wire::parse` (raw uplink),
 //! or with the payload of a datagram (UDP socket; the kernel has checked the outer headers then).
 //! Whether the sender may be believed is [`vtep`](crate::vtep)'s question, asked next.
 
 use core::net::IpAddr;
 
-use wire::checksum::{ipv4_header_holds, pseudo_l4, sum};
-use wire::flow_key::{Family, proto};
-use wire::parse::{Fragment, Network, Parsed, ethertype};
+use podswitch_wire::checksum::{ipv4_header_holds, pseudo_l4, sum};
+use podswitch_wire::flow_key::{Family, proto};
+use podswitch_wire::parse::{Fragment, Network, Parsed, ethertype};
 
 use crate::ecn::Ecn;
 use crate::header::{self, Header, Vni};
@@ -40,7 +40,7 @@ pub enum ChecksumState {
     Good,
 }
 
-/// A tunnel packet, taken apart. Offsets count octets from the start of the outer frame.
+/// A tunnel packet, taken apart. Offsets count bytes from the start of the outer frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decap {
     /// Network that the inner frame belongs to.
@@ -87,9 +87,9 @@ pub enum DecapError {
     InnerVlan,
 }
 
-/// Octets of an Ethernet header.
+/// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
-/// Octets of a UDP header.
+/// Bytes of a UDP header.
 const UDP: usize = 8;
 
 /// Takes a tunnel packet apart; `outer` is the parse of `frame`.
@@ -143,14 +143,14 @@ pub struct Ordinary {
     pub addresses: [u8; 8],
     /// Network that the inner frame belongs to.
     pub vni: Vni,
-    /// End of the inner frame, in octets from the start of the outer one.
+    /// End of the inner frame, in bytes from the start of the outer one.
     pub end: u32,
     /// Congestion mark of the outer header.
     pub ecn: Ecn,
 }
 
 impl Ordinary {
-    /// Start of the inner frame, in octets from the start of the outer one.
+    /// Start of the inner frame, in bytes from the start of the outer one.
     pub const START: u32 = (ETHERNET + 20 + UDP + header::LEN) as u32;
 
     /// The same in full.
@@ -195,14 +195,14 @@ pub fn decap_ordinary(frame: &[u8], rules: &DecapRules) -> Option<Ordinary> {
     addresses.copy_from_slice(&ip[12..20]);
     Some(Ordinary {
         addresses,
-        vni: Vni::from_octets([head[INNER - 4], head[INNER - 3], head[INNER - 2]]),
+        vni: Vni::from_bytes([head[INNER - 4], head[INNER - 3], head[INNER - 2]]),
         end: (L4 + udp_len) as u32,
         ecn: Ecn::from_traffic_class(ip[1]),
     })
 }
 
 /// The VNI of a tunnel datagram's payload, as a UDP socket delivers it, after the same checks.
-/// The inner frame starts [`header::LEN`] octets in.
+/// The inner frame starts [`header::LEN`] bytes in.
 ///
 /// # Errors
 /// [`DecapError`], of the kinds that concern what is inside the datagram.

@@ -3,7 +3,7 @@
 //! Called on the packet path. On the way in the outer header gets the inner header's mark as it
 //! is (§4.1); on the way out the two are combined (§4.2) and the inner header gets the result.
 
-use wire::checksum;
+use podswitch_wire::checksum;
 
 /// The two ECN bits of an IP header (RFC 3168 §5).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -20,14 +20,14 @@ pub enum Ecn {
     Ce = 0b11,
 }
 
-/// The ECN bits of a traffic class octet.
+/// The ECN bits of a traffic class byte.
 pub const MASK: u8 = 0b11;
 
 impl Ecn {
-    /// The mark in an IPv4 type of service or IPv6 traffic class octet.
+    /// The mark in an IPv4 type of service or IPv6 traffic class byte.
     #[inline]
-    pub const fn from_traffic_class(octet: u8) -> Self {
-        match octet & MASK {
+    pub const fn from_traffic_class(byte: u8) -> Self {
+        match byte & MASK {
             0b00 => Self::NotEct,
             0b01 => Self::Ect1,
             0b10 => Self::Ect0,
@@ -89,7 +89,7 @@ pub fn apply(outer: Ecn, network: &mut [u8]) -> Result<(), Unmarkable> {
                 network[10..12].copy_from_slice(&sum.to_be_bytes());
             }
         }
-        // The traffic class stands across two octets: its low four bits open the second.
+        // The traffic class stands across two bytes: its low four bits open the second.
         Some(6) if network.len() >= 40 => {
             let old = network[1] >> 4;
             let mark = decapsulate(outer, Ecn::from_traffic_class(old))?;

@@ -1,4 +1,4 @@
-//! The VXLAN header (RFC 7348 §5): a view over eight octets.
+//! The VXLAN header (RFC 7348 §5): a view over eight bytes.
 //!
 //! Called on the packet path by [`template`](crate::template) and [`decap`](crate::decap). After
 //! [`Header::new_checked`] has accepted its bytes no accessor panics.
@@ -28,15 +28,15 @@ impl Vni {
 
     /// The identifier as it stands in the header.
     #[inline]
-    pub const fn to_octets(self) -> [u8; 3] {
+    pub const fn to_bytes(self) -> [u8; 3] {
         let [_, a, b, c] = self.0.to_be_bytes();
         [a, b, c]
     }
 
-    /// The identifier that three octets of a header hold.
+    /// The identifier that three bytes of a header hold.
     #[inline]
-    pub const fn from_octets(octets: [u8; 3]) -> Self {
-        Self(u32::from_be_bytes([0, octets[0], octets[1], octets[2]]))
+    pub const fn from_bytes(bytes: [u8; 3]) -> Self {
+        Self(u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]))
     }
 }
 
@@ -76,7 +76,7 @@ impl From<Vni> for u32 {
 #[error("the VXLAN header is cut off")]
 pub struct Truncated;
 
-/// Length of the header in octets.
+/// Length of the header in bytes.
 pub const LEN: usize = 8;
 
 /// The I flag: the VNI is valid. It must be set (RFC 7348 §5).
@@ -108,7 +108,7 @@ impl<T: AsRef<[u8]>> Header<T> {
     /// A view over bytes that hold at least a header; after it no accessor panics.
     ///
     /// # Errors
-    /// [`Truncated`] if there are fewer than eight octets. The I flag is not looked at: what to
+    /// [`Truncated`] if there are fewer than eight bytes. The I flag is not looked at: what to
     /// do without it is the caller's decision.
     #[inline]
     pub fn new_checked(buffer: T) -> Result<Self, Truncated> {
@@ -138,7 +138,7 @@ impl<T: AsRef<[u8]>> Header<T> {
     #[inline]
     pub fn vni(&self) -> Vni {
         let b = &self.buffer.as_ref()[field::VNI];
-        Vni::from_octets([b[0], b[1], b[2]])
+        Vni::from_bytes([b[0], b[1], b[2]])
     }
 
     /// Whether every reserved bit is zero, as it is to be on transmission.
@@ -161,13 +161,13 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Header<T> {
     /// Writes a whole header: the I flag, `vni`, and zero in every reserved bit.
     #[inline]
     pub fn fill(&mut self, vni: Vni) {
-        self.buffer.as_mut()[..LEN].copy_from_slice(&octets(vni));
+        self.buffer.as_mut()[..LEN].copy_from_slice(&bytes(vni));
     }
 
     /// Sets the VNI and leaves all else.
     #[inline]
     pub fn set_vni(&mut self, vni: Vni) {
-        self.buffer.as_mut()[field::VNI].copy_from_slice(&vni.to_octets());
+        self.buffer.as_mut()[field::VNI].copy_from_slice(&vni.to_bytes());
     }
 
     /// Sets all eight flag bits.
@@ -179,8 +179,8 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Header<T> {
 
 /// The header for `vni` as it is sent: I flag set, every reserved bit zero.
 #[inline]
-pub const fn octets(vni: Vni) -> [u8; LEN] {
-    let [a, b, c] = vni.to_octets();
+pub const fn bytes(vni: Vni) -> [u8; LEN] {
+    let [a, b, c] = vni.to_bytes();
     [FLAG_VNI, 0, 0, 0, a, b, c, 0]
 }
 
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(Vni::new(0xff_ffff), Some(Vni::MAX));
         assert_eq!(Vni::new(0x100_0000), None);
         assert_eq!(Vni::try_from(u32::MAX), Err(VniError(u32::MAX)));
-        assert_eq!(Vni::from_octets(Vni::MAX.to_octets()), Vni::MAX);
+        assert_eq!(Vni::from_bytes(Vni::MAX.to_bytes()), Vni::MAX);
         assert_eq!(Vni::new(7).map(u32::from), Some(7));
     }
 
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_off_at_every_octet() {
+    fn cut_off_at_every_byte() {
         for len in 0..LEN {
             assert_eq!(Header::new_checked(&CANONICAL[..len]), Err(Truncated));
         }

@@ -3,7 +3,7 @@
 //! The crate works on plain byte slices. It opens no sockets, reads no clocks, allocates nothing
 //! per packet, and knows neither policy nor ports.
 //!
-//! * [`header`]: the eight octets, and [`Vni`](header::Vni).
+//! * [`header`]: the eight bytes, and [`Vni`](header::Vni).
 //! * [`template`]: outer headers built once and copied in front of each frame.
 //! * [`mod@decap`]: from an outer packet to the inner frame.
 //! * [`ecn`]: congestion marks through the tunnel (RFC 6040).
@@ -13,14 +13,14 @@
 //! # A frame through a tunnel
 //!
 //! ```
-//! use vxlan::decap::{ChecksumState, DecapRules, decap};
-//! use vxlan::ecn;
-//! use vxlan::header::Vni;
-//! use vxlan::template::{InnerFacts, Outer, Template};
-//! use vxlan::vtep::{RemoteEnd, VtepTable};
-//! use wire::addr::Mac;
-//! use wire::flow_key::HashKey;
-//! use wire::parse::parse;
+//! use podswitch_vxlan::decap::{ChecksumState, DecapRules, decap};
+//! use podswitch_vxlan::ecn;
+//! use podswitch_vxlan::header::Vni;
+//! use podswitch_vxlan::template::{InnerFacts, Outer, Template};
+//! use podswitch_vxlan::vtep::{RemoteEnd, VtepTable};
+//! use podswitch_wire::addr::Mac;
+//! use podswitch_wire::flow_key::HashKey;
+//! use podswitch_wire::parse::parse;
 //!
 //! // When tables are compiled: the outer headers from node A to node B, and whom B believes.
 //! let (a, b) = ("192.0.2.1".parse()?, "192.0.2.2".parse()?);

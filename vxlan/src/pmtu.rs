@@ -5,7 +5,7 @@
 
 use core::net::IpAddr;
 
-use wire::flow_key::proto;
+use podswitch_wire::flow_key::proto;
 
 use crate::header::{self, Header, Vni};
 use crate::template::{Outer, SourcePort};
@@ -47,18 +47,18 @@ pub fn read_quote(quote: &[u8]) -> Option<Quoted> {
             if start < 20 || head[9] != proto::UDP || later {
                 return None;
             }
-            let octets = |at: usize| [head[at], head[at + 1], head[at + 2], head[at + 3]];
+            let bytes = |at: usize| [head[at], head[at + 1], head[at + 2], head[at + 3]];
             let len = u16::from_be_bytes([head[2], head[3]]);
-            (octets(12).into(), octets(16).into(), len.into(), start)
+            (bytes(12).into(), bytes(16).into(), len.into(), start)
         }
         6 => {
             let head = quote.get(..40)?;
             if head[6] != proto::UDP {
                 return None;
             }
-            let octets = |at: usize| <[u8; 16]>::try_from(&head[at..at + 16]).ok();
+            let bytes = |at: usize| <[u8; 16]>::try_from(&head[at..at + 16]).ok();
             let len = usize::from(u16::from_be_bytes([head[4], head[5]])) + 40;
-            (octets(8)?.into(), octets(24)?.into(), len, 40)
+            (bytes(8)?.into(), bytes(24)?.into(), len, 40)
         }
         _ => return None,
     };

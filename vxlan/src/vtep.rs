@@ -10,7 +10,7 @@ use core::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use wire::addr::Mac;
+use podswitch_wire::addr::Mac;
 
 use crate::decap::Decap;
 use crate::header::Vni;

@@ -4,14 +4,14 @@ mod support;
 
 use std::net::IpAddr;
 
+use podswitch_vxlan::decap::Decap;
+use podswitch_vxlan::ecn::Ecn;
+use podswitch_vxlan::header::Vni;
+use podswitch_vxlan::pmtu::{self, PmtuRefusal};
+use podswitch_vxlan::template::{Outer, TemplateError};
+use podswitch_vxlan::vtep::{EndIndex, Refusal, RemoteEnd, TableError, VtepTable};
+use podswitch_wire::addr::Mac;
 use support::udp_frame;
-use vxlan::decap::Decap;
-use vxlan::ecn::Ecn;
-use vxlan::header::Vni;
-use vxlan::pmtu::{self, PmtuRefusal};
-use vxlan::template::{Outer, TemplateError};
-use vxlan::vtep::{EndIndex, Refusal, RemoteEnd, TableError, VtepTable};
-use wire::addr::Mac;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -135,13 +135,13 @@ fn impossible_tunnels() {
     }
     assert_eq!(refused(Outer { port: 0, ..good }), TemplateError::Port);
     assert_eq!(refused(Outer { ttl: 0, ..good }), TemplateError::Ttl);
-    let dscp = vxlan::template::Dscp::Fixed(64);
+    let dscp = podswitch_vxlan::template::Dscp::Fixed(64);
     assert_eq!(refused(Outer { dscp, ..good }), TemplateError::Dscp(64));
 }
 
 /// What an ICMP error about a tunnel packet quotes: from the outer IP header on.
 fn quote(source: &str, destination: &str, ports: (u16, u16), network: u32) -> Vec<u8> {
-    let mut payload = vxlan::header::octets(vni(network)).to_vec();
+    let mut payload = podswitch_vxlan::header::bytes(vni(network)).to_vec();
     payload.extend([0; 1450]);
     udp_frame(ip(source), ip(destination), ports, &payload)[14..].to_vec()
 }
@@ -157,7 +157,7 @@ fn path_mtu_only_from_our_own_packets() {
     };
     let ours = quote("192.0.2.1", "192.0.2.2", (50_000, 4789), 1);
     assert_eq!(learn(&ours, 1400), Ok((two, 1400)));
-    // RFC 792's least quotation: the IP header and eight octets.
+    // RFC 792's least quotation: the IP header and eight bytes.
     assert_eq!(learn(&ours[..28], 1400), Ok((two, 1400)));
     assert_eq!(learn(&ours[..27], 1400), Err(PmtuRefusal::NotOurs));
     assert_eq!(learn(&ours, 68), Ok((two, 552)));

@@ -4,14 +4,14 @@ mod support;
 
 use std::net::IpAddr;
 
+use podswitch_vxlan::decap::{ChecksumState, DecapError, DecapRules, decap};
+use podswitch_vxlan::ecn::Ecn;
+use podswitch_vxlan::header::{Header, Vni};
+use podswitch_vxlan::template::{DontFragment, Dscp, InnerFacts, Outer, Template, UdpChecksum};
+use podswitch_vxlan::vtep::{RemoteEnd, VtepTable};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::HashKey;
 use support::{Captured, dissect, kernel_frames, udp_checksum_is_right};
-use vxlan::decap::{ChecksumState, DecapError, DecapRules, decap};
-use vxlan::ecn::Ecn;
-use vxlan::header::{Header, Vni};
-use vxlan::template::{DontFragment, Dscp, InnerFacts, Outer, Template, UdpChecksum};
-use vxlan::vtep::{RemoteEnd, VtepTable};
-use wire::addr::Mac;
-use wire::flow_key::HashKey;
 
 const MAC_A: Mac = Mac([2, 0, 0, 0, 0, 0xa]);
 const MAC_B: Mac = Mac([2, 0, 0, 0, 0, 0xb]);
@@ -64,7 +64,7 @@ fn dissected() {
         let got = decap(&captured.frame, &parsed, ChecksumState::Unknown, &rules(&outer))
             .unwrap_or_else(|e| panic!("{}: {e}", captured.inside));
         // The engine's own parse leads to the same.
-        let ours = wire::parse::parse(&captured.frame, &HashKey::new(7)).unwrap();
+        let ours = podswitch_wire::parse::parse(&captured.frame, &HashKey::new(7)).unwrap();
         let same = decap(&captured.frame, &ours, ChecksumState::Unknown, &rules(&outer));
         assert_eq!(same, Ok(got));
         assert_eq!(got.vni.get(), captured.vni);
@@ -98,7 +98,7 @@ fn dissected() {
     }
 }
 
-/// With the kernel's choice of source port, identification and mark we write the same octets.
+/// With the kernel's choice of source port, identification and mark we write the same bytes.
 #[test]
 fn written_equal() {
     let key = HashKey::new(7);
@@ -140,7 +140,7 @@ fn written_equal() {
     }
 }
 
-/// One wrong octet anywhere under the UDP checksum is noticed; a whole cut never panics.
+/// One wrong byte anywhere under the UDP checksum is noticed; a whole cut never panics.
 #[test]
 fn damaged() {
     for captured in kernel_frames() {

@@ -4,26 +4,28 @@ mod support;
 
 use std::net::IpAddr;
 
-use proptest::prelude::*;
-use support::{dissect, udp_checksum_is_right, udp_frame};
-use vxlan::decap::{self, ChecksumState, DecapError, DecapRules, decap, decap_ordinary, is_nested};
-use vxlan::ecn::{self, Ecn};
-use vxlan::header::{Header, LEN, Vni};
-use vxlan::pmtu;
-use vxlan::template::{
+use podswitch_vxlan::decap::{
+    self, ChecksumState, DecapError, DecapRules, decap, decap_ordinary, is_nested,
+};
+use podswitch_vxlan::ecn::{self, Ecn};
+use podswitch_vxlan::header::{Header, LEN, Vni};
+use podswitch_vxlan::pmtu;
+use podswitch_vxlan::template::{
     DontFragment, Dscp, EncapError, InnerFacts, Outer, OuterChecksum, PartialChecksum, SourcePort,
     Template, UdpChecksum,
 };
-use wire::addr::Mac;
-use wire::flow_key::HashKey;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::HashKey;
+use proptest::prelude::*;
+use support::{dissect, udp_checksum_is_right, udp_frame};
 
 fn unicast(ipv6: bool) -> BoxedStrategy<IpAddr> {
     if ipv6 {
         any::<[u8; 15]>()
             .prop_map(|rest| {
-                let mut octets = [0x20; 16];
-                octets[1..].copy_from_slice(&rest);
-                octets.into()
+                let mut bytes = [0x20; 16];
+                bytes[1..].copy_from_slice(&rest);
+                bytes.into()
             })
             .boxed()
     } else {
@@ -95,10 +97,10 @@ fn rules(outer: &Outer) -> DecapRules {
     DecapRules { port: outer.port, ipv6_zero_checksum: true, inner_vlan: outer.inner_vlan }
 }
 
-/// Gives an IPv4 header, at octet 14, the checksum that it should have.
+/// Gives an IPv4 header, at byte 14, the checksum that it should have.
 fn fix_ipv4(frame: &mut [u8]) {
     frame[24..26].fill(0);
-    let sum = wire::checksum::sum(&frame[14..34]).checksum();
+    let sum = podswitch_wire::checksum::sum(&frame[14..34]).checksum();
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
@@ -151,9 +153,9 @@ proptest! {
         let rules = rules(&outer);
         let usual = decap_ordinary(&frame, &rules);
         prop_assert_eq!(usual.is_some(), frame.len() >= 64 && !matches!(frame[62..64], [0x81, 0] | [0x88, 0xa8]));
-        for (at, octet) in changes {
+        for (at, byte) in changes {
             if let Some(place) = frame.get_mut(at) {
-                *place = octet;
+                *place = byte;
             }
         }
         if fixed {
@@ -161,7 +163,7 @@ proptest! {
         }
         frame.truncate(frame.len() - cut.min(frame.len()));
         if let Some(ordinary) = decap_ordinary(&frame, &rules) {
-            let parsed = wire::parse::parse(&frame, &HashKey::new(1));
+            let parsed = podswitch_wire::parse::parse(&frame, &HashKey::new(1));
             prop_assert!(parsed.is_ok(), "{:?}", parsed);
             let whole = decap(&frame, &parsed.unwrap(), ChecksumState::Unknown, &rules);
             prop_assert_eq!(whole, Ok(ordinary.decap()));
@@ -403,7 +405,7 @@ fn super_frames_leave_the_checksum_to_the_cutter() {
 
 #[test]
 fn fragments_of_a_datagram_share_a_source_port() {
-    use wire::parse::Fragment;
+    use podswitch_wire::parse::Fragment;
     let key = HashKey::new(3);
     let (a, b) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
     let whole = dissect(&udp_frame(a, b, (1, 2), &[0; 8]));
@@ -441,7 +443,7 @@ fn what_is_refused_on_arrival() {
         assert!(decap::payload_vni(&tagged, &DecapRules { inner_vlan: true, ..rules }).is_ok());
     }
     let mut fragment = dissect(&udp_frame(a, b, (50_000, 4789), &good));
-    fragment.fragment = wire::parse::Fragment::First;
+    fragment.fragment = podswitch_wire::parse::Fragment::First;
     let frame = udp_frame(a, b, (50_000, 4789), &good);
     let got = decap(&frame, &fragment, ChecksumState::Unknown, &rules);
     assert_eq!(got, Err(DecapError::Fragment));
@@ -471,7 +473,7 @@ fn zero_checksum_over_ipv6_only_if_configured() {
 
 #[test]
 fn sizes() {
-    use vxlan::template::{inner_mtu, overhead};
+    use podswitch_vxlan::template::{inner_mtu, overhead};
     assert_eq!((overhead(false), overhead(true)), (50, 70));
     assert_eq!((inner_mtu(1500, false), inner_mtu(1500, true)), (1450, 1430));
     assert_eq!(inner_mtu(40, false), 0);

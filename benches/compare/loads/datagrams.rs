@@ -1,4 +1,4 @@
-//! Datagrams of 18 octets (frames of 60) from a UDP socket to a UDP socket: millions a second
+//! Datagrams of 18 bytes (frames of 60) from a UDP socket to a UDP socket: millions a second
 //! that the reader gets.
 //!
 //! What limits it: the two stacks and the reader's system call for each datagram as much as the

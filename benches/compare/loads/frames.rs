@@ -1,4 +1,4 @@
-//! UDP packets in frames of 60 octets, as fast as a packet socket in the client's pod sends
+//! UDP packets in frames of 60 bytes, as fast as a packet socket in the client's pod sends
 //! them: millions a second that the server's stack takes up to a socket.
 //!
 //! What limits it is the path. The frames are made beforehand and sent 64 to a call, past the
@@ -11,9 +11,9 @@ use std::thread;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
-use switch_core::packet::{Batch, Pool, PoolConfig};
-use switch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
-use switch_core::port::{Device, Port};
+use podswitch_core::packet::{Batch, Pool, PoolConfig};
+use podswitch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
+use podswitch_core::port::{Device, Port};
 
 use super::{PATIENCE, Sample, Stop, StopOnDrop, count_for};
 use crate::Outcome;
@@ -22,7 +22,7 @@ use crate::paths::{Family, Path, Pod};
 
 /// Flows, by source port: enough for several queues to have some each.
 const FLOWS: u16 = 64;
-/// 14 octets Ethernet, 20 IPv4, 8 UDP.
+/// 14 bytes Ethernet, 20 IPv4, 8 UDP.
 const PAYLOAD: [u8; 18] = [0x5a; 18];
 
 pub(super) fn run(path: &Path, time: Duration) -> Outcome<Sample> {
@@ -89,7 +89,7 @@ fn arrives(server: &UdpSocket) -> Outcome<()> {
     let mut buffer = [0; 64];
     match server.recv(&mut buffer) {
         Ok(count) if buffer[..count] == PAYLOAD => Ok(()),
-        Ok(count) => Err(format!("{count} octets arrived, not those that were sent")),
+        Ok(count) => Err(format!("{count} bytes arrived, not those that were sent")),
         Err(error) => Err(format!("nothing arrived: {error}")),
     }
 }

@@ -1,4 +1,4 @@
-//! A datagram of 18 octets there and back, one after the other, between sockets that wait in the
+//! A datagram of 18 bytes there and back, one after the other, between sockets that wait in the
 //! kernel: microseconds by half and by 99 in a hundred.
 
 use std::net::UdpSocket;

@@ -34,10 +34,10 @@ pub(super) fn run(path: &Path, family: Family, time: Duration) -> Outcome<Sample
         let mut server = server;
         read(&mut server, WARM_UP)?;
         let start = Usage::now();
-        let octets = read(&mut server, time)?;
+        let bytes = read(&mut server, time)?;
         let usage = Usage::since(&start);
-        let values = vec![octets as f64 * 8.0 / usage.wall.as_secs_f64() / 1e9];
-        Ok(Sample { values, work: octets as f64 / 1024.0, usage })
+        let values = vec![bytes as f64 * 8.0 / usage.wall.as_secs_f64() / 1e9];
+        Ok(Sample { values, work: bytes as f64 / 1024.0, usage })
     })
 }
 
@@ -50,13 +50,13 @@ fn write(mut stream: TcpStream) {
 /// Reads for so long; gives how much.
 fn read(stream: &mut TcpStream, time: Duration) -> Outcome<u64> {
     let start = monotonic();
-    let (mut buffer, mut octets) = (vec![0; BLOCK], 0);
+    let (mut buffer, mut bytes) = (vec![0; BLOCK], 0);
     while monotonic().saturating_sub(start) < time {
         match stream.read(&mut buffer) {
             Ok(0) => return Err("the stream ended early".to_owned()),
-            Ok(count) => octets += count as u64,
+            Ok(count) => bytes += count as u64,
             Err(error) => return Err(format!("read: {error}")),
         }
     }
-    Ok(octets)
+    Ok(bytes)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use switch_core::packet::BATCH;
+use podswitch_core::packet::BATCH;
 
 use crate::full::{self, Case};
 use crate::rig::{Rig, routed, scattered, udp};

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
-use switch_core::host::NetNs;
-use switch_core::port::pcap::{CaptureWriter, Direction, Format};
+use podswitch_core::host::NetNs;
+use podswitch_core::port::pcap::{CaptureWriter, Direction, Format};
 
 use crate::Outcome;
 use crate::full::SERVICES;
@@ -53,8 +53,8 @@ impl Pipeline {
                         text,
                         "table=1,priority=100,ct_state=+trk+new-inv,in_port=1,udp,nw_dst={},\
                          tp_dst=80,actions=ct(commit,nat(dst={}:8080)),output:2",
-                        octets(vip(service)),
-                        octets(backend(service))
+                        bytes(vip(service)),
+                        bytes(backend(service))
                     );
                 }
             }
@@ -81,7 +81,7 @@ impl Pipeline {
     }
 }
 
-fn octets([a, b, c, d]: [u8; 4]) -> String {
+fn bytes([a, b, c, d]: [u8; 4]) -> String {
     format!("{a}.{b}.{c}.{d}")
 }
 
@@ -99,7 +99,7 @@ fn client(flow: usize) -> (([u8; 4], u16), usize) {
     ((address, (flow % 60_000) as u16 + 1024), flow % SERVICES)
 }
 
-/// 60 octets.
+/// 60 bytes.
 fn datagram(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
     let mut frame = Vec::new();
     PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])

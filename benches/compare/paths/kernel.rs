@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use switch_core::host::netlink::{InterfaceAddress, LinkSpec, Route, Vxlan};
-use switch_core::host::{HostError, NetNs, Netlink, sysctl};
-use wire::addr::Mac;
-use wire::cidr::Cidr;
+use podswitch_core::host::netlink::{InterfaceAddress, LinkSpec, Route, Vxlan};
+use podswitch_core::host::{HostError, NetNs, Netlink, sysctl};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::cidr::Cidr;
 
 use super::nodes::{self, Wire, underlay};
 use super::pod::{MTU, Pod, TUNNEL_MTU};

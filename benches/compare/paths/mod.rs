@@ -12,9 +12,9 @@ pub(crate) mod tools;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use switch_core::action::DropReason;
-use switch_core::control::ControlPlane;
-use switch_core::host::{HostError, NetNs};
+use podswitch_core::action::DropReason;
+use podswitch_core::control::ControlPlane;
+use podswitch_core::host::{HostError, NetNs};
 
 pub(crate) use nodes::Wire;
 pub(crate) use pod::Pod;

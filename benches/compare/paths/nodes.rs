@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use switch_core::host::netlink::{InterfaceAddress, LinkSpec};
-use switch_core::host::{HostError, NetNs, Netlink};
-use switch_core::port::udp_tunnel::underlay_mac;
-use wire::addr::Mac;
+use podswitch_core::host::netlink::{InterfaceAddress, LinkSpec};
+use podswitch_core::host::{HostError, NetNs, Netlink};
+use podswitch_core::port::udp_tunnel::underlay_mac;
+use podswitch_wire::addr::Mac;
 
 use super::pod::MTU;
 use super::{Missing, namespace, tools};

@@ -3,17 +3,17 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use switch_core::host::netlink::{InterfaceAddress, LinkSpec, Route};
-use switch_core::host::{HostError, NetNs, Netlink, sysctl};
-use wire::addr::Mac;
-use wire::cidr::Cidr;
+use podswitch_core::host::netlink::{InterfaceAddress, LinkSpec, Route};
+use podswitch_core::host::{HostError, NetNs, Netlink, sysctl};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::cidr::Cidr;
 
 use super::Family;
 use crate::Outcome;
 
 /// Largest network-layer packet within a node.
 pub(super) const MTU: u32 = 1500;
-/// … and of pods that a tunnel joins over a network of 1500 octets.
+/// … and of pods that a tunnel joins over a network of 1500 bytes.
 pub(super) const TUNNEL_MTU: u32 = 1450;
 
 /// One end of a path. Its interface is `eth0`.

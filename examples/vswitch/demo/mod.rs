@@ -13,8 +13,8 @@ mod servers;
 mod sockets;
 mod world;
 
-use switch_core::host::userns::{self, Privilege};
-use switch_core::port::tap;
+use podswitch_core::host::userns::{self, Privilege};
+use podswitch_core::port::tap;
 
 use crate::failure::Failure;
 use crate::signals::Signals;

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use podswitch_core::host::NetNs;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use switch_core::host::NetNs;
 
 use super::sockets::{self, Outcome, PATIENCE, RETRY, TRIES};
 use super::world::{DemoPod, TARGET_PORT};
@@ -96,8 +96,8 @@ impl Answer {
     }
 }
 
-/// Asks a server over TCP, and sends so many octets there and back.
-pub(super) fn ask_tcp(from: &NetNs, to: SocketAddr, octets: usize) -> Outcome<Answer> {
+/// Asks a server over TCP, and sends so many bytes there and back.
+pub(super) fn ask_tcp(from: &NetNs, to: SocketAddr, bytes: usize) -> Outcome<Answer> {
     let stream = sockets::open(from, || TcpStream::connect_timeout(&to, PATIENCE))
         .map_err(|e| format!("connect to {to}: {e}"))?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
@@ -105,7 +105,7 @@ pub(super) fn ask_tcp(from: &NetNs, to: SocketAddr, octets: usize) -> Outcome<An
     let (mut reader, mut line) = (BufReader::new(&stream), String::new());
     reader.read_line(&mut line).map_err(|e| format!("read: {e}"))?;
     let answer = Answer::read(&line)?;
-    let (message, mut back) = (sockets::pattern(octets), Vec::with_capacity(octets));
+    let (message, mut back) = (sockets::pattern(bytes), Vec::with_capacity(bytes));
     thread::scope(|scope| {
         scope.spawn(|| {
             // The reader sees what comes of an error.
@@ -115,7 +115,7 @@ pub(super) fn ask_tcp(from: &NetNs, to: SocketAddr, octets: usize) -> Outcome<An
     })?;
     match back == message {
         true => Ok(answer),
-        false => Err(format!("{} of {octets} octets came back, or not as they were", back.len())),
+        false => Err(format!("{} of {bytes} bytes came back, or not as they were", back.len())),
     }
 }
 

@@ -8,9 +8,9 @@ use std::net::{
 use std::thread;
 use std::time::Duration;
 
+use podswitch_core::host::NetNs;
+use podswitch_core::time::Clock;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with, sockopt};
-use switch_core::host::NetNs;
-use switch_core::time::Clock;
 
 /// How long anything may take on an overloaded machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -52,23 +52,23 @@ pub(super) fn connect(from: &NetNs, to: &NetNs, address: IpAddr) -> Outcome<Conn
     Ok(Connection { client, server, peer: peer.ip() })
 }
 
-/// Sends octets over TCP and has the other end send them back; they must come back as they were.
+/// Sends bytes over TCP and has the other end send them back; they must come back as they were.
 /// Gives the client's address as the server sees it.
-pub(super) fn tcp(from: &NetNs, to: &NetNs, address: IpAddr, octets: usize) -> Outcome<IpAddr> {
+pub(super) fn tcp(from: &NetNs, to: &NetNs, address: IpAddr, bytes: usize) -> Outcome<IpAddr> {
     let Connection { client, server, peer } = connect(from, to, address)?;
-    let message = pattern(octets);
+    let message = pattern(bytes);
     let back = thread::scope(|scope| {
         scope.spawn(|| echo(&server));
         scope.spawn(|| {
             // The reader sees what comes of an error.
             let _ = (&client).write_all(&message).and_then(|()| client.shutdown(Shutdown::Write));
         });
-        let mut back = Vec::with_capacity(octets);
+        let mut back = Vec::with_capacity(bytes);
         (&client).read_to_end(&mut back).map(|_| back).map_err(|e| format!("read: {e}"))
     })?;
     match back == message {
         true => Ok(peer),
-        false => Err(format!("{} of {octets} octets came back, or not as they were", back.len())),
+        false => Err(format!("{} of {bytes} bytes came back, or not as they were", back.len())),
     }
 }
 
@@ -84,14 +84,14 @@ pub(super) fn echo(mut stream: &TcpStream) {
 }
 
 /// Sends a datagram and has it sent back. Gives the sender's address as the other end sees it.
-pub(super) fn udp(from: &NetNs, to: &NetNs, address: IpAddr, octets: usize) -> Outcome<IpAddr> {
+pub(super) fn udp(from: &NetNs, to: &NetNs, address: IpAddr, bytes: usize) -> Outcome<IpAddr> {
     let server = open(to, || UdpSocket::bind((address, 0)))?;
     let address = server.local_addr().map_err(|e| e.to_string())?;
     let client = open(from, || UdpSocket::bind((unspecified(address.ip()), 0)))?;
     for socket in [&client, &server] {
         socket.set_read_timeout(Some(RETRY)).map_err(|e| e.to_string())?;
     }
-    let (message, mut buffer) = (pattern(octets), vec![0; 1 << 16]);
+    let (message, mut buffer) = (pattern(bytes), vec![0; 1 << 16]);
     let mut outcome = Err("never sent".to_owned());
     for _ in 0..TRIES {
         outcome = exchange(&client, &server, address, &message, &mut buffer);
@@ -112,12 +112,12 @@ fn exchange(
     client.send_to(message, address).map_err(|e| format!("send: {e}"))?;
     let (count, peer) = server.recv_from(buffer).map_err(|e| format!("nothing arrived: {e}"))?;
     if &buffer[..count] != message {
-        return Err(format!("{count} octets arrived, not those that were sent"));
+        return Err(format!("{count} bytes arrived, not those that were sent"));
     }
     server.send_to(message, peer).map_err(|e| format!("send back: {e}"))?;
     let (count, _) = client.recv_from(buffer).map_err(|e| format!("nothing came back: {e}"))?;
     if &buffer[..count] != message {
-        return Err(format!("{count} octets came back, not those that were sent"));
+        return Err(format!("{count} bytes came back, not those that were sent"));
     }
     Ok(peer.ip())
 }
@@ -208,12 +208,12 @@ pub(super) fn unspecified(like: IpAddr) -> IpAddr {
     }
 }
 
-/// Octets of which no two stretches are the same.
-pub(super) fn pattern(octets: usize) -> Vec<u8> {
+/// Bytes of which no two stretches are the same.
+pub(super) fn pattern(bytes: usize) -> Vec<u8> {
     let mut word = 0x9e37_79b9_u32;
     let next = |_| {
         word = word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (word >> 24) as u8
     };
-    (0..octets).map(next).collect()
+    (0..bytes).map(next).collect()
 }

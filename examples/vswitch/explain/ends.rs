@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy::service::model::Service;
-use switch_core::config::{Config, Endpoint};
-use switch_core::id::Cookie;
+use podswitch_core::config::{Config, Endpoint};
+use podswitch_core::id::Cookie;
+use podswitch_policy::service::model::Service;
 
 use super::Family;
 use super::reference::{Reference, Target, Wanted};

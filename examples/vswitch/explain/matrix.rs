@@ -3,9 +3,9 @@
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::net::IpAddr;
 
-use policy::table::{Party, PolicyTable};
+use podswitch_core::config::Config;
+use podswitch_policy::table::{Party, PolicyTable};
 use serde::Serialize;
-use switch_core::config::Config;
 
 use super::Family;
 use super::reference::Wanted;

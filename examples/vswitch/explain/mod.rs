@@ -16,11 +16,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use kubernetes::Manifests;
-use policy::rule::Protocol;
-use switch_core::config::Config;
-use switch_core::control::{ControlPlane, Options};
-use switch_core::snapshot::Snapshot;
+use podswitch_core::config::Config;
+use podswitch_core::control::{ControlPlane, Options};
+use podswitch_core::snapshot::Snapshot;
+use podswitch_kubernetes::Manifests;
+use podswitch_policy::rule::Protocol;
 
 use crate::cluster::ClusterArgs;
 use crate::failure::{Failure, Refused};

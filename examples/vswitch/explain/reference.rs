@@ -3,8 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-use policy::rule::Protocol;
-use policy::verdict::Traffic;
+use podswitch_policy::rule::Protocol;
+use podswitch_policy::verdict::Traffic;
 
 use super::protocol;
 

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use policy::explain::{Nearest, Side};
-use policy::verdict::Why;
+use podswitch_policy::explain::{Nearest, Side};
+use podswitch_policy::verdict::Why;
 use serde::Serialize;
 
 use super::Family;

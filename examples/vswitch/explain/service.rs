@@ -5,15 +5,15 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use policy::service::endpoints::{HintUse, Topology, Viewpoint, hint_use, merge};
-use policy::service::entry::{BackendFlags, Scope};
-use policy::service::explain::{Explanation, Outcome, ServiceLines, explain};
-use policy::service::model::{ServicePort, TrafficPolicy, family_of};
-use policy::service::table::Origin;
+use podswitch_core::config::Config;
+use podswitch_core::snapshot::Snapshot;
+use podswitch_policy::service::endpoints::{HintUse, Topology, Viewpoint, hint_use, merge};
+use podswitch_policy::service::entry::{BackendFlags, Scope};
+use podswitch_policy::service::explain::{Explanation, Outcome, ServiceLines, explain};
+use podswitch_policy::service::model::{ServicePort, TrafficPolicy, family_of};
+use podswitch_policy::service::table::Origin;
+use podswitch_wire::flow_key::FlowKey;
 use serde::Serialize;
-use switch_core::config::Config;
-use switch_core::snapshot::Snapshot;
-use wire::flow_key::FlowKey;
 
 use super::ends::{End, Ends, owner};
 use super::reference::Wanted;

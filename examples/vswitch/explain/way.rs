@@ -3,18 +3,18 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use kubernetes::Manifests;
-use policy::explain::{Explanation, Side};
-use policy::table::PolicyTable;
-use policy::verdict::Why;
-use switch_core::action::{DropClass, DropReason, Plan, PlanFlags};
-use switch_core::config::{Config, PortConfig, PortRole};
-use switch_core::id::PortId;
-use switch_core::resolve::{Decision, Denial, Query, resolve};
-use switch_core::snapshot::{Location, PortFacts, Snapshot};
-use vxlan::template::Outer;
-use vxlan::vtep::EndIndex;
-use wire::flow_key::{FlowKey, proto};
+use podswitch_core::action::{DropClass, DropReason, Plan, PlanFlags};
+use podswitch_core::config::{Config, PortConfig, PortRole};
+use podswitch_core::id::PortId;
+use podswitch_core::resolve::{Decision, Denial, Query, resolve};
+use podswitch_core::snapshot::{Location, PortFacts, Snapshot};
+use podswitch_kubernetes::Manifests;
+use podswitch_policy::explain::{Explanation, Side};
+use podswitch_policy::table::PolicyTable;
+use podswitch_policy::verdict::Why;
+use podswitch_vxlan::template::Outer;
+use podswitch_vxlan::vtep::EndIndex;
+use podswitch_wire::flow_key::{FlowKey, proto};
 
 use super::ends::{End, Ends};
 use super::reference::Wanted;
@@ -170,7 +170,7 @@ impl Fate {
 
 /// The node's ports: its own, the uplink, and those of its pods. Gives the one that the first packet of
 /// `from` comes in by.
-fn scene(mut compiled: kubernetes::Compiled, from: &End) -> (Config, PortId) {
+fn scene(mut compiled: podswitch_kubernetes::Compiled, from: &End) -> (Config, PortId) {
     let mac = compiled.config.node.underlay_mac;
     let mac = if mac.is_unicast() { mac } else { NAMELESS };
     let role = PortRole::Host { mac, mtu: MTU };
@@ -283,7 +283,8 @@ impl Way<'_> {
 
     /// The node whose ranges hold an address that no pod has.
     fn behind(&self, address: IpAddr) -> Option<Arc<str>> {
-        let holds = |cidrs: &[switch_core::config::Cidr]| cidrs.iter().any(|c| c.contains(address));
+        let holds =
+            |cidrs: &[podswitch_core::config::Cidr]| cidrs.iter().any(|c| c.contains(address));
         self.config.nodes.iter().find(|n| holds(&n.pod_cidrs)).map(|node| Arc::clone(&node.name))
     }
 }

@@ -4,15 +4,15 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use kubernetes::Compiled;
-use switch_core::config::{PortConfig, PortRole};
-use switch_core::control::ControlPlane;
-use switch_core::host::nft::{Masquerade, MasqueradeConfig};
-use switch_core::host::pod::{HostPort, HostPortConfig};
-use switch_core::host::{HostError, NetNs, Netlink};
-use switch_core::id::PortId;
-use switch_core::port::{Device, tap};
-use wire::cidr::Cidr;
+use podswitch_core::config::{PortConfig, PortRole};
+use podswitch_core::control::ControlPlane;
+use podswitch_core::host::nft::{Masquerade, MasqueradeConfig};
+use podswitch_core::host::pod::{HostPort, HostPortConfig};
+use podswitch_core::host::{HostError, NetNs, Netlink};
+use podswitch_core::id::PortId;
+use podswitch_core::port::{Device, tap};
+use podswitch_kubernetes::Compiled;
+use podswitch_wire::cidr::Cidr;
 
 use super::NodeOptions;
 use super::pods::set_mtu;

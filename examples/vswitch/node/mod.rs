@@ -16,14 +16,14 @@ mod veth;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use kubernetes::Compiled;
+use podswitch_core::config::Config;
+use podswitch_core::control::{ControlPlane, Options};
+use podswitch_core::host::{HostError, NetNs};
+use podswitch_core::id::{Epoch, PortId};
+use podswitch_core::snapshot::Snapshot;
+use podswitch_kubernetes::Compiled;
+use podswitch_wire::cidr::Cidr;
 use std::sync::Arc;
-use switch_core::config::Config;
-use switch_core::control::{ControlPlane, Options};
-use switch_core::host::{HostError, NetNs};
-use switch_core::id::{Epoch, PortId};
-use switch_core::snapshot::Snapshot;
-use wire::cidr::Cidr;
 
 use crate::cluster::Masquerading;
 use crate::failure::{Failure, Refused};

@@ -4,9 +4,9 @@
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
-use switch_core::host::netlink::{Changes, Neighbour};
-use switch_core::host::{HostError, NetNs, Netlink};
-use wire::addr::Mac;
+use podswitch_core::host::netlink::{Changes, Neighbour};
+use podswitch_core::host::{HostError, NetNs, Netlink};
+use podswitch_wire::addr::Mac;
 
 /// See the module's description.
 #[derive(Debug)]

@@ -4,16 +4,16 @@ use std::thread;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use kubernetes::{Compiled, InterfaceKind, LocalPod, PodInterface as Place};
-use switch_core::control::ControlPlane;
-use switch_core::host::pod::{
+use podswitch_core::control::ControlPlane;
+use podswitch_core::host::pod::{
     PodInterface, TapOptions, attach_tap, attach_veth, detach_veth, switch_interface,
     switch_namespace,
 };
-use switch_core::host::{HostError, NetNs, Netlink};
-use switch_core::id::PortId;
-use switch_core::port::Device;
-use switch_core::port::af_packet::PacketConfig;
+use podswitch_core::host::{HostError, NetNs, Netlink};
+use podswitch_core::id::PortId;
+use podswitch_core::port::Device;
+use podswitch_core::port::af_packet::PacketConfig;
+use podswitch_kubernetes::{Compiled, InterfaceKind, LocalPod, PodInterface as Place};
 
 use super::NodeOptions;
 use crate::print;
@@ -65,7 +65,7 @@ pub(super) struct Pods {
     named: bool,
     attached: HashMap<String, Attached>,
     ports: HashMap<String, PortId>,
-    /// Largest network-layer packet of each, in octets.
+    /// Largest network-layer packet of each, in bytes.
     mtu: u16,
     /// What was said of pods that could not be attached, so that it is said once.
     troubles: HashMap<String, String>,
@@ -95,7 +95,7 @@ impl Pods {
         &self.ports
     }
 
-    /// The MTU of pods' interfaces, in octets.
+    /// The MTU of pods' interfaces, in bytes.
     pub(super) fn mtu(&self) -> u16 {
         self.mtu
     }

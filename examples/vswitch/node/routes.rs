@@ -4,10 +4,10 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use kubernetes::Compiled;
-use switch_core::host::netlink::Route;
-use switch_core::host::{HostError, NetNs, Netlink};
-use wire::cidr::Cidr;
+use podswitch_core::host::netlink::Route;
+use podswitch_core::host::{HostError, NetNs, Netlink};
+use podswitch_kubernetes::Compiled;
+use podswitch_wire::cidr::Cidr;
 
 use super::underlay::Remote;
 use crate::print;

@@ -6,16 +6,16 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use policy::service::table::FrontendKind;
-use switch_core::config::{Config, Gateway, NAT_PORTS};
-use switch_core::control::ControlPlane;
-use switch_core::host::health::HealthResponder;
-use switch_core::host::nft::Front;
-use switch_core::host::reserve::ReservedPorts;
-use switch_core::host::steer::{Steering, SteeringConfig};
-use switch_core::host::{HostError, NetNs};
-use switch_core::snapshot::Snapshot;
-use wire::cidr::Cidr;
+use podswitch_core::config::{Config, Gateway, NAT_PORTS};
+use podswitch_core::control::ControlPlane;
+use podswitch_core::host::health::HealthResponder;
+use podswitch_core::host::nft::Front;
+use podswitch_core::host::reserve::ReservedPorts;
+use podswitch_core::host::steer::{Steering, SteeringConfig};
+use podswitch_core::host::{HostError, NetNs};
+use podswitch_core::snapshot::Snapshot;
+use podswitch_policy::service::table::FrontendKind;
+use podswitch_wire::cidr::Cidr;
 
 use crate::print;
 use crate::state::MTU;

@@ -1,13 +1,13 @@
 //! What the switch takes from the uplink, and so is kept from the node's stack, which would answer
 //! or forward it as well: exactly that, since everything else is the node's.
 
-use kubernetes::Compiled;
-use switch_core::config::{NAT_PORTS, NextHop, Routing, TunnelConfig};
-use switch_core::host::NetNs;
-use switch_core::host::netlink::Link;
-use switch_core::host::nft::{Front, Ingress, IngressDrop};
-use switch_core::snapshot::Snapshot;
-use wire::cidr::Cidr;
+use podswitch_core::config::{NAT_PORTS, NextHop, Routing, TunnelConfig};
+use podswitch_core::host::NetNs;
+use podswitch_core::host::netlink::Link;
+use podswitch_core::host::nft::{Front, Ingress, IngressDrop};
+use podswitch_core::snapshot::Snapshot;
+use podswitch_kubernetes::Compiled;
+use podswitch_wire::cidr::Cidr;
 
 use super::host::{local_ranges, remote_ranges};
 use super::services;

@@ -9,18 +9,18 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use kubernetes::Compiled;
-use switch_core::config::{Config, NextHop, PortConfig, PortRole, Routing, TunnelConfig};
-use switch_core::control::ControlPlane;
-use switch_core::host::netlink::{Address, Link};
-use switch_core::host::{HostError, NetNs, Netlink};
-use switch_core::id::PortId;
-use switch_core::port::Device;
-use switch_core::port::af_packet::{PacketConfig, PacketDevice};
-use switch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice};
-use switch_core::snapshot::Snapshot;
-use vxlan::template::inner_mtu;
-use wire::addr::Mac;
+use podswitch_core::config::{Config, NextHop, PortConfig, PortRole, Routing, TunnelConfig};
+use podswitch_core::control::ControlPlane;
+use podswitch_core::host::netlink::{Address, Link};
+use podswitch_core::host::{HostError, NetNs, Netlink};
+use podswitch_core::id::PortId;
+use podswitch_core::port::Device;
+use podswitch_core::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice};
+use podswitch_core::snapshot::Snapshot;
+use podswitch_kubernetes::Compiled;
+use podswitch_vxlan::template::inner_mtu;
+use podswitch_wire::addr::Mac;
 
 use super::NodeOptions;
 use super::neighbours::Neighbours;
@@ -322,7 +322,7 @@ impl Underlay {
         Ok(Open { port, plan, mac })
     }
 
-    /// MTU of pods and of the node's own port, in octets.
+    /// MTU of pods and of the node's own port, in bytes.
     pub(super) fn mtu(&self, state: &Compiled) -> u16 {
         if let Some(mtu) = self.options.mtu {
             return mtu;
@@ -440,7 +440,7 @@ fn way_mtu(state: &Compiled, netlink: &mut Netlink, links: &[Link]) -> u32 {
 
 /// Whether any tunnel runs over IPv6, whose headers are longer.
 fn needs_ipv6(state: &Compiled) -> bool {
-    use switch_core::config::Underlay::Ipv4First;
+    use podswitch_core::config::Underlay::Ipv4First;
     let has = |addresses: &[IpAddr], v6: bool| addresses.iter().any(|a| a.is_ipv6() == v6);
     let own = &state.config.node;
     let v4_first = state.config.tunnel.as_ref().is_none_or(|t| t.underlay == Ipv4First);
@@ -460,5 +460,5 @@ fn clamped(mtu: u32) -> u16 {
 /// Whether a link-layer address is the one that captures have for want of another.
 fn has_made_up_mac(mac: Mac, addresses: &[IpAddr]) -> bool {
     let first = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first());
-    first.is_some_and(|first| switch_core::port::udp_tunnel::underlay_mac(*first) == mac)
+    first.is_some_and(|first| podswitch_core::port::udp_tunnel::underlay_mac(*first) == mac)
 }

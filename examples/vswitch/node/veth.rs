@@ -1,17 +1,17 @@
 //! The node's port where there is no TAP: a veth pair, one end the node's, the other in the
 //! switch's namespace under AF_PACKET. For machines whose tun device is not there or not open to
-//! this user; all else is as with [`switch_core::host::pod::HostPort`].
+//! this user; all else is as with [`podswitch_core::host::pod::HostPort`].
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use switch_core::config::Gateway;
-use switch_core::host::netlink::{LinkSpec, Route};
-use switch_core::host::pod::{HostPortConfig, detach_veth};
-use switch_core::host::{HostError, NetNs, Netlink, sysctl};
-use switch_core::port::af_packet::{PacketConfig, PacketDevice};
-use wire::addr::Mac;
-use wire::cidr::Cidr;
+use podswitch_core::config::Gateway;
+use podswitch_core::host::netlink::{LinkSpec, Route};
+use podswitch_core::host::pod::{HostPortConfig, detach_veth};
+use podswitch_core::host::{HostError, NetNs, Netlink, sysctl};
+use podswitch_core::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::cidr::Cidr;
 
 /// The switch's end.
 const OURS: &str = "ps-node";
@@ -57,7 +57,7 @@ impl VethHost {
         self.mac
     }
 
-    /// Sets the MTU of the switch's end, in octets.
+    /// Sets the MTU of the switch's end, in bytes.
     pub(super) fn set_mtu(&self, mtu: u32) -> Result<(), HostError> {
         super::pods::set_mtu(&self.switch, OURS, mtu)
     }

@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
 
-use switch_core::id::PortId;
-use switch_core::port::pcap::{self, CaptureError, Reader};
+use podswitch_core::id::PortId;
+use podswitch_core::port::pcap::{self, CaptureError, Reader};
 
 use super::scene::Scene;
 use crate::failure::Failure;
@@ -133,7 +133,7 @@ impl Merged {
                 if let Some(offset) = capture.reader.truncated_at() {
                     let (file, count) = (capture.file.display(), capture.count);
                     print::note(format_args!(
-                        "{file}: cut off in the frame after frame {count}, at octet {offset}"
+                        "{file}: cut off in the frame after frame {count}, at byte {offset}"
                     ));
                 }
             }

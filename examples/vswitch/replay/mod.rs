@@ -12,7 +12,7 @@ mod timeline;
 
 use std::path::PathBuf;
 
-use switch_core::time::Clock;
+use podswitch_core::time::Clock;
 
 use crate::cluster::ClusterArgs;
 use crate::failure::Failure;

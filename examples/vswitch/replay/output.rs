@@ -6,10 +6,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use podswitch_core::action::{DropClass, DropReason};
+use podswitch_core::id::PortId;
+use podswitch_core::port::pcap::{CaptureWriter, Direction, Format};
 use serde::Serialize;
-use switch_core::action::{DropClass, DropReason};
-use switch_core::id::PortId;
-use switch_core::port::pcap::{CaptureWriter, Direction, Format};
 
 use crate::failure::Failure;
 
@@ -162,12 +162,12 @@ impl Appender {
 }
 
 impl Write for Appender {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.buffer.len() >= Self::ENOUGH {
             self.flush()?;
         }
-        self.buffer.extend_from_slice(octets);
-        Ok(octets.len())
+        self.buffer.extend_from_slice(bytes);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

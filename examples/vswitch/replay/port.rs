@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crossbeam::queue::{ArrayQueue, SegQueue};
-use switch_core::id::PortId;
-use switch_core::packet::{Batch, Packet, Pool};
-use switch_core::port::{Device, Offloads, Port, PortInfo};
+use podswitch_core::id::PortId;
+use podswitch_core::packet::{Batch, Packet, Pool};
+use podswitch_core::port::{Device, Offloads, Port, PortInfo};
 
 use crate::state::MTU;
 

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use kubernetes::Compiled;
-use switch_core::config::{Config, PortConfig, PortRole};
-use switch_core::id::PortId;
+use podswitch_core::config::{Config, PortConfig, PortRole};
+use podswitch_core::id::PortId;
+use podswitch_kubernetes::Compiled;
 
 use crate::cluster::ClusterArgs;
 use crate::failure::Failure;

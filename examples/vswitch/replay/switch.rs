@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use crossbeam::queue::SegQueue;
 use hashbrown::HashMap;
-use switch_core::action::DropReason;
-use switch_core::control::{ControlPlane, Options};
-use switch_core::engine::{Dropped, Observer, Trace};
-use switch_core::id::{Cookie, PortId};
-use switch_core::packet::MAX_FRAME;
-use switch_core::stats::WorkerCounters;
-use switch_core::worker::Worker;
-use wire::flow_key::HashKey;
+use podswitch_core::action::DropReason;
+use podswitch_core::control::{ControlPlane, Options};
+use podswitch_core::engine::{Dropped, Observer, Trace};
+use podswitch_core::id::{Cookie, PortId};
+use podswitch_core::packet::MAX_FRAME;
+use podswitch_core::stats::WorkerCounters;
+use podswitch_core::worker::Worker;
+use podswitch_wire::flow_key::HashKey;
 
 use super::input::Frame;
 use super::output::{Drop, Output, PortSummary, Summary};

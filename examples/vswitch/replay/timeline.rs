@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use switch_core::time::Instant;
+use podswitch_core::time::Instant;
 
 /// As long as the engine waits between two of its sweeps.
 const STEP: u64 = 100_000_000;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use podswitch_core::action::DropReason;
+use podswitch_core::id::Epoch;
 use serde::Serialize;
-use switch_core::action::DropReason;
-use switch_core::id::Epoch;
 
 use crate::node::Node;
 use crate::print;

@@ -36,7 +36,7 @@ pub(super) struct UnderlayFlags {
     /// kept from the node's own stack.
     #[arg(long, value_name = "IF", required_if_eq("underlay", "packet"))]
     uplink: Option<String>,
-    /// Largest packet of pods and of podswitch0, in octets. Without: what the tunnel leaves of the
+    /// Largest packet of pods and of podswitch0, in bytes. Without: what the tunnel leaves of the
     /// underlay's, 50 less over IPv4 and 70 less over IPv6; 1500 where there is no tunnel.
     #[arg(long, value_name = "N", value_parser = mtu)]
     mtu: Option<u16>,

@@ -7,9 +7,9 @@ mod watch;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kubernetes::Manifests;
-use switch_core::host::{NetNs, userns};
-use switch_core::time::{Clock, Instant};
+use podswitch_core::host::{NetNs, userns};
+use podswitch_core::time::{Clock, Instant};
+use podswitch_kubernetes::Manifests;
 
 use crate::cluster::ClusterArgs;
 use crate::failure::Failure;

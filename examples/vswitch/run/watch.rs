@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use switch_core::time::Clock;
+use podswitch_core::time::Clock;
 
 /// Time between two looks, at least; and how much longer it is than a look takes, so that a large
 /// folder does not keep the processor busy.

@@ -13,9 +13,9 @@
 //! ```
 //! use std::sync::Arc;
 //!
-//! use policy::compile::PolicyCompiler;
-//! use policy::rule::{NetworkPolicy, Protocol, Selector, Workload};
-//! use policy::verdict::Traffic;
+//! use podswitch_policy::compile::PolicyCompiler;
+//! use podswitch_policy::rule::{NetworkPolicy, Protocol, Selector, Workload};
+//! use podswitch_policy::verdict::Traffic;
 //!
 //! let mut compiler = PolicyCompiler::new();
 //! let pod = Workload {

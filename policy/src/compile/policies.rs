@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wire::cidr::Cidr;
+use podswitch_wire::cidr::Cidr;
 
 use super::ports;
 use super::selectors::SelectorKey;

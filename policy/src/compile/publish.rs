@@ -222,7 +222,7 @@ impl PolicyCompiler {
     }
 }
 
-/// Numbers and octets of a compiled state.
+/// Numbers and bytes of a compiled state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
     /// Distinct identities.
@@ -233,10 +233,10 @@ pub struct Footprint {
     pub partitions: usize,
     /// Distinct stages: sets of policies that apply together.
     pub stages: usize,
-    /// Octets of the table from address to identity.
+    /// Bytes of the table from address to identity.
     pub address_bytes: usize,
-    /// Octets of the table from identity to verdict.
+    /// Bytes of the table from identity to verdict.
     pub stage_bytes: usize,
-    /// Octets of the compiler's own selectors and their members.
+    /// Bytes of the compiler's own selectors and their members.
     pub selector_bytes: usize,
 }

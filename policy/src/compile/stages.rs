@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use wire::cidr::Cidr;
+use podswitch_wire::cidr::Cidr;
 
 use super::partitions::{PartitionKey, PartitionState, Partitions, Sources};
 use super::policies::{Block, PolicyState, RuleState};

@@ -225,7 +225,7 @@ impl Side {
 impl fmt::Display for Traffic {
     /// `80/TCP`; `ICMP`, `ICMPv6` or `protocol N` where there is no port.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use wire::flow_key::proto::{ICMP, ICMPV6};
+        use podswitch_wire::flow_key::proto::{ICMP, ICMPV6};
         match (Protocol::from_number(self.protocol), self.protocol) {
             (Some(protocol), _) => write!(f, "{}/{protocol}", self.port),
             (None, ICMP) => f.write_str("ICMP"),

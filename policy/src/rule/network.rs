@@ -3,7 +3,7 @@
 use core::fmt;
 use std::sync::Arc;
 
-use wire::cidr::Cidr;
+use podswitch_wire::cidr::Cidr;
 
 use super::{Protocol, Selector};
 

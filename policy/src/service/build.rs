@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use wire::flow_key::{Family, HashKey};
+use podswitch_wire::flow_key::{Family, HashKey};
 
 use super::compile::Settings;
 use super::counts::Slot;
@@ -178,7 +178,7 @@ pub(super) fn fronts(
     }
 }
 
-fn within(ip: IpAddr, ranges: &[wire::cidr::Cidr]) -> bool {
+fn within(ip: IpAddr, ranges: &[podswitch_wire::cidr::Cidr]) -> bool {
     ranges.iter().any(|range| range.contains(ip))
 }
 

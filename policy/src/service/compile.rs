@@ -10,8 +10,8 @@ use std::ptr;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use wire::cidr::Cidr;
-use wire::flow_key::{Family, FlowKey, HashKey};
+use podswitch_wire::cidr::Cidr;
+use podswitch_wire::flow_key::{Family, FlowKey, HashKey};
 
 use super::build::{self, Laid};
 use super::endpoints::Viewpoint;

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use wire::flow_key::Family;
+use podswitch_wire::flow_key::Family;
 
 use super::model::{Endpoint, EndpointSlice, Service, ServicePort};
 

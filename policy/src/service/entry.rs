@@ -6,8 +6,8 @@ use core::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use wire::cidr::Cidr;
-use wire::flow_key::Family;
+use podswitch_wire::cidr::Cidr;
+use podswitch_wire::flow_key::Family;
 
 use super::counts::{Before, Counts, Slot};
 use super::endpoints::Topology;
@@ -20,7 +20,7 @@ use crate::rule::Protocol;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ServicePortId(pub u32);
 
-/// State of a backend, as bits of one octet.
+/// State of a backend, as bits of one byte.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct BackendFlags(u8);
 
@@ -279,7 +279,7 @@ impl ServiceEntry {
         Counts::new(Some(Before { counts: &entry.counts, backends: places }), backends)
     }
 
-    /// Octets that it takes on the heap, itself included; names are shared and not counted.
+    /// Bytes that it takes on the heap, itself included; names are shared and not counted.
     pub fn heap_bytes(&self) -> usize {
         size_of::<Self>()
             + size_of_val::<[Backend]>(&self.backends)

@@ -7,7 +7,7 @@ use core::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use wire::flow_key::FlowKey;
+use podswitch_wire::flow_key::FlowKey;
 
 use super::endpoints::Topology;
 use super::entry::{BackendFlags, Scope, ServiceEntry};

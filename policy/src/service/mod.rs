@@ -8,10 +8,10 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use policy::service::compile::{Compiler, Settings};
-//! use policy::service::model::{Endpoint, EndpointSlice, Service, ServicePort, SlicePort};
-//! use policy::service::table::{Lookup, Origin};
-//! use wire::flow_key::{Family, FlowKey};
+//! use podswitch_policy::service::compile::{Compiler, Settings};
+//! use podswitch_policy::service::model::{Endpoint, EndpointSlice, Service, ServicePort, SlicePort};
+//! use podswitch_policy::service::table::{Lookup, Origin};
+//! use podswitch_wire::flow_key::{Family, FlowKey};
 //!
 //! let mut compiler = Compiler::new(Settings::default());
 //! let mut web = Service::cluster_ip("shop", "web", ["10.96.0.10".parse()?]);

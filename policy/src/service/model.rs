@@ -6,8 +6,8 @@ use core::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use wire::cidr::Cidr;
-use wire::flow_key::Family;
+use podswitch_wire::cidr::Cidr;
+use podswitch_wire::flow_key::Family;
 
 use crate::rule::Protocol;
 

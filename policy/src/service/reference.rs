@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use wire::flow_key::FlowKey;
+use podswitch_wire::flow_key::FlowKey;
 
 use super::compile::Settings;
 use super::model::{

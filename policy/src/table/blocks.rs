@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use wire::cidr::Cidr;
+use podswitch_wire::cidr::Cidr;
 
 use super::stage::Line;
 

@@ -22,7 +22,7 @@ impl PortKey {
 
     #[inline]
     pub(crate) const fn new(protocol: u8, port: u16) -> Self {
-        use wire::flow_key::proto::{SCTP, TCP, UDP};
+        use podswitch_wire::flow_key::proto::{SCTP, TCP, UDP};
         let protocol: u32 = match protocol {
             TCP => 0,
             UDP => 1,

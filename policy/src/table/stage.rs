@@ -7,7 +7,7 @@ use super::ports::{NO_RULE, rank, write_tables};
 use super::{Decision, Partition, Party, PolicyId, PortKey};
 use crate::rule::Action;
 use crate::verdict::Why;
-use wire::cidr::Cidr;
+use podswitch_wire::cidr::Cidr;
 
 /// One cache line of a stage.
 #[derive(Clone, Copy, Debug)]
@@ -214,7 +214,7 @@ impl Stage {
         Decision { allow: false, why: Why::Isolated, policy, rule: None, counter }
     }
 
-    /// Octets on the heap, those of a partition counted for each stage that shares it.
+    /// Bytes on the heap, those of a partition counted for each stage that shares it.
     pub(crate) fn heap_bytes(&self) -> usize {
         self.partition.heap_bytes() + size_of_val(&*self.run) + size_of::<Line>()
     }

@@ -6,14 +6,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy::compile::PolicyCompiler;
-use policy::reference::{self, Cluster};
-use policy::rule::*;
-use policy::table::{Decision, PolicyTable};
-use policy::verdict::Traffic;
+use podswitch_policy::compile::PolicyCompiler;
+use podswitch_policy::reference::{self, Cluster};
+use podswitch_policy::rule::*;
+use podswitch_policy::table::{Decision, PolicyTable};
+use podswitch_policy::verdict::Traffic;
+use podswitch_wire::cidr::Cidr;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use wire::cidr::Cidr;
 
 pub(crate) const NAMESPACES: [&str; 4] = ["a", "b", "c", "d"];
 pub(crate) const NODES: [&str; 3] = ["n0", "n1", "n2"];
@@ -309,9 +309,9 @@ pub(crate) fn in_words(
     let cookie = |id| Arc::clone(table.policy(id).expect("a policy in force").object.cookie());
     let asked = !matches!(
         decision.why,
-        policy::verdict::Why::NoPod
-            | policy::verdict::Why::OwnAddress
-            | policy::verdict::Why::OwnNode
+        podswitch_policy::verdict::Why::NoPod
+            | podswitch_policy::verdict::Why::OwnAddress
+            | podswitch_policy::verdict::Why::OwnNode
     );
     let isolating = if asked {
         table.isolating(direction, &table.party(subject)).into_iter().map(cookie).collect()

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use policy::rule::*;
+use podswitch_policy::rule::*;
 
 /// `key=value`, comma separated, `!key`, `key`, `key in (a b)`, `key notin (a b)`; empty: all.
 pub(crate) fn sel(text: &str) -> Selector {

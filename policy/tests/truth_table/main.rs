@@ -10,10 +10,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use cases::Case;
-use policy::compile::PolicyCompiler;
-use policy::reference::{self, Cluster};
-use policy::rule::*;
-use policy::verdict::Traffic;
+use podswitch_policy::compile::PolicyCompiler;
+use podswitch_policy::reference::{self, Cluster};
+use podswitch_policy::rule::*;
+use podswitch_policy::verdict::Traffic;
 
 /// Namespaces x, y, z with pods a, b, c each: the pods of x on n1, all others on n2. Pod labels
 /// `pod=a`, namespace labels `ns=x`. Every pod has the port `http` on 80/TCP, `dns` on 81/UDP;

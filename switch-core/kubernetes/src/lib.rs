@@ -1,7 +1,7 @@
 //! Kubernetes objects read into podswitch configuration.
 //!
 //! Manifests are read whole ([`Manifests::load`]), every object is checked as the API server checks
-//! it, and what is good becomes a [`Config`](switch_core::config::Config) ([`Manifests::compile`]).
+//! it, and what is good becomes a [`Config`](podswitch_core::config::Config) ([`Manifests::compile`]).
 //! What is wrong is told all at once: a [`Refusal`] has file, object, field and reason. One refused
 //! object refuses the state, so that nothing is ever half applied.
 //!
@@ -10,8 +10,8 @@
 //!
 //! ```
 //! use std::path::Path;
-//! use kubernetes::{Manifests, Options};
-//! use switch_core::id::PortId;
+//! use podswitch_kubernetes::{Manifests, Options};
+//! use podswitch_core::id::PortId;
 //!
 //! let text = "
 //! apiVersion: v1
@@ -39,7 +39,7 @@
 //!     Manifests::parse(Path::new("x.yaml"), wrong)?.compile(None, &Options::default()).unwrap_err();
 //! assert_eq!(refusals[0].object.as_str(), "Pod/default/web");
 //! assert_eq!(refusals[0].field, "status.podIP");
-//! # Ok::<(), kubernetes::LoadError>(())
+//! # Ok::<(), podswitch_kubernetes::LoadError>(())
 //! ```
 #![forbid(unsafe_code)]
 

@@ -10,7 +10,7 @@ use crate::object::Collection;
 use crate::refusal::{Note, Source};
 use crate::text;
 
-/// Largest file, in octets: 150,000 pods of five kilobytes each.
+/// Largest file, in bytes: 150,000 pods of five kilobytes each.
 const MAX_FILE: u64 = 1 << 30;
 /// Deepest folder below the one named.
 const MAX_FOLDERS: usize = 32;

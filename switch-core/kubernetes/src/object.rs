@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use switch_core::id::Cookie;
+use podswitch_core::id::Cookie;
 
 use crate::api::cluster::ClusterNetworkPolicy;
 use crate::api::core::{Namespace, Node, Pod};

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use switch_core::id::Cookie;
+use podswitch_core::id::Cookie;
 
 /// Where an object was read.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Applies a plan to a frame. The hit path's last step: no allocation, no branch that depends on
 //! anything but the frame's family.
 
-use wire::parse::{Network, Parsed};
+use podswitch_wire::parse::{Network, Parsed};
 
 use super::Plan;
 use super::translate::{translate, translate_ordinary};
@@ -49,8 +49,8 @@ pub fn apply_plain(packet: &mut Packet, parsed: &Parsed, plan: &Plan) {
 /// Where the network header begins in a frame without tags.
 const L3: usize = 14;
 
-/// The IPv4 header checksum, its octets read lowest first, after the TTL went down by one: RFC 1624
-/// equation 3 with `~m + m'` = 0xfeff, in the other order of octets (RFC 1071 §2) 0xfffe, written
+/// The IPv4 header checksum, its bytes read lowest first, after the TTL went down by one: RFC 1624
+/// equation 3 with `~m + m'` = 0xfeff, in the other order of bytes (RFC 1071 §2) 0xfffe, written
 /// as one step up and the carry.
 #[inline(always)]
 fn ttl_down(checksum: u16) -> u16 {
@@ -61,8 +61,8 @@ fn ttl_down(checksum: u16) -> u16 {
 mod tests {
     use super::*;
     use crate::id::PortId;
+    use podswitch_wire::addr::Mac;
     use proptest::prelude::*;
-    use wire::addr::Mac;
 
     fn sum(header: &[u8]) -> u16 {
         let mut s: u32 =

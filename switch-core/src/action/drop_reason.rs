@@ -1,6 +1,6 @@
 //! Every way for a frame not to be forwarded, each with a name and a counter.
 
-use wire::parse::ParseError;
+use podswitch_wire::parse::ParseError;
 
 /// Coarse class of a reason, as `replay` prints it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

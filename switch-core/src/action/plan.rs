@@ -1,9 +1,9 @@
 //! The compiled answer of a flow: plain data, applied to every packet that hits.
 
-use vxlan::template::SourcePort;
-use wire::addr::Mac;
-use wire::checksum::Delta;
-use wire::flow_key::FlowKey;
+use podswitch_vxlan::template::SourcePort;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::checksum::Delta;
+use podswitch_wire::flow_key::FlowKey;
 
 use crate::id::PortId;
 
@@ -53,7 +53,7 @@ pub struct Plan {
     pub macs: [u8; 12],
     /// Port to leave by.
     pub out: PortId,
-    /// Largest network-layer packet on the way out, in octets.
+    /// Largest network-layer packet on the way out, in bytes.
     pub mtu: u16,
     /// What to do.
     pub flags: PlanFlags,

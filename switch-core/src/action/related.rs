@@ -3,9 +3,9 @@
 //!
 //! Rare, on the slow path.
 
-use wire::checksum::{Delta, sctp_update, sum};
-use wire::flow_key::{FlowKey, proto};
-use wire::parse::{Fragment, Icmp, Network, Parsed, Quoted};
+use podswitch_wire::checksum::{Delta, sctp_update, sum};
+use podswitch_wire::flow_key::{FlowKey, proto};
+use podswitch_wire::parse::{Fragment, Icmp, Network, Parsed, Quoted};
 
 use crate::packet::Packet;
 

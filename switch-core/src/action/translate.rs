@@ -2,9 +2,9 @@
 //! them, by what changed (RFC 1624), so that a wrong checksum stays wrong and a partial one
 //! partial.
 
-use wire::checksum::{Delta, sctp_update};
-use wire::flow_key::proto;
-use wire::parse::{Fragment, Icmp, Network, Parsed};
+use podswitch_wire::checksum::{Delta, sctp_update};
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::{Fragment, Icmp, Network, Parsed};
 
 use super::{Plan, PlanFlags};
 use crate::packet::Packet;
@@ -173,8 +173,8 @@ fn icmp(layer4: &mut [u8], parsed: &Parsed, partial: bool, plan: &Plan) {
 
 /// Replaces the 16-bit field at `at`.
 #[inline]
-fn update(octets: &mut [u8], at: usize, with: impl FnOnce(u16) -> u16) {
-    if let Some(field) = octets.get_mut(at..at + 2) {
+fn update(bytes: &mut [u8], at: usize, with: impl FnOnce(u16) -> u16) {
+    if let Some(field) = bytes.get_mut(at..at + 2) {
         let new = with(u16::from_be_bytes([field[0], field[1]]));
         field.copy_from_slice(&new.to_be_bytes());
     }
@@ -183,15 +183,15 @@ fn update(octets: &mut [u8], at: usize, with: impl FnOnce(u16) -> u16) {
 #[cfg(test)]
 mod tests {
     use etherparse::PacketBuilder;
+    use podswitch_wire::checksum::verify_l4;
+    use podswitch_wire::flow_key::{FlowKey, HashKey};
+    use podswitch_wire::parse::parse;
     use proptest::prelude::*;
-    use wire::checksum::verify_l4;
-    use wire::flow_key::{FlowKey, HashKey};
-    use wire::parse::parse;
 
     use super::super::apply;
     use super::*;
     use crate::id::PortId;
-    use wire::addr::Mac;
+    use podswitch_wire::addr::Mac;
 
     const KEY: HashKey = HashKey::new(3);
 
@@ -232,7 +232,7 @@ mod tests {
                 sctp[0..2].copy_from_slice(&sp.to_be_bytes());
                 sctp[2..4].copy_from_slice(&dp.to_be_bytes());
                 sctp.extend_from_slice(payload);
-                let sum = wire::checksum::sctp_checksum(&sctp).unwrap();
+                let sum = podswitch_wire::checksum::sctp_checksum(&sctp).unwrap();
                 sctp[8..12].copy_from_slice(&sum);
                 ip.write(&mut out, etherparse::IpNumber::SCTP, &sctp).unwrap();
             }
@@ -259,7 +259,11 @@ mod tests {
                 }
                 a
             };
-            let family = if v6 { wire::flow_key::Family::V6 } else { wire::flow_key::Family::V4 };
+            let family = if v6 {
+                podswitch_wire::flow_key::Family::V6
+            } else {
+                podswitch_wire::flow_key::Family::V4
+            };
             let (src, dst) = (cut(s), cut(d));
             FlowKey { src, dst, src_port: sp, dst_port: dp, family, ..FlowKey::default() }
         })
@@ -352,7 +356,7 @@ mod tests {
             let l4 = usize::from(before.l4);
             let field = if tcp { 16 } else { 6 };
             let len = before.end - u32::from(before.l4);
-            let pseudo = wire::checksum::pseudo_l4(&before.key, len).fold();
+            let pseudo = podswitch_wire::checksum::pseudo_l4(&before.key, len).fold();
             packet.bytes_mut()[l4 + field..l4 + field + 2].copy_from_slice(&pseudo.to_be_bytes());
             packet.offload.csum_partial = true;
             packet.offload.csum_start = before.l4;

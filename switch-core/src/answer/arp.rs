@@ -5,17 +5,17 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use podswitch_wire::addr::Mac;
+use podswitch_wire::parse::{Network, Parsed};
 use smoltcp::wire::{
     ArpHardware, ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetProtocol,
 };
-use wire::addr::Mac;
-use wire::parse::{Network, Parsed};
 
 use super::{Binding, Trust, ethernet, is_one_host, macs};
 use crate::action::DropReason;
 use crate::packet::{Packet, Pool};
 
-/// Octets of an ARP packet for IPv4 over Ethernet.
+/// Bytes of an ARP packet for IPv4 over Ethernet.
 const LEN: usize = 28;
 
 /// What becomes of an ARP frame.

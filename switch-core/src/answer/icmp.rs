@@ -9,16 +9,16 @@
 
 use std::net::IpAddr;
 
+use podswitch_wire::flow_key::{Family, HashKey, proto};
+use podswitch_wire::parse::{Fragment, Icmp, Parsed};
 use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, IpProtocol};
-use wire::flow_key::{Family, HashKey, proto};
-use wire::parse::{Fragment, Icmp, Parsed};
 
 use super::{IPV4, IPV6, NoAnswer, Way, is_one_host};
 use crate::limit::{KeyedLimiter, Rate, TokenBucket, address_key};
 use crate::packet::{Packet, Pool};
 use crate::time::Instant;
 
-/// Octets in front of what an ICMP error quotes, and of an echo message's data.
+/// Bytes in front of what an ICMP error quotes, and of an echo message's data.
 const HEADER: usize = 8;
 /// Longest IPv4 packet with an error in it (RFC 1812 §4.3.2.3).
 const MAX_V4: usize = 576;
@@ -40,7 +40,7 @@ pub enum Error {
     PortUnreachable,
     /// Policy forbids it.
     AdminProhibited,
-    /// Larger than the next link's MTU in octets, and not to be fragmented here.
+    /// Larger than the next link's MTU in bytes, and not to be fragmented here.
     TooBig {
         /// The MTU, of the network layer. What is sent for IPv6 is never below 1280.
         mtu: u32,

@@ -16,11 +16,11 @@ mod testing;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use podswitch_wire::addr::Mac;
+use podswitch_wire::parse::{Network, Parsed};
 use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet,
 };
-use wire::addr::Mac;
-use wire::parse::{Network, Parsed};
 
 use crate::config::Gateway;
 use crate::packet::{Packet, Pool};
@@ -77,7 +77,7 @@ fn macs(frame: &[u8]) -> Option<(Mac, Mac)> {
     Some((Mac(*src), Mac(*dst)))
 }
 
-/// An answer's frame: the Ethernet header is written, `len` octets behind it are for the caller,
+/// An answer's frame: the Ethernet header is written, `len` bytes behind it are for the caller,
 /// every one of them (the buffer holds what it held before).
 fn ethernet(
     pool: &mut Pool,
@@ -120,7 +120,7 @@ impl Way {
         fit.then_some(Self { src_mac: dst_mac, dst_mac: src_mac, src: dst, dst: src })
     }
 
-    /// A frame with its Ethernet and IP headers written, for `len` octets of `protocol` at the
+    /// A frame with its Ethernet and IP headers written, for `len` bytes of `protocol` at the
     /// offset that is returned with it. `None`: no buffer, or source and destination of
     /// different families.
     fn packet(

@@ -7,14 +7,14 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::{Fragment, Network, Parsed};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     EthernetAddress, Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv6Packet, NdiscNeighborFlags,
     NdiscRepr, RawHardwareAddress,
 };
-use wire::addr::Mac;
-use wire::flow_key::proto;
-use wire::parse::{Fragment, Network, Parsed};
 
 use super::{Binding, ETHERNET, Trust, Way, is_link_local, is_one_host, macs};
 use crate::action::DropReason;
@@ -37,7 +37,7 @@ const TARGET_LINK_LAYER: u8 = 2;
 /// ff02::1, all nodes.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: Mac = Mac([0x33, 0x33, 0, 0, 0, 1]);
-/// Octets of a neighbour advertisement with one link-layer address.
+/// Bytes of a neighbour advertisement with one link-layer address.
 const ADVERTISEMENT: usize = 32;
 
 /// What becomes of a frame of neighbour or multicast listener discovery.
@@ -173,8 +173,8 @@ impl<'a> Message<'a> {
     /// The target of a neighbour solicitation or advertisement, if it is long enough to have one
     /// and that is no group.
     fn target(&self) -> Result<Ipv6Addr, DropReason> {
-        let octets = self.body.get(8..24).and_then(|t| t.first_chunk::<16>());
-        let target = octets.map(|octets| Ipv6Addr::from(*octets));
+        let bytes = self.body.get(8..24).and_then(|t| t.first_chunk::<16>());
+        let target = bytes.map(|bytes| Ipv6Addr::from(*bytes));
         match target.filter(|target| is_one_host(IpAddr::V6(*target))) {
             Some(target) => Ok(target),
             None => Err(DropReason::NeighbourInvalid),
@@ -235,7 +235,7 @@ struct Options {
     target: Option<Mac>,
 }
 
-/// Walks all options behind a fixed part of `fixed` octets: none may be of length zero or cut
+/// Walks all options behind a fixed part of `fixed` bytes: none may be of length zero or cut
 /// off (RFC 4861 §4.6), and link-layer addresses are those of Ethernet (RFC 2464 §6), each told
 /// once, so that no second one says something else.
 fn options(message: &Message<'_>, fixed: usize) -> Result<Options, DropReason> {

@@ -1,15 +1,15 @@
 //! TCP resets, for connections that are refused rather than dropped.
 
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::{Fragment, Parsed, tcp_flags};
 use smoltcp::wire::{IpAddress, IpProtocol, TcpPacket};
-use wire::flow_key::proto;
-use wire::parse::{Fragment, Parsed, tcp_flags};
 
 use super::icmp::ErrorLimiter;
 use super::{NoAnswer, Way};
 use crate::packet::{Packet, Pool};
 use crate::time::Instant;
 
-/// Octets of a TCP header without options.
+/// Bytes of a TCP header without options.
 const HEADER: usize = 20;
 
 /// The reset that a closed port answers a segment with (RFC 9293 §3.10.7.1), from the address

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::PacketBuilder;
-use wire::addr::Mac;
-use wire::flow_key::HashKey;
-use wire::parse::{Parsed, parse};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::{Parsed, parse};
 
 use super::{Binding, Trust};
 use crate::config::Gateway;
@@ -31,7 +31,7 @@ pub(super) fn pool() -> Pool {
     Pool::new(PoolConfig { small: 4, large: 2 })
 }
 
-/// A pool whose buffers are full of junk, so that an octet that is not written shows.
+/// A pool whose buffers are full of junk, so that a byte that is not written shows.
 pub(super) fn dirty_pool() -> Pool {
     let mut pool = pool();
     for len in [Pool::SMALL, Pool::LARGE] {
@@ -97,7 +97,7 @@ pub(super) fn icmp6(
     frame
 }
 
-/// The checksum that an ICMPv6 message behind 54 octets must have, its field taken as zero;
+/// The checksum that an ICMPv6 message behind 54 bytes must have, its field taken as zero;
 /// summed plainly after RFC 1071 and RFC 8200 §8.1.
 pub(super) fn icmp6_checksum(frame: &[u8]) -> u16 {
     let mut message = frame[54..].to_vec();

@@ -1,7 +1,7 @@
 //! The overlay, as it is configured.
 
-use vxlan::header::Vni;
-use vxlan::template::{Dscp, PORT};
+use podswitch_vxlan::header::Vni;
+use podswitch_vxlan::template::{Dscp, PORT};
 
 /// How other nodes' pods are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::mem::take;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy};
-use policy::service::model::{EndpointSlice, Service, ServiceName};
+use podswitch_policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy};
+use podswitch_policy::service::model::{EndpointSlice, Service, ServiceName};
 
 use super::policies::{Difference, Step};
 use super::services;

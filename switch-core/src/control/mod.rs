@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 
 pub use delta::Change;
 pub use options::{Options, Pinning};
-pub use policy::service::compile::HealthCheck;
+pub use podswitch_policy::service::compile::HealthCheck;
 pub use policy_counts::PolicyCount;
 pub use service_counts::ServiceCount;
 
@@ -420,7 +420,7 @@ impl ControlPlane {
         self.services.health_checks()
     }
 
-    /// Every connection alive. Packets and octets of those that are neither TCP nor translated may
+    /// Every connection alive. Packets and bytes of those that are neither TCP nor translated may
     /// be some ten seconds old: workers count them by themselves, and tell in turn.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         let mut list = Vec::new();

@@ -1,7 +1,7 @@
 //! How a switch is set up, before it has any state.
 
 use core_affinity::CoreId;
-use wire::flow_key::HashKey;
+use podswitch_wire::flow_key::HashKey;
 
 use crate::engine::Limits;
 use crate::packet::PoolConfig;

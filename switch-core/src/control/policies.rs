@@ -6,10 +6,10 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use policy::compile::PolicyCompiler;
-use policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy, Node};
-use policy::table::PolicyTable;
-use policy::touched::Touched;
+use podswitch_policy::compile::PolicyCompiler;
+use podswitch_policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy, Node};
+use podswitch_policy::table::PolicyTable;
+use podswitch_policy::touched::Touched;
 
 use super::ground;
 use crate::config::{Config, ConfigError, Endpoint, LocalNode, RemoteNode};

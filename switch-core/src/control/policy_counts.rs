@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use policy::rule::Direction;
-use policy::table::{PolicyInfo, PolicyTable};
+use podswitch_policy::rule::Direction;
+use podswitch_policy::table::{PolicyInfo, PolicyTable};
 
 use crate::snapshot::{PolicyCounters, Snapshot};
 

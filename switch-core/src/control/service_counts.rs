@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use policy::rule::Protocol;
-use policy::service::entry::{ServiceEntry, ServicePortId};
-use policy::service::table::ServiceTable;
+use podswitch_policy::rule::Protocol;
+use podswitch_policy::service::entry::{ServiceEntry, ServicePortId};
+use podswitch_policy::service::table::ServiceTable;
 
 /// Connections to one port of a Service (or host port of a pod), by whatever address and in both
 /// families.
@@ -51,7 +51,7 @@ pub(super) fn read(table: &ServiceTable) -> Vec<ServiceCount> {
     // One entry in each family, found by each of its addresses.
     let mut entries: HashMap<(ServicePortId, bool), &Arc<ServiceEntry>> = HashMap::new();
     for (_, entry) in table.iter() {
-        let is_v6 = entry.family == wire::flow_key::Family::V6;
+        let is_v6 = entry.family == podswitch_wire::flow_key::Family::V6;
         entries.insert((entry.id, is_v6), entry);
     }
     let mut sorted: Vec<_> = entries.into_iter().collect();

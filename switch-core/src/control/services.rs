@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use policy::service::compile::{Compiler, HealthCheck, Settings};
-use policy::service::endpoints::Viewpoint;
-use policy::service::model::{EndpointSlice, HostPort, Service, ServiceName, family_of};
-use policy::service::table::ServiceTable;
-use policy::touched::Touched;
+use podswitch_policy::service::compile::{Compiler, HealthCheck, Settings};
+use podswitch_policy::service::endpoints::Viewpoint;
+use podswitch_policy::service::model::{EndpointSlice, HostPort, Service, ServiceName, family_of};
+use podswitch_policy::service::table::ServiceTable;
+use podswitch_policy::touched::Touched;
 
 use super::policies::{Difference, Names, difference};
 use crate::config::{Config, ConfigError};

@@ -5,10 +5,10 @@
 
 use std::net::IpAddr;
 
-use vxlan::template::SourcePort;
-use wire::flow_key::{FlowKey, proto, to_octets};
-use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
-use wire::parse::{Fragment as Part, Parsed};
+use podswitch_vxlan::template::SourcePort;
+use podswitch_wire::flow_key::{FlowKey, proto, to_bytes};
+use podswitch_wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
+use podswitch_wire::parse::{Fragment as Part, Parsed};
 
 use super::ahead::Ahead;
 use super::slow::source;
@@ -48,7 +48,7 @@ const FORGOTTEN: Denial =
     Denial { reason: DropReason::TcpInvalidState, object: None, answer: Answer::PortUnreachable };
 
 impl Engine {
-    /// Judges a packet, or the datagram of a first fragment, with `payload` octets behind its
+    /// Judges a packet, or the datagram of a first fragment, with `payload` bytes behind its
     /// layer-4 header; finds or makes its connection, and remembers the answer.
     pub(super) fn admit<'s>(
         &mut self,
@@ -168,7 +168,7 @@ impl Engine {
             return None;
         }
         let find = |own: IpAddr| {
-            let key = FlowKey { src: to_octets(own).0, ..parsed.key };
+            let key = FlowKey { src: to_bytes(own).0, ..parsed.key };
             let tracker = &self.shared.tracker;
             tracker.find(tracker.place(&key, key.hash(&self.shared.hash_key)), &key)
         };

@@ -5,8 +5,8 @@
 use core::hint::black_box;
 
 use arrayvec::ArrayVec;
-use policy::service::table::Looked;
-use wire::flow_key::{FlowKey, to_octets};
+use podswitch_policy::service::table::Looked;
+use podswitch_wire::flow_key::{FlowKey, to_bytes};
 
 use super::Engine;
 use crate::flow::connection::Place;
@@ -85,7 +85,7 @@ impl Engine {
             let mut towards = key.dst_addr();
             if let Some(backend) = service.backend() {
                 towards = backend.ip();
-                let (dst, dst_port) = (to_octets(towards).0, backend.port());
+                let (dst, dst_port) = (to_bytes(towards).0, backend.port());
                 let reply = FlowKey { dst, dst_port, ..*key }.reversed();
                 tracker.prefetch_place(tracker.place(&reply, reply.hash(&self.shared.hash_key)));
             }

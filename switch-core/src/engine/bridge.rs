@@ -1,8 +1,8 @@
 //! Plain layer-2 switching between the ports of a bridge domain: learn, look up, forward or
 //! flood. VLAN-aware (IEEE 802.1Q); no flow entries, no look at what the frames carry.
 
-use wire::addr::Mac;
-use wire::parse::{ethertype, parse};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::parse::{ethertype, parse};
 
 use super::{Engine, Turn};
 use crate::action::DropReason;

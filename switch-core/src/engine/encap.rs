@@ -3,9 +3,9 @@
 //! [`wrap`] is on the hit path; the rest is for what the slow path sends on, and for answers that
 //! go back the way that the question came.
 
-use vxlan::template::{EncapError, InnerFacts, PartialChecksum, SourcePort};
-use wire::flow_key::HashKey;
-use wire::parse::{Parsed, parse};
+use podswitch_vxlan::template::{EncapError, InnerFacts, PartialChecksum, SourcePort};
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::{Parsed, parse};
 
 use super::{Engine, Trace, Turn};
 use crate::action::{DropReason, Plan, PlanFlags};

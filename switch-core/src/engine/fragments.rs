@@ -4,8 +4,8 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[expect(clippy::disallowed_types, reason = "only fragments meet at this lock")]
 use std::sync::Mutex;
 
-use wire::flow_key::HashKey;
-use wire::parse::{Icmp, Parsed};
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::{Icmp, Parsed};
 
 use super::admit::Admission;
 use super::ahead::Ahead;
@@ -140,7 +140,7 @@ impl Engine {
     }
 }
 
-/// Octets behind the layer-4 header of a whole datagram in pieces.
+/// Bytes behind the layer-4 header of a whole datagram in pieces.
 fn datagram_payload(pieces: &[Fragment]) -> u32 {
     let [Fragment { parsed: first, .. }, Fragment { parsed: second, .. }, ..] = pieces else {
         return 0;

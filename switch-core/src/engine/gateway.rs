@@ -1,6 +1,6 @@
 //! Packets for the gateway itself: it answers pings, and has no port open.
 
-use wire::parse::{Icmp, Parsed};
+use podswitch_wire::parse::{Icmp, Parsed};
 
 use super::{Engine, Turn};
 use crate::answer::icmp;

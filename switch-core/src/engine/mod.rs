@@ -27,8 +27,8 @@ mod uplink;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 
-use wire::flow_key::HashKey;
-use wire::parse::Parsed;
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::Parsed;
 
 use fragments::FragmentStore;
 use straight::{read, sender};

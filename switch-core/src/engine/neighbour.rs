@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use wire::parse::Parsed;
+use podswitch_wire::parse::Parsed;
 
 use super::slow::source;
 use super::{Engine, Turn};

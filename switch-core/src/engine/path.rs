@@ -1,8 +1,8 @@
 //! Path MTU of the underlay, from ICMP errors about tunnel packets (RFC 1191, RFC 8201; T-O7).
 
-use vxlan::pmtu::{Quoted, learn, read_quote};
-use wire::checksum::verify_l4;
-use wire::parse::{Network, Parsed, ethertype, parse_quoted};
+use podswitch_vxlan::pmtu::{Quoted, learn, read_quote};
+use podswitch_wire::checksum::verify_l4;
+use podswitch_wire::parse::{Network, Parsed, ethertype, parse_quoted};
 
 use super::{Engine, Turn};
 use crate::packet::Packet;
@@ -12,8 +12,8 @@ impl Engine {
     /// Takes down what an ICMP error says of the path to a tunnel end. Only "packet too big" is
     /// listened to, only if it quotes a tunnel packet of ours so far that the packet inside is seen
     /// to belong to a connection that is alive: whoever can make that up has seen it. Routers quote
-    /// enough for that (RFC 1812 §4.3.2.3: 576 octets; RFC 4443: 1280); of one that quotes the
-    /// least, 8 octets of UDP, nothing is learnt.
+    /// enough for that (RFC 1812 §4.3.2.3: 576 bytes; RFC 4443: 1280); of one that quotes the
+    /// least, 8 bytes of UDP, nothing is learnt.
     ///
     /// False: it is not about the tunnel, or not to be believed.
     pub(super) fn path_error(&self, turn: &Turn<'_>, packet: &Packet, outer: &Parsed) -> bool {

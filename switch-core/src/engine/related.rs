@@ -1,7 +1,7 @@
 //! ICMP errors: let through where they quote a packet of a connection that we know (N5, T-N2), and
 //! translated with it, outside and inside (RFC 5508 §4).
 
-use wire::parse::{Parsed, Quoted, parse_quoted};
+use podswitch_wire::parse::{Parsed, Quoted, parse_quoted};
 
 use super::{Engine, Turn};
 use crate::action::{DropReason, Plan, translate_error};

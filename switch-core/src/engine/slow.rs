@@ -1,9 +1,9 @@
 //! The slow path: first packets of flows, packets after an epoch change, and everything that is
 //! never cached: ARP, ND, fragments, ICMP errors, packets to the gateway.
 
-use wire::addr::Mac;
-use wire::flow_key::proto;
-use wire::parse::{Fragment as Part, Icmp, Network, Parsed};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::{Fragment as Part, Icmp, Network, Parsed};
 
 use super::admit::Admission;
 use super::ahead::Ahead;

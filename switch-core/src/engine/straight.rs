@@ -1,11 +1,11 @@
 //! The straight line that nearly every packet takes: parse all of a burst, look all up, then apply
 //! each. Neither allocates nor locks. What is not wholly ordinary goes the [slow way](super::slow).
 
-use vxlan::template::SourcePort;
-use wire::addr::Mac;
-use wire::flow_key::{HashKey, proto};
-use wire::parse::tcp_flags::SYN;
-use wire::parse::{Fragment, Icmp, Network, Parsed, parse_into, straight};
+use podswitch_vxlan::template::SourcePort;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::{HashKey, proto};
+use podswitch_wire::parse::tcp_flags::SYN;
+use podswitch_wire::parse::{Fragment, Icmp, Network, Parsed, parse_into, straight};
 
 use super::admit::is_possible;
 use super::ahead::{Ahead, Notes};
@@ -57,7 +57,7 @@ impl Burst {
     }
 }
 
-/// Whose frames are routed, as the first octets of a frame are compared with it.
+/// Whose frames are routed, as the first bytes of a frame are compared with it.
 #[derive(Clone, Copy)]
 struct Addressee {
     mask: u64,
@@ -76,7 +76,7 @@ impl Addressee {
 
     #[inline(always)]
     fn is_of<const N: usize>(self, head: &[u8; N]) -> bool {
-        let first = head.first_chunk().map_or(0, |octets| u64::from_be_bytes(*octets));
+        let first = head.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
         first & self.mask == self.mac
     }
 }
@@ -400,8 +400,8 @@ pub(super) fn sender(packet: &Packet) -> u64 {
 #[inline(always)]
 fn sender_of<const N: usize>(head: &[u8; N], packet: &Packet) -> u64 {
     let who = match packet.via() {
-        // The last two octets of the destination, which are shifted out, and the source.
-        None => head[4..].first_chunk().map_or(0, |octets| u64::from_be_bytes(*octets)),
+        // The last two bytes of the destination, which are shifted out, and the source.
+        None => head[4..].first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)),
         Some(end) => 1 << 40 | u64::from(end.0),
     };
     who << 16 | u64::from(packet.ingress.0)

@@ -4,12 +4,12 @@
 
 use std::net::IpAddr;
 
-use vxlan::decap::{ChecksumState, Decap, DecapError, Ordinary, decap, decap_ordinary};
-use vxlan::ecn::{self, Ecn};
-use vxlan::header::Vni;
-use vxlan::vtep::{EndIndex, Refusal};
-use wire::addr::Mac;
-use wire::parse::{Icmp, Network, Parsed};
+use podswitch_vxlan::decap::{ChecksumState, Decap, DecapError, Ordinary, decap, decap_ordinary};
+use podswitch_vxlan::ecn::{self, Ecn};
+use podswitch_vxlan::header::Vni;
+use podswitch_vxlan::vtep::{EndIndex, Refusal};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::parse::{Icmp, Network, Parsed};
 
 use super::ahead::Ahead;
 use super::slow::{destination, source};
@@ -193,7 +193,7 @@ impl Engine {
     }
 }
 
-/// Takes the outer headers off a tunnel packet from `end`: what is left are the octets from `range.0`
+/// Takes the outer headers off a tunnel packet from `end`: what is left are the bytes from `range.0`
 /// to `range.1`.
 #[inline(always)]
 fn open(

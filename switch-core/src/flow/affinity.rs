@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 
 use hashbrown::HashMap;
-use policy::service::entry::ServicePortId;
+use podswitch_policy::service::entry::ServicePortId;
 
 /// Pins kept at most.
 const LIMIT: usize = 1 << 18;
@@ -43,11 +43,11 @@ impl Default for Affinity {
 
 impl Affinity {
     fn with<T>(&self, client: IpAddr, f: impl FnOnce(&mut Shard) -> T) -> T {
-        let octet = match client {
+        let byte = match client {
             IpAddr::V4(a) => a.octets()[3],
             IpAddr::V6(a) => a.octets()[15],
         };
-        let shard = &self.shards[usize::from(octet) % SHARDS];
+        let shard = &self.shards[usize::from(byte) % SHARDS];
         f(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -22,9 +22,9 @@ mod packets;
 mod slot;
 mod tracker;
 
-use vxlan::vtep::EndIndex;
-use wire::addr::Mac;
-use wire::flow_key::{FlowKey, HashKey};
+use podswitch_vxlan::vtep::EndIndex;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::{FlowKey, HashKey};
 
 use super::tcp::TcpState;
 use crate::id::PortId;
@@ -246,7 +246,7 @@ pub struct ConnectionInfo {
     pub pinned: Pinned,
     /// Packets by direction.
     pub packets: [u64; 2],
-    /// Octets by direction.
+    /// Bytes by direction.
     pub bytes: [u64; 2],
     /// TCP states by direction; `None` for other protocols.
     pub tcp: Option<[TcpState; 2]>,

@@ -9,7 +9,7 @@
 //! one: what ends is handed back with its reason, so that received = sent + consumed + dropped
 //! holds. The packets in it are in no worker's pool.
 //!
-//! Memory is bounded by one sum of octets, in which buffers, records and refused datagrams are
+//! Memory is bounded by one sum of bytes, in which buffers, records and refused datagrams are
 //! all paid. When it is used up, the oldest datagram of whoever holds most makes room ("longest
 //! queue drop"), so that somebody who sends first fragments only (threat T-C6) throws out his own.
 
@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use wire::flow_key::{Family, FlowKey, HashKey};
-use wire::parse::{Fragment as Place, Parsed};
+use podswitch_wire::flow_key::{Family, FlowKey, HashKey};
+use podswitch_wire::parse::{Fragment as Place, Parsed};
 
 use self::accounts::{Accounts, Link};
 use self::datagram::{Added, Datagram, Extent};
@@ -33,8 +33,8 @@ use crate::time::Instant;
 /// Bounds of the fragment store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FragmentConfig {
-    /// Octets of memory that held packets and the records about them may take.
-    pub octets: usize,
+    /// Bytes of memory that held packets and the records about them may take.
+    pub bytes: usize,
     /// The most fragments of one datagram.
     pub fragments: usize,
     /// How long a datagram may take to become whole, from its first fragment to arrive; and how
@@ -50,7 +50,7 @@ impl Default for FragmentConfig {
     /// seconds a sender of 13,000 fragmented datagrams a second comes round to the same IPv4
     /// identification (RFC 4963), so that what is left from a loss would spoil a good one.
     fn default() -> Self {
-        Self { octets: 4 << 20, fragments: 64, timeout: Duration::from_secs(5) }
+        Self { bytes: 4 << 20, fragments: 64, timeout: Duration::from_secs(5) }
     }
 }
 
@@ -123,7 +123,7 @@ enum State {
     Refused(DropReason),
 }
 
-/// What a datagram's record costs beside its fragments, in octets.
+/// What a datagram's record costs beside its fragments, in bytes.
 const RECORD: usize = size_of::<Slot>() + 128;
 
 impl Fragments {
@@ -135,7 +135,7 @@ impl Fragments {
             table: HashTable::new(),
             slots: Vec::new(),
             free: Vec::new(),
-            accounts: Accounts::new(config.octets),
+            accounts: Accounts::new(config.bytes),
             held: 0,
         }
     }
@@ -271,8 +271,8 @@ impl Fragments {
         self.table.len()
     }
 
-    /// Octets of memory in use, of [`FragmentConfig::octets`].
-    pub fn octets(&self) -> usize {
+    /// Bytes of memory in use, of [`FragmentConfig::bytes`].
+    pub fn bytes(&self) -> usize {
         self.accounts.used()
     }
 

@@ -15,7 +15,7 @@ use core::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
-use wire::flow_key::{Family, FlowKey};
+use podswitch_wire::flow_key::{Family, FlowKey};
 
 use super::connection::{Pinned, SourceNat};
 use crate::id::PortId;
@@ -185,7 +185,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use wire::flow_key::proto;
+    use podswitch_wire::flow_key::proto;
 
     const RANGE: RangeInclusive<u16> = 44_000..=44_099;
 

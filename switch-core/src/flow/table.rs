@@ -23,7 +23,7 @@ mod renewal;
 mod ways;
 
 use arrayvec::ArrayVec;
-use wire::flow_key::{FlowKey, HashKey, proto};
+use podswitch_wire::flow_key::{FlowKey, HashKey, proto};
 
 use crate::action::Plan;
 use crate::prefetch::{prefetch, prefetch_address};
@@ -73,7 +73,7 @@ struct Line {
     way: u32,
     /// Second in which the connection was last told, or followed.
     last_seen: u32,
-    /// Of a flow that is followed: the connection. Of others: packets and octets since the
+    /// Of a flow that is followed: the connection. Of others: packets and bytes since the
     /// connection was told.
     tail: [u32; 2],
 }
@@ -92,14 +92,14 @@ fn is_followed(line: &Line) -> bool {
     line.key.proto == proto::TCP || is_own(line.way)
 }
 
-/// Packets and octets of a connection that has yet to be told of them.
+/// Packets and bytes of a connection that has yet to be told of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Untold {
     /// Whose.
     pub connection: ConnectionRef,
     /// Packets.
     pub packets: u32,
-    /// Octets.
+    /// Bytes.
     pub bytes: u32,
 }
 
@@ -312,10 +312,10 @@ impl FlowTable {
         if !is_its || line.last_seen != seconds || line.key.proto == proto::TCP {
             return None;
         }
-        let [packets, octets] = line.tail;
-        let octets = octets.checked_add(bytes)?;
-        // Every packet has octets, so those run over first.
-        line.tail = [packets.wrapping_add(1), octets];
+        let [packets, so_far] = line.tail;
+        let total = so_far.checked_add(bytes)?;
+        // Every packet has bytes, so those run over first.
+        line.tail = [packets.wrapping_add(1), total];
         Some(plan)
     }
 
@@ -340,7 +340,7 @@ impl FlowTable {
         Some((plan, ConnectionRef::from_parts(line.tail)))
     }
 
-    /// Last step: the answer, with who must hear of this packet of `bytes` octets; none, and
+    /// Last step: the answer, with who must hear of this packet of `bytes` bytes; none, and
     /// nothing counted, if the entry's answer is of another turn or the packet does not fit its way.
     #[inline]
     pub fn hit(
@@ -366,19 +366,19 @@ impl FlowTable {
             }
             return Some((plan, Follow::Each(ConnectionRef::from_parts(line.tail))));
         }
-        let [packets, octets] = line.tail;
+        let [packets, so_far] = line.tail;
         // Longer than any frame: counted as that.
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX / 2);
         if line.last_seen == seconds
-            && let Some(octets) = octets.checked_add(bytes)
+            && let Some(total) = so_far.checked_add(bytes)
         {
-            line.tail = [packets.wrapping_add(1), octets];
+            line.tail = [packets.wrapping_add(1), total];
             return Some((plan, Follow::Counted));
         }
         line.last_seen = seconds;
         line.tail = [1, bytes];
         let connection = self.connections[at];
-        Some((plan, Follow::Tell(Untold { connection, packets, bytes: octets })))
+        Some((plan, Follow::Tell(Untold { connection, packets, bytes: so_far })))
     }
 
     fn own_plan(&self, id: EntryId) -> Option<&Plan> {

@@ -5,7 +5,7 @@
 //! could close or restart the connection (RFC 9293 §3.10.7.4, RFC 5382 REQ-3): an end system
 //! checks its own data.
 
-use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
+use podswitch_wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
 
 /// State of one side of a TCP connection, by what that side has sent and what was acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -45,7 +45,7 @@ impl TcpState {
 pub struct Segment {
     /// Sequence number.
     pub seq: u32,
-    /// Sequence number after the last octet, SYN and FIN counted.
+    /// Sequence number after the last byte, SYN and FIN counted.
     pub end: u32,
     /// Acknowledgment number; meaningful with the ACK flag.
     pub ack: u32,
@@ -56,7 +56,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Reads the segment whose header starts at `header`, with `payload` octets of data behind
+    /// Reads the segment whose header starts at `header`, with `payload` bytes of data behind
     /// it. The header was checked by `parse` to be whole.
     #[inline]
     pub fn read(header: &[u8], flags: u8, payload: u32) -> Self {
@@ -121,7 +121,7 @@ pub struct Side {
     pub seq_end: u32,
     /// Highest acknowledgment sent.
     pub ack: u32,
-    /// Largest window advertised, scaled, in octets.
+    /// Largest window advertised, scaled, in bytes.
     pub window: u32,
     /// Window scale; 14 where it is not known, so that plausibility errs on the open side.
     pub scale: u8,
@@ -160,7 +160,7 @@ pub fn judge(segment: &Segment, own: &Side, peer: &Side) -> Judgement {
     if peer.state == TcpState::None {
         return Judgement::Fits;
     }
-    // The peer takes octets from its last acknowledgment on for the length of its window
+    // The peer takes bytes from its last acknowledgment on for the length of its window
     // (RFC 9293 §3.10.7.4). A reset in answer to a SYN has sequence 0 or ours and an ACK of it.
     if segment.flags & RST != 0 {
         if peer.state == TcpState::SynSent && segment.flags & ACK != 0 {

@@ -26,7 +26,7 @@ const SYSTEM_DIRECTORY: &str = "/run/netns";
 /// and goes when nothing holds it any more.
 ///
 /// ```no_run
-/// # use switch_core::host::NetNs;
+/// # use podswitch_core::host::NetNs;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let ns = NetNs::create("blue")?;
 /// let listener = ns.enter(|| std::net::TcpListener::bind("[::]:80"))??;
@@ -385,7 +385,7 @@ fn checked_name(name: &str) -> Result<&str, HostError> {
     } else {
         Err(HostError::invalid(
             format!("name a network namespace {name:?}"),
-            "a name is a file name of at most 255 octets",
+            "a name is a file name of at most 255 bytes",
         ))
     }
 }

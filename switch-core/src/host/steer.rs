@@ -12,7 +12,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use wire::cidr::Cidr;
+use podswitch_wire::cidr::Cidr;
 
 use super::netlink::{Route, Rule};
 use super::nft::{Front, Marking, MarkingConfig};

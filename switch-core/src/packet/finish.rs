@@ -2,8 +2,8 @@
 //! way out needs. The worker calls [`fit`] for every packet just before a port transmits it.
 //! Nothing here blocks or allocates but from the worker's pool.
 
-use wire::checksum::{finish_partial, sctp_checksum};
-use wire::parse::Parsed;
+use podswitch_wire::checksum::{finish_partial, sctp_checksum};
+use podswitch_wire::parse::Parsed;
 
 use super::layout::Link;
 use super::{GsoType, Offload, Packet, Pool, gso};
@@ -120,7 +120,7 @@ pub fn finish_checksum(packet: &mut Packet) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// Octets of the largest network-layer packet that a parsed packet stands for: of one segment of
+/// Bytes of the largest network-layer packet that a parsed packet stands for: of one segment of
 /// a super-frame, of the packet itself otherwise. What a path MTU is compared with.
 #[inline]
 pub fn largest_l3(packet: &Packet, parsed: &Parsed) -> usize {

@@ -15,10 +15,10 @@ const RESERVED: u16 = 0x8000;
 /// The bit of an option's type that says that fragments repeat it.
 const COPIED: u8 = 0x80;
 
-/// Every IPv4 link carries this many octets (RFC 791 §3.2).
+/// Every IPv4 link carries this many bytes (RFC 791 §3.2).
 const LEAST_MTU: usize = 68;
 
-/// Cuts an IPv4 packet into fragments of at most `mtu` octets, its checksum finished first. A
+/// Cuts an IPv4 packet into fragments of at most `mtu` bytes, its checksum finished first. A
 /// super-frame is cut into its segments before, and those that fit are left whole. A packet that
 /// is a fragment already is cut further, its offset and "more fragments" bit kept. Options are
 /// repeated in later fragments only if they say so (RFC 791 §3.1).
@@ -120,15 +120,15 @@ fn pieces(
 
 /// The IPv4 header of fragments after the first.
 struct Later {
-    octets: [u8; 60],
+    bytes: [u8; 60],
     len: usize,
 }
 
 impl Later {
     /// From the whole packet's header: the options with the copied bit, padded to whole words.
     fn of(header: &[u8]) -> Result<Self, DropReason> {
-        let mut later = Self { octets: [0; 60], len: 20 };
-        later.octets[..20].copy_from_slice(&header[..20]);
+        let mut later = Self { bytes: [0; 60], len: 20 };
+        later.bytes[..20].copy_from_slice(&header[..20]);
         let mut at = 20;
         while at < header.len() {
             let len = match header[at] {
@@ -141,18 +141,18 @@ impl Later {
                 return Err(DropReason::Ipv4Options);
             }
             if option[0] & COPIED != 0 {
-                later.octets[later.len..later.len + len].copy_from_slice(option);
+                later.bytes[later.len..later.len + len].copy_from_slice(option);
                 later.len += len;
             }
             at += len;
         }
         later.len = later.len.next_multiple_of(4);
-        later.octets[0] = 0x40 | (later.len / 4) as u8;
+        later.bytes[0] = 0x40 | (later.len / 4) as u8;
         Ok(later)
     }
 
     fn header(&self) -> &[u8] {
-        &self.octets[..self.len]
+        &self.bytes[..self.len]
     }
 }
 

@@ -2,14 +2,14 @@
 //! into the super-frame that they would have been cut from (GRO). Called by ports on reception,
 //! where the kernel does not do it: inside a tunnel that user space terminates.
 //!
-//! What is merged is what [`segment`](super::segment) would make again, octet for octet; the one
+//! What is merged is what [`segment`](super::segment) would make again, byte for byte; the one
 //! licence is the IPv4 identification of packets that nobody may fragment, which means nothing (RFC
 //! 6864 §4.1). Every checksum that the super-frame no longer carries was verified.
 
 use arrayvec::ArrayVec;
-use wire::checksum::{Sum, sum};
-use wire::flow_key::proto;
-use wire::parse::ethertype;
+use podswitch_wire::checksum::{Sum, sum};
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::ethertype;
 
 use super::gso::finish_ipv4;
 use super::layout::{be16, put_be16};

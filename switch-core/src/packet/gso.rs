@@ -2,8 +2,8 @@
 //! as the kernel does where a device cannot (TSO, USO). Called by the worker for a way out that
 //! takes only single packets.
 
-use wire::checksum::{Sum, finish_partial, sum};
-use wire::flow_key::proto;
+use podswitch_wire::checksum::{Sum, finish_partial, sum};
+use podswitch_wire::flow_key::proto;
 
 use super::finish::CutError;
 use super::layout::{Layout, Link, be16, put_be16, tunnel};
@@ -15,7 +15,7 @@ const LAST_ONLY: u8 = 0x09;
 /// Congestion window reduced: of the first segment only (RFC 3168 §6.1.2).
 const CWR: u8 = 0x80;
 
-/// Cuts a super-frame into segments of `gso_size` octets of payload each, with every length,
+/// Cuts a super-frame into segments of `gso_size` bytes of payload each, with every length,
 /// IPv4 identification, TCP sequence number, flag and checksum as if the sender had sent them one
 /// by one. VLAN tags, IPv4 options and IPv6 extension headers are in every segment; a VXLAN
 /// tunnel in front as well, with its own lengths and checksums. A packet that is not a super-frame

@@ -1,8 +1,8 @@
 //! Where the parts of a frame begin, found again from the frame itself: what is cut into pieces
 //! was parsed on reception, but headers were pushed, pulled and rewritten since.
 
-use wire::flow_key::proto;
-use wire::parse::ethertype;
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::ethertype;
 
 use super::{GsoType, Offload};
 use crate::action::DropReason;
@@ -81,7 +81,7 @@ pub(super) struct Layout {
     pub(super) end: usize,
 }
 
-/// Octets of a UDP header and a VXLAN header.
+/// Bytes of a UDP header and a VXLAN header.
 const UDP_VXLAN: usize = 16;
 
 impl Layout {

@@ -28,11 +28,11 @@ pub use pool::{Pool, PoolConfig, SizeClass};
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 
-use vxlan::vtep::EndIndex;
+use podswitch_vxlan::vtep::EndIndex;
 
 use crate::id::PortId;
 
-/// Octets free in front of a received frame: outer IPv6 + UDP + VXLAN + two VLAN tags is 86,
+/// Bytes free in front of a received frame: outer IPv6 + UDP + VXLAN + two VLAN tags is 86,
 /// and the virtio-net header that TAP and AF_PACKET want in front is at most 24.
 pub const HEADROOM: usize = 128;
 
@@ -59,7 +59,7 @@ pub enum Origin {
 /// about the frame stands in the [`Meta`] that it dereferences to.
 pub struct Packet(Box<Meta>);
 
-/// What is known about a frame beside its octets. One cache line, so that whoever asks for one
+/// What is known about a frame beside its bytes. One cache line, so that whoever asks for one
 /// thing has all.
 #[repr(align(64))]
 pub struct Meta {
@@ -118,7 +118,7 @@ impl fmt::Debug for Packet {
 }
 
 impl Packet {
-    /// An empty packet in a fresh buffer of `capacity` octets behind the usual headroom.
+    /// An empty packet in a fresh buffer of `capacity` bytes behind the usual headroom.
     pub fn with_capacity(capacity: usize) -> Self {
         let buf = vec![0; HEADROOM + capacity + ALIGN].into_boxed_slice();
         let start = HEADROOM + (buf.as_ptr().addr() + HEADROOM).wrapping_neg() % ALIGN;
@@ -157,7 +157,7 @@ impl Packet {
         &mut self.buf[head..head + len]
     }
 
-    /// Length of the frame in octets.
+    /// Length of the frame in bytes.
     #[inline]
     pub fn len(&self) -> usize {
         self.len as usize
@@ -169,13 +169,13 @@ impl Packet {
         self.len == 0
     }
 
-    /// Octets free in front of the frame.
+    /// Bytes free in front of the frame.
     #[inline]
     pub fn headroom(&self) -> usize {
         self.head as usize + HEADROOM - self.start as usize
     }
 
-    /// Octets that the frame may grow to without moving its start.
+    /// Bytes that the frame may grow to without moving its start.
     #[inline]
     pub fn capacity(&self) -> usize {
         (self.end - self.head) as usize
@@ -189,7 +189,7 @@ impl Packet {
         &mut self.buf[head..end]
     }
 
-    /// Sets the frame's length; new octets are whatever the buffer held.
+    /// Sets the frame's length; new bytes are whatever the buffer held.
     ///
     /// # Panics
     /// If `len` exceeds [`capacity`](Self::capacity).
@@ -209,20 +209,20 @@ impl Packet {
         self.len = frame.len() as u32;
     }
 
-    /// So many octets are copied as fast as fewer.
+    /// So many bytes are copied as fast as fewer.
     pub(crate) const LINE: usize = 64;
 
-    /// Makes the frame a copy of the first `len` of `octets`. Those behind it may be copied, too: a
+    /// Makes the frame a copy of the first `len` of `bytes`. Those behind it may be copied, too: a
     /// short frame is a few moves then instead of a call.
     ///
     /// # Panics
-    /// If there are fewer octets than `len`, or it exceeds [`capacity`](Self::capacity).
+    /// If there are fewer bytes than `len`, or it exceeds [`capacity`](Self::capacity).
     #[inline]
-    pub(crate) fn fill_from(&mut self, octets: &[u8], len: usize) {
+    pub(crate) fn fill_from(&mut self, bytes: &[u8], len: usize) {
         let spare = self.spare_mut();
         if len <= Self::LINE
             && let Some(to) = spare.first_chunk_mut::<{ Self::LINE }>()
-            && let Some(from) = octets.first_chunk::<{ Self::LINE }>()
+            && let Some(from) = bytes.first_chunk::<{ Self::LINE }>()
         {
             // By way of numbers: a copy the compiler would join with the other one's call.
             let (to, from) = (to.as_chunks_mut::<16>().0, from.as_chunks::<16>().0);
@@ -231,7 +231,7 @@ impl Packet {
                 to[i] = words[i].to_ne_bytes();
             }
         } else {
-            spare[..len].copy_from_slice(&octets[..len]);
+            spare[..len].copy_from_slice(&bytes[..len]);
         }
         self.len = len as u32;
     }
@@ -269,7 +269,7 @@ impl Packet {
         self.via = end.and_then(|end| u16::try_from(end.0 + 1).ok()).unwrap_or(0);
     }
 
-    /// Moves the frame's start `n` octets forward into the headroom and returns the new octets.
+    /// Moves the frame's start `n` bytes forward into the headroom and returns the new bytes.
     ///
     /// # Panics
     /// If there is less headroom than `n`.
@@ -281,7 +281,7 @@ impl Packet {
         &mut self.bytes_mut()[..n]
     }
 
-    /// Drops `n` octets from the frame's start; they become headroom.
+    /// Drops `n` bytes from the frame's start; they become headroom.
     ///
     /// # Panics
     /// If the frame is shorter than `n`.
@@ -292,7 +292,7 @@ impl Packet {
         self.len -= n as u32;
     }
 
-    /// Cuts the frame to its first `len` octets; longer than it is changes nothing.
+    /// Cuts the frame to its first `len` bytes; longer than it is changes nothing.
     #[inline]
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len as u32);

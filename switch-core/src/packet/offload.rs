@@ -1,7 +1,7 @@
 //! virtio-net offload metadata (virtio 1.2 §5.1.6), carried with a frame from port to port.
 
-use wire::flow_key::proto;
-use wire::parse::{Fragment, Network, Parsed};
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::{Fragment, Network, Parsed};
 
 use crate::action::DropReason;
 
@@ -33,9 +33,9 @@ pub struct Offload {
     pub csum_partial: bool,
     /// The device checked the layer-4 checksum already (VIRTIO_NET_HDR_F_DATA_VALID).
     pub csum_valid: bool,
-    /// Octets of payload in each segment.
+    /// Bytes of payload in each segment.
     pub gso_size: u16,
-    /// Octets of headers in front of the payload, as the sender said (a hint).
+    /// Bytes of headers in front of the payload, as the sender said (a hint).
     pub hdr_len: u16,
     /// Where the checksum starts.
     pub csum_start: u16,
@@ -44,7 +44,7 @@ pub struct Offload {
 }
 
 impl Offload {
-    /// The most segments that one super-frame may stand for. 64 KiB in segments of 48 octets,
+    /// The most segments that one super-frame may stand for. 64 KiB in segments of 48 bytes,
     /// the least that Linux lets a path MTU bring TCP down to, is 1,366. Bounds the work that
     /// one received frame can cause.
     pub const MAX_SEGMENTS: usize = 2048;
@@ -116,7 +116,7 @@ impl Offload {
     }
 
     /// Whether the unfinished checksum is a CRC32c rather than an Internet checksum. Only SCTP's
-    /// checksum field stands eight octets into its header; virtio has no other sign for it.
+    /// checksum field stands eight bytes into its header; virtio has no other sign for it.
     #[inline]
     pub const fn is_crc32c(&self) -> bool {
         self.csum_partial && self.csum_offset == 8
@@ -128,7 +128,7 @@ impl Offload {
         !matches!(self.gso_type, GsoType::None)
     }
 
-    /// Moves the offsets by `delta` octets: positive when a header was pushed in front.
+    /// Moves the offsets by `delta` bytes: positive when a header was pushed in front.
     #[inline]
     pub fn shift(&mut self, delta: i32) {
         if self.csum_partial {
@@ -143,7 +143,7 @@ impl Offload {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wire::flow_key::FlowKey;
+    use podswitch_wire::flow_key::FlowKey;
 
     fn parsed(network: Network, protocol: u8) -> Parsed {
         let l4: u16 = if network == Network::Ipv4 { 34 } else { 54 };

@@ -6,7 +6,7 @@ use super::{Batch, HEADROOM, MAX_FRAME, Packet};
 /// Which buffer a frame needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SizeClass {
-    /// Frames of up to [`Pool::SMALL`] octets.
+    /// Frames of up to [`Pool::SMALL`] bytes.
     Small,
     /// Super-frames and jumbo frames, up to [`MAX_FRAME`] and room to encapsulate.
     Large,
@@ -71,7 +71,7 @@ impl Pool {
         Some(Packet::with_capacity(size))
     }
 
-    /// A packet that can hold `len` octets.
+    /// A packet that can hold `len` bytes.
     #[inline]
     pub fn alloc_for(&mut self, len: usize) -> Option<Packet> {
         if len <= Self::SMALL
@@ -83,7 +83,7 @@ impl Pool {
         self.alloc_rare(len)
     }
 
-    /// Up to `count` empty packets of up to [`SMALL`](Self::SMALL) octets, at the end of `batch`.
+    /// Up to `count` empty packets of up to [`SMALL`](Self::SMALL) bytes, at the end of `batch`.
     #[inline]
     pub fn alloc_burst(&mut self, batch: &mut Batch, count: usize) {
         let count = count.min(batch.remaining_capacity());

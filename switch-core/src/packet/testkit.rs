@@ -13,7 +13,7 @@ pub(crate) struct Shape {
     pub(crate) tcp: bool,
     /// VLAN tags.
     pub(crate) tags: usize,
-    /// Words of IPv4 options, or IPv6 destination-option headers of 8 octets.
+    /// Words of IPv4 options, or IPv6 destination-option headers of 8 bytes.
     pub(crate) extra: usize,
     /// Words of TCP options.
     pub(crate) tcp_options: usize,
@@ -121,7 +121,7 @@ impl Shape {
         }
     }
 
-    /// A super-frame of segments of `size` octets.
+    /// A super-frame of segments of `size` bytes.
     pub(crate) fn packet(&self, size: u16) -> Packet {
         let mut packet = Packet::from_frame(&self.frame());
         packet.offload = Offload {

@@ -1,7 +1,7 @@
 //! AF_PACKET: frames to and from an interface that exists, one end of a veth pair or a node's
 //! network card.
 //!
-//! The virtio-net header (10 octets) travels with each frame, so that neither checksums nor
+//! The virtio-net header (10 bytes) travels with each frame, so that neither checksums nor
 //! segments need to be finished between pods. Received frames come through a ring shared with
 //! the kernel or by `recvmmsg` ([`Receive`]); sending is by `sendmmsg`.
 //!
@@ -30,9 +30,9 @@ use crate::sys::mmsg::{self, Slot, VNET_HEADER};
 use crate::sys::packet;
 use crate::sys::ring::{Frame, Ring};
 
-/// A burst ends when it holds about this many octets, so that super-frames are still in the
+/// A burst ends when it holds about this many bytes, so that super-frames are still in the
 /// cache when the same worker sends them.
-const BURST_OCTETS: usize = 384 * 1024;
+const BURST_BYTES: usize = 384 * 1024;
 
 /// What the kernel may hold for us beside the ring, as it counts memory: some 60 super-frames.
 const RECEIVE_BUFFER: i32 = 8 << 20;
@@ -236,10 +236,10 @@ impl PacketPort {
             return Ok(batch.len() - before);
         }
         let count = self.rx_messages(pool, batch, self.slots)?.unwrap_or(0);
-        let octets: usize = batch[before..].iter().map(Packet::len).sum();
-        if count == self.slots && octets < BURST_OCTETS / 2 {
+        let bytes: usize = batch[before..].iter().map(Packet::len).sum();
+        if count == self.slots && bytes < BURST_BYTES / 2 {
             self.slots = (self.slots * 2).min(BATCH);
-        } else if octets > BURST_OCTETS || count < self.slots / 4 {
+        } else if bytes > BURST_BYTES || count < self.slots / 4 {
             self.slots = (self.slots / 2).max(FEW_SLOTS);
         }
         Ok(count)
@@ -264,15 +264,15 @@ impl PacketPort {
 
     /// Receives from the ring until it or the batch ends.
     fn rx_ring(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<()> {
-        let mut octets = 0;
-        while !batch.is_full() && octets < BURST_OCTETS {
+        let mut bytes = 0;
+        while !batch.is_full() && bytes < BURST_BYTES {
             let Some(ring) = &mut self.ring else { return Ok(()) };
             match ring.peek(0) {
                 None => return Ok(()),
-                Some(Frame::Whole { header, octets: frame, vlan }) => {
+                Some(Frame::Whole { header, bytes: frame, vlan }) => {
                     let Some(mut packet) = pool.alloc_for(frame.len()) else { return Ok(()) };
                     packet.fill(frame);
-                    octets += frame.len();
+                    bytes += frame.len();
                     complete(&mut packet, header, vlan);
                     batch.push(packet);
                     ring.release(1);
@@ -282,7 +282,7 @@ impl PacketPort {
                     ring.release(1);
                 }
                 Some(Frame::Queued) => {
-                    let room = batch.remaining_capacity().min((BURST_OCTETS - octets) >> 14).max(1);
+                    let room = batch.remaining_capacity().min((BURST_BYTES - bytes) >> 14).max(1);
                     let run = (1..room)
                         .take_while(|ahead| matches!(ring.peek(*ahead), Some(Frame::Queued)))
                         .count();
@@ -293,7 +293,7 @@ impl PacketPort {
                     }
                     let count = received.unwrap_or(0);
                     self.lost += u64::from(count == 0);
-                    octets += batch.iter().rev().take(count).map(Packet::len).sum::<usize>();
+                    bytes += batch.iter().rev().take(count).map(Packet::len).sum::<usize>();
                     if let Some(ring) = &mut self.ring {
                         // An empty queue although the slot says otherwise: that frame is lost.
                         ring.release(count.max(1));

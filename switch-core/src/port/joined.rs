@@ -6,9 +6,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use arrayvec::ArrayVec;
-use wire::checksum::{Sum, is_partial, sum, verify_l4};
-use wire::flow_key::{HashKey, proto};
-use wire::parse::{Network, Parsed, ethertype, parse};
+use podswitch_wire::checksum::{Sum, is_partial, sum, verify_l4};
+use podswitch_wire::flow_key::{HashKey, proto};
+use podswitch_wire::parse::{Network, Parsed, ethertype, parse};
 
 use self::received::Received;
 use super::INVALID_OFFLOAD;
@@ -19,11 +19,11 @@ use crate::packet::{GsoType, Offload, Packet, Pool, Run};
 pub mod fuzz;
 mod received;
 
-/// Octets of a VXLAN header.
-const VXLAN: usize = vxlan::header::LEN;
-/// Octets of a UDP header.
+/// Bytes of a VXLAN header.
+const VXLAN: usize = podswitch_vxlan::header::LEN;
+/// Bytes of a UDP header.
 const UDP: usize = 8;
-/// Octets of Ethernet, IPv6 and UDP headers.
+/// Bytes of Ethernet, IPv6 and UDP headers.
 const LONGEST: usize = 62;
 
 /// Most datagrams that the kernel joins (`UDP_GRO_CNT_MAX` is 64) or a sender passes in one piece
@@ -165,7 +165,7 @@ impl Outer {
         let (l3, payload, end) =
             (usize::from(parsed.l3), usize::from(parsed.payload), parsed.end as usize);
         let is_tcp = parsed.key.proto == proto::TCP;
-        let longest = mtus.underlay.saturating_sub(vxlan::template::overhead(!self.v4));
+        let longest = mtus.underlay.saturating_sub(podswitch_vxlan::template::overhead(!self.v4));
         let longest = longest.min(mtus.inner);
         let size = match segment {
             // The kernel gives no segment size of TCP. Longer than what its receiver takes: the sender
@@ -211,11 +211,11 @@ impl Outer {
             None => self.inner_offload(datagram, mtus, 0),
         };
         let mut later: ArrayVec<Packet, { DATAGRAMS - 1 }> = ArrayVec::new();
-        let octets = joined.bytes();
-        let first = run_of(octets, segment);
+        let bytes = joined.bytes();
+        let first = run_of(bytes, segment);
         let mut at = first.as_ref().map_or(1, Run::count) * segment;
-        while at < octets.len() {
-            let rest = &octets[at..];
+        while at < bytes.len() {
+            let rest = &bytes[at..];
             let run = run_of(rest, segment);
             let count = run.as_ref().map_or(1, Run::count);
             let one = segment.min(rest.len());
@@ -248,7 +248,7 @@ impl Outer {
             }
             at += count * segment;
         }
-        let lost = octets.len().saturating_sub(at).div_ceil(segment) as u64;
+        let lost = bytes.len().saturating_sub(at).div_ceil(segment) as u64;
         let offload = match first.filter(|run| run.count() > 1) {
             None => {
                 joined.truncate(segment);
@@ -309,8 +309,8 @@ fn gso_type(parsed: &Parsed) -> GsoType {
 }
 
 /// The run of TCP segments that joined datagrams begin with; `None` if not even the first is one.
-fn run_of(octets: &[u8], segment: usize) -> Option<Run> {
-    let mut datagrams = octets.chunks(segment);
+fn run_of(bytes: &[u8], segment: usize) -> Option<Run> {
+    let mut datagrams = bytes.chunks(segment);
     let (header, first) = datagrams.next()?.split_at_checked(VXLAN)?;
     let mut run = Run::start(first)?;
     if !run.verify(first) {
@@ -330,12 +330,12 @@ fn run_of(octets: &[u8], segment: usize) -> Option<Run> {
 /// Moves the payloads of the run that `joined` begins with together and makes it the super-frame.
 fn join(joined: &mut Packet, run: &Run, segment: usize) -> Offload {
     let headers = VXLAN + run.headers();
-    let octets = joined.bytes_mut();
+    let bytes = joined.bytes_mut();
     let mut end = segment;
     for n in 1..run.count() {
         let from = n * segment + headers;
-        let to = ((n + 1) * segment).min(octets.len());
-        octets.copy_within(from..to, end);
+        let to = ((n + 1) * segment).min(bytes.len());
+        bytes.copy_within(from..to, end);
         end += to - from;
     }
     joined.truncate(VXLAN + run.len());

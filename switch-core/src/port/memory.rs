@@ -9,8 +9,8 @@
 //! [`Circle`] is the same without a peer: frames that come round again and again, for benches.
 //!
 //! ```
-//! use switch_core::packet::{Batch, Pool, PoolConfig};
-//! use switch_core::port::{Device, Offloads, Port, memory};
+//! use podswitch_core::packet::{Batch, Pool, PoolConfig};
+//! use podswitch_core::port::{Device, Offloads, Port, memory};
 //!
 //! let (mut left, left_peer) = memory::pair("left", 256, Offloads::NONE);
 //! let (mut right, right_peer) = memory::pair("right", 256, Offloads::NONE);
@@ -234,7 +234,7 @@ impl MemoryEnd {
         self.link.from_switch.pop_burst(batch, None)
     }
 
-    /// A packet of `len` octets to be filled and sent, in a used buffer if there is one that
+    /// A packet of `len` bytes to be filled and sent, in a used buffer if there is one that
     /// fits; its content is arbitrary.
     pub fn buffer(&self, len: usize) -> Packet {
         let spare = self.spare.pop().filter(|packet| packet.capacity() >= len);

@@ -28,7 +28,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::packet::{Batch, GsoType, Offload, Pool};
-use wire::addr::Mac;
+use podswitch_wire::addr::Mac;
 
 /// What a port can take over from the switch on transmission.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -61,7 +61,7 @@ pub struct PortInfo {
     pub name: String,
     /// Address of the port's own end, if it has one.
     pub mac: Option<Mac>,
-    /// Largest network-layer packet, in octets (super-frames apart).
+    /// Largest network-layer packet, in bytes (super-frames apart).
     pub mtu: u32,
     /// What transmission may leave unfinished.
     pub offloads: Offloads,

@@ -1,7 +1,7 @@
 //! TAP: an interface in some network namespace whose other end is the switch. The way a pod is
 //! attached by default, and the node itself.
 //!
-//! Frames pass with a virtio-net header in front (12 octets), so that neither checksums nor
+//! Frames pass with a virtio-net header in front (12 bytes), so that neither checksums nor
 //! segments need to be finished on the way from one pod to another; plain `read` and `write` in
 //! bursts measured best (DESIGN §4). A persistent device outlives the switch: the interface with
 //! its addresses and routes stays as it is and a new switch attaches to it.
@@ -14,9 +14,9 @@ use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use podswitch_wire::addr::Mac;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use wire::addr::Mac;
 
 use super::virtio::{self, HeaderForm};
 use super::{Device, INVALID_OFFLOAD, Offloads, Port, PortInfo};
@@ -30,19 +30,19 @@ const TUN_FILE: &str = "/dev/net/tun";
 /// Length of the header in front of each frame.
 const HEADER: usize = HeaderForm::V1.len();
 
-/// A burst ends when it holds this many octets, so that super-frames are still in the cache when
+/// A burst ends when it holds this many bytes, so that super-frames are still in the cache when
 /// the same worker writes them out.
-const BURST_OCTETS: usize = 384 * 1024;
+const BURST_BYTES: usize = 384 * 1024;
 
 /// What a TAP is to be like.
 #[derive(Clone, Debug)]
 pub struct TapConfig {
-    /// Name of the interface, 1 to 15 octets.
+    /// Name of the interface, 1 to 15 bytes.
     pub name: String,
     /// Its link-layer address. `None`: one that exists already keeps its own, a new one gets
     /// what the kernel picks.
     pub mac: Option<Mac>,
-    /// Its largest network-layer packet, in octets.
+    /// Its largest network-layer packet, in bytes.
     pub mtu: u32,
     /// One queue for each worker. Else worker 0 receives for all.
     pub multi_queue: bool,
@@ -271,12 +271,12 @@ impl Port for TapPort {
             return Ok(0);
         }
         let before = batch.len();
-        let mut octets = 0;
+        let mut bytes = 0;
         // Taken from the pool for each burst rather than kept: all ports of a worker share the
         // warm ones. Without one that holds any frame nothing is read, or it would be cut.
         let Some(mut large) = pool.alloc(SizeClass::Large) else { return Ok(0) };
         let mut failure = None;
-        while !batch.is_full() && octets < BURST_OCTETS {
+        while !batch.is_full() && bytes < BURST_BYTES {
             let Some(mut small) = pool.alloc(SizeClass::Small) else { break };
             // Into one buffer, which costs the kernel less than to fill several; what is short is copied.
             match rustix::io::read(&self.queue, large.spare_mut()) {
@@ -285,7 +285,7 @@ impl Port for TapPort {
                     let (header, frame) = read.split_at(HEADER);
                     small.fill(frame);
                     small.offload = decode(header, frame);
-                    octets += frame.len();
+                    bytes += frame.len();
                     batch.push(small);
                 }
                 Ok(len) => {
@@ -294,7 +294,7 @@ impl Port for TapPort {
                     let (header, frame) = large.bytes().split_at(HEADER);
                     large.offload = decode(header, frame);
                     large.pull_front(HEADER);
-                    octets += large.len();
+                    bytes += large.len();
                     let Some(next) = pool.alloc(SizeClass::Large) else {
                         batch.push(large);
                         return Ok(batch.len() - before);

@@ -2,7 +2,7 @@
 //! front of a frame to say what the sender left to the hardware.
 //!
 //! The ports that speak to the kernel call this for every frame, on their worker's thread. The
-//! octets are input like any other: a pod with a packet socket of its own chooses them. So
+//! bytes are input like any other: a pod with a packet socket of its own chooses them. So
 //! [`decode`] believes nothing that the frame does not bear out; whether the offsets also agree
 //! with the packet that policy judges is [`Offload::check`]'s to say, once that was parsed.
 //!
@@ -25,21 +25,21 @@ const ETHERNET: usize = 14;
 /// Which form of the header stands in front of the frame. The fields that matter are the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum HeaderForm {
-    /// 10 octets: `virtio_net_hdr`, what AF_PACKET uses.
+    /// 10 bytes: `virtio_net_hdr`, what AF_PACKET uses.
     Legacy,
-    /// 12 octets: `virtio_net_hdr_v1`, with a buffer count that a TAP leaves alone.
+    /// 12 bytes: `virtio_net_hdr_v1`, with a buffer count that a TAP leaves alone.
     #[default]
     V1,
-    /// 24 octets: `virtio_net_hdr_v1_hash_tunnel` (Linux 6.17). [`encode`] writes its tunnel fields
+    /// 24 bytes: `virtio_net_hdr_v1_hash_tunnel` (Linux 6.17). [`encode`] writes its tunnel fields
     /// as zero; tunnel segmentation is not accepted.
     Tunnel,
 }
 
 impl HeaderForm {
-    /// The longest form, in octets.
+    /// The longest form, in bytes.
     pub const MAX_LEN: usize = 24;
 
-    /// Length in octets.
+    /// Length in bytes.
     #[inline]
     pub const fn len(self) -> usize {
         match self {
@@ -60,7 +60,7 @@ impl HeaderForm {
 /// [`DropReason::OffloadInvalid`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HeaderError {
-    /// Fewer octets than the header has.
+    /// Fewer bytes than the header has.
     #[error("virtio-net header cut off")]
     Truncated,
     /// A kind of segmentation that was not negotiated: UFO, tunnels, or an unknown one.
@@ -72,7 +72,7 @@ pub enum HeaderError {
     /// Segmentation without an unfinished checksum, or one that is not the protocol's own.
     #[error("segmentation without the protocol's unfinished checksum")]
     GsoChecksum,
-    /// Segments of no octets, or more than [`Offload::MAX_SEGMENTS`].
+    /// Segments of no bytes, or more than [`Offload::MAX_SEGMENTS`].
     #[error("segments of impossible size")]
     GsoSize,
     /// The headers of a super-frame do not fit in it.
@@ -86,7 +86,7 @@ impl From<HeaderError> for DropReason {
     }
 }
 
-/// Reads the first ten octets of `header`, which every form begins with, and checks them against
+/// Reads the first ten bytes of `header`, which every form begins with, and checks them against
 /// the `frame` that follows. `Offload::hdr_len` of a super-frame is set to what its headers
 /// really are: senders put anything there.
 ///
@@ -135,24 +135,24 @@ fn decode_unfinished(header: &[u8; 10], frame: &[u8]) -> Result<Offload, HeaderE
     Ok(offload)
 }
 
-fn gso_type(octet: u8) -> Result<GsoType, HeaderError> {
-    match octet & !GSO_ECN {
-        0 if octet == 0 => Ok(GsoType::None),
+fn gso_type(byte: u8) -> Result<GsoType, HeaderError> {
+    match byte & !GSO_ECN {
+        0 if byte == 0 => Ok(GsoType::None),
         1 => Ok(GsoType::TcpV4),
         4 => Ok(GsoType::TcpV6),
-        5 if octet & GSO_ECN == 0 => Ok(GsoType::UdpL4),
-        _ => Err(HeaderError::GsoType(octet)),
+        5 if byte & GSO_ECN == 0 => Ok(GsoType::UdpL4),
+        _ => Err(HeaderError::GsoType(byte)),
     }
 }
 
-/// Octets in front of a super-frame's payload.
+/// Bytes in front of a super-frame's payload.
 fn gso_headers(offload: &Offload, frame: &[u8]) -> Result<usize, HeaderError> {
     let start = usize::from(offload.csum_start);
     let (field, l4) = match offload.gso_type {
         GsoType::None => (offload.csum_offset, 0),
         GsoType::TcpV4 | GsoType::TcpV6 => {
-            let octet = frame.get(start + 12).ok_or(HeaderError::GsoHeader)?;
-            (16, usize::from(octet >> 4) * 4)
+            let byte = frame.get(start + 12).ok_or(HeaderError::GsoHeader)?;
+            (16, usize::from(byte >> 4) * 4)
         }
         GsoType::UdpL4 => (6, 8),
     };

@@ -3,8 +3,8 @@
 
 use std::net::IpAddr;
 
-use policy::service::table::Looked;
-use policy::table::Party;
+use podswitch_policy::service::table::Looked;
+use podswitch_policy::table::Party;
 
 use crate::snapshot::{EndpointFacts, Snapshot};
 

@@ -15,8 +15,8 @@ mod service;
 mod source;
 mod uplink;
 
-use vxlan::vtep::EndIndex;
-use wire::flow_key::FlowKey;
+use podswitch_vxlan::vtep::EndIndex;
+use podswitch_wire::flow_key::FlowKey;
 
 use ends::Ends;
 pub use likely::Likely;

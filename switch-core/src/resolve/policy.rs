@@ -1,9 +1,9 @@
 //! Network policy: both ends of a connection, judged with the real client and the real backend
 //! (N15), in the connection's own direction whatever way a packet goes (N5).
 
-use policy::table::{Decision, PolicyTable};
-use policy::verdict::Traffic;
-use wire::flow_key::FlowKey;
+use podswitch_policy::table::{Decision, PolicyTable};
+use podswitch_policy::verdict::Traffic;
+use podswitch_wire::flow_key::FlowKey;
 
 use super::{Answer, Denial, Ends, Likely};
 use crate::action::DropReason;

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use vxlan::template::SourcePort;
-use vxlan::vtep::EndIndex;
-use wire::addr::Mac;
-use wire::flow_key::FlowKey;
+use podswitch_vxlan::template::SourcePort;
+use podswitch_vxlan::vtep::EndIndex;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::FlowKey;
 
 use super::{Answer, Denial, Query, outgoing};
 use crate::action::{DropReason, Plan};

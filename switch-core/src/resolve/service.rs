@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use policy::service::table::{
+use podswitch_policy::service::table::{
     Chosen, DropReason as ServiceDrop, Found, Origin, RejectReason, Standing, Subject,
 };
-use wire::flow_key::{FlowKey, proto, to_octets};
+use podswitch_wire::flow_key::{FlowKey, proto, to_bytes};
 
 use super::{Answer, Denial, Likely, Query, route};
 use crate::action::DropReason;
@@ -59,7 +59,7 @@ pub(super) fn translate<'s>(
         .or_else(|| table.choose(&found, key))
         .ok_or_else(|| rejected(RejectReason::NoEndpoints, &subject_of(&found.entry.cookie)))?;
     let backend = chosen.backend();
-    pinned.reply.src = to_octets(backend.address).0;
+    pinned.reply.src = to_bytes(backend.address).0;
     pinned.reply.src_port = backend.port;
     let is_hairpin = backend.address == client;
     // Answers of a backend elsewhere to a client elsewhere would not come by here.
@@ -105,7 +105,7 @@ pub(super) fn masquerade(snapshot: &Snapshot, query: &Query<'_>, pinned: &mut Pi
 /// The client's port stays for now: whoever opens the connection puts one of the address's own
 /// in its place.
 fn hide(pinned: &mut Pinned, address: IpAddr, how: SourceNat) {
-    pinned.reply.dst = to_octets(address).0;
+    pinned.reply.dst = to_bytes(address).0;
     pinned.source_nat = how;
 }
 
@@ -214,6 +214,6 @@ fn cookie(subject: &Subject<'_>) -> Option<Cookie> {
 /// Whether a packet that opens no connection may be given a backend: only the first segment of a
 /// TCP connection may (S15).
 pub fn may_open(key: &FlowKey, tcp_flags: u8) -> bool {
-    use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
+    use podswitch_wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
     key.proto != proto::TCP || tcp_flags & (SYN | ACK | FIN | RST) == SYN
 }

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use vxlan::vtep::EndIndex;
-use wire::flow_key::proto;
+use podswitch_vxlan::vtep::EndIndex;
+use podswitch_wire::flow_key::proto;
 
 use super::Query;
 use super::source::is_martian;

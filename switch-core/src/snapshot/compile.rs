@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use policy::maglev::{self, Maglev};
-use policy::prefix::PrefixMap;
-use policy::service::table::ServiceTable;
-use policy::touched::Touched;
-use wire::addr::Mac;
-use wire::cidr::Cidr;
+use podswitch_policy::maglev::{self, Maglev};
+use podswitch_policy::prefix::PrefixMap;
+use podswitch_policy::service::table::ServiceTable;
+use podswitch_policy::touched::Touched;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::cidr::Cidr;
 
 use super::{
     BridgePort, Domain, FibEntry, HostPort, Member, NextHops, PodChanges, PolicyCounters,

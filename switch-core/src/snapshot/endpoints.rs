@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashSet;
-use policy::cow::CowMap;
-use policy::touched::Touched;
+use podswitch_policy::cow::CowMap;
+use podswitch_policy::touched::Touched;
 
 use super::compile::{Build, is_unicast};
 use super::{EndpointFacts, Location, PodPort, PortFacts, Snapshot};

@@ -14,13 +14,13 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use policy::cow::CowMap;
-use policy::maglev::Maglev;
-use policy::prefix::PrefixMap;
-use policy::service::table::ServiceTable;
-use policy::table::PolicyTable;
-use wire::addr::Mac;
-use wire::flow_key::HashKey;
+use podswitch_policy::cow::CowMap;
+use podswitch_policy::maglev::Maglev;
+use podswitch_policy::prefix::PrefixMap;
+use podswitch_policy::service::table::ServiceTable;
+use podswitch_policy::table::PolicyTable;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::HashKey;
 
 pub use compile::{FdbIds, check, compile};
 pub use endpoints::PodChanges;

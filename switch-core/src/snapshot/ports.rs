@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use wire::addr::Mac;
+use podswitch_wire::addr::Mac;
 
 use crate::config::Endpoint;
 use crate::id::PortId;

@@ -9,8 +9,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy::touched::Touched;
-use wire::flow_key::{FlowKey, to_octets};
+use podswitch_policy::touched::Touched;
+use podswitch_wire::flow_key::{FlowKey, to_bytes};
 
 use crate::flow::connection::Pinned;
 use crate::id::Epoch;
@@ -36,7 +36,7 @@ impl Group {
         let (a, b) = (word as u64, (word >> 64) as u64);
         let wide = u128::from(a ^ 0x9e37_79b9_7f4a_7c15) * u128::from(b ^ 0xd1b5_4a32_d192_ed03);
         let mixed = (wide as u64) ^ (wide >> 64) as u64;
-        // What differs in one octet of IPv4 lies low in one product only.
+        // What differs in one byte of IPv4 lies low in one product only.
         Self((mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u16)
     }
 
@@ -49,7 +49,7 @@ impl Group {
 
 impl From<IpAddr> for Group {
     fn from(address: IpAddr) -> Self {
-        Self::of(&to_octets(address).0)
+        Self::of(&to_bytes(address).0)
     }
 }
 
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn both_directions_depend_on_the_same() {
         for n in (0..1000).step_by(2) {
-            let (src, dst) = (to_octets(address(n)), to_octets(address(n + 2000)));
+            let (src, dst) = (to_bytes(address(n)), to_bytes(address(n + 2000)));
             let (src, dst, family) = (src.0, dst.0, src.1);
             let original =
                 FlowKey { src, dst, src_port: 7, dst_port: 80, proto: 17, family, zone: 0 };

@@ -11,11 +11,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use vxlan::decap::DecapRules;
-use vxlan::template::Template;
-use vxlan::vtep::{EndIndex, VtepTable};
-use wire::addr::Mac;
-use wire::flow_key::proto;
+use podswitch_vxlan::decap::DecapRules;
+use podswitch_vxlan::template::Template;
+use podswitch_vxlan::vtep::{EndIndex, VtepTable};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::proto;
 
 pub(super) use compile::Compiler;
 pub use path::{PATH_MTU_SECS, PathMtu};
@@ -48,7 +48,7 @@ pub enum Reach {
 pub struct Tunnel {
     /// The outer headers.
     pub template: Template,
-    /// Largest inner network-layer packet that the uplink carries, in octets.
+    /// Largest inner network-layer packet that the uplink carries, in bytes.
     pub mtu: u16,
     /// What was learnt of the path.
     pub path: PathMtu,
@@ -57,7 +57,7 @@ pub struct Tunnel {
 const _: () = assert!(size_of::<Tunnel>() == 128);
 
 impl Tunnel {
-    /// Largest inner network-layer packet at `now`, in octets.
+    /// Largest inner network-layer packet at `now`, in bytes.
     #[inline]
     pub fn inner_mtu(&self, now: Instant) -> u16 {
         match self.path.get(now) {
@@ -68,7 +68,7 @@ impl Tunnel {
 
     /// The largest inner packet on a path with `mtu`.
     fn inner_of(&self, mtu: u16) -> u16 {
-        vxlan::template::inner_mtu(mtu.into(), self.template.is_ipv6()) as u16
+        podswitch_vxlan::template::inner_mtu(mtu.into(), self.template.is_ipv6()) as u16
     }
 }
 

@@ -24,35 +24,35 @@ impl Name {
     }
 
     fn of(address: SocketAddr) -> (Self, usize) {
-        let mut octets = [0; Self::LEN];
-        octets[2..4].copy_from_slice(&address.port().to_be_bytes());
+        let mut bytes = [0; Self::LEN];
+        bytes[2..4].copy_from_slice(&address.port().to_be_bytes());
         let (family, len) = match address {
             SocketAddr::V4(v4) => {
-                octets[4..8].copy_from_slice(&v4.ip().octets());
+                bytes[4..8].copy_from_slice(&v4.ip().octets());
                 (libc::AF_INET, size_of::<libc::sockaddr_in>())
             }
             SocketAddr::V6(v6) => {
-                octets[8..24].copy_from_slice(&v6.ip().octets());
-                octets[24..28].copy_from_slice(&v6.scope_id().to_ne_bytes());
+                bytes[8..24].copy_from_slice(&v6.ip().octets());
+                bytes[24..28].copy_from_slice(&v6.scope_id().to_ne_bytes());
                 (libc::AF_INET6, Self::LEN)
             }
         };
-        octets[..2].copy_from_slice(&(family as u16).to_ne_bytes());
-        (Self(octets), len)
+        bytes[..2].copy_from_slice(&(family as u16).to_ne_bytes());
+        (Self(bytes), len)
     }
 
     /// Reads `struct sockaddr_in` or `sockaddr_in6`; `None` if it is neither.
-    pub(crate) fn read(octets: &[u8]) -> Option<SocketAddr> {
-        let family = i32::from(u16::from_ne_bytes(*octets.first_chunk()?));
-        let port = u16::from_be_bytes(*octets.get(2..)?.first_chunk()?);
+    pub(crate) fn read(bytes: &[u8]) -> Option<SocketAddr> {
+        let family = i32::from(u16::from_ne_bytes(*bytes.first_chunk()?));
+        let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
         match family {
             libc::AF_INET => {
-                let address: [u8; 4] = *octets.get(4..)?.first_chunk()?;
+                let address: [u8; 4] = *bytes.get(4..)?.first_chunk()?;
                 Some((Ipv4Addr::from(address), port).into())
             }
             libc::AF_INET6 => {
-                let address: [u8; 16] = *octets.get(8..)?.first_chunk()?;
-                let scope = octets.get(24..)?.first_chunk().map_or(0, |s| u32::from_ne_bytes(*s));
+                let address: [u8; 16] = *bytes.get(8..)?.first_chunk()?;
+                let scope = bytes.get(24..)?.first_chunk().map_or(0, |s| u32::from_ne_bytes(*s));
                 Some(SocketAddrV6::new(Ipv6Addr::from(address), port, 0, scope).into())
             }
             _ => None,
@@ -99,7 +99,7 @@ impl Control {
         at + len.next_multiple_of(8)
     }
 
-    /// Hands each message in the first `len` octets to `each`: level, kind, data.
+    /// Hands each message in the first `len` bytes to `each`: level, kind, data.
     pub(crate) fn each(&self, len: usize, mut each: impl FnMut(libc::c_int, libc::c_int, &[u8])) {
         let mut rest = &self.0[..len.min(Self::LEN)];
         while let Some((head, _)) = rest.split_first_chunk::<CMSG>() {
@@ -107,7 +107,7 @@ impl Control {
             let len = usize::from_ne_bytes(len.try_into().unwrap_or_default());
             let Some(data) = rest.get(CMSG..len) else { return };
             let int = |at: usize| {
-                level_kind[at..].first_chunk().map_or(0, |octets| i32::from_ne_bytes(*octets))
+                level_kind[at..].first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes))
             };
             each(int(0), int(4), data);
             rest = rest.get(len.next_multiple_of(8)..).unwrap_or_default();
@@ -125,7 +125,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) to: SocketAddr,
     /// Traffic class: DSCP and ECN.
     pub(crate) class: u8,
-    /// Octets of each datagram that the kernel is to cut it into; zero: it is one.
+    /// Bytes of each datagram that the kernel is to cut it into; zero: it is one.
     pub(crate) segment: u16,
 }
 
@@ -179,11 +179,11 @@ pub(crate) fn send(socket: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Res
 
 /// What one call of the kernel's hands over is received into: a datagram, or several joined.
 pub(crate) struct Slot {
-    /// The first [`Pool::SMALL`] octets.
+    /// The first [`Pool::SMALL`] bytes.
     pub(crate) small: Packet,
-    /// Octets beyond those, behind the place of the first.
+    /// Bytes beyond those, behind the place of the first.
     pub(crate) large: Packet,
-    /// How many octets there are.
+    /// How many bytes there are.
     pub(crate) len: usize,
     /// Who sent it.
     pub(crate) from: Option<SocketAddr>,
@@ -257,7 +257,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, slots: &mut [Slot]) -> io::Result<
 /// Traffic class and segment size from the control messages.
 fn facts(control: &Control, len: usize) -> (u8, usize) {
     let (mut class, mut segment) = (0, 0);
-    let int = |data: &[u8]| data.first_chunk().map_or(0, |octets| i32::from_ne_bytes(*octets));
+    let int = |data: &[u8]| data.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
     control.each(len, |level, kind, data| match (level, kind) {
         (libc::IPPROTO_IP, libc::IP_TOS) => class = data.first().copied().unwrap_or(0),
         (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => class = int(data) as u8,
@@ -267,6 +267,6 @@ fn facts(control: &Control, len: usize) -> (u8, usize) {
     (class, segment)
 }
 
-fn part(octets: &mut [u8]) -> libc::iovec {
-    libc::iovec { iov_base: octets.as_mut_ptr().cast(), iov_len: octets.len() }
+fn part(bytes: &mut [u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
 }

@@ -10,7 +10,7 @@ const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETHTOOL_GFEATURES: u32 = 0x3a;
 /// The list of strings that names features.
 const ETH_SS_FEATURES: u32 = 4;
-/// Length of each name, in octets.
+/// Length of each name, in bytes.
 const NAME: usize = 32;
 /// More features than any kernel has: 64 bits of them so far.
 const MOST: usize = 512;
@@ -26,10 +26,9 @@ pub(crate) fn has_feature(socket: BorrowedFd<'_>, name: &str, feature: &str) -> 
     let mut names = vec![0u32; 3 + count * NAME / 4];
     names[..3].copy_from_slice(&[ETHTOOL_GSTRINGS, ETH_SS_FEATURES, count as u32]);
     request(socket, name, &mut names)?;
-    let octets: Vec<u8> = names[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
-    let is_it =
-        |octets: &[u8]| octets.split(|octet| *octet == 0).next() == Some(feature.as_bytes());
-    let Some(at) = octets.chunks(NAME).position(is_it) else { return Ok(false) };
+    let bytes: Vec<u8> = names[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let is_it = |bytes: &[u8]| bytes.split(|byte| *byte == 0).next() == Some(feature.as_bytes());
+    let Some(at) = bytes.chunks(NAME).position(is_it) else { return Ok(false) };
     // struct ethtool_gfeatures: command, number of blocks; available, wanted, active, never changed.
     let blocks = count.div_ceil(32);
     let mut features = vec![0u32; 2 + blocks * 4];

@@ -18,9 +18,9 @@ const CONTROL: usize = 40;
 pub(crate) struct Slot {
     /// The virtio-net header.
     pub(crate) header: [u8; VNET_HEADER],
-    /// The first [`Pool::SMALL`] octets of the frame.
+    /// The first [`Pool::SMALL`] bytes of the frame.
     pub(crate) small: Packet,
-    /// Octets beyond those, behind the place of the first.
+    /// Bytes beyond those, behind the place of the first.
     pub(crate) large: Packet,
     /// Length of the frame; what exceeds both buffers was cut.
     pub(crate) len: usize,
@@ -106,13 +106,13 @@ pub(crate) fn send(
     super::check(count).map(|count| count as usize)
 }
 
-fn iovec(octets: &mut [u8]) -> libc::iovec {
-    libc::iovec { iov_base: octets.as_mut_ptr().cast(), iov_len: octets.len() }
+fn iovec(bytes: &mut [u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
 }
 
 /// For `sendmmsg`, which does not write through the pointer although its type would let it.
-fn iovec_to_read(octets: &[u8]) -> libc::iovec {
-    libc::iovec { iov_base: octets.as_ptr().cast_mut().cast(), iov_len: octets.len() }
+fn iovec_to_read(bytes: &[u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }
 
 fn message(parts: &mut [libc::iovec]) -> libc::mmsghdr {
@@ -131,7 +131,7 @@ fn message(parts: &mut [libc::iovec]) -> libc::mmsghdr {
 }
 
 /// The VLAN tag that PACKET_AUXDATA tells of, if it does. The control data is that of a single
-/// message, `struct cmsghdr` (16 octets) and `struct tpacket_auxdata`.
+/// message, `struct cmsghdr` (16 bytes) and `struct tpacket_auxdata`.
 fn vlan(control: &[u8]) -> Option<(u16, u16)> {
     let word = |at: usize| Some(u32::from_ne_bytes(control.get(at..at + 4)?.try_into().ok()?));
     let half = |at: usize| Some(u16::from_ne_bytes(control.get(at..at + 2)?.try_into().ok()?));
@@ -149,5 +149,5 @@ pub(crate) fn vlan_tag(status: u32, tci: u16, tpid: u16) -> Option<(u16, u16)> {
         return None;
     }
     let known = status & TP_STATUS_VLAN_TPID_VALID != 0;
-    Some((if known { tpid } else { wire::parse::ethertype::VLAN }, tci))
+    Some((if known { tpid } else { podswitch_wire::parse::ethertype::VLAN }, tci))
 }

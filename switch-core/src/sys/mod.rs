@@ -29,7 +29,7 @@ fn set<T>(
     option: libc::c_int,
     value: &T,
 ) -> io::Result<()> {
-    // SAFETY: the kernel reads `size_of::<T>()` octets from `value`. Where those hold a pointer
+    // SAFETY: the kernel reads `size_of::<T>()` bytes from `value`. Where those hold a pointer
     // (`set_deaf`) it is to memory that lives through the call.
     check(unsafe {
         libc::setsockopt(

@@ -45,7 +45,7 @@ pub(crate) fn is_gone(socket: BorrowedFd<'_>) -> bool {
     // SAFETY: all zero is a valid `sockaddr_ll`, a struct of integers.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     let mut len = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` octets to `address`, and `len`.
+    // SAFETY: the kernel writes at most `len` bytes to `address`, and `len`.
     let result =
         unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut len) };
     // The kernel says -1 once the interface was unregistered.
@@ -58,7 +58,7 @@ pub(crate) fn take_error(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts the 10-octet virtio-net header in front of each frame.
+/// Puts the 10-byte virtio-net header in front of each frame.
 pub(crate) fn set_vnet_header(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1i32)
 }
@@ -107,15 +107,15 @@ pub(crate) fn set_promiscuous(socket: BorrowedFd<'_>, index: u32) -> io::Result<
 }
 
 /// Sets the receive buffer's bound, past the system's limit where that is allowed.
-pub(crate) fn set_receive_buffer(socket: BorrowedFd<'_>, octets: i32) -> io::Result<()> {
-    set(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &octets)
-        .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, &octets))
+pub(crate) fn set_receive_buffer(socket: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &bytes)
+        .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, &bytes))
 }
 
 /// Sets the send buffer's bound, past the system's limit where that is allowed.
-pub(crate) fn set_send_buffer(socket: BorrowedFd<'_>, octets: i32) -> io::Result<()> {
-    set(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &octets)
-        .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, &octets))
+pub(crate) fn set_send_buffer(socket: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes)
+        .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, &bytes))
 }
 
 /// Joins the group `id` whose members share the frames among them by flow; a new one that nobody
@@ -132,7 +132,7 @@ pub(crate) fn join_fanout(socket: BorrowedFd<'_>, id: Option<u16>) -> io::Result
     set(socket, libc::SOL_PACKET, libc::PACKET_FANOUT, &value)?;
     let mut joined = 0u32;
     let mut len = size_of_val(&joined) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` octets to `joined`, and `len`.
+    // SAFETY: the kernel writes at most `len` bytes to `joined`, and `len`.
     check(unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -150,7 +150,7 @@ pub(crate) fn set_deaf(socket: BorrowedFd<'_>, deaf: bool) -> io::Result<()> {
     if !deaf {
         return set(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0i32);
     }
-    // BPF_RET | BPF_K: keep none of the frame's octets.
+    // BPF_RET | BPF_K: keep none of the frame's bytes.
     let mut nothing = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 };
     let program = libc::sock_fprog { len: 1, filter: &raw mut nothing };
     // The kernel copies the program during the call, while `nothing` lives.
@@ -162,7 +162,7 @@ pub(crate) fn set_deaf(socket: BorrowedFd<'_>, deaf: bool) -> io::Result<()> {
 pub(crate) fn leave_out_udp(socket: BorrowedFd<'_>, port: u16) -> io::Result<()> {
     // Classes, sizes and modes of classic BPF (linux/filter.h).
     const LOAD_HALF: u16 = 0x28; // BPF_LD | BPF_H | BPF_ABS
-    const LOAD_OCTET: u16 = 0x30; // BPF_LD | BPF_B | BPF_ABS
+    const LOAD_BYTE: u16 = 0x30; // BPF_LD | BPF_B | BPF_ABS
     const LOAD_HALF_BEHIND: u16 = 0x48; // BPF_LD | BPF_H | BPF_IND
     const LOAD_HEADER_LEN: u16 = 0xb1; // BPF_LDX | BPF_B | BPF_MSH
     const ALWAYS: u16 = 0x05; // BPF_JMP | BPF_JA
@@ -173,7 +173,7 @@ pub(crate) fn leave_out_udp(socket: BorrowedFd<'_>, port: u16) -> io::Result<()>
     let mut steps = [
         step(LOAD_HALF, 0, 0, 12),
         step(IF_EQUAL, 0, 7, 0x0800),
-        step(LOAD_OCTET, 0, 0, 23),
+        step(LOAD_BYTE, 0, 0, 23),
         step(IF_EQUAL, 0, 10, 17),
         step(LOAD_HALF, 0, 0, 20),
         step(IF_ANY, 8, 0, 0x1fff),
@@ -181,7 +181,7 @@ pub(crate) fn leave_out_udp(socket: BorrowedFd<'_>, port: u16) -> io::Result<()>
         step(LOAD_HALF_BEHIND, 0, 0, 16),
         step(ALWAYS, 0, 0, 4),
         step(IF_EQUAL, 0, 4, 0x86dd),
-        step(LOAD_OCTET, 0, 0, 20),
+        step(LOAD_BYTE, 0, 0, 20),
         step(IF_EQUAL, 0, 2, 17),
         step(LOAD_HALF, 0, 0, 56),
         step(IF_EQUAL, 1, 0, port.into()),

@@ -40,8 +40,8 @@ pub(crate) enum Frame<'a> {
     Whole {
         /// Its virtio-net header.
         header: &'a [u8],
-        /// Its octets.
-        octets: &'a [u8],
+        /// Its bytes.
+        bytes: &'a [u8],
         /// The VLAN tag that was taken out of it: TPID and TCI.
         vlan: Option<(u16, u16)>,
     },
@@ -53,7 +53,7 @@ pub(crate) enum Frame<'a> {
 
 impl Ring {
     /// Gives `socket` a ring of `slots` slots (a power of two) for frames of up to `longest`
-    /// octets, and maps it.
+    /// bytes, and maps it.
     pub(crate) fn new(socket: BorrowedFd<'_>, slots: usize, longest: usize) -> io::Result<Self> {
         const BLOCK: usize = 1 << 16;
         let slot = (longest + SLOT_OVERHEAD).next_power_of_two().clamp(1 << 11, BLOCK);
@@ -134,8 +134,8 @@ fn read(slot: &[u8], status: u32) -> Frame<'_> {
         Some((header, slot.get(mac..mac + captured)?))
     })();
     match parts {
-        Some((header, octets)) if len == captured => {
-            Frame::Whole { header, octets, vlan: vlan_tag(status, half(24), half(26)) }
+        Some((header, bytes)) if len == captured => {
+            Frame::Whole { header, bytes, vlan: vlan_tag(status, half(24), half(26)) }
         }
         _ => Frame::Lost,
     }

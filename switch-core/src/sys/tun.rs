@@ -43,7 +43,7 @@ pub(crate) fn set_interface(tun: BorrowedFd<'_>, name: &str, flags: i16) -> io::
     if name.is_empty() || name.len() >= libc::IFNAMSIZ {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "an interface name has 1 to 15 octets",
+            "an interface name has 1 to 15 bytes",
         ));
     }
     request.name[..name.len()].copy_from_slice(name.as_bytes());
@@ -70,8 +70,7 @@ pub(crate) fn set_offloads(tun: BorrowedFd<'_>, offloads: u32) -> io::Result<()>
 }
 
 /// Sets the length of the virtio-net header in front of each frame.
-pub(crate) fn set_header_len(tun: BorrowedFd<'_>, octets: i32) -> io::Result<()> {
-    // SAFETY: TUNSETVNETHDRSZ reads one `int`, which `octets` is and outlives the call.
-    check(unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETVNETHDRSZ as _, &raw const octets) })
-        .map(drop)
+pub(crate) fn set_header_len(tun: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
+    // SAFETY: TUNSETVNETHDRSZ reads one `int`, which `bytes` is and outlives the call.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETVNETHDRSZ as _, &raw const bytes) }).map(drop)
 }

@@ -74,7 +74,7 @@ pub(crate) fn path_mtu(socket: BorrowedFd<'_>, v6: bool) -> io::Result<u32> {
     };
     let mut mtu = 0i32;
     let mut len = size_of_val(&mtu) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` octets to `mtu`, and `len`.
+    // SAFETY: the kernel writes at most `len` bytes to `mtu`, and `len`.
     check(unsafe {
         libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut mtu).cast(), &raw mut len)
     })?;
@@ -92,7 +92,7 @@ pub(crate) struct SendError {
     pub(crate) errno: i32,
     /// For `EMSGSIZE` the path MTU.
     pub(crate) info: u32,
-    /// How many octets of the datagram's payload stand in the buffer.
+    /// How many bytes of the datagram's payload stand in the buffer.
     pub(crate) quoted: usize,
 }
 
@@ -128,7 +128,7 @@ pub(crate) fn take_error(
             (level, kind),
             (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
         );
-        // struct sock_extended_err: errno, origin and three more octets, info, data; then who.
+        // struct sock_extended_err: errno, origin and three more bytes, info, data; then who.
         let word = |at: usize| Some(u32::from_ne_bytes(data.get(at..at + 4)?.try_into().ok()?));
         let (Some(errno), Some(origin), Some(info)) = (word(0), data.get(4), word(8)) else {
             return;

@@ -108,7 +108,7 @@ struct WorkerPort {
     ready: bool,
 }
 
-fn octets(batch: &Batch) -> u64 {
+fn total_bytes(batch: &Batch) -> u64 {
     batch.iter().map(|packet| packet.len() as u64).sum()
 }
 
@@ -270,19 +270,19 @@ impl Worker {
         }
         if unfinished && !batch.iter().all(|p| is_fit(p, offloads)) {
             self.finish_batch(now, offloads, batch);
-            bytes = octets(batch);
+            bytes = total_bytes(batch);
         }
         self.send(now, id, batch, bytes);
     }
 
-    /// `bytes`: octets of all in the batch.
+    /// `bytes`: bytes of all in the batch.
     fn send(&mut self, now: Instant, id: PortId, batch: &mut Batch, mut bytes: u64) {
         let at = self.index.get(id.index()).copied().flatten();
         let Some(at) = at.map(usize::from).filter(|&at| at < self.ports.len()) else { return };
         loop {
             let frames = batch.len();
             let result = self.ports[at].port.tx(&mut self.pool, batch);
-            let left = octets(batch);
+            let left = total_bytes(batch);
             if let Some(counters) = self.engine.counters().port(id) {
                 counters.tx_frames.add((frames - batch.len()) as u64);
                 counters.tx_bytes.add(bytes - left);
@@ -303,7 +303,7 @@ impl Worker {
             }
             let count = self.finished.len().min(BATCH);
             batch.extend(self.finished.drain(..count));
-            bytes = octets(batch);
+            bytes = total_bytes(batch);
         }
     }
 

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use podswitch_core::host::NetNs;
+use podswitch_core::host::pod::PodInterface;
+use podswitch_core::packet::{Batch, Packet, Pool, PoolConfig};
+use podswitch_core::port::Port;
+use podswitch_wire::addr::Mac;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use switch_core::host::NetNs;
-use switch_core::host::pod::PodInterface;
-use switch_core::packet::{Batch, Packet, Pool, PoolConfig};
-use switch_core::port::Port;
-use wire::addr::Mac;
 
 /// Whether namespaces can be made. Without: says so loudly, or fails where privilege was
 /// promised.
@@ -72,7 +72,7 @@ pub fn pod(addresses: &[&str]) -> PodInterface {
     PodInterface { mtu: 1400, ..PodInterface::new(mac, addresses) }
 }
 
-/// Asks the kernel to cut what `socket` sends into datagrams of `size` octets.
+/// Asks the kernel to cut what `socket` sends into datagrams of `size` bytes.
 pub fn set_udp_segment(socket: &UdpSocket, size: i32) {
     use std::os::fd::AsRawFd;
     // SAFETY: the option takes an `int`, which `size` is.

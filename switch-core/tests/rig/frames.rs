@@ -1,9 +1,9 @@
-//! Frames built octet by octet, right unless a test says otherwise; shares nothing with the
+//! Frames built byte by byte, right unless a test says otherwise; shares nothing with the
 //! builders of the crate.
 
 use std::net::IpAddr;
 
-use wire::addr::Mac;
+use podswitch_wire::addr::Mac;
 
 pub fn ethernet(to: Mac, from: Mac, ethertype: u16, payload: &[u8]) -> Vec<u8> {
     [&to.0[..], &from.0, &ethertype.to_be_bytes(), payload].concat()
@@ -14,7 +14,7 @@ pub fn tagged(frame: &[u8], tci: u16) -> Vec<u8> {
     [&frame[..12], &[0x81, 0], &tci.to_be_bytes(), &frame[12..]].concat()
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+fn bytes(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(a) => a.octets().to_vec(),
         IpAddr::V6(a) => a.octets().to_vec(),
@@ -39,10 +39,10 @@ pub fn l4_checksum(src: IpAddr, dst: IpAddr, protocol: u8, message: &[u8]) -> u1
         return checksum(&[message]);
     }
     let len = (message.len() as u32).to_be_bytes();
-    checksum(&[&octets(src), &octets(dst), &len, &[0, protocol], message])
+    checksum(&[&bytes(src), &bytes(dst), &len, &[0, protocol], message])
 }
 
-/// A network-layer packet of either family. `fragment`: identification, offset in octets, more.
+/// A network-layer packet of either family. `fragment`: identification, offset in bytes, more.
 pub fn ip(
     src: IpAddr,
     dst: IpAddr,
@@ -147,7 +147,7 @@ pub fn arp(operation: u8, sender: (Mac, [u8; 4]), target: (Mac, [u8; 4])) -> Vec
     packet
 }
 
-/// The datagram `message` in fragments that carry `cuts` octets each (multiples of 8), the last
+/// The datagram `message` in fragments that carry `cuts` bytes each (multiples of 8), the last
 /// the rest.
 pub fn fragments(
     (src, dst): (IpAddr, IpAddr),

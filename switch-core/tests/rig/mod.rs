@@ -13,24 +13,24 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
-use policy::rule::{
-    Labels, NetworkPolicy, Peers, PortRule, Ports, Protocol, Rule, Selector, Workload,
-};
-use switch_core::action::DropReason;
-use switch_core::config::{
+use podswitch_core::action::DropReason;
+use podswitch_core::config::{
     Attachment, BridgeDomain, Cidr, Config, Endpoint, LocalNode, PortConfig, PortRole,
 };
-use switch_core::control::{ControlPlane, Options};
-use switch_core::engine::{Dropped, Observer};
-use switch_core::id::{Cookie, PortId};
-use switch_core::packet::Packet;
-use switch_core::port::Offloads;
-use switch_core::port::memory::{self, MemoryEnd};
-use switch_core::stats::WorkerCounters;
-use switch_core::time::Instant;
-use switch_core::worker::Worker;
-use wire::addr::Mac;
-use wire::flow_key::HashKey;
+use podswitch_core::control::{ControlPlane, Options};
+use podswitch_core::engine::{Dropped, Observer};
+use podswitch_core::id::{Cookie, PortId};
+use podswitch_core::packet::Packet;
+use podswitch_core::port::Offloads;
+use podswitch_core::port::memory::{self, MemoryEnd};
+use podswitch_core::stats::WorkerCounters;
+use podswitch_core::time::Instant;
+use podswitch_core::worker::Worker;
+use podswitch_policy::rule::{
+    Labels, NetworkPolicy, Peers, PortRule, Ports, Protocol, Rule, Selector, Workload,
+};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::HashKey;
 
 pub const GATEWAY: Mac = Mac([0xee; 6]);
 pub const HOST_MAC: Mac = Mac([2, 0, 0, 0, 0, 0xfe]);
@@ -256,10 +256,10 @@ pub fn tcp4(from: usize, to: usize, ports: (u16, u16), tcp: &Tcp) -> Vec<u8> {
 /// Makes the checksums of an IPv4 frame good after its fields were changed.
 pub fn fix_ipv4(frame: &mut [u8]) {
     frame[24..26].fill(0);
-    let sum = wire::checksum::sum(&frame[14..34]).checksum();
+    let sum = podswitch_wire::checksum::sum(&frame[14..34]).checksum();
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
-    let parsed = wire::parse::parse(frame, &HashKey::new(1)).expect("parses");
-    wire::checksum::fill_l4(frame, &parsed);
+    let parsed = podswitch_wire::parse::parse(frame, &HashKey::new(1)).expect("parses");
+    podswitch_wire::checksum::fill_l4(frame, &parsed);
 }
 
 /// The addresses of pod `n`: IPv4, IPv6.

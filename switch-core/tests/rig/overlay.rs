@@ -4,15 +4,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use policy::rule::{Labels, Workload};
-use switch_core::config::{
+use podswitch_core::config::{
     Attachment, Cidr, Config, Endpoint, LocalNode, PortConfig, PortRole, RemoteNode, TunnelConfig,
     Underlay, VtepMac,
 };
-use switch_core::id::{Cookie, PortId};
-use switch_core::packet::Packet;
-use wire::addr::Mac;
-use wire::parse::parse;
+use podswitch_core::id::{Cookie, PortId};
+use podswitch_core::packet::Packet;
+use podswitch_policy::rule::{Labels, Workload};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::parse::parse;
 
 use super::*;
 
@@ -201,7 +201,7 @@ pub fn ttl(frame: &[u8]) -> u8 {
 
 /// Whether a frame parses and its layer-4 checksum holds.
 pub fn is_sound(frame: &[u8]) -> bool {
-    parse(frame, &HashKey::new(1)).is_ok_and(|p| wire::checksum::verify_l4(frame, &p))
+    parse(frame, &HashKey::new(1)).is_ok_and(|p| podswitch_wire::checksum::verify_l4(frame, &p))
 }
 
 /// A tunnel packet as another parser sees it.
@@ -269,7 +269,7 @@ pub fn dissect(frame: &[u8]) -> Seen {
     }
 }
 
-/// A tunnel packet built octet by octet.
+/// A tunnel packet built byte by byte.
 #[derive(Clone)]
 pub struct Tunnelled {
     pub source: IpAddr,

@@ -3,12 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use policy::rule::Protocol;
-use policy::service::model::{Endpoint, EndpointSlice, Service, ServicePort, SlicePort, family_of};
-use switch_core::config::{Cidr, Config};
-use wire::checksum::{sctp_checksum, verify_l4};
-use wire::flow_key::{FlowKey, HashKey, proto};
-use wire::parse::{Parsed, parse, tcp_flags};
+use podswitch_core::config::{Cidr, Config};
+use podswitch_policy::rule::Protocol;
+use podswitch_policy::service::model::{
+    Endpoint, EndpointSlice, Service, ServicePort, SlicePort, family_of,
+};
+use podswitch_wire::checksum::{sctp_checksum, verify_l4};
+use podswitch_wire::flow_key::{FlowKey, HashKey, proto};
+use podswitch_wire::parse::{Parsed, parse, tcp_flags};
 
 use super::frames::{ip, tcp, udp};
 use super::{HOST, Switch, addresses};

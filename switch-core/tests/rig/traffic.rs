@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy::rule::{NetworkPolicy, Selector};
-use switch_core::config::{BridgeDomain, Config, PortConfig, PortRole, Vlans};
-use switch_core::id::PortId;
-use switch_core::packet::{GsoType, Offload, Packet, Pool};
-use wire::addr::Mac;
+use podswitch_core::config::{BridgeDomain, Config, PortConfig, PortRole, Vlans};
+use podswitch_core::id::PortId;
+use podswitch_core::packet::{GsoType, Offload, Packet, Pool};
+use podswitch_policy::rule::{NetworkPolicy, Selector};
+use podswitch_wire::addr::Mac;
 
 use super::random::Rng;
 use super::*;
@@ -159,9 +159,9 @@ impl Traffic {
         }
         let src = self.address(false, own);
         let target = self.address(false, None);
-        let IpAddr::V6(octets) = target else { unreachable!() };
+        let IpAddr::V6(bytes) = target else { unreachable!() };
         let kind = 130 + self.rng.below(14) as u8;
-        let body = [&octets.octets()[..], &[1, 1], &from.0].concat();
+        let body = [&bytes.octets()[..], &[1, 1], &from.0].concat();
         let message = frames::icmp(src, target, [kind, 0], [0; 4], &body);
         let packet = frames::ip(src, target, 58, 255, None, &message);
         frames::ethernet(GATEWAY, from, 0x86dd, &packet)

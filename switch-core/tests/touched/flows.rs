@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use switch_core::action::DropReason;
-use wire::addr::Mac;
-use wire::flow_key::{FlowKey, HashKey};
-use wire::parse::{parse, tcp_flags};
+use podswitch_core::action::DropReason;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::{FlowKey, HashKey};
+use podswitch_wire::parse::{parse, tcp_flags};
 
 use super::rig::overlay::{
     Tunnelled, UPLINK, VXLAN, dissect, from_pod, inner, node_address, pod, underlay_mac,

@@ -1,5 +1,5 @@
 //! What a change touches: after each of many random changes of every kind, the next packet of
-//! every known flow is treated as by a switch that judges all of them again, to the octet and to
+//! every known flow is treated as by a switch that judges all of them again, to the byte and to
 //! the reason of a drop.
 #![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
 

@@ -3,20 +3,20 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy::rule::{
+use podswitch_core::config::{
+    Attachment, Config, Endpoint, Masquerade, NextHop, PortRole, Route, Underlay,
+};
+use podswitch_core::control::Change;
+use podswitch_core::id::{Cookie, PortId};
+use podswitch_policy::rule::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, ClusterTier, Labels, NamedPort,
     Namespace, NamespacedPods, NetworkPolicy, Peer, Peers, PortRule, Ports, Protocol, Rule,
     Selector,
 };
-use policy::service::model::{
+use podswitch_policy::service::model::{
     Conditions, Endpoint as Backend, EndpointSlice, HostPort, Ingress, IpMode, Service,
     ServicePort, ServiceType, SlicePort, TrafficPolicy, family_of,
 };
-use switch_core::config::{
-    Attachment, Config, Endpoint, Masquerade, NextHop, PortRole, Route, Underlay,
-};
-use switch_core::control::Change;
-use switch_core::id::{Cookie, PortId};
 
 use super::rig::overlay::{mac_of_pod, node_address, node_config, pod, remote};
 use super::rig::random::Rng;

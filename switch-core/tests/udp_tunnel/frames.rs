@@ -5,16 +5,16 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use podswitch_core::host::NetNs;
+use podswitch_core::packet::{Batch, GsoType, Offload, Packet, Pool, PoolConfig, segment};
+use podswitch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
+use podswitch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice, underlay_mac};
+use podswitch_core::port::{Device, Port};
+use podswitch_vxlan::decap::{ChecksumState, DecapError, DecapRules, decap};
+use podswitch_wire::checksum::{fill_l4, finish_partial, verify_l4};
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::parse;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use switch_core::host::NetNs;
-use switch_core::packet::{Batch, GsoType, Offload, Packet, Pool, PoolConfig, segment};
-use switch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
-use switch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice, underlay_mac};
-use switch_core::port::{Device, Port};
-use vxlan::decap::{ChecksumState, DecapError, DecapRules, decap};
-use wire::checksum::{fill_l4, finish_partial, verify_l4};
-use wire::flow_key::HashKey;
-use wire::parse::parse;
 
 use crate::world::{Tunnel, Underlay, encapsulate, ip};
 
@@ -64,7 +64,7 @@ impl Hand {
     }
 }
 
-/// An inner frame: TCP or UDP between pods with `payload` octets, checksums right.
+/// An inner frame: TCP or UDP between pods with `payload` bytes, checksums right.
 pub(crate) fn inner(tcp: bool, sport: u16, tos: u8, payload: usize) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
     let l4 = if tcp { 20 } else { 8 };
@@ -73,7 +73,7 @@ pub(crate) fn inner(tcp: bool, sport: u16, tos: u8, payload: usize) -> Vec<u8> {
     frame.extend(total.to_be_bytes());
     frame.extend([0, 1, 0x40, 0, 64, if tcp { 6 } else { 17 }, 0, 0]);
     frame.extend([10, 9, 0, 1, 10, 9, 0, 2]);
-    let sum = wire::checksum::sum(&frame[14..34]).checksum();
+    let sum = podswitch_wire::checksum::sum(&frame[14..34]).checksum();
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
     frame.extend(sport.to_be_bytes());
     frame.extend([0x1f, 0x90]);
@@ -93,7 +93,7 @@ pub(crate) fn inner(tcp: bool, sport: u16, tos: u8, payload: usize) -> Vec<u8> {
 pub(crate) fn super_frame(sport: u16, payload: usize, size: u16) -> Packet {
     let mut frame = inner(true, sport, 0, payload);
     let len = (frame.len() - 34) as u16;
-    let pseudo = wire::checksum::pseudo_v4([10, 9, 0, 1], [10, 9, 0, 2], 6, len);
+    let pseudo = podswitch_wire::checksum::pseudo_v4([10, 9, 0, 1], [10, 9, 0, 2], 6, len);
     frame[50..52].copy_from_slice(&pseudo.fold().to_be_bytes());
     let mut packet = Packet::with_capacity(66_000);
     packet.fill(&frame);
@@ -209,14 +209,14 @@ fn bursts_arrive_as_they_were_sent() {
             let mut packet = whole;
             assert!(encapsulate(&mut packet, &tunnel.template(false)));
             assert_eq!(near.send(vec![packet]), 1);
-            let mut octets = Vec::new();
+            let mut bytes = Vec::new();
             let pieces = far.receive(100);
             assert!(pieces.len() <= 2, "{} pieces of {payload}", pieces.len());
             for mut piece in pieces {
                 let (start, offset) =
                     (usize::from(piece.offload.csum_start), usize::from(piece.offload.csum_offset));
                 let (inner, _) = opened(&tunnel, &piece);
-                octets.extend_from_slice(&inner[54..]);
+                bytes.extend_from_slice(&inner[54..]);
                 let head = piece.len() - inner.len();
                 if piece.offload.csum_partial {
                     assert!(finish_partial(piece.bytes_mut(), start, offset));
@@ -225,7 +225,7 @@ fn bursts_arrive_as_they_were_sent() {
                 let parsed = parse(inner, &HashKey::new(1)).unwrap();
                 assert!(verify_l4(inner, &parsed));
             }
-            assert_eq!(octets, frame[54..]);
+            assert_eq!(bytes, frame[54..]);
         }
     }
 }
@@ -276,7 +276,7 @@ fn junk_comes_in_and_does_no_harm() {
         ] {
             far.send_to(junk, to).unwrap();
             let got = near.receive(1);
-            assert_eq!(got.len(), 1, "{} octets", junk.len());
+            assert_eq!(got.len(), 1, "{} bytes", junk.len());
             let parsed = parse(got[0].bytes(), &HashKey::new(1)).unwrap();
             assert_eq!(parsed.key.src_addr(), tunnel.far());
             assert_eq!((parsed.key.src_port, parsed.key.dst_port), (5555, tunnel.port));
@@ -291,12 +291,12 @@ fn junk_comes_in_and_does_no_harm() {
             crate::common::set_udp_segment(&far, size as i32);
             let len = (size * 40).min(18_000);
             far.send_to(&noise[..len], to).unwrap();
-            let octets: usize = near
+            let bytes: usize = near
                 .receive(40)
                 .iter()
                 .map(|packet| packet.len() - if tunnel.v6 { 62 } else { 42 })
                 .sum();
-            assert_eq!(octets, len, "in datagrams of {size}");
+            assert_eq!(bytes, len, "in datagrams of {size}");
         }
         crate::common::set_udp_segment(&far, 0);
         let (small, large) = near.pool.outstanding();

@@ -1,17 +1,17 @@
 //! Tunnel packets that are too long for the underlay: the switch hears of it as on a raw uplink.
 
-use switch_core::host::netlink::{LinkSpec, Route};
-use switch_core::host::{NetNs, Netlink, sysctl};
-use switch_core::port::Device;
-use switch_core::port::udp_tunnel::UdpTunnelDevice;
-use vxlan::header::Vni;
-use vxlan::pmtu::{learn, read_quote};
-use vxlan::template::Outer;
-use vxlan::vtep::{RemoteEnd, VtepTable};
-use wire::addr::Mac;
-use wire::checksum::verify_l4;
-use wire::flow_key::HashKey;
-use wire::parse::{Icmp, parse};
+use podswitch_core::host::netlink::{LinkSpec, Route};
+use podswitch_core::host::{NetNs, Netlink, sysctl};
+use podswitch_core::port::Device;
+use podswitch_core::port::udp_tunnel::UdpTunnelDevice;
+use podswitch_vxlan::header::Vni;
+use podswitch_vxlan::pmtu::{learn, read_quote};
+use podswitch_vxlan::template::Outer;
+use podswitch_vxlan::vtep::{RemoteEnd, VtepTable};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::checksum::verify_l4;
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::{Icmp, parse};
 
 use crate::frames::{Hand, inner, wrapped};
 use crate::world::{Tunnel, Underlay, add_address, ip};
@@ -109,7 +109,7 @@ fn refused_by_a_router() {
         let template = tunnel.template_between(ip(ends[0]), ip(ends[1]));
         let mut device = UdpTunnelDevice::new(&near, tunnel.config(ip(ends[0]))).unwrap();
         let mut hand = Hand::new(device.open(0, 1).unwrap());
-        let mut packet = switch_core::packet::Packet::from_frame(&inner(false, 1, 0, 1_330));
+        let mut packet = podswitch_core::packet::Packet::from_frame(&inner(false, 1, 0, 1_330));
         assert!(crate::world::encapsulate(&mut packet, &template));
         assert_eq!(hand.send(vec![packet]), 1);
         let reports = hand.receive(1);

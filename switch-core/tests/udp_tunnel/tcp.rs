@@ -5,14 +5,14 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use switch_core::host::NetNs;
+use podswitch_core::host::NetNs;
 
 use crate::common;
 use crate::world::{Near, POD, Tunnel, Underlay, ip, kernel_pod};
 
-const OCTETS: usize = 8 << 20;
+const BYTES: usize = 8 << 20;
 
-/// Sends [`OCTETS`] from one pod to the other and compares every one of them.
+/// Sends [`BYTES`] from one pod to the other and compares every one of them.
 fn transfer(from: &NetNs, to: &NetNs, address: IpAddr) {
     let listener = to.enter(|| TcpListener::bind((address, 0))).unwrap().unwrap();
     let at: SocketAddr = listener.local_addr().unwrap();
@@ -21,7 +21,7 @@ fn transfer(from: &NetNs, to: &NetNs, address: IpAddr) {
             let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(10)).unwrap();
             stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
             let block: Vec<u8> = (0..65_536u32).map(|n| (n * 7 / 8) as u8).collect();
-            for n in 0..OCTETS / block.len() {
+            for n in 0..BYTES / block.len() {
                 let mut block = block.clone();
                 block[0] = n as u8;
                 stream.write_all(&block).unwrap();
@@ -37,13 +37,13 @@ fn transfer(from: &NetNs, to: &NetNs, address: IpAddr) {
     });
     sender.join().unwrap().unwrap();
     let all = receiver.join().unwrap();
-    assert_eq!(all.len(), OCTETS);
-    for (n, octet) in all.iter().enumerate() {
+    assert_eq!(all.len(), BYTES);
+    for (n, byte) in all.iter().enumerate() {
         let expected = match n % 65_536 {
             0 => (n / 65_536) as u8,
             n => (n * 7 / 8) as u8,
         };
-        assert_eq!(*octet, expected, "at {n}");
+        assert_eq!(*byte, expected, "at {n}");
     }
 }
 

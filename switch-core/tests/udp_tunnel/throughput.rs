@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use switch_core::host::NetNs;
+use podswitch_core::host::NetNs;
 
 use crate::common;
 use crate::world::{Near, POD, Tunnel, Underlay, kernel_pod};

@@ -1,14 +1,14 @@
 //! Super-frames that go round the sockets, whole: on the sockets' way, looking like the sockets' datagrams.
 
-use switch_core::host::netlink::{LinkSpec, Route};
-use switch_core::host::{NetNs, Netlink, sysctl};
-use switch_core::packet::{GsoType, Offload, Packet};
-use switch_core::port::Device;
-use switch_core::port::af_packet::{PacketConfig, PacketDevice};
-use wire::addr::Mac;
-use wire::checksum::sum;
-use wire::flow_key::HashKey;
-use wire::parse::parse;
+use podswitch_core::host::netlink::{LinkSpec, Route};
+use podswitch_core::host::{NetNs, Netlink, sysctl};
+use podswitch_core::packet::{GsoType, Offload, Packet};
+use podswitch_core::port::Device;
+use podswitch_core::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::checksum::sum;
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::parse;
 
 use crate::common;
 use crate::frames::{Hand, inner, super_frame, wrapped};
@@ -20,7 +20,7 @@ const TUNNELS: [Tunnel; 2] = [
     Tunnel { v6: true, vni: 7, port: 8472, whole: true },
 ];
 
-/// Octets of the inner packet's payload.
+/// Bytes of the inner packet's payload.
 const LEN: usize = 20_000;
 
 fn mac(ns: &NetNs, name: &str) -> Mac {
@@ -165,7 +165,8 @@ fn bytes_behind_the_inner_packet_stay_here() {
             let forged = forged.concat();
             let at = 400 - 8;
             frame[at..at + forged.len()].copy_from_slice(&forged);
-            let pseudo = wire::checksum::pseudo_v4([10, 9, 0, 1], [10, 9, 0, 2], 17, 1_208);
+            let pseudo =
+                podswitch_wire::checksum::pseudo_v4([10, 9, 0, 1], [10, 9, 0, 2], 17, 1_208);
             frame[40..42].copy_from_slice(&pseudo.fold().to_be_bytes());
             let payload = frame[headers..].to_vec();
             frame.resize(frame.len() + behind, 0xa5);
@@ -312,7 +313,7 @@ fn routes_are_the_nodes() {
         let mut wires = routers.each_ref().map(|router| tap_wire(router, "r0"));
         let config = tunnel.config(local);
         let mut device =
-            switch_core::port::udp_tunnel::UdpTunnelDevice::new(&node, config).unwrap();
+            podswitch_core::port::udp_tunnel::UdpTunnelDevice::new(&node, config).unwrap();
         let mut port = Hand::new(device.open(0, 1).unwrap());
         for n in [0, 1, 0] {
             netlink.add_route(&by(n)).unwrap();

@@ -7,22 +7,22 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use switch_core::host::netlink::{InterfaceAddress, LinkSpec, Vxlan};
-use switch_core::host::nft::{Ingress, IngressDrop};
-use switch_core::host::{NetNs, Netlink};
-use switch_core::packet::{Batch, Offload, Packet, Pool, PoolConfig, fit};
-use switch_core::port::af_packet::{PacketConfig, PacketDevice};
-use switch_core::port::tap::{TapConfig, TapDevice};
-use switch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice, underlay_mac};
-use switch_core::port::{Device, Port};
-use switch_core::time::Clock;
-use vxlan::header::Vni;
-use vxlan::template::{
+use podswitch_core::host::netlink::{InterfaceAddress, LinkSpec, Vxlan};
+use podswitch_core::host::nft::{Ingress, IngressDrop};
+use podswitch_core::host::{NetNs, Netlink};
+use podswitch_core::packet::{Batch, Offload, Packet, Pool, PoolConfig, fit};
+use podswitch_core::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_core::port::tap::{TapConfig, TapDevice};
+use podswitch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice, underlay_mac};
+use podswitch_core::port::{Device, Port};
+use podswitch_core::time::Clock;
+use podswitch_vxlan::header::Vni;
+use podswitch_vxlan::template::{
     DontFragment, Dscp, InnerFacts, Outer, PartialChecksum, Template, UdpChecksum,
 };
-use wire::flow_key::HashKey;
-use wire::parse::parse;
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::parse;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub(crate) const NEAR: [&str; 2] = ["192.0.2.1", "fd00:a::1"];
 pub(crate) const FAR: [&str; 2] = ["192.0.2.2", "fd00:a::2"];

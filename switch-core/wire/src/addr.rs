@@ -52,7 +52,7 @@ impl fmt::Debug for Mac {
     }
 }
 
-/// The text was not six two-digit hexadecimal octets separated by colons.
+/// The text was not six two-digit hexadecimal bytes separated by colons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MacParseError;
 
@@ -68,15 +68,15 @@ impl core::str::FromStr for Mac {
     type Err = MacParseError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut octets = [0; 6];
+        let mut bytes = [0; 6];
         let mut parts = text.split(':');
-        for octet in &mut octets {
+        for byte in &mut bytes {
             let part = parts.next().ok_or(MacParseError)?;
             if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
                 return Err(MacParseError);
             }
-            *octet = u8::from_str_radix(part, 16).map_err(|_| MacParseError)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| MacParseError)?;
         }
-        if parts.next().is_some() { Err(MacParseError) } else { Ok(Mac(octets)) }
+        if parts.next().is_some() { Err(MacParseError) } else { Ok(Mac(bytes)) }
     }
 }

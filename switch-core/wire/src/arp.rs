@@ -5,7 +5,7 @@ use core::net::Ipv4Addr;
 use crate::addr::Mac;
 use crate::view::{Malformed, array, be16, view};
 
-/// Length of the packet in octets.
+/// Length of the packet in bytes.
 pub const PACKET_LEN: usize = 28;
 
 /// Operation: who has the target address?
@@ -21,8 +21,8 @@ view! {
     Packet, check
 }
 
-fn check(octets: &[u8]) -> Result<(), Malformed> {
-    match octets.first_chunk::<PACKET_LEN>() {
+fn check(bytes: &[u8]) -> Result<(), Malformed> {
+    match bytes.first_chunk::<PACKET_LEN>() {
         None => Err(Malformed::Truncated),
         Some(packet) if !packet.starts_with(&PREFIX) => Err(Malformed::Kind),
         Some(_) => Ok(()),
@@ -33,31 +33,31 @@ impl<T: AsRef<[u8]>> Packet<T> {
     /// [`REQUEST`], [`REPLY`], or something that nobody answers.
     #[inline]
     pub fn operation(&self) -> u16 {
-        be16(self.octets(), 6)
+        be16(self.bytes(), 6)
     }
 
     /// Sender's link-layer address.
     #[inline]
     pub fn sender_mac(&self) -> Mac {
-        Mac(array(self.octets(), 8))
+        Mac(array(self.bytes(), 8))
     }
 
     /// Sender's IPv4 address; 0.0.0.0 in a probe (RFC 5227).
     #[inline]
     pub fn sender_ip(&self) -> Ipv4Addr {
-        Ipv4Addr::from(array::<4>(self.octets(), 14))
+        Ipv4Addr::from(array::<4>(self.bytes(), 14))
     }
 
     /// Target's link-layer address, of no meaning in a request.
     #[inline]
     pub fn target_mac(&self) -> Mac {
-        Mac(array(self.octets(), 18))
+        Mac(array(self.bytes(), 18))
     }
 
     /// Target's IPv4 address; equal to the sender's in a gratuitous packet.
     #[inline]
     pub fn target_ip(&self) -> Ipv4Addr {
-        Ipv4Addr::from(array::<4>(self.octets(), 24))
+        Ipv4Addr::from(array::<4>(self.bytes(), 24))
     }
 }
 

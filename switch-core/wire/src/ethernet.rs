@@ -3,7 +3,7 @@
 use crate::addr::Mac;
 use crate::view::{Malformed, array, be16, view};
 
-/// Length of the header without tags, in octets.
+/// Length of the header without tags, in bytes.
 pub const HEADER_LEN: usize = 14;
 
 view! {
@@ -11,34 +11,34 @@ view! {
     Frame, check
 }
 
-fn check(octets: &[u8]) -> Result<(), Malformed> {
-    if octets.len() < HEADER_LEN { Err(Malformed::Truncated) } else { Ok(()) }
+fn check(bytes: &[u8]) -> Result<(), Malformed> {
+    if bytes.len() < HEADER_LEN { Err(Malformed::Truncated) } else { Ok(()) }
 }
 
 impl<T: AsRef<[u8]>> Frame<T> {
     /// Destination address.
     #[inline]
     pub fn dst(&self) -> Mac {
-        Mac(array(self.octets(), 0))
+        Mac(array(self.bytes(), 0))
     }
 
     /// Source address.
     #[inline]
     pub fn src(&self) -> Mac {
-        Mac(array(self.octets(), 6))
+        Mac(array(self.bytes(), 6))
     }
 
     /// EtherType of what follows, the first tag's if there is one. Below 0x0600 it is the
     /// length of an 802.3 frame.
     #[inline]
     pub fn ethertype(&self) -> u16 {
-        be16(self.octets(), 12)
+        be16(self.bytes(), 12)
     }
 
     /// All behind the header: tags, packet, padding.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        &self.octets()[HEADER_LEN..]
+        &self.bytes()[HEADER_LEN..]
     }
 }
 
@@ -64,7 +64,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Frame<T> {
     /// All behind the header, to be written.
     #[inline]
     pub fn payload_mut(&mut self) -> &mut [u8] {
-        &mut self.octets.as_mut()[HEADER_LEN..]
+        &mut self.bytes.as_mut()[HEADER_LEN..]
     }
 }
 

@@ -32,7 +32,7 @@ pub enum Family {
 
 /// What tells one flow from another. 40 bytes, no padding, compared as five words.
 ///
-/// IPv4 addresses stand in the first four octets of `src` and `dst`, the rest is zero.
+/// IPv4 addresses stand in the first four bytes of `src` and `dst`, the rest is zero.
 ///
 /// ICMP queries: the asking side's port is the identifier, the answering side's "port" is the
 /// request's type (8 for echo over IPv4, 128 over IPv6), so that a query and its answer are each
@@ -63,7 +63,7 @@ impl FlowKey {
     /// A key from plain parts. `None` if the families differ.
     pub fn new(src: IpAddr, dst: IpAddr, proto: u8, src_port: u16, dst_port: u16) -> Option<Self> {
         let (src, dst, family) = match (src, dst) {
-            (IpAddr::V4(s), IpAddr::V4(d)) => (v4_octets(s), v4_octets(d), Family::V4),
+            (IpAddr::V4(s), IpAddr::V4(d)) => (v4_bytes(s), v4_bytes(d), Family::V4),
             (IpAddr::V6(s), IpAddr::V6(d)) => (s.octets(), d.octets(), Family::V6),
             _ => return None,
         };
@@ -172,7 +172,7 @@ impl Hash for FlowKey {
 pub struct HashKey([u64; 6]);
 
 impl HashKey {
-    /// A key from 16 octets of entropy. Either half is widened by SplitMix64 steps and each word
+    /// A key from 16 bytes of entropy. Either half is widened by SplitMix64 steps and each word
     /// is made of both, so that every word is as secret as the whole.
     pub const fn new(seed: u128) -> Self {
         let mut words = [0; 6];
@@ -201,7 +201,7 @@ impl fmt::Debug for HashKey {
     }
 }
 
-/// An address as two words. By way of one number: taken octet by octet, a key just made goes
+/// An address as two words. By way of one number: taken byte by byte, a key just made goes
 /// through memory to be put together again.
 #[inline(always)]
 fn halves(address: &[u8; 16]) -> [u64; 2] {
@@ -215,28 +215,28 @@ fn fold(a: u64, b: u64) -> u64 {
     (wide as u64) ^ ((wide >> 64) as u64)
 }
 
-/// IPv4 octets in the key's 16-octet form.
+/// IPv4 bytes in the key's 16-byte form.
 #[inline]
-pub fn v4_octets(addr: Ipv4Addr) -> [u8; 16] {
+pub fn v4_bytes(addr: Ipv4Addr) -> [u8; 16] {
     let [a, b, c, d] = addr.octets();
     [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
 }
 
-/// An address in the key's 16-octet form, with its family.
+/// An address in the key's 16-byte form, with its family.
 #[inline]
-pub fn to_octets(addr: IpAddr) -> ([u8; 16], Family) {
+pub fn to_bytes(addr: IpAddr) -> ([u8; 16], Family) {
     match addr {
-        IpAddr::V4(a) => (v4_octets(a), Family::V4),
+        IpAddr::V4(a) => (v4_bytes(a), Family::V4),
         IpAddr::V6(a) => (a.octets(), Family::V6),
     }
 }
 
-/// The address that `octets` hold.
+/// The address that `bytes` hold.
 #[inline]
-pub fn to_addr(octets: &[u8; 16], family: Family) -> IpAddr {
+pub fn to_addr(bytes: &[u8; 16], family: Family) -> IpAddr {
     match family {
-        Family::V4 => IpAddr::V4(Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3])),
-        Family::V6 => IpAddr::V6(Ipv6Addr::from(*octets)),
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3])),
+        Family::V6 => IpAddr::V6(Ipv6Addr::from(*bytes)),
     }
 }
 

@@ -5,16 +5,16 @@ use core::net::Ipv4Addr;
 use crate::checksum;
 use crate::view::{Malformed, array, be16, view};
 
-/// Length of the header without options, in octets.
+/// Length of the header without options, in bytes.
 pub const HEADER_LEN: usize = 20;
 
 view! {
-    /// An IPv4 packet; octets behind its total length are padding and belong to nothing.
+    /// An IPv4 packet; bytes behind its total length are padding and belong to nothing.
     Packet, check
 }
 
-fn check(octets: &[u8]) -> Result<(), Malformed> {
-    let header = octets.first_chunk::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
+fn check(bytes: &[u8]) -> Result<(), Malformed> {
+    let header = bytes.first_chunk::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
     if header[0] >> 4 != 4 {
         return Err(Malformed::Kind);
     }
@@ -23,109 +23,109 @@ fn check(octets: &[u8]) -> Result<(), Malformed> {
     if header_len < HEADER_LEN || total_len < header_len {
         return Err(Malformed::Length);
     }
-    if total_len > octets.len() { Err(Malformed::Truncated) } else { Ok(()) }
+    if total_len > bytes.len() { Err(Malformed::Truncated) } else { Ok(()) }
 }
 
 impl<T: AsRef<[u8]>> Packet<T> {
     /// Version field, 4.
     #[inline]
     pub fn version(&self) -> u8 {
-        self.octets()[0] >> 4
+        self.bytes()[0] >> 4
     }
 
-    /// Length of the header with its options, in octets.
+    /// Length of the header with its options, in bytes.
     #[inline]
     pub fn header_len(&self) -> usize {
-        usize::from(self.octets()[0] & 0x0f) * 4
+        usize::from(self.bytes()[0] & 0x0f) * 4
     }
 
     /// Type of service: DSCP and, in the lowest two bits, ECN.
     #[inline]
     pub fn traffic_class(&self) -> u8 {
-        self.octets()[1]
+        self.bytes()[1]
     }
 
-    /// Length of header and payload, in octets.
+    /// Length of header and payload, in bytes.
     #[inline]
     pub fn total_len(&self) -> u16 {
-        be16(self.octets(), 2)
+        be16(self.bytes(), 2)
     }
 
     /// Identification, which all fragments of a datagram share.
     #[inline]
     pub fn identification(&self) -> u16 {
-        be16(self.octets(), 4)
+        be16(self.bytes(), 4)
     }
 
     /// "Don't fragment".
     #[inline]
     pub fn dont_fragment(&self) -> bool {
-        self.octets()[6] & 0x40 != 0
+        self.bytes()[6] & 0x40 != 0
     }
 
     /// "More fragments".
     #[inline]
     pub fn more_fragments(&self) -> bool {
-        self.octets()[6] & 0x20 != 0
+        self.bytes()[6] & 0x20 != 0
     }
 
-    /// Where the payload stands in its datagram's, in octets.
+    /// Where the payload stands in its datagram's, in bytes.
     #[inline]
     pub fn fragment_offset(&self) -> u16 {
-        (be16(self.octets(), 6) & 0x1fff) * 8
+        (be16(self.bytes(), 6) & 0x1fff) * 8
     }
 
     /// Time to live.
     #[inline]
     pub fn ttl(&self) -> u8 {
-        self.octets()[8]
+        self.bytes()[8]
     }
 
     /// Protocol of the payload.
     #[inline]
     pub fn protocol(&self) -> u8 {
-        self.octets()[9]
+        self.bytes()[9]
     }
 
     /// Header checksum.
     #[inline]
     pub fn checksum(&self) -> u16 {
-        be16(self.octets(), 10)
+        be16(self.bytes(), 10)
     }
 
     /// Source address.
     #[inline]
     pub fn src(&self) -> Ipv4Addr {
-        Ipv4Addr::from(array::<4>(self.octets(), 12))
+        Ipv4Addr::from(array::<4>(self.bytes(), 12))
     }
 
     /// Destination address.
     #[inline]
     pub fn dst(&self) -> Ipv4Addr {
-        Ipv4Addr::from(array::<4>(self.octets(), 16))
+        Ipv4Addr::from(array::<4>(self.bytes(), 16))
     }
 
     /// The option list as it stands, padding included.
     #[inline]
     pub fn options(&self) -> &[u8] {
-        &self.octets()[HEADER_LEN..self.header_len()]
+        &self.bytes()[HEADER_LEN..self.header_len()]
     }
 
     /// All behind the header and before padding.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        &self.octets()[self.header_len()..usize::from(self.total_len())]
+        &self.bytes()[self.header_len()..usize::from(self.total_len())]
     }
 
     /// Whether the header checksum is right.
     #[inline]
     pub fn verify_checksum(&self) -> bool {
-        checksum::sum(&self.octets()[..self.header_len()]).holds()
+        checksum::sum(&self.bytes()[..self.header_len()]).holds()
     }
 }
 
 impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
-    /// Writes version 4 and the header's length in octets, a multiple of 4 from 20 to 60.
+    /// Writes version 4 and the header's length in bytes, a multiple of 4 from 20 to 60.
     #[inline]
     pub fn set_version_and_header_len(&mut self, header_len: usize) {
         self.put(0, [0x40 | (header_len / 4) as u8 & 0x0f]);
@@ -137,7 +137,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.put(1, [class]);
     }
 
-    /// Sets the length of header and payload, in octets.
+    /// Sets the length of header and payload, in bytes.
     #[inline]
     pub fn set_total_len(&mut self, len: u16) {
         self.put(2, len.to_be_bytes());
@@ -149,7 +149,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.put(4, identification.to_be_bytes());
     }
 
-    /// Sets both fragment flags and the offset, in octets and rounded down to a multiple of 8.
+    /// Sets both fragment flags and the offset, in bytes and rounded down to a multiple of 8.
     #[inline]
     pub fn set_fragment(&mut self, dont_fragment: bool, more_fragments: bool, offset: u16) {
         let flags = u16::from(dont_fragment) << 14 | u16::from(more_fragments) << 13;
@@ -190,7 +190,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
     #[inline]
     pub fn fill_checksum(&mut self) {
         self.set_checksum(0);
-        let checksum = checksum::sum(&self.octets()[..self.header_len()]).checksum();
+        let checksum = checksum::sum(&self.bytes()[..self.header_len()]).checksum();
         self.set_checksum(checksum);
     }
 
@@ -198,7 +198,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
     #[inline]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         let range = self.header_len()..usize::from(self.total_len());
-        &mut self.octets.as_mut()[range]
+        &mut self.bytes.as_mut()[range]
     }
 }
 
@@ -206,7 +206,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
 mod tests {
     use super::*;
 
-    /// A router alert option (RFC 2113) before four octets of payload and two of padding.
+    /// A router alert option (RFC 2113) before four bytes of payload and two of padding.
     const PACKET: [u8; 30] = [
         0x46, 0xc0, 0x00, 0x1c, 0x12, 0x34, 0x40, 0x00, 0x01, 0x02, 0xe7, 0xd0, 0x0a, 0x00, 0x00,
         0x01, 0xe0, 0x00, 0x00, 0x16, 0x94, 0x04, 0x00, 0x00, 1, 2, 3, 4, 0xee, 0xee,
@@ -227,9 +227,9 @@ mod tests {
 
     #[test]
     fn writes_every_field() {
-        let mut octets = [0; 30];
-        octets[20..].copy_from_slice(&PACKET[20..]);
-        let mut packet = Packet::new_unchecked(octets);
+        let mut bytes = [0; 30];
+        bytes[20..].copy_from_slice(&PACKET[20..]);
+        let mut packet = Packet::new_unchecked(bytes);
         packet.set_version_and_header_len(24);
         packet.set_traffic_class(0xc0);
         packet.set_total_len(28);
@@ -249,9 +249,9 @@ mod tests {
 
     #[test]
     fn refuses_impossible_lengths() {
-        let with = |at: usize, octet: u8| {
+        let with = |at: usize, byte: u8| {
             let mut packet = PACKET;
-            packet[at] = octet;
+            packet[at] = byte;
             Packet::new_checked(packet).map(|_| ())
         };
         assert_eq!(with(0, 0x66), Err(Malformed::Kind));

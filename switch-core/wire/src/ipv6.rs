@@ -4,7 +4,7 @@ use core::net::Ipv6Addr;
 
 use crate::view::{Malformed, array, be16, be32, view};
 
-/// Length of the header in octets, extension headers not counted.
+/// Length of the header in bytes, extension headers not counted.
 pub const HEADER_LEN: usize = 40;
 
 /// Next-header values of extension headers (IANA ipv6-parameters).
@@ -26,72 +26,72 @@ pub mod extension {
 }
 
 view! {
-    /// An IPv6 packet; octets behind its payload length are padding and belong to nothing.
+    /// An IPv6 packet; bytes behind its payload length are padding and belong to nothing.
     Packet, check
 }
 
-fn check(octets: &[u8]) -> Result<(), Malformed> {
-    let header = octets.first_chunk::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
+fn check(bytes: &[u8]) -> Result<(), Malformed> {
+    let header = bytes.first_chunk::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
     if header[0] >> 4 != 6 {
         return Err(Malformed::Kind);
     }
     let total = HEADER_LEN + usize::from(be16(header, 4));
-    if total > octets.len() { Err(Malformed::Truncated) } else { Ok(()) }
+    if total > bytes.len() { Err(Malformed::Truncated) } else { Ok(()) }
 }
 
 impl<T: AsRef<[u8]>> Packet<T> {
     /// Version field, 6.
     #[inline]
     pub fn version(&self) -> u8 {
-        self.octets()[0] >> 4
+        self.bytes()[0] >> 4
     }
 
     /// Traffic class: DSCP and, in the lowest two bits, ECN.
     #[inline]
     pub fn traffic_class(&self) -> u8 {
-        (be16(self.octets(), 0) >> 4) as u8
+        (be16(self.bytes(), 0) >> 4) as u8
     }
 
     /// Flow label, 20 bits.
     #[inline]
     pub fn flow_label(&self) -> u32 {
-        be32(self.octets(), 0) & 0x000f_ffff
+        be32(self.bytes(), 0) & 0x000f_ffff
     }
 
-    /// Length of all behind this header, extension headers included, in octets.
+    /// Length of all behind this header, extension headers included, in bytes.
     #[inline]
     pub fn payload_len(&self) -> u16 {
-        be16(self.octets(), 4)
+        be16(self.bytes(), 4)
     }
 
     /// What follows this header: an extension header or the upper layer.
     #[inline]
     pub fn next_header(&self) -> u8 {
-        self.octets()[6]
+        self.bytes()[6]
     }
 
     /// Hop limit.
     #[inline]
     pub fn hop_limit(&self) -> u8 {
-        self.octets()[7]
+        self.bytes()[7]
     }
 
     /// Source address.
     #[inline]
     pub fn src(&self) -> Ipv6Addr {
-        Ipv6Addr::from(array::<16>(self.octets(), 8))
+        Ipv6Addr::from(array::<16>(self.bytes(), 8))
     }
 
     /// Destination address.
     #[inline]
     pub fn dst(&self) -> Ipv6Addr {
-        Ipv6Addr::from(array::<16>(self.octets(), 24))
+        Ipv6Addr::from(array::<16>(self.bytes(), 24))
     }
 
     /// All behind the header and before padding, extension headers included.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        &self.octets()[HEADER_LEN..HEADER_LEN + usize::from(self.payload_len())]
+        &self.bytes()[HEADER_LEN..HEADER_LEN + usize::from(self.payload_len())]
     }
 
     /// The extension headers, one after another.
@@ -116,7 +116,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.put_bits(1, 0xf0, class << 4);
     }
 
-    /// Sets the length of all behind this header, in octets.
+    /// Sets the length of all behind this header, in bytes.
     #[inline]
     pub fn set_payload_len(&mut self, len: u16) {
         self.put(4, len.to_be_bytes());
@@ -150,7 +150,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
     #[inline]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         let range = HEADER_LEN..HEADER_LEN + usize::from(self.payload_len());
-        &mut self.octets.as_mut()[range]
+        &mut self.bytes.as_mut()[range]
     }
 }
 
@@ -161,18 +161,18 @@ pub struct ExtensionHeader<'a> {
     pub kind: u8,
     /// What follows it.
     pub next_header: u8,
-    /// All of it, the next-header octet first. At least 8 octets.
-    pub octets: &'a [u8],
+    /// All of it, the next-header byte first. At least 8 bytes.
+    pub bytes: &'a [u8],
 }
 
 impl ExtensionHeader<'_> {
-    /// Offset in octets, more-fragments bit and identification, if it is a fragment header.
+    /// Offset in bytes, more-fragments bit and identification, if it is a fragment header.
     pub fn fragment(&self) -> Option<(u16, bool, u32)> {
         if self.kind != extension::FRAGMENT {
             return None;
         }
-        let field = be16(self.octets, 2);
-        Some((field & 0xfff8, field & 1 != 0, be32(self.octets, 4)))
+        let field = be16(self.bytes, 2);
+        Some((field & 0xfff8, field & 1 != 0, be32(self.bytes, 4)))
     }
 }
 
@@ -192,7 +192,7 @@ impl<'a> ExtensionHeaders<'a> {
         Self { next, rest: payload, ended: false }
     }
 
-    /// What the iteration has come to: the next-header value and the octets behind the headers
+    /// What the iteration has come to: the next-header value and the bytes behind the headers
     /// that it gave out. At its end these are the upper layer's protocol and packet.
     pub fn remainder(&self) -> (u8, &'a [u8]) {
         (self.next, self.rest)
@@ -212,14 +212,14 @@ impl<'a> Iterator for ExtensionHeaders<'a> {
         let len = match kind {
             extension::HOP_BY_HOP | extension::ROUTING | extension::DESTINATION => (units + 1) * 8,
             extension::FRAGMENT => 8,
-            // In units of 4 octets less 2 (RFC 4302 §2.2).
+            // In units of 4 bytes less 2 (RFC 4302 §2.2).
             extension::AUTHENTICATION if units > 0 => (units + 2) * 4,
             _ => return None,
         };
-        let (octets, rest) = self.rest.split_at_checked(len)?;
+        let (bytes, rest) = self.rest.split_at_checked(len)?;
         self.next = head[0];
         self.rest = rest;
-        let header = ExtensionHeader { kind, next_header: head[0], octets };
+        let header = ExtensionHeader { kind, next_header: head[0], bytes };
         self.ended = header.fragment().is_some_and(|(offset, _, _)| offset != 0);
         Some(header)
     }
@@ -230,8 +230,8 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    /// Hop-by-hop (router alert), fragment (first, more follow), then four octets of UDP; two
-    /// octets of padding.
+    /// Hop-by-hop (router alert), fragment (first, more follow), then four bytes of UDP; two
+    /// bytes of padding.
     const PACKET: [u8; 62] = [
         0x6b, 0x91, 0x23, 0x45, 0x00, 0x14, 0x00, 0x40, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
         0, 0, 1, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0x2c, 0x00, 0x05, 0x02, 0, 0,
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(packet.dst(), "fd00::2".parse::<Ipv6Addr>().unwrap());
         let mut chain = packet.extension_headers();
         let headers: Vec<_> = chain.by_ref().collect();
-        assert_eq!(headers[0].octets, &PACKET[40..48]);
+        assert_eq!(headers[0].bytes, &PACKET[40..48]);
         assert_eq!((headers[0].kind, headers[0].fragment()), (extension::HOP_BY_HOP, None));
         assert_eq!(headers[1].fragment(), Some((0, true, 0xdead_beef)));
         assert_eq!((headers.len(), chain.remainder()), (2, (17, &[1, 2, 3, 4][..])));
@@ -256,9 +256,9 @@ mod tests {
 
     #[test]
     fn writes_every_field() {
-        let mut octets = PACKET;
-        octets[..40].fill(0);
-        let mut packet = Packet::new_unchecked(octets);
+        let mut bytes = PACKET;
+        bytes[..40].fill(0);
+        let mut packet = Packet::new_unchecked(bytes);
         packet.set_version_class_label(0, 0x1_2345);
         packet.set_traffic_class(0xb9);
         packet.set_payload_len(20);

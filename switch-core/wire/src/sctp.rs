@@ -2,7 +2,7 @@
 
 use crate::view::{Malformed, array, be16, be32, view};
 
-/// Length of the common header in octets.
+/// Length of the common header in bytes.
 pub const HEADER_LEN: usize = 12;
 
 /// Chunk types that tell the state of an association.
@@ -36,39 +36,39 @@ view! {
     Packet, check
 }
 
-fn check(octets: &[u8]) -> Result<(), Malformed> {
-    if octets.len() < HEADER_LEN { Err(Malformed::Truncated) } else { Ok(()) }
+fn check(bytes: &[u8]) -> Result<(), Malformed> {
+    if bytes.len() < HEADER_LEN { Err(Malformed::Truncated) } else { Ok(()) }
 }
 
 impl<T: AsRef<[u8]>> Packet<T> {
     /// Source port.
     #[inline]
     pub fn src_port(&self) -> u16 {
-        be16(self.octets(), 0)
+        be16(self.bytes(), 0)
     }
 
     /// Destination port.
     #[inline]
     pub fn dst_port(&self) -> u16 {
-        be16(self.octets(), 2)
+        be16(self.bytes(), 2)
     }
 
     /// Verification tag: the receiver's, zero in a packet with an INIT chunk.
     #[inline]
     pub fn verification_tag(&self) -> u32 {
-        be32(self.octets(), 4)
+        be32(self.bytes(), 4)
     }
 
-    /// CRC32c as its octets stand (see [`sctp_checksum`](crate::checksum::sctp_checksum)).
+    /// CRC32c as its bytes stand (see [`sctp_checksum`](crate::checksum::sctp_checksum)).
     #[inline]
     pub fn checksum(&self) -> [u8; 4] {
-        array(self.octets(), 8)
+        array(self.bytes(), 8)
     }
 
     /// The chunks, one after another.
     #[inline]
     pub fn chunks(&self) -> Chunks<'_> {
-        Chunks { rest: &self.octets()[HEADER_LEN..] }
+        Chunks { rest: &self.bytes()[HEADER_LEN..] }
     }
 }
 
@@ -124,7 +124,7 @@ impl<'a> Iterator for Chunks<'a> {
         };
         let len = usize::from(u16::from_be_bytes([a, b]));
         let value = self.rest.get(4..len)?;
-        // Chunks are padded to four octets; the last one's padding may be missing.
+        // Chunks are padded to four bytes; the last one's padding may be missing.
         self.rest = self.rest.get(len.next_multiple_of(4)..).unwrap_or_default();
         Some(Chunk { kind, flags, value })
     }
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    /// COOKIE ECHO of five octets (and padding) with DATA behind it.
+    /// COOKIE ECHO of five bytes (and padding) with DATA behind it.
     const PACKET: [u8; 30] = [
         0x80, 0x44, 0x00, 0x50, 0xd2, 0x6a, 0xc1, 0xe5, 0x01, 0x02, 0x03, 0x04, 0x0a, 0x00, 0x00,
         0x09, 1, 2, 3, 4, 5, 0, 0, 0, 0x00, 0x03, 0x00, 0x06, 8, 9,
@@ -150,9 +150,9 @@ mod tests {
         let cookie = Chunk { kind: chunk::COOKIE_ECHO, flags: 0, value: &[1, 2, 3, 4, 5] };
         let data = Chunk { kind: chunk::DATA, flags: 3, value: &[8, 9] };
         assert_eq!(chunks, [cookie, data]);
-        let mut octets = PACKET;
-        octets[..12].fill(0);
-        let mut built = Packet::new_unchecked(octets);
+        let mut bytes = PACKET;
+        bytes[..12].fill(0);
+        let mut built = Packet::new_unchecked(bytes);
         built.set_src_port(packet.src_port());
         built.set_dst_port(packet.dst_port());
         built.set_verification_tag(packet.verification_tag());
@@ -163,8 +163,8 @@ mod tests {
     #[test]
     fn malformed_chunks_end_the_list() {
         let count = |chunks: &[u8]| {
-            let octets = [&PACKET[..12], chunks].concat();
-            Packet::new_checked(&octets[..]).unwrap().chunks().count()
+            let bytes = [&PACKET[..12], chunks].concat();
+            Packet::new_checked(&bytes[..]).unwrap().chunks().count()
         };
         assert_eq!(count(&[1, 0, 0, 3, 0]), 0);
         assert_eq!(count(&[1, 0, 0, 9, 0, 0, 0, 0]), 0);

@@ -2,7 +2,7 @@
 
 use crate::view::{Malformed, be16, be32, view};
 
-/// Length of the header without options, in octets.
+/// Length of the header without options, in bytes.
 pub const HEADER_LEN: usize = 20;
 
 view! {
@@ -10,11 +10,11 @@ view! {
     Packet, check
 }
 
-fn check(octets: &[u8]) -> Result<(), Malformed> {
-    let header = octets.first_chunk::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
+fn check(bytes: &[u8]) -> Result<(), Malformed> {
+    let header = bytes.first_chunk::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
     match usize::from(header[12] >> 4) * 4 {
         0..HEADER_LEN => Err(Malformed::Length),
-        len if len > octets.len() => Err(Malformed::Truncated),
+        len if len > bytes.len() => Err(Malformed::Truncated),
         _ => Ok(()),
     }
 }
@@ -23,67 +23,67 @@ impl<T: AsRef<[u8]>> Packet<T> {
     /// Source port.
     #[inline]
     pub fn src_port(&self) -> u16 {
-        be16(self.octets(), 0)
+        be16(self.bytes(), 0)
     }
 
     /// Destination port.
     #[inline]
     pub fn dst_port(&self) -> u16 {
-        be16(self.octets(), 2)
+        be16(self.bytes(), 2)
     }
 
-    /// Sequence number of the first octet (of SYN, if that is set).
+    /// Sequence number of the first byte (of SYN, if that is set).
     #[inline]
     pub fn sequence(&self) -> u32 {
-        be32(self.octets(), 4)
+        be32(self.bytes(), 4)
     }
 
     /// Next sequence number expected from the other side, if ACK is set.
     #[inline]
     pub fn acknowledgment(&self) -> u32 {
-        be32(self.octets(), 8)
+        be32(self.bytes(), 8)
     }
 
-    /// Length of the header with its options, in octets.
+    /// Length of the header with its options, in bytes.
     #[inline]
     pub fn header_len(&self) -> usize {
-        usize::from(self.octets()[12] >> 4) * 4
+        usize::from(self.bytes()[12] >> 4) * 4
     }
 
     /// Flags, see [`tcp_flags`](crate::parse::tcp_flags).
     #[inline]
     pub fn flags(&self) -> u8 {
-        self.octets()[13]
+        self.bytes()[13]
     }
 
     /// Window as it stands, not scaled.
     #[inline]
     pub fn window(&self) -> u16 {
-        be16(self.octets(), 14)
+        be16(self.bytes(), 14)
     }
 
     /// Checksum.
     #[inline]
     pub fn checksum(&self) -> u16 {
-        be16(self.octets(), 16)
+        be16(self.bytes(), 16)
     }
 
     /// Urgent pointer.
     #[inline]
     pub fn urgent(&self) -> u16 {
-        be16(self.octets(), 18)
+        be16(self.bytes(), 18)
     }
 
     /// The options, one after another.
     #[inline]
     pub fn options(&self) -> Options<'_> {
-        Options { rest: &self.octets()[HEADER_LEN..self.header_len()] }
+        Options { rest: &self.bytes()[HEADER_LEN..self.header_len()] }
     }
 
     /// All behind the header.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        &self.octets()[self.header_len()..]
+        &self.bytes()[self.header_len()..]
     }
 }
 
@@ -112,7 +112,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.put(8, number.to_be_bytes());
     }
 
-    /// Sets the header's length in octets, a multiple of 4 from 20 to 60; reserved bits are
+    /// Sets the header's length in bytes, a multiple of 4 from 20 to 60; reserved bits are
     /// cleared.
     #[inline]
     pub fn set_header_len(&mut self, len: usize) {
@@ -147,7 +147,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
 /// An option of a TCP header (IANA tcp-parameters).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TcpOption<'a> {
-    /// Maximum segment size in octets, as its sender wants to receive (RFC 9293 §3.7.1).
+    /// Maximum segment size in bytes, as its sender wants to receive (RFC 9293 §3.7.1).
     MaxSegmentSize(u16),
     /// Shift of the sender's later windows, as it stands; above 14 it counts as 14
     /// (RFC 7323 §2.3).
@@ -172,9 +172,9 @@ pub struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// An option list from its octets, which need not be well formed.
-    pub fn new(octets: &'a [u8]) -> Self {
-        Self { rest: octets }
+    /// An option list from its bytes, which need not be well formed.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
     }
 }
 
@@ -186,7 +186,7 @@ impl<'a> Iterator for Options<'a> {
             match *self.rest {
                 // No operation.
                 [1, ref rest @ ..] => self.rest = rest,
-                // End of list, or of octets.
+                // End of list, or of bytes.
                 [0, ..] | [] => return None,
                 [kind, len, ..] if len >= 2 => {
                     let (option, rest) = self.rest.split_at_checked(usize::from(len))?;
@@ -244,9 +244,9 @@ mod tests {
 
     #[test]
     fn writes_every_field() {
-        let mut octets = [0; 40];
-        octets[20..].copy_from_slice(&SYN_SEGMENT[20..]);
-        let mut packet = Packet::new_unchecked(octets);
+        let mut bytes = [0; 40];
+        bytes[20..].copy_from_slice(&SYN_SEGMENT[20..]);
+        let mut packet = Packet::new_unchecked(bytes);
         packet.set_src_port(50000);
         packet.set_dst_port(443);
         packet.set_sequence(0x1122_3344);
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn malformed_options_end_the_list() {
-        let list = |octets: &[u8]| Options::new(octets).count();
+        let list = |bytes: &[u8]| Options::new(bytes).count();
         assert_eq!(list(&[2, 4, 5, 0xb4, 0, 3, 3, 7]), 1);
         assert_eq!(list(&[2, 0, 3, 3, 7]), 0);
         assert_eq!(list(&[1, 1, 2, 5, 5, 0xb4]), 0);
@@ -273,9 +273,9 @@ mod tests {
 
     #[test]
     fn refuses_impossible_offsets() {
-        let with = |octet: u8| {
+        let with = |byte: u8| {
             let mut segment = SYN_SEGMENT;
-            segment[12] = octet;
+            segment[12] = byte;
             Packet::new_checked(segment).map(|_| ())
         };
         assert_eq!(with(0x40), Err(Malformed::Length));

@@ -2,19 +2,19 @@
 
 use crate::view::{Malformed, be16, view};
 
-/// Length of the header in octets.
+/// Length of the header in bytes.
 pub const HEADER_LEN: usize = 8;
 
 view! {
-    /// A UDP datagram; octets behind its length belong to nothing.
+    /// A UDP datagram; bytes behind its length belong to nothing.
     Packet, check
 }
 
-fn check(octets: &[u8]) -> Result<(), Malformed> {
-    let header = octets.first_chunk::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
+fn check(bytes: &[u8]) -> Result<(), Malformed> {
+    let header = bytes.first_chunk::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
     match usize::from(be16(header, 4)) {
         0..HEADER_LEN => Err(Malformed::Length),
-        len if len > octets.len() => Err(Malformed::Truncated),
+        len if len > bytes.len() => Err(Malformed::Truncated),
         _ => Ok(()),
     }
 }
@@ -23,19 +23,19 @@ impl<T: AsRef<[u8]>> Packet<T> {
     /// Source port.
     #[inline]
     pub fn src_port(&self) -> u16 {
-        be16(self.octets(), 0)
+        be16(self.bytes(), 0)
     }
 
     /// Destination port.
     #[inline]
     pub fn dst_port(&self) -> u16 {
-        be16(self.octets(), 2)
+        be16(self.bytes(), 2)
     }
 
-    /// Length of header and payload in octets. In a first fragment that of the whole datagram.
+    /// Length of header and payload in bytes. In a first fragment that of the whole datagram.
     #[inline]
     pub fn len(&self) -> u16 {
-        be16(self.octets(), 4)
+        be16(self.bytes(), 4)
     }
 
     /// Whether there is no payload.
@@ -47,13 +47,13 @@ impl<T: AsRef<[u8]>> Packet<T> {
     /// Checksum; zero if there is none.
     #[inline]
     pub fn checksum(&self) -> u16 {
-        be16(self.octets(), 6)
+        be16(self.bytes(), 6)
     }
 
     /// All behind the header, as far as the length says.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        &self.octets()[HEADER_LEN..usize::from(self.len())]
+        &self.bytes()[HEADER_LEN..usize::from(self.len())]
     }
 }
 
@@ -70,7 +70,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.put(2, port.to_be_bytes());
     }
 
-    /// Sets the length of header and payload in octets.
+    /// Sets the length of header and payload in bytes.
     #[inline]
     pub fn set_len(&mut self, len: u16) {
         self.put(4, len.to_be_bytes());
@@ -86,7 +86,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
     #[inline]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         let range = HEADER_LEN..usize::from(self.len());
-        &mut self.octets.as_mut()[range]
+        &mut self.bytes.as_mut()[range]
     }
 }
 

@@ -1,9 +1,9 @@
-//! VLAN tags (IEEE 802.1Q §9): the four octets between an EtherType of 0x8100 or 0x88a8 and what
+//! VLAN tags (IEEE 802.1Q §9): the four bytes between an EtherType of 0x8100 or 0x88a8 and what
 //! they announce.
 
 use crate::view::{Malformed, be16, view};
 
-/// Length of the tag behind the EtherType that announces it, in octets.
+/// Length of the tag behind the EtherType that announces it, in bytes.
 pub const TAG_LEN: usize = 4;
 
 view! {
@@ -11,27 +11,27 @@ view! {
     Tag, check
 }
 
-fn check(octets: &[u8]) -> Result<(), Malformed> {
-    if octets.len() < TAG_LEN { Err(Malformed::Truncated) } else { Ok(()) }
+fn check(bytes: &[u8]) -> Result<(), Malformed> {
+    if bytes.len() < TAG_LEN { Err(Malformed::Truncated) } else { Ok(()) }
 }
 
 impl<T: AsRef<[u8]>> Tag<T> {
     /// Tag control information: all of the fields below.
     #[inline]
     pub fn tci(&self) -> u16 {
-        be16(self.octets(), 0)
+        be16(self.bytes(), 0)
     }
 
     /// Priority code point, 0 to 7.
     #[inline]
     pub fn priority(&self) -> u8 {
-        self.octets()[0] >> 5
+        self.bytes()[0] >> 5
     }
 
     /// Drop eligible indicator.
     #[inline]
     pub fn drop_eligible(&self) -> bool {
-        self.octets()[0] & 0x10 != 0
+        self.bytes()[0] & 0x10 != 0
     }
 
     /// VLAN identifier; 0 is a priority tag without one, 4095 reserved.
@@ -43,13 +43,13 @@ impl<T: AsRef<[u8]>> Tag<T> {
     /// EtherType of what follows.
     #[inline]
     pub fn ethertype(&self) -> u16 {
-        be16(self.octets(), 2)
+        be16(self.bytes(), 2)
     }
 
     /// All behind the tag.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        &self.octets()[TAG_LEN..]
+        &self.bytes()[TAG_LEN..]
     }
 }
 
@@ -73,14 +73,14 @@ mod tests {
 
     #[test]
     fn reads_and_writes_every_field() {
-        let octets = [0xb0, 0x65, 0x86, 0xdd, 1];
-        let tag = Tag::new_checked(&octets[..]).unwrap();
+        let bytes = [0xb0, 0x65, 0x86, 0xdd, 1];
+        let tag = Tag::new_checked(&bytes[..]).unwrap();
         assert_eq!((tag.priority(), tag.drop_eligible(), tag.vid()), (5, true, 0x065));
         assert_eq!((tag.ethertype(), tag.payload()), (0x86dd, &[1][..]));
         let mut built = Tag::new_unchecked([0, 0, 0, 0, 1]);
         built.set_tci(tag.tci());
         built.set_ethertype(tag.ethertype());
-        assert_eq!(built.into_inner(), octets);
-        assert_eq!(Tag::new_checked(&octets[..3]), Err(Malformed::Truncated));
+        assert_eq!(built.into_inner(), bytes);
+        assert_eq!(Tag::new_checked(&bytes[..3]), Err(Malformed::Truncated));
     }
 }

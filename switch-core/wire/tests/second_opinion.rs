@@ -5,10 +5,10 @@ use etherparse::{
     IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, LinkExtSlice,
     NetSlice, PacketBuilder, SlicedPacket, TransportSlice, VlanId,
 };
+use podswitch_wire::checksum::{sum, verify_l4};
+use podswitch_wire::flow_key::{FlowKey, HashKey, proto};
+use podswitch_wire::parse::{Fragment, Icmp, Network, Parsed, parse};
 use proptest::prelude::*;
-use wire::checksum::{sum, verify_l4};
-use wire::flow_key::{FlowKey, HashKey, proto};
-use wire::parse::{Fragment, Icmp, Network, Parsed, parse};
 
 const KEY: HashKey = HashKey::new(11);
 
@@ -176,7 +176,7 @@ fn agree(frame: &[u8], parsed: &Parsed) -> Result<(), TestCaseError> {
             udp.payload()
         }
         // The other family's ICMP is a protocol that we do not know; its timestamps are headers of
-        // 20 octets there.
+        // 20 bytes there.
         Some(TransportSlice::Icmpv4(icmp)) if family_is_v4 && icmp.header().header_len() == 8 => {
             icmp.payload()
         }
@@ -208,7 +208,7 @@ fn consistent(frame: &[u8], p: &Parsed) -> Result<(), TestCaseError> {
 
 /// Makes the IPv4 header checksum right again, so that damage elsewhere is reached.
 fn fix_header_checksum(frame: &mut [u8], l3: usize) {
-    let Some(first) = frame.get(l3).filter(|octet| **octet >> 4 == 4) else {
+    let Some(first) = frame.get(l3).filter(|byte| **byte >> 4 == 4) else {
         return;
     };
     let len = usize::from(first & 0x0f) * 4;
@@ -267,7 +267,7 @@ proptest! {
         let frame = build(&recipe);
         for len in 0..frame.len() {
             if let Ok(p) = parse(&frame[..len], &KEY) {
-                prop_assert!(false, "{} of {} octets accepted: {:?}", len, frame.len(), p);
+                prop_assert!(false, "{} of {} bytes accepted: {:?}", len, frame.len(), p);
             }
         }
     }
@@ -281,8 +281,8 @@ proptest! {
         let mut frame = build(&recipe);
         // Mostly in the headers, which are what is looked at.
         let reach = frame.len().min(90);
-        for (at, octet) in damage {
-            frame[at.index(reach)] = octet;
+        for (at, byte) in damage {
+            frame[at.index(reach)] = byte;
         }
         if fix {
             fix_header_checksum(&mut frame, 14 + 4 * recipe.tags.len());

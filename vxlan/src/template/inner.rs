@@ -1,8 +1,8 @@
 //! What encapsulation must know about the frame that it wraps; gathered on the packet path, or
 //! when a flow's plan is compiled.
 
-use wire::flow_key::HashKey;
-use wire::parse::{Fragment, Network, Parsed};
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::{Fragment, Network, Parsed};
 
 /// Outer UDP source port: in 49152–65535, from the inner flow's hash, so that routers spread
 /// tunnelled flows over equal ways (RFC 7348 §5).
@@ -44,7 +44,7 @@ impl SourcePort {
 }
 
 /// An unfinished layer-4 checksum of the inner frame (CHECKSUM_PARTIAL): its field holds the
-/// pseudo-header sum. Offsets in octets.
+/// pseudo-header sum. Offsets in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PartialChecksum {
     /// Where the summed part starts, from the start of the frame.

@@ -6,10 +6,10 @@
 
 use core::net::IpAddr;
 
-use wire::addr::Mac;
-use wire::checksum::{self, Sum};
-use wire::flow_key::proto;
-use wire::parse::ethertype;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::checksum::{self, Sum};
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::ethertype;
 
 use crate::header::{self, Vni};
 
@@ -32,7 +32,7 @@ const UDP: usize = 8;
 /// The longest set of outer headers: Ethernet, IPv6, UDP, VXLAN.
 pub const MAX_LEN: usize = ETHERNET + IPV6 + UDP + header::LEN;
 
-/// Octets that a tunnel takes from the underlay's MTU: outer IP, UDP and VXLAN headers and the
+/// Bytes that a tunnel takes from the underlay's MTU: outer IP, UDP and VXLAN headers and the
 /// inner Ethernet header. 50 over IPv4, 70 over IPv6.
 pub const fn overhead(outer_is_ipv6: bool) -> usize {
     (if outer_is_ipv6 { IPV6 } else { IPV4 }) + UDP + header::LEN + ETHERNET
@@ -60,11 +60,11 @@ pub enum OuterChecksum {
 /// Why a frame cannot be encapsulated. It is unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EncapError {
-    /// Fewer octets than the outer headers need.
+    /// Fewer bytes than the outer headers need.
     #[error("no room for the outer headers")]
     Headroom,
     /// The outer length fields cannot say the length: the super-frame must be cut first.
-    #[error("longer than 65535 octets with the outer headers")]
+    #[error("longer than 65535 bytes with the outer headers")]
     TooLong,
     /// The frame is tagged and the tunnel does not carry tags.
     #[error("the inner frame carries an 802.1Q tag")]
@@ -147,7 +147,7 @@ impl Template {
         let pseudo = checksum::sum(&bytes[addresses]) + Sum::word(proto::UDP.into());
         bytes[at + 2..at + 4].copy_from_slice(&outer.port.to_be_bytes());
         let vxlan = at + UDP;
-        bytes[vxlan..vxlan + header::LEN].copy_from_slice(&header::octets(outer.vni));
+        bytes[vxlan..vxlan + header::LEN].copy_from_slice(&header::bytes(outer.vni));
         let (class_mask, class) = match outer.dscp {
             Dscp::Fixed(dscp) => (crate::ecn::MASK, dscp << 2),
             Dscp::Inherit => (0xff, 0),
@@ -170,7 +170,7 @@ impl Template {
         })
     }
 
-    /// Octets that the outer headers take.
+    /// Bytes that the outer headers take.
     #[inline]
     #[expect(clippy::len_without_is_empty, reason = "headers are never empty")]
     pub const fn len(&self) -> usize {
@@ -200,7 +200,7 @@ impl Template {
         self
     }
 
-    /// Writes the outer headers into the first [`len`](Self::len) octets of `frame`, what follows
+    /// Writes the outer headers into the first [`len`](Self::len) bytes of `frame`, what follows
     /// them being the inner frame, and says how the outer UDP checksum stands.
     ///
     /// # Errors
@@ -252,7 +252,7 @@ impl Template {
         }
     }
 
-    /// [`encap_ordinary`](Self::encap_ordinary) with outer headers of `LEN` octets.
+    /// [`encap_ordinary`](Self::encap_ordinary) with outer headers of `LEN` bytes.
     #[inline(always)]
     fn write<const LEN: usize>(
         &self,
@@ -292,7 +292,7 @@ impl Template {
             return Err(EncapError::InnerVlan);
         }
         Ok(Datagram {
-            header: header::octets(self.vni()),
+            header: header::bytes(self.vni()),
             traffic_class: self.traffic_class(inner),
             dont_fragment: self.forbids_fragmentation(inner),
         })
@@ -391,7 +391,7 @@ impl Template {
             Some((start, pseudo)) => (start, !pseudo),
             None => (frame.len(), 0),
         };
-        // From an odd offset on, octets stand in the other half of the sum's words.
+        // From an odd offset on, bytes stand in the other half of the sum's words.
         let rest = if (end - udp).is_multiple_of(2) { rest } else { rest.swap_bytes() };
         let sum = checksum::sum(&frame[udp..end])
             + Sum::word(rest)

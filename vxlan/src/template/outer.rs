@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use wire::addr::Mac;
+use podswitch_wire::addr::Mac;
 
 use super::PORT;
 use crate::header::Vni;

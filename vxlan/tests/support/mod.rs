@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
-use wire::flow_key::FlowKey;
-use wire::parse::{Fragment, Network, Parsed};
+use podswitch_wire::flow_key::FlowKey;
+use podswitch_wire::parse::{Fragment, Network, Parsed};
 
 /// A frame of the kernel's captures.
 pub(crate) struct Captured {
@@ -26,10 +26,10 @@ pub(crate) fn kernel_frames() -> Vec<Captured> {
     frames.collect()
 }
 
-/// Octets from hexadecimal text.
+/// Bytes from hexadecimal text.
 pub(crate) fn from_hex(text: &str) -> Vec<u8> {
-    let octet = |i| u8::from_str_radix(&text[i..i + 2], 16).unwrap();
-    (0..text.len()).step_by(2).map(octet).collect()
+    let byte = |i| u8::from_str_radix(&text[i..i + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(byte).collect()
 }
 
 /// A parse of a whole, well-formed frame by `etherparse`, in our terms.

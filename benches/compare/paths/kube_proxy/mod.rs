@@ -10,9 +10,9 @@ mod nftables;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use switch_core::host::netlink::{InterfaceAddress, LinkSpec};
-use switch_core::host::{NetNs, Netlink, sysctl};
-use wire::addr::Mac;
+use podswitch_core::host::netlink::{InterfaceAddress, LinkSpec};
+use podswitch_core::host::{NetNs, Netlink, sysctl};
+use podswitch_wire::addr::Mac;
 
 use super::pod::{MTU, Pod};
 use super::services::Services;

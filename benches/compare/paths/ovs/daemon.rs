@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use switch_core::host::NetNs;
+use podswitch_core::host::NetNs;
 
 use super::super::{Missing, tools};
 use crate::Outcome;
@@ -91,7 +91,7 @@ impl Daemon {
     /// Starts them, with settings (`other_config:NAME=VALUE`) of the database's first row.
     pub(crate) fn start(ns: &NetNs, programs: &Programs, settings: &[String]) -> Outcome<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        // Short: the path of a socket has 107 octets at most.
+        // Short: the path of a socket has 107 bytes at most.
         let name = format!("cmp-ovs-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
         let folder = std::env::temp_dir().join(name);
         fs::create_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
@@ -125,9 +125,9 @@ impl Daemon {
     /// The guard's first line.
     fn answer(&mut self) -> Outcome<String> {
         let mut pipe = self.guard.stdout.take().ok_or("no pipe")?;
-        let (mut line, mut octet) = (Vec::new(), [0]);
-        while pipe.read(&mut octet).map_err(|e| e.to_string())? == 1 && octet[0] != b'\n' {
-            line.push(octet[0]);
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        while pipe.read(&mut byte).map_err(|e| e.to_string())? == 1 && byte[0] != b'\n' {
+            line.push(byte[0]);
         }
         Ok(String::from_utf8_lossy(&line).into_owned())
     }

@@ -9,9 +9,9 @@ mod flows;
 
 use std::net::IpAddr;
 
-use switch_core::host::netlink::{InterfaceAddress, LinkSpec};
-use switch_core::host::pod::silence;
-use switch_core::host::{NetNs, Netlink};
+use podswitch_core::host::netlink::{InterfaceAddress, LinkSpec};
+use podswitch_core::host::pod::silence;
+use podswitch_core::host::{NetNs, Netlink};
 
 pub(super) use daemon::Daemon;
 use daemon::Programs;

@@ -7,18 +7,20 @@ pub(super) mod tunnel;
 use std::sync::Arc;
 use std::time::Duration;
 
-use policy::rule::{Labels, Workload};
-use switch_core::config::{Attachment, Config, Endpoint, Gateway, LocalNode, PortConfig, PortRole};
-use switch_core::control::{ControlPlane, Options};
-use switch_core::engine::Limits;
-use switch_core::host::NetNs;
-use switch_core::host::pod::{
+use podswitch_core::config::{
+    Attachment, Config, Endpoint, Gateway, LocalNode, PortConfig, PortRole,
+};
+use podswitch_core::control::{ControlPlane, Options};
+use podswitch_core::engine::Limits;
+use podswitch_core::host::NetNs;
+use podswitch_core::host::pod::{
     PodInterface, TapOptions, attach_tap, attach_veth, silence, switch_interface,
 };
-use switch_core::id::{Cookie, PortId};
-use switch_core::port::Device;
-use switch_core::port::af_packet::PacketConfig;
-use switch_core::port::tap as tap_port;
+use podswitch_core::id::{Cookie, PortId};
+use podswitch_core::port::Device;
+use podswitch_core::port::af_packet::PacketConfig;
+use podswitch_core::port::tap as tap_port;
+use podswitch_policy::rule::{Labels, Workload};
 
 use super::pod::Pod;
 use super::services::Services;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use policy::rule::Protocol as RuleProtocol;
-use policy::service::model::{
+use podswitch_policy::rule::Protocol as RuleProtocol;
+use podswitch_policy::service::model::{
     Endpoint, EndpointSlice, Service, ServicePort, SlicePort, TargetPort, family_of,
 };
 

@@ -3,17 +3,17 @@
 
 use std::sync::Arc;
 
-use switch_core::config::{
+use podswitch_core::config::{
     Cidr, Gateway, LocalNode, PortConfig, PortRole, RemoteNode, TunnelConfig, VtepMac,
 };
-use switch_core::host::NetNs;
-use switch_core::host::nft::{Ingress, IngressDrop};
-use switch_core::host::pod::silence;
-use switch_core::id::Cookie;
-use switch_core::port::Device;
-use switch_core::port::af_packet::{PacketConfig, PacketDevice};
-use switch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice};
-use wire::addr::Mac;
+use podswitch_core::host::NetNs;
+use podswitch_core::host::nft::{Ingress, IngressDrop};
+use podswitch_core::host::pod::silence;
+use podswitch_core::id::Cookie;
+use podswitch_core::port::Device;
+use podswitch_core::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice};
+use podswitch_wire::addr::Mac;
 
 use super::super::nodes::{self, Wire};
 use super::super::pod::{MTU, Pod, TUNNEL_MTU};
@@ -99,7 +99,7 @@ fn remote(number: usize) -> RemoteNode {
     RemoteNode {
         cookie: Cookie::new(format!("Node/n{number}")),
         name: format!("n{number}").into(),
-        labels: policy::rule::Labels::default(),
+        labels: podswitch_policy::rule::Labels::default(),
         addresses: vec![nodes::underlay(number)],
         pod_cidrs: vec![
             range(format!("10.78.{number}.0/24")),

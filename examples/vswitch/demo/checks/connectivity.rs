@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use switch_core::host::NetNs;
+use podswitch_core::host::NetNs;
 
 use super::{expect_seen, ping, refused_by_tcp, refused_by_udp};
 use crate::Done;
@@ -10,7 +10,7 @@ use crate::demo::report::Report;
 use crate::demo::sockets;
 use crate::demo::world::{DemoPod, FAR_AWAY, Family, World};
 
-/// Octets sent over TCP each way, and in a datagram.
+/// Bytes sent over TCP each way, and in a datagram.
 const STREAM: usize = 1 << 20;
 const DATAGRAM: usize = 512;
 /// A port that nobody listens at.

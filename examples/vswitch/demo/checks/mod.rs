@@ -13,13 +13,15 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use switch_core::action::DropReason;
-use switch_core::config::Gateway;
-use switch_core::host::pod::{PodInterface, TapOptions, attach_tap, attach_veth, switch_interface};
-use switch_core::host::{HostError, NetNs};
-use switch_core::port::Device;
-use switch_core::port::af_packet::PacketConfig;
-use wire::addr::Mac;
+use podswitch_core::action::DropReason;
+use podswitch_core::config::Gateway;
+use podswitch_core::host::pod::{
+    PodInterface, TapOptions, attach_tap, attach_veth, switch_interface,
+};
+use podswitch_core::host::{HostError, NetNs};
+use podswitch_core::port::Device;
+use podswitch_core::port::af_packet::PacketConfig;
+use podswitch_wire::addr::Mac;
 
 use super::report::Report;
 use super::servers;

@@ -3,22 +3,22 @@
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 
+use podswitch_core::action::DropReason;
+use podswitch_core::host::netlink::Route;
+use podswitch_core::host::pod::switch_interface;
+use podswitch_core::host::{HostError, Netlink};
+use podswitch_wire::cidr::Cidr;
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, ip_mtu, ipv6_mtu, set_ip_mtu_discover,
     set_ipv6_mtu_discover,
 };
-use switch_core::action::DropReason;
-use switch_core::host::netlink::Route;
-use switch_core::host::pod::switch_interface;
-use switch_core::host::{HostError, Netlink};
-use wire::cidr::Cidr;
 
 use crate::Done;
 use crate::demo::report::Report;
 use crate::demo::sockets::{self, Echo, Outcome, RETRY, TRIES};
 use crate::demo::world::{DemoPod, UPLINK, World};
 
-/// Octets of a datagram of 41 or more fragments.
+/// Bytes of a datagram of 41 or more fragments.
 const JUMBO: usize = 60_000;
 /// What a pod is made to believe its way takes, and what it sends then.
 const WIDE: u32 = 9000;
@@ -35,7 +35,7 @@ pub(in crate::demo) fn packets(world: &World, report: &mut Report) -> Done {
         for (family, address) in to.addresses.each() {
             let seen = sockets::udp(&from.namespace, &to.namespace, address, JUMBO);
             let path = format!("{} → {}, {family}", from.name, to.name);
-            report.check(format!("fragments: {JUMBO} octets of UDP {path}"), seen.map(drop))?;
+            report.check(format!("fragments: {JUMBO} bytes of UDP {path}"), seen.map(drop))?;
         }
     }
     ttl(world, report)?;
@@ -107,12 +107,12 @@ fn path_mtu(world: &World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> Out
 }
 
 /// A sender that never lets its packets be cut is told how long they may be.
-fn told_with_df(from: &DemoPod, address: IpAddr, octets: usize, mtu: u32) -> Outcome<()> {
+fn told_with_df(from: &DemoPod, address: IpAddr, bytes: usize, mtu: u32) -> Outcome<()> {
     let socket = client(from, address, true)?;
     socket.connect((address, 9)).map_err(|e| e.to_string())?;
     for _ in 0..TRIES {
         // The error of an earlier one, or none yet.
-        let _ = socket.send(&vec![0; octets]);
+        let _ = socket.send(&vec![0; bytes]);
         let _ = socket.recv(&mut [0; 16]);
         let known = if address.is_ipv4() { ip_mtu(&socket) } else { ipv6_mtu(&socket) };
         if known.map_err(|e| e.to_string())? == mtu {
@@ -158,29 +158,29 @@ fn sizes(world: &World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> Outcom
         for keep_whole in [true, false] {
             let fits = size <= mtu || !keep_whole;
             let arrives = send_sized(from, to, address, keep_whole, size - headers)
-                .map_err(|e| format!("{size} octets, DF {keep_whole}: {e}"))?;
+                .map_err(|e| format!("{size} bytes, DF {keep_whole}: {e}"))?;
             if arrives != fits {
-                return Err(format!("{size} octets, DF {keep_whole}: arrives {arrives}"));
+                return Err(format!("{size} bytes, DF {keep_whole}: arrives {arrives}"));
             }
         }
     }
     Ok(())
 }
 
-/// Sends a datagram of that many octets of data; without DF it may be cut on the way. It arrives,
+/// Sends a datagram of that many bytes of data; without DF it may be cut on the way. It arrives,
 /// or (`false`) the sender's kernel says that it is too long.
 fn send_sized(
     from: &DemoPod,
     to: &DemoPod,
     address: IpAddr,
     keep_whole: bool,
-    octets: usize,
+    bytes: usize,
 ) -> Outcome<bool> {
     let server = sockets::open(&to.namespace, || UdpSocket::bind((address, 0)))?;
     server.set_read_timeout(Some(RETRY)).map_err(|e| e.to_string())?;
     let target = server.local_addr().map_err(|e| e.to_string())?;
     let socket = client(from, address, keep_whole)?;
-    let (message, mut buffer) = (sockets::pattern(octets), vec![0; 1 << 16]);
+    let (message, mut buffer) = (sockets::pattern(bytes), vec![0; 1 << 16]);
     for _ in 0..TRIES {
         match socket.send_to(&message, target) {
             Err(error) if is_too_long(&error) => return Ok(false),
@@ -188,7 +188,7 @@ fn send_sized(
         };
         match server.recv_from(&mut buffer) {
             Ok((count, _)) if buffer[..count] == message => return Ok(true),
-            Ok((count, _)) => return Err(format!("{count} other octets arrive")),
+            Ok((count, _)) => return Err(format!("{count} other bytes arrive")),
             Err(_) => {}
         }
     }

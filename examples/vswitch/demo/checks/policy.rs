@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use switch_core::action::DropReason;
+use podswitch_core::action::DropReason;
 
 use super::{expect_seen, wait_for};
 use crate::Done;
@@ -16,8 +16,8 @@ use crate::demo::world::{DemoPod, SERVICE_PORT, Service, TARGET_PORT, World};
 
 /// Long enough for what passes to have arrived.
 const A_WHILE: Duration = Duration::from_millis(250);
-/// Octets asked for and given back.
-const OCTETS: usize = 20_000;
+/// Bytes asked for and given back.
+const BYTES: usize = 20_000;
 
 /// Only red may connect to cyan, which is on the other node.
 const ONLY_RED: (&str, &str) = (
@@ -61,7 +61,7 @@ pub(in crate::demo) fn policy(world: &mut World, report: &mut Report) -> Done {
             ("red", "cyan's Service", SocketAddr::new(through.like(cyan), SERVICE_PORT)),
         ] {
             let from = pod(from);
-            let answer = servers::ask_tcp(&from.namespace, target, OCTETS);
+            let answer = servers::ask_tcp(&from.namespace, target, BYTES);
             let outcome = expect_seen(answer.map(|answer| answer.seen), of_family(from));
             report.check(format!("policy: {} → {to} is allowed, {family}", from.name), outcome)?;
         }
@@ -123,9 +123,9 @@ fn living(world: &mut World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> O
     world.change(|scene| scene.policies.clear())?;
     let Connection { mut client, mut server, .. } =
         sockets::connect(&from.namespace, &to.namespace, address)?;
-    let arrives = |client: &mut TcpStream, server: &mut TcpStream, octet: u8, patience| {
-        client.write_all(&[octet]).map_err(|e| format!("write: {e}"))?;
-        receives(server, octet, patience)
+    let arrives = |client: &mut TcpStream, server: &mut TcpStream, byte: u8, patience| {
+        client.write_all(&[byte]).map_err(|e| format!("write: {e}"))?;
+        receives(server, byte, patience)
     };
     if !arrives(&mut client, &mut server, 1, PATIENCE)? {
         return Err("nothing arrives at first".to_owned());
@@ -146,11 +146,11 @@ fn living(world: &mut World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> O
     }
 }
 
-fn receives(end: &mut TcpStream, octet: u8, patience: Duration) -> Outcome<bool> {
+fn receives(end: &mut TcpStream, byte: u8, patience: Duration) -> Outcome<bool> {
     end.set_read_timeout(Some(patience)).map_err(|e| e.to_string())?;
     let mut buffer = [0];
     match end.read(&mut buffer) {
-        Ok(1) if buffer[0] == octet => Ok(true),
+        Ok(1) if buffer[0] == byte => Ok(true),
         Ok(_) => Err("the connection ended".to_owned()),
         Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
         Err(error) => Err(format!("read: {error}")),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use switch_core::host::NetNs;
+use podswitch_core::host::NetNs;
 
 use super::{expect_seen, gateway, refused_by_tcp, refused_by_udp};
 use crate::Done;
@@ -15,8 +15,8 @@ use crate::demo::world::{Family, OUTSIDE, SERVICE_PORT, Service, World};
 /// Connections by which it shows that all backends get some: that one of two gets none happens
 /// once in 2^23 times.
 const MANY: usize = 24;
-/// Octets asked for and given back.
-const OCTETS: usize = 100_000;
+/// Bytes asked for and given back.
+const BYTES: usize = 100_000;
 
 /// The backends on both nodes.
 const BOTH: [&str; 2] = ["green", "cyan"];
@@ -61,7 +61,7 @@ pub(in crate::demo) fn services(world: &mut World, report: &mut Report) -> Done 
             report.check(format!("Services: {name} stays with its backend, {family}"), outcome)?;
         }
         let red = world.pod("red");
-        let answer = ask_tcp(&red.namespace, cluster_ip(6, like), OCTETS);
+        let answer = ask_tcp(&red.namespace, cluster_ip(6, like), BYTES);
         let seen = Family { v4: gateway().ipv4, v6: gateway().ipv6 }.like(like);
         let outcome = expect_seen(answer.map(|answer| answer.seen), seen);
         report.check(format!("Services: red reaches itself, {family}"), outcome)?;
@@ -85,7 +85,7 @@ fn spread(world: &World, report: &mut Report, family: &str, like: IpAddr) -> Don
     ];
     for (name, namespace, own) in clients {
         let target = cluster_ip(1, like);
-        let ask = |round| ask_tcp(namespace, target, if round == 0 { OCTETS } else { 0 });
+        let ask = |round| ask_tcp(namespace, target, if round == 0 { BYTES } else { 0 });
         let outcome = reaches_both(own.like(like), ask);
         let what = "Services: cluster IP, TCP spreads over both nodes";
         report.check(format!("{what}, from {name}, {family}"), outcome)?;
@@ -132,7 +132,7 @@ fn node_ports(world: &World, report: &mut Report, family: &str, like: IpAddr) ->
         let address = node.addresses.like(like);
         let target = SocketAddr::new(address, service("", number).node_port());
         for (protocol, answer) in [
-            ("TCP", ask_tcp(&world.outside, target, OCTETS)),
+            ("TCP", ask_tcp(&world.outside, target, BYTES)),
             ("UDP", ask_udp(&world.outside, target)),
         ] {
             let outcome = answer.and_then(|answer| match answer.pod == backend {

@@ -3,7 +3,7 @@
 
 use std::net::UdpSocket;
 
-use switch_core::host::{NetNs, Netlink};
+use podswitch_core::host::{NetNs, Netlink};
 
 use super::{gateway, wait_for};
 use crate::Done;
@@ -63,7 +63,7 @@ pub(in crate::demo) fn tunnel_spoofing(world: &World, report: &mut Report) -> Do
     report.check("spoofed VXLAN: nothing of it arrives", quiet(victims))
 }
 
-fn mac_of(namespace: &NetNs, interface: &str) -> Outcome<wire::addr::Mac> {
+fn mac_of(namespace: &NetNs, interface: &str) -> Outcome<podswitch_wire::addr::Mac> {
     let link = Netlink::open(namespace).and_then(|mut netlink| netlink.link(interface));
     link.map_err(|e| e.to_string())?.mac.ok_or_else(|| format!("{interface} has no MAC address"))
 }

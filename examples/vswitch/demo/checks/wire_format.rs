@@ -9,11 +9,11 @@ use std::time::Duration;
 use etherparse::{
     Ethernet2Header, Icmpv4Type, LinkHeader, NetHeaders, PacketHeaders, TransportHeader, UdpHeader,
 };
-use switch_core::packet::{Batch, Pool, PoolConfig, finish_checksum};
-use switch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
-use switch_core::port::{Device, Port};
-use switch_core::time::Clock;
-use vxlan::header::{FLAG_VNI, Header};
+use podswitch_core::packet::{Batch, Pool, PoolConfig, finish_checksum};
+use podswitch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
+use podswitch_core::port::{Device, Port};
+use podswitch_core::time::Clock;
+use podswitch_vxlan::header::{FLAG_VNI, Header};
 
 use super::ping;
 use crate::Done;
@@ -24,7 +24,7 @@ use crate::demo::world::{World, bridge_port};
 
 /// The longest wait for the packet.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Octets on a line.
+/// Bytes on a line.
 const LINE: usize = 16;
 
 /// Catches a ping from red to cyan on its way, checks it and shows it.
@@ -165,7 +165,10 @@ fn headers<'a>(frame: &'a [u8], text: &mut String) -> Outcome<Read<'a>> {
     let Some(LinkHeader::Ethernet2(ethernet)) = headers.link.clone() else {
         return Err("it is not Ethernet".to_owned());
     };
-    let (from, to) = (wire::addr::Mac(ethernet.source), wire::addr::Mac(ethernet.destination));
+    let (from, to) = (
+        podswitch_wire::addr::Mac(ethernet.source),
+        podswitch_wire::addr::Mac(ethernet.destination),
+    );
     line(text, format_args!("Ethernet  {from} → {to}"));
     let (ends, ttl): ([IpAddr; 2], u8) = match &headers.net {
         Some(NetHeaders::Ipv4(ip, _)) => {
@@ -175,7 +178,7 @@ fn headers<'a>(frame: &'a [u8], text: &mut String) -> Outcome<Read<'a>> {
             line(
                 text,
                 format_args!(
-                    "IPv4      {from} → {to}, {} octets, TTL {}{df}",
+                    "IPv4      {from} → {to}, {} bytes, TTL {}{df}",
                     ip.total_len, ip.time_to_live
                 ),
             );
@@ -188,7 +191,7 @@ fn headers<'a>(frame: &'a [u8], text: &mut String) -> Outcome<Read<'a>> {
         Some(TransportHeader::Udp(udp)) => line(
             text,
             format_args!(
-                "UDP       {} → {}, {} octets, checksum {:#06x}",
+                "UDP       {} → {}, {} bytes, checksum {:#06x}",
                 udp.source_port, udp.destination_port, udp.length, udp.checksum
             ),
         ),
@@ -211,15 +214,15 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     let _ = writeln!(text, "{line}");
 }
 
-/// Octets as `tcpdump -xx` prints them.
+/// Bytes as `tcpdump -xx` prints them.
 fn hex(frame: &[u8]) -> String {
     let mut text = String::new();
-    for (number, octets) in frame.chunks(LINE).enumerate() {
+    for (number, bytes) in frame.chunks(LINE).enumerate() {
         let _ = write!(text, "{:#06x}: ", number * LINE);
-        for pair in octets.chunks(2) {
+        for pair in bytes.chunks(2) {
             text.push(' ');
-            for octet in pair {
-                let _ = write!(text, "{octet:02x}");
+            for byte in pair {
+                let _ = write!(text, "{byte:02x}");
             }
         }
         text.push('\n');

@@ -7,12 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
-use switch_core::action::DropReason;
-use switch_core::host::NetNs;
-use switch_core::packet::{Batch, Pool, PoolConfig};
-use switch_core::port::Device;
-use switch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
-use wire::addr::Mac;
+use podswitch_core::action::DropReason;
+use podswitch_core::host::NetNs;
+use podswitch_core::packet::{Batch, Pool, PoolConfig};
+use podswitch_core::port::Device;
+use podswitch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
+use podswitch_wire::addr::Mac;
 
 use super::sockets::Outcome;
 use super::world::Family;

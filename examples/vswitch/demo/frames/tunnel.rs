@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use etherparse::PacketBuilder;
-use switch_core::action::DropReason;
-use vxlan::header::FLAG_VNI;
-use wire::addr::Mac;
+use podswitch_core::action::DropReason;
+use podswitch_vxlan::header::FLAG_VNI;
+use podswitch_wire::addr::Mac;
 
 use super::{Forgery, PORT, written};
 use crate::demo::world::Family;

@@ -7,8 +7,8 @@ mod loads;
 use std::thread;
 use std::time::Duration;
 
+use podswitch_core::host::HostError;
 use rustix::time::{ClockId, clock_gettime};
-use switch_core::host::HostError;
 
 use super::report::{Figures, Report};
 use super::sockets::Outcome;

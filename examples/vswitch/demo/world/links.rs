@@ -3,16 +3,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use switch_core::host::netlink::{InterfaceAddress, LinkSpec, Route};
-use switch_core::host::{HostError, NetNs, Netlink, sysctl};
-use wire::cidr::Cidr;
+use podswitch_core::host::netlink::{InterfaceAddress, LinkSpec, Route};
+use podswitch_core::host::{HostError, NetNs, Netlink, sysctl};
+use podswitch_wire::cidr::Cidr;
 
 use super::Family;
 
 /// A node's interface on the segment, and the bridge that is the segment.
 pub(in crate::demo) const UPLINK: &str = "uplink";
 pub(in crate::demo) const SEGMENT: &str = "underlay";
-/// Largest packet on the segment, in octets.
+/// Largest packet on the segment, in bytes.
 const MTU: u32 = 1500;
 /// Addresses on the segment, and how long their prefixes are.
 pub(in crate::demo) const NODE_ADDRESSES: [Family; 2] = [on_segment(1), on_segment(2)];

@@ -8,11 +8,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use kubernetes::Manifests;
-use switch_core::action::DropReason;
-use switch_core::host::{HostError, NetNs, Netlink, pod};
-use switch_core::stats::WorkerCounters;
-use wire::addr::Mac;
+use podswitch_core::action::DropReason;
+use podswitch_core::host::{HostError, NetNs, Netlink, pod};
+use podswitch_core::stats::WorkerCounters;
+use podswitch_kubernetes::Manifests;
+use podswitch_wire::addr::Mac;
 
 use super::sockets::Outcome;
 use crate::cluster::{ClusterArgs, Masquerading};
@@ -148,7 +148,7 @@ impl World {
         &self.nodes[pod.node]
     }
 
-    /// The MTU of the pods' interfaces, in octets.
+    /// The MTU of the pods' interfaces, in bytes.
     pub(super) fn mtu(&self) -> Outcome<u32> {
         let text = |e: HostError| e.to_string();
         let link = Netlink::open(&self.pods[0].namespace).and_then(|mut n| n.link("eth0"));
@@ -268,7 +268,7 @@ fn namespace(name: &str, named: bool) -> Result<NetNs, HostError> {
     NetNs::create(&name)
 }
 
-fn compile(node: &str, manifest: &str) -> Result<kubernetes::Compiled, Failure> {
+fn compile(node: &str, manifest: &str) -> Result<podswitch_kubernetes::Compiled, Failure> {
     let manifests = Manifests::parse(Path::new("demo.yaml"), manifest)?;
     state::judge(&manifests, Some(node), &ClusterArgs::default()).map_err(Failure::Refused)
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use wire::flow_key::FlowKey;
+use podswitch_wire::flow_key::FlowKey;
 
 use super::front::Port;
 use crate::rule::Protocol;

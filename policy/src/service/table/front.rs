@@ -4,7 +4,7 @@ use core::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use wire::flow_key::{Family, FlowKey, to_addr, to_octets};
+use podswitch_wire::flow_key::{Family, FlowKey, to_addr, to_bytes};
 
 use super::answer::{DropReason, Found, FrontendKind, Match, Origin, RejectReason, Subject};
 use crate::maglev::Maglev;
@@ -54,7 +54,7 @@ impl FrontKey {
     }
 
     pub(in crate::service) fn exact(address: IpAddr, proto: u8, port: u16) -> Self {
-        let (address, family) = to_octets(address);
+        let (address, family) = to_bytes(address);
         Self { address, port, proto, family, place: Place::Exact }
     }
 

@@ -7,8 +7,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use wire::cidr::Cidr;
-use wire::flow_key::{FlowKey, HashKey, proto};
+use podswitch_wire::cidr::Cidr;
+use podswitch_wire::flow_key::{FlowKey, HashKey, proto};
 
 use super::entry::{BackendFlags, Scope, ServiceEntry};
 use crate::cow::CowMap;
@@ -191,7 +191,7 @@ impl ServiceTable {
         })
     }
 
-    /// Octets of the look-up structure, entries not counted.
+    /// Bytes of the look-up structure, entries not counted.
     pub fn heap_bytes(&self) -> usize {
         self.fronts.heap_bytes() + self.backends.heap_bytes()
     }

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use podswitch_wire::flow_key::{Family, FlowKey};
 use proptest::prelude::*;
-use wire::flow_key::{Family, FlowKey};
 
 use super::{ip, settings};
 use crate::rule::Protocol;

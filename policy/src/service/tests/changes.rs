@@ -108,7 +108,7 @@ fn settings_recompile_what_depends_on_them() {
     assert_eq!(node_port(&before), "-");
     assert!(node_port(&moved).ends_with(":8080"));
     // Another key: another choice.
-    let cluster_key = wire::flow_key::HashKey::new(99);
+    let cluster_key = podswitch_wire::flow_key::HashKey::new(99);
     compiler.set_settings(Settings { cluster_key, ..settings() });
     assert_ne!(entry(&compiler.publish()), entry(&before));
 }

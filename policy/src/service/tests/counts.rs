@@ -82,15 +82,15 @@ fn host_ports_and_families_count_apart() {
     assert_eq!(counts, [1, 2, 3]);
 }
 
-/// Octets for each Service and endpoint, for who asks what a cluster takes.
+/// Bytes for each Service and endpoint, for who asks what a cluster takes.
 #[test]
 fn counters_are_small() {
     let endpoints: Vec<Endpoint> = (0..25).map(|n| ready(&format!("10.0.1.{n}"))).collect();
     let none = entry(&table(&[web()], &[])).heap_bytes();
     let all = entry(&table(&[web()], &[slice("s", 80, endpoints)])).heap_bytes();
     // Maglev's slots for 25 endpoints are the largest part.
-    assert!(none <= 512, "{none} octets without endpoints");
-    assert!((all - none) / 25 <= 400, "{} octets an endpoint", (all - none) / 25);
+    assert!(none <= 512, "{none} bytes without endpoints");
+    assert!((all - none) / 25 <= 400, "{} bytes an endpoint", (all - none) / 25);
 }
 
 proptest! {

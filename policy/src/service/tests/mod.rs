@@ -8,7 +8,7 @@ mod rules;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use wire::flow_key::{Family, FlowKey};
+use podswitch_wire::flow_key::{Family, FlowKey};
 
 use super::compile::{Compiler, Settings};
 use super::endpoints::Viewpoint;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wire::flow_key::{Family, FlowKey};
+use podswitch_wire::flow_key::{Family, FlowKey};
 
 use super::*;
 use crate::rule::Protocol;

@@ -1,6 +1,6 @@
 //! Peers by address (N9, N11, N18, T-L3).
 
-use policy::rule::Peer;
+use podswitch_policy::rule::Peer;
 
 use super::{Case, case};
 use crate::build::*;

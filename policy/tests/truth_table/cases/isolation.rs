@@ -1,6 +1,6 @@
 //! Who is isolated, by what, in which direction (N1–N6, N8, N11, N12, N16, N18).
 
-use policy::rule::{Direction, NetworkPolicy, Peers, Ports, Rule};
+use podswitch_policy::rule::{Direction, NetworkPolicy, Peers, Ports, Rule};
 
 use super::{Case, case};
 use crate::build::*;

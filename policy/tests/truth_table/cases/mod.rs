@@ -6,7 +6,7 @@ mod ports;
 mod selectors;
 mod tiers;
 
-use policy::rule::{ClusterNetworkPolicy, NetworkPolicy};
+use podswitch_policy::rule::{ClusterNetworkPolicy, NetworkPolicy};
 
 /// One case: policies, and what is expected of whom. `expect` is read from top to bottom, the
 /// last line that fits counts, and without one the connection is allowed. A pod's calls to

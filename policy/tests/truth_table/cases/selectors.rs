@@ -1,6 +1,6 @@
 //! Peers by label (N8, T-L2, T-L4).
 
-use policy::rule::Peer;
+use podswitch_policy::rule::Peer;
 
 use super::{Case, case};
 use crate::build::*;

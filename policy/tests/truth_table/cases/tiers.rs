@@ -1,6 +1,6 @@
 //! ClusterNetworkPolicy: Admin, NetworkPolicy, Baseline.
 
-use policy::rule::{Action, ClusterNetworkPolicy, ClusterPeer};
+use podswitch_policy::rule::{Action, ClusterNetworkPolicy, ClusterPeer};
 
 use super::{Case, case, tiered};
 use crate::build::*;

@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use policy::rule::{
+use podswitch_policy::rule::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, ClusterTier, NamespacedPods, PortRule,
     Ports, Protocol, Selector,
 };
+use podswitch_wire::cidr::Cidr;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use wire::cidr::Cidr;
 
 use super::pod::port_number;
 use super::selector::selector;

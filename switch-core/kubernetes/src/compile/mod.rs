@@ -17,12 +17,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy};
-use policy::service::model::EndpointSlice;
-use switch_core::config::{Attachment, Config, Endpoint, Gateway, PortConfig, PortRole};
-use switch_core::id::{Cookie, PortId};
-use wire::addr::Mac;
-use wire::cidr::Cidr;
+use podswitch_core::config::{Attachment, Config, Endpoint, Gateway, PortConfig, PortRole};
+use podswitch_core::id::{Cookie, PortId};
+use podswitch_policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy};
+use podswitch_policy::service::model::EndpointSlice;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::cidr::Cidr;
 
 use crate::load::Manifests;
 use crate::object::{Loaded, Object};
@@ -98,7 +98,7 @@ pub enum InterfaceKind {
 
 impl Compiled {
     /// Says that pod number `pod` of [`Compiled::pods`] has the port `port`, and takes packets
-    /// of up to `mtu` octets.
+    /// of up to `mtu` bytes.
     ///
     /// # Panics
     /// There is no such pod.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashSet;
-use policy::rule::Labels;
+use podswitch_policy::rule::Labels;
 
 use crate::api::meta::Texts;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use policy::rule::Namespace;
+use podswitch_policy::rule::Namespace;
 
 use super::Compiler;
 use crate::object::Loaded;

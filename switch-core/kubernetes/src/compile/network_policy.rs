@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use policy::rule::{Direction, NetworkPolicy, Peer, Peers, PortRule, Ports, Rule};
-use wire::cidr::Cidr;
+use podswitch_policy::rule::{Direction, NetworkPolicy, Peer, Peers, PortRule, Ports, Rule};
+use podswitch_wire::cidr::Cidr;
 
 use super::pod::{port_number, protocol};
 use super::selector::selector;
@@ -87,7 +87,7 @@ impl Reader<'_, '_> {
         &mut self,
         from: &crate::api::meta::LabelSelector,
         field: &Field<'_>,
-    ) -> policy::rule::Selector {
+    ) -> podswitch_policy::rule::Selector {
         selector(&mut self.compiler.names, from, field, &mut self.faults)
     }
 

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use podswitch_core::config::{Gateway, LocalNode, RemoteNode, VtepMac};
+use podswitch_core::id::Cookie;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::cidr::Cidr;
 use serde::Deserialize;
-use switch_core::config::{Gateway, LocalNode, RemoteNode, VtepMac};
-use switch_core::id::Cookie;
-use wire::addr::Mac;
-use wire::cidr::Cidr;
 
 use super::{Compiler, Loaded};
 use crate::api::core::Node;
@@ -346,7 +346,7 @@ pub(super) fn first_address(addresses: &[IpAddr]) -> Option<IpAddr> {
     addresses.iter().find(|a| a.is_ipv4()).or(addresses.first()).copied()
 }
 
-/// A link-layer address from two octets and an address (IPv6: its last four octets).
+/// A link-layer address from two bytes and an address (IPv6: its last four bytes).
 pub(super) fn mac_of([a, b]: [u8; 2], address: IpAddr) -> Mac {
     let [c, d, e, f] = match address {
         IpAddr::V4(v4) => v4.octets(),

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use policy::rule::{NamedPort, Protocol, Workload};
-use policy::service::model::HostPort;
-use switch_core::id::Cookie;
-use wire::addr::Mac;
+use podswitch_core::id::Cookie;
+use podswitch_policy::rule::{NamedPort, Protocol, Workload};
+use podswitch_policy::service::model::HostPort;
+use podswitch_wire::addr::Mac;
 
 use super::node::{first_address, mac_annotation, mac_of};
 use super::{Compiler, Endpoint, InterfaceKind, Loaded, LocalPod, PodInterface, namespace};
@@ -340,7 +340,7 @@ fn attachment(meta: &ObjectMeta, faults: &mut Faults) -> Annotated {
 /// Name of a network device (Linux `dev_valid_name`).
 fn interface_name(text: &str) -> Result<(), String> {
     let why = if text.is_empty() || text.len() > 15 {
-        "it has not 1 to 15 octets"
+        "it has not 1 to 15 bytes"
     } else if matches!(text, "." | "..") || text.contains(['/', ':', '\0']) {
         "it has one of '/', ':' in it or is a folder's"
     } else if text.contains(char::is_whitespace) {

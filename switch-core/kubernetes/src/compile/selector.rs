@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use policy::rule::{Operator, Requirement, Selector};
+use podswitch_policy::rule::{Operator, Requirement, Selector};
 
 use super::names::Names;
 use crate::api::meta::LabelSelector;

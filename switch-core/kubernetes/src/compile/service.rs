@@ -4,14 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use policy::maglev::{MAX_SIZE, is_prime};
-use policy::rule::Protocol;
-use policy::service::model::{
+use podswitch_core::id::Cookie;
+use podswitch_policy::maglev::{MAX_SIZE, is_prime};
+use podswitch_policy::rule::Protocol;
+use podswitch_policy::service::model::{
     DEFAULT_AFFINITY_SECS, Ingress, IpMode, Service, ServiceName, ServicePort, ServiceType,
     TargetPort, TrafficDistribution, TrafficPolicy,
 };
-use switch_core::id::Cookie;
-use wire::cidr::Cidr;
+use podswitch_wire::cidr::Cidr;
 
 use super::pod::{port_number, protocol};
 use super::{Compiler, Loaded, namespace};

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashSet;
-use policy::service::model::{Conditions, Endpoint, EndpointSlice, Hints, SlicePort};
-use wire::flow_key::Family;
+use podswitch_policy::service::model::{Conditions, Endpoint, EndpointSlice, Hints, SlicePort};
+use podswitch_wire::flow_key::Family;
 
 use super::pod::{port_number, protocol};
 use super::{Compiler, Loaded, namespace};
@@ -202,7 +202,7 @@ pub(super) fn compile_cidr(compiler: &mut Compiler<'_>, object: &Loaded, it: &ap
     if list.is_empty() {
         faults.add(&field, "at least one range is needed");
     }
-    let mut ranges: Vec<wire::cidr::Cidr> = Vec::new();
+    let mut ranges: Vec<podswitch_wire::cidr::Cidr> = Vec::new();
     for (at, text) in list.iter().enumerate() {
         let field = field.index(at);
         let Some((range, ambiguous)) = faults.take(&field, cidr(text)) else { continue };

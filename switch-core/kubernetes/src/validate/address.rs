@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use wire::cidr::{Cidr, CidrParseError};
+use podswitch_wire::cidr::{Cidr, CidrParseError};
 
 use crate::refusal::quote;
 

@@ -52,7 +52,7 @@ fn annotations(annotations: Option<&Texts>, field: &Field<'_>, faults: &mut Faul
         size += key.len() + value.as_ref().map_or(0, String::len);
     }
     if size > MOST_ANNOTATIONS {
-        faults.add(field, format!("{size} octets of annotations, more than {MOST_ANNOTATIONS}"));
+        faults.add(field, format!("{size} bytes of annotations, more than {MOST_ANNOTATIONS}"));
     }
 }
 

@@ -1,6 +1,6 @@
 //! ClusterNetworkPolicy: the rules of its definition, and what good ones become.
 
-use policy::rule::{
+use podswitch_policy::rule::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterTier, PortRule, Ports, Protocol,
 };
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use kubernetes::{LoadError, Manifests, Options};
+use podswitch_kubernetes::{LoadError, Manifests, Options};
 
 use crate::{bad, fault, good, pod};
 

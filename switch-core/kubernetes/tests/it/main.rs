@@ -10,7 +10,7 @@ mod services;
 
 use std::path::Path;
 
-use kubernetes::{Compiled, Manifests, Options, Refusal};
+use podswitch_kubernetes::{Compiled, Manifests, Options, Refusal};
 
 /// Loads and compiles a text for node `n1`.
 fn compile(text: &str) -> Result<Compiled, Vec<Refusal>> {

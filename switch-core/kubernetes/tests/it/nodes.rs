@@ -91,7 +91,7 @@ fn this_node_and_the_others() {
 }
 
 #[test]
-fn link_layer_addresses_of_an_ipv6_node_come_from_its_last_octets() {
+fn link_layer_addresses_of_an_ipv6_node_come_from_its_last_bytes() {
     let compiled = good(&node("n9", "", "", &["2001:db8::10a:b0c"]));
     assert_eq!(compiled.config.nodes[0].vtep.ipv4.to_string(), "0e:58:01:0a:0b:0c");
     // IPv4 first, whatever the order.
@@ -212,8 +212,8 @@ proptest! {
                 format!("10.0.0.{address}/{prefix}")
             })
             .collect();
-        let cidrs: Vec<wire::cidr::Cidr> = texts.iter().map(|t| t.parse().unwrap()).collect();
-        let overlap = |a: wire::cidr::Cidr, b: wire::cidr::Cidr| {
+        let cidrs: Vec<podswitch_wire::cidr::Cidr> = texts.iter().map(|t| t.parse().unwrap()).collect();
+        let overlap = |a: podswitch_wire::cidr::Cidr, b: podswitch_wire::cidr::Cidr| {
             a.contains(b.address()) || b.contains(a.address())
         };
         let bad: Vec<_> = (0..cidrs.len())

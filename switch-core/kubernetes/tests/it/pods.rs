@@ -1,9 +1,9 @@
 //! Pods: addresses, ports, attachment.
 
-use kubernetes::InterfaceKind;
-use policy::rule::Protocol;
-use switch_core::config::PortRole;
-use switch_core::id::PortId;
+use podswitch_core::config::PortRole;
+use podswitch_core::id::PortId;
+use podswitch_kubernetes::InterfaceKind;
+use podswitch_policy::rule::Protocol;
 
 use crate::{bad, fault, good, pod};
 

@@ -1,6 +1,8 @@
 //! NetworkPolicy: every rule of the API server's validation, and what good ones become.
 
-use policy::rule::{NetworkPolicy, Operator, Peer, Peers, PortRule, Ports, Protocol, Rule};
+use podswitch_policy::rule::{
+    NetworkPolicy, Operator, Peer, Peers, PortRule, Ports, Protocol, Rule,
+};
 
 use crate::{bad, fault, good};
 
@@ -78,7 +80,7 @@ fn empty_is_not_missing() {
     let selectors = |peer: &str| match rule(&format!("{{from: [{peer}]}}")).peers {
         Peers::AnyOf(list) => match &list[..] {
             [Peer::Selectors { pods, namespaces }] => {
-                let all = |s: &policy::rule::Selector| s.is_everything();
+                let all = |s: &podswitch_policy::rule::Selector| s.is_everything();
                 (pods.as_ref().map(all), namespaces.as_ref().map(all))
             }
             other => panic!("{other:?}"),

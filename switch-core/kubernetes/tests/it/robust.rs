@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kubernetes::{Manifests, Options};
+use podswitch_kubernetes::{Manifests, Options};
 use proptest::prelude::*;
 
 use crate::good;

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use kubernetes::{Manifests, Options};
-use policy::rule::Protocol;
-use policy::service::model::{
+use podswitch_kubernetes::{Manifests, Options};
+use podswitch_policy::rule::Protocol;
+use podswitch_policy::service::model::{
     IpMode, Service, ServiceType, TargetPort, TrafficDistribution, TrafficPolicy,
 };
-use wire::flow_key::Family;
+use podswitch_wire::flow_key::Family;
 
 use crate::{bad, fault, good, pod};
 
@@ -407,7 +407,7 @@ status: {podIPs: [{ip: 10.1.0.7}, {ip: 'fd00::7'}]}
 /// The compiler behind takes everything that is accepted here.
 #[test]
 fn what_is_accepted_compiles() {
-    let mut compiler = policy::service::compile::Compiler::new(Default::default());
+    let mut compiler = podswitch_policy::service::compile::Compiler::new(Default::default());
     let compiled = good(include_str!("printed.yaml"));
     assert!(!compiled.config.services.is_empty() && !compiled.config.slices.is_empty());
     for service in &compiled.config.services {

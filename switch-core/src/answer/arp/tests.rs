@@ -1,6 +1,6 @@
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::parse;
 use proptest::prelude::*;
-use wire::flow_key::HashKey;
-use wire::parse::parse;
 
 use super::super::testing::*;
 use super::*;

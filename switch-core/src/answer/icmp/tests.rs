@@ -1,9 +1,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::{LaxSlicedPacket, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::parse::{Network, parse};
 use proptest::prelude::*;
-use wire::addr::Mac;
-use wire::parse::{Network, parse};
 
 use super::super::testing::*;
 use super::*;
@@ -325,8 +325,8 @@ proptest! {
             frame = junk;
         }
         for (at, value) in edits {
-            if let Some(octet) = frame.get_mut(at) {
-                *octet = value;
+            if let Some(byte) = frame.get_mut(at) {
+                *byte = value;
             }
         }
         if frame.get(12..15) == Some(&[8, 0, 0x45]) && frame.len() >= 34 {

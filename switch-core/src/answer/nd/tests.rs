@@ -1,7 +1,7 @@
 use etherparse::{Icmpv6Type, SlicedPacket, TransportSlice};
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::{Icmp, parse};
 use proptest::prelude::*;
-use wire::flow_key::HashKey;
-use wire::parse::{Icmp, parse};
 
 use super::super::testing::*;
 use super::*;
@@ -194,7 +194,7 @@ fn what_rfc_4861_calls_invalid() {
         let mut short = base.clone();
         short.body.truncate(len);
         let expected = if len == 20 { answered(POD6, OTHER6) } else { INVALID };
-        assert_eq!(pod(&short), expected, "body of {len} octets");
+        assert_eq!(pod(&short), expected, "body of {len} bytes");
     }
     let mut zero_length = base.clone();
     zero_length.body[21] = 0;

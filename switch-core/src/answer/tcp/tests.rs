@@ -1,5 +1,5 @@
 use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
-use wire::flow_key::HashKey;
+use podswitch_wire::flow_key::HashKey;
 
 use super::super::testing::*;
 use super::*;

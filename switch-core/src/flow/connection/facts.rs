@@ -8,9 +8,9 @@
 use core::array::from_fn;
 use core::sync::atomic::Ordering::Relaxed;
 
-use vxlan::vtep::EndIndex;
-use wire::addr::Mac;
-use wire::flow_key::FlowKey;
+use podswitch_vxlan::vtep::EndIndex;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::FlowKey;
 
 use super::sync::AtomicU64;
 use super::{Account, Direction, Pinned, SourceNat};

@@ -33,10 +33,10 @@ mod slot;
 #[path = "tracker.rs"]
 mod tracker;
 
+use podswitch_wire::flow_key::{Family, FlowKey, HashKey, proto};
+use podswitch_wire::parse::tcp_flags::{ACK, FIN, SYN};
 use shuttle::sync::Arc;
 use shuttle::thread;
-use wire::flow_key::{Family, FlowKey, HashKey, proto};
-use wire::parse::tcp_flags::{ACK, FIN, SYN};
 
 use self::tracker::Tracker;
 use super::{

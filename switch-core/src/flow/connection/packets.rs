@@ -92,7 +92,7 @@ impl Tracker {
 
     /// What an acknowledgment says about the side that it acknowledges.
     fn acknowledge(&self, peer: &Lane, segment: &Segment) {
-        if segment.flags & wire::parse::tcp_flags::ACK == 0 {
+        if segment.flags & podswitch_wire::parse::tcp_flags::ACK == 0 {
             return;
         }
         let side = peer.side();
@@ -114,7 +114,7 @@ impl Tracker {
         bytes: usize,
         now_secs: u32,
     ) -> Option<tcp::Judgement> {
-        use wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
+        use podswitch_wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
         let own = self.lane(connection)?;
         let peer = self.lane(connection.reversed())?;
         let judgement = tcp::judge(segment, &own.side(), &peer.side());

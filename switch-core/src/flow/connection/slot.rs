@@ -3,7 +3,7 @@
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use wire::flow_key::proto;
+use podswitch_wire::flow_key::proto;
 
 use super::facts::Facts;
 use super::sync::{AtomicU32, AtomicU64};
@@ -90,7 +90,7 @@ impl Lane {
         if tcp::seq_le(seen, segment.end) {
             self.seq_end.store(segment.end, Relaxed);
         }
-        if segment.flags & wire::parse::tcp_flags::ACK != 0 {
+        if segment.flags & podswitch_wire::parse::tcp_flags::ACK != 0 {
             let acked = self.ack.load(Relaxed);
             if tcp::seq_le(acked, segment.ack) || acked == 0 {
                 self.ack.store(segment.ack, Relaxed);

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use podswitch_wire::flow_key::{Family, FlowKey, HashKey, proto};
 use proptest::prelude::*;
-use wire::flow_key::{Family, FlowKey, HashKey, proto};
 
 use super::*;
 
@@ -248,7 +248,7 @@ fn a_connection_may_be_its_own_reply() {
 #[test]
 fn a_reset_from_within_a_window_that_closed_since_is_believed() {
     use super::super::tcp::{Judgement, Segment};
-    use wire::parse::tcp_flags::{ACK, RST, SYN};
+    use podswitch_wire::parse::tcp_flags::{ACK, RST, SYN};
 
     let limits = TrackerConfig { connections: 10, per_port: 10, hash_key: HASH };
     let table = Tracker::new(limits);

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::OnceLock;
 
 use crossbeam::utils::CachePadded;
-use wire::flow_key::{FlowKey, proto};
+use podswitch_wire::flow_key::{FlowKey, proto};
 
 use super::facts::Answer;
 use super::slot::{Lane, Slot};
@@ -26,7 +26,7 @@ use crate::flow::table::index::Bucket;
 use crate::id::PortId;
 use crate::prefetch::{prefetch, prefetch_address};
 
-/// Octets of a bucket of the index.
+/// Bytes of a bucket of the index.
 const BUCKET: usize = size_of::<Bucket>();
 
 /// What is behind one lock.

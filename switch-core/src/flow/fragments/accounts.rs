@@ -52,7 +52,7 @@ pub(super) struct Accounts {
 }
 
 impl Accounts {
-    /// Books over `limit` octets.
+    /// Books over `limit` bytes.
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -63,12 +63,12 @@ impl Accounts {
         }
     }
 
-    /// Octets in use.
+    /// Bytes in use.
     pub(super) fn used(&self) -> usize {
         self.used
     }
 
-    /// Whether `cost` octets more are within the limit.
+    /// Whether `cost` bytes more are within the limit.
     pub(super) fn has_room(&self, cost: usize) -> bool {
         self.used + cost <= self.limit
     }

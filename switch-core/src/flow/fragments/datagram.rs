@@ -1,17 +1,17 @@
-//! One datagram in the making: which octets of it are there.
+//! One datagram in the making: which bytes of it are there.
 
-use wire::parse::{Fragment as Place, Network, Parsed};
+use podswitch_wire::parse::{Fragment as Place, Network, Parsed};
 
 use super::{Fragment, Released};
 use crate::action::DropReason;
 use crate::packet::Packet;
 
-/// What a held fragment costs in octets: its buffer and the record about it.
+/// What a held fragment costs in bytes: its buffer and the record about it.
 pub(super) fn cost(packet: &Packet) -> usize {
     packet.buffer_len() + size_of::<Piece>()
 }
 
-/// The octets of the datagram's payload that a fragment carries.
+/// The bytes of the datagram's payload that a fragment carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Extent {
     pub(super) start: u32,
@@ -88,7 +88,7 @@ pub(super) enum Added {
     Held,
     /// Held, and nothing is missing now.
     Whole,
-    /// The same octets are there already.
+    /// The same bytes are there already.
     Duplicate(Packet),
     /// The datagram must be refused.
     Refused(Packet, DropReason),
@@ -98,7 +98,7 @@ pub(super) enum Added {
 #[derive(Debug, Default)]
 pub(super) struct Datagram {
     pieces: Vec<Piece>,
-    /// Octets that the pieces carry.
+    /// Bytes that the pieces carry.
     present: u32,
     /// Length of the whole, once its last fragment is there.
     total: Option<u32>,

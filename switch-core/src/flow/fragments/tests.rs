@@ -1,5 +1,5 @@
-use wire::flow_key::proto;
-use wire::parse::parse;
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::parse;
 
 use super::*;
 use crate::packet::{Origin, PoolConfig};
@@ -65,8 +65,8 @@ impl Cut {
     }
 }
 
-/// Octet `at` of a datagram whose first eight are a UDP header.
-fn octet(at: usize) -> u8 {
+/// Byte `at` of a datagram whose first eight are a UDP header.
+fn byte(at: usize) -> u8 {
     match at {
         0..8 => [0x0f, 0xa0, 0, 53, 0, 200, 0, 0][at],
         _ => (at * 7 + at / 256) as u8,
@@ -74,7 +74,7 @@ fn octet(at: usize) -> u8 {
 }
 
 fn cut(v6: bool, id: u32, offset: usize, len: usize) -> Cut {
-    let data = (offset..offset + len).map(octet).collect();
+    let data = (offset..offset + len).map(byte).collect();
     Cut { v6, source: 5, id, offset, more: true, data }
 }
 
@@ -152,7 +152,7 @@ fn is_whole(whole: &[(u16, Vec<u8>)], len: usize) -> bool {
         at += data.len();
     }
     let joined: Vec<u8> = whole.iter().flat_map(|(_, data)| data.clone()).collect();
-    joined == (0..len).map(octet).collect::<Vec<u8>>()
+    joined == (0..len).map(byte).collect::<Vec<u8>>()
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn any_order() {
             let (whole, dropped) = bed.take();
             assert!(is_whole(&whole, 53) && dropped.is_empty());
             let store = &bed.store;
-            assert_eq!((store.held(), store.datagrams(), store.octets()), (0, 0, 0));
+            assert_eq!((store.held(), store.datagrams(), store.bytes()), (0, 0, 0));
             assert_eq!(bed.pool.outstanding(), (0, 0));
         }
     }
@@ -342,7 +342,7 @@ fn time_runs_out() {
     assert_eq!(store.expire(bed.now, 4, &mut bed.out), 4);
     assert_eq!(store.expire(bed.now, 4, &mut bed.out), 4);
     assert_eq!(store.expire(bed.now, 4, &mut bed.out), 3);
-    assert_eq!(store.octets(), 0);
+    assert_eq!(store.bytes(), 0);
 }
 
 #[test]
@@ -356,7 +356,7 @@ fn drained_at_the_end_and_when_a_port_goes() {
     assert_eq!(bed.take().1, [DropReason::PortDown; 2]);
     bed.store.drain(DropReason::EndOfInput, &mut bed.out);
     assert_eq!(bed.take().1, [DropReason::EndOfInput; 6]);
-    assert_eq!((bed.store.held(), bed.store.octets()), (0, 0));
+    assert_eq!((bed.store.held(), bed.store.bytes()), (0, 0));
     bed.store.drain_port(PortId(1), &mut bed.out);
     assert_eq!(bed.take().1, []);
 }
@@ -364,7 +364,7 @@ fn drained_at_the_end_and_when_a_port_goes() {
 #[test]
 fn a_flood_throws_out_its_own() {
     let mut bed = bed();
-    let limit = FragmentConfig::default().octets;
+    let limit = FragmentConfig::default().bytes;
     let (mut flooded, mut dropped) = (0, 0);
     let victim = |id, offset, len| Cut { source: 7, ..cut(false, id, offset, len) };
     for id in 0..50 {
@@ -377,7 +377,7 @@ fn a_flood_throws_out_its_own() {
         assert!(whole.is_empty());
         assert!(reasons.iter().all(|reason| *reason == DropReason::FragmentLimit));
         dropped += reasons.len();
-        assert!(bed.store.octets() <= limit);
+        assert!(bed.store.bytes() <= limit);
         assert_eq!(bed.store.held(), 50 + flooded - dropped);
     }
     for id in 0..50 {
@@ -389,21 +389,21 @@ fn a_flood_throws_out_its_own() {
 
 #[test]
 fn refused_datagrams_are_paid_for_too() {
-    let config = FragmentConfig { octets: 256 << 10, ..FragmentConfig::default() };
+    let config = FragmentConfig { bytes: 256 << 10, ..FragmentConfig::default() };
     let mut bed = Bed::new(config);
     for id in 0..10_000 {
         bed.put(&cut(true, id, 0, 16));
         bed.put(&cut(true, id, 8, 16));
         bed.take();
-        assert!(bed.store.octets() <= config.octets);
+        assert!(bed.store.bytes() <= config.bytes);
     }
     assert_eq!(bed.store.held(), 0);
-    assert!(bed.store.datagrams() * RECORD <= config.octets);
+    assert!(bed.store.datagrams() * RECORD <= config.bytes);
 }
 
 #[test]
 fn a_store_too_small_for_anything_refuses() {
-    let mut bed = Bed::new(FragmentConfig { octets: 1000, ..FragmentConfig::default() });
+    let mut bed = Bed::new(FragmentConfig { bytes: 1000, ..FragmentConfig::default() });
     assert_eq!(bed.put(&cut(true, 1, 0, 16)), Outcome::Dropped);
     assert_eq!(bed.take().1, [DropReason::FragmentLimit]);
 }
@@ -425,7 +425,7 @@ fn fragments_leave_buffers_that_are_too_large_for_them() {
         bed.store.insert(packet, &parsed, 3, bed.now, &mut bed.out);
     }
     assert_eq!(bed.pool.outstanding(), (1, 0));
-    assert!(bed.store.octets() < 15_000);
+    assert!(bed.store.bytes() < 15_000);
     bed.store.drain(DropReason::EndOfInput, &mut bed.out);
     for (packet, _) in &bed.out.dropped {
         assert_eq!((packet.ingress, packet.headroom()), (PortId(3), HEADROOM));

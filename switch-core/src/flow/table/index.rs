@@ -41,7 +41,7 @@ fn half(bucket: &Bucket, which: usize) -> u64 {
     u64::from(bucket[which * 2]) | u64::from(bucket[which * 2 + 1]) << 32
 }
 
-/// The highest bit of each octet whose slot's tag fits: the tags of the even slots are in the first
+/// The highest bit of each byte whose slot's tag fits: the tags of the even slots are in the first
 /// half, those of the odd ones in the second, so that which half it was takes no branch.
 #[inline]
 fn fitting(bucket: &Bucket, tag: u64) -> u64 {

@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 
-use policy::touched::Touched;
+use podswitch_policy::touched::Touched;
+use podswitch_vxlan::template::SourcePort;
+use podswitch_wire::flow_key::{Family, proto, to_addr};
 use proptest::prelude::*;
-use vxlan::template::SourcePort;
-use wire::flow_key::{Family, proto, to_addr};
 
 use super::*;
 use crate::id::Epoch;
 use crate::id::PortId;
 use crate::snapshot::Group;
-use wire::addr::Mac;
+use podswitch_wire::addr::Mac;
 
 const HASH: HashKey = HashKey::new(3);
 
@@ -211,7 +211,7 @@ fn keys_that_collide_stand_side_by_side() {
     assert!(table.index.none_passed());
 }
 
-/// What a packet of `bytes` octets finds in second `now`.
+/// What a packet of `bytes` bytes finds in second `now`.
 fn hit(table: &mut FlowTable, n: u16, bytes: usize, now: u32) -> Option<(Plan, Follow)> {
     let id = find(table, n)?;
     if let Some(plan) = table.pass(id, &key(n), 0, (1500, bytes as u32), now) {
@@ -274,7 +274,7 @@ fn what_does_not_fit_is_not_called_absent() {
 }
 
 #[test]
-fn octets_that_would_run_over_are_told_at_once() {
+fn bytes_that_would_run_over_are_told_at_once() {
     let mut table = table();
     table.insert(key(1).hash(&HASH), &entry(1, 50)).unwrap();
     let (mut bytes, mut packets) = (0, 0);

@@ -171,7 +171,7 @@ impl Ways {
     }
 
     /// The shared plan of this turn that a number names, if it names one that rewrites headers
-    /// and no more and that a packet of `length` octets, not zero, fits.
+    /// and no more and that a packet of `length` bytes, not zero, fits.
     #[inline(always)]
     pub(super) fn shared(&self, number: u32, length: u32) -> Option<&Plan> {
         // Nothing fits what stands for plans of entries' own, nor a tunnel; see `Plan::shared`.

@@ -5,11 +5,11 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use policy::service::compile::HealthCheck;
+use podswitch_policy::service::compile::HealthCheck;
 
 use crate::time::Instant;
 
-/// Octets of a request, at most.
+/// Bytes of a request, at most.
 const LONGEST: usize = 4096;
 /// A connection's time, from beginning to end.
 const TIME: Duration = Duration::from_secs(5);
@@ -92,7 +92,7 @@ fn respond(request: &[u8], check: Option<&HealthCheck>) -> Option<String> {
     if !complete {
         return (request.len() >= LONGEST).then(|| plain("431 Request Header Fields Too Large"));
     }
-    let line = request.split(|octet| *octet == b'\n').next().unwrap_or_default();
+    let line = request.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let words: Vec<&[u8]> =
         line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
     let [method, _, version] = words[..] else { return Some(plain("400 Bad Request")) };
@@ -137,7 +137,7 @@ fn answer(check: &HealthCheck, with_body: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use policy::service::model::ServiceName;
+    use podswitch_policy::service::model::ServiceName;
     use proptest::prelude::*;
 
     use super::*;

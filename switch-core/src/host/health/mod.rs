@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use policy::service::compile::HealthCheck;
+use podswitch_policy::service::compile::HealthCheck;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::connection::{Connection, Progress};

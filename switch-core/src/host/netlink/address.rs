@@ -11,7 +11,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
-use wire::cidr::{Cidr, CidrParseError};
+use podswitch_wire::cidr::{Cidr, CidrParseError};
 
 use super::{HostError, Netlink, family_of};
 

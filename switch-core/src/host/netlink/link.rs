@@ -9,7 +9,7 @@ use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, InfoVxlan,
     LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use wire::addr::Mac;
+use podswitch_wire::addr::Mac;
 
 use super::{HostError, NetNs, Netlink};
 
@@ -22,7 +22,7 @@ pub struct Link {
     pub name: String,
     /// Its link-layer address, if that is an Ethernet one.
     pub mac: Option<Mac>,
-    /// Its largest network-layer packet, in octets.
+    /// Its largest network-layer packet, in bytes.
     pub mtu: u32,
     /// Whether it is switched on.
     pub is_up: bool,
@@ -59,7 +59,7 @@ impl LinkSpec {
         self
     }
 
-    /// With this MTU in octets.
+    /// With this MTU in bytes.
     #[must_use]
     pub fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = Some(mtu);
@@ -281,7 +281,7 @@ impl Netlink {
         })
     }
 
-    /// Sets the MTU, in octets.
+    /// Sets the MTU, in bytes.
     ///
     /// # Errors
     /// The interface takes no such MTU.
@@ -375,7 +375,7 @@ fn read(message: LinkMessage) -> Link {
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
-            LinkAttribute::Address(octets) => link.mac = octets.try_into().ok().map(Mac),
+            LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(index) => link.master = Some(index),
             LinkAttribute::Link(index) => link.peer = Some(index),

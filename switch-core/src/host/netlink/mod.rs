@@ -2,7 +2,7 @@
 //! rtnetlink: one request, one answer, in the calling thread.
 //!
 //! ```no_run
-//! # use switch_core::host::{NetNs, Netlink, netlink::{LinkSpec, Route}};
+//! # use podswitch_core::host::{NetNs, Netlink, netlink::{LinkSpec, Route}};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let (left, right) = (NetNs::create("left")?, NetNs::create("right")?);
 //! let mut netlink = Netlink::open(&left)?;

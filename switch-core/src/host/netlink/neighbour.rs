@@ -8,7 +8,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use wire::addr::Mac;
+use podswitch_wire::addr::Mac;
 
 use super::{HostError, Netlink, family_of};
 
@@ -126,7 +126,7 @@ fn read(message: RouteNetlinkMessage) -> Option<Neighbour> {
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => {
                 address = Some(IpAddr::V6(a));
             }
-            NeighbourAttribute::LinkLayerAddress(octets) => mac = octets.try_into().ok().map(Mac),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.try_into().ok().map(Mac),
             _ => {}
         }
     }

@@ -9,7 +9,7 @@ use netlink_packet_route::route::{
     RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use wire::cidr::Cidr;
+use podswitch_wire::cidr::Cidr;
 
 use super::{HostError, Netlink, family_of};
 
@@ -30,7 +30,7 @@ pub struct Route {
     pub table: u32,
     /// Preference among routes to the same destination, lower first. `None`: the kernel's choice.
     pub metric: Option<u32>,
-    /// Largest packet on this way, in octets.
+    /// Largest packet on this way, in bytes.
     pub mtu: Option<u32>,
 }
 
@@ -94,7 +94,7 @@ impl Route {
         self
     }
 
-    /// Packets of at most `mtu` octets.
+    /// Packets of at most `mtu` bytes.
     #[must_use]
     pub fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = Some(mtu);

@@ -5,7 +5,7 @@ use std::fmt;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use wire::cidr::Cidr;
+use podswitch_wire::cidr::Cidr;
 
 use super::{HostError, Netlink};
 

@@ -1,6 +1,6 @@
 //! Frames that one interface receives leave by another, past the stack.
 
-use wire::parse::ethertype;
+use podswitch_wire::parse::ethertype;
 
 use super::message::{Connection, Family, Kind, Transaction};
 use super::rule::{Base, Meta, Rule};
@@ -23,7 +23,7 @@ pub(crate) fn forward(ns: &NetNs, table: &str, from: &str, to: u32) -> Result<()
 /// Where in the Ethernet header of a frame for [`forward_by_note`] the next hop's IPv4 address stands.
 /// Over IPv6 the next hop is the destination.
 pub(crate) const NOTE_NEXT_HOP: usize = 0;
-/// Where the outgoing interface's index stands, 4 octets in the machine's order.
+/// Where the outgoing interface's index stands, 4 bytes in the machine's order.
 pub(crate) const NOTE_LINK: usize = 4;
 
 /// Has every IP packet that the interface `from` receives leave as its sender noted in place of MAC

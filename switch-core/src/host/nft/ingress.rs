@@ -1,8 +1,8 @@
 //! What the switch takes from an interface by a packet socket, kept from the host's stack.
 
-use wire::cidr::Cidr;
-use wire::flow_key::proto;
-use wire::parse::ethertype;
+use podswitch_wire::cidr::Cidr;
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::ethertype;
 
 use super::message::{Connection, Family, Kind, Transaction};
 use super::rule::{Base, Meta};

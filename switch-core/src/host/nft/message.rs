@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkBuffer};
 use netlink_sys::{Socket, protocols};
-use wire::cidr::Cidr;
+use podswitch_wire::cidr::Cidr;
 
 use crate::host::netlink::{extended_ack, open_socket};
 use crate::host::{Context, HostError, NetNs};
@@ -230,8 +230,7 @@ impl Connection {
 fn renumber(buffer: &mut [u8], first: u32) {
     let mut at = 0;
     while at + HEADER <= buffer.len() {
-        let field =
-            |at: usize| u32::from_ne_bytes(buffer[at..at + 4].try_into().expect("4 octets"));
+        let field = |at: usize| u32::from_ne_bytes(buffer[at..at + 4].try_into().expect("4 bytes"));
         let (len, sequence) = (field(at) as usize, field(at + 8));
         buffer[at + 8..at + 12].copy_from_slice(&(first + sequence).to_ne_bytes());
         at += len.next_multiple_of(4).max(HEADER);

@@ -16,7 +16,7 @@ mod tests;
 pub use ingress::{Between, Ingress, IngressDrop};
 pub use steer::{Front, Marking, MarkingConfig};
 
-use wire::cidr::Cidr;
+use podswitch_wire::cidr::Cidr;
 
 use self::message::{Connection, Family, Kind, Transaction};
 use self::rule::{Base, Meta};
@@ -154,10 +154,10 @@ fn masquerade(transaction: &mut Transaction, config: &MasqueradeConfig, owned: b
     }
 }
 
-/// A name as the kernel loads it: 16 octets, filled up with zeroes.
+/// A name as the kernel loads it: 16 bytes, filled up with zeroes.
 fn interface_name(name: &str) -> [u8; 16] {
-    let mut octets = [0; 16];
+    let mut bytes = [0; 16];
     let len = name.len().min(15);
-    octets[..len].copy_from_slice(&name.as_bytes()[..len]);
-    octets
+    bytes[..len].copy_from_slice(&name.as_bytes()[..len]);
+    bytes
 }

@@ -1,11 +1,11 @@
 //! Rules, written as the small programs that the kernel runs: load into a register, compare,
 //! act.
 
-use wire::cidr::Cidr;
+use podswitch_wire::cidr::Cidr;
 
 use super::message::{Attributes, Kind, Transaction, intervals};
 
-/// The register that everything here uses (NFT_REG_1, 16 octets).
+/// The register that everything here uses (NFT_REG_1, 16 bytes).
 pub(super) const REGISTER: u32 = 1;
 /// The one beside it, where an expression takes two (NFT_REG_2).
 const SECOND: u32 = 2;
@@ -15,7 +15,7 @@ const VERDICT: u32 = 0;
 pub(super) const NFTA_LIST_ELEM: u16 = 1;
 pub(super) const NFTA_DATA_VALUE: u16 = 1;
 
-/// A `meta` key: what is known of a packet beside its octets (`NFT_META_*`).
+/// A `meta` key: what is known of a packet beside its bytes (`NFT_META_*`).
 #[derive(Clone, Copy)]
 pub(super) enum Meta {
     /// EtherType, in network order.
@@ -81,7 +81,7 @@ impl Rule<'_, '_> {
     }
 
     /// The packet leaves by the interface whose index stands at `link` of its Ethernet header, in
-    /// the machine's order, to the neighbour whose address stands at `at`, `len` octets long. The
+    /// the machine's order, to the neighbour whose address stands at `at`, `len` bytes long. The
     /// kernel finds the neighbour and lowers the TTL.
     pub(super) fn forward_to(&mut self, link: u32, at: (Base, u32), len: u32) -> &mut Self {
         let family = if len == 4 { libc::NFPROTO_IPV4 } else { libc::NFPROTO_IPV6 };
@@ -156,7 +156,7 @@ impl Rule<'_, '_> {
         })
     }
 
-    /// Counts packets and octets.
+    /// Counts packets and bytes.
     pub(super) fn count(&mut self) -> &mut Self {
         self.expression("counter", |_| {})
     }
@@ -213,10 +213,10 @@ impl Transaction {
         let bounds: Vec<(Vec<u8>, bool)> = intervals(ranges, is_ipv4)
             .into_iter()
             .flat_map(|(first, last)| {
-                let octets = |value: u128| value.to_be_bytes()[16 - len..].to_vec();
+                let bytes = |value: u128| value.to_be_bytes()[16 - len..].to_vec();
                 let top = if is_ipv4 { u32::MAX.into() } else { u128::MAX };
                 // An interval up to the last address has no end.
-                [Some((octets(first), false)), (last < top).then(|| (octets(last + 1), true))]
+                [Some((bytes(first), false)), (last < top).then(|| (bytes(last + 1), true))]
             })
             .flatten()
             .collect();

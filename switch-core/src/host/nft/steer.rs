@@ -8,9 +8,9 @@
 
 use std::net::IpAddr;
 
-use wire::cidr::Cidr;
-use wire::flow_key::proto;
-use wire::parse::ethertype;
+use podswitch_wire::cidr::Cidr;
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::ethertype;
 
 use super::message::{Attributes, Connection, Family, Kind, Transaction};
 use super::rule::{Base, Meta, NFTA_DATA_VALUE, NFTA_LIST_ELEM, REGISTER, Rule};
@@ -281,7 +281,7 @@ pub(super) fn drop_fronts(
     }
 }
 
-/// The key as the registers hold it: each part in words of four octets.
+/// The key as the registers hold it: each part in words of four bytes.
 fn key(front: &Front) -> Vec<u8> {
     let mut key = match front.address {
         IpAddr::V4(a) => a.octets().to_vec(),
@@ -328,7 +328,7 @@ const TRACKED_MARK: u32 = 3;
 impl Rule<'_, '_> {
     /// The rule goes on only for packets to one of the family's fronts.
     fn of_front(&mut self, family: &PerFamily) -> &mut Self {
-        /// The first of the registers of four octets (NFT_REG32_00).
+        /// The first of the registers of four bytes (NFT_REG32_00).
         const FIRST: u32 = 8;
         let behind = FIRST + family.len / 4;
         self.expression("payload", |d| {
@@ -370,8 +370,8 @@ impl Rule<'_, '_> {
 
     /// The rule goes on only for packets of connections with the mark.
     fn of_marked_connection(&mut self, mark: u32) -> &mut Self {
-        let octets = mark.to_ne_bytes();
-        self.load_tracked(TRACKED_MARK).mask(&octets).equal(&octets)
+        let bytes = mark.to_ne_bytes();
+        self.load_tracked(TRACKED_MARK).mask(&bytes).equal(&bytes)
     }
 
     /// Sets the mark's bit in the register.

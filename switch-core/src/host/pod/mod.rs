@@ -13,8 +13,8 @@ pub use veth::{attach_veth, detach_veth, silence, switch_interface, switch_names
 
 use std::net::IpAddr;
 
-use wire::addr::Mac;
-use wire::cidr::Cidr;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::cidr::Cidr;
 
 use super::netlink::Route;
 use super::{HostError, NetNs, Netlink, sysctl};
@@ -30,7 +30,7 @@ pub struct PodInterface {
     pub mac: Mac,
     /// The pod's addresses, at most one of each family being usual.
     pub addresses: Vec<IpAddr>,
-    /// Largest network-layer packet, in octets.
+    /// Largest network-layer packet, in bytes.
     pub mtu: u32,
     /// What the pod sees as its gateway.
     pub gateway: Gateway,

@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use wire::addr::Mac;
-use wire::cidr::Cidr;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::cidr::Cidr;
 
 use super::gateways;
 use crate::config::Gateway;
@@ -20,7 +20,7 @@ pub struct HostPortConfig {
     pub name: String,
     /// Its link-layer address. `None`: what the kernel picks.
     pub mac: Option<Mac>,
-    /// Its largest network-layer packet, in octets.
+    /// Its largest network-layer packet, in bytes.
     pub mtu: u32,
     /// One queue for each worker.
     pub multi_queue: bool,

@@ -56,12 +56,12 @@ pub fn silence(ns: &NetNs) -> Result<(), HostError> {
     Ok(())
 }
 
-/// A name of 15 octets for the switch's end of a pod's interface, from what identifies the pod
+/// A name of 15 bytes for the switch's end of a pod's interface, from what identifies the pod
 /// (`namespace/pod`): the same on every run, and not two of the same name in practice.
 pub fn switch_interface(pod: &str) -> String {
     // FNV-1a; 52 bits of it.
-    let hash = pod.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
-        (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3)
+    let hash = pod.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     format!("ps{:013x}", hash >> 12)
 }

@@ -1,6 +1,6 @@
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::parse;
 use proptest::prelude::*;
-use wire::flow_key::HashKey;
-use wire::parse::parse;
 
 use super::super::testkit::{judge, shape};
 use super::*;
@@ -55,14 +55,14 @@ fn a_field_outside_the_frame_is_refused() {
     }
 }
 
-/// An SCTP INIT, padded to 60 octets; CRC32c by the definition, bit for bit.
+/// An SCTP INIT, padded to 60 bytes; CRC32c by the definition, bit for bit.
 #[test]
 fn sctp_is_finished_with_crc32c_whatever_the_port_takes() {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
     frame.extend([0x45, 0, 0, 40, 0, 0, 0, 0, 64, 132, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
     frame.extend([0x9c, 0x40, 0x1f, 0x90, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 8, 1, 2, 3, 4]);
-    let plain = frame[34..].iter().fold(!0u32, |crc, octet| {
-        (0..8).fold(crc ^ u32::from(*octet), |crc, _| {
+    let plain = frame[34..].iter().fold(!0u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
             (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }
         })
     });

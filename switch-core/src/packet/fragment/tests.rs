@@ -63,7 +63,7 @@ fn unfinished(shape: &Shape) -> Packet {
 
 #[test]
 fn options_without_the_copied_bit_stay_with_the_first() {
-    // Timestamp (68, not copied, 4 octets), security (130, copied, 3 octets), end.
+    // Timestamp (68, not copied, 4 bytes), security (130, copied, 3 bytes), end.
     let mut shape = udp(2000);
     shape.extra = 2;
     let mut packet = unfinished(&shape);
@@ -181,9 +181,9 @@ proptest! {
     ) {
         shape.v4 = true;
         let mut packet = Packet::from_frame(&shape.frame());
-        for (at, octet) in noise {
+        for (at, byte) in noise {
             if let Some(place) = packet.bytes_mut().get_mut(at) {
-                *place = octet;
+                *place = byte;
             }
         }
         packet.truncate(cut);

@@ -1,8 +1,8 @@
 //! Consecutive TCP segments, as one super-frame that grows.
 
-use wire::checksum::{Sum, sum};
-use wire::flow_key::proto;
-use wire::parse::ethertype;
+use podswitch_wire::checksum::{Sum, sum};
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::ethertype;
 
 use super::ETHERNET;
 use crate::packet::gso::finish_ipv4;
@@ -97,7 +97,7 @@ pub(crate) struct Run {
     /// Payload of each segment but the last.
     size: usize,
     /// Payload of all.
-    octets: usize,
+    bytes: usize,
     /// Sequence number that continues the run.
     next: u32,
     pub(super) count: u16,
@@ -121,7 +121,7 @@ impl Run {
         Some(Self {
             tcp,
             size,
-            octets: size,
+            bytes: size,
             next: sequence(frame, tcp.l4).wrapping_add(size as u32),
             count: 1,
             ids: Ids::One,
@@ -130,7 +130,7 @@ impl Run {
         })
     }
 
-    /// Octets of headers, which all segments share.
+    /// Bytes of headers, which all segments share.
     pub(crate) fn headers(&self) -> usize {
         self.tcp.payload
     }
@@ -142,7 +142,7 @@ impl Run {
 
     /// Length of the super-frame.
     pub(crate) fn len(&self) -> usize {
-        self.tcp.payload + self.octets
+        self.tcp.payload + self.bytes
     }
 
     /// Whether the checksums of a frame laid out like those of the run are right.
@@ -162,7 +162,7 @@ impl Run {
         self.ids = ids;
         self.flags = frame[self.tcp.l4 + 13];
         self.closed = len < self.size || self.flags & PSH != 0;
-        self.octets += len;
+        self.bytes += len;
         self.next = self.next.wrapping_add(len as u32);
         self.count += 1;
         true

@@ -1,6 +1,6 @@
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::parse;
 use proptest::prelude::*;
-use wire::flow_key::HashKey;
-use wire::parse::parse;
 
 use super::super::testkit::{Shape, judge, shape, tunnelled};
 use super::*;
@@ -103,7 +103,7 @@ fn what_differs_is_not_merged() {
         let checksum = sum(&frame[14..34]).checksum();
         put_be16(frame, 24, checksum);
         let parsed = parse(frame, &HashKey::new(1)).unwrap();
-        wire::checksum::fill_l4(frame, &parsed);
+        podswitch_wire::checksum::fill_l4(frame, &parsed);
         let before = frames(&cut);
         let (whole, after) = there_and_back(cut, &mut pool);
         assert_eq!((whole, after), (3, before), "{what}");
@@ -124,7 +124,7 @@ fn a_wrong_checksum_stays_and_is_not_hidden() {
             cut.iter_mut().for_each(|packet| packet.offload = Offload::default());
             let before = frames(&cut);
             let (whole, after) = there_and_back(cut, &mut pool);
-            assert_eq!((whole, after), (3, before), "octet {at}");
+            assert_eq!((whole, after), (3, before), "byte {at}");
         }
     }
 }
@@ -293,7 +293,7 @@ proptest! {
         }
     }
 
-    /// Any octets: nothing panics and nothing is lost.
+    /// Any bytes: nothing panics and nothing is lost.
     #[test]
     fn nonsense_is_survived(
         flow in flow(),
@@ -306,10 +306,10 @@ proptest! {
             None => flow.shape.packet(flow.size),
         };
         let mut all = pieces(whole, &mut pool);
-        for (n, at, octet) in noise {
+        for (n, at, byte) in noise {
             let n = n % all.len();
             if let Some(place) = all[n].bytes_mut().get_mut(at) {
-                *place = octet;
+                *place = byte;
             }
         }
         for (n, len) in cut_at {

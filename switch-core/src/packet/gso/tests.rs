@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::super::testkit::{Shape, be, judge, shape, tunnelled};
 use super::*;
-use wire::flow_key::HashKey;
-use wire::parse::parse;
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::parse;
 
 use crate::id::PortId;
 use crate::packet::{Origin, PoolConfig, fit, largest_l3};
@@ -202,7 +202,7 @@ proptest! {
         prop_assert_eq!(longest, largest);
     }
 
-    /// Any metadata over any octets: an error or packets, never a panic, and no buffer is lost.
+    /// Any metadata over any bytes: an error or packets, never a panic, and no buffer is lost.
     #[test]
     fn nonsense_is_survived(
         shape in shape(300),
@@ -215,9 +215,9 @@ proptest! {
         sound in any::<bool>(),
     ) {
         let mut packet = shape.packet(size);
-        for (at, octet) in noise {
+        for (at, byte) in noise {
             if let Some(place) = packet.bytes_mut().get_mut(at) {
-                *place = octet;
+                *place = byte;
             }
         }
         packet.truncate(cut);

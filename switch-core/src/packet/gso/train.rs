@@ -1,8 +1,8 @@
 //! A tunnelled super-frame as a train of datagrams, one behind the other: what a way out takes that
 //! cuts by length alone, at the outer UDP header (UDP_SEGMENT, USO). Everything inside is finished.
 
-use wire::checksum::{Sum, finish_partial, sum};
-use wire::flow_key::proto;
+use podswitch_wire::checksum::{Sum, finish_partial, sum};
+use podswitch_wire::flow_key::proto;
 
 use super::{CutError, Place, finish_ipv4, put_be16, refuse};
 use crate::action::DropReason;
@@ -51,12 +51,12 @@ impl Train {
         (self.layout.end - self.layout.payload).div_ceil(self.size).max(1)
     }
 
-    /// Octets of each datagram but the last.
+    /// Bytes of each datagram but the last.
     pub(crate) fn stride(&self) -> usize {
         self.layout.payload + self.size
     }
 
-    /// Octets of all datagrams.
+    /// Bytes of all datagrams.
     pub(crate) fn len(&self) -> usize {
         self.layout.end + (self.count() - 1) * self.layout.payload
     }
@@ -81,7 +81,7 @@ impl Train {
     }
 }
 
-/// Octets of the longest UDP datagram over IPv4, which is shorter than over IPv6.
+/// Bytes of the longest UDP datagram over IPv4, which is shorter than over IPv6.
 const LONGEST: usize = 65_507;
 
 /// Makes of a tunnelled super-frame super-frames of UDP datagrams, as few as there can be: for a

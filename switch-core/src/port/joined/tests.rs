@@ -25,8 +25,8 @@ fn what_has_no_buffer_is_counted() {
             let mut frames = Vec::new();
             let lost = outer.receive(joined, 100, MTUS, &mut pool, &mut |p| frames.push(p));
             let whole = datagrams.min(1 + buffers);
-            assert_eq!(frames.len(), whole, "{len} octets, {buffers} buffers");
-            assert_eq!(lost as usize, datagrams - whole, "{len} octets, {buffers} buffers");
+            assert_eq!(frames.len(), whole, "{len} bytes, {buffers} buffers");
+            assert_eq!(lost as usize, datagrams - whole, "{len} bytes, {buffers} buffers");
         }
     }
 }

@@ -161,9 +161,9 @@ fn an_unfinished_checksum_is_finished_before_a_bit_is_turned() {
     assert_eq!(port.rx(&mut pool, &mut batch).unwrap(), 2);
     assert!(!batch[0].offload.csum_partial && !batch[0].offload.csum_valid);
     // A zero sum is stored as ffff, and one bit differs from that.
-    let ones: u32 = batch[0].bytes().iter().map(|octet| octet.count_ones()).sum();
+    let ones: u32 = batch[0].bytes().iter().map(|byte| byte.count_ones()).sum();
     assert!(ones == 15 || ones == 17, "{ones}");
-    assert!(batch[1].bytes().iter().all(|octet| *octet == 0), "super-frames are spared");
+    assert!(batch[1].bytes().iter().all(|byte| *byte == 0), "super-frames are spared");
     assert_eq!(port.counters().corrupted(), 1);
 }
 

@@ -12,30 +12,30 @@ use crate::port::{Port, PortInfo};
 pub struct Circle {
     info: PortInfo,
     /// The frames, one after the other.
-    octets: Vec<u8>,
-    /// Where each frame ends in `octets`.
+    bytes: Vec<u8>,
+    /// Where each frame ends in `bytes`.
     ends: Vec<usize>,
     /// Every frame fits a small buffer.
     is_small: bool,
     next: usize,
     start: usize,
     sent: u64,
-    sent_octets: u64,
+    sent_bytes: u64,
 }
 
 impl Circle {
     /// A port that receives `frames` in turn. Without frames it receives nothing.
     pub fn new<F: AsRef<[u8]>>(info: PortInfo, frames: impl IntoIterator<Item = F>) -> Self {
-        let (mut octets, mut ends) = (Vec::new(), Vec::new());
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
         let mut is_small = true;
         for frame in frames {
             is_small &= frame.as_ref().len() <= Pool::SMALL;
-            octets.extend_from_slice(frame.as_ref());
-            ends.push(octets.len());
+            bytes.extend_from_slice(frame.as_ref());
+            ends.push(bytes.len());
         }
         // What is behind the last frame is copied with it.
-        octets.extend([0; Packet::LINE]);
-        Self { info, octets, ends, is_small, next: 0, start: 0, sent: 0, sent_octets: 0 }
+        bytes.extend([0; Packet::LINE]);
+        Self { info, bytes, ends, is_small, next: 0, start: 0, sent: 0, sent_bytes: 0 }
     }
 
     /// One by one, each into a buffer of its size.
@@ -50,7 +50,7 @@ impl Circle {
             }
             let end = self.ends[self.next];
             let Some(mut packet) = pool.alloc_for(end - self.start) else { break };
-            packet.fill(&self.octets[self.start..end]);
+            packet.fill(&self.bytes[self.start..end]);
             batch.push(packet);
             self.start = end;
             self.next += 1;
@@ -63,9 +63,9 @@ impl Circle {
         self.sent
     }
 
-    /// Octets of the frames sent so far.
-    pub fn sent_octets(&self) -> u64 {
-        self.sent_octets
+    /// Bytes of the frames sent so far.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
     }
 }
 
@@ -83,7 +83,7 @@ impl Port for Circle {
                 (next, start) = (0, 0);
             }
             let end = self.ends[next];
-            packet.fill_from(&self.octets[start..], end - start);
+            packet.fill_from(&self.bytes[start..], end - start);
             start = end;
             next += 1;
         }
@@ -94,9 +94,9 @@ impl Port for Circle {
     #[inline]
     fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
         let count = batch.len();
-        let octets: u64 = batch.iter().map(|packet| packet.len() as u64).sum();
+        let bytes: u64 = batch.iter().map(|packet| packet.len() as u64).sum();
         pool.free_burst(batch);
-        self.sent_octets += octets;
+        self.sent_bytes += bytes;
         self.sent += count as u64;
         Ok(count)
     }

@@ -252,7 +252,7 @@ fn a_circle_turns() {
         assert_eq!(packet.bytes(), frame(n % 3));
     }
     assert_eq!(circle.tx(&mut pool, &mut batch).unwrap(), BATCH);
-    assert_eq!((circle.sent(), circle.sent_octets()), (64, 64 * 60));
+    assert_eq!((circle.sent(), circle.sent_bytes()), (64, 64 * 60));
     assert_eq!(pool.outstanding(), (0, 0));
     circle.rx(&mut pool, &mut batch).unwrap();
     assert_eq!(batch[0].bytes(), frame(64 % 3), "goes on where it was");

@@ -16,9 +16,9 @@ pub struct Record {
     /// Link type (LINKTYPE_ value), [`ETHERNET`](super::ETHERNET) for frames as the switch has
     /// them.
     pub link_type: u32,
-    /// The octets that were captured.
+    /// The bytes that were captured.
     pub frame: Vec<u8>,
-    /// Octets that the frame had on the wire; may be more than were captured.
+    /// Bytes that the frame had on the wire; may be more than were captured.
     pub original_len: u32,
 }
 
@@ -43,7 +43,7 @@ pub enum CaptureError {
         minor: u16,
     },
     /// The file contradicts itself.
-    #[error("malformed at octet {offset}: {what}")]
+    #[error("malformed at byte {offset}: {what}")]
     Malformed {
         /// Where the part at fault begins.
         offset: u64,
@@ -60,24 +60,24 @@ pub(super) enum Order {
 }
 
 impl Order {
-    pub(super) fn u16(self, octets: &[u8]) -> u16 {
-        let octets = [octets[0], octets[1]];
+    pub(super) fn u16(self, bytes: &[u8]) -> u16 {
+        let bytes = [bytes[0], bytes[1]];
         match self {
-            Self::Little => u16::from_le_bytes(octets),
-            Self::Big => u16::from_be_bytes(octets),
+            Self::Little => u16::from_le_bytes(bytes),
+            Self::Big => u16::from_be_bytes(bytes),
         }
     }
 
-    pub(super) fn u32(self, octets: &[u8]) -> u32 {
-        let octets = [octets[0], octets[1], octets[2], octets[3]];
+    pub(super) fn u32(self, bytes: &[u8]) -> u32 {
+        let bytes = [bytes[0], bytes[1], bytes[2], bytes[3]];
         match self {
-            Self::Little => u32::from_le_bytes(octets),
-            Self::Big => u32::from_be_bytes(octets),
+            Self::Little => u32::from_le_bytes(bytes),
+            Self::Big => u32::from_be_bytes(bytes),
         }
     }
 
-    pub(super) fn u64(self, octets: &[u8]) -> u64 {
-        let (a, b) = (u64::from(self.u32(octets)), u64::from(self.u32(&octets[4..])));
+    pub(super) fn u64(self, bytes: &[u8]) -> u64 {
+        let (a, b) = (u64::from(self.u32(bytes)), u64::from(self.u32(&bytes[4..])));
         match self {
             Self::Little => b << 32 | a,
             Self::Big => a << 32 | b,
@@ -116,7 +116,7 @@ impl<R: Read> Input<R> {
         Ok(Got::All)
     }
 
-    /// Reads `len` octets into `buffer`, growing it as they come: a length that the file does
+    /// Reads `len` bytes into `buffer`, growing it as they come: a length that the file does
     /// not hold costs no memory.
     pub(super) fn take(&mut self, len: usize, buffer: &mut Vec<u8>) -> io::Result<Got> {
         buffer.clear();
@@ -148,7 +148,7 @@ struct Classic {
     unit: u64,
     link_type: u32,
     minor: u16,
-    /// Octets of a record's header: 16, and 24 in Kuznetzov's variant.
+    /// Bytes of a record's header: 16, and 24 in Kuznetzov's variant.
     header: usize,
 }
 

@@ -82,7 +82,7 @@ pub struct Recorder {
 
 impl Recorder {
     /// Starts recording to `writer`. At most `capacity` frames wait to be written, each cut to
-    /// `snap_len` octets.
+    /// `snap_len` bytes.
     ///
     /// # Errors
     /// No thread can be started.

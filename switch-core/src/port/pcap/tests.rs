@@ -10,8 +10,8 @@ use pcap_file::pcapng::{Block, PcapNgReader};
 use proptest::prelude::*;
 
 /// Everything that a capture yields.
-fn read(octets: &[u8]) -> Result<Vec<Record>, CaptureError> {
-    Reader::new(octets)?.collect()
+fn read(bytes: &[u8]) -> Result<Vec<Record>, CaptureError> {
+    Reader::new(bytes)?.collect()
 }
 
 fn record(time_ns: u64, frame: &[u8], original_len: u32) -> Record {
@@ -34,8 +34,8 @@ fn field<const N: usize>(big: bool, mut little: [u8; N]) -> [u8; N] {
     little
 }
 
-/// A pcap file with one record of 60 octets, captured at 7.5 s, whose record header has the
-/// extra octets of `extra`.
+/// A pcap file with one record of 60 bytes, captured at 7.5 s, whose record header has the
+/// extra bytes of `extra`.
 fn classic(big: bool, magic: u32, minor: u16, fraction: u32, extra: &[u8]) -> Vec<u8> {
     let word = |n: u32| field(big, n.to_le_bytes());
     let half = |n: u16| field(big, n.to_le_bytes());
@@ -134,7 +134,7 @@ fn every_block_of_pcapng() {
         file.extend(block(
             !big,
             3,
-            &[&field(!big, 9u32.to_le_bytes())[..], b"nine octets"].concat(),
+            &[&field(!big, 9u32.to_le_bytes())[..], b"nine bytes"].concat(),
         ));
         let expected = [
             record(7, b"abc", 3),

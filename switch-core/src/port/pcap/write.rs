@@ -1,4 +1,4 @@
-//! Writing captures of Ethernet frames with nanoseconds. The octets depend on the input alone,
+//! Writing captures of Ethernet frames with nanoseconds. The bytes depend on the input alone,
 //! not on the machine.
 
 use std::fs::File;
@@ -126,7 +126,7 @@ impl<W: Write> CaptureWriter<W> {
         block(&mut self.inner, 6, &[&header, frame, padding, &flags])
     }
 
-    /// Hands buffered octets to the system.
+    /// Hands buffered bytes to the system.
     ///
     /// # Errors
     /// The file fails.

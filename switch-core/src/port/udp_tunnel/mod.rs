@@ -27,8 +27,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
 use arrayvec::ArrayVec;
+use podswitch_wire::addr::Mac;
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use wire::addr::Mac;
 
 use self::senders::Senders;
 use self::whole::Whole;
@@ -50,9 +50,9 @@ pub struct UdpTunnelConfig {
     pub v6: Option<Ipv6Addr>,
     /// UDP port of the tunnel, 4789 by assignment.
     pub port: u16,
-    /// Largest outer IP packet, in octets. `None`: that of the interface that has the address.
+    /// Largest outer IP packet, in bytes. `None`: that of the interface that has the address.
     pub mtu: Option<u32>,
-    /// Largest inner network-layer packet that pods take, in octets: what a super-frame of a peer's is
+    /// Largest inner network-layer packet that pods take, in bytes: what a super-frame of a peer's is
     /// cut to whose segments' length the kernel does not tell. `None`: what the underlay leaves.
     pub inner_mtu: Option<u16>,
     /// TTL or hop limit of what is sent.
@@ -75,7 +75,7 @@ impl UdpTunnelConfig {
         Self {
             v4: addresses.iter().find_map(|a| if let IpAddr::V4(a) = a { Some(*a) } else { None }),
             v6: addresses.iter().find_map(|a| if let IpAddr::V6(a) = a { Some(*a) } else { None }),
-            port: vxlan::template::PORT,
+            port: podswitch_vxlan::template::PORT,
             mtu: None,
             inner_mtu: None,
             ttl: 64,
@@ -91,7 +91,7 @@ impl UdpTunnelConfig {
 }
 
 /// The MAC address that stands for an underlay address in frames of this port: `0a:58` and the
-/// address's last four octets.
+/// address's last four bytes.
 pub fn underlay_mac(address: IpAddr) -> Mac {
     let last = match address {
         IpAddr::V4(v4) => v4.octets(),
@@ -284,7 +284,7 @@ pub struct UdpTunnelPort {
     port: u16,
     /// What takes super-frames whole.
     whole: Option<Arc<Whole>>,
-    /// What super-frames of unknown segments are cut to, in octets.
+    /// What super-frames of unknown segments are cut to, in bytes.
     inner_mtu: usize,
     info: PortInfo,
     /// Received frames that a burst had no room for.

@@ -4,10 +4,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
+use podswitch_wire::checksum::{Sum, sum};
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::ethertype;
 use rustix::event::{Timespec, epoll};
-use wire::checksum::{Sum, sum};
-use wire::flow_key::proto;
-use wire::parse::ethertype;
 
 use super::senders::Family;
 use super::tx::read;
@@ -19,7 +19,7 @@ use crate::sys::udp;
 const REPORTS: usize = 16;
 /// Errors read from one socket at once.
 const ERRORS: usize = 16;
-/// Octets quoted of a tunnel packet from its IP header on: whole headers of what is inside too.
+/// Bytes quoted of a tunnel packet from its IP header on: whole headers of what is inside too.
 const QUOTE: usize = 256;
 
 impl UdpTunnelPort {
@@ -39,7 +39,7 @@ impl UdpTunnelPort {
     }
 
     /// Reports that the kernel did not take a datagram of the tunnel packet `frame` (of a super-frame:
-    /// a segment) with `payload` octets behind its UDP header, because it is too long.
+    /// a segment) with `payload` bytes behind its UDP header, because it is too long.
     pub(super) fn report_too_long(&mut self, frame: &[u8], payload: usize, family: &Family) {
         let Some(outer) = read(frame) else { return };
         let Ok(mtu) = family.path_mtu(outer.to) else { return };
@@ -164,9 +164,9 @@ fn put_sum(frame: &mut [u8], from: usize, at: usize, pseudo: Sum) {
     frame[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// Has a UDP packet's headers say that the IP packet has `len` octets.
+/// Has a UDP packet's headers say that the IP packet has `len` bytes.
 fn put_lengths(packet: &mut [u8], len: usize) {
-    let v4 = packet.first().is_some_and(|octet| octet >> 4 == 4);
+    let v4 = packet.first().is_some_and(|byte| byte >> 4 == 4);
     if !v4 {
         put(packet, 4, len.saturating_sub(40));
         put(packet, 44, len.saturating_sub(40));

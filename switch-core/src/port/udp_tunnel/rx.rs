@@ -16,9 +16,9 @@ use crate::packet::{Batch, Packet, Pool, SizeClass, coalesce};
 use crate::port::joined::{Mtus, Outer};
 use crate::sys::datagram::{self, SLOTS};
 
-/// A burst ends when it holds about this many octets, so that super-frames are still in the
+/// A burst ends when it holds about this many bytes, so that super-frames are still in the
 /// cache when the same worker sends them.
-const BURST_OCTETS: usize = 384 * 1024;
+const BURST_BYTES: usize = 384 * 1024;
 
 /// Slots that a call of `recvmmsg` begins with; grows while bursts fill it.
 pub(super) const FEW_SLOTS: usize = 4;
@@ -54,8 +54,8 @@ impl UdpTunnelPort {
                     }
                 },
             };
-            let octets: usize = slots[..count].iter().map(|slot| slot.len).sum();
-            adapt(receiver, count, octets);
+            let bytes: usize = slots[..count].iter().map(|slot| slot.len).sum();
+            adapt(receiver, count, bytes);
             let address = receiver.address;
             for (i, slot) in slots.into_iter().enumerate() {
                 if i < count {
@@ -110,10 +110,10 @@ fn free(slots: ArrayVec<Slot, SLOTS>, pool: &mut Pool) {
 }
 
 /// Offers more slots while they are filled by little, fewer when they hold much or stay empty.
-fn adapt(receiver: &mut Receiver, count: usize, octets: usize) {
-    if count == receiver.slots && octets < BURST_OCTETS / 2 {
+fn adapt(receiver: &mut Receiver, count: usize, bytes: usize) {
+    if count == receiver.slots && bytes < BURST_BYTES / 2 {
         receiver.slots = (receiver.slots * 2).min(SLOTS);
-    } else if octets > BURST_OCTETS || count < receiver.slots / 4 {
+    } else if bytes > BURST_BYTES || count < receiver.slots / 4 {
         receiver.slots = (receiver.slots / 2).max(FEW_SLOTS);
     }
 }

@@ -4,9 +4,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use podswitch_vxlan::template::SourcePort;
 use rustix::event::epoll;
 use rustix::io::Errno;
-use vxlan::template::SourcePort;
 
 use super::{BUFFER, UdpTunnelConfig};
 use crate::host::{Context, HostError, NetNs};

@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
 use arrayvec::ArrayVec;
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::ethertype;
 use rustix::io::Errno;
-use wire::flow_key::proto;
-use wire::parse::ethertype;
 
 use super::UdpTunnelPort;
 use super::senders::Senders;
@@ -18,8 +18,8 @@ use crate::sys::datagram::{self, Outgoing};
 
 /// Most datagrams that the kernel cuts one piece into (UDP_MAX_SEGMENTS; 128 since Linux 6.9).
 const SEGMENTS: usize = 64;
-/// Most octets in one piece: an IPv4 packet's length without its headers.
-const OCTETS: usize = 65_507;
+/// Most bytes in one piece: an IPv4 packet's length without its headers.
+const BYTES: usize = 65_507;
 /// Most parts that are gathered in one call: the headers and payloads of several whole pieces.
 const PARTS: usize = 1024;
 
@@ -82,10 +82,10 @@ struct Group {
     socket: usize,
     class: u8,
     pieces: Range<usize>,
-    /// Octets of each datagram but the last.
+    /// Bytes of each datagram but the last.
     size: usize,
     datagrams: usize,
-    octets: usize,
+    bytes: usize,
     /// Nothing goes behind a short datagram.
     closed: bool,
 }
@@ -170,12 +170,12 @@ fn push(
         && !group.closed
         && len <= group.size
         && group.datagrams < SEGMENTS
-        && group.octets + len <= OCTETS
+        && group.bytes + len <= BYTES
         && (group.to, group.socket, group.class) == (outer.to, socket, outer.class)
     {
         group.pieces.end = end;
         group.datagrams += 1;
-        group.octets += len;
+        group.bytes += len;
         group.closed = len < group.size;
         return;
     }
@@ -186,7 +186,7 @@ fn push(
         pieces: end - 1..end,
         size: len,
         datagrams: 1,
-        octets: len,
+        bytes: len,
         closed: len < size || len == 0,
     });
 }
@@ -209,11 +209,11 @@ impl<'a> Call<'a> {
                 }
                 _ => piece.is_written.then(|| piece.place.clone()),
             };
-            let octets = match &written {
+            let bytes = match &written {
                 Some(place) => &plan.written[place.clone()],
                 None => &packets[usize::from(piece.packet)].bytes()[piece.place.clone()],
             };
-            self.parts.push(IoSlice::new(octets));
+            self.parts.push(IoSlice::new(bytes));
         }
         start..self.parts.len()
     }

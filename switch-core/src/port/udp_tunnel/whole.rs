@@ -19,10 +19,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
 use hashbrown::HashMap;
+use podswitch_wire::checksum::{Sum, sum};
+use podswitch_wire::flow_key::proto;
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
-use wire::checksum::{Sum, sum};
-use wire::flow_key::proto;
 
 use super::UdpTunnelConfig;
 use super::tx::Outer;
@@ -48,7 +48,7 @@ const QUESTIONS: usize = 64;
 struct Way {
     link: u32,
     next_hop: IpAddr,
-    /// Largest outer packet, in octets.
+    /// Largest outer packet, in bytes.
     mtu: u32,
 }
 

@@ -13,11 +13,11 @@ fn raw(flags: u8, gso: u8, fields: [u16; 4]) -> [u8; 12] {
     header
 }
 
-/// A frame whose octet at 34 + 12 says that a TCP header there has `words` words.
+/// A frame whose byte at 34 + 12 says that a TCP header there has `words` words.
 fn tcp_frame(len: usize, words: u8) -> Vec<u8> {
     let mut frame = vec![0; len];
-    if let Some(octet) = frame.get_mut(46) {
-        *octet = words << 4;
+    if let Some(byte) = frame.get_mut(46) {
+        *byte = words << 4;
     }
     frame
 }
@@ -88,7 +88,7 @@ fn super_frames_that_contradict_themselves() {
 }
 
 #[test]
-fn encoding_fills_every_octet() {
+fn encoding_fills_every_byte() {
     for form in [HeaderForm::Legacy, HeaderForm::V1, HeaderForm::Tunnel] {
         let mut out = [0xaa; 32];
         let offload = Offload { csum_valid: true, ..Offload::default() };
@@ -112,7 +112,7 @@ fn encoding_fills_every_octet() {
 }
 
 proptest! {
-    /// Whatever decodes, encodes to octets that decode to the same; nothing panics.
+    /// Whatever decodes, encodes to bytes that decode to the same; nothing panics.
     #[test]
     fn decoded_is_encoded_alike(
         header in any::<[u8; 24]>(),

@@ -78,8 +78,8 @@ mod table;
 
 use loom::sync::Arc;
 use loom::thread;
-use wire::addr::Mac;
-use wire::flow_key::HashKey;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::HashKey;
 
 use self::table::{Bounds, Domain, Fdb, Learn};
 use crate::id::PortId;

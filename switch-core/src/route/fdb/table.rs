@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use wire::addr::Mac;
-use wire::flow_key::{FlowKey, HashKey};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::{FlowKey, HashKey};
 
 use super::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use super::{PORTS, SLOTS_PER_ENTRY, WAYS};
@@ -200,7 +200,7 @@ impl Slot {
 }
 
 impl Fdb {
-    /// A table for `entries` addresses: at least four times as many slots of 16 octets, allocated
+    /// A table for `entries` addresses: at least four times as many slots of 16 bytes, allocated
     /// here and never again, so that a row of 16 holds four on average and next to none is
     /// full. `secret` chooses the rows.
     pub fn new(entries: usize, secret: &HashKey) -> Self {

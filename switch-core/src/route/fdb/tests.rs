@@ -1,9 +1,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use podswitch_wire::addr::Mac;
+use podswitch_wire::flow_key::HashKey;
 use proptest::prelude::*;
-use wire::addr::Mac;
-use wire::flow_key::HashKey;
 
 use super::*;
 use crate::id::PortId;

@@ -5,10 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use vxlan::decap::DecapRules;
-use vxlan::template::{Outer, inner_mtu};
-use vxlan::vtep::{EndIndex, RemoteEnd, VtepTable};
-use wire::addr::Mac;
+use podswitch_vxlan::decap::DecapRules;
+use podswitch_vxlan::template::{Outer, inner_mtu};
+use podswitch_vxlan::vtep::{EndIndex, RemoteEnd, VtepTable};
+use podswitch_wire::addr::Mac;
 
 use super::{Owner, Place, Reach, Tunnel, Tunnels, Uplinks};
 use crate::config::{
@@ -17,7 +17,7 @@ use crate::config::{
 use crate::id::{Cookie, PortId};
 use crate::snapshot::UplinkPort;
 
-/// Every IPv4 host takes packets of so many octets (RFC 791 §3.1), so that a tunnel must.
+/// Every IPv4 host takes packets of so many bytes (RFC 791 §3.1), so that a tunnel must.
 const LEAST_INNER_MTU: usize = 576;
 
 /// What a table was made of: the same again makes the same table.
@@ -227,7 +227,7 @@ impl<'a> Compiler<'a> {
         let inner = inner_mtu(uplink.mtu.into(), ends[1].is_some());
         if inner < LEAST_INNER_MTU {
             let object = Cookie::new(format!("Port/{}", uplink.port));
-            let reason = format!("leaves {inner} octets for what is inside the tunnel");
+            let reason = format!("leaves {inner} bytes for what is inside the tunnel");
             self.error(&object, "mtu", reason);
         }
     }

@@ -16,7 +16,7 @@ pub struct PathMtu {
 }
 
 impl PathMtu {
-    /// The path's MTU in octets, as far as one is known at `now`.
+    /// The path's MTU in bytes, as far as one is known at `now`.
     #[inline]
     pub fn get(&self, now: Instant) -> Option<u16> {
         match self.learnt.load(Relaxed) {

@@ -3,40 +3,40 @@
 /// The polynomial 0x1EDC6F41 with its bits reversed.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
-/// `TABLES[n][octet]`: the CRC of `octet` followed by `n` zero octets, so that eight octets are
+/// `TABLES[n][byte]`: the CRC of `byte` followed by `n` zero bytes, so that eight bytes are
 /// taken in one step.
 static TABLES: [[u32; 256]; 8] = tables();
 
 const fn tables() -> [[u32; 256]; 8] {
     let mut tables = [[0; 256]; 8];
-    let mut octet = 0;
-    while octet < 256 {
-        let mut crc = octet as u32;
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = byte as u32;
         let mut bit = 0;
         while bit < 8 {
             crc = if crc & 1 == 1 { (crc >> 1) ^ POLYNOMIAL } else { crc >> 1 };
             bit += 1;
         }
-        tables[0][octet] = crc;
-        octet += 1;
+        tables[0][byte] = crc;
+        byte += 1;
     }
     let mut n = 1;
     while n < 8 {
-        let mut octet = 0;
-        while octet < 256 {
-            let before: u32 = tables[n - 1][octet];
-            tables[n][octet] = (before >> 8) ^ tables[0][(before & 0xff) as usize];
-            octet += 1;
+        let mut byte = 0;
+        while byte < 256 {
+            let before: u32 = tables[n - 1][byte];
+            tables[n][byte] = (before >> 8) ^ tables[0][(before & 0xff) as usize];
+            byte += 1;
         }
         n += 1;
     }
     tables
 }
 
-/// Takes `octets` into the register `crc`.
-fn feed(mut crc: u32, octets: &[u8]) -> u32 {
-    let at = |table: usize, octet: u32| TABLES[table][(octet & 0xff) as usize];
-    let (chunks, rest) = octets.as_chunks::<8>();
+/// Takes `bytes` into the register `crc`.
+fn feed(mut crc: u32, bytes: &[u8]) -> u32 {
+    let at = |table: usize, byte: u32| TABLES[table][(byte & 0xff) as usize];
+    let (chunks, rest) = bytes.as_chunks::<8>();
     for [a, b, c, d, e, f, g, h] in chunks {
         let low = crc ^ u32::from_le_bytes([*a, *b, *c, *d]);
         let high = u32::from_le_bytes([*e, *f, *g, *h]);
@@ -49,32 +49,32 @@ fn feed(mut crc: u32, octets: &[u8]) -> u32 {
             ^ at(1, high >> 16)
             ^ at(0, high >> 24);
     }
-    for octet in rest {
-        crc = (crc >> 8) ^ at(0, crc ^ u32::from(*octet));
+    for byte in rest {
+        crc = (crc >> 8) ^ at(0, crc ^ u32::from(*byte));
     }
     crc
 }
 
-/// CRC32c of `octets`.
-pub fn crc32c(octets: &[u8]) -> u32 {
-    !feed(!0, octets)
+/// CRC32c of `bytes`.
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    !feed(!0, bytes)
 }
 
-/// The checksum of an SCTP packet as its four octets stand at offset 8, whatever stands there
+/// The checksum of an SCTP packet as its four bytes stand at offset 8, whatever stands there
 /// now. `None` if `packet` is shorter than the common header.
 pub fn sctp_checksum(packet: &[u8]) -> Option<[u8; 4]> {
     let (header, chunks) = packet.split_first_chunk::<12>()?;
     let crc = feed(feed(feed(!0, &header[..8]), &[0; 4]), chunks);
-    // The register's lowest octet goes first (RFC 9260 appendix A).
+    // The register's lowest byte goes first (RFC 9260 appendix A).
     Some((!crc).to_le_bytes())
 }
 
-/// The checksum field of an SCTP packet of `len` octets after the four octets of its ports
+/// The checksum field of an SCTP packet of `len` bytes after the four bytes of its ports
 /// changed from `old` to `new`. Costs the same for every length, and what was a wrong checksum
 /// stays one: a packet damaged before translation is not made good by it.
 pub fn sctp_update(checksum: [u8; 4], len: usize, old: [u8; 4], new: [u8; 4]) -> [u8; 4] {
     // A CRC is linear: the old one differs from the new one by the CRC, from a zero register, of
-    // what the packets differ by, which is four octets and then nothing but zeros.
+    // what the packets differ by, which is four bytes and then nothing but zeros.
     let difference = u32::from_le_bytes(old) ^ u32::from_le_bytes(new);
     let zeros = len.saturating_sub(4) as u64;
     let shifted = multiply(power(zeros), feed(0, &difference.to_le_bytes()));
@@ -95,7 +95,7 @@ const fn multiply(a: u32, mut b: u32) -> u32 {
     product
 }
 
-/// `SQUARES[n]`: x to the 8 × 2ⁿ, what 2ⁿ zero octets multiply a register by.
+/// `SQUARES[n]`: x to the 8 × 2ⁿ, what 2ⁿ zero bytes multiply a register by.
 const SQUARES: [u32; 64] = {
     let mut squares = [0; 64];
     // x⁸
@@ -109,7 +109,7 @@ const SQUARES: [u32; 64] = {
     squares
 };
 
-/// What `zeros` octets of zero multiply a register by.
+/// What `zeros` bytes of zero multiply a register by.
 fn power(zeros: u64) -> u32 {
     // x⁰
     let mut product = 1 << 31;

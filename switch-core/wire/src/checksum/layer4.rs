@@ -5,7 +5,7 @@ use crate::flow_key::{Family, FlowKey, proto};
 use crate::parse::{Fragment, Network, Parsed};
 
 /// Where the checksum field stands within a layer-4 header, and `None` for protocols whose
-/// checksum we do not know. SCTP's is four octets of CRC32c, the others' two.
+/// checksum we do not know. SCTP's is four bytes of CRC32c, the others' two.
 #[inline]
 pub const fn l4_checksum_offset(protocol: u8, family: Family) -> Option<usize> {
     match (protocol, family) {
@@ -17,7 +17,7 @@ pub const fn l4_checksum_offset(protocol: u8, family: Family) -> Option<usize> {
     }
 }
 
-/// The pseudo-header's sum for a layer-4 packet of `len` octets, header included. With an IPv6
+/// The pseudo-header's sum for a layer-4 packet of `len` bytes, header included. With an IPv6
 /// routing header the key's destination is not the final one that the sender summed.
 #[inline]
 pub fn pseudo_l4(key: &FlowKey, len: u32) -> Sum {
@@ -30,11 +30,11 @@ pub fn pseudo_l4(key: &FlowKey, len: u32) -> Sum {
     }
 }
 
-/// What a layer-4 checksum covers: the pseudo-header's sum (zero if there is none) and the octets.
+/// What a layer-4 checksum covers: the pseudo-header's sum (zero if there is none) and the bytes.
 fn coverage<'f>(frame: &'f [u8], parsed: &Parsed) -> Option<(Sum, &'f [u8])> {
     let packet = frame.get(usize::from(parsed.l4)..parsed.end as usize)?;
-    let octets = match parsed.key.proto {
-        // Octets between UDP's end and IP's belong to nobody.
+    let bytes = match parsed.key.proto {
+        // Bytes between UDP's end and IP's belong to nobody.
         proto::UDP => {
             let len = u16::from_be_bytes([*packet.get(4)?, *packet.get(5)?]);
             packet.get(..usize::from(len))?
@@ -43,9 +43,9 @@ fn coverage<'f>(frame: &'f [u8], parsed: &Parsed) -> Option<(Sum, &'f [u8])> {
     };
     let pseudo = match parsed.key.proto {
         proto::ICMP => Sum::ZERO,
-        _ => pseudo_l4(&parsed.key, octets.len() as u32),
+        _ => pseudo_l4(&parsed.key, bytes.len() as u32),
     };
-    Some((pseudo, octets))
+    Some((pseudo, bytes))
 }
 
 /// The place of a checksum that can be told from this frame alone: of a whole IP datagram of a
@@ -66,17 +66,17 @@ pub fn verify_l4(frame: &[u8], parsed: &Parsed) -> bool {
     let Some(field) = field_of(parsed) else {
         return true;
     };
-    let Some((pseudo, octets)) = coverage(frame, parsed) else {
+    let Some((pseudo, bytes)) = coverage(frame, parsed) else {
         return false;
     };
     match parsed.key.proto {
         proto::SCTP => {
-            sctp_checksum(octets).is_some_and(|crc| octets.get(field..field + 4) == Some(&crc))
+            sctp_checksum(bytes).is_some_and(|crc| bytes.get(field..field + 4) == Some(&crc))
         }
-        proto::UDP if octets.get(field..field + 2) == Some(&[0, 0]) => {
+        proto::UDP if bytes.get(field..field + 2) == Some(&[0, 0]) => {
             parsed.key.family == Family::V4
         }
-        _ => (pseudo + sum(octets)).holds(),
+        _ => (pseudo + sum(bytes)).holds(),
     }
 }
 
@@ -88,8 +88,8 @@ pub fn is_partial(frame: &[u8], parsed: &Parsed) -> bool {
     let (Some(field), proto::TCP | proto::UDP) = (field_of(parsed), parsed.key.proto) else {
         return false;
     };
-    coverage(frame, parsed).is_some_and(|(pseudo, octets)| {
-        octets.get(field..field + 2) == Some(&pseudo.fold().to_be_bytes())
+    coverage(frame, parsed).is_some_and(|(pseudo, bytes)| {
+        bytes.get(field..field + 2) == Some(&pseudo.fold().to_be_bytes())
     })
 }
 
@@ -101,7 +101,7 @@ pub fn fill_l4(frame: &mut [u8], parsed: &Parsed) {
     };
     let at = usize::from(parsed.l4) + field;
     if parsed.key.proto == proto::SCTP {
-        let crc = coverage(frame, parsed).and_then(|(_, octets)| sctp_checksum(octets));
+        let crc = coverage(frame, parsed).and_then(|(_, bytes)| sctp_checksum(bytes));
         if let (Some(crc), Some(slot)) = (crc, frame.get_mut(at..at + 4)) {
             slot.copy_from_slice(&crc);
         }
@@ -111,10 +111,10 @@ pub fn fill_l4(frame: &mut [u8], parsed: &Parsed) {
         return;
     };
     slot.fill(0);
-    let Some((pseudo, octets)) = coverage(frame, parsed) else {
+    let Some((pseudo, bytes)) = coverage(frame, parsed) else {
         return;
     };
-    let checksum = (pseudo + sum(octets)).checksum();
+    let checksum = (pseudo + sum(bytes)).checksum();
     let checksum = if parsed.key.proto == proto::UDP { never_zero(checksum) } else { checksum };
     if let Some(slot) = frame.get_mut(at..at + 2) {
         slot.copy_from_slice(&checksum.to_be_bytes());
@@ -122,18 +122,18 @@ pub fn fill_l4(frame: &mut [u8], parsed: &Parsed) {
 }
 
 /// Finishes a checksum that was left to hardware: `packet` is the frame without its padding (up
-/// to [`Parsed::end`]), whose octets from `start` on are summed, with the pseudo-header's sum that
-/// stands `offset` octets behind `start`, and the result takes its place. A result of zero is
+/// to [`Parsed::end`]), whose bytes from `start` on are summed, with the pseudo-header's sum that
+/// stands `offset` bytes behind `start`, and the result takes its place. A result of zero is
 /// written as 0xffff, which is right for UDP and the same to everybody else.
 ///
 /// Returns false, and changes nothing, if the field does not lie in `packet`.
 #[must_use]
 pub fn finish_partial(packet: &mut [u8], start: usize, offset: usize) -> bool {
-    let Some(octets) = packet.get_mut(start..) else {
+    let Some(bytes) = packet.get_mut(start..) else {
         return false;
     };
-    let checksum = never_zero(sum(octets).checksum());
-    match octets.get_mut(offset..).and_then(|rest| rest.first_chunk_mut::<2>()) {
+    let checksum = never_zero(sum(bytes).checksum());
+    match bytes.get_mut(offset..).and_then(|rest| rest.first_chunk_mut::<2>()) {
         Some(field) => {
             *field = checksum.to_be_bytes();
             true

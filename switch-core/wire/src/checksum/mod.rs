@@ -14,7 +14,7 @@ pub use update::{Delta, update_addr16, update_u16, update_u32};
 
 use core::ops::Add;
 
-/// A ones' complement sum on its way: of octets that stand at even places of a packet, not
+/// A ones' complement sum on its way: of bytes that stand at even places of a packet, not
 /// folded, not complemented.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sum(u32);
@@ -42,7 +42,7 @@ impl Sum {
         !self.fold()
     }
 
-    /// Whether these octets, their checksum field among them, are intact.
+    /// Whether these bytes, their checksum field among them, are intact.
     #[inline]
     pub const fn holds(self) -> bool {
         self.fold() == 0xffff
@@ -58,13 +58,13 @@ impl Add for Sum {
     }
 }
 
-/// The sum over `octets`; an odd one at the end is followed by a zero (RFC 1071 §1).
+/// The sum over `bytes`; an odd one at the end is followed by a zero (RFC 1071 §1).
 #[inline]
-pub fn sum(octets: &[u8]) -> Sum {
-    // Words are added eight octets at a time in the machine's own order: the ones' complement sum
-    // is the same in either, but for the order of its two octets (RFC 1071 §2 B). Two wide
+pub fn sum(bytes: &[u8]) -> Sum {
+    // Words are added eight bytes at a time in the machine's own order: the ones' complement sum
+    // is the same in either, but for the order of its two bytes (RFC 1071 §2 B). Two wide
     // accumulators, so that neither waits for the other and no carry is lost.
-    let (pairs, rest) = octets.as_chunks::<16>();
+    let (pairs, rest) = bytes.as_chunks::<16>();
     let (mut even, mut odd) = (0_u128, 0_u128);
     for pair in pairs {
         let both = u128::from_ne_bytes(*pair);
@@ -89,7 +89,7 @@ fn fold_wide(wide: u128) -> Sum {
 
 /// Whether the ones' complement sum over an IPv4 header without options, whose version is 4, comes to
 /// all ones (RFC 1071).
-/// In machine order, in which the sum is the same but for the order of its octets.
+/// In machine order, in which the sum is the same but for the order of its bytes.
 #[inline(always)]
 pub fn ipv4_header_holds(header: &[u8; 20]) -> bool {
     let (words, _) = header.as_chunks::<4>();
@@ -100,7 +100,7 @@ pub fn ipv4_header_holds(header: &[u8; 20]) -> bool {
 }
 
 /// The IPv4 pseudo-header's sum (RFC 9293 §3.1, RFC 768); `len` is that of the layer-4 header
-/// and all behind it, in octets.
+/// and all behind it, in bytes.
 #[inline]
 pub fn pseudo_v4(src: [u8; 4], dst: [u8; 4], proto: u8, len: u16) -> Sum {
     let addresses = words32(u32::from_be_bytes(src)) + words32(u32::from_be_bytes(dst));

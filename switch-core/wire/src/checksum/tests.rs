@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use std::vec::Vec;
 
 /// RFC 1071 word by word, as plainly as can be.
-fn plain(octets: &[u8]) -> u16 {
+fn plain(bytes: &[u8]) -> u16 {
     let mut sum = 0_u64;
-    for pair in octets.chunks(2) {
+    for pair in bytes.chunks(2) {
         sum += u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
     }
     while sum > 0xffff {
@@ -20,8 +20,8 @@ fn plain(octets: &[u8]) -> u16 {
 
 #[test]
 fn rfc_1071_example() {
-    let octets = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
-    assert_eq!(sum(&octets).fold(), 0xddf2);
+    let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+    assert_eq!(sum(&bytes).fold(), 0xddf2);
     assert_eq!(sum(&[]).fold(), 0);
     assert_eq!(sum(&[0xff; 65_535]).fold(), plain(&[0xff; 65_535]));
 }
@@ -55,8 +55,8 @@ fn udp_zero_rules() {
 
 proptest! {
     #[test]
-    fn sum_is_the_plain_sum(octets in prop::collection::vec(any::<u8>(), 0..300)) {
-        prop_assert_eq!(sum(&octets).fold(), plain(&octets));
+    fn sum_is_the_plain_sum(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert_eq!(sum(&bytes).fold(), plain(&bytes));
     }
 
     #[test]
@@ -71,19 +71,19 @@ proptest! {
 
     #[test]
     fn incremental_is_recomputed(
-        mut octets in prop::collection::vec(any::<u8>(), 40..80),
+        mut bytes in prop::collection::vec(any::<u8>(), 40..80),
         word: u16, two: u32, address: [u8; 16],
     ) {
-        // A checksum field of its own is not part of the octets here.
-        octets[39] |= 1;
-        let before = sum(&octets).checksum();
-        let old_word = u16::from_be_bytes([octets[2], octets[3]]);
-        let old_two = u32::from_be_bytes(octets[4..8].try_into().unwrap());
-        let old_address: [u8; 16] = octets[8..24].try_into().unwrap();
-        octets[2..4].copy_from_slice(&word.to_be_bytes());
-        octets[4..8].copy_from_slice(&two.to_be_bytes());
-        octets[8..24].copy_from_slice(&address);
-        let after = sum(&octets).checksum();
+        // A checksum field of its own is not part of the bytes here.
+        bytes[39] |= 1;
+        let before = sum(&bytes).checksum();
+        let old_word = u16::from_be_bytes([bytes[2], bytes[3]]);
+        let old_two = u32::from_be_bytes(bytes[4..8].try_into().unwrap());
+        let old_address: [u8; 16] = bytes[8..24].try_into().unwrap();
+        bytes[2..4].copy_from_slice(&word.to_be_bytes());
+        bytes[4..8].copy_from_slice(&two.to_be_bytes());
+        bytes[8..24].copy_from_slice(&address);
+        let after = sum(&bytes).checksum();
 
         let stepwise = update_u16(before, old_word, word);
         let stepwise = update_u32(stepwise, old_two, two);

@@ -28,7 +28,7 @@ impl Delta {
         Self(Sum(words32(!old) + words32(new)).fold())
     }
 
-    /// An address in 16 octets was changed: IPv6, or IPv4 with zeros behind (as in a flow key).
+    /// An address in 16 bytes was changed: IPv6, or IPv4 with zeros behind (as in a flow key).
     #[inline]
     pub fn addr16(old: &[u8; 16], new: &[u8; 16]) -> Self {
         let taken_out = 8 * 0xffff - sum16(old);
@@ -94,7 +94,7 @@ pub const fn update_u32(checksum: u16, old: u32, new: u32) -> u16 {
     Delta::u32(old, new).apply(checksum)
 }
 
-/// `checksum` after an address in 16 octets changed.
+/// `checksum` after an address in 16 bytes changed.
 #[inline]
 pub fn update_addr16(checksum: u16, old: &[u8; 16], new: &[u8; 16]) -> u16 {
     Delta::addr16(old, new).apply(checksum)

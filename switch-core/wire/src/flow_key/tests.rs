@@ -116,8 +116,8 @@ fn one_bit_changes_half_of_the_hash() {
         (v6(POD | 5, POD | 6, 40_000, 443), true),
     ] {
         let before = k.hash(&key);
-        let octets = if is_v6 { 16 } else { 4 };
-        for bit in 0..octets * 8 {
+        let bytes = if is_v6 { 16 } else { 4 };
+        for bit in 0..bytes * 8 {
             let (mut src, mut dst) = (k, k);
             src.src[bit / 8] ^= 1 << (bit % 8);
             dst.dst[bit / 8] ^= 1 << (bit % 8);

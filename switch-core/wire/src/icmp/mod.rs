@@ -1,11 +1,11 @@
-//! ICMP for both families (RFC 792, RFC 4443): eight octets of header, then what the type says.
+//! ICMP for both families (RFC 792, RFC 4443): eight bytes of header, then what the type says.
 //! Neighbour discovery has views of its own in [`nd`].
 
 pub mod nd;
 
 use crate::view::{Malformed, array, be16, be32, view};
 
-/// Length of the header in octets.
+/// Length of the header in bytes.
 pub const HEADER_LEN: usize = 8;
 
 /// Types and codes of ICMPv4 (IANA icmp-parameters).
@@ -79,63 +79,63 @@ view! {
     Packet, check
 }
 
-fn check(octets: &[u8]) -> Result<(), Malformed> {
-    if octets.len() < HEADER_LEN { Err(Malformed::Truncated) } else { Ok(()) }
+fn check(bytes: &[u8]) -> Result<(), Malformed> {
+    if bytes.len() < HEADER_LEN { Err(Malformed::Truncated) } else { Ok(()) }
 }
 
 impl<T: AsRef<[u8]>> Packet<T> {
     /// Message type (see [`v4`] and [`v6`]).
     #[inline]
     pub fn kind(&self) -> u8 {
-        self.octets()[0]
+        self.bytes()[0]
     }
 
     /// Message code.
     #[inline]
     pub fn code(&self) -> u8 {
-        self.octets()[1]
+        self.bytes()[1]
     }
 
     /// Checksum.
     #[inline]
     pub fn checksum(&self) -> u16 {
-        be16(self.octets(), 2)
+        be16(self.bytes(), 2)
     }
 
     /// The header's second half as it stands.
     #[inline]
     pub fn rest(&self) -> [u8; 4] {
-        array(self.octets(), 4)
+        array(self.bytes(), 4)
     }
 
     /// Identifier of an echo or timestamp message.
     #[inline]
     pub fn identifier(&self) -> u16 {
-        be16(self.octets(), 4)
+        be16(self.bytes(), 4)
     }
 
     /// Sequence number of an echo or timestamp message.
     #[inline]
     pub fn sequence(&self) -> u16 {
-        be16(self.octets(), 6)
+        be16(self.bytes(), 6)
     }
 
-    /// Next-hop MTU in octets of "fragmentation needed" (RFC 1191 §4).
+    /// Next-hop MTU in bytes of "fragmentation needed" (RFC 1191 §4).
     #[inline]
     pub fn mtu_v4(&self) -> u16 {
-        be16(self.octets(), 6)
+        be16(self.bytes(), 6)
     }
 
-    /// MTU in octets of "packet too big" (RFC 4443 §3.2).
+    /// MTU in bytes of "packet too big" (RFC 4443 §3.2).
     #[inline]
     pub fn mtu_v6(&self) -> u32 {
-        be32(self.octets(), 4)
+        be32(self.bytes(), 4)
     }
 
     /// All behind the header; of an error message the quoted packet.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        &self.octets()[HEADER_LEN..]
+        &self.bytes()[HEADER_LEN..]
     }
 }
 
@@ -185,7 +185,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
     /// All behind the header, to be written.
     #[inline]
     pub fn payload_mut(&mut self) -> &mut [u8] {
-        &mut self.octets.as_mut()[HEADER_LEN..]
+        &mut self.bytes.as_mut()[HEADER_LEN..]
     }
 }
 
@@ -195,8 +195,8 @@ mod tests {
 
     #[test]
     fn reads_and_writes_every_field() {
-        let octets = [8, 0, 0x12, 0x34, 0xab, 0xcd, 0x00, 0x07, 0x61, 0x62];
-        let packet = Packet::new_checked(&octets[..]).unwrap();
+        let bytes = [8, 0, 0x12, 0x34, 0xab, 0xcd, 0x00, 0x07, 0x61, 0x62];
+        let packet = Packet::new_checked(&bytes[..]).unwrap();
         assert_eq!((packet.kind(), packet.code(), packet.checksum()), (8, 0, 0x1234));
         assert_eq!((packet.identifier(), packet.sequence()), (0xabcd, 7));
         assert_eq!((packet.mtu_v4(), packet.mtu_v6()), (7, 0xabcd_0007));
@@ -207,13 +207,13 @@ mod tests {
         built.set_checksum(0x1234);
         built.set_rest(packet.rest());
         built.payload_mut().copy_from_slice(b"ab");
-        assert_eq!(built.into_inner(), octets);
+        assert_eq!(built.into_inner(), bytes);
         built.set_mtu_v6(1280);
         assert_eq!(built.mtu_v6(), 1280);
         built.set_rest([0; 4]);
         built.set_mtu_v4(1500);
         built.set_identifier(3);
         assert_eq!((built.identifier(), built.mtu_v4()), (3, 1500));
-        assert_eq!(Packet::new_checked(&octets[..7]), Err(Malformed::Truncated));
+        assert_eq!(Packet::new_checked(&bytes[..7]), Err(Malformed::Truncated));
     }
 }

@@ -43,29 +43,29 @@ view! {
     Redirect, check_redirect
 }
 
-fn check_solicitation(octets: &[u8]) -> Result<(), Malformed> {
-    check(octets, v6::NEIGHBOUR_SOLICITATION, 24)
+fn check_solicitation(bytes: &[u8]) -> Result<(), Malformed> {
+    check(bytes, v6::NEIGHBOUR_SOLICITATION, 24)
 }
 
-fn check_advertisement(octets: &[u8]) -> Result<(), Malformed> {
-    check(octets, v6::NEIGHBOUR_ADVERTISEMENT, 24)
+fn check_advertisement(bytes: &[u8]) -> Result<(), Malformed> {
+    check(bytes, v6::NEIGHBOUR_ADVERTISEMENT, 24)
 }
 
-fn check_router_solicitation(octets: &[u8]) -> Result<(), Malformed> {
-    check(octets, v6::ROUTER_SOLICITATION, 8)
+fn check_router_solicitation(bytes: &[u8]) -> Result<(), Malformed> {
+    check(bytes, v6::ROUTER_SOLICITATION, 8)
 }
 
-fn check_router_advertisement(octets: &[u8]) -> Result<(), Malformed> {
-    check(octets, v6::ROUTER_ADVERTISEMENT, 16)
+fn check_router_advertisement(bytes: &[u8]) -> Result<(), Malformed> {
+    check(bytes, v6::ROUTER_ADVERTISEMENT, 16)
 }
 
-fn check_redirect(octets: &[u8]) -> Result<(), Malformed> {
-    check(octets, v6::REDIRECT, 40)
+fn check_redirect(bytes: &[u8]) -> Result<(), Malformed> {
+    check(bytes, v6::REDIRECT, 40)
 }
 
-fn check(octets: &[u8], kind: u8, fixed: usize) -> Result<(), Malformed> {
-    let mut options = octets.get(fixed..).ok_or(Malformed::Truncated)?;
-    if octets[0] != kind {
+fn check(bytes: &[u8], kind: u8, fixed: usize) -> Result<(), Malformed> {
+    let mut options = bytes.get(fixed..).ok_or(Malformed::Truncated)?;
+    if bytes[0] != kind {
         return Err(Malformed::Kind);
     }
     while !options.is_empty() {
@@ -84,13 +84,13 @@ impl<T: AsRef<[u8]>> NeighbourSolicitation<T> {
     /// The address asked for.
     #[inline]
     pub fn target(&self) -> Ipv6Addr {
-        Ipv6Addr::from(array::<16>(self.octets(), 8))
+        Ipv6Addr::from(array::<16>(self.bytes(), 8))
     }
 
     /// The options.
     #[inline]
     pub fn options(&self) -> Options<'_> {
-        Options { rest: &self.octets()[24..] }
+        Options { rest: &self.bytes()[24..] }
     }
 }
 
@@ -98,19 +98,19 @@ impl<T: AsRef<[u8]>> NeighbourAdvertisement<T> {
     /// [`ROUTER`], [`SOLICITED`], [`OVERRIDE`].
     #[inline]
     pub fn flags(&self) -> u8 {
-        self.octets()[4] & (ROUTER | SOLICITED | OVERRIDE)
+        self.bytes()[4] & (ROUTER | SOLICITED | OVERRIDE)
     }
 
     /// The address that the sender has.
     #[inline]
     pub fn target(&self) -> Ipv6Addr {
-        Ipv6Addr::from(array::<16>(self.octets(), 8))
+        Ipv6Addr::from(array::<16>(self.bytes(), 8))
     }
 
     /// The options.
     #[inline]
     pub fn options(&self) -> Options<'_> {
-        Options { rest: &self.octets()[24..] }
+        Options { rest: &self.bytes()[24..] }
     }
 }
 
@@ -166,7 +166,7 @@ impl<T: AsRef<[u8]>> RouterSolicitation<T> {
     /// The options.
     #[inline]
     pub fn options(&self) -> Options<'_> {
-        Options { rest: &self.octets()[8..] }
+        Options { rest: &self.bytes()[8..] }
     }
 }
 
@@ -174,37 +174,37 @@ impl<T: AsRef<[u8]>> RouterAdvertisement<T> {
     /// Hop limit for hosts to use; 0 says nothing.
     #[inline]
     pub fn hop_limit(&self) -> u8 {
-        self.octets()[4]
+        self.bytes()[4]
     }
 
     /// "Managed" (0x80) and "other configuration" (0x40), and what later RFCs added.
     #[inline]
     pub fn flags(&self) -> u8 {
-        self.octets()[5]
+        self.bytes()[5]
     }
 
     /// Seconds for which the sender is a default router; 0 if it is none.
     #[inline]
     pub fn lifetime(&self) -> u16 {
-        be16(self.octets(), 6)
+        be16(self.bytes(), 6)
     }
 
     /// Milliseconds for which a neighbour counts as reachable; 0 says nothing.
     #[inline]
     pub fn reachable_time(&self) -> u32 {
-        be32(self.octets(), 8)
+        be32(self.bytes(), 8)
     }
 
     /// Milliseconds between solicitations; 0 says nothing.
     #[inline]
     pub fn retransmit_time(&self) -> u32 {
-        be32(self.octets(), 12)
+        be32(self.bytes(), 12)
     }
 
     /// The options.
     #[inline]
     pub fn options(&self) -> Options<'_> {
-        Options { rest: &self.octets()[16..] }
+        Options { rest: &self.bytes()[16..] }
     }
 }
 
@@ -212,19 +212,19 @@ impl<T: AsRef<[u8]>> Redirect<T> {
     /// The better first hop.
     #[inline]
     pub fn target(&self) -> Ipv6Addr {
-        Ipv6Addr::from(array::<16>(self.octets(), 8))
+        Ipv6Addr::from(array::<16>(self.bytes(), 8))
     }
 
     /// The destination it is better for.
     #[inline]
     pub fn destination(&self) -> Ipv6Addr {
-        Ipv6Addr::from(array::<16>(self.octets(), 24))
+        Ipv6Addr::from(array::<16>(self.bytes(), 24))
     }
 
     /// The options.
     #[inline]
     pub fn options(&self) -> Options<'_> {
-        Options { rest: &self.octets()[40..] }
+        Options { rest: &self.bytes()[40..] }
     }
 }
 
@@ -235,7 +235,7 @@ pub enum NdOption<'a> {
     SourceMac(Mac),
     /// The target's link-layer address.
     TargetMac(Mac),
-    /// MTU of the link in octets.
+    /// MTU of the link in bytes.
     Mtu(u32),
     /// A prefix (§4.6.2).
     Prefix {

@@ -116,13 +116,13 @@ fn finish(
     Ok(())
 }
 
-/// An address in the key's form. As one number, since octet by octet it is stored and loaded so.
+/// An address in the key's form. As one number, since byte by byte it is stored and loaded so.
 #[inline(always)]
 pub(super) fn address(header: &[u8; 20], at: usize) -> [u8; 16] {
     u128::from(u32::from_le_bytes(array(header, at))).to_le_bytes()
 }
 
-/// Walks the option list (at most 40 octets).
+/// Walks the option list (at most 40 bytes).
 fn check_options(mut list: &[u8]) -> Result<(), ParseError> {
     while let [kind, rest @ ..] = list {
         match kind {

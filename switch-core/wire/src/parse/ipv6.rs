@@ -172,12 +172,12 @@ pub(super) fn follow_chain(packet: &[u8], mut next: u8, strict: bool) -> Result<
     Err(ParseError::Ipv6Extension)
 }
 
-/// Length of an extension header in octets.
+/// Length of an extension header in bytes.
 fn extension_len(kind: u8, head: &[u8; 8]) -> Result<usize, ParseError> {
     let units = usize::from(head[1]);
     match kind {
         extension::FRAGMENT => Ok(8),
-        // Counted in 4 octets, less 2, and never shorter than its own fixed part (RFC 4302).
+        // Counted in 4 bytes, less 2, and never shorter than its own fixed part (RFC 4302).
         extension::AUTHENTICATION if units == 0 => Err(ParseError::Ipv6Extension),
         extension::AUTHENTICATION => Ok((units + 2) * 4),
         // Type 0 is the source routing of old (RFC 5095).

@@ -11,7 +11,7 @@ use crate::flow_key::proto;
 pub(super) struct Layer4 {
     pub(super) src_port: u16,
     pub(super) dst_port: u16,
-    /// Length of the header in octets.
+    /// Length of the header in bytes.
     pub(super) header: u16,
     pub(super) tcp_flags: u8,
     pub(super) icmp: Icmp,
@@ -30,10 +30,10 @@ impl Layer4 {
         Self { src_port, dst_port, header, tcp_flags: 0, icmp: Icmp::None, error: None }
     }
 
-    /// Ports from the first octets of TCP, UDP or SCTP, nothing checked.
+    /// Ports from the first bytes of TCP, UDP or SCTP, nothing checked.
     #[inline(always)]
-    pub(super) fn from_ports(octets: &[u8; 8], header: u16) -> Self {
-        Self::ports(be16(octets, 0), be16(octets, 2), header)
+    pub(super) fn from_ports(bytes: &[u8; 8], header: u16) -> Self {
+        Self::ports(be16(bytes, 0), be16(bytes, 2), header)
     }
 }
 
@@ -83,7 +83,7 @@ pub(super) fn read<const V6: bool>(protocol: u8, segment: &[u8], first: bool) ->
     }
 }
 
-/// ICMP from its first eight octets. Messages shorter than that do not exist in use.
+/// ICMP from its first eight bytes. Messages shorter than that do not exist in use.
 #[inline(always)]
 pub(super) fn icmp<const V6: bool>(header: &[u8; 8]) -> Layer4 {
     let (icmp, request) = if V6 { classify_v6(header[0]) } else { classify_v4(header[0]) };

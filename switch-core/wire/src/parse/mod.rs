@@ -79,7 +79,7 @@ pub enum Icmp {
     Other,
 }
 
-/// TCP flag bits as they stand in the header's 14th octet.
+/// TCP flag bits as they stand in the header's 14th byte.
 pub mod tcp_flags {
     /// No more data from sender.
     pub const FIN: u8 = 0x01;
@@ -95,7 +95,7 @@ pub mod tcp_flags {
     pub const URG: u8 = 0x20;
 }
 
-/// A frame that was parsed. All offsets count octets from the start of the frame; what lies
+/// A frame that was parsed. All offsets count bytes from the start of the frame; what lies
 /// beyond `end` is padding and belongs to nothing.
 ///
 /// In the order of declaration: first what differs from frame to frame, then what is the same in
@@ -115,13 +115,13 @@ pub struct Parsed {
     pub payload: u16,
     /// TTL or hop limit.
     pub ttl: u8,
-    /// The IPv4 type of service or IPv6 traffic class octet (DSCP and ECN).
+    /// The IPv4 type of service or IPv6 traffic class byte (DSCP and ECN).
     pub traffic_class: u8,
     /// TCP flags (see [`tcp_flags`]), zero for other protocols.
     pub tcp_flags: u8,
     /// The "don't fragment" bit (IPv6: always set).
     pub dont_fragment: bool,
-    /// Offset of a fragment's data within its datagram's payload, in octets.
+    /// Offset of a fragment's data within its datagram's payload, in bytes.
     pub fragment_offset: u16,
     /// Identification of the datagram that a fragment belongs to, zero for whole ones. Which
     /// datagram it is, is told by it and both addresses; over IPv4 also by the protocol
@@ -182,7 +182,7 @@ pub enum ParseError {
     /// The first fragment does not hold the whole layer-4 header (RFC 1858, RFC 7112).
     FragmentTiny,
     /// A fragment whose length is no multiple of 8 while more follow, or which ends beyond
-    /// 65,535 octets.
+    /// 65,535 bytes.
     FragmentLength,
     /// TCP header cut off, or its data offset is below 5 or beyond the packet.
     TcpInvalid,
@@ -303,7 +303,7 @@ fn not_ip(link: Link, network: Network, end: u32) -> Parsed {
     }
 }
 
-/// ARP (RFC 826) for IPv4 over Ethernet: 28 octets.
+/// ARP (RFC 826) for IPv4 over Ethernet: 28 bytes.
 fn check_arp(packet: &[u8]) -> Result<(), ParseError> {
     match packet.first_chunk::<28>() {
         // Hardware type Ethernet, protocol type IPv4, address lengths 6 and 4.
@@ -323,7 +323,7 @@ struct Place {
 impl Place {
     const WHOLE: Place = Place { fragment: Fragment::Whole, offset: 0, id: 0 };
 
-    /// The place of a fragment whose length has been checked. `before` octets stand in front of
+    /// The place of a fragment whose length has been checked. `before` bytes stand in front of
     /// its data in a whole datagram and count towards the 65,535 that it may have.
     fn checked(
         offset: u16,
@@ -360,15 +360,15 @@ impl Place {
 }
 
 #[inline(always)]
-fn be16<const N: usize>(octets: &[u8; N], at: usize) -> u16 {
-    u16::from_be_bytes(array(octets, at))
+fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
+    u16::from_be_bytes(array(bytes, at))
 }
 
-/// `M` octets from place `at`, which is a constant wherever this is used.
+/// `M` bytes from place `at`, which is a constant wherever this is used.
 #[inline(always)]
-fn array<const N: usize, const M: usize>(octets: &[u8; N], at: usize) -> [u8; M] {
+fn array<const N: usize, const M: usize>(bytes: &[u8; N], at: usize) -> [u8; M] {
     let mut array = [0; M];
-    array.copy_from_slice(&octets[at..at + M]);
+    array.copy_from_slice(&bytes[at..at + M]);
     array
 }
 

@@ -15,7 +15,7 @@ pub struct Quoted {
     /// `key.hash(hash_key)`.
     pub hash: u64,
     /// Start of the layer-4 header within the quote. Unless the quote is of a later fragment,
-    /// eight octets of it are there for TCP, UDP, SCTP and ICMP.
+    /// eight bytes of it are there for TCP, UDP, SCTP and ICMP.
     pub l4: u16,
     /// Length of the packet that was quoted, as its header says; the quote may be shorter.
     pub total_len: u32,

@@ -18,7 +18,7 @@ fn checksummed(mut header: [u8; 20]) -> [u8; 20] {
     header
 }
 
-/// An Ethernet frame of at most 128 octets, put together from pieces.
+/// An Ethernet frame of at most 128 bytes, put together from pieces.
 struct Frame([u8; 128], usize);
 
 impl Frame {
@@ -147,7 +147,7 @@ fn fragments_over_ipv6() {
     assert_eq!(parse(1, &TCP[..16]), Err(ParseError::FragmentTiny));
     assert_eq!(parse(8, &TCP[..16]), Err(ParseError::FragmentTiny));
     assert_eq!(parse(0x11, &TCP[..13]), Err(ParseError::FragmentLength));
-    // The datagram's payload may come to 65,535 octets and no more.
+    // The datagram's payload may come to 65,535 bytes and no more.
     assert_eq!(parse(0xfff8, &TCP[..7]).unwrap().fragment_offset, 65_528);
     assert_eq!(parse(0xfff8, &TCP[..8]), Err(ParseError::FragmentLength));
     let last = parse(0x20, &TCP[..13]).unwrap();
@@ -197,9 +197,9 @@ fn ipv4_lengths_and_version() {
     let parse = |header: [u8; 20], behind: &[u8]| {
         Frame::new(&[&MACS, &[8, 0], &checksummed(header), behind]).parse()
     };
-    let with = |at: usize, octet: u8| {
+    let with = |at: usize, byte: u8| {
         let mut header = v4(6, 40, 0);
-        header[at] = octet;
+        header[at] = byte;
         header
     };
     assert_eq!(parse(with(0, 0x44), &TCP), Err(ParseError::Ipv4HeaderLength));
@@ -378,7 +378,7 @@ fn extension_headers_of_every_kind() {
         let len = (chain.len() + 20) as u16;
         Frame::new(&[&MACS, &IPV6, &v6(first, len), chain, &TCP]).parse()
     };
-    // Routing of type 2, authentication of 12 octets.
+    // Routing of type 2, authentication of 12 bytes.
     assert_eq!(parse(43, &[6, 0, 2, 1, 0, 0, 0, 0]).unwrap().l4, 62);
     let p = parse(51, &[6, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1]).unwrap();
     assert_eq!((p.l4, p.key.proto, p.options), (66, 6, true));
@@ -436,9 +436,9 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
                 }
             }
             frame.extend_from_slice(&segment);
-            for (at, octet) in damage {
+            for (at, byte) in damage {
                 if let Some(slot) = frame.get_mut(at) {
-                    *slot = octet;
+                    *slot = byte;
                 }
             }
             if fix && !is_v6 {

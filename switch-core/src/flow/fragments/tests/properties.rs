@@ -4,10 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The obvious way: a map of octets.
+/// The obvious way: a map of bytes.
 #[derive(Default)]
 struct Plain {
-    octets: Vec<Option<u8>>,
+    bytes: Vec<Option<u8>>,
     seen: Vec<(usize, Vec<u8>, bool)>,
     total: Option<usize>,
     refused: bool,
@@ -22,22 +22,22 @@ impl Plain {
         if self.seen.contains(&this) {
             return Outcome::Dropped;
         }
-        self.octets.resize(self.octets.len().max(cut.end()), None);
-        let overlaps = self.octets[cut.offset..cut.end()].iter().any(Option::is_some);
+        self.bytes.resize(self.bytes.len().max(cut.end()), None);
+        let overlaps = self.bytes[cut.offset..cut.end()].iter().any(Option::is_some);
         let beyond = self.seen.iter().any(|(at, data, _)| !cut.more && at + data.len() > cut.end());
         let moved = self.total.is_some_and(|t| cut.end() > t || (cut.end() == t) == cut.more);
         if overlaps || beyond || moved {
             self.refused = true;
             return Outcome::Dropped;
         }
-        for (i, octet) in cut.data.iter().enumerate() {
-            self.octets[cut.offset + i] = Some(*octet);
+        for (i, byte) in cut.data.iter().enumerate() {
+            self.bytes[cut.offset + i] = Some(*byte);
         }
         self.seen.push(this);
         if !cut.more {
             self.total = Some(cut.end());
         }
-        let there = self.total.is_some_and(|t| self.octets[..t].iter().all(Option::is_some));
+        let there = self.total.is_some_and(|t| self.bytes[..t].iter().all(Option::is_some));
         if there {
             *self = Self::default();
             return Outcome::Whole;
@@ -46,7 +46,7 @@ impl Plain {
     }
 }
 
-/// Units of eight octets at which a datagram of `units` is cut, and the order of the pieces.
+/// Units of eight bytes at which a datagram of `units` is cut, and the order of the pieces.
 fn split(units: usize) -> impl Strategy<Value = (Vec<usize>, Vec<usize>)> {
     prop::collection::btree_set(1..units, 1..8).prop_flat_map(move |at| {
         let points: Vec<usize> = [0].into_iter().chain(at).chain([units]).collect();
@@ -97,10 +97,10 @@ proptest! {
         prop_assert_eq!(ended + bed.store.held(), put);
     }
 
-    /// Any fragments in any order, overlaps and wrong ends and changed octets among them: the
-    /// store does what the map of octets does, whole or nothing, and loses no packet.
+    /// Any fragments in any order, overlaps and wrong ends and changed bytes among them: the
+    /// store does what the map of bytes does, whole or nothing, and loses no packet.
     #[test]
-    fn agrees_with_a_map_of_octets(
+    fn agrees_with_a_map_of_bytes(
         v6 in any::<bool>(),
         cuts in prop::collection::vec(
             (0usize..6, 1usize..5, prop::bool::weighted(0.7), prop::bool::weighted(0.05)),
@@ -140,7 +140,7 @@ proptest! {
         bed.now = bed.now + 60 * SECOND;
         bed.expire();
         prop_assert_eq!(bed.take().1.len() + forwarded, put);
-        prop_assert_eq!((bed.store.octets(), bed.store.datagrams()), (0, 0));
+        prop_assert_eq!((bed.store.bytes(), bed.store.datagrams()), (0, 0));
         prop_assert_eq!(bed.pool.outstanding(), (0, 0));
     }
 
@@ -149,7 +149,7 @@ proptest! {
     fn bounds_hold(
         puts in prop::collection::vec((1u8..6, 0u32..12, 0usize..4, any::<bool>(), 0u64..3), 1..300),
     ) {
-        let config = FragmentConfig { octets: 20_000, fragments: 3, timeout: 5 * SECOND };
+        let config = FragmentConfig { bytes: 20_000, fragments: 3, timeout: 5 * SECOND };
         let mut bed = Bed::new(config);
         let (mut put, mut ended) = (0, 0);
         for (source, id, at, more, secs) in puts {
@@ -162,11 +162,11 @@ proptest! {
             bed.store.expire(bed.now, 2, &mut bed.out);
             let (whole, dropped) = bed.take();
             ended += whole.len() + dropped.len();
-            prop_assert!(bed.store.octets() <= config.octets);
+            prop_assert!(bed.store.bytes() <= config.bytes);
             prop_assert_eq!(bed.store.held() + ended, put);
         }
         bed.store.drain(DropReason::EndOfInput, &mut bed.out);
         prop_assert_eq!(bed.take().1.len() + ended, put);
-        prop_assert_eq!((bed.store.octets(), bed.store.datagrams()), (0, 0));
+        prop_assert_eq!((bed.store.bytes(), bed.store.datagrams()), (0, 0));
     }
 }

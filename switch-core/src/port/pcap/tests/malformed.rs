@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn error(octets: &[u8]) -> String {
-    read(octets).unwrap_err().to_string()
+fn error(bytes: &[u8]) -> String {
+    read(bytes).unwrap_err().to_string()
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn a_record_that_no_link_carries() {
     let mut reader = Reader::new(&file[..]).unwrap();
     assert!(reader.next().unwrap().is_ok());
     let error = reader.next().unwrap().unwrap_err().to_string();
-    assert_eq!(error, format!("malformed at octet {good}: a record longer than any frame"));
+    assert_eq!(error, format!("malformed at byte {good}: a record longer than any frame"));
     assert!(reader.next().is_none(), "nothing after an error");
 }
 
@@ -74,7 +74,7 @@ fn sample(format: Format) -> Vec<u8> {
     written(format, &frames)
 }
 
-/// The file cut at every octet yields the frames that are whole, and says where the cut one is.
+/// The file cut at every byte yields the frames that are whole, and says where the cut one is.
 #[test]
 fn a_file_cut_anywhere() {
     for format in [Format::Pcap, Format::PcapNg] {
@@ -99,7 +99,7 @@ fn a_file_cut_anywhere() {
     }
 }
 
-/// A reader that gives an octet at a time and is interrupted again and again.
+/// A reader that gives a byte at a time and is interrupted again and again.
 struct Trickle<'a>(&'a [u8], bool);
 
 impl std::io::Read for Trickle<'_> {
@@ -123,26 +123,26 @@ fn short_reads_make_no_difference() {
 }
 
 proptest! {
-    /// Octets changed anywhere: frames or an error, never a panic, and no more memory than the
+    /// Bytes changed anywhere: frames or an error, never a panic, and no more memory than the
     /// file has.
     #[test]
-    fn octets_changed_anywhere(
+    fn bytes_changed_anywhere(
         next in any::<bool>(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
         let mut file = sample(if next { Format::PcapNg } else { Format::Pcap });
-        for (place, octet) in changes {
+        for (place, byte) in changes {
             let at = place.index(file.len());
-            file[at] = octet;
+            file[at] = byte;
         }
         if let Ok(reader) = Reader::new(&file[..]) {
-            let octets: usize = reader.map_while(Result::ok).map(|r| r.frame.len()).sum();
-            prop_assert!(octets <= file.len());
+            let bytes: usize = reader.map_while(Result::ok).map(|r| r.frame.len()).sum();
+            prop_assert!(bytes <= file.len());
         }
     }
 
     #[test]
-    fn any_octets(kind in 0usize..4, rest in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn any_bytes(kind in 0usize..4, rest in prop::collection::vec(any::<u8>(), 0..200)) {
         let start = [
             vec![],
             section(false),

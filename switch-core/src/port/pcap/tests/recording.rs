@@ -13,9 +13,9 @@ use crate::time::Instant;
 struct Memory(Vec<u8>, mpsc::Sender<Vec<u8>>);
 
 impl io::Write for Memory {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        self.0.extend(octets);
-        Ok(octets.len())
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend(bytes);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -52,8 +52,8 @@ fn what_passes_is_recorded_and_what_does_not_fit_is_not() {
     assert_eq!(batch.len(), 1, "the queue holds two");
     let counters = Arc::into_inner(recorder).unwrap().finish().unwrap();
     assert_eq!(counters, RecorderCounters { written: 4, missed: 0, failed: 0 });
-    let at = |nanos: u64, octet: u8, len: usize, original: u32| {
-        record(1_000_000_000 + nanos, &vec![octet; len], original)
+    let at = |nanos: u64, byte: u8, len: usize, original: u32| {
+        record(1_000_000_000 + nanos, &vec![byte; len], original)
     };
     let expected = [at(5, 1, 50, 60), at(5, 2, 20, 20), at(9, 1, 50, 60), at(9, 2, 20, 20)];
     assert_eq!(read(&receiver.recv().unwrap()).unwrap(), expected);
@@ -66,13 +66,13 @@ fn what_passes_is_recorded_and_what_does_not_fit_is_not() {
 struct Stuck(mpsc::Receiver<()>);
 
 impl io::Write for Stuck {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // The file header passes.
-        if octets.len() == 60 {
+        if bytes.len() == 60 {
             let _ = self.0.recv();
             return Err(io::ErrorKind::StorageFull.into());
         }
-        Ok(octets.len())
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -38,12 +38,12 @@ fn neighbour_advertisement() {
 
 #[test]
 fn router_advertisement() {
-    let mut octets =
+    let mut bytes =
         [134, 0, 0, 0, 64, 0xc0, 0x07, 0x08, 0, 0, 0x75, 0x30, 0, 0, 0x03, 0xe8].to_vec();
-    octets.extend_from_slice(&[3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x07, 0x08, 0, 0, 0, 0]);
-    octets.extend_from_slice(&[0xfd, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    octets.extend_from_slice(&[5, 1, 0, 0, 0, 0, 0x05, 0xdc, 25, 1, 1, 2, 3, 4, 5, 6]);
-    let message = RouterAdvertisement::new_checked(&octets[..]).unwrap();
+    bytes.extend_from_slice(&[3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x07, 0x08, 0, 0, 0, 0]);
+    bytes.extend_from_slice(&[0xfd, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend_from_slice(&[5, 1, 0, 0, 0, 0, 0x05, 0xdc, 25, 1, 1, 2, 3, 4, 5, 6]);
+    let message = RouterAdvertisement::new_checked(&bytes[..]).unwrap();
     assert_eq!((message.hop_limit(), message.flags(), message.lifetime()), (64, 0xc0, 1800));
     assert_eq!((message.reachable_time(), message.retransmit_time()), (30_000, 1000));
     let prefix = NdOption::Prefix {
@@ -75,7 +75,7 @@ fn router_solicitation_and_redirect() {
 
 #[test]
 fn malformed_options_are_refused() {
-    let check = |octets: &[u8]| NeighbourSolicitation::new_checked(octets).map(|_| ());
+    let check = |bytes: &[u8]| NeighbourSolicitation::new_checked(bytes).map(|_| ());
     for len in 0..32 {
         let expected = if len == 24 { Ok(()) } else { Err(Malformed::Truncated) };
         assert_eq!(check(&SOLICITATION[..len]), expected, "{len}");
