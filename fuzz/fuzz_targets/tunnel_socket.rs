@@ -4,4 +4,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| switch_core::port::fuzz::receive(data));
+fuzz_target!(|data: &[u8]| podswitch_linux::port::fuzz::receive(data));

@@ -8,14 +8,14 @@ use std::thread;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
-use podswitch_core::host::NetNs;
 use podswitch_core::port::pcap::{CaptureWriter, Direction, Format};
+use podswitch_linux::NetNs;
 
 use crate::Outcome;
-use crate::full::SERVICES;
 use crate::paths::Missing;
 use crate::paths::ovs::daemon::{Daemon, Programs};
-use crate::rig::{scattered, udp};
+use podswitch_benches::full::SERVICES;
+use podswitch_benches::rig::{scattered, udp};
 
 /// What is installed, in a line.
 pub(super) use crate::paths::ovs::version;

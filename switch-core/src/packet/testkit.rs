@@ -1,29 +1,29 @@
-//! Frames for the tests of this module: built field by field, and judged by `etherparse`, which
-//! shares no code with what is tested.
+//! Frames for the tests of this module: built field by field, and checked with `etherparse`, which shares
+//! no code with what is tested.
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 
 use super::{GsoType, Offload, Packet};
 
-/// What a test packet looks like.
+/// Properties of a test packet.
 #[derive(Clone, Debug)]
-pub(crate) struct Shape {
-    pub(crate) v4: bool,
-    pub(crate) tcp: bool,
+pub struct Shape {
+    pub v4: bool,
+    pub tcp: bool,
     /// VLAN tags.
-    pub(crate) tags: usize,
+    pub tags: usize,
     /// Words of IPv4 options, or IPv6 destination-option headers of 8 bytes.
-    pub(crate) extra: usize,
+    pub extra: usize,
     /// Words of TCP options.
-    pub(crate) tcp_options: usize,
-    pub(crate) tcp_flags: u8,
-    pub(crate) id: u16,
-    pub(crate) seq: u32,
-    pub(crate) payload: Vec<u8>,
+    pub tcp_options: usize,
+    pub tcp_flags: u8,
+    pub id: u16,
+    pub seq: u32,
+    pub payload: Vec<u8>,
 }
 
-pub(crate) fn shape(max_payload: usize) -> impl Strategy<Value = Shape> {
+pub fn shape(max_payload: usize) -> impl Strategy<Value = Shape> {
     (
         any::<(bool, bool)>(),
         (0usize..3, 0usize..3, 0usize..4),
@@ -36,19 +36,19 @@ pub(crate) fn shape(max_payload: usize) -> impl Strategy<Value = Shape> {
 }
 
 impl Shape {
-    pub(crate) fn l3(&self) -> usize {
+    pub fn l3(&self) -> usize {
         14 + 4 * self.tags
     }
 
-    pub(crate) fn l4(&self) -> usize {
+    pub fn l4(&self) -> usize {
         self.l3() + if self.v4 { 20 + 4 * self.extra } else { 40 + 8 * self.extra }
     }
 
-    pub(crate) fn payload_at(&self) -> usize {
+    pub fn payload_at(&self) -> usize {
         self.l4() + if self.tcp { 20 + 4 * self.tcp_options } else { 8 }
     }
 
-    pub(crate) fn gso_type(&self) -> GsoType {
+    pub fn gso_type(&self) -> GsoType {
         match (self.tcp, self.v4) {
             (false, _) => GsoType::UdpL4,
             (true, true) => GsoType::TcpV4,
@@ -56,8 +56,8 @@ impl Shape {
         }
     }
 
-    /// The frame with its layer-4 checksum unfinished, as a sender with offload hands it over.
-    pub(crate) fn frame(&self) -> Vec<u8> {
+    /// The frame with a partial layer-4 checksum, as from a sender with offload.
+    pub fn frame(&self) -> Vec<u8> {
         let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
         for tag in 0..self.tags {
             frame.extend([0x81, 0x00, 0x20, tag as u8 + 1]);
@@ -111,8 +111,8 @@ impl Shape {
         frame[at + 8..at + 40].to_vec()
     }
 
-    /// Metadata of the unfinished frame.
-    pub(crate) fn partial(&self) -> Offload {
+    /// Offload metadata of that frame.
+    pub fn partial(&self) -> Offload {
         Offload {
             csum_partial: true,
             csum_start: self.l4() as u16,
@@ -121,8 +121,8 @@ impl Shape {
         }
     }
 
-    /// A super-frame of segments of `size` bytes.
-    pub(crate) fn packet(&self, size: u16) -> Packet {
+    /// A GSO packet of segments of `size` bytes.
+    pub fn packet(&self, size: u16) -> Packet {
         let mut packet = Packet::from_frame(&self.frame());
         packet.offload = Offload {
             gso_type: self.gso_type(),
@@ -134,27 +134,27 @@ impl Shape {
     }
 }
 
-pub(crate) fn be(pair: &[u8]) -> u32 {
+pub fn be(pair: &[u8]) -> u32 {
     u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))
 }
 
-/// What the second opinion says about a finished TCP or UDP packet.
+/// What `etherparse` reads from a TCP or UDP packet.
 #[derive(Debug)]
-pub(crate) struct Judged {
-    pub(crate) payload: Vec<u8>,
-    pub(crate) seq: u32,
-    pub(crate) flags: u8,
-    pub(crate) id: u16,
-    pub(crate) ip_len: usize,
+pub struct Inspected {
+    pub payload: Vec<u8>,
+    pub seq: u32,
+    pub flags: u8,
+    pub id: u16,
+    pub ip_len: usize,
 }
 
-/// Slices the frame and verifies every checksum in it.
-pub(crate) fn judge(frame: &[u8]) -> Judged {
+/// Parses the frame and verifies every checksum in it.
+pub fn inspect(frame: &[u8]) -> Inspected {
     let sliced = SlicedPacket::from_ethernet(frame).expect("a valid frame");
     let (id, ip_len, addresses) = match sliced.net.as_ref().expect("an IP packet") {
         NetSlice::Ipv4(ip) => {
             let header = ip.header();
-            // All ones and all zeroes are one number to ones' complement.
+            // All ones and all zeroes are the same number in ones' complement.
             let wanted = header.to_header().calc_header_checksum();
             assert_eq!(header.header_checksum() % 0xffff, wanted % 0xffff);
             (header.identification(), usize::from(header.total_len()), None)
@@ -178,7 +178,7 @@ pub(crate) fn judge(frame: &[u8]) -> Judged {
             };
             // A sum of all ones and one of zero are the same number (RFC 1071).
             assert_eq!(tcp.checksum() % 0xffff, sum % 0xffff, "TCP checksum");
-            Judged {
+            Inspected {
                 payload: tcp.payload().to_vec(),
                 seq: tcp.sequence_number(),
                 flags: tcp.slice()[13],
@@ -197,14 +197,14 @@ pub(crate) fn judge(frame: &[u8]) -> Judged {
             };
             assert_eq!(udp.checksum(), sum, "UDP checksum");
             assert_eq!(usize::from(udp.length()), udp.payload().len() + 8);
-            Judged { payload: udp.payload().to_vec(), seq: 0, flags: 0, id, ip_len }
+            Inspected { payload: udp.payload().to_vec(), seq: 0, flags: 0, id, ip_len }
         }
         other => panic!("neither TCP nor UDP: {other:?}"),
     }
 }
 
-/// Puts `inner`, a super-frame, behind an outer IP, UDP and VXLAN header.
-pub(crate) fn tunnelled(inner: &Shape, size: u16, outer_v4: bool, checksum: bool) -> Packet {
+/// The GSO packet `inner` with outer IP, UDP and VXLAN headers.
+pub fn tunnelled(inner: &Shape, size: u16, outer_v4: bool, checksum: bool) -> Packet {
     let mut payload = vec![0x08, 0, 0, 0, 0, 0, 1, 0];
     payload.extend(inner.frame());
     let outer = Shape {
