@@ -4,28 +4,30 @@
 //! Used by one thread. Everything that is made here is removed again by [`Node::stop`], or when the
 //! process dies; pods' interfaces outlive a kill, and the next run attaches to them as they are.
 
+mod changes;
+mod reconcile;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use podswitch_core::config::Config;
 use podswitch_core::control::{Change, ControlPlane, Options};
 use podswitch_core::id::{Epoch, PortId};
-use podswitch_core::snapshot::{Location, Snapshot};
+use podswitch_core::snapshot::Snapshot;
 use podswitch_core::time::{Clock, Instant};
 use podswitch_linux::{HostError, NetNs};
 use podswitch_wire::cidr::Cidr;
 
 use crate::cluster::Masquerading;
 use crate::error::NodeError;
-use crate::events::{DropQueue, Event, EventSink, Failure, Reporter};
+use crate::events::{DropQueue, EventSink, Reporter};
 use crate::explain::{self, Connection, Verdict};
 use crate::flows::{self, Flow, FlowReporter};
 use crate::handle::NodeHandle;
 use crate::host_side::HostSide;
 use crate::options::{NodeOptions, UnderlayOptions};
-use crate::pods::{PodAttachment, PodName, Pods, Wanted};
+use crate::pods::{PodAttachment, PodName, Pods};
 use crate::state::{Desired, State};
 use crate::stats::Stats;
 use crate::underlay::Underlay;
@@ -91,7 +93,7 @@ impl fmt::Debug for Node {
 
 impl Node {
     /// Starts the switch with its first state, which is in force on return. Pods that cannot be attached
-    /// are reported as [`Event::Failure`] and tried again.
+    /// are reported as [`Event::Failure`](crate::Event::Failure) and tried again.
     ///
     /// # Errors
     /// A bad option; the state is refused; missing privilege (CAP_NET_ADMIN and CAP_SYS_ADMIN); the node's own
@@ -176,7 +178,8 @@ impl Node {
     }
 
     /// Puts changes of single objects in force, all or none of them; of two for one name the last
-    /// counts. At the cost of what changes, unless other nodes or attached pods come, go or move.
+    /// counts. At the cost of what changes, unless routes change, attached pods come, go or move, or other nodes
+    /// do while there is an uplink interface. Changes of ports are ignored: these are the node's.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -219,9 +222,7 @@ impl Node {
     /// The state without the pod cannot be put in force; the pod stays then.
     pub fn remove_pod(&mut self, pod: &PodName) -> Result<bool, NodeError> {
         let Some(before) = self.added.remove(pod) else { return Ok(false) };
-        let wanted = Wanted::of(self.desired.state(), &self.added);
-        let gone = self.pods.outdated(&wanted).into_iter().filter(|name| name == pod).collect();
-        let result = self.reconcile_ports(gone, false).and_then(|_| self.follow());
+        let result = self.detach_removed(&before);
         if result.is_err() {
             self.added.insert(pod.clone(), before);
         }
@@ -308,273 +309,6 @@ impl Node {
             }
         }
         result
-    }
-
-    fn put_in_force(&mut self, state: State) -> Result<Epoch, NodeError> {
-        let before = std::mem::replace(&mut self.desired, state.into());
-        let gone = self.pods.outdated(&Wanted::of(self.desired.state(), &self.added));
-        match self.reconcile_ports(gone, true) {
-            Ok(_) => {
-                self.follow()?;
-                Ok(self.epoch())
-            }
-            Err(error) => {
-                self.desired = before;
-                Err(error)
-            }
-        }
-    }
-
-    fn change(&mut self, changes: Vec<Change>) -> Result<Epoch, NodeError> {
-        if changes.iter().any(|change| self.moves_ports(change)) {
-            let mut desired = self.desired.clone();
-            changes.into_iter().for_each(|change| desired.change(change));
-            return self.put_in_force(desired.state().clone());
-        }
-        let with_ports = changes.iter().map(|change| match change {
-            Change::Pod(endpoint) => {
-                let mut endpoint = endpoint.clone();
-                let attachment = self.pods.attachment_of(&endpoint.cookie);
-                if endpoint.attachment != attachment {
-                    Arc::make_mut(&mut endpoint).attachment = attachment;
-                }
-                Change::Pod(endpoint)
-            }
-            other => other.clone(),
-        });
-        let epoch = self.control.update(with_ports)?;
-        let mut concerns_host = false;
-        for change in changes {
-            concerns_host |= self.concerns_host(&change);
-            self.desired.change(change);
-        }
-        self.acknowledged(epoch)?;
-        if concerns_host {
-            self.follow()?;
-        }
-        Ok(epoch)
-    }
-
-    /// Whether a change may add or remove ports of the configuration.
-    fn moves_ports(&self, change: &Change) -> bool {
-        match change {
-            Change::Node(_) | Change::NodeGone(_) => true,
-            Change::Pod(endpoint) => {
-                let is_here = endpoint.node == self.desired.config().node.name;
-                // A port is not named while the state does not know its pod.
-                self.pods.has(&endpoint.cookie) && !(is_here && self.is_named(endpoint))
-            }
-            Change::PodGone(cookie) => self.pods.has(cookie),
-            _ => false,
-        }
-    }
-
-    /// Whether the state in force names the port of a pod.
-    fn is_named(&self, endpoint: &podswitch_core::config::Endpoint) -> bool {
-        let snapshot = self.control.snapshot();
-        endpoint.workload.addresses.iter().any(|address| {
-            snapshot.endpoints.get(address).is_some_and(|facts| {
-                facts.endpoint.cookie == endpoint.cookie
-                    && matches!(facts.location, Location::Attached { .. })
-            })
-        })
-    }
-
-    /// Whether a change concerns the node's kernel: frontends of Services, and pods outside the ranges of
-    /// nodes do.
-    fn concerns_host(&mut self, change: &Change) -> bool {
-        let before = match change {
-            Change::Service(_) | Change::ServiceGone(_) => return true,
-            Change::Pod(endpoint) => self.desired.endpoint(&endpoint.cookie).cloned(),
-            Change::PodGone(cookie) => self.desired.endpoint(cookie).cloned(),
-            _ => return false,
-        };
-        let after = match change {
-            Change::Pod(endpoint) => Some(endpoint),
-            _ => None,
-        };
-        let config = self.desired.config();
-        let of_nodes = config.nodes.iter().flat_map(|node| &node.pod_cidrs);
-        let ranges: Vec<&Cidr> = config.node.pod_cidrs.iter().chain(of_nodes).collect();
-        let mut addresses =
-            before.iter().chain(after).flat_map(|endpoint| &endpoint.workload.addresses);
-        addresses.any(|address| !ranges.iter().any(|range| range.contains(*address)))
-    }
-
-    fn attach_added(&mut self, attachment: &PodAttachment) -> Result<PortId, NodeError> {
-        let pod = &attachment.pod;
-        let wanted = Wanted::of(self.desired.state(), &self.added);
-        let gone: Vec<_> =
-            self.pods.outdated(&wanted).into_iter().filter(|name| name == pod).collect();
-        if gone.is_empty()
-            && let Some(port) = self.pods.port(pod)
-        {
-            if self.pods.set_labels(attachment) {
-                self.publish()?;
-            }
-            return Ok(port);
-        }
-        self.release(gone, false)?;
-        let port = self
-            .pods
-            .attach_one(&mut self.control, attachment)
-            .map_err(|error| NodeError::Pod { pod: pod.clone(), error })?;
-        if let Err(error) = self.publish() {
-            // The state in force names no port of it.
-            self.pods.detach(&mut self.control, vec![pod.clone()]);
-            return Err(error);
-        }
-        self.follow()?;
-        Ok(port)
-    }
-
-    fn poll_parts(&mut self) -> Result<Duration, NodeError> {
-        if self.underlay.has_changed() {
-            let changed = self.reconcile_ports(Vec::new(), false);
-            self.unless_refused(changed)?;
-        }
-        let now = self.clock.now();
-        if now >= self.reconcile_at {
-            self.reconcile_at = now + RECONCILE_INTERVAL;
-            let reconciled = self.reconcile();
-            self.unless_refused(reconciled)?;
-        }
-        if let Some(drops) = &self.drops {
-            drops.report(&self.reporter, |port| self.pods.at(port));
-        }
-        let mut due = self.reconcile_at;
-        if let Some((every, flows)) = &mut self.flows {
-            if now >= self.flows_at {
-                self.flows_at = now + *every;
-                flows.report(&self.control, &self.reporter);
-            }
-            due = due.min(self.flows_at);
-        }
-        Ok(due.since(now).min(POLL_INTERVAL))
-    }
-
-    /// What the node's interfaces became may be refused (an MTU that leaves nothing for the tunnel): that is
-    /// reported, and the state in force stays.
-    fn unless_refused(
-        &mut self,
-        result: Result<Option<Epoch>, NodeError>,
-    ) -> Result<(), NodeError> {
-        match result {
-            Ok(None) => Ok(()),
-            Ok(Some(_)) => match self.follow() {
-                Err(NodeError::Host(error)) => {
-                    self.reporter.failure(Failure::HostSide(error));
-                    Ok(())
-                }
-                result => result,
-            },
-            Err(NodeError::Refused(errors)) => {
-                self.reporter.event(Event::Refused(errors));
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Replaces devices that failed and pods that are not attached as wanted.
-    fn reconcile(&mut self) -> Result<Option<Epoch>, NodeError> {
-        let mut failed = Vec::new();
-        for worker in self.control.workers() {
-            failed.extend(std::iter::from_fn(|| worker.next_failure()));
-        }
-        let mut gone = self.pods.outdated(&Wanted::of(self.desired.state(), &self.added));
-        for (port, error) in failed {
-            if port == self.host.port() {
-                return Err(NodeError::HostPortFailed(error));
-            }
-            if self.underlay.has_failed(port, &error) {
-                continue;
-            }
-            if let Some(pod) = self.pods.at(port).filter(|pod| !gone.contains(pod)) {
-                self.reporter.failure(Failure::PodInterfaceLost { pod: pod.clone(), error });
-                gone.push(pod);
-            }
-        }
-        self.host.reconcile(&self.control);
-        self.reconcile_ports(gone, false)
-    }
-
-    /// Reconciles the ports: detaches `gone` pods and outdated underlay ports, attaches what is missing. Publishes
-    /// the state if a port changed, or in any case if `always`.
-    fn reconcile_ports(
-        &mut self,
-        gone: Vec<PodName>,
-        always: bool,
-    ) -> Result<Option<Epoch>, NodeError> {
-        let outdated = self.underlay.plan(self.desired.config());
-        let epoch = self.release(gone, outdated)?;
-        let mut changed = self.underlay.attach(&mut self.control);
-        let mtu = self.underlay.mtu(self.desired.config());
-        changed |= self.pods.set_mtu(mtu) | self.host.set_mtu(&self.settings, mtu);
-        let wanted = Wanted::of(self.desired.state(), &self.added);
-        changed |= self.pods.attach(&mut self.control, &wanted);
-        changed |= self.underlay.find_neighbours(self.desired.config());
-        let epoch =
-            if changed || always && epoch.is_none() { Some(self.publish()?) } else { epoch };
-        Ok(epoch)
-    }
-
-    /// Detaches pods and, if `outdated`, ports of the underlay. A configuration without these ports is in force
-    /// before their numbers are free for others.
-    fn release(&mut self, gone: Vec<PodName>, outdated: bool) -> Result<Option<Epoch>, NodeError> {
-        if gone.is_empty() && !outdated {
-            return Ok(None);
-        }
-        self.pods.withdraw(&gone);
-        match self.publish() {
-            Ok(epoch) => {
-                self.pods.detach(&mut self.control, gone);
-                self.underlay.detach(&mut self.control);
-                Ok(Some(epoch))
-            }
-            Err(error) => {
-                self.pods.restore(gone);
-                Err(error)
-            }
-        }
-    }
-
-    /// Publishes the state with the ports that there are, and waits for the workers.
-    fn publish(&mut self) -> Result<Epoch, NodeError> {
-        let config = self.config();
-        let epoch = self.control.apply(&config)?;
-        self.acknowledged(epoch)?;
-        Ok(epoch)
-    }
-
-    fn acknowledged(&mut self, epoch: Epoch) -> Result<(), NodeError> {
-        self.control.wait(epoch, PUBLISH_TIMEOUT)?;
-        self.reporter.event(Event::Applied { epoch });
-        Ok(())
-    }
-
-    /// Updates the node's kernel to the state in force.
-    fn follow(&mut self) -> Result<(), NodeError> {
-        let (config, snapshot) = (self.config(), self.control.snapshot());
-        let remote = self.underlay.remote_pods();
-        self.host.follow(&self.settings, &config, &snapshot, remote)?;
-        self.host.reconcile(&self.control);
-        self.underlay.claim(&config, &snapshot);
-        Ok(())
-    }
-
-    /// The desired configuration with the ports that there are.
-    fn config(&self) -> Config {
-        let mut config = self.desired.config().clone();
-        config.ports.clear();
-        config.neighbours.clear();
-        self.pods.complete(&mut config);
-        config.ports.push(self.host.port_config());
-        if let Some(masquerade) = self.settings.masquerade.by_switch(&self.settings.cluster_cidrs) {
-            config.masquerade = Some(masquerade);
-        }
-        self.underlay.complete(&mut config);
-        config
     }
 
     fn deliver_events(&mut self) {
