@@ -174,6 +174,12 @@ impl<O: Object> Kind<O> {
         difference
     }
 
+    /// Keys of all objects that this publish changed in any way: what is wanted, or whether it is
+    /// taken.
+    pub(crate) fn changed(&self) -> impl Iterator<Item = &O::Key> {
+        self.journal.iter().map(|(key, _)| key)
+    }
+
     /// Everything that is left out.
     pub(crate) fn left_out(&self, out: &mut Vec<LeftOut>) {
         out.extend(self.list.duplicates().iter().map(|(_, left_out)| left_out.clone()));
