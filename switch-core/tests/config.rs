@@ -1,7 +1,7 @@
 //! The control plane's door: what is wrong with a configuration is refused with object, field and
 //! reason and changes nothing; what is right leads where it says.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::IpAddr;
 use std::sync::Arc;

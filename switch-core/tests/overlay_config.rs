@@ -1,7 +1,7 @@
 //! What is wrong with the overlay's configuration is refused by name; and what the flow table
 //! remembers of tunnelled traffic changes nothing.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Services on the engine: frames in, frames out, both families. Addresses, endpoints, changes.
 #![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::collections::HashSet;
 use std::net::IpAddr;

@@ -27,3 +27,13 @@ pub enum RefusedPolicy {
         error: ConfigError,
     },
 }
+
+impl RefusedPolicy {
+    /// The policy's name: its cookie.
+    pub fn cookie(&self) -> &Arc<str> {
+        match self {
+            Self::Network { policy, .. } => &policy.cookie,
+            Self::Cluster { policy, .. } => &policy.cookie,
+        }
+    }
+}

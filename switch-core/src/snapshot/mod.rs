@@ -3,6 +3,7 @@
 //! Built by the control plane, read by workers; a batch sees one snapshot from its first packet
 //! to its last. Parts that did not change are shared with the snapshot before.
 
+mod addresses;
 mod policy_counters;
 mod ports;
 mod tunnels;

@@ -5,8 +5,6 @@
 
 mod look;
 mod mix;
-#[path = "../rig/mod.rs"]
-mod rig;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,6 +19,7 @@ use podswitch_core::control::{Cause, Change, ControlPlane, Effect, LeftOut};
 use podswitch_core::id::{Cookie, PortId};
 use podswitch_policy::rule::{NetworkPolicy, Peers, PortRule, Ports, Protocol, Rule, Selector};
 use podswitch_policy::service::model::{Service, ServicePort, ServiceType};
+use podswitch_testkit::rig;
 use rig::random::Rng;
 use rig::*;
 
