@@ -15,20 +15,19 @@ use crate::cow::CowMap;
 
 mod answer;
 mod front;
+mod kinds;
 
-pub use answer::{
-    Chosen, DropReason, Found, Frontend, FrontendKind, Looked, Lookup, Match, Origin, RejectReason,
-    Standing, Subject,
-};
-use front::admit;
+use answer::admit;
+pub use answer::{Chosen, Found, Looked, Lookup, Match};
 pub(super) use front::{Front, FrontKey, Port};
+pub use kinds::{DropReason, Frontend, FrontendKind, Origin, RejectReason, Standing, Subject};
 
 /// Keys that are read ahead together.
 const AHEAD: usize = 32;
 
 /// Settings of the whole table, which change rarely.
 #[derive(Clone, Debug)]
-pub(super) struct Scene {
+pub(super) struct Setup {
     /// This node's addresses, at which NodePorts are.
     pub(super) node_addresses: Box<[IpAddr]>,
     /// CIDRs from which cluster IPs are allocated.
@@ -41,7 +40,7 @@ pub(super) struct Scene {
 #[derive(Clone, Debug)]
 pub struct ServiceTable {
     pub(super) fronts: CowMap<FrontKey, Front>,
-    pub(super) scene: Arc<Scene>,
+    pub(super) setup: Arc<Setup>,
     /// Some cluster IP lies outside the configured CIDRs.
     pub(super) strays: bool,
     /// TCP backends of any Service, with the number of ports they serve.
@@ -98,7 +97,7 @@ impl ServiceTable {
     /// The cluster's hash of a connection to a port.
     #[inline]
     fn hash(&self, port: &Port, key: &FlowKey) -> u64 {
-        let cluster_key = &self.scene.cluster_key;
+        let cluster_key = &self.setup.cluster_key;
         if !port.sticky {
             return key.hash(cluster_key);
         }
@@ -173,7 +172,7 @@ impl ServiceTable {
     /// Every address, protocol and port of a Service or host port, unordered; NodePorts at each of
     /// this node's addresses.
     pub fn frontends(&self) -> impl Iterator<Item = Frontend<'_>> {
-        let node = &*self.scene.node_addresses;
+        let node = &*self.setup.node_addresses;
         self.fronts.iter().flat_map(move |(key, front)| {
             let port = match front {
                 Front::Port(port) => Some(port),
@@ -225,11 +224,11 @@ impl ServiceTable {
     #[inline]
     fn is_node_address(&self, key: &FlowKey) -> bool {
         let destination = key.dst_addr();
-        self.scene.node_addresses.contains(&destination)
+        self.setup.node_addresses.contains(&destination)
     }
 
     fn in_service_range(&self, address: IpAddr) -> bool {
-        self.scene.service_cidrs.iter().any(|cidr| cidr.contains(address))
+        self.setup.service_cidrs.iter().any(|cidr| cidr.contains(address))
     }
 
     /// There is no such frontend: either no Service's address, or a cluster IP without that port
