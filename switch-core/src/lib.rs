@@ -32,6 +32,7 @@
 //!         },
 //!         node: "node".into(),
 //!         attachment: Some(Attachment { port, mac: Mac([2, 0, 0, 0, 0, n]), mtu: 1500 }),
+//!         precedence: Default::default(),
 //!     }));
 //!     ends.push(end);
 //! }
@@ -71,12 +72,14 @@ pub mod control;
 pub mod engine;
 pub mod flow;
 pub mod id;
+pub mod invalidation;
 pub mod limit;
 pub mod nat;
 pub mod packet;
 pub mod pinned;
 pub mod port;
 mod prefetch;
+mod publish;
 pub mod resolve;
 pub mod route;
 pub mod snapshot;

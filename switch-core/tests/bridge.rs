@@ -1,6 +1,6 @@
 //! Plain layer-2 switching: learning, flooding, VLANs, and the bounds on all of it (T-C7, T-C9).
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Packets of known flows: which of them their connection hears of, and when.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::time::Duration;
 

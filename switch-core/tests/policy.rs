@@ -1,6 +1,6 @@
 //! Packets obey network policy: first packets and later ones, both directions, live changes.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::sync::Arc;
 

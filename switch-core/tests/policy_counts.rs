@@ -1,7 +1,7 @@
 //! What a policy's counters count: what allowed a connection once, when it is opened; what denied a
 //! packet for every denied packet. Evaluation by itself counts nothing.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -24,13 +24,14 @@ use crate::action::{DropReason, Plan};
 use crate::flow::connection::{ConnectionRef, Created, IndexHash, Known};
 use crate::flow::table::FlowEntry;
 use crate::flow::tcp::{Judgement, Segment, TcpState, is_over, is_possible, window_scale};
+use crate::invalidation::Groups;
 use crate::packet::Packet;
 use crate::pinned::{Direction, Pinned};
 use crate::resolve::{
     Answer, ConnAction, Denial, DenialCounter, Forward, Hints, Query, Verdict, check_source,
     connection_action, decide, may_open,
 };
-use crate::snapshot::{Groups, PortFacts, Snapshot};
+use crate::snapshot::{PortFacts, Snapshot};
 
 /// The result of admission.
 pub(super) enum Admission<'s> {
@@ -291,7 +292,7 @@ impl Engine {
             key: parsed.key,
             sender: sender_id(packet),
             connection,
-            groups: Groups::of_connection(pinned),
+            groups: Groups::of_connection(&pinned.original, &pinned.reply),
             last_seen: cx.now.as_secs() as u32,
             plan: *plan,
         };

@@ -39,7 +39,7 @@ impl Engine {
         batch: &mut Batch,
     ) {
         let snapshot = cx.snapshot;
-        self.flows.begin(snapshot.epoch, &snapshot.touched);
+        self.flows.begin(snapshot.epoch, &snapshot.invalidation);
         let mut burst = Burst::new(ingress, cx.now.as_secs() as u32);
         let router = RouterMac::new(router);
         let count = batch.len().min(BATCH);
@@ -151,7 +151,7 @@ impl Engine {
             key: &parsed.key,
             sender: burst.senders[i],
         };
-        match self.flows.find(&flow, &cx.snapshot.touched) {
+        match self.flows.find(&flow, &cx.snapshot.invalidation) {
             Ok(id) => self.hit_other(cx, packet, burst, i, id),
             Err(miss) => {
                 burst.miss = Some(miss);

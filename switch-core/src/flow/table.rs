@@ -26,7 +26,7 @@ use podswitch_wire::flow_key::{FlowKey, HashKey};
 use super::connection::ConnectionRef;
 use super::incremental_index::IncrementalIndex;
 use crate::action::Plan;
-use crate::snapshot::Groups;
+use crate::invalidation::Groups;
 use line::Line;
 pub use lookup::{Flow, Follow, Hit, LookupMiss};
 use presence::Presence;

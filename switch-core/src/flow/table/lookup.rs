@@ -6,8 +6,8 @@ use super::shared_plans::PlanRef;
 use super::{EntryId, FlowTable, Line, OWN_PLANS_PER_CHUNK, PendingCounts};
 use crate::action::Plan;
 use crate::flow::connection::ConnectionRef;
+use crate::invalidation::Invalidation;
 use crate::prefetch::{prefetch, prefetch_address};
-use crate::snapshot::LastTouched;
 
 /// What identifies a packet's flow entry.
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +128,11 @@ impl FlowTable {
     /// # Errors
     /// [`LookupMiss`].
     #[inline(never)]
-    pub fn find(&mut self, flow: &Flow<'_>, touched: &LastTouched) -> Result<EntryId, LookupMiss> {
+    pub fn find(
+        &mut self,
+        flow: &Flow<'_>,
+        invalidation: &Invalidation,
+    ) -> Result<EntryId, LookupMiss> {
         let matches = |line: &Line| line.key == *flow.key && line.sender == flow.sender;
         let found = match self.lines.get(flow.candidate.0 as usize).is_some_and(matches) {
             true => Some(flow.candidate),
@@ -137,7 +141,7 @@ impl FlowTable {
         let Some(id) = found else { return Err(LookupMiss::Absent) };
         let line = &self.lines[id.0 as usize];
         let is_stale = !self.plans.is_current(line.plan);
-        if line.sender != flow.sender || is_stale && !self.revalidate(id, touched) {
+        if line.sender != flow.sender || is_stale && !self.revalidate(id, invalidation) {
             return Err(LookupMiss::Invalid);
         }
         Ok(id)

@@ -2,7 +2,7 @@
 //! look at any entry. A group is added with an entry; groups without entries are dropped after each
 //! round of the sweep.
 
-use crate::snapshot::{Group, Groups};
+use crate::invalidation::{Group, Groups};
 
 type Set = Box<[u64; Group::COUNT / 64]>;
 

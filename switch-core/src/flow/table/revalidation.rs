@@ -6,7 +6,7 @@
 
 use super::{EntryId, FlowTable, OWN_PLANS_PER_CHUNK};
 use crate::id::Epoch;
-use crate::snapshot::{Groups, LastTouched, Reached};
+use crate::invalidation::{Affected, Groups, Invalidation};
 
 /// What happened to entries of earlier generations whose next packet came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -21,21 +21,21 @@ impl FlowTable {
     /// Makes `epoch` the current one, before a burst. Entries that depend on something that changed
     /// since the epoch before become invalid.
     #[inline]
-    pub fn begin(&mut self, epoch: Epoch, touched: &LastTouched) {
+    pub fn begin(&mut self, epoch: Epoch, invalidation: &Invalidation) {
         if !self.plans.is_of(epoch) {
-            self.begin_epoch(epoch, touched);
+            self.begin_epoch(epoch, invalidation);
         }
     }
 
     #[cold]
-    fn begin_epoch(&mut self, epoch: Epoch, touched: &LastTouched) {
-        let reached = self.plans.epoch().map_or(Reached::All, |before| {
-            touched.reached_since(before, |group| self.presence.has(group))
+    fn begin_epoch(&mut self, epoch: Epoch, invalidation: &Invalidation) {
+        let affected = self.plans.epoch().map_or(Affected::All, |before| {
+            invalidation.since(before, |group| self.presence.has(group))
         });
-        if reached == Reached::None {
+        if affected == Affected::None {
             return self.plans.extend_to(epoch);
         }
-        if self.plans.begin(epoch, reached == Reached::All) {
+        if self.plans.begin(epoch, affected == Affected::All) {
             for number in 0..self.lines.len() as u32 {
                 self.remove(EntryId(number));
             }
@@ -43,10 +43,10 @@ impl FlowTable {
     }
 
     /// Makes an entry of an earlier generation valid if it depends on nothing that changed.
-    pub(super) fn revalidate(&mut self, id: EntryId, touched: &LastTouched) -> bool {
+    pub(super) fn revalidate(&mut self, id: EntryId, invalidation: &Invalidation) -> bool {
         let plan = self.lines[id.0 as usize].plan;
         let Some(until) = self.plans.valid_until(plan) else { return false };
-        if !touched.is_untouched_since(until, &self.groups_of(id)) {
+        if !invalidation.is_valid_since(until, &self.groups_of(id)) {
             return false;
         }
         self.lines[id.0 as usize].plan = self.plans.renewed(plan);

@@ -11,7 +11,7 @@ use super::shared_plans::PlanRef;
 use super::*;
 use crate::id::Epoch;
 use crate::id::PortId;
-use crate::snapshot::LastTouched;
+use crate::invalidation::Invalidation;
 use podswitch_wire::addr::Mac;
 
 const HASH: HashKey = HashKey::new(3);
@@ -71,7 +71,7 @@ fn flow(candidate: EntryId, key: &FlowKey, sender: u64) -> Flow<'_> {
 
 /// The valid entry of a packet while nothing changes.
 fn find_by(table: &mut FlowTable, candidate: EntryId, key: &FlowKey, sender: u64) -> EntryId {
-    let touched = LastTouched::everything(Epoch(0));
+    let touched = Invalidation::everything(Epoch(0));
     table.find(&flow(candidate, key, sender), &touched).unwrap_or(EntryId::NONE)
 }
 
@@ -203,7 +203,7 @@ fn keys_with_one_hash_are_found_and_removed() {
     }
     for n in 0..100u16 {
         let candidate = table.candidate(hash);
-        let touched = LastTouched::everything(Epoch(1));
+        let touched = Invalidation::everything(Epoch(1));
         let (key, sender) = (key(n), 0);
         let found = table.find(&Flow { candidate, hash, key: &key, sender }, &touched);
         assert_eq!(found, Ok(EntryId(u32::from(n))));
@@ -231,7 +231,7 @@ fn hit(table: &mut FlowTable, n: u16, bytes: usize, now: u32) -> Option<(Plan, F
 
 /// Begins an epoch in which everything changed.
 fn everything(table: &mut FlowTable, epoch: u32) {
-    table.begin(Epoch(epoch), &LastTouched::everything(Epoch(epoch)));
+    table.begin(Epoch(epoch), &Invalidation::everything(Epoch(epoch)));
 }
 
 fn table() -> FlowTable {
@@ -267,7 +267,7 @@ fn packets_are_counted_in_the_entry_and_flushed_once_a_second() {
 #[test]
 fn an_invalid_entry_is_not_reported_as_absent() {
     let mut table = table();
-    let touched = LastTouched::everything(Epoch(0));
+    let touched = Invalidation::everything(Epoch(0));
     let (key, hash) = (key(1), key(1).hash(&HASH));
     let find = |table: &mut FlowTable, sender| {
         table.find(&flow(table.candidate(hash), &key, sender), &touched)

@@ -1,16 +1,16 @@
 //! Which entries stay valid when the configuration changes.
 
 use super::*;
-use crate::snapshot::Group;
+use crate::invalidation::Group;
 
 /// A sequence of epochs, each of which changes something about some addresses.
-struct Epochs(u32, LastTouched);
+struct Epochs(u32, Invalidation);
 
 impl Epochs {
     fn touch(&mut self, table: &mut FlowTable, addresses: &[[u8; 16]]) {
         self.0 += 1;
         let addresses = addresses.iter().map(|a| to_addr(a, Family::V6)).collect();
-        self.1.touch(Epoch(self.0), Touched::Addresses(addresses));
+        self.1.invalidate(Epoch(self.0), Touched::Addresses(addresses));
         table.begin(Epoch(self.0), &self.1);
     }
 
@@ -27,7 +27,7 @@ fn table_with(entries: &[FlowEntry]) -> (FlowTable, Epochs) {
     for entry in entries {
         table.insert(entry.key.hash(&HASH), entry).unwrap();
     }
-    (table, Epochs(1, LastTouched::everything(Epoch(1))))
+    (table, Epochs(1, Invalidation::everything(Epoch(1))))
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn groups_without_entries_are_dropped_after_a_round_of_the_sweep() {
 #[test]
 fn shared_plans_are_cleared_when_there_are_many() {
     let mut table = FlowTable::new(FlowTableConfig { entries: 20_000, hash_key: HASH });
-    let mut epochs = Epochs(1, LastTouched::everything(Epoch(1)));
+    let mut epochs = Epochs(1, Invalidation::everything(Epoch(1)));
     table.begin(Epoch(1), &epochs.1);
     let far = |n: u16| Plan { mtu: 1500 + n, ..plan(0) };
     for n in 1..=5000 {
