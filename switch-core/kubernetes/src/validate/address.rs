@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use podswitch_wire::cidr::{Cidr, CidrParseError};
 
-use crate::refusal::quote;
+use crate::report::quote;
 
 /// An address.
 pub(crate) fn ip(text: &str) -> Result<IpAddr, String> {

@@ -1,6 +1,6 @@
 //! Syntax of names (RFC 1123, IANA service names) and of label keys and values.
 
-use crate::refusal::quote;
+use crate::report::quote;
 
 /// A DNS label as namespaces and Services are named: RFC 1123 section 2.1, lower case.
 pub(crate) fn dns_label(text: &str) -> Result<(), String> {
