@@ -32,7 +32,7 @@ pub struct Files {
 }
 
 /// A definition that is not used, and its name in the store.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Extra {
     name: Cookie,
     object: Loaded,
@@ -58,6 +58,14 @@ struct PartState {
     others: Vec<(String, String)>,
     /// What there is to say of what is not an object.
     said: Vec<Record>,
+}
+
+/// What files were before a load.
+struct Undo {
+    files: Vec<(PathBuf, Option<File>)>,
+    more: HashMap<Cookie, Vec<Extra>>,
+    promoted: HashMap<Cookie, Cookie>,
+    others: Others,
 }
 
 /// What a load did.
@@ -103,6 +111,37 @@ impl Files {
     /// A file cannot be read, is being written, is cut, or is neither YAML nor JSON. Nothing
     /// changed then.
     pub fn load(&mut self, store: &mut Store) -> Result<Loading, LoadError> {
+        self.load_if(store, |_, _| Ok(()))
+    }
+
+    /// As [`load`](Self::load), but takes everything back if `accept` gives an error after the
+    /// store was brought up to date: what changed will be read again then.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and the error of `accept`. Nothing changed then.
+    pub fn load_if<E: From<LoadError>>(
+        &mut self,
+        store: &mut Store,
+        accept: impl FnOnce(&Self, &mut Store) -> Result<(), E>,
+    ) -> Result<Loading, E> {
+        let (staged, gone) = self.read()?;
+        store.begin();
+        let (loading, undo) = self.put(store, staged, gone);
+        match accept(self, store) {
+            Ok(()) => {
+                store.keep();
+                Ok(loading)
+            }
+            Err(error) => {
+                store.take_back();
+                self.take_back(undo);
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads what changed, and finds which files are gone.
+    fn read(&self) -> Result<(Vec<Staged>, Vec<PathBuf>), LoadError> {
         let now = SystemTime::now();
         let found = folder::find(&self.path)?;
         let mut staged = Vec::new();
@@ -118,7 +157,18 @@ impl Files {
         let found: HashSet<&PathBuf> = found.iter().collect();
         let gone: Vec<PathBuf> =
             self.files.keys().filter(|path| !found.contains(path)).cloned().collect();
-        Ok(self.put(store, staged, gone))
+        Ok((staged, gone))
+    }
+
+    /// Makes everything what it was.
+    fn take_back(&mut self, undo: Undo) {
+        for (path, file) in undo.files {
+            match file {
+                Some(file) => self.files.insert(path, file),
+                None => self.files.remove(&path),
+            };
+        }
+        (self.more, self.promoted, self.others) = (undo.more, undo.promoted, undo.others);
     }
 
     /// Reads a file as far as it changed.
@@ -176,13 +226,26 @@ impl Files {
     }
 
     /// Puts files that were read in force.
-    fn put(&mut self, store: &mut Store, staged: Vec<Staged>, gone: Vec<PathBuf>) -> Loading {
+    fn put(
+        &mut self,
+        store: &mut Store,
+        staged: Vec<Staged>,
+        gone: Vec<PathBuf>,
+    ) -> (Loading, Undo) {
+        let mut undo = Undo {
+            files: Vec::new(),
+            more: self.more.clone(),
+            promoted: self.promoted.clone(),
+            others: self.others.clone(),
+        };
         let mut loading = Loading { files: staged.len(), ..Loading::default() };
         let mut removed: HashSet<Cookie> = HashSet::new();
-        let gone_files = gone.iter().filter_map(|path| self.files.remove(path));
-        let gone_parts = gone_files.flat_map(|file| file.parts);
-        let gone_parts: Vec<_> =
-            gone_parts.chain(staged.iter().flat_map(|it| it.gone.iter().cloned())).collect();
+        let mut gone_parts: Vec<_> = staged.iter().flat_map(|it| it.gone.clone()).collect();
+        for path in gone {
+            let file = self.files.remove(&path);
+            gone_parts.extend(file.iter().flat_map(|file| file.parts.clone()));
+            undo.files.push((path, file));
+        }
         for part in gone_parts {
             for (kind, version) in &part.others {
                 self.others.remove(kind, version);
@@ -215,13 +278,14 @@ impl Files {
                 }
             }
             loading.parsed += parsed.len();
-            self.files.insert(path, file);
+            let before = self.files.insert(path.clone(), file);
+            undo.files.push((path, before));
         }
         loading.objects += removed.len();
         for object in removed {
             self.remove(store, &object);
         }
-        loading
+        (loading, undo)
     }
 
     /// Enters a definition; gives the name that it has in the store.

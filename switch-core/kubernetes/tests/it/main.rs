@@ -1,10 +1,13 @@
 //! The crate as its callers see it: manifests in, configuration or refusals out.
 
+mod changes;
+mod closed;
 mod cluster_policies;
 mod loading;
 mod nodes;
 mod pods;
 mod policies;
+mod reload;
 mod robust;
 mod services;
 mod taken;
