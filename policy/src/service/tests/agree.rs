@@ -1,5 +1,5 @@
-//! Random clusters: the compiled table agrees with the plain evaluator, whole and after any
-//! sequence of changes.
+//! Random clusters: the compiled table agrees with the reference, initially and after any sequence
+//! of changes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use crate::rule::Protocol;
 use crate::service::compile::Compiler;
 use crate::service::explain::{Outcome, explain};
 use crate::service::model::*;
-use crate::service::reference::{Cluster, Verdict, judge};
+use crate::service::reference::{Cluster, Verdict, evaluate};
 use crate::service::table::{Chosen, Found, Looked, Lookup, Origin, ServiceTable};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
-/// Addresses that Services and probes use: cluster IPs in and out of the range, outside ones, one
-/// of the node's own, one that nobody allows.
+/// Addresses that Services and probes use: cluster IPs inside and outside the CIDRs, external ones,
+/// one of the node's own, one that is not allowed.
 const VIPS: [&str; 10] = [
     "10.96.0.1",
     "10.96.0.2",
@@ -202,7 +202,7 @@ enum Change {
     Slice(EndpointSlice),
     NoSlice(usize),
     HostPorts(usize, Vec<HostPort>),
-    /// Another node's view, or other ranges.
+    /// Another node's view, or other CIDRs.
     Settings(bool, bool),
     Publish,
 }
@@ -219,7 +219,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// Applies a change to the compiler and to the plain lists alike.
+/// Applies a change to the compiler and to the plain lists.
 fn apply(change: &Change, compiler: &mut Compiler, plain: &mut Cluster) {
     let pod = |i: &usize| Arc::<str>::from(["Pod/ns/p", "Pod/ns/q"][*i]);
     match change {
@@ -288,14 +288,14 @@ fn probes() -> Vec<FlowKey> {
     keys
 }
 
-/// The table's answer to one probe is one that the plain evaluator allows.
+/// The table's result for one probe is one that the reference allows.
 fn agrees(
     table: &ServiceTable,
     plain: &Cluster,
     key: &FlowKey,
     origin: Origin,
 ) -> Result<(), TestCaseError> {
-    let (got, expected) = (table.lookup(key, origin), judge(plain, key, origin));
+    let (got, expected) = (table.lookup(key, origin), evaluate(plain, key, origin));
     match (&got, &expected) {
         (Lookup::NotAService, Verdict::NotAService) => {}
         (Lookup::Reject(a, _), Verdict::Reject(b)) if a == b => {}
@@ -304,7 +304,7 @@ fn agrees(
             let backend = chosen.backend().socket();
             prop_assert!(any_of.contains(&backend), "{key}: {backend} not of {any_of:?}");
             prop_assert_eq!(chosen.needs_snat, *source_nat || backend.ip() == key.src_addr());
-            // The whole set, not only the one drawn.
+            // The whole set, not only the selected one.
             let entry = chosen.entry;
             let all: BTreeSet<_> = entry
                 .table(chosen.scope)
@@ -347,7 +347,7 @@ proptest! {
         let mut compiler = Compiler::new(settings());
         let mut plain = Cluster { settings: settings(), ..Cluster::default() };
         let probes = probes();
-        // A table in force and what it was made of: later changes must not reach it.
+        // A published table and what it was made of: later changes must not affect it.
         let mut kept = (compiler.publish(), plain.clone());
         let half = changes.len() / 2;
         for (i, change) in changes.iter().enumerate() {
@@ -381,7 +381,7 @@ proptest! {
                 }
             }
         }
-        // From nothing, in another order: the same answers to the last backend.
+        // From scratch, in another order: the same results down to the backend.
         let mut anew = Compiler::new(plain.settings.clone());
         plain.slices.iter().rev().for_each(|s| anew.set_slice(s.clone()));
         for (pod, ports) in &plain.host_ports {
