@@ -142,6 +142,7 @@ impl Files {
 
     /// Reads what changed, and finds which files are gone.
     fn read(&self) -> Result<(Vec<Staged>, Vec<PathBuf>), LoadError> {
+        #[expect(clippy::disallowed_methods, reason = "compared with the times of files")]
         let now = SystemTime::now();
         let found = folder::find(&self.path)?;
         let mut staged = Vec::new();
