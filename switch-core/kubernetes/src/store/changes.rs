@@ -77,6 +77,7 @@ impl Store {
                 self.changes.base = Some(base);
             }
         }
+        self.names.free_unused();
         std::mem::take(&mut self.changes)
     }
 

@@ -252,7 +252,6 @@ impl Store {
                     self.noted.remove(object);
                     self.emit(object, entry.output, Output::Nothing);
                 }
-                self.names.free_unused();
             }
         }
     }

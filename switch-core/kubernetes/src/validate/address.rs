@@ -1,4 +1,4 @@
-//! IP addresses and ranges, strict where looseness is dangerous: no leading zeros (read as octal
+//! IP addresses and ranges, strict where leniency is dangerous: no leading zeros (read as octal
 //! elsewhere: CVE-2021-29923), no IPv4-mapped IPv6 (T-F7). The API server has both behind its
 //! `StrictIPCIDRValidation` gate.
 

@@ -22,14 +22,14 @@ const MOST_ANNOTATIONS: usize = 256 << 10;
 pub(crate) fn object_meta(meta: &ObjectMeta, naming: Naming, faults: &mut Findings) {
     let name = METADATA.child("name");
     match meta.name.as_deref() {
-        None | Some("") => faults.add(&name, "the object has no name"),
+        None | Some("") => faults.add(&name, "is missing"),
         Some(text) => _ = faults.take(&name, (naming.name)(text)),
     }
     let namespace = METADATA.child("namespace");
     match meta.namespace.as_deref() {
         None | Some("") => {}
         Some(text) if naming.namespaced => _ = faults.take(&namespace, name::dns_label(text)),
-        Some(_) => faults.add(&namespace, "objects of this kind live in no namespace"),
+        Some(_) => faults.add(&namespace, "is there; objects of this kind have no namespace"),
     }
     labels(meta.labels.as_ref(), &METADATA.child("labels"), faults);
     annotations(meta.annotations.as_ref(), &METADATA.child("annotations"), faults);
