@@ -80,7 +80,7 @@ fn slice(number: usize, family: usize, shift: usize) -> Value {
         })
         .collect();
     json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta,
-        "addressType": ["IPv4", "IPv6"][family], "ports": [{"name": "http", "port": 8080}], "endpoints": endpoints})
+        "addressType": if family == 0 { "IPv4" } else { "IPv6" }, "ports": [{"name": "http", "port": 8080}], "endpoints": endpoints})
 }
 
 fn write_list(folder: &Path, name: &str, items: impl Iterator<Item = Value>) {

@@ -60,6 +60,7 @@
 pub use podswitch_core as core;
 pub use podswitch_kubernetes as kubernetes;
 pub use podswitch_linux as linux;
+pub use podswitch_node as node;
 pub use podswitch_policy as policy;
 pub use podswitch_vxlan as vxlan;
 pub use podswitch_wire as wire;

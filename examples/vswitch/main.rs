@@ -9,8 +9,6 @@ mod cluster;
 mod demo;
 mod explain;
 mod failure;
-mod node;
-mod overlay;
 mod print;
 mod replay;
 mod run;
@@ -20,7 +18,6 @@ mod state;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
 use failure::Failure;
 
 /// A user-space packet switch for Kubernetes pod networks.

@@ -17,39 +17,42 @@ use podswitch_linux::{HostError, NetNs};
 use podswitch_policy::service::table::FrontendKind;
 use podswitch_wire::cidr::Cidr;
 
-use crate::print;
-use crate::state::MTU;
+use crate::DEFAULT_MTU;
+use crate::events::{Failure, Reporter};
 
 /// Ports that Services get on every node (S14).
 const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 
-/// See the module's description. What cannot be set up on this node is told of, and the rest of the
+/// See the module's description. What cannot be set up on this node is reported, and the rest of the
 /// switch goes on without it.
 #[derive(Debug)]
 pub(super) struct ServiceSide {
     steering: Option<Steering>,
     health: HealthResponder,
-    /// Complaints that were told already.
-    told: BTreeSet<String>,
+    /// Health check ports that failed, and how; reported once.
+    reported: BTreeSet<String>,
+    reporter: Reporter,
     _reserved: Option<ReservedPorts>,
 }
 
 impl ServiceSide {
     /// For a node whose port is there, and no Service yet.
-    pub(super) fn open(namespace: &NetNs, gateway: Gateway) -> Self {
+    pub(super) fn open(namespace: &NetNs, gateway: Gateway, reporter: &Reporter) -> Self {
         let config = SteeringConfig { gateway, ..SteeringConfig::default() };
         let steering = Steering::install(namespace, config);
         let reserved = ReservedPorts::reserve(namespace, &[NODE_PORTS, NAT_PORTS]);
+        let report = |failure| reporter.failure(failure);
         Self {
-            steering: note("Services at the node's own addresses are not served", steering),
+            steering: steering.map_err(|error| report(Failure::Steering(error))).ok(),
             health: HealthResponder::new(namespace),
-            told: BTreeSet::new(),
-            _reserved: note("ports of the switch may be taken by others", reserved),
+            reported: BTreeSet::new(),
+            reporter: reporter.clone(),
+            _reserved: reserved.map_err(|error| report(Failure::ReservedPorts(error))).ok(),
         }
     }
 
     /// Follows a state that is in force.
-    pub(super) fn update(&mut self, snapshot: &Snapshot) -> Result<(), HostError> {
+    pub(super) fn follow(&mut self, snapshot: &Snapshot) -> Result<(), HostError> {
         let Some(steering) = &mut self.steering else { return Ok(()) };
         let mut fronts: Vec<Front> = snapshot
             .services
@@ -63,12 +66,12 @@ impl ServiceSide {
             })
             .collect();
         fronts.sort_unstable();
-        let mtu = snapshot.host.map_or(MTU, |host| host.mtu);
+        let mtu = snapshot.host.map_or(DEFAULT_MTU, |host| host.mtu);
         steering.update(mtu, sources(snapshot).collect(), fronts)
     }
 
     /// Health checks as they are in force; sockets that could not be opened are tried again.
-    pub(super) fn tend(&mut self, control: &ControlPlane) {
+    pub(super) fn reconcile(&mut self, control: &ControlPlane) {
         let addresses = control.snapshot().node_addresses.clone();
         let checks = control.health_checks().into_iter().map(|check| HealthCheck {
             port: check.port,
@@ -81,25 +84,19 @@ impl ServiceSide {
             Err(error) => vec![error],
         };
         for error in failed {
-            let text = error.to_string();
-            if self.told.insert(text.clone()) {
-                print::note(text);
+            if self.reported.insert(error.to_string()) {
+                self.reporter.failure(Failure::HealthCheck(error));
             }
         }
     }
 }
 
 /// Addresses that the switch sends from: the node's, and those of its own masquerading.
-pub(super) fn sources(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
+pub(crate) fn sources(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
     let masquerade = snapshot.masquerade.as_ref();
     let ipv4 = masquerade.and_then(|m| m.ipv4).map(IpAddr::V4);
     let ipv6 = masquerade.and_then(|m| m.ipv6).map(IpAddr::V6);
     snapshot.node_addresses.iter().copied().chain(ipv4).chain(ipv6)
-}
-
-/// What was set up, or a note that it was not.
-fn note<T>(what: &str, result: Result<T, HostError>) -> Option<T> {
-    result.inspect_err(|error| print::note(format_args!("{what}: {error}"))).ok()
 }
 
 /// Where Services are for the node's own processes, beside its own addresses: the Service ranges,

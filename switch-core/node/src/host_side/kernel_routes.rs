@@ -4,13 +4,13 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use podswitch_kubernetes::Compiled;
+use podswitch_core::config::Config;
 use podswitch_linux::netlink::Route;
 use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_wire::cidr::Cidr;
 
-use super::underlay::Remote;
-use crate::print;
+use super::RemotePods;
+use crate::events::{Failure, Reporter};
 
 /// Routes, there while this value lives. Those of a killed run stay; the next takes over what it
 /// needs of them.
@@ -18,17 +18,19 @@ use crate::print;
 pub(super) struct KernelRoutes {
     namespace: NetNs,
     in_force: HashSet<(Cidr, IpAddr)>,
+    reporter: Reporter,
 }
 
 impl KernelRoutes {
-    pub(super) fn new(namespace: &NetNs) -> Self {
-        Self { namespace: namespace.clone(), in_force: HashSet::new() }
+    pub(super) fn new(namespace: &NetNs, reporter: &Reporter) -> Self {
+        let (namespace, reporter) = (namespace.clone(), reporter.clone());
+        Self { namespace, in_force: HashSet::new(), reporter }
     }
 
-    /// Follows a state. A person is told what does not work.
-    pub(super) fn follow(&mut self, state: &Compiled, remote: Remote) {
+    /// Follows a configuration. What does not work is reported.
+    pub(super) fn follow(&mut self, config: &Config, remote: RemotePods) {
         let mut wanted = HashSet::new();
-        for node in state.config.nodes.iter().filter(|_| remote == Remote::ByKernel) {
+        for node in config.nodes.iter().filter(|_| remote == RemotePods::ByKernel) {
             for range in &node.pod_cidrs {
                 let is_same = |a: &&IpAddr| a.is_ipv4() == range.address().is_ipv4();
                 let address = node.addresses.iter().find(is_same);
@@ -39,7 +41,7 @@ impl KernelRoutes {
             return;
         }
         if let Err(error) = self.replace(&wanted) {
-            print::note(format_args!("--routing host-gw: {error}"));
+            self.reporter.failure(Failure::NodeRoutes(error));
         }
         self.in_force = wanted;
     }

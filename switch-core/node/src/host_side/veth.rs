@@ -59,7 +59,7 @@ impl VethHost {
 
     /// Sets the MTU of the switch's end, in bytes.
     pub(super) fn set_mtu(&self, mtu: u32) -> Result<(), HostError> {
-        super::pods::set_mtu(&self.switch, OURS, mtu)
+        crate::pods::set_mtu(&self.switch, OURS, mtu)
     }
 
     /// Replaces the ranges that the node reaches by the switch.

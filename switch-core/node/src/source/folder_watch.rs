@@ -24,26 +24,26 @@ const DEPTH: usize = 32;
 
 /// See the module's description.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub struct FolderWatch {
     path: PathBuf,
     seen: u64,
     pause: Duration,
 }
 
-impl Watch {
+impl FolderWatch {
     /// Watches a file or folder as it is now.
-    pub(super) fn new(path: &Path) -> Self {
+    pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), seen: fingerprint(path), pause: PAUSE }
     }
 
     /// How long to wait before the next look.
-    pub(super) fn pause(&self) -> Duration {
+    pub fn pause(&self) -> Duration {
         self.pause
     }
 
     /// Looks. Says so if something changed since it said so last; not before it has settled, or
     /// half of a copied folder would be read.
-    pub(super) fn has_changed(&mut self, clock: &Clock) -> bool {
+    pub fn has_changed(&mut self, clock: &Clock) -> bool {
         let before = clock.now();
         let mut now = fingerprint(&self.path);
         self.pause = PAUSE.max(clock.now().since(before) * SHARE);
