@@ -102,7 +102,8 @@ fn write(folder: &Path) {
     write_list(folder, "2-policies.json", (0..POLICIES).map(|n| policy(n, 1000)));
     write_list(folder, "3-services.json", (0..SERVICES).map(|n| service(n, false)));
     for part in 0..10 {
-        let slices = (part * 1000..(part + 1) * 1000).flat_map(|n| [slice(n, 0, 0), slice(n, 1, 0)]);
+        let slices =
+            (part * 1000..(part + 1) * 1000).flat_map(|n| [slice(n, 0, 0), slice(n, 1, 0)]);
         write_list(folder, &format!("4-slices{part}.json"), slices);
     }
     let range = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "k"}, "spec": {"cidrs": ["11.0.0.0/8"]}});

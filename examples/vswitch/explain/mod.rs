@@ -120,8 +120,8 @@ impl Family {
 pub(crate) fn run(args: &Args, json: bool) -> Done {
     let manifests = Manifests::load(&args.manifests)?;
     let cluster = args.cluster.options();
-    let whole = state::judge(&manifests, None, &cluster).map_err(Failure::Refused)?;
-    whole.notes.iter().for_each(print::note);
+    let whole = state::compile(&manifests, None, &cluster)?;
+    state::say(&whole.records);
     let (Some(from), Some(to)) = (&args.from, &args.to) else {
         let table = Arc::clone(&snapshot(&whole.config)?.policy);
         let question = matrix::Question {

@@ -79,11 +79,11 @@ impl Setup {
         cluster: &ClusterOptions,
     ) -> Result<Self, Failure> {
         let mut setup = Self { changes: Vec::new(), ports: vec![UPLINK.into(), HOST.into()] };
-        setup.add(0, state::load(first, Some(node), cluster)?, node, first)?;
+        setup.add(0, state::load(first, node, cluster)?, node, first)?;
         let mut swaps: Vec<&Swap> = swaps.iter().collect();
         swaps.sort_by_key(|swap| swap.at);
         for swap in swaps {
-            let compiled = state::load(&swap.manifests, Some(node), cluster)?;
+            let compiled = state::load(&swap.manifests, node, cluster)?;
             setup.add(swap.at, compiled, node, &swap.manifests)?;
         }
         Ok(setup)

@@ -112,6 +112,24 @@ impl Record {
         }
     }
 
+    /// The record that the node for which objects are read has no Node object.
+    pub(crate) fn missing_node(node: &str) -> Self {
+        Self {
+            object: Cookie::new(format!("Node/{node}")),
+            refused: true,
+            ..Self::general(format!("there is no Node object for this node, {node}"))
+        }
+    }
+
+    /// Whether it says that the node for which objects are read has no Node object that can be used. A
+    /// state without this node is not to be put in force.
+    pub fn is_missing_node(&self) -> bool {
+        self.action == Action::None
+            && self.field.is_empty()
+            && self.refused
+            && self.object.as_str().starts_with("Node/")
+    }
+
     /// Field, reason and action in one line, as the message of a Kubernetes Event.
     pub fn message(&self) -> String {
         let mut text = String::new();

@@ -104,9 +104,9 @@ mod tests {
     use super::*;
 
     fn open(writers: &mut Writers) -> Vec<String> {
-        let names = writers.open_files().map(|(path, _)| {
-            path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-        });
+        let names = writers
+            .open_files()
+            .map(|(path, _)| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
         let mut names: Vec<_> = names.collect();
         names.sort();
         names

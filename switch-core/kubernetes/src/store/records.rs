@@ -28,8 +28,7 @@ impl Store {
         let mut records: Vec<Record> = placed.into_iter().map(|(_, record)| record).collect();
         self.missing_namespaces(&mut records);
         if let Some(node) = self.node.as_ref().filter(|_| self.local_facts().is_none()) {
-            let reason = format!("there is no Node object for this node, {node}");
-            records.push(about(&Cookie::new(format!("Node/{node}")), "", reason, Grade::Alarm));
+            records.push(Record::missing_node(node));
         }
         if self.services > 0 && self.service_cidrs().is_empty() {
             records.push(Record::general(
