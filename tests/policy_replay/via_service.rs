@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use podswitch_kubernetes::{Manifests, Options};
-use podswitch_policy::reference::{Cluster, judge};
+use podswitch_policy::reference::{Cluster, evaluate};
 use podswitch_policy::rule::{Node, Pod};
 use podswitch_policy::verdict::Traffic;
 use podswitch_wire::addr::Mac;
@@ -166,7 +166,7 @@ fn differences(case: &Case) -> (usize, Vec<String>) {
                     for (way, to) in ways(n, v6, number) {
                         let via_service = way != "pod";
                         let traffic = Traffic { protocol, port: number, via_service };
-                        let allow = judge(&cluster, from, pod_ip(n, v6), traffic).allow();
+                        let allow = evaluate(&cluster, from, pod_ip(n, v6), traffic).allow();
                         let what = format!("{}/{name}", to.port());
                         let frame = first_packet(sender, from, to.ip(), &what);
                         let at = input.add(&port, 1.0, frame);

@@ -55,6 +55,24 @@ pub(crate) enum Content {
     ServiceCidr(Vec<Cidr>),
 }
 
+impl Content {
+    /// Whether two objects claim the same.
+    pub(crate) fn claims_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Node(a), Self::Node(b)) => {
+                (&a.addresses, &a.ranges) == (&b.addresses, &b.ranges)
+            }
+            (Self::Pod(a), Self::Pod(b)) => {
+                a.endpoint.workload.addresses == b.endpoint.workload.addresses
+            }
+            (Self::Service(a), Self::Service(b)) => {
+                a.service.cluster_ips == b.service.cluster_ips && a.node_ports().eq(b.node_ports())
+            }
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+}
+
 /// The result of reading an object.
 #[derive(Debug)]
 pub(crate) struct Reading {

@@ -9,7 +9,8 @@ use crate::api::meta::ObjectMeta;
 use crate::object::Typed;
 
 /// Order of claims; the greatest wins. Between equals the name decides, which is the same on every
-/// node.
+/// node; but between objects that do not say when they were made, which is to say that were written by
+/// hand, the first to come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     /// Nodes before pods before Services: a node's address is certain, a Service's only asked for.
@@ -21,6 +22,9 @@ pub(crate) struct Rank {
     /// Pod: not in phase Unknown. Node: its condition Ready is not False or Unknown.
     healthy: bool,
     age: Age,
+    /// When an object that does not say when it was made laid its claims: a number that grows. 0 for
+    /// others.
+    arrival: Reverse<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +43,21 @@ impl Default for Age {
 }
 
 impl Rank {
+    /// Whether the object does not say when it was made.
+    pub(crate) fn is_undated(self) -> bool {
+        matches!(self.age, Age::Newer(i64::MAX) | Age::Older(Reverse(i64::MAX)))
+    }
+
+    /// When it laid its claims, for one that is undated.
+    pub(crate) fn arrival(self) -> u64 {
+        self.arrival.0
+    }
+
+    /// Sets when it laid its claims.
+    pub(crate) fn set_arrival(&mut self, arrival: u64) {
+        self.arrival = Reverse(arrival);
+    }
+
     /// Why an object of this rank goes before one of rank `other`.
     pub(crate) fn why_before(self, other: Self) -> &'static str {
         if self.kind != other.kind {
@@ -53,6 +72,7 @@ impl Rank {
             match (self.age, other.age) {
                 (Age::Newer(a), Age::Newer(b)) if a > b => "which is newer",
                 (Age::Older(a), Age::Older(b)) if a > b => "which is older",
+                _ if self.is_undated() && other.is_undated() => "which came first",
                 _ => "which comes first by name",
             }
         }
@@ -67,6 +87,7 @@ impl Rank {
             stays: meta.deletion_timestamp.as_deref().is_none_or(str::is_empty),
             healthy: true,
             age: Age::Newer(created),
+            arrival: Reverse(0),
         };
         match object {
             Typed::Node(node) => {

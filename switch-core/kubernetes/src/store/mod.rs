@@ -3,8 +3,9 @@
 //! Each object is read by itself ([`crate::read`]). What it has then depends on others only through
 //! claims: an address, a port of the nodes, a range. The object whose claim is best has it, by an
 //! order that does not depend on who came first, so that any order of upserts and deletes leads to
-//! the same state. (Two things do depend on the past: a policy that cannot be used stays as it
-//! last could, and a network namespace stays with the pod that named it first.) A change marks the
+//! the same state. (Three things do depend on the past: a policy that cannot be used stays as it
+//! last could, a network namespace stays with the pod that named it first, and of two objects written
+//! by hand, without creationTimestamp, the first to come has the address.) A change marks the
 //! objects whose claims it decides anew; [`Store::take_changes`] looks at those and nothing else.
 //!
 //! Used by one thread, off the packet path.
@@ -49,6 +50,8 @@ pub struct Store {
     objects: HashMap<Cookie, Entry>,
     /// Place of the next new object in the order in which they came.
     next: u64,
+    /// How many undated objects laid claims.
+    arrivals: u64,
     /// Whose an address is: a node's, a pod's or a Service's.
     addresses: Claims<IpAddr>,
     node_ports: Claims<(Protocol, u16)>,
@@ -133,6 +136,7 @@ impl Store {
             names: Names::default(),
             objects: HashMap::new(),
             next: 0,
+            arrivals: 0,
             addresses: Claims::default(),
             node_ports: Claims::default(),
             netns: Claims::default(),
@@ -185,6 +189,12 @@ impl Store {
             read::read(&mut cx, object, last_good);
         if let Content::Node(node) = &content {
             rank.this_node = self.node.as_ref() == Some(&node.name);
+        }
+        if rank.is_undated() {
+            let same = previous
+                .filter(|facts| facts.rank.is_undated() && facts.content.claims_same(&content));
+            self.arrivals += u64::from(same.is_none());
+            rank.set_arrival(same.map_or(self.arrivals, |facts| facts.rank.arrival()));
         }
         let place = previous.map_or(self.next, |facts| facts.place);
         let facts = Facts {

@@ -286,6 +286,36 @@ fn changes_tell_of_this_nodes_pods() {
 }
 
 #[test]
+fn what_was_written_by_hand_keeps_its_address() {
+    let pod = |name: &str, ip: &str, label: &str| {
+        object(
+            &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"l": label}},
+            "spec": {"nodeName": "n1"}, "status": {"podIPs": [{"ip": ip}]}}),
+        )
+    };
+    let mut store = Store::new(Some("n1"), Options::default());
+    // The thief was there first, with another address.
+    store.upsert(&pod("a-thief", "10.0.0.9", ""));
+    store.upsert(&pod("victim", "10.0.0.1", ""));
+    store.upsert(&pod("a-thief", "10.0.0.1", ""));
+    let has_it = |store: &mut Store| {
+        let compiled = store.compiled();
+        let owner = compiled
+            .config
+            .endpoints
+            .iter()
+            .find(|e| e.workload.addresses[0].to_string() == "10.0.0.1");
+        owner.map(|e| e.workload.name.to_string())
+    };
+    assert_eq!(has_it(&mut store).as_deref(), Some("victim"));
+    // Other changes do not cost the victim its place.
+    store.upsert(&pod("victim", "10.0.0.1", "changed"));
+    assert_eq!(has_it(&mut store).as_deref(), Some("victim"));
+    store.upsert(&pod("victim", "10.0.0.2", ""));
+    assert_eq!(has_it(&mut store).as_deref(), Some("a-thief"));
+}
+
+#[test]
 fn only_one_object_of_a_kind_that_is_read_is_an_object() {
     for text in [
         "",

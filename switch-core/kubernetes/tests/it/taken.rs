@@ -67,9 +67,11 @@ fn the_living_or_newer_of_two_pods_has_the_address() {
             assert_eq!(compiled.counts().left_out, 1);
         }
     }
-    // Between equals the name decides, on every node alike.
-    let text = pod("b", address, "", "", "") + &pod("a", address, "", "", "");
+    // Between equals the name decides, on every node alike; if they were written by hand, the first.
+    let text = pod("b", address, NEW, "", "") + &pod("a", address, NEW, "", "");
     assert_eq!(pods(&good(&text)), ["a"]);
+    let text = pod("b", address, "", "", "") + &pod("a", address, "", "", "");
+    assert_eq!(pods(&good(&text)), ["b"]);
 }
 
 #[test]
@@ -105,8 +107,8 @@ fn the_living_or_newer_of_two_nodes_has_the_address() {
         assert_eq!(notes(&compiled, "Node/a"), [(field, Action::LeftOut)]);
     }
     // Nothing tells them apart but the name.
-    let compiled =
-        good(&(node("n2-renamed", "", "192.0.2.2", "") + &node("n2", "", "192.0.2.2", "")));
+    let text = node("n2-renamed", OLD, "192.0.2.2", "") + &node("n2", OLD, "192.0.2.2", "");
+    let compiled = good(&text);
     assert_eq!(&*compiled.config.nodes[0].name, "n2");
     assert_eq!(compiled.config.nodes.len(), 1);
     // This node lives, whatever its object looks like: its switch runs.
