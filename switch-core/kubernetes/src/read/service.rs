@@ -91,7 +91,8 @@ pub(super) fn read(
     let health_check_node_port = reader.health_check(kind, external_policy);
     let traffic_distribution = reader.distribution();
     let maglev_size = reader.maglev_size(meta);
-    if kind != ServiceType::ExternalName && cluster_ips.is_empty() && !headless {
+    let pending = cluster_ips.is_empty() && !headless && !faults.is_refused();
+    if kind != ServiceType::ExternalName && pending {
         faults.say_of_all(Grade::Note, "has no cluster IP yet");
     }
     let (namespace, name) = names_of(cx, meta);
