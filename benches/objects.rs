@@ -165,9 +165,9 @@ fn objects(criterion: &mut Criterion) {
     let kinds: [(&str, [Value; 2]); 6] = [
         ("pod_labels", [pod(77, 1), pod(77, 2)]),
         ("policy", [policy(5000, 1001), policy(5000, 1002)]),
-        ("service", [service(5000, true), service(5000, false)]),
-        ("endpoint", [slice(5000, 0, 1), slice(5000, 0, 0)]),
-        ("node", [node(77, 2), node(77, 1)]),
+        ("service", [service(5000, false), service(5000, true)]),
+        ("endpoint", [slice(5000, 0, 0), slice(5000, 0, 1)]),
+        ("node", [node(77, 1), node(77, 2)]),
         // A newer pod takes the address of one that terminates.
         ("address", {
             let mut old = pod(77, 0);

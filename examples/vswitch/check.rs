@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use podswitch_core::control::ControlPlane;
 use podswitch_kubernetes::{Compiled, Manifests};
 use serde::Serialize;
 
@@ -40,9 +41,10 @@ struct Report {
 pub(crate) fn run(args: &Args, json: bool) -> Done {
     let cluster = args.cluster.options();
     let manifests = Manifests::load(&args.manifests)?;
-    let mut compiled = manifests.compile(args.node.as_deref(), &cluster.kubernetes());
+    let compiled = state::compile(&manifests, args.node.as_deref(), &cluster);
     let mut refused: Vec<_> = compiled.refused().map(Refused::from).collect();
-    let errors = state::complete(&mut compiled, &cluster);
+    let errors = ControlPlane::check(&compiled.config);
+    let errors: Vec<_> = errors.iter().map(Refused::from).collect();
     refused.extend(errors.iter().cloned());
     let notes = compiled.records.iter().filter(|record| !record.refused);
     let passed = refused.is_empty();

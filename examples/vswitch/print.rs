@@ -47,6 +47,8 @@ pub(crate) fn event(event: Event) {
         }
         Event::Failure(failure @ Failure::UplinkFilter { .. }) => note(format_args!("--{failure}")),
         Event::Failure(failure) => note(failure),
+        event @ Event::LeftOut(_) => warning(event),
+        event @ Event::Taken { .. } => note(event),
         Event::Refused(errors) => errors.iter().for_each(error),
         _ => {}
     }

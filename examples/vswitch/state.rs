@@ -2,40 +2,51 @@
 
 use std::path::Path;
 
+use podswitch_core::config::Config;
 use podswitch_core::control::ControlPlane;
-use podswitch_kubernetes::{Compiled, Manifests, Record};
-use podswitch_node::ClusterOptions;
+use podswitch_kubernetes::{Compiled, Manifests, Record, Store};
+use podswitch_node::{ClusterOptions, Event};
 
 use crate::failure::{Failure, Refused};
-use crate::print;
+use crate::{Done, print};
 
-/// Reads and compiles the manifests at `path` from the point of view of `node`, and prints what there
-/// is to say about them.
-pub(crate) fn load(path: &Path, node: &str, cluster: &ClusterOptions) -> Result<Compiled, Failure> {
-    let compiled = compile(&Manifests::load(path)?, Some(node), cluster)?;
+/// Reads the manifests at `path` into `store`, compiles them, and prints what there is to say about
+/// them.
+pub(crate) fn load(
+    path: &Path,
+    store: &mut Store,
+    cluster: &ClusterOptions,
+) -> Result<Compiled, Failure> {
+    let mut compiled = Manifests::load(path)?.compile_into(store);
     if let Some(record) = compiled.records.iter().find(|record| record.is_missing_node()) {
         return Err(Failure::Input(record.reason.clone()));
     }
     say(&compiled.records);
+    cluster.complete(&mut compiled.config, compiled.flannel);
     Ok(compiled)
 }
 
-/// Compiles manifests from the point of view of `node`, or says why the switch itself would not take
-/// the state.
+/// Compiles manifests from the point of view of `node`.
 pub(crate) fn compile(
     manifests: &Manifests,
     node: Option<&str>,
     cluster: &ClusterOptions,
-) -> Result<Compiled, Failure> {
+) -> Compiled {
     let mut compiled = manifests.compile(node, &cluster.kubernetes());
-    let errors = complete(&mut compiled, cluster);
-    if errors.is_empty() { Ok(compiled) } else { Err(Failure::Refused(errors)) }
+    cluster.complete(&mut compiled.config, compiled.flannel);
+    compiled
 }
 
-/// Adds to a compiled state what no manifest says. Returns what the switch itself would refuse.
-pub(crate) fn complete(compiled: &mut Compiled, cluster: &ClusterOptions) -> Vec<Refused> {
-    cluster.complete(&mut compiled.config, compiled.flannel);
-    ControlPlane::check(&compiled.config).iter().map(Refused::from).collect()
+/// Puts a configuration in force as `run` does: what the switch cannot take is left out, with a
+/// warning.
+pub(crate) fn apply(control: &mut ControlPlane, config: &Config) -> Done {
+    let published = control
+        .apply_lenient(config)
+        .map_err(|errors| Failure::Refused(errors.0.iter().map(Refused::from).collect()))?;
+    for object in published.left_out {
+        print::event(Event::LeftOut(object));
+    }
+    Ok(())
 }
 
 /// Prints records: warnings of objects that cannot be used, and notes.

@@ -1,7 +1,7 @@
 //! Services on the engine: frames in, frames out, both families. Addresses, endpoints, changes.
 #![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -231,6 +231,7 @@ fn other_nodes_are_clients_inside_the_cluster() {
         pod_cidrs: Vec::new(),
         vtep: VtepMac { ipv4: Mac([2, 0, 0, 0, 2, 1]), ipv6: None },
         underlay_mac: Mac([2, 0, 0, 0, 2, 2]),
+        precedence: Default::default(),
     }));
     let mut switch = Switch::new(&config);
     for f in FAMILIES {

@@ -1,7 +1,7 @@
 //! Several workers, one switch: whatever worker a packet arrives at; workers, ports and
 //! configurations that come and go while packets pass.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -83,6 +83,7 @@ pub(crate) fn run(args: Args, json: bool) -> Done {
     }
     let mut options = NodeOptions::new(&args.node)
         .workers(args.workers)
+        .lenient(!args.strict)
         .cluster(&cluster)
         .underlay(args.underlay.options())
         .on_event(print::event);

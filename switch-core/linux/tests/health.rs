@@ -1,12 +1,12 @@
 //! The health check responder, asked over real connections in a network namespace.
 
-mod common;
+use podswitch_testkit::net;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use common::ip;
+use net::ip;
 use podswitch_linux::health::{HealthCheck, HealthResponder};
 use podswitch_linux::{NetNs, Netlink};
 
@@ -55,7 +55,7 @@ fn is_refused(ns: &NetNs, address: SocketAddr) -> bool {
 
 #[test]
 fn answers_follow_the_state() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let (ns, addresses) = node();
     let mut responder = HealthResponder::new(&ns);
     let mut set = |checks: &[HealthCheck]| {
@@ -102,7 +102,7 @@ fn answers_follow_the_state() {
 /// Sockets that cannot be had are told of and tried again.
 #[test]
 fn what_cannot_be_opened_is_told_and_tried_again() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let (ns, mut addresses) = node();
     let late = ip("192.0.2.77");
     addresses.push(late);
@@ -121,7 +121,7 @@ fn what_cannot_be_opened_is_told_and_tried_again() {
 /// Connections that say nothing, too much or too little keep nobody else from an answer.
 #[test]
 fn rude_clients_hold_nothing_for_long() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let (ns, addresses) = node();
     let mut responder = HealthResponder::new(&ns);
     responder.update(&addresses, [check(30_500, "web", 1)]).unwrap();

@@ -2,13 +2,13 @@
 //! the node itself send to them reaches the switch with its addresses as they are, and what the
 //! switch answers reaches them. All else stays the node's.
 
-mod common;
+use podswitch_testkit::net;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use common::{Peer, ip};
+use net::{Peer, ip};
 use podswitch_core::port::Device;
 use podswitch_linux::attach::{HostPort, HostPortConfig};
 use podswitch_linux::netlink::{LinkSpec, Route, Rule};
@@ -110,7 +110,7 @@ fn is_flow(frame: &[u8], wanted: &FlowKey) -> bool {
 
 #[test]
 fn node_ports_from_off_the_cluster_and_from_the_node() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut rig = Rig::new(|_| {});
     for n in 0..2 {
         let to = SocketAddr::new(ip(NODE[n]), PORT);
@@ -133,7 +133,7 @@ fn node_ports_from_off_the_cluster_and_from_the_node() {
 /// A strict reverse path check for all interfaces, as some distributions have it.
 #[test]
 fn with_a_strict_reverse_path_check() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     for setting in ["1", "2"] {
         let mut rig =
             Rig::new(|node| sysctl::set(node, "net/ipv4/conf/all/rp_filter", setting).unwrap());
@@ -147,7 +147,7 @@ fn with_a_strict_reverse_path_check() {
 /// Fragments have no ports, all but the first: they follow their connection.
 #[test]
 fn fragments_follow() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut rig = Rig::new(|_| {});
     let client = rig.client.clone();
     let socket = client.enter(|| UdpSocket::bind((ip(CLIENT[0]), 5000))).unwrap().unwrap();
@@ -166,7 +166,7 @@ fn fragments_follow() {
 /// What no Service has stays with the node's own stack.
 #[test]
 fn the_nodes_own_ports_stay_its_own() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let rig = Rig::new(|_| {});
     for n in 0..2 {
         for (server, port) in [(NODE[n], 8080), (BALANCER[n], 8081)] {
@@ -189,7 +189,7 @@ fn the_nodes_own_ports_stay_its_own() {
 /// discovery of node ports depends on it.
 #[test]
 fn icmp_errors_follow_their_connections() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut rig = Rig::new(|_| {});
     rig.peer.echo = true;
     let client = rig.client.clone();
@@ -212,7 +212,7 @@ fn icmp_errors_follow_their_connections() {
 /// Services come and go; what is not theirs any more is the node's again.
 #[test]
 fn updates_and_the_end() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut before = Vec::new();
     let mut rig = Rig::new(|node| before = rules(node));
     let (client, node) = (rig.client.clone(), rig.node.clone());
@@ -244,7 +244,7 @@ fn rules(ns: &NetNs) -> Vec<Rule> {
 /// A killed run leaves routing rules: the next one finds them right and puts all back at its end.
 #[test]
 fn what_a_killed_run_left_is_put_right() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut before = Vec::new();
     let left = |node: &NetNs| {
         before = rules(node);
@@ -272,7 +272,7 @@ fn what_a_killed_run_left_is_put_right() {
 
 #[test]
 fn ports_are_reserved_and_given_back() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let ns = NetNs::anonymous().unwrap();
     let setting = "net/ipv4/ip_local_reserved_ports";
     drop(ReservedPorts::reserve(&ns, &[30_000..=32_767]).unwrap());

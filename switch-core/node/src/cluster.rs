@@ -16,16 +16,15 @@ pub struct ClusterOptions {
     /// Ranges that the addresses of Services come from, beside those of ServiceCIDR objects. What is
     /// in one and no Service's is dropped.
     pub service_cidrs: Vec<Cidr>,
-    /// Ranges in which externalIPs of Services are honoured; there is none by default, since whoever
-    /// may write a Service could capture any address (CVE-2020-8554).
+    /// Ranges in which externalIPs of Services are honoured; none by default, since anybody
+    /// who may write a Service could capture any address (CVE-2020-8554).
     pub allowed_external_ips: Vec<Cidr>,
     /// Ranges that belong to the cluster, beside those of nodes and pods: what pods send there keeps
     /// its source address.
     pub cluster_cidrs: Vec<Cidr>,
     /// What happens to the source address of what pods send off the cluster.
     pub masquerade: Masquerading,
-    /// The cluster's key: by it all nodes choose the same backends and next hops. `None`: a key that
-    /// everybody knows.
+    /// The cluster's key: by it all nodes choose the same backends and next hops. `None`: a public default.
     pub hash_key: Option<ClusterKey>,
     /// How nodes reach each other's pods.
     pub overlay: OverlayOptions,
@@ -72,7 +71,7 @@ pub enum Masquerading {
 }
 
 impl Masquerading {
-    /// What the engine is told. `cluster`: ranges that count as the cluster.
+    /// The engine's part of it. `cluster`: ranges that count as the cluster.
     pub(crate) fn by_switch(self, cluster: &[Cidr]) -> Option<Masquerade> {
         match self {
             Self::Switch { ipv4, ipv6 } => {

@@ -1,7 +1,7 @@
 //! What interfaces the node has, looked at once, at the start.
 //!
 //! What has to follow the kernel's changes, or needs MTUs and routes, asks netlink instead
-//! (`docs/decisions/0015-interface-discovery.md`).
+//! (`docs/decisions/0015-linux-and-node-crates.md`).
 
 use std::net::IpAddr;
 

@@ -10,7 +10,7 @@ use podswitch_linux::HostError;
 
 use crate::pods::PodName;
 
-/// A call of the node did not do what was asked. Except where a variant says otherwise, the state in force stays.
+/// A call of the node failed. Unless a variant says otherwise, the state in force stays.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeError {

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 use crossbeam::queue::{ArrayQueue, SegQueue};
 use podswitch_core::action::DropReason;
 use podswitch_core::config::ConfigError;
-use podswitch_core::control::ControlPlane;
+use podswitch_core::control::{ControlPlane, Effect, LeftOut};
 use podswitch_core::engine::{Dropped, Observer};
 use podswitch_core::id::{Cookie, Epoch, PortId};
 use podswitch_core::time::Instant;
@@ -37,6 +37,14 @@ pub enum Event {
     },
     /// What the node's interfaces became makes a state that cannot be; the one in force stays.
     Refused(Vec<ConfigError>),
+    /// The switch does not have an object as it was written
+    /// ([`NodeOptions::lenient`](crate::NodeOptions::lenient)).
+    LeftOut(LeftOut),
+    /// The switch has an object that was left out before.
+    Taken {
+        /// The object.
+        object: Cookie,
+    },
     /// A pod was attached. It passes nothing before an [`Applied`](Self::Applied) state knows it.
     PodAttached {
         /// The pod.
@@ -57,7 +65,7 @@ pub enum Event {
     FlowOpened(Flow),
     /// A connection ended, as it was seen last.
     FlowClosed(Flow),
-    /// Events that nobody could be told of, since a queue was full.
+    /// Events that were lost because a queue was full.
     Lost {
         /// How many.
         count: u64,
@@ -72,6 +80,16 @@ impl fmt::Display for Event {
                 write!(f, "the node's interfaces leave a state that is refused")?;
                 errors.iter().try_for_each(|error| write!(f, "; {error}"))
             }
+            Self::LeftOut(left_out) => {
+                let effect = match left_out.effect {
+                    Effect::LastVersion => "its last good version stays in force",
+                    Effect::Isolated => "the pods that it selects are isolated",
+                    Effect::OneFrontend => "it has not this address and port",
+                    _ => "the object is left out",
+                };
+                write!(f, "{} ({effect})", left_out.error)
+            }
+            Self::Taken { object } => write!(f, "{object} is in force as it is written"),
             Self::PodAttached { pod, port } => write!(f, "{pod} is attached as port {port}"),
             Self::PodDetached { pod } => write!(f, "{pod} is detached"),
             Self::Failure(failure) => failure.fmt(f),
@@ -83,8 +101,8 @@ impl fmt::Display for Event {
     }
 }
 
-/// Something that could not be done. The rest of the switch goes on without it; where it can be tried
-/// again it is, and told of again only when the reason is another one.
+/// Something that could not be done. The rest of the switch goes on without it. It is tried again where that
+/// is possible, and reported again only if the reason changes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
@@ -131,7 +149,7 @@ pub enum Failure {
     #[error("Services at the node's own addresses are not served: {0}")]
     Steering(#[source] HostError),
     /// Ports that the switch uses were not kept from the node's own connections.
-    #[error("ports of the switch may be taken by others: {0}")]
+    #[error("ports of the switch are not reserved: {0}")]
     ReservedPorts(#[source] HostError),
     /// Routes, rules or steering on the node's side do not follow the state in force.
     #[error("the node's side does not follow the state in force: {0}")]
@@ -229,22 +247,22 @@ pub fn channel(capacity: usize) -> (impl EventSink + 'static, Receiver<Event>) {
     (sink, receiver)
 }
 
-/// What parts of the node tell events with.
+/// The queue by which the parts of the node report.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reporter(Arc<SegQueue<Event>>);
 
 impl Reporter {
-    /// Tells of an event.
+    /// Reports an event.
     pub(crate) fn event(&self, event: Event) {
         self.0.push(event);
     }
 
-    /// Tells of a failure.
+    /// Reports a failure.
     pub(crate) fn failure(&self, failure: Failure) {
         self.event(Event::Failure(failure));
     }
 
-    /// The next event that was told.
+    /// The next event.
     pub(crate) fn next(&self) -> Option<Event> {
         self.0.pop()
     }
@@ -267,7 +285,7 @@ pub(crate) struct DropQueue {
 }
 
 impl DropQueue {
-    /// Has all workers of `control` tell of dropped frames.
+    /// Has all workers of `control` report dropped frames.
     pub(crate) fn observe(control: &ControlPlane) -> Self {
         let queue = Self {
             frames: Arc::new(ArrayQueue::new(DROP_QUEUE)),
@@ -277,7 +295,7 @@ impl DropQueue {
         queue
     }
 
-    /// Hands on what was told since. `pod`: the pod at a port.
+    /// Reports what arrived since the last call. `pod`: the pod at a port.
     pub(crate) fn report(&self, reporter: &Reporter, pod: impl Fn(PortId) -> Option<PodName>) {
         // No more than were there: workers may be faster than this.
         for _ in 0..self.frames.len() {

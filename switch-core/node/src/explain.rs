@@ -12,7 +12,7 @@ use podswitch_policy::explain::Explanation;
 use podswitch_policy::verdict::Traffic;
 use podswitch_wire::flow_key::FlowKey;
 
-/// A connection that is asked about, as its first packet has it.
+/// A connection to explain, by its first packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// The client.
@@ -59,7 +59,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether the connection passes, as far as this node can tell.
+    /// Whether the connection passes, as far as this node decides.
     pub fn is_allowed(&self) -> bool {
         match &self.outcome {
             Some(Outcome::Forward { .. }) | None => self.policies.allow(),

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::events::{Event, Reporter};
 
-/// The most connections whose beginning and end are told of; those beyond are not.
+/// The most connections that are reported; further ones are not.
 const MAX_REPORTED: usize = 65_536;
 
 /// A connection that the switch tracks.
@@ -136,14 +136,14 @@ fn state(client: TcpState, server: TcpState) -> &'static str {
     }
 }
 
-/// Finds out which connections were opened and which ended since it was asked last.
+/// Reports connections that were opened or closed since the last call.
 #[derive(Debug, Default)]
 pub(crate) struct FlowReporter {
     known: HashMap<FlowKey, Flow>,
 }
 
 impl FlowReporter {
-    /// Tells of what is different now.
+    /// Reports what changed.
     pub(crate) fn report(&mut self, control: &ControlPlane, reporter: &Reporter) {
         let snapshot = control.snapshot();
         let services = services(&snapshot);

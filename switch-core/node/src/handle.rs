@@ -18,7 +18,7 @@ use crate::stats::Stats;
 type Command = Box<dyn FnOnce(&mut Node) + Send>;
 
 /// A [`Node`] that runs on a thread of its own ([`Node::spawn`]), which looks after it. Any thread may call
-/// it; calls take their turns. When it is dropped the node stops and pods keep their interfaces.
+/// it; calls run one after the other. When it is dropped the node stops and pods keep their interfaces.
 pub struct NodeHandle {
     commands: Option<Sender<Command>>,
     thread: Option<JoinHandle<(Node, Result<(), NodeError>)>>,
@@ -153,7 +153,7 @@ impl Drop for NodeHandle {
         if let Some(thread) = self.thread.take()
             && let Ok((node, _)) = thread.join()
         {
-            // Nobody is left to be told.
+            // There is nobody left to report to.
             let _ = node.stop(PodInterfaces::Keep);
         }
     }

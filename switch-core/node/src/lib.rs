@@ -3,7 +3,7 @@
 //! A [`Node`] has all that a node's switch needs: the engine with its workers, the node's own port with its routes,
 //! masquerading and the steering of Services, health checks, the underlay to other nodes, and the pods. It is given
 //! whole [`State`]s or [single changes](Node::update), and pods [come](Node::add_pod) and [go](Node::remove_pod) at
-//! run time. What happens is told as [`Event`]s; nothing here prints.
+//! run time. What happens is reported as [`Event`]s; nothing here prints.
 //!
 //! # A node with two pods
 //!
@@ -40,7 +40,7 @@
 //! assert_eq!(node.flows()[0].src_pod.as_deref(), Some("default/red"));
 //!
 //! node.remove_pod(&name)?; // DEL
-//! node.poll()?; // Every so often: looks after what changed on the node. `Node::spawn` has a thread do so.
+//! node.poll()?; // Every so often: reconciles with what changed. `Node::spawn` has a thread do so.
 //! node.stop(PodInterfaces::Remove)?;
 //! assert!(events.iter().any(|event| matches!(event, Event::PodAttached { pod, .. } if pod == name)));
 //! # Ok(())
@@ -50,7 +50,7 @@
 //! # How the parts fit
 //!
 //! [`Node`] owns the control plane of `podswitch_core` and compares what should be with what is: `pods` attaches and
-//! detaches pods, `host_side` is the node's own port and what the node's kernel is told, `underlay` the way to other
+//! detaches pods, `host_side` is the node's own port and the settings of its kernel, `underlay` the way to other
 //! nodes. Each of them keeps to one thread, the one that owns the [`Node`] ([`Node::spawn`] gives it one of its own,
 //! and a [`NodeHandle`] that any thread may use). Workers forward on threads of their own and wait for nothing here.
 #![forbid(unsafe_code)]

@@ -1,5 +1,5 @@
-//! The switch of one node: control plane and workers, the node's own port, its pods, and what the
-//! node's kernel is told.
+//! The switch of one node: control plane and workers, the node's own port, its pods, and the
+//! settings of the node's kernel.
 //!
 //! Used by one thread. Everything that is made here is removed again by [`Node::stop`], or when the
 //! process dies; pods' interfaces outlive a kill, and the next run attaches to them as they are.
@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use podswitch_core::config::Config;
-use podswitch_core::control::{Change, ControlPlane, Options};
+use podswitch_core::control::{Change, ControlPlane, Options, Published};
 use podswitch_core::id::{Epoch, PortId};
-use podswitch_core::snapshot::Snapshot;
+use podswitch_core::snapshot::{Location, Snapshot};
 use podswitch_core::time::{Clock, Instant};
 use podswitch_linux::{HostError, NetNs};
 use podswitch_wire::cidr::Cidr;
@@ -32,9 +32,9 @@ use crate::underlay::Underlay;
 
 /// The longest that workers take to acknowledge a new state.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often devices and namespaces that are not as they should be are looked after.
+/// How often devices and pods' namespaces are compared with the wanted state.
 pub const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
-/// How often what the node's kernel learnt is looked at, and dropped frames are collected.
+/// How often changes of the node's interfaces and neighbours, and dropped frames, are collected.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What [`Node::stop`] does with the interfaces of pods that the state attached. Those of pods that were
@@ -57,6 +57,7 @@ pub(crate) struct Settings {
     pub(crate) masquerade: Masquerading,
     pub(crate) cluster_cidrs: Vec<Cidr>,
     pub(crate) underlay: UnderlayOptions,
+    pub(crate) lenient: bool,
 }
 
 /// See the module's description.
@@ -90,8 +91,8 @@ impl fmt::Debug for Node {
 }
 
 impl Node {
-    /// Starts the switch with its first state, which is in force on return. Of pods that cannot be attached
-    /// there are [`Event::Failure`]s; they are tried again.
+    /// Starts the switch with its first state, which is in force on return. Pods that cannot be attached
+    /// are reported as [`Event::Failure`] and tried again.
     ///
     /// # Errors
     /// A bad option; the state is refused; missing privilege (CAP_NET_ADMIN and CAP_SYS_ADMIN); the node's own
@@ -109,6 +110,7 @@ impl Node {
             masquerade,
             cluster_cidrs,
             underlay: options.underlay,
+            lenient: options.lenient,
         };
         let switch_options =
             Options { limits: options.limits, pinning: options.pinning, ..Options::default() };
@@ -144,11 +146,11 @@ impl Node {
                 Some(error) => Err(error.clone().into()),
                 None => Ok(()),
             });
-        node.hand_on_events();
+        node.deliver_events();
         match started {
             Ok(()) => Ok(node),
             Err(error) => {
-                // The first error is the one to return.
+                // The first error is returned.
                 let _ = node.stop(PodInterfaces::Remove);
                 Err(error)
             }
@@ -171,7 +173,7 @@ impl Node {
     /// The state is refused, and the one in force stays; the system refuses something.
     pub fn apply(&mut self, state: impl Into<State>) -> Result<Epoch, NodeError> {
         let result = self.put_in_force(state.into());
-        self.hand_on_events();
+        self.deliver_events();
         result
     }
 
@@ -185,7 +187,7 @@ impl Node {
         changes: impl IntoIterator<Item = Change>,
     ) -> Result<Epoch, NodeError> {
         let result = self.change(changes.into_iter().collect());
-        self.hand_on_events();
+        self.deliver_events();
         result
     }
 
@@ -208,7 +210,7 @@ impl Node {
                 None => self.added.remove(&pod),
             };
         }
-        self.hand_on_events();
+        self.deliver_events();
         result
     }
 
@@ -221,24 +223,23 @@ impl Node {
         let Some(before) = self.added.remove(pod) else { return Ok(false) };
         let wanted = Wanted::of(self.desired.state(), &self.added);
         let gone = self.pods.outdated(&wanted).into_iter().filter(|name| name == pod).collect();
-        let result = self.bring_about(gone, false).and_then(|_| self.follow());
+        let result = self.reconcile_ports(gone, false).and_then(|_| self.follow());
         if result.is_err() {
             self.added.insert(pod.clone(), before);
         }
-        self.hand_on_events();
+        self.deliver_events();
         result.map(|()| true)
     }
 
-    /// Looks after what changed or went wrong since: the node's interfaces and neighbours, devices that
-    /// failed, pods whose namespace was not there yet or is another one now; and collects events. To be
-    /// called again after the time that it returns, or earlier.
+    /// Reconciles the node with what changed since the last call: interfaces and neighbours, failed devices, pods
+    /// whose namespace appeared or was replaced. Collects events. Call it again after the returned time, or earlier.
     ///
     /// # Errors
     /// The node's own port failed, or the system refuses something: the switch should be
     /// [stopped](Self::stop).
     pub fn poll(&mut self) -> Result<Duration, NodeError> {
-        let result = self.look_after();
-        self.hand_on_events();
+        let result = self.poll_parts();
+        self.deliver_events();
         result
     }
 
@@ -284,7 +285,7 @@ impl Node {
         &self.control
     }
 
-    /// The control plane, to attach what no state tells of.
+    /// The control plane, to attach ports that no state names.
     pub fn control_mut(&mut self) -> &mut ControlPlane {
         &mut self.control
     }
@@ -314,7 +315,7 @@ impl Node {
     fn put_in_force(&mut self, state: State) -> Result<Epoch, NodeError> {
         let before = std::mem::replace(&mut self.desired, state.into());
         let gone = self.pods.outdated(&Wanted::of(self.desired.state(), &self.added));
-        match self.bring_about(gone, true) {
+        match self.reconcile_ports(gone, true) {
             Ok(_) => {
                 self.follow()?;
                 Ok(self.epoch())
@@ -343,7 +344,10 @@ impl Node {
             }
             other => other.clone(),
         });
-        let epoch = self.control.update(with_ports)?;
+        let epoch = match self.settings.lenient {
+            true => reported(&self.reporter, self.control.update_lenient(with_ports)?),
+            false => self.control.update(with_ports)?,
+        };
         let mut concerns_host = false;
         for change in changes {
             concerns_host |= self.concerns_host(&change);
@@ -356,7 +360,7 @@ impl Node {
         Ok(epoch)
     }
 
-    /// Whether a change may have ports come, go or be told of anew.
+    /// Whether a change may add or remove ports of the configuration.
     fn moves_ports(&self, change: &Change) -> bool {
         match change {
             Change::Node(_) | Change::NodeGone(_) => true,
@@ -373,14 +377,19 @@ impl Node {
     /// Whether the state in force names the port of a pod.
     fn is_named(&self, endpoint: &podswitch_core::config::Endpoint) -> bool {
         let snapshot = self.control.snapshot();
-        snapshot.attached.iter().any(|attached| attached.cookie == endpoint.cookie)
+        endpoint.workload.addresses.iter().any(|address| {
+            snapshot.endpoints.get(address).is_some_and(|facts| {
+                facts.endpoint.cookie == endpoint.cookie
+                    && matches!(facts.location, Location::Attached { .. })
+            })
+        })
     }
 
-    /// Whether the node's kernel has to be told of a change: of frontends of Services, and of pods outside
-    /// the ranges of nodes.
+    /// Whether a change concerns the node's kernel: frontends of Services, and pods outside the ranges of
+    /// nodes do.
     fn concerns_host(&mut self, change: &Change) -> bool {
         let before = match change {
-            Change::Service(_) | Change::ServiceGone(_) => return true,
+            Change::Service(_) | Change::ServiceGone(_) | Change::HostPorts(..) => return true,
             Change::Pod(endpoint) => self.desired.endpoint(&endpoint.cookie).cloned(),
             Change::PodGone(cookie) => self.desired.endpoint(cookie).cloned(),
             _ => return false,
@@ -424,9 +433,9 @@ impl Node {
         Ok(port)
     }
 
-    fn look_after(&mut self) -> Result<Duration, NodeError> {
+    fn poll_parts(&mut self) -> Result<Duration, NodeError> {
         if self.underlay.has_changed() {
-            let changed = self.bring_about(Vec::new(), false);
+            let changed = self.reconcile_ports(Vec::new(), false);
             self.unless_refused(changed)?;
         }
         let now = self.clock.now();
@@ -472,7 +481,7 @@ impl Node {
         }
     }
 
-    /// Looks after devices that failed and pods that are not attached as they should be.
+    /// Replaces devices that failed and pods that are not attached as wanted.
     fn reconcile(&mut self) -> Result<Option<Epoch>, NodeError> {
         let mut failed = Vec::new();
         for worker in self.control.workers() {
@@ -492,12 +501,12 @@ impl Node {
             }
         }
         self.host.reconcile(&self.control);
-        self.bring_about(gone, false)
+        self.reconcile_ports(gone, false)
     }
 
-    /// Makes ports what they should be, those of `gone` pods not to be, and publishes the state if that
-    /// changed anything or is to be done in any case (`always`).
-    fn bring_about(
+    /// Reconciles the ports: detaches `gone` pods and outdated underlay ports, attaches what is missing. Publishes
+    /// the state if a port changed, or in any case if `always`.
+    fn reconcile_ports(
         &mut self,
         gone: Vec<PodName>,
         always: bool,
@@ -515,8 +524,8 @@ impl Node {
         Ok(epoch)
     }
 
-    /// Detaches pods, if there are any, and `outdated` ports of the underlay: first a state is put in force
-    /// that does not name their ports, whose numbers may then be given to others.
+    /// Detaches pods and, if `outdated`, ports of the underlay. A configuration without these ports is in force
+    /// before their numbers are free for others.
     fn release(&mut self, gone: Vec<PodName>, outdated: bool) -> Result<Option<Epoch>, NodeError> {
         if gone.is_empty() && !outdated {
             return Ok(None);
@@ -538,7 +547,10 @@ impl Node {
     /// Publishes the state with the ports that there are, and waits for the workers.
     fn publish(&mut self) -> Result<Epoch, NodeError> {
         let config = self.config();
-        let epoch = self.control.apply(&config)?;
+        let epoch = match self.settings.lenient {
+            true => reported(&self.reporter, self.control.apply_lenient(&config)?),
+            false => self.control.apply(&config)?,
+        };
         self.acknowledged(epoch)?;
         Ok(epoch)
     }
@@ -549,7 +561,7 @@ impl Node {
         Ok(())
     }
 
-    /// Has the node's kernel follow the state in force.
+    /// Updates the node's kernel to the state in force.
     fn follow(&mut self) -> Result<(), NodeError> {
         let (config, snapshot) = (self.config(), self.control.snapshot());
         let remote = self.underlay.remote_pods();
@@ -573,11 +585,18 @@ impl Node {
         config
     }
 
-    fn hand_on_events(&mut self) {
+    fn deliver_events(&mut self) {
         while let Some(event) = self.reporter.next() {
             if let Some(sink) = &mut self.sink {
                 sink.event(event);
             }
         }
     }
+}
+
+/// Reports what a publish left out and took again. Returns its epoch.
+fn reported(reporter: &Reporter, published: Published) -> Epoch {
+    published.left_out.into_iter().for_each(|object| reporter.event(Event::LeftOut(object)));
+    published.taken.into_iter().for_each(|object| reporter.event(Event::Taken { object }));
+    published.epoch
 }

@@ -40,6 +40,7 @@ pub struct NodeOptions {
     pub(crate) masquerade: Masquerading,
     pub(crate) cluster_cidrs: Vec<Cidr>,
     pub(crate) underlay: UnderlayOptions,
+    pub(crate) lenient: bool,
     pub(crate) report_drops: bool,
     pub(crate) report_flows: Option<Duration>,
     pub(crate) sink: Option<Box<dyn EventSink>>,
@@ -58,6 +59,7 @@ impl NodeOptions {
             masquerade: Masquerading::default(),
             cluster_cidrs: Vec::new(),
             underlay: UnderlayOptions::default(),
+            lenient: false,
             report_drops: false,
             report_flows: None,
             sink: None,
@@ -129,7 +131,15 @@ impl NodeOptions {
         self
     }
 
-    /// Tells of each dropped frame ([`Event::Dropped`](crate::Event::Dropped)). Otherwise drops are
+    /// Leaves out objects that the switch cannot take, with an [`Event::LeftOut`](crate::Event::LeftOut)
+    /// for each; the rest of the state goes in. Otherwise one of them refuses the whole state.
+    #[must_use]
+    pub fn lenient(mut self, lenient: bool) -> Self {
+        self.lenient = lenient;
+        self
+    }
+
+    /// Reports each dropped frame ([`Event::Dropped`](crate::Event::Dropped)). Otherwise drops are
     /// counted only ([`Node::stats`](crate::Node::stats)).
     #[must_use]
     pub fn report_drops(mut self) -> Self {
@@ -137,8 +147,8 @@ impl NodeOptions {
         self
     }
 
-    /// Tells of connections that were opened and that ended, looked at every `interval`, at least
-    /// every 100 ms ([`Event::FlowOpened`](crate::Event::FlowOpened)). Costs as much as there are
+    /// Reports connections that were opened and closed, compared every `interval`, at least
+    /// 100 ms ([`Event::FlowOpened`](crate::Event::FlowOpened)). Costs as much as there are
     /// connections.
     #[must_use]
     pub fn report_flows(mut self, interval: Duration) -> Self {
@@ -220,7 +230,7 @@ pub struct UnderlayOptions {
 }
 
 impl UnderlayOptions {
-    /// Whether somebody asked for it by an option: a start without it has failed then.
+    /// Whether an option requires the underlay: without it the start fails.
     pub(crate) fn is_required(&self) -> bool {
         self.kind.is_some() || self.uplink.is_some()
     }

@@ -109,13 +109,16 @@ impl Desired {
             Change::NamespaceGone(name) => config.namespaces.retain(|n| n.name != name),
             Change::Node(o) => upsert(&mut config.nodes, |n| n.name == o.name, &o),
             Change::NodeGone(name) => config.nodes.retain(|n| n.name != name),
-            Change::Policy(o) => upsert(&mut config.policies, |p| p.cookie == o.cookie, &o),
-            Change::PolicyGone(cookie) => config.policies.retain(|p| p.cookie != cookie),
+            Change::Policy(o) => {
+                config.refused_policies.retain(|p| *p.cookie() != o.cookie);
+                upsert(&mut config.policies, |p| p.cookie == o.cookie, &o);
+            }
             Change::ClusterPolicy(o) => {
+                config.refused_policies.retain(|p| *p.cookie() != o.cookie);
                 upsert(&mut config.cluster_policies, |p| p.cookie == o.cookie, &o);
             }
-            Change::ClusterPolicyGone(cookie) => {
-                config.cluster_policies.retain(|p| p.cookie != cookie);
+            Change::PolicyGone(cookie) | Change::ClusterPolicyGone(cookie) => {
+                forget_policy(config, &cookie);
             }
             Change::Service(o) => upsert(&mut config.services, |s| s.name == o.name, &o),
             Change::ServiceGone(name) => config.services.retain(|s| s.name != name),
@@ -128,8 +131,35 @@ impl Desired {
             Change::SliceGone(namespace, name) => {
                 config.slices.retain(|s| (&s.namespace, &s.name) != (&namespace, &name));
             }
+            Change::RefusedPolicy(o) => {
+                forget_policy(config, o.cookie());
+                config.refused_policies.push(o);
+            }
+            Change::HostPorts(pod, ports) => {
+                config.host_ports.retain(|(other, _)| *other != pod);
+                if !ports.is_empty() {
+                    config.host_ports.push((pod, ports));
+                }
+            }
+            Change::Route(o) => {
+                upsert(&mut config.routes, |r| r.destination == o.destination, &o);
+            }
+            Change::RouteGone(destination) => {
+                config.routes.retain(|r| r.destination != destination);
+            }
+            Change::Bridge(o) => upsert(&mut config.bridges, |b| b.name == o.name, &o),
+            Change::BridgeGone(name) => config.bridges.retain(|b| b.name != name),
+            // What ports are for is the node's to say.
+            Change::Port(_) | Change::PortGone(_) => {}
         }
     }
+}
+
+/// Removes the policy of this name, of whatever kind and whether it could be taken.
+fn forget_policy(config: &mut Config, cookie: &str) {
+    config.policies.retain(|p| *p.cookie != *cookie);
+    config.cluster_policies.retain(|p| *p.cookie != *cookie);
+    config.refused_policies.retain(|p| **p.cookie() != *cookie);
 }
 
 /// Puts `object` in place of the one that `is_same` finds, or at the end.
@@ -159,6 +189,7 @@ mod tests {
             },
             node: "n".into(),
             attachment: None,
+            precedence: Default::default(),
         })
     }
 

@@ -32,7 +32,7 @@ pub struct Stats {
     pub misses: u64,
     /// Known flows that a change was found not to concern.
     pub kept: u64,
-    /// Known flows that were judged again after a change.
+    /// Known flows that were re-evaluated after a change.
     pub judged_again: u64,
     /// Connections alive.
     pub connections: usize,

@@ -73,6 +73,7 @@ fn endpoint(pod: &str, number: u8, node: &str) -> Arc<Endpoint> {
         },
         node: node.into(),
         attachment: None,
+        precedence: Default::default(),
     })
 }
 
@@ -243,6 +244,7 @@ fn single_changes_are_in_force_when_they_return() {
         pod_cidrs: vec!["10.8.2.0/24".parse().unwrap()],
         vtep: VtepMac::default(),
         underlay_mac: Mac::ZERO,
+        precedence: Default::default(),
     });
     node.update([Change::Node(remote)]).unwrap();
     assert!(reaches(&socket(&red, 2, 9), &socket(&blue, 3, 9)));

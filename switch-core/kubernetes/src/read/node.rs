@@ -56,6 +56,8 @@ impl NodeFacts {
             underlay_mac: self.underlay_mac.unwrap_or(default([0x0a, 0x58])),
             addresses,
             pod_cidrs,
+            // Whose an address is was decided before it comes to the core.
+            precedence: Default::default(),
         }
     }
 }

@@ -142,6 +142,8 @@ pub(super) fn read(
         workload: Workload { namespace, name, labels, addresses, ports, host_network },
         node: cx.names.get(node),
         attachment: None,
+        // Whose an address is was decided before it comes to the core.
+        precedence: Default::default(),
     };
     Content::Pod(PodFacts {
         endpoint: Arc::new(endpoint),

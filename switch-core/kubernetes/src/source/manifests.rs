@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use podswitch_core::id::Cookie;
 
 use super::folder::{self, LoadError};
@@ -80,10 +80,17 @@ impl Manifests {
     /// pod is local. Objects that cannot be used are left out, or close what they were to
     /// protect: see [`Compiled::records`].
     pub fn compile(&self, node: Option<&str>, options: &Options) -> Compiled {
-        let mut store = Store::new(node, options.clone());
+        self.compile_into(&mut Store::new(node, options.clone()))
+    }
+
+    /// As [`compile`](Self::compile) for the node of `store`, which then has these objects and no others.
+    /// What depends on the past depends on what was there before: the last good version of a policy.
+    pub fn compile_into(&self, store: &mut Store) -> Compiled {
         for object in &self.objects {
             store.upsert_loaded(object);
         }
+        let there: HashSet<&Cookie> = self.objects.iter().map(|object| &object.cookie).collect();
+        store.retain(|name| there.contains(name));
         let mut compiled = store.compiled();
         compiled.records.extend(self.said.iter().cloned());
         compiled.records.extend(self.others.records());

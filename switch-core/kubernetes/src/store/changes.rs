@@ -21,8 +21,6 @@ pub struct Changes {
     pub objects: Vec<Change>,
     /// Pods of this node that come, change or go.
     pub pods: Vec<PodChange>,
-    /// Ports of this node that lead to a pod; `None`: no more.
-    pub host_ports: Vec<(Cookie, Option<Arc<[HostPort]>>)>,
     /// What is not an object of its own, if any of it changed.
     pub base: Option<Base>,
 }
@@ -50,10 +48,7 @@ pub struct Base {
 impl Changes {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.objects.is_empty()
-            && self.pods.is_empty()
-            && self.host_ports.is_empty()
-            && self.base.is_none()
+        self.objects.is_empty() && self.pods.is_empty() && self.base.is_none()
     }
 
     pub(super) fn namespace(&mut self, name: &Arc<str>, namespace: Option<Arc<Namespace>>) {
@@ -101,7 +96,7 @@ impl Store {
             (Output::Nothing, Output::Nothing) => return,
             (Output::Pod(old), Output::Nothing) => {
                 if old.host_ports.is_some() {
-                    changes.host_ports.push((object.clone(), None));
+                    changes.objects.push(Change::HostPorts(object.clone(), no_ports()));
                 }
                 if old.local.is_some() {
                     changes.pods.push(PodChange::Delete(object.clone()));
@@ -114,7 +109,8 @@ impl Store {
                     _ => (None, None),
                 };
                 if old_ports != new.host_ports.as_ref() {
-                    changes.host_ports.push((object.clone(), new.host_ports.clone()));
+                    let ports = new.host_ports.clone().unwrap_or_else(no_ports);
+                    changes.objects.push(Change::HostPorts(object.clone(), ports));
                 }
                 match (old_local, &new.local) {
                     (Some(_), None) => changes.pods.push(PodChange::Delete(object.clone())),
@@ -140,4 +136,9 @@ impl Store {
         };
         changes.objects.push(change);
     }
+}
+
+/// No port of the node leads to a pod.
+fn no_ports() -> Arc<[HostPort]> {
+    Arc::default()
 }

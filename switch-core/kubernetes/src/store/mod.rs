@@ -217,6 +217,12 @@ impl Store {
         self.put(object, None);
     }
 
+    /// Deletes every object that `keep` does not want.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&Cookie) -> bool) {
+        let gone: Vec<_> = self.objects.keys().filter(|name| !keep(name)).cloned().collect();
+        gone.iter().for_each(|name| self.delete(name));
+    }
+
     /// Notes where an object is found now that did not change otherwise.
     pub(crate) fn moved(&mut self, object: &Cookie, origin: Source) {
         if let Some(entry) = self.objects.get_mut(object) {

@@ -53,16 +53,14 @@ fn apply(map: &mut BTreeMap<String, String>, changes: &Changes) {
                 (format!("Slice/{}/{}", o.namespace, o.name), Some(format!("{o:?}")))
             }
             Change::SliceGone(namespace, name) => (format!("Slice/{namespace}/{name}"), None),
+            Change::HostPorts(pod, ports) => {
+                let text = (!ports.is_empty()).then(|| format!("{ports:?}"));
+                (format!("host ports of {pod}"), text)
+            }
+            other => panic!("{other:?} is not an object of Kubernetes"),
         };
         match text {
             Some(text) => drop(map.insert(key, text)),
-            None => drop(map.remove(&key)),
-        }
-    }
-    for (pod, ports) in &changes.host_ports {
-        let key = format!("host ports of {pod}");
-        match ports {
-            Some(ports) => drop(map.insert(key, format!("{ports:?}"))),
             None => drop(map.remove(&key)),
         }
     }
@@ -282,7 +280,7 @@ fn changes_tell_of_this_nodes_pods() {
     store.delete(&Cookie::new("Pod/default/c"));
     let changes = store.take_changes();
     assert!(matches!(&changes.pods[..], [PodChange::Upsert(local)] if local.name == "default/a"));
-    assert!(changes.base.is_none() && changes.host_ports.is_empty());
+    assert!(changes.base.is_none());
 }
 
 #[test]

@@ -63,7 +63,7 @@ impl KernelRoutes {
 
 impl Drop for KernelRoutes {
     fn drop(&mut self) {
-        // Best effort, in a namespace that may be gone; nobody is left to be told.
+        // Best effort: the namespace may be gone, and there is nobody left to report to.
         let _ = self.replace(&HashSet::new());
     }
 }

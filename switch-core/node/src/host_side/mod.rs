@@ -113,7 +113,7 @@ impl HostSide {
         self.port
     }
 
-    /// What the switch is told of the port.
+    /// The port's part in the configuration.
     pub(crate) fn port_config(&self) -> PortConfig {
         let mac = match &self.side {
             Side::Tap(side) => side.mac(),
@@ -123,7 +123,7 @@ impl HostSide {
         PortConfig { port: self.port, role }
     }
 
-    /// Follows a configuration that is in force as `snapshot`.
+    /// Updates routes, steering and masquerading to a configuration that is in force as `snapshot`.
     pub(crate) fn follow(
         &mut self,
         settings: &Settings,
@@ -137,7 +137,7 @@ impl HostSide {
         }
         self.node_routes.follow(config, remote);
         ranges::extend_ranges(&mut destinations, services::ranges(config, snapshot));
-        // The node that calls itself by a Service sees the gateway as its client.
+        // A node that reaches itself through a Service sees the gateway as its client.
         destinations.push(Cidr::host(config.node.gateway.ipv4.into()));
         match &mut self.side {
             Side::Tap(side) => side.set_destinations(destinations)?,
@@ -150,7 +150,7 @@ impl HostSide {
         }
     }
 
-    /// Sets the MTU of the node's interface to the switch. Says whether it is another than before.
+    /// Sets the MTU of the node's interface to the switch. Returns whether it changed.
     pub(crate) fn set_mtu(&mut self, settings: &Settings, mtu: u16) -> bool {
         if mtu == self.mtu {
             return false;
@@ -169,7 +169,7 @@ impl HostSide {
         true
     }
 
-    /// Makes health checks what they should be; sockets that could not be opened are tried again.
+    /// Updates health checks; tries sockets again that could not be opened.
     pub(crate) fn reconcile(&mut self, control: &ControlPlane) {
         self.services.reconcile(control);
     }

@@ -1,6 +1,6 @@
 //! The node's side of Services: what of theirs the node's stack sees is sent to the switch, ports
-//! that the switch uses are kept from the node's own connections, and load balancers are told
-//! whether there is an endpoint here.
+//! that the switch uses are kept from the node's own connections, and load balancers learn
+//! from health checks whether there is an endpoint here.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

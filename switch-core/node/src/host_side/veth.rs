@@ -52,7 +52,7 @@ impl VethHost {
         Ok((side, device))
     }
 
-    /// Link-layer address of the node's end.
+    /// MAC address of the node's end.
     pub(super) fn mac(&self) -> Mac {
         self.mac
     }
@@ -120,7 +120,7 @@ impl VethHost {
 
 impl Drop for VethHost {
     fn drop(&mut self) {
-        // Best effort; nobody is left to be told.
+        // Best effort: there is nobody left to report to.
         for (setting, before) in self.changed.drain(..).rev() {
             let _ = sysctl::set(&self.node, setting, &before);
         }

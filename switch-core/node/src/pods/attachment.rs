@@ -182,7 +182,7 @@ pub struct PodAttachment {
     pub mac: Mac,
     /// The pod's addresses, at most one of each family.
     pub addresses: Vec<IpAddr>,
-    /// `None`: the state tells of the pod, and nothing passes before it does (N13). `Some`: while
+    /// `None`: the state describes the pod, and nothing passes before it does (N13). `Some`: while
     /// the state does not know the pod, the node publishes it itself, with these labels.
     pub labels: Option<Labels>,
 }

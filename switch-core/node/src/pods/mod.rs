@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use podswitch_core::config::{Attachment, Config, Endpoint, PortConfig, PortRole};
+use podswitch_core::config::{Attachment, Config, Endpoint, PortConfig, PortRole, Precedence};
 use podswitch_core::control::ControlPlane;
 use podswitch_core::id::{Cookie, PortId};
 use podswitch_core::port::Device;
@@ -29,7 +29,7 @@ use crate::node::Settings;
 use crate::state::State;
 
 /// How often a device that is still in use is tried again, and how long in between: a worker
-/// lets go of a port a moment after it is told to.
+/// closes a port some time after the command.
 const BUSY_RETRIES: usize = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
@@ -167,11 +167,12 @@ impl Pods {
                 },
                 node: node.clone(),
                 attachment: Some(self.attachment(attached)),
+                precedence: Precedence::default(),
             }));
         }
     }
 
-    /// Gives all pods, now and later, this MTU. Says whether it is another than before.
+    /// Gives all pods, now and later, this MTU. Returns whether it changed.
     pub(crate) fn set_mtu(&mut self, mtu: u16) -> bool {
         if mtu == self.mtu {
             return false;
@@ -235,8 +236,8 @@ impl Pods {
         }
     }
 
-    /// Attaches the wanted pods that are not. Says whether there is any that was not before; those that
-    /// cannot be attached are reported.
+    /// Attaches the wanted pods that are not. Returns whether any was attached; those that
+    /// cannot be are reported.
     pub(crate) fn attach(&mut self, control: &mut ControlPlane, wanted: &Wanted) -> bool {
         self.failures.retain(|pod, _| wanted.0.contains_key(pod));
         let mut changed = false;
@@ -312,7 +313,7 @@ impl Pods {
         }
     }
 
-    /// Gives an attached pod the labels of `attachment`. Says whether they are others than before.
+    /// Gives an attached pod the labels of `attachment`. Returns whether they changed.
     pub(crate) fn set_labels(&mut self, attachment: &PodAttachment) -> bool {
         let Some(attached) = self.attached.get_mut(&attachment.pod) else { return false };
         let changed = attached.attachment.labels != attachment.labels;

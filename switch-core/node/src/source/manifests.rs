@@ -112,10 +112,7 @@ impl ManifestSource {
         })?;
         self.records = records;
         let changes = self.store.take_changes();
-        let whole = self.behind
-            || changes.base.is_some()
-            || !changes.pods.is_empty()
-            || !changes.host_ports.is_empty();
+        let whole = self.behind || changes.base.is_some() || !changes.pods.is_empty();
         if !whole {
             return Ok(Update::Changes(changes.objects));
         }

@@ -43,13 +43,13 @@ pub(crate) struct Underlay {
     plan: Plan,
     sockets: Option<Open<SocketsPlan>>,
     interface: Option<Open<InterfacePlan>>,
-    /// Ports that the next configuration does not name, then to be detached.
+    /// Ports to leave out of the next configuration, and to detach then.
     outdated: Vec<PortId>,
-    /// Whether what is told of a port changed, but not the port.
+    /// Whether the configuration of an open port changed.
     renewed: bool,
     neighbours: Neighbours,
     claimed: Claimed,
-    /// Why there is not what there should be; reported already.
+    /// Why the underlay is incomplete; reported already.
     error: Option<UnderlayError>,
     reporter: Reporter,
 }
@@ -84,13 +84,13 @@ impl Underlay {
         })
     }
 
-    /// Why there is not what the options ask for, if they do: a start without it has failed.
+    /// Why the underlay that the options require is missing: the start has failed then.
     pub(crate) fn required_but_missing(&self) -> Option<&UnderlayError> {
         self.error.as_ref().filter(|_| self.options.is_required())
     }
 
-    /// Finds out what there should be for a configuration, as the node is now. What is there and does not
-    /// fit is not named any more; says whether there is such.
+    /// Computes the wanted underlay for a configuration and the node's present interfaces. Ports that do not
+    /// fit are left out of the next configuration; returns whether there are any.
     pub(crate) fn plan(&mut self, config: &Config) -> bool {
         self.plan = Plan::find(&self.options, config, || Netlink::open(&self.namespace));
         if let Some(open) =
@@ -112,7 +112,7 @@ impl Underlay {
         !self.outdated.is_empty()
     }
 
-    /// Detaches what does not fit any more and is not named now.
+    /// Detaches the ports that [`plan`](Self::plan) found outdated.
     pub(crate) fn detach(&mut self, control: &mut ControlPlane) {
         for port in self.outdated.drain(..) {
             // It is attached, or it would not be in the list.
@@ -120,7 +120,7 @@ impl Underlay {
         }
     }
 
-    /// Takes down that a port failed, if it is one of these: another is opened when that can be.
+    /// Records that a port failed, if it is one of the underlay's; [`attach`](Self::attach) opens another.
     pub(crate) fn has_failed(&mut self, port: PortId, error: &std::io::Error) -> bool {
         let of_sockets = self.sockets.take_if(|open| open.port == port).is_some();
         if of_sockets || self.interface.take_if(|open| open.port == port).is_some() {
@@ -135,8 +135,7 @@ impl Underlay {
         false
     }
 
-    /// Opens what is missing. Says whether there is anything that was not there before; what cannot be
-    /// opened is reported.
+    /// Opens what is missing. Returns whether anything was opened; what cannot be opened is reported.
     pub(crate) fn attach(&mut self, control: &mut ControlPlane) -> bool {
         let mut changed = std::mem::take(&mut self.renewed);
         let mut failed = self.plan.error.clone();
@@ -215,8 +214,8 @@ impl Underlay {
         }
     }
 
-    /// Finds out where the other nodes are, as far as the kernel knows now, and has it find out the
-    /// rest. Says whether that changed.
+    /// Reads the MAC addresses of other nodes and next hops from the kernel, and has it resolve those that it
+    /// does not know. Returns whether any changed.
     pub(crate) fn find_neighbours(&mut self, config: &Config) -> bool {
         let Some(open) = &self.interface else { return self.neighbours.forget() };
         let is_direct = self.plan.tunnel.as_ref().is_some_and(|t| t.routing == Routing::HostGw);
@@ -230,12 +229,12 @@ impl Underlay {
         self.neighbours.follow(open.plan.link.index, of_nodes.chain(hops))
     }
 
-    /// Whether anything of the node's interfaces, routes or neighbours changed since it was asked.
+    /// Whether the node's interfaces, routes or neighbours changed since the last call.
     pub(crate) fn has_changed(&mut self) -> bool {
         self.neighbours.has_changed()
     }
 
-    /// Writes all this into a configuration.
+    /// Writes ports, tunnel and neighbours into a configuration.
     pub(crate) fn complete(&self, config: &mut Config) {
         config.tunnel.clone_from(&self.plan.tunnel);
         if let Some(Open { port, plan, mac }) = &self.sockets {
@@ -251,9 +250,9 @@ impl Underlay {
         if !plan.tunnel {
             return;
         }
-        // A made-up address is nobody's on a real network: better a reason than silence.
+        // The made-up MAC address exists on no real network: a drop reason is better than silence.
         for node in &mut config.nodes {
-            // Of both families, as there may be a tunnel over each.
+            // Both families: there may be a tunnel over each.
             let is_known = |a: &IpAddr| self.neighbours.has(*a);
             if has_made_up_mac(node.underlay_mac, &node.addresses)
                 && !node.addresses.iter().all(is_known)
@@ -263,7 +262,7 @@ impl Underlay {
         }
     }
 
-    /// Keeps from the node's stack what the switch claims from the uplink in a configuration in force.
+    /// Keeps what the switch claims from the uplink away from the node's stack.
     pub(crate) fn claim(&mut self, config: &Config, snapshot: &Snapshot) {
         let (namespace, reporter) = (&self.namespace, &self.reporter);
         let Some(open) = &self.interface else { return self.claimed.remove(namespace, reporter) };
@@ -272,7 +271,7 @@ impl Underlay {
         self.claimed.follow(namespace, &open.plan.link, drops, reporter);
     }
 
-    /// Gives the node's stack back all that it was kept from.
+    /// Ends that: the node's stack gets all packets again.
     pub(crate) fn stop(mut self) {
         self.claimed.remove(&self.namespace, &self.reporter);
     }
@@ -289,7 +288,7 @@ impl Underlay {
     }
 }
 
-/// Whether a MAC address is the one that captures have for want of another.
+/// Whether a MAC address is the default that is derived from the node's IP address.
 fn has_made_up_mac(mac: Mac, addresses: &[IpAddr]) -> bool {
     let first = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first());
     first.is_some_and(|first| underlay_mac(*first) == mac)

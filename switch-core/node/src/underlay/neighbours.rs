@@ -13,7 +13,7 @@ use podswitch_wire::addr::Mac;
 pub(super) struct Neighbours {
     netlink: Netlink,
     changes: Changes,
-    /// Link-layer addresses, in order of addresses.
+    /// MAC addresses, sorted by IP address.
     known: Vec<(IpAddr, Mac)>,
 }
 
@@ -23,13 +23,12 @@ impl Neighbours {
         Ok(Self { netlink, changes: Changes::listen(namespace)?, known: Vec::new() })
     }
 
-    /// Whether the kernel learnt or was told something since this was asked last.
+    /// Whether the kernel's interfaces, routes or neighbours changed since the last call.
     pub(super) fn has_changed(&mut self) -> bool {
         self.changes.happened()
     }
 
-    /// What is known of those that were asked for: the address where packets to each go on the link,
-    /// which is its own or its router's.
+    /// The MAC address that packets to each wanted address are sent to: its own or its router's.
     pub(super) fn known(&self) -> impl Iterator<Item = (IpAddr, Mac)> {
         self.known.iter().copied()
     }
@@ -39,7 +38,7 @@ impl Neighbours {
         self.known.binary_search_by_key(&address, |(known, _)| *known).is_ok()
     }
 
-    /// Nobody is asked for. Says whether that changes anything.
+    /// Forgets all. Returns whether that changes anything.
     pub(super) fn forget(&mut self) -> bool {
         !std::mem::take(&mut self.known).is_empty()
     }
@@ -52,7 +51,7 @@ impl Neighbours {
             there.into_iter().filter(|n| n.link == link).map(|n| (n.address, n)).collect();
         let mut known = Vec::new();
         for address in wanted {
-            // Without a way there nobody is asked.
+            // Without a route there is no neighbour to resolve.
             let Ok(Some(way)) = self.netlink.route_to(address) else { continue };
             if way.link != Some(link) {
                 continue;
@@ -60,15 +59,15 @@ impl Neighbours {
             let hop = way.gateway.unwrap_or(address);
             let neighbour = there.get(&hop);
             if !neighbour.is_some_and(|n| n.is_confirmed) {
-                // It is asked for again soon.
+                // The next call tries again.
                 let _ = self.netlink.resolve_neighbour(link, hop);
             }
             known.extend(neighbour.and_then(|n| n.mac).map(|mac| (address, mac)));
         }
         known.sort_unstable();
         known.dedup();
-        let is_news = known != self.known;
+        let changed = known != self.known;
         self.known = known;
-        is_news
+        changed
     }
 }

@@ -13,10 +13,10 @@ use crate::DEFAULT_MTU;
 use crate::error::UnderlayError;
 use crate::options::{UnderlayKind, UnderlayOptions};
 
-/// The most nodes asked for the route to them where the tunnel's address is no interface's own.
+/// The most nodes whose routes are looked up where no interface has the tunnel's address.
 const MAX_PROBED_NODES: usize = 16;
 
-/// What there should be.
+/// The wanted underlay.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) tunnel: Option<TunnelConfig>,
@@ -31,7 +31,7 @@ pub(super) struct SocketsPlan {
     pub(super) addresses: Vec<IpAddr>,
     pub(super) port: u16,
     pub(super) mtu: u32,
-    /// What pods take at least.
+    /// Smallest MTU of pods, in bytes.
     pub(super) inner_mtu: u16,
 }
 
@@ -54,7 +54,7 @@ impl InterfacePlan {
 }
 
 impl Plan {
-    /// For a configuration, as the node is now.
+    /// For a configuration and the node's present interfaces.
     pub(super) fn find(
         options: &UnderlayOptions,
         config: &Config,
@@ -136,7 +136,7 @@ impl Finder<'_> {
             let Some(link) = link_of(*address, &known, &links) else {
                 return Err(UnderlayError::AddressNotFound(*address));
             };
-            // An address of no network: what its packets leave by is another question.
+            // A loopback address: its packets leave by other interfaces.
             let of_routes = if link.name == "lo" { self.route_mtu(&links) } else { link.mtu };
             mtu = mtu.min(of_routes);
         }
