@@ -40,6 +40,7 @@ pub mod steer;
 mod sys;
 pub mod sysctl;
 pub mod userns;
+pub mod writers;
 pub(crate) mod xfrm;
 
 pub use error::HostError;

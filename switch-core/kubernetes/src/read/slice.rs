@@ -1,17 +1,19 @@
 //! EndpointSlices and ServiceCIDRs: the checks of `pkg/apis/discovery/validation` and
 //! `pkg/apis/networking/validation` in kubernetes/kubernetes, and the model's form.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashSet;
 use podswitch_policy::service::model::{Conditions, Endpoint, EndpointSlice, Hints, SlicePort};
+use podswitch_wire::cidr::Cidr;
 use podswitch_wire::flow_key::Family;
 
 use super::pod::{port_number, protocol};
-use super::{Compiler, Loaded, namespace};
+use super::service::is_foreign;
+use super::{Content, Context, names_of};
+use crate::api::meta::ObjectMeta;
 use crate::api::service as api;
-use crate::refusal::{Faults, Field, quote};
+use crate::report::{Field, Findings, Grade, quote};
 use crate::validate::address::{cidr, host_ip};
 use crate::validate::meta::{Naming, object_meta};
 use crate::validate::name;
@@ -24,54 +26,53 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Bounds of the API.
 const MOST_ENDPOINTS: usize = 1_000;
 const MOST_ADDRESSES: usize = 100;
-const MOST_PORTS: usize = 100;
+const MOST_PORTS: usize = 20_000;
 
-/// Reads one slice.
-pub(super) fn compile(compiler: &mut Compiler<'_>, object: &Loaded, slice: &api::EndpointSlice) {
-    let mut faults = Faults::default();
+/// Reads one slice, with the endpoints of pods that have ended.
+pub(super) fn read(
+    cx: &mut Context<'_>,
+    meta: &ObjectMeta,
+    slice: &api::EndpointSlice,
+    faults: &mut Findings,
+) -> Content {
     let naming = Naming { namespaced: true, name: name::dns_subdomain };
-    object_meta(&object.meta, naming, &mut faults);
+    object_meta(meta, naming, faults);
     let family = match slice.address_type.as_deref().unwrap_or_default() {
         "IPv4" => Some(Family::V4),
         "IPv6" => Some(Family::V6),
-        "FQDN" => None,
+        "" => {
+            faults.add(&Field::root("addressType"), "is missing");
+            None
+        }
         other => {
-            let reason = format!("{} is not one of IPv4, IPv6, FQDN", quote(other));
-            faults.add(&Field::root("addressType"), reason);
+            let reason = format!("{} is not one of IPv4, IPv6", quote(other));
+            faults.say(Grade::LeftOut, &Field::root("addressType"), reason);
             None
         }
     };
-    let mut reader = Reader { compiler, faults };
+    let mut reader = Reader { cx, faults };
     let ports = reader.ports(slice.ports.as_deref().unwrap_or_default());
     let endpoints = slice.endpoints.as_deref().unwrap_or_default();
     let endpoints = reader.endpoints(endpoints, family);
-    let faults = reader.faults;
-    if !faults.is_empty() {
-        return compiler.refuse(object, faults);
+    let Some(family) = family else { return Content::Nothing };
+    if is_foreign(meta) {
+        // As common as headless Services, so nothing is said.
+        return Content::Nothing;
     }
-    let Some(family) = family else {
-        return compiler.note(object, "has names of hosts for addresses, and is left out");
-    };
-    let owner = object.meta.labels().find(|(key, _)| *key == SERVICE_NAME);
+    let owner = meta.labels().find(|(key, _)| *key == SERVICE_NAME);
     let Some((_, service)) = owner.filter(|(_, name)| !name.is_empty()) else {
-        let text = format!("is no Service's (label {SERVICE_NAME}), and is left out");
-        return compiler.note(object, text);
+        faults.say_of_all(Grade::LeftOut, format!("belongs to no Service (label {SERVICE_NAME})"));
+        return Content::Nothing;
     };
-    let slice = EndpointSlice {
-        service: compiler.names.get(service),
-        namespace: namespace::of(compiler, object),
-        name: compiler.names.get(object.meta.name.as_deref().unwrap_or_default()),
-        family,
-        ports,
-        endpoints,
-    };
-    compiler.slices.push(Arc::new(slice));
+    let service = cx.names.get(service);
+    let (namespace, name) = names_of(cx, meta);
+    Content::Slice(Arc::new(EndpointSlice { service, namespace, name, family, ports, endpoints }))
 }
 
 /// Reads the parts of one slice.
 struct Reader<'c, 'a> {
-    compiler: &'c mut Compiler<'a>,
-    faults: Faults,
+    cx: &'c mut Context<'a>,
+    faults: &'c mut Findings,
 }
 
 impl Reader<'_, '_> {
@@ -80,7 +81,7 @@ impl Reader<'_, '_> {
             self.faults.add(&PORTS, format!("{} ports, more than {MOST_PORTS}", list.len()));
             return Vec::new();
         }
-        let (mut names, mut found) = (HashSet::new(), Vec::new());
+        let (mut names, mut found) = (HashSet::new(), Vec::with_capacity(list.len()));
         for (at, port) in list.iter().enumerate() {
             let field = PORTS.index(at);
             let text = port.name.as_deref().unwrap_or_default();
@@ -88,15 +89,28 @@ impl Reader<'_, '_> {
                 self.faults.take(&field.child("name"), name::dns_label(text));
             }
             if !names.insert(text) {
-                self.faults.add(&field.child("name"), format!("{} stands twice", quote(text)));
+                self.faults.add(&field.child("name"), format!("{} is there twice", quote(text)));
             }
-            let protocol = protocol(port.protocol.as_deref());
-            let protocol = self.faults.take(&field.child("protocol"), protocol);
-            let number = port.port.map(port_number).transpose();
-            let number = self.faults.take(&field.child("port"), number);
-            if let (Some(protocol), Some(port)) = (protocol, number) {
-                found.push(SlicePort { name: self.compiler.names.get(text), protocol, port });
-            }
+            let protocol = match protocol(port.protocol.as_deref().filter(|t| !t.is_empty())) {
+                Ok(protocol) => protocol,
+                Err(reason) => {
+                    self.faults.say(Grade::FieldLeftOut, &field.child("protocol"), reason);
+                    continue;
+                }
+            };
+            // The API server takes any number. 0 is no port, as it is for kube-proxy.
+            let number = match port.port {
+                None => None,
+                Some(0) => continue,
+                Some(number) => match port_number(number) {
+                    Ok(number) => Some(number),
+                    Err(reason) => {
+                        self.faults.say(Grade::FieldLeftOut, &field.child("port"), reason);
+                        continue;
+                    }
+                },
+            };
+            found.push(SlicePort { name: self.cx.names.get(text), protocol, port: number });
         }
         found
     }
@@ -107,14 +121,14 @@ impl Reader<'_, '_> {
             self.faults.add(&ENDPOINTS, reason);
             return Vec::new();
         }
-        let mut found = Vec::new();
+        let mut found = Vec::with_capacity(list.len());
         for (at, endpoint) in list.iter().enumerate() {
             found.extend(self.endpoint(endpoint, family, &ENDPOINTS.index(at)));
         }
         found
     }
 
-    /// `None`: it has faults, or is nobody's backend.
+    /// `None`: its addresses are names of hosts, or of a kind that is not known.
     fn endpoint(
         &mut self,
         endpoint: &api::Endpoint,
@@ -124,10 +138,9 @@ impl Reader<'_, '_> {
         let list = endpoint.addresses.as_deref().unwrap_or_default();
         let field = field.child("addresses");
         if !(1..=MOST_ADDRESSES).contains(&list.len()) {
-            let reason = format!("has {} items; it must have 1 to {MOST_ADDRESSES}", list.len());
+            let reason = format!("has {} items; 1 to {MOST_ADDRESSES} are allowed", list.len());
             self.faults.add(&field, reason);
         }
-        // Names of hosts, or faulty anyway.
         let family = family?;
         let mut addresses = Vec::with_capacity(list.len());
         for (at, text) in list.iter().enumerate() {
@@ -139,10 +152,7 @@ impl Reader<'_, '_> {
             addresses.push(address);
         }
         let target = endpoint.target_ref.as_ref().and_then(target_cookie);
-        if self.has_ended(target.as_deref(), addresses.first()) {
-            return None;
-        }
-        let names = &mut self.compiler.names;
+        let names = &mut self.cx.names;
         let mut name = |text: &Option<String>| {
             text.as_deref().filter(|text| !text.is_empty()).map(|text| names.get(text))
         };
@@ -167,22 +177,9 @@ impl Reader<'_, '_> {
             weight: 1,
         })
     }
-
-    /// Whether the pod behind an endpoint has ended: it is nobody's backend, however late the
-    /// slice is.
-    fn has_ended(&self, target: Option<&str>, address: Option<&IpAddr>) -> bool {
-        let pods = &self.compiler.pods;
-        match (target, address) {
-            (Some(target), _) if target.starts_with("Pod/") => pods.ended.contains(target),
-            (_, Some(address)) => {
-                pods.ended_addresses.contains(address) && !pods.owners.contains_key(address)
-            }
-            _ => false,
-        }
-    }
 }
 
-/// What an endpoint says that it is.
+/// The object behind an endpoint.
 fn target_cookie(target: &api::ObjectReference) -> Option<String> {
     let (kind, name) = (target.kind.as_deref()?, target.name.as_deref()?);
     Some(match target.namespace.as_deref() {
@@ -192,17 +189,20 @@ fn target_cookie(target: &api::ObjectReference) -> Option<String> {
 }
 
 /// Reads one ServiceCIDR.
-pub(super) fn compile_cidr(compiler: &mut Compiler<'_>, object: &Loaded, it: &api::ServiceCidr) {
-    let mut faults = Faults::default();
+pub(super) fn read_cidr(
+    meta: &ObjectMeta,
+    it: &api::ServiceCidr,
+    faults: &mut Findings,
+) -> Content {
     let naming = Naming { namespaced: false, name: name::dns_subdomain };
-    object_meta(&object.meta, naming, &mut faults);
+    object_meta(meta, naming, faults);
     let list = it.spec.as_ref().and_then(|spec| spec.cidrs.as_deref()).unwrap_or_default();
     let spec = Field::root("spec");
     let field = spec.child("cidrs");
     if list.is_empty() {
-        faults.add(&field, "at least one range is needed");
+        faults.add(&field, "is empty; at least one range is needed");
     }
-    let mut ranges: Vec<podswitch_wire::cidr::Cidr> = Vec::new();
+    let mut ranges: Vec<Cidr> = Vec::new();
     for (at, text) in list.iter().enumerate() {
         let field = field.index(at);
         let Some((range, ambiguous)) = faults.take(&field, cidr(text)) else { continue };
@@ -210,12 +210,9 @@ pub(super) fn compile_cidr(compiler: &mut Compiler<'_>, object: &Loaded, it: &ap
             faults.add(&field, format!("{text} has bits beyond its prefix; is {range} meant?"));
         }
         if ranges.iter().any(|r| r.address().is_ipv4() == range.address().is_ipv4()) {
-            faults.add(&field, "more than one range of a family");
+            faults.add(&field, "is a second range of the same family");
         }
         ranges.push(range);
     }
-    if !faults.is_empty() {
-        return compiler.refuse(object, faults);
-    }
-    compiler.service_cidrs.extend(ranges);
+    Content::ServiceCidr(ranges)
 }

@@ -6,16 +6,16 @@ use podswitch_policy::rule::{Operator, Requirement, Selector};
 
 use super::names::Names;
 use crate::api::meta::LabelSelector;
-use crate::refusal::{Faults, Field};
+use crate::report::{Field, Findings};
 use crate::validate::meta::label_selector;
 
-/// The selector in the model's form. What is wrong with it is added to `faults`; the object is
-/// then refused, and what is given here goes nowhere.
+/// The selector in the model's form. What is wrong with it is added to `faults`; the object cannot
+/// be used then, and what is given here must not be used either.
 pub(super) fn selector(
     names: &mut Names,
     selector: &LabelSelector,
     field: &Field<'_>,
-    faults: &mut Faults,
+    faults: &mut Findings,
 ) -> Selector {
     label_selector(selector, field, faults);
     let labels = names.texts(selector.match_labels.as_ref());

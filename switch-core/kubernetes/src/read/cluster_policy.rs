@@ -1,9 +1,11 @@
 //! ClusterNetworkPolicy: the checks of the resource's definition (network-policy-api,
-//! `apis/v1alpha2`), and the model's form. What a later version may add fails closed where the
-//! API says so, and refuses the object elsewhere.
+//! `apis/v1alpha2`), and the model's form. What a later version may add fails closed: within a rule
+//! where the API says so, else the policy becomes one that denies all to and from its subject, as
+//! far as that can be read.
 
 use std::sync::Arc;
 
+use podswitch_core::id::Cookie;
 use podswitch_policy::rule::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, ClusterTier, NamespacedPods, PortRule,
     Ports, Protocol, Selector,
@@ -14,13 +16,13 @@ use serde_json::Value;
 
 use super::pod::port_number;
 use super::selector::selector;
-use super::{Compiler, Loaded};
+use super::{Content, Context, text_of};
 use crate::api::cluster::{
     ClusterNetworkPolicySpec, DestinationPort, NamespacedPod, OneOf, ProtocolMatch,
 };
-use crate::api::meta::LabelSelector;
-use crate::object::decode;
-use crate::refusal::{Faults, Field, quote};
+use crate::api::meta::{LabelSelector, ObjectMeta};
+use crate::object::{Loaded, decode};
+use crate::report::{Field, Findings, Grade, quote};
 use crate::validate::address::cidr;
 use crate::validate::meta::{Naming, object_meta};
 use crate::validate::name;
@@ -31,20 +33,20 @@ const MOST_ITEMS: usize = ClusterNetworkPolicy::MAX_ITEMS;
 const LONGEST_NAME: usize = 100;
 
 /// Reads one policy.
-pub(super) fn compile(
-    compiler: &mut Compiler<'_>,
-    object: &Loaded,
+pub(super) fn read(
+    cx: &mut Context<'_>,
+    cookie: &Cookie,
+    meta: &ObjectMeta,
     policy: &crate::api::cluster::ClusterNetworkPolicy,
-) {
-    let mut faults = Faults::default();
+    faults: &mut Findings,
+) -> Content {
     let naming = Naming { namespaced: false, name: name::dns_subdomain };
-    object_meta(&object.meta, naming, &mut faults);
+    object_meta(meta, naming, faults);
+    let name = cx.names.get(meta.name.as_deref().unwrap_or_default());
     let empty = ClusterNetworkPolicySpec::default();
     let spec = policy.spec.as_ref().unwrap_or(&empty);
-    let mut reader = Reader { compiler, object, faults };
-    let tier = reader.tier(spec.tier.as_deref());
-    let priority = reader.priority(spec.priority);
-    let subject = reader.subject(spec.subject.as_ref());
+    let head = read_head(cx, spec.tier.as_deref(), spec.priority, spec.subject.as_ref(), faults);
+    let mut reader = Reader { cx, faults };
     let ingress = spec.ingress.iter().flatten().map(|rule| RuleText {
         name: rule.name.as_deref(),
         action: rule.action.as_deref(),
@@ -59,16 +61,90 @@ pub(super) fn compile(
         protocols: rule.protocols.as_deref(),
     });
     let egress = reader.rules(egress, Way::Egress);
-    let faults = reader.faults;
-    let (Some(tier), Some(priority), Some(subject), true) =
-        (tier, priority, subject, faults.is_empty())
+    if faults.is_refused() {
+        let names = |rules: bool, other: bool| rules || !other;
+        let (ingress, egress) = (
+            spec.ingress.as_ref().is_some_and(|rules| !rules.is_empty()),
+            spec.egress.as_ref().is_some_and(|rules| !rules.is_empty()),
+        );
+        let isolated = (names(ingress, egress), names(egress, ingress));
+        return close(cookie, name, head, isolated);
+    }
+    let (Some(tier), Some(priority), Some(subject)) = (head.tier, head.priority, head.subject)
     else {
-        return compiler.refuse(object, faults);
+        // Each that is missing is a fault.
+        return Content::Nothing;
     };
-    let name = compiler.names.get(object.meta.name.as_deref().unwrap_or_default());
-    let cookie = object.cookie.as_str().into();
+    let cookie = text_of(cookie);
     let policy = ClusterNetworkPolicy { cookie, name, tier, priority, subject, ingress, egress };
-    compiler.cluster_policies.push(Arc::new(policy));
+    Content::ClusterPolicy(Arc::new(policy))
+}
+
+/// What a policy closes whose fields are not of the right types, or that is of a version or kind
+/// that is not known.
+pub(super) fn close_unreadable(cx: &mut Context<'_>, object: &Loaded, value: &Value) -> Content {
+    let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let name = cx.names.get(name);
+    let field = |name: &str| value.get("spec").and_then(|spec| spec.get(name));
+    let subject = field("subject").and_then(Value::as_object);
+    let (tier, priority) = (field("tier").and_then(Value::as_str), field("priority"));
+    // What is wrong was said already.
+    let mut said = Findings::default();
+    let head = read_head(cx, tier, priority.and_then(Value::as_i64), subject, &mut said);
+    let named = |name: &str| match field(name) {
+        None | Some(Value::Null) => false,
+        Some(Value::Array(rules)) => !rules.is_empty(),
+        Some(_) => true,
+    };
+    let (ingress, egress) = (named("ingress"), named("egress"));
+    close(&object.cookie, name, head, (ingress || !egress, egress || !ingress))
+}
+
+/// Whom a policy is about and when it is evaluated, as far as that could be read.
+struct Head {
+    tier: Option<ClusterTier>,
+    priority: Option<u16>,
+    subject: Option<NamespacedPods>,
+}
+
+fn read_head(
+    cx: &mut Context<'_>,
+    tier: Option<&str>,
+    priority: Option<i64>,
+    subject: Option<&OneOf>,
+    faults: &mut Findings,
+) -> Head {
+    let mut own = Findings::default();
+    let mut reader = Reader { cx, faults };
+    let (tier, priority) = (reader.tier(tier), reader.priority(priority));
+    let subject = Reader { cx, faults: &mut own }.subject(subject);
+    let subject = subject.filter(|_| !own.is_refused());
+    faults.append(own);
+    Head { tier, priority, subject }
+}
+
+/// A policy that denies all to and from its subject, every pod if that cannot be read, in these
+/// directions, before every other policy of its tier if its priority cannot be read, and before all
+/// others if its tier cannot.
+fn close(cookie: &Cookie, name: Arc<str>, head: Head, (ingress, egress): (bool, bool)) -> Content {
+    // A rule with a peer of an unknown kind that denies, denies everything.
+    let deny = || ClusterRule {
+        name: "".into(),
+        action: Action::Deny,
+        peers: vec![ClusterPeer::Unknown],
+        ports: Ports::Any,
+    };
+    let everything =
+        NamespacedPods { namespaces: Selector::everything(), pods: Selector::everything() };
+    Content::ClusterPolicy(Arc::new(ClusterNetworkPolicy {
+        cookie: text_of(cookie),
+        name,
+        tier: head.tier.unwrap_or(ClusterTier::Admin),
+        priority: head.priority.unwrap_or(0),
+        subject: head.subject.unwrap_or(everything),
+        ingress: ingress.then(deny).into_iter().collect(),
+        egress: egress.then(deny).into_iter().collect(),
+    }))
 }
 
 /// Direction of a list of rules.
@@ -86,11 +162,10 @@ struct RuleText<'a> {
     protocols: Option<&'a [OneOf]>,
 }
 
-/// Reads the parts of one policy. Functions that give `None` have told why.
+/// Reads the parts of one policy. Functions that give `None` have said why.
 struct Reader<'c, 'a> {
-    compiler: &'c mut Compiler<'a>,
-    object: &'c Loaded,
-    faults: Faults,
+    cx: &'c mut Context<'a>,
+    faults: &'c mut Findings,
 }
 
 impl Reader<'_, '_> {
@@ -128,7 +203,7 @@ impl Reader<'_, '_> {
         match (there.next(), there.next()) {
             (Some((name, value)), None) => Some((name, value)),
             (None, _) => {
-                self.faults.add(field, format!("says nothing: one of {known} must be there"));
+                self.faults.add(field, format!("is empty; it needs one of {known}"));
                 None
             }
             (Some((one, _)), Some((other, _))) => {
@@ -151,7 +226,7 @@ impl Reader<'_, '_> {
 
     fn selector(&mut self, value: &Value, field: &Field<'_>) -> Option<Selector> {
         let text: LabelSelector = self.decode(value, field)?;
-        Some(selector(&mut self.compiler.names, &text, field, &mut self.faults))
+        Some(selector(self.cx.names, &text, field, self.faults))
     }
 
     fn subject(&mut self, fields: Option<&OneOf>) -> Option<NamespacedPods> {
@@ -176,16 +251,16 @@ impl Reader<'_, '_> {
 
     fn pods(&mut self, value: &Value, field: &Field<'_>) -> Option<NamespacedPods> {
         let text: NamespacedPod = self.decode(value, field)?;
-        let names = &mut self.compiler.names;
+        let names = &mut *self.cx.names;
         let namespaces = text.namespace_selector.unwrap_or_default();
         let namespaces_field = field.child("namespaceSelector");
-        let namespaces = selector(names, &namespaces, &namespaces_field, &mut self.faults);
+        let namespaces = selector(names, &namespaces, &namespaces_field, self.faults);
         let pods_field = field.child("podSelector");
         let Some(pods) = text.pod_selector else {
             self.faults.add(&pods_field, "is missing; empty ({}) selects all pods");
             return None;
         };
-        let pods = selector(names, &pods, &pods_field, &mut self.faults);
+        let pods = selector(names, &pods, &pods_field, self.faults);
         Some(NamespacedPods { namespaces, pods })
     }
 
@@ -231,7 +306,8 @@ impl Reader<'_, '_> {
                 |peer| matches!(peer, &ClusterPeer::Nodes(_) | &ClusterPeer::Networks(_));
             let nameless = peers.iter().any(nameless);
             if way == Way::Egress && named && nameless {
-                let reason = "a destinationNamedPort is a pod's; nodes and networks have none";
+                let reason =
+                    "has a destinationNamedPort, which only pods have; nodes and networks do not";
                 self.faults.add(field, reason);
             }
         }
@@ -260,7 +336,7 @@ impl Reader<'_, '_> {
     fn count<T>(&mut self, list: &[T], field: &Field<'_>) -> bool {
         let right = (1..=MOST_ITEMS).contains(&list.len());
         if !right {
-            let reason = format!("has {} items; it must have 1 to {MOST_ITEMS}", list.len());
+            let reason = format!("has {} items; 1 to {MOST_ITEMS} are allowed", list.len());
             self.faults.add(field, reason);
         }
         right
@@ -281,7 +357,7 @@ impl Reader<'_, '_> {
             ("domainNames", Way::Egress) => {
                 let names: Vec<String> = self.decode(value, &inner)?;
                 self.count(&names, &inner);
-                self.fails_closed(&inner, "names of domains are not enforced");
+                self.fails_closed(&inner, "domain names are not enforced");
                 Some(ClusterPeer::Unknown)
             }
             ("nodes" | "networks" | "domainNames", Way::Ingress) => {
@@ -305,7 +381,7 @@ impl Reader<'_, '_> {
             let item = field.index(at);
             let Some((range, _)) = self.faults.take(&item, cidr(text)) else { continue };
             if texts[..at].contains(text) {
-                self.faults.add(&item, format!("{text} stands twice"));
+                self.faults.add(&item, format!("{text} is there twice"));
             }
             ranges.push(range);
         }
@@ -313,10 +389,10 @@ impl Reader<'_, '_> {
     }
 
     fn fails_closed(&mut self, field: &Field<'_>, what: &str) {
-        let text = format!(
-            "{field}: {what}; the rule fails closed: Accept matches nothing, Deny and Pass deny all"
+        let reason = format!(
+            "{what}; the rule fails closed: Accept matches nothing, Deny and Pass deny all"
         );
-        self.compiler.note(self.object, text);
+        self.faults.say(Grade::Note, field, reason);
     }
 
     /// `None`: an entry is not understood, or has a fault.
@@ -343,7 +419,7 @@ impl Reader<'_, '_> {
             "destinationNamedPort" => {
                 let text: String = self.decode(value, &inner)?;
                 self.faults.take(&inner, name::port_name(&text))?;
-                let name = self.compiler.names.get(&text);
+                let name = self.cx.names.get(&text);
                 return Some(PortRule::Named { protocol: None, name });
             }
             _ => {
@@ -366,7 +442,7 @@ impl Reader<'_, '_> {
         port: &DestinationPort,
         field: &Field<'_>,
     ) -> Option<PortRule> {
-        let faults = &mut self.faults;
+        let faults = &mut *self.faults;
         match (port.number, &port.range) {
             (Some(number), None) => {
                 let port = faults.take(&field.child("number"), port_number(number))?;
@@ -385,7 +461,7 @@ impl Reader<'_, '_> {
                 Some(PortRule::Range { protocol, first, last })
             }
             _ => {
-                faults.add(field, "exactly one of number, range must be there");
+                faults.add(field, "needs exactly one of number, range");
                 None
             }
         }

@@ -1,24 +1,31 @@
 //! Text to values: YAML or JSON documents, with bounds on depth, size and alias expansion, and no
-//! key twice. Knows nothing of Kubernetes beyond the value type that objects are decoded from.
+//! key twice. Knows nothing of Kubernetes but that lists have items.
 
 use std::fmt;
+use std::sync::Arc;
 
+use hashbrown::HashSet;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
 /// Deepest nesting of lists and maps. Custom resource definitions, which are read and passed
-/// over, reach some sixty.
+/// over, have some sixty levels.
 const MAX_DEPTH: usize = 128;
 
-/// One document of a text.
-#[derive(Debug)]
-pub(crate) struct Document {
-    /// Its place in the text, from 0. Empty documents count.
-    pub(crate) index: usize,
-    /// The line it begins at, from 1.
+/// A part of a text that is parsed by itself: a document, or an item of a JSON list. The same bytes
+/// always give the same value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part<'t> {
+    /// The document that it is, or is in, from 0. Empty documents count.
+    pub(crate) document: usize,
+    /// The line at which that document begins, from 1.
     pub(crate) line: usize,
-    /// What it holds, never null.
-    pub(crate) value: Value,
+    /// The bytes, a part of the text.
+    pub(crate) text: &'t str,
+    /// `apiVersion` and `kind` of the list that it is an item of.
+    pub(crate) list: Option<Arc<(String, String)>>,
+    json: bool,
 }
 
 /// The text is neither YAML nor JSON, or goes beyond a bound.
@@ -32,32 +39,52 @@ pub(crate) struct SyntaxError {
     pub(crate) message: String,
 }
 
-/// Reads the documents of a text one after the other, so that never more than one is held as
-/// values. `json`: the text says that it is JSON, and is not tried as YAML.
-pub(crate) fn parse(
-    text: &str,
-    json: bool,
-    each: &mut dyn FnMut(Document),
-) -> Result<(), SyntaxError> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+/// Takes a text apart. `json`: the text says that it is JSON, and is not tried as YAML.
+pub(crate) fn split(text: &str, json: bool) -> Result<Vec<Part<'_>>, SyntaxError> {
+    let text = without_mark(text);
     if json {
-        return parse_json(text, each);
+        return split_json(text);
     }
     if text.trim_start().starts_with('{') {
         // JSON is read several times faster by its own parser. A flow mapping begins the same
-        // way; then the YAML parser decides, and tells what is wrong.
-        let mut documents = Vec::new();
-        if parse_json(text, &mut |document| documents.push(document)).is_ok() {
-            documents.into_iter().for_each(each);
-            return Ok(());
+        // way; then the YAML parser decides, and says what is wrong.
+        if let Ok(parts) = split_json(text) {
+            return Ok(parts);
         }
     }
-    parse_yaml(text, each)
+    let parts = split_documents(text).into_iter().enumerate();
+    let part = |(document, (line, text))| Part { document, line, text, list: None, json: false };
+    Ok(parts.map(part).collect())
 }
 
-fn parse_json(text: &str, each: &mut dyn FnMut(Document)) -> Result<(), SyntaxError> {
-    let (mut rest, mut line) = (text, 1);
-    for index in 0.. {
+/// The text without a byte order mark.
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// Whether a text ends where a document was to begin: it may have been cut there.
+pub(crate) fn ends_open(text: &str) -> bool {
+    let last = text.trim_end().rsplit('\n').next().unwrap_or_default();
+    is_marker(last, "---") && last.trim_end() == "---"
+}
+
+impl Part<'_> {
+    /// Parses the part of `whole`, the text that was taken apart. What is empty is null.
+    pub(crate) fn parse(&self, whole: &str) -> Result<Value, SyntaxError> {
+        let value = if self.json { parse_json(self.text) } else { parse_yaml_document(self.text) };
+        value.map_err(|mut error| {
+            // Where the part begins; it is a part of `whole`.
+            let at = (self.text.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
+            let before = newlines(whole.get(..at).unwrap_or_default());
+            error.line = error.line.map(|line| line + before);
+            error
+        })
+    }
+}
+
+fn split_json(text: &str) -> Result<Vec<Part<'_>>, SyntaxError> {
+    let (mut rest, mut line, mut parts) = (text, 1, Vec::new());
+    for document in 0.. {
         let skipped = rest.len() - rest.trim_start().len();
         line += newlines(&rest[..skipped]);
         rest = &rest[skipped..];
@@ -65,47 +92,121 @@ fn parse_json(text: &str, each: &mut dyn FnMut(Document)) -> Result<(), SyntaxEr
             break;
         }
         let mut parser = serde_json::Deserializer::from_str(rest);
-        let value = Unique.deserialize(&mut parser).map_err(|error| SyntaxError {
+        let outline = parser.deserialize_any(Outline).map_err(|error| SyntaxError {
             line: Some(line + error.line().saturating_sub(1)),
             column: (error.column() > 0).then_some(error.column()),
             message: without_position(&error),
         })?;
         let used = parser.into_iter::<de::IgnoredAny>().byte_offset();
-        if !value.is_null() {
-            each(Document { index, line, value });
+        let part = |text, list| Part { document, line, text, list, json: true };
+        match outline {
+            Some((list, items)) => {
+                let list = Some(Arc::new(list));
+                parts.extend(items.into_iter().map(|item| part(item.get(), list.clone())));
+            }
+            None => parts.push(part(&rest[..used], None)),
         }
         line += newlines(&rest[..used]);
         rest = &rest[used..];
     }
+    Ok(parts)
+}
+
+/// `apiVersion` and `kind` of a list, and its items.
+type List<'t> = ((String, String), Vec<&'t RawValue>);
+
+/// Reads a JSON document so far that a list of objects can be taken apart. Gives `None` for
+/// everything else.
+struct Outline;
+
+impl<'de> Visitor<'de> for Outline {
+    type Value = Option<List<'de>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_str<E: de::Error>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        while items.next_element::<de::IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let (mut seen, mut version, mut kind) = (HashSet::new(), String::new(), String::new());
+        let mut items = None;
+        while let Some(key) = entries.next_key::<String>()? {
+            let value = entries.next_value::<&RawValue>()?;
+            match key.as_str() {
+                "items" => items = serde_json::from_str::<Vec<&RawValue>>(value.get()).ok(),
+                "apiVersion" => version = serde_json::from_str(value.get()).unwrap_or_default(),
+                "kind" => kind = serde_json::from_str(value.get()).unwrap_or_default(),
+                _ => {}
+            }
+            unique(&mut seen, key)?;
+        }
+        Ok(items.filter(|_| kind.ends_with("List")).map(|items| ((version, kind), items)))
+    }
+}
+
+/// Refuses a key that is there twice.
+fn unique<E: de::Error>(seen: &mut HashSet<String>, key: String) -> Result<(), E> {
+    if seen.contains(&key) {
+        let name = crate::report::quote(&key);
+        return Err(E::custom(format_args!("the key {name} is there twice")));
+    }
+    seen.insert(key);
     Ok(())
+}
+
+/// Parses one JSON value.
+pub(crate) fn parse_json(text: &str) -> Result<Value, SyntaxError> {
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let value = Unique.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value));
+    value.map_err(|error| SyntaxError {
+        line: Some(error.line()),
+        column: (error.column() > 0).then_some(error.column()),
+        message: without_position(&error),
+    })
 }
 
 fn newlines(text: &str) -> usize {
     text.bytes().filter(|&byte| byte == b'\n').count()
 }
 
-/// `serde_json` ends its messages with the position, which is told apart here.
+/// `serde_json` ends its messages with the position, which is reported apart from them.
 fn without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let tail = format!(" at line {} column {}", error.line(), error.column());
     text.strip_suffix(&tail).unwrap_or(&text).to_owned()
 }
 
-fn parse_yaml(text: &str, each: &mut dyn FnMut(Document)) -> Result<(), SyntaxError> {
-    for (index, (line, part)) in split_documents(text).into_iter().enumerate() {
-        let value = parse_yaml_document(part).map_err(|mut error| {
-            error.line = error.line.map(|inner| inner + line - 1);
-            error
-        })?;
-        if !value.is_null() {
-            each(Document { index, line, value });
-        }
-    }
-    Ok(())
-}
-
-/// Cuts a stream at the lines that begin or end a document. Such a line cannot stand inside a
-/// scalar (YAML 1.2.2 section 9.1.2, `c-forbidden`). Gives each part with the line it begins at.
+/// Cuts a stream at the lines that begin or end a document. Such a line cannot be inside a
+/// scalar (YAML 1.2.2 section 9.1.2, `c-forbidden`). Gives each document with the line it
+/// begins at.
 fn split_documents(text: &str) -> Vec<(usize, &str)> {
     let mut parts = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 1, 0);
@@ -149,6 +250,13 @@ fn is_prologue(line: &str) -> bool {
 fn parse_yaml_document(text: &str) -> Result<Value, SyntaxError> {
     if text.lines().all(|line| is_prologue(line) || line.trim_end() == "---") {
         return Ok(Value::Null);
+    }
+    // JSON in a YAML stream, as programs write it.
+    let inner = text.strip_prefix("---").unwrap_or(text).trim_start();
+    if inner.starts_with('{')
+        && let Ok(value) = parse_json(inner)
+    {
+        return Ok(value);
     }
     serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(text.len()), |de| {
         Unique.deserialize(de)
@@ -202,8 +310,8 @@ fn yaml_options(len: usize) -> serde_saphyr::Options {
     }
 }
 
-/// Reads any value, refusing a key that stands twice in one map: which of the two counts differs
-/// from reader to reader.
+/// Reads any value, refusing a key that is in one map twice: readers differ in which of the two
+/// counts.
 struct Unique;
 
 impl<'de> DeserializeSeed<'de> for Unique {
@@ -280,8 +388,8 @@ impl<'de> Visitor<'de> for Unique {
         while let Some(key) = entries.next_key::<String>()? {
             let value = entries.next_value_seed(Unique)?;
             if map.contains_key(&key) {
-                let name = crate::refusal::quote(&key);
-                return Err(de::Error::custom(format_args!("the key {name} stands twice")));
+                let name = crate::report::quote(&key);
+                return Err(de::Error::custom(format_args!("the key {name} is there twice")));
             }
             map.insert(key, value);
         }

@@ -1,11 +1,52 @@
-use super::{Document, SyntaxError};
+use super::{SyntaxError, ends_open, split};
 use serde_json::{Value, json};
 
-/// All documents.
+/// A part with its value.
+struct Document {
+    index: usize,
+    line: usize,
+    value: Value,
+}
+
+/// All parts that are not empty.
 fn parse(text: &str, json: bool) -> Result<Vec<Document>, SyntaxError> {
     let mut documents = Vec::new();
-    super::parse(text, json, &mut |document| documents.push(document))?;
+    for part in split(text, json)? {
+        let value = part.parse(text)?;
+        if !value.is_null() {
+            documents.push(Document { index: part.document, line: part.line, value });
+        }
+    }
     Ok(documents)
+}
+
+#[test]
+fn json_lists_are_taken_apart() {
+    let list = |items: &str| format!(r#"{{"kind":"PodList","items":[{items}],"apiVersion":"v1"}}"#);
+    let text = format!("{{\"a\":1}}\n{}", list("{\"x\":1},\n{\"y\":2}"));
+    let parts = split(&text, true).unwrap();
+    let found: Vec<_> = parts.iter().map(|p| (p.document, p.line, p.text)).collect();
+    assert_eq!(found, [(0, 1, "{\"a\":1}"), (1, 2, "{\"x\":1}"), (1, 2, "{\"y\":2}")]);
+    assert_eq!(parts[0].list, None);
+    let list_of = parts[1].list.as_deref().unwrap();
+    assert_eq!((&*list_of.0, &*list_of.1), ("v1", "PodList"));
+    // An error in an item names the line in the file.
+    let error = parse(&format!("\n{}", list("{},\n{\"y\":2,\"y\":3}")), true).err().unwrap();
+    assert_eq!(error.line, Some(3), "{error:?}");
+    // Anything else that has items is one document.
+    assert_eq!(split(r#"{"kind":"Menu","items":[1,2]}"#, true).unwrap().len(), 1);
+    assert!(split(&list("{")[..20], true).is_err());
+    assert!(split(r#"{"kind":"List","kind":"List","items":[]}"#, true).is_err());
+}
+
+#[test]
+fn texts_that_end_where_a_document_begins() {
+    for text in ["a: 1\n---", "a: 1\n---\n", "---\n", "a: 1\n--- \r\n\n"] {
+        assert!(ends_open(text), "{text:?}");
+    }
+    for text in ["", "a: 1\n", "---\na: 1\n", "a: 1\n---\n...\n", "a: ---\n", "a: 1\n--- {b: 1}"] {
+        assert!(!ends_open(text), "{text:?}");
+    }
 }
 
 fn values(text: &str) -> Vec<Value> {
@@ -79,7 +120,7 @@ fn anchors_and_merges_are_expanded() {
 #[test]
 fn a_key_may_stand_only_once() {
     for (text, json) in [("a: 1\nb: 2\na: 3\n", false), (r#"{"a": 1, "a": 2}"#, true)] {
-        let error = parse(text, json).unwrap_err();
+        let error = parse(text, json).err().unwrap();
         assert!(error.message.contains('a'), "{error:?}");
         assert!(error.line.is_some(), "{error:?}");
     }
@@ -87,10 +128,10 @@ fn a_key_may_stand_only_once() {
 
 #[test]
 fn errors_name_the_line_in_the_file() {
-    let error = parse("a: 1\n---\nb: [1\nc: 2\n", false).unwrap_err();
+    let error = parse("a: 1\n---\nb: [1\nc: 2\n", false).err().unwrap();
     assert!(matches!(error.line, Some(3..=5)), "{error:?}");
     assert!(!error.message.contains('\n'), "{error:?}");
-    let error = parse("{\"a\": 1}\n\n{\"b\": x}\n", true).unwrap_err();
+    let error = parse("{\"a\": 1}\n\n{\"b\": x}\n", true).err().unwrap();
     assert_eq!(error.line, Some(3), "{error:?}");
     assert!(!error.message.contains("line"), "{error:?}");
 }
@@ -110,7 +151,7 @@ fn bombs_are_bounded() {
     let deep_block = "- ".repeat(100_000) + "x";
     let deep_json = "{\"a\":".repeat(100_000);
     for text in [&laughs, &echo, &deep_flow, &deep_block, &deep_json] {
-        let error = parse(text, false).expect_err(&text[..20]);
+        let error = parse(text, false).err().expect(&text[..20]);
         assert!(!error.message.contains(" at line"), "{error:?}");
     }
     assert!(parse(&deep_json, true).is_err());
