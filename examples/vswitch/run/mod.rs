@@ -1,5 +1,6 @@
 //! `run`: the switch of one node, until it is told to stop.
 
+mod confined;
 mod events;
 mod flags;
 
@@ -59,15 +60,20 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, json: bool) -> Done {
-    let signals = Signals::listen()?;
-    let mut watch = FolderWatch::new(&args.manifests);
-    let cluster = args.cluster.options();
-    let state = state::load(&args.manifests, Some(&args.node), &cluster)?;
     if !userns::has_privilege() {
         let message = "run attaches network interfaces: it needs root's privilege \
                        (CAP_NET_ADMIN and CAP_SYS_ADMIN)";
         return Err(Failure::Setup(message.to_owned()));
     }
+    confined::run(&args.underlay, || serve_node(&args, json))
+}
+
+/// The switch from its first state to its end, on the thread that may enter namespaces.
+fn serve_node(args: &Args, json: bool) -> Done {
+    let signals = Signals::listen()?;
+    let mut watch = FolderWatch::new(&args.manifests);
+    let cluster = args.cluster.options();
+    let state = state::load(&args.manifests, Some(&args.node), &cluster)?;
     let mut options = NodeOptions::new(&args.node)
         .workers(args.workers)
         .cluster(&cluster)
@@ -79,8 +85,8 @@ pub(crate) fn run(args: Args, json: bool) -> Done {
     let events = Events { node: &args.node, json };
     let mut node = Node::start(options, state)?;
     events.ready(node.epoch());
-    let result = Serving { args: &args, cluster: &cluster, events: &events }
-        .serve(&signals, &mut watch, &mut node);
+    let result =
+        Serving { args, cluster: &cluster, events: &events }.serve(&signals, &mut watch, &mut node);
     let stopped = node.stop(if args.keep { PodInterfaces::Keep } else { PodInterfaces::Remove });
     result?;
     Ok(stopped?)
