@@ -114,8 +114,12 @@ impl Node {
             underlay: options.underlay,
             lenient: options.lenient,
         };
-        let switch_options =
-            Options { limits: options.limits, pinning: options.pinning, ..Options::default() };
+        let switch_options = Options {
+            limits: options.limits,
+            pinning: options.pinning,
+            on_worker_start: Some(podswitch_linux::confine::worker_thread),
+            ..Options::default()
+        };
         let state = state.into();
         let reporter = Reporter::default();
         let mut control = ControlPlane::new(switch_options);
