@@ -52,7 +52,7 @@ impl Node {
             }
             other => other.clone(),
         });
-        let epoch = self.control.update(with_ports)?;
+        let epoch = self.update_control(with_ports.collect())?;
         let (mut host, mut nodes) = (false, false);
         for change in changes {
             host |= self.concerns_host(&change);
@@ -184,7 +184,7 @@ impl Node {
         if changes.is_empty() {
             return Ok(());
         }
-        let epoch = self.control.update(changes)?;
+        let epoch = self.update_control(changes)?;
         self.acknowledged(epoch)
     }
 }

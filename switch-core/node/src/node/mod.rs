@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use podswitch_core::control::{Change, ControlPlane, Options};
+use podswitch_core::control::{Change, ControlPlane, Options, Published};
 use podswitch_core::id::{Epoch, PortId};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_core::time::{Clock, Instant};
@@ -21,7 +21,7 @@ use podswitch_wire::cidr::Cidr;
 
 use crate::cluster::Masquerading;
 use crate::error::NodeError;
-use crate::events::{DropQueue, EventSink, Reporter};
+use crate::events::{DropQueue, Event, EventSink, Reporter};
 use crate::explain::{self, Connection, Verdict};
 use crate::flows::{self, Flow, FlowReporter};
 use crate::handle::NodeHandle;
@@ -59,6 +59,7 @@ pub(crate) struct Settings {
     pub(crate) masquerade: Masquerading,
     pub(crate) cluster_cidrs: Vec<Cidr>,
     pub(crate) underlay: UnderlayOptions,
+    pub(crate) lenient: bool,
 }
 
 /// See the module's description.
@@ -111,9 +112,14 @@ impl Node {
             masquerade,
             cluster_cidrs,
             underlay: options.underlay,
+            lenient: options.lenient,
         };
-        let switch_options =
-            Options { limits: options.limits, pinning: options.pinning, ..Options::default() };
+        let switch_options = Options {
+            limits: options.limits,
+            pinning: options.pinning,
+            on_worker_start: Some(podswitch_linux::confine::worker_thread),
+            ..Options::default()
+        };
         let state = state.into();
         let reporter = Reporter::default();
         let mut control = ControlPlane::new(switch_options);
@@ -309,6 +315,23 @@ impl Node {
             }
         }
         result
+    }
+
+    /// Publishes single changes, strictly or leniently.
+    fn update_control(&mut self, changes: Vec<Change>) -> Result<Epoch, NodeError> {
+        if !self.settings.lenient {
+            return Ok(self.control.update(changes)?);
+        }
+        let published = self.control.update_lenient(changes)?;
+        Ok(self.reported(published))
+    }
+
+    /// Reports what a publish left out and took again. Returns its epoch.
+    fn reported(&self, published: Published) -> Epoch {
+        let Published { left_out, taken, epoch, .. } = published;
+        left_out.into_iter().for_each(|object| self.reporter.event(Event::LeftOut(object)));
+        taken.into_iter().for_each(|object| self.reporter.event(Event::Taken { object }));
+        epoch
     }
 
     fn deliver_events(&mut self) {

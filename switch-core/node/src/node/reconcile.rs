@@ -128,7 +128,13 @@ impl Node {
     /// Publishes the state with the ports that there are, and waits for the workers.
     pub(super) fn publish(&mut self) -> Result<Epoch, NodeError> {
         let config = self.config();
-        let epoch = self.control.apply(&config)?;
+        let epoch = match self.settings.lenient {
+            true => {
+                let published = self.control.apply_lenient(&config)?;
+                self.reported(published)
+            }
+            false => self.control.apply(&config)?,
+        };
         self.acknowledged(epoch)?;
         Ok(epoch)
     }

@@ -72,6 +72,7 @@ impl Attached {
 #[derive(Debug)]
 pub(crate) struct Pods {
     node: String,
+    node_namespace: NetNs,
     multi_queue: bool,
     switch_namespace: Option<NetNs>,
     /// Whether the switch's namespace has a name that is to go with the switch.
@@ -90,6 +91,7 @@ impl Pods {
     pub(crate) fn new(settings: &Settings, reporter: &Reporter) -> Self {
         Self {
             node: settings.name.clone(),
+            node_namespace: settings.namespace.clone(),
             multi_queue: settings.workers > 1,
             switch_namespace: settings.switch_namespace.clone(),
             named: false,
@@ -310,6 +312,7 @@ impl Pods {
     ) -> Result<PortId, PodError> {
         attachment.check()?;
         let namespace = attachment.netns.open()?;
+        self.check_namespace(&attachment.pod, &namespace)?;
         let mut tries = BUSY_RETRIES;
         let device = loop {
             match self.open(&namespace, attachment) {
@@ -329,6 +332,28 @@ impl Pods {
         self.failures.remove(&pod);
         self.reporter.event(Event::PodAttached { pod, port });
         Ok(port)
+    }
+
+    /// Refuses a namespace that is not the pod's own: an annotation may name any.
+    fn check_namespace(&self, pod: &PodName, namespace: &NetNs) -> Result<(), PodError> {
+        let refuse = |reason: String| Err(PodError::Invalid { field: "netns", reason });
+        let own = [Some(&self.node_namespace), self.switch_namespace.as_ref()];
+        if own.into_iter().flatten().any(|own| own.is_same(namespace)) {
+            return refuse(format!("{namespace} is the node's own"));
+        }
+        // That of this process, and that of the machine where it can be seen.
+        let system = [NetNs::current(), NetNs::open("/proc/1/ns/net")];
+        if system.into_iter().flatten().any(|system| system.is_same(namespace)) {
+            return refuse(format!("{namespace} is the system's"));
+        }
+        let other = self
+            .attached
+            .iter()
+            .find(|(name, attached)| *name != pod && attached.namespace.is_same(namespace));
+        match other {
+            Some((name, _)) => refuse(format!("{namespace} is {name}'s already")),
+            None => Ok(()),
+        }
     }
 
     /// Gives an attached pod the labels of `attachment`. Returns whether they changed.
