@@ -8,7 +8,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_core::config::{Config, Endpoint, LocalNode, RemoteNode, TunnelConfig, VtepMac};
+use podswitch_core::config::{
+    Config, Endpoint, LocalNode, Precedence, RemoteNode, TunnelConfig, VtepMac,
+};
 use podswitch_core::control::Change;
 use podswitch_core::id::{Cookie, PortId};
 use podswitch_linux::netlink::LinkSpec;
@@ -425,6 +427,7 @@ fn remote(number: u8) -> Arc<RemoteNode> {
         pod_cidrs: Vec::new(),
         vtep: VtepMac { ipv4: Mac([2, 0, 0, 0, 0, number]), ipv6: None },
         underlay_mac: Mac::ZERO,
+        precedence: Precedence::default(),
     })
 }
 

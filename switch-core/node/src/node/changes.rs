@@ -50,6 +50,11 @@ impl Node {
                 }
                 Change::Pod(endpoint)
             }
+            Change::Node(node) => {
+                let mut node = node.clone();
+                self.underlay.complete_node(&mut node);
+                Change::Node(node)
+            }
             other => other.clone(),
         });
         let epoch = self.update_control(with_ports.collect())?;

@@ -13,7 +13,7 @@ mod plan;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podswitch_core::config::{Config, NextHop, PortConfig, PortRole, Routing};
+use podswitch_core::config::{Config, NextHop, PortConfig, PortRole, RemoteNode, Routing};
 use podswitch_core::control::ControlPlane;
 use podswitch_core::id::PortId;
 use podswitch_core::port::Device;
@@ -248,6 +248,7 @@ impl Underlay {
             let role = PortRole::Uplink { mac, mtu, tunnel: true, direct: false };
             config.ports.push(PortConfig { port: *port, role });
         }
+        config.nodes.iter_mut().for_each(|node| self.complete_node(node));
         let Some(Open { port, plan, mac }) = &self.interface else { return };
         let (mac, mtu) = (*mac, clamped(plan.link.mtu));
         let role = PortRole::Uplink { mac, mtu, tunnel: plan.tunnel, direct: true };
@@ -265,6 +266,18 @@ impl Underlay {
             {
                 Arc::make_mut(node).underlay_mac = Mac::ZERO;
             }
+        }
+    }
+
+    /// Gives another node a MAC address on the underlay if it has none and sockets carry the tunnel: the port over
+    /// UDP sockets ignores the address, but a packet to a node without one has no neighbour.
+    pub(crate) fn complete_node(&self, node: &mut Arc<RemoteNode>) {
+        if self.sockets.is_some()
+            && node.underlay_mac == Mac::ZERO
+            && let Some(address) = node.addresses.first()
+        {
+            let mac = underlay_mac(*address);
+            Arc::make_mut(node).underlay_mac = mac;
         }
     }
 
