@@ -1,7 +1,7 @@
 //! podswitch: a user-space packet switch for Kubernetes pod networks.
 //!
 //! This crate is a facade. The parts: [`wire`] (headers, checksums, one parse), [`vxlan`], [`policy`] (NetworkPolicy
-//! and Service tables), [`core`](podswitch_core) (engine, ports, workers, control plane), [`linux`] (namespaces,
+//! and Service tables), [`core`] (engine, ports, workers, control plane), [`linux`] (namespaces,
 //! netlink, nf_tables, kernel ports), [`node`] (the switch of a node), [`kubernetes`] (Kubernetes objects to
 //! configuration). The bundled switch is `examples/vswitch`.
 //!
