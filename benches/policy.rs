@@ -23,8 +23,8 @@ const PROBES: usize = 1 << 16;
 fn judge(table: &PolicyTable, probe: &Probe) -> Decision {
     let (source, destination) = (table.party(probe.from), table.party(probe.to));
     match probe.direction {
-        Direction::Egress => table.judge_egress(&source, &destination, probe.traffic),
-        Direction::Ingress => table.judge_ingress(&source, &destination, probe.traffic),
+        Direction::Egress => table.evaluate_egress(&source, &destination, probe.traffic),
+        Direction::Ingress => table.evaluate_ingress(&source, &destination, probe.traffic),
     }
 }
 

@@ -131,7 +131,7 @@ fn should_keep_tcp_connections_to_terminating_endpoints() {
     }
 }
 
-/// S11: told at once, by a reset that the client believes, not after minutes of silence.
+/// S11: told at once, by a reset that the client trusts, not after minutes of silence.
 #[test]
 fn should_reset_tcp_connections_of_backends_that_are_gone() {
     let without = |ends: &[End]| {
