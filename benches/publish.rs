@@ -69,6 +69,7 @@ fn pod(number: usize) -> Arc<Endpoint> {
         workload: pod.workload,
         node: pod.node,
         attachment: None,
+        precedence: Default::default(),
     })
 }
 
@@ -86,6 +87,7 @@ fn node(number: usize) -> Arc<RemoteNode> {
         ],
         vtep: VtepMac { ipv4: Mac([0x0e, 0x58, 1, a, b, c]), ipv6: None },
         underlay_mac: Mac([0x0a, 0x58, 1, a, b, c]),
+        precedence: Default::default(),
     })
 }
 

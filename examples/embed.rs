@@ -43,6 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             },
             node: "".into(),
             attachment: Some(Attachment { port, mac, mtu: 1500 }),
+            precedence: Default::default(),
         }));
         let mut phy = Phy(end);
         let interface = interface(&mut phy, mac, address);

@@ -181,6 +181,7 @@ fn config(case: Case, local: &[usize], circles: &[Circle]) -> Config {
             workload: pod.workload,
             node: if attachment.is_some() { "here".into() } else { pod.node },
             attachment,
+            precedence: Default::default(),
         })
     };
     let namespace = |number: usize| {

@@ -13,7 +13,7 @@ use podswitch_core::config::{
 };
 use podswitch_core::id::{Cookie, PortId};
 use podswitch_core::packet::{BATCH, Batch, Pool};
-use podswitch_core::port::memory::Circle;
+use podswitch_core::port::memory::FrameLoop;
 use podswitch_core::port::{Port, PortInfo};
 use podswitch_policy::rule::{
     Labels, NetworkPolicy, Peer, Peers, PortRule, Ports, Protocol, Rule, Selector, Workload,
@@ -89,6 +89,7 @@ fn pod(name: String, addresses: Vec<IpAddr>, at: Option<(u16, [u8; 6])>) -> Arc<
             mac: Mac(mac),
             mtu: 1450,
         }),
+        precedence: Default::default(),
     })
 }
 
@@ -163,6 +164,7 @@ fn config(full: bool) -> Config {
         pod_cidrs: Vec::new(),
         vtep: VtepMac { ipv4: VTEP[1], ipv6: None },
         underlay_mac: UNDERLAY[1],
+        precedence: Default::default(),
     };
     Config {
         node: LocalNode {
@@ -219,7 +221,7 @@ fn frame(
 
 /// One end's frames: those of each stage for a number of polls, then the last's for ever.
 struct Script {
-    stages: Vec<(Circle, usize)>,
+    stages: Vec<(FrameLoop, usize)>,
     info: PortInfo,
     at: usize,
 }
@@ -288,14 +290,14 @@ pub fn rig(case: Case, flows: impl Iterator<Item = usize>, workers: usize) -> Ri
         .collect();
     let info = port_info("script");
     let rounds = frames.len().div_ceil(workers) / BATCH + 1;
-    let ends = |stages: &dyn Fn(usize) -> Vec<(Circle, usize)>| {
+    let ends = |stages: &dyn Fn(usize) -> Vec<(FrameLoop, usize)>| {
         let port = |n| Some(Script { stages: stages(n), info: info.clone(), at: 0 });
         Box::new(Ends(info.clone(), (0..workers).map(port).collect()))
     };
     let circle = |n: usize, of: &dyn Fn(&Frames) -> Vec<u8>| {
-        Circle::new(info.clone(), frames.iter().skip(n).step_by(workers).map(of))
+        FrameLoop::new(info.clone(), frames.iter().skip(n).step_by(workers).map(of))
     };
-    let nothing = || Circle::new::<Vec<u8>>(info.clone(), []);
+    let nothing = || FrameLoop::new::<Vec<u8>>(info.clone(), []);
     let asks = ends(&|n| {
         let opening = circle(n, &|f| f.opening.clone());
         let data = circle(n, &|f| f.data.clone());

@@ -14,7 +14,7 @@ use podswitch_core::control::{ControlPlane, Options};
 use podswitch_core::engine::Limits;
 use podswitch_core::id::{Cookie, PortId};
 use podswitch_core::packet::{BATCH, Batch, Pool};
-use podswitch_core::port::memory::Circle;
+use podswitch_core::port::memory::FrameLoop;
 use podswitch_core::port::{Device, Offloads, Port, PortInfo};
 use podswitch_core::time::Instant;
 use podswitch_core::worker::Worker;
@@ -43,7 +43,7 @@ impl<P: Port + 'static> Device for Ends<P> {
 /// Answers every flow in the first rounds, so that addresses are learnt and TCP sides settle, and
 /// swallows what it is sent ever after.
 struct Answers {
-    circle: Circle,
+    circle: FrameLoop,
     left: usize,
 }
 
@@ -94,6 +94,7 @@ fn endpoint(n: u8) -> Arc<Endpoint> {
         },
         node: "n".into(),
         attachment: Some(Attachment { port: PortId(n.into()), mac: Mac(mac(n)), mtu: 1500 }),
+        precedence: Default::default(),
     })
 }
 
@@ -176,6 +177,7 @@ pub fn overlay(far: u8) -> Config {
         pod_cidrs: Vec::new(),
         vtep: VtepMac { ipv4: vtep(2), ipv6: None },
         underlay_mac: node_mac(2),
+        precedence: Default::default(),
     }));
     config.tunnel = Some(TunnelConfig::default());
     config
@@ -351,9 +353,9 @@ impl Rig {
         let info = port_info("circle");
         let share = |worker: usize| frames.iter().skip(worker).step_by(workers);
         let rounds = frames.len() / workers / BATCH + 1;
-        let asks = (0..workers).map(|n| Some(Circle::new(info.clone(), share(n)))).collect();
+        let asks = (0..workers).map(|n| Some(FrameLoop::new(info.clone(), share(n)))).collect();
         let answers = (0..workers).map(|n| {
-            let circle = Circle::new(info.clone(), share(n).map(|frame| answer(frame)));
+            let circle = FrameLoop::new(info.clone(), share(n).map(|frame| answer(frame)));
             Some(Answers { circle, left: rounds })
         });
         let answers = Ends(info.clone(), answers.collect());

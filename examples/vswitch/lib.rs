@@ -9,8 +9,6 @@ mod cluster;
 mod demo;
 mod explain;
 mod failure;
-mod node;
-mod overlay;
 mod print;
 mod replay;
 mod run;

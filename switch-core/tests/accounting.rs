@@ -159,7 +159,7 @@ impl Port for Leaky {
         self.port.info()
     }
 
-    fn is_looked_at(&self) -> bool {
+    fn is_always_polled(&self) -> bool {
         true
     }
 }

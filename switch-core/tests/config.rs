@@ -110,6 +110,7 @@ fn remote(name: &str, byte: u8) -> Arc<RemoteNode> {
         pod_cidrs: vec![format!("10.{byte}.0.0/24").parse().unwrap()],
         vtep: VtepMac::default(),
         underlay_mac: Mac::ZERO,
+        precedence: Default::default(),
     })
 }
 

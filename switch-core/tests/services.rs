@@ -231,6 +231,7 @@ fn other_nodes_are_clients_inside_the_cluster() {
         pod_cidrs: Vec::new(),
         vtep: VtepMac { ipv4: Mac([2, 0, 0, 0, 2, 1]), ipv6: None },
         underlay_mac: Mac([2, 0, 0, 0, 2, 2]),
+        precedence: Default::default(),
     }));
     let mut switch = Switch::new(&config);
     for f in FAMILIES {

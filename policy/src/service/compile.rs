@@ -5,7 +5,7 @@
 //! everything else with the previous one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ptr;
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ pub struct HealthCheck {
 }
 
 /// A frontend that another object has already.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Clash {
     /// Cookie of the object that does not get it.
     pub loser: Arc<str>,
@@ -58,7 +58,9 @@ pub struct Clash {
     pub winner: Arc<str>,
     /// Kind of the frontend that it does not get.
     pub kind: FrontendKind,
-    /// The port.
+    /// The address at which the loser is not reached; `None`: every address of the node.
+    pub address: Option<IpAddr>,
+    /// The loser's port.
     pub port: u16,
 }
 
@@ -105,6 +107,8 @@ pub struct Compiler {
     compiled: HashMap<Owner, Compiled>,
     /// Every claim, in order; the first for a key is in force.
     claims: BTreeMap<Claim, Front>,
+    /// Keys that several claim.
+    contested: BTreeSet<FrontKey>,
     dirty: BTreeSet<Owner>,
     /// Cluster IPs outside the configured CIDRs.
     strays: usize,
@@ -125,6 +129,7 @@ impl Compiler {
             host_ports: HashMap::new(),
             compiled: HashMap::new(),
             claims: BTreeMap::new(),
+            contested: BTreeSet::new(),
             dirty: BTreeSet::new(),
             strays: 0,
             next_id: 0,
@@ -266,24 +271,36 @@ impl Compiler {
         self.compiled.values().filter_map(|c| c.health.as_ref())
     }
 
-    /// Frontends that two objects claim, as last published.
+    /// Frontends that two objects claim, as last published. Costs what is contested.
     pub fn clashes(&self) -> Vec<Clash> {
         let mut clashes = Vec::new();
-        let mut winner: Option<(&FrontKey, &Arc<ServiceEntry>)> = None;
-        for ((key, kind, _), front) in &self.claims {
-            let Front::Port(port) = front else { continue };
-            let entry = port.entry();
-            match winner {
-                Some((held, by)) if held == key => clashes.push(Clash {
-                    loser: entry.cookie.clone(),
-                    winner: by.cookie.clone(),
-                    kind: *kind,
-                    port: entry.port,
-                }),
-                _ => winner = Some((key, entry)),
+        for key in &self.contested {
+            let claims = self.claims_to(key).filter_map(|((_, kind, _), front)| match front {
+                Front::Port(port) => Some((*kind, port.entry())),
+                _ => None,
+            });
+            let mut winner: Option<&Arc<ServiceEntry>> = None;
+            for (kind, entry) in claims {
+                match winner {
+                    Some(winner) => clashes.push(Clash {
+                        loser: entry.cookie.clone(),
+                        winner: winner.cookie.clone(),
+                        kind,
+                        address: key.addresses(&[]).next(),
+                        port: entry.port,
+                    }),
+                    None => winner = Some(entry),
+                }
             }
         }
         clashes
+    }
+
+    /// Every claim to a key; the first one is in force.
+    fn claims_to(&self, key: &FrontKey) -> impl Iterator<Item = (&Claim, &Front)> {
+        let least = (*key, FrontendKind::ClusterIp, Owner::Lowest);
+        let key = *key;
+        self.claims.range(least..).take_while(move |((k, ..), _)| *k == key)
     }
 
     fn take_service(&mut self, service: Arc<Service>) {
@@ -351,9 +368,15 @@ impl Compiler {
     /// Enters the first claim for a key into the table.
     fn settle(&mut self, key: &FrontKey) {
         self.touched.extend(key.addresses(&self.settings.node_addresses));
-        let least = (*key, FrontendKind::ClusterIp, Owner::Lowest);
-        match self.claims.range(least..).next().filter(|((k, ..), _)| k == key) {
-            Some((_, front)) => self.table.fronts.insert(*key, front.clone()),
+        let mut claims = self.claims_to(key).map(|(_, front)| front);
+        let (first, is_contested) = (claims.next().cloned(), claims.next().is_some());
+        drop(claims);
+        match is_contested {
+            true => self.contested.insert(*key),
+            false => self.contested.remove(key),
+        };
+        match first {
+            Some(front) => self.table.fronts.insert(*key, front),
             None => self.table.fronts.remove(key),
         };
     }

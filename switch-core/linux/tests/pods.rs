@@ -50,6 +50,7 @@ fn rig(workers: usize) -> Rig {
             },
             node: "n".into(),
             attachment: Some(Attachment { port, mac: interface.mac, mtu: 1400 }),
+            precedence: Default::default(),
         }));
         pods.push(ns);
     }

@@ -107,7 +107,7 @@ fn services() -> String {
     text
 }
 
-/// What the plain reference evaluates.
+/// What the plain reference decides.
 fn reference(state: &str) -> Cluster {
     let manifests = Manifests::parse(Path::new("state.yaml"), state).expect("reads");
     let compiled = manifests.compile(Some("n1"), &Options::default());

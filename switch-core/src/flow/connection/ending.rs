@@ -1,19 +1,19 @@
-//! How connections end: at once, many at a time. Compiled a second time by `model.rs`.
+//! The end of connections, several at a time. Compiled a second time by `model.rs`.
 
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::slot::is_over;
 use super::tracker::Tracker;
-use super::{CHUNK, ConnectionRef, Place};
+use super::{CHUNK, ConnectionRef, IndexHash};
 use crate::prefetch::prefetch;
 
-/// Slots looked at, and at most ended, under one lock. A chunk is a multiple: its slots are of one
-/// shard.
-const TOGETHER: usize = if CHUNK < 32 { CHUNK } else { 32 };
+/// Slots that are examined, and ended, under one lock. A chunk is a multiple of it, and belongs to
+/// one shard.
+const GROUP: usize = if CHUNK < 32 { CHUNK } else { 32 };
 
 impl Tracker {
-    /// Ends a connection: both keys leave the index, the slot is free for another. False: it has
-    /// ended already.
+    /// Ends a connection: removes both keys from the index and frees the slot. False if it had ended
+    /// already.
     pub fn end(&self, connection: ConnectionRef) -> bool {
         let number = connection.slot >> 1;
         let claimed = self.slot(number).is_some_and(|slot| slot.claim(connection.generation));
@@ -23,18 +23,19 @@ impl Tracker {
         claimed
     }
 
-    /// Ends what has been idle too long among the slots `from..from + count`. Each worker looks
-    /// after its own share. Under `pressure` closed, embryonic and unreplied connections go after
-    /// [`PRESSURE_SECS`](super::PRESSURE_SECS) (RFC 5382 REQ-5 and RFC 4787 leave that to need; T-C5).
+    /// Ends connections that have timed out among the slots `from..from + count`. Each worker sweeps
+    /// its own share. Under `pressure`, connections that are closed, not yet established or without
+    /// a reply end after [`PRESSURE_SECS`](super::PRESSURE_SECS): RFC 5382 REQ-5 and RFC 4787 allow
+    /// that (T-C5). Returns how many ended.
     pub fn sweep(&self, from: usize, count: usize, now_secs: u32, pressure: bool) -> usize {
         let (mut at, end, mut ended) = (from, from + count, 0);
         while at < end {
-            let stop = end.min((at / TOGETHER + 1) * TOGETHER);
+            let stop = end.min((at / GROUP + 1) * GROUP);
             let Some(chunk) = self.chunks.get(at / CHUNK).and_then(|chunk| chunk.get()) else {
                 break;
             };
             let first = at / CHUNK * CHUNK;
-            let (mut over, mut many) = ([0; TOGETHER], 0);
+            let (mut over, mut many) = ([0; GROUP], 0);
             for (slot, number) in chunk[at - first..stop - first].iter().zip(at as u32..) {
                 let generation = slot.generation();
                 if generation & 1 == 1
@@ -53,40 +54,40 @@ impl Tracker {
         ended
     }
 
-    /// Takes connections that the caller has claimed, all of one chunk, out of the index, and gives
-    /// back all that they had.
+    /// Removes connections that the caller has claimed from the index, and releases what they held.
+    /// All are of one chunk.
     fn end_claimed(&self, numbers: &[u32]) {
         let Some(chunk) = numbers.first().and_then(|number| self.chunk_of(*number)) else { return };
         let at = |number: u32| chunk.get(number as usize % CHUNK);
         let slots = || numbers.iter().filter_map(|&number| Some((number, at(number)?)));
         let Some((_, first)) = slots().next() else { return };
-        let home = self.shard_of(first.facts.place.load(Relaxed));
-        let answers = || {
+        let home = self.shard_of(first.facts.index_hash.load(Relaxed));
+        let replies = || {
             let translated = slots().filter(|(_, slot)| slot.facts.is_translated());
             translated.filter_map(|(number, _)| {
-                let place = self.answer(number)?.place.load(Relaxed);
-                Some((number, place))
+                let hash = self.reply_facts(number)?.index_hash.load(Relaxed);
+                Some((number, hash))
             })
         };
         let mut translated = false;
         for (_, slot) in slots() {
-            self.prefetch_place(Place(slot.facts.place.load(Relaxed)));
+            self.prefetch_index(IndexHash(slot.facts.index_hash.load(Relaxed)));
             translated |= slot.facts.is_translated();
         }
         if translated {
-            answers().for_each(|(_, place)| self.prefetch_place(Place(place)));
-            for (number, place) in answers() {
-                self.lock(self.shard_of(place)).index.remove(place, number << 1 | 1);
+            replies().for_each(|(_, hash)| self.prefetch_index(IndexHash(hash)));
+            for (number, hash) in replies() {
+                self.lock(self.shard_of(hash)).index.remove(hash, number << 1 | 1);
             }
         }
         let mut shard = self.lock(home);
-        // Neighbours in the table are often of one origin.
+        // Neighbouring slots often have the same account.
         let mut charged = (first.facts.account(), 0);
         for (number, slot) in slots() {
-            shard.index.remove(slot.facts.place.load(Relaxed), number << 1);
-            // Only now that nothing leads to the port any more may another connection have it.
+            shard.index.remove(slot.facts.index_hash.load(Relaxed), number << 1);
+            // Another connection may have the port only when the index leads to it no more.
             if slot.facts.has_lease() {
-                self.nat.release(&slot.facts.pinned(|| self.answer(number)));
+                self.nat.release(&slot.facts.pinned(|| self.reply_facts(number)));
             }
             let account = slot.facts.account();
             if account != charged.0 {

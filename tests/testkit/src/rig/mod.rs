@@ -81,6 +81,7 @@ pub fn config() -> Config {
             },
             node: "n1".into(),
             attachment: Some(Attachment { port: PortId(n as u16), mac: pod_mac(n), mtu: 1500 }),
+            precedence: Default::default(),
         })
     };
     let port = |n: u16, role| PortConfig { port: PortId(n), role };

@@ -71,6 +71,7 @@ fn endpoint(n: usize, i: usize, here: bool) -> Arc<Endpoint> {
         },
         node: format!("n{n}").into(),
         attachment: here.then_some(attachment),
+        precedence: Default::default(),
     })
 }
 
@@ -83,6 +84,7 @@ pub fn remote(n: usize) -> RemoteNode {
         pod_cidrs: ranges(n),
         vtep: VtepMac { ipv4: vtep(n), ipv6: None },
         underlay_mac: underlay_mac(n),
+        precedence: Default::default(),
     }
 }
 
