@@ -283,7 +283,7 @@ fn what_is_missing_is_reported_once_and_mended_when_it_comes() {
     node.apply(state).unwrap();
     assert_eq!(failures(), [], "told once");
     let late = NetNs::create(&later).unwrap();
-    // Looked after in time, however often it is polled.
+    // Prefetched after in time, however often it is polled.
     while node.port(&name("late")).is_none() {
         let pause = node.poll().unwrap();
         assert!(pause <= Duration::from_secs(2));

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use podswitch_policy::touched::Touched;
+use podswitch_policy::affected::AffectedAddresses;
 use podswitch_vxlan::template::SourcePort;
 use podswitch_wire::flow_key::{Family, proto, to_addr};
 use proptest::prelude::*;
