@@ -370,9 +370,9 @@ fn hits(_: &mut Criterion) {
             let sum = |of: fn(&WorkerCounters) -> u64| -> u64 {
                 rig.control.workers().map(|worker| of(&worker.counters)).sum()
             };
-            let (kept, judged) = (sum(|c| c.kept.get()), sum(|c| c.rederived.get()));
+            let (kept, reevaluated) = (sum(|c| c.kept.get()), sum(|c| c.rederived.get()));
             println!(
-                "publish/hits{name}/{flows}: {kept} times a flow was kept, {judged} re-evaluated"
+                "publish/hits{name}/{flows}: {kept} times a flow was kept, {reevaluated} re-evaluated"
             );
         }
     }

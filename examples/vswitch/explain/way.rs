@@ -16,7 +16,7 @@ use podswitch_policy::explain::{Explanation, Side};
 use podswitch_policy::table::PolicyTable;
 use podswitch_policy::verdict::Why;
 use podswitch_vxlan::template::Outer;
-use podswitch_vxlan::vtep::EndIndex;
+use podswitch_vxlan::vtep::VtepIndex;
 use podswitch_wire::flow_key::{FlowKey, proto};
 
 use super::ends::{End, Ends};
@@ -101,8 +101,7 @@ pub(super) fn evaluate(
 ) -> Result<Outcome, Failure> {
     // A source outside the cluster enters at the destination's node.
     let node = ends.from.party.node.as_ref().or(node).or(ends.to.party.node.as_ref());
-    let compiled =
-        state::judge(manifests, node.map(|name| &**name), cluster).map_err(Failure::Refused)?;
+    let compiled = state::compile(manifests, node.map(|name| &**name), cluster);
     let (config, ingress) = ports(compiled, &ends.from);
     let snapshot = snapshot(&config)?;
     let key = key(ends, sport)?;
@@ -248,8 +247,8 @@ impl Way<'_> {
     fn route(&self, leads: Leads, plan: &Plan) -> Route {
         let ends = &self.snapshot.tunnels.ends;
         let is_tunnel = plan.flags.has(PlanFlags::ENCAP);
-        let end = is_tunnel.then(|| ends.get(EndIndex(plan.tunnel.into()))).flatten();
-        let leads = match end.and(self.snapshot.tunnels.node(EndIndex(plan.tunnel.into()))) {
+        let end = is_tunnel.then(|| ends.get(VtepIndex(plan.tunnel.into()))).flatten();
+        let leads = match end.and(self.snapshot.tunnels.node(VtepIndex(plan.tunnel.into()))) {
             Some(node) => Leads::Remote(Arc::clone(node)),
             None => leads,
         };

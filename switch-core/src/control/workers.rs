@@ -61,11 +61,15 @@ impl ControlPlane {
             let index = self.workers.len();
             let worker = self.add_worker()?;
             let core = self.options.pinning.core(index);
+            let on_start = self.options.on_worker_start;
             let thread = std::thread::Builder::new()
                 .name(format!("podswitch-{index}"))
                 .spawn(move || {
                     if let Some(core) = core {
                         core_affinity::set_for_current(core);
+                    }
+                    if let Some(on_start) = on_start {
+                        on_start();
                     }
                     worker.run();
                 })

@@ -262,13 +262,13 @@ pub fn set_tso(ns: &NetNs, name: &str, on: bool) {
     set_offload(ns, name, ETHTOOL_STSO, on);
 }
 
-/// Switches on or off whether an interface joins what it receives (`ethtool -K NAME gro on`).
+/// Switches on or off whether an interface merges received segments (`ethtool -K NAME gro on`).
 pub fn set_gro(ns: &NetNs, name: &str, on: bool) {
     const ETHTOOL_SGRO: u32 = 0x2c;
     set_offload(ns, name, ETHTOOL_SGRO, on);
 }
 
-/// Switches on or off whether an interface takes any super-frame (`ethtool -K NAME sg off`, on
+/// Switches on or off whether an interface accepts GSO packets (`ethtool -K NAME sg off`, on
 /// which all segmentation depends).
 pub fn set_tunnel_offloads(ns: &NetNs, name: &str, on: bool) {
     const ETHTOOL_SSG: u32 = 0x19;

@@ -126,7 +126,7 @@ fn injected(v6: bool, more: &[&str]) {
         *count += COUNT;
         first.has_dropped(reason, *count);
     }
-    // Nobody believes what is not quoted from a packet that was sent.
+    // Nobody trusts what is not quoted from a packet that was sent.
     let plain = inner(y.addresses[0], x.addresses[0], FORBIDDEN, b"!");
     let quoted = tunnelled(node_address(1, v6), good, &plain, macs);
     inject(&too_big(&quoted[14..], macs, v6));

@@ -20,7 +20,7 @@ use crate::replayed::{Input, first_packet, is_by_policy, pod_mac};
 use podswitch_vswitch_testkit::cases::{self, Case, NAMESPACES, OUTSIDE, PODS};
 use podswitch_vswitch_testkit::{NODE, mac};
 
-/// Ports and protocols that are asked for; each Service has all of them.
+/// The probed ports and protocols; each Service has all of them.
 const ASKED: [(u16, &str, u8); 6] = [
     (80, "TCP", proto::TCP),
     (81, "TCP", proto::TCP),
@@ -111,7 +111,8 @@ fn services() -> String {
 fn reference(state: &str) -> Cluster {
     let manifests = Manifests::parse(Path::new("state.yaml"), state).expect("reads");
     let compiled = manifests.compile(Some("n1"), &Options::default());
-    let config = compiled.unwrap_or_else(|refusals| panic!("{refusals:?}")).config;
+    assert_eq!(compiled.refused().next(), None);
+    let config = compiled.config;
     let local = Node {
         name: config.node.name.clone(),
         labels: config.node.labels.clone(),
