@@ -1,33 +1,15 @@
 //! Bridge domains: one broadcast domain for each VLAN of each configured domain.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 
 use super::diff::Desired;
+use super::fdb_ids::FdbIds;
 use crate::config::{PortConfig, PortRole};
 use crate::id::PortId;
 use crate::route::fdb::{self, Bounds};
 use crate::snapshot::{BridgePort, Domain, Member, Tagging};
-
-/// What the FDB knows each VLAN of each bridge domain by, kept from publish to publish so that what
-/// was learnt stays. Only added to.
-#[derive(Debug, Default)]
-pub(crate) struct FdbIds(RefCell<HashMap<(Arc<str>, u16), u16>>);
-
-impl FdbIds {
-    /// The number of a VLAN of a domain, a new one if it has none. `None`: all are in use.
-    pub(crate) fn of(&self, domain: &Arc<str>, vid: u16) -> Option<u16> {
-        let mut ids = self.0.borrow_mut();
-        if let Some(id) = ids.get(&(domain.clone(), vid)) {
-            return Some(*id);
-        }
-        let next = u16::try_from(ids.len()).ok()?;
-        ids.insert((domain.clone(), vid), next);
-        Some(next)
-    }
-}
 
 /// The domains in use, and the ports in them.
 pub(super) struct Bridged {

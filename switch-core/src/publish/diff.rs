@@ -6,12 +6,13 @@ use std::sync::Arc;
 use podswitch_policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy};
 use podswitch_policy::service::model::{EndpointSlice, Service};
 
-use super::bridges::FdbIds;
 use super::change::Change;
-use super::kinds::{EndpointClaim, EndpointContext, PodPorts, PortClaim, PortContext, Wanted};
+use super::fdb_ids::FdbIds;
+use super::kinds::{EndpointClaim, PodPorts, PortClaim, Wanted};
 use super::left_out::LeftOut;
 use super::objects::{Again, Difference, Kind, Object};
 use super::settings::Settings;
+use super::validate::{EndpointContext, PortContext};
 use crate::config::{BridgeDomain, Config, Endpoint, PortConfig, RefusedPolicy, RemoteNode, Route};
 use crate::id::Cookie;
 

@@ -18,8 +18,12 @@
 
 mod bridges;
 mod change;
+mod closed;
 mod diff;
+mod ecmp;
 mod endpoints;
+mod fault;
+mod fdb_ids;
 mod kinds;
 mod left_out;
 mod objects;
@@ -30,6 +34,7 @@ mod services;
 mod settings;
 mod tunnels;
 mod validate;
+mod ways;
 
 use std::sync::Arc;
 
@@ -42,8 +47,8 @@ use podswitch_policy::table::{PolicyInfo, PolicyTable};
 pub use change::Change;
 pub use left_out::{Cause, Effect, LeftOut, Published, Refused};
 
-use bridges::FdbIds;
 use diff::{Desired, Diff};
+use fdb_ids::FdbIds;
 use settings::Settings;
 
 use crate::config::{Config, ConfigError, PortRole};
@@ -137,7 +142,7 @@ impl Publisher {
     /// Everything that is left out, frontends of Services among it.
     pub(crate) fn left_out(&self) -> Vec<LeftOut> {
         let mut list = self.desired.left_out();
-        list.extend(self.clashes.iter().map(services::left_out));
+        list.extend(self.clashes.iter().map(fault::clash));
         list
     }
 

@@ -1,16 +1,16 @@
 //! The FIB: everything but pods, by longest prefix. Changed range by range where nodes or routes
 //! change, and made again where the node itself does.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashSet;
-use podswitch_policy::maglev::{self, Maglev};
 use podswitch_policy::prefix::PrefixMap;
 use podswitch_wire::addr::Mac;
 use podswitch_wire::cidr::Cidr;
 
 use super::diff::{Desired, Diff};
+use super::ecmp::choice;
 use super::settings::Settings;
 use crate::config::{NextHop, RemoteNode, Route};
 use crate::snapshot::{FibEntry, NextHops, Reach, Snapshot, Tunnels, Uplinks};
@@ -132,20 +132,4 @@ impl Builder<'_> {
         let own = || nodes.at(address).map(|node| node.underlay_mac).filter(|mac| mac.is_unicast());
         given.or_else(own)
     }
-}
-
-/// The choice among the next hops that are `known`. The table's size is that for `all` of them, so
-/// that as few flows as possible move when one comes or goes.
-pub(super) fn choice(
-    known: &[&NextHop],
-    all: usize,
-    settings: &Settings,
-) -> Result<Maglev, maglev::MaglevError> {
-    let identity = |hop: &NextHop| match hop {
-        NextHop::Host => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        NextHop::Blackhole => IpAddr::V4(Ipv4Addr::BROADCAST),
-        NextHop::Via(address) => *address,
-    };
-    let identities: Vec<_> = known.iter().map(|hop| (identity(hop), 1)).collect();
-    Maglev::new(&identities, maglev::default_size(all), &settings.cluster_key.0)
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 use podswitch_policy::service::compile::{Clash, Compiler, Settings as ServiceSettings};
 use podswitch_policy::service::endpoints::Viewpoint;
-use podswitch_policy::service::table::{FrontendKind, ServiceTable};
+use podswitch_policy::service::table::ServiceTable;
 
 use super::diff::Diff;
-use super::left_out::{Cause, Effect, LeftOut, Published};
+use super::fault;
+use super::left_out::Published;
 use super::settings::Settings;
-use crate::config::ConfigError;
 use crate::id::Cookie;
 
 /// A compiler that knows no Service.
@@ -47,36 +47,11 @@ pub(super) fn compile(compiler: &mut Compiler, diff: &Diff, now: &Settings) -> S
 pub(super) fn news(before: &[Clash], now: &[Clash], published: &mut Published) {
     let (known, present): (HashSet<&Clash>, HashSet<&Clash>) =
         (before.iter().collect(), now.iter().collect());
-    published.left_out.extend(now.iter().filter(|c| !known.contains(c)).map(left_out));
+    published.left_out.extend(now.iter().filter(|c| !known.contains(c)).map(fault::clash));
     let won = before.iter().filter(|c| !present.contains(c));
     let mut won: Vec<Cookie> = won.map(|c| Cookie::new(c.loser.clone())).collect();
     won.dedup();
     published.taken.extend(won);
-}
-
-/// A frontend that another object has.
-pub(super) fn left_out(clash: &Clash) -> LeftOut {
-    let field = match clash.kind {
-        FrontendKind::ClusterIp => "spec.clusterIPs",
-        FrontendKind::LoadBalancer => "status.loadBalancer.ingress",
-        FrontendKind::ExternalIp => "spec.externalIPs",
-        FrontendKind::NodePort => "spec.ports.nodePort",
-        FrontendKind::HostPort => "host_ports",
-    };
-    let (kind, port, winner) = (clash.kind.name(), clash.port, &clash.winner);
-    let reason = match clash.address {
-        Some(address) => format!("{kind} {address}: port {port} is {winner}'s already"),
-        None => format!("{kind} of port {port} is {winner}'s already"),
-    };
-    LeftOut {
-        error: ConfigError {
-            object: Cookie::new(clash.loser.clone()),
-            field: field.into(),
-            reason,
-        },
-        cause: Cause::Conflict { holder: Cookie::new(winner.clone()) },
-        effect: Effect::OneFrontend,
-    }
 }
 
 fn settings(settings: &Settings) -> ServiceSettings {

@@ -5,9 +5,9 @@ mod policy;
 mod port;
 mod service;
 
-pub(super) use network::{EndpointClaim, EndpointContext};
+pub(super) use network::EndpointClaim;
 pub(super) use policy::Wanted;
-pub(super) use port::{PortClaim, PortContext};
+pub(super) use port::PortClaim;
 pub(super) use service::PodPorts;
 
 /// What `Arc`s have in common.

@@ -8,12 +8,13 @@ use podswitch_wire::addr::Mac;
 use podswitch_wire::cidr::Cidr;
 
 use super::shared;
-use crate::config::{Config, Endpoint, PortConfig, Precedence, RemoteNode, Route};
+use crate::config::{Config, Endpoint, Precedence, RemoteNode, Route};
 use crate::id::{Cookie, PortId};
-use crate::publish::objects::{Claim, Faults, Kind, NoClaim, Object};
+use crate::publish::fault::Faults;
+use crate::publish::objects::{Claim, Kind, NoClaim, Object};
 use crate::publish::settings::Settings;
-use crate::publish::tunnels::{ends_of, ways};
-use crate::publish::validate;
+use crate::publish::validate::{self, EndpointContext};
+use crate::publish::ways::{ends_of, ways};
 
 /// What a pod claims.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -25,13 +26,6 @@ pub(crate) enum EndpointClaim {
 }
 
 impl Claim for EndpointClaim {}
-
-/// What a pod's validity depends on.
-#[derive(Clone, Copy)]
-pub(crate) struct EndpointContext<'a> {
-    pub(crate) settings: &'a Settings,
-    pub(crate) ports: &'a Kind<PortConfig>,
-}
 
 impl Object for Arc<Endpoint> {
     type Key = Cookie;

@@ -8,9 +8,10 @@ use podswitch_policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy};
 use super::shared;
 use crate::config::{Config, ConfigError, RefusedPolicy};
 use crate::id::Cookie;
+use crate::publish::fault::{self, Faults};
 use crate::publish::left_out::Effect;
-use crate::publish::objects::{Faults, Kind, NoClaim, Object};
-use crate::publish::{policies, validate};
+use crate::publish::objects::{Kind, NoClaim, Object};
+use crate::publish::{closed, validate};
 
 impl Object for Arc<Namespace> {
     type Key = Arc<str>;
@@ -57,9 +58,7 @@ impl<P: Clone + PartialEq> Wanted<P> {
 
     /// Two policies with one name: neither can be taken.
     fn ambiguous<O: Object>(policy: P, object: &O) -> Self {
-        let (field, reason) = O::DUPLICATE;
-        let (field, reason) = (field.into(), reason.into());
-        let refused = ConfigError { object: object.cookie(), field, reason };
+        let refused = fault::same_name(&object.cookie(), O::DUPLICATE);
         Self { policy: Arc::new(policy), refused: Some(Arc::new(refused)) }
     }
 
@@ -110,11 +109,11 @@ impl Object for Wanted<NetworkPolicy> {
     }
 
     fn fallback(&self, last: Option<&Self>) -> Option<(Self, Effect)> {
-        Some(self.instead(last, policies::closed_network))
+        Some(self.instead(last, closed::closed_network))
     }
 
     fn merged(&self, other: &Self) -> Option<Self> {
-        let both = || policies::both_networks(&self.policy, &other.policy);
+        let both = || closed::both_networks(&self.policy, &other.policy);
         (!Self::is_same(self, other)).then(|| Self::ambiguous(both(), self))
     }
 }
@@ -162,11 +161,11 @@ impl Object for Wanted<ClusterNetworkPolicy> {
     }
 
     fn fallback(&self, last: Option<&Self>) -> Option<(Self, Effect)> {
-        Some(self.instead(last, policies::closed_cluster))
+        Some(self.instead(last, closed::closed_cluster))
     }
 
     fn merged(&self, other: &Self) -> Option<Self> {
-        let both = || policies::both_clusters(&self.policy, &other.policy);
+        let both = || closed::both_clusters(&self.policy, &other.policy);
         (!Self::is_same(self, other)).then(|| Self::ambiguous(both(), self))
     }
 }

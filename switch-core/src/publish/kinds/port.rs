@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::shared;
 use crate::config::{BridgeDomain, Config, PortConfig, PortRole};
 use crate::id::{Cookie, PortId};
-use crate::publish::bridges::FdbIds;
-use crate::publish::objects::{Claim, Faults, Kind, NoClaim, Object};
+use crate::publish::fault::Faults;
+use crate::publish::objects::{Claim, NoClaim, Object};
 use crate::publish::settings::Settings;
-use crate::publish::validate;
+use crate::publish::validate::{self, PortContext};
 
 impl Object for Arc<BridgeDomain> {
     type Key = Arc<str>;
@@ -48,14 +48,6 @@ impl Claim for PortClaim {
     fn is_exclusive(&self) -> bool {
         !matches!(self, Self::Domain(_))
     }
-}
-
-/// What a port's validity depends on.
-#[derive(Clone, Copy)]
-pub(crate) struct PortContext<'a> {
-    pub(crate) settings: &'a Settings,
-    pub(crate) bridges: &'a Kind<Arc<BridgeDomain>>,
-    pub(crate) fdb_ids: &'a FdbIds,
 }
 
 impl Object for PortConfig {

@@ -8,7 +8,8 @@ use podswitch_policy::service::model::{EndpointSlice, HostPort, Service, Service
 use super::shared;
 use crate::config::{Config, Endpoint};
 use crate::id::Cookie;
-use crate::publish::objects::{Faults, Kind, NoClaim, Object};
+use crate::publish::fault::Faults;
+use crate::publish::objects::{Kind, NoClaim, Object};
 use crate::publish::validate;
 
 /// Namespace and name of a slice.
@@ -85,6 +86,6 @@ impl Object for PodPorts {
     }
 
     fn check(&self, pods: &Kind<Arc<Endpoint>>, faults: &mut Faults) {
-        validate::host_ports(self, pods, faults);
+        validate::host_ports(&self.0, &self.1, pods, faults);
     }
 }

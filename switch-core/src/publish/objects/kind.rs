@@ -5,10 +5,11 @@ use std::mem::take;
 use hashbrown::HashMap;
 
 use super::claims::Claims;
-use super::fault::Faults;
+use super::difference::{Changed, Difference};
 use super::list::{List, Staged};
-use super::{Changed, Difference, Object};
+use super::object::Object;
 use crate::id::Cookie;
+use crate::publish::fault::Faults;
 use crate::publish::left_out::{Effect, LeftOut};
 use crate::publish::settings::Settings;
 

@@ -6,9 +6,9 @@ use std::mem::take;
 use hashbrown::hash_map::Entry;
 use hashbrown::{HashMap, HashSet};
 
-use super::Object;
-use crate::config::ConfigError;
-use crate::publish::left_out::{Cause, Effect, LeftOut};
+use super::object::Object;
+use crate::publish::fault;
+use crate::publish::left_out::LeftOut;
 
 /// What a list changes: objects to upsert, and keys to delete.
 pub(super) type Staged<O> = Vec<(<O as Object>::Key, Option<O>)>;
@@ -152,24 +152,13 @@ impl<O: Object> Unique<O> {
                         if object.precedence() > first.precedence() {
                             *first = object.clone();
                         }
-                        unique.duplicates.push((key, duplicate(object)));
+                        unique
+                            .duplicates
+                            .push((key, fault::duplicate(&object.cookie(), O::DUPLICATE)));
                     }
                 }
             }
         }
         (objects, unique)
-    }
-}
-
-fn duplicate<O: Object>(object: &O) -> LeftOut {
-    let (field, reason) = O::DUPLICATE;
-    LeftOut {
-        error: ConfigError {
-            object: object.cookie(),
-            field: field.to_owned(),
-            reason: reason.to_owned(),
-        },
-        cause: Cause::Duplicate,
-        effect: Effect::Absent,
     }
 }

@@ -7,11 +7,9 @@ use std::mem::take;
 use hashbrown::{HashMap, HashSet};
 
 use super::claims::{Claims, Rank};
-use super::fault::{Fault, Faults};
 use super::kind::{Before, Kind, Verdict};
-use super::{Claim, Object};
-use crate::id::Cookie;
-use crate::publish::left_out::Cause;
+use super::object::{Claim, Object};
+use crate::publish::fault::Faults;
 use crate::publish::settings::Settings;
 
 /// Which objects are evaluated, beside those that were staged.
@@ -173,7 +171,8 @@ impl<O: Object> Kind<O> {
             let mut before = claims.rivals(claim).take_while(|other| **other < rank);
             let holder = before.find(|other| self.is_taken(&other.key));
             if let Some(holder) = holder.and_then(|holder| self.objects.get(&holder.key)) {
-                faults.0.push(conflict(object, claim, &holder.cookie()));
+                let (field, what) = object.describe(claim);
+                faults.conflict(field, &what, &holder.cookie());
             }
         });
         let known = self.verdicts.get(key);
@@ -225,10 +224,4 @@ impl<K: Clone + Eq + Hash + Ord> Queue<K> {
             self.waiting.insert(Rank::new(object.precedence(), key.clone()));
         }
     }
-}
-
-fn conflict<O: Object>(object: &O, claim: &O::Claim, holder: &Cookie) -> Fault {
-    let (field, what) = object.describe(claim);
-    let reason = format!("{what} is {holder}'s already");
-    Fault { field, reason, cause: Cause::Conflict { holder: holder.clone() } }
 }

@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::kind::Kind;
+use super::object::{Claim, Object};
 use super::settle::Again;
-use super::{Claim, Faults, Kind, Object};
 use crate::config::{Config, Precedence};
 use crate::id::Cookie;
-use crate::publish::left_out::Effect;
+use crate::publish::fault::Faults;
+use crate::publish::left_out::{Cause, Effect};
 use crate::publish::settings::Settings;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -248,7 +250,7 @@ proptest! {
             kind.left_out(&mut left_out);
             let mut names: Vec<String> = left_out
                 .iter()
-                .filter(|l| l.cause != crate::publish::left_out::Cause::Duplicate)
+                .filter(|l| l.cause != Cause::Duplicate)
                 .map(|l| l.error.object.to_string())
                 .collect();
             names.dedup();

@@ -9,7 +9,7 @@ mod settings;
 
 use std::net::IpAddr;
 
-pub(super) use network::{bridge, endpoint, node, port, route};
+pub(super) use network::{EndpointContext, PortContext, bridge, endpoint, node, port, route};
 pub(super) use policy::{cluster_policy, network_policy};
 pub(super) use service::{host_ports, service, slice};
 pub(super) use settings::settings;

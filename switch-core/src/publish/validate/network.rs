@@ -1,6 +1,7 @@
 //! Ports, bridge domains, pods, nodes and routes.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use podswitch_vxlan::template::{Outer, Template, inner_mtu};
 
@@ -9,11 +10,12 @@ use crate::config::{
     BridgeDomain, Endpoint, NextHop, PortConfig, PortRole, RemoteNode, Route, Vlans,
 };
 use crate::id::PortId;
-use crate::publish::kinds::{EndpointContext, PortContext};
-use crate::publish::objects::Faults;
-use crate::publish::routes;
+use crate::publish::ecmp;
+use crate::publish::fault::Faults;
+use crate::publish::fdb_ids::FdbIds;
+use crate::publish::objects::Kind;
 use crate::publish::settings::Settings;
-use crate::publish::tunnels::{ends_of, ways};
+use crate::publish::ways::{ends_of, ways};
 
 /// Smallest MTU that IPv4 allows (RFC 791) and IPv6 allows (RFC 8200 §5), in bytes.
 const MIN_MTU_V4: u16 = 68;
@@ -21,6 +23,21 @@ const MIN_MTU_V6: u16 = 1280;
 
 /// Every IPv4 host takes packets of so many bytes (RFC 791 §3.1), so a tunnel must carry them.
 const MIN_INNER_MTU: usize = 576;
+
+/// What a port's validity depends on.
+#[derive(Clone, Copy)]
+pub(crate) struct PortContext<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) bridges: &'a Kind<Arc<BridgeDomain>>,
+    pub(crate) fdb_ids: &'a FdbIds,
+}
+
+/// What a pod's validity depends on.
+#[derive(Clone, Copy)]
+pub(crate) struct EndpointContext<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) ports: &'a Kind<PortConfig>,
+}
 
 pub(in crate::publish) fn bridge(bridge: &BridgeDomain, faults: &mut Faults) {
     if bridge.ageing_secs == 0 {
@@ -151,7 +168,7 @@ pub(in crate::publish) fn route(route: &Route, settings: &Settings, faults: &mut
         }
     }
     let hops: Vec<&NextHop> = route.next_hops.iter().collect();
-    if let Err(error) = routes::choice(&hops, hops.len(), settings) {
+    if let Err(error) = ecmp::choice(&hops, hops.len(), settings) {
         faults.add("next_hops", error.to_string());
     }
 }

@@ -3,7 +3,7 @@
 
 use podswitch_policy::rule::{ClusterNetworkPolicy, Direction, NetworkPolicy, PortRule, Ports};
 
-use crate::publish::objects::Faults;
+use crate::publish::fault::Faults;
 
 pub(in crate::publish) fn network_policy(policy: &NetworkPolicy, faults: &mut Faults) {
     for direction in Direction::BOTH {

@@ -7,8 +7,9 @@ use podswitch_policy::service::compile::Compiler;
 use podswitch_policy::service::model::{EndpointSlice, HostPort, Service, family_of};
 
 use crate::config::Endpoint;
-use crate::publish::kinds::PodPorts;
-use crate::publish::objects::{Faults, Kind};
+use crate::id::Cookie;
+use crate::publish::fault::Faults;
+use crate::publish::objects::Kind;
 
 pub(in crate::publish) fn service(service: &Service, faults: &mut Faults) {
     if let Err(invalid) = Compiler::check(service) {
@@ -35,7 +36,8 @@ pub(in crate::publish) fn slice(slice: &EndpointSlice, faults: &mut Faults) {
 }
 
 pub(in crate::publish) fn host_ports(
-    (pod, ports): &PodPorts,
+    pod: &Cookie,
+    ports: &[HostPort],
     pods: &Kind<Arc<Endpoint>>,
     faults: &mut Faults,
 ) {

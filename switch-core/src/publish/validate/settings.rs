@@ -8,9 +8,9 @@ use podswitch_vxlan::template::Dscp;
 use super::is_unicast;
 use crate::config::{ConfigError, LocalNode, Masquerade, TunnelConfig};
 use crate::id::Cookie;
-use crate::publish::objects::Faults;
+use crate::publish::fault::Faults;
 use crate::publish::settings::Settings;
-use crate::publish::tunnels::ends_of;
+use crate::publish::ways::ends_of;
 
 /// Everything that is wrong with the settings, given the number of other nodes.
 pub(in crate::publish) fn settings(settings: &Settings, nodes: usize) -> Vec<ConfigError> {
