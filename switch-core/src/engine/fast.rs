@@ -130,13 +130,13 @@ impl Engine {
                 Some(plan.out)
             }
             Hit::Other(id) => self.hit_other(cx, packet, burst, i, id),
-            Hit::Unknown => self.hit_unlikely(cx, packet, burst, i),
+            Hit::Unknown => self.hit_by_search(cx, packet, burst, i),
         }
     }
 
     /// A packet whose candidate entry is not valid for it. It may have another one.
     #[inline(never)]
-    fn hit_unlikely(
+    fn hit_by_search(
         &mut self,
         cx: &BurstContext<'_>,
         packet: &mut Packet,

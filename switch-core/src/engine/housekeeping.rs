@@ -42,8 +42,10 @@ impl Engine {
         let idle =
             if self.flows.is_under_pressure() { ENTRY_IDLE_UNDER_PRESSURE } else { ENTRY_IDLE };
         let budget = self.flows.len().div_ceil(SWEEP_STEPS).max(64);
+        // The flow table's seconds are modulo 2^31.
+        let now = seconds & u32::MAX >> 1;
         let ended = |connection, last_seen| {
-            seconds.saturating_sub(last_seen) > idle || !tracker.is_alive(connection)
+            now.saturating_sub(last_seen) > idle || !tracker.is_alive(connection)
         };
         self.flows.sweep(budget, |connection| tracker.prefetch(connection), ended);
         for PendingCounts { connection, packets, bytes } in self.flows.take_pending() {

@@ -27,7 +27,7 @@ use super::connection::ConnectionRef;
 use super::incremental_index::IncrementalIndex;
 use crate::action::Plan;
 use crate::invalidation::Groups;
-use line::Line;
+use line::{Line, Seen};
 pub use lookup::{Flow, Follow, Hit, LookupMiss};
 use presence::Presence;
 pub use revalidation::Revalidations;
@@ -182,11 +182,11 @@ impl FlowTable {
         }
         self.presence.add(&entry.groups);
         let FlowEntry { key, sender, last_seen, .. } = *entry;
-        let mut line = Line { key, sender, plan, last_seen, tail: [0; 2] };
-        if line.is_followed() {
-            line.tail = entry.connection.parts();
-        }
-        self.lines[id.0 as usize] = line;
+        let (seen, tail) = match Line::must_follow(&key, plan) {
+            true => (Seen::followed(last_seen), entry.connection.parts()),
+            false => (Seen::unfollowed(last_seen), [0; 2]),
+        };
+        self.lines[id.0 as usize] = Line { key, sender, plan, seen, tail };
         self.connections[id.0 as usize] = entry.connection;
     }
 

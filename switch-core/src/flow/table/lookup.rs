@@ -1,7 +1,8 @@
 //! Lookup of flow entries for packets: candidate, hit, search.
 
-use podswitch_wire::flow_key::{FlowKey, proto};
+use podswitch_wire::flow_key::FlowKey;
 
+use super::line::Seen;
 use super::shared_plans::PlanRef;
 use super::{EntryId, FlowTable, Line, OWN_PLANS_PER_CHUNK, PendingCounts};
 use crate::action::Plan;
@@ -107,14 +108,16 @@ impl FlowTable {
         let Some(plan) = self.plans.routed(line.plan, length) else {
             return Hit::Other(flow.candidate);
         };
-        if line.key.proto == proto::TCP {
-            if line.last_seen != seconds {
-                line.last_seen = seconds;
+        if line.seen != Seen::unfollowed(seconds) {
+            if !line.is_followed() {
+                return Hit::Other(flow.candidate);
+            }
+            // It is not followed because of a plan of its own, so because of TCP.
+            let now = Seen::followed(seconds);
+            if line.seen != now {
+                line.seen = now;
             }
             return Hit::Tcp(plan, ConnectionRef::from_parts(line.tail));
-        }
-        if line.last_seen != seconds {
-            return Hit::Other(flow.candidate);
         }
         let [packets, so_far] = line.tail;
         let Some(total) = so_far.checked_add(bytes) else { return Hit::Other(flow.candidate) };
@@ -172,21 +175,20 @@ impl FlowTable {
             return None;
         }
         if line.is_followed() {
-            if line.last_seen != seconds {
-                line.last_seen = seconds;
-            }
+            line.seen = Seen::followed(seconds);
             return Some((plan, Follow::Each(ConnectionRef::from_parts(line.tail))));
         }
         let [packets, so_far] = line.tail;
         // No frame is longer than the limit.
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX / 2);
-        if line.last_seen == seconds
+        let now = Seen::unfollowed(seconds);
+        if line.seen == now
             && let Some(total) = so_far.checked_add(bytes)
         {
             line.tail = [packets.wrapping_add(1), total];
             return Some((plan, Follow::Counted));
         }
-        line.last_seen = seconds;
+        line.seen = now;
         line.tail = [1, bytes];
         let connection = self.connections[at];
         Some((plan, Follow::Flush(PendingCounts { connection, packets, bytes: so_far })))

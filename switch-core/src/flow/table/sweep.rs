@@ -21,7 +21,7 @@ pub struct PendingCounts {
 
 impl FlowTable {
     /// Examines up to `budget` entries, continuing where the last call ended, and removes those for
-    /// which `is_over` (connection, second of the last hit) returns true. The counts of all others
+    /// which `is_over` (connection, second of the last update modulo 2^31) returns true. The counts of all others
     /// become [pending](Self::take_pending). `prefetch` is called with connections that `is_over` will
     /// be called with soon.
     pub fn sweep(
@@ -47,7 +47,7 @@ impl FlowTable {
                     continue;
                 }
                 let (id, line) = (EntryId(at as u32), &self.lines[at]);
-                if is_over(connection, line.last_seen) {
+                if is_over(connection, line.seen.seconds()) {
                     let hash = line.key.hash(&self.hash_key);
                     self.index.prefetch(hash);
                     over.push((id, hash));

@@ -90,7 +90,7 @@ fn find(table: &mut FlowTable, n: u16) -> Option<EntryId> {
 /// Every entry's key and mark.
 fn all(table: &FlowTable) -> Vec<(FlowKey, u32)> {
     let used = table.connections.iter().zip(&table.lines).filter(|(c, _)| !c.is_none());
-    used.map(|(_, line)| (line.key, line.last_seen)).collect()
+    used.map(|(_, line)| (line.key, line.seen.seconds())).collect()
 }
 
 fn check(table: &mut FlowTable, plain: &HashMap<u16, u32>) {
@@ -100,7 +100,7 @@ fn check(table: &mut FlowTable, plain: &HashMap<u16, u32>) {
             let line = &table.lines[id.0 as usize];
             assert!(matches!(table.plans.get(line.plan), PlanRef::Shared(p) if *p == plan(n)));
             assert_eq!(table.connections[id.0 as usize], connection(n));
-            (line.key, line.last_seen)
+            (line.key, line.seen.seconds())
         });
         assert_eq!(found, plain.get(&n).map(|&mark| (key(n), mark)), "key {n}");
     }
