@@ -211,7 +211,7 @@ fn committed_at() -> PathBuf {
 }
 
 /// Prints one line of the table; false if the figure is worse than it may be.
-fn judge(name: &str, counted: f64, committed: Option<f64>) -> bool {
+fn within_tolerance(name: &str, counted: f64, committed: Option<f64>) -> bool {
     let Some(committed) = committed else {
         println!("{name:28} {counted:10.1} {:>10}", "new");
         return true;
@@ -295,7 +295,7 @@ fn compare(figures: &[&Figure], update: bool) -> Result<bool, String> {
     let mut good = true;
     for (figure, counted) in figures.iter().zip(counts) {
         let counted = counted?;
-        good &= judge(figure.name, counted, committed.get(figure.name).copied());
+        good &= within_tolerance(figure.name, counted, committed.get(figure.name).copied());
         committed.insert(figure.name.to_owned(), (counted * 10.0).round() / 10.0);
     }
     if update {

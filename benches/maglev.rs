@@ -17,7 +17,7 @@ use podswitch_policy::maglev::{Maglev, default_size};
 use podswitch_policy::service::compile::{Compiler, Settings};
 use podswitch_policy::service::endpoints::Viewpoint;
 use podswitch_policy::service::model::{Endpoint, EndpointSlice, Service, ServicePort, SlicePort};
-use podswitch_policy::service::table::{Looked, Lookup, Origin, ServiceTable};
+use podswitch_policy::service::table::{Lookup, Origin, Prefetched, ServiceTable};
 use podswitch_wire::flow_key::{Family, FlowKey, HashKey};
 
 const KEY: HashKey = HashKey::new(0x5eed);
@@ -108,9 +108,9 @@ fn ask(table: &ServiceTable, keys: &[FlowKey]) -> usize {
 }
 
 /// As a worker asks that has a batch of misses.
-fn ask_read_ahead(table: &ServiceTable, keys: &[FlowKey]) -> usize {
+fn prefetch_and_look_up(table: &ServiceTable, keys: &[FlowKey]) -> usize {
     let batch = |keys: &[FlowKey]| {
-        table.read_ahead(keys, &mut [Looked::default(); 64]);
+        table.prefetch(keys, &mut [Prefetched::default(); 64]);
         ask(table, keys)
     };
     keys.chunks(64).map(batch).sum()
@@ -130,7 +130,7 @@ fn misses(c: &mut Criterion<CpuTime>) {
             b.iter(|| assert_eq!(ask(&table, black_box(keys)), keys.len()));
         });
         group.bench_with_input(BenchmarkId::new("batch_of_64", services), &keys_to, |b, keys| {
-            b.iter(|| assert_eq!(ask_read_ahead(&table, black_box(keys)), keys.len()));
+            b.iter(|| assert_eq!(prefetch_and_look_up(&table, black_box(keys)), keys.len()));
         });
         group.bench_with_input(
             BenchmarkId::new("no_service", services),

@@ -20,11 +20,11 @@ use podswitch_benches::world::Probe;
 const POLICIES: [usize; 3] = [10, 1_000, 10_000];
 const PROBES: usize = 1 << 16;
 
-fn judge(table: &PolicyTable, probe: &Probe) -> Decision {
+fn evaluate(table: &PolicyTable, probe: &Probe) -> Decision {
     let (source, destination) = (table.party(probe.from), table.party(probe.to));
     match probe.direction {
-        Direction::Egress => table.judge_egress(&source, &destination, probe.traffic),
-        Direction::Ingress => table.judge_ingress(&source, &destination, probe.traffic),
+        Direction::Egress => table.evaluate_egress(&source, &destination, probe.traffic),
+        Direction::Ingress => table.evaluate_ingress(&source, &destination, probe.traffic),
     }
 }
 
@@ -55,7 +55,7 @@ fn miss(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(1));
         group.bench_function(BenchmarkId::new("policy", policies), |bencher| {
             let mut all = probes.iter().cycle();
-            bencher.iter(|| black_box(judge(&table, all.next().expect("endless"))));
+            bencher.iter(|| black_box(evaluate(&table, all.next().expect("endless"))));
         });
         group.bench_function(BenchmarkId::new("policy_both_ends", policies), |bencher| {
             let mut all = probes.iter().cycle();

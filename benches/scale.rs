@@ -27,8 +27,8 @@ fn look_up(table: &PolicyTable, probes: &[Probe]) -> usize {
     let allowed = |probe: &&Probe| {
         let (source, destination) = (table.party(probe.from), table.party(probe.to));
         let decision = match probe.direction {
-            Direction::Egress => table.judge_egress(&source, &destination, probe.traffic),
-            Direction::Ingress => table.judge_ingress(&source, &destination, probe.traffic),
+            Direction::Egress => table.evaluate_egress(&source, &destination, probe.traffic),
+            Direction::Ingress => table.evaluate_ingress(&source, &destination, probe.traffic),
         };
         black_box(decision).allow
     };

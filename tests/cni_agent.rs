@@ -100,7 +100,7 @@ fn socket(namespace: &NetNs, address: &str) -> UdpSocket {
     socket
 }
 
-/// Whether a datagram arrives; the first ones may be lost while neighbours are asked for.
+/// Whether a datagram arrives; the first ones may be lost while neighbours are resolved.
 fn reaches(from: &UdpSocket, to: &UdpSocket, tries: usize) -> bool {
     let target = to.local_addr().expect("bound");
     (0..tries).any(|_| {

@@ -114,7 +114,7 @@ fn run(args: &Args) -> Outcome<Results> {
     Ok(results)
 }
 
-/// The table, and what files are asked for.
+/// Prints the table, and writes the requested files.
 fn say(args: &Args, results: &Results) -> Outcome<()> {
     match &args.json {
         Some(file) if file == FilePath::new("-") => println!("{}", json::text(results)),
@@ -147,7 +147,7 @@ fn possible(args: &Args) -> Vec<&'static Load> {
     loads::ALL.iter().filter(is_there).collect()
 }
 
-/// The paths that are asked for and that this machine has what it takes for.
+/// The requested paths that this machine can run.
 fn make(args: &Args, results: &mut Results) -> Vec<Path> {
     let mut made = Vec::new();
     for kind in paths::ALL.iter().filter(|kind| args.wants_any(kind)) {

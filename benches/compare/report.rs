@@ -132,7 +132,7 @@ fn name(row: &Row) -> String {
     }
 }
 
-/// What to know to judge the figures by.
+/// What is needed to interpret the figures.
 fn conditions(results: &Results) -> String {
     let mut text = format!(
         "Linux {}, {} processors; {} rounds of {} s for each load and path\n",

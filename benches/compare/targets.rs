@@ -2,7 +2,7 @@
 
 use crate::results::{Results, Spread};
 
-/// A ratio that is asked for.
+/// A target ratio.
 pub(crate) struct Target {
     pub(crate) load: &'static str,
     pub(crate) figure: &'static str,
@@ -76,7 +76,7 @@ pub(crate) struct Reached {
 }
 
 impl Reached {
-    /// Whether the median keeps to what is asked.
+    /// Whether the median reaches the target.
     pub(crate) fn is_met(&self) -> bool {
         self.target.bound.holds(self.ratio.median)
     }

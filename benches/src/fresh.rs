@@ -2,7 +2,7 @@
 //! `instructions` measure.
 //!
 //! Every packet is a TCP SYN that belongs to no connection yet. Policies isolate both its ends, so
-//! each is judged twice, and allowed; the connection is made, remembered and, in its time, ended: time
+//! policy is evaluated at both ends of each and allows it; the connection is created and times out: time
 //! is virtual and passes so fast that the tables stay at some 400,000 connections. Pods of this
 //! node that policies isolate, up to 4,000 of them, take turns to send to all that they may send
 //! to, each packet to another than the one before; or half of them to all Services whose backends

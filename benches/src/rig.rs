@@ -146,7 +146,7 @@ pub fn policed(count: usize) -> Config {
     config
 }
 
-/// Link-layer address of node `n` on the underlay, and of its tunnel end.
+/// MAC address of node `n` on the underlay, and of its VTEP.
 fn node_mac(n: u8) -> Mac {
     Mac([0x0a, 0x58, 192, 168, 0, n])
 }

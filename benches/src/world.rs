@@ -143,7 +143,7 @@ pub fn compiler(policies: usize) -> PolicyCompiler {
     compiler
 }
 
-/// A connection, and the end whose policies are asked about it.
+/// A connection, and the end whose policies are evaluated.
 pub struct Probe {
     pub from: IpAddr,
     pub to: IpAddr,
@@ -152,7 +152,7 @@ pub struct Probe {
 }
 
 /// Connections that between them ask about every policy and each of its rules, in random order.
-/// The end that is asked about is always one to which a policy applies, and six in eight are
+/// The evaluated end always has a policy, and six in eight are
 /// allowed, so that the work is the same however many policies there are.
 pub fn probes(policies: usize, count: usize) -> Vec<Probe> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;

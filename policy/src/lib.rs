@@ -3,6 +3,7 @@
 //! No sockets, no clocks, no allocation per packet.
 #![forbid(unsafe_code)]
 
+pub mod affected;
 pub mod compile;
 pub mod cow;
 pub mod explain;
@@ -12,5 +13,4 @@ pub mod reference;
 pub mod rule;
 pub mod service;
 pub mod table;
-pub mod touched;
 pub mod verdict;

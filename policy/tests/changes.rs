@@ -153,7 +153,7 @@ fn a_policy_keeps_its_number_and_its_counters_apart() {
     let mut shop = Shop::new();
     let decide = |shop: &Shop, from: &str| {
         let (from, to) = (shop.table.party(address(from)), shop.table.party(address("10.0.0.1")));
-        shop.table.judge_ingress(&from, &to, Traffic::to_port(Protocol::Tcp, 5432))
+        shop.table.evaluate_ingress(&from, &to, Traffic::to_port(Protocol::Tcp, 5432))
     };
     let (allowed, denied) = (decide(&shop, "10.0.0.2"), decide(&shop, "10.0.0.9"));
     assert_eq!((allowed.rule, denied.rule, denied.why), (Some(0), None, Why::Isolated));

@@ -9,11 +9,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use common::*;
+use podswitch_policy::affected::AffectedAddresses;
 use podswitch_policy::compile::PolicyCompiler;
 use podswitch_policy::reference::Cluster;
 use podswitch_policy::rule::*;
 use podswitch_policy::table::PolicyTable;
-use podswitch_policy::touched::Touched;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -199,19 +199,19 @@ proptest! {
         let mut mirror = Mirror::default();
         first.iter().for_each(|op| mirror.apply(op, &mut compiler));
         let mut before = (mirror.cluster(), compiler.publish());
-        compiler.take_touched();
+        compiler.take_affected();
         for step in &steps {
             step.iter().for_each(|op| mirror.apply(op, &mut compiler));
             let now = (mirror.cluster(), compiler.publish());
-            let Touched::Addresses(touched) = compiler.take_touched() else { panic!("not many") };
+            let AffectedAddresses::Listed(affected) = compiler.take_affected() else { panic!("not many") };
             let mut all = addresses(&before.0);
             all.extend(addresses(&now.0));
             all.sort_unstable();
             all.dedup();
-            all.retain(|address| !touched.contains(address));
+            all.retain(|address| !affected.contains(address));
             let (was, is) = (verdicts(&before.1, &all), verdicts(&now.1, &all));
             let other = was.iter().zip(&is).find(|(was, is)| was != is);
-            prop_assert!(other.is_none(), "{step:?} touches {touched:?}, yet {other:#?}");
+            prop_assert!(other.is_none(), "{step:?} touches {affected:?}, yet {other:#?}");
             before = now;
         }
     }

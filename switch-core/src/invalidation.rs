@@ -9,7 +9,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podswitch_policy::touched::Touched;
+use podswitch_policy::affected::AffectedAddresses;
 use podswitch_wire::flow_key::{FlowKey, to_bytes};
 
 use crate::id::Epoch;
@@ -116,11 +116,11 @@ impl Invalidation {
     }
 
     /// Adds what `epoch` changes.
-    pub fn invalidate(&mut self, epoch: Epoch, touched: Touched) {
+    pub fn invalidate(&mut self, epoch: Epoch, affected: AffectedAddresses) {
         if self.everything == epoch {
             return;
         }
-        let (Some(age), Touched::Addresses(addresses)) = (self.age(epoch), touched) else {
+        let (Some(age), AffectedAddresses::Listed(addresses)) = (self.age(epoch), affected) else {
             *self = Self::everything(epoch);
             return;
         };
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn an_epoch_that_wraps_invalidates_everything() {
         let mut last = Invalidation::everything(Epoch(u32::MAX));
-        last.invalidate(Epoch(1), Touched::Addresses(vec![address(1)]));
+        last.invalidate(Epoch(1), AffectedAddresses::Listed(vec![address(1)]));
         assert_eq!(last.since(Epoch(0), |_| true), Affected::All);
         let groups = Groups([Group::from(address(2)); 4]);
         assert!(!last.is_valid_since(Epoch(0), &groups));
@@ -244,18 +244,18 @@ mod tests {
                     Some(list) => {
                         let list: Vec<IpAddr> = list.into_iter().map(address).collect();
                         plain.extend(list.iter().map(|a| (Group::from(*a).index(), epoch)));
-                        last.invalidate(Epoch(epoch), Touched::Addresses(list));
+                        last.invalidate(Epoch(epoch), AffectedAddresses::Listed(list));
                     }
                     None => {
                         everything = epoch;
-                        last.invalidate(Epoch(epoch), Touched::Everything);
+                        last.invalidate(Epoch(epoch), AffectedAddresses::All);
                     }
                 }
                 let groups: Vec<Group> = asked.iter().map(|n| Group::from(address(*n))).collect();
                 for since in 0..=epoch {
-                    let touched =
+                    let affected =
                         |g: &Group| plain.get(&g.index()).is_some_and(|last| *last > since);
-                    let none = since >= everything && !groups.iter().any(touched);
+                    let none = since >= everything && !groups.iter().any(affected);
                     let four = Groups([groups[0], groups[1], groups[2], groups[3]]);
                     prop_assert_eq!(last.is_valid_since(Epoch(since), &four), none);
                     let want = match (since < everything, none) {

@@ -5,7 +5,7 @@
 //! Everything else about a flow (verdict, plan) is derived from these facts and the snapshot, and is
 //! computed again when the configuration changes.
 
-use podswitch_vxlan::vtep::EndIndex;
+use podswitch_vxlan::vtep::VtepIndex;
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::FlowKey;
 
@@ -45,7 +45,7 @@ pub struct Pinned {
     /// Port on which the originator's packets are received.
     pub origin: PortId,
     /// VTEP that the originator's packets come from, if they come through the tunnel.
-    pub origin_end: Option<EndIndex>,
+    pub origin_end: Option<VtepIndex>,
     /// Source MAC address of the first packet. Replies to a client that is no local pod and that
     /// came in on an uplink go back to it.
     pub origin_mac: Mac,
@@ -101,7 +101,7 @@ impl Account {
     /// The account of packets received on `port`: that of the VTEP `end` if they came through the
     /// tunnel, otherwise that of the port.
     #[inline]
-    pub fn of(port: PortId, end: Option<EndIndex>) -> Self {
+    pub fn of(port: PortId, end: Option<VtepIndex>) -> Self {
         match end {
             None => Self(port.0.into()),
             Some(end) => Self(1 << 16 | end.0 & 0xffff),

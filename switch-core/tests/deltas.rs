@@ -103,7 +103,7 @@ fn look(snapshot: &Snapshot) -> Vec<String> {
             let (a, b) = (snapshot.policy.party(from), snapshot.policy.party(to));
             let key = FlowKey::new(from, to, 6, 4000, 80).unwrap();
             let traffic = podswitch_policy::verdict::Traffic::of_flow(&key, false);
-            seen.push(format!("{to} {}", snapshot.policy.judge_ingress(&a, &b, traffic).allow));
+            seen.push(format!("{to} {}", snapshot.policy.evaluate_ingress(&a, &b, traffic).allow));
         }
     }
     seen

@@ -191,7 +191,7 @@ fn another_nodes_port_asked_by_a_pod() {
     }
 }
 
-/// The entry node judges the hidden client's right to the backend; the backend's node believes
+/// The entry node judges the hidden client's right to the backend; the backend's node trusts
 /// it, of these ports only (N15, S8).
 #[test]
 fn policy_of_a_remote_backend_is_judged_with_the_real_client() {

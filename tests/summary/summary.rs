@@ -15,13 +15,13 @@ fn main() -> ExitCode {
         entries.iter().partition(|entry| entry.outcome == Outcome::Skipped);
     println!();
     if !elsewhere.is_empty() {
-        println!("{} tests ran in user namespaces, for want of root's privilege.", elsewhere.len());
+        println!("In user namespaces, for want of root's privilege: {}.", elsewhere.len());
     }
     if skipped.is_empty() {
         println!("No test was skipped.");
         return ExitCode::SUCCESS;
     }
-    println!("{} tests were SKIPPED, in whole or in part:", skipped.len());
+    println!("SKIPPED, in whole or in part: {}.", skipped.len());
     for of_a_reason in skipped.chunk_by(|a, b| a.reason == b.reason) {
         println!("  {}: {}", of_a_reason.len(), of_a_reason[0].reason);
         for Entry { test, .. } in of_a_reason {

@@ -136,9 +136,9 @@ pub fn decap(
     })
 }
 
-/// A tunnel packet of the common kind, as found by [`decap_ordinary`].
+/// A tunnel packet of the common kind, as found by [`decap_fast`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ordinary {
+pub struct FastDecap {
     /// Outer source followed by outer destination.
     pub addresses: [u8; 8],
     /// VXLAN network of the inner frame.
@@ -149,7 +149,7 @@ pub struct Ordinary {
     pub ecn: Ecn,
 }
 
-impl Ordinary {
+impl FastDecap {
     /// Start of the inner frame, in bytes from the start of the outer one.
     pub const START: u32 = (ETHERNET + 20 + UDP + header::LEN) as u32;
 
@@ -166,10 +166,10 @@ impl Ordinary {
 /// a fragment, no UDP checksum, nothing malformed. `None`: use the two general functions, which may
 /// accept the frame or find the error.
 #[inline]
-pub fn decap_ordinary(frame: &[u8], rules: &DecapRules) -> Option<Ordinary> {
+pub fn decap_fast(frame: &[u8], rules: &DecapRules) -> Option<FastDecap> {
     const IP: usize = ETHERNET;
     const L4: usize = IP + 20;
-    const INNER: usize = Ordinary::START as usize;
+    const INNER: usize = FastDecap::START as usize;
     let head: &[u8; INNER + ETHERNET] = frame.first_chunk()?;
     let be16 = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
     let be32 = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
@@ -193,7 +193,7 @@ pub fn decap_ordinary(frame: &[u8], rules: &DecapRules) -> Option<Ordinary> {
     }
     let mut addresses = [0; 8];
     addresses.copy_from_slice(&ip[12..20]);
-    Some(Ordinary {
+    Some(FastDecap {
         addresses,
         vni: Vni::from_bytes([head[INNER - 4], head[INNER - 3], head[INNER - 2]]),
         end: (L4 + udp_len) as u32,

@@ -17,7 +17,7 @@
 //! use podswitch_vxlan::ecn;
 //! use podswitch_vxlan::header::Vni;
 //! use podswitch_vxlan::template::{InnerFacts, Outer, Template};
-//! use podswitch_vxlan::vtep::{RemoteEnd, VtepTable};
+//! use podswitch_vxlan::vtep::{RemoteVtep, VtepTable};
 //! use podswitch_wire::addr::Mac;
 //! use podswitch_wire::flow_key::HashKey;
 //! use podswitch_wire::parse::parse;
@@ -28,7 +28,7 @@
 //! let macs = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
 //! let template = Template::new(&Outer { ethernet: Some(macs), ..Outer::new(a, b, vni) })?;
 //! let mut vteps_of_b = VtepTable::new([b], [(vni, 0)]);
-//! let a_seen_by_b = vteps_of_b.insert(RemoteEnd::new(Outer::new(b, a, vni), macs.0)?)?;
+//! let a_seen_by_b = vteps_of_b.insert(RemoteVtep::new(Outer::new(b, a, vni), macs.0)?)?;
 //!
 //! // For each packet: room for the headers in front of the inner frame, then one call.
 //! let cluster_key = HashKey::new(7);

@@ -9,7 +9,7 @@ use podswitch_wire::flow_key::proto;
 
 use crate::header::{self, Header, Vni};
 use crate::template::{Outer, SourcePort};
-use crate::vtep::{EndIndex, VtepTable};
+use crate::vtep::{VtepIndex, VtepTable};
 
 /// Lowest path MTU accepted over IPv4; Linux has the same floor (`min_pmtu`).
 pub const FLOOR_IPV4: u16 = 552;
@@ -97,7 +97,7 @@ pub fn learn(
     table: &VtepTable,
     quoted: &Quoted,
     reported_mtu: u32,
-) -> Result<(EndIndex, u16), PmtuRefusal> {
+) -> Result<(VtepIndex, u16), PmtuRefusal> {
     let ours = table.is_local(quoted.source) && quoted.source_port >= SourcePort::MIN;
     let vnis = table.vnis().filter(|vni| quoted.vni.is_none_or(|quoted| quoted == *vni));
     let end = vnis

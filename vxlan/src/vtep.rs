@@ -3,7 +3,7 @@
 //!
 //! The control plane builds a table and changes clones of it. The table in force is read by all
 //! workers and never changes. A clone shares all VTEPs. The caller's FIB maps prefixes to VTEPs; it
-//! holds the [`EndIndex`].
+//! holds the [`VtepIndex`].
 
 use core::fmt;
 use core::net::IpAddr;
@@ -19,9 +19,9 @@ use crate::template::{Outer, Template, TemplateError};
 /// A remote VTEP's index in a [`VtepTable`]; stable while the VTEP exists.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]
-pub struct EndIndex(pub u32);
+pub struct VtepIndex(pub u32);
 
-impl EndIndex {
+impl VtepIndex {
     /// As a table index.
     #[inline]
     pub const fn index(self) -> usize {
@@ -29,7 +29,7 @@ impl EndIndex {
     }
 }
 
-impl fmt::Display for EndIndex {
+impl fmt::Display for VtepIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
     }
@@ -37,14 +37,14 @@ impl fmt::Display for EndIndex {
 
 /// Another node's VTEP.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RemoteEnd {
+pub struct RemoteVtep {
     outer: Outer,
     template: Template,
     mac: Mac,
     sources: Vec<IpAddr>,
 }
 
-impl RemoteEnd {
+impl RemoteVtep {
     /// A VTEP that is reached by `outer`, and whose own frames have the inner address `mac`; zero
     /// if it is a bridge and has none.
     ///
@@ -107,7 +107,7 @@ pub enum TableError {
     OwnAddress(IpAddr),
     /// There is no VTEP with that index.
     #[error("there is no VTEP {0}")]
-    NoSuchEnd(EndIndex),
+    NoSuchVtep(VtepIndex),
 }
 
 /// Why a tunnel packet is refused.
@@ -131,7 +131,7 @@ pub enum Refusal {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Admitted {
     /// The VTEP that sent it.
-    pub end: EndIndex,
+    pub end: VtepIndex,
     /// The caller's number for the network of its VNI (the flow key's zone).
     pub zone: u16,
 }
@@ -139,11 +139,11 @@ pub struct Admitted {
 /// All VTEPs that a node knows.
 #[derive(Clone, Default, Debug)]
 pub struct VtepTable {
-    ends: Vec<Option<Arc<RemoteEnd>>>,
+    ends: Vec<Option<Arc<RemoteVtep>>>,
     free: Vec<u32>,
-    by_source: HashMap<(IpAddr, Vni), EndIndex>,
+    by_source: HashMap<(IpAddr, Vni), VtepIndex>,
     /// The last part: whether the underlay is IPv6.
-    by_mac: HashMap<(Mac, Vni, bool), EndIndex>,
+    by_mac: HashMap<(Mac, Vni, bool), VtepIndex>,
     local: Vec<IpAddr>,
     networks: Vec<(Vni, u16)>,
 }
@@ -165,13 +165,13 @@ impl VtepTable {
     ///
     /// # Errors
     /// [`TableError`] if one of its addresses is in use; the table is unchanged then.
-    pub fn insert(&mut self, end: RemoteEnd) -> Result<EndIndex, TableError> {
+    pub fn insert(&mut self, end: RemoteVtep) -> Result<VtepIndex, TableError> {
         self.check(&end, None)?;
         let index = match self.free.pop() {
-            Some(index) => EndIndex(index),
+            Some(index) => VtepIndex(index),
             None => {
                 self.ends.push(None);
-                EndIndex((self.ends.len() - 1) as u32)
+                VtepIndex((self.ends.len() - 1) as u32)
             }
         };
         self.put(index, end);
@@ -183,8 +183,8 @@ impl VtepTable {
     ///
     /// # Errors
     /// [`TableError`]; the table is unchanged then.
-    pub fn replace(&mut self, index: EndIndex, end: RemoteEnd) -> Result<(), TableError> {
-        self.get(index).ok_or(TableError::NoSuchEnd(index))?;
+    pub fn replace(&mut self, index: VtepIndex, end: RemoteVtep) -> Result<(), TableError> {
+        self.get(index).ok_or(TableError::NoSuchVtep(index))?;
         self.check(&end, Some(index))?;
         self.forget(index);
         self.put(index, end);
@@ -197,10 +197,10 @@ impl VtepTable {
     /// [`TableError`] with the index it is about; the table is unchanged then.
     pub fn replace_all(
         &mut self,
-        ends: Vec<(EndIndex, RemoteEnd)>,
-    ) -> Result<(), (EndIndex, TableError)> {
+        ends: Vec<(VtepIndex, RemoteVtep)>,
+    ) -> Result<(), (VtepIndex, TableError)> {
         if let Some((index, _)) = ends.iter().find(|(index, _)| self.get(*index).is_none()) {
-            return Err((*index, TableError::NoSuchEnd(*index)));
+            return Err((*index, TableError::NoSuchVtep(*index)));
         }
         let mut next = self.clone();
         for (index, _) in &ends {
@@ -217,29 +217,29 @@ impl VtepTable {
     /// Removes a VTEP. Its index may be reused later.
     ///
     /// # Errors
-    /// [`TableError::NoSuchEnd`].
-    pub fn remove(&mut self, index: EndIndex) -> Result<Arc<RemoteEnd>, TableError> {
-        let end = self.forget(index).ok_or(TableError::NoSuchEnd(index))?;
+    /// [`TableError::NoSuchVtep`].
+    pub fn remove(&mut self, index: VtepIndex) -> Result<Arc<RemoteVtep>, TableError> {
+        let end = self.forget(index).ok_or(TableError::NoSuchVtep(index))?;
         self.free.push(index.0);
         Ok(end)
     }
 
     /// The VTEP at an index.
     #[inline]
-    pub fn get(&self, index: EndIndex) -> Option<&RemoteEnd> {
+    pub fn get(&self, index: VtepIndex) -> Option<&RemoteVtep> {
         self.ends.get(index.index())?.as_deref()
     }
 
     /// The VTEP that sends from `source` on `vni`.
     #[inline]
-    pub fn by_source(&self, source: IpAddr, vni: Vni) -> Option<EndIndex> {
+    pub fn by_source(&self, source: IpAddr, vni: Vni) -> Option<VtepIndex> {
         self.by_source.get(&(source, vni)).copied()
     }
 
     /// The VTEP whose inner MAC address is `mac` on `vni`, over an IPv6 or IPv4 underlay. The
     /// family matters because a node may have a VTEP over each, with one MAC address.
     #[inline]
-    pub fn by_mac(&self, mac: Mac, vni: Vni, ipv6: bool) -> Option<EndIndex> {
+    pub fn by_mac(&self, mac: Mac, vni: Vni, ipv6: bool) -> Option<VtepIndex> {
         self.by_mac.get(&(mac, vni, ipv6)).copied()
     }
 
@@ -262,8 +262,8 @@ impl VtepTable {
     }
 
     /// Every VTEP with its index.
-    pub fn iter(&self) -> impl Iterator<Item = (EndIndex, &RemoteEnd)> {
-        let place = |(i, end): (usize, _)| Some((EndIndex(i as u32), Option::as_deref(end)?));
+    pub fn iter(&self) -> impl Iterator<Item = (VtepIndex, &RemoteVtep)> {
+        let place = |(i, end): (usize, _)| Some((VtepIndex(i as u32), Option::as_deref(end)?));
         self.ends.iter().enumerate().filter_map(place)
     }
 
@@ -280,7 +280,7 @@ impl VtepTable {
     /// Whether a tunnel packet comes from a known VTEP to this node, on a known network.
     ///
     /// # Errors
-    /// [`Refusal`], never [`Refusal::InnerSource`]: call [`believes`](Self::believes) next.
+    /// [`Refusal`], never [`Refusal::InnerSource`]: call [`trusts`](Self::trusts) next.
     #[inline]
     pub fn admit(&self, packet: &Decap) -> Result<Admitted, Refusal> {
         if !self.is_local(packet.destination) {
@@ -297,11 +297,11 @@ impl VtepTable {
     /// # Errors
     /// [`Refusal::InnerSource`], also for a source that is behind no VTEP.
     #[inline]
-    pub fn believes(&self, end: EndIndex, behind: Option<EndIndex>) -> Result<(), Refusal> {
+    pub fn trusts(&self, end: VtepIndex, behind: Option<VtepIndex>) -> Result<(), Refusal> {
         if behind == Some(end) { Ok(()) } else { Err(Refusal::InnerSource) }
     }
 
-    fn check(&self, end: &RemoteEnd, place: Option<EndIndex>) -> Result<(), TableError> {
+    fn check(&self, end: &RemoteVtep, place: Option<VtepIndex>) -> Result<(), TableError> {
         let vni = end.vni();
         for address in &end.sources {
             if self.is_local(*address) {
@@ -319,7 +319,7 @@ impl VtepTable {
         Ok(())
     }
 
-    fn put(&mut self, index: EndIndex, end: RemoteEnd) {
+    fn put(&mut self, index: VtepIndex, end: RemoteVtep) {
         for address in &end.sources {
             self.by_source.insert((*address, end.vni()), index);
         }
@@ -329,7 +329,7 @@ impl VtepTable {
         self.ends[index.index()] = Some(Arc::new(end));
     }
 
-    fn forget(&mut self, index: EndIndex) -> Option<Arc<RemoteEnd>> {
+    fn forget(&mut self, index: VtepIndex) -> Option<Arc<RemoteVtep>> {
         let end = self.ends.get_mut(index.index())?.take()?;
         for address in &end.sources {
             self.by_source.remove(&(*address, end.vni()));

@@ -8,7 +8,7 @@ use podswitch_vxlan::decap::{ChecksumState, DecapError, DecapRules, decap};
 use podswitch_vxlan::ecn::Ecn;
 use podswitch_vxlan::header::{Header, Vni};
 use podswitch_vxlan::template::{DontFragment, Dscp, InnerFacts, Outer, Template, UdpChecksum};
-use podswitch_vxlan::vtep::{RemoteEnd, VtepTable};
+use podswitch_vxlan::vtep::{RemoteVtep, VtepTable};
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::HashKey;
 use support::{Captured, dissect, kernel_frames, udp_checksum_is_right};
@@ -92,7 +92,7 @@ fn dissected() {
 
         let mut table = VtepTable::new([outer.destination], [(got.vni, 9)]);
         let back = Outer { source: outer.destination, destination: outer.source, ..outer };
-        let end = table.insert(RemoteEnd::new(back, Mac([2, 1, 1, 1, 1, 1])).unwrap()).unwrap();
+        let end = table.insert(RemoteVtep::new(back, Mac([2, 1, 1, 1, 1, 1])).unwrap()).unwrap();
         let admitted = table.admit(&got).unwrap();
         assert_eq!((admitted.end, admitted.zone), (end, 9));
     }

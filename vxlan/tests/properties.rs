@@ -5,7 +5,7 @@ mod support;
 use std::net::IpAddr;
 
 use podswitch_vxlan::decap::{
-    self, ChecksumState, DecapError, DecapRules, decap, decap_ordinary, is_nested,
+    self, ChecksumState, DecapError, DecapRules, decap, decap_fast, is_nested,
 };
 use podswitch_vxlan::ecn::{self, Ecn};
 use podswitch_vxlan::header::{Header, LEN, Vni};
@@ -107,7 +107,7 @@ fn fix_ipv4(frame: &mut [u8]) {
 proptest! {
     /// The fast encapsulation writes what the general one writes.
     #[test]
-    fn ordinary_encapsulation_is_no_other(
+    fn fast_encapsulation_equals_the_general_one(
         mut outer in outer(),
         ethernet in any::<bool>(),
         facts in facts(),
@@ -121,7 +121,7 @@ proptest! {
         frame.extend_from_slice(&inner);
         let mut plain = frame.clone();
         let ordinary =
-            template.encap_ordinary(facts.source_port, facts.traffic_class, &mut frame);
+            template.encap_fast(facts.source_port, facts.traffic_class, &mut frame);
         let is_usual = outer.source.is_ipv4()
             && outer.checksum == UdpChecksum::Zero
             && outer.dont_fragment == DontFragment::Set;
@@ -135,7 +135,7 @@ proptest! {
     /// What the fast decapsulation accepts, the general one accepts with the same result. Packets
     /// of the common kind are accepted by the fast one.
     #[test]
-    fn ordinary_decapsulation_is_no_other(
+    fn fast_decapsulation_equals_the_general_one(
         (source, destination) in (unicast(false), unicast(false)),
         facts in facts(),
         inner in inner_frame(),
@@ -151,7 +151,7 @@ proptest! {
         frame.extend_from_slice(&inner);
         template.encap(&facts, &mut frame).unwrap();
         let rules = rules(&outer);
-        let usual = decap_ordinary(&frame, &rules);
+        let usual = decap_fast(&frame, &rules);
         prop_assert_eq!(usual.is_some(), frame.len() >= 64 && !matches!(frame[62..64], [0x81, 0] | [0x88, 0xa8]));
         for (at, byte) in changes {
             if let Some(place) = frame.get_mut(at) {
@@ -162,7 +162,7 @@ proptest! {
             fix_ipv4(&mut frame);
         }
         frame.truncate(frame.len() - cut.min(frame.len()));
-        if let Some(ordinary) = decap_ordinary(&frame, &rules) {
+        if let Some(ordinary) = decap_fast(&frame, &rules) {
             let parsed = podswitch_wire::parse::parse(&frame, &HashKey::new(1));
             prop_assert!(parsed.is_ok(), "{:?}", parsed);
             let whole = decap(&frame, &parsed.unwrap(), ChecksumState::Unknown, &rules);

@@ -69,7 +69,7 @@ pub(super) fn bridge_vxlan(wire: Wire) -> Result<World, Missing> {
 }
 
 /// Two nodes as Flannel sets them up: pods on a bridge that is their gateway, a VXLAN device that packets are
-/// routed to, neighbours and tunnel ends given.
+/// routed to, with static neighbours and VTEPs.
 pub(super) fn flannel() -> Result<World, Missing> {
     let gateway = |node: u8| Mac([0x0a, 0x58, 10, 78, node, 1]);
     let mut client = Pod::new(0, 0, Some(gateway(0)))?;

@@ -16,7 +16,7 @@ pub(super) const INTERFACE: &str = "underlay";
 /// What the interfaces on the network can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wire {
-    /// Everything that a veth pair can: tunnelled super-frames pass whole.
+    /// Everything that a veth pair can: tunnelled GSO packets pass whole.
     Offloads,
     /// No segmentation inside tunnels nor of UDP, as many network cards: what is on the wire are
     /// packets.
@@ -57,7 +57,7 @@ pub(super) fn underlay(number: usize) -> IpAddr {
     Ipv4Addr::new(192, 0, 2, number as u8 + 1).into()
 }
 
-/// A node's link-layer address.
+/// A node's MAC address.
 pub(super) fn mac(number: usize) -> Mac {
     underlay_mac(underlay(number))
 }

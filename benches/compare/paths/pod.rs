@@ -37,7 +37,7 @@ impl Pod {
     pub(super) fn new(node: u8, number: u8, next_hop: Option<Mac>) -> Outcome<Self> {
         let mac = |number| Mac([0x0a, 0x58, 10, 78, node, number + 2]);
         let namespace = NetNs::anonymous().map_err(|e| e.to_string())?;
-        // A port soon taken again is told from the connection before by the time stamp: that must
+        // A reused port is distinguished from the connection before by the timestamp: that must
         // be one clock, whatever address the client used (the kernel adds a number to it for each).
         sysctl::set(&namespace, "net/ipv4/tcp_timestamps", "2").map_err(|e| e.to_string())?;
         Ok(Self {

@@ -82,7 +82,7 @@ impl Services {
         tcp.chain([udp]).collect()
     }
 
-    /// What clients are told: the cluster IP and port of Service `number`, counted round and round.
+    /// The cluster IP and port of Service `number`, modulo the number of Services, for clients.
     pub(super) fn target(self, protocol: Protocol, family: Family, number: usize) -> SocketAddr {
         match protocol {
             Protocol::Tcp => SocketAddr::new(cluster_ip(family, number % self.count), 80),

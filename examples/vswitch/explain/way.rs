@@ -16,7 +16,7 @@ use podswitch_policy::explain::{Explanation, Side};
 use podswitch_policy::table::PolicyTable;
 use podswitch_policy::verdict::Why;
 use podswitch_vxlan::template::Outer;
-use podswitch_vxlan::vtep::EndIndex;
+use podswitch_vxlan::vtep::VtepIndex;
 use podswitch_wire::flow_key::{FlowKey, proto};
 
 use super::ends::{End, Ends};
@@ -247,8 +247,8 @@ impl Way<'_> {
     fn route(&self, leads: Leads, plan: &Plan) -> Route {
         let ends = &self.snapshot.tunnels.ends;
         let is_tunnel = plan.flags.has(PlanFlags::ENCAP);
-        let end = is_tunnel.then(|| ends.get(EndIndex(plan.tunnel.into()))).flatten();
-        let leads = match end.and(self.snapshot.tunnels.node(EndIndex(plan.tunnel.into()))) {
+        let end = is_tunnel.then(|| ends.get(VtepIndex(plan.tunnel.into()))).flatten();
+        let leads = match end.and(self.snapshot.tunnels.node(VtepIndex(plan.tunnel.into()))) {
             Some(node) => Leads::Remote(Arc::clone(node)),
             None => leads,
         };

@@ -1,5 +1,6 @@
 //! `run`: the switch of one node, until it is told to stop.
 
+mod confined;
 mod events;
 mod flags;
 
@@ -69,6 +70,15 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, json: bool) -> Done {
+    match userns::has_privilege() {
+        true => confined::run(&args.underlay, || serve_node(&args, json)),
+        // What is wrong with the manifests comes first.
+        false => serve_node(&args, json),
+    }
+}
+
+/// The switch from its first state to its end, on the thread that may enter namespaces.
+fn serve_node(args: &Args, json: bool) -> Done {
     let signals = Signals::listen()?;
     let mut watch = FolderWatch::new(&args.manifests);
     let cluster = args.cluster.options();
@@ -93,7 +103,7 @@ pub(crate) fn run(args: Args, json: bool) -> Done {
     let events = Events { node: &args.node, json };
     let mut node = Node::start(options, state)?;
     events.ready(node.epoch(), &source);
-    let mut serving = Serving { args: &args, source, said, events: &events, busy: 0 };
+    let mut serving = Serving { args, source, said, events: &events, busy: 0 };
     let result = serving.serve(&signals, &mut watch, &mut node);
     let stopped = node.stop(if args.keep { PodInterfaces::Keep } else { PodInterfaces::Remove });
     result?;

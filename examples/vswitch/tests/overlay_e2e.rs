@@ -314,7 +314,7 @@ fn tunnel_packets_come_once() {
         }
     }
     for (switch, before) in [&first, &second].into_iter().zip(before) {
-        // 300 by the tunnel and 300 from the pod; neighbours are asked for, too.
+        // 300 by the tunnel and 300 from the pod; neighbours are resolved, too.
         let now = counts(switch);
         let (received, dropped) = (now.0 - before.0, now.1 - before.1);
         assert!(
@@ -330,7 +330,7 @@ fn past_the_tunnel_by_the_nodes_kernels() {
     everything(&[false, true], &["--routing", "host-gw"]);
 }
 
-/// No tunnel, frames to the other node's link-layer address.
+/// No tunnel, frames to the other node's MAC address.
 #[test]
 fn past_the_tunnel_by_frames() {
     everything(&[false, true], &["--routing", "host-gw", "--uplink", "eth0"]);

@@ -86,7 +86,7 @@ impl Node {
 fn udp(from: &str, to: &str, len: usize) -> Vec<u8> {
     let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
     let mut frame = Vec::new();
-    // A pod's link-layer address is made from its IPv4 address.
+    // A pod's MAC address is made from its IPv4 address.
     let own = if from == X[1].parse::<IpAddr>().unwrap() { X[0] } else { Y[0] };
     let ethernet = match from {
         IpAddr::V4(from) => PacketBuilder::ethernet2(mac(from), GATEWAY),

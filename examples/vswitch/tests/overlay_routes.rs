@@ -18,7 +18,7 @@ const ROUTERS: [u8; 2] = [101, 102];
 const TARGETS: [&str; 2] = ["203.0.113.1", "2001:db8:ff::1"];
 const FLOWS: usize = 40;
 
-/// A namespace that is a router and what is behind it: says its number to whoever asks.
+/// A namespace that is a router and what is behind it: answers with its number.
 fn router(fabric: &Fabric, number: u8) -> NetNs {
     let ns = namespace();
     plug(fabric, &ns, number);
@@ -59,7 +59,7 @@ struct Flow {
 impl Flow {
     fn ask(&self, question: u32) {
         let question = question.to_be_bytes();
-        // What the network says of an earlier one is told here.
+        // Errors about an earlier datagram are reported here.
         if self.socket.send(&question).is_err() {
             let _ = self.socket.send(&question);
         }

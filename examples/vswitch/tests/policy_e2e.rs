@@ -114,7 +114,7 @@ fn a_connection_lives_through_policies() {
         talk.server.write_all(&[2]).expect("the kernel takes it");
         assert!(Talk::receives(&mut talk.client, 2, PATIENCE));
         assert!(connect(&x, (to, PORT + 1).into(), A_WHILE).is_none(), "another port");
-        // The living connection is judged again, and so is a new one.
+        // The established connection is re-evaluated, and a new one is denied as well.
         switch.enforce(Some(&deny));
         assert!(!talk.arrives(3, A_WHILE));
         assert!(connect(&x, (to, PORT).into(), A_WHILE).is_none());

@@ -1,5 +1,5 @@
 //! Services that change while real sockets use them: streams that outlive the churn of endpoints,
-//! datagrams that move at once, resets and refusals that are told at once, affinity, hairpin; both
+//! datagrams that move at once, immediate resets and rejections, affinity, hairpin; both
 //! families.
 
 use std::fs;
@@ -122,7 +122,7 @@ impl World {
                 );
             }
         }
-        // At one stroke, as whoever writes manifests should.
+        // Atomically, as writers of manifests should.
         fs::write(folder.path("next"), text.replace("n1", name)).expect("written");
         fs::create_dir_all(folder.path("state")).expect("a folder");
         fs::rename(folder.path("next"), folder.path("state/s.yaml")).expect("renamed");
@@ -235,7 +235,7 @@ fn streams_outlive_the_churn_of_endpoints() {
     for vip in VIPS {
         assert_eq!(world.connect(&pods[X], vip).expect("connected").0, "z");
     }
-    // Their pod is gone: they are told, and not left to wait (S11).
+    // Their pod is gone: they get a reset and do not hang (S11).
     world.change(&[X, Z], &[(Z, READY)]);
     for mut stream in streams {
         let told = (0..3).find_map(|_| {
@@ -270,7 +270,7 @@ fn datagrams_move_at_once() {
             }
         }
     }
-    // Nobody: the sender is told (S5).
+    // No endpoint: the sender gets an ICMP error (S5).
     world.change(&all, &[]);
     for socket in &sockets {
         let told = (0..50).find_map(|_| {
@@ -306,7 +306,7 @@ fn affinity_hairpin_and_refusal() {
         // Without affinity both get some.
         let seen = (0..40).filter(|_| asks(&pods[X], VIPS[f]) == "y").count();
         assert!((1..40).contains(&seen), "{seen} of 40");
-        // Nobody there: refused, whoever asks.
+        // No endpoint: rejected for every client.
         let refused = world.connect(&pods[X], EMPTY[f]).expect_err("nobody is there");
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
         // Hairpin: the pod reaches itself, and does not see its own address (S8).

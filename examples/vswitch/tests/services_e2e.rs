@@ -189,7 +189,7 @@ fn every_kind_of_address_from_everywhere() {
     switch.event("ready");
     world.serve();
     for f in 0..2 {
-        // Off-cluster clients under Cluster policy are hidden behind the node (S8)…
+        // Outside clients under Cluster policy are masqueraded behind the node (S8)…
         assert_eq!(ask(client, NODE[f], 30_080).1, ip(NODE[f]));
         assert_eq!(ask(client, BALANCER[f], 80).1, ip(NODE[f]));
         // … under Local policy not (S3).

@@ -121,7 +121,7 @@ fn states_change_while_pods_talk() {
     let [x, y] = [(); 2].map(|()| NetNs::anonymous().expect("a namespace"));
     let (name, node) = (node_name(), node_with_address());
     let state = |pods: &[String]| {
-        // At one stroke, as whoever writes manifests should.
+        // Atomically, as writers of manifests should.
         let text = [&[head()], pods].concat().concat().replace("n1", &name);
         fs::write(folder.path("next"), text).expect("written");
         fs::create_dir_all(folder.path("state")).expect("a folder");
@@ -212,7 +212,7 @@ fn the_demo_passes() {
     let failed: Vec<_> = checks.iter().filter(|check| check["ok"] != true).collect();
     assert!(failed.is_empty(), "{failed:#?}");
     assert_eq!((output.status.code(), &report["ok"]), (Some(0), &Value::Bool(true)));
-    // Of every kind some: on one node, through the tunnel, and what is judged and translated there.
+    // Of every kind some: on one node, through the tunnel, and policy and translation there.
     let names: Vec<_> = checks.iter().filter_map(|check| check["name"].as_str()).collect();
     for kind in [
         "TCP red (TAP) → green (TAP)",

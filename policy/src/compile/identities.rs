@@ -224,11 +224,11 @@ impl PolicyCompiler {
 
     fn replace_node(&mut self, name: &Arc<str>, object: Option<Node>, identity: u32) {
         let host_pods: Vec<_> = self.node_entry(name).host_pods.iter().cloned().collect();
-        let mut touched = Vec::new();
+        let mut affected = Vec::new();
         for cookie in host_pods {
             if let Some(pod) = self.pods.remove(&cookie) {
                 self.unclaim_pod(&cookie, &pod);
-                touched.push((cookie, pod));
+                affected.push((cookie, pod));
             }
         }
         let addresses = |node: &Option<Node>| {
@@ -249,7 +249,7 @@ impl PolicyCompiler {
         if old_identity != 0 {
             self.release_identity(old_identity);
         }
-        for (cookie, pod) in touched {
+        for (cookie, pod) in affected {
             self.claim_pod(&cookie, &pod);
             self.pods.insert(cookie, pod);
         }
@@ -322,7 +322,7 @@ impl PolicyCompiler {
         let before = self.table.party(address).owner();
         let now = owner.unwrap_or_default();
         if now != before {
-            self.touched.extend([address]);
+            self.affected.extend([address]);
         }
         if now.identity != before.identity {
             self.holders.remove(&(before.identity, address));

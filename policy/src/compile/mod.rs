@@ -61,9 +61,9 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
+use crate::affected::AffectedAddresses;
 use crate::rule::{ClusterNetworkPolicy, NetworkPolicy};
 use crate::table::{IdentityInfo, PolicyInfo, PolicyObject, PolicyTable, StageSet};
-use crate::touched::Touched;
 use identities::{Claims, NamespaceState, NodeState, PodState};
 use partitions::{Identities, Partitions};
 use policies::{Lowered, PolicyState};
@@ -97,7 +97,7 @@ pub struct PolicyCompiler {
     /// Identities, and the addresses that have them.
     holders: BTreeSet<(u32, IpAddr)>,
     dirty: Dirty,
-    touched: Touched,
+    affected: AffectedAddresses,
 }
 
 /// What has changed since the last publication.

@@ -9,9 +9,9 @@ use hashbrown::HashMap;
 use super::PolicyCompiler;
 use super::partitions::{Change, Sources};
 use super::stages::{StageBuilder, StageKey, StageState};
+use crate::affected::AffectedAddresses;
 use crate::rule::{Direction, NamedPort, Tier};
 use crate::table::{IdentityInfo, PolicyId, PolicyObject, PolicyTable, Stage, StageSet};
-use crate::touched::Touched;
 
 /// Stages by what they depend on: the selectors by which policies apply, and the named ports.
 type Found = HashMap<(Vec<u32>, Vec<NamedPort>), StageSet>;
@@ -20,7 +20,7 @@ impl PolicyCompiler {
     /// A table of everything known now. Cheap if little has changed since the last one.
     pub fn publish(&mut self) -> Arc<PolicyTable> {
         for identity in core::mem::take(&mut self.dirty.peers) {
-            self.touch_holders(identity);
+            self.affect_holders(identity);
         }
         let stale = self.update_partitions();
         self.update_stage_sets();
@@ -36,14 +36,14 @@ impl PolicyCompiler {
     /// peers. A verdict depends on the two addresses of a connection: on the owner of each, on the
     /// stages of the one's identity, and on the other's row in them. So this includes every address
     /// with a new owner, and all addresses of an identity whose stages or rows changed.
-    pub fn take_touched(&mut self) -> Touched {
-        core::mem::take(&mut self.touched)
+    pub fn take_affected(&mut self) -> AffectedAddresses {
+        core::mem::take(&mut self.affected)
     }
 
-    fn touch_holders(&mut self, identity: u32) {
+    fn affect_holders(&mut self, identity: u32) {
         let first = (identity, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let holders = self.holders.range(first..).take_while(|(id, _)| *id == identity);
-        self.touched.extend(holders.map(|(_, address)| *address));
+        self.affected.extend(holders.map(|(_, address)| *address));
     }
 
     /// Moves identities that appeared, disappeared or changed to their rows. Returns the stages to
@@ -86,7 +86,7 @@ impl PolicyCompiler {
             left.push(core::mem::replace(&mut state.stages, set));
             if self.table.stage_sets.get(id) != Some(&set) {
                 self.table.stage_sets.set(id, set);
-                self.touch_holders(id);
+                self.affect_holders(id);
             }
         }
         for (id, set) in core::mem::take(&mut self.dirty.gone) {

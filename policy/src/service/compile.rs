@@ -19,9 +19,9 @@ pub use super::settings::Settings;
 use super::table::{Front, FrontKey, FrontendKind, ServiceTable, Setup};
 use super::validate;
 pub use super::validate::Invalid;
+use crate::affected::AffectedAddresses;
 use crate::cow::CowMap;
 use crate::rule::Protocol;
-use crate::touched::Touched;
 
 /// The owner of a frontend. Sorts by kind, then by name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -114,7 +114,7 @@ pub struct Compiler {
     strays: usize,
     next_id: u32,
     table: ServiceTable,
-    touched: Touched,
+    affected: AffectedAddresses,
 }
 
 impl Compiler {
@@ -134,7 +134,7 @@ impl Compiler {
             strays: 0,
             next_id: 0,
             table: ServiceTable { setup, ..ServiceTable::default() },
-            touched: Touched::default(),
+            affected: AffectedAddresses::default(),
         }
     }
 
@@ -151,7 +151,7 @@ impl Compiler {
         }
         self.table.setup = Arc::new(setup(&settings));
         self.settings = settings;
-        self.touched = Touched::Everything;
+        self.affected = AffectedAddresses::All;
         self.dirty.extend(self.host_ports.keys().cloned().map(Owner::Pod));
         if !same_for_services {
             self.strays = self.claims.keys().filter(|claim| self.is_stray(&claim.0)).count();
@@ -195,7 +195,7 @@ impl Compiler {
         let of_owner = self.slices.entry(owner.clone()).or_default();
         if of_owner.get(&slice.name).is_none_or(|old| *old != slice) {
             of_owner.insert(slice.name.clone(), slice);
-            self.touch(owner);
+            self.mark_dirty(owner);
         }
     }
 
@@ -262,8 +262,8 @@ impl Compiler {
 
     /// The addresses of Services that appeared, disappeared or have other backends than at the last
     /// call. For connections to any other address the result is unchanged.
-    pub fn take_touched(&mut self) -> Touched {
-        std::mem::take(&mut self.touched)
+    pub fn take_affected(&mut self) -> AffectedAddresses {
+        std::mem::take(&mut self.affected)
     }
 
     /// The Services with a health check, as last published.
@@ -318,11 +318,11 @@ impl Compiler {
             if of_owner.is_empty() {
                 self.slices.remove(owner);
             }
-            self.touch(owner.clone());
+            self.mark_dirty(owner.clone());
         }
     }
 
-    fn touch(&mut self, owner: ServiceName) {
+    fn mark_dirty(&mut self, owner: ServiceName) {
         if self.services.contains_key(&owner) {
             self.dirty.insert(Owner::Service(owner));
         }
@@ -367,7 +367,7 @@ impl Compiler {
 
     /// Enters the first claim for a key into the table.
     fn settle(&mut self, key: &FrontKey) {
-        self.touched.extend(key.addresses(&self.settings.node_addresses));
+        self.affected.extend(key.addresses(&self.settings.node_addresses));
         let mut claims = self.claims_to(key).map(|(_, front)| front);
         let (first, is_contested) = (claims.next().cloned(), claims.next().is_some());
         drop(claims);

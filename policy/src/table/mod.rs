@@ -73,11 +73,11 @@ impl PolicyTable {
     /// number, so that the loads are not optimized away. Called for a batch, the waits of several
     /// connections for main memory overlap.
     #[inline]
-    pub fn read_ahead(&self, destination: &Party) -> u32 {
+    pub fn prefetch(&self, destination: &Party) -> u32 {
         let stages = self.stage_sets.get(destination.identity());
         let stage =
             stages.map_or(0, |set| set[Direction::Ingress.index()][Tier::NetworkPolicy.index()]);
-        self.stages.get(stage).map_or(0, Stage::read_ahead)
+        self.stages.get(stage).map_or(0, Stage::prefetch)
     }
 
     /// Evaluates a new connection at both ends (N4).
@@ -91,13 +91,23 @@ impl PolicyTable {
 
     /// Evaluates a new connection by the policies of its source.
     #[inline]
-    pub fn judge_egress(&self, source: &Party, destination: &Party, traffic: Traffic) -> Decision {
+    pub fn evaluate_egress(
+        &self,
+        source: &Party,
+        destination: &Party,
+        traffic: Traffic,
+    ) -> Decision {
         self.evaluate(Direction::Egress, source, destination, traffic)
     }
 
     /// Evaluates a new connection by the policies of its destination.
     #[inline]
-    pub fn judge_ingress(&self, source: &Party, destination: &Party, traffic: Traffic) -> Decision {
+    pub fn evaluate_ingress(
+        &self,
+        source: &Party,
+        destination: &Party,
+        traffic: Traffic,
+    ) -> Decision {
         self.evaluate(Direction::Ingress, destination, source, traffic)
     }
 

@@ -158,7 +158,7 @@ impl Stage {
 
     /// Prefetches the first line. Returns an arbitrary number.
     #[inline]
-    pub(super) fn read_ahead(&self) -> u32 {
+    pub(super) fn prefetch(&self) -> u32 {
         self.run.first().map_or(0, |Line(header)| header[RULES])
     }
 

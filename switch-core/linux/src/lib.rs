@@ -29,6 +29,7 @@
 #![deny(unsafe_code)]
 
 pub mod attach;
+pub mod confine;
 mod error;
 pub mod health;
 pub mod netlink;

@@ -8,7 +8,7 @@ use podswitch_policy::table::PolicyInfo;
 use crate::snapshot::Snapshot;
 
 /// How often one rule decided: connections that it allowed, counted once when they were opened, or packets that it
-/// denied (decision record 0015).
+/// denied (decision record 0017).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyCount {
     /// The policy's cookie.

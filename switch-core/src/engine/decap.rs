@@ -4,10 +4,10 @@
 
 use std::net::IpAddr;
 
-use podswitch_vxlan::decap::{ChecksumState, Decap, DecapError, Ordinary, decap, decap_ordinary};
+use podswitch_vxlan::decap::{ChecksumState, Decap, DecapError, FastDecap, decap, decap_fast};
 use podswitch_vxlan::ecn::{self, Ecn};
 use podswitch_vxlan::header::Vni;
-use podswitch_vxlan::vtep::{EndIndex, Refusal};
+use podswitch_vxlan::vtep::{Refusal, VtepIndex};
 use podswitch_wire::parse::{Icmp, Network, Parsed};
 
 use super::frame::{destination_mac, source_mac};
@@ -25,9 +25,9 @@ type Sender = (IpAddr, IpAddr, Vni);
 /// The VTEP of the last tunnel packet: consecutive packets often come from one node.
 #[derive(Default)]
 struct LastSender {
-    any: Option<(Sender, EndIndex)>,
-    /// The same for packets that [`decap_ordinary`] accepts, by their raw addresses.
-    ordinary: Option<([u8; 8], Vni, EndIndex)>,
+    any: Option<(Sender, VtepIndex)>,
+    /// The same for packets that [`decap_fast`] accepts, by their raw addresses.
+    fast: Option<([u8; 8], Vni, VtepIndex)>,
 }
 
 /// What a frame from an uplink turned out to be.
@@ -83,19 +83,19 @@ impl Engine {
         if uplink.tunnel
             && tunnels.enabled
             && !packet.offload.is_unfinished()
-            && let Some(opened) = decap_ordinary(packet.bytes(), &tunnels.rules)
+            && let Some(opened) = decap_fast(packet.bytes(), &tunnels.rules)
         {
-            let Ordinary { addresses, vni, end: to, ecn } = opened;
-            let end = match last.ordinary {
+            let FastDecap { addresses, vni, end: to, ecn } = opened;
+            let end = match last.fast {
                 Some((a, v, end)) if a == addresses && v == vni => end,
                 _ => {
                     let end = tunnels.ends.admit(&opened.decap())?.end;
-                    last.ordinary = Some((addresses, vni, end));
+                    last.fast = Some((addresses, vni, end));
                     end
                 }
             };
             packet.offload = Offload::default();
-            return remove_outer(tunnels, packet, (Ordinary::START, to), ecn, end);
+            return remove_outer(tunnels, packet, (FastDecap::START, to), ecn, end);
         }
         let outer = &mut self.parsed[0];
         parse_checked(packet, &self.shared.hash_key, outer)?;
@@ -202,7 +202,7 @@ fn remove_outer(
     packet: &mut Packet,
     range: (u32, u32),
     ecn: Ecn,
-    end: EndIndex,
+    end: VtepIndex,
 ) -> Result<Kind, DropReason> {
     packet.truncate(range.1 as usize);
     packet.pull_front(range.0 as usize);

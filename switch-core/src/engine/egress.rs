@@ -30,7 +30,7 @@ pub(super) fn encapsulate(
     }
     if !packet.offload.is_unfinished() {
         packet.push_front(room);
-        if tunnel.template.encap_ordinary(source_port, traffic_class, packet.bytes_mut()) {
+        if tunnel.template.encap_fast(source_port, traffic_class, packet.bytes_mut()) {
             return Ok(());
         }
         packet.pull_front(room);

@@ -8,7 +8,7 @@ use core::ops::Range;
 use podswitch_vxlan::template::SourcePort;
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::HashKey;
-use podswitch_wire::parse::{Fragment, Icmp, Network, Parsed, parse_into, straight};
+use podswitch_wire::parse::{Fragment, Icmp, Network, Parsed, parse_fast, parse_into};
 
 use super::frame::sender_id_of;
 use super::{BurstContext, Engine};
@@ -134,7 +134,7 @@ impl Engine {
             let frame = packet.bytes();
             *sender = match frame.first_chunk::<42>() {
                 Some(head)
-                    if straight(frame, hash_key, parsed) && !packet.offload.is_unfinished() =>
+                    if parse_fast(frame, hash_key, parsed) && !packet.offload.is_unfinished() =>
                 {
                     if parsed.ttl <= 1 || !router.matches(head) {
                         continue;

@@ -5,7 +5,7 @@
 use core::hint::black_box;
 
 use arrayvec::ArrayVec;
-use podswitch_policy::service::table::Looked;
+use podswitch_policy::service::table::Prefetched;
 use podswitch_wire::flow_key::{FlowKey, to_bytes};
 
 use super::Engine;
@@ -77,8 +77,8 @@ impl Engine {
             packets.push((i as u8, index_hash));
         }
         let Some(first) = keys.first().filter(|_| keys.len() > 1) else { return };
-        let mut frontends = [Looked::default(); BATCH];
-        snapshot.services.read_ahead(&keys, &mut frontends[..keys.len()]);
+        let mut frontends = [Prefetched::default(); BATCH];
+        snapshot.services.prefetch(&keys, &mut frontends[..keys.len()]);
         // The packets of a burst nearly always have one sender.
         let mut client = snapshot.policy.party(first.src_addr());
         for ((key, frontend), (packet, index_hash)) in keys.iter().zip(frontends).zip(packets) {
@@ -95,7 +95,7 @@ impl Engine {
                 client = snapshot.policy.party(sender);
             }
             let backend = snapshot.policy.party(receiver);
-            black_box(snapshot.policy.read_ahead(&backend));
+            black_box(snapshot.policy.prefetch(&backend));
             let to = snapshot.endpoints.get(&receiver);
             let hints = Hints { frontend, client, backend, to };
             lookups.list.push(Lookups { packet, index_hash, hints });

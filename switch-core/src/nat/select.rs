@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use podswitch_policy::service::table::{
-    Chosen, DropReason as ServiceDrop, Found, Looked, Origin, RejectReason, Subject,
+    Chosen, DropReason as ServiceDrop, Found, Origin, Prefetched, RejectReason, Subject,
 };
 use podswitch_wire::flow_key::{FlowKey, to_bytes};
 
@@ -44,7 +44,7 @@ pub(crate) struct FirstPacket<'a, 's> {
     /// Session affinity and the current second. `None`: no client has affinity.
     pub(crate) affinity: Option<(&'a Affinity, u32)>,
     /// The frontend, if it was looked up in advance.
-    pub(crate) frontend: Option<&'a Looked<'s>>,
+    pub(crate) frontend: Option<&'a Prefetched<'s>>,
 }
 
 /// Selects the backend of a new connection to a Service and writes it into `pinned`: the source of
@@ -69,7 +69,7 @@ pub(crate) fn backend<'s>(
     let in_cluster = is_pod || snapshot.is_cluster_address(client);
     let origin = if in_cluster { Origin::InCluster } else { Origin::OffCluster };
     let found = match packet.frontend {
-        Some(frontend) => table.find_looked(frontend, key, origin),
+        Some(frontend) => table.find_prefetched(frontend, key, origin),
         None => table.find(key, origin),
     };
     let found = match found {

@@ -11,8 +11,9 @@ mod gso;
 mod layout;
 mod offload;
 mod pool;
-#[cfg(test)]
-mod testkit;
+#[cfg(any(test, feature = "testkit"))]
+#[allow(missing_docs, reason = "for property tests")]
+pub mod testkit;
 #[cfg(test)]
 mod tests;
 
@@ -22,13 +23,14 @@ pub use fit::{fit, is_fit, largest_l3};
 pub use fragment::fragment_v4;
 pub use gro::{GroRun, coalesce};
 pub use gso::{SegmentError, TunnelOffsets, TunnelSegments, segment, tunnel_offsets};
+pub use layout::ip_end;
 pub use offload::{GsoType, Offload, Offloads};
 pub use pool::{Pool, PoolConfig, SizeClass};
 
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 
-use podswitch_vxlan::vtep::EndIndex;
+use podswitch_vxlan::vtep::VtepIndex;
 
 use crate::id::PortId;
 
@@ -257,13 +259,13 @@ impl Packet {
 
     /// The VTEP that the frame came from, if it came through the tunnel.
     #[inline]
-    pub fn via(&self) -> Option<EndIndex> {
-        self.via.checked_sub(1).map(|index| EndIndex(index.into()))
+    pub fn via(&self) -> Option<VtepIndex> {
+        self.via.checked_sub(1).map(|index| VtepIndex(index.into()))
     }
 
     /// Sets the VTEP that the frame came from. Indices above 65,534 are not representable and set none.
     #[inline]
-    pub fn set_via(&mut self, end: Option<EndIndex>) {
+    pub fn set_via(&mut self, end: Option<VtepIndex>) {
         self.via = end.and_then(|end| u16::try_from(end.0 + 1).ok()).unwrap_or(0);
     }
 

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use podswitch_policy::affected::AffectedAddresses;
 use podswitch_policy::cow::CowMap;
-use podswitch_policy::touched::Touched;
 
 use super::diff::{Desired, Diff};
 use super::settings::Settings;
@@ -52,8 +52,8 @@ fn enter(map: &mut CowMap<IpAddr, EndpointFacts>, pod: &Arc<Endpoint>, here: &Ar
 }
 
 /// The addresses of pods that changed, before and after.
-pub(super) fn touched(diff: &Diff) -> Touched {
-    let mut touched = Touched::default();
-    touched.extend(diff.endpoints.all().flat_map(|pod| pod.workload.addresses.iter().copied()));
-    touched
+pub(super) fn affected(diff: &Diff) -> AffectedAddresses {
+    let mut affected = AffectedAddresses::default();
+    affected.extend(diff.endpoints.all().flat_map(|pod| pod.workload.addresses.iter().copied()));
+    affected
 }

@@ -33,11 +33,11 @@ mod validate;
 
 use std::sync::Arc;
 
+use podswitch_policy::affected::AffectedAddresses;
 use podswitch_policy::compile::PolicyCompiler;
 use podswitch_policy::rule::Direction;
 use podswitch_policy::service::compile::{Clash, Compiler as ServiceCompiler, HealthCheck};
 use podswitch_policy::table::{PolicyInfo, PolicyTable};
-use podswitch_policy::touched::Touched;
 
 pub use change::Change;
 pub use left_out::{Cause, Effect, LeftOut, Published, Refused};
@@ -178,8 +178,8 @@ impl Publisher {
         let policy = policies::compile(&mut self.policies, diff, was, desired);
         let services = services::compile(&mut self.services, diff, now);
         let mut invalidation = before.invalidation.clone();
-        let concerns = self.policies.take_touched().and(self.services.take_touched());
-        invalidation.invalidate(epoch, concerns.and(touched(diff, was, now)));
+        let concerns = self.policies.take_affected().and(self.services.take_affected());
+        invalidation.invalidate(epoch, concerns.and(affected(diff, was, now)));
         Snapshot {
             epoch,
             invalidation,
@@ -215,7 +215,7 @@ fn shared<T: Clone + PartialEq>(before: &Arc<[T]>, now: &[T]) -> Arc<[T]> {
 }
 
 /// The addresses that a publish concerns, policies and Services apart: these know their own.
-fn touched(diff: &Diff, was: &Settings, now: &Settings) -> Touched {
+fn affected(diff: &Diff, was: &Settings, now: &Settings) -> AffectedAddresses {
     // A port for a pod concerns the addresses of that pod alone.
     let other_ports = diff.ports.all().any(|port| port.role != PortRole::Pod);
     let for_all = was != now
@@ -223,7 +223,7 @@ fn touched(diff: &Diff, was: &Settings, now: &Settings) -> Touched {
         || !diff.nodes.is_empty()
         || !diff.routes.is_empty()
         || !diff.bridges.is_empty();
-    if for_all { Touched::Everything } else { endpoints::touched(diff) }
+    if for_all { AffectedAddresses::All } else { endpoints::affected(diff) }
 }
 
 /// The counters for the table `new`, which follows `old`. Numbers that stand for something else than

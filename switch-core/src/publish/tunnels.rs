@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use podswitch_vxlan::decap::DecapRules;
 use podswitch_vxlan::template::{Outer, inner_mtu};
-use podswitch_vxlan::vtep::{EndIndex, RemoteEnd, VtepTable};
+use podswitch_vxlan::vtep::{RemoteVtep, VtepIndex, VtepTable};
 use podswitch_wire::addr::Mac;
 
 use super::diff::{Desired, Diff};
@@ -95,7 +95,7 @@ struct Builder<'a> {
 }
 
 /// A VTEP to be: its node's name, the way to it, and what it is.
-type Wanted<'a> = (&'a Arc<str>, Way, RemoteEnd);
+type Wanted<'a> = (&'a Arc<str>, Way, RemoteVtep);
 
 impl Builder<'_> {
     /// The addresses of a node as it was, but for those that another one has now.
@@ -110,7 +110,9 @@ impl Builder<'_> {
 
     /// Without a tunnel.
     fn direct(&mut self, gone: &[&Arc<RemoteNode>], nodes: &[&Arc<RemoteNode>]) {
-        gone.iter().for_each(|node| drop(self.table.places.remove(&node.name)));
+        for node in gone {
+            self.table.places.remove(&node.name);
+        }
         for node in nodes {
             let reach = match self.uplinks.direct {
                 None => Reach::Host,
@@ -186,7 +188,7 @@ impl Builder<'_> {
         tunnel: &TunnelConfig,
         uplink: &UplinkPort,
         way: &Way,
-    ) -> Result<RemoteEnd, Reach> {
+    ) -> Result<RemoteVtep, Reach> {
         let destination = way.destination;
         let mac = self.underlay_mac(node, Some(destination)).ok_or(Reach::NoNeighbour)?;
         let outer = Outer {
@@ -197,7 +199,7 @@ impl Builder<'_> {
         };
         // Checked before: the headers can be built.
         let vtep = node.vtep.of(destination.is_ipv6());
-        let end = RemoteEnd::new(outer, vtep).map_err(|_| Reach::NoSource)?;
+        let end = RemoteVtep::new(outer, vtep).map_err(|_| Reach::NoSource)?;
         Ok(match way.other {
             Some(other) => end.also_from(other),
             None => end,
@@ -208,7 +210,7 @@ impl Builder<'_> {
     fn replace<'n>(
         &mut self,
         uplink: &UplinkPort,
-        changed: Vec<(EndIndex, Wanted<'n>)>,
+        changed: Vec<(VtepIndex, Wanted<'n>)>,
         fresh: &mut Vec<Wanted<'n>>,
     ) {
         let ends = changed.iter().map(|(index, (_, _, end))| (*index, end.clone())).collect();
@@ -239,7 +241,7 @@ impl Builder<'_> {
     }
 
     /// What the packet path needs of a VTEP.
-    fn set_tunnel(&mut self, index: EndIndex, uplink: &UplinkPort) {
+    fn set_tunnel(&mut self, index: VtepIndex, uplink: &UplinkPort) {
         let Some(end) = self.table.ends.get(index) else { return };
         let template = *end.template();
         let mtu = inner_mtu(uplink.mtu.into(), template.is_ipv6()) as u16;
@@ -257,7 +259,7 @@ impl Builder<'_> {
         }
     }
 
-    fn remove(&mut self, index: EndIndex) {
+    fn remove(&mut self, index: VtepIndex) {
         // It is there: the index came from this very table.
         let _ = self.table.ends.remove(index);
         self.table.owners.remove(&index);

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use podswitch_policy::service::table::Looked;
+use podswitch_policy::service::table::Prefetched;
 use podswitch_policy::table::Party;
 
 use crate::snapshot::{EndpointFacts, Snapshot};
@@ -12,7 +12,7 @@ use crate::snapshot::{EndpointFacts, Snapshot};
 #[derive(Clone, Copy, Debug)]
 pub struct Hints<'s> {
     /// The Service frontend that the packet is addressed to.
-    pub frontend: Looked<'s>,
+    pub frontend: Prefetched<'s>,
     /// The sender, for policy.
     pub client: Party,
     /// The likely receiver, for policy.

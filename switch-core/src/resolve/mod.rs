@@ -20,7 +20,7 @@ mod uplink;
 use std::sync::Arc;
 
 use podswitch_policy::service::entry::ServiceEntry;
-use podswitch_vxlan::vtep::EndIndex;
+use podswitch_vxlan::vtep::VtepIndex;
 use podswitch_wire::flow_key::FlowKey;
 
 use ends::Ends;
@@ -45,7 +45,7 @@ pub struct Query<'a> {
     /// The port that it was received on.
     pub ingress: PortId,
     /// The VTEP that sent it, if it came through the tunnel.
-    pub via: Option<EndIndex>,
+    pub via: Option<VtepIndex>,
     /// Its connection and its direction in it, if the connection is known.
     pub known: Option<(&'a Pinned, Direction)>,
     /// Session affinity and the current second. `None`: no client has affinity.

@@ -49,14 +49,14 @@ pub(super) fn evaluate<'s>(
         }
     };
     if ends.client_is_local {
-        let decision = table.judge_egress(source, destination, traffic);
+        let decision = table.evaluate_egress(source, destination, traffic);
         if !decision.allow {
             return Err(denial(table, &decision, DropReason::PolicyEgress));
         }
         allowed_by.egress = counter(&decision);
     }
     if checks_ingress {
-        let decision = table.judge_ingress(source, destination, traffic);
+        let decision = table.evaluate_ingress(source, destination, traffic);
         if !decision.allow {
             return Err(denial(table, &decision, DropReason::PolicyIngress));
         }

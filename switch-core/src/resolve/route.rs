@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use podswitch_vxlan::template::SourcePort;
-use podswitch_vxlan::vtep::EndIndex;
+use podswitch_vxlan::vtep::VtepIndex;
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::FlowKey;
 
@@ -31,7 +31,7 @@ pub enum Hop {
         from: Mac,
     },
     /// Through the tunnel to another node.
-    Tunnel(EndIndex),
+    Tunnel(VtepIndex),
     /// The gateway itself.
     Gateway,
 }

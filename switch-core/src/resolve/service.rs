@@ -2,7 +2,7 @@
 //! connections that it opened (S1 to S11, S15).
 
 use podswitch_policy::service::table::{
-    DropReason as ServiceDrop, RejectReason, Standing, Subject,
+    BackendState, DropReason as ServiceDrop, RejectReason, Subject,
 };
 use podswitch_wire::flow_key::{FlowKey, proto};
 use podswitch_wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
@@ -39,18 +39,20 @@ pub fn connection_action(snapshot: &Snapshot, pinned: &Pinned, opens: bool) -> C
     }
     let backend = pinned.reply.src_addr();
     let standing =
-        snapshot.services.standing(&pinned.original, (backend, pinned.reply.src_port).into());
+        snapshot.services.backend_state(&pinned.original, (backend, pinned.reply.src_port).into());
     match standing {
-        Standing::Serving => ConnAction::Keep,
+        BackendState::Serving => ConnAction::Keep,
         _ if protocol == proto::UDP || opens => ConnAction::Reopen,
-        Standing::NotServing => ConnAction::Keep,
+        BackendState::NotServing => ConnAction::Keep,
         // Another pod may have the address by now. Its own TCP or SCTP stack tells the client.
-        Standing::Gone | Standing::NoService if !snapshot.is_unassigned_pod_address(backend) => {
+        BackendState::Gone | BackendState::NoService
+            if !snapshot.is_unassigned_pod_address(backend) =>
+        {
             ConnAction::Keep
         }
-        Standing::Gone | Standing::NoService if protocol == proto::TCP => ConnAction::Reset,
+        BackendState::Gone | BackendState::NoService if protocol == proto::TCP => ConnAction::Reset,
         // The next backend does not know the association and says so (RFC 9260 §8.4).
-        Standing::Gone | Standing::NoService => ConnAction::Reopen,
+        BackendState::Gone | BackendState::NoService => ConnAction::Reopen,
     }
 }
 
@@ -68,7 +70,7 @@ pub(super) fn denial(refusal: Refusal<'_>) -> Denial<'_> {
                 RejectReason::NoEndpoints => DropReason::ServiceNoEndpoints,
                 RejectReason::UndefinedPort => DropReason::ServiceUndefinedPort,
             };
-            let counter = subject.entry.map(|entry| DenialCounter::ServiceRejected(entry));
+            let counter = subject.entry.map(DenialCounter::ServiceRejected);
             (reason, Answer::PortUnreachable, subject, counter)
         }
         Refusal::Drop(reason, subject) => {
@@ -77,7 +79,7 @@ pub(super) fn denial(refusal: Refusal<'_>) -> Denial<'_> {
                 ServiceDrop::SourceRange => DropReason::ServiceSourceRange,
                 ServiceDrop::Unallocated => DropReason::ServiceUnallocated,
             };
-            let counter = subject.entry.map(|entry| DenialCounter::ServiceDropped(entry));
+            let counter = subject.entry.map(DenialCounter::ServiceDropped);
             (reason, Answer::Silent, subject, counter)
         }
     };

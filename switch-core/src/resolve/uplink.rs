@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use podswitch_vxlan::vtep::EndIndex;
+use podswitch_vxlan::vtep::VtepIndex;
 use podswitch_wire::flow_key::proto;
 
 use super::Query;
@@ -17,7 +17,7 @@ use crate::snapshot::{FibEntry, PortFacts, Reach, Snapshot, UplinkPort};
 pub(super) fn check_uplink_source(
     snapshot: &Snapshot,
     uplink: &UplinkPort,
-    via: Option<EndIndex>,
+    via: Option<VtepIndex>,
     source: IpAddr,
 ) -> Result<(), DropReason> {
     if let Some(end) = via {

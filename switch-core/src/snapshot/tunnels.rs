@@ -10,7 +10,7 @@ use hashbrown::{HashMap, HashSet};
 use podswitch_policy::cow::CowMap;
 use podswitch_vxlan::decap::DecapRules;
 use podswitch_vxlan::template::Template;
-use podswitch_vxlan::vtep::{EndIndex, VtepTable};
+use podswitch_vxlan::vtep::{VtepIndex, VtepTable};
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::proto;
 
@@ -25,7 +25,7 @@ use crate::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// Through the tunnel to this end.
-    Tunnel(EndIndex),
+    Tunnel(VtepIndex),
     /// As it is, by the direct uplink, to this MAC address.
     Neighbour(Mac),
     /// By this node's own routes.
@@ -74,7 +74,7 @@ pub(crate) struct NodePlace {
     /// By the family of what is sent there: IPv4, IPv6.
     pub(crate) reach: [Reach; 2],
     /// Its VTEPs: the only or first one, and the second one, for IPv6 packets.
-    pub(crate) ends: [Option<EndIndex>; 2],
+    pub(crate) ends: [Option<VtepIndex>; 2],
 }
 
 /// See the module's description.
@@ -97,7 +97,7 @@ pub struct Tunnels {
     /// By node's name.
     pub(crate) places: CowMap<Arc<str>, NodePlace>,
     /// Name of the node that a VTEP is of.
-    pub(crate) owners: HashMap<EndIndex, Arc<str>>,
+    pub(crate) owners: HashMap<VtepIndex, Arc<str>>,
     /// All nodes' own addresses.
     pub(crate) addresses: HashSet<IpAddr>,
     /// First addresses of this node's ranges.
@@ -138,7 +138,7 @@ impl Tunnels {
 
     /// The tunnel to an end.
     #[inline]
-    pub fn to(&self, end: EndIndex) -> Option<&Tunnel> {
+    pub fn to(&self, end: VtepIndex) -> Option<&Tunnel> {
         self.tunnels.get(end.index())?.as_deref()
     }
 
@@ -148,20 +148,20 @@ impl Tunnels {
     }
 
     /// The name of the node at a VTEP.
-    pub fn node(&self, end: EndIndex) -> Option<&Arc<str>> {
+    pub fn node(&self, end: VtepIndex) -> Option<&Arc<str>> {
         self.owners.get(&end)
     }
 
     /// Whether what is reached by `reach` may speak through `end`: it is that end, or the other one
     /// of the same node, which is as trustworthy whichever of its tunnels it takes.
-    pub fn speaks_by(&self, end: EndIndex, reach: Reach) -> bool {
+    pub fn speaks_by(&self, end: VtepIndex, reach: Reach) -> bool {
         let Reach::Tunnel(to) = reach else { return false };
         to == end || self.node(to).is_some_and(|node| self.node(end) == Some(node))
     }
 
     /// What this node is inside the tunnel to `end`.
     #[inline]
-    pub fn gateway(&self, end: EndIndex) -> &Gateway {
+    pub fn gateway(&self, end: VtepIndex) -> &Gateway {
         let v6 = self.to(end).is_some_and(|tunnel| tunnel.template.is_ipv6());
         &self.gateways[usize::from(v6)]
     }

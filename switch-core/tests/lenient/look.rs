@@ -93,8 +93,8 @@ fn policy(snapshot: &Snapshot, seen: &mut Vec<String>) {
             for port in [53, 80] {
                 let key = FlowKey::new(from, to, 6, 4000, port).unwrap();
                 let traffic = Traffic::of_flow(&key, false);
-                let ingress = snapshot.policy.judge_ingress(&a, &b, traffic).allow;
-                let egress = snapshot.policy.judge_egress(&a, &b, traffic).allow;
+                let ingress = snapshot.policy.evaluate_ingress(&a, &b, traffic).allow;
+                let egress = snapshot.policy.evaluate_egress(&a, &b, traffic).allow;
                 seen.push(format!("{from} {to} {port}: {egress} {ingress}"));
             }
         }

@@ -1,6 +1,6 @@
 //! What the tests of podswitch share.
 //!
-//! - [`privilege`]: network namespaces for whoever runs the tests, and a record of what was skipped.
+//! - [`privilege`]: network namespaces for root and ordinary users, and a record of what was skipped.
 //! - [`rig`]: a switch with memory ports, polled in virtual time.
 //! - [`net`]: peers of kernel ports, in network namespaces.
 //!

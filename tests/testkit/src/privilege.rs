@@ -1,4 +1,4 @@
-//! Network namespaces for whoever runs the tests.
+//! Network namespaces for root and ordinary users.
 //!
 //! A test that needs privilege begins with [`require_privilege!`](crate::require_privilege). As root
 //! it goes on. For an ordinary user the test program is started again for this one test, as root of

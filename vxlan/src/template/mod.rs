@@ -96,8 +96,8 @@ pub struct Template {
     /// bits.
     class_mask: u8,
     class: u8,
-    /// Whether [`encap_ordinary`](Self::encap_ordinary) can be used.
-    is_ordinary: bool,
+    /// Whether [`encap_fast`](Self::encap_fast) can be used.
+    is_common: bool,
     /// Sum of the IPv4 header's words that do not depend on the packet.
     ip_sum: u16,
     /// Sum of the UDP pseudo-header's addresses and protocol, and of the UDP destination port: the
@@ -159,7 +159,7 @@ impl Template {
             ipv6: outer.source.is_ipv6(),
             class_mask,
             class,
-            is_ordinary: outer.source.is_ipv4()
+            is_common: outer.source.is_ipv4()
                 && outer.checksum == UdpChecksum::Zero
                 && outer.dont_fragment == DontFragment::Set,
             ip_sum: checksum::sum(&bytes[ip..at]).fold(),
@@ -240,20 +240,15 @@ impl Template {
     /// tunnel of the common kind (over IPv4, DF always set, without UDP checksum). False: nothing
     /// was written, because one of the two is of another kind, or the packet does not fit.
     #[inline]
-    pub fn encap_ordinary(
-        &self,
-        source_port: SourcePort,
-        traffic_class: u8,
-        frame: &mut [u8],
-    ) -> bool {
+    pub fn encap_fast(&self, source_port: SourcePort, traffic_class: u8, frame: &mut [u8]) -> bool {
         match self.len {
-            50 if self.is_ordinary => self.write::<50>(source_port, traffic_class, frame),
-            36 if self.is_ordinary => self.write::<36>(source_port, traffic_class, frame),
+            50 if self.is_common => self.write::<50>(source_port, traffic_class, frame),
+            36 if self.is_common => self.write::<36>(source_port, traffic_class, frame),
             _ => false,
         }
     }
 
-    /// [`encap_ordinary`](Self::encap_ordinary) with outer headers of `LEN` bytes.
+    /// [`encap_fast`](Self::encap_fast) with outer headers of `LEN` bytes.
     #[inline(always)]
     fn write<const LEN: usize>(
         &self,

@@ -53,7 +53,7 @@ const WITH_DPDK: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 pub(crate) struct Programs {
     vswitchd: PathBuf,
     schema: &'static str,
-    /// Whether it can carry super-frames whole.
+    /// Whether it can carry GSO packets whole.
     pub(crate) tso: bool,
 }
 

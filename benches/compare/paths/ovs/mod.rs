@@ -1,6 +1,6 @@
 //! Open vSwitch's user-space datapath (`datapath_type=netdev`), its ports veth ends by AF_PACKET.
 //!
-//! A build with DPDK passes super-frames whole (`userspace-tso-enable`), except into tunnels. Else pods must
+//! A build with DPDK passes GSO packets whole (`userspace-tso-enable`), except into tunnels. Else pods must
 //! finish checksums themselves, which cuts TCP into packets as well: without a virtio header the datapath
 //! would pass frames with checksums that nobody finishes.
 
@@ -53,7 +53,7 @@ pub(super) fn services(count: usize) -> Result<World, Missing> {
     let services = Services { count };
     let [client, mut server] = Pod::pair(None)?;
     server.more = Services::server_addresses();
-    // The switch does not route: packets for cluster IPs go to the server's link-layer address.
+    // The switch does not route: packets for cluster IPs go to the server's MAC address.
     let gateways: [IpAddr; 2] = [server.v4.into(), server.v6.into()];
     let (pods, between) = one_node(&programs, [client, server], &gateways)?;
     let (groups, flows) = flows::services(services, &pods[1]);

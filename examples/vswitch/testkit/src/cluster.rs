@@ -20,7 +20,7 @@ use rustix::net::{AddressFamily, SocketType, ipproto, socket};
 use crate::Folder;
 pub use crate::running::{Limit, PATIENCE, Running};
 
-/// The longest wait for one answer before it is asked for again.
+/// The longest wait for an answer before the request is repeated.
 const SHORT: Duration = Duration::from_millis(400);
 
 pub fn ip(text: &str) -> IpAddr {
@@ -267,7 +267,7 @@ pub fn try_udp(from: &NetNs, to: IpAddr, port: u16, len: usize, patience: Durati
     let mut buffer = vec![0; 1 << 16];
     let data: Vec<u8> = (0..len).map(pattern).collect();
     while limit.left().is_some() {
-        // What the network says of earlier ones is told here.
+        // Errors about earlier datagrams are reported here.
         let _ = socket.send_to(&data, (to, port));
         while let Ok((got, peer)) = socket.recv_from(&mut buffer) {
             if peer.ip() == to && buffer[..got] == data[..] {

@@ -30,7 +30,7 @@ pub struct Tunnel<'a> {
     pub port: u16,
     pub v6: bool,
     pub mac: Mac,
-    /// Where frames to everybody go. With one it learns, without it is told.
+    /// Destination of flooded frames. With one the device learns, without it has static entries.
     pub remote: Option<IpAddr>,
 }
 

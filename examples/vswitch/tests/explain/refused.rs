@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use podswitch_vswitch_testkit::{Folder, run};
 
-/// Specs of a NetworkPolicy with one fault each, its field, and what is told of it.
+/// Specs of a NetworkPolicy with one fault each, its field, and the reported reason.
 const NETWORK: &[(&str, &str, &str)] = &[
     (
         "{ingress: [{ports: [{endPort: 90}]}]}",

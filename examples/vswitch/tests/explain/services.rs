@@ -142,7 +142,7 @@ fn every_kind_of_address_is_a_services() {
     ] {
         let answer = world.json("198.51.100.7", to, &[]);
         assert_eq!(answer["service"]["kind"], kind, "{to}");
-        // A client off the cluster is hidden (S8).
+        // An outside client is masqueraded (S8).
         assert_eq!(answer["service"]["source_nat"], true, "{to}");
         assert_eq!(world.json("x/b", to, &[])["service"]["source_nat"], false, "{to}");
     }

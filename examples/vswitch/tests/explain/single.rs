@@ -110,7 +110,7 @@ fn an_allowance_names_the_rule() {
 #[test]
 fn a_denial_names_who_isolates_and_what_almost_matched() {
     let world = World::new();
-    // The destination is on another node than the source: both ends are judged all the same.
+    // The destination is on another node than the source: both ends are evaluated all the same.
     let answer = world.json("y/c", "x/a:81", &[]);
     assert_eq!(answer["verdict"], "deny");
     assert_eq!(answer["reason"], "policy_ingress");
@@ -153,7 +153,7 @@ fn egress_and_tiers_decide_too() {
     let tier = world.json("z/b", "y/b:81", &[]);
     assert_eq!(tier["ingress"]["policy"], "ClusterNetworkPolicy/admins");
     assert_eq!((&tier["ingress"]["rule"], &tier["verdict"]), (&json!(0), &json!("deny")));
-    // Egress of z isolates, and is told of first.
+    // Egress of z isolates, and is reported first.
     assert_eq!(tier["reason"], "policy_egress");
 }
 
@@ -322,7 +322,7 @@ fn a_matrix_is_of_what_was_asked() {
 }
 
 #[test]
-fn one_connection_is_judged_as_in_the_matrix() {
+fn one_connection_has_the_verdict_of_the_matrix() {
     let world = World::new();
     let (_, text, _) =
         world.explain(&["--matrix", "80", "--family", "ipv6", "--with", "2001:db8::1"]);

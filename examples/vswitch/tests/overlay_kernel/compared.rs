@@ -69,12 +69,12 @@ fn compare(families: &[bool], more: &[&str]) {
                 assert_eq!(a.udp_len, 16 + link + a.inner_len, "{context}");
                 assert_eq!(a.total_len, ip + a.udp_len, "{context}");
                 assert!(a.checksum_holds && b.checksum_holds, "{context}");
-                // Sockets have one of their own each (RFC 6438); it is asked for nowhere.
+                // Each socket has its own (RFC 6438); nothing requires a value.
                 let labels = (a.flow_label, b.flow_label);
                 assert!(labels == (0, 0) || labels.1 == 0 && more.is_empty(), "{context}");
                 // Without over IPv4, but with over IPv6 (RFC 6935).
                 assert!(!v6 || a.has_checksum && b.has_checksum, "{context}");
-                // Ours are never cut (RFC 7348 §4.3); over IPv4 Linux's may be, unless it is told.
+                // Ours always have DF (RFC 7348 §4.3); Linux's over IPv4 only if configured.
                 assert!(a.dont_fragment, "{context}");
                 // From the range that RFC 7348 §5 names; Linux takes its local ports.
                 assert!(a.ports.0 >= 49_152 && b.ports.0 >= 32_768, "{context}");

@@ -17,7 +17,12 @@ use podswitch_vswitch_testkit::cluster::{Cut, ip, node_address, ping, udp};
 const FORBIDDEN: u16 = 6666;
 
 /// A datagram's frame. `macs`: from, to; `ports` likewise.
-fn datagram(macs: [Mac; 2], [from, to]: [IpAddr; 2], ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
+pub(super) fn datagram(
+    macs: [Mac; 2],
+    [from, to]: [IpAddr; 2],
+    ports: [u16; 2],
+    payload: &[u8],
+) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(macs[0].0, macs[1].0);
     let builder = match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => builder.ipv4(from.octets(), to.octets(), 60),
@@ -121,7 +126,7 @@ fn injected(v6: bool, more: &[&str]) {
         *count += COUNT;
         first.has_dropped(reason, *count);
     }
-    // Nobody believes what is not quoted from a packet that was sent.
+    // Nobody trusts what is not quoted from a packet that was sent.
     let plain = inner(y.addresses[0], x.addresses[0], FORBIDDEN, b"!");
     let quoted = tunnelled(node_address(1, v6), good, &plain, macs);
     inject(&too_big(&quoted[14..], macs, v6));

@@ -1,6 +1,7 @@
 //! The overlay's other end is Linux itself: a node with bridge and VXLAN device as Flannel sets them up,
 //! and a device that learns. What is on the wire is looked at with an independent parser.
 
+mod bursts;
 mod compared;
 mod injected;
 mod passing;
@@ -157,7 +158,7 @@ fn nodes(world: &World, families: &[bool]) {
     }
 }
 
-/// Segmentation and checksums by whoever is left to do them.
+/// Segmentation and checksums are done by the last component that can.
 fn offloads(world: &World) {
     let there = Command::new("ethtool").arg("--version").output().is_ok();
     if !is_there("offloads of kernel tunnels", "ethtool", there) {
@@ -239,7 +240,7 @@ fn flannel_with_both_families_through_udp_sockets() {
     interoperates(&[false, true], &["--workers", "2"]);
 }
 
-/// Whoever hands us a super-frame does not tell how long its segments are: they must fit our pods.
+/// A peer's GSO packet comes without its segment size: they must fit our pods.
 #[test]
 fn pods_that_take_less_than_the_underlay() {
     podswitch_testkit::require_privilege!();
@@ -248,7 +249,7 @@ fn pods_that_take_less_than_the_underlay() {
     {
         let world = World::flannel(&[false]);
         let switch = world.start(more);
-        // Datagrams that are too long for them, too: their sender is told.
+        // The sender of datagrams that are too long gets an error.
         world.talk(1_000_000);
         assert_eq!(switch.stop(), Some(0));
     }
@@ -310,7 +311,7 @@ impl Pair {
 }
 
 /// The second node is another machine from one moment to the next: first with the same address, then
-/// with another one and another tunnel end.
+/// with another one and another VTEP.
 fn replaced(v6: bool, more: &[&str]) {
     podswitch_testkit::require_privilege!();
     let mut pair = Pair::new(v6);

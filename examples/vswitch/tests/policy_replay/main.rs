@@ -1,4 +1,4 @@
-//! Network policy on the wire: real frames through `vswitch replay`, judged as `explain` says,
+//! Network policy on the wire: real frames through `vswitch replay`, with the verdicts of `explain`,
 //! while states change under connections that live.
 
 mod changes;
@@ -9,7 +9,7 @@ mod via_service;
 
 use podswitch_vswitch_testkit::cases;
 
-/// Frames by the thousand, judged for every `step`th case: `differences` says how many there were,
+/// Thousands of frames, compared for every `step`th case: `differences` says how many there were,
 /// and which were not treated as they should be.
 #[track_caller]
 fn all_agree(step: usize, differences: fn(&cases::Case) -> (usize, Vec<String>)) {

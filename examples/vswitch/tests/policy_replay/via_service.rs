@@ -20,7 +20,7 @@ use crate::replayed::{Input, first_packet, is_by_policy, pod_mac};
 use podswitch_vswitch_testkit::cases::{self, Case, NAMESPACES, OUTSIDE, PODS};
 use podswitch_vswitch_testkit::{NODE, mac};
 
-/// Ports and protocols that are asked for; each Service has all of them.
+/// The probed ports and protocols; each Service has all of them.
 const ASKED: [(u16, &str, u8); 6] = [
     (80, "TCP", proto::TCP),
     (81, "TCP", proto::TCP),

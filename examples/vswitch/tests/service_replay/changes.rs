@@ -76,7 +76,7 @@ fn should_tell_udp_clients_when_the_last_endpoint_goes_or_the_service() {
     }
 }
 
-/// Flows that began before the Service was there are judged anew when it is: a client that goes on
+/// Flows that began before the Service existed are re-evaluated when it does: a client that goes on
 /// sending to a node's port must not be stuck with nobody.
 #[test]
 fn should_be_able_to_preserve_udp_traffic_when_the_service_comes_later() {

@@ -69,7 +69,7 @@ fn should_translate_errors_of_clients_about_answers() {
 
 /// A client outside behind a smaller MTU, seen by the backend as the node (S8).
 #[test]
-fn should_translate_errors_of_routers_towards_hidden_clients() {
+fn should_translate_errors_of_routers_towards_masqueraded_clients() {
     for v6 in FAMILIES {
         let mut play = Play::new(&web(&format!("type: NodePort, {NODE_PORTS}"), &[End::pod(Y)]));
         let to = SocketAddr::new(node_ip(v6), 30_080);
@@ -137,7 +137,7 @@ fn should_show_up_in_traceroute() {
     }
 }
 
-/// What is too long for the way to the backend: the client is told of it as of what it sent.
+/// A packet that is too long for the path to the backend: the error quotes it as the client sent it.
 #[test]
 fn should_support_path_mtu_discovery() {
     for v6 in FAMILIES {

@@ -126,7 +126,7 @@ fn should_only_allow_access_from_load_balancer_source_ranges() {
                 outcome.silent("service_source_range");
                 assert_eq!(outcome.object(), Some("Service/a/web"));
             }
-            // Pods are judged by their own addresses: x is listed, z is not, the node is not.
+            // Pods are evaluated by their own addresses: x is listed, z is not, the node is not.
             play.send(X, &udp(X.at(v6, 4000), lb(v6))).by("a_y");
             let z = crate::world::Z;
             play.send(z, &udp(z.at(v6, 4000), lb(v6))).silent("service_source_range");
@@ -169,7 +169,7 @@ fn should_function_for_external_ips_from_outside() {
     }
 }
 
-/// Somebody routes the cluster IPs here: served as from a node port, the client hidden (S8).
+/// An outside router routes the cluster IPs here: served like a NodePort, the client masqueraded (S8).
 #[test]
 fn should_function_for_cluster_ips_from_outside() {
     for v6 in FAMILIES {

@@ -63,7 +63,7 @@ fn should_translate_all_fragments_of_a_datagram() {
 
 /// With both ends translated.
 #[test]
-fn should_translate_fragments_of_hidden_clients() {
+fn should_translate_fragments_of_masqueraded_clients() {
     let payload = [7u8; 2000];
     for v6 in FAMILIES {
         let mut play = Play::new(&web(&format!("type: NodePort, {NODE_PORTS}"), &[End::pod(Y)]));
@@ -72,9 +72,9 @@ fn should_translate_fragments_of_hidden_clients() {
         let left = all_left(&outcomes);
         assert_eq!(left.len(), 3);
         let first = left.iter().find(|p| p.parsed.fragment == Fragment::First).expect("one");
-        let hidden = first.from();
-        assert_eq!(hidden.ip(), node_ip(v6));
-        let expected = bytes::udp(node_ip(v6), Y.ip(v6), (hidden.port(), 8080), &payload);
+        let masqueraded = first.from();
+        assert_eq!(masqueraded.ip(), node_ip(v6));
+        let expected = bytes::udp(node_ip(v6), Y.ip(v6), (masqueraded.port(), 8080), &payload);
         assert_eq!(whole(&left), expected);
     }
 }
@@ -101,7 +101,7 @@ fn should_send_fragments_only_when_they_are_whole() {
     }
 }
 
-/// Refused in pieces is told once.
+/// A rejected fragmented datagram gets one error.
 #[test]
 fn should_refuse_fragmented_datagrams_once() {
     for v6 in FAMILIES {

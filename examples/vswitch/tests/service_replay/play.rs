@@ -381,7 +381,7 @@ pub(crate) fn round_trip(
     };
     let heard = play.send(backend, &answer).by(&client.file());
     assert_eq!((heard.from(), heard.to()), (to, from));
-    // Back to whoever sent the question.
+    // Back to the sender of the request.
     assert_eq!(heard.frame[..6], client.frame(&answer.packet)[6..12]);
     seen.from()
 }

@@ -12,7 +12,7 @@ use crate::world::{
 
 const PROTOCOLS: [u8; 3] = [proto::TCP, proto::UDP, proto::SCTP];
 
-/// S5: whoever asks, by whatever address, whether there are no endpoints or no slice at all.
+/// S5: for every client and address, whether there are no endpoints or no slice at all.
 #[test]
 fn should_be_rejected_when_no_endpoints_exist() {
     let spec = format!("type: LoadBalancer, {NODE_PORTS}");

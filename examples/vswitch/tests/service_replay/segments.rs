@@ -91,7 +91,7 @@ fn should_not_leak_segments_of_unknown_connections_to_clients() {
     }
 }
 
-/// The client's side: nothing but a SYN is given a backend, and the client is told.
+/// The client's side: only a SYN gets a backend; other segments are reset.
 #[test]
 fn should_reset_segments_of_unknown_connections_from_clients() {
     for v6 in FAMILIES {
@@ -131,7 +131,7 @@ fn should_keep_tcp_connections_to_terminating_endpoints() {
     }
 }
 
-/// S11: told at once, by a reset that the client believes, not after minutes of silence.
+/// S11: an immediate reset that the client accepts, not minutes of silence.
 #[test]
 fn should_reset_tcp_connections_of_backends_that_are_gone() {
     let without = |ends: &[End]| {

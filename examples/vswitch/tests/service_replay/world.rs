@@ -1,4 +1,4 @@
-//! The cluster that all tests play in: its nodes, pods and whoever is outside, and manifests of
+//! The cluster that all tests play in: its nodes, pods and outside hosts, and manifests of
 //! Services and slices.
 
 use std::fmt::Write as _;

@@ -10,17 +10,17 @@ use super::kinds::{DropReason, FrontendKind, Origin, RejectReason, Subject};
 use crate::service::entry::{Backend, BackendFlags, Scope, ServiceEntry};
 use crate::service::model::TrafficPolicy;
 
-/// What a table found for a key when it was [read ahead](super::ServiceTable::read_ahead); valid
+/// What a table found for a key when it was [prefetched](super::ServiceTable::prefetch); valid
 /// for the same key and table.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Looked<'a> {
+pub struct Prefetched<'a> {
     /// The frontend that the key is addressed to.
     pub(super) front: Option<&'a Port>,
     /// The backend that the hash selects among all.
     pub(super) pick: Option<u16>,
 }
 
-impl Looked<'_> {
+impl Prefetched<'_> {
     /// The backend of the key, if all may be selected and affinity does not prescribe another.
     #[inline]
     pub fn backend(&self) -> Option<SocketAddr> {

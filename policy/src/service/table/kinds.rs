@@ -96,7 +96,7 @@ impl<'a> Subject<'a> {
 
 /// The state of a backend that a connection already has (S10, S11).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Standing {
+pub enum BackendState {
     /// Serves, whether or not it would get new connections.
     Serving,
     /// Known but no longer serving. UDP flows end at once; TCP goes on while the pod exists.

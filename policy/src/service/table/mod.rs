@@ -18,12 +18,12 @@ mod front;
 mod kinds;
 
 use answer::admit;
-pub use answer::{Chosen, Found, Looked, Lookup, Match};
+pub use answer::{Chosen, Found, Lookup, Match, Prefetched};
 pub(super) use front::{Front, FrontKey, Port};
-pub use kinds::{DropReason, Frontend, FrontendKind, Origin, RejectReason, Standing, Subject};
+pub use kinds::{BackendState, DropReason, Frontend, FrontendKind, Origin, RejectReason, Subject};
 
-/// Keys that are read ahead together.
-const AHEAD: usize = 32;
+/// Keys that are prefetched together.
+const PREFETCH_BATCH: usize = 32;
 
 /// Settings of the whole table, which change rarely.
 #[derive(Clone, Debug)]
@@ -51,19 +51,19 @@ impl ServiceTable {
     /// The Service of a new connection. `key` is that of the first packet as the client sent it.
     #[inline]
     pub fn find(&self, key: &FlowKey, origin: Origin) -> Found<'_> {
-        self.find_looked(&Looked { front: self.front(key), pick: None }, key, origin)
+        self.find_prefetched(&Prefetched { front: self.front(key), pick: None }, key, origin)
     }
 
-    /// As [`find`](Self::find), for a key that was [read ahead](Self::read_ahead).
+    /// As [`find`](Self::find), for a key that was [prefetched](Self::prefetch).
     #[inline]
-    pub fn find_looked<'a>(
+    pub fn find_prefetched<'a>(
         &'a self,
-        looked: &Looked<'a>,
+        prefetched: &Prefetched<'a>,
         key: &FlowKey,
         origin: Origin,
     ) -> Found<'a> {
-        match looked.front {
-            Some(port) => admit(port, looked.pick, key, origin),
+        match prefetched.front {
+            Some(port) => admit(port, prefetched.pick, key, origin),
             None => self.no_front(key),
         }
     }
@@ -107,21 +107,23 @@ impl ServiceTable {
     }
 
     /// Reads what [`lookup`](Self::lookup) of these keys will need, and keeps what need not be
-    /// looked up again. With many Services each look-up waits for main memory several times. Done
+    /// prefetched up again. With many Services each look-up waits for main memory several times. Done
     /// step by step for a batch, as here, the waits of different keys overlap. Worthwhile for two
     /// keys or more.
-    pub fn read_ahead<'a>(&'a self, keys: &[FlowKey], looked: &mut [Looked<'a>]) {
-        for (keys, looked) in keys.chunks(AHEAD).zip(looked.chunks_mut(AHEAD)) {
-            for (looked, key) in looked.iter_mut().zip(keys) {
-                *looked = Looked { front: self.front(key), pick: None };
+    pub fn prefetch<'a>(&'a self, keys: &[FlowKey], prefetched: &mut [Prefetched<'a>]) {
+        for (keys, prefetched) in
+            keys.chunks(PREFETCH_BATCH).zip(prefetched.chunks_mut(PREFETCH_BATCH))
+        {
+            for (prefetched, key) in prefetched.iter_mut().zip(keys) {
+                *prefetched = Prefetched { front: self.front(key), pick: None };
             }
-            for (looked, key) in looked.iter_mut().zip(keys) {
-                if let Some(port) = looked.front {
-                    looked.pick = port.cluster.pick(self.hash(port, key));
+            for (prefetched, key) in prefetched.iter_mut().zip(keys) {
+                if let Some(port) = prefetched.front {
+                    prefetched.pick = port.cluster.pick(self.hash(port, key));
                 }
             }
-            for looked in looked.iter() {
-                if let (Some(port), Some(pick)) = (looked.front, looked.pick) {
+            for prefetched in prefetched.iter() {
+                if let (Some(port), Some(pick)) = (prefetched.front, prefetched.pick) {
                     core::hint::black_box(port.entry.opened(usize::from(pick)));
                 }
             }
@@ -150,13 +152,13 @@ impl ServiceTable {
     }
 
     /// The state of a backend that was selected for a connection whose first packet had `key`.
-    pub fn standing(&self, key: &FlowKey, backend: SocketAddr) -> Standing {
-        let Some(Port { entry, .. }) = self.front(key) else { return Standing::NoService };
+    pub fn backend_state(&self, key: &FlowKey, backend: SocketAddr) -> BackendState {
+        let Some(Port { entry, .. }) = self.front(key) else { return BackendState::NoService };
         match entry.find(backend).map(|index| entry.backends[index].flags) {
-            Some(flags) if flags.has(BackendFlags::SERVING) => Standing::Serving,
-            Some(flags) if flags.has(BackendFlags::READY) => Standing::Serving,
-            Some(_) => Standing::NotServing,
-            None => Standing::Gone,
+            Some(flags) if flags.has(BackendFlags::SERVING) => BackendState::Serving,
+            Some(flags) if flags.has(BackendFlags::READY) => BackendState::Serving,
+            Some(_) => BackendState::NotServing,
+            None => BackendState::Gone,
         }
     }
 

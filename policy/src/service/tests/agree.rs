@@ -13,7 +13,7 @@ use crate::service::compile::Compiler;
 use crate::service::explain::{Outcome, explain};
 use crate::service::model::*;
 use crate::service::reference::{Cluster, Verdict, evaluate};
-use crate::service::table::{Chosen, Found, Looked, Lookup, Origin, ServiceTable};
+use crate::service::table::{Chosen, Found, Lookup, Origin, Prefetched, ServiceTable};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -358,17 +358,17 @@ proptest! {
         }
         let table = compiler.publish();
         for (table, plain) in [(&table, &plain), (&kept.0, &kept.1)] {
-            let mut looked = vec![Looked::default(); probes.len()];
-            table.read_ahead(&probes, &mut looked);
-            for (key, looked) in probes.iter().zip(&looked) {
+            let mut prefetched = vec![Prefetched::default(); probes.len()];
+            table.prefetch(&probes, &mut prefetched);
+            for (key, prefetched) in probes.iter().zip(&prefetched) {
                 if let Lookup::Backend(chosen) = table.lookup(key, Origin::InCluster)
                     && chosen.scope == crate::service::entry::Scope::Cluster
                 {
-                    prop_assert_eq!(looked.backend(), Some(chosen.backend().socket()));
+                    prop_assert_eq!(prefetched.backend(), Some(chosen.backend().socket()));
                 }
                 for origin in [Origin::InCluster, Origin::OffCluster] {
                     agrees(table, plain, key, origin)?;
-                    let again = match table.find_looked(looked, key, origin) {
+                    let again = match table.find_prefetched(prefetched, key, origin) {
                         Found::Service(found) => table.choose(&found, key),
                         _ => None,
                     };
@@ -377,7 +377,7 @@ proptest! {
                         _ => None,
                     };
                     let of = |c: Option<Chosen<'_>>| c.map(|c| (c.index, c.scope, c.needs_snat));
-                    prop_assert_eq!(of(again), of(once), "read ahead");
+                    prop_assert_eq!(of(again), of(once), "prefetched");
                 }
             }
         }

@@ -9,7 +9,7 @@ use crate::rule::Protocol;
 use crate::service::endpoints::{hint_use, merge};
 use crate::service::entry::ServicePortId;
 use crate::service::model::*;
-use crate::service::table::{Found, Standing};
+use crate::service::table::{BackendState, Found};
 
 fn hinted(address: &str, nodes: &[&str], zones: &[&str]) -> Endpoint {
     let names = |list: &[&str]| list.iter().map(|n| Arc::from(*n)).collect();
@@ -268,16 +268,16 @@ fn s10_s11_standing_of_old_connections() {
         [ready(A).on("there"), state(B, (false, true, true)), state(C, (false, false, true))];
     let mut compiler = compiler(&[service], &[slice("s", 8080, endpoints)]);
     let table = compiler.publish();
-    let stands = |table: &ServiceTable, backend: &str| table.standing(&key, socket(backend));
+    let stands = |table: &ServiceTable, backend: &str| table.backend_state(&key, socket(backend));
     // Only the policy keeps new connections from A: existing ones are left alone.
-    assert_eq!(stands(&table, "10.0.0.1:8080"), Standing::Serving);
-    assert_eq!(stands(&table, "10.0.0.2:8080"), Standing::Serving);
-    assert_eq!(stands(&table, "10.0.0.3:8080"), Standing::NotServing);
-    assert_eq!(stands(&table, "10.0.0.4:8080"), Standing::Gone);
+    assert_eq!(stands(&table, "10.0.0.1:8080"), BackendState::Serving);
+    assert_eq!(stands(&table, "10.0.0.2:8080"), BackendState::Serving);
+    assert_eq!(stands(&table, "10.0.0.3:8080"), BackendState::NotServing);
+    assert_eq!(stands(&table, "10.0.0.4:8080"), BackendState::Gone);
     compiler.remove_slice(&"ns".into(), &"s".into());
-    assert_eq!(stands(&compiler.publish(), "10.0.0.1:8080"), Standing::Gone);
+    assert_eq!(stands(&compiler.publish(), "10.0.0.1:8080"), BackendState::Gone);
     compiler.remove_service(&ServiceName { namespace: "ns".into(), name: "web".into() });
-    assert_eq!(stands(&compiler.publish(), "10.0.0.1:8080"), Standing::NoService);
+    assert_eq!(stands(&compiler.publish(), "10.0.0.1:8080"), BackendState::NoService);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //!
 //! The ports that speak to the kernel call this for every frame, on their worker's thread. The
 //! bytes are input like any other: a pod with a packet socket of its own chooses them. So
-//! [`decode`] believes nothing that the frame does not bear out; whether the offsets also agree
+//! [`decode`] trusts nothing that the frame does not bear out; whether the offsets also agree
 //! with the packet that policy judges is [`Offload::check`]'s to say, once that was parsed.
 //!
 //! Both users of this header pass it in the machine's own byte order (a TAP unless told

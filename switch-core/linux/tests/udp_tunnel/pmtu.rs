@@ -7,7 +7,7 @@ use podswitch_linux::{NetNs, Netlink, sysctl};
 use podswitch_vxlan::header::Vni;
 use podswitch_vxlan::pmtu::{learn, read_quote};
 use podswitch_vxlan::template::Outer;
-use podswitch_vxlan::vtep::{RemoteEnd, VtepTable};
+use podswitch_vxlan::vtep::{RemoteVtep, VtepTable};
 use podswitch_wire::addr::Mac;
 use podswitch_wire::checksum::verify_l4;
 use podswitch_wire::flow_key::HashKey;
@@ -36,7 +36,7 @@ pub(crate) fn learnt(tunnel: &Tunnel, frame: &[u8]) -> u16 {
     let vni = Vni::new(tunnel.vni).unwrap();
     let outer = Outer { port: tunnel.port, ..Outer::new(tunnel.near(), tunnel.far(), vni) };
     let mut table = VtepTable::new([tunnel.near()], [(vni, 0)]);
-    table.insert(RemoteEnd::new(outer, Mac([2, 1, 1, 1, 1, 1])).unwrap()).unwrap();
+    table.insert(RemoteVtep::new(outer, Mac([2, 1, 1, 1, 1, 1])).unwrap()).unwrap();
     let quoted = read_quote(&message[8..]).unwrap();
     assert_eq!((quoted.source, quoted.destination), (tunnel.near(), tunnel.far()));
     learn(&table, &quoted, mtu).unwrap().1

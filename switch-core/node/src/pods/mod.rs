@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use podswitch_core::config::{Attachment, Config, Endpoint, PortConfig, PortRole, Precedence};
-use podswitch_core::control::ControlPlane;
+use podswitch_core::control::{Change, ControlPlane};
 use podswitch_core::id::{Cookie, PortId};
 use podswitch_core::port::Device;
 use podswitch_linux::attach::{
@@ -42,6 +42,11 @@ impl Wanted {
     pub(crate) fn of(state: &State, added: &HashMap<PodName, PodAttachment>) -> Self {
         let all = state.pods.iter().chain(added.values());
         Self(all.map(|attachment| (attachment.pod.clone(), attachment.clone())).collect())
+    }
+
+    /// Whether a pod of this name is among them.
+    pub(crate) fn has(&self, pod: &PodName) -> bool {
+        self.0.contains_key(pod)
     }
 }
 
@@ -129,6 +134,59 @@ impl Pods {
         Attachment { port: attached.port, mac: attached.attachment.mac, mtu: self.mtu }
     }
 
+    /// What changes in the state in force when the port of `pod` is to be named now, or no more. `known`: the pod
+    /// as the state describes it. As [`complete`](Self::complete) has it.
+    pub(crate) fn changes_of(
+        &self,
+        pod: &PodName,
+        known: Option<&Arc<Endpoint>>,
+        node: &Arc<str>,
+    ) -> Vec<Change> {
+        let Some(attached) = self.attached.get(pod) else { return Vec::new() };
+        let is_named = self.ports.contains_key(pod);
+        let attachment = is_named.then(|| self.attachment(attached));
+        let described = match known {
+            Some(known) if known.node != *node => return Vec::new(),
+            Some(known) => {
+                let mut endpoint = known.clone();
+                if endpoint.attachment != attachment {
+                    Arc::make_mut(&mut endpoint).attachment = attachment;
+                }
+                Change::Pod(endpoint)
+            }
+            None if is_named => match self.described(attached, node) {
+                Some(endpoint) => Change::Pod(endpoint),
+                None => return Vec::new(),
+            },
+            None => Change::PodGone(attached.cookie.clone()),
+        };
+        let port = attached.port;
+        let of_port = match is_named {
+            true => Change::Port(PortConfig { port, role: PortRole::Pod }),
+            false => Change::PortGone(port),
+        };
+        vec![of_port, described]
+    }
+
+    /// The endpoint of a pod that the state does not know, if its attachment has labels.
+    fn described(&self, attached: &Attached, node: &Arc<str>) -> Option<Arc<Endpoint>> {
+        let pod = &attached.attachment;
+        Some(Arc::new(Endpoint {
+            cookie: attached.cookie.clone(),
+            workload: Workload {
+                namespace: pod.pod.namespace().into(),
+                name: pod.pod.name().into(),
+                labels: pod.labels.clone()?,
+                addresses: pod.addresses.clone(),
+                ports: Vec::new(),
+                host_network: false,
+            },
+            node: node.clone(),
+            attachment: Some(self.attachment(attached)),
+            precedence: Precedence::default(),
+        }))
+    }
+
     /// Writes the ports into a configuration: each at the endpoint of its pod, if that is of this node. A pod
     /// that the configuration does not know gets an endpoint if its attachment has labels, and no port
     /// otherwise (N13).
@@ -152,23 +210,8 @@ impl Pods {
         });
         unknown.sort_unstable_by_key(|attached| attached.port);
         for attached in unknown {
-            let pod = &attached.attachment;
-            let Some(labels) = &pod.labels else { continue };
             config.ports.push(PortConfig { port: attached.port, role: PortRole::Pod });
-            config.endpoints.push(Arc::new(Endpoint {
-                cookie: attached.cookie.clone(),
-                workload: Workload {
-                    namespace: pod.pod.namespace().into(),
-                    name: pod.pod.name().into(),
-                    labels: labels.clone(),
-                    addresses: pod.addresses.clone(),
-                    ports: Vec::new(),
-                    host_network: false,
-                },
-                node: node.clone(),
-                attachment: Some(self.attachment(attached)),
-                precedence: Precedence::default(),
-            }));
+            config.endpoints.extend(self.described(attached, &node));
         }
     }
 

@@ -7,7 +7,7 @@
 use core::array::from_fn;
 use core::sync::atomic::Ordering::Relaxed;
 
-use podswitch_vxlan::vtep::EndIndex;
+use podswitch_vxlan::vtep::VtepIndex;
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::FlowKey;
 
@@ -100,9 +100,9 @@ impl Facts {
     }
 
     #[inline]
-    fn origin_end(&self) -> Option<EndIndex> {
+    fn origin_end(&self) -> Option<VtepIndex> {
         let end = (self.kind.load(Relaxed) >> 32) as u32;
-        end.checked_sub(1).map(EndIndex)
+        end.checked_sub(1).map(VtepIndex)
     }
 
     #[inline]

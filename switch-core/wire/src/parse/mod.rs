@@ -220,7 +220,7 @@ pub fn parse_into(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> Resu
 /// valid in all that is checked). False says nothing about the frame, and the content of `parsed`
 /// is unspecified; call `parse_into`.
 #[inline(always)]
-pub fn straight(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
+pub fn parse_fast(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
     fast::parse(frame, hash_key, parsed)
 }
 

@@ -32,7 +32,7 @@ pub const PODS: [&str; 3] = ["a", "b", "c"];
 /// Addresses off the cluster: two of each family.
 pub const OUTSIDE: [&str; 4] = ["198.51.100.7", "203.0.113.9", "2001:db8:1::7", "2001:db8:2::9"];
 
-/// What is asked of everyone.
+/// What is probed between all ends.
 pub const ASKED: [&str; 7] = ["80/TCP", "81/TCP", "80/UDP", "81/UDP", "80/SCTP", "81/SCTP", "ICMP"];
 
 /// The cluster without policies; `nodes`: the nodes of the pods of x, y and z.

@@ -82,7 +82,7 @@ fn order() -> Vec<Case> {
                   ingress: [{action: Accept, from: [{namespaces: {}}]}]";
     vec![
         on_x(
-            "the lower priority number is asked first",
+            "the lower priority number is evaluated first",
             &[],
             &[accept, &deny_y(499)],
             [("deny", "y/*", "x/*", "*")],

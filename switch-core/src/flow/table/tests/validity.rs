@@ -10,7 +10,7 @@ impl Epochs {
     fn touch(&mut self, table: &mut FlowTable, addresses: &[[u8; 16]]) {
         self.0 += 1;
         let addresses = addresses.iter().map(|a| to_addr(a, Family::V6)).collect();
-        self.1.invalidate(Epoch(self.0), Touched::Addresses(addresses));
+        self.1.invalidate(Epoch(self.0), AffectedAddresses::Listed(addresses));
         table.begin(Epoch(self.0), &self.1);
     }
 

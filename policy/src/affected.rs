@@ -8,26 +8,26 @@ const LIMIT: usize = 8192;
 
 /// Addresses that a change affects.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Touched {
+pub enum AffectedAddresses {
     /// These, with repetitions.
-    Addresses(Vec<IpAddr>),
+    Listed(Vec<IpAddr>),
     /// All addresses.
-    Everything,
+    All,
 }
 
-impl Default for Touched {
+impl Default for AffectedAddresses {
     /// None.
     fn default() -> Self {
-        Self::Addresses(Vec::new())
+        Self::Listed(Vec::new())
     }
 }
 
-impl Extend<IpAddr> for Touched {
+impl Extend<IpAddr> for AffectedAddresses {
     fn extend<I: IntoIterator<Item = IpAddr>>(&mut self, addresses: I) {
         for address in addresses {
-            let Self::Addresses(list) = self else { return };
+            let Self::Listed(list) = self else { return };
             if list.len() >= LIMIT {
-                *self = Self::Everything;
+                *self = Self::All;
                 return;
             }
             list.push(address);
@@ -35,13 +35,13 @@ impl Extend<IpAddr> for Touched {
     }
 }
 
-impl Touched {
+impl AffectedAddresses {
     /// The union of both.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         match other {
-            Self::Addresses(list) => self.extend(list),
-            Self::Everything => self = Self::Everything,
+            Self::Listed(list) => self.extend(list),
+            Self::All => self = Self::All,
         }
         self
     }
@@ -54,11 +54,14 @@ mod tests {
     #[test]
     fn too_many_are_everything() {
         let address = IpAddr::from([10, 0, 0, 1]);
-        let mut touched = Touched::default();
-        touched.extend([address; LIMIT]);
-        assert_eq!(touched, Touched::Addresses(vec![address; LIMIT]));
-        assert_eq!(touched.clone().and(Touched::default()), touched);
-        assert_eq!(touched.and(Touched::Addresses(vec![address])), Touched::Everything);
-        assert_eq!(Touched::default().and(Touched::Everything), Touched::Everything);
+        let mut affected = AffectedAddresses::default();
+        affected.extend([address; LIMIT]);
+        assert_eq!(affected, AffectedAddresses::Listed(vec![address; LIMIT]));
+        assert_eq!(affected.clone().and(AffectedAddresses::default()), affected);
+        assert_eq!(affected.and(AffectedAddresses::Listed(vec![address])), AffectedAddresses::All);
+        assert_eq!(
+            AffectedAddresses::default().and(AffectedAddresses::All),
+            AffectedAddresses::All
+        );
     }
 }

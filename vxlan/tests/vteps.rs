@@ -9,7 +9,7 @@ use podswitch_vxlan::ecn::Ecn;
 use podswitch_vxlan::header::Vni;
 use podswitch_vxlan::pmtu::{self, PmtuRefusal};
 use podswitch_vxlan::template::{Outer, TemplateError};
-use podswitch_vxlan::vtep::{EndIndex, Refusal, RemoteEnd, TableError, VtepTable};
+use podswitch_vxlan::vtep::{Refusal, RemoteVtep, TableError, VtepIndex, VtepTable};
 use podswitch_wire::addr::Mac;
 use support::udp_frame;
 
@@ -21,10 +21,10 @@ fn vni(number: u32) -> Vni {
     Vni::new(number).unwrap()
 }
 
-fn end(address: &str, mac: u8, network: u32) -> RemoteEnd {
+fn end(address: &str, mac: u8, network: u32) -> RemoteVtep {
     let own = if address.contains(':') { "2001:db8::1" } else { "192.0.2.1" };
     let outer = Outer::new(ip(own), ip(address), vni(network));
-    RemoteEnd::new(outer, Mac([2, 0, 0, 0, 0, mac])).unwrap()
+    RemoteVtep::new(outer, Mac([2, 0, 0, 0, 0, mac])).unwrap()
 }
 
 fn table() -> VtepTable {
@@ -60,9 +60,9 @@ fn only_known_ends_are_admitted() {
     assert_eq!(ask("192.0.2.2", "192.0.2.1", 2), Err(Refusal::UnknownVni));
     assert_eq!(ask("192.0.2.2", "192.0.2.9", 1), Err(Refusal::NotLocal));
 
-    assert_eq!(table.believes(two, Some(two)), Ok(()));
-    assert_eq!(table.believes(two, Some(three)), Err(Refusal::InnerSource));
-    assert_eq!(table.believes(two, None), Err(Refusal::InnerSource));
+    assert_eq!(table.trusts(two, Some(two)), Ok(()));
+    assert_eq!(table.trusts(two, Some(three)), Err(Refusal::InnerSource));
+    assert_eq!(table.trusts(two, None), Err(Refusal::InnerSource));
     assert_eq!(table.by_mac(Mac([2, 0, 0, 0, 0, 2]), vni(7), false), Some(seven));
     assert_eq!(table.by_mac(Mac([2, 0, 0, 0, 0, 9]), vni(1), false), None);
 }
@@ -109,15 +109,15 @@ fn refused_changes_change_nothing() {
     assert_eq!(table.insert(end("192.0.2.8", 2, 1)), Err(mac));
     let own = TableError::OwnAddress(ip("192.0.2.1"));
     assert_eq!(table.insert(end("192.0.2.8", 8, 1).also_from(ip("192.0.2.1"))), Err(own));
-    let nobody = EndIndex(77);
-    assert_eq!(table.replace(nobody, end("192.0.2.8", 8, 1)), Err(TableError::NoSuchEnd(nobody)));
+    let nobody = VtepIndex(77);
+    assert_eq!(table.replace(nobody, end("192.0.2.8", 8, 1)), Err(TableError::NoSuchVtep(nobody)));
     assert_eq!(table.by_source(ip("192.0.2.2"), vni(1)), Some(two));
     assert_eq!(table.by_source(ip("192.0.2.3"), vni(1)), Some(three));
     assert_eq!(table.len(), 2);
     // Bridges have no MAC address of their own, so they do not conflict.
     for address in ["192.0.2.9", "192.0.2.10"] {
         let outer = Outer::new(ip("192.0.2.1"), ip(address), vni(1));
-        table.insert(RemoteEnd::new(outer, Mac::ZERO).unwrap()).unwrap();
+        table.insert(RemoteVtep::new(outer, Mac::ZERO).unwrap()).unwrap();
     }
     assert_eq!(table.by_mac(Mac::ZERO, vni(1), false), None);
 }
@@ -126,7 +126,7 @@ fn refused_changes_change_nothing() {
 fn impossible_tunnels() {
     let good = Outer::new(ip("192.0.2.1"), ip("192.0.2.2"), vni(1));
     let mac = Mac([2, 0, 0, 0, 0, 2]);
-    let refused = |outer| RemoteEnd::new(outer, mac).unwrap_err();
+    let refused = |outer| RemoteVtep::new(outer, mac).unwrap_err();
     let v6 = ip("2001:db8::1");
     let family = TemplateError::Family(v6, good.destination);
     assert_eq!(refused(Outer { source: v6, ..good }), family);
@@ -203,7 +203,7 @@ fn ends_can_take_over_each_others_addresses_at_once() {
     assert_eq!(table.replace_all(taken), Err((three, error)));
     assert_eq!(table.by_source(ip("192.0.2.3"), vni(1)), Some(two));
     assert_eq!(table.by_source(ip("192.0.2.9"), vni(1)), None);
-    let nobody = EndIndex(77);
-    let error = Err((nobody, TableError::NoSuchEnd(nobody)));
+    let nobody = VtepIndex(77);
+    let error = Err((nobody, TableError::NoSuchVtep(nobody)));
     assert_eq!(table.replace_all(vec![(nobody, end("192.0.2.8", 8, 1))]), error);
 }

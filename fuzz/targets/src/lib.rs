@@ -1,0 +1,49 @@
+//! What the fuzzer runs: functions of any bytes that panic where something is wrong.
+//!
+//! `fuzz/fuzz_targets` hands them to libFuzzer; `tests/stable.rs` runs them over mutated seeds
+//! where there is none.
+#![forbid(unsafe_code)]
+
+mod capture;
+mod engine;
+mod fragments;
+mod gro;
+mod headers;
+mod manifests;
+mod parse;
+mod pieces;
+mod tunnel_socket;
+mod vxlan;
+
+/// One function for any bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// The name of the fuzz target and of its folder of seeds.
+    pub name: &'static str,
+    /// The longest input that is worth trying, in bytes.
+    pub max_len: usize,
+    /// Panics where something is wrong.
+    pub run: fn(&[u8]),
+}
+
+/// All targets.
+pub const TARGETS: [Target; 9] = [
+    Target { name: "parse", max_len: 2048, run: parse::run },
+    Target { name: "headers", max_len: 512, run: headers::run },
+    Target { name: "vxlan", max_len: 512, run: vxlan::run },
+    Target { name: "engine", max_len: 4096, run: engine::run },
+    Target { name: "gro", max_len: 1024, run: gro::run },
+    Target { name: "fragments", max_len: 4096, run: fragments::run },
+    Target { name: "capture", max_len: 4096, run: capture::run },
+    Target { name: "manifests", max_len: 8192, run: manifests::run },
+    Target { name: "tunnel_socket", max_len: 4096, run: tunnel_socket::run },
+];
+
+/// Runs the target of that name.
+///
+/// # Panics
+/// There is none, or it found something.
+pub fn run(name: &str, input: &[u8]) {
+    let target = TARGETS.iter().find(|target| target.name == name);
+    (target.unwrap_or_else(|| panic!("no target {name}")).run)(input);
+}

@@ -1,0 +1,175 @@
+//! Imports run one way: between crates as decided (decision 0001), between modules of a crate
+//! without circles.
+
+mod lexer;
+mod modules;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use modules::{Modules, circles};
+
+/// Crates, and those of the workspace that they may depend on.
+const CRATES: [(&str, &str, &[&str]); 9] = [
+    ("podswitch-wire", "switch-core/wire", &[]),
+    ("podswitch-vxlan", "vxlan", &["wire"]),
+    ("podswitch-policy", "policy", &["wire"]),
+    ("podswitch-core", "switch-core", &["wire", "vxlan", "policy"]),
+    ("podswitch-linux", "switch-core/linux", &["wire", "vxlan", "core"]),
+    ("podswitch-kubernetes", "switch-core/kubernetes", &["wire", "policy", "core"]),
+    (
+        "podswitch-node",
+        "switch-core/node",
+        &["wire", "vxlan", "policy", "core", "linux", "kubernetes"],
+    ),
+    ("podswitch", ".", &["wire", "vxlan", "policy", "core", "linux", "kubernetes", "node"]),
+    (
+        "podswitch-vswitch",
+        "examples/vswitch",
+        &["wire", "vxlan", "policy", "core", "linux", "kubernetes", "node"],
+    ),
+];
+
+/// Circles that are known: crate, the module that they are in, their members, and what is to
+/// become of them. None is to be added.
+const KNOWN: &[(&str, &str, &[&str], &str)] = &[
+    ("podswitch-wire", "", &["checksum", "parse"], "sums to a module of their own"),
+    ("podswitch-core", "", &["action", "packet"], "drop reasons below packets"),
+    ("podswitch-core", "", &["flow", "snapshot"], "`publish` above both"),
+    (
+        "podswitch-core",
+        "engine",
+        &["admit", "slow", "straight", "uplink"],
+        "the engine's stages, each with a folder of its own",
+    ),
+    (
+        "podswitch-core",
+        "flow",
+        &["connection", "growing", "nat", "table"],
+        "one index that grows, below connections and flows; `nat` above",
+    ),
+    ("podswitch-core", "packet", &["finish", "gso"], "errors of cutting below both"),
+    ("podswitch-core", "resolve", &["source", "uplink"], "`resolve` made pure"),
+    ("podswitch-core", "snapshot", &["compile", "endpoints"], "`publish` above the snapshot"),
+    ("podswitch-vswitch", "", &["cluster", "overlay", "state"], "to podswitch-node"),
+    ("podswitch-vswitch", "node", &["host", "routes", "taken", "underlay"], "to podswitch-node"),
+];
+
+fn read(file: &Path) -> String {
+    fs::read_to_string(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+}
+
+/// Names under `[dependencies]`.
+fn dependencies(manifest: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let mut is_inside = false;
+    for line in manifest.lines() {
+        if let Some(table) = line.strip_prefix('[') {
+            is_inside = table.trim_end_matches(']').ends_with("dependencies")
+                && !table.starts_with("dev-")
+                && !table.starts_with("workspace");
+        } else if is_inside && !line.starts_with('#') {
+            let name = line.split(['.', '=', ' ']).next().unwrap_or_default();
+            names.extend(name.strip_prefix("podswitch-").map(str::to_owned));
+        }
+    }
+    names
+}
+
+#[test]
+fn crates_depend_one_way() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut wrong = Vec::new();
+    for (name, folder, allowed) in CRATES {
+        let file = root.join(folder).join("Cargo.toml");
+        if !file.exists() {
+            continue;
+        }
+        let text = read(&file);
+        assert!(text.contains(&format!("name = \"{name}\"")), "{name} is not in {folder}");
+        let more = dependencies(&text).into_iter().filter(|d| !allowed.contains(&d.as_str()));
+        wrong.extend(more.map(|d| format!("{name} depends on podswitch-{d}")));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What is published, or may be, is in the table above.
+#[test]
+fn every_crate_is_known() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = read(&root.join("Cargo.toml"));
+    let members = text.split_once("members = [").and_then(|(_, rest)| rest.split_once(']'));
+    let members: Vec<_> = members.expect("a workspace").0.split('"').skip(1).step_by(2).collect();
+    assert!(members.len() > 6, "{members:?}");
+    for member in members {
+        let manifest = read(&root.join(member).join("Cargo.toml"));
+        let is_known = CRATES.iter().any(|(_, folder, _)| *folder == member);
+        let is_ours_alone = manifest.contains("publish = false");
+        assert!(is_known || is_ours_alone, "{member} is in no layer: add it to CRATES");
+    }
+}
+
+#[test]
+fn modules_have_no_circles() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut new, mut count) = (Vec::new(), 0);
+    let mut seen: BTreeMap<usize, bool> = (0..KNOWN.len()).map(|n| (n, false)).collect();
+    for (name, folder, _) in CRATES {
+        let folder = root.join(folder);
+        let files = ["src/lib.rs", "lib.rs"].map(|file| folder.join(file));
+        let Some(file) = files.iter().find(|file| file.exists()) else { continue };
+        let edges = Modules::read(file).edges();
+        for (module, edges) in &edges {
+            count += edges.len();
+            for circle in circles(edges) {
+                let known = KNOWN.iter().position(|(of, at, members, _)| {
+                    (*of, *at) == (name, module.as_str())
+                        && circle.iter().all(|member| members.contains(&member.as_str()))
+                });
+                if let Some(known) = known {
+                    seen.insert(known, true);
+                    continue;
+                }
+                let inside = edges
+                    .iter()
+                    .filter(|((a, b), _)| a != b && circle.contains(a) && circle.contains(b));
+                let examples: Vec<_> =
+                    inside.map(|(_, example)| format!("    {example}")).collect();
+                let list = examples.join("\n");
+                new.push(format!("{name}, in {module:?}: {circle:?}\n{list}"));
+            }
+        }
+    }
+    assert!(count > 200, "only {count} imports found: is the source still read?");
+    for (known, _) in seen.iter().filter(|(_, seen)| !**seen) {
+        eprintln!("{:?} is a circle no more: remove it", KNOWN[*known]);
+    }
+    assert!(new.is_empty(), "{} circles:\n{}", new.len(), new.join("\n"));
+}
+
+#[test]
+fn circles_are_found() {
+    let edge = |a: &str, b: &str| ((a.to_owned(), b.to_owned()), String::new());
+    let edges = [("a", "b"), ("b", "c"), ("c", "b"), ("c", "d")].map(|(a, b)| edge(a, b)).into();
+    let found = circles(&edges);
+    assert_eq!(found, [BTreeSet::from(["b".to_owned(), "c".to_owned()])]);
+}
+
+#[test]
+fn tests_comments_and_text_are_no_imports() {
+    let source = r##"
+        //! crate::comment
+        fn f<'a>(c: char) -> &'a str {
+            if c == '\'' { "crate::text" } else { r#"crate::"raw"# }
+        }
+        #[cfg(test)]
+        mod tests { use crate::tested; }
+        /* crate::block /* */ */
+        fn g() { crate::code::h() }
+    "##;
+    let tokens = lexer::tokens(source);
+    let after: Vec<_> =
+        tokens.windows(3).filter(|w| w[0].word() == Some("crate")).map(|w| w[2].word()).collect();
+    assert_eq!(after, [Some("code")]);
+}
