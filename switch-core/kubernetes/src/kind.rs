@@ -1,9 +1,8 @@
 //! Kinds of objects: those that podswitch reads, and those that are surely meant to be one of them.
 //! To pass over a policy because its kind or version is mistyped would open what it closes.
 
-use crate::object::Fault;
-use crate::read::annotations::{distance, nearest};
-use crate::report::quote;
+use crate::report::{Fault, quote};
+use crate::spelling::{distance, nearest};
 
 /// A kind that podswitch reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -57,8 +57,10 @@ mod options;
 mod read;
 mod report;
 mod source;
+mod spelling;
 mod state;
 mod store;
+mod text;
 mod validate;
 
 pub use object::{Object, ObjectError};

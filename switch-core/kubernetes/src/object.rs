@@ -13,8 +13,8 @@ use crate::api::networking::NetworkPolicy;
 use crate::api::service::{EndpointSlice, Service, ServiceCidr};
 pub(crate) use crate::kind::Kind;
 use crate::kind::{self, Named};
-use crate::report::{Action, Record, Source, quote};
-use crate::source::parse_json;
+use crate::report::{Action, Fault, Record, Source, quote};
+use crate::text::parse_json;
 
 /// An object that podswitch reads.
 #[derive(Clone, Debug)]
@@ -87,14 +87,6 @@ pub(crate) enum Body {
     /// A field of the wrong type, or an object of a version or kind that is not known. The value is
     /// kept of policies only, to see what they close.
     Bad(Fault, Value),
-}
-
-/// A field that cannot be read.
-#[derive(Clone, Debug)]
-pub(crate) struct Fault {
-    /// Its path, empty if it is the value itself.
-    pub(crate) field: String,
-    pub(crate) reason: String,
 }
 
 /// What a value turned out to be.

@@ -248,6 +248,14 @@ impl fmt::Display for Field<'_> {
     }
 }
 
+/// A field that cannot be read.
+#[derive(Clone, Debug)]
+pub(crate) struct Fault {
+    /// Its path, empty if it is the value itself.
+    pub(crate) field: String,
+    pub(crate) reason: String,
+}
+
 /// What a finding means for its object and for a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Grade {

@@ -5,6 +5,7 @@ use crate::api::meta::ObjectMeta;
 use crate::object::Kind;
 use crate::options::{Options, PodAnnotations};
 use crate::report::{Field, Findings, Grade};
+use crate::spelling::distance;
 
 /// Network namespace of a pod, a path.
 pub(crate) const NETNS: &str = "podswitch.io/netns";
@@ -59,7 +60,8 @@ pub(crate) fn check(kind: Kind, meta: &ObjectMeta, options: &Options, faults: &m
 fn unknown(key: &str, kind: Kind) -> Option<String> {
     // Other keys are not compared letter by letter: a cluster has a million of them.
     let ours = key.starts_with(PREFIX);
-    if !ours && !(key.starts_with("pod") && key.len() <= MAGLEV_SIZE.len() + 2) {
+    let near = key.starts_with("pod") && key.len() <= MAGLEV_SIZE.len() + 2;
+    if !ours && !near {
         return None;
     }
     let of_kind = |kinds: &&(&str, &[Kind])| kinds.1.contains(&kind);
@@ -83,41 +85,5 @@ fn unknown(key: &str, kind: Kind) -> Option<String> {
             })
         }
         _ => None,
-    }
-}
-
-/// The known name nearest to `text`, if it is at most `most` edits away and not the same.
-pub(crate) fn nearest<'a>(text: &str, names: &[&'a str], most: usize) -> Option<&'a str> {
-    let near = names.iter().map(|name| (distance(text, name), *name));
-    near.filter(|(distance, _)| (1..=most).contains(distance)).min().map(|(_, name)| name)
-}
-
-/// Levenshtein's distance, in characters of ASCII, at most a hundred bytes of each.
-pub(crate) fn distance(one: &str, other: &str) -> usize {
-    let (one, other) =
-        (&one.as_bytes()[..one.len().min(100)], &other.as_bytes()[..other.len().min(100)]);
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (at, a) in one.iter().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], at + 1);
-        for (column, b) in other.iter().enumerate() {
-            let substituted = diagonal + usize::from(a != b);
-            diagonal = row[column + 1];
-            row[column + 1] = substituted.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[other.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn distances() {
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("same", "same"), 0);
-        assert_eq!(nearest("podswitch.io/netsn", &[NETNS, PORT], 2), Some(NETNS));
-        assert_eq!(nearest(NETNS, &[NETNS], 2), None);
     }
 }

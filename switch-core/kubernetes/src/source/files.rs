@@ -12,10 +12,10 @@ use podswitch_core::id::Cookie;
 use super::folder::{self, LoadError, Stamp};
 use super::manifests::{Others, again, in_order, none_in};
 use super::parse;
-use super::text::ends_open;
 use crate::object::{Found, Loaded};
 use crate::report::{Record, Source};
 use crate::store::Store;
+use crate::text::ends_open;
 
 /// The files of a folder, or one file, and what each defines in a [`Store`].
 #[derive(Debug)]

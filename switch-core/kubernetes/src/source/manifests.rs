@@ -9,9 +9,9 @@ use podswitch_core::id::Cookie;
 
 use super::folder::{self, LoadError};
 use super::parse;
-use crate::object::{Body, Fault, Found, Loaded};
+use crate::object::{Body, Found, Loaded};
 use crate::options::Options;
-use crate::report::{Record, Source};
+use crate::report::{Fault, Record, Source};
 use crate::state::Compiled;
 use crate::store::Store;
 

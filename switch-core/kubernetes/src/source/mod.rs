@@ -4,9 +4,7 @@ mod files;
 mod folder;
 mod manifests;
 mod parse;
-mod text;
 
 pub use files::{Files, Loading};
 pub use folder::LoadError;
 pub use manifests::Manifests;
-pub(crate) use text::parse_json;

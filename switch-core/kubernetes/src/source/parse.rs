@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::folder::LoadError;
-use super::text::{self, Part, SyntaxError};
 use crate::object::{Found, find_item, listed};
 use crate::report::Source;
+use crate::text::{self, Part, SyntaxError};
 
 /// Takes a file's text apart.
 pub(super) fn split<'t>(path: &Path, text: &'t str) -> Result<Vec<Part<'t>>, LoadError> {
