@@ -68,7 +68,8 @@ impl Shape {
         let addresses = self.ip(&mut frame, l4_len, protocol);
         let pseudo: u32 =
             addresses.chunks(2).map(be).sum::<u32>() + u32::from(protocol) + l4_len as u32;
-        let check = (pseudo % 0xffff) as u16;
+        // Ones' complement: a sum of words that are not all zero is never zero.
+        let check = ((pseudo - 1) % 0xffff + 1) as u16;
         frame.extend([0x9c, 0x40, 0x1f, 0x90]);
         if self.tcp {
             frame.extend(self.seq.to_be_bytes());
