@@ -14,7 +14,7 @@ use crate::{Done, print};
 /// Where the kernel cannot confine a process this is said, and the switch runs all the same.
 pub(super) fn run(underlay: &UnderlayFlags, serve: impl FnOnce() -> Done + Send) -> Done {
     if let Err(error) = confine::process(confine::CONTROL) {
-        print::note(format_args!("warning: not confined as it should be: {error}"));
+        print::warning(format_args!("not confined as it should be: {error}"));
     }
     thread::scope(|scope| {
         let control = thread::Builder::new().name("control".to_owned()).spawn_scoped(scope, serve);
@@ -24,7 +24,7 @@ pub(super) fn run(underlay: &UnderlayFlags, serve: impl FnOnce() -> Done + Send)
             keep |= CapabilitySet::NET_RAW;
         }
         if let Err(error) = confine::keep_capabilities(keep) {
-            print::note(format_args!("warning: {error}"));
+            print::warning(format_args!("{error}"));
         }
         control.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })

@@ -13,6 +13,7 @@ use podswitch_kubernetes::{LoadError, Record};
 use podswitch_linux::{NetNs, userns};
 use podswitch_node::source::{ApplyError, FolderWatch, ManifestError, ManifestSource};
 use podswitch_node::{Node, NodeOptions, PodInterfaces};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
@@ -70,10 +71,24 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, json: bool) -> Done {
+    print::never_block();
+    raise_descriptor_limit();
     match userns::has_privilege() {
         true => confined::run(&args.underlay, || serve_node(&args, json)),
         // What is wrong with the manifests comes first.
         false => serve_node(&args, json),
+    }
+}
+
+/// Every pod's port takes a descriptor for each worker: 250 pods and 4 workers are near the usual soft limit of
+/// 1024. The hard limit is the operator's.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit.clone() };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        print::warning(format_args!("the limit of open files stays {:?}: {error}", limit.current));
     }
 }
 

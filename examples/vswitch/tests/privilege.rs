@@ -1,0 +1,89 @@
+//! What `vswitch run` may do while it runs, as the kernel tells of it, and that it still does its work.
+
+use std::fs;
+
+use podswitch_linux::NetNs;
+use podswitch_linux::confine::{CONTROL, CapabilitySet};
+use podswitch_vswitch_testkit::running::Running;
+use podswitch_vswitch_testkit::{Folder, head, pod};
+
+/// A line of a thread's status.
+fn field(status: &str, name: &str) -> String {
+    let line = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
+    line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
+}
+
+fn set(status: &str, name: &str) -> CapabilitySet {
+    let bits = u64::from_str_radix(&field(status, name), 16).expect("a number");
+    CapabilitySet::from_bits_retain(bits)
+}
+
+/// The status of each thread.
+fn threads(process: u32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
+    let status = |task: fs::DirEntry| fs::read_to_string(task.path().join("status")).ok();
+    tasks.filter_map(Result::ok).filter_map(status).collect()
+}
+
+#[test]
+fn a_running_switch_holds_little() {
+    podswitch_testkit::require_tap!();
+    let (node, x, y) = (NetNs::anonymous(), NetNs::anonymous(), NetNs::anonymous());
+    let [node, x, y] = [node, x, y].map(|ns| ns.expect("a namespace"));
+    let attached = |name: &str, number, ns: &NetNs, kind: &str| {
+        let path = ns.path();
+        pod(
+            name,
+            number,
+            &format!("podswitch.io/netns: {}, podswitch.io/port: {kind}", path.display()),
+        )
+    };
+    let folder = Folder::new();
+    let name = format!("privilege-{}", std::process::id());
+    let one = head() + &attached("x", 2, &x, "tap");
+    folder.manifest("state", &one.replace("n1", &name));
+    let (manifests, netns) = (folder.text("state"), node.path().display().to_string());
+    let switch = Running::start(&[
+        "--node",
+        &name,
+        "--manifests",
+        &manifests,
+        "--node-netns",
+        &netns,
+        "--workers",
+        "2",
+    ]);
+    switch.says("ready");
+
+    let threads = threads(switch.id());
+    let mut workers = 0;
+    for status in &threads {
+        let (name, held) = (field(status, "Name"), set(status, "CapPrm"));
+        let expected = match &*name {
+            "control" => CONTROL,
+            name if name.starts_with("podswitch-") => {
+                workers += 1;
+                CapabilitySet::empty()
+            }
+            "vswitch" => CapabilitySet::NET_ADMIN,
+            // Helpers of the thread that enters namespaces.
+            _ => held & CONTROL,
+        };
+        assert_eq!(held, expected, "{name}");
+        assert!(held.contains(set(status, "CapEff")), "{name}");
+        assert_eq!(set(status, "CapInh"), CapabilitySet::empty(), "{name}");
+        assert_eq!(set(status, "CapAmb"), CapabilitySet::empty(), "{name}");
+        assert!(CONTROL.contains(set(status, "CapBnd")), "{name}");
+        assert_eq!(field(status, "NoNewPrivs"), "1", "{name}");
+        assert_eq!(field(status, "Seccomp"), "2", "{name}");
+    }
+    assert_eq!(workers, 2);
+
+    // It still attaches pods of either kind, and stops in order.
+    let two = one + &attached("y", 3, &y, "veth");
+    folder.manifest("state", &two.replace("n1", &name));
+    switch.says("applied");
+    let mut netlink = podswitch_linux::Netlink::open(&y).expect("netlink");
+    assert!(netlink.find_link("eth0").expect("asked").is_some());
+    assert_eq!(switch.stop(), Some(0));
+}
