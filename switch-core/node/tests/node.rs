@@ -1,6 +1,5 @@
 //! A node's switch as its embedders use it: pods in real namespaces, real sockets, single changes, events.
 
-use std::io::Write;
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -19,21 +18,6 @@ use podswitch_node::{
 use podswitch_policy::rule::{Labels, NetworkPolicy, Selector, Workload};
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::proto;
-
-/// Leaves the test where namespaces cannot be made, loudly.
-macro_rules! require_privilege {
-    () => {
-        if let Err(error) = NetNs::anonymous() {
-            let required =
-                std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
-            assert!(!required, "namespaces need privilege: {error}");
-            let test = thread::current().name().unwrap_or_default().to_owned();
-            // Not captured by the test harness, as a print would be.
-            let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {error}");
-            return;
-        }
-    };
-}
 
 fn config() -> Config {
     let node = LocalNode { name: "n1".into(), ..LocalNode::default() };
@@ -126,7 +110,7 @@ fn namespaces<const N: usize>() -> [NetNs; N] {
 
 #[test]
 fn pods_come_and_go_by_name_and_namespace() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let [node_ns, red, blue] = namespaces();
     let (mut node, events) = start(NodeOptions::new("n1").namespace(node_ns.clone()), config());
     let port = node.add_pod(pod("red", &red, 2).labels(labels("red"))).unwrap();
@@ -187,7 +171,7 @@ fn pods_come_and_go_by_name_and_namespace() {
 
 #[test]
 fn single_changes_are_in_force_when_they_return() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let [node_ns, red, blue] = namespaces();
     let (mut node, _events) = start(NodeOptions::new("n1").namespace(node_ns), config());
     // Attached, and closed before the state knows them (N13).
@@ -261,7 +245,7 @@ fn single_changes_are_in_force_when_they_return() {
 
 #[test]
 fn what_is_missing_is_reported_once_and_mended_when_it_comes() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let [node_ns, red] = namespaces();
     let later = format!("podswitch-test-{}", std::process::id());
     let path = NetNs::directory().join(&later);
@@ -312,7 +296,7 @@ fn what_is_missing_is_reported_once_and_mended_when_it_comes() {
 
 #[test]
 fn drops_and_flows_are_told_of() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let [node_ns, red, blue] = namespaces();
     let options = NodeOptions::new("n1")
         .namespace(node_ns)
@@ -352,7 +336,7 @@ fn drops_and_flows_are_told_of() {
 
 #[test]
 fn a_handle_serves_many_threads() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let [node_ns, red, blue] = namespaces();
     let (node, events) =
         start(NodeOptions::new("n1").namespace(node_ns.clone()).workers(2), config());
@@ -391,7 +375,7 @@ fn a_handle_serves_many_threads() {
 
 #[test]
 fn a_node_that_cannot_be_leaves_nothing() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let [node_ns] = namespaces();
     let mut underlay = UnderlayOptions::default();
     underlay.uplink = Some("nowhere".into());
