@@ -1,6 +1,8 @@
 //! A node's switch as its embedders use it: pods in real namespaces, real sockets, single changes, events.
 
+use std::fs::File;
 use std::net::{IpAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -125,6 +127,13 @@ fn pods_come_and_go_by_name_and_namespace() {
     let lo = Netlink::open(&node_ns).unwrap().link("lo").unwrap().index;
     Netlink::open(&node_ns).unwrap().add_address(lo, "192.0.2.1/32".parse().unwrap()).unwrap();
     assert!(reaches(&at_node, &at_pod));
+
+    // A descriptor is as good as a path or a namespace; what is no network namespace is refused.
+    let open = |path: &str| OwnedFd::from(File::open(path).unwrap());
+    assert!(NetNs::try_from(open(red.path().to_str().unwrap())).unwrap().is_same(&red));
+    for other in ["/proc/self/ns/mnt", "/proc/self/status"] {
+        assert!(NetNs::try_from(open(other)).is_err(), "{other}");
+    }
 
     // The same again is nothing; another interface is made anew.
     assert_eq!(node.add_pod(pod("red", &red, 2).labels(labels("red"))).unwrap(), port);

@@ -41,6 +41,12 @@ const KNOWN: &[(&str, &str, &[&str], &str)] = &[
         "the desired state below what is made of it",
     ),
     (
+        "podswitch-kubernetes",
+        "",
+        &["kind", "object", "read", "source", "store"],
+        "objects below what reads them, sources above the store",
+    ),
+    (
         "podswitch-node",
         "",
         &[
@@ -149,6 +155,23 @@ fn modules_have_no_circles() {
         eprintln!("{:?} is a circle no more: remove it", KNOWN[*known]);
     }
     assert!(new.is_empty(), "{} circles:\n{}", new.len(), new.join("\n"));
+}
+
+/// What every packet passes, and what stands above it.
+#[test]
+fn the_packet_path_knows_no_ports_workers_and_control() {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let all = Modules::read(&root.join("switch-core/src/lib.rs")).edges();
+    let edges = &all[""];
+    let below =
+        ["action", "answer", "engine", "flow", "nat", "packet", "pinned", "resolve", "snapshot"];
+    for module in below {
+        assert!(edges.keys().any(|(a, b)| a == module || b == module), "there is no {module}");
+        for above in ["port", "worker", "control", "publish"] {
+            let example = edges.get(&(module.to_owned(), above.to_owned()));
+            assert_eq!(example, None);
+        }
+    }
 }
 
 #[test]
