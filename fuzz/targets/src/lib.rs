@@ -31,6 +31,7 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "parse", max_len: 2048, run: parse::run },
     Target { name: "headers", max_len: 512, run: headers::run },
     Target { name: "vxlan", max_len: 512, run: vxlan::run },
+    Target { name: "tunnel_socket", max_len: 4096, run: podswitch_linux::port::fuzz::receive },
     Target { name: "engine", max_len: 4096, run: engine::run },
     Target { name: "gro", max_len: 1024, run: gro::run },
     Target { name: "fragments", max_len: 4096, run: fragments::run },

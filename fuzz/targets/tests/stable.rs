@@ -100,6 +100,7 @@ targets! {
     parse: 100_000,
     headers: 100_000,
     vxlan: 50_000,
+    tunnel_socket: 20_000,
     engine: 10_000,
     gro: 5_000,
     fragments: 20_000,

@@ -38,7 +38,10 @@ fn main() -> ExitCode {
     match status.code() {
         Some(0) => println!("test rootless ... ok"),
         Some(code) if code == i32::from(SKIPPED) && !required => {
-            eprintln!("SKIPPED: rootless: no user namespaces for ordinary users here");
+            podswitch_testkit::privilege::skip(
+                "rootless",
+                "no user namespaces for ordinary users here",
+            );
         }
         _ => {
             println!("test rootless ... FAILED ({status})");

@@ -20,6 +20,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod parse;
 pub mod sctp;
+mod sum;
 pub mod tcp;
 pub mod udp;
 pub mod view;

@@ -1,7 +1,7 @@
 //! Incremental update by equation 3 of RFC 1624: `HC' = ~(~HC + ~m + m')`. Unlike equation 2 of RFC
 //! 1141 it never turns one representation of zero into the other.
 
-use super::{Sum, sum16, words32};
+use crate::sum::{Sum, sum16, words32};
 
 /// What a rewrite adds to the sum over a packet: old words subtracted, new ones added. Computed
 /// once for a flow and applied to each of its packets. Deltas of several fields add up.

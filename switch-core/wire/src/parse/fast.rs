@@ -6,8 +6,8 @@
 //! the checks can be in whatever order is cheapest.
 
 use super::{Fragment, Icmp, Network, Parsed, array, be16, ethertype, ipv4};
-use crate::checksum::ipv4_header_holds;
 use crate::flow_key::{Family, FlowKey, HashKey, proto};
+use crate::sum::ipv4_header_holds;
 
 /// Whether the frame was accepted; if not, the content of `parsed` is unspecified.
 #[inline(always)]

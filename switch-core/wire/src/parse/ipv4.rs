@@ -2,8 +2,8 @@
 
 use super::layer4::{self, Layer4};
 use super::{Link, Network, ParseError, Parsed, Place, array, be16};
-use crate::checksum::ipv4_header_holds;
 use crate::flow_key::{Family, FlowKey, HashKey};
+use crate::sum::{ipv4_header_holds, sum};
 
 pub(super) fn parse(
     frame: &[u8],
@@ -48,7 +48,7 @@ fn unusual(
         Some(whole_header) if header_len >= 20 => whole_header,
         _ => return Err(ParseError::Ipv4HeaderLength),
     };
-    if !crate::checksum::sum(whole_header).holds() {
+    if !sum(whole_header).holds() {
         return Err(ParseError::Ipv4Checksum);
     }
     let total = usize::from(be16(header, 2));

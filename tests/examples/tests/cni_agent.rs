@@ -4,28 +4,16 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, UdpSocket};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use podswitch::linux::{NetNs, Netlink, userns};
+use podswitch::linux::{NetNs, Netlink};
 
 /// The longest wait for anything on an overloaded machine.
 const PATIENCE: Duration = Duration::from_secs(40);
-
-/// The program, which `cargo test` builds beside the tests.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST");
-    let program = profile.join("examples/cni_agent");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/cni_agent.rs");
-    let built = |path: &Path| fs::metadata(path).and_then(|m| m.modified());
-    let is_fresh = built(&program).is_ok_and(|time| built(&source).is_ok_and(|s| s <= time));
-    assert!(is_fresh, "{} is not up to date: cargo build --example cni_agent", program.display());
-    program
-}
 
 struct Agent {
     child: Child,
@@ -39,7 +27,7 @@ impl Agent {
         let folder = std::env::temp_dir().join(format!("podswitch-cni-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let socket = folder.join("cni.sock");
-        let mut command = Command::new(program());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cni_agent"));
         let name = format!("cni-{}", std::process::id());
         command.arg(&socket).arg(name).arg(node.path());
         let mut child =
@@ -130,12 +118,7 @@ fn manifests(node: &str) -> String {
 
 #[test]
 fn pods_come_and_go_by_the_agents_socket() {
-    if !userns::has_privilege() {
-        let required = std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
-        assert!(!required, "root's privilege is missing, and PODSWITCH_REQUIRE_PRIVILEGE=1");
-        let _ = writeln!(std::io::stderr(), "SKIPPED: cni_agent: root's privilege is missing");
-        return;
-    }
+    podswitch_testkit::require_privilege!();
     let [node, red, blue, green] = [(); 4].map(|()| NetNs::anonymous().expect("a namespace"));
     let mut agent = Agent::start(&node);
     assert!(has_interface(&node, "podswitch0"));
