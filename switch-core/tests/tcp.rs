@@ -186,9 +186,18 @@ fn how_long_silence_may_last() {
         talk.send(switch, (CLIENT, 100, 0, SYN, 0)).unwrap();
         talk.send(switch, (SERVER, 900, 101, SYN | ACK, 0)).unwrap();
     });
-    lives(240, |switch, talk| {
+    lives(3600, |switch, talk| {
         talk.open(switch);
         talk.send(switch, (CLIENT, 101, 901, FIN | ACK, 0)).unwrap();
+    });
+    // What the other side still has to say starts the hour anew.
+    lives(3600, |switch, talk| {
+        talk.open(switch);
+        talk.send(switch, (SERVER, 901, 101, FIN | ACK, 0)).unwrap();
+        talk.send(switch, (CLIENT, 101, 902, ACK, 0)).unwrap();
+        switch.pass_slowly(3500);
+        talk.send(switch, (CLIENT, 101, 902, ACK, 9)).unwrap();
+        assert_eq!(talk.states(switch), Some([Established, Closed]));
     });
     lives(10, |switch, talk| {
         talk.open(switch);

@@ -168,8 +168,7 @@ pub(super) fn is_over(slot: &Slot, now_secs: u32, pressure: bool) -> bool {
     let protocol = a.protocol.load(Relaxed) as u8;
     let (limit, short_lived) = if protocol == proto::TCP {
         let (x, y) = (a.side().state, b.side().state);
-        let live = x == TcpState::Established && y == TcpState::Established;
-        (tcp::idle_limit(x, y), !live)
+        (tcp::idle_limit(x, y), !tcp::is_live(x, y))
     } else {
         (datagram_idle_limit(protocol), b.packets.load(Relaxed) == 0)
     };
