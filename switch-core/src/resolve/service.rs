@@ -126,8 +126,9 @@ pub fn fate(snapshot: &Snapshot, pinned: &Pinned, begins: bool) -> Fate {
     let protocol = pinned.original.proto;
     if !pinned.is_via_service() {
         // What was sent there before it was a Service's is not kept from it (S10): its sender may
-        // go on from the same port for ever.
-        let late = protocol == proto::UDP && snapshot.services.is_frontend(&pinned.original);
+        // go on from the same port for ever. Retries of what nobody answered are first packets.
+        let late =
+            (protocol == proto::UDP || begins) && snapshot.services.is_frontend(&pinned.original);
         return if late { Fate::Anew } else { Fate::Stays };
     }
     let backend = pinned.reply.src_addr();
