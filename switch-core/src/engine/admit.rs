@@ -11,11 +11,12 @@ use podswitch_wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
 use podswitch_wire::parse::{Fragment as Part, Parsed};
 
 use super::ahead::Ahead;
+use super::direction::PickUp;
 use super::slow::source;
 use super::{Engine, Turn, sender};
 use crate::action::{DropReason, Plan};
 use crate::flow::connection::{
-    ConnectionRef, Created, Direction, Known, Pinned, Place, Refused, SourceNat,
+    ConnectionRef, Created, Direction, Known, Opened, Pinned, Place, Refused, SourceNat,
 };
 use crate::flow::nat::Lease;
 use crate::flow::table::FlowEntry;
@@ -44,7 +45,7 @@ impl From<DropReason> for Admission {
 
 /// A TCP segment to a Service whose connection we do not know: its sender is told, as by any host
 /// that has forgotten a connection, rather than left to wait (S11).
-const FORGOTTEN: Denial =
+pub(super) const FORGOTTEN: Denial =
     Denial { reason: DropReason::TcpInvalidState, object: None, answer: Answer::PortUnreachable };
 
 impl Engine {
@@ -52,7 +53,7 @@ impl Engine {
     /// layer-4 header; finds or makes its connection, and remembers the answer.
     pub(super) fn admit<'s>(
         &mut self,
-        turn: &Turn<'s>,
+        turn: &mut Turn<'s>,
         packet: &Packet,
         parsed: &Parsed,
         payload: u32,
@@ -83,6 +84,21 @@ impl Engine {
             }
             known = None;
         }
+        let opens = may_open(&parsed.key, flags);
+        let mut opened = Opened::First;
+        match &known {
+            Some(known) => {
+                if let Some(denial) = self.opens_against(turn, known, packet, parsed) {
+                    return Admission::Deny(denial);
+                }
+            }
+            None if !opens && flags & RST == 0 => match self.pick_up(turn, packet, parsed) {
+                PickUp::Forward(how) => opened = how,
+                PickUp::Reply(connection) => known = Some(connection),
+                PickUp::Deny(denial) => return Admission::Deny(denial),
+            },
+            None => {}
+        }
         let query = Query {
             known: known.as_ref().map(|k| (&k.pinned, k.connection.direction())),
             pins: Some((&self.shared.affinity, turn.now.as_secs() as u32)),
@@ -90,13 +106,15 @@ impl Engine {
         };
         let mut plan = Plan::default();
         let mut pinned = query.pinned();
+        if known.is_none() {
+            pinned.opened = opened;
+        }
         let likely = ahead.note.map(|note| &note.likely);
         let service = match decide(turn.snapshot, &query, likely, &mut pinned, &mut plan) {
             Verdict::Forward(service) => service,
             Verdict::Gateway => return Admission::Gateway,
             Verdict::Drop(denial) => return Admission::Deny(denial),
         };
-        let opens = may_open(&parsed.key, flags);
         let connection = match &known {
             Some(known) => known.connection,
             None if !opens && pinned.is_translated() => return Admission::Deny(FORGOTTEN),
@@ -184,8 +202,9 @@ impl Engine {
     }
 
     /// Whether a known connection ends with this packet, which may open another: a fresh SYN
-    /// where a connection has been says that the old one is over, all of it; and what a Service's
-    /// change ended ends when its client next speaks.
+    /// where a connection has been says that the old one is over, all of it; so does one of the
+    /// other side where nobody's was seen; and what a Service's change ended ends when its client
+    /// next speaks.
     fn end_of(
         &self,
         turn: &Turn<'_>,
@@ -196,6 +215,9 @@ impl Engine {
         let is_syn = parsed.key.proto == proto::TCP && parsed.tcp_flags & (SYN | ACK) == SYN;
         let states = is_syn.then(|| self.shared.tracker.tcp_states(known.connection)).flatten();
         if states.is_some_and(|[own, peer]| is_over(own, peer)) {
+            return Some(Fate::Anew);
+        }
+        if self.says_otherwise(known, packet, parsed) {
             return Some(Fate::Anew);
         }
         if known.connection.direction() == Direction::Reply {
@@ -265,7 +287,7 @@ impl Engine {
     }
 
     /// When the table is full, what is short-lived goes first (T-C5).
-    fn create(
+    pub(super) fn create(
         &mut self,
         turn: &Turn<'_>,
         place: Place,
@@ -367,7 +389,7 @@ fn same_ends(a: &Pinned, b: &Pinned) -> bool {
 
 /// Whether the packet's first chunk is the INIT that opens an association (RFC 9260 §3.3.2): it
 /// stands alone in its packet.
-fn is_sctp_init(frame: &[u8], parsed: &Parsed) -> bool {
+pub(super) fn is_sctp_init(frame: &[u8], parsed: &Parsed) -> bool {
     parsed.key.proto == proto::SCTP && frame.get(usize::from(parsed.l4) + 12) == Some(&1)
 }
 

@@ -11,6 +11,7 @@
 mod admit;
 mod ahead;
 mod bridge;
+mod direction;
 mod encap;
 mod fragments;
 mod gateway;
@@ -130,6 +131,8 @@ pub struct Engine {
     released: Released,
     errors: ErrorLimiter,
     floods: KeyedLimiter,
+    /// Questions to clients, by the port that gave rise to them.
+    probes: KeyedLimiter,
     observer: Option<Box<dyn Observer>>,
     /// A burst's parsed frames, written in place.
     parsed: Box<[Parsed; BATCH]>,
@@ -161,6 +164,7 @@ impl Engine {
             released: Released::default(),
             errors: ErrorLimiter::new(hash_key),
             floods: bridge::flood_limiter(),
+            probes: direction::probe_limiter(),
             observer: None,
             parsed: Box::new([Parsed::default(); BATCH]),
             sweep: 0,

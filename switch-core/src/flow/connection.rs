@@ -123,6 +123,21 @@ pub struct Pinned {
     pub origin_mac: Mac,
     /// Whose the port is that stands in place of the originator's.
     pub source_nat: SourceNat,
+    /// How sure it is who opened it.
+    pub opened: Opened,
+}
+
+/// How a connection came to be known, and with it how sure its direction is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Opened {
+    /// By its first packet: that one's sender is the client.
+    #[default]
+    First,
+    /// In mid-stream, TCP. Ports and what is configured say who is the client; a SYN of the other
+    /// side says otherwise.
+    MidStream,
+    /// In mid-stream, TCP, and nothing says who is the client: policy must allow both directions.
+    Undirected,
 }
 
 /// Whom limits are charged to: each remote node's tunnel end, and each port for all that comes in by
@@ -171,8 +186,8 @@ impl Pinned {
     #[inline]
     pub fn new(original: FlowKey, origin: PortId) -> Self {
         let (reply, origin_mac) = (original.reversed(), Mac::ZERO);
-        let source_nat = SourceNat::Kept;
-        Self { original, reply, origin, origin_end: None, origin_mac, source_nat }
+        let (source_nat, opened) = (SourceNat::Kept, Opened::First);
+        Self { original, reply, origin, origin_end: None, origin_mac, source_nat, opened }
     }
 
     /// Whom limits are charged to.
@@ -185,6 +200,11 @@ impl Pinned {
     #[inline]
     pub fn is_via_service(&self) -> bool {
         self.original.dst != self.reply.src || self.original.dst_port != self.reply.src_port
+    }
+
+    /// The same ends, opened by the other one; without translation.
+    pub fn turned(&self) -> Self {
+        Self { original: self.reply, reply: self.original, ..*self }
     }
 
     /// Whether packets are translated at all.

@@ -26,7 +26,7 @@ pub use source::check_source;
 
 use crate::action::{DropReason, Plan};
 use crate::flow::affinity::Affinity;
-use crate::flow::connection::{Direction, Pinned, SourceNat};
+use crate::flow::connection::{Direction, Opened, Pinned, SourceNat};
 use crate::id::{Cookie, PortId};
 use crate::packet::Packet;
 use crate::snapshot::Snapshot;
@@ -200,6 +200,9 @@ pub fn way<'s>(
     let to_gateway = snapshot.is_gateway(pinned.reply.src_addr());
     if !to_gateway {
         policy::judge(snapshot, pinned, &ends, likely)?;
+        if pinned.opened == Opened::Undirected {
+            policy::judge(snapshot, &pinned.turned(), &ends.turned(), None)?;
+        }
     }
     route::lookup(snapshot, query, pinned, direction, ends.to)
 }

@@ -13,11 +13,13 @@ use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::FlowKey;
 
 use super::sync::AtomicU64;
-use super::{Account, Direction, Pinned, SourceNat};
+use super::{Account, Direction, Opened, Pinned, SourceNat};
 use crate::id::PortId;
 
 /// Bit of [`Facts::kind`]: the reply is not just the reverse, and stands in an [`Answer`].
 const TRANSLATED: u64 = 1 << 8;
+/// Where [`Facts::kind`] has how the connection was opened: two bits.
+const OPENED: u32 = 9;
 
 fn load<const N: usize>(words: &[AtomicU64; N]) -> [u64; N] {
     from_fn(|i| words[i].load(Relaxed))
@@ -40,7 +42,8 @@ pub(super) struct Facts {
     original: [AtomicU64; 5],
     /// Origin port (low 16), origin MAC (high 48).
     origin: AtomicU64,
-    /// How the source is translated (low 8), [`TRANSLATED`], origin tunnel end plus one (high 32).
+    /// How the source is translated (low 8), [`TRANSLATED`], [`OPENED`], origin tunnel end plus one
+    /// (high 32).
     kind: AtomicU64,
     /// Where the original key is in the index.
     pub(super) place: AtomicU64,
@@ -89,7 +92,12 @@ impl Facts {
         store(&self.original, pinned.original.words());
         self.origin.store(mac | u64::from(pinned.origin.0), Relaxed);
         let end = pinned.origin_end.map_or(0, |end| u64::from(end.0) + 1) << 32;
-        self.kind.store(source_nat | translated | end, Relaxed);
+        let opened = match pinned.opened {
+            Opened::First => 0,
+            Opened::MidStream => 1,
+            Opened::Undirected => 2,
+        } << OPENED;
+        self.kind.store(source_nat | translated | opened | end, Relaxed);
         self.place.store(place, Relaxed);
     }
 
@@ -121,6 +129,14 @@ impl Facts {
             0 => SourceNat::Kept,
             1 => SourceNat::Connection,
             _ => SourceNat::Endpoint,
+        }
+    }
+
+    fn opened(&self) -> Opened {
+        match self.kind.load(Relaxed) >> OPENED & 3 {
+            0 => Opened::First,
+            1 => Opened::MidStream,
+            _ => Opened::Undirected,
         }
     }
 
@@ -159,6 +175,7 @@ impl Facts {
             origin_end: self.origin_end(),
             origin_mac: Mac([a, b, c, d, e, f]),
             source_nat: self.source_nat(),
+            opened: self.opened(),
         }
     }
 }
