@@ -116,7 +116,8 @@ impl Default for ServiceTable {
     /// No Service at all.
     fn default() -> Self {
         let scene = Arc::new(scene(&Settings::default()));
-        Self { fronts: CowMap::new(), scene, strays: false, backends: CowMap::new() }
+        let (backends, reached) = (CowMap::new(), CowMap::new());
+        Self { fronts: CowMap::new(), scene, strays: false, backends, reached }
     }
 }
 
@@ -356,7 +357,8 @@ impl Compiler {
         for (key, kind, front) in fronts {
             fresh.entry((key, kind, owner.clone())).or_insert(front);
         }
-        self.count_backends(&old.entries, &new.entries);
+        self.list_backends(&old.entries, &new.entries);
+        self.list_reached(&old.entries, &fresh);
         new.claims = fresh.keys().cloned().collect();
         for claim in old.claims.iter().filter(|claim| !fresh.contains_key(*claim)) {
             self.claims.remove(claim);
@@ -386,22 +388,49 @@ impl Compiler {
     }
 
     /// Keeps the table's list of backends; touches only what differs.
-    fn count_backends(&mut self, old: &[Arc<ServiceEntry>], new: &[Arc<ServiceEntry>]) {
-        let mut change: HashMap<SocketAddr, i32> = HashMap::new();
+    fn list_backends(&mut self, old: &[Arc<ServiceEntry>], new: &[Arc<ServiceEntry>]) {
+        let mut change: HashMap<(SocketAddr, ServicePortId), i32> = HashMap::new();
         for (entries, step) in [(old, -1), (new, 1)] {
             for entry in entries.iter().filter(|entry| entry.protocol == Protocol::Tcp) {
                 for backend in entry.backends() {
-                    *change.entry(backend.socket()).or_default() += step;
+                    *change.entry((backend.socket(), entry.id)).or_default() += step;
                 }
             }
         }
-        for (backend, change) in change.into_iter().filter(|(_, change)| *change != 0) {
+        for ((backend, id), change) in change.into_iter().filter(|(_, change)| *change != 0) {
             let backends = &mut self.table.backends;
-            let ports = backends.get(&backend).copied().unwrap_or(0);
-            match ports.saturating_add_signed(change) {
-                0 => backends.remove(&backend),
-                ports => backends.insert(backend, ports),
+            let before = backends.get(&backend).map(|ids| &**ids).unwrap_or_default();
+            let others = before.iter().copied().filter(|other| *other != id);
+            let ids: Arc<[ServicePortId]> = match change {
+                ..0 => others.collect(),
+                _ => others.chain([id]).collect(),
             };
+            match ids.is_empty() {
+                true => backends.remove(&backend),
+                false => backends.insert(backend, ids),
+            };
+        }
+    }
+
+    /// Keeps the table's list of where TCP ports are reached.
+    fn list_reached(&mut self, old: &[Arc<ServiceEntry>], fresh: &BTreeMap<Claim, Front>) {
+        let mut reached: HashMap<(ServicePortId, Family), Vec<FrontKey>> = HashMap::new();
+        for entry in old {
+            reached.insert((entry.id, entry.family), Vec::new());
+        }
+        for ((key, ..), front) in fresh {
+            if let Front::Port(port) = front
+                && port.entry().protocol == Protocol::Tcp
+            {
+                reached.entry((port.entry().id, port.entry().family)).or_default().push(*key);
+            }
+        }
+        for (port, keys) in reached {
+            match keys.is_empty() {
+                true => drop(self.table.reached.remove(&port)),
+                false if self.table.reached.get(&port).is_some_and(|old| **old == *keys) => {}
+                false => drop(self.table.reached.insert(port, keys.into())),
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! On the slow path, for what did not hit: first packets, packets after an epoch change, segments
 //! that open or end a connection, first fragments.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use podswitch_vxlan::template::SourcePort;
 use podswitch_wire::flow_key::{FlowKey, proto, to_bytes};
@@ -85,15 +85,16 @@ impl Engine {
             known = None;
         }
         let opens = may_open(&parsed.key, flags);
-        let mut opened = Opened::First;
+        let (mut opened, mut backend) = (Opened::First, None);
         match &known {
             Some(known) => {
                 if let Some(denial) = self.opens_against(turn, known, packet, parsed) {
                     return Admission::Deny(denial);
                 }
             }
-            None if !opens && flags & RST == 0 => match self.pick_up(turn, packet, parsed) {
+            None if !opens => match self.pick_up(turn, packet, parsed) {
                 PickUp::Forward(how) => opened = how,
+                PickUp::Through(server) => (opened, backend) = (Opened::MidStream, Some(server)),
                 PickUp::Reply(connection) => known = Some(connection),
                 PickUp::Deny(denial) => return Admission::Deny(denial),
             },
@@ -102,6 +103,7 @@ impl Engine {
         let query = Query {
             known: known.as_ref().map(|k| (&k.pinned, k.connection.direction())),
             pins: Some((&self.shared.affinity, turn.now.as_secs() as u32)),
+            backend,
             ..Query::of(&parsed.key, packet)
         };
         let mut plan = Plan::default();
@@ -117,7 +119,9 @@ impl Engine {
         };
         let connection = match &known {
             Some(known) => known.connection,
-            None if !opens && pinned.is_translated() => return Admission::Deny(FORGOTTEN),
+            None if !opens && pinned.is_translated() && !is_as_it_was(&pinned, backend) => {
+                return Admission::Deny(FORGOTTEN);
+            }
             None if !opens && turn.snapshot.services.is_backend(&parsed.key) => {
                 // What a Service's connection was once: its client would take it for a stranger's.
                 return DropReason::TcpInvalidState.into();
@@ -385,6 +389,15 @@ fn has_ports(protocol: u8) -> bool {
 fn same_ends(a: &Pinned, b: &Pinned) -> bool {
     let ends = |p: &Pinned| (p.reply.src, p.reply.src_port, p.reply.dst);
     ends(a) == ends(b)
+}
+
+/// Whether a Service gives a connection in mid-stream the backend that it is known to have had, and the
+/// client's own address with it.
+fn is_as_it_was(pinned: &Pinned, backend: Option<SocketAddr>) -> bool {
+    let client = &pinned.original;
+    let is_kept = (pinned.reply.dst, pinned.reply.dst_port) == (client.src, client.src_port);
+    let to = SocketAddr::new(pinned.reply.src_addr(), pinned.reply.src_port);
+    is_kept && pinned.source_nat == SourceNat::Kept && backend == Some(to)
 }
 
 /// Whether the packet's first chunk is the INIT that opens an association (RFC 9260 §3.3.2): it

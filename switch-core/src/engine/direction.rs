@@ -4,16 +4,21 @@
 //!
 //! On the slow path. Nothing here trusts the order in which two ends happen to speak.
 
+use std::net::SocketAddr;
+
+use arrayvec::ArrayVec;
+use podswitch_policy::service::table::FrontendKind;
 use podswitch_wire::checksum::{fill_l4, sum};
 use podswitch_wire::flow_key::{FlowKey, proto};
-use podswitch_wire::parse::tcp_flags::{ACK, SYN};
+use podswitch_wire::parse::tcp_flags::{ACK, RST, SYN};
 use podswitch_wire::parse::{Network, Parsed, parse};
 
 use super::admit::{FORGOTTEN, is_sctp_init};
 use super::{Engine, Turn};
 use crate::action::{DropClass, DropReason, Plan};
 use crate::flow::connection::{Created, Direction, Known, Opened, Pinned, Refused};
-use crate::flow::tcp::TcpState;
+use crate::flow::probes::{Progress, client_key};
+use crate::flow::tcp::{Segment, TcpState};
 use crate::id::PortId;
 use crate::limit::{KeyedLimiter, Rate};
 use crate::packet::{Origin, Packet};
@@ -26,6 +31,8 @@ pub(super) enum PickUp {
     Forward(Opened),
     /// It answers a client: the connection is known from now on.
     Reply(Known),
+    /// It is a client's whose connection is through a Service, with this backend.
+    Through(SocketAddr),
     /// It does not pass.
     Deny(Denial),
 }
@@ -41,6 +48,9 @@ enum Sender {
 /// The first port that systems give to clients of their own accord (Linux's default of
 /// `net.ipv4.ip_local_port_range`; IANA's range begins at 49,152).
 const FIRST_EPHEMERAL: u16 = 32_768;
+
+/// The most addresses of Services that a client is asked for.
+const CANDIDATES: usize = 16;
 
 /// Questions that one port's segments may give rise to.
 pub(super) fn probe_limiter() -> KeyedLimiter {
@@ -104,6 +114,7 @@ impl Engine {
     ///
     /// Liberal where nothing is translated (a restart must not break connections), but never the
     /// wrong way round: what policy denies the client, the server's speaking first does not allow.
+    /// What a Service's backend sends is translated as its client says that it knows it.
     pub(super) fn pick_up(
         &mut self,
         turn: &mut Turn<'_>,
@@ -114,6 +125,20 @@ impl Engine {
         let query = Query::of(key, packet);
         if let Err(reason) = check_source(snapshot, &query) {
             return PickUp::Deny(reason.into());
+        }
+        let seconds = turn.now.as_secs() as u32;
+        let segment = read_segment(packet, parsed);
+        if parsed.tcp_flags & RST != 0 {
+            let is_answer = self.shared.probes.deny(key, &segment);
+            let reason = DropReason::TcpInvalidState;
+            return if is_answer {
+                PickUp::Deny(reason.into())
+            } else {
+                PickUp::Forward(Opened::MidStream)
+            };
+        }
+        if let Some(backend) = self.shared.probes.confirm(key, &segment, seconds) {
+            return PickUp::Through(backend);
         }
         let sender = sender(snapshot, key, parsed.tcp_flags);
         if sender == Sender::Client {
@@ -143,15 +168,19 @@ impl Engine {
         }
         let is_syn_ack = parsed.tcp_flags & SYN != 0;
         if snapshot.services.is_backend(key) {
-            // What a Service's connection was once: its client would take it for a stranger's.
-            return PickUp::Deny(DropReason::TcpInvalidState.into());
+            if is_syn_ack {
+                return PickUp::Deny(DropReason::TcpInvalidState.into());
+            }
+            if let Some(denial) = self.ask_for_service(turn, packet, parsed, &pinned) {
+                return PickUp::Deny(denial);
+            }
         }
         match as_sent {
             Some(denial) if is_policy(&denial) => {
                 // The receiver takes no connections from there: its own word is needed that it has
                 // opened one. It answers what it cannot accept (RFC 9293 §3.10.7.4), and that answer
                 // is judged as its own.
-                if !is_syn_ack {
+                if !is_syn_ack && self.may_probe(turn, packet) {
                     self.probe(turn, packet, parsed, &pinned);
                 }
                 PickUp::Deny(DropReason::TcpInvalidState.into())
@@ -172,17 +201,77 @@ impl Engine {
         }
     }
 
+    /// Of a Service's backend that sends to the client of `direct`: asks the client for the addresses of
+    /// the Service by which it may know the connection, where this node would translate them. What the
+    /// client answers is picked up as its own (`Through`). Some: the segment does not pass; untranslated
+    /// its client would take it for a stranger's (S15). `None`: the connection is not a Service's.
+    fn ask_for_service(
+        &mut self,
+        turn: &mut Turn<'_>,
+        packet: &Packet,
+        parsed: &Parsed,
+        direct: &Pinned,
+    ) -> Option<Denial> {
+        let (snapshot, key) = (turn.snapshot, &parsed.key);
+        let client = key.dst_addr();
+        let is_own = snapshot.node_addresses.contains(&client);
+        if is_own && snapshot.nat_ports.contains(&key.dst_port) {
+            // It stands for a client that nothing tells any more: the server is told.
+            return Some(FORGOTTEN);
+        }
+        let is_here = is_own || snapshot.is_local_pod(client);
+        if !is_here && direct.origin_end.is_none() && snapshot.reach(client).is_none() {
+            // Off the cluster, by a way that only its own packets tell.
+            return Some(FORGOTTEN);
+        }
+        let seconds = turn.now.as_secs() as u32;
+        let unknown = Some(DropReason::TcpInvalidState.into());
+        match self.shared.probes.progress(key, seconds) {
+            Some(Progress::Denied) => return None,
+            Some(Progress::Waiting) => return unknown,
+            None => {}
+        }
+        let tracker = &self.shared.tracker;
+        let backend = SocketAddr::new(key.src_addr(), key.src_port);
+        let addresses: ArrayVec<SocketAddr, CANDIDATES> = snapshot
+            .services
+            .frontends_of(backend)
+            // Other nodes translate for their own pods, but node ports.
+            .filter(|(kind, _)| is_here || *kind == FrontendKind::NodePort)
+            .map(|(_, address)| address)
+            // With another backend it is known.
+            .filter(|address| !tracker.is_taken(&client_key(key, *address)))
+            .take(CANDIDATES)
+            .collect();
+        if addresses.is_empty() {
+            return None;
+        }
+        let segment = read_segment(packet, parsed);
+        if self.may_probe(turn, packet)
+            && self.shared.probes.begin(key, &segment, &addresses, seconds)
+        {
+            for address in addresses {
+                let pinned = Pinned { original: client_key(key, address), ..*direct };
+                self.probe(turn, packet, parsed, &pinned);
+            }
+        }
+        unknown
+    }
+
+    /// Whether one more segment that came in by a port may give rise to questions.
+    fn may_probe(&mut self, turn: &Turn<'_>, packet: &Packet) -> bool {
+        self.probes.take(packet.ingress.0.into(), turn.now)
+    }
+
     /// Has the client of `pinned` say whether it has this connection: sends it the header of its
     /// server's segment, with a sequence number that it has long had. A stack answers that with what
-    /// it expects, or with a reset where there is no such connection. Limited in rate.
+    /// it expects, or with a reset where there is no such connection.
     fn probe(&mut self, turn: &mut Turn<'_>, packet: &Packet, parsed: &Parsed, pinned: &Pinned) {
         let known = Some((pinned, Direction::Reply));
         let query = Query { known, ..Query::of(&parsed.key, packet) };
         let (mut pinned, mut plan) = (query.pinned(), Plan::default());
         let verdict = decide(turn.snapshot, &query, None, &mut pinned, &mut plan);
-        if !matches!(verdict, Verdict::Forward(_))
-            || !self.probes.take(packet.ingress.0.into(), turn.now)
-        {
+        if !matches!(verdict, Verdict::Forward(_)) {
             return;
         }
         let Some(mut probe) = turn.pool.alloc_for(usize::from(parsed.payload)) else { return };
@@ -196,6 +285,11 @@ impl Engine {
             Err(_) => turn.pool.free(probe),
         }
     }
+}
+
+fn read_segment(packet: &Packet, parsed: &Parsed) -> Segment {
+    let header = packet.bytes().get(usize::from(parsed.l4)..).unwrap_or_default();
+    Segment::read(header, parsed.tcp_flags, 0)
 }
 
 /// Makes a frame that ends behind its TCP header a bare acknowledgment whose sequence number its

@@ -42,6 +42,7 @@ use crate::answer::icmp::ErrorLimiter;
 use crate::flow::affinity::Affinity;
 use crate::flow::connection::{Tracker, TrackerConfig};
 use crate::flow::fragments::Released;
+use crate::flow::probes::Probes;
 use crate::flow::table::{FlowTable, FlowTableConfig};
 use crate::id::{Cookie, PortId};
 use crate::limit::KeyedLimiter;
@@ -60,6 +61,8 @@ pub struct Shared {
     pub fdb: Fdb,
     /// Clients that stay with their backend.
     pub affinity: Affinity,
+    /// Clients that were asked which connection they have.
+    pub probes: Probes,
     /// Secret of this process.
     pub hash_key: HashKey,
     fragments: FragmentStore,
@@ -99,6 +102,7 @@ impl Shared {
             tracker: Tracker::new(config),
             fdb: Fdb::new(limits.fdb, &hash_key),
             affinity: Affinity::default(),
+            probes: Probes::default(),
             hash_key,
             fragments: FragmentStore::new(hash_key),
             workers: AtomicUsize::new(1),

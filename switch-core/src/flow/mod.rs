@@ -8,5 +8,6 @@ pub mod connection;
 pub mod fragments;
 mod growing;
 pub mod nat;
+pub mod probes;
 pub mod table;
 pub mod tcp;

@@ -15,6 +15,8 @@ mod service;
 mod source;
 mod uplink;
 
+use std::net::SocketAddr;
+
 use podswitch_vxlan::vtep::EndIndex;
 use podswitch_wire::flow_key::FlowKey;
 
@@ -44,12 +46,14 @@ pub struct Query<'a> {
     pub known: Option<(&'a Pinned, Direction)>,
     /// Session affinity, and the second that it is now. `None`: no client is pinned.
     pub pins: Option<(&'a Affinity, u32)>,
+    /// The backend that an unknown connection through a Service is known to have.
+    pub backend: Option<SocketAddr>,
 }
 
 impl<'a> Query<'a> {
     /// About the first packet of a connection.
     pub fn new(key: &'a FlowKey, ingress: PortId) -> Self {
-        Self { key, ingress, via: None, known: None, pins: None }
+        Self { key, ingress, via: None, known: None, pins: None, backend: None }
     }
 
     /// The connection as far as it is known: its pinned facts, or those of one that is not translated.

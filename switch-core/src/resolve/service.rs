@@ -54,9 +54,13 @@ pub(super) fn translate<'s>(
         (Some(_), Some((pins, now))) => pins.get(found.entry.id, client, now),
         _ => None,
     };
-    let chosen = pin
-        .and_then(|backend| found.pinned(backend, key))
-        .or_else(|| table.choose(&found, key))
+    let chosen = match query.backend {
+        Some(backend) => found.kept(backend, key),
+        None => {
+            pin.and_then(|backend| found.pinned(backend, key)).or_else(|| table.choose(&found, key))
+        }
+    };
+    let chosen = chosen
         .ok_or_else(|| rejected(RejectReason::NoEndpoints, &subject_of(&found.entry.cookie)))?;
     let backend = chosen.backend();
     pinned.reply.src = to_bytes(backend.address).0;

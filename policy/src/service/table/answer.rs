@@ -215,6 +215,11 @@ impl<'a> Match<'a> {
         self.entry.backends[index].flags.has(usable).then(|| self.take(index, key))
     }
 
+    /// The backend of a connection that is known to have it, though new ones may get others.
+    pub fn kept(&self, backend: SocketAddr, key: &FlowKey) -> Option<Chosen<'a>> {
+        self.entry.find(backend).map(|index| self.take(index, key))
+    }
+
     #[inline]
     pub(super) fn take(&self, index: usize, key: &FlowKey) -> Chosen<'a> {
         let Self { entry, kind, scope, origin, port, .. } = *self;

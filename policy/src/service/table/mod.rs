@@ -8,9 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use podswitch_wire::cidr::Cidr;
-use podswitch_wire::flow_key::{FlowKey, HashKey, proto};
+use podswitch_wire::flow_key::{Family, FlowKey, HashKey, proto};
 
-use super::entry::{BackendFlags, Scope, ServiceEntry};
+use super::entry::{BackendFlags, Scope, ServiceEntry, ServicePortId};
+use super::model::family_of;
 use crate::cow::CowMap;
 
 mod answer;
@@ -44,8 +45,10 @@ pub struct ServiceTable {
     pub(super) scene: Arc<Scene>,
     /// Some cluster IP lies outside the ranges that are configured.
     pub(super) strays: bool,
-    /// Who is a backend of any Service over TCP, and of how many of their ports.
-    pub(super) backends: CowMap<SocketAddr, u32>,
+    /// Who is a backend of any Service over TCP, and of which ports, in order.
+    pub(super) backends: CowMap<SocketAddr, Arc<[ServicePortId]>>,
+    /// Where those ports are reached.
+    pub(super) reached: CowMap<(ServicePortId, Family), Arc<[FrontKey]>>,
 }
 
 impl ServiceTable {
@@ -150,6 +153,28 @@ impl ServiceTable {
             && self.backends.contains_key(&SocketAddr::new(key.src_addr(), key.src_port))
     }
 
+    /// Where clients may have asked for a TCP connection that a Service gave this backend, in no
+    /// order; what is nobody's by now, or somebody else's, left out.
+    pub fn frontends_of(
+        &self,
+        backend: SocketAddr,
+    ) -> impl Iterator<Item = (FrontendKind, SocketAddr)> {
+        let family = family_of(backend.ip());
+        let ids = self.backends.get(&backend).map(|ids| &**ids).unwrap_or_default();
+        let keys = ids.iter().filter_map(move |id| self.reached.get(&(*id, family)));
+        let node = &*self.scene.node_addresses;
+        keys.flat_map(|keys| &**keys).flat_map(move |key| {
+            let port = match self.fronts.get(key) {
+                Some(Front::Port(port)) if port.entry.find(backend).is_some() => Some(port),
+                _ => None,
+            };
+            port.into_iter().flat_map(move |port| {
+                key.addresses(node)
+                    .map(move |address| (port.kind, SocketAddr::new(address, key.port())))
+            })
+        })
+    }
+
     /// How a backend stands that was chosen for a connection whose first packet had `key`.
     pub fn standing(&self, key: &FlowKey, backend: SocketAddr) -> Standing {
         let Some(Port { entry, .. }) = self.front(key) else { return Standing::NoService };
@@ -193,7 +218,7 @@ impl ServiceTable {
 
     /// Bytes of the look-up structure, entries not counted.
     pub fn heap_bytes(&self) -> usize {
-        self.fronts.heap_bytes() + self.backends.heap_bytes()
+        self.fronts.heap_bytes() + self.backends.heap_bytes() + self.reached.heap_bytes()
     }
 
     /// The slot of a Service's table that a connection falls into.

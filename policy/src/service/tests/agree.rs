@@ -1,7 +1,8 @@
 //! Random clusters: the compiled table agrees with the plain evaluator, whole and after any
 //! sequence of changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use podswitch_wire::flow_key::{Family, FlowKey};
@@ -13,7 +14,7 @@ use crate::service::compile::Compiler;
 use crate::service::explain::{Outcome, explain};
 use crate::service::model::*;
 use crate::service::reference::{Cluster, Verdict, judge};
-use crate::service::table::{Chosen, Found, Looked, Lookup, Origin, ServiceTable};
+use crate::service::table::{Chosen, Found, FrontendKind, Looked, Lookup, Origin, ServiceTable};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -339,6 +340,30 @@ fn agrees(
     Ok(())
 }
 
+/// Every backend leads back to all that leads to it, and nothing else does.
+fn leads_back(table: &ServiceTable) -> Result<(), TestCaseError> {
+    let mut there: BTreeMap<SocketAddr, BTreeSet<(FrontendKind, SocketAddr)>> = BTreeMap::new();
+    for front in table.frontends().filter(|front| front.protocol == Protocol::Tcp) {
+        for backend in front.entry.backends() {
+            let place = SocketAddr::new(front.address, front.port);
+            there.entry(backend.socket()).or_default().insert((front.kind, place));
+        }
+    }
+    for n in 1..10 {
+        for (port, address) in
+            [(80, "10.0.0."), (8080, "10.0.0."), (80, "fd00:10::"), (8080, "fd00:10::")]
+        {
+            let backend = SocketAddr::new(ip(&format!("{address}{n}")), port);
+            let back: BTreeSet<_> = table.frontends_of(backend).collect();
+            prop_assert_eq!(there.remove(&backend).unwrap_or_default(), back, "{}", backend);
+        }
+    }
+    for (backend, fronts) in there {
+        prop_assert_eq!(fronts, table.frontends_of(backend).collect(), "{}", backend);
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
@@ -358,6 +383,7 @@ proptest! {
         }
         let table = compiler.publish();
         for (table, plain) in [(&table, &plain), (&kept.0, &kept.1)] {
+            leads_back(table)?;
             let mut looked = vec![Looked::default(); probes.len()];
             table.read_ahead(&probes, &mut looked);
             for (key, looked) in probes.iter().zip(&looked) {

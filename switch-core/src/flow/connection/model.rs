@@ -40,8 +40,8 @@ use shuttle::thread;
 
 use self::tracker::Tracker;
 use super::{
-    Account, ConnectionInfo, ConnectionRef, Created, Direction, Known, Pinned, Place, Refused,
-    SourceNat, TrackerConfig,
+    Account, ConnectionInfo, ConnectionRef, Created, Direction, Known, Opened, Pinned, Place,
+    Refused, SourceNat, TrackerConfig,
 };
 use crate::flow::tcp::{Segment, TcpState};
 use crate::id::PortId;
