@@ -21,6 +21,7 @@ use crate::flow::connection::{
 use crate::flow::nat::Lease;
 use crate::flow::table::FlowEntry;
 use crate::flow::tcp::{Judgement, Segment, TcpState, is_over, window_scale};
+use crate::limit::{KeyedLimiter, Rate};
 use crate::packet::Packet;
 use crate::resolve::{
     Answer, Denial, Fate, Query, Served, Verdict, check_source, decide, fate, may_open, outgoing,
@@ -98,6 +99,9 @@ impl Engine {
                 PickUp::Reply(connection) => known = Some(connection),
                 PickUp::Deny(denial) => return Admission::Deny(denial),
             },
+            None if parsed.key.proto == proto::SCTP && !is_sctp_init(packet.bytes(), parsed) => {
+                opened = Opened::MidStream;
+            }
             None => {}
         }
         let query = Query {
@@ -243,17 +247,32 @@ impl Engine {
         service: Option<&Served<'_>>,
     ) -> Result<Created, DropReason> {
         let range = &turn.snapshot.nat_ports;
-        let mut from = None;
+        let ports = u64::from(range.end().saturating_sub(*range.start())) + 1;
+        let has_ports = has_ports(pinned.original.proto);
         // Nobody outside can tell where the search for a port begins.
-        let first = |engine: &Self, pinned: &Pinned| pinned.original.hash(&engine.shared.hash_key);
-        for _ in 0..NAT_TRIES {
+        let mut from = None;
+        for attempt in 0..NAT_TRIES {
             // Where there are no ports, addresses alone tell connections apart.
-            let leases = pinned.source_nat != SourceNat::Kept && has_ports(pinned.original.proto);
+            let leases = pinned.source_nat != SourceNat::Kept && has_ports;
             if leases {
                 let fair = matches!(turn.snapshot.port(pinned.origin), PortFacts::Pod(_));
-                let from = *from.get_or_insert_with(|| first(self, pinned));
-                let port = self.shared.tracker.nat().lease(pinned, &Lease { range, from, fair });
-                pinned.reply.dst_port = port.ok_or(DropReason::NatPortsExhausted)?;
+                let hash = || pinned.original.hash(&self.shared.hash_key);
+                let lease = Lease { range, from: *from.get_or_insert_with(hash), fair };
+                let nat = self.shared.tracker.nat();
+                if !nat.share(pinned, &lease) {
+                    return Err(DropReason::NatPortsExhausted);
+                }
+                let port = match pinned.source_nat {
+                    SourceNat::Endpoint => nat.map(pinned, &lease),
+                    _ => Some(range.start() + (lease.from % ports) as u16),
+                };
+                let Some(port) = port else {
+                    // No client's port is left for all destinations: one for this connection alone.
+                    nat.release_share(pinned);
+                    pinned.source_nat = SourceNat::Connection;
+                    continue;
+                };
+                pinned.reply.dst_port = port;
             }
             let made = self.create(turn, place, pinned);
             if leases && !matches!(made, Ok(Created::New(_))) {
@@ -266,31 +285,43 @@ impl Engine {
                     }
                     return Ok(made);
                 }
-                Err(Refused::Full) => return Err(DropReason::ConnectionTableFull),
-                Err(Refused::PortLimit) => return Err(DropReason::ConnectionLimit),
                 // Another connection has these answers: two addresses of a Service, one backend,
-                // one port of the client. The second gets another port (S16).
-                Err(Refused::Collision) if has_ports(pinned.original.proto) => {
-                    let next = from.unwrap_or_else(|| first(self, pinned));
-                    let next = next.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                    let next = next.rotate_left(29).wrapping_add(1);
+                // one port of the client. Unless it gives way the second gets another port (S16).
+                Err(Refused::Collision) if self.gives_way(turn, &pinned.reply, attempt) => {}
+                Err(Refused::Collision) if has_ports => {
+                    let at = from.unwrap_or_else(|| pinned.original.hash(&self.shared.hash_key));
+                    let next = (at % ports) + stride(ports);
                     from = Some(next);
                     if pinned.source_nat == SourceNat::Endpoint {
                         // The port that all of the client's connections share has this peer
                         // already: one for this connection alone.
                         pinned.source_nat = SourceNat::Connection;
                     } else if !leases {
-                        let ports = u64::from(*range.end() - *range.start()) + 1;
                         pinned.reply.dst_port = range.start() + (next % ports) as u16;
                     }
                 }
-                Err(Refused::Collision) => break,
+                Err(refused) => return Err(refused.into()),
             }
         }
         Err(DropReason::NatPortsExhausted)
     }
 
-    /// When the table is full, what is short-lived goes first (T-C5).
+    /// Whether the connection that has the answers of a new one ends for it. What is over does at once;
+    /// what nobody has answered for a second when several ports are taken, which is when many are;
+    /// and at last anything that nobody has answered.
+    fn gives_way(&self, turn: &Turn<'_>, reply: &FlowKey, attempt: usize) -> bool {
+        let patience = match attempt {
+            ..CROWDED => None,
+            CROWDED..LAST_TRIES => Some(1),
+            _ => Some(0),
+        };
+        let tracker = &self.shared.tracker;
+        let old = tracker.known_by(reply);
+        old.is_some_and(|old| tracker.give_way(old.connection, patience, turn.now.as_secs() as u32))
+    }
+
+    /// Where a bound is hit, what is over goes first, then what nobody has answered (T-C5): of the same
+    /// account where it is that one's bound.
     pub(super) fn create(
         &mut self,
         turn: &Turn<'_>,
@@ -299,15 +330,25 @@ impl Engine {
     ) -> Result<Created, Refused> {
         let seconds = turn.now.as_secs() as u32;
         let tracker = &self.shared.tracker;
-        match tracker.create_at(place, pinned, seconds) {
-            Err(Refused::Full) => {
-                let slots = tracker.slots().max(1);
-                self.pressed = (self.pressed + EVICTION_SCAN) % slots;
-                tracker.sweep(self.pressed, EVICTION_SCAN, seconds, true);
-                tracker.create_at(place, pinned, seconds)
+        let made = tracker.create_at(place, pinned, seconds);
+        let (charge, key) = match &made {
+            Err(Refused::Full) => (None, u64::MAX),
+            Err(Refused::Limit(charge)) => (Some(charge), charge.key()),
+            _ => return made,
+        };
+        for _ in 0..RECLAIM_WINDOWS {
+            // So many searches that find nothing an account may ask for; others are free.
+            if !self.searches.take(key, turn.now) {
+                return made;
             }
-            made => made,
+            let slots = tracker.slots().max(1);
+            self.pressed = (self.pressed + RECLAIM_WINDOW) % slots;
+            if tracker.reclaim((self.pressed, RECLAIM_WINDOW), charge, seconds) > 0 {
+                self.searches.put_back(key, turn.now);
+                return tracker.create_at(place, pinned, seconds);
+            }
         }
+        made
     }
 
     /// Notes that a Service gave a connection its backend.
@@ -376,10 +417,34 @@ impl Engine {
     }
 }
 
-/// Slots looked at for something to end when the connection table is full.
-const EVICTION_SCAN: usize = 256;
+/// Slots looked at together for something to end when a bound is hit, and how often.
+const RECLAIM_WINDOW: usize = 256;
+const RECLAIM_WINDOWS: usize = 8;
 /// Ports tried for a connection whose answers collide with another's.
 const NAT_TRIES: usize = 64;
+/// After so many that are taken, what nobody has answered for a second gives way; of the last ones
+/// anything that nobody has answered.
+const CROWDED: usize = 8;
+const LAST_TRIES: usize = NAT_TRIES - 8;
+
+/// Searches for something to end that find nothing, for each account.
+pub(super) fn search_limiter() -> KeyedLimiter {
+    KeyedLimiter::new(Rate::new(200, 200), 1024)
+}
+
+/// From one port that is tried to the next, round a range of so many: comes to all, neighbours late.
+fn stride(ports: u64) -> u64 {
+    let is_prime_to = |n: u64| {
+        let (mut a, mut b) = (n, ports);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a == 1
+    };
+    // The golden section, or what is next to it.
+    let about = ports * 40_503 / 65_536;
+    (about.max(1)..).find(|n| is_prime_to(*n)).unwrap_or(1)
+}
 
 fn has_ports(protocol: u8) -> bool {
     matches!(protocol, proto::TCP | proto::UDP | proto::SCTP | proto::ICMP | proto::ICMPV6)

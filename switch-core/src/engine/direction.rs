@@ -67,8 +67,7 @@ impl Engine {
             return false;
         }
         if is_sctp_init(packet.bytes(), parsed) {
-            let has_spoken = self.shared.tracker.has_spoken(*connection);
-            return direction == Direction::Reply && !has_spoken;
+            return direction == Direction::Reply && pinned.opened != Opened::First;
         }
         if parsed.key.proto != proto::TCP || parsed.tcp_flags & SYN == 0 {
             return false;
@@ -84,9 +83,9 @@ impl Engine {
             || states.is_some_and(|[own, _]| own >= TcpState::Established)
     }
 
-    /// Whether a packet of the reply direction opens a connection of its own and policy denies
-    /// that, whatever it allows the known one. Only where both ends open at once is the one's SYN an
-    /// answer to the other's.
+    /// Whether a SYN of the reply direction opens a connection of its own and policy denies that,
+    /// whatever it allows the known one. Only where both ends open at once is the one's SYN an answer to
+    /// the other's.
     pub(super) fn opens_against(
         &self,
         turn: &Turn<'_>,
@@ -94,16 +93,12 @@ impl Engine {
         packet: &Packet,
         parsed: &Parsed,
     ) -> Option<Denial> {
-        if known.connection.direction() == Direction::Original {
+        let is_syn = parsed.key.proto == proto::TCP && parsed.tcp_flags & (SYN | ACK) == SYN;
+        if known.connection.direction() == Direction::Original || !is_syn {
             return None;
         }
-        let opens = match parsed.key.proto {
-            proto::TCP if parsed.tcp_flags & (SYN | ACK) == SYN => {
-                let states = self.shared.tracker.tcp_states(known.connection)?;
-                !matches!(states, [TcpState::None | TcpState::SynSent, TcpState::SynSent])
-            }
-            _ => is_sctp_init(packet.bytes(), parsed),
-        };
+        let states = self.shared.tracker.tcp_states(known.connection)?;
+        let opens = !matches!(states, [TcpState::None | TcpState::SynSent, TcpState::SynSent]);
         match opens.then(|| judge(turn.snapshot, &Query::of(&parsed.key, packet)))? {
             Verdict::Drop(denial) if is_policy(&denial) => Some(denial),
             _ => None,
@@ -389,7 +384,7 @@ impl From<Refused> for DropReason {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Full => Self::ConnectionTableFull,
-            Refused::PortLimit => Self::ConnectionLimit,
+            Refused::Limit(_) => Self::ConnectionLimit,
             Refused::Collision => Self::NatPortsExhausted,
         }
     }

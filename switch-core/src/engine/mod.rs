@@ -137,6 +137,8 @@ pub struct Engine {
     floods: KeyedLimiter,
     /// Questions to clients, by the port that gave rise to them.
     probes: KeyedLimiter,
+    /// Searches for connections to end, by account.
+    searches: KeyedLimiter,
     observer: Option<Box<dyn Observer>>,
     /// A burst's parsed frames, written in place.
     parsed: Box<[Parsed; BATCH]>,
@@ -169,6 +171,7 @@ impl Engine {
             errors: ErrorLimiter::new(hash_key),
             floods: bridge::flood_limiter(),
             probes: direction::probe_limiter(),
+            searches: admit::search_limiter(),
             observer: None,
             parsed: Box::new([Parsed::default(); BATCH]),
             sweep: 0,

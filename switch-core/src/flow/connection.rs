@@ -29,7 +29,7 @@ use podswitch_wire::flow_key::{FlowKey, HashKey};
 use super::tcp::TcpState;
 use crate::id::PortId;
 
-pub use slot::PRESSURE_SECS;
+pub use slot::{PRESSURE_SECS, Worth};
 pub use tracker::Tracker;
 
 /// What the table is built on; other things in `model.rs`.
@@ -50,6 +50,8 @@ const SHARDS: usize = 64;
 const PORTS: usize = PortId::MAX_PORTS;
 /// Tunnel ends that connections are counted for: as many as there can be.
 const ENDS: usize = 1 << 16;
+/// Counts of sources behind tunnel ends; those whose hash is the same share one.
+const SOURCES: usize = 1 << 16;
 
 const _: () = assert!(size_of::<slot::Lane>() == 64 && size_of::<slot::Slot>() == 192);
 const _: () = assert!(size_of::<facts::Answer>() == 64);
@@ -133,8 +135,8 @@ pub enum Opened {
     /// By its first packet: that one's sender is the client.
     #[default]
     First,
-    /// In mid-stream, TCP. Ports and what is configured say who is the client; a SYN of the other
-    /// side says otherwise.
+    /// In mid-stream, TCP or SCTP. Ports and what is configured say who is the client of TCP; a SYN
+    /// or INIT of the other side says otherwise.
     MidStream,
     /// In mid-stream, TCP, and nothing says who is the client: policy must allow both directions.
     Undirected,
@@ -165,6 +167,22 @@ impl Account {
             0 => number,
             _ => ports + number,
         }
+    }
+}
+
+/// To whom a connection is charged: an account, and within that of a tunnel end its own source, so
+/// that one pod of another node leaves the others theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charge {
+    account: Account,
+    /// Which count of sources it is, if its source has as many as it may.
+    source: Option<u32>,
+}
+
+impl Charge {
+    /// A number for it; another has another.
+    pub fn key(&self) -> u64 {
+        u64::from(self.account.0) << 32 | self.source.map_or(0, |source| u64::from(source) + 1)
     }
 }
 
@@ -233,7 +251,9 @@ pub struct Known {
 pub struct TrackerConfig {
     /// The most connections in all.
     pub connections: u32,
-    /// The most connections that one port or tunnel end may originate.
+    /// The most connections that one port or tunnel end may originate. Besides, none has more than are
+    /// free in the table, and no source behind a tunnel end more than are free to that end, so that
+    /// whoever has none finds room.
     pub per_port: u32,
     /// Secret hash key of this process; the same as the flow tables'.
     pub hash_key: HashKey,
@@ -244,8 +264,8 @@ pub struct TrackerConfig {
 pub enum Refused {
     /// The table is full and nothing in it could go early.
     Full,
-    /// The originating port has as many as it may.
-    PortLimit,
+    /// Whoever it is charged to has as many as it may.
+    Limit(Charge),
     /// Another connection has the reply's key (a translation that collides).
     Collision,
 }

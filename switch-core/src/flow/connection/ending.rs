@@ -2,9 +2,9 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::slot::is_over;
+use super::slot::{Worth, is_over, worth};
 use super::tracker::Tracker;
-use super::{CHUNK, ConnectionRef, Place};
+use super::{CHUNK, Charge, ConnectionRef, Place};
 use crate::prefetch::prefetch;
 
 /// Slots looked at, and at most ended, under one lock. A chunk is a multiple: its slots are of one
@@ -21,6 +21,67 @@ impl Tracker {
             self.end_claimed(&[number]);
         }
         claimed
+    }
+
+    /// Ends a connection that gives way to another: one that is over, or that nobody has answered for
+    /// `patience` seconds. `None`: unanswered ones stay. False: it stays.
+    pub fn give_way(
+        &self,
+        connection: ConnectionRef,
+        patience: Option<u32>,
+        now_secs: u32,
+    ) -> bool {
+        let Some(slot) = self.slot(connection.slot >> 1) else { return false };
+        let goes = match worth(slot, now_secs) {
+            (Worth::Over, _) => true,
+            (Worth::Unproven, idle) => patience.is_some_and(|patience| idle >= patience),
+            (Worth::Live, _) => false,
+        };
+        goes && self.end(connection)
+    }
+
+    /// Makes room for a new connection that would be charged like `charge`, or for any: of the slots
+    /// `from..from + count` ends what is over and, of what nobody has answered, what was idle for
+    /// a second; where there is none of it, the oldest that nobody has answered. How many ended.
+    pub fn reclaim(
+        &self,
+        (from, count): (usize, usize),
+        charge: Option<&Charge>,
+        now_secs: u32,
+    ) -> usize {
+        let (mut ended, mut oldest) = (0, None);
+        let (mut at, end) = (from, from + count);
+        while at < end {
+            let stop = end.min((at / TOGETHER + 1) * TOGETHER);
+            let Some(chunk) = self.chunks.get(at / CHUNK).and_then(|chunk| chunk.get()) else {
+                break;
+            };
+            let first = at / CHUNK * CHUNK;
+            let (mut over, mut many) = ([0; TOGETHER], 0);
+            for (slot, number) in chunk[at - first..stop - first].iter().zip(at as u32..) {
+                let generation = slot.generation();
+                let (worth, idle) = worth(slot, now_secs);
+                if generation & 1 == 0
+                    || worth == Worth::Live
+                    || charge.is_some_and(|charge| !self.is_charged(&slot.facts, charge))
+                {
+                    continue;
+                }
+                if worth == Worth::Unproven && idle == 0 {
+                    oldest.get_or_insert(ConnectionRef { slot: number << 1, generation });
+                } else if slot.claim(generation) {
+                    over[many] = number;
+                    many += 1;
+                }
+            }
+            self.end_claimed(&over[..many]);
+            ended += many;
+            at = stop;
+        }
+        match oldest {
+            Some(connection) if ended == 0 => usize::from(self.end(connection)),
+            _ => ended,
+        }
     }
 
     /// Ends what has been idle too long among the slots `from..from + count`. Each worker looks
@@ -87,6 +148,9 @@ impl Tracker {
             // Only now that nothing leads to the port any more may another connection have it.
             if slot.facts.has_lease() {
                 self.nat.release(&slot.facts.pinned(|| self.answer(number)));
+            }
+            if let Some(end) = slot.facts.origin_end() {
+                self.discharge_source(&slot.facts.original(), end);
             }
             let account = slot.facts.account();
             if account != charged.0 {

@@ -107,8 +107,13 @@ impl Facts {
         Account::of(PortId(self.origin.load(Relaxed) as u16), self.origin_end())
     }
 
+    /// Key of the original direction.
+    pub(super) fn original(&self) -> FlowKey {
+        FlowKey::from_words(load(&self.original))
+    }
+
     #[inline]
-    fn origin_end(&self) -> Option<EndIndex> {
+    pub(super) fn origin_end(&self) -> Option<EndIndex> {
         let end = (self.kind.load(Relaxed) >> 32) as u32;
         end.checked_sub(1).map(EndIndex)
     }
@@ -160,7 +165,7 @@ impl Facts {
     }
 
     pub(super) fn pinned<'a>(&self, answer: impl FnOnce() -> Option<&'a Answer>) -> Pinned {
-        let original = FlowKey::from_words(load(&self.original));
+        let original = self.original();
         let answer = if self.is_translated() { answer() } else { None };
         let reply = match answer {
             Some(answer) => FlowKey::from_words(load(&answer.reply)),

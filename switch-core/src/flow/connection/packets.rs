@@ -162,11 +162,6 @@ impl Tracker {
         Some(judgement)
     }
 
-    /// Whether a packet of this direction was seen.
-    pub fn has_spoken(&self, connection: ConnectionRef) -> bool {
-        self.lane(connection).is_some_and(|lane| lane.packets.load(Relaxed) > 0)
-    }
-
     /// States of both sides, this direction's first; `None` if it has ended.
     pub fn tcp_states(&self, connection: ConnectionRef) -> Option<[TcpState; 2]> {
         let own = self.lane(connection)?;

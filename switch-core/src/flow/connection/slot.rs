@@ -161,16 +161,43 @@ fn datagram_idle_limit(protocol: u8) -> u32 {
     }
 }
 
-pub(super) fn is_over(slot: &Slot, now_secs: u32, pressure: bool) -> bool {
+/// How much a connection is worth when something is short.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Worth {
+    /// Ended by its own ends: gives way to whatever needs its place.
+    Over,
+    /// Nobody has shown that it is wanted: TCP that is not open both ways, other protocols without an
+    /// answer. Goes before what is live (RFC 4987 §3.4; T-C5).
+    Unproven,
+    /// Both sides have answered.
+    Live,
+}
+
+/// A connection's worth, and for how many seconds it has been idle.
+pub(super) fn worth(slot: &Slot, now_secs: u32) -> (Worth, u32) {
     let [a, b] = &slot.lanes;
     let last = a.last_seen.load(Relaxed).max(b.last_seen.load(Relaxed));
-    let idle = now_secs.saturating_sub(last);
-    let protocol = a.protocol.load(Relaxed) as u8;
-    let (limit, short_lived) = if protocol == proto::TCP {
-        let (x, y) = (a.side().state, b.side().state);
-        (tcp::idle_limit(x, y), !tcp::is_live(x, y))
+    let worth = if a.protocol.load(Relaxed) as u8 == proto::TCP {
+        match (a.side().state, b.side().state) {
+            (x, y) if tcp::is_over(x, y) => Worth::Over,
+            (x, y) if tcp::is_live(x, y) => Worth::Live,
+            _ => Worth::Unproven,
+        }
+    } else if b.packets.load(Relaxed) == 0 {
+        Worth::Unproven
     } else {
-        (datagram_idle_limit(protocol), b.packets.load(Relaxed) == 0)
+        Worth::Live
     };
-    idle >= limit || pressure && short_lived && idle >= PRESSURE_SECS
+    (worth, now_secs.saturating_sub(last))
+}
+
+pub(super) fn is_over(slot: &Slot, now_secs: u32, pressure: bool) -> bool {
+    let [a, b] = &slot.lanes;
+    let protocol = a.protocol.load(Relaxed) as u8;
+    let (worth, idle) = worth(slot, now_secs);
+    let limit = match protocol {
+        proto::TCP => tcp::idle_limit(a.side().state, b.side().state),
+        _ => datagram_idle_limit(protocol),
+    };
+    idle >= limit || pressure && worth != Worth::Live && idle >= PRESSURE_SECS
 }

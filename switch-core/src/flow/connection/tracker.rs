@@ -11,14 +11,15 @@ use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::OnceLock;
 
 use crossbeam::utils::CachePadded;
+use podswitch_vxlan::vtep::EndIndex;
 use podswitch_wire::flow_key::{FlowKey, proto};
 
-use super::facts::Answer;
+use super::facts::{Answer, Facts};
 use super::slot::{Lane, Slot};
 use super::sync::{AtomicU32, Mutex, MutexGuard};
 use super::{
-    Account, CHUNK, ConnectionInfo, ConnectionRef, Created, Direction, ENDS, Known, PORTS, Pinned,
-    Place, Refused, SHARDS, TrackerConfig,
+    Account, CHUNK, Charge, ConnectionInfo, ConnectionRef, Created, Direction, ENDS, Known, PORTS,
+    Pinned, Place, Refused, SHARDS, SOURCES, TrackerConfig,
 };
 use crate::flow::growing::Growing;
 use crate::flow::nat::NatPorts;
@@ -60,6 +61,8 @@ pub struct Tracker {
     chunks_made: AtomicU32,
     pub(super) live: CachePadded<AtomicU32>,
     by_account: Box<[AtomicU32]>,
+    /// Connections of the sources behind tunnel ends.
+    by_source: Box<[AtomicU32]>,
     /// Ports that connections were given in place of their clients'.
     pub(super) nat: NatPorts,
     config: TrackerConfig,
@@ -84,6 +87,7 @@ impl Tracker {
             chunks_made: AtomicU32::new(0),
             live: CachePadded::new(AtomicU32::new(0)),
             by_account: (0..PORTS + ENDS).map(|_| AtomicU32::new(0)).collect(),
+            by_source: (0..SOURCES).map(|_| AtomicU32::new(0)).collect(),
             nat: NatPorts::default(),
             config,
         }
@@ -249,9 +253,14 @@ impl Tracker {
         is_used.then(|| Known { connection, pinned: slot.facts.pinned(|| self.answer(number)) })
     }
 
+    /// The connection that `key` is a direction of.
+    pub fn known_by(&self, key: &FlowKey) -> Option<Known> {
+        self.find(self.place_of(key), key)
+    }
+
     /// Whether `key` is taken as a direction of some connection.
     pub fn is_taken(&self, key: &FlowKey) -> bool {
-        self.find(self.place_of(key), key).is_some()
+        self.known_by(key).is_some()
     }
 
     /// Makes the connection `pinned`, or finds the one that is already there for its original
@@ -274,14 +283,8 @@ impl Tracker {
         pinned: &Pinned,
         now_secs: u32,
     ) -> Result<Created, Refused> {
-        // Both counts are taken before the connection can be seen, and so ended, by others.
-        if !self.charge(pinned.account()) {
-            return Err(Refused::PortLimit);
-        }
-        if !take_below(&self.live, self.config.connections) {
-            self.discharge(pinned.account(), 1);
-            return Err(Refused::Full);
-        }
+        // All counts are taken before the connection can be seen, and so ended, by others.
+        self.charge(pinned)?;
         let reply = pinned.original.reversed();
         let made = if pinned.reply == reply {
             self.create_plain(place, pinned, &reply, now_secs)
@@ -290,7 +293,7 @@ impl Tracker {
         };
         if !matches!(made, Ok(Created::New(_))) {
             self.live.fetch_sub(1, Relaxed);
-            self.discharge(pinned.account(), 1);
+            self.discharge_all(pinned);
         }
         made
     }
@@ -350,9 +353,41 @@ impl Tracker {
         Ok(Created::New(connection))
     }
 
-    /// Counts one more connection, unless there are as many as may be.
-    fn charge(&self, account: Account) -> bool {
-        self.count_of(account).is_none_or(|n| take_below(n, self.config.per_port))
+    /// Counts one more connection in the table, of its account and its source.
+    #[inline]
+    fn charge(&self, pinned: &Pinned) -> Result<(), Refused> {
+        let TrackerConfig { connections, per_port, .. } = self.config;
+        let account = pinned.account();
+        let free = connections.saturating_sub(self.live.load(Relaxed));
+        if free == 0 {
+            return Err(Refused::Full);
+        }
+        let share = per_port.min(free);
+        if self.count_of(account).is_some_and(|count| !take_below(count, share)) {
+            return Err(Refused::Limit(Charge { account, source: None }));
+        }
+        if let Some(end) = pinned.origin_end {
+            let others = self.charged(account).saturating_sub(1);
+            let share = per_port.saturating_sub(others);
+            let source = self.source_of(&pinned.original, end);
+            if self.by_source.get(source).is_some_and(|count| !take_below(count, share)) {
+                self.discharge(account, 1);
+                return Err(Refused::Limit(Charge { account, source: Some(source as u32) }));
+            }
+        }
+        if !take_below(&self.live, connections) {
+            self.discharge_all(pinned);
+            return Err(Refused::Full);
+        }
+        Ok(())
+    }
+
+    /// Counts one less of the account and the source of a connection that is not made after all.
+    fn discharge_all(&self, pinned: &Pinned) {
+        self.discharge(pinned.account(), 1);
+        if let Some(end) = pinned.origin_end {
+            self.discharge_source(&pinned.original, end);
+        }
     }
 
     /// Counts so many less.
@@ -360,6 +395,29 @@ impl Tracker {
         if let Some(n) = self.count_of(account) {
             n.fetch_sub(connections, Relaxed);
         }
+    }
+
+    pub(super) fn discharge_source(&self, original: &FlowKey, end: EndIndex) {
+        if let Some(n) = self.by_source.get(self.source_of(original, end)) {
+            n.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Which count is that of the source of packets with this key that come through a tunnel.
+    fn source_of(&self, original: &FlowKey, end: EndIndex) -> usize {
+        let FlowKey { src, family, .. } = *original;
+        let [src_port, dst_port] = [end.0 as u16, (end.0 >> 16) as u16];
+        let key = FlowKey { src, family, src_port, dst_port, ..FlowKey::default() };
+        key.hash(&self.config.hash_key) as usize % SOURCES
+    }
+
+    /// Whether a connection is charged to the same account, or source, as another.
+    pub(super) fn is_charged(&self, facts: &Facts, charge: &Charge) -> bool {
+        facts.account() == charge.account
+            && charge.source.is_none_or(|source| {
+                let its = |end| self.source_of(&facts.original(), end) as u32 == source;
+                facts.origin_end().is_some_and(its)
+            })
     }
 
     fn take_slot(&self, shard: &mut Shard) -> Option<u32> {
