@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use podswitch::core::config::{BridgeDomain, Config, PortConfig, PortRole, Vlans};
 use podswitch::core::control::{ControlPlane, Options};
-use podswitch::core::host::NetNs;
-use podswitch::core::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch::linux::NetNs;
+use podswitch::linux::port::af_packet::{PacketConfig, PacketDevice};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let names: Vec<String> = std::env::args().skip(1).collect();

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use cluster::{Cut, Fabric, Node, Running, is_root, mtu, namespace, node_address, ping, put};
 use cluster::{serve, set_mtu, tcp, udp, udp_once};
-use podswitch_core::host::{NetNs, Netlink};
+use podswitch_linux::{NetNs, Netlink};
 use rustix::net::sockopt;
 use support::Folder;
 

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use cluster::{Fabric, Limit, Node, PATIENCE, ip, is_root, namespace, node_address, put};
-use podswitch_core::host::netlink::Route;
-use podswitch_core::host::{NetNs, Netlink, sysctl};
+use podswitch_linux::netlink::Route;
+use podswitch_linux::{NetNs, Netlink, sysctl};
 use support::Folder;
 
 const PORT: u16 = 7777;

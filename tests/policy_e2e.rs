@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use podswitch_core::host::{NetNs, userns};
+use podswitch_linux::{NetNs, userns};
 use support::running::{PATIENCE, Running, is_possible};
 use support::{Folder, X, X6, Y, Y6, head, pod};
 

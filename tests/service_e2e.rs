@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_core::host::{NetNs, Netlink, userns};
+use podswitch_linux::{NetNs, Netlink, userns};
 use support::running::{PATIENCE, Running, is_possible};
 use support::{Folder, NODE, head, pod};
 

@@ -9,8 +9,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_core::host::netlink::{LinkSpec, Route, Rule};
-use podswitch_core::host::{NetNs, Netlink, sysctl, userns};
+use podswitch_linux::netlink::{LinkSpec, Route, Rule};
+use podswitch_linux::{NetNs, Netlink, sysctl, userns};
 use podswitch_wire::cidr::Cidr;
 use support::running::{PATIENCE, Running, is_possible};
 use support::{Folder, pod};

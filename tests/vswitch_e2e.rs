@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_core::host::{NetNs, Netlink, userns};
-use podswitch_core::port::tap;
+use podswitch_linux::port::tap;
+use podswitch_linux::{NetNs, Netlink, userns};
 use rustix::process::Signal;
 use serde_json::Value;
 use support::running::{PATIENCE, Running, is_possible};

@@ -35,7 +35,7 @@ use std::path::Path as FilePath;
 use std::process::ExitCode;
 
 use clap::Parser;
-use podswitch_core::host::userns::{self, Privilege};
+use podswitch_linux::userns::{self, Privilege};
 
 use args::Args;
 use loads::Load;

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use podswitch_core::config::ConfigError;
 use podswitch_core::control::ControlError;
-use podswitch_core::host::HostError;
 use podswitch_kubernetes::{LoadError, Refusal};
+use podswitch_linux::HostError;
 use serde::Serialize;
 
 use crate::print;

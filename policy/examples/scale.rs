@@ -1,5 +1,5 @@
-//! What the policy table costs at full size: time to compile, memory, time of one change, and a
-//! loop of look-ups to count instructions of.
+//! The cost of the policy table at full size: compile time, memory, time of one change, and a loop
+//! of look-ups for counting instructions.
 //!
 //! `cargo run --release -p podswitch-policy --example scale -- POLICIES [LOOKUPS]`, and for the
 //! instructions `valgrind --tool=callgrind --toggle-collect='*look_up*' …/examples/scale …`.
@@ -23,7 +23,8 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     (result, start.elapsed())
 }
 
-/// One end's judgement for each probe, both parties looked up: how many were allowed.
+/// Evaluates one end's policies for each probe, with both parties looked up. Returns how many were
+/// allowed.
 #[inline(never)]
 fn look_up(table: &PolicyTable, probes: &[Probe]) -> usize {
     let allowed = |probe: &&Probe| {
@@ -37,7 +38,7 @@ fn look_up(table: &PolicyTable, probes: &[Probe]) -> usize {
     probes.iter().filter(allowed).count()
 }
 
-/// The part of it that finds both parties.
+/// The part of it that looks up both parties.
 #[inline(never)]
 fn find_parties(table: &PolicyTable, probes: &[Probe]) -> usize {
     let pods = |probe: &&Probe| {

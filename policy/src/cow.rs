@@ -1,8 +1,8 @@
-//! Maps and vectors whose copies share what did not change.
+//! Copy-on-write maps and vectors: copies share what did not change.
 //!
-//! The control plane keeps one of each, changes it, and hands a clone to every snapshot. A clone
-//! is one reference count; the first change after it copies the list of parts and the one part
-//! concerned, nothing else. Workers only read. Nothing here locks, waits or reads a clock.
+//! The control plane keeps one of each, changes it, and gives a clone to every snapshot. A clone is
+//! one reference count. The first change after it copies the list of parts and the affected part,
+//! nothing else. Workers only read. Nothing here locks, waits or reads a clock.
 
 use core::borrow::Borrow;
 use core::fmt;
@@ -11,16 +11,16 @@ use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-/// Entries of one shard, on average, before another shard is opened. Measured at 150,000 entries:
-/// copying the list of shards and copying one shard then cost about the same.
+/// Average number of entries in a shard before another shard is added. Measured at 150,000 entries:
+/// copying the list of shards then costs about as much as copying one shard.
 const SHARD_TARGET: usize = 256;
 
 type Shard<K, V> = Arc<HashTable<(K, V)>>;
 
 /// A hash map in shards, each behind its own `Arc`.
 ///
-/// Grows by linear hashing (W. Litwin, 1980): one shard at a time is split, so no insertion ever
-/// rehashes the whole map. Shards are not merged again when entries go.
+/// Grows by linear hashing (W. Litwin, 1980): one shard at a time is split, so no insertion
+/// rehashes the whole map. Shards are not merged when entries are removed.
 pub struct CowMap<K, V> {
     shards: Arc<[Shard<K, V>]>,
     /// Smallest power of two not below the number of shards, less one.
@@ -57,7 +57,7 @@ impl<K, V> CowMap<K, V> {
         Self::default()
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -72,22 +72,22 @@ impl<K, V> CowMap<K, V> {
         self.shards.iter().flat_map(|shard| shard.iter().map(|(k, v)| (k, v)))
     }
 
-    /// Bytes that the map itself takes on the heap, what its entries own not counted.
+    /// Bytes of the map itself on the heap, without what its entries own.
     pub fn heap_bytes(&self) -> usize {
         let tables: usize =
             self.shards.iter().map(|s| s.allocation_size() + size_of::<HashTable<(K, V)>>()).sum();
         tables + self.shards.len() * (size_of::<usize>() * 3)
     }
 
-    /// Shards that this map and `other` have in common, and how many this one has.
+    /// Shards that this map and `other` share, and the number of this one's shards.
     #[cfg(test)]
     fn shared_with(&self, other: &Self) -> (usize, usize) {
         let same = self.shards.iter().zip(other.shards.iter()).filter(|(a, b)| Arc::ptr_eq(a, b));
         (same.count(), self.shards.len())
     }
 
-    /// Which shard a hash belongs to. The hash table inside uses the low and the topmost bits, so
-    /// this takes those in between.
+    /// The shard of a hash. The hash table inside uses the low and the topmost bits, so this uses
+    /// those in between.
     #[inline]
     fn shard_of(&self, hash: u64) -> usize {
         shard_index(hash, self.mask, self.shards.len())
@@ -124,7 +124,7 @@ impl<K: Hash + Eq, V> CowMap<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
-    /// Gives `key` the value and returns the one it had.
+    /// Sets the value of `key` and returns the previous one.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         let hash = self.hasher.hash_one(&key);
         let hasher = self.hasher.clone();
@@ -140,13 +140,13 @@ impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
         None
     }
 
-    /// Takes `key` out and returns its value.
+    /// Removes `key` and returns its value.
     pub fn remove<Q>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        // Asked first, so that removing what is not there copies nothing.
+        // Checked first, so that removing an absent key copies nothing.
         if !self.contains_key(key) {
             return None;
         }
@@ -157,7 +157,7 @@ impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
         Some(value)
     }
 
-    /// The value of `key`, to be changed. Copies the shard that it is in if a clone shares it.
+    /// The value of `key`, mutable. Copies its shard if a clone shares it.
     pub fn get_mut<Q>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
@@ -175,7 +175,7 @@ impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
         Arc::make_mut(&mut Arc::make_mut(&mut self.shards)[index])
     }
 
-    /// Opens one more shard and moves to it what now belongs there from the one it splits.
+    /// Adds one shard and moves to it what now belongs there from the shard it splits.
     fn split(&mut self) {
         let opened = self.shards.len();
         self.mask = (opened + 1).next_power_of_two() - 1;
@@ -216,8 +216,8 @@ impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for CowMap<K, V> {
     }
 }
 
-/// A growing vector in chunks of `CHUNK` elements, each behind its own `Arc`. Indexed by ids that
-/// a slab gave out.
+/// A growing vector in chunks of `CHUNK` elements, each behind its own `Arc`. Indexed by ids from a
+/// slab.
 pub struct CowVec<T, const CHUNK: usize = 32> {
     chunks: Arc<[Arc<[T; CHUNK]>]>,
 }
@@ -235,27 +235,27 @@ impl<T, const CHUNK: usize> Default for CowVec<T, CHUNK> {
 }
 
 impl<T, const CHUNK: usize> CowVec<T, CHUNK> {
-    /// The element at `index`, if the vector reaches that far.
+    /// The element at `index`, if the vector is that long.
     #[inline]
     pub fn get(&self, index: u32) -> Option<&T> {
         let index = index as usize;
         self.chunks.get(index / CHUNK).map(|chunk| &chunk[index % CHUNK])
     }
 
-    /// All elements, unset ones too.
+    /// All elements, including unset ones.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().flat_map(|chunk| chunk.iter())
     }
 
-    /// Bytes that the vector itself takes on the heap, what its elements own not counted.
+    /// Bytes of the vector itself on the heap, without what its elements own.
     pub fn heap_bytes(&self) -> usize {
         self.chunks.len() * (size_of::<usize>() * 3 + size_of::<[T; CHUNK]>())
     }
 }
 
 impl<T: Clone + Default, const CHUNK: usize> CowVec<T, CHUNK> {
-    /// Sets the element at `index`; the vector grows by default elements as far as it must.
-    /// Growth is by half, so that filling it one by one costs its length.
+    /// Sets the element at `index`. The vector grows with default elements as needed, by half its
+    /// length, so that filling it one by one costs linear time.
     pub fn set(&mut self, index: u32, value: T) {
         let (chunk, at) = (index as usize / CHUNK, index as usize % CHUNK);
         if chunk >= self.chunks.len() {

@@ -1,4 +1,4 @@
-//! What users wrote, compiled: the NetworkPolicy table and the Service table.
+//! NetworkPolicy and Services, compiled to look-up tables.
 //!
 //! No sockets, no clocks, no allocation per packet.
 #![forbid(unsafe_code)]

@@ -1,9 +1,9 @@
-//! Maglev hashing (Eisenbud et al., NSDI 2016, section 3.4), weighted: which of several backends
-//! or equal-cost next hops a flow takes.
+//! Weighted Maglev hashing (Eisenbud et al., NSDI 2016, section 3.4): selects one of several
+//! backends or equal-cost next hops for a flow.
 //!
-//! Tables are built by the control plane and read on the miss path; reading is one multiplication
-//! and one load. The answer depends on the set of backends, their weights, the table's size and
-//! the cluster's key alone: not on their order, the node, or what was before.
+//! Tables are built by the control plane and read on the slow path; a look-up is one multiplication
+//! and one load. The result depends only on the set of backends, their weights, the table size and
+//! the cluster key: not on their order, the node, or earlier tables.
 
 use core::cmp::Reverse;
 use core::net::{IpAddr, SocketAddr};
@@ -12,20 +12,20 @@ use std::sync::Arc;
 
 use podswitch_wire::flow_key::{FlowKey, HashKey, to_bytes};
 
-/// Sizes that tables have by default: primes, each at least a hundred times the round number of
-/// backends up to which it is used, so that shares are within 1 % of each other (S18). The rungs
-/// are far apart because a Service that passes from one to the next is dealt anew.
+/// Default table sizes: primes, each at least a hundred times the largest number of backends it is
+/// used for, so that shares are within 1 % of each other (S18). The sizes are far apart, because
+/// changing from one to the next redistributes a Service's connections.
 const LADDER: [u32; 10] =
     [1_009, 2_503, 5_003, 10_007, 25_013, 50_021, 100_003, 250_007, 500_009, 1_000_003];
 
-/// The largest table that may be asked for.
+/// The largest table size that can be configured.
 pub const MAX_SIZE: u32 = 5_000_011;
 
-/// The most backends that one table holds.
+/// The largest number of backends of one table.
 pub const MAX_BACKENDS: usize = 1 << 16;
 
-/// The table size for `backends` of them: a prime of at least a hundred slots each, as far as the
-/// ladder reaches (10,000 backends); beyond it the last rung.
+/// The table size for a number of backends: a prime of at least a hundred slots for each, up to
+/// 10,000 backends; above, the largest size.
 pub fn default_size(backends: usize) -> u32 {
     let wanted = u32::try_from(backends.saturating_mul(100)).unwrap_or(u32::MAX);
     let rung = LADDER.partition_point(|size| *size < wanted);
@@ -47,9 +47,9 @@ pub fn is_prime(n: u32) -> bool {
     !n.is_multiple_of(2) && divisors.into_iter().all(|d: u32| !n.is_multiple_of(d))
 }
 
-/// What a backend is known by on every node.
+/// What identifies a backend on every node.
 pub trait Identity: Ord {
-    /// A hash of it under the cluster's key.
+    /// A hash of it under the cluster key.
     fn digest(&self, cluster_key: &HashKey) -> u64;
 }
 
@@ -69,7 +69,7 @@ impl Identity for IpAddr {
 /// Why no table can be built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum MaglevError {
-    /// The size is no prime, or beyond [`MAX_SIZE`].
+    /// The size is not prime, or above [`MAX_SIZE`].
     #[error("{0} is no table size: it must be a prime of at most {MAX_SIZE}")]
     Size(u32),
     /// More backends than [`MAX_BACKENDS`].
@@ -77,16 +77,16 @@ pub enum MaglevError {
     TooMany(usize),
 }
 
-/// A compiled choice among backends. A clone shares the slots.
+/// A compiled selection among backends. A clone shares the slots.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Maglev {
     slots: Slots,
 }
 
-/// Indices of backends; no wider than they must be, since there are thousands of tables.
+/// Indices of backends, no wider than necessary, because there are thousands of tables.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Slots {
-    /// At most one backend: nothing to choose.
+    /// At most one backend: nothing to select.
     One(Option<u16>),
     Narrow(Arc<[u8]>),
     Wide(Arc<[u16]>),
@@ -99,8 +99,9 @@ impl Default for Slots {
 }
 
 impl Maglev {
-    /// A table of `size` slots over `backends`, each an identity with its weight: its share is in
-    /// proportion to that, with weight 0 it has none. Duplicates count once. The order does not matter.
+    /// A table of `size` slots over `backends`, each an identity with its weight. A backend's share
+    /// is proportional to its weight; with weight 0 it has none. Duplicates count once. The order
+    /// does not matter.
     ///
     /// # Errors
     /// [`MaglevError`].
@@ -138,8 +139,8 @@ impl Maglev {
         Ok(Self { slots })
     }
 
-    /// The backend that a flow with this hash takes: an index into the list that the table was
-    /// built from. `None` if there is none. The hash must be under the cluster's key.
+    /// The backend of a flow with this hash: an index into the list that the table was built from.
+    /// `None` if there is none. The hash must be under the cluster key.
     #[inline]
     pub fn pick(&self, hash: u64) -> Option<u16> {
         match &self.slots {
@@ -149,18 +150,18 @@ impl Maglev {
         }
     }
 
-    /// Whether there is no backend to pick.
+    /// Whether there is no backend.
     #[inline]
     pub fn is_empty(&self) -> bool {
         matches!(self.slots, Slots::One(None))
     }
 
-    /// The slot that a hash falls into, for explanations.
+    /// The slot of a hash, for explanations.
     pub fn slot(&self, hash: u64) -> usize {
         slot_of(hash, self.size())
     }
 
-    /// Number of slots; 1 where there is nothing to choose.
+    /// Number of slots; 1 if there is nothing to select.
     pub fn size(&self) -> usize {
         match &self.slots {
             Slots::One(_) => 1,
@@ -179,7 +180,7 @@ impl Maglev {
         one.into_iter().chain(narrow.iter().map(|i| u16::from(*i))).chain(wide.iter().copied())
     }
 
-    /// Bytes that the table takes on the heap.
+    /// Bytes of the table on the heap.
     pub fn heap_bytes(&self) -> usize {
         match &self.slots {
             Slots::One(_) => 0,
@@ -189,7 +190,7 @@ impl Maglev {
     }
 }
 
-/// One backend's preference list: a permutation of the slots, walked one by one.
+/// One backend's preference list: a permutation of the slots, visited one by one.
 struct Walk {
     at: u32,
     skip: u32,
@@ -219,12 +220,12 @@ const fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// The paper's Populate: backends take turns, each taking the first free slot of its list.
+/// The paper's Populate: backends alternate, each taking the first free slot of its list.
 fn fill(mut walks: Vec<Walk>, size: u32, mut turns: impl Iterator<Item = usize>) -> Vec<u16> {
     let mut slots = vec![0; size as usize];
     let mut taken = vec![0u64; slots.len().div_ceil(64)];
     for _ in 0..size {
-        // Turns never end; a walk visits every slot, so while one is free it finds one.
+        // Turns never end; a walk visits every slot, so it finds a free one while there is one.
         let Some(who) = turns.next() else { break };
         loop {
             let slot = walks[who].next(size);
@@ -239,8 +240,8 @@ fn fill(mut walks: Vec<Walk>, size: u32, mut turns: impl Iterator<Item = usize>)
     slots
 }
 
-/// Turns in proportion to weights: the k-th turn of a backend with weight w comes at time k / w,
-/// that of the one that sorts first earlier.
+/// Turns in proportion to weights: the k-th turn of a backend with weight w is at time k / w; ties
+/// go to the one that sorts first.
 struct Turns {
     heap: BinaryHeap<Reverse<Turn>>,
 }

@@ -1,9 +1,9 @@
-//! Longest-prefix match over address ranges of both families.
+//! Longest-prefix match over CIDRs of both families.
 //!
-//! Read on the miss path (routes, ranges of nodes), changed by the control plane, never the other
-//! way round. One hash table for each prefix length in use, asked from the longest to the
-//! shortest: cheap for the handful of lengths that a cluster uses, bounded by 33 and 129 whatever
-//! is put in. Clones share what did not change (see [`crate::cow`]).
+//! Read on the slow path (routes, CIDRs of nodes), changed by the control plane. One hash table for
+//! each prefix length in use, searched from the longest to the shortest: cheap for the few lengths
+//! that a cluster uses, and bounded by 33 and 129 look-ups. Clones share what did not change (see
+//! [`crate::cow`]).
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,7 +12,7 @@ use podswitch_wire::cidr::Cidr;
 
 use crate::cow::CowMap;
 
-/// A map from address ranges to values, asked by address.
+/// A map from CIDRs to values, looked up by address.
 #[derive(Clone)]
 pub struct PrefixMap<V> {
     v4: Lengths<u32, V>,
@@ -54,19 +54,19 @@ impl<V> PrefixMap<V> {
         Self::default()
     }
 
-    /// How many ranges there are.
+    /// The number of CIDRs.
     pub fn len(&self) -> usize {
         let v4: usize = self.v4.iter().map(|(_, t)| t.len()).sum();
         let v6: usize = self.v6.iter().map(|(_, t)| t.len()).sum();
         v4 + v6
     }
 
-    /// Whether there is no range.
+    /// Whether there is no CIDR.
     pub fn is_empty(&self) -> bool {
         self.v4.is_empty() && self.v6.is_empty()
     }
 
-    /// The value of the longest range that holds `address`.
+    /// The value of the longest CIDR that contains `address`.
     #[inline]
     pub fn get(&self, address: IpAddr) -> Option<&V> {
         match address {
@@ -81,12 +81,12 @@ impl<V> PrefixMap<V> {
         }
     }
 
-    /// The longest range that holds `address`, and its value.
+    /// The longest CIDR that contains `address`, and its value.
     pub fn longest(&self, address: IpAddr) -> Option<(Cidr, &V)> {
         self.matches(address).next()
     }
 
-    /// Every range that holds `address`, longest first.
+    /// Every CIDR that contains `address`, longest first.
     pub fn matches(&self, address: IpAddr) -> impl Iterator<Item = (Cidr, &V)> {
         let v4 = match address {
             IpAddr::V4(a) => Some(u32::from(a)),
@@ -111,7 +111,7 @@ impl<V> PrefixMap<V> {
         in_v4.chain(in_v6)
     }
 
-    /// The value of exactly this range.
+    /// The value of exactly this CIDR.
     pub fn exact(&self, range: &Cidr) -> Option<&V> {
         match range.address() {
             IpAddr::V4(a) => at(&self.v4, range.prefix())?.get(&u32::from(a)),
@@ -119,7 +119,7 @@ impl<V> PrefixMap<V> {
         }
     }
 
-    /// All ranges with their values: IPv4 first, longer prefixes first, else in no order.
+    /// All CIDRs with their values: IPv4 first, longer prefixes first, otherwise unordered.
     pub fn iter(&self) -> impl Iterator<Item = (Cidr, &V)> {
         let v4 = self.v4.iter().flat_map(|(length, table)| {
             table.iter().filter_map(|(bits, value)| Some((range4(*bits, *length)?, value)))
@@ -132,7 +132,7 @@ impl<V> PrefixMap<V> {
 }
 
 impl<V: Clone> PrefixMap<V> {
-    /// Gives the range a value and returns the one it had.
+    /// Sets the value of a CIDR and returns the previous one.
     pub fn insert(&mut self, range: Cidr, value: V) -> Option<V> {
         match range.address() {
             IpAddr::V4(a) => table_for(&mut self.v4, range.prefix()).insert(a.into(), value),
@@ -140,7 +140,7 @@ impl<V: Clone> PrefixMap<V> {
         }
     }
 
-    /// Takes the range out and returns its value.
+    /// Removes a CIDR and returns its value.
     pub fn remove(&mut self, range: &Cidr) -> Option<V> {
         match range.address() {
             IpAddr::V4(a) => take(&mut self.v4, range.prefix(), u32::from(a)),
@@ -149,7 +149,8 @@ impl<V: Clone> PrefixMap<V> {
     }
 }
 
-/// Where the table of `length` is among those sorted from long to short, or where it belongs.
+/// The position of the table of `length` among those sorted from long to short, or where it
+/// belongs.
 fn place<B, V>(lengths: &Lengths<B, V>, length: u8) -> Result<usize, usize> {
     lengths.binary_search_by(|(have, _)| length.cmp(have))
 }
@@ -248,7 +249,7 @@ mod tests {
     }
 
     fn range() -> impl Strategy<Value = Cidr> {
-        // Few distinct bits at the top and bottom, so that ranges nest.
+        // Few distinct bits at the top and bottom, so that CIDRs nest.
         let v4 = (0u32..4, 0u32..8, 0u8..=32)
             .prop_map(|(high, low, n)| range4(high << 30 | low << 8 | low, n).unwrap());
         let v6 = (0u128..4, 0u128..8, 0u8..=128)

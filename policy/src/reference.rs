@@ -1,8 +1,8 @@
-//! NetworkPolicy judged straight from the API's text: no index, no cache, no cleverness.
+//! NetworkPolicy evaluated directly by the API's text: no index, no cache, no optimization.
 //!
-//! This is what the compiled table is measured against. Every sentence of the rules N1–N18 is
-//! one function here, and each verdict walks all policies of the cluster. Used by tests, and by
-//! anyone who does not believe the table.
+//! The compiled table is tested against this. Every rule N1–N18 is one function here, and each
+//! verdict walks all policies of the cluster. Used by tests, and by `vswitch explain` as a check of
+//! the table.
 
 use core::net::IpAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::rule::{
 };
 use crate::verdict::{Traffic, Why};
 
-/// Everything policy depends on, as lists.
+/// Everything that policy depends on, as lists.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
     /// Pods.
@@ -29,7 +29,7 @@ pub struct Cluster {
     pub cluster_policies: Vec<Arc<ClusterNetworkPolicy>>,
 }
 
-/// What one end's policies say.
+/// The verdict of one end's policies.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Side {
     /// Whether this end allows the connection.
@@ -42,7 +42,7 @@ pub struct Side {
     pub isolated_by: Vec<Arc<str>>,
 }
 
-/// What both ends say. The connection is allowed if both allow it (N4).
+/// The verdicts of both ends. The connection is allowed if both allow it (N4).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verdict {
     /// Policies of the source.
@@ -58,7 +58,7 @@ impl Verdict {
     }
 }
 
-/// Who has an address.
+/// The owner of an address.
 #[derive(Clone, Copy, Debug)]
 enum Who<'a> {
     Pod(&'a Pod),
@@ -67,14 +67,14 @@ enum Who<'a> {
     Outside,
 }
 
-/// One end of the connection under judgement.
+/// One end of the connection.
 #[derive(Clone, Copy, Debug)]
 struct End<'a> {
     address: IpAddr,
     who: Who<'a>,
 }
 
-/// Judges a new connection between two addresses, both ends.
+/// Evaluates a new connection between two addresses, for both ends.
 pub fn judge(cluster: &Cluster, from: IpAddr, to: IpAddr, traffic: Traffic) -> Verdict {
     let source = End { address: from, who: cluster.who(from) };
     let destination = End { address: to, who: cluster.who(to) };
@@ -86,8 +86,8 @@ pub fn judge(cluster: &Cluster, from: IpAddr, to: IpAddr, traffic: Traffic) -> V
 }
 
 impl Cluster {
-    /// Of several pods that claim one address, the first by cookie has it; a pod's claim comes
-    /// before a node's.
+    /// If several pods claim one address, the first by cookie has it; a pod's claim precedes a
+    /// node's.
     fn who(&self, address: IpAddr) -> Who<'_> {
         let claims = |pod: &&Arc<Pod>| pod.workload.addresses.contains(&address);
         let first = |host_network| {
@@ -107,7 +107,7 @@ impl Cluster {
         }
     }
 
-    /// Labels of a namespace as selectors see them. One whose object is not known has its name.
+    /// Labels of a namespace as selectors see them. A namespace without an object has its name.
     fn namespace_labels(&self, name: &str) -> Labels {
         match self.namespaces.iter().find(|n| *n.name == *name) {
             Some(namespace) => namespace.effective_labels(),
@@ -116,7 +116,7 @@ impl Cluster {
     }
 }
 
-/// One end's judgement: may `subject` open to (egress) or be opened by (ingress) `peer`?
+/// One end's evaluation: may `subject` open to (egress) or accept from (ingress) `peer`?
 struct Case<'a> {
     cluster: &'a Cluster,
     direction: Direction,
@@ -178,7 +178,7 @@ impl Case<'_> {
         list
     }
 
-    /// The first rule of these policies that matches: one is enough (N3).
+    /// The first rule of these policies that matches: one suffices (N3).
     fn first_allowing(&self, pod: &Pod, policies: &[&NetworkPolicy]) -> Option<(Arc<str>, usize)> {
         for policy in policies {
             for (index, rule) in policy.rules(self.direction).unwrap_or_default().iter().enumerate()
@@ -191,8 +191,8 @@ impl Case<'_> {
         None
     }
 
-    /// A rule's peers AND ports must match (N6); one item of each list is enough, but where the
-    /// port is named it depends on the peer, so the two are tried together.
+    /// A rule's peers and ports must both match (N6). One entry of each list suffices; since a
+    /// named port depends on the peer, the two are tried together.
     fn rule_matches(&self, pod: &Pod, policy: &NetworkPolicy, rule: &Rule) -> bool {
         match &rule.peers {
             Peers::Any => self.ports_match(pod, &rule.ports, false),
@@ -205,7 +205,7 @@ impl Case<'_> {
 
     fn peer_matches(&self, policy: &NetworkPolicy, peer: &Peer) -> bool {
         match peer {
-            // N9: an ipBlock matches any address in it, those of pods and nodes too.
+            // N9: an ipBlock matches any address in it, pods and nodes included.
             Peer::IpBlock { cidr, except } => {
                 let address = self.peer.address;
                 cidr.contains(address) && !except.iter().any(|e| e.contains(address))
@@ -223,10 +223,10 @@ impl Case<'_> {
         }
     }
 
-    /// `by_address`: the peer was matched by address, where names mean nothing on egress (N7).
+    /// `by_address`: the peer was matched by address, for which names match nothing on egress (N7).
     fn ports_match(&self, pod: &Pod, ports: &Ports, by_address: bool) -> bool {
         let Ports::AnyOf(list) = ports else { return true };
-        // N10, N17: a protocol is only ever matched by its own entries.
+        // N10, N17: a protocol is matched only by its own entries.
         let Some(protocol) = Protocol::from_number(self.traffic.protocol) else { return false };
         let port = self.traffic.port;
         list.iter().any(|entry| match entry {
@@ -250,8 +250,8 @@ impl Case<'_> {
         })
     }
 
-    /// What a tier of ClusterNetworkPolicies decides: the first rule by priority, name and place
-    /// that matches; `Pass` and no match decide nothing.
+    /// The decision of a tier of ClusterNetworkPolicies: the first matching rule by priority, name
+    /// and position. `Pass` and no match decide nothing.
     fn cluster_tier(&self, pod: &Pod, tier: Tier) -> Option<(bool, (Arc<str>, usize))> {
         let policies = self.cluster.cluster_policies.iter().map(|p| &**p);
         let mut list: Vec<_> = policies
@@ -272,7 +272,7 @@ impl Case<'_> {
         None
     }
 
-    /// What a rule does to this connection, `None` if it does not match.
+    /// The action of a rule for this connection; `None` if it does not match.
     fn cluster_rule(&self, pod: &Pod, rule: &ClusterRule) -> Option<Action> {
         if rule.has_unknown_peer() {
             return (rule.action != Action::Accept).then_some(Action::Deny);

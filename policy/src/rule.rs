@@ -1,7 +1,7 @@
-//! The model: what users wrote, as plain data, already validated for syntax.
+//! The model: what users wrote, as plain data with valid syntax.
 //!
-//! Built by whoever reads the objects (for Kubernetes the `kubernetes` crate), read by the
-//! compiler, the reference evaluator and explanations; never on the packet path.
+//! Built from the objects (for Kubernetes by the `kubernetes` crate); read by the compiler, the
+//! reference evaluator and explanations; never on the packet path.
 
 mod cluster;
 mod network;
@@ -17,12 +17,12 @@ pub use cluster::{
 pub use network::{Direction, NetworkPolicy, Peer, Peers, PortRule, Ports, Rule};
 pub use selector::{Operator, Requirement, Selector};
 
-/// Labels of an object: key and value, sorted by key, no key twice.
+/// Labels of an object: key and value, sorted by key, without duplicate keys.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, PartialOrd, Ord)]
 pub struct Labels(Vec<(Arc<str>, Arc<str>)>);
 
 impl Labels {
-    /// Labels from pairs in any order; of a repeated key the last one counts.
+    /// Labels from pairs in any order; the last of a repeated key counts.
     pub fn new(pairs: impl IntoIterator<Item = (Arc<str>, Arc<str>)>) -> Self {
         let mut list: Vec<(Arc<str>, Arc<str>)> = Vec::new();
         for (key, value) in pairs {
@@ -45,12 +45,12 @@ impl Labels {
         self.0.iter().map(|(k, v)| (&**k, &**v))
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// These labels with one more, or with another value of it.
+    /// These labels with one added or replaced.
     pub fn with(&self, key: impl Into<Arc<str>>, value: impl Into<Arc<str>>) -> Self {
         Self::new(self.0.iter().cloned().chain([(key.into(), value.into())]))
     }
@@ -62,15 +62,15 @@ impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
     }
 }
 
-/// Layer-4 protocols that policies and Services name.
+/// Layer-4 protocols that policies and Services can name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Default)]
 pub enum Protocol {
-    /// The default of the API.
+    /// The API's default.
     #[default]
     Tcp,
     /// UDP.
     Udp,
-    /// SCTP, never taken for TCP (N17).
+    /// SCTP, never treated as TCP (N17).
     Sctp,
 }
 
@@ -87,7 +87,7 @@ impl Protocol {
     /// All three.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
-    /// From an IP protocol number; `None` for a protocol that policies do not name.
+    /// From an IP protocol number; `None` for a protocol that policies cannot name.
     #[inline]
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
@@ -117,7 +117,7 @@ impl fmt::Display for Protocol {
 /// A named container port of a pod (N7).
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct NamedPort {
-    /// The name, as policies and Services call it.
+    /// The name used in policies and Services.
     pub name: Arc<str>,
     /// Protocol.
     pub protocol: Protocol,
@@ -125,7 +125,7 @@ pub struct NamedPort {
     pub port: u16,
 }
 
-/// A pod as policy sees it, on whatever node it is.
+/// A pod as policy sees it, on any node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Workload {
     /// Namespace.
@@ -134,15 +134,15 @@ pub struct Workload {
     pub name: Arc<str>,
     /// The pod's labels.
     pub labels: Labels,
-    /// The pod's addresses, both families; of a hostNetwork pod its node's.
+    /// The pod's addresses, both families; for a hostNetwork pod its node's.
     pub addresses: Vec<IpAddr>,
     /// Named container ports.
     pub ports: Vec<NamedPort>,
-    /// Shares its node's network: not selected by policies, its traffic is its node's (N11).
+    /// Shares its node's network: not selected by policies; its traffic is the node's (N11).
     pub host_network: bool,
 }
 
-/// The label of a namespace that always says its name.
+/// The label of a namespace that always holds its name.
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// A namespace.
@@ -156,13 +156,13 @@ pub struct Namespace {
 
 impl Namespace {
     /// The labels that selectors see: `kubernetes.io/metadata.name` is the namespace's name,
-    /// whatever the object says or leaves out, as the API server sees to it.
+    /// whatever the object says, as the API server ensures.
     pub fn effective_labels(&self) -> Labels {
         self.labels.with(NAMESPACE_NAME_LABEL, Arc::clone(&self.name))
     }
 }
 
-/// A node as policy sees it: the peer "own node" of its pods (N16), and what `nodes` peers of
+/// A node as policy sees it: the "own node" of its pods (N16), and what `nodes` peers of
 /// ClusterNetworkPolicy select.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Node {
@@ -174,7 +174,7 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
 }
 
-/// A pod together with the node it is on.
+/// A pod and the node it runs on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pod {
     /// `Pod/namespace/name`.

@@ -1,17 +1,17 @@
-//! Which addresses a change concerns: all that is compiled here is asked by address, so that what
-//! was judged about other addresses holds as it did.
+//! The addresses that a change affects. Everything compiled in this crate is looked up by address,
+//! so verdicts about all other addresses remain valid.
 
 use std::net::IpAddr;
 
-/// More addresses than this are not worth telling apart.
+/// Above this number of addresses a change counts as affecting all.
 const LIMIT: usize = 8192;
 
-/// Addresses that a change concerns.
+/// Addresses that a change affects.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Touched {
     /// These, with repetitions.
     Addresses(Vec<IpAddr>),
-    /// Any.
+    /// All addresses.
     Everything,
 }
 
@@ -36,7 +36,7 @@ impl Extend<IpAddr> for Touched {
 }
 
 impl Touched {
-    /// What concerns either.
+    /// The union of both.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         match other {

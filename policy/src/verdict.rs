@@ -1,21 +1,20 @@
-//! What is asked of policy and what it answers, common to the compiled table, the reference
-//! evaluator and explanations.
+//! Queries of policy and their results, shared by the compiled table, the reference evaluator and
+//! explanations.
 
 use podswitch_wire::flow_key::FlowKey;
 
 use crate::rule::{Protocol, Tier};
 
-/// What a new connection looks like to policy, its ends apart.
+/// A new connection as policy sees it, without its ends.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Traffic {
-    /// IP protocol number. Whatever is not TCP, UDP or SCTP is allowed only by rules without
-    /// ports (N10); ICMP errors about known flows are not asked about (N5).
+    /// IP protocol number. Protocols other than TCP, UDP and SCTP are allowed only by rules without
+    /// ports (N10); ICMP errors about known flows are not subject to policy (N5).
     pub protocol: u8,
-    /// Destination port after Service translation (N15); without meaning where the protocol has
-    /// none.
+    /// Destination port after Service translation (N15); meaningless if the protocol has none.
     pub port: u16,
-    /// Whether a Service address was translated. A pod that reaches itself so is subject to
-    /// policy, one that calls its own address is not (N12).
+    /// Whether a Service address was translated. A pod that reaches itself through a Service is
+    /// subject to policy; one that calls its own address is not (N12).
     pub via_service: bool,
 }
 
@@ -31,7 +30,7 @@ impl Traffic {
         Self { protocol: if ipv6 { ICMPV6 } else { ICMP }, port: 0, via_service: false }
     }
 
-    /// What a flow's first packet asks, after Service translation if there was one.
+    /// The traffic of a flow's first packet, after Service translation.
     #[inline]
     pub const fn of_flow(key: &FlowKey, via_service: bool) -> Self {
         Self { protocol: key.proto, port: key.dst_port, via_service }
@@ -41,7 +40,7 @@ impl Traffic {
 /// Why one end's policies allow or deny.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Why {
-    /// This end is no pod (a node, a hostNetwork pod, an address outside): allowed (N11).
+    /// This end is not a pod (but a node, a hostNetwork pod, or an outside address): allowed (N11).
     NoPod,
     /// The pod calls its own address: allowed (N12).
     OwnAddress,
@@ -51,6 +50,6 @@ pub enum Why {
     NotIsolated,
     /// A rule of this tier decided: allowed, or denied by a ClusterNetworkPolicy.
     Rule(Tier),
-    /// Policies isolate the pod and none of their rules matches: denied (N3).
+    /// Policies isolate the pod, and none of their rules matches: denied (N3).
     Isolated,
 }

@@ -3,10 +3,10 @@
 
 use std::net::{IpAddr, UdpSocket};
 
-use podswitch_core::host::NetNs;
 use podswitch_core::port::Device;
 use podswitch_core::port::Port;
-use podswitch_core::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_linux::NetNs;
+use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice};
 use rustix::net::sockopt;
 
 use super::cluster::{is_root, node_address, udp};

@@ -4,10 +4,10 @@ use std::net::{IpAddr, UdpSocket};
 
 use etherparse::PacketBuilder;
 use etherparse::icmpv4::DestUnreachableHeader;
-use podswitch_core::host::{NetNs, Netlink};
 use podswitch_core::packet::{Batch, Packet, Pool, PoolConfig};
-use podswitch_core::port::af_packet::{PacketConfig, PacketDevice};
 use podswitch_core::port::{Device, Port};
+use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_linux::{NetNs, Netlink};
 use podswitch_wire::addr::Mac;
 
 use super::cluster::{Cut, ip, is_root, node_address, ping, udp};

@@ -21,9 +21,9 @@ use cluster::{
 use cluster::{tcp, udp, udp_once};
 use kernel::{KernelNode, Tunnel, checksum_errors, first, flannel};
 use passing::{capture, dissect};
-use podswitch_core::host::{NetNs, Netlink};
 use podswitch_core::port::Device;
-use podswitch_core::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_linux::{NetNs, Netlink};
 use podswitch_wire::addr::Mac;
 use support::Folder;
 

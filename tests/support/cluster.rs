@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_core::host::netlink::LinkSpec;
-use podswitch_core::host::{NetNs, Netlink, sysctl, userns};
+use podswitch_linux::netlink::LinkSpec;
+use podswitch_linux::{NetNs, Netlink, sysctl, userns};
 use podswitch_wire::addr::Mac;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use rustix::net::{AddressFamily, SocketType, ipproto, socket};

@@ -5,8 +5,8 @@
 use std::fs;
 use std::net::IpAddr;
 
-use podswitch_core::host::netlink::{LinkSpec, Route, Vxlan};
-use podswitch_core::host::{NetNs, Netlink, sysctl};
+use podswitch_linux::netlink::{LinkSpec, Route, Vxlan};
+use podswitch_linux::{NetNs, Netlink, sysctl};
 use podswitch_wire::addr::Mac;
 use podswitch_wire::cidr::Cidr;
 

@@ -1,8 +1,8 @@
-//! Decapsulation: from an outer packet to the inner frame's place in it, or the reason why not.
+//! Decapsulation: finds the inner frame in an outer packet, or the reason why there is none.
 //!
-//! Called on the packet path, with the outer packet already parsed by `podswitch_wire::parse` (raw uplink),
-//! or with the payload of a datagram (UDP socket; the kernel has checked the outer headers then).
-//! Whether the sender may be believed is [`vtep`](crate::vtep)'s question, asked next.
+//! Called on the packet path, with the outer packet parsed by `podswitch_wire::parse` (raw uplink),
+//! or with the payload of a datagram (UDP socket; the kernel has checked the outer headers).
+//! Whether the sender is trusted is checked next, by [`vtep`](crate::vtep).
 
 use core::net::IpAddr;
 
@@ -18,9 +18,9 @@ use crate::header::{self, Header, Vni};
 pub struct DecapRules {
     /// UDP destination port of the tunnel.
     pub port: u16,
-    /// Take packets without UDP checksum over IPv6 (RFC 6935 §5: only if configured).
+    /// Accept packets without UDP checksum over IPv6 (RFC 6935 §5: only if configured).
     pub ipv6_zero_checksum: bool,
-    /// Take inner frames with an 802.1Q tag (RFC 7348 §6.1: only if configured).
+    /// Accept inner frames with an 802.1Q tag (RFC 7348 §6.1: only if configured).
     pub inner_vlan: bool,
 }
 
@@ -30,41 +30,41 @@ impl Default for DecapRules {
     }
 }
 
-/// Whether somebody vouches for the outer UDP checksum.
+/// Whether the outer UDP checksum has been verified already.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ChecksumState {
-    /// Nobody: a non-zero one is verified here.
+    /// Not verified: a non-zero one is verified here.
     Unknown,
-    /// The device checked it, or left it unfinished on the same machine (CHECKSUM_PARTIAL, with
-    /// the outer UDP header as its start).
+    /// The device verified it, or it is partial and the packet came from the same machine
+    /// (CHECKSUM_PARTIAL, starting at the outer UDP header).
     Good,
 }
 
-/// A tunnel packet, taken apart. Offsets count bytes from the start of the outer frame.
+/// A decapsulated packet. Offsets are bytes from the start of the outer frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decap {
-    /// Network that the inner frame belongs to.
+    /// VXLAN network of the inner frame.
     pub vni: Vni,
     /// Start of the inner frame.
     pub start: u32,
     /// End of the inner frame; what follows is padding.
     pub end: u32,
-    /// Outer source: the far tunnel end, if it is one.
+    /// Outer source: the remote VTEP, if it is known.
     pub source: IpAddr,
     /// Outer destination.
     pub destination: IpAddr,
-    /// Congestion mark of the outer header, to be combined into the inner packet by
+    /// ECN field of the outer header, to be combined into the inner packet by
     /// [`ecn::apply`](crate::ecn::apply).
     pub ecn: Ecn,
 }
 
-/// Why a packet is no acceptable tunnel packet.
+/// Why a packet is not an acceptable tunnel packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum DecapError {
-    /// Not UDP to the tunnel's port: not for the tunnel, perhaps for somebody else.
+    /// Not UDP to the tunnel's port, so perhaps a packet for something else.
     #[error("not UDP to the tunnel's port")]
     NotVxlan,
-    /// A fragment of a tunnel packet; tunnel ends must not fragment (RFC 7348 §4.3).
+    /// A fragment of a tunnel packet; VTEPs must not fragment (RFC 7348 §4.3).
     #[error("a fragment of a tunnel packet")]
     Fragment,
     /// The outer UDP checksum is wrong.
@@ -73,14 +73,14 @@ pub enum DecapError {
     /// No UDP checksum over IPv6, and the configuration does not allow that.
     #[error("no UDP checksum over IPv6")]
     ZeroChecksum,
-    /// The VXLAN header is cut off.
-    #[error("the VXLAN header is cut off")]
+    /// The VXLAN header is truncated.
+    #[error("the VXLAN header is truncated")]
     HeaderTruncated,
     /// The I flag is clear.
     #[error("the VXLAN header's I flag is clear")]
     NoVni,
     /// Too short for an inner Ethernet header.
-    #[error("the inner frame is cut off")]
+    #[error("the inner frame is truncated")]
     InnerTruncated,
     /// The inner frame carries an 802.1Q tag, and the configuration does not allow that.
     #[error("the inner frame carries an 802.1Q tag")]
@@ -92,10 +92,10 @@ const ETHERNET: usize = 14;
 /// Bytes of a UDP header.
 const UDP: usize = 8;
 
-/// Takes a tunnel packet apart; `outer` is the parse of `frame`.
+/// Decapsulates a packet; `outer` is the parse of `frame`.
 ///
 /// # Errors
-/// [`DecapError`]. [`DecapError::NotVxlan`] only says that the packet is none of the tunnel's.
+/// [`DecapError`]. [`DecapError::NotVxlan`] only says that this is not a tunnel packet.
 #[inline]
 pub fn decap(
     frame: &[u8],
@@ -136,16 +136,16 @@ pub fn decap(
     })
 }
 
-/// A tunnel packet of the usual shape, as [`decap_ordinary`] finds it.
+/// A tunnel packet of the common kind, as found by [`decap_ordinary`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ordinary {
-    /// Outer source and destination, one after the other.
+    /// Outer source followed by outer destination.
     pub addresses: [u8; 8],
-    /// Network that the inner frame belongs to.
+    /// VXLAN network of the inner frame.
     pub vni: Vni,
     /// End of the inner frame, in bytes from the start of the outer one.
     pub end: u32,
-    /// Congestion mark of the outer header.
+    /// ECN field of the outer header.
     pub ecn: Ecn,
 }
 
@@ -153,7 +153,7 @@ impl Ordinary {
     /// Start of the inner frame, in bytes from the start of the outer one.
     pub const START: u32 = (ETHERNET + 20 + UDP + header::LEN) as u32;
 
-    /// The same in full.
+    /// The same in general form.
     pub fn decap(&self) -> Decap {
         let [a, b, c, d, e, f, g, h] = self.addresses;
         let Self { vni, end, ecn, .. } = *self;
@@ -162,9 +162,9 @@ impl Ordinary {
     }
 }
 
-/// Parse and [`decap`] in one, of a frame of the usual shape: untagged, IPv4 without options, no
-/// fragment, no UDP checksum, and nothing wrong with it. None: the two may yet accept it, and know
-/// what is wrong otherwise.
+/// Parse and [`decap`] combined, for frames of the common kind: untagged, IPv4 without options, not
+/// a fragment, no UDP checksum, nothing malformed. `None`: use the two general functions, which may
+/// accept the frame or find the error.
 #[inline]
 pub fn decap_ordinary(frame: &[u8], rules: &DecapRules) -> Option<Ordinary> {
     const IP: usize = ETHERNET;
@@ -201,11 +201,11 @@ pub fn decap_ordinary(frame: &[u8], rules: &DecapRules) -> Option<Ordinary> {
     })
 }
 
-/// The VNI of a tunnel datagram's payload, as a UDP socket delivers it, after the same checks.
-/// The inner frame starts [`header::LEN`] bytes in.
+/// The VNI of a tunnel datagram's payload, as a UDP socket delivers it, after the same checks. The
+/// inner frame starts at offset [`header::LEN`].
 ///
 /// # Errors
-/// [`DecapError`], of the kinds that concern what is inside the datagram.
+/// [`DecapError`], those variants that concern the datagram's content.
 #[inline]
 pub fn payload_vni(payload: &[u8], rules: &DecapRules) -> Result<Vni, DecapError> {
     let vxlan = Header::new_checked(payload).map_err(|_| DecapError::HeaderTruncated)?;
@@ -223,8 +223,8 @@ pub fn payload_vni(payload: &[u8], rules: &DecapRules) -> Result<Vni, DecapError
     Ok(vxlan.vni())
 }
 
-/// Whether an inner packet is itself one for a tunnel: no pod may send such (threats T-O1 and T-O6).
-/// Later fragments do not show their port; they follow their first one.
+/// Whether an inner packet is itself a tunnel packet, which no pod may send (threats T-O1 and
+/// T-O6). Later fragments have no ports; they follow their first fragment.
 #[inline]
 pub fn is_nested(inner: &Parsed, rules: &DecapRules) -> bool {
     matches!(inner.network, Network::Ipv4 | Network::Ipv6)

@@ -1,7 +1,7 @@
 //! Explicit congestion notification through the tunnel (RFC 6040, normal mode).
 //!
-//! Called on the packet path. On the way in the outer header gets the inner header's mark as it
-//! is (§4.1); on the way out the two are combined (§4.2) and the inner header gets the result.
+//! Called on the packet path. Encapsulation copies the inner ECN field to the outer header (§4.1).
+//! Decapsulation combines the two (§4.2) and writes the result to the inner header.
 
 use podswitch_wire::checksum;
 
@@ -9,7 +9,7 @@ use podswitch_wire::checksum;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(u8)]
 pub enum Ecn {
-    /// The transport does not understand congestion marks.
+    /// The transport is not ECN-capable.
     #[default]
     NotEct = 0b00,
     /// ECN-capable transport, ECT(1).
@@ -24,7 +24,7 @@ pub enum Ecn {
 pub const MASK: u8 = 0b11;
 
 impl Ecn {
-    /// The mark in an IPv4 type of service or IPv6 traffic class byte.
+    /// The ECN field in an IPv4 type of service or IPv6 traffic class byte.
     #[inline]
     pub const fn from_traffic_class(byte: u8) -> Self {
         match byte & MASK {
@@ -36,13 +36,13 @@ impl Ecn {
     }
 }
 
-/// Congestion was marked outside and the inner packet's transport would not see a mark: the
-/// packet must be dropped, so that the loss says it (RFC 6040 §4.2).
+/// The outer header is marked, and the inner packet's transport would not understand a mark: the
+/// packet must be dropped instead, to signal congestion by loss (RFC 6040 §4.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("congestion marked outside, and the inner packet cannot carry the mark")]
+#[error("the outer header is marked CE, and the inner packet is not ECN-capable")]
 pub struct Unmarkable;
 
-/// The mark of the packet that leaves the tunnel: figure 4 of RFC 6040.
+/// The ECN field of the decapsulated packet: figure 4 of RFC 6040.
 ///
 /// # Errors
 /// [`Unmarkable`]: outer CE over an inner packet that is not ECN-capable.
@@ -57,22 +57,22 @@ pub const fn decapsulate(outer: Ecn, inner: Ecn) -> Result<Ecn, Unmarkable> {
     }
 }
 
-/// Whether the pair is one that no tunnel entry of today makes and that is worth a count: the
-/// combinations with "(!!!)" in figure 4 of RFC 6040, those with outer CE over Not-ECT among them.
+/// Whether no current encapsulator produces this pair, so that it should be counted: the
+/// combinations marked "(!!!)" in figure 4 of RFC 6040, including outer CE over Not-ECT.
 #[inline]
 pub const fn is_anomalous(outer: Ecn, inner: Ecn) -> bool {
     matches!((inner, outer), (Ecn::NotEct, Ecn::Ect0 | Ecn::Ect1 | Ecn::Ce) | (Ecn::Ce, Ecn::Ect1))
 }
 
-/// Combines the outer mark into the inner packet, `network` being its bytes from the IP header
-/// on; the IPv4 header checksum is updated (RFC 1624). Anything but IPv4 and IPv6 has no mark
-/// and is left alone. Layer-4 checksums do not cover these bits.
+/// Combines the outer ECN field into the inner packet. `network`: its bytes from the IP header on.
+/// The IPv4 header checksum is updated (RFC 1624). Packets other than IPv4 and IPv6 have no ECN
+/// field and are left alone. Layer-4 checksums do not cover these bits.
 ///
 /// # Errors
 /// [`Unmarkable`]: the packet must be dropped. It is unchanged.
 #[inline]
 pub fn apply(outer: Ecn, network: &mut [u8]) -> Result<(), Unmarkable> {
-    // The common case: nothing was marked, or there is nothing that a mark could change.
+    // The common case: not marked, or nothing that a mark could change.
     if outer == Ecn::NotEct {
         return Ok(());
     }
@@ -89,7 +89,7 @@ pub fn apply(outer: Ecn, network: &mut [u8]) -> Result<(), Unmarkable> {
                 network[10..12].copy_from_slice(&sum.to_be_bytes());
             }
         }
-        // The traffic class stands across two bytes: its low four bits open the second.
+        // The traffic class spans two bytes: its low four bits start the second.
         Some(6) if network.len() >= 40 => {
             let old = network[1] >> 4;
             let mark = decapsulate(outer, Ecn::from_traffic_class(old))?;

@@ -14,7 +14,7 @@ impl Vni {
     /// The largest identifier.
     pub const MAX: Vni = Vni(0x00ff_ffff);
 
-    /// An identifier from its number. `None` beyond 24 bits.
+    /// An identifier from its number. `None` above 24 bits.
     #[inline]
     pub const fn new(number: u32) -> Option<Self> {
         if number <= Self::MAX.0 { Some(Self(number)) } else { None }
@@ -26,14 +26,14 @@ impl Vni {
         self.0
     }
 
-    /// The identifier as it stands in the header.
+    /// The identifier as three bytes of the header.
     #[inline]
     pub const fn to_bytes(self) -> [u8; 3] {
         let [_, a, b, c] = self.0.to_be_bytes();
         [a, b, c]
     }
 
-    /// The identifier that three bytes of a header hold.
+    /// The identifier in three bytes of a header.
     #[inline]
     pub const fn from_bytes(bytes: [u8; 3]) -> Self {
         Self(u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]))
@@ -73,7 +73,7 @@ impl From<Vni> for u32 {
 
 /// The bytes end before the header does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the VXLAN header is cut off")]
+#[error("the VXLAN header is truncated")]
 pub struct Truncated;
 
 /// Length of the header in bytes.
@@ -99,7 +99,7 @@ pub struct Header<T: AsRef<[u8]>> {
 }
 
 impl<T: AsRef<[u8]>> Header<T> {
-    /// A view over bytes that nobody checked: accessors may panic.
+    /// A view without checks: accessors may panic.
     #[inline]
     pub const fn new_unchecked(buffer: T) -> Self {
         Self { buffer }
@@ -108,8 +108,8 @@ impl<T: AsRef<[u8]>> Header<T> {
     /// A view over bytes that hold at least a header; after it no accessor panics.
     ///
     /// # Errors
-    /// [`Truncated`] if there are fewer than eight bytes. The I flag is not looked at: what to
-    /// do without it is the caller's decision.
+    /// [`Truncated`] if there are fewer than eight bytes. The I flag is not checked here: that is
+    /// for the caller.
     #[inline]
     pub fn new_checked(buffer: T) -> Result<Self, Truncated> {
         if buffer.as_ref().len() < LEN { Err(Truncated) } else { Ok(Self { buffer }) }
@@ -121,7 +121,7 @@ impl<T: AsRef<[u8]>> Header<T> {
         self.buffer
     }
 
-    /// All eight flag bits, reserved ones among them.
+    /// All eight flag bits, reserved ones included.
     #[inline]
     pub fn flags(&self) -> u8 {
         self.buffer.as_ref()[field::FLAGS]
@@ -141,7 +141,7 @@ impl<T: AsRef<[u8]>> Header<T> {
         Vni::from_bytes([b[0], b[1], b[2]])
     }
 
-    /// Whether every reserved bit is zero, as it is to be on transmission.
+    /// Whether every reserved bit is zero, as required on transmission.
     #[inline]
     pub fn is_canonical(&self) -> bool {
         let b = self.buffer.as_ref();
@@ -150,7 +150,7 @@ impl<T: AsRef<[u8]>> Header<T> {
 }
 
 impl<'a, T: AsRef<[u8]> + ?Sized> Header<&'a T> {
-    /// What the header carries: an Ethernet frame without its frame check sequence.
+    /// The encapsulated Ethernet frame, without frame check sequence.
     #[inline]
     pub fn payload(&self) -> &'a [u8] {
         &self.buffer.as_ref()[field::PAYLOAD]
@@ -164,7 +164,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Header<T> {
         self.buffer.as_mut()[..LEN].copy_from_slice(&bytes(vni));
     }
 
-    /// Sets the VNI and leaves all else.
+    /// Sets the VNI and leaves the rest.
     #[inline]
     pub fn set_vni(&mut self, vni: Vni) {
         self.buffer.as_mut()[field::VNI].copy_from_slice(&vni.to_bytes());
@@ -177,7 +177,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Header<T> {
     }
 }
 
-/// The header for `vni` as it is sent: I flag set, every reserved bit zero.
+/// The header for `vni` as sent: I flag set, every reserved bit zero.
 #[inline]
 pub const fn bytes(vni: Vni) -> [u8; LEN] {
     let [a, b, c] = vni.to_bytes();

@@ -1,13 +1,13 @@
-//! VXLAN (RFC 7348): header, encapsulation template and VTEP table of podswitch, usable alone.
+//! VXLAN (RFC 7348): header, encapsulation template and VTEP table of podswitch. Can be used alone.
 //!
-//! The crate works on plain byte slices. It opens no sockets, reads no clocks, allocates nothing
-//! per packet, and knows neither policy nor ports.
+//! The crate works on byte slices. It opens no sockets, reads no clocks, allocates nothing per
+//! packet, and knows neither policy nor ports.
 //!
 //! * [`header`]: the eight bytes, and [`Vni`](header::Vni).
 //! * [`template`]: outer headers built once and copied in front of each frame.
 //! * [`mod@decap`]: from an outer packet to the inner frame.
-//! * [`ecn`]: congestion marks through the tunnel (RFC 6040).
-//! * [`vtep`]: who the tunnel ends are, and whom to believe.
+//! * [`ecn`]: ECN through the tunnel (RFC 6040).
+//! * [`vtep`]: which VTEPs exist, and which of them are trusted.
 //! * [`pmtu`]: path MTU from ICMP errors that quote tunnel packets.
 //!
 //! # A frame through a tunnel
@@ -22,15 +22,15 @@
 //! use podswitch_wire::flow_key::HashKey;
 //! use podswitch_wire::parse::parse;
 //!
-//! // When tables are compiled: the outer headers from node A to node B, and whom B believes.
+//! // When tables are compiled: the outer headers from A to B, and the VTEPs that B trusts.
 //! let (a, b) = ("192.0.2.1".parse()?, "192.0.2.2".parse()?);
 //! let vni = Vni::new(42).expect("24 bits");
 //! let macs = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
 //! let template = Template::new(&Outer { ethernet: Some(macs), ..Outer::new(a, b, vni) })?;
-//! let mut ends_of_b = VtepTable::new([b], [(vni, 0)]);
-//! let a_seen_by_b = ends_of_b.insert(RemoteEnd::new(Outer::new(b, a, vni), macs.0)?)?;
+//! let mut vteps_of_b = VtepTable::new([b], [(vni, 0)]);
+//! let a_seen_by_b = vteps_of_b.insert(RemoteEnd::new(Outer::new(b, a, vni), macs.0)?)?;
 //!
-//! // Per packet: room for the headers in front of the inner frame, then one call.
+//! // For each packet: room for the headers in front of the inner frame, then one call.
 //! let cluster_key = HashKey::new(7);
 //! # let inner = etherparse_frame();
 //! let facts = InnerFacts::new(&parse(&inner, &cluster_key).expect("a whole frame"), &cluster_key);
@@ -38,10 +38,10 @@
 //! packet.extend_from_slice(&inner);
 //! template.encap(&facts, &mut packet)?;
 //!
-//! // At the other end: take it apart, ask whether the sender may be believed, carry its mark in.
+//! // On the other node: decapsulate, check the sender, apply the ECN field.
 //! let outer = parse(&packet, &cluster_key).expect("a whole packet");
 //! let got = decap(&packet, &outer, ChecksumState::Unknown, &DecapRules::default())?;
-//! assert_eq!(ends_of_b.admit(&got)?.end, a_seen_by_b);
+//! assert_eq!(vteps_of_b.admit(&got)?.end, a_seen_by_b);
 //! let frame = &mut packet[got.start as usize..got.end as usize];
 //! ecn::apply(got.ecn, &mut frame[14..])?;
 //! assert_eq!(frame, inner);

@@ -1,7 +1,7 @@
-//! Path MTU of the underlay, learnt from ICMP errors that quote a packet of ours (RFC 1191, RFC
-//! 8201; threat T-O7: a forged error must not be able to starve a tunnel).
+//! Path MTU of the underlay, learned from ICMP errors that quote a packet of this node (RFC 1191,
+//! RFC 8201; threat T-O7: a forged error must not starve a tunnel).
 //!
-//! Called where ICMP arrives on the underlay; rare.
+//! Called when ICMP arrives on the underlay, which is rare.
 
 use core::net::IpAddr;
 
@@ -11,17 +11,17 @@ use crate::header::{self, Header, Vni};
 use crate::template::{Outer, SourcePort};
 use crate::vtep::{EndIndex, VtepTable};
 
-/// No path MTU over IPv4 is taken to be smaller; Linux has the same floor (`min_pmtu`).
+/// Lowest path MTU accepted over IPv4; Linux has the same floor (`min_pmtu`).
 pub const FLOOR_IPV4: u16 = 552;
-/// No IPv6 link has a smaller MTU (RFC 8200 §5).
+/// Lowest over IPv6: no link has a smaller MTU (RFC 8200 §5).
 pub const FLOOR_IPV6: u16 = 1280;
 
-/// A tunnel packet as an ICMP error quotes it, cut off somewhere behind its UDP header.
+/// A tunnel packet as an ICMP error quotes it, truncated somewhere behind its UDP header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quoted {
     /// Outer source: this node.
     pub source: IpAddr,
-    /// Outer destination: a tunnel end.
+    /// Outer destination: a VTEP.
     pub destination: IpAddr,
     /// Length of the quoted packet, its IP header included.
     pub len: usize,
@@ -29,14 +29,14 @@ pub struct Quoted {
     pub source_port: u16,
     /// Outer UDP destination port.
     pub port: u16,
-    /// VNI, where the quotation goes so far.
+    /// VNI, if the quotation reaches that far.
     pub vni: Option<Vni>,
-    /// Where the inner frame starts in the quotation, if anything of it is there.
+    /// Start of the inner frame in the quotation, if it reaches that far.
     pub inner: Option<usize>,
 }
 
-/// Reads a quotation: the ICMP error's payload from the quoted IP header on. `None` if it is no
-/// whole UDP packet, or cut off before the end of the UDP header.
+/// Reads a quotation: the ICMP error's payload from the quoted IP header on. `None` if it is not a
+/// whole UDP packet, or truncated before the end of the UDP header.
 pub fn read_quote(quote: &[u8]) -> Option<Quoted> {
     let (source, destination, len, udp): (IpAddr, IpAddr, usize, usize) = match quote.first()? >> 4
     {
@@ -76,20 +76,20 @@ pub fn read_quote(quote: &[u8]) -> Option<Quoted> {
     })
 }
 
-/// Why a reported path MTU is not taken.
+/// Why a reported path MTU is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PmtuRefusal {
-    /// The quotation is no tunnel packet that this node can have sent.
+    /// The quotation is not a tunnel packet that this node can have sent.
     #[error("the error quotes no tunnel packet of this node")]
     NotOurs,
-    /// The quoted packet would have fitted, or the report has no number in it.
+    /// The quoted packet would have fitted, or no MTU is reported.
     #[error("the quoted packet fits the reported MTU")]
     Implausible,
 }
 
-/// The tunnel end that an ICMP "fragmentation needed" or "packet too big" is about, and the path
-/// MTU to it: never below [`FLOOR_IPV4`] or [`FLOOR_IPV6`]. The caller may look up the quoted inner
-/// packet's connection before it believes even that.
+/// The VTEP that an ICMP "fragmentation needed" or "packet too big" is about, and the path MTU to
+/// it, never below [`FLOOR_IPV4`] or [`FLOOR_IPV6`]. The caller may in addition require that the
+/// quoted inner packet belongs to a live connection.
 ///
 /// # Errors
 /// [`PmtuRefusal`].

@@ -1,9 +1,9 @@
-//! Tunnel ends: the other nodes' by index, by outer address and by MAC; this node's own by address
-//! and VNI; and whether an arriving packet may be believed (RFC 7348 §7, threats T-O2 to T-O4).
+//! VTEPs: the other nodes' by index, outer address and MAC address; this node's own by address and
+//! VNI; and whether an arriving packet is trusted (RFC 7348 §7, threats T-O2 to T-O4).
 //!
-//! The control plane builds a table and changes clones of it; what is in force is read by all
-//! workers and never changes. A clone shares every end. Which prefix lies behind which end is the
-//! caller's FIB's business: it holds the [`EndIndex`].
+//! The control plane builds a table and changes clones of it. The table in force is read by all
+//! workers and never changes. A clone shares all VTEPs. The caller's FIB maps prefixes to VTEPs; it
+//! holds the [`EndIndex`].
 
 use core::fmt;
 use core::net::IpAddr;
@@ -16,7 +16,7 @@ use crate::decap::Decap;
 use crate::header::Vni;
 use crate::template::{Outer, Template, TemplateError};
 
-/// A remote tunnel end's place in a [`VtepTable`]; stable while the end exists.
+/// A remote VTEP's index in a [`VtepTable`]; stable while the VTEP exists.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]
 pub struct EndIndex(pub u32);
@@ -35,7 +35,7 @@ impl fmt::Display for EndIndex {
     }
 }
 
-/// Another node's tunnel end.
+/// Another node's VTEP.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RemoteEnd {
     outer: Outer,
@@ -45,17 +45,17 @@ pub struct RemoteEnd {
 }
 
 impl RemoteEnd {
-    /// An end that is reached by `outer`, and whose own frames bear `mac` inside; a zero one where
-    /// the end is a bridge and has none.
+    /// A VTEP that is reached by `outer`, and whose own frames have the inner address `mac`; zero
+    /// if it is a bridge and has none.
     ///
     /// # Errors
-    /// [`TemplateError`] if the outer headers cannot be.
+    /// [`TemplateError`] if the outer headers are invalid.
     pub fn new(outer: Outer, mac: Mac) -> Result<Self, TemplateError> {
         let template = Template::new(&outer)?;
         Ok(Self { template, mac, sources: vec![outer.destination], outer })
     }
 
-    /// The same end, which also sends from `address` (a node with tunnel addresses of both
+    /// The same VTEP, which also sends from `address` (a node with VTEP addresses of both
     /// families).
     pub fn also_from(mut self, address: IpAddr) -> Self {
         if !self.sources.contains(&address) {
@@ -75,13 +75,13 @@ impl RemoteEnd {
         &self.template
     }
 
-    /// Inner link-layer address of the end: destination of routed frames to it.
+    /// Inner MAC address of the VTEP: the destination of frames routed to it.
     #[inline]
     pub fn mac(&self) -> Mac {
         self.mac
     }
 
-    /// Network of the tunnel.
+    /// VXLAN network of the tunnel.
     #[inline]
     pub fn vni(&self) -> Vni {
         self.outer.vni
@@ -93,33 +93,33 @@ impl RemoteEnd {
     }
 }
 
-/// Why an end cannot stand in the table.
+/// Why a VTEP cannot be added to the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TableError {
-    /// Another end has that outer address on that network.
-    #[error("outer address {0} on VNI {1} is another tunnel end's already")]
+    /// Another VTEP has that outer address on that network.
+    #[error("outer address {0} on VNI {1} belongs to another VTEP")]
     AddressTaken(IpAddr, Vni),
-    /// Another end has that MAC on that network, over an underlay of the same family.
-    #[error("VTEP MAC {0} on VNI {1} is another tunnel end's already")]
+    /// Another VTEP has that MAC address on that network, over an underlay of the same family.
+    #[error("MAC address {0} on VNI {1} belongs to another VTEP")]
     MacTaken(Mac, Vni),
-    /// It is this node's own.
+    /// The address is this node's own.
     #[error("outer address {0} is this node's own")]
     OwnAddress(IpAddr),
-    /// No end has that index.
-    #[error("there is no tunnel end {0}")]
+    /// There is no VTEP with that index.
+    #[error("there is no VTEP {0}")]
     NoSuchEnd(EndIndex),
 }
 
-/// Why a tunnel packet is not believed.
+/// Why a tunnel packet is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
-    /// The outer destination is no tunnel address of this node.
-    #[error("the outer destination is no tunnel address of this node")]
+    /// The outer destination is not a VTEP address of this node.
+    #[error("the outer destination is not a VTEP address of this node")]
     NotLocal,
     /// The VNI is not configured.
     #[error("the VNI is not configured")]
     UnknownVni,
-    /// The outer source is no known VTEP of that network (threat T-O2).
+    /// The outer source is not a known VTEP of that network (threat T-O2).
     #[error("the outer source is no known VTEP")]
     UnknownVtep,
     /// The inner source does not belong behind that VTEP (threat T-O3).
@@ -130,27 +130,27 @@ pub enum Refusal {
 /// A tunnel packet whose sender is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Admitted {
-    /// The end that sent it.
+    /// The VTEP that sent it.
     pub end: EndIndex,
-    /// What the caller calls the network of its VNI (the flow key's zone).
+    /// The caller's number for the network of its VNI (the flow key's zone).
     pub zone: u16,
 }
 
-/// All tunnel ends that a node knows.
+/// All VTEPs that a node knows.
 #[derive(Clone, Default, Debug)]
 pub struct VtepTable {
     ends: Vec<Option<Arc<RemoteEnd>>>,
     free: Vec<u32>,
     by_source: HashMap<(IpAddr, Vni), EndIndex>,
-    /// The last is whether the underlay is IPv6.
+    /// The last part: whether the underlay is IPv6.
     by_mac: HashMap<(Mac, Vni, bool), EndIndex>,
     local: Vec<IpAddr>,
     networks: Vec<(Vni, u16)>,
 }
 
 impl VtepTable {
-    /// A table without remote ends. `local` are this node's tunnel addresses, `networks` the VNIs
-    /// that it takes part in, each with the zone that its flows are kept apart by.
+    /// A table without remote VTEPs. `local`: this node's VTEP addresses. `networks`: the VNIs that
+    /// it takes part in, each with the zone of its flows.
     pub fn new(
         local: impl IntoIterator<Item = IpAddr>,
         networks: impl IntoIterator<Item = (Vni, u16)>,
@@ -161,10 +161,10 @@ impl VtepTable {
         Self { local: local.into_iter().collect(), networks, ..Self::default() }
     }
 
-    /// Adds an end.
+    /// Adds a VTEP.
     ///
     /// # Errors
-    /// [`TableError`] if its addresses are taken; the table is unchanged then.
+    /// [`TableError`] if one of its addresses is in use; the table is unchanged then.
     pub fn insert(&mut self, end: RemoteEnd) -> Result<EndIndex, TableError> {
         self.check(&end, None)?;
         let index = match self.free.pop() {
@@ -178,8 +178,8 @@ impl VtepTable {
         Ok(index)
     }
 
-    /// Puts another end in the place of one: a node whose address or MAC has changed. What refers
-    /// to the index goes on to mean that node.
+    /// Replaces a VTEP: a node whose address or MAC address has changed. The index continues to
+    /// mean that node.
     ///
     /// # Errors
     /// [`TableError`]; the table is unchanged then.
@@ -191,11 +191,10 @@ impl VtepTable {
         Ok(())
     }
 
-    /// As [`replace`](Self::replace) for several at once, which may take over each other's
-    /// addresses.
+    /// As [`replace`](Self::replace) for several at once, which may exchange addresses.
     ///
     /// # Errors
-    /// [`TableError`] with the index that it is about; the table is unchanged then.
+    /// [`TableError`] with the index it is about; the table is unchanged then.
     pub fn replace_all(
         &mut self,
         ends: Vec<(EndIndex, RemoteEnd)>,
@@ -215,7 +214,7 @@ impl VtepTable {
         Ok(())
     }
 
-    /// Removes an end. Its index may be given to another one later.
+    /// Removes a VTEP. Its index may be reused later.
     ///
     /// # Errors
     /// [`TableError::NoSuchEnd`].
@@ -225,20 +224,20 @@ impl VtepTable {
         Ok(end)
     }
 
-    /// The end at an index.
+    /// The VTEP at an index.
     #[inline]
     pub fn get(&self, index: EndIndex) -> Option<&RemoteEnd> {
         self.ends.get(index.index())?.as_deref()
     }
 
-    /// The end that sends from `source` on `vni`.
+    /// The VTEP that sends from `source` on `vni`.
     #[inline]
     pub fn by_source(&self, source: IpAddr, vni: Vni) -> Option<EndIndex> {
         self.by_source.get(&(source, vni)).copied()
     }
 
-    /// The end whose inner link-layer address is `mac` on `vni`, over an underlay of IPv6 or IPv4.
-    /// They are told apart since a node may have an end over each, with one address.
+    /// The VTEP whose inner MAC address is `mac` on `vni`, over an IPv6 or IPv4 underlay. The
+    /// family matters because a node may have a VTEP over each, with one MAC address.
     #[inline]
     pub fn by_mac(&self, mac: Mac, vni: Vni, ipv6: bool) -> Option<EndIndex> {
         self.by_mac.get(&(mac, vni, ipv6)).copied()
@@ -256,19 +255,19 @@ impl VtepTable {
         self.networks.iter().map(|(vni, _)| *vni)
     }
 
-    /// Whether `address` is one of this node's tunnel addresses.
+    /// Whether `address` is a VTEP address of this node.
     #[inline]
     pub fn is_local(&self, address: IpAddr) -> bool {
         self.local.contains(&address)
     }
 
-    /// Every end with its index.
+    /// Every VTEP with its index.
     pub fn iter(&self) -> impl Iterator<Item = (EndIndex, &RemoteEnd)> {
         let place = |(i, end): (usize, _)| Some((EndIndex(i as u32), Option::as_deref(end)?));
         self.ends.iter().enumerate().filter_map(place)
     }
 
-    /// How many ends there are.
+    /// The number of remote VTEPs.
     pub fn len(&self) -> usize {
         self.ends.len() - self.free.len()
     }
@@ -278,10 +277,10 @@ impl VtepTable {
         self.len() == 0
     }
 
-    /// Whether a tunnel packet comes from a known end to this node, on a known network.
+    /// Whether a tunnel packet comes from a known VTEP to this node, on a known network.
     ///
     /// # Errors
-    /// [`Refusal`], never [`Refusal::InnerSource`]: ask [`believes`](Self::believes) next.
+    /// [`Refusal`], never [`Refusal::InnerSource`]: call [`believes`](Self::believes) next.
     #[inline]
     pub fn admit(&self, packet: &Decap) -> Result<Admitted, Refusal> {
         if !self.is_local(packet.destination) {
@@ -292,10 +291,11 @@ impl VtepTable {
         Ok(Admitted { end, zone })
     }
 
-    /// Whether `end` may speak for an inner source that the caller's FIB finds `behind` an end.
+    /// Whether the VTEP `end` may send from an inner source that the caller's FIB locates `behind`
+    /// a VTEP.
     ///
     /// # Errors
-    /// [`Refusal::InnerSource`], also for a source that is behind no end at all.
+    /// [`Refusal::InnerSource`], also for a source that is behind no VTEP.
     #[inline]
     pub fn believes(&self, end: EndIndex, behind: Option<EndIndex>) -> Result<(), Refusal> {
         if behind == Some(end) { Ok(()) } else { Err(Refusal::InnerSource) }
@@ -311,7 +311,7 @@ impl VtepTable {
                 return Err(TableError::AddressTaken(*address, vni));
             }
         }
-        // Ends without a MAC of their own all have the zero one, and are not found by it.
+        // VTEPs without a MAC address of their own all have zero, and are not indexed by it.
         let of_mac = self.by_mac(end.mac, vni, end.template.is_ipv6());
         if of_mac.is_some_and(|i| Some(i) != place) {
             return Err(TableError::MacTaken(end.mac, vni));

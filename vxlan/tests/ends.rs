@@ -1,4 +1,4 @@
-//! The table of tunnel ends: who is believed (threats T-O2 to T-O4, T-O7), and how it changes.
+//! The VTEP table: which packets are trusted (threats T-O2 to T-O4, T-O7), and how it changes.
 
 mod support;
 
@@ -67,7 +67,8 @@ fn only_known_ends_are_admitted() {
     assert_eq!(table.by_mac(Mac([2, 0, 0, 0, 0, 9]), vni(1), false), None);
 }
 
-/// A node changes its address and its MAC: the old ones mean nothing any more, the index stays.
+/// A node changes its address and MAC address: the old ones are unknown afterwards, the index
+/// stays.
 #[test]
 fn nodes_change() {
     let mut table = table();
@@ -90,7 +91,7 @@ fn nodes_change() {
     let four = table.insert(end("192.0.2.4", 4, 1)).unwrap();
     assert_eq!((four, table.len()), (three, 2));
 
-    // The clone is the state before.
+    // The clone still has the state before.
     assert_eq!(before.by_source(ip("192.0.2.2"), vni(1)), Some(two));
     assert_eq!(before.get(three).unwrap().outer().destination, ip("192.0.2.3"));
 }
@@ -113,7 +114,7 @@ fn refused_changes_change_nothing() {
     assert_eq!(table.by_source(ip("192.0.2.2"), vni(1)), Some(two));
     assert_eq!(table.by_source(ip("192.0.2.3"), vni(1)), Some(three));
     assert_eq!(table.len(), 2);
-    // Bridges have no MAC of their own, and do not contend for one.
+    // Bridges have no MAC address of their own, so they do not conflict.
     for address in ["192.0.2.9", "192.0.2.10"] {
         let outer = Outer::new(ip("192.0.2.1"), ip(address), vni(1));
         table.insert(RemoteEnd::new(outer, Mac::ZERO).unwrap()).unwrap();
@@ -157,7 +158,7 @@ fn path_mtu_only_from_our_own_packets() {
     };
     let ours = quote("192.0.2.1", "192.0.2.2", (50_000, 4789), 1);
     assert_eq!(learn(&ours, 1400), Ok((two, 1400)));
-    // RFC 792's least quotation: the IP header and eight bytes.
+    // The shortest quotation of RFC 792: the IP header and eight bytes.
     assert_eq!(learn(&ours[..28], 1400), Ok((two, 1400)));
     assert_eq!(learn(&ours[..27], 1400), Err(PmtuRefusal::NotOurs));
     assert_eq!(learn(&ours, 68), Ok((two, 552)));
@@ -196,7 +197,7 @@ fn ends_can_take_over_each_others_addresses_at_once() {
     assert_eq!(table.by_mac(Mac([2, 0, 0, 0, 0, 2]), vni(1), false), Some(three));
     assert_eq!(table.len(), 3);
 
-    // One that cannot be leaves all as it was.
+    // If one is invalid, nothing changes.
     let taken = vec![(two, end("192.0.2.9", 9, 1)), (three, end("192.0.2.4", 5, 1))];
     let error = TableError::AddressTaken(ip("192.0.2.4"), vni(1));
     assert_eq!(table.replace_all(taken), Err((three, error)));

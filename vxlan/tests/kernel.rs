@@ -1,4 +1,4 @@
-//! What Linux VXLAN devices send is dissected right, and written equal.
+//! Packets of Linux VXLAN devices are dissected correctly and written identically.
 
 mod support;
 
@@ -26,7 +26,7 @@ fn address(of_b: bool, ipv6: bool) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// The tunnel that a capture was made with, from the point of view of its sender.
+/// The tunnel of a capture, from its sender's point of view.
 fn tunnel(captured: &Captured) -> Outer {
     let from_b = captured.frame[11] == 0xb;
     let ipv6 = matches!(captured.vni, 0xff_ffff | 4660);
@@ -63,7 +63,7 @@ fn dissected() {
         let parsed = dissect(&captured.frame);
         let got = decap(&captured.frame, &parsed, ChecksumState::Unknown, &rules(&outer))
             .unwrap_or_else(|e| panic!("{}: {e}", captured.inside));
-        // The engine's own parse leads to the same.
+        // The engine's own parse gives the same result.
         let ours = podswitch_wire::parse::parse(&captured.frame, &HashKey::new(7)).unwrap();
         let same = decap(&captured.frame, &ours, ChecksumState::Unknown, &rules(&outer));
         assert_eq!(same, Ok(got));
@@ -73,7 +73,7 @@ fn dissected() {
         let overhead = if outer.source.is_ipv6() { 70 } else { 50 };
         assert_eq!(got.start, overhead, "{}", captured.inside);
         let inner = &captured.frame[got.start as usize..];
-        // The inner frame is whole: the second opinion finds in it what was sent.
+        // The inner frame is whole: `etherparse` finds in it what was sent.
         let kind = captured.inside.split(' ').next().unwrap();
         let proto = dissect(inner).key.proto;
         let expected = match kind {
@@ -98,7 +98,7 @@ fn dissected() {
     }
 }
 
-/// With the kernel's choice of source port, identification and mark we write the same bytes.
+/// With the kernel's choice of source port, identification and ECN we write the same bytes.
 #[test]
 fn written_equal() {
     let key = HashKey::new(7);
@@ -119,8 +119,8 @@ fn written_equal() {
         let mut ours = vec![0xee; start];
         ours.extend_from_slice(&theirs[start..]);
         template.encap(&facts, &mut ours).unwrap();
-        // The kernel's port is from another hash and its own range; where it counts identifications
-        // on packets that nobody may fragment we send zero. Their checksums follow.
+        // The kernel's port comes from another hash and range. It counts identifications on packets
+        // with DF, where we send zero. Their checksums differ accordingly.
         let udp = start - 16;
         assert!((49152..=65535).contains(&facts.source_port.get()));
         assert_eq!(ours[udp..udp + 2], facts.source_port.get().to_be_bytes());
@@ -135,12 +135,12 @@ fn written_equal() {
             expected[24..26].copy_from_slice(&ours[24..26]);
         }
         assert_eq!(ours, expected, "vni {} {}", captured.vni, captured.inside);
-        // Everything else, the header checksum among it, is right by the second opinion too.
+        // Everything else, including the header checksum, is right according to `etherparse`, too.
         dissect(&ours);
     }
 }
 
-/// One wrong byte anywhere under the UDP checksum is noticed; a whole cut never panics.
+/// One wrong byte anywhere under the UDP checksum is detected; truncation never panics.
 #[test]
 fn damaged() {
     for captured in kernel_frames() {

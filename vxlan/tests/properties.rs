@@ -1,4 +1,4 @@
-//! Encapsulation and decapsulation are each other's inverse, whatever the tunnel and the frame.
+//! Encapsulation and decapsulation are inverse, whatever the tunnel and the frame.
 
 mod support;
 
@@ -97,7 +97,7 @@ fn rules(outer: &Outer) -> DecapRules {
     DecapRules { port: outer.port, ipv6_zero_checksum: true, inner_vlan: outer.inner_vlan }
 }
 
-/// Gives an IPv4 header, at byte 14, the checksum that it should have.
+/// Corrects the checksum of an IPv4 header at byte 14.
 fn fix_ipv4(frame: &mut [u8]) {
     frame[24..26].fill(0);
     let sum = podswitch_wire::checksum::sum(&frame[14..34]).checksum();
@@ -105,7 +105,7 @@ fn fix_ipv4(frame: &mut [u8]) {
 }
 
 proptest! {
-    /// What is written in one go is what is written field by field.
+    /// The fast encapsulation writes what the general one writes.
     #[test]
     fn ordinary_encapsulation_is_no_other(
         mut outer in outer(),
@@ -132,8 +132,8 @@ proptest! {
         prop_assert_eq!(frame, plain);
     }
 
-    /// What is taken in passing is taken the whole way, and found to be the same; what is in order
-    /// is taken in passing.
+    /// What the fast decapsulation accepts, the general one accepts with the same result. Packets
+    /// of the common kind are accepted by the fast one.
     #[test]
     fn ordinary_decapsulation_is_no_other(
         (source, destination) in (unicast(false), unicast(false)),
@@ -181,7 +181,7 @@ proptest! {
         frame.extend_from_slice(&inner);
         let state = template.encap(&facts, &mut frame).unwrap();
 
-        // The second opinion checks the IPv4 header checksum and all lengths.
+        // `etherparse` checks the IPv4 header checksum and all lengths.
         let parsed = dissect(&frame);
         let seen = frame.clone();
         let header = etherparse::SlicedPacket::from_ethernet(&seen).unwrap();
@@ -221,7 +221,7 @@ proptest! {
         prop_assert_eq!(&frame[got.start as usize..got.end as usize], &inner[..]);
         prop_assert!(Header::new_checked(&frame[got.start as usize - LEN..]).unwrap().is_canonical());
 
-        // Through a UDP socket: the same header, mark and answer.
+        // Through a UDP socket: the same header, ECN and result.
         let datagram = template.datagram(&facts).unwrap();
         prop_assert_eq!(&datagram.header[..], &frame[got.start as usize - LEN..got.start as usize]);
         prop_assert_eq!(datagram.traffic_class, parsed.traffic_class);
@@ -229,7 +229,7 @@ proptest! {
         prop_assert_eq!(decap::payload_vni(payload, &rules(&outer)), Ok(outer.vni));
     }
 
-    /// Where the inner checksum is unfinished, the outer one is right once that is finished.
+    /// Where the inner checksum is partial, the outer one is right once the inner one is completed.
     #[test]
     fn outer_checksum_over_an_unfinished_inner_one(
         mut outer in outer(),
@@ -260,7 +260,7 @@ proptest! {
         prop_assert!(udp_checksum_is_right(&frame[template.len()..]));
     }
 
-    /// The same wherever in the frame the unfinished part starts, at odd offsets too.
+    /// The same wherever in the frame the partial checksum starts, odd offsets included.
     #[test]
     fn unfinished_anywhere(
         mut outer in outer(),
@@ -323,7 +323,7 @@ fn finish(frame: &mut [u8], partial: PartialChecksum) {
     frame[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
-/// Puts the pseudo-header sum in the place of a UDP frame's finished checksum.
+/// Replaces a UDP frame's checksum by the pseudo-header sum.
 fn unfinish(frame: &mut [u8], partial: PartialChecksum, src: IpAddr, dst: IpAddr) {
     let start = usize::from(partial.start);
     let mut pseudo = Vec::new();

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use podswitch_core::packet::{Batch, Pool, PoolConfig};
-use podswitch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
 use podswitch_core::port::{Device, Port};
+use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice, Receive};
 
 use super::{PATIENCE, Sample, Stop, StopOnDrop, count_for};
 use crate::Outcome;

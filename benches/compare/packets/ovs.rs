@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
-use podswitch_core::host::NetNs;
 use podswitch_core::port::pcap::{CaptureWriter, Direction, Format};
+use podswitch_linux::NetNs;
 
 use crate::Outcome;
 use crate::full::SERVICES;

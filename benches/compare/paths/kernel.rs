@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use podswitch_core::host::netlink::{InterfaceAddress, LinkSpec, Route, Vxlan};
-use podswitch_core::host::{HostError, NetNs, Netlink, sysctl};
+use podswitch_linux::netlink::{InterfaceAddress, LinkSpec, Route, Vxlan};
+use podswitch_linux::{HostError, NetNs, Netlink, sysctl};
 use podswitch_wire::addr::Mac;
 use podswitch_wire::cidr::Cidr;
 

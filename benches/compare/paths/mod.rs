@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use podswitch_core::action::DropReason;
 use podswitch_core::control::ControlPlane;
-use podswitch_core::host::{HostError, NetNs};
+use podswitch_linux::{HostError, NetNs};
 
 pub(crate) use nodes::Wire;
 pub(crate) use pod::Pod;

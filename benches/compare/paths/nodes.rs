@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use podswitch_core::host::netlink::{InterfaceAddress, LinkSpec};
-use podswitch_core::host::{HostError, NetNs, Netlink};
-use podswitch_core::port::udp_tunnel::underlay_mac;
+use podswitch_linux::netlink::{InterfaceAddress, LinkSpec};
+use podswitch_linux::port::underlay_mac;
+use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_wire::addr::Mac;
 
 use super::pod::MTU;

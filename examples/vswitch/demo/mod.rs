@@ -13,8 +13,8 @@ mod servers;
 mod sockets;
 mod world;
 
-use podswitch_core::host::userns::{self, Privilege};
-use podswitch_core::port::tap;
+use podswitch_linux::port::tap;
+use podswitch_linux::userns::{self, Privilege};
 
 use crate::failure::Failure;
 use crate::signals::Signals;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use podswitch_core::host::NetNs;
+use podswitch_linux::NetNs;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::sockets::{self, Outcome, PATIENCE, RETRY, TRIES};

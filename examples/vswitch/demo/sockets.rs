@@ -8,8 +8,8 @@ use std::net::{
 use std::thread;
 use std::time::Duration;
 
-use podswitch_core::host::NetNs;
 use podswitch_core::time::Clock;
+use podswitch_linux::NetNs;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with, sockopt};
 
 /// How long anything may take on an overloaded machine.

@@ -6,12 +6,13 @@ use std::net::IpAddr;
 
 use podswitch_core::config::{PortConfig, PortRole};
 use podswitch_core::control::ControlPlane;
-use podswitch_core::host::nft::{Masquerade, MasqueradeConfig};
-use podswitch_core::host::pod::{HostPort, HostPortConfig};
-use podswitch_core::host::{HostError, NetNs, Netlink};
 use podswitch_core::id::PortId;
-use podswitch_core::port::{Device, tap};
+use podswitch_core::port::Device;
 use podswitch_kubernetes::Compiled;
+use podswitch_linux::attach::{HostPort, HostPortConfig};
+use podswitch_linux::nft::{Masquerade, MasqueradeConfig};
+use podswitch_linux::port::tap;
+use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_wire::cidr::Cidr;
 
 use super::NodeOptions;

@@ -18,10 +18,10 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use podswitch_core::config::Config;
 use podswitch_core::control::{ControlPlane, Options};
-use podswitch_core::host::{HostError, NetNs};
 use podswitch_core::id::{Epoch, PortId};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_kubernetes::Compiled;
+use podswitch_linux::{HostError, NetNs};
 use podswitch_wire::cidr::Cidr;
 use std::sync::Arc;
 

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
-use podswitch_core::host::netlink::{Changes, Neighbour};
-use podswitch_core::host::{HostError, NetNs, Netlink};
+use podswitch_linux::netlink::{Changes, Neighbour};
+use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_wire::addr::Mac;
 
 /// See the module's description.

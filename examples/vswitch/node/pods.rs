@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use podswitch_core::control::ControlPlane;
-use podswitch_core::host::pod::{
+use podswitch_core::id::PortId;
+use podswitch_core::port::Device;
+use podswitch_kubernetes::{Compiled, InterfaceKind, LocalPod, PodInterface as Place};
+use podswitch_linux::attach::{
     PodInterface, TapOptions, attach_tap, attach_veth, detach_veth, switch_interface,
     switch_namespace,
 };
-use podswitch_core::host::{HostError, NetNs, Netlink};
-use podswitch_core::id::PortId;
-use podswitch_core::port::Device;
-use podswitch_core::port::af_packet::PacketConfig;
-use podswitch_kubernetes::{Compiled, InterfaceKind, LocalPod, PodInterface as Place};
+use podswitch_linux::port::af_packet::PacketConfig;
+use podswitch_linux::{HostError, NetNs, Netlink};
 
 use super::NodeOptions;
 use crate::print;

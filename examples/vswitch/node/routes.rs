@@ -4,9 +4,9 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use podswitch_core::host::netlink::Route;
-use podswitch_core::host::{HostError, NetNs, Netlink};
 use podswitch_kubernetes::Compiled;
+use podswitch_linux::netlink::Route;
+use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_wire::cidr::Cidr;
 
 use super::underlay::Remote;

@@ -8,12 +8,12 @@ use std::ops::RangeInclusive;
 
 use podswitch_core::config::{Config, Gateway, NAT_PORTS};
 use podswitch_core::control::ControlPlane;
-use podswitch_core::host::health::HealthResponder;
-use podswitch_core::host::nft::Front;
-use podswitch_core::host::reserve::ReservedPorts;
-use podswitch_core::host::steer::{Steering, SteeringConfig};
-use podswitch_core::host::{HostError, NetNs};
 use podswitch_core::snapshot::Snapshot;
+use podswitch_linux::health::{HealthCheck, HealthResponder};
+use podswitch_linux::nft::Front;
+use podswitch_linux::reserve::ReservedPorts;
+use podswitch_linux::steer::{Steering, SteeringConfig};
+use podswitch_linux::{HostError, NetNs};
 use podswitch_policy::service::table::FrontendKind;
 use podswitch_wire::cidr::Cidr;
 
@@ -70,7 +70,13 @@ impl ServiceSide {
     /// Health checks as they are in force; sockets that could not be opened are tried again.
     pub(super) fn tend(&mut self, control: &ControlPlane) {
         let addresses = control.snapshot().node_addresses.clone();
-        let failed = match self.health.update(&addresses, control.health_checks()) {
+        let checks = control.health_checks().into_iter().map(|check| HealthCheck {
+            port: check.port,
+            namespace: check.service.namespace,
+            name: check.service.name,
+            local_endpoints: check.local_endpoints,
+        });
+        let failed = match self.health.update(&addresses, checks) {
             Ok(failed) => failed,
             Err(error) => vec![error],
         };

@@ -2,11 +2,11 @@
 //! or forward it as well: exactly that, since everything else is the node's.
 
 use podswitch_core::config::{NAT_PORTS, NextHop, Routing, TunnelConfig};
-use podswitch_core::host::NetNs;
-use podswitch_core::host::netlink::Link;
-use podswitch_core::host::nft::{Front, Ingress, IngressDrop};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_kubernetes::Compiled;
+use podswitch_linux::NetNs;
+use podswitch_linux::netlink::Link;
+use podswitch_linux::nft::{Front, Ingress, IngressDrop};
 use podswitch_wire::cidr::Cidr;
 
 use super::host::{local_ranges, remote_ranges};

@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use podswitch_core::config::{Config, NextHop, PortConfig, PortRole, Routing, TunnelConfig};
 use podswitch_core::control::ControlPlane;
-use podswitch_core::host::netlink::{Address, Link};
-use podswitch_core::host::{HostError, NetNs, Netlink};
 use podswitch_core::id::PortId;
 use podswitch_core::port::Device;
-use podswitch_core::port::af_packet::{PacketConfig, PacketDevice};
-use podswitch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_kubernetes::Compiled;
+use podswitch_linux::netlink::{Address, Link};
+use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_linux::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice};
+use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_vxlan::template::inner_mtu;
 use podswitch_wire::addr::Mac;
 
@@ -460,5 +460,5 @@ fn clamped(mtu: u32) -> u16 {
 /// Whether a link-layer address is the one that captures have for want of another.
 fn has_made_up_mac(mac: Mac, addresses: &[IpAddr]) -> bool {
     let first = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first());
-    first.is_some_and(|first| podswitch_core::port::udp_tunnel::underlay_mac(*first) == mac)
+    first.is_some_and(|first| podswitch_linux::port::underlay_mac(*first) == mac)
 }

@@ -1,15 +1,15 @@
 //! The node's port where there is no TAP: a veth pair, one end the node's, the other in the
 //! switch's namespace under AF_PACKET. For machines whose tun device is not there or not open to
-//! this user; all else is as with [`podswitch_core::host::pod::HostPort`].
+//! this user; all else is as with [`podswitch_linux::attach::HostPort`].
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 
 use podswitch_core::config::Gateway;
-use podswitch_core::host::netlink::{LinkSpec, Route};
-use podswitch_core::host::pod::{HostPortConfig, detach_veth};
-use podswitch_core::host::{HostError, NetNs, Netlink, sysctl};
-use podswitch_core::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_linux::attach::{HostPortConfig, detach_veth};
+use podswitch_linux::netlink::{LinkSpec, Route};
+use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_linux::{HostError, NetNs, Netlink, sysctl};
 use podswitch_wire::addr::Mac;
 use podswitch_wire::cidr::Cidr;
 

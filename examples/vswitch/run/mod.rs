@@ -7,9 +7,9 @@ mod watch;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use podswitch_core::host::{NetNs, userns};
 use podswitch_core::time::{Clock, Instant};
 use podswitch_kubernetes::Manifests;
+use podswitch_linux::{NetNs, userns};
 
 use crate::cluster::ClusterArgs;
 use crate::failure::Failure;

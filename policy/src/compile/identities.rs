@@ -1,4 +1,4 @@
-//! Who has which address: pods, nodes, and the identities that they share.
+//! Which pod or node has which address, and the identities that pods share.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,20 +8,20 @@ use super::PolicyCompiler;
 use crate::rule::{Labels, NAMESPACE_NAME_LABEL, Namespace, Node, Workload};
 use crate::table::{IdentityInfo, Owner, StageSet};
 
-/// An identity: what pods have in common that no selector can tell apart.
+/// An identity: pods that no selector can distinguish.
 #[derive(Debug)]
 pub(crate) struct IdentityState {
     pub(super) info: Arc<IdentityInfo>,
-    /// Pods or nodes that have it.
+    /// Pods or nodes with this identity.
     refs: u32,
-    /// Stages that judge it.
+    /// Stages that apply to it.
     pub(super) stages: StageSet,
 }
 
 /// A namespace that exists or has pods.
 #[derive(Debug, Default)]
 pub(super) struct NamespaceState {
-    /// Whether its object is known.
+    /// Whether the Namespace object is known.
     known: bool,
     labels: Labels,
     pub(super) identities: BTreeSet<u32>,
@@ -31,7 +31,7 @@ pub(super) struct NamespaceState {
 #[derive(Debug)]
 pub(super) struct PodState {
     identity: u32,
-    /// The pod's number; 0 for a hostNetwork pod.
+    /// The pod's identity; 0 for a hostNetwork pod.
     number: u32,
     node: Arc<str>,
     addresses: Box<[IpAddr]>,
@@ -42,15 +42,15 @@ pub(super) struct PodState {
 pub(super) struct NodeState {
     number: u32,
     pods: u32,
-    /// The object, if known.
+    /// The Node object, if known.
     object: Option<Node>,
     identity: u32,
     /// hostNetwork pods by cookie: their addresses are the node's.
     host_pods: BTreeSet<Arc<str>>,
 }
 
-/// Somebody's claim to an address. The lowest counts, so that the outcome does not depend on the
-/// order in which objects come.
+/// A claim to an address. The lowest wins, so that the result does not depend on the order in which
+/// objects arrive.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Claim {
     by: Claimant,
@@ -65,7 +65,7 @@ enum Claimant {
     HostPod,
 }
 
-/// All claims to one address; nearly always there is one.
+/// All claims to one address; nearly always there is only one.
 #[derive(Debug)]
 pub(super) struct Claims {
     first: (Claim, Owner),
@@ -73,7 +73,7 @@ pub(super) struct Claims {
 }
 
 impl PolicyCompiler {
-    /// A namespace is there, or has other labels than before.
+    /// Adds or replaces a namespace.
     pub fn upsert_namespace(&mut self, namespace: &Namespace) {
         let labels = namespace.effective_labels();
         let state = self.namespaces.entry(Arc::clone(&namespace.name)).or_default();
@@ -84,8 +84,8 @@ impl PolicyCompiler {
         self.relabel(&namespace.name, labels);
     }
 
-    /// A namespace is gone. Pods that are still in it remain, in a namespace that has nothing
-    /// but its name.
+    /// Removes a namespace. Pods that are still in it remain, in a namespace whose only label is
+    /// its name.
     pub fn remove_namespace(&mut self, name: &str) {
         let Some(state) = self.namespaces.get_mut(name) else { return };
         state.known = false;
@@ -109,8 +109,8 @@ impl PolicyCompiler {
         }
     }
 
-    /// A pod is there, or is other than before. `cookie` names it (`Pod/namespace/name`), `node`
-    /// is the node it is on, empty if it has none.
+    /// Adds or replaces a pod. `cookie` names it (`Pod/namespace/name`); `node` is the node it runs
+    /// on, empty if it has none.
     pub fn upsert_pod(&mut self, cookie: &Arc<str>, workload: &Workload, node: &Arc<str>) {
         if self.pods.get(cookie).is_some_and(|pod| self.is_same(pod, workload, node)) {
             return;
@@ -144,7 +144,7 @@ impl PolicyCompiler {
         }
     }
 
-    /// A pod is gone, and its addresses are nobody's (T-L5).
+    /// Removes a pod; nobody has its addresses then (T-L5).
     pub fn remove_pod(&mut self, cookie: &str) {
         let Some((cookie, pod)) = self.pods.remove_entry(cookie) else { return };
         self.unclaim_pod(&cookie, &pod);
@@ -159,8 +159,7 @@ impl PolicyCompiler {
             && (workload.host_network || *self.identities[pod.identity].info == pod_info(workload))
     }
 
-    /// Lets go of what a pod held, its claims apart. `stays_on` is the node that its successor
-    /// is on.
+    /// Releases what a pod held, except its claims. `stays_on` is the node of its successor.
     fn release_pod(&mut self, cookie: &Arc<str>, pod: PodState, stays_on: &str) {
         if pod.identity != 0 {
             self.release_identity(pod.identity);
@@ -206,7 +205,7 @@ impl PolicyCompiler {
         }
     }
 
-    /// A node is there, or is other than before.
+    /// Adds or replaces a node.
     pub fn upsert_node(&mut self, node: &Node) {
         if self.nodes.get(&node.name).is_some_and(|state| state.object.as_ref() == Some(node)) {
             return;
@@ -215,7 +214,7 @@ impl PolicyCompiler {
         self.replace_node(&node.name, Some(node.clone()), identity);
     }
 
-    /// A node is gone.
+    /// Removes a node.
     pub fn remove_node(&mut self, name: &str) {
         if self.nodes.get(name).is_some_and(|state| state.object.is_some()) {
             self.replace_node(&name.into(), None, 0);
@@ -285,7 +284,7 @@ impl PolicyCompiler {
             }
             Some(claims) => claims,
         };
-        // An object that names an address twice claims it once.
+        // An object that lists an address twice claims it once.
         let known = |(c, _): &(Claim, Owner)| *c == claim;
         if known(&claims.first) || claims.others.iter().any(known) {
             return;
@@ -372,7 +371,7 @@ impl PolicyCompiler {
         if state.refs > 0 {
             return;
         }
-        // The number is kept from use until nothing compiled knows it (T-L5).
+        // The number is not reused while anything compiled refers to it (T-L5).
         let Some(state) = self.identities.vacate(id) else { return };
         self.identity_ids.remove(&state.info);
         for selector in self.selectors.candidates(&state.info) {
@@ -396,7 +395,7 @@ impl PolicyCompiler {
         self.dirty.gone.push((id, state.stages));
     }
 
-    /// Asks these selectors about an identity again.
+    /// Re-evaluates these selectors for an identity.
     pub(super) fn update_members(&mut self, identity: u32, selectors: &[u32]) {
         let info = &self.identities[identity].info;
         let none = Labels::default();

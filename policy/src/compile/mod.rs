@@ -1,13 +1,13 @@
-//! From objects to the [`PolicyTable`], change by change.
+//! Compiles objects to the [`PolicyTable`], change by change.
 //!
-//! Used by the control plane on its own thread, never on a packet core. It is told of one object
-//! after the other, in any order, and [`PolicyCompiler::publish`] makes a table of what is known
-//! then. What did not change is shared with the tables made before; what an object does not
-//! touch is not compiled again:
+//! Used by the control plane on its own thread, never on a packet core. Objects are upserted and
+//! deleted one by one, in any order, and [`PolicyCompiler::publish`] makes a table of what is known
+//! then. Unchanged parts are shared with earlier tables. Only what an object affects is compiled
+//! again:
 //!
-//! * a pod that comes, goes or gets labels that others have already: its addresses;
-//! * labels that nobody had: one identity, the partitions whose selectors select it, its stages;
-//! * a policy: its selectors, and the stages of the identities that it applies to;
+//! * a pod that appears, disappears or gets labels that other pods have: its addresses;
+//! * labels that no pod had: one identity, the partitions whose selectors select it, its stages;
+//! * a policy: its selectors, and the stages of the identities that it selects;
 //! * a namespace's labels: the selectors by namespace label, for the identities in it.
 //!
 //! ```
@@ -43,8 +43,8 @@
 //! # Ok::<(), std::net::AddrParseError>(())
 //! ```
 //!
-//! The numbers inside (identities, selectors, partitions, stages) are used again when what they
-//! stood for is gone and nothing compiled knows them any more (threat T-L5).
+//! The numbers of identities, selectors, partitions and stages are reused only when nothing
+//! compiled refers to them any more (threat T-L5).
 
 mod identities;
 mod partitions;
@@ -73,10 +73,10 @@ use stages::{StageKey, StageState};
 
 pub use publish::Footprint;
 
-/// Keeps the desired objects and makes tables of them.
+/// Keeps the desired objects and compiles them to tables.
 #[derive(Debug, Default)]
 pub struct PolicyCompiler {
-    /// The table as it will be published next.
+    /// The next table to be published.
     table: PolicyTable,
     namespaces: HashMap<Arc<str>, NamespaceState>,
     pods: HashMap<Arc<str>, PodState>,
@@ -94,7 +94,7 @@ pub struct PolicyCompiler {
     partitions: Partitions,
     stages: Slab<StageState>,
     stage_ids: HashMap<Arc<StageKey>, u32>,
-    /// Identities and the addresses that have them.
+    /// Identities, and the addresses that have them.
     holders: BTreeSet<(u32, IpAddr)>,
     dirty: Dirty,
     touched: Touched,
@@ -105,37 +105,37 @@ pub struct PolicyCompiler {
 struct Dirty {
     /// Identities to which other policies may apply now.
     identities: BTreeSet<u32>,
-    /// Identities that came, went, or are selected by other selectors now.
+    /// Identities that appeared, disappeared, or are selected by other selectors now.
     changed: BTreeSet<u32>,
     /// Partitions by selectors whose members changed.
     partitions: HashSet<u32>,
-    /// Some identity came or went.
+    /// Some identity appeared or disappeared.
     population: bool,
-    /// Identities that stages in force tell from others by other selectors than before.
+    /// Identities that published stages now distinguish by other selectors.
     peers: BTreeSet<u32>,
-    /// Identities that went, with the stages that judged them.
+    /// Identities that disappeared, with the stages that applied to them.
     gone: Vec<(u32, StageSet)>,
 }
 
 impl PolicyCompiler {
-    /// A compiler that knows no object.
+    /// A compiler without objects.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A NetworkPolicy is there, or says something else than before.
+    /// Adds or replaces a NetworkPolicy.
     pub fn upsert_network_policy(&mut self, policy: &Arc<NetworkPolicy>) {
         let lowered = || policies::lower_network(policy);
         self.upsert(PolicyObject::Network(Arc::clone(policy)), lowered);
     }
 
-    /// A ClusterNetworkPolicy is there, or says something else than before.
+    /// Adds or replaces a ClusterNetworkPolicy.
     pub fn upsert_cluster_policy(&mut self, policy: &Arc<ClusterNetworkPolicy>) {
         let lowered = || policies::lower_cluster(policy);
         self.upsert(PolicyObject::Cluster(Arc::clone(policy)), lowered);
     }
 
-    /// A policy of either kind is gone.
+    /// Removes a policy of either kind.
     pub fn remove_policy(&mut self, cookie: &str) {
         let Some(id) = self.policy_ids.remove(cookie) else { return };
         self.forget_subject(id);
@@ -181,7 +181,7 @@ impl PolicyCompiler {
         self.dirty.identities.extend(self.selectors.get(subject).members.iter());
     }
 
-    /// The counters of a policy: those it had, if it needs as many.
+    /// The counters of a policy: its previous block, if the size is the same.
     fn counter_block(&mut self, known: Option<u32>, object: &PolicyObject) -> u32 {
         let count = PolicyInfo::counter_count(object);
         if let Some(id) = known {
@@ -217,7 +217,7 @@ impl PolicyCompiler {
         id
     }
 
-    /// The identities that a selector is to be asked about.
+    /// The identities for which a selector must be evaluated.
     fn in_scope(&self, scope: &Scope) -> Vec<u32> {
         let of_kind = |nodes: bool| {
             let all = self.identities.iter();
@@ -234,8 +234,8 @@ impl PolicyCompiler {
     }
 }
 
-/// Numbers of counters, given out in blocks; a block is used again for one of the same size.
-/// Number 0 is for what no policy decided.
+/// Numbers of counters, allocated in blocks; a freed block is reused for one of the same size.
+/// Number 0 counts what no policy decided.
 #[derive(Debug)]
 struct CounterBlocks {
     end: u32,

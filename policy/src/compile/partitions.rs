@@ -9,30 +9,30 @@ use super::slab::Slab;
 use crate::rule::NamedPort;
 use crate::table::{IdentityInfo, Partition};
 
-/// What identities are told apart by.
+/// What distinguishes identities in a partition.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct PartitionKey {
-    /// Selectors, ascending, none twice.
+    /// Selectors, ascending, without duplicates.
     pub(super) selectors: Vec<u32>,
-    /// Names of ports that egress rules resolve on the peer (N7), sorted, none twice.
+    /// Names of ports that egress rules resolve on the peer (N7), sorted, without duplicates.
     pub(super) names: Vec<Arc<str>>,
-    /// Whether the names matter also of identities that no selector selects.
+    /// Whether the names also matter for identities that no selector selects.
     pub(super) names_of_all: bool,
 }
 
 /// What the identities of a row have in common.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Row {
-    /// A bit for each selector of the key: whether it selects them.
+    /// One bit for each selector of the key: whether it selects them.
     selected: Vec<u64>,
-    /// Their ports of the key's names.
+    /// Their ports with the key's names.
     pub(super) ports: Vec<NamedPort>,
-    /// Whether they are nodes and not pods; of row 0 they are both.
+    /// Whether they are nodes rather than pods; row 0 has both.
     pub(super) nodes: bool,
 }
 
 impl Row {
-    /// Which of the key's selectors, by place, select the row's identities.
+    /// Positions of the key's selectors that select the row's identities.
     pub(super) fn selected(&self) -> impl Iterator<Item = usize> {
         let bits = |word: u64| (0..64).filter(move |bit| word >> bit & 1 == 1);
         self.selected.iter().enumerate().flat_map(move |(i, w)| bits(*w).map(move |b| i * 64 + b))
@@ -42,7 +42,7 @@ impl Row {
         self.ports.is_empty() && self.selected.iter().all(|word| *word == 0)
     }
 
-    /// Becomes that of an identity.
+    /// Fills the row for an identity.
     fn fill(&mut self, key: &PartitionKey, selectors: &Selectors, id: u32, info: &IdentityInfo) {
         self.selected.clear();
         self.selected.resize(key.selectors.len().div_ceil(64), 0);
@@ -66,7 +66,7 @@ impl Row {
 #[derive(Debug)]
 pub(super) struct PartitionState {
     pub(super) key: PartitionKey,
-    /// Row 0 is that of nothing: no selector, no port.
+    /// Row 0: no selector, no port.
     pub(super) rows: Vec<Row>,
     by_row: HashMap<Row, u32>,
     /// Stages built on it, one reference each.
@@ -74,15 +74,15 @@ pub(super) struct PartitionState {
     pub(super) compiled: Partition,
 }
 
-/// Identities, as the compiler keeps them.
+/// All identities of the compiler.
 pub(super) type Identities = Slab<super::identities::IdentityState>;
 
 /// What a change of identities did to a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Change {
-    /// Stages built on it stay as they are.
+    /// Stages built on it stay valid.
     Rows,
-    /// There are rows that its stages do not know.
+    /// There are rows that its stages do not have.
     NewRows,
 }
 
@@ -93,7 +93,7 @@ pub(super) struct Partitions {
     by_key: HashMap<PartitionKey, u32>,
 }
 
-/// What partitions are made from.
+/// What partitions are built from.
 pub(super) struct Sources<'a> {
     pub(super) selectors: &'a mut Selectors,
     pub(super) identities: &'a Identities,
@@ -104,7 +104,7 @@ impl Partitions {
         &self.slab[id]
     }
 
-    /// The partition of a key for a stage to be built on.
+    /// The partition of a key, for a stage to be built on.
     pub(super) fn acquire(&mut self, key: PartitionKey, from: &mut Sources<'_>) -> u32 {
         if let Some(&id) = self.by_key.get(&key) {
             return id;
@@ -127,12 +127,12 @@ impl Partitions {
         id
     }
 
-    /// Notes a stage built on a partition.
+    /// Registers a stage built on a partition.
     pub(super) fn add_stage(&mut self, id: u32, stage: u32) {
         self.slab[id].stages.insert(stage);
     }
 
-    /// Notes that a stage is gone; a partition without stages goes too.
+    /// Deregisters a stage; a partition without stages is removed.
     pub(super) fn remove_stage(&mut self, id: u32, stage: u32, from: &mut Sources<'_>) {
         let state = &mut self.slab[id];
         state.stages.remove(&stage);
@@ -148,7 +148,7 @@ impl Partitions {
     }
 
     /// Partitions in which an identity that no selector selects may differ from the default, so
-    /// that identities that come or go concern them.
+    /// that every identity that appears or disappears affects them.
     pub(super) fn concerned_by_all(&self) -> impl Iterator<Item = u32> {
         let concerned = |(_, state): &(u32, &PartitionState)| {
             state.compiled.default_row() != Partition::NOTHING || state.key.names_of_all
@@ -156,7 +156,7 @@ impl Partitions {
         self.slab.iter().filter(concerned).map(|(id, _)| id)
     }
 
-    /// Brings a partition up to date after these identities came, went or changed.
+    /// Updates a partition after these identities appeared, disappeared or changed.
     pub(super) fn update(
         &mut self,
         id: u32,
@@ -184,8 +184,8 @@ impl PartitionState {
         if let [_] = self.key.selectors[..]
             && self.key.names.is_empty()
         {
-            // The usual case: both rows that can ever be are there from the start, so that new
-            // identities never give its stages work.
+            // The usual case: both possible rows exist from the start, so that new identities never
+            // require rebuilding its stages.
             let nodes = from.selectors.scope(self.key.selectors[0]) == Scope::Nodes;
             self.row_number(&Row { selected: vec![1], nodes, ..Row::default() });
         }
@@ -211,7 +211,7 @@ impl PartitionState {
         self.compiled = Partition::new(most, &assigned);
     }
 
-    /// Identities that may be in another row than that of nothing.
+    /// Identities that may be in another row than row 0.
     fn candidates(&self, from: &Sources<'_>) -> Vec<u32> {
         if self.key.names_of_all {
             return from.identities.iter().map(|(id, _)| id).collect();
@@ -245,7 +245,7 @@ impl PartitionState {
                     scratch.fill(&self.key, from.selectors, identity, &state.info);
                     self.row_number(&scratch)
                 }
-                // One that is gone must leave no trace: its number will be another's (T-L5).
+                // A removed identity must leave no trace, because its number will be reused (T-L5).
                 None => old.default_row(),
             };
             if old.row(identity) != row {
@@ -267,8 +267,8 @@ impl PartitionState {
         Some(if self.rows.len() > rows_before { Change::NewRows } else { Change::Rows })
     }
 
-    /// Whether changes have made it wasteful: most identities in the exceptions, or most rows
-    /// without an identity.
+    /// Whether changes have made it inefficient: most identities are exceptions, or most rows have
+    /// no identity.
     fn is_worn(&self, exceptions: &[(u32, u32)], identities: usize) -> bool {
         if exceptions.len() > identities / 2 + 16 {
             return true;

@@ -1,4 +1,4 @@
-//! Policies lowered to what stages are built from: rules whose selectors are numbers.
+//! Policies in the form that stages are built from: rules whose selectors are numbers.
 
 use std::sync::Arc;
 
@@ -16,11 +16,11 @@ use crate::table::PolicyInfo;
 #[derive(Debug)]
 pub(super) struct PolicyState {
     pub(super) info: Arc<PolicyInfo>,
-    /// Tells this content from what the policy said before.
+    /// Distinguishes this content from earlier content of the same policy.
     pub(super) generation: u64,
     /// Selector of the pods it applies to.
     pub(super) subject: u32,
-    /// By direction; `None` if it says nothing about the direction.
+    /// By direction; `None` if it does not apply to the direction.
     pub(super) rules: [Option<Vec<RuleState>>; 2],
 }
 
@@ -31,7 +31,7 @@ impl PolicyState {
         rules.flat_map(|rule| ports::names(&rule.ports))
     }
 
-    /// All selectors that it holds on to, with repetitions.
+    /// All selectors that it references, with repetitions.
     pub(super) fn selectors(&self) -> impl Iterator<Item = u32> {
         let rules = self.rules.iter().flatten().flatten();
         let peers = rules.flat_map(|rule| rule.selectors.iter().copied());
@@ -39,7 +39,7 @@ impl PolicyState {
     }
 }
 
-/// A rule, `S` being how it names its selectors.
+/// A rule; `S` is how it names its selectors.
 #[derive(Debug)]
 pub(super) struct RuleState<S = u32> {
     /// Matches every peer, inside the cluster and outside.
@@ -52,14 +52,14 @@ pub(super) struct RuleState<S = u32> {
     pub(super) action: Action,
 }
 
-/// A range with what is left out of it.
+/// A CIDR and its exceptions.
 #[derive(Debug)]
 pub(super) struct Block {
     pub(super) cidr: Cidr,
     pub(super) except: Vec<Cidr>,
 }
 
-/// A policy before its selectors are numbers.
+/// A policy before its selectors are numbered.
 pub(super) struct Lowered {
     pub(super) subject: SelectorKey,
     pub(super) rules: [Option<Vec<RuleState<SelectorKey>>>; 2],
@@ -77,8 +77,8 @@ impl RuleState<SelectorKey> {
         }
     }
 
-    /// Adds a selector of pods by namespace label. The one that selects all is a flag and no
-    /// selector, so that it costs nothing per pod.
+    /// Adds a selector of pods by namespace label. The one that selects everything is a flag
+    /// instead, so that it costs nothing for each pod.
     fn add_wide(&mut self, namespaces: &Selector, pods: &Selector) {
         if namespaces.is_everything() && pods.is_everything() {
             self.every_pod = true;
@@ -88,7 +88,7 @@ impl RuleState<SelectorKey> {
         }
     }
 
-    /// With selectors as numbers.
+    /// The rule with numbered selectors.
     pub(super) fn numbered(self, mut number: impl FnMut(SelectorKey) -> u32) -> RuleState {
         let mut selectors: Vec<_> = self.selectors.into_iter().map(&mut number).collect();
         selectors.sort_unstable();
@@ -154,8 +154,8 @@ pub(super) fn lower_cluster(policy: &ClusterNetworkPolicy) -> Lowered {
 fn cluster_rule(rule: &ClusterRule) -> RuleState<SelectorKey> {
     let mut state = RuleState::new(rule.action, &rule.ports);
     if rule.has_unknown_peer() {
-        // Fail closed, as the API says: Accept matches nothing, the others deny everything. A
-        // rule that matches nothing keeps its place.
+        // Fail closed, as the API demands: Accept matches nothing, the others deny everything. A
+        // rule that matches nothing keeps its position.
         if rule.action != Action::Accept {
             state.everyone = true;
             state.ports = Ports::Any;

@@ -1,29 +1,29 @@
-//! Rules' ports to intervals of port tables.
+//! Rules' ports as intervals of port tables.
 
 use std::sync::Arc;
 
 use crate::rule::{NamedPort, PortRule, Ports, Protocol};
 use crate::table::{NO_RULE, PortKey};
 
-/// Keys of ports from `first` to `last`.
+/// Keys of the ports from `first` to `last`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub(super) struct Span {
     first: u32,
     last: u32,
 }
 
-/// What a rule matches once its names are resolved.
+/// What a rule matches once its port names are resolved.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Reach {
     /// Every protocol and port.
     All,
-    /// These. None: nothing.
+    /// These. Empty: nothing.
     Spans(Vec<Span>),
 }
 
 impl Reach {
-    /// The numbers that entries say themselves, and those of the names that `names` has; names
-    /// that it does not have match nothing (N7).
+    /// Numeric entries, and those of `names` that the rule mentions. Names that are not in `names`
+    /// match nothing (N7).
     pub(super) fn new(ports: &Ports, names: &[NamedPort]) -> Self {
         let Ports::AnyOf(entries) = ports else { return Self::All };
         let mut spans = Vec::with_capacity(entries.len());
@@ -62,8 +62,8 @@ pub(super) fn names(ports: &Ports) -> impl Iterator<Item = &Arc<str>> {
     })
 }
 
-/// The lowest rank for each interval of keys, equal neighbours joined: first key and rank, from
-/// key 0 on. `rules` by ascending rank.
+/// The lowest rank for each interval of keys, equal neighbours merged: first key and rank, from key
+/// 0 on. `rules` by ascending rank.
 pub(super) fn intervals(rules: &[(u32, Reach)]) -> Vec<(u32, u32)> {
     const END: u32 = PortKey::OTHER.number();
     const ALL: &[Span] = &[Span { first: 0, last: END }];
@@ -81,8 +81,8 @@ pub(super) fn intervals(rules: &[(u32, Reach)]) -> Vec<(u32, u32)> {
     starts.sort_unstable();
     starts.dedup();
     let mut ranks = vec![NO_RULE; starts.len()];
-    // `next[i]`: an interval at or after `i` that may be unpainted, found by halving paths, so
-    // that what lower ranks have painted is stepped over and not walked.
+    // `next[i]`: an interval at or after `i` that may be unassigned, found with path halving, so
+    // that intervals of lower ranks are skipped.
     let mut next: Vec<usize> = (0..=starts.len()).collect();
     for (rank, reach) in rules {
         for span in spans(reach) {

@@ -1,4 +1,4 @@
-//! The step from "what is known" to a table.
+//! Compiles what is known to a table.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -32,10 +32,10 @@ impl PolicyCompiler {
         Arc::new(self.table.clone())
     }
 
-    /// The addresses that are judged otherwise, or are otherwise to others as peers, than at the
-    /// last call. A connection is judged by its two addresses: by who has each, by the stages of
-    /// the one's identity and by the other's place in them. Whoever gets an address, and every
-    /// holder of an identity whose stages or place in stages changed, is among them.
+    /// The addresses whose policies changed since the last call, or that others see differently as
+    /// peers. A verdict depends on the two addresses of a connection: on the owner of each, on the
+    /// stages of the one's identity, and on the other's row in them. So this includes every address
+    /// with a new owner, and all addresses of an identity whose stages or rows changed.
     pub fn take_touched(&mut self) -> Touched {
         core::mem::take(&mut self.touched)
     }
@@ -46,8 +46,8 @@ impl PolicyCompiler {
         self.touched.extend(holders.map(|(_, address)| *address));
     }
 
-    /// Moves identities that came, went or changed to their rows. Returns the stages that have to
-    /// be built again because there are rows they do not know.
+    /// Moves identities that appeared, disappeared or changed to their rows. Returns the stages to
+    /// be rebuilt because there are rows they do not have.
     fn update_partitions(&mut self) -> BTreeSet<u32> {
         let mut concerned = core::mem::take(&mut self.dirty.partitions);
         if self.dirty.population {
@@ -74,7 +74,7 @@ impl PolicyCompiler {
         stale
     }
 
-    /// Finds the stages of every identity to which other policies apply than before.
+    /// Finds the stages of every identity whose set of policies changed.
     fn update_stage_sets(&mut self) {
         let mut left: Vec<StageSet> = Vec::new();
         let mut found = Found::new();
@@ -100,8 +100,8 @@ impl PolicyCompiler {
         }
     }
 
-    /// The stages of an identity, one reference to each. `found` are those found before for
-    /// identities to which the same selectors apply.
+    /// The stages of an identity, one reference to each. `found`: those found before for identities
+    /// that the same selectors select.
     fn stage_set(&mut self, identity: u32, info: &IdentityInfo, found: &mut Found) -> StageSet {
         let subjects = self.selectors.subjects_of(identity, info);
         let ports = match info {
@@ -131,8 +131,8 @@ impl PolicyCompiler {
         set
     }
 
-    /// Those of some policies that have a say in a tier and direction, with their generations,
-    /// in the order in which they count: by priority, then by name.
+    /// Those of the policies that apply to a tier and direction, with their generations, in order
+    /// of evaluation: by priority, then by name.
     fn in_order(&self, policies: &[u32], tier: Tier, direction: Direction) -> Vec<(u32, u64)> {
         let states = policies.iter().map(|id| (*id, &self.policies[*id]));
         let mut listed: Vec<_> = states
@@ -145,7 +145,7 @@ impl PolicyCompiler {
         listed.into_iter().map(|(id, p)| (id, p.generation)).collect()
     }
 
-    /// An identity's ports of the names that policies mention for ingress.
+    /// An identity's ports with the names that policies mention for ingress.
     fn ports_named_by(
         &self,
         policies: &[(u32, u64)],
@@ -206,7 +206,7 @@ impl PolicyCompiler {
         }
     }
 
-    /// What the compiled state takes, to be set against the number of policies and pods.
+    /// The size of the compiled state, to be compared with the number of policies and pods.
     pub fn footprint(&self) -> Footprint {
         let table = &self.table;
         let stages: usize = table.stages.iter().map(Stage::heap_bytes).sum();
@@ -222,7 +222,7 @@ impl PolicyCompiler {
     }
 }
 
-/// Numbers and bytes of a compiled state.
+/// Numbers and sizes of a compiled state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
     /// Distinct identities.

@@ -1,4 +1,4 @@
-//! Selectors in use, each kept once, with the identities that it selects.
+//! Selectors in use, each stored once, with the identities that it selects.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::slab::{BitSet, Slab};
 use crate::rule::{Labels, NamespacedPods, Selector};
 use crate::table::IdentityInfo;
 
-/// What a selector selects among.
+/// What a selector selects from.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum SelectorKey {
     /// Pods of one namespace.
@@ -21,7 +21,7 @@ pub(super) enum SelectorKey {
 }
 
 impl SelectorKey {
-    /// Whether an identity is selected; `namespace` are the labels of its namespace.
+    /// Whether an identity is selected; `namespace`: the labels of its namespace.
     fn matches(&self, identity: &IdentityInfo, namespace: &Labels) -> bool {
         match (self, identity) {
             (Self::Local(name, pods), IdentityInfo::Pods { namespace, labels, .. }) => {
@@ -54,9 +54,9 @@ pub(super) struct SelectorState {
 pub(super) struct Selectors {
     slab: Slab<SelectorState>,
     by_key: HashMap<SelectorKey, u32>,
-    /// Selectors about one namespace.
+    /// Selectors within one namespace.
     local: HashMap<Arc<str>, BTreeSet<u32>>,
-    /// Selectors about namespaces by label.
+    /// Selectors of namespaces by label.
     wide: BTreeSet<u32>,
     nodes: BTreeSet<u32>,
     /// Those of `wide` that are the subject of a policy.
@@ -64,8 +64,8 @@ pub(super) struct Selectors {
 }
 
 impl Selectors {
-    /// The number of a selector, one more reference to it. `true` if it is new: its members are
-    /// then to be found with [`Self::update`].
+    /// The number of a selector, with one more reference. `true` if it is new: its members must
+    /// then be found with [`Self::update`].
     pub(super) fn acquire(&mut self, key: SelectorKey) -> (u32, bool) {
         if let Some(&id) = self.by_key.get(&key) {
             self.slab[id].refs += 1;
@@ -83,12 +83,12 @@ impl Selectors {
         (id, true)
     }
 
-    /// One more reference.
+    /// Adds a reference.
     pub(super) fn retain(&mut self, id: u32) {
         self.slab[id].refs += 1;
     }
 
-    /// One reference less.
+    /// Drops a reference.
     pub(super) fn release(&mut self, id: u32) {
         let state = &mut self.slab[id];
         state.refs -= 1;
@@ -115,7 +115,7 @@ impl Selectors {
         }
     }
 
-    /// Makes a selector the subject of a policy, or no longer.
+    /// Adds or removes a policy whose subject the selector is.
     pub(super) fn set_subject(&mut self, id: u32, policy: u32, is: bool) {
         let state = &mut self.slab[id];
         if is {
@@ -140,7 +140,7 @@ impl Selectors {
         &mut self.slab[id]
     }
 
-    /// Says whether an identity is a member, as it is now, and returns whether that is new.
+    /// Updates an identity's membership and returns whether it changed.
     pub(super) fn update(
         &mut self,
         id: u32,
@@ -153,7 +153,7 @@ impl Selectors {
         state.members.set(identity, member)
     }
 
-    /// Takes an identity out of a selector; returns whether it was in.
+    /// Removes an identity from a selector; returns whether it was a member.
     pub(super) fn forget(&mut self, id: u32, identity: u32) -> bool {
         self.slab[id].members.set(identity, false)
     }
@@ -169,13 +169,12 @@ impl Selectors {
         }
     }
 
-    /// The selectors about namespaces by label.
+    /// The selectors of namespaces by label.
     pub(super) fn wide(&self) -> Vec<u32> {
         self.wide.iter().copied().collect()
     }
 
-    /// The namespace that a selector is about, if it is about one; `None` within if it is about
-    /// nodes.
+    /// What a selector selects from: one namespace, all pods, or nodes.
     pub(super) fn scope(&self, id: u32) -> Scope {
         match &self.slab[id].key {
             SelectorKey::Local(namespace, _) => Scope::Namespace(Arc::clone(namespace)),
@@ -196,7 +195,7 @@ impl Selectors {
         selecting.filter(applies).collect()
     }
 
-    /// The policies that have one of these selectors as subject.
+    /// The policies that have one of these selectors as their subject.
     pub(super) fn policies_of(&self, subjects: &[u32]) -> Vec<u32> {
         let states = subjects.iter().map(|id| &self.slab[*id]);
         states.flat_map(|state| state.subject_of.iter().copied()).collect()
@@ -212,7 +211,7 @@ impl Selectors {
     }
 }
 
-/// Among what a selector selects.
+/// What a selector selects from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Scope {
     /// Pods of this namespace.

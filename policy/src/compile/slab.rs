@@ -1,8 +1,8 @@
-//! Numbers for things: dense, used again when the thing is gone, never 0.
+//! Dense numbers for objects: never 0, reused after removal.
 
 use core::ops::{Index, IndexMut};
 
-/// Things by number.
+/// Objects by number.
 #[derive(Debug)]
 pub(super) struct Slab<T> {
     items: Vec<Option<T>>,
@@ -11,7 +11,7 @@ pub(super) struct Slab<T> {
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        // 0 is nobody's number.
+        // 0 is not a valid number.
         Self { items: vec![None], free: Vec::new() }
     }
 }
@@ -26,19 +26,19 @@ impl<T> Slab<T> {
         (self.items.len() - 1) as u32
     }
 
-    /// Takes a thing out. Its number may be given again at once.
+    /// Removes an object. Its number may be reused at once.
     pub(super) fn remove(&mut self, id: u32) -> Option<T> {
         let item = self.items.get_mut(id as usize)?.take()?;
         self.free.push(id);
         Some(item)
     }
 
-    /// Takes a thing out and keeps its number from use until [`Self::release`].
+    /// Removes an object and keeps its number from reuse until [`Self::release`].
     pub(super) fn vacate(&mut self, id: u32) -> Option<T> {
         self.items.get_mut(id as usize)?.take()
     }
 
-    /// Lets a vacated number be given again.
+    /// Allows reuse of a vacated number.
     pub(super) fn release(&mut self, id: u32) {
         self.free.push(id);
     }
@@ -60,7 +60,7 @@ impl<T> Slab<T> {
     }
 }
 
-/// For numbers that are known to be in use: one that is not is a fault of the compiler itself.
+/// For numbers known to be in use: any other is a bug in the compiler.
 impl<T> Index<u32> for Slab<T> {
     type Output = T;
 
@@ -86,7 +86,7 @@ impl BitSet {
         self.words.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 == 1)
     }
 
-    /// Adds or takes out, and says whether that changed anything.
+    /// Adds or removes a number, and returns whether that changed anything.
     pub(super) fn set(&mut self, id: u32, member: bool) -> bool {
         let (word, bit) = (id as usize / 64, 1 << (id % 64));
         if self.contains(id) == member {

@@ -13,13 +13,13 @@ use super::slab::Slab;
 use crate::rule::{Action, Direction, NamedPort};
 use crate::table::{Parts, PolicyId, RuleRef, Stage};
 
-/// What makes a stage the same as another.
+/// What identifies a stage.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct StageKey {
     pub(super) direction: Direction,
     /// Policies in order, each with its generation.
     pub(super) policies: Vec<(u32, u64)>,
-    /// Ingress: the pods' ports of the names that the policies mention (N7).
+    /// Ingress: the pods' ports with the names that the policies mention (N7).
     pub(super) ports: Vec<NamedPort>,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct StageKey {
 #[derive(Debug)]
 pub(super) struct StageState {
     pub(super) key: Arc<StageKey>,
-    /// Identities judged by it.
+    /// Identities that it applies to.
     pub(super) refs: u32,
     pub(super) partition: u32,
 }
@@ -40,7 +40,7 @@ pub(super) struct StageBuilder<'a> {
 }
 
 impl StageBuilder<'_> {
-    /// The stage, and the number of its partition, 0 if it selects by nothing.
+    /// The stage, and the number of its partition; 0 if it has no selectors.
     pub(super) fn build(mut self, from: &mut Sources<'_>) -> (Stage, u32) {
         let direction = self.key.direction;
         let policies: &Slab<PolicyState> = self.policies;
@@ -74,7 +74,7 @@ impl StageBuilder<'_> {
         (stage, number)
     }
 
-    /// The partition by the selectors and names of the rules, 0 if there are none.
+    /// The partition by the selectors and names of the rules; 0 if there are none.
     fn partition(&mut self, rules: &[&RuleState], from: &mut Sources<'_>) -> u32 {
         let selectors: BTreeSet<u32> =
             rules.iter().flat_map(|rule| rule.selectors.iter().copied()).collect();
@@ -94,23 +94,23 @@ impl StageBuilder<'_> {
     }
 }
 
-/// The port tables of a stage while they are made.
+/// The port tables of a stage under construction.
 struct Tables<'a> {
     key: &'a StageKey,
     rules: &'a [&'a RuleState],
     reaches: Vec<Reach>,
 }
 
-/// A rule about everyone, or every pod, that names ports: on egress it matches where the peer has
-/// the name, so it stands in the rows of peers that do.
+/// A rule for any peer or any pod that names ports. On egress it matches where the peer has the
+/// name, so it is in the rows of peers that do.
 fn about_all_by_name(rule: &RuleState) -> bool {
     (rule.everyone || rule.every_pod) && ports::names(&rule.ports).next().is_some()
 }
 
-/// Intervals of the rules about everyone up to which they are repeated in every row.
+/// Up to this many intervals, rules for any peer are repeated in every row.
 const FEW: usize = 8;
 
-/// Port tables in the order in which a stage has them.
+/// Port tables in the stage's order.
 struct Built {
     intervals: Vec<Vec<(u32, u32)>>,
     rows_are_whole: bool,
@@ -119,7 +119,7 @@ struct Built {
 
 impl<'a> Tables<'a> {
     fn new(key: &'a StageKey, rules: &'a [&'a RuleState]) -> Self {
-        // On egress names depend on the peer and `key.ports` is empty.
+        // On egress names depend on the peer, and `key.ports` is empty.
         let reaches = rules.iter().map(|rule| Reach::new(&rule.ports, &key.ports)).collect();
         Self { key, rules, reaches }
     }
@@ -128,8 +128,8 @@ impl<'a> Tables<'a> {
         let everyone = self.having(|rule| rule.everyone);
         let pods = self.having(|rule| rule.everyone || rule.every_pod);
         let mut tables = vec![intervals(&everyone), intervals(&pods)];
-        // Rules about everyone are few as a rule: repeating them in every row spares a look-up.
-        // Where they are not, rows times rules could be too much.
+        // Rules for any peer are usually few: repeating them in every row saves a look-up. Where
+        // there are many, rows times rules would be too much.
         let whole = tables[1].len() <= FEW;
         if let Some(partition) = partition {
             let by_selector = self.by_selector(&partition.key.selectors);
@@ -151,7 +151,7 @@ impl<'a> Tables<'a> {
         Built { intervals: tables, rows_are_whole: whole, ranges }
     }
 
-    /// Appends a table for each set of rules that ranges lead to.
+    /// Appends a table for each set of rules that CIDRs lead to.
     fn range_tables(&self, tables: &mut Vec<Vec<(u32, u32)>>) -> Vec<(Cidr, Option<usize>)> {
         let mut places: HashMap<Vec<u32>, usize> = HashMap::new();
         let mut table_of = |ranks: Vec<u32>| {
@@ -167,7 +167,7 @@ impl<'a> Tables<'a> {
         self.ranges().into_iter().map(|(range, ranks)| (range, table_of(ranks))).collect()
     }
 
-    /// The rules that have a property, in order.
+    /// The rules with a property, in order.
     fn having(&self, property: impl Fn(&RuleState) -> bool) -> Vec<(u32, Reach)> {
         let all = (0u32..).zip(self.rules).zip(&self.reaches);
         all.filter(|((_, rule), _)| property(rule))
@@ -175,7 +175,7 @@ impl<'a> Tables<'a> {
             .collect()
     }
 
-    /// These rules; on egress with names as the peer's `ports` have them.
+    /// These rules; on egress with the peer's `ports` for names.
     fn reaches(&self, ranks: &[u32], ports: &[NamedPort]) -> Vec<(u32, Reach)> {
         let reach = |rank: &u32| {
             let at = *rank as usize;
@@ -201,8 +201,8 @@ impl<'a> Tables<'a> {
         ranks
     }
 
-    /// Every range that the rules mention, each with the rules that hold for addresses of which
-    /// it is the longest such range.
+    /// Every CIDR that the rules mention, each with the rules that hold for the addresses of which
+    /// it is the longest matching CIDR.
     fn ranges(&self) -> Vec<(Cidr, Vec<u32>)> {
         let mut marks: BTreeMap<Cidr, Vec<Mark>> = BTreeMap::new();
         let mut blocks: Vec<u32> = Vec::new();
@@ -219,8 +219,8 @@ impl<'a> Tables<'a> {
                 }
             }
         }
-        // By family, address, length: a range comes before those within it, so a stack of the
-        // ranges around the present one is all that is needed.
+        // Sorted by family, address, length: a CIDR comes before those within it, so a stack of the
+        // enclosing CIDRs suffices.
         let mut open = Open { ranks: blocks, depth: HashMap::new(), rules: BTreeMap::new() };
         let mut stack: Vec<(&Cidr, &Vec<Mark>)> = Vec::new();
         let mut ranges = Vec::with_capacity(marks.len());
@@ -238,23 +238,23 @@ impl<'a> Tables<'a> {
     }
 }
 
-/// Whether one range lies in another.
+/// Whether one CIDR lies within another.
 fn within(inner: &Cidr, outer: &Cidr) -> bool {
     inner.prefix() >= outer.prefix() && outer.contains(inner.address())
 }
 
-/// What a range does to a block: begin it, or cut a piece out of it.
+/// What a CIDR does to a block: begin it, or begin an exception.
 #[derive(Clone, Copy)]
 struct Mark {
     block: usize,
     opens: bool,
 }
 
-/// The rules that hold inside the ranges entered so far.
+/// The rules that hold within the CIDRs entered so far.
 struct Open {
     /// Rank of each block's rule.
     ranks: Vec<u32>,
-    /// For each block entered, in how many of its exceptions we are.
+    /// For each block entered, the number of its exceptions we are in.
     depth: HashMap<usize, u32>,
     /// For each rule that holds, by how many of its blocks.
     rules: BTreeMap<u32, u32>,

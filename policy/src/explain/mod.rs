@@ -1,8 +1,8 @@
-//! Why a connection is allowed or denied, in words and as data.
+//! Why a connection is allowed or denied, as text and as data.
 //!
-//! Asked by people and programs, never on the packet path. The verdict is the table's own; what
-//! is said about it is read from the policies as they were written, so that the two can be held
-//! against each other ([`PolicyTable::weigh`]).
+//! Called for people and programs, never on the packet path. The verdict is the table's own. What
+//! is said about it is read from the policies as written, so that the two can be compared
+//! ([`PolicyTable::weigh`]).
 
 mod nearest;
 
@@ -16,7 +16,8 @@ use crate::verdict::{Traffic, Why};
 
 pub use nearest::{Closeness, Match, Nearest};
 
-/// What both ends' policies say about a connection, and why. It is allowed if both allow it (N4).
+/// The verdicts of both ends' policies, with reasons. The connection is allowed if both allow it
+/// (N4).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Explanation {
     /// Policies of the source.
@@ -31,8 +32,8 @@ impl Explanation {
         self.egress.allow && self.ingress.allow
     }
 
-    /// The end that decided: of an allowed connection none, of a denied one the first that
-    /// denies, in the order in which they are judged.
+    /// The end that decided: none for an allowed connection, the first that denies for a denied
+    /// one, in order of evaluation.
     pub fn denied_by(&self) -> Option<&Side> {
         [&self.egress, &self.ingress].into_iter().find(|side| !side.allow)
     }
@@ -43,22 +44,22 @@ impl Explanation {
 pub struct Side {
     /// Which end: egress is the source's.
     pub direction: Direction,
-    /// Cookie of the pod whose policies were asked; `None` if this end is no pod.
+    /// Cookie of the pod whose policies were evaluated; `None` if this end is not a pod.
     pub pod: Option<Arc<str>>,
     /// Whether this end allows the connection.
     pub allow: bool,
     /// Why.
     pub why: Why,
-    /// Cookie of the policy that decided: whose rule allows or denies, or on denial by isolation
-    /// the first of `isolated_by`. `None` if no policy had a say.
+    /// Cookie of the policy that decided: whose rule allows or denies; on denial by isolation the
+    /// first of `isolated_by`. `None` if no policy applied.
     pub policy: Option<Arc<str>>,
     /// Index of the rule in the policy's list for the direction, if a rule decided.
     pub rule: Option<u32>,
-    /// The rule in words, if a rule decided.
+    /// The rule as text, if a rule decided.
     pub rule_text: Option<String>,
     /// The NetworkPolicies that isolate the pod in this direction, by cookie.
     pub isolated_by: Vec<Arc<str>>,
-    /// On denial by isolation, the rule that came closest to allowing it.
+    /// On denial by isolation, the rule that came closest to allowing the connection.
     pub nearest: Option<Nearest>,
 }
 
@@ -83,8 +84,8 @@ impl PolicyTable {
         }
     }
 
-    /// How far a rule of a policy matches a connection, read from what was written and not from
-    /// what was compiled. `None` if there is no such rule.
+    /// How far a rule of a policy matches a connection, according to the policy as written and not
+    /// as compiled. `None` if there is no such rule.
     pub fn weigh(
         &self,
         policy: PolicyId,
@@ -102,8 +103,8 @@ impl PolicyTable {
         case.weigh(self.policy(policy)?, rule as usize)
     }
 
-    /// The whole reachability among some addresses: for every ordered pair of different entries
-    /// of one family, and each traffic, whether it is allowed.
+    /// The reachability matrix of some addresses: for every ordered pair of different entries of
+    /// one family, and each traffic, whether it is allowed.
     pub fn matrix<'a>(
         &'a self,
         addresses: &'a [IpAddr],
@@ -124,7 +125,7 @@ impl PolicyTable {
     }
 }
 
-/// One cell of a reachability matrix; the numbers are indices of what was asked.
+/// One cell of a reachability matrix; the numbers are indices into the arguments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cell {
     /// The source.
@@ -137,7 +138,7 @@ pub struct Cell {
     pub allow: bool,
 }
 
-/// One end under explanation.
+/// One end to be explained.
 #[derive(Clone, Copy)]
 struct Case<'a> {
     table: &'a PolicyTable,

@@ -1,4 +1,4 @@
-//! Rules as they were written, held against one connection: what matches and what does not.
+//! Rules as written, compared with one connection: what matches and what does not.
 
 use core::fmt;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use crate::rule::{
 };
 use crate::table::{IdentityInfo, PolicyId, PolicyInfo, PolicyObject};
 
-/// How far one part of a rule is from matching.
+/// How far one part of a rule matches.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Closeness {
     /// It matches.
     Whole,
-    /// Part of it does: the namespace but not the pod or the other way round, the range but not
-    /// outside its exceptions, the protocol but not the port.
+    /// Partly: the namespace but not the pod or vice versa, the CIDR but also one of its
+    /// exceptions, the protocol but not the port.
     Half,
-    /// Nothing of it does.
+    /// Not at all.
     None,
 }
 
@@ -42,7 +42,7 @@ impl Match {
     }
 }
 
-/// The rule that came closest to allowing what was denied, and what differs.
+/// The rule that came closest to allowing a denied connection, and what differs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Nearest {
     /// Cookie of its policy.
@@ -53,13 +53,13 @@ pub struct Nearest {
     pub rule: u32,
     /// How far it matches.
     pub matched: Match,
-    /// What it asks of peers that the peer does not have; `None` if the peer matches.
+    /// What the rule requires of the peer and the peer does not have; `None` if the peer matches.
     pub wants_peer: Option<String>,
-    /// Which ports it names, this one not being among them; `None` if the port matches.
+    /// The ports that the rule names, without this one; `None` if the port matches.
     pub wants_port: Option<String>,
-    /// Who the peer is.
+    /// The peer.
     pub peer: String,
-    /// What the connection is.
+    /// The connection.
     pub traffic: String,
 }
 
@@ -95,8 +95,8 @@ impl fmt::Display for Nearest {
 }
 
 impl Case<'_> {
-    /// Of all rules of these policies the one that is least far from matching, the first among
-    /// equals. `None` if they have no rule.
+    /// Of all rules of these policies the one closest to matching, the first among equals. `None`
+    /// if they have no rule.
     pub(super) fn nearest(&self, policies: &[PolicyId]) -> Option<Nearest> {
         let mut best: Option<(Match, &Arc<PolicyInfo>, usize)> = None;
         for policy in policies.iter().filter_map(|id| self.table.policy(*id)) {
@@ -148,7 +148,7 @@ impl Case<'_> {
     fn weigh_cluster(&self, policy: &ClusterNetworkPolicy, rule: usize) -> Option<Match> {
         let rule = policy.rules(self.direction).get(rule)?;
         if rule.has_unknown_peer() {
-            // Fails closed: Accept matches nothing, the others everything.
+            // Fails closed: Accept matches nothing, the others match everything.
             let whole = rule.action != Action::Accept;
             let part = if whole { Closeness::Whole } else { Closeness::None };
             return Some(Match { peer: part, port: part });
@@ -161,7 +161,7 @@ impl Case<'_> {
         Some(self.best(each, &rule.ports))
     }
 
-    /// The best of a rule's peers; with none, only the ports can match.
+    /// The best match of a rule's peers; without peers, only the ports can match.
     fn best(&self, each: impl Iterator<Item = Match>, ports: &Ports) -> Match {
         let none = Match { peer: Closeness::None, port: self.port(ports, false) };
         each.min_by_key(Match::distance).unwrap_or(none)
@@ -214,7 +214,7 @@ impl Case<'_> {
         }
     }
 
-    /// `by_address`: the peer was matched by address, where names mean nothing on egress (N7).
+    /// `by_address`: the peer was matched by address, for which names match nothing on egress (N7).
     fn port(&self, ports: &Ports, by_address: bool) -> Closeness {
         let Ports::AnyOf(entries) = ports else { return Closeness::Whole };
         let Some(protocol) = Protocol::from_number(self.traffic.protocol) else {
@@ -280,7 +280,7 @@ fn halves(a: bool, b: bool) -> Closeness {
     }
 }
 
-/// A rule in words.
+/// A rule as text.
 pub(super) fn rule_text(
     object: &PolicyObject,
     direction: Direction,
@@ -299,7 +299,7 @@ pub(super) fn rule_text(
     Some(format!("{action}{space}{word} {peers}, {ports}"))
 }
 
-/// A rule's peers and ports in words.
+/// A rule's peers and ports as text.
 fn rule_parts(
     object: &PolicyObject,
     direction: Direction,

@@ -106,12 +106,12 @@ fn balanced_within_one_percent() {
         let (_, maglev) = table(0..n, default_size(n));
         let counts = shares(&maglev, n);
         let (low, high) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
-        // Turns differ by at most one, and each has at least a hundred.
+        // The number of turns differs by at most one, and each has at least a hundred.
         assert!(high - low <= 1 && *low >= 100, "{n}: {low}..{high}");
     }
 }
 
-/// Share of slots that moved although their backend is still there.
+/// Share of slots that moved although their backend still exists.
 fn needless(before: (Vec<SocketAddr>, Maglev), after: (Vec<SocketAddr>, Maglev)) -> f64 {
     assert_eq!(before.1.size(), after.1.size());
     let moved = before.1.slots().zip(after.1.slots()).filter(|(old, new)| {
@@ -121,8 +121,8 @@ fn needless(before: (Vec<SocketAddr>, Maglev), after: (Vec<SocketAddr>, Maglev))
     moved.count() as f64 / before.1.size() as f64
 }
 
-/// S18: losing one of 1,000 needlessly moves about 1 % at 65,537 slots; at sizes near 1,000 slots
-/// a few percent. The mean over several losses, since single ones vary.
+/// S18: losing one of 1,000 needlessly moves about 1 % at 65,537 slots, and a few percent near
+/// 1,000 slots. The mean of several losses, because single ones vary.
 #[test]
 fn losing_one_moves_little() {
     let mean = |n: usize, size: u32| {
@@ -144,7 +144,7 @@ fn losing_one_moves_little() {
     }
 }
 
-/// Flows spread over backends as over dice: chi-square with 24 degrees of freedom, 99.9 % point.
+/// Flows spread randomly over backends: chi-square with 24 degrees of freedom, 99.9 % point.
 #[test]
 fn flows_spread_evenly() {
     let (_, maglev) = table(0..25, default_size(25));
@@ -158,7 +158,7 @@ fn flows_spread_evenly() {
     }
     let expected = f64::from(flows) / 25.0;
     let chi: f64 = seen.iter().map(|n| (n - expected).powi(2) / expected).sum();
-    // The table itself is off by up to 1 %, which adds up to about 10 at this number of flows.
+    // The table itself deviates by up to 1 %, which adds up to about 10 at this number of flows.
     assert!(chi < 51.2 + 10.0, "chi-square {chi:.1}");
 }
 
@@ -172,10 +172,10 @@ fn weights_are_shares() {
         let exact = 10_007.0 * f64::from(*weight) / 100.0;
         assert!((*count as f64 - exact).abs() <= 1.0, "{count} against {exact}");
     }
-    // Equal weights are no weights.
+    // Equal weights are the same as no weights.
     let nines: Vec<_> = (0..9).map(|i| (backend(i), 9)).collect();
     assert_eq!(Maglev::new(&nines, 1009, &KEY).unwrap(), table(0..9, 1009).1);
-    // The general way agrees with the plain one where both apply.
+    // The weighted construction agrees with the unweighted one where both apply.
     let walks = || (0..9).map(|i| Walk::new(backend(i).digest(&KEY), 1009)).collect();
     assert_eq!(fill(walks(), 1009, Turns::new(&[5; 9])), fill(walks(), 1009, (0..9).cycle()));
 }
@@ -189,7 +189,7 @@ fn narrow_indices_while_they_last() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// The same on every node: whatever the order of the list and the hash.
+    /// The same on every node: whatever the order of the list.
     #[test]
     fn order_does_not_matter(
         ids in prop::collection::btree_map(0usize..5000, 0u16..20, 0..40),

@@ -1,5 +1,5 @@
-//! ClusterNetworkPolicy (policy.networking.k8s.io/v1alpha2): tiers above and below the
-//! NetworkPolicies, with an order and with denials.
+//! ClusterNetworkPolicy (policy.networking.k8s.io/v1alpha2): tiers before and after NetworkPolicy,
+//! with an order and with denials.
 
 use core::fmt;
 use std::sync::Arc;
@@ -8,16 +8,15 @@ use podswitch_wire::cidr::Cidr;
 
 use super::{Direction, Ports, Selector};
 
-/// Where in the order of evaluation a policy stands: Admin, then every NetworkPolicy, then
-/// Baseline.
+/// A policy's place in the order of evaluation: Admin, then every NetworkPolicy, then Baseline.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Tier {
     /// Before NetworkPolicy; cannot be overridden by it.
     Admin,
-    /// The tier of networking/v1 NetworkPolicy, which always decides for a pod it isolates.
+    /// The tier of networking/v1 NetworkPolicy, which always decides for a pod that it isolates.
     NetworkPolicy,
-    /// After NetworkPolicy, for pods that none isolates.
+    /// After NetworkPolicy, for pods that no NetworkPolicy isolates.
     Baseline,
 }
 
@@ -41,14 +40,14 @@ impl Tier {
     }
 }
 
-/// What a rule of a ClusterNetworkPolicy does to what it matches.
+/// The action of a rule of a ClusterNetworkPolicy.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Action {
-    /// Allowed; no further rule of this direction is asked.
+    /// Allowed; no further rule of this direction is evaluated.
     Accept,
-    /// Denied; no further rule is asked.
+    /// Denied; no further rule is evaluated.
     Deny,
-    /// The rest of this tier is skipped and the next tier asked.
+    /// The rest of this tier is skipped; evaluation goes on with the next tier.
     Pass,
 }
 
@@ -90,12 +89,11 @@ pub struct ClusterNetworkPolicy {
     pub name: Arc<str>,
     /// Tier.
     pub tier: ClusterTier,
-    /// 0 to 1000, lower first. Among equals, where the API leaves the order open, the name
-    /// decides.
+    /// 0 to 1000, lower first. Among equals, whose order the API leaves open, the name decides.
     pub priority: u16,
     /// The pods it applies to. Never hostNetwork pods.
     pub subject: NamespacedPods,
-    /// Rules for connections to these pods, the first that matches counts. Empty: no effect on
+    /// Rules for connections to these pods; the first that matches decides. Empty: no effect on
     /// ingress.
     pub ingress: Vec<ClusterRule>,
     /// Rules for connections from these pods; as `ingress`.
@@ -103,11 +101,12 @@ pub struct ClusterNetworkPolicy {
 }
 
 impl ClusterNetworkPolicy {
-    /// The most rules of one direction (API: `MaxItems`).
+    /// The largest number of rules of one direction (API: `MaxItems`).
     pub const MAX_RULES: usize = 25;
-    /// The most peers, ranges of a peer, and protocol entries of a rule (API: `MaxItems`).
+    /// The largest number of peers, CIDRs of a peer, and protocol entries of a rule (API:
+    /// `MaxItems`).
     pub const MAX_ITEMS: usize = 25;
-    /// The highest number that `priority` may be.
+    /// The highest `priority`.
     pub const MAX_PRIORITY: u16 = 1000;
 
     /// The rules of a direction.
@@ -119,7 +118,7 @@ impl ClusterNetworkPolicy {
     }
 }
 
-/// Pods of namespaces, by both labels (API: `namespaces` alone, or `pods`).
+/// Pods by the labels of namespace and pod (API: `namespaces` alone, or `pods`).
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct NamespacedPods {
     /// Namespaces.
@@ -133,19 +132,18 @@ pub struct NamespacedPods {
 pub struct ClusterRule {
     /// `name`, empty if it has none.
     pub name: Arc<str>,
-    /// What it does.
+    /// Its action.
     pub action: Action,
-    /// `from` or `to`: at least one must match. Unlike in NetworkPolicy an empty list matches
-    /// nobody; the API refuses it.
+    /// `from` or `to`: at least one must match. Unlike in NetworkPolicy an empty list matches no
+    /// peer; the API refuses it.
     pub peers: Vec<ClusterPeer>,
-    /// `protocols`; missing: [`Ports::Any`]. An entry that is not understood makes the rule's
-    /// peers [`ClusterPeer::Unknown`].
+    /// `protocols`; missing: [`Ports::Any`]. An entry of an unknown kind makes the rule's peers
+    /// [`ClusterPeer::Unknown`].
     pub ports: Ports,
 }
 
 impl ClusterRule {
-    /// Whether some peer is of a kind that this version does not know: the whole rule then
-    /// fails closed.
+    /// Whether some peer is of an unknown kind: the whole rule then fails closed.
     pub fn has_unknown_peer(&self) -> bool {
         self.peers.iter().any(|p| matches!(p, ClusterPeer::Unknown))
     }
@@ -158,11 +156,10 @@ pub enum ClusterPeer {
     Pods(NamespacedPods),
     /// `nodes`: the addresses of nodes with these labels. In `to` only.
     Nodes(Selector),
-    /// `networks`: address ranges, those of pods and nodes among them. In `to` only.
+    /// `networks`: CIDRs, including addresses of pods and nodes. In `to` only.
     Networks(Vec<Cidr>),
-    /// A peer of another kind (`domainNames`, or one of a later version). The API demands that
-    /// the rule fail closed: an Accept rule then matches nothing, a Deny or Pass rule denies
-    /// everything.
+    /// A peer of an unknown kind (`domainNames`, or one of a later version). The API demands that
+    /// the rule fail closed: an Accept rule matches nothing, a Deny or Pass rule denies everything.
     Unknown,
 }
 

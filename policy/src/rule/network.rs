@@ -7,7 +7,7 @@ use podswitch_wire::cidr::Cidr;
 
 use super::{Protocol, Selector};
 
-/// Which way a connection is opened, seen from the pod that a policy selects.
+/// The direction in which a connection is opened, seen from the pod that a policy selects.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Direction {
@@ -18,7 +18,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// Both, in the order in which they are judged.
+    /// Both, in order of evaluation.
     pub const BOTH: [Self; 2] = [Self::Egress, Self::Ingress];
 
     /// As a table index.
@@ -35,8 +35,8 @@ impl Direction {
         }
     }
 
-    /// The directions a policy isolates, `(ingress, egress)`, from its `policyTypes` and whether
-    /// it has egress rules (N2). As the API server does it, an empty list is a missing one.
+    /// The directions that a policy isolates, `(ingress, egress)`, from its `policyTypes` and
+    /// whether it has egress rules (N2). As in the API server, an empty list counts as missing.
     pub fn isolated_by(policy_types: &[Self], has_egress_rules: bool) -> (bool, bool) {
         if policy_types.is_empty() {
             return (true, has_egress_rules);
@@ -56,14 +56,14 @@ impl fmt::Display for Direction {
 pub struct NetworkPolicy {
     /// `NetworkPolicy/namespace/name`.
     pub cookie: Arc<str>,
-    /// Namespace, the only one whose pods it selects.
+    /// Namespace; only pods of this namespace are selected.
     pub namespace: Arc<str>,
     /// Name.
     pub name: Arc<str>,
     /// `podSelector`: the pods it applies to. Never hostNetwork pods (N11).
     pub pods: Selector,
-    /// Rules for connections to these pods. `None`: it says nothing about ingress. An empty list
-    /// isolates the pods and allows nothing (N6).
+    /// Rules for connections to these pods. `None`: the policy does not apply to ingress. An empty
+    /// list isolates the pods and allows nothing (N6).
     pub ingress: Option<Vec<Rule>>,
     /// Rules for connections from these pods; `None` and empty as in `ingress`.
     pub egress: Option<Vec<Rule>>,
@@ -79,7 +79,7 @@ impl NetworkPolicy {
     }
 }
 
-/// One rule: peers AND ports must match (N6).
+/// One rule: peers and ports must both match (N6).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Rule {
     /// `from` or `to`.
@@ -88,16 +88,15 @@ pub struct Rule {
     pub ports: Ports,
 }
 
-/// Whom a rule is about.
+/// The peers of a rule.
 ///
-/// "Any" is a case of its own rather than an empty list, so that a list that becomes empty on
-/// its way (an entry left out, a peer not understood) matches nobody instead of everybody
-/// (threat T-L2).
+/// "Any" is a variant of its own rather than an empty list, so that a list that becomes empty in
+/// processing (an entry left out, an unknown peer) matches no peer instead of all (threat T-L2).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Peers {
-    /// `from`/`to` missing or empty: everybody, inside the cluster and outside (N6).
+    /// `from`/`to` missing or empty: any peer, inside the cluster and outside (N6).
     Any,
-    /// At least one of these must match. An empty list matches nobody.
+    /// At least one of these must match. An empty list matches no peer.
     AnyOf(Vec<Peer>),
 }
 
@@ -118,19 +117,19 @@ pub enum Peer {
         /// `namespaceSelector`; absent: the policy's own namespace.
         namespaces: Option<Selector>,
     },
-    /// Addresses, those of pods and nodes among them (N9).
+    /// Addresses, including those of pods and nodes (N9).
     IpBlock {
-        /// The range.
+        /// The CIDR.
         cidr: Cidr,
-        /// Ranges within it that this entry does not match.
+        /// CIDRs within it that this entry does not match.
         except: Vec<Cidr>,
     },
 }
 
-/// Which protocols and ports a rule is about.
+/// The protocols and ports of a rule.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Ports {
-    /// `ports` missing or empty: every protocol and port, ICMP among them (N6, N10).
+    /// `ports` missing or empty: every protocol and port, ICMP included (N6, N10).
     Any,
     /// At least one of these must match. An empty list matches nothing.
     AnyOf(Vec<PortRule>),
@@ -157,10 +156,10 @@ pub enum PortRule {
         /// Last port, not below the first.
         last: u16,
     },
-    /// The destination pod's container port of this name. Matches nothing where there is none.
+    /// The destination pod's container port of this name. Matches nothing if there is none.
     Named {
-        /// Protocol that the container port must have. `None`: whatever it has, as
-        /// ClusterNetworkPolicy's `destinationNamedPort` says.
+        /// Protocol that the container port must have. `None`: any, as for ClusterNetworkPolicy's
+        /// `destinationNamedPort`.
         protocol: Option<Protocol>,
         /// Name of the port.
         name: Arc<str>,

@@ -1,4 +1,4 @@
-//! Label selectors (meta/v1 LabelSelector), judged as the API machinery does.
+//! Label selectors (meta/v1 LabelSelector), with the semantics of the API machinery.
 
 use core::fmt;
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::Labels;
 
 /// A label selector. All its requirements must hold; one without requirements selects everything
-/// (N8: "present but empty = all"). An absent selector is an `Option` at the place where it is
-/// absent, never an empty one (threat T-L2).
+/// (N8: present but empty selects all). An absent selector is a `None` where it is absent, never an
+/// empty selector (threat T-L2).
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, PartialOrd, Ord)]
 pub struct Selector {
-    /// `matchLabels`: each key must be there with this value.
+    /// `matchLabels`: each key must exist with this value.
     pub labels: Labels,
     /// `matchExpressions`.
     pub expressions: Vec<Requirement>,
@@ -21,20 +21,20 @@ pub struct Selector {
 pub struct Requirement {
     /// The label's key.
     pub key: Arc<str>,
-    /// What must be true of it.
+    /// The condition on it.
     pub operator: Operator,
 }
 
-/// What a [`Requirement`] asks of a label.
+/// The condition of a [`Requirement`].
 #[derive(Clone, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub enum Operator {
-    /// There, with one of these values.
+    /// The label exists with one of these values.
     In(Vec<Arc<str>>),
-    /// Not there, or with none of these values (N8).
+    /// The label does not exist, or has none of these values (N8).
     NotIn(Vec<Arc<str>>),
-    /// There, whatever its value.
+    /// The label exists.
     Exists,
-    /// Not there.
+    /// The label does not exist.
     DoesNotExist,
 }
 
@@ -49,7 +49,7 @@ impl Selector {
         Self { labels, expressions: Vec::new() }
     }
 
-    /// Whether it has no requirement and so selects everything.
+    /// Whether it has no requirement and therefore selects everything.
     pub fn is_everything(&self) -> bool {
         self.labels.is_empty() && self.expressions.is_empty()
     }
@@ -62,7 +62,7 @@ impl Selector {
 }
 
 impl Requirement {
-    /// Whether it holds of these labels.
+    /// Whether the condition holds for these labels.
     pub fn matches(&self, labels: &Labels) -> bool {
         let value = labels.get(&self.key);
         let among = |list: &[Arc<str>]| value.is_some_and(|v| list.iter().any(|x| **x == *v));
@@ -76,7 +76,7 @@ impl Requirement {
 }
 
 impl fmt::Display for Selector {
-    /// In the form that `kubectl get -l` takes; `<all>` for the empty selector.
+    /// In the form of `kubectl get -l`; `<all>` for the empty selector.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_everything() {
             return f.write_str("<all>");

@@ -1,4 +1,5 @@
-//! One Service port's entry and frontends, from the model; the [compiler](super::compile)'s hands.
+//! Builds one Service port's entry and frontends from the model, for the
+//! [compiler](super::compile).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,15 +16,15 @@ use super::model::{
 use super::table::{Front, FrontKey, FrontendKind, Port};
 use crate::maglev::{MAX_BACKENDS, Maglev, default_size};
 
-/// A frontend as its owner wants it.
+/// A frontend, and the key under which it is entered.
 pub(super) type Laid = (FrontKey, FrontendKind, Front);
 
-/// The cluster IPs of a Service that is not balanced here: somebody else's, to be left alone.
+/// The cluster IPs of a Service that another proxy balances: they are left alone.
 pub(super) fn foreign(service: &Service) -> Vec<Laid> {
     whole_addresses(service, &Front::Foreign)
 }
 
-/// The cluster IPs of a Service that is: other ports of them are refused (S6).
+/// The cluster IPs of a Service that is balanced here: other ports of them are rejected (S6).
 pub(super) fn allocated(service: &Service) -> Vec<Laid> {
     whole_addresses(service, &Front::Allocated(service.cookie.clone()))
 }
@@ -33,7 +34,7 @@ fn whole_addresses(service: &Service, front: &Front) -> Vec<Laid> {
     ips.map(|ip| (FrontKey::address(*ip), FrontendKind::ClusterIp, front.clone())).collect()
 }
 
-/// Compiles one port in one family; `before` is what was made of it last.
+/// Compiles one port in one family; `before` is its previous entry.
 pub(super) fn entry<'a>(
     service: &Service,
     port: &ServicePort,
@@ -43,7 +44,7 @@ pub(super) fn entry<'a>(
     (id, before): (ServicePortId, Option<&ServiceEntry>),
 ) -> ServiceEntry {
     let mut candidates = merge(service, port, family, slices, &settings.view);
-    // Far beyond what the API server takes; the table's indices have 16 bits.
+    // Far more than the API server accepts; the table's indices have 16 bits.
     candidates.truncate(MAX_BACKENDS);
     let selection = select(&candidates, &settings.view);
     let choice = |chosen: &[usize], wanted: bool| match wanted {
@@ -75,11 +76,11 @@ pub(super) fn entry<'a>(
     }
 }
 
-/// Which tables the Service's policies can ask for: cluster-wide, node-local.
+/// The tables that the Service's policies need: cluster-wide, node-local.
 fn scopes(service: &Service) -> (bool, bool) {
     let internal = service.internal_policy == TrafficPolicy::Local;
     let external = service.external_policy == TrafficPolicy::Local;
-    // From inside the cluster the outside addresses have Cluster behaviour whatever the policy.
+    // Clients inside the cluster get Cluster behaviour from external addresses whatever the policy.
     let outside = service.kind != ServiceType::ClusterIp || !service.external_ips.is_empty();
     (!internal || outside, internal || external)
 }
@@ -95,7 +96,7 @@ fn maglev(
         list[*index].1 = candidates[*index].endpoint.weight;
     }
     let size = size.unwrap_or_else(|| default_size(chosen.len()));
-    // Size and number were checked before; nothing to choose from is what remains.
+    // Size and number are validated; the remaining error is an empty set of backends.
     Maglev::new(&list, size, key).unwrap_or_default()
 }
 
@@ -146,7 +147,7 @@ pub(super) fn healthy(entry: &ServiceEntry) -> impl Iterator<Item = IpAddr> {
     entry.backends.iter().filter(counts).map(|b| b.address)
 }
 
-/// Lays out every address that a Service's port is reached by, in the entry's family.
+/// Every frontend of a Service's port in the entry's family.
 pub(super) fn fronts(
     service: &Service,
     port: &ServicePort,
@@ -160,7 +161,7 @@ pub(super) fn fronts(
     for ip in service.cluster_ips.iter().filter(ours) {
         lay(FrontKey::exact(*ip, proto, port.port), FrontendKind::ClusterIp);
     }
-    // Nobody's outside address lies where cluster IPs are given out: it would capture one.
+    // An external address must not lie in the Service CIDRs: it would capture a cluster IP.
     let outside = |ip: &&IpAddr| ours(ip) && !within(**ip, &settings.service_cidrs);
     for ip in service.external_ips.iter().filter(outside) {
         if within(*ip, &settings.allowed_external_ips) {
@@ -182,7 +183,7 @@ fn within(ip: IpAddr, ranges: &[podswitch_wire::cidr::Cidr]) -> bool {
     ranges.iter().any(|range| range.contains(ip))
 }
 
-/// A host port: a Service of one backend at the node's own address. `None` if it is bound to an
+/// A host port: a Service with one backend at the node's own address. `None` if it is bound to an
 /// address that the node does not have.
 pub(super) fn host_port(
     cookie: &Arc<str>,

@@ -1,8 +1,8 @@
-//! From Services and slices to a [`ServiceTable`], at the cost of what changed.
+//! Compiles Services and slices to a [`ServiceTable`], at the cost of what changed.
 //!
-//! The control plane keeps one [`Compiler`]. Changes are taken object by object and only noted;
-//! [`Compiler::publish`] recompiles the Services concerned, each once, and hands out a table that
-//! shares everything else with the one before.
+//! The control plane keeps one [`Compiler`]. Changes are recorded object by object.
+//! [`Compiler::publish`] recompiles each affected Service once, and returns a table that shares
+//! everything else with the previous one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -24,16 +24,17 @@ use crate::cow::CowMap;
 use crate::rule::Protocol;
 use crate::touched::Touched;
 
-/// What holds for all Services on this node.
+/// Settings for all Services on this node.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// This node's name and zone.
     pub view: Viewpoint,
-    /// This node's addresses: node ports and host ports are there.
+    /// This node's addresses, at which NodePorts and host ports are.
     pub node_addresses: Vec<IpAddr>,
-    /// Ranges that cluster IPs are allocated from. What is in them and no Service's is dropped.
+    /// CIDRs from which cluster IPs are allocated. An address in them that no Service has is
+    /// dropped.
     pub service_cidrs: Vec<Cidr>,
-    /// Ranges in which `externalIPs` are honoured; none by default (CVE-2020-8554, T-N6).
+    /// CIDRs in which `externalIPs` are honoured; none by default (CVE-2020-8554, T-N6).
     pub allowed_external_ips: Vec<Cidr>,
     /// The cluster's hash key, equal on all nodes.
     pub cluster_key: HashKey,
@@ -51,23 +52,24 @@ impl Default for Settings {
     }
 }
 
-/// Whose a frontend is. Sorts by kind, then by name.
+/// The owner of a frontend. Sorts by kind, then by name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 enum Owner {
-    /// Sorts before everybody: the lower bound of searches.
+    /// Sorts before all others: the lower bound of searches.
     Nobody,
     Service(ServiceName),
     Pod(Arc<str>),
 }
 
-/// Who gets an address and port that several lay claim to: cluster IPs before what users may put
-/// in freely, so that nobody captures another's address (T-N6); among equals the first by name.
+/// Decides who gets an address and port that several objects claim: cluster IPs precede what users
+/// may set freely, so that nobody captures another's address (T-N6); among equals the first by name
+/// wins.
 type Claim = (FrontKey, FrontendKind, Owner);
 
 /// A Service for the health check responder (S12).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HealthCheck {
-    /// Port of this node that it is asked on.
+    /// Port of this node on which the health check is served.
     pub port: u16,
     /// The Service.
     pub service: ServiceName,
@@ -76,14 +78,14 @@ pub struct HealthCheck {
     pub local_endpoints: usize,
 }
 
-/// A frontend that somebody else has.
+/// A frontend that another object has already.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Clash {
-    /// Cookie of who does without.
+    /// Cookie of the object that does not get it.
     pub loser: Arc<str>,
-    /// Cookie of who has it.
+    /// Cookie of the object that has it.
     pub winner: Arc<str>,
-    /// How the loser would have been addressed.
+    /// Kind of the frontend that it does not get.
     pub kind: FrontendKind,
     /// The port.
     pub port: u16,
@@ -95,18 +97,18 @@ type SliceName = (Arc<str>, Arc<str>);
 /// The ids of one owner's ports.
 type PortIds = Vec<((Arc<str>, Protocol), ServicePortId)>;
 
-/// What was made of one owner's objects.
+/// What was compiled from one owner's objects.
 #[derive(Debug, Default)]
 struct Compiled {
     claims: Vec<Claim>,
     ids: PortIds,
-    /// What was compiled, for the counters to be carried over.
+    /// The compiled entries, from which counters are carried over.
     entries: Vec<Arc<ServiceEntry>>,
     health: Option<HealthCheck>,
 }
 
 impl Compiled {
-    /// What was made of a port last.
+    /// The previous entry of a port.
     fn entry(&self, id: ServicePortId, family: Family) -> Option<&ServiceEntry> {
         self.entries.iter().map(|e| &**e).find(|e| e.id == id && e.family == family)
     }
@@ -127,14 +129,14 @@ pub struct Compiler {
     settings: Settings,
     services: HashMap<ServiceName, Arc<Service>>,
     slices: HashMap<ServiceName, BTreeMap<Arc<str>, Arc<EndpointSlice>>>,
-    /// Which Service a slice, by namespace and name, belongs to.
+    /// The Service of a slice, by the slice's namespace and name.
     slice_owner: HashMap<SliceName, ServiceName>,
     host_ports: HashMap<Arc<str>, Arc<[HostPort]>>,
     compiled: HashMap<Owner, Compiled>,
-    /// Every claim, in order; the first of a key is in force.
+    /// Every claim, in order; the first for a key is in force.
     claims: BTreeMap<Claim, Front>,
     dirty: BTreeSet<Owner>,
-    /// Cluster IPs outside the configured ranges.
+    /// Cluster IPs outside the configured CIDRs.
     strays: usize,
     next_id: u32,
     table: ServiceTable,
@@ -142,7 +144,7 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// A compiler that knows no Service yet.
+    /// A compiler without Services.
     pub fn new(settings: Settings) -> Self {
         let scene = Arc::new(scene(&settings));
         Self {
@@ -161,9 +163,9 @@ impl Compiler {
         }
     }
 
-    /// Changes what holds for all. Services are compiled anew by the next
-    /// [`publish`](Self::publish) if they depend on what differs; this node's addresses are
-    /// looked up, so that a change of them costs little.
+    /// Changes the settings. The next [`publish`](Self::publish) recompiles the Services that
+    /// depend on what differs. This node's addresses are not compiled in, so changing them costs
+    /// little.
     pub fn set_settings(&mut self, settings: Settings) {
         let same_for_services = self.settings.view == settings.view
             && self.settings.service_cidrs == settings.service_cidrs
@@ -182,32 +184,32 @@ impl Compiler {
         }
     }
 
-    /// Whether a Service contradicts itself, as [`set_service`](Self::set_service) would find.
+    /// Validates a Service, as [`set_service`](Self::set_service) does.
     ///
     /// # Errors
-    /// It does.
+    /// The Service is invalid.
     pub fn check(service: &Service) -> Result<(), Invalid> {
         validate::service(service)
     }
 
-    /// Adds a Service, or changes the one of its name.
+    /// Adds a Service, or replaces the one of its name.
     ///
     /// # Errors
-    /// [`Invalid`] if it contradicts itself; nothing changes then.
+    /// [`Invalid`]; nothing changes then.
     pub fn set_service(&mut self, service: Arc<Service>) -> Result<(), Invalid> {
         validate::service(&service)?;
         self.take_service(service);
         Ok(())
     }
 
-    /// Removes a Service; its slices stay known.
+    /// Removes a Service. Its slices are kept.
     pub fn remove_service(&mut self, name: &ServiceName) {
         if self.services.remove(name).is_some() {
             self.dirty.insert(Owner::Service(name.clone()));
         }
     }
 
-    /// Adds a slice, or changes the one of its name.
+    /// Adds a slice, or replaces the one of its name.
     pub fn set_slice(&mut self, slice: Arc<EndpointSlice>) {
         let (key, owner) = ((slice.namespace.clone(), slice.name.clone()), slice.owner());
         if let Some(old) = self.slice_owner.insert(key, owner.clone())
@@ -230,11 +232,11 @@ impl Compiler {
         }
     }
 
-    /// Makes these the Services and slices that there are; costs a comparison each, and work where
-    /// something differs. Of two objects of one name the later counts.
+    /// Replaces all Services and slices. Costs one comparison for each, and compilation where they
+    /// differ. Of two objects of one name the later counts.
     ///
     /// # Errors
-    /// The first Service that contradicts itself, by its cookie; nothing changes then.
+    /// The first invalid Service, by its cookie; nothing changes then.
     pub fn set_state(
         &mut self,
         services: &[Arc<Service>],
@@ -273,8 +275,8 @@ impl Compiler {
         }
     }
 
-    /// Compiles what changed since the last time. The cost is that of the Services concerned, plus
-    /// a few shards of the look-up structure.
+    /// Compiles what changed since the last call. Costs the affected Services plus a few shards of
+    /// the look-up structure.
     pub fn publish(&mut self) -> ServiceTable {
         for owner in std::mem::take(&mut self.dirty) {
             self.recompile(owner);
@@ -283,18 +285,18 @@ impl Compiler {
         self.table.clone()
     }
 
-    /// The addresses of Services that came, went or have others for backends than at the last call:
-    /// whatever became of a connection to any other address would become of it again.
+    /// The addresses of Services that appeared, disappeared or have other backends than at the last
+    /// call. For connections to any other address the result is unchanged.
     pub fn take_touched(&mut self) -> Touched {
         std::mem::take(&mut self.touched)
     }
 
-    /// The Services that the health check responder answers for, as last published.
+    /// The Services with a health check, as last published.
     pub fn health_checks(&self) -> impl Iterator<Item = &HealthCheck> {
         self.compiled.values().filter_map(|c| c.health.as_ref())
     }
 
-    /// Frontends that two objects lay claim to, as last published.
+    /// Frontends that two objects claim, as last published.
     pub fn clashes(&self) -> Vec<Clash> {
         let mut clashes = Vec::new();
         let mut winner: Option<(&FrontKey, &Arc<ServiceEntry>)> = None;
@@ -377,7 +379,7 @@ impl Compiler {
         }
     }
 
-    /// Puts into force the first claim to a key.
+    /// Enters the first claim for a key into the table.
     fn settle(&mut self, key: &FrontKey) {
         self.touched.extend(key.addresses(&self.settings.node_addresses));
         let least = (*key, FrontendKind::ClusterIp, Owner::Nobody);
@@ -387,7 +389,7 @@ impl Compiler {
         };
     }
 
-    /// Keeps the table's list of backends; touches only what differs.
+    /// Updates the table's list of backends, only where it differs.
     fn list_backends(&mut self, old: &[Arc<ServiceEntry>], new: &[Arc<ServiceEntry>]) {
         let mut change: HashMap<(SocketAddr, ServicePortId), i32> = HashMap::new();
         for (entries, step) in [(old, -1), (new, 1)] {
@@ -412,7 +414,7 @@ impl Compiler {
         }
     }
 
-    /// Keeps the table's list of where TCP ports are reached.
+    /// Updates the frontends of a Service's TCP ports.
     fn list_reached(&mut self, old: &[Arc<ServiceEntry>], fresh: &BTreeMap<Claim, Front>) {
         let mut reached: HashMap<(ServicePortId, Family), Vec<FrontKey>> = HashMap::new();
         for entry in old {
@@ -440,7 +442,7 @@ impl Compiler {
         }
     }
 
-    /// A cluster IP outside the configured ranges.
+    /// A cluster IP outside the configured CIDRs.
     fn is_stray(&self, key: &FrontKey) -> bool {
         let ranges = &self.table.scene.service_cidrs;
         key.whole_address().is_some_and(|ip| !ranges.iter().any(|cidr| cidr.contains(ip)))
@@ -506,7 +508,7 @@ impl Compiler {
         fronts
     }
 
-    /// The id that a port had, or a fresh one.
+    /// The id that a port had, or a new one.
     fn id(&mut self, known: &PortIds, name: &Arc<str>, protocol: Protocol) -> ServicePortId {
         let same = known.iter().find(|((n, p), _)| n == name && *p == protocol);
         same.map_or_else(
@@ -519,7 +521,7 @@ impl Compiler {
     }
 }
 
-/// Whether two keys are one; they do not show what they are.
+/// Whether two keys are equal, through hashes: they do not expose their content.
 fn same_key(a: &HashKey, b: &HashKey) -> bool {
     let probe = FlowKey { src: [1; 16], dst: [2; 16], family: Family::V6, ..FlowKey::default() };
     probe.hash(a) == probe.hash(b)

@@ -1,8 +1,8 @@
-//! How often a Service port's connections were opened, to which backend, or refused.
+//! Counts a Service port's connections: opened, by backend, and refused.
 //!
-//! Kept by the entry, counted by workers when a connection is opened, and carried over from one
-//! compilation to the next: tables of different age count into the same memory, so that nothing is
-//! lost while workers go from one to the other.
+//! Stored with the entry, incremented by workers when a connection is opened, and carried over from
+//! one compilation to the next. Tables of different age share the memory, so nothing is lost while
+//! workers switch tables.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,29 +15,29 @@ const DROPPED: usize = 1;
 const DEPARTED: usize = 2;
 const HEAD: usize = 3;
 
-/// Place of a backend among the counters of its Service port.
+/// Index of a backend among the counters of its Service port.
 #[derive(Clone, Copy)]
 pub(super) struct Slot(u16);
 
 /// Counters of one Service port in one family. Clones share them.
 #[derive(Clone)]
 pub(super) struct Counts {
-    /// All that most ports ever need.
+    /// Sufficient for most ports.
     first: Arc<[AtomicU64]>,
-    /// For backends that came when there was no room; what is there never moves.
+    /// For backends added when the first block was full; counters in use never move.
     more: Box<[Arc<[AtomicU64]>]>,
 }
 
-/// What an entry that another one follows counted, and where.
+/// The counters of the previous entry.
 pub(super) struct Before<'a> {
     pub(super) counts: &'a Counts,
-    /// Its backends with their places, sorted by address.
+    /// Its backends with their slots, sorted by address.
     pub(super) backends: Vec<(SocketAddr, Slot)>,
 }
 
 impl Counts {
-    /// Counters for these backends. Those that were counted before keep their places and counts;
-    /// what was counted for backends that are gone stays in the sum.
+    /// Counters for these backends. Backends that were counted before keep their slots and counts.
+    /// The counts of removed backends remain in the sum.
     pub(super) fn new(before: Option<Before<'_>>, backends: &[SocketAddr]) -> (Self, Vec<Slot>) {
         let Some(Before { counts, backends: old }) = before else {
             let slots = (0..backends.len()).map(|n| Slot(n as u16)).collect();
@@ -46,13 +46,13 @@ impl Counts {
         let find = |b: &SocketAddr| old.binary_search_by_key(b, |(address, _)| *address).ok();
         let known: Vec<Option<Slot>> = backends.iter().map(|b| Some(old[find(b)?].1)).collect();
         let room = counts.room();
-        // One place more for each newcomer at most, and never more than there are numbers.
+        // At most one slot for each new backend, and never more than slot numbers.
         let most = (room + backends.len()).min(usize::from(u16::MAX) + 1);
         let mut state = vec![Place::Free; most];
         old.iter().for_each(|(_, slot)| state[usize::from(slot.0)] = Place::Vacated);
         known.iter().flatten().for_each(|slot| state[usize::from(slot.0)] = Place::Taken);
-        // A worker may count for those that left a while longer; it had better not do so for those
-        // that came, unless there is no other place.
+        // A worker with an older table may still count for a removed backend, so its slot is given
+        // to a new backend only if no other slot is free.
         let of = |wanted: Place| {
             let places = state.iter().enumerate().filter(move |(_, place)| **place == wanted);
             places.map(|(slot, _)| Slot(slot as u16))
@@ -60,7 +60,7 @@ impl Counts {
         let mut free = of(Place::Free).chain(of(Place::Vacated));
         let slots: Vec<Slot> =
             known.into_iter().map(|slot| slot.or_else(|| free.next()).unwrap_or(Slot(0))).collect();
-        // Also what was counted, later than that, for those that left before.
+        // Also what was counted since for backends removed earlier.
         for slot in (0..room).filter(|slot| state[*slot] != Place::Taken) {
             let left = counts.backend(Slot(slot as u16)).map_or(0, |c| c.swap(0, Relaxed));
             counts.first[DEPARTED].fetch_add(left, Relaxed);
@@ -68,14 +68,14 @@ impl Counts {
         let mut counts = counts.clone();
         let needed = slots.iter().map(|slot| usize::from(slot.0) + 1).max().unwrap_or(0);
         if needed > room {
-            // More than that, so that a Service that grows one by one has few blocks.
+            // More than needed, so that a Service that grows one by one has few blocks.
             let more = (needed - room).max(room.min(1024) / 2);
             counts.more = counts.more.iter().cloned().chain([block(more)]).collect();
         }
         (counts, slots)
     }
 
-    /// How many backends there is room for.
+    /// The number of backend slots.
     fn room(&self) -> usize {
         self.first.len() - HEAD + self.more.iter().map(|block| block.len()).sum::<usize>()
     }
@@ -142,11 +142,11 @@ fn block(len: usize) -> Arc<[AtomicU64]> {
     (0..len).map(|_| AtomicU64::new(0)).collect()
 }
 
-/// Of a place for a backend's counter, as a compilation finds it.
+/// State of a backend's slot during compilation.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Free,
-    /// Its backend leaves.
+    /// Its backend is removed.
     Vacated,
     /// Its backend stays.
     Taken,
@@ -158,7 +158,7 @@ impl fmt::Debug for Counts {
     }
 }
 
-/// What was counted is no part of what an entry or backend is.
+/// Counts do not take part in comparing entries or backends.
 impl PartialEq for Counts {
     fn eq(&self, _: &Self) -> bool {
         true

@@ -1,5 +1,5 @@
-//! Which endpoints of a Service's port take new connections (S1–S4): pure functions from slices to
-//! a selection. Called by the [compiler](super::compile), never where packets pass.
+//! Selects the endpoints of a Service's port that take new connections (S1–S4): pure functions from
+//! slices to a selection. Called by the [compiler](super::compile), never on the packet path.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use podswitch_wire::flow_key::Family;
 
 use super::model::{Endpoint, EndpointSlice, Service, ServicePort};
 
-/// Where the decision is made.
+/// The node for which the selection is made.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Viewpoint {
     /// Name of this node.
@@ -24,9 +24,9 @@ pub struct Candidate<'a> {
     pub address: SocketAddr,
     /// The slice's endpoint.
     pub endpoint: &'a Endpoint,
-    /// Ready, or readiness is to be disregarded.
+    /// Ready, or readiness is disregarded.
     pub ready: bool,
-    /// Serving, though it may be terminating.
+    /// Serving, possibly terminating.
     pub serving: bool,
     /// Terminating.
     pub terminating: bool,
@@ -35,17 +35,17 @@ pub struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
-    /// Takes new connections as long as it does (S1).
+    /// Takes new connections (S1).
     pub fn is_usable(&self) -> bool {
         self.ready && self.endpoint.weight > 0
     }
 
-    /// Takes new connections if nobody else does (S1).
+    /// Takes new connections if no endpoint is usable (S1).
     pub fn is_last_resort(&self) -> bool {
         self.serving && self.terminating && self.endpoint.weight > 0
     }
 
-    /// Of several descriptions of one endpoint the one with the best state counts.
+    /// Of several descriptions of one endpoint, the one with the best state counts.
     fn merit(&self) -> (bool, bool, bool, bool) {
         (self.ready, self.serving, !self.terminating, self.local)
     }
@@ -54,8 +54,9 @@ impl Candidate<'_> {
 /// All endpoints of `port` in one family, sorted by address and without duplicates.
 ///
 /// A slice counts if it has a port of the same name and protocol; the number may differ from slice
-/// to slice, as named target ports do. An endpoint that stands in several slices, as it may while
-/// controllers move it, counts once: in its best state, else as the first slice by name says.
+/// to slice, because of named target ports. An endpoint that is in several slices, as it may be
+/// while controllers move it, counts once: in its best state; among equals as described by the
+/// first slice by name.
 pub fn merge<'a>(
     service: &Service,
     port: &ServicePort,
@@ -78,13 +79,14 @@ pub fn merge<'a>(
             found.extend(fits);
         }
     }
-    // Stable: of equals the one from the first slice stays in front.
+    // Stable: among equals the one from the first slice remains.
     found.sort_by(|a, b| a.address.cmp(&b.address).then(b.merit().cmp(&a.merit())));
     found.dedup_by_key(|c| c.address);
     found
 }
 
-/// The API server admits neither loopback, link-local nor group addresses; nor do we send there.
+/// The API server refuses loopback, link-local and multicast addresses; the switch does not send
+/// there either.
 fn is_target(address: IpAddr, family: Family) -> bool {
     super::model::family_of(address) == family
         && !(address.is_loopback() || address.is_multicast() || address.is_unspecified())
@@ -107,10 +109,10 @@ fn candidate<'a>(
     }
 }
 
-/// Which hints are followed (S2).
+/// Which hints are honoured (S2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Topology {
-    /// None: every endpoint alike.
+    /// None: all endpoints are equal.
     #[default]
     Anywhere,
     /// Those for this zone.
@@ -119,25 +121,25 @@ pub enum Topology {
     SameNode,
 }
 
-/// What [`select`] decided; indices into the candidates.
+/// The result of [`select`]; indices into the candidates.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Selection {
     /// Endpoints for traffic under Cluster policy.
     pub cluster: Vec<usize>,
     /// Endpoints for traffic under Local policy.
     pub local: Vec<usize>,
-    /// Hints that were followed for `cluster`.
+    /// Hints that were honoured for `cluster`.
     pub topology: Topology,
-    /// There is an endpoint somewhere, so that a lack of one here is the policy's doing (S5).
+    /// Some endpoint exists, so that a lack of one here is due to the policy (S5).
     pub any: bool,
 }
 
-/// Chooses the endpoints that take new connections.
+/// Selects the endpoints that take new connections.
 pub fn select(candidates: &[Candidate<'_>], view: &Viewpoint) -> Selection {
     let pick = |accept: &dyn Fn(&Candidate<'_>) -> bool| -> Vec<usize> {
         (0..candidates.len()).filter(|i| accept(&candidates[*i])).collect()
     };
-    // Ready ones; if there are none, those that still serve while they terminate.
+    // Ready ones; if there are none, those that serve while terminating.
     let or_last_resort = |ready: Vec<usize>, last: &dyn Fn(&Candidate<'_>) -> bool| {
         if ready.is_empty() { pick(last) } else { ready }
     };
@@ -162,7 +164,8 @@ fn for_zone(c: &Candidate<'_>, view: &Viewpoint) -> bool {
     view.zone.as_ref().is_some_and(|zone| c.endpoint.hints.zones.contains(zone))
 }
 
-/// Hints count only if every ready endpoint carries one of the kind, and one is for us.
+/// Hints count only if every ready endpoint has one of that kind, and one matches this node or
+/// zone.
 fn topology(candidates: &[Candidate<'_>], view: &Viewpoint) -> Topology {
     let ready = || candidates.iter().filter(|c| c.is_usable());
     if ready().all(|c| !c.endpoint.hints.nodes.is_empty()) && ready().any(|c| for_node(c, view)) {
@@ -174,20 +177,20 @@ fn topology(candidates: &[Candidate<'_>], view: &Viewpoint) -> Topology {
     Topology::Anywhere
 }
 
-/// What became of the hints of a Service port's endpoints, for explanations (S2).
+/// How the hints of a Service port's endpoints were used, for explanations (S2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HintUse {
-    /// No endpoint that takes connections has any.
+    /// No endpoint that takes connections has a hint.
     None,
-    /// They are followed.
+    /// They are honoured.
     Followed(Topology),
-    /// They are ignored, since this endpoint has none of the kind.
+    /// They are ignored, because this endpoint has none of that kind.
     Lacking(Topology, SocketAddr),
-    /// They are ignored, since none is for this node or zone.
+    /// They are ignored, because none matches this node or zone.
     ForOthers(Topology),
 }
 
-/// What becomes of the hints: as [`select`] decides, with the reason.
+/// How hints are used: the decision of [`select`], with the reason.
 pub fn hint_use(candidates: &[Candidate<'_>], view: &Viewpoint) -> HintUse {
     let followed = topology(candidates, view);
     let ready = || candidates.iter().filter(|c| c.is_usable());

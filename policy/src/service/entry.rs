@@ -1,4 +1,4 @@
-//! One compiled Service port: its backends, the choice among them, and what restricts it.
+//! One compiled Service port: its backends, the selection among them, and its restrictions.
 //!
 //! Built by the [compiler](super::compile), read by workers when a connection is opened.
 
@@ -15,8 +15,8 @@ use super::model::TrafficPolicy;
 use crate::maglev::Maglev;
 use crate::rule::Protocol;
 
-/// A Service port (or host port), the same through every change of it and for both families; never
-/// given to another one. Affinity and counters are kept by it.
+/// A Service port (or host port). The same through every change of it and for both families; never
+/// reused. Affinity and counters refer to it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ServicePortId(pub u32);
 
@@ -66,7 +66,7 @@ impl fmt::Debug for BackendFlags {
     }
 }
 
-/// One backend. All that are known are kept, usable or not: connections to the others live on.
+/// One backend. All known backends are kept, usable or not: connections to them go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Backend {
     /// Address.
@@ -96,27 +96,27 @@ impl fmt::Display for Backend {
 
 const _: () = assert!(size_of::<Backend>() <= 24);
 
-/// What explanations say of a backend beyond its address.
+/// What explanations say about a backend beyond its address.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct BackendDetail {
     /// Node that it is on.
     pub node: Option<Arc<str>>,
     /// Zone that it is in.
     pub zone: Option<Arc<str>>,
-    /// Cookie of what stands behind it.
+    /// Cookie of the pod or other object behind it.
     pub target: Option<Arc<str>>,
 }
 
-/// Which set of backends a connection is balanced over.
+/// The set of backends over which a connection is balanced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scope {
-    /// Those of all nodes.
+    /// Endpoints of all nodes.
     Cluster,
-    /// Those of this node.
+    /// Endpoints of this node.
     Local,
 }
 
-/// Address ranges of one family, for a yes or no in a few steps however many there are.
+/// CIDRs of one family; membership by binary search.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ranges {
     /// First and last address, sorted, without overlaps.
@@ -181,15 +181,15 @@ pub struct ServiceEntry {
     pub port: u16,
     /// Family.
     pub family: Family,
-    /// For clients of the cluster IP.
+    /// Traffic policy for clients of the cluster IP.
     pub internal_policy: TrafficPolicy,
-    /// For off-cluster clients of the other addresses.
+    /// Traffic policy for outside clients of the other addresses.
     pub external_policy: TrafficPolicy,
     /// Session affinity timeout in seconds.
     pub affinity: Option<u32>,
-    /// Clients that load-balancer addresses take; `None`: all (S7).
+    /// Clients that load-balancer addresses accept; `None`: all (S7).
     pub source_ranges: Option<Ranges>,
-    /// Hints that were followed.
+    /// Hints that were honoured.
     pub topology: Topology,
     /// Some endpoint is usable somewhere (S5).
     pub any: bool,
@@ -201,7 +201,7 @@ pub struct ServiceEntry {
 }
 
 impl ServiceEntry {
-    /// Every backend known, sorted by address.
+    /// Every known backend, sorted by address.
     #[inline]
     pub fn backends(&self) -> &[Backend] {
         &self.backends
@@ -212,7 +212,8 @@ impl ServiceEntry {
         self.details.get(index)
     }
 
-    /// The choice among backends in a scope. Node-local tables exist only where a policy asks.
+    /// The selection among backends in a scope. Node-local tables exist only where a policy needs
+    /// them.
     #[inline]
     pub fn table(&self, scope: Scope) -> &Maglev {
         match scope {
@@ -228,8 +229,8 @@ impl ServiceEntry {
         self.backends.binary_search_by_key(&backend, key).ok()
     }
 
-    /// Counts a connection opened to the backend at `index`. Relaxed and without a lock; for when a
-    /// connection is opened, not for every packet.
+    /// Counts a connection opened to the backend at `index`. Relaxed and without a lock. Called
+    /// once for each connection, not for each packet.
     #[inline]
     pub fn count_opened(&self, index: usize) {
         if let Some(backend) = self.backends.get(index) {
@@ -237,39 +238,39 @@ impl ServiceEntry {
         }
     }
 
-    /// Counts a connection refused aloud (S5).
+    /// Counts a rejected connection: the client gets an answer (S5).
     #[inline]
     pub fn count_rejected(&self) {
         self.counts.add_rejected();
     }
 
-    /// Counts a connection dropped in silence (S3, S4, S7).
+    /// Counts a dropped connection: the client gets no answer (S3, S4, S7).
     #[inline]
     pub fn count_dropped(&self) {
         self.counts.add_dropped();
     }
 
-    /// Connections opened to the backend at `index`, since it became one of this port.
+    /// Connections opened to the backend at `index` since it belongs to this port.
     pub fn opened(&self, index: usize) -> u64 {
         self.backends.get(index).map_or(0, |backend| self.counts.opened(backend.slot))
     }
 
-    /// Connections that were opened to backends that are none of this port any more.
+    /// Connections that were opened to backends that no longer belong to this port.
     pub fn departed(&self) -> u64 {
         self.counts.departed()
     }
 
-    /// Connections refused aloud.
+    /// Rejected connections.
     pub fn rejected(&self) -> u64 {
         self.counts.rejected()
     }
 
-    /// Connections dropped in silence.
+    /// Dropped connections.
     pub fn dropped(&self) -> u64 {
         self.counts.dropped()
     }
 
-    /// Counters for the entry that follows this one, with these backends.
+    /// Counters for the entry that replaces this one, with these backends.
     pub(super) fn counts_for(
         before: Option<&Self>,
         backends: &[SocketAddr],
@@ -279,7 +280,7 @@ impl ServiceEntry {
         Counts::new(Some(Before { counts: &entry.counts, backends: places }), backends)
     }
 
-    /// Bytes that it takes on the heap, itself included; names are shared and not counted.
+    /// Bytes on the heap, itself included; names are shared and not counted.
     pub fn heap_bytes(&self) -> usize {
         size_of::<Self>()
             + size_of_val::<[Backend]>(&self.backends)

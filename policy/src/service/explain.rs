@@ -1,6 +1,6 @@
-//! Why a connection takes the backend that it takes, or none; for people and for programs.
+//! Why a connection gets its backend, or none; as text and as data.
 //!
-//! Asked by `explain`, never where packets pass. The decision is the table's own, so that the
+//! Called by `explain`, never on the packet path. The decision is the table's own, so the
 //! explanation cannot disagree with it.
 
 use core::fmt;
@@ -14,25 +14,25 @@ use super::entry::{BackendFlags, Scope, ServiceEntry};
 use super::table::{DropReason, Found, FrontendKind, Lookup, Origin, RejectReason, ServiceTable};
 use crate::rule::Protocol;
 
-/// How the question was decided.
+/// The decision.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// Not a Service's address: routed as it is.
+    /// Not a Service address: routed as it is.
     NotAService,
-    /// Goes to this backend.
+    /// Forwarded to this backend.
     Backend {
         /// Address and port.
         address: SocketAddr,
-        /// The source is translated too.
+        /// The source is translated, too.
         source_nat: bool,
     },
-    /// Refused aloud.
+    /// Rejected, with an answer to the client.
     Reject(RejectReason),
-    /// Dropped in silence.
+    /// Dropped, without an answer.
     Drop(DropReason),
 }
 
-/// One backend of the Service and its part in the choice.
+/// One backend of the Service and its part in the selection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BackendLine {
     /// Address and port.
@@ -41,31 +41,31 @@ pub struct BackendLine {
     pub node: Option<Arc<str>>,
     /// Zone that it is in.
     pub zone: Option<Arc<str>>,
-    /// Cookie of what stands behind it.
+    /// Cookie of the object behind it.
     pub target: Option<Arc<str>>,
-    /// State as the slices have it.
+    /// State according to the slices.
     pub flags: BackendFlags,
     /// Its weight.
     pub weight: u16,
     /// Share of new connections in the scope that applies, in thousandths.
     pub share_permille: u32,
-    /// The one that was chosen.
+    /// The selected one.
     pub chosen: bool,
 }
 
-/// How a backend was chosen: by the slot of the table that the hash of the connection falls into.
+/// How a backend was selected: by the table slot of the connection's hash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Choice {
     /// The slot.
     pub slot: usize,
-    /// Of so many.
+    /// The number of slots.
     pub slots: usize,
-    /// The hash is of the client's address alone, since the Service has affinity; else of both
-    /// addresses and ports.
+    /// The hash covers only the client's address, because the Service has affinity; otherwise it
+    /// covers both addresses and ports.
     pub by_client: bool,
 }
 
-/// The Service that a connection is for.
+/// The Service of a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServiceLines {
     /// Its cookie.
@@ -76,24 +76,24 @@ pub struct ServiceLines {
     pub protocol: Protocol,
     /// Number of its port.
     pub port: u16,
-    /// How the client addressed it, unless that is why it is refused.
+    /// Kind of the address that the client used, unless that is why it is refused.
     pub kind: Option<FrontendKind>,
-    /// The set of backends that applies, if it came to that.
+    /// The set of backends that applies, if it was determined.
     pub scope: Option<Scope>,
-    /// Hints that are followed.
+    /// Hints that are honoured.
     pub topology: Topology,
     /// Affinity timeout in seconds.
     pub affinity: Option<u32>,
-    /// How the backend was chosen, if one was.
+    /// How the backend was selected, if one was.
     pub choice: Option<Choice>,
-    /// Every backend known.
+    /// Every known backend.
     pub backends: Vec<BackendLine>,
 }
 
 /// An explanation; prints as text.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Explanation {
-    /// What was decided.
+    /// The decision.
     pub outcome: Outcome,
     /// Cookie of the Service, if there is one.
     pub cookie: Option<Arc<str>>,
@@ -101,7 +101,7 @@ pub struct Explanation {
     pub service: Option<ServiceLines>,
 }
 
-/// Explains what the table says of a new connection.
+/// Explains the table's decision for a new connection.
 pub fn explain(table: &ServiceTable, key: &FlowKey, origin: Origin) -> Explanation {
     let kind = table.kind(key);
     match table.lookup(key, origin) {
@@ -180,7 +180,7 @@ fn lines(
 }
 
 impl BackendLine {
-    /// Its state in a word or two, and if it gets no new connections, why.
+    /// Its state in a few words, and if it gets no new connections, the reason.
     pub fn state(&self, scope: Option<Scope>) -> &'static str {
         let has = |flag| self.flags.has(flag);
         let taken = match scope {

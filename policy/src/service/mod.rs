@@ -1,10 +1,10 @@
-//! Kubernetes Services, compiled: which backend a connection to a Service's address takes, or why
-//! it takes none (rules S1–S9, S12–S14, S18, P4).
+//! Kubernetes Services, compiled: which backend a connection to a Service's address gets, or why it
+//! gets none (rules S1–S9, S12–S14, S18, P4).
 //!
-//! The control plane keeps one [`compile::Compiler`], tells it of changed Services, endpoint slices
-//! and host ports, and gives every snapshot a clone of its [`table::ServiceTable`]; workers read that
-//! when a connection is opened, never for later packets. Nothing here opens sockets, reads clocks
-//! or remembers connections: affinity pins and NAT state are the caller's.
+//! The control plane keeps one [`compile::Compiler`], gives it changed Services, slices and host
+//! ports, and puts a clone of its [`table::ServiceTable`] in every snapshot. Workers read that when
+//! a connection is opened, never for later packets. Nothing here opens sockets, reads clocks or
+//! stores connections: affinity and NAT state are the caller's.
 //!
 //! ```
 //! use std::sync::Arc;

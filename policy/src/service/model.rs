@@ -1,6 +1,6 @@
-//! The model: Services, endpoint slices and host ports as users and controllers wrote them, as
-//! plain data. Syntax has been checked by whoever built it; what contradicts itself is found when it is
-//! given to the [compiler](super::compile).
+//! The model: Services, slices and host ports as users and controllers wrote them, as plain data.
+//! Syntax has been validated by the caller. Contradictions are found when the object is given to
+//! the [compiler](super::compile).
 
 use core::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -38,7 +38,7 @@ impl fmt::Debug for ServiceName {
 /// `spec.type`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ServiceType {
-    /// Reachable by its cluster IPs (headless without them).
+    /// Reachable by its cluster IPs; headless without them.
     #[default]
     ClusterIp,
     /// Also by a port of every node.
@@ -59,7 +59,7 @@ pub enum TrafficPolicy {
     Local,
 }
 
-/// What a Service calls the port of its pods. Slices hold the number, resolved pod by pod.
+/// What a Service calls the port of its pods. Slices contain the resolved number.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TargetPort {
     /// By number.
@@ -71,13 +71,13 @@ pub enum TargetPort {
 /// One of `spec.ports`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServicePort {
-    /// Name; empty where a Service has one port only. Slices refer to it.
+    /// Name; empty if the Service has only one port. Slices refer to it.
     pub name: Arc<str>,
     /// Protocol.
     pub protocol: Protocol,
     /// Port of the cluster IPs, load-balancer IPs and external IPs.
     pub port: u16,
-    /// The pods' port; of no consequence here, since slices have it resolved.
+    /// The pods' port. Not used here, because slices contain the resolved number.
     pub target: TargetPort,
     /// Port of every node.
     pub node_port: Option<u16>,
@@ -103,7 +103,7 @@ pub enum IpMode {
     /// inside the cluster.
     #[default]
     Vip,
-    /// The load balancer is a proxy: the address is not the switch's business.
+    /// The load balancer is a proxy: the switch ignores the address.
     Proxy,
 }
 
@@ -112,14 +112,14 @@ pub enum IpMode {
 pub struct Ingress {
     /// The address.
     pub address: IpAddr,
-    /// Who terminates it.
+    /// How it is delivered.
     pub mode: IpMode,
 }
 
-/// `spec.trafficDistribution`. Controllers turn it into hints; those decide (S2).
+/// `spec.trafficDistribution`. Controllers turn it into hints, which decide (S2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TrafficDistribution {
-    /// PreferSameZone (PreferClose of old).
+    /// PreferSameZone (formerly PreferClose).
     SameZone,
     /// PreferSameNode.
     SameNode,
@@ -134,10 +134,10 @@ pub struct Service {
     pub name: ServiceName,
     /// Type.
     pub kind: ServiceType,
-    /// Cluster IPs, at most one of each family; empty for headless Services. Their families are
-    /// the Service's.
+    /// Cluster IPs, at most one of each family; empty for headless Services. Their families are the
+    /// Service's.
     pub cluster_ips: Vec<IpAddr>,
-    /// `externalIPs`; entered only where the configuration allows them (CVE-2020-8554).
+    /// `externalIPs`; honoured only where the configuration allows them (CVE-2020-8554).
     pub external_ips: Vec<IpAddr>,
     /// Load-balancer addresses.
     pub ingress: Vec<Ingress>,
@@ -145,26 +145,26 @@ pub struct Service {
     pub source_ranges: Vec<Cidr>,
     /// Ports.
     pub ports: Vec<ServicePort>,
-    /// For clients of the cluster IPs.
+    /// Traffic policy for clients of the cluster IPs.
     pub internal_policy: TrafficPolicy,
-    /// For off-cluster clients of the other addresses.
+    /// Traffic policy for outside clients of the other addresses.
     pub external_policy: TrafficPolicy,
     /// Session affinity by client address: timeout in seconds (S9).
     pub affinity: Option<u32>,
     /// Port of the health check responder (S12).
     pub health_check_node_port: Option<u16>,
-    /// Readiness is to be disregarded.
+    /// Readiness is disregarded (`publishNotReadyAddresses`).
     pub publish_not_ready: bool,
-    /// Wish for near endpoints; shown in explanations.
+    /// Preference for near endpoints; shown in explanations.
     pub traffic_distribution: Option<TrafficDistribution>,
-    /// Labelled `service.kubernetes.io/service-proxy-name`: somebody else's (S14).
+    /// Labelled `service.kubernetes.io/service-proxy-name`: another proxy balances it (S14).
     pub foreign_proxy: bool,
-    /// Table size asked for (annotation `podswitch.io/maglev-size`); a prime.
+    /// Configured table size (annotation `podswitch.io/maglev-size`); a prime.
     pub maglev_size: Option<u32>,
 }
 
 impl Service {
-    /// A ClusterIP Service without ports, everything else as the API's defaults are.
+    /// A ClusterIP Service without ports; everything else has the API's defaults.
     pub fn cluster_ip(
         namespace: &str,
         name: &str,
@@ -190,7 +190,7 @@ impl Service {
         }
     }
 
-    /// Whether it is balanced here at all (S14).
+    /// Whether it is balanced here (S14).
     pub fn is_balanced(&self) -> bool {
         self.kind != ServiceType::ExternalName
             && !self.foreign_proxy
@@ -208,7 +208,7 @@ pub fn family_of(address: IpAddr) -> Family {
     if address.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
-/// Conditions of an endpoint as they stand in the slice.
+/// Conditions of an endpoint as in the slice.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Conditions {
     /// `ready`.
@@ -236,7 +236,7 @@ impl Conditions {
     }
 }
 
-/// Topology hints of an endpoint: for whom it is meant (S2).
+/// Topology hints of an endpoint: which clients should use it (S2).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Hints {
     /// `forNodes`.
@@ -248,19 +248,19 @@ pub struct Hints {
 /// One endpoint of a slice.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Endpoint {
-    /// Addresses of one and the same endpoint; consumers take the first, as the API says.
+    /// Addresses of one endpoint; consumers use the first, as the API demands.
     pub addresses: Vec<IpAddr>,
     /// Conditions.
     pub conditions: Conditions,
-    /// Node that it is on.
+    /// Node that it runs on.
     pub node: Option<Arc<str>>,
     /// Zone that it is in.
     pub zone: Option<Arc<str>>,
     /// Hints.
     pub hints: Hints,
-    /// What stands behind it, by cookie.
+    /// Cookie of the object behind it.
     pub target: Option<Arc<str>>,
-    /// Share of new connections, 1 for all alike; 0: none.
+    /// Weight for new connections, 1 by default; 0: none.
     pub weight: u16,
 }
 
@@ -288,11 +288,11 @@ impl Endpoint {
 /// One of a slice's ports.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SlicePort {
-    /// Name of the Service's port that it is for; empty if that has none.
+    /// Name of the Service's port that it implements; empty if that has none.
     pub name: Arc<str>,
     /// Protocol.
     pub protocol: Protocol,
-    /// Number; a slice may leave it out, which a Service cannot use.
+    /// Number; a slice may omit it, then a Service cannot use it.
     pub port: Option<u16>,
 }
 

@@ -1,5 +1,6 @@
-//! The rules said plainly: every Service, slice and endpoint is looked at for every question. The
-//! oracle of the property tests; shares the model with the compiled table, and nothing else.
+//! The rules written the obvious way: every Service, slice and endpoint is examined for every
+//! connection. The reference of the property tests; it shares only the model with the compiled
+//! table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -13,10 +14,10 @@ use super::model::{
 };
 use super::table::{DropReason, FrontendKind, Origin, RejectReason};
 
-/// Everything that the answer depends on.
+/// Everything that the result depends on.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
-    /// This node and what holds for all.
+    /// The settings of this node.
     pub settings: Settings,
     /// Services.
     pub services: Vec<Arc<Service>>,
@@ -26,31 +27,32 @@ pub struct Cluster {
     pub host_ports: BTreeMap<Arc<str>, Arc<[HostPort]>>,
 }
 
-/// The answer.
+/// The result.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// Not a Service's address.
     NotAService,
-    /// One of these.
+    /// Forwarded to one of these.
     Backends {
-        /// Backends that the choice may fall on.
+        /// Backends that may be selected.
         any_of: BTreeSet<SocketAddr>,
-        /// The source is hidden whichever it is; a client that is its own backend always is (S8).
+        /// The source is translated for any of them; for a client that is its own backend it always
+        /// is (S8).
         source_nat: bool,
     },
-    /// Refused aloud.
+    /// Rejected, with an answer.
     Reject(RejectReason),
-    /// Dropped.
+    /// Dropped, without an answer.
     Drop(DropReason),
 }
 
-/// Who answers at an address and port.
+/// The owner of an address and port.
 enum Answerer<'a> {
     Service(&'a Service, &'a ServicePort),
     Pod(&'a HostPort),
 }
 
-/// Judges a new connection.
+/// Evaluates a new connection.
 pub fn judge(cluster: &Cluster, key: &FlowKey, origin: Origin) -> Verdict {
     match answerer(cluster, key) {
         Some((kind, Answerer::Service(service, port))) => {
@@ -63,7 +65,7 @@ pub fn judge(cluster: &Cluster, key: &FlowKey, origin: Origin) -> Verdict {
     }
 }
 
-/// Of all that lay claim to the destination the first by kind of address, then by name.
+/// Of all claims to the destination the first by kind of address, then by name.
 fn answerer<'a>(cluster: &'a Cluster, key: &FlowKey) -> Option<(FrontendKind, Answerer<'a>)> {
     let mut found = Vec::new();
     for service in cluster.services.iter().filter(|s| balanced(s)) {
@@ -86,8 +88,8 @@ fn answerer<'a>(cluster: &'a Cluster, key: &FlowKey) -> Option<(FrontendKind, An
             }
         }
     }
-    // Stable sort: of one pod's or Service's own claims the first counts. One that names the very
-    // address goes before one to all of the node's.
+    // Stable sort: of one object's claims the first counts. A claim to the exact address precedes
+    // one to all addresses of the node.
     found.sort_by(|a, b| (a.0, a.1, &a.2).cmp(&(b.0, b.1, &b.2)));
     found.into_iter().next().map(|(_, kind, _, answerer)| (kind, answerer))
 }
@@ -98,8 +100,8 @@ fn balanced(service: &Service) -> bool {
         && !service.cluster_ips.is_empty()
 }
 
-/// By which kinds of address the destination is this Service's port; and whether by a claim to all
-/// addresses of the node.
+/// The kinds of address by which the destination is this Service's port, and whether by a claim to
+/// all addresses of the node.
 fn kinds(
     cluster: &Cluster,
     service: &Service,
@@ -136,7 +138,7 @@ fn kinds(
 /// S6, S14: an address without that port.
 fn judge_address(cluster: &Cluster, destination: IpAddr) -> Verdict {
     let owners = || cluster.services.iter().filter(|s| s.cluster_ips.contains(&destination));
-    // Of several owners of one address, which the API forbids, the first by name counts.
+    // If several Services have one address, which the API forbids, the first by name counts.
     if let Some(owner) = owners().min_by_key(|s| &s.name) {
         return match balanced(owner) {
             true => Verdict::Reject(RejectReason::UndefinedPort),
@@ -180,7 +182,7 @@ fn judge_service(
     }
 }
 
-/// An endpoint with its conditions made out.
+/// An endpoint with its effective conditions.
 struct Seen<'a> {
     ready: bool,
     serving: bool,

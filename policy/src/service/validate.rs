@@ -1,11 +1,11 @@
-//! What a Service must satisfy before it is compiled, as the API server checks it.
+//! Validation of a Service before it is compiled, as in the API server.
 
 use std::collections::HashSet;
 
 use super::model::{Service, ServiceType, TrafficPolicy, family_of};
 use crate::maglev::{MAX_SIZE, is_prime};
 
-/// What is wrong with an object. Nothing of it is taken over.
+/// What is wrong with an object. The object is not applied.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{field}: {reason}")]
 pub struct Invalid {
@@ -19,7 +19,7 @@ fn invalid<T>(field: impl Into<String>, reason: impl Into<String>) -> Result<T, 
     Err(Invalid { field: field.into(), reason: reason.into() })
 }
 
-/// Checks a Service against itself.
+/// Validates a Service.
 pub(super) fn service(service: &Service) -> Result<(), Invalid> {
     addresses(service)?;
     ports(service)?;
@@ -58,7 +58,8 @@ fn addresses(service: &Service) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Neither loopback, link-local, group nor unspecified, as the API server demands of externalIPs.
+/// Neither loopback, link-local, multicast nor unspecified, as the API server demands of
+/// externalIPs.
 fn is_virtual(ip: std::net::IpAddr) -> bool {
     let link_local = match ip {
         std::net::IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),

@@ -1,4 +1,4 @@
-//! From an address to the port table of the rules whose ipBlocks hold it.
+//! From an address to the port table of the rules whose ipBlocks contain it.
 
 use core::net::IpAddr;
 
@@ -6,39 +6,39 @@ use podswitch_wire::cidr::Cidr;
 
 use super::stage::Line;
 
-/// A table that is none: no range holds the address.
+/// No table: no CIDR contains the address.
 pub(crate) const NO_TABLE: u32 = LEAF - 1;
 
-/// Marks an entry of a node as a table; without it the entry is the number of another node.
+/// Marks a node's word as a table; without it, it is the number of another node.
 const LEAF: u32 = 1 << 31;
 
-/// Bits of address that one node decides.
+/// Address bits that one node decides.
 const STRIDE: u8 = 4;
 
-// The ranges of one stage are compiled to a tree of 16-way nodes, a line each, whose words are the
-// number of another node, or `LEAF` and the number of a port table: at most 8 loads for IPv4 and
-// 32 for IPv6 however many ranges there are, one or two for the single range that most policies
-// name, since bits common to all ranges are skipped.
+// The CIDRs of one stage are compiled to a tree of 16-way nodes of one cache line each. A word is
+// the number of another node, or `LEAF` and the number of a port table. A look-up takes at most 8
+// loads for IPv4 and 32 for IPv6, however many CIDRs there are, and one or two for the single CIDR
+// of most policies, because bits common to all CIDRs are skipped.
 
-/// Where a family's tree begins.
+/// The root of a family's tree.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Root {
-    /// The first node; 0: there is no range at all.
+    /// The first node; 0: no CIDR.
     pub(crate) node: u32,
-    /// How many leading bits all ranges have in common.
+    /// The number of leading bits that all CIDRs share.
     pub(crate) skip: u32,
-    /// These bits, at the top.
+    /// These bits, left-aligned.
     pub(crate) head: u128,
 }
 
-/// A range and the table of the addresses of which it is the longest range.
+/// A CIDR, and the table of the addresses of which it is the longest matching CIDR.
 struct Entry {
     bits: u128,
     length: u8,
     table: u32,
 }
 
-/// An address in the topmost bits.
+/// An address in the uppermost bits.
 #[inline]
 fn left_aligned(address: IpAddr) -> u128 {
     match address {
@@ -52,8 +52,8 @@ fn head(bits: u128, length: u8) -> u128 {
     bits & u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0)
 }
 
-/// Appends the trees of both families. Given are each distinct range and the table for addresses
-/// of which it is the longest range, [`NO_TABLE`] if none.
+/// Appends the trees of both families. Given are each distinct CIDR and the table for addresses of
+/// which it is the longest matching CIDR, [`NO_TABLE`] if none.
 pub(crate) fn write_ranges(run: &mut Vec<Line>, ranges: &[(Cidr, u32)]) -> [Root; 2] {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for (range, table) in ranges {
@@ -64,7 +64,7 @@ pub(crate) fn write_ranges(run: &mut Vec<Line>, ranges: &[(Cidr, u32)]) -> [Root
     [write_tree(run, v4), write_tree(run, v6)]
 }
 
-/// The table of an address, [`NO_TABLE`] if no range holds it.
+/// The table of an address, [`NO_TABLE`] if no CIDR contains it.
 #[inline]
 pub(crate) fn table_of(run: &[Line], root: Root, address: IpAddr) -> u32 {
     let bits = left_aligned(address);
@@ -91,15 +91,15 @@ fn write_tree(run: &mut Vec<Line>, mut entries: Vec<Entry>) -> Root {
     };
     let common = (first.bits ^ last.bits).leading_zeros() as u8;
     let shortest = entries.iter().map(|e| e.length).min().unwrap_or(0);
-    // One node at least: a skip of all bits would leave nothing to decide.
+    // At least one node: skipping all bits would leave nothing to decide.
     let skip = common.min(shortest).min(128 - STRIDE) / STRIDE * STRIDE;
     let head = head(first.bits, skip);
     let node = write_node(run, &entries, head, skip, NO_TABLE);
     Root { node, skip: u32::from(skip), head }
 }
 
-/// Appends the node that decides the bits after the first `depth` of `bits`, and those below it;
-/// `entries` are the ranges within it or around it, `around` the table that holds where none does.
+/// Appends the node that decides the bits after the first `depth` of `bits`, and those below it.
+/// `entries`: the CIDRs within or around it. `around`: the table where none of them applies.
 fn write_node(nodes: &mut Vec<Line>, entries: &[Entry], bits: u128, depth: u8, around: u32) -> u32 {
     let number = nodes.len();
     nodes.push(Line([0; 16]));

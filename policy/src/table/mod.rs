@@ -1,20 +1,19 @@
-//! The compiled NetworkPolicy table: what a snapshot holds and the miss path asks.
+//! The compiled NetworkPolicy table, part of a snapshot, queried on the slow path.
 //!
-//! Made by [`crate::compile::PolicyCompiler`] off the packet cores, read by workers when a
-//! connection is new or its verdict is of an older epoch. Reading allocates nothing, and takes a
-//! number of look-ups that does not depend on how many policies, rules, pods, ranges or ports
-//! there are:
+//! Built by [`crate::compile::PolicyCompiler`] off the packet cores, read by workers when a
+//! connection is new or its verdict is of an older epoch. Reading allocates nothing. The number of
+//! look-ups does not depend on the number of policies, rules, pods, CIDRs or ports:
 //!
 //! 1. address → identity, one hash ([`PolicyTable::party`]);
-//! 2. identity and direction → a stage for each tier that has a say, one load;
-//! 3. peer's identity → port table, one hash; peer's address → port table, where the stage has
-//!    ipBlocks, a walk of its own short tree, whose depth the address's bits bound;
-//! 4. protocol and port → rank, one line of memory (six at most, the number of ports bounds it) in
-//!    each port table; the lowest rank is the rule that decides.
+//! 2. identity and direction → one stage for each tier that applies, one load;
+//! 3. peer's identity → port table, one hash; peer's address → port table, if the stage has
+//! ipBlocks, through a short tree whose depth is bounded by the address's bits;
+//! 4. protocol and port → rank, one cache line (at most six, depending on the number of ports) in
+//! each port table; the lowest rank is the rule that decides.
 //!
-//! Pods with the same namespace, labels and named ports share an identity. Ranges are not part of
-//! it: each stage keeps its own, so that a policy with a new ipBlock concerns the pods that it
-//! selects and not every pod in the range.
+//! Pods with the same namespace, labels and named ports share an identity. CIDRs do not matter to
+//! it: each stage has its own, so that a policy with a new ipBlock affects the pods that it
+//! selects, not every pod in the CIDR.
 
 mod blocks;
 mod partition;
@@ -34,8 +33,8 @@ use crate::rule::{
 };
 use crate::verdict::{Traffic, Why};
 
-/// A number by which a table knows a policy. 0 is none. A policy keeps its number while it is
-/// there, also when it changes; a later policy may get it again.
+/// A policy's number in the table. 0 is none. A policy keeps its number while it exists, also when
+/// it changes; a later policy may reuse it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 #[repr(transparent)]
 pub struct PolicyId(pub u32);
@@ -45,7 +44,7 @@ impl PolicyId {
     pub const NONE: Self = Self(0);
 }
 
-/// One end of a connection, as policy sees it: found once by address, judged often.
+/// One end of a connection as policy sees it: looked up once by address, evaluated often.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Party {
     address: IpAddr,
@@ -59,7 +58,7 @@ impl Party {
         self.address
     }
 
-    /// Whether a pod that policies can select has it; hostNetwork pods are their node (N11).
+    /// Whether a pod that policies can select has it; hostNetwork pods count as their node (N11).
     #[inline]
     pub fn is_pod(&self) -> bool {
         self.owner.pod != 0
@@ -75,34 +74,33 @@ impl Party {
         self.owner
     }
 
-    /// The identity that this address shares with others that no policy can tell from it by
-    /// selector; 0 if it has none.
+    /// The identity, shared by addresses that no selector can distinguish; 0 if it has none.
     #[inline]
     pub fn identity(&self) -> u32 {
         self.owner.identity
     }
 }
 
-/// Who has an address.
+/// The owner of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Owner {
     /// Identity, 0 for none.
     pub(crate) identity: u32,
     /// The pod, 0 if none.
     pub(crate) pod: u32,
-    /// The node, or the node that the pod is on; 0 if none.
+    /// The node, or the pod's node; 0 if none.
     pub(crate) node: u32,
 }
 
-/// What one end's policies say.
+/// The decision of one end's policies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Decision {
     /// Whether this end allows the connection.
     pub allow: bool,
     /// Why.
     pub why: Why,
-    /// The policy whose rule decided, or the first of those that isolate the pod where none of
-    /// their rules matched.
+    /// The policy whose rule decided, or the first of those that isolate the pod if no rule
+    /// matched.
     pub policy: PolicyId,
     /// Index of the rule in the policy's list for the direction; `None` if no rule decided.
     pub rule: Option<u32>,
@@ -117,7 +115,7 @@ impl Decision {
     }
 }
 
-/// What both ends say.
+/// The decisions of both ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Verdict {
     /// Policies of the source.
@@ -137,7 +135,7 @@ impl Verdict {
 /// A policy as the table knows it, for explanations and counters.
 #[derive(Clone, Debug)]
 pub struct PolicyInfo {
-    /// What was written.
+    /// The policy as written.
     pub object: PolicyObject,
     /// Number of the policy's first counter. In order: isolation of ingress, isolation of egress,
     /// then one for each ingress rule, then one for each egress rule.
@@ -170,7 +168,7 @@ impl PolicyObject {
         }
     }
 
-    /// How many rules it has in a direction.
+    /// The number of its rules in a direction.
     pub fn rule_count(&self, direction: Direction) -> usize {
         match self {
             Self::Network(policy) => policy.rules(direction).map_or(0, <[_]>::len),
@@ -180,7 +178,7 @@ impl PolicyObject {
 }
 
 impl PolicyInfo {
-    /// The counter of a rule, or with `None` that of the policy's isolation.
+    /// The counter of a rule; with `None` that of the policy's isolation.
     pub fn counter(&self, direction: Direction, rule: Option<usize>) -> u32 {
         let ingress_rules = self.object.rule_count(Direction::Ingress);
         let offset = match (rule, direction) {
@@ -192,7 +190,7 @@ impl PolicyInfo {
         self.first_counter + offset as u32
     }
 
-    /// How many counters it has.
+    /// The number of its counters.
     pub(crate) fn counter_count(object: &PolicyObject) -> u32 {
         let rules: usize = Direction::BOTH.map(|d| object.rule_count(d)).iter().sum();
         rules as u32 + 2
@@ -218,7 +216,7 @@ pub enum IdentityInfo {
     },
 }
 
-/// The stages that judge one identity: by direction, then by tier; 0 for none.
+/// The stages of one identity: by direction, then by tier; 0 for none.
 pub(crate) type StageSet = [[u32; 3]; 2];
 
 /// The compiled table. Clones share everything.
@@ -238,7 +236,7 @@ pub struct PolicyTable {
 }
 
 impl PolicyTable {
-    /// Who has `address`. One hash.
+    /// The party with `address`. One hash look-up.
     #[inline]
     pub fn party(&self, address: IpAddr) -> Party {
         let owner = match address {
@@ -248,8 +246,9 @@ impl PolicyTable {
         Party { address, owner: owner.copied().unwrap_or_default() }
     }
 
-    /// Reads what judging a connection to `destination` begins with, and returns a number that means
-    /// nothing: asked for a batch, the waits of several connections for main memory overlap.
+    /// Prefetches what evaluating a connection to `destination` reads first. Returns an arbitrary
+    /// number, so that the loads are not optimized away. Called for a batch, the waits of several
+    /// connections for main memory overlap.
     #[inline]
     pub fn read_ahead(&self, destination: &Party) -> u32 {
         let stages = self.stage_sets.get(destination.identity());
@@ -258,7 +257,7 @@ impl PolicyTable {
         self.stages.get(stage).map_or(0, Stage::read_ahead)
     }
 
-    /// Judges a new connection at both ends (N4).
+    /// Evaluates a new connection at both ends (N4).
     #[inline]
     pub fn verdict(&self, source: &Party, destination: &Party, traffic: Traffic) -> Verdict {
         Verdict {
@@ -267,19 +266,19 @@ impl PolicyTable {
         }
     }
 
-    /// Judges a new connection by the policies of its source.
+    /// Evaluates a new connection by the policies of its source.
     #[inline]
     pub fn judge_egress(&self, source: &Party, destination: &Party, traffic: Traffic) -> Decision {
         self.judge(Direction::Egress, source, destination, traffic)
     }
 
-    /// Judges a new connection by the policies of its destination.
+    /// Evaluates a new connection by the policies of its destination.
     #[inline]
     pub fn judge_ingress(&self, source: &Party, destination: &Party, traffic: Traffic) -> Decision {
         self.judge(Direction::Ingress, destination, source, traffic)
     }
 
-    /// Judges by the policies of `subject`, which opens the connection (egress) or is opened to
+    /// Evaluates the policies of `subject`, which opens the connection (egress) or accepts it
     /// (ingress).
     pub fn judge(
         &self,
@@ -294,7 +293,7 @@ impl PolicyTable {
         let key = PortKey::new(traffic.protocol, traffic.port);
         let stages = self.stage_sets.get(subject.owner.identity).map(|set| &set[direction.index()]);
         let Some(&[admin, network, baseline]) = stages else {
-            // Not reached: every pod in the table has an identity. Closed, should it ever be.
+            // Unreachable: every pod in the table has an identity. Fails closed.
             return Decision::without_rule(false, Why::Isolated);
         };
         if admin != 0
@@ -328,7 +327,7 @@ impl PolicyTable {
         }
     }
 
-    /// The NetworkPolicy tier: any rule that matches allows, else the pod is isolated (N3).
+    /// The NetworkPolicy tier: any matching rule allows, otherwise the pod is isolated (N3).
     #[inline]
     fn isolated(&self, stage: u32, peer: &Party, key: PortKey) -> Decision {
         let Some(stage) = self.stages.get(stage) else {
@@ -352,7 +351,7 @@ impl PolicyTable {
         }
     }
 
-    /// The policy of a number, to name it in drops and flows.
+    /// The policy with a number, to name it in drops and flows.
     pub fn policy(&self, id: PolicyId) -> Option<&Arc<PolicyInfo>> {
         self.policies.get(id.0)?.as_ref()
     }
@@ -376,7 +375,7 @@ impl PolicyTable {
         self.policies_of(direction, party, Tier::NetworkPolicy).to_vec()
     }
 
-    /// The policies of a tier that have a say about a pod in a direction, in their order.
+    /// The policies of a tier that apply to a pod in a direction, in order.
     pub(crate) fn policies_of(
         &self,
         direction: Direction,
@@ -388,12 +387,12 @@ impl PolicyTable {
         self.stage_policies.get(stage).map_or(&[], |policies| policies)
     }
 
-    /// What an address's owner has in common with others of its identity.
+    /// What the addresses of one identity have in common.
     pub fn identity(&self, party: &Party) -> Option<&Arc<IdentityInfo>> {
         self.identities.get(party.owner.identity)?.as_ref()
     }
 
-    /// The cookie of the pod that has the address.
+    /// The cookie of the pod with the address.
     pub fn pod(&self, party: &Party) -> Option<&Arc<str>> {
         self.pods.get(party.owner.pod)?.as_ref()
     }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-/// For each identity the row of rules that select it, in stages that select by the same
-/// selectors. Most identities share one row, which is written down once; the others stand in an
-/// open-addressed table that is full to three quarters at most.
+/// For each identity the row of rules that select it, for stages with the same selectors. Most
+/// identities share one row, which is stored once. The others are in an open-addressed table that
+/// is at most three quarters full.
 #[derive(Clone, Debug)]
 pub(crate) struct Partition {
-    /// Identity in the upper half, row in the lower, 0 an empty slot; a power of two of them, at
-    /// least one of them empty, or none. Behind them the row of all other identities.
+    /// Identity in the upper half, row in the lower; 0: an empty slot. The number of slots is a
+    /// power of two with at least one empty, or zero. Behind them the row of all other identities.
     slots: Arc<[u64]>,
 }
 
@@ -44,8 +44,8 @@ impl Partition {
         self.slots.last().map_or(Self::NOTHING, |row| *row as u32)
     }
 
-    /// The row of an identity if it is not that of most; [`Self::NOTHING`] for identity 0, which
-    /// stands for "none".
+    /// The row of an identity if it is not the default; [`Self::NOTHING`] for identity 0, which
+    /// means "none".
     #[inline]
     pub(crate) fn exception(&self, identity: u32) -> Option<u32> {
         if identity == 0 {

@@ -11,13 +11,13 @@ const CHILD: u32 = 1 << 31;
 /// Intervals of one line.
 const WIDTH: usize = 8;
 
-/// Protocol and port as one number, the order of which is that of the tables: TCP, UDP, SCTP by
-/// port, then everything else.
+/// Protocol and port as one number, in the order of the tables: TCP, UDP, SCTP by port, then
+/// everything else.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct PortKey(u32);
 
 impl PortKey {
-    /// Protocols without ports, ICMP among them, which only rules without ports match (N10).
+    /// Protocols without ports, ICMP included, which only rules without ports match (N10).
     pub(crate) const OTHER: Self = Self(3 << 16);
 
     #[inline]
@@ -38,12 +38,12 @@ impl PortKey {
     }
 }
 
-// A port table is a tree of lines. A line divides its keys into up to eight intervals: the first
-// eight words are the intervals' first keys (the first one's is not above any key that comes
-// here, those beyond the last are above all), the others say for each what holds there: the
-// lowest rank of the rules that match, or `CHILD` and the number of a line that divides it
-// further. One level for the few ports that most rules name; six if every port of every protocol
-// has a rule of its own.
+// A port table is a tree of cache lines. A line divides its keys into up to eight intervals. The
+// first eight words are the intervals' first keys (the first is not above any key that reaches the
+// line, unused ones are above all). The others hold the value of each interval: the lowest rank of
+// the matching rules, or `CHILD` and the number of a line that divides it further. One level
+// suffices for the few ports that most rules name; six if every port of every protocol has its own
+// rule.
 
 const BLANK: Line = {
     let mut words = [i32::MAX as u32; 2 * WIDTH];
@@ -55,8 +55,8 @@ const BLANK: Line = {
     Line(words)
 };
 
-/// Lowest rank that the table beginning at line `root` has for a key; [`NO_RULE`] if there is no
-/// such line.
+/// Lowest rank for a key in the table beginning at line `root`; [`NO_RULE`] if there is no such
+/// line.
 #[inline]
 pub(crate) fn rank(run: &[Line], mut root: u32, key: PortKey) -> u32 {
     while let Some(Line(words)) = run.get(root as usize) {
@@ -87,7 +87,7 @@ fn write_line(run: &mut Vec<Line>, at: usize, intervals: &[(u32, u32)]) {
     let each = if intervals.len() <= WIDTH {
         1
     } else {
-        // Full lines below, so that the tree is no deeper than it must be.
+        // Full lines below, so that the tree has minimal depth.
         WIDTH.pow((intervals.len() - 1).ilog(WIDTH))
     };
     for (slot, part) in intervals.chunks(each).enumerate() {

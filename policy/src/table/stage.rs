@@ -19,7 +19,7 @@ pub(crate) struct Line(pub(super) [u32; 16]);
 pub(crate) struct RuleRef {
     pub(crate) policy: PolicyId,
     pub(crate) index: u32,
-    /// What it does; of NetworkPolicies always [`Action::Accept`].
+    /// Its action; for NetworkPolicies always [`Action::Accept`].
     pub(crate) action: Action,
     pub(crate) counter: u32,
 }
@@ -48,32 +48,31 @@ impl RuleRef {
     }
 }
 
-/// One tier's say about some pods in one direction, in one run of memory.
+/// The rules of one tier for some pods in one direction, in one run of memory.
 ///
-/// A rule is known by its rank, its place in the order of rules. Each port table says which rank
-/// is the lowest that matches a port; a connection concerns up to three tables (rules about
-/// everyone, rules that select the peer, rules whose ipBlocks hold it), and the lowest of their
-/// ranks decides.
+/// A rule's rank is its position in the order of rules. Each port table gives the lowest rank that
+/// matches a port. A connection involves up to three tables (rules for any peer, rules that select
+/// the peer, rules whose ipBlocks contain it); the lowest of their ranks decides.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stage {
     /// Identities by the stage's selectors.
     partition: Partition,
-    /// [`Header`], then the port tables: [`Self::OUTSIDE`], [`Self::PODS`], one for each row of
-    /// the partition but the first, those that ranges lead to; then the lines that divide these
-    /// further, the trees of the ranges, the rules.
+    /// [`Header`], then the port tables: [`Self::OUTSIDE`], [`Self::PODS`], one for each row of the
+    /// partition except the first, those for CIDRs; then the lines that divide these further, the
+    /// trees of the CIDRs, the rules.
     run: Arc<[Line]>,
 }
 
 /// The first line of a stage.
 #[derive(Clone, Copy, Debug, Default)]
 struct Header {
-    /// The trees of ranges of both families.
+    /// The trees of CIDRs of both families.
     roots: [Root; 2],
     /// First line of the rules.
     rules: u32,
-    /// How many there are. One more stands behind them for the isolation of the pods.
+    /// The number of rules. One more entry behind them stands for the isolation of the pods.
     rule_count: u32,
-    /// Whether the tables of rows hold the rules about everyone too.
+    /// Whether the tables of rows include the rules for any peer.
     rows_are_whole: bool,
     /// The partition's default row.
     default_row: u32,
@@ -106,30 +105,30 @@ impl Header {
 const RULES: usize = 9;
 /// Word of the header with the number of rules.
 const RULE_COUNT: usize = 10;
-/// Word of the header that says whether rows are whole.
+/// Word of the header that says whether rows are complete.
 const ROWS_ARE_WHOLE: usize = 11;
 
 /// Word of the header with the partition's default row.
 const DEFAULT_ROW: usize = 12;
 
-/// What a stage is made from.
+/// What a stage is built from.
 pub(crate) struct Parts<'a> {
     pub(crate) partition: Partition,
     /// Intervals of each port table, in the order of lines: see [`Stage`].
     pub(crate) tables: &'a [Vec<(u32, u32)>],
     pub(crate) rows_are_whole: bool,
-    /// Each distinct range and the place in `tables` for addresses of which it is the longest
-    /// range, if any rule holds there.
+    /// Each distinct CIDR, and the index in `tables` for addresses of which it is the longest
+    /// matching CIDR, if any rule holds there.
     pub(crate) ranges: &'a [(Cidr, Option<usize>)],
     pub(crate) rules: &'a [RuleRef],
-    /// What stands for the isolation of the pods.
+    /// The entry for the isolation of the pods.
     pub(crate) isolation: RuleRef,
 }
 
 impl Stage {
-    /// Table of rules about everyone.
+    /// Table of rules for any peer.
     pub(crate) const OUTSIDE: u32 = 1;
-    /// Table of rules about everyone and of those about every pod.
+    /// Table of rules for any peer and for any pod.
     pub(crate) const PODS: u32 = 2;
 
     pub(crate) fn new(parts: Parts<'_>) -> Self {
@@ -153,25 +152,25 @@ impl Stage {
         Self { partition: parts.partition, run: run.into() }
     }
 
-    /// The same with identities partitioned anew, into rows that it knows and with the same
-    /// default.
+    /// The same stage with a new partition, whose rows it has and whose default is the same.
     pub(crate) fn with_partition(&self, partition: Partition) -> Self {
         debug_assert_eq!(self.partition.default_row(), partition.default_row());
         Self { partition, run: Arc::clone(&self.run) }
     }
 
-    /// Reads the first line, and returns a number that means nothing.
+    /// Prefetches the first line. Returns an arbitrary number.
     #[inline]
     pub(super) fn read_ahead(&self) -> u32 {
         self.run.first().map_or(0, |Line(header)| header[RULES])
     }
 
-    /// Lowest rank of a rule that matches.
+    /// Lowest rank of a matching rule.
     #[inline]
     pub(crate) fn first_match(&self, peer: &Party, key: PortKey) -> u32 {
         let Some(Line(header)) = self.run.first() else { return NO_RULE };
         let everyone = if peer.is_pod() { Self::PODS } else { Self::OUTSIDE };
-        // The header's copy of the default row spares a line that nothing else is read from.
+        // The header's copy of the default row saves a cache line that would be read for nothing
+        // else.
         let row = self.partition.exception(peer.identity()).unwrap_or(header[DEFAULT_ROW]);
         let mut lowest = match row {
             Partition::NOTHING => rank(&self.run, everyone, key),
@@ -183,13 +182,13 @@ impl Stage {
         let root = Header::root(header, peer.address().is_ipv4());
         if root.node != 0 {
             let table = table_of(&self.run, root, peer.address());
-            // No line if no range holds the address.
+            // No line if no CIDR contains the address.
             lowest = lowest.min(rank(&self.run, table, key));
         }
         lowest
     }
 
-    /// The rule of a rank, if it is one.
+    /// The rule of a rank, if there is one.
     #[inline]
     pub(crate) fn rule(&self, rank: u32) -> Option<RuleRef> {
         let Line(header) = self.run.first()?;
@@ -205,7 +204,7 @@ impl Stage {
         Some(RuleRef::from_words(&words[at..at + RuleRef::WORDS]))
     }
 
-    /// The denial of a pod that is isolated, named after the first policy that isolates it.
+    /// The denial of an isolated pod, attributed to the first policy that isolates it.
     #[inline]
     pub(crate) fn isolation(&self) -> Decision {
         let first = self.run.first();
@@ -214,7 +213,7 @@ impl Stage {
         Decision { allow: false, why: Why::Isolated, policy, rule: None, counter }
     }
 
-    /// Bytes on the heap, those of a partition counted for each stage that shares it.
+    /// Bytes on the heap; a shared partition counts for each stage.
     pub(crate) fn heap_bytes(&self) -> usize {
         self.partition.heap_bytes() + size_of_val(&*self.run) + size_of::<Line>()
     }

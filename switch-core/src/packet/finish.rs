@@ -6,9 +6,8 @@ use podswitch_wire::checksum::{finish_partial, sctp_checksum};
 use podswitch_wire::parse::Parsed;
 
 use super::layout::Link;
-use super::{GsoType, Offload, Packet, Pool, gso};
+use super::{GsoType, Offload, Offloads, Packet, Pool, gso};
 use crate::action::DropReason;
-use crate::port::Offloads;
 
 /// A packet could not be taken apart, or not to its end. The packet itself is back in the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

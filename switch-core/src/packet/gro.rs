@@ -17,7 +17,7 @@ use super::{BATCH, Batch, Packet, Pool, SizeClass};
 
 mod run;
 
-pub(crate) use run::Run;
+pub use run::GroRun;
 use run::{Ids, Tcp};
 
 const ETHERNET: usize = 14;
@@ -29,7 +29,7 @@ struct Open {
     /// Place of its first segment in the burst that comes out.
     at: usize,
     tunnel: Option<Tunnel>,
-    run: Run,
+    run: GroRun,
     ids: Ids,
     /// The first segment's checksums were looked at.
     verified: bool,
@@ -163,7 +163,7 @@ fn add(
             && run.run.tcp.v4 == tcp.v4
             && tcp.is_same_flow(&first[run.tunnel.map_or(0, |t| t.inner)..], inner)
     });
-    let run = Run::start(inner).filter(|_| !packet.offload.is_gso());
+    let run = GroRun::start(inner).filter(|_| !packet.offload.is_gso());
     if let Some(at) = at {
         if run.is_some() && append(&mut open[at], &packet, out, pool) {
             pool.free(packet);
@@ -194,7 +194,7 @@ fn is_unrelated(frame: &[u8]) -> bool {
 }
 
 /// Whether all checksums are right, or vouched for by the device.
-fn is_good(packet: &Packet, outer: Option<&Tunnel>, run: &Run) -> bool {
+fn is_good(packet: &Packet, outer: Option<&Tunnel>, run: &GroRun) -> bool {
     let offload = packet.offload;
     let frame = packet.bytes();
     let start = outer.map_or(0, |t| t.inner);

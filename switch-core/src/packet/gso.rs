@@ -42,19 +42,19 @@ pub(super) fn is_tunnelled(packet: &Packet) -> bool {
 
 /// Where a tunnelled super-frame's headers stand, as offsets from the frame's start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct TunnelPlaces {
+pub struct TunnelOffsets {
     /// The outer packet is IPv4.
-    pub(crate) v4: bool,
+    pub v4: bool,
     /// The outer UDP header.
-    pub(crate) udp: u16,
+    pub udp: u16,
     /// The outer UDP packet has a checksum.
-    pub(crate) is_summed: bool,
+    pub is_summed: bool,
     /// The inner IP header.
-    pub(crate) inner: u16,
+    pub inner: u16,
 }
 
 /// Of a super-frame that is cut by a header inside a UDP tunnel; `None` of everything else.
-pub(crate) fn tunnel_places(packet: &Packet) -> Option<TunnelPlaces> {
+pub fn tunnel_offsets(packet: &Packet) -> Option<TunnelOffsets> {
     let (frame, offload) = (packet.bytes(), &packet.offload);
     if !offload.is_gso() {
         return None;
@@ -63,7 +63,7 @@ pub(crate) fn tunnel_places(packet: &Packet) -> Option<TunnelPlaces> {
     let (inner, udp) = tunnel(frame, outer, offload)?;
     let inner = u16::try_from(inner?.l3).ok()?;
     let is_summed = be16(frame, udp + 6) != 0;
-    Some(TunnelPlaces { v4: outer.v4, udp: udp as u16, is_summed, inner })
+    Some(TunnelOffsets { v4: outer.v4, udp: udp as u16, is_summed, inner })
 }
 
 /// As [`segment`]; unless `finish`, segments leave with the pseudo-header sum of their own.
@@ -219,10 +219,10 @@ pub(super) fn finish_ipv4(frame: &mut [u8], l3: usize, header: usize) {
     put_be16(frame, l3 + 10, sum);
 }
 
-mod train;
+mod tunnel_segments;
 
-pub(crate) use train::Train;
-pub(super) use train::repack;
+pub use tunnel_segments::TunnelSegments;
+pub(super) use tunnel_segments::repack;
 
 #[cfg(test)]
 mod tests;

@@ -17,11 +17,9 @@ mod tests;
 pub use batch::{BATCH, Batch};
 pub use finish::{CutError, finish_checksum, fit, is_fit, largest_l3};
 pub use fragment::fragment_v4;
-pub(crate) use gro::Run;
-pub use gro::coalesce;
-pub use gso::segment;
-pub(crate) use gso::{Train, TunnelPlaces, tunnel_places};
-pub use offload::{GsoType, Offload};
+pub use gro::{GroRun, coalesce};
+pub use gso::{TunnelOffsets, TunnelSegments, segment, tunnel_offsets};
+pub use offload::{GsoType, Offload, Offloads};
 pub use pool::{Pool, PoolConfig, SizeClass};
 
 use core::fmt;

@@ -20,6 +20,30 @@ pub enum GsoType {
     UdpL4 = 5,
 }
 
+/// What a port can take over from the switch on transmission.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Offloads {
+    /// Takes frames with unfinished layer-4 checksums.
+    pub checksum: bool,
+    /// Takes TCP/IPv4 super-frames.
+    pub tso4: bool,
+    /// Takes TCP/IPv6 super-frames.
+    pub tso6: bool,
+    /// Takes UDP super-frames (USO).
+    pub uso: bool,
+    /// Takes super-frames of these kinds inside a UDP tunnel too, cutting by the inner header.
+    pub tunnel: bool,
+}
+
+impl Offloads {
+    /// Takes everything as it is.
+    pub const ALL: Offloads =
+        Offloads { checksum: true, tso4: true, tso6: true, uso: true, tunnel: true };
+    /// Takes only finished packets.
+    pub const NONE: Offloads =
+        Offloads { checksum: false, tso4: false, tso6: false, uso: false, tunnel: false };
+}
+
 /// What the sender left to the hardware. All offsets count from the start of the frame and move
 /// with it when headers are pushed or pulled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
@@ -48,6 +72,19 @@ impl Offload {
     /// the least that Linux lets a path MTU bring TCP down to, is 1,366. Bounds the work that
     /// one received frame can cause.
     pub const MAX_SEGMENTS: usize = 2048;
+
+    /// Stands for metadata that contradicts its frame. A port cannot drop with a reason, the worker can: this never
+    /// passes [`check`](Self::check).
+    pub const INVALID: Offload = Offload {
+        gso_type: GsoType::TcpV4,
+        ecn: false,
+        csum_partial: false,
+        csum_valid: false,
+        gso_size: 0,
+        hdr_len: 0,
+        csum_start: 0,
+        csum_offset: 0,
+    };
 
     /// Whether the metadata is about the very packet that was parsed. The worker asks once a
     /// frame, before anything is decided: an offset that the sender chose freely would have the

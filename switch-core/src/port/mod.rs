@@ -3,20 +3,14 @@
 //! A [`Device`] is what the control plane attaches; it opens one [`Port`] for each worker. A port
 //! is used by one worker thread only.
 
-mod inject;
-mod joined;
 mod now;
 mod random;
 mod wrap;
 
-pub mod af_packet;
 pub mod delay;
 pub mod lossy;
 pub mod memory;
 pub mod pcap;
-pub mod tap;
-pub mod udp_tunnel;
-pub mod virtio;
 
 pub use now::Now;
 pub use wrap::{Wrapped, wrap};
@@ -24,32 +18,10 @@ pub use wrap::{Wrapped, wrap};
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use crate::packet::{Batch, GsoType, Offload, Pool};
+pub use crate::packet::Offloads;
+
+use crate::packet::{Batch, Pool};
 use podswitch_wire::addr::Mac;
-
-/// What a port can take over from the switch on transmission.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Offloads {
-    /// Takes frames with unfinished layer-4 checksums.
-    pub checksum: bool,
-    /// Takes TCP/IPv4 super-frames.
-    pub tso4: bool,
-    /// Takes TCP/IPv6 super-frames.
-    pub tso6: bool,
-    /// Takes UDP super-frames (USO).
-    pub uso: bool,
-    /// Takes super-frames of these kinds inside a UDP tunnel too, cutting by the inner header.
-    pub tunnel: bool,
-}
-
-impl Offloads {
-    /// Takes everything as it is.
-    pub const ALL: Offloads =
-        Offloads { checksum: true, tso4: true, tso6: true, uso: true, tunnel: true };
-    /// Takes only finished packets.
-    pub const NONE: Offloads =
-        Offloads { checksum: false, tso4: false, tso6: false, uso: false, tunnel: false };
-}
 
 /// Facts about a port that do not change while it is open.
 #[derive(Clone, Debug)]
@@ -121,16 +93,3 @@ pub trait Device: Send {
     /// Facts about the device.
     fn info(&self) -> PortInfo;
 }
-
-/// Stands for offload metadata that contradicts its frame. A port cannot drop with a reason, the
-/// worker can: this never passes [`Offload::check`].
-const INVALID_OFFLOAD: Offload = Offload {
-    gso_type: GsoType::TcpV4,
-    ecn: false,
-    csum_partial: false,
-    csum_valid: false,
-    gso_size: 0,
-    hdr_len: 0,
-    csum_start: 0,
-    csum_offset: 0,
-};

@@ -9,12 +9,15 @@
 //! and Kuznetzov's variant, and pcapng (draft-ietf-opsawg-pcapng). Captures are hostile input:
 //! nothing that a file says is believed beyond what it holds.
 
+mod classic;
+mod input;
 mod pcapng;
 mod read;
 mod record;
 mod write;
 
-pub use read::{CaptureError, Reader, Record, read_capture};
+pub use input::{CaptureError, Record};
+pub use read::{Reader, read_capture};
 pub use record::{Recorded, Recorder, RecorderCounters};
 pub use write::{CaptureWriter, Direction, Format};
 

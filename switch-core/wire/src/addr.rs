@@ -1,4 +1,4 @@
-//! Link-layer addresses. IP addresses are the standard library's.
+//! MAC addresses. IP addresses are those of the standard library.
 
 use core::fmt;
 

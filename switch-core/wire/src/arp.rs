@@ -1,4 +1,4 @@
-//! ARP (RFC 826) for IPv4 over Ethernet, the only kind there is in a pod network.
+//! ARP (RFC 826) for IPv4 over Ethernet, the only kind in a pod network.
 
 use core::net::Ipv4Addr;
 
@@ -30,13 +30,13 @@ fn check(bytes: &[u8]) -> Result<(), Malformed> {
 }
 
 impl<T: AsRef<[u8]>> Packet<T> {
-    /// [`REQUEST`], [`REPLY`], or something that nobody answers.
+    /// [`REQUEST`], [`REPLY`], or another operation, which the switch ignores.
     #[inline]
     pub fn operation(&self) -> u16 {
         be16(self.bytes(), 6)
     }
 
-    /// Sender's link-layer address.
+    /// Sender's MAC address.
     #[inline]
     pub fn sender_mac(&self) -> Mac {
         Mac(array(self.bytes(), 8))
@@ -48,7 +48,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
         Ipv4Addr::from(array::<4>(self.bytes(), 14))
     }
 
-    /// Target's link-layer address, of no meaning in a request.
+    /// Target's MAC address; meaningless in a request.
     #[inline]
     pub fn target_mac(&self) -> Mac {
         Mac(array(self.bytes(), 18))
@@ -74,7 +74,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.put(6, operation.to_be_bytes());
     }
 
-    /// Sets the sender's link-layer address.
+    /// Sets the sender's MAC address.
     #[inline]
     pub fn set_sender_mac(&mut self, mac: Mac) {
         self.put(8, mac.0);
@@ -86,7 +86,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.put(14, address.octets());
     }
 
-    /// Sets the target's link-layer address.
+    /// Sets the target's MAC address.
     #[inline]
     pub fn set_target_mac(&mut self, mac: Mac) {
         self.put(18, mac.0);

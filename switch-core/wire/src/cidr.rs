@@ -67,9 +67,9 @@ impl fmt::Debug for Cidr {
 pub enum CidrParseError {
     /// No `/` in it.
     NoPrefix,
-    /// What stands before the `/` is no address.
+    /// The part before the `/` is not an IP address.
     Address,
-    /// What stands behind the `/` is no length, or one beyond the address.
+    /// The part after the `/` is not a prefix length of that family.
     Prefix,
 }
 
@@ -83,7 +83,7 @@ impl fmt::Display for CidrParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoPrefix => "no prefix length: an address range is written ADDRESS/LENGTH",
-            Self::Address => "what stands before the '/' is not an IP address",
+            Self::Address => "the part before the '/' is not an IP address",
             Self::Prefix => "the prefix length is not a number from 0 to the address's bits",
         })
     }

@@ -1,10 +1,10 @@
-//! The 5-tuple of a packet, in one shape for both families, and its keyed hash.
+//! The 5-tuple of a packet in one form for both families, and its keyed hash.
 
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// IP protocol numbers that the switch tells apart (IANA protocol-numbers).
+/// IP protocol numbers that the switch distinguishes (IANA protocol-numbers).
 pub mod proto {
     /// ICMP for IPv4.
     pub const ICMP: u8 = 1;
@@ -18,8 +18,8 @@ pub mod proto {
     pub const SCTP: u8 = 132;
 }
 
-/// IP family of a key. The two never compare equal, so `::ffff:a.b.c.d` is no way round a rule
-/// about `a.b.c.d` (threat T-F7).
+/// IP family of a key. Keys of different families never compare equal, so `::ffff:a.b.c.d` does not
+/// evade a rule about `a.b.c.d` (threat T-F7).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Family {
@@ -30,14 +30,14 @@ pub enum Family {
     V6 = 6,
 }
 
-/// What tells one flow from another. 40 bytes, no padding, compared as five words.
+/// Identifies a flow. 40 bytes, no padding, compared as five words.
 ///
-/// IPv4 addresses stand in the first four bytes of `src` and `dst`, the rest is zero.
+/// IPv4 addresses occupy the first four bytes of `src` and `dst`; the rest is zero.
 ///
-/// ICMP queries: the asking side's port is the identifier, the answering side's "port" is the
-/// request's type (8 for echo over IPv4, 128 over IPv6), so that a query and its answer are each
-/// other's [`reversed`](FlowKey::reversed) key and NAT of the identifier is NAT of a port.
-/// Protocols without ports have both zero.
+/// For ICMP queries, the requester's port is the identifier, and the responder's "port" is the
+/// request's type (8 for echo over IPv4, 128 over IPv6). So a request and its reply have each
+/// other's [`reversed`](FlowKey::reversed) key, and NAT of the identifier is NAT of a port.
+/// Protocols without ports have zero in both.
 #[derive(Clone, Copy, Eq, Default)]
 #[repr(C, align(8))]
 pub struct FlowKey {
@@ -53,14 +53,14 @@ pub struct FlowKey {
     pub proto: u8,
     /// IP family.
     pub family: Family,
-    /// Keeps equal addresses of separate networks apart; 0 is the pod network.
+    /// Separates equal addresses of different networks; 0 is the pod network.
     pub zone: u16,
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 40);
 
 impl FlowKey {
-    /// A key from plain parts. `None` if the families differ.
+    /// A key from its parts. `None` if the families differ.
     pub fn new(src: IpAddr, dst: IpAddr, proto: u8, src_port: u16, dst_port: u16) -> Option<Self> {
         let (src, dst, family) = match (src, dst) {
             (IpAddr::V4(s), IpAddr::V4(d)) => (v4_bytes(s), v4_bytes(d), Family::V4),
@@ -70,7 +70,7 @@ impl FlowKey {
         Some(Self { src, dst, src_port, dst_port, proto, family, zone: 0 })
     }
 
-    /// The key of the answer.
+    /// The key of the other direction.
     #[inline]
     pub fn reversed(&self) -> Self {
         Self {
@@ -82,15 +82,15 @@ impl FlowKey {
         }
     }
 
-    /// Whether this is the one of its two directions by which a connection that is not translated
-    /// is looked for: the lower end's. A key that is its own reverse is, too.
+    /// Whether this is the direction under which an untranslated connection is indexed: the one
+    /// whose source is the lower end. Also true for a key that equals its reverse.
     #[inline(always)]
     pub fn is_leading(&self) -> bool {
         let end = |address: &[u8; 16], port| (u128::from_le_bytes(*address), port);
         end(&self.src, self.src_port) <= end(&self.dst, self.dst_port)
     }
 
-    /// The key that [`words`](Self::words) were of; of other words a key that is nobody's.
+    /// The inverse of [`words`](Self::words). From other words it makes a key that no packet has.
     #[inline]
     pub fn from_words([a, b, c, d, last]: [u64; 5]) -> Self {
         let address = |low, high| (u128::from(low) | u128::from(high) << 64).to_le_bytes();
@@ -117,7 +117,7 @@ impl FlowKey {
         to_addr(&self.dst, self.family)
     }
 
-    /// The key as five words, the form in which it is compared and hashed.
+    /// The key as five words, which are compared and hashed.
     #[inline(always)]
     pub fn words(&self) -> [u64; 5] {
         let [a, b] = halves(&self.src);
@@ -130,8 +130,8 @@ impl FlowKey {
         [a, b, c, d, last]
     }
 
-    /// Keyed hash: multiply-and-fold over the words, each mixed with secret key material, so
-    /// that collisions cannot be prepared without the key (threat T-C4). All 64 bits are good.
+    /// Keyed hash: multiply and fold over the words, each mixed with secret key material, so that
+    /// collisions cannot be prepared without the key (threat T-C4). All 64 bits are usable.
     #[inline(always)]
     pub fn hash(&self, key: &HashKey) -> u64 {
         let [a, b, c, d, e] = self.words();
@@ -145,12 +145,13 @@ impl FlowKey {
                 fold(src ^ e ^ k[4], dst ^ k[5])
             }
         };
-        // One multiplication leaves runs of addresses or ports uneven; every word gets two.
+        // After one multiplication, consecutive addresses or ports are unevenly distributed; every
+        // word gets two.
         fold(mixed ^ k[2], k[3])
     }
 }
 
-/// By words, without a branch: 1.4 ns where the derived one, a call of `memcmp`, takes 3.7.
+/// Compares words without a branch: 1.4 ns; the derived comparison calls `memcmp` and takes 3.7.
 impl PartialEq for FlowKey {
     #[inline(always)]
     fn eq(&self, other: &Self) -> bool {
@@ -159,20 +160,20 @@ impl PartialEq for FlowKey {
     }
 }
 
-/// For tables off the packet path, which bring their own hash function.
+/// For tables off the packet path, which use a hash function of their own.
 impl Hash for FlowKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.words().hash(state);
     }
 }
 
-/// Secret words of the keyed hash. The flow table's are drawn anew by every process; those of
-/// Maglev, ECMP and the VXLAN source port are the cluster's and equal on all nodes.
+/// Secret words of the keyed hash. The flow table's key is random for each process; that of Maglev,
+/// ECMP and the VXLAN source port is the cluster key, equal on all nodes.
 #[derive(Clone, Copy)]
 pub struct HashKey([u64; 6]);
 
 impl HashKey {
-    /// A key from 16 bytes of entropy. Either half is widened by SplitMix64 steps and each word
+    /// A key from 16 bytes of entropy. Either half is expanded by SplitMix64 steps, and each word
     /// is made of both, so that every word is as secret as the whole.
     pub const fn new(seed: u128) -> Self {
         let mut words = [0; 6];
@@ -201,8 +202,8 @@ impl fmt::Debug for HashKey {
     }
 }
 
-/// An address as two words. By way of one number: taken byte by byte, a key just made goes
-/// through memory to be put together again.
+/// An address as two words, by way of one integer: bytewise, a key just made would go through
+/// memory to be reassembled.
 #[inline(always)]
 fn halves(address: &[u8; 16]) -> [u64; 2] {
     let wide = u128::from_le_bytes(*address);
@@ -231,7 +232,7 @@ pub fn to_bytes(addr: IpAddr) -> ([u8; 16], Family) {
     }
 }
 
-/// The address that `bytes` hold.
+/// The address in `bytes`.
 #[inline]
 pub fn to_addr(bytes: &[u8; 16], family: Family) -> IpAddr {
     match family {

@@ -9,7 +9,7 @@ use crate::view::{Malformed, array, be16, view};
 pub const HEADER_LEN: usize = 20;
 
 view! {
-    /// An IPv4 packet; bytes behind its total length are padding and belong to nothing.
+    /// An IPv4 packet; bytes beyond its total length are padding.
     Packet, check
 }
 
@@ -69,7 +69,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
         self.bytes()[6] & 0x20 != 0
     }
 
-    /// Where the payload stands in its datagram's, in bytes.
+    /// Offset of the payload within the datagram's payload, in bytes.
     #[inline]
     pub fn fragment_offset(&self) -> u16 {
         (be16(self.bytes(), 6) & 0x1fff) * 8
@@ -105,13 +105,13 @@ impl<T: AsRef<[u8]>> Packet<T> {
         Ipv4Addr::from(array::<4>(self.bytes(), 16))
     }
 
-    /// The option list as it stands, padding included.
+    /// The option list, padding included.
     #[inline]
     pub fn options(&self) -> &[u8] {
         &self.bytes()[HEADER_LEN..self.header_len()]
     }
 
-    /// All behind the header and before padding.
+    /// Everything behind the header and before padding.
     #[inline]
     pub fn payload(&self) -> &[u8] {
         &self.bytes()[self.header_len()..usize::from(self.total_len())]
@@ -186,7 +186,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.put(16, address.octets());
     }
 
-    /// Computes the header checksum afresh.
+    /// Computes and writes the header checksum.
     #[inline]
     pub fn fill_checksum(&mut self) {
         self.set_checksum(0);
@@ -194,7 +194,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.set_checksum(checksum);
     }
 
-    /// All behind the header and before padding, to be written.
+    /// Everything behind the header and before padding, mutable.
     #[inline]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         let range = self.header_len()..usize::from(self.total_len());

@@ -15,7 +15,7 @@ pub mod extension {
     pub const ROUTING: u8 = 43;
     /// Fragment.
     pub const FRAGMENT: u8 = 44;
-    /// Encapsulating security payload: what it hides cannot be followed.
+    /// Encapsulating security payload: encrypted, so the chain cannot be followed.
     pub const ESP: u8 = 50;
     /// Authentication.
     pub const AUTHENTICATION: u8 = 51;
@@ -26,7 +26,7 @@ pub mod extension {
 }
 
 view! {
-    /// An IPv6 packet; bytes behind its payload length are padding and belong to nothing.
+    /// An IPv6 packet; bytes beyond its payload length are padding.
     Packet, check
 }
 
@@ -58,7 +58,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
         be32(self.bytes(), 0) & 0x000f_ffff
     }
 
-    /// Length of all behind this header, extension headers included, in bytes.
+    /// Length of everything behind this header, extension headers included, in bytes.
     #[inline]
     pub fn payload_len(&self) -> u16 {
         be16(self.bytes(), 4)
@@ -88,7 +88,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
         Ipv6Addr::from(array::<16>(self.bytes(), 24))
     }
 
-    /// All behind the header and before padding, extension headers included.
+    /// Everything behind the header and before padding, extension headers included.
     #[inline]
     pub fn payload(&self) -> &[u8] {
         &self.bytes()[HEADER_LEN..HEADER_LEN + usize::from(self.payload_len())]
@@ -116,7 +116,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.put_bits(1, 0xf0, class << 4);
     }
 
-    /// Sets the length of all behind this header, in bytes.
+    /// Sets the length of everything behind this header, in bytes.
     #[inline]
     pub fn set_payload_len(&mut self, len: u16) {
         self.put(4, len.to_be_bytes());
@@ -146,7 +146,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.put(24, address.octets());
     }
 
-    /// All behind the header and before padding, to be written.
+    /// Everything behind the header and before padding, mutable.
     #[inline]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         let range = HEADER_LEN..HEADER_LEN + usize::from(self.payload_len());
@@ -157,11 +157,11 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
 /// An extension header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ExtensionHeader<'a> {
-    /// What it is (see [`extension`]).
+    /// Its type (see [`extension`]).
     pub kind: u8,
-    /// What follows it.
+    /// The type of what follows it.
     pub next_header: u8,
-    /// All of it, the next-header byte first. At least 8 bytes.
+    /// The whole header, beginning with the next-header byte. At least 8 bytes.
     pub bytes: &'a [u8],
 }
 
@@ -176,9 +176,9 @@ impl ExtensionHeader<'_> {
     }
 }
 
-/// Extension headers in their order. Ends at the upper layer, at a header that is cut off, and
-/// behind a fragment header whose offset is not zero, since data follow that. Says what is there
-/// and judges nothing; [`parse`](crate::parse::parse) does.
+/// Extension headers in order. Ends at the upper layer, at a truncated header, and behind a
+/// fragment header with a non-zero offset, because data follow that. It reports what is there and
+/// validates nothing; [`parse`](crate::parse::parse) does.
 #[derive(Clone, Debug)]
 pub struct ExtensionHeaders<'a> {
     next: u8,
@@ -192,8 +192,8 @@ impl<'a> ExtensionHeaders<'a> {
         Self { next, rest: payload, ended: false }
     }
 
-    /// What the iteration has come to: the next-header value and the bytes behind the headers
-    /// that it gave out. At its end these are the upper layer's protocol and packet.
+    /// Where the iteration stands: the next-header value and the bytes behind the headers returned
+    /// so far. At the end these are the upper layer's protocol and packet.
     pub fn remainder(&self) -> (u8, &'a [u8]) {
         (self.next, self.rest)
     }

@@ -1,8 +1,8 @@
-//! Wire formats: header views, checksums, address types, flow keys, and the one bounded parse
-//! that every frame goes through.
+//! Wire formats: header views, checksums, address types, flow keys, and the bounded parse of every
+//! frame.
 //!
-//! Nothing here allocates, opens sockets, reads clocks or starts threads, and there is no
-//! `unsafe`. After a view's `new_checked` has accepted its bytes no accessor panics (see [`view`]).
+//! Nothing here allocates, opens sockets, reads clocks, starts threads or uses `unsafe`. After a
+//! view's `new_checked` has accepted its bytes, no accessor panics (see [`view`]).
 #![forbid(unsafe_code)]
 #![no_std]
 

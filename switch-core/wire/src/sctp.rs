@@ -5,7 +5,7 @@ use crate::view::{Malformed, array, be16, be32, view};
 /// Length of the common header in bytes.
 pub const HEADER_LEN: usize = 12;
 
-/// Chunk types that tell the state of an association.
+/// Chunk types that change the state of an association.
 pub mod chunk {
     /// Payload data.
     pub const DATA: u8 = 0;
@@ -59,13 +59,13 @@ impl<T: AsRef<[u8]>> Packet<T> {
         be32(self.bytes(), 4)
     }
 
-    /// CRC32c as its bytes stand (see [`sctp_checksum`](crate::checksum::sctp_checksum)).
+    /// CRC32c in the field's byte order (see [`sctp_checksum`](crate::checksum::sctp_checksum)).
     #[inline]
     pub fn checksum(&self) -> [u8; 4] {
         array(self.bytes(), 8)
     }
 
-    /// The chunks, one after another.
+    /// The chunks in order.
     #[inline]
     pub fn chunks(&self) -> Chunks<'_> {
         Chunks { rest: &self.bytes()[HEADER_LEN..] }
@@ -103,13 +103,13 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
 pub struct Chunk<'a> {
     /// Chunk type (see [`chunk`]).
     pub kind: u8,
-    /// Flags, whose meaning the type gives.
+    /// Flags; their meaning depends on the type.
     pub flags: u8,
-    /// What follows the chunk's header, without padding.
+    /// The chunk's content, without header and padding.
     pub value: &'a [u8],
 }
 
-/// Chunks of an SCTP packet in their order. Ends at the first that is malformed.
+/// Chunks of an SCTP packet in order. Ends at the first malformed one.
 #[derive(Clone, Debug)]
 pub struct Chunks<'a> {
     rest: &'a [u8],
@@ -124,7 +124,7 @@ impl<'a> Iterator for Chunks<'a> {
         };
         let len = usize::from(u16::from_be_bytes([a, b]));
         let value = self.rest.get(4..len)?;
-        // Chunks are padded to four bytes; the last one's padding may be missing.
+        // Chunks are padded to four bytes; the padding of the last may be missing.
         self.rest = self.rest.get(len.next_multiple_of(4)..).unwrap_or_default();
         Some(Chunk { kind, flags, value })
     }

@@ -56,7 +56,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
         self.bytes()[13]
     }
 
-    /// Window as it stands, not scaled.
+    /// Window, not scaled.
     #[inline]
     pub fn window(&self) -> u16 {
         be16(self.bytes(), 14)
@@ -74,13 +74,13 @@ impl<T: AsRef<[u8]>> Packet<T> {
         be16(self.bytes(), 18)
     }
 
-    /// The options, one after another.
+    /// The options in order.
     #[inline]
     pub fn options(&self) -> Options<'_> {
         Options { rest: &self.bytes()[HEADER_LEN..self.header_len()] }
     }
 
-    /// All behind the header.
+    /// Everything behind the header.
     #[inline]
     pub fn payload(&self) -> &[u8] {
         &self.bytes()[self.header_len()..]
@@ -149,14 +149,13 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
 pub enum TcpOption<'a> {
     /// Maximum segment size in bytes, as its sender wants to receive (RFC 9293 §3.7.1).
     MaxSegmentSize(u16),
-    /// Shift of the sender's later windows, as it stands; above 14 it counts as 14
-    /// (RFC 7323 §2.3).
+    /// Window scale of the sender, not validated; above 14 it counts as 14 (RFC 7323 §2.3).
     WindowScale(u8),
     /// Selective acknowledgments may be sent (RFC 2018).
     SackPermitted,
     /// Timestamp and echoed timestamp (RFC 7323 §3).
     Timestamps(u32, u32),
-    /// Any other, or one of those above with a length that is not its own.
+    /// Any other option, or one of those above with a wrong length.
     Other {
         /// Option kind.
         kind: u8,
@@ -165,7 +164,7 @@ pub enum TcpOption<'a> {
     },
 }
 
-/// Options of a TCP header in their order, without padding. Ends at the first that is malformed.
+/// Options of a TCP header in order, without padding. Ends at the first malformed one.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
     rest: &'a [u8],
@@ -266,7 +265,7 @@ mod tests {
         assert_eq!(list(&[2, 0, 3, 3, 7]), 0);
         assert_eq!(list(&[1, 1, 2, 5, 5, 0xb4]), 0);
         assert_eq!(list(&[1, 4]), 0);
-        // A known kind of a length that is not its own is no reason to misread it.
+        // A known kind with a wrong length is not interpreted.
         let other = TcpOption::Other { kind: 2, data: &[5] };
         assert_eq!(Options::new(&[2, 3, 5]).next(), Some(other));
     }

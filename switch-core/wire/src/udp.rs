@@ -6,7 +6,7 @@ use crate::view::{Malformed, be16, view};
 pub const HEADER_LEN: usize = 8;
 
 view! {
-    /// A UDP datagram; bytes behind its length belong to nothing.
+    /// A UDP datagram; bytes beyond its length are padding.
     Packet, check
 }
 
@@ -32,7 +32,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
         be16(self.bytes(), 2)
     }
 
-    /// Length of header and payload in bytes. In a first fragment that of the whole datagram.
+    /// Length of header and payload in bytes. In a first fragment it is that of the whole datagram.
     #[inline]
     pub fn len(&self) -> u16 {
         be16(self.bytes(), 4)
@@ -50,7 +50,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
         be16(self.bytes(), 6)
     }
 
-    /// All behind the header, as far as the length says.
+    /// Everything behind the header, up to the length.
     #[inline]
     pub fn payload(&self) -> &[u8] {
         &self.bytes()[HEADER_LEN..usize::from(self.len())]
@@ -82,7 +82,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.put(6, checksum.to_be_bytes());
     }
 
-    /// All behind the header, to be written.
+    /// Everything behind the header, mutable.
     #[inline]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         let range = HEADER_LEN..usize::from(self.len());

@@ -1,17 +1,17 @@
-//! What all header views have in common. A view lays getters and setters over bytes that
-//! somebody else holds; it copies and allocates nothing.
+//! What all header views have in common. A view puts getters and setters over bytes that the caller
+//! holds; it copies and allocates nothing.
 //!
 //! # When a view panics
-//! `new_checked` looks at every length that an accessor relies on. After it no getter panics and
-//! no setter does, as long as no setter has changed a length since. With `new_unchecked`, or after
-//! such a change, an accessor of bytes that are not there panics; `check` tells beforehand.
+//! `new_checked` checks every length that an accessor relies on. After it no getter or setter
+//! panics, unless a setter has changed a length since. With `new_unchecked`, or after such a
+//! change, an accessor of missing bytes panics; `check` finds that out beforehand.
 
 use core::fmt;
 
-/// Why bytes cannot be looked at as a header.
+/// Why bytes are not a valid header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Malformed {
-    /// The header, or what it says that it is followed by, is cut off.
+    /// The header, or content that it announces, is truncated.
     Truncated,
     /// A length field contradicts the header itself.
     Length,
@@ -31,7 +31,7 @@ impl fmt::Display for Malformed {
 
 impl core::error::Error for Malformed {}
 
-/// `M` bytes from place `at`.
+/// `M` bytes at offset `at`.
 #[inline(always)]
 pub(crate) fn array<const M: usize>(bytes: &[u8], at: usize) -> [u8; M] {
     let mut array = [0; M];
@@ -49,8 +49,8 @@ pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(array(bytes, at))
 }
 
-/// Declares a view: the struct, its constructors, and private access to its bytes. The file
-/// that uses it adds `fn check_bytes(&[u8]) -> Result<(), Malformed>` and the accessors.
+/// Declares a view: the struct, its constructors, and private access to its bytes. The file that
+/// uses it adds `fn check(&[u8]) -> Result<(), Malformed>` and the accessors.
 macro_rules! view {
     ($(#[$doc:meta])* $name:ident, $check:path) => {
         $(#[$doc])*
@@ -60,13 +60,13 @@ macro_rules! view {
         }
 
         impl<T: AsRef<[u8]>> $name<T> {
-            /// A view whose bytes are taken as they are (see [`crate::view`] on panics).
+            /// A view without checks (see [`crate::view`] on panics).
             #[inline]
             pub const fn new_unchecked(bytes: T) -> Self {
                 Self { bytes }
             }
 
-            /// A view of bytes that hold all that an accessor reads.
+            /// A view of bytes that hold everything that accessors read.
             ///
             /// # Errors
             /// As [`check`](Self::check).

@@ -1,13 +1,12 @@
-//! VLAN tags (IEEE 802.1Q §9): the four bytes between an EtherType of 0x8100 or 0x88a8 and what
-//! they announce.
+//! VLAN tags (IEEE 802.1Q §9): the four bytes that follow an EtherType of 0x8100 or 0x88a8.
 
 use crate::view::{Malformed, be16, view};
 
-/// Length of the tag behind the EtherType that announces it, in bytes.
+/// Length of the tag behind its own EtherType, in bytes.
 pub const TAG_LEN: usize = 4;
 
 view! {
-    /// A tag, from behind its own EtherType to the end of the frame.
+    /// A tag, beginning behind its own EtherType, and the rest of the frame.
     Tag, check
 }
 
@@ -34,7 +33,7 @@ impl<T: AsRef<[u8]>> Tag<T> {
         self.bytes()[0] & 0x10 != 0
     }
 
-    /// VLAN identifier; 0 is a priority tag without one, 4095 reserved.
+    /// VLAN identifier; 0: priority tag without an identifier; 4095: reserved.
     #[inline]
     pub fn vid(&self) -> u16 {
         self.tci() & 0x0fff
@@ -46,7 +45,7 @@ impl<T: AsRef<[u8]>> Tag<T> {
         be16(self.bytes(), 2)
     }
 
-    /// All behind the tag.
+    /// Everything behind the tag.
     #[inline]
     pub fn payload(&self) -> &[u8] {
         &self.bytes()[TAG_LEN..]

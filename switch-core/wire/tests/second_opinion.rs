@@ -1,5 +1,5 @@
-//! `parse` beside `etherparse`: packets built by it are read back equal, and whatever we accept
-//! of damaged ones it reads the same way, where it reads them at all.
+//! `parse` compared with `etherparse`: packets that it builds are read back equal, and what we
+//! accept of damaged packets it reads the same way, if it reads them at all.
 
 use etherparse::{
     IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, LinkExtSlice,
@@ -32,7 +32,7 @@ struct Recipe {
 }
 
 fn recipe() -> impl Strategy<Value = Recipe> {
-    // No operations are options of any length.
+    // "No operation" options of any length.
     let options = (0..10_usize).prop_map(|words| vec![1; words * 4]);
     let upper = prop_oneof![
         (any::<bool>(), options).prop_map(|(syn, options)| Upper::Tcp { syn, options }),
@@ -125,7 +125,7 @@ fn agree(frame: &[u8], parsed: &Parsed) -> Result<(), TestCaseError> {
     let Ok(other) = SlicedPacket::from_ethernet(frame) else {
         return Ok(());
     };
-    // MACsec and a third tag are not ours to read.
+    // We do not read MACsec and third tags.
     if other.link_exts.iter().any(|ext| matches!(ext, LinkExtSlice::Macsec(_)))
         || other.link_exts.len() > 2
     {
@@ -150,8 +150,8 @@ fn agree(frame: &[u8], parsed: &Parsed) -> Result<(), TestCaseError> {
         _ => return Ok(()),
     };
     prop_assert_eq!(ip.fragmented, parsed.fragment != Fragment::Whole);
-    // It follows an IPv4 authentication header, which we take for a protocol without ports, and
-    // beyond a later fragment's header it goes on where we stop.
+    // It follows an IPv4 authentication header, which is a protocol without ports to us, and it
+    // goes on beyond a later fragment's header, where we stop.
     if (family_is_v4 && parsed.key.proto == 51) || parsed.fragment == Fragment::Later {
         return Ok(());
     }
@@ -175,8 +175,8 @@ fn agree(frame: &[u8], parsed: &Parsed) -> Result<(), TestCaseError> {
             prop_assert_eq!(ports, (parsed.key.src_port, parsed.key.dst_port));
             udp.payload()
         }
-        // The other family's ICMP is a protocol that we do not know; its timestamps are headers of
-        // 20 bytes there.
+        // ICMP of the other family is an unknown protocol to us; its timestamps are headers of 20
+        // bytes there.
         Some(TransportSlice::Icmpv4(icmp)) if family_is_v4 && icmp.header().header_len() == 8 => {
             icmp.payload()
         }
@@ -187,7 +187,7 @@ fn agree(frame: &[u8], parsed: &Parsed) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// What must hold of everything that is accepted, whatever it is.
+/// What must hold for every accepted frame.
 fn consistent(frame: &[u8], p: &Parsed) -> Result<(), TestCaseError> {
     prop_assert!(p.end as usize <= frame.len());
     prop_assert_eq!(usize::from(p.l3), 14 + 4 * usize::from(p.tags));
@@ -201,12 +201,12 @@ fn consistent(frame: &[u8], p: &Parsed) -> Result<(), TestCaseError> {
     if p.fragment == Fragment::Later {
         prop_assert_eq!((p.key.src_port, p.key.dst_port, p.payload), (0, 0, p.l4));
     }
-    // It is there to be asked, and must not panic either.
+    // `verify_l4` must not panic either.
     let _ = verify_l4(frame, p);
     Ok(())
 }
 
-/// Makes the IPv4 header checksum right again, so that damage elsewhere is reached.
+/// Corrects the IPv4 header checksum, so that damage elsewhere is reached.
 fn fix_header_checksum(frame: &mut [u8], l3: usize) {
     let Some(first) = frame.get(l3).filter(|byte| **byte >> 4 == 4) else {
         return;
@@ -261,7 +261,7 @@ proptest! {
         prop_assert!(verify_l4(&frame, &bare));
     }
 
-    /// Threat T-P1: every way of cutting a frame off is refused, none reads beyond its end.
+    /// Threat T-P1: every truncated frame is refused, and nothing is read beyond its end.
     #[test]
     fn truncated_frames_are_refused(recipe in recipe()) {
         let frame = build(&recipe);
@@ -279,7 +279,7 @@ proptest! {
         fix: bool, cut in any::<prop::sample::Index>(), do_cut: bool,
     ) {
         let mut frame = build(&recipe);
-        // Mostly in the headers, which are what is looked at.
+        // Mostly in the headers, since the parse reads those.
         let reach = frame.len().min(90);
         for (at, byte) in damage {
             frame[at.index(reach)] = byte;
@@ -309,7 +309,7 @@ proptest! {
         if frame.len() > 12 + start.len() {
             frame[12..12 + start.len()].copy_from_slice(start);
         }
-        // Lengths that fit are rare in noise.
+        // Lengths that fit are rare in random bytes.
         if kind == 1 && frame.len() >= 34 {
             let total = (frame.len() - 14) as u16;
             frame[16..18].copy_from_slice(&total.to_be_bytes());

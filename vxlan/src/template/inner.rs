@@ -1,28 +1,29 @@
-//! What encapsulation must know about the frame that it wraps; gathered on the packet path, or
-//! when a flow's plan is compiled.
+//! What encapsulation needs to know about the inner frame. Gathered on the packet path, or when a
+//! flow's plan is compiled.
 
 use podswitch_wire::flow_key::HashKey;
 use podswitch_wire::parse::{Fragment, Network, Parsed};
 
 /// Outer UDP source port: in 49152–65535, from the inner flow's hash, so that routers spread
-/// tunnelled flows over equal ways (RFC 7348 §5).
+/// tunnelled flows over equal-cost paths (RFC 7348 §5).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(transparent)]
 pub struct SourcePort(u16);
 
 impl SourcePort {
-    /// The lowest: the start of the dynamic range.
+    /// The lowest port: the start of the dynamic range.
     pub const MIN: u16 = 49152;
 
-    /// The port of a flow with this hash; the hash's upper 14 bits decide.
+    /// The port of a flow with this hash; the upper 14 bits of the hash select it.
     #[inline]
     pub const fn from_hash(hash: u64) -> Self {
         Self(Self::MIN | (hash >> 50) as u16)
     }
 
-    /// The port of an inner packet: from its 5-tuple under the cluster's key, so that it is the
-    /// same on every worker and after a restart. All fragments of a datagram take the port of
-    /// its addresses and protocol, lest they overtake each other. Frames that are not IP share one.
+    /// The port of an inner packet: from its 5-tuple under the cluster key, so that it is the same
+    /// on every worker and after a restart. All fragments of a datagram get the port of its
+    /// addresses and protocol, so that they are not reordered. Frames that are not IP share one
+    /// port.
     #[inline]
     pub fn of(inner: &Parsed, cluster_key: &HashKey) -> Self {
         if !matches!(inner.network, Network::Ipv4 | Network::Ipv6) {
@@ -43,39 +44,39 @@ impl SourcePort {
     }
 }
 
-/// An unfinished layer-4 checksum of the inner frame (CHECKSUM_PARTIAL): its field holds the
+/// A partial layer-4 checksum of the inner frame (CHECKSUM_PARTIAL): the field holds the
 /// pseudo-header sum. Offsets in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PartialChecksum {
-    /// Where the summed part starts, from the start of the frame.
+    /// Start of the summed part, from the start of the frame.
     pub start: u16,
-    /// Where the checksum field stands, from `start`.
+    /// Offset of the checksum field from `start`.
     pub offset: u16,
 }
 
-/// What encapsulation must know about the frame that it wraps.
+/// What encapsulation needs to know about the inner frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InnerFacts {
     /// Outer UDP source port.
     pub source_port: SourcePort,
-    /// IPv4 type of service or IPv6 traffic class of the inner packet; 0 for what is not IP.
+    /// IPv4 type of service or IPv6 traffic class of the inner packet; 0 if it is not IP.
     pub traffic_class: u8,
-    /// The inner packet may not be fragmented (IPv6: always so); false for what is not IP.
+    /// The inner packet must not be fragmented (IPv6: always); false if it is not IP.
     pub dont_fragment: bool,
     /// The frame carries an 802.1Q tag.
     pub tagged: bool,
-    /// The frame is a super-frame that is cut further on: the outer headers' lengths are those of
-    /// the whole, and their checksum can only be left to whoever cuts it.
+    /// The frame is a GSO packet that is segmented later: the outer headers' lengths are those of
+    /// the whole packet, and the checksum is left to the segmentation.
     pub gso: bool,
-    /// IPv4 identification of the outer header, used where it does not forbid fragmentation: the
-    /// caller's counter per destination. Otherwise zero is sent (RFC 6864 §4.1).
+    /// IPv4 identification of the outer header, used where DF is clear: the caller's counter for
+    /// each destination. With DF set, zero is sent (RFC 6864 §4.1).
     pub identification: u16,
-    /// Unfinished inner checksum, if any.
+    /// Partial inner checksum, if any.
     pub partial: Option<PartialChecksum>,
 }
 
 impl InnerFacts {
-    /// The facts of a whole frame with finished checksums, from its parse.
+    /// The facts of a whole frame with complete checksums, from its parse.
     #[inline]
     pub fn new(inner: &Parsed, cluster_key: &HashKey) -> Self {
         let ip = matches!(inner.network, Network::Ipv4 | Network::Ipv6);

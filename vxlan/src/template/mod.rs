@@ -1,5 +1,5 @@
-//! Encapsulation: the outer headers are built once, when tables are compiled; per packet they are
-//! copied into the headroom and the few fields that depend on the packet are patched.
+//! Encapsulation. The outer headers are built once, when tables are compiled. For each packet they
+//! are copied into the headroom, and the few fields that depend on the packet are patched.
 //!
 //! The control plane builds [`Template`]s; workers call [`Template::encap`] on the packet path. It
 //! never allocates, and knows frames only as byte slices.
@@ -21,7 +21,7 @@ pub use outer::{DontFragment, Dscp, Outer, TemplateError, UdpChecksum};
 
 /// The port that IANA assigned to VXLAN (RFC 7348 §5).
 pub const PORT: u16 = 4789;
-/// The port that Linux took before there was an assigned one; Flannel uses it still.
+/// The port that Linux used before one was assigned; Flannel still uses it.
 pub const PORT_FLANNEL: u16 = 8472;
 
 const ETHERNET: usize = 14;
@@ -29,53 +29,53 @@ const IPV4: usize = 20;
 const IPV6: usize = 40;
 const UDP: usize = 8;
 
-/// The longest set of outer headers: Ethernet, IPv6, UDP, VXLAN.
+/// Length of the longest outer headers: Ethernet, IPv6, UDP, VXLAN.
 pub const MAX_LEN: usize = ETHERNET + IPV6 + UDP + header::LEN;
 
-/// Bytes that a tunnel takes from the underlay's MTU: outer IP, UDP and VXLAN headers and the
-/// inner Ethernet header. 50 over IPv4, 70 over IPv6.
+/// Bytes of the underlay's MTU that the tunnel uses: outer IP, UDP and VXLAN headers and the inner
+/// Ethernet header. 50 over IPv4, 70 over IPv6.
 pub const fn overhead(outer_is_ipv6: bool) -> usize {
     (if outer_is_ipv6 { IPV6 } else { IPV4 }) + UDP + header::LEN + ETHERNET
 }
 
-/// The largest inner network-layer packet that an underlay with `underlay_mtu` carries, zero if
-/// it carries none.
+/// The largest inner network-layer packet that an underlay with `underlay_mtu` carries, in bytes;
+/// zero if none fits.
 pub const fn inner_mtu(underlay_mtu: usize, outer_is_ipv6: bool) -> usize {
     underlay_mtu.saturating_sub(overhead(outer_is_ipv6))
 }
 
-/// How the outer UDP checksum of a packet stands after [`Template::encap`]; what an offload header
-/// must say follows from it. If the inner frame had a partial checksum, that is still so.
+/// State of the outer UDP checksum after [`Template::encap`], for the offload metadata. A partial
+/// checksum of the inner frame stays partial.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OuterChecksum {
     /// Zero: none.
     None,
-    /// Whole and right. Where the inner checksum is partial it is right once that is finished
-    /// (Linux calls this "local checksum offload").
+    /// Complete. Where the inner checksum is partial, the outer one is right once the inner one is
+    /// completed (Linux: "local checksum offload").
     Complete,
-    /// The field holds the pseudo-header sum, and the device must finish it.
+    /// The field holds the pseudo-header sum, and the device must complete it.
     Partial(PartialChecksum),
 }
 
-/// Why a frame cannot be encapsulated. It is unchanged.
+/// Why a frame cannot be encapsulated. The frame is unchanged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EncapError {
     /// Fewer bytes than the outer headers need.
     #[error("no room for the outer headers")]
     Headroom,
-    /// The outer length fields cannot say the length: the super-frame must be cut first.
+    /// The outer length fields cannot express the length: the GSO packet must be segmented first.
     #[error("longer than 65535 bytes with the outer headers")]
     TooLong,
     /// The frame is tagged and the tunnel does not carry tags.
     #[error("the inner frame carries an 802.1Q tag")]
     InnerVlan,
-    /// The unfinished checksum's place lies outside the frame.
-    #[error("the unfinished inner checksum lies outside the frame")]
+    /// The partial checksum lies outside the frame.
+    #[error("the partial inner checksum lies outside the frame")]
     Partial,
 }
 
-/// How a tunnel packet is sent through a UDP socket: the header that goes in front of the frame
-/// within the datagram, and what the socket must be told.
+/// How a tunnel packet is sent through a UDP socket: the header in front of the frame within the
+/// datagram, and the socket options.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Datagram {
     /// The VXLAN header.
@@ -92,16 +92,17 @@ pub struct Template {
     bytes: [u8; MAX_LEN],
     len: u8,
     ipv6: bool,
-    /// The bits of the inner traffic class that the outer one takes over, and the others.
+    /// The bits of the inner traffic class that are copied to the outer one, and the fixed other
+    /// bits.
     class_mask: u8,
     class: u8,
-    /// Whether [`encap_ordinary`](Self::encap_ordinary) does for it.
+    /// Whether [`encap_ordinary`](Self::encap_ordinary) can be used.
     is_ordinary: bool,
     /// Sum of the IPv4 header's words that do not depend on the packet.
     ip_sum: u16,
-    /// Sum of the UDP pseudo-header's addresses and protocol, and the UDP destination port: what of
-    /// the UDP checksum does not depend on the packet. The length is added twice per packet, once
-    /// for the pseudo-header and once for the UDP header.
+    /// Sum of the UDP pseudo-header's addresses and protocol, and of the UDP destination port: the
+    /// part of the UDP checksum that does not depend on the packet. The length is added twice for
+    /// each packet, once for the pseudo-header and once for the UDP header.
     pseudo_sum: u16,
     dscp: Dscp,
     dont_fragment: DontFragment,
@@ -113,7 +114,7 @@ impl Template {
     /// Builds the outer headers.
     ///
     /// # Errors
-    /// [`TemplateError`] names what cannot be.
+    /// [`TemplateError`] names the invalid field.
     pub fn new(outer: &Outer) -> Result<Self, TemplateError> {
         outer::check(outer)?;
         let mut bytes = [0; MAX_LEN];
@@ -170,14 +171,14 @@ impl Template {
         })
     }
 
-    /// Bytes that the outer headers take.
+    /// Length of the outer headers in bytes.
     #[inline]
     #[expect(clippy::len_without_is_empty, reason = "headers are never empty")]
     pub const fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// The VNI that it writes.
+    /// The VNI of the tunnel.
     #[inline]
     pub fn vni(&self) -> Vni {
         let at = self.len() - header::LEN;
@@ -190,8 +191,8 @@ impl Template {
         self.ipv6
     }
 
-    /// The same tunnel with other link-layer addresses on the underlay; for when a neighbour's
-    /// changes. A template without Ethernet header stays without.
+    /// The same tunnel with other MAC addresses on the underlay, for when a neighbour's address
+    /// changes. A template without an Ethernet header stays without.
     pub fn with_ethernet(mut self, source: Mac, destination: Mac) -> Self {
         if self.ip_start() == ETHERNET {
             self.bytes[..6].copy_from_slice(&destination.0);
@@ -200,11 +201,11 @@ impl Template {
         self
     }
 
-    /// Writes the outer headers into the first [`len`](Self::len) bytes of `frame`, what follows
-    /// them being the inner frame, and says how the outer UDP checksum stands.
+    /// Writes the outer headers into the first [`len`](Self::len) bytes of `frame`; the inner frame
+    /// follows them. Returns the state of the outer UDP checksum.
     ///
     /// # Errors
-    /// [`EncapError`] says why it cannot be; `frame` is unchanged then.
+    /// [`EncapError`]; `frame` is unchanged then.
     #[inline]
     pub fn encap(&self, inner: &InnerFacts, frame: &mut [u8]) -> Result<OuterChecksum, EncapError> {
         let ip = self.ip_start();
@@ -235,9 +236,9 @@ impl Template {
         })
     }
 
-    /// [`encap`](Self::encap) of an ordinary frame, untagged and with finished checksums, by an
-    /// ordinary tunnel: over IPv4, never fragmented, without UDP checksum. False, and nothing was
-    /// written: one of the two is not, or it does not fit.
+    /// [`encap`](Self::encap) of a frame of the common kind (untagged, complete checksums) by a
+    /// tunnel of the common kind (over IPv4, DF always set, without UDP checksum). False: nothing
+    /// was written, because one of the two is of another kind, or the packet does not fit.
     #[inline]
     pub fn encap_ordinary(
         &self,
@@ -281,8 +282,8 @@ impl Template {
         true
     }
 
-    /// The tunnel packet as a UDP socket sends it: the kernel writes the outer IP and UDP headers.
-    /// The source port is the socket's own; choose the socket by [`InnerFacts::source_port`].
+    /// The tunnel packet for a UDP socket: the kernel writes the outer IP and UDP headers. The
+    /// source port is the socket's own; choose the socket by [`InnerFacts::source_port`].
     ///
     /// # Errors
     /// [`EncapError::InnerVlan`].
@@ -354,8 +355,8 @@ impl Template {
         ip[10..12].copy_from_slice(&sum.checksum().to_be_bytes());
     }
 
-    /// Place and content of the inner frame's unfinished checksum: where its summed part starts
-    /// in `frame`, and the pseudo-header sum that its field holds.
+    /// Position and content of the inner frame's partial checksum: the start of the summed part in
+    /// `frame`, and the pseudo-header sum in its field.
     #[inline]
     fn inner_field(
         &self,
@@ -368,7 +369,7 @@ impl Template {
         Ok((start, u16::from_be_bytes([value[0], value[1]])))
     }
 
-    /// Leaves the checksum to the device: pseudo-header sum in the field.
+    /// Leaves the checksum to the device: the pseudo-header sum in the field.
     #[inline]
     fn leave_checksum(&self, frame: &mut [u8], udp: usize, udp_len: u16) -> OuterChecksum {
         let sum = (Sum::word(self.pseudo_sum) + Sum::word(udp_len)).fold();
@@ -376,9 +377,9 @@ impl Template {
         OuterChecksum::Partial(PartialChecksum { start: udp as u16, offset: 6 })
     }
 
-    /// Computes the checksum. What an unfinished inner checksum covers will, when it is finished,
-    /// sum to the complement of the pseudo-header sum that now stands in its field; so that part
-    /// of the frame need not be read (Linux: local checksum offload).
+    /// Computes the checksum. The bytes that a partial inner checksum covers will sum to the
+    /// complement of the pseudo-header sum in its field once it is completed, so that part of the
+    /// frame need not be read (Linux: local checksum offload).
     #[inline]
     fn finish_checksum(
         &self,
@@ -391,7 +392,7 @@ impl Template {
             Some((start, pseudo)) => (start, !pseudo),
             None => (frame.len(), 0),
         };
-        // From an odd offset on, bytes stand in the other half of the sum's words.
+        // From an odd offset on, bytes are in the other half of the sum's words.
         let rest = if (end - udp).is_multiple_of(2) { rest } else { rest.swap_bytes() };
         let sum = checksum::sum(&frame[udp..end])
             + Sum::word(rest)

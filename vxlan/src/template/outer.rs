@@ -1,4 +1,4 @@
-//! The outer headers of one tunnel as they are configured; the control plane's business.
+//! The outer headers of one tunnel as configured. Used by the control plane.
 
 use core::net::IpAddr;
 
@@ -7,10 +7,10 @@ use podswitch_wire::addr::Mac;
 use super::PORT;
 use crate::header::Vni;
 
-/// What DSCP the outer header carries. ECN bits are always the inner packet's (RFC 6040 §4.1).
+/// DSCP of the outer header. The ECN field always comes from the inner packet (RFC 6040 §4.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dscp {
-    /// This one (its lower six bits), whatever is inside.
+    /// This one (its lower six bits), whatever the inner packet has.
     Fixed(u8),
     /// The inner packet's (RFC 2983's uniform model).
     Inherit,
@@ -21,17 +21,17 @@ pub enum Dscp {
 pub enum DontFragment {
     /// Never: the tunnel learns the path MTU from ICMP (RFC 7348 §4.3).
     Set,
-    /// They may; the far end must reassemble.
+    /// They may; the remote VTEP must reassemble.
     Clear,
-    /// As the inner packet says.
+    /// As in the inner packet.
     Inherit,
 }
 
 /// The outer UDP checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UdpChecksum {
-    /// Zero: none. The rule over IPv4 (RFC 7348 §5); over IPv6 only where both ends are told so
-    /// (RFC 6935, 6936).
+    /// Zero: none. The rule over IPv4 (RFC 7348 §5); over IPv6 only where both VTEPs are configured
+    /// so (RFC 6935, 6936).
     Zero,
     /// Computed here over the whole packet.
     Computed,
@@ -46,7 +46,7 @@ pub struct Outer {
     pub ethernet: Option<(Mac, Mac)>,
     /// This node's tunnel address.
     pub source: IpAddr,
-    /// The other end's.
+    /// The remote VTEP's address.
     pub destination: IpAddr,
     /// VXLAN network identifier.
     pub vni: Vni,
@@ -60,13 +60,13 @@ pub struct Outer {
     pub dont_fragment: DontFragment,
     /// UDP checksum.
     pub checksum: UdpChecksum,
-    /// Carry inner 802.1Q tags (RFC 7348 §6.1 says not to unless configured).
+    /// Carry inner 802.1Q tags (RFC 7348 §6.1: not unless configured).
     pub inner_vlan: bool,
 }
 
 impl Outer {
-    /// The usual tunnel: port 4789, TTL 64, DSCP 0, never fragmented; UDP checksum zero over
-    /// IPv4, computed over IPv6.
+    /// The usual tunnel: port 4789, TTL 64, DSCP 0, DF always set; UDP checksum zero over IPv4,
+    /// computed over IPv6.
     pub const fn new(source: IpAddr, destination: IpAddr, vni: Vni) -> Self {
         Self {
             ethernet: None,
@@ -92,7 +92,7 @@ pub enum TemplateError {
     /// IPv4 on one side and IPv6 on the other.
     #[error("tunnel source {0} and destination {1} are of different families")]
     Family(IpAddr, IpAddr),
-    /// An address that no tunnel can end at.
+    /// An address that cannot be a VTEP's.
     #[error("{0} is no unicast address that a tunnel can end at")]
     Address(IpAddr),
     /// Port 0.
@@ -106,7 +106,7 @@ pub enum TemplateError {
     Dscp(u8),
 }
 
-/// Whether a tunnel can be so.
+/// Validates a tunnel's configuration.
 pub(super) fn check(outer: &Outer) -> Result<(), TemplateError> {
     if outer.source.is_ipv4() != outer.destination.is_ipv4() {
         return Err(TemplateError::Family(outer.source, outer.destination));

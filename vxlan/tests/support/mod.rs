@@ -1,4 +1,4 @@
-//! What the tests share: frames made and dissected by `etherparse`, as a second opinion.
+//! Shared by the tests: frames built and dissected by `etherparse`, as a second opinion.
 #![allow(dead_code, reason = "not every test file uses all of it")]
 
 use std::net::IpAddr;

@@ -10,8 +10,8 @@ mod nftables;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use podswitch_core::host::netlink::{InterfaceAddress, LinkSpec};
-use podswitch_core::host::{NetNs, Netlink, sysctl};
+use podswitch_linux::netlink::{InterfaceAddress, LinkSpec};
+use podswitch_linux::{NetNs, Netlink, sysctl};
 use podswitch_wire::addr::Mac;
 
 use super::pod::{MTU, Pod};

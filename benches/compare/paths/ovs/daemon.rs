@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_core::host::NetNs;
+use podswitch_linux::NetNs;
 
 use super::super::{Missing, tools};
 use crate::Outcome;

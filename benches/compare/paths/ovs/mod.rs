@@ -9,9 +9,9 @@ mod flows;
 
 use std::net::IpAddr;
 
-use podswitch_core::host::netlink::{InterfaceAddress, LinkSpec};
-use podswitch_core::host::pod::silence;
-use podswitch_core::host::{NetNs, Netlink};
+use podswitch_linux::attach::silence;
+use podswitch_linux::netlink::{InterfaceAddress, LinkSpec};
+use podswitch_linux::{NetNs, Netlink};
 
 pub(super) use daemon::Daemon;
 use daemon::Programs;

@@ -12,14 +12,14 @@ use podswitch_core::config::{
 };
 use podswitch_core::control::{ControlPlane, Options};
 use podswitch_core::engine::Limits;
-use podswitch_core::host::NetNs;
-use podswitch_core::host::pod::{
-    PodInterface, TapOptions, attach_tap, attach_veth, silence, switch_interface,
-};
 use podswitch_core::id::{Cookie, PortId};
 use podswitch_core::port::Device;
-use podswitch_core::port::af_packet::PacketConfig;
-use podswitch_core::port::tap as tap_port;
+use podswitch_linux::NetNs;
+use podswitch_linux::attach::{
+    PodInterface, TapOptions, attach_tap, attach_veth, silence, switch_interface,
+};
+use podswitch_linux::port::af_packet::PacketConfig;
+use podswitch_linux::port::tap as tap_port;
 use podswitch_policy::rule::{Labels, Workload};
 
 use super::pod::Pod;

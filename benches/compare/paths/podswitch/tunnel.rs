@@ -6,13 +6,13 @@ use std::sync::Arc;
 use podswitch_core::config::{
     Cidr, Gateway, LocalNode, PortConfig, PortRole, RemoteNode, TunnelConfig, VtepMac,
 };
-use podswitch_core::host::NetNs;
-use podswitch_core::host::nft::{Ingress, IngressDrop};
-use podswitch_core::host::pod::silence;
 use podswitch_core::id::Cookie;
 use podswitch_core::port::Device;
-use podswitch_core::port::af_packet::{PacketConfig, PacketDevice};
-use podswitch_core::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice};
+use podswitch_linux::NetNs;
+use podswitch_linux::attach::silence;
+use podswitch_linux::nft::{Ingress, IngressDrop};
+use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_linux::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice};
 use podswitch_wire::addr::Mac;
 
 use super::super::nodes::{self, Wire};
@@ -60,7 +60,7 @@ fn node(
         Underlay::Udp | Underlay::Sockets => {
             nodes::address(machine, number)?;
             let mut config = UdpTunnelConfig::new(&[nodes::underlay(number)]);
-            config.whole = underlay == Underlay::Udp;
+            config.tunnel_gso = underlay == Underlay::Udp;
             Box::new(UdpTunnelDevice::new(machine, config)?)
         }
         Underlay::Packet => {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use podswitch_core::host::NetNs;
+use podswitch_linux::NetNs;
 
 use super::{expect_seen, ping, refused_by_tcp, refused_by_udp};
 use crate::Done;

@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use podswitch_core::action::DropReason;
 use podswitch_core::config::Gateway;
-use podswitch_core::host::pod::{
+use podswitch_core::port::Device;
+use podswitch_linux::attach::{
     PodInterface, TapOptions, attach_tap, attach_veth, switch_interface,
 };
-use podswitch_core::host::{HostError, NetNs};
-use podswitch_core::port::Device;
-use podswitch_core::port::af_packet::PacketConfig;
+use podswitch_linux::port::af_packet::PacketConfig;
+use podswitch_linux::{HostError, NetNs};
 use podswitch_wire::addr::Mac;
 
 use super::report::Report;

@@ -4,9 +4,9 @@ use std::io;
 use std::net::{IpAddr, UdpSocket};
 
 use podswitch_core::action::DropReason;
-use podswitch_core::host::netlink::Route;
-use podswitch_core::host::pod::switch_interface;
-use podswitch_core::host::{HostError, Netlink};
+use podswitch_linux::attach::switch_interface;
+use podswitch_linux::netlink::Route;
+use podswitch_linux::{HostError, Netlink};
 use podswitch_wire::cidr::Cidr;
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, ip_mtu, ipv6_mtu, set_ip_mtu_discover,

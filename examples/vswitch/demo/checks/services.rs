@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use podswitch_core::host::NetNs;
+use podswitch_linux::NetNs;
 
 use super::{expect_seen, gateway, refused_by_tcp, refused_by_udp};
 use crate::Done;

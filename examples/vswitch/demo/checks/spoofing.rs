@@ -3,7 +3,7 @@
 
 use std::net::UdpSocket;
 
-use podswitch_core::host::{NetNs, Netlink};
+use podswitch_linux::{NetNs, Netlink};
 
 use super::{gateway, wait_for};
 use crate::Done;

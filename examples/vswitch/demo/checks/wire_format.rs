@@ -10,9 +10,9 @@ use etherparse::{
     Ethernet2Header, Icmpv4Type, LinkHeader, NetHeaders, PacketHeaders, TransportHeader, UdpHeader,
 };
 use podswitch_core::packet::{Batch, Pool, PoolConfig, finish_checksum};
-use podswitch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
 use podswitch_core::port::{Device, Port};
 use podswitch_core::time::Clock;
+use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice, Receive};
 use podswitch_vxlan::header::{FLAG_VNI, Header};
 
 use super::ping;

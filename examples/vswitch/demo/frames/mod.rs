@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use podswitch_core::action::DropReason;
-use podswitch_core::host::NetNs;
 use podswitch_core::packet::{Batch, Pool, PoolConfig};
 use podswitch_core::port::Device;
-use podswitch_core::port::af_packet::{PacketConfig, PacketDevice, Receive};
+use podswitch_linux::NetNs;
+use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice, Receive};
 use podswitch_wire::addr::Mac;
 
 use super::sockets::Outcome;

@@ -3,8 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use podswitch_core::host::netlink::{InterfaceAddress, LinkSpec, Vxlan};
-use podswitch_core::host::{HostError, NetNs, Netlink};
+use podswitch_linux::netlink::{InterfaceAddress, LinkSpec, Vxlan};
+use podswitch_linux::{HostError, NetNs, Netlink};
 
 use super::loads::Ends;
 use crate::demo::world::{NODE_ADDRESSES, UPLINK, address, segment, without_netfilter};

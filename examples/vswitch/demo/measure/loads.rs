@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_core::host::NetNs;
 use podswitch_core::time::Clock;
+use podswitch_linux::NetNs;
 
 use crate::demo::sockets::{self, Connection, Outcome};
 

@@ -7,7 +7,7 @@ mod loads;
 use std::thread;
 use std::time::Duration;
 
-use podswitch_core::host::HostError;
+use podswitch_linux::HostError;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::report::{Figures, Report};

@@ -3,8 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use podswitch_core::host::netlink::{InterfaceAddress, LinkSpec, Route};
-use podswitch_core::host::{HostError, NetNs, Netlink, sysctl};
+use podswitch_linux::netlink::{InterfaceAddress, LinkSpec, Route};
+use podswitch_linux::{HostError, NetNs, Netlink, sysctl};
 use podswitch_wire::cidr::Cidr;
 
 use super::Family;

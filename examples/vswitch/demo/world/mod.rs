@@ -9,9 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use podswitch_core::action::DropReason;
-use podswitch_core::host::{HostError, NetNs, Netlink, pod};
 use podswitch_core::stats::WorkerCounters;
 use podswitch_kubernetes::Manifests;
+use podswitch_linux::{HostError, NetNs, Netlink, attach};
 use podswitch_wire::addr::Mac;
 
 use super::sockets::Outcome;
@@ -224,7 +224,7 @@ impl Place {
         let node = namespace(&format!("{name}-node"), named)?;
         // Under this name `vswitch run` looks for it.
         let switch = namespace(name, named)?;
-        pod::silence(&switch)?;
+        attach::silence(&switch)?;
         Ok(Self { node, switch })
     }
 

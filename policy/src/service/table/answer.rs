@@ -1,4 +1,4 @@
-//! What the table is asked and what it answers.
+//! Queries of the table and their results.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use super::front::Port;
 use crate::rule::Protocol;
 use crate::service::entry::{Backend, BackendFlags, Scope, ServiceEntry};
 
-/// Where a client is, as far as Services treat it differently.
+/// Where a client is, as far as Services distinguish.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Origin {
     /// A pod or a node of the cluster.
     InCluster,
-    /// Anybody else.
+    /// Outside the cluster.
     OffCluster,
 }
 
-/// What kind of address a client used.
+/// The kind of address that a client used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
 pub enum FrontendKind {
     /// A cluster IP.
@@ -34,7 +34,7 @@ pub enum FrontendKind {
 }
 
 impl FrontendKind {
-    /// Name as users know it.
+    /// Name for users.
     pub const fn name(self) -> &'static str {
         match self {
             Self::ClusterIp => "ClusterIP",
@@ -46,7 +46,7 @@ impl FrontendKind {
     }
 }
 
-/// One way to a Service's port.
+/// One frontend of a Service's port.
 #[derive(Clone, Copy, Debug)]
 pub struct Frontend<'a> {
     /// What kind of address it is.
@@ -61,18 +61,18 @@ pub struct Frontend<'a> {
     pub entry: &'a Arc<ServiceEntry>,
 }
 
-/// What a table knew of a key when it was [read ahead](super::ServiceTable::read_ahead): good for the
-/// same key and the same table.
+/// What a table found for a key when it was [read ahead](super::ServiceTable::read_ahead); valid
+/// for the same key and table.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Looked<'a> {
-    /// What the key is addressed to.
+    /// The frontend that the key is addressed to.
     pub(super) front: Option<&'a Port>,
-    /// What the hash picks of all backends.
+    /// The backend that the hash selects among all.
     pub(super) pick: Option<u16>,
 }
 
 impl Looked<'_> {
-    /// The backend that the key leads to, if all may be chosen and no client is pinned to another.
+    /// The backend of the key, if all may be selected and affinity does not prescribe another.
     #[inline]
     pub fn backend(&self) -> Option<SocketAddr> {
         let backend = self.front?.backends.get(usize::from(self.pick?))?;
@@ -80,18 +80,18 @@ impl Looked<'_> {
     }
 }
 
-/// A connection's Service, before a backend is chosen.
+/// A connection's Service, before a backend is selected.
 #[derive(Clone, Copy, Debug)]
 pub struct Match<'a> {
     /// The Service port.
     pub entry: &'a Arc<ServiceEntry>,
-    /// How the client addressed it.
+    /// Kind of the address that the client used.
     pub kind: FrontendKind,
-    /// Which backends it may take.
+    /// The set of backends.
     pub scope: Scope,
     pub(super) origin: Origin,
     pub(super) port: &'a Port,
-    /// What the connection's hash picks of all backends, if that is known.
+    /// The backend that the connection's hash selects among all, if known.
     pub(super) pick: Option<u16>,
 }
 
@@ -100,14 +100,14 @@ pub struct Match<'a> {
 pub struct Chosen<'a> {
     /// The Service port.
     pub entry: &'a Arc<ServiceEntry>,
-    /// How the client addressed it.
+    /// Kind of the address that the client used.
     pub kind: FrontendKind,
-    /// Which backends it could take.
+    /// The set of backends it was selected from.
     pub scope: Scope,
-    /// Place of the backend among the entry's.
+    /// Index of the backend in the entry.
     pub index: usize,
-    /// The source must be translated too, to an address of this node (S8): the backend is the
-    /// client itself, or the client is outside and the backend anywhere.
+    /// The source must be translated to an address of this node as well (S8): the backend is the
+    /// client itself, or the client is outside under Cluster policy.
     pub needs_snat: bool,
     backend: &'a Backend,
 }
@@ -120,7 +120,7 @@ impl<'a> Chosen<'a> {
     }
 }
 
-/// Refused in a way that the client is told of at once: TCP RST, ICMP port unreachable (S5, S6).
+/// Rejected with an answer: TCP RST, ICMP port unreachable (S5, S6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
 pub enum RejectReason {
     /// No endpoint is usable anywhere.
@@ -129,23 +129,23 @@ pub enum RejectReason {
     UndefinedPort,
 }
 
-/// Dropped in silence.
+/// Dropped without an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
 pub enum DropReason {
-    /// The policy is Local and no endpoint is on this node (S3, S4).
+    /// The policy is Local, and this node has no endpoint (S3, S4).
     NoLocalEndpoints,
     /// The client is outside `loadBalancerSourceRanges` (S7).
     SourceRange,
-    /// An address of the Service range that no Service has (S6).
+    /// An address in the Service CIDRs that no Service has (S6).
     Unallocated,
 }
 
-/// What a refusal is about, for drops, counters and explanations.
+/// The subject of a refusal, for drops, counters and explanations.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Subject<'a> {
     /// Cookie of the Service, if there is one.
     pub cookie: Option<&'a Arc<str>>,
-    /// Its port, if it has it.
+    /// Its port, if it has that port.
     pub entry: Option<&'a Arc<ServiceEntry>>,
 }
 
@@ -156,55 +156,55 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// Step one: is it a Service's, and may the client have it.
+/// Step one: whether it is a Service's frontend, and whether the client may use it.
 #[derive(Clone, Copy, Debug)]
 pub enum Found<'a> {
     /// Not a Service's address.
     NotAService,
     /// A Service with at least one backend for this client.
     Service(Match<'a>),
-    /// To be refused aloud.
+    /// To be rejected.
     Reject(RejectReason, Subject<'a>),
     /// To be dropped.
     Drop(DropReason, Subject<'a>),
 }
 
-/// Both steps in one, for Services whose affinity the caller need not ask for first.
+/// Both steps, for Services without affinity.
 #[derive(Clone, Copy, Debug)]
 pub enum Lookup<'a> {
     /// Not a Service's address.
     NotAService,
     /// The backend.
     Backend(Chosen<'a>),
-    /// To be refused aloud.
+    /// To be rejected.
     Reject(RejectReason, Subject<'a>),
     /// To be dropped.
     Drop(DropReason, Subject<'a>),
 }
 
-/// How a backend that a connection was given earlier stands now (S10, S11).
+/// The state of a backend that a connection already has (S10, S11).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {
-    /// Serves, whether or not a new connection would be given to it.
+    /// Serves, whether or not it would get new connections.
     Serving,
-    /// Known and no longer serving. UDP flows go at once; TCP runs on while the pod is there.
+    /// Known but no longer serving. UDP flows end at once; TCP goes on while the pod exists.
     NotServing,
     /// No longer an endpoint of the Service.
     Gone,
-    /// The Service, or this address or port of it, is no more.
+    /// The Service, or this address or port of it, no longer exists.
     NoService,
 }
 
 impl<'a> Match<'a> {
-    /// Timeout of the Service's affinity in seconds. Where there is one, ask for a pin of
-    /// (client, [`ServiceEntry::id`]) and try [`pinned`](Self::pinned) before choosing, and pin
-    /// what was chosen (S9).
+    /// Affinity timeout of the Service in seconds. If there is one, look up the pin of (client,
+    /// [`ServiceEntry::id`]) and try [`pinned`](Self::pinned) before selecting, and pin the
+    /// selected backend (S9).
     #[inline]
     pub fn affinity(&self) -> Option<u32> {
         self.entry.affinity
     }
 
-    /// The backend that the client is pinned to, if new connections may still be given to it.
+    /// The backend that the client is pinned to, if it still takes new connections.
     #[inline]
     pub fn pinned(&self, backend: SocketAddr, key: &FlowKey) -> Option<Chosen<'a>> {
         let index = self.entry.find(backend)?;
@@ -215,7 +215,7 @@ impl<'a> Match<'a> {
         self.entry.backends[index].flags.has(usable).then(|| self.take(index, key))
     }
 
-    /// The backend of a connection that is known to have it, though new ones may get others.
+    /// The backend of a connection that is known to have it, whether or not it takes new connections.
     pub fn kept(&self, backend: SocketAddr, key: &FlowKey) -> Option<Chosen<'a>> {
         self.entry.find(backend).map(|index| self.take(index, key))
     }
@@ -225,7 +225,7 @@ impl<'a> Match<'a> {
         let Self { entry, kind, scope, origin, port, .. } = *self;
         let backend = &port.backends[index];
         let hairpin = backend.address == key.src_addr();
-        // A host port leads to this very node, whose reply passes here anyhow.
+        // A host port leads to this node itself, whose reply passes here anyway.
         let hides = origin == Origin::OffCluster
             && scope == Scope::Cluster
             && kind != FrontendKind::HostPort;

@@ -1,4 +1,4 @@
-//! What the table is made of: frontend keys and what stands at them.
+//! Contents of the table: frontend keys and frontends.
 
 use core::hash::{Hash, Hasher};
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::maglev::Maglev;
 use crate::service::entry::{Backend, Scope, ServiceEntry};
 use crate::service::model::TrafficPolicy;
 
-/// How far a frontend key reaches.
+/// The scope of a frontend key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub(in crate::service) enum Place {
@@ -23,7 +23,7 @@ pub(in crate::service) enum Place {
     Address,
 }
 
-/// What frontends are found by.
+/// The key of a frontend.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(in crate::service) struct FrontKey {
     address: [u8; 16],
@@ -71,7 +71,7 @@ impl FrontKey {
         self.port
     }
 
-    /// The addresses that it stands for, on a node with these.
+    /// The addresses that it covers, on a node with these addresses.
     pub(in crate::service) fn addresses(&self, node: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
         let own = (self.place != Place::Node).then(|| to_addr(&self.address, self.family));
         let is_v4 = self.family == Family::V4;
@@ -85,19 +85,19 @@ impl FrontKey {
     }
 }
 
-/// What stands at a frontend key.
+/// The frontend of a key.
 #[derive(Clone, Debug)]
 pub(in crate::service) enum Front {
     /// A Service's port.
     Port(Port),
-    /// A cluster IP of ours (whole address), with the Service's cookie.
+    /// A cluster IP that is balanced here (whole address), with the Service's cookie.
     Allocated(Arc<str>),
-    /// A cluster IP of a Service that somebody else balances (whole address, S14).
+    /// A cluster IP of a Service that another proxy balances (whole address, S14).
     Foreign,
 }
 
-/// A Service's port at one address. What most look-ups need is copied here from the entry, into
-/// the hash table's own memory: with many Services every further step waits for main memory.
+/// A Service's port at one address. What most look-ups need is copied here from the entry, into the
+/// hash table's own memory: with many Services every further step waits for main memory.
 #[derive(Clone, Debug)]
 pub(in crate::service) struct Port {
     pub(super) kind: FrontendKind,
@@ -105,9 +105,9 @@ pub(in crate::service) struct Port {
     pub(super) any: bool,
     /// The entry's source ranges apply.
     pub(super) restricted: bool,
-    /// The choice is by the client's address.
+    /// The selection is by the client's address.
     pub(super) sticky: bool,
-    /// Policies for clients in the cluster and off it.
+    /// Traffic policies for clients inside the cluster and outside.
     pub(super) inside: TrafficPolicy,
     pub(super) outside: TrafficPolicy,
     pub(super) cluster: Maglev,
@@ -117,7 +117,7 @@ pub(in crate::service) struct Port {
 
 impl Port {
     pub(in crate::service) fn new(kind: FrontendKind, entry: Arc<ServiceEntry>) -> Self {
-        // Clients inside the cluster get Cluster behaviour from the outside addresses (S3).
+        // Clients inside the cluster get Cluster behaviour from external addresses (S3).
         let (inside, outside) = match kind {
             FrontendKind::ClusterIp => (entry.internal_policy, entry.internal_policy),
             _ => (TrafficPolicy::Cluster, entry.external_policy),
@@ -148,7 +148,7 @@ impl Port {
     }
 }
 
-/// What a frontend offers this client.
+/// What a frontend offers to this client.
 #[inline]
 pub(super) fn admit<'a>(
     port: &'a Port,

@@ -1,7 +1,7 @@
 //! The Service table: from a connection's first packet to its backend, by one look-up.
 //!
-//! Workers ask it on the miss path, before any policy is judged (N15). The cost does not depend on
-//! the number of Services, ports or endpoints. A clone shares everything; nothing is changed in
+//! Workers query it on the slow path, before policy is evaluated (N15). The cost does not depend on
+//! the number of Services, ports or endpoints. A clone shares everything; nothing is modified in
 //! place.
 
 use std::net::{IpAddr, SocketAddr};
@@ -27,14 +27,14 @@ pub(super) use front::{Front, FrontKey, Port};
 /// Keys that are read ahead together.
 const AHEAD: usize = 32;
 
-/// What holds for the whole table; changes rarely.
+/// Settings of the whole table, which change rarely.
 #[derive(Clone, Debug)]
 pub(super) struct Scene {
-    /// This node's addresses: where node ports are.
+    /// This node's addresses, at which NodePorts are.
     pub(super) node_addresses: Box<[IpAddr]>,
-    /// Ranges that cluster IPs are allocated from.
+    /// CIDRs from which cluster IPs are allocated.
     pub(super) service_cidrs: Box<[Cidr]>,
-    /// The cluster's key.
+    /// The cluster key.
     pub(super) cluster_key: HashKey,
 }
 
@@ -43,22 +43,22 @@ pub(super) struct Scene {
 pub struct ServiceTable {
     pub(super) fronts: CowMap<FrontKey, Front>,
     pub(super) scene: Arc<Scene>,
-    /// Some cluster IP lies outside the ranges that are configured.
+    /// Some cluster IP lies outside the configured CIDRs.
     pub(super) strays: bool,
-    /// Who is a backend of any Service over TCP, and of which ports, in order.
+    /// TCP backends of any Service, with the ports they serve.
     pub(super) backends: CowMap<SocketAddr, Arc<[ServicePortId]>>,
-    /// Where those ports are reached.
+    /// The frontends of those ports.
     pub(super) reached: CowMap<(ServicePortId, Family), Arc<[FrontKey]>>,
 }
 
 impl ServiceTable {
-    /// The Service that a new connection is for. `key` is the first packet's, as the client sent it.
+    /// The Service of a new connection. `key` is that of the first packet as the client sent it.
     #[inline]
     pub fn find(&self, key: &FlowKey, origin: Origin) -> Found<'_> {
         self.find_looked(&Looked { front: self.front(key), pick: None }, key, origin)
     }
 
-    /// As [`find`](Self::find), where the key was [read ahead](Self::read_ahead).
+    /// As [`find`](Self::find), for a key that was [read ahead](Self::read_ahead).
     #[inline]
     pub fn find_looked<'a>(
         &'a self,
@@ -86,9 +86,9 @@ impl ServiceTable {
         }
     }
 
-    /// The backend that the cluster's hash gives the connection: by its 5-tuple, or where the
-    /// Service has affinity by the client's address alone. `None` never follows a [`Match`] of the
-    /// same table.
+    /// The backend that the cluster's hash selects for the connection: by its 5-tuple, or by the
+    /// client's address alone if the Service has affinity. Never `None` for a [`Match`] of the same
+    /// table.
     #[inline]
     pub fn choose<'a>(&self, found: &Match<'a>, key: &FlowKey) -> Option<Chosen<'a>> {
         let index = match (found.pick, found.scope) {
@@ -105,15 +105,15 @@ impl ServiceTable {
         if !port.sticky {
             return key.hash(cluster_key);
         }
-        // The same backend through whatever address of the Service, and again after the pin is
-        // forgotten or on another node.
+        // The same backend through any address of the Service, also after the pin has expired or on
+        // another node.
         FlowKey { dst: [0; 16], src_port: 0, dst_port: 0, ..*key }.hash(cluster_key)
     }
 
-    /// Reads what [`lookup`](Self::lookup) of these keys and opening a connection will read, and keeps
-    /// what need not be looked up again. With many Services each look-up waits for main memory several
-    /// times; asked for a batch step by step, as here, the waits of different keys overlap. Worth its
-    /// while for two keys or more, before they are looked up one by one.
+    /// Reads what [`lookup`](Self::lookup) of these keys will need, and keeps what need not be
+    /// looked up again. With many Services each look-up waits for main memory several times. Done
+    /// step by step for a batch, as here, the waits of different keys overlap. Worthwhile for two
+    /// keys or more.
     pub fn read_ahead<'a>(&'a self, keys: &[FlowKey], looked: &mut [Looked<'a>]) {
         for (keys, looked) in keys.chunks(AHEAD).zip(looked.chunks_mut(AHEAD)) {
             for (looked, key) in looked.iter_mut().zip(keys) {
@@ -132,29 +132,29 @@ impl ServiceTable {
         }
     }
 
-    /// Whether Service traffic to this address reaches the switch at all: a Service's address, or
-    /// one of the range that Services are given theirs from.
+    /// Whether traffic to this address is Service traffic: a Service's address, or one in the
+    /// Service CIDRs.
     pub fn is_service_address(&self, address: IpAddr) -> bool {
         self.in_service_range(address) || self.fronts.contains_key(&FrontKey::address(address))
     }
 
     /// Whether the key's destination is an address and port of some Service, whatever the Service
-    /// then does with the packet.
+    /// does with the packet.
     #[inline]
     pub fn is_frontend(&self, key: &FlowKey) -> bool {
         self.front(key).is_some()
     }
 
-    /// Whether the sender of a TCP segment is one of the backends of some Service, so that the
-    /// segment may belong to a connection of that Service (S15).
+    /// Whether the sender of a TCP segment is a backend of some Service, so that the segment may
+    /// belong to a connection of that Service (S15).
     #[inline]
     pub fn is_backend(&self, key: &FlowKey) -> bool {
         key.proto == proto::TCP
             && self.backends.contains_key(&SocketAddr::new(key.src_addr(), key.src_port))
     }
 
-    /// Where clients may have asked for a TCP connection that a Service gave this backend, in no
-    /// order; what is nobody's by now, or somebody else's, left out.
+    /// The frontends through which a TCP client may have reached this backend, in no order. Those that
+    /// no longer lead to it are left out.
     pub fn frontends_of(
         &self,
         backend: SocketAddr,
@@ -175,7 +175,7 @@ impl ServiceTable {
         })
     }
 
-    /// How a backend stands that was chosen for a connection whose first packet had `key`.
+    /// The state of a backend that was selected for a connection whose first packet had `key`.
     pub fn standing(&self, key: &FlowKey, backend: SocketAddr) -> Standing {
         let Some(Port { entry, .. }) = self.front(key) else { return Standing::NoService };
         match entry.find(backend).map(|index| entry.backends[index].flags) {
@@ -186,8 +186,8 @@ impl ServiceTable {
         }
     }
 
-    /// Every Service port with a kind of address that leads to it, in no order; several addresses
-    /// of one kind show several times.
+    /// Every Service port with a kind of address that leads to it, unordered; several addresses of
+    /// one kind appear several times.
     pub fn iter(&self) -> impl Iterator<Item = (FrontendKind, &Arc<ServiceEntry>)> {
         self.fronts.iter().filter_map(|(_, front)| match front {
             Front::Port(port) => Some((port.kind, &port.entry)),
@@ -195,8 +195,8 @@ impl ServiceTable {
         })
     }
 
-    /// Every address, protocol and port that leads to a Service or host port, in no order; node
-    /// ports at each of this node's addresses.
+    /// Every address, protocol and port of a Service or host port, unordered; NodePorts at each of
+    /// this node's addresses.
     pub fn frontends(&self) -> impl Iterator<Item = Frontend<'_>> {
         let node = &*self.scene.node_addresses;
         self.fronts.iter().flat_map(move |(key, front)| {
@@ -216,17 +216,17 @@ impl ServiceTable {
         })
     }
 
-    /// Bytes of the look-up structure, entries not counted.
+    /// Bytes of the look-up structure, without entries.
     pub fn heap_bytes(&self) -> usize {
         self.fronts.heap_bytes() + self.backends.heap_bytes() + self.reached.heap_bytes()
     }
 
-    /// The slot of a Service's table that a connection falls into.
+    /// The slot of a Service's table for a connection.
     pub(super) fn slot(&self, found: &Match<'_>, key: &FlowKey) -> usize {
         found.port.table(found.scope).slot(self.hash(found.port, key))
     }
 
-    /// By what kind of address a packet is for a Service, if it is.
+    /// The kind of Service address that a packet is sent to, if any.
     pub(super) fn kind(&self, key: &FlowKey) -> Option<FrontendKind> {
         self.front(key).map(|port| port.kind)
     }
@@ -257,9 +257,9 @@ impl ServiceTable {
         self.scene.service_cidrs.iter().any(|cidr| cidr.contains(address))
     }
 
-    /// No such address and port: nothing of ours, or an address of ours without that port (S6).
-    /// Only cluster IPs are ours whole; a load balancer's or external address may be anybody's on
-    /// its other ports.
+    /// There is no such frontend: either no Service's address, or a cluster IP without that port
+    /// (S6). Only cluster IPs belong to the Service as a whole; other ports of a load balancer's or
+    /// external address may be used otherwise.
     #[inline]
     fn no_front(&self, key: &FlowKey) -> Found<'_> {
         let destination = key.dst_addr();

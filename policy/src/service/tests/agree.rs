@@ -1,5 +1,5 @@
-//! Random clusters: the compiled table agrees with the plain evaluator, whole and after any
-//! sequence of changes.
+//! Random clusters: the compiled table agrees with the reference, initially and after any sequence
+//! of changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -18,8 +18,8 @@ use crate::service::table::{Chosen, Found, FrontendKind, Looked, Lookup, Origin,
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
-/// Addresses that Services and probes use: cluster IPs in and out of the range, outside ones, one
-/// of the node's own, one that nobody allows.
+/// Addresses that Services and probes use: cluster IPs inside and outside the CIDRs, external ones,
+/// one of the node's own, one that is not allowed.
 const VIPS: [&str; 10] = [
     "10.96.0.1",
     "10.96.0.2",
@@ -203,7 +203,7 @@ enum Change {
     Slice(EndpointSlice),
     NoSlice(usize),
     HostPorts(usize, Vec<HostPort>),
-    /// Another node's view, or other ranges.
+    /// Another node's view, or other CIDRs.
     Settings(bool, bool),
     Publish,
 }
@@ -220,7 +220,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// Applies a change to the compiler and to the plain lists alike.
+/// Applies a change to the compiler and to the plain lists.
 fn apply(change: &Change, compiler: &mut Compiler, plain: &mut Cluster) {
     let pod = |i: &usize| Arc::<str>::from(["Pod/ns/p", "Pod/ns/q"][*i]);
     match change {
@@ -289,7 +289,7 @@ fn probes() -> Vec<FlowKey> {
     keys
 }
 
-/// The table's answer to one probe is one that the plain evaluator allows.
+/// The table's result for one probe is one that the reference allows.
 fn agrees(
     table: &ServiceTable,
     plain: &Cluster,
@@ -305,7 +305,7 @@ fn agrees(
             let backend = chosen.backend().socket();
             prop_assert!(any_of.contains(&backend), "{key}: {backend} not of {any_of:?}");
             prop_assert_eq!(chosen.needs_snat, *source_nat || backend.ip() == key.src_addr());
-            // The whole set, not only the one drawn.
+            // The whole set, not only the selected one.
             let entry = chosen.entry;
             let all: BTreeSet<_> = entry
                 .table(chosen.scope)
@@ -340,7 +340,7 @@ fn agrees(
     Ok(())
 }
 
-/// Every backend leads back to all that leads to it, and nothing else does.
+/// The frontends listed for a backend are exactly those that lead to it.
 fn leads_back(table: &ServiceTable) -> Result<(), TestCaseError> {
     let mut there: BTreeMap<SocketAddr, BTreeSet<(FrontendKind, SocketAddr)>> = BTreeMap::new();
     for front in table.frontends().filter(|front| front.protocol == Protocol::Tcp) {
@@ -372,7 +372,7 @@ proptest! {
         let mut compiler = Compiler::new(settings());
         let mut plain = Cluster { settings: settings(), ..Cluster::default() };
         let probes = probes();
-        // A table in force and what it was made of: later changes must not reach it.
+        // A published table and what it was made of: later changes must not affect it.
         let mut kept = (compiler.publish(), plain.clone());
         let half = changes.len() / 2;
         for (i, change) in changes.iter().enumerate() {
@@ -407,7 +407,7 @@ proptest! {
                 }
             }
         }
-        // From nothing, in another order: the same answers to the last backend.
+        // From scratch, in another order: the same results down to the backend.
         let mut anew = Compiler::new(plain.settings.clone());
         plain.slices.iter().rev().for_each(|s| anew.set_slice(s.clone()));
         for (pod, ports) in &plain.host_ports {

@@ -32,7 +32,7 @@ fn p4_host_ports() {
     assert_eq!(outside(&table, "192.0.2.1:9000"), "-");
     let hairpin = key("10.0.0.7:1", "192.0.2.1:8443");
     assert_eq!(answer(&table, &hairpin, Origin::InCluster), "10.0.0.7:443+snat");
-    // A Service's node port goes before; the clash is known.
+    // A Service's NodePort has precedence; the clash is reported.
     assert_eq!(outside(&table, "192.0.2.1:30080"), "10.0.0.1:8080+snat");
     let clashes = compiler.clashes();
     assert_eq!(clashes.len(), 1);
@@ -41,8 +41,8 @@ fn p4_host_ports() {
     assert_eq!(outside(&compiler.publish(), "192.0.2.1:8443"), "-");
 }
 
-/// Two Services lay claim to one address: the cluster IP wins, else the first by name; when the
-/// winner goes the other takes its place.
+/// Two Services claim one address: the cluster IP wins, otherwise the first by name. When the
+/// winner is removed, the other takes its place.
 #[test]
 fn contested_addresses() {
     let mut thief = balancer();
@@ -84,7 +84,7 @@ fn a_change_recompiles_one_service() {
     // The same object again is no change.
     compiler.set_slice(Arc::new(slice("s", 8080, [ready(A), ready(B)])));
     assert!(Arc::ptr_eq(&entry(&compiler.publish(), VIP), &new));
-    // A slice that changes hands leaves its old Service.
+    // A slice that changes its owner leaves its old Service.
     let mut moved = slice("s", 8080, [ready(C)]);
     moved.service = "second".into();
     compiler.set_slice(Arc::new(moved));
@@ -100,14 +100,14 @@ fn settings_recompile_what_depends_on_them() {
     let before = compiler.publish();
     compiler.set_settings(settings());
     assert!(Arc::ptr_eq(&entry(&compiler.publish()), &entry(&before)));
-    // Another address of the node: node ports are there at once, nothing is compiled.
+    // Another address of the node: NodePorts are there at once, nothing is compiled.
     compiler.set_settings(Settings { node_addresses: vec![ip("192.0.2.7")], ..settings() });
     let moved = compiler.publish();
     assert!(Arc::ptr_eq(&entry(&moved), &entry(&before)));
     let node_port = |table: &ServiceTable| pod(table, "192.0.2.7:30080");
     assert_eq!(node_port(&before), "-");
     assert!(node_port(&moved).ends_with(":8080"));
-    // Another key: another choice.
+    // Another key: another selection.
     let cluster_key = podswitch_wire::flow_key::HashKey::new(99);
     compiler.set_settings(Settings { cluster_key, ..settings() });
     assert_ne!(entry(&compiler.publish()), entry(&before));
@@ -146,7 +146,7 @@ fn whole_states() {
         Arc::clone(table.front(&key("10.0.9.9:1", "10.96.0.1:80")).unwrap().entry())
     };
     assert!(Arc::ptr_eq(&entry(&before), &entry(&after)));
-    // One refused object refuses the state.
+    // One invalid object refuses the whole state.
     let (mut services, slices) = state(&["5", "6"]);
     Arc::make_mut(&mut services[1]).ports[0].port = 0;
     let (cookie, error) = compiler.set_state(&services, &slices).unwrap_err();

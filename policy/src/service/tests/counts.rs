@@ -1,4 +1,4 @@
-//! Counters of Service ports and their backends, kept through whatever is compiled anew.
+//! Counters of Service ports and backends are kept through recompilation.
 
 use std::collections::BTreeMap;
 
@@ -37,12 +37,12 @@ fn a_table_in_use_counts_for_the_next() {
     };
     assert_eq!(opened(&entry(&new)), of(&[(B, 2), (C, 0)]));
     assert_eq!((entry(&new).rejected(), entry(&new).dropped()), (1, 1));
-    // What else changes of a Service leaves its counts alone.
+    // Other changes of a Service leave its counts alone.
     let mut changed = web();
     changed.affinity = Some(5);
     compiler.set_service(Arc::new(changed)).unwrap();
     assert_eq!(opened(&entry(&compiler.publish())), of(&[(B, 2), (C, 0)]));
-    // Not those of another one in its place.
+    // Those of another Service in its place start at zero.
     compiler.remove_service(&web().name);
     compiler.publish();
     compiler.set_service(Arc::new(web())).unwrap();
@@ -82,7 +82,7 @@ fn host_ports_and_families_count_apart() {
     assert_eq!(counts, [1, 2, 3]);
 }
 
-/// Bytes for each Service and endpoint, for who asks what a cluster takes.
+/// Bytes for each Service and endpoint.
 #[test]
 fn counters_are_small() {
     let endpoints: Vec<Endpoint> = (0..25).map(|n| ready(&format!("10.0.1.{n}"))).collect();
@@ -94,7 +94,7 @@ fn counters_are_small() {
 }
 
 proptest! {
-    /// Whatever backends come and go, none takes another's count, and none is lost.
+    /// Whatever backends appear and disappear, none gets another's count, and none is lost.
     #[test]
     fn counts_follow_their_backends(
         steps in prop::collection::vec(

@@ -1,4 +1,4 @@
-//! Tests of the Service table: the rules one by one, and random clusters beside the plain evaluator.
+//! Tests of the Service table: the rules one by one, and random clusters beside the reference.
 
 mod agree;
 mod changes;
@@ -23,7 +23,7 @@ pub(super) fn socket(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// Node "here" in zone "z1" with both families, service ranges set.
+/// Node "here" in zone "z1" with both families, Service CIDRs set.
 pub(super) fn settings() -> Settings {
     Settings {
         view: Viewpoint { node: "here".into(), zone: Some("z1".into()) },
@@ -50,7 +50,7 @@ pub(super) fn key(from: &str, to: &str) -> FlowKey {
     FlowKey::new(from.ip(), to.ip(), 6, from.port(), to.port()).unwrap()
 }
 
-/// The answer in a word: backend (with "+snat"), reason, or "-" for what is no Service's.
+/// The result in a word: backend (with "+snat"), reason, or "-" for no Service.
 pub(super) fn answer(table: &ServiceTable, key: &FlowKey, origin: Origin) -> String {
     match table.lookup(key, origin) {
         Lookup::NotAService => "-".into(),
@@ -61,19 +61,19 @@ pub(super) fn answer(table: &ServiceTable, key: &FlowKey, origin: Origin) -> Str
     }
 }
 
-/// The answer to a pod's connection.
+/// The result for a pod's connection.
 pub(super) fn pod(table: &ServiceTable, to: &str) -> String {
     let from = if to.starts_with('[') { "[fd00:10::99]:40000" } else { "10.0.9.9:40000" };
     answer(table, &key(from, to), Origin::InCluster)
 }
 
-/// The answer to a connection from outside the cluster.
+/// The result for a connection from outside the cluster.
 pub(super) fn outside(table: &ServiceTable, to: &str) -> String {
     let from = if to.starts_with('[') { "[2001:db8:9::9]:40000" } else { "203.0.113.9:40000" };
     answer(table, &key(from, to), Origin::OffCluster)
 }
 
-/// Every backend that pods' connections are given, over many source ports.
+/// Every backend that pods' connections get, over many source ports.
 pub(super) fn spread(table: &ServiceTable, to: &str, origin: Origin) -> Vec<String> {
     let mut key = key("10.0.9.9:1", to);
     let mut seen: Vec<String> = (1..=2000)
@@ -98,7 +98,7 @@ pub(super) fn web() -> Service {
     service
 }
 
-/// Reachable in every way: cluster IP, node port 30080, load balancer 198.51.100.1.
+/// Reachable in every way: cluster IP, NodePort 30080, load balancer 198.51.100.1.
 pub(super) fn balancer() -> Service {
     let mut service = web();
     service.kind = ServiceType::LoadBalancer;

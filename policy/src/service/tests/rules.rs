@@ -62,11 +62,11 @@ fn s2_hints() {
     assert_eq!(nodes(&["here"], &["there"]), ["10.0.0.1:8080"]);
     assert_eq!(nodes(&["far"], &["there"]), all);
     assert_eq!(nodes(&["here"], &[]), all);
-    // Node before zone; an endpoint that is not ready does not spoil it.
+    // Node before zone; an endpoint that is not ready does not matter.
     assert_eq!(backends([hinted(A, &["there"], &["z1"]), hinted(B, &["here"], &["z2"])]), all[1..]);
     let unready = Endpoint { hints: Hints::default(), ..state(C, (false, false, false)) };
     assert_eq!(backends([hinted(A, &[], &["z1"]), hinted(B, &[], &["z2"]), unready]), all[..1]);
-    // Hints do not reach the node-local choice.
+    // Hints do not affect the node-local selection.
     let mut service = web();
     service.internal_policy = TrafficPolicy::Local;
     let local = hinted(A, &[], &["z2"]).on("here");
@@ -102,7 +102,7 @@ fn s3_external_policy_local() {
     let both = [ready(A).on("here"), ready(B).on("there")];
     let with_local = table(&[service.clone()], &[slice("s", 8080, both)]);
     for to in ["198.51.100.1:80", "192.0.2.1:30080"] {
-        // From outside: this node's, the client's address kept.
+        // From outside: this node's endpoint, the client's address kept.
         assert_eq!(spread(&with_local, to, Origin::OffCluster), ["10.0.0.1:8080"]);
         // From inside: Cluster behaviour.
         let all = ["10.0.0.1:8080", "10.0.0.2:8080"];
@@ -113,7 +113,7 @@ fn s3_external_policy_local() {
     assert_eq!(pod(&without, "198.51.100.1:80"), "10.0.0.2:8080");
     // The cluster IP does not follow the external policy.
     assert_eq!(pod(&without, VIP), "10.0.0.2:8080");
-    // None anywhere is a refusal, not silence (S5).
+    // No endpoint anywhere is rejected, not dropped (S5).
     assert_eq!(outside(&table(&[service], &[]), "198.51.100.1:80"), "NoEndpoints");
 }
 
@@ -153,7 +153,7 @@ fn s6_undefined_ports_and_unallocated_addresses() {
         let key = FlowKey { proto, ..key("10.0.9.9:7", VIP) };
         assert_eq!(answer(&table, &key, Origin::InCluster), "UndefinedPort");
     }
-    // The outside addresses' other ports are not ours to refuse.
+    // Other ports of external addresses are not ours to reject.
     assert_eq!(outside(&table, "198.51.100.1:81"), "-");
     assert_eq!(outside(&table, "192.0.2.1:81"), "-");
     assert!(
@@ -168,7 +168,7 @@ fn s6_undefined_ports_and_unallocated_addresses() {
     assert_eq!(subject.cookie.map(|c| &**c), Some("Service/ns/web"));
 }
 
-/// Cluster IPs outside the configured ranges, or no ranges configured at all.
+/// Cluster IPs outside the configured CIDRs, or no CIDRs configured.
 #[test]
 fn s6_without_ranges() {
     let mut stray = web();
@@ -196,7 +196,7 @@ fn s7_source_ranges() {
     let ask = |from: &str, to: &str| answer(&table, &key(from, to), Origin::OffCluster);
     assert_eq!(ask("203.0.113.9:1", "198.51.100.1:80"), "10.0.0.1:8080+snat");
     assert_eq!(ask("203.0.113.16:1", "198.51.100.1:80"), "SourceRange");
-    // Pods too, and only on the load balancer's address.
+    // Pods as well, and only on the load balancer's address.
     assert_eq!(pod(&table, "198.51.100.1:80"), "SourceRange");
     assert_eq!(
         answer(&table, &key("10.1.2.3:1", "198.51.100.1:80"), Origin::InCluster),
@@ -206,8 +206,7 @@ fn s7_source_ranges() {
     assert_eq!(pod(&table, VIP), "10.0.0.1:8080");
 }
 
-/// Ranges of one family close a dual-stack balancer to all clients of the other: whoever lists
-/// clients means nobody else.
+/// CIDRs of one family close a dual-stack load balancer to all clients of the other family.
 #[test]
 fn s7_ranges_of_one_family() {
     let mut service = balancer();
@@ -253,7 +252,7 @@ fn s9_affinity() {
         let backend = socket(&format!("{pinned}:8080"));
         assert_eq!(found.pinned(backend, &key).unwrap().backend().socket(), backend);
     }
-    // Not to one that is leaving while others stay, nor to a stranger.
+    // Not to one that terminates while others are ready, nor to an unknown one.
     assert!(found.pinned(socket("10.0.0.3:8080"), &key).is_none());
     assert!(found.pinned(socket("10.0.0.1:8081"), &key).is_none());
 }
@@ -268,7 +267,7 @@ fn s10_s11_standing_of_old_connections() {
     let mut compiler = compiler(&[service], &[slice("s", 8080, endpoints)]);
     let table = compiler.publish();
     let stands = |table: &ServiceTable, backend: &str| table.standing(&key, socket(backend));
-    // Only the policy keeps new connections from A: old ones are left alone.
+    // Only the policy keeps new connections from A: existing ones are left alone.
     assert_eq!(stands(&table, "10.0.0.1:8080"), Standing::Serving);
     assert_eq!(stands(&table, "10.0.0.2:8080"), Standing::Serving);
     assert_eq!(stands(&table, "10.0.0.3:8080"), Standing::NotServing);
@@ -340,7 +339,7 @@ fn s16_s17_ports_and_protocols_are_apart() {
         named("http", Protocol::Tcp, 1),
         named("quic", Protocol::Udp, 2),
         named("sig", Protocol::Sctp, 3),
-        // Same name, other protocol: not this port's.
+        // Same name, other protocol: not the port's.
         named("http", Protocol::Sctp, 4),
     ];
     let table = table(&[service], &[endpoints]);
@@ -371,7 +370,7 @@ fn s18_weights() {
     }
     // Binomial with p = 3/4: six standard deviations are 260.
     assert!((7_240..7_760).contains(&to_b), "{to_b}");
-    // All drained is as good as none.
+    // All weights zero is the same as no weights.
     assert_eq!(backends([weighted(A, 0)]), ["NoEndpoints"]);
 }
 
@@ -386,13 +385,13 @@ fn slices_with_duplicates_and_their_own_target_ports() {
     let table = table(&[web()], &slices);
     let all = ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:9090"];
     assert_eq!(spread(&table, VIP, Origin::InCluster), all);
-    // Each once, so that duplicates do not weigh.
+    // Each once, so that duplicates do not count more.
     let Found::Service(found) = table.find(&key("10.0.9.9:7", VIP), Origin::InCluster) else {
         panic!()
     };
     assert_eq!(found.entry.backends().len(), 3);
 
-    // Slices of other names, ports and families are not taken; a port without number neither.
+    // Slices of other names, ports and families are ignored, and so is a port without a number.
     let mut other = slice("s-4", 1, [ready(B)]);
     other.service = "other".into();
     let mut named = slice("s-5", 1, [ready(B)]);
@@ -431,13 +430,13 @@ fn dual_stack() {
         assert_eq!(pod(&both, v4), "10.0.0.1:8080");
         assert_eq!(pod(&both, v6), "[fd00:10::1]:8080");
     }
-    // One identity for both, so that affinity and counters are one.
+    // One id for both, so that affinity and counters are shared.
     let id = |to, from| match both.find(&key(from, to), Origin::InCluster) {
         Found::Service(found) => found.entry.id,
         other => panic!("{other:?}"),
     };
     assert_eq!(id(VIP, "10.0.9.9:1"), id("[fd00:96::10]:80", "[fd00:10::9]:1"));
-    // A Service of one family has nothing in the other.
+    // A Service of one family has no frontend of the other.
     service.cluster_ips.pop();
     let four = table(&[service], &slices);
     assert_eq!(pod(&four, "[2001:db8:7::1]:80"), "-");
@@ -455,6 +454,6 @@ fn external_ips_only_where_allowed() {
     let table = compiler.publish();
     assert_eq!(outside(&table, "198.51.100.7:80"), "10.0.0.1:8080+snat");
     assert_eq!(pod(&table, "203.0.113.7:80"), "-");
-    // Never in the range that cluster IPs are from.
+    // Never in the CIDRs of cluster IPs.
     assert_eq!(pod(&table, "10.96.0.99:80"), "Unallocated");
 }

@@ -92,7 +92,7 @@ impl Ids {
 
 /// Segments that become one super-frame. Frames are Ethernet frames without a tunnel in front.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Run {
+pub struct GroRun {
     pub(super) tcp: Tcp,
     /// Payload of each segment but the last.
     size: usize,
@@ -108,10 +108,10 @@ pub(crate) struct Run {
     flags: u8,
 }
 
-impl Run {
+impl GroRun {
     /// A run of one segment. `None` if the frame is nothing that can be merged; its checksum was
     /// not looked at.
-    pub(crate) fn start(frame: &[u8]) -> Option<Self> {
+    pub fn start(frame: &[u8]) -> Option<Self> {
         let tcp = Tcp::read(frame)?;
         let flags = frame[tcp.l4 + 13];
         let size = frame.len() - tcp.payload;
@@ -131,22 +131,22 @@ impl Run {
     }
 
     /// Bytes of headers, which all segments share.
-    pub(crate) fn headers(&self) -> usize {
+    pub fn headers(&self) -> usize {
         self.tcp.payload
     }
 
     /// How many segments.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         usize::from(self.count)
     }
 
     /// Length of the super-frame.
-    pub(crate) fn len(&self) -> usize {
+    pub fn frame_len(&self) -> usize {
         self.tcp.payload + self.bytes
     }
 
     /// Whether the checksums of a frame laid out like those of the run are right.
-    pub(crate) fn verify(&self, frame: &[u8]) -> bool {
+    pub fn verify(&self, frame: &[u8]) -> bool {
         self.verify_ip(frame) && (self.tcp.pseudo(frame) + sum(&frame[self.tcp.l4..])).holds()
     }
 
@@ -156,7 +156,7 @@ impl Run {
 
     /// Takes `frame` as the next segment if it is one; `first` is the first, or what became of
     /// it, its headers unchanged. Does not look at the checksums.
-    pub(crate) fn push(&mut self, first: &[u8], frame: &[u8]) -> bool {
+    pub fn push(&mut self, first: &[u8], frame: &[u8]) -> bool {
         let Some(ids) = self.fits(first, frame) else { return false };
         let len = frame.len() - self.tcp.payload;
         self.ids = ids;
@@ -198,9 +198,9 @@ impl Run {
 
     /// Makes `frame`, the first segment with the payloads of all others behind its own, the
     /// super-frame. Returns its metadata; for a run of one segment there is nothing to do.
-    pub(crate) fn finish(&self, frame: &mut [u8]) -> Offload {
+    pub fn finish(&self, frame: &mut [u8]) -> Offload {
         let Tcp { v4, l4, payload } = self.tcp;
-        debug_assert!(frame.len() == self.len() && self.count > 1);
+        debug_assert!(frame.len() == self.frame_len() && self.count > 1);
         if v4 {
             put_be16(frame, ETHERNET + 2, (frame.len() - ETHERNET) as u16);
             finish_ipv4(frame, ETHERNET, 20);

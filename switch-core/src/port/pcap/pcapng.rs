@@ -4,7 +4,7 @@
 use std::io::Read;
 
 use super::MAX_RECORD;
-use super::read::{CaptureError, Got, Input, Order, Record, Step};
+use super::input::{CaptureError, Got, Input, Order, Record, Step};
 
 /// Type of a section header block, the same in either byte order.
 pub(super) const SECTION: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];

@@ -1,10 +1,10 @@
-//! CRC32c (Castagnoli), SCTP's checksum, by tables that the compiler builds.
+//! CRC32c (Castagnoli), the checksum of SCTP, with tables built at compile time.
 
 /// The polynomial 0x1EDC6F41 with its bits reversed.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
-/// `TABLES[n][byte]`: the CRC of `byte` followed by `n` zero bytes, so that eight bytes are
-/// taken in one step.
+/// `TABLES[n][byte]`: the CRC of `byte` followed by `n` zero bytes, so that one step processes
+/// eight bytes.
 static TABLES: [[u32; 256]; 8] = tables();
 
 const fn tables() -> [[u32; 256]; 8] {
@@ -33,7 +33,7 @@ const fn tables() -> [[u32; 256]; 8] {
     tables
 }
 
-/// Takes `bytes` into the register `crc`.
+/// Feeds `bytes` into the register `crc`.
 fn feed(mut crc: u32, bytes: &[u8]) -> u32 {
     let at = |table: usize, byte: u32| TABLES[table][(byte & 0xff) as usize];
     let (chunks, rest) = bytes.as_chunks::<8>();
@@ -60,8 +60,8 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     !feed(!0, bytes)
 }
 
-/// The checksum of an SCTP packet as its four bytes stand at offset 8, whatever stands there
-/// now. `None` if `packet` is shorter than the common header.
+/// The checksum of an SCTP packet, in the byte order of the field at offset 8. The field's present
+/// content is ignored. `None` if `packet` is shorter than the common header.
 pub fn sctp_checksum(packet: &[u8]) -> Option<[u8; 4]> {
     let (header, chunks) = packet.split_first_chunk::<12>()?;
     let crc = feed(feed(feed(!0, &header[..8]), &[0; 4]), chunks);
@@ -69,12 +69,12 @@ pub fn sctp_checksum(packet: &[u8]) -> Option<[u8; 4]> {
     Some((!crc).to_le_bytes())
 }
 
-/// The checksum field of an SCTP packet of `len` bytes after the four bytes of its ports
-/// changed from `old` to `new`. Costs the same for every length, and what was a wrong checksum
-/// stays one: a packet damaged before translation is not made good by it.
+/// The checksum field of an SCTP packet of `len` bytes after the four bytes of its ports change
+/// from `old` to `new`. The cost does not depend on the length. A wrong checksum stays wrong:
+/// translation does not hide that a packet was damaged before.
 pub fn sctp_update(checksum: [u8; 4], len: usize, old: [u8; 4], new: [u8; 4]) -> [u8; 4] {
-    // A CRC is linear: the old one differs from the new one by the CRC, from a zero register, of
-    // what the packets differ by, which is four bytes and then nothing but zeros.
+    // A CRC is linear: old and new differ by the CRC, from a zero register, of the difference of
+    // the packets. That difference is four bytes followed by zeros.
     let difference = u32::from_le_bytes(old) ^ u32::from_le_bytes(new);
     let zeros = len.saturating_sub(4) as u64;
     let shifted = multiply(power(zeros), feed(0, &difference.to_le_bytes()));
@@ -95,7 +95,7 @@ const fn multiply(a: u32, mut b: u32) -> u32 {
     product
 }
 
-/// `SQUARES[n]`: x to the 8 × 2ⁿ, what 2ⁿ zero bytes multiply a register by.
+/// `SQUARES[n]`: x to the power 8 × 2ⁿ, the factor of 2ⁿ zero bytes.
 const SQUARES: [u32; 64] = {
     let mut squares = [0; 64];
     // x⁸
@@ -109,7 +109,7 @@ const SQUARES: [u32; 64] = {
     squares
 };
 
-/// What `zeros` bytes of zero multiply a register by.
+/// The factor by which `zeros` zero bytes multiply a register.
 fn power(zeros: u64) -> u32 {
     // x⁰
     let mut product = 1 << 31;

@@ -1,11 +1,11 @@
-//! Checksums of parsed frames: verify, fill in, finish what was left to hardware.
+//! Checksums of parsed frames: verify, compute, complete partial ones.
 
 use super::{Sum, pseudo_v4, pseudo_v6, sctp_checksum, sum};
 use crate::flow_key::{Family, FlowKey, proto};
 use crate::parse::{Fragment, Network, Parsed};
 
-/// Where the checksum field stands within a layer-4 header, and `None` for protocols whose
-/// checksum we do not know. SCTP's is four bytes of CRC32c, the others' two.
+/// Offset of the checksum field within a layer-4 header, `None` for protocols whose checksum is not
+/// known. SCTP's is four bytes of CRC32c, the others have two bytes.
 #[inline]
 pub const fn l4_checksum_offset(protocol: u8, family: Family) -> Option<usize> {
     match (protocol, family) {
@@ -17,7 +17,7 @@ pub const fn l4_checksum_offset(protocol: u8, family: Family) -> Option<usize> {
     }
 }
 
-/// The pseudo-header's sum for a layer-4 packet of `len` bytes, header included. With an IPv6
+/// The sum of the pseudo-header for a layer-4 packet of `len` bytes, header included. With an IPv6
 /// routing header the key's destination is not the final one that the sender summed.
 #[inline]
 pub fn pseudo_l4(key: &FlowKey, len: u32) -> Sum {
@@ -30,11 +30,11 @@ pub fn pseudo_l4(key: &FlowKey, len: u32) -> Sum {
     }
 }
 
-/// What a layer-4 checksum covers: the pseudo-header's sum (zero if there is none) and the bytes.
+/// What a layer-4 checksum covers: the sum of the pseudo-header (zero without one) and the bytes.
 fn coverage<'f>(frame: &'f [u8], parsed: &Parsed) -> Option<(Sum, &'f [u8])> {
     let packet = frame.get(usize::from(parsed.l4)..parsed.end as usize)?;
     let bytes = match parsed.key.proto {
-        // Bytes between UDP's end and IP's belong to nobody.
+        // Bytes between the end of UDP and the end of IP are not covered.
         proto::UDP => {
             let len = u16::from_be_bytes([*packet.get(4)?, *packet.get(5)?]);
             packet.get(..usize::from(len))?
@@ -48,8 +48,8 @@ fn coverage<'f>(frame: &'f [u8], parsed: &Parsed) -> Option<(Sum, &'f [u8])> {
     Some((pseudo, bytes))
 }
 
-/// The place of a checksum that can be told from this frame alone: of a whole IP datagram of a
-/// protocol that we know.
+/// Offset of a checksum that can be verified from this frame alone: a whole IP datagram of a known
+/// protocol.
 fn field_of(parsed: &Parsed) -> Option<usize> {
     let ip = matches!(parsed.network, Network::Ipv4 | Network::Ipv6);
     if !ip || parsed.fragment != Fragment::Whole {
@@ -58,10 +58,9 @@ fn field_of(parsed: &Parsed) -> Option<usize> {
     l4_checksum_offset(parsed.key.proto, parsed.key.family)
 }
 
-/// Whether the layer-4 checksum of a parsed frame is right. True where there is none to look at:
-/// frames that are not IP, fragments, protocols that we do not know, UDP over IPv4 without a
-/// checksum. (UDP over IPv6 must have one, RFC 8200 §8.1; a tunnel's end that permits otherwise
-/// looks for zero itself.)
+/// Whether the layer-4 checksum of a parsed frame is right. Also true where there is none to
+/// verify: frames that are not IP, fragments, unknown protocols, UDP over IPv4 without a checksum.
+/// (UDP over IPv6 must have one, RFC 8200 §8.1; a VTEP that permits zero checks for it before.)
 pub fn verify_l4(frame: &[u8], parsed: &Parsed) -> bool {
     let Some(field) = field_of(parsed) else {
         return true;
@@ -80,10 +79,10 @@ pub fn verify_l4(frame: &[u8], parsed: &Parsed) -> bool {
     }
 }
 
-/// Whether the checksum field holds just the pseudo-header's sum: a TCP or UDP packet whose
-/// sender left the checksum to hardware that it never met (kernel peers on veth hand over such
-/// frames inside a tunnel). One in 65,536 finished checksums looks like it by chance, so ask only
-/// where [`verify_l4`] said no.
+/// Whether the checksum field holds only the pseudo-header's sum (a partial checksum): a TCP or UDP
+/// packet whose sender left the checksum to hardware that it never reached. Kernel peers on veth
+/// send such frames inside a tunnel. One in 65,536 complete checksums looks partial by chance, so
+/// call this only where [`verify_l4`] returned false.
 pub fn is_partial(frame: &[u8], parsed: &Parsed) -> bool {
     let (Some(field), proto::TCP | proto::UDP) = (field_of(parsed), parsed.key.proto) else {
         return false;
@@ -93,8 +92,8 @@ pub fn is_partial(frame: &[u8], parsed: &Parsed) -> bool {
     })
 }
 
-/// Computes the layer-4 checksum of a parsed frame afresh and writes it. Does nothing where
-/// [`verify_l4`] has nothing to look at, but gives UDP without a checksum one.
+/// Computes the layer-4 checksum of a parsed frame and writes it. Does nothing where [`verify_l4`]
+/// has nothing to verify, but UDP without a checksum gets one.
 pub fn fill_l4(frame: &mut [u8], parsed: &Parsed) {
     let Some(field) = field_of(parsed) else {
         return;
@@ -121,10 +120,10 @@ pub fn fill_l4(frame: &mut [u8], parsed: &Parsed) {
     }
 }
 
-/// Finishes a checksum that was left to hardware: `packet` is the frame without its padding (up
-/// to [`Parsed::end`]), whose bytes from `start` on are summed, with the pseudo-header's sum that
-/// stands `offset` bytes behind `start`, and the result takes its place. A result of zero is
-/// written as 0xffff, which is right for UDP and the same to everybody else.
+/// Completes a partial checksum. `packet` is the frame without padding (up to [`Parsed::end`]). The
+/// bytes from `start` on are summed, including the pseudo-header's sum in the field `offset` bytes
+/// behind `start`, and the result replaces that field. A result of zero is written as 0xffff, as
+/// UDP requires; for other protocols the two are equivalent.
 ///
 /// Returns false, and changes nothing, if the field does not lie in `packet`.
 #[must_use]

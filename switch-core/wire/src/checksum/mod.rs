@@ -1,8 +1,8 @@
 //! Checksums: the Internet checksum (RFC 1071) and its incremental update (RFC 1624), and SCTP's
 //! CRC32c (RFC 9260 §6.8, appendix A).
 //!
-//! Ports finish and verify with these, NAT updates with them; control-plane code computes a
-//! [`Delta`] once and the packet path applies it to every packet of a flow.
+//! Ports complete and verify checksums with these, NAT updates them. The control plane computes a
+//! [`Delta`] once, and the packet path applies it to every packet of a flow.
 
 mod crc32c;
 mod layer4;
@@ -14,13 +14,13 @@ pub use update::{Delta, update_addr16, update_u16, update_u32};
 
 use core::ops::Add;
 
-/// A ones' complement sum on its way: of bytes that stand at even places of a packet, not
-/// folded, not complemented.
+/// A ones' complement sum of bytes that begin at an even offset of a packet; neither folded nor
+/// complemented yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sum(u32);
 
 impl Sum {
-    /// The sum of nothing.
+    /// The empty sum.
     pub const ZERO: Sum = Sum(0);
 
     /// One 16-bit word in host order.
@@ -29,7 +29,7 @@ impl Sum {
         Self(value as u32)
     }
 
-    /// The sum as 16 bits, all carries added in.
+    /// The sum folded to 16 bits, with all carries added.
     #[inline]
     pub const fn fold(self) -> u16 {
         let sum = (self.0 & 0xffff) + (self.0 >> 16);
@@ -42,7 +42,7 @@ impl Sum {
         !self.fold()
     }
 
-    /// Whether these bytes, their checksum field among them, are intact.
+    /// Whether the bytes, including their checksum field, are intact.
     #[inline]
     pub const fn holds(self) -> bool {
         self.fold() == 0xffff
@@ -58,11 +58,11 @@ impl Add for Sum {
     }
 }
 
-/// The sum over `bytes`; an odd one at the end is followed by a zero (RFC 1071 §1).
+/// The sum over `bytes`. An odd last byte is padded with a zero (RFC 1071 §1).
 #[inline]
 pub fn sum(bytes: &[u8]) -> Sum {
-    // Words are added eight bytes at a time in the machine's own order: the ones' complement sum
-    // is the same in either, but for the order of its two bytes (RFC 1071 §2 B). Two wide
+    // Words are added eight bytes at a time in native byte order: the ones' complement sum is the
+    // same in either order, except that its two bytes are swapped (RFC 1071 §2 B). Two wide
     // accumulators, so that neither waits for the other and no carry is lost.
     let (pairs, rest) = bytes.as_chunks::<16>();
     let (mut even, mut odd) = (0_u128, 0_u128);
@@ -77,7 +77,7 @@ pub fn sum(bytes: &[u8]) -> Sum {
     fold_wide(even + odd + (both & u128::from(u64::MAX)) + (both >> 64))
 }
 
-/// A sum of words in machine order, of whatever width, as one of words in network order.
+/// Converts a sum of native-order words of any width to one of words in network order.
 #[inline]
 fn fold_wide(wide: u128) -> Sum {
     let (low, carry) = (wide as u64).overflowing_add((wide >> 64) as u64);
@@ -87,27 +87,27 @@ fn fold_wide(wide: u128) -> Sum {
     Sum(u32::from(Sum(sum as u32).fold().to_be()))
 }
 
-/// Whether the ones' complement sum over an IPv4 header without options, whose version is 4, comes to
-/// all ones (RFC 1071).
-/// In machine order, in which the sum is the same but for the order of its bytes.
+/// Whether the ones' complement sum over an IPv4 header without options, of version 4, is all ones
+/// (RFC 1071). Computed in native byte order, in which only the order of the result's bytes
+/// differs.
 #[inline(always)]
 pub fn ipv4_header_holds(header: &[u8; 20]) -> bool {
     let (words, _) = header.as_chunks::<4>();
     let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    // 2¹⁶ is 1 modulo 0xffff, so folding does not change the remainder, and that of all ones is 0.
-    // (That of an all-zero header too, but its version is not 4.)
+    // 2¹⁶ is 1 modulo 0xffff, so folding does not change the remainder, and the remainder of all
+    // ones is 0. (So is that of an all-zero header, but its version is not 4.)
     sum.is_multiple_of(0xffff)
 }
 
-/// The IPv4 pseudo-header's sum (RFC 9293 §3.1, RFC 768); `len` is that of the layer-4 header
-/// and all behind it, in bytes.
+/// The sum of the IPv4 pseudo-header (RFC 9293 §3.1, RFC 768). `len`: length of the layer-4 header
+/// and everything behind it, in bytes.
 #[inline]
 pub fn pseudo_v4(src: [u8; 4], dst: [u8; 4], proto: u8, len: u16) -> Sum {
     let addresses = words32(u32::from_be_bytes(src)) + words32(u32::from_be_bytes(dst));
     Sum(addresses + u32::from(proto) + u32::from(len))
 }
 
-/// The IPv6 pseudo-header's sum (RFC 8200 §8.1); `len` as for [`pseudo_v4`].
+/// The sum of the IPv6 pseudo-header (RFC 8200 §8.1); `len` as for [`pseudo_v4`].
 #[inline]
 pub fn pseudo_v6(src: &[u8; 16], dst: &[u8; 16], proto: u8, len: u32) -> Sum {
     Sum(sum16(src) + sum16(dst) + u32::from(proto) + words32(len))
@@ -118,7 +118,7 @@ const fn words32(value: u32) -> u32 {
     (value >> 16) + (value & 0xffff)
 }
 
-/// The eight words of an address, not folded: at most 8 × 0xffff.
+/// The sum of the eight words of an address, not folded: at most 8 × 0xffff.
 #[inline]
 fn sum16(address: &[u8; 16]) -> u32 {
     let (words, _) = address.as_chunks::<2>();

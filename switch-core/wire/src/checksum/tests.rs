@@ -1,4 +1,4 @@
-//! Known answers, and incremental against computed afresh.
+//! Known answers, and incremental updates compared with full computation.
 
 use super::*;
 use crate::flow_key::HashKey;
@@ -6,7 +6,7 @@ use crate::parse::{Parsed, parse};
 use proptest::prelude::*;
 use std::vec::Vec;
 
-/// RFC 1071 word by word, as plainly as can be.
+/// RFC 1071 word by word, the obvious way.
 fn plain(bytes: &[u8]) -> u16 {
     let mut sum = 0_u64;
     for pair in bytes.chunks(2) {
@@ -47,7 +47,7 @@ fn crc32c_known_answers() {
 fn udp_zero_rules() {
     let change = Delta::u16(0x1234, 0x4321);
     assert_eq!(change.apply_udp(0), 0);
-    // A change that brings the checksum to zero.
+    // A change after which the checksum is zero.
     let to_zero = Delta::u16(0, 0x5555);
     assert_eq!(to_zero.apply(0x5555), 0);
     assert_eq!(to_zero.apply_udp(0x5555), 0xffff);
@@ -74,7 +74,7 @@ proptest! {
         mut bytes in prop::collection::vec(any::<u8>(), 40..80),
         word: u16, two: u32, address: [u8; 16],
     ) {
-        // A checksum field of its own is not part of the bytes here.
+        // The bytes contain no checksum field.
         bytes[39] |= 1;
         let before = sum(&bytes).checksum();
         let old_word = u16::from_be_bytes([bytes[2], bytes[3]]);
@@ -107,7 +107,7 @@ proptest! {
         packet[..4].copy_from_slice(&new);
         let after = sctp_checksum(&packet).unwrap();
         prop_assert_eq!(sctp_update(before, packet.len(), old, new), after);
-        // What was wrong stays wrong by as much.
+        // A wrong checksum stays wrong by the same amount.
         let damaged = (u32::from_le_bytes(before) ^ damage).to_le_bytes();
         let updated = u32::from_le_bytes(sctp_update(damaged, packet.len(), old, new));
         prop_assert_eq!(updated ^ damage, u32::from_le_bytes(after));
@@ -143,7 +143,7 @@ proptest! {
     }
 }
 
-/// A frame with a layer-4 header of zeros (but for the lengths) before `payload`.
+/// A frame with an all-zero layer-4 header (except for lengths) before `payload`.
 fn frame(v6: bool, protocol: u8, payload: &[u8]) -> (Vec<u8>, Parsed) {
     let mut segment = [0; 20];
     segment[1] = 9;

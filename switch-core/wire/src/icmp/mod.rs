@@ -1,5 +1,5 @@
-//! ICMP for both families (RFC 792, RFC 4443): eight bytes of header, then what the type says.
-//! Neighbour discovery has views of its own in [`nd`].
+//! ICMP for both families (RFC 792, RFC 4443): eight bytes of header, then data that depend on the
+//! type. Neighbour discovery has its own views in [`nd`].
 
 pub mod nd;
 
@@ -102,7 +102,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
         be16(self.bytes(), 2)
     }
 
-    /// The header's second half as it stands.
+    /// The second half of the header, uninterpreted.
     #[inline]
     pub fn rest(&self) -> [u8; 4] {
         array(self.bytes(), 4)
@@ -132,7 +132,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
         be32(self.bytes(), 4)
     }
 
-    /// All behind the header; of an error message the quoted packet.
+    /// Everything behind the header; in an error message the quoted packet.
     #[inline]
     pub fn payload(&self) -> &[u8] {
         &self.bytes()[HEADER_LEN..]
@@ -158,7 +158,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.put(2, checksum.to_be_bytes());
     }
 
-    /// Sets the header's second half.
+    /// Sets the second half of the header.
     #[inline]
     pub fn set_rest(&mut self, rest: [u8; 4]) {
         self.put(4, rest);
@@ -182,7 +182,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.put(4, mtu.to_be_bytes());
     }
 
-    /// All behind the header, to be written.
+    /// Everything behind the header, mutable.
     #[inline]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         &mut self.bytes.as_mut()[HEADER_LEN..]

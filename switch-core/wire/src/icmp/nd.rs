@@ -1,9 +1,8 @@
 //! Neighbour discovery (RFC 4861): solicitations and advertisements of neighbours and routers,
 //! redirects, and the options they carry. Views begin at the ICMPv6 type.
-//!
-//! `new_checked` refuses a message that is short, of another type, or with an option list that is
-//! malformed (length zero or beyond the message), as §6.1 and §7.1 demand; hop limit, code,
-//! checksum and addresses are the caller's to judge, since they need the packet round it.
+//! `new_checked` refuses a message that is too short, of another type, or with a malformed option
+//! list (length zero or beyond the message), as §6.1 and §7.1 demand. Hop limit, code, checksum and
+//! addresses are for the caller to check, because that needs the enclosing packet.
 
 use core::net::Ipv6Addr;
 
@@ -81,7 +80,7 @@ fn check(bytes: &[u8], kind: u8, fixed: usize) -> Result<(), Malformed> {
 }
 
 impl<T: AsRef<[u8]>> NeighbourSolicitation<T> {
-    /// The address asked for.
+    /// The address to be resolved.
     #[inline]
     pub fn target(&self) -> Ipv6Addr {
         Ipv6Addr::from(array::<16>(self.bytes(), 8))
@@ -101,7 +100,7 @@ impl<T: AsRef<[u8]>> NeighbourAdvertisement<T> {
         self.bytes()[4] & (ROUTER | SOLICITED | OVERRIDE)
     }
 
-    /// The address that the sender has.
+    /// The address that the sender announces.
     #[inline]
     pub fn target(&self) -> Ipv6Addr {
         Ipv6Addr::from(array::<16>(self.bytes(), 8))
@@ -127,13 +126,13 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> NeighbourAdvertisement<T> {
         self.put_bits(4, ROUTER | SOLICITED | OVERRIDE, flags);
     }
 
-    /// Sets the address that the sender has.
+    /// Sets the address that the sender announces.
     #[inline]
     pub fn set_target(&mut self, address: Ipv6Addr) {
         self.put(8, address.octets());
     }
 
-    /// Writes the target's link-layer address as first option.
+    /// Writes the target's MAC address as the first option.
     #[inline]
     pub fn set_target_mac(&mut self, mac: Mac) {
         self.put(24, [2, 1]);
@@ -148,13 +147,13 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> NeighbourSolicitation<T> {
         self.put(0, [v6::NEIGHBOUR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0]);
     }
 
-    /// Sets the address asked for.
+    /// Sets the address to be resolved.
     #[inline]
     pub fn set_target(&mut self, address: Ipv6Addr) {
         self.put(8, address.octets());
     }
 
-    /// Writes the asking side's link-layer address as first option.
+    /// Writes the requester's MAC address as the first option.
     #[inline]
     pub fn set_source_mac(&mut self, mac: Mac) {
         self.put(24, [1, 1]);
@@ -171,31 +170,31 @@ impl<T: AsRef<[u8]>> RouterSolicitation<T> {
 }
 
 impl<T: AsRef<[u8]>> RouterAdvertisement<T> {
-    /// Hop limit for hosts to use; 0 says nothing.
+    /// Hop limit for hosts to use; 0: unspecified.
     #[inline]
     pub fn hop_limit(&self) -> u8 {
         self.bytes()[4]
     }
 
-    /// "Managed" (0x80) and "other configuration" (0x40), and what later RFCs added.
+    /// "Managed" (0x80), "other configuration" (0x40), and those that later RFCs added.
     #[inline]
     pub fn flags(&self) -> u8 {
         self.bytes()[5]
     }
 
-    /// Seconds for which the sender is a default router; 0 if it is none.
+    /// Seconds for which the sender is a default router; 0: it is not one.
     #[inline]
     pub fn lifetime(&self) -> u16 {
         be16(self.bytes(), 6)
     }
 
-    /// Milliseconds for which a neighbour counts as reachable; 0 says nothing.
+    /// Milliseconds for which a neighbour counts as reachable; 0: unspecified.
     #[inline]
     pub fn reachable_time(&self) -> u32 {
         be32(self.bytes(), 8)
     }
 
-    /// Milliseconds between solicitations; 0 says nothing.
+    /// Milliseconds between solicitations; 0: unspecified.
     #[inline]
     pub fn retransmit_time(&self) -> u32 {
         be32(self.bytes(), 12)
@@ -215,7 +214,7 @@ impl<T: AsRef<[u8]>> Redirect<T> {
         Ipv6Addr::from(array::<16>(self.bytes(), 8))
     }
 
-    /// The destination it is better for.
+    /// The destination for which it is better.
     #[inline]
     pub fn destination(&self) -> Ipv6Addr {
         Ipv6Addr::from(array::<16>(self.bytes(), 24))
@@ -231,9 +230,9 @@ impl<T: AsRef<[u8]>> Redirect<T> {
 /// An option of a neighbour discovery message (§4.6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NdOption<'a> {
-    /// The sender's link-layer address.
+    /// The sender's MAC address.
     SourceMac(Mac),
-    /// The target's link-layer address.
+    /// The target's MAC address.
     TargetMac(Mac),
     /// MTU of the link in bytes.
     Mtu(u32),
@@ -241,7 +240,7 @@ pub enum NdOption<'a> {
     Prefix {
         /// Its address.
         prefix: Ipv6Addr,
-        /// Its length in bits, as it stands.
+        /// Its length in bits, not validated.
         prefix_len: u8,
         /// "On-link" (0x80) and "autonomous" (0x40).
         flags: u8,
@@ -250,7 +249,7 @@ pub enum NdOption<'a> {
         /// Seconds for which addresses from it are preferred.
         preferred: u32,
     },
-    /// Any other, or one of those above with a length that is not its own.
+    /// Any other option, or one of those above with a wrong length.
     Other {
         /// Option type.
         kind: u8,
@@ -259,8 +258,8 @@ pub enum NdOption<'a> {
     },
 }
 
-/// Options of a neighbour discovery message in their order. Ends at the first that is malformed,
-/// which there is none of after `new_checked`.
+/// Options of a neighbour discovery message in order. Ends at the first malformed one; after
+/// `new_checked` there is none.
 #[derive(Clone, Debug)]
 pub struct Options<'a> {
     rest: &'a [u8],

@@ -29,7 +29,7 @@ pub(super) fn parse(
     finish(link, header, 20, Place::WHOLE, layer4, hash_key, parsed)
 }
 
-/// Options or a fragment, or not IPv4 at all.
+/// Options, a fragment, or not IPv4 at all.
 fn unusual(
     frame: &[u8],
     link: Link,
@@ -116,7 +116,8 @@ fn finish(
     Ok(())
 }
 
-/// An address in the key's form. As one number, since byte by byte it is stored and loaded so.
+/// An address in the key's form. Loaded as one integer: byte by byte it would be stored and loaded
+/// bytewise as well.
 #[inline(always)]
 pub(super) fn address(header: &[u8; 20], at: usize) -> [u8; 16] {
     u128::from(u32::from_le_bytes(array(header, at))).to_le_bytes()

@@ -4,7 +4,7 @@ use super::layer4::{self, Layer4};
 use super::{Fragment, Link, Network, ParseError, Parsed, Place, array, be16};
 use crate::flow_key::{Family, FlowKey, HashKey, proto};
 
-/// Longest extension header chain that is followed.
+/// The longest extension header chain that is followed.
 pub(super) const MAX_EXTENSIONS: usize = 8;
 
 /// Extension headers that are followed (IANA ipv6-parameters).
@@ -16,7 +16,7 @@ mod extension {
     pub(super) const DESTINATION: u8 = 60;
 }
 
-/// The straight line: no extension headers.
+/// The fast path: no extension headers.
 #[inline(always)]
 pub(super) fn parse(
     frame: &[u8],
@@ -50,7 +50,7 @@ pub(super) fn parse(
     )
 }
 
-/// Extension headers, or a protocol that we do not know.
+/// Extension headers, or an unknown protocol.
 #[inline(never)]
 fn extended(
     frame: &[u8],
@@ -124,26 +124,26 @@ fn finish(
 /// Where an extension header chain ends.
 #[derive(Clone, Copy)]
 pub(super) struct Chain {
-    /// The first next-header value that is no extension header we follow (in a later fragment:
-    /// the fragment header's).
+    /// The first next-header value that is not an extension header followed here (in a later
+    /// fragment: the fragment header's).
     pub(super) protocol: u8,
     /// Offset behind the chain, from the start of the IPv6 header: at most 40 + 8 × 2,048.
     pub(super) l4: u16,
     pub(super) place: Place,
 }
 
-/// Follows the chain to its end. `strict` checks a fragment's length against the packet, which
-/// a truncated quote cannot stand.
+/// Follows the chain to its end. `strict`: check a fragment's length against the packet, which
+/// fails for a truncated quote.
 pub(super) fn follow_chain(packet: &[u8], mut next: u8, strict: bool) -> Result<Chain, ParseError> {
     let mut place = Place::WHOLE;
     let mut offset = 40;
-    // What a chain that is cut off means: behind a first fragment's header it is an evasion
-    // (RFC 7112).
+    // The error for a truncated chain: behind a first fragment's header it is an evasion (RFC
+    // 7112).
     let mut cut_off = ParseError::Ipv6Extension;
     let mut fragmented = false;
     for index in 0..=MAX_EXTENSIONS {
         let end = match next {
-            // It may only be the first (RFC 8200 §4.1).
+            // Only allowed as the first (RFC 8200 §4.1).
             extension::HOP_BY_HOP => index > 0,
             extension::ROUTING | extension::AUTHENTICATION | extension::DESTINATION => false,
             extension::FRAGMENT => fragmented,
@@ -177,17 +177,17 @@ fn extension_len(kind: u8, head: &[u8; 8]) -> Result<usize, ParseError> {
     let units = usize::from(head[1]);
     match kind {
         extension::FRAGMENT => Ok(8),
-        // Counted in 4 bytes, less 2, and never shorter than its own fixed part (RFC 4302).
+        // Counted in units of 4 bytes less 2, and never shorter than its fixed part (RFC 4302).
         extension::AUTHENTICATION if units == 0 => Err(ParseError::Ipv6Extension),
         extension::AUTHENTICATION => Ok((units + 2) * 4),
-        // Type 0 is the source routing of old (RFC 5095).
+        // Type 0 is deprecated source routing (RFC 5095).
         extension::ROUTING if head[2] == 0 => Err(ParseError::Ipv6Extension),
         _ => Ok((units + 1) * 8),
     }
 }
 
-/// Reads a fragment header whose data begins at `offset`. `None` for an atomic fragment, at
-/// offset zero with none to follow, which is a whole datagram (RFC 6946).
+/// Reads a fragment header whose data begin at `offset`. `None` for an atomic fragment (offset
+/// zero, none to follow), which is a whole datagram (RFC 6946).
 fn fragment(
     head: &[u8; 8],
     offset: usize,
@@ -204,6 +204,6 @@ fn fragment(
     if !strict {
         return Ok(Some(Place::unchecked(at, id)));
     }
-    // What stands before the fragment header counts towards the whole datagram's payload.
+    // The headers before the fragment header count towards the datagram's payload.
     Place::checked(at, id, more, offset - 48, data).map(Some)
 }

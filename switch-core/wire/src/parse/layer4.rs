@@ -1,12 +1,12 @@
-//! Layer 4 as far as forwarding must know it: ports, the header's length, TCP flags, ICMP class.
+//! Layer 4, as much as forwarding needs: ports, header length, TCP flags, ICMP class.
 
 use super::{Icmp, ParseError, be16};
 use crate::flow_key::proto;
 
-/// What the layer-4 header says, or what is wrong with it.
+/// The content of the layer-4 header, or what is wrong with it.
 ///
-/// `error` stands beside the values and not in a `Result` round them: those are then kept in
-/// registers, where a `Result` of a struct went through memory and cost 10 ns a frame.
+/// `error` is a field and not a `Result` around the values: those then stay in registers, whereas a
+/// `Result` of a struct went through memory and cost 10 ns a frame.
 #[derive(Clone, Copy)]
 pub(super) struct Layer4 {
     pub(super) src_port: u16,
@@ -19,7 +19,7 @@ pub(super) struct Layer4 {
 }
 
 impl Layer4 {
-    /// No layer-4 header that we know.
+    /// No layer-4 header, or one of an unknown protocol.
     pub(super) const NONE: Layer4 = Self::ports(0, 0, 0);
 
     pub(super) const fn wrong(error: ParseError) -> Self {
@@ -30,15 +30,15 @@ impl Layer4 {
         Self { src_port, dst_port, header, tcp_flags: 0, icmp: Icmp::None, error: None }
     }
 
-    /// Ports from the first bytes of TCP, UDP or SCTP, nothing checked.
+    /// Ports from the first bytes of TCP, UDP or SCTP, without checks.
     #[inline(always)]
     pub(super) fn from_ports(bytes: &[u8; 8], header: u16) -> Self {
         Self::ports(be16(bytes, 0), be16(bytes, 2), header)
     }
 }
 
-/// Reads the layer-4 header. `first` if the segment is a first fragment: a header that it does
-/// not hold is then an evasion (RFC 1858), and UDP's length is that of the whole datagram.
+/// Reads the layer-4 header. `first`: the segment is a first fragment. A header that it does not
+/// hold completely is then an evasion (RFC 1858), and UDP's length is that of the whole datagram.
 #[inline(always)]
 pub(super) fn read<const V6: bool>(protocol: u8, segment: &[u8], first: bool) -> Layer4 {
     let cut_off = |error| Layer4::wrong(if first { ParseError::FragmentTiny } else { error });
@@ -83,7 +83,7 @@ pub(super) fn read<const V6: bool>(protocol: u8, segment: &[u8], first: bool) ->
     }
 }
 
-/// ICMP from its first eight bytes. Messages shorter than that do not exist in use.
+/// ICMP from its first eight bytes. No message in use is shorter.
 #[inline(always)]
 pub(super) fn icmp<const V6: bool>(header: &[u8; 8]) -> Layer4 {
     let (icmp, request) = if V6 { classify_v6(header[0]) } else { classify_v4(header[0]) };
@@ -96,8 +96,8 @@ pub(super) fn icmp<const V6: bool>(header: &[u8; 8]) -> Layer4 {
     Layer4 { icmp, ..ports }
 }
 
-/// What an ICMPv4 type is, and for queries and replies the type of the request. Redirects quote
-/// a packet too, but are for a host's own link, so none is ever passed on as an error.
+/// The class of an ICMPv4 type, and for requests and replies the type of the request. Redirects
+/// quote a packet too, but concern the host's own link, so they are never forwarded as errors.
 #[inline]
 fn classify_v4(kind: u8) -> (Icmp, u8) {
     match kind {

@@ -1,9 +1,9 @@
 //! The one parse that every frame goes through: offsets, flow key, hash, TCP flags, fragment
 //! state, or the reason why the frame is malformed.
 //!
-//! Called by each worker for every frame that it received. Never allocates, never panics, and its
-//! work is bounded whatever the frame says. The common frames (untagged IPv4 without options,
-//! IPv6 without extension headers, not fragments) take a straight line; the rest is out of line.
+//! Called by each worker for every received frame. Never allocates, never panics, and its work is
+//! bounded for any input. Common frames (untagged IPv4 without options, IPv6 without extension
+//! headers, not fragments) take the fast path in [`fast`]; the rest is out of line.
 
 mod fast;
 mod ipv4;
@@ -16,7 +16,7 @@ pub use quoted::{Quoted, parse_quoted};
 use crate::flow_key::{FlowKey, HashKey};
 use layer4::Layer4;
 
-/// EtherTypes that the switch tells apart.
+/// EtherTypes that the switch distinguishes.
 pub mod ethertype {
     /// IPv4.
     pub const IPV4: u16 = 0x0800;
@@ -28,11 +28,11 @@ pub mod ethertype {
     pub const IPV6: u16 = 0x86dd;
     /// 802.1ad service tag (QinQ).
     pub const QINQ: u16 = 0x88a8;
-    /// The tag that stacked VLANs had before 802.1ad, still met in the wild.
+    /// The tag of stacked VLANs before 802.1ad, still in use.
     pub const QINQ_OLD: u16 = 0x9100;
 }
 
-/// What stands behind the Ethernet header and its tags.
+/// The protocol behind the Ethernet header and its tags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum Network {
@@ -47,7 +47,7 @@ pub enum Network {
     Ipv6,
 }
 
-/// Where a packet stands in its datagram.
+/// A packet's place in its datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum Fragment {
@@ -60,7 +60,7 @@ pub enum Fragment {
     Later,
 }
 
-/// What ICMP message a packet is, as far as forwarding must know.
+/// The kind of ICMP message, as much as forwarding needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum Icmp {
@@ -69,17 +69,17 @@ pub enum Icmp {
     None,
     /// A query: echo request and its like; the key's source port is the identifier.
     Query,
-    /// The answer to a query; the key's destination port is the identifier.
+    /// The reply to a query; the key's destination port is the identifier.
     Reply,
     /// An error that quotes another packet at `Parsed::payload`.
     Error,
     /// Neighbour discovery (RFC 4861) or multicast listener discovery: never forwarded.
     Neighbour,
-    /// Anything else.
+    /// Any other message.
     Other,
 }
 
-/// TCP flag bits as they stand in the header's 14th byte.
+/// TCP flag bits of the header's 14th byte.
 pub mod tcp_flags {
     /// No more data from sender.
     pub const FIN: u8 = 0x01;
@@ -95,11 +95,11 @@ pub mod tcp_flags {
     pub const URG: u8 = 0x20;
 }
 
-/// A frame that was parsed. All offsets count bytes from the start of the frame; what lies
-/// beyond `end` is padding and belongs to nothing.
+/// A parsed frame. All offsets are bytes from the start of the frame. What lies beyond `end` is
+/// padding.
 ///
-/// In the order of declaration: first what differs from frame to frame, then what is the same in
-/// nearly all and is written with a few wide stores.
+/// Order of the fields: first what differs from frame to frame, then what is the same in nearly all
+/// frames and is written with a few wide stores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Parsed {
@@ -110,8 +110,8 @@ pub struct Parsed {
     /// End of the network-layer packet: the length of the frame less its padding. For frames
     /// that are neither IP nor ARP, the length of the frame.
     pub end: u32,
-    /// Start of what the layer-4 header carries (for ICMP errors: the quoted packet). Equal to
-    /// `l4` where there is no layer-4 header that we know.
+    /// Start of the layer-4 payload (in ICMP errors: the quoted packet). Equal to `l4` where there
+    /// is no known layer-4 header.
     pub payload: u16,
     /// TTL or hop limit.
     pub ttl: u8,
@@ -123,10 +123,10 @@ pub struct Parsed {
     pub dont_fragment: bool,
     /// Offset of a fragment's data within its datagram's payload, in bytes.
     pub fragment_offset: u16,
-    /// Identification of the datagram that a fragment belongs to, zero for whole ones. Which
-    /// datagram it is, is told by it and both addresses; over IPv4 also by the protocol
-    /// (RFC 791), over IPv6 not (RFC 8200 §4.5: fragments may name different next headers, and
-    /// the key's protocol in a later fragment is what its fragment header names).
+    /// Identification of the datagram that a fragment belongs to, zero for whole datagrams. It
+    /// identifies the datagram together with both addresses, over IPv4 also with the protocol (RFC
+    /// 791), over IPv6 without it (RFC 8200 §4.5: fragments may name different next headers; the
+    /// key's protocol in a later fragment is the one in its fragment header).
     pub fragment_id: u32,
     /// Start of the network header.
     pub l3: u16,
@@ -134,9 +134,9 @@ pub struct Parsed {
     pub l4: u16,
     /// EtherType behind the tags (below 0x0600: an 802.3 length).
     pub ethertype: u16,
-    /// 802.1Q tag control information of the outermost tag, if `tags` > 0.
+    /// 802.1Q tag control information of the outermost tag if `tags` > 0.
     pub outer_tci: u16,
-    /// Of the second tag, if `tags` > 1.
+    /// The same of the second tag if `tags` > 1.
     pub inner_tci: u16,
     /// Number of VLAN tags, 0 to 2.
     pub tags: u8,
@@ -152,7 +152,7 @@ pub struct Parsed {
 
 const _: () = assert!(size_of::<Parsed>() == 80);
 
-/// Why a frame cannot be taken at its word. Each is a drop reason of its own.
+/// Why a frame is malformed. Each variant has a drop reason of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(u8)]
 pub enum ParseError {
@@ -176,12 +176,12 @@ pub enum ParseError {
     Ipv4SourceRoute,
     /// A malformed IPv4 options list.
     Ipv4Options,
-    /// The IPv6 extension chain is cut off or longer than we follow, or a routing header that
-    /// RFC 5095 and RFC 7126's spirit forbid (type 0).
+    /// The IPv6 extension header chain is truncated or longer than is followed, or it has a routing
+    /// header of type 0 (RFC 5095).
     Ipv6Extension,
     /// The first fragment does not hold the whole layer-4 header (RFC 1858, RFC 7112).
     FragmentTiny,
-    /// A fragment whose length is no multiple of 8 while more follow, or which ends beyond
+    /// A fragment whose length is not a multiple of 8 although more follow, or which ends beyond
     /// 65,535 bytes.
     FragmentLength,
     /// TCP header cut off, or its data offset is below 5 or beyond the packet.
@@ -194,37 +194,37 @@ pub enum ParseError {
     IcmpInvalid,
 }
 
-/// Parses one Ethernet frame. Bounded work: at most two VLAN tags and eight IPv6 extension
-/// headers. Lengths are checked against the frame and against each other.
+/// Parses one Ethernet frame. Bounded work: at most two VLAN tags and eight IPv6 extension headers.
+/// Lengths are checked against the frame and each other.
 ///
 /// # Errors
-/// [`ParseError`] names the first thing that is wrong.
+/// [`ParseError`] names the first error.
 #[inline]
 pub fn parse(frame: &[u8], hash_key: &HashKey) -> Result<Parsed, ParseError> {
     let mut parsed = Parsed::default();
     parse_into(frame, hash_key, &mut parsed).map(|()| parsed)
 }
 
-/// [`parse`] into a place that the caller has ready, such as one of a burst's. The packet path
-/// takes this one: to hand the result on by value costs more than to find it (10 ns beside 7).
+/// [`parse`] into storage of the caller, such as an entry of a burst's array. The packet path uses
+/// this: returning the result by value costs more than computing it (10 ns beside 7).
 ///
 /// # Errors
-/// As [`parse`]; `parsed` then holds nothing of use.
+/// As [`parse`]; the content of `parsed` is then unspecified.
 #[inline]
 pub fn parse_into(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> Result<(), ParseError> {
-    if fast::parse(frame, hash_key, parsed) { Ok(()) } else { whole(frame, hash_key, parsed) }
+    if fast::parse(frame, hash_key, parsed) { Ok(()) } else { full(frame, hash_key, parsed) }
 }
 
-/// The first half of [`parse_into`]: true if the frame is what nearly every one is and was parsed,
-/// untagged IPv4 without options or IPv6 without extension headers, a whole datagram of TCP or
-/// UDP, right in all that is checked. False says nothing about it, and `parsed` holds nothing of
-/// use; ask `parse_into`.
+/// The fast path of [`parse_into`]: true if the frame is of the common kind and was parsed
+/// (untagged IPv4 without options or IPv6 without extension headers, a whole TCP or UDP datagram,
+/// valid in all that is checked). False says nothing about the frame, and the content of `parsed`
+/// is unspecified; call `parse_into`.
 #[inline(always)]
 pub fn straight(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
     fast::parse(frame, hash_key, parsed)
 }
 
-/// What stands in front of the network header; small enough to be handed on in a register.
+/// What precedes the network header; small enough to be passed in a register.
 #[derive(Clone, Copy)]
 struct Link {
     ethertype: u16,
@@ -243,9 +243,9 @@ impl Link {
     }
 }
 
-/// The parse with all its rules, for the frames that are not quite plain and those that are wrong.
+/// The parse with all its rules, for frames that are not of the common kind and for malformed ones.
 #[inline(never)]
-fn whole(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> Result<(), ParseError> {
+fn full(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> Result<(), ParseError> {
     let Some(ethernet) = frame.first_chunk::<14>() else {
         return Err(ParseError::EthernetTruncated);
     };
@@ -312,7 +312,7 @@ fn check_arp(packet: &[u8]) -> Result<(), ParseError> {
     }
 }
 
-/// Where a fragment stands; all zero for a whole datagram.
+/// A fragment's place in its datagram; all zero for a whole datagram.
 #[derive(Clone, Copy, Default)]
 struct Place {
     fragment: Fragment,
@@ -323,8 +323,8 @@ struct Place {
 impl Place {
     const WHOLE: Place = Place { fragment: Fragment::Whole, offset: 0, id: 0 };
 
-    /// The place of a fragment whose length has been checked. `before` bytes stand in front of
-    /// its data in a whole datagram and count towards the 65,535 that it may have.
+    /// The place of a fragment whose length has been checked. `before` bytes precede its data in a
+    /// whole datagram and count towards the maximum of 65,535.
     fn checked(
         offset: u16,
         id: u32,
@@ -344,9 +344,9 @@ impl Place {
         Self { fragment, offset, id }
     }
 
-    /// The layer-4 header: whole in a whole datagram and in a first fragment, none in a later
-    /// one. A TCP fragment at offset 8 is there to rewrite the flags of the first and refused
-    /// (RFC 3128).
+    /// The layer-4 header: complete in a whole datagram and in a first fragment, absent in a later
+    /// one. A TCP fragment at offset 8 can only serve to rewrite the flags of the first and is
+    /// refused (RFC 3128).
     fn layer4<const V6: bool>(self, protocol: u8, data: &[u8]) -> Layer4 {
         match self.fragment {
             Fragment::Later if self.offset == 8 && protocol == crate::flow_key::proto::TCP => {
@@ -364,7 +364,7 @@ fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
     u16::from_be_bytes(array(bytes, at))
 }
 
-/// `M` bytes from place `at`, which is a constant wherever this is used.
+/// `M` bytes at offset `at`, which is a constant in every use.
 #[inline(always)]
 fn array<const N: usize, const M: usize>(bytes: &[u8; N], at: usize) -> [u8; M] {
     let mut array = [0; M];

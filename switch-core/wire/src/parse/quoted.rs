@@ -6,21 +6,21 @@ use super::layer4::{Layer4, icmp};
 use super::{Fragment, Icmp, Network, Place, array, be16};
 use crate::flow_key::{Family, FlowKey, HashKey, proto};
 
-/// The packet that an ICMP error quotes, as far as a flow can be found by it.
+/// The packet that an ICMP error quotes, as much as is needed to find its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quoted {
-    /// The quoted packet's own key: its source is who the error is for. Ports are zero in a
+    /// The quoted packet's own key: its source is the addressee of the error. Ports are zero in a
     /// later fragment.
     pub key: FlowKey,
     /// `key.hash(hash_key)`.
     pub hash: u64,
-    /// Start of the layer-4 header within the quote. Unless the quote is of a later fragment,
-    /// eight bytes of it are there for TCP, UDP, SCTP and ICMP.
+    /// Start of the layer-4 header within the quote. Unless the quote is of a later fragment, it
+    /// has at least eight bytes of TCP, UDP, SCTP or ICMP.
     pub l4: u16,
-    /// Length of the packet that was quoted, as its header says; the quote may be shorter.
+    /// Length of the quoted packet according to its header; the quote may be shorter.
     pub total_len: u32,
-    /// What ICMP message is quoted: [`Icmp::Query`], [`Icmp::Reply`], [`Icmp::Other`], or
-    /// [`Icmp::None`] if another protocol is.
+    /// The quoted ICMP message: [`Icmp::Query`], [`Icmp::Reply`], [`Icmp::Other`], or
+    /// [`Icmp::None`] for another protocol.
     pub icmp: Icmp,
     /// Place in the datagram.
     pub fragment: Fragment,
@@ -29,8 +29,8 @@ pub struct Quoted {
 }
 
 /// Reads the packet that an ICMP error quotes (`&frame[parsed.payload..parsed.end]`). Lenient,
-/// as quotes are cut off and routers have changed them on their way: lengths are not compared
-/// with what is there, and the header checksum is not verified. `None` if no flow can be told,
+/// because quotes are truncated and routers have changed the packet: lengths are not compared with
+/// what is there, and the header checksum is not verified. `None` if the flow cannot be determined,
 /// and for a quoted ICMP error, about which no error may be sent (RFC 1122 §3.2.2).
 pub fn parse_quoted(quote: &[u8], network: Network, hash_key: &HashKey) -> Option<Quoted> {
     let (family, total_len, src, dst, chain) = match network {

@@ -453,21 +453,21 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The straight line takes nothing that the whole way would refuse or read otherwise.
+    /// The fast parse accepts nothing that the full parse would refuse or read differently.
     #[test]
-    fn straight_line_and_whole_way_agree(frame in any_frame(), cut: prop::sample::Index, whole_frame: bool) {
+    fn fast_and_full_parse_agree(frame in any_frame(), cut: prop::sample::Index, whole_frame: bool) {
         let len = if whole_frame { frame.len() } else { cut.index(frame.len()) };
         let frame = &frame[..len];
-        // Whatever stood there before must be gone.
+        // Every stale value must be overwritten.
         let stale = Parsed {
             tags: 2, outer_tci: 1, inner_tci: 2, fragment: Fragment::Later, fragment_id: 7,
             fragment_offset: 8, icmp: Icmp::Error, options: true, tcp_flags: 0xff, l3: 22,
             ..Parsed::default()
         };
-        let (mut quick, mut slow) = (stale, stale);
-        if fast::parse(frame, &KEY, &mut quick) {
-            prop_assert_eq!(whole(frame, &KEY, &mut slow), Ok(()));
-            prop_assert_eq!(quick, slow);
+        let (mut from_fast, mut from_full) = (stale, stale);
+        if fast::parse(frame, &KEY, &mut from_fast) {
+            prop_assert_eq!(full(frame, &KEY, &mut from_full), Ok(()));
+            prop_assert_eq!(from_fast, from_full);
         }
     }
 
@@ -491,7 +491,7 @@ proptest! {
     }
 
     #[test]
-    fn quotes_of_noise_do_no_harm(quote in prop::collection::vec(any::<u8>(), 0..120), v6: bool) {
+    fn arbitrary_quotes_do_not_panic(quote in prop::collection::vec(any::<u8>(), 0..120), v6: bool) {
         let mut quote = quote;
         if let Some(first) = quote.first_mut() {
             *first = if v6 { 0x60 } else { 0x40 | *first & 0x0f };

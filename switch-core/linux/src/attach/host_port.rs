@@ -1,0 +1,188 @@
+//! The node's own port: a TAP in the node's namespace by which the node reaches its pods, and by
+//! which pods' traffic to elsewhere leaves, routed on by the node's kernel.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use podswitch_core::config::Gateway;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::cidr::Cidr;
+
+use super::gateways;
+use crate::netlink::Route;
+use crate::port::tap::{TapConfig, TapDevice};
+use crate::{HostError, NetNs, Netlink, sysctl};
+
+/// What the node's port is to be like.
+#[derive(Clone, Debug)]
+pub struct HostPortConfig {
+    /// The interface's name.
+    pub name: String,
+    /// Its link-layer address. `None`: what the kernel picks.
+    pub mac: Option<Mac>,
+    /// Its largest network-layer packet, in bytes.
+    pub mtu: u32,
+    /// One queue for each worker.
+    pub multi_queue: bool,
+    /// The node's addresses; the first of each family is the source of what the node itself
+    /// sends to pods.
+    pub node_addresses: Vec<IpAddr>,
+    /// The gateway that the switch answers for.
+    pub gateway: Gateway,
+    /// Ranges that the node reaches by the switch: pods.
+    pub destinations: Vec<Cidr>,
+    /// Has the node's kernel forward packets, which off-cluster traffic of pods needs.
+    pub forward: bool,
+}
+
+impl Default for HostPortConfig {
+    fn default() -> Self {
+        Self {
+            name: "podswitch0".into(),
+            mac: None,
+            mtu: 1500,
+            multi_queue: false,
+            node_addresses: Vec::new(),
+            gateway: Gateway::default(),
+            destinations: Vec::new(),
+            forward: true,
+        }
+    }
+}
+
+/// The node's side of its port: the routes, kept while this value lives. The interface is not
+/// persistent: it goes, and its routes with it, when the switch ends in whatever way.
+#[derive(Debug)]
+pub struct HostPort {
+    ns: NetNs,
+    index: u32,
+    mac: Mac,
+    config: HostPortConfig,
+    /// Settings to put back: name and former value.
+    changed: Vec<(&'static str, String)>,
+}
+
+impl HostPort {
+    /// Makes the interface in the node's namespace, with neighbours and routes. The device is
+    /// for the switch to attach.
+    ///
+    /// # Errors
+    /// As [`TapDevice::open`]; a route is refused (a node address that the node does not have).
+    pub fn open(ns: &NetNs, config: HostPortConfig) -> Result<(Self, TapDevice), HostError> {
+        let tap = TapConfig {
+            name: config.name.clone(),
+            mac: config.mac,
+            mtu: config.mtu,
+            multi_queue: config.multi_queue,
+            persistent: false,
+        };
+        let device = TapDevice::open(ns, &tap)?;
+        let mut port = Self {
+            ns: ns.clone(),
+            index: device.index(),
+            mac: device.mac(),
+            config,
+            changed: Vec::new(),
+        };
+        port.set_up()?;
+        Ok((port, device))
+    }
+
+    /// The interface's link-layer address: where the switch sends what is for the node.
+    pub fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    /// The interface's index in the node's namespace.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Replaces the ranges that the node reaches by the switch. All of the new ones are there
+    /// before the first old one goes.
+    ///
+    /// # Errors
+    /// A route is refused; those before it are in force then.
+    pub fn set_destinations(&mut self, destinations: Vec<Cidr>) -> Result<(), HostError> {
+        let mut netlink = Netlink::open(&self.ns)?;
+        for destination in &destinations {
+            netlink.add_route(&self.route(*destination))?;
+        }
+        let old = std::mem::replace(&mut self.config.destinations, destinations);
+        let stay: HashSet<&Cidr> = self.config.destinations.iter().collect();
+        for destination in old.iter().filter(|d| !stay.contains(d)) {
+            match netlink.delete_route(&self.route(*destination)) {
+                Err(error) if error.is_not_found() => {}
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    fn set_up(&mut self) -> Result<(), HostError> {
+        super::quieten(&self.ns, &self.config.name);
+        self.relax();
+        let mut netlink = Netlink::open(&self.ns)?;
+        netlink.set_up(self.index)?;
+        for (_, gateway) in gateways(&self.config.gateway) {
+            match netlink.add_neighbour(self.index, gateway, self.config.gateway.mac) {
+                // A node without IPv6 has no use for that neighbour.
+                Err(_) if gateway.is_ipv6() => {}
+                result => result?,
+            }
+        }
+        for destination in self.config.destinations.clone() {
+            netlink.add_route(&self.route(destination))?;
+        }
+        if self.config.forward {
+            self.change("net/ipv4/ip_forward", "1")?;
+            if self.has_ipv6() {
+                self.change("net/ipv6/conf/all/forwarding", "1")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The switch has judged who may send what. The node's kernel need not wonder that a packet's
+    /// way back leads elsewhere (loose reverse path check), nor tell pods of shorter ways. Good to
+    /// have: the usual case works without.
+    fn relax(&self) {
+        for (setting, value) in [("rp_filter", "2"), ("send_redirects", "0")] {
+            let key = format!("net/ipv4/conf/{}/{setting}", self.config.name);
+            let _ = sysctl::set(&self.ns, &key, value);
+        }
+    }
+
+    fn has_ipv6(&self) -> bool {
+        self.config.node_addresses.iter().any(IpAddr::is_ipv6)
+            || self.config.destinations.iter().any(|d| d.address().is_ipv6())
+    }
+
+    fn route(&self, destination: Cidr) -> Route {
+        let is_ipv4 = destination.address().is_ipv4();
+        let gateway = &self.config.gateway;
+        let gateway = if is_ipv4 { gateway.ipv4.into() } else { gateway.ipv6.into() };
+        let mut route = Route::to(destination).via(gateway).link(self.index).onlink();
+        route.source = self.config.node_addresses.iter().copied().find(|a| a.is_ipv4() == is_ipv4);
+        route
+    }
+
+    fn change(&mut self, setting: &'static str, value: &str) -> Result<(), HostError> {
+        let before = sysctl::get(&self.ns, setting)?;
+        if before != value {
+            sysctl::set(&self.ns, setting, value)?;
+            self.changed.push((setting, before));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for HostPort {
+    fn drop(&mut self) {
+        // Best effort, in a namespace that may be gone; nobody is left to be told.
+        for (setting, before) in self.changed.drain(..).rev() {
+            let _ = sysctl::set(&self.ns, setting, &before);
+        }
+        let _ = Netlink::open(&self.ns).and_then(|mut n| n.delete_link(self.index));
+    }
+}

@@ -1,0 +1,143 @@
+//! Pods attached by a veth pair: one end in the pod, the other in a namespace that belongs to
+//! the switch and where nothing but the switch looks at frames.
+//!
+//! An AF_PACKET socket is given copies. In the node's own namespace the kernel's stack would see
+//! every frame of every pod too, answer and forward it round all policy, and go on when the
+//! switch has died. In the switch's namespace it has no address, no route and does not forward:
+//! when the switch is dead, pods are cut off, which is the safe side.
+//!
+//! The namespace has a name, `podswitch-NODE`: a mount that outlives the switch. A new run finds
+//! it, and in it the veth ends of an earlier one by their names, each still joined to its pod.
+
+use super::PodInterface;
+use crate::netlink::{Link, LinkSpec};
+use crate::port::af_packet::{PacketConfig, PacketDevice};
+use crate::{HostError, NetNs, Netlink, sysctl};
+
+/// Settings that keep a namespace's stack from answering or forwarding anything.
+const DEAD_STACK: [(&str, &str); 7] = [
+    ("net/ipv4/ip_forward", "0"),
+    ("net/ipv6/conf/all/forwarding", "0"),
+    ("net/ipv6/conf/all/disable_ipv6", "1"),
+    ("net/ipv6/conf/default/disable_ipv6", "1"),
+    // Answers no ARP request at all.
+    ("net/ipv4/conf/all/arp_ignore", "8"),
+    ("net/ipv4/icmp_echo_ignore_all", "1"),
+    ("net/ipv4/conf/all/rp_filter", "1"),
+];
+
+/// The namespace in which the switch of `node` keeps its ends of veth pairs, made if there is
+/// none. It is kept when the switch ends, or pods would lose their interfaces; remove it with
+/// [`NetNs::remove_on_drop`].
+///
+/// # Errors
+/// Missing privilege; `/proc/sys` cannot be written and the stack is not dead already.
+pub fn switch_namespace(node: &str) -> Result<NetNs, HostError> {
+    let ns = NetNs::find_or_create(&format!("podswitch-{node}"))?;
+    ns.keep();
+    silence(&ns)?;
+    Ok(ns)
+}
+
+/// Makes the stack of a namespace neither answer nor forward, whatever its interfaces receive.
+/// [`switch_namespace`] does it; for switches that keep their ends elsewhere, such as an anonymous
+/// namespace that goes with them.
+///
+/// # Errors
+/// `/proc/sys` cannot be written and the stack is not silent already.
+pub fn silence(ns: &NetNs) -> Result<(), HostError> {
+    for (key, value) in DEAD_STACK {
+        match sysctl::set(ns, key, value) {
+            // A kernel without IPv6 has no such setting.
+            Err(error) if key.starts_with("net/ipv6") && error.is_not_found() => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// A name of 15 bytes for the switch's end of a pod's interface, from what identifies the pod
+/// (`namespace/pod`): the same on every run, and not two of the same name in practice.
+pub fn switch_interface(pod: &str) -> String {
+    // FNV-1a; 52 bits of it.
+    let hash = pod.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("ps{:013x}", hash >> 12)
+}
+
+/// Attaches a pod by a veth pair whose other end is `name` in `switch_ns`
+/// ([`switch_interface`]), and sets the pod's interface up. A pair that an earlier run left is
+/// used as it is.
+///
+/// # Errors
+/// The pod has another interface of that name; an address or route is refused; missing
+/// privilege. A new pair is removed again then.
+pub fn attach_veth(
+    pod_ns: &NetNs,
+    pod: &PodInterface,
+    switch_ns: &NetNs,
+    name: &str,
+    config: PacketConfig,
+) -> Result<PacketDevice, HostError> {
+    let mut pod_side = Netlink::open(pod_ns)?;
+    let mut switch_side = Netlink::open(switch_ns)?;
+    let in_pod = pod_side.find_link(&pod.name)?;
+    let ours = switch_side.find_link(name)?;
+    let is_there = matches!((&in_pod, &ours), (Some(a), Some(b)) if are_peers(a, b));
+    if !is_there {
+        // An end whose pod is gone, or whose place another interface took.
+        if let Some(stale) = ours {
+            switch_side.delete_link(stale.index)?;
+        }
+        let ours = LinkSpec::new(name).mtu(pod.mtu).up();
+        let theirs = LinkSpec::new(&pod.name).mtu(pod.mtu).mac(pod.mac);
+        switch_side.add_veth(&ours, &theirs, pod_ns)?;
+    }
+    let result = finish(&mut pod_side, pod_ns, pod, &mut switch_side, name)
+        .and_then(|()| PacketDevice::new(switch_ns, name, config));
+    if result.is_err() && !is_there {
+        // The first error is the one to tell.
+        let _ = detach_veth(switch_ns, name);
+    }
+    result
+}
+
+fn finish(
+    pod_side: &mut Netlink,
+    pod_ns: &NetNs,
+    pod: &PodInterface,
+    switch_side: &mut Netlink,
+    name: &str,
+) -> Result<(), HostError> {
+    let (theirs, ours) = (pod_side.link(&pod.name)?, switch_side.link(name)?);
+    for (netlink, link) in [(&mut *pod_side, &theirs), (&mut *switch_side, &ours)] {
+        if link.mtu != pod.mtu {
+            netlink.set_mtu(link.index, pod.mtu)?;
+        }
+    }
+    if theirs.mac != Some(pod.mac) {
+        pod_side.set_mac(theirs.index, pod.mac)?;
+    }
+    switch_side.set_up(ours.index)?;
+    super::configure(pod_ns, theirs.index, pod)
+}
+
+/// Removes a pair by its switch end; one that is gone is no error.
+///
+/// # Errors
+/// Missing privilege.
+pub fn detach_veth(switch_ns: &NetNs, name: &str) -> Result<(), HostError> {
+    let mut netlink = Netlink::open(switch_ns)?;
+    match netlink.find_link(name)? {
+        Some(link) => netlink.delete_link(link.index),
+        None => Ok(()),
+    }
+}
+
+/// Whether two interfaces of different namespaces are the ends of one veth pair. Indices may
+/// agree by chance, so both must.
+fn are_peers(a: &Link, b: &Link) -> bool {
+    let is_veth = |link: &Link| link.kind.as_deref() == Some("veth");
+    is_veth(a) && is_veth(b) && a.peer == Some(b.index) && b.peer == Some(a.index)
+}

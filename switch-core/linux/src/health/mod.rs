@@ -1,0 +1,232 @@
+//! The health check responder (S12): tells load balancers whether this node has an endpoint of a
+//! Service whose external traffic policy is Local.
+//!
+//! One thread listens on every health check port at the node's addresses, inside the node's
+//! namespace, and answers HTTP as kube-proxy does: 200 where a local endpoint is ready and not
+//! terminating, else 503. Connections are bounded in number, size and time, so that nobody who may
+//! reach the ports can hold anything of it for long. Sockets are opened and closed by whoever
+//! calls [`update`](HealthResponder::update), which learns of those that cannot be had.
+
+mod connection;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use podswitch_core::time::Clock;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use self::connection::{Connection, Progress};
+use super::{Context, HostError, NetNs};
+
+/// Connections at one time; further ones wait in the kernel's queue.
+const MOST_CONNECTIONS: usize = 64;
+
+/// One Service as it is answered for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HealthCheck {
+    /// TCP port of this node that load balancers ask on.
+    pub port: u16,
+    /// Namespace of the Service.
+    pub namespace: Arc<str>,
+    /// Name of the Service.
+    pub name: Arc<str>,
+    /// Endpoints on this node that are ready and not terminating: the answer is 200 if there are
+    /// any, else 503.
+    pub local_endpoints: usize,
+}
+
+/// What the thread is told.
+enum Order {
+    Listen(SocketAddr, TcpListener),
+    Close(SocketAddr),
+    /// What is answered, by port.
+    Answers(BTreeMap<u16, HealthCheck>),
+}
+
+/// See the module's description. Ends when dropped.
+#[derive(Debug)]
+pub struct HealthResponder {
+    ns: NetNs,
+    /// `None`: there is nothing to answer, so that there is no thread.
+    thread: Option<Thread>,
+    listening: BTreeSet<SocketAddr>,
+    checks: BTreeMap<u16, HealthCheck>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    orders: Sender<Order>,
+    /// Closed to end the thread.
+    wake: UnixStream,
+    handle: JoinHandle<Result<(), HostError>>,
+}
+
+impl HealthResponder {
+    /// A responder in `ns` that answers nothing yet.
+    pub fn new(ns: &NetNs) -> Self {
+        let (listening, checks) = Default::default();
+        Self { ns: ns.clone(), thread: None, listening, checks }
+    }
+
+    /// Answers for these Services from now on, at these addresses. Costs little where nothing
+    /// changed. Gives the sockets that could not be opened; they are tried again by the next call.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn update(
+        &mut self,
+        addresses: &[IpAddr],
+        checks: impl IntoIterator<Item = HealthCheck>,
+    ) -> Result<Vec<HostError>, HostError> {
+        let mut wanted: BTreeMap<u16, HealthCheck> = BTreeMap::new();
+        for check in checks {
+            // Of two Services that claim one port the first has it.
+            wanted.entry(check.port).or_insert(check);
+        }
+        let sockets: BTreeSet<SocketAddr> = wanted
+            .keys()
+            .flat_map(|port| addresses.iter().map(|address| SocketAddr::new(*address, *port)))
+            .collect();
+        if sockets.is_empty() {
+            self.end();
+            return Ok(Vec::new());
+        }
+        if wanted == self.checks && sockets == self.listening {
+            return Ok(Vec::new());
+        }
+        if self.thread.is_none() {
+            self.thread = Some(Thread::start(&self.ns)?);
+        }
+        let Some(thread) = &self.thread else { return Ok(Vec::new()) };
+        // First, so that no new socket is asked before there is an answer.
+        thread.order(Order::Answers(wanted.clone()));
+        for gone in self.listening.difference(&sockets) {
+            thread.order(Order::Close(*gone));
+        }
+        self.listening.retain(|socket| sockets.contains(socket));
+        self.checks = wanted;
+        let missing: Vec<SocketAddr> = sockets.difference(&self.listening).copied().collect();
+        let opened = self.ns.enter(|| missing.iter().map(|at| listen(*at)).collect::<Vec<_>>())?;
+        let mut failed = Vec::new();
+        for (address, listener) in missing.into_iter().zip(opened) {
+            match listener.context(|| format!("listen for health checks at {address}")) {
+                Ok(listener) => {
+                    thread.order(Order::Listen(address, listener));
+                    self.listening.insert(address);
+                }
+                Err(error) => failed.push(error),
+            }
+        }
+        Ok(failed)
+    }
+
+    fn end(&mut self) {
+        self.listening.clear();
+        self.checks.clear();
+        if let Some(Thread { wake, handle, .. }) = self.thread.take() {
+            drop(wake);
+            // If it panicked it has said so already.
+            let _ = handle.join();
+        }
+    }
+}
+
+impl Drop for HealthResponder {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+impl Thread {
+    fn start(ns: &NetNs) -> Result<Self, HostError> {
+        let what = || "make a pair of sockets".to_owned();
+        let (wake, woken) = UnixStream::pair().context(what)?;
+        wake.set_nonblocking(true).context(what)?;
+        woken.set_nonblocking(true).context(what)?;
+        let (orders, received) = channel();
+        let handle = ns.spawn("health-checks", move || serve(&received, &woken))?;
+        Ok(Self { orders, wake, handle })
+    }
+
+    fn order(&self, order: Order) {
+        // A thread that has ended needs no orders, and one that is full of wakes is awake.
+        let _ = self.orders.send(order);
+        let _ = (&self.wake).write(&[1]);
+    }
+}
+
+/// The thread, until the other end of `woken` is closed.
+fn serve(orders: &Receiver<Order>, mut woken: &UnixStream) {
+    let clock = Clock::start();
+    let mut listeners: BTreeMap<SocketAddr, TcpListener> = BTreeMap::new();
+    let mut answers = BTreeMap::new();
+    let mut connections: Vec<Connection> = Vec::new();
+    loop {
+        wait(woken, &listeners, &connections, &clock);
+        let mut noted = [0; 64];
+        loop {
+            match woken.read(&mut noted) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        for order in orders.try_iter() {
+            match order {
+                Order::Listen(address, listener) => {
+                    listeners.insert(address, listener);
+                }
+                Order::Close(address) => {
+                    listeners.remove(&address);
+                }
+                Order::Answers(new) => answers = new,
+            }
+        }
+        let now = clock.now();
+        for (address, listener) in &listeners {
+            while connections.len() < MOST_CONNECTIONS {
+                let Ok((stream, _)) = listener.accept() else { break };
+                connections.extend(Connection::new(stream, address.port(), now));
+            }
+        }
+        connections.retain_mut(|connection| connection.go_on(&answers, now) == Progress::Waiting);
+    }
+}
+
+/// Waits for anything to do.
+fn wait(
+    woken: &UnixStream,
+    listeners: &BTreeMap<SocketAddr, TcpListener>,
+    connections: &[Connection],
+    clock: &Clock,
+) {
+    let now = clock.now();
+    let mut fds = vec![PollFd::new(woken, PollFlags::IN)];
+    if connections.len() < MOST_CONNECTIONS {
+        fds.extend(listeners.values().map(|listener| PollFd::new(listener, PollFlags::IN)));
+    }
+    fds.extend(connections.iter().map(|c| PollFd::new(c.stream(), PollFlags::IN)));
+    let left = connections.iter().map(|c| c.deadline().since(now)).min();
+    let timeout = left.map(|left| {
+        // Behind the deadline, not right before it.
+        let left = left + Duration::from_millis(1);
+        Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
+    });
+    if poll(&mut fds, timeout.as_ref()).is_err() {
+        // Interrupted, or out of memory: not in a busy loop, whichever it is.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

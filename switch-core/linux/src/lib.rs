@@ -1,0 +1,49 @@
+//! The Linux side of podswitch: network namespaces, interfaces, addresses, routes, packet filter rules, the ways in which
+//! pods and the node itself are attached to the switch, and the [`port`]s that speak to the kernel.
+//!
+//! Everything here talks to the kernel directly: no `ip`, `nft` or `sysctl` program is needed. [`sysctl`], [`netlink`],
+//! [`nft`] and [`attach`] are called while a node is set up and torn down, on ordinary threads; only [`port`] is used
+//! by the switch's workers while packets pass. Errors name the object and the operation ([`HostError`]). The crate
+//! knows nothing of Kubernetes or policy.
+//!
+//! # Two namespaces, a cable between them
+//!
+//! Runs as root, or in a user namespace ([`userns`]); leaves without a word where neither can be had.
+//!
+//! ```
+//! use podswitch_linux::netlink::LinkSpec;
+//! use podswitch_linux::{NetNs, Netlink};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # if NetNs::anonymous().is_err() { eprintln!("SKIPPED: namespaces need privilege"); return Ok(()); }
+//! let (left, right) = (NetNs::anonymous()?, NetNs::anonymous()?);
+//! let mut netlink = Netlink::open(&left)?;
+//! let eth0 = LinkSpec::new("eth0").up();
+//! let index = netlink.add_veth(&eth0, &eth0, &right)?;
+//! netlink.add_address(index, "10.0.0.1/24".parse()?)?;
+//! assert_eq!(netlink.link("eth0")?.index, index);
+//! assert_eq!(Netlink::open(&right)?.link("eth0")?.mtu, 1500);
+//! # Ok(())
+//! # }
+//! ```
+#![deny(unsafe_code)]
+
+pub mod attach;
+mod error;
+pub mod health;
+pub mod netlink;
+pub mod netns;
+pub mod nft;
+pub mod port;
+pub mod reserve;
+pub mod steer;
+mod sys;
+pub mod sysctl;
+pub mod userns;
+pub(crate) mod xfrm;
+
+pub use error::HostError;
+pub use netlink::Netlink;
+pub use netns::NetNs;
+
+pub(crate) use error::Context;

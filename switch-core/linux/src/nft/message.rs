@@ -1,0 +1,288 @@
+//! nf_tables messages: attributes are written, transactions are sent, lists are read. The
+//! formats are those of linux/netfilter/nf_tables.h; numbers in them are big-endian.
+
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkBuffer};
+use netlink_sys::{Socket, protocols};
+use podswitch_wire::cidr::Cidr;
+
+use crate::netlink::{extended_ack, open_socket};
+use crate::{Context, HostError, NetNs};
+
+/// The messages used here (`NFT_MSG_*`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u16)]
+pub(super) enum Kind {
+    NewTable = 0,
+    DeleteTable = 2,
+    NewChain = 3,
+    NewRule = 6,
+    NewSet = 9,
+    NewElements = 12,
+    #[cfg(test)]
+    GetTable = 1,
+    #[cfg(test)]
+    GetRule = 7,
+}
+
+/// Address family of a table (`NFPROTO_*`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Family {
+    /// IPv4 and IPv6 together.
+    Inet = 1,
+    /// One interface, in front of everything else.
+    Netdev = 5,
+}
+
+const SUBSYSTEM: u16 = 10;
+const BATCH_BEGIN: u16 = 16;
+const BATCH_END: u16 = 17;
+const NESTED: u16 = 0x8000;
+
+/// Length of `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// Length of `struct nfgenmsg` behind it.
+#[cfg(test)]
+const FAMILY_HEADER: usize = 4;
+
+/// Attributes, one behind the other.
+pub(super) struct Attributes<'a>(&'a mut Vec<u8>);
+
+impl Attributes<'_> {
+    pub(super) fn bytes(&mut self, kind: u16, value: &[u8]) -> &mut Self {
+        self.write(kind, |out| out.extend_from_slice(value))
+    }
+
+    pub(super) fn text(&mut self, kind: u16, value: &str) -> &mut Self {
+        self.write(kind, |out| {
+            out.extend_from_slice(value.as_bytes());
+            out.push(0);
+        })
+    }
+
+    pub(super) fn number(&mut self, kind: u16, value: u32) -> &mut Self {
+        self.bytes(kind, &value.to_be_bytes())
+    }
+
+    pub(super) fn nest(
+        &mut self,
+        kind: u16,
+        inside: impl FnOnce(&mut Attributes<'_>),
+    ) -> &mut Self {
+        self.write(kind | NESTED, |out| inside(&mut Attributes(out)))
+    }
+
+    fn write(&mut self, kind: u16, value: impl FnOnce(&mut Vec<u8>)) -> &mut Self {
+        let start = self.0.len();
+        self.0.extend_from_slice(&[0; 4]);
+        value(self.0);
+        let len = self.0.len() - start;
+        debug_assert!(len <= usize::from(u16::MAX), "attribute too long");
+        self.0[start..start + 2].copy_from_slice(&(len as u16).to_ne_bytes());
+        self.0[start + 2..start + 4].copy_from_slice(&kind.to_ne_bytes());
+        self.0.resize(start + len.next_multiple_of(4), 0);
+        self
+    }
+}
+
+/// Changes that come into force together or not at all.
+pub(super) struct Transaction {
+    family: Family,
+    buffer: Vec<u8>,
+    messages: u32,
+}
+
+impl Transaction {
+    pub(super) fn new(family: Family) -> Self {
+        let mut transaction = Self { family, buffer: Vec::new(), messages: 0 };
+        transaction.control(BATCH_BEGIN);
+        transaction
+    }
+
+    pub(super) fn add(&mut self, kind: Kind, fill: impl FnOnce(&mut Attributes<'_>)) {
+        let flags = match kind {
+            Kind::DeleteTable => NLM_F_REQUEST | NLM_F_ACK,
+            // Rules come in the order in which they were added.
+            Kind::NewRule => NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND,
+            _ => NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE,
+        };
+        let kind = SUBSYSTEM << 8 | kind as u16;
+        message(&mut self.buffer, kind, flags, self.messages, self.family as u8, 0, fill);
+        self.messages += 1;
+    }
+
+    /// A number for a set, by which other messages of the transaction refer to it.
+    pub(super) fn next_set_id(&self) -> u32 {
+        self.messages
+    }
+
+    fn control(&mut self, kind: u16) {
+        // The family header's last half says which subsystem the transaction is for.
+        message(&mut self.buffer, kind, NLM_F_REQUEST, self.messages, 0, SUBSYSTEM, |_| {});
+        self.messages += 1;
+    }
+}
+
+const NLM_F_APPEND: u16 = 0x800;
+
+fn message(
+    out: &mut Vec<u8>,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    family: u8,
+    resource: u16,
+    fill: impl FnOnce(&mut Attributes<'_>),
+) {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER]);
+    out.extend_from_slice(&[family, 0]);
+    out.extend_from_slice(&resource.to_be_bytes());
+    fill(&mut Attributes(out));
+    let len = (out.len() - start) as u32;
+    out[start..start + 4].copy_from_slice(&len.to_ne_bytes());
+    out[start + 4..start + 6].copy_from_slice(&kind.to_ne_bytes());
+    out[start + 6..start + 8].copy_from_slice(&flags.to_ne_bytes());
+    out[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
+}
+
+/// A connection to nf_tables in one network namespace. Tables that it owns go when it is closed.
+#[derive(Debug)]
+pub(super) struct Connection {
+    socket: Socket,
+    /// Sequence number of the next transaction's first message.
+    sequence: u32,
+}
+
+impl Connection {
+    pub(super) fn open(ns: &NetNs) -> Result<Self, HostError> {
+        let what = || format!("open a NETLINK_NETFILTER socket in {ns}");
+        let socket = ns.enter(|| open_socket(protocols::NETLINK_NETFILTER))?.context(what)?;
+        // A transaction is one datagram, with thousands of address ranges perhaps.
+        let _ = crate::sys::packet::set_send_buffer(std::os::fd::AsFd::as_fd(&socket), 16 << 20);
+        Ok(Self { socket, sequence: 1 })
+    }
+
+    /// Sends a transaction and waits for its end.
+    pub(super) fn commit(
+        &mut self,
+        mut transaction: Transaction,
+        operation: impl Fn() -> String,
+    ) -> Result<(), HostError> {
+        transaction.control(BATCH_END);
+        let first = self.sequence;
+        // The first and the last message are the brackets.
+        let last = first + transaction.messages - 2;
+        renumber(&mut transaction.buffer, first);
+        self.sequence += transaction.messages;
+        self.socket.send(&transaction.buffer, 0).context(&operation)?;
+        loop {
+            let (datagram, _) = self.socket.recv_from_full().context(&operation)?;
+            for message in messages(&datagram) {
+                let number = message.sequence_number();
+                if message.message_type() != libc::NLMSG_ERROR as u16 || number < first {
+                    continue;
+                }
+                check(&message, &operation)?;
+                if number == last {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// For tests to read back what was made. The payloads, behind their family headers, of all objects of a kind.
+    #[cfg(test)]
+    pub(super) fn list(
+        &mut self,
+        kind: Kind,
+        family: Family,
+        fill: impl FnOnce(&mut Attributes<'_>),
+        operation: impl Fn() -> String,
+    ) -> Result<Vec<Vec<u8>>, HostError> {
+        let mut buffer = Vec::new();
+        let number = SUBSYSTEM << 8 | kind as u16;
+        let flags = NLM_F_REQUEST | netlink_packet_core::NLM_F_DUMP;
+        message(&mut buffer, number, flags, self.sequence, family as u8, 0, fill);
+        let sequence = self.sequence;
+        self.sequence += 1;
+        self.socket.send(&buffer, 0).context(&operation)?;
+        let mut list = Vec::new();
+        loop {
+            let (datagram, _) = self.socket.recv_from_full().context(&operation)?;
+            for message in messages(&datagram) {
+                if message.sequence_number() != sequence {
+                    continue;
+                }
+                match i32::from(message.message_type()) {
+                    libc::NLMSG_DONE => return Ok(list),
+                    libc::NLMSG_ERROR => check(&message, &operation)?,
+                    _ => list.extend(message.payload().get(FAMILY_HEADER..).map(<[u8]>::to_vec)),
+                }
+            }
+        }
+    }
+}
+
+fn renumber(buffer: &mut [u8], first: u32) {
+    let mut at = 0;
+    while at + HEADER <= buffer.len() {
+        let field = |at: usize| u32::from_ne_bytes(buffer[at..at + 4].try_into().expect("4 bytes"));
+        let (len, sequence) = (field(at) as usize, field(at + 8));
+        buffer[at + 8..at + 12].copy_from_slice(&(first + sequence).to_ne_bytes());
+        at += len.next_multiple_of(4).max(HEADER);
+    }
+}
+
+fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        let message = NetlinkBuffer::new_checked(rest).ok()?;
+        let len = (message.length() as usize).next_multiple_of(4).min(rest.len());
+        rest = &rest[len..];
+        Some(message)
+    })
+}
+
+/// The error that an NLMSG_ERROR message tells of; zero is an acknowledgement.
+fn check(message: &NetlinkBuffer<&[u8]>, operation: &impl Fn() -> String) -> Result<(), HostError> {
+    let payload = message.payload();
+    let code = payload.first_chunk().map_or(-libc::EBADMSG, |c| i32::from_ne_bytes(*c));
+    if code == 0 {
+        return Ok(());
+    }
+    let detail = extended_ack(message.flags(), payload.get(4..).unwrap_or_default());
+    let error = io::Error::from_raw_os_error(code.saturating_neg());
+    Err(HostError::new(operation(), error).with_detail(detail))
+}
+
+/// The addresses of one family that `ranges` hold, as sorted disjoint intervals with both ends
+/// in them. A set of intervals must not overlap.
+pub(super) fn intervals(ranges: &[Cidr], is_ipv4: bool) -> Vec<(u128, u128)> {
+    let ends = |range: &Cidr| match range.address() {
+        IpAddr::V4(a) => {
+            let first = u32::from(a);
+            let span = u32::MAX.checked_shr(range.prefix().into()).unwrap_or(0);
+            (first.into(), (first | span).into())
+        }
+        IpAddr::V6(a) => {
+            let first = u128::from(a);
+            (first, first | u128::MAX.checked_shr(range.prefix().into()).unwrap_or(0))
+        }
+    };
+    let of_family = ranges.iter().filter(|range| range.address().is_ipv4() == is_ipv4);
+    let mut sorted: Vec<(u128, u128)> = of_family.map(ends).collect();
+    sorted.sort_unstable();
+    let mut merged: Vec<(u128, u128)> = Vec::new();
+    for (first, last) in sorted {
+        match merged.last_mut() {
+            // Overlapping, or the one right behind the other.
+            Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+            _ => merged.push((first, last)),
+        }
+    }
+    merged
+}

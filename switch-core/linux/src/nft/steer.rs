@@ -1,0 +1,395 @@
+//! Marks on the packets that are for Services at the node's own addresses, which the node's stack
+//! would take for its own; a routing rule sends what is marked to the switch
+//! ([`Steering`](crate::steer::Steering)).
+//!
+//! The kernel's connection tracking remembers what was steered, so that fragments and ICMP errors,
+//! which carry no ports, go the way of their connections. What the switch itself sent with an
+//! address of the node is remembered as well: its answers are the switch's.
+
+use std::net::IpAddr;
+
+use podswitch_wire::cidr::Cidr;
+use podswitch_wire::flow_key::proto;
+use podswitch_wire::parse::ethertype;
+
+use super::message::{Attributes, Connection, Family, Kind, Transaction};
+use super::rule::{Base, Meta, NFTA_DATA_VALUE, NFTA_LIST_ELEM, REGISTER, Rule};
+use super::{NFPROTO_IPV4, NFPROTO_IPV6, interface_name, remove};
+use crate::{HostError, NetNs};
+
+/// An address, protocol and port whose packets are the switch's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Front {
+    /// Address.
+    pub address: IpAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Port.
+    pub port: u16,
+}
+
+/// What is marked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MarkingConfig {
+    /// Name of the table.
+    pub table: String,
+    /// The node's interface to the switch: what comes from there is not marked.
+    pub host_interface: String,
+    /// The mark: one bit, set beside whatever others use.
+    pub mark: u32,
+    /// Largest network-layer packet of the interface to the switch.
+    pub mtu: u16,
+    /// Addresses that the switch sends from: the node's, and those of its own masquerading.
+    pub sources: Vec<IpAddr>,
+    /// What is for the switch.
+    pub fronts: Vec<Front>,
+}
+
+/// Marks in force while this value lives. The kernel itself removes the table when the process
+/// ends in whatever way (NFT_TABLE_F_OWNER, Linux 5.12); on older ones the next run replaces it.
+#[derive(Debug)]
+pub struct Marking {
+    connection: Connection,
+    table: String,
+    how: How,
+}
+
+/// What the kernel offers.
+#[derive(Clone, Copy, Debug)]
+struct How {
+    /// Tables that go with their owner.
+    owned: bool,
+    /// Connection tracking.
+    tracked: bool,
+}
+
+impl Marking {
+    /// Puts the marks in force in `ns`, in place of what an earlier run left.
+    ///
+    /// # Errors
+    /// Missing privilege; another process that runs holds the table; a kernel without nf_tables.
+    pub fn install(ns: &NetNs, config: &MarkingConfig) -> Result<Self, HostError> {
+        let mut connection = Connection::open(ns)?;
+        remove(&mut connection, Family::Inet, &config.table)?;
+        let ways = [(true, true), (false, true), (true, false), (false, false)];
+        let mut result = Ok(());
+        for (owned, tracked) in ways {
+            let how = How { owned, tracked };
+            let mut transaction = Transaction::new(Family::Inet);
+            marking(&mut transaction, config, how);
+            let what = || format!("create nftables table {}", config.table);
+            result = connection.commit(transaction, what);
+            match &result {
+                Ok(()) => return Ok(Self { connection, table: config.table.clone(), how }),
+                Err(error) if is_missing(error) => {}
+                Err(_) => break,
+            }
+        }
+        Err(result.expect_err("every way failed"))
+    }
+
+    /// Replaces what is marked at one stroke. The table's name cannot change.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install); what was in force stays.
+    pub fn update(&mut self, config: &MarkingConfig) -> Result<(), HostError> {
+        let config = MarkingConfig { table: self.table.clone(), ..config.clone() };
+        let mut transaction = Transaction::new(Family::Inet);
+        transaction.add(Kind::DeleteTable, |a| {
+            a.text(1, &config.table);
+        });
+        marking(&mut transaction, &config, self.how);
+        let what = || format!("replace nftables table {}", config.table);
+        self.connection.commit(transaction, what)
+    }
+}
+
+impl Drop for Marking {
+    fn drop(&mut self) {
+        // On kernels that do not do it by themselves; nobody is left to be told.
+        let _ = remove(&mut self.connection, Family::Inet, &self.table);
+    }
+}
+
+/// Whether the kernel does not know something that it was asked for.
+fn is_missing(error: &HostError) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOENT))
+}
+
+const PREROUTING: &str = "prerouting";
+const OUTPUT: &str = "output";
+const FORWARD: &str = "forward";
+
+fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
+    const NFT_TABLE_F_OWNER: u32 = 2;
+    const NF_INET_PRE_ROUTING: u32 = 0;
+    const NF_INET_FORWARD: u32 = 2;
+    const NF_INET_LOCAL_OUT: u32 = 3;
+    /// NF_IP_PRI_MANGLE: behind connection tracking, before the routing decision.
+    const PRIORITY: i32 = -150;
+    let table = &config.table;
+    transaction.add(Kind::NewTable, |a| {
+        a.text(1, table).number(2, if how.owned { NFT_TABLE_F_OWNER } else { 0 });
+    });
+    // A chain of type route looks for another way when the mark has changed.
+    let chains = [
+        (PREROUTING, "filter", NF_INET_PRE_ROUTING),
+        (FORWARD, "filter", NF_INET_FORWARD),
+        (OUTPUT, "route", NF_INET_LOCAL_OUT),
+    ];
+    for (chain, kind, hook) in chains {
+        transaction.add(Kind::NewChain, |a| {
+            a.text(1, table).text(3, chain).text(7, kind).nest(4, |h| {
+                h.number(1, hook).number(2, PRIORITY as u32);
+            });
+        });
+    }
+    for family in &FAMILIES {
+        family.sets(transaction, config);
+    }
+    let host = interface_name(&config.host_interface);
+    // Neither end of a steered connection may be a pod, whose segments fit by themselves. Told of by
+    // "fragmentation needed", the other end, a node perhaps, would take it for the whole path here.
+    for (family, headers) in FAMILIES.iter().zip([40, 60]) {
+        for interface in [Meta::InputName, Meta::OutputName] {
+            transaction.add_rule(table, FORWARD, |rule| {
+                rule.load_meta(Meta::Family).equal(&[family.number]);
+                rule.load_meta(interface).equal(&host);
+                rule.clamp_segment_size(config.mtu.saturating_sub(headers));
+            });
+        }
+    }
+    if how.tracked {
+        for family in &FAMILIES {
+            transaction.add_rule(table, PREROUTING, |rule| {
+                rule.load_meta(Meta::Family).equal(&[family.number]);
+                rule.load_meta(Meta::InputName).equal(&host);
+                rule.load(Base::Network, family.source, family.len).lookup(family.sources, false);
+                rule.mark_connection(config.mark);
+            });
+        }
+    }
+    transaction.add_rule(table, PREROUTING, |rule| {
+        rule.load_meta(Meta::InputName).equal(&host).accept();
+    });
+    if how.tracked {
+        transaction.add_rule(table, PREROUTING, |rule| {
+            rule.of_marked_connection(config.mark).mark_packet(config.mark).accept();
+        });
+        // Not what this node tells the other end: that is not for the switch. Neither are errors
+        // about what the other end sends to the switch, such as "fragmentation needed".
+        transaction.add_rule(table, OUTPUT, |rule| {
+            rule.load_tracked(TRACKED_DIRECTION).equal(&[0]);
+            rule.load_meta(Meta::L4Protocol).differ(&[proto::ICMP]).differ(&[proto::ICMPV6]);
+            rule.of_marked_connection(config.mark).mark_packet(config.mark).accept();
+        });
+        for family in &FAMILIES {
+            transaction.add_rule(table, OUTPUT, |rule| {
+                rule.load_meta(Meta::Family).equal(&[family.number]);
+                rule.load(Base::Network, family.destination, family.len);
+                rule.lookup(family.sources, false);
+                rule.load_tracked(TRACKED_DIRECTION).equal(&[0]);
+                rule.of_marked_connection(config.mark).mark_packet(config.mark).accept();
+            });
+        }
+    }
+    for chain in [PREROUTING, OUTPUT] {
+        for family in &FAMILIES {
+            transaction.add_rule(table, chain, |rule| {
+                rule.load_meta(Meta::Family).equal(&[family.number]);
+                rule.of_front(family);
+                rule.mark_packet(config.mark);
+                if how.tracked {
+                    rule.mark_connection(config.mark);
+                }
+            });
+        }
+    }
+}
+
+/// What differs between the families.
+struct PerFamily {
+    number: u8,
+    is_ipv4: bool,
+    /// Offsets of the addresses in the header, and their length.
+    source: u32,
+    destination: u32,
+    len: u32,
+    fronts: &'static str,
+    sources: &'static str,
+    /// What `nft` calls the key of `fronts`: address . inet_proto . inet_service.
+    key_type: u32,
+}
+
+const FAMILIES: [PerFamily; 2] = [
+    PerFamily {
+        number: NFPROTO_IPV4,
+        is_ipv4: true,
+        source: 12,
+        destination: 16,
+        len: 4,
+        fronts: "fronts4",
+        sources: "sources4",
+        key_type: 7 << 12 | 12 << 6 | 13,
+    },
+    PerFamily {
+        number: NFPROTO_IPV6,
+        is_ipv4: false,
+        source: 8,
+        destination: 24,
+        len: 16,
+        fronts: "fronts6",
+        sources: "sources6",
+        key_type: 8 << 12 | 12 << 6 | 13,
+    },
+];
+
+impl PerFamily {
+    fn sets(&self, transaction: &mut Transaction, config: &MarkingConfig) {
+        let sources: Vec<Cidr> = config.sources.iter().map(|a| Cidr::host(*a)).collect();
+        transaction.add_set(&config.table, self.sources, &sources, self.is_ipv4);
+        self.fronts(transaction, &config.table, &config.fronts);
+    }
+
+    /// Adds the set of this family's `fronts`.
+    fn fronts(&self, transaction: &mut Transaction, table: &str, fronts: &[Front]) {
+        let of_family = fronts.iter().filter(|f| f.address.is_ipv4() == self.is_ipv4);
+        let mut keys: Vec<Vec<u8>> = of_family.map(key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        transaction.add_keys(table, self, &keys);
+    }
+}
+
+/// Adds rules to a chain of one interface that drop what is for `fronts`.
+pub(super) fn drop_fronts(
+    transaction: &mut Transaction,
+    table: &str,
+    chain: &str,
+    fronts: &[Front],
+) {
+    for family in &FAMILIES {
+        if !fronts.iter().any(|front| front.address.is_ipv4() == family.is_ipv4) {
+            continue;
+        }
+        family.fronts(transaction, table, fronts);
+        let kind = if family.is_ipv4 { ethertype::IPV4 } else { ethertype::IPV6 };
+        transaction.add_rule(table, chain, |rule| {
+            rule.load_meta(Meta::EtherType).equal(&kind.to_be_bytes());
+            rule.of_front(family).count().drop();
+        });
+    }
+}
+
+/// The key as the registers hold it: each part in words of four bytes.
+fn key(front: &Front) -> Vec<u8> {
+    let mut key = match front.address {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    };
+    key.extend([front.protocol, 0, 0, 0]);
+    key.extend(front.port.to_be_bytes());
+    key.extend([0, 0]);
+    key
+}
+
+impl Transaction {
+    /// Adds the set of a family's fronts, and fills it.
+    fn add_keys(&mut self, table: &str, family: &PerFamily, keys: &[Vec<u8>]) {
+        /// What fits in one attribute with its 16-bit length.
+        const CHUNK: usize = 500;
+        let (name, id) = (family.fronts, self.next_set_id());
+        self.add(Kind::NewSet, |a| {
+            a.text(1, table).text(2, name).number(3, 0).number(4, family.key_type);
+            a.number(5, family.len + 8).number(10, id);
+        });
+        for chunk in keys.chunks(CHUNK) {
+            self.add(Kind::NewElements, |a| {
+                a.text(1, table).text(2, name).number(4, id).nest(3, |list| {
+                    chunk.iter().for_each(|key| element(list, key));
+                });
+            });
+        }
+    }
+}
+
+fn element(list: &mut Attributes<'_>, key: &[u8]) {
+    list.nest(NFTA_LIST_ELEM, |e| {
+        e.nest(1, |k| {
+            k.bytes(NFTA_DATA_VALUE, key);
+        });
+    });
+}
+
+/// Keys of the `ct` expression (`NFT_CT_*`).
+const TRACKED_DIRECTION: u32 = 1;
+const TRACKED_MARK: u32 = 3;
+
+impl Rule<'_, '_> {
+    /// The rule goes on only for packets to one of the family's fronts.
+    fn of_front(&mut self, family: &PerFamily) -> &mut Self {
+        /// The first of the registers of four bytes (NFT_REG32_00).
+        const FIRST: u32 = 8;
+        let behind = FIRST + family.len / 4;
+        self.expression("payload", |d| {
+            d.number(1, FIRST).number(2, Base::Network as u32);
+            d.number(3, family.destination).number(4, family.len);
+        });
+        self.expression("meta", |d| {
+            d.number(1, behind).number(2, Meta::L4Protocol as u32);
+        });
+        self.expression("payload", |d| {
+            d.number(1, behind + 1).number(2, Base::Transport as u32).number(3, 2).number(4, 2);
+        });
+        self.expression("lookup", |d| {
+            d.text(1, family.fronts).number(2, FIRST);
+        })
+    }
+
+    fn load_tracked(&mut self, key: u32) -> &mut Self {
+        self.expression("ct", |d| {
+            d.number(1, REGISTER).number(2, key);
+        })
+    }
+
+    /// In what begins a TCP connection, the largest segment becomes `size` if it was more.
+    fn clamp_segment_size(&mut self, size: u16) -> &mut Self {
+        /// NFT_EXTHDR_OP_TCPOPT.
+        const TCP_OPTION: u32 = 1;
+        /// RFC 9293 §3.1, §3.7.1.
+        const SYN: u8 = 2;
+        const MAXIMUM_SEGMENT_SIZE: u8 = 2;
+        self.load_meta(Meta::L4Protocol).equal(&[proto::TCP]);
+        self.load(Base::Transport, 13, 1).mask(&[SYN]).equal(&[SYN]);
+        self.load_immediate(&size.to_be_bytes());
+        self.expression("exthdr", |d| {
+            d.bytes(2, &[MAXIMUM_SEGMENT_SIZE]).number(3, 2).number(4, 2);
+            d.number(6, TCP_OPTION).number(7, REGISTER);
+        })
+    }
+
+    /// The rule goes on only for packets of connections with the mark.
+    fn of_marked_connection(&mut self, mark: u32) -> &mut Self {
+        let bytes = mark.to_ne_bytes();
+        self.load_tracked(TRACKED_MARK).mask(&bytes).equal(&bytes)
+    }
+
+    /// Sets the mark's bit in the register.
+    fn with_mark(&mut self, mark: u32) -> &mut Self {
+        self.bitwise(&(!mark).to_ne_bytes(), &mark.to_ne_bytes())
+    }
+
+    fn mark_packet(&mut self, mark: u32) -> &mut Self {
+        const SOURCE: u16 = 3;
+        self.load_meta(Meta::Mark).with_mark(mark).expression("meta", |d| {
+            d.number(2, Meta::Mark as u32).number(SOURCE, REGISTER);
+        })
+    }
+
+    fn mark_connection(&mut self, mark: u32) -> &mut Self {
+        const SOURCE: u16 = 4;
+        self.load_tracked(TRACKED_MARK).with_mark(mark).expression("ct", |d| {
+            d.number(2, TRACKED_MARK).number(SOURCE, REGISTER);
+        })
+    }
+}

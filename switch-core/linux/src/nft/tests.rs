@@ -1,0 +1,290 @@
+//! What was put into the kernel is read back, and real traffic is sent through it.
+
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
+
+use netlink_packet_core::NlasIterator;
+
+use super::message::intervals;
+use super::*;
+use crate::netlink::{LinkSpec, Route};
+use crate::sysctl;
+
+fn cidrs(list: &[&str]) -> Vec<Cidr> {
+    list.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn intervals_are_disjoint_and_complete() {
+    let ranges = cidrs(&["10.0.0.0/24", "10.0.1.0/24", "10.0.0.128/25", "10.0.3.0/32", "fd00::/8"]);
+    let v4 = |a: [u8; 4]| u128::from(u32::from_be_bytes(a));
+    assert_eq!(
+        intervals(&ranges, true),
+        [(v4([10, 0, 0, 0]), v4([10, 0, 1, 255])), (v4([10, 0, 3, 0]), v4([10, 0, 3, 0]))]
+    );
+    assert_eq!(intervals(&ranges, false), [(0xfd << 120, (0xfe << 120) - 1)]);
+    assert_eq!(intervals(&cidrs(&["0.0.0.0/0", "1.2.3.4/32"]), true), [(0, u32::MAX.into())]);
+    assert_eq!(intervals(&cidrs(&["::/0"]), false), [(0, u128::MAX)]);
+    assert_eq!(intervals(&[], true), []);
+}
+
+/// A namespace, or `None` without privilege.
+fn privileged() -> Option<NetNs> {
+    match NetNs::anonymous() {
+        Ok(ns) => Some(ns),
+        Err(error) => {
+            let required =
+                std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
+            assert!(!required, "privilege is needed: {error}");
+            use std::io::Write as _;
+            // Not captured by the test harness, as a print would be.
+            let _ = writeln!(std::io::stderr(), "SKIPPED: nftables: {error}");
+            None
+        }
+    }
+}
+
+fn tables(ns: &NetNs, family: Family) -> usize {
+    Connection::open(ns)
+        .unwrap()
+        .list(Kind::GetTable, family, |_| {}, || "list".into())
+        .unwrap()
+        .len()
+}
+
+/// The names of each rule's expressions.
+fn rules(ns: &NetNs, family: Family, table: &str) -> Vec<Vec<String>> {
+    let fill = |a: &mut message::Attributes<'_>| {
+        a.text(1, table);
+    };
+    let list = Connection::open(ns).unwrap().list(Kind::GetRule, family, fill, || "list".into());
+    list.unwrap().iter().map(|rule| expression_names(rule)).collect()
+}
+
+fn expression_names(rule: &[u8]) -> Vec<String> {
+    let find = |data: &[u8], kind: u16| {
+        NlasIterator::new(data)
+            .map(Result::unwrap)
+            .find(|nla| nla.kind() == kind)
+            .map(|nla| nla.value().to_vec())
+    };
+    NlasIterator::new(&find(rule, 4).unwrap()[..])
+        .map(|element| {
+            let name = find(element.unwrap().value(), 1).unwrap();
+            String::from_utf8(name).unwrap().trim_end_matches('\0').to_owned()
+        })
+        .collect()
+}
+
+fn dual_stack() -> MasqueradeConfig {
+    MasqueradeConfig {
+        pods: cidrs(&["10.7.0.0/24", "fd07::/64"]),
+        cluster: cidrs(&["10.7.0.0/16", "fd07::/48", "192.0.2.128/25"]),
+        ..MasqueradeConfig::default()
+    }
+}
+
+#[test]
+fn masquerade_is_installed_replaced_and_removed() {
+    let Some(ns) = privileged() else { return };
+    let mut masquerade = Masquerade::install(&ns, &dual_stack()).unwrap();
+    let wanted = ["meta", "cmp", "meta", "cmp", "payload", "lookup", "payload", "lookup", "masq"];
+    assert_eq!(rules(&ns, Family::Inet, "podswitch"), [wanted, wanted]);
+    // Another process that runs holds the table.
+    let error = Masquerade::install(&ns, &dual_stack()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
+    let only_v6 = MasqueradeConfig { pods: cidrs(&["fd07::/64"]), ..dual_stack() };
+    masquerade.update(&only_v6).unwrap();
+    masquerade.update(&only_v6).unwrap();
+    assert_eq!(rules(&ns, Family::Inet, "podswitch"), [wanted]);
+    // Thousands of ranges.
+    let many =
+        (0..20_000u32).map(|i| Cidr::host(IpAddr::from((0x1400_0000 + 2 * i).to_be_bytes())));
+    masquerade.update(&MasqueradeConfig { cluster: many.collect(), ..dual_stack() }).unwrap();
+    assert_eq!(tables(&ns, Family::Inet), 1);
+    drop(masquerade);
+    assert_eq!(tables(&ns, Family::Inet), 0);
+    drop(Masquerade::install(&ns, &dual_stack()).unwrap());
+    assert_eq!(tables(&ns, Family::Inet), 0);
+}
+
+#[test]
+fn what_a_run_left_is_replaced() {
+    let Some(ns) = privileged() else { return };
+    // Without an owner, as an old kernel has it: it stays when the connection is closed.
+    put_masquerade(&mut Connection::open(&ns).unwrap(), &dual_stack(), false).unwrap();
+    assert_eq!(tables(&ns, Family::Inet), 1);
+    let masquerade = Masquerade::install(&ns, &dual_stack()).unwrap();
+    assert_eq!(rules(&ns, Family::Inet, "podswitch").len(), 2);
+    drop(masquerade);
+    assert_eq!(tables(&ns, Family::Inet), 0);
+    // With an owner, closing is enough.
+    let mut connection = Connection::open(&ns).unwrap();
+    put_masquerade(&mut connection, &dual_stack(), true).unwrap();
+    assert_eq!(tables(&ns, Family::Inet), 1);
+    drop(connection);
+    assert_eq!(tables(&ns, Family::Inet), 0);
+}
+
+/// A line of hosts: pod, node, outside. Returns the pod's and the outside's namespaces.
+fn line(node: &NetNs) -> (NetNs, NetNs) {
+    let (pod, outside) = (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
+    let mut netlink = Netlink::open(node).unwrap();
+    for (name, far, near_v4, near_v6) in [
+        ("topod", &pod, "10.7.0.1/24", "fd07::1/64"),
+        ("uplink", &outside, "192.0.2.1/24", "2001:db8::1/64"),
+    ] {
+        let index =
+            netlink.add_veth(&LinkSpec::new(name).up(), &LinkSpec::new("eth0").up(), far).unwrap();
+        netlink.add_address(index, near_v4.parse().unwrap()).unwrap();
+        netlink.add_address(index, near_v6.parse().unwrap()).unwrap();
+    }
+    for (ns, v4, v6, gateways) in [
+        (&pod, "10.7.0.2/24", "fd07::2/64", Some(("10.7.0.1", "fd07::1"))),
+        (&outside, "192.0.2.9/24", "2001:db8::9/64", None),
+    ] {
+        let mut netlink = Netlink::open(ns).unwrap();
+        let eth0 = netlink.link("eth0").unwrap().index;
+        netlink.add_address(eth0, v4.parse().unwrap()).unwrap();
+        netlink.add_address(eth0, v6.parse().unwrap()).unwrap();
+        // An address of the outside that counts as one of the cluster.
+        if gateways.is_none() {
+            netlink.add_address(eth0, "192.0.2.200/24".parse().unwrap()).unwrap();
+            for (to, via) in [("10.7.0.0/24", "192.0.2.1"), ("fd07::/64", "2001:db8::1")] {
+                let back = Route::to(to.parse().unwrap()).via(via.parse().unwrap()).link(eth0);
+                netlink.add_route(&back).unwrap();
+            }
+        }
+        for (to, via) in gateways.iter().flat_map(|(a, b)| [("0.0.0.0/0", a), ("::/0", b)]) {
+            let route = Route::to(to.parse().unwrap()).via(via.parse().unwrap()).link(eth0);
+            netlink.add_route(&route).unwrap();
+        }
+    }
+    let forward = [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")];
+    sysctl::set_all(node, &forward).unwrap();
+    (pod, outside)
+}
+
+/// How often a datagram is sent again, a tenth of a second apart, before it counts as lost. New
+/// links take a while until they carry anything.
+const PATIENT: usize = 50;
+const BRIEF: usize = 3;
+
+/// Sends a datagram from `from` to `to`, port 7, and returns the source that the receiver saw,
+/// after an answer made it back.
+fn exchange(line: &(NetNs, NetNs), from: &str, to: &str, attempts: usize) -> Option<IpAddr> {
+    let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
+    let receiver = line.1.enter(|| UdpSocket::bind((to, 7))).unwrap().unwrap();
+    let sender = line.0.enter(|| UdpSocket::bind((from, 0))).unwrap().unwrap();
+    receiver.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    sender.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    for _ in 0..attempts {
+        sender.send_to(b"out", (to, 7)).unwrap();
+        if let Ok((_, source)) = receiver.recv_from(&mut [0; 8]) {
+            receiver.send_to(b"back", source).unwrap();
+            assert_eq!(sender.recv(&mut [0; 8]).unwrap(), 4);
+            return Some(source.ip());
+        }
+    }
+    None
+}
+
+#[test]
+fn off_cluster_traffic_is_masqueraded_and_the_rest_is_not() {
+    let Some(node) = privileged() else { return };
+    let line = line(&node);
+    let seen = |from, to| exchange(&line, from, to, PATIENT).map(|a| a.to_string());
+    assert_eq!(seen("10.7.0.2", "192.0.2.9").as_deref(), Some("10.7.0.2"));
+    let mut masquerade = Masquerade::install(&node, &dual_stack()).unwrap();
+    assert_eq!(seen("10.7.0.2", "192.0.2.9").as_deref(), Some("192.0.2.1"));
+    assert_eq!(seen("fd07::2", "2001:db8::9").as_deref(), Some("2001:db8::1"));
+    // To the cluster: the pod's own address.
+    assert_eq!(seen("10.7.0.2", "192.0.2.200").as_deref(), Some("10.7.0.2"));
+    // Out of the switch's port: the pod's own address.
+    let config = MasqueradeConfig { host_interface: "uplink".into(), ..dual_stack() };
+    masquerade.update(&config).unwrap();
+    assert_eq!(seen("10.7.0.2", "192.0.2.9").as_deref(), Some("10.7.0.2"));
+    // Not from a pod.
+    let config = MasqueradeConfig { pods: cidrs(&["10.99.0.0/16"]), ..dual_stack() };
+    masquerade.update(&config).unwrap();
+    assert_eq!(seen("10.7.0.2", "192.0.2.9").as_deref(), Some("10.7.0.2"));
+    drop(masquerade);
+    assert_eq!(seen("10.7.0.2", "192.0.2.9").as_deref(), Some("10.7.0.2"));
+}
+
+fn front(address: &str, protocol: u8, port: u16) -> Front {
+    Front { address: address.parse().unwrap(), protocol, port }
+}
+
+fn to(ranges: &[&str]) -> Ingress {
+    Ingress { to: cidrs(ranges), ..Ingress::default() }
+}
+
+fn from(ranges: &[&str]) -> Ingress {
+    Ingress { from: cidrs(ranges), ..Ingress::default() }
+}
+
+fn between(from: &str, to: &str) -> Ingress {
+    let between = Between { from: cidrs(&[from]), to: cidrs(&[to]) };
+    Ingress { between, ..Ingress::default() }
+}
+
+fn answers(from: &[&str], to: &[&str], first_port: u16) -> Ingress {
+    let answers = Between { from: cidrs(from), to: cidrs(to) };
+    Ingress { answers, first_port, ..Ingress::default() }
+}
+
+fn fronts(fronts: &[Front]) -> Ingress {
+    Ingress { fronts: fronts.to_vec(), ..Ingress::default() }
+}
+
+#[test]
+fn ingress_drops_what_it_is_told() {
+    let Some(node) = privileged() else { return };
+    let line = line(&node);
+    let patience = |wanted| if wanted { PATIENT } else { BRIEF };
+    let v4 = |wanted| exchange(&line, "10.7.0.2", "192.0.2.9", patience(wanted)).is_some();
+    let v6 = |wanted| exchange(&line, "fd07::2", "2001:db8::9", patience(wanted)).is_some();
+    let udp_to = |ports: &[u16]| Ingress { udp_to: ports.to_vec(), ..Ingress::default() };
+    let (senders, receivers) =
+        (["10.7.0.0/30", "fd07::2/127"], ["192.0.2.9/32", "2001:db8::9/128"]);
+    for (drops, v4_passes, v6_passes, count) in [
+        (Ingress::default(), true, true, 0),
+        (udp_to(&[8]), true, true, 1),
+        (udp_to(&[8, 7]), false, false, 2),
+        (to(&["192.0.2.0/28"]), false, true, 1),
+        (to(&["192.0.2.0/29", "192.0.2.9/32", "2001:db8::/125"]), false, true, 2),
+        (to(&["2001:db8::/125"]), true, true, 1),
+        (to(&["2001:db8::8/125"]), true, false, 1),
+        (from(&["10.7.0.0/30"]), false, true, 1),
+        (from(&["10.9.0.0/16", "fd07::2/127", "fd08::/16"]), true, false, 2),
+        (between("10.7.0.0/30", "192.0.2.0/28"), false, true, 1),
+        (between("10.7.0.0/30", "192.0.2.0/29"), true, true, 1),
+        (between("10.7.0.4/30", "192.0.2.0/28"), true, true, 1),
+        (between("fd07::2/127", "2001:db8::8/125"), true, false, 1),
+        (between("10.7.0.0/30", "2001:db8::8/125"), true, true, 0),
+        // The receiver's port is 7.
+        (answers(&senders, &receivers, 7), false, false, 6),
+        (answers(&senders, &receivers[..1], 6), false, true, 3),
+        (answers(&senders[1..], &receivers, 1), true, false, 3),
+        (answers(&senders, &receivers, 8), true, true, 6),
+        (answers(&["10.7.0.4/30"], &receivers, 7), true, true, 3),
+        (fronts(&[front("192.0.2.9", 17, 7), front("2001:db8::9", 17, 8)]), false, true, 2),
+        (fronts(&[front("192.0.2.9", 6, 7), front("2001:db8::9", 17, 7)]), true, false, 2),
+        (fronts(&[front("192.0.2.8", 17, 7)]), true, true, 1),
+    ] {
+        IngressDrop::install(&node, "podswitch-in", "topod", &drops).unwrap();
+        assert_eq!(v4(v4_passes), v4_passes, "{drops:?}");
+        assert_eq!(v6(v6_passes), v6_passes, "{drops:?}");
+        assert_eq!(rules(&node, Family::Netdev, "podswitch-in").len(), count, "{drops:?}");
+        // It stays although the connection that made it is closed.
+        assert_eq!(tables(&node, Family::Netdev), 1);
+    }
+    IngressDrop::remove(&node, "podswitch-in").unwrap();
+    IngressDrop::remove(&node, "podswitch-in").unwrap();
+    assert!(v4(true) && v6(true));
+    let error =
+        IngressDrop::install(&node, "podswitch-in", "nowhere", &Ingress::default()).unwrap_err();
+    assert!(error.to_string().contains("nowhere"), "{error}");
+    assert_eq!(tables(&node, Family::Netdev), 0);
+}

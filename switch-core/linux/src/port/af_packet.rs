@@ -1,0 +1,503 @@
+//! AF_PACKET: frames to and from an interface that exists, one end of a veth pair or a node's
+//! network card.
+//!
+//! The virtio-net header (10 bytes) travels with each frame, so that neither checksums nor
+//! segments need to be finished between pods. Received frames come through a ring shared with
+//! the kernel or by `recvmmsg` ([`Receive`]); sending is by `sendmmsg`.
+//!
+//! The socket sees copies: the host's stack gets each frame too. Where that must not be, the
+//! interface belongs in a namespace whose stack is dead ([`attach`](crate::attach)) or
+//! behind an ingress hook that drops ([`nft`](crate::nft)).
+//!
+//! [`PacketDevice`] is used by control threads, each [`PacketPort`] by one worker.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
+
+use arrayvec::ArrayVec;
+use podswitch_core::packet::{
+    BATCH, Batch, Offload, Packet, Pool, SizeClass, coalesce, tunnel_offsets,
+};
+use podswitch_core::port::{Device, Offloads, Port, PortInfo};
+use rustix::io::Errno;
+
+use super::gro::Outer;
+use super::injector::Injector;
+use super::virtio::{self, HeaderForm};
+use crate::sys::mmsg::{self, Slot, VNET_HEADER};
+use crate::sys::packet;
+use crate::sys::ring::{Frame, Ring};
+use crate::{Context, HostError, NetNs, Netlink, netlink::Link};
+
+/// A burst ends when it holds about this many bytes, so that super-frames are still in the
+/// cache when the same worker sends them.
+const BURST_BYTES: usize = 384 * 1024;
+
+/// What the kernel may hold for us beside the ring, as it counts memory: some 60 super-frames.
+const RECEIVE_BUFFER: i32 = 8 << 20;
+
+/// How frames are received.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Receive {
+    /// Through a ring shared with the kernel, without a system call for each burst; frames that
+    /// do not fit a slot (super-frames) by `recvmmsg`.
+    #[default]
+    Ring,
+    /// By `recvmmsg` alone. Needs no memory of its own for each port.
+    Messages,
+}
+
+/// How an interface is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct PacketConfig {
+    /// How frames are received.
+    pub receive: Receive,
+    /// Slots of each worker's ring, about 2 KiB each at the usual MTU; a power of two.
+    pub ring_slots: usize,
+    /// Takes frames to any link-layer address, not just the interface's own.
+    pub promiscuous: bool,
+    /// On an uplink that VXLAN tunnels end at, their UDP port. TCP segments inside are put together
+    /// again where the kernel did not do it, and super-frames leave whole where the interface can
+    /// cut them and the kernel lets us tell it so (Linux 6.17).
+    pub tunnel: Option<u16>,
+    /// UDP port whose datagrams are left out, of both families: a tunnel that sockets of the node's
+    /// stack end.
+    pub without: Option<u16>,
+}
+
+impl Default for PacketConfig {
+    fn default() -> Self {
+        Self {
+            receive: Receive::default(),
+            ring_slots: 1024,
+            promiscuous: true,
+            tunnel: None,
+            without: None,
+        }
+    }
+}
+
+/// An interface, used from outside its host's stack.
+#[derive(Debug)]
+pub struct PacketDevice {
+    ns: NetNs,
+    link: Link,
+    config: PacketConfig,
+    /// Group of sockets that share the frames, once there are two.
+    group: Option<u16>,
+    open: Vec<Member>,
+    injector: Option<Arc<Injector>>,
+}
+
+#[derive(Debug)]
+struct Member {
+    socket: Weak<OwnedFd>,
+    grouped: bool,
+}
+
+impl PacketDevice {
+    /// The interface `name` of `ns`. Nothing is received before the device is opened as a port.
+    ///
+    /// # Errors
+    /// There is no such interface, or it is none for Ethernet.
+    pub fn new(ns: &NetNs, name: &str, config: PacketConfig) -> Result<Self, HostError> {
+        let link = Netlink::open(ns)?.link(name)?;
+        if link.mac.is_none() {
+            let operation = format!("attach to interface {name}");
+            return Err(HostError::invalid(operation, "it is not an Ethernet interface"));
+        }
+        // Without one everything works, and is cut here.
+        let injector = config.tunnel.and_then(|_| Injector::open(ns, &link).ok().flatten());
+        let injector = injector.map(Arc::new);
+        Ok(Self { ns: ns.clone(), link, config, group: None, open: Vec::new(), injector })
+    }
+
+    /// The interface as it was when the device was made.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    fn port_info(&self) -> PortInfo {
+        PortInfo {
+            name: self.link.name.clone(),
+            mac: self.link.mac,
+            mtu: self.link.mtu,
+            // What the interface does not take, the kernel finishes on the way to it; but a packet
+            // socket cannot have it cut by a header inside a tunnel.
+            offloads: Offloads { tunnel: self.injector.is_some(), ..Offloads::ALL },
+        }
+    }
+
+    fn open_port(&mut self) -> Result<PacketPort, HostError> {
+        let operation = format!("open a packet socket on {} in {}", self.link.name, self.ns);
+        let what = || operation.clone();
+        let socket = self.ns.enter(packet::open)?.context(what)?;
+        let fd = socket.as_fd();
+        packet::set_vnet_header(fd).context(what)?;
+        packet::set_ignore_outgoing(fd).context(what)?;
+        packet::set_auxdata(fd).context(what)?;
+        // What is injected is queued like everything else; nothing may overtake it.
+        let bypass = self.injector.is_none();
+        packet::set_qdisc_bypass(fd, bypass).context(what)?;
+        packet::set_receive_buffer(fd, RECEIVE_BUFFER).context(what)?;
+        let ring = match self.config.receive {
+            Receive::Messages => None,
+            Receive::Ring => {
+                let longest = self.link.mtu as usize + 14 + 4;
+                Some(Ring::new(fd, self.config.ring_slots, longest).context(what)?)
+            }
+        };
+        // Deaf until it shares with the others: no frame is to be received twice.
+        packet::set_deaf(fd, true).context(what)?;
+        packet::bind(fd, self.link.index).context(what)?;
+        if self.config.promiscuous {
+            packet::set_promiscuous(fd, self.link.index).context(what)?;
+        }
+        let socket = Arc::new(socket);
+        self.share(&socket).context(what)?;
+        match self.config.without {
+            // In the place of the filter that lets nothing through.
+            Some(port) => packet::leave_out_udp(socket.as_fd(), port).context(what)?,
+            None => packet::set_deaf(socket.as_fd(), false).context(what)?,
+        }
+        Ok(PacketPort {
+            socket,
+            ring,
+            info: self.port_info(),
+            bypass,
+            slots: FEW_SLOTS,
+            gone: false,
+            tunnel: self.config.tunnel,
+            injector: self.injector.clone(),
+            waiting: VecDeque::new(),
+            lost: 0,
+        })
+    }
+
+    /// Has all open sockets share the frames, if there is more than this one.
+    fn share(&mut self, socket: &Arc<OwnedFd>) -> io::Result<()> {
+        self.open.retain(|member| member.socket.strong_count() > 0);
+        self.open.push(Member { socket: Arc::downgrade(socket), grouped: false });
+        if self.open.len() == 1 {
+            return Ok(());
+        }
+        for member in self.open.iter_mut().filter(|member| !member.grouped) {
+            if let Some(socket) = member.socket.upgrade() {
+                self.group = Some(packet::join_fanout(socket.as_fd(), self.group)?);
+                member.grouped = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Device for PacketDevice {
+    fn open(&mut self, _index: usize, _workers: usize) -> io::Result<Box<dyn Port>> {
+        Ok(Box::new(self.open_port()?))
+    }
+
+    fn info(&self) -> PortInfo {
+        self.port_info()
+    }
+}
+
+/// Slots that a call of `recvmmsg` begins with; grows while bursts fill it.
+const FEW_SLOTS: usize = 8;
+
+/// One worker's socket on an interface.
+#[derive(Debug)]
+pub struct PacketPort {
+    socket: Arc<OwnedFd>,
+    ring: Option<Ring>,
+    info: PortInfo,
+    /// Whether the queueing discipline is passed by.
+    bypass: bool,
+    /// How many messages the next call of `recvmmsg` offers to take.
+    slots: usize,
+    /// The interface is gone.
+    gone: bool,
+    /// UDP port of tunnels that are looked into.
+    tunnel: Option<u16>,
+    /// What takes super-frames inside tunnels.
+    injector: Option<Arc<Injector>>,
+    /// Received frames that a burst had no room for.
+    waiting: VecDeque<Packet>,
+    /// Frames lost here that nobody was told of yet.
+    lost: u64,
+}
+
+impl PacketPort {
+    /// Receives one burst.
+    fn receive(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        let before = batch.len();
+        if self.ring.is_some() {
+            self.rx_ring(pool, batch)?;
+            return Ok(batch.len() - before);
+        }
+        let count = self.rx_messages(pool, batch, self.slots)?.unwrap_or(0);
+        let bytes: usize = batch[before..].iter().map(Packet::len).sum();
+        if count == self.slots && bytes < BURST_BYTES / 2 {
+            self.slots = (self.slots * 2).min(BATCH);
+        } else if bytes > BURST_BYTES || count < self.slots / 4 {
+            self.slots = (self.slots / 2).max(FEW_SLOTS);
+        }
+        Ok(count)
+    }
+
+    /// Takes super-frames of tunnel datagrams apart, which may be more frames than fit the burst.
+    fn look_into_tunnels(&mut self, port: u16, pool: &mut Pool, batch: &mut Batch) {
+        if !batch.iter().any(|packet| Outer::of(packet, port).is_some()) {
+            return;
+        }
+        for packet in batch.drain(..) {
+            match Outer::of(&packet, port) {
+                Some(outer) => {
+                    self.lost += outer.open(packet, pool, &mut |p| self.waiting.push_back(p));
+                }
+                None => self.waiting.push_back(packet),
+            }
+        }
+    }
+
+    /// Receives from the ring until it or the batch ends.
+    fn rx_ring(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<()> {
+        let mut bytes = 0;
+        while !batch.is_full() && bytes < BURST_BYTES {
+            let Some(ring) = &mut self.ring else { return Ok(()) };
+            match ring.peek(0) {
+                None => return Ok(()),
+                Some(Frame::Whole { header, bytes: frame, vlan }) => {
+                    let Some(mut packet) = pool.alloc_for(frame.len()) else { return Ok(()) };
+                    packet.fill(frame);
+                    bytes += frame.len();
+                    complete(&mut packet, header, vlan);
+                    batch.push(packet);
+                    ring.release(1);
+                }
+                Some(Frame::Lost) => {
+                    self.lost += 1;
+                    ring.release(1);
+                }
+                Some(Frame::Queued) => {
+                    let room = batch.remaining_capacity().min((BURST_BYTES - bytes) >> 14).max(1);
+                    let run = (1..room)
+                        .take_while(|ahead| matches!(ring.peek(*ahead), Some(Frame::Queued)))
+                        .count();
+                    let received = self.rx_messages(pool, batch, run + 1)?;
+                    if received == Some(0) {
+                        // No buffer was free, or the kernel wants to be asked again.
+                        return Ok(());
+                    }
+                    let count = received.unwrap_or(0);
+                    self.lost += u64::from(count == 0);
+                    bytes += batch.iter().rev().take(count).map(Packet::len).sum::<usize>();
+                    if let Some(ring) = &mut self.ring {
+                        // An empty queue although the slot says otherwise: that frame is lost.
+                        ring.release(count.max(1));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives up to `most` frames by `recvmmsg`. Returns how many; `None` if there are none.
+    fn rx_messages(
+        &mut self,
+        pool: &mut Pool,
+        batch: &mut Batch,
+        most: usize,
+    ) -> io::Result<Option<usize>> {
+        let mut slots: ArrayVec<Slot, BATCH> = ArrayVec::new();
+        while slots.len() < most.min(batch.remaining_capacity()) {
+            let Some(large) = pool.alloc(SizeClass::Large) else { break };
+            let Some(small) = pool.alloc(SizeClass::Small) else {
+                pool.free(large);
+                break;
+            };
+            slots.push(Slot::new(small, large));
+        }
+        let result = match slots.len() {
+            0 => Ok(0),
+            _ => mmsg::receive(self.socket.as_fd(), &mut slots),
+        };
+        let count = *result.as_ref().unwrap_or(&0);
+        for (i, slot) in slots.into_iter().enumerate() {
+            if i < count {
+                batch.push(take_frame(slot, pool));
+            } else {
+                pool.free(slot.small);
+                pool.free(slot.large);
+            }
+        }
+        match result {
+            Ok(count) => Ok(Some(count)),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => Ok(None),
+                // The kernel threw one frame away whose offload it cannot put in the header.
+                Some(libc::EINVAL) => {
+                    self.lost += 1;
+                    Ok(Some(0))
+                }
+                Some(libc::EINTR) => Ok(Some(0)),
+                Some(libc::ENETDOWN) => self.down().map(|()| Some(0)),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// The interface went down: for good, or until it comes up again.
+    fn down(&mut self) -> io::Result<()> {
+        self.gone |= packet::is_gone(self.socket.as_fd());
+        if self.gone { Err(ErrorKind::NotConnected.into()) } else { Ok(()) }
+    }
+
+    /// Sends from the front of `packets` until one is refused for a reason that concerns the
+    /// others too. Returns a bit for each that was sent.
+    fn send(&mut self, packets: &[Packet]) -> (u64, io::Result<()>) {
+        let mut headers = [[0; VNET_HEADER]; BATCH];
+        for (header, packet) in headers.iter_mut().zip(packets) {
+            virtio::encode(&packet.offload, HeaderForm::Legacy, header);
+        }
+        let (mut sent, mut at) = (0u64, 0);
+        while at < packets.len() {
+            let plain = match &self.injector {
+                None => packets.len() - at,
+                Some(injector) => {
+                    let whole = |packet: &&Packet| tunnel_offsets(packet).is_none();
+                    match packets[at..].iter().take_while(whole).count() {
+                        0 => {
+                            match injector.send(&packets[at]) {
+                                Ok(()) => sent |= 1 << at,
+                                Err(Errno::AGAIN | Errno::NOBUFS) => return (sent, Ok(())),
+                                Err(_) => {}
+                            }
+                            at += 1;
+                            continue;
+                        }
+                        count => count,
+                    }
+                }
+            };
+            let run = at..at + plain;
+            let result = mmsg::send(self.socket.as_fd(), &headers[run.clone()], &packets[run]);
+            let error = match result {
+                Ok(0) => return (sent, Ok(())),
+                Ok(count) => {
+                    sent |= (u64::MAX >> (64 - count)) << at;
+                    at += count;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                Some(libc::EAGAIN) => return (sent, Ok(())),
+                // Past the queueing discipline the kernel does not cut what the interface does
+                // not take whole; on the ordinary way it does.
+                Some(libc::ENOBUFS) if self.bypass && packets[at].offload.is_gso() => {
+                    if let Err(error) = packet::set_qdisc_bypass(self.socket.as_fd(), false) {
+                        return (sent, Err(error));
+                    }
+                    self.bypass = false;
+                }
+                Some(libc::ENOBUFS) => return (sent, Ok(())),
+                Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => return (sent, self.down()),
+                // This frame is too long or its header impossible; others may pass.
+                _ => at += 1,
+            }
+        }
+        (sent, Ok(()))
+    }
+}
+
+/// Makes a packet of a message, in the smaller buffer that holds it.
+fn take_frame(slot: Slot, pool: &mut Pool) -> Packet {
+    let Slot { header, mut small, mut large, len, vlan, .. } = slot;
+    let mut packet = if len <= Pool::SMALL {
+        pool.free(large);
+        small.set_len(len);
+        small
+    } else {
+        large.spare_mut()[..Pool::SMALL].copy_from_slice(&small.spare_mut()[..Pool::SMALL]);
+        pool.free(small);
+        large.set_len(len.min(large.capacity()));
+        large
+    };
+    complete(&mut packet, &header, vlan);
+    packet
+}
+
+/// Sets the offload metadata and puts back the VLAN tag.
+fn complete(packet: &mut Packet, header: &[u8], vlan: Option<(u16, u16)>) {
+    packet.offload = virtio::decode(header, packet.bytes()).unwrap_or(Offload::INVALID);
+    let Some((tpid, tci)) = vlan else { return };
+    if packet.len() < 12 {
+        return;
+    }
+    packet.push_front(4);
+    let frame = packet.bytes_mut();
+    frame.copy_within(4..16, 0);
+    frame[12..14].copy_from_slice(&tpid.to_be_bytes());
+    frame[14..16].copy_from_slice(&tci.to_be_bytes());
+    packet.offload.shift(4);
+}
+
+impl Port for PacketPort {
+    fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        if self.gone {
+            return Err(ErrorKind::NotConnected.into());
+        }
+        let Some(port) = self.tunnel else { return self.receive(pool, batch) };
+        let before = batch.len();
+        if self.waiting.is_empty() {
+            self.receive(pool, batch)?;
+            self.look_into_tunnels(port, pool, batch);
+        }
+        while !batch.is_full()
+            && let Some(packet) = self.waiting.pop_front()
+        {
+            batch.push(packet);
+        }
+        coalesce(batch, Some(port), pool);
+        Ok(batch.len() - before)
+    }
+    fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        let waiting = mem::take(batch);
+        let (sent, result) = self.send(&waiting);
+        for (i, packet) in waiting.into_iter().enumerate() {
+            if sent & 1 << i != 0 {
+                pool.free(packet);
+            } else {
+                batch.push(packet);
+            }
+        }
+        result.map(|()| sent.count_ones() as usize)
+    }
+
+    fn info(&self) -> &PortInfo {
+        &self.info
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        mem::take(&mut self.lost)
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
+    }
+
+    fn arm(&mut self) -> bool {
+        if !self.waiting.is_empty() {
+            return false;
+        }
+        // A ring says nothing of an interface that went down; its socket does.
+        if self.ring.is_some() && packet::take_error(self.socket.as_fd()).is_err() {
+            return self.down().is_ok();
+        }
+        true
+    }
+}

@@ -1,0 +1,317 @@
+//! Tunnel datagrams that came in one piece: joined by the kernel (UDP_GRO), or never cut by it because
+//! their sender is on the same machine. Taken apart, but consecutive TCP segments inside them become
+//! one super-frame in place. Ports call this on reception, on their worker's thread.
+
+use std::net::{IpAddr, SocketAddr};
+
+use arrayvec::ArrayVec;
+use podswitch_core::packet::{GroRun, GsoType, Offload, Packet, Pool};
+use podswitch_wire::checksum::{Sum, is_partial, sum, verify_l4};
+use podswitch_wire::flow_key::{HashKey, proto};
+use podswitch_wire::parse::{Network, Parsed, ethertype, parse};
+
+use super::underlay_mac;
+
+/// Bytes of a VXLAN header.
+const VXLAN: usize = podswitch_vxlan::header::LEN;
+/// Bytes of a UDP header.
+const UDP: usize = 8;
+/// Bytes of Ethernet, IPv6 and UDP headers.
+const LONGEST: usize = 62;
+
+/// Whether a datagram longer than `segment` is one super-frame of a peer's, whose segments are
+/// that long, rather than several datagrams joined: then the inner packet is as long as it all.
+pub(super) fn is_whole(payload: &[u8], segment: usize) -> bool {
+    let Some(inner) = payload.get(VXLAN..) else { return false };
+    payload.len() > segment && ip_end(inner) == Some(inner.len())
+}
+
+/// Where the IP packet in an untagged frame says that it ends.
+fn ip_end(frame: &[u8]) -> Option<usize> {
+    let be16 = |at: usize| Some(u16::from_be_bytes(*frame.get(at..)?.first_chunk()?));
+    match be16(12)? {
+        ethertype::IPV4 => Some(14 + usize::from(be16(16)?)),
+        ethertype::IPV6 => Some(54 + usize::from(be16(18)?)),
+        _ => None,
+    }
+}
+
+/// What stands in front of every datagram of those that came in one piece: Ethernet, IP and UDP
+/// headers.
+pub(super) struct Outer {
+    head: [u8; LONGEST],
+    v4: bool,
+    /// Start of the IP header.
+    l3: usize,
+    /// Start of the UDP header.
+    udp: usize,
+    /// Whether frames get something in the UDP checksum's field: never right, but vouched for.
+    is_summed: bool,
+}
+
+impl Outer {
+    /// Headers that nobody saw, made of what the kernel tells.
+    pub(super) fn new(from: SocketAddr, to: SocketAddr, class: u8) -> Self {
+        let mut head = [0; LONGEST];
+        head[..6].copy_from_slice(&underlay_mac(to.ip()).0);
+        head[6..12].copy_from_slice(&underlay_mac(from.ip()).0);
+        let (v4, udp) = match (from.ip(), to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                head[12..14].copy_from_slice(&ethertype::IPV4.to_be_bytes());
+                head[14..16].copy_from_slice(&[0x45, class]);
+                head[20..24].copy_from_slice(&[0x40, 0, 64, proto::UDP]);
+                head[26..30].copy_from_slice(&from.octets());
+                head[30..34].copy_from_slice(&to.octets());
+                (true, 34)
+            }
+            (from, to) => {
+                head[12..14].copy_from_slice(&ethertype::IPV6.to_be_bytes());
+                head[14..16].copy_from_slice(&[0x60 | class >> 4, class << 4]);
+                head[20..22].copy_from_slice(&[proto::UDP, 64]);
+                head[22..38].copy_from_slice(&v6(from));
+                head[38..54].copy_from_slice(&v6(to));
+                (false, 54)
+            }
+        };
+        head[udp..udp + 2].copy_from_slice(&from.port().to_be_bytes());
+        head[udp + 2..udp + 4].copy_from_slice(&to.port().to_be_bytes());
+        // Over IPv6 there must be a checksum.
+        Self { head, v4, l3: 14, udp, is_summed: !v4 }
+    }
+
+    /// The headers of a UDP super-frame, untagged and without options, to `port`; `None` if it is none.
+    pub(super) fn of(packet: &Packet, port: u16) -> Option<Self> {
+        let (frame, offload) = (packet.bytes(), &packet.offload);
+        let udp = usize::from(offload.csum_start);
+        let (kind, protocol) = match udp {
+            34 => (ethertype::IPV4, 23),
+            54 => (ethertype::IPV6, 20),
+            _ => return None,
+        };
+        let tunnel = offload.gso_type == GsoType::UdpL4
+            && frame.len() >= udp + UDP
+            && frame[12..14] == kind.to_be_bytes()
+            && frame[protocol] == proto::UDP
+            && (udp == 54 || frame[14] == 0x45)
+            && frame[udp + 2..udp + 4] == port.to_be_bytes();
+        let mut head = [0; LONGEST];
+        head[..udp + UDP].copy_from_slice(frame.get(..udp + UDP)?);
+        tunnel.then_some(Self { head, v4: udp == 34, l3: 14, udp, is_summed: true })
+    }
+
+    /// Takes a super-frame whose headers these are apart into as few frames as can be. Returns how
+    /// many datagrams were lost.
+    pub(super) fn open(
+        &self,
+        mut packet: Packet,
+        pool: &mut Pool,
+        out: &mut impl FnMut(Packet),
+    ) -> u64 {
+        let segment = usize::from(packet.offload.gso_size);
+        let frame = packet.bytes();
+        let len = usize::from(u16::from_be_bytes([frame[self.udp + 4], frame[self.udp + 5]]));
+        packet.truncate(self.udp + len.max(UDP));
+        packet.pull_front(self.udp + UDP);
+        match segment == 0 || segment >= packet.len() {
+            true => {
+                self.complete(&mut packet, Offload::default());
+                out(packet);
+                0
+            }
+            false => self.split(packet, segment, pool, out),
+        }
+    }
+
+    /// A frame of a single datagram. `segment` is what the kernel says about a super-frame of a
+    /// peer's, if it does. `mtu`: the underlay's, and that of who gets what is inside.
+    pub(super) fn single(&self, mut packet: Packet, mtu: (usize, usize), segment: usize) -> Packet {
+        let offload = match packet.bytes().get(VXLAN..) {
+            Some(inner) => self.unfinished(inner, mtu, segment),
+            None => Offload::default(),
+        };
+        self.complete(&mut packet, offload);
+        packet
+    }
+
+    /// Metadata of an inner frame whose checksum is not finished, or nothing.
+    fn unfinished(
+        &self,
+        inner: &[u8],
+        (mtu, inner_mtu): (usize, usize),
+        segment: usize,
+    ) -> Offload {
+        let Ok(parsed) = parse(inner, &HashKey::new(0)) else { return Offload::default() };
+        if !is_partial(inner, &parsed) {
+            return Offload::default();
+        }
+        // Longer than what fits the underlay: whoever sent it relied on its being cut.
+        let longest = mtu.saturating_sub(podswitch_vxlan::template::overhead(!self.v4));
+        let (l3, payload) = (usize::from(parsed.l3), usize::from(parsed.payload));
+        let is_super = parsed.end as usize - l3 > longest;
+        // One in 65,536 finished checksums looks unfinished.
+        if !is_super && verify_l4(inner, &parsed) {
+            return Offload::default();
+        }
+        let partial = Offload {
+            csum_partial: true,
+            csum_start: parsed.l4,
+            csum_offset: if parsed.key.proto == proto::TCP { 16 } else { 6 },
+            ..Offload::default()
+        };
+        // Who sent it knows what its receiver takes; nobody else on the way does.
+        let guess = longest.min(inner_mtu).saturating_sub(payload - l3);
+        let size = if segment != 0 { segment } else { guess };
+        if !is_super || size == 0 {
+            return partial;
+        }
+        Offload {
+            gso_type: gso_type(&parsed),
+            gso_size: u16::try_from(size).unwrap_or(u16::MAX),
+            hdr_len: parsed.payload,
+            ..partial
+        }
+    }
+
+    /// Takes joined datagrams apart into as few frames as can be. Returns how many were lost for want
+    /// of a buffer.
+    pub(super) fn split(
+        &self,
+        mut joined: Packet,
+        segment: usize,
+        pool: &mut Pool,
+        out: &mut impl FnMut(Packet),
+    ) -> u64 {
+        let mut later: ArrayVec<Packet, 64> = ArrayVec::new();
+        let bytes = joined.bytes();
+        let first = run_of(bytes, segment);
+        let mut at = first.as_ref().map_or(1, GroRun::count) * segment;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            let run = run_of(rest, segment);
+            let count = run.as_ref().map_or(1, GroRun::count);
+            let one = segment.min(rest.len());
+            let len = run.as_ref().map_or(one, |run| VXLAN + run.frame_len());
+            // Without a buffer what is left is lost, as on a full queue, and counted.
+            let Some(mut packet) = pool.alloc_for(len) else { break };
+            match run.filter(|run| run.count() > 1) {
+                None => {
+                    packet.fill(&rest[..one]);
+                    self.complete(&mut packet, Offload::default());
+                }
+                Some(run) => {
+                    packet.set_len(len);
+                    let headers = VXLAN + run.headers();
+                    let mut end = headers;
+                    let target = packet.bytes_mut();
+                    target[..headers].copy_from_slice(&rest[..headers]);
+                    for datagram in rest.chunks(segment).take(run.count()) {
+                        let payload = &datagram[headers..];
+                        target[end..end + payload.len()].copy_from_slice(payload);
+                        end += payload.len();
+                    }
+                    let offload = run.finish(&mut target[VXLAN..]);
+                    self.complete(&mut packet, offload);
+                }
+            }
+            if let Err(full) = later.try_push(packet) {
+                pool.free(full.element());
+                break;
+            }
+            at += count * segment;
+        }
+        let lost = bytes.len().saturating_sub(at).div_ceil(segment) as u64;
+        let offload = match first.filter(|run| run.count() > 1) {
+            None => {
+                joined.truncate(segment);
+                Offload::default()
+            }
+            Some(run) => join(&mut joined, &run, segment),
+        };
+        self.complete(&mut joined, offload);
+        out(joined);
+        later.into_iter().for_each(out);
+        lost
+    }
+
+    /// Puts the outer headers in front of a datagram's payload. `offload` is about the inner frame.
+    fn complete(&self, packet: &mut Packet, mut offload: Offload) {
+        let payload = packet.len();
+        let (udp, len) = (self.udp, self.udp + UDP);
+        let head = packet.push_front(len);
+        head.copy_from_slice(&self.head[..len]);
+        let udp_len = (payload + UDP) as u16;
+        let put = |head: &mut [u8], at: usize, value: u16| {
+            head[at..at + 2].copy_from_slice(&value.to_be_bytes());
+        };
+        put(head, udp + 4, udp_len);
+        let l3 = self.l3;
+        if self.v4 {
+            put(head, l3 + 2, udp_len + (udp - l3) as u16);
+            put(head, l3 + 10, 0);
+            let checksum = sum(&head[l3..udp]).checksum();
+            put(head, l3 + 10, checksum);
+        } else {
+            put(head, l3 + 4, udp_len);
+        }
+        if self.is_summed {
+            let addresses = if self.v4 { l3 + 12..l3 + 20 } else { l3 + 8..l3 + 40 };
+            let pseudo = sum(&head[addresses]) + Sum::word(udp_len) + Sum::word(proto::UDP.into());
+            put(head, udp + 6, pseudo.fold().max(1));
+        }
+        offload.shift((len + VXLAN) as i32);
+        offload.csum_valid = true;
+        packet.offload = offload;
+    }
+}
+
+fn v6(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+fn gso_type(parsed: &Parsed) -> GsoType {
+    match (parsed.key.proto, parsed.network) {
+        (proto::TCP, Network::Ipv4) => GsoType::TcpV4,
+        (proto::TCP, _) => GsoType::TcpV6,
+        _ => GsoType::UdpL4,
+    }
+}
+
+/// The run of TCP segments that joined datagrams begin with; `None` if not even the first is one.
+fn run_of(bytes: &[u8], segment: usize) -> Option<GroRun> {
+    let mut datagrams = bytes.chunks(segment);
+    let (header, first) = datagrams.next()?.split_at_checked(VXLAN)?;
+    let mut run = GroRun::start(first)?;
+    if !run.verify(first) {
+        return None;
+    }
+    for datagram in datagrams {
+        let Some((other, frame)) = datagram.split_at_checked(VXLAN) else { break };
+        let mut longer = run;
+        if other != header || !longer.push(first, frame) || !run.verify(frame) {
+            break;
+        }
+        run = longer;
+    }
+    Some(run)
+}
+
+/// Moves the payloads of the run that `joined` begins with together and makes it the super-frame.
+fn join(joined: &mut Packet, run: &GroRun, segment: usize) -> Offload {
+    let headers = VXLAN + run.headers();
+    let bytes = joined.bytes_mut();
+    let mut end = segment;
+    for n in 1..run.count() {
+        let from = n * segment + headers;
+        let to = ((n + 1) * segment).min(bytes.len());
+        bytes.copy_within(from..to, end);
+        end += to - from;
+    }
+    joined.truncate(VXLAN + run.frame_len());
+    run.finish(&mut joined.bytes_mut()[VXLAN..])
+}
+
+#[cfg(test)]
+mod tests;

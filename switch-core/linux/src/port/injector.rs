@@ -1,0 +1,118 @@
+//! A way out for super-frames inside a tunnel, whole.
+//!
+//! A packet socket cannot tell the kernel that a super-frame is to be cut by a header inside a UDP
+//! tunnel, and neither can a UDP socket; a TAP can (Linux 6.17). So a TAP is made beside the uplink, and
+//! nf_tables hands whatever is written to it straight to the uplink. What the uplink then does not cut
+//! itself, the kernel cuts for it. Nothing is ever received by it.
+//!
+//! It is made by control threads; all ports of the uplink share it.
+
+use std::io::IoSlice;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, OwnedFd};
+
+use podswitch_core::packet::{Packet, tunnel_offsets};
+use rustix::io::Errno;
+
+use super::tap::open_tun_file;
+use super::virtio::{self, HeaderForm};
+use crate::netlink::Link;
+use crate::nft::forward::{forward, forward_by_note, remove_forward};
+use crate::sys::{ethtool, tun};
+use crate::{Context, HostError, NetNs, Netlink};
+
+const HEADER: usize = HeaderForm::Tunnel.len();
+
+/// What a device must do by itself: where it does not, the kernel would cut tunnel packets one by
+/// one, which costs more than to have it cut UDP (decision record 0006).
+pub(super) const FEATURE: &str = "tx-udp_tnl-segmentation";
+
+#[derive(Debug)]
+pub(super) struct Injector {
+    ns: NetNs,
+    table: String,
+    queue: OwnedFd,
+}
+
+impl Injector {
+    /// Beside the interface `uplink` of `ns`; `None` where that gains nothing.
+    ///
+    /// # Errors
+    /// This kernel cannot, or privilege is missing.
+    pub(super) fn open(ns: &NetNs, uplink: &Link) -> Result<Option<Self>, HostError> {
+        // Says which interface it is for, and is as long as a name may be at most.
+        let name = format!("pst{}", uplink.index);
+        let what = || format!("make TAP {name} for uplink {} in {ns}", uplink.name);
+        let useful = ns
+            .enter(|| {
+                let socket = UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+                ethtool::has_feature(socket.as_fd(), &uplink.name, FEATURE)
+            })?
+            .context(what)?;
+        if !useful {
+            return Ok(None);
+        }
+        let injector =
+            Self::make(ns, &name, uplink.mtu, |table| forward(ns, table, &name, uplink.index))?;
+        Ok(Some(injector))
+    }
+
+    /// Beside the node's own stack, for the tunnel of a UDP port: frames go where their notes say
+    /// ([`forward_by_note`]).
+    ///
+    /// # Errors
+    /// This kernel cannot, or privilege is missing.
+    pub(super) fn by_note(ns: &NetNs, port: u16) -> Result<Self, HostError> {
+        let name = format!("psu{port}");
+        Self::make(ns, &name, 1500, |table| forward_by_note(ns, table, &name))
+    }
+
+    fn make(
+        ns: &NetNs,
+        name: &str,
+        mtu: u32,
+        forward: impl FnOnce(&str) -> Result<(), HostError>,
+    ) -> Result<Self, HostError> {
+        let what = || format!("make TAP {name} in {ns}");
+        let flags = tun::IFF_TAP | tun::IFF_NO_PI | tun::IFF_VNET_HDR;
+        let queue = ns.enter(|| {
+            let fd = open_tun_file()?;
+            tun::set_interface(fd.as_fd(), name, flags).context(what)?;
+            Ok::<_, HostError>(fd)
+        })??;
+        tun::set_header_len(queue.as_fd(), HEADER as i32).context(what)?;
+        let tcp = tun::TUN_F_CSUM | tun::TUN_F_TSO4 | tun::TUN_F_TSO6 | tun::TUN_F_TSO_ECN;
+        let udp = tun::TUN_F_USO4 | tun::TUN_F_USO6;
+        let tunnel = tun::TUN_F_UDP_TUNNEL_GSO | tun::TUN_F_UDP_TUNNEL_GSO_CSUM;
+        tun::set_offloads(queue.as_fd(), tcp | udp | tunnel).context(what)?;
+        let mut netlink = Netlink::open(ns)?;
+        let link = netlink.link(name)?;
+        netlink.set_no_link_local(link.index)?;
+        if link.mtu != mtu {
+            netlink.set_mtu(link.index, mtu)?;
+        }
+        let injector = Self { ns: ns.clone(), table: format!("podswitch-{name}"), queue };
+        // Before it is switched on: nothing is ever to get from it into the stack.
+        forward(&injector.table)?;
+        netlink.set_up(link.index)?;
+        Ok(injector)
+    }
+
+    /// Sends one frame.
+    pub(super) fn send(&self, packet: &Packet) -> Result<(), Errno> {
+        let mut header = [0; HEADER];
+        virtio::encode(&packet.offload, HeaderForm::Tunnel, &mut header);
+        if let Some(places) = tunnel_offsets(packet) {
+            virtio::encode_tunnel(&places, &mut header);
+        }
+        let parts = [IoSlice::new(&header), IoSlice::new(packet.bytes())];
+        rustix::io::writev(&self.queue, &parts).map(drop)
+    }
+}
+
+impl Drop for Injector {
+    fn drop(&mut self) {
+        // An empty table would be all that is left; nobody is there to be told.
+        let _ = remove_forward(&self.ns, &self.table);
+    }
+}

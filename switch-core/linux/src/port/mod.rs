@@ -1,0 +1,16 @@
+//! Ports of the kernel's: TAP, AF_PACKET, and the tunnel over UDP sockets.
+//!
+//! Each is a [`Device`](podswitch_core::port::Device) that control threads make, and opens one
+//! [`Port`](podswitch_core::port::Port) for each worker, which that worker's thread alone uses. They decide nothing
+//! about packets: what a frame says is judged by the engine.
+
+mod gro;
+mod injector;
+mod underlay_mac;
+
+pub mod af_packet;
+pub mod tap;
+pub mod udp_tunnel;
+pub mod virtio;
+
+pub use underlay_mac::underlay_mac;

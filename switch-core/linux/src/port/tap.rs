@@ -1,0 +1,356 @@
+//! TAP: an interface in some network namespace whose other end is the switch. The way a pod is
+//! attached by default, and the node itself.
+//!
+//! Frames pass with a virtio-net header in front (12 bytes), so that neither checksums nor
+//! segments need to be finished on the way from one pod to another; plain `read` and `write` in
+//! bursts measured best (DESIGN §4). A persistent device outlives the switch: the interface with
+//! its addresses and routes stays as it is and a new switch attaches to it.
+//!
+//! [`TapDevice`] is used by control threads, each [`TapPort`] by one worker. Neither sets up
+//! addresses or routes: that is [`attach`](crate::attach).
+
+use std::io::{self, IoSlice};
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use podswitch_core::packet::{Batch, Offload, Packet, Pool, SizeClass};
+use podswitch_core::port::{Device, Offloads, Port, PortInfo};
+use podswitch_wire::addr::Mac;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::virtio::{self, HeaderForm};
+use crate::sys::tun;
+use crate::{Context, HostError, NetNs, Netlink};
+
+/// The device file that TAPs are made with.
+const TUN_FILE: &str = "/dev/net/tun";
+
+/// Length of the header in front of each frame.
+const HEADER: usize = HeaderForm::V1.len();
+
+/// A burst ends when it holds this many bytes, so that super-frames are still in the cache when
+/// the same worker writes them out.
+const BURST_BYTES: usize = 384 * 1024;
+
+/// What a TAP is to be like.
+#[derive(Clone, Debug)]
+pub struct TapConfig {
+    /// Name of the interface, 1 to 15 bytes.
+    pub name: String,
+    /// Its link-layer address. `None`: one that exists already keeps its own, a new one gets
+    /// what the kernel picks.
+    pub mac: Option<Mac>,
+    /// Its largest network-layer packet, in bytes.
+    pub mtu: u32,
+    /// One queue for each worker. Else worker 0 receives for all.
+    pub multi_queue: bool,
+    /// It outlives the switch.
+    pub persistent: bool,
+}
+
+impl TapConfig {
+    /// A device with that name for one worker, of MTU 1500, gone with the switch.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), mac: None, mtu: 1500, multi_queue: false, persistent: false }
+    }
+}
+
+/// Whether this process may make TAPs at all.
+///
+/// # Errors
+/// The device file is missing, or not open to this user; ports can still be veth pairs with
+/// `AF_PACKET` then.
+pub fn is_available() -> Result<(), HostError> {
+    open_tun_file().map(drop)
+}
+
+/// A TAP interface, seen from the switch.
+#[derive(Debug)]
+pub struct TapDevice {
+    ns: NetNs,
+    name: String,
+    index: u32,
+    mac: Mac,
+    mtu: u32,
+    was_there: bool,
+    multi_queue: bool,
+    uso: bool,
+    /// With one queue: what all ports share. With several: the first, until a port takes it.
+    queue: Option<Arc<OwnedFd>>,
+}
+
+impl TapDevice {
+    /// Makes the interface in `ns`, or attaches to a persistent one that is there. It is left
+    /// switched off if it is new.
+    ///
+    /// # Errors
+    /// The tun device file cannot be opened ([`is_available`]); the name belongs to another kind
+    /// of interface, or to a TAP that another process has open (`EBUSY`); missing privilege.
+    pub fn open(ns: &NetNs, config: &TapConfig) -> Result<Self, HostError> {
+        let what = || format!("open TAP {} in {ns}", config.name);
+        let mut netlink = Netlink::open(ns)?;
+        let before = netlink.find_link(&config.name)?;
+        if let Some(kind) = before.as_ref().map(|l| l.kind.as_deref().unwrap_or("hardware"))
+            && kind != "tun"
+        {
+            let reason = format!("an interface of kind {kind} has that name");
+            return Err(HostError::invalid(what(), reason));
+        }
+        let (queue, multi_queue, uso) = Self::first_queue(ns, config, before.is_some())?;
+        tun::set_persistent(queue.as_fd(), config.persistent).context(what)?;
+        let link = netlink.link(&config.name)?;
+        if let Some(mac) = config.mac.filter(|mac| Some(*mac) != link.mac) {
+            netlink.set_mac(link.index, mac)?;
+        }
+        if link.mtu != config.mtu {
+            netlink.set_mtu(link.index, config.mtu)?;
+        }
+        Ok(Self {
+            ns: ns.clone(),
+            name: config.name.clone(),
+            index: link.index,
+            mac: config.mac.or(link.mac).unwrap_or(Mac::ZERO),
+            mtu: config.mtu,
+            was_there: before.is_some(),
+            multi_queue,
+            uso,
+            queue: Some(Arc::new(queue)),
+        })
+    }
+
+    /// A device that is there has one queue or several for good, whatever is asked for now.
+    fn first_queue(
+        ns: &NetNs,
+        config: &TapConfig,
+        is_there: bool,
+    ) -> Result<(OwnedFd, bool, bool), HostError> {
+        let wanted = config.multi_queue;
+        match attach(ns, &config.name, wanted) {
+            Err(error) if is_there && error.raw_os_error() == Some(libc::EINVAL) => {
+                attach(ns, &config.name, !wanted).map(|(fd, uso)| (fd, !wanted, uso))
+            }
+            result => result.map(|(fd, uso)| (fd, wanted, uso)),
+        }
+    }
+
+    /// The interface's index in its namespace.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The interface's link-layer address.
+    pub fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    /// Whether the interface was there before: an earlier run left it.
+    pub fn was_there(&self) -> bool {
+        self.was_there
+    }
+
+    /// Whether each worker can have a queue of its own.
+    pub fn is_multi_queue(&self) -> bool {
+        self.multi_queue
+    }
+
+    /// Removes the interface, also a persistent one.
+    ///
+    /// # Errors
+    /// It is gone already, or cannot be removed.
+    pub fn destroy(self) -> Result<(), HostError> {
+        Netlink::open(&self.ns)?.delete_link(self.index)
+    }
+
+    fn port_info(&self) -> PortInfo {
+        PortInfo {
+            name: self.name.clone(),
+            // The interface is the pod's; our end is a file without an address.
+            mac: None,
+            mtu: self.mtu,
+            offloads: Offloads { uso: self.uso, tunnel: false, ..Offloads::ALL },
+        }
+    }
+
+    /// The descriptor for worker `index`, and whether it receives.
+    fn queue_for(&mut self, index: usize) -> Result<(Arc<OwnedFd>, bool), HostError> {
+        if self.multi_queue {
+            let queue = match self.queue.take() {
+                Some(first) => first,
+                None => Arc::new(attach(&self.ns, &self.name, true)?.0),
+            };
+            return Ok((queue, true));
+        }
+        let queue = match &self.queue {
+            Some(queue) => Arc::clone(queue),
+            None => Arc::new(attach(&self.ns, &self.name, false)?.0),
+        };
+        self.queue = Some(Arc::clone(&queue));
+        Ok((queue, index == 0))
+    }
+}
+
+impl Device for TapDevice {
+    fn open(&mut self, index: usize, _workers: usize) -> io::Result<Box<dyn Port>> {
+        let (queue, receives) = self.queue_for(index)?;
+        Ok(Box::new(TapPort { queue, receives, info: self.port_info() }))
+    }
+
+    fn info(&self) -> PortInfo {
+        self.port_info()
+    }
+}
+
+pub(super) fn open_tun_file() -> Result<OwnedFd, HostError> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    rustix::fs::open(TUN_FILE, flags, Mode::empty()).context(|| format!("open {TUN_FILE}"))
+}
+
+/// Opens one queue of the interface. Also says whether the kernel knows UDP segmentation.
+fn attach(ns: &NetNs, name: &str, multi_queue: bool) -> Result<(OwnedFd, bool), HostError> {
+    let mut flags = tun::IFF_TAP | tun::IFF_NO_PI | tun::IFF_VNET_HDR;
+    if multi_queue {
+        flags |= tun::IFF_MULTI_QUEUE;
+    }
+    let what = || format!("attach to TAP {name} in {ns}");
+    // The file belongs to the namespace that it is opened in.
+    let fd = ns.enter(|| {
+        let fd = open_tun_file()?;
+        tun::set_interface(fd.as_fd(), name, flags).context(what)?;
+        Ok::<_, HostError>(fd)
+    })??;
+    tun::set_header_len(fd.as_fd(), HEADER as i32).context(what)?;
+    let tcp = tun::TUN_F_CSUM | tun::TUN_F_TSO4 | tun::TUN_F_TSO6 | tun::TUN_F_TSO_ECN;
+    let uso = tun::TUN_F_USO4 | tun::TUN_F_USO6;
+    // UDP segmentation came with Linux 6.2.
+    if tun::set_offloads(fd.as_fd(), tcp | uso).is_ok() {
+        return Ok((fd, true));
+    }
+    tun::set_offloads(fd.as_fd(), tcp).context(what)?;
+    Ok((fd, false))
+}
+
+/// One worker's queue of a TAP.
+#[derive(Debug)]
+pub struct TapPort {
+    queue: Arc<OwnedFd>,
+    receives: bool,
+    info: PortInfo,
+}
+
+impl TapPort {
+    fn write(&self, packet: &mut Packet) -> Result<(), Errno> {
+        let offload = packet.offload;
+        if packet.headroom() < HEADER {
+            let mut header = [0; HEADER];
+            virtio::encode(&offload, HeaderForm::V1, &mut header);
+            let parts = [IoSlice::new(&header), IoSlice::new(packet.bytes())];
+            return rustix::io::writev(&self.queue, &parts).map(drop);
+        }
+        virtio::encode(&offload, HeaderForm::V1, packet.push_front(HEADER));
+        let result = rustix::io::write(&self.queue, packet.bytes());
+        packet.pull_front(HEADER);
+        result.map(drop)
+    }
+}
+
+/// The offload metadata of a frame that was read. What contradicts the frame becomes
+/// [`Offload::INVALID`], which the worker drops with its reason.
+fn decode(header: &[u8], frame: &[u8]) -> Offload {
+    virtio::decode(header, frame).unwrap_or(Offload::INVALID)
+}
+
+fn is_gone(errno: Errno) -> bool {
+    matches!(errno, Errno::BADFD | Errno::NODEV)
+}
+
+impl Port for TapPort {
+    fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        if !self.receives {
+            return Ok(0);
+        }
+        let before = batch.len();
+        let mut bytes = 0;
+        // Taken from the pool for each burst rather than kept: all ports of a worker share the
+        // warm ones. Without one that holds any frame nothing is read, or it would be cut.
+        let Some(mut large) = pool.alloc(SizeClass::Large) else { return Ok(0) };
+        let mut failure = None;
+        while !batch.is_full() && bytes < BURST_BYTES {
+            let Some(mut small) = pool.alloc(SizeClass::Small) else { break };
+            // Into one buffer, which costs the kernel less than to fill several; what is short is copied.
+            match rustix::io::read(&self.queue, large.spare_mut()) {
+                Ok(len) if len <= HEADER + Pool::SMALL => {
+                    let read = &large.spare_mut()[..len.max(HEADER)];
+                    let (header, frame) = read.split_at(HEADER);
+                    small.fill(frame);
+                    small.offload = decode(header, frame);
+                    bytes += frame.len();
+                    batch.push(small);
+                }
+                Ok(len) => {
+                    pool.free(small);
+                    large.set_len(len);
+                    let (header, frame) = large.bytes().split_at(HEADER);
+                    large.offload = decode(header, frame);
+                    large.pull_front(HEADER);
+                    bytes += large.len();
+                    let Some(next) = pool.alloc(SizeClass::Large) else {
+                        batch.push(large);
+                        return Ok(batch.len() - before);
+                    };
+                    batch.push(mem::replace(&mut large, next));
+                }
+                Err(Errno::INTR) => pool.free(small),
+                Err(errno) => {
+                    pool.free(small);
+                    failure = Some(errno).filter(|e| *e != Errno::AGAIN);
+                    break;
+                }
+            }
+        }
+        pool.free(large);
+        match (failure, batch.len() - before) {
+            // Frames that came before the failure count; it will be met again.
+            (Some(errno), 0) if is_gone(errno) => Err(io::ErrorKind::NotConnected.into()),
+            (Some(errno), 0) => Err(errno.into()),
+            (_, received) => Ok(received),
+        }
+    }
+
+    fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        let mut sent = 0;
+        let mut waiting = mem::take(batch).into_iter();
+        let mut result = Ok(());
+        for mut packet in waiting.by_ref() {
+            match self.write(&mut packet) {
+                Ok(()) => {
+                    sent += 1;
+                    pool.free(packet);
+                    continue;
+                }
+                Err(Errno::AGAIN) => {}
+                Err(errno) if is_gone(errno) => {
+                    result = Err(io::ErrorKind::NotConnected.into());
+                }
+                // The device is off, or refuses this one frame; others may pass.
+                Err(_) => {
+                    batch.push(packet);
+                    continue;
+                }
+            }
+            batch.push(packet);
+            break;
+        }
+        batch.extend(waiting);
+        result.map(|()| sent)
+    }
+
+    fn info(&self) -> &PortInfo {
+        &self.info
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.receives.then(|| self.queue.as_fd())
+    }
+}

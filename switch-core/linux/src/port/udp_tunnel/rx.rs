@@ -1,0 +1,123 @@
+//! Receiving: the outer headers are put back. Datagrams that the kernel joined (UDP_GRO) are taken
+//! apart again, but consecutive TCP segments inside them become one super-frame in place.
+//!
+//! A peer on the same machine may hand over a super-frame of its own as one long datagram, the
+//! kernel having found nobody to cut it for; its inner checksum is unfinished then, which shows
+//! in that it equals the pseudo-header's sum.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+
+use arrayvec::ArrayVec;
+use podswitch_core::packet::{Batch, Packet, Pool, SizeClass, coalesce};
+
+use super::{Receiver, Slot, UdpTunnelPort};
+use crate::port::gro::{Outer, is_whole};
+use crate::sys::datagram::{self, SLOTS};
+
+/// A burst ends when it holds about this many bytes, so that super-frames are still in the
+/// cache when the same worker sends them.
+const BURST_BYTES: usize = 384 * 1024;
+
+/// Slots that a call of `recvmmsg` begins with; grows while bursts fill it.
+pub(super) const FEW_SLOTS: usize = 4;
+
+impl UdpTunnelPort {
+    /// Receives from each socket once.
+    pub(super) fn receive(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<()> {
+        for n in 0..self.receivers.len() {
+            if batch.is_full() {
+                break;
+            }
+            let receiver = &mut self.receivers[n];
+            let mut slots: ArrayVec<Slot, SLOTS> = ArrayVec::new();
+            while slots.len() < receiver.slots.min(batch.remaining_capacity()) {
+                let Some(large) = pool.alloc(SizeClass::Large) else { break };
+                let Some(small) = pool.alloc(SizeClass::Small) else {
+                    pool.free(large);
+                    break;
+                };
+                slots.push(Slot::new(small, large));
+            }
+            let result = match slots.len() {
+                0 => Ok(0),
+                _ => datagram::receive(receiver.socket.as_fd(), &mut slots),
+            };
+            let count = match &result {
+                Ok(count) => *count,
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN | libc::EINTR | libc::ECONNREFUSED) => 0,
+                    _ => {
+                        free(slots, pool);
+                        return result.map(drop);
+                    }
+                },
+            };
+            let bytes: usize = slots[..count].iter().map(|slot| slot.len).sum();
+            adapt(receiver, count, bytes);
+            let address = receiver.address;
+            for (i, slot) in slots.into_iter().enumerate() {
+                if i < count {
+                    self.accept(slot, address, pool, batch);
+                } else {
+                    pool.free(slot.small);
+                    pool.free(slot.large);
+                }
+            }
+        }
+        coalesce(batch, Some(self.port), pool);
+        Ok(())
+    }
+
+    /// Makes frames of what one slot holds. What the burst has no room for waits.
+    fn accept(&mut self, slot: Slot, address: IpAddr, pool: &mut Pool, batch: &mut Batch) {
+        let Slot { mut small, mut large, len, from, class, segment, cut } = slot;
+        let Some(from) = from.filter(|_| !cut) else {
+            // Longer than any datagram, or from nowhere: neither happens.
+            pool.free(small);
+            pool.free(large);
+            self.lost += 1;
+            return;
+        };
+        let outer = Outer::new(from, SocketAddr::new(address, self.port), class);
+        let mtu = (self.info.mtu as usize, self.inner_mtu);
+        let waiting = &mut self.waiting;
+        let mut out = |packet: Packet| match batch.try_push(packet) {
+            Ok(()) => {}
+            Err(full) => waiting.push_back(full.element()),
+        };
+        if len <= Pool::SMALL {
+            pool.free(large);
+            small.set_len(len);
+            if segment == 0 || segment >= len {
+                return out(outer.single(small, mtu, 0));
+            }
+            self.lost += outer.split(small, segment, pool, &mut out);
+            return;
+        }
+        large.spare_mut()[..Pool::SMALL].copy_from_slice(&small.spare_mut()[..Pool::SMALL]);
+        pool.free(small);
+        large.set_len(len.min(large.capacity()));
+        if segment == 0 || segment >= len || is_whole(large.bytes(), segment) {
+            return out(outer.single(large, mtu, segment));
+        }
+        self.lost += outer.split(large, segment, pool, &mut out);
+    }
+}
+
+fn free(slots: ArrayVec<Slot, SLOTS>, pool: &mut Pool) {
+    for slot in slots {
+        pool.free(slot.small);
+        pool.free(slot.large);
+    }
+}
+
+/// Offers more slots while they are filled by little, fewer when they hold much or stay empty.
+fn adapt(receiver: &mut Receiver, count: usize, bytes: usize) {
+    if count == receiver.slots && bytes < BURST_BYTES / 2 {
+        receiver.slots = (receiver.slots * 2).min(SLOTS);
+    } else if bytes > BURST_BYTES || count < receiver.slots / 4 {
+        receiver.slots = (receiver.slots / 2).max(FEW_SLOTS);
+    }
+}

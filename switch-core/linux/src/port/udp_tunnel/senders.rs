@@ -1,0 +1,141 @@
+//! The sockets that a tunnel sends by, one for each source port. They receive nothing.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use podswitch_vxlan::template::SourcePort;
+use rustix::event::epoll;
+use rustix::io::Errno;
+
+use super::{BUFFER, UdpTunnelConfig};
+use crate::sys::{packet as option, udp};
+use crate::{Context, HostError, NetNs};
+
+/// Ports tried for each socket before it is done without.
+const ATTEMPTS: u16 = 16;
+
+/// Sockets of one family.
+#[derive(Debug)]
+pub(super) struct Family {
+    pub(super) address: IpAddr,
+    pub(super) sockets: Vec<Sender>,
+    /// Asked for path MTUs.
+    probe: OwnedFd,
+}
+
+/// A socket that sends.
+#[derive(Debug)]
+pub(super) struct Sender {
+    pub(super) fd: OwnedFd,
+    /// Its own port.
+    pub(super) port: u16,
+}
+
+/// The sockets of both families, shared by all workers: the kernel takes no lock on them to send.
+#[derive(Debug)]
+pub(super) struct Senders {
+    pub(super) families: [Option<Family>; 2],
+}
+
+impl Senders {
+    pub(super) fn open(ns: &NetNs, config: &UdpTunnelConfig) -> Result<Self, HostError> {
+        let family = |address: Option<IpAddr>| {
+            address.map(|address| Family::open(ns, config, address)).transpose()
+        };
+        Ok(Self {
+            families: [family(config.v4.map(Into::into))?, family(config.v6.map(Into::into))?],
+        })
+    }
+
+    /// The sockets of a family.
+    pub(super) fn family(&self, v6: bool) -> Option<&Family> {
+        self.families[usize::from(v6)].as_ref()
+    }
+
+    /// A set that is readable while any of the sockets has an error to tell, and says which by
+    /// [`Senders::by_number`].
+    pub(super) fn watch_errors(&self) -> io::Result<OwnedFd> {
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for (f, family) in self.families.iter().enumerate() {
+            for (n, sender) in family.iter().flat_map(|f| &f.sockets).enumerate() {
+                let data = epoll::EventData::new_u64((f << 16 | n) as u64);
+                // Errors are told of whatever is asked for.
+                epoll::add(&set, &sender.fd, data, epoll::EventFlags::empty())?;
+            }
+        }
+        Ok(set)
+    }
+
+    pub(super) fn by_number(&self, number: u64) -> Option<(&Family, &Sender)> {
+        let family = self.families.get(number as usize >> 16)?.as_ref()?;
+        Some((family, family.sockets.get(number as usize & 0xffff)?))
+    }
+}
+
+impl Family {
+    fn open(ns: &NetNs, config: &UdpTunnelConfig, address: IpAddr) -> Result<Self, HostError> {
+        let what = || format!("open UDP sockets to send from {address} in {ns}");
+        let mut sockets = Vec::with_capacity(config.senders);
+        let opened = ns.enter(|| {
+            // Spread over the range, beside each other where one is taken.
+            let span = (1 << 14) / config.senders as u16;
+            for n in 0..config.senders as u16 {
+                let first = SourcePort::MIN + n * span;
+                for port in first..first.saturating_add(span.min(ATTEMPTS)) {
+                    match Sender::open(config, address, port) {
+                        Ok(sender) => sockets.push(sender),
+                        Err(error) if is_taken(&error) => continue,
+                        Err(error) => return Err(error),
+                    }
+                    break;
+                }
+            }
+            udp::open(address.is_ipv6())
+        })?;
+        let probe = opened.context(what)?;
+        if sockets.is_empty() {
+            return Err(HostError::new(what(), Errno::ADDRINUSE.into()));
+        }
+        udp::set_fragmentable(probe.as_fd(), address.is_ipv6(), false).context(what)?;
+        option::set_deaf(probe.as_fd(), true).context(what)?;
+        Ok(Self { address, sockets, probe })
+    }
+
+    /// The path MTU that the kernel knows towards `to`. The probe is shared by workers: what one
+    /// asks may be answered for another's question, and is then a path MTU of a tunnel end all the
+    /// same; the next packet that is too long asks again.
+    pub(super) fn path_mtu(&self, to: SocketAddr) -> io::Result<u32> {
+        rustix::net::connect(&self.probe, &to)?;
+        udp::path_mtu(self.probe.as_fd(), to.is_ipv6())
+    }
+
+    /// Which socket sends what the switch gave this source port.
+    pub(super) fn index(&self, source_port: u16) -> usize {
+        usize::from(source_port) % self.sockets.len()
+    }
+
+    pub(super) fn socket(&self, index: usize) -> BorrowedFd<'_> {
+        self.sockets[index].fd.as_fd()
+    }
+}
+
+impl Sender {
+    fn open(config: &UdpTunnelConfig, address: IpAddr, port: u16) -> io::Result<Self> {
+        let v6 = address.is_ipv6();
+        let fd = udp::open(v6)?;
+        let socket = fd.as_fd();
+        // Before it is bound: from then on anybody could send to it.
+        option::set_deaf(socket, true)?;
+        option::set_send_buffer(socket, BUFFER)?;
+        udp::set_ttl(socket, v6, config.ttl)?;
+        udp::set_fragmentable(socket, v6, config.fragmentable)?;
+        udp::set_queue_errors(socket, v6)?;
+        rustix::net::bind(socket, &SocketAddr::new(address, port))?;
+        Ok(Self { fd, port })
+    }
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse
+}

@@ -1,0 +1,238 @@
+//! Services at the node's own addresses, and whatever else of theirs the node's stack would keep
+//! for itself: node ports, host ports, load-balancer and external addresses that the node has.
+//!
+//! What is for them is marked ([`nft`](super::nft)) where it enters the node's stack, from the network or from
+//! its own processes, and a routing rule in front of the kernel's own sends what is marked to
+//! the switch, with its addresses as they are. The switch's answers come from the node's own
+//! addresses, which the node's interface to the switch is told to accept.
+//!
+//! The kernel's rule for its own addresses comes first of all, so that it has to be moved back.
+//! There is one at every moment. All of it is put back at the end; what a killed run left does no
+//! harm and is found right by the next.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use podswitch_core::config::Gateway;
+use podswitch_wire::cidr::Cidr;
+
+use super::netlink::{Route, Rule};
+use super::nft::{Front, Marking, MarkingConfig};
+use super::{HostError, NetNs, Netlink, sysctl};
+
+/// Order of the rule for marked packets, and of the kernel's own behind it.
+const MARKED: u32 = 80;
+const LOCAL: u32 = 81;
+/// The kernel's table of its own addresses.
+const LOCAL_TABLE: u32 = 255;
+/// An address for the interface where the kernel asks for one. Of the gateway's network, which no
+/// router carries any further (RFC 3927).
+const FALLBACK: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
+
+/// What is steered, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SteeringConfig {
+    /// The node's interface to the switch.
+    pub interface: String,
+    /// The gateway that the switch answers for.
+    pub gateway: Gateway,
+    /// Routing table of marked packets.
+    pub table: u32,
+    /// Name of the nftables table.
+    pub marks: String,
+    /// The mark: one bit that nobody else on the node uses.
+    pub mark: u32,
+    /// Largest network-layer packet of the interface to the switch.
+    pub mtu: u16,
+    /// Addresses that the switch sends from: the node's, and those of its own masquerading.
+    pub sources: Vec<IpAddr>,
+    /// What is for the switch.
+    pub fronts: Vec<Front>,
+}
+
+impl Default for SteeringConfig {
+    fn default() -> Self {
+        Self {
+            interface: "podswitch0".into(),
+            gateway: Gateway::default(),
+            table: 28_787,
+            marks: "podswitch-services".into(),
+            mark: 0x0800_0000,
+            mtu: 1500,
+            sources: Vec::new(),
+            fronts: Vec::new(),
+        }
+    }
+}
+
+impl SteeringConfig {
+    fn marking(&self) -> MarkingConfig {
+        MarkingConfig {
+            table: self.marks.clone(),
+            host_interface: self.interface.clone(),
+            mark: self.mark,
+            mtu: self.mtu,
+            sources: self.sources.clone(),
+            fronts: self.fronts.clone(),
+        }
+    }
+
+    fn rule(&self, is_ipv6: bool) -> Rule {
+        let mark = Some((self.mark, self.mark));
+        Rule { is_ipv6, priority: MARKED, table: self.table, mark, ..Rule::default() }
+    }
+}
+
+/// Steering in force while this value lives.
+#[derive(Debug)]
+pub struct Steering {
+    ns: NetNs,
+    config: SteeringConfig,
+    marking: Marking,
+    rules: Rules,
+}
+
+impl Steering {
+    /// Puts steering in force in the node's namespace. The interface is there and up.
+    ///
+    /// # Errors
+    /// There is no such interface; missing privilege; a kernel without nf_tables.
+    pub fn install(ns: &NetNs, config: SteeringConfig) -> Result<Self, HostError> {
+        let mut netlink = Netlink::open(ns)?;
+        let index = netlink.link(&config.interface)?.index;
+        accept_own_addresses(ns, &mut netlink, index, &config.interface)?;
+        for is_ipv6 in families(ns) {
+            let (everywhere, gateway): (IpAddr, IpAddr) = match is_ipv6 {
+                false => (Ipv4Addr::UNSPECIFIED.into(), config.gateway.ipv4.into()),
+                true => (Ipv6Addr::UNSPECIFIED.into(), config.gateway.ipv6.into()),
+            };
+            let everywhere = Cidr::new(everywhere, 0).expect("a prefix of no bits fits");
+            let route = Route::to(everywhere).via(gateway).link(index).onlink();
+            netlink.add_route(&route.table(config.table))?;
+        }
+        let rules = Rules::install(ns, &config)?;
+        let marking = Marking::install(ns, &config.marking())?;
+        Ok(Self { ns: ns.clone(), config, marking, rules })
+    }
+
+    /// Replaces what is steered, at one stroke. Connections that were steered go on.
+    ///
+    /// # Errors
+    /// Missing privilege; what was in force stays.
+    pub fn update(
+        &mut self,
+        mtu: u16,
+        sources: Vec<IpAddr>,
+        fronts: Vec<Front>,
+    ) -> Result<(), HostError> {
+        let config = SteeringConfig { mtu, sources, fronts, ..self.config.clone() };
+        if config == self.config {
+            return Ok(());
+        }
+        self.marking.update(&config.marking())?;
+        self.config = config;
+        Ok(())
+    }
+
+    /// Puts the kernel's rules back as they were.
+    ///
+    /// # Errors
+    /// Missing privilege.
+    pub fn stop(self) -> Result<(), HostError> {
+        let Self { ns, marking, mut rules, .. } = self;
+        drop(marking);
+        rules.remove(&ns)
+    }
+}
+
+/// The routing rules; put back when dropped.
+#[derive(Debug)]
+struct Rules {
+    ns: NetNs,
+    ours: Vec<Rule>,
+}
+
+impl Rules {
+    fn install(ns: &NetNs, config: &SteeringConfig) -> Result<Self, HostError> {
+        let mut netlink = Netlink::open(ns)?;
+        let mut rules = Self { ns: ns.clone(), ours: Vec::new() };
+        for is_ipv6 in families(ns) {
+            rules.ours.push(config.rule(is_ipv6));
+            let there = netlink.rules()?;
+            let local = |r: &&Rule| is_local(r, is_ipv6);
+            let early: Vec<&Rule> =
+                there.iter().filter(local).filter(|r| r.priority <= MARKED).collect();
+            if !early.is_empty() && !there.iter().filter(local).any(|r| r.priority > MARKED) {
+                netlink.add_rule(&local_rule(is_ipv6, LOCAL))?;
+            }
+            netlink.add_rule(&config.rule(is_ipv6))?;
+            for rule in early {
+                netlink.delete_rule(rule)?;
+            }
+        }
+        Ok(rules)
+    }
+
+    fn remove(&mut self, ns: &NetNs) -> Result<(), HostError> {
+        let ours = std::mem::take(&mut self.ours);
+        if ours.is_empty() {
+            return Ok(());
+        }
+        let mut netlink = Netlink::open(ns)?;
+        let there = netlink.rules()?;
+        for rule in ours {
+            let moved = local_rule(rule.is_ipv6, LOCAL);
+            if there.contains(&moved) {
+                netlink.add_rule(&local_rule(rule.is_ipv6, 0))?;
+                netlink.delete_rule(&moved)?;
+            }
+            match netlink.delete_rule(&rule) {
+                Err(error) if error.is_not_found() => {}
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Rules {
+    fn drop(&mut self) {
+        // Best effort, in a namespace that may be gone; nobody is left to be told.
+        let ns = self.ns.clone();
+        let _ = self.remove(&ns);
+    }
+}
+
+/// The kernel's rule for its own addresses.
+fn local_rule(is_ipv6: bool, priority: u32) -> Rule {
+    Rule { is_ipv6, priority, table: LOCAL_TABLE, ..Rule::default() }
+}
+
+fn is_local(rule: &Rule, is_ipv6: bool) -> bool {
+    *rule == local_rule(is_ipv6, rule.priority)
+}
+
+/// IPv4, and IPv6 where the namespace has it.
+fn families(ns: &NetNs) -> Vec<bool> {
+    let disabled = sysctl::get(ns, "net/ipv6/conf/all/disable_ipv6");
+    if disabled.is_ok_and(|value| value == "0") { vec![false, true] } else { vec![false] }
+}
+
+/// Has the kernel take packets with addresses of its own from the switch, and not wonder which
+/// way they came. IPv6 does so by itself.
+fn accept_own_addresses(
+    ns: &NetNs,
+    netlink: &mut Netlink,
+    index: u32,
+    interface: &str,
+) -> Result<(), HostError> {
+    for (setting, value) in [("rp_filter", "0"), ("accept_local", "1"), ("send_redirects", "0")] {
+        sysctl::set(ns, &format!("net/ipv4/conf/{interface}/{setting}"), value)?;
+    }
+    if sysctl::get(ns, "net/ipv4/conf/all/rp_filter")? != "0" {
+        // The setting for all wins where it is stricter. The loose check, which is then the
+        // strictest, takes any address on an interface that has one itself.
+        sysctl::set(ns, &format!("net/ipv4/conf/{interface}/rp_filter"), "2")?;
+        netlink.add_address(index, IpAddr::from(FALLBACK).into())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! Services at the node's own addresses, against the real kernel: what clients off the cluster and
+//! the node itself send to them reaches the switch with its addresses as they are, and what the
+//! switch answers reaches them. All else stays the node's.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use common::{Peer, ip};
+use podswitch_core::port::Device;
+use podswitch_linux::attach::{HostPort, HostPortConfig};
+use podswitch_linux::netlink::{LinkSpec, Route, Rule};
+use podswitch_linux::nft::Front;
+use podswitch_linux::reserve::ReservedPorts;
+use podswitch_linux::steer::{Steering, SteeringConfig};
+use podswitch_linux::{NetNs, Netlink, sysctl};
+use podswitch_wire::flow_key::{FlowKey, HashKey, proto};
+use podswitch_wire::parse::parse;
+
+/// The node, and a client off the cluster behind its NIC.
+const NODE: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
+const CLIENT: [&str; 2] = ["192.0.2.2", "2001:db8:1::2"];
+const BALANCER: [&str; 2] = ["198.51.100.7", "2001:db8:7::7"];
+/// A node port.
+const PORT: u16 = 30_080;
+
+struct Rig {
+    node: NetNs,
+    client: NetNs,
+    peer: Peer,
+    /// Dropped before the port that it steers to.
+    steering: Option<Steering>,
+    _port: HostPort,
+}
+
+fn fronts() -> Vec<Front> {
+    let protocols = [proto::TCP, proto::UDP];
+    let of = |address: &str, port| {
+        let address = ip(address);
+        protocols.map(|protocol| Front { address, protocol, port })
+    };
+    let node = NODE.iter().flat_map(|a| of(a, PORT));
+    // A load balancer's address that the node itself has, too.
+    node.chain(BALANCER.iter().flat_map(|a| of(a, 80))).collect()
+}
+
+fn config(fronts: Vec<Front>) -> SteeringConfig {
+    SteeringConfig { sources: NODE.map(ip).to_vec(), fronts, ..SteeringConfig::default() }
+}
+
+impl Rig {
+    fn new(before: impl FnOnce(&NetNs)) -> Self {
+        let (node, client) = (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
+        before(&node);
+        let (mut near, mut far) = (Netlink::open(&node).unwrap(), Netlink::open(&client).unwrap());
+        for ns in [&node, &client] {
+            sysctl::set(ns, "net/ipv6/conf/default/dad_transmits", "0").unwrap();
+        }
+        near.add_veth(&LinkSpec::new("eth0").up(), &LinkSpec::new("eth0").up(), &client).unwrap();
+        let (here, there) = (near.link("eth0").unwrap().index, far.link("eth0").unwrap().index);
+        let lo = near.link("lo").unwrap().index;
+        near.set_up(lo).unwrap();
+        for (n, prefix) in [24, 64].into_iter().enumerate() {
+            near.add_address(here, format!("{}/{prefix}", NODE[n]).parse().unwrap()).unwrap();
+            far.add_address(there, format!("{}/{prefix}", CLIENT[n]).parse().unwrap()).unwrap();
+            near.add_address(lo, ip(BALANCER[n]).into()).unwrap();
+            far.wait_until_local(ip(CLIENT[n])).unwrap();
+            near.wait_until_local(ip(NODE[n])).unwrap();
+            let balancer = podswitch_wire::cidr::Cidr::host(ip(BALANCER[n]));
+            far.add_route(&Route::to(balancer).via(ip(NODE[n])).link(there)).unwrap();
+        }
+        let config = HostPortConfig {
+            node_addresses: NODE.map(ip).to_vec(),
+            destinations: vec!["10.96.0.0/16".parse().unwrap(), "fd96::/112".parse().unwrap()],
+            ..HostPortConfig::default()
+        };
+        let (port, mut device) = HostPort::open(&node, config).unwrap();
+        let peer = Peer::new(device.open(0, 1).unwrap());
+        let steering = Some(Steering::install(&node, self::config(fronts())).unwrap());
+        Self { node, client, peer, steering, _port: port }
+    }
+
+    /// A datagram from a socket in `from` reaches the switch untouched, whose answer reaches the
+    /// socket. The source port is returned.
+    #[track_caller]
+    fn reaches_the_switch(&mut self, from: &NetNs, source: &str, to: SocketAddr, len: usize) {
+        let socket = from.enter(|| UdpSocket::bind((ip(source), 0))).unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let own = socket.local_addr().unwrap();
+        let payload: Vec<u8> = (0..len).map(|n| n as u8).collect();
+        socket.send_to(&payload, to).unwrap();
+        let wanted = FlowKey::new(own.ip(), to.ip(), proto::UDP, own.port(), to.port()).unwrap();
+        assert!(
+            self.peer.run_until(|frame| is_flow(frame, &wanted)),
+            "{own} > {to} did not reach the switch"
+        );
+        let mut buffer = vec![0; 70_000];
+        let (got, peer) = socket.recv_from(&mut buffer).expect("the switch's answer");
+        assert_eq!((peer, &buffer[..got]), (to, &payload[..]));
+    }
+}
+
+/// Whether a frame to the gateway has exactly these addresses and ports.
+fn is_flow(frame: &[u8], wanted: &FlowKey) -> bool {
+    frame[..6] == [0xee; 6]
+        && parse(frame, &HashKey::new(1)).is_ok_and(|parsed| parsed.key == *wanted)
+}
+
+#[test]
+fn node_ports_from_off_the_cluster_and_from_the_node() {
+    require_privilege!();
+    let mut rig = Rig::new(|_| {});
+    for n in 0..2 {
+        let to = SocketAddr::new(ip(NODE[n]), PORT);
+        let (client, node) = (rig.client.clone(), rig.node.clone());
+        rig.reaches_the_switch(&client, CLIENT[n], to, 100);
+        rig.reaches_the_switch(&node, NODE[n], to, 100);
+        // At a load balancer's address that the node has as well, and at a cluster IP.
+        let balancer = SocketAddr::new(ip(BALANCER[n]), 80);
+        rig.reaches_the_switch(&client, CLIENT[n], balancer, 100);
+        rig.reaches_the_switch(&node, NODE[n], balancer, 100);
+        let cluster_ip = SocketAddr::new(ip(["10.96.0.10", "fd96::10"][n]), 80);
+        let unbound = ["0.0.0.0", "::"][n];
+        let socket = node.enter(|| UdpSocket::bind((ip(unbound), 0))).unwrap().unwrap();
+        node.enter(|| socket.connect(cluster_ip)).unwrap().unwrap();
+        assert_eq!(socket.local_addr().unwrap().ip(), ip(NODE[n]), "the node's InternalIP");
+        rig.reaches_the_switch(&node, NODE[n], cluster_ip, 100);
+    }
+}
+
+/// A strict reverse path check for all interfaces, as some distributions have it.
+#[test]
+fn with_a_strict_reverse_path_check() {
+    require_privilege!();
+    for setting in ["1", "2"] {
+        let mut rig =
+            Rig::new(|node| sysctl::set(node, "net/ipv4/conf/all/rp_filter", setting).unwrap());
+        let to = SocketAddr::new(ip(NODE[0]), PORT);
+        let (client, node) = (rig.client.clone(), rig.node.clone());
+        rig.reaches_the_switch(&client, CLIENT[0], to, 100);
+        rig.reaches_the_switch(&node, NODE[0], to, 100);
+    }
+}
+
+/// Fragments have no ports, all but the first: they follow their connection.
+#[test]
+fn fragments_follow() {
+    require_privilege!();
+    let mut rig = Rig::new(|_| {});
+    let client = rig.client.clone();
+    let socket = client.enter(|| UdpSocket::bind((ip(CLIENT[0]), 5000))).unwrap().unwrap();
+    socket.send_to(&[7; 4000], (ip(NODE[0]), PORT)).unwrap();
+    let mut bytes = 0;
+    rig.peer.echo = false;
+    let all = rig.peer.run_until(|frame| {
+        let to_node = frame[12..14] == [8, 0] && frame[30..34] == [192, 0, 2, 1];
+        bytes +=
+            if to_node { usize::from(u16::from_be_bytes([frame[16], frame[17]])) - 20 } else { 0 };
+        bytes == 4008
+    });
+    assert!(all, "{bytes} bytes of 4008");
+}
+
+/// What no Service has stays with the node's own stack.
+#[test]
+fn the_nodes_own_ports_stay_its_own() {
+    require_privilege!();
+    let rig = Rig::new(|_| {});
+    for n in 0..2 {
+        for (server, port) in [(NODE[n], 8080), (BALANCER[n], 8081)] {
+            let listener =
+                rig.node.enter(|| TcpListener::bind((ip(server), port))).unwrap().unwrap();
+            for ns in [&rig.client, &rig.node] {
+                let address = SocketAddr::new(ip(server), port);
+                let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(5));
+                let mut stream = ns.enter(connect).unwrap().expect("connected");
+                let (mut served, _) = listener.accept().unwrap();
+                served.write_all(b"own").unwrap();
+                let mut buffer = [0; 3];
+                stream.read_exact(&mut buffer).unwrap();
+            }
+        }
+    }
+}
+
+/// An ICMP error about what the switch sent from the node's address goes to the switch: path MTU
+/// discovery of node ports depends on it.
+#[test]
+fn icmp_errors_follow_their_connections() {
+    require_privilege!();
+    let mut rig = Rig::new(|_| {});
+    rig.peer.echo = true;
+    let client = rig.client.clone();
+    let socket = client.enter(|| UdpSocket::bind((ip(CLIENT[0]), 0))).unwrap().unwrap();
+    let own = socket.local_addr().unwrap();
+    socket.send_to(b"gone soon", (ip(NODE[0]), PORT)).unwrap();
+    drop(socket);
+    // The answer finds nobody: the client's kernel says so, to the node's address.
+    let is_error = |frame: &[u8]| {
+        frame[12..14] == [8, 0]
+            && frame[23] == proto::ICMP
+            && frame[34..36] == [3, 3]
+            && frame[26..30] == [192, 0, 2, 2]
+            && frame[54..58] == [192, 0, 2, 1]
+            && frame[62..66] == [PORT.to_be_bytes(), own.port().to_be_bytes()].concat()[..]
+    };
+    assert!(rig.peer.run_until(is_error), "no ICMP error");
+}
+
+/// Services come and go; what is not theirs any more is the node's again.
+#[test]
+fn updates_and_the_end() {
+    require_privilege!();
+    let mut before = Vec::new();
+    let mut rig = Rig::new(|node| before = rules(node));
+    let (client, node) = (rig.client.clone(), rig.node.clone());
+    let to = SocketAddr::new(ip(NODE[0]), PORT);
+    rig.reaches_the_switch(&client, CLIENT[0], to, 10);
+    // Many, in more messages than one.
+    let many = (1..=3000).map(|port| Front { address: ip(NODE[0]), protocol: 17, port });
+    let steering = rig.steering.as_mut().unwrap();
+    steering.update(1500, NODE.map(ip).to_vec(), many.chain(fronts()).collect()).unwrap();
+    rig.reaches_the_switch(&client, CLIENT[0], SocketAddr::new(ip(NODE[0]), 2999), 10);
+    rig.reaches_the_switch(&client, CLIENT[0], to, 10);
+    let steering = rig.steering.as_mut().unwrap();
+    steering.update(1500, NODE.map(ip).to_vec(), Vec::new()).unwrap();
+    let server = node.enter(|| UdpSocket::bind(to)).unwrap().unwrap();
+    server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    for ns in [&client, &node] {
+        let socket = ns.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+        socket.send_to(b"x", to).unwrap();
+        server.recv_from(&mut [0; 4]).expect("the node's own");
+    }
+    rig.steering.take().unwrap().stop().unwrap();
+    assert_eq!(rules(&node), before);
+}
+
+fn rules(ns: &NetNs) -> Vec<Rule> {
+    Netlink::open(ns).unwrap().rules().unwrap()
+}
+
+/// A killed run leaves routing rules: the next one finds them right and puts all back at its end.
+#[test]
+fn what_a_killed_run_left_is_put_right() {
+    require_privilege!();
+    let mut before = Vec::new();
+    let left = |node: &NetNs| {
+        before = rules(node);
+        let mut netlink = Netlink::open(node).unwrap();
+        for is_ipv6 in [false, true] {
+            let SteeringConfig { mark, table, .. } = SteeringConfig::default();
+            let mark = Some((mark, mark));
+            let ours = Rule { is_ipv6, priority: 80, table, mark, ..Rule::default() };
+            let local = Rule { is_ipv6, priority: 81, table: 255, ..Rule::default() };
+            netlink.add_rule(&ours).unwrap();
+            netlink.add_rule(&local).unwrap();
+            netlink.delete_rule(&Rule { priority: 0, ..local }).unwrap();
+        }
+    };
+    let mut rig = Rig::new(left);
+    let (client, node) = (rig.client.clone(), rig.node.clone());
+    rig.reaches_the_switch(&client, CLIENT[1], SocketAddr::new(ip(NODE[1]), PORT), 10);
+    rig.reaches_the_switch(&node, NODE[0], SocketAddr::new(ip(NODE[0]), PORT), 10);
+    drop(rig.steering.take());
+    assert_eq!(rules(&node), before);
+    // And again, as if nothing had been.
+    drop(Steering::install(&node, config(fronts())).unwrap());
+    assert_eq!(rules(&node), before);
+}
+
+#[test]
+fn ports_are_reserved_and_given_back() {
+    require_privilege!();
+    let ns = NetNs::anonymous().unwrap();
+    let setting = "net/ipv4/ip_local_reserved_ports";
+    drop(ReservedPorts::reserve(&ns, &[30_000..=32_767]).unwrap());
+    assert_eq!(sysctl::get(&ns, setting).unwrap(), "", "as it was");
+    sysctl::set(&ns, setting, "8080").unwrap();
+    let reserved = ReservedPorts::reserve(&ns, &[30_000..=32_767, 44_000..=65_535]).unwrap();
+    let again = ReservedPorts::reserve(&ns, &[30_000..=32_767, 44_000..=65_535]).unwrap();
+    drop(again);
+    assert_eq!(sysctl::get(&ns, setting).unwrap(), "8080,30000-32767,44000-65535");
+    sysctl::set(&ns, "net/ipv4/ip_local_port_range", "43990 44010").unwrap();
+    let lo = Netlink::open(&ns).unwrap().link("lo").unwrap().index;
+    Netlink::open(&ns).unwrap().set_up(lo).unwrap();
+    let sockets: Vec<_> =
+        (0..5).map(|_| ns.enter(|| UdpSocket::bind("127.0.0.1:0")).unwrap().unwrap()).collect();
+    let picked = sockets.iter().map(|s| s.local_addr().unwrap().port());
+    assert!(picked.into_iter().all(|port| port < 44_000));
+    drop(reserved);
+    assert_eq!(sysctl::get(&ns, setting).unwrap(), "8080");
+}

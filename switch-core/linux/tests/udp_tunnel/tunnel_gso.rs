@@ -1,0 +1,285 @@
+//! Super-frames that go round the sockets, whole: on the sockets' way, looking like the sockets' datagrams.
+
+use podswitch_core::packet::{GsoType, Packet};
+use podswitch_core::port::Device;
+use podswitch_linux::netlink::{LinkSpec, Route};
+use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_linux::{NetNs, Netlink, sysctl};
+use podswitch_wire::addr::Mac;
+use podswitch_wire::checksum::sum;
+use podswitch_wire::flow_key::HashKey;
+use podswitch_wire::parse::parse;
+
+use crate::common;
+use crate::frames::{Hand, inner, super_frame, wrapped};
+use crate::pmtu::learnt;
+use crate::world::{Tunnel, Underlay, add_address, encapsulate, ip};
+
+const TUNNELS: [Tunnel; 2] = [
+    Tunnel { v6: false, vni: 42, port: 4789, tunnel_gso: true },
+    Tunnel { v6: true, vni: 7, port: 8472, tunnel_gso: true },
+];
+
+/// Bytes of the inner packet's payload.
+const LEN: usize = 20_000;
+
+fn mac(ns: &NetNs, name: &str) -> Mac {
+    Netlink::open(ns).unwrap().link(name).unwrap().mac.unwrap()
+}
+
+/// What comes by an interface.
+fn tap_wire(ns: &NetNs, name: &str) -> Hand {
+    Hand::new(PacketDevice::new(ns, name, PacketConfig::default()).unwrap().open(0, 1).unwrap())
+}
+
+fn port(tunnel: &Tunnel, ns: &NetNs) -> Hand {
+    Hand::new(tunnel.device(ns, false).open(0, 1).unwrap())
+}
+
+fn long(tunnel: &Tunnel, sport: u16, size: u16) -> Packet {
+    let mut packet = super_frame(sport, LEN, size);
+    assert!(encapsulate(&mut packet, &tunnel.template(false)));
+    packet
+}
+
+/// A tunnel packet as seen on the wire.
+#[derive(Debug)]
+struct Seen {
+    packet: Packet,
+    source_port: u16,
+    /// It stands for many, to be cut by the header inside.
+    is_whole: bool,
+}
+
+/// The tunnel's packets to the other end among what comes by.
+fn seen(tunnel: &Tunnel, wire: &mut Hand) -> Vec<Seen> {
+    let tunnel_packet = |packet: Packet| {
+        let key = parse(packet.bytes(), &HashKey::new(1)).ok()?.key;
+        let is_whole = packet.offload.gso_type == GsoType::TcpV4 && packet.len() > LEN;
+        (key.dst_port == tunnel.port).then_some(Seen {
+            packet,
+            source_port: key.src_port,
+            is_whole,
+        })
+    };
+    wire.receive(200).into_iter().filter_map(tunnel_packet).collect()
+}
+
+/// Sends until the way is known and something came whole; empties the wire.
+fn warm_up(tunnel: &Tunnel, near: &mut Hand, far: &mut Hand) {
+    let is_known = (0..20).any(|_| {
+        assert_eq!(near.send(vec![long(tunnel, 5, 1_200)]), 1);
+        seen(tunnel, far).iter().any(|seen| seen.is_whole)
+    });
+    assert!(is_known, "never whole");
+}
+
+/// Whether this kernel can do it at all.
+fn is_possible(test: &str) -> bool {
+    let underlay = Underlay::new();
+    let config = PacketConfig { tunnel: Some(4789), ..PacketConfig::default() };
+    let device = PacketDevice::new(&underlay.near, "u0", config).unwrap();
+    let possible = device.info().offloads.tunnel;
+    if !possible {
+        common::skip(test, "a kernel before Linux 6.17");
+    }
+    possible
+}
+
+#[test]
+fn headers_and_order_are_the_sockets() {
+    require_privilege!();
+    if !is_possible("headers_and_order_are_the_sockets") {
+        return;
+    }
+    for tunnel in TUNNELS {
+        let underlay = Underlay::new();
+        let mut far = tap_wire(&underlay.far, "u0");
+        let mut near = port(&tunnel, &underlay.near);
+        warm_up(&tunnel, &mut near, &mut far);
+        // The kernel must find the neighbour.
+        let mut netlink = Netlink::open(&underlay.near).unwrap();
+        let index = netlink.link("u0").unwrap().index;
+        netlink.set_down(index).unwrap();
+        netlink.set_up(index).unwrap();
+        if tunnel.v6 {
+            add_address(&mut netlink, index, tunnel.near(), 64);
+        }
+        warm_up(&tunnel, &mut near, &mut far);
+        // That may have taken so long that the way is asked for again.
+        assert_eq!(near.send(vec![long(&tunnel, 6, 1_200)]), 1);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert_eq!(near.send(vec![long(&tunnel, 5, 1_376)]), 1);
+        let short = |n| wrapped(&tunnel, false, &inner(true, 5, 0, n));
+        let burst = vec![short(100), long(&tunnel, 5, 1_376), short(200), long(&tunnel, 5, 1_376)];
+        let lengths: Vec<_> = burst.iter().map(Packet::len).collect();
+        assert_eq!(near.send(burst), 4);
+        let mut got = seen(&tunnel, &mut far);
+        let inner_port = if tunnel.v6 { 54 } else { 34 } + 8 + 8 + 34;
+        got.retain(|seen| seen.packet.bytes()[inner_port..inner_port + 2] == [0, 5]);
+        let whole: Vec<_> = got.iter().map(|seen| seen.is_whole).collect();
+        assert_eq!(whole, [true, false, true, false, true]);
+        assert_eq!(got[1..].iter().map(|seen| seen.packet.len()).collect::<Vec<_>>(), lengths);
+        let (ours, theirs) = (mac(&underlay.near, "u0"), mac(&underlay.far, "u0"));
+        let sent = long(&tunnel, 5, 1_376);
+        let (udp, ttl) = if tunnel.v6 { (54, 21) } else { (34, 22) };
+        for seen in &got {
+            let frame = seen.packet.bytes();
+            assert_eq!(seen.source_port, got[0].source_port, "one flow, one port");
+            assert!(frame[..6] == theirs.0 && frame[6..12] == ours.0, "{:x?}", &frame[..14]);
+            assert_eq!(frame[ttl], 64);
+            match tunnel.v6 {
+                true => assert_ne!(frame[udp + 6..udp + 8], [0, 0], "over IPv6 there must be one"),
+                false => assert_eq!(sum(&frame[14..34]).checksum(), 0),
+            }
+            if seen.is_whole {
+                assert_eq!(frame[udp + 8..], sent.bytes()[udp + 8..]);
+                assert_eq!(seen.packet.offload.gso_size, 1_376);
+            }
+        }
+    }
+}
+
+/// Only by sockets, if so configured or where the interface does not cut by itself.
+#[test]
+fn not_unless_wanted_and_of_use() {
+    require_privilege!();
+    for (tunnel, configured) in TUNNELS.into_iter().flat_map(|t| [(t, false), (t, true)]) {
+        let underlay = Underlay::new();
+        if configured {
+            common::set_tunnel_offloads(&underlay.near, "u0", false);
+        }
+        let tunnel = Tunnel { tunnel_gso: configured, ..tunnel };
+        let mut far = tap_wire(&underlay.far, "u0");
+        assert_eq!(port(&tunnel, &underlay.near).send(vec![long(&tunnel, 5, 1_376)]), 1);
+        let got = seen(&tunnel, &mut far);
+        assert!(!got.is_empty() && got.iter().all(|seen| !seen.is_whole));
+    }
+}
+
+/// Segments that do not fit the path are the sockets' to refuse; others pass.
+#[test]
+fn path_mtu_holds() {
+    require_privilege!();
+    if !is_possible("path_mtu_holds") {
+        return;
+    }
+    for tunnel in TUNNELS {
+        let underlay = Underlay::new();
+        let mut netlink = Netlink::open(&underlay.near).unwrap();
+        let index = netlink.link("u0").unwrap().index;
+        let host = if tunnel.v6 { 128 } else { 32 };
+        let to = format!("{}/{host}", tunnel.far()).parse().unwrap();
+        netlink.add_route(&Route::to(to).link(index).mtu(1400)).unwrap();
+        let mut far = tap_wire(&underlay.far, "u0");
+        let mut near = port(&tunnel, &underlay.near);
+        assert_eq!(near.send(vec![long(&tunnel, 5, 1_376)]), 0);
+        let reports = near.receive(1);
+        assert_eq!(learnt(&tunnel, reports[0].bytes()), 1400);
+        assert!(seen(&tunnel, &mut far).is_empty());
+        // Headers outside and inside, but for the outermost.
+        let most = 1400 - (tunnel.template(false).len() - 14 + 14 + 40) as u16;
+        warm_up(&tunnel, &mut near, &mut far);
+        assert_eq!(near.send(vec![long(&tunnel, 5, most + 1)]), 0);
+        assert_eq!(near.send(vec![long(&tunnel, 5, most)]), 1);
+        let got = seen(&tunnel, &mut far);
+        assert!(got.len() == 1 && got[0].is_whole);
+    }
+}
+
+/// What is to be encrypted must not get round it.
+#[test]
+fn transformed_packets_are_the_sockets() {
+    require_privilege!();
+    if !is_possible("transformed_packets_are_the_sockets") {
+        return;
+    }
+    for tunnel in TUNNELS {
+        let underlay = Underlay::new();
+        let mut wire = tap_wire(&underlay.far, "u0");
+        let flow = || long(&tunnel, 5, 1_376);
+        let mut near = port(&tunnel, &underlay.near);
+        warm_up(&tunnel, &mut near, &mut wire);
+        assert_eq!(near.send(vec![flow()]), 1);
+        let before = seen(&tunnel, &mut wire);
+        drop(near);
+        assert!(before.len() == 1 && before[0].is_whole);
+        // Of this very socket's datagrams, so that nothing else tells of the policy.
+        let (near, far) = (tunnel.near().to_string(), tunnel.far().to_string());
+        let sport = before[0].source_port.to_string();
+        let policy = ["xfrm", "policy", "add", "dir", "out", "src", &near, "dst", &far];
+        let rest = ["proto", "udp", "sport", &sport, "action", "block"];
+        let add = underlay.near.command("ip").args(policy).args(rest).output();
+        if !add.is_ok_and(|output| output.status.success()) {
+            return common::skip("transformed_packets_are_the_sockets", "no `ip xfrm`");
+        }
+        let mut near = port(&tunnel, &underlay.near);
+        for _ in 0..3 {
+            assert_eq!(near.send(vec![flow()]), 0);
+            assert!(seen(&tunnel, &mut wire).is_empty(), "the policy blocks it");
+        }
+    }
+}
+
+/// Behind a router: over IPv4 whole, over IPv6 by sockets, both to the router. When the route
+/// changes, what is sent whole follows.
+#[test]
+fn routes_are_the_nodes() {
+    require_privilege!();
+    if !is_possible("routes_are_the_nodes") {
+        return;
+    }
+    for (tunnel, gateways, prefix) in [
+        (TUNNELS[0], ["192.0.2.1", "198.51.100.1"], 24),
+        (TUNNELS[1], ["fd00:b::1", "fd00:c::1"], 64),
+    ] {
+        let node = NetNs::anonymous().unwrap();
+        let mut netlink = Netlink::open(&node).unwrap();
+        let routers = [NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap()];
+        let mut links = Vec::new();
+        for (n, (router, gateway)) in routers.iter().zip(gateways).enumerate() {
+            let (here, there) = (LinkSpec::new(format!("u{n}")).up(), LinkSpec::new("r0").up());
+            links.push(netlink.add_veth(&here, &there, router).unwrap());
+            let address = gateway.strip_suffix('1').unwrap().to_owned() + "9";
+            add_address(&mut netlink, links[n], ip(&address), prefix);
+            let mut netlink = Netlink::open(router).unwrap();
+            let index = netlink.link("r0").unwrap().index;
+            add_address(&mut netlink, index, ip(gateway), prefix);
+            let _ = sysctl::set(router, "net/ipv4/ip_forward", "0");
+        }
+        let (local, remote) = match tunnel.v6 {
+            false => (ip("203.0.113.1"), ip("203.0.113.2")),
+            true => (ip("fd00:d::1"), ip("fd00:d::2")),
+        };
+        let host = if tunnel.v6 { 128 } else { 32 };
+        add_address(&mut netlink, links[0], local, host);
+        let by = |n: usize| {
+            Route::to(format!("{remote}/{host}").parse().unwrap())
+                .via(ip(gateways[n]))
+                .link(links[n])
+        };
+        let mut wires = routers.each_ref().map(|router| tap_wire(router, "r0"));
+        let config = tunnel.config(local);
+        let mut device =
+            podswitch_linux::port::udp_tunnel::UdpTunnelDevice::new(&node, config).unwrap();
+        let mut port = Hand::new(device.open(0, 1).unwrap());
+        for n in [0, 1, 0] {
+            netlink.add_route(&by(n)).unwrap();
+            // It may have taken the other's place.
+            let _ = netlink.delete_route(&by(1 - n));
+            // What does not come is waited for; the new way is known within a second.
+            let arrived = (0..50).any(|_| {
+                let mut packet = super_frame(5, LEN, 1_300);
+                assert!(encapsulate(&mut packet, &tunnel.template_between(local, remote)));
+                assert_eq!(port.send(vec![packet]), 1);
+                let got = seen(&tunnel, &mut wires[n]);
+                let router = mac(&routers[n], "r0").0;
+                assert!(got.iter().all(|seen| seen.packet.bytes()[..6] == router));
+                assert!(!tunnel.v6 || got.iter().all(|seen| !seen.is_whole));
+                got.iter().any(|seen| seen.is_whole != tunnel.v6)
+            });
+            assert!(arrived, "over the old route still");
+            wires.iter_mut().for_each(|wire| drop(wire.receive(200)));
+        }
+    }
+}
