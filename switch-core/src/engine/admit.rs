@@ -330,22 +330,22 @@ impl Engine {
     ) -> Result<Created, Refused> {
         let seconds = turn.now.as_secs() as u32;
         let tracker = &self.shared.tracker;
-        let made = tracker.create_at(place, pinned, seconds);
-        let (charge, key) = match &made {
-            Err(Refused::Full) => (None, u64::MAX),
-            Err(Refused::Limit(charge)) => (Some(charge), charge.key()),
-            _ => return made,
-        };
-        for _ in 0..RECLAIM_WINDOWS {
+        let mut made = tracker.create_at(place, pinned, seconds);
+        for _ in 0..SEARCHES {
+            let (charge, key) = match &made {
+                Err(Refused::Full) => (None, u64::MAX),
+                Err(Refused::Limit(charge)) => (Some(charge), charge.key()),
+                _ => return made,
+            };
             // So many searches that find nothing an account may ask for; others are free.
             if !self.searches.take(key, turn.now) {
                 return made;
             }
-            let slots = tracker.slots().max(1);
-            self.pressed = (self.pressed + RECLAIM_WINDOW) % slots;
-            if tracker.reclaim((self.pressed, RECLAIM_WINDOW), charge, seconds) > 0 {
+            let (ended, next) = tracker.reclaim(self.pressed, charge, seconds);
+            self.pressed = next;
+            if ended > 0 {
                 self.searches.put_back(key, turn.now);
-                return tracker.create_at(place, pinned, seconds);
+                made = tracker.create_at(place, pinned, seconds);
             }
         }
         made
@@ -417,9 +417,8 @@ impl Engine {
     }
 }
 
-/// Slots looked at together for something to end when a bound is hit, and how often.
-const RECLAIM_WINDOW: usize = 256;
-const RECLAIM_WINDOWS: usize = 8;
+/// Searches for something to end when a bound is hit, for each new connection.
+const SEARCHES: usize = 8;
 /// Ports tried for a connection whose answers collide with another's.
 const NAT_TRIES: usize = 64;
 /// After so many that are taken, what nobody has answered for a second gives way; of the last ones

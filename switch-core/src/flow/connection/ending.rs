@@ -11,6 +11,10 @@ use crate::prefetch::prefetch;
 /// shard.
 const TOGETHER: usize = if CHUNK < 32 { CHUNK } else { 32 };
 
+/// The most slots that one search for something to end looks at, and of those in use.
+const RECLAIM_SLOTS: usize = 4096;
+const RECLAIM_USED: usize = 256;
+
 impl Tracker {
     /// Ends a connection: both keys leave the index, the slot is free for another. False: it has
     /// ended already.
@@ -40,18 +44,14 @@ impl Tracker {
         goes && self.end(connection)
     }
 
-    /// Makes room for a new connection that would be charged like `charge`, or for any: of the slots
-    /// `from..from + count` ends what is over and, of what nobody has answered, what was idle for
-    /// a second; where there is none of it, the oldest that nobody has answered. How many ended.
-    pub fn reclaim(
-        &self,
-        (from, count): (usize, usize),
-        charge: Option<&Charge>,
-        now_secs: u32,
-    ) -> usize {
-        let (mut ended, mut oldest) = (0, None);
-        let (mut at, end) = (from, from + count);
-        while at < end {
+    /// Makes room for a new connection that would be charged like `charge`, or for any. Looks at a
+    /// limited number of slots from `from` on: ends what is over and what nobody has answered for a
+    /// second, or if there is neither, one that nobody has answered. Returns how many ended, and where
+    /// the next search begins.
+    pub fn reclaim(&self, from: usize, charge: Option<&Charge>, now_secs: u32) -> (usize, usize) {
+        let (mut ended, mut young, mut used) = (0, None, 0);
+        let (mut at, end) = (from, (from + RECLAIM_SLOTS).min(self.slots()));
+        while at < end && used < RECLAIM_USED {
             let stop = end.min((at / TOGETHER + 1) * TOGETHER);
             let Some(chunk) = self.chunks.get(at / CHUNK).and_then(|chunk| chunk.get()) else {
                 break;
@@ -60,15 +60,18 @@ impl Tracker {
             let (mut over, mut many) = ([0; TOGETHER], 0);
             for (slot, number) in chunk[at - first..stop - first].iter().zip(at as u32..) {
                 let generation = slot.generation();
+                if generation & 1 == 0 {
+                    continue;
+                }
+                used += 1;
                 let (worth, idle) = worth(slot, now_secs);
-                if generation & 1 == 0
-                    || worth == Worth::Live
+                if worth == Worth::Live
                     || charge.is_some_and(|charge| !self.is_charged(&slot.facts, charge))
                 {
                     continue;
                 }
                 if worth == Worth::Unproven && idle == 0 {
-                    oldest.get_or_insert(ConnectionRef { slot: number << 1, generation });
+                    young.get_or_insert(ConnectionRef { slot: number << 1, generation });
                 } else if slot.claim(generation) {
                     over[many] = number;
                     many += 1;
@@ -78,10 +81,10 @@ impl Tracker {
             ended += many;
             at = stop;
         }
-        match oldest {
-            Some(connection) if ended == 0 => usize::from(self.end(connection)),
-            _ => ended,
+        if let Some(connection) = young.filter(|_| ended == 0) {
+            ended += usize::from(self.end(connection));
         }
+        (ended, if at < self.slots() { at } else { 0 })
     }
 
     /// Ends what has been idle too long among the slots `from..from + count`. Each worker looks
