@@ -1,4 +1,4 @@
-//! podswitch as a library: two TCP/IP stacks in this very process, joined by the switch, move a
+//! podswitch as a library: two TCP/IP stacks in this process, connected by the switch, move a
 //! megabyte. No privilege, no device, no thread.
 //!
 //! `cargo run --release --example embed`

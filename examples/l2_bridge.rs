@@ -1,5 +1,5 @@
-//! A learning switch over any interfaces named: `l2_bridge eth1 eth2 veth3`. Needs root (or a
-//! user namespace); ends with Ctrl-C.
+//! A learning switch over the given interfaces: `l2_bridge eth1 eth2 veth3`. Needs root (or a user
+//! namespace); ends with Ctrl-C.
 //!
 //! `cargo run --release --example l2_bridge -- IF IF…`
 

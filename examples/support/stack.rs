@@ -1,4 +1,4 @@
-//! A smoltcp TCP/IP stack on a memory port, with one address, as a pod has.
+//! A smoltcp TCP/IP stack on a memory port, with one address, like a pod's.
 
 use podswitch_core::port::memory::MemoryEnd;
 use podswitch_wire::addr::Mac;
@@ -7,7 +7,7 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Address};
 
-/// The switch's memory port as smoltcp wants a device to be.
+/// The switch's memory port as a smoltcp device.
 pub(crate) struct Phy(pub(crate) MemoryEnd);
 
 pub(crate) struct Rx(Vec<u8>);
@@ -24,7 +24,7 @@ impl TxToken for Tx<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         let mut packet = self.0.buffer(len);
         let result = f(packet.bytes_mut());
-        // A full queue loses the frame, as a wire would; TCP sends it again.
+        // A full queue loses the frame, as a wire would; TCP retransmits it.
         let _ = self.0.send(packet);
         result
     }

@@ -1,4 +1,4 @@
-//! `check`: are these manifests a state that the switch would take?
+//! `check`: whether the switch would accept these manifests.
 
 use std::path::PathBuf;
 
@@ -9,15 +9,15 @@ use crate::cluster::ClusterArgs;
 use crate::failure::{Failure, Refused};
 use crate::{Done, print, state};
 
-/// Load and compile manifests; tell every refused object with file, object, field and reason.
+/// Load and compile manifests; print every refused object with file, object, field and reason.
 ///
-/// Exit status: 0 all is good, 1 something is refused, 2 the manifests cannot be read.
+/// Exit status: 0 everything is accepted, 1 something is refused, 2 the manifests cannot be read.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// A manifest, or a folder of them: YAML or JSON, as kubectl prints it.
     #[arg(long, value_name = "DIR")]
     manifests: PathBuf,
-    /// Check also what only this node would find, about its own pods.
+    /// Also check what only this node would find, about its own pods.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
     #[command(flatten)]
@@ -31,22 +31,22 @@ struct Report<'a> {
 
 pub(crate) fn run(args: &Args, json: bool) -> Done {
     let manifests = Manifests::load(&args.manifests)?;
-    let judged = state::judge(&manifests, args.node.as_deref(), &args.cluster);
-    let refused = judged.as_ref().err().map(Vec::as_slice).unwrap_or_default();
-    for note in judged.iter().flat_map(|compiled| &compiled.notes) {
+    let compiled = state::judge(&manifests, args.node.as_deref(), &args.cluster);
+    let refused = compiled.as_ref().err().map(Vec::as_slice).unwrap_or_default();
+    for note in compiled.iter().flat_map(|compiled| &compiled.notes) {
         print::note(note);
     }
     if json {
         print::json(&Report { refused });
     } else {
         refused.iter().for_each(print::line);
-        print::line(summary(&judged));
+        print::line(summary(&compiled));
     }
-    if judged.is_ok() { Ok(()) } else { Err(Failure::Checked) }
+    if compiled.is_ok() { Ok(()) } else { Err(Failure::Checked) }
 }
 
-fn summary(judged: &Result<podswitch_kubernetes::Compiled, Vec<Refused>>) -> String {
-    match judged {
+fn summary(compiled: &Result<podswitch_kubernetes::Compiled, Vec<Refused>>) -> String {
+    match compiled {
         Ok(compiled) => {
             let config = &compiled.config;
             let nodes = config.nodes.len() + usize::from(!config.node.name.is_empty());

@@ -53,9 +53,9 @@ fn main() {
     let policies = args.next().unwrap_or(10_000).max(1);
     let lookups = args.next().unwrap_or(1_000_000);
 
-    let (mut compiler, told) = timed(|| world::compiler(policies));
+    let (mut compiler, upserted) = timed(|| world::compiler(policies));
     let (table, published) = timed(|| compiler.publish());
-    println!("{policies} policies: objects taken in {told:?}, first table in {published:?}");
+    println!("{policies} policies: upserted in {upserted:?}, first table in {published:?}");
     let footprint = compiler.footprint();
     println!("{footprint:?}");
     let per_policy = footprint.stage_bytes / policies;

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn emptied_lengths_are_not_asked() {
+    fn emptied_lengths_are_not_searched() {
         let mut map = PrefixMap::new();
         map.insert(cidr("10.0.0.0/8"), 1);
         map.insert(cidr("10.0.0.0/9"), 2);

@@ -75,13 +75,13 @@ struct End<'a> {
 }
 
 /// Evaluates a new connection between two addresses, for both ends.
-pub fn judge(cluster: &Cluster, from: IpAddr, to: IpAddr, traffic: Traffic) -> Verdict {
+pub fn evaluate(cluster: &Cluster, from: IpAddr, to: IpAddr, traffic: Traffic) -> Verdict {
     let source = End { address: from, who: cluster.who(from) };
     let destination = End { address: to, who: cluster.who(to) };
     let case = |direction, subject, peer| Case { cluster, direction, subject, peer, traffic };
     Verdict {
-        egress: case(Direction::Egress, source, destination).judge(),
-        ingress: case(Direction::Ingress, destination, source).judge(),
+        egress: case(Direction::Egress, source, destination).evaluate(),
+        ingress: case(Direction::Ingress, destination, source).evaluate(),
     }
 }
 
@@ -126,7 +126,7 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    fn judge(&self) -> Side {
+    fn evaluate(&self) -> Side {
         let side = |allow, why, rule| Side { allow, why, rule, isolated_by: Vec::new() };
         let Who::Pod(pod) = self.subject.who else {
             return side(true, Why::NoPod, None);

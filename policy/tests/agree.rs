@@ -1,4 +1,5 @@
-//! The compiled table against the reference evaluator, over random clusters, policies and probes.
+//! The compiled table compared with the reference evaluator, over random clusters, policies and
+//! probes.
 
 mod common;
 
@@ -8,10 +9,11 @@ use common::{cluster, compile, disagreement};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-/// Verdicts that one run compares at least; both families, all protocols, both ends each.
+/// The minimum number of verdicts that one run compares; both families, all protocols, both ends
+/// each.
 const VERDICTS: u64 = 1_000_000;
 
-/// Runs random clusters until enough verdicts were compared.
+/// Runs random clusters until enough verdicts have been compared.
 fn compare(
     cluster: impl Strategy<Value = podswitch_policy::reference::Cluster>,
     cases: u32,

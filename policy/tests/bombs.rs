@@ -1,4 +1,4 @@
-//! Policies made to be expensive (threat T-C8): what is compiled stays within a small multiple of
+//! Policies made to be expensive (threat T-C8): the compiled size stays within a small multiple of
 //! what was written, and the verdicts are still right.
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,4 +1,4 @@
-//! Single changes that have gone wrong elsewhere, one test each (threats T-L1 to T-L9).
+//! Single changes that went wrong in other implementations, one test each (threats T-L1 to T-L9).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A small cluster to change: namespace `shop` with `db`, which lets `app=web` in on 5432/TCP.
+/// A small cluster to change: namespace `shop` with `db`, which accepts `app=web` on 5432/TCP.
 struct Shop {
     compiler: PolicyCompiler,
     table: Arc<PolicyTable>,
@@ -172,7 +172,7 @@ fn a_policy_keeps_its_number_and_its_counters_apart() {
 }
 
 #[test]
-fn what_is_told_twice_changes_nothing() {
+fn repeated_upserts_change_nothing() {
     let mut shop = Shop::new();
     let before = Arc::clone(&shop.table);
     shop.pod("web", "10.0.0.2", "app=web", "n1");

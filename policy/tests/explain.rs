@@ -1,4 +1,4 @@
-//! Explanations: that they say what the table does, and how they read.
+//! Explanations: they agree with the table, and their text.
 
 mod common;
 
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use std::net::IpAddr;
 
-/// Whether what an explanation says is borne out by the policies as they were written.
+/// Whether an explanation agrees with the policies as written.
 fn bears_out(
     table: &PolicyTable,
     side: &Side,
@@ -81,10 +81,10 @@ proptest! {
                 }
             }
         }
-        let asked = traffics(false);
-        for cell in table.matrix(&all, &asked) {
+        let probes = traffics(false);
+        for cell in table.matrix(&all, &probes) {
             let (from, to) = (table.party(all[cell.from]), table.party(all[cell.to]));
-            prop_assert_eq!(cell.allow, table.verdict(&from, &to, asked[cell.traffic]).allow());
+            prop_assert_eq!(cell.allow, table.verdict(&from, &to, probes[cell.traffic]).allow());
         }
     }
 }

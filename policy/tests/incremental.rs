@@ -1,6 +1,6 @@
-//! A compiler that was told of changes one by one against the reference evaluator: label
-//! changes, deletions, addresses and numbers used again (threat T-L5), snapshots that stay what
-//! they were (T-L7).
+//! A compiler that gets changes one by one, compared with the reference evaluator: label changes,
+//! deletions, reused addresses and numbers (threat T-L5), snapshots that do not change afterwards
+//! (T-L7).
 
 mod common;
 
@@ -73,7 +73,7 @@ impl Mirror {
         }
     }
 
-    /// Does an operation here and there.
+    /// Performs an operation on both.
     fn apply(&mut self, op: &Op, compiler: &mut PolicyCompiler) {
         match op {
             Op::Pod(pod) => {
@@ -149,11 +149,11 @@ proptest! {
         }
         let (cluster, table) = (mirror.cluster(), compiler.publish());
         prop_assert_eq!(disagreement(&cluster, &table).err(), None);
-        // Snapshots handed out before are what they were.
+        // Snapshots taken before are unchanged.
         for (cluster, table) in kept.iter().take(2) {
             prop_assert_eq!(disagreement(cluster, table).err(), None);
         }
-        // Nothing is kept of what is gone.
+        // Nothing of a deleted object remains.
         let names: Vec<_> = mirror.pods.keys().cloned().collect();
         names.iter().for_each(|name| compiler.remove_pod(name));
         mirror.nodes.keys().for_each(|name| compiler.remove_node(name));
@@ -164,7 +164,7 @@ proptest! {
     }
 }
 
-/// What a table says about all pairs of some addresses.
+/// A table's verdicts for all pairs of some addresses.
 fn verdicts(table: &PolicyTable, all: &[IpAddr]) -> Vec<(IpAddr, IpAddr, String)> {
     let mut list = Vec::new();
     for from in all {
@@ -188,10 +188,10 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Between addresses that no change since touched every verdict is what it was, and for the
-    /// same reasons.
+    /// Between addresses that no change has affected every verdict is unchanged, with the same
+    /// reasons.
     #[test]
-    fn what_is_not_touched_is_judged_as_before(
+    fn verdicts_of_unaffected_addresses_are_unchanged(
         first in prop::collection::vec(op(), 20..60),
         steps in prop::collection::vec(prop::collection::vec(op(), 1..4), 1..20),
     ) {

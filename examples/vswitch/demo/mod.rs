@@ -1,9 +1,10 @@
 //! `demo`: the main job on one machine, without set-up. Makes two nodes, their pods and an outside
-//! in network namespaces of its own, runs a switch for each node, joined by the tunnel, sends real
-//! traffic between real sockets, says what was checked and measured, and removes all it made.
+//! host in network namespaces of its own, runs a switch for each node, connected by the tunnel,
+//! sends real traffic between real sockets, reports what was checked and measured, and removes
+//! everything.
 //!
-//! The namespaces have no names: they last as long as this process, however it ends. Only
-//! `--keep` gives them names, and they lose them again unless the demo comes to its end.
+//! The namespaces have no names: they last as long as this process, however it ends. Only `--keep`
+//! gives them names, which are removed again unless the demo completes.
 
 mod checks;
 mod frames;
@@ -24,24 +25,24 @@ use world::World;
 
 /// Show the switch at work on this machine, and check it.
 ///
-/// Makes two nodes with pods on TAP and AF_PACKET ports, a network between the nodes, and an
-/// outside behind it, in network namespaces of its own; runs a switch for each node, joined by a
-/// VXLAN tunnel; and sends IPv4 and IPv6 traffic between real sockets, under policies and through
-/// Services. Needs root, or a system that lets ordinary users make user namespaces. Takes some
+/// Makes two nodes with pods on TAP and AF_PACKET ports, a network between the nodes, and a host
+/// outside, in network namespaces of its own; runs a switch for each node, connected by a VXLAN
+/// tunnel; and sends IPv4 and IPv6 traffic between real sockets, under policies and through
+/// Services. Needs root, or a system that lets ordinary users make user namespaces. Takes about
 /// thirty seconds.
 ///
 /// Exit status: 0 all checks passed, 1 one failed or something cannot be set up.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Leave the namespaces at the end, under names, to look around in them.
+    /// Keep the namespaces at the end, with names, for inspection.
     #[arg(long)]
     keep: bool,
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Done {
-    // Before any thread: it may start the program again.
+    // Before any thread starts: it may execute the program again.
     let privilege = userns::ensure_privilege()?;
-    // Without --keep there is nothing that a signal could leave behind.
+    // Without --keep a signal leaves nothing behind.
     let signals = args.keep.then(Signals::listen).transpose()?;
     let mut report = Report::new(json, signals);
     if privilege == Privilege::UserNamespace {

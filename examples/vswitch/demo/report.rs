@@ -1,4 +1,4 @@
-//! What the demo found: told as it goes to a person, at the end to a program.
+//! The demo's results: printed as they come for people, at the end for programs.
 
 use std::fmt::Display;
 
@@ -37,7 +37,7 @@ struct Findings {
 struct Check {
     name: String,
     ok: bool,
-    /// What went wrong.
+    /// What failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
 }
@@ -50,13 +50,13 @@ struct Measurement {
 }
 
 impl Report {
-    /// Nothing found yet. Without `signals` they end the process as they do.
+    /// An empty report. Without `signals`, signals end the process at once.
     pub(super) fn new(json: bool, signals: Option<Signals>) -> Self {
         let findings = Findings { ok: true, ..Findings::default() };
         Self { json, signals, findings, rows: Vec::new() }
     }
 
-    /// Says what is going on.
+    /// Prints progress.
     pub(super) fn progress(&self, text: impl Display) {
         if self.json {
             print::note(text);
@@ -65,7 +65,7 @@ impl Report {
         }
     }
 
-    /// Notes the outcome of a check. An error ends the demo: it was interrupted.
+    /// Records the outcome of a check. An error ends the demo: it was interrupted.
     pub(super) fn check(
         &mut self,
         name: impl Into<String>,
@@ -86,9 +86,9 @@ impl Report {
         }
     }
 
-    /// Notes a measurement.
+    /// Records a measurement.
     pub(super) fn measured(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
-        // More digits than there is meaning.
+        // More digits would not be significant.
         let value = (value * 1000.0).round() / 1000.0;
         let name = name.into();
         if !self.json {
@@ -97,7 +97,7 @@ impl Report {
         self.findings.measurements.push(Measurement { name, value, unit });
     }
 
-    /// Notes a row of the table, or why there is none.
+    /// Records a row of the table, or why there is none.
     pub(super) fn row(&mut self, name: &'static str, figures: Result<Figures, String>) {
         match &figures {
             Ok(figures) => {
@@ -110,7 +110,7 @@ impl Report {
         self.rows.push((name, figures));
     }
 
-    /// Shows something to a person.
+    /// Prints text for people.
     pub(super) fn show(&self, text: &str) {
         if !self.json {
             text.lines().for_each(|line| print::line(format_args!("    {line}")));
@@ -122,7 +122,7 @@ impl Report {
         self.findings.ok
     }
 
-    /// Tells what it came to.
+    /// Prints the summary.
     pub(super) fn summary(&self) {
         let Findings { checks, measurements, .. } = &self.findings;
         if self.json {

@@ -1,5 +1,5 @@
-//! Servers in pods, at the port that Services send to: each says which pod it is and whom it
-//! sees, over TCP and UDP, and over TCP sends back what it is sent. And their clients.
+//! Servers in pods, at the backend port of the Services: each reports its pod and the client's
+//! address, over TCP and UDP, and echoes TCP data. And their clients.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -14,7 +14,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use super::sockets::{self, Outcome, PATIENCE, RETRY, TRIES};
 use super::world::{DemoPod, TARGET_PORT};
 
-/// How often servers look whether they are to end.
+/// How often servers check whether to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// See the module's description. They end when this is dropped.
@@ -24,7 +24,7 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Starts those of these pods.
+    /// Starts the servers of these pods.
     pub(super) fn start<'a>(pods: impl IntoIterator<Item = &'a DemoPod>) -> Outcome<Self> {
         let mut servers = Self { stop: Arc::default(), threads: Vec::new() };
         let at = SocketAddr::from((Ipv6Addr::UNSPECIFIED, TARGET_PORT));
@@ -47,7 +47,7 @@ impl Drop for Servers {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
         for thread in self.threads.drain(..) {
-            // One that panicked has said so.
+            // A thread that panicked has reported it.
             let _ = thread.join();
         }
     }
@@ -56,7 +56,7 @@ impl Drop for Servers {
 fn accept(listener: &TcpListener, name: &'static str, stop: &AtomicBool) {
     while !stop.load(Relaxed) {
         if let Ok((stream, peer)) = listener.accept() {
-            // It ends with its client, which does not wait for ever either.
+            // It ends with its client, which has a timeout as well.
             thread::spawn(move || serve(&stream, name, peer.ip().to_canonical()));
         }
     }
@@ -75,13 +75,13 @@ fn answer(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
     while !stop.load(Relaxed) {
         if let Ok((_, peer)) = socket.recv_from(&mut buffer) {
             let text = format!("{name} {}", peer.ip().to_canonical());
-            // Nobody waits for ever for it.
+            // The client has a timeout.
             let _ = socket.send_to(text.as_bytes(), peer);
         }
     }
 }
 
-/// Who answered, and the client's address as it saw it.
+/// The server that answered, and the client's address as it saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) pod: String,
@@ -96,7 +96,7 @@ impl Answer {
     }
 }
 
-/// Asks a server over TCP, and sends so many bytes there and back.
+/// Calls a server over TCP, and sends that many bytes there and back.
 pub(super) fn ask_tcp(from: &NetNs, to: SocketAddr, bytes: usize) -> Outcome<Answer> {
     let stream = sockets::open(from, || TcpStream::connect_timeout(&to, PATIENCE))
         .map_err(|e| format!("connect to {to}: {e}"))?;
@@ -108,7 +108,7 @@ pub(super) fn ask_tcp(from: &NetNs, to: SocketAddr, bytes: usize) -> Outcome<Ans
     let (message, mut back) = (sockets::pattern(bytes), Vec::with_capacity(bytes));
     thread::scope(|scope| {
         scope.spawn(|| {
-            // The reader sees what comes of an error.
+            // The reader reports errors.
             let _ = (&stream).write_all(&message).and_then(|()| stream.shutdown(Shutdown::Write));
         });
         reader.read_to_end(&mut back).map_err(|e| format!("read: {e}"))
@@ -119,12 +119,12 @@ pub(super) fn ask_tcp(from: &NetNs, to: SocketAddr, bytes: usize) -> Outcome<Ans
     }
 }
 
-/// Asks a server over UDP, by a new socket.
+/// Queries a server over UDP, by a new socket.
 pub(super) fn ask_udp(from: &NetNs, to: SocketAddr) -> Outcome<Answer> {
     ask_by(&udp_client(from, to)?)
 }
 
-/// A socket to ask `to` by.
+/// A socket for querying `to`.
 pub(super) fn udp_client(from: &NetNs, to: SocketAddr) -> Outcome<UdpSocket> {
     let socket = sockets::open(from, || UdpSocket::bind((sockets::unspecified(to.ip()), 0)))?;
     let ready = socket.connect(to).and_then(|()| socket.set_read_timeout(Some(RETRY)));
@@ -132,7 +132,7 @@ pub(super) fn udp_client(from: &NetNs, to: SocketAddr) -> Outcome<UdpSocket> {
     Ok(socket)
 }
 
-/// Asks by a socket until there is an answer.
+/// Queries by a socket until there is an answer.
 pub(super) fn ask_by(socket: &UdpSocket) -> Outcome<Answer> {
     let mut outcome = Err("never sent".to_owned());
     for _ in 0..TRIES {
@@ -144,7 +144,7 @@ pub(super) fn ask_by(socket: &UdpSocket) -> Outcome<Answer> {
     outcome
 }
 
-/// Asks by a socket once.
+/// Queries by a socket once.
 pub(super) fn ask_once(socket: &UdpSocket) -> io::Result<Outcome<Answer>> {
     let mut buffer = [0; 64];
     socket.send(b"?")?;

@@ -1,4 +1,4 @@
-//! Traffic through real sockets. A socket belongs to the namespace that it was opened in, whatever
+//! Traffic through real sockets. A socket belongs to the namespace in which it was opened, whatever
 //! thread uses it afterwards.
 
 use std::io::{self, Read, Write};
@@ -12,13 +12,13 @@ use podswitch_core::time::Clock;
 use podswitch_linux::NetNs;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with, sockopt};
 
-/// How long anything may take on an overloaded machine.
+/// The timeout for everything, on an overloaded machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a datagram is waited for before it is sent again: the network may lose it.
+/// How long to wait for a datagram before it is sent again: the network may lose it.
 pub(super) const RETRY: Duration = Duration::from_millis(700);
 pub(super) const TRIES: usize = 4;
 
-/// What came of it, or what went wrong.
+/// A result, or what went wrong.
 pub(super) type Outcome<T> = Result<T, String>;
 
 /// Both ends of a TCP connection, and the client's address as the server sees it.
@@ -52,15 +52,15 @@ pub(super) fn connect(from: &NetNs, to: &NetNs, address: IpAddr) -> Outcome<Conn
     Ok(Connection { client, server, peer: peer.ip() })
 }
 
-/// Sends bytes over TCP and has the other end send them back; they must come back as they were.
-/// Gives the client's address as the server sees it.
+/// Sends bytes over TCP and has the other end echo them unchanged. Returns the client's address as
+/// the server sees it.
 pub(super) fn tcp(from: &NetNs, to: &NetNs, address: IpAddr, bytes: usize) -> Outcome<IpAddr> {
     let Connection { client, server, peer } = connect(from, to, address)?;
     let message = pattern(bytes);
     let back = thread::scope(|scope| {
         scope.spawn(|| echo(&server));
         scope.spawn(|| {
-            // The reader sees what comes of an error.
+            // The reader reports errors.
             let _ = (&client).write_all(&message).and_then(|()| client.shutdown(Shutdown::Write));
         });
         let mut back = Vec::with_capacity(bytes);
@@ -72,7 +72,7 @@ pub(super) fn tcp(from: &NetNs, to: &NetNs, address: IpAddr, bytes: usize) -> Ou
     }
 }
 
-/// Sends back what comes until it ends.
+/// Echoes data until the stream ends.
 pub(super) fn echo(mut stream: &TcpStream) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(count @ 1..) = stream.read(&mut buffer) {
@@ -83,7 +83,7 @@ pub(super) fn echo(mut stream: &TcpStream) {
     let _ = stream.shutdown(Shutdown::Write);
 }
 
-/// Sends a datagram and has it sent back. Gives the sender's address as the other end sees it.
+/// Sends a datagram and has it echoed. Returns the sender's address as the other end sees it.
 pub(super) fn udp(from: &NetNs, to: &NetNs, address: IpAddr, bytes: usize) -> Outcome<IpAddr> {
     let server = open(to, || UdpSocket::bind((address, 0)))?;
     let address = server.local_addr().map_err(|e| e.to_string())?;
@@ -122,16 +122,16 @@ fn exchange(
     Ok(peer.ip())
 }
 
-/// What came of an echo request.
+/// The answer to an echo request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Echo {
-    /// A reply, with the TTL that it arrived with where that can be seen (IPv4).
+    /// A reply, with its TTL where it is visible (IPv4).
     Reply(Option<u8>),
-    /// A router on the way says that the TTL was used up.
+    /// A router on the way reports that the TTL is exceeded.
     Expired(IpAddr),
 }
 
-/// Sends echo requests until something comes of one.
+/// Sends echo requests until one is answered.
 pub(super) fn ping(from: &NetNs, to: IpAddr, ttl: Option<u8>) -> Outcome<Echo> {
     let socket = open(from, || raw_icmp(to, ttl))?;
     socket.set_read_timeout(Some(RETRY / 4)).map_err(|e| e.to_string())?;
@@ -151,7 +151,7 @@ pub(super) fn ping(from: &NetNs, to: IpAddr, ttl: Option<u8>) -> Outcome<Echo> {
     Err("no answer".to_owned())
 }
 
-/// A raw socket that speaks ICMP, in the clothes of a UDP socket: both send to and receive from
+/// A raw ICMP socket, used through the type of a UDP socket: both send to and receive from
 /// addresses.
 fn raw_icmp(to: IpAddr, ttl: Option<u8>) -> io::Result<UdpSocket> {
     let (family, protocol) = match to {
@@ -200,7 +200,7 @@ fn read_icmp(packet: &[u8], to: IpAddr, who: IpAddr) -> Option<Echo> {
     }
 }
 
-/// The address of a family that stands for any.
+/// The unspecified address of a family.
 pub(super) fn unspecified(like: IpAddr) -> IpAddr {
     match like {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -208,7 +208,7 @@ pub(super) fn unspecified(like: IpAddr) -> IpAddr {
     }
 }
 
-/// Bytes of which no two stretches are the same.
+/// Bytes in which no two sections are equal.
 pub(super) fn pattern(bytes: usize) -> Vec<u8> {
     let mut word = 0x9e37_79b9_u32;
     let next = |_| {

@@ -11,26 +11,26 @@ use super::Family;
 use super::reference::{Reference, Target, Wanted};
 use crate::failure::Failure;
 
-/// Somebody who can be an end.
+/// A pod, node, Service or address that can be an end.
 #[derive(Clone, Debug)]
 pub(super) struct Party {
     /// `Kind/namespace/name`, or the address of an end that no object describes.
     pub(super) name: String,
-    /// The pod, if it is one with a network of its own.
+    /// The pod, if it has a network of its own.
     pub(super) pod: Option<Cookie>,
-    /// The node that it is, or is on.
+    /// The node that it is, or that it runs on.
     pub(super) node: Option<Arc<str>>,
     addresses: Vec<IpAddr>,
 }
 
-/// An end: somebody, by one of his addresses.
+/// An end: one address of a party.
 #[derive(Clone, Debug)]
 pub(super) struct End {
     pub(super) party: Party,
     pub(super) address: IpAddr,
 }
 
-/// Both ends, and what the one wants of the other.
+/// Both ends, and what the source wants of the destination.
 #[derive(Clone, Debug)]
 pub(super) struct Ends {
     pub(super) from: End,
@@ -39,8 +39,8 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    /// Looks both ends up, and takes addresses of one family: IPv4 if both have it, unless
-    /// another is asked for.
+    /// Looks both ends up, and selects addresses of one family: IPv4 if both have it, unless
+    /// another is requested.
     pub(super) fn find(
         config: &Config,
         from: &Reference,
@@ -157,7 +157,7 @@ fn addressed(service: &Service) -> Result<Party, Failure> {
     Ok(Party::from_service(service))
 }
 
-/// Whose an address is; its own, if no object has it.
+/// The owner of an address; the address itself, if no object has it.
 pub(super) fn owner(config: &Config, address: IpAddr) -> Party {
     let endpoint = config.endpoints.iter().find(|endpoint| {
         !endpoint.workload.host_network && endpoint.workload.addresses.contains(&address)

@@ -1,4 +1,4 @@
-//! The reachability matrix: what policy says of every ordered pair, written as it is found.
+//! The reachability matrix: the policy verdict for every ordered pair, printed as it is computed.
 
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::net::IpAddr;
@@ -12,15 +12,15 @@ use super::reference::Wanted;
 use crate::Done;
 use crate::failure::Failure;
 
-/// What a matrix is asked for.
+/// What to print.
 pub(super) struct Question<'a> {
     pub(super) ports: &'a [Wanted],
     pub(super) families: &'a [Family],
-    /// Addresses beside those of the objects.
+    /// Addresses in addition to those of the objects.
     pub(super) with: &'a [IpAddr],
 }
 
-/// A row and a column: somebody with an address of the family.
+/// A row and a column: a party with an address of the family.
 struct Entry {
     name: String,
     party: Party,
@@ -36,8 +36,8 @@ struct Cell<'a> {
     verdict: &'static str,
 }
 
-/// Prints the matrix: pods, nodes and addresses, each by name; a pair of an entry with itself is
-/// a line like every other.
+/// Prints the matrix: pods, nodes and addresses, each by name. A pair of an entry with itself is a
+/// line like every other.
 pub(super) fn print(
     config: &Config,
     table: &PolicyTable,
@@ -54,7 +54,7 @@ pub(super) fn print(
     out.flush().or_else(|error| ended(&error))
 }
 
-/// A reader that went away has seen what it wanted.
+/// A reader that closed the pipe has seen enough.
 fn ended(error: &io::Error) -> Done {
     match error.kind() {
         ErrorKind::BrokenPipe => Ok(()),

@@ -1,8 +1,8 @@
-//! `explain`: whether one connection is allowed and why, or the whole reachability at once.
+//! `explain`: whether one connection is allowed and why, or the reachability of all pairs.
 //!
-//! Asks what the switch asks: the compiled policy table and `resolve`, on the manifests as they
-//! are. The policies of both ends are judged, whatever nodes they are on; the way is that of the
-//! source's node.
+//! Evaluates what the switch evaluates: the compiled policy table and `resolve`, on the given
+//! manifests. The policies of both ends are evaluated, whatever their nodes; the route is that of
+//! the source's node.
 
 mod ends;
 mod matrix;
@@ -28,16 +28,17 @@ use crate::{Done, print, state};
 use ends::Ends;
 use reference::{Target, Wanted};
 
-/// Say whether a connection is allowed, and why; or print who reaches whom.
+/// Say whether a connection is allowed, and why; or print the reachability matrix.
 ///
-/// REF is `pod/NAMESPACE/NAME`, `svc/NAMESPACE/NAME`, `node/NAME`, `NAMESPACE/NAME` (a pod, else a
-/// Service) or an address; with a port `REF:PORT`, `REF:PORT/PROTO` or `[IPv6]:PORT/PROTO`. PROTO
-/// is TCP (the default), UDP or SCTP; without a port an ICMP echo request is meant.
+/// REF is `pod/NAMESPACE/NAME`, `svc/NAMESPACE/NAME`, `node/NAME`, `NAMESPACE/NAME` (a pod,
+/// otherwise a Service) or an address; with a port `REF:PORT`, `REF:PORT/PROTO` or
+/// `[IPv6]:PORT/PROTO`. PROTO is TCP (the default), UDP or SCTP; without a port an ICMP echo
+/// request is meant.
 ///
-/// The policies of both ends are judged, whatever nodes they are on; the route is the one at the
-/// source's node, or for a source off the cluster at the destination's. Of a Service the backend
-/// that this very connection is given is judged; who has called before and is pinned by session
-/// affinity may be given another.
+/// The policies of both ends are evaluated, whatever nodes they are on. The route is the one at the
+/// source's node, or for a source outside the cluster at the destination's. For a Service, the
+/// backend of this very connection is used; a client that has called before and has session
+/// affinity may get another.
 ///
 /// Exit status: 0 allowed, 1 denied, rejected or dropped, or the manifests are refused, 2 bad
 /// usage or manifests that cannot be read. A matrix that could be printed is 0.
@@ -46,7 +47,7 @@ pub(crate) struct Args {
     /// A manifest, or a folder of them: YAML or JSON, as kubectl prints it.
     #[arg(long, value_name = "DIR")]
     manifests: PathBuf,
-    /// Who opens the connection.
+    /// The end that opens the connection.
     #[arg(
         long,
         value_name = "REF",
@@ -55,7 +56,7 @@ pub(crate) struct Args {
         required_unless_present = "matrix"
     )]
     from: Option<reference::Reference>,
-    /// To whom.
+    /// The end that is called.
     #[arg(
         long,
         value_name = "REF[:PORT/PROTO]",
@@ -64,19 +65,19 @@ pub(crate) struct Args {
         required_unless_present = "matrix"
     )]
     to: Option<Target>,
-    /// The port that the connection comes from; of an echo request its identifier.
+    /// The source port; for an echo request its identifier.
     #[arg(long, value_name = "N", default_value_t = 40_000, conflicts_with = "matrix")]
     sport: u16,
-    /// The node at which a client from off the cluster calls a Service by an address that is no
-    /// node's. Otherwise one with an endpoint of it.
+    /// The node at which a client outside the cluster enters, when it calls a Service by an address
+    /// that is not a node's. Default: a node with an endpoint of the Service.
     #[arg(long, value_name = "NAME", requires = "to", conflicts_with = "matrix")]
     node: Option<String>,
-    /// Only this family. Otherwise IPv4 if both ends have it; in a matrix both families.
+    /// Only this family. Default: IPv4 if both ends have it; in a matrix both families.
     #[arg(long, value_enum, value_name = "ipv4|ipv6", hide_possible_values = true)]
     family: Option<Family>,
-    /// Print a line for every ordered pair of pods and nodes, a pod and itself among them, and
-    /// each of these ports: FROM, TO, FAMILY, PORT/PROTO and allow or deny, with tabs between.
-    /// `ICMP` among the ports is an echo request.
+    /// Print a line for every ordered pair of pods and nodes, including a pod and itself, and each
+    /// of these ports: FROM, TO, FAMILY, PORT/PROTO and allow or deny, separated by tabs. `ICMP` as
+    /// a port is an echo request.
     #[arg(
         long,
         value_name = "PORT/PROTO,…",
@@ -85,14 +86,14 @@ pub(crate) struct Args {
         conflicts_with_all = ["from", "to"]
     )]
     matrix: Vec<Wanted>,
-    /// Have this address in the matrix, too. Can be repeated.
+    /// Include this address in the matrix. Can be repeated.
     #[arg(long, value_name = "ADDRESS", requires = "matrix", conflicts_with_all = ["from", "to"])]
     with: Vec<IpAddr>,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
 
-/// An IP family, as people choose it.
+/// An IP family, as an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Family {
     /// IPv4.
@@ -138,16 +139,16 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
         }
         None => service::entry_node(&whole.config, &ends),
     };
-    let judged = way::judge(&manifests, &args.cluster, &ends, args.sport, entry)?;
+    let outcome = way::evaluate(&manifests, &args.cluster, &ends, args.sport, entry)?;
     if json {
-        print::json(&report::Report::new(&ends, &judged));
+        print::json(&report::Report::new(&ends, &outcome));
     } else {
-        print::line(report::Text { ends: &ends, judged: &judged });
+        print::line(report::Text { ends: &ends, outcome: &outcome });
     }
-    if judged.is_allowed() { Ok(()) } else { Err(Failure::Checked) }
+    if outcome.is_allowed() { Ok(()) } else { Err(Failure::Checked) }
 }
 
-/// The state that a switch with this configuration judges packets by.
+/// The snapshot that a switch with this configuration would use.
 fn snapshot(config: &Config) -> Result<Arc<Snapshot>, Failure> {
     let mut control = ControlPlane::new(Options::default());
     control
@@ -156,7 +157,7 @@ fn snapshot(config: &Config) -> Result<Arc<Snapshot>, Failure> {
     Ok(control.snapshot())
 }
 
-/// A protocol by its name, in whatever letters.
+/// A protocol by its name, in any case.
 fn protocol(text: &str) -> Result<Protocol, String> {
     let known = Protocol::ALL.into_iter().find(|p| p.name().eq_ignore_ascii_case(text));
     known.ok_or_else(|| format!("{text:?} is not one of TCP, UDP, SCTP"))

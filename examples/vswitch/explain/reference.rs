@@ -1,4 +1,4 @@
-//! References: the words by which people name the ends of a connection.
+//! References: how the ends of a connection are named on the command line.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -8,14 +8,14 @@ use podswitch_policy::verdict::Traffic;
 
 use super::protocol;
 
-/// One end, as named and not yet looked up.
+/// One end as named, not yet looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reference {
     /// `pod/NAMESPACE/NAME`.
     Pod(String, String),
     /// `svc/NAMESPACE/NAME`.
     Service(String, String),
-    /// `NAMESPACE/NAME`: a pod, else a Service.
+    /// `NAMESPACE/NAME`: a pod, otherwise a Service.
     PodOrService(String, String),
     /// `node/NAME`.
     Node(String),
@@ -68,7 +68,7 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Reads `--from`.
+/// Parses `--from`.
 pub(super) fn parse_source(text: &str) -> Result<Reference, String> {
     let target = Target::parse(text)?;
     match target.wanted {
@@ -85,7 +85,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Reads the option's value.
+    /// Parses the option's value.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (name, wanted) = Self::split(text)?;
         let reference = match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -99,7 +99,7 @@ impl Target {
         Ok(Self { reference, wanted })
     }
 
-    /// Divides the name from the port, which an IPv6 address can have only behind brackets.
+    /// Separates the name from the port; an IPv6 address with a port needs brackets.
     fn split(text: &str) -> Result<(&str, Option<&str>), String> {
         if text.parse::<Ipv6Addr>().is_ok() {
             return Ok((text, None));
@@ -133,7 +133,7 @@ pub(super) enum Wanted {
 }
 
 impl Wanted {
-    /// Reads `PORT`, `PORT/PROTO` or `ICMP`.
+    /// Parses `PORT`, `PORT/PROTO` or `ICMP`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let echo = ["icmp", "icmpv6", "echo"].iter().any(|name| text.eq_ignore_ascii_case(name));
         if echo { Ok(Self::Echo) } else { Self::port(text) }
@@ -149,7 +149,7 @@ impl Wanted {
         }
     }
 
-    /// As policy is asked.
+    /// As policy traffic.
     pub(super) fn traffic(self, ipv6: bool) -> Traffic {
         match self {
             Self::Echo => Traffic::echo(ipv6),

@@ -1,4 +1,4 @@
-//! What `explain` says: for people in lines, for programs as JSON.
+//! The output of `explain`: lines for people, JSON for programs.
 
 use std::fmt;
 
@@ -9,12 +9,12 @@ use serde::Serialize;
 use super::Family;
 use super::ends::{End, Ends};
 use super::service::{Served, ServiceReport};
-use super::way::{Fate, Judged, Leads, Route};
+use super::way::{Leads, Outcome, Route, Verdict};
 
-/// The answer for programs.
+/// The result for programs.
 #[derive(Serialize)]
 pub(super) struct Report<'a> {
-    /// `allow`, `deny` (by policy), `reject` (the client is told) or `drop`.
+    /// `allow`, `deny` (by policy), `reject` (with an answer to the client) or `drop`.
     verdict: &'static str,
     /// Name of the drop reason, as in `drops.jsonl`; null if allowed.
     reason: Option<&'static str>,
@@ -25,7 +25,7 @@ pub(super) struct Report<'a> {
     traffic: String,
     egress: SideReport<'a>,
     ingress: SideReport<'a>,
-    /// The Service that was called, if the destination is one's.
+    /// The Service that was called, if the destination is a Service's.
     service: Option<ServiceReport<'a>>,
     route: Option<RouteReport<'a>>,
 }
@@ -42,7 +42,7 @@ struct EndReport<'a> {
 struct SideReport<'a> {
     verdict: &'static str,
     why: &'static str,
-    /// The policy that decided: one that allows, or that denies; null if none had a say.
+    /// The policy that decided: one that allows, or that denies; null if none applied.
     policy: Option<&'a str>,
     /// Index of its rule that decided; null if it denies by isolation.
     rule: Option<u32>,
@@ -55,7 +55,7 @@ struct SideReport<'a> {
     nearest: Option<NearestReport<'a>>,
 }
 
-/// The rule that came closest to allowing what was denied.
+/// The rule that came closest to allowing a denied connection.
 #[derive(Serialize)]
 struct NearestReport<'a> {
     policy: &'a str,
@@ -67,7 +67,7 @@ struct NearestReport<'a> {
 
 #[derive(Serialize)]
 struct RouteReport<'a> {
-    /// The node whose switch it is.
+    /// The node whose switch decides.
     node: &'a str,
     /// `pod`, `gateway`, `node`, `remote` or `outside`.
     kind: &'static str,
@@ -90,19 +90,19 @@ struct VxlanReport {
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn new(ends: &'a Ends, judged: &'a Judged) -> Self {
+    pub(super) fn new(ends: &'a Ends, outcome: &'a Outcome) -> Self {
         let traffic = ends.wanted.traffic(ends.from.address.is_ipv6());
         Self {
-            verdict: verdict(judged.fate),
-            reason: reason(judged.fate),
+            verdict: verdict(outcome.verdict),
+            reason: reason(outcome.verdict),
             from: EndReport::new(&ends.from),
             to: EndReport::new(&ends.to),
             family: Family::of(ends.from.address).name(),
             traffic: traffic.to_string(),
-            egress: SideReport::new(&judged.policies.egress),
-            ingress: SideReport::new(&judged.policies.ingress),
-            service: judged.service.as_ref().map(Served::report),
-            route: judged.route.as_ref().map(RouteReport::new),
+            egress: SideReport::new(&outcome.policies.egress),
+            ingress: SideReport::new(&outcome.policies.ingress),
+            service: outcome.service.as_ref().map(Served::report),
+            route: outcome.route.as_ref().map(RouteReport::new),
         }
     }
 }
@@ -163,19 +163,21 @@ impl<'a> RouteReport<'a> {
     }
 }
 
-fn verdict(fate: Fate) -> &'static str {
-    match fate {
-        Fate::Allow => "allow",
-        Fate::Deny(_) => "deny",
-        Fate::Reject(_) => "reject",
-        Fate::Drop(_) => "drop",
+fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "allow",
+        Verdict::Deny(_) => "deny",
+        Verdict::Reject(_) => "reject",
+        Verdict::Drop(_) => "drop",
     }
 }
 
-fn reason(fate: Fate) -> Option<&'static str> {
-    match fate {
-        Fate::Allow => None,
-        Fate::Deny(reason) | Fate::Reject(reason) | Fate::Drop(reason) => Some(reason.name()),
+fn reason(verdict: Verdict) -> Option<&'static str> {
+    match verdict {
+        Verdict::Allow => None,
+        Verdict::Deny(reason) | Verdict::Reject(reason) | Verdict::Drop(reason) => {
+            Some(reason.name())
+        }
     }
 }
 
@@ -190,28 +192,30 @@ fn why(why: Why) -> &'static str {
     }
 }
 
-/// The answer for people.
+/// The result for people.
 pub(super) struct Text<'a> {
     pub(super) ends: &'a Ends,
-    pub(super) judged: &'a Judged,
+    pub(super) outcome: &'a Outcome,
 }
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ends, judged } = self;
+        let Self { ends, outcome } = self;
         let traffic = ends.wanted.traffic(ends.from.address.is_ipv6());
         let [from, to] = [&ends.from, &ends.to].map(name);
-        write!(f, "{}: {traffic} from {from} to {to}", verdict(judged.fate))?;
-        if let Fate::Deny(reason) | Fate::Reject(reason) | Fate::Drop(reason) = judged.fate {
+        write!(f, "{}: {traffic} from {from} to {to}", verdict(outcome.verdict))?;
+        if let Verdict::Deny(reason) | Verdict::Reject(reason) | Verdict::Drop(reason) =
+            outcome.verdict
+        {
             write!(f, "\nreason: {}. {}", reason.name(), reason.describe())?;
         }
-        if let Some(service) = &judged.service {
+        if let Some(service) = &outcome.service {
             write!(f, "\n{service}")?;
         }
-        if !judged.service.as_ref().is_some_and(Served::is_refused) {
-            write!(f, "\n{}", judged.policies)?;
+        if !outcome.service.as_ref().is_some_and(Served::is_refused) {
+            write!(f, "\n{}", outcome.policies)?;
         }
-        match &judged.route {
+        match &outcome.route {
             Some(route) => write!(f, "\nroute: {route}"),
             None => f.write_str("\nroute: none"),
         }

@@ -1,5 +1,5 @@
-//! The Service's part of an explanation: which one is called, what was chosen among its backends
-//! and why, or why nothing was.
+//! The Service's part of an explanation: the called Service, the selected backend and why, or why
+//! there is none.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,17 +18,17 @@ use serde::Serialize;
 use super::ends::{End, Ends, owner};
 use super::reference::Wanted;
 
-/// What became of a connection to a Service's address.
+/// The result for a connection to a Service's address.
 pub(super) struct Served {
     said: Explanation,
     hints: Option<HintUse>,
-    /// The policies that the Service has: for cluster IPs, and for other addresses.
+    /// The Service's traffic policies: for cluster IPs, and for other addresses.
     policies: Option<(TrafficPolicy, TrafficPolicy)>,
     origin: Origin,
 }
 
 impl Served {
-    /// Asks the node's Service table; `None` if the address is no Service's.
+    /// Queries the node's Service table; `None` if the address is not a Service's.
     pub(super) fn find(
         config: &Config,
         snapshot: &Snapshot,
@@ -50,7 +50,7 @@ impl Served {
         Some(Self { said, hints, policies, origin })
     }
 
-    /// Whether no backend was chosen.
+    /// Whether no backend was selected.
     pub(super) fn is_refused(&self) -> bool {
         !matches!(self.said.outcome, Outcome::Backend { .. })
     }
@@ -58,7 +58,7 @@ impl Served {
     /// The backend as an end, and what is wanted of it.
     pub(super) fn backend(&self, config: &Config) -> Option<(End, Wanted)> {
         let Outcome::Backend { address, .. } = self.said.outcome else { return None };
-        // A table has backends only behind ports of a protocol.
+        // Backends exist only for protocols with ports.
         let protocol = self.said.service.as_ref()?.protocol;
         let end = End { party: owner(config, address.ip()), address: address.ip() };
         Some((end, Wanted::Port(address.port(), protocol)))
@@ -79,7 +79,7 @@ impl Served {
     }
 }
 
-/// What became of topology hints, as far as those of the called port go.
+/// How topology hints were used for the called port.
 fn hints(config: &Config, key: &FlowKey, lines: &ServiceLines) -> Option<HintUse> {
     let service = config.services.iter().find(|service| service.cookie == lines.cookie)?;
     let is_it =
@@ -94,8 +94,8 @@ fn hints(config: &Config, key: &FlowKey, lines: &ServiceLines) -> Option<HintUse
     Some(hint_use(&candidates, &view))
 }
 
-/// The node whose switch a client from off the cluster meets when it calls a Service by an address
-/// that is no node's: one that has an endpoint of it, else any.
+/// The node at which a client outside the cluster enters when it calls a Service by an address that
+/// is not a node's: one with an endpoint of the Service, otherwise any.
 pub(super) fn entry_node<'a>(config: &'a Config, ends: &Ends) -> Option<&'a Arc<str>> {
     let service = config.services.iter().find(|service| *service.cookie == *ends.to.party.name)?;
     let slices = config.slices.iter().filter(|slice| {
@@ -110,16 +110,16 @@ pub(super) fn entry_node<'a>(config: &'a Config, ends: &Ends) -> Option<&'a Arc<
 /// The Service for programs.
 #[derive(Serialize)]
 pub(super) struct ServiceReport<'a> {
-    /// `Service/namespace/name`; null for an address of the Service range that none has. For host
-    /// ports `Pod/namespace/name`.
+    /// `Service/namespace/name`; null for an address in the Service CIDRs that no Service has. For
+    /// host ports `Pod/namespace/name`.
     name: Option<&'a str>,
-    /// `address:port`; null if none was chosen.
+    /// `address:port`; null if none was selected.
     backend: Option<String>,
     /// The client's address is translated, too (S8).
     source_nat: bool,
-    /// All of it in words.
+    /// All of it as text.
     text: String,
-    /// The port that was called, if there is such a one.
+    /// The port that was called, if the Service has it.
     #[serde(flatten)]
     port: Option<PortReport<'a>>,
 }
@@ -130,12 +130,12 @@ struct PortReport<'a> {
     port_name: &'a str,
     /// `ClusterIP`, `NodePort`, `LoadBalancer`, `ExternalIP`, `HostPort`.
     kind: Option<&'static str>,
-    /// `Cluster` or `Local`: which backends come into question.
+    /// `Cluster` or `Local`: which backends are eligible.
     scope: Option<&'static str>,
     /// Seconds.
     affinity: Option<u32>,
     hints: Option<String>,
-    /// Of the table that the backend was chosen by, and of how many.
+    /// Slot and size of the table that selected the backend.
     slot: Option<usize>,
     slots: Option<usize>,
     backends: Vec<BackendReport<'a>>,
@@ -231,7 +231,7 @@ impl fmt::Display for Served {
             )?;
         }
         match self.hints {
-            // Said already, or not worth it.
+            // Said already, or not relevant.
             None
             | Some(HintUse::None | HintUse::Followed(Topology::SameNode | Topology::SameZone)) => {
                 Ok(())

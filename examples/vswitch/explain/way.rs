@@ -1,4 +1,5 @@
-//! One connection, judged: by both ends' policies and by the switch that its first packet meets.
+//! One connection, evaluated by both ends' policies and by the switch that its first packet
+//! reaches.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,51 +32,51 @@ const HOST: PortId = PortId(0);
 const UPLINK: PortId = PortId(1);
 const PODS: u16 = 2;
 
-/// What becomes of a connection.
-pub(super) struct Judged {
-    /// What both ends' policies say.
+/// The result for a connection.
+pub(super) struct Outcome {
+    /// The result of both ends' policies.
     pub(super) policies: Explanation,
-    /// What the switch at the source's node does.
-    pub(super) fate: Fate,
-    /// What became of the destination, if it is a Service's.
+    /// The decision of the switch at the source's node.
+    pub(super) verdict: Verdict,
+    /// The Service's part, if the destination is a Service's.
     pub(super) service: Option<Served>,
-    /// The way of the first packet, also where a policy forbids it; `None` if there is none.
+    /// The route of the first packet, also where a policy forbids it; `None` if there is none.
     pub(super) route: Option<Route>,
 }
 
-/// What the switch does with the first packet.
+/// The switch's decision about the first packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// It goes on.
+pub(super) enum Verdict {
+    /// It is forwarded.
     Allow,
     /// A policy denies it.
     Deny(DropReason),
-    /// It is refused, and the client told at once.
+    /// It is rejected, with an answer to the client.
     Reject(DropReason),
     /// It is dropped for another reason.
     Drop(DropReason),
 }
 
-impl Judged {
+impl Outcome {
     pub(super) fn is_allowed(&self) -> bool {
-        self.fate == Fate::Allow
+        self.verdict == Verdict::Allow
     }
 }
 
-/// A way that the switch of a node sends packets.
+/// A route that the switch of a node sends packets by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     /// The node.
     pub(super) node: Arc<str>,
-    /// Where it leads.
+    /// Its destination.
     pub(super) leads: Leads,
     /// By the uplink rather than the node's own port.
     pub(super) uplink: bool,
-    /// The outer headers, if it is through the overlay.
+    /// The outer headers, if it goes through the overlay.
     pub(super) tunnel: Option<Outer>,
 }
 
-/// Where a way leads.
+/// The destination of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Leads {
     /// To the port of a pod of this node, `namespace/pod`.
@@ -84,79 +85,79 @@ pub(super) enum Leads {
     Gateway,
     /// To this node, by its own port.
     Node,
-    /// To another node, which has the address or the pod that has it.
+    /// To another node, which has the address or the pod with it.
     Remote(Arc<str>),
-    /// Off the cluster, by the node's own port.
+    /// Out of the cluster, by the node's own port.
     Outside,
 }
 
-/// Judges the connection between two ends, at `node` if it may come in anywhere.
-pub(super) fn judge(
+/// Evaluates the connection between two ends. `node`: the entry node, if the ends do not determine it.
+pub(super) fn evaluate(
     manifests: &Manifests,
     cluster: &ClusterArgs,
     ends: &Ends,
     sport: u16,
     node: Option<&Arc<str>>,
-) -> Result<Judged, Failure> {
-    // A source off the cluster comes in at the destination's node.
+) -> Result<Outcome, Failure> {
+    // A source outside the cluster enters at the destination's node.
     let node = ends.from.party.node.as_ref().or(node).or(ends.to.party.node.as_ref());
     let compiled =
         state::judge(manifests, node.map(|name| &**name), cluster).map_err(Failure::Refused)?;
-    let (config, ingress) = scene(compiled, &ends.from);
+    let (config, ingress) = ports(compiled, &ends.from);
     let snapshot = snapshot(&config)?;
     let key = key(ends, sport)?;
     let is_pod = ends.from.party.pod.is_some();
     let served = node.and_then(|_| Served::find(&config, &snapshot, &key, is_pod));
-    // Both ends' policies see the backend, and the client as it is (N15).
+    // Both ends' policies see the backend, and the client's own address (N15).
     let backend = served.as_ref().and_then(|served| served.backend(&config));
     let (to, wanted) = backend.as_ref().map_or((&ends.to, ends.wanted), |(end, port)| (end, *port));
     let traffic = wanted.traffic(key.src_addr().is_ipv6());
     let policies = snapshot.policy.explain(ends.from.address, to.address, traffic);
     let Some(node) = node else {
-        // Whoever are not of the cluster meet no switch of it; a pod on no node meets none either.
-        let fate = match ends.from.party.pod.is_some() || ends.to.party.pod.is_some() {
-            true => Fate::Drop(DropReason::UnknownPod),
-            false => Fate::Allow,
+        // Two ends outside the cluster reach no switch; neither does a pod without a node.
+        let verdict = match ends.from.party.pod.is_some() || ends.to.party.pod.is_some() {
+            true => Verdict::Drop(DropReason::UnknownPod),
+            false => Verdict::Allow,
         };
-        let fate = fate.unless_denied(&policies);
-        return Ok(Judged { fate, policies, service: None, route: None });
+        let verdict = verdict.unless_denied(&policies);
+        return Ok(Outcome { verdict, policies, service: None, route: None });
     };
     if ends.from.party.pod.is_some() && ends.from.party.node.is_none() {
-        let fate = Fate::Drop(DropReason::EndpointNotReady).unless_denied(&policies);
-        return Ok(Judged { fate, policies, service: served, route: None });
+        let verdict = Verdict::Drop(DropReason::EndpointNotReady).unless_denied(&policies);
+        return Ok(Outcome { verdict, policies, service: served, route: None });
     }
     let way = Way { snapshot: &snapshot, config: &config, node, to, ingress };
     let decision = way.ask(&snapshot, &key);
     let is_refused = served.as_ref().is_some_and(Served::is_refused);
     let policies = match decision {
-        Decision::Gateway => beyond_policy(policies),
-        // There is no backend that policy could be asked about.
-        _ if is_refused => beyond_policy(policies),
+        Decision::Gateway => not_evaluated(policies),
+        // There is no backend to evaluate policy for.
+        _ if is_refused => not_evaluated(policies),
         _ => policies,
     };
-    let (fate, route) = match way.outcome(&decision) {
-        Ok(route) => (Fate::Allow, Some(route)),
+    let (verdict, route) = match way.outcome(&decision) {
+        Ok(route) => (Verdict::Allow, Some(route)),
         Err(DropReason::PolicyEgress | DropReason::PolicyIngress) => {
-            // Where it would go if it were allowed.
+            // The route that it would take if it were allowed.
             let open = Snapshot { policy: Arc::new(PolicyTable::default()), ..(*snapshot).clone() };
-            (Fate::Allow, way.outcome(&way.ask(&open, &key)).ok())
+            (Verdict::Allow, way.outcome(&way.ask(&open, &key)).ok())
         }
         Err(reason @ (DropReason::ServiceNoEndpoints | DropReason::ServiceUndefinedPort)) => {
-            (Fate::Reject(reason), None)
+            (Verdict::Reject(reason), None)
         }
-        Err(reason) => (Fate::Drop(reason), None),
+        Err(reason) => (Verdict::Drop(reason), None),
     };
-    // The switch at the source's node speaks for its own pods only.
-    let fate = match fate {
-        // Nor is anybody judged who may not send at all.
-        Fate::Drop(reason) if reason.class() == DropClass::Spoof => fate,
-        _ => fate.unless_denied(&policies),
+    // The switch at the source's node enforces only for its own pods.
+    let verdict = match verdict {
+        // A source that may not send at all is not evaluated either.
+        Verdict::Drop(reason) if reason.class() == DropClass::Spoof => verdict,
+        _ => verdict.unless_denied(&policies),
     };
-    Ok(Judged { policies, fate, service: served, route })
+    Ok(Outcome { policies, verdict, service: served, route })
 }
 
-impl Fate {
-    /// Policy is judged before the way is looked for.
+impl Verdict {
+    /// Policy is evaluated before the route.
     fn unless_denied(self, policies: &Explanation) -> Self {
         if !policies.egress.allow {
             Self::Deny(DropReason::PolicyEgress)
@@ -168,16 +169,16 @@ impl Fate {
     }
 }
 
-/// The node's ports: its own, the uplink, and those of its pods. Gives the one that the first packet of
-/// `from` comes in by.
-fn scene(mut compiled: podswitch_kubernetes::Compiled, from: &End) -> (Config, PortId) {
+/// The node's ports: its own, the uplink, and those of its pods. Returns the one that the first
+/// packet of `from` enters by.
+fn ports(mut compiled: podswitch_kubernetes::Compiled, from: &End) -> (Config, PortId) {
     let mac = compiled.config.node.underlay_mac;
     let mac = if mac.is_unicast() { mac } else { NAMELESS };
     let role = PortRole::Host { mac, mtu: MTU };
     compiled.config.ports.push(PortConfig { port: HOST, role });
     attach_uplink(&mut compiled.config, UPLINK);
     let mut ingress = HOST;
-    // More than there can be ports for are as good as not attached.
+    // Pods beyond the maximum number of ports count as not attached.
     for pod in 0..compiled.pods.len().min(PortId::MAX_PORTS - usize::from(PODS)) {
         let port = PortId(pod as u16 + PODS);
         if from.party.pod.as_ref() == Some(&compiled.pods[pod].cookie) {
@@ -200,8 +201,8 @@ fn key(ends: &Ends, sport: u16) -> Result<FlowKey, Failure> {
         .ok_or_else(|| Failure::Input(format!("{from} and {to} are of two families")))
 }
 
-/// The gateway is nobody's peer: policy is not asked.
-fn beyond_policy(policies: Explanation) -> Explanation {
+/// The gateway is not a peer: policy is not evaluated.
+fn not_evaluated(policies: Explanation) -> Explanation {
     let open = |side: Side| Side {
         allow: true,
         why: Why::NoPod,
@@ -216,7 +217,7 @@ fn beyond_policy(policies: Explanation) -> Explanation {
     Explanation { egress: open(policies.egress), ingress: open(policies.ingress) }
 }
 
-/// The first packet at the switch that it meets.
+/// The first packet at the switch that it reaches.
 struct Way<'a> {
     snapshot: &'a Snapshot,
     config: &'a Config,
@@ -231,12 +232,12 @@ impl Way<'_> {
         resolve(snapshot, &Query::new(key, self.ingress))
     }
 
-    /// Where a decision leads, or why it leads nowhere.
+    /// The route of a decision, or why there is none.
     fn outcome(&self, decision: &Decision) -> Result<Route, DropReason> {
         match decision {
             Decision::Forward { plan, .. } => Ok(self.route(self.leads(), plan)),
             Decision::Gateway => Ok(self.route(Leads::Gateway, &Plan::default())),
-            // What the node sends to where the switch does not lead goes by its own routes.
+            // What the node sends where the switch does not lead follows the node's own routes.
             Decision::Drop(Denial { reason: DropReason::Hairpin, .. }) if self.ingress == HOST => {
                 Ok(self.route(self.by_host(), &Plan::default()))
             }
@@ -268,7 +269,7 @@ impl Way<'_> {
         }
     }
 
-    /// Whom the address belongs to that is reached by the node's own port.
+    /// The owner of an address that is reached by the node's own port.
     fn by_host(&self) -> Leads {
         let address = self.to.address;
         if self.config.node.addresses.contains(&address) {
@@ -281,7 +282,7 @@ impl Way<'_> {
         }
     }
 
-    /// The node whose ranges hold an address that no pod has.
+    /// The node whose CIDRs contain an address that no pod has.
     fn behind(&self, address: IpAddr) -> Option<Arc<str>> {
         let holds =
             |cidrs: &[podswitch_core::config::Cidr]| cidrs.iter().any(|c| c.contains(address));

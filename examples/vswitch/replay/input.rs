@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use podswitch_core::id::PortId;
 use podswitch_core::port::pcap::{self, CaptureError, Reader};
 
-use super::scene::Scene;
+use super::setup::Setup;
 use crate::failure::Failure;
 use crate::print;
 
@@ -21,7 +21,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Reads the option's value.
+    /// Parses the option's value.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         match text.split_once('=') {
             Some((port, file)) if !port.is_empty() && !file.is_empty() => {
@@ -39,7 +39,7 @@ pub(super) struct Frame {
     pub(super) port: PortId,
     /// Its number within its capture, from 1.
     pub(super) number: u64,
-    /// Nanoseconds since 1970; never less than the frame before.
+    /// Nanoseconds since 1970; never less than that of the frame before.
     pub(super) time: u64,
     /// The frame.
     pub(super) bytes: Vec<u8>,
@@ -70,7 +70,7 @@ impl Merged {
     /// Opens the captures.
     pub(super) fn open(
         sources: &[Source],
-        scene: &Scene,
+        setup: &Setup,
         as_ethernet: bool,
     ) -> Result<Self, Failure> {
         let mut merged = Self {
@@ -80,7 +80,7 @@ impl Merged {
             faults: Vec::new(),
         };
         for source in sources {
-            let port = scene.find(&source.port).ok_or_else(|| unknown(source, scene))?;
+            let port = setup.find(&source.port).ok_or_else(|| unknown(source, setup))?;
             let reader =
                 pcap::read_capture(&source.file).map_err(|e| unreadable(&source.file, &e))?;
             let file = source.file.clone();
@@ -91,7 +91,7 @@ impl Merged {
         Ok(merged)
     }
 
-    /// The next frame by time; of equal times the one of the first capture.
+    /// The next frame by time; among equal times that of the first capture.
     pub(super) fn next(&mut self) -> Result<Option<Frame>, Failure> {
         let Some(Reverse((_, at))) = self.order.pop() else { return Ok(None) };
         let frame = self.captures[at].next.take();
@@ -118,13 +118,13 @@ impl Merged {
                     )));
                 }
                 capture.count += 1;
-                // Clocks are set back while captures run; the replay's is not.
+                // Clocks are set back while captures run; the replay's time is not.
                 capture.time = capture.time.max(record.time_ns);
                 let (port, number, time) = (capture.port, capture.count, capture.time);
                 capture.next = Some(Frame { port, number, time, bytes: record.frame });
                 self.order.push(Reverse((time, at)));
             }
-            // What was read before is good, and so are the other captures.
+            // What was read before is valid, and so are the other captures.
             Some(Err(error)) => {
                 let (file, count) = (capture.file.display(), capture.count);
                 self.faults.push(format!("{file}: {error}; it was read up to frame {count}"));
@@ -146,8 +146,8 @@ fn unreadable(file: &std::path::Path, error: &CaptureError) -> Failure {
     Failure::Input(format!("{}: {error}", file.display()))
 }
 
-fn unknown(source: &Source, scene: &Scene) -> Failure {
-    let mut names = scene.ports().join(", ");
+fn unknown(source: &Source, setup: &Setup) -> Failure {
+    let mut names = setup.ports().join(", ");
     const MANY: usize = 2000;
     if let Some((cut, _)) = names.char_indices().nth(MANY) {
         names.replace_range(cut.., "…");

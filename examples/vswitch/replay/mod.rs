@@ -1,12 +1,12 @@
 //! `replay`: the engine on captures, in virtual time, without privilege.
 //!
-//! One worker, polled by hand, a fixed key for the tables, one frame at a time: the same input
-//! gives the same output on every run.
+//! One worker, polled by hand, a fixed hash key, one frame at a time: the same input gives the same
+//! output on every run.
 
 mod input;
 mod output;
 mod port;
-mod scene;
+mod setup;
 mod switch;
 mod timeline;
 
@@ -19,65 +19,65 @@ use crate::failure::Failure;
 use crate::{Done, print};
 use input::{Merged, Source};
 use output::Output;
-use scene::{Scene, Swap};
+use setup::{Setup, Swap};
 use switch::Switch;
 
 /// Run the engine on captures, without privilege.
 ///
-/// Every pod of the node has a port named `namespace/pod`, attached or not; besides there are
-/// `host`, the node's own, and `uplink`, the underlay. What left each port is written to one
-/// capture per port (`namespace_pod.pcap`, `host.pcap`, `uplink.pcap`), the reason of every frame
-/// that did not leave to `drops.jsonl`, and the sums to `summary.json`.
+/// Every pod of the node has a port named `namespace/pod`, attached or not. In addition there are
+/// `host`, the node's own, and `uplink`, the underlay. What leaves each port is written to one
+/// capture a port (`namespace_pod.pcap`, `host.pcap`, `uplink.pcap`), the reason for every dropped
+/// frame to `drops.jsonl`, and the sums to `summary.json`.
 ///
 /// Time is that of the captures and never runs back. A pod sends from its MAC address to the
 /// gateway's (ee:ee:ee:ee:ee:ee); the node's end of `host` has the node's MAC address: `0a:58` and
 /// its InternalIP, or the Node annotation `podswitch.io/mac`. All ports have an MTU of 1500.
-/// `uplink` is raw Ethernet: tunnel packets from and to other nodes, and traffic of clients off the
-/// cluster with Services. Link-layer addresses there are known without ARP, made like the node's.
+/// `uplink` is raw Ethernet: tunnel packets from and to other nodes, and traffic of outside clients
+/// with Services. MAC addresses there are known without ARP, made like the node's.
 ///
-/// Exit status: 0 whatever was dropped, 1 a state is refused, 2 bad usage, a capture or manifests
-/// that cannot be read.
+/// Exit status: 0 whatever was dropped, 1 a configuration is refused, 2 bad usage, or a capture or
+/// manifests that cannot be read.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// A manifest, or a folder of them: the state at the beginning.
+    /// A manifest, or a folder of them: the initial configuration.
     #[arg(long, value_name = "DIR")]
     manifests: PathBuf,
-    /// Swap the state, so many seconds after the first frame. Can be repeated.
+    /// Change the configuration, so many seconds after the first frame. Can be repeated.
     #[arg(long, value_name = "SECONDS=DIR", value_parser = Swap::parse)]
     at: Vec<Swap>,
     /// The node whose switch this is.
     #[arg(long, value_name = "NAME")]
     node: String,
-    /// What a port receives: a capture, pcap or pcapng. Can be repeated; captures are merged by
+    /// The input of a port: a capture, pcap or pcapng. Can be repeated; captures are merged by
     /// time, equal times in the order of these options.
     #[arg(long = "in", value_name = "PORT=FILE", required = true, value_parser = Source::parse)]
     inputs: Vec<Source>,
-    /// Where to write; made if it is not there.
+    /// Output folder; created if missing.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Take what was captured for Ethernet frames, whatever the capture's link type.
+    /// Treat captured data as Ethernet frames, whatever the capture's link type.
     #[arg(long)]
     as_ethernet: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
 
-/// Frames between two looks at the clock for progress.
+/// Frames between two progress reports.
 const PROGRESS: u64 = 1 << 14;
 
 pub(crate) fn run(args: &Args, json: bool) -> Done {
-    let scene = Scene::load(&args.manifests, &args.at, &args.node, &args.cluster)?;
-    let mut input = Merged::open(&args.inputs, &scene, args.as_ethernet)?;
-    let mut switch = Switch::new(&scene)?;
-    let mut output = Output::create(&args.out, scene.ports())?;
+    let setup = Setup::load(&args.manifests, &args.at, &args.node, &args.cluster)?;
+    let mut input = Merged::open(&args.inputs, &setup, args.as_ethernet)?;
+    let mut switch = Switch::new(&setup)?;
+    let mut output = Output::create(&args.out, setup.ports())?;
     let clock = Clock::start();
-    let mut told = clock.now();
+    let mut reported = clock.now();
     let mut frames = 0u64;
     while let Some(frame) = input.next()? {
         switch.take(frame, &mut output)?;
         frames += 1;
-        if frames.is_multiple_of(PROGRESS) && clock.now().since(told).as_secs() >= 1 {
-            told = clock.now();
+        if frames.is_multiple_of(PROGRESS) && clock.now().since(reported).as_secs() >= 1 {
+            reported = clock.now();
             print::progress(format_args!("{frames} frames"));
         }
     }
@@ -86,7 +86,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
     for time in switch.swaps_to_come() {
         print::note(format_args!("the input ended before the swap at {time} seconds"));
     }
-    let summary = switch.summary(&scene);
+    let summary = switch.summary(&setup);
     output.finish(&summary)?;
     if json {
         print::json(&summary);

@@ -1,4 +1,4 @@
-//! What a replay writes: a capture per port, `drops.jsonl` and `summary.json`.
+//! The output of a replay: a capture for each port, `drops.jsonl` and `summary.json`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,9 +36,9 @@ pub(super) struct Summary {
     pub(super) forwarded: u64,
     pub(super) consumed: u64,
     pub(super) dropped: u64,
-    /// Frames that the switch made.
+    /// Frames that the switch originated.
     pub(super) originated: u64,
-    /// Further copies of forwarded frames.
+    /// Additional copies of forwarded frames.
     pub(super) copies: u64,
     /// Dropped frames by reason.
     pub(super) drops: BTreeMap<&'static str, u64>,
@@ -83,7 +83,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Makes the files in `folder`, those of ports that nothing will leave too.
+    /// Creates the files in `folder`, also for ports that nothing will leave.
     pub(super) fn create(folder: &Path, ports: &[String]) -> Result<Self, Failure> {
         fs::create_dir_all(folder).map_err(|e| failed(folder, &e))?;
         let mut captures = Vec::new();
@@ -98,7 +98,7 @@ impl Output {
         Ok(Self { folder: folder.to_owned(), captures, drops })
     }
 
-    /// A frame left by `port`.
+    /// A frame was sent by `port`.
     pub(super) fn sent(&mut self, port: PortId, time: u64, frame: &[u8]) -> Result<(), Failure> {
         let Some(capture) = self.captures.get_mut(port.index()) else { return Ok(()) };
         let written = capture.write(time, frame, frame.len() as u32, Direction::Outbound);
@@ -110,7 +110,7 @@ impl Output {
         write_drop(&mut self.drops, drop).map_err(|e| failed(&self.folder, &e))
     }
 
-    /// Writes what waits, and the sums.
+    /// Flushes the files and writes the sums.
     pub(super) fn finish(mut self, summary: &Summary) -> Result<(), Failure> {
         let result = (|| {
             for capture in self.captures {
@@ -129,7 +129,7 @@ fn failed(path: &Path, error: &io::Error) -> Failure {
     Failure::Input(format!("{}: cannot be written: {error}", path.display()))
 }
 
-/// Times are written digit by digit: a float does not hold nanoseconds since 1970.
+/// Times are written digit by digit: a float cannot hold nanoseconds since 1970.
 fn write_drop(out: &mut impl Write, drop: &Drop<'_>) -> io::Result<()> {
     let (seconds, nanos) = (drop.time / 1_000_000_000, drop.time % 1_000_000_000);
     let (reason, class) = (drop.reason.name(), drop.reason.class());
@@ -145,8 +145,8 @@ fn write_drop(out: &mut impl Write, drop: &Drop<'_>) -> io::Result<()> {
     out.write_all(b"}\n")
 }
 
-/// A file that is open only while it is written to: a node may have more pods than a process may
-/// have files.
+/// A file that is open only while it is written: a node may have more pods than a process may have
+/// open files.
 struct Appender {
     path: PathBuf,
     buffer: Vec<u8>,

@@ -1,5 +1,5 @@
-//! The ports of a replay: one frame in at a time, everything that leaves in the order in which it
-//! leaves. All of it happens on one thread, but ports are `Send`, hence the queues.
+//! The ports of a replay: one frame in at a time, everything that leaves in order. All on one
+//! thread, but ports are `Send`, hence the queues.
 
 use std::io;
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use podswitch_core::port::{Device, Offloads, Port, PortInfo};
 use crate::state::MTU;
 
 /// No port.
-const NOBODY: usize = usize::MAX;
+const NO_PORT: usize = usize::MAX;
 
-/// A frame that left.
+/// A frame that was sent.
 #[derive(Debug)]
 pub(super) struct Sent {
-    /// By which port.
+    /// The port.
     pub(super) port: PortId,
     /// The frame.
     pub(super) frame: Vec<u8>,
 }
 
-/// What goes between the replay and the ports.
+/// What the replay and the ports exchange.
 #[derive(Debug)]
 pub(super) struct Exchange {
     /// Number of the port that has a frame to receive.
@@ -38,25 +38,25 @@ pub(super) struct Exchange {
 impl Exchange {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
-            waiting: AtomicUsize::new(NOBODY),
+            waiting: AtomicUsize::new(NO_PORT),
             frame: ArrayQueue::new(1),
             sent: SegQueue::new(),
             spare: ArrayQueue::new(256),
         })
     }
 
-    /// Has `port` receive `frame`, under `mark`, when it is polled next.
+    /// Lets `port` receive `frame`, under `mark`, at the next poll.
     pub(super) fn give(&self, port: PortId, frame: Vec<u8>, mark: u32) {
         self.frame.force_push((frame, mark));
         self.waiting.store(port.index(), Relaxed);
     }
 
-    /// The next frame that left.
+    /// The next frame that was sent.
     pub(super) fn next_sent(&self) -> Option<Sent> {
         self.sent.pop()
     }
 
-    /// Takes back a buffer.
+    /// Returns a buffer.
     pub(super) fn recycle(&self, mut buffer: Vec<u8>) {
         buffer.clear();
         // A full store frees it.
@@ -73,7 +73,7 @@ pub(super) struct ReplayDevice {
 }
 
 impl ReplayDevice {
-    /// The port that will be number `number`.
+    /// The port with the number `number`.
     pub(super) fn new(exchange: &Arc<Exchange>, number: usize, name: &str) -> Self {
         let info = PortInfo {
             name: name.to_owned(),
@@ -107,9 +107,9 @@ impl Port for ReplayPort {
         if self.exchange.waiting.load(Relaxed) != self.number || batch.is_full() {
             return Ok(0);
         }
-        self.exchange.waiting.store(NOBODY, Relaxed);
+        self.exchange.waiting.store(NO_PORT, Relaxed);
         let Some((frame, mark)) = self.exchange.frame.pop() else { return Ok(0) };
-        // A frame is never lost to a bound that depends on what came before.
+        // No frame is lost to a limit that depends on earlier frames.
         let packet = pool.alloc_for(frame.len());
         let mut packet = packet.unwrap_or_else(|| Packet::with_capacity(frame.len()));
         packet.fill(&frame);

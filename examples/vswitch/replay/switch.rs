@@ -17,26 +17,26 @@ use podswitch_wire::flow_key::HashKey;
 use super::input::Frame;
 use super::output::{Drop, Output, PortSummary, Summary};
 use super::port::{Exchange, ReplayDevice};
-use super::scene::{Act, Scene};
+use super::setup::{ConfigChange, Setup};
 use super::timeline::Timeline;
 use crate::failure::{Failure, Refused};
 
-/// The key of the tables, the same in every replay.
+/// The hash key, the same in every replay.
 const HASH_KEY: HashKey = HashKey::new(0x706f_6473_7769_7463_685f_7265_706c_6179);
 
-/// Places that are kept before those of frames that cannot be held any more are forgotten.
+/// Number of stored positions before those of frames that cannot be held any more are removed.
 const MANY_PLACES: usize = 1 << 16;
 /// Longer than any frame is held, in nanoseconds.
 const LONG_HELD: u64 = 60_000_000_000;
 
-/// A drop as the engine told of it.
+/// A drop as reported by the engine.
 struct Event {
     trace: Trace,
     reason: DropReason,
     object: Option<Cookie>,
 }
 
-/// Takes down drops for the replay to fetch after each poll.
+/// Collects drops for the replay to fetch after each poll.
 struct Listener(Arc<SegQueue<Event>>);
 
 impl Observer for Listener {
@@ -45,7 +45,7 @@ impl Observer for Listener {
     }
 }
 
-/// Which frame a mark stands for.
+/// The frame of a mark.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     port: PortId,
@@ -61,25 +61,25 @@ pub(super) struct Switch<'a> {
     exchange: Arc<Exchange>,
     events: Arc<SegQueue<Event>>,
     ports: &'a [String],
-    /// States that are still to come, and the time of the first frame.
-    acts: std::iter::Peekable<std::slice::Iter<'a, Act>>,
+    /// Configurations still to come, and the time of the first frame.
+    changes: std::iter::Peekable<std::slice::Iter<'a, ConfigChange>>,
     begin: u64,
     timeline: Option<Timeline>,
     /// The frame being switched, and its mark.
     current: (u32, Place),
-    /// Frames that the engine may hold (fragments), and how many make it worth to look which of
-    /// them it cannot hold any more.
+    /// Frames that the engine may hold (fragments), and the number above which it is checked which
+    /// of them it cannot hold any more.
     held: HashMap<u32, Place>,
     many: usize,
 }
 
 impl<'a> Switch<'a> {
-    /// A switch with the scene's ports, its first state in force.
-    pub(super) fn new(scene: &'a Scene) -> Result<Self, Failure> {
+    /// A switch with the ports and the first configuration.
+    pub(super) fn new(setup: &'a Setup) -> Result<Self, Failure> {
         let mut control =
             ControlPlane::new(Options { hash_key: Some(HASH_KEY), ..Options::default() });
         let exchange = Exchange::new();
-        for (number, name) in scene.ports().iter().enumerate() {
+        for (number, name) in setup.ports().iter().enumerate() {
             control.attach(Box::new(ReplayDevice::new(&exchange, number, name)))?;
         }
         let worker = control.add_worker()?;
@@ -92,36 +92,38 @@ impl<'a> Switch<'a> {
             worker,
             exchange,
             events,
-            ports: scene.ports(),
-            acts: scene.acts.iter().peekable(),
+            ports: setup.ports(),
+            changes: setup.changes.iter().peekable(),
             begin: 0,
             timeline: None,
             current: (0, place),
             held: HashMap::new(),
             many: MANY_PLACES,
         };
-        if let Some(first) = switch.acts.next() {
+        if let Some(first) = switch.changes.next() {
             switch.apply(first)?;
         }
         Ok(switch)
     }
 
-    fn apply(&mut self, act: &Act) -> Result<(), Failure> {
-        match self.control.apply(&act.config) {
+    fn apply(&mut self, change: &ConfigChange) -> Result<(), Failure> {
+        match self.control.apply(&change.config) {
             Ok(_) => Ok(()),
             Err(errors) => Err(Failure::Refused(errors.0.iter().map(Refused::from).collect())),
         }
     }
 
-    /// Receives a frame, and everything that comes before its time.
+    /// Receives a frame, after everything due before its time.
     pub(super) fn take(&mut self, frame: Frame, output: &mut Output) -> Result<(), Failure> {
         if self.timeline.is_none() {
             self.begin = frame.time;
             self.timeline = Some(Timeline::begin(frame.time));
         }
-        while let Some(act) = self.acts.next_if(|a| self.begin.saturating_add(a.at) <= frame.time) {
-            self.advance(self.begin.saturating_add(act.at), output)?;
-            self.apply(act)?;
+        while let Some(change) =
+            self.changes.next_if(|a| self.begin.saturating_add(a.at) <= frame.time)
+        {
+            self.advance(self.begin.saturating_add(change.at), output)?;
+            self.apply(change)?;
         }
         self.advance(frame.time, output)?;
         let place = Place { port: frame.port, number: frame.number, time: frame.time };
@@ -135,14 +137,14 @@ impl<'a> Switch<'a> {
             let trace =
                 Trace { ingress: frame.port, origin: Default::default(), mark: self.current.0 };
             return self
-                .tell(&Event { trace, reason: DropReason::FrameTooLong, object: None }, output);
+                .report(&Event { trace, reason: DropReason::FrameTooLong, object: None }, output);
         }
         self.exchange.give(frame.port, frame.bytes, self.current.0);
         self.poll();
         self.collect(output)
     }
 
-    /// Lets time pass until `to`.
+    /// Advances time to `to`.
     fn advance(&mut self, to: u64, output: &mut Output) -> Result<(), Failure> {
         let Some(mut timeline) = self.timeline else { return Ok(()) };
         let mut result = Ok(());
@@ -164,7 +166,7 @@ impl<'a> Switch<'a> {
         }
     }
 
-    /// Writes down what left and what was dropped.
+    /// Writes what was sent and dropped.
     fn collect(&mut self, output: &mut Output) -> Result<(), Failure> {
         let now = self.timeline.map_or(0, |t| t.capture());
         while let Some(sent) = self.exchange.next_sent() {
@@ -172,13 +174,13 @@ impl<'a> Switch<'a> {
             self.exchange.recycle(sent.frame);
         }
         while let Some(event) = self.events.pop() {
-            self.tell(&event, output)?;
+            self.report(&event, output)?;
         }
         self.remember(now);
         Ok(())
     }
 
-    /// Keeps the frame's place while the engine holds any.
+    /// Stores the frame's position while the engine holds any.
     fn remember(&mut self, now: u64) {
         let c = &self.counters;
         let ended =
@@ -193,7 +195,7 @@ impl<'a> Switch<'a> {
         }
     }
 
-    fn tell(&mut self, event: &Event, output: &mut Output) -> Result<(), Failure> {
+    fn report(&mut self, event: &Event, output: &mut Output) -> Result<(), Failure> {
         let (mark, current) = self.current;
         let place = match event.trace.mark {
             own if own == mark => current,
@@ -208,7 +210,7 @@ impl<'a> Switch<'a> {
         })
     }
 
-    /// The end of the input: what is still held is dropped.
+    /// End of input: what is still held is dropped.
     pub(super) fn finish(&mut self, output: &mut Output) -> Result<(), Failure> {
         if let Some(timeline) = &self.timeline {
             self.worker.finish(timeline.engine());
@@ -216,13 +218,13 @@ impl<'a> Switch<'a> {
         self.collect(output)
     }
 
-    /// Seconds from the first frame of the swaps that did not come.
+    /// Seconds from the first frame of the configuration changes that did not take effect.
     pub(super) fn swaps_to_come(&self) -> impl Iterator<Item = f64> + use<'a> {
-        self.acts.clone().map(|act| act.at as f64 / 1e9)
+        self.changes.clone().map(|change| change.at as f64 / 1e9)
     }
 
     /// The sums.
-    pub(super) fn summary(&self, scene: &Scene) -> Summary {
+    pub(super) fn summary(&self, setup: &Setup) -> Summary {
         let c = &self.counters;
         let drops = DropReason::ALL.iter().map(|r| (r.name(), c.dropped(*r))).filter(|d| d.1 > 0);
         let port = |(number, name): (usize, &String)| {
@@ -238,7 +240,7 @@ impl<'a> Switch<'a> {
             originated: c.originated.get(),
             copies: c.copies.get(),
             drops: drops.collect(),
-            ports: scene.ports().iter().enumerate().filter_map(port).collect::<BTreeMap<_, _>>(),
+            ports: setup.ports().iter().enumerate().filter_map(port).collect::<BTreeMap<_, _>>(),
         }
     }
 }

@@ -1,28 +1,27 @@
-//! Time in a replay: that of the captures, and the engine's made from it.
+//! Time in a replay: that of the captures, and the engine's, derived from it.
 //!
-//! Between two frames the engine is polled so that what ends with time ends in between: fragments
-//! that wait, connections that nobody uses. However long the gap, the work is bounded: steps
-//! after the frame before, a leap, and steps before the frame to come.
+//! Between two frames the engine is polled so that timeouts occur in between: waiting fragments,
+//! idle connections. However long the gap, the work is bounded: steps after the last frame, a jump,
+//! and steps before the next frame.
 
 use std::time::Duration;
 
 use podswitch_core::time::Instant;
 
-/// As long as the engine waits between two of its sweeps.
+/// The engine's interval between two sweeps.
 const STEP: u64 = 100_000_000;
-/// Steps at each end of a gap: the engine sweeps its tables once round in ten seconds, and its
-/// shortest waits end within them.
+/// Steps at each end of a gap: the engine sweeps its tables completely in ten seconds, and its
+/// shortest timeouts end within them.
 const STEPS: u64 = 110;
-/// A leap longer than this ends nothing that this does not end.
+/// A longer jump would end nothing more.
 const LONGEST_LEAP: u64 = 7 * 86_400 * 1_000_000_000;
-/// The engine counts seconds in 32 bits. A capture that goes on for longer has its time stand
-/// still in the end.
+/// The engine counts seconds in 32 bits. In a longer capture its time stops at the end.
 const END: Instant = Instant::from_secs(u32::MAX as u64);
 
-/// The present moment of a replay.
+/// The current time of a replay.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeline {
-    /// As captures tell it: nanoseconds since 1970.
+    /// The captures' time: nanoseconds since 1970.
     capture: u64,
     engine: Instant,
 }
@@ -33,18 +32,18 @@ impl Timeline {
         Self { capture, engine: Instant::from_secs(1) }
     }
 
-    /// The time as captures tell it, in nanoseconds since 1970.
+    /// The captures' time, in nanoseconds since 1970.
     pub(super) fn capture(&self) -> u64 {
         self.capture
     }
 
-    /// The time as the engine has it.
+    /// The engine's time.
     pub(super) fn engine(&self) -> Instant {
         self.engine
     }
 
-    /// Goes on to a capture's time, by way of `poll` at moments before it. `poll` says whether
-    /// there is anything left that time could end. A time that is past already changes nothing.
+    /// Advances to a capture's time, calling `poll` at moments before it. `poll` returns whether
+    /// there is anything left that time could end. A time in the past changes nothing.
     pub(super) fn advance(&mut self, to: u64, mut poll: impl FnMut(&Self) -> bool) {
         let mut waiting = true;
         for _ in 0..STEPS {

@@ -6,30 +6,30 @@ use std::sync::Arc;
 
 use podswitch_wire::flow_key::{Family, HashKey};
 
-use super::compile::Settings;
 use super::counts::Slot;
 use super::endpoints::{Candidate, Selection, Topology, merge, select};
 use super::entry::{Backend, BackendDetail, BackendFlags, Ranges, ServiceEntry, ServicePortId};
 use super::model::{
     EndpointSlice, HostPort, IpMode, Service, ServicePort, ServiceType, TrafficPolicy, family_of,
 };
+use super::settings::Settings;
 use super::table::{Front, FrontKey, FrontendKind, Port};
 use crate::maglev::{MAX_BACKENDS, Maglev, default_size};
 
 /// A frontend, and the key under which it is entered.
-pub(super) type Laid = (FrontKey, FrontendKind, Front);
+pub(super) type FrontendEntry = (FrontKey, FrontendKind, Front);
 
 /// The cluster IPs of a Service that another proxy balances: they are left alone.
-pub(super) fn foreign(service: &Service) -> Vec<Laid> {
+pub(super) fn foreign(service: &Service) -> Vec<FrontendEntry> {
     whole_addresses(service, &Front::Foreign)
 }
 
 /// The cluster IPs of a Service that is balanced here: other ports of them are rejected (S6).
-pub(super) fn allocated(service: &Service) -> Vec<Laid> {
+pub(super) fn allocated(service: &Service) -> Vec<FrontendEntry> {
     whole_addresses(service, &Front::Allocated(service.cookie.clone()))
 }
 
-fn whole_addresses(service: &Service, front: &Front) -> Vec<Laid> {
+fn whole_addresses(service: &Service, front: &Front) -> Vec<FrontendEntry> {
     let ips = service.cluster_ips.iter();
     ips.map(|ip| (FrontKey::address(*ip), FrontendKind::ClusterIp, front.clone())).collect()
 }
@@ -153,29 +153,29 @@ pub(super) fn fronts(
     port: &ServicePort,
     entry: &Arc<ServiceEntry>,
     settings: &Settings,
-    out: &mut Vec<Laid>,
+    out: &mut Vec<FrontendEntry>,
 ) {
     let proto = port.protocol.number();
-    let mut lay = |key, kind| out.push((key, kind, Front::Port(Port::new(kind, entry.clone()))));
+    let mut add = |key, kind| out.push((key, kind, Front::Port(Port::new(kind, entry.clone()))));
     let ours = |ip: &&IpAddr| family_of(**ip) == entry.family;
     for ip in service.cluster_ips.iter().filter(ours) {
-        lay(FrontKey::exact(*ip, proto, port.port), FrontendKind::ClusterIp);
+        add(FrontKey::exact(*ip, proto, port.port), FrontendKind::ClusterIp);
     }
     // An external address must not lie in the Service CIDRs: it would capture a cluster IP.
     let outside = |ip: &&IpAddr| ours(ip) && !within(**ip, &settings.service_cidrs);
     for ip in service.external_ips.iter().filter(outside) {
         if within(*ip, &settings.allowed_external_ips) {
-            lay(FrontKey::exact(*ip, proto, port.port), FrontendKind::ExternalIp);
+            add(FrontKey::exact(*ip, proto, port.port), FrontendKind::ExternalIp);
         }
     }
     if service.kind == ServiceType::LoadBalancer {
         let vips = service.ingress.iter().filter(|i| i.mode == IpMode::Vip).map(|i| &i.address);
         for ip in vips.filter(outside) {
-            lay(FrontKey::exact(*ip, proto, port.port), FrontendKind::LoadBalancer);
+            add(FrontKey::exact(*ip, proto, port.port), FrontendKind::LoadBalancer);
         }
     }
     if let Some(node_port) = port.node_port {
-        lay(FrontKey::node(entry.family, proto, node_port), FrontendKind::NodePort);
+        add(FrontKey::node(entry.family, proto, node_port), FrontendKind::NodePort);
     }
 }
 
@@ -190,7 +190,7 @@ pub(super) fn host_port(
     port: &HostPort,
     settings: &Settings,
     (id, before): (ServicePortId, Option<&ServiceEntry>),
-) -> Option<Laid> {
+) -> Option<FrontendEntry> {
     let (proto, family) = (port.protocol.number(), family_of(port.target.ip()));
     let key = match port.address.filter(|ip| !ip.is_unspecified()) {
         None => FrontKey::node(family, proto, port.port),

@@ -5,58 +5,29 @@
 //! everything else with the previous one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ptr;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use podswitch_wire::cidr::Cidr;
 use podswitch_wire::flow_key::{Family, FlowKey, HashKey};
 
-use super::build::{self, Laid};
-use super::endpoints::Viewpoint;
+use super::build::{self, FrontendEntry};
 use super::entry::{ServiceEntry, ServicePortId};
 use super::model::{EndpointSlice, HostPort, Service, ServiceName, family_of};
-use super::table::{Front, FrontKey, FrontendKind, Scene, ServiceTable};
+pub use super::settings::Settings;
+use super::table::{Front, FrontKey, FrontendKind, ServiceTable, Setup};
 use super::validate;
 pub use super::validate::Invalid;
 use crate::cow::CowMap;
 use crate::rule::Protocol;
 use crate::touched::Touched;
 
-/// Settings for all Services on this node.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// This node's name and zone.
-    pub view: Viewpoint,
-    /// This node's addresses, at which NodePorts and host ports are.
-    pub node_addresses: Vec<IpAddr>,
-    /// CIDRs from which cluster IPs are allocated. An address in them that no Service has is
-    /// dropped.
-    pub service_cidrs: Vec<Cidr>,
-    /// CIDRs in which `externalIPs` are honoured; none by default (CVE-2020-8554, T-N6).
-    pub allowed_external_ips: Vec<Cidr>,
-    /// The cluster's hash key, equal on all nodes.
-    pub cluster_key: HashKey,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            view: Viewpoint::default(),
-            node_addresses: Vec::new(),
-            service_cidrs: Vec::new(),
-            allowed_external_ips: Vec::new(),
-            cluster_key: HashKey::new(0),
-        }
-    }
-}
-
 /// The owner of a frontend. Sorts by kind, then by name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 enum Owner {
     /// Sorts before all others: the lower bound of searches.
-    Nobody,
+    Lowest,
     Service(ServiceName),
     Pod(Arc<str>),
 }
@@ -117,9 +88,9 @@ impl Compiled {
 impl Default for ServiceTable {
     /// No Service at all.
     fn default() -> Self {
-        let scene = Arc::new(scene(&Settings::default()));
+        let setup = Arc::new(setup(&Settings::default()));
         let (backends, reached) = (CowMap::new(), CowMap::new());
-        Self { fronts: CowMap::new(), scene, strays: false, backends, reached }
+        Self { fronts: CowMap::new(), setup, strays: false, backends, reached }
     }
 }
 
@@ -146,7 +117,7 @@ pub struct Compiler {
 impl Compiler {
     /// A compiler without Services.
     pub fn new(settings: Settings) -> Self {
-        let scene = Arc::new(scene(&settings));
+        let setup = Arc::new(setup(&settings));
         Self {
             settings,
             services: HashMap::new(),
@@ -158,7 +129,7 @@ impl Compiler {
             dirty: BTreeSet::new(),
             strays: 0,
             next_id: 0,
-            table: ServiceTable { scene, ..ServiceTable::default() },
+            table: ServiceTable { setup, ..ServiceTable::default() },
             touched: Touched::default(),
         }
     }
@@ -174,7 +145,7 @@ impl Compiler {
         if same_for_services && self.settings.node_addresses == settings.node_addresses {
             return;
         }
-        self.table.scene = Arc::new(scene(&settings));
+        self.table.setup = Arc::new(setup(&settings));
         self.settings = settings;
         self.touched = Touched::Everything;
         self.dirty.extend(self.host_ports.keys().cloned().map(Owner::Pod));
@@ -345,7 +316,7 @@ impl Compiler {
         let old = self.compiled.remove(&owner).unwrap_or_default();
         let mut new = Compiled::default();
         let fronts = match &owner {
-            Owner::Nobody => Vec::new(),
+            Owner::Lowest => Vec::new(),
             Owner::Service(name) => match self.services.get(name).cloned() {
                 Some(service) => self.service_fronts(&service, &old, &mut new),
                 None => Vec::new(),
@@ -382,7 +353,7 @@ impl Compiler {
     /// Enters the first claim for a key into the table.
     fn settle(&mut self, key: &FrontKey) {
         self.touched.extend(key.addresses(&self.settings.node_addresses));
-        let least = (*key, FrontendKind::ClusterIp, Owner::Nobody);
+        let least = (*key, FrontendKind::ClusterIp, Owner::Lowest);
         match self.claims.range(least..).next().filter(|((k, ..), _)| k == key) {
             Some((_, front)) => self.table.fronts.insert(*key, front.clone()),
             None => self.table.fronts.remove(key),
@@ -444,7 +415,7 @@ impl Compiler {
 
     /// A cluster IP outside the configured CIDRs.
     fn is_stray(&self, key: &FrontKey) -> bool {
-        let ranges = &self.table.scene.service_cidrs;
+        let ranges = &self.table.setup.service_cidrs;
         key.whole_address().is_some_and(|ip| !ranges.iter().any(|cidr| cidr.contains(ip)))
     }
 
@@ -454,7 +425,7 @@ impl Compiler {
         service: &Arc<Service>,
         old: &Compiled,
         new: &mut Compiled,
-    ) -> Vec<Laid> {
+    ) -> Vec<FrontendEntry> {
         if !service.is_balanced() {
             return build::foreign(service);
         }
@@ -492,18 +463,18 @@ impl Compiler {
         ports: &[HostPort],
         old: &Compiled,
         new: &mut Compiled,
-    ) -> Vec<Laid> {
+    ) -> Vec<FrontendEntry> {
         let mut fronts = Vec::new();
         for port in ports {
             let name: Arc<str> = format!("{}-{}", port.port, port.target).into();
             let id = self.id(&old.ids, &name, port.protocol);
             new.ids.push(((name, port.protocol), id));
             let identity = (id, old.entry(id, family_of(port.target.ip())));
-            let laid = build::host_port(cookie, port, &self.settings, identity);
-            if let Some((_, _, Front::Port(front))) = &laid {
+            let entry = build::host_port(cookie, port, &self.settings, identity);
+            if let Some((_, _, Front::Port(front))) = &entry {
                 new.entries.push(front.entry().clone());
             }
-            fronts.extend(laid);
+            fronts.extend(entry);
         }
         fronts
     }
@@ -527,8 +498,8 @@ fn same_key(a: &HashKey, b: &HashKey) -> bool {
     probe.hash(a) == probe.hash(b)
 }
 
-fn scene(settings: &Settings) -> Scene {
-    Scene {
+fn setup(settings: &Settings) -> Setup {
+    Setup {
         node_addresses: settings.node_addresses.clone().into(),
         service_cidrs: settings.service_cidrs.clone().into(),
         cluster_key: settings.cluster_key,

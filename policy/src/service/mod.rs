@@ -41,6 +41,7 @@ pub mod entry;
 pub mod explain;
 pub mod model;
 pub mod reference;
+mod settings;
 pub mod table;
 mod validate;
 

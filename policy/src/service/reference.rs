@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use podswitch_wire::flow_key::FlowKey;
 
-use super::compile::Settings;
 use super::model::{
     Endpoint, EndpointSlice, HostPort, IpMode, Service, ServicePort, ServiceType, TrafficPolicy,
 };
+use super::settings::Settings;
 use super::table::{DropReason, FrontendKind, Origin, RejectReason};
 
 /// Everything that the result depends on.
@@ -53,15 +53,15 @@ enum Answerer<'a> {
 }
 
 /// Evaluates a new connection.
-pub fn judge(cluster: &Cluster, key: &FlowKey, origin: Origin) -> Verdict {
+pub fn evaluate(cluster: &Cluster, key: &FlowKey, origin: Origin) -> Verdict {
     match answerer(cluster, key) {
         Some((kind, Answerer::Service(service, port))) => {
-            judge_service(cluster, service, port, kind, key.src_addr(), origin)
+            evaluate_service(cluster, service, port, kind, key.src_addr(), origin)
         }
         Some((_, Answerer::Pod(port))) => {
             Verdict::Backends { any_of: [port.target].into(), source_nat: false }
         }
-        None => judge_address(cluster, key.dst_addr()),
+        None => evaluate_address(cluster, key.dst_addr()),
     }
 }
 
@@ -136,7 +136,7 @@ fn kinds(
 }
 
 /// S6, S14: an address without that port.
-fn judge_address(cluster: &Cluster, destination: IpAddr) -> Verdict {
+fn evaluate_address(cluster: &Cluster, destination: IpAddr) -> Verdict {
     let owners = || cluster.services.iter().filter(|s| s.cluster_ips.contains(&destination));
     // If several Services have one address, which the API forbids, the first by name counts.
     if let Some(owner) = owners().min_by_key(|s| &s.name) {
@@ -151,7 +151,7 @@ fn judge_address(cluster: &Cluster, destination: IpAddr) -> Verdict {
     Verdict::NotAService
 }
 
-fn judge_service(
+fn evaluate_service(
     cluster: &Cluster,
     service: &Service,
     port: &ServicePort,

@@ -4,7 +4,7 @@ use core::net::IpAddr;
 
 use podswitch_wire::cidr::Cidr;
 
-use super::stage::Line;
+use super::line::Line;
 
 /// No table: no CIDR contains the address.
 pub(crate) const NO_TABLE: u32 = LEAF - 1;

@@ -16,205 +16,28 @@
 //! selects, not every pod in the CIDR.
 
 mod blocks;
+mod decision;
+mod info;
+mod line;
 mod partition;
+mod party;
 mod ports;
 mod stage;
 
 use core::net::IpAddr;
 use std::sync::Arc;
 
+pub use decision::{Decision, PolicyId, Verdict};
+pub use info::{IdentityInfo, PolicyInfo, PolicyObject};
 pub(crate) use partition::Partition;
+pub(crate) use party::Owner;
+pub use party::Party;
 pub(crate) use ports::{NO_RULE, PortKey};
 pub(crate) use stage::{Parts, RuleRef, Stage};
 
 use crate::cow::{CowMap, CowVec};
-use crate::rule::{
-    Action, ClusterNetworkPolicy, Direction, Labels, NamedPort, NetworkPolicy, Tier,
-};
+use crate::rule::{Action, Direction, Labels, Tier};
 use crate::verdict::{Traffic, Why};
-
-/// A policy's number in the table. 0 is none. A policy keeps its number while it exists, also when
-/// it changes; a later policy may reuse it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-#[repr(transparent)]
-pub struct PolicyId(pub u32);
-
-impl PolicyId {
-    /// No policy.
-    pub const NONE: Self = Self(0);
-}
-
-/// One end of a connection as policy sees it: looked up once by address, evaluated often.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Party {
-    address: IpAddr,
-    owner: Owner,
-}
-
-impl Party {
-    /// The address.
-    #[inline]
-    pub fn address(&self) -> IpAddr {
-        self.address
-    }
-
-    /// Whether a pod that policies can select has it; hostNetwork pods count as their node (N11).
-    #[inline]
-    pub fn is_pod(&self) -> bool {
-        self.owner.pod != 0
-    }
-
-    /// Whether a node has it.
-    #[inline]
-    pub fn is_node(&self) -> bool {
-        self.owner.pod == 0 && self.owner.node != 0
-    }
-
-    pub(crate) fn owner(&self) -> Owner {
-        self.owner
-    }
-
-    /// The identity, shared by addresses that no selector can distinguish; 0 if it has none.
-    #[inline]
-    pub fn identity(&self) -> u32 {
-        self.owner.identity
-    }
-}
-
-/// The owner of an address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Owner {
-    /// Identity, 0 for none.
-    pub(crate) identity: u32,
-    /// The pod, 0 if none.
-    pub(crate) pod: u32,
-    /// The node, or the pod's node; 0 if none.
-    pub(crate) node: u32,
-}
-
-/// The decision of one end's policies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Decision {
-    /// Whether this end allows the connection.
-    pub allow: bool,
-    /// Why.
-    pub why: Why,
-    /// The policy whose rule decided, or the first of those that isolate the pod if no rule
-    /// matched.
-    pub policy: PolicyId,
-    /// Index of the rule in the policy's list for the direction; `None` if no rule decided.
-    pub rule: Option<u32>,
-    /// Dense number of the rule, or of the policy's isolation, for counters: below
-    /// [`PolicyTable::counters`]. 0 if no policy decided.
-    pub counter: u32,
-}
-
-impl Decision {
-    const fn without_rule(allow: bool, why: Why) -> Self {
-        Self { allow, why, policy: PolicyId::NONE, rule: None, counter: 0 }
-    }
-}
-
-/// The decisions of both ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Verdict {
-    /// Policies of the source.
-    pub egress: Decision,
-    /// Policies of the destination.
-    pub ingress: Decision,
-}
-
-impl Verdict {
-    /// Whether both ends allow the connection (N4).
-    #[inline]
-    pub const fn allow(&self) -> bool {
-        self.egress.allow && self.ingress.allow
-    }
-}
-
-/// A policy as the table knows it, for explanations and counters.
-#[derive(Clone, Debug)]
-pub struct PolicyInfo {
-    /// The policy as written.
-    pub object: PolicyObject,
-    /// Number of the policy's first counter. In order: isolation of ingress, isolation of egress,
-    /// then one for each ingress rule, then one for each egress rule.
-    pub first_counter: u32,
-}
-
-/// Either kind of policy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PolicyObject {
-    /// networking.k8s.io/v1 NetworkPolicy.
-    Network(Arc<NetworkPolicy>),
-    /// policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy.
-    Cluster(Arc<ClusterNetworkPolicy>),
-}
-
-impl PolicyObject {
-    /// The policy's cookie.
-    pub fn cookie(&self) -> &Arc<str> {
-        match self {
-            Self::Network(policy) => &policy.cookie,
-            Self::Cluster(policy) => &policy.cookie,
-        }
-    }
-
-    /// The policy's tier.
-    pub fn tier(&self) -> Tier {
-        match self {
-            Self::Network(_) => Tier::NetworkPolicy,
-            Self::Cluster(policy) => policy.tier.into(),
-        }
-    }
-
-    /// The number of its rules in a direction.
-    pub fn rule_count(&self, direction: Direction) -> usize {
-        match self {
-            Self::Network(policy) => policy.rules(direction).map_or(0, <[_]>::len),
-            Self::Cluster(policy) => policy.rules(direction).len(),
-        }
-    }
-}
-
-impl PolicyInfo {
-    /// The counter of a rule; with `None` that of the policy's isolation.
-    pub fn counter(&self, direction: Direction, rule: Option<usize>) -> u32 {
-        let ingress_rules = self.object.rule_count(Direction::Ingress);
-        let offset = match (rule, direction) {
-            (None, Direction::Ingress) => 0,
-            (None, Direction::Egress) => 1,
-            (Some(index), Direction::Ingress) => 2 + index,
-            (Some(index), Direction::Egress) => 2 + ingress_rules + index,
-        };
-        self.first_counter + offset as u32
-    }
-
-    /// The number of its counters.
-    pub(crate) fn counter_count(object: &PolicyObject) -> u32 {
-        let rules: usize = Direction::BOTH.map(|d| object.rule_count(d)).iter().sum();
-        rules as u32 + 2
-    }
-}
-
-/// What the pods or nodes of one identity have in common, for explanations.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum IdentityInfo {
-    /// Pods.
-    Pods {
-        /// Namespace.
-        namespace: Arc<str>,
-        /// Labels.
-        labels: Labels,
-        /// Named ports, sorted.
-        ports: Vec<NamedPort>,
-    },
-    /// Nodes.
-    Nodes {
-        /// Labels.
-        labels: Labels,
-    },
-}
 
 /// The stages of one identity: by direction, then by tier; 0 for none.
 pub(crate) type StageSet = [[u32; 3]; 2];
@@ -261,26 +84,26 @@ impl PolicyTable {
     #[inline]
     pub fn verdict(&self, source: &Party, destination: &Party, traffic: Traffic) -> Verdict {
         Verdict {
-            egress: self.judge(Direction::Egress, source, destination, traffic),
-            ingress: self.judge(Direction::Ingress, destination, source, traffic),
+            egress: self.evaluate(Direction::Egress, source, destination, traffic),
+            ingress: self.evaluate(Direction::Ingress, destination, source, traffic),
         }
     }
 
     /// Evaluates a new connection by the policies of its source.
     #[inline]
     pub fn judge_egress(&self, source: &Party, destination: &Party, traffic: Traffic) -> Decision {
-        self.judge(Direction::Egress, source, destination, traffic)
+        self.evaluate(Direction::Egress, source, destination, traffic)
     }
 
     /// Evaluates a new connection by the policies of its destination.
     #[inline]
     pub fn judge_ingress(&self, source: &Party, destination: &Party, traffic: Traffic) -> Decision {
-        self.judge(Direction::Ingress, destination, source, traffic)
+        self.evaluate(Direction::Ingress, destination, source, traffic)
     }
 
     /// Evaluates the policies of `subject`, which opens the connection (egress) or accepts it
     /// (ingress).
-    pub fn judge(
+    pub fn evaluate(
         &self,
         direction: Direction,
         subject: &Party,

@@ -1,6 +1,6 @@
 //! From protocol and port to a rule's rank.
 
-use super::stage::Line;
+use super::line::Line;
 
 /// A rank that no rule has: nothing matches.
 pub(crate) const NO_RULE: u32 = CHILD - 1;

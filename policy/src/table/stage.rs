@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use super::blocks::{NO_TABLE, Root, table_of, write_ranges};
-use super::ports::{NO_RULE, rank, write_tables};
-use super::{Decision, Partition, Party, PolicyId, PortKey};
+use super::decision::{Decision, PolicyId};
+use super::line::Line;
+use super::partition::Partition;
+use super::party::Party;
+use super::ports::{NO_RULE, PortKey, rank, write_tables};
 use crate::rule::Action;
 use crate::verdict::Why;
 use podswitch_wire::cidr::Cidr;
-
-/// One cache line of a stage.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub(crate) struct Line(pub(super) [u32; 16]);
 
 /// A rule of a stage. Four words of a line.
 #[derive(Clone, Copy, Debug)]

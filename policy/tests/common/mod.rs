@@ -1,4 +1,4 @@
-//! Small random clusters in which everything collides: few labels, nested ranges, shared names,
+//! Small random clusters in which everything collides: few labels, nested CIDRs, shared names,
 //! addresses claimed twice.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
@@ -23,7 +23,7 @@ fn pair(text: &str) -> (Arc<str>, Arc<str>) {
     (key.into(), value.into())
 }
 
-/// Labels; among them one that looks like a namespace's own (threat T-L4).
+/// Labels, including one that looks like a namespace's own (threat T-L4).
 pub(crate) fn labels() -> impl Strategy<Value = Labels> {
     let pool = ["app=x", "app=y", "app=z", "tier=p", "tier=q", "kubernetes.io/metadata.name=b"];
     subsequence(pool.to_vec(), 0..=3).prop_map(|list| Labels::new(list.into_iter().map(pair)))
@@ -99,7 +99,7 @@ fn ranges() -> Vec<Cidr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
-/// A range with exceptions, as the API allows them: smaller and within.
+/// A CIDR with exceptions, as the API allows them: smaller and within.
 fn block() -> impl Strategy<Value = (Cidr, Vec<Cidr>)> {
     select(ranges()).prop_flat_map(|cidr| {
         let within = |r: &Cidr| r.prefix() > cidr.prefix() && cidr.contains(r.address());
@@ -183,7 +183,7 @@ pub(crate) fn cluster_policy(number: usize) -> impl Strategy<Value = Arc<Cluster
     )
 }
 
-/// Pod number `number`: nearly always with addresses of its own.
+/// Pod number `number`, nearly always with addresses of its own.
 pub(crate) fn pod(number: usize) -> impl Strategy<Value = Arc<Pod>> {
     let named = (select(vec!["http", "dns"]), protocol(), select(vec![80u16, 53, 8080, 256]))
         .prop_map(|(name, protocol, port)| NamedPort { name: name.into(), protocol, port });
@@ -224,7 +224,7 @@ pub(crate) fn namespace(number: usize) -> impl Strategy<Value = Arc<Namespace>> 
     labels().prop_map(move |labels| Arc::new(Namespace { name: NAMESPACES[number].into(), labels }))
 }
 
-/// One object each of the numbers below `most`, some left out.
+/// One object for each number below `most`, some omitted.
 fn some_of<S: Strategy>(
     most: usize,
     make: impl Fn(usize) -> S,
@@ -257,7 +257,7 @@ pub(crate) fn cluster(
         })
 }
 
-/// Addresses worth asking about: those of pods and nodes, and a few outside.
+/// Addresses to probe: those of pods and nodes, and a few outside.
 pub(crate) fn addresses(cluster: &Cluster) -> Vec<IpAddr> {
     let pods = cluster.pods.iter().flat_map(|p| p.workload.addresses.iter().copied());
     let nodes = (0..NODES.len()).flat_map(node_addresses);
@@ -278,7 +278,7 @@ pub(crate) fn addresses(cluster: &Cluster) -> Vec<IpAddr> {
     all
 }
 
-/// Traffic worth asking about.
+/// Traffic to probe.
 pub(crate) fn traffics(ipv6: bool) -> Vec<Traffic> {
     use Protocol::{Sctp, Tcp, Udp};
     let ports =
@@ -299,7 +299,7 @@ pub(crate) fn compile(cluster: &Cluster) -> PolicyCompiler {
     compiler
 }
 
-/// What a decision of the table says, in the reference's words.
+/// A decision of the table in the reference's form.
 pub(crate) fn in_words(
     table: &PolicyTable,
     direction: Direction,
@@ -307,13 +307,13 @@ pub(crate) fn in_words(
     subject: IpAddr,
 ) -> reference::Side {
     let cookie = |id| Arc::clone(table.policy(id).expect("a policy in force").object.cookie());
-    let asked = !matches!(
+    let evaluated = !matches!(
         decision.why,
         podswitch_policy::verdict::Why::NoPod
             | podswitch_policy::verdict::Why::OwnAddress
             | podswitch_policy::verdict::Why::OwnNode
     );
-    let isolating = if asked {
+    let isolating = if evaluated {
         table.isolating(direction, &table.party(subject)).into_iter().map(cookie).collect()
     } else {
         Vec::new()
@@ -326,8 +326,8 @@ pub(crate) fn in_words(
     }
 }
 
-/// Asks both about every ordered pair of addresses and all traffic; the number of verdicts, or
-/// the first on which they differ.
+/// Evaluates every ordered pair of addresses and all traffic by both. Returns the number of
+/// verdicts, or the first difference.
 pub(crate) fn disagreement(cluster: &Cluster, table: &PolicyTable) -> Result<u64, String> {
     let all = addresses(cluster);
     let mut verdicts = 0;
@@ -335,7 +335,7 @@ pub(crate) fn disagreement(cluster: &Cluster, table: &PolicyTable) -> Result<u64
         for to in all.iter().filter(|to| to.is_ipv4() == from.is_ipv4()) {
             let (source, destination) = (table.party(*from), table.party(*to));
             for traffic in traffics(from.is_ipv6()) {
-                let want = reference::judge(cluster, *from, *to, traffic);
+                let want = reference::evaluate(cluster, *from, *to, traffic);
                 let got = table.verdict(&source, &destination, traffic);
                 verdicts += 1;
                 let egress = in_words(table, Direction::Egress, &got.egress, *from);

@@ -1,4 +1,4 @@
-//! Short words for policies, so that a case of the truth table is a line or three.
+//! Short notation for policies, so that a case of the truth table takes one to three lines.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ pub(crate) fn both(namespaces: &str, pods: &str) -> Peer {
     Peer::Selectors { pods: Some(sel(pods)), namespaces: Some(sel(namespaces)) }
 }
 
-/// `range` or `range except range,range`.
+/// `CIDR` or `CIDR except CIDR,CIDR`.
 pub(crate) fn block(text: &str) -> Peer {
     let (cidr, except) = text.split_once(" except ").unwrap_or((text, ""));
     let except = except.split(',').filter(|part| !part.is_empty());
@@ -78,8 +78,7 @@ pub(crate) fn rule<const N: usize>(peers: [Peer; N], ports_text: &str) -> Rule {
     Rule { peers: Peers::from_list(peers.to_vec()), ports: ports(ports_text) }
 }
 
-/// A NetworkPolicy of namespace `namespace`, for pods selected by `selected`, that says nothing
-/// yet.
+/// A NetworkPolicy of namespace `namespace` for pods selected by `selected`, without rules.
 pub(crate) fn policy(name: &str, selected: &str) -> NetworkPolicy {
     let (namespace, name) = name.split_once('/').unwrap();
     NetworkPolicy {

@@ -139,7 +139,7 @@ fn mistakes(case: &Case) -> (usize, Vec<String>) {
                 let want = expected(case, from, to, &what);
                 let ends = (table.party(source), table.party(destination));
                 let compiled = table.verdict(&ends.0, &ends.1, traffic).allow();
-                let plain = reference::judge(&cluster, source, destination, traffic).allow();
+                let plain = reference::evaluate(&cluster, source, destination, traffic).allow();
                 count += 1;
                 if (compiled, plain) != (want, want) {
                     wrong.push(format!(

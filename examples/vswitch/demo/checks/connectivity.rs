@@ -1,4 +1,4 @@
-//! Everybody reaches whom they should, as whom they should.
+//! Every end reaches the ends that it should, with the right source address.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use crate::demo::world::{DemoPod, FAR_AWAY, Family, World};
 /// Bytes sent over TCP each way, and in a datagram.
 const STREAM: usize = 1 << 20;
 const DATAGRAM: usize = 512;
-/// A port that nobody listens at.
+/// A port without a listener.
 const CLOSED: u16 = 9;
 
 /// One end of a path.
@@ -30,8 +30,8 @@ impl<'a> From<&'a DemoPod> for Side<'a> {
     }
 }
 
-/// Ping, TCP and UDP over every kind of path; who is called sees the caller's own address, or
-/// off the cluster its node's (P1, P2, P3).
+/// Ping, TCP and UDP over every kind of path. The callee sees the caller's own address; outside the
+/// cluster it sees the caller's node (P1, P2, P3).
 pub(in crate::demo) fn connectivity(world: &World, report: &mut Report) -> Done {
     let pod = |name: &str| Side::from(world.pod(name));
     let node = |number: usize| Side {
@@ -41,7 +41,7 @@ pub(in crate::demo) fn connectivity(world: &World, report: &mut Report) -> Done 
     };
     let outside =
         || Side { name: "outside".to_owned(), namespace: &world.outside, addresses: FAR_AWAY };
-    let hidden_behind = |number: usize| Some(world.nodes[number].addresses);
+    let masqueraded_by = |number: usize| Some(world.nodes[number].addresses);
     let paths = [
         // Within node one.
         (pod("red"), pod("green"), None),
@@ -52,8 +52,8 @@ pub(in crate::demo) fn connectivity(world: &World, report: &mut Report) -> Done 
         (node(0), pod("blue"), None),
         (pod("red"), node(0), None),
         (pod("blue"), node(0), None),
-        (pod("red"), outside(), hidden_behind(0)),
-        (pod("blue"), outside(), hidden_behind(0)),
+        (pod("red"), outside(), masqueraded_by(0)),
+        (pod("blue"), outside(), masqueraded_by(0)),
         // Through the tunnel.
         (pod("red"), pod("cyan"), None),
         (pod("red"), pod("white"), None),
@@ -65,8 +65,8 @@ pub(in crate::demo) fn connectivity(world: &World, report: &mut Report) -> Done 
         (node(1), pod("blue"), None),
         (pod("red"), node(1), None),
         (pod("white"), node(0), None),
-        // And off node two.
-        (pod("cyan"), outside(), hidden_behind(1)),
+        // And out of node two.
+        (pod("cyan"), outside(), masqueraded_by(1)),
     ];
     for (from, to, seen_as) in paths {
         let seen_as = seen_as.unwrap_or(from.addresses);
@@ -81,7 +81,7 @@ pub(in crate::demo) fn connectivity(world: &World, report: &mut Report) -> Done 
             report.check(name("UDP"), expect_seen(seen, own))?;
         }
     }
-    // Nobody listens: the pod's own refusal comes back through the tunnel.
+    // No listener: the pod's own refusal comes back through the tunnel.
     let (red, cyan) = (world.pod("red"), world.pod("cyan"));
     for (family, address) in cyan.addresses.each() {
         let target = SocketAddr::new(address, CLOSED);

@@ -1,5 +1,5 @@
-//! What the demo checks. Where a path is named, the pods' names tell whether it crosses the
-//! tunnel: red, green, blue and black are on node one, cyan and white on node two.
+//! What the demo checks. The pods' names tell whether a path crosses the tunnel: red, green, blue
+//! and black are on node one, cyan and white on node two.
 
 mod connectivity;
 mod packets;
@@ -52,13 +52,13 @@ fn expect_seen(seen: Outcome<IpAddr>, own: IpAddr) -> Outcome<()> {
     }
 }
 
-/// A connection is refused at once.
+/// A connection is rejected at once.
 fn refused_by_tcp(from: &NetNs, to: SocketAddr) -> Outcome<()> {
     let connect = || Ok(TcpStream::connect_timeout(&to, PATIENCE));
     match sockets::open(from, connect)? {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
         Err(error) => Err(error.to_string()),
-        Ok(_) => Err("somebody accepts".to_owned()),
+        Ok(_) => Err("it is accepted".to_owned()),
     }
 }
 
@@ -76,14 +76,14 @@ fn refused_by_udp(from: &NetNs, to: SocketAddr) -> Outcome<()> {
     Err(last)
 }
 
-/// Nothing passes a port before a state knows it (N13).
+/// Nothing passes a port that no snapshot knows (N13).
 pub(super) fn attachment(world: &mut World, report: &mut Report) -> Done {
-    let outcome = stranger(world);
-    report.check("fail-closed: a port that no state knows passes nothing", outcome)
+    let outcome = unknown_port(world);
+    report.check("fail-closed: a port that no snapshot knows passes nothing", outcome)
 }
 
-/// Attaches a pod that no state tells of.
-fn stranger(world: &mut World) -> Outcome<()> {
+/// Attaches a pod that no snapshot knows.
+fn unknown_port(world: &mut World) -> Outcome<()> {
     let text = |e: HostError| e.to_string();
     let namespace = NetNs::anonymous().map_err(text)?;
     let mac = Mac([0x0a, 0x58, 10, 77, 0, 99]);
@@ -93,7 +93,7 @@ fn stranger(world: &mut World) -> Outcome<()> {
     let device: Box<dyn Device> = if tap {
         Box::new(attach_tap(&namespace, &interface, TapOptions::default()).map_err(text)?)
     } else {
-        let (ours, name) = (&node.switch_namespace, switch_interface("demo/stranger"));
+        let (ours, name) = (&node.switch_namespace, switch_interface("demo/unknown"));
         let config = PacketConfig::default();
         Box::new(attach_veth(&namespace, &interface, ours, &name, config).map_err(text)?)
     };
@@ -109,7 +109,7 @@ fn stranger(world: &mut World) -> Outcome<()> {
     }
 }
 
-/// Every frame has gone somewhere, on both nodes.
+/// On both nodes every frame is accounted for.
 pub(super) fn sums(world: &World, report: &mut Report) -> Done {
     for (node, title) in world.nodes.iter().zip(["one", "two"]) {
         let add_up = || {
@@ -119,7 +119,7 @@ pub(super) fn sums(world: &World, report: &mut Report) -> Done {
             });
             node.sum(|c| c.received.get()) == ended
         };
-        // Now and then a frame is on its way just then.
+        // A frame may be in transit at that moment.
         let outcome = if wait_for(add_up) { Ok(()) } else { Err("they do not add up".to_owned()) };
         let name = format!("counters of node {title}: received = forwarded + consumed + dropped");
         report.check(name, outcome)?;
@@ -127,7 +127,7 @@ pub(super) fn sums(world: &World, report: &mut Report) -> Done {
     Ok(())
 }
 
-/// The gateway that pods see.
+/// The gateway as pods see it.
 fn gateway() -> Gateway {
     Gateway::default()
 }

@@ -20,7 +20,7 @@ use crate::demo::world::{DemoPod, UPLINK, World};
 
 /// Bytes of a datagram of 41 or more fragments.
 const JUMBO: usize = 60_000;
-/// What a pod is made to believe its way takes, and what it sends then.
+/// The MTU that a pod is made to assume, and the size that it then sends.
 const WIDE: u32 = 9000;
 const TOO_BIG: usize = 3000;
 /// Headers before a datagram's data: IP of each family, and UDP.
@@ -47,17 +47,17 @@ pub(in crate::demo) fn packets(world: &World, report: &mut Report) -> Done {
         }
     }
     for (family, address) in pod("cyan").addresses.each() {
-        let told = world.mtu().and_then(|mtu| {
-            with_wide_way(world, pod("blue"), || told_with_df(pod("blue"), address, TOO_BIG, mtu))
+        let learned = world.mtu().and_then(|mtu| {
+            with_large_mtu(world, pod("blue"), || learns_mtu(pod("blue"), address, TOO_BIG, mtu))
         });
         let name = "path MTU: with DF the sender learns it, blue → cyan";
-        report.check(format!("{name}, {family}"), told)?;
+        report.check(format!("{name}, {family}"), learned)?;
     }
-    let cut = with_wide_way(world, pod("cyan"), || {
+    let cut = with_large_mtu(world, pod("cyan"), || {
         send_sized(pod("cyan"), pod("red"), pod("red").addresses.v4.into(), false, TOO_BIG)
     });
     let cut = cut.and_then(|arrives| arrives.then_some(()).ok_or("refused".to_owned()));
-    report.check("path MTU: without DF the switch cuts, cyan → red, IPv4", cut)?;
+    report.check("path MTU: without DF the switch fragments, cyan → red, IPv4", cut)?;
     for (from, to) in [("red", "green"), ("red", "white"), ("white", "red")] {
         for (family, address) in pod(to).addresses.each() {
             let name = format!("sizes around the MTU, with and without DF, {from} → {to}");
@@ -68,7 +68,7 @@ pub(in crate::demo) fn packets(world: &World, report: &mut Report) -> Done {
     Ok(())
 }
 
-/// Every switch on the way takes one.
+/// Every switch on the way decrements it.
 fn ttl(world: &World, report: &mut Report) -> Done {
     let red = world.pod("red");
     for (to, expected, switches) in [("blue", 63, 1), ("cyan", 62, 2)] {
@@ -77,27 +77,27 @@ fn ttl(world: &World, report: &mut Report) -> Done {
             Ok(Echo::Reply(Some(ttl))) if ttl == expected => Ok(()),
             other => Err(format!("{other:?} instead of a reply with TTL {expected}")),
         };
-        report.check(format!("TTL: red → {to} takes {switches}"), lowered)?;
+        report.check(format!("TTL: red → {to} decrements by {switches}"), lowered)?;
         for (family, address) in addresses.each() {
             for ttl in 1..=switches {
-                let told = match sockets::ping(&red.namespace, address, Some(ttl)) {
+                let learned = match sockets::ping(&red.namespace, address, Some(ttl)) {
                     Ok(Echo::Expired(_)) => Ok(()),
                     other => Err(format!("{other:?} instead of time exceeded")),
                 };
-                let name = format!("TTL: used up at switch {ttl} of red → {to}, {family}");
-                report.check(format!("{name}, the sender is told"), told)?;
+                let name = format!("TTL: exceeded at switch {ttl} of red → {to}, {family}");
+                report.check(format!("{name}, the sender gets ICMP"), learned)?;
             }
         }
     }
     Ok(())
 }
 
-/// Has a pod believe in a larger MTU than its peer has. Its first datagram is too big, of which
-/// it is told; then it cuts them itself.
+/// Makes a pod assume a larger MTU than its peer has. Its first datagram is too big and it learns
+/// the MTU; then it fragments by itself.
 fn path_mtu(world: &World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> Outcome<()> {
     let switch = world.node_of(from);
     let before = switch.dropped(DropReason::MtuExceeded);
-    with_wide_way(world, from, || {
+    with_large_mtu(world, from, || {
         sockets::udp(&from.namespace, &to.namespace, address, TOO_BIG).map(drop)
     })?;
     match switch.dropped(DropReason::MtuExceeded) > before {
@@ -106,12 +106,12 @@ fn path_mtu(world: &World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> Out
     }
 }
 
-/// A sender that never lets its packets be cut is told how long they may be.
-fn told_with_df(from: &DemoPod, address: IpAddr, bytes: usize, mtu: u32) -> Outcome<()> {
+/// A sender that always sets DF learns the path MTU.
+fn learns_mtu(from: &DemoPod, address: IpAddr, bytes: usize, mtu: u32) -> Outcome<()> {
     let socket = client(from, address, true)?;
     socket.connect((address, 9)).map_err(|e| e.to_string())?;
     for _ in 0..TRIES {
-        // The error of an earlier one, or none yet.
+        // The error of an earlier datagram, or none yet.
         let _ = socket.send(&vec![0; bytes]);
         let _ = socket.recv(&mut [0; 16]);
         let known = if address.is_ipv4() { ip_mtu(&socket) } else { ipv6_mtu(&socket) };
@@ -122,12 +122,12 @@ fn told_with_df(from: &DemoPod, address: IpAddr, bytes: usize, mtu: u32) -> Outc
     Err(format!("it never learns that the path's MTU is {mtu}"))
 }
 
-/// A way through the tunnel that is narrower than the node's own link: what the node's kernel
-/// knows of it reaches the pod. To be done last: the switch remembers it for minutes.
+/// A path through the tunnel that is narrower than the node's own link: what the node's kernel
+/// learns of it reaches the pod. Must be last: the switch remembers it for minutes.
 pub(in crate::demo) fn narrow_underlay(world: &World, report: &mut Report) -> Done {
     let (white, red) = (world.pod("white"), world.pod("red"));
     let outcome = narrowed(world, white, red);
-    report.check("path MTU: a narrower underlay is told to the pod, white → red", outcome)
+    report.check("path MTU: the pod learns of a narrower underlay, white → red", outcome)
 }
 
 fn narrowed(world: &World, from: &DemoPod, to: &DemoPod) -> Outcome<()> {
@@ -141,16 +141,16 @@ fn narrowed(world: &World, from: &DemoPod, to: &DemoPod) -> Outcome<()> {
     netlink.add_route(&route).map_err(text)?;
     // Outer IPv4, UDP and VXLAN, inner Ethernet.
     let fits_link = (NARROW - HEADERS[0] as u32) as usize;
-    let told = told_with_df(from, to.addresses.v4.into(), fits_link, NARROW - 50);
-    let passes = told.and_then(|()| {
+    let learned = learns_mtu(from, to.addresses.v4.into(), fits_link, NARROW - 50);
+    let passes = learned.and_then(|()| {
         sockets::udp(&from.namespace, &to.namespace, to.addresses.v4.into(), TOO_BIG).map(drop)
     });
     netlink.delete_route(&route).map_err(text)?;
     passes
 }
 
-/// Datagrams of every size around the MTU: with DF those arrive that fit and the others are
-/// refused, without all arrive.
+/// Datagrams of every size around the MTU: with DF those that fit arrive and the others are
+/// refused; without DF all arrive.
 fn sizes(world: &World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> Outcome<()> {
     let mtu = world.mtu()? as usize;
     let headers = HEADERS[usize::from(address.is_ipv6())];
@@ -167,8 +167,8 @@ fn sizes(world: &World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> Outcom
     Ok(())
 }
 
-/// Sends a datagram of that many bytes of data; without DF it may be cut on the way. It arrives,
-/// or (`false`) the sender's kernel says that it is too long.
+/// Sends a datagram of that many bytes of data; without DF it may be fragmented. It arrives, or
+/// (`false`) the sender's kernel says that it is too long.
 fn send_sized(
     from: &DemoPod,
     to: &DemoPod,
@@ -199,7 +199,7 @@ fn is_too_long(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error())
 }
 
-/// A socket whose packets may not be cut, or may be, by itself and on the way.
+/// A socket that sets DF, or one that allows fragmentation by the sender and on the way.
 fn client(from: &DemoPod, to: IpAddr, keep_whole: bool) -> Outcome<UdpSocket> {
     let socket = sockets::open(&from.namespace, || UdpSocket::bind((sockets::unspecified(to), 0)))?;
     use {Ipv4PathMtuDiscovery as V4, Ipv6PathMtuDiscovery as V6};
@@ -212,8 +212,8 @@ fn client(from: &DemoPod, to: IpAddr, keep_whole: bool) -> Outcome<UdpSocket> {
     Ok(socket)
 }
 
-/// Does something while a pod's interface takes more than its peers and the tunnel do.
-fn with_wide_way<T>(world: &World, pod: &DemoPod, f: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+/// Calls `f` while a pod's interface has a larger MTU than its peers and the tunnel.
+fn with_large_mtu<T>(world: &World, pod: &DemoPod, f: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     let usual = world.mtu()?;
     set_mtu(world, pod, WIDE).map_err(|e| e.to_string())?;
     let outcome = f();

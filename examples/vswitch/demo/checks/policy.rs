@@ -1,5 +1,5 @@
-//! NetworkPolicy between nodes: each node judges for its own pods, new connections and living
-//! ones.
+//! NetworkPolicy between nodes: each node enforces for its own pods, on new and established
+//! connections.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -14,9 +14,9 @@ use crate::demo::servers::{self, Servers};
 use crate::demo::sockets::{self, Connection, Outcome, PATIENCE};
 use crate::demo::world::{DemoPod, SERVICE_PORT, Service, TARGET_PORT, World};
 
-/// Long enough for what passes to have arrived.
+/// Enough time for allowed traffic to arrive.
 const A_WHILE: Duration = Duration::from_millis(250);
-/// Bytes asked for and given back.
+/// Bytes sent each way.
 const BYTES: usize = 20_000;
 
 /// Only red may connect to cyan, which is on the other node.
@@ -25,13 +25,13 @@ const ONLY_RED: (&str, &str) = (
     "{podSelector: {matchLabels: {name: cyan}}, ingress: [{\
      from: [{podSelector: {matchLabels: {name: red}}}], ports: [{port: 8080}]}]}",
 );
-/// The same with black in red's place.
+/// The same for black instead of red.
 const ONLY_BLACK: (&str, &str) = (
     "only-black",
     "{podSelector: {matchLabels: {name: cyan}}, ingress: [{\
      from: [{podSelector: {matchLabels: {name: black}}}]}]}",
 );
-/// White may connect to blue, which is on the other node, and to nobody else.
+/// White may connect to blue, which is on the other node, and to no other pod.
 const ONLY_TO_BLUE: (&str, &str) = (
     "only-to-blue",
     "{podSelector: {matchLabels: {name: white}}, policyTypes: [Egress], egress: [{\
@@ -47,9 +47,9 @@ pub(in crate::demo) fn policy(world: &mut World, report: &mut Report) -> Done {
     };
     let to_cyan = Service { name: "cyan", number: 9, affinity: false, backends: vec!["cyan"] };
     let through = to_cyan.cluster_ips();
-    let put = world.change(|scene| {
-        scene.policies = vec![ONLY_RED, ONLY_TO_BLUE];
-        scene.services = vec![to_cyan];
+    let put = world.change(|setup| {
+        setup.policies = vec![ONLY_RED, ONLY_TO_BLUE];
+        setup.services = vec![to_cyan];
     });
     report.check("policy: put in force on both nodes", put)?;
     let pod = |name: &str| world.pod(name);
@@ -65,7 +65,7 @@ pub(in crate::demo) fn policy(world: &mut World, report: &mut Report) -> Done {
             let outcome = expect_seen(answer.map(|answer| answer.seen), of_family(from));
             report.check(format!("policy: {} → {to} is allowed, {family}", from.name), outcome)?;
         }
-        // Denied by the node of whom the policy is about.
+        // Denied by the node of the pod that the policy selects.
         for (from, to, target, node, reason) in [
             ("blue", "cyan", at(cyan), 1, DropReason::PolicyIngress),
             (
@@ -81,22 +81,22 @@ pub(in crate::demo) fn policy(world: &mut World, report: &mut Report) -> Done {
             report.check(format!("policy: {from} → {to} is denied, {family}"), outcome)?;
         }
     }
-    // Below, states change while this holds on to the pods.
+    // Below, the configuration changes while these pods are in use.
     let (red, cyan) = (world.pod("red").clone(), world.pod("cyan").clone());
     for (family, address) in cyan.addresses.each() {
-        let outcome = living(world, &red, &cyan, address);
-        let name = "policy: a living connection through the tunnel is judged again";
+        let outcome = established(world, &red, &cyan, address);
+        let name = "policy: an established connection through the tunnel is re-evaluated";
         report.check(format!("{name}, {family}"), outcome)?;
     }
-    let freed = world.change(|scene| *scene = Default::default());
-    report.check("policy: taken back", freed)
+    let freed = world.change(|setup| *setup = Default::default());
+    report.check("policy: removed", freed)
 }
 
 fn at(address: IpAddr) -> SocketAddr {
     SocketAddr::new(address, TARGET_PORT)
 }
 
-/// Nothing comes of connecting, and the node counts why.
+/// Connecting fails in silence, and the node counts the reason.
 fn denied(
     world: &World,
     from: &DemoPod,
@@ -118,9 +118,9 @@ fn denied(
 }
 
 /// A connection that is allowed, forbidden and allowed again while it lives.
-fn living(world: &mut World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> Outcome<()> {
+fn established(world: &mut World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> Outcome<()> {
     // Their listener is not at the servers' port, which only-red names.
-    world.change(|scene| scene.policies.clear())?;
+    world.change(|setup| setup.policies.clear())?;
     let Connection { mut client, mut server, .. } =
         sockets::connect(&from.namespace, &to.namespace, address)?;
     let arrives = |client: &mut TcpStream, server: &mut TcpStream, byte: u8, patience| {
@@ -130,16 +130,16 @@ fn living(world: &mut World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> O
     if !arrives(&mut client, &mut server, 1, PATIENCE)? {
         return Err("nothing arrives at first".to_owned());
     }
-    world.change(|scene| scene.policies = vec![ONLY_BLACK])?;
+    world.change(|setup| setup.policies = vec![ONLY_BLACK])?;
     let before = world.nodes[to.node].dropped(DropReason::PolicyIngress);
     if arrives(&mut client, &mut server, 2, A_WHILE)? {
-        return Err("it goes on although it is forbidden".to_owned());
+        return Err("it goes on although it is denied".to_owned());
     }
     if !wait_for(|| world.nodes[to.node].dropped(DropReason::PolicyIngress) > before) {
-        return Err("what was forbidden is not dropped as policy_ingress".to_owned());
+        return Err("it is not dropped as policy_ingress".to_owned());
     }
-    world.change(|scene| scene.policies.clear())?;
-    // TCP sends again what was held up.
+    world.change(|setup| setup.policies.clear())?;
+    // TCP retransmits what was dropped.
     match receives(&mut server, 2, PATIENCE)? {
         true => Ok(()),
         false => Err("it does not go on when it is allowed again".to_owned()),

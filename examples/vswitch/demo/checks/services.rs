@@ -1,4 +1,4 @@
-//! Services with backends on both nodes, for pods, nodes and a client off the cluster.
+//! Services with backends on both nodes, for pods, nodes and a client outside the cluster.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -12,10 +12,10 @@ use crate::demo::servers::{self, Servers, ask_tcp, ask_udp};
 use crate::demo::sockets::Outcome;
 use crate::demo::world::{Family, OUTSIDE, SERVICE_PORT, Service, World};
 
-/// Connections by which it shows that all backends get some: that one of two gets none happens
-/// once in 2^23 times.
+/// Enough connections that all backends get some: that one of two gets none has a probability of
+/// 2^-23.
 const MANY: usize = 24;
-/// Bytes asked for and given back.
+/// Bytes sent each way.
 const BYTES: usize = 100_000;
 
 /// The backends on both nodes.
@@ -25,7 +25,7 @@ const fn service(name: &'static str, number: u8) -> Service {
     Service { name, number, affinity: false, backends: Vec::new() }
 }
 
-/// Every Service of the checks. The numbers are those of their addresses and ports.
+/// Every Service of the checks. The number determines its addresses and ports.
 fn all() -> Vec<Service> {
     vec![
         Service { backends: BOTH.into(), ..service("web", 1) },
@@ -49,7 +49,7 @@ pub(in crate::demo) fn services(world: &mut World, report: &mut Report) -> Done 
         Ok(servers) => servers,
         Err(error) => return report.check("Services: servers", Err(error)),
     };
-    let put = world.change(|scene| scene.services = all());
+    let put = world.change(|setup| setup.services = all());
     report.check("Services: put in force on both nodes", put)?;
     for (family, like) in OUTSIDE.each() {
         spread(world, report, family, like)?;
@@ -69,8 +69,8 @@ pub(in crate::demo) fn services(world: &mut World, report: &mut Report) -> Done 
         let name = "Services: UDP moves at once to the other node when its backend goes";
         report.check(format!("{name}, {family}"), outcome)?;
     }
-    let gone = world.change(|scene| *scene = Default::default());
-    report.check("Services: taken back", gone)
+    let gone = world.change(|setup| *setup = Default::default());
+    report.check("Services: removed", gone)
 }
 
 /// Connections to a cluster IP go to backends on both nodes, which see the client's own address.
@@ -109,12 +109,12 @@ fn reaches_both(own: IpAddr, ask: impl Fn(usize) -> Outcome<servers::Answer>) ->
     }
 }
 
-/// A Service without endpoints refuses at once: TCP by RST, UDP by port unreachable (S5).
+/// A Service without endpoints rejects at once: TCP by RST, UDP by port unreachable (S5).
 fn empty(world: &World, report: &mut Report, family: &str, like: IpAddr) -> Done {
     let target = cluster_ip(4, like);
     for name in ["red", "white"] {
         let namespace = &world.pod(name).namespace;
-        let what = "Services: an empty one refuses";
+        let what = "Services: one without endpoints rejects";
         let outcome = refused_by_tcp(namespace, target);
         report.check(format!("{what} TCP of {name}, {family}"), outcome)?;
         let outcome = refused_by_udp(namespace, target);
@@ -123,8 +123,8 @@ fn empty(world: &World, report: &mut Report, family: &str, like: IpAddr) -> Done
     Ok(())
 }
 
-/// A client off the cluster reaches each node's port though the backend is on the other, which
-/// sees the node that was asked (S8).
+/// A client outside the cluster reaches each node's NodePort although the backend is on the other
+/// node; the backend sees the called node's address (S8).
 fn node_ports(world: &World, report: &mut Report, family: &str, like: IpAddr) -> Done {
     for (title, node, number, backend) in
         [("one", &world.nodes[0], 3, "cyan"), ("two", &world.nodes[1], 2, "green")]
@@ -158,13 +158,13 @@ fn sticks(from: &NetNs, to: SocketAddr) -> Outcome<()> {
     Ok(())
 }
 
-/// One socket goes on asking while the backend is replaced by one on the other node, and back.
+/// One socket keeps sending while the backend is replaced by one on the other node, and back.
 fn moves(world: &mut World, like: IpAddr) -> Outcome<()> {
     let red = world.pod("red").namespace.clone();
     let socket = servers::udp_client(&red, cluster_ip(7, like))?;
     for backend in ["green", "cyan", "green"] {
-        world.change(|scene| {
-            for service in scene.services.iter_mut().filter(|s| s.name == "moving") {
+        world.change(|setup| {
+            for service in setup.services.iter_mut().filter(|s| s.name == "moving") {
                 service.backends = vec![backend];
             }
         })?;

@@ -1,5 +1,4 @@
-//! Nobody passes for somebody else, on a pod's wire (P5) or on the network between nodes
-//! (T-O1 to T-O6).
+//! No pod can use another's addresses (P5), and no host on the underlay a node's (T-O1 to T-O6).
 
 use std::net::UdpSocket;
 
@@ -32,14 +31,14 @@ pub(in crate::demo) fn spoofing(world: &World, report: &mut Report) -> Done {
     report.check("spoofing: nothing forged arrives", quiet(victims))
 }
 
-/// A pod, and a stranger on the nodes' network, make up tunnel packets.
+/// A pod, and an unknown host on the underlay, forge tunnel packets.
 pub(in crate::demo) fn tunnel_spoofing(world: &World, report: &mut Report) -> Done {
     let (red, cyan, white) = (world.pod("red"), world.pod("cyan"), world.pod("white"));
     let [one, two] = &world.nodes;
     let victims = listen(&[cyan, white]);
-    let parties = |outer_macs, stranger| tunnel::Parties {
+    let parties = |outer_macs, unknown| tunnel::Parties {
         outer_macs,
-        stranger,
+        unknown,
         nodes: [one.addresses, two.addresses],
         known: red.addresses,
         victim: cyan.addresses,
@@ -60,7 +59,7 @@ pub(in crate::demo) fn tunnel_spoofing(world: &World, report: &mut Report) -> Do
         let outcome = try_out(&forgery, &world.outside, SEGMENT, two);
         report.check(format!("spoofed VXLAN: {} is dropped", forgery.name), outcome)?;
     }
-    report.check("spoofed VXLAN: nothing of it arrives", quiet(victims))
+    report.check("spoofed VXLAN: nothing forged arrives", quiet(victims))
 }
 
 fn mac_of(namespace: &NetNs, interface: &str) -> Outcome<podswitch_wire::addr::Mac> {
@@ -68,8 +67,8 @@ fn mac_of(namespace: &NetNs, interface: &str) -> Outcome<podswitch_wire::addr::M
     link.map_err(|e| e.to_string())?.mac.ok_or_else(|| format!("{interface} has no MAC address"))
 }
 
-/// Sends forged frames by an interface; the switch that they come to must drop them all, for the
-/// right reason.
+/// Sends forged frames through an interface; the receiving switch must drop them all, for the right
+/// reason.
 fn try_out(forgery: &Forgery, from: &NetNs, interface: &str, at: &DemoNode) -> Outcome<()> {
     let before = at.dropped(forgery.reason);
     frames::send(from, interface, &forgery.frame, FORGED)?;

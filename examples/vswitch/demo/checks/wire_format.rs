@@ -1,4 +1,4 @@
-//! What crosses the network between the nodes: one packet, caught on a port of its bridge and read
+//! The format between the nodes: one packet, captured at a port of the underlay's bridge and read
 //! by another parser than the switch's.
 
 use std::fmt::Write;
@@ -60,7 +60,7 @@ fn catch(world: &World) -> Outcome<Vec<u8>> {
     while clock.now().since(start) < PATIENCE {
         port.rx(&mut pool, &mut batch).map_err(text)?;
         for mut packet in batch.drain(..) {
-            // What a network card does in the end: here there is none, and the sum stays unfinished.
+            // What a network card would do: there is none here, so the checksum stays partial.
             let finished = finish_checksum(&mut packet);
             let frame = packet.bytes().to_vec();
             pool.free(packet);
@@ -74,11 +74,11 @@ fn catch(world: &World) -> Outcome<Vec<u8>> {
     Err("no tunnel packet with a ping inside crosses the underlay".to_owned())
 }
 
-/// One tunnel packet, taken apart.
+/// One tunnel packet, decoded.
 struct Tunnelled {
     outer: [IpAddr; 2],
     outer_ports: (u16, u16),
-    /// Whether the outer checksum is none or right.
+    /// Whether the outer checksum is absent or right.
     outer_sum: bool,
     flags: u8,
     vni: u32,
@@ -141,7 +141,7 @@ impl Tunnelled {
     }
 }
 
-/// Headers of a frame up to the transport's.
+/// Headers of a frame up to the transport layer.
 struct Read<'a> {
     headers: PacketHeaders<'a>,
     ethernet: Ethernet2Header,
@@ -210,7 +210,7 @@ fn headers<'a>(frame: &'a [u8], text: &mut String) -> Outcome<Read<'a>> {
 }
 
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
-    // A string takes everything.
+    // Writing to a string cannot fail.
     let _ = writeln!(text, "{line}");
 }
 

@@ -1,4 +1,4 @@
-//! Frames that nobody honest sends, put on a wire by a packet socket.
+//! Forged frames, sent by a packet socket.
 
 pub(super) mod tunnel;
 
@@ -20,14 +20,14 @@ use super::world::Family;
 /// Port that forged datagrams are sent to.
 pub(super) const PORT: u16 = 4747;
 
-/// A kind of forgery, and the reason that it is to be dropped for.
+/// A kind of forgery, and the expected drop reason.
 pub(super) struct Forgery {
     pub(super) name: &'static str,
     pub(super) reason: DropReason,
     pub(super) frame: Vec<u8>,
 }
 
-/// Who forges, whose addresses are forged, and who is to be deceived.
+/// The forging pod, the pod whose addresses are forged, and the receiver.
 pub(super) struct Parties {
     pub(super) forger: (Mac, Family),
     pub(super) forged: (Mac, Family),
@@ -46,7 +46,11 @@ impl Parties {
             forgery("another's IPv4 address", DropReason::SpoofedIp, self.udp4(mac, other.v4)),
             forgery("another's IPv6 address", DropReason::SpoofedIp, self.udp6(mac, other.v6)),
             forgery("another's MAC address", DropReason::SpoofedMac, self.udp4(other_mac, own.v4)),
-            forgery("all of another's", DropReason::SpoofedMac, self.udp6(other_mac, other.v6)),
+            forgery(
+                "another's MAC and IPv6 address",
+                DropReason::SpoofedMac,
+                self.udp6(other_mac, other.v6),
+            ),
             forgery(
                 "a loopback address",
                 DropReason::MartianSource,
@@ -94,7 +98,7 @@ pub(super) fn send(namespace: &NetNs, interface: &str, frame: &[u8], times: usiz
     Ok(())
 }
 
-/// ARP that announces an address.
+/// A gratuitous ARP announcement.
 fn gratuitous_arp(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
     let mut frame = Vec::from(Mac::BROADCAST.0);
     frame.extend_from_slice(&mac.0);
@@ -113,7 +117,7 @@ fn router_advertisement(mac: Mac) -> Vec<u8> {
     written(|out| ip.icmpv6_raw(134, 0, [64, 0, 7, 8]).write(out, &[0; 8]))
 }
 
-/// The link-local address that a kernel makes from a MAC address (RFC 4291 appendix A).
+/// The link-local address that a kernel derives from a MAC address (RFC 4291 appendix A).
 fn link_local(mac: Mac) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.0.map(u16::from);
     let words = [(a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f];

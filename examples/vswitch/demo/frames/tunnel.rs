@@ -1,4 +1,4 @@
-//! Tunnel packets that no node sends.
+//! Forged tunnel packets.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -10,26 +10,26 @@ use podswitch_wire::addr::Mac;
 use super::{Forgery, PORT, written};
 use crate::demo::world::Family;
 
-/// Where tunnels end, and the network that ours has.
+/// The tunnel's UDP port, and its VNI.
 pub(in crate::demo) const VXLAN_PORT: u16 = 4789;
 pub(in crate::demo) const VNI: u8 = 1;
 
-/// Who sends, and what is forged.
+/// The sender, and the forged and attacked addresses.
 pub(in crate::demo) struct Parties {
-    /// Where frames come from and go to at the outside.
+    /// Outer MAC addresses.
     pub(in crate::demo) outer_macs: (Mac, Mac),
-    /// Whoever sends: no node.
-    pub(in crate::demo) stranger: Family,
+    /// The sender: not a node.
+    pub(in crate::demo) unknown: Family,
     /// Both nodes; the second is attacked.
     pub(in crate::demo) nodes: [Family; 2],
     /// A pod of the first node.
     pub(in crate::demo) known: Family,
-    /// Who is to be deceived, and a neighbour on the same node.
+    /// The attacked pod, and another on the same node.
     pub(in crate::demo) victim: Family,
     pub(in crate::demo) neighbour: Family,
 }
 
-/// A tunnel packet, all as it should be; each forgery changes something.
+/// A valid tunnel packet; each forgery changes something.
 #[derive(Clone)]
 struct Packet {
     source: IpAddr,
@@ -39,10 +39,10 @@ struct Packet {
 }
 
 impl Parties {
-    /// What a pod forges: that it knows how to write one changes nothing (T-O1).
+    /// Forged by a pod: that the packet is well-formed does not matter (T-O1).
     pub(in crate::demo) fn of_pod(&self) -> Vec<Forgery> {
         let names = ["a tunnel packet from a pod, IPv4", "a tunnel packet from a pod, IPv6"];
-        let sources = self.stranger.each().into_iter();
+        let sources = self.unknown.each().into_iter();
         let forgery = |((_, source), name)| Forgery {
             name,
             reason: DropReason::TunnelFromPod,
@@ -51,11 +51,11 @@ impl Parties {
         sources.zip(names).map(forgery).collect()
     }
 
-    /// What a stranger on the nodes' network forges, some of it in the first node's name.
+    /// Forged by an unknown host on the underlay, partly with the first node's address.
     pub(in crate::demo) fn of_underlay(&self) -> Vec<Forgery> {
         let honest = self.honest();
-        let stranger = Packet { source: self.stranger.v4.into(), ..honest.clone() };
-        let stranger_v6 = Packet { source: self.stranger.v6.into(), ..honest.clone() };
+        let unknown = Packet { source: self.unknown.v4.into(), ..honest.clone() };
+        let unknown_v6 = Packet { source: self.unknown.v6.into(), ..honest.clone() };
         let inner = |from, to| Packet { inner: self.inner(from, to, PORT), ..honest.clone() };
         let (known, victim) = (self.known.v4, self.victim.v4);
         let mut tagged = honest.clone();
@@ -66,26 +66,26 @@ impl Parties {
         let other_network = Packet { vni: VNI + 1, ..honest.clone() };
         use DropReason as R;
         [
-            ("a stranger's, IPv4", R::TunnelUnknownVtep, stranger),
-            ("a stranger's, IPv6", R::TunnelUnknownVtep, stranger_v6),
-            ("another network's", R::TunnelUnknownVni, other_network),
-            ("one that says of no network", R::TunnelHeader, flagless),
+            ("from an unknown VTEP, IPv4", R::TunnelUnknownVtep, unknown),
+            ("from an unknown VTEP, IPv6", R::TunnelUnknownVtep, unknown_v6),
+            ("with an unknown VNI", R::TunnelUnknownVni, other_network),
+            ("with the I flag clear", R::TunnelHeader, flagless),
             (
-                "a node's with its peer's pod inside",
+                "a node's, with a pod of another node inside",
                 R::TunnelInnerSource,
                 inner(self.neighbour.v4, victim),
             ),
             (
-                "a node's with an outside's address inside",
+                "a node's, with an outside address inside",
                 R::TunnelInnerSource,
-                inner(self.stranger.v4, victim),
+                inner(self.unknown.v4, victim),
             ),
             (
-                "one to beyond the node",
+                "to an address beyond the node",
                 R::TunnelInnerDestination,
                 inner(known, Ipv4Addr::new(198, 51, 100, 7)),
             ),
-            ("one with a VLAN tag inside", R::TunnelInnerVlan, tagged),
+            ("with a VLAN tag inside", R::TunnelInnerVlan, tagged),
             ("a tunnel in the tunnel", R::TunnelNested, nested),
         ]
         .map(|(name, reason, packet)| Forgery { name, reason, frame: self.outer(&packet) })
@@ -97,7 +97,7 @@ impl Parties {
         Packet { source: self.nodes[0].v4.into(), flags: FLAG_VNI, vni: VNI, inner }
     }
 
-    /// An inner frame, between the ends of the tunnel.
+    /// An inner frame, between the VTEPs.
     fn inner(&self, from: Ipv4Addr, to: Ipv4Addr, port: u16) -> Vec<u8> {
         let [near, far] = self.nodes.map(vtep_mac);
         let ip = PacketBuilder::ethernet2(near.0, far.0).ipv4(from.octets(), to.octets(), 63);
@@ -117,7 +117,7 @@ impl Parties {
     }
 }
 
-/// The address of a node's tunnel end by default: `0e:58` and its IPv4 address.
+/// A node's default VTEP MAC address: `0e:58` and its IPv4 address.
 pub(in crate::demo) fn vtep_mac(node: Family) -> Mac {
     let [a, b, c, d] = node.v4.octets();
     Mac([0x0e, 0x58, a, b, c, d])

@@ -1,5 +1,5 @@
-//! What the kernel does by itself, to compare with: its bridge on one node, and its bridge and
-//! VXLAN device across two, in namespaces of their own.
+//! The kernel's own data path, for comparison: its bridge on one node, and its bridge and VXLAN
+//! device across two, in namespaces of their own.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,11 +9,11 @@ use podswitch_linux::{HostError, NetNs, Netlink};
 use super::loads::Ends;
 use crate::demo::world::{NODE_ADDRESSES, UPLINK, address, segment, without_netfilter};
 
-/// Largest packets of pods: within a node, and where a tunnel's headers take their part.
+/// MTU of pods: within a node, and reduced by a tunnel's headers.
 const MTU: u32 = 1500;
 const TUNNEL_MTU: u32 = 1450;
 
-/// Two pods and what joins them.
+/// Two pods and what connects them.
 pub(super) struct Bridged {
     pods: [Pod; 2],
     _between: Vec<NetNs>,
@@ -36,7 +36,7 @@ impl Bridged {
     }
 
     /// A pod on each of two nodes, whose bridges have a VXLAN device as a port. The nodes are
-    /// joined as the demo's are.
+    /// connected as the demo's are.
     pub(super) fn two_nodes() -> Result<Self, HostError> {
         let pods = [Pod::new(1)?, Pod::new(2)?];
         let nodes = [NetNs::anonymous()?, NetNs::anonymous()?];

@@ -16,12 +16,12 @@ const STREAM: Duration = Duration::from_millis(1000);
 const ROUNDS: Duration = Duration::from_millis(1000);
 const ROUND_TRIPS: usize = 5000;
 const WARM_UP: usize = 500;
-/// Fewer say nothing.
+/// Fewer are not significant.
 const ENOUGH: usize = 100;
 /// Longest wait for a datagram to come back.
 const LOST: Duration = Duration::from_millis(500);
 
-/// Who sends to whom.
+/// Sender and receiver.
 #[derive(Clone, Copy)]
 pub(super) struct Ends<'a> {
     pub(super) from: &'a NetNs,
@@ -29,7 +29,7 @@ pub(super) struct Ends<'a> {
     pub(super) address: IpAddr,
 }
 
-/// Gigabits a second of one TCP stream that arrive.
+/// Throughput of one TCP stream in Gbit/s, as received.
 pub(super) fn stream(ends: Ends<'_>) -> Outcome<f64> {
     let connection = sockets::connect(ends.from, ends.to, ends.address)?;
     let Connection { client, server, .. } = connection;
@@ -64,7 +64,7 @@ pub(super) fn stream(ends: Ends<'_>) -> Outcome<f64> {
     })
 }
 
-/// Microseconds that a small datagram takes there and back, sorted.
+/// Round-trip times of a small datagram in µs, sorted.
 pub(super) fn round_trips(ends: Ends<'_>) -> Outcome<Vec<f64>> {
     let address = ends.address;
     let server = sockets::open(ends.to, || UdpSocket::bind((address, 0)))?;
@@ -77,7 +77,7 @@ pub(super) fn round_trips(ends: Ends<'_>) -> Outcome<Vec<f64>> {
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut buffer = [0; 256];
-            // An empty datagram ends it; so does silence.
+            // An empty datagram ends it; so does a timeout.
             while let Ok((count @ 1.., who)) = server.recv_from(&mut buffer) {
                 if server.send_to(&buffer[..count], who).is_err() {
                     return;

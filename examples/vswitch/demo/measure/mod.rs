@@ -1,5 +1,5 @@
-//! What the demo measures: figures of short runs, for a first impression. `cargo bench --bench
-//! compare` measures properly.
+//! The demo's measurements: short runs, for a first impression. `cargo bench --bench compare`
+//! measures properly.
 
 mod kernel;
 mod loads;
@@ -17,12 +17,12 @@ use crate::Done;
 use kernel::Bridged;
 use loads::Ends;
 
-/// How long the idle switches are watched.
+/// How long the idle switches are observed.
 const IDLE: Duration = Duration::from_millis(1500);
 
 /// Processor time of the idle switches.
 pub(super) fn idle(report: &mut Report) -> Done {
-    // What the checks before have set off comes to its end.
+    // Let the consequences of the checks before settle.
     thread::sleep(Duration::from_millis(200));
     let before = processor_time();
     thread::sleep(IDLE);
@@ -38,8 +38,8 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// The table at the end: one TCP stream and small datagrams, on one node and across nodes, ours
-/// and the kernel's.
+/// The table at the end: one TCP stream and small datagrams, on one node and across nodes, by
+/// podswitch and by the kernel.
 pub(super) fn table(world: &World, report: &mut Report) -> Done {
     let mut pairs = vec![
         ("same node, AF_PACKET", "blue", "black"),
@@ -58,7 +58,7 @@ pub(super) fn table(world: &World, report: &mut Report) -> Done {
             Err(error) => report.check(format!("measured: {name}"), Err(error))?,
         }
     }
-    // Not ours to check: what the kernel cannot do here is said in the table.
+    // Not a check: what this kernel cannot do is noted in the table.
     let of_kernel = |made: Result<Bridged, HostError>| {
         made.map_err(|e| e.to_string()).and_then(|bridged| figures(bridged.ends()))
     };

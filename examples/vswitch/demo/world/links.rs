@@ -1,5 +1,5 @@
-//! The network between the nodes, and what lies beyond it: one Ethernet segment, a bridge in the
-//! outside's namespace, that both nodes have an uplink to.
+//! The network between the nodes and the outside host: one Ethernet segment, a bridge in the
+//! outside host's namespace, to which both nodes have an uplink.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,11 +14,11 @@ pub(in crate::demo) const UPLINK: &str = "uplink";
 pub(in crate::demo) const SEGMENT: &str = "underlay";
 /// Largest packet on the segment, in bytes.
 const MTU: u32 = 1500;
-/// Addresses on the segment, and how long their prefixes are.
+/// Addresses on the segment, and their prefix lengths.
 pub(in crate::demo) const NODE_ADDRESSES: [Family; 2] = [on_segment(1), on_segment(2)];
 pub(in crate::demo) const OUTSIDE: Family = on_segment(0xfe);
 const PREFIXES: [u8; 2] = [24, 64];
-/// Somewhere on the internet.
+/// An address on the internet.
 pub(in crate::demo) const FAR_AWAY: Family = Family {
     v4: Ipv4Addr::new(198, 51, 100, 7),
     v6: Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 7),
@@ -31,7 +31,7 @@ const fn on_segment(number: u8) -> Family {
     }
 }
 
-/// A bridge in `middle`, and to it an uplink from each node. Nobody has an address yet.
+/// A bridge in `middle`, with an uplink from each node; without addresses.
 pub(in crate::demo) fn segment(middle: &NetNs, nodes: [&NetNs; 2]) -> Result<(), HostError> {
     without_netfilter(middle);
     let mut netlink = Netlink::open(middle)?;
@@ -50,14 +50,14 @@ pub(in crate::demo) fn bridge_port(node: usize) -> String {
     format!("node{}", node + 1)
 }
 
-/// A bridge that asks no packet filter. Some kernels have no such thing.
+/// Keeps bridged packets from packet filters. Some kernels do not have the setting.
 pub(in crate::demo) fn without_netfilter(namespace: &NetNs) {
     for hook in ["iptables", "ip6tables", "arptables"] {
         let _ = sysctl::set(namespace, &format!("net/bridge/bridge-nf-call-{hook}"), "0");
     }
 }
 
-/// The segment with addresses, and the outside, which knows the way to nowhere else.
+/// The segment with addresses, and the outside host, which has no other routes.
 pub(super) fn join(outside: &NetNs, nodes: [&NetNs; 2]) -> Result<(), HostError> {
     segment(outside, nodes)?;
     address(outside, SEGMENT, OUTSIDE)?;

@@ -1,18 +1,18 @@
-//! The cluster's state as Kubernetes would tell it: the same text for both nodes.
+//! The cluster's state as Kubernetes objects: the same text for both nodes.
 
 use std::fmt::Write;
 
 use super::{DemoPod, Family, NODE_ADDRESSES, NODE_NAMES};
 
-/// What there is beside nodes and pods. Changes while the demo runs.
+/// The objects besides nodes and pods. They change while the demo runs.
 #[derive(Clone, Debug, Default)]
-pub(in crate::demo) struct Scene {
+pub(in crate::demo) struct Setup {
     /// NetworkPolicies of the namespace: name and `spec`, in YAML's flow style.
     pub(in crate::demo) policies: Vec<(&'static str, &'static str)>,
     pub(in crate::demo) services: Vec<Service>,
 }
 
-/// Where backends listen, and the port of every Service's cluster IP.
+/// The backends' port, and the port of every Service's cluster IP.
 pub(in crate::demo) const TARGET_PORT: u16 = 8080;
 pub(in crate::demo) const SERVICE_PORT: u16 = 80;
 
@@ -20,9 +20,9 @@ pub(in crate::demo) const SERVICE_PORT: u16 = 80;
 #[derive(Clone, Debug)]
 pub(in crate::demo) struct Service {
     pub(in crate::demo) name: &'static str,
-    /// Its cluster IPs and node port end in this.
+    /// Last part of its cluster IPs and NodePort.
     pub(in crate::demo) number: u8,
-    /// Whether a client stays with its backend.
+    /// Whether it has session affinity.
     pub(in crate::demo) affinity: bool,
     /// Names of pods.
     pub(in crate::demo) backends: Vec<&'static str>,
@@ -42,7 +42,7 @@ impl Service {
 }
 
 /// The whole state.
-pub(super) fn write(pods: &[DemoPod], scene: &Scene) -> String {
+pub(super) fn write(pods: &[DemoPod], setup: &Setup) -> String {
     let mut text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: demo}\n---\n\
                     apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: demo}\n\
                     spec: {cidrs: [10.96.0.0/24, \"fd96::/112\"]}\n"
@@ -76,7 +76,7 @@ pub(super) fn write(pods: &[DemoPod], scene: &Scene) -> String {
             ),
         );
     }
-    for (name, spec) in &scene.policies {
+    for (name, spec) in &setup.policies {
         object(
             &mut text,
             format_args!(
@@ -85,7 +85,7 @@ pub(super) fn write(pods: &[DemoPod], scene: &Scene) -> String {
             ),
         );
     }
-    for service in &scene.services {
+    for service in &setup.services {
         write_service(&mut text, service, pods);
     }
     text
@@ -138,8 +138,8 @@ fn write_service(text: &mut String, service: &Service, pods: &[DemoPod]) {
     }
 }
 
-/// Adds an object to a text of several.
+/// Appends an object to a multi-document text.
 fn object(text: &mut String, object: std::fmt::Arguments<'_>) {
-    // A string takes everything.
+    // Writing to a string cannot fail.
     let _ = write!(text, "---\n{object}");
 }

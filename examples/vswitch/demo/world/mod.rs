@@ -1,5 +1,5 @@
-//! The demo's world: two nodes, their pods, and an outside that the nodes have a link to but no
-//! pod's address is known in.
+//! The demo's world: two nodes, their pods, and an outside host with a link to the nodes that knows
+//! no pod addresses.
 
 mod links;
 mod manifest;
@@ -23,9 +23,9 @@ pub(super) use links::{
     FAR_AWAY, NODE_ADDRESSES, OUTSIDE, SEGMENT, UPLINK, address, bridge_port, segment,
     without_netfilter,
 };
-pub(super) use manifest::{SERVICE_PORT, Scene, Service, TARGET_PORT};
+pub(super) use manifest::{SERVICE_PORT, Service, Setup, TARGET_PORT};
 
-/// The nodes' names, and what named namespaces begin with.
+/// The nodes' names, and the prefix of named namespaces.
 const NODE_NAMES: [&str; 2] = ["demo-one", "demo-two"];
 const PREFIX: &str = "podswitch-demo";
 /// The pods and their nodes; the first two of a node, or its first, are on TAP.
@@ -51,7 +51,7 @@ impl Family {
         [("IPv4", self.v4.into()), ("IPv6", self.v6.into())]
     }
 
-    /// That of the same family.
+    /// The address of the same family.
     pub(super) fn like(self, other: IpAddr) -> IpAddr {
         if other.is_ipv4() { self.v4.into() } else { self.v6.into() }
     }
@@ -66,7 +66,7 @@ pub(super) struct DemoPod {
     pub(super) namespace: NetNs,
     pub(super) addresses: Family,
     pub(super) mac: Mac,
-    /// Attached by a TAP, else by a veth pair and AF_PACKET.
+    /// Attached by a TAP, otherwise by a veth pair and AF_PACKET.
     pub(super) tap: bool,
 }
 
@@ -105,7 +105,7 @@ pub(super) struct World {
     pub(super) nodes: [DemoNode; 2],
     pub(super) outside: NetNs,
     pub(super) pods: Vec<DemoPod>,
-    scene: Scene,
+    setup: Setup,
     manifest: String,
     named: bool,
 }
@@ -127,15 +127,15 @@ impl World {
             let mac = Mac([0x0a, 0x58, 10, 77, net, last]);
             pods.push(DemoPod { name, node, namespace, addresses, mac, tap: tap && with_tap });
         }
-        let scene = Scene::default();
-        let manifest = manifest::write(&pods, &scene);
+        let setup = Setup::default();
+        let manifest = manifest::write(&pods, &setup);
         let nodes = [one.start(0, &manifest)?, two.start(1, &manifest)?];
         let is_attached =
             |p: &DemoPod| nodes[p.node].node.port(&format!("demo/{}", p.name)).is_some();
         if let Some(pod) = pods.iter().find(|pod| !is_attached(pod)) {
             return Err(Failure::Setup(format!("pod {} could not be attached", pod.name)));
         }
-        Ok(Self { nodes, outside, pods, scene, manifest, named })
+        Ok(Self { nodes, outside, pods, setup, manifest, named })
     }
 
     /// The pod of that name.
@@ -143,7 +143,7 @@ impl World {
         self.pods.iter().find(|pod| pod.name == name).expect("a pod of the demo's own")
     }
 
-    /// The node that a pod is on.
+    /// The node of a pod.
     pub(super) fn node_of(&self, pod: &DemoPod) -> &DemoNode {
         &self.nodes[pod.node]
     }
@@ -155,10 +155,10 @@ impl World {
         link.map(|link| link.mtu).map_err(text)
     }
 
-    /// Changes policies and Services; both switches judge by them when this returns.
-    pub(super) fn change(&mut self, change: impl FnOnce(&mut Scene)) -> Outcome<()> {
-        change(&mut self.scene);
-        self.manifest = manifest::write(&self.pods, &self.scene);
+    /// Changes policies and Services; both switches use them when this returns.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Setup)) -> Outcome<()> {
+        change(&mut self.setup);
+        self.manifest = manifest::write(&self.pods, &self.setup);
         for (node, name) in self.nodes.iter_mut().zip(NODE_NAMES) {
             let applied = compile(name, &self.manifest).and_then(|state| node.node.apply(state));
             applied.map_err(|failure| text(&failure))?;
@@ -166,8 +166,8 @@ impl World {
         Ok(())
     }
 
-    /// Ends the switches and removes everything. With `keep` everything but the switches stays;
-    /// what to know about it is returned.
+    /// Stops the switches and removes everything. With `keep` everything except the switches
+    /// remains; instructions for using it are returned.
     pub(super) fn end(self, keep: bool) -> Result<Option<String>, Failure> {
         let Self { nodes, outside, pods, manifest, named, .. } = self;
         let mut namespaces = vec![outside];
@@ -182,7 +182,7 @@ impl World {
                 node.namespace.path().display(),
             ));
             let stopped = node.node.stop(keep);
-            // The first error is the one to tell.
+            // The first error is the one to report.
             ended = ended.and(stopped);
             namespaces.extend([node.namespace, node.switch_namespace]);
         }
@@ -222,7 +222,7 @@ struct Place {
 impl Place {
     fn make(name: &str, named: bool) -> Result<Self, HostError> {
         let node = namespace(&format!("{name}-node"), named)?;
-        // Under this name `vswitch run` looks for it.
+        // The name under which `vswitch run` looks for it.
         let switch = namespace(name, named)?;
         attach::silence(&switch)?;
         Ok(Self { node, switch })
@@ -245,7 +245,7 @@ impl Place {
     }
 }
 
-/// What a failure says, as far as it can come from a state.
+/// The text of a failure, as far as a configuration can cause it.
 fn text(failure: &Failure) -> String {
     match failure {
         Failure::Input(text) | Failure::Setup(text) => text.clone(),
@@ -261,7 +261,7 @@ fn namespace(name: &str, named: bool) -> Result<NetNs, HostError> {
         return NetNs::anonymous();
     }
     let name = format!("{PREFIX}{name}");
-    // What an earlier demo was told to keep.
+    // What an earlier demo kept.
     if NetNs::find(&name)?.is_some() {
         NetNs::remove(&name)?;
     }

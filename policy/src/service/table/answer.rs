@@ -1,65 +1,14 @@
 //! Queries of the table and their results.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use podswitch_wire::flow_key::FlowKey;
 
 use super::front::Port;
-use crate::rule::Protocol;
+use super::kinds::{DropReason, FrontendKind, Origin, RejectReason, Subject};
 use crate::service::entry::{Backend, BackendFlags, Scope, ServiceEntry};
-
-/// Where a client is, as far as Services distinguish.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Origin {
-    /// A pod or a node of the cluster.
-    InCluster,
-    /// Outside the cluster.
-    OffCluster,
-}
-
-/// The kind of address that a client used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
-pub enum FrontendKind {
-    /// A cluster IP.
-    ClusterIp,
-    /// An address of a load balancer.
-    LoadBalancer,
-    /// One of the Service's external IPs.
-    ExternalIp,
-    /// A node's address and the Service's node port.
-    NodePort,
-    /// A node's address and a container's host port.
-    HostPort,
-}
-
-impl FrontendKind {
-    /// Name for users.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ClusterIp => "ClusterIP",
-            Self::LoadBalancer => "LoadBalancer",
-            Self::ExternalIp => "ExternalIP",
-            Self::NodePort => "NodePort",
-            Self::HostPort => "HostPort",
-        }
-    }
-}
-
-/// One frontend of a Service's port.
-#[derive(Clone, Copy, Debug)]
-pub struct Frontend<'a> {
-    /// What kind of address it is.
-    pub kind: FrontendKind,
-    /// The address.
-    pub address: IpAddr,
-    /// Protocol.
-    pub protocol: Protocol,
-    /// Port at that address.
-    pub port: u16,
-    /// The Service port.
-    pub entry: &'a Arc<ServiceEntry>,
-}
+use crate::service::model::TrafficPolicy;
 
 /// What a table found for a key when it was [read ahead](super::ServiceTable::read_ahead); valid
 /// for the same key and table.
@@ -120,42 +69,6 @@ impl<'a> Chosen<'a> {
     }
 }
 
-/// Rejected with an answer: TCP RST, ICMP port unreachable (S5, S6).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
-pub enum RejectReason {
-    /// No endpoint is usable anywhere.
-    NoEndpoints,
-    /// The cluster IP has no such port.
-    UndefinedPort,
-}
-
-/// Dropped without an answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
-pub enum DropReason {
-    /// The policy is Local, and this node has no endpoint (S3, S4).
-    NoLocalEndpoints,
-    /// The client is outside `loadBalancerSourceRanges` (S7).
-    SourceRange,
-    /// An address in the Service CIDRs that no Service has (S6).
-    Unallocated,
-}
-
-/// The subject of a refusal, for drops, counters and explanations.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Subject<'a> {
-    /// Cookie of the Service, if there is one.
-    pub cookie: Option<&'a Arc<str>>,
-    /// Its port, if it has that port.
-    pub entry: Option<&'a Arc<ServiceEntry>>,
-}
-
-impl<'a> Subject<'a> {
-    #[inline]
-    pub(super) fn of(entry: &'a Arc<ServiceEntry>) -> Self {
-        Self { cookie: Some(&entry.cookie), entry: Some(entry) }
-    }
-}
-
 /// Step one: whether it is a Service's frontend, and whether the client may use it.
 #[derive(Clone, Copy, Debug)]
 pub enum Found<'a> {
@@ -180,19 +93,6 @@ pub enum Lookup<'a> {
     Reject(RejectReason, Subject<'a>),
     /// To be dropped.
     Drop(DropReason, Subject<'a>),
-}
-
-/// The state of a backend that a connection already has (S10, S11).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Standing {
-    /// Serves, whether or not it would get new connections.
-    Serving,
-    /// Known but no longer serving. UDP flows end at once; TCP goes on while the pod exists.
-    NotServing,
-    /// No longer an endpoint of the Service.
-    Gone,
-    /// The Service, or this address or port of it, no longer exists.
-    NoService,
 }
 
 impl<'a> Match<'a> {
@@ -231,4 +131,39 @@ impl<'a> Match<'a> {
             && kind != FrontendKind::HostPort;
         Chosen { entry, kind, scope, index, needs_snat: hairpin || hides, backend }
     }
+}
+
+/// What a frontend offers to this client.
+#[inline]
+pub(super) fn admit<'a>(
+    port: &'a Port,
+    pick: Option<u16>,
+    key: &FlowKey,
+    origin: Origin,
+) -> Found<'a> {
+    let Port { kind, entry, .. } = port;
+    if port.restricted
+        && let Some(ranges) = &entry.source_ranges
+        && !ranges.contains(key.src_addr())
+    {
+        return Found::Drop(DropReason::SourceRange, Subject::of(entry));
+    }
+    let policy = match origin {
+        Origin::InCluster => port.inside,
+        Origin::OffCluster => port.outside,
+    };
+    let scope = match policy {
+        TrafficPolicy::Cluster => Scope::Cluster,
+        TrafficPolicy::Local => Scope::Local,
+    };
+    if !port.any {
+        return Found::Reject(RejectReason::NoEndpoints, Subject::of(entry));
+    }
+    if port.table(scope).is_empty() {
+        return match scope {
+            Scope::Local => Found::Drop(DropReason::NoLocalEndpoints, Subject::of(entry)),
+            Scope::Cluster => Found::Reject(RejectReason::NoEndpoints, Subject::of(entry)),
+        };
+    }
+    Found::Service(Match { entry, kind: *kind, scope, origin, port, pick })
 }

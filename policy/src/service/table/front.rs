@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use podswitch_wire::flow_key::{Family, FlowKey, to_addr, to_bytes};
 
-use super::answer::{DropReason, Found, FrontendKind, Match, Origin, RejectReason, Subject};
+use super::kinds::FrontendKind;
 use crate::maglev::Maglev;
 use crate::service::entry::{Backend, Scope, ServiceEntry};
 use crate::service::model::TrafficPolicy;
@@ -146,39 +146,4 @@ impl Port {
             Scope::Local => &self.entry.local,
         }
     }
-}
-
-/// What a frontend offers to this client.
-#[inline]
-pub(super) fn admit<'a>(
-    port: &'a Port,
-    pick: Option<u16>,
-    key: &FlowKey,
-    origin: Origin,
-) -> Found<'a> {
-    let Port { kind, entry, .. } = port;
-    if port.restricted
-        && let Some(ranges) = &entry.source_ranges
-        && !ranges.contains(key.src_addr())
-    {
-        return Found::Drop(DropReason::SourceRange, Subject::of(entry));
-    }
-    let policy = match origin {
-        Origin::InCluster => port.inside,
-        Origin::OffCluster => port.outside,
-    };
-    let scope = match policy {
-        TrafficPolicy::Cluster => Scope::Cluster,
-        TrafficPolicy::Local => Scope::Local,
-    };
-    if !port.any {
-        return Found::Reject(RejectReason::NoEndpoints, Subject::of(entry));
-    }
-    if port.table(scope).is_empty() {
-        return match scope {
-            Scope::Local => Found::Drop(DropReason::NoLocalEndpoints, Subject::of(entry)),
-            Scope::Cluster => Found::Reject(RejectReason::NoEndpoints, Subject::of(entry)),
-        };
-    }
-    Found::Service(Match { entry, kind: *kind, scope, origin, port, pick })
 }

@@ -16,20 +16,19 @@ use crate::cow::CowMap;
 
 mod answer;
 mod front;
+mod kinds;
 
-pub use answer::{
-    Chosen, DropReason, Found, Frontend, FrontendKind, Looked, Lookup, Match, Origin, RejectReason,
-    Standing, Subject,
-};
-use front::admit;
+use answer::admit;
+pub use answer::{Chosen, Found, Looked, Lookup, Match};
 pub(super) use front::{Front, FrontKey, Port};
+pub use kinds::{DropReason, Frontend, FrontendKind, Origin, RejectReason, Standing, Subject};
 
 /// Keys that are read ahead together.
 const AHEAD: usize = 32;
 
 /// Settings of the whole table, which change rarely.
 #[derive(Clone, Debug)]
-pub(super) struct Scene {
+pub(super) struct Setup {
     /// This node's addresses, at which NodePorts are.
     pub(super) node_addresses: Box<[IpAddr]>,
     /// CIDRs from which cluster IPs are allocated.
@@ -42,7 +41,7 @@ pub(super) struct Scene {
 #[derive(Clone, Debug)]
 pub struct ServiceTable {
     pub(super) fronts: CowMap<FrontKey, Front>,
-    pub(super) scene: Arc<Scene>,
+    pub(super) setup: Arc<Setup>,
     /// Some cluster IP lies outside the configured CIDRs.
     pub(super) strays: bool,
     /// TCP backends of any Service, with the ports they serve.
@@ -101,7 +100,7 @@ impl ServiceTable {
     /// The cluster's hash of a connection to a port.
     #[inline]
     fn hash(&self, port: &Port, key: &FlowKey) -> u64 {
-        let cluster_key = &self.scene.cluster_key;
+        let cluster_key = &self.setup.cluster_key;
         if !port.sticky {
             return key.hash(cluster_key);
         }
@@ -162,7 +161,7 @@ impl ServiceTable {
         let family = family_of(backend.ip());
         let ids = self.backends.get(&backend).map(|ids| &**ids).unwrap_or_default();
         let keys = ids.iter().filter_map(move |id| self.reached.get(&(*id, family)));
-        let node = &*self.scene.node_addresses;
+        let node = &*self.setup.node_addresses;
         keys.flat_map(|keys| &**keys).flat_map(move |key| {
             let port = match self.fronts.get(key) {
                 Some(Front::Port(port)) if port.entry.find(backend).is_some() => Some(port),
@@ -198,7 +197,7 @@ impl ServiceTable {
     /// Every address, protocol and port of a Service or host port, unordered; NodePorts at each of
     /// this node's addresses.
     pub fn frontends(&self) -> impl Iterator<Item = Frontend<'_>> {
-        let node = &*self.scene.node_addresses;
+        let node = &*self.setup.node_addresses;
         self.fronts.iter().flat_map(move |(key, front)| {
             let port = match front {
                 Front::Port(port) => Some(port),
@@ -250,11 +249,11 @@ impl ServiceTable {
     #[inline]
     fn is_node_address(&self, key: &FlowKey) -> bool {
         let destination = key.dst_addr();
-        self.scene.node_addresses.contains(&destination)
+        self.setup.node_addresses.contains(&destination)
     }
 
     fn in_service_range(&self, address: IpAddr) -> bool {
-        self.scene.service_cidrs.iter().any(|cidr| cidr.contains(address))
+        self.setup.service_cidrs.iter().any(|cidr| cidr.contains(address))
     }
 
     /// There is no such frontend: either no Service's address, or a cluster IP without that port

@@ -13,7 +13,7 @@ use crate::rule::Protocol;
 use crate::service::compile::Compiler;
 use crate::service::explain::{Outcome, explain};
 use crate::service::model::*;
-use crate::service::reference::{Cluster, Verdict, judge};
+use crate::service::reference::{Cluster, Verdict, evaluate};
 use crate::service::table::{Chosen, Found, FrontendKind, Looked, Lookup, Origin, ServiceTable};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -296,7 +296,7 @@ fn agrees(
     key: &FlowKey,
     origin: Origin,
 ) -> Result<(), TestCaseError> {
-    let (got, expected) = (table.lookup(key, origin), judge(plain, key, origin));
+    let (got, expected) = (table.lookup(key, origin), evaluate(plain, key, origin));
     match (&got, &expected) {
         (Lookup::NotAService, Verdict::NotAService) => {}
         (Lookup::Reject(a, _), Verdict::Reject(b)) if a == b => {}

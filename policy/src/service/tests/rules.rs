@@ -75,24 +75,24 @@ fn s2_hints() {
 }
 
 #[test]
-fn s2_what_became_of_hints_is_told() {
-    let told = |endpoints: Vec<Endpoint>| {
+fn s2_use_of_hints_is_explained() {
+    let hints = |endpoints: Vec<Endpoint>| {
         let (service, view) = (web(), settings().view);
         let slice = slice("s", 8080, endpoints);
         let all = merge(&service, &service.ports[0], Family::V4, [&slice], &view);
         hint_use(&all, &view).to_string()
     };
     let b = || hinted(B, &[], &["z2"]);
-    assert_eq!(told(vec![ready(A)]), "there are none");
-    assert_eq!(told(vec![hinted(A, &[], &["z1"]), b()]), "followed: same zone");
+    assert_eq!(hints(vec![ready(A)]), "there are none");
+    assert_eq!(hints(vec![hinted(A, &[], &["z1"]), b()]), "followed: same zone");
     assert_eq!(
-        told(vec![hinted(A, &["here"], &[]), hinted(B, &["x"], &[])]),
+        hints(vec![hinted(A, &["here"], &[]), hinted(B, &["x"], &[])]),
         "followed: same node"
     );
-    assert_eq!(told(vec![ready(A), b()]), "ignored: 10.0.0.1:8080 has none for zones");
-    assert_eq!(told(vec![hinted(A, &[], &["z3"]), b()]), "ignored: none is for this zone");
-    assert_eq!(told(vec![hinted(A, &["far"], &[])]), "ignored: none is for this node");
-    assert_eq!(told(vec![state(A, (false, false, false))]), "there are none");
+    assert_eq!(hints(vec![ready(A), b()]), "ignored: 10.0.0.1:8080 has none for zones");
+    assert_eq!(hints(vec![hinted(A, &[], &["z3"]), b()]), "ignored: none is for this zone");
+    assert_eq!(hints(vec![hinted(A, &["far"], &[])]), "ignored: none is for this node");
+    assert_eq!(hints(vec![state(A, (false, false, false))]), "there are none");
 }
 
 #[test]

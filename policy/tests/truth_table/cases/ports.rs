@@ -27,7 +27,7 @@ pub(super) fn cases() -> Vec<Case> {
         opens("the widest range", "1-65535/SCTP", "*/SCTP"),
         opens("overlapping ranges", "1-80/TCP,80-65535/TCP", "*/TCP"),
         opens("a named port", "http/TCP", "80/TCP"),
-        opens("a named port of another protocol than asked", "http/UDP", "nothing"),
+        opens("a named port of another protocol than the rule", "http/UDP", "nothing"),
         opens("a named UDP port", "dns/UDP", "81/UDP"),
         opens("a name that the pod does not have", "metrics/TCP", "nothing"),
         opens("a name and a number", "http/TCP,81/TCP", "*/TCP"),

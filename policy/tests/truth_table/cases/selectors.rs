@@ -94,6 +94,6 @@ pub(super) fn cases() -> Vec<Case> {
     ];
     // T-L4: a pod that carries a namespace's label is still not of that namespace.
     let forged = both(&format!("{name_label}=y"), &format!("{name_label}=y"));
-    cases.push(lets_in("a namespace's label asked of pods", forged, "nobody"));
+    cases.push(lets_in("a namespace's label in a pod selector", forged, "nobody"));
     cases
 }

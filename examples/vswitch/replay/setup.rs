@@ -1,4 +1,4 @@
-//! What is replayed on: the states, and the ports that the node has in any of them.
+//! The configurations of a replay, and the ports that the node has in any of them.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ pub(super) struct Swap {
 }
 
 impl Swap {
-    /// Reads the option's value.
+    /// Parses the option's value.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (seconds, manifests) = text.split_once('=').ok_or("it is not SECONDS=DIR")?;
         let at =
@@ -39,7 +39,7 @@ impl Swap {
     }
 }
 
-/// Decimal seconds in nanoseconds, exactly; digits beyond the ninth are cut off.
+/// Decimal seconds in nanoseconds, exact; digits beyond the ninth are truncated.
 fn nanoseconds(seconds: &str) -> Option<u64> {
     let (whole, fraction) = seconds.split_once('.').unwrap_or((seconds, ""));
     let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
@@ -52,41 +52,41 @@ fn nanoseconds(seconds: &str) -> Option<u64> {
     whole.checked_mul(1_000_000_000)?.checked_add(nanos)
 }
 
-/// A state and when it comes into force.
+/// A configuration, and when it takes effect.
 #[derive(Debug)]
-pub(super) struct Act {
+pub(super) struct ConfigChange {
     /// Nanoseconds from the first frame.
     pub(super) at: u64,
-    /// The state.
+    /// The configuration.
     pub(super) config: Config,
 }
 
 /// See the module's description.
 #[derive(Debug)]
-pub(super) struct Scene {
-    /// States in the order in which they come; the first one is in force from the beginning.
-    pub(super) acts: Vec<Act>,
+pub(super) struct Setup {
+    /// Configurations in order; the first one is in force from the beginning.
+    pub(super) changes: Vec<ConfigChange>,
     /// Names of ports, by their numbers.
     ports: Vec<String>,
 }
 
-impl Scene {
-    /// Reads all states.
+impl Setup {
+    /// Reads all configurations.
     pub(super) fn load(
         first: &Path,
         swaps: &[Swap],
         node: &str,
         cluster: &ClusterArgs,
     ) -> Result<Self, Failure> {
-        let mut scene = Self { acts: Vec::new(), ports: vec![UPLINK.into(), HOST.into()] };
-        scene.add(0, state::load(first, Some(node), cluster)?, node, first)?;
+        let mut setup = Self { changes: Vec::new(), ports: vec![UPLINK.into(), HOST.into()] };
+        setup.add(0, state::load(first, Some(node), cluster)?, node, first)?;
         let mut swaps: Vec<&Swap> = swaps.iter().collect();
         swaps.sort_by_key(|swap| swap.at);
         for swap in swaps {
             let compiled = state::load(&swap.manifests, Some(node), cluster)?;
-            scene.add(swap.at, compiled, node, &swap.manifests)?;
+            setup.add(swap.at, compiled, node, &swap.manifests)?;
         }
-        Ok(scene)
+        Ok(setup)
     }
 
     fn add(
@@ -111,11 +111,11 @@ impl Scene {
             let port = self.port_of(&state.pods[pod].name)?;
             state.attach(pod, port, MTU);
         }
-        self.acts.push(Act { at, config: state.config });
+        self.changes.push(ConfigChange { at, config: state.config });
         Ok(())
     }
 
-    /// The port of that name, a new one if there is none.
+    /// The port with that name, a new one if there is none.
     fn port_of(&mut self, name: &str) -> Result<PortId, Failure> {
         if let Some(port) = self.find(name) {
             return Ok(port);
@@ -128,7 +128,7 @@ impl Scene {
         Ok(PortId(self.ports.len() as u16 - 1))
     }
 
-    /// The port of that name.
+    /// The port with that name.
     pub(super) fn find(&self, name: &str) -> Option<PortId> {
         self.ports.iter().position(|port| port == name).map(|number| PortId(number as u16))
     }
