@@ -5,7 +5,7 @@
 //! everything else with the previous one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ptr;
 use std::sync::Arc;
 
@@ -44,9 +44,10 @@ pub struct HealthCheck {
     pub port: u16,
     /// The Service.
     pub service: ServiceName,
-    /// Endpoints on this node that are ready and not terminating: the answer is 200 if there are
-    /// any, else 503.
-    pub local_endpoints: usize,
+    /// Endpoints on this node that are ready and not terminating, by the family in which the health
+    /// check is requested (IPv4, IPv6): the answer is 200 if there are any, else 503. In a family that
+    /// the Service does not have, those of the other one.
+    pub local_endpoints: [usize; 2],
 }
 
 /// A frontend that another object has already.
@@ -431,7 +432,7 @@ impl Compiler {
         }
         let slices = self.slices.get(&service.name).cloned().unwrap_or_default();
         let mut fronts = build::allocated(service);
-        let mut local = BTreeSet::new();
+        let mut local: [BTreeSet<IpAddr>; 2] = Default::default();
         for port in &service.ports {
             let id = self.id(&old.ids, &port.name, port.protocol);
             new.ids.push(((port.name.clone(), port.protocol), id));
@@ -442,16 +443,23 @@ impl Compiler {
                     let settings = &self.settings;
                     let entry = build::entry(service, port, family, slices, settings, identity);
                     let entry = Arc::new(entry);
-                    local.extend(build::healthy(&entry));
+                    local[usize::from(family == Family::V6)].extend(build::healthy(&entry));
                     build::fronts(service, port, &entry, settings, &mut fronts);
                     new.entries.push(entry);
                 }
             }
         }
+        let [ipv4, ipv6] = local.map(|addresses| addresses.len());
+        let local_endpoints = match (service.has_family(Family::V4), service.has_family(Family::V6))
+        {
+            (true, false) => [ipv4; 2],
+            (false, true) => [ipv6; 2],
+            _ => [ipv4, ipv6],
+        };
         new.health = service.health_check_node_port.map(|port| HealthCheck {
             port,
             service: service.name.clone(),
-            local_endpoints: local.len(),
+            local_endpoints,
         });
         fronts
     }
