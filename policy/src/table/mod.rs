@@ -7,9 +7,9 @@
 //! 1. address → identity, one hash ([`PolicyTable::party`]);
 //! 2. identity and direction → one stage for each tier that applies, one load;
 //! 3. peer's identity → port table, one hash; peer's address → port table, if the stage has
-//! ipBlocks, through a short tree whose depth is bounded by the address's bits;
+//!    ipBlocks, through a short tree whose depth is bounded by the address's bits;
 //! 4. protocol and port → rank, one cache line (at most six, depending on the number of ports) in
-//! each port table; the lowest rank is the rule that decides.
+//!    each port table; the lowest rank is the rule that decides.
 //!
 //! Pods with the same namespace, labels and named ports share an identity. CIDRs do not matter to
 //! it: each stage has its own, so that a policy with a new ipBlock affects the pods that it

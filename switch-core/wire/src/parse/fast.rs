@@ -1,7 +1,7 @@
 //! The fast path of the parse, for nearly every frame: untagged, IPv4 without options or IPv6
 //! without extension headers, a whole TCP or UDP datagram, nothing malformed.
 //!
-//! It accepts or declines. A frame that it declines goes through [`full`](super::full), which also
+//! It accepts or declines. A frame that it declines goes through `full`, which also
 //! finds the error. The two agree on every frame accepted here (a property test checks that), so
 //! the checks can be in whatever order is cheapest.
 

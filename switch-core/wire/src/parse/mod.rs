@@ -3,7 +3,7 @@
 //!
 //! Called by each worker for every received frame. Never allocates, never panics, and its work is
 //! bounded for any input. Common frames (untagged IPv4 without options, IPv6 without extension
-//! headers, not fragments) take the fast path in [`fast`]; the rest is out of line.
+//! headers, not fragments) take the fast path in `fast`; the rest is out of line.
 
 mod fast;
 mod ipv4;
