@@ -120,6 +120,9 @@ pub struct LocalNode {
     pub labels: Labels,
     /// Its own addresses (InternalIP). The first of each family is a tunnel end.
     pub addresses: Vec<IpAddr>,
+    /// Further addresses at which the node itself is reached: ExternalIPs, those of its interfaces.
+    /// Host ports are there too, and at 127.0.0.1 for the node's own processes.
+    pub local_addresses: Vec<IpAddr>,
     /// Ranges that its pods' addresses come from.
     pub pod_cidrs: Vec<Cidr>,
     /// Link-layer addresses of its tunnel ends.
@@ -150,6 +153,7 @@ impl Default for LocalNode {
             name: "".into(),
             labels: Labels::default(),
             addresses: Vec::new(),
+            local_addresses: Vec::new(),
             pod_cidrs: Vec::new(),
             vtep: VtepMac::default(),
             underlay_mac: Mac::ZERO,

@@ -34,6 +34,8 @@ pub(super) struct HostSide {
     masquerade: Option<Masquerade>,
     services: ServiceSide,
     by_kernel: KernelRoutes,
+    /// The node's addresses as its interfaces have them, where host ports are.
+    local: Vec<IpAddr>,
     /// Last, so that nothing is steered to an interface that is gone.
     side: Side,
 }
@@ -83,6 +85,7 @@ impl HostSide {
             masquerade,
             services,
             by_kernel: KernelRoutes::new(&options.namespace),
+            local: Vec::new(),
             side,
         })
     }
@@ -100,6 +103,35 @@ impl HostSide {
         };
         let role = PortRole::Host { mac, mtu: self.mtu };
         PortConfig { port: self.port, role }
+    }
+
+    /// Looks up the addresses at which the node itself is reached, if there are host ports. Says whether
+    /// they are others than before.
+    pub(super) fn find_addresses(&mut self, options: &NodeOptions, state: &Compiled) -> bool {
+        let mut found = Vec::new();
+        if !state.config.host_ports.is_empty() {
+            // What cannot be read now is read the next time.
+            let Ok(there) = Netlink::open(&options.namespace).and_then(|mut n| n.addresses())
+            else {
+                return false;
+            };
+            found.extend(there.iter().map(|a| a.address.address()).filter(|a| is_global(*a)));
+        }
+        found.sort_unstable();
+        found.dedup();
+        let is_new = found != self.local;
+        self.local = found;
+        is_new
+    }
+
+    /// The addresses found last.
+    pub(super) fn local_addresses(&self) -> &[IpAddr] {
+        &self.local
+    }
+
+    /// Steers to the switch what is for it by a state that is in force.
+    pub(super) fn steer(&mut self, control: &ControlPlane) -> Result<(), HostError> {
+        self.services.update(&control.snapshot())
     }
 
     /// Follows a new state, which is in force.
@@ -161,6 +193,14 @@ fn present(options: &NodeOptions, state: &Compiled) -> Result<Vec<IpAddr>, HostE
     let there = Netlink::open(&options.namespace)?.addresses()?;
     let is_there = |address: &&IpAddr| there.iter().any(|a| a.address.address() == **address);
     Ok(state.config.node.addresses.iter().filter(is_there).copied().collect())
+}
+
+/// Whether others than the node's own processes and neighbours reach an address.
+fn is_global(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+    }
 }
 
 /// Where this node's pods are: its ranges, and pods outside them.

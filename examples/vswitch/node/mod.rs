@@ -152,7 +152,12 @@ impl Node {
             news |= self.pods.attach(&mut self.control, &wanted);
         }
         news |= self.underlay.find_neighbours(&self.state.config);
+        let moved = self.host.find_addresses(&self.options, &self.state);
+        news |= moved;
         let epoch = if news || always && epoch.is_none() { Some(self.publish()?) } else { epoch };
+        if moved {
+            self.host.steer(&self.control)?;
+        }
         self.underlay.take(&self.state, &self.control.snapshot());
         Ok(epoch)
     }
@@ -196,6 +201,7 @@ impl Node {
             }
         }
         state.config.ports.push(self.host.config());
+        state.config.node.local_addresses.extend(self.host.local_addresses());
         self.underlay.complete(&mut state.config);
         state.config
     }

@@ -143,7 +143,9 @@ impl Compiler {
             && self.settings.service_cidrs == settings.service_cidrs
             && self.settings.allowed_external_ips == settings.allowed_external_ips
             && same_key(&self.settings.cluster_key, &settings.cluster_key);
-        if same_for_services && self.settings.node_addresses == settings.node_addresses {
+        let same_addresses = self.settings.node_addresses == settings.node_addresses
+            && self.settings.local_addresses == settings.local_addresses;
+        if same_for_services && same_addresses {
             return;
         }
         self.table.setup = Arc::new(setup(&settings));
@@ -354,6 +356,7 @@ impl Compiler {
     /// Enters the first claim for a key into the table.
     fn settle(&mut self, key: &FrontKey) {
         self.touched.extend(key.addresses(&self.settings.node_addresses));
+        self.touched.extend(key.addresses(&self.settings.local_addresses));
         let least = (*key, FrontendKind::ClusterIp, Owner::Lowest);
         match self.claims.range(least..).next().filter(|((k, ..), _)| k == key) {
             Some((_, front)) => self.table.fronts.insert(*key, front.clone()),
@@ -509,6 +512,7 @@ fn same_key(a: &HashKey, b: &HashKey) -> bool {
 fn setup(settings: &Settings) -> Setup {
     Setup {
         node_addresses: settings.node_addresses.clone().into(),
+        local_addresses: settings.local_addresses.clone().into(),
         service_cidrs: settings.service_cidrs.clone().into(),
         cluster_key: settings.cluster_key,
     }

@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 
 pub use delta::Change;
 pub use options::{Options, Pinning};
-pub use podswitch_policy::service::compile::HealthCheck;
+pub use podswitch_policy::service::compile::{Clash, HealthCheck};
 pub use policy_counts::PolicyCount;
 pub use service_counts::ServiceCount;
 
@@ -413,6 +413,11 @@ impl ControlPlane {
     /// that is not zero.
     pub fn service_counts(&self) -> Vec<ServiceCount> {
         service_counts::read(&self.snapshots.load().services)
+    }
+
+    /// Frontends that a Service or host port does not get because another one has them already.
+    pub fn clashes(&self) -> Vec<Clash> {
+        self.services.clashes()
     }
 
     /// What a health check responder on this node is to answer (S12), by port.

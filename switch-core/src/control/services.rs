@@ -1,11 +1,11 @@
 //! Keeps the Service compiler in step with the configuration: tells it what changed, object by
 //! object, and nothing else. Everything is checked before the compiler hears of anything.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use podswitch_policy::service::compile::{Compiler, HealthCheck, Settings};
+use podswitch_policy::service::compile::{Clash, Compiler, HealthCheck, Settings};
 use podswitch_policy::service::endpoints::Viewpoint;
 use podswitch_policy::service::model::{EndpointSlice, HostPort, Service, ServiceName, family_of};
 use podswitch_policy::service::table::ServiceTable;
@@ -150,6 +150,11 @@ impl Services {
         self.compiler.take_touched()
     }
 
+    /// Frontends that two objects claim, as last published.
+    pub(super) fn clashes(&self) -> Vec<Clash> {
+        self.compiler.clashes()
+    }
+
     /// What the health check responder answers (S12), as last published.
     pub(super) fn health_checks(&self) -> Vec<HealthCheck> {
         let mut list: Vec<HealthCheck> = self.compiler.health_checks().cloned().collect();
@@ -163,10 +168,25 @@ fn settings(config: &Config) -> Settings {
     Settings {
         view: Viewpoint { node: node.name.clone(), zone: node.zone().map(Into::into) },
         node_addresses: node.addresses.clone(),
+        local_addresses: local_addresses(config),
         service_cidrs: config.service_cidrs.clone(),
         allowed_external_ips: config.allowed_external_ips.clone(),
         cluster_key: config.cluster_key.0,
     }
+}
+
+/// Where host ports are beside the node's first addresses; none if there are no host ports.
+fn local_addresses(config: &Config) -> Vec<IpAddr> {
+    if config.host_ports.iter().all(|(_, ports)| ports.is_empty()) {
+        return Vec::new();
+    }
+    let node = &config.node;
+    let mut addresses: Vec<IpAddr> = node.local_addresses.clone();
+    addresses.push(Ipv4Addr::LOCALHOST.into());
+    addresses.retain(|address| !node.addresses.contains(address));
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
 }
 
 fn slice_cookie(namespace: &str, name: &str) -> Cookie {

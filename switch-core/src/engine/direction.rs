@@ -333,12 +333,12 @@ fn is_policy(denial: &Denial) -> bool {
 
 /// Who sent a segment in mid-stream, by what is known of both ends.
 fn sender(snapshot: &Snapshot, key: &FlowKey, flags: u8) -> Sender {
+    if snapshot.services.is_frontend(key) {
+        return Sender::Client;
+    }
     if flags & SYN != 0 {
         // Not alone: it answers one.
         return Sender::Server;
-    }
-    if snapshot.services.is_frontend(key) {
-        return Sender::Client;
     }
     match serves(snapshot, key).cmp(&serves(snapshot, &key.reversed())) {
         core::cmp::Ordering::Less => Sender::Client,

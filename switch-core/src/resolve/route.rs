@@ -7,6 +7,7 @@ use podswitch_vxlan::vtep::EndIndex;
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::FlowKey;
 
+use super::source::is_loopback_v4;
 use super::{Answer, Denial, Query, outgoing};
 use crate::action::{DropReason, Plan};
 use crate::flow::connection::{Direction, Pinned, SourceNat};
@@ -79,7 +80,12 @@ pub(super) fn lookup(
         return Ok(Hop::Gateway);
     }
     if let Some(reason) = unroutable(destination) {
-        return Err(reason.into());
+        // What a process of the node asked of a host port at 127.0.0.1 is answered there.
+        let is_answer = direction == Direction::Reply && is_loopback_v4(destination);
+        return match snapshot.host {
+            Some(host) if is_answer && host.port == pinned.origin => to_host(snapshot),
+            _ => Err(reason.into()),
+        };
     }
     // What comes through the tunnel goes no further, unless a Service sends it on.
     let ends_here = query.via.is_some() && !pinned.is_translated();
@@ -173,9 +179,6 @@ fn by(
 /// Whether a new connection of the node's own stack would go back to it: only the node reaches its
 /// backend, and would hand the answers to the client past the switch.
 pub(super) fn is_back_to_host(snapshot: &Snapshot, query: &Query<'_>, pinned: &Pinned) -> bool {
-    if snapshot.host.is_none_or(|host| host.port != query.ingress) {
-        return false;
-    }
     let backend = snapshot.endpoints.get(&pinned.reply.src_addr());
     let hop = lookup(snapshot, query, pinned, Direction::Original, backend);
     matches!(hop, Err(Denial { reason: DropReason::Hairpin, .. }))
@@ -185,8 +188,13 @@ pub(super) fn is_back_to_host(snapshot: &Snapshot, query: &Query<'_>, pinned: &P
 /// there goes back only for a Service, and then from an address of ours, so that its answers
 /// come back here and it is seen if it comes a second time.
 fn host(snapshot: &Snapshot, query: &Query<'_>, pinned: &Pinned) -> Result<Hop, Denial> {
+    let comes_back = || {
+        // From a server of the node itself its stack sends the answers here, see `nft::steer`.
+        pinned.source_nat == SourceNat::Connection
+            || pinned.is_via_service() && snapshot.node_addresses.contains(&pinned.reply.src_addr())
+    };
     match snapshot.host {
-        Some(host) if host.port == query.ingress && pinned.source_nat != SourceNat::Connection => {
+        Some(host) if host.port == query.ingress && !comes_back() => {
             Err(unreachable(DropReason::Hairpin, Answer::HostUnreachable))
         }
         _ => to_host(snapshot),

@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
+use podswitch_policy::service::entry::Scope;
 use podswitch_policy::service::table::{
     Chosen, DropReason as ServiceDrop, Found, Origin, RejectReason, Standing, Subject,
 };
 use podswitch_wire::flow_key::{FlowKey, proto, to_bytes};
 
+use super::source::is_loopback_v4;
 use super::{Answer, Denial, Likely, Query, route};
 use crate::action::DropReason;
 use crate::flow::connection::{Pinned, SourceNat};
@@ -36,6 +38,10 @@ pub(super) fn translate<'s>(
     let key = query.key;
     let client = key.src_addr();
     let is_pod = matches!(snapshot.port(query.ingress), PortFacts::Pod(_));
+    if is_loopback_v4(key.dst_addr()) && !is_from_node(snapshot, query) {
+        // Host ports at 127.0.0.1 are for the node's own processes (T-S4).
+        return Ok(None);
+    }
     let table = &snapshot.services;
     let in_cluster = is_pod || snapshot.is_cluster_address(client);
     let origin = if in_cluster { Origin::InCluster } else { Origin::OffCluster };
@@ -71,14 +77,16 @@ pub(super) fn translate<'s>(
         && !is_pod
         && !snapshot.node_addresses.contains(&client)
         && !snapshot.is_local_pod(backend.address);
-    if chosen.needs_snat
-        || is_hairpin
-        || is_transit
-        || route::is_back_to_host(snapshot, query, pinned)
-    {
+    // The node's stack hands the answers of its own server back where it is told to keep the client's
+    // address (S3).
+    let is_on_node = snapshot.node_addresses.contains(&backend.address);
+    let keeps_client = is_on_node && !in_cluster && chosen.scope == Scope::Local;
+    let is_back_to_host = is_from_node(snapshot, query)
+        && !keeps_client
+        && (is_on_node || route::is_back_to_host(snapshot, query, pinned));
+    if chosen.needs_snat || is_hairpin || is_transit || is_back_to_host || is_loopback_v4(client) {
         // A stack takes nothing from an address of its own off a wire, be it a pod's or the node's.
-        let is_its_own = is_hairpin && snapshot.is_local_pod(client)
-            || snapshot.node_addresses.contains(&backend.address);
+        let is_its_own = is_hairpin && snapshot.is_local_pod(client) || is_on_node;
         let address = if is_its_own {
             snapshot.gateway_address(client)
         } else {
@@ -87,6 +95,11 @@ pub(super) fn translate<'s>(
         hide(pinned, address, SourceNat::Connection);
     }
     Ok(Some(Served { chosen, affinity }))
+}
+
+/// Whether a packet came by the node's own port.
+fn is_from_node(snapshot: &Snapshot, query: &Query<'_>) -> bool {
+    snapshot.host.is_some_and(|host| host.port == query.ingress)
 }
 
 /// Puts the egress address in the place of a pod's where it leaves the cluster (P3).

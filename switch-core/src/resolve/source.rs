@@ -27,7 +27,10 @@ pub fn check_source(snapshot: &Snapshot, query: &Query<'_>) -> Result<(), DropRe
             // As a pod's, the node's kernel speaks from there to the gateway.
             let to_gateway =
                 || is_link_local_v6(source) && snapshot.is_gateway(query.key.dst_addr());
-            if is_martian(source) && !is_link_local_v4(source) && !to_gateway() {
+            // Nor do its own processes leave 127.0.0.1 but for a host port there.
+            let to_host_port =
+                || is_loopback_v4(source) && snapshot.services.is_frontend(query.key);
+            if is_martian(source) && !is_link_local_v4(source) && !to_gateway() && !to_host_port() {
                 return Err(DropReason::MartianSource);
             }
             match snapshot.endpoints.get(&source).map(|e| &e.location) {
@@ -62,6 +65,10 @@ pub(super) fn is_martian(address: IpAddr) -> bool {
 
 fn is_link_local_v4(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(a) if a.is_link_local())
+}
+
+pub(super) fn is_loopback_v4(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(a) if a.is_loopback())
 }
 
 fn is_link_local_v6(address: IpAddr) -> bool {

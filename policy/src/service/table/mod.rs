@@ -31,6 +31,8 @@ const AHEAD: usize = 32;
 pub(super) struct Setup {
     /// This node's addresses, at which NodePorts are.
     pub(super) node_addresses: Box<[IpAddr]>,
+    /// Further addresses of this node, for host ports only.
+    pub(super) local_addresses: Box<[IpAddr]>,
     /// CIDRs from which cluster IPs are allocated.
     pub(super) service_cidrs: Box<[Cidr]>,
     /// The cluster key.
@@ -161,14 +163,13 @@ impl ServiceTable {
         let family = family_of(backend.ip());
         let ids = self.backends.get(&backend).map(|ids| &**ids).unwrap_or_default();
         let keys = ids.iter().filter_map(move |id| self.reached.get(&(*id, family)));
-        let node = &*self.setup.node_addresses;
         keys.flat_map(|keys| &**keys).flat_map(move |key| {
             let port = match self.fronts.get(key) {
                 Some(Front::Port(port)) if port.entry.find(backend).is_some() => Some(port),
                 _ => None,
             };
             port.into_iter().flat_map(move |port| {
-                key.addresses(node)
+                self.addresses(key, port.kind)
                     .map(move |address| (port.kind, SocketAddr::new(address, key.port())))
             })
         })
@@ -194,17 +195,16 @@ impl ServiceTable {
         })
     }
 
-    /// Every address, protocol and port of a Service or host port, unordered; NodePorts at each of
-    /// this node's addresses.
+    /// Every address, protocol and port of a Service or host port, unordered; NodePorts and host
+    /// ports at each of this node's addresses.
     pub fn frontends(&self) -> impl Iterator<Item = Frontend<'_>> {
-        let node = &*self.setup.node_addresses;
         self.fronts.iter().flat_map(move |(key, front)| {
             let port = match front {
                 Front::Port(port) => Some(port),
                 Front::Allocated(_) | Front::Foreign => None,
             };
             port.into_iter().flat_map(move |port| {
-                key.addresses(node).map(move |address| Frontend {
+                self.addresses(key, port.kind).map(move |address| Frontend {
                     kind: port.kind,
                     address,
                     protocol: port.entry.protocol,
@@ -213,6 +213,15 @@ impl ServiceTable {
                 })
             })
         })
+    }
+
+    /// The addresses of a frontend on this node.
+    fn addresses(&self, key: &FrontKey, kind: FrontendKind) -> impl Iterator<Item = IpAddr> {
+        let local = match (kind, key.is_of_node()) {
+            (FrontendKind::HostPort, true) => &*self.setup.local_addresses,
+            _ => &[],
+        };
+        key.addresses(&self.setup.node_addresses).chain(key.addresses(local))
     }
 
     /// Bytes of the look-up structure, without entries.
@@ -240,9 +249,24 @@ impl ServiceTable {
         if front.is_none() && self.is_node_address(key) {
             front = self.fronts.get(&FrontKey::node(key.family, key.proto, key.dst_port));
         }
+        if front.is_none() && !self.setup.local_addresses.is_empty() {
+            return self.local_front(key);
+        }
         match front? {
             Front::Port(port) => Some(port),
             Front::Allocated(_) | Front::Foreign => None,
+        }
+    }
+
+    /// The host port that a packet to one of the node's further addresses is for.
+    #[inline(never)]
+    fn local_front(&self, key: &FlowKey) -> Option<&Port> {
+        if !self.setup.local_addresses.contains(&key.dst_addr()) {
+            return None;
+        }
+        match self.fronts.get(&FrontKey::node(key.family, key.proto, key.dst_port))? {
+            Front::Port(port) if port.kind == FrontendKind::HostPort => Some(port),
+            _ => None,
         }
     }
 

@@ -255,6 +255,7 @@ fn apply(change: &Change, compiler: &mut Compiler, plain: &mut Cluster) {
             if *elsewhere {
                 settings.view.node = "there".into();
                 settings.node_addresses = vec![ip("203.0.113.1")];
+                settings.local_addresses = vec![ip("192.0.2.1"), ip("198.51.100.1")];
             }
             if *wide {
                 settings.service_cidrs.truncate(1);

@@ -258,6 +258,7 @@ impl<'a> Compiler<'a> {
         }
         let flannel = self.nodes.flannel();
         let (local, remote) = self.nodes.split(self.node, self.options.gateway, &mut self.notes);
+        self.notes.extend(pod::notes_on_host_ports(&self.pods.host_ports, &local));
         let config = Config {
             node: local,
             endpoints: self.pods.endpoints,

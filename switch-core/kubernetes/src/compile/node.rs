@@ -26,6 +26,8 @@ const METADATA: Field<'static> = Field::root("metadata");
 pub(super) struct Nodes {
     pub(super) list: Vec<RemoteNode>,
     by_name: HashMap<Arc<str>, usize>,
+    /// ExternalIPs of those nodes that have some.
+    external: HashMap<Arc<str>, Vec<IpAddr>>,
     /// Whose an address is.
     pub(super) owners: HashMap<IpAddr, Cookie>,
     /// Every node's ranges and where they were written, for the check of overlaps.
@@ -62,6 +64,7 @@ impl Nodes {
     ) -> (LocalNode, Vec<Arc<RemoteNode>>) {
         let mut local = LocalNode { gateway, ..LocalNode::default() };
         let (mut found, mut remote) = (false, Vec::with_capacity(self.list.len()));
+        let mut external = self.external;
         for other in self.list {
             if node != Some(&other.name) {
                 remote.push(Arc::new(other));
@@ -69,6 +72,7 @@ impl Nodes {
             }
             found = true;
             local = LocalNode {
+                local_addresses: external.remove(&other.name).unwrap_or_default(),
                 name: other.name,
                 labels: other.labels,
                 addresses: other.addresses,
@@ -121,6 +125,7 @@ pub(super) fn compile(compiler: &mut Compiler<'_>, object: &Loaded, node: &Node)
             VtepMac { ipv4: flannel.mac.unwrap_or(default([0x0e, 0x58])), ipv6: flannel.mac_v6 }
         }
     };
+    let external = external_addresses(node);
     let node = RemoteNode {
         name: name.clone(),
         cookie: object.cookie.clone(),
@@ -130,6 +135,9 @@ pub(super) fn compile(compiler: &mut Compiler<'_>, object: &Loaded, node: &Node)
         addresses,
         pod_cidrs: ranges,
     };
+    if !external.is_empty() {
+        compiler.nodes.external.insert(name.clone(), external);
+    }
     compiler.nodes.by_name.insert(name, compiler.nodes.list.len());
     compiler.nodes.list.push(node);
 }
@@ -157,6 +165,14 @@ fn internal_addresses(
         internal.push(address);
     }
     internal
+}
+
+/// `status.addresses` of type ExternalIP; what is no address of a host is passed over, since nothing
+/// but host ports is there.
+fn external_addresses(node: &Node) -> Vec<IpAddr> {
+    let list = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let external = list.filter(|entry| entry.kind.as_deref() == Some("ExternalIP"));
+    external.filter_map(|entry| host_ip(entry.address.as_deref()?).ok()).collect()
 }
 
 /// Makes `address` this node's, unless another has it.

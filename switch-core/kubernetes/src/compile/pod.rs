@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
+use podswitch_core::config::LocalNode;
 use podswitch_core::id::Cookie;
 use podswitch_policy::rule::{NamedPort, Protocol, Workload};
 use podswitch_policy::service::model::HostPort;
@@ -14,7 +15,7 @@ use super::node::{first_address, mac_annotation, mac_of};
 use super::{Compiler, Endpoint, InterfaceKind, Loaded, LocalPod, PodInterface, namespace};
 use crate::api::core::{Container, ContainerPort, Pod, PodStatus};
 use crate::api::meta::ObjectMeta;
-use crate::refusal::{Faults, Field, quote};
+use crate::refusal::{Faults, Field, Note, quote};
 use crate::validate::address::{host_ip, ip};
 use crate::validate::meta::{Naming, object_meta};
 use crate::validate::name;
@@ -210,6 +211,32 @@ fn open_host_ports(compiler: &mut Compiler<'_>, endpoint: &Endpoint, opened: &[O
     if !ports.is_empty() {
         compiler.pods.host_ports.push((endpoint.cookie.clone(), ports.into()));
     }
+}
+
+/// What is to be known of host ports that are not at the node's first addresses.
+pub(super) fn notes_on_host_ports(
+    pods: &[(Cookie, Arc<[HostPort]>)],
+    node: &LocalNode,
+) -> Vec<Note> {
+    let mut notes = Vec::new();
+    for (pod, ports) in pods {
+        for (HostPort { port, .. }, address) in
+            ports.iter().filter_map(|port| Some((port, port.address?)))
+        {
+            let what = match address {
+                IpAddr::V4(v4) if v4.is_loopback() => "is for the node's own processes only",
+                IpAddr::V6(v6) if v6.is_loopback() => {
+                    "is not opened: the kernel keeps IPv6 loopback to itself"
+                }
+                _ if node.addresses.contains(&address) => continue,
+                _ if node.local_addresses.contains(&address) => continue,
+                _ => "is opened while the node has that address",
+            };
+            let text = format!("{pod}: hostPort {port} at {address} {what}");
+            notes.push(Note { origin: None, text });
+        }
+    }
+    notes
 }
 
 /// A port number.
