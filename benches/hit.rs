@@ -1,23 +1,19 @@
 //! `hit/*`: what a packet costs whose flow is known, reception and transmission by memory ports
 //! included. 64-byte packets, flows visited in a scattered order over the whole table.
 
-#[path = "support/cpu_time.rs"]
-mod cpu_time;
-#[path = "support/full.rs"]
-mod full;
-#[path = "support/rig.rs"]
-mod rig;
-
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use full::Case;
+use podswitch_benches::cpu_time::CpuTime;
+use podswitch_benches::full;
+use podswitch_benches::full::Case;
+use podswitch_benches::rig::{
+    Rig, answer, bridged, overlay, plain, policed, routed, scattered, tcp, tunnelled, udp,
+};
 use podswitch_core::config::Config;
 use podswitch_core::packet::BATCH;
-use rig::{Rig, answer, bridged, overlay, plain, policed, routed, scattered, tcp, tunnelled, udp};
 
 const COUNTS: [(usize, &str); 4] = [(1, "1"), (1_000, "1k"), (100_000, "100k"), (1_000_000, "1M")];
 

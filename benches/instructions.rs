@@ -11,15 +11,6 @@
 //! The bench runs itself under callgrind, once for each figure; only what happens inside
 //! [`measured`] is counted.
 
-#[path = "support/fresh.rs"]
-#[allow(dead_code, reason = "the miss bench uses the rest")]
-mod fresh;
-#[path = "support/full.rs"]
-#[allow(dead_code, reason = "the hit bench uses the rest")]
-mod full;
-#[path = "support/rig.rs"]
-mod rig;
-
 use std::collections::BTreeMap;
 use std::env;
 use std::hint::black_box;
@@ -27,11 +18,15 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use fresh::Case as Fresh;
-use full::Case;
+use podswitch_benches::fresh;
+use podswitch_benches::fresh::Case as Fresh;
+use podswitch_benches::full;
+use podswitch_benches::full::Case;
+use podswitch_benches::rig::{
+    Rig, answer, bridged, overlay, plain, policed, routed, scattered, tcp, tunnelled, udp,
+};
 use podswitch_core::config::Config;
 use podswitch_core::packet::BATCH;
-use rig::{Rig, answer, bridged, overlay, plain, policed, routed, scattered, tcp, tunnelled, udp};
 use rustix::time::{ClockId, clock_gettime};
 
 /// More instructions than committed by this part are a failure, fewer a note.
@@ -212,7 +207,7 @@ fn count(name: &str, scratch: &Path) -> Result<f64, String> {
 }
 
 fn committed_at() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/instructions.json")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.json")
 }
 
 /// Prints one line of the table; false if the figure is worse than it may be.

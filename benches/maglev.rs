@@ -5,19 +5,14 @@
 //! scattered order, so that large tables are not measured from the cache of small ones. Memory is printed first:
 //! what the process grew by, and what of it is the compiled table.
 
-#[path = "support/cpu_time.rs"]
-mod cpu_time;
-#[path = "support/memory.rs"]
-mod memory;
-
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use memory::resident;
+use podswitch_benches::cpu_time::CpuTime;
+use podswitch_benches::memory::resident;
 use podswitch_policy::maglev::{Maglev, default_size};
 use podswitch_policy::service::compile::{Compiler, Settings};
 use podswitch_policy::service::endpoints::Viewpoint;

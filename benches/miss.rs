@@ -2,18 +2,13 @@
 //! transmission by another, with 10, 1,000 and 10,000 policies and as many Services over a cluster of
 //! 150,000 pods. See `support/fresh.rs`.
 
-#[path = "support/cpu_time.rs"]
-mod cpu_time;
-#[path = "support/fresh.rs"]
-mod fresh;
-
 use std::hint::black_box;
 use std::time::Duration;
 
-use cpu_time::CpuTime;
 use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use fresh::{Case, Rig};
+use podswitch_benches::cpu_time::CpuTime;
+use podswitch_benches::fresh::{Case, Rig};
 
 const OBJECTS: [usize; 3] = [10, 1_000, 10_000];
 

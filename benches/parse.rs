@@ -10,14 +10,11 @@
 //!
 //! `cargo bench --bench parse`
 
-#[path = "support/cpu_time.rs"]
-mod cpu_time;
-
 use std::hint::black_box;
 
-use cpu_time::CpuTime;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
+use podswitch_benches::cpu_time::CpuTime;
 use podswitch_wire::flow_key::{Family, FlowKey, HashKey, proto, v4_bytes};
 use podswitch_wire::parse::{Network, Parsed, ethertype, parse_into};
 

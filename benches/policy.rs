@@ -10,16 +10,12 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use podswitch_benches::world;
 use podswitch_policy::rule::Direction;
 use podswitch_policy::table::{Decision, PolicyTable};
 
-#[path = "support/memory.rs"]
-mod memory;
-#[path = "policy/world.rs"]
-mod world;
-
-use memory::resident;
-use world::Probe;
+use podswitch_benches::memory::resident;
+use podswitch_benches::world::Probe;
 
 const POLICIES: [usize; 3] = [10, 1_000, 10_000];
 const PROBES: usize = 1 << 16;

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use etherparse::PacketBuilder;
+use podswitch_benches::cpu_time;
+use podswitch_benches::rig;
+use podswitch_benches::world;
 use podswitch_core::config::{Config, Endpoint, LocalNode, RemoteNode, VtepMac};
 use podswitch_core::control::{Change, ControlPlane, Options, Pinning};
 use podswitch_core::id::Cookie;
@@ -24,19 +27,7 @@ use podswitch_policy::service::model::{
 };
 use podswitch_wire::addr::Mac;
 
-#[path = "support/cpu_time.rs"]
-#[allow(dead_code, reason = "other benches measure by it")]
-mod cpu_time;
-#[path = "support/memory.rs"]
-mod memory;
-#[path = "support/rig.rs"]
-#[allow(dead_code, reason = "the hit bench uses the rest")]
-mod rig;
-#[path = "policy/world.rs"]
-#[allow(dead_code, reason = "the policy bench uses the rest")]
-mod world;
-
-use memory::resident;
+use podswitch_benches::memory::resident;
 
 const POLICIES: usize = 10_000;
 const SERVICES: usize = 10_000;
@@ -78,6 +69,7 @@ fn pod(number: usize) -> Arc<Endpoint> {
         workload: pod.workload,
         node: pod.node,
         attachment: None,
+        precedence: Default::default(),
     })
 }
 
@@ -95,6 +87,7 @@ fn node(number: usize) -> Arc<RemoteNode> {
         ],
         vtep: VtepMac { ipv4: Mac([0x0e, 0x58, 1, a, b, c]), ipv6: None },
         underlay_mac: Mac([0x0a, 0x58, 1, a, b, c]),
+        precedence: Default::default(),
     })
 }
 

@@ -3,22 +3,21 @@
 //!
 //! `cargo run --release --example embed`
 
-#[path = "support/stack.rs"]
-mod stack;
-
 use std::sync::Arc;
 
 use podswitch::core::config::{Attachment, Config, Endpoint, PortConfig, PortRole};
 use podswitch::core::control::{ControlPlane, Options};
 use podswitch::core::id::Cookie;
-use podswitch::core::port::{Offloads, memory};
+use podswitch::core::port::Offloads;
+use podswitch::core::port::memory::{self, MemoryEnd};
 use podswitch::core::time::{Clock, Instant};
 use podswitch::wire::addr::Mac;
 use podswitch_policy::rule::{Labels, Workload};
-use smoltcp::iface::SocketSet;
+use smoltcp::iface::{self, Interface, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer};
 use smoltcp::time;
-use smoltcp::wire::Ipv4Address;
+use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Address};
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -44,9 +43,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             },
             node: "".into(),
             attachment: Some(Attachment { port, mac, mtu: 1500 }),
+            precedence: Default::default(),
         }));
-        let mut phy = stack::Phy(end);
-        let interface = stack::interface(&mut phy, mac, address);
+        let mut phy = Phy(end);
+        let interface = interface(&mut phy, mac, address);
         let buffer = || SocketBuffer::new(vec![0; 65_536]);
         let mut sockets = SocketSet::new(Vec::new());
         let socket = sockets.add(Socket::new(buffer(), buffer()));
@@ -76,4 +76,58 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("{received} bytes through the switch: {:?}", control.connections());
     Ok(())
+}
+
+/// The switch's memory port as a smoltcp device, under a TCP/IP stack with one address, like a pod's.
+struct Phy(MemoryEnd);
+
+struct Rx(Vec<u8>);
+
+impl RxToken for Rx {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+struct Tx<'a>(&'a MemoryEnd);
+
+impl TxToken for Tx<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut packet = self.0.buffer(len);
+        let result = f(packet.bytes_mut());
+        // A full queue loses the frame, as a wire would; TCP retransmits it.
+        let _ = self.0.send(packet);
+        result
+    }
+}
+
+impl Device for Phy {
+    type RxToken<'a> = Rx;
+    type TxToken<'a> = Tx<'a>;
+
+    fn receive(&mut self, _now: time::Instant) -> Option<(Rx, Tx<'_>)> {
+        Some((Rx(self.0.recv_frame()?), Tx(&self.0)))
+    }
+
+    fn transmit(&mut self, _now: time::Instant) -> Option<Tx<'_>> {
+        Some(Tx(&self.0))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = 1514;
+        capabilities
+    }
+}
+
+/// An interface with `address`. To smoltcp all peers are on the link: the switch answers its ARP
+/// requests for any of them.
+fn interface(phy: &mut Phy, mac: Mac, address: Ipv4Address) -> Interface {
+    let config = iface::Config::new(EthernetAddress(mac.0).into());
+    let mut interface = Interface::new(config, phy, time::Instant::ZERO);
+    interface.update_ip_addrs(|list| {
+        list.push(IpCidr::new(address.into(), 24)).expect("room for one address");
+    });
+    interface
 }

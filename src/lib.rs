@@ -1,8 +1,8 @@
 //! podswitch: a user-space packet switch for Kubernetes pod networks.
 //!
 //! This crate is a facade. The parts: [`wire`] (headers, checksums, one parse), [`vxlan`], [`policy`] (NetworkPolicy
-//! and Service tables), [`core`](podswitch_core) (engine, ports, workers, control plane), [`linux`] (namespaces, netlink, nftables, kernel
-//! ports), [`kubernetes`] (manifests to
+//! and Service tables), [`core`](podswitch_core) (engine, ports, workers, control plane), [`linux`] (namespaces,
+//! netlink, nf_tables, kernel ports), [`node`] (the switch of a node), [`kubernetes`] (Kubernetes objects to
 //! configuration). The bundled switch is `examples/vswitch`.
 //!
 //! # A frame between two memory ports
@@ -37,6 +37,7 @@
 //!         },
 //!         node: "node".into(),
 //!         attachment: Some(Attachment { port, mac: Mac([2, 0, 0, 0, 0, n]), mtu: 1500 }),
+//!         precedence: Default::default(),
 //!     }));
 //!     ends.push(end);
 //! }
@@ -60,6 +61,7 @@
 pub use podswitch_core as core;
 pub use podswitch_kubernetes as kubernetes;
 pub use podswitch_linux as linux;
+pub use podswitch_node as node;
 pub use podswitch_policy as policy;
 pub use podswitch_vxlan as vxlan;
 pub use podswitch_wire as wire;

@@ -15,17 +15,12 @@
 //! * `report`, `json`, `svg`: as a table, for programs, as a picture.
 
 mod args;
-#[path = "../support/full.rs"]
-mod full;
 mod json;
 mod loads;
 mod packets;
 mod paths;
 mod report;
 mod results;
-#[path = "../support/rig.rs"]
-#[allow(dead_code, reason = "other benches use the rest")]
-mod rig;
 mod svg;
 mod targets;
 mod usage;

@@ -31,7 +31,7 @@ struct Report<'a> {
 
 pub(crate) fn run(args: &Args, json: bool) -> Done {
     let manifests = Manifests::load(&args.manifests)?;
-    let compiled = state::judge(&manifests, args.node.as_deref(), &args.cluster);
+    let compiled = state::judge(&manifests, args.node.as_deref(), &args.cluster.options());
     let refused = compiled.as_ref().err().map(Vec::as_slice).unwrap_or_default();
     for note in compiled.iter().flat_map(|compiled| &compiled.notes) {
         print::note(note);

@@ -1,14 +1,14 @@
-//! What holds for the whole cluster and no manifest says: options that `run`, `check`, `explain`
-//! and `replay` have in common, so that all of them judge alike.
+//! What holds for the whole cluster and no manifest says: flags that `run`, `check`, `explain` and
+//! `replay` have in common, so that all of them judge alike.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
-use podswitch_core::config::{ClusterKey, Masquerade};
-use podswitch_kubernetes::{Compiled, Options};
+use clap::ValueEnum;
+use podswitch_core::config::{ClusterKey, NextHop, Route, Routing, Underlay};
+use podswitch_node::{ClusterOptions, Masquerading};
+use podswitch_vxlan::header::Vni;
 use podswitch_wire::cidr::Cidr;
 use podswitch_wire::flow_key::HashKey;
-
-use crate::overlay::OverlayArgs;
 
 /// See the module's description.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -28,13 +28,8 @@ pub(crate) struct ClusterArgs {
     /// What happens to the source address of what pods send off the cluster: the node's kernel
     /// puts the node's in its place, or the switch this one (two, with a comma between, for both
     /// families), or nothing.
-    #[arg(
-        long,
-        value_name = "kernel|ADDRESS|off",
-        default_value = "kernel",
-        value_parser = Masquerading::parse
-    )]
-    masquerade: Masquerading,
+    #[arg(long, value_name = "kernel|ADDRESS|off", default_value = "kernel")]
+    masquerade: MasqueradeFlag,
     /// The cluster's key, 32 hexadecimal digits, the same on all nodes: by it all choose the same
     /// backends and ways.
     #[arg(long, value_name = "HEX", value_parser = cluster_key)]
@@ -43,39 +38,15 @@ pub(crate) struct ClusterArgs {
     overlay: OverlayArgs,
 }
 
-/// What happens to the source address of packets that leave the cluster.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Masquerading {
-    /// The node's kernel puts the node's address in its place.
-    #[default]
-    Kernel,
-    /// The switch puts one of these in its place; a family without one is left as it is.
-    Switch { ipv4: Option<std::net::Ipv4Addr>, ipv6: Option<std::net::Ipv6Addr> },
-    /// Nothing: pods' addresses are routed outside.
-    Off,
-}
+/// `--masquerade`; the default is the library's.
+#[derive(Clone, Copy, Debug, Default)]
+struct MasqueradeFlag(Masquerading);
 
-impl Masquerading {
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "kernel" => return Ok(Self::Kernel),
-            "off" => return Ok(Self::Off),
-            _ => {}
-        }
-        let (mut ipv4, mut ipv6) = (None, None);
-        for part in text.split(',') {
-            let address = part
-                .parse()
-                .map_err(|_| format!("{part:?} is neither kernel, off nor an address"))?;
-            let twice = match address {
-                IpAddr::V4(a) => ipv4.replace(a).is_some(),
-                IpAddr::V6(a) => ipv6.replace(a).is_some(),
-            };
-            if twice {
-                return Err("two addresses of one family".to_owned());
-            }
-        }
-        Ok(Self::Switch { ipv4, ipv6 })
+impl std::str::FromStr for MasqueradeFlag {
+    type Err = podswitch_node::ParseMasqueradingError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
     }
 }
 
@@ -87,36 +58,88 @@ fn cluster_key(text: &str) -> Result<ClusterKey, String> {
     }
 }
 
+/// How other nodes are reached.
+#[derive(clap::Args, Clone, Debug, Default)]
+struct OverlayArgs {
+    /// VXLAN network identifier. Otherwise what Flannel's annotations on Node objects say, or 1.
+    #[arg(long, value_name = "N", value_parser = vni)]
+    vni: Option<Vni>,
+    /// UDP port of the tunnel. Otherwise 8472 where Node objects have Flannel's annotations, or 4789.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    vxlan_port: Option<u16>,
+    /// Through the tunnel, or past it to the node's link-layer address: all nodes are on one segment
+    /// then.
+    #[arg(long, value_enum, value_name = "vxlan|host-gw", default_value = "vxlan")]
+    routing: RoutingFlag,
+    /// Which family the tunnel runs over between nodes that have addresses of both; `inner`: each
+    /// family has a tunnel of its own, over that family. So it always is between nodes of which both
+    /// have Flannel's annotations for a second tunnel, over IPv6.
+    #[arg(long, value_enum, value_name = "ipv4|ipv6|inner", default_value = "ipv4")]
+    underlay_family: FamilyFlag,
+    /// A route beyond pods and nodes: to routers on the underlay, which share flows alike on every
+    /// node; `host` hands packets to the node's kernel, `blackhole` drops them. Can be repeated.
+    #[arg(long, value_name = "CIDR=NEXTHOP[,NEXTHOP]", value_parser = route)]
+    route: Vec<Route>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum RoutingFlag {
+    #[default]
+    Vxlan,
+    HostGw,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum FamilyFlag {
+    #[default]
+    Ipv4,
+    Ipv6,
+    Inner,
+}
+
+fn vni(text: &str) -> Result<Vni, String> {
+    let number: u32 = text.parse().map_err(|_| "it is not a number".to_owned())?;
+    Vni::try_from(number).map_err(|error| error.to_string())
+}
+
+/// `--route CIDR=NEXTHOP[,NEXTHOP]`.
+fn route(text: &str) -> Result<Route, String> {
+    let (range, hops) = text.split_once('=').ok_or("it is not CIDR=NEXTHOP[,NEXTHOP]")?;
+    let destination: Cidr = range.parse().map_err(|error| format!("{range:?}: {error}"))?;
+    let hop = |hop: &str| match hop {
+        "host" => Ok(NextHop::Host),
+        "blackhole" => Ok(NextHop::Blackhole),
+        other => other
+            .parse()
+            .map(NextHop::Via)
+            .map_err(|_| format!("{other:?} is neither an address, host nor blackhole")),
+    };
+    let next_hops = hops.split(',').map(hop).collect::<Result<_, _>>()?;
+    Ok(Route { destination, next_hops })
+}
+
 impl ClusterArgs {
-    /// What compiling manifests depends on.
-    pub(crate) fn options(&self) -> Options {
-        Options {
-            service_cidrs: self.service_cidr.clone(),
-            allowed_external_ips: self.allow_external_ips.clone(),
-            ..Options::default()
-        }
-    }
-
-    /// Adds to a compiled state what no manifest says.
-    pub(crate) fn complete(&self, compiled: &mut Compiled) {
-        let config = &mut compiled.config;
-        config.cluster_key = self.hash_key.unwrap_or_default();
-        config.masquerade = match self.masquerade {
-            Masquerading::Switch { ipv4, ipv6 } => {
-                Some(Masquerade { ipv4, ipv6, cluster: self.cluster_cidr.clone() })
-            }
-            Masquerading::Kernel | Masquerading::Off => None,
+    /// As the library takes them.
+    pub(crate) fn options(&self) -> ClusterOptions {
+        let mut options = ClusterOptions::default();
+        options.service_cidrs.clone_from(&self.service_cidr);
+        options.allowed_external_ips.clone_from(&self.allow_external_ips);
+        options.cluster_cidrs.clone_from(&self.cluster_cidr);
+        options.masquerade = self.masquerade.0;
+        options.hash_key = self.hash_key;
+        let (overlay, flags) = (&mut options.overlay, &self.overlay);
+        overlay.vni = flags.vni;
+        overlay.port = flags.vxlan_port;
+        overlay.routing = match flags.routing {
+            RoutingFlag::Vxlan => Routing::Vxlan,
+            RoutingFlag::HostGw => Routing::HostGw,
         };
-        self.overlay.complete(compiled);
-    }
-
-    /// What happens to the source address of packets that leave the cluster.
-    pub(crate) fn masquerading(&self) -> Masquerading {
-        self.masquerade
-    }
-
-    /// Ranges of the cluster beyond what nodes and pods say.
-    pub(crate) fn ranges(&self) -> &[Cidr] {
-        &self.cluster_cidr
+        overlay.underlay = match flags.underlay_family {
+            FamilyFlag::Ipv4 => Underlay::Ipv4First,
+            FamilyFlag::Ipv6 => Underlay::Ipv6First,
+            FamilyFlag::Inner => Underlay::Inner,
+        };
+        overlay.routes = flags.route.iter().cloned().map(Arc::new).collect();
+        options
     }
 }

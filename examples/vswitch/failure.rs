@@ -9,6 +9,7 @@ use podswitch_core::config::ConfigError;
 use podswitch_core::control::ControlError;
 use podswitch_kubernetes::{LoadError, Refusal};
 use podswitch_linux::HostError;
+use podswitch_node::NodeError;
 use serde::Serialize;
 
 use crate::print;
@@ -64,6 +65,17 @@ impl From<HostError> for Failure {
 impl From<ControlError> for Failure {
     fn from(error: ControlError) -> Self {
         Self::Setup(error.to_string())
+    }
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
+        match error {
+            NodeError::Refused(errors) => Self::Refused(errors.iter().map(Refused::from).collect()),
+            // Its texts begin with the flag that asks for what is missing.
+            NodeError::Underlay(error) => Self::Setup(format!("--{error}")),
+            other => Self::Setup(other.to_string()),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
+use podswitch_node::{Event, Failure};
 use serde::Serialize;
 
 /// A line of the result.
@@ -28,6 +29,22 @@ pub(crate) fn error(text: impl Display) {
 /// Something worth knowing that is no result.
 pub(crate) fn note(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "note: {text}");
+}
+
+/// What a node tells of: on standard error what a person should know, nothing of what goes as it should.
+pub(crate) fn event(event: Event) {
+    match event {
+        Event::Failure(Failure::Underlay(error)) => {
+            note(format_args!("other nodes are not reached: --{error}"));
+        }
+        Event::Failure(Failure::NodeRoutes(cause)) => {
+            note(format_args!("--routing host-gw: {cause}"))
+        }
+        Event::Failure(failure @ Failure::UplinkFilter { .. }) => note(format_args!("--{failure}")),
+        Event::Failure(failure) => note(failure),
+        Event::Refused(errors) => errors.iter().for_each(error),
+        _ => {}
+    }
 }
 
 /// A line that is overwritten by the next, on a terminal only; an empty text wipes it.

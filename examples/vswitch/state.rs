@@ -4,20 +4,17 @@ use std::path::Path;
 
 use podswitch_core::control::ControlPlane;
 use podswitch_kubernetes::{Compiled, Manifests};
+use podswitch_node::ClusterOptions;
 
-use crate::cluster::ClusterArgs;
 use crate::failure::{Failure, Refused};
 use crate::print;
-
-/// Largest network-layer packet of every port, in bytes.
-pub(crate) const MTU: u16 = 1500;
 
 /// Reads and compiles the manifests at `path` from the point of view of `node`, and passes on
 /// what there is to note.
 pub(crate) fn load(
     path: &Path,
     node: Option<&str>,
-    cluster: &ClusterArgs,
+    cluster: &ClusterOptions,
 ) -> Result<Compiled, Failure> {
     let manifests = Manifests::load(path)?;
     let compiled = judge(&manifests, node, cluster).map_err(Failure::Refused)?;
@@ -32,12 +29,12 @@ pub(crate) fn load(
 pub(crate) fn judge(
     manifests: &Manifests,
     node: Option<&str>,
-    cluster: &ClusterArgs,
+    cluster: &ClusterOptions,
 ) -> Result<Compiled, Vec<Refused>> {
     let mut compiled = manifests
-        .compile(node, &cluster.options())
+        .compile(node, &cluster.kubernetes())
         .map_err(|refusals| refusals.iter().map(Refused::from).collect::<Vec<_>>())?;
-    cluster.complete(&mut compiled);
+    cluster.complete(&mut compiled.config, compiled.flannel);
     let errors = ControlPlane::check(&compiled.config);
     if errors.is_empty() { Ok(compiled) } else { Err(errors.iter().map(Refused::from).collect()) }
 }

@@ -1,4 +1,4 @@
-//! Identifiers that index tables.
+//! Identifiers.
 
 use core::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 pub struct PortId(pub u16);
 
 impl PortId {
-    /// The most ports one switch can have.
+    /// Most ports of one switch.
     pub const MAX_PORTS: usize = 4096;
 
     /// As a table index.
@@ -25,7 +25,7 @@ impl fmt::Display for PortId {
     }
 }
 
-/// Which snapshot a derived answer belongs to. Grows by one with every publish; 0 is "none".
+/// Number of a snapshot. Increases by one with every publish; 0 is "none".
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 #[repr(transparent)]
 pub struct Epoch(pub u32);
@@ -36,8 +36,8 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// The name a configured object goes by, echoed in drops, flows and explanations. Opaque to the
-/// switch; for Kubernetes `Kind/namespace/name`, or `Kind/name` where there is no namespace.
+/// Name of a configured object, reported in drops, flows and explanations. Opaque to the switch. For
+/// Kubernetes `Kind/namespace/name`, or `Kind/name` for objects without a namespace.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cookie(Arc<str>);
 
@@ -52,7 +52,7 @@ impl Cookie {
         &self.0
     }
 
-    /// The text, shared.
+    /// The text, as a shared string.
     pub fn text(&self) -> Arc<str> {
         self.0.clone()
     }

@@ -1,4 +1,4 @@
-//! The forwarding engine of podswitch: packets, ports, flows, routes, workers, control plane.
+//! The forwarding engine of podswitch: packets, ports, flows, NAT, workers, control plane.
 //!
 //! # A frame between two memory ports
 //!
@@ -32,12 +32,13 @@
 //!         },
 //!         node: "node".into(),
 //!         attachment: Some(Attachment { port, mac: Mac([2, 0, 0, 0, 0, n]), mtu: 1500 }),
+//!         precedence: Default::default(),
 //!     }));
 //!     ends.push(end);
 //! }
 //! control.apply(&config)?; // compiled, published with one swap
 //!
-//! // Pod 1 sends a datagram to pod 2, by way of its gateway.
+//! // Pod 1 sends a datagram to pod 2, through its gateway.
 //! let frame = [
 //!     0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 2, 0, 0, 0, 0, 1, 8, 0, // Ethernet
 //!     0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 17, 0x26, 0xcd, 10, 1, 0, 1, 10, 1, 0, 2, // IPv4
@@ -46,21 +47,22 @@
 //! ends[0].send_frame(&frame)?;
 //! worker.poll(Instant::from_secs(1));
 //!
-//! let received = ends[1].recv_frame().expect("it went through");
+//! let received = ends[1].recv_frame().expect("it was forwarded");
 //! assert_eq!(received[..6], [2, 0, 0, 0, 0, 2], "to the pod's MAC address");
-//! assert_eq!(received[22], 63, "one router hop");
+//! assert_eq!(received[22], 63, "TTL decremented");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # How the parts fit
 //!
 //! [`control::ControlPlane`] takes a [`config::Config`], compiles it into a [`snapshot::Snapshot`] and publishes that.
-//! Each [`worker::Worker`] polls its ends of the [`port`]s and hands bursts to its [`engine::Engine`], which looks
-//! flows up, asks [`resolve`] about those it does not know, and applies their [`action::Plan`].
+//! Each [`worker::Worker`] polls its queues of the [`port`]s and hands bursts to its [`engine::Engine`]. The engine
+//! looks flows up and applies their [`action::Plan`]. For flows that it does not know it asks [`resolve`], and opens
+//! a connection in [`flow::connection`]. [`nat`] has everything about address translation.
 //!
-//! Dependencies inside this crate run one way: `engine`, `resolve` and `flow` know nothing of
-//! `port`, `worker` and `control`; the hit path neither allocates, locks, logs nor asks the
-//! system for the time.
+//! Dependencies inside this crate run one way: [`pinned`], [`action`], [`packet`] and [`snapshot`] below [`nat`], that
+//! below [`flow`], that below [`resolve`], that below [`engine`]. None of these knows [`port`], [`worker`] or
+//! [`control`]. The fast path neither allocates, locks nor logs, and does not read the system time.
 #![deny(unsafe_code)]
 
 pub mod action;
@@ -70,10 +72,14 @@ pub mod control;
 pub mod engine;
 pub mod flow;
 pub mod id;
+pub mod invalidation;
 pub mod limit;
+pub mod nat;
 pub mod packet;
+pub mod pinned;
 pub mod port;
 mod prefetch;
+mod publish;
 pub mod resolve;
 pub mod route;
 pub mod snapshot;

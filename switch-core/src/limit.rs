@@ -1,6 +1,5 @@
-//! Rates that must not be exceeded: a token bucket in virtual time, and a bounded set of them,
-//! one for each source or port. Used by one worker on its own thread, never shared, never
-//! growing after construction; the time is handed in.
+//! Rate limits: a token bucket, and a bounded set of token buckets, one per source or port. Used by one
+//! worker, never shared, of fixed size. The caller passes the time.
 
 use std::net::IpAddr;
 
@@ -8,21 +7,21 @@ use podswitch_wire::flow_key::{FlowKey, HashKey, to_bytes};
 
 use crate::time::Instant;
 
-/// Fractions of a token in one token: a bucket's level counts them, so that refilling by the
-/// nanosecond loses nothing to rounding.
+/// A bucket counts in fractions of a token, so that a refill by the nanosecond loses nothing to
+/// rounding. This many are one token.
 const TOKEN: u64 = 1_000_000_000;
 
-/// How much may happen: so many a second, and so many at once after a pause.
+/// A rate limit: events per second, and events at once after a pause.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
-    /// Tokens that come back in a second.
+    /// Tokens added per second.
     pub per_second: u32,
-    /// Tokens in a full bucket. Zero: nothing ever passes.
+    /// Tokens in a full bucket. 0: nothing passes.
     pub burst: u32,
 }
 
 impl Rate {
-    /// `per_second` tokens a second, `burst` at once.
+    /// `per_second` tokens per second, `burst` at once.
     pub const fn new(per_second: u32, burst: u32) -> Self {
         Self { per_second, burst }
     }
@@ -32,7 +31,7 @@ impl Rate {
     }
 }
 
-/// What a bucket held when it was last looked at.
+/// Fill level of a bucket at its last update.
 #[derive(Clone, Copy, Debug)]
 struct Level {
     tokens: u64,
@@ -40,7 +39,7 @@ struct Level {
 }
 
 impl Level {
-    /// What the bucket holds at `now`. Time that runs backwards adds nothing.
+    /// The level at `now`. Time that runs backwards adds nothing.
     fn at(&self, rate: &Rate, now: Instant) -> u64 {
         let nanos = now.as_nanos().saturating_sub(self.at.as_nanos());
         let refill = nanos.saturating_mul(u64::from(rate.per_second));
@@ -56,7 +55,7 @@ impl Level {
     }
 }
 
-/// One rate, kept: starts full, refills with the time that it is handed.
+/// A token bucket. Starts full.
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
     rate: Rate,
@@ -75,24 +74,24 @@ impl TokenBucket {
         self.take_many(1, now)
     }
 
-    /// Takes `count` tokens or, where there are fewer, none; false then.
+    /// Takes `count` tokens. If there are fewer, takes none and returns false.
     #[inline]
     pub fn take_many(&mut self, count: u32, now: Instant) -> bool {
         self.level.take(&self.rate, count, now)
     }
 
-    /// Puts back one token that was taken and not used.
+    /// Returns a token that was taken and not used.
     pub fn put_back(&mut self) {
         self.level.tokens = self.level.tokens.saturating_add(TOKEN).min(self.rate.full());
     }
 
-    /// The rate that is kept.
+    /// The rate.
     pub const fn rate(&self) -> Rate {
         self.rate
     }
 }
 
-/// Buckets examined for one key.
+/// Buckets that one key may use.
 const WAYS: usize = 8;
 
 #[derive(Clone, Copy, Debug)]
@@ -101,12 +100,11 @@ struct Slot {
     level: Level,
 }
 
-/// One bucket a key, for a bounded number of keys.
+/// One token bucket per key, for a bounded number of keys.
 ///
-/// A key that has no bucket takes over the fullest of the eight that it may have, with the level
-/// that it finds there. So a bucket that is full again is forgotten first, which loses nothing;
-/// and however many keys somebody makes up, what passes in all stays below the number of buckets
-/// times the rate, because a take-over never mints tokens.
+/// A key without a bucket takes over the fullest of the eight that it may use, with its level. So full
+/// buckets are replaced first, which loses nothing. However many keys somebody invents, the total rate
+/// is at most the number of buckets times the rate, because a take-over adds no tokens.
 #[derive(Clone, Debug)]
 pub struct KeyedLimiter {
     rate: Rate,
@@ -114,8 +112,8 @@ pub struct KeyedLimiter {
 }
 
 impl KeyedLimiter {
-    /// A limiter with room for about `keys` keys (rounded up to a power of two, at least eight;
-    /// 24 bytes each, allocated here and never again).
+    /// A limiter for about `keys` keys, rounded up to a power of two, at least eight. 24 bytes each,
+    /// allocated here.
     pub fn new(rate: Rate, keys: usize) -> Self {
         let count = keys.max(WAYS).next_power_of_two();
         let level = Level { tokens: rate.full(), at: Instant::ZERO };
@@ -124,8 +122,9 @@ impl KeyedLimiter {
 
     /// Takes one token of `key`; false if there is none.
     ///
-    /// Keys that outsiders choose (addresses) must be secret hashes, see [`address_key`], or
-    /// they could be made to fall on one set. Small integers such as a port's number are mixed here.
+    /// Keys that others can choose, such as addresses, must be hashed with a secret (see
+    /// [`address_key`]), or they could be chosen to share one set. Small integers such as port numbers
+    /// are mixed here.
     pub fn take(&mut self, key: u64, now: Instant) -> bool {
         let rate = self.rate;
         self.slot(key, now).level.take(&rate, 1, now)
@@ -138,7 +137,7 @@ impl KeyedLimiter {
         level.tokens = level.tokens.saturating_add(TOKEN).min(full);
     }
 
-    /// The rate that each key has.
+    /// The rate of each key.
     pub const fn rate(&self) -> Rate {
         self.rate
     }
@@ -159,7 +158,7 @@ impl KeyedLimiter {
     }
 }
 
-/// The key of an address: its hash under the process's secret.
+/// The key of an address: its hash with the process's secret.
 pub fn address_key(address: IpAddr, secret: &HashKey) -> u64 {
     let (src, family) = to_bytes(address);
     FlowKey { src, family, ..FlowKey::default() }.hash(secret)
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn many_at_once_is_all_or_nothing() {
+    fn taking_several_is_all_or_nothing() {
         let mut bucket = TokenBucket::new(Rate::new(1, 4));
         assert!(bucket.take_many(3, Instant::ZERO));
         assert!(!bucket.take_many(2, Instant::ZERO));
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn made_up_keys_mint_nothing() {
+    fn invented_keys_add_no_tokens() {
         let mut limiter = KeyedLimiter::new(Rate::new(10, 5), 32);
         let mut passed = 0;
         for key in 0..100_000u64 {
@@ -249,9 +248,8 @@ mod tests {
     }
 
     proptest! {
-        /// Over any sequence of times, backwards ones too, what passes is never more than the
-        /// burst and what the rate gives over the time that went by, and never less than what
-        /// a plain bucket with whole tokens would let pass.
+        /// Over any sequence of times, backwards ones too, no more passes than the burst and what the
+        /// rate adds in the elapsed time.
         #[test]
         fn never_over_the_rate(
             per_second in 1u32..1000,

@@ -1,13 +1,13 @@
-//! Asks the processor to bring a cache line near. One of the named homes of `unsafe`.
+//! Cache prefetch. One of the few modules with `unsafe`.
 #![allow(unsafe_code)]
 
-/// Starts loading the cache line at `at`. No effect but on time.
+/// Prefetches the cache line at `at`. Affects timing only.
 #[inline(always)]
 pub(crate) fn prefetch<T>(at: &T) {
     prefetch_address(core::ptr::from_ref(at).addr());
 }
 
-/// The same by an address, which may be one of memory that is gone.
+/// The same for an address, which need not be valid.
 #[inline(always)]
 pub(crate) fn prefetch_address(at: usize) {
     #[cfg(target_arch = "x86_64")]

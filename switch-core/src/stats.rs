@@ -1,4 +1,4 @@
-//! Counters. Each worker writes its own with plain stores; anybody reads them.
+//! Counters. Each worker writes its own with plain stores; any thread may read them.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -7,69 +7,69 @@ use crossbeam::utils::CachePadded;
 use crate::action::DropReason;
 use crate::id::PortId;
 
-/// A counter with one writer, so that adding is a load and a store.
+/// A counter with a single writer: an addition is a load and a store.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds `n`. Only the owning worker may.
+    /// Adds `n`. May be called by the owning worker only.
     #[inline]
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
-    /// The count so far.
+    /// The current count.
     #[inline]
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// Frames and bytes of one port, as one worker saw them.
+/// Frames and bytes of one port at one worker.
 #[derive(Debug, Default)]
 pub struct PortCounters {
     /// Frames received.
     pub rx_frames: Counter,
     /// Bytes received.
     pub rx_bytes: Counter,
-    /// Frames handed to the device.
+    /// Frames that the device accepted.
     pub tx_frames: Counter,
-    /// Bytes handed to the device.
+    /// Bytes that the device accepted.
     pub tx_bytes: Counter,
-    /// Frames received here and dropped, whatever the reason.
+    /// Frames received on this port and dropped, for any reason.
     pub dropped: Counter,
 }
 
 /// Counters of one worker.
 #[derive(Debug)]
 pub struct WorkerCounters {
-    /// Frames received by any port.
+    /// Frames received on all ports.
     pub received: Counter,
-    /// Received frames that left by at least one port.
+    /// Received frames that were sent to at least one port.
     pub forwarded: Counter,
-    /// Received frames that the switch itself took: ARP, ND, echo to the gateway.
+    /// Received frames for the switch itself: ARP, ND, pings of the gateway.
     pub consumed: Counter,
-    /// Frames that the switch made itself and handed to a port.
+    /// Frames that the switch created and sent to a port.
     pub originated: Counter,
-    /// Further copies of forwarded frames handed to ports: flooding, fragments.
+    /// Additional copies of forwarded frames: flooding, fragments, segments.
     pub copies: Counter,
-    /// Frames made here, or copies, that a port did not take, or that no tunnel could.
+    /// Created frames and copies that a port did not accept or that could not be encapsulated.
     pub originated_lost: Counter,
-    /// Packets that hit the worker's flow table.
+    /// Packets that took the fast path.
     pub hits: Counter,
-    /// Packets that needed `resolve`.
+    /// Packets that went through admission: their flow had no valid entry.
     pub misses: Counter,
-    /// Known flows that were judged again, because something that they depend on was changed.
+    /// Flows that were evaluated again, because something that they depend on has changed.
     pub rederived: Counter,
-    /// Known flows that were asked after a change whether it concerns them, and which it did not:
-    /// their packets are among the hits.
+    /// Flows that were checked after a configuration change and not affected by it. Their packets
+    /// count as hits.
     pub kept: Counter,
     drops: Box<[Counter]>,
     ports: Box<[CachePadded<PortCounters>]>,
 }
 
 impl WorkerCounters {
-    /// Zeroes, for ports up to number `ports`.
+    /// Counters of zero, for `ports` ports.
     pub fn new(ports: usize) -> Self {
         Self {
             received: Counter::default(),
@@ -93,7 +93,7 @@ impl WorkerCounters {
         self.ports.get(port.index()).map(|p| &**p)
     }
 
-    /// Counts a dropped frame that a port had received.
+    /// Counts a dropped frame that was received on `ingress`.
     pub fn count_drop(&self, ingress: PortId, reason: DropReason) {
         self.drops[reason as usize].add(1);
         if let Some(port) = self.port(ingress) {

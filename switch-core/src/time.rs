@@ -1,5 +1,5 @@
-//! Time as the engine sees it: nanoseconds of a monotonic clock, handed in by whoever polls.
-//! Virtual in tests and `replay`; read once a poll by a worker.
+//! Time as the engine sees it: nanoseconds of a monotonic clock, passed by the caller. A worker reads
+//! the clock once per poll; tests and `replay` use virtual time.
 
 use core::ops::{Add, Sub};
 use core::time::Duration;
@@ -37,7 +37,7 @@ impl Instant {
         self.0 / 1_000_000_000
     }
 
-    /// Time since `earlier`, zero if that lies ahead.
+    /// Time since `earlier`; zero if `earlier` is later.
     pub const fn since(self, earlier: Instant) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -57,8 +57,8 @@ impl Sub<Duration> for Instant {
     }
 }
 
-/// Reads the system's monotonic clock. All workers of a switch have copies of one, so that what
-/// one notes the time of means the same to the others.
+/// The system's monotonic clock. All workers of a switch have copies of one clock, so that times mean
+/// the same to all of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Clock {
     start: std::time::Instant,
@@ -66,12 +66,12 @@ pub struct Clock {
 
 impl Clock {
     /// A clock that starts now.
-    #[expect(clippy::disallowed_methods, reason = "this is the clock that others are handed")]
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     pub fn start() -> Self {
         Self { start: std::time::Instant::now() }
     }
 
-    /// The present time.
+    /// The current time.
     #[inline]
     pub fn now(&self) -> Instant {
         Instant(self.start.elapsed().as_nanos() as u64)

@@ -1,7 +1,7 @@
 //! Whatever comes in, by whatever port, while ports and configurations come and go: every frame
 //! ends as forwarded, consumed or dropped with a reason, nothing panics and no buffer is lost.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -159,7 +159,7 @@ impl Port for Leaky {
         self.port.info()
     }
 
-    fn is_looked_at(&self) -> bool {
+    fn is_always_polled(&self) -> bool {
         true
     }
 }

@@ -1,6 +1,6 @@
 //! Plain layer-2 switching: learning, flooding, VLANs, and the bounds on all of it (T-C7, T-C9).
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -233,7 +233,7 @@ fn what_is_not_seen_again_is_forgotten() {
     assert_eq!(reached(&mut switch, 2, &ask), [0, 1, 3]);
     switch.pass_slowly(u64::from(AGEING) + 12);
     // Swept too, so that its port may learn another.
-    assert_eq!(switch.control.shared().fdb.learnt(PortId(1)), 0);
+    assert_eq!(switch.control.shared().fdb.learned(PortId(1)), 0);
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn a_port_teaches_no_more_than_it_may() {
         assert_eq!(reached(&mut switch, 0, &frame(Mac::BROADCAST, mac(n))), [1, 2, 3]);
     }
     assert_eq!(switch.control.shared().fdb.dump(switch.now).len(), LEARN_LIMIT as usize);
-    assert_eq!(switch.control.shared().fdb.learnt(PortId(0)), LEARN_LIMIT);
+    assert_eq!(switch.control.shared().fdb.learned(PortId(0)), LEARN_LIMIT);
     // Those beyond are flooded to, and others learn as ever.
     assert_eq!(reached(&mut switch, 1, &frame(mac(50), mac(200))), [0, 2, 3]);
     assert_eq!(reached(&mut switch, 1, &frame(mac(2), mac(200))), [0]);
@@ -259,7 +259,7 @@ fn a_station_may_move() {
     reached(&mut switch, 2, &frame(Mac::BROADCAST, mac(1)));
     assert_eq!(reached(&mut switch, 3, &frame(mac(1), mac(2))), [2]);
     let fdb = &switch.control.shared().fdb;
-    assert_eq!((fdb.learnt(PortId(0)), fdb.learnt(PortId(2))), (0, 1));
+    assert_eq!((fdb.learned(PortId(0)), fdb.learned(PortId(2))), (0, 1));
 }
 
 #[test]

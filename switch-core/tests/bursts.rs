@@ -1,7 +1,7 @@
 //! First packets that come together: what is looked up for all of them at once decides nothing.
 #![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The control plane's door: what is wrong with a configuration is refused with object, field and
 //! reason and changes nothing; what is right leads where it says.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -110,6 +110,7 @@ fn remote(name: &str, byte: u8) -> Arc<RemoteNode> {
         pod_cidrs: vec![format!("10.{byte}.0.0/24").parse().unwrap()],
         vtep: VtepMac::default(),
         underlay_mac: Mac::ZERO,
+        precedence: Default::default(),
     })
 }
 

@@ -2,7 +2,7 @@
 //! whole configuration, and a wrong one changes nothing.
 #![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -34,6 +34,7 @@ fn pod(n: u32, last: u8) -> Arc<Endpoint> {
         },
         node: "n2".into(),
         attachment: None,
+        precedence: Default::default(),
     })
 }
 
@@ -46,6 +47,7 @@ fn node(n: u32) -> Arc<RemoteNode> {
         pod_cidrs: vec![format!("10.9.{n}.0/24").parse().unwrap()],
         vtep: VtepMac { ipv4: Mac([2, 0, 0, 0, 1, n as u8]), ipv6: None },
         underlay_mac: Mac([2, 0, 0, 0, 2, n as u8]),
+        precedence: Default::default(),
     })
 }
 

@@ -1,7 +1,7 @@
 //! A connection has one direction, its client's: whatever the other side sent before, after a
 //! restart, after silence, and before an address became a Service's.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::sync::Arc;
 

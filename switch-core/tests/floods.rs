@@ -1,7 +1,7 @@
 //! Floods and churn at their full rates, in virtual time: what has ended gives way, half-open
 //! connections go first, and everybody else's connections open (T-C5, RFC 4987).
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

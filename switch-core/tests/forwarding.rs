@@ -1,6 +1,6 @@
 //! Frames in, frames out: routing between pods and to the node.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use etherparse::SlicedPacket;
 use podswitch_core::action::DropReason;

@@ -1,7 +1,7 @@
 //! Fragments through the engine (threats T-F1 to T-F4): a datagram arrives whole and allowed, or
 //! nothing of it; and what is too large for the way out is cut, or its sender told the MTU.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Packets of known flows: which of them their connection hears of, and when.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::time::Duration;
 
@@ -80,8 +80,8 @@ fn a_connection_ended_by_others_is_missed_within_a_second() {
     let [a, b] = [pod_v4(0), pod_v4(1)].map(Into::into);
     let key = FlowKey::new(a, b, proto::UDP, 1000, 53).unwrap();
     let shared = switch.control.shared().clone();
-    let place = shared.tracker.place(&key, key.hash(&shared.hash_key));
-    let known = shared.tracker.find(place, &key).unwrap();
+    let hash = shared.tracker.index_hash(&key, key.hash(&shared.hash_key));
+    let known = shared.tracker.find(hash, &key).unwrap();
     assert!(shared.tracker.end(known.connection));
     switch.pass(Duration::from_secs(1));
     burst(&mut switch, &datagram(false), 3);

@@ -1,7 +1,7 @@
 //! ICMP through the engine: pings, errors that belong to a flow and those that do not, and the
 //! errors that the switch sends itself.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Two switches joined by VXLAN, each family inside and outside: what leaves one node's pod comes
 //! to the other's, whole, and answers come back.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::IpAddr;
 use std::sync::Arc;

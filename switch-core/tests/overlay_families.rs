@@ -1,7 +1,7 @@
 //! A tunnel for each family: IPv4 packets over IPv4, IPv6 packets over IPv6, as dual-stack Flannel has
 //! it with two devices a node.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! What one remote node may use up.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use podswitch_core::action::DropReason::ConnectionLimit;
 use podswitch_core::config::Underlay;

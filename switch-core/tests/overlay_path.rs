@@ -1,6 +1,6 @@
 //! Sizes, answers of the switch itself, and neighbours asked for inside the tunnel.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! What comes by the underlay and must reach nobody (threats T-O1 to T-O6), each with its reason.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Policy under change: no packet is judged by a mixture of two states (threat T-L7), and a
 //! cached verdict is the one that would be reached anew (threat T-C2).
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::collections::HashMap;
 use std::net::IpAddr;

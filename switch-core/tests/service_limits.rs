@@ -2,7 +2,7 @@
 //! meet the same connection at once (T-C5, T-N1, T-N4, S9, S16).
 #![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

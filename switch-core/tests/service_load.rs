@@ -5,7 +5,7 @@
 //! opens a million connections instead of a hundred thousand.
 #![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::collections::HashMap;
 use std::net::IpAddr;

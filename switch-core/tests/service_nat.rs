@@ -1,7 +1,7 @@
 //! Translation on the engine: fragments, ICMP errors, source ports and masquerading, both families.
 #![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::IpAddr;
 

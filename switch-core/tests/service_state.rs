@@ -1,7 +1,7 @@
 //! Services in the control plane: what is wrong is refused with object, field and reason and
 //! changes nothing, and whatever way led to a state, its table is the same.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

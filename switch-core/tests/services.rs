@@ -1,7 +1,7 @@
 //! Services on the engine: frames in, frames out, both families. Addresses, endpoints, changes.
 #![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -231,6 +231,7 @@ fn other_nodes_are_clients_inside_the_cluster() {
         pod_cidrs: Vec::new(),
         vtep: VtepMac { ipv4: Mac([2, 0, 0, 0, 2, 1]), ipv6: None },
         underlay_mac: Mac([2, 0, 0, 0, 2, 2]),
+        precedence: Default::default(),
     }));
     let mut switch = Switch::new(&config);
     for f in FAMILIES {
@@ -332,15 +333,14 @@ fn host_ports_at_any_address_of_the_node() {
         }
         syn(&mut switch, outside, external[f], 8444, 2);
         syn(&mut switch, outside, node(f), 8445, 1);
-        let passed_by =
-            |switch: &mut Switch, by: usize, from: IpAddr, to: IpAddr, port: u16| {
-                let packet = segment(at(from, 4001), at(to, port), (100, 0, SYN));
-                switch.send(by, &framed(by, &packet));
-                let got = (0..3).any(|pod| pod != by && !switch.recv(pod).is_empty());
-                switch.recv(HOST);
-                switch.dropped();
-                got
-            };
+        let passed_by = |switch: &mut Switch, by: usize, from: IpAddr, to: IpAddr, port: u16| {
+            let packet = segment(at(from, 4001), at(to, port), (100, 0, SYN));
+            switch.send(by, &framed(by, &packet));
+            let got = (0..3).any(|pod| pod != by && !switch.recv(pod).is_empty());
+            switch.recv(HOST);
+            switch.dropped();
+            got
+        };
         assert!(!passed_by(&mut switch, HOST, outside, node(f), 8444), "at one address only");
         if f == 1 {
             continue;

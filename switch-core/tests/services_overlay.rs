@@ -1,7 +1,7 @@
 //! Services whose backends are on another node: two switches joined by VXLAN, both families.
 #![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! A pod that pretends to be somebody else (P5, threats T-S1 to T-S5, T-C3): every frame is
 //! dropped with its reason, nobody receives anything, and no table shows a trace.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! TCP connections through the engine, in virtual time: opening, closing, timeouts, what does
 //! not fit, and what happens when tables are full (threats T-C5, T-N2).
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::net::IpAddr;
 

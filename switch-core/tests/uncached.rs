@@ -2,7 +2,7 @@
 //! order through a switch that uses its table, and through one that must judge every packet anew,
 //! come out alike to the byte, and are dropped for the same reasons.
 
-mod rig;
+use podswitch_testkit::rig;
 
 use std::time::Duration;
 

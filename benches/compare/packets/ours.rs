@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use podswitch_core::packet::BATCH;
 
-use crate::full::{self, Case};
-use crate::rig::{Rig, routed, scattered, udp};
 use crate::usage::thread_time;
+use podswitch_benches::full::{self, Case};
+use podswitch_benches::rig::{Rig, routed, scattered, udp};
 
 /// Flows of one kind that a switch knows: datagrams.
 #[derive(Clone, Copy, Debug)]

@@ -12,10 +12,10 @@ use podswitch_core::port::pcap::{CaptureWriter, Direction, Format};
 use podswitch_linux::NetNs;
 
 use crate::Outcome;
-use crate::full::SERVICES;
 use crate::paths::Missing;
 use crate::paths::ovs::daemon::{Daemon, Programs};
-use crate::rig::{scattered, udp};
+use podswitch_benches::full::SERVICES;
+use podswitch_benches::rig::{scattered, udp};
 
 /// What is installed, in a line.
 pub(super) use crate::paths::ovs::version;

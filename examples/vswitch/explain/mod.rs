@@ -119,7 +119,8 @@ impl Family {
 
 pub(crate) fn run(args: &Args, json: bool) -> Done {
     let manifests = Manifests::load(&args.manifests)?;
-    let whole = state::judge(&manifests, None, &args.cluster).map_err(Failure::Refused)?;
+    let cluster = args.cluster.options();
+    let whole = state::judge(&manifests, None, &cluster).map_err(Failure::Refused)?;
     whole.notes.iter().for_each(print::note);
     let (Some(from), Some(to)) = (&args.from, &args.to) else {
         let table = Arc::clone(&snapshot(&whole.config)?.policy);
@@ -139,7 +140,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
         }
         None => service::entry_node(&whole.config, &ends),
     };
-    let outcome = way::evaluate(&manifests, &args.cluster, &ends, args.sport, entry)?;
+    let outcome = way::evaluate(&manifests, &cluster, &ends, args.sport, entry)?;
     if json {
         print::json(&report::Report::new(&ends, &outcome));
     } else {

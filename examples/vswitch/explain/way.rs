@@ -10,6 +10,8 @@ use podswitch_core::id::PortId;
 use podswitch_core::resolve::{Decision, Denial, Query, resolve};
 use podswitch_core::snapshot::{Location, PortFacts, Snapshot};
 use podswitch_kubernetes::Manifests;
+use podswitch_node::overlay::{UNKNOWN_NODE_MAC, attach_uplink};
+use podswitch_node::{ClusterOptions, DEFAULT_MTU};
 use podswitch_policy::explain::{Explanation, Side};
 use podswitch_policy::table::PolicyTable;
 use podswitch_policy::verdict::Why;
@@ -21,10 +23,8 @@ use super::ends::{End, Ends};
 use super::reference::Wanted;
 use super::service::Served;
 use super::snapshot;
-use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
-use crate::overlay::{NAMELESS, attach_uplink};
-use crate::state::{self, MTU};
+use crate::state;
 
 /// The node's own port.
 const HOST: PortId = PortId(0);
@@ -94,7 +94,7 @@ pub(super) enum Leads {
 /// Evaluates the connection between two ends. `node`: the entry node, if the ends do not determine it.
 pub(super) fn evaluate(
     manifests: &Manifests,
-    cluster: &ClusterArgs,
+    cluster: &ClusterOptions,
     ends: &Ends,
     sport: u16,
     node: Option<&Arc<str>>,
@@ -173,8 +173,8 @@ impl Verdict {
 /// packet of `from` enters by.
 fn ports(mut compiled: podswitch_kubernetes::Compiled, from: &End) -> (Config, PortId) {
     let mac = compiled.config.node.underlay_mac;
-    let mac = if mac.is_unicast() { mac } else { NAMELESS };
-    let role = PortRole::Host { mac, mtu: MTU };
+    let mac = if mac.is_unicast() { mac } else { UNKNOWN_NODE_MAC };
+    let role = PortRole::Host { mac, mtu: DEFAULT_MTU };
     compiled.config.ports.push(PortConfig { port: HOST, role });
     attach_uplink(&mut compiled.config, UPLINK);
     let mut ingress = HOST;
@@ -184,7 +184,7 @@ fn ports(mut compiled: podswitch_kubernetes::Compiled, from: &End) -> (Config, P
         if from.party.pod.as_ref() == Some(&compiled.pods[pod].cookie) {
             ingress = port;
         }
-        compiled.attach(pod, port, MTU);
+        compiled.attach(pod, port, DEFAULT_MTU);
     }
     (compiled.config, ingress)
 }

@@ -9,8 +9,7 @@ use crossbeam::queue::{ArrayQueue, SegQueue};
 use podswitch_core::id::PortId;
 use podswitch_core::packet::{Batch, Packet, Pool};
 use podswitch_core::port::{Device, Offloads, Port, PortInfo};
-
-use crate::state::MTU;
+use podswitch_node::DEFAULT_MTU;
 
 /// No port.
 const NO_PORT: usize = usize::MAX;
@@ -78,7 +77,7 @@ impl ReplayDevice {
         let info = PortInfo {
             name: name.to_owned(),
             mac: None,
-            mtu: u32::from(MTU),
+            mtu: u32::from(DEFAULT_MTU),
             offloads: Offloads::NONE,
         };
         Self { exchange: Arc::clone(exchange), number, info }

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use podswitch_core::config::{Config, PortConfig, PortRole};
 use podswitch_core::id::PortId;
 use podswitch_kubernetes::Compiled;
+use podswitch_node::overlay::{UNKNOWN_NODE_MAC, attach_uplink};
+use podswitch_node::{ClusterOptions, DEFAULT_MTU};
 
-use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
-use crate::overlay::{NAMELESS, attach_uplink};
-use crate::state::{self, MTU};
+use crate::state;
 
 /// The underlay's port, and the node's own.
 const UPLINK: &str = "uplink";
@@ -76,7 +76,7 @@ impl Setup {
         first: &Path,
         swaps: &[Swap],
         node: &str,
-        cluster: &ClusterArgs,
+        cluster: &ClusterOptions,
     ) -> Result<Self, Failure> {
         let mut setup = Self { changes: Vec::new(), ports: vec![UPLINK.into(), HOST.into()] };
         setup.add(0, state::load(first, Some(node), cluster)?, node, first)?;
@@ -103,13 +103,14 @@ impl Setup {
                 format!("{}: nothing is known of a node {node}, nor a pod on it", path.display());
             return Err(Failure::Input(message));
         }
-        let mac = if local.underlay_mac.is_unicast() { local.underlay_mac } else { NAMELESS };
+        let mac =
+            if local.underlay_mac.is_unicast() { local.underlay_mac } else { UNKNOWN_NODE_MAC };
         attach_uplink(&mut state.config, UPLINK_PORT);
-        let role = PortRole::Host { mac, mtu: MTU };
+        let role = PortRole::Host { mac, mtu: DEFAULT_MTU };
         state.config.ports.push(PortConfig { port: HOST_PORT, role });
         for pod in 0..state.pods.len() {
             let port = self.port_of(&state.pods[pod].name)?;
-            state.attach(pod, port, MTU);
+            state.attach(pod, port, DEFAULT_MTU);
         }
         self.changes.push(ConfigChange { at, config: state.config });
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::node::{UnderlayKind, UnderlayOptions};
+use podswitch_node::{UnderlayKind, UnderlayOptions};
 
 /// More workers than this help nobody.
 const MOST_WORKERS: usize = 64;
@@ -45,7 +45,11 @@ pub(super) struct UnderlayFlags {
 impl UnderlayFlags {
     /// As the node is told of it.
     pub(super) fn options(&self) -> UnderlayOptions {
-        UnderlayOptions { kind: self.underlay, uplink: self.uplink.clone(), mtu: self.mtu }
+        let mut options = UnderlayOptions::default();
+        options.kind = self.underlay;
+        options.uplink.clone_from(&self.uplink);
+        options.mtu = self.mtu;
+        options
     }
 }
 

@@ -2,7 +2,6 @@
 
 mod events;
 mod flags;
-mod watch;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,18 +9,15 @@ use std::time::Duration;
 use podswitch_core::time::{Clock, Instant};
 use podswitch_kubernetes::Manifests;
 use podswitch_linux::{NetNs, userns};
+use podswitch_node::source::FolderWatch;
+use podswitch_node::{ClusterOptions, Node, NodeOptions, PodInterfaces};
 
 use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
-use crate::node::{Node, NodeOptions};
 use crate::signals::Signals;
 use crate::{Done, print, state};
 use events::Events;
 use flags::UnderlayFlags;
-use watch::Watch;
-
-/// How often devices and namespaces that are not as they should be are looked after.
-const TEND: Duration = Duration::from_secs(2);
 
 /// Run the switch of one node until SIGTERM or SIGINT.
 ///
@@ -64,104 +60,89 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args, json: bool) -> Done {
     let signals = Signals::listen()?;
-    let mut watch = Watch::new(&args.manifests);
-    let state = state::load(&args.manifests, Some(&args.node), &args.cluster)?;
+    let mut watch = FolderWatch::new(&args.manifests);
+    let cluster = args.cluster.options();
+    let state = state::load(&args.manifests, Some(&args.node), &cluster)?;
     if !userns::has_privilege() {
         let message = "run attaches network interfaces: it needs root's privilege \
                        (CAP_NET_ADMIN and CAP_SYS_ADMIN)";
         return Err(Failure::Setup(message.to_owned()));
     }
-    let namespace = match &args.node_netns {
-        Some(path) => NetNs::open(path)?,
-        None => NetNs::current()?,
-    };
-    let options = NodeOptions {
-        name: args.node.clone(),
-        namespace,
-        switch_namespace: None,
-        workers: args.workers,
-        masquerade: args.cluster.masquerading(),
-        cluster: args.cluster.ranges().to_vec(),
-        underlay: args.underlay.options(),
-    };
+    let mut options = NodeOptions::new(&args.node)
+        .workers(args.workers)
+        .cluster(&cluster)
+        .underlay(args.underlay.options())
+        .on_event(print::event);
+    if let Some(path) = &args.node_netns {
+        options = options.namespace(NetNs::open(path)?);
+    }
     let events = Events { node: &args.node, json };
-    let (mut node, epoch) = Node::start(options, state)?;
-    events.ready(epoch);
-    let result = serve(&args, &signals, &mut watch, &mut node, &events);
-    let stopped = node.stop(args.keep);
+    let mut node = Node::start(options, state)?;
+    events.ready(node.epoch());
+    let result = Serving { args: &args, cluster: &cluster, events: &events }
+        .serve(&signals, &mut watch, &mut node);
+    let stopped = node.stop(if args.keep { PodInterfaces::Keep } else { PodInterfaces::Remove });
     result?;
     Ok(stopped?)
 }
 
-/// Everything from ready to stop.
-fn serve(
-    args: &Args,
-    signals: &Signals,
-    watch: &mut Watch,
-    node: &mut Node,
-    events: &Events<'_>,
-) -> Done {
-    let clock = Clock::start();
-    let mut tend_at = clock.now() + TEND;
-    let mut stats_at = args.stats.map(|every| clock.now() + every);
-    while !signals.stopped() {
-        let now = clock.now();
-        let due = [Some(tend_at), stats_at].into_iter().flatten().min().unwrap_or(tend_at);
-        signals.wait(watch.pause().min(until(now, due)));
-        if signals.stopped() {
-            break;
-        }
-        let forced = signals.take_reload();
-        if watch.has_changed(&clock) || forced {
-            reload(args, node, events);
-        }
-        unless_refused(node.watch())?;
-        let now = clock.now();
-        if now >= tend_at {
-            tend_at = now + TEND;
-            unless_refused(node.tend())?;
-        }
-        if let (Some(at), Some(every)) = (stats_at, args.stats)
-            && now >= at
-        {
-            // In step with the beginning, unless it fell behind.
-            stats_at = Some((at + every).max(now));
-            events.stats(node);
-        }
-    }
-    Ok(())
+/// What serving depends on.
+struct Serving<'a> {
+    args: &'a Args,
+    cluster: &'a ClusterOptions,
+    events: &'a Events<'a>,
 }
 
-/// What the node's interfaces became may be refused (an MTU that leaves nothing for the tunnel): that
-/// is told, and the state in force stays.
-fn unless_refused<T>(result: Result<T, Failure>) -> Done {
-    match result {
-        Err(Failure::Refused(refused)) => {
-            Failure::Refused(refused).report();
-            Ok(())
+impl Serving<'_> {
+    /// Everything from ready to stop.
+    fn serve(&self, signals: &Signals, watch: &mut FolderWatch, node: &mut Node) -> Done {
+        let clock = Clock::start();
+        let mut poll_at = clock.now();
+        let mut stats_at = self.args.stats.map(|every| clock.now() + every);
+        while !signals.stopped() {
+            let now = clock.now();
+            let due = stats_at.map_or(poll_at, |at| at.min(poll_at));
+            signals.wait(watch.pause().min(until(now, due)));
+            if signals.stopped() {
+                break;
+            }
+            let forced = signals.take_reload();
+            if watch.has_changed(&clock) || forced {
+                self.reload(node);
+            }
+            let pause = node.poll()?;
+            let now = clock.now();
+            poll_at = now + pause;
+            if let (Some(at), Some(every)) = (stats_at, self.args.stats)
+                && now >= at
+            {
+                // In step with the beginning, unless it fell behind.
+                stats_at = Some((at + every).max(now));
+                self.events.stats(&node.stats());
+            }
         }
-        result => result.map(drop),
+        Ok(())
+    }
+
+    /// Puts the manifests in force as they are now, or says why the old state stays.
+    fn reload(&self, node: &mut Node) {
+        let compiled = Manifests::load(&self.args.manifests).map_err(Failure::from).and_then(|m| {
+            state::judge(&m, Some(&self.args.node), self.cluster).map_err(Failure::Refused)
+        });
+        let applied = compiled.and_then(|state| {
+            state.notes.iter().for_each(print::note);
+            node.apply(state).map_err(Failure::from)
+        });
+        match applied {
+            Ok(epoch) => self.events.applied(epoch),
+            Err(failure) => {
+                self.events.refused();
+                failure.report();
+            }
+        }
     }
 }
 
 fn until(now: Instant, due: Instant) -> Duration {
     due.since(now)
-}
-
-/// Puts the manifests in force as they are now, or says why the old state stays.
-fn reload(args: &Args, node: &mut Node, events: &Events<'_>) {
-    let judged = Manifests::load(&args.manifests)
-        .map_err(Failure::from)
-        .and_then(|m| state::judge(&m, Some(&args.node), &args.cluster).map_err(Failure::Refused));
-    let done = judged.and_then(|state| {
-        state.notes.iter().for_each(print::note);
-        node.apply(state)
-    });
-    match done {
-        Ok(epoch) => events.applied(epoch),
-        Err(failure) => {
-            events.refused();
-            failure.report();
-        }
-    }
 }

@@ -19,7 +19,6 @@ pub use super::settings::Settings;
 use super::table::{Front, FrontKey, FrontendKind, ServiceTable, Setup};
 use super::validate;
 pub use super::validate::Invalid;
-use crate::cow::CowMap;
 use crate::rule::Protocol;
 use crate::touched::Touched;
 
@@ -51,7 +50,7 @@ pub struct HealthCheck {
 }
 
 /// A frontend that another object has already.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Clash {
     /// Cookie of the object that does not get it.
     pub loser: Arc<str>,
@@ -59,7 +58,9 @@ pub struct Clash {
     pub winner: Arc<str>,
     /// Kind of the frontend that it does not get.
     pub kind: FrontendKind,
-    /// The port.
+    /// The address at which the loser is not reached; `None`: every address of the node.
+    pub address: Option<IpAddr>,
+    /// The loser's port.
     pub port: u16,
 }
 
@@ -90,8 +91,8 @@ impl Default for ServiceTable {
     /// No Service at all.
     fn default() -> Self {
         let setup = Arc::new(setup(&Settings::default()));
-        let (backends, reached) = (CowMap::new(), CowMap::new());
-        Self { fronts: CowMap::new(), setup, strays: false, backends, reached }
+        let (fronts, backends, reached) = Default::default();
+        Self { fronts, setup, strays: false, has_host_ports: false, backends, reached }
     }
 }
 
@@ -107,6 +108,8 @@ pub struct Compiler {
     compiled: HashMap<Owner, Compiled>,
     /// Every claim, in order; the first for a key is in force.
     claims: BTreeMap<Claim, Front>,
+    /// Keys that several claim.
+    contested: BTreeSet<FrontKey>,
     dirty: BTreeSet<Owner>,
     /// Cluster IPs outside the configured CIDRs.
     strays: usize,
@@ -127,6 +130,7 @@ impl Compiler {
             host_ports: HashMap::new(),
             compiled: HashMap::new(),
             claims: BTreeMap::new(),
+            contested: BTreeSet::new(),
             dirty: BTreeSet::new(),
             strays: 0,
             next_id: 0,
@@ -256,6 +260,7 @@ impl Compiler {
             self.recompile(owner);
         }
         self.table.strays = self.strays > 0;
+        self.table.has_host_ports = !self.host_ports.is_empty();
         self.table.clone()
     }
 
@@ -270,24 +275,36 @@ impl Compiler {
         self.compiled.values().filter_map(|c| c.health.as_ref())
     }
 
-    /// Frontends that two objects claim, as last published.
+    /// Frontends that two objects claim, as last published. Costs what is contested.
     pub fn clashes(&self) -> Vec<Clash> {
         let mut clashes = Vec::new();
-        let mut winner: Option<(&FrontKey, &Arc<ServiceEntry>)> = None;
-        for ((key, kind, _), front) in &self.claims {
-            let Front::Port(port) = front else { continue };
-            let entry = port.entry();
-            match winner {
-                Some((held, by)) if held == key => clashes.push(Clash {
-                    loser: entry.cookie.clone(),
-                    winner: by.cookie.clone(),
-                    kind: *kind,
-                    port: entry.port,
-                }),
-                _ => winner = Some((key, entry)),
+        for key in &self.contested {
+            let claims = self.claims_to(key).filter_map(|((_, kind, _), front)| match front {
+                Front::Port(port) => Some((*kind, port.entry())),
+                _ => None,
+            });
+            let mut winner: Option<&Arc<ServiceEntry>> = None;
+            for (kind, entry) in claims {
+                match winner {
+                    Some(winner) => clashes.push(Clash {
+                        loser: entry.cookie.clone(),
+                        winner: winner.cookie.clone(),
+                        kind,
+                        address: key.addresses(&[]).next(),
+                        port: entry.port,
+                    }),
+                    None => winner = Some(entry),
+                }
             }
         }
         clashes
+    }
+
+    /// Every claim to a key; the first one is in force.
+    fn claims_to(&self, key: &FrontKey) -> impl Iterator<Item = (&Claim, &Front)> {
+        let least = (*key, FrontendKind::ClusterIp, Owner::Lowest);
+        let key = *key;
+        self.claims.range(least..).take_while(move |((k, ..), _)| *k == key)
     }
 
     fn take_service(&mut self, service: Arc<Service>) {
@@ -357,9 +374,15 @@ impl Compiler {
     fn settle(&mut self, key: &FrontKey) {
         self.touched.extend(key.addresses(&self.settings.node_addresses));
         self.touched.extend(key.addresses(&self.settings.local_addresses));
-        let least = (*key, FrontendKind::ClusterIp, Owner::Lowest);
-        match self.claims.range(least..).next().filter(|((k, ..), _)| k == key) {
-            Some((_, front)) => self.table.fronts.insert(*key, front.clone()),
+        let mut claims = self.claims_to(key).map(|(_, front)| front);
+        let (first, is_contested) = (claims.next().cloned(), claims.next().is_some());
+        drop(claims);
+        match is_contested {
+            true => self.contested.insert(*key),
+            false => self.contested.remove(key),
+        };
+        match first {
+            Some(front) => self.table.fronts.insert(*key, front),
             None => self.table.fronts.remove(key),
         };
     }

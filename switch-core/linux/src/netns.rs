@@ -245,16 +245,33 @@ impl NetNs {
     fn from_path(path: &Path, keep_path: Option<PathBuf>) -> Result<Self, HostError> {
         let operation = || format!("open network namespace {}", path.display());
         let file = File::open(path).context(operation)?;
+        Self::checked(file.into(), keep_path, operation)
+    }
+
+    fn checked(
+        fd: OwnedFd,
+        path: Option<PathBuf>,
+        operation: impl Fn() -> String,
+    ) -> Result<Self, HostError> {
         // Asks the kernel what kind of namespace this is; anything else says ENOTTY.
-        let kind = sys::ns::kind(file.as_fd()).context(operation)?;
+        let kind = sys::ns::kind(fd.as_fd()).context(&operation)?;
         if kind != libc::CLONE_NEWNET {
             return Err(HostError::invalid(operation(), "it is a namespace of another kind"));
         }
-        Ok(Self::from_fd(file.into(), keep_path, false))
+        Ok(Self::from_fd(fd, path, false))
     }
 
     fn from_fd(fd: OwnedFd, path: Option<PathBuf>, owned: bool) -> Self {
         Self { inner: Arc::new(Inner { fd: Arc::new(fd), path, owned: owned.into() }) }
+    }
+}
+
+impl TryFrom<OwnedFd> for NetNs {
+    type Error = HostError;
+
+    /// The namespace behind a descriptor, such as one that another process passed.
+    fn try_from(fd: OwnedFd) -> Result<Self, HostError> {
+        Self::checked(fd, None, || "use a descriptor as a network namespace".to_owned())
     }
 }
 

@@ -1,13 +1,13 @@
 //! AF_PACKET ports against the real kernel, both ways of receiving.
 
-mod common;
+use podswitch_testkit::net;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use common::{Peer, ip, pod};
+use net::{Peer, ip, pod};
 use podswitch_core::packet::{Batch, GsoType, Offload, Packet, Pool, PoolConfig};
 use podswitch_core::port::Device;
 use podswitch_linux::attach::{attach_veth, detach_veth, switch_interface, switch_namespace};
@@ -35,7 +35,7 @@ fn veth_pod(receive: Receive) -> (NetNs, NetNs, PacketDevice, Peer) {
 
 #[test]
 fn pod_asks_for_its_gateway_and_is_answered() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     for receive in BOTH {
         let (ns, _switch, _device, mut peer) = veth_pod(receive);
         for (local, remote) in [(V4, REMOTE_V4), (V6, REMOTE_V6)] {
@@ -54,7 +54,7 @@ fn pod_asks_for_its_gateway_and_is_answered() {
 /// Four megabytes each way; both what is cut and what is put together again must be right.
 #[test]
 fn super_frames_pass_between_pods() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     for receive in BOTH {
         let switch = NetNs::anonymous().unwrap();
         let (a, b) = (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
@@ -62,7 +62,7 @@ fn super_frames_pass_between_pods() {
         let mut left = attach_veth(&a, &pods[0], &switch, "ps0", config(receive)).unwrap();
         let mut right = attach_veth(&b, &pods[1], &switch, "ps1", config(receive)).unwrap();
         let (left, right) = (left.open(0, 1).unwrap(), right.open(0, 1).unwrap());
-        let wire = common::Wire::start((left, pods[0].mac), (right, pods[1].mac));
+        let wire = net::Wire::start((left, pods[0].mac), (right, pods[1].mac));
         for server in ["10.7.0.3", "fd07::3"] {
             let listener = b.enter(|| TcpListener::bind((ip(server), 0))).unwrap().unwrap();
             let to = listener.local_addr().unwrap();
@@ -85,7 +85,7 @@ fn super_frames_pass_between_pods() {
 
 #[test]
 fn vlan_tags_are_put_back() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     for receive in BOTH {
         let (_ns, _switch, _device, mut near) = veth_pod(receive);
         // A second socket, on the pod's end of the pair.
@@ -109,7 +109,7 @@ fn vlan_tags_are_put_back() {
 /// with the tag in it.
 #[test]
 fn offsets_move_with_the_tag() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     for receive in BOTH {
         let (ns, _switch, _device, mut near) = veth_pod(receive);
         near.echo = false;
@@ -141,16 +141,16 @@ fn offsets_move_with_the_tag() {
 
 #[test]
 fn super_frames_pass_an_interface_that_cannot_cut() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let (ns, _switch, _device, mut near) = veth_pod(Receive::Ring);
     near.echo = false;
     let mut far = PacketDevice::new(&ns, "eth0", config(Receive::Ring)).unwrap();
     let mut far = far.open(0, 1).unwrap();
-    common::set_tso(&ns, "eth0", false);
+    net::set_tso(&ns, "eth0", false);
     // Ethernet, IPv4, TCP, 4,000 bytes in segments of 1,000.
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
     frame.extend([0x45, 0, 0x0f, 0xc8, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 7, 0, 2, 10, 8, 0, 9]);
-    let sum = common::checksum(&frame[14..34], &[], 0);
+    let sum = net::checksum(&frame[14..34], &[], 0);
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
     frame.extend([0, 7, 0, 8, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
     frame.extend([9; 4000]);
@@ -180,7 +180,7 @@ fn super_frames_pass_an_interface_that_cannot_cut() {
 
 #[test]
 fn own_frames_do_not_come_back() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     for receive in BOTH {
         let (_ns, _switch, _device, mut near) = veth_pod(receive);
         let mut frame = [0xff; 60];
@@ -195,7 +195,7 @@ fn own_frames_do_not_come_back() {
 
 #[test]
 fn workers_share_frames_by_flow() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     for receive in BOTH {
         let (ns, _switch, mut device, first) = veth_pod(receive);
         let second = Peer::new(device.open(1, 2).unwrap());
@@ -224,7 +224,7 @@ fn workers_share_frames_by_flow() {
 
 #[test]
 fn interface_down_and_gone() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     for receive in BOTH {
         let (_ns, switch, device, mut near) = veth_pod(receive);
         let mut netlink = Netlink::open(&switch).unwrap();
@@ -248,7 +248,7 @@ fn interface_down_and_gone() {
 
 #[test]
 fn too_long_frames_are_refused_alone() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let (_ns, _switch, _device, mut near) = veth_pod(Receive::Ring);
     let mut batch = Batch::new();
     for len in [60, 3000, 60] {
@@ -260,11 +260,11 @@ fn too_long_frames_are_refused_alone() {
 
 #[test]
 fn a_pair_is_found_again() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let node = format!("test-{}", std::process::id());
     let switch = switch_namespace(&node).unwrap();
     // Whatever happens, the name goes at the end.
-    let _name = common::NameGuard(format!("podswitch-{node}"));
+    let _name = net::NameGuard(format!("podswitch-{node}"));
     let pod_ns = NetNs::anonymous().unwrap();
     let name = switch_interface("default/web");
     assert_eq!((name.len(), &name[..2]), (15, "ps"));
@@ -300,7 +300,7 @@ fn a_pair_is_found_again() {
 /// A pair that leads elsewhere is not taken for the pod's, even if an index agrees.
 #[test]
 fn a_foreign_interface_is_not_taken() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let (pod_ns, elsewhere, switch) =
         (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
     let end = LinkSpec::new("eth0");
@@ -317,7 +317,7 @@ fn a_foreign_interface_is_not_taken() {
 /// The stack of the switch's namespace neither answers nor forwards, with nobody listening.
 #[test]
 fn switch_namespace_is_silent() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let node = format!("silent-{}", std::process::id());
     let switch = switch_namespace(&node).unwrap();
     switch.remove_on_drop();

@@ -1,12 +1,12 @@
 //! The health check responder, asked over real connections in a network namespace.
 
-mod common;
+use podswitch_testkit::net;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use common::ip;
+use net::ip;
 use podswitch_linux::health::{HealthCheck, HealthResponder};
 use podswitch_linux::{NetNs, Netlink};
 
@@ -56,7 +56,7 @@ fn is_refused(ns: &NetNs, address: SocketAddr) -> bool {
 
 #[test]
 fn answers_follow_the_state() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let (ns, addresses) = node();
     let mut responder = HealthResponder::new(&ns);
     let mut set = |checks: &[HealthCheck]| {
@@ -103,7 +103,7 @@ fn answers_follow_the_state() {
 /// Sockets that cannot be had are told of and tried again.
 #[test]
 fn what_cannot_be_opened_is_told_and_tried_again() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let (ns, mut addresses) = node();
     let late = ip("192.0.2.77");
     addresses.push(late);
@@ -122,7 +122,7 @@ fn what_cannot_be_opened_is_told_and_tried_again() {
 /// Any method, any path, any length of headers that Go takes: as kube-proxy's responder.
 #[test]
 fn any_method_and_long_headers_are_answered() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let (ns, addresses) = node();
     let mut responder = HealthResponder::new(&ns);
     let one_family = HealthCheck { local_endpoints: [1, 0], ..check(30_500, "web", 0) };
@@ -152,7 +152,7 @@ fn any_method_and_long_headers_are_answered() {
 /// another: they are ended for newcomers.
 #[test]
 fn silent_clients_keep_nobody_out() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let (ns, addresses) = node();
     let mut responder = HealthResponder::new(&ns);
     responder.update(&addresses, [check(30_500, "web", 1), check(30_501, "api", 1)]).unwrap();

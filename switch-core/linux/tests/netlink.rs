@@ -1,6 +1,6 @@
 //! Namespaces and rtnetlink against the real kernel.
 
-mod common;
+use podswitch_testkit::net;
 
 use std::net::{IpAddr, TcpListener, UdpSocket};
 
@@ -23,7 +23,7 @@ fn at(text: &str) -> InterfaceAddress {
 
 #[test]
 fn anonymous_namespaces_differ_and_loopback_is_up() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let (a, b) = (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
     assert!(!a.is_same(&b));
     assert!(a.is_same(&a.clone()));
@@ -39,10 +39,10 @@ fn anonymous_namespaces_differ_and_loopback_is_up() {
 
 #[test]
 fn named_namespaces_are_found_and_removed() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let name = format!("podswitch-test-{}", std::process::id());
     let ns = NetNs::create(&name).unwrap();
-    let _name = common::NameGuard(name.clone());
+    let _name = net::NameGuard(name.clone());
     assert!(NetNs::create(&name).unwrap_err().is_already_there());
     assert!(NetNs::find(&name).unwrap().unwrap().is_same(&ns));
     assert!(NetNs::find_or_create(&name).unwrap().is_same(&ns));
@@ -57,7 +57,9 @@ fn named_namespaces_are_found_and_removed() {
     drop(kept);
     assert!(NetNs::find(&name).unwrap().is_some());
     NetNs::remove(&name).unwrap();
-    // A file without a mount is what a reboot leaves.
+    // A file without a mount is what a reboot leaves. (The folder of an ordinary user went with the
+    // last namespace.)
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, "").unwrap();
     assert!(NetNs::find(&name).unwrap().is_none());
     drop(NetNs::create(&name).unwrap());
@@ -69,7 +71,7 @@ fn named_namespaces_are_found_and_removed() {
 
 #[test]
 fn errors_name_object_and_operation() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let ns = NetNs::anonymous().unwrap();
     let mut netlink = Netlink::open(&ns).unwrap();
     let error = netlink.link("nowhere").unwrap_err();
@@ -85,7 +87,7 @@ fn errors_name_object_and_operation() {
 
 #[test]
 fn veth_pair_carries_both_families() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let (a, b) = (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
     let mut left = Netlink::open(&a).unwrap();
     let mut right = Netlink::open(&b).unwrap();
@@ -127,7 +129,7 @@ fn veth_pair_carries_both_families() {
 
 #[test]
 fn links_are_changed_and_moved() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let (a, b) = (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
     let mut netlink = Netlink::open(&a).unwrap();
     let bridge = netlink.add_bridge(&LinkSpec::new("br0").up()).unwrap();
@@ -154,7 +156,7 @@ fn links_are_changed_and_moved() {
 
 #[test]
 fn routes_and_rules_round_trip() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let ns = NetNs::anonymous().unwrap();
     let mut netlink = Netlink::open(&ns).unwrap();
     let link = netlink.add_veth(&LinkSpec::new("a").up(), &LinkSpec::new("b").up(), &ns).unwrap();
@@ -206,7 +208,7 @@ fn routes_and_rules_round_trip() {
 
 #[test]
 fn kernel_tunnel_ends_are_made() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let ns = NetNs::anonymous().unwrap();
     let mut netlink = Netlink::open(&ns).unwrap();
     let vxlan = Vxlan {
@@ -239,7 +241,7 @@ fn kernel_tunnel_ends_are_made() {
 
 #[test]
 fn settings_are_those_of_the_namespace() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let (a, b) = (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
     sysctl::set(&a, "net/ipv4/ip_forward", "1").unwrap();
     sysctl::set(&b, "net/ipv4/ip_forward", "0").unwrap();

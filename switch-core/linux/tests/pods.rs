@@ -1,14 +1,14 @@
 //! The whole switch against the real kernel: pods in namespaces of their own, real sockets, the
 //! workers' own threads.
 
-mod common;
+use podswitch_testkit::net;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{ip, pod};
+use net::{ip, pod};
 use podswitch_core::config::{Attachment, Config, Endpoint, LocalNode, PortConfig, PortRole};
 use podswitch_core::control::{ControlPlane, Options};
 use podswitch_core::id::Cookie;
@@ -50,6 +50,7 @@ fn rig(workers: usize) -> Rig {
             },
             node: "n".into(),
             attachment: Some(Attachment { port, mac: interface.mac, mtu: 1400 }),
+            precedence: Default::default(),
         }));
         pods.push(ns);
     }
@@ -128,12 +129,12 @@ fn everything(workers: usize) {
 
 #[test]
 fn pods_talk_by_real_sockets() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     everything(1);
 }
 
 #[test]
 fn pods_talk_through_two_workers() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     everything(2);
 }

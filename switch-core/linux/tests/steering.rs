@@ -2,14 +2,14 @@
 //! the node itself send to them reaches the switch with its addresses as they are, and what the
 //! switch answers reaches them. All else stays the node's.
 
-mod common;
+use podswitch_testkit::net;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use common::{Peer, ip};
 use etherparse::PacketBuilder;
+use net::{Peer, ip};
 use podswitch_core::packet::{Batch, Packet};
 use podswitch_core::port::Device;
 use podswitch_linux::attach::{HostPort, HostPortConfig};
@@ -134,7 +134,7 @@ fn is_flow(frame: &[u8], wanted: &FlowKey) -> bool {
 
 #[test]
 fn node_ports_from_off_the_cluster_and_from_the_node() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut rig = Rig::new(|_| {});
     for n in 0..2 {
         let to = SocketAddr::new(ip(NODE[n]), PORT);
@@ -157,7 +157,7 @@ fn node_ports_from_off_the_cluster_and_from_the_node() {
 /// A strict reverse path check for all interfaces, as some distributions have it.
 #[test]
 fn with_a_strict_reverse_path_check() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     for setting in ["1", "2"] {
         let mut rig =
             Rig::new(|node| sysctl::set(node, "net/ipv4/conf/all/rp_filter", setting).unwrap());
@@ -171,7 +171,7 @@ fn with_a_strict_reverse_path_check() {
 /// Fragments have no ports, all but the first: they follow their connection.
 #[test]
 fn fragments_follow() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut rig = Rig::new(|_| {});
     let client = rig.client.clone();
     let socket = client.enter(|| UdpSocket::bind((ip(CLIENT[0]), 5000))).unwrap().unwrap();
@@ -190,7 +190,7 @@ fn fragments_follow() {
 /// What no Service has stays with the node's own stack.
 #[test]
 fn the_nodes_own_ports_stay_its_own() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let rig = Rig::new(|_| {});
     for n in 0..2 {
         for (server, port) in [(NODE[n], 8080), (BALANCER[n], 8081)] {
@@ -213,7 +213,7 @@ fn the_nodes_own_ports_stay_its_own() {
 /// discovery of node ports depends on it.
 #[test]
 fn icmp_errors_follow_their_connections() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut rig = Rig::new(|_| {});
     rig.peer.echo = true;
     let client = rig.client.clone();
@@ -237,7 +237,7 @@ fn icmp_errors_follow_their_connections() {
 /// that address, and what it answers goes to the switch; so does what its kernel says of a closed port.
 #[test]
 fn a_server_of_the_node_answers_by_the_switch() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut rig = Rig::new(|_| {});
     let server = |n: usize, port| Front { address: ip(NODE[n]), protocol: proto::UDP, port };
     let servers = (0..2).flat_map(|n| [server(n, 9090), server(n, 9091)]).collect();
@@ -279,7 +279,7 @@ fn a_server_of_the_node_answers_by_the_switch() {
 /// A host port at 127.0.0.1, from the node's own processes.
 #[test]
 fn loopback_is_steered_for_the_nodes_own_processes() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut rig = Rig::new(|node| {
         let mut netlink = Netlink::open(node).unwrap();
         let lo = netlink.link("lo").unwrap().index;
@@ -297,7 +297,7 @@ fn loopback_is_steered_for_the_nodes_own_processes() {
 /// Services come and go; what is not theirs any more is the node's again.
 #[test]
 fn updates_and_the_end() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut before = Vec::new();
     let mut rig = Rig::new(|node| before = rules(node));
     let (client, node) = (rig.client.clone(), rig.node.clone());
@@ -331,7 +331,7 @@ fn rules(ns: &NetNs) -> Vec<Rule> {
 /// A killed run leaves routing rules: the next one finds them right and puts all back at its end.
 #[test]
 fn what_a_killed_run_left_is_put_right() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut before = Vec::new();
     let left = |node: &NetNs| {
         before = rules(node);
@@ -359,7 +359,7 @@ fn what_a_killed_run_left_is_put_right() {
 
 #[test]
 fn ports_are_reserved_and_given_back() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let ns = NetNs::anonymous().unwrap();
     let setting = "net/ipv4/ip_local_reserved_ports";
     drop(ReservedPorts::reserve(&ns, &[30_000..=32_767]).unwrap());

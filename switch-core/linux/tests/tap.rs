@@ -1,13 +1,13 @@
 //! TAP ports against the real kernel: a pod's sockets on one side, raw frames on the other.
 
-mod common;
+use podswitch_testkit::net;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use common::{Peer, ip, pod};
+use net::{Peer, ip, pod};
 use podswitch_core::packet::{Batch, GsoType, Packet, Pool, PoolConfig};
 use podswitch_core::port::Device;
 use podswitch_linux::attach::{HostPort, HostPortConfig, TapOptions, attach_tap};
@@ -29,7 +29,7 @@ fn tap_pod(options: TapOptions) -> (NetNs, TapDevice, Peer) {
 
 #[test]
 fn pod_asks_for_its_gateway_and_is_answered() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let (ns, _device, mut peer) = tap_pod(TapOptions::default());
     for (local, remote) in [(V4, REMOTE_V4), (V6, REMOTE_V6)] {
         let socket = ns.enter(|| UdpSocket::bind((ip(local), 0))).unwrap().unwrap();
@@ -47,7 +47,7 @@ fn pod_asks_for_its_gateway_and_is_answered() {
 
 #[test]
 fn interface_is_as_configured() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let (ns, device, _peer) = tap_pod(TapOptions::default());
     let mut netlink = Netlink::open(&ns).unwrap();
     let link = netlink.link("eth0").unwrap();
@@ -67,13 +67,13 @@ fn interface_is_as_configured() {
 /// Two pods whose frames a thread carries from one to the other, whole.
 #[test]
 fn super_frames_pass_between_pods() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let (a, b) = (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
     let mut left = attach_tap(&a, &pod(&["10.7.0.2", "fd07::2"]), TapOptions::default()).unwrap();
     let mut right = attach_tap(&b, &pod(&["10.7.0.3", "fd07::3"]), TapOptions::default()).unwrap();
     let macs = (left.mac(), right.mac());
     let (left, right) = (left.open(0, 1).unwrap(), right.open(0, 1).unwrap());
-    let wire = common::Wire::start((left, macs.0), (right, macs.1));
+    let wire = net::Wire::start((left, macs.0), (right, macs.1));
     for server in ["10.7.0.3", "fd07::3"] {
         let listener = b.enter(|| TcpListener::bind((ip(server), 0))).unwrap().unwrap();
         let to = listener.local_addr().unwrap();
@@ -95,7 +95,7 @@ fn super_frames_pass_between_pods() {
 
 #[test]
 fn datagram_super_frames_are_recognised() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let (ns, device, mut peer) = tap_pod(TapOptions::default());
     if !device.info().offloads.uso {
         use std::io::Write as _;
@@ -106,7 +106,7 @@ fn datagram_super_frames_are_recognised() {
     // Resolves the gateway first.
     socket.send_to(b"first", (ip(REMOTE_V4), 9)).unwrap();
     assert!(peer.run_until(|frame| frame.ends_with(b"first")));
-    common::set_udp_segment(&socket, 1000);
+    net::set_udp_segment(&socket, 1000);
     socket.send_to(&[7; 4500], (ip(REMOTE_V4), 9)).unwrap();
     let mut found = None;
     peer.echo = false;
@@ -123,7 +123,7 @@ fn datagram_super_frames_are_recognised() {
 
 #[test]
 fn persistent_interface_survives_and_is_attached_again() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     for multi_queue in [false, true] {
         let ns = NetNs::anonymous().unwrap();
         let options = TapOptions { persistent: true, multi_queue };
@@ -177,7 +177,7 @@ fn persistent_interface_survives_and_is_attached_again() {
 
 #[test]
 fn removed_interface_says_not_connected() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let (ns, _device, mut peer) = tap_pod(TapOptions::default());
     let mut netlink = Netlink::open(&ns).unwrap();
     let index = netlink.link("eth0").unwrap().index;
@@ -198,7 +198,7 @@ fn removed_interface_says_not_connected() {
 
 #[test]
 fn queues_of_one_device_share_the_work() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let ns = NetNs::anonymous().unwrap();
     let options = TapOptions { multi_queue: true, ..TapOptions::default() };
     let mut device = attach_tap(&ns, &pod(&[V4, V6]), options).unwrap();
@@ -228,7 +228,7 @@ fn queues_of_one_device_share_the_work() {
 
 #[test]
 fn single_queue_receives_at_worker_zero_only() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let ns = NetNs::anonymous().unwrap();
     let mut device = attach_tap(&ns, &pod(&[V4]), TapOptions::default()).unwrap();
     let zero = device.open(0, 2).unwrap();
@@ -243,7 +243,7 @@ fn single_queue_receives_at_worker_zero_only() {
 
 #[test]
 fn foreign_interface_is_not_taken() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     use podswitch_linux::netlink::LinkSpec;
     let ns = NetNs::anonymous().unwrap();
     Netlink::open(&ns).unwrap().add_bridge(&LinkSpec::new("eth0")).unwrap();
@@ -255,7 +255,7 @@ fn foreign_interface_is_not_taken() {
 
 #[test]
 fn node_reaches_pods_through_its_port() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let node = NetNs::anonymous().unwrap();
     let mut netlink = Netlink::open(&node).unwrap();
     let lo = netlink.link("lo").unwrap().index;

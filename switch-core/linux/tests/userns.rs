@@ -3,13 +3,13 @@
 //! Without the test harness: it would start threads first, and a process with threads may not
 //! enter a user namespace. The program starts itself a second time as an ordinary user.
 
-mod common;
+use podswitch_testkit::net;
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use common::{Peer, ip, pod};
+use net::{Peer, ip, pod};
 use podswitch_core::port::Device;
 use podswitch_linux::attach::{TapOptions, attach_tap, attach_veth, switch_namespace};
 use podswitch_linux::port::af_packet::PacketConfig;

@@ -1,4 +1,4 @@
-//! The compiled answer of a flow: plain data, applied to every packet that hits.
+//! The plan of a flow: what is done with its packets, compiled into plain data.
 
 use podswitch_vxlan::template::SourcePort;
 use podswitch_wire::addr::Mac;
@@ -7,13 +7,13 @@ use podswitch_wire::flow_key::FlowKey;
 
 use crate::id::PortId;
 
-/// What a plan asks for beyond new link-layer addresses, as bits.
+/// What a plan does besides setting MAC addresses, as bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(transparent)]
 pub struct PlanFlags(pub u16);
 
 impl PlanFlags {
-    /// A router hop: TTL or hop limit goes down by one.
+    /// Routed: TTL or hop limit is decremented.
     pub const TTL: PlanFlags = PlanFlags(1);
     /// Source address and port are replaced.
     pub const SNAT: PlanFlags = PlanFlags(2);
@@ -22,56 +22,56 @@ impl PlanFlags {
     /// The packet leaves through a tunnel.
     pub const ENCAP: PlanFlags = PlanFlags(8);
 
-    /// Whether all bits of `other` are set.
+    /// Whether all flags of `other` are set.
     #[inline]
     pub const fn has(self, other: PlanFlags) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// Both sets of bits.
+    /// The flags of both.
     #[inline]
     pub const fn with(self, other: PlanFlags) -> Self {
         PlanFlags(self.0 | other.0)
     }
 }
 
-/// A flow's answer. One cache line; what is not asked for by `flags` is zero
-/// (the source port: the lowest there is). Where anything is translated, both addresses and both
-/// ports are there, what stays as it is among them.
+/// What is done with the packets of a flow. One cache line. Fields that `flags` does not require are
+/// zero (the tunnel source port: the lowest). If anything is translated, both addresses and both ports
+/// are set, including those that do not change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C, align(64))]
 pub struct Plan {
-    /// New source address, in the key's form.
+    /// New source address, in the form of a key.
     pub src: [u8; 16],
-    /// New destination address, in the key's form.
+    /// New destination address, in the form of a key.
     pub dst: [u8; 16],
     /// New source port, host order.
     pub src_port: u16,
     /// New destination port, host order.
     pub dst_port: u16,
-    /// Link-layer destination and source as they stand in the frame.
+    /// Destination and source MAC address, as in the frame.
     pub macs: [u8; 12],
-    /// Port to leave by.
+    /// Egress port.
     pub out: PortId,
-    /// Largest network-layer packet on the way out, in bytes.
+    /// Largest network-layer packet on the egress link, in bytes.
     pub mtu: u16,
     /// What to do.
     pub flags: PlanFlags,
-    /// Which tunnel, for [`PlanFlags::ENCAP`].
+    /// Index of the tunnel, for [`PlanFlags::ENCAP`].
     pub tunnel: u16,
-    /// UDP source port of the tunnel packet, for [`PlanFlags::ENCAP`]; not in what is
-    /// [`shared`](Self::shared).
+    /// UDP source port of the outer header, for [`PlanFlags::ENCAP`]. Not part of a
+    /// [`shared`](Self::shared) plan.
     pub source_port: SourcePort,
-    /// What the replaced addresses add to a checksum over them.
+    /// Change of a checksum that covers the addresses.
     pub address_delta: Delta,
-    /// The same with the ports.
+    /// Change of a checksum that covers addresses and ports.
     pub flow_delta: Delta,
 }
 
 const _: () = assert!(size_of::<Plan>() == 64);
 
 impl Plan {
-    /// A routed hop without translation: new link-layer addresses, TTL down, out.
+    /// A routed hop: new MAC addresses, TTL decremented, out of a port.
     pub fn route(out: PortId, mtu: u16, to: Mac, from: Mac) -> Self {
         let mut macs = [0; 12];
         macs[..6].copy_from_slice(&to.0);
@@ -94,7 +94,7 @@ impl Plan {
 }
 
 impl Plan {
-    /// A hop through a tunnel, `tunnel`, that leaves by `out`.
+    /// The same hop through the tunnel with index `tunnel`.
     pub fn encap(mut self, tunnel: u16, source_port: SourcePort) -> Self {
         self.flags = self.flags.with(PlanFlags::ENCAP);
         self.tunnel = tunnel;
@@ -108,17 +108,17 @@ impl Plan {
         self.flags.0 & (PlanFlags::SNAT.0 | PlanFlags::DNAT.0) != 0
     }
 
-    /// What is the same for all flows that go this way, if the plan is made of that alone: a flow
-    /// that is not translated leaves as it came in, so that its key says its tunnel packets' source
-    /// port. How much a tunnel takes the tunnel says, since that changes with what is learnt of the path;
-    /// the MTU is zero then, so that nothing fits for whoever asks the plan alone and wraps nothing.
+    /// The plan that all flows to the same next hop share; `None` for a translated flow. The outer source
+    /// port is not a part: it follows from the key of a packet that is not translated. Nor is a tunnel's
+    /// MTU, which changes with path MTU discovery. It is 0 instead, so that no packet fits a plan with a
+    /// tunnel unless the tunnel itself is asked.
     pub fn shared(self) -> Option<Self> {
         let mtu = if self.flags.has(PlanFlags::ENCAP) { 0 } else { self.mtu };
         let source_port = SourcePort::from_hash(0);
         (!self.is_translation()).then_some(Self { source_port, mtu, ..self })
     }
 
-    /// The same way, with what has the key `from` turned into what has the key `to`.
+    /// The same hop with translation: packets with the key `from` get the key `to`.
     pub fn translate(mut self, from: &FlowKey, to: &FlowKey) -> Self {
         let (mut addresses, mut ports) = (Delta::NONE, Delta::NONE);
         if from.src != to.src || from.src_port != to.src_port {

@@ -1,7 +1,7 @@
-//! ARP (RFC 826, RFC 5227): who may claim what, and proxy answers.
+//! ARP (RFC 826, RFC 5227): checks of what a neighbour claims, and proxy replies.
 //!
-//! Pods have /32 addresses and a gateway that is the switch itself, so every address that a pod
-//! asks for is behind the gateway's MAC.
+//! Pods have /32 addresses, and the switch is their gateway. So the reply to a pod's request is
+//! always the gateway's MAC address.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -18,12 +18,12 @@ use crate::packet::{Packet, Pool};
 /// Bytes of an ARP packet for IPv4 over Ethernet.
 const LEN: usize = 28;
 
-/// What becomes of an ARP frame.
+/// What happens to an ARP frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ArpVerdict {
-    /// Consumed, and answered with [`reply`] on the port that it came in by.
+    /// Consumed, and answered with [`reply`] on the port that it was received on.
     Answer(ArpRequest),
-    /// Consumed: the neighbour spoke about itself (announcement, probe, reply), or asked for an
+    /// Consumed: an announcement, probe or reply about the neighbour itself, or a request for an
     /// address that the switch does not answer for.
     Consumed,
     /// Dropped.
@@ -33,11 +33,11 @@ pub enum ArpVerdict {
 /// A request that is answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ArpRequest {
-    /// The MAC address of who asks.
+    /// The requester's MAC address.
     pub sender_mac: Mac,
-    /// The IPv4 address of who asks; 0.0.0.0 in a probe for an address that is the gateway's.
+    /// The requester's IPv4 address; 0.0.0.0 in a probe for the gateway's address.
     pub sender_ip: Ipv4Addr,
-    /// The address asked for.
+    /// The requested address.
     pub target_ip: Ipv4Addr,
 }
 
@@ -48,10 +48,9 @@ struct Fields {
     target_ip: Ipv4Addr,
 }
 
-/// Judges one ARP frame from the neighbour of `binding` (threat T-S1). `answers` says for which
-/// addresses other than the neighbour's own the switch answers: for pods all, for the node its
-/// pods'. The gateway's own address is always answered.
-pub fn judge(
+/// Checks an ARP frame from the neighbour `binding` (threat T-S1). `answers`: whether the switch
+/// answers for an address other than the neighbour's own. It always answers for the gateway's.
+pub fn check(
     packet: &Packet,
     parsed: &Parsed,
     binding: &Binding<'_>,
@@ -90,8 +89,8 @@ pub fn judge(
         sender_ip: arp.sender_ip,
         target_ip: arp.target_ip,
     };
-    // A probe claims its target (RFC 5227 §2.1.1). One for the neighbour's own address must stay
-    // unanswered, or the neighbour would give the address up; the gateway defends its address.
+    // A probe claims its target (RFC 5227 §2.1.1). A probe for the neighbour's own address gets no
+    // reply, or the neighbour would give the address up. The gateway defends its address.
     match probe {
         true if arp.target_ip == gateway => Answer(request),
         true if may_have(arp.target_ip) => Consumed,
@@ -107,8 +106,8 @@ fn fields(frame: &[u8], parsed: &Parsed) -> Option<Fields> {
     }
     let arp = frame.get(usize::from(parsed.l3)..)?;
     let arp = ArpPacket::new_checked(arp.get(..LEN)?).ok()?;
-    // smoltcp's `Repr::parse` asks for what we ask for (Ethernet, IPv4, 6, 4) but takes any
-    // hardware type that it can name.
+    // smoltcp's `Repr::parse` makes the same checks (Ethernet, IPv4, 6, 4) but accepts other hardware
+    // types.
     if arp.hardware_type() != ArpHardware::Ethernet {
         return None;
     }
@@ -135,7 +134,7 @@ fn fields(frame: &[u8], parsed: &Parsed) -> Option<Fields> {
     })
 }
 
-/// The answer to `request`: its target is at `mac`. `None` when the pool has no buffer.
+/// Builds the reply to `request`: its target has the MAC address `mac`. `None` if the pool is empty.
 pub fn reply(request: &ArpRequest, mac: Mac, pool: &mut Pool) -> Option<Packet> {
     let mut packet = ethernet(pool, mac, request.sender_mac, EthernetProtocol::Arp, LEN)?;
     let repr = ArpRepr::EthernetIpv4 {

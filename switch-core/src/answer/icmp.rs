@@ -1,11 +1,11 @@
-//! ICMP errors about packets that cannot go on (RFC 792, RFC 1812 §4.3, RFC 4443), and answers
+//! ICMP errors about packets that cannot be forwarded (RFC 792, RFC 1812 §4.3, RFC 4443), and replies
 //! to pings of the switch's own addresses.
 //!
-//! An error quotes what the sender sent: hand in the packet before anything in it was
-//! translated or counted down. Where the sender left a checksum unfinished (CHECKSUM_PARTIAL), it
-//! is quoted unfinished, as Linux does: no receiver verifies a quote's layer-4 checksum, most
-//! quotes do not hold all of what it covers, and finishing it would let one small answer cost
-//! the sum over a 64 KiB super-frame.
+//! An error quotes the packet as the sender sent it, so it must be created before the packet is
+//! translated or its TTL decremented. A partial checksum (CHECKSUM_PARTIAL) is quoted as it is, like
+//! Linux does: no receiver verifies the layer-4 checksum of a quote, most quotes do not contain all
+//! that it covers, and computing it would make one small answer cost the sum over a 64 KiB GSO
+//! packet.
 
 use std::net::IpAddr;
 
@@ -13,36 +13,36 @@ use podswitch_wire::flow_key::{Family, HashKey, proto};
 use podswitch_wire::parse::{Fragment, Icmp, Parsed};
 use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, IpProtocol};
 
-use super::{IPV4, IPV6, NoAnswer, Way, is_one_host};
+use super::{Addressing, IPV4, IPV6, NoAnswer, is_one_host};
 use crate::limit::{KeyedLimiter, Rate, TokenBucket, address_key};
 use crate::packet::{Packet, Pool};
 use crate::time::Instant;
 
-/// Bytes in front of what an ICMP error quotes, and of an echo message's data.
+/// Bytes of an ICMP header: before the quote of an error and the data of an echo message.
 const HEADER: usize = 8;
-/// Longest IPv4 packet with an error in it (RFC 1812 §4.3.2.3).
+/// Longest IPv4 packet that carries an error (RFC 1812 §4.3.2.3).
 const MAX_V4: usize = 576;
-/// Longest IPv6 packet with an error in it: the smallest MTU (RFC 4443 §2.4 (c)).
+/// Longest IPv6 packet that carries an error: the smallest MTU (RFC 4443 §2.4 (c)).
 const MAX_V6: usize = 1280;
-/// Internetwork control, the precedence that RFC 1812 §4.3.2.5 asks of IPv4 errors.
+/// Internetwork control, the precedence of IPv4 errors (RFC 1812 §4.3.2.5).
 const INTERNETWORK_CONTROL: u8 = 0xc0;
 
-/// What is wrong with a packet, for either family.
+/// An ICMP error, for both families.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Error {
     /// TTL or hop limit used up in transit.
     TimeExceeded,
     /// No route to the destination.
     NoRoute,
-    /// There is a route, and nobody at the address.
+    /// There is a route, but no host with the address.
     AddressUnreachable,
-    /// Nobody listens at the port.
+    /// The port is closed.
     PortUnreachable,
     /// Policy forbids it.
     AdminProhibited,
-    /// Larger than the next link's MTU in bytes, and not to be fragmented here.
+    /// The packet exceeds the MTU of the next hop and must not be fragmented here.
     TooBig {
-        /// The MTU, of the network layer. What is sent for IPv6 is never below 1280.
+        /// The MTU of the network layer, in bytes. For IPv6 at least 1280 is sent.
         mtu: u32,
     },
 }
@@ -73,7 +73,7 @@ impl Error {
     }
 }
 
-/// How many errors and resets a worker sends: to all together, and to each address.
+/// Rate limit of the errors and resets that a worker sends: overall, and to each address.
 #[derive(Clone, Debug)]
 pub struct ErrorLimiter {
     overall: TokenBucket,
@@ -82,21 +82,21 @@ pub struct ErrorLimiter {
 }
 
 impl ErrorLimiter {
-    /// To all together; Linux's `icmp_msgs_per_sec` has the same default.
+    /// The overall rate. The default of Linux's `icmp_msgs_per_sec` is the same.
     pub const OVERALL: Rate = Rate::new(1000, 200);
-    /// To each address; enough for a traceroute that has sixteen probes out for each of three
-    /// hops.
+    /// The rate to each address. Enough for a traceroute with sixteen probes in flight for each of
+    /// three hops.
     pub const EACH: Rate = Rate::new(50, 50);
-    /// How many addresses are told apart.
+    /// Number of addresses that have a rate of their own.
     pub const ADDRESSES: usize = 1024;
 
-    /// A limiter with the rates above. `secret` keeps others from choosing addresses that
+    /// A limiter with the rates above. With the hash key `secret` nobody can choose addresses that
     /// share a bucket.
     pub fn new(secret: HashKey) -> Self {
         Self::with_rates(secret, Self::OVERALL, Self::EACH, Self::ADDRESSES)
     }
 
-    /// A limiter with rates of one's own, for about `addresses` addresses.
+    /// A limiter with the given rates, for about `addresses` addresses.
     pub fn with_rates(secret: HashKey, overall: Rate, each: Rate, addresses: usize) -> Self {
         Self {
             overall: TokenBucket::new(overall),
@@ -105,20 +105,19 @@ impl ErrorLimiter {
         }
     }
 
-    /// Whether one more may be sent to `address`, counted if so. An address over its own rate
-    /// takes nothing from the others.
+    /// Whether another message may be sent to `address`; if so, it is counted. An address that exceeds
+    /// its own rate does not use up the overall rate.
     pub fn allow(&mut self, address: IpAddr, now: Instant) -> bool {
         self.each.take(address_key(address, &self.secret), now) && self.overall.take(now)
     }
 }
 
-/// The error `error` about `packet`, from the switch's address `source` (of the packet's family),
-/// as an Ethernet frame back to where the packet came from.
+/// Builds the Ethernet frame with an error about `packet`, from the switch's address `source` (of the
+/// packet's family) to the packet's sender.
 ///
 /// # Errors
-/// [`NoAnswer`] where the rules forbid it (an error about an error or a redirect, a fragment
-/// other than the first, anything from or to a group, broadcast or impossible address), where it
-/// is limited, or where the pool is empty.
+/// [`NoAnswer`] if a rule forbids it (an error about an error or a redirect, a fragment other than the
+/// first, a group, broadcast or invalid address), the rate limit is reached, or the pool is empty.
 pub fn error(
     error: Error,
     packet: &Packet,
@@ -128,36 +127,36 @@ pub fn error(
     limiter: &mut ErrorLimiter,
     pool: &mut Pool,
 ) -> Result<Packet, NoAnswer> {
-    let back = Way::back(packet, parsed).ok_or(NoAnswer::Forbidden)?;
+    let reply = Addressing::reply_to(packet, parsed).ok_or(NoAnswer::Forbidden)?;
     let frame = packet.bytes();
     let datagram = frame
         .get(usize::from(parsed.l3)..parsed.end as usize)
         .filter(|_| parsed.fragment != Fragment::Later && !is_error(frame, parsed))
         .ok_or(NoAnswer::Forbidden)?;
-    if !is_one_host(source) || source.is_ipv4() != back.dst.is_ipv4() {
+    if !is_one_host(source) || source.is_ipv4() != reply.dst.is_ipv4() {
         return Err(NoAnswer::Forbidden);
     }
-    if !limiter.allow(back.dst, now) {
+    if !limiter.allow(reply.dst, now) {
         return Err(NoAnswer::RateLimited);
     }
-    let way = Way { src: source, ..back };
+    let reply = Addressing { src: source, ..reply };
     let (room, (kind, code, rest), protocol, class) = match parsed.key.family {
         Family::V4 => (MAX_V4 - IPV4 - HEADER, error.v4(), IpProtocol::Icmp, INTERNETWORK_CONTROL),
         Family::V6 => (MAX_V6 - IPV6 - HEADER, error.v6(), IpProtocol::Icmpv6, 0),
     };
     let quote = &datagram[..datagram.len().min(room)];
-    let built = way.packet(pool, protocol, class, HEADER + quote.len());
+    let built = reply.packet(pool, protocol, class, HEADER + quote.len());
     let (mut answer, start) = built.ok_or(NoAnswer::NoBuffer)?;
     let icmp = &mut answer.bytes_mut()[start..];
     icmp[..4].copy_from_slice(&[kind, code, 0, 0]);
     icmp[4..HEADER].copy_from_slice(&rest.to_be_bytes());
     icmp[HEADER..].copy_from_slice(quote);
-    fill_checksum(icmp, &way);
+    fill_checksum(icmp, &reply);
     Ok(answer)
 }
 
-/// Whether a packet is an ICMP error, or a message that must be treated like one: a redirect, or
-/// of a type that we do not know to be informational (RFC 1812 §4.3.2.7, RFC 4443 §2.4 (e.1, e.2)).
+/// Whether a packet is an ICMP error, or must be treated like one: a redirect, or a type that is not
+/// known to be informational (RFC 1812 §4.3.2.7, RFC 4443 §2.4 (e.1, e.2)).
 fn is_error(frame: &[u8], parsed: &Parsed) -> bool {
     let kind = frame.get(usize::from(parsed.l4)).copied();
     match (parsed.key.family, parsed.key.proto) {
@@ -167,44 +166,44 @@ fn is_error(frame: &[u8], parsed: &Parsed) -> bool {
     }
 }
 
-/// The answer to a ping of the address that `packet` is for (RFC 1122 §3.2.2.6, RFC 4443 §4.2),
-/// as an Ethernet frame back to where the packet came from. The caller has seen that the address
-/// is the switch's own. Options and extension headers are not returned.
+/// Builds the Ethernet frame with the echo reply to the ping `packet` (RFC 1122 §3.2.2.6, RFC 4443
+/// §4.2). The caller has checked that the destination is an address of the switch. IP options and
+/// extension headers are not returned.
 ///
 /// # Errors
-/// [`NoAnswer`] where the packet is no whole echo request from a single host, its checksum is
-/// wrong, or the pool is empty. Not limited: one answer a request, no larger than that.
+/// [`NoAnswer`] if the packet is no complete echo request from a single host, its checksum is wrong, or
+/// the pool is empty. Not rate-limited: a reply is no larger than its request.
 pub fn echo_reply(packet: &Packet, parsed: &Parsed, pool: &mut Pool) -> Result<Packet, NoAnswer> {
-    let back = Way::back(packet, parsed).ok_or(NoAnswer::Forbidden)?;
+    let reply = Addressing::reply_to(packet, parsed).ok_or(NoAnswer::Forbidden)?;
     let frame = packet.bytes();
     let request =
         frame.get(usize::from(parsed.l4)..parsed.end as usize).ok_or(NoAnswer::Forbidden)?;
-    let (asked, answered, protocol) = match parsed.key.family {
+    let (request_type, reply_type, protocol) = match parsed.key.family {
         Family::V4 => (8, 0, IpProtocol::Icmp),
         Family::V6 => (128, 129, IpProtocol::Icmpv6),
     };
-    let fit = parsed.fragment == Fragment::Whole
+    let is_valid = parsed.fragment == Fragment::Whole
         && parsed.icmp == Icmp::Query
         && request.len() >= HEADER
-        && request[..2] == [asked, 0];
-    if !fit {
+        && request[..2] == [request_type, 0];
+    if !is_valid {
         return Err(NoAnswer::Forbidden);
     }
-    let vouched = packet.offload.csum_partial || packet.offload.csum_valid;
-    if !vouched && !verify_checksum(request, &back) {
+    let verified = packet.offload.csum_partial || packet.offload.csum_valid;
+    if !verified && !verify_checksum(request, &reply) {
         return Err(NoAnswer::BadChecksum);
     }
-    let built = back.packet(pool, protocol, parsed.traffic_class, request.len());
+    let built = reply.packet(pool, protocol, parsed.traffic_class, request.len());
     let (mut answer, start) = built.ok_or(NoAnswer::NoBuffer)?;
     let icmp = &mut answer.bytes_mut()[start..];
     icmp.copy_from_slice(request);
-    icmp[0] = answered;
-    fill_checksum(icmp, &back);
+    icmp[0] = reply_type;
+    fill_checksum(icmp, &reply);
     Ok(answer)
 }
 
-fn fill_checksum(icmp: &mut [u8], way: &Way) {
-    match (way.src, way.dst) {
+fn fill_checksum(icmp: &mut [u8], addressing: &Addressing) {
+    match (addressing.src, addressing.dst) {
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             Icmpv6Packet::new_unchecked(icmp).fill_checksum(&src, &dst);
         }
@@ -212,9 +211,9 @@ fn fill_checksum(icmp: &mut [u8], way: &Way) {
     }
 }
 
-/// Verifies a message that came the other way.
-fn verify_checksum(icmp: &[u8], back: &Way) -> bool {
-    match (back.src, back.dst) {
+/// Verifies a received message. `reply`: the addressing of the reply to it.
+fn verify_checksum(icmp: &[u8], reply: &Addressing) -> bool {
+    match (reply.src, reply.dst) {
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             Icmpv6Packet::new_unchecked(icmp).verify_checksum(&dst, &src)
         }

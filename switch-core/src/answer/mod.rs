@@ -1,11 +1,10 @@
-//! Packets that the switch answers itself: ARP, neighbour discovery, pings of the gateway, ICMP
+//! Protocols that the switch answers itself: ARP, neighbour discovery, pings of the gateway, ICMP
 //! errors and TCP resets.
 //!
-//! Called by the engine on a worker's thread, for frames that are off the hit path. Each judge
-//! looks at one frame and says what becomes of it; each builder writes one frame into a buffer of
-//! the worker's pool. Nothing here keeps state but the limiter that the caller owns, learns
-//! an address, looks up a route or transmits: an answer leaves by the port that asked, or is
-//! routed by the caller like any other packet.
+//! Called by the engine on a worker's thread, on the slow path. The `check` functions decide about
+//! one received frame; the builders write one frame into a buffer of the worker's pool. Nothing here
+//! learns addresses, looks up routes or transmits. The only state is the limiter, which the caller
+//! owns.
 
 pub mod arp;
 pub mod icmp;
@@ -31,7 +30,7 @@ const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
 
-/// Who stands behind a port, as far as ARP and neighbour discovery must know.
+/// The neighbour on a port, as ARP and neighbour discovery need it.
 #[derive(Clone, Copy, Debug)]
 pub struct Binding<'a> {
     /// The neighbour's MAC address.
@@ -40,45 +39,44 @@ pub struct Binding<'a> {
     pub ipv4: &'a [Ipv4Addr],
     /// The neighbour's IPv6 addresses; link-local ones need not be among them.
     pub ipv6: &'a [Ipv6Addr],
-    /// What the switch is to the neighbour.
+    /// The gateway that the neighbour sees.
     pub gateway: &'a Gateway,
-    /// How far the neighbour is believed.
+    /// How far the neighbour is trusted.
     pub trust: Trust,
 }
 
-/// How far a neighbour is believed about its addresses.
+/// Which addresses a neighbour may claim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trust {
-    /// A pod: it has the addresses of its binding, and IPv6 link-local ones, and no other
-    /// (threats T-S1, T-S2).
+    /// A pod: the addresses of its binding and IPv6 link-local addresses, no others (threats T-S1,
+    /// T-S2).
     Bound,
-    /// The node's own stack: it may have addresses that we do not know of, but none of those
-    /// that the switch answers for.
+    /// The node's own stack: any address except those that the switch answers for.
     Node,
 }
 
-/// Why a packet is not answered.
+/// Why a packet gets no answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoAnswer {
-    /// The rules forbid an answer to such a packet.
+    /// A rule forbids an answer to this packet.
     Forbidden,
-    /// As many answers as the limits allow were sent lately.
+    /// The rate limit is reached.
     RateLimited,
-    /// The checksum of the packet to be answered is wrong.
+    /// The packet's checksum is wrong.
     BadChecksum,
     /// The pool has no buffer.
     NoBuffer,
 }
 
-/// Link-layer source and destination of a frame.
+/// Source and destination MAC address of a frame.
 fn macs(frame: &[u8]) -> Option<(Mac, Mac)> {
     let (dst, rest) = frame.split_first_chunk::<6>()?;
     let src = rest.first_chunk::<6>()?;
     Some((Mac(*src), Mac(*dst)))
 }
 
-/// An answer's frame: the Ethernet header is written, `len` bytes behind it are for the caller,
-/// every one of them (the buffer holds what it held before).
+/// A new frame with its Ethernet header. The caller must write all of the `len` bytes after it: they
+/// have arbitrary values.
 fn ethernet(
     pool: &mut Pool,
     src: Mac,
@@ -95,34 +93,32 @@ fn ethernet(
     Some(packet)
 }
 
-/// Whom an IP answer is from and to.
+/// Source and destination of an IP answer.
 #[derive(Clone, Copy, Debug)]
-struct Way {
+struct Addressing {
     src_mac: Mac,
     dst_mac: Mac,
     src: IpAddr,
     dst: IpAddr,
 }
 
-impl Way {
-    /// Back to where `packet` came from, from the address that it was sent to. `None`: RFC 1812
-    /// §4.3.2.7 and RFC 4443 §2.4 (e) forbid an answer for its addresses or its place in the
-    /// datagram.
-    fn back(packet: &Packet, parsed: &Parsed) -> Option<Self> {
+impl Addressing {
+    /// From the destination of `packet` back to its source. `None` if RFC 1812 §4.3.2.7 and RFC 4443
+    /// §2.4 (e) forbid an answer because of its addresses.
+    fn reply_to(packet: &Packet, parsed: &Parsed) -> Option<Self> {
         let (src_mac, dst_mac) = macs(packet.bytes())?;
         let is_ip = matches!(parsed.network, Network::Ipv4 | Network::Ipv6);
         let (src, dst) = (parsed.key.src_addr(), parsed.key.dst_addr());
-        let fit = is_ip
+        let may_answer = is_ip
             && src_mac.is_unicast()
             && dst_mac.is_unicast()
             && is_one_host(src)
             && is_one_host(dst);
-        fit.then_some(Self { src_mac: dst_mac, dst_mac: src_mac, src: dst, dst: src })
+        may_answer.then_some(Self { src_mac: dst_mac, dst_mac: src_mac, src: dst, dst: src })
     }
 
-    /// A frame with its Ethernet and IP headers written, for `len` bytes of `protocol` at the
-    /// offset that is returned with it. `None`: no buffer, or source and destination of
-    /// different families.
+    /// A new frame with its Ethernet and IP headers, and the offset of `len` bytes for `protocol`.
+    /// `None` if there is no buffer, or the address families differ.
     fn packet(
         &self,
         pool: &mut Pool,
@@ -142,7 +138,7 @@ impl Way {
                 ip.set_dscp(traffic_class >> 2);
                 ip.set_ecn(traffic_class & 3);
                 ip.set_total_len(total);
-                // An atomic datagram: it needs no identification (RFC 6864 §4.1).
+                // An atomic datagram needs no identification (RFC 6864 §4.1).
                 ip.set_ident(0);
                 ip.clear_flags();
                 ip.set_dont_frag(true);
@@ -175,8 +171,8 @@ impl Way {
     }
 }
 
-/// Whether an address names a single host that may send and be sent to: not unspecified,
-/// loopback, multicast, broadcast or reserved (RFC 1812 §4.3.2.7, §5.3.7; RFC 4443 §2.4 (e.6)).
+/// Whether an address is that of a single host that can send and receive: not unspecified, loopback,
+/// multicast, broadcast or reserved (RFC 1812 §4.3.2.7, §5.3.7; RFC 4443 §2.4 (e.6)).
 fn is_one_host(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => !matches!(a.octets(), [0 | 127 | 224..=255, ..]),

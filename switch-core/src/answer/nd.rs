@@ -1,9 +1,9 @@
-//! IPv6 neighbour discovery (RFC 4861) and multicast listener discovery: who may claim what, and
-//! proxy answers. None of it is ever forwarded.
+//! IPv6 neighbour discovery (RFC 4861) and multicast listener discovery: checks of what a neighbour
+//! claims, and proxy advertisements. None of it is forwarded.
 //!
-//! Pods have /128 addresses, link-local ones that their kernels make up, and a link-local gateway
-//! that is the switch itself, so every address that a pod looks for is behind the gateway's MAC.
-//! No router advertisements are sent: the gateway is configured in the pod.
+//! Pods have /128 addresses, link-local addresses chosen by their kernels, and the switch as their
+//! link-local gateway. So the answer to a pod's solicitation is always the gateway's MAC address. No
+//! router advertisements are sent: the gateway is configured in the pod.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -16,7 +16,7 @@ use smoltcp::wire::{
     NdiscRepr, RawHardwareAddress,
 };
 
-use super::{Binding, ETHERNET, Trust, Way, is_link_local, is_one_host, macs};
+use super::{Addressing, Binding, ETHERNET, Trust, is_link_local, is_one_host, macs};
 use crate::action::DropReason;
 use crate::config::Gateway;
 use crate::packet::{Packet, Pool};
@@ -37,15 +37,15 @@ const TARGET_LINK_LAYER: u8 = 2;
 /// ff02::1, all nodes.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: Mac = Mac([0x33, 0x33, 0, 0, 0, 1]);
-/// Bytes of a neighbour advertisement with one link-layer address.
+/// Bytes of a neighbour advertisement with one link-layer address option.
 const ADVERTISEMENT: usize = 32;
 
-/// What becomes of a frame of neighbour or multicast listener discovery.
+/// What happens to a frame of neighbour or multicast listener discovery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NdVerdict {
-    /// Consumed, and answered with [`advertise`] on the port that it came in by.
+    /// Consumed, and answered with [`advertise`] on the port that it was received on.
     Answer(Solicitation),
-    /// Consumed; the kind says what it was.
+    /// Consumed.
     Consumed(NdKind),
     /// Dropped.
     Drop(DropReason),
@@ -54,8 +54,8 @@ pub enum NdVerdict {
 /// What a consumed frame was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NdKind {
-    /// Duplicate address detection for an address that is the neighbour's own: unanswered, so
-    /// that the neighbour may keep it.
+    /// Duplicate address detection for the neighbour's own address. It gets no answer, so that the
+    /// neighbour keeps the address.
     OwnAddress,
     /// A solicitation for an address that the switch does not answer for.
     NotOurs,
@@ -63,39 +63,40 @@ pub enum NdKind {
     Advertisement,
     /// A router solicitation.
     RouterSolicitation,
-    /// A router advertisement or redirect of the node's.
+    /// A router advertisement or redirect from the node.
     Router,
     /// Multicast listener discovery.
     Listener,
 }
 
-/// A solicitation that is answered.
+/// A neighbour solicitation that is answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Solicitation {
-    /// The MAC address of who asks.
+    /// The sender's MAC address.
     pub sender_mac: Mac,
-    /// The address of who asks; `None` in duplicate address detection.
+    /// The sender's address; `None` for duplicate address detection.
     pub sender_ip: Option<Ipv6Addr>,
-    /// The address asked for.
+    /// The solicited address.
     pub target: Ipv6Addr,
 }
 
-/// The ICMPv6 message and what stands round it.
+/// An ICMPv6 message and the header fields that matter.
 struct Message<'a> {
     src: Ipv6Addr,
     dst: Ipv6Addr,
     src_mac: Mac,
     kind: u8,
     hop_limit: u8,
+    /// No extension headers.
     plain: bool,
     body: &'a [u8],
 }
 
-/// Judges one frame that `parse` calls `Icmp::Neighbour`, from the neighbour of `binding` (RFC
-/// 4861 §6.1, §7.1, §8.1; threats T-C3, T-S1, T-S2). `answers` says for which addresses other
-/// than the neighbour's own the switch answers: for pods every routed one, for the node its
-/// pods'. The gateway's own address is always answered, other link-local ones never.
-pub fn judge(
+/// Checks a frame that `parse` classifies as `Icmp::Neighbour`, from the neighbour `binding` (RFC 4861
+/// §6.1, §7.1, §8.1; threats T-C3, T-S1, T-S2). `answers`: whether the switch answers for an address
+/// other than the neighbour's own. It always answers for the gateway's address, and never for other
+/// link-local addresses.
+pub fn check(
     packet: &Packet,
     parsed: &Parsed,
     binding: &Binding<'_>,
@@ -126,8 +127,8 @@ pub fn judge(
             _ => Drop(DropReason::NeighbourInvalid),
         };
     }
-    // Extension headers are legal here and never used but to get past filters (RFC 7113); a
-    // fragment header is forbidden (RFC 6980).
+    // Extension headers are legal, but only used to evade filters (RFC 7113). A fragment header is
+    // forbidden (RFC 6980).
     if message.hop_limit != 255 || message.body[1] != 0 || !message.plain {
         return Drop(DropReason::NeighbourInvalid);
     }
@@ -143,8 +144,8 @@ pub fn judge(
 }
 
 impl<'a> Message<'a> {
-    /// Reads what every message has, its checksum verified. `None`: not ICMPv6, cut off, a
-    /// fragment, or a wrong checksum.
+    /// Reads a message and verifies its checksum. `None` if it is not ICMPv6, truncated, a fragment, or
+    /// the checksum is wrong.
     fn read(packet: &'a Packet, parsed: &Parsed) -> Option<(Self, Mac)> {
         let frame = packet.bytes();
         let (src_mac, dst_mac) = macs(frame)?;
@@ -159,10 +160,10 @@ impl<'a> Message<'a> {
         if !is_icmp || body.len() < 8 {
             return None;
         }
-        // A checksum that the sender left unfinished cannot be verified and never left the
-        // machine; one that the device vouches for needs no second look.
-        let vouched = packet.offload.csum_partial || packet.offload.csum_valid;
-        if !vouched && !Icmpv6Packet::new_unchecked(body).verify_checksum(&src, &dst) {
+        // A partial checksum cannot be verified: the packet was never on a wire. A checksum that the
+        // device has verified is not verified again.
+        let verified = packet.offload.csum_partial || packet.offload.csum_valid;
+        if !verified && !Icmpv6Packet::new_unchecked(body).verify_checksum(&src, &dst) {
             return None;
         }
         let plain = !parsed.options;
@@ -170,8 +171,8 @@ impl<'a> Message<'a> {
         Some((Self { src, dst, src_mac, kind: body[0], hop_limit, plain, body }, dst_mac))
     }
 
-    /// The target of a neighbour solicitation or advertisement, if it is long enough to have one
-    /// and that is no group.
+    /// The target of a neighbour solicitation or advertisement. An error if the message is too short,
+    /// or the target is not the address of a host.
     fn target(&self) -> Result<Ipv6Addr, DropReason> {
         let bytes = self.body.get(8..24).and_then(|t| t.first_chunk::<16>());
         let target = bytes.map(|bytes| Ipv6Addr::from(*bytes));
@@ -182,7 +183,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// What the neighbour may say of itself.
+/// The addresses that the neighbour may claim.
 struct Claims<'a, F> {
     binding: &'a Binding<'a>,
     answers: F,
@@ -197,9 +198,9 @@ impl<F: Fn(Ipv6Addr) -> bool> Claims<'_, F> {
                 && (self.answers)(address))
     }
 
-    /// Whether the neighbour may have an address. Link-local ones are bound to nothing but its
-    /// MAC address, which was looked at already.
-    fn may_have(&self, address: Ipv6Addr) -> bool {
+    /// Whether the neighbour may claim an address. Any link-local address is allowed: it is bound only
+    /// to the MAC address, which was checked before.
+    fn may_claim(&self, address: Ipv6Addr) -> bool {
         let own = match self.binding.trust {
             Trust::Bound => is_link_local(address) || self.binding.ipv6.contains(&address),
             Trust::Node => is_one_host(IpAddr::V6(address)) && !self.ours(address),
@@ -207,7 +208,7 @@ impl<F: Fn(Ipv6Addr) -> bool> Claims<'_, F> {
         own && address != self.binding.gateway.ipv6
     }
 
-    /// The source address: the neighbour's own or, where the kind allows it, none.
+    /// Checks the source address: the neighbour's own or, for some types, unspecified.
     fn sender(&self, message: &Message<'_>) -> Result<(), DropReason> {
         let may_be_none = matches!(
             message.kind,
@@ -216,10 +217,10 @@ impl<F: Fn(Ipv6Addr) -> bool> Claims<'_, F> {
         if message.src.is_unspecified() && may_be_none {
             return Ok(());
         }
-        if self.may_have(message.src) { Ok(()) } else { Err(DropReason::SpoofedNeighbour) }
+        if self.may_claim(message.src) { Ok(()) } else { Err(DropReason::SpoofedNeighbour) }
     }
 
-    /// A link-layer address that the neighbour tells about itself.
+    /// Checks a link-layer address option about the neighbour itself.
     fn link_layer(&self, mac: Option<Mac>) -> Result<(), DropReason> {
         match mac {
             Some(mac) if mac != self.binding.mac => Err(DropReason::SpoofedNeighbour),
@@ -228,16 +229,16 @@ impl<F: Fn(Ipv6Addr) -> bool> Claims<'_, F> {
     }
 }
 
-/// Source and target link-layer addresses among a message's options.
+/// The link-layer address options of a message.
 #[derive(Default)]
 struct Options {
     source: Option<Mac>,
     target: Option<Mac>,
 }
 
-/// Walks all options behind a fixed part of `fixed` bytes: none may be of length zero or cut
-/// off (RFC 4861 §4.6), and link-layer addresses are those of Ethernet (RFC 2464 §6), each told
-/// once, so that no second one says something else.
+/// Parses all options after the first `fixed` bytes. An option of length zero or beyond the message is
+/// an error (RFC 4861 §4.6), and so is a link-layer address that is not of Ethernet (RFC 2464 §6) or
+/// occurs twice.
 fn options(message: &Message<'_>, fixed: usize) -> Result<Options, DropReason> {
     const INVALID: DropReason = DropReason::NeighbourInvalid;
     let mut found = Options::default();
@@ -281,15 +282,15 @@ fn solicitation<F: Fn(Ipv6Addr) -> bool>(
         NdVerdict::Answer(Solicitation { sender_mac: message.src_mac, sender_ip, target })
     };
     if message.src.is_unspecified() {
-        // Duplicate address detection claims its target (RFC 4862 §5.4). One for the neighbour's
-        // own address must stay unanswered, or it would give the address up; the gateway
-        // defends its address.
+        // Duplicate address detection claims its target (RFC 4862 §5.4). For the neighbour's own
+        // address it gets no answer, or the neighbour would give the address up. The gateway defends
+        // its address.
         if message.dst != solicited_node(target) || options.source.is_some() {
             return Err(DropReason::NeighbourInvalid);
         }
         return match target {
             _ if target == claims.binding.gateway.ipv6 => Ok(answer(None)),
-            _ if claims.may_have(target) => Ok(NdVerdict::Consumed(NdKind::OwnAddress)),
+            _ if claims.may_claim(target) => Ok(NdVerdict::Consumed(NdKind::OwnAddress)),
             _ => Err(DropReason::SpoofedNeighbour),
         };
     }
@@ -311,22 +312,22 @@ fn advertisement<F: Fn(Ipv6Addr) -> bool>(
         return Err(DropReason::NeighbourInvalid);
     }
     claims.link_layer(options.target)?;
-    match claims.may_have(target) {
+    match claims.may_claim(target) {
         true => Ok(NdVerdict::Consumed(NdKind::Advertisement)),
         false => Err(DropReason::SpoofedNeighbour),
     }
 }
 
-/// The group that an address is solicited at (RFC 4291 §2.7.1).
+/// The solicited-node multicast address of an address (RFC 4291 §2.7.1).
 fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = address.octets();
     let low = u16::from_be_bytes([b, c]);
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), low)
 }
 
-/// The answer to a solicitation: its target is at the gateway's MAC (RFC 4861 §7.2.4). Sent to
-/// who asked, or to all nodes in answer to duplicate address detection. `None` when the pool has
-/// no buffer.
+/// Builds the advertisement for a solicitation: its target has the gateway's MAC address (RFC 4861
+/// §7.2.4). Sent to the solicitor, or to all nodes for duplicate address detection. `None` if the pool
+/// is empty.
 pub fn advertise(
     solicitation: &Solicitation,
     gateway: &Gateway,
@@ -336,9 +337,13 @@ pub fn advertise(
         Some(ip) => (solicitation.sender_mac, ip),
         None => (ALL_NODES_MAC, ALL_NODES),
     };
-    let way =
-        Way { src_mac: gateway.mac, dst_mac, src: IpAddr::V6(gateway.ipv6), dst: IpAddr::V6(dst) };
-    let (mut packet, start) = way.packet(pool, IpProtocol::Icmpv6, 0, ADVERTISEMENT)?;
+    let addressing = Addressing {
+        src_mac: gateway.mac,
+        dst_mac,
+        src: IpAddr::V6(gateway.ipv6),
+        dst: IpAddr::V6(dst),
+    };
+    let (mut packet, start) = addressing.packet(pool, IpProtocol::Icmpv6, 0, ADVERTISEMENT)?;
     Ipv6Packet::new_unchecked(&mut packet.bytes_mut()[ETHERNET..]).set_hop_limit(255);
     let mut flags = NdiscNeighborFlags::ROUTER | NdiscNeighborFlags::OVERRIDE;
     flags.set(NdiscNeighborFlags::SOLICITED, solicitation.sender_ip.is_some());

@@ -1,24 +1,23 @@
-//! TCP resets, for connections that are refused rather than dropped.
+//! TCP resets, for connections that are rejected and not just dropped.
 
 use podswitch_wire::flow_key::proto;
 use podswitch_wire::parse::{Fragment, Parsed, tcp_flags};
 use smoltcp::wire::{IpAddress, IpProtocol, TcpPacket};
 
 use super::icmp::ErrorLimiter;
-use super::{NoAnswer, Way};
+use super::{Addressing, NoAnswer};
 use crate::packet::{Packet, Pool};
 use crate::time::Instant;
 
 /// Bytes of a TCP header without options.
 const HEADER: usize = 20;
 
-/// The reset that a closed port answers a segment with (RFC 9293 §3.10.7.1), from the address
-/// and port that the segment was for, as an Ethernet frame back to where it came from.
+/// Builds the Ethernet frame with the reset that a closed port sends in reply to a segment (RFC 9293
+/// §3.10.7.1), from the address and port that the segment was for.
 ///
 /// # Errors
-/// [`NoAnswer`] where the rules forbid it (no TCP, a reset, a fragment, anything from or to a
-/// group, broadcast or impossible address), the checksum is wrong, the limit is reached, or the
-/// pool is empty.
+/// [`NoAnswer`] if a rule forbids it (not TCP, a reset, a fragment, a group, broadcast or invalid
+/// address), the checksum is wrong, the rate limit is reached, or the pool is empty.
 pub fn reset(
     packet: &Packet,
     parsed: &Parsed,
@@ -26,26 +25,26 @@ pub fn reset(
     limiter: &mut ErrorLimiter,
     pool: &mut Pool,
 ) -> Result<Packet, NoAnswer> {
-    let back = Way::back(packet, parsed).ok_or(NoAnswer::Forbidden)?;
-    let fit = parsed.key.proto == proto::TCP
+    let reply = Addressing::reply_to(packet, parsed).ok_or(NoAnswer::Forbidden)?;
+    let may_reset = parsed.key.proto == proto::TCP
         && parsed.fragment == Fragment::Whole
         && parsed.tcp_flags & tcp_flags::RST == 0;
     let segment = packet
         .bytes()
         .get(usize::from(parsed.l4)..parsed.end as usize)
-        .filter(|_| fit)
+        .filter(|_| may_reset)
         .and_then(|bytes| TcpPacket::new_checked(bytes).ok())
         .ok_or(NoAnswer::Forbidden)?;
-    let (src, dst) = (IpAddress::from(back.src), IpAddress::from(back.dst));
-    let vouched = packet.offload.csum_partial || packet.offload.csum_valid;
-    if !vouched && !segment.verify_checksum(&dst, &src) {
+    let (src, dst) = (IpAddress::from(reply.src), IpAddress::from(reply.dst));
+    let verified = packet.offload.csum_partial || packet.offload.csum_valid;
+    if !verified && !segment.verify_checksum(&dst, &src) {
         return Err(NoAnswer::BadChecksum);
     }
-    if !limiter.allow(back.dst, now) {
+    if !limiter.allow(reply.dst, now) {
         return Err(NoAnswer::RateLimited);
     }
 
-    let built = back.packet(pool, IpProtocol::Tcp, 0, HEADER);
+    let built = reply.packet(pool, IpProtocol::Tcp, 0, HEADER);
     let (mut answer, start) = built.ok_or(NoAnswer::NoBuffer)?;
     let bytes = &mut answer.bytes_mut()[start..];
     bytes.fill(0);

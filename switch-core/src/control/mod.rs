@@ -1,17 +1,13 @@
-//! The control plane: desired state in, snapshots out.
+//! The control plane: desired state in, snapshots out; ports and workers.
 //!
 //! Compiles off the packet cores, publishes with one swap, and frees retired snapshots itself
 //! once every worker has acknowledged a later one. Used by one thread; no worker ever waits for
 //! it.
 
-mod attached;
-mod delta;
-mod ground;
 mod options;
-mod policies;
 mod policy_counts;
+mod ports;
 mod service_counts;
-mod services;
 
 use std::io;
 use std::sync::Arc;
@@ -20,31 +16,24 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-pub use delta::Change;
+pub use crate::publish::{Cause, Change, Effect, LeftOut, Published, Refused};
 pub use options::{Options, Pinning};
-pub use podswitch_policy::service::compile::{Clash, HealthCheck};
+pub use podswitch_policy::service::compile::HealthCheck;
 pub use policy_counts::PolicyCount;
 pub use service_counts::ServiceCount;
 
-use attached::Attached;
-use delta::{Delta, Index};
-use policies::{Policies, Step};
-use services::Services;
+use ports::Attached;
 
 use crate::config::{Config, ConfigError};
 use crate::engine::{Engine, Observer, Shared};
 use crate::flow::connection::ConnectionInfo;
 use crate::id::{Epoch, PortId};
 use crate::port::{Device, PortInfo};
-use crate::snapshot::{self, FdbIds, Snapshot, compile};
+use crate::publish::{Mode, Publisher, Request};
+use crate::snapshot::Snapshot;
 use crate::stats::WorkerCounters;
 use crate::time::Clock;
 use crate::worker::{Command, Worker, WorkerHandle};
-
-/// A configuration was refused; the state in force stays.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} error(s) in the configuration, the first: {}", .0.len(), .0[0])]
-pub struct Refused(pub Vec<ConfigError>);
 
 /// What can go wrong with ports and workers.
 #[derive(Debug, thiserror::Error)]
@@ -93,13 +82,7 @@ pub struct ControlPlane {
     retired: Vec<Arc<Snapshot>>,
     members: Vec<Member>,
     devices: Vec<Option<Attached>>,
-    fdb_ids: FdbIds,
-    policies: Policies,
-    services: Services,
-    /// The configuration in force.
-    config: Config,
-    /// Where its objects stand, once changes of single ones have come.
-    index: Option<Index>,
+    publisher: Publisher,
     epoch: Epoch,
 }
 
@@ -121,11 +104,7 @@ impl ControlPlane {
             retired: Vec::new(),
             members: Vec::new(),
             devices: Vec::new(),
-            fdb_ids: FdbIds::default(),
-            policies: Policies::default(),
-            services: Services::default(),
-            config: Config::default(),
-            index: None,
+            publisher: Publisher::new(),
             epoch: Epoch(0),
             clock: Clock::start(),
             options,
@@ -270,83 +249,65 @@ impl ControlPlane {
         Some(self.devices.get(port.index())?.as_ref()?.device.info())
     }
 
-    /// What [`apply`](Self::apply) would find wrong with a configuration, were it the first.
+    /// Everything that is wrong with a configuration: what refuses it in [`apply`](Self::apply).
     pub fn check(config: &Config) -> Vec<ConfigError> {
-        let nothing = Config::default();
-        let mut errors = snapshot::check(config).err().unwrap_or_default();
-        errors.extend(Policies::default().check(&Step::between(&nothing, config)));
-        let step = services::Step::between(&nothing, config);
-        errors.extend(Services::default().check(&step));
-        errors
+        Publisher::check(config)
     }
 
-    /// Puts `config` in force: validated and compiled first, then published with one swap. On
-    /// return every packet that a worker receives from its next burst on is judged by it; see
-    /// [`wait`](Self::wait) to know that all have.
+    /// Puts `config` in force: checked and compiled first, then published with one swap. On return
+    /// every packet that a worker receives from its next burst on is treated by it; see
+    /// [`wait`](Self::wait) to know that all workers have it.
     ///
     /// # Errors
     /// Everything that is wrong with the configuration. Nothing of it is applied.
     pub fn apply(&mut self, config: &Config) -> Result<Epoch, Refused> {
-        let old = std::mem::take(&mut self.config);
-        let steps = (Step::between(&old, config), services::Step::between(&old, config));
-        let result = self.publish(config, &steps.0, &steps.1);
-        self.config = match result {
-            Ok(_) => {
-                self.index = None;
-                config.clone()
-            }
-            Err(_) => old,
-        };
-        result
+        Ok(self.publish(Request::Whole(config), Mode::Strict)?.epoch)
     }
 
-    /// Puts changes of single objects in force, all or none of them, in no order of their own:
-    /// of two for one name the last counts. As [`apply`](Self::apply), at the cost of what changes.
-    /// The first call after a whole configuration sorts that one by names, and costs what exists.
+    /// Puts changes of single objects in force, all or none of them: of two for one name the last
+    /// counts. As [`apply`](Self::apply), at the cost of what changes.
     ///
     /// # Errors
-    /// Everything that is wrong with what is changed. Nothing of it is applied.
+    /// Everything that is wrong because of the changes. Nothing of them is applied.
     pub fn update(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<Epoch, Refused> {
-        let delta = changes.into_iter().collect::<Delta>();
-        let mut config = std::mem::take(&mut self.config);
-        let mut index = self.index.take().unwrap_or_else(|| Index::of(&config));
-        let scratch = index.other_nodes(&mut config, &delta);
-        let steps = index.steps(&config, &delta);
-        let result = self.publish(scratch.as_ref().unwrap_or(&config), &steps.0, &steps.1);
-        if result.is_ok() {
-            index.settle(&mut config, delta);
-        }
-        self.config = config;
-        self.index = Some(index);
-        result
+        let changes = Request::Changes(changes.into_iter().collect());
+        Ok(self.publish(changes, Mode::Strict)?.epoch)
     }
 
-    /// Checks, compiles and publishes a state that the steps lead to. Of `config`, objects that
-    /// the steps tell of are not looked at.
-    fn publish(
+    /// As [`apply`](Self::apply), but objects that cannot be taken are left out, and the rest goes
+    /// in, with one swap. They stay wanted: when the reason goes, they are taken by the publish that
+    /// takes it away. So what is in force depends on what is wanted alone, not on the order in
+    /// which it came, with one exception: of a policy that cannot be taken the last version that
+    /// was stays in force. See [`Effect`].
+    ///
+    /// # Errors
+    /// What holds for the whole switch is wrong: this node, the tunnel, masquerading. Nothing of
+    /// the configuration is applied.
+    pub fn apply_lenient(&mut self, config: &Config) -> Result<Published, Refused> {
+        self.publish(Request::Whole(config), Mode::Lenient)
+    }
+
+    /// As [`update`](Self::update), and lenient as [`apply_lenient`](Self::apply_lenient) is.
+    ///
+    /// # Errors
+    /// There are more nodes than a tunnel can have. Nothing of the changes is applied.
+    pub fn update_lenient(
         &mut self,
-        config: &Config,
-        step: &Step<'_>,
-        services: &services::Step<'_>,
-    ) -> Result<Epoch, Refused> {
+        changes: impl IntoIterator<Item = Change>,
+    ) -> Result<Published, Refused> {
+        self.publish(Request::Changes(changes.into_iter().collect()), Mode::Lenient)
+    }
+
+    /// Everything that is wanted and not in force as it was written, with the reasons.
+    pub fn left_out(&self) -> Vec<LeftOut> {
+        self.publisher.left_out()
+    }
+
+    fn publish(&mut self, request: Request<'_>, mode: Mode) -> Result<Published, Refused> {
         let epoch = Epoch(self.epoch.0.wrapping_add(1).max(1));
-        let in_force = self.snapshots.load_full();
-        let pods = step.pod_changes();
-        let compiled = compile(config, epoch, &mut self.fdb_ids, &in_force, &pods, step.ground);
-        let mut wrong = self.policies.check(step);
-        wrong.extend(self.services.check(services));
-        let mut snapshot = match compiled {
-            Ok(snapshot) if wrong.is_empty() => snapshot,
-            Ok(_) => return Err(Refused(wrong)),
-            Err(errors) => return Err(Refused(errors.into_iter().chain(wrong).collect())),
-        };
-        snapshot.policy = self.policies.advance(step);
-        snapshot.services = self.services.advance(services);
-        let touched = self.policies.take_touched().and(self.services.take_touched());
-        snapshot.touched.touch(epoch, touched);
-        snapshot.policy_counters = in_force.policy_counters.grown_to(snapshot.policy.counters());
-        policy_counts::renew(&snapshot.policy_counters, &in_force.policy, &snapshot.policy);
-        drop(in_force);
+        let before = self.snapshots.load_full();
+        let (snapshot, published) = self.publisher.publish(request, mode, epoch, &before)?;
+        drop(before);
         self.epoch = epoch;
         let old = self.snapshots.swap(Arc::new(snapshot));
         self.retired.push(old);
@@ -354,7 +315,7 @@ impl ControlPlane {
             member.handle.wake();
         }
         self.reclaim();
-        Ok(epoch)
+        Ok(published)
     }
 
     /// Whether every worker has acknowledged `epoch` or a later one.
@@ -415,14 +376,9 @@ impl ControlPlane {
         service_counts::read(&self.snapshots.load().services)
     }
 
-    /// Frontends that a Service or host port does not get because another one has them already.
-    pub fn clashes(&self) -> Vec<Clash> {
-        self.services.clashes()
-    }
-
     /// What a health check responder on this node is to answer (S12), by port.
     pub fn health_checks(&self) -> Vec<HealthCheck> {
-        self.services.health_checks()
+        self.publisher.health_checks()
     }
 
     /// Every connection alive. Packets and bytes of those that are neither TCP nor translated may

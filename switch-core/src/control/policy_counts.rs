@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use podswitch_policy::rule::Direction;
-use podswitch_policy::table::{PolicyInfo, PolicyTable};
+use podswitch_policy::table::PolicyInfo;
 
-use crate::snapshot::{PolicyCounters, Snapshot};
+use crate::snapshot::Snapshot;
 
-/// How often one rule decided: a new connection let in or out, a packet denied, a connection
-/// judged again after a change.
+/// How often one rule decided: connections that it allowed, counted once when they were opened, or packets that it
+/// denied (decision record 0015).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyCount {
     /// The policy's cookie.
@@ -35,24 +35,6 @@ pub(super) fn read(snapshot: &Snapshot) -> Vec<PolicyCount> {
         }
     }
     list
-}
-
-/// Zeroes the counters that stand for something else in `new` than they did in `old`: their
-/// numbers are used again.
-pub(super) fn renew(counters: &PolicyCounters, old: &PolicyTable, new: &PolicyTable) {
-    for (id, info) in new.policies() {
-        let is_known = old.policy(id).is_some_and(|before| {
-            Arc::ptr_eq(before, info)
-                || before.first_counter == info.first_counter
-                    && before.object.cookie() == info.object.cookie()
-                    && Direction::BOTH
-                        .iter()
-                        .all(|&d| before.object.rule_count(d) == info.object.rule_count(d))
-        });
-        if !is_known {
-            counted(info).for_each(|(d, rule)| counters.reset(info.counter(d, rule)));
-        }
-    }
 }
 
 fn counted(info: &PolicyInfo) -> impl Iterator<Item = (Direction, Option<usize>)> {

@@ -1,10 +1,10 @@
-//! Plain layer-2 switching between the ports of a bridge domain: learn, look up, forward or
-//! flood. VLAN-aware (IEEE 802.1Q); no flow entries, no look at what the frames carry.
+//! Layer-2 switching between the ports of a bridge domain: learn, look up, forward or flood.
+//! VLAN-aware (IEEE 802.1Q). Makes no flow entries and does not parse what frames carry.
 
 use podswitch_wire::addr::Mac;
 use podswitch_wire::parse::{ethertype, parse};
 
-use super::{Engine, Turn};
+use super::{BurstContext, Engine};
 use crate::action::DropReason;
 use crate::id::PortId;
 use crate::limit::{KeyedLimiter, Rate};
@@ -13,18 +13,18 @@ use crate::snapshot::{BridgePort, Domain, Member, Snapshot, Tagging};
 
 const TAG: usize = 4;
 
-/// How many frames a port may have flooded (threat T-C9): unknown unicast, multicast, broadcast.
+/// Limit of flooded frames per ingress port (threat T-C9): unknown unicast, multicast, broadcast.
 const FLOODS: Rate = Rate::new(10_000, 2_000);
 
 pub(super) fn flood_limiter() -> KeyedLimiter {
     KeyedLimiter::new(FLOODS, 512)
 }
 
-/// A frame's link-layer header, as far as a bridge reads it.
+/// The fields of an Ethernet header that bridging needs.
 struct Header {
     to: Mac,
     from: Mac,
-    /// VLAN ID of an 802.1Q tag; a tag of VLAN 0 carries a priority only and counts as none.
+    /// VLAN ID of an 802.1Q tag. A tag with VLAN ID 0 carries a priority only (priority tagging).
     vid: Option<u16>,
     tagged: bool,
 }
@@ -46,7 +46,7 @@ fn header(frame: &[u8]) -> Result<Header, DropReason> {
     })
 }
 
-/// The domain that a frame with this header belongs to when it comes in by `port`.
+/// The domain of a frame with this header that is received on `port`.
 #[inline]
 fn domain<'a>(snapshot: &'a Snapshot, port: &BridgePort, header: &Header) -> Option<&'a Domain> {
     let number = match header.vid {
@@ -57,25 +57,25 @@ fn domain<'a>(snapshot: &'a Snapshot, port: &BridgePort, header: &Header) -> Opt
 }
 
 impl Engine {
-    pub(super) fn bridge_batch(
+    pub(super) fn bridge_burst(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut BurstContext<'_>,
         ingress: PortId,
         port: &BridgePort,
         batch: &mut Batch,
     ) {
-        // What is wrong with a frame is found when it is its turn; here all are brought near.
+        // Prefetch for the whole burst. Errors are reported when each frame is processed.
         for packet in batch.iter() {
             if let Ok(header) = header(packet.bytes())
-                && let Some(domain) = domain(turn.snapshot, port, &header)
+                && let Some(domain) = domain(cx.snapshot, port, &header)
             {
                 self.shared.fdb.prefetch(domain.id, header.from);
                 self.shared.fdb.prefetch(domain.id, header.to);
             }
         }
         for packet in batch.drain(..) {
-            if let Err((packet, reason)) = self.bridge(turn, ingress, port, packet) {
-                self.drop(turn, packet, reason, None);
+            if let Err((packet, reason)) = self.bridge(cx, ingress, port, packet) {
+                self.drop(cx, packet, reason, None);
             }
         }
     }
@@ -83,7 +83,7 @@ impl Engine {
     #[inline]
     fn bridge(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut BurstContext<'_>,
         ingress: PortId,
         port: &BridgePort,
         packet: Packet,
@@ -101,31 +101,31 @@ impl Engine {
         if header.to.is_bridge_reserved() {
             return Err((packet, DropReason::BridgeReserved));
         }
-        let domain = domain(turn.snapshot, port, &header);
+        let domain = domain(cx.snapshot, port, &header);
         let Some(domain) = domain else { return Err((packet, DropReason::VlanNotAllowed)) };
-        self.shared.fdb.learn(domain.id, header.from, ingress, domain.bounds, turn.now);
+        self.shared.fdb.learn(domain.id, header.from, ingress, domain.bounds, cx.now);
         let found = if header.to.is_multicast() {
             None
         } else {
-            self.shared.fdb.lookup(domain.id, header.to, turn.now)
+            self.shared.fdb.lookup(domain.id, header.to, cx.now)
         };
         match found {
             Some(out) if out == ingress => Err((packet, DropReason::Hairpin)),
             Some(out) => match domain.members.iter().find(|m| m.port == out) {
                 Some(member) => {
                     let packet = retag(packet, &header, member.tagging)?;
-                    self.forward(turn, out, packet);
+                    self.forward(cx, out, packet);
                     Ok(())
                 }
-                // Learnt on a port that has left the domain since.
-                None => self.flood(turn, ingress, domain, &header, packet),
+                // Learned on a port that has left the domain since.
+                None => self.flood(cx, ingress, domain, &header, packet),
             },
-            None => self.flood(turn, ingress, domain, &header, packet),
+            None => self.flood(cx, ingress, domain, &header, packet),
         }
     }
 
-    /// What a sender left to the hardware must be about its own frame, or whoever finishes it
-    /// would write where it must not.
+    /// Offload metadata must describe the frame itself: the switch or a port would otherwise write a
+    /// checksum to an arbitrary offset.
     fn check_offload(&self, packet: &Packet) -> Result<(), DropReason> {
         if !packet.offload.csum_partial && !packet.offload.is_gso() {
             return Ok(());
@@ -134,10 +134,10 @@ impl Engine {
         packet.offload.check(&parsed)
     }
 
-    /// To every member but the one that it came from.
+    /// Sends the frame to every member of the domain except the ingress port.
     fn flood(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut BurstContext<'_>,
         ingress: PortId,
         domain: &Domain,
         header: &Header,
@@ -147,15 +147,15 @@ impl Engine {
         let Some(last) = domain.members.iter().rfind(others) else {
             return Err((packet, DropReason::NoFloodTarget));
         };
-        if !self.floods.take(u64::from(ingress.0), turn.now) {
+        if !self.floods.take(u64::from(ingress.0), cx.now) {
             return Err((packet, DropReason::FloodLimited));
         }
         for member in domain.members.iter().filter(others) {
             if member.port == last.port {
                 continue;
             }
-            // A copy that finds no buffer is one receiver less; the frame itself goes on.
-            let Some(mut copy) = turn.pool.alloc_for(packet.len()) else { break };
+            // Without a buffer for the copy one receiver is left out; the frame itself is sent.
+            let Some(mut copy) = cx.pool.alloc_for(packet.len()) else { break };
             copy.set_len(packet.len());
             copy.bytes_mut().copy_from_slice(packet.bytes());
             copy.offload = packet.offload;
@@ -163,17 +163,17 @@ impl Engine {
             copy.mark = packet.mark;
             copy.origin = Origin::Copy;
             match retag(copy, header, member.tagging) {
-                Ok(copy) => self.forward(turn, member.port, copy),
-                Err((copy, _)) => turn.pool.free(copy),
+                Ok(copy) => self.forward(cx, member.port, copy),
+                Err((copy, _)) => cx.pool.free(copy),
             }
         }
         let packet = retag(packet, header, last.tagging)?;
-        self.forward(turn, last.port, packet);
+        self.forward(cx, last.port, packet);
         Ok(())
     }
 }
 
-/// Gives the frame the tag that it leaves with. The priority bits of a tag are kept.
+/// Sets or removes the VLAN tag for egress. The priority bits of a tag are kept.
 fn retag(
     mut packet: Packet,
     header: &Header,

@@ -1,9 +1,11 @@
-//! A connection has one direction: its client's. What is judged here are the packets that say who
-//! the client is (a SYN, an INIT), or fail to: segments in mid-stream of connections that the
-//! switch does not know, after it was restarted or after long silence.
+//! The direction of a connection: which end is the client. It follows from the packets that open a
+//! connection (SYN, INIT). For segments in mid-stream of connections that are not known, after a
+//! restart or a long silence, it follows from what listens at either port, and where that leaves a
+//! doubt the client itself is probed.
 //!
-//! On the slow path. Nothing here trusts the order in which two ends happen to speak.
+//! On the slow path. The order in which the two ends happen to send never decides.
 
+use core::cmp::Ordering;
 use std::net::SocketAddr;
 
 use arrayvec::ArrayVec;
@@ -13,28 +15,29 @@ use podswitch_wire::flow_key::{FlowKey, proto};
 use podswitch_wire::parse::tcp_flags::{ACK, RST, SYN};
 use podswitch_wire::parse::{Network, Parsed, parse};
 
-use super::admit::{FORGOTTEN, is_sctp_init};
-use super::{Engine, Turn};
+use super::admission::{UNKNOWN_CONNECTION, is_sctp_init};
+use super::{BurstContext, Engine};
 use crate::action::{DropClass, DropReason, Plan};
-use crate::flow::connection::{Created, Direction, Known, Opened, Pinned, Refused};
+use crate::flow::connection::{Created, Known};
 use crate::flow::probes::{Progress, client_key};
 use crate::flow::tcp::{Segment, TcpState};
 use crate::id::PortId;
 use crate::limit::{KeyedLimiter, Rate};
 use crate::packet::{Origin, Packet};
+use crate::pinned::{Direction, Opened, Pinned};
 use crate::resolve::{Denial, Query, Verdict, check_source, decide};
 use crate::snapshot::{Location, Reach, Snapshot};
 
-/// What becomes of a segment whose connection is not known.
-pub(super) enum PickUp {
-    /// Its sender is the client, or may be: it is judged as it goes.
+/// What happens to a segment of a connection that is not known.
+pub(super) enum PickUp<'s> {
+    /// Its sender is the client, or may be: it is evaluated in the direction that it goes.
     Forward(Opened),
-    /// It answers a client: the connection is known from now on.
+    /// Its sender is the server. The connection is known from now on.
     Reply(Known),
-    /// It is a client's whose connection is through a Service, with this backend.
+    /// It is from the client of a connection through a Service, with this backend.
     Through(SocketAddr),
-    /// It does not pass.
-    Deny(Denial),
+    /// It is dropped.
+    Deny(Denial<'s>),
 }
 
 /// Which end of a connection sent a segment in mid-stream.
@@ -45,22 +48,26 @@ enum Sender {
     Unknown,
 }
 
-/// The first port that systems give to clients of their own accord (Linux's default of
+/// The first port that systems assign to clients (the default of Linux's
 /// `net.ipv4.ip_local_port_range`; IANA's range begins at 49,152).
 const FIRST_EPHEMERAL: u16 = 32_768;
-
-/// The most addresses of Services that a client is asked for.
+/// Most frontends that a client is probed for.
 const CANDIDATES: usize = 16;
 
-/// Questions that one port's segments may give rise to.
+/// The rate of probes that segments from one port cause.
 pub(super) fn probe_limiter() -> KeyedLimiter {
     KeyedLimiter::new(Rate::new(1000, 1000), PortId::MAX_PORTS)
 }
 
 impl Engine {
-    /// Whether a packet says that a known connection goes the other way than the switch believed,
-    /// so that the connection ends: only where its first packet was not seen.
-    pub(super) fn says_otherwise(&self, known: &Known, packet: &Packet, parsed: &Parsed) -> bool {
+    /// Whether a packet shows that a known connection, whose first packet was not seen, has the
+    /// opposite direction. The connection must end.
+    pub(super) fn corrects_direction(
+        &self,
+        known: &Known,
+        packet: &Packet,
+        parsed: &Parsed,
+    ) -> bool {
         let Known { connection, pinned } = known;
         let direction = connection.direction();
         if pinned.is_translated() {
@@ -72,10 +79,11 @@ impl Engine {
         if parsed.key.proto != proto::TCP || parsed.tcp_flags & SYN == 0 {
             return false;
         }
-        // A SYN is the client's, a SYN-ACK the server's, unless both open at once (RFC 9293 §3.5).
-        let is_clients = parsed.tcp_flags & ACK == 0;
-        let agrees = (direction == Direction::Original) == is_clients;
-        if agrees || pinned.opened == Opened::First && is_clients {
+        // A SYN is from the client and a SYN-ACK from the server, unless both ends open at once
+        // (RFC 9293 §3.5).
+        let is_from_client = parsed.tcp_flags & ACK == 0;
+        let agrees = (direction == Direction::Original) == is_from_client;
+        if agrees || pinned.opened == Opened::First && is_from_client {
             return false;
         }
         let states = self.shared.tracker.tcp_states(*connection);
@@ -83,78 +91,68 @@ impl Engine {
             || states.is_some_and(|[own, _]| own >= TcpState::Established)
     }
 
-    /// Whether a SYN of the reply direction opens a connection of its own and policy denies that,
-    /// whatever it allows the known one. Only where both ends open at once is the one's SYN an answer to
-    /// the other's.
-    pub(super) fn opens_against(
+    /// The denial of a SYN of the reply direction, if policy denies the connection that it opens. What
+    /// policy allows the known connection does not matter. Only if both ends open at once is one end's
+    /// SYN a reply to the other's.
+    pub(super) fn opens_against<'s>(
         &self,
-        turn: &Turn<'_>,
+        cx: &BurstContext<'s>,
         known: &Known,
         packet: &Packet,
         parsed: &Parsed,
-    ) -> Option<Denial> {
+    ) -> Option<Denial<'s>> {
         let is_syn = parsed.key.proto == proto::TCP && parsed.tcp_flags & (SYN | ACK) == SYN;
         if known.connection.direction() == Direction::Original || !is_syn {
             return None;
         }
         let states = self.shared.tracker.tcp_states(known.connection)?;
-        let opens = !matches!(states, [TcpState::None | TcpState::SynSent, TcpState::SynSent]);
-        match opens.then(|| judge(turn.snapshot, &Query::of(&parsed.key, packet)))? {
-            Verdict::Drop(denial) if is_policy(&denial) => Some(denial),
-            _ => None,
+        if matches!(states, [TcpState::None | TcpState::SynSent, TcpState::SynSent]) {
+            return None;
         }
+        denial(cx.snapshot, &Query::of(&parsed.key, packet)).filter(is_policy)
     }
 
-    /// Judges a TCP segment that opens nothing and belongs to no known connection.
+    /// Evaluates a TCP segment that opens nothing and belongs to no known connection.
     ///
-    /// Liberal where nothing is translated (a restart must not break connections), but never the
-    /// wrong way round: what policy denies the client, the server's speaking first does not allow.
-    /// What a Service's backend sends is translated as its client says that it knows it.
-    pub(super) fn pick_up(
+    /// Connections without translation are picked up, so that a restart does not break them, but only
+    /// in their own direction: what policy denies the client, the server cannot open by sending first.
+    /// Segments of a Service's backend pass when the client has confirmed by which address of the
+    /// Service it knows the connection.
+    pub(super) fn pick_up<'s>(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut BurstContext<'s>,
         packet: &Packet,
         parsed: &Parsed,
-    ) -> PickUp {
-        let (snapshot, key) = (turn.snapshot, &parsed.key);
+    ) -> PickUp<'s> {
+        let (snapshot, key) = (cx.snapshot, &parsed.key);
         let query = Query::of(key, packet);
         if let Err(reason) = check_source(snapshot, &query) {
             return PickUp::Deny(reason.into());
         }
-        let seconds = turn.now.as_secs() as u32;
+        let unknown = || PickUp::Deny(DropReason::TcpInvalidState.into());
         let segment = read_segment(packet, parsed);
         if parsed.tcp_flags & RST != 0 {
-            let is_answer = self.shared.probes.deny(key, &segment);
-            let reason = DropReason::TcpInvalidState;
-            return if is_answer {
-                PickUp::Deny(reason.into())
-            } else {
-                PickUp::Forward(Opened::MidStream)
+            return match self.shared.probes.deny(key, &segment) {
+                true => unknown(),
+                false => PickUp::Forward(Opened::MidStream),
             };
         }
-        if let Some(backend) = self.shared.probes.confirm(key, &segment, seconds) {
+        if let Some(backend) = self.shared.probes.confirm(key, &segment, cx.now.as_secs() as u32) {
             return PickUp::Through(backend);
         }
         let sender = sender(snapshot, key, parsed.tcp_flags);
-        if sender == Sender::Client {
+        if sender == Sender::Client || snapshot.is_gateway(key.dst_addr()) {
             return PickUp::Forward(Opened::MidStream);
         }
-        let as_sent = match judge(snapshot, &query) {
-            Verdict::Gateway => return PickUp::Forward(Opened::MidStream),
-            Verdict::Forward(_) => None,
-            Verdict::Drop(denial) => Some(denial),
-        };
         let Some(pinned) = snapshot.opened_by_receiver(key) else {
             return PickUp::Forward(Opened::Undirected);
         };
         let known = Some((&pinned, Direction::Reply));
-        let as_reply = match judge(snapshot, &Query { known, ..query }) {
-            Verdict::Drop(denial) => Some(denial),
-            Verdict::Forward(_) | Verdict::Gateway => None,
-        };
+        let as_reply = denial(snapshot, &Query { known, ..query });
+        let as_sent = denial(snapshot, &query);
         if sender == Sender::Unknown {
             return match (as_sent, as_reply) {
-                (None, Some(denial)) if is_policy(&denial) => PickUp::Deny(FORGOTTEN),
+                (None, Some(denial)) if is_policy(&denial) => PickUp::Deny(UNKNOWN_CONNECTION),
                 _ => PickUp::Forward(Opened::Undirected),
             };
         }
@@ -164,62 +162,58 @@ impl Engine {
         let is_syn_ack = parsed.tcp_flags & SYN != 0;
         if snapshot.services.is_backend(key) {
             if is_syn_ack {
-                return PickUp::Deny(DropReason::TcpInvalidState.into());
+                // The client retransmits its SYN, which opens the connection.
+                return unknown();
             }
-            if let Some(denial) = self.ask_for_service(turn, packet, parsed, &pinned) {
+            if let Some(denial) = self.probe_for_service(cx, packet, parsed, &pinned) {
                 return PickUp::Deny(denial);
             }
         }
-        match as_sent {
-            Some(denial) if is_policy(&denial) => {
-                // The receiver takes no connections from there: its own word is needed that it has
-                // opened one. It answers what it cannot accept (RFC 9293 §3.10.7.4), and that answer
-                // is judged as its own.
-                if !is_syn_ack && self.may_probe(turn, packet) {
-                    self.probe(turn, packet, parsed, &pinned);
-                }
-                PickUp::Deny(DropReason::TcpInvalidState.into())
+        if as_sent.is_some_and(|denial| is_policy(&denial)) {
+            // The client accepts no connections from this server. It must show that it opened one
+            // itself before it gets the server's data.
+            if !is_syn_ack && self.may_probe(cx, packet) {
+                self.probe(cx, packet, parsed, &pinned);
             }
-            _ => {
-                let place = self.shared.tracker.place(key, parsed.hash);
-                match self.create(turn, place, &pinned) {
-                    Ok(Created::New(connection)) => {
-                        let connection = connection.reversed();
-                        PickUp::Reply(Known { connection, pinned })
-                    }
-                    Ok(Created::Existing(Known { connection, pinned })) => {
-                        PickUp::Reply(Known { connection: connection.reversed(), pinned })
-                    }
-                    Err(refused) => PickUp::Deny(DropReason::from(refused).into()),
-                }
+            return unknown();
+        }
+        let index_hash = self.shared.tracker.index_hash(key, parsed.hash);
+        match self.create(cx, index_hash, &pinned) {
+            Ok(Created::New(connection)) => {
+                PickUp::Reply(Known { connection: connection.reversed(), pinned })
             }
+            Ok(Created::Existing(Known { connection, pinned })) => {
+                PickUp::Reply(Known { connection: connection.reversed(), pinned })
+            }
+            Err(refused) => PickUp::Deny(DropReason::from(refused).into()),
         }
     }
 
-    /// Of a Service's backend that sends to the client of `direct`: asks the client for the addresses of
-    /// the Service by which it may know the connection, where this node would translate them. What the
-    /// client answers is picked up as its own (`Through`). Some: the segment does not pass; untranslated
-    /// its client would take it for a stranger's (S15). `None`: the connection is not a Service's.
-    fn ask_for_service(
+    /// For a segment of a Service's backend to the client of `direct`: probes the client for each
+    /// address of the Service by which it may know the connection and which this node would
+    /// translate. The client's answer is picked up as [`Through`](PickUp::Through). `Some`: the
+    /// segment must be dropped, since the client could not match it untranslated (S15). `None`: the
+    /// connection does not use a Service.
+    fn probe_for_service(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut BurstContext<'_>,
         packet: &Packet,
         parsed: &Parsed,
         direct: &Pinned,
-    ) -> Option<Denial> {
-        let (snapshot, key) = (turn.snapshot, &parsed.key);
+    ) -> Option<Denial<'static>> {
+        let (snapshot, key) = (cx.snapshot, &parsed.key);
         let client = key.dst_addr();
         let is_own = snapshot.node_addresses.contains(&client);
         if is_own && snapshot.nat_ports.contains(&key.dst_port) {
-            // It stands for a client that nothing tells any more: the server is told.
-            return Some(FORGOTTEN);
+            // An SNAT port. Its client is lost, so the server gets a reset.
+            return Some(UNKNOWN_CONNECTION);
         }
         let is_here = is_own || snapshot.is_local_pod(client);
         if !is_here && direct.origin_end.is_none() && snapshot.reach(client).is_none() {
-            // Off the cluster, by a way that only its own packets tell.
-            return Some(FORGOTTEN);
+            // A client outside the cluster. Only its own packets tell where it is reached.
+            return Some(UNKNOWN_CONNECTION);
         }
-        let seconds = turn.now.as_secs() as u32;
+        let seconds = cx.now.as_secs() as u32;
         let unknown = Some(DropReason::TcpInvalidState.into());
         match self.shared.probes.progress(key, seconds) {
             Some(Progress::Denied) => return None,
@@ -228,56 +222,62 @@ impl Engine {
         }
         let tracker = &self.shared.tracker;
         let backend = SocketAddr::new(key.src_addr(), key.src_port);
-        let addresses: ArrayVec<SocketAddr, CANDIDATES> = snapshot
+        let frontends: ArrayVec<SocketAddr, CANDIDATES> = snapshot
             .services
             .frontends_of(backend)
-            // Other nodes translate for their own pods, but node ports.
+            // Other nodes translate for their own pods, except at this node's NodePorts.
             .filter(|(kind, _)| is_here || *kind == FrontendKind::NodePort)
-            .map(|(_, address)| address)
-            // With another backend it is known.
-            .filter(|address| !tracker.is_taken(&client_key(key, *address)))
+            .map(|(_, frontend)| frontend)
+            // A known connection of the client to this frontend has another backend.
+            .filter(|frontend| !tracker.is_taken(&client_key(key, *frontend)))
             .take(CANDIDATES)
             .collect();
-        if addresses.is_empty() {
+        if frontends.is_empty() {
             return None;
         }
         let segment = read_segment(packet, parsed);
-        if self.may_probe(turn, packet)
-            && self.shared.probes.begin(key, &segment, &addresses, seconds)
+        if self.may_probe(cx, packet)
+            && self.shared.probes.begin(key, &segment, &frontends, seconds)
         {
-            for address in addresses {
-                let pinned = Pinned { original: client_key(key, address), ..*direct };
-                self.probe(turn, packet, parsed, &pinned);
+            for frontend in frontends {
+                let pinned = Pinned { original: client_key(key, frontend), ..*direct };
+                self.probe(cx, packet, parsed, &pinned);
             }
         }
         unknown
     }
 
-    /// Whether one more segment that came in by a port may give rise to questions.
-    fn may_probe(&mut self, turn: &Turn<'_>, packet: &Packet) -> bool {
-        self.probes.take(packet.ingress.0.into(), turn.now)
+    /// Whether the rate of probes allows one more for a segment from this port.
+    fn may_probe(&mut self, cx: &BurstContext<'_>, packet: &Packet) -> bool {
+        self.probes.take(packet.ingress.0.into(), cx.now)
     }
 
-    /// Has the client of `pinned` say whether it has this connection: sends it the header of its
-    /// server's segment, with a sequence number that it has long had. A stack answers that with what
-    /// it expects, or with a reset where there is no such connection.
-    fn probe(&mut self, turn: &mut Turn<'_>, packet: &Packet, parsed: &Parsed, pinned: &Pinned) {
+    /// Sends the client of `pinned` the header of its server's segment, as a bare acknowledgment with
+    /// an old sequence number. A stack that has the connection answers with an acknowledgment (RFC
+    /// 9293 §3.10.7.4), one that has not with a reset.
+    fn probe(
+        &mut self,
+        cx: &mut BurstContext<'_>,
+        packet: &Packet,
+        parsed: &Parsed,
+        pinned: &Pinned,
+    ) {
         let known = Some((pinned, Direction::Reply));
         let query = Query { known, ..Query::of(&parsed.key, packet) };
         let (mut pinned, mut plan) = (query.pinned(), Plan::default());
-        let verdict = decide(turn.snapshot, &query, None, &mut pinned, &mut plan);
+        let verdict = decide(cx.snapshot, &query, None, &mut pinned, &mut plan);
         if !matches!(verdict, Verdict::Forward(_)) {
             return;
         }
-        let Some(mut probe) = turn.pool.alloc_for(usize::from(parsed.payload)) else { return };
+        let Some(mut probe) = cx.pool.alloc_for(usize::from(parsed.payload)) else { return };
         let header = packet.bytes().get(..usize::from(parsed.payload)).unwrap_or_default();
         probe.fill(header);
         (probe.ingress, probe.origin) = (packet.ingress, Origin::Copy);
         probe.set_via(packet.via());
-        stale(probe.bytes_mut(), parsed);
+        make_stale(probe.bytes_mut(), parsed);
         match parse(probe.bytes(), &self.shared.hash_key) {
-            Ok(parsed) => self.transmit(turn, probe, &parsed, &plan),
-            Err(_) => turn.pool.free(probe),
+            Ok(parsed) => self.transmit(cx, probe, &parsed, &plan),
+            Err(_) => cx.pool.free(probe),
         }
     }
 }
@@ -287,9 +287,9 @@ fn read_segment(packet: &Packet, parsed: &Parsed) -> Segment {
     Segment::read(header, parsed.tcp_flags, 0)
 }
 
-/// Makes a frame that ends behind its TCP header a bare acknowledgment whose sequence number its
-/// receiver has long had.
-fn stale(frame: &mut [u8], parsed: &Parsed) {
+/// Turns a frame that ends behind its TCP header into a bare acknowledgment with a sequence number far
+/// before the receiver's window.
+fn make_stale(frame: &mut [u8], parsed: &Parsed) {
     /// A quarter of the sequence space: more than any window (RFC 7323 §2.3).
     const BACK: u32 = 1 << 30;
     let (l3, l4) = (usize::from(parsed.l3), usize::from(parsed.l4));
@@ -308,7 +308,7 @@ fn stale(frame: &mut [u8], parsed: &Parsed) {
     if let Some(flags) = frame.get_mut(l4 + 13) {
         *flags = ACK;
     }
-    // No urgent data either.
+    // No urgent pointer.
     put(frame, l4 + 18, [0; 2]);
     let mut parsed = *parsed;
     parsed.end = len as u32;
@@ -321,34 +321,37 @@ fn put<const N: usize>(frame: &mut [u8], at: usize, bytes: [u8; N]) {
     }
 }
 
-/// What the state says of a packet; nothing is kept of it.
-fn judge<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Verdict<'s> {
+/// Why a packet would be dropped. Counts nothing.
+fn denial<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Option<Denial<'s>> {
     let (mut pinned, mut plan) = (query.pinned(), Plan::default());
-    decide(snapshot, query, None, &mut pinned, &mut plan)
+    match decide(snapshot, query, None, &mut pinned, &mut plan) {
+        Verdict::Drop(denial) => Some(denial),
+        Verdict::Forward(_) | Verdict::Gateway => None,
+    }
 }
 
-fn is_policy(denial: &Denial) -> bool {
+fn is_policy(denial: &Denial<'_>) -> bool {
     denial.reason.class() == DropClass::Policy
 }
 
-/// Who sent a segment in mid-stream, by what is known of both ends.
+/// Which end sent a segment in mid-stream, from what is known of both.
 fn sender(snapshot: &Snapshot, key: &FlowKey, flags: u8) -> Sender {
     if snapshot.services.is_frontend(key) {
         return Sender::Client;
     }
     if flags & SYN != 0 {
-        // Not alone: it answers one.
+        // A SYN-ACK.
         return Sender::Server;
     }
     match serves(snapshot, key).cmp(&serves(snapshot, &key.reversed())) {
-        core::cmp::Ordering::Less => Sender::Client,
-        core::cmp::Ordering::Equal => Sender::Unknown,
-        core::cmp::Ordering::Greater => Sender::Server,
+        Ordering::Less => Sender::Client,
+        Ordering::Equal => Sender::Unknown,
+        Ordering::Greater => Sender::Server,
     }
 }
 
-/// How much speaks for a listener at the source of `key`: 2 for a Service's endpoint or a port that
-/// its pod declares, 1 for a port below those of clients.
+/// How likely the source of `key` is a listening port: 2 for an endpoint of a Service and a port that
+/// its pod declares, 1 for a port below the ephemeral ones.
 fn serves(snapshot: &Snapshot, key: &FlowKey) -> u8 {
     let declares = || {
         let facts = snapshot.endpoints.get(&key.src_addr());
@@ -363,8 +366,8 @@ fn serves(snapshot: &Snapshot, key: &FlowKey) -> u8 {
 }
 
 impl Snapshot {
-    /// The connection, not translated, that a packet of this key answers: opened by its receiver,
-    /// from where that one's packets come in. `None`: from nowhere.
+    /// The untranslated connection that a packet with this key belongs to if its receiver is the
+    /// client. `None` if there is no port that the receiver's packets could come from.
     fn opened_by_receiver(&self, key: &FlowKey) -> Option<Pinned> {
         let client = key.dst_addr();
         let (origin, origin_end) = match self.endpoints.get(&client).map(|facts| &facts.location) {
@@ -377,15 +380,5 @@ impl Snapshot {
         };
         let opened = Opened::MidStream;
         Some(Pinned { origin_end, opened, ..Pinned::new(key.reversed(), origin) })
-    }
-}
-
-impl From<Refused> for DropReason {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::Full => Self::ConnectionTableFull,
-            Refused::Limit(_) => Self::ConnectionLimit,
-            Refused::Collision => Self::NatPortsExhausted,
-        }
     }
 }

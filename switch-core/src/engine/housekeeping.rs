@@ -1,62 +1,65 @@
-//! Between bursts: what ends with time.
+//! Timeouts: the periodic sweep of the tables, between bursts.
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::{Engine, Turn};
+use super::{BurstContext, Engine};
 use crate::action::DropReason;
-use crate::flow::table::Untold;
+use crate::flow::table::PendingCounts;
 use crate::id::PortId;
 
-/// How often the tables are swept, and in how many steps each is gone round: ten seconds.
-const SWEEP_EVERY: core::time::Duration = core::time::Duration::from_millis(100);
-const SWEEP_ROUNDS: usize = 100;
-/// Buckets of a growing flow table that each poll moves.
-const MOVE_PER_POLL: usize = 8;
-/// Seconds after which a worker forgets an entry that it did not use. The connection stays.
+/// Interval between two steps of the sweep.
+const SWEEP_INTERVAL: core::time::Duration = core::time::Duration::from_millis(100);
+/// Steps in which the whole of each table is visited: 10 seconds.
+const SWEEP_STEPS: usize = 100;
+/// Buckets of a growing flow table that are migrated per poll.
+const MIGRATE_PER_POLL: usize = 8;
+/// Seconds after which an unused flow entry is removed. Its connection stays.
 const ENTRY_IDLE: u32 = 300;
-const ENTRY_IDLE_PRESSED: u32 = 10;
+/// The same while the flow table is nearly full.
+const ENTRY_IDLE_UNDER_PRESSURE: u32 = 10;
 
 impl Engine {
-    /// Housekeeping between bursts: a few buckets of every table, in proportion to the time that
-    /// passed, and fragments whose datagram did not become whole.
-    pub fn poll(&mut self, turn: &mut Turn<'_>) {
-        self.expire_fragments(turn);
-        self.flows.settle(MOVE_PER_POLL);
-        if turn.now < self.sweep_due {
+    /// Runs timeouts; called once per poll. Sweeps a part of every table when it is due, and drops
+    /// fragments whose datagram has timed out.
+    pub fn poll(&mut self, cx: &mut BurstContext<'_>) {
+        self.expire_fragments(cx);
+        self.flows.migrate(MIGRATE_PER_POLL);
+        if cx.now < self.sweep_due {
             return;
         }
-        self.sweep_due = turn.now + SWEEP_EVERY;
-        let seconds = turn.now.as_secs() as u32;
+        self.sweep_due = cx.now + SWEEP_INTERVAL;
+        let seconds = cx.now.as_secs() as u32;
         let tracker = &self.shared.tracker;
         let pressure = tracker.is_under_pressure();
         let slots = tracker.slots().div_ceil(self.shared.workers.load(Relaxed));
-        let budget = slots.div_ceil(SWEEP_ROUNDS).max(64).min(slots);
+        let budget = slots.div_ceil(SWEEP_STEPS).max(64).min(slots);
         let base = self.index * slots;
         if budget > 0 {
             let from = if self.sweep >= slots { 0 } else { self.sweep };
             tracker.sweep(base + from, budget.min(slots - from), seconds, pressure);
             self.sweep = from + budget;
         }
-        let idle = if self.flows.is_under_pressure() { ENTRY_IDLE_PRESSED } else { ENTRY_IDLE };
-        let budget = self.flows.len().div_ceil(SWEEP_ROUNDS).max(64);
+        let idle =
+            if self.flows.is_under_pressure() { ENTRY_IDLE_UNDER_PRESSURE } else { ENTRY_IDLE };
+        let budget = self.flows.len().div_ceil(SWEEP_STEPS).max(64);
         let ended = |connection, last_seen| {
             seconds.saturating_sub(last_seen) > idle || !tracker.is_alive(connection)
         };
         self.flows.sweep(budget, |connection| tracker.prefetch(connection), ended);
-        for Untold { connection, packets, bytes } in self.flows.untold() {
-            tracker.count(connection, packets, bytes);
+        for PendingCounts { connection, packets, bytes } in self.flows.take_pending() {
+            tracker.add_counts(connection, packets, bytes);
         }
-        let share = SWEEP_ROUNDS * self.shared.workers.load(Relaxed);
-        self.shared.fdb.sweep(turn.now, self.shared.fdb.slots().div_ceil(share));
+        let share = SWEEP_STEPS * self.shared.workers.load(Relaxed);
+        self.shared.fdb.sweep(cx.now, self.shared.fdb.slots().div_ceil(share));
     }
 
-    /// A port was let go: its number may come back as another's, so what is held from it ends.
-    pub fn forget_port(&mut self, turn: &mut Turn<'_>, port: PortId) {
-        self.drain_port_fragments(turn, port);
+    /// Ends all state of a port that was detached: its number may be assigned to another port.
+    pub fn forget_port(&mut self, cx: &mut BurstContext<'_>, port: PortId) {
+        self.drain_port_fragments(cx, port);
     }
 
-    /// Ends everything held, at the end of the input: held fragments are dropped.
-    pub fn finish(&mut self, turn: &mut Turn<'_>) {
-        self.drain_fragments(turn, DropReason::EndOfInput);
+    /// Drops held fragments, at the end of the input.
+    pub fn finish(&mut self, cx: &mut BurstContext<'_>) {
+        self.drain_fragments(cx, DropReason::EndOfInput);
     }
 }

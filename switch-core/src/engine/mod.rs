@@ -1,29 +1,51 @@
-//! The forwarding engine: takes a burst of frames with a snapshot and the time, and sorts what
-//! becomes of each into outputs, answers and drops.
+//! The forwarding engine: takes a burst of frames, a snapshot and the time, and turns every frame
+//! into output, an answer or a drop.
 //!
-//! Called by a worker's poll loop, one engine a worker; by tests and `replay` with virtual time.
-//! Holds no socket, clock or thread. The hit path (this file and `action::apply`) neither
-//! allocates nor locks; everything rarer is in the files beside it.
+//! Called by a worker's poll loop, one engine per worker; by tests and `replay` with virtual time.
+//! Holds no socket, clock or thread.
 //!
-//! Every frame handed in ends as forwarded, consumed, dropped with one reason, or held as a
-//! fragment of a datagram that is not whole yet; the counters add up.
+//! The stages, one file each:
+//!
+//! ```text
+//! ingress -> (decap) -> fast ------------------------------------------> egress
+//!                        | miss                                            ^
+//!                        v                                                 |
+//!                       slow -> admission -> open (a new connection) ------+
+//!                        |
+//!                        +-> neighbour, fragments, icmp_error, answer
+//! ```
+//!
+//! * [`ingress`]: counts and parses; [`decap`]: frames from an uplink; [`bridge`]: layer 2.
+//! * [`fast`]: packets of known flows. Neither allocates nor locks. [`apply`] rewrites them.
+//! * [`slow`]: everything else; [`prefetch`]: its lookups, made for a whole burst at once.
+//! * [`admission`]: finds the packet's connection or [opens](open) one, and asks `resolve`;
+//!   [`direction`]: which end of a connection is the client.
+//! * [`egress`]: TTL, MTU, tunnel headers; [`pmtu`]: path MTU of the tunnel.
+//! * [`answer`]: ICMP errors, resets, the gateway; [`neighbour`]: ARP and ND.
+//!
+//! Every received frame ends as forwarded, consumed, dropped with one reason, or held as a fragment
+//! of an incomplete datagram. The counters add up.
 
-mod admit;
-mod ahead;
+mod admission;
+mod answer;
+mod apply;
 mod bridge;
+mod decap;
 mod direction;
-mod encap;
+mod egress;
+mod fast;
 mod fragments;
-mod gateway;
+mod frame;
 mod housekeeping;
+mod icmp_error;
+mod ingress;
 mod neighbour;
+mod open;
 mod outputs;
-mod path;
-mod related;
+mod pmtu;
+mod prefetch;
 mod slow;
-mod straight;
 mod trace;
-mod uplink;
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
@@ -32,55 +54,54 @@ use podswitch_wire::flow_key::HashKey;
 use podswitch_wire::parse::Parsed;
 
 use fragments::FragmentStore;
-use straight::{read, sender};
 
 pub use outputs::Outputs;
 pub use trace::{Dropped, Observer, Trace};
 
 use crate::action::DropReason;
 use crate::answer::icmp::ErrorLimiter;
-use crate::flow::affinity::Affinity;
 use crate::flow::connection::{Tracker, TrackerConfig};
 use crate::flow::fragments::Released;
 use crate::flow::probes::Probes;
 use crate::flow::table::{FlowTable, FlowTableConfig};
 use crate::id::{Cookie, PortId};
 use crate::limit::KeyedLimiter;
-use crate::packet::{BATCH, Batch, Origin, Packet, Pool};
+use crate::nat::affinity::Affinity;
+use crate::packet::{BATCH, Origin, Packet, Pool};
 use crate::route::fdb::Fdb;
-use crate::snapshot::{PortFacts, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::stats::WorkerCounters;
 use crate::time::Instant;
 
-/// What all workers share.
+/// The state that all workers share.
 #[derive(Debug)]
 pub struct Shared {
-    /// Connections.
+    /// The connection table.
     pub tracker: Tracker,
-    /// Learnt link-layer addresses.
+    /// Learned MAC addresses.
     pub fdb: Fdb,
-    /// Clients that stay with their backend.
+    /// Session affinity of clients.
     pub affinity: Affinity,
-    /// Clients that were asked which connection they have.
+    /// Clients that are probed for unknown connections.
     pub probes: Probes,
-    /// Secret of this process.
+    /// Secret hash key of this process.
     pub hash_key: HashKey,
     fragments: FragmentStore,
-    /// How many workers share the housekeeping.
+    /// Number of workers, which share the sweep of the tables.
     workers: AtomicUsize,
 }
 
-/// Bounds of the shared tables and of each worker's own.
+/// Limits of the shared tables and of each worker's own.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The most connections in all.
+    /// Most connections in total.
     pub connections: u32,
-    /// The most connections that one port may originate; the same for each tunnel end of another
+    /// Most connections that one port may originate. The same limit holds for each VTEP of another
     /// node.
     pub connections_per_port: u32,
-    /// The most flow entries (directions of connections) of each worker.
+    /// Most flow entries (directions of connections) of each worker.
     pub flows: usize,
-    /// The most learnt link-layer addresses.
+    /// Most learned MAC addresses.
     pub fdb: usize,
 }
 
@@ -91,7 +112,7 @@ impl Default for Limits {
 }
 
 impl Shared {
-    /// Empty tables with the given bounds and secret.
+    /// Empty tables with the given limits and hash key.
     pub fn new(limits: &Limits, hash_key: HashKey) -> Self {
         let config = TrackerConfig {
             connections: limits.connections,
@@ -114,16 +135,16 @@ impl Shared {
     }
 }
 
-/// What one call of the engine works with.
+/// The environment of one call of the engine.
 #[derive(Debug)]
-pub struct Turn<'a> {
-    /// The state that every packet of the call is judged by.
+pub struct BurstContext<'a> {
+    /// The snapshot that every packet of the call is evaluated with.
     pub snapshot: &'a Snapshot,
-    /// The time.
+    /// The current time.
     pub now: Instant,
-    /// Buffers.
+    /// The worker's packet buffers.
     pub pool: &'a mut Pool,
-    /// Where frames go that leave.
+    /// Egress queues.
     pub out: &'a mut Outputs,
 }
 
@@ -135,18 +156,19 @@ pub struct Engine {
     released: Released,
     errors: ErrorLimiter,
     floods: KeyedLimiter,
-    /// Questions to clients, by the port that gave rise to them.
+    /// Rate of probes, by the port whose segments cause them.
     probes: KeyedLimiter,
-    /// Searches for connections to end, by account.
+    /// Rate of unsuccessful searches for a connection to end, by account.
     searches: KeyedLimiter,
     observer: Option<Box<dyn Observer>>,
-    /// A burst's parsed frames, written in place.
+    /// Parsed headers of the current burst.
     parsed: Box<[Parsed; BATCH]>,
-    /// Where this worker's share of the tracker's sweep stands.
+    /// Position of the sweep in this worker's share of the connection table.
     sweep: usize,
     sweep_due: Instant,
-    /// Where the search for something to end stands, when the tracker is full.
-    pressed: usize,
+    /// Where the search for a connection to end continues when the connection table is full.
+    eviction_cursor: usize,
+    /// Index of this worker.
     index: usize,
 }
 
@@ -171,19 +193,19 @@ impl Engine {
             errors: ErrorLimiter::new(hash_key),
             floods: bridge::flood_limiter(),
             probes: direction::probe_limiter(),
-            searches: admit::search_limiter(),
+            searches: open::search_limiter(),
             observer: None,
             parsed: Box::new([Parsed::default(); BATCH]),
             sweep: 0,
             sweep_due: Instant::ZERO,
-            pressed: 0,
+            eviction_cursor: 0,
             index,
             shared,
             counters,
         }
     }
 
-    /// Has `observer` told of drops from now on.
+    /// Sets the observer that is notified of drops.
     pub fn set_observer(&mut self, observer: Option<Box<dyn Observer>>) {
         self.observer = observer;
     }
@@ -193,53 +215,26 @@ impl Engine {
         &self.counters
     }
 
-    /// What all workers share.
+    /// The state that all workers share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// Flow entries in use.
+    /// The flow table of this worker.
     pub fn flows(&self) -> &FlowTable {
         &self.flows
     }
 
-    /// Takes a burst that came in by `ingress`; `batch` is empty afterwards.
-    pub fn process(&mut self, turn: &mut Turn<'_>, ingress: PortId, batch: &mut Batch) {
-        self.counters.received.add(batch.len() as u64);
-        let mut bytes = 0;
-        for packet in batch.iter_mut() {
-            packet.ingress = ingress;
-            bytes += packet.len() as u64;
-        }
-        if let Some(port) = self.counters.port(ingress) {
-            port.rx_frames.add(batch.len() as u64);
-            port.rx_bytes.add(bytes);
-        }
-        match turn.snapshot.port(ingress) {
-            PortFacts::Pod(_) | PortFacts::Host(_) => {
-                let gateway = turn.snapshot.gateway.mac;
-                self.route_batch(turn, ingress, Some(gateway), batch);
-            }
-            PortFacts::Uplink(uplink) => self.uplink_batch(turn, uplink, batch),
-            PortFacts::Bridge(port) => self.bridge_batch(turn, ingress, port, batch),
-            PortFacts::Unused => {
-                for packet in batch.drain(..) {
-                    self.drop(turn, packet, DropReason::EndpointNotReady, None);
-                }
-            }
-        }
-    }
-
-    /// Counts and frees a frame that goes nowhere.
+    /// Drops a frame: counts it and frees its buffer.
     pub(crate) fn drop(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut BurstContext<'_>,
         packet: Packet,
         reason: DropReason,
         object: Option<&Cookie>,
     ) {
-        self.count_drop(turn.now, Trace::from(&packet), reason, object);
-        turn.pool.free(packet);
+        self.count_drop(cx.now, Trace::from(&packet), reason, object);
+        cx.pool.free(packet);
     }
 
     fn count_drop(
@@ -258,8 +253,8 @@ impl Engine {
         }
     }
 
-    /// Frames that a port received and lost.
-    pub(crate) fn lost_on_arrival(&mut self, now: Instant, ingress: PortId, frames: u64) {
+    /// Counts frames that a port lost on reception.
+    pub(crate) fn count_rx_lost(&mut self, now: Instant, ingress: PortId, frames: u64) {
         self.counters.received.add(frames);
         if let Some(port) = self.counters.port(ingress) {
             port.rx_frames.add(frames);
@@ -270,41 +265,42 @@ impl Engine {
         }
     }
 
-    /// A frame that a port did not take after all: what was counted as forwarded was dropped.
+    /// Counts a frame that its egress port did not accept: it was counted as forwarded, and becomes
+    /// a drop.
     pub fn not_sent(&mut self, now: Instant, trace: Trace, reason: DropReason) {
         match trace.origin {
-            // Counters wrap: this is minus one.
+            // Counters wrap, so this subtracts one.
             Origin::Received => self.counters.forwarded.add(u64::MAX),
             Origin::Originated | Origin::Copy => self.counters.originated_lost.add(1),
         }
         self.count_drop(now, trace, reason, None);
     }
 
-    /// Whether there is no state that time could end.
+    /// Whether there is no state that could time out.
     pub fn is_idle(&self) -> bool {
         self.flows.is_empty() && self.shared.fragments.is_empty() && self.shared.tracker.is_empty()
     }
 
-    /// A received frame that the switch itself took.
-    fn consume(&mut self, turn: &mut Turn<'_>, packet: Packet) {
+    /// Consumes a received frame: it was for the switch itself.
+    fn consume(&mut self, cx: &mut BurstContext<'_>, packet: Packet) {
         self.counters.consumed.add(1);
-        turn.pool.free(packet);
+        cx.pool.free(packet);
     }
 
-    /// Sends a frame that the switch made.
-    fn originate(&mut self, turn: &mut Turn<'_>, port: PortId, mut packet: Packet) {
+    /// Sends a frame that the switch created.
+    fn originate(&mut self, cx: &mut BurstContext<'_>, port: PortId, mut packet: Packet) {
         packet.origin = Origin::Originated;
         packet.ingress = port;
         self.counters.originated.add(1);
-        turn.out.push(port, packet);
+        cx.out.push(port, packet);
     }
 
-    /// Sends a received frame on.
-    fn forward(&mut self, turn: &mut Turn<'_>, port: PortId, packet: Packet) {
+    /// Forwards a received frame.
+    fn forward(&mut self, cx: &mut BurstContext<'_>, port: PortId, packet: Packet) {
         match packet.origin {
             Origin::Received => self.counters.forwarded.add(1),
             Origin::Originated | Origin::Copy => self.counters.copies.add(1),
         }
-        turn.out.push(port, packet);
+        cx.out.push(port, packet);
     }
 }

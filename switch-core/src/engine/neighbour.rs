@@ -1,19 +1,19 @@
-//! ARP and neighbour discovery on routed ports: judged against who stands behind the port, and
-//! answered here.
+//! ARP and neighbour discovery on routed ports: checked against what is known about the port's
+//! neighbour, and answered by the switch.
 
 use std::net::IpAddr;
 
 use podswitch_wire::parse::Parsed;
 
-use super::slow::source;
-use super::{Engine, Turn};
+use super::frame::source_mac;
+use super::{BurstContext, Engine};
 use crate::action::DropReason;
 use crate::answer::{Binding, Trust, arp, nd};
 use crate::id::PortId;
 use crate::packet::Packet;
 use crate::snapshot::{PortFacts, Snapshot};
 
-/// Who stands behind a routed port. The node is whoever speaks there.
+/// The neighbour on a routed port. The node may use any MAC address.
 fn binding<'a>(snapshot: &'a Snapshot, ingress: PortId, packet: &Packet) -> Option<Binding<'a>> {
     let gateway = &snapshot.gateway;
     match snapshot.port(ingress) {
@@ -25,15 +25,15 @@ fn binding<'a>(snapshot: &'a Snapshot, ingress: PortId, packet: &Packet) -> Opti
             trust: Trust::Bound,
         }),
         PortFacts::Host(_) => Some(Binding {
-            mac: source(packet.bytes()),
+            mac: source_mac(packet.bytes()),
             ipv4: &[],
             ipv6: &[],
             gateway,
             trust: Trust::Node,
         }),
-        // Another node may have any address but ours, and nothing that it says is remembered.
+        // Another node may use any address except this node's. Nothing is learned from it.
         PortFacts::Uplink(_) => Some(Binding {
-            mac: source(packet.bytes()),
+            mac: source_mac(packet.bytes()),
             ipv4: &[],
             ipv6: &[],
             gateway: snapshot.tunnels.gateway(packet.via()?),
@@ -43,8 +43,8 @@ fn binding<'a>(snapshot: &'a Snapshot, ingress: PortId, packet: &Packet) -> Opti
     }
 }
 
-/// For which addresses the switch answers: to a pod for all, to the node for pods, through the
-/// tunnel for this node's pods.
+/// Whether the switch answers for an address: to a pod for every address, to the node for pods, and
+/// through the tunnel for this node's pods.
 fn answers(snapshot: &Snapshot, binding: &Binding<'_>, packet: &Packet, address: IpAddr) -> bool {
     match binding.trust {
         Trust::Bound => true,
@@ -56,49 +56,49 @@ fn answers(snapshot: &Snapshot, binding: &Binding<'_>, packet: &Packet, address:
 impl Engine {
     pub(super) fn arp(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut BurstContext<'_>,
         ingress: PortId,
         packet: Packet,
         parsed: &Parsed,
     ) {
-        let snapshot = turn.snapshot;
+        let snapshot = cx.snapshot;
         let Some(binding) = binding(snapshot, ingress, &packet) else {
-            return self.drop(turn, packet, DropReason::EndpointNotReady, None);
+            return self.drop(cx, packet, DropReason::EndpointNotReady, None);
         };
         let ours = |a| answers(snapshot, &binding, &packet, IpAddr::V4(a));
-        match arp::judge(&packet, parsed, &binding, ours) {
+        match arp::check(&packet, parsed, &binding, ours) {
             arp::ArpVerdict::Answer(request) => {
-                if let Some(answer) = arp::reply(&request, binding.gateway.mac, turn.pool) {
-                    self.answer(turn, &packet, answer);
+                if let Some(answer) = arp::reply(&request, binding.gateway.mac, cx.pool) {
+                    self.send_answer(cx, &packet, answer);
                 }
-                self.consume(turn, packet);
+                self.consume(cx, packet);
             }
-            arp::ArpVerdict::Consumed => self.consume(turn, packet),
-            arp::ArpVerdict::Drop(reason) => self.drop(turn, packet, reason, None),
+            arp::ArpVerdict::Consumed => self.consume(cx, packet),
+            arp::ArpVerdict::Drop(reason) => self.drop(cx, packet, reason, None),
         }
     }
 
     pub(super) fn nd(
         &mut self,
-        turn: &mut Turn<'_>,
+        cx: &mut BurstContext<'_>,
         ingress: PortId,
         packet: Packet,
         parsed: &Parsed,
     ) {
-        let snapshot = turn.snapshot;
+        let snapshot = cx.snapshot;
         let Some(binding) = binding(snapshot, ingress, &packet) else {
-            return self.drop(turn, packet, DropReason::EndpointNotReady, None);
+            return self.drop(cx, packet, DropReason::EndpointNotReady, None);
         };
         let ours = |a| answers(snapshot, &binding, &packet, IpAddr::V6(a));
-        match nd::judge(&packet, parsed, &binding, ours) {
+        match nd::check(&packet, parsed, &binding, ours) {
             nd::NdVerdict::Answer(solicitation) => {
-                if let Some(answer) = nd::advertise(&solicitation, binding.gateway, turn.pool) {
-                    self.answer(turn, &packet, answer);
+                if let Some(answer) = nd::advertise(&solicitation, binding.gateway, cx.pool) {
+                    self.send_answer(cx, &packet, answer);
                 }
-                self.consume(turn, packet);
+                self.consume(cx, packet);
             }
-            nd::NdVerdict::Consumed(_) => self.consume(turn, packet),
-            nd::NdVerdict::Drop(reason) => self.drop(turn, packet, reason, None),
+            nd::NdVerdict::Consumed(_) => self.consume(cx, packet),
+            nd::NdVerdict::Drop(reason) => self.drop(cx, packet, reason, None),
         }
     }
 }

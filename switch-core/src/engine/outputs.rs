@@ -1,30 +1,29 @@
-//! Frames on their way out, sorted by port.
+//! Egress queues: frames to be transmitted, by port.
 
 use std::collections::VecDeque;
 
 use crate::id::PortId;
 use crate::packet::{BATCH, Batch, Packet};
 
-/// What waits for one port.
+/// Frames for one port.
 #[derive(Debug, Default)]
 struct Queue {
     batch: Batch,
-    /// What a burst of 64 has no room for: floods, released fragments.
+    /// What exceeds a burst of 64 frames: floods, released fragments.
     more: VecDeque<Packet>,
     listed: bool,
 }
 
-/// Frames that the engine hands to ports. Filled by one call of the engine, emptied by whoever
-/// called it.
+/// Frames that the engine hands to ports. Filled by one call of the engine, emptied by its caller.
 #[derive(Debug, Default)]
 pub struct Outputs {
     queues: Vec<Option<Box<Queue>>>,
-    /// Ports with something in their queue.
+    /// Ports whose queue is not empty.
     listed: Vec<PortId>,
 }
 
 impl Outputs {
-    /// Nothing.
+    /// Empty queues.
     pub fn new() -> Self {
         Self::default()
     }
@@ -32,18 +31,18 @@ impl Outputs {
     /// Queues a frame for `port`.
     #[inline]
     pub fn push(&mut self, port: PortId, packet: Packet) {
-        // A queue with something in it is listed.
+        // A queue that is not empty is listed already.
         if let Some(Some(queue)) = self.queues.get_mut(port.index())
             && (1..BATCH).contains(&queue.batch.len())
         {
             queue.batch.push(packet);
             return;
         }
-        self.push_rare(port, packet);
+        self.push_slow(port, packet);
     }
 
     #[inline(never)]
-    fn push_rare(&mut self, port: PortId, packet: Packet) {
+    fn push_slow(&mut self, port: PortId, packet: Packet) {
         if self.queues.len() <= port.index() {
             self.queues.resize_with(port.index() + 1, || None);
         }
@@ -59,13 +58,13 @@ impl Outputs {
         }
     }
 
-    /// Whether nothing waits.
+    /// Whether all queues are empty.
     pub fn is_empty(&self) -> bool {
         self.listed.is_empty()
     }
 
-    /// Hands each port's frames to `send`, in bursts, in order. What `send` leaves in the burst
-    /// it gets back is lost: it must empty it.
+    /// Passes each port's frames to `send`, in bursts, in order. `send` must empty the burst: frames
+    /// that it leaves are freed without being counted.
     #[inline]
     pub fn flush(&mut self, mut send: impl FnMut(PortId, &mut Batch)) {
         while let Some(port) = self.listed.pop() {

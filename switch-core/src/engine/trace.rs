@@ -1,18 +1,18 @@
-//! What is told of frames that went nowhere.
+//! Notification of dropped frames.
 
 use crate::action::DropReason;
 use crate::id::{Cookie, PortId};
 use crate::packet::{Origin, Packet};
 use crate::time::Instant;
 
-/// What is remembered of a frame when its buffer may be gone.
+/// What identifies a frame after its buffer was given away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trace {
-    /// The port that it came in by.
+    /// The port that it was received on.
     pub ingress: PortId,
-    /// Received, made here, or a copy.
+    /// Received, originated by the switch, or a copy.
     pub origin: Origin,
-    /// The receiver's mark.
+    /// The mark that its port gave it.
     pub mark: u32,
 }
 
@@ -22,20 +22,20 @@ impl From<&Packet> for Trace {
     }
 }
 
-/// A frame that was dropped, as an [`Observer`] is told.
+/// A dropped frame, as an [`Observer`] is notified of it.
 #[derive(Debug)]
 pub struct Dropped<'a> {
-    /// Which frame.
+    /// The frame.
     pub trace: Trace,
-    /// When.
+    /// The time.
     pub now: Instant,
-    /// Why.
+    /// The reason.
     pub reason: DropReason,
     /// The object that decided it.
     pub object: Option<&'a Cookie>,
 }
 
-/// Is told of what the counters only count. Not called for frames that pass.
+/// Is notified of every dropped frame. Not called for frames that are forwarded.
 pub trait Observer: Send {
     /// A received frame was dropped.
     fn dropped(&mut self, drop: &Dropped<'_>);

@@ -1,17 +1,16 @@
-//! Virtual reassembly: the fragments of a datagram are held, the packets themselves, until all
-//! of them are there in whatever order they came, and are then let go together, so that either
-//! the whole datagram goes on, judged by its first fragment, or nothing of it (threats T-F1 to
-//! T-F5).
+//! Virtual reassembly: the fragments of a datagram are held, as packets, until all of them have
+//! arrived, in any order, and are then released together. So either the whole datagram is forwarded,
+//! as its first fragment is evaluated, or none of it (threats T-F1 to T-F5).
 //!
-//! Called by the engine on a worker's thread for packets that parse as fragments, and once a
-//! poll to expire. One store serves all workers, since the fragments of a datagram may arrive at
-//! different ones; the engine locks it. Never joins, cuts or changes a packet, and never frees
-//! one: what ends is handed back with its reason, so that received = sent + consumed + dropped
-//! holds. The packets in it are in no worker's pool.
+//! Called by the engine for packets that parse as fragments, and once per poll for timeouts. One
+//! store serves all workers, since the fragments of a datagram may be received by different workers;
+//! the engine locks it. The store never joins, splits, changes or frees a packet: it returns
+//! fragments that end here, with a reason, so that received = forwarded + consumed + dropped holds.
+//! Packets in the store belong to no worker's pool.
 //!
-//! Memory is bounded by one sum of bytes, in which buffers, records and refused datagrams are
-//! all paid. When it is used up, the oldest datagram of whoever holds most makes room ("longest
-//! queue drop"), so that somebody who sends first fragments only (threat T-C6) throws out his own.
+//! Memory is bounded by a total in bytes, which includes buffers, records and rejected datagrams. When
+//! it is reached, the oldest datagram of the account with the most memory is dropped ("longest queue
+//! drop"). So a sender of first fragments only (threat T-C6) drops its own.
 
 mod accounts;
 mod datagram;
@@ -21,7 +20,7 @@ use std::time::Duration;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use podswitch_wire::flow_key::{Family, FlowKey, HashKey};
-use podswitch_wire::parse::{Fragment as Place, Parsed};
+use podswitch_wire::parse::{Fragment as Position, Parsed};
 
 use self::accounts::{Accounts, Link};
 use self::datagram::{Added, Datagram, Extent};
@@ -30,58 +29,58 @@ use crate::id::PortId;
 use crate::packet::{HEADROOM, Packet, Pool};
 use crate::time::Instant;
 
-/// Bounds of the fragment store.
+/// Limits of the fragment store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FragmentConfig {
-    /// Bytes of memory that held packets and the records about them may take.
+    /// Most memory for held packets and their records, in bytes.
     pub bytes: usize,
-    /// The most fragments of one datagram.
+    /// Most fragments of one datagram.
     pub fragments: usize,
-    /// How long a datagram may take to become whole, from its first fragment to arrive; and how
-    /// long a refused one is remembered.
+    /// Time for a datagram to become complete, from the first fragment that arrives. Also how long a
+    /// rejected datagram is remembered.
     pub timeout: Duration,
 }
 
 impl Default for FragmentConfig {
-    /// 4 MiB, as Linux's `ipfrag_high_thresh`: some 1,600 fragments in small buffers, well
-    /// under half of a pool's. 64 fragments: the longest datagram takes 54 at IPv6's smallest MTU
-    /// of 1280, 45 at 1500. Five seconds: RFC 791, 1122 and 8200 give the destination 15
-    /// to 120, which it still has; but fragments leave their sender back to back, and in five
-    /// seconds a sender of 13,000 fragmented datagrams a second comes round to the same IPv4
-    /// identification (RFC 4963), so that what is left from a loss would spoil a good one.
+    /// 4 MiB, as Linux's `ipfrag_high_thresh`: about 1,600 fragments in small buffers, less than half
+    /// of a pool. 64 fragments: the longest datagram needs 54 at IPv6's smallest MTU of 1280, 45 at
+    /// 1500. Five seconds: RFC 791, 1122 and 8200 give the destination 15 to 120 seconds, which it
+    /// still has. But a sender sends fragments back to back, and a sender of 13,000 fragmented
+    /// datagrams per second uses the same IPv4 identification again after five seconds (RFC 4963), so
+    /// that the rest of an incomplete datagram would corrupt a complete one.
     fn default() -> Self {
         Self { bytes: 4 << 20, fragments: 64, timeout: Duration::from_secs(5) }
     }
 }
 
-/// A fragment and how it parsed.
+/// A fragment and its parsed headers.
 #[derive(Debug)]
 pub struct Fragment {
-    /// The packet, as it was handed in.
+    /// The packet.
     pub packet: Packet,
-    /// Its parse, as it was handed in.
+    /// Its parsed headers.
     pub parsed: Parsed,
 }
 
-/// What comes back from the store; the caller's scratch space, which it empties after each call.
+/// What the store returns; reused by the caller, who empties it after each call.
 #[derive(Debug, Default)]
 pub struct Released {
-    /// All fragments of one whole datagram, in the order of their offsets: the first holds the
-    /// layer-4 header, and its flow key is that of all.
+    /// All fragments of one complete datagram, by offset. The first contains the layer-4 header, and its
+    /// flow key applies to all.
     pub whole: Vec<Fragment>,
-    /// Fragments that end here, each with its reason.
+    /// Fragments to be dropped, each with its reason.
     pub dropped: Vec<(Packet, DropReason)>,
 }
 
-/// What became of a fragment that was put in. Whatever it is, [`Released::dropped`] may hold
-/// fragments of other datagrams that had to make room.
+/// The result of [`Fragments::insert`]. In any case [`Released::dropped`] may contain fragments of
+/// other datagrams that were dropped to make room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// Held until the rest arrives.
+    /// The fragment is held until the rest arrives.
     Held,
-    /// It completed its datagram, all of which is in [`Released::whole`].
+    /// The datagram is complete, and in [`Released::whole`].
     Whole,
-    /// It is in [`Released::dropped`]; what was held of its datagram too, if that is refused.
+    /// The fragment is in [`Released::dropped`], and so are those of its datagram if that is rejected.
     Dropped,
 }
 
@@ -98,8 +97,8 @@ pub struct Fragments {
     held: usize,
 }
 
-/// Which datagram a fragment belongs to, and the port that it came in by: no port can add to
-/// what another began.
+/// The datagram that a fragment belongs to. The ingress port is a part: no port can add fragments to
+/// another port's datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Key {
     flow: FlowKey,
@@ -119,15 +118,15 @@ struct Slot {
 enum State {
     Free,
     Collecting(Datagram),
-    /// Every fragment that still comes is dropped with this reason (RFC 5722 §4).
-    Refused(DropReason),
+    /// Every further fragment is dropped with this reason (RFC 5722 §4).
+    Rejected(DropReason),
 }
 
-/// What a datagram's record costs beside its fragments, in bytes.
+/// Memory for a datagram's record, without its fragments, in bytes.
 const RECORD: usize = size_of::<Slot>() + 128;
 
 impl Fragments {
-    /// An empty store. `secret` keeps others from choosing keys that collide (threat T-C4).
+    /// An empty store. With the hash key `secret` nobody can choose keys that collide (threat T-C4).
     pub fn new(config: FragmentConfig, secret: HashKey) -> Self {
         Self {
             config,
@@ -140,9 +139,7 @@ impl Fragments {
         }
     }
 
-    /// Puts in one fragment. `account` says who is charged for it: the port's number for pods
-    /// and the node, the source's `limit::address_key` where many senders that cannot forge
-    /// their addresses share a port (the tunnel).
+    /// Inserts a fragment. `account`: who is charged for its memory.
     pub fn insert(
         &mut self,
         packet: Packet,
@@ -151,7 +148,7 @@ impl Fragments {
         now: Instant,
         out: &mut Released,
     ) -> Outcome {
-        if parsed.fragment == Place::Whole {
+        if parsed.fragment == Position::Whole {
             out.whole.push(Fragment { packet, parsed: *parsed });
             return Outcome::Whole;
         }
@@ -185,9 +182,9 @@ impl Fragments {
         let slot = &mut self.slots[index as usize];
         let datagram = match &mut slot.state {
             State::Collecting(datagram) => datagram,
-            refused_or_free => {
-                let reason = match refused_or_free {
-                    State::Refused(reason) => *reason,
+            rejected_or_free => {
+                let reason = match rejected_or_free {
+                    State::Rejected(reason) => *reason,
                     _ => DropReason::FragmentLimit,
                 };
                 out.dropped.push((fragment.packet, reason));
@@ -211,10 +208,10 @@ impl Fragments {
                 out.dropped.push((packet, DropReason::FragmentOverlap));
                 Outcome::Dropped
             }
-            Added::Refused(packet, reason) => {
+            Added::Rejected(packet, reason) => {
                 self.held -= datagram.drop_all(reason, out);
                 out.dropped.push((packet, reason));
-                slot.state = State::Refused(reason);
+                slot.state = State::Rejected(reason);
                 slot.since = now;
                 self.accounts.renew(index, &mut self.slots, RECORD);
                 Outcome::Dropped
@@ -222,9 +219,8 @@ impl Fragments {
         }
     }
 
-    /// Ends datagrams that have had their time, `budget` at most, with
-    /// [`DropReason::FragmentTimeout`]. Returns how many there were, refused ones that are
-    /// forgotten among them; called once a poll.
+    /// Drops datagrams that have timed out, at most `budget`, with [`DropReason::FragmentTimeout`].
+    /// Returns their number, including rejected datagrams that are forgotten. Called once per poll.
     pub fn expire(&mut self, now: Instant, budget: usize, out: &mut Released) -> usize {
         for done in 0..budget {
             let Some(oldest) = self.accounts.oldest() else { return done };
@@ -237,21 +233,21 @@ impl Fragments {
         budget
     }
 
-    /// When [`expire`](Self::expire) next has something to do; `None` when the store is empty.
+    /// When the next datagram times out; `None` if the store is empty.
     pub fn next_expiry(&self) -> Option<Instant> {
         let oldest = self.accounts.oldest()?;
         Some(self.slots[oldest as usize].since + self.config.timeout)
     }
 
-    /// Ends everything that is held, with `reason`: the input ended, or the port went away with
-    /// the worker.
+    /// Drops all held fragments with `reason`.
     pub fn drain(&mut self, reason: DropReason, out: &mut Released) {
         while let Some(oldest) = self.accounts.oldest() {
             self.end(oldest, reason, out);
         }
     }
 
-    /// Ends what is held from `port`, which was detached: its number may come back as another's.
+    /// Drops all held fragments of `port`, which was detached: its number may be assigned to another
+    /// port.
     pub fn drain_port(&mut self, port: PortId, out: &mut Released) {
         for index in 0..self.slots.len() {
             let slot = &self.slots[index];
@@ -261,17 +257,17 @@ impl Fragments {
         }
     }
 
-    /// Fragments held: received, and not yet ended.
+    /// Number of held fragments.
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// Datagrams on record, refused ones among them.
+    /// Number of datagrams, including rejected ones.
     pub fn datagrams(&self) -> usize {
         self.table.len()
     }
 
-    /// Bytes of memory in use, of [`FragmentConfig::bytes`].
+    /// Memory in use, in bytes; at most [`FragmentConfig::bytes`].
     pub fn bytes(&self) -> usize {
         self.accounts.used()
     }
@@ -313,7 +309,7 @@ impl Fragments {
         index
     }
 
-    /// Ends a datagram: what is held of it is dropped, and its record goes.
+    /// Drops a datagram and removes its record.
     fn end(&mut self, index: u32, reason: DropReason, out: &mut Released) {
         if let State::Collecting(datagram) = &mut self.slots[index as usize].state {
             self.held -= datagram.drop_all(reason, out);
@@ -332,9 +328,8 @@ impl Fragments {
     }
 }
 
-/// What RFC 791 and RFC 8200 §4.5 tell datagrams apart by, in the shape of a flow key: the
-/// identification stands in the ports. IPv6 does not count the protocol, which the first
-/// fragment knows and later ones need not.
+/// What identifies a datagram (RFC 791, RFC 8200 §4.5), as a flow key with the identification in place
+/// of the ports. For IPv6 the protocol is no part: later fragments need not have it.
 fn datagram_key(parsed: &Parsed) -> FlowKey {
     let proto = match parsed.key.family {
         Family::V4 => parsed.key.proto,
@@ -345,9 +340,8 @@ fn datagram_key(parsed: &Parsed) -> FlowKey {
     FlowKey { proto, src_port, dst_port, ..parsed.key }
 }
 
-/// Moves a fragment out of a buffer that is much larger than it needs, so that what is paid for
-/// is what is used: ports receive into buffers for super-frames. For the caller to do before
-/// [`Fragments::insert`].
+/// Moves a fragment out of a buffer that is much larger than needed, such as a receive buffer for GRO
+/// packets, so that the charged memory is really used. To be called before [`Fragments::insert`].
 pub fn compact(packet: Packet, pool: &mut Pool) -> Packet {
     let small = HEADROOM + Pool::SMALL;
     if packet.buffer_len() <= small.max(2 * (HEADROOM + packet.len())) {

@@ -1,13 +1,11 @@
-//! Flows: the worker's own table of directions, the connections that all workers share, TCP
-//! tracking, fragments.
+//! Flows and connections: the worker's own flow table, the connection table that all workers share,
+//! TCP state tracking, reassembly of fragments.
 //!
-//! On the packet path, by each worker thread. Knows nothing of ports, workers or control.
+//! Used on the packet path by each worker thread. Independent of ports, workers and control.
 
-pub mod affinity;
 pub mod connection;
 pub mod fragments;
-mod growing;
-pub mod nat;
+mod incremental_index;
 pub mod probes;
 pub mod table;
 pub mod tcp;

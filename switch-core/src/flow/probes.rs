@@ -1,10 +1,12 @@
-//! Clients that were asked which connection they have: of a connection through a Service that the
-//! switch does not know, its server's segment tells the client's address and port but not the
-//! Service's address that the client knows. The client is asked for each that it may be, and what it
-//! answers says which it is, or that it is none.
+//! Probes: which connection of a client an unknown segment of a server belongs to.
 //!
-//! Shared by all workers behind one lock, on the slow path: a server spoke first after a restart.
-//! Bounded in number and time.
+//! The segment of a Service's backend has the client's address and port, but not the Service's address
+//! by which the client knows the connection. The client is probed for each address that it may be. It
+//! acknowledges the one that it knows, with sequence numbers that nobody else can guess, and resets the
+//! others.
+//!
+//! Shared by all workers behind one lock, which is taken only for segments of unknown connections, as
+//! after a restart. Bounded in number and time.
 
 #![allow(clippy::disallowed_types, reason = "taken for segments of connections that are unknown")]
 
@@ -16,30 +18,30 @@ use podswitch_wire::flow_key::{FlowKey, to_bytes};
 
 use super::tcp::{Segment, seq_le};
 
-/// Seconds within which a client answers; then it is asked again.
+/// Seconds after which a client that has not answered is probed again.
 const ANSWERS: u32 = 2;
-/// Seconds for which a client is known to have none: longer than a server waits before it sends
-/// again (Linux's `TCP_RTO_MAX`).
+/// Seconds for which the result "none of them" is kept: longer than the longest retransmission
+/// timeout of a server (Linux's `TCP_RTO_MAX`).
 const DENIED: u32 = 130;
-/// Servers' segments that are waited for at a time.
+/// Most connections that are probed for at a time.
 const CAPACITY: usize = 4096;
-/// How far a client's sequence number may be from what its server acknowledged last, and its
-/// acknowledgment from what the server sent: one who sees neither guesses both once in 2^27.
+/// How far a client's sequence number may be from the server's last acknowledgment, and its
+/// acknowledgment from the server's sequence number, in bytes. A guess is right once in 2^26 times.
 const SENT: u32 = 1 << 16;
 const RECEIVED: u32 = 1 << 20;
 
-/// What a server's segment said.
+/// A connection that is probed for.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct Probe {
     seq: u32,
     ack: u32,
-    /// Second.
+    /// Second of the probes.
     at: u32,
-    /// Addresses that the client has not denied yet.
+    /// Number of addresses that the client has not reset yet.
     open: u8,
 }
 
-impl Asked {
+impl Probe {
     fn is_over(&self, now_secs: u32) -> bool {
         let lifetime = if self.open == 0 { DENIED } else { ANSWERS };
         now_secs.saturating_sub(self.at) >= lifetime
@@ -48,18 +50,18 @@ impl Asked {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By the server's key.
-    asked: HashMap<FlowKey, Asked>,
-    /// Keys of servers by those that their clients would have.
+    /// By the key of the server's segments.
+    probed: HashMap<FlowKey, Probe>,
+    /// From the key of the client's segments, for each address, to that of the server's.
     candidates: HashMap<FlowKey, FlowKey>,
 }
 
-/// What is known of a server's connection.
+/// The result of the probes so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Progress {
-    /// Its client has not answered yet.
+    /// The client has not answered yet.
     Waiting,
-    /// Its client has none of those connections.
+    /// The client has none of these connections.
     Denied,
 }
 
@@ -72,15 +74,15 @@ impl Probes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of the connection of a server's segment with this key. `None`: its client is to be
-    /// asked.
+    /// The result of the probes for a server's segment with this key. `None`: there were none.
     pub fn progress(&self, key: &FlowKey, now_secs: u32) -> Option<Progress> {
         let state = self.lock();
-        let asked = state.asked.get(key).filter(|asked| !asked.is_over(now_secs))?;
-        Some(if asked.open == 0 { Progress::Denied } else { Progress::Waiting })
+        let probe = state.probed.get(key).filter(|probe| !probe.is_over(now_secs))?;
+        Some(if probe.open == 0 { Progress::Denied } else { Progress::Waiting })
     }
 
-    /// The client of a server's segment is asked for `addresses` now. False: too many are.
+    /// Notes that the client of a server's segment is probed for `addresses` now. False if there are too
+    /// many probes already.
     pub fn begin(
         &self,
         key: &FlowKey,
@@ -88,45 +90,45 @@ impl Probes {
         addresses: &[SocketAddr],
         now_secs: u32,
     ) -> bool {
-        let State { asked, candidates } = &mut *self.lock();
-        if asked.len() >= CAPACITY {
-            asked.retain(|_, asked| asked.open > 0 && !asked.is_over(now_secs));
-            candidates.retain(|_, server| asked.contains_key(server));
+        let State { probed, candidates } = &mut *self.lock();
+        if probed.len() >= CAPACITY {
+            probed.retain(|_, probe| probe.open > 0 && !probe.is_over(now_secs));
+            candidates.retain(|_, server| probed.contains_key(server));
         }
-        if asked.len() >= CAPACITY {
+        if probed.len() >= CAPACITY {
             return false;
         }
         for address in addresses {
             candidates.insert(client_key(key, *address), *key);
         }
         let open = addresses.len().min(usize::from(u8::MAX)) as u8;
-        asked.insert(*key, Asked { seq: segment.seq, ack: segment.ack, at: now_secs, open });
+        probed.insert(*key, Probe { seq: segment.seq, ack: segment.ack, at: now_secs, open });
         true
     }
 
-    /// The server of the connection that a client's segment belongs to, if it answers a question as
-    /// only the client of that connection can.
+    /// The server of the connection that a client's segment belongs to, if it is the answer to a probe
+    /// and its sequence numbers fit.
     pub fn confirm(&self, key: &FlowKey, segment: &Segment, now_secs: u32) -> Option<SocketAddr> {
-        let State { asked, candidates } = &mut *self.lock();
+        let State { probed, candidates } = &mut *self.lock();
         let server = *candidates.get(key)?;
-        let fits = |asked: &&Asked| {
-            !asked.is_over(now_secs)
-                && is_near(segment.seq, asked.ack, SENT)
-                && is_near(segment.ack, asked.seq, RECEIVED)
+        let fits = |probe: &&Probe| {
+            !probe.is_over(now_secs)
+                && is_near(segment.seq, probe.ack, SENT)
+                && is_near(segment.ack, probe.seq, RECEIVED)
         };
-        asked.get(&server).filter(fits)?;
-        asked.remove(&server);
+        probed.get(&server).filter(fits)?;
+        probed.remove(&server);
         candidates.remove(key);
         Some(SocketAddr::new(server.src_addr(), server.src_port))
     }
 
-    /// A client reset what it was asked for. False: it was not asked for that.
+    /// Notes that a client reset a probe. False if the reset is not the answer to a probe.
     pub fn deny(&self, key: &FlowKey, segment: &Segment) -> bool {
-        let State { asked, candidates } = &mut *self.lock();
+        let State { probed, candidates } = &mut *self.lock();
         let Some(server) = candidates.get(key) else { return false };
-        match asked.get_mut(server) {
-            Some(asked) if asked.ack == segment.seq => {
-                asked.open = asked.open.saturating_sub(1);
+        match probed.get_mut(server) {
+            Some(probe) if probe.ack == segment.seq => {
+                probe.open = probe.open.saturating_sub(1);
                 candidates.remove(key);
                 true
             }
@@ -135,7 +137,7 @@ impl Probes {
     }
 }
 
-/// The key of the client's packets that a server's of `key` answer, had the client asked for `address`.
+/// The key of the client's packets, if it reached the server of `key` by `address`.
 pub fn client_key(key: &FlowKey, address: SocketAddr) -> FlowKey {
     FlowKey { dst: to_bytes(address.ip()).0, dst_port: address.port(), ..key.reversed() }
 }
@@ -202,7 +204,7 @@ mod tests {
         }
         assert!(!probes.begin(&key(5000), &at(1, 1), &vips, 11));
         assert!(probes.begin(&key(5000), &at(1, 1), &vips, 12));
-        assert_eq!(probes.lock().asked.len(), 1);
+        assert_eq!(probes.lock().probed.len(), 1);
         assert_eq!(probes.lock().candidates.len(), 1);
         // What was denied makes room first.
         assert!(probes.deny(&client_key(&key(5000), vips[0]), &at(1, 0)));

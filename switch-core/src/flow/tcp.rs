@@ -1,13 +1,13 @@
-//! TCP connection tracking: what is known of each direction, and which segments may move it.
+//! TCP state tracking: the state of each side, and which segments may change it.
 //!
-//! Each side has a state that only ever grows (as pf does it), so two workers that see the two
-//! directions move it with `fetch_max` and need no lock. The window is checked where a segment
-//! could close or restart the connection (RFC 9293 §3.10.7.4, RFC 5382 REQ-3): an end system
-//! checks its own data.
+//! The state of a side only ever increases (as in pf), so two workers that see the two directions
+//! change it with `fetch_max` and need no lock. The window is checked for segments that could close
+//! or restart the connection (RFC 9293 §3.10.7.4, RFC 5382 REQ-3). Data is checked by the end
+//! systems.
 
 use podswitch_wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
 
-/// State of one side of a TCP connection, by what that side has sent and what was acknowledged.
+/// State of one side of a TCP connection: what it has sent, and what of it was acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum TcpState {
@@ -15,7 +15,7 @@ pub enum TcpState {
     None = 0,
     /// This side sent a SYN.
     SynSent = 1,
-    /// Its SYN was acknowledged, or it was picked up in mid-stream.
+    /// Its SYN was acknowledged, or the connection was picked up mid-stream.
     Established = 2,
     /// This side sent a FIN.
     Closing = 3,
@@ -26,7 +26,7 @@ pub enum TcpState {
 }
 
 impl TcpState {
-    /// The state that `raw` stands for.
+    /// The state with the discriminant `raw`.
     #[inline]
     pub fn from_raw(raw: u32) -> Self {
         match raw {
@@ -49,7 +49,7 @@ pub struct Segment {
     pub end: u32,
     /// Acknowledgment number; meaningful with the ACK flag.
     pub ack: u32,
-    /// Window as it stands in the header, unscaled.
+    /// Window field, unscaled.
     pub window: u16,
     /// Flags.
     pub flags: u8,
@@ -73,9 +73,9 @@ impl Segment {
         }
     }
 
-    /// Whether the segment is nothing but data and acknowledgment.
+    /// Whether the segment carries only data and an acknowledgment: no SYN, FIN or RST.
     #[inline]
-    pub fn is_plain(&self) -> bool {
+    pub fn is_data(&self) -> bool {
         self.flags & (SYN | FIN | RST | ACK) == ACK
     }
 }
@@ -112,7 +112,7 @@ pub fn window_scale(header: &[u8]) -> Option<u8> {
     None
 }
 
-/// What one side of a connection has shown of itself.
+/// What is known about one side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Side {
     /// State.
@@ -123,45 +123,55 @@ pub struct Side {
     pub ack: u32,
     /// Largest window advertised, scaled, in bytes.
     pub window: u32,
-    /// Window scale; 14 where it is not known, so that plausibility errs on the open side.
+    /// Window scale; 14 if it is unknown, so that the window check is permissive.
     pub scale: u8,
 }
 
-/// What tracking makes of a segment.
+/// The result of [`check`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// It fits; states may move.
+    /// It fits; states may change.
     Fits,
-    /// A SYN that starts anew what is over: nothing moved, the caller ends the old connection.
+    /// A SYN after the connection was closed: nothing was changed, the caller ends the old one.
     Restart,
-    /// Outside the window: not let through, nothing moves (T-N2).
+    /// Outside the window: must be dropped, nothing was changed (T-N2).
     OutOfWindow,
 }
 
-/// How far beyond the acknowledged data a reset is still believed where the window is unknown.
+/// Window that is assumed at least, in bytes.
 const MIN_WINDOW: u32 = 65_535;
 
-/// Whether a connection with these states has ended, so that its ports may be used again: reset, or
-/// closed by both sides. The last acknowledgment need not have been seen.
+/// Whether a connection with these states is closed, so that its ports may be used again: reset, or
+/// closed by both sides. The last acknowledgment may still be missing.
 pub fn is_over(a: TcpState, b: TcpState) -> bool {
     a == TcpState::Reset || b == TcpState::Reset || a.min(b) >= TcpState::Closing
 }
 
-/// Judges a segment with SYN, FIN or RST set from the side `own` to the side `peer`.
-pub fn judge(segment: &Segment, own: &Side, peer: &Side) -> Judgement {
+/// Whether an end system ever sends a segment with these flags (RFC 9293 §3.5, §3.10): all but SYN
+/// and RST have ACK set, and a SYN has neither FIN nor RST.
+pub fn is_possible(flags: u8) -> bool {
+    match flags & (SYN | FIN | RST) {
+        SYN | RST => true,
+        0 | FIN => flags & ACK != 0,
+        _ => false,
+    }
+}
+
+/// Checks a segment with SYN, FIN or RST from the side `own` to the side `peer`.
+pub fn check(segment: &Segment, own: &Side, peer: &Side) -> Judgement {
     if segment.flags & (SYN | ACK | RST) == SYN {
         if is_over(own.state, peer.state) {
             return Judgement::Restart;
         }
-        // A retransmitted SYN, or a simultaneous open; anything else challenges an established
-        // connection and is answered by the end itself (RFC 5961 §4), so it passes unheeded.
+        // A retransmitted SYN, or a simultaneous open. On an established connection the receiver
+        // answers with a challenge ACK (RFC 5961 §4), so the SYN passes without effect.
         return Judgement::Fits;
     }
     if peer.state == TcpState::None {
         return Judgement::Fits;
     }
-    // The peer takes bytes from its last acknowledgment on for the length of its window
-    // (RFC 9293 §3.10.7.4). A reset in answer to a SYN has sequence 0 or ours and an ACK of it.
+    // The peer accepts data from its last acknowledgment on, up to its window (RFC 9293
+    // §3.10.7.4). A reset in reply to a SYN acknowledges it.
     if segment.flags & RST != 0 {
         if peer.state == TcpState::SynSent && segment.flags & ACK != 0 {
             return if segment.ack == peer.seq_end {
@@ -175,8 +185,8 @@ pub fn judge(segment: &Segment, own: &Side, peer: &Side) -> Judgement {
         }
         let window = peer.window.max(1);
         let offset = segment.seq.wrapping_sub(peer.ack);
-        // An end that has data in flight resets with its own next sequence number, which may
-        // be ahead of what the peer acknowledged but never beyond what we saw it send.
+        // A side with data in flight resets with its next sequence number. That may be ahead of the
+        // peer's acknowledgment, but not beyond what was seen of this side.
         let sent = own.seq_end.wrapping_sub(peer.ack);
         let limit = window.max(if (sent as i32) > 0 { sent } else { 0 });
         return if offset <= limit { Judgement::Fits } else { Judgement::OutOfWindow };
@@ -192,9 +202,9 @@ pub fn judge(segment: &Segment, own: &Side, peer: &Side) -> Judgement {
     Judgement::Fits
 }
 
-/// Seconds a connection in these states may be silent (RFC 5382 REQ-5: established two hours
-/// four minutes, transitory four minutes). One that a single side has closed may carry the other
-/// side's data for an hour yet, as kube-proxy sets it (`tcpCloseWaitTimeout`).
+/// Idle timeout of a connection in these states, in seconds (RFC 5382 REQ-5: established two hours
+/// four minutes, transitory four minutes). A half-closed one may carry data of the other side for an
+/// hour, as kube-proxy sets it (`tcpCloseWaitTimeout`).
 pub fn idle_limit(a: TcpState, b: TcpState) -> u32 {
     let (low, high) = if a < b { (a, b) } else { (b, a) };
     match (low, high) {
@@ -206,7 +216,8 @@ pub fn idle_limit(a: TcpState, b: TcpState) -> u32 {
     }
 }
 
-/// Whether both sides have answered and at least one may still send: what no shortage ends early.
+/// Whether both sides have answered and at least one may still send: such a connection is never ended
+/// early.
 pub fn is_live(a: TcpState, b: TcpState) -> bool {
     a.min(b) == TcpState::Established && a.max(b) != TcpState::Reset
 }
@@ -224,30 +235,30 @@ mod tests {
     }
 
     #[test]
-    fn reset_is_believed_only_inside_the_window() {
+    fn reset_is_accepted_only_inside_the_window() {
         let own = side(TcpState::Established, 5_000, 9_000, 1_000);
         let peer = side(TcpState::Established, 9_000, 5_000, 1_000);
-        assert_eq!(judge(&segment(RST, 5_000, 0), &own, &peer), Judgement::Fits);
-        assert_eq!(judge(&segment(RST, 5_999, 0), &own, &peer), Judgement::Fits);
-        assert_eq!(judge(&segment(RST, 4_999, 0), &own, &peer), Judgement::OutOfWindow);
-        assert_eq!(judge(&segment(RST, 6_001, 0), &own, &peer), Judgement::OutOfWindow);
-        assert_eq!(judge(&segment(RST, 3_000_000_000, 0), &own, &peer), Judgement::OutOfWindow);
+        assert_eq!(check(&segment(RST, 5_000, 0), &own, &peer), Judgement::Fits);
+        assert_eq!(check(&segment(RST, 5_999, 0), &own, &peer), Judgement::Fits);
+        assert_eq!(check(&segment(RST, 4_999, 0), &own, &peer), Judgement::OutOfWindow);
+        assert_eq!(check(&segment(RST, 6_001, 0), &own, &peer), Judgement::OutOfWindow);
+        assert_eq!(check(&segment(RST, 3_000_000_000, 0), &own, &peer), Judgement::OutOfWindow);
     }
 
     #[test]
     fn reset_of_a_syn_must_acknowledge_it() {
         let own = side(TcpState::None, 0, 0, 0);
         let peer = side(TcpState::SynSent, 101, 0, 1_000);
-        assert_eq!(judge(&segment(RST | ACK, 0, 101), &own, &peer), Judgement::Fits);
-        assert_eq!(judge(&segment(RST | ACK, 0, 100), &own, &peer), Judgement::OutOfWindow);
+        assert_eq!(check(&segment(RST | ACK, 0, 101), &own, &peer), Judgement::Fits);
+        assert_eq!(check(&segment(RST | ACK, 0, 100), &own, &peer), Judgement::OutOfWindow);
     }
 
     #[test]
-    fn fresh_syn_restarts_only_what_is_over() {
+    fn syn_restarts_only_a_closed_connection() {
         let live = side(TcpState::Established, 5_000, 9_000, 1_000);
         let gone = side(TcpState::Closed, 5_000, 9_000, 1_000);
-        assert_eq!(judge(&segment(SYN, 77, 0), &gone, &gone), Judgement::Restart);
-        assert_eq!(judge(&segment(SYN, 77, 0), &live, &live), Judgement::Fits);
+        assert_eq!(check(&segment(SYN, 77, 0), &gone, &gone), Judgement::Restart);
+        assert_eq!(check(&segment(SYN, 77, 0), &live, &live), Judgement::Fits);
     }
 
     #[test]

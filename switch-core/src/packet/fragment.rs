@@ -1,8 +1,7 @@
-//! IPv4 fragmentation (RFC 791 §3.2, RFC 1812 §5.2.7.1): what a router does with a packet larger
-//! than the next hop's MTU that may be fragmented. Called by the worker; IPv6 routers do not.
+//! IPv4 fragmentation (RFC 791 §3.2, RFC 1812 §5.2.7.1) of packets that exceed the next hop's MTU.
+//! IPv6 routers do not fragment.
 
-use super::finish::CutError;
-use super::gso::{cut, finish_ipv4};
+use super::gso::{SegmentError, finish_ipv4, segment};
 use super::layout::{Link, be16, put_be16};
 use super::{Packet, Pool};
 use crate::action::DropReason;
@@ -12,32 +11,32 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
 const RESERVED: u16 = 0x8000;
 
-/// The bit of an option's type that says that fragments repeat it.
+/// The bit of an option's type for options that are copied to all fragments.
 const COPIED: u8 = 0x80;
 
-/// Every IPv4 link carries this many bytes (RFC 791 §3.2).
+/// Smallest MTU of an IPv4 link, in bytes (RFC 791 §3.2).
 const LEAST_MTU: usize = 68;
 
-/// Cuts an IPv4 packet into fragments of at most `mtu` bytes, its checksum finished first. A
-/// super-frame is cut into its segments before, and those that fit are left whole. A packet that
-/// is a fragment already is cut further, its offset and "more fragments" bit kept. Options are
-/// repeated in later fragments only if they say so (RFC 791 §3.1).
+/// Fragments an IPv4 packet to at most `mtu` bytes, after its checksum was computed. A GSO packet is
+/// segmented first, and segments that fit are not fragmented. A packet that is a fragment already is
+/// fragmented further; its offset and "more fragments" bit are taken into account. Later fragments
+/// repeat only options with the copied bit (RFC 791 §3.1).
 ///
-/// `out` gets each packet, and the pool. The first has the packet's origin, the others are
-/// copies. Returns how many there were. `packet` is given back to the pool in any case.
+/// `out` gets each packet, and the pool. The first has the packet's origin, the others are copies.
+/// Returns the number of packets. `packet` is always returned to the pool.
 ///
 /// # Errors
 /// [`DropReason::MtuExceeded`] if the packet must not be fragmented, is not IPv4 or `mtu` is below
-/// 68; [`DropReason::Ipv4Options`]; and what [`fit`](super::fit) says.
+/// 68; [`DropReason::Ipv4Options`]; and the errors of [`fit`](super::fit).
 pub fn fragment_v4(
     packet: Packet,
     mtu: usize,
     pool: &mut Pool,
     out: &mut impl FnMut(&mut Pool, Packet),
-) -> Result<usize, CutError> {
+) -> Result<usize, SegmentError> {
     let mut produced = 0;
     let mut failed = None;
-    let result = cut(packet, true, pool, &mut |pool: &mut Pool, packet: Packet| {
+    let result = segment(packet, pool, &mut |pool: &mut Pool, packet: Packet| {
         if failed.is_some() {
             pool.free(packet);
             return;
@@ -50,11 +49,11 @@ pub fn fragment_v4(
     });
     match failed.or(result.err().map(|error| error.reason)) {
         None => Ok(produced),
-        Some(reason) => Err(CutError::new(reason, produced)),
+        Some(reason) => Err(SegmentError::new(reason, produced)),
     }
 }
 
-/// As [`fragment_v4`], of a finished packet.
+/// As [`fragment_v4`], for a packet with complete checksums.
 fn fragment_one(
     packet: Packet,
     mtu: usize,
@@ -118,14 +117,14 @@ fn pieces(
     Ok(())
 }
 
-/// The IPv4 header of fragments after the first.
+/// The IPv4 header of all fragments but the first.
 struct Later {
     bytes: [u8; 60],
     len: usize,
 }
 
 impl Later {
-    /// From the whole packet's header: the options with the copied bit, padded to whole words.
+    /// From the header of the packet: keeps the options with the copied bit, padded to whole words.
     fn of(header: &[u8]) -> Result<Self, DropReason> {
         let mut later = Self { bytes: [0; 60], len: 20 };
         later.bytes[..20].copy_from_slice(&header[..20]);

@@ -1,10 +1,10 @@
-//! The inverse of segmentation: TCP segments of one flow that follow each other are put together
-//! into the super-frame that they would have been cut from (GRO). Called by ports on reception,
-//! where the kernel does not do it: inside a tunnel that user space terminates.
+//! GRO: coalesces consecutive TCP segments of one flow into one packet. The inverse of segmentation.
+//! Called by ports on reception where the kernel does not do it: inside a tunnel that user space
+//! terminates.
 //!
-//! What is merged is what [`segment`](super::segment) would make again, byte for byte; the one
-//! licence is the IPv4 identification of packets that nobody may fragment, which means nothing (RFC
-//! 6864 §4.1). Every checksum that the super-frame no longer carries was verified.
+//! Only segments are merged that [`segment`](super::segment) would produce again, byte for byte. The one
+//! exception is the IPv4 identification of packets with DF, which has no meaning (RFC 6864 §4.1). Every
+//! checksum that the GRO packet no longer carries was verified.
 
 use arrayvec::ArrayVec;
 use podswitch_wire::checksum::{Sum, sum};
@@ -21,21 +21,21 @@ pub use run::GroRun;
 use run::{Ids, Tcp};
 
 const ETHERNET: usize = 14;
-/// Flows that a burst is followed in at once.
+/// Flows that are coalesced at the same time.
 const FLOWS: usize = 8;
 
-/// A run within a burst.
+/// A run of segments that may continue.
 struct Open {
-    /// Place of its first segment in the burst that comes out.
+    /// Index of its first segment in the resulting burst.
     at: usize,
     tunnel: Option<Tunnel>,
     run: GroRun,
     ids: Ids,
-    /// The first segment's checksums were looked at.
+    /// Whether the first segment's checksums were verified.
     verified: bool,
 }
 
-/// Where a tunnel's headers in front of a frame stand.
+/// Offsets of the outer headers of a tunnel packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Tunnel {
     v4: bool,
@@ -45,8 +45,8 @@ struct Tunnel {
 }
 
 impl Tunnel {
-    /// Of a frame that is a VXLAN packet to UDP port `port`: without IP options, not fragmented,
-    /// not padded.
+    /// Reads the outer headers of a VXLAN packet to UDP port `port`. `None` if the frame is something
+    /// else, or has IP options or padding, or is a fragment.
     fn read(frame: &[u8], port: u16) -> Option<Self> {
         let ip = frame.get(ETHERNET..)?;
         let (v4, udp, end) = match be16(frame, 12) {
@@ -65,15 +65,15 @@ impl Tunnel {
         (whole && be16(frame, udp + 2) == port).then_some(Self { v4, udp, inner: udp + 16 })
     }
 
-    /// The sum over addresses, protocol and length.
+    /// The sum of the pseudo-header.
     fn pseudo(&self, frame: &[u8]) -> Sum {
         let addresses = ETHERNET + if self.v4 { 12 } else { 8 }..self.udp;
         let len = (frame.len() - self.udp) as u16;
         sum(&frame[addresses]) + Sum::word(u16::from(proto::UDP)) + Sum::word(len)
     }
 
-    /// Whether the UDP checksum is right or absent, given that the one inside is right: what that
-    /// covers sums to the complement of its pseudo-header.
+    /// Whether the UDP checksum is valid or absent, given that the inner checksum is valid: the bytes that
+    /// it covers sum to the complement of its pseudo-header.
     fn verify(&self, frame: &[u8], inner: &Tcp) -> bool {
         let l4 = self.inner + inner.l4;
         let inside = Sum::word(!inner.pseudo(&frame[self.inner..]).fold());
@@ -81,7 +81,7 @@ impl Tunnel {
             || (self.pseudo(frame) + sum(&frame[self.udp..l4]) + inside).holds()
     }
 
-    /// Whether the headers are the same but for what differs between segments.
+    /// Whether the headers are equal, apart from fields that differ between segments.
     fn is_same(&self, a: &[u8], b: &[u8]) -> bool {
         let same = |from: usize, to: usize| a[from..to] == b[from..to];
         let udp = self.udp;
@@ -94,7 +94,7 @@ impl Tunnel {
         ip && same(udp, udp + 4) && same(udp + 8, self.inner) && summed(a) == summed(b)
     }
 
-    /// Makes the headers those of the whole super-frame.
+    /// Updates the outer headers for the GRO packet.
     fn finish(&self, frame: &mut [u8]) {
         let udp = self.udp;
         let len = (frame.len() - udp) as u16;
@@ -105,7 +105,7 @@ impl Tunnel {
             put_be16(frame, ETHERNET + 4, len);
         }
         put_be16(frame, udp + 4, len);
-        // Not right, but verified, and a sign to write one where the super-frame is cut again.
+        // Not the final checksum, but not 0 either: segmentation will compute one.
         if be16(frame, udp + 6) != 0 {
             let pseudo = self.pseudo(frame).fold();
             put_be16(frame, udp + 6, if pseudo == 0 { 0xffff } else { pseudo });
@@ -113,13 +113,13 @@ impl Tunnel {
     }
 }
 
-/// Merges what follows each other in `batch`, TCP segments of up to eight flows at once, plain or
-/// in VXLAN packets to UDP port `tunnel`, into super-frames. The order within every flow stays.
-/// Packets that are merged away are given back to `pool`; a packet whose checksum is wrong is
-/// left as it is. A merged tunnel packet's offload metadata is about its inner frame, and says that
-/// the outer checksum was verified (`csum_valid`).
+/// Coalesces consecutive TCP segments in `batch`, of up to eight flows at the same time, either directly
+/// or inside VXLAN packets to UDP port `tunnel`. The order within a flow is kept. Packets that were
+/// merged into others are returned to `pool`. A packet with a wrong checksum is left unchanged. The
+/// offload metadata of a coalesced tunnel packet describes its inner frame, and says that the outer
+/// checksum was verified (`csum_valid`).
 ///
-/// Returns how many packets were merged into others.
+/// Returns the number of packets that were merged into others.
 pub fn coalesce(batch: &mut Batch, tunnel: Option<u16>, pool: &mut Pool) -> usize {
     if batch.len() < 2 {
         return 0;
@@ -139,7 +139,8 @@ pub fn coalesce(batch: &mut Batch, tunnel: Option<u16>, pool: &mut Pool) -> usiz
     before - batch.len()
 }
 
-/// Adds a packet to the run that it continues, or returns it after it began one or ended some.
+/// Adds a packet to the run that it continues. Otherwise returns the packet, after it has begun a run,
+/// or ended some.
 fn add(
     packet: Packet,
     tunnel: Option<u16>,
@@ -151,7 +152,7 @@ fn add(
     let outer = tunnel.and_then(|port| Tunnel::read(frame, port));
     let inner = &frame[outer.map_or(0, |t| t.inner)..];
     let Some(tcp) = Tcp::read(inner) else {
-        // It may still be TCP of any flow, in a form that is not merged: none may overtake it.
+        // It may be TCP of any flow in a form that is not merged. No later segment may overtake it.
         if !is_unrelated(inner) {
             open.drain(..).for_each(|run| close(&run, out));
         }
@@ -181,7 +182,7 @@ fn add(
     Some(packet)
 }
 
-/// Whether a frame that could not be read as TCP is surely of no TCP flow.
+/// Whether a frame that could not be read as TCP certainly belongs to no TCP flow.
 fn is_unrelated(frame: &[u8]) -> bool {
     match frame.get(12..14) {
         Some([0x08, 0x00]) => frame.get(23).is_some_and(|protocol| *protocol != proto::TCP),
@@ -193,7 +194,7 @@ fn is_unrelated(frame: &[u8]) -> bool {
     }
 }
 
-/// Whether all checksums are right, or vouched for by the device.
+/// Whether all checksums are valid, or were verified by the device.
 fn is_good(packet: &Packet, outer: Option<&Tunnel>, run: &GroRun) -> bool {
     let offload = packet.offload;
     let frame = packet.bytes();
@@ -203,25 +204,25 @@ fn is_good(packet: &Packet, outer: Option<&Tunnel>, run: &GroRun) -> bool {
     if !outer_ip || !run.verify_ip(inner) {
         return false;
     }
-    // What the sender left unfinished, nobody can have damaged on the way.
-    let unfinished = |start: usize, offset: u16| {
+    // A partial checksum was never on a wire.
+    let is_partial = |start: usize, offset: u16| {
         offload.csum_partial
             && (usize::from(offload.csum_start), offload.csum_offset) == (start, offset)
     };
-    if unfinished(start + run.tcp.l4, 16) {
+    if is_partial(start + run.tcp.l4, 16) {
         return true;
     }
     match outer {
         None => !offload.csum_partial && (offload.csum_valid || run.verify(inner)),
         Some(tunnel) => {
-            let vouched = unfinished(tunnel.udp, 6) || offload.csum_valid;
-            let known = vouched || !offload.csum_partial;
-            known && run.verify(inner) && (vouched || tunnel.verify(frame, &run.tcp))
+            let verified = is_partial(tunnel.udp, 6) || offload.csum_valid;
+            let known = verified || !offload.csum_partial;
+            known && run.verify(inner) && (verified || tunnel.verify(frame, &run.tcp))
         }
     }
 }
 
-/// Puts the packet's payload behind the run's, in a buffer that has room.
+/// Appends the packet's payload to the run, in a buffer that is large enough.
 fn append(
     open: &mut Open,
     packet: &Packet,
@@ -243,7 +244,7 @@ fn append(
         }
     }
     let len = first.len() + payload.len();
-    // The outermost IP packet is the longest, and its length has 16 bits.
+    // The length field of the outermost IP packet has 16 bits.
     if len - ETHERNET > usize::from(u16::MAX) {
         return false;
     }
@@ -251,7 +252,7 @@ fn append(
     if !run.push(&first[start..], &frame[start..]) {
         return false;
     }
-    // Now that there is something to gain.
+    // Checksums are verified only when there is something to merge.
     let tunnel = open.tunnel.as_ref();
     open.verified = open.verified || is_good(&out[open.at], tunnel, &run);
     if !open.verified || !is_good(packet, tunnel, &run) {
@@ -272,7 +273,7 @@ fn append(
     true
 }
 
-/// Writes the headers of the super-frame, if there is more than one segment.
+/// Writes the headers of the GRO packet, if there is more than one segment.
 fn close(open: &Open, out: &mut ArrayVec<Packet, BATCH>) {
     if open.run.count() < 2 {
         return;

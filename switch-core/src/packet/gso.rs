@@ -1,28 +1,43 @@
-//! Segmentation in software: a TCP or UDP super-frame cut into the packets that it stands for,
-//! as the kernel does where a device cannot (TSO, USO). Called by the worker for a way out that
-//! takes only single packets.
+//! Segmentation in software: splits a TCP or UDP GSO packet into the packets that it stands for, as
+//! the kernel does for devices without TSO or USO. Called by the worker for egress ports that do not
+//! support GSO.
 
 use podswitch_wire::checksum::{Sum, finish_partial, sum};
 use podswitch_wire::flow_key::proto;
 
-use super::finish::CutError;
+use super::checksum::finish_checksum;
 use super::layout::{Layout, Link, be16, put_be16, tunnel};
-use super::{GsoType, Offload, Packet, Pool, finish_checksum};
+use super::{GsoType, Offload, Packet, Pool};
 use crate::action::DropReason;
 
-/// TCP flags of a super-frame that belong to its last segment only: FIN and PSH.
+/// A GSO packet could not be segmented, or not completely. The rest was returned to the pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{reason:?} after {produced} packets")]
+pub struct SegmentError {
+    /// The reason.
+    pub reason: DropReason,
+    /// Packets that were handed out before.
+    pub produced: usize,
+}
+
+impl SegmentError {
+    pub(super) fn new(reason: DropReason, produced: usize) -> Self {
+        Self { reason, produced }
+    }
+}
+
+/// TCP flags that belong to the last segment only: FIN and PSH.
 const LAST_ONLY: u8 = 0x09;
-/// Congestion window reduced: of the first segment only (RFC 3168 §6.1.2).
+/// Congestion window reduced: belongs to the first segment only (RFC 3168 §6.1.2).
 const CWR: u8 = 0x80;
 
-/// Cuts a super-frame into segments of `gso_size` bytes of payload each, with every length,
-/// IPv4 identification, TCP sequence number, flag and checksum as if the sender had sent them one
-/// by one. VLAN tags, IPv4 options and IPv6 extension headers are in every segment; a VXLAN
-/// tunnel in front as well, with its own lengths and checksums. A packet that is not a super-frame
-/// gets its checksum finished.
+/// Splits a GSO packet into segments of `gso_size` bytes of payload each, with lengths, IPv4
+/// identification, TCP sequence number, flags and checksums as if the sender had sent them one by
+/// one. VLAN tags, IPv4 options, IPv6 extension headers and outer VXLAN headers are in every segment.
+/// If `packet` is no GSO packet, its checksum is computed.
 ///
-/// `out` gets each segment, and the pool. The first segment has the packet's origin, the others
-/// are copies. Returns how many there were. `packet` is given back to the pool in any case.
+/// `out` gets each segment, and the pool. The first segment has the packet's origin, the others are
+/// copies. Returns the number of segments. `packet` is always returned to the pool.
 ///
 /// # Errors
 /// As [`fit`](super::fit).
@@ -30,17 +45,17 @@ pub fn segment(
     packet: Packet,
     pool: &mut Pool,
     out: &mut impl FnMut(&mut Pool, Packet),
-) -> Result<usize, CutError> {
-    cut(packet, true, pool, out)
+) -> Result<usize, SegmentError> {
+    segment_to(packet, true, pool, out)
 }
 
-/// Whether the super-frame is to be cut by a layer-4 header inside a tunnel.
+/// Whether the GSO packet is segmented at a layer-4 header inside a tunnel.
 pub(super) fn is_tunnelled(packet: &Packet) -> bool {
     let frame = packet.bytes();
     Link::of(frame).is_some_and(|link| tunnel(frame, link, &packet.offload).is_some())
 }
 
-/// Where a tunnelled super-frame's headers stand, as offsets from the frame's start.
+/// Offsets of a tunnelled GSO packet's headers, from the start of the frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TunnelOffsets {
     /// The outer packet is IPv4.
@@ -53,7 +68,8 @@ pub struct TunnelOffsets {
     pub inner: u16,
 }
 
-/// Of a super-frame that is cut by a header inside a UDP tunnel; `None` of everything else.
+/// The offsets of a GSO packet that is segmented at a header inside a UDP tunnel; `None` for every
+/// other packet.
 pub fn tunnel_offsets(packet: &Packet) -> Option<TunnelOffsets> {
     let (frame, offload) = (packet.bytes(), &packet.offload);
     if !offload.is_gso() {
@@ -66,13 +82,13 @@ pub fn tunnel_offsets(packet: &Packet) -> Option<TunnelOffsets> {
     Some(TunnelOffsets { v4: outer.v4, udp: udp as u16, is_summed, inner })
 }
 
-/// As [`segment`]; unless `finish`, segments leave with the pseudo-header sum of their own.
-pub(super) fn cut(
+/// As [`segment`]. Without `finish`, the layer-4 checksums of the segments stay partial.
+pub(super) fn segment_to(
     mut packet: Packet,
     finish: bool,
     pool: &mut Pool,
     out: &mut impl FnMut(&mut Pool, Packet),
-) -> Result<usize, CutError> {
+) -> Result<usize, SegmentError> {
     if !packet.offload.is_gso() {
         return match finish_checksum(&mut packet) {
             Ok(()) => {
@@ -100,7 +116,7 @@ pub(super) fn cut(
         let frame = packet.bytes();
         piece.fill_parts([&frame[..layout.payload], &frame[from..to]]);
         piece.inherit(&packet, index == 0);
-        let place = Place { index, last: index + 1 == count, finish };
+        let place = Segment { index, last: index + 1 == count, finish };
         place.rewrite(&mut piece, &layout, &packet.offload);
         out(pool, piece);
     }
@@ -108,26 +124,27 @@ pub(super) fn cut(
     Ok(count)
 }
 
+/// Returns a packet that cannot be segmented to the pool.
 fn refuse(
     packet: Packet,
     reason: DropReason,
     produced: usize,
     pool: &mut Pool,
-) -> Result<usize, CutError> {
+) -> Result<usize, SegmentError> {
     pool.free(packet);
-    Err(CutError::new(reason, produced))
+    Err(SegmentError::new(reason, produced))
 }
 
-/// Which segment of its super-frame.
+/// A segment of a GSO packet.
 #[derive(Clone, Copy)]
-struct Place {
+struct Segment {
     index: usize,
     last: bool,
     finish: bool,
 }
 
-impl Place {
-    /// Makes the copied headers those of this segment, inside out.
+impl Segment {
+    /// Rewrites the copied headers for this segment, from the innermost to the outermost.
     fn rewrite(self, piece: &mut Packet, layout: &Layout, whole: &Offload) {
         let frame = piece.bytes_mut();
         let l4 = layout.l4;
@@ -139,7 +156,7 @@ impl Place {
         }
         self.rewrite_ip(frame, layout.ip);
         self.rewrite_pseudo(frame, layout, whole);
-        // The tunnel's own checksum needs the finished one inside.
+        // The outer checksum covers the inner one.
         let finish = self.finish || layout.outer.is_some();
         if finish {
             let done = finish_partial(frame, l4, usize::from(whole.csum_offset));
@@ -160,7 +177,7 @@ impl Place {
         };
     }
 
-    /// The field holds the sum of the super-frame's pseudo-header; only the length differs.
+    /// The field holds the pseudo-header sum of the GSO packet. Only the length differs.
     fn rewrite_pseudo(self, frame: &mut [u8], layout: &Layout, whole: &Offload) {
         let (l4, field) = (layout.l4, layout.l4 + usize::from(whole.csum_offset));
         let pseudo = Sum::word(be16(frame, field))
@@ -177,14 +194,14 @@ impl Place {
         if !self.last {
             frame[l4 + 13] &= !LAST_ONLY;
         }
-        // Without the ECN mark the flag is no congestion signal of the sender's (it may be part
-        // of AccECN's counter, RFC 9768) and every segment has it.
+        // Without the ECN bit in the metadata CWR is no congestion signal (it may be part of the
+        // AccECN counter, RFC 9768), and is kept in every segment.
         if whole.ecn && self.index > 0 {
             frame[l4 + 13] &= !CWR;
         }
     }
 
-    /// Length, and for IPv4 identification and checksum.
+    /// Rewrites the length; for IPv4 also identification and checksum.
     fn rewrite_ip(self, frame: &mut [u8], ip: Link) {
         let length = frame.len() - ip.l3;
         if !ip.v4 {

@@ -1,5 +1,5 @@
-//! Where the parts of a frame begin, found again from the frame itself: what is cut into pieces
-//! was parsed on reception, but headers were pushed, pulled and rewritten since.
+//! Offsets of a frame's headers, determined from the frame itself. The frame was parsed on reception,
+//! but headers were added, removed and rewritten since.
 
 use podswitch_wire::flow_key::proto;
 use podswitch_wire::parse::ethertype;
@@ -7,7 +7,7 @@ use podswitch_wire::parse::ethertype;
 use super::{GsoType, Offload};
 use crate::action::DropReason;
 
-/// Where the network-layer packet begins.
+/// Where the network header begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Link {
     pub(super) l3: usize,
@@ -30,7 +30,7 @@ impl Link {
         None
     }
 
-    /// Where the IP packet says that it ends, at most the frame's end.
+    /// Where the IP packet ends according to its length field, limited to the end of the frame.
     #[inline]
     pub(super) fn ip_end(&self, frame: &[u8]) -> usize {
         let length = if self.v4 {
@@ -54,18 +54,18 @@ impl Link {
     }
 }
 
-/// The headers of a super-frame.
+/// The headers of a GSO packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Layout {
-    /// The IP header whose payload is cut.
+    /// The IP header of the packet that is segmented.
     pub(super) ip: Link,
-    /// The tunnel's IP header in front of it, if there is one, and where its UDP header stands.
+    /// The tunnel's IP header in front of it, and the offset of the tunnel's UDP header.
     pub(super) outer: Option<(Link, usize)>,
     /// Start of the TCP or UDP header.
     pub(super) l4: usize,
-    /// Start of what is cut.
+    /// Start of the payload.
     pub(super) payload: usize,
-    /// End of what is cut.
+    /// End of the payload.
     pub(super) end: usize,
 }
 
@@ -73,7 +73,7 @@ pub(super) struct Layout {
 const UDP_VXLAN: usize = 16;
 
 impl Layout {
-    /// Of a super-frame, checked against its metadata.
+    /// The layout of a GSO packet, checked against its metadata.
     pub(super) fn of(frame: &[u8], offload: &Offload) -> Result<Self, DropReason> {
         let invalid = DropReason::OffloadInvalid;
         let first = Link::of(frame).ok_or(invalid)?;
@@ -119,9 +119,8 @@ impl Layout {
     }
 }
 
-/// If the layer-4 header that is cut by is not the packet's own but lies inside a UDP tunnel:
-/// the IP header of the inner packet (`None` if it is nothing that we know) and the start of the
-/// tunnel's UDP header.
+/// If the packet is segmented at a layer-4 header inside a UDP tunnel: the inner IP header (`None` if
+/// it is not recognised) and the offset of the tunnel's UDP header.
 pub(super) fn tunnel(
     frame: &[u8],
     outer: Link,

@@ -1,8 +1,10 @@
-//! Packets: a buffer with headroom, the frame in it, and the offload metadata that travels with
-//! it. Handled by one worker at a time; nothing here is shared.
+//! Packets: a buffer with headroom, the frame in it, and its offload metadata. Also the operations on
+//! whole frames: segmentation, coalescing, fragmentation, checksums. A packet is owned by one worker
+//! at a time; nothing here is shared.
 
 mod batch;
-mod finish;
+mod checksum;
+mod fit;
 mod fragment;
 mod gro;
 mod gso;
@@ -15,10 +17,11 @@ mod testkit;
 mod tests;
 
 pub use batch::{BATCH, Batch};
-pub use finish::{CutError, finish_checksum, fit, is_fit, largest_l3};
+pub use checksum::finish_checksum;
+pub use fit::{fit, is_fit, largest_l3};
 pub use fragment::fragment_v4;
 pub use gro::{GroRun, coalesce};
-pub use gso::{TunnelOffsets, TunnelSegments, segment, tunnel_offsets};
+pub use gso::{SegmentError, TunnelOffsets, TunnelSegments, segment, tunnel_offsets};
 pub use offload::{GsoType, Offload, Offloads};
 pub use pool::{Pool, PoolConfig, SizeClass};
 
@@ -29,35 +32,34 @@ use podswitch_vxlan::vtep::EndIndex;
 
 use crate::id::PortId;
 
-/// Bytes free in front of a received frame: outer IPv6 + UDP + VXLAN + two VLAN tags is 86,
-/// and the virtio-net header that TAP and AF_PACKET want in front is at most 24.
+/// Bytes reserved in front of a received frame. Outer IPv6, UDP, VXLAN and two VLAN tags take 86, and
+/// the virtio-net header of TAP and AF_PACKET takes at most 24.
 pub const HEADROOM: usize = 128;
 
-/// The longest frame: a 64 KiB IP packet behind Ethernet and two VLAN tags.
+/// Length of the longest frame: a 64 KiB IP packet with Ethernet header and two VLAN tags.
 pub const MAX_FRAME: usize = 65_535 + 14 + 8;
 
-/// Where a packet comes from, for the sum received = forwarded + consumed + dropped, in which
-/// only received frames count.
+/// Where a packet comes from. Only received packets count in received = forwarded + consumed +
+/// dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Origin {
     /// A port received it.
     #[default]
     Received,
-    /// The switch made it: an ARP answer, an ICMP error.
+    /// The switch created it: an ARP reply, an ICMP error.
     Originated,
-    /// A further copy of a frame that is counted already: flooding, fragmenting.
+    /// A copy of a frame that is counted already: flooding, fragmentation.
     Copy,
 }
 
-/// A frame in its buffer. Dropping it frees the buffer; giving it back to a [`Pool`] keeps the
-/// buffer for the next frame.
+/// A frame in its buffer. Dropping it frees the buffer; returning it to a [`Pool`] keeps the buffer
+/// for the next frame.
 ///
-/// A packet passes through many hands (burst, queue, pool), so it is one pointer; what is known
-/// about the frame stands in the [`Meta`] that it dereferences to.
+/// A packet is moved often (burst, queue, pool), so it is one pointer. It dereferences to [`Meta`],
+/// which describes the frame.
 pub struct Packet(Box<Meta>);
 
-/// What is known about a frame beside its bytes. One cache line, so that whoever asks for one
-/// thing has all.
+/// Metadata of a frame. One cache line.
 #[repr(align(64))]
 pub struct Meta {
     buf: Box<[u8]>,
@@ -65,24 +67,23 @@ pub struct Meta {
     len: u32,
     /// Where a received frame begins: behind the headroom, on a cache line.
     start: u32,
-    /// How far a frame may reach.
+    /// Where the space for a frame ends.
     end: u32,
-    /// For whoever receives it to recognise it by; the engine hands it on untouched.
+    /// A mark that the receiving port may set, to recognise the frame. The engine does not change it.
     pub mark: u32,
-    /// Offload metadata: unfinished checksum, GSO.
+    /// Offload metadata: partial checksum, GSO.
     pub offload: Offload,
-    /// The port that the frame came in by.
+    /// The port that the frame was received on.
     pub ingress: PortId,
-    /// Received, made here, or a copy.
+    /// Received, originated by the switch, or a copy.
     pub origin: Origin,
-    /// The tunnel end that it came from, plus one; zero: it came through none.
+    /// VTEP that it came from, plus one; 0 if it did not come through the tunnel.
     via: u16,
 }
 
 const _: () = assert!(size_of::<Packet>() == 8 && size_of::<Meta>() == ALIGN);
 
-/// Received frames begin on a multiple of this: a cache line, so that a small packet's headers
-/// are in one.
+/// Alignment of received frames: a cache line, which then contains all headers of most packets.
 const ALIGN: usize = 64;
 
 impl Deref for Packet {
@@ -133,7 +134,7 @@ impl Packet {
         }))
     }
 
-    /// A packet that holds a copy of `frame`, outside any pool.
+    /// A packet with a copy of `frame`, in a buffer of its own.
     pub fn from_frame(frame: &[u8]) -> Self {
         let mut packet = Self::with_capacity(frame.len());
         packet.fill(frame);
@@ -147,7 +148,7 @@ impl Packet {
         &self.buf[head..head + len]
     }
 
-    /// The frame, to be written.
+    /// The frame, mutable.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let (head, len) = (self.head as usize, self.len as usize);
@@ -160,7 +161,7 @@ impl Packet {
         self.len as usize
     }
 
-    /// Whether there is no frame.
+    /// Whether the frame is empty.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -172,21 +173,21 @@ impl Packet {
         self.head as usize + HEADROOM - self.start as usize
     }
 
-    /// Bytes that the frame may grow to without moving its start.
+    /// Largest length of the frame without moving its start.
     #[inline]
     pub fn capacity(&self) -> usize {
         (self.end - self.head) as usize
     }
 
-    /// Everything from the frame's start to the buffer's end, for a receiver to fill; follow
-    /// with [`set_len`](Self::set_len).
+    /// The buffer from the frame's start to its end, for a receiver to fill. To be followed by
+    /// [`set_len`](Self::set_len).
     #[inline]
     pub fn spare_mut(&mut self) -> &mut [u8] {
         let (head, end) = (self.head as usize, self.end as usize);
         &mut self.buf[head..end]
     }
 
-    /// Sets the frame's length; new bytes are whatever the buffer held.
+    /// Sets the length of the frame. Added bytes have arbitrary values.
     ///
     /// # Panics
     /// If `len` exceeds [`capacity`](Self::capacity).
@@ -196,7 +197,7 @@ impl Packet {
         self.len = len as u32;
     }
 
-    /// Makes the frame a copy of `frame`.
+    /// Replaces the frame with a copy of `frame`.
     ///
     /// # Panics
     /// If `frame` is longer than [`capacity`](Self::capacity).
@@ -206,11 +207,11 @@ impl Packet {
         self.len = frame.len() as u32;
     }
 
-    /// So many bytes are copied as fast as fewer.
+    /// [`fill_from`](Self::fill_from) copies up to this length as fast as any shorter one.
     pub(crate) const LINE: usize = 64;
 
-    /// Makes the frame a copy of the first `len` of `bytes`. Those behind it may be copied, too: a
-    /// short frame is a few moves then instead of a call.
+    /// Replaces the frame with a copy of the first `len` bytes of `bytes`. Bytes behind them may be
+    /// copied as well, so that a short frame takes a few moves and no call.
     ///
     /// # Panics
     /// If there are fewer bytes than `len`, or it exceeds [`capacity`](Self::capacity).
@@ -221,7 +222,7 @@ impl Packet {
             && let Some(to) = spare.first_chunk_mut::<{ Self::LINE }>()
             && let Some(from) = bytes.first_chunk::<{ Self::LINE }>()
         {
-            // By way of numbers: a copy the compiler would join with the other one's call.
+            // Through integers: the compiler would merge a plain copy with the call below.
             let (to, from) = (to.as_chunks_mut::<16>().0, from.as_chunks::<16>().0);
             let words = [0, 1, 2, 3].map(|i| u128::from_ne_bytes(from[i]));
             for i in 0..4 {
@@ -233,7 +234,7 @@ impl Packet {
         self.len = len as u32;
     }
 
-    /// Makes the frame the concatenation of `parts`. Panics if it is longer than the capacity.
+    /// Replaces the frame with the concatenation of `parts`. Panics if it exceeds the capacity.
     #[inline]
     fn fill_parts<const N: usize>(&mut self, parts: [&[u8]; N]) {
         let mut at = 0;
@@ -245,7 +246,7 @@ impl Packet {
         self.len = at as u32;
     }
 
-    /// Takes over whence `whole` came: this packet is the `first` or a later piece of it.
+    /// Inherits the ingress metadata of `whole`. `first`: this packet is its first piece.
     #[inline]
     fn inherit(&mut self, whole: &Packet, first: bool) {
         self.ingress = whole.ingress;
@@ -254,19 +255,19 @@ impl Packet {
         self.origin = if first { whole.origin } else { Origin::Copy };
     }
 
-    /// The tunnel end that the frame came from, if it came through a tunnel.
+    /// The VTEP that the frame came from, if it came through the tunnel.
     #[inline]
     pub fn via(&self) -> Option<EndIndex> {
         self.via.checked_sub(1).map(|index| EndIndex(index.into()))
     }
 
-    /// Notes the tunnel end that the frame came from. Those beyond 65,534 are none.
+    /// Sets the VTEP that the frame came from. Indices above 65,534 are not representable and set none.
     #[inline]
     pub fn set_via(&mut self, end: Option<EndIndex>) {
         self.via = end.and_then(|end| u16::try_from(end.0 + 1).ok()).unwrap_or(0);
     }
 
-    /// Moves the frame's start `n` bytes forward into the headroom and returns the new bytes.
+    /// Extends the frame by `n` bytes into the headroom, and returns the new bytes.
     ///
     /// # Panics
     /// If there is less headroom than `n`.
@@ -278,7 +279,7 @@ impl Packet {
         &mut self.bytes_mut()[..n]
     }
 
-    /// Drops `n` bytes from the frame's start; they become headroom.
+    /// Removes `n` bytes from the start of the frame; they become headroom.
     ///
     /// # Panics
     /// If the frame is shorter than `n`.
@@ -289,13 +290,13 @@ impl Packet {
         self.len -= n as u32;
     }
 
-    /// Cuts the frame to its first `len` bytes; longer than it is changes nothing.
+    /// Truncates the frame to at most `len` bytes.
     #[inline]
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len as u32);
     }
 
-    /// Empties the packet for the next frame.
+    /// Resets the packet for the next frame.
     #[inline]
     pub fn reset(&mut self) {
         self.head = self.start;

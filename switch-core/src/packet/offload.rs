@@ -5,11 +5,11 @@ use podswitch_wire::parse::{Fragment, Network, Parsed};
 
 use crate::action::DropReason;
 
-/// How a super-frame is to be cut.
+/// How a GSO packet is segmented.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 #[repr(u8)]
 pub enum GsoType {
-    /// An ordinary frame.
+    /// Not a GSO packet.
     #[default]
     None = 0,
     /// TCP over IPv4.
@@ -25,13 +25,13 @@ pub enum GsoType {
 pub struct Offloads {
     /// Takes frames with unfinished layer-4 checksums.
     pub checksum: bool,
-    /// Takes TCP/IPv4 super-frames.
+    /// Takes TCP/IPv4 GSO packets.
     pub tso4: bool,
-    /// Takes TCP/IPv6 super-frames.
+    /// Takes TCP/IPv6 GSO packets.
     pub tso6: bool,
-    /// Takes UDP super-frames (USO).
+    /// Takes UDP GSO packets (USO).
     pub uso: bool,
-    /// Takes super-frames of these kinds inside a UDP tunnel too, cutting by the inner header.
+    /// Takes GSO packets of these kinds inside a UDP tunnel too, cutting by the inner header.
     pub tunnel: bool,
 }
 
@@ -44,33 +44,32 @@ impl Offloads {
         Offloads { checksum: false, tso4: false, tso6: false, uso: false, tunnel: false };
 }
 
-/// What the sender left to the hardware. All offsets count from the start of the frame and move
-/// with it when headers are pushed or pulled.
+/// Offload metadata of a frame. All offsets are from the start of the frame, and are adjusted when
+/// headers are added or removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Offload {
-    /// Segmentation wanted.
+    /// Whether and how the frame is to be segmented.
     pub gso_type: GsoType,
     /// TCP with ECN: CWR only on the first segment (VIRTIO_NET_HDR_GSO_ECN).
     pub ecn: bool,
-    /// The layer-4 checksum field holds the pseudo-header sum only and must be finished from
-    /// `csum_start` on ("CHECKSUM_PARTIAL").
+    /// The layer-4 checksum is partial: its field holds only the pseudo-header sum, and the sum from
+    /// `csum_start` on must be added ("CHECKSUM_PARTIAL").
     pub csum_partial: bool,
-    /// The device checked the layer-4 checksum already (VIRTIO_NET_HDR_F_DATA_VALID).
+    /// The device has verified the layer-4 checksum (VIRTIO_NET_HDR_F_DATA_VALID).
     pub csum_valid: bool,
     /// Bytes of payload in each segment.
     pub gso_size: u16,
-    /// Bytes of headers in front of the payload, as the sender said (a hint).
+    /// Bytes of headers before the payload, according to the sender (a hint).
     pub hdr_len: u16,
-    /// Where the checksum starts.
+    /// Where the summed bytes begin.
     pub csum_start: u16,
-    /// Where the checksum field stands, from `csum_start`.
+    /// Offset of the checksum field from `csum_start`.
     pub csum_offset: u16,
 }
 
 impl Offload {
-    /// The most segments that one super-frame may stand for. 64 KiB in segments of 48 bytes,
-    /// the least that Linux lets a path MTU bring TCP down to, is 1,366. Bounds the work that
-    /// one received frame can cause.
+    /// Most segments of one GSO packet: limits the work that one received frame can cause. 64 KiB in
+    /// segments of 48 bytes, the smallest to which Linux lets a path MTU reduce TCP, are 1,366.
     pub const MAX_SEGMENTS: usize = 2048;
 
     /// Stands for metadata that contradicts its frame. A port cannot drop with a reason, the worker can: this never
@@ -86,14 +85,13 @@ impl Offload {
         csum_offset: 0,
     };
 
-    /// Whether the metadata is about the very packet that was parsed. The worker asks once a
-    /// frame, before anything is decided: an offset that the sender chose freely would have the
-    /// switch itself write a chosen address or port into the frame after policy saw it.
+    /// Checks the metadata against the parsed packet. Done once for each frame, before policy is
+    /// evaluated: with an arbitrary offset a sender could make the switch write an address or port
+    /// into the frame afterwards.
     ///
-    /// A checksum belongs either to the packet's own layer-4 header or to something wholly
-    /// inside what that carries; never to a fragment. Likewise a super-frame is cut by its own
-    /// TCP or UDP header, or by one inside the UDP tunnel that it is: the kernel marks the
-    /// super-frames of its VXLAN devices like that.
+    /// A partial checksum must be that of the packet's own layer-4 header, or one within its payload;
+    /// a fragment has none. A GSO packet must be segmented at its own TCP or UDP header, or at one
+    /// inside a UDP tunnel, as the kernel marks the GSO packets of its VXLAN devices.
     ///
     /// # Errors
     /// [`DropReason::OffloadInvalid`].
@@ -105,10 +103,10 @@ impl Offload {
         Ok(())
     }
 
-    /// Whether the sender left anything to do.
+    /// Whether anything is left to do: a partial checksum, or segmentation.
     #[inline]
     pub const fn is_unfinished(&self) -> bool {
-        // Both are asked for at once: they stand side by side, and neither is set nearly always.
+        // Without a branch: nearly always neither is set.
         self.csum_partial | self.is_gso()
     }
 
@@ -138,8 +136,7 @@ impl Offload {
         if sound && gso && size { Ok(()) } else { Err(DropReason::OffloadInvalid) }
     }
 
-    /// Whether the unfinished checksum is that of the parsed packet's own layer-4 header, which
-    /// then holds the pseudo-header sum and is to be rewritten as such.
+    /// Whether the partial checksum is that of the parsed packet's own layer-4 header.
     #[inline]
     pub fn is_of(&self, parsed: &Parsed) -> bool {
         let field = match parsed.key.proto {
@@ -152,20 +149,20 @@ impl Offload {
         self.csum_partial && self.csum_start == parsed.l4 && self.csum_offset == field
     }
 
-    /// Whether the unfinished checksum is a CRC32c rather than an Internet checksum. Only SCTP's
-    /// checksum field stands eight bytes into its header; virtio has no other sign for it.
+    /// Whether the partial checksum is a CRC32c and not an Internet checksum. Only SCTP's field is at
+    /// offset 8; virtio has no other indication.
     #[inline]
     pub const fn is_crc32c(&self) -> bool {
         self.csum_partial && self.csum_offset == 8
     }
 
-    /// Whether the frame is a super-frame that stands for several packets.
+    /// Whether the frame is a GSO packet, which stands for several packets.
     #[inline]
     pub const fn is_gso(&self) -> bool {
         !matches!(self.gso_type, GsoType::None)
     }
 
-    /// Moves the offsets by `delta` bytes: positive when a header was pushed in front.
+    /// Moves the offsets by `delta` bytes; positive if a header was added at the front.
     #[inline]
     pub fn shift(&mut self, delta: i32) {
         if self.csum_partial {
@@ -199,13 +196,13 @@ mod tests {
     }
 
     #[test]
-    fn a_checksum_is_the_packets_own_or_inside_its_payload() {
+    fn a_checksum_must_be_the_packets_own_or_in_its_payload() {
         let tcp = parsed(Network::Ipv4, proto::TCP);
         assert_eq!(partial(34, 16).check(&tcp), Ok(()));
         assert!(partial(34, 16).is_of(&tcp));
         assert_eq!(partial(54, 6).check(&tcp), Ok(()), "in the payload");
         assert!(!partial(54, 6).is_of(&tcp));
-        // The address (26), the ports (34) and the flags are no place to write a sum to.
+        // Offsets at which a sum would overwrite the address (26), the ports (34) or the flags.
         for (start, offset) in [(14, 12), (34, 0), (34, 6), (33, 17), (50, 0), (990, 16)] {
             let got = partial(start, offset).check(&tcp);
             assert_eq!(got, Err(DropReason::OffloadInvalid), "{start}+{offset}");

@@ -1,18 +1,18 @@
-//! A worker's store of packet buffers: two sizes, last in first out so that the warm ones are
-//! used again, bounded.
+//! A worker's pool of packet buffers: bounded, in two sizes, last in first out so that buffers which
+//! are still in the cache are used first.
 
 use super::{Batch, HEADROOM, MAX_FRAME, Packet};
 
-/// Which buffer a frame needs.
+/// Size of a buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SizeClass {
     /// Frames of up to [`Pool::SMALL`] bytes.
     Small,
-    /// Super-frames and jumbo frames, up to [`MAX_FRAME`] and room to encapsulate.
+    /// GSO packets and jumbo frames, up to [`MAX_FRAME`] and tunnel headers.
     Large,
 }
 
-/// How many buffers a pool may have outstanding or kept, by size.
+/// Most buffers in use, and most free buffers kept, by size.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolConfig {
     /// Small buffers (2 KiB).
@@ -27,7 +27,7 @@ impl Default for PoolConfig {
     }
 }
 
-/// Buffers of one worker. Allocates on first use and never more than its configuration says.
+/// Buffers of one worker. Allocates on first use, up to the limits of its configuration.
 #[derive(Debug)]
 pub struct Pool {
     config: PoolConfig,
@@ -38,10 +38,10 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// The largest frame in a small buffer. With headroom an odd number of cache lines, so that
-    /// buffers do not fall on the same cache sets.
+    /// Largest frame in a small buffer. With headroom an odd number of cache lines, so that buffers do
+    /// not map to the same cache sets.
     pub const SMALL: usize = 33 * 64 - HEADROOM;
-    /// The largest frame in a large buffer, an odd number of cache lines likewise.
+    /// Largest frame in a large buffer; also an odd number of cache lines.
     pub const LARGE: usize = 1033 * 64 - HEADROOM;
 
     /// An empty pool.
@@ -49,7 +49,7 @@ impl Pool {
         Self { config, small: Vec::new(), large: Vec::new(), small_out: 0, large_out: 0 }
     }
 
-    /// An empty packet, or `None` when the pool's bound is reached.
+    /// An empty packet; `None` if the limit is reached.
     #[inline]
     pub fn alloc(&mut self, class: SizeClass) -> Option<Packet> {
         let (kept, out, limit, size) = match class {
@@ -71,7 +71,7 @@ impl Pool {
         Some(Packet::with_capacity(size))
     }
 
-    /// A packet that can hold `len` bytes.
+    /// An empty packet for `len` bytes; `None` if the limit is reached, or no buffer is that large.
     #[inline]
     pub fn alloc_for(&mut self, len: usize) -> Option<Packet> {
         if len <= Self::SMALL
@@ -80,10 +80,10 @@ impl Pool {
             self.small_out += 1;
             return Some(packet);
         }
-        self.alloc_rare(len)
+        self.alloc_slow(len)
     }
 
-    /// Up to `count` empty packets of up to [`SMALL`](Self::SMALL) bytes, at the end of `batch`.
+    /// Appends up to `count` empty packets of up to [`SMALL`](Self::SMALL) bytes to `batch`.
     #[inline]
     pub fn alloc_burst(&mut self, batch: &mut Batch, count: usize) {
         let count = count.min(batch.remaining_capacity());
@@ -97,7 +97,7 @@ impl Pool {
     }
 
     #[inline(never)]
-    fn alloc_rare(&mut self, len: usize) -> Option<Packet> {
+    fn alloc_slow(&mut self, len: usize) -> Option<Packet> {
         match len {
             0..=Self::SMALL => self.alloc(SizeClass::Small),
             _ if len <= Self::LARGE => self.alloc(SizeClass::Large),
@@ -105,7 +105,7 @@ impl Pool {
         }
     }
 
-    /// Takes a packet back. One of a foreign size, or more than the pool keeps, is freed.
+    /// Returns a packet to the pool. A buffer of another size, or beyond the limit, is freed.
     #[inline]
     pub fn free(&mut self, mut packet: Packet) {
         if packet.buffer_len() == HEADROOM + Self::SMALL && self.small.len() < self.config.small {
@@ -113,10 +113,10 @@ impl Pool {
             packet.reset();
             return self.small.push(packet);
         }
-        self.free_rare(packet);
+        self.free_slow(packet);
     }
 
-    /// Takes all of a burst back.
+    /// Returns all packets of a burst.
     #[inline]
     pub fn free_burst(&mut self, batch: &mut Batch) {
         let mut back = 0;
@@ -128,14 +128,14 @@ impl Pool {
                 packet.reset();
                 self.small.push(packet);
             } else {
-                self.free_rare(packet);
+                self.free_slow(packet);
             }
         }
         self.small_out = self.small_out.saturating_sub(back);
     }
 
     #[inline(never)]
-    fn free_rare(&mut self, mut packet: Packet) {
+    fn free_slow(&mut self, mut packet: Packet) {
         let (kept, out, limit) = match packet.buffer_len() - HEADROOM {
             Self::SMALL => (&mut self.small, &mut self.small_out, self.config.small),
             Self::LARGE => (&mut self.large, &mut self.large_out, self.config.large),
@@ -148,8 +148,8 @@ impl Pool {
         }
     }
 
-    /// Counts a packet that came with its buffer from elsewhere (another thread's pool). The
-    /// bound on buffers does not hold it up: whoever sent it was bound by its queue.
+    /// Counts a packet whose buffer came from another thread's pool. The limit does not apply: the
+    /// queue that it came through is bounded.
     #[inline]
     pub fn adopt(&mut self, packet: &Packet) {
         match packet.buffer_len() - HEADROOM {
@@ -159,7 +159,7 @@ impl Pool {
         }
     }
 
-    /// Tells the pool that packets of this size left it for good (handed to another thread).
+    /// Stops counting a packet whose buffer was handed to another thread.
     #[inline]
     pub fn forget(&mut self, packet: &Packet) {
         match packet.buffer_len() - HEADROOM {
@@ -169,7 +169,7 @@ impl Pool {
         }
     }
 
-    /// Buffers handed out and not yet back: small, large.
+    /// Buffers in use: small, large.
     pub fn outstanding(&self) -> (usize, usize) {
         (self.small_out, self.large_out)
     }
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_the_bound_is_handed_out() {
+    fn allocation_stops_at_the_limit() {
         let mut pool = pool();
         let taken: Vec<_> = (0..3).map(|_| pool.alloc(SizeClass::Small).unwrap()).collect();
         assert!(pool.alloc(SizeClass::Small).is_none());
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_buffer_used_last_comes_back_first_and_clean() {
+    fn the_buffer_freed_last_is_used_first_and_is_reset() {
         let mut pool = pool();
         let (first, mut second) = (pool.alloc_for(9).unwrap(), pool.alloc_for(9).unwrap());
         second.fill(&[1; 9]);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_and_what_comes_from_elsewhere_is_counted() {
+    fn buffers_to_and_from_other_threads_are_counted() {
         let mut pool = pool();
         let mine = pool.alloc(SizeClass::Small).unwrap();
         pool.forget(&mine);
@@ -236,14 +236,14 @@ mod tests {
         pool.adopt(&foreign);
         assert_eq!(pool.outstanding(), (1, 1));
         pool.free(foreign);
-        assert_eq!(pool.outstanding(), (1, 1), "of a size that is not ours");
+        assert_eq!(pool.outstanding(), (1, 1), "a buffer of another size");
         pool.free(mine);
         pool.free(large);
         assert_eq!(pool.outstanding(), (0, 0));
     }
 
     #[test]
-    fn more_than_it_may_keep_is_freed() {
+    fn buffers_beyond_the_limit_are_freed() {
         let mut pool = pool();
         for _ in 0..9 {
             let packet = Packet::with_capacity(Pool::SMALL);

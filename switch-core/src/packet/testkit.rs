@@ -1,12 +1,12 @@
-//! Frames for the tests of this module: built field by field, and judged by `etherparse`, which
-//! shares no code with what is tested.
+//! Frames for the tests of this module: built field by field, and checked with `etherparse`, which shares
+//! no code with what is tested.
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 
 use super::{GsoType, Offload, Packet};
 
-/// What a test packet looks like.
+/// Properties of a test packet.
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
     pub(super) v4: bool,
@@ -56,7 +56,7 @@ impl Shape {
         }
     }
 
-    /// The frame with its layer-4 checksum unfinished, as a sender with offload hands it over.
+    /// The frame with a partial layer-4 checksum, as from a sender with offload.
     pub(super) fn frame(&self) -> Vec<u8> {
         let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
         for tag in 0..self.tags {
@@ -111,7 +111,7 @@ impl Shape {
         frame[at + 8..at + 40].to_vec()
     }
 
-    /// Metadata of the unfinished frame.
+    /// Offload metadata of that frame.
     pub(super) fn partial(&self) -> Offload {
         Offload {
             csum_partial: true,
@@ -121,7 +121,7 @@ impl Shape {
         }
     }
 
-    /// A super-frame of segments of `size` bytes.
+    /// A GSO packet of segments of `size` bytes.
     pub(super) fn packet(&self, size: u16) -> Packet {
         let mut packet = Packet::from_frame(&self.frame());
         packet.offload = Offload {
@@ -138,9 +138,9 @@ pub(super) fn be(pair: &[u8]) -> u32 {
     u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))
 }
 
-/// What the second opinion says about a finished TCP or UDP packet.
+/// What `etherparse` reads from a TCP or UDP packet.
 #[derive(Debug)]
-pub(super) struct Judged {
+pub(super) struct Inspected {
     pub(super) payload: Vec<u8>,
     pub(super) seq: u32,
     pub(super) flags: u8,
@@ -148,13 +148,13 @@ pub(super) struct Judged {
     pub(super) ip_len: usize,
 }
 
-/// Slices the frame and verifies every checksum in it.
-pub(super) fn judge(frame: &[u8]) -> Judged {
+/// Parses the frame and verifies every checksum in it.
+pub(super) fn inspect(frame: &[u8]) -> Inspected {
     let sliced = SlicedPacket::from_ethernet(frame).expect("a valid frame");
     let (id, ip_len, addresses) = match sliced.net.as_ref().expect("an IP packet") {
         NetSlice::Ipv4(ip) => {
             let header = ip.header();
-            // All ones and all zeroes are one number to ones' complement.
+            // All ones and all zeroes are the same number in ones' complement.
             let wanted = header.to_header().calc_header_checksum();
             assert_eq!(header.header_checksum() % 0xffff, wanted % 0xffff);
             (header.identification(), usize::from(header.total_len()), None)
@@ -178,7 +178,7 @@ pub(super) fn judge(frame: &[u8]) -> Judged {
             };
             // A sum of all ones and one of zero are the same number (RFC 1071).
             assert_eq!(tcp.checksum() % 0xffff, sum % 0xffff, "TCP checksum");
-            Judged {
+            Inspected {
                 payload: tcp.payload().to_vec(),
                 seq: tcp.sequence_number(),
                 flags: tcp.slice()[13],
@@ -197,13 +197,13 @@ pub(super) fn judge(frame: &[u8]) -> Judged {
             };
             assert_eq!(udp.checksum(), sum, "UDP checksum");
             assert_eq!(usize::from(udp.length()), udp.payload().len() + 8);
-            Judged { payload: udp.payload().to_vec(), seq: 0, flags: 0, id, ip_len }
+            Inspected { payload: udp.payload().to_vec(), seq: 0, flags: 0, id, ip_len }
         }
         other => panic!("neither TCP nor UDP: {other:?}"),
     }
 }
 
-/// Puts `inner`, a super-frame, behind an outer IP, UDP and VXLAN header.
+/// The GSO packet `inner` with outer IP, UDP and VXLAN headers.
 pub(super) fn tunnelled(inner: &Shape, size: u16, outer_v4: bool, checksum: bool) -> Packet {
     let mut payload = vec![0x08, 0, 0, 0, 0, 0, 1, 0];
     payload.extend(inner.frame());

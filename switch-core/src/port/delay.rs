@@ -1,8 +1,8 @@
-//! A port whose frames take their time, for tests and simulated links. The time is the
-//! poller's ([`Now`]): virtual where that is.
+//! A port that delays frames, for tests and simulated links. It uses the poller's time ([`Now`]), which
+//! may be virtual.
 //!
-//! Runs on the thread of the worker that owns the wrapped port. While frames are under way the
-//! worker is kept from sleeping.
+//! Runs on the thread of the worker that owns the wrapped port. The worker does not sleep while frames
+//! are in flight.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,7 +15,7 @@ use super::{Now, Port, PortInfo};
 use crate::packet::{BATCH, Batch, Packet, Pool};
 use crate::time::Instant;
 
-/// A port with delay. Frames keep their order.
+/// A port that delays frames. Their order is kept.
 #[derive(Debug)]
 pub struct Delay<P> {
     port: P,
@@ -26,7 +26,7 @@ pub struct Delay<P> {
     overflowed: Arc<AtomicU64>,
 }
 
-/// Frames under way in one direction, with the time when they arrive.
+/// Frames in flight in one direction, with their arrival time.
 #[derive(Debug)]
 struct Line {
     delay: Duration,
@@ -38,7 +38,7 @@ impl Line {
         Self { delay, frames: VecDeque::new() }
     }
 
-    /// Moves what has arrived into `batch`, as far as there is room.
+    /// Moves frames that have arrived into `batch` while it has room.
     fn arrived(&mut self, now: Instant, batch: &mut Batch) -> usize {
         let before = batch.len();
         while !batch.is_full() && self.frames.front().is_some_and(|(due, _)| *due <= now) {
@@ -49,27 +49,27 @@ impl Line {
 }
 
 impl<P: Port> Delay<P> {
-    /// Wraps `port`: frames that it receives come `rx` later and frames sent leave `tx` later.
-    /// At most `limit` frames are under way in each direction. More that are received are lost
-    /// and counted; more that are sent do not fit.
+    /// Wraps `port`: received frames arrive `rx` later, and sent frames leave `tx` later. At most
+    /// `limit` frames are in flight in each direction. Further received frames are lost and counted;
+    /// further sent frames are not accepted.
     pub fn new(port: P, rx: Duration, tx: Duration, limit: usize, now: Now) -> Self {
         let limit = limit.max(1);
         Self { port, rx: Line::new(rx), tx: Line::new(tx), now, limit, overflowed: Arc::default() }
     }
 
-    /// Received frames that were lost because too many were under way; stays readable when the
-    /// port was handed to a worker.
+    /// Counter of received frames that were lost because too many were in flight. Remains readable after
+    /// the port was handed to a worker.
     pub fn overflowed(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.overflowed)
     }
 
-    /// When the next frame arrives, either way: how long a poller in virtual time may skip.
+    /// When the next frame arrives in either direction: the time to which virtual time can be advanced.
     pub fn next_due(&self) -> Option<Instant> {
         let first = |line: &Line| line.frames.front().map(|(due, _)| *due);
         first(&self.rx).into_iter().chain(first(&self.tx)).min()
     }
 
-    /// Sends what is due.
+    /// Sends frames that are due.
     fn flush(&mut self, now: Instant, pool: &mut Pool) -> io::Result<()> {
         loop {
             let mut batch = Batch::new();
@@ -103,7 +103,7 @@ impl<P: Port> Port for Delay<P> {
                 self.rx.frames.push_back((now + self.rx.delay, packet));
             }
         }
-        // What is under way still arrives when the port has failed.
+        // Frames in flight still arrive after the port has failed.
         let arrived = self.rx.arrived(now, batch);
         if self.rx.frames.is_empty() && arrived == 0 { result.map(|_| 0) } else { Ok(arrived) }
     }
@@ -126,7 +126,7 @@ impl<P: Port> Port for Delay<P> {
         self.port.poll_fd()
     }
 
-    fn is_looked_at(&self) -> bool {
+    fn is_always_polled(&self) -> bool {
         true
     }
 

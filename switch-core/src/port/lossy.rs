@@ -1,5 +1,5 @@
-//! A port that loses, repeats, reorders and corrupts frames, for tests of what must withstand
-//! that. Deterministic: the same seed and the same traffic give the same faults.
+//! A port that loses, duplicates, reorders and corrupts frames, for tests. Deterministic: the same seed
+//! and the same traffic give the same faults.
 //!
 //! Runs on the thread of the worker that owns the wrapped port.
 
@@ -13,21 +13,21 @@ use super::random::Random;
 use super::{Port, PortInfo};
 use crate::packet::{BATCH, Batch, Packet, Pool, finish_checksum};
 
-/// How often each fault happens, in cases of 1,000.
+/// Probability of each fault, in 1,000.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Faults {
     /// The frame is lost.
     pub lose: u16,
-    /// The frame comes twice.
+    /// The frame is duplicated.
     pub repeat: u16,
-    /// The frame is overtaken by the one after it.
+    /// The next frame overtakes this one.
     pub reorder: u16,
-    /// One bit of the frame is turned over, once its checksum is finished. Super-frames are
-    /// spared: their checksums come later and would cover the fault up.
+    /// One bit of the frame is inverted, after its checksum was computed. Not for GSO packets: their
+    /// checksums are computed later and would include the fault.
     pub corrupt: u16,
 }
 
-/// What a [`Lossy`] port did so far, both directions together.
+/// Faults of a [`Lossy`] port so far, in both directions.
 #[derive(Debug, Default)]
 pub struct LossyCounters {
     lost: AtomicU64,
@@ -37,22 +37,22 @@ pub struct LossyCounters {
 }
 
 impl LossyCounters {
-    /// Frames lost.
+    /// Lost frames.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Frames that came twice.
+    /// Duplicated frames.
     pub fn repeated(&self) -> u64 {
         self.repeated.load(Ordering::Relaxed)
     }
 
-    /// Frames that were overtaken.
+    /// Reordered frames.
     pub fn reordered(&self) -> u64 {
         self.reordered.load(Ordering::Relaxed)
     }
 
-    /// Frames with a bit turned over.
+    /// Frames with an inverted bit.
     pub fn corrupted(&self) -> u64 {
         self.corrupted.load(Ordering::Relaxed)
     }
@@ -65,7 +65,7 @@ pub struct Lossy<P> {
     rx: Lane,
     tx: Lane,
     counters: Arc<LossyCounters>,
-    /// Nothing was sent since frames were last received.
+    /// Whether nothing was sent since the last reception.
     tx_quiet: bool,
 }
 
@@ -74,14 +74,14 @@ pub struct Lossy<P> {
 struct Lane {
     faults: Faults,
     random: Random,
-    /// Frames that are through, at most a burst and its repeats.
+    /// Frames to deliver, at most a burst and its duplicates.
     ready: VecDeque<Packet>,
-    /// A frame that waits for one to overtake it.
+    /// A frame that waits for the next one to overtake it.
     held: Option<Packet>,
 }
 
 impl<P: Port> Lossy<P> {
-    /// Wraps `port`, with faults of their own for frames that it receives and that it sends.
+    /// Wraps `port`, with separate faults for received and for sent frames.
     pub fn new(port: P, rx: Faults, tx: Faults, seed: u64) -> Self {
         let mut seeds = Random::new(seed);
         let mut lane = |faults| Lane {
@@ -94,12 +94,12 @@ impl<P: Port> Lossy<P> {
         Self { port, rx, tx, counters: Arc::default(), tx_quiet: false }
     }
 
-    /// What was done so far; stays readable when the port was handed to a worker.
+    /// The counters. Remain readable after the port was handed to a worker.
     pub fn counters(&self) -> Arc<LossyCounters> {
         Arc::clone(&self.counters)
     }
 
-    /// Sends what is through.
+    /// Sends the frames to deliver.
     fn flush(&mut self, pool: &mut Pool) -> io::Result<()> {
         while !self.tx.ready.is_empty() {
             let mut batch: Batch = {
@@ -121,7 +121,7 @@ impl<P: Port> Lossy<P> {
 }
 
 impl Lane {
-    /// Puts a frame through, faults and all.
+    /// Applies the faults to a frame.
     fn pass(&mut self, mut packet: Packet, pool: &mut Pool, counters: &LossyCounters) {
         if self.random.chance(self.faults.lose) {
             counters.lost.fetch_add(1, Ordering::Relaxed);
@@ -131,7 +131,8 @@ impl Lane {
         if self.random.chance(self.faults.corrupt) && self.corrupt(&mut packet) {
             counters.corrupted.fetch_add(1, Ordering::Relaxed);
         }
-        let twin = self.random.chance(self.faults.repeat).then(|| copy(&packet, pool)).flatten();
+        let duplicate =
+            self.random.chance(self.faults.repeat).then(|| copy(&packet, pool)).flatten();
         if self.held.is_none() && self.random.chance(self.faults.reorder) {
             counters.reordered.fetch_add(1, Ordering::Relaxed);
             self.held = Some(packet);
@@ -139,9 +140,9 @@ impl Lane {
             self.ready.push_back(packet);
             self.release();
         }
-        if let Some(twin) = twin {
+        if let Some(duplicate) = duplicate {
             counters.repeated.fetch_add(1, Ordering::Relaxed);
-            self.ready.push_back(twin);
+            self.ready.push_back(duplicate);
         }
     }
 
@@ -155,7 +156,7 @@ impl Lane {
         true
     }
 
-    /// Lets the held frame go.
+    /// Releases the held frame.
     fn release(&mut self) {
         self.ready.extend(self.held.take());
     }
@@ -165,18 +166,18 @@ impl Lane {
     }
 }
 
-/// A second frame like this one; none if the pool has no buffer.
+/// A duplicate of a frame; `None` if the pool is empty.
 fn copy(packet: &Packet, pool: &mut Pool) -> Option<Packet> {
-    let mut twin = pool.alloc_for(packet.len())?;
-    twin.fill(packet.bytes());
-    twin.offload = packet.offload;
-    twin.ingress = packet.ingress;
-    Some(twin)
+    let mut duplicate = pool.alloc_for(packet.len())?;
+    duplicate.fill(packet.bytes());
+    duplicate.offload = packet.offload;
+    duplicate.ingress = packet.ingress;
+    Some(duplicate)
 }
 
 impl<P: Port> Port for Lossy<P> {
     fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
-        // Nothing followed: the held frame need not wait for ever.
+        // No frame followed: the held frame must not wait forever.
         if self.tx_quiet {
             self.tx.release();
         }
@@ -199,7 +200,7 @@ impl<P: Port> Port for Lossy<P> {
     fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
         self.tx_quiet = false;
         self.flush(pool)?;
-        // Full: what is through already goes first.
+        // The port is full: frames that wait go first.
         if !self.tx.ready.is_empty() {
             return Ok(0);
         }
@@ -219,7 +220,7 @@ impl<P: Port> Port for Lossy<P> {
         self.port.poll_fd()
     }
 
-    fn is_looked_at(&self) -> bool {
+    fn is_always_polled(&self) -> bool {
         true
     }
 

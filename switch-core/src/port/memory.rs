@@ -1,12 +1,11 @@
-//! Ports without a device: frames pass through bounded queues in memory. Tests, the smoltcp
-//! examples and the benches attach them like any other device; no privilege is needed.
+//! Memory ports: frames pass through bounded queues in memory. Tests, examples and benchmarks attach
+//! them like any other device, without privileges.
 //!
-//! [`pair`] makes a [`MemoryDevice`] for the switch and a [`MemoryEnd`] for whoever plays the
-//! peer. The workers' ends share the queues, so frames of one flow may reach different workers;
-//! a worker uses its end on its own thread, and the peer's end may be used from any. Nothing
-//! here locks, and a system call is made only to wake a side that said that it sleeps.
+//! [`pair`] makes a [`MemoryDevice`] for the switch and a [`MemoryEnd`] for its peer. All workers share
+//! the queues, so frames of one flow may be received by different workers. The peer's end may be used
+//! by any thread. Nothing here locks, and a system call is made only to wake a side that sleeps.
 //!
-//! [`Circle`] is the same without a peer: frames that come round again and again, for benches.
+//! [`FrameLoop`] has no peer: it receives the same frames again and again, for benchmarks.
 //!
 //! ```
 //! use podswitch_core::packet::{Batch, Pool, PoolConfig};
@@ -24,7 +23,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
-mod circle;
+mod frame_loop;
 mod lane;
 
 use std::io;
@@ -41,15 +40,15 @@ use crate::packet::{Batch, Packet, Pool};
 use crate::time::Clock;
 use lane::Lane;
 
-pub use circle::Circle;
+pub use frame_loop::FrameLoop;
 
-/// Largest network-layer packet of a port made by [`pair`].
+/// MTU of a port made by [`pair`].
 const MTU: u32 = 1500;
 
-/// Most buffers that an end keeps for the frames it copies in and out.
+/// Most free buffers that an end keeps.
 const SPARE: usize = 256;
 
-/// What the two sides share.
+/// The state that both sides share.
 #[derive(Debug)]
 struct Link {
     info: PortInfo,
@@ -59,8 +58,8 @@ struct Link {
     end_gone: CachePadded<AtomicBool>,
 }
 
-/// A device for the switch with an Ethernet MTU of 1,500, and its peer's end. Each direction
-/// holds up to `capacity` frames; `offloads` says what the peer takes unfinished.
+/// A device with an MTU of 1,500 bytes for the switch, and the end of its peer. Each direction queues
+/// up to `capacity` frames. `offloads`: what the peer accepts.
 pub fn pair(
     name: impl Into<String>,
     capacity: usize,
@@ -69,7 +68,7 @@ pub fn pair(
     pair_with_info(PortInfo { name: name.into(), mac: None, mtu: MTU, offloads }, capacity)
 }
 
-/// As [`pair`], with every fact about the port chosen.
+/// As [`pair`], with given properties.
 pub fn pair_with_info(info: PortInfo, capacity: usize) -> (MemoryDevice, MemoryEnd) {
     let link = Arc::new(Link {
         info,
@@ -82,8 +81,8 @@ pub fn pair_with_info(info: PortInfo, capacity: usize) -> (MemoryDevice, MemoryE
     (MemoryDevice { side }, MemoryEnd { link, spare: ArrayQueue::new(SPARE) })
 }
 
-/// The switch's hold on the link, shared by the device and its ports: the last to go tells the
-/// peer.
+/// The switch's side, shared by the device and its ports. The peer is woken when the last of them is
+/// dropped.
 #[derive(Debug)]
 struct SwitchSide {
     link: Arc<Link>,
@@ -96,7 +95,7 @@ impl Drop for SwitchSide {
     }
 }
 
-/// The end that is attached to the switch.
+/// The device to attach to the switch.
 #[derive(Debug)]
 pub struct MemoryDevice {
     side: Arc<SwitchSide>,
@@ -113,11 +112,11 @@ impl Device for MemoryDevice {
     }
 }
 
-/// One worker's end of a [`MemoryDevice`].
+/// One worker's port of a [`MemoryDevice`].
 #[derive(Debug)]
 struct MemoryPort {
     side: Arc<SwitchSide>,
-    /// This worker announced that it goes to sleep and was not seen here since.
+    /// This worker has called `arm` and not received since.
     armed: bool,
 }
 
@@ -135,7 +134,7 @@ impl Port for MemoryPort {
             lane.disarm();
             self.armed = false;
         }
-        // Asked first: what was sent before the peer went is in the queue by now.
+        // Read first: frames that were sent before the peer was dropped are in the queue by now.
         let gone = self.gone();
         let taken = lane.pop_burst(batch, Some(pool));
         if taken == 0 && gone && !batch.is_full() {
@@ -160,7 +159,7 @@ impl Port for MemoryPort {
         self.side.link.to_switch.event().ok()
     }
 
-    fn is_looked_at(&self) -> bool {
+    fn is_always_polled(&self) -> bool {
         true
     }
 
@@ -172,16 +171,16 @@ impl Port for MemoryPort {
 
 impl Drop for MemoryPort {
     fn drop(&mut self) {
-        // Another worker may sleep in the belief that this one polls.
+        // Another worker may sleep and rely on this one to poll.
         self.side.link.to_switch.wake();
     }
 }
 
-/// The peer's end of a [`MemoryDevice`], for any thread.
+/// The peer's end of a [`MemoryDevice`]. May be used by any thread.
 #[derive(Debug)]
 pub struct MemoryEnd {
     link: Arc<Link>,
-    /// Buffers of frames that were copied out, for those that are copied in.
+    /// Free buffers.
     spare: ArrayQueue<Packet>,
 }
 
@@ -189,7 +188,7 @@ impl MemoryEnd {
     /// Sends a packet to the switch.
     ///
     /// # Errors
-    /// Gives the packet back if the queue is full or the switch's side is gone.
+    /// Returns the packet if the queue is full or the switch's side was dropped.
     pub fn send(&self, packet: Packet) -> Result<(), Packet> {
         if self.is_closed() {
             return Err(packet);
@@ -200,7 +199,7 @@ impl MemoryEnd {
     /// Sends a copy of `frame` to the switch.
     ///
     /// # Errors
-    /// `WouldBlock` if the queue is full, `NotConnected` if the switch's side is gone.
+    /// `WouldBlock` if the queue is full, `NotConnected` if the switch's side was dropped.
     pub fn send_frame(&self, frame: &[u8]) -> io::Result<()> {
         let mut packet = self.buffer(frame.len());
         packet.bytes_mut().copy_from_slice(frame);
@@ -211,12 +210,12 @@ impl MemoryEnd {
         })
     }
 
-    /// Sends from the front of `batch` what there is room for, and says how many that were.
+    /// Sends packets from the front of `batch` while there is room. Returns their number.
     pub fn send_burst(&self, batch: &mut Batch) -> usize {
         if self.is_closed() { 0 } else { self.link.to_switch.push_burst(batch, None) }
     }
 
-    /// The next packet from the switch, with its buffer and offload metadata.
+    /// The next packet from the switch, with its offload metadata.
     pub fn recv(&self) -> Option<Packet> {
         self.link.from_switch.pop()
     }
@@ -229,13 +228,13 @@ impl MemoryEnd {
         Some(frame)
     }
 
-    /// Takes from the switch what `batch` has room for, and says how many that were.
+    /// Receives packets from the switch while `batch` has room. Returns their number.
     pub fn recv_burst(&self, batch: &mut Batch) -> usize {
         self.link.from_switch.pop_burst(batch, None)
     }
 
-    /// A packet of `len` bytes to be filled and sent, in a used buffer if there is one that
-    /// fits; its content is arbitrary.
+    /// A packet of `len` bytes with arbitrary content, to be written and sent. Uses a free buffer if
+    /// there is one of sufficient size.
     pub fn buffer(&self, len: usize) -> Packet {
         let spare = self.spare.pop().filter(|packet| packet.capacity() >= len);
         let mut packet = spare.unwrap_or_else(|| Packet::with_capacity(len.max(Pool::SMALL)));
@@ -246,22 +245,22 @@ impl MemoryEnd {
     /// Keeps a packet's buffer for [`buffer`](Self::buffer) and [`send_frame`](Self::send_frame).
     pub fn recycle(&self, mut packet: Packet) {
         packet.reset();
-        // A full store frees it.
+        // If the queue is full, the buffer is freed.
         let _ = self.spare.push(packet);
     }
 
-    /// Frames that wait for [`recv`](Self::recv).
+    /// Number of frames to [receive](Self::recv).
     pub fn pending(&self) -> usize {
         self.link.from_switch.len()
     }
 
-    /// Whether the switch let go of its side. What it sent before can still be received.
+    /// Whether the switch's side was dropped. Frames that it sent before can still be received.
     pub fn is_closed(&self) -> bool {
         self.link.switch_gone.load(Ordering::Acquire)
     }
 
-    /// Sleeps until there is a frame to receive or the switch's side is gone, at most
-    /// `timeout`. Says whether one of the two is so.
+    /// Sleeps until there is a frame to receive or the switch's side is dropped, at most for `timeout`.
+    /// Returns whether one of the two is the case.
     ///
     /// # Errors
     /// The system has no event descriptor left, or waiting failed.
@@ -277,7 +276,7 @@ impl MemoryEnd {
             }
             lane.disarm();
             let there = self.pending() > 0 || self.is_closed();
-            // Whoever sent what was received before may ring only now: that is no reason to give up.
+            // A spurious wake-up: the sender of a frame that was received before has rung only now.
             if there || now >= end {
                 return Ok(there);
             }

@@ -1,7 +1,7 @@
-//! Ports: where frames come in and go out. Two verbs, dispatched once a burst.
+//! Ports: where frames are received and transmitted, a burst per call.
 //!
-//! A [`Device`] is what the control plane attaches; it opens one [`Port`] for each worker. A port
-//! is used by one worker thread only.
+//! The control plane attaches a [`Device`], which opens one [`Port`] for each worker. A port is used by
+//! one worker thread only.
 
 mod now;
 mod random;
@@ -23,73 +23,73 @@ pub use crate::packet::Offloads;
 use crate::packet::{Batch, Pool};
 use podswitch_wire::addr::Mac;
 
-/// Facts about a port that do not change while it is open.
+/// Properties of a port that do not change while it is open.
 #[derive(Clone, Debug)]
 pub struct PortInfo {
-    /// Name for people: interface or capture.
+    /// Name for display: interface or capture.
     pub name: String,
-    /// Address of the port's own end, if it has one.
+    /// MAC address of the port's own end, if it has one.
     pub mac: Option<Mac>,
-    /// Largest network-layer packet, in bytes (super-frames apart).
+    /// Largest network-layer packet, in bytes; GSO packets may be larger.
     pub mtu: u32,
-    /// What transmission may leave unfinished.
+    /// Offloads that the port supports for transmission.
     pub offloads: Offloads,
 }
 
-/// One worker's end of a device.
+/// One worker's queue of a device.
 pub trait Port: Send {
-    /// Receives up to what `batch` has room for, into buffers of `pool`. `Ok(0)`: nothing there.
+    /// Receives frames into buffers of `pool`, as many as `batch` has room for. `Ok(0)`: there are none.
     ///
     /// # Errors
-    /// The device failed; a device that was removed says `ErrorKind::NotConnected`.
+    /// The device failed. `ErrorKind::NotConnected`: the device is gone.
     fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize>;
 
-    /// Transmits from the front of `batch`; what was sent is removed and given back to `pool`.
-    /// Packets that remain did not fit: the caller counts and frees them.
+    /// Transmits from the front of `batch`. Packets that were sent are removed and returned to `pool`.
+    /// Packets that remain were not accepted: the caller counts and frees them.
     ///
     /// # Errors
-    /// The device failed; `batch` holds what was not sent.
+    /// The device failed. `batch` contains the packets that were not sent.
     fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize>;
 
-    /// Facts about the port.
+    /// Properties of the port.
     fn info(&self) -> &PortInfo;
 
-    /// How many frames arrived and were lost in the port since this was asked last: the worker asks
-    /// after every [`rx`](Self::rx), and counts them as received and dropped
+    /// Number of frames that were lost on reception since the last call. The worker calls it after
+    /// every [`rx`](Self::rx), and counts them as received and dropped
     /// ([`RxLost`](crate::action::DropReason::RxLost)).
     fn take_lost(&mut self) -> u64 {
         0
     }
 
-    /// What to wait on for reception when idle. `None`: the port must be polled.
+    /// Descriptor that becomes readable when frames can be received. `None`: the port must be polled.
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    /// Whether looking for frames costs no system call, or frames can come without
-    /// [`poll_fd`](Self::poll_fd) being readable. Such a port is looked at in every round; of many
-    /// others only those that the kernel says are readable.
-    fn is_looked_at(&self) -> bool {
+    /// Whether the port must be polled in every round: because polling needs no system call, or because
+    /// there can be frames while [`poll_fd`](Self::poll_fd) is not readable. With many other ports,
+    /// the worker polls only those that the kernel reports as readable.
+    fn is_always_polled(&self) -> bool {
         false
     }
 
-    /// Said by the worker just before it waits on [`poll_fd`](Self::poll_fd), so that ports
-    /// whose other side is user space ask for a wake-up only then. `false`: do not wait, there
-    /// is something to receive.
+    /// Called by the worker just before it waits on [`poll_fd`](Self::poll_fd): from now on the port
+    /// must make it readable for the next frame. Ports between user-space threads need not do so at
+    /// other times. `false`: there are frames already, do not wait.
     fn arm(&mut self) -> bool {
         true
     }
 }
 
-/// Something with frames to give and take, attached to the switch as one port.
+/// A source and sink of frames that is attached to the switch as one port.
 pub trait Device: Send {
-    /// Opens the end of worker `index` of `workers`. A device with a single queue gives worker 0
-    /// an end that receives and the others ends that only transmit.
+    /// Opens the queue of worker `index` of `workers`. With a device that has one receive queue, worker
+    /// 0 receives and the others only transmit.
     ///
     /// # Errors
     /// The device cannot be opened.
     fn open(&mut self, index: usize, workers: usize) -> io::Result<Box<dyn Port>>;
 
-    /// Facts about the device.
+    /// Properties of the device.
     fn info(&self) -> PortInfo;
 }

@@ -1,13 +1,13 @@
-//! Captures: read for `replay` and tests, written by `replay`, and the tap-off that copies what
-//! passes a port to a capture while traffic flows.
+//! Capture files: reader and writer for `replay` and tests, and a wrapper that records the traffic of a
+//! port.
 //!
-//! Reading and writing are plain code for the control plane's threads. [`Recorded`] is a wrapper
-//! round a port on a worker's thread: it copies into a bounded queue, and a thread of the
-//! [`Recorder`]'s writes; the worker never waits for a file.
+//! Reading and writing are for the threads of the control plane. [`Recorded`] wraps a port on a
+//! worker's thread: it copies frames into a bounded queue, and a thread of the [`Recorder`] writes
+//! them. The worker never waits for a file.
 //!
 //! Formats: pcap (draft-ietf-opsawg-pcap) with microseconds or nanoseconds in either byte order
-//! and Kuznetzov's variant, and pcapng (draft-ietf-opsawg-pcapng). Captures are hostile input:
-//! nothing that a file says is believed beyond what it holds.
+//! and Kuznetzov's variant, and pcapng (draft-ietf-opsawg-pcapng). Captures are untrusted input: lengths
+//! are checked against the bytes that the file contains.
 
 mod classic;
 mod input;
@@ -25,7 +25,7 @@ pub use write::{CaptureWriter, Direction, Format};
 /// (LINKTYPE_ETHERNET).
 pub const ETHERNET: u32 = 1;
 
-/// The longest frame that is read, as in libpcap (MAXIMUM_SNAPLEN).
+/// Length of the longest frame that is read, as in libpcap (MAXIMUM_SNAPLEN).
 pub const MAX_RECORD: u32 = 262_144;
 
 #[cfg(test)]

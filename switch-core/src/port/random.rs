@@ -1,4 +1,4 @@
-//! A small random number generator for the fault-injecting wrappers: SplitMix64 (Steele, Lea and
+//! A random number generator for fault injection: SplitMix64 (Steele, Lea and
 //! Flood, 2014). The same seed gives the same faults on every machine.
 
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ impl Random {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// True in `per_mille` of 1,000 cases.
+    /// True with a probability of `per_mille` in 1,000.
     #[inline]
     pub(super) fn chance(&mut self, per_mille: u16) -> bool {
         per_mille != 0 && self.below(1000) < u64::from(per_mille)

@@ -1,4 +1,4 @@
-//! Wrappers round ports and devices: whatever takes a port takes a wrapped one.
+//! Wrappers of ports and devices. A wrapped port can be used wherever a port can.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -30,8 +30,8 @@ impl<P: Port + ?Sized> Port for Box<P> {
         (**self).poll_fd()
     }
 
-    fn is_looked_at(&self) -> bool {
-        (**self).is_looked_at()
+    fn is_always_polled(&self) -> bool {
+        (**self).is_always_polled()
     }
 
     fn arm(&mut self) -> bool {
@@ -39,20 +39,20 @@ impl<P: Port + ?Sized> Port for Box<P> {
     }
 }
 
-/// A device whose ports are wrapped as they are opened; see [`wrap`].
+/// A device whose ports are wrapped when they are opened; see [`wrap`].
 #[derive(Debug)]
 pub struct Wrapped<D, F> {
     device: D,
-    round: F,
+    with: F,
 }
 
-/// Wraps every port that `device` opens: `round` gets the port and the index of its worker.
-pub fn wrap<D, F>(device: D, round: F) -> Wrapped<D, F>
+/// Wraps every port that `device` opens. `with` gets the port and the index of its worker.
+pub fn wrap<D, F>(device: D, with: F) -> Wrapped<D, F>
 where
     D: Device,
     F: FnMut(Box<dyn Port>, usize) -> Box<dyn Port> + Send,
 {
-    Wrapped { device, round }
+    Wrapped { device, with }
 }
 
 impl<D, F> Device for Wrapped<D, F>
@@ -62,7 +62,7 @@ where
 {
     fn open(&mut self, index: usize, workers: usize) -> io::Result<Box<dyn Port>> {
         let port = self.device.open(index, workers)?;
-        Ok((self.round)(port, index))
+        Ok((self.with)(port, index))
     }
 
     fn info(&self) -> PortInfo {

@@ -3,18 +3,18 @@
 use std::net::IpAddr;
 
 use super::Query;
-use super::likely::{Likely, endpoint};
-use crate::flow::connection::{Direction, Pinned};
-use crate::snapshot::{EndpointFacts, Location, PortFacts, Snapshot};
+use super::hints::{Hints, endpoint};
+use crate::pinned::{Direction, Pinned};
+use crate::snapshot::{EndpointFacts, PortFacts, Snapshot};
 
-/// What is known of a connection's ends, from one direction.
+/// The ends of a connection, for a packet of one direction.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends<'s> {
     /// Whether the client is a pod of this node.
     pub(super) client_is_local: bool,
-    /// Whether the backend is.
+    /// Whether the backend is a pod of this node.
     pub(super) backend_is_local: bool,
-    /// Whom the packet goes to.
+    /// The receiver of the packet.
     pub(super) to: Option<&'s EndpointFacts>,
 }
 
@@ -24,19 +24,19 @@ impl<'s> Ends<'s> {
         query: &Query<'_>,
         pinned: &Pinned,
         direction: Direction,
-        likely: Option<&Likely<'s>>,
+        hints: Option<&Hints<'s>>,
     ) -> Self {
         let (client, backend) = (pinned.original.src_addr(), pinned.reply.src_addr());
-        let (from, towards) = match direction {
+        let (sender, receiver) = match direction {
             Direction::Original => (client, backend),
             Direction::Reply => (backend, client),
         };
-        let to = endpoint(snapshot, likely, towards);
-        let from_is_local = is_local_sender(snapshot, query, from);
-        let to_is_local = to.is_some_and(EndpointFacts::is_local);
+        let to = endpoint(snapshot, hints, receiver);
+        let sender_is_local = is_local_sender(snapshot, query, sender);
+        let receiver_is_local = to.is_some_and(EndpointFacts::is_local);
         let (client_is_local, backend_is_local) = match direction {
-            Direction::Original => (from_is_local, to_is_local),
-            Direction::Reply => (to_is_local, from_is_local),
+            Direction::Original => (sender_is_local, receiver_is_local),
+            Direction::Reply => (receiver_is_local, sender_is_local),
         };
         Self { client_is_local, backend_is_local, to }
     }
@@ -48,17 +48,10 @@ impl<'s> Ends<'s> {
     }
 }
 
-/// Nearly always the pod whose port the packet came by, of which the port tells enough.
+/// The sender is nearly always the pod behind the ingress port, and the port's facts suffice.
 fn is_local_sender(snapshot: &Snapshot, query: &Query<'_>, address: IpAddr) -> bool {
     match snapshot.port(query.ingress) {
         PortFacts::Pod(pod) if pod.owns(address) => true,
         _ => snapshot.is_local_pod(address),
-    }
-}
-
-impl EndpointFacts {
-    /// Whether it is a pod of this node.
-    pub(super) fn is_local(&self) -> bool {
-        matches!(self.location, Location::Attached { .. } | Location::Unattached)
     }
 }

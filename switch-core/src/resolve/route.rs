@@ -1,4 +1,5 @@
-//! Where to: pods by exact address, everything else by longest prefix, the rest to the node.
+//! Routing: pods by exact address, everything else by longest prefix, the rest to the node's own
+//! stack.
 
 use std::net::IpAddr;
 
@@ -7,38 +8,38 @@ use podswitch_vxlan::vtep::EndIndex;
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::FlowKey;
 
-use super::source::is_loopback_v4;
-use super::{Answer, Denial, Query, outgoing};
+use super::{Answer, Denial, Query};
 use crate::action::{DropReason, Plan};
-use crate::flow::connection::{Direction, Pinned, SourceNat};
 use crate::id::PortId;
+use crate::nat::select::is_loopback_v4;
+use crate::pinned::{Direction, Pinned, SourceNat};
 use crate::snapshot::{
     EndpointFacts, FibEntry, HostPort, Location, NextHops, PortFacts, Reach, Snapshot, UplinkPort,
 };
 
-/// A way on.
+/// A next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hop {
-    /// Out by a port.
+    /// Out of a port.
     Out {
         /// The port.
         port: PortId,
-        /// Largest network-layer packet there.
+        /// Largest network-layer packet there, in bytes.
         mtu: u16,
-        /// Link-layer destination.
+        /// Destination MAC address.
         to: Mac,
-        /// Link-layer source.
+        /// Source MAC address.
         from: Mac,
     },
     /// Through the tunnel to another node.
     Tunnel(EndIndex),
-    /// To the gateway itself.
+    /// The gateway itself.
     Gateway,
 }
 
 impl Hop {
-    /// Writes what is done with packets that go this way, with the key `outgoing`. False: the gateway
-    /// takes them.
+    /// Writes the plan for packets to this next hop, which leave with the key `outgoing`. False if
+    /// they are for the gateway.
     #[inline]
     pub fn plan(
         self,
@@ -64,14 +65,33 @@ impl Hop {
     }
 }
 
-/// The way of a connection's packets of one direction, to whom `to` is.
+/// A destination that packets cannot be sent to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Unreachable {
+    reason: DropReason,
+    answer: Answer,
+}
+
+impl Unreachable {
+    fn new(reason: DropReason, answer: Answer) -> Self {
+        Self { reason, answer }
+    }
+}
+
+impl From<Unreachable> for Denial<'_> {
+    fn from(Unreachable { reason, answer }: Unreachable) -> Self {
+        Self { answer, ..reason.into() }
+    }
+}
+
+/// The next hop of a connection's packets of one direction. `to`: their receiver.
 pub(super) fn lookup(
     snapshot: &Snapshot,
     query: &Query<'_>,
     pinned: &Pinned,
     direction: Direction,
     to: Option<&EndpointFacts>,
-) -> Result<Hop, Denial> {
+) -> Result<Hop, Unreachable> {
     let (source, destination) = match direction {
         Direction::Original => (pinned.reply.dst_addr(), pinned.reply.src_addr()),
         Direction::Reply => (pinned.original.dst_addr(), pinned.original.src_addr()),
@@ -80,14 +100,14 @@ pub(super) fn lookup(
         return Ok(Hop::Gateway);
     }
     if let Some(reason) = unroutable(destination) {
-        // What a process of the node asked of a host port at 127.0.0.1 is answered there.
-        let is_answer = direction == Direction::Reply && is_loopback_v4(destination);
+        // A process of the node that used 127.0.0.1 towards a host port gets its replies there.
+        let is_reply = direction == Direction::Reply && is_loopback_v4(destination);
         return match snapshot.host {
-            Some(host) if is_answer && host.port == pinned.origin => to_host(snapshot),
-            _ => Err(reason.into()),
+            Some(host) if is_reply && host.port == pinned.origin => to_host(snapshot),
+            _ => Err(Unreachable::new(reason, Answer::Silent)),
         };
     }
-    // What comes through the tunnel goes no further, unless a Service sends it on.
+    // A packet from the tunnel ends at this node unless a Service sends it on.
     let ends_here = query.via.is_some() && !pinned.is_translated();
     if ends_here && snapshot.tunnels.is_own_gateway(destination) {
         return Ok(Hop::Gateway);
@@ -95,12 +115,12 @@ pub(super) fn lookup(
     let mut remote = false;
     if let Some(facts) = to {
         match facts.location {
-            // Back to the sender is a pod that speaks to itself through the switch: N12.
+            // This may be the sender itself: a pod that reaches itself through a Service (N12).
             Location::Attached { port, mac, mtu } => {
                 return Ok(Hop::Out { port, mtu, to: mac, from: snapshot.gateway.mac });
             }
             Location::Unattached => {
-                return Err(unreachable(DropReason::UnknownPod, Answer::HostUnreachable));
+                return Err(Unreachable::new(DropReason::UnknownPod, Answer::HostUnreachable));
             }
             Location::Remote => remote = true,
             Location::Host => {}
@@ -108,114 +128,115 @@ pub(super) fn lookup(
     }
     let entry = snapshot.fib.get(destination);
     if ends_here && !matches!(entry, Some(FibEntry::LocalPods | FibEntry::Local)) {
-        return Err(DropReason::TunnelInnerDestination.into());
+        return Err(Unreachable::new(DropReason::TunnelInnerDestination, Answer::Silent));
     }
-    // Answers come past the tunnel: the node's own stack has to know of what it sends them to.
+    // Between two nodes' own addresses replies do not use the tunnel: the node's own stack must see
+    // the packets of the connection that it is to receive replies of.
     if snapshot.node_addresses.contains(&source) && snapshot.tunnels.is_node_address(destination) {
         return host(snapshot, query, pinned);
     }
     let reach = snapshot.reach(destination);
-    // A neighbour's address that is configured goes before the one that was asked from.
+    // A neighbour's configured MAC address has precedence over the one that the request came from.
     if !matches!(reach, Some(Reach::Neighbour(_)))
-        && let Some(hop) = back(snapshot, pinned, direction)
+        && let Some(hop) = back_to_neighbour(snapshot, pinned, direction)
     {
         return Ok(hop);
     }
     if let Some(reach) = reach {
-        return by(snapshot, query, pinned, reach);
+        return by_reach(snapshot, query, pinned, reach);
     }
     if remote && snapshot.tunnels.enabled {
-        // On a node that nobody knows.
-        return Err(unreachable(DropReason::NoRoute, Answer::HostUnreachable));
+        // The pod's node is unknown.
+        return Err(Unreachable::new(DropReason::NoRoute, Answer::HostUnreachable));
     }
     match entry {
         Some(FibEntry::LocalPods) => {
-            Err(unreachable(DropReason::UnknownPod, Answer::HostUnreachable))
+            Err(Unreachable::new(DropReason::UnknownPod, Answer::HostUnreachable))
         }
         Some(FibEntry::NextHops(next)) => {
             let NextHops { hops, choice } = &**next;
-            let outgoing = outgoing(pinned, direction);
+            let outgoing = pinned.outgoing(direction);
             let hop = choice.pick(outgoing.hash(&snapshot.cluster_key));
             match hop.and_then(|hop| *hops.get(usize::from(hop))?) {
-                Some(reach) => by(snapshot, query, pinned, reach),
-                None => Err(unreachable(DropReason::NoRoute, Answer::NetUnreachable)),
+                Some(reach) => by_reach(snapshot, query, pinned, reach),
+                None => Err(Unreachable::new(DropReason::NoRoute, Answer::NetUnreachable)),
             }
         }
         Some(FibEntry::Local | FibEntry::Node(_)) | None => host(snapshot, query, pinned),
     }
 }
 
-/// Answers to whoever came in by an uplink without a tunnel leave by it, to the same neighbour.
-fn back(snapshot: &Snapshot, pinned: &Pinned, direction: Direction) -> Option<Hop> {
+/// Replies to a client that came in on an uplink, outside the tunnel, go back to the neighbour that
+/// sent the request.
+fn back_to_neighbour(snapshot: &Snapshot, pinned: &Pinned, direction: Direction) -> Option<Hop> {
     let PortFacts::Uplink(uplink) = snapshot.port(pinned.origin) else { return None };
-    let is_answer = direction == Direction::Reply && pinned.origin_mac.is_unicast();
-    is_answer.then_some(out(uplink, pinned.origin_mac))
+    let is_reply = direction == Direction::Reply && pinned.origin_mac.is_unicast();
+    is_reply.then_some(out_of_uplink(uplink, pinned.origin_mac))
 }
 
-fn out(uplink: &UplinkPort, to: Mac) -> Hop {
+fn out_of_uplink(uplink: &UplinkPort, to: Mac) -> Hop {
     Hop::Out { port: uplink.port, mtu: uplink.mtu, to, from: uplink.mac }
 }
 
-fn by(
+fn by_reach(
     snapshot: &Snapshot,
     query: &Query<'_>,
     pinned: &Pinned,
     reach: Reach,
-) -> Result<Hop, Denial> {
+) -> Result<Hop, Unreachable> {
     match reach {
         Reach::Tunnel(end) => Ok(Hop::Tunnel(end)),
         Reach::Neighbour(mac) => match &snapshot.uplinks.direct {
-            Some(uplink) => Ok(out(uplink, mac)),
+            Some(uplink) => Ok(out_of_uplink(uplink, mac)),
             None => host(snapshot, query, pinned),
         },
         Reach::Host => host(snapshot, query, pinned),
-        Reach::NoUplink => Err(unreachable(DropReason::PortDown, Answer::HostUnreachable)),
-        Reach::NoSource => Err(unreachable(DropReason::TunnelNoSource, Answer::HostUnreachable)),
-        // It is looked for. To be told so would end a TCP connection that the next SYN may open.
-        Reach::NoNeighbour => Err(unreachable(DropReason::NoNeighbour, Answer::Silent)),
+        Reach::NoUplink => Err(Unreachable::new(DropReason::PortDown, Answer::HostUnreachable)),
+        Reach::NoSource => {
+            Err(Unreachable::new(DropReason::TunnelNoSource, Answer::HostUnreachable))
+        }
+        // The neighbour is being resolved. An ICMP error would end a TCP connection that the next
+        // SYN can open.
+        Reach::NoNeighbour => Err(Unreachable::new(DropReason::NoNeighbour, Answer::Silent)),
     }
 }
 
-/// Whether a new connection of the node's own stack would go back to it: only the node reaches its
-/// backend, and would hand the answers to the client past the switch.
-pub(super) fn is_back_to_host(snapshot: &Snapshot, query: &Query<'_>, pinned: &Pinned) -> bool {
+/// Whether a new connection that came from the node's own stack would be routed back to it. Then only the
+/// node reaches the backend, and replies would go to the client without passing the switch.
+pub(super) fn returns_to_host(snapshot: &Snapshot, query: &Query<'_>, pinned: &Pinned) -> bool {
     let backend = snapshot.endpoints.get(&pinned.reply.src_addr());
     let hop = lookup(snapshot, query, pinned, Direction::Original, backend);
-    matches!(hop, Err(Denial { reason: DropReason::Hairpin, .. }))
+    matches!(hop, Err(Unreachable { reason: DropReason::Hairpin, .. }))
 }
 
-/// Out by the node's own stack, which has routes to everything that is no pod. What came from
-/// there goes back only for a Service, and then from an address of ours, so that its answers
-/// come back here and it is seen if it comes a second time.
-fn host(snapshot: &Snapshot, query: &Query<'_>, pinned: &Pinned) -> Result<Hop, Denial> {
-    let comes_back = || {
-        // From a server of the node itself its stack sends the answers here, see `nft::steer`.
+/// To the node's own stack, which has routes to everything that is not a pod. A packet that came
+/// from there goes back only if a Service sends it and its replies pass here, because its source is
+/// translated to an address of this node or its backend is the node itself. So a routing loop is
+/// recognised.
+fn host(snapshot: &Snapshot, query: &Query<'_>, pinned: &Pinned) -> Result<Hop, Unreachable> {
+    let replies_pass_here = || {
         pinned.source_nat == SourceNat::Connection
             || pinned.is_via_service() && snapshot.node_addresses.contains(&pinned.reply.src_addr())
     };
     match snapshot.host {
-        Some(host) if host.port == query.ingress && !comes_back() => {
-            Err(unreachable(DropReason::Hairpin, Answer::HostUnreachable))
+        Some(host) if host.port == query.ingress && !replies_pass_here() => {
+            Err(Unreachable::new(DropReason::Hairpin, Answer::HostUnreachable))
         }
         _ => to_host(snapshot),
     }
 }
 
-fn to_host(snapshot: &Snapshot) -> Result<Hop, Denial> {
+fn to_host(snapshot: &Snapshot) -> Result<Hop, Unreachable> {
     match snapshot.host {
-        None => Err(unreachable(DropReason::NoRoute, Answer::NetUnreachable)),
+        None => Err(Unreachable::new(DropReason::NoRoute, Answer::NetUnreachable)),
         Some(HostPort { port, mac, mtu }) => {
             Ok(Hop::Out { port, mtu, to: mac, from: snapshot.gateway.mac })
         }
     }
 }
 
-fn unreachable(reason: DropReason, answer: Answer) -> Denial {
-    Denial { reason, object: None, answer }
-}
-
 /// Destinations that no router forwards to (RFC 1812 §5.3.7, RFC 4291 §2.5.6). IPv4 link-local
-/// passes: nodes answer there for metadata and DNS.
+/// addresses are forwarded: nodes serve metadata and DNS there.
 fn unroutable(address: IpAddr) -> Option<DropReason> {
     let (multicast, martian) = match address {
         IpAddr::V4(a) => {

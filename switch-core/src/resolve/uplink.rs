@@ -1,4 +1,4 @@
-//! What comes in by an uplink, and what may not leave by one: whom to believe (T-O1 to T-O6).
+//! What is accepted from an uplink, and what must not leave by one (T-O1 to T-O6).
 
 use std::net::IpAddr;
 
@@ -6,15 +6,15 @@ use podswitch_vxlan::vtep::EndIndex;
 use podswitch_wire::flow_key::proto;
 
 use super::Query;
-use super::source::is_martian;
+use super::martian::is_martian;
 use crate::action::DropReason;
-use crate::flow::connection::{Direction, Pinned};
-use crate::snapshot::{FibEntry, Location, PortFacts, Reach, Snapshot, UplinkPort};
+use crate::pinned::{Direction, Pinned};
+use crate::snapshot::{FibEntry, PortFacts, Reach, Snapshot, UplinkPort};
 
-/// Who may send with what source address by an uplink. Through the tunnel: pods and the address
-/// of the node at its other end (T-O3). Without: neighbours and their pods where there is no
-/// tunnel, and whoever is not of the cluster.
-pub(super) fn check_source(
+/// Which source addresses are accepted on an uplink. From the tunnel: the pods and the address of
+/// the node at its other end (T-O3). Outside the tunnel: neighbours and their pods if they are
+/// reached without a tunnel, and anybody outside the cluster.
+pub(super) fn check_uplink_source(
     snapshot: &Snapshot,
     uplink: &UplinkPort,
     via: Option<EndIndex>,
@@ -36,22 +36,25 @@ pub(super) fn check_source(
     match snapshot.reach(source) {
         _ if is_ours => Err(DropReason::SpoofedIp),
         None | Some(Reach::Neighbour(_) | Reach::Host) => Ok(()),
-        // A pod of such a node speaks through the tunnel only.
+        // The node itself. Its pods send through the tunnel only.
         Some(_) if snapshot.tunnels.is_node_address(source) => Ok(()),
         Some(_) => Err(DropReason::SpoofedIp),
     }
 }
 
-/// No pod sends tunnel packets to a node (T-O1), and none come through the tunnel (T-O6) but as
-/// answers to a pod that chose the tunnel's port for its own.
-pub(super) fn check_tunnelled(snapshot: &Snapshot, query: &Query<'_>) -> Result<(), DropReason> {
+/// A pod sends no tunnel packets to a node (T-O1). A tunnel packet inside the tunnel is accepted
+/// only as a reply to a pod whose own port is the tunnel's (T-O6).
+pub(super) fn check_nested_tunnel(
+    snapshot: &Snapshot,
+    query: &Query<'_>,
+) -> Result<(), DropReason> {
     let key = query.key;
     if key.proto != proto::UDP || key.dst_port != snapshot.tunnels.rules.port {
         return Ok(());
     }
     if query.via.is_some() {
-        let is_answer = matches!(query.known, Some((_, Direction::Reply)));
-        return if is_answer { Ok(()) } else { Err(DropReason::TunnelNested) };
+        let is_reply = matches!(query.known, Some((_, Direction::Reply)));
+        return if is_reply { Ok(()) } else { Err(DropReason::TunnelNested) };
     }
     let from_pod = matches!(snapshot.port(query.ingress), PortFacts::Pod(_));
     if from_pod && snapshot.tunnels.is_tunnel_packet(key.proto, key.dst_addr(), key.dst_port) {
@@ -60,10 +63,10 @@ pub(super) fn check_tunnelled(snapshot: &Snapshot, query: &Query<'_>) -> Result<
     Ok(())
 }
 
-/// What became of a connection's packet by translation: still no tunnel packet; and what came by
-/// an uplink without a tunnel is taken only for a Service, as an answer, from a neighbour, or for a
-/// pod from where answers would go by the uplink.
-pub(super) fn check_taken(
+/// Checks that follow translation. A pod's packet must not have become a tunnel packet. A packet
+/// from an uplink, outside the tunnel, is accepted if it goes to a Service, is a reply, comes from
+/// a neighbour, or goes to a local pod from a source that is routed out of the uplink.
+pub(super) fn check_uplink(
     snapshot: &Snapshot,
     query: &Query<'_>,
     pinned: &Pinned,
@@ -78,7 +81,7 @@ pub(super) fn check_taken(
             Ok(())
         }
         PortFacts::Uplink(_) if query.via.is_none() => {
-            let taken = match direction {
+            let accepted = match direction {
                 Direction::Original => {
                     pinned.is_via_service()
                         || is_from_neighbour(snapshot, pinned)
@@ -87,14 +90,14 @@ pub(super) fn check_taken(
                 }
                 Direction::Reply => is_behind_uplink(snapshot, pinned.reply.src_addr()),
             };
-            if taken { Ok(()) } else { Err(DropReason::NotForUs) }
+            if accepted { Ok(()) } else { Err(DropReason::NotForUs) }
         }
         _ => Ok(()),
     }
 }
 
-/// Whether a connection is another node's or its pod's, and not just the two nodes': what they
-/// have to tell each other is their own stacks'.
+/// Whether a connection comes from a neighbour node or one of its pods. Connections between the two
+/// nodes' own addresses are left to their own stacks.
 fn is_from_neighbour(snapshot: &Snapshot, pinned: &Pinned) -> bool {
     let (source, destination) = (pinned.original.src_addr(), pinned.original.dst_addr());
     let to_this_node = matches!(snapshot.fib.get(destination), Some(FibEntry::Local));
@@ -102,8 +105,8 @@ fn is_from_neighbour(snapshot: &Snapshot, pinned: &Pinned) -> bool {
         && !(to_this_node && snapshot.tunnels.is_node_address(source))
 }
 
-/// Whether what is sent to `address` leaves by the uplink, so that answers come by it. Answers to
-/// what left by the node's own stack are for that: it sends them on.
+/// Whether packets to `address` leave by the uplink, so that replies are received there. Replies to
+/// packets that left by the node's own stack are received and forwarded by that stack.
 fn is_behind_uplink(snapshot: &Snapshot, address: IpAddr) -> bool {
     match (snapshot.reach(address), snapshot.fib.get(address)) {
         (Some(reach), _) => matches!(reach, Reach::Neighbour(_)),
@@ -111,22 +114,5 @@ fn is_behind_uplink(snapshot: &Snapshot, address: IpAddr) -> bool {
             next.hops.iter().any(|hop| matches!(hop, Some(Reach::Neighbour(_))))
         }
         (None, _) => false,
-    }
-}
-
-impl Snapshot {
-    /// How an address of another node or one of its pods is reached; `None` for all others.
-    pub fn reach(&self, address: IpAddr) -> Option<Reach> {
-        if let Some(facts) = self.endpoints.get(&address) {
-            return match facts.location {
-                // A pod is where it was said to be, whether or not its node's ranges hold it.
-                Location::Remote => self.tunnels.reach(&facts.endpoint.node, address.is_ipv6()),
-                Location::Attached { .. } | Location::Unattached | Location::Host => None,
-            };
-        }
-        match self.fib.get(address) {
-            Some(FibEntry::Node(reach)) => Some(*reach),
-            _ => None,
-        }
     }
 }

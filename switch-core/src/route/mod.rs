@@ -1,4 +1,3 @@
-//! Where frames go. Read by every worker on the packet path; changed by the control plane, and
-//! by the workers themselves where addresses are learnt.
+//! Forwarding state outside the snapshot: what workers learn. Read by every worker on the packet path.
 
 pub mod fdb;

@@ -1,13 +1,11 @@
-//! The one immutable state that every packet is judged by.
+//! The one immutable state by which every packet is treated.
 //!
 //! Built by the control plane, read by workers; a batch sees one snapshot from its first packet
 //! to its last. Parts that did not change are shared with the snapshot before.
 
-mod compile;
-mod endpoints;
+mod addresses;
 mod policy_counters;
 mod ports;
-mod touched;
 mod tunnels;
 
 use std::net::IpAddr;
@@ -22,15 +20,14 @@ use podswitch_policy::table::PolicyTable;
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::HashKey;
 
-pub use compile::{FdbIds, check, compile};
-pub use endpoints::PodChanges;
 pub use policy_counters::PolicyCounters;
 pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging, UplinkPort};
-pub use touched::{Group, Groups, LastTouched, Reached};
+pub(crate) use tunnels::NodePlace;
 pub use tunnels::{PATH_MTU_SECS, PathMtu, Reach, Tunnel, Tunnels, Uplinks};
 
 use crate::config::{ClusterKey, Endpoint, Gateway, Masquerade, NAT_PORTS};
 use crate::id::{Epoch, PortId};
+use crate::invalidation::Invalidation;
 
 /// Where an address of the pod network is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,13 +86,13 @@ pub struct NextHops {
 pub struct Snapshot {
     /// Which snapshot this is.
     pub epoch: Epoch,
-    /// When what flows depend on was changed last.
-    pub touched: LastTouched,
+    /// When what flows depend on changed last.
+    pub invalidation: Invalidation,
     /// The gateway that pods see.
     pub gateway: Gateway,
     /// This node's addresses, for packets that the switch originates.
     pub node_addresses: Arc<[IpAddr]>,
-    /// Ports of the node's addresses for clients that are hidden.
+    /// Source ports on the node's addresses for masqueraded clients.
     pub nat_ports: RangeInclusive<u16>,
     /// What each port is for, by its number.
     pub ports: Arc<[PortFacts]>,
@@ -107,8 +104,6 @@ pub struct Snapshot {
     pub tunnels: Arc<Tunnels>,
     /// Name of this node.
     pub node: Arc<str>,
-    /// Pods that have a port.
-    pub attached: Arc<[Arc<Endpoint>]>,
     /// Pods by address.
     pub endpoints: CowMap<IpAddr, EndpointFacts>,
     /// Everything else, by longest prefix.
@@ -132,7 +127,7 @@ impl Snapshot {
     pub fn empty() -> Self {
         Self {
             epoch: Epoch(0),
-            touched: LastTouched::everything(Epoch(0)),
+            invalidation: Invalidation::everything(Epoch(0)),
             gateway: Gateway::default(),
             node_addresses: Arc::new([]),
             nat_ports: NAT_PORTS,
@@ -141,7 +136,6 @@ impl Snapshot {
             uplinks: Uplinks::default(),
             tunnels: Arc::default(),
             node: "".into(),
-            attached: Arc::new([]),
             endpoints: CowMap::new(),
             fib: Arc::new(PrefixMap::new()),
             policy: Arc::default(),
@@ -172,9 +166,6 @@ impl Snapshot {
     /// Whether `address` is the gateway's.
     #[inline]
     pub fn is_gateway(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(a) => a == self.gateway.ipv4,
-            IpAddr::V6(a) => a == self.gateway.ipv6,
-        }
+        self.gateway.has(address)
     }
 }

@@ -1,27 +1,23 @@
-//! The overlay as packets need it: other nodes' tunnel ends, the outer headers to each, and how
-//! each node is reached.
-//!
-//! Made from the table before it, so that a node keeps its index while it exists and what was
-//! learnt about the path to it while its outer headers stay.
+//! The overlay as packets need it: other nodes' VTEPs, the outer headers to each, and how each node
+//! is reached.
 
-mod compile;
 mod path;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
+use podswitch_policy::cow::CowMap;
 use podswitch_vxlan::decap::DecapRules;
 use podswitch_vxlan::template::Template;
 use podswitch_vxlan::vtep::{EndIndex, VtepTable};
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::proto;
 
-pub(super) use compile::Compiler;
 pub use path::{PATH_MTU_SECS, PathMtu};
 
 use super::UplinkPort;
-use crate::config::{Gateway, RemoteNode};
+use crate::config::Gateway;
 use crate::id::PortId;
 use crate::time::Instant;
 
@@ -30,7 +26,7 @@ use crate::time::Instant;
 pub enum Reach {
     /// Through the tunnel to this end.
     Tunnel(EndIndex),
-    /// As it is, by the direct uplink, to this link-layer address.
+    /// As it is, by the direct uplink, to this MAC address.
     Neighbour(Mac),
     /// By this node's own routes.
     Host,
@@ -38,7 +34,7 @@ pub enum Reach {
     NoSource,
     /// No port carries the tunnel.
     NoUplink,
-    /// Its link-layer address is unknown.
+    /// Its MAC address is unknown.
     NoNeighbour,
 }
 
@@ -72,20 +68,13 @@ impl Tunnel {
     }
 }
 
-/// Another node, by its name.
+/// How another node is reached.
 #[derive(Clone, Debug)]
-struct Place {
-    node: Arc<RemoteNode>,
+pub(crate) struct NodePlace {
     /// By the family of what is sent there: IPv4, IPv6.
-    reach: [Reach; 2],
-}
-
-/// Whose a tunnel end is.
-#[derive(Clone, Debug)]
-struct Owner {
-    node: Arc<str>,
-    /// Whether it is the second of two, the one for IPv6 packets.
-    second: bool,
+    pub(crate) reach: [Reach; 2],
+    /// Its VTEPs: the only or first one, and the second one, for IPv6 packets.
+    pub(crate) ends: [Option<EndIndex>; 2],
 }
 
 /// See the module's description.
@@ -93,27 +82,54 @@ struct Owner {
 pub struct Tunnels {
     /// Whether the switch itself reaches other nodes; otherwise the node's own routes do.
     pub enabled: bool,
-    /// Tunnel ends, for what arrives.
+    /// VTEPs, for what arrives.
     pub ends: VtepTable,
     /// What is accepted.
     pub rules: DecapRules,
     /// The port that carries the tunnel.
     pub port: PortId,
-    /// Inner link-layer address of this node, by the underlay's family: IPv4, IPv6; and what
-    /// answers there for the node's pods (Flannel's name for it is the first address of the
-    /// node's range).
+    /// This node inside the tunnel, by the underlay's family (IPv4, IPv6): its MAC address, and the
+    /// addresses that answer there for its pods (Flannel calls the first address of the node's range
+    /// so).
     pub gateways: [Gateway; 2],
-    tunnels: Vec<Option<Arc<Tunnel>>>,
-    places: HashMap<Arc<str>, Place>,
-    owners: HashMap<EndIndex, Owner>,
+    /// By index of the VTEP.
+    pub(crate) tunnels: Vec<Option<Arc<Tunnel>>>,
+    /// By node's name.
+    pub(crate) places: CowMap<Arc<str>, NodePlace>,
+    /// Name of the node that a VTEP is of.
+    pub(crate) owners: HashMap<EndIndex, Arc<str>>,
     /// All nodes' own addresses.
-    addresses: HashSet<IpAddr>,
+    pub(crate) addresses: HashSet<IpAddr>,
     /// First addresses of this node's ranges.
-    own: Vec<IpAddr>,
-    made_of: compile::Inputs,
+    pub(crate) own: Vec<IpAddr>,
+    /// Shared by tables in which nodes that are the same are reached the same way.
+    reach: Arc<()>,
 }
 
 impl Tunnels {
+    /// A copy, to be changed into the table that follows this one. `same_reach`: nodes that do not
+    /// change are reached as they were.
+    pub(crate) fn successor(&self, same_reach: bool) -> Self {
+        Self {
+            enabled: self.enabled,
+            ends: self.ends.clone(),
+            rules: self.rules,
+            port: self.port,
+            gateways: self.gateways,
+            tunnels: self.tunnels.clone(),
+            places: self.places.clone(),
+            owners: self.owners.clone(),
+            addresses: self.addresses.clone(),
+            own: self.own.clone(),
+            reach: if same_reach { self.reach.clone() } else { Arc::default() },
+        }
+    }
+
+    /// Whether nodes that are the same are reached the same way as by `other`.
+    pub(crate) fn has_same_reach(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.reach, &other.reach)
+    }
+
     /// The tunnel of a plan.
     #[inline]
     pub fn get(&self, number: u16) -> Option<&Tunnel> {
@@ -131,9 +147,9 @@ impl Tunnels {
         self.places.get(node).map(|place| place.reach[usize::from(ipv6)])
     }
 
-    /// The name of the node at a tunnel end.
+    /// The name of the node at a VTEP.
     pub fn node(&self, end: EndIndex) -> Option<&Arc<str>> {
-        self.owners.get(&end).map(|owner| &owner.node)
+        self.owners.get(&end)
     }
 
     /// Whether what is reached by `reach` may speak through `end`: it is that end, or the other one

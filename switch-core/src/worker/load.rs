@@ -1,5 +1,5 @@
-//! A worker's own load figure. CPU use says nothing about a loop that polls: what counts is the
-//! share of time in rounds that moved frames, and how full the bursts are.
+//! A worker's load. CPU usage does not tell the load of a polling loop. The share of time in rounds
+//! that moved frames does, and how full the bursts are.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -22,7 +22,7 @@ pub struct LoadMeter {
 pub struct Load {
     /// Time in rounds that moved frames, in nanoseconds.
     pub busy_nanos: u64,
-    /// Time since the worker began, in nanoseconds, as of its latest round.
+    /// Time from the worker's first round to its latest one, in nanoseconds.
     pub nanos: u64,
     /// Rounds that moved frames.
     pub rounds: u64,
@@ -33,7 +33,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// What came between `earlier` and this reading.
+    /// The difference to an earlier reading.
     pub fn since(&self, earlier: &Load) -> Load {
         Load {
             busy_nanos: self.busy_nanos.saturating_sub(earlier.busy_nanos),
@@ -44,12 +44,12 @@ impl Load {
         }
     }
 
-    /// Share of time in rounds that moved frames, 0 to 1.
+    /// Share of time in rounds that moved frames, from 0 to 1.
     pub fn busy_share(&self) -> f64 {
         if self.nanos == 0 { 0.0 } else { self.busy_nanos as f64 / self.nanos as f64 }
     }
 
-    /// Frames to a burst.
+    /// Average frames per burst.
     pub fn batch_fill(&self) -> f64 {
         if self.bursts == 0 { 0.0 } else { self.frames as f64 / self.bursts as f64 }
     }
@@ -77,7 +77,7 @@ impl LoadMeter {
         self.latest.store(now.as_nanos(), Relaxed);
     }
 
-    /// The totals now.
+    /// The current totals.
     pub fn read(&self) -> Load {
         Load {
             busy_nanos: self.busy_nanos.get(),

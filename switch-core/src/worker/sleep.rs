@@ -1,4 +1,4 @@
-//! Waiting in the kernel until a port has something or somebody calls.
+//! Sleep in the kernel until a port is readable or another thread wakes the worker.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -10,7 +10,7 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use crate::id::PortId;
 
 const WAKE: u64 = u64::MAX;
-/// Readable ports told of at once.
+/// Most readable ports reported by one call.
 const READY: usize = 32;
 
 /// Ends a worker's sleep from another thread.
@@ -18,14 +18,14 @@ const READY: usize = 32;
 pub struct Waker(Arc<OwnedFd>);
 
 impl Waker {
-    /// Wakes the worker, or keeps it from its next sleep.
+    /// Wakes the worker. If it is awake, its next sleep returns at once.
     pub fn wake(&self) {
-        // The counter is full only if the worker is about to wake anyway.
+        // Fails only if the counter is full, and then the worker wakes up anyway.
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
     }
 }
 
-/// A worker's epoll set: its waker and every port that can be waited for.
+/// A worker's epoll set: its waker and every port with a descriptor.
 #[derive(Debug)]
 pub(super) struct Sleeper {
     epoll: OwnedFd,
@@ -53,8 +53,7 @@ impl Sleeper {
         self.all_pollable
     }
 
-    /// Watches exactly these ports from now on. A new set is simpler than telling what changed,
-    /// and ports change seldom.
+    /// Replaces the watched ports. Ports change rarely, so a new set is made each time.
     pub(super) fn watch<'a>(
         &mut self,
         ports: impl Iterator<Item = (PortId, Option<BorrowedFd<'a>>)>,
@@ -72,8 +71,8 @@ impl Sleeper {
         self.epoll = set;
     }
 
-    /// Which ports are readable now, at most [`READY`] of them; the others come in the next
-    /// round, since the kernel goes round.
+    /// Calls `each` for readable ports, at most [`READY`] of them. The kernel reports the others in the
+    /// next round.
     pub(super) fn ready(&self, mut each: impl FnMut(PortId)) {
         let mut events = [const { std::mem::MaybeUninit::uninit() }; READY];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -87,7 +86,7 @@ impl Sleeper {
         }
     }
 
-    /// Sleeps until there is something, at most for `longest`.
+    /// Sleeps until a port is readable or the waker is used, at most for `longest`.
     pub(super) fn sleep(&self, longest: Duration) {
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 4];
         let timeout = Timespec {

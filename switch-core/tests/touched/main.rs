@@ -4,8 +4,7 @@
 #![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
 
 mod flows;
-#[path = "../rig/mod.rs"]
-mod rig;
+use podswitch_testkit::rig;
 mod world;
 
 use std::time::Duration;

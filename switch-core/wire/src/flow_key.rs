@@ -169,7 +169,7 @@ impl Hash for FlowKey {
 
 /// Secret words of the keyed hash. The flow table's key is random for each process; that of Maglev,
 /// ECMP and the VXLAN source port is the cluster key, equal on all nodes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct HashKey([u64; 6]);
 
 impl HashKey {

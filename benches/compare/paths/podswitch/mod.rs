@@ -138,5 +138,6 @@ fn endpoint(pod: &Pod, node: Arc<str>, port: Option<PortId>) -> Endpoint {
         },
         node,
         attachment: port.map(|port| Attachment { port, mac: pod.mac, mtu: pod.mtu as u16 }),
+        precedence: Default::default(),
     }
 }

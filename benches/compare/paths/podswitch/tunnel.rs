@@ -107,5 +107,6 @@ fn remote(number: usize) -> RemoteNode {
         ],
         vtep: VtepMac { ipv4: Mac([0x0e, 0x58, 192, 0, 2, number as u8 + 1]), ipv6: None },
         underlay_mac: nodes::mac(number),
+        precedence: Default::default(),
     }
 }

@@ -12,12 +12,12 @@ use podswitch_core::action::DropReason;
 use podswitch_core::stats::WorkerCounters;
 use podswitch_kubernetes::Manifests;
 use podswitch_linux::{HostError, NetNs, Netlink, attach};
+use podswitch_node::{ClusterOptions, Node, NodeOptions, PodInterfaces, PodName};
 use podswitch_wire::addr::Mac;
 
 use super::sockets::Outcome;
-use crate::cluster::{ClusterArgs, Masquerading};
 use crate::failure::Failure;
-use crate::node::{Node, NodeOptions, UnderlayOptions};
+use crate::print;
 use crate::state;
 pub(super) use links::{
     FAR_AWAY, NODE_ADDRESSES, OUTSIDE, SEGMENT, UPLINK, address, bridge_port, segment,
@@ -130,8 +130,10 @@ impl World {
         let setup = Setup::default();
         let manifest = manifest::write(&pods, &setup);
         let nodes = [one.start(0, &manifest)?, two.start(1, &manifest)?];
-        let is_attached =
-            |p: &DemoPod| nodes[p.node].node.port(&format!("demo/{}", p.name)).is_some();
+        let is_attached = |pod: &DemoPod| {
+            let name = PodName::new("demo", pod.name);
+            name.is_ok_and(|name| nodes[pod.node].node.port(&name).is_some())
+        };
         if let Some(pod) = pods.iter().find(|pod| !is_attached(pod)) {
             return Err(Failure::Setup(format!("pod {} could not be attached", pod.name)));
         }
@@ -160,7 +162,8 @@ impl World {
         change(&mut self.setup);
         self.manifest = manifest::write(&self.pods, &self.setup);
         for (node, name) in self.nodes.iter_mut().zip(NODE_NAMES) {
-            let applied = compile(name, &self.manifest).and_then(|state| node.node.apply(state));
+            let applied = compile(name, &self.manifest)
+                .and_then(|state| node.node.apply(state).map_err(Failure::from));
             applied.map_err(|failure| text(&failure))?;
         }
         Ok(())
@@ -181,7 +184,8 @@ impl World {
                 folder.display(),
                 node.namespace.path().display(),
             ));
-            let stopped = node.node.stop(keep);
+            let interfaces = if keep { PodInterfaces::Keep } else { PodInterfaces::Remove };
+            let stopped = node.node.stop(interfaces);
             // The first error is the one to report.
             ended = ended.and(stopped);
             namespaces.extend([node.namespace, node.switch_namespace]);
@@ -230,16 +234,11 @@ impl Place {
 
     fn start(self, number: usize, manifest: &str) -> Result<DemoNode, Failure> {
         let Self { node: namespace, switch: switch_namespace } = self;
-        let options = NodeOptions {
-            name: NODE_NAMES[number].to_owned(),
-            namespace: namespace.clone(),
-            switch_namespace: Some(switch_namespace.clone()),
-            workers: 1,
-            masquerade: Masquerading::Kernel,
-            cluster: Vec::new(),
-            underlay: UnderlayOptions::default(),
-        };
-        let (node, _) = Node::start(options, compile(NODE_NAMES[number], manifest)?)?;
+        let options = NodeOptions::new(NODE_NAMES[number])
+            .namespace(namespace.clone())
+            .switch_namespace(switch_namespace.clone())
+            .on_event(print::event);
+        let node = Node::start(options, compile(NODE_NAMES[number], manifest)?)?;
         let addresses = NODE_ADDRESSES[number];
         Ok(DemoNode { node, namespace, switch_namespace, addresses })
     }
@@ -270,5 +269,5 @@ fn namespace(name: &str, named: bool) -> Result<NetNs, HostError> {
 
 fn compile(node: &str, manifest: &str) -> Result<podswitch_kubernetes::Compiled, Failure> {
     let manifests = Manifests::parse(Path::new("demo.yaml"), manifest)?;
-    state::judge(&manifests, Some(node), &ClusterArgs::default()).map_err(Failure::Refused)
+    state::judge(&manifests, Some(node), &ClusterOptions::default()).map_err(Failure::Refused)
 }

@@ -46,6 +46,8 @@ pub struct ServiceTable {
     pub(super) setup: Arc<Setup>,
     /// Some cluster IP lies outside the configured CIDRs.
     pub(super) strays: bool,
+    /// Whether some pod of this node has host ports.
+    pub(super) has_host_ports: bool,
     /// TCP backends of any Service, with the ports they serve.
     pub(super) backends: CowMap<SocketAddr, Arc<[ServicePortId]>>,
     /// The frontends of those ports.
@@ -217,11 +219,9 @@ impl ServiceTable {
 
     /// The addresses of a frontend on this node.
     fn addresses(&self, key: &FrontKey, kind: FrontendKind) -> impl Iterator<Item = IpAddr> {
-        let local = match (kind, key.is_of_node()) {
-            (FrontendKind::HostPort, true) => &*self.setup.local_addresses,
-            _ => &[],
-        };
-        key.addresses(&self.setup.node_addresses).chain(key.addresses(local))
+        let is_everywhere = kind == FrontendKind::HostPort && key.is_of_node();
+        let local = is_everywhere.then(|| key.addresses(&self.setup.local_addresses));
+        key.addresses(&self.setup.node_addresses).chain(local.into_iter().flatten())
     }
 
     /// Bytes of the look-up structure, without entries.
@@ -249,7 +249,7 @@ impl ServiceTable {
         if front.is_none() && self.is_node_address(key) {
             front = self.fronts.get(&FrontKey::node(key.family, key.proto, key.dst_port));
         }
-        if front.is_none() && !self.setup.local_addresses.is_empty() {
+        if front.is_none() && self.has_host_ports {
             return self.local_front(key);
         }
         match front? {

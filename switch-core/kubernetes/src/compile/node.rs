@@ -134,6 +134,7 @@ pub(super) fn compile(compiler: &mut Compiler<'_>, object: &Loaded, node: &Node)
         underlay_mac: underlay_mac.flatten().unwrap_or(default([0x0a, 0x58])),
         addresses,
         pod_cidrs: ranges,
+        precedence: Default::default(),
     };
     if !external.is_empty() {
         compiler.nodes.external.insert(name.clone(), external);

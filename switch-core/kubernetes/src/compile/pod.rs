@@ -89,6 +89,7 @@ pub(super) fn compile(compiler: &mut Compiler<'_>, object: &Loaded, pod: &Pod) {
         workload: Workload { namespace, name, labels, addresses, ports, host_network },
         node: compiler.names.get(node),
         attachment: None,
+        precedence: Default::default(),
     };
     if !host_network {
         check_attachment(compiler, object, node, &attachment);

@@ -28,22 +28,6 @@ fn intervals_are_disjoint_and_complete() {
     assert_eq!(intervals(&[], true), []);
 }
 
-/// A namespace, or `None` without privilege.
-fn privileged() -> Option<NetNs> {
-    match NetNs::anonymous() {
-        Ok(ns) => Some(ns),
-        Err(error) => {
-            let required =
-                std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
-            assert!(!required, "privilege is needed: {error}");
-            use std::io::Write as _;
-            // Not captured by the test harness, as a print would be.
-            let _ = writeln!(std::io::stderr(), "SKIPPED: nftables: {error}");
-            None
-        }
-    }
-}
-
 fn tables(ns: &NetNs, family: Family) -> usize {
     Connection::open(ns)
         .unwrap()
@@ -86,7 +70,8 @@ fn dual_stack() -> MasqueradeConfig {
 
 #[test]
 fn masquerade_is_installed_replaced_and_removed() {
-    let Some(ns) = privileged() else { return };
+    podswitch_testkit::require_privilege!();
+    let ns = NetNs::anonymous().unwrap();
     let mut masquerade = Masquerade::install(&ns, &dual_stack()).unwrap();
     let wanted = ["meta", "cmp", "meta", "cmp", "payload", "lookup", "payload", "lookup", "masq"];
     assert_eq!(rules(&ns, Family::Inet, "podswitch"), [wanted, wanted]);
@@ -110,7 +95,8 @@ fn masquerade_is_installed_replaced_and_removed() {
 
 #[test]
 fn what_a_run_left_is_replaced() {
-    let Some(ns) = privileged() else { return };
+    podswitch_testkit::require_privilege!();
+    let ns = NetNs::anonymous().unwrap();
     // Without an owner, as an old kernel has it: it stays when the connection is closed.
     put_masquerade(&mut Connection::open(&ns).unwrap(), &dual_stack(), false).unwrap();
     assert_eq!(tables(&ns, Family::Inet), 1);
@@ -191,7 +177,8 @@ fn exchange(line: &(NetNs, NetNs), from: &str, to: &str, attempts: usize) -> Opt
 
 #[test]
 fn off_cluster_traffic_is_masqueraded_and_the_rest_is_not() {
-    let Some(node) = privileged() else { return };
+    podswitch_testkit::require_privilege!();
+    let node = NetNs::anonymous().unwrap();
     let line = line(&node);
     let seen = |from, to| exchange(&line, from, to, PATIENT).map(|a| a.to_string());
     assert_eq!(seen("10.7.0.2", "192.0.2.9").as_deref(), Some("10.7.0.2"));
@@ -240,7 +227,8 @@ fn fronts(fronts: &[Front]) -> Ingress {
 
 #[test]
 fn ingress_drops_what_it_is_told() {
-    let Some(node) = privileged() else { return };
+    podswitch_testkit::require_privilege!();
+    let node = NetNs::anonymous().unwrap();
     let line = line(&node);
     let patience = |wanted| if wanted { PATIENT } else { BRIEF };
     let v4 = |wanted| exchange(&line, "10.7.0.2", "192.0.2.9", patience(wanted)).is_some();

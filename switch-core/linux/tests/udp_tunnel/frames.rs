@@ -13,6 +13,7 @@ use podswitch_linux::port::{
     udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice},
     underlay_mac,
 };
+use podswitch_testkit::net::set_udp_segment;
 use podswitch_vxlan::decap::{ChecksumState, DecapError, DecapRules, decap};
 use podswitch_wire::checksum::{fill_l4, finish_partial, verify_l4};
 use podswitch_wire::flow_key::HashKey;
@@ -135,7 +136,7 @@ fn opened(tunnel: &Tunnel, packet: &Packet) -> (Vec<u8>, u8) {
 
 #[test]
 fn outer_headers_are_the_kernels() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     for tunnel in TUNNELS {
         let underlay = Underlay::new();
         let config = PacketConfig { receive: Receive::Messages, ..PacketConfig::default() };
@@ -161,7 +162,7 @@ fn outer_headers_are_the_kernels() {
 
 #[test]
 fn source_ports_follow_flows_and_spread() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let tunnel = TUNNELS[0];
     let underlay = Underlay::new();
     let mut near = open(&tunnel, &underlay.near, false);
@@ -185,7 +186,7 @@ fn source_ports_follow_flows_and_spread() {
 /// From one of our ports to the other: all of it, in order, in one piece where it can be.
 #[test]
 fn bursts_arrive_as_they_were_sent() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     for tunnel in TUNNELS {
         let underlay = Underlay::new();
         let mut near = open(&tunnel, &underlay.near, false);
@@ -236,7 +237,7 @@ fn bursts_arrive_as_they_were_sent() {
 /// Segments that follow each other, but in another network.
 #[test]
 fn networks_are_not_mixed() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let tunnel = TUNNELS[0];
     let other = Tunnel { vni: 43, ..tunnel };
     let underlay = Underlay::new();
@@ -258,7 +259,7 @@ fn networks_are_not_mixed() {
 
 #[test]
 fn junk_comes_in_and_does_no_harm() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     for tunnel in TUNNELS {
         let underlay = Underlay::new();
         let mut near = open(&tunnel, &underlay.near, false);
@@ -291,7 +292,7 @@ fn junk_comes_in_and_does_no_harm() {
         }
         // Joined by the kernel, so that lengths are the sender's choice.
         for size in [1usize, 7, 9, 21, 500] {
-            crate::common::set_udp_segment(&far, size as i32);
+            set_udp_segment(&far, size as i32);
             let len = (size * 40).min(18_000);
             far.send_to(&noise[..len], to).unwrap();
             let bytes: usize = near
@@ -301,7 +302,7 @@ fn junk_comes_in_and_does_no_harm() {
                 .sum();
             assert_eq!(bytes, len, "in datagrams of {size}");
         }
-        crate::common::set_udp_segment(&far, 0);
+        set_udp_segment(&far, 0);
         let (small, large) = near.pool.outstanding();
         assert!(small + large < 500, "buffers are given back or held by us: {small} {large}");
     }
@@ -310,7 +311,7 @@ fn junk_comes_in_and_does_no_harm() {
 /// Sockets that send keep nothing of what is sent to them.
 #[test]
 fn senders_receive_nothing() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let tunnel = TUNNELS[0];
     let underlay = Underlay::new();
     let mut near = open(&tunnel, &underlay.near, false);
@@ -335,7 +336,7 @@ fn senders_receive_nothing() {
 
 #[test]
 fn workers_share_what_comes() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let tunnel = TUNNELS[0];
     let underlay = Underlay::new();
     let mut device = tunnel.device(&underlay.near, false);
@@ -358,7 +359,7 @@ fn workers_share_what_comes() {
 
 #[test]
 fn what_is_not_the_tunnels_is_not_sent() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let tunnel = TUNNELS[0];
     let underlay = Underlay::new();
     let mut near = open(&tunnel, &underlay.near, false);
@@ -375,7 +376,7 @@ fn what_is_not_the_tunnels_is_not_sent() {
 
 #[test]
 fn a_configuration_that_cannot_be_is_refused() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let ns = Underlay::new();
     let refused = |config: UdpTunnelConfig, word: &str| {
         let error = UdpTunnelDevice::new(&ns.near, config).unwrap_err().to_string();
@@ -404,13 +405,16 @@ fn a_configuration_that_cannot_be_is_refused() {
 /// A raw uplink whose interface cuts by itself gets super-frames whole, in their order among others.
 #[test]
 fn tunnelled_super_frames_leave_whole() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     for tunnel in TUNNELS {
         let underlay = Underlay::new();
         let config = PacketConfig { tunnel: Some(tunnel.port), ..PacketConfig::default() };
         let mut device = PacketDevice::new(&underlay.near, "u0", config).unwrap();
         if !device.info().offloads.tunnel {
-            crate::common::skip("tunnelled_super_frames_leave_whole", "a kernel before Linux 6.17");
+            podswitch_testkit::privilege::skip(
+                "tunnelled_super_frames_leave_whole",
+                "a kernel before Linux 6.17",
+            );
             return;
         }
         let mut near = Hand::new(device.open(0, 1).unwrap());

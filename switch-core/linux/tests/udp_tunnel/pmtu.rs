@@ -45,7 +45,7 @@ pub(crate) fn learnt(tunnel: &Tunnel, frame: &[u8]) -> u16 {
 /// The route to the other end is known to be narrow: the kernel refuses at once.
 #[test]
 fn refused_by_this_node() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     for tunnel in TUNNELS {
         let underlay = Underlay::new();
         let mut netlink = Netlink::open(&underlay.near).unwrap();
@@ -73,7 +73,7 @@ fn refused_by_this_node() {
 /// A router further on says so.
 #[test]
 fn refused_by_a_router() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     for tunnel in TUNNELS {
         let (near, router, far) =
             (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());

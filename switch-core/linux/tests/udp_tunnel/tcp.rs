@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use podswitch_linux::NetNs;
 
-use crate::common;
 use crate::world::{Near, POD, Tunnel, Underlay, ip, kernel_pod};
+use podswitch_testkit::net;
 
 const BYTES: usize = 8 << 20;
 
@@ -63,7 +63,7 @@ fn both_ways(near: &NetNs, far: &NetNs) {
 
 #[test]
 fn super_frames_to_and_from_the_kernel() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     for tunnel in TUNNELS {
         let underlay = Underlay::new();
         let far = kernel_pod(&underlay.far, &tunnel, true);
@@ -77,13 +77,13 @@ fn super_frames_to_and_from_the_kernel() {
 /// Nobody makes super-frames; ours are put together on reception all the same.
 #[test]
 fn without_segmentation_offload() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let tunnel = TUNNELS[0];
     let underlay = Underlay::new();
     let far = kernel_pod(&underlay.far, &tunnel, true);
     let near = Near::new(&underlay.near, &tunnel);
-    common::set_tso(&far, "eth0", false);
-    common::set_tso(&near.pod, "eth0", false);
+    net::set_tso(&far, "eth0", false);
+    net::set_tso(&near.pod, "eth0", false);
     both_ways(&near.pod, &far);
     let longest = near.stop();
     assert!(longest[0] < 1_500 && longest[1] > 3_000, "{longest:?}");
@@ -91,7 +91,7 @@ fn without_segmentation_offload() {
 
 #[test]
 fn super_frames_between_two_of_our_ports() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     for tunnel in TUNNELS {
         let underlay = Underlay::new();
         let near = Near::new(&underlay.near, &tunnel);
@@ -105,7 +105,7 @@ fn super_frames_between_two_of_our_ports() {
 
 #[test]
 fn raw_uplink_to_and_from_the_kernel() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     for tunnel in TUNNELS.into_iter().take(2) {
         let underlay = Underlay::new();
         let far = kernel_pod(&underlay.far, &tunnel, true);
@@ -118,13 +118,13 @@ fn raw_uplink_to_and_from_the_kernel() {
 
 #[test]
 fn raw_uplink_where_the_underlay_cuts() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     let tunnel = TUNNELS[0];
     let underlay = Underlay::new();
     let far = kernel_pod(&underlay.far, &tunnel, true);
     let near = Near::raw(&underlay, &tunnel, false);
-    common::set_tso(&underlay.far, "u0", false);
-    common::set_tso(&far, "eth0", false);
+    net::set_tso(&underlay.far, "u0", false);
+    net::set_tso(&far, "eth0", false);
     both_ways(&near.pod, &far);
     let longest = near.stop();
     assert!(longest[1] > 3_000, "put together here: {longest:?}");
@@ -132,7 +132,7 @@ fn raw_uplink_where_the_underlay_cuts() {
 
 #[test]
 fn raw_uplinks_of_two_of_ours() {
-    require_privilege!();
+    podswitch_testkit::require_tap!();
     for tunnel in TUNNELS.into_iter().take(2) {
         let underlay = Underlay::new();
         let near = Near::raw(&underlay, &tunnel, false);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use podswitch_linux::NetNs;
 
-use crate::common;
 use crate::world::{Near, POD, Tunnel, Underlay, kernel_pod};
+use podswitch_testkit::net;
 
 /// Processor time of this process, whose threads are our switches, and of what it ran, the ends of
 /// the stream: in seconds. What the kernel does on their behalf is in it.
@@ -85,7 +85,7 @@ fn throughput() {
         // The underlay carries no super-frames: what the nodes send is cut before it.
         for world in &worlds {
             for node in [&world.near, &world.far] {
-                common::set_tunnel_offloads(node, "u0", false);
+                net::set_tunnel_offloads(node, "u0", false);
             }
         }
     }

@@ -10,10 +10,10 @@ use podswitch_wire::checksum::sum;
 use podswitch_wire::flow_key::HashKey;
 use podswitch_wire::parse::parse;
 
-use crate::common;
 use crate::frames::{Hand, inner, super_frame, wrapped};
 use crate::pmtu::learnt;
 use crate::world::{Tunnel, Underlay, add_address, encapsulate, ip};
+use podswitch_testkit::net;
 
 const TUNNELS: [Tunnel; 2] = [
     Tunnel { v6: false, vni: 42, port: 4789, tunnel_gso: true },
@@ -81,14 +81,14 @@ fn is_possible(test: &str) -> bool {
     let device = PacketDevice::new(&underlay.near, "u0", config).unwrap();
     let possible = device.info().offloads.tunnel;
     if !possible {
-        common::skip(test, "a kernel before Linux 6.17");
+        podswitch_testkit::privilege::skip(test, "a kernel before Linux 6.17");
     }
     possible
 }
 
 #[test]
 fn headers_and_order_are_the_sockets() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     if !is_possible("headers_and_order_are_the_sockets") {
         return;
     }
@@ -143,11 +143,11 @@ fn headers_and_order_are_the_sockets() {
 /// Only by sockets, if so configured or where the interface does not cut by itself.
 #[test]
 fn not_unless_wanted_and_of_use() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     for (tunnel, configured) in TUNNELS.into_iter().flat_map(|t| [(t, false), (t, true)]) {
         let underlay = Underlay::new();
         if configured {
-            common::set_tunnel_offloads(&underlay.near, "u0", false);
+            net::set_tunnel_offloads(&underlay.near, "u0", false);
         }
         let tunnel = Tunnel { tunnel_gso: configured, ..tunnel };
         let mut far = tap_wire(&underlay.far, "u0");
@@ -160,7 +160,7 @@ fn not_unless_wanted_and_of_use() {
 /// Segments that do not fit the path are the sockets' to refuse; others pass.
 #[test]
 fn path_mtu_holds() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     if !is_possible("path_mtu_holds") {
         return;
     }
@@ -190,7 +190,7 @@ fn path_mtu_holds() {
 /// What is to be encrypted must not get round it.
 #[test]
 fn transformed_packets_are_the_sockets() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     if !is_possible("transformed_packets_are_the_sockets") {
         return;
     }
@@ -211,7 +211,10 @@ fn transformed_packets_are_the_sockets() {
         let rest = ["proto", "udp", "sport", &sport, "action", "block"];
         let add = underlay.near.command("ip").args(policy).args(rest).output();
         if !add.is_ok_and(|output| output.status.success()) {
-            return common::skip("transformed_packets_are_the_sockets", "no `ip xfrm`");
+            return podswitch_testkit::privilege::skip(
+                "transformed_packets_are_the_sockets",
+                "no `ip xfrm`",
+            );
         }
         let mut near = port(&tunnel, &underlay.near);
         for _ in 0..3 {
@@ -225,7 +228,7 @@ fn transformed_packets_are_the_sockets() {
 /// changes, what is sent whole follows.
 #[test]
 fn routes_are_the_nodes() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     if !is_possible("routes_are_the_nodes") {
         return;
     }

@@ -24,7 +24,7 @@ fn verdict(arp: &Arp, trust: Trust) -> ArpVerdict {
     let (packet, parsed) = packet(&arp.frame());
     // The node is answered for one pod, a pod for everything.
     let answers = |ip| trust == Trust::Bound || ip == OTHER4;
-    judge(&packet, &parsed, &binding(&gateway, trust), answers)
+    check(&packet, &parsed, &binding(&gateway, trust), answers)
 }
 
 fn pod(arp: &Arp) -> ArpVerdict {
@@ -101,7 +101,7 @@ fn no_binding_gives_the_gateways_address_away() {
     let greedy = Binding { ipv4: &[POD4, gateway.ipv4], ..binding(&gateway, Trust::Bound) };
     let claim = Arp { sender_ip: gateway.ipv4, ..request(gateway.ipv4) };
     let (packet, parsed) = packet(&claim.frame());
-    let verdict = judge(&packet, &parsed, &greedy, |_| true);
+    let verdict = check(&packet, &parsed, &greedy, |_| true);
     assert_eq!(verdict, dropped(DropReason::SpoofedArp));
 }
 
@@ -119,7 +119,7 @@ fn not_for_us_and_not_arp_that_we_speak() {
     let gateway = gateway();
     let (packet, mut parsed) = packet(&request(OTHER4).frame());
     parsed.network = Network::Other;
-    let verdict = judge(&packet, &parsed, &binding(&gateway, Trust::Bound), |_| true);
+    let verdict = check(&packet, &parsed, &binding(&gateway, Trust::Bound), |_| true);
     assert_eq!(verdict, dropped(DropReason::ArpInvalid));
 }
 
@@ -162,7 +162,7 @@ proptest! {
         let gateway = gateway();
         let Ok(parsed) = parse(&frame, &HashKey::new(7)) else { return Ok(()) };
         let packet = Packet::from_frame(&frame);
-        let verdict = judge(&packet, &parsed, &binding(&gateway, Trust::Bound), |_| true);
+        let verdict = check(&packet, &parsed, &binding(&gateway, Trust::Bound), |_| true);
         if let ArpVerdict::Answer(request) = verdict {
             prop_assert_eq!(request.sender_mac, POD_MAC);
             prop_assert!(request.sender_ip == POD4

@@ -63,7 +63,7 @@ fn verdict_of(frame: &[u8], trust: Trust) -> NdVerdict {
     let (packet, parsed) = packet(frame);
     assert_eq!(parsed.icmp, Icmp::Neighbour);
     let answers = |ip| trust == Trust::Bound || ip == OTHER6;
-    judge(&packet, &parsed, &binding(&gateway, trust), answers)
+    check(&packet, &parsed, &binding(&gateway, trust), answers)
 }
 
 fn pod(sent: &Sent) -> NdVerdict {
@@ -292,7 +292,7 @@ proptest! {
         }
         let Ok(parsed) = parse(&frame, &HashKey::new(7)) else { return Ok(()) };
         let packet = Packet::from_frame(&frame);
-        let verdict = judge(&packet, &parsed, &binding(&gw, Trust::Bound), |_| true);
+        let verdict = check(&packet, &parsed, &binding(&gw, Trust::Bound), |_| true);
         if let NdVerdict::Answer(asked) = verdict {
             prop_assert_eq!(asked.sender_mac, POD_MAC);
             match asked.sender_ip {

@@ -1,23 +1,23 @@
-//! How connections end: at once, many at a time. Compiled a second time by `model.rs`.
+//! The end of connections, several at a time. Compiled a second time by `model.rs`.
 
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::slot::{Worth, is_over, worth};
 use super::tracker::Tracker;
-use super::{CHUNK, Charge, ConnectionRef, Place};
+use super::{CHUNK, Charge, ConnectionRef, IndexHash};
 use crate::prefetch::prefetch;
 
-/// Slots looked at, and at most ended, under one lock. A chunk is a multiple: its slots are of one
-/// shard.
-const TOGETHER: usize = if CHUNK < 32 { CHUNK } else { 32 };
+/// Slots that are examined, and ended, under one lock. A chunk is a multiple of it, and belongs to
+/// one shard.
+const GROUP: usize = if CHUNK < 32 { CHUNK } else { 32 };
 
-/// The most slots that one search for something to end looks at, and of those in use.
+/// Most slots that one search for a connection to end examines, and most of those in use.
 const RECLAIM_SLOTS: usize = 4096;
 const RECLAIM_USED: usize = 256;
 
 impl Tracker {
-    /// Ends a connection: both keys leave the index, the slot is free for another. False: it has
-    /// ended already.
+    /// Ends a connection: removes both keys from the index and frees the slot. False if it had ended
+    /// already.
     pub fn end(&self, connection: ConnectionRef) -> bool {
         let number = connection.slot >> 1;
         let claimed = self.slot(number).is_some_and(|slot| slot.claim(connection.generation));
@@ -27,8 +27,8 @@ impl Tracker {
         claimed
     }
 
-    /// Ends a connection that gives way to another: one that is over, or that nobody has answered for
-    /// `patience` seconds. `None`: unanswered ones stay. False: it stays.
+    /// Ends a connection in favour of another if it is over, or if it is unproven and has been idle for
+    /// `patience` seconds. `None`: unproven ones stay. False: it was not ended.
     pub fn give_way(
         &self,
         connection: ConnectionRef,
@@ -44,20 +44,20 @@ impl Tracker {
         goes && self.end(connection)
     }
 
-    /// Makes room for a new connection that would be charged like `charge`, or for any. Looks at a
-    /// limited number of slots from `from` on: ends what is over and what nobody has answered for a
-    /// second, or if there is neither, one that nobody has answered. Returns how many ended, and where
-    /// the next search begins.
+    /// Makes room for a new connection that would be charged like `charge`, or for any. Examines a
+    /// limited number of slots from `from` on. Ends those that are over, and those that are unproven
+    /// and were idle for a second; if there are none, one that is unproven. Returns how many ended,
+    /// and where the next search begins.
     pub fn reclaim(&self, from: usize, charge: Option<&Charge>, now_secs: u32) -> (usize, usize) {
         let (mut ended, mut young, mut used) = (0, None, 0);
         let (mut at, end) = (from, (from + RECLAIM_SLOTS).min(self.slots()));
         while at < end && used < RECLAIM_USED {
-            let stop = end.min((at / TOGETHER + 1) * TOGETHER);
+            let stop = end.min((at / GROUP + 1) * GROUP);
             let Some(chunk) = self.chunks.get(at / CHUNK).and_then(|chunk| chunk.get()) else {
                 break;
             };
             let first = at / CHUNK * CHUNK;
-            let (mut over, mut many) = ([0; TOGETHER], 0);
+            let (mut over, mut many) = ([0; GROUP], 0);
             for (slot, number) in chunk[at - first..stop - first].iter().zip(at as u32..) {
                 let generation = slot.generation();
                 if generation & 1 == 0 {
@@ -87,18 +87,19 @@ impl Tracker {
         (ended, if at < self.slots() { at } else { 0 })
     }
 
-    /// Ends what has been idle too long among the slots `from..from + count`. Each worker looks
-    /// after its own share. Under `pressure` closed, embryonic and unreplied connections go after
-    /// [`PRESSURE_SECS`](super::PRESSURE_SECS) (RFC 5382 REQ-5 and RFC 4787 leave that to need; T-C5).
+    /// Ends connections that have timed out among the slots `from..from + count`. Each worker sweeps
+    /// its own share. Under `pressure`, connections that are closed, not yet established or without
+    /// a reply end after [`PRESSURE_SECS`](super::PRESSURE_SECS): RFC 5382 REQ-5 and RFC 4787 allow
+    /// that (T-C5). Returns how many ended.
     pub fn sweep(&self, from: usize, count: usize, now_secs: u32, pressure: bool) -> usize {
         let (mut at, end, mut ended) = (from, from + count, 0);
         while at < end {
-            let stop = end.min((at / TOGETHER + 1) * TOGETHER);
+            let stop = end.min((at / GROUP + 1) * GROUP);
             let Some(chunk) = self.chunks.get(at / CHUNK).and_then(|chunk| chunk.get()) else {
                 break;
             };
             let first = at / CHUNK * CHUNK;
-            let (mut over, mut many) = ([0; TOGETHER], 0);
+            let (mut over, mut many) = ([0; GROUP], 0);
             for (slot, number) in chunk[at - first..stop - first].iter().zip(at as u32..) {
                 let generation = slot.generation();
                 if generation & 1 == 1
@@ -117,40 +118,40 @@ impl Tracker {
         ended
     }
 
-    /// Takes connections that the caller has claimed, all of one chunk, out of the index, and gives
-    /// back all that they had.
+    /// Removes connections that the caller has claimed from the index, and releases what they held.
+    /// All are of one chunk.
     fn end_claimed(&self, numbers: &[u32]) {
         let Some(chunk) = numbers.first().and_then(|number| self.chunk_of(*number)) else { return };
         let at = |number: u32| chunk.get(number as usize % CHUNK);
         let slots = || numbers.iter().filter_map(|&number| Some((number, at(number)?)));
         let Some((_, first)) = slots().next() else { return };
-        let home = self.shard_of(first.facts.place.load(Relaxed));
-        let answers = || {
+        let home = self.shard_of(first.facts.index_hash.load(Relaxed));
+        let replies = || {
             let translated = slots().filter(|(_, slot)| slot.facts.is_translated());
             translated.filter_map(|(number, _)| {
-                let place = self.answer(number)?.place.load(Relaxed);
-                Some((number, place))
+                let hash = self.reply_facts(number)?.index_hash.load(Relaxed);
+                Some((number, hash))
             })
         };
         let mut translated = false;
         for (_, slot) in slots() {
-            self.prefetch_place(Place(slot.facts.place.load(Relaxed)));
+            self.prefetch_index(IndexHash(slot.facts.index_hash.load(Relaxed)));
             translated |= slot.facts.is_translated();
         }
         if translated {
-            answers().for_each(|(_, place)| self.prefetch_place(Place(place)));
-            for (number, place) in answers() {
-                self.lock(self.shard_of(place)).index.remove(place, number << 1 | 1);
+            replies().for_each(|(_, hash)| self.prefetch_index(IndexHash(hash)));
+            for (number, hash) in replies() {
+                self.lock(self.shard_of(hash)).index.remove(hash, number << 1 | 1);
             }
         }
         let mut shard = self.lock(home);
-        // Neighbours in the table are often of one origin.
+        // Neighbouring slots often have the same account.
         let mut charged = (first.facts.account(), 0);
         for (number, slot) in slots() {
-            shard.index.remove(slot.facts.place.load(Relaxed), number << 1);
-            // Only now that nothing leads to the port any more may another connection have it.
+            shard.index.remove(slot.facts.index_hash.load(Relaxed), number << 1);
+            // Another connection may have the port only when the index leads to it no more.
             if slot.facts.has_lease() {
-                self.nat.release(&slot.facts.pinned(|| self.answer(number)));
+                self.nat.release(&slot.facts.pinned(|| self.reply_facts(number)));
             }
             if let Some(end) = slot.facts.origin_end() {
                 self.discharge_source(&slot.facts.original(), end);

@@ -1,9 +1,8 @@
-//! What never changes while a connection lives, once in its slot. Compiled a second time by
-//! `model.rs`.
+//! The pinned facts of a connection in its slot. Compiled a second time by `model.rs`.
 //!
-//! Relaxed atomics, though they are written and read under the lock of the slot's home shard or of
-//! a shard whose index leads to it: the words of a slot that is used again are nobody's but the
-//! lock holder's, and no line of it is `unsafe`.
+//! Relaxed atomics suffice: they are written and read under the lock of the slot's home shard, or of
+//! a shard whose index leads to the slot. Atomics rather than plain words, so that a slot can be used
+//! again without `unsafe`.
 
 use core::array::from_fn;
 use core::sync::atomic::Ordering::Relaxed;
@@ -16,9 +15,10 @@ use super::sync::AtomicU64;
 use super::{Account, Direction, Opened, Pinned, SourceNat};
 use crate::id::PortId;
 
-/// Bit of [`Facts::kind`]: the reply is not just the reverse, and stands in an [`Answer`].
+/// Bit of [`Facts::kind`]: the reply key is not the reverse of the original key, and is stored in a
+/// [`ReplyFacts`].
 const TRANSLATED: u64 = 1 << 8;
-/// Where [`Facts::kind`] has how the connection was opened: two bits.
+/// Position in [`Facts::kind`] of how the connection was opened: two bits.
 const OPENED: u32 = 9;
 
 fn load<const N: usize>(words: &[AtomicU64; N]) -> [u64; N] {
@@ -35,37 +35,36 @@ fn zeroes<const N: usize>() -> [AtomicU64; N] {
     from_fn(|_| AtomicU64::new(0))
 }
 
-/// Facts of one slot. One cache line.
+/// The facts of one slot. One cache line.
 #[repr(C, align(64))]
 pub(super) struct Facts {
     /// Key of the original direction.
     original: [AtomicU64; 5],
     /// Origin port (low 16), origin MAC (high 48).
     origin: AtomicU64,
-    /// How the source is translated (low 8), [`TRANSLATED`], [`OPENED`], origin tunnel end plus one
-    /// (high 32).
+    /// Kind of SNAT (low 8), [`TRANSLATED`], [`OPENED`], origin VTEP plus one (high 32).
     kind: AtomicU64,
-    /// Where the original key is in the index.
-    pub(super) place: AtomicU64,
+    /// Index hash of the original key.
+    pub(super) index_hash: AtomicU64,
 }
 
-/// The reply of a translated connection. One cache line; exists where there is one.
+/// The reply key of a translated connection. One cache line, allocated only if it is needed.
 #[repr(C, align(64))]
-pub(super) struct Answer {
+pub(super) struct ReplyFacts {
     /// Key of the reply direction.
     reply: [AtomicU64; 5],
-    /// Where it is in the index.
-    pub(super) place: AtomicU64,
+    /// Its index hash.
+    pub(super) index_hash: AtomicU64,
 }
 
-impl Answer {
+impl ReplyFacts {
     pub(super) fn new() -> Self {
-        Self { reply: zeroes(), place: AtomicU64::new(0) }
+        Self { reply: zeroes(), index_hash: AtomicU64::new(0) }
     }
 
-    pub(super) fn store(&self, reply: &FlowKey, place: u64) {
+    pub(super) fn store(&self, reply: &FlowKey, hash: u64) {
         store(&self.reply, reply.words());
-        self.place.store(place, Relaxed);
+        self.index_hash.store(hash, Relaxed);
     }
 
     fn is(&self, key: &FlowKey) -> bool {
@@ -76,11 +75,11 @@ impl Answer {
 impl Facts {
     pub(super) fn new() -> Self {
         let zero = || AtomicU64::new(0);
-        Self { original: zeroes(), origin: zero(), kind: zero(), place: zero() }
+        Self { original: zeroes(), origin: zero(), kind: zero(), index_hash: zero() }
     }
 
-    /// `answer` is to be stored beside, if the connection is translated.
-    pub(super) fn store(&self, pinned: &Pinned, place: u64) {
+    /// Stores the facts, except the reply key of a translated connection.
+    pub(super) fn store(&self, pinned: &Pinned, hash: u64) {
         let [a, b, c, d, e, f] = pinned.origin_mac.0;
         let mac = u64::from_be_bytes([a, b, c, d, e, f, 0, 0]);
         let translated = if pinned.is_translated() { TRANSLATED } else { 0 };
@@ -98,10 +97,10 @@ impl Facts {
             Opened::Undirected => 2,
         } << OPENED;
         self.kind.store(source_nat | translated | opened | end, Relaxed);
-        self.place.store(place, Relaxed);
+        self.index_hash.store(hash, Relaxed);
     }
 
-    /// Whom limits are charged to.
+    /// The account that connection limits are charged to.
     #[inline]
     pub(super) fn account(&self) -> Account {
         Account::of(PortId(self.origin.load(Relaxed) as u16), self.origin_end())
@@ -123,7 +122,7 @@ impl Facts {
         self.kind.load(Relaxed) & TRANSLATED != 0
     }
 
-    /// Whether a port was leased for it.
+    /// Whether the connection has leased an SNAT port.
     #[inline]
     pub(super) fn has_lease(&self) -> bool {
         self.source_nat() != SourceNat::Kept
@@ -145,30 +144,30 @@ impl Facts {
         }
     }
 
-    /// Which direction of the connection `key` is, if it is one. `answer` is what stands beside.
+    /// Which direction of the connection `key` is, if any. `reply`: its reply facts.
     #[inline]
     pub(super) fn direction<'a>(
         &self,
         key: &FlowKey,
-        answer: impl FnOnce() -> Option<&'a Answer>,
+        reply: impl FnOnce() -> Option<&'a ReplyFacts>,
     ) -> Option<Direction> {
         let original = load(&self.original);
         if original == key.words() {
             return Some(Direction::Original);
         }
         let is_reply = if self.is_translated() {
-            answer().is_some_and(|answer| answer.is(key))
+            reply().is_some_and(|reply| reply.is(key))
         } else {
             original == key.reversed().words()
         };
         is_reply.then_some(Direction::Reply)
     }
 
-    pub(super) fn pinned<'a>(&self, answer: impl FnOnce() -> Option<&'a Answer>) -> Pinned {
+    pub(super) fn pinned<'a>(&self, reply: impl FnOnce() -> Option<&'a ReplyFacts>) -> Pinned {
         let original = self.original();
-        let answer = if self.is_translated() { answer() } else { None };
-        let reply = match answer {
-            Some(answer) => FlowKey::from_words(load(&answer.reply)),
+        let reply = if self.is_translated() { reply() } else { None };
+        let reply = match reply {
+            Some(facts) => FlowKey::from_words(load(&facts.reply)),
             None => original.reversed(),
         };
         let origin = self.origin.load(Relaxed);

@@ -1,11 +1,10 @@
-//! The table under `shuttle`: a table of two shards and little chunks, so that threads meet.
+//! The connection table under `shuttle`, with two shards and small chunks so that threads conflict.
 //!
-//! `shuttle` rather than `loom`: what is tested is who wins where shards are locked and slots
-//! change hands, which takes more steps than can be tried exhaustively. It takes every atomic as
-//! sequentially consistent; that no more is needed of them than the locks give is said where
-//! they are used.
+//! `shuttle` and not `loom`: the tests are about locks of shards and reuse of slots, with more steps than
+//! can be tried exhaustively. `shuttle` treats every atomic as sequentially consistent. Comments at the
+//! atomics say why the locks suffice.
 
-#![allow(dead_code, unreachable_pub, reason = "only what can race is called in this copy")]
+#![allow(dead_code, unreachable_pub, reason = "this copy calls only what can race")]
 
 mod sync {
     pub(super) use shuttle::sync::atomic::{AtomicU32, AtomicU64};
@@ -18,19 +17,25 @@ const PORTS: usize = 3;
 const ENDS: usize = 1;
 const SOURCES: usize = 2;
 
-#[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
+#[expect(clippy::duplicate_mod, reason = "the same source with other atomics")]
+#[path = "create.rs"]
+mod create;
+#[expect(clippy::duplicate_mod, reason = "the same source with other atomics")]
 #[path = "ending.rs"]
 mod ending;
-#[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
+#[expect(clippy::duplicate_mod, reason = "the same source with other atomics")]
 #[path = "facts.rs"]
 mod facts;
-#[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
+#[expect(clippy::duplicate_mod, reason = "the same source with other atomics")]
+#[path = "list.rs"]
+mod list;
+#[expect(clippy::duplicate_mod, reason = "the same source with other atomics")]
 #[path = "packets.rs"]
 mod packets;
-#[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
+#[expect(clippy::duplicate_mod, reason = "the same source with other atomics")]
 #[path = "slot.rs"]
 mod slot;
-#[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
+#[expect(clippy::duplicate_mod, reason = "the same source with other atomics")]
 #[path = "tracker.rs"]
 mod tracker;
 
@@ -41,13 +46,13 @@ use shuttle::thread;
 
 use self::tracker::Tracker;
 use super::{
-    Account, Charge, ConnectionInfo, ConnectionRef, Created, Direction, Known, Opened, Pinned,
-    Place, Refused, SourceNat, TrackerConfig,
+    Account, Charge, ConnectionInfo, ConnectionRef, Created, Direction, IndexHash, Known, Opened,
+    Pinned, Refused, SourceNat, TrackerConfig,
 };
 use crate::flow::tcp::{Segment, TcpState};
 use crate::id::PortId;
 
-/// Interleavings that are tried, at random and with few preemptions.
+/// Number of interleavings that are tried: random ones, and ones with few preemptions.
 const TRIES: usize = 2000;
 const DEPTH: usize = 4;
 
@@ -82,9 +87,9 @@ fn list(tracker: &Tracker) -> Vec<ConnectionInfo> {
     list
 }
 
-/// Every slot is used or free, every count agrees with what is there, and both keys of every
-/// connection lead to it.
-fn settled(tracker: &Tracker) -> usize {
+/// Checks that every slot is used or free, every count is right, and both keys of every connection lead
+/// to it. Returns the number of connections.
+fn check_consistency(tracker: &Tracker) -> usize {
     let list = list(tracker);
     assert_eq!(tracker.len(), list.len());
     assert_eq!(tracker.spare() + list.len(), tracker.slots(), "a slot leaked");
@@ -95,9 +100,9 @@ fn settled(tracker: &Tracker) -> usize {
         assert_eq!(tracker.originated(PortId(port)), own as u32);
     }
     for info in &list {
-        let place = |key: &FlowKey| tracker.place(key, key.hash(&HashKey::new(1)));
+        let hash = |key: &FlowKey| tracker.index_hash(key, key.hash(&HashKey::new(1)));
         let [original, reply] = [info.pinned.original, info.pinned.reply]
-            .map(|key| tracker.find(place(&key), &key).expect("both keys are there"));
+            .map(|key| tracker.find(hash(&key), &key).expect("both keys are there"));
         assert_eq!(original.connection, reply.connection.reversed());
         assert!(tracker.is_alive(original.connection));
     }
@@ -119,7 +124,7 @@ fn both_directions_at_once_make_one() {
             }
             both => panic!("{both:?}"),
         }
-        assert_eq!(settled(&tracker), 1);
+        assert_eq!(check_consistency(&tracker), 1);
     });
 }
 
@@ -137,12 +142,12 @@ fn limits_hold_for_both() {
                 }
                 both => panic!("{both:?}"),
             }
-            assert_eq!(settled(&tracker), 1);
+            assert_eq!(check_consistency(&tracker), 1);
         });
     }
 }
 
-/// One ends what another has just made, and makes it again, while a third makes others.
+/// One thread ends what another has just created, and creates it again, while a third creates others.
 #[test]
 fn creating_and_ending_leak_nothing() {
     model((4, 3), |tracker| {
@@ -159,11 +164,11 @@ fn creating_and_ending_leak_nothing() {
                                     Created::New(connection) => connection,
                                     Created::Existing(known) => known.connection,
                                 };
-                                tracker.touch(connection, 10, 1);
+                                tracker.record(connection, 10, 1);
                                 tracker.end(connection);
                             }
                             Err(Refused::Full | Refused::Limit(_)) => {}
-                            // The other direction of one that is on its way out.
+                            // The other direction of a connection that is being ended.
                             Err(Refused::Collision) => {}
                         }
                     }
@@ -171,14 +176,14 @@ fn creating_and_ending_leak_nothing() {
             })
             .collect();
         threads.into_iter().for_each(|t| t.join().unwrap());
-        assert_eq!(settled(&tracker), 0);
+        assert_eq!(check_consistency(&tracker), 0);
     });
 }
 
-/// Translated, so that each is in two shards: two of opposite order, and one that has the same answers
-/// as another.
+/// Translated connections are in two shards each: two in opposite order, and one with the reply key of
+/// another.
 #[test]
-fn translated_connections_come_and_go_in_two_shards() {
+fn translated_connections_are_created_and_ended_in_two_shards() {
     model((4, 3), |tracker| {
         let to = |n: u16| FlowKey { src_port: 100 + n, ..key(0, proto::UDP) }.reversed();
         let threads: Vec<_> = [(1, 2), (2, 1), (3, 2)]
@@ -191,16 +196,17 @@ fn translated_connections_come_and_go_in_two_shards() {
                     for _ in 0..2 {
                         match tracker.create(&pinned, 1) {
                             Ok(Created::New(new)) => {
-                                let place =
-                                    |key: &FlowKey| tracker.place(key, key.hash(&HashKey::new(1)));
-                                let reply = tracker.find(place(&pinned.reply), &pinned.reply);
+                                let hash = |key: &FlowKey| {
+                                    tracker.index_hash(key, key.hash(&HashKey::new(1)))
+                                };
+                                let reply = tracker.find(hash(&pinned.reply), &pinned.reply);
                                 let reply = reply.expect("it is there");
                                 assert_eq!(reply.connection, new.reversed());
                                 assert_eq!(reply.pinned, pinned);
                                 assert!(tracker.end(new));
                                 assert!(
                                     tracker
-                                        .find(place(&pinned.original), &pinned.original)
+                                        .find(hash(&pinned.original), &pinned.original)
                                         .is_none()
                                 );
                             }
@@ -212,13 +218,13 @@ fn translated_connections_come_and_go_in_two_shards() {
             })
             .collect();
         threads.into_iter().for_each(|t| t.join().unwrap());
-        assert_eq!(settled(&tracker), 0);
+        assert_eq!(check_consistency(&tracker), 0);
     });
 }
 
-/// What is on its way out stands in nobody's way.
+/// A connection that is being ended does not prevent a new one.
 #[test]
-fn what_ends_is_made_anew_at_once() {
+fn a_connection_can_be_created_while_its_predecessor_ends() {
     model((4, 4), |tracker| {
         let Ok(Created::New(first)) = tracker.create(&pinned(key(1, proto::UDP), 0), 1) else {
             panic!("new");
@@ -230,12 +236,12 @@ fn what_ends_is_made_anew_at_once() {
                 assert_ne!(again, first);
                 ends.join().unwrap();
                 assert!(tracker.is_alive(again));
-                assert_eq!(settled(&tracker), 1);
+                assert_eq!(check_consistency(&tracker), 1);
             }
             Created::Existing(found) => {
                 assert_eq!(found.connection, first);
                 ends.join().unwrap();
-                assert_eq!(settled(&tracker), 0);
+                assert_eq!(check_consistency(&tracker), 0);
             }
         }
     });
@@ -259,8 +265,8 @@ fn a_connection_ends_once() {
             .collect();
         let ended: usize = threads.into_iter().map(|t| t.join().unwrap()).sum();
         assert_eq!(ended, 1);
-        assert!(!tracker.touch(new, 10, 1), "no more packets for it");
-        assert_eq!(settled(&tracker), 0);
+        assert!(!tracker.record(new, 10, 1), "no more packets for it");
+        assert_eq!(check_consistency(&tracker), 0);
     });
 }
 
@@ -269,17 +275,16 @@ fn segment(seq: u32, ack: u32, flags: u8) -> Segment {
     Segment { seq, end: seq + more, ack, window: 1000, flags }
 }
 
-/// What a worker does with a segment.
+/// Processes a segment as a worker does.
 fn packet(tracker: &Tracker, connection: ConnectionRef, segment: Segment) {
-    if segment.is_plain() {
-        assert!(tracker.touch_tcp(connection, &segment, 60, 1));
+    if segment.is_data() {
+        assert!(tracker.record_segment(connection, &segment, 60, 1));
     } else {
         tracker.control_segment(connection, &segment, None, 60, 1);
     }
 }
 
-/// The two directions at two workers: whatever the order, states only grow, and end where they
-/// would with one worker.
+/// The two directions on two workers: in any order, states only increase, and end as with one worker.
 #[test]
 fn two_directions_at_once_reach_the_same_states() {
     model((4, 4), |tracker| {
@@ -289,7 +294,7 @@ fn two_directions_at_once_reach_the_same_states() {
         let (client, server) = (new, new.reversed());
         packet(&tracker, client, segment(100, 0, SYN));
         packet(&tracker, server, segment(900, 101, SYN | ACK));
-        // The client's last word of the handshake passes while the server sends already.
+        // The client's last segment of the handshake arrives while the server sends already.
         let other = tracker.clone();
         let other = thread::spawn(move || {
             packet(&other, server, segment(901, 101, ACK));

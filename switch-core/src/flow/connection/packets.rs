@@ -1,5 +1,5 @@
-//! What a packet does to its connection. Touches the slot's atomics only, never the index: no
-//! lock is taken on a hit. Compiled a second time by `model.rs`.
+//! Updates of a connection by its packets. Uses the slot's atomics only, never the index: no lock is
+//! taken on a hit. Compiled a second time by `model.rs`.
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -9,9 +9,9 @@ use super::tracker::Tracker;
 use crate::flow::tcp::{self, Segment, TcpState};
 
 impl Tracker {
-    /// A packet that is no TCP hit the connection. False: the connection has ended meanwhile.
+    /// Records a packet that is not TCP, of `bytes` bytes. False if the connection has ended.
     #[inline]
-    pub fn touch(&self, connection: ConnectionRef, bytes: usize, now_secs: u32) -> bool {
+    pub fn record(&self, connection: ConnectionRef, bytes: usize, now_secs: u32) -> bool {
         let Some(lane) = self.lane(connection) else { return false };
         if lane.last_seen.load(Relaxed) != now_secs {
             lane.last_seen.store(now_secs, Relaxed);
@@ -20,9 +20,9 @@ impl Tracker {
         true
     }
 
-    /// Packets that are no TCP hit the connection in the last second, and one does now. False: the
-    /// connection has ended meanwhile.
-    pub fn touch_many(
+    /// Records packets of the last second, and that there is one now; none is TCP. False if the
+    /// connection has ended.
+    pub fn record_many(
         &self,
         connection: ConnectionRef,
         packets: u32,
@@ -35,16 +35,16 @@ impl Tracker {
         true
     }
 
-    /// Counts packets that hit the connection some time ago; one that has ended is past it.
-    pub fn count(&self, connection: ConnectionRef, packets: u32, bytes: u32) {
+    /// Adds packets that were counted elsewhere before. No effect if the connection has ended.
+    pub fn add_counts(&self, connection: ConnectionRef, packets: u32, bytes: u32) {
         if let Some(lane) = self.lane(connection) {
             lane.count_many(packets.into(), bytes.into());
         }
     }
 
-    /// A TCP segment with neither SYN, FIN nor RST hit the connection. False: it has ended.
+    /// Records a TCP segment without SYN, FIN and RST. False if the connection has ended.
     #[inline]
-    pub fn touch_tcp(
+    pub fn record_segment(
         &self,
         connection: ConnectionRef,
         segment: &Segment,
@@ -56,23 +56,25 @@ impl Tracker {
             lane.last_seen.store(now_secs, Relaxed);
         }
         lane.count(bytes as u64);
-        if lane.settled.load(Relaxed) == 1 && tcp::seq_le(segment.seq, lane.seq_end.load(Relaxed)) {
+        if lane.both_established.load(Relaxed) == 1
+            && tcp::seq_le(segment.seq, lane.seq_end.load(Relaxed))
+        {
             lane.advance(segment);
             return true;
         }
-        self.plain_segment(connection, lane, *segment);
+        self.data_segment(connection, lane, *segment);
         true
     }
 
-    /// A plain segment that is not simply the next of an established side. It comes by value, so that
-    /// the others stay in registers.
+    /// A segment that is not just the next one of an established connection. Passed by value, so that
+    /// the caller can keep it in registers.
     #[inline(never)]
-    fn plain_segment(&self, connection: ConnectionRef, lane: &Lane, segment: Segment) {
+    fn data_segment(&self, connection: ConnectionRef, lane: &Lane, segment: Segment) {
         let segment = &segment;
         let Some(peer) = self.lane(connection.reversed()) else { return };
         let (own, other) = (lane.side(), peer.side());
         if own.state == TcpState::None {
-            // Picked up in mid-stream: both ends know each other already.
+            // Picked up mid-stream: both ends have established the connection before.
             lane.state.fetch_max(TcpState::Established as u32, Relaxed);
             lane.seq_end.store(segment.end, Relaxed);
             lane.advance(segment);
@@ -86,11 +88,11 @@ impl Tracker {
         self.acknowledge(peer, segment);
         let established = |l: &Lane| l.state.load(Relaxed) == TcpState::Established as u32;
         if established(lane) && established(peer) {
-            lane.settled.store(1, Relaxed);
+            lane.both_established.store(1, Relaxed);
         }
     }
 
-    /// What an acknowledgment says about the side that it acknowledges.
+    /// Updates the state of the side that a segment acknowledges.
     fn acknowledge(&self, peer: &Lane, segment: &Segment) {
         if segment.flags & podswitch_wire::parse::tcp_flags::ACK == 0 {
             return;
@@ -104,8 +106,8 @@ impl Tracker {
         peer.state.fetch_max(next as u32, Relaxed);
     }
 
-    /// A TCP segment with SYN, FIN or RST: judged against the window of the other side, and the
-    /// states moved. `None`: the connection has ended.
+    /// Checks a TCP segment with SYN, FIN or RST against the window of the other side; if it fits,
+    /// updates the states. `None` if the connection has ended.
     pub fn control_segment(
         &self,
         connection: ConnectionRef,
@@ -117,26 +119,26 @@ impl Tracker {
         use podswitch_wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
         let own = self.lane(connection)?;
         let peer = self.lane(connection.reversed())?;
-        let judgement = tcp::judge(segment, &own.side(), &peer.side());
+        let judgement = tcp::check(segment, &own.side(), &peer.side());
         if judgement != tcp::Judgement::Fits {
             return Some(judgement);
         }
         own.last_seen.store(now_secs, Relaxed);
         own.count(bytes as u64);
-        own.settled.store(0, Relaxed);
-        peer.settled.store(0, Relaxed);
+        own.both_established.store(0, Relaxed);
+        peer.both_established.store(0, Relaxed);
         if segment.flags & RST != 0 {
             own.state.fetch_max(TcpState::Reset as u32, Relaxed);
             peer.state.fetch_max(TcpState::Reset as u32, Relaxed);
             return Some(judgement);
         }
         if segment.flags & SYN != 0 && own.state.load(Relaxed) > TcpState::SynSent as u32 {
-            // Nothing that an end believes without a challenge (RFC 5961 §4): it moves nothing.
+            // The receiver answers with a challenge ACK (RFC 5961 §4), so it changes no state.
             return Some(judgement);
         }
         if segment.flags & SYN != 0 {
-            // Window scaling is on only if both SYNs have the option; the first may yet be
-            // taken back by the second (RFC 7323 §2.2).
+            // Window scaling is used only if both SYNs have the option. A second SYN without it
+            // disables it (RFC 7323 §2.2).
             let agreed = if segment.flags & ACK != 0 && scale.is_none() {
                 peer.scale.store(0, Relaxed);
                 0
@@ -162,7 +164,7 @@ impl Tracker {
         Some(judgement)
     }
 
-    /// States of both sides, this direction's first; `None` if it has ended.
+    /// States of both sides, this direction's sender first; `None` if the connection has ended.
     pub fn tcp_states(&self, connection: ConnectionRef) -> Option<[TcpState; 2]> {
         let own = self.lane(connection)?;
         let peer = self.lane(connection.reversed())?;

@@ -1,5 +1,5 @@
-//! What changes with packets: relaxed atomics, one cache line for each direction; beside them the
-//! facts that do not. Compiled a second time by `model.rs`.
+//! A slot of the connection table: per direction one cache line of relaxed atomics that change with
+//! packets, and one cache line of facts that do not. Compiled a second time by `model.rs`.
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -9,22 +9,22 @@ use super::facts::Facts;
 use super::sync::{AtomicU32, AtomicU64};
 use crate::flow::tcp::{self, Segment, Side, TcpState};
 
-/// What changes with the packets of one direction. One cache line.
+/// The state of one direction. One cache line.
 #[repr(C, align(64))]
 pub(super) struct Lane {
     /// Odd while the slot is in use; the same in both lanes.
     pub(super) generation: AtomicU32,
-    /// Seconds.
+    /// Second of the last packet.
     pub(super) last_seen: AtomicU32,
     pub(super) state: AtomicU32,
     pub(super) seq_end: AtomicU32,
     pub(super) ack: AtomicU32,
     pub(super) window: AtomicU32,
     pub(super) scale: AtomicU32,
-    /// One while both sides are established and neither has closed: a plain segment then has
-    /// nothing to say about the other side, whose lane need not be read.
-    pub(super) settled: AtomicU32,
-    /// Only of lane 0.
+    /// 1 while both sides are established and neither has closed. A data segment then changes nothing
+    /// about the other side, whose cache line need not be read.
+    pub(super) both_established: AtomicU32,
+    /// Only in lane 0.
     pub(super) protocol: AtomicU32,
     pub(super) packets: AtomicU64,
     pub(super) bytes: AtomicU64,
@@ -40,22 +40,22 @@ impl Lane {
             ack: AtomicU32::new(0),
             window: AtomicU32::new(0),
             scale: AtomicU32::new(0),
-            settled: AtomicU32::new(0),
+            both_established: AtomicU32::new(0),
             protocol: AtomicU32::new(0),
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         }
     }
 
-    /// As of a connection that begins now. The generation is not touched.
-    pub(super) fn begin(&self, protocol: u8, now_secs: u32) {
+    /// Sets the state of a new connection. The generation is not changed.
+    pub(super) fn reset(&self, protocol: u8, now_secs: u32) {
         self.last_seen.store(now_secs, Relaxed);
         self.state.store(0, Relaxed);
         self.seq_end.store(0, Relaxed);
         self.ack.store(0, Relaxed);
         self.window.store(0, Relaxed);
         self.scale.store(14, Relaxed);
-        self.settled.store(0, Relaxed);
+        self.both_established.store(0, Relaxed);
         self.protocol.store(u32::from(protocol), Relaxed);
         self.packets.store(0, Relaxed);
         self.bytes.store(0, Relaxed);
@@ -71,8 +71,8 @@ impl Lane {
         }
     }
 
-    /// One worker writes a lane at nearly every time; where two do, a count may be lost, which
-    /// is worth the plain store.
+    /// Counts one packet. Nearly always one worker writes a lane. If two do, a count may be lost: the
+    /// price of a plain store instead of an atomic addition.
     #[inline]
     pub(super) fn count(&self, bytes: u64) {
         self.count_many(1, bytes);
@@ -95,8 +95,8 @@ impl Lane {
             if tcp::seq_le(acked, segment.ack) || acked == 0 {
                 self.ack.store(segment.ack, Relaxed);
             }
-            // The largest ever: what was in flight when a window closed may still arrive, and a
-            // sender that gives up resets from there.
+            // The largest window ever: data that was in flight when the window closed may still
+            // arrive, and an aborting sender resets at its end.
             let window = u32::from(segment.window) << self.scale.load(Relaxed);
             if window > self.window.load(Relaxed) {
                 self.window.store(window, Relaxed);
@@ -105,7 +105,7 @@ impl Lane {
     }
 }
 
-/// Three cache lines.
+/// A slot; three cache lines.
 pub(super) struct Slot {
     pub(super) lanes: [Lane; 2],
     pub(super) facts: Facts,
@@ -122,19 +122,19 @@ impl Slot {
         self.lanes[0].generation.load(Acquire)
     }
 
-    /// A connection begins in this slot, which is the caller's; its facts are stored already.
-    /// Returns its generation.
+    /// Opens a connection in this slot, which the caller owns and has stored the facts in. Returns its
+    /// generation.
     pub(super) fn open(&self, protocol: u8, now_secs: u32) -> u32 {
         let generation = self.lanes[0].generation.load(Relaxed).wrapping_add(1) | 1;
         for lane in &self.lanes {
-            lane.begin(protocol, now_secs);
+            lane.reset(protocol, now_secs);
             lane.generation.store(generation, Release);
         }
         generation
     }
 
-    /// Ends the connection of this generation for all who know it. Whoever gets true, and nobody
-    /// else, takes it out of the index and gives the slot back.
+    /// Ends the connection of this generation: references to it become invalid. Returns true for one
+    /// caller only, which must remove it from the index and free the slot.
     pub(super) fn claim(&self, generation: u32) -> bool {
         let next = generation.wrapping_add(1);
         let [original, reply] = &self.lanes;
@@ -147,11 +147,11 @@ impl Slot {
     }
 }
 
-/// Seconds that short-lived state may be idle when the table is nearly full.
+/// Idle timeout of short-lived connections while the table is nearly full, in seconds.
 pub const PRESSURE_SECS: u32 = 5;
 
-/// Seconds of silence after which a connection without TCP states ends (RFC 4787 REQ-5: UDP two
-/// minutes; RFC 5508 REQ-2: ICMP queries one minute).
+/// Idle timeout of connections other than TCP, in seconds (RFC 4787 REQ-5: UDP two minutes; RFC 5508
+/// REQ-2: ICMP queries one minute).
 fn datagram_idle_limit(protocol: u8) -> u32 {
     match protocol {
         proto::ICMP | proto::ICMPV6 => 60,
@@ -161,19 +161,19 @@ fn datagram_idle_limit(protocol: u8) -> u32 {
     }
 }
 
-/// How much a connection is worth when something is short.
+/// How much a connection is worth when a limit is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Worth {
-    /// Ended by its own ends: gives way to whatever needs its place.
+    /// Closed or reset by its ends.
     Over,
-    /// Nobody has shown that it is wanted: TCP that is not open both ways, other protocols without an
-    /// answer. Goes before what is live (RFC 4987 §3.4; T-C5).
+    /// Not confirmed by the other end: TCP that is not established in both directions, other
+    /// protocols without a reply. Ended before live connections (RFC 4987 §3.4; T-C5).
     Unproven,
-    /// Both sides have answered.
+    /// Both ends have sent packets.
     Live,
 }
 
-/// A connection's worth, and for how many seconds it has been idle.
+/// A connection's worth, and how many seconds it has been idle.
 pub(super) fn worth(slot: &Slot, now_secs: u32) -> (Worth, u32) {
     let [a, b] = &slot.lanes;
     let last = a.last_seen.load(Relaxed).max(b.last_seen.load(Relaxed));
@@ -191,6 +191,7 @@ pub(super) fn worth(slot: &Slot, now_secs: u32) -> (Worth, u32) {
     (worth, now_secs.saturating_sub(last))
 }
 
+/// Whether a connection has timed out.
 pub(super) fn is_over(slot: &Slot, now_secs: u32, pressure: bool) -> bool {
     let [a, b] = &slot.lanes;
     let protocol = a.protocol.load(Relaxed) as u8;

@@ -1,7 +1,8 @@
-//! The table beside plain maps.
+//! The connection table against plain maps.
 
 use std::collections::HashMap;
 
+use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::{Family, FlowKey, HashKey, proto};
 use proptest::prelude::*;
 
@@ -48,7 +49,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What there is, by the key of each direction: facts, seconds of the last packet, whether the
+/// The expected connections, by the key of each direction: facts, second of the last packet, whether a
 /// reply was seen.
 #[derive(Default)]
 struct Plain {
@@ -128,7 +129,7 @@ proptest! {
                 }
                 Op::End(n, back) | Op::Find(n, back) | Op::Touch(n, back) => {
                     let key = directed(n, back);
-                    let found = tracker.find(tracker.place(&key, key.hash(&HASH)), &key);
+                    let found = tracker.find(tracker.index_hash(&key, key.hash(&HASH)), &key);
                     let wanted = plain.by_key.get(&key).copied();
                     prop_assert_eq!(found.is_some(), wanted.is_some());
                     prop_assert_eq!(tracker.is_taken(&key), wanted.is_some());
@@ -139,10 +140,10 @@ proptest! {
                     if matches!(op, Op::End(..)) {
                         prop_assert!(tracker.end(known.connection));
                         prop_assert!(!tracker.end(known.connection));
-                        prop_assert!(!tracker.touch(known.connection.reversed(), 1, now));
+                        prop_assert!(!tracker.record(known.connection.reversed(), 1, now));
                         plain.end(number);
                     } else if matches!(op, Op::Touch(..)) {
-                        prop_assert!(tracker.touch(known.connection, 1, now));
+                        prop_assert!(tracker.record(known.connection, 1, now));
                         if let Some(c) = plain.connections.get_mut(&number) {
                             (c.1, c.2) = (now, c.2 || reply);
                         }
@@ -170,9 +171,9 @@ proptest! {
     }
 }
 
-/// Filled to the brim, emptied and filled again with others: all of it can be used each time.
+/// Filled, emptied and filled again with other connections: the whole capacity is available each time.
 #[test]
-fn the_whole_table_can_be_used_again_and_again() {
+fn the_whole_table_can_be_reused() {
     let limit = 3000;
     let config = TrackerConfig { connections: limit, per_port: limit, hash_key: HASH };
     let tracker = Tracker::new(config);
@@ -180,7 +181,7 @@ fn the_whole_table_can_be_used_again_and_again() {
         let pinned = |n: u16| {
             let original = FlowKey { src_port: n, zone: round, dst_port: 1, ..key(0, proto::UDP) };
             let plain = Pinned::new(original, PortId(n));
-            // In one place of the index or in two.
+            // With one entry in the index, or two.
             let reply = FlowKey { src: [7; 16], ..plain.reply };
             if n % 3 == round % 3 { Pinned { reply, ..plain } } else { plain }
         };
@@ -194,13 +195,13 @@ fn the_whole_table_can_be_used_again_and_again() {
         assert!(tracker.is_empty());
         assert_eq!(tracker.entries(), 0);
     }
-    // Memory is bounded by the limit and what shards have begun.
+    // Memory is bounded by the limit and the partly used chunks of the shards.
     assert!(tracker.slots() <= 3000 + SHARDS * CHUNK + CHUNK);
 }
 
-/// Facts are packed into words: all of them come back.
+/// Facts are packed into words, and unpacked unchanged.
 #[test]
-fn facts_are_kept_whole() {
+fn facts_are_stored_unchanged() {
     let config = TrackerConfig { connections: 100, per_port: 100, hash_key: HASH };
     let tracker = Tracker::new(config);
     let nats = [SourceNat::Kept, SourceNat::Connection, SourceNat::Endpoint];
@@ -222,14 +223,14 @@ fn facts_are_kept_whole() {
             if n % 5 == 0 { Pinned { reply: original.reversed(), ..pinned } } else { pinned };
         assert!(matches!(tracker.create(&pinned, 1), Ok(Created::New(_))));
         for key in [&pinned.original, &pinned.reply] {
-            let place = tracker.place(key, key.hash(&HASH));
-            assert_eq!(tracker.find(place, key).map(|known| known.pinned), Some(pinned));
+            let hash = tracker.index_hash(key, key.hash(&HASH));
+            assert_eq!(tracker.find(hash, key).map(|known| known.pinned), Some(pinned));
         }
     }
     tracker.list(|info| assert!(tracker.is_taken(&info.pinned.reply)));
 }
 
-/// A connection of an end with itself, with equal ports, is its own reply.
+/// The reply key of a connection of a host with itself, with equal ports, is its original key.
 #[test]
 fn a_connection_may_be_its_own_reply() {
     let config = TrackerConfig { connections: 10, per_port: 10, hash_key: HASH };
@@ -244,10 +245,10 @@ fn a_connection_may_be_its_own_reply() {
     assert_eq!(tracker.spare(), tracker.slots());
 }
 
-/// A receiver that reads no more closes its window; the sender, which had more under way than
-/// reached us, gives up with a reset from where it stood.
+/// A receiver that stops reading closes its window. The sender, with more data in flight than was seen
+/// here, aborts with a reset at its own sequence number.
 #[test]
-fn a_reset_from_within_a_window_that_closed_since_is_believed() {
+fn a_reset_inside_a_window_that_closed_since_is_accepted() {
     use super::super::tcp::{Judgement, Segment};
     use podswitch_wire::parse::tcp_flags::{ACK, RST, SYN};
 
@@ -267,8 +268,8 @@ fn a_reset_from_within_a_window_that_closed_since_is_believed() {
     let control = |side, s: &Segment| table.control_segment(side, s, None, 60, 1);
     assert_eq!(control(sender, &segment(SYN, 100, 1, 0, 9000)), Some(Judgement::Fits));
     assert_eq!(control(receiver, &segment(SYN | ACK, 500, 1, 101, 9000)), Some(Judgement::Fits));
-    assert!(table.touch_tcp(sender, &segment(ACK, 101, 1000, 501, 9000), 60, 1));
-    assert!(table.touch_tcp(receiver, &segment(ACK, 501, 0, 1101, 0), 60, 1), "closed");
+    assert!(table.record_segment(sender, &segment(ACK, 101, 1000, 501, 9000), 60, 1));
+    assert!(table.record_segment(receiver, &segment(ACK, 501, 0, 1101, 0), 60, 1), "closed");
     let beyond = segment(RST, 1101 + 9001, 0, 0, 0);
     assert_eq!(control(sender, &beyond), Some(Judgement::OutOfWindow));
     assert_eq!(control(sender, &segment(RST, 1101 + 8000, 0, 0, 0)), Some(Judgement::Fits));

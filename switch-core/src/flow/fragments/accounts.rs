@@ -1,24 +1,24 @@
-//! Who holds how much of the store, and in what order things came: what expires next, and who
-//! makes room when there is none.
+//! Memory accounts of the fragment store, and the order of its datagrams by age: which datagram times
+//! out next, and which is dropped to make room.
 
 use super::Slot;
 
 /// No slot.
 const NONE: u32 = u32::MAX;
 
-/// How many accounts are told apart. Who shares one shares its fate; 256 counters are four
-/// kilobits to search when room must be made, and pods on a node are about as many.
+/// Number of accounts; accounts beyond that share one. About the number of pods on a node, and quick to
+/// search for the largest.
 const ACCOUNTS: usize = 256;
 
-/// Which list.
+/// A list that a slot is in.
 #[derive(Clone, Copy)]
 enum List {
     Age = 0,
     Account = 1,
 }
 
-/// A slot's place in the list of all by age and in that of its account, also by age, and what it
-/// was charged.
+/// A slot's links in the list of all slots and in the list of its account's, both by age, and its
+/// charge.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Link {
     prev: [u32; 2],
@@ -41,7 +41,7 @@ struct Ends {
 
 const EMPTY: Ends = Ends { head: NONE, tail: NONE };
 
-/// The store's books.
+/// See the module's description.
 #[derive(Debug)]
 pub(super) struct Accounts {
     limit: usize,
@@ -52,7 +52,7 @@ pub(super) struct Accounts {
 }
 
 impl Accounts {
-    /// Books over `limit` bytes.
+    /// Accounts with a total limit of `limit` bytes.
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -68,23 +68,23 @@ impl Accounts {
         self.used
     }
 
-    /// Whether `cost` bytes more are within the limit.
+    /// Whether `cost` more bytes are within the limit.
     pub(super) fn has_room(&self, cost: usize) -> bool {
         self.used + cost <= self.limit
     }
 
-    /// The slot that has been there longest.
+    /// The oldest slot.
     pub(super) fn oldest(&self) -> Option<u32> {
         Some(self.by_age.head).filter(|slot| *slot != NONE)
     }
 
-    /// The slot that has been there longest of those of whoever holds most.
+    /// The oldest slot of the account with the highest charge.
     pub(super) fn oldest_of_heaviest(&self) -> Option<u32> {
         let heaviest = (0..ACCOUNTS).max_by_key(|account| self.charged[*account])?;
         Some(self.lists[heaviest].head).filter(|slot| *slot != NONE)
     }
 
-    /// Enters a new slot as the youngest, with a first charge.
+    /// Adds a new slot as the youngest, with its first charge.
     pub(super) fn open(&mut self, slot: u32, slots: &mut [Slot], account: u64, cost: usize) {
         let account = (account.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
         slots[slot as usize].link = Link { account, ..Link::default() };
@@ -99,7 +99,7 @@ impl Accounts {
         self.used += cost;
     }
 
-    /// Makes a slot the youngest again and lowers its charge to `cost`.
+    /// Makes a slot the youngest again, with a charge of `cost`.
     pub(super) fn renew(&mut self, slot: u32, slots: &mut [Slot], cost: usize) {
         let account = slots[slot as usize].link.account;
         self.close(slot, slots);
@@ -108,7 +108,7 @@ impl Accounts {
         self.charge(&mut slots[slot as usize].link, cost);
     }
 
-    /// Takes a slot off the books.
+    /// Removes a slot and its charge.
     pub(super) fn close(&mut self, slot: u32, slots: &mut [Slot]) {
         let link = slots[slot as usize].link;
         self.charged[usize::from(link.account)] -= link.charged;

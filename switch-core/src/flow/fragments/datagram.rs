@@ -1,12 +1,12 @@
-//! One datagram in the making: which bytes of it are there.
+//! An incomplete datagram: which of its bytes have arrived.
 
-use podswitch_wire::parse::{Fragment as Place, Network, Parsed};
+use podswitch_wire::parse::{Fragment as Position, Network, Parsed};
 
 use super::{Fragment, Released};
 use crate::action::DropReason;
 use crate::packet::Packet;
 
-/// What a held fragment costs in bytes: its buffer and the record about it.
+/// Memory for a held fragment, in bytes: its buffer and its record.
 pub(super) fn cost(packet: &Packet) -> usize {
     packet.buffer_len() + size_of::<Piece>()
 }
@@ -16,15 +16,15 @@ pub(super) fn cost(packet: &Packet) -> usize {
 pub(super) struct Extent {
     pub(super) start: u32,
     pub(super) end: u32,
-    /// Where they stand in the frame.
+    /// Their offset in the frame.
     pub(super) data: u32,
-    /// Whether more fragments follow it.
+    /// Whether the "more fragments" flag is set.
     pub(super) more: bool,
 }
 
 impl Extent {
-    /// Read from the frame. `None` if it is no fragment, or an empty one, which `parse` does
-    /// not let pass.
+    /// Reads it from the frame. `None` if the frame is no fragment, or an empty one, which `parse`
+    /// rejects.
     pub(super) fn of(frame: &[u8], parsed: &Parsed) -> Option<Self> {
         let (l3, l4) = (usize::from(parsed.l3), usize::from(parsed.l4));
         let (data, more) = match parsed.network {
@@ -37,15 +37,15 @@ impl Extent {
         };
         let len = (parsed.end as usize).checked_sub(data).filter(|len| *len > 0)?;
         let start = match parsed.fragment {
-            Place::First => 0,
+            Position::First => 0,
             _ => u32::from(parsed.fragment_offset),
         };
         Some(Self { start, end: start + u32::try_from(len).ok()?, data: data as u32, more })
     }
 }
 
-/// Offset of the IPv6 fragment header. In a first fragment extension headers may follow it,
-/// which belong to what was cut into fragments (RFC 8200 §4.5).
+/// Offset of the IPv6 fragment header. Extension headers may follow it: they belong to the fragmented
+/// part (RFC 8200 §4.5).
 fn fragment_header(frame: &[u8], l3: usize, l4: usize) -> Option<usize> {
     const FRAGMENT: u8 = 44;
     const AUTHENTICATION: u8 = 51;
@@ -63,7 +63,7 @@ fn fragment_header(frame: &[u8], l3: usize, l4: usize) -> Option<usize> {
     None
 }
 
-/// A fragment that is held.
+/// A held fragment.
 #[derive(Debug)]
 struct Piece {
     extent: Extent,
@@ -81,46 +81,46 @@ fn data<'a>(fragment: &'a Fragment, extent: &Extent) -> &'a [u8] {
     fragment.packet.bytes().get(range).unwrap_or_default()
 }
 
-/// What became of a fragment.
+/// The result of [`Datagram::add`].
 #[derive(Debug)]
 pub(super) enum Added {
     /// Held.
     Held,
-    /// Held, and nothing is missing now.
+    /// Held, and the datagram is complete.
     Whole,
-    /// The same bytes are there already.
+    /// The same bytes have arrived before.
     Duplicate(Packet),
-    /// The datagram must be refused.
-    Refused(Packet, DropReason),
+    /// The datagram must be rejected.
+    Rejected(Packet, DropReason),
 }
 
-/// The fragments that are there, in the order of their offsets, without overlap.
+/// The fragments that have arrived, by offset, without overlap.
 #[derive(Debug, Default)]
 pub(super) struct Datagram {
     pieces: Vec<Piece>,
-    /// Bytes that the pieces carry.
+    /// Bytes that have arrived.
     present: u32,
-    /// Length of the whole, once its last fragment is there.
+    /// Length of the datagram, if its last fragment has arrived.
     total: Option<u32>,
 }
 
 impl Datagram {
-    /// Adds a fragment, unless it contradicts the others. `limit` is the most pieces.
+    /// Adds a fragment, unless it contradicts the others. `limit`: most fragments.
     pub(super) fn add(&mut self, fragment: Fragment, extent: Extent, limit: usize) -> Added {
         let at = self.pieces.partition_point(|piece| piece.extent.start < extent.start);
         if let Some(same) = self.pieces.get(at).filter(|piece| piece.extent == extent) {
-            // Networks duplicate packets: one that says the same twice is no attack. One that
-            // says something else in the same place is (RFC 3128, RFC 5722).
+            // Networks duplicate packets, so an identical fragment is no attack. Different data at the
+            // same offset is one (RFC 3128, RFC 5722).
             return match same.data() == data(&fragment, &extent) {
                 true => Added::Duplicate(fragment.packet),
-                false => Added::Refused(fragment.packet, DropReason::FragmentOverlap),
+                false => Added::Rejected(fragment.packet, DropReason::FragmentOverlap),
             };
         }
         if self.contradicts(&extent, at) {
-            return Added::Refused(fragment.packet, DropReason::FragmentOverlap);
+            return Added::Rejected(fragment.packet, DropReason::FragmentOverlap);
         }
         if self.pieces.len() >= limit {
-            return Added::Refused(fragment.packet, DropReason::FragmentLimit);
+            return Added::Rejected(fragment.packet, DropReason::FragmentLimit);
         }
         if !extent.more {
             self.total = Some(extent.end);
@@ -130,28 +130,28 @@ impl Datagram {
         if self.total == Some(self.present) { Added::Whole } else { Added::Held }
     }
 
-    /// Whether a fragment that belongs before piece `at` overlaps another, lies beyond the end
-    /// that is known, or moves that end.
+    /// Whether a fragment to be inserted before piece `at` overlaps another, exceeds the known end, or
+    /// changes it.
     fn contradicts(&self, extent: &Extent, at: usize) -> bool {
         let before = at.checked_sub(1).and_then(|before| self.pieces.get(before));
         let overlaps = before.is_some_and(|piece| piece.extent.end > extent.start)
             || self.pieces.get(at).is_some_and(|piece| piece.extent.start < extent.end);
         let last = self.pieces.last().map_or(0, |piece| piece.extent.end);
-        let misfit = match self.total {
+        let contradicts_end = match self.total {
             Some(total) => extent.end > total || !extent.more,
             None => !extent.more && extent.end < last,
         };
-        overlaps || misfit
+        overlaps || contradicts_end
     }
 
-    /// Lets all pieces go, in order; returns how many.
+    /// Releases all pieces, in order; returns their number.
     pub(super) fn release(&mut self, out: &mut Vec<Fragment>) -> usize {
         let count = self.pieces.len();
         out.extend(self.pieces.drain(..).map(|piece| piece.fragment));
         count
     }
 
-    /// Drops all pieces; returns how many.
+    /// Drops all pieces; returns their number.
     pub(super) fn drop_all(&mut self, reason: DropReason, out: &mut Released) -> usize {
         let count = self.pieces.len();
         out.dropped.extend(self.pieces.drain(..).map(|piece| (piece.fragment.packet, reason)));

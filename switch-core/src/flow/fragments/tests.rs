@@ -13,7 +13,7 @@ fn secret() -> HashKey {
     HashKey::new(SECRET)
 }
 
-/// One cut of a datagram.
+/// One fragment of a datagram.
 #[derive(Clone, Debug)]
 struct Cut {
     v6: bool,
@@ -111,7 +111,7 @@ impl Bed {
         self.store.insert(packet, &parsed, account, self.now, &mut self.out)
     }
 
-    /// Takes what was released: offsets and data of the whole, reasons of the dropped.
+    /// Takes the released fragments: offsets and data of a complete datagram, reasons of dropped ones.
     fn take(&mut self) -> (Vec<(u16, Vec<u8>)>, Vec<DropReason>) {
         let whole = self.out.whole.drain(..).map(|fragment| {
             let piece = offset_and_data(&fragment);
@@ -197,7 +197,7 @@ fn the_longest_datagram_in_the_smallest_pieces_that_ipv6_needs() {
 }
 
 #[test]
-fn exact_duplicates_spoil_nothing() {
+fn exact_duplicates_are_harmless() {
     for v6 in [false, true] {
         let mut bed = bed();
         let (first, last) = (cut(v6, 1, 0, 16), cut(v6, 1, 16, 8).last());
@@ -210,7 +210,7 @@ fn exact_duplicates_spoil_nothing() {
 }
 
 #[test]
-fn overlap_ends_the_datagram_and_what_still_comes_of_it() {
+fn overlap_drops_the_datagram_and_its_later_fragments() {
     for v6 in [false, true] {
         let other_ports = {
             let mut first = cut(v6, 1, 0, 16);
@@ -235,7 +235,7 @@ fn overlap_ends_the_datagram_and_what_still_comes_of_it() {
             assert_eq!(bed.put(&spoiler), Outcome::Dropped, "{spoiler:?}");
             assert_eq!(bed.take(), (vec![], vec![DropReason::FragmentOverlap; 3]));
             assert_eq!((bed.store.held(), bed.store.datagrams()), (0, 1));
-            // The rest, and all of it once more: nothing passes while it is remembered.
+            // The rest, and all fragments once more: nothing passes while the datagram is remembered.
             for late in [cut(v6, 1, 16, 16), cut(v6, 1, 0, 16), cut(v6, 1, 16, 24).last()] {
                 bed.now = bed.now + SECOND;
                 assert_eq!(bed.put(&late), Outcome::Dropped);
@@ -250,7 +250,7 @@ fn overlap_ends_the_datagram_and_what_still_comes_of_it() {
 }
 
 #[test]
-fn a_refused_datagram_is_remembered_from_its_refusal() {
+fn a_rejected_datagram_is_remembered_from_its_rejection() {
     let mut bed = bed();
     bed.put(&cut(true, 1, 0, 16));
     bed.now = bed.now + 4 * SECOND;
@@ -274,7 +274,7 @@ fn too_many_pieces() {
 }
 
 #[test]
-fn datagrams_are_told_apart() {
+fn datagrams_are_distinguished() {
     let mut bed = bed();
     let first = cut(false, 1, 0, 16);
     assert_eq!(bed.put(&first), Outcome::Held);
@@ -288,14 +288,14 @@ fn datagrams_are_told_apart() {
     assert_eq!(bed.put(&Cut { id: 2, ..last.clone() }), Outcome::Held);
     assert_eq!(bed.put(&Cut { source: 6, ..last.clone() }), Outcome::Held);
     assert_eq!(bed.put(&Cut { v6: true, ..last.clone() }), Outcome::Held);
-    // From another port: what one begins no other can finish.
+    // From another port: a port cannot complete another port's datagram.
     assert_eq!(bed.put_frame(&last.frame(), PortId(9)), Outcome::Held);
     assert_eq!(bed.store.datagrams(), 6);
     assert_eq!(bed.put(&last), Outcome::Whole);
 }
 
-/// In IPv6 only the first fragment knows the upper protocol when extension headers were cut too,
-/// and those count as data.
+/// In IPv6 extension headers may be a part of the fragmented data. Then only the first fragment has the
+/// upper-layer protocol.
 #[test]
 fn extension_headers_behind_the_fragment_header() {
     let mut data = vec![proto::UDP, 0, 1, 4, 0, 0, 0, 0];
@@ -317,14 +317,14 @@ fn extension_headers_behind_the_fragment_header() {
 }
 
 #[test]
-fn time_runs_out() {
+fn incomplete_datagrams_time_out() {
     let mut bed = bed();
     assert_eq!(bed.store.next_expiry(), None);
     bed.put(&cut(false, 1, 0, 16));
     bed.put(&cut(false, 1, 32, 8));
     bed.now = bed.now + SECOND;
     bed.put(&cut(true, 2, 0, 16));
-    // The time counts from the first to arrive; later ones do not extend it.
+    // The timeout counts from the first fragment that arrives; later ones do not extend it.
     bed.now = bed.now + 3 * SECOND;
     bed.put(&cut(false, 1, 40, 8));
     assert_eq!(bed.expire(), 0);
@@ -346,7 +346,7 @@ fn time_runs_out() {
 }
 
 #[test]
-fn drained_at_the_end_and_when_a_port_goes() {
+fn drained_at_the_end_and_when_a_port_is_detached() {
     let mut bed = bed();
     for source in 1..=4 {
         bed.put(&Cut { source, ..cut(true, 1, 0, 16) });
@@ -362,7 +362,7 @@ fn drained_at_the_end_and_when_a_port_goes() {
 }
 
 #[test]
-fn a_flood_throws_out_its_own() {
+fn a_flood_drops_its_own_datagrams() {
     let mut bed = bed();
     let limit = FragmentConfig::default().bytes;
     let (mut flooded, mut dropped) = (0, 0);
@@ -383,12 +383,12 @@ fn a_flood_throws_out_its_own() {
     for id in 0..50 {
         assert_eq!(bed.put(&victim(id, 1480, 100).last()), Outcome::Whole);
     }
-    // The flooder's own latest can still become whole.
+    // The flooder's own latest datagram can still be completed.
     assert_eq!(bed.put(&cut(true, 99_999, 1232, 8).last()), Outcome::Whole);
 }
 
 #[test]
-fn refused_datagrams_are_paid_for_too() {
+fn rejected_datagrams_are_charged_too() {
     let config = FragmentConfig { bytes: 256 << 10, ..FragmentConfig::default() };
     let mut bed = Bed::new(config);
     for id in 0..10_000 {
@@ -402,14 +402,14 @@ fn refused_datagrams_are_paid_for_too() {
 }
 
 #[test]
-fn a_store_too_small_for_anything_refuses() {
+fn a_store_that_is_too_small_drops_everything() {
     let mut bed = Bed::new(FragmentConfig { bytes: 1000, ..FragmentConfig::default() });
     assert_eq!(bed.put(&cut(true, 1, 0, 16)), Outcome::Dropped);
     assert_eq!(bed.take().1, [DropReason::FragmentLimit]);
 }
 
 #[test]
-fn fragments_leave_buffers_that_are_too_large_for_them() {
+fn fragments_are_moved_out_of_buffers_that_are_too_large() {
     let mut bed = bed();
     for len in [1480, 8952] {
         let frame = cut(true, len as u32, 0, len).frame();
@@ -435,7 +435,7 @@ fn fragments_leave_buffers_that_are_too_large_for_them() {
 }
 
 #[test]
-fn what_is_no_fragment_goes_straight_through() {
+fn a_packet_that_is_no_fragment_is_released_at_once() {
     let mut bed = bed();
     let atomic = cut(true, 1, 0, 200).last();
     assert_eq!(bed.put(&atomic), Outcome::Whole);

@@ -1,53 +1,53 @@
-//! Which groups of addresses the table's flows depend on: what no flow depends on may change without
-//! any being looked at. Groups are entered with flows, and those that no flow is left in are
-//! forgotten when the sweep has gone round.
+//! Which groups of addresses the entries of the table depend on. A change of other groups needs no
+//! look at any entry. A group is added with an entry; groups without entries are dropped after each
+//! round of the sweep.
 
-use crate::snapshot::{Group, Groups};
+use crate::invalidation::{Group, Groups};
 
 type Set = Box<[u64; Group::COUNT / 64]>;
 
 pub(super) struct Presence {
-    /// Every group that some entry depends on, and some that none does any more.
-    now: Set,
-    /// What will take its place: the groups of what was entered or seen since the sweep began its
-    /// round, which at its end are those of every entry.
+    /// Every group that some entry depends on, and maybe some that none does any more.
+    current: Set,
+    /// The groups of entries that were inserted, or visited by the sweep, since its round began. At
+    /// the end of the round these are the groups of all entries, and replace `current`.
     next: Set,
 }
 
 fn add(set: &mut Set, Groups(groups): &Groups) {
     let [a, b, c, d] = *groups;
-    // What is not translated has two twice.
-    let different = if [a, b] == [c, d] { &groups[..2] } else { groups };
-    for group in different {
+    // Without translation there are two groups, each twice.
+    let distinct = if [a, b] == [c, d] { &groups[..2] } else { groups };
+    for group in distinct {
         set[group.index() / 64] |= 1 << (group.index() % 64);
     }
 }
 
 impl Presence {
     pub(super) fn new() -> Self {
-        let none = || Box::new([0; Group::COUNT / 64]);
-        Self { now: none(), next: none() }
+        let empty = || Box::new([0; Group::COUNT / 64]);
+        Self { current: empty(), next: empty() }
     }
 
-    /// An entry came, or depends on other groups than before.
+    /// Adds the groups of an entry that is written.
     #[inline]
-    pub(super) fn enter(&mut self, groups: &Groups) {
-        add(&mut self.now, groups);
+    pub(super) fn add(&mut self, groups: &Groups) {
+        add(&mut self.current, groups);
         add(&mut self.next, groups);
     }
 
-    /// The sweep came by an entry.
-    pub(super) fn stay(&mut self, groups: &Groups) {
+    /// Adds the groups of an entry that the sweep visits and keeps.
+    pub(super) fn visited(&mut self, groups: &Groups) {
         add(&mut self.next, groups);
     }
 
-    /// The sweep has been everywhere, and begins again.
-    pub(super) fn turn_over(&mut self) {
-        core::mem::swap(&mut self.now, &mut self.next);
+    /// Ends a round of the sweep.
+    pub(super) fn end_round(&mut self) {
+        core::mem::swap(&mut self.current, &mut self.next);
         self.next.fill(0);
     }
 
     pub(super) fn has(&self, group: Group) -> bool {
-        self.now[group.index() / 64] & 1 << (group.index() % 64) != 0
+        self.current[group.index() / 64] & 1 << (group.index() % 64) != 0
     }
 }

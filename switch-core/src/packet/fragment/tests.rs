@@ -1,10 +1,10 @@
 use proptest::prelude::*;
 
-use super::super::testkit::{Shape, be, judge, shape};
+use super::super::testkit::{Shape, be, inspect, shape};
 use super::*;
 use crate::packet::{Offload, PoolConfig};
 
-fn fragments(packet: Packet, mtu: usize) -> Result<Vec<Packet>, CutError> {
+fn fragments(packet: Packet, mtu: usize) -> Result<Vec<Packet>, SegmentError> {
     let mut pieces = Vec::new();
     let mut pool = Pool::new(PoolConfig { small: 2048, large: 64 });
     let result = fragment_v4(packet, mtu, &mut pool, &mut |_: &mut Pool, p| pieces.push(p));
@@ -96,7 +96,7 @@ fn a_fragment_is_cut_further() {
 #[test]
 fn what_must_not_be_cut_is_refused() {
     let refused = |packet, mtu| fragments(packet, mtu).unwrap_err();
-    let error = |reason| CutError::new(reason, 0);
+    let error = |reason| SegmentError::new(reason, 0);
     let mut packet = unfinished(&udp(2000));
     packet.bytes_mut()[24] = 0x40;
     assert_eq!(refused(packet, 1500), error(DropReason::MtuExceeded), "don't fragment");
@@ -122,7 +122,7 @@ fn an_exhausted_pool_says_how_far_it_came() {
     let mut kept = Vec::new();
     let packet = unfinished(&udp(4000));
     let result = fragment_v4(packet, 1000, &mut pool, &mut |_: &mut Pool, p| kept.push(p));
-    assert_eq!(result, Err(CutError::new(DropReason::PoolExhausted, 2)));
+    assert_eq!(result, Err(SegmentError::new(DropReason::PoolExhausted, 2)));
     assert_eq!(kept.len(), 2);
 }
 
@@ -151,7 +151,7 @@ proptest! {
         // The whole packet again, under the original header: its checksums verify.
         let mut frame = shape.frame()[..shape.l4()].to_vec();
         frame.extend(reassembled(&pieces, l3).unwrap());
-        prop_assert_eq!(judge(&frame).payload, shape.payload);
+        prop_assert_eq!(inspect(&frame).payload, shape.payload);
     }
 
     #[test]

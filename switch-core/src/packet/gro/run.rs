@@ -1,4 +1,4 @@
-//! Consecutive TCP segments, as one super-frame that grows.
+//! A run of consecutive TCP segments that becomes one GRO packet.
 
 use podswitch_wire::checksum::{Sum, sum};
 use podswitch_wire::flow_key::proto;
@@ -10,12 +10,12 @@ use crate::packet::layout::{be16, put_be16};
 use crate::packet::{GsoType, Offload};
 
 const PSH: u8 = 0x08;
-/// Flags of segments that may stand in a super-frame: ACK always, PSH at its end, ECE throughout.
+/// Flags that segments of a GRO packet may have: ACK in all, PSH in the last, ECE in all or none.
 const MERGED_FLAGS: u8 = 0x10 | PSH | 0x40;
 const ACK: u8 = 0x10;
 
-/// Where the parts of a TCP packet begin that could be merged: whole, without IP options or
-/// extension headers, without padding.
+/// Offsets of a TCP packet that can be merged: not a fragment, without IP options, extension headers and
+/// padding.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tcp {
     pub(super) v4: bool,
@@ -49,12 +49,12 @@ impl Tcp {
         })
     }
 
-    /// Addresses, for the pseudo-header and to tell flows apart.
+    /// The addresses, for the pseudo-header and for comparing flows.
     fn addresses<'f>(&self, frame: &'f [u8]) -> &'f [u8] {
         &frame[ETHERNET + if self.v4 { 12 } else { 8 }..self.l4]
     }
 
-    /// The pseudo-header's sum.
+    /// The sum of the pseudo-header.
     pub(super) fn pseudo(&self, frame: &[u8]) -> Sum {
         let len = frame.len() - self.l4;
         sum(self.addresses(frame)) + Sum::word(u16::from(proto::TCP)) + Sum::word(len as u16)
@@ -66,20 +66,20 @@ impl Tcp {
     }
 }
 
-/// Identifications of the packets in a run.
+/// IPv4 identifications of the packets in a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ids {
-    /// There is one packet only.
+    /// There is only one packet.
     One,
-    /// All the same, which only packets that nobody may fragment can have.
+    /// All are equal, which only packets with DF may have.
     Same,
-    /// Each one more than the one before.
+    /// Each is the one before plus one.
     Rising,
 }
 
 impl Ids {
-    /// Of a run of `count` packets and one more; `None` if that does not fit. `a` and `b` are the
-    /// IPv4 headers of the first and of that one.
+    /// The identifications of a run of `count` packets and one more; `None` if it does not fit. `a` and
+    /// `b`: the IPv4 headers of the first packet and of the new one.
     pub(super) fn and(self, a: &[u8], b: &[u8], count: u16) -> Option<Self> {
         let (first, next) = (be16(a, 4), be16(b, 4));
         let atomic = be16(a, 6) == 0x4000;
@@ -90,13 +90,13 @@ impl Ids {
     }
 }
 
-/// Segments that become one super-frame. Frames are Ethernet frames without a tunnel in front.
+/// Segments that become one GRO packet. Frames are Ethernet frames without outer headers.
 #[derive(Clone, Copy, Debug)]
 pub struct GroRun {
     pub(super) tcp: Tcp,
-    /// Payload of each segment but the last.
+    /// Payload bytes of each segment but the last.
     size: usize,
-    /// Payload of all.
+    /// Payload bytes of all segments.
     bytes: usize,
     /// Sequence number that continues the run.
     next: u32,
@@ -109,8 +109,7 @@ pub struct GroRun {
 }
 
 impl GroRun {
-    /// A run of one segment. `None` if the frame is nothing that can be merged; its checksum was
-    /// not looked at.
+    /// A run of one segment. `None` if the frame cannot be merged. Its checksum is not verified.
     pub fn start(frame: &[u8]) -> Option<Self> {
         let tcp = Tcp::read(frame)?;
         let flags = frame[tcp.l4 + 13];
@@ -130,22 +129,22 @@ impl GroRun {
         })
     }
 
-    /// Bytes of headers, which all segments share.
+    /// Bytes of headers, which are common to all segments.
     pub fn headers(&self) -> usize {
         self.tcp.payload
     }
 
-    /// How many segments.
+    /// Number of segments.
     pub fn count(&self) -> usize {
         usize::from(self.count)
     }
 
-    /// Length of the super-frame.
+    /// Length of the GRO packet.
     pub fn frame_len(&self) -> usize {
         self.tcp.payload + self.bytes
     }
 
-    /// Whether the checksums of a frame laid out like those of the run are right.
+    /// Whether the checksums of a frame with the layout of this run are valid.
     pub fn verify(&self, frame: &[u8]) -> bool {
         self.verify_ip(frame) && (self.tcp.pseudo(frame) + sum(&frame[self.tcp.l4..])).holds()
     }
@@ -154,8 +153,8 @@ impl GroRun {
         !self.tcp.v4 || sum(&frame[ETHERNET..self.tcp.l4]).holds()
     }
 
-    /// Takes `frame` as the next segment if it is one; `first` is the first, or what became of
-    /// it, its headers unchanged. Does not look at the checksums.
+    /// Adds `frame` as the next segment; false if it does not continue the run. `first`: the first
+    /// segment, with unchanged headers. The checksums are not verified.
     pub fn push(&mut self, first: &[u8], frame: &[u8]) -> bool {
         let Some(ids) = self.fits(first, frame) else { return false };
         let len = frame.len() - self.tcp.payload;
@@ -173,7 +172,7 @@ impl GroRun {
         if self.closed || frame.len() <= payload || frame.len() - payload > self.size {
             return None;
         }
-        // Ports, acknowledgement to data offset, window, urgent pointer, options; flags but PSH.
+        // Ports, acknowledgment and data offset, window, urgent pointer, options; flags except PSH.
         let same = |from: usize, to: usize| first[from..to] == frame[from..to];
         let tcp = same(l4, l4 + 4)
             && same(l4 + 8, l4 + 13)
@@ -196,8 +195,8 @@ impl GroRun {
         }
     }
 
-    /// Makes `frame`, the first segment with the payloads of all others behind its own, the
-    /// super-frame. Returns its metadata; for a run of one segment there is nothing to do.
+    /// Updates the headers of `frame`, the first segment followed by the payloads of all others. Returns
+    /// its offload metadata. Not for a run of one segment.
     pub fn finish(&self, frame: &mut [u8]) -> Offload {
         let Tcp { v4, l4, payload } = self.tcp;
         debug_assert!(frame.len() == self.frame_len() && self.count > 1);

@@ -2,7 +2,7 @@ use podswitch_wire::flow_key::HashKey;
 use podswitch_wire::parse::parse;
 use proptest::prelude::*;
 
-use super::super::testkit::{Shape, judge, shape, tunnelled};
+use super::super::testkit::{Shape, inspect, shape, tunnelled};
 use super::*;
 use crate::packet::layout::put_be16;
 use crate::packet::{Offload, PoolConfig, finish_checksum, segment};
@@ -28,7 +28,7 @@ fn tcp(v4: bool, payload: usize) -> Shape {
     }
 }
 
-/// The packets that a super-frame stands for.
+/// The packets that a GRO packet stands for.
 fn pieces(packet: Packet, pool: &mut Pool) -> Vec<Packet> {
     let mut pieces = Vec::new();
     segment(packet, pool, &mut |_: &mut Pool, piece| pieces.push(piece)).unwrap();
@@ -225,7 +225,7 @@ fn unfinished_segments_are_merged() {
     }
     let (count, cut) = there_and_back(all, &mut pool);
     assert_eq!(count, 1);
-    let payload: Vec<u8> = cut.iter().flat_map(|frame| judge(frame).payload).collect();
+    let payload: Vec<u8> = cut.iter().flat_map(|frame| inspect(frame).payload).collect();
     assert_eq!(payload, whole.payload);
 }
 

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::testkit::{Shape, be, judge, shape, tunnelled};
+use super::super::testkit::{Shape, be, inspect, shape, tunnelled};
 use super::*;
 use podswitch_wire::flow_key::HashKey;
 use podswitch_wire::parse::parse;
@@ -9,7 +9,7 @@ use crate::id::PortId;
 use crate::packet::{Origin, PoolConfig, fit, largest_l3};
 use crate::port::Offloads;
 
-fn segments(packet: Packet, pool: &mut Pool) -> Result<Vec<Packet>, CutError> {
+fn segments(packet: Packet, pool: &mut Pool) -> Result<Vec<Packet>, SegmentError> {
     let mut pieces = Vec::new();
     let result = segment(packet, pool, &mut |_: &mut Pool, piece| pieces.push(piece));
     match result {
@@ -44,7 +44,7 @@ fn flags_and_numbers_of_tcp_segments() {
     let got: Vec<_> = pieces
         .iter()
         .map(|piece| {
-            let judged = judge(piece.bytes());
+            let judged = inspect(piece.bytes());
             (judged.payload.len(), judged.seq, judged.id, judged.flags)
         })
         .collect();
@@ -66,7 +66,7 @@ fn flags_and_numbers_of_tcp_segments() {
 #[test]
 fn without_the_ecn_mark_every_segment_keeps_cwr() {
     let pieces = segments(tcp(2500).packet(1000), &mut Pool::new(PoolConfig::default())).unwrap();
-    assert!(pieces.iter().all(|piece| judge(piece.bytes()).flags & CWR != 0));
+    assert!(pieces.iter().all(|piece| inspect(piece.bytes()).flags & CWR != 0));
 }
 
 #[test]
@@ -77,8 +77,8 @@ fn an_exhausted_pool_says_how_far_it_came() {
     packet.fill(&shape.frame());
     packet.offload = shape.packet(1000).offload;
     let error = segments(packet, &mut pool).unwrap_err();
-    assert_eq!(error, CutError::new(DropReason::PoolExhausted, 2));
-    assert_eq!(pool.outstanding(), (2, 0), "the super-frame went back");
+    assert_eq!(error, SegmentError::new(DropReason::PoolExhausted, 2));
+    assert_eq!(pool.outstanding(), (2, 0), "the GSO packet went back");
 }
 
 #[test]
@@ -107,10 +107,10 @@ fn what_contradicts_the_frame_is_not_cut() {
         broken(&mut packet);
         let mut pool = Pool::new(PoolConfig::default());
         let got = segments(packet, &mut pool).map(|pieces| pieces.len());
-        assert_eq!(got, Err(CutError::new(DropReason::OffloadInvalid, 0)), "{what}");
+        assert_eq!(got, Err(SegmentError::new(DropReason::OffloadInvalid, 0)), "{what}");
     }
     let tiny = segments(tcp(2500).packet(1), &mut Pool::new(PoolConfig::default()));
-    assert_eq!(tiny.map(|p| p.len()), Err(CutError::new(DropReason::OffloadInvalid, 0)));
+    assert_eq!(tiny.map(|p| p.len()), Err(SegmentError::new(DropReason::OffloadInvalid, 0)));
 }
 
 proptest! {
@@ -136,7 +136,7 @@ proptest! {
         prop_assert_eq!(pieces.len(), count);
         let mut payload = Vec::new();
         for (n, piece) in pieces.into_iter().enumerate() {
-            let judged = judge(piece.bytes());
+            let judged = inspect(piece.bytes());
             if shape.tcp {
                 prop_assert_eq!(judged.seq, shape.seq.wrapping_add(payload.len() as u32));
             }
@@ -171,7 +171,7 @@ proptest! {
         let (l3, udp) = (14, if outer_v4 { 34 } else { 54 });
         let largest = largest_l3(&packet, &parsed);
         let mut pieces = Vec::new();
-        // Taken: as UDP super-frames, which are cut again by whoever takes them.
+        // Taken: as UDP GSO packets, which are cut again by whoever takes them.
         let offloads = if taken { Offloads { tunnel: false, ..Offloads::ALL } } else { Offloads::NONE };
         let mut pool = Pool::new(PoolConfig::default());
         let count = inner.payload.len().div_ceil(size.into()).max(1);
@@ -190,13 +190,13 @@ proptest! {
             let frame = piece.bytes();
             prop_assert_eq!(be(&frame[udp + 4..]) as usize, frame.len() - udp);
             if checksum {
-                let outer = judge(frame);
+                let outer = inspect(frame);
                 prop_assert!(!outer_v4 || outer.id == 5 + n as u16);
             } else {
                 prop_assert_eq!(be(&frame[udp + 6..]), 0, "no checksum stays none");
             }
             longest = longest.max(frame.len() - l3);
-            payload.extend(judge(&frame[udp + 16..]).payload);
+            payload.extend(inspect(&frame[udp + 16..]).payload);
         }
         prop_assert_eq!(&payload, &inner.payload);
         prop_assert_eq!(longest, largest);

@@ -1,31 +1,31 @@
-//! A tunnelled GSO packet as datagrams, one behind the other: what a way out takes that
-//! cuts by length alone, at the outer UDP header (UDP_SEGMENT, USO). Everything inside is finished.
+//! A tunnelled GSO packet as a sequence of UDP datagrams of equal length, for egress that segments
+//! by length alone, at the outer UDP header (UDP_SEGMENT, USO). Inner checksums are complete.
 
 use podswitch_wire::checksum::{Sum, finish_partial, sum};
 use podswitch_wire::flow_key::proto;
 
-use super::{CutError, Place, finish_ipv4, put_be16, refuse};
+use super::{Segment, SegmentError, finish_ipv4, put_be16, refuse};
 use crate::action::DropReason;
 use crate::packet::layout::{Layout, Link, be16};
 use crate::packet::{GsoType, Offload, Packet, Pool};
 
-/// The datagrams that a tunnelled super-frame stands for, from the tunnel's own header behind
-/// UDP's on.
+/// The UDP payloads of the datagrams that a tunnelled GSO packet stands for: tunnel header and inner
+/// packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TunnelSegments {
-    /// Where in the super-frame datagrams begin.
+    /// Offset of the UDP payload in the GSO packet.
     from: usize,
-    /// The layout behind `from`.
+    /// The layout, relative to `from`.
     layout: Layout,
     size: usize,
     offload: Offload,
 }
 
 impl TunnelSegments {
-    /// Of a super-frame inside a UDP tunnel.
+    /// The datagrams of a GSO packet inside a UDP tunnel.
     ///
     /// # Errors
-    /// The metadata contradicts the frame, or it is no tunnelled super-frame
+    /// The metadata contradicts the frame, or the frame is no tunnelled GSO packet
     /// ([`DropReason::OffloadInvalid`], [`DropReason::GsoUnsupported`]).
     pub fn of(packet: &Packet) -> Result<Self, DropReason> {
         let offload = packet.offload;
@@ -46,12 +46,12 @@ impl TunnelSegments {
         }
     }
 
-    /// How many datagrams there are.
+    /// Number of datagrams.
     pub fn count(&self) -> usize {
         (self.layout.end - self.layout.payload).div_ceil(self.size).max(1)
     }
 
-    /// Bytes of each datagram but the last.
+    /// Bytes of each datagram except the last.
     pub fn stride(&self) -> usize {
         self.layout.payload + self.size
     }
@@ -61,8 +61,8 @@ impl TunnelSegments {
         self.layout.end + (self.count() - 1) * self.layout.payload
     }
 
-    /// Writes datagram `index` to the front of `out`, its headers as if it had been sent by itself.
-    /// Returns how long it is. `frame` is the super-frame.
+    /// Writes datagram `index` to the start of `out`, with the headers of a separate packet. Returns its
+    /// length. `frame`: the GSO packet.
     ///
     /// # Panics
     /// If `out` is shorter than the datagram.
@@ -74,19 +74,19 @@ impl TunnelSegments {
         let out = &mut out[..len];
         out[..layout.payload].copy_from_slice(&frame[..layout.payload]);
         out[layout.payload..].copy_from_slice(payload);
-        let place = Place { index, last: index + 1 == self.count(), finish: true };
-        // What was just copied is in the nearest cache when it is summed.
+        let place = Segment { index, last: index + 1 == self.count(), finish: true };
+        // The checksum is computed here, while the copied bytes are in the L1 cache.
         place.rewrite_inner(out, layout, &self.offload);
         len
     }
 }
 
-/// Bytes of the longest UDP datagram over IPv4, which is shorter than over IPv6.
+/// Length of the longest UDP datagram over IPv4, in bytes. Over IPv6 it is longer.
 const LONGEST: usize = 65_507;
 
-/// Makes of a tunnelled super-frame super-frames of UDP datagrams, as few as there can be: for a
-/// port that segments UDP but does not look inside a tunnel. `out` gets each of them, and the
-/// pool. Returns how many; `packet` is given back to the pool.
+/// Converts a tunnelled GSO packet into as few GSO packets of UDP datagrams as possible, for a port that
+/// segments UDP but not inside a tunnel. `out` gets each of them, and the pool. Returns their number.
+/// `packet` is returned to the pool.
 ///
 /// # Errors
 /// As [`fit`](crate::packet::fit).
@@ -94,7 +94,7 @@ pub(in crate::packet) fn repack(
     packet: Packet,
     pool: &mut Pool,
     out: &mut impl FnMut(&mut Pool, Packet),
-) -> Result<usize, CutError> {
+) -> Result<usize, SegmentError> {
     let segments = match TunnelSegments::of(&packet) {
         Ok(segments) => segments,
         Err(reason) => return refuse(packet, reason, 0, pool),
@@ -126,8 +126,8 @@ pub(in crate::packet) fn repack(
     Ok(produced)
 }
 
-/// Writes lengths, identification and checksum of the outer headers. `first` is the number of the
-/// first datagram in the piece.
+/// Writes lengths, identification and checksum of the outer headers. `first`: index of the first
+/// datagram in the piece.
 fn finish_outer(piece: &mut Packet, udp: usize, stride: u16, first: u16, several: bool) {
     let frame = piece.bytes_mut();
     let Some(ip) = Link::of(frame) else { return };
@@ -146,7 +146,7 @@ fn finish_outer(piece: &mut Packet, udp: usize, stride: u16, first: u16, several
         piece.offload = Offload::default();
         return;
     }
-    // Whoever cuts UDP writes checksums; over IPv4 a tunnel may have them or not.
+    // UDP segmentation writes checksums. Over IPv4 a tunnel may have none.
     let addresses = if ip.v4 { ip.l3 + 12..ip.l3 + 20 } else { ip.l3 + 8..ip.l3 + 40 };
     let pseudo = sum(&frame[addresses]) + Sum::word(length) + Sum::word(u16::from(proto::UDP));
     put_be16(frame, udp + 6, pseudo.fold());
@@ -161,8 +161,8 @@ fn finish_outer(piece: &mut Packet, udp: usize, stride: u16, first: u16, several
     };
 }
 
-impl Place {
-    /// Makes copied headers of the inner packet those of this segment, and finishes it.
+impl Segment {
+    /// Rewrites the copied inner headers for this segment, and computes its checksum.
     fn rewrite_inner(self, frame: &mut [u8], layout: &Layout, whole: &Offload) {
         let l4 = layout.l4;
         if whole.gso_type == GsoType::UdpL4 {

@@ -163,7 +163,7 @@ fn an_unfinished_checksum_is_finished_before_a_bit_is_turned() {
     // A zero sum is stored as ffff, and one bit differs from that.
     let ones: u32 = batch[0].bytes().iter().map(|byte| byte.count_ones()).sum();
     assert!(ones == 15 || ones == 17, "{ones}");
-    assert!(batch[1].bytes().iter().all(|byte| *byte == 0), "super-frames are spared");
+    assert!(batch[1].bytes().iter().all(|byte| *byte == 0), "GSO packets are spared");
     assert_eq!(port.counters().corrupted(), 1);
 }
 

@@ -1,10 +1,9 @@
-//! One direction of a memory link: a bounded queue, and a doorbell that is rung only for a
-//! receiver that sleeps.
+//! One direction of a memory port: a bounded queue, and a doorbell for a receiver that sleeps.
 //!
-//! Who sleeps says so first ([`Lane::arm`]) and then looks at the queue once more; who sends
-//! puts the packet in first and then looks whether anyone sleeps. With a full fence on both
-//! sides between the two steps one of them sees the other, so no packet lies in the queue of a
-//! sleeper unannounced. A doorbell that rings once too often does no harm.
+//! A receiver that is about to sleep announces it first ([`Lane::arm`]) and then checks the queue
+//! again. A sender enqueues the packet first and then checks whether a receiver sleeps. There is a full
+//! fence between the two steps on both sides, so at least one side sees the other, and no packet is
+//! left in the queue of a sleeping receiver. A doorbell that rings too often does no harm.
 
 use std::io;
 use std::mem;
@@ -22,7 +21,7 @@ use crate::packet::{Batch, Packet, Pool};
 #[derive(Debug)]
 pub(super) struct Lane {
     queue: ArrayQueue<Packet>,
-    /// Some receiver sleeps or is about to, and nobody rang since.
+    /// A receiver sleeps, or is about to, and the doorbell has not rung since.
     armed: CachePadded<AtomicBool>,
     event: OnceLock<OwnedFd>,
 }
@@ -46,8 +45,8 @@ impl Lane {
         Ok(())
     }
 
-    /// Moves packets from the front of `batch` into the queue while there is room. `pool` is
-    /// the one whose count they leave.
+    /// Moves packets from the front of `batch` into the queue while there is room. `pool`: the pool that
+    /// they leave.
     #[inline]
     pub(super) fn push_burst(&self, batch: &mut Batch, mut pool: Option<&mut Pool>) -> usize {
         let before = batch.len();
@@ -76,8 +75,7 @@ impl Lane {
         self.queue.pop()
     }
 
-    /// Moves packets from the queue into `batch` while there are and it has room. `pool` is the
-    /// one that counts them from now on.
+    /// Moves packets from the queue into `batch` while it has room. `pool`: the pool that they join.
     #[inline]
     pub(super) fn pop_burst(&self, batch: &mut Batch, mut pool: Option<&mut Pool>) -> usize {
         let before = batch.len();
@@ -95,25 +93,25 @@ impl Lane {
     pub(super) fn event(&self) -> io::Result<BorrowedFd<'_>> {
         if self.event.get().is_none() {
             let fresh = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-            // If another thread was faster its descriptor stays and this one is closed.
+            // If another thread was faster, its descriptor stays and this one is closed.
             let _ = self.event.set(fresh);
         }
         self.event.get().map(AsFd::as_fd).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Announces that the receiver is about to wait for [`event`](Self::event). `false`: there
-    /// is something to receive already.
+    /// Announces that the receiver is about to wait for [`event`](Self::event). `false`: there are
+    /// packets already.
     pub(super) fn arm(&self) -> bool {
         self.armed.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         self.queue.is_empty()
     }
 
-    /// The receiver is awake; the doorbell is silent again.
+    /// The receiver is awake: the doorbell need not ring.
     pub(super) fn disarm(&self) {
         self.armed.store(false, Ordering::Relaxed);
         if let Some(event) = self.event.get() {
-            // Nothing to read is no fault: it was woken by something else.
+            // There may be nothing to read: it was woken by something else.
             let _ = rustix::io::read(event, &mut [0; 8]);
         }
     }
@@ -127,11 +125,11 @@ impl Lane {
         }
     }
 
-    /// Rings, whoever sleeps.
+    /// Rings in any case.
     #[cold]
     pub(super) fn wake(&self) {
         if let Some(event) = self.event.get() {
-            // Fails only if the count is at its top, and then it is readable anyway.
+            // Fails only if the counter is at its maximum, and then the descriptor is readable anyway.
             let _ = rustix::io::write(event, &1u64.to_ne_bytes());
         }
     }

@@ -243,20 +243,20 @@ fn each_workers_frames_keep_their_order() {
 }
 
 #[test]
-fn a_circle_turns() {
+fn a_frame_loop_repeats_its_frames() {
     let info = PortInfo { name: "c".into(), mac: None, mtu: MTU, offloads: Offloads::NONE };
-    let mut circle = Circle::new(info.clone(), (0..3).map(frame));
+    let mut frames = FrameLoop::new(info.clone(), (0..3).map(frame));
     let (mut pool, mut batch) = (pool(), Batch::new());
-    assert_eq!(circle.rx(&mut pool, &mut batch).unwrap(), BATCH);
+    assert_eq!(frames.rx(&mut pool, &mut batch).unwrap(), BATCH);
     for (n, packet) in batch.iter().enumerate() {
         assert_eq!(packet.bytes(), frame(n % 3));
     }
-    assert_eq!(circle.tx(&mut pool, &mut batch).unwrap(), BATCH);
-    assert_eq!((circle.sent(), circle.sent_bytes()), (64, 64 * 60));
+    assert_eq!(frames.tx(&mut pool, &mut batch).unwrap(), BATCH);
+    assert_eq!((frames.sent(), frames.sent_bytes()), (64, 64 * 60));
     assert_eq!(pool.outstanding(), (0, 0));
-    circle.rx(&mut pool, &mut batch).unwrap();
-    assert_eq!(batch[0].bytes(), frame(64 % 3), "goes on where it was");
-    let mut empty = Circle::new(info, Vec::<Vec<u8>>::new());
+    frames.rx(&mut pool, &mut batch).unwrap();
+    assert_eq!(batch[0].bytes(), frame(64 % 3), "continues where it was");
+    let mut empty = FrameLoop::new(info, Vec::<Vec<u8>>::new());
     batch.clear();
     assert_eq!(empty.rx(&mut pool, &mut batch).unwrap(), 0);
 }

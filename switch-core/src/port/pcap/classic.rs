@@ -5,15 +5,15 @@ use std::io::Read;
 use super::MAX_RECORD;
 use super::input::{CaptureError, Got, Input, Order, Record, Step};
 
-/// Facts from a pcap file's header.
+/// The header of a pcap file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Classic {
     order: Order,
-    /// Nanoseconds in a unit of the timestamps' fraction.
+    /// Nanoseconds per unit of the fraction of a timestamp.
     unit: u64,
     link_type: u32,
     minor: u16,
-    /// Bytes of a record's header: 16, and 24 in Kuznetzov's variant.
+    /// Bytes of a record header: 16, or 24 in Kuznetzov's variant.
     header: usize,
 }
 
@@ -42,7 +42,7 @@ impl Classic {
         if major != 2 || minor > 4 {
             return Err(CaptureError::Version { major, minor });
         }
-        // The upper bits say whether there is an FCS.
+        // The upper bits tell whether frames have an FCS.
         let link_type = order.u32(&rest[16..]) & 0x03ff_ffff;
         Ok(Self { order, unit, link_type, minor, header })
     }
@@ -57,7 +57,7 @@ impl Classic {
         }
         let field = |n: usize| self.order.u32(&header[4 * n..]);
         let (mut captured, mut original_len) = (field(2), field(3));
-        // The two changed places in version 2.3, where some files have them the old way round.
+        // The two fields were swapped in version 2.3. Some files of that version have the old order.
         if self.minor < 3 || (self.minor == 3 && captured > original_len) {
             (captured, original_len) = (original_len, captured);
         }

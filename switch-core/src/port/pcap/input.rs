@@ -1,24 +1,22 @@
-//! What both formats are read with: the input and its position, the byte order of its fields, and
-//! what may come of it.
+//! The input of both formats with its position, the byte order of its fields, and the results of
+//! reading.
 
 use std::io::{self, Read};
 
 /// A frame of a capture.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Record {
-    /// When it was captured, in nanoseconds since 1970. The least that the file has for frames
-    /// without a time of their own: that of the frame before.
+    /// Capture time in nanoseconds since 1970. A frame without a timestamp has that of the frame before.
     pub time_ns: u64,
-    /// Link type (LINKTYPE_ value), [`ETHERNET`](super::ETHERNET) for frames as the switch has
-    /// them.
+    /// Link type (LINKTYPE_ value); [`ETHERNET`](super::ETHERNET) for Ethernet frames.
     pub link_type: u32,
-    /// The bytes that were captured.
+    /// The captured bytes.
     pub frame: Vec<u8>,
-    /// Bytes that the frame had on the wire; may be more than were captured.
+    /// Length of the frame on the wire in bytes; may be more than was captured.
     pub original_len: u32,
 }
 
-/// What keeps a capture from being read on.
+/// Why a capture cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// The file cannot be opened or read.
@@ -27,10 +25,10 @@ pub enum CaptureError {
     /// Neither pcap nor pcapng.
     #[error("not a capture: begins with {0:02x?}")]
     NotACapture(Vec<u8>),
-    /// Compressed; to be unpacked first.
+    /// The file is compressed and must be decompressed first.
     #[error("a compressed file, not a capture")]
     Compressed,
-    /// A version of the format that nobody knows.
+    /// An unknown version of the format.
     #[error("unknown version {major}.{minor} of the capture format")]
     Version {
         /// Major version.
@@ -41,9 +39,9 @@ pub enum CaptureError {
     /// The file contradicts itself.
     #[error("malformed at byte {offset}: {what}")]
     Malformed {
-        /// Where the part at fault begins.
+        /// Offset of the invalid part.
         offset: u64,
-        /// What is wrong with it.
+        /// Description of the error.
         what: &'static str,
     },
 }
@@ -88,7 +86,7 @@ pub(super) struct Input<R> {
     pub(super) offset: u64,
 }
 
-/// How much of a part was there.
+/// How much of a part could be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Got {
     All,
@@ -112,8 +110,8 @@ impl<R: Read> Input<R> {
         Ok(Got::All)
     }
 
-    /// Reads `len` bytes into `buffer`, growing it as they come: a length that the file does
-    /// not hold costs no memory.
+    /// Reads `len` bytes into `buffer`, which grows as they are read: a length beyond the end of the file
+    /// costs no memory.
     pub(super) fn take(&mut self, len: usize, buffer: &mut Vec<u8>) -> io::Result<Got> {
         buffer.clear();
         let got = (&mut self.inner).take(len as u64).read_to_end(buffer)?;
@@ -136,7 +134,7 @@ impl<R: Read> Input<R> {
     }
 }
 
-/// What came next.
+/// The result of reading on.
 #[derive(Debug)]
 pub(super) enum Step {
     Record(Record),

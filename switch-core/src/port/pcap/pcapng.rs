@@ -1,12 +1,12 @@
-//! The blocks of a pcapng file (draft-ietf-opsawg-pcapng): sections, interfaces and the three
-//! kinds of packet blocks. Everything else is passed over.
+//! The blocks of a pcapng file (draft-ietf-opsawg-pcapng): sections, interfaces and the three kinds of
+//! packet blocks. Other blocks are skipped.
 
 use std::io::Read;
 
 use super::MAX_RECORD;
 use super::input::{CaptureError, Got, Input, Order, Record, Step};
 
-/// Type of a section header block, the same in either byte order.
+/// Type of a section header block, equal in both byte orders.
 pub(super) const SECTION: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
 const INTERFACE: u32 = 1;
 const PACKET: u32 = 2;
@@ -16,21 +16,21 @@ const ENHANCED: u32 = 6;
 const OPTION_RESOLUTION: u16 = 9;
 const OPTION_OFFSET: u16 = 14;
 
-/// The longest block that is looked into: the longest frame and ample options, as libpcap.
+/// Length of the longest block that is read: the longest frame and options, as in libpcap.
 const MAX_BLOCK: u32 = 16 << 20;
 
-/// An interface that frames were captured on.
+/// A capture interface.
 #[derive(Clone, Copy, Debug)]
 struct Interface {
     link_type: u32,
     snap_len: u32,
-    /// Ticks of its timestamps in a second.
+    /// Ticks per second of its timestamps.
     ticks: u64,
     /// Seconds to add to its timestamps.
     offset: i64,
 }
 
-/// The section that is being read.
+/// The current section.
 #[derive(Debug)]
 pub(super) struct Section {
     order: Order,
@@ -39,7 +39,7 @@ pub(super) struct Section {
 }
 
 impl Section {
-    /// Reads the section header whose type and, undecoded, total length were read.
+    /// Reads a section header. `total`: its raw total length; type and length were read before.
     pub(super) fn open<R: Read>(
         input: &mut Input<R>,
         total: [u8; 4],
@@ -57,7 +57,7 @@ impl Section {
             _ => return Err(malformed("the section has no byte-order magic")),
         };
         let (major, minor) = (order.u16(&head[4..]), order.u16(&head[6..]));
-        // Version 1.2 is 1.0 with another number (as written by some tools).
+        // Some tools write 1.2 as the version of the 1.0 format.
         if major != 1 || !matches!(minor, 0 | 2) {
             return Err(CaptureError::Version { major, minor });
         }
@@ -75,7 +75,7 @@ impl Section {
         }
     }
 
-    /// Reads on until a packet.
+    /// Reads up to the next packet.
     pub(super) fn next<R: Read>(
         &mut self,
         input: &mut Input<R>,
@@ -126,7 +126,7 @@ impl Section {
         }
     }
 
-    /// Reads the total length that ends every block.
+    /// Reads the total length at the end of every block.
     fn trailer<R: Read>(
         &mut self,
         input: &mut Input<R>,
@@ -183,7 +183,8 @@ impl Section {
         self.timed(id)
     }
 
-    /// The obsolete packet block: a 16-bit interface number and a drop count in its stead.
+    /// The obsolete packet block: a 16-bit interface number and a drop count in place of the 32-bit
+    /// interface number.
     fn packet(&mut self) -> Result<Record, &'static str> {
         if self.body.len() < 20 {
             return Err("a packet block that is cut off");
@@ -231,7 +232,7 @@ impl Section {
     }
 }
 
-/// Ticks in a second, from the option's power of ten or, with the top bit, of two.
+/// Ticks per second from the option's power of ten or, with the top bit set, of two.
 fn ticks(exponent: u8) -> Result<u64, &'static str> {
     let power = u32::from(exponent & 0x7f);
     let ticks =
@@ -241,7 +242,7 @@ fn ticks(exponent: u8) -> Result<u64, &'static str> {
 
 impl Interface {
     fn time_ns(&self, ticks: u64) -> u64 {
-        // Neither term comes near the bounds of an i128.
+        // Neither term can overflow an i128.
         let since = i128::from(ticks) * 1_000_000_000 / i128::from(self.ticks);
         let ns = since + i128::from(self.offset) * 1_000_000_000;
         u64::try_from(ns.max(0)).unwrap_or(u64::MAX)

@@ -1,4 +1,4 @@
-//! Reading captures: a frame at a time, whatever the file claims.
+//! Reader of captures, a frame at a time.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -14,7 +14,7 @@ enum Kind {
     Next(Section),
 }
 
-/// Reads a capture frame by frame. After an error, and after the end, there is nothing more.
+/// Reads a capture frame by frame. Ends after an error.
 #[derive(Debug)]
 pub struct Reader<R> {
     input: Input<R>,
@@ -27,7 +27,7 @@ pub struct Reader<R> {
 /// Opens a capture.
 ///
 /// # Errors
-/// The file cannot be read, or is none.
+/// The file cannot be read, or is not a capture.
 pub fn read_capture(path: &Path) -> Result<Reader<BufReader<File>>, CaptureError> {
     Reader::new(BufReader::with_capacity(1 << 16, File::open(path)?))
 }
@@ -36,7 +36,7 @@ impl<R: Read> Reader<R> {
     /// Reads a capture from `inner`, which should be buffered.
     ///
     /// # Errors
-    /// It cannot be read, or is no capture.
+    /// It cannot be read, or is not a capture.
     pub fn new(inner: R) -> Result<Self, CaptureError> {
         let mut input = Input { inner, offset: 0 };
         let mut magic = [0; 4];
@@ -55,8 +55,8 @@ impl<R: Read> Reader<R> {
         Ok(Self { input, kind, done: false, truncated_at: None, last_time: 0 })
     }
 
-    /// Where the last record begins, if the file ends within it. It is left out, as tcpdump
-    /// does; known once the iterator has ended.
+    /// Offset of the last record if the file ends within it. That record is left out, as tcpdump does.
+    /// Known when the iterator has ended.
     pub fn truncated_at(&self) -> Option<u64> {
         self.truncated_at
     }

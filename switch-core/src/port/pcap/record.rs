@@ -1,4 +1,4 @@
-//! The tap-off: what passes a port is copied to a capture while traffic flows.
+//! Recording of the traffic of a port to a capture file.
 
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
@@ -14,11 +14,11 @@ use super::{CaptureWriter, Direction};
 use crate::packet::{BATCH, Batch, Packet, Pool};
 use crate::port::{Now, Port, PortInfo};
 
-/// How long the writing thread sleeps when there is nothing to write: the most that a capture
-/// lags behind.
-const NAP: Duration = Duration::from_millis(20);
+/// How long the writing thread sleeps when there is nothing to write, and so the longest delay of a
+/// capture.
+const WRITE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A copied frame on its way to the file.
+/// A copied frame that is to be written.
 #[derive(Debug)]
 struct Copy {
     time_ns: u64,
@@ -30,7 +30,7 @@ struct Copy {
 #[derive(Debug)]
 struct Shared {
     queue: ArrayQueue<Copy>,
-    /// Buffers that were written, to be filled again.
+    /// Free buffers.
     spare: ArrayQueue<Vec<u8>>,
     snap_len: usize,
     stop: AtomicBool,
@@ -56,24 +56,24 @@ impl Shared {
     }
 
     fn recycle(&self, frame: Vec<u8>) {
-        // A full store frees it.
+        // If the queue is full, the buffer is freed.
         let _ = self.spare.push(frame);
     }
 }
 
-/// How a recording went so far.
+/// Statistics of a recording.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RecorderCounters {
     /// Frames written.
     pub written: u64,
-    /// Frames left out because the queue was full: the file is slower than the traffic.
+    /// Frames that were not recorded because the queue was full: the file is slower than the traffic.
     pub missed: u64,
-    /// Frames that the file refused.
+    /// Frames that could not be written.
     pub failed: u64,
 }
 
-/// Writes what [`Recorded`] ports copy, on a thread of its own. Dropping it ends the recording: what was
-/// copied so far is written and the file flushed; its ports go on without.
+/// Writes what [`Recorded`] ports copy, on a thread of its own. Dropping it ends the recording: queued
+/// frames are written and the file is flushed. Its ports continue without recording.
 #[derive(Debug)]
 pub struct Recorder {
     shared: Arc<Shared>,
@@ -81,8 +81,8 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Starts recording to `writer`. At most `capacity` frames wait to be written, each cut to
-    /// `snap_len` bytes.
+    /// Starts recording to `writer`. At most `capacity` frames are queued, each truncated to `snap_len`
+    /// bytes.
     ///
     /// # Errors
     /// No thread can be started.
@@ -108,13 +108,13 @@ impl Recorder {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Wraps a port: what passes it is recorded. `now` is its worker's clock, and `epoch_ns` what
-    /// the capture's time is when that clock stands at zero, in nanoseconds since 1970.
+    /// Wraps a port so that its traffic is recorded. `now`: the time of its worker. `epoch_ns`: the
+    /// capture time for a worker time of zero, in nanoseconds since 1970.
     pub fn wrap<P: Port>(&self, port: P, now: Now, epoch_ns: u64) -> Recorded<P> {
         Recorded { port, shared: Arc::clone(&self.shared), now, epoch_ns }
     }
 
-    /// How it went so far.
+    /// The statistics so far.
     pub fn counters(&self) -> RecorderCounters {
         RecorderCounters {
             written: self.shared.written.load(Ordering::Relaxed),
@@ -123,7 +123,7 @@ impl Recorder {
         }
     }
 
-    /// Ends the recording and says how it went.
+    /// Ends the recording and returns its statistics.
     ///
     /// # Errors
     /// The file could not be flushed.
@@ -142,7 +142,7 @@ impl Recorder {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        // Whoever cares calls `finish`.
+        // Callers that need the error use `finish`.
         let _ = self.stop();
     }
 }
@@ -151,7 +151,7 @@ impl Drop for Recorder {
 fn record<W: Write>(shared: &Shared, mut writer: CaptureWriter<W>) -> io::Result<()> {
     let mut unflushed = false;
     loop {
-        // Asked first: what was copied before the stop is in the queue by now.
+        // Read first: frames that were copied before the stop are in the queue by now.
         let stop = shared.stop.load(Ordering::Acquire);
         while let Some(copy) = shared.queue.pop() {
             let done = writer.write(copy.time_ns, &copy.frame, copy.original_len, copy.direction);
@@ -167,12 +167,12 @@ fn record<W: Write>(shared: &Shared, mut writer: CaptureWriter<W>) -> io::Result
             shared.failed.fetch_add(1, Ordering::Relaxed);
         }
         unflushed = false;
-        std::thread::park_timeout(NAP);
+        std::thread::park_timeout(WRITE_INTERVAL);
     }
 }
 
-/// A port that records what passes it; see [`Recorder::wrap`]. Frames are recorded as they
-/// pass: super-frames whole and unfinished checksums unfinished.
+/// A port whose traffic is recorded; see [`Recorder::wrap`]. Frames are recorded as they are: GSO
+/// packets unsegmented, partial checksums partial.
 #[derive(Debug)]
 pub struct Recorded<P> {
     port: P,
@@ -208,7 +208,7 @@ impl<P: Port> Port for Recorded<P> {
         if self.off() {
             return self.port.tx(pool, batch);
         }
-        // The port takes the packets away, and only then is it known how many it sent.
+        // Copied before transmission: the port frees the packets that it sends.
         let time = self.time_ns();
         let copies: ArrayVec<Copy, BATCH> = batch
             .iter()
@@ -235,8 +235,8 @@ impl<P: Port> Port for Recorded<P> {
         self.port.poll_fd()
     }
 
-    fn is_looked_at(&self) -> bool {
-        self.port.is_looked_at()
+    fn is_always_polled(&self) -> bool {
+        self.port.is_always_polled()
     }
 
     fn arm(&mut self) -> bool {

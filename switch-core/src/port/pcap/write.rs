@@ -1,5 +1,5 @@
-//! Writing captures of Ethernet frames with nanoseconds. The bytes depend on the input alone,
-//! not on the machine.
+//! Writer for captures of Ethernet frames with nanosecond timestamps. The output depends only on the
+//! input, not on the machine.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -17,7 +17,7 @@ pub enum Format {
     PcapNg,
 }
 
-/// Which way a frame passed the port, as the switch sees it. Only pcapng keeps it.
+/// Direction of a frame, as the switch sees it. Only pcapng stores it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direction {
     /// Received by the switch.
@@ -34,7 +34,7 @@ pub struct CaptureWriter<W: Write> {
 }
 
 impl CaptureWriter<BufWriter<File>> {
-    /// Creates the file at `path`, replacing what was there.
+    /// Creates the file `path`, or replaces it.
     ///
     /// # Errors
     /// It cannot be created or written.
@@ -67,8 +67,8 @@ impl<W: Write> CaptureWriter<W> {
         Ok(Self { inner, format })
     }
 
-    /// Writes a frame that was there at `time_ns` nanoseconds since 1970. `original_len` is
-    /// its length before it was cut to `frame`.
+    /// Writes a frame with the time `time_ns` in nanoseconds since 1970. `original_len`: its length before
+    /// truncation.
     ///
     /// # Errors
     /// The file fails, or the frame is longer than [`MAX_RECORD`](super::MAX_RECORD).
@@ -126,7 +126,7 @@ impl<W: Write> CaptureWriter<W> {
         block(&mut self.inner, 6, &[&header, frame, padding, &flags])
     }
 
-    /// Hands buffered bytes to the system.
+    /// Flushes the underlying writer.
     ///
     /// # Errors
     /// The file fails.
@@ -134,7 +134,7 @@ impl<W: Write> CaptureWriter<W> {
         self.inner.flush()
     }
 
-    /// Flushes and returns what was written to.
+    /// Flushes and returns the underlying writer.
     ///
     /// # Errors
     /// The file fails.

@@ -1,13 +1,13 @@
-//! The table under `loom`: a table of one row of two slots, so that threads meet in them.
+//! The FDB under `loom`, with one row of two slots so that threads conflict.
 
-#![allow(dead_code, unreachable_pub, reason = "only what can race is called in this copy")]
+#![allow(dead_code, unreachable_pub, reason = "this copy calls only what can race")]
 
-/// loom's atomics, each with a companion that is modified without ordering before every access.
+/// loom's atomics, each with a companion that is modified with relaxed ordering before every access.
 ///
-/// loom 0.7 decides what to interleave by the last access to an object. Where a thread loads an
-/// atomic and then exchanges it, its own load hides that another thread loaded it before, and the
-/// order in which the exchange comes first is never tried. Modifications all depend on each
-/// other, so the companion's hide nothing; and being relaxed they order nothing either.
+/// loom 0.7 decides what to interleave by the last access to an object. If a thread loads an atomic and
+/// then exchanges it, its own load hides that another thread loaded it before, and the order in which
+/// the exchange comes first is never tried. Modifications all depend on each other, so those of the
+/// companion hide nothing; and as they are relaxed they order nothing.
 mod atomic {
     pub(super) use loom::sync::atomic::{AtomicUsize, Ordering, fence};
 
@@ -72,7 +72,10 @@ const WAYS: usize = 2;
 const SLOTS_PER_ENTRY: usize = 2;
 const PORTS: usize = 4;
 
-#[expect(clippy::duplicate_mod, reason = "the same source before other atomics")]
+#[expect(clippy::duplicate_mod, reason = "the same source with other atomics")]
+#[path = "slot.rs"]
+mod slot;
+#[expect(clippy::duplicate_mod, reason = "the same source with other atomics")]
 #[path = "table.rs"]
 mod table;
 
@@ -104,17 +107,17 @@ fn learn(fdb: &Fdb, mac: Mac, port: u16) -> Learn {
     fdb.learn(D, mac, PortId(port), BOUNDS, NOW)
 }
 
-/// Whatever is there, and that the counters agree with it.
-fn settled(fdb: &Fdb) -> Vec<(Mac, PortId)> {
+/// All entries, after a check that the counters agree with them.
+fn check_consistency(fdb: &Fdb) -> Vec<(Mac, PortId)> {
     let entries: Vec<_> = fdb.dump(NOW).iter().map(|entry| (entry.mac, entry.port)).collect();
     for port in 0..PORTS as u16 {
         let there = entries.iter().filter(|(mac, at)| *at == PortId(port) && *mac != FILLER);
-        assert_eq!(fdb.learnt(PortId(port)), there.count() as u32, "port {port}: {entries:?}");
+        assert_eq!(fdb.learned(PortId(port)), there.count() as u32, "port {port}: {entries:?}");
     }
     entries
 }
 
-/// One slot left, which goes from one address to another and back while it is read.
+/// One free slot, which is used by one address, another and the first again while it is read.
 #[test]
 fn a_reader_never_gets_the_port_of_another_address() {
     model(2, |fdb| {
@@ -133,19 +136,19 @@ fn a_reader_never_gets_the_port_of_another_address() {
         assert!(matches!(fdb.lookup(D, B, NOW), None | Some(PortId(2))));
         writer.join().unwrap();
         assert_eq!(fdb.lookup(D, A, NOW), Some(PortId(1)));
-        assert_eq!(settled(&fdb).len(), 2);
+        assert_eq!(check_consistency(&fdb).len(), 2);
     });
 }
 
 #[test]
-fn two_who_learn_one_address_leave_one_entry() {
+fn two_threads_that_learn_one_address_make_one_entry() {
     for (first, second) in [(1, 1), (1, 2)] {
         model(2, move |fdb| {
             let other = fdb.clone();
             let other = thread::spawn(move || learn(&other, A, first));
             learn(&fdb, A, second);
             other.join().unwrap();
-            let entries = settled(&fdb);
+            let entries = check_consistency(&fdb);
             assert_eq!(entries.len(), 1, "{entries:?}");
             assert!(entries[0].1 == PortId(first) || entries[0].1 == PortId(second));
         });
@@ -153,7 +156,7 @@ fn two_who_learn_one_address_leave_one_entry() {
 }
 
 #[test]
-fn two_who_move_one_address_keep_the_counters_right() {
+fn two_threads_that_move_one_address_keep_the_counters_right() {
     model(2, |fdb| {
         learn(&fdb, A, 0);
         let other = fdb.clone();
@@ -161,7 +164,7 @@ fn two_who_move_one_address_keep_the_counters_right() {
         learn(&fdb, A, 2);
         assert!(fdb.lookup(D, A, NOW).is_some());
         other.join().unwrap();
-        assert_eq!(settled(&fdb).len(), 1);
+        assert_eq!(check_consistency(&fdb).len(), 1);
     });
 }
 
@@ -175,11 +178,11 @@ fn a_limit_holds_for_both() {
         let mut outcomes = [mine, other.join().unwrap()];
         outcomes.sort_by_key(|outcome| *outcome != Learn::New);
         assert_eq!(outcomes, [Learn::New, Learn::LimitReached]);
-        assert_eq!(settled(&fdb).len(), 1);
+        assert_eq!(check_consistency(&fdb).len(), 1);
     });
 }
 
-/// An entry that has expired is swept, taken over by another address, and seen again, at once.
+/// An expired entry is swept, replaced by another address and seen again, at the same time.
 #[test]
 fn sweeping_and_learning() {
     model(2, |fdb| {
@@ -193,12 +196,12 @@ fn sweeping_and_learning() {
         assert_eq!(other.join().unwrap(), Learn::New);
         assert_eq!(fdb.lookup(D, A, LATER), Some(PortId(1)));
         assert_eq!(fdb.lookup(D, B, LATER), Some(PortId(2)));
-        assert_eq!((fdb.learnt(PortId(1)), fdb.learnt(PortId(2))), (1, 1));
+        assert_eq!((fdb.learned(PortId(1)), fdb.learned(PortId(2))), (1, 1));
     });
 }
 
 #[test]
-fn a_pinned_address_stays_pinned() {
+fn a_static_address_stays_static() {
     model(2, |fdb| {
         let other = fdb.clone();
         let other = thread::spawn(move || {
@@ -209,7 +212,7 @@ fn a_pinned_address_stays_pinned() {
         other.join().unwrap();
         assert_eq!(fdb.lookup(D, A, NOW), Some(PortId(3)));
         assert_eq!(learn(&fdb, A, 1), Learn::Pinned);
-        assert_eq!((fdb.learnt(PortId(1)), fdb.learnt(PortId(2))), (0, 0));
+        assert_eq!((fdb.learned(PortId(1)), fdb.learned(PortId(2))), (0, 0));
         assert_eq!(fdb.dump(NOW).len(), 1);
     });
 }
@@ -222,6 +225,6 @@ fn flushing_a_port_that_still_learns_keeps_the_counters_right() {
         let other = thread::spawn(move || learn(&other, A, 2));
         fdb.flush_port(PortId(1));
         other.join().unwrap();
-        assert_eq!(settled(&fdb), [(A, PortId(2))]);
+        assert_eq!(check_consistency(&fdb), [(A, PortId(2))]);
     });
 }

@@ -27,7 +27,7 @@ fn after(secs: u64) -> Instant {
 }
 
 #[test]
-fn learns_moves_and_tells_domains_apart() {
+fn learns_moves_and_separates_domains() {
     let fdb = fdb(64);
     let (one, two) = (PortId(1), PortId(2));
     assert_eq!(fdb.lookup(D, mac(1), START), None);
@@ -39,13 +39,13 @@ fn learns_moves_and_tells_domains_apart() {
     assert_eq!(fdb.learn(Domain(2), mac(1), two, BOUNDS, START), Learn::New);
     assert_eq!(fdb.learn(D, mac(1), two, BOUNDS, START), Learn::Moved { from: one });
     assert_eq!(fdb.lookup(D, mac(1), START), Some(two));
-    assert_eq!((fdb.learnt(one), fdb.learnt(two)), (0, 2));
+    assert_eq!((fdb.learned(one), fdb.learned(two)), (0, 2));
     assert!(fdb.remove(D, mac(1)) && !fdb.remove(D, mac(1)));
-    assert_eq!((fdb.lookup(D, mac(1), START), fdb.learnt(two)), (None, 1));
+    assert_eq!((fdb.lookup(D, mac(1), START), fdb.learned(two)), (None, 1));
 }
 
 #[test]
-fn group_and_zero_addresses_are_never_learnt() {
+fn group_and_zero_addresses_are_never_learned() {
     let fdb = fdb(64);
     for bad in [Mac::BROADCAST, Mac::ZERO, Mac([1, 0, 0x5e, 0, 0, 1]), Mac([0x33; 6])] {
         assert_eq!(fdb.learn(D, bad, PortId(1), BOUNDS, START), Learn::NotUnicast);
@@ -55,37 +55,37 @@ fn group_and_zero_addresses_are_never_learnt() {
     let beyond = PortId(PortId::MAX_PORTS as u16);
     assert_eq!(fdb.learn(D, mac(1), beyond, BOUNDS, START), Learn::LimitReached);
     assert!(!fdb.set_static(D, mac(1), beyond, START));
-    assert_eq!(fdb.learnt(beyond), 0);
+    assert_eq!(fdb.learned(beyond), 0);
     let last = PortId(PortId::MAX_PORTS as u16 - 1);
     assert_eq!(fdb.learn(D, mac(1), last, BOUNDS, START), Learn::New);
     assert_eq!(fdb.lookup(D, mac(1), START), Some(last));
 }
 
 #[test]
-fn forgets_what_was_not_seen_again() {
+fn addresses_expire() {
     let fdb = fdb(64);
     fdb.learn(D, mac(1), PortId(1), BOUNDS, START);
     fdb.learn(D, mac(2), PortId(1), BOUNDS, START);
     assert_eq!(fdb.learn(D, mac(2), PortId(1), BOUNDS, after(200)), Learn::Known);
     assert!(fdb.lookup(D, mac(1), after(300)).is_some());
-    // Nobody has swept, and still it is gone.
+    // Expired entries are not found, even before the sweep.
     assert_eq!(fdb.lookup(D, mac(1), after(301)), None);
     assert!(fdb.lookup(D, mac(2), after(301)).is_some());
     assert_eq!(fdb.dump(after(301)).len(), 1);
-    assert_eq!(fdb.learnt(PortId(1)), 2);
+    assert_eq!(fdb.learned(PortId(1)), 2);
     assert_eq!(fdb.sweep(after(301), usize::MAX), 1);
-    assert_eq!(fdb.learnt(PortId(1)), 1);
+    assert_eq!(fdb.learned(PortId(1)), 1);
     assert_eq!(fdb.learn(D, mac(1), PortId(1), BOUNDS, after(301)), Learn::New);
-    // Expired, and seen again before the sweep: new, and counted once.
+    // Expired and seen again before the sweep: the entry is new, and counted once.
     assert_eq!(fdb.learn(D, mac(1), PortId(1), BOUNDS, after(900)), Learn::New);
     assert_eq!(fdb.learn(D, mac(2), PortId(2), BOUNDS, after(900)), Learn::New);
-    assert_eq!((fdb.learnt(PortId(1)), fdb.learnt(PortId(2))), (1, 1));
+    assert_eq!((fdb.learned(PortId(1)), fdb.learned(PortId(2))), (1, 1));
     let never = Bounds { ageing_secs: 0, ..BOUNDS };
     assert_eq!(fdb.learn(D, mac(9), PortId(1), never, START), Learn::LimitReached);
 }
 
 #[test]
-fn the_sweep_comes_round_in_steps() {
+fn the_sweep_covers_the_table_in_steps() {
     let fdb = fdb(128);
     for i in 0..200 {
         fdb.learn(D, mac(i), PortId(1), BOUNDS, START);
@@ -94,13 +94,13 @@ fn the_sweep_comes_round_in_steps() {
     for _ in 0..512 / 32 {
         swept += fdb.sweep(after(1000), 32);
     }
-    assert_eq!((swept, fdb.learnt(PortId(1))), (200, 0));
+    assert_eq!((swept, fdb.learned(PortId(1))), (200, 0));
 }
 
 #[test]
-fn the_clock_of_expiry_comes_round() {
+fn expiry_survives_the_wrap_of_its_clock() {
     let fdb = fdb(64);
-    // Two seconds before 2^30, in which an expiry counts.
+    // Two seconds before 2^30, where the expiry wraps.
     let late = Instant::from_secs((1 << 30) - 2);
     let bounds = Bounds { ageing_secs: 10, ..BOUNDS };
     fdb.learn(D, mac(1), PortId(1), bounds, late);
@@ -118,21 +118,21 @@ fn the_clock_of_expiry_comes_round() {
 }
 
 #[test]
-fn a_port_teaches_no_more_than_it_may() {
+fn the_limit_of_a_port_holds() {
     let fdb = fdb(1024);
     let ten = Bounds { limit: 10, ..BOUNDS };
     let (greedy, other) = (PortId(1), PortId(2));
     for i in 0..1_000_000 {
-        let learnt = fdb.learn(D, mac(i), greedy, ten, START);
-        assert_eq!(learnt, if i < 10 { Learn::New } else { Learn::LimitReached });
+        let learned = fdb.learn(D, mac(i), greedy, ten, START);
+        assert_eq!(learned, if i < 10 { Learn::New } else { Learn::LimitReached });
     }
-    assert_eq!((fdb.learnt(greedy), fdb.dump(START).len()), (10, 10));
+    assert_eq!((fdb.learned(greedy), fdb.dump(START).len()), (10, 10));
     assert_eq!(fdb.learn(D, mac(5), greedy, ten, after(10)), Learn::Known);
-    // Nor does it draw others' addresses to itself.
+    // At the limit, addresses of other ports do not move to this one.
     assert_eq!(fdb.learn(D, mac(77), other, ten, START), Learn::New);
     assert_eq!(fdb.learn(D, mac(77), greedy, ten, START), Learn::LimitReached);
     assert_eq!(fdb.lookup(D, mac(77), START), Some(other));
-    // One that moves away makes room.
+    // An address that moves away makes room.
     assert_eq!(fdb.learn(D, mac(3), other, ten, START), Learn::Moved { from: greedy });
     assert_eq!(fdb.learn(D, mac(1000), greedy, ten, START), Learn::New);
 }
@@ -144,22 +144,22 @@ fn a_full_table_learns_nothing_and_forgets_nothing() {
         (0..1000).map(|i| fdb.learn(D, mac(i), PortId(1), BOUNDS, START)).collect();
     assert_eq!(outcomes[..16], [Learn::New; 16]);
     assert!(outcomes[16..].iter().all(|outcome| *outcome == Learn::TableFull));
-    assert_eq!(fdb.learnt(PortId(1)), 16);
+    assert_eq!(fdb.learned(PortId(1)), 16);
     assert!((0..16).all(|i| fdb.lookup(D, mac(i), START) == Some(PortId(1))));
     assert!(!fdb.set_static(D, mac(500), PortId(2), START));
-    // What has expired makes room at once.
+    // Expired entries make room at once.
     assert_eq!(fdb.learn(D, mac(500), PortId(2), BOUNDS, after(400)), Learn::New);
-    assert_eq!((fdb.learnt(PortId(1)), fdb.learnt(PortId(2))), (15, 1));
+    assert_eq!((fdb.learned(PortId(1)), fdb.learned(PortId(2))), (15, 1));
 }
 
 #[test]
-fn holds_what_it_is_made_for() {
+fn holds_its_capacity() {
     let unlimited = Bounds { limit: u32::MAX, ..BOUNDS };
     for seed in 0..20 {
         let fdb = Fdb::new(10_000, &HashKey::new(seed));
         for i in 0..10_000 {
-            let learnt = fdb.learn(Domain(i as u16 % 7), mac(i), PortId(1), unlimited, START);
-            assert_eq!(learnt, Learn::New, "address {i}, seed {seed}");
+            let learned = fdb.learn(Domain(i as u16 % 7), mac(i), PortId(1), unlimited, START);
+            assert_eq!(learned, Learn::New, "address {i}, seed {seed}");
         }
     }
 }
@@ -170,7 +170,7 @@ fn static_entries() {
     fdb.learn(D, mac(1), PortId(1), BOUNDS, START);
     assert!(fdb.set_static(D, mac(1), PortId(3), START));
     assert!(fdb.set_static(D, mac(2), PortId(3), START));
-    assert_eq!((fdb.learnt(PortId(1)), fdb.learnt(PortId(3))), (0, 0));
+    assert_eq!((fdb.learned(PortId(1)), fdb.learned(PortId(3))), (0, 0));
     assert_eq!(fdb.learn(D, mac(1), PortId(1), BOUNDS, START), Learn::Pinned);
     assert_eq!(fdb.learn(D, mac(1), PortId(3), BOUNDS, START), Learn::Known);
     let much_later = after(1 << 29);
@@ -201,11 +201,11 @@ fn dump_flush_and_retain() {
     assert_eq!(fdb.flush_port(PortId(1)), 2);
     assert_eq!(fdb.dump(START), [entry(9, 2, 2, Some(Duration::from_secs(301)))]);
     assert_eq!(fdb.retain(START, |entry| entry.domain != Domain(9)), 1);
-    assert_eq!((fdb.dump(START).len(), fdb.learnt(PortId(2))), (0, 0));
+    assert_eq!((fdb.dump(START).len(), fdb.learned(PortId(2))), (0, 0));
 }
 
-/// Threads that learn, move, sweep and flush as they please: each address has its own two
-/// ports, so a wrong answer shows.
+/// Threads that learn, move, sweep and flush at random. Each address has two ports of its own, so a wrong
+/// result is recognised.
 #[test]
 fn many_threads() {
     const ADDRESSES: u32 = 64;
@@ -243,9 +243,9 @@ fn many_threads() {
     });
     let entries = fdb.dump(START);
     let distinct: BTreeSet<Mac> = entries.iter().map(|entry| entry.mac).collect();
-    assert_eq!(distinct.len(), entries.len(), "an address is there once");
+    assert_eq!(distinct.len(), entries.len(), "an address has one entry");
     fdb.retain(START, |_| false);
-    assert!((0..ADDRESSES * 2).all(|port| fdb.learnt(PortId(port as u16)) == 0));
+    assert!((0..ADDRESSES * 2).all(|port| fdb.learned(PortId(port as u16)) == 0));
 }
 
 #[derive(Clone, Debug)]
@@ -273,12 +273,12 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// The table does what a map with expiry times does.
+    /// The table behaves like a map with expiry times.
     #[test]
     fn agrees_with_a_map(steps in prop::collection::vec(step(), 1..200)) {
         let fdb = fdb(128);
         let bounds = Bounds { ageing_secs: 30, limit: u32::MAX };
-        // Port, and the second until which it is there; static without end.
+        // Port, and the second of expiry; none for a static entry.
         let mut plain: HashMap<(u16, u32), (u16, Option<u64>)> = HashMap::new();
         let mut secs = 0u64;
         let alive = |until: &Option<u64>, secs: u64| until.is_none_or(|until| secs < until);
@@ -323,8 +323,8 @@ proptest! {
         }
         fdb.sweep(after(secs), usize::MAX);
         for port in 0..4 {
-            let learnt = plain.values().filter(|(p, until)| *p == port && until.is_some()).count();
-            prop_assert_eq!(fdb.learnt(PortId(port)) as usize, learnt);
+            let learned = plain.values().filter(|(p, until)| *p == port && until.is_some()).count();
+            prop_assert_eq!(fdb.learned(PortId(port)) as usize, learned);
         }
     }
 }

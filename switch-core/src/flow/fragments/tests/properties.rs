@@ -4,18 +4,18 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The obvious way: a map of bytes.
+/// The reference: a map of bytes.
 #[derive(Default)]
 struct Plain {
     bytes: Vec<Option<u8>>,
     seen: Vec<(usize, Vec<u8>, bool)>,
     total: Option<usize>,
-    refused: bool,
+    rejected: bool,
 }
 
 impl Plain {
     fn put(&mut self, cut: &Cut) -> Outcome {
-        if self.refused {
+        if self.rejected {
             return Outcome::Dropped;
         }
         let this = (cut.offset, cut.data.clone(), cut.more);
@@ -27,7 +27,7 @@ impl Plain {
         let beyond = self.seen.iter().any(|(at, data, _)| !cut.more && at + data.len() > cut.end());
         let moved = self.total.is_some_and(|t| cut.end() > t || (cut.end() == t) == cut.more);
         if overlaps || beyond || moved {
-            self.refused = true;
+            self.rejected = true;
             return Outcome::Dropped;
         }
         for (i, byte) in cut.data.iter().enumerate() {
@@ -46,7 +46,8 @@ impl Plain {
     }
 }
 
-/// Units of eight bytes at which a datagram of `units` is cut, and the order of the pieces.
+/// Boundaries, in units of eight bytes, at which a datagram of `units` is fragmented, and the order of
+/// the fragments.
 fn split(units: usize) -> impl Strategy<Value = (Vec<usize>, Vec<usize>)> {
     prop::collection::btree_set(1..units, 1..8).prop_flat_map(move |at| {
         let points: Vec<usize> = [0].into_iter().chain(at).chain([units]).collect();
@@ -56,8 +57,8 @@ fn split(units: usize) -> impl Strategy<Value = (Vec<usize>, Vec<usize>)> {
 }
 
 proptest! {
-    /// Every split in every order, some pieces twice: the datagram comes out whole, in order,
-    /// once.
+    /// Any split in any order, some fragments twice: the datagram is released once, complete and in
+    /// order.
     #[test]
     fn whole_whatever_the_order(
         v6 in any::<bool>(),
@@ -88,7 +89,7 @@ proptest! {
                 let pieces: Vec<_> = bed.out.whole.iter().map(offset_and_data).collect();
                 prop_assert!(is_whole(&pieces, total));
                 let first = bed.out.whole[0].parsed;
-                prop_assert_eq!(first.fragment, Place::First);
+                prop_assert_eq!(first.fragment, Position::First);
                 prop_assert_eq!((first.key.src_port, first.key.dst_port), (4000, 53));
             }
         }
@@ -97,8 +98,8 @@ proptest! {
         prop_assert_eq!(ended + bed.store.held(), put);
     }
 
-    /// Any fragments in any order, overlaps and wrong ends and changed bytes among them: the
-    /// store does what the map of bytes does, whole or nothing, and loses no packet.
+    /// Any fragments in any order, including overlaps, wrong ends and changed bytes: the store does what
+    /// the map of bytes does, and loses no packet.
     #[test]
     fn agrees_with_a_map_of_bytes(
         v6 in any::<bool>(),
@@ -132,7 +133,7 @@ proptest! {
             forwarded += whole.len() + dropped.len();
             let mut at = 0;
             for (offset, data) in whole {
-                prop_assert_eq!(usize::from(offset), at, "in order, without holes");
+                prop_assert_eq!(usize::from(offset), at, "in order, without gaps");
                 at += data.len();
             }
             prop_assert_eq!(bed.store.held() + forwarded, put);
@@ -144,7 +145,7 @@ proptest! {
         prop_assert_eq!(bed.pool.outstanding(), (0, 0));
     }
 
-    /// Many senders, a store that is far too small: the bound holds, nothing is lost.
+    /// Many senders and a store that is far too small: the limit holds, and no packet is lost.
     #[test]
     fn bounds_hold(
         puts in prop::collection::vec((1u8..6, 0u32..12, 0usize..4, any::<bool>(), 0u64..3), 1..300),

@@ -1,0 +1,61 @@
+//! The bundled switch: Kubernetes objects in, traffic switched.
+//!
+//! `vswitch COMMAND`: each command has a file or folder of its own, which reads its arguments and
+//! does the work; here is only what they share. Human text by default, `--json` for programs.
+//! Exit status: 0 good, 1 a check or verdict failed, 2 bad usage or bad input.
+
+mod check;
+mod cluster;
+mod demo;
+mod explain;
+mod failure;
+mod print;
+mod replay;
+mod run;
+mod signals;
+mod state;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+
+/// A user-space packet switch for Kubernetes pod networks.
+#[derive(Parser, Debug)]
+#[command(name = "vswitch", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print JSON, for programs.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Demo(demo::Args),
+    Run(run::Args),
+    Check(check::Args),
+    Explain(explain::Args),
+    Replay(replay::Args),
+}
+
+/// Runs the command that the program was started with.
+pub fn main() -> ExitCode {
+    let Cli { command, json } = Cli::parse();
+    let done = match command {
+        Command::Demo(args) => demo::run(&args, json),
+        Command::Run(args) => run::run(args, json),
+        Command::Check(args) => check::run(&args, json),
+        Command::Explain(args) => explain::run(&args, json),
+        Command::Replay(args) => replay::run(&args, json),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// What a command comes to.
+type Done = Result<(), Failure>;

@@ -1,0 +1,376 @@
+//! Services by real sockets: clients off the cluster behind the node's NIC, the node itself and
+//! pods reach every kind of address, and load balancers' health checks are answered.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use podswitch_linux::netlink::{LinkSpec, Route, Rule};
+use podswitch_linux::{NetNs, Netlink, sysctl};
+use podswitch_vswitch_testkit::running::{PATIENCE, Running};
+use podswitch_vswitch_testkit::{Folder, pod};
+use podswitch_wire::cidr::Cidr;
+
+const NODE: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
+const CLIENT: [&str; 2] = ["192.0.2.2", "2001:db8:1::2"];
+const BALANCER: [&str; 2] = ["198.51.100.7", "2001:db8:7::7"];
+const PODS: [[&str; 2]; 2] = [["10.1.0.2", "fd00:1::2"], ["10.1.0.3", "fd00:1::3"]];
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address of our own")
+}
+
+/// A node with a NIC, a client behind it, and two pods.
+struct World {
+    folder: Folder,
+    name: String,
+    node: NetNs,
+    client: NetNs,
+    pods: [NetNs; 2],
+}
+
+impl World {
+    fn new(name: &str) -> Self {
+        let name = format!("{name}-{}", std::process::id());
+        let make = || NetNs::anonymous().expect("a namespace");
+        let (node, client, pods) = (make(), make(), [make(), make()]);
+        let (mut near, mut far) = (Netlink::open(&node).unwrap(), Netlink::open(&client).unwrap());
+        for ns in [&node, &client] {
+            sysctl::set(ns, "net/ipv6/conf/default/dad_transmits", "0").expect("set");
+        }
+        near.add_veth(&LinkSpec::new("eth0").up(), &LinkSpec::new("eth0").up(), &client).unwrap();
+        let (here, there) = (near.link("eth0").unwrap().index, far.link("eth0").unwrap().index);
+        let lo = near.link("lo").unwrap().index;
+        near.set_up(lo).unwrap();
+        for (n, prefix) in [24, 64].into_iter().enumerate() {
+            near.add_address(here, format!("{}/{prefix}", NODE[n]).parse().unwrap()).unwrap();
+            far.add_address(there, format!("{}/{prefix}", CLIENT[n]).parse().unwrap()).unwrap();
+            near.wait_until_local(ip(NODE[n])).unwrap();
+            far.wait_until_local(ip(CLIENT[n])).unwrap();
+            let to_balancer = Route::to(Cidr::host(ip(BALANCER[n]))).via(ip(NODE[n])).link(there);
+            far.add_route(&to_balancer).unwrap();
+        }
+        Self { folder: Folder::new(), name, node, client, pods }
+    }
+
+    /// Puts a state in place at one stroke. `ready`: whether the pods are.
+    fn state(&self, ready: [bool; 2]) {
+        let mut text = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: a}}\n---\n\
+             apiVersion: v1\nkind: Node\nmetadata: {{name: {}}}\n\
+             spec: {{podCIDRs: [10.1.0.0/24, \"fd00:1::/64\"]}}\nstatus: {{addresses: [\
+             {{type: InternalIP, address: {}}}, {{type: InternalIP, address: \"{}\"}}]}}\n",
+            self.name, NODE[0], NODE[1]
+        );
+        for (n, ns) in self.pods.iter().enumerate() {
+            let annotations = format!("podswitch.io/netns: {}", ns.path().display());
+            let pod = pod(["x", "y"][n], n as u8 + 2, &annotations);
+            text += &pod.replace("nodeName: n1", &format!("nodeName: {}", self.name));
+        }
+        let more = "externalTrafficPolicy: Local, healthCheckNodePort: 30500,";
+        let balancer = format!(
+            "status: {{loadBalancer: {{ingress: [{{ip: {}}}, {{ip: \"{}\"}}]}}}}\n",
+            BALANCER[0], BALANCER[1]
+        );
+        for (n, name, more, status) in [
+            (0, "web", "", &*balancer),
+            (1, "local", more, ""),
+            (2, "empty", "", ""),
+            (3, "far", "", ""),
+        ] {
+            text += &format!(
+                "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: a}}\n\
+                 spec: {{type: LoadBalancer, ipFamilyPolicy: RequireDualStack, {more}\
+                 clusterIPs: [10.96.0.1{n}, \"fd96::1{n}\"], clusterIP: 10.96.0.1{n}, \
+                 ipFamilies: [IPv4, IPv6], \
+                 ports: [{{port: 80, targetPort: 8080, nodePort: 3008{n}}}]}}\n{status}"
+            );
+            if name == "empty" {
+                continue;
+            }
+            for (f, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
+                text += &format!(
+                    "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                     metadata: {{name: {name}-{f}, namespace: a, labels: \
+                     {{kubernetes.io/service-name: {name}}}}}\naddressType: {family}\n\
+                     ports: [{{name: \"\", port: 8080, protocol: TCP}}]\nendpoints:\n"
+                );
+                if name == "far" {
+                    text += &format!("- {{addresses: [\"{}\"]}}\n", CLIENT[f]);
+                    continue;
+                }
+                for (n, ready) in ready.into_iter().enumerate() {
+                    text += &format!(
+                        "- {{addresses: [\"{}\"], nodeName: {}, conditions: {{ready: {ready}}}}}\n",
+                        PODS[n][f], self.name
+                    );
+                }
+            }
+        }
+        fs::write(self.folder.path("next"), text).expect("written");
+        fs::create_dir_all(self.folder.path("state")).expect("a folder");
+        fs::rename(self.folder.path("next"), self.folder.path("state/s.yaml")).expect("renamed");
+    }
+
+    fn start(&self, more: &[&str]) -> Running {
+        let (manifests, netns) =
+            (self.folder.text("state"), self.node.path().display().to_string());
+        let head = ["--node", &self.name, "--manifests", &manifests, "--node-netns", &netns];
+        let ranges = ["--service-cidr", "10.96.0.0/16", "--service-cidr", "fd96::/112"];
+        Running::start(&[&head, &ranges[..], more].concat())
+    }
+
+    /// Servers in both pods and off the cluster, at port 8080 of both families: each says who it is and whom it sees,
+    /// and sends back what it is sent.
+    fn serve(&self) {
+        for (n, ns) in self.pods.iter().chain([&self.client]).enumerate() {
+            let listener = ns.enter(|| TcpListener::bind("[::]:8080")).unwrap().expect("bound");
+            thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let Ok(mut stream) = stream else { return };
+                    thread::spawn(move || {
+                        let peer = stream.peer_addr().map(|peer| peer.ip().to_canonical());
+                        let Ok(peer) = peer else { return };
+                        let _ = writeln!(stream, "{n} {peer}");
+                        let mut buffer = [0; 4096];
+                        while let Ok(len @ 1..) = stream.read(&mut buffer) {
+                            if stream.write_all(&buffer[..len]).is_err() {
+                                return;
+                            }
+                        }
+                    });
+                }
+            });
+        }
+    }
+}
+
+fn connect(from: &NetNs, to: &str, port: u16) -> std::io::Result<TcpStream> {
+    let address = SocketAddr::new(ip(to), port);
+    let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(10));
+    let stream = from.enter(connect).expect("entered")?;
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    Ok(stream)
+}
+
+/// Which pod answers, and whom it sees; a hundred kilobytes go there and back.
+#[track_caller]
+fn ask(from: &NetNs, to: &str, port: u16) -> (usize, IpAddr) {
+    let stream = connect(from, to, port).unwrap_or_else(|e| panic!("[{to}]:{port}: {e}"));
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("a line");
+    let (pod, peer) = line.trim().split_once(' ').expect("two words");
+    let data: Vec<u8> = (0..100_000u32).map(|n| (n * 7) as u8).collect();
+    let mut writer = reader.get_ref().try_clone().expect("cloned");
+    let sent = data.clone();
+    let writing = thread::spawn(move || writer.write_all(&sent).expect("written"));
+    let mut back = vec![0; data.len()];
+    reader.read_exact(&mut back).expect("all of it");
+    writing.join().expect("written");
+    assert!(back == data, "what came back is something else");
+    (pod.parse().expect("a number"), ip(peer))
+}
+
+fn rules(ns: &NetNs) -> Vec<Rule> {
+    Netlink::open(ns).unwrap().rules().unwrap()
+}
+
+#[test]
+fn every_kind_of_address_from_everywhere() {
+    podswitch_testkit::require_privilege!();
+    let world = World::new("services");
+    let World { node, client, pods, .. } = &world;
+    let before = (rules(node), sysctl::get(node, "net/ipv4/ip_local_reserved_ports").unwrap());
+    world.state([true, true]);
+    let switch = world.start(&["--json", "--stats", "0.2"]);
+    switch.event("ready");
+    world.serve();
+    for f in 0..2 {
+        // Off-cluster clients under Cluster policy are hidden behind the node (S8)…
+        assert_eq!(ask(client, NODE[f], 30_080).1, ip(NODE[f]));
+        assert_eq!(ask(client, BALANCER[f], 80).1, ip(NODE[f]));
+        // … under Local policy not (S3).
+        assert_eq!(ask(client, NODE[f], 30_081).1, ip(CLIENT[f]));
+        // The node itself.
+        for (to, port) in [(NODE[f], 30_080), (BALANCER[f], 80), (NODE[f], 30_081)] {
+            assert_eq!(ask(node, to, port).1, ip(NODE[f]), "{to} {port}");
+        }
+        let cluster_ip = ["10.96.0.10", "fd96::10"][f];
+        assert_eq!(ask(node, cluster_ip, 80).1, ip(NODE[f]));
+        // Pods keep their addresses, unless they call themselves.
+        for (to, port) in [(NODE[f], 30_080), (BALANCER[f], 80), (cluster_ip, 80)] {
+            let (pod, peer) = ask(&pods[0], to, port);
+            if pod == 1 {
+                assert_eq!(peer, ip(PODS[0][f]), "{to} {port}");
+            }
+        }
+        // An endpoint off the cluster, which only the node's stack reaches.
+        let far = ["10.96.0.13", "fd96::13"][f];
+        for (from, to, port) in
+            [(node, far, 80), (node, NODE[f], 30_083), (client, NODE[f], 30_083)]
+        {
+            assert_eq!(ask(from, to, port), (2, ip(NODE[f])), "{to} {port}");
+        }
+        // No endpoint: refused at once (S5).
+        for (from, to, port) in [
+            (client, NODE[f], 30_082),
+            (node, NODE[f], 30_082),
+            (node, ["10.96.0.12", "fd96::12"][f], 80),
+            (&pods[0], ["10.96.0.12", "fd96::12"][f], 80),
+        ] {
+            let error = connect(from, to, port).expect_err("nobody is there");
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{to} {port}");
+        }
+    }
+    let mut seen: Vec<usize> = (0..40).map(|_| ask(client, NODE[0], 30_080).0).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen, [0, 1], "both pods get connections");
+    // Counted by Service and backend, by the time that all of it is in the figures.
+    switch.event_with("stats", |stats| {
+        let count = |name: &str| stats["services"][name].as_u64().unwrap_or(0);
+        count("Service/a/web 80/TCP 10.1.0.3:8080") > 0
+            && count("Service/a/web 80/TCP [fd00:1::2]:8080") > 0
+            && count("Service/a/empty 80/TCP rejected") >= 8
+    });
+    assert_eq!(switch.stop(), Some(0));
+    let after = (rules(node), sysctl::get(node, "net/ipv4/ip_local_reserved_ports").unwrap());
+    assert_eq!(after, before, "all is put back");
+}
+
+/// What pods send off the cluster leaves with an address of the switch's choice, which is the node's
+/// here: the answers find the switch, not the node's own stack.
+#[test]
+fn the_switch_masquerades() {
+    podswitch_testkit::require_privilege!();
+    let world = World::new("masquerade");
+    let World { client, pods, node, .. } = &world;
+    world.state([true, true]);
+    let flag = format!("{},{}", NODE[0], NODE[1]);
+    let switch = world.start(&["--masquerade", &flag, "--cluster-cidr", "172.16.0.0/12"]);
+    switch.says("ready");
+    for f in 0..2 {
+        let listen = |ns: &NetNs, address: &str| {
+            let address = ip(address);
+            ns.enter(|| TcpListener::bind((address, 9000))).unwrap().expect("bound")
+        };
+        let outside = listen(client, CLIENT[f]);
+        let mut stream = connect(&pods[0], CLIENT[f], 9000).expect("connected");
+        let (mut served, peer) = outside.accept().expect("somebody calls");
+        assert_eq!(peer.ip(), ip(NODE[f]));
+        assert!(peer.port() >= 44_000, "{peer}");
+        served.write_all(b"welcome").expect("written");
+        stream.read_exact(&mut [0; 7]).expect("an answer");
+        // The node is of the cluster: it sees the pod.
+        let inside = listen(node, NODE[f]);
+        let _stream = connect(&pods[0], NODE[f], 9000).expect("connected");
+        assert_eq!(inside.accept().expect("somebody calls").1.ip(), ip(PODS[0][f]));
+    }
+    assert_eq!(switch.stop(), Some(0));
+}
+
+/// The same by an uplink, to what is behind a router: nobody but the switch takes the answers, and each
+/// comes once.
+#[test]
+fn the_switch_masquerades_by_its_uplink() {
+    podswitch_testkit::require_privilege!();
+    let world = World::new("behind");
+    let World { client, pods, node, .. } = &world;
+    let behind = ["203.0.113.1", "2001:db8:ff::1"];
+    let mut netlink = Netlink::open(client).unwrap();
+    let lo = netlink.link("lo").unwrap().index;
+    netlink.set_up(lo).unwrap();
+    for address in behind.map(ip) {
+        netlink.add_address(lo, address.into()).unwrap();
+        netlink.wait_until_local(address).unwrap();
+    }
+    world.state([true, true]);
+    let flag = format!("{},{}", NODE[0], NODE[1]);
+    let routes = [("203.0.113.0/24", 0), ("2001:db8:ff::/64", 1)]
+        .map(|(range, f)| format!("{range}={}", CLIENT[f]));
+    let switch = world.start(
+        &[
+            ["--masquerade", &flag, "--cluster-cidr", "172.16.0.0/12", "--uplink", "eth0"],
+            ["--route", &routes[0], "--route", &routes[1], "--json", "--stats=0.3"],
+        ]
+        .concat(),
+    );
+    switch.event("ready");
+    for address in behind {
+        let listener = client.enter(|| TcpListener::bind((ip(address), 9000))).unwrap().unwrap();
+        let echo = client.enter(|| UdpSocket::bind((ip(address), 9000))).unwrap().unwrap();
+        for _ in 0..20 {
+            let mut stream = connect(&pods[0], address, 9000).expect("connected");
+            let (mut served, peer) = listener.accept().expect("somebody calls");
+            assert!(NODE.map(ip).contains(&peer.ip()), "{peer}");
+            let data = vec![7; 100_000];
+            served.write_all(&data).expect("written");
+            drop(served);
+            let mut got = Vec::new();
+            stream.read_to_end(&mut got).expect("all of it");
+            assert!(got == data);
+
+            let any = if ip(address).is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = pods[0].enter(|| UdpSocket::bind(any)).unwrap().unwrap();
+            socket.send_to(b"?", (ip(address), 9000)).unwrap();
+            let (_, peer) = echo.recv_from(&mut [0; 9]).unwrap();
+            echo.send_to(b"!", peer).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.recv(&mut [0; 9]).expect("an answer");
+            socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            assert!(socket.recv(&mut [0; 9]).is_err(), "it is answered twice");
+        }
+    }
+    let resets = |file| {
+        let text = node.enter(|| fs::read_to_string(file)).unwrap().unwrap();
+        let column = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let tcp: Vec<_> =
+            text.lines().filter(|line| line.starts_with("Tcp: ")).map(column).collect();
+        let at = tcp[0].iter().position(|name| name == "OutRsts").expect("a column");
+        tcp[1][at].clone()
+    };
+    assert_eq!(resets("/proc/thread-self/net/snmp"), "0", "the node's stack keeps out of it");
+    assert_eq!(switch.stop(), Some(0));
+}
+
+/// The status that a load balancer is answered.
+fn health(from: &NetNs, to: &str) -> String {
+    let mut stream = connect(from, to, 30_500).expect("somebody listens");
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: node\r\n\r\n").expect("written");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    text.split(' ').nth(1).expect("a status").to_owned()
+}
+
+#[test]
+fn health_checks_and_a_killed_switch() {
+    podswitch_testkit::require_privilege!();
+    let world = World::new("health");
+    let World { node, client, .. } = &world;
+    let before = rules(node);
+    world.state([false, true]);
+    let switch = world.start(&["--masquerade", "off"]);
+    switch.says("ready");
+    world.serve();
+    for address in NODE {
+        assert_eq!(health(client, address), "200");
+        assert_eq!(ask(client, address, 30_081).0, 1);
+    }
+    world.state([false, false]);
+    switch.says("applied");
+    assert_eq!(health(client, NODE[0]), "503");
+    drop(switch);
+    // The node's kernel is alone now: nobody is at the port.
+    assert!(connect(client, NODE[0], 30_080).is_err());
+    world.state([true, true]);
+    let switch = world.start(&["--masquerade", "off"]);
+    switch.says("ready");
+    assert_eq!(health(client, NODE[1]), "200");
+    ask(client, NODE[0], 30_080);
+    ask(node, NODE[0], 30_080);
+    assert_eq!(switch.stop(), Some(0));
+    assert_eq!(rules(node), before);
+}

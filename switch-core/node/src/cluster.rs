@@ -1,0 +1,137 @@
+//! What holds for the whole cluster and no Kubernetes object says: equal on all nodes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use podswitch_core::config::{ClusterKey, Config, Masquerade};
+use podswitch_kubernetes::Overlay;
+use podswitch_wire::cidr::Cidr;
+
+use crate::overlay::OverlayOptions;
+
+/// See the module's description.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ClusterOptions {
+    /// Ranges that the addresses of Services come from, beside those of ServiceCIDR objects. What is
+    /// in one and no Service's is dropped.
+    pub service_cidrs: Vec<Cidr>,
+    /// Ranges in which externalIPs of Services are honoured; none by default, since anybody
+    /// who may write a Service could capture any address (CVE-2020-8554).
+    pub allowed_external_ips: Vec<Cidr>,
+    /// Ranges that belong to the cluster, beside those of nodes and pods: what pods send there keeps
+    /// its source address.
+    pub cluster_cidrs: Vec<Cidr>,
+    /// What happens to the source address of what pods send off the cluster.
+    pub masquerade: Masquerading,
+    /// The cluster's key: by it all nodes choose the same backends and next hops. `None`: a public default.
+    pub hash_key: Option<ClusterKey>,
+    /// How nodes reach each other's pods.
+    pub overlay: OverlayOptions,
+}
+
+impl ClusterOptions {
+    /// What reading Kubernetes objects depends on.
+    pub fn kubernetes(&self) -> podswitch_kubernetes::Options {
+        podswitch_kubernetes::Options {
+            service_cidrs: self.service_cidrs.clone(),
+            allowed_external_ips: self.allowed_external_ips.clone(),
+            ..podswitch_kubernetes::Options::default()
+        }
+    }
+
+    /// Adds to a configuration what no object says. `flannel`: what Flannel's annotations say of the
+    /// overlay, which goes before the defaults here.
+    pub fn complete(&self, config: &mut Config, flannel: Option<Overlay>) {
+        config.cluster_key = self.hash_key.unwrap_or_default();
+        config.masquerade = self.masquerade.by_switch(&self.cluster_cidrs);
+        self.overlay.complete(config, flannel);
+    }
+}
+
+/// What happens to the source address of packets that leave the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Masquerading {
+    /// The node's kernel puts the node's address in its place.
+    #[default]
+    Kernel,
+    /// The switch puts one of these in its place; a family without one is left as it is.
+    Switch {
+        /// For IPv4.
+        ipv4: Option<Ipv4Addr>,
+        /// For IPv6.
+        ipv6: Option<Ipv6Addr>,
+    },
+    /// Nothing: pods' addresses are routed outside.
+    Off,
+}
+
+impl Masquerading {
+    /// The engine's part of it. `cluster`: ranges that count as the cluster.
+    pub(crate) fn by_switch(self, cluster: &[Cidr]) -> Option<Masquerade> {
+        match self {
+            Self::Switch { ipv4, ipv6 } => {
+                Some(Masquerade { ipv4, ipv6, cluster: cluster.to_vec() })
+            }
+            Self::Kernel | Self::Off => None,
+        }
+    }
+}
+
+/// A text that is no [`Masquerading`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParseMasqueradingError {
+    /// A part of it is unknown.
+    #[error("{0:?} is neither kernel, off nor an address")]
+    Unknown(String),
+    /// There can be one address of each family.
+    #[error("two addresses of one family")]
+    SameFamily,
+}
+
+impl FromStr for Masquerading {
+    type Err = ParseMasqueradingError;
+
+    /// `kernel`, `off`, an address, or one of each family with a comma between.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "kernel" => return Ok(Self::Kernel),
+            "off" => return Ok(Self::Off),
+            _ => {}
+        }
+        let (mut ipv4, mut ipv6) = (None, None);
+        for part in text.split(',') {
+            let address =
+                part.parse().map_err(|_| ParseMasqueradingError::Unknown(part.to_owned()))?;
+            let twice = match address {
+                IpAddr::V4(a) => ipv4.replace(a).is_some(),
+                IpAddr::V6(a) => ipv6.replace(a).is_some(),
+            };
+            if twice {
+                return Err(ParseMasqueradingError::SameFamily);
+            }
+        }
+        Ok(Self::Switch { ipv4, ipv6 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masquerading_is_read() {
+        let read = |text: &str| text.parse::<Masquerading>();
+        assert_eq!(read("kernel"), Ok(Masquerading::Kernel));
+        assert_eq!(read("off"), Ok(Masquerading::Off));
+        let (ipv4, ipv6) = (Some([192, 0, 2, 1].into()), Some("2001:db8::1".parse().unwrap()));
+        assert_eq!(read("192.0.2.1"), Ok(Masquerading::Switch { ipv4, ipv6: None }));
+        assert_eq!(read("2001:db8::1,192.0.2.1"), Ok(Masquerading::Switch { ipv4, ipv6 }));
+        assert_eq!(read("192.0.2.1,192.0.2.2"), Err(ParseMasqueradingError::SameFamily));
+        for wrong in ["", "on", "192.0.2.1,", "192.0.2.1/32"] {
+            assert!(matches!(read(wrong), Err(ParseMasqueradingError::Unknown(_))), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What can go wrong, typed.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+
+use podswitch_core::config::ConfigError;
+use podswitch_core::control::{ControlError, Refused};
+use podswitch_linux::HostError;
+
+use crate::pods::PodName;
+
+/// A call of the node failed. Unless a variant says otherwise, the state in force stays.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The state, or a change of it, has errors: all of them.
+    #[error("{}", Lines(.0))]
+    Refused(Vec<ConfigError>),
+    /// An option has a value that cannot be.
+    #[error("option {option}: {reason}")]
+    Option {
+        /// Its name.
+        option: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A pod could not be attached.
+    #[error("{pod} is not attached: {error}")]
+    Pod {
+        /// The pod.
+        pod: PodName,
+        /// Why.
+        #[source]
+        error: PodError,
+    },
+    /// The underlay that the options ask for cannot be had.
+    #[error(transparent)]
+    Underlay(#[from] UnderlayError),
+    /// The node's own port failed. The switch cannot go on: [`Node::stop`](crate::Node::stop) it and start another.
+    #[error("the node's own port failed: {0}")]
+    HostPortFailed(#[source] io::Error),
+    /// The system refused a step of the set-up.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// Ports or workers failed.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The node's thread has ended.
+    #[error("the node's thread has ended")]
+    Ended,
+}
+
+impl From<Refused> for NodeError {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused.0)
+    }
+}
+
+struct Lines<'a>(&'a [ConfigError]);
+
+impl fmt::Display for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, error) in self.0.iter().enumerate() {
+            write!(f, "{}{error}", if number > 0 { "; " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a pod is not attached.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PodError {
+    /// A field of its [`PodAttachment`](crate::PodAttachment) has a value that cannot be.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Its namespace or interface cannot be had.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The switch cannot take its port.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
+
+/// Why other nodes are not reached.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnderlayError {
+    /// The uplink interface cannot be used.
+    #[error("uplink {interface}: {reason}")]
+    Uplink {
+        /// Its name.
+        interface: String,
+        /// Why.
+        reason: String,
+    },
+    /// The tunnel's UDP sockets cannot be had.
+    #[error("underlay udp: {0}")]
+    Sockets(String),
+    /// The node has no address where the tunnel would begin.
+    #[error(
+        "underlay udp: {0}: its Node object has no InternalIP, which the tunnel would begin at"
+    )]
+    NoAddress(String),
+    /// The node's address, where the tunnel would begin, is not there.
+    #[error("underlay udp: no interface has the node's InternalIP {0}")]
+    AddressNotFound(IpAddr),
+    /// The kernel does not say what interfaces there are.
+    #[error("{0}")]
+    Netlink(String),
+}

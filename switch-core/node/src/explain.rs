@@ -1,0 +1,124 @@
+//! Why a connection passes or does not, as the state in force has it.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use podswitch_core::action::DropReason;
+use podswitch_core::id::{Cookie, PortId};
+use podswitch_core::resolve::{Decision, Query, resolve};
+use podswitch_core::snapshot::{Location, Snapshot};
+use podswitch_policy::explain::Explanation;
+use podswitch_policy::verdict::Traffic;
+use podswitch_wire::flow_key::FlowKey;
+
+/// A connection to explain, by its first packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// The client.
+    pub src: IpAddr,
+    /// What it connects to: a pod, a Service, anything else.
+    pub dst: IpAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Port of the client. It chooses the backend of a Service.
+    pub sport: u16,
+    /// Port that it connects to; of ICMP 8 (of ICMPv6 128) for an echo request.
+    pub dport: u16,
+}
+
+/// What becomes of the first packet at this node's switch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It is forwarded; of a Service to this backend.
+    Forward {
+        /// Where to, if that is not what the client connects to.
+        backend: Option<SocketAddr>,
+    },
+    /// The switch answers it: it is for the gateway.
+    Gateway,
+    /// It is dropped, or refused.
+    Drop {
+        /// Why.
+        reason: DropReason,
+        /// The policy or Service that decides it, if one does.
+        object: Option<Cookie>,
+    },
+}
+
+/// Why a connection passes or does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Verdict {
+    /// What this node's switch does. `None`: another node's meets the first packet.
+    pub outcome: Option<Outcome>,
+    /// What the policies of both ends say, of a Service's backend where there is one. Without meaning
+    /// where the outcome is [`Outcome::Gateway`].
+    pub policies: Explanation,
+}
+
+impl Verdict {
+    /// Whether the connection passes, as far as this node decides.
+    pub fn is_allowed(&self) -> bool {
+        match &self.outcome {
+            Some(Outcome::Forward { .. }) | None => self.policies.allow(),
+            Some(Outcome::Gateway) => true,
+            Some(Outcome::Drop { .. }) => false,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", if self.is_allowed() { "allow" } else { "deny" })?;
+        match &self.outcome {
+            Some(Outcome::Forward { backend: Some(backend) }) => writeln!(f, "backend: {backend}")?,
+            Some(Outcome::Forward { backend: None }) => {}
+            Some(Outcome::Gateway) => return write!(f, "the gateway answers"),
+            Some(Outcome::Drop { reason, object }) => {
+                write!(f, "drop: {}", reason.name())?;
+                match object {
+                    Some(object) => writeln!(f, " by {object}")?,
+                    None => writeln!(f)?,
+                }
+            }
+            None => writeln!(f, "another node's switch meets it first")?,
+        }
+        self.policies.fmt(f)
+    }
+}
+
+/// Explains a connection. `None`: its addresses are of two families.
+pub(crate) fn explain(snapshot: &Arc<Snapshot>, connection: &Connection) -> Option<Verdict> {
+    let Connection { src, dst, protocol, sport, dport } = *connection;
+    let key = FlowKey::new(src, dst, protocol, sport, dport)?;
+    let mut server = SocketAddr::new(dst, dport);
+    let mut via_service = snapshot.services.is_frontend(&key);
+    let outcome =
+        ingress(snapshot, src).map(|ingress| match resolve(snapshot, &Query::new(&key, ingress)) {
+            Decision::Forward { pinned, .. } => {
+                let reply = &pinned.reply;
+                via_service = pinned.is_via_service();
+                server = SocketAddr::new(reply.src_addr(), reply.src_port);
+                Outcome::Forward { backend: via_service.then_some(server) }
+            }
+            Decision::Gateway => Outcome::Gateway,
+            Decision::Drop(denial) => {
+                Outcome::Drop { reason: denial.reason, object: denial.object }
+            }
+        });
+    let traffic = Traffic { protocol, port: server.port(), via_service };
+    Some(Verdict { outcome, policies: snapshot.policy.explain(src, server.ip(), traffic) })
+}
+
+/// The port by which the first packet of `src` comes in, if it comes to this node's switch first.
+fn ingress(snapshot: &Snapshot, src: IpAddr) -> Option<PortId> {
+    match snapshot.endpoints.get(&src).map(|facts| &facts.location) {
+        Some(Location::Attached { port, .. }) => Some(*port),
+        Some(Location::Unattached | Location::Remote) => None,
+        Some(Location::Host) => snapshot.host.map(|host| host.port),
+        None if snapshot.tunnels.is_node_address(src) => None,
+        None => snapshot.host.map(|host| host.port),
+    }
+}

@@ -1,0 +1,160 @@
+//! A node on a thread of its own, for programs with many.
+
+use std::fmt;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+
+use podswitch_core::control::Change;
+use podswitch_core::id::{Epoch, PortId};
+
+use crate::error::NodeError;
+use crate::explain::{Connection, Verdict};
+use crate::flows::Flow;
+use crate::node::{Node, PodInterfaces};
+use crate::pods::{PodAttachment, PodName};
+use crate::state::State;
+use crate::stats::Stats;
+
+type Command = Box<dyn FnOnce(&mut Node) + Send>;
+
+/// A [`Node`] that runs on a thread of its own ([`Node::spawn`]), which looks after it. Any thread may call
+/// it; calls run one after the other. When it is dropped the node stops and pods keep their interfaces.
+pub struct NodeHandle {
+    commands: Option<Sender<Command>>,
+    thread: Option<JoinHandle<(Node, Result<(), NodeError>)>>,
+}
+
+impl fmt::Debug for NodeHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeHandle").finish_non_exhaustive()
+    }
+}
+
+impl NodeHandle {
+    /// Gives `node` a thread.
+    pub(crate) fn spawn(mut node: Node) -> std::io::Result<Self> {
+        let (commands, received) = channel::<Command>();
+        let thread =
+            std::thread::Builder::new().name("podswitch-node".into()).spawn(move || {
+                let result = loop {
+                    let pause = match node.poll() {
+                        Ok(pause) => pause,
+                        Err(error) => break Err(error),
+                    };
+                    match received.recv_timeout(pause) {
+                        Ok(command) => command(&mut node),
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => break Ok(()),
+                    }
+                };
+                (node, result)
+            })?;
+        Ok(Self { commands: Some(commands), thread: Some(thread) })
+    }
+
+    /// Runs `f` on the node's thread and waits for what it returns.
+    ///
+    /// # Errors
+    /// [`NodeError::Ended`]: the thread ended because the node failed; [`stop`](Self::stop) says why.
+    pub fn with<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Node) -> T + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let (sender, receiver) = channel();
+        let command = Box::new(move |node: &mut Node| drop(sender.send(f(node))));
+        let commands = self.commands.as_ref().ok_or(NodeError::Ended)?;
+        commands.send(command).map_err(|_| NodeError::Ended)?;
+        receiver.recv().map_err(|_| NodeError::Ended)
+    }
+
+    /// As [`Node::apply`].
+    ///
+    /// # Errors
+    /// As [`Node::apply`] and [`with`](Self::with).
+    pub fn apply(&self, state: State) -> Result<Epoch, NodeError> {
+        self.with(|node| node.apply(state))?
+    }
+
+    /// As [`Node::update`].
+    ///
+    /// # Errors
+    /// As [`Node::update`] and [`with`](Self::with).
+    pub fn update(&self, changes: Vec<Change>) -> Result<Epoch, NodeError> {
+        self.with(|node| node.update(changes))?
+    }
+
+    /// As [`Node::add_pod`].
+    ///
+    /// # Errors
+    /// As [`Node::add_pod`] and [`with`](Self::with).
+    pub fn add_pod(&self, attachment: PodAttachment) -> Result<PortId, NodeError> {
+        self.with(|node| node.add_pod(attachment))?
+    }
+
+    /// As [`Node::remove_pod`].
+    ///
+    /// # Errors
+    /// As [`Node::remove_pod`] and [`with`](Self::with).
+    pub fn remove_pod(&self, pod: PodName) -> Result<bool, NodeError> {
+        self.with(move |node| node.remove_pod(&pod))?
+    }
+
+    /// As [`Node::explain`].
+    ///
+    /// # Errors
+    /// As [`with`](Self::with).
+    pub fn explain(&self, connection: Connection) -> Result<Option<Verdict>, NodeError> {
+        self.with(move |node| node.explain(&connection))
+    }
+
+    /// As [`Node::flows`].
+    ///
+    /// # Errors
+    /// As [`with`](Self::with).
+    pub fn flows(&self) -> Result<Vec<Flow>, NodeError> {
+        self.with(|node| node.flows())
+    }
+
+    /// As [`Node::stats`].
+    ///
+    /// # Errors
+    /// As [`with`](Self::with).
+    pub fn stats(&self) -> Result<Stats, NodeError> {
+        self.with(|node| node.stats())
+    }
+
+    /// Stops the node, as [`Node::stop`].
+    ///
+    /// # Errors
+    /// Why the node failed, if it did; else as [`Node::stop`].
+    pub fn stop(mut self, interfaces: PodInterfaces) -> Result<(), NodeError> {
+        match self.end() {
+            Some((node, result)) => {
+                let stopped = node.stop(interfaces);
+                result?;
+                Ok(stopped?)
+            }
+            None => Err(NodeError::Ended),
+        }
+    }
+
+    fn end(&mut self) -> Option<(Node, Result<(), NodeError>)> {
+        self.commands = None;
+        match self.thread.take()?.join() {
+            Ok(ended) => Some(ended),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+impl Drop for NodeHandle {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(thread) = self.thread.take()
+            && let Ok((node, _)) = thread.join()
+        {
+            // There is nobody left to report to.
+            let _ = node.stop(PodInterfaces::Keep);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Routes of the node's kernel to other nodes' pods by those nodes' addresses, where neither the tunnel
+//! nor an uplink of ours leads there (`host-gw` without one).
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use podswitch_core::config::Config;
+use podswitch_linux::netlink::Route;
+use podswitch_linux::{HostError, NetNs, Netlink};
+use podswitch_wire::cidr::Cidr;
+
+use super::RemotePods;
+use crate::events::{Failure, Reporter};
+
+/// Routes, there while this value lives. Those of a killed run stay; the next takes over what it
+/// needs of them.
+#[derive(Debug)]
+pub(super) struct KernelRoutes {
+    namespace: NetNs,
+    in_force: HashSet<(Cidr, IpAddr)>,
+    reporter: Reporter,
+}
+
+impl KernelRoutes {
+    pub(super) fn new(namespace: &NetNs, reporter: &Reporter) -> Self {
+        let (namespace, reporter) = (namespace.clone(), reporter.clone());
+        Self { namespace, in_force: HashSet::new(), reporter }
+    }
+
+    /// Follows a configuration. What does not work is reported.
+    pub(super) fn follow(&mut self, config: &Config, remote: RemotePods) {
+        let mut wanted = HashSet::new();
+        for node in config.nodes.iter().filter(|_| remote == RemotePods::ByKernel) {
+            for range in &node.pod_cidrs {
+                let is_same = |a: &&IpAddr| a.is_ipv4() == range.address().is_ipv4();
+                let address = node.addresses.iter().find(is_same);
+                wanted.extend(address.map(|address| (*range, *address)));
+            }
+        }
+        if wanted == self.in_force {
+            return;
+        }
+        if let Err(error) = self.replace(&wanted) {
+            self.reporter.failure(Failure::NodeRoutes(error));
+        }
+        self.in_force = wanted;
+    }
+
+    fn replace(&self, wanted: &HashSet<(Cidr, IpAddr)>) -> Result<(), HostError> {
+        let mut netlink = Netlink::open(&self.namespace)?;
+        let stay: HashSet<Cidr> = wanted.iter().map(|(range, _)| *range).collect();
+        for (range, address) in self.in_force.iter().filter(|(range, _)| !stay.contains(range)) {
+            match netlink.delete_route(&Route::to(*range).via(*address)) {
+                Err(error) if error.is_not_found() => {}
+                result => result?,
+            }
+        }
+        wanted
+            .iter()
+            .try_for_each(|(range, address)| netlink.add_route(&Route::to(*range).via(*address)))
+    }
+}
+
+impl Drop for KernelRoutes {
+    fn drop(&mut self) {
+        // Best effort: the namespace may be gone, and there is nobody left to report to.
+        let _ = self.replace(&HashSet::new());
+    }
+}

@@ -1,0 +1,228 @@
+//! The node's side: its own port, the routes to pods, masquerading of what leaves the cluster, and
+//! what of Services is the node's.
+
+mod kernel_routes;
+mod ranges;
+mod services;
+mod veth;
+
+use std::net::IpAddr;
+
+use podswitch_core::config::{Config, PortConfig, PortRole};
+use podswitch_core::control::ControlPlane;
+use podswitch_core::id::PortId;
+use podswitch_core::port::Device;
+use podswitch_core::snapshot::Snapshot;
+use podswitch_linux::attach::{HostPort, HostPortConfig};
+use podswitch_linux::nft::{Masquerade, MasqueradeConfig};
+use podswitch_linux::port::tap;
+use podswitch_linux::{HostError, NetNs, Netlink};
+use podswitch_wire::cidr::Cidr;
+
+use crate::DEFAULT_MTU;
+use crate::cluster::Masquerading;
+use crate::discovery;
+use crate::error::NodeError;
+use crate::events::{Failure, Reporter};
+use crate::node::Settings;
+use crate::pods::set_mtu;
+use kernel_routes::KernelRoutes;
+pub(crate) use ranges::{local_ranges, remote_ranges};
+use services::ServiceSide;
+pub(crate) use services::sources;
+use veth::VethHost;
+
+/// How other nodes' pods are reached by the node's own processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RemotePods {
+    /// As the node's routes say.
+    NotOurs,
+    /// By the switch.
+    BySwitch,
+    /// By the other nodes' addresses, which are on the same segment.
+    ByKernel,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(crate) struct HostSide {
+    port: PortId,
+    mtu: u16,
+    masquerade: Option<Masquerade>,
+    services: ServiceSide,
+    node_routes: KernelRoutes,
+    /// Addresses of the node's interfaces, where it has host ports.
+    local: Vec<IpAddr>,
+    reporter: Reporter,
+    /// Last, so that nothing is steered to an interface that is gone.
+    side: Side,
+}
+
+#[derive(Debug)]
+enum Side {
+    Tap(HostPort),
+    Veth(VethHost),
+}
+
+impl HostSide {
+    /// Makes the node's port and attaches it. Routes and masquerading are those of `config`.
+    /// Without TAP it is a veth pair with an end in the switch's namespace.
+    pub(crate) fn open(
+        settings: &Settings,
+        config: &Config,
+        control: &mut ControlPlane,
+        reporter: &Reporter,
+        own_namespace: impl FnOnce() -> Result<NetNs, HostError>,
+    ) -> Result<Self, NodeError> {
+        let port_config = HostPortConfig {
+            mac: Some(config.node.underlay_mac).filter(|mac| mac.is_unicast()),
+            mtu: u32::from(DEFAULT_MTU),
+            multi_queue: settings.workers > 1,
+            node_addresses: present_addresses(settings, config)?,
+            gateway: config.node.gateway,
+            destinations: local_ranges(config),
+            ..HostPortConfig::default()
+        };
+        let namespace = &settings.namespace;
+        let (side, device): (_, Box<dyn Device>) = if tap::is_available().is_ok() {
+            let (side, device) = HostPort::open(namespace, port_config)?;
+            (Side::Tap(side), Box::new(device))
+        } else {
+            let (side, device) = VethHost::open(namespace, &own_namespace()?, port_config)?;
+            (Side::Veth(side), Box::new(device))
+        };
+        let port = control.attach(device)?;
+        let masquerade = match settings.masquerade {
+            Masquerading::Off | Masquerading::Switch { .. } => None,
+            Masquerading::Kernel => {
+                Some(Masquerade::install(namespace, &masquerade_rules(settings, config))?)
+            }
+        };
+        let services = ServiceSide::open(namespace, config.node.gateway, reporter);
+        Ok(Self {
+            port,
+            mtu: DEFAULT_MTU,
+            masquerade,
+            services,
+            node_routes: KernelRoutes::new(namespace, reporter),
+            local: Vec::new(),
+            reporter: reporter.clone(),
+            side,
+        })
+    }
+
+    /// The port's number.
+    pub(crate) fn port(&self) -> PortId {
+        self.port
+    }
+
+    /// The port's part in the configuration.
+    pub(crate) fn port_config(&self) -> PortConfig {
+        let mac = match &self.side {
+            Side::Tap(side) => side.mac(),
+            Side::Veth(side) => side.mac(),
+        };
+        let role = PortRole::Host { mac, mtu: self.mtu };
+        PortConfig { port: self.port, role }
+    }
+
+    /// Looks up the addresses of the node's interfaces, if `config` has host ports. Returns whether they
+    /// changed.
+    pub(crate) fn find_addresses(&mut self, settings: &Settings, config: &Config) -> bool {
+        let mut found = Vec::new();
+        if !config.host_ports.is_empty() {
+            // What cannot be read now is read the next time.
+            let namespace = &settings.namespace;
+            let Ok(there) = Netlink::open(namespace).and_then(|mut n| n.addresses()) else {
+                return false;
+            };
+            found.extend(there.iter().map(|a| a.address.address()).filter(|a| is_global(*a)));
+        }
+        found.sort_unstable();
+        found.dedup();
+        let changed = found != self.local;
+        self.local = found;
+        changed
+    }
+
+    /// The addresses of the node's interfaces.
+    pub(crate) fn local_addresses(&self) -> &[IpAddr] {
+        &self.local
+    }
+
+    /// Updates routes, steering and masquerading to a configuration that is in force as `snapshot`.
+    pub(crate) fn follow(
+        &mut self,
+        settings: &Settings,
+        config: &Config,
+        snapshot: &Snapshot,
+        remote: RemotePods,
+    ) -> Result<(), HostError> {
+        let mut destinations = local_ranges(config);
+        if remote == RemotePods::BySwitch {
+            ranges::extend_ranges(&mut destinations, remote_ranges(config));
+        }
+        self.node_routes.follow(config, remote);
+        ranges::extend_ranges(&mut destinations, services::ranges(config, snapshot));
+        // A node that reaches itself through a Service sees the gateway as its client.
+        destinations.push(Cidr::host(config.node.gateway.ipv4.into()));
+        match &mut self.side {
+            Side::Tap(side) => side.set_destinations(destinations)?,
+            Side::Veth(side) => side.set_destinations(destinations)?,
+        }
+        self.services.follow(snapshot)?;
+        match &mut self.masquerade {
+            Some(masquerade) => masquerade.update(&masquerade_rules(settings, config)),
+            None => Ok(()),
+        }
+    }
+
+    /// Sets the MTU of the node's interface to the switch. Returns whether it changed.
+    pub(crate) fn set_mtu(&mut self, settings: &Settings, mtu: u16) -> bool {
+        if mtu == self.mtu {
+            return false;
+        }
+        self.mtu = mtu;
+        let name = HostPortConfig::default().name;
+        let of_ours = match &self.side {
+            Side::Tap(_) => Ok(()),
+            Side::Veth(side) => side.set_mtu(mtu.into()),
+        };
+        let of_nodes = of_ours.and_then(|()| set_mtu(&settings.namespace, &name, mtu.into()));
+        if let Err(error) = of_nodes {
+            // The switch answers what is too long all the same.
+            self.reporter.failure(Failure::HostMtu(error));
+        }
+        true
+    }
+
+    /// Updates health checks; tries sockets again that could not be opened.
+    pub(crate) fn reconcile(&mut self, control: &ControlPlane) {
+        self.services.reconcile(control);
+    }
+}
+
+/// Whether an address is reached from other hosts.
+fn is_global(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+    }
+}
+
+/// The node's addresses that its interfaces have: only those can be the source of what it sends.
+fn present_addresses(settings: &Settings, config: &Config) -> Result<Vec<IpAddr>, HostError> {
+    let interfaces = discovery::interfaces(&settings.namespace)?;
+    let is_present = |address: &&IpAddr| {
+        interfaces.iter().flat_map(|i| &i.ips).any(|network| network.ip() == **address)
+    };
+    Ok(config.node.addresses.iter().filter(is_present).copied().collect())
+}
+
+fn masquerade_rules(settings: &Settings, config: &Config) -> MasqueradeConfig {
+    MasqueradeConfig {
+        pods: local_ranges(config),
+        cluster: ranges::cluster_ranges(&settings.cluster_cidrs, config),
+        ..MasqueradeConfig::default()
+    }
+}

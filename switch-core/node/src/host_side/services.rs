@@ -1,0 +1,137 @@
+//! The node's side of Services: what of theirs the node's stack sees is sent to the switch, ports
+//! that the switch uses are kept from the node's own connections, and load balancers learn
+//! from health checks whether there is an endpoint here.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use podswitch_core::config::{Config, Gateway, NAT_PORTS};
+use podswitch_core::control::ControlPlane;
+use podswitch_core::snapshot::Snapshot;
+use podswitch_linux::health::{HealthCheck, HealthResponder};
+use podswitch_linux::nft::Front;
+use podswitch_linux::reserve::ReservedPorts;
+use podswitch_linux::steer::{Steering, SteeringConfig};
+use podswitch_linux::{HostError, NetNs};
+use podswitch_policy::service::entry::Backend;
+use podswitch_policy::service::model::TrafficPolicy;
+use podswitch_policy::service::table::FrontendKind;
+use podswitch_wire::cidr::Cidr;
+
+use crate::DEFAULT_MTU;
+use crate::events::{Failure, Reporter};
+
+/// Ports that Services get on every node (S14).
+const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
+
+/// See the module's description. What cannot be set up on this node is reported, and the rest of the
+/// switch goes on without it.
+#[derive(Debug)]
+pub(super) struct ServiceSide {
+    steering: Option<Steering>,
+    health: HealthResponder,
+    /// Health check ports that failed, and how; reported once.
+    reported: BTreeSet<String>,
+    reporter: Reporter,
+    _reserved: Option<ReservedPorts>,
+}
+
+impl ServiceSide {
+    /// For a node whose port is there, and no Service yet.
+    pub(super) fn open(namespace: &NetNs, gateway: Gateway, reporter: &Reporter) -> Self {
+        let config = SteeringConfig { gateway, ..SteeringConfig::default() };
+        let steering = Steering::install(namespace, config);
+        let reserved = ReservedPorts::reserve(namespace, &[NODE_PORTS, NAT_PORTS]);
+        let report = |failure| reporter.failure(failure);
+        Self {
+            steering: steering.map_err(|error| report(Failure::Steering(error))).ok(),
+            health: HealthResponder::new(namespace),
+            reported: BTreeSet::new(),
+            reporter: reporter.clone(),
+            _reserved: reserved.map_err(|error| report(Failure::ReservedPorts(error))).ok(),
+        }
+    }
+
+    /// Follows a state that is in force.
+    pub(super) fn follow(&mut self, snapshot: &Snapshot) -> Result<(), HostError> {
+        let Some(steering) = &mut self.steering else { return Ok(()) };
+        let mut fronts: Vec<Front> = snapshot
+            .services
+            .frontends()
+            // Cluster IPs are never the node's: a route leads to the switch.
+            .filter(|front| front.kind != FrontendKind::ClusterIp)
+            .map(|front| Front {
+                address: front.address,
+                protocol: front.protocol.number(),
+                port: front.port,
+            })
+            .collect();
+        fronts.sort_unstable();
+        let mut servers: Vec<Front> = snapshot
+            .services
+            .frontends()
+            .filter(|front| front.entry.external_policy == TrafficPolicy::Local)
+            .flat_map(|front| {
+                let own = |b: &&Backend| snapshot.node_addresses.contains(&b.address);
+                let protocol = front.protocol.number();
+                let server =
+                    move |b: &Backend| Front { address: b.address, protocol, port: b.port };
+                front.entry.backends().iter().filter(own).map(server)
+            })
+            .collect();
+        servers.sort_unstable();
+        servers.dedup();
+        let mtu = snapshot.host.map_or(DEFAULT_MTU, |host| host.mtu);
+        steering.update(mtu, sources(snapshot).collect(), (fronts, servers))
+    }
+
+    /// Health checks as they are in force; sockets that could not be opened are tried again.
+    pub(super) fn reconcile(&mut self, control: &ControlPlane) {
+        let addresses = control.snapshot().node_addresses.clone();
+        let checks = control.health_checks().into_iter().map(|check| HealthCheck {
+            port: check.port,
+            namespace: check.service.namespace,
+            name: check.service.name,
+            local_endpoints: check.local_endpoints,
+        });
+        let failed = match self.health.update(&addresses, checks) {
+            Ok(failed) => failed,
+            Err(error) => vec![error],
+        };
+        for error in failed {
+            if self.reported.insert(error.to_string()) {
+                self.reporter.failure(Failure::HealthCheck(error));
+            }
+        }
+    }
+}
+
+/// Addresses that the switch sends from: the node's, and those of its own masquerading.
+pub(crate) fn sources(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
+    let masquerade = snapshot.masquerade.as_ref();
+    let ipv4 = masquerade.and_then(|m| m.ipv4).map(IpAddr::V4);
+    let ipv6 = masquerade.and_then(|m| m.ipv6).map(IpAddr::V6);
+    snapshot.node_addresses.iter().copied().chain(ipv4).chain(ipv6)
+}
+
+/// Where Services are for the node's own processes, beside its own addresses: the Service ranges,
+/// and addresses of Services outside them. Those that a node or pod has are reached there.
+pub(super) fn ranges(config: &Config, snapshot: &Snapshot) -> Vec<Cidr> {
+    let ranges = &config.service_cidrs;
+    let nodes = config.nodes.iter().flat_map(|node| &node.addresses);
+    let nodes: BTreeSet<&IpAddr> = nodes.chain(&config.node.addresses).collect();
+    let outside: BTreeSet<IpAddr> = snapshot
+        .services
+        .frontends()
+        // Host ports are at addresses of the node.
+        .filter(|front| front.kind != FrontendKind::HostPort)
+        .map(|front| front.address)
+        .filter(|address| {
+            !ranges.iter().any(|range| range.contains(*address))
+                && !nodes.contains(address)
+                && !snapshot.endpoints.contains_key(address)
+        })
+        .collect();
+    ranges.iter().copied().chain(outside.into_iter().map(Cidr::host)).collect()
+}

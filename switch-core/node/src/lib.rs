@@ -1,0 +1,89 @@
+//! The switch of one Kubernetes node, as a library for CNI plugins and network agents.
+//!
+//! A [`Node`] has all that a node's switch needs: the engine with its workers, the node's own port with its routes,
+//! masquerading and the steering of Services, health checks, the underlay to other nodes, and the pods. It is given
+//! whole [`State`]s or [single changes](Node::update), and pods [come](Node::add_pod) and [go](Node::remove_pod) at
+//! run time. What happens is reported as [`Event`]s; nothing here prints.
+//!
+//! # A node with two pods
+//!
+//! Runs as root, or in a user namespace ([`podswitch_linux::userns`]).
+//!
+//! ```
+//! use std::net::UdpSocket;
+//! use std::sync::mpsc::channel;
+//! use podswitch_core::config::{Config, LocalNode};
+//! use podswitch_linux::NetNs;
+//! use podswitch_node::{Event, Node, NodeOptions, PodAttachment, PodInterfaces, PodName, State};
+//! use podswitch_policy::rule::Labels;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # if NetNs::anonymous().is_err() { eprintln!("SKIPPED: namespaces need privilege"); return Ok(()); }
+//! let (node_ns, red, blue) = (NetNs::anonymous()?, NetNs::anonymous()?, NetNs::anonymous()?);
+//! let (sender, events) = channel();
+//! let options = NodeOptions::new("node-1")
+//!     .namespace(node_ns) // otherwise that of this process
+//!     .on_event(move |event| drop(sender.send(event)));
+//! let local = LocalNode { name: "node-1".into(), ..LocalNode::default() };
+//! let mut node = Node::start(options, State::new(Config { node: local, ..Config::default() }))?;
+//!
+//! // What a CNI plugin's ADD comes to.
+//! let name = PodName::new("default", "red")?;
+//! node.add_pod(PodAttachment::new(name, red.clone(), ["10.1.0.2".parse()?]).labels(Labels::default()))?;
+//! let name = PodName::new("default", "blue")?;
+//! node.add_pod(PodAttachment::new(name.clone(), blue.clone(), ["10.1.0.3".parse()?]).labels(Labels::default()))?;
+//!
+//! let from = red.enter(|| UdpSocket::bind("10.1.0.2:7000"))??;
+//! let to = blue.enter(|| UdpSocket::bind("10.1.0.3:7000"))??;
+//! from.send_to(b"hello", "10.1.0.3:7000")?;
+//! assert_eq!(to.recv_from(&mut [0; 16])?, (5, "10.1.0.2:7000".parse()?));
+//! assert_eq!(node.flows()[0].src_pod.as_deref(), Some("default/red"));
+//!
+//! node.remove_pod(&name)?; // DEL
+//! node.poll()?; // Every so often: reconciles with what changed. `Node::spawn` has a thread do so.
+//! node.stop(PodInterfaces::Remove)?;
+//! assert!(events.iter().any(|event| matches!(event, Event::PodAttached { pod, .. } if pod == name)));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How the parts fit
+//!
+//! [`Node`] owns the control plane of `podswitch_core` and compares what should be with what is: `pods` attaches and
+//! detaches pods, `host_side` is the node's own port and the settings of its kernel, `underlay` the way to other
+//! nodes. Each of them keeps to one thread, the one that owns the [`Node`] ([`Node::spawn`] gives it one of its own,
+//! and a [`NodeHandle`] that any thread may use). Workers forward on threads of their own and wait for nothing here.
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod discovery;
+mod error;
+mod events;
+mod explain;
+mod flows;
+mod handle;
+mod host_side;
+mod node;
+mod options;
+pub mod overlay;
+mod pods;
+pub mod source;
+mod state;
+mod stats;
+mod underlay;
+
+pub use cluster::{ClusterOptions, Masquerading, ParseMasqueradingError};
+pub use discovery::node_addresses;
+pub use error::{NodeError, PodError, UnderlayError};
+pub use events::{DroppedFrame, Event, EventSink, Failure, channel};
+pub use explain::{Connection, Outcome, Verdict};
+pub use flows::Flow;
+pub use handle::NodeHandle;
+pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
+pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};
+pub use pods::{InterfaceKind, PodAttachment, PodName, PodNameError, PodNetns};
+pub use state::State;
+pub use stats::Stats;
+
+/// Largest network-layer packet of a port where nothing says otherwise, in bytes.
+pub const DEFAULT_MTU: u16 = 1500;

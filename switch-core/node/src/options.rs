@@ -1,0 +1,252 @@
+//! What is chosen when a switch is started.
+
+use std::fmt;
+use std::time::Duration;
+
+use podswitch_core::control::Pinning;
+use podswitch_core::engine::Limits;
+use podswitch_linux::{HostError, NetNs};
+use podswitch_wire::cidr::Cidr;
+
+use crate::cluster::{ClusterOptions, Masquerading};
+use crate::error::NodeError;
+use crate::events::EventSink;
+
+/// More workers than this are refused.
+const MAX_WORKERS: usize = 64;
+/// IPv6 needs links to carry at least 1280 bytes (RFC 8200 §5); a TAP takes no more than 65,521.
+const MTU_RANGE: std::ops::RangeInclusive<u16> = 1280..=65_521;
+
+/// How the switch of a node is started. Everything but the name has a default.
+///
+/// ```
+/// use podswitch_node::{Masquerading, NodeOptions, UnderlayOptions};
+///
+/// let mut underlay = UnderlayOptions::default();
+/// underlay.uplink = Some("eth0".into());
+/// let options = NodeOptions::new("node-1")
+///     .workers(2)
+///     .masquerade(Masquerading::Kernel)
+///     .underlay(underlay)
+///     .on_event(|event| eprintln!("{event}"));
+/// ```
+pub struct NodeOptions {
+    pub(crate) name: String,
+    pub(crate) namespace: Option<NetNs>,
+    pub(crate) switch_namespace: Option<NetNs>,
+    pub(crate) workers: usize,
+    pub(crate) pinning: Pinning,
+    pub(crate) limits: Limits,
+    pub(crate) masquerade: Masquerading,
+    pub(crate) cluster_cidrs: Vec<Cidr>,
+    pub(crate) underlay: UnderlayOptions,
+    pub(crate) report_drops: bool,
+    pub(crate) report_flows: Option<Duration>,
+    pub(crate) sink: Option<Box<dyn EventSink>>,
+}
+
+impl NodeOptions {
+    /// The switch of the node `name`, in this process's network namespace, with one worker.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            namespace: None,
+            switch_namespace: None,
+            workers: 1,
+            pinning: Pinning::default(),
+            limits: Limits::default(),
+            masquerade: Masquerading::default(),
+            cluster_cidrs: Vec::new(),
+            underlay: UnderlayOptions::default(),
+            report_drops: false,
+            report_flows: None,
+            sink: None,
+        }
+    }
+
+    /// The node's own network namespace, if it is not that of this process.
+    #[must_use]
+    pub fn namespace(mut self, namespace: NetNs) -> Self {
+        self.namespace = Some(namespace);
+        self
+    }
+
+    /// The namespace in which the switch keeps its ends of veth pairs. Otherwise one named
+    /// `podswitch-NODE`, made when it is needed and removed at the end.
+    #[must_use]
+    pub fn switch_namespace(mut self, namespace: NetNs) -> Self {
+        self.switch_namespace = Some(namespace);
+        self
+    }
+
+    /// How many workers forward, each on a thread of its own: 1 to 64.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Which processor cores workers are pinned to; by default none.
+    #[must_use]
+    pub fn pinning(mut self, pinning: Pinning) -> Self {
+        self.pinning = pinning;
+        self
+    }
+
+    /// Bounds of the tables.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// What happens to the source address of what pods send off the cluster; by default the node's
+    /// kernel puts the node's in its place.
+    #[must_use]
+    pub fn masquerade(mut self, masquerade: Masquerading) -> Self {
+        self.masquerade = masquerade;
+        self
+    }
+
+    /// Ranges that belong to the cluster, beside those of nodes and pods: what pods send there keeps
+    /// its source address.
+    #[must_use]
+    pub fn cluster_cidrs(mut self, ranges: impl IntoIterator<Item = Cidr>) -> Self {
+        self.cluster_cidrs = ranges.into_iter().collect();
+        self
+    }
+
+    /// Masquerading and cluster ranges as the cluster's options say.
+    #[must_use]
+    pub fn cluster(self, options: &ClusterOptions) -> Self {
+        self.masquerade(options.masquerade).cluster_cidrs(options.cluster_cidrs.iter().copied())
+    }
+
+    /// How other nodes are reached.
+    #[must_use]
+    pub fn underlay(mut self, underlay: UnderlayOptions) -> Self {
+        self.underlay = underlay;
+        self
+    }
+
+    /// Reports each dropped frame ([`Event::Dropped`](crate::Event::Dropped)). Otherwise drops are
+    /// counted only ([`Node::stats`](crate::Node::stats)).
+    #[must_use]
+    pub fn report_drops(mut self) -> Self {
+        self.report_drops = true;
+        self
+    }
+
+    /// Reports connections that were opened and closed, compared every `interval`, at least
+    /// 100 ms ([`Event::FlowOpened`](crate::Event::FlowOpened)). Costs as much as there are
+    /// connections.
+    #[must_use]
+    pub fn report_flows(mut self, interval: Duration) -> Self {
+        self.report_flows = Some(interval.max(Duration::from_millis(100)));
+        self
+    }
+
+    /// Where events go: a closure, or an end of [`channel`](crate::channel). Called on the thread that
+    /// calls the [`Node`](crate::Node), at the end of its calls. Without one there are none.
+    #[must_use]
+    pub fn on_event(mut self, sink: impl EventSink + 'static) -> Self {
+        self.sink = Some(Box::new(sink));
+        self
+    }
+
+    /// Finds values that cannot be.
+    pub(crate) fn check(&self) -> Result<(), NodeError> {
+        let refuse = |option, reason: String| Err(NodeError::Option { option, reason });
+        if self.name.is_empty() {
+            return refuse("name", "it is empty".to_owned());
+        }
+        if !(1..=MAX_WORKERS).contains(&self.workers) {
+            let reason = format!("{} is not from 1 to {MAX_WORKERS}", self.workers);
+            return refuse("workers", reason);
+        }
+        if self.underlay.kind == Some(UnderlayKind::Packet) && self.underlay.uplink.is_none() {
+            return refuse("underlay.uplink", "the packet underlay needs an interface".to_owned());
+        }
+        match self.underlay.mtu {
+            Some(mtu) if !MTU_RANGE.contains(&mtu) => {
+                let (least, most) = (MTU_RANGE.start(), MTU_RANGE.end());
+                refuse("underlay.mtu", format!("{mtu} is not from {least} to {most}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The node's namespace.
+    pub(crate) fn open_namespace(&self) -> Result<NetNs, HostError> {
+        self.namespace.clone().map_or_else(NetNs::current, Ok)
+    }
+}
+
+impl fmt::Debug for NodeOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeOptions")
+            .field("name", &self.name)
+            .field("namespace", &self.namespace)
+            .field("workers", &self.workers)
+            .field("masquerade", &self.masquerade)
+            .field("underlay", &self.underlay)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What tunnel packets go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UnderlayKind {
+    /// UDP sockets of the node's stack.
+    Udp,
+    /// Frames by the uplink.
+    Packet,
+}
+
+/// How other nodes are reached.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct UnderlayOptions {
+    /// What tunnel packets go through. `None`: UDP sockets, once there are other nodes. `Some`: the
+    /// node does not start without.
+    pub kind: Option<UnderlayKind>,
+    /// The interface for direct traffic, and with [`UnderlayKind::Packet`] for the tunnel. The node
+    /// does not start without it.
+    pub uplink: Option<String>,
+    /// MTU of pods and of the node's own port, in bytes, from 1280 to 65,521. `None`: what the underlay
+    /// leaves of its own.
+    pub mtu: Option<u16>,
+}
+
+impl UnderlayOptions {
+    /// Whether an option requires the underlay: without it the start fails.
+    pub(crate) fn is_required(&self) -> bool {
+        self.kind.is_some() || self.uplink.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_cannot_be_are_refused_by_name() {
+        let refused = |options: NodeOptions| match options.check() {
+            Err(NodeError::Option { option, .. }) => option,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(refused(NodeOptions::new("")), "name");
+        assert_eq!(refused(NodeOptions::new("n").workers(0)), "workers");
+        assert_eq!(refused(NodeOptions::new("n").workers(65)), "workers");
+        let mut underlay =
+            UnderlayOptions { kind: Some(UnderlayKind::Packet), ..UnderlayOptions::default() };
+        assert_eq!(refused(NodeOptions::new("n").underlay(underlay.clone())), "underlay.uplink");
+        underlay.uplink = Some("eth0".into());
+        NodeOptions::new("n").underlay(underlay.clone()).check().unwrap();
+        for mtu in [0, 1279, 65_522] {
+            underlay.mtu = Some(mtu);
+            assert_eq!(refused(NodeOptions::new("n").underlay(underlay.clone())), "underlay.mtu");
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Which pod is attached, and where its interface is.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use podswitch_core::id::Cookie;
+use podswitch_kubernetes::LocalPod;
+use podswitch_linux::port::{tap, underlay_mac};
+use podswitch_linux::{HostError, NetNs};
+use podswitch_policy::rule::Labels;
+use podswitch_wire::addr::Mac;
+
+use crate::error::PodError;
+
+/// Longest name of an interface, in bytes (IFNAMSIZ less the final zero).
+const MAX_INTERFACE_NAME: usize = 15;
+/// Longest name of an object, in bytes (DNS subdomain, RFC 1123).
+const MAX_NAME: usize = 253;
+
+/// The name of a pod: `namespace/name`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodName(Arc<str>);
+
+/// A text that is no name of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no name of a pod: namespace/name, each of a-z, 0-9, - and ., at most 253 of them"
+)]
+pub struct PodNameError(String);
+
+impl PodName {
+    /// The pod `name` of `namespace`.
+    ///
+    /// # Errors
+    /// One of them is no name of a Kubernetes object.
+    pub fn new(namespace: &str, name: &str) -> Result<Self, PodNameError> {
+        format!("{namespace}/{name}").parse()
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        self.0.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    /// The name within the namespace.
+    pub fn name(&self) -> &str {
+        self.0.split_once('/').map_or("", |(_, name)| name)
+    }
+
+    /// The name in drops, flows and explanations.
+    pub fn cookie(&self) -> Cookie {
+        Cookie::new(format!("Pod/{self}"))
+    }
+}
+
+impl FromStr for PodName {
+    type Err = PodNameError;
+
+    fn from_str(text: &str) -> Result<Self, PodNameError> {
+        let is_inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(b);
+        let is_outer = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+        let is_name = |part: &str| {
+            let bytes = part.as_bytes();
+            bytes.len() <= MAX_NAME
+                && bytes.iter().all(is_inner)
+                && is_outer(bytes.first())
+                && is_outer(bytes.last())
+        };
+        match text.split_once('/') {
+            Some((namespace, name)) if is_name(namespace) && is_name(name) => Ok(Self(text.into())),
+            _ => Err(PodNameError(text.chars().take(MAX_NAME).collect())),
+        }
+    }
+}
+
+impl Deref for PodName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a pod's network namespace is.
+#[derive(Clone, Debug)]
+pub enum PodNetns {
+    /// A path such as `/run/netns/web` or `/proc/1234/ns/net`. What is there may be another namespace
+    /// later, when the pod was started again: it is attached anew then.
+    Path(PathBuf),
+    /// An open namespace, from a descriptor too ([`NetNs::try_from`]).
+    Open(NetNs),
+}
+
+impl PodNetns {
+    /// The namespace as it is now.
+    pub(super) fn open(&self) -> Result<NetNs, HostError> {
+        match self {
+            Self::Path(path) => NetNs::open(path),
+            Self::Open(namespace) => Ok(namespace.clone()),
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Path(a), Self::Path(b)) => a == b,
+            (Self::Open(a), Self::Open(b)) => a.is_same(b),
+            _ => false,
+        }
+    }
+}
+
+impl From<NetNs> for PodNetns {
+    fn from(namespace: NetNs) -> Self {
+        Self::Open(namespace)
+    }
+}
+
+impl From<PathBuf> for PodNetns {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
+}
+
+impl From<&Path> for PodNetns {
+    fn from(path: &Path) -> Self {
+        Self::Path(path.to_owned())
+    }
+}
+
+impl From<&str> for PodNetns {
+    fn from(path: &str) -> Self {
+        Self::Path(path.into())
+    }
+}
+
+/// The device that a pod is attached by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InterfaceKind {
+    /// A TAP made in the pod's namespace.
+    Tap,
+    /// A veth pair, the switch's end under AF_PACKET.
+    Veth,
+}
+
+impl InterfaceKind {
+    /// TAP where this process may make one, else veth.
+    pub fn available() -> Self {
+        if tap::is_available().is_ok() { Self::Tap } else { Self::Veth }
+    }
+}
+
+/// A pod to attach: which one, and where and how.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PodAttachment {
+    /// The pod.
+    pub pod: PodName,
+    /// Its network namespace.
+    pub netns: PodNetns,
+    /// Name of the interface as the pod sees it.
+    pub interface: String,
+    /// Kind of device.
+    pub kind: InterfaceKind,
+    /// MAC address of the interface.
+    pub mac: Mac,
+    /// The pod's addresses, at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// `None`: the state describes the pod, and nothing passes before it does (N13). `Some`: while
+    /// the state does not know the pod, the node publishes it itself, with these labels.
+    pub labels: Option<Labels>,
+}
+
+impl PodAttachment {
+    /// A pod with these addresses by `eth0`: a TAP where this process may make one, else veth. The MAC
+    /// address is made of the first address.
+    pub fn new(
+        pod: PodName,
+        netns: impl Into<PodNetns>,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) -> Self {
+        let addresses: Vec<IpAddr> = addresses.into_iter().collect();
+        Self {
+            pod,
+            netns: netns.into(),
+            interface: "eth0".to_owned(),
+            kind: InterfaceKind::available(),
+            mac: addresses.first().map_or(Mac::ZERO, |address| underlay_mac(*address)),
+            addresses,
+            labels: None,
+        }
+    }
+
+    /// Sets the interface's name.
+    #[must_use]
+    pub fn interface(mut self, name: impl Into<String>) -> Self {
+        self.interface = name.into();
+        self
+    }
+
+    /// Sets the kind of device.
+    #[must_use]
+    pub fn kind(mut self, kind: InterfaceKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// Sets the MAC address.
+    #[must_use]
+    pub fn mac(mut self, mac: Mac) -> Self {
+        self.mac = mac;
+        self
+    }
+
+    /// Has the node publish the pod with these labels while the state does not know it.
+    #[must_use]
+    pub fn labels(mut self, labels: Labels) -> Self {
+        self.labels = Some(labels);
+        self
+    }
+
+    /// As the annotations of a pod say, if they do.
+    pub(crate) fn annotated(pod: &LocalPod) -> Option<Self> {
+        let place = pod.interface.as_ref()?;
+        Some(Self {
+            // Names of objects that were read are checked.
+            pod: PodName(pod.name.as_str().into()),
+            netns: PodNetns::Path(place.netns.clone()),
+            interface: place.name.clone(),
+            kind: match place.kind {
+                podswitch_kubernetes::InterfaceKind::Tap => InterfaceKind::Tap,
+                podswitch_kubernetes::InterfaceKind::Veth => InterfaceKind::Veth,
+            },
+            mac: pod.mac,
+            addresses: pod.addresses.clone(),
+            labels: None,
+        })
+    }
+
+    /// Finds values that cannot be.
+    pub(super) fn check(&self) -> Result<(), PodError> {
+        let refuse = |field, reason: String| Err(PodError::Invalid { field, reason });
+        let is_printable = |b: u8| b.is_ascii_graphic() && b != b'/';
+        let name = self.interface.as_str();
+        let is_dots = name == "." || name == "..";
+        if name.is_empty()
+            || name.len() > MAX_INTERFACE_NAME
+            || is_dots
+            || !name.bytes().all(is_printable)
+        {
+            return refuse("interface", format!("{name:?} is no name of an interface"));
+        }
+        if !self.mac.is_unicast() {
+            return refuse("mac", format!("{} is not the address of one interface", self.mac));
+        }
+        if self.addresses.is_empty() {
+            return refuse("addresses", "there is none".to_owned());
+        }
+        for is_ipv6 in [false, true] {
+            if self.addresses.iter().filter(|a| a.is_ipv6() == is_ipv6).count() > 1 {
+                let family = if is_ipv6 { "IPv6" } else { "IPv4" };
+                return refuse("addresses", format!("more than one of {family}"));
+            }
+        }
+        for address in &self.addresses {
+            if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
+                return refuse("addresses", format!("{address} is not the address of a pod"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an interface that was made for the one serves the other.
+    pub(super) fn is_same_interface(&self, other: &Self) -> bool {
+        self.netns.is_same(&other.netns)
+            && (&self.interface, self.kind) == (&other.interface, other.kind)
+            && (self.mac, &self.addresses) == (other.mac, &other.addresses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_pods_are_checked() {
+        let name: PodName = "kube-system/coredns-5d.1".parse().unwrap();
+        assert_eq!((name.namespace(), name.name()), ("kube-system", "coredns-5d.1"));
+        assert_eq!(name.cookie().as_str(), "Pod/kube-system/coredns-5d.1");
+        let long = format!("a/{}", "b".repeat(254));
+        for wrong in ["", "web", "/", "a/", "/b", "a/b/c", "A/b", "a/-b", "a/b.", "a/b\n", &long] {
+            assert!(wrong.parse::<PodName>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn attachments_are_checked() {
+        let name = PodName::new("default", "web").unwrap();
+        let addresses: [IpAddr; 2] = [[10, 1, 0, 2].into(), "fd00::2".parse().unwrap()];
+        let good = PodAttachment::new(name, "/run/netns/web", addresses);
+        assert_eq!(good.mac, Mac([0x0a, 0x58, 10, 1, 0, 2]));
+        good.check().unwrap();
+        let refused = |attachment: PodAttachment| match attachment.check() {
+            Err(PodError::Invalid { field, .. }) => field,
+            other => panic!("{other:?}"),
+        };
+        for name in ["", "a-name-too-long-", "a b", "a/b", ".."] {
+            assert_eq!(refused(good.clone().interface(name)), "interface", "{name:?}");
+        }
+        for mac in [Mac::ZERO, Mac::BROADCAST, Mac([1, 0, 0, 0, 0, 1])] {
+            assert_eq!(refused(good.clone().mac(mac)), "mac");
+        }
+        let with = |addresses: &[&str]| {
+            let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
+            PodAttachment { addresses, ..good.clone() }
+        };
+        for wrong in [&[][..], &["10.1.0.2", "10.1.0.3"], &["127.0.0.1"], &["ff02::1"], &["::"]] {
+            assert_eq!(refused(with(wrong)), "addresses", "{wrong:?}");
+        }
+    }
+}

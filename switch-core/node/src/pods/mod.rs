@@ -1,0 +1,380 @@
+//! The node's pods: which are attached, and by what.
+
+mod attachment;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use podswitch_core::config::{Attachment, Config, Endpoint, PortConfig, PortRole, Precedence};
+use podswitch_core::control::ControlPlane;
+use podswitch_core::id::{Cookie, PortId};
+use podswitch_core::port::Device;
+use podswitch_linux::attach::{
+    PodInterface, TapOptions, attach_tap, attach_veth, detach_veth, switch_interface,
+    switch_namespace,
+};
+use podswitch_linux::port::af_packet::PacketConfig;
+use podswitch_linux::{HostError, NetNs, Netlink};
+use podswitch_policy::rule::Workload;
+
+pub use attachment::{InterfaceKind, PodAttachment, PodName, PodNameError, PodNetns};
+
+use crate::DEFAULT_MTU;
+use crate::error::PodError;
+use crate::events::{Event, Failure, Reporter};
+use crate::node::Settings;
+use crate::state::State;
+
+/// How often a device that is still in use is tried again, and how long in between: a worker
+/// closes a port some time after the command.
+const BUSY_RETRIES: usize = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
+/// The pods to be attached, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted(BTreeMap<PodName, PodAttachment>);
+
+impl Wanted {
+    /// Those of the state, and those that were added one by one, which go before.
+    pub(crate) fn of(state: &State, added: &HashMap<PodName, PodAttachment>) -> Self {
+        let all = state.pods.iter().chain(added.values());
+        Self(all.map(|attachment| (attachment.pod.clone(), attachment.clone())).collect())
+    }
+}
+
+/// An attached pod.
+#[derive(Debug)]
+struct Attached {
+    attachment: PodAttachment,
+    cookie: Cookie,
+    namespace: NetNs,
+    port: PortId,
+}
+
+impl Attached {
+    /// Whether it is attached as wanted, where the pod is now: one that was started again may have a
+    /// new namespace under the old path, and one that ended has none.
+    fn fits(&self, wanted: &PodAttachment) -> bool {
+        self.attachment.is_same_interface(wanted)
+            && wanted.netns.open().is_ok_and(|now| now.is_same(&self.namespace))
+    }
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(crate) struct Pods {
+    node: String,
+    multi_queue: bool,
+    switch_namespace: Option<NetNs>,
+    /// Whether the switch's namespace has a name that is to go with the switch.
+    named: bool,
+    attached: HashMap<PodName, Attached>,
+    /// Ports that the next configuration names.
+    ports: HashMap<PodName, PortId>,
+    /// Largest network-layer packet of each, in bytes.
+    mtu: u16,
+    /// What was reported of pods that could not be attached, so that it is reported once.
+    failures: HashMap<PodName, String>,
+    reporter: Reporter,
+}
+
+impl Pods {
+    pub(crate) fn new(settings: &Settings, reporter: &Reporter) -> Self {
+        Self {
+            node: settings.name.clone(),
+            multi_queue: settings.workers > 1,
+            switch_namespace: settings.switch_namespace.clone(),
+            named: false,
+            attached: HashMap::new(),
+            ports: HashMap::new(),
+            mtu: DEFAULT_MTU,
+            failures: HashMap::new(),
+            reporter: reporter.clone(),
+        }
+    }
+
+    /// The port of a pod.
+    pub(crate) fn port(&self, pod: &PodName) -> Option<PortId> {
+        self.ports.get(pod).copied()
+    }
+
+    /// Ports by pod.
+    pub(crate) fn ports(&self) -> &HashMap<PodName, PortId> {
+        &self.ports
+    }
+
+    /// The pod that has a port.
+    pub(crate) fn at(&self, port: PortId) -> Option<PodName> {
+        self.attached.values().find(|a| a.port == port).map(|a| a.attachment.pod.clone())
+    }
+
+    /// Whether the pod of this name in drops and flows has a port.
+    pub(crate) fn has(&self, cookie: &Cookie) -> bool {
+        self.attachment_of(cookie).is_some()
+    }
+
+    /// Where a pod is attached, by its name in drops and flows.
+    pub(crate) fn attachment_of(&self, cookie: &Cookie) -> Option<Attachment> {
+        let name: PodName = cookie.as_str().strip_prefix("Pod/")?.parse().ok()?;
+        let attached = self.attached.get(&name).filter(|_| self.ports.contains_key(&name))?;
+        Some(self.attachment(attached))
+    }
+
+    fn attachment(&self, attached: &Attached) -> Attachment {
+        Attachment { port: attached.port, mac: attached.attachment.mac, mtu: self.mtu }
+    }
+
+    /// Writes the ports into a configuration: each at the endpoint of its pod, if that is of this node. A pod
+    /// that the configuration does not know gets an endpoint if its attachment has labels, and no port
+    /// otherwise (N13).
+    pub(crate) fn complete(&self, config: &mut Config) {
+        let attached = self.attached.iter().filter(|(name, _)| self.ports.contains_key(*name));
+        let mut missing: HashMap<&Cookie, &Attached> =
+            attached.map(|(_, attached)| (&attached.cookie, attached)).collect();
+        let node = config.node.name.clone();
+        for endpoint in config.endpoints.iter_mut().filter(|endpoint| endpoint.node == node) {
+            let attachment = missing.remove(&endpoint.cookie).map(|a| self.attachment(a));
+            if endpoint.attachment != attachment {
+                Arc::make_mut(endpoint).attachment = attachment;
+            }
+            let port = attachment.map(|attachment| attachment.port);
+            config.ports.extend(port.map(|port| PortConfig { port, role: PortRole::Pod }));
+        }
+        let mut unknown: Vec<&Attached> = missing.into_values().collect();
+        unknown.retain(|attached| {
+            let is_elsewhere = |endpoint: &Arc<Endpoint>| endpoint.cookie == attached.cookie;
+            attached.attachment.labels.is_some() && !config.endpoints.iter().any(is_elsewhere)
+        });
+        unknown.sort_unstable_by_key(|attached| attached.port);
+        for attached in unknown {
+            let pod = &attached.attachment;
+            let Some(labels) = &pod.labels else { continue };
+            config.ports.push(PortConfig { port: attached.port, role: PortRole::Pod });
+            config.endpoints.push(Arc::new(Endpoint {
+                cookie: attached.cookie.clone(),
+                workload: Workload {
+                    namespace: pod.pod.namespace().into(),
+                    name: pod.pod.name().into(),
+                    labels: labels.clone(),
+                    addresses: pod.addresses.clone(),
+                    ports: Vec::new(),
+                    host_network: false,
+                },
+                node: node.clone(),
+                attachment: Some(self.attachment(attached)),
+                precedence: Precedence::default(),
+            }));
+        }
+    }
+
+    /// Gives all pods, now and later, this MTU. Returns whether it changed.
+    pub(crate) fn set_mtu(&mut self, mtu: u16) -> bool {
+        if mtu == self.mtu {
+            return false;
+        }
+        self.mtu = mtu;
+        for attached in self.attached.values() {
+            if let Err(error) = self.set_mtu_of(attached) {
+                // The switch answers what is too long all the same.
+                let pod = attached.attachment.pod.clone();
+                self.reporter.failure(Failure::PodMtu { pod, error });
+            }
+        }
+        true
+    }
+
+    fn set_mtu_of(&self, attached: &Attached) -> Result<(), HostError> {
+        let (mtu, pod) = (u32::from(self.mtu), &attached.attachment);
+        set_mtu(&attached.namespace, &pod.interface, mtu)?;
+        match (pod.kind, &self.switch_namespace) {
+            (InterfaceKind::Veth, Some(ours)) => set_mtu(ours, &switch_interface(&pod.pod), mtu),
+            _ => Ok(()),
+        }
+    }
+
+    /// Those attached that are not wanted, or not as they are.
+    pub(crate) fn outdated(&self, wanted: &Wanted) -> Vec<PodName> {
+        let fits = |name: &PodName, attached: &Attached| {
+            wanted.0.get(name).is_some_and(|wanted| attached.fits(wanted))
+        };
+        let outdated = self.attached.iter().filter(|(name, attached)| !fits(name, attached));
+        outdated.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Has the next configuration not name these pods' ports.
+    pub(crate) fn withdraw(&mut self, pods: &[PodName]) {
+        for pod in pods {
+            self.ports.remove(pod);
+        }
+    }
+
+    /// Takes back [`withdraw`](Self::withdraw).
+    pub(crate) fn restore(&mut self, pods: Vec<PodName>) {
+        for pod in pods {
+            if let Some(attached) = self.attached.get(&pod) {
+                self.ports.insert(pod, attached.port);
+            }
+        }
+    }
+
+    /// Detaches pods and removes their interfaces.
+    pub(crate) fn detach(&mut self, control: &mut ControlPlane, pods: Vec<PodName>) {
+        for pod in pods {
+            let Some(attached) = self.attached.remove(&pod) else { continue };
+            self.ports.remove(&pod);
+            // It is attached, or it would not be in the list.
+            let _ = control.detach(attached.port);
+            self.reporter.event(match self.remove_interface(&attached) {
+                Ok(()) => Event::PodDetached { pod },
+                Err(error) => Event::Failure(Failure::PodInterfaceStays { pod, error }),
+            });
+        }
+    }
+
+    /// Attaches the wanted pods that are not. Returns whether any was attached; those that
+    /// cannot be are reported.
+    pub(crate) fn attach(&mut self, control: &mut ControlPlane, wanted: &Wanted) -> bool {
+        self.failures.retain(|pod, _| wanted.0.contains_key(pod));
+        let mut changed = false;
+        for attachment in wanted.0.values() {
+            if self.attached.contains_key(&attachment.pod) {
+                continue;
+            }
+            match self.attach_one(control, attachment) {
+                Ok(_) => changed = true,
+                Err(error) => self.report(&attachment.pod, error),
+            }
+        }
+        changed
+    }
+
+    fn report(&mut self, pod: &PodName, error: PodError) {
+        let text = error.to_string();
+        if self.failures.get(pod) != Some(&text) {
+            self.reporter.failure(Failure::PodNotAttached { pod: pod.clone(), error });
+            self.failures.insert(pod.clone(), text);
+        }
+    }
+
+    /// Attaches a pod that is not.
+    pub(crate) fn attach_one(
+        &mut self,
+        control: &mut ControlPlane,
+        attachment: &PodAttachment,
+    ) -> Result<PortId, PodError> {
+        attachment.check()?;
+        let namespace = attachment.netns.open()?;
+        let mut tries = BUSY_RETRIES;
+        let device = loop {
+            match self.open(&namespace, attachment) {
+                Err(error) if error.raw_os_error() == Some(EBUSY) && tries > 0 => {
+                    tries -= 1;
+                    thread::sleep(BUSY_PAUSE);
+                }
+                result => break result?,
+            }
+        };
+        let port = control.attach(device)?;
+        let pod = attachment.pod.clone();
+        let cookie = pod.cookie();
+        let attached = Attached { attachment: attachment.clone(), cookie, namespace, port };
+        self.attached.insert(pod.clone(), attached);
+        self.ports.insert(pod.clone(), port);
+        self.failures.remove(&pod);
+        self.reporter.event(Event::PodAttached { pod, port });
+        Ok(port)
+    }
+
+    /// Gives an attached pod the labels of `attachment`. Returns whether they changed.
+    pub(crate) fn set_labels(&mut self, attachment: &PodAttachment) -> bool {
+        let Some(attached) = self.attached.get_mut(&attachment.pod) else { return false };
+        let changed = attached.attachment.labels != attachment.labels;
+        attached.attachment.labels.clone_from(&attachment.labels);
+        changed
+    }
+
+    fn open(
+        &mut self,
+        namespace: &NetNs,
+        pod: &PodAttachment,
+    ) -> Result<Box<dyn Device>, HostError> {
+        let mut interface = PodInterface::new(pod.mac, pod.addresses.iter().copied());
+        interface.name.clone_from(&pod.interface);
+        interface.mtu = u32::from(self.mtu);
+        match pod.kind {
+            InterfaceKind::Tap => {
+                let options = TapOptions { persistent: true, multi_queue: self.multi_queue };
+                Ok(Box::new(attach_tap(namespace, &interface, options)?))
+            }
+            InterfaceKind::Veth => {
+                let ours = self.own_namespace()?;
+                let name = switch_interface(&pod.pod);
+                let config = PacketConfig::default();
+                Ok(Box::new(attach_veth(namespace, &interface, &ours, &name, config)?))
+            }
+        }
+    }
+
+    /// The switch's own namespace.
+    pub(crate) fn own_namespace(&mut self) -> Result<NetNs, HostError> {
+        if let Some(namespace) = &self.switch_namespace {
+            return Ok(namespace.clone());
+        }
+        let namespace = switch_namespace(&self.node)?;
+        self.named = true;
+        self.switch_namespace = Some(namespace.clone());
+        Ok(namespace)
+    }
+
+    fn remove_interface(&self, attached: &Attached) -> Result<(), HostError> {
+        let pod = &attached.attachment;
+        match (pod.kind, &self.switch_namespace) {
+            (InterfaceKind::Veth, Some(ours)) => detach_veth(ours, &switch_interface(&pod.pod)),
+            _ => {
+                let mut netlink = Netlink::open(&attached.namespace)?;
+                match netlink.find_link(&pod.interface)? {
+                    Some(link) => netlink.delete_link(link.index),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Removes the interfaces of all pods but `kept`, and the switch's namespace unless one of those
+    /// needs it. To be called when no worker has a device any more. Goes on after an error; the first
+    /// one is returned.
+    pub(crate) fn remove(self, kept: &HashMap<PodName, PodAttachment>) -> Result<(), HostError> {
+        let mut result = Ok(());
+        let mut is_needed = false;
+        for (name, attached) in &self.attached {
+            if kept.contains_key(name) {
+                is_needed |= attached.attachment.kind == InterfaceKind::Veth;
+                continue;
+            }
+            let removed = self.remove_interface(attached);
+            if result.is_ok() {
+                result = removed;
+            }
+        }
+        if self.named
+            && !is_needed
+            && let Some(namespace) = &self.switch_namespace
+        {
+            namespace.remove_on_drop();
+        }
+        result
+    }
+}
+
+/// Sets the MTU of an interface, if that is another one now.
+pub(crate) fn set_mtu(namespace: &NetNs, name: &str, mtu: u32) -> Result<(), HostError> {
+    let mut netlink = Netlink::open(namespace)?;
+    let link = netlink.link(name)?;
+    if link.mtu == mtu { Ok(()) } else { netlink.set_mtu(link.index, mtu) }
+}
+
+/// `EBUSY` of every architecture that Linux runs on.
+const EBUSY: i32 = 16;

@@ -1,0 +1,103 @@
+//! What the switch claims from the uplink, and so is kept from the node's stack, which would answer
+//! or forward it as well: exactly that, since everything else is the node's.
+
+use podswitch_core::config::{Config, NAT_PORTS, NextHop, Routing, TunnelConfig};
+use podswitch_core::snapshot::Snapshot;
+use podswitch_linux::NetNs;
+use podswitch_linux::netlink::Link;
+use podswitch_linux::nft::{Front, Ingress, IngressDrop};
+use podswitch_wire::cidr::Cidr;
+
+use crate::events::{Failure, Reporter};
+use crate::host_side::{local_ranges, remote_ranges, sources};
+
+/// Name of the nftables table.
+const TABLE: &str = "podswitch-uplink";
+
+/// What is in force.
+#[derive(Debug, Default)]
+pub(super) struct Claimed {
+    in_force: Option<(u32, Ingress)>,
+    /// What was reported of not being able to.
+    reported: Option<String>,
+}
+
+/// What the switch takes: tunnel packets; what is for Services; what comes from behind its routers
+/// for pods of this node; without a tunnel, what other nodes' pods send and what is sent to pods
+/// of this one; and answers from there to what the switch sent with an address of the node.
+pub(super) fn of(
+    config: &Config,
+    snapshot: &Snapshot,
+    tunnel: Option<&TunnelConfig>,
+    carries_tunnel: bool,
+) -> Ingress {
+    let mut claimed = Ingress { first_port: *NAT_PORTS.start(), ..Ingress::default() };
+    if let Some(tunnel) = tunnel {
+        if carries_tunnel {
+            claimed.udp_to.push(tunnel.port);
+        }
+        if tunnel.routing == Routing::HostGw {
+            claimed.to = local_ranges(config);
+            claimed.from = remote_ranges(config);
+            let nodes = config.nodes.iter().flat_map(|node| &node.addresses);
+            claimed.answers.from.extend(nodes.map(|address| Cidr::host(*address)));
+        }
+    }
+    let is_by_uplink = |hop: &NextHop| matches!(hop, NextHop::Via(_));
+    let beyond = config.routes.iter().filter(|route| route.next_hops.iter().any(is_by_uplink));
+    claimed.between.from.extend(beyond.map(|route| route.destination));
+    claimed.between.to = local_ranges(config);
+    claimed.answers.from.extend(&claimed.between.from);
+    claimed.answers.to = sources(snapshot).map(Cidr::host).collect();
+    claimed.fronts.extend(snapshot.services.frontends().map(|front| Front {
+        address: front.address,
+        protocol: front.protocol.number(),
+        port: front.port,
+    }));
+    claimed.fronts.sort_unstable();
+    claimed.fronts.dedup();
+    claimed
+}
+
+/// Ends what an earlier run left that was killed.
+pub(super) fn forget(namespace: &NetNs) {
+    // Usually there is none, and where there is no nf_tables either.
+    let _ = IngressDrop::remove(namespace, TABLE);
+}
+
+impl Claimed {
+    /// Puts it in force on an interface.
+    pub(super) fn follow(
+        &mut self,
+        namespace: &NetNs,
+        link: &Link,
+        drops: Ingress,
+        reporter: &Reporter,
+    ) {
+        let wanted = (link.index, drops);
+        if self.in_force.as_ref() == Some(&wanted) {
+            return;
+        }
+        match IngressDrop::install(namespace, TABLE, &link.name, &wanted.1) {
+            Ok(()) => (self.in_force, self.reported) = (Some(wanted), None),
+            Err(error) => {
+                let text = error.to_string();
+                if self.reported.as_ref() != Some(&text) {
+                    let interface = link.name.clone();
+                    reporter.failure(Failure::UplinkFilter { interface, error });
+                }
+                self.reported = Some(text);
+            }
+        }
+    }
+
+    /// Ends it.
+    pub(super) fn remove(&mut self, namespace: &NetNs, reporter: &Reporter) {
+        if let Some((index, _)) = self.in_force.take()
+            && let Err(error) = IngressDrop::remove(namespace, TABLE)
+        {
+            let interface = format!("number {index}");
+            reporter.failure(Failure::UplinkFilter { interface, error });
+        }
+    }
+}

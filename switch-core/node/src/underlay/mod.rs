@@ -1,0 +1,295 @@
+//! What joins the node to the others: the tunnel's sockets or interface, and the interface by which
+//! off-cluster clients of Services come.
+//!
+//! With [`UnderlayKind::Udp`](crate::UnderlayKind::Udp) the tunnel goes through sockets of the node's own stack. With
+//! [`UnderlayKind::Packet`](crate::UnderlayKind::Packet) it goes by the uplink as frames, of which the node's stack
+//! sees none; the kernel only finds out where the other nodes are. What else the switch claims from the
+//! uplink (its direct traffic) is kept from the node's stack as well, and nothing more than that.
+
+mod claimed;
+mod neighbours;
+mod plan;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use podswitch_core::config::{Config, NextHop, PortConfig, PortRole, Routing};
+use podswitch_core::control::ControlPlane;
+use podswitch_core::id::PortId;
+use podswitch_core::port::Device;
+use podswitch_core::snapshot::Snapshot;
+use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice};
+use podswitch_linux::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice};
+use podswitch_linux::port::underlay_mac;
+use podswitch_linux::{HostError, NetNs, Netlink};
+use podswitch_vxlan::template::inner_mtu;
+use podswitch_wire::addr::Mac;
+
+use self::claimed::Claimed;
+use self::neighbours::Neighbours;
+use self::plan::{InterfacePlan, Plan, SocketsPlan, clamped, needs_ipv6};
+use crate::DEFAULT_MTU;
+use crate::error::UnderlayError;
+use crate::events::{Failure, Reporter};
+use crate::host_side::RemotePods;
+use crate::node::Settings;
+use crate::options::UnderlayOptions;
+
+/// See the module's description.
+#[derive(Debug)]
+pub(crate) struct Underlay {
+    options: UnderlayOptions,
+    namespace: NetNs,
+    plan: Plan,
+    sockets: Option<Open<SocketsPlan>>,
+    interface: Option<Open<InterfacePlan>>,
+    /// Ports to leave out of the next configuration, and to detach then.
+    outdated: Vec<PortId>,
+    /// Whether the configuration of an open port changed.
+    renewed: bool,
+    neighbours: Neighbours,
+    claimed: Claimed,
+    /// Why the underlay is incomplete; reported already.
+    error: Option<UnderlayError>,
+    reporter: Reporter,
+}
+
+/// A port, and what it was opened for.
+#[derive(Debug)]
+struct Open<P> {
+    port: PortId,
+    plan: P,
+    mac: Mac,
+}
+
+impl Underlay {
+    /// Nothing is opened yet.
+    pub(crate) fn new(settings: &Settings, reporter: &Reporter) -> Result<Self, HostError> {
+        if settings.underlay.uplink.is_none() {
+            // What a killed run with an uplink left.
+            claimed::forget(&settings.namespace);
+        }
+        Ok(Self {
+            options: settings.underlay.clone(),
+            namespace: settings.namespace.clone(),
+            plan: Plan::default(),
+            sockets: None,
+            interface: None,
+            outdated: Vec::new(),
+            renewed: false,
+            neighbours: Neighbours::open(&settings.namespace)?,
+            claimed: Claimed::default(),
+            error: None,
+            reporter: reporter.clone(),
+        })
+    }
+
+    /// Why the underlay that the options require is missing: the start has failed then.
+    pub(crate) fn required_but_missing(&self) -> Option<&UnderlayError> {
+        self.error.as_ref().filter(|_| self.options.is_required())
+    }
+
+    /// Computes the wanted underlay for a configuration and the node's present interfaces. Ports that do not
+    /// fit are left out of the next configuration; returns whether there are any.
+    pub(crate) fn plan(&mut self, config: &Config) -> bool {
+        self.plan = Plan::find(&self.options, config, || Netlink::open(&self.namespace));
+        if let Some(open) =
+            self.sockets.take_if(|open| self.plan.sockets.as_ref() != Some(&open.plan))
+        {
+            self.outdated.push(open.port);
+        }
+        let fits = |wanted: &Option<InterfacePlan>, open: &InterfacePlan| {
+            wanted.as_ref().is_some_and(|wanted| wanted.fits(open))
+        };
+        if let Some(open) = self.interface.take_if(|open| !fits(&self.plan.interface, &open.plan)) {
+            self.outdated.push(open.port);
+        }
+        if let (Some(open), Some(wanted)) = (&mut self.interface, &self.plan.interface) {
+            let mac = wanted.link.mac.unwrap_or_default();
+            self.renewed |= (mac, wanted.tunnel) != (open.mac, open.plan.tunnel);
+            (open.mac, open.plan) = (mac, wanted.clone());
+        }
+        !self.outdated.is_empty()
+    }
+
+    /// Detaches the ports that [`plan`](Self::plan) found outdated.
+    pub(crate) fn detach(&mut self, control: &mut ControlPlane) {
+        for port in self.outdated.drain(..) {
+            // It is attached, or it would not be in the list.
+            let _ = control.detach(port);
+        }
+    }
+
+    /// Records that a port failed, if it is one of the underlay's; [`attach`](Self::attach) opens another.
+    pub(crate) fn has_failed(&mut self, port: PortId, error: &std::io::Error) -> bool {
+        let of_sockets = self.sockets.take_if(|open| open.port == port).is_some();
+        if of_sockets || self.interface.take_if(|open| open.port == port).is_some() {
+            let error = std::io::Error::new(error.kind(), error.to_string());
+            self.reporter.failure(match of_sockets {
+                true => Failure::TunnelSockets(error),
+                false => Failure::Uplink(error),
+            });
+            self.outdated.push(port);
+            return true;
+        }
+        false
+    }
+
+    /// Opens what is missing. Returns whether anything was opened; what cannot be opened is reported.
+    pub(crate) fn attach(&mut self, control: &mut ControlPlane) -> bool {
+        let mut changed = std::mem::take(&mut self.renewed);
+        let mut failed = self.plan.error.clone();
+        if let (None, Some(plan)) = (&self.sockets, self.plan.sockets.clone()) {
+            match self.open_sockets(control, plan) {
+                Ok(open) => (self.sockets, changed) = (Some(open), true),
+                Err(reason) => failed = Some(UnderlayError::Sockets(reason)),
+            }
+        }
+        if let (None, Some(plan)) = (&self.interface, self.plan.interface.clone()) {
+            let interface = plan.link.name.clone();
+            match self.open_interface(control, plan) {
+                Ok(open) => (self.interface, changed) = (Some(open), true),
+                Err(reason) => failed = Some(UnderlayError::Uplink { interface, reason }),
+            }
+        }
+        if let Some(error) = failed.as_ref().filter(|error| self.error.as_ref() != Some(error)) {
+            self.reporter.failure(Failure::Underlay(error.clone()));
+        }
+        self.error = failed;
+        changed
+    }
+
+    fn open_sockets(
+        &self,
+        control: &mut ControlPlane,
+        plan: SocketsPlan,
+    ) -> Result<Open<SocketsPlan>, String> {
+        let config = UdpTunnelConfig {
+            port: plan.port,
+            mtu: Some(plan.mtu),
+            inner_mtu: Some(plan.inner_mtu),
+            ..UdpTunnelConfig::new(&plan.addresses)
+        };
+        let device = UdpTunnelDevice::new(&self.namespace, config).map_err(|e| e.to_string())?;
+        if let Some(error) = device.why_cut() {
+            self.reporter.failure(Failure::TunnelOffload(error.to_string()));
+        }
+        let mac = device.info().mac.unwrap_or_default();
+        let port = control.attach(Box::new(device)).map_err(|e| e.to_string())?;
+        Ok(Open { port, plan, mac })
+    }
+
+    fn open_interface(
+        &mut self,
+        control: &mut ControlPlane,
+        plan: InterfacePlan,
+    ) -> Result<Open<InterfacePlan>, String> {
+        let tunnel = self.plan.tunnel.as_ref().filter(|_| plan.tunnel).map(|tunnel| tunnel.port);
+        let without = plan.without;
+        let config =
+            PacketConfig { promiscuous: false, tunnel, without, ..PacketConfig::default() };
+        let name = &plan.link.name;
+        let device = PacketDevice::new(&self.namespace, name, config).map_err(|e| e.to_string())?;
+        let mac = plan.link.mac.unwrap_or_default();
+        let port = control.attach(Box::new(device)).map_err(|e| e.to_string())?;
+        Ok(Open { port, plan, mac })
+    }
+
+    /// MTU of pods and of the node's own port, in bytes.
+    pub(crate) fn mtu(&self, config: &Config) -> u16 {
+        if let Some(mtu) = self.options.mtu {
+            return mtu;
+        }
+        let by_interface = self.interface.as_ref().filter(|open| open.plan.tunnel);
+        let tunnel = match (&self.sockets, by_interface) {
+            (Some(open), _) => Some(open.plan.mtu),
+            (None, Some(open)) => Some(open.plan.link.mtu),
+            (None, None) => None,
+        };
+        match (tunnel, &self.interface) {
+            (Some(mtu), _) => inner_mtu(clamped(mtu).into(), needs_ipv6(config)) as u16,
+            // Nothing is in the way of what travels as it is.
+            (None, Some(open)) => clamped(open.plan.link.mtu),
+            (None, None) => DEFAULT_MTU,
+        }
+    }
+
+    /// Reads the MAC addresses of other nodes and next hops from the kernel, and has it resolve those that it
+    /// does not know. Returns whether any changed.
+    pub(crate) fn find_neighbours(&mut self, config: &Config) -> bool {
+        let Some(open) = &self.interface else { return self.neighbours.forget() };
+        let is_direct = self.plan.tunnel.as_ref().is_some_and(|t| t.routing == Routing::HostGw);
+        let nodes = if open.plan.tunnel || is_direct { &config.nodes[..] } else { &[] };
+        let of_nodes = nodes.iter().flat_map(|node| node.addresses.iter().copied());
+        let of_routes = config.routes.iter().flat_map(|r| &r.next_hops);
+        let hops = of_routes.filter_map(|hop| match hop {
+            NextHop::Via(address) => Some(*address),
+            _ => None,
+        });
+        self.neighbours.follow(open.plan.link.index, of_nodes.chain(hops))
+    }
+
+    /// Whether the node's interfaces, routes or neighbours changed since the last call.
+    pub(crate) fn has_changed(&mut self) -> bool {
+        self.neighbours.has_changed()
+    }
+
+    /// Writes ports, tunnel and neighbours into a configuration.
+    pub(crate) fn complete(&self, config: &mut Config) {
+        config.tunnel.clone_from(&self.plan.tunnel);
+        if let Some(Open { port, plan, mac }) = &self.sockets {
+            let (mac, mtu) = (*mac, clamped(plan.mtu));
+            let role = PortRole::Uplink { mac, mtu, tunnel: true, direct: false };
+            config.ports.push(PortConfig { port: *port, role });
+        }
+        let Some(Open { port, plan, mac }) = &self.interface else { return };
+        let (mac, mtu) = (*mac, clamped(plan.link.mtu));
+        let role = PortRole::Uplink { mac, mtu, tunnel: plan.tunnel, direct: true };
+        config.ports.push(PortConfig { port: *port, role });
+        config.neighbours.extend(self.neighbours.known());
+        if !plan.tunnel {
+            return;
+        }
+        // The made-up MAC address exists on no real network: a drop reason is better than silence.
+        for node in &mut config.nodes {
+            // Both families: there may be a tunnel over each.
+            let is_known = |a: &IpAddr| self.neighbours.has(*a);
+            if has_made_up_mac(node.underlay_mac, &node.addresses)
+                && !node.addresses.iter().all(is_known)
+            {
+                Arc::make_mut(node).underlay_mac = Mac::ZERO;
+            }
+        }
+    }
+
+    /// Keeps what the switch claims from the uplink away from the node's stack.
+    pub(crate) fn claim(&mut self, config: &Config, snapshot: &Snapshot) {
+        let (namespace, reporter) = (&self.namespace, &self.reporter);
+        let Some(open) = &self.interface else { return self.claimed.remove(namespace, reporter) };
+        let tunnel = self.plan.tunnel.as_ref();
+        let drops = claimed::of(config, snapshot, tunnel, open.plan.tunnel);
+        self.claimed.follow(namespace, &open.plan.link, drops, reporter);
+    }
+
+    /// Ends that: the node's stack gets all packets again.
+    pub(crate) fn stop(mut self) {
+        self.claimed.remove(&self.namespace, &self.reporter);
+    }
+
+    /// How other nodes' pods are reached by the node's own processes.
+    pub(crate) fn remote_pods(&self) -> RemotePods {
+        match &self.plan.tunnel {
+            None => RemotePods::NotOurs,
+            Some(tunnel) if tunnel.routing == Routing::HostGw && self.interface.is_none() => {
+                RemotePods::ByKernel
+            }
+            Some(_) => RemotePods::BySwitch,
+        }
+    }
+}
+
+/// Whether a MAC address is the default that is derived from the node's IP address.
+fn has_made_up_mac(mac: Mac, addresses: &[IpAddr]) -> bool {
+    let first = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first());
+    first.is_some_and(|first| underlay_mac(*first) == mac)
+}

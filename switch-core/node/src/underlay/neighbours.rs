@@ -1,0 +1,73 @@
+//! Where other nodes and next hops are on the uplink: the kernel knows, or finds out when it is
+//! asked, also anew when a node was replaced. It answers for this node itself.
+
+use std::net::IpAddr;
+
+use hashbrown::HashMap;
+use podswitch_linux::netlink::{Changes, Neighbour};
+use podswitch_linux::{HostError, NetNs, Netlink};
+use podswitch_wire::addr::Mac;
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct Neighbours {
+    netlink: Netlink,
+    changes: Changes,
+    /// MAC addresses, sorted by IP address.
+    known: Vec<(IpAddr, Mac)>,
+}
+
+impl Neighbours {
+    pub(super) fn open(namespace: &NetNs) -> Result<Self, HostError> {
+        let netlink = Netlink::open(namespace)?;
+        Ok(Self { netlink, changes: Changes::listen(namespace)?, known: Vec::new() })
+    }
+
+    /// Whether the kernel's interfaces, routes or neighbours changed since the last call.
+    pub(super) fn has_changed(&mut self) -> bool {
+        self.changes.happened()
+    }
+
+    /// The MAC address that packets to each wanted address are sent to: its own or its router's.
+    pub(super) fn known(&self) -> impl Iterator<Item = (IpAddr, Mac)> {
+        self.known.iter().copied()
+    }
+
+    /// Whether this is one of them.
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        self.known.binary_search_by_key(&address, |(known, _)| *known).is_ok()
+    }
+
+    /// Forgets all. Returns whether that changes anything.
+    pub(super) fn forget(&mut self) -> bool {
+        !std::mem::take(&mut self.known).is_empty()
+    }
+
+    /// Looks up these on the interface, and has the kernel look for those that it does not know or
+    /// has not heard of lately. Says whether anything is different from before.
+    pub(super) fn follow(&mut self, link: u32, wanted: impl Iterator<Item = IpAddr>) -> bool {
+        let Ok(there) = self.netlink.neighbours() else { return false };
+        let there: HashMap<IpAddr, Neighbour> =
+            there.into_iter().filter(|n| n.link == link).map(|n| (n.address, n)).collect();
+        let mut known = Vec::new();
+        for address in wanted {
+            // Without a route there is no neighbour to resolve.
+            let Ok(Some(way)) = self.netlink.route_to(address) else { continue };
+            if way.link != Some(link) {
+                continue;
+            }
+            let hop = way.gateway.unwrap_or(address);
+            let neighbour = there.get(&hop);
+            if !neighbour.is_some_and(|n| n.is_confirmed) {
+                // The next call tries again.
+                let _ = self.netlink.resolve_neighbour(link, hop);
+            }
+            known.extend(neighbour.and_then(|n| n.mac).map(|mac| (address, mac)));
+        }
+        known.sort_unstable();
+        known.dedup();
+        let changed = known != self.known;
+        self.known = known;
+        changed
+    }
+}

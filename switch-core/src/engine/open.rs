@@ -1,0 +1,195 @@
+//! Opening of connections: the SNAT port, the entry in the connection table, and the counters of
+//! what allowed the connection.
+
+use podswitch_wire::flow_key::{FlowKey, proto};
+
+use super::{BurstContext, Engine};
+use crate::action::DropReason;
+use crate::flow::connection::{Created, IndexHash, Refused};
+use crate::limit::{KeyedLimiter, Rate};
+use crate::nat::ports::Lease;
+use crate::nat::select::Served;
+use crate::pinned::{Pinned, SourceNat};
+use crate::resolve::Forward;
+use crate::snapshot::PortFacts;
+
+/// Most searches for a connection to end, for each new connection.
+const SEARCHES: usize = 8;
+/// Source ports that are tried for a connection whose reply key another connection has.
+const NAT_TRIES: usize = 64;
+/// Tries after which an unproven connection ends in favour of a new one if it was idle for a second,
+/// and after which any unproven one does.
+const CROWDED: usize = 8;
+const LAST_TRIES: usize = NAT_TRIES - 8;
+
+/// The rate of searches for a connection to end that find none, for each account.
+pub(super) fn search_limiter() -> KeyedLimiter {
+    KeyedLimiter::new(Rate::new(200, 200), 1024)
+}
+
+impl Engine {
+    /// Opens the connection `pinned`, or finds that another worker or the other direction was
+    /// faster. A new connection may get another source port than the client's; `pinned` has it
+    /// afterwards.
+    pub(super) fn open(
+        &mut self,
+        cx: &BurstContext<'_>,
+        index_hash: IndexHash,
+        pinned: &mut Pinned,
+        forward: &Forward<'_>,
+    ) -> Result<Created, DropReason> {
+        let range = &cx.snapshot.nat_ports;
+        let ports = u64::from(range.end().saturating_sub(*range.start())) + 1;
+        let has_ports = has_ports(pinned.original.proto);
+        // Where the search for a port begins. Derived from the secret key, so that nobody outside
+        // can predict ports.
+        let mut from = None;
+        for attempt in 0..NAT_TRIES {
+            // Without ports, only the addresses tell connections apart.
+            let leases = pinned.source_nat != SourceNat::Kept && has_ports;
+            if leases {
+                let fair = matches!(cx.snapshot.port(pinned.origin), PortFacts::Pod(_));
+                let hash = || pinned.original.hash(&self.shared.hash_key);
+                let lease = Lease { range, from: *from.get_or_insert_with(hash), fair };
+                let nat = self.shared.tracker.nat();
+                if !nat.share(pinned, &lease) {
+                    return Err(DropReason::NatPortsExhausted);
+                }
+                let port = match pinned.source_nat {
+                    SourceNat::Endpoint => nat.map(pinned, &lease),
+                    _ => Some(range.start() + (lease.from % ports) as u16),
+                };
+                let Some(port) = port else {
+                    // No port is left that could serve all destinations of this client. This
+                    // connection gets a port of its own.
+                    nat.release_share(pinned);
+                    pinned.source_nat = SourceNat::Connection;
+                    continue;
+                };
+                pinned.reply.dst_port = port;
+            }
+            let created = self.create(cx, index_hash, pinned);
+            if leases && !matches!(created, Ok(Created::New(_))) {
+                self.shared.tracker.nat().release(pinned);
+            }
+            match created {
+                Ok(created) => {
+                    if let Created::New(_) = created {
+                        self.count_opened(cx, pinned, forward);
+                    }
+                    return Ok(created);
+                }
+                // Another connection has this reply key: the same client port reaches the same
+                // backend by two addresses of a Service, or the port is in use towards this
+                // destination. Unless that connection gives way, this one gets another port (S16).
+                Err(Refused::Collision) if self.gives_way(cx, &pinned.reply, attempt) => {}
+                Err(Refused::Collision) if has_ports => {
+                    let at = from.unwrap_or_else(|| pinned.original.hash(&self.shared.hash_key));
+                    let next = (at % ports) + stride(ports);
+                    from = Some(next);
+                    if pinned.source_nat == SourceNat::Endpoint {
+                        // The port that all connections of the client share is in use towards this
+                        // peer. This connection gets a port of its own.
+                        pinned.source_nat = SourceNat::Connection;
+                    } else if !leases {
+                        pinned.reply.dst_port = range.start() + (next % ports) as u16;
+                    }
+                }
+                Err(refused) => return Err(refused.into()),
+            }
+        }
+        Err(DropReason::NatPortsExhausted)
+    }
+
+    /// Whether the connection that has a new one's reply key was ended in its favour. One that is over
+    /// always is. If several ports were in use, the pool is nearly full: then one that is unproven
+    /// for a second is ended, and at last any that is unproven.
+    fn gives_way(&self, cx: &BurstContext<'_>, reply: &FlowKey, attempt: usize) -> bool {
+        let patience = match attempt {
+            ..CROWDED => None,
+            CROWDED..LAST_TRIES => Some(1),
+            _ => Some(0),
+        };
+        let tracker = &self.shared.tracker;
+        let old = tracker.find_key(reply);
+        old.is_some_and(|old| tracker.give_way(old.connection, patience, cx.now.as_secs() as u32))
+    }
+
+    /// Creates the connection. If a limit is reached, connections are ended that are over, or else
+    /// unproven (T-C5): of the account or source whose limit it is.
+    pub(super) fn create(
+        &mut self,
+        cx: &BurstContext<'_>,
+        index_hash: IndexHash,
+        pinned: &Pinned,
+    ) -> Result<Created, Refused> {
+        let seconds = cx.now.as_secs() as u32;
+        let tracker = &self.shared.tracker;
+        let mut created = tracker.create_at(index_hash, pinned, seconds);
+        for _ in 0..SEARCHES {
+            let (charge, key) = match &created {
+                Err(Refused::Full) => (None, u64::MAX),
+                Err(Refused::Limit(charge)) => (Some(charge), charge.key()),
+                _ => return created,
+            };
+            // The rate of searches that find nothing is limited.
+            if !self.searches.take(key, cx.now) {
+                return created;
+            }
+            let (ended, next) = tracker.reclaim(self.eviction_cursor, charge, seconds);
+            self.eviction_cursor = next;
+            if ended > 0 {
+                self.searches.put_back(key, cx.now);
+                created = tracker.create_at(index_hash, pinned, seconds);
+            }
+        }
+        created
+    }
+
+    /// Counts what allowed a new connection: the policy rules, and the Service's backend. Also
+    /// stores the client's session affinity.
+    #[inline]
+    fn count_opened(&self, cx: &BurstContext<'_>, pinned: &Pinned, forward: &Forward<'_>) {
+        let Forward { service, allowed_by } = forward;
+        for number in [allowed_by.egress, allowed_by.ingress].into_iter().flatten() {
+            cx.snapshot.policy_counters.add(number);
+        }
+        let Some(Served { chosen, affinity }) = service else { return };
+        chosen.entry.count_opened(chosen.index);
+        if let Some(timeout) = affinity {
+            let client = pinned.original.src_addr();
+            let now = cx.now.as_secs() as u32;
+            let backend = chosen.backend().socket();
+            self.shared.affinity.pin(chosen.entry.id, client, backend, now, *timeout);
+        }
+    }
+}
+
+/// The distance between two source ports that are tried one after the other, in a range of `ports`:
+/// every port is tried once, neighbours late.
+fn stride(ports: u64) -> u64 {
+    let is_prime_to = |n: u64| {
+        let (mut a, mut b) = (n, ports);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a == 1
+    };
+    // The golden section, or the next number that has no divisor in common with `ports`.
+    let about = ports * 40_503 / 65_536;
+    (about.max(1)..).find(|n| is_prime_to(*n)).unwrap_or(1)
+}
+
+impl From<Refused> for DropReason {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full => Self::ConnectionTableFull,
+            Refused::Limit(_) => Self::ConnectionLimit,
+            Refused::Collision => Self::NatPortsExhausted,
+        }
+    }
+}
+
+fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, proto::TCP | proto::UDP | proto::SCTP | proto::ICMP | proto::ICMPV6)
+}

@@ -1,0 +1,61 @@
+//! Changes of single objects.
+
+use std::sync::Arc;
+
+use podswitch_policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy};
+use podswitch_policy::service::model::{EndpointSlice, HostPort, Service, ServiceName};
+use podswitch_wire::cidr::Cidr;
+
+use crate::config::{BridgeDomain, Endpoint, PortConfig, RefusedPolicy, RemoteNode, Route};
+use crate::id::{Cookie, PortId};
+
+/// Upserts or deletes one object. An upsert replaces the object of the same name. Deleting an absent
+/// object is a no-op.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Upserts a pod.
+    Pod(Arc<Endpoint>),
+    /// Deletes the pod of this name.
+    PodGone(Cookie),
+    /// Upserts a namespace.
+    Namespace(Arc<Namespace>),
+    /// Deletes the namespace of this name.
+    NamespaceGone(Arc<str>),
+    /// Upserts another node.
+    Node(Arc<RemoteNode>),
+    /// Deletes the other node of this name.
+    NodeGone(Arc<str>),
+    /// Upserts a NetworkPolicy.
+    Policy(Arc<NetworkPolicy>),
+    /// Deletes the NetworkPolicy of this name (cookie).
+    PolicyGone(Arc<str>),
+    /// Upserts a ClusterNetworkPolicy.
+    ClusterPolicy(Arc<ClusterNetworkPolicy>),
+    /// Deletes the ClusterNetworkPolicy of this name (cookie).
+    ClusterPolicyGone(Arc<str>),
+    /// A policy of either kind is there that the caller could not take. It replaces the one of the
+    /// same name and is deleted as that one is.
+    RefusedPolicy(Arc<RefusedPolicy>),
+    /// Upserts a Service.
+    Service(Arc<Service>),
+    /// Deletes the Service of this name.
+    ServiceGone(ServiceName),
+    /// Upserts an endpoint slice.
+    Slice(Arc<EndpointSlice>),
+    /// Deletes the slice of this namespace and name.
+    SliceGone(Arc<str>, Arc<str>),
+    /// Sets the host ports of a pod of this node; an empty list deletes them.
+    HostPorts(Cookie, Arc<[HostPort]>),
+    /// Says what a port is for.
+    Port(PortConfig),
+    /// The port is for nothing any more.
+    PortGone(PortId),
+    /// Upserts a route.
+    Route(Arc<Route>),
+    /// Deletes the route to this destination.
+    RouteGone(Cidr),
+    /// Upserts a bridge domain.
+    Bridge(Arc<BridgeDomain>),
+    /// Deletes the bridge domain of this name.
+    BridgeGone(Arc<str>),
+}

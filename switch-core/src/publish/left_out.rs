@@ -1,0 +1,67 @@
+//! What a publish left out, and why.
+
+use crate::config::ConfigError;
+use crate::id::{Cookie, Epoch};
+
+/// A configuration was refused; the state in force stays.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} error(s) in the configuration, the first: {}", .0.len(), .0[0])]
+pub struct Refused(pub Vec<ConfigError>);
+
+/// An object that is not in force as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeftOut {
+    /// The object, the field and the reason.
+    pub error: ConfigError,
+    /// The kind of reason.
+    pub cause: Cause,
+    /// What is in force instead.
+    pub effect: Effect,
+}
+
+/// Why an object cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// It contradicts itself, or what holds for the whole switch.
+    Invalid,
+    /// Another object of its kind has its name.
+    Duplicate,
+    /// Another object has something that only one can have. This one gets it when that one goes.
+    Conflict {
+        /// The object that has it.
+        holder: Cookie,
+    },
+    /// Something that it needs is not there, or is left out itself. It is taken when that comes.
+    Missing,
+}
+
+/// What is in force instead of an object that was left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Effect {
+    /// Nothing: as if the object were not there.
+    Absent,
+    /// Of a policy: its last version that was taken.
+    LastVersion,
+    /// Of a policy without such a version: the pods that it selects are isolated in the directions
+    /// that it names.
+    Isolated,
+    /// Of a Service, or a pod with host ports: all of it, but not at the address and port that
+    /// another one has.
+    OneFrontend,
+}
+
+/// The outcome of a lenient publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Published {
+    /// The epoch of the new state.
+    pub epoch: Epoch,
+    /// What this publish left out that was in force as written before, was not there before, or was
+    /// left out for other reasons before.
+    pub left_out: Vec<LeftOut>,
+    /// What was left out before, and is in force as written now.
+    pub taken: Vec<Cookie>,
+}

@@ -1,0 +1,255 @@
+//! From what is wanted to a [`Snapshot`], at the cost of what changed.
+//!
+//! Called by the control plane on its own thread, never on a packet core. A publish goes through these
+//! stages:
+//!
+//! 1. *Stage*: a whole configuration or changes of single objects become what is wanted, kind by kind
+//!    ([`diff`], [`objects`]).
+//! 2. *Settle*: each object is checked ([`validate`]), and where several claim the same address, port
+//!    or range it is decided which has it ([`objects`]).
+//! 3. *Decide*: a strict publish with anything left out is taken back; so is any publish whose
+//!    [`settings`] are wrong.
+//! 4. *Compile*: each part of the snapshot is made from the part before and the [`diff::Diff`], and
+//!    shared where nothing of it changed ([`bridges`], [`ports`], [`endpoints`], [`tunnels`],
+//!    [`routes`], [`policies`], [`services`]). This cannot fail.
+//!
+//! A new kind of object is a field of [`Config`], an implementation of [`objects::Object`] in
+//! [`kinds`], a line in [`diff`], and what it is compiled to.
+
+mod bridges;
+mod change;
+mod diff;
+mod endpoints;
+mod kinds;
+mod left_out;
+mod objects;
+mod policies;
+mod ports;
+mod routes;
+mod services;
+mod settings;
+mod tunnels;
+mod validate;
+
+use std::sync::Arc;
+
+use podswitch_policy::compile::PolicyCompiler;
+use podswitch_policy::rule::Direction;
+use podswitch_policy::service::compile::{Clash, Compiler as ServiceCompiler, HealthCheck};
+use podswitch_policy::table::{PolicyInfo, PolicyTable};
+use podswitch_policy::touched::Touched;
+
+pub use change::Change;
+pub use left_out::{Cause, Effect, LeftOut, Published, Refused};
+
+use bridges::FdbIds;
+use diff::{Desired, Diff};
+use settings::Settings;
+
+use crate::config::{Config, ConfigError, PortRole};
+use crate::id::Epoch;
+use crate::snapshot::{PolicyCounters, Snapshot};
+
+/// What a publish wants.
+pub(crate) enum Request<'a> {
+    /// This state.
+    Whole(&'a Config),
+    /// These changes to the state that is wanted.
+    Changes(Vec<Change>),
+}
+
+/// What a publish does with objects that cannot be taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mode {
+    /// One of them refuses all.
+    Strict,
+    /// They are left out.
+    Lenient,
+}
+
+/// What is wanted, what is in force, and the compilers between them.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    desired: Desired,
+    fdb_ids: FdbIds,
+    policies: PolicyCompiler,
+    services: ServiceCompiler,
+    /// Frontends that two Services or host ports claim, as last published.
+    clashes: Vec<Clash>,
+}
+
+impl Publisher {
+    /// Nothing is wanted.
+    pub(crate) fn new() -> Self {
+        Self {
+            desired: Desired::default(),
+            fdb_ids: FdbIds::default(),
+            policies: PolicyCompiler::new(),
+            services: services::compiler(),
+            clashes: Vec::new(),
+        }
+    }
+
+    /// The snapshot of `epoch`, which follows `before`.
+    ///
+    /// # Errors
+    /// What refuses the publish. What is wanted is as it was then.
+    pub(crate) fn publish(
+        &mut self,
+        request: Request<'_>,
+        mode: Mode,
+        epoch: Epoch,
+        before: &Snapshot,
+    ) -> Result<(Snapshot, Published), Refused> {
+        let is_whole = matches!(request, Request::Whole(_));
+        let was = self.settle(request);
+        let mut errors = validate::settings(&self.desired.settings, self.desired.nodes.len());
+        let (left_out, taken) = self.desired.news();
+        match (mode, is_whole) {
+            (Mode::Lenient, _) => {}
+            (Mode::Strict, true) => errors.extend(errors_of(self.desired.left_out())),
+            (Mode::Strict, false) => errors.extend(errors_of(left_out.clone())),
+        }
+        if !errors.is_empty() {
+            self.desired.undo(was);
+            return Err(Refused(errors));
+        }
+        let diff = self.desired.diff();
+        let snapshot = self.compile(&diff, &was, epoch, before);
+        self.desired.commit();
+        let mut published = Published { epoch, left_out, taken };
+        let clashes = self.services.clashes();
+        services::news(&self.clashes, &clashes, &mut published);
+        self.clashes = clashes;
+        Ok((snapshot, published))
+    }
+
+    /// Everything that is wrong with a configuration.
+    pub(crate) fn check(config: &Config) -> Vec<ConfigError> {
+        let mut fresh = Self::new();
+        fresh.settle(Request::Whole(config));
+        let desired = &fresh.desired;
+        let mut errors = validate::settings(&desired.settings, desired.nodes.len());
+        errors.extend(errors_of(desired.left_out()));
+        errors
+    }
+
+    /// Everything that is left out, frontends of Services among it.
+    pub(crate) fn left_out(&self) -> Vec<LeftOut> {
+        let mut list = self.desired.left_out();
+        list.extend(self.clashes.iter().map(services::left_out));
+        list
+    }
+
+    /// What the health check responder answers (S12), as last published.
+    pub(crate) fn health_checks(&self) -> Vec<HealthCheck> {
+        let mut list: Vec<HealthCheck> = self.services.health_checks().cloned().collect();
+        list.sort_by(|a, b| a.port.cmp(&b.port).then_with(|| a.service.cmp(&b.service)));
+        list
+    }
+
+    /// Stages and settles. Returns the settings of before.
+    fn settle(&mut self, request: Request<'_>) -> Settings {
+        let was = match request {
+            Request::Whole(config) => self.desired.stage_config(config),
+            Request::Changes(changes) => {
+                changes.into_iter().for_each(|change| self.desired.stage(change));
+                self.desired.settings.clone()
+            }
+        };
+        self.desired.settle(&was, &self.fdb_ids);
+        was
+    }
+
+    fn compile(
+        &mut self,
+        diff: &Diff,
+        was: &Settings,
+        epoch: Epoch,
+        before: &Snapshot,
+    ) -> Snapshot {
+        let (desired, now) = (&self.desired, &self.desired.settings);
+        let bridged = (!diff.bridges.is_empty() || !diff.ports.is_empty())
+            .then(|| bridges::compile(desired, &self.fdb_ids));
+        let ports = ports::compile(desired, diff, bridged.as_ref().map(|b| &b.ports), before);
+        let uplinks = ports::uplinks(desired);
+        let tunnels = tunnels::compile(desired, diff, was, before, &uplinks);
+        let fib = routes::compile(desired, diff, was, before, &uplinks, &tunnels);
+        let policy = policies::compile(&mut self.policies, diff, was, desired);
+        let services = services::compile(&mut self.services, diff, now);
+        let mut invalidation = before.invalidation.clone();
+        let concerns = self.policies.take_touched().and(self.services.take_touched());
+        invalidation.invalidate(epoch, concerns.and(touched(diff, was, now)));
+        Snapshot {
+            epoch,
+            invalidation,
+            gateway: now.node.gateway,
+            node_addresses: shared(&before.node_addresses, &now.node.addresses),
+            nat_ports: now.node.nat_ports.clone(),
+            ports,
+            host: ports::host(desired),
+            uplinks,
+            tunnels,
+            node: now.node.name.clone(),
+            endpoints: endpoints::compile(desired, diff, was, before),
+            fib,
+            policy_counters: counters(&before.policy_counters, &before.policy, &policy),
+            policy,
+            services,
+            masquerade: match was.masquerade == now.masquerade {
+                true => before.masquerade.clone(),
+                false => now.masquerade.clone().map(Arc::new),
+            },
+            cluster_key: now.cluster_key.0,
+            domains: bridged.map_or_else(|| before.domains.clone(), |bridged| bridged.domains),
+        }
+    }
+}
+
+fn errors_of(left_out: Vec<LeftOut>) -> impl Iterator<Item = ConfigError> {
+    left_out.into_iter().map(|left_out| left_out.error)
+}
+
+fn shared<T: Clone + PartialEq>(before: &Arc<[T]>, now: &[T]) -> Arc<[T]> {
+    if **before == *now { before.clone() } else { now.into() }
+}
+
+/// The addresses that a publish concerns, policies and Services apart: these know their own.
+fn touched(diff: &Diff, was: &Settings, now: &Settings) -> Touched {
+    // A port for a pod concerns the addresses of that pod alone.
+    let other_ports = diff.ports.all().any(|port| port.role != PortRole::Pod);
+    let for_all = was != now
+        || other_ports
+        || !diff.nodes.is_empty()
+        || !diff.routes.is_empty()
+        || !diff.bridges.is_empty();
+    if for_all { Touched::Everything } else { endpoints::touched(diff) }
+}
+
+/// The counters for the table `new`, which follows `old`. Numbers that stand for something else than
+/// before begin at zero.
+fn counters(counters: &PolicyCounters, old: &PolicyTable, new: &PolicyTable) -> PolicyCounters {
+    let counters = counters.grown_to(new.counters());
+    for (id, info) in new.policies() {
+        let is_known = old.policy(id).is_some_and(|before| {
+            Arc::ptr_eq(before, info)
+                || before.first_counter == info.first_counter
+                    && before.object.cookie() == info.object.cookie()
+                    && Direction::BOTH
+                        .iter()
+                        .all(|&d| before.object.rule_count(d) == info.object.rule_count(d))
+        });
+        if !is_known {
+            numbers(info).for_each(|number| counters.reset(number));
+        }
+    }
+    counters
+}
+
+/// The numbers of a policy's counters.
+fn numbers(info: &PolicyInfo) -> impl Iterator<Item = u32> {
+    Direction::BOTH.into_iter().flat_map(move |direction| {
+        let rules = (0..info.object.rule_count(direction)).map(Some);
+        std::iter::once(None).chain(rules).map(move |rule| info.counter(direction, rule))
+    })
+}

@@ -1,0 +1,239 @@
+//! What is wanted of one kind, what is in force, and what a publish came to.
+
+use std::mem::take;
+
+use hashbrown::HashMap;
+
+use super::claims::{Claims, Rank};
+use super::fault::Faults;
+use super::list::{List, Staged};
+use super::{Changed, Difference, Object};
+use crate::id::Cookie;
+use crate::publish::left_out::{Effect, LeftOut};
+use crate::publish::settings::Settings;
+
+/// Of an object that is left out: why, and what is in force instead.
+#[derive(Clone, Debug)]
+pub(super) struct Verdict<O> {
+    pub(super) faults: Faults,
+    pub(super) fallback: Option<(O, Effect)>,
+}
+
+impl<O> Verdict<O> {
+    fn effect(&self) -> Effect {
+        self.fallback.as_ref().map_or(Effect::Absent, |(_, effect)| *effect)
+    }
+}
+
+/// An object as it was before the publish began.
+#[derive(Clone, Debug)]
+pub(super) struct Before<O> {
+    pub(super) object: Option<O>,
+    pub(super) verdict: Option<Box<Verdict<O>>>,
+}
+
+impl<O> Before<O> {
+    fn in_force(&self) -> Option<&O> {
+        match &self.verdict {
+            Some(verdict) => verdict.fallback.as_ref().map(|(object, _)| object),
+            None => self.object.as_ref(),
+        }
+    }
+
+    /// The last version that was taken as written.
+    pub(super) fn last_version(&self) -> Option<&O> {
+        match &self.verdict {
+            Some(verdict) => match &verdict.fallback {
+                Some((object, Effect::LastVersion)) => Some(object),
+                _ => None,
+            },
+            None => self.object.as_ref(),
+        }
+    }
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(crate) struct Kind<O: Object> {
+    /// What is wanted.
+    pub(super) objects: HashMap<O::Key, O>,
+    pub(super) claims: Claims<O::Claim, O::Key>,
+    /// Of those that are left out.
+    pub(super) verdicts: HashMap<O::Key, Box<Verdict<O>>>,
+    list: List<O>,
+    pub(super) staged: Staged<O>,
+    /// To be evaluated again.
+    pub(super) again: Vec<O::Key>,
+    /// What this publish changed, as it was before, in order.
+    pub(super) journal: Vec<(O::Key, Before<O>)>,
+    pub(super) journaled: HashMap<O::Key, usize>,
+    /// Whether this publish made all claims anew.
+    pub(super) reclaimed: bool,
+}
+
+impl<O: Object> Default for Kind<O> {
+    fn default() -> Self {
+        Self {
+            objects: HashMap::new(),
+            claims: Claims::default(),
+            verdicts: HashMap::new(),
+            list: List::default(),
+            staged: Vec::new(),
+            again: Vec::new(),
+            journal: Vec::new(),
+            journaled: HashMap::new(),
+            reclaimed: false,
+        }
+    }
+}
+
+/// What is in force.
+impl<O: Object> Kind<O> {
+    /// How many are wanted.
+    pub(crate) fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Whether an object of this key is wanted.
+    pub(crate) fn is_wanted(&self, key: &O::Key) -> bool {
+        self.objects.contains_key(key)
+    }
+
+    /// The object in force under a key.
+    pub(crate) fn get(&self, key: &O::Key) -> Option<&O> {
+        match self.verdicts.get(key) {
+            Some(verdict) => verdict.fallback.as_ref().map(|(object, _)| object),
+            None => self.objects.get(key),
+        }
+    }
+
+    /// All objects in force, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &O> {
+        self.objects.keys().filter_map(|key| self.get(key))
+    }
+
+    /// The object in force that has what is claimed: of a claim that is not exclusive, the first.
+    pub(crate) fn holder(&self, claim: &O::Claim) -> Option<&O> {
+        let taken = self.claims.of(claim).find(|rank| self.is_taken(&rank.key))?;
+        self.objects.get(&taken.key)
+    }
+
+    /// Keys of all wanted objects that lay this claim.
+    pub(crate) fn claimants(&self, claim: &O::Claim) -> impl Iterator<Item = &O::Key> {
+        self.claims.of(claim).map(|rank| &rank.key)
+    }
+
+    /// Whether the object of this key is in force as it was written.
+    pub(super) fn is_taken(&self, key: &O::Key) -> bool {
+        !self.verdicts.contains_key(key) && self.objects.contains_key(key)
+    }
+}
+
+/// Staging what is wanted.
+impl<O: Object> Kind<O> {
+    /// Upserts an object, or deletes it; deleting an absent one is a no-op. Of two changes of one key
+    /// the last one counts.
+    pub(crate) fn stage(&mut self, key: O::Key, object: Option<O>) {
+        self.list.outdate(&key);
+        self.staged.push((key, object));
+    }
+
+    /// Makes these the objects that are wanted.
+    pub(crate) fn stage_all(&mut self, new: &[O]) {
+        let staged = self.list.replace(new, &self.objects);
+        self.staged.extend(staged);
+    }
+
+    /// How much is staged.
+    #[cfg(test)]
+    pub(super) fn staged(&self) -> &[(O::Key, Option<O>)] {
+        &self.staged
+    }
+
+    /// Has the object of this key evaluated again: something that it depends on has changed.
+    pub(crate) fn stage_again(&mut self, key: O::Key) {
+        self.again.push(key);
+    }
+}
+
+/// What a publish came to, and its end.
+impl<O: Object> Kind<O> {
+    /// How what is in force differs from what was.
+    pub(crate) fn difference(&self) -> Difference<O> {
+        let mut difference = Difference { removed: Vec::new(), changed: Vec::new() };
+        for (key, before) in &self.journal {
+            match (before.in_force(), self.get(key)) {
+                (Some(old), Some(new)) if old.is_same(new) => {}
+                (old, Some(new)) => {
+                    difference.changed.push(Changed { before: old.cloned(), after: new.clone() })
+                }
+                (Some(old), None) => difference.removed.push(old.clone()),
+                (None, None) => {}
+            }
+        }
+        difference
+    }
+
+    /// Everything that is left out.
+    pub(crate) fn left_out(&self, out: &mut Vec<LeftOut>) {
+        out.extend(self.list.duplicates().iter().map(|(_, left_out)| left_out.clone()));
+        let mut keys: Vec<&O::Key> = self.verdicts.keys().collect();
+        keys.sort_unstable();
+        keys.into_iter().for_each(|key| self.report(key, out));
+    }
+
+    /// What this publish left out.
+    pub(crate) fn newly_left_out(&self, out: &mut Vec<LeftOut>) {
+        out.extend(self.list.new_duplicates().cloned());
+        self.journal.iter().for_each(|(key, _)| self.report(key, out));
+    }
+
+    /// What was left out before this publish, and is taken now.
+    pub(crate) fn newly_taken(&self, out: &mut Vec<Cookie>) {
+        for (key, _) in self.journal.iter().filter(|(_, before)| before.verdict.is_some()) {
+            out.extend(self.objects.get(key).filter(|_| self.is_taken(key)).map(O::cookie));
+        }
+    }
+
+    fn report(&self, key: &O::Key, out: &mut Vec<LeftOut>) {
+        let Some(verdict) = self.verdicts.get(key) else { return };
+        let Some(object) = self.objects.get(key) else { return };
+        let cookie = object.cookie();
+        out.extend(verdict.faults.0.iter().map(|fault| fault.left_out(&cookie, verdict.effect())));
+    }
+
+    /// Keeps what was settled.
+    pub(crate) fn commit(&mut self) {
+        self.list.commit();
+        self.journal = Vec::new();
+        self.journaled = HashMap::new();
+    }
+
+    /// Takes everything back that was staged and settled, given the settings of before.
+    pub(crate) fn undo(&mut self, settings: &Settings) {
+        self.list.undo();
+        self.journaled = HashMap::new();
+        for (key, before) in take(&mut self.journal) {
+            if let Some(now) = self.objects.remove(&key)
+                && !self.reclaimed
+            {
+                let rank = Rank::new(now.precedence(), key.clone());
+                now.claims(settings, &mut |claim| self.claims.remove(claim, &rank));
+            }
+            self.verdicts.remove(&key);
+            if let Some(object) = before.object {
+                if !self.reclaimed {
+                    let rank = Rank::new(object.precedence(), key.clone());
+                    object.claims(settings, &mut |claim| self.claims.add(claim, rank.clone()));
+                }
+                if let Some(verdict) = before.verdict {
+                    self.verdicts.insert(key.clone(), verdict);
+                }
+                self.objects.insert(key, object);
+            }
+        }
+        if take(&mut self.reclaimed) {
+            self.reclaim(settings);
+        }
+    }
+}

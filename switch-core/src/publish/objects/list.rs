@@ -1,0 +1,175 @@
+//! The list of one kind's objects as it was handed over last, so that the next one costs a comparison
+//! of pointers where it is the same.
+
+use std::mem::take;
+
+use hashbrown::hash_map::Entry;
+use hashbrown::{HashMap, HashSet};
+
+use super::Object;
+use crate::config::ConfigError;
+use crate::publish::left_out::{Cause, Effect, LeftOut};
+
+/// What a list changes: objects to upsert, and keys to delete.
+pub(super) type Staged<O> = Vec<(<O as Object>::Key, Option<O>)>;
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct List<O: Object> {
+    objects: Vec<O>,
+    /// Single changes came after the list, or two of its objects have one key: the next list is
+    /// compared with what is wanted, object by object.
+    is_stale: bool,
+    /// Objects that have the key of another one, which is wanted.
+    duplicates: Vec<(O::Key, LeftOut)>,
+    before: Option<Before<O>>,
+}
+
+/// The list before the publish.
+#[derive(Debug)]
+struct Before<O: Object> {
+    /// Objects that stood at this place, where so many stand now.
+    splice: Option<(usize, Vec<O>, usize)>,
+    is_stale: bool,
+    duplicates: Vec<(O::Key, LeftOut)>,
+}
+
+impl<O: Object> Default for List<O> {
+    fn default() -> Self {
+        Self { objects: Vec::new(), is_stale: false, duplicates: Vec::new(), before: None }
+    }
+}
+
+impl<O: Object> List<O> {
+    pub(super) fn duplicates(&self) -> &[(O::Key, LeftOut)] {
+        &self.duplicates
+    }
+
+    /// Duplicates that this publish found.
+    pub(super) fn new_duplicates(&self) -> impl Iterator<Item = &LeftOut> {
+        let before = self.before.as_ref().map_or(&[][..], |before| &before.duplicates);
+        let is_new = self.before.is_some();
+        let found = self
+            .duplicates
+            .iter()
+            .filter(move |(_, d)| is_new && !before.iter().any(|(_, known)| known == d));
+        found.map(|(_, left_out)| left_out)
+    }
+
+    /// A single change of the object of this key: the list is no longer what is wanted.
+    pub(super) fn outdate(&mut self, key: &O::Key) {
+        let (is_stale, duplicates) = (self.is_stale, &self.duplicates);
+        self.before.get_or_insert_with(|| Before {
+            splice: None,
+            is_stale,
+            duplicates: duplicates.clone(),
+        });
+        self.is_stale = true;
+        self.duplicates.retain(|(of, _)| of != key);
+    }
+
+    /// Replaces the list. `wanted` is what is wanted at present.
+    pub(super) fn replace(&mut self, new: &[O], wanted: &HashMap<O::Key, O>) -> Staged<O> {
+        let (front, back) = if self.is_stale { (0, 0) } else { self.shared(new) };
+        let middle = &new[front..new.len() - back];
+        let old = front..self.objects.len() - back;
+        if !self.is_stale && middle.is_empty() && old.is_empty() {
+            return Vec::new();
+        }
+        let gone: HashSet<O::Key> = match self.is_stale {
+            true => wanted.keys().cloned().collect(),
+            false => self.objects[old.clone()].iter().map(O::key).collect(),
+        };
+        let (list, mut unique) = Unique::of(middle);
+        if list.iter().any(|(key, _)| wanted.contains_key(key) && !gone.contains(key)) {
+            // It has the key of one of those that are shared.
+            self.is_stale = true;
+            return self.replace(new, wanted);
+        }
+        let len = middle.len();
+        let (at, taken) = (old.start, self.objects.splice(old, middle.iter().cloned()).collect());
+        self.before = Some(Before {
+            splice: Some((at, taken, len)),
+            is_stale: self.is_stale,
+            duplicates: take(&mut self.duplicates),
+        });
+        self.is_stale = unique.found;
+        self.duplicates = take(&mut unique.duplicates);
+        let mut staged: Staged<O> = Vec::new();
+        staged
+            .extend(gone.into_iter().filter(|k| !unique.places.contains_key(k)).map(|k| (k, None)));
+        staged.extend(list.into_iter().map(|(key, object)| (key, Some(object))));
+        staged
+    }
+
+    /// How many objects both lists share at the front, and how many at the back.
+    fn shared(&self, new: &[O]) -> (usize, usize) {
+        let shared = |(a, b): &(&O, &O)| a.is_shared(b);
+        let front = self.objects.iter().zip(new).take_while(shared).count();
+        let (old, new) = (&self.objects[front..], &new[front..]);
+        (front, old.iter().rev().zip(new.iter().rev()).take_while(shared).count())
+    }
+
+    pub(super) fn commit(&mut self) {
+        self.before = None;
+    }
+
+    pub(super) fn undo(&mut self) {
+        let Some(before) = self.before.take() else { return };
+        if let Some((at, objects, len)) = before.splice {
+            self.objects.splice(at..at + len, objects);
+        }
+        self.is_stale = before.is_stale;
+        self.duplicates = before.duplicates;
+    }
+}
+
+/// Objects with different keys.
+struct Unique<O: Object> {
+    places: HashMap<O::Key, usize>,
+    duplicates: Vec<(O::Key, LeftOut)>,
+    found: bool,
+}
+
+impl<O: Object> Unique<O> {
+    /// One object for each key of `list`, in its order.
+    fn of(list: &[O]) -> (Vec<(O::Key, O)>, Self) {
+        let mut unique = Self { places: HashMap::new(), duplicates: Vec::new(), found: false };
+        let mut objects: Vec<(O::Key, O)> = Vec::with_capacity(list.len());
+        for object in list {
+            let key = object.key();
+            match unique.places.entry(key.clone()) {
+                Entry::Vacant(place) => {
+                    place.insert(objects.len());
+                    objects.push((key, object.clone()));
+                }
+                Entry::Occupied(place) => {
+                    unique.found = true;
+                    let (_, first) = &mut objects[*place.get()];
+                    if let Some(both) = first.merged(object) {
+                        *first = both;
+                    } else {
+                        if object.precedence() > first.precedence() {
+                            *first = object.clone();
+                        }
+                        unique.duplicates.push((key, duplicate(object)));
+                    }
+                }
+            }
+        }
+        (objects, unique)
+    }
+}
+
+fn duplicate<O: Object>(object: &O) -> LeftOut {
+    let (field, reason) = O::DUPLICATE;
+    LeftOut {
+        error: ConfigError {
+            object: object.cookie(),
+            field: field.to_owned(),
+            reason: reason.to_owned(),
+        },
+        cause: Cause::Duplicate,
+        effect: Effect::Absent,
+    }
+}

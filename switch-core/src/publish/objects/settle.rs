@@ -1,0 +1,211 @@
+//! Which objects are taken.
+
+use std::collections::BTreeSet;
+use std::hash::Hash;
+use std::mem::take;
+
+use hashbrown::{HashMap, HashSet};
+
+use super::claims::{Claims, Rank};
+use super::fault::{Fault, Faults};
+use super::kind::{Before, Kind, Verdict};
+use super::{Claim, Object};
+use crate::id::Cookie;
+use crate::publish::left_out::Cause;
+use crate::publish::settings::Settings;
+
+/// Which objects are evaluated, beside those that were staged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Again {
+    /// No others.
+    No,
+    /// All: what they are checked against has changed.
+    Check,
+    /// All, and what they claim may have changed too.
+    Claims,
+}
+
+/// Settling: each wanted object is in force if nothing is wrong with it, and no object in force that
+/// goes before it has what it claims. So the outcome depends on what is wanted alone, not on the
+/// order in which it came; a last good version apart, see [`Object::fallback`].
+impl<O: Object> Kind<O> {
+    /// Takes what was staged, and evaluates what that concerns.
+    pub(crate) fn settle(&mut self, settings: &Settings, context: O::Context<'_>, again: Again) {
+        self.reclaimed = again == Again::Claims;
+        let mut queue = Queue::default();
+        for (key, object) in take(&mut self.staged) {
+            self.put(key, object, settings, &mut queue);
+        }
+        queue.alone.append(&mut self.again);
+        if self.reclaimed {
+            self.reclaim(settings);
+        }
+        if again != Again::No {
+            let known = self.objects.keys().filter(|key| !queue.fresh.contains(*key));
+            queue.alone.extend(known.cloned());
+        }
+        // An object whose claims nobody else lays concerns nobody else.
+        for key in take(&mut queue.alone) {
+            match self.is_contested(&key, settings) {
+                true => queue.push(&self.objects, &key),
+                false => drop(self.evaluate(&key, settings, context)),
+            }
+        }
+        while let Some(rank) = queue.waiting.pop_first() {
+            let was_taken = self.is_taken(&rank.key) && !queue.fresh.remove(&rank.key);
+            let is_taken = self.evaluate(&rank.key, settings, context);
+            if was_taken != is_taken {
+                let later = |other: &&Rank<O::Key>| **other > rank;
+                self.rivals(&rank.key, settings, |claims, claim| {
+                    queue.waiting.extend(claims.of(claim).filter(later).cloned());
+                });
+            }
+        }
+    }
+
+    /// Puts an object in the place of the one of its key.
+    fn put(
+        &mut self,
+        key: O::Key,
+        object: Option<O>,
+        settings: &Settings,
+        queue: &mut Queue<O::Key>,
+    ) {
+        if let (Some(known), Some(object)) = (self.objects.get_mut(&key), &object)
+            && known.is_same(object)
+        {
+            // The new one, so that the old one can be freed.
+            *known = object.clone();
+            return;
+        }
+        if object.is_none() && !self.objects.contains_key(&key) {
+            return;
+        }
+        self.remember(&key);
+        let was_taken = self.is_taken(&key);
+        if let Some(old) = self.objects.get(&key) {
+            let rank = Rank::new(old.precedence(), key.clone());
+            let claims = &mut self.claims;
+            old.claims(settings, &mut |claim| {
+                if was_taken && claims.is_contested(&claim) {
+                    let others = claims.of(&claim).filter(|other| other.key != key);
+                    queue.waiting.extend(others.cloned());
+                }
+                if !self.reclaimed {
+                    claims.remove(claim, &rank);
+                }
+            });
+            self.objects.remove(&key);
+            self.verdicts.remove(&key);
+            queue.fresh.remove(&key);
+            queue.waiting.remove(&rank);
+        }
+        if let Some(object) = object {
+            if !self.reclaimed {
+                let rank = Rank::new(object.precedence(), key.clone());
+                object.claims(settings, &mut |claim| self.claims.add(claim, rank.clone()));
+            }
+            self.objects.insert(key.clone(), object);
+            queue.fresh.insert(key.clone());
+            queue.alone.push(key);
+        }
+    }
+
+    pub(super) fn reclaim(&mut self, settings: &Settings) {
+        self.claims.clear();
+        for (key, object) in &self.objects {
+            let rank = Rank::new(object.precedence(), key.clone());
+            object.claims(settings, &mut |claim| self.claims.add(claim, rank.clone()));
+        }
+    }
+
+    /// Calls `each` for whatever an object claims that only one can have.
+    fn rivals(
+        &self,
+        key: &O::Key,
+        settings: &Settings,
+        mut each: impl FnMut(&Claims<O::Claim, O::Key>, &O::Claim),
+    ) {
+        let Some(object) = self.objects.get(key) else { return };
+        object.claims(settings, &mut |claim| {
+            if claim.is_exclusive() {
+                each(&self.claims, &claim);
+            }
+        });
+    }
+
+    fn is_contested(&self, key: &O::Key, settings: &Settings) -> bool {
+        let mut found = false;
+        self.rivals(key, settings, |claims, claim| found |= claims.is_contested(claim));
+        found
+    }
+
+    /// Whether the object of a key is taken. All that go before it have been evaluated.
+    fn evaluate(&mut self, key: &O::Key, settings: &Settings, context: O::Context<'_>) -> bool {
+        let Some(object) = self.objects.get(key) else { return false };
+        let mut faults = Faults::default();
+        object.check(context, &mut faults);
+        let rank = Rank::new(object.precedence(), key.clone());
+        self.rivals(key, settings, |claims, claim| {
+            let mut before = claims.of(claim).take_while(|other| **other < rank);
+            let holder = before.find(|other| self.is_taken(&other.key));
+            if let Some(holder) = holder.and_then(|holder| self.objects.get(&holder.key)) {
+                faults.0.push(conflict(object, claim, &holder.cookie()));
+            }
+        });
+        let known = self.verdicts.get(key);
+        if known.map_or(&[][..], |known| &known.faults.0) == faults.0 {
+            return faults.0.is_empty();
+        }
+        self.remember(key);
+        if faults.0.is_empty() {
+            self.verdicts.remove(key);
+            return true;
+        }
+        let last = self.journaled.get(key).and_then(|at| self.journal[*at].1.last_version());
+        let fallback = self.objects[key].fallback(last);
+        self.verdicts.insert(key.clone(), Box::new(Verdict { faults, fallback }));
+        false
+    }
+
+    /// Notes what an object is, before it changes.
+    fn remember(&mut self, key: &O::Key) {
+        if self.journaled.contains_key(key) {
+            return;
+        }
+        self.journaled.insert(key.clone(), self.journal.len());
+        let object = self.objects.get(key).cloned();
+        let before = Before { object, verdict: self.verdicts.get(key).cloned() };
+        self.journal.push((key.clone(), before));
+    }
+}
+
+/// Objects that are to be evaluated.
+struct Queue<K> {
+    /// In order: those that go first come first.
+    waiting: BTreeSet<Rank<K>>,
+    /// In no order: whether others lay their claims is not known yet.
+    alone: Vec<K>,
+    /// Not evaluated since they came.
+    fresh: HashSet<K>,
+}
+
+impl<K> Default for Queue<K> {
+    fn default() -> Self {
+        Self { waiting: BTreeSet::new(), alone: Vec::new(), fresh: HashSet::new() }
+    }
+}
+
+impl<K: Clone + Eq + Hash + Ord> Queue<K> {
+    fn push<O: Object<Key = K>>(&mut self, objects: &HashMap<K, O>, key: &K) {
+        if let Some(object) = objects.get(key) {
+            self.waiting.insert(Rank::new(object.precedence(), key.clone()));
+        }
+    }
+}
+
+fn conflict<O: Object>(object: &O, claim: &O::Claim, holder: &Cookie) -> Fault {
+    let (field, what) = object.describe(claim);
+    let reason = format!("{what} is {holder}'s already");
+    Fault { field, reason, cause: Cause::Conflict { holder: holder.clone() } }
+}

@@ -1,0 +1,103 @@
+//! Services: what the Service compiler is told of a publish.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+use podswitch_policy::service::compile::{Clash, Compiler, Settings as ServiceSettings};
+use podswitch_policy::service::endpoints::Viewpoint;
+use podswitch_policy::service::table::{FrontendKind, ServiceTable};
+
+use super::diff::Diff;
+use super::left_out::{Cause, Effect, LeftOut, Published};
+use super::settings::Settings;
+use crate::config::{ConfigError, LocalNode};
+use crate::id::Cookie;
+
+/// A compiler that knows no Service.
+pub(super) fn compiler() -> Compiler {
+    Compiler::new(settings(&Settings::default()))
+}
+
+/// Tells the compiler what a publish changes, and returns the table after it.
+pub(super) fn compile(compiler: &mut Compiler, diff: &Diff, now: &Settings) -> ServiceTable {
+    compiler.set_settings(settings(now));
+    for service in &diff.services.removed {
+        compiler.remove_service(&service.name);
+    }
+    for slice in &diff.slices.removed {
+        compiler.remove_slice(&slice.namespace, &slice.name);
+    }
+    for service in diff.services.after() {
+        let taken = compiler.set_service(Arc::clone(service));
+        debug_assert!(taken.is_ok(), "checked before");
+    }
+    for slice in diff.slices.after() {
+        compiler.set_slice(Arc::clone(slice));
+    }
+    for (pod, _) in &diff.host_ports.removed {
+        compiler.set_host_ports(pod.text(), Arc::new([]));
+    }
+    for (pod, ports) in diff.host_ports.after() {
+        compiler.set_host_ports(pod.text(), ports.clone());
+    }
+    compiler.publish()
+}
+
+/// Tells which frontends came to be contested by a publish, and which no longer are.
+pub(super) fn news(before: &[Clash], now: &[Clash], published: &mut Published) {
+    let (known, present): (HashSet<&Clash>, HashSet<&Clash>) =
+        (before.iter().collect(), now.iter().collect());
+    published.left_out.extend(now.iter().filter(|c| !known.contains(c)).map(left_out));
+    let won = before.iter().filter(|c| !present.contains(c));
+    let mut won: Vec<Cookie> = won.map(|c| Cookie::new(c.loser.clone())).collect();
+    won.dedup();
+    published.taken.extend(won);
+}
+
+/// A frontend that another object has.
+pub(super) fn left_out(clash: &Clash) -> LeftOut {
+    let field = match clash.kind {
+        FrontendKind::ClusterIp => "spec.clusterIPs",
+        FrontendKind::LoadBalancer => "status.loadBalancer.ingress",
+        FrontendKind::ExternalIp => "spec.externalIPs",
+        FrontendKind::NodePort => "spec.ports.nodePort",
+        FrontendKind::HostPort => "host_ports",
+    };
+    let (kind, port, winner) = (clash.kind.name(), clash.port, &clash.winner);
+    let reason = match clash.address {
+        Some(address) => format!("{kind} {address}: port {port} is {winner}'s already"),
+        None => format!("{kind} of port {port} is {winner}'s already"),
+    };
+    LeftOut {
+        error: ConfigError {
+            object: Cookie::new(clash.loser.clone()),
+            field: field.into(),
+            reason,
+        },
+        cause: Cause::Conflict { holder: Cookie::new(winner.clone()) },
+        effect: Effect::OneFrontend,
+    }
+}
+
+/// Further addresses of the node, at which it has host ports.
+fn local_addresses(node: &LocalNode) -> Vec<IpAddr> {
+    let mut addresses = node.local_addresses.clone();
+    addresses.push(Ipv4Addr::LOCALHOST.into());
+    addresses.retain(|address| !node.addresses.contains(address));
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+fn settings(settings: &Settings) -> ServiceSettings {
+    let node = &settings.node;
+    ServiceSettings {
+        view: Viewpoint { node: node.name.clone(), zone: node.zone().map(Into::into) },
+        node_addresses: node.addresses.clone(),
+        local_addresses: local_addresses(node),
+        service_cidrs: settings.service_cidrs.clone(),
+        allowed_external_ips: settings.allowed_external_ips.clone(),
+        cluster_key: settings.cluster_key.0,
+    }
+}

@@ -1,0 +1,109 @@
+//! The side of a worker that other threads see: commands to it, and what it reports.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use crossbeam::queue::SegQueue;
+
+use super::load::LoadMeter;
+use super::sleep::Waker;
+use crate::engine::Observer;
+use crate::id::{Epoch, PortId};
+use crate::port::Port;
+use crate::stats::WorkerCounters;
+
+/// A command to a worker, executed between two polls.
+pub(crate) enum Command {
+    /// Adds a port to the poll loop.
+    Add(PortId, Box<dyn Port>),
+    /// Removes a port.
+    Remove(PortId),
+    /// Sets the observer of drops.
+    Observe(Option<Box<dyn Observer>>),
+    /// Ends the thread.
+    Stop,
+}
+
+impl core::fmt::Debug for Command {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Add(..) => "Add",
+            Self::Remove(_) => "Remove",
+            Self::Observe(_) => "Observe",
+            Self::Stop => "Stop",
+        })
+    }
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    /// The worker's counters.
+    pub counters: Arc<WorkerCounters>,
+    /// The worker's load.
+    pub load: Arc<LoadMeter>,
+    commands: SegQueue<Command>,
+    /// Whether there may be commands, so that a poll without any does not look at the queue.
+    has_commands: AtomicBool,
+    acknowledged: AtomicU32,
+    failed: SegQueue<(PortId, io::Error)>,
+    waker: Waker,
+}
+
+impl WorkerHandle {
+    pub(super) fn new(counters: Arc<WorkerCounters>, waker: Waker) -> Self {
+        Self {
+            counters,
+            load: Arc::default(),
+            commands: SegQueue::new(),
+            has_commands: AtomicBool::new(false),
+            acknowledged: AtomicU32::new(0),
+            failed: SegQueue::new(),
+            waker,
+        }
+    }
+
+    pub(crate) fn send(&self, command: Command) {
+        self.commands.push(command);
+        self.has_commands.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
+    }
+
+    /// The latest epoch that the worker has acknowledged: all packets that it receives from now on
+    /// are evaluated with this snapshot or a newer one.
+    pub fn acknowledged(&self) -> Epoch {
+        Epoch(self.acknowledged.load(Ordering::Acquire))
+    }
+
+    /// The next port that failed and was removed, with the error.
+    pub fn next_failure(&self) -> Option<(PortId, io::Error)> {
+        self.failed.pop()
+    }
+
+    pub(super) fn acknowledge(&self, epoch: Epoch) {
+        self.acknowledged.store(epoch.0, Ordering::Release);
+    }
+
+    pub(super) fn report_failure(&self, port: PortId, error: io::Error) {
+        self.failed.push((port, error));
+    }
+
+    pub(super) fn has_commands(&self) -> bool {
+        self.has_commands.load(Ordering::Acquire)
+    }
+
+    /// Takes all commands. Calls `each` for each of them, in order.
+    pub(super) fn take_commands(&self, mut each: impl FnMut(Command)) {
+        if !self.has_commands.swap(false, Ordering::Acquire) {
+            return;
+        }
+        while let Some(command) = self.commands.pop() {
+            each(command);
+        }
+    }
+}

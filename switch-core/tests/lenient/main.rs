@@ -1,0 +1,313 @@
+//! Lenient publishing: one object never holds up the others. What is in force after any sequence of
+//! publishes is what a strict publish of the good objects alone would put in force; and of a policy
+//! that cannot be taken, the last version that was, or what isolates its pods.
+#![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
+
+mod look;
+mod mix;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use look::look;
+use mix::Mix;
+use podswitch_core::action::DropReason::{PolicyIngress, UnknownPod};
+use podswitch_core::config::{
+    Attachment, Config, ConfigError, Endpoint, PortConfig, PortRole, Precedence, RefusedPolicy,
+};
+use podswitch_core::control::{Cause, Change, ControlPlane, Effect, LeftOut};
+use podswitch_core::id::{Cookie, PortId};
+use podswitch_policy::rule::{NetworkPolicy, Peers, PortRule, Ports, Protocol, Rule, Selector};
+use podswitch_policy::service::model::{Service, ServicePort, ServiceType};
+use podswitch_testkit::rig;
+use rig::random::Rng;
+use rig::*;
+
+/// Every object and field that is left out.
+fn fields(left_out: &[LeftOut]) -> Vec<String> {
+    left_out.iter().map(|l| format!("{}: {}", l.error.object, l.error.field)).collect()
+}
+
+#[test]
+fn any_sequence_gives_the_state_of_the_good_objects() {
+    let (mut left_out, mut taken) = (0, 0);
+    for seed in 0..10 {
+        let mut rng = Rng::new(seed);
+        let mut mix = Mix::new();
+        let mut switch = Switch::new(&mix.config);
+        for round in 0..150 {
+            let before = mix.config.clone();
+            let mut changes = Vec::new();
+            for _ in 0..rng.below(4) {
+                changes.push(mix.change(&mut rng));
+            }
+            // Strict publishes between change nothing where they are refused.
+            let published = if rng.chance(15) {
+                let strict = match rng.chance(50) {
+                    true => switch.control.update(changes),
+                    false => switch.control.apply(&mix.config),
+                };
+                if strict.is_err() {
+                    mix.config = before;
+                }
+                None
+            } else if rng.chance(25) {
+                mix.shuffle(&mut rng);
+                Some(switch.control.apply_lenient(&mix.config).unwrap())
+            } else {
+                Some(switch.control.update_lenient(changes).unwrap())
+            };
+            if let Some(published) = published {
+                left_out += published.left_out.len();
+                taken += published.taken.len();
+            }
+            let good = mix.settle();
+            if round % 3 == 0 {
+                let fresh = Switch::new(&good);
+                let (now, wanted) =
+                    (look(&switch.control.snapshot()), look(&fresh.control.snapshot()));
+                assert_eq!(now, wanted, "seed {seed}, round {round}");
+                assert_eq!(ControlPlane::check(&good), []);
+                let mut names: Vec<String> = switch
+                    .control
+                    .left_out()
+                    .iter()
+                    .filter(|l| l.effect != Effect::OneFrontend)
+                    .map(|l| l.error.object.to_string())
+                    .collect();
+                names.sort();
+                names.dedup();
+                assert_eq!(names, mix.left_out(), "seed {seed}, round {round}");
+            }
+        }
+    }
+    assert!(left_out > 1000 && taken > 100, "{left_out}, {taken}");
+}
+
+/// Pod `n` on another port or node, with the address of pod `of`.
+fn with_address_of(of: usize, name: &str, precedence: Precedence) -> Arc<Endpoint> {
+    let mut pod = (*config().endpoints[of]).clone();
+    pod.cookie = Cookie::new(format!("Pod/default/{name}"));
+    pod.workload.name = name.into();
+    pod.attachment = None;
+    pod.node = "n9".into();
+    pod.precedence = precedence;
+    Arc::new(pod)
+}
+
+fn holder(switch: &Switch, address: IpAddr) -> String {
+    let snapshot = switch.control.snapshot();
+    snapshot.endpoints.get(&address).map_or("-".into(), |f| f.endpoint.cookie.to_string())
+}
+
+#[test]
+fn the_living_one_has_the_address_and_the_next_one_gets_it() {
+    let mut switch = Switch::new(&config());
+    let address = IpAddr::from(pod_v4(0));
+    let rank = |living, running, created| Precedence { living, running, created };
+    let p0 = |precedence| {
+        let mut pod = (*config().endpoints[0]).clone();
+        pod.precedence = precedence;
+        Change::Pod(Arc::new(pod))
+    };
+    // p0 is being deleted, the newer one has its address.
+    let newer = Change::Pod(with_address_of(0, "a", rank(true, false, 50)));
+    let changes = [p0(rank(false, true, 90)), newer];
+    let published = switch.control.update_lenient(changes).unwrap();
+    assert_eq!(
+        fields(&published.left_out),
+        ["Pod/default/p0: addresses[0]", "Pod/default/p0: addresses[1]"]
+    );
+    let holds = Cause::Conflict { holder: Cookie::new("Pod/default/a") };
+    assert!(published.left_out.iter().all(|l| l.cause == holds && l.effect == Effect::Absent));
+    assert_eq!(holder(&switch, address), "Pod/default/a");
+    // What is left out sends nothing: it is not the one that it says it is.
+    switch.send(0, &udp4(0, pod_v4(1), (1, 2), b"x"));
+    assert_eq!(switch.recv(1).len(), 0);
+    switch.drops.lock().unwrap().clear();
+
+    for (name, precedence, wins) in [
+        ("b", rank(true, false, 49), "a"),
+        ("c", rank(true, false, 51), "c"),
+        ("d", rank(true, true, 1), "d"),
+        ("e", rank(false, true, 99), "d"),
+    ] {
+        let change = Change::Pod(with_address_of(0, name, precedence));
+        switch.control.update_lenient([change]).unwrap();
+        assert_eq!(holder(&switch, address), format!("Pod/default/{wins}"));
+    }
+    // In the order of their precedence, each as soon as the one before has gone.
+    for (gone, next) in [("d", "c"), ("c", "a"), ("a", "b"), ("b", "e"), ("e", "p0")] {
+        let gone = Change::PodGone(Cookie::new(format!("Pod/default/{gone}")));
+        let published = switch.control.update_lenient([gone]).unwrap();
+        assert_eq!(holder(&switch, address), format!("Pod/default/{next}"));
+        assert_eq!(published.taken, [Cookie::new(format!("Pod/default/{next}"))]);
+    }
+    assert_eq!(switch.control.left_out(), []);
+    switch.send(0, &udp4(0, pod_v4(1), (1, 2), b"x"));
+    assert_eq!(switch.recv(1).len(), 1, "attached again");
+}
+
+fn network_policy(ports: (u16, u16)) -> NetworkPolicy {
+    let (first, last) = ports;
+    let port = PortRule::Range { protocol: Protocol::Udp, first, last };
+    NetworkPolicy {
+        cookie: "NetworkPolicy/default/p".into(),
+        namespace: "default".into(),
+        name: "p".into(),
+        pods: Selector::everything(),
+        ingress: Some(vec![Rule { peers: Peers::Any, ports: Ports::AnyOf(vec![port]) }]),
+        egress: None,
+    }
+}
+
+fn refused(policy: NetworkPolicy) -> Change {
+    let error = ConfigError {
+        object: Cookie::new(policy.cookie.clone()),
+        field: "spec.podSelector".into(),
+        reason: "cannot be read".into(),
+    };
+    Change::RefusedPolicy(Arc::new(RefusedPolicy::Network { policy: Arc::new(policy), error }))
+}
+
+#[test]
+fn a_policy_that_cannot_be_taken_opens_nothing() {
+    let bad = || Change::Policy(Arc::new(network_policy((9, 8))));
+    let good = |port| Change::Policy(Arc::new(network_policy((port, port))));
+    let passes = |switch: &mut Switch, port: u16| {
+        switch.send(0, &udp4(0, pod_v4(1), (1000 + port, port), b"x"));
+        let dropped = switch.dropped();
+        assert!(dropped.is_empty() || dropped == [(0, PolicyIngress)], "{dropped:?}");
+        switch.recv(1).len() == 1
+    };
+    for bad in [bad(), refused(network_policy((1, 1)))] {
+        let mut switch = Switch::new(&config());
+        assert!(passes(&mut switch, 53));
+        // Without a version before: isolated.
+        let published = switch.control.update_lenient([bad.clone()]).unwrap();
+        assert_eq!(published.left_out[0].effect, Effect::Isolated);
+        assert!(!passes(&mut switch, 53) && !passes(&mut switch, 1));
+        // With one: that stays, until a good one comes.
+        let published = switch.control.update_lenient([good(53)]).unwrap();
+        assert_eq!(published.taken, [Cookie::new("NetworkPolicy/default/p")]);
+        assert!(passes(&mut switch, 53) && !passes(&mut switch, 54));
+        let published = switch.control.update_lenient([bad.clone()]).unwrap();
+        assert_eq!(published.left_out[0].effect, Effect::LastVersion);
+        assert!(passes(&mut switch, 53) && !passes(&mut switch, 54));
+        // Whatever else happens meanwhile.
+        switch.control.update_lenient([Change::NamespaceGone("x".into())]).unwrap();
+        assert!(passes(&mut switch, 53) && !passes(&mut switch, 54));
+        switch.control.update_lenient([good(54)]).unwrap();
+        assert!(!passes(&mut switch, 53) && passes(&mut switch, 54));
+        // What was deleted between is no version before.
+        switch
+            .control
+            .update_lenient([Change::PolicyGone("NetworkPolicy/default/p".into())])
+            .unwrap();
+        assert!(passes(&mut switch, 53));
+        switch.control.update_lenient([bad]).unwrap();
+        assert!(!passes(&mut switch, 53) && !passes(&mut switch, 54));
+    }
+}
+
+#[test]
+fn two_policies_of_one_name_isolate() {
+    let mut config = config();
+    let narrow = NetworkPolicy { egress: Some(Vec::new()), ..network_policy((54, 54)) };
+    config.policies = vec![Arc::new(network_policy((53, 53))), Arc::new(narrow)];
+    let mut switch = Switch::new(&rig::config());
+    assert!(switch.control.apply(&config).is_err());
+    let published = switch.control.apply_lenient(&config).unwrap();
+    assert_eq!(fields(&published.left_out), ["NetworkPolicy/default/p: name"]);
+    for port in [53, 54] {
+        switch.send(0, &udp4(0, pod_v4(1), (1, port), b"x"));
+        assert_eq!(switch.recv(1).len(), 0);
+    }
+}
+
+#[test]
+fn strict_publishes_refuse_what_lenient_ones_leave_out() {
+    let mut switch = Switch::new(&config());
+    let before = switch.control.snapshot();
+    let clash = || Change::Pod(with_address_of(0, "z", Precedence::default()));
+    let error = switch.control.update([clash()]).unwrap_err();
+    assert_eq!(error.0[0].object.as_str(), "Pod/default/z");
+    assert!(Arc::ptr_eq(&before, &switch.control.snapshot()));
+    // What is left out already does not refuse changes of other objects, but a whole state.
+    switch.control.update_lenient([clash()]).unwrap();
+    switch.control.update([Change::NamespaceGone("x".into())]).unwrap();
+    let mut whole = config();
+    whole.endpoints.push(with_address_of(0, "z", Precedence::default()));
+    assert!(switch.control.apply(&whole).is_err());
+    assert_eq!(switch.control.left_out().len(), 2, "both addresses");
+    switch.control.apply(&config()).unwrap();
+    assert_eq!(switch.control.left_out(), []);
+}
+
+#[test]
+fn settings_that_are_wrong_refuse_every_publish() {
+    let mut switch = Switch::new(&config());
+    let before = switch.control.snapshot();
+    let mut config = config();
+    config.node.nat_ports = 80..=90;
+    config.endpoints.push(with_address_of(0, "z", Precedence::default()));
+    let errors = switch.control.apply_lenient(&config).unwrap_err().0;
+    let errors: Vec<String> = errors.iter().map(|e| format!("{}: {}", e.object, e.field)).collect();
+    assert_eq!(errors, ["Node/n1: nat_ports"]);
+    assert!(Arc::ptr_eq(&before, &switch.control.snapshot()));
+}
+
+#[test]
+fn what_an_object_needs_may_come_later() {
+    let mut switch = Switch::new(&config());
+    let mut pod = (*config().endpoints[2]).clone();
+    pod.cookie = Cookie::new("Pod/default/late");
+    pod.workload.addresses = vec![IpAddr::from([10, 1, 0, 77])];
+    pod.attachment = Some(Attachment { port: PortId(9), mac: pod_mac(67), mtu: 1500 });
+    let published = switch.control.update_lenient([Change::Pod(Arc::new(pod))]).unwrap();
+    assert_eq!(published.left_out[0].cause, Cause::Missing);
+    switch.send(0, &udp4(0, [10, 1, 0, 77], (1, 2), b"x"));
+    assert_eq!(switch.dropped(), [(0, UnknownPod)]);
+    let port = PortConfig { port: PortId(9), role: PortRole::Pod };
+    let published = switch.control.update_lenient([Change::Port(port)]).unwrap();
+    assert_eq!(published.taken, [Cookie::new("Pod/default/late")]);
+    assert_eq!(holder(&switch, [10, 1, 0, 77].into()), "Pod/default/late");
+    let published = switch.control.update_lenient([Change::PortGone(PortId(9))]).unwrap();
+    assert_eq!(fields(&published.left_out), ["Pod/default/late: attachment.port"]);
+    assert_eq!(holder(&switch, [10, 1, 0, 77].into()), "-");
+}
+
+#[test]
+fn frontends_that_two_services_claim_are_told() {
+    let service = |name: &str, last: u8, node_port: u16| {
+        let mut service = Service::cluster_ip("ns", name, [IpAddr::from([10, 96, 0, last])]);
+        service.kind = ServiceType::NodePort;
+        let port = ServicePort { node_port: Some(node_port), ..ServicePort::tcp("", 80) };
+        service.ports = vec![port];
+        Change::Service(Arc::new(service))
+    };
+    let mut switch = Switch::new(&config());
+    // Neither refuses the other, also where publishing is strict.
+    switch.control.update([service("b", 1, 30_000)]).unwrap();
+    let changes = [service("a", 1, 30_001), service("c", 2, 30_000)];
+    let published = switch.control.update_lenient(changes).unwrap();
+    let mut told = fields(&published.left_out);
+    told.sort();
+    assert_eq!(told, ["Service/ns/b: spec.clusterIPs", "Service/ns/c: spec.ports.nodePort"]);
+    assert!(published.left_out.iter().all(|l| l.effect == Effect::OneFrontend));
+    assert_eq!(switch.control.left_out().len(), 2);
+    let gone = Change::ServiceGone(podswitch_policy::service::model::ServiceName {
+        namespace: "ns".into(),
+        name: "a".into(),
+    });
+    let published = switch.control.update_lenient([gone]).unwrap();
+    assert_eq!(published.taken, [Cookie::new("Service/ns/b")]);
+    assert_eq!(fields(&switch.control.left_out()), ["Service/ns/c: spec.ports.nodePort"]);
+}
+
+#[test]
+fn an_empty_configuration_leaves_nothing_out() {
+    let mut control = ControlPlane::new(podswitch_core::control::Options::default());
+    let published = control.apply_lenient(&Config::default()).unwrap();
+    assert_eq!((published.left_out, published.taken), (vec![], vec![]));
+}

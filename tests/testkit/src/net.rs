@@ -1,0 +1,289 @@
+//! What the tests that need network namespaces share: a peer that plays the rest of the network
+//! behind a port, and a wire between two ports.
+
+use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use podswitch_core::packet::{Batch, Packet, Pool, PoolConfig};
+use podswitch_core::port::Port;
+use podswitch_linux::NetNs;
+use podswitch_linux::attach::PodInterface;
+use podswitch_wire::addr::Mac;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// Removes a named namespace when dropped.
+pub struct NameGuard(pub String);
+
+impl Drop for NameGuard {
+    fn drop(&mut self) {
+        let _ = NetNs::remove(&self.0);
+    }
+}
+
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A pod's interface of MTU 1400 with those addresses; its MAC is made of the first.
+pub fn pod(addresses: &[&str]) -> PodInterface {
+    let addresses: Vec<IpAddr> = addresses.iter().map(|a| ip(a)).collect();
+    let last = match addresses[0] {
+        IpAddr::V4(a) => a.octets(),
+        IpAddr::V6(a) => *a.octets().last_chunk().unwrap(),
+    };
+    let mac = Mac([0x0a, 0x58, last[0], last[1], last[2], last[3]]);
+    PodInterface { mtu: 1400, ..PodInterface::new(mac, addresses) }
+}
+
+/// Asks the kernel to cut what `socket` sends into datagrams of `size` bytes.
+pub fn set_udp_segment(socket: &UdpSocket, size: i32) {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the option takes an `int`, which `size` is.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const size).cast(),
+            size_of::<i32>() as u32,
+        )
+    };
+    assert_eq!(result, 0);
+}
+
+fn wait(port: &dyn Port, timeout: Duration) -> bool {
+    let Some(fd) = port.poll_fd() else { return false };
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    let timeout = Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ };
+    poll(&mut fds, Some(&timeout)).unwrap() > 0
+}
+
+/// The rest of the network, behind a port: answers ARP and ND for the gateway and, if `echo`,
+/// sends datagrams back to where they came from.
+pub struct Peer {
+    pub port: Box<dyn Port>,
+    pub pool: Pool,
+    pub echo: bool,
+}
+
+impl Peer {
+    pub fn new(port: Box<dyn Port>) -> Self {
+        Self { port, pool: Pool::new(PoolConfig::default()), echo: true }
+    }
+
+    /// Receives until a frame satisfies `wanted`, or for five seconds without any frame.
+    pub fn run_until(&mut self, mut wanted: impl FnMut(&[u8]) -> bool) -> bool {
+        self.run_until_packet(|packet| wanted(packet.bytes()))
+    }
+
+    pub fn run_until_packet(&mut self, mut wanted: impl FnMut(&Packet) -> bool) -> bool {
+        let mut batch = Batch::new();
+        let mut found = false;
+        while !found && wait(&*self.port, Duration::from_secs(5)) {
+            self.port.rx(&mut self.pool, &mut batch).unwrap();
+            let mut answers = Batch::new();
+            for packet in batch.drain(..) {
+                found |= wanted(&packet);
+                let answer = answer_gateway(packet.bytes())
+                    .or_else(|| self.echo.then(|| echo(packet.bytes())).flatten());
+                answers.extend(answer.map(|frame| Packet::from_frame(&frame)));
+                self.pool.free(packet);
+            }
+            self.port.tx(&mut self.pool, &mut answers).unwrap();
+            assert!(answers.is_empty(), "answers were refused");
+        }
+        found
+    }
+
+    /// Receives what is there, and counts frames that end so.
+    pub fn drain(&mut self, end: &[u8]) -> usize {
+        let mut count = 0;
+        let mut batch = Batch::new();
+        while wait(&*self.port, Duration::from_millis(100)) {
+            self.port.rx(&mut self.pool, &mut batch).unwrap();
+            for packet in batch.drain(..) {
+                count += usize::from(packet.bytes().ends_with(end));
+                self.pool.free(packet);
+            }
+        }
+        count
+    }
+}
+
+/// The answer to an ARP request for 169.254.1.1 or a neighbour solicitation for fe80::1.
+fn answer_gateway(frame: &[u8]) -> Option<Vec<u8>> {
+    let is_arp = frame.len() >= 42 && frame[12..14] == [8, 6] && frame[20..22] == [0, 1];
+    if is_arp && frame[38..42] == [169, 254, 1, 1] {
+        let mut reply = frame[..42].to_vec();
+        reply.copy_within(6..12, 0);
+        reply[6..12].fill(0xee);
+        reply[21] = 2;
+        reply.copy_within(22..32, 32);
+        reply[22..28].fill(0xee);
+        reply[28..32].copy_from_slice(&[169, 254, 1, 1]);
+        return Some(reply);
+    }
+    let is_ns = frame.len() >= 78 && frame[12..14] == [0x86, 0xdd] && frame[54] == 135;
+    if !is_ns || frame[62..78] != [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1] {
+        return None;
+    }
+    let source: [u8; 16] = frame[22..38].try_into().unwrap();
+    if source == [0; 16] {
+        return None;
+    }
+    let mut reply = frame[..78].to_vec();
+    reply.copy_within(6..12, 0);
+    reply[6..12].fill(0xee);
+    reply[18..20].copy_from_slice(&32u16.to_be_bytes());
+    reply[21] = 255;
+    reply.copy_within(62..78, 22);
+    reply[38..54].copy_from_slice(&source);
+    reply[54..62].copy_from_slice(&[136, 0, 0, 0, 0xe0, 0, 0, 0]);
+    reply.extend([2, 1, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee]);
+    let sum = checksum(&reply[54..], &reply[22..54], 58);
+    reply[56..58].copy_from_slice(&sum.to_be_bytes());
+    Some(reply)
+}
+
+/// The Internet checksum of `data` and, with addresses, of a pseudo-header.
+pub fn checksum(data: &[u8], addresses: &[u8], proto: u8) -> u16 {
+    let mut sum: u32 = if addresses.is_empty() { 0 } else { u32::from(proto) + data.len() as u32 };
+    for part in [data, addresses] {
+        for pair in part.chunks(2) {
+            sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+        }
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// A UDP datagram turned round.
+fn echo(frame: &[u8]) -> Option<Vec<u8>> {
+    let (addresses, len, l4) = match frame.get(12..14)? {
+        [8, 0] if frame[23] == 17 => (26, 4, 34),
+        [0x86, 0xdd] if frame[20] == 17 => (22, 16, 54),
+        _ => return None,
+    };
+    let mut reply = frame.to_vec();
+    reply[..6].copy_from_slice(&frame[6..12]);
+    reply[6..12].copy_from_slice(&frame[..6]);
+    reply[addresses..addresses + len].copy_from_slice(&frame[addresses + len..][..len]);
+    reply[addresses + len..][..len].copy_from_slice(&frame[addresses..][..len]);
+    reply[l4..l4 + 2].copy_from_slice(&frame[l4 + 2..l4 + 4]);
+    reply[l4 + 2..l4 + 4].copy_from_slice(&frame[l4..l4 + 2]);
+    // The sender left the checksum unfinished.
+    reply[l4 + 6..l4 + 8].fill(0);
+    let end = l4 + usize::from(u16::from_be_bytes([frame[l4 + 4], frame[l4 + 5]]));
+    let sum = checksum(reply.get(l4..end)?, &reply[addresses..addresses + 2 * len], 17);
+    reply[l4 + 6..l4 + 8].copy_from_slice(&if sum == 0 { 0xffff } else { sum }.to_be_bytes());
+    Some(reply)
+}
+
+/// Carries frames between two pods as a router would: the gateway is answered for, everything
+/// else goes to the other pod whole, offload metadata and all.
+pub struct Wire {
+    stop: Arc<AtomicBool>,
+    longest: Arc<AtomicUsize>,
+    thread: JoinHandle<()>,
+}
+
+impl Wire {
+    pub fn start(left: (Box<dyn Port>, Mac), right: (Box<dyn Port>, Mac)) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let longest = Arc::new(AtomicUsize::new(0));
+        let (stopped, long) = (Arc::clone(&stop), Arc::clone(&longest));
+        let thread = thread::spawn(move || {
+            let mut ends = [left, right];
+            let mut pool = Pool::new(PoolConfig::default());
+            while !stopped.load(Relaxed) {
+                let mut moved = 0;
+                for i in 0..2 {
+                    moved += carry(&mut ends, i, &mut pool, &long);
+                }
+                if moved == 0 {
+                    let fds = [0, 1].map(|i: usize| ends[i].0.poll_fd().unwrap());
+                    let mut fds = [0, 1].map(|i: usize| PollFd::new(&fds[i], PollFlags::IN));
+                    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 20_000_000 })).unwrap();
+                }
+            }
+        });
+        Self { stop, longest, thread }
+    }
+
+    /// Ends; the length of the longest frame that passed.
+    pub fn stop(self) -> usize {
+        self.stop.store(true, Relaxed);
+        self.thread.join().unwrap();
+        self.longest.load(Relaxed)
+    }
+}
+
+fn carry(
+    ends: &mut [(Box<dyn Port>, Mac); 2],
+    from: usize,
+    pool: &mut Pool,
+    longest: &AtomicUsize,
+) -> usize {
+    let mut batch = Batch::new();
+    let count = ends[from].0.rx(pool, &mut batch).unwrap();
+    let (mut there, mut back) = (Batch::new(), Batch::new());
+    for mut packet in batch.drain(..) {
+        longest.fetch_max(packet.len(), Relaxed);
+        if let Some(answer) = answer_gateway(packet.bytes()) {
+            back.push(Packet::from_frame(&answer));
+            pool.free(packet);
+            continue;
+        }
+        let frame = packet.bytes_mut();
+        if frame[0] & 1 == 1 {
+            pool.free(packet);
+            continue;
+        }
+        frame[..6].copy_from_slice(&ends[1 - from].1.0);
+        frame[6..12].fill(0xee);
+        there.push(packet);
+    }
+    ends[1 - from].0.tx(pool, &mut there).unwrap();
+    ends[from].0.tx(pool, &mut back).unwrap();
+    for packet in there.drain(..).chain(back.drain(..)) {
+        pool.free(packet);
+    }
+    count
+}
+
+/// Switches TCP segmentation offload of an interface on or off (`ethtool -K NAME tso off`).
+pub fn set_tso(ns: &NetNs, name: &str, on: bool) {
+    const ETHTOOL_STSO: u32 = 0x1f;
+    set_offload(ns, name, ETHTOOL_STSO, on);
+}
+
+/// Switches on or off whether an interface takes any super-frame (`ethtool -K NAME sg off`, on
+/// which all segmentation depends).
+pub fn set_tunnel_offloads(ns: &NetNs, name: &str, on: bool) {
+    const ETHTOOL_SSG: u32 = 0x19;
+    set_offload(ns, name, ETHTOOL_SSG, on);
+}
+
+fn set_offload(ns: &NetNs, name: &str, command: u32, on: bool) {
+    use std::os::fd::AsRawFd;
+    ns.enter(|| {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut value = [command, u32::from(on)];
+        // SAFETY: all zero is a valid `ifreq`.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+        // SAFETY: SIOCETHTOOL reads an `ifreq` that points to an `ethtool_value`.
+        let result =
+            unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    })
+    .unwrap();
+}

@@ -1,0 +1,169 @@
+//! Network namespaces for whoever runs the tests.
+//!
+//! A test that needs privilege begins with [`require_privilege!`](crate::require_privilege). As root
+//! it goes on. For an ordinary user the test program is started again for this one test, as root of
+//! a user, network and mount namespace of its own, and what comes of that is what comes of the
+//! test. Where the system allows no such namespaces, the test is skipped and recorded; it fails
+//! instead if privilege was promised by `PODSWITCH_REQUIRE_PRIVILEGE=1`.
+
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Output};
+
+use podswitch_linux::port::tap;
+use podswitch_linux::{NetNs, Netlink, userns};
+
+use crate::record::{self, Outcome};
+
+/// Set for the test program that was started again.
+const INSIDE: &str = "PODSWITCH_TEST_INSIDE";
+
+/// The exit status of a test program that has no privilege in its user namespace.
+const NO_PRIVILEGE: i32 = 77;
+
+/// Leaves the test, after it ran in a user namespace or was skipped, unless this process has
+/// privilege. The first statement of a test function.
+#[macro_export]
+macro_rules! require_privilege {
+    () => {
+        if !$crate::privilege::obtain($crate::test_name!()) {
+            return;
+        }
+    };
+}
+
+/// As [`require_privilege!`](crate::require_privilege) for tests of TAP interfaces, which need
+/// `/dev/net/tun` as well.
+#[macro_export]
+macro_rules! require_tap {
+    () => {
+        $crate::require_privilege!();
+        if !$crate::privilege::has_tap($crate::test_name!()) {
+            return;
+        }
+    };
+}
+
+/// As [`require_privilege!`](crate::require_privilege) for tests that a user namespace is not
+/// enough for; with the reason.
+#[macro_export]
+macro_rules! require_root {
+    ($reason:expr) => {
+        if !$crate::privilege::is_root($crate::test_name!(), $reason) {
+            return;
+        }
+    };
+}
+
+/// The name that the test harness knows this test by.
+#[macro_export]
+macro_rules! test_name {
+    () => {{
+        fn here() {}
+        $crate::privilege::name_of(here)
+    }};
+}
+
+/// The path of the function that `here` is in, without the crate.
+pub fn name_of<T>(_here: T) -> &'static str {
+    let path = std::any::type_name::<T>();
+    let path = path.strip_suffix("::here").unwrap_or(path);
+    let path = path.trim_end_matches("::{{closure}}");
+    path.split_once("::").map_or(path, |(_, name)| name)
+}
+
+/// Whether the test may go on in this process. Otherwise it has been run elsewhere, or cannot be.
+///
+/// # Panics
+/// The test failed in its user namespace, or privilege was promised and cannot be had.
+#[track_caller]
+pub fn obtain(test: &str) -> bool {
+    let inside = std::env::var_os(INSIDE).is_some();
+    if userns::has_privilege() && NetNs::anonymous().is_ok() {
+        if inside {
+            let mut netlink = Netlink::open_here().expect("netlink");
+            let lo = netlink.link("lo").expect("every namespace has one").index;
+            netlink.set_up(lo).expect("set up");
+        }
+        return true;
+    }
+    if inside {
+        std::process::exit(NO_PRIVILEGE);
+    }
+    let program = fs::read_link("/proc/self/exe").expect("a test has a path");
+    let mut command = Command::new(program);
+    command.args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"]);
+    command.env(INSIDE, "1");
+    if let Some(path) = record::path() {
+        command.env(record::FILE, path);
+    }
+    userns::in_new_user_namespace(&mut command);
+    match command.output() {
+        Err(error) => missing(test, &format!("no user namespaces here: {error}")),
+        Ok(output) if output.status.code() == Some(NO_PRIVILEGE) => {
+            missing(test, "user namespaces give no privilege here");
+        }
+        Ok(output) => report(test, &output),
+    }
+    false
+}
+
+#[track_caller]
+fn report(test: &str, output: &Output) {
+    let said = String::from_utf8_lossy(&output.stdout);
+    print!("{said}");
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{test}, in a user namespace: {}", output.status);
+    assert!(said.contains(" 1 passed;"), "{test} was not found in its own test program");
+    if !String::from_utf8_lossy(&output.stderr).contains(&format!("SKIPPED: {test}: ")) {
+        record::add(Outcome::UserNamespace, test, "in a user namespace of its own");
+    }
+}
+
+/// Whether TAP interfaces can be made; otherwise the test is skipped.
+#[track_caller]
+pub fn has_tap(test: &str) -> bool {
+    match tap::is_available() {
+        Ok(()) => true,
+        Err(error) => {
+            missing(test, &format!("no TAP interfaces: {error}"));
+            false
+        }
+    }
+}
+
+/// Whether this process is the machine's root; otherwise the test is skipped.
+#[track_caller]
+pub fn is_root(test: &str, reason: &str) -> bool {
+    let inside = fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+        let mut fields = map.split_whitespace().skip(2);
+        fields.next() != Some("4294967295")
+    });
+    let there = userns::has_privilege() && !inside;
+    if !there {
+        missing(test, reason);
+    }
+    there
+}
+
+#[track_caller]
+fn missing(test: &str, reason: &str) {
+    let required = std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
+    assert!(!required, "{test}: {reason}, and PODSWITCH_REQUIRE_PRIVILEGE=1");
+    skip(test, reason);
+}
+
+/// Says and records that a test, or a part of it, is left out.
+pub fn skip(test: &str, reason: &str) {
+    // Not captured by the test harness, as a print would be.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
+    record::add(Outcome::Skipped, test, reason);
+}
+
+/// [`skip`]s the test unless something is there.
+pub fn is_there(test: &str, needed: &str, there: bool) -> bool {
+    if !there {
+        skip(test, &format!("{needed} is missing"));
+    }
+    there
+}
