@@ -1,6 +1,6 @@
-//! What a change costs from the call to every worker's acknowledgement, at the size to be held:
+//! The cost of a change from the call to every worker's acknowledgement, at the target size:
 //! 5,000 nodes, 150,000 pods, 10,000 policies, 10,000 Services with 25 endpoints each, both
-//! families, 250 pods on this node; and what the whole state costs, in time and memory.
+//! families, 250 pods on this node; and the cost of the whole state, in time and memory.
 //!
 //! `publish/one_*` is one object through `ControlPlane::update`, published and acknowledged by a
 //! worker that runs on a thread of its own. `publish/whole` applies the whole configuration to an
@@ -16,9 +16,11 @@ use etherparse::PacketBuilder;
 use podswitch_benches::cpu_time;
 use podswitch_benches::rig;
 use podswitch_benches::world;
-use podswitch_core::config::{Config, Endpoint, LocalNode, RemoteNode, VtepMac};
+use podswitch_core::config::{
+    Config, Endpoint, LocalNode, PortConfig, PortRole, RemoteNode, VtepMac,
+};
 use podswitch_core::control::{Change, ControlPlane, Options, Pinning};
-use podswitch_core::id::Cookie;
+use podswitch_core::id::{Cookie, PortId};
 use podswitch_core::packet::BATCH;
 use podswitch_core::stats::WorkerCounters;
 use podswitch_policy::rule::{Labels, Namespace, Protocol};
@@ -179,6 +181,59 @@ fn publish(criterion: &mut Criterion) {
         let versions = [node(77), Arc::new(moved)];
         Box::new(move |turn| Change::Node(versions[turn % 2].clone()))
     });
+    run("one_namespace", {
+        let namespace = Namespace { name: "idle".into(), labels: Labels::default() };
+        let namespace = Arc::new(namespace);
+        Box::new(move |turn| match turn % 2 {
+            0 => Change::NamespaceGone(namespace.name.clone()),
+            _ => Change::Namespace(namespace.clone()),
+        })
+    });
+    run("one_port", {
+        let port = PortConfig { port: PortId(9), role: PortRole::Pod };
+        Box::new(move |turn| match turn % 2 {
+            0 => Change::PortGone(port.port),
+            _ => Change::Port(port.clone()),
+        })
+    });
+    // The address passes from one pod to the other and back.
+    group.bench_function("one_address_contested", |bencher| {
+        let newer = {
+            let mut newer = (*pod(77)).clone();
+            newer.cookie = Cookie::new("Pod/shop/newer");
+            newer.precedence.created = 1;
+            Arc::new(newer)
+        };
+        let mut turn = 0;
+        bencher.iter(|| {
+            turn += 1;
+            let change = match turn % 2 {
+                0 => Change::PodGone(newer.cookie.clone()),
+                _ => Change::Pod(newer.clone()),
+            };
+            let published = control.update_lenient([change]).expect("a good change");
+            assert_eq!(published.left_out.is_empty(), turn % 2 == 0);
+            control.wait(published.epoch, Duration::from_secs(10)).expect("acknowledged");
+        });
+        control.update_lenient([Change::PodGone(newer.cookie.clone())]).expect("a good change");
+    });
+    // The whole configuration, of which one object differs.
+    group.bench_function("whole_with_one_changed", |bencher| {
+        let mut config = config.clone();
+        let versions = [pod(77), {
+            let mut other = (*pod(77)).clone();
+            other.workload.labels = other.workload.labels.with("revision", "2");
+            Arc::new(other)
+        }];
+        let mut turn = 0;
+        control.apply(&config).expect("a good state");
+        bencher.iter(|| {
+            turn += 1;
+            config.endpoints[77] = versions[turn % 2].clone();
+            let epoch = control.apply(&config).expect("a good state");
+            control.wait(epoch, Duration::from_secs(10)).expect("acknowledged");
+        });
+    });
     group.finish();
 }
 
@@ -317,7 +372,7 @@ fn hits(_: &mut Criterion) {
             };
             let (kept, judged) = (sum(|c| c.kept.get()), sum(|c| c.rederived.get()));
             println!(
-                "publish/hits{name}/{flows}: {kept} times a flow was kept, {judged} judged again"
+                "publish/hits{name}/{flows}: {kept} times a flow was kept, {judged} re-evaluated"
             );
         }
     }

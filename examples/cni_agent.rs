@@ -95,9 +95,9 @@ fn answer(node: &NodeHandle, name: &str, words: &[&str]) -> Answer {
         }),
         ["apply", path] => {
             let cluster = ClusterOptions::default();
-            let compiled = Manifests::load(Path::new(path))?.compile(Some(name), &cluster.kubernetes());
-            let mut compiled = compiled
-                .map_err(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+            let mut compiled = Manifests::load(Path::new(path))?.compile(Some(name), &cluster.kubernetes());
+            // What cannot be used is left out, or closes what it was to protect.
+            compiled.refused().for_each(|record| eprintln!("{record}"));
             cluster.complete(&mut compiled.config, compiled.flannel);
             Ok(format!("ok epoch={}", node.apply(State::from(compiled))?))
         }

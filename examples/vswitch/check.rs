@@ -2,14 +2,20 @@
 
 use std::path::PathBuf;
 
-use podswitch_kubernetes::Manifests;
+use podswitch_core::control::ControlPlane;
+use podswitch_kubernetes::{Compiled, Manifests};
 use serde::Serialize;
 
 use crate::cluster::ClusterArgs;
 use crate::failure::{Failure, Refused};
 use crate::{Done, print, state};
 
-/// Load and compile manifests; print every refused object with file, object, field and reason.
+/// Load and compile manifests; print every object that cannot be used, with file, object, field, reason
+/// and what `run` would do about it: leave it out, or isolate the pods that a policy selects.
+///
+/// What an API server stores is accepted, also where a status is stale or a value is of a newer API: a
+/// note says so. What switches security or attachment off, where its author hardly meant to, counts as
+/// refused: mistyped policies and annotations, a --node without a Node object.
 ///
 /// Exit status: 0 everything is accepted, 1 something is refused, 2 the manifests cannot be read.
 #[derive(clap::Args, Debug)]
@@ -25,44 +31,55 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
-    refused: &'a [Refused],
+struct Report {
+    refused: Vec<Refused>,
+    /// What else there is to say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<Refused>,
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Done {
+    let cluster = args.cluster.options();
     let manifests = Manifests::load(&args.manifests)?;
-    let compiled = state::judge(&manifests, args.node.as_deref(), &args.cluster.options());
-    let refused = compiled.as_ref().err().map(Vec::as_slice).unwrap_or_default();
-    for note in compiled.iter().flat_map(|compiled| &compiled.notes) {
-        print::note(note);
-    }
+    let compiled = state::compile(&manifests, args.node.as_deref(), &cluster);
+    let mut refused: Vec<_> = compiled.refused().map(Refused::from).collect();
+    let errors = ControlPlane::check(&compiled.config);
+    let errors: Vec<_> = errors.iter().map(Refused::from).collect();
+    refused.extend(errors.iter().cloned());
+    let notes = compiled.records.iter().filter(|record| !record.refused);
+    let passed = refused.is_empty();
     if json {
-        print::json(&Report { refused });
+        print::json(&Report { notes: notes.map(Refused::from).collect(), refused });
     } else {
-        refused.iter().for_each(print::line);
-        print::line(summary(&compiled));
+        notes.for_each(print::note);
+        compiled.refused().for_each(print::line);
+        errors.iter().for_each(print::line);
+        print::line(summary(&compiled, &refused));
     }
-    if compiled.is_ok() { Ok(()) } else { Err(Failure::Checked) }
+    if passed { Ok(()) } else { Err(Failure::Checked) }
 }
 
-fn summary(compiled: &Result<podswitch_kubernetes::Compiled, Vec<Refused>>) -> String {
-    match compiled {
-        Ok(compiled) => {
-            let config = &compiled.config;
-            let nodes = config.nodes.len() + usize::from(!config.node.name.is_empty());
-            let (namespaces, pods) = (config.namespaces.len(), config.endpoints.len());
-            let policies = config.policies.len() + config.cluster_policies.len();
-            let (services, slices) = (config.services.len(), config.slices.len());
-            format!(
-                "good: {namespaces} namespaces, {nodes} nodes, {pods} pods, {policies} policies, \
-                 {services} services, {slices} endpoint slices"
-            )
-        }
-        Err(refused) => {
-            let mut objects: Vec<_> = refused.iter().map(|r| &r.object).collect();
-            objects.sort_unstable();
-            objects.dedup();
-            format!("refused: {} objects", objects.len())
-        }
+fn summary(compiled: &Compiled, refused: &[Refused]) -> String {
+    let config = &compiled.config;
+    let nodes = config.nodes.len() + usize::from(!config.node.name.is_empty());
+    let (namespaces, pods) = (config.namespaces.len(), config.endpoints.len());
+    let policies = config.policies.len() + config.cluster_policies.len();
+    let (services, slices) = (config.services.len(), config.slices.len());
+    let rest = format!(
+        "{namespaces} namespaces, {nodes} nodes, {pods} pods, {policies} policies, \
+         {services} services, {slices} endpoint slices"
+    );
+    if refused.is_empty() {
+        return format!("good: {rest}");
     }
+    let mut objects: Vec<_> = refused.iter().map(|r| &r.object).collect();
+    objects.sort_unstable();
+    objects.dedup();
+    let counts = compiled.counts();
+    format!(
+        "refused: {} objects ({} left out, {} policies closed); the rest: {rest}",
+        objects.len(),
+        counts.left_out,
+        counts.closed
+    )
 }

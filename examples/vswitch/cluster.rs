@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use podswitch_core::config::{ClusterKey, NextHop, Route, Routing, Underlay};
+use podswitch_kubernetes::PodAnnotations;
 use podswitch_node::{ClusterOptions, Masquerading};
 use podswitch_vxlan::header::Vni;
 use podswitch_wire::cidr::Cidr;
@@ -34,8 +35,20 @@ pub(crate) struct ClusterArgs {
     /// backends and ways.
     #[arg(long, value_name = "HEX", value_parser = cluster_key)]
     hash_key: Option<ClusterKey>,
+    /// Whether annotations of pods (podswitch.io/netns, port, interface, mac) say where and how they are
+    /// attached. `trust`: the manifests are the operator's. `ignore`: they may be a tenant's, and have no
+    /// effect.
+    #[arg(long, value_enum, value_name = "trust|ignore", default_value = "trust")]
+    pod_annotations: AnnotationsFlag,
     #[command(flatten)]
     overlay: OverlayArgs,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum AnnotationsFlag {
+    #[default]
+    Trust,
+    Ignore,
 }
 
 /// `--masquerade`; the default is the library's.
@@ -127,6 +140,10 @@ impl ClusterArgs {
         options.cluster_cidrs.clone_from(&self.cluster_cidr);
         options.masquerade = self.masquerade.0;
         options.hash_key = self.hash_key;
+        options.pod_annotations = match self.pod_annotations {
+            AnnotationsFlag::Trust => PodAnnotations::Trust,
+            AnnotationsFlag::Ignore => PodAnnotations::Ignore,
+        };
         let (overlay, flags) = (&mut options.overlay, &self.overlay);
         overlay.vni = flags.vni;
         overlay.port = flags.vxlan_port;

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 
 use podswitch_core::config::ConfigError;
 use podswitch_core::control::ControlError;
-use podswitch_kubernetes::{LoadError, Refusal};
+use podswitch_kubernetes::{LoadError, Record};
 use podswitch_linux::HostError;
 use podswitch_node::NodeError;
+use podswitch_node::source::{ApplyError, ManifestError};
 use serde::Serialize;
 
 use crate::print;
@@ -90,6 +91,9 @@ pub(crate) struct Refused {
     pub(crate) field: String,
     /// What is wrong.
     pub(crate) reason: String,
+    /// What was done: `left_out`, `closed` or `kept_last_good`; empty if nothing.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) action: &'static str,
 }
 
 impl fmt::Display for Refused {
@@ -97,17 +101,44 @@ impl fmt::Display for Refused {
         if let Some(file) = &self.file {
             write!(f, "{}: ", file.display())?;
         }
-        write!(f, "{}: {}: {}", self.object, self.field, self.reason)
+        write!(f, "{}: ", self.object)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.reason)
     }
 }
 
-impl From<&Refusal> for Refused {
-    fn from(refusal: &Refusal) -> Self {
+impl From<&Record> for Refused {
+    fn from(record: &Record) -> Self {
         Self {
-            file: Some(refusal.origin.file.to_path_buf()),
-            object: refusal.object.to_string(),
-            field: refusal.field.clone(),
-            reason: refusal.reason.clone(),
+            file: record.origin.as_ref().map(|origin| origin.file.to_path_buf()),
+            object: record.object.to_string(),
+            field: record.field.clone(),
+            reason: record.reason.clone(),
+            action: record.action.name(),
+        }
+    }
+}
+
+impl From<ManifestError> for Failure {
+    fn from(error: ManifestError) -> Self {
+        match error {
+            ManifestError::Load(error) => error.into(),
+            ManifestError::Refused(records) => {
+                Self::Refused(records.iter().map(Refused::from).collect())
+            }
+            other => Self::Setup(other.to_string()),
+        }
+    }
+}
+
+impl From<ApplyError> for Failure {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Manifests(error) => error.into(),
+            ApplyError::Node(error) => error.into(),
+            other => Self::Setup(other.to_string()),
         }
     }
 }
@@ -119,6 +150,7 @@ impl From<&ConfigError> for Refused {
             object: error.object.to_string(),
             field: error.field.clone(),
             reason: error.reason.clone(),
+            action: "",
         }
     }
 }

@@ -31,6 +31,11 @@ pub(crate) fn note(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "note: {text}");
 }
 
+/// Something that is not as its author meant it.
+pub(crate) fn warning(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "warning: {text}");
+}
+
 /// What a node tells of: on standard error what a person should know, nothing of what goes as it should.
 pub(crate) fn event(event: Event) {
     match event {
@@ -42,6 +47,8 @@ pub(crate) fn event(event: Event) {
         }
         Event::Failure(failure @ Failure::UplinkFilter { .. }) => note(format_args!("--{failure}")),
         Event::Failure(failure) => note(failure),
+        event @ Event::LeftOut(_) => warning(event),
+        event @ Event::Taken { .. } => note(event),
         Event::Refused(errors) => errors.iter().for_each(error),
         _ => {}
     }

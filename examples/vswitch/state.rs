@@ -1,40 +1,57 @@
-//! Manifests read and compiled: what `check`, `run`, `replay` and later commands begin with.
+//! Manifests read and compiled: what `check`, `replay` and `explain` begin with.
 
 use std::path::Path;
 
+use podswitch_core::config::Config;
 use podswitch_core::control::ControlPlane;
-use podswitch_kubernetes::{Compiled, Manifests};
-use podswitch_node::ClusterOptions;
+use podswitch_kubernetes::{Compiled, Manifests, Record, Store};
+use podswitch_node::{ClusterOptions, Event};
 
 use crate::failure::{Failure, Refused};
-use crate::print;
+use crate::{Done, print};
 
-/// Reads and compiles the manifests at `path` from the point of view of `node`, and passes on
-/// what there is to note.
+/// Reads the manifests at `path` into `store`, compiles them, and prints what there is to say about
+/// them.
 pub(crate) fn load(
     path: &Path,
-    node: Option<&str>,
+    store: &mut Store,
     cluster: &ClusterOptions,
 ) -> Result<Compiled, Failure> {
-    let manifests = Manifests::load(path)?;
-    let compiled = judge(&manifests, node, cluster).map_err(Failure::Refused)?;
-    for note in &compiled.notes {
-        print::note(note);
+    let mut compiled = Manifests::load(path)?.compile_into(store);
+    if let Some(record) = compiled.records.iter().find(|record| record.is_missing_node()) {
+        return Err(Failure::Input(record.reason.clone()));
     }
+    say(&compiled.records);
+    cluster.complete(&mut compiled.config, compiled.flannel);
     Ok(compiled)
 }
 
-/// Compiles manifests from the point of view of `node`, or says all that is wrong with them, what
-/// the switch itself would say among it.
-pub(crate) fn judge(
+/// Compiles manifests from the point of view of `node`.
+pub(crate) fn compile(
     manifests: &Manifests,
     node: Option<&str>,
     cluster: &ClusterOptions,
-) -> Result<Compiled, Vec<Refused>> {
-    let mut compiled = manifests
-        .compile(node, &cluster.kubernetes())
-        .map_err(|refusals| refusals.iter().map(Refused::from).collect::<Vec<_>>())?;
+) -> Compiled {
+    let mut compiled = manifests.compile(node, &cluster.kubernetes());
     cluster.complete(&mut compiled.config, compiled.flannel);
-    let errors = ControlPlane::check(&compiled.config);
-    if errors.is_empty() { Ok(compiled) } else { Err(errors.iter().map(Refused::from).collect()) }
+    compiled
+}
+
+/// Puts a configuration in force as `run` does: what the switch cannot take is left out, with a
+/// warning.
+pub(crate) fn apply(control: &mut ControlPlane, config: &Config) -> Done {
+    let published = control
+        .apply_lenient(config)
+        .map_err(|errors| Failure::Refused(errors.0.iter().map(Refused::from).collect()))?;
+    for object in published.left_out {
+        print::event(Event::LeftOut(object));
+    }
+    Ok(())
+}
+
+/// Prints records: warnings of objects that cannot be used, and notes.
+pub(crate) fn say<'a>(records: impl IntoIterator<Item = &'a Record>) {
+    for record in records {
+        if record.refused { print::warning(record) } else { print::note(record) }
+    }
 }

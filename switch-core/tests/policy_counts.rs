@@ -50,7 +50,7 @@ fn counts(switch: &Switch) -> Vec<(Direction, Option<usize>, u64)> {
 }
 
 fn once(rule: usize) -> Vec<(Direction, Option<usize>, u64)> {
-    vec![(Ingress, Some(rule), 1), (Egress, Some(rule), 1)]
+    vec![(Egress, Some(rule), 1), (Ingress, Some(rule), 1)]
 }
 
 /// A client sends twelve datagrams to a closed port, and the server's kernel answers each with port
@@ -102,10 +102,10 @@ fn an_allowed_connection_is_counted_once_by_each_direction_that_was_evaluated() 
     assert_eq!(switch.control.connections().len(), 1);
     // A second connection, and a first one after the connection has timed out.
     switch.send(0, &udp4(0, pod_v4(1), (1001, 53), b"x"));
-    assert_eq!(counts(&switch), [(Ingress, Some(0), 2), (Egress, Some(0), 2)]);
+    assert_eq!(counts(&switch), [(Egress, Some(0), 2), (Ingress, Some(0), 2)]);
     switch.pass_slowly(140);
     switch.send(0, &request);
-    assert_eq!(counts(&switch), [(Ingress, Some(0), 3), (Egress, Some(0), 3)]);
+    assert_eq!(counts(&switch), [(Egress, Some(0), 3), (Ingress, Some(0), 3)]);
     assert_eq!(switch.dropped(), []);
 }
 
@@ -194,7 +194,7 @@ fn segments_of_one_tcp_connection_are_counted_once() {
     // A new connection with the same ports.
     switch.pass(Duration::from_secs(1));
     switch.send(0, &tcp4(0, 1, (1000, 53), &segment(5000, None, "S", 0)));
-    assert_eq!(counts(&switch), [(Ingress, Some(0), 2), (Egress, Some(0), 2)]);
+    assert_eq!(counts(&switch), [(Egress, Some(0), 2), (Ingress, Some(0), 2)]);
     assert_eq!(switch.dropped(), []);
 }
 

@@ -23,7 +23,7 @@ use podswitch_kubernetes::Manifests;
 use podswitch_policy::rule::Protocol;
 
 use crate::cluster::ClusterArgs;
-use crate::failure::{Failure, Refused};
+use crate::failure::Failure;
 use crate::{Done, print, state};
 use ends::Ends;
 use reference::{Target, Wanted};
@@ -120,8 +120,8 @@ impl Family {
 pub(crate) fn run(args: &Args, json: bool) -> Done {
     let manifests = Manifests::load(&args.manifests)?;
     let cluster = args.cluster.options();
-    let whole = state::judge(&manifests, None, &cluster).map_err(Failure::Refused)?;
-    whole.notes.iter().for_each(print::note);
+    let whole = state::compile(&manifests, None, &cluster);
+    state::say(&whole.records);
     let (Some(from), Some(to)) = (&args.from, &args.to) else {
         let table = Arc::clone(&snapshot(&whole.config)?.policy);
         let question = matrix::Question {
@@ -152,9 +152,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
 /// The snapshot that a switch with this configuration would use.
 fn snapshot(config: &Config) -> Result<Arc<Snapshot>, Failure> {
     let mut control = ControlPlane::new(Options::default());
-    control
-        .apply(config)
-        .map_err(|errors| Failure::Refused(errors.0.iter().map(Refused::from).collect()))?;
+    state::apply(&mut control, config)?;
     Ok(control.snapshot())
 }
 

@@ -101,8 +101,7 @@ pub(super) fn evaluate(
 ) -> Result<Outcome, Failure> {
     // A source outside the cluster enters at the destination's node.
     let node = ends.from.party.node.as_ref().or(node).or(ends.to.party.node.as_ref());
-    let compiled =
-        state::judge(manifests, node.map(|name| &**name), cluster).map_err(Failure::Refused)?;
+    let compiled = state::compile(manifests, node.map(|name| &**name), cluster);
     let (config, ingress) = ports(compiled, &ends.from);
     let snapshot = snapshot(&config)?;
     let key = key(ends, sport)?;

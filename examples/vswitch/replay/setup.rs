@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use podswitch_core::config::{Config, PortConfig, PortRole};
 use podswitch_core::id::PortId;
-use podswitch_kubernetes::Compiled;
+use podswitch_kubernetes::{Compiled, Store};
 use podswitch_node::overlay::{UNKNOWN_NODE_MAC, attach_uplink};
 use podswitch_node::{ClusterOptions, DEFAULT_MTU};
 
@@ -79,11 +79,12 @@ impl Setup {
         cluster: &ClusterOptions,
     ) -> Result<Self, Failure> {
         let mut setup = Self { changes: Vec::new(), ports: vec![UPLINK.into(), HOST.into()] };
-        setup.add(0, state::load(first, Some(node), cluster)?, node, first)?;
+        let mut store = Store::new(Some(node), cluster.kubernetes());
+        setup.add(0, state::load(first, &mut store, cluster)?, node, first)?;
         let mut swaps: Vec<&Swap> = swaps.iter().collect();
         swaps.sort_by_key(|swap| swap.at);
         for swap in swaps {
-            let compiled = state::load(&swap.manifests, Some(node), cluster)?;
+            let compiled = state::load(&swap.manifests, &mut store, cluster)?;
             setup.add(swap.at, compiled, node, &swap.manifests)?;
         }
         Ok(setup)

@@ -19,7 +19,8 @@ use super::output::{Drop, Output, PortSummary, Summary};
 use super::port::{Exchange, ReplayDevice};
 use super::setup::{ConfigChange, Setup};
 use super::timeline::Timeline;
-use crate::failure::{Failure, Refused};
+use crate::failure::Failure;
+use crate::state;
 
 /// The hash key, the same in every replay.
 const HASH_KEY: HashKey = HashKey::new(0x706f_6473_7769_7463_685f_7265_706c_6179);
@@ -107,10 +108,7 @@ impl<'a> Switch<'a> {
     }
 
     fn apply(&mut self, change: &ConfigChange) -> Result<(), Failure> {
-        match self.control.apply(&change.config) {
-            Ok(_) => Ok(()),
-            Err(errors) => Err(Failure::Refused(errors.0.iter().map(Refused::from).collect())),
-        }
+        state::apply(&mut self.control, &change.config)
     }
 
     /// Receives a frame, after everything due before its time.

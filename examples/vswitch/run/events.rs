@@ -1,7 +1,9 @@
 //! What `run` says while it runs: one line an event, text or JSON.
 
 use podswitch_core::id::Epoch;
+use podswitch_kubernetes::Counts;
 use podswitch_node::Stats;
+use podswitch_node::source::ManifestSource;
 use serde::Serialize;
 
 use crate::print;
@@ -22,8 +24,30 @@ struct Line<'a, T: Serialize> {
 }
 
 #[derive(Serialize)]
-struct At {
+struct At<'a> {
     epoch: u32,
+    /// Objects that are not in the state as they are written.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    left_out: Vec<LeftOut<'a>>,
+}
+
+/// An object that is left out, or a policy that is closed or stays as it was.
+#[derive(Serialize)]
+struct LeftOut<'a> {
+    object: &'a str,
+    field: &'a str,
+    reason: &'a str,
+    action: &'a str,
+}
+
+/// Counters, and how many objects are not in the state as they are written.
+#[derive(Serialize)]
+struct AllStats<'a> {
+    #[serde(flatten)]
+    node: &'a Stats,
+    objects_left_out: usize,
+    policies_closed: usize,
+    policies_kept_last_good: usize,
 }
 
 #[derive(Serialize)]
@@ -31,13 +55,13 @@ struct Nothing {}
 
 impl Events<'_> {
     /// The first state is in force.
-    pub(super) fn ready(&self, epoch: Epoch) {
-        self.epoch("ready", epoch);
+    pub(super) fn ready(&self, epoch: Epoch, source: &ManifestSource) {
+        self.epoch("ready", epoch, source);
     }
 
     /// A new state is in force.
-    pub(super) fn applied(&self, epoch: Epoch) {
-        self.epoch("applied", epoch);
+    pub(super) fn applied(&self, epoch: Epoch, source: &ManifestSource) {
+        self.epoch("applied", epoch, source);
     }
 
     /// A new state was refused.
@@ -50,20 +74,43 @@ impl Events<'_> {
     }
 
     /// The counters.
-    pub(super) fn stats(&self, stats: &Stats) {
+    pub(super) fn stats(&self, stats: &Stats, objects: Counts) {
+        let Counts { left_out, closed, kept_last_good, .. } = objects;
         if self.json {
-            self.print("stats", stats);
+            self.print(
+                "stats",
+                AllStats {
+                    node: stats,
+                    objects_left_out: left_out,
+                    policies_closed: closed,
+                    policies_kept_last_good: kept_last_good,
+                },
+            );
         } else {
-            print::line(format_args!("stats node={} {}", self.node, text(stats)));
+            let text = text(stats);
+            print::line(format_args!(
+                "stats node={} {text} objects.left_out={left_out} policies.closed={closed} \
+                 policies.kept_last_good={kept_last_good}",
+                self.node
+            ));
         }
     }
 
-    fn epoch(&self, event: &str, epoch: Epoch) {
+    fn epoch(&self, event: &str, epoch: Epoch, source: &ManifestSource) {
         if self.json {
-            self.print(event, At { epoch: epoch.0 });
-        } else {
-            print::line(format_args!("{event} node={} epoch={epoch}", self.node));
+            let left_out = source.left_out().map(|record| LeftOut {
+                object: record.object.as_str(),
+                field: &record.field,
+                reason: &record.reason,
+                action: record.action.name(),
+            });
+            self.print(event, At { epoch: epoch.0, left_out: left_out.collect() });
+            return;
         }
+        let counts = source.counts();
+        let left_out = counts.left_out + counts.closed + counts.kept_last_good;
+        let more = if left_out > 0 { format!(" left_out={left_out}") } else { String::new() };
+        print::line(format_args!("{event} node={} epoch={epoch}{more}", self.node));
     }
 
     fn print(&self, event: &str, more: impl Serialize) {

@@ -51,6 +51,11 @@ impl UnderlayFlags {
         options.mtu = self.mtu;
         options
     }
+
+    /// Whether the underlay or the uplink needs AF_PACKET sockets.
+    pub(super) fn uses_packet_sockets(&self) -> bool {
+        self.uplink.is_some()
+    }
 }
 
 fn underlay(text: &str) -> Result<UnderlayKind, String> {

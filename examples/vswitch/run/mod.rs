@@ -1,16 +1,18 @@
 //! `run`: the switch of one node, until it is told to stop.
 
+mod confined;
 mod events;
 mod flags;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use podswitch_core::time::{Clock, Instant};
-use podswitch_kubernetes::Manifests;
+use podswitch_kubernetes::{LoadError, Record};
 use podswitch_linux::{NetNs, userns};
-use podswitch_node::source::FolderWatch;
-use podswitch_node::{ClusterOptions, Node, NodeOptions, PodInterfaces};
+use podswitch_node::source::{ApplyError, FolderWatch, ManifestError, ManifestSource};
+use podswitch_node::{Node, NodeOptions, PodInterfaces};
 
 use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
@@ -18,6 +20,9 @@ use crate::signals::Signals;
 use crate::{Done, print, state};
 use events::Events;
 use flags::UnderlayFlags;
+
+/// How often in a row a file may change while it is read before that is said.
+const BUSY: usize = 100;
 
 /// Run the switch of one node until SIGTERM or SIGINT.
 ///
@@ -27,8 +32,10 @@ use flags::UnderlayFlags;
 /// on by the node's kernel.
 ///
 /// Prints `ready node=NAME epoch=N`, and whenever the manifests change or SIGHUP asks for it
-/// `applied node=NAME epoch=N`, or `refused node=NAME` if the state in force stays. When it stops it
-/// removes what it made. After a kill the next run attaches to the pods as they are.
+/// `applied node=NAME epoch=N`, or `refused node=NAME` if the state in force stays: manifests that
+/// cannot be read or are cut, or a state without this node. An object that cannot be used is left out,
+/// with a warning and ` left_out=N`; a policy keeps its last good version in force, or isolates the pods
+/// that it selects. When it stops it removes what it made. After a kill the next run attaches to the pods as they are.
 ///
 /// Exit status: 0 after a stop, 1 the manifests are refused or something cannot be set up, 2 bad
 /// usage or manifests that cannot be read.
@@ -50,6 +57,10 @@ pub(crate) struct Args {
     /// The node's own network namespace, if it is not that of this process.
     #[arg(long, value_name = "PATH")]
     node_netns: Option<PathBuf>,
+    /// Refuse the whole state for one object that cannot be used, as `check` does. Otherwise such an
+    /// object is left out, or closes the pods that it selects, and the rest is put in force.
+    #[arg(long)]
+    strict: bool,
     /// Leave pods their interfaces at the end, for the next run.
     #[arg(long)]
     keep: bool,
@@ -59,10 +70,22 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, json: bool) -> Done {
+    match userns::has_privilege() {
+        true => confined::run(&args.underlay, || serve_node(&args, json)),
+        // What is wrong with the manifests comes first.
+        false => serve_node(&args, json),
+    }
+}
+
+/// The switch from its first state to its end, on the thread that may enter namespaces.
+fn serve_node(args: &Args, json: bool) -> Done {
     let signals = Signals::listen()?;
     let mut watch = FolderWatch::new(&args.manifests);
     let cluster = args.cluster.options();
-    let state = state::load(&args.manifests, Some(&args.node), &cluster)?;
+    let mut source = ManifestSource::new(&args.manifests, &args.node, &cluster, args.strict);
+    let state = source.state()?;
+    let mut said = Said::default();
+    said.say(source.records());
     if !userns::has_privilege() {
         let message = "run attaches network interfaces: it needs root's privilege \
                        (CAP_NET_ADMIN and CAP_SYS_ADMIN)";
@@ -70,6 +93,7 @@ pub(crate) fn run(args: Args, json: bool) -> Done {
     }
     let mut options = NodeOptions::new(&args.node)
         .workers(args.workers)
+        .lenient(!args.strict)
         .cluster(&cluster)
         .underlay(args.underlay.options())
         .on_event(print::event);
@@ -78,9 +102,9 @@ pub(crate) fn run(args: Args, json: bool) -> Done {
     }
     let events = Events { node: &args.node, json };
     let mut node = Node::start(options, state)?;
-    events.ready(node.epoch());
-    let result = Serving { args: &args, cluster: &cluster, events: &events }
-        .serve(&signals, &mut watch, &mut node);
+    events.ready(node.epoch(), &source);
+    let mut serving = Serving { args, source, said, events: &events, busy: 0 };
+    let result = serving.serve(&signals, &mut watch, &mut node);
     let stopped = node.stop(if args.keep { PodInterfaces::Keep } else { PodInterfaces::Remove });
     result?;
     Ok(stopped?)
@@ -89,13 +113,28 @@ pub(crate) fn run(args: Args, json: bool) -> Done {
 /// What serving depends on.
 struct Serving<'a> {
     args: &'a Args,
-    cluster: &'a ClusterOptions,
+    source: ManifestSource,
+    said: Said,
     events: &'a Events<'a>,
+    /// How often in a row a file changed while it was read.
+    busy: usize,
+}
+
+/// What was said of the manifests, so that it is said once.
+#[derive(Default)]
+struct Said(HashSet<String>);
+
+impl Said {
+    /// Prints what was not said of the state before.
+    fn say(&mut self, records: &[Record]) {
+        state::say(records.iter().filter(|record| !self.0.contains(&record.to_string())));
+        self.0 = records.iter().map(ToString::to_string).collect();
+    }
 }
 
 impl Serving<'_> {
     /// Everything from ready to stop.
-    fn serve(&self, signals: &Signals, watch: &mut FolderWatch, node: &mut Node) -> Done {
+    fn serve(&mut self, signals: &Signals, watch: &mut FolderWatch, node: &mut Node) -> Done {
         let clock = Clock::start();
         let mut poll_at = clock.now();
         let mut stats_at = self.args.stats.map(|every| clock.now() + every);
@@ -108,7 +147,7 @@ impl Serving<'_> {
             }
             let forced = signals.take_reload();
             if watch.has_changed(&clock) || forced {
-                self.reload(node);
+                self.reload(watch, node);
             }
             let pause = node.poll()?;
             let now = clock.now();
@@ -118,26 +157,32 @@ impl Serving<'_> {
             {
                 // In step with the beginning, unless it fell behind.
                 stats_at = Some((at + every).max(now));
-                self.events.stats(&node.stats());
+                self.events.stats(&node.stats(), self.source.counts());
             }
         }
         Ok(())
     }
 
     /// Puts the manifests in force as they are now, or says why the old state stays.
-    fn reload(&self, node: &mut Node) {
-        let compiled = Manifests::load(&self.args.manifests).map_err(Failure::from).and_then(|m| {
-            state::judge(&m, Some(&self.args.node), self.cluster).map_err(Failure::Refused)
-        });
-        let applied = compiled.and_then(|state| {
-            state.notes.iter().for_each(print::note);
-            node.apply(state).map_err(Failure::from)
-        });
+    fn reload(&mut self, watch: &mut FolderWatch, node: &mut Node) {
+        let applied = self.source.apply(node);
+        let being_written = matches!(
+            applied,
+            Err(ApplyError::Manifests(ManifestError::Load(LoadError::Changing { .. })))
+        );
+        // Its writer is soon done; one that never is must not keep changes from being refused.
+        self.busy = if being_written { self.busy + 1 } else { 0 };
+        if being_written && self.busy < BUSY {
+            return watch.look_again();
+        }
         match applied {
-            Ok(epoch) => self.events.applied(epoch),
-            Err(failure) => {
+            Ok(epoch) => {
+                self.said.say(self.source.records());
+                self.events.applied(epoch, &self.source);
+            }
+            Err(error) => {
                 self.events.refused();
-                failure.report();
+                Failure::from(error).report();
             }
         }
     }

@@ -133,12 +133,16 @@ fn states_change_while_pods_talk() {
     switch.says("ready");
     let (x4, at_node) = (socket(&x, X), socket(&node, NODE));
     reaches(&at_node, &x4);
-    state(&[with_x.clone(), with_y]);
+    state(&[with_x.clone(), with_y.clone()]);
     switch.says(&format!("applied node={name} epoch="));
     let y4 = socket(&y, Y);
     reaches(&x4, &y4);
-    // Refused as a whole: two pods with one address.
-    state(&[with_x.clone(), pod("thief", 2, "")]);
+    // Two pods with one address: the one that had it keeps it, and nothing else is held up.
+    state(&[with_x.clone(), with_y.clone(), pod("thief", 2, "")]);
+    assert!(switch.says(&format!("applied node={name} epoch=")).ends_with(" left_out=1"));
+    reaches(&y4, &x4);
+    // A state without this node is refused.
+    fs::write(folder.path("state/state.yaml"), pod("x", 2, "")).expect("written");
     assert_eq!(switch.says("refused"), format!("refused node={name}"));
     reaches(&y4, &x4);
     state(std::slice::from_ref(&with_x));
@@ -181,13 +185,15 @@ fn a_pod_that_starts_again_is_attached_again() {
 #[test]
 fn a_refused_state_ends_the_start() {
     let folder = Folder::new();
-    folder.manifest("state", &[head(), pod("x", 2, ""), pod("z", 2, "")].concat());
-    let state = folder.text("state");
+    let wrong = pod("z", 3, "").replace("10.1.0.3", "10.1.0.333");
+    let state = folder.manifest("state", &[head(), pod("x", 2, ""), wrong].concat());
+    let no_node = folder.manifest("no-node", &pod("x", 2, ""));
     let status = |arguments: &[&str]| {
         let arguments = [&["run", "--node", "n1", "--manifests"], arguments].concat();
         podswitch_vswitch_testkit::run(&arguments).status.code()
     };
-    assert_eq!(status(&[&state]), Some(1));
+    assert_eq!(status(&[&state, "--strict"]), Some(1));
+    assert_eq!(status(&[&no_node]), Some(1));
     assert_eq!(status(&["/nowhere"]), Some(2));
     assert_eq!(status(&[&state, "--masquerade", "192.0.2.9,192.0.2.8"]), Some(2));
     assert_eq!(status(&[&state, "--route", "10.0.0.0/8=router"]), Some(2));

@@ -382,7 +382,7 @@ fn captures_that_are_none_are_told_of() {
 }
 
 #[test]
-fn bad_usage_is_told_apart_from_a_refused_state() {
+fn bad_usage_is_told_by_the_exit_status() {
     let folder = Folder::new();
     let good = folder.manifest("good", &two_pods());
     let taken = folder.manifest("taken", &[head(), pod("x", 2, ""), pod("z", 2, "")].concat());
@@ -393,7 +393,8 @@ fn bad_usage_is_told_apart_from_a_refused_state() {
         run(&[&["replay"], &arguments[..]].concat()).status.code()
     };
     assert_eq!(replay("n1", &good, &input), Some(0));
-    assert_eq!(replay("n1", &taken, &input), Some(1));
+    // One object holds up no other: of two pods with one address one is left out.
+    assert_eq!(replay("n1", &taken, &input), Some(0));
     assert_eq!(replay("n1", "/nowhere", &input), Some(2));
     assert_eq!(replay("n2", &good, &input), Some(2));
     assert_eq!(replay("n1", &good, "a/nobody=x"), Some(2));
@@ -406,18 +407,20 @@ fn bad_usage_is_told_apart_from_a_refused_state() {
 fn check_tells_what_is_refused() {
     let folder = Folder::new();
     let good = folder.manifest("good", &two_pods());
-    let taken = folder.manifest("taken", &[head(), pod("x", 2, ""), pod("z", 2, "")].concat());
+    let wrong = [head(), pod("x", 2, ""), pod("z", 2, "").replace("10.1.0.2", "10.1.0.2222")];
+    let wrong = folder.manifest("wrong", &wrong.concat());
     let output = run(&["check", "--manifests", &good, "--json"]);
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(output.stdout, b"{\"refused\":[]}\n");
-    let output = run(&["--json", "check", "--manifests", &taken]);
+    let output = run(&["--json", "check", "--manifests", &wrong]);
     assert_eq!(output.status.code(), Some(1));
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let refused = report["refused"].as_array().expect("a list");
     assert_eq!(refused[0]["object"], "Pod/a/z");
     assert_eq!(refused[0]["field"], "status.podIPs[0].ip");
     assert!(refused[0]["file"].as_str().expect("text").ends_with("state.yaml"));
-    assert!(refused[0]["reason"].as_str().expect("text").contains("10.1.0.2"));
+    assert!(refused[0]["reason"].as_str().expect("text").contains("10.1.0.2222"));
+    assert_eq!(refused[0]["action"], "left_out");
     assert_eq!(run(&["check", "--manifests", &folder.text("nowhere")]).status.code(), Some(2));
     assert_eq!(run(&["check"]).status.code(), Some(2));
 }

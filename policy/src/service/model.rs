@@ -225,9 +225,9 @@ impl Conditions {
         self.ready.unwrap_or(true)
     }
 
-    /// Missing means as ready (S1).
+    /// Missing means serving (S1).
     pub fn is_serving(&self) -> bool {
-        self.serving.unwrap_or(self.is_ready())
+        self.serving.unwrap_or(true)
     }
 
     /// Missing means not terminating (S1).

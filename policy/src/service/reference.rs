@@ -223,8 +223,7 @@ fn endpoints<'a>(
                 let ready = c.ready != Some(false) || service.publish_not_ready;
                 let new = Seen {
                     ready,
-                    serving: c.serving.unwrap_or(c.ready != Some(false))
-                        || service.publish_not_ready,
+                    serving: c.serving != Some(false) || service.publish_not_ready,
                     terminating: c.terminating == Some(true),
                     local: endpoint.node.as_deref() == Some(&*cluster.settings.view.node),
                     endpoint,

@@ -1,16 +1,22 @@
 //! Kubernetes objects read into podswitch configuration.
 //!
-//! Manifests are read whole ([`Manifests::load`]), every object is checked as the API server checks
-//! it, and what is good becomes a [`Config`](podswitch_core::config::Config) ([`Manifests::compile`]).
-//! What is wrong is told all at once: a [`Refusal`] has file, object, field and reason. One refused
-//! object refuses the state, so that nothing is ever half applied.
+//! Objects come from manifests ([`Manifests`], read once, or [`Files`], read again whenever they
+//! change) or one by one. Every object is checked as the API server checks it, and what is good
+//! becomes a [`Config`](podswitch_core::config::Config), whole ([`Store::compiled`]) or as the
+//! changes since the last one ([`Store::take_changes`]).
 //!
-//! Called by whoever embeds the switch, off the packet path. Nothing here opens sockets, starts
-//! threads or asks for the time; files are read, and nothing else is done to the system.
+//! One object never holds up the others. What an API server stores is taken, also where a status is
+//! stale or a value is of a newer API. An object that cannot be used is left out; a policy that
+//! cannot be used keeps its last good version in force, or else closes what it was to protect. A
+//! [`Record`] says so, with object, field, reason and what was done.
+//!
+//! Called by whoever embeds the switch, off the packet path, by one thread at a time. Nothing here
+//! opens sockets, starts threads or changes the system. Files are read; the time is asked for only to
+//! tell which of them may have changed.
 //!
 //! ```
 //! use std::path::Path;
-//! use podswitch_kubernetes::{Manifests, Options};
+//! use podswitch_kubernetes::{Action, Manifests, Options};
 //! use podswitch_core::id::PortId;
 //!
 //! let text = "
@@ -26,7 +32,7 @@
 //! spec: {podSelector: {}}
 //! ";
 //! let manifests = Manifests::parse(Path::new("cluster.yaml"), text)?;
-//! let mut compiled = manifests.compile(Some("n1"), &Options::default()).expect("valid objects");
+//! let mut compiled = manifests.compile(Some("n1"), &Options::default());
 //! assert_eq!(compiled.config.policies[0].cookie.as_ref(), "NetworkPolicy/default/shut");
 //!
 //! // Pods of this node get their ports from whoever makes the devices.
@@ -35,22 +41,29 @@
 //! compiled.attach(0, PortId(1), 1450);
 //!
 //! let wrong = "{apiVersion: v1, kind: Pod, metadata: {name: web}, status: {podIP: 10.1.0.256}}";
-//! let refusals =
-//!     Manifests::parse(Path::new("x.yaml"), wrong)?.compile(None, &Options::default()).unwrap_err();
-//! assert_eq!(refusals[0].object.as_str(), "Pod/default/web");
-//! assert_eq!(refusals[0].field, "status.podIP");
+//! let compiled =
+//!     Manifests::parse(Path::new("x.yaml"), wrong)?.compile(None, &Options::default());
+//! let record = compiled.refused().next().expect("a fault");
+//! assert_eq!((record.object.as_str(), &*record.field), ("Pod/default/web", "status.podIP"));
+//! assert_eq!(record.action, Action::LeftOut);
 //! # Ok::<(), podswitch_kubernetes::LoadError>(())
 //! ```
 #![forbid(unsafe_code)]
 
 mod api;
-mod compile;
-mod load;
+mod kind;
 mod object;
-mod refusal;
-mod text;
+mod options;
+mod read;
+mod report;
+mod source;
+mod state;
+mod store;
 mod validate;
 
-pub use compile::{Compiled, InterfaceKind, LocalPod, Options, Overlay, PodInterface};
-pub use load::{LoadError, Manifests};
-pub use refusal::{Note, Refusal, Source};
+pub use object::{Object, ObjectError};
+pub use options::{Options, PodAnnotations};
+pub use report::{Action, Counts, Record, Source};
+pub use source::{Files, LoadError, Loading, Manifests};
+pub use state::{Compiled, InterfaceKind, LocalPod, Overlay, PodInterface};
+pub use store::{Base, Changes, PodChange, Store};

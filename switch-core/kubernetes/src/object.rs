@@ -1,7 +1,5 @@
 //! From values to objects: which kind a value is, lists taken apart, types checked. What a field
-//! may hold is checked later, in `compile`.
-
-use std::collections::BTreeMap;
+//! may hold is checked later, in [`crate::read`].
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -13,232 +11,198 @@ use crate::api::core::{Namespace, Node, Pod};
 use crate::api::meta::ObjectMeta;
 use crate::api::networking::NetworkPolicy;
 use crate::api::service::{EndpointSlice, Service, ServiceCidr};
-use crate::refusal::{Note, Refusal, Source, quote};
+pub(crate) use crate::kind::Kind;
+use crate::kind::{self, Named};
+use crate::report::{Action, Record, Source, quote};
+use crate::source::parse_json;
 
 /// An object that podswitch reads.
 #[derive(Clone, Debug)]
-pub(crate) enum Object {
+pub(crate) enum Typed {
     Namespace,
-    Node(Node),
+    Node(Box<Node>),
     Pod(Box<Pod>),
-    NetworkPolicy(NetworkPolicy),
-    ClusterNetworkPolicy(ClusterNetworkPolicy),
+    NetworkPolicy(Box<NetworkPolicy>),
+    ClusterNetworkPolicy(Box<ClusterNetworkPolicy>),
     Service(Box<Service>),
-    EndpointSlice(EndpointSlice),
-    ServiceCidr(ServiceCidr),
+    EndpointSlice(Box<EndpointSlice>),
+    ServiceCidr(Box<ServiceCidr>),
 }
 
 /// An object and where it was read.
 #[derive(Clone, Debug)]
 pub(crate) struct Loaded {
-    pub(crate) origin: Source,
+    pub(crate) origin: Option<Source>,
     /// `Kind/namespace/name` or `Kind/name`.
     pub(crate) cookie: Cookie,
-    pub(crate) meta: ObjectMeta,
-    pub(crate) object: Object,
+    pub(crate) kind: Kind,
+    pub(crate) body: Body,
 }
 
-/// Everything found so far.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Collection {
-    pub(crate) objects: Vec<Loaded>,
-    pub(crate) refusals: Vec<Refusal>,
-    /// Kinds passed over: how many, and where the first of them was.
-    passed_over: BTreeMap<(String, String), (usize, Source)>,
+/// An object as an API server sends it.
+#[derive(Clone, Debug)]
+pub struct Object(pub(crate) Loaded);
+
+/// A text is not an object that podswitch reads.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ObjectError {
+    /// It is not JSON, or goes beyond a bound.
+    #[error("not JSON: {0}")]
+    Syntax(String),
+    /// It is of a kind that is not read, or a list, or not an object.
+    #[error("not an object of a kind that is read")]
+    OtherKind,
 }
 
-/// A kind that podswitch reads.
-struct Kind {
-    name: &'static str,
-    group: &'static str,
-    versions: &'static [&'static str],
-    namespaced: bool,
-    decode: fn(Value) -> Result<(ObjectMeta, Object), Fault>,
+impl Object {
+    /// Reads one object in JSON. Faults in its fields are found when it is put into a
+    /// [`Store`](crate::Store).
+    ///
+    /// # Errors
+    /// It is not JSON, or not one object of a kind that is read.
+    pub fn from_json(text: &str) -> Result<Self, ObjectError> {
+        let value = parse_json(text).map_err(|error| ObjectError::Syntax(error.message))?;
+        let (mut object, mut several) = (None, false);
+        find_item(value, None, None, &mut |found| match found {
+            Found::Object(found) => several |= object.replace(*found).is_some(),
+            Found::Other { .. } | Found::Nothing(_) => several = true,
+        });
+        object.filter(|_| !several).map(Self).ok_or(ObjectError::OtherKind)
+    }
+
+    /// Its name: `Kind/namespace/name`, or `Kind/name` where there is no namespace.
+    pub fn name(&self) -> &Cookie {
+        &self.0.cookie
+    }
 }
 
-/// A field of the wrong type.
+/// What an object holds.
+#[derive(Clone, Debug)]
+pub(crate) enum Body {
+    /// Fields of the right types.
+    Good(ObjectMeta, Typed),
+    /// The same of an object that is not to be used.
+    Again(Fault, ObjectMeta, Typed),
+    /// A field of the wrong type, or an object of a version or kind that is not known. The value is
+    /// kept of policies only, to see what they close.
+    Bad(Fault, Value),
+}
+
+/// A field that cannot be read.
+#[derive(Clone, Debug)]
 pub(crate) struct Fault {
     /// Its path, empty if it is the value itself.
     pub(crate) field: String,
     pub(crate) reason: String,
 }
 
-const KINDS: &[Kind] = &[
-    Kind {
-        name: "Namespace",
-        group: "",
-        versions: &["v1"],
-        namespaced: false,
-        decode: |value| {
-            let it: Namespace = decode(value)?;
-            Ok((it.metadata.unwrap_or_default(), Object::Namespace))
-        },
+/// What a value turned out to be.
+#[derive(Clone, Debug)]
+pub(crate) enum Found {
+    /// An object of a kind that podswitch reads, or that its author surely meant to be one.
+    Object(Box<Loaded>),
+    /// An object of another kind.
+    Other {
+        /// Kind and version, as written.
+        kind: String,
+        version: String,
     },
-    Kind {
-        name: "Node",
-        group: "",
-        versions: &["v1"],
-        namespaced: false,
-        decode: |value| {
-            let mut it: Node = decode(value)?;
-            Ok((it.metadata.take().unwrap_or_default(), Object::Node(it)))
-        },
-    },
-    Kind {
-        name: "Pod",
-        group: "",
-        versions: &["v1"],
-        namespaced: true,
-        decode: |value| {
-            let mut it: Box<Pod> = decode(value)?;
-            Ok((it.metadata.take().unwrap_or_default(), Object::Pod(it)))
-        },
-    },
-    Kind {
-        name: "NetworkPolicy",
-        group: "networking.k8s.io",
-        versions: &["v1"],
-        namespaced: true,
-        decode: |value| {
-            let mut it: NetworkPolicy = decode(value)?;
-            Ok((it.metadata.take().unwrap_or_default(), Object::NetworkPolicy(it)))
-        },
-    },
-    Kind {
-        name: "ClusterNetworkPolicy",
-        group: "policy.networking.k8s.io",
-        versions: &["v1alpha2"],
-        namespaced: false,
-        decode: |value| {
-            let mut it: ClusterNetworkPolicy = decode(value)?;
-            Ok((it.metadata.take().unwrap_or_default(), Object::ClusterNetworkPolicy(it)))
-        },
-    },
-    Kind {
-        name: "Service",
-        group: "",
-        versions: &["v1"],
-        namespaced: true,
-        decode: |value| {
-            let mut it: Box<Service> = decode(value)?;
-            Ok((it.metadata.take().unwrap_or_default(), Object::Service(it)))
-        },
-    },
-    Kind {
-        name: "EndpointSlice",
-        group: "discovery.k8s.io",
-        versions: &["v1"],
-        namespaced: true,
-        decode: |value| {
-            let mut it: EndpointSlice = decode(value)?;
-            Ok((it.metadata.take().unwrap_or_default(), Object::EndpointSlice(it)))
-        },
-    },
-    Kind {
-        name: "ServiceCIDR",
-        group: "networking.k8s.io",
-        versions: &["v1", "v1beta1"],
-        namespaced: false,
-        decode: |value| {
-            let mut it: ServiceCidr = decode(value)?;
-            Ok((it.metadata.take().unwrap_or_default(), Object::ServiceCidr(it)))
-        },
-    },
-];
+    /// Not an object.
+    Nothing(Record),
+}
 
-/// Groups that kinds of ours lived in once. To pass over a policy because its author is behind
-/// the times would open what it closes.
-const FORMER_GROUPS: &[(&str, &str)] = &[("NetworkPolicy", "extensions")];
+/// The kind and version that the items of a list may leave out: those of a typed list.
+pub(crate) fn listed<'a>(version: &'a str, kind: &'a str) -> Option<(&'a str, &'a str)> {
+    let item = kind.strip_suffix("List")?;
+    (!item.is_empty()).then_some((version, item))
+}
 
-impl Collection {
-    /// Adds what `value` holds: an object, or a list of them.
-    pub(crate) fn add(&mut self, value: Value, origin: &Source) {
-        self.add_item(value, origin, None);
-    }
-
-    /// `listed`: version and kind of the list that the item stands in, which the items of a typed
-    /// list may leave out.
-    fn add_item(&mut self, mut value: Value, origin: &Source, listed: Option<(&str, &str)>) {
-        let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
-        let (version, kind) = match (text("apiVersion"), text("kind"), listed) {
-            (version, Some(kind), _) => (version.unwrap_or_default(), kind),
-            (_, None, Some((version, kind))) => (version.to_owned(), kind.to_owned()),
-            (_, None, None) => {
-                let reason = match value {
-                    Value::Object(_) => "the object does not say what kind it is",
-                    _ => "this is no Kubernetes object",
-                };
-                let namespaced = value.pointer("/metadata/namespace").is_some();
-                let object = object_name("?", &value, namespaced);
-                return self.refuse(origin, &object, "kind", reason);
-            }
-        };
-        if let (Some(Value::Array(items)), Some(item)) =
-            (value.get_mut("items").map(Value::take), kind.strip_suffix("List"))
-        {
-            let listed = (!item.is_empty()).then_some((&*version, item));
-            for item in items {
-                self.add_item(item, origin, listed);
-            }
-            return;
-        }
-        self.add_object(value, origin, &version, &kind);
-    }
-
-    fn add_object(&mut self, value: Value, origin: &Source, version: &str, kind: &str) {
-        let (group, number) = version.rsplit_once('/').unwrap_or(("", version));
-        let known = KINDS.iter().find(|known| {
-            known.name == kind
-                && (known.group == group
-                    || version.is_empty()
-                    || FORMER_GROUPS.contains(&(kind, group)))
-        });
-        let Some(known) = known else {
-            let key = (kind.to_owned(), version.to_owned());
-            self.passed_over.entry(key).or_insert((0, origin.clone())).0 += 1;
-            return;
-        };
-        let cookie = object_name(kind, &value, known.namespaced);
-        if known.group != group || !known.versions.contains(&number) {
-            let expected = known.versions.iter().map(|version| match known.group {
-                "" => (*version).to_owned(),
-                group => format!("{group}/{version}"),
-            });
-            let expected = expected.collect::<Vec<_>>().join(" or ");
-            let reason = format!("{} is not {expected}", quote(version));
-            return self.refuse(origin, &cookie, "apiVersion", &reason);
-        }
-        match (known.decode)(value) {
-            Ok((meta, object)) => {
-                self.objects.push(Loaded { origin: origin.clone(), cookie, meta, object });
-            }
-            Err(fault) => self.refuse(origin, &cookie, &fault.field, &fault.reason),
-        }
-    }
-
-    fn refuse(&mut self, origin: &Source, object: &Cookie, field: &str, reason: &str) {
-        self.refusals.push(Refusal {
-            origin: origin.clone(),
-            object: object.clone(),
-            field: field.to_owned(),
-            reason: reason.to_owned(),
-        });
-    }
-
-    /// What was passed over, a note for each kind.
-    pub(crate) fn notes(&self) -> impl Iterator<Item = Note> + '_ {
-        self.passed_over.iter().map(|((kind, version), (count, first))| {
-            let (kind, version) = (kind.escape_debug(), version.escape_debug());
-            let others = match count {
-                1 => String::new(),
-                count => format!(" (and {} more of that kind)", count - 1),
+/// Finds what `value` holds: one object, or a list of them. `each` is called for every object.
+/// `listed_as`: version and kind of the list that the value is an item of, which the items of a
+/// typed list may leave out.
+pub(crate) fn find_item(
+    mut value: Value,
+    origin: Option<&Source>,
+    listed_as: Option<(&str, &str)>,
+    each: &mut dyn FnMut(Found),
+) {
+    let text = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+    let (version, kind) = match (text("apiVersion"), text("kind"), listed_as) {
+        (version, Some(kind), _) => (version.unwrap_or_default(), kind),
+        (_, None, Some((version, kind))) => (version.to_owned(), kind.to_owned()),
+        (_, None, None) => {
+            let reason = match value {
+                Value::Object(_) => "the object does not say what kind it is",
+                _ => "this is not a Kubernetes object",
             };
-            Note {
-                origin: Some(first.clone()),
-                text: format!("passed over: {kind} of {version} is not read{others}"),
-            }
-        })
+            let namespaced = value.pointer("/metadata/namespace").is_some();
+            return each(Found::Nothing(Record {
+                origin: origin.cloned(),
+                object: object_name("?", &value, namespaced),
+                field: "kind".to_owned(),
+                reason: reason.to_owned(),
+                action: Action::LeftOut,
+                refused: true,
+            }));
+        }
+    };
+    if kind.ends_with("List")
+        && let Some(Value::Array(items)) = value.get_mut("items").map(Value::take)
+    {
+        for item in items {
+            find_item(item, origin, listed(&version, &kind), each);
+        }
+        return;
     }
+    each(object(value, origin, version, kind));
+}
+
+fn object(value: Value, origin: Option<&Source>, version: String, written: String) -> Found {
+    let (kind, fault) = match kind::named(&written, &version) {
+        Named::Read(kind) => (kind, None),
+        Named::Mistaken(kind, fault) => (kind, Some(fault)),
+        Named::Other => return Found::Other { kind: written, version },
+    };
+    let cookie = object_name(kind.name(), &value, kind.is_namespaced());
+    let body = match fault {
+        Some(fault) => Body::Bad(fault, if kind.is_policy() { value } else { Value::Null }),
+        None => body(kind, value),
+    };
+    Found::Object(Box::new(Loaded { origin: origin.cloned(), cookie, kind, body }))
+}
+
+/// Decodes an object of a kind.
+fn body(kind: Kind, value: Value) -> Body {
+    macro_rules! decode_as {
+        ($type:ty, $typed:path) => {
+            decode::<Box<$type>>(value)
+                .map(|mut it| (it.metadata.take().unwrap_or_default(), $typed(it)))
+        };
+    }
+    let decoded = match kind {
+        Kind::Namespace => {
+            decode::<Namespace>(value).map(|it| (it.metadata.unwrap_or_default(), Typed::Namespace))
+        }
+        Kind::Node => decode_as!(Node, Typed::Node),
+        Kind::Pod => decode_as!(Pod, Typed::Pod),
+        Kind::Service => decode_as!(Service, Typed::Service),
+        Kind::EndpointSlice => decode_as!(EndpointSlice, Typed::EndpointSlice),
+        Kind::ServiceCidr => decode_as!(ServiceCidr, Typed::ServiceCidr),
+        // By reference, so that a policy that cannot be used can be looked at again.
+        Kind::NetworkPolicy => {
+            let decoded = decode::<Box<NetworkPolicy>>(&value)
+                .map(|mut it| (it.metadata.take().unwrap_or_default(), Typed::NetworkPolicy(it)));
+            return decoded.map_or_else(|f| Body::Bad(f, value), |(m, o)| Body::Good(m, o));
+        }
+        Kind::ClusterNetworkPolicy => {
+            let decoded = decode::<Box<ClusterNetworkPolicy>>(&value).map(|mut it| {
+                (it.metadata.take().unwrap_or_default(), Typed::ClusterNetworkPolicy(it))
+            });
+            return decoded.map_or_else(|f| Body::Bad(f, value), |(m, o)| Body::Good(m, o));
+        }
+    };
+    decoded.map_or_else(|fault| Body::Bad(fault, Value::Null), |(m, o)| Body::Good(m, o))
 }
 
 /// The name that an object goes by, whatever its metadata hold.
@@ -256,7 +220,7 @@ fn object_name(kind: &str, value: &Value, namespaced: bool) -> Cookie {
     }
 }
 
-/// Names are checked later; here they only must not harm whoever reads them.
+/// Names are checked later; here they only must be safe to print.
 fn printable(text: &str) -> String {
     if text.len() <= 253 && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/') {
         text.to_owned()
@@ -266,7 +230,9 @@ fn printable(text: &str) -> String {
 }
 
 /// Decodes a value, with the path of the field whose type is wrong.
-pub(crate) fn decode<T: DeserializeOwned>(value: Value) -> Result<T, Fault> {
+pub(crate) fn decode<'de, T: DeserializeOwned>(
+    value: impl serde::Deserializer<'de, Error = serde_json::Error>,
+) -> Result<T, Fault> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let field = match error.path().to_string() {
             root if root == "." => String::new(),

@@ -29,6 +29,7 @@
 #![deny(unsafe_code)]
 
 pub mod attach;
+pub mod confine;
 mod error;
 pub mod health;
 pub mod netlink;
@@ -40,6 +41,7 @@ pub mod steer;
 mod sys;
 pub mod sysctl;
 pub mod userns;
+pub mod writers;
 pub(crate) mod xfrm;
 
 pub use error::HostError;

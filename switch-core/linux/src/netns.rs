@@ -4,13 +4,14 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -244,7 +245,7 @@ impl NetNs {
 
     fn from_path(path: &Path, keep_path: Option<PathBuf>) -> Result<Self, HostError> {
         let operation = || format!("open network namespace {}", path.display());
-        let file = File::open(path).context(operation)?;
+        let file = open_namespace_file(path).context(operation)?;
         Self::checked(file.into(), keep_path, operation)
     }
 
@@ -305,6 +306,22 @@ impl Drop for Inner {
             let _ = remove_name(path);
         }
     }
+}
+
+/// Opens a file that is a namespace, and nothing else: the path may come from a Pod's annotation. To
+/// open a pipe would wait for its other end, and to open a device may do anything.
+fn open_namespace_file(path: &Path) -> io::Result<File> {
+    /// linux/magic.h
+    const NSFS_MAGIC: i64 = 0x6e73_6673;
+    // With O_PATH the file is found, not opened.
+    let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    if rustix::fs::fstatfs(&found)?.f_type as i64 != NSFS_MAGIC {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a namespace"));
+    }
+    // The file that was found, whatever is at the path by now.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let again = format!("/proc/self/fd/{}", found.as_raw_fd());
+    Ok(File::from(rustix::fs::open(again, flags, Mode::empty())?))
 }
 
 /// Makes a namespace on a thread that ends at once, so that no other thread ever is in it, and

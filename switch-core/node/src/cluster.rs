@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use podswitch_core::config::{ClusterKey, Config, Masquerade};
-use podswitch_kubernetes::Overlay;
+use podswitch_kubernetes::{Overlay, PodAnnotations};
 use podswitch_wire::cidr::Cidr;
 
 use crate::overlay::OverlayOptions;
@@ -28,6 +28,8 @@ pub struct ClusterOptions {
     pub hash_key: Option<ClusterKey>,
     /// How nodes reach each other's pods.
     pub overlay: OverlayOptions,
+    /// Whether annotations of pods say where and how they are attached.
+    pub pod_annotations: PodAnnotations,
 }
 
 impl ClusterOptions {
@@ -36,6 +38,7 @@ impl ClusterOptions {
         podswitch_kubernetes::Options {
             service_cidrs: self.service_cidrs.clone(),
             allowed_external_ips: self.allowed_external_ips.clone(),
+            pod_annotations: self.pod_annotations,
             ..podswitch_kubernetes::Options::default()
         }
     }

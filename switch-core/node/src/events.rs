@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 use crossbeam::queue::{ArrayQueue, SegQueue};
 use podswitch_core::action::DropReason;
 use podswitch_core::config::ConfigError;
-use podswitch_core::control::ControlPlane;
+use podswitch_core::control::{ControlPlane, Effect, LeftOut};
 use podswitch_core::engine::{Dropped, Observer};
 use podswitch_core::id::{Cookie, Epoch, PortId};
 use podswitch_core::time::Instant;
@@ -37,6 +37,14 @@ pub enum Event {
     },
     /// What the node's interfaces became makes a state that cannot be; the one in force stays.
     Refused(Vec<ConfigError>),
+    /// The switch does not have an object as it was written
+    /// ([`NodeOptions::lenient`](crate::NodeOptions::lenient)).
+    LeftOut(LeftOut),
+    /// The switch has an object that was left out before.
+    Taken {
+        /// The object.
+        object: Cookie,
+    },
     /// A pod was attached. It passes nothing before an [`Applied`](Self::Applied) state knows it.
     PodAttached {
         /// The pod.
@@ -72,6 +80,16 @@ impl fmt::Display for Event {
                 write!(f, "the node's interfaces leave a state that is refused")?;
                 errors.iter().try_for_each(|error| write!(f, "; {error}"))
             }
+            Self::LeftOut(left_out) => {
+                let effect = match left_out.effect {
+                    Effect::LastVersion => "its last good version stays in force",
+                    Effect::Isolated => "the pods that it selects are isolated",
+                    Effect::OneFrontend => "it has not this address and port",
+                    _ => "the object is left out",
+                };
+                write!(f, "{} ({effect})", left_out.error)
+            }
+            Self::Taken { object } => write!(f, "{object} is in force as it is written"),
             Self::PodAttached { pod, port } => write!(f, "{pod} is attached as port {port}"),
             Self::PodDetached { pod } => write!(f, "{pod} is detached"),
             Self::Failure(failure) => failure.fmt(f),

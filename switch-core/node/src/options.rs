@@ -40,6 +40,7 @@ pub struct NodeOptions {
     pub(crate) masquerade: Masquerading,
     pub(crate) cluster_cidrs: Vec<Cidr>,
     pub(crate) underlay: UnderlayOptions,
+    pub(crate) lenient: bool,
     pub(crate) report_drops: bool,
     pub(crate) report_flows: Option<Duration>,
     pub(crate) sink: Option<Box<dyn EventSink>>,
@@ -58,6 +59,7 @@ impl NodeOptions {
             masquerade: Masquerading::default(),
             cluster_cidrs: Vec::new(),
             underlay: UnderlayOptions::default(),
+            lenient: false,
             report_drops: false,
             report_flows: None,
             sink: None,
@@ -126,6 +128,14 @@ impl NodeOptions {
     #[must_use]
     pub fn underlay(mut self, underlay: UnderlayOptions) -> Self {
         self.underlay = underlay;
+        self
+    }
+
+    /// Leaves out objects that the switch cannot take, with an [`Event::LeftOut`](crate::Event::LeftOut)
+    /// for each; the rest of the state goes in. Otherwise one of them refuses the whole state.
+    #[must_use]
+    pub fn lenient(mut self, lenient: bool) -> Self {
+        self.lenient = lenient;
         self
     }
 

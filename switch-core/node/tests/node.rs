@@ -1,7 +1,8 @@
 //! A node's switch as its embedders use it: pods in real namespaces, real sockets, single changes, events.
 
-use std::io::Write;
+use std::fs::File;
 use std::net::{IpAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -19,21 +20,6 @@ use podswitch_node::{
 use podswitch_policy::rule::{Labels, NetworkPolicy, Selector, Workload};
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::proto;
-
-/// Leaves the test where namespaces cannot be made, loudly.
-macro_rules! require_privilege {
-    () => {
-        if let Err(error) = NetNs::anonymous() {
-            let required =
-                std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
-            assert!(!required, "namespaces need privilege: {error}");
-            let test = thread::current().name().unwrap_or_default().to_owned();
-            // Not captured by the test harness, as a print would be.
-            let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {error}");
-            return;
-        }
-    };
-}
 
 fn config() -> Config {
     let node = LocalNode { name: "n1".into(), ..LocalNode::default() };
@@ -126,7 +112,7 @@ fn namespaces<const N: usize>() -> [NetNs; N] {
 
 #[test]
 fn pods_come_and_go_by_name_and_namespace() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let [node_ns, red, blue] = namespaces();
     let (mut node, events) = start(NodeOptions::new("n1").namespace(node_ns.clone()), config());
     let port = node.add_pod(pod("red", &red, 2).labels(labels("red"))).unwrap();
@@ -141,6 +127,13 @@ fn pods_come_and_go_by_name_and_namespace() {
     let lo = Netlink::open(&node_ns).unwrap().link("lo").unwrap().index;
     Netlink::open(&node_ns).unwrap().add_address(lo, "192.0.2.1/32".parse().unwrap()).unwrap();
     assert!(reaches(&at_node, &at_pod));
+
+    // A descriptor is as good as a path or a namespace; what is no network namespace is refused.
+    let open = |path: &str| OwnedFd::from(File::open(path).unwrap());
+    assert!(NetNs::try_from(open(red.path().to_str().unwrap())).unwrap().is_same(&red));
+    for other in ["/proc/self/ns/mnt", "/proc/self/status"] {
+        assert!(NetNs::try_from(open(other)).is_err(), "{other}");
+    }
 
     // The same again is nothing; another interface is made anew.
     assert_eq!(node.add_pod(pod("red", &red, 2).labels(labels("red"))).unwrap(), port);
@@ -187,7 +180,7 @@ fn pods_come_and_go_by_name_and_namespace() {
 
 #[test]
 fn single_changes_are_in_force_when_they_return() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let [node_ns, red, blue] = namespaces();
     let (mut node, _events) = start(NodeOptions::new("n1").namespace(node_ns), config());
     // Attached, and closed before the state knows them (N13).
@@ -261,7 +254,7 @@ fn single_changes_are_in_force_when_they_return() {
 
 #[test]
 fn what_is_missing_is_reported_once_and_mended_when_it_comes() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let [node_ns, red] = namespaces();
     let later = format!("podswitch-test-{}", std::process::id());
     let path = NetNs::directory().join(&later);
@@ -312,7 +305,7 @@ fn what_is_missing_is_reported_once_and_mended_when_it_comes() {
 
 #[test]
 fn drops_and_flows_are_told_of() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let [node_ns, red, blue] = namespaces();
     let options = NodeOptions::new("n1")
         .namespace(node_ns)
@@ -352,7 +345,7 @@ fn drops_and_flows_are_told_of() {
 
 #[test]
 fn a_handle_serves_many_threads() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let [node_ns, red, blue] = namespaces();
     let (node, events) =
         start(NodeOptions::new("n1").namespace(node_ns.clone()).workers(2), config());
@@ -391,7 +384,7 @@ fn a_handle_serves_many_threads() {
 
 #[test]
 fn a_node_that_cannot_be_leaves_nothing() {
-    require_privilege!();
+    podswitch_testkit::require_privilege!();
     let [node_ns] = namespaces();
     let mut underlay = UnderlayOptions::default();
     underlay.uplink = Some("nowhere".into());

@@ -39,13 +39,13 @@ pub enum Routing {
     /// Through VXLAN.
     #[default]
     Vxlan,
-    /// As they are, to the node's link-layer address: all nodes are on one segment. By the direct
+    /// As they are, to the node's MAC address: all nodes are on one segment. By the direct
     /// uplink; by the node's own routes where there is none.
     HostGw,
 }
 
-/// Which of two families the tunnel runs over. Where only one is common to both nodes it is that
-/// one. Between nodes that both have a second tunnel end for IPv6 ([`VtepMac`](super::VtepMac)) it
+/// The family of the underlay, where two nodes have both in common; else it is the one that they have
+/// in common. Between nodes that both have a second VTEP for IPv6 ([`VtepMac`](super::VtepMac)) it
 /// is always [`Inner`](Self::Inner).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Underlay {
@@ -54,6 +54,6 @@ pub enum Underlay {
     Ipv4First,
     /// IPv6 if there is.
     Ipv6First,
-    /// That of what is inside: each family has a tunnel of its own.
+    /// That of the inner packet: each family has its own tunnel.
     Inner,
 }

@@ -8,11 +8,10 @@ mod options;
 mod policy_counts;
 mod ports;
 mod service_counts;
+mod workers;
 
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -23,17 +22,16 @@ pub use policy_counts::PolicyCount;
 pub use service_counts::ServiceCount;
 
 use ports::Attached;
+use workers::Handle;
 
 use crate::config::{Config, ConfigError};
-use crate::engine::{Engine, Observer, Shared};
+use crate::engine::Shared;
 use crate::flow::connection::ConnectionInfo;
 use crate::id::{Epoch, PortId};
-use crate::port::{Device, PortInfo};
 use crate::publish::{Mode, Publisher, Request};
 use crate::snapshot::Snapshot;
-use crate::stats::WorkerCounters;
 use crate::time::Clock;
-use crate::worker::{Command, Worker, WorkerHandle};
+use crate::worker::Command;
 
 /// What can go wrong with ports and workers.
 #[derive(Debug, thiserror::Error)]
@@ -67,11 +65,6 @@ pub enum ControlError {
     NotAcknowledged(Epoch),
 }
 
-struct Member {
-    handle: Arc<WorkerHandle>,
-    thread: Option<JoinHandle<()>>,
-}
-
 /// See the module's description.
 pub struct ControlPlane {
     options: Options,
@@ -80,7 +73,7 @@ pub struct ControlPlane {
     snapshots: Arc<ArcSwap<Snapshot>>,
     /// Snapshots that a worker may still hold.
     retired: Vec<Arc<Snapshot>>,
-    members: Vec<Member>,
+    workers: Vec<Handle>,
     devices: Vec<Option<Attached>>,
     publisher: Publisher,
     epoch: Epoch,
@@ -93,7 +86,7 @@ impl core::fmt::Debug for ControlPlane {
 }
 
 impl ControlPlane {
-    /// A switch without ports and workers, that forwards nothing. Add workers with
+    /// A switch without ports and workers, which forwards nothing. Add workers with
     /// [`set_workers`](Self::set_workers), or take one to poll by hand from
     /// [`add_worker`](Self::add_worker).
     pub fn new(options: Options) -> Self {
@@ -102,151 +95,13 @@ impl ControlPlane {
             shared: Arc::new(Shared::new(&options.limits, hash_key)),
             snapshots: Arc::new(ArcSwap::from_pointee(Snapshot::empty())),
             retired: Vec::new(),
-            members: Vec::new(),
+            workers: Vec::new(),
             devices: Vec::new(),
             publisher: Publisher::new(),
             epoch: Epoch(0),
             clock: Clock::start(),
             options,
         }
-    }
-
-    /// Makes the next worker, with its end of every port, for the caller to poll or
-    /// [`run`](Worker::run).
-    ///
-    /// # Errors
-    /// A device could not be opened for it.
-    pub fn add_worker(&mut self) -> Result<Worker, ControlError> {
-        let index = self.members.len();
-        let counters = Arc::new(WorkerCounters::new(PortId::MAX_PORTS));
-        let limits = &self.options.limits;
-        let engine = Engine::new(self.shared.clone(), counters, limits, index);
-        let worker = Worker::new(engine, self.snapshots.clone(), self.options.pool, self.clock)
-            .map_err(|source| ControlError::Worker { worker: index, source })?;
-        let mut opened = Vec::new();
-        for (number, device) in self.devices.iter_mut().enumerate() {
-            let Some(device) = device else { continue };
-            let port = device.open(index, index + 1)?;
-            opened.push((PortId(number as u16), port));
-        }
-        for (id, port) in opened {
-            worker.handle().send(Command::Add(id, port));
-        }
-        self.members.push(Member { handle: worker.handle().clone(), thread: None });
-        self.shared.set_workers(self.members.len());
-        Ok(worker)
-    }
-
-    /// Has `count` workers run, each on its own thread: starts what is missing, stops the last
-    /// ones that are too many.
-    ///
-    /// # Errors
-    /// A worker could not be started, or a device not be opened again for one that stays; those
-    /// that run go on.
-    pub fn set_workers(&mut self, count: usize) -> Result<(), ControlError> {
-        if self.members.len() > count {
-            while self.members.len() > count {
-                self.stop_last();
-            }
-            self.hand_over()?;
-        }
-        while self.members.len() < count {
-            let index = self.members.len();
-            let worker = self.add_worker()?;
-            let core = self.options.pinning.core(index);
-            let thread = std::thread::Builder::new()
-                .name(format!("podswitch-{index}"))
-                .spawn(move || {
-                    if let Some(core) = core {
-                        core_affinity::set_for_current(core);
-                    }
-                    worker.run();
-                })
-                .map_err(|source| ControlError::Worker { worker: index, source });
-            match thread {
-                Ok(thread) => self.members[index].thread = Some(thread),
-                Err(error) => {
-                    self.members.pop();
-                    self.shared.set_workers(self.members.len());
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn stop_last(&mut self) {
-        let Some(member) = self.members.pop() else { return };
-        member.handle.send(Command::Stop);
-        if let Some(thread) = member.thread {
-            // A worker that panicked has said so already; the switch goes on without it.
-            let _ = thread.join();
-        }
-        self.shared.set_workers(self.members.len());
-    }
-
-    /// What only a worker that was stopped received from, others do now.
-    fn hand_over(&mut self) -> Result<(), ControlError> {
-        let workers = self.members.len();
-        let mut result = Ok(());
-        for (number, device) in self.devices.iter_mut().enumerate() {
-            let (id, Some(device)) = (PortId(number as u16), device) else { continue };
-            let Some(worker) = device.shrunk(id, workers) else { continue };
-            match device.open(worker, workers) {
-                Ok(port) => self.members[worker].handle.send(Command::Add(id, port)),
-                Err(error) => result = Err(error),
-            }
-        }
-        result
-    }
-
-    /// Attaches a device as a new port. Nothing passes it before a configuration names it (N13).
-    ///
-    /// # Errors
-    /// No number is free, or the device cannot be opened.
-    pub fn attach(&mut self, device: Box<dyn Device>) -> Result<PortId, ControlError> {
-        let number = match self.devices.iter().position(Option::is_none) {
-            Some(number) => number,
-            None if self.devices.len() < PortId::MAX_PORTS => {
-                self.devices.push(None);
-                self.devices.len() - 1
-            }
-            None => return Err(ControlError::NoPortFree),
-        };
-        let id = PortId(number as u16);
-        let workers = self.members.len();
-        let mut device = Attached::new(device, id, workers);
-        let opened: Result<Vec<_>, _> =
-            (0..workers).map(|index| device.open(index, workers)).collect();
-        for (member, port) in self.members.iter().zip(opened?) {
-            member.handle.send(Command::Add(id, port));
-        }
-        self.devices[number] = Some(device);
-        Ok(id)
-    }
-
-    /// Detaches a port: workers let go of it, what still goes there is dropped. Its number may be
-    /// given to the next device, so a configuration without it should be in force first.
-    ///
-    /// # Errors
-    /// There is no such port.
-    pub fn detach(&mut self, port: PortId) -> Result<Box<dyn Device>, ControlError> {
-        let device = self
-            .devices
-            .get_mut(port.index())
-            .and_then(Option::take)
-            .ok_or(ControlError::NoSuchPort(port))?
-            .device;
-        for member in &self.members {
-            member.handle.send(Command::Remove(port));
-        }
-        self.shared.fdb.flush_port(port);
-        Ok(device)
-    }
-
-    /// Facts about an attached port.
-    pub fn port_info(&self, port: PortId) -> Option<PortInfo> {
-        Some(self.devices.get(port.index())?.as_ref()?.device.info())
     }
 
     /// Everything that is wrong with a configuration: what refuses it in [`apply`](Self::apply).
@@ -311,33 +166,11 @@ impl ControlPlane {
         self.epoch = epoch;
         let old = self.snapshots.swap(Arc::new(snapshot));
         self.retired.push(old);
-        for member in &self.members {
-            member.handle.wake();
+        for worker in &self.workers {
+            worker.handle.wake();
         }
         self.reclaim();
         Ok(published)
-    }
-
-    /// Whether every worker has acknowledged `epoch` or a later one.
-    pub fn is_acknowledged(&self, epoch: Epoch) -> bool {
-        self.members.iter().all(|m| m.handle.acknowledged() >= epoch)
-    }
-
-    /// Waits until every worker has acknowledged `epoch`. Not for workers that the same thread
-    /// polls by hand.
-    ///
-    /// # Errors
-    /// They have not within `timeout`.
-    pub fn wait(&mut self, epoch: Epoch, timeout: Duration) -> Result<(), ControlError> {
-        let clock = Clock::start();
-        while !self.is_acknowledged(epoch) {
-            if Duration::from_nanos(clock.now().as_nanos()) > timeout {
-                return Err(ControlError::NotAcknowledged(epoch));
-            }
-            std::thread::sleep(Duration::from_micros(50));
-        }
-        self.reclaim();
-        Ok(())
     }
 
     /// Frees snapshots that no worker holds any more.
@@ -350,14 +183,9 @@ impl ControlPlane {
         self.snapshots.load_full()
     }
 
-    /// The clock of the switch, by which its workers note when packets were seen.
+    /// The switch's clock: its workers note the time of packets by it.
     pub fn clock(&self) -> Clock {
         self.clock
-    }
-
-    /// The workers, for their counters and load.
-    pub fn workers(&self) -> impl Iterator<Item = &Arc<WorkerHandle>> {
-        self.members.iter().map(|m| &m.handle)
     }
 
     /// Connections, FDB and bounds that all workers share.
@@ -381,28 +209,21 @@ impl ControlPlane {
         self.publisher.health_checks()
     }
 
-    /// Every connection alive. Packets and bytes of those that are neither TCP nor translated may
-    /// be some ten seconds old: workers count them by themselves, and tell in turn.
+    /// Every live connection. Packets and bytes of those that are neither TCP nor translated may be
+    /// some ten seconds old: each worker counts them by itself and reports now and then.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         let mut list = Vec::new();
         self.shared.tracker.list(|info| list.push(info));
         list
     }
-
-    /// Has each worker tell an observer of drops; `make` makes one for each.
-    pub fn observe(&self, mut make: impl FnMut(usize) -> Option<Box<dyn Observer>>) {
-        for (index, member) in self.members.iter().enumerate() {
-            member.handle.send(Command::Observe(make(index)));
-        }
-    }
 }
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        for member in &self.members {
-            member.handle.send(Command::Stop);
+        for worker in &self.workers {
+            worker.handle.send(Command::Stop);
         }
-        while !self.members.is_empty() {
+        while !self.workers.is_empty() {
             self.stop_last();
         }
     }

@@ -18,6 +18,9 @@ pub struct Options {
     /// The secret of the tables; drawn at random when `None`. Fixed in `replay`, whose output
     /// must be the same every time.
     pub hash_key: Option<HashKey>,
+    /// What each worker's thread does before it forwards, such as giving up privileges. For threads that
+    /// [`set_workers`](super::ControlPlane::set_workers) starts.
+    pub on_worker_start: Option<fn()>,
 }
 
 /// Which processor cores workers are pinned to.

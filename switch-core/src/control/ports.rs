@@ -1,8 +1,9 @@
-//! An attached device, and which worker has which of its ends.
+//! Attaching and detaching devices, and which worker has which of a device's ends.
 
-use super::ControlError;
+use super::{ControlError, ControlPlane};
 use crate::id::PortId;
-use crate::port::{Device, Port};
+use crate::port::{Device, Port, PortInfo};
+use crate::worker::Command;
 
 pub(super) struct Attached {
     pub(super) device: Box<dyn Device>,
@@ -12,8 +13,8 @@ pub(super) struct Attached {
 }
 
 impl Attached {
-    /// Such devices spread over the workers that there are: the first end goes round with the
-    /// port's number.
+    /// Devices with a single queue are spread over the workers: the port's number says which one has
+    /// the first end.
     pub(super) fn new(device: Box<dyn Device>, id: PortId, workers: usize) -> Self {
         Self { device, first: id.index() % workers.max(1) }
     }
@@ -24,7 +25,7 @@ impl Attached {
         worker: usize,
         workers: usize,
     ) -> Result<Box<dyn Port>, ControlError> {
-        // A worker that is the only one is the first, whoever was before all went.
+        // A worker that is the only one has the first end.
         self.first = self.first.min(workers - 1);
         let end = match worker {
             first if first == self.first => 0,
@@ -38,13 +39,79 @@ impl Attached {
         })
     }
 
-    /// The workers from `workers` on were stopped. Some: this worker is to open its end again,
-    /// since the first end went with them.
+    /// The workers from `workers` on were stopped. `Some`: this worker must open its end again, since
+    /// the first end was theirs.
     pub(super) fn shrunk(&mut self, id: PortId, workers: usize) -> Option<usize> {
         if workers == 0 || self.first < workers {
             return None;
         }
         self.first = id.index() % workers;
         Some(self.first)
+    }
+}
+
+impl ControlPlane {
+    /// Attaches a device as a new port. Nothing passes it before a configuration names it (N13).
+    ///
+    /// # Errors
+    /// No number is free, or the device cannot be opened.
+    pub fn attach(&mut self, device: Box<dyn Device>) -> Result<PortId, ControlError> {
+        let number = match self.devices.iter().position(Option::is_none) {
+            Some(number) => number,
+            None if self.devices.len() < PortId::MAX_PORTS => {
+                self.devices.push(None);
+                self.devices.len() - 1
+            }
+            None => return Err(ControlError::NoPortFree),
+        };
+        let id = PortId(number as u16);
+        let workers = self.workers.len();
+        let mut device = Attached::new(device, id, workers);
+        let opened: Result<Vec<_>, _> =
+            (0..workers).map(|index| device.open(index, workers)).collect();
+        for (worker, port) in self.workers.iter().zip(opened?) {
+            worker.handle.send(Command::Add(id, port));
+        }
+        self.devices[number] = Some(device);
+        Ok(id)
+    }
+
+    /// Detaches a port: workers let go of it, what still goes there is dropped. Its number may be
+    /// given to the next device, so a configuration without it should be in force first.
+    ///
+    /// # Errors
+    /// There is no such port.
+    pub fn detach(&mut self, port: PortId) -> Result<Box<dyn Device>, ControlError> {
+        let device = self
+            .devices
+            .get_mut(port.index())
+            .and_then(Option::take)
+            .ok_or(ControlError::NoSuchPort(port))?
+            .device;
+        for worker in &self.workers {
+            worker.handle.send(Command::Remove(port));
+        }
+        self.shared.fdb.flush_port(port);
+        Ok(device)
+    }
+
+    /// Facts about an attached port.
+    pub fn port_info(&self, port: PortId) -> Option<PortInfo> {
+        Some(self.devices.get(port.index())?.as_ref()?.device.info())
+    }
+
+    /// Gives the first ends that stopped workers had to others.
+    pub(super) fn hand_over(&mut self) -> Result<(), ControlError> {
+        let workers = self.workers.len();
+        let mut result = Ok(());
+        for (number, device) in self.devices.iter_mut().enumerate() {
+            let (id, Some(device)) = (PortId(number as u16), device) else { continue };
+            let Some(worker) = device.shrunk(id, workers) else { continue };
+            match device.open(worker, workers) {
+                Ok(port) => self.workers[worker].handle.send(Command::Add(id, port)),
+                Err(error) => result = Err(error),
+            }
+        }
+        result
     }
 }

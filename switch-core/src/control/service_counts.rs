@@ -24,7 +24,7 @@ pub struct ServiceCount {
     pub opened: Vec<(SocketAddr, u64)>,
     /// Opened to backends that are gone.
     pub departed: u64,
-    /// Refused aloud: there was no endpoint (S5).
+    /// Rejected with an answer to the client: there was no endpoint (S5).
     pub rejected: u64,
     /// Dropped: source range, no local endpoint (S3, S4, S7).
     pub dropped: u64,

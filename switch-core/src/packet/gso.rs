@@ -66,6 +66,8 @@ pub struct TunnelOffsets {
     pub is_summed: bool,
     /// The inner IP header.
     pub inner: u16,
+    /// The inner IP packet ends where the frame ends, by its own length field.
+    pub is_exact: bool,
 }
 
 /// The offsets of a GSO packet that is segmented at a header inside a UDP tunnel; `None` for every
@@ -77,9 +79,11 @@ pub fn tunnel_offsets(packet: &Packet) -> Option<TunnelOffsets> {
     }
     let outer = Link::of(frame)?;
     let (inner, udp) = tunnel(frame, outer, offload)?;
-    let inner = u16::try_from(inner?.l3).ok()?;
+    let inner = inner?;
+    let is_exact = inner.claimed_end(frame) == frame.len();
     let is_summed = be16(frame, udp + 6) != 0;
-    Some(TunnelOffsets { v4: outer.v4, udp: udp as u16, is_summed, inner })
+    let inner = u16::try_from(inner.l3).ok()?;
+    Some(TunnelOffsets { v4: outer.v4, udp: udp as u16, is_summed, inner, is_exact })
 }
 
 /// As [`segment`]. Without `finish`, the layer-4 checksums of the segments stay partial.

@@ -23,7 +23,7 @@ impl Link {
             match u16::from_be_bytes([*frame.get(l3 - 2)?, *frame.get(l3 - 1)?]) {
                 ethertype::IPV4 if frame.len() >= l3 + 20 => return Some(Self { l3, v4: true }),
                 ethertype::IPV6 if frame.len() >= l3 + 40 => return Some(Self { l3, v4: false }),
-                ethertype::VLAN | ethertype::QINQ => l3 += 4,
+                ethertype::VLAN | ethertype::QINQ | ethertype::QINQ_OLD => l3 += 4,
                 _ => return None,
             }
         }
@@ -33,12 +33,18 @@ impl Link {
     /// Where the IP packet ends according to its length field, limited to the end of the frame.
     #[inline]
     pub(super) fn ip_end(&self, frame: &[u8]) -> usize {
+        self.claimed_end(frame).min(frame.len())
+    }
+
+    /// Where the IP packet says that it ends, which may be behind the frame's end.
+    #[inline]
+    pub(super) fn claimed_end(&self, frame: &[u8]) -> usize {
         let length = if self.v4 {
             usize::from(be16(frame, self.l3 + 2))
         } else {
             40 + usize::from(be16(frame, self.l3 + 4))
         };
-        (self.l3 + length).min(frame.len())
+        self.l3 + length
     }
 
     /// Length of the IPv4 header, or of the fixed IPv6 header.
@@ -52,6 +58,12 @@ impl Link {
     pub(super) fn protocol(&self, frame: &[u8]) -> u8 {
         frame[self.l3 + if self.v4 { 9 } else { 6 }]
     }
+}
+
+/// Where the IP packet in a frame says that it ends, which may be behind the frame's end. `None`: no
+/// IP header, or an incomplete one. Nothing but the length field is checked.
+pub fn ip_end(frame: &[u8]) -> Option<usize> {
+    Link::of(frame).map(|link| link.claimed_end(frame))
 }
 
 /// The headers of a GSO packet.

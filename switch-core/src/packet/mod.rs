@@ -11,8 +11,9 @@ mod gso;
 mod layout;
 mod offload;
 mod pool;
-#[cfg(test)]
-mod testkit;
+#[cfg(any(test, feature = "testkit"))]
+#[allow(missing_docs, reason = "for property tests")]
+pub mod testkit;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ pub use fit::{fit, is_fit, largest_l3};
 pub use fragment::fragment_v4;
 pub use gro::{GroRun, coalesce};
 pub use gso::{SegmentError, TunnelOffsets, TunnelSegments, segment, tunnel_offsets};
+pub use layout::ip_end;
 pub use offload::{GsoType, Offload, Offloads};
 pub use pool::{Pool, PoolConfig, SizeClass};
 

@@ -20,26 +20,26 @@ pub enum GsoType {
     UdpL4 = 5,
 }
 
-/// What a port can take over from the switch on transmission.
+/// What a port does itself on transmission.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Offloads {
-    /// Takes frames with unfinished layer-4 checksums.
+    /// Accepts frames with partial layer-4 checksums.
     pub checksum: bool,
-    /// Takes TCP/IPv4 GSO packets.
+    /// Segments TCP/IPv4 GSO packets (TSO).
     pub tso4: bool,
-    /// Takes TCP/IPv6 GSO packets.
+    /// Segments TCP/IPv6 GSO packets (TSO).
     pub tso6: bool,
-    /// Takes UDP GSO packets (USO).
+    /// Segments UDP GSO packets (USO).
     pub uso: bool,
-    /// Takes GSO packets of these kinds inside a UDP tunnel too, cutting by the inner header.
+    /// Segments GSO packets of these kinds inside a UDP tunnel, too, at the inner header.
     pub tunnel: bool,
 }
 
 impl Offloads {
-    /// Takes everything as it is.
+    /// Accepts every packet as it is.
     pub const ALL: Offloads =
         Offloads { checksum: true, tso4: true, tso6: true, uso: true, tunnel: true };
-    /// Takes only finished packets.
+    /// Accepts only single packets with complete checksums.
     pub const NONE: Offloads =
         Offloads { checksum: false, tso4: false, tso6: false, uso: false, tunnel: false };
 }
@@ -72,8 +72,8 @@ impl Offload {
     /// segments of 48 bytes, the smallest to which Linux lets a path MTU reduce TCP, are 1,366.
     pub const MAX_SEGMENTS: usize = 2048;
 
-    /// Stands for metadata that contradicts its frame. A port cannot drop with a reason, the worker can: this never
-    /// passes [`check`](Self::check).
+    /// Metadata that contradicts every frame and never passes [`check`](Self::check). For ports, which
+    /// cannot drop a frame with a reason: the worker then does.
     pub const INVALID: Offload = Offload {
         gso_type: GsoType::TcpV4,
         ecn: false,

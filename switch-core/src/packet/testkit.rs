@@ -8,22 +8,22 @@ use super::{GsoType, Offload, Packet};
 
 /// Properties of a test packet.
 #[derive(Clone, Debug)]
-pub(super) struct Shape {
-    pub(super) v4: bool,
-    pub(super) tcp: bool,
+pub struct Shape {
+    pub v4: bool,
+    pub tcp: bool,
     /// VLAN tags.
-    pub(super) tags: usize,
+    pub tags: usize,
     /// Words of IPv4 options, or IPv6 destination-option headers of 8 bytes.
-    pub(super) extra: usize,
+    pub extra: usize,
     /// Words of TCP options.
-    pub(super) tcp_options: usize,
-    pub(super) tcp_flags: u8,
-    pub(super) id: u16,
-    pub(super) seq: u32,
-    pub(super) payload: Vec<u8>,
+    pub tcp_options: usize,
+    pub tcp_flags: u8,
+    pub id: u16,
+    pub seq: u32,
+    pub payload: Vec<u8>,
 }
 
-pub(super) fn shape(max_payload: usize) -> impl Strategy<Value = Shape> {
+pub fn shape(max_payload: usize) -> impl Strategy<Value = Shape> {
     (
         any::<(bool, bool)>(),
         (0usize..3, 0usize..3, 0usize..4),
@@ -36,19 +36,19 @@ pub(super) fn shape(max_payload: usize) -> impl Strategy<Value = Shape> {
 }
 
 impl Shape {
-    pub(super) fn l3(&self) -> usize {
+    pub fn l3(&self) -> usize {
         14 + 4 * self.tags
     }
 
-    pub(super) fn l4(&self) -> usize {
+    pub fn l4(&self) -> usize {
         self.l3() + if self.v4 { 20 + 4 * self.extra } else { 40 + 8 * self.extra }
     }
 
-    pub(super) fn payload_at(&self) -> usize {
+    pub fn payload_at(&self) -> usize {
         self.l4() + if self.tcp { 20 + 4 * self.tcp_options } else { 8 }
     }
 
-    pub(super) fn gso_type(&self) -> GsoType {
+    pub fn gso_type(&self) -> GsoType {
         match (self.tcp, self.v4) {
             (false, _) => GsoType::UdpL4,
             (true, true) => GsoType::TcpV4,
@@ -57,7 +57,7 @@ impl Shape {
     }
 
     /// The frame with a partial layer-4 checksum, as from a sender with offload.
-    pub(super) fn frame(&self) -> Vec<u8> {
+    pub fn frame(&self) -> Vec<u8> {
         let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
         for tag in 0..self.tags {
             frame.extend([0x81, 0x00, 0x20, tag as u8 + 1]);
@@ -112,7 +112,7 @@ impl Shape {
     }
 
     /// Offload metadata of that frame.
-    pub(super) fn partial(&self) -> Offload {
+    pub fn partial(&self) -> Offload {
         Offload {
             csum_partial: true,
             csum_start: self.l4() as u16,
@@ -122,7 +122,7 @@ impl Shape {
     }
 
     /// A GSO packet of segments of `size` bytes.
-    pub(super) fn packet(&self, size: u16) -> Packet {
+    pub fn packet(&self, size: u16) -> Packet {
         let mut packet = Packet::from_frame(&self.frame());
         packet.offload = Offload {
             gso_type: self.gso_type(),
@@ -134,22 +134,22 @@ impl Shape {
     }
 }
 
-pub(super) fn be(pair: &[u8]) -> u32 {
+pub fn be(pair: &[u8]) -> u32 {
     u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))
 }
 
 /// What `etherparse` reads from a TCP or UDP packet.
 #[derive(Debug)]
-pub(super) struct Inspected {
-    pub(super) payload: Vec<u8>,
-    pub(super) seq: u32,
-    pub(super) flags: u8,
-    pub(super) id: u16,
-    pub(super) ip_len: usize,
+pub struct Inspected {
+    pub payload: Vec<u8>,
+    pub seq: u32,
+    pub flags: u8,
+    pub id: u16,
+    pub ip_len: usize,
 }
 
 /// Parses the frame and verifies every checksum in it.
-pub(super) fn inspect(frame: &[u8]) -> Inspected {
+pub fn inspect(frame: &[u8]) -> Inspected {
     let sliced = SlicedPacket::from_ethernet(frame).expect("a valid frame");
     let (id, ip_len, addresses) = match sliced.net.as_ref().expect("an IP packet") {
         NetSlice::Ipv4(ip) => {
@@ -204,7 +204,7 @@ pub(super) fn inspect(frame: &[u8]) -> Inspected {
 }
 
 /// The GSO packet `inner` with outer IP, UDP and VXLAN headers.
-pub(super) fn tunnelled(inner: &Shape, size: u16, outer_v4: bool, checksum: bool) -> Packet {
+pub fn tunnelled(inner: &Shape, size: u16, outer_v4: bool, checksum: bool) -> Packet {
     let mut payload = vec![0x08, 0, 0, 0, 0, 0, 1, 0];
     payload.extend(inner.frame());
     let outer = Shape {

@@ -156,24 +156,22 @@ impl Desired {
         let when = |changed: bool| if changed { Again::Check } else { Again::No };
 
         self.bridges.settle(settings, (), Again::No);
-        for bridge in self.bridges.difference().all() {
-            let domain = PortClaim::Domain(bridge.name.clone());
+        for bridge in self.bridges.changed() {
+            let domain = PortClaim::Domain(bridge.clone());
             let members: Vec<_> = self.ports.claimants(&domain).copied().collect();
             members.into_iter().for_each(|port| self.ports.stage_again(port));
         }
         let ports = PortContext { settings, bridges: &self.bridges, fdb_ids };
         self.ports.settle(settings, ports, when(moved || was.tunnel != settings.tunnel));
 
-        for port in self.ports.difference().all() {
-            let attached = EndpointClaim::Port(port.port);
+        for port in self.ports.changed() {
+            let attached = EndpointClaim::Port(*port);
             let pods: Vec<_> = self.endpoints.claimants(&attached).cloned().collect();
             pods.into_iter().for_each(|pod| self.endpoints.stage_again(pod));
         }
         let endpoints = EndpointContext { settings, ports: &self.ports };
         self.endpoints.settle(settings, endpoints, when(moved || old.gateway != new.gateway));
-        for pod in self.endpoints.difference().all() {
-            self.host_ports.stage_again(pod.cookie.clone());
-        }
+        self.endpoints.changed().for_each(|pod| self.host_ports.stage_again(pod.clone()));
         self.host_ports.settle(settings, &self.endpoints, Again::No);
 
         let other_node = moved
@@ -187,9 +185,8 @@ impl Desired {
 
         self.namespaces.settle(settings, (), Again::No);
         self.policies.settle(settings, (), Again::No);
-        for policy in self.policies.difference().all() {
-            self.cluster_policies.stage_again(policy.policy.cookie.clone());
-        }
+        let policies = self.policies.changed();
+        policies.for_each(|policy| self.cluster_policies.stage_again(policy.clone()));
         self.cluster_policies.settle(settings, &self.policies, Again::No);
         self.services.settle(settings, (), Again::No);
         self.slices.settle(settings, (), Again::No);

@@ -110,7 +110,9 @@ impl Builder<'_> {
 
     /// Without a tunnel.
     fn direct(&mut self, gone: &[&Arc<RemoteNode>], nodes: &[&Arc<RemoteNode>]) {
-        gone.iter().for_each(|node| drop(self.table.places.remove(&node.name)));
+        for node in gone {
+            self.table.places.remove(&node.name);
+        }
         for node in nodes {
             let reach = match self.uplinks.direct {
                 None => Reach::Host,

@@ -68,7 +68,7 @@ pub(super) fn denial(refusal: Refusal<'_>) -> Denial<'_> {
                 RejectReason::NoEndpoints => DropReason::ServiceNoEndpoints,
                 RejectReason::UndefinedPort => DropReason::ServiceUndefinedPort,
             };
-            let counter = subject.entry.map(|entry| DenialCounter::ServiceRejected(entry));
+            let counter = subject.entry.map(DenialCounter::ServiceRejected);
             (reason, Answer::PortUnreachable, subject, counter)
         }
         Refusal::Drop(reason, subject) => {
@@ -77,7 +77,7 @@ pub(super) fn denial(refusal: Refusal<'_>) -> Denial<'_> {
                 ServiceDrop::SourceRange => DropReason::ServiceSourceRange,
                 ServiceDrop::Unallocated => DropReason::ServiceUnallocated,
             };
-            let counter = subject.entry.map(|entry| DenialCounter::ServiceDropped(entry));
+            let counter = subject.entry.map(DenialCounter::ServiceDropped);
             (reason, Answer::Silent, subject, counter)
         }
     };

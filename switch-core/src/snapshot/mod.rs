@@ -76,8 +76,8 @@ pub enum FibEntry {
 pub struct NextHops {
     /// How each is reached; `None`: not at all, what goes there is dropped.
     pub hops: Box<[Option<Reach>]>,
-    /// Which of them a flow takes: the same on every node that has the same ones. Routers that do not
-    /// answer for their addresses are none while others do.
+    /// Which of them a flow takes: the same on every node that has the same ones. Routers whose MAC
+    /// address is unknown are not among them while others are known.
     pub choice: Maglev,
 }
 

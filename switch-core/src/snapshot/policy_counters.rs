@@ -31,7 +31,7 @@ impl PolicyCounters {
         }
     }
 
-    /// Zeroes a number that stands for something else from now on.
+    /// Zeroes the counter of a number that gets a new meaning.
     pub(crate) fn reset(&self, number: u32) {
         let number = number as usize;
         if let Some(counter) = self.chunks.get(number / CHUNK).map(|c| &c[number % CHUNK]) {

@@ -9,7 +9,7 @@ use crate::config::Endpoint;
 use crate::id::PortId;
 use crate::route::fdb::{self, Bounds};
 
-/// The part that a port plays in this snapshot.
+/// The role of a port in this snapshot.
 #[derive(Clone, Debug)]
 pub enum PortFacts {
     /// Not configured: nothing passes (N13).
@@ -33,7 +33,7 @@ pub struct PodPort {
     pub mac: Mac,
     /// Its IPv4 addresses.
     pub ipv4: Vec<Ipv4Addr>,
-    /// Its IPv6 addresses, link-local ones apart.
+    /// Its IPv6 addresses, without link-local ones.
     pub ipv6: Vec<Ipv6Addr>,
     /// Its largest network-layer packet.
     pub mtu: u16,
@@ -54,7 +54,7 @@ impl PodPort {
 pub struct HostPort {
     /// The port.
     pub port: PortId,
-    /// Link-layer address of the node's end.
+    /// MAC address of the node's end.
     pub mac: Mac,
     /// Largest network-layer packet.
     pub mtu: u16,
@@ -65,7 +65,7 @@ pub struct HostPort {
 pub struct UplinkPort {
     /// The port.
     pub port: PortId,
-    /// Link-layer address of the node there.
+    /// MAC address of the node there.
     pub mac: Mac,
     /// Largest network-layer packet of the underlay.
     pub mtu: u16,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use podswitch_core::config::{
-    Attachment, Config, Endpoint, Masquerade, NextHop, PortRole, Route, Underlay,
+    Attachment, Config, Endpoint, Masquerade, NextHop, PortConfig, PortRole, Route, Underlay,
 };
 use podswitch_core::control::Change;
 use podswitch_core::id::{Cookie, PortId};
@@ -101,6 +101,9 @@ impl World {
             self.ground(rng);
             return None;
         }
+        if rng.chance(8) {
+            return Some(self.port(rng));
+        }
         let count = [1, 1, 1, 2, 4][rng.below(5)];
         Some((0..count).map(|_| self.one(rng)).collect())
     }
@@ -189,6 +192,27 @@ impl World {
         let same = |o: &Endpoint| o.cookie == cookie;
         replace(&mut self.config.endpoints, same, Some(object.clone()));
         Change::Pod(object)
+    }
+
+    /// A port of this node's pods comes or goes, and the pod at it.
+    fn port(&mut self, rng: &mut Rng) -> Vec<Change> {
+        let n = rng.below(3);
+        let id = PortId(n as u16);
+        let there = self.config.ports.iter().any(|o| o.port == id);
+        let port = PortConfig { port: id, role: PortRole::Pod };
+        self.config.ports.retain(|o| o.port != id);
+        if !there {
+            self.config.ports.push(port.clone());
+        }
+        let mut changes = vec![if there { Change::PortGone(id) } else { Change::Port(port) }];
+        let cookie = Cookie::new(format!("Pod/default/p0{n}"));
+        let pod = self.config.endpoints.iter_mut().find(|o| o.cookie == cookie);
+        if let Some(pod) = pod.filter(|pod| !pod.workload.host_network) {
+            let at = Attachment { port: id, mac: mac_of_pod(0, n), mtu: 1450 };
+            Arc::make_mut(pod).attachment = (!there).then_some(at);
+            changes.push(Change::Pod(pod.clone()));
+        }
+        changes
     }
 
     fn namespace(&mut self, rng: &mut Rng, number: usize, keep: bool) -> Change {

@@ -262,6 +262,12 @@ pub fn set_tso(ns: &NetNs, name: &str, on: bool) {
     set_offload(ns, name, ETHTOOL_STSO, on);
 }
 
+/// Switches on or off whether an interface joins what it receives (`ethtool -K NAME gro on`).
+pub fn set_gro(ns: &NetNs, name: &str, on: bool) {
+    const ETHTOOL_SGRO: u32 = 0x2c;
+    set_offload(ns, name, ETHTOOL_SGRO, on);
+}
+
 /// Switches on or off whether an interface takes any super-frame (`ethtool -K NAME sg off`, on
 /// which all segmentation depends).
 pub fn set_tunnel_offloads(ns: &NetNs, name: &str, on: bool) {
@@ -270,20 +276,50 @@ pub fn set_tunnel_offloads(ns: &NetNs, name: &str, on: bool) {
 }
 
 fn set_offload(ns: &NetNs, name: &str, command: u32, on: bool) {
+    ethtool(ns, name, &mut [command, u32::from(on)]);
+}
+
+/// Switches a feature of an interface on or off by its name (`ethtool -K NAME FEATURE on`).
+pub fn set_feature(ns: &NetNs, name: &str, feature: &str, on: bool) {
+    const ETHTOOL_GSTRINGS: u32 = 0x1b;
+    const ETHTOOL_GSSET_INFO: u32 = 0x37;
+    const ETHTOOL_SFEATURES: u32 = 0x3b;
+    const ETH_SS_FEATURES: u32 = 4;
+    let mut info = [ETHTOOL_GSSET_INFO, 0, 1 << ETH_SS_FEATURES, 0, 0];
+    ethtool(ns, name, &mut info);
+    // Names of 32 bytes.
+    let count = info[4] as usize;
+    let mut names = vec![0u32; 3 + count * 8];
+    names[..3].copy_from_slice(&[ETHTOOL_GSTRINGS, ETH_SS_FEATURES, count as u32]);
+    ethtool(ns, name, &mut names);
+    let bytes: Vec<u8> = names[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let is_it = |bytes: &[u8]| bytes.split(|byte| *byte == 0).next() == Some(feature.as_bytes());
+    let at = bytes.chunks(32).position(is_it).expect("a feature that the kernel knows");
+    // Blocks of 32 features: which are set, and to what.
+    let blocks = count.div_ceil(32);
+    let mut set = vec![0u32; 2 + blocks * 2];
+    set[..2].copy_from_slice(&[ETHTOOL_SFEATURES, blocks as u32]);
+    set[2 + at / 32 * 2] = 1 << (at % 32);
+    set[3 + at / 32 * 2] = u32::from(on) << (at % 32);
+    ethtool(ns, name, &mut set);
+}
+
+/// `value` begins with an ethtool command and is as long as its own fields say.
+fn ethtool(ns: &NetNs, name: &str, value: &mut [u32]) {
     use std::os::fd::AsRawFd;
     ns.enter(|| {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let mut value = [command, u32::from(on)];
         // SAFETY: all zero is a valid `ifreq`.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
             *to = from as libc::c_char;
         }
         request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
-        // SAFETY: SIOCETHTOOL reads an `ifreq` that points to an `ethtool_value`.
+        // SAFETY: SIOCETHTOOL reads an `ifreq` that points to the command's struct, which is as long
+        // as the counts in it say; the kernel writes no more than that.
         let result =
             unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
-        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+        assert!(result >= 0, "{}", std::io::Error::last_os_error());
     })
     .unwrap();
 }

@@ -16,7 +16,7 @@ use podswitch_node::{ClusterOptions, Node, NodeOptions, PodInterfaces, PodName};
 use podswitch_wire::addr::Mac;
 
 use super::sockets::Outcome;
-use crate::failure::Failure;
+use crate::failure::{Failure, Refused};
 use crate::print;
 use crate::state;
 pub(super) use links::{
@@ -269,5 +269,7 @@ fn namespace(name: &str, named: bool) -> Result<NetNs, HostError> {
 
 fn compile(node: &str, manifest: &str) -> Result<podswitch_kubernetes::Compiled, Failure> {
     let manifests = Manifests::parse(Path::new("demo.yaml"), manifest)?;
-    state::judge(&manifests, Some(node), &ClusterOptions::default()).map_err(Failure::Refused)
+    let compiled = state::compile(&manifests, Some(node), &ClusterOptions::default());
+    let refused: Vec<_> = compiled.refused().map(Refused::from).collect();
+    if refused.is_empty() { Ok(compiled) } else { Err(Failure::Refused(refused)) }
 }

@@ -6,7 +6,11 @@ use podswitch_vswitch_testkit::{Folder, run};
 
 /// Specs of a NetworkPolicy with one fault each, its field, and what is told of it.
 const NETWORK: &[(&str, &str, &str)] = &[
-    ("{ingress: [{ports: [{endPort: 90}]}]}", "spec.ingress[0].ports[0].endPort", "without a port"),
+    (
+        "{ingress: [{ports: [{endPort: 90}]}]}",
+        "spec.ingress[0].ports[0].endPort",
+        "no port for the range",
+    ),
     (
         "{ingress: [{ports: [{port: 80, endPort: 79}]}]}",
         "spec.ingress[0].ports[0].endPort",
@@ -32,7 +36,7 @@ const NETWORK: &[(&str, &str, &str)] = &[
         "spec.ingress[1].ports[1].port",
         "1 to 65535",
     ),
-    ("{ingress: [{ports: [{port: Web_1}]}]}", "spec.ingress[0].ports[0].port", "no port name"),
+    ("{ingress: [{ports: [{port: Web_1}]}]}", "spec.ingress[0].ports[0].port", "not a port name"),
     ("{ingress: [{ports: [{port: '8080'}]}]}", "spec.ingress[0].ports[0].port", "without quotes"),
     (
         "{ingress: [{ports: [{port: 80, protocol: ICMP}]}]}",
@@ -72,22 +76,22 @@ const NETWORK: &[(&str, &str, &str)] = &[
     (
         "{egress: [{to: [{ipBlock: {cidr: 10.1.0.0/16, except: [10.2.0.0/24]}}]}]}",
         "spec.egress[0].to[0].ipBlock.except[0]",
-        "not lie within 10.1.0.0/16",
+        "not a part of 10.1.0.0/16",
     ),
     (
         "{egress: [{to: [{ipBlock: {cidr: 10.1.0.0/16, except: [10.0.0.0/8]}}]}]}",
         "spec.egress[0].to[0].ipBlock.except[0]",
-        "not lie within",
+        "not a part of",
     ),
     (
         "{egress: [{to: [{ipBlock: {cidr: 10.1.0.0/16, except: [10.1.0.0/16]}}]}]}",
         "spec.egress[0].to[0].ipBlock.except[0]",
-        "as a part of it",
+        "not a part of",
     ),
     (
         "{egress: [{to: [{ipBlock: {cidr: 10.1.0.0/16, except: ['fd00::/64']}}]}]}",
         "spec.egress[0].to[0].ipBlock.except[0]",
-        "not lie within",
+        "not a part of",
     ),
     (
         "{egress: [{to: [{ipBlock: {cidr: 10.1.0.0/16, except: [10.1.1.0/24, x]}}]}]}",
@@ -134,20 +138,24 @@ const NETWORK: &[(&str, &str, &str)] = &[
     (
         "{podSelector: {matchExpressions: [{key: 'a b', operator: Exists}]}}",
         "spec.podSelector.matchExpressions[0].key",
-        "no key",
+        "not a key",
     ),
     (
         "{podSelector: {matchExpressions: [{key: a, operator: In, values: [-b]}]}}",
         "spec.podSelector.matchExpressions[0].values[0]",
-        "no label value",
+        "not a label value",
     ),
-    ("{podSelector: {matchLabels: {'a b': c}}}", "spec.podSelector.matchLabels", "no key"),
-    ("{podSelector: {matchLabels: {a: 'b c'}}}", "spec.podSelector.matchLabels", "no label value"),
-    ("{podSelector: {matchLabels: {a/b/c: d}}}", "spec.podSelector.matchLabels", "no key"),
+    ("{podSelector: {matchLabels: {'a b': c}}}", "spec.podSelector.matchLabels", "not a key"),
+    (
+        "{podSelector: {matchLabels: {a: 'b c'}}}",
+        "spec.podSelector.matchLabels",
+        "not a label value",
+    ),
+    ("{podSelector: {matchLabels: {a/b/c: d}}}", "spec.podSelector.matchLabels", "not a key"),
     (
         "{ingress: [{from: [{namespaceSelector: {matchLabels: {_a: b}}}]}]}",
         "spec.ingress[0].from[0].namespaceSelector.matchLabels",
-        "no key",
+        "not a key",
     ),
     ("{policyTypes: [Both]}", "spec.policyTypes[0]", "not one of Ingress, Egress"),
     ("{policyTypes: [Ingress, Egress, Ingress]}", "spec.policyTypes", "more than two"),
@@ -215,7 +223,20 @@ fn each_is_told_with_object_field_and_reason() {
         assert!(told["reason"].as_str().expect("text").contains(reason), "{told}");
         assert!(told["file"].as_str().expect("text").ends_with("state.yaml"), "{told}");
     }
-    // The state is whole or it is refused: nothing is explained by half of it.
+    for told in refused {
+        assert_eq!(told["action"], "closed", "{told}");
+    }
+    // `explain` says what the switch would do: these policies close what they select.
+    let pods = "---\n{apiVersion: v1, kind: Pod, metadata: {name: x, namespace: a, labels: {app: web}}, status: {podIP: 10.0.0.1}}\n\
+                ---\n{apiVersion: v1, kind: Pod, metadata: {name: y, namespace: b}, status: {podIP: 10.0.0.2}}\n";
+    let state = folder.manifest("pods", &[pods, &manifests()].concat());
     let explained = run(&["explain", "--manifests", &state, "--matrix", "80/TCP"]);
-    assert_eq!((explained.status.code(), explained.stdout.as_slice()), (Some(1), &b""[..]));
+    assert_eq!(explained.status.code(), Some(0));
+    let told = String::from_utf8_lossy(&explained.stderr);
+    assert!(told.contains("warning: ") && told.contains("isolated"), "{told}");
+    let matrix = String::from_utf8_lossy(&explained.stdout);
+    // A pod's traffic to its own address is always allowed (N12).
+    let others = |row: &&str| row.contains("a/x\tb/y") || row.contains("b/y\ta/x");
+    let rows: Vec<_> = matrix.lines().filter(others).collect();
+    assert!(rows.len() == 2 && rows.iter().all(|row| row.ends_with("deny")), "{matrix}");
 }

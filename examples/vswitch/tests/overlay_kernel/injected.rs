@@ -17,7 +17,12 @@ use podswitch_vswitch_testkit::cluster::{Cut, ip, node_address, ping, udp};
 const FORBIDDEN: u16 = 6666;
 
 /// A datagram's frame. `macs`: from, to; `ports` likewise.
-fn datagram(macs: [Mac; 2], [from, to]: [IpAddr; 2], ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
+pub(super) fn datagram(
+    macs: [Mac; 2],
+    [from, to]: [IpAddr; 2],
+    ports: [u16; 2],
+    payload: &[u8],
+) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(macs[0].0, macs[1].0);
     let builder = match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => builder.ipv4(from.octets(), to.octets(), 60),

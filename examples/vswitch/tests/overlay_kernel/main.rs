@@ -1,6 +1,7 @@
 //! The overlay's other end is Linux itself: a node with bridge and VXLAN device as Flannel sets them up,
 //! and a device that learns. What is on the wire is looked at with an independent parser.
 
+mod bursts;
 mod compared;
 mod injected;
 mod passing;

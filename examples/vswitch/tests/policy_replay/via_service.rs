@@ -111,7 +111,8 @@ fn services() -> String {
 fn reference(state: &str) -> Cluster {
     let manifests = Manifests::parse(Path::new("state.yaml"), state).expect("reads");
     let compiled = manifests.compile(Some("n1"), &Options::default());
-    let config = compiled.unwrap_or_else(|refusals| panic!("{refusals:?}")).config;
+    assert_eq!(compiled.refused().next(), None);
+    let config = compiled.config;
     let local = Node {
         name: config.node.name.clone(),
         labels: config.node.labels.clone(),

@@ -30,13 +30,15 @@ fn s1_ready_before_terminating() {
     // Neither serving without terminating nor terminating without serving is a last resort.
     let neither = [state(A, (false, true, false)), state(B, (false, false, true))];
     assert_eq!(backends(neither), ["NoEndpoints"]);
-    // Missing conditions: ready, serving as ready, not terminating.
+    // Missing conditions: ready, serving, not terminating (API text of 1.36).
     let missing = |ready, serving, terminating| Endpoint {
         conditions: Conditions { ready, serving, terminating },
         ..Endpoint::ready(ip(A))
     };
     assert_eq!(backends([missing(None, None, None)]), ["10.0.0.1:8080"]);
-    assert_eq!(backends([missing(Some(false), None, Some(true))]), ["NoEndpoints"]);
+    assert_eq!(backends([missing(Some(false), None, Some(true))]), ["10.0.0.1:8080"]);
+    assert_eq!(backends([missing(Some(false), None, None)]), ["NoEndpoints"]);
+    assert_eq!(backends([missing(Some(false), Some(false), Some(true))]), ["NoEndpoints"]);
     assert_eq!(backends([missing(Some(false), Some(true), Some(true))]), ["10.0.0.1:8080"]);
 }
 

@@ -28,6 +28,14 @@ pub(crate) struct NodeSpec {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct NodeStatus {
     pub(crate) addresses: Option<Vec<NodeAddress>>,
+    pub(crate) conditions: Option<Vec<Condition>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Condition {
+    #[serde(rename = "type")]
+    pub(crate) kind: Option<String>,
+    pub(crate) status: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

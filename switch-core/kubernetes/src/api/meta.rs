@@ -8,11 +8,14 @@ use serde::Deserialize;
 pub(crate) type Texts = BTreeMap<String, Option<String>>;
 
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct ObjectMeta {
     pub(crate) name: Option<String>,
     pub(crate) namespace: Option<String>,
     pub(crate) labels: Option<Texts>,
     pub(crate) annotations: Option<Texts>,
+    pub(crate) creation_timestamp: Option<String>,
+    pub(crate) deletion_timestamp: Option<String>,
 }
 
 impl ObjectMeta {

@@ -1,10 +1,10 @@
-//! Kubernetes objects as they stand in manifests: the fields that podswitch reads, nothing
+//! Kubernetes objects as they are in manifests: the fields that podswitch reads, nothing
 //! checked beyond their types. `docs/decisions/0003-kubernetes-types.md` says why these are our
 //! own. Field names and types follow the API reference (core/v1, networking/v1, discovery/v1,
 //! policy.networking.k8s.io/v1alpha2).
 //!
 //! As in the API server, `null` is the same as a field that is missing. Fields we do not know are
-//! ignored, except in policies: what a policy says must be understood whole or refused.
+//! ignored, except in policies: a policy must be understood as a whole or not at all.
 
 pub(crate) mod cluster;
 pub(crate) mod core;

@@ -1,7 +1,7 @@
 //! NetworkPolicy (networking/v1).
 //!
-//! Lists and selectors are optional where the API tells empty from missing (T-L2). Fields that
-//! are not known here refuse the object: a policy that is understood in part opens what its
+//! Lists and selectors are optional where the API distinguishes empty from missing (T-L2). Fields that
+//! are not known here make the policy one that cannot be used: one that is understood in part opens what its
 //! author closed.
 
 use serde::Deserialize;

@@ -1,4 +1,4 @@
-//! IP addresses and ranges, strict where looseness is dangerous: no leading zeros (read as octal
+//! IP addresses and ranges, strict where leniency is dangerous: no leading zeros (read as octal
 //! elsewhere: CVE-2021-29923), no IPv4-mapped IPv6 (T-F7). The API server has both behind its
 //! `StrictIPCIDRValidation` gate.
 
@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use podswitch_wire::cidr::{Cidr, CidrParseError};
 
-use crate::refusal::quote;
+use crate::report::quote;
 
 /// An address.
 pub(crate) fn ip(text: &str) -> Result<IpAddr, String> {

@@ -1,7 +1,7 @@
 //! Checks of metadata and of label selectors.
 
 use crate::api::meta::{LabelSelector, LabelSelectorRequirement, ObjectMeta, Texts};
-use crate::refusal::{Faults, Field, quote};
+use crate::report::{Field, Findings, quote};
 use crate::validate::name;
 
 /// Whether a kind of object lives in a namespace, and how its objects are named.
@@ -19,24 +19,24 @@ const METADATA: Field<'static> = Field::root("metadata");
 const MOST_ANNOTATIONS: usize = 256 << 10;
 
 /// Checks an object's metadata.
-pub(crate) fn object_meta(meta: &ObjectMeta, naming: Naming, faults: &mut Faults) {
+pub(crate) fn object_meta(meta: &ObjectMeta, naming: Naming, faults: &mut Findings) {
     let name = METADATA.child("name");
     match meta.name.as_deref() {
-        None | Some("") => faults.add(&name, "the object has no name"),
+        None | Some("") => faults.add(&name, "is missing"),
         Some(text) => _ = faults.take(&name, (naming.name)(text)),
     }
     let namespace = METADATA.child("namespace");
     match meta.namespace.as_deref() {
         None | Some("") => {}
         Some(text) if naming.namespaced => _ = faults.take(&namespace, name::dns_label(text)),
-        Some(_) => faults.add(&namespace, "objects of this kind live in no namespace"),
+        Some(_) => faults.add(&namespace, "is there; objects of this kind have no namespace"),
     }
     labels(meta.labels.as_ref(), &METADATA.child("labels"), faults);
     annotations(meta.annotations.as_ref(), &METADATA.child("annotations"), faults);
 }
 
 /// Checks a map of labels.
-pub(crate) fn labels(labels: Option<&Texts>, field: &Field<'_>, faults: &mut Faults) {
+pub(crate) fn labels(labels: Option<&Texts>, field: &Field<'_>, faults: &mut Findings) {
     for (key, value) in labels.into_iter().flatten() {
         faults.take(field, name::qualified_name(key));
         let value = name::label_value(value.as_deref().unwrap_or_default());
@@ -44,7 +44,7 @@ pub(crate) fn labels(labels: Option<&Texts>, field: &Field<'_>, faults: &mut Fau
     }
 }
 
-fn annotations(annotations: Option<&Texts>, field: &Field<'_>, faults: &mut Faults) {
+fn annotations(annotations: Option<&Texts>, field: &Field<'_>, faults: &mut Findings) {
     let mut size = 0;
     for (key, value) in annotations.into_iter().flatten() {
         // Upper case is for the API server the same as lower case, here only.
@@ -57,7 +57,7 @@ fn annotations(annotations: Option<&Texts>, field: &Field<'_>, faults: &mut Faul
 }
 
 /// Checks a label selector.
-pub(crate) fn label_selector(selector: &LabelSelector, field: &Field<'_>, faults: &mut Faults) {
+pub(crate) fn label_selector(selector: &LabelSelector, field: &Field<'_>, faults: &mut Findings) {
     labels(selector.match_labels.as_ref(), &field.child("matchLabels"), faults);
     let expressions = field.child("matchExpressions");
     for (at, requirement) in selector.match_expressions.iter().flatten().enumerate() {
@@ -68,7 +68,7 @@ pub(crate) fn label_selector(selector: &LabelSelector, field: &Field<'_>, faults
 fn label_requirement(
     requirement: &LabelSelectorRequirement,
     field: &Field<'_>,
-    faults: &mut Faults,
+    faults: &mut Findings,
 ) {
     let values = requirement.values.as_deref().unwrap_or_default();
     let operator = requirement.operator.as_deref().unwrap_or_default();

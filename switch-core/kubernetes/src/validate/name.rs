@@ -1,6 +1,6 @@
 //! Syntax of names (RFC 1123, IANA service names) and of label keys and values.
 
-use crate::refusal::quote;
+use crate::report::quote;
 
 /// A DNS label as namespaces and Services are named: RFC 1123 section 2.1, lower case.
 pub(crate) fn dns_label(text: &str) -> Result<(), String> {
@@ -44,7 +44,7 @@ pub(crate) fn port_name(text: &str) -> Result<(), String> {
     let why = if text.len() > 15 {
         "is longer than 15 characters"
     } else if text.is_empty() || !text.bytes().all(allowed) {
-        "has more in it than lower case letters, digits and '-'"
+        "has other characters than lower case letters, digits and '-'"
     } else if !text.bytes().any(|b| b.is_ascii_lowercase()) {
         "has no letter in it (a number is written without quotes)"
     } else if text.contains("--") {
@@ -54,7 +54,7 @@ pub(crate) fn port_name(text: &str) -> Result<(), String> {
     } else {
         return Ok(());
     };
-    Err(format!("{} is no port name: it {why}", quote(text)))
+    Err(format!("{} is not a port name: it {why}", quote(text)))
 }
 
 /// The key of a label or annotation: `[DNS subdomain/]name`.
@@ -77,7 +77,7 @@ pub(crate) fn qualified_name(text: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "{} is no key: after an optional 'prefix/' come letters, digits, '-', '_' and '.', \
+        "{} is not a key: after an optional 'prefix/' come letters, digits, '-', '_' and '.', \
          beginning and ending with a letter or digit",
         quote(text)
     ))
@@ -92,7 +92,7 @@ pub(crate) fn label_value(text: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "{} is no label value: letters, digits, '-', '_' and '.', beginning and ending with a \
+        "{} is not a label value: letters, digits, '-', '_' and '.', beginning and ending with a \
          letter or digit",
         quote(text)
     ))

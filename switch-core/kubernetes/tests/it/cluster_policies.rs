@@ -4,7 +4,7 @@ use podswitch_policy::rule::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterTier, PortRule, Ports, Protocol,
 };
 
-use crate::{bad, fault, good};
+use crate::{bad, fault, good, is_said};
 
 fn text(spec: &str) -> String {
     format!(
@@ -63,7 +63,7 @@ fn peers_and_protocols_of_later_versions_fail_closed() {
         let policy = &compiled.config.cluster_policies[0];
         let rule = policy.ingress.first().or(policy.egress.first()).unwrap();
         assert!(rule.has_unknown_peer(), "{rule:?}");
-        assert!(compiled.notes.iter().any(|n| n.text.contains("fails closed")));
+        assert!(is_said(&compiled, &["fails closed"]));
     }
 }
 

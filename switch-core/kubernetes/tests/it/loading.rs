@@ -10,7 +10,7 @@ use crate::{bad, fault, good, pod};
 
 fn names(path: &Path) -> Vec<String> {
     let manifests = Manifests::load(path).expect("readable");
-    let compiled = manifests.compile(None, &Options::default()).expect("good");
+    let compiled = manifests.compile(None, &Options::default());
     compiled.config.namespaces.iter().map(|n| n.name.to_string()).collect()
 }
 
@@ -103,9 +103,9 @@ fn what_cannot_be_read_is_told_from_what_is_wrong() {
 #[test]
 fn an_empty_folder_is_an_empty_cluster() {
     let dir = tempfile::tempdir().unwrap();
-    let compiled = Manifests::load(dir.path()).unwrap().compile(None, &Options::default()).unwrap();
+    let compiled = Manifests::load(dir.path()).unwrap().compile(None, &Options::default());
     assert!(compiled.config.endpoints.is_empty());
-    assert_eq!(compiled.notes.len(), 1);
+    assert_eq!(compiled.records.len(), 1);
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn other_kinds_are_passed_over_with_a_note() {
 {apiVersion: example.com/v1, kind: AllowList, metadata: {name: d}, spec: {}}
 ";
     let compiled = good(text);
-    let notes: Vec<_> = compiled.notes.iter().map(ToString::to_string).collect();
+    let notes: Vec<_> = compiled.records.iter().map(ToString::to_string).collect();
     assert!(notes.iter().any(|n| n.contains("Deployment of apps/v1") && n.contains("1 more")));
     assert!(notes.iter().any(|n| n.contains("NetworkPolicy of projectcalico.org/v3")), "{notes:?}");
     assert!(notes.iter().any(|n| n.contains("AllowList")), "{notes:?}");

@@ -1,37 +1,65 @@
 //! The crate as its callers see it: manifests in, configuration or refusals out.
 
+mod changes;
+mod closed;
 mod cluster_policies;
 mod loading;
 mod nodes;
 mod pods;
 mod policies;
+mod reload;
 mod robust;
 mod services;
+mod taken;
 
 use std::path::Path;
 
-use podswitch_kubernetes::{Compiled, Manifests, Options, Refusal};
+use podswitch_kubernetes::{Action, Compiled, Manifests, Options, Record};
 
 /// Loads and compiles a text for node `n1`.
-fn compile(text: &str) -> Result<Compiled, Vec<Refusal>> {
+fn compile(text: &str) -> Compiled {
     let manifests = Manifests::parse(Path::new("test.yaml"), text).expect("readable");
     manifests.compile(Some("n1"), &Options::default())
+}
+
+/// Records that make a check fail, but for the one that there is no Node object for `n1`: few
+/// tests are about nodes.
+fn refused(compiled: &Compiled) -> Vec<&Record> {
+    let other = |record: &&Record| !record.reason.contains("no Node object for this node");
+    compiled.refused().filter(other).collect()
 }
 
 /// Compiles what must be good.
 #[track_caller]
 fn good(text: &str) -> Compiled {
-    compile(text).unwrap_or_else(|refusals| panic!("refused: {refusals:#?}\n{text}"))
+    let compiled = compile(text);
+    let refused = refused(&compiled);
+    assert!(refused.is_empty(), "refused: {refused:#?}\n{text}");
+    compiled
 }
 
 /// Compiles what must be bad, and gives object and field of each fault.
 #[track_caller]
 fn bad(text: &str) -> Vec<(String, String)> {
-    let refusals = compile(text).expect_err(text);
-    for refusal in &refusals {
-        assert!(!refusal.reason.is_empty() && !refusal.reason.contains('\n'), "{refusal}");
+    let compiled = compile(text);
+    let refused = refused(&compiled);
+    assert!(!refused.is_empty(), "{text}");
+    for record in &refused {
+        assert!(!record.reason.is_empty() && !record.reason.contains('\n'), "{record}");
     }
-    refusals.into_iter().map(|r| (r.object.to_string(), r.field)).collect()
+    refused.into_iter().map(|r| (r.object.to_string(), r.field.clone())).collect()
+}
+
+/// What is said of an object that a check does not fail for, and what was done: field and action.
+fn notes(compiled: &Compiled, object: &str) -> Vec<(String, Action)> {
+    let of = |record: &&Record| !record.refused && record.object.as_str() == object;
+    compiled.records.iter().filter(of).map(|r| (r.field.clone(), r.action)).collect()
+}
+
+/// Whether something is said with these words in it.
+fn is_said(compiled: &Compiled, words: &[&str]) -> bool {
+    let texts = compiled.records.iter().map(ToString::to_string);
+    texts.into_iter().any(|text| words.iter().all(|word| text.contains(word)))
 }
 
 /// One expected fault.

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use crate::{bad, compile, fault, good, pod};
+use podswitch_kubernetes::{Action, Manifests, Options};
+
+use crate::{bad, compile, fault, good, is_said, pod, refused};
 
 fn node(name: &str, metadata: &str, spec: &str, ips: &[&str]) -> String {
     let addresses: String =
@@ -29,7 +31,7 @@ fn the_name_label_is_the_systems() {
     assert_eq!(label(0, "x"), Some("1"));
     assert_eq!(label(1, "kubernetes.io/metadata.name"), Some("c"));
     assert_eq!(label(2, "kubernetes.io/metadata.name"), Some("made-up"));
-    assert!(compiled.notes.iter().any(|note| note.text.contains("made-up")));
+    assert!(is_said(&compiled, &["made-up"]));
 }
 
 #[test]
@@ -85,9 +87,7 @@ fn this_node_and_the_others() {
     assert_eq!(local.vtep.ipv4.to_string(), "0e:58:c0:00:02:01");
     assert_eq!(local.underlay_mac.to_string(), "0a:58:c0:00:02:01");
     assert_eq!(compiled.flannel, None);
-    assert!(
-        compiled.notes.iter().any(|n| n.text.contains("Node/n4") && n.text.contains("InternalIP"))
-    );
+    assert!(is_said(&compiled, &["Node/n4", "InternalIP"]));
 }
 
 #[test]
@@ -155,7 +155,6 @@ fn node_faults() {
         ("", "", &["010.0.0.1"], "status.addresses[0].address"),
         ("", "", &["10.0.0.1", "::ffff:10.0.0.1"], "status.addresses[1].address"),
         ("", "", &["10.0.0.1", "10.0.0.1"], "status.addresses[1].address"),
-        ("", "", &["127.0.0.1"], "status.addresses[0].address"),
         ("", "podCIDR: 10.0.0.0", &[], "spec.podCIDR"),
         ("", "podCIDRs: [10.0.0.0/33]", &[], "spec.podCIDRs[0]"),
         ("", "podCIDRs: [10.0.0.0/24, 10.0.1.0/24]", &[], "spec.podCIDRs[1]"),
@@ -181,9 +180,7 @@ fn node_faults() {
 
 #[test]
 fn nodes_that_collide() {
-    let text = node("a", "", "", &["10.0.0.1"]) + &node("b", "", "", &["10.0.0.1"]);
-    assert_eq!(bad(&text), [fault("Node/b", "status.addresses[0].address")]);
-    // The second in the order of the manifests is refused, whichever range is the larger.
+    // The second by name has no range, whichever range is the larger.
     for (first, second) in
         [("10.0.0.0/16", "10.0.3.0/24"), ("10.0.3.0/24", "10.0.0.0/16"), ("fd00::/64", "fd00::/64")]
     {
@@ -195,14 +192,21 @@ fn nodes_that_collide() {
 }
 
 #[test]
-fn no_node_object_for_this_node_is_noted() {
-    let compiled = good(&pod("a", "10.0.0.1", "", "", ""));
+fn a_state_without_this_node_is_told() {
+    let compiled = compile(&pod("a", "10.0.0.1", "", "", ""));
     assert_eq!(&*compiled.config.node.name, "n1");
-    assert!(compiled.notes.iter().any(|n| n.text.contains("n1")));
+    assert!(!compiled.has_node);
+    let record = compiled.refused().next().unwrap();
+    assert_eq!((record.object.as_str(), record.action), ("Node/n1", Action::None));
+    assert!(compile(&node("n1", "", "", &[])).has_node);
+    // A Node object that cannot be used is none.
+    assert!(!compile(&node("n1", "labels: {a b: c}", "", &["10.0.0.1"])).has_node);
+    let compiled = Manifests::default().compile(None, &Options::default());
+    assert!(compiled.has_node);
 }
 
 proptest! {
-    /// The sorted sweep finds what comparing every pair finds.
+    /// The index finds what comparing every pair finds.
     #[test]
     fn overlaps_are_found(ranges in prop::collection::vec((0u32..64, 26u8..=32), 1..12)) {
         let texts: Vec<_> = ranges
@@ -218,15 +222,16 @@ proptest! {
         };
         let bad: Vec<_> = (0..cidrs.len())
             .filter(|&i| (0..i).any(|j| overlap(cidrs[i], cidrs[j])))
-            .map(|i| fault(&format!("Node/m{i}"), "spec.podCIDRs[0]"))
+            .map(|i| fault(&format!("Node/m{i:02}"), "spec.podCIDRs[0]"))
             .collect();
         let text: String = texts
             .iter()
             .enumerate()
-            .map(|(at, range)| node(&format!("m{at}"), "", &format!("podCIDRs: ['{range}']"), &[]))
+            .map(|(at, range)| node(&format!("m{at:02}"), "", &format!("podCIDRs: ['{range}']"), &[]))
             .collect();
-        let found = compile(&text).err().unwrap_or_default();
-        let found: Vec<_> = found.into_iter().map(|r| (r.object.to_string(), r.field)).collect();
+        let compiled = compile(&text);
+        let found = refused(&compiled);
+        let found: Vec<_> = found.into_iter().map(|r| (r.object.to_string(), r.field.clone())).collect();
         prop_assert_eq!(found, bad, "{:?}", texts);
     }
 }

@@ -24,7 +24,7 @@ use podswitch_core::packet::{
 use podswitch_core::port::{Device, Offloads, Port, PortInfo};
 use rustix::io::Errno;
 
-use super::gro::Outer;
+use super::gro::{Mtus, Outer};
 use super::injector::Injector;
 use super::virtio::{self, HeaderForm};
 use crate::sys::mmsg::{self, Slot, VNET_HEADER};
@@ -252,10 +252,12 @@ impl PacketPort {
         if !batch.iter().any(|packet| Outer::of(packet, port).is_some()) {
             return;
         }
+        let mtus = Mtus { underlay: self.info.mtu as usize, inner: usize::MAX };
         for packet in batch.drain(..) {
             match Outer::of(&packet, port) {
                 Some(outer) => {
-                    self.lost += outer.open(packet, pool, &mut |p| self.waiting.push_back(p));
+                    let out = &mut |packet| self.waiting.push_back(packet);
+                    self.lost += outer.open(packet, mtus, pool, out);
                 }
                 None => self.waiting.push_back(packet),
             }

@@ -1,6 +1,7 @@
 //! Tunnel datagrams that came in one piece: joined by the kernel (UDP_GRO), or never cut by it because
-//! their sender is on the same machine. Taken apart, but consecutive TCP segments inside them become
-//! one super-frame in place. Ports call this on reception, on their worker's thread.
+//! their sender is on the same machine. [`Received`] decides whether they are one or several. Several are
+//! taken apart, but consecutive TCP segments inside them become one super-frame in place. Ports call
+//! this on reception, on their worker's thread.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,7 +11,13 @@ use podswitch_wire::checksum::{Sum, is_partial, sum, verify_l4};
 use podswitch_wire::flow_key::{HashKey, proto};
 use podswitch_wire::parse::{Network, Parsed, ethertype, parse};
 
+use self::received::Received;
 use super::underlay_mac;
+
+#[cfg(any(test, feature = "fuzz"))]
+#[allow(unreachable_pub, reason = "public where fuzz targets are built")]
+pub mod fuzz;
+mod received;
 
 /// Bytes of a VXLAN header.
 const VXLAN: usize = podswitch_vxlan::header::LEN;
@@ -19,21 +26,17 @@ const UDP: usize = 8;
 /// Bytes of Ethernet, IPv6 and UDP headers.
 const LONGEST: usize = 62;
 
-/// Whether a datagram longer than `segment` is one super-frame of a peer's, whose segments are
-/// that long, rather than several datagrams joined: then the inner packet is as long as it all.
-pub(super) fn is_whole(payload: &[u8], segment: usize) -> bool {
-    let Some(inner) = payload.get(VXLAN..) else { return false };
-    payload.len() > segment && ip_end(inner) == Some(inner.len())
-}
+/// Most datagrams that the kernel joins (`UDP_GRO_CNT_MAX` is 64) or a sender passes in one piece
+/// (`UDP_MAX_SEGMENTS`, 128 since Linux 6.9).
+const DATAGRAMS: usize = 128;
 
-/// Where the IP packet in an untagged frame says that it ends.
-fn ip_end(frame: &[u8]) -> Option<usize> {
-    let be16 = |at: usize| Some(u16::from_be_bytes(*frame.get(at..)?.first_chunk()?));
-    match be16(12)? {
-        ethertype::IPV4 => Some(14 + usize::from(be16(16)?)),
-        ethertype::IPV6 => Some(54 + usize::from(be16(18)?)),
-        _ => None,
-    }
+/// MTUs that matter to what is inside, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mtus {
+    /// Of the underlay.
+    pub(super) underlay: usize,
+    /// Of the receivers of what is inside.
+    pub(super) inner: usize,
 }
 
 /// What stands in front of every datagram of those that came in one piece: Ethernet, IP and UDP
@@ -99,11 +102,12 @@ impl Outer {
         tunnel.then_some(Self { head, v4: udp == 34, l3: 14, udp, is_summed: true })
     }
 
-    /// Takes a super-frame whose headers these are apart into as few frames as can be. Returns how
-    /// many datagrams were lost.
+    /// Takes a super-frame whose headers these are apart into as few frames as can be: its metadata
+    /// says that it is cut by these headers. Returns how many datagrams were lost.
     pub(super) fn open(
         &self,
         mut packet: Packet,
+        mtus: Mtus,
         pool: &mut Pool,
         out: &mut impl FnMut(Packet),
     ) -> u64 {
@@ -113,55 +117,74 @@ impl Outer {
         packet.truncate(self.udp + len.max(UDP));
         packet.pull_front(self.udp + UDP);
         match segment == 0 || segment >= packet.len() {
-            true => {
-                self.complete(&mut packet, Offload::default());
-                out(packet);
-                0
-            }
-            false => self.split(packet, segment, pool, out),
+            true => self.single(packet, mtus, 0, out),
+            false => return self.split(packet, segment, mtus, pool, out),
         }
+        0
     }
 
-    /// A frame of a single datagram. `segment` is what the kernel says about a super-frame of a
-    /// peer's, if it does. `mtu`: the underlay's, and that of who gets what is inside.
-    pub(super) fn single(&self, mut packet: Packet, mtu: (usize, usize), segment: usize) -> Packet {
-        let offload = match packet.bytes().get(VXLAN..) {
-            Some(inner) => self.unfinished(inner, mtu, segment),
-            None => Offload::default(),
-        };
-        self.complete(&mut packet, offload);
-        packet
-    }
-
-    /// Metadata of an inner frame whose checksum is not finished, or nothing.
-    fn unfinished(
+    /// Makes frames of what a UDP socket returned in one piece: as few as can be, or one that the
+    /// worker drops for its metadata if the kernel's segment size contradicts it. Returns how many
+    /// datagrams were lost.
+    pub(super) fn receive(
         &self,
-        inner: &[u8],
-        (mtu, inner_mtu): (usize, usize),
+        mut packet: Packet,
         segment: usize,
-    ) -> Offload {
+        mtus: Mtus,
+        pool: &mut Pool,
+        out: &mut impl FnMut(Packet),
+    ) -> u64 {
+        match Received::of(packet.bytes(), segment) {
+            Received::Datagram => self.single(packet, mtus, 0, out),
+            Received::Gso(size) => self.single(packet, mtus, size, out),
+            Received::Joined(size) => return self.split(packet, size, mtus, pool, out),
+            Received::Inconsistent => {
+                self.complete(&mut packet, Offload::INVALID);
+                out(packet);
+            }
+        }
+        0
+    }
+
+    /// Makes the frame of one datagram. `segment`: payload of each segment of the GSO packet inside,
+    /// zero if the kernel did not say.
+    fn single(&self, mut packet: Packet, mtus: Mtus, segment: usize, out: &mut impl FnMut(Packet)) {
+        let offload = self.inner_offload(packet.bytes(), mtus, segment);
+        self.complete(&mut packet, offload);
+        out(packet);
+    }
+
+    /// Metadata of the frame inside a datagram if its checksum is unfinished, else nothing: its
+    /// sender left it to hardware that the packet never met.
+    fn inner_offload(&self, datagram: &[u8], mtus: Mtus, segment: usize) -> Offload {
+        let Some(inner) = datagram.get(VXLAN..) else { return Offload::default() };
         let Ok(parsed) = parse(inner, &HashKey::new(0)) else { return Offload::default() };
         if !is_partial(inner, &parsed) {
             return Offload::default();
         }
-        // Longer than what fits the underlay: whoever sent it relied on its being cut.
-        let longest = mtu.saturating_sub(podswitch_vxlan::template::overhead(!self.v4));
-        let (l3, payload) = (usize::from(parsed.l3), usize::from(parsed.payload));
-        let is_super = parsed.end as usize - l3 > longest;
-        // One in 65,536 finished checksums looks unfinished.
-        if !is_super && verify_l4(inner, &parsed) {
+        let (l3, payload, end) =
+            (usize::from(parsed.l3), usize::from(parsed.payload), parsed.end as usize);
+        let is_tcp = parsed.key.proto == proto::TCP;
+        let longest = mtus.underlay.saturating_sub(podswitch_vxlan::template::overhead(!self.v4));
+        let longest = longest.min(mtus.inner);
+        let size = match segment {
+            // The kernel gives no segment size of TCP. Longer than what its receiver takes: the sender
+            // relied on its being cut, and knows what the receiver takes; nobody on the way does.
+            0 if is_tcp && end - l3 > longest => longest.saturating_sub(payload - l3),
+            size => size,
+        };
+        let is_gso = size != 0 && end - payload > size;
+        // One in 65,536 finished checksums looks unfinished; those of GSO packets never are finished.
+        if !is_gso && verify_l4(inner, &parsed) {
             return Offload::default();
         }
         let partial = Offload {
             csum_partial: true,
             csum_start: parsed.l4,
-            csum_offset: if parsed.key.proto == proto::TCP { 16 } else { 6 },
+            csum_offset: if is_tcp { 16 } else { 6 },
             ..Offload::default()
         };
-        // Who sent it knows what its receiver takes; nobody else on the way does.
-        let guess = longest.min(inner_mtu).saturating_sub(payload - l3);
-        let size = if segment != 0 { segment } else { guess };
-        if !is_super || size == 0 {
+        if !is_gso {
             return partial;
         }
         Offload {
@@ -174,14 +197,20 @@ impl Outer {
 
     /// Takes joined datagrams apart into as few frames as can be. Returns how many were lost for want
     /// of a buffer.
-    pub(super) fn split(
+    fn split(
         &self,
         mut joined: Packet,
         segment: usize,
+        mtus: Mtus,
         pool: &mut Pool,
         out: &mut impl FnMut(Packet),
     ) -> u64 {
-        let mut later: ArrayVec<Packet, 64> = ArrayVec::new();
+        let alone = |run: Option<GroRun>, datagram: &[u8]| match run {
+            // Its checksum was verified.
+            Some(_) => Offload::default(),
+            None => self.inner_offload(datagram, mtus, 0),
+        };
+        let mut later: ArrayVec<Packet, { DATAGRAMS - 1 }> = ArrayVec::new();
         let bytes = joined.bytes();
         let first = run_of(bytes, segment);
         let mut at = first.as_ref().map_or(1, GroRun::count) * segment;
@@ -196,7 +225,7 @@ impl Outer {
             match run.filter(|run| run.count() > 1) {
                 None => {
                     packet.fill(&rest[..one]);
-                    self.complete(&mut packet, Offload::default());
+                    self.complete(&mut packet, alone(run, &rest[..one]));
                 }
                 Some(run) => {
                     packet.set_len(len);
@@ -223,7 +252,7 @@ impl Outer {
         let offload = match first.filter(|run| run.count() > 1) {
             None => {
                 joined.truncate(segment);
-                Offload::default()
+                alone(first, joined.bytes())
             }
             Some(run) => join(&mut joined, &run, segment),
         };

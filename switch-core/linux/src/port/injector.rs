@@ -99,10 +99,17 @@ impl Injector {
     }
 
     /// Sends one frame.
+    ///
+    /// # Errors
+    /// `EINVAL`: the inner IP packet of a tunnelled GSO packet does not end where the frame ends. A
+    /// UDP socket at the other end relies on that (`joined::Received`). Else the kernel's.
     pub(super) fn send(&self, packet: &Packet) -> Result<(), Errno> {
         let mut header = [0; HEADER];
         virtio::encode(&packet.offload, HeaderForm::Tunnel, &mut header);
         if let Some(places) = tunnel_offsets(packet) {
+            if !places.is_exact {
+                return Err(Errno::INVAL);
+            }
             virtio::encode_tunnel(&places, &mut header);
         }
         let parts = [IoSlice::new(&header), IoSlice::new(packet.bytes())];

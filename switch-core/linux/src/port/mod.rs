@@ -13,4 +13,7 @@ pub mod tap;
 pub mod udp_tunnel;
 pub mod virtio;
 
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub use gro::fuzz;
 pub use underlay_mac::underlay_mac;

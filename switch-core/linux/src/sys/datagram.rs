@@ -188,9 +188,10 @@ pub(crate) struct Slot {
     pub(crate) from: Option<SocketAddr>,
     /// Traffic class: DSCP and ECN.
     pub(crate) class: u8,
-    /// Bytes of each of the datagrams that were joined, the last apart; zero: it is one.
+    /// The segment size that the kernel gave (`UDP_GRO`), in bytes; zero: none. What it is the size of,
+    /// `joined::Received` decides.
     pub(crate) segment: usize,
-    /// There was more than the buffers held.
+    /// There was more than the buffers held, or control messages that did not fit.
     pub(crate) cut: bool,
 }
 
@@ -245,14 +246,14 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, slots: &mut [Slot]) -> io::Result<
     let count = super::check(count)? as usize;
     for (at, (slot, header)) in slots.iter_mut().zip(&headers).take(count).enumerate() {
         slot.len = header.msg_len as usize;
-        slot.cut = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+        slot.cut = header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
         slot.from = names[at].get();
         (slot.class, slot.segment) = facts(&controls[at], header.msg_hdr.msg_controllen);
     }
     Ok(count)
 }
 
-/// Traffic class and length of joined datagrams from the control messages.
+/// Traffic class and segment size from the control messages.
 fn facts(control: &Control, len: usize) -> (u8, usize) {
     let (mut class, mut segment) = (0, 0);
     let int = |data: &[u8]| data.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));

@@ -1,5 +1,6 @@
 //! The tunnel over UDP sockets against the kernel's own VXLAN devices.
 
+mod bursts;
 mod frames;
 mod pmtu;
 mod tcp;

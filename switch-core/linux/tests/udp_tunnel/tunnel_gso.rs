@@ -1,6 +1,6 @@
 //! Super-frames that go round the sockets, whole: on the sockets' way, looking like the sockets' datagrams.
 
-use podswitch_core::packet::{GsoType, Packet};
+use podswitch_core::packet::{GsoType, Offload, Packet};
 use podswitch_core::port::Device;
 use podswitch_linux::netlink::{LinkSpec, Route};
 use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice};
@@ -136,6 +136,58 @@ fn headers_and_order_are_the_sockets() {
                 assert_eq!(frame[udp + 8..], sent.bytes()[udp + 8..]);
                 assert_eq!(seen.packet.offload.gso_size, 1_376);
             }
+        }
+    }
+}
+
+/// What receives a frame that was passed whole knows it by its inner length: bytes behind the inner packet
+/// stay here, and the sockets send its segments.
+#[test]
+fn bytes_behind_the_inner_packet_stay_here() {
+    podswitch_testkit::require_privilege!();
+    if !is_possible("bytes_behind_the_inner_packet_stay_here") {
+        return;
+    }
+    for tunnel in TUNNELS {
+        let underlay = Underlay::new();
+        let mut far = Hand::new(tunnel.device(&underlay.far, true).open(0, 1).unwrap());
+        let mut near = port(&tunnel, &underlay.near);
+        {
+            let mut wire = tap_wire(&underlay.far, "u0");
+            warm_up(&tunnel, &mut near, &mut wire);
+            far.receive(200);
+        }
+        for (behind, datagrams) in [(0, 1), (400, 3)] {
+            // Three segments, and where the second one would begin, a tunnel packet.
+            let mut frame = inner(false, 5, 0, 1_200);
+            let headers = frame.len() - 1_200;
+            let forged = [&[8, 0, 0, 0, 0, 0, tunnel.vni as u8, 0][..], &inner(false, 6, 0, 20)];
+            let forged = forged.concat();
+            let at = 400 - 8;
+            frame[at..at + forged.len()].copy_from_slice(&forged);
+            let pseudo =
+                podswitch_wire::checksum::pseudo_v4([10, 9, 0, 1], [10, 9, 0, 2], 17, 1_208);
+            frame[40..42].copy_from_slice(&pseudo.fold().to_be_bytes());
+            let payload = frame[headers..].to_vec();
+            frame.resize(frame.len() + behind, 0xa5);
+            let mut packet = Packet::with_capacity(4_000);
+            packet.fill(&frame);
+            packet.offload = Offload {
+                gso_type: GsoType::UdpL4,
+                csum_partial: true,
+                gso_size: 400,
+                hdr_len: headers as u16,
+                csum_start: 34,
+                csum_offset: 6,
+                ..Offload::default()
+            };
+            assert!(encapsulate(&mut packet, &tunnel.template(false)));
+            assert_eq!(near.send(vec![packet]), 1);
+            let got = far.receive(datagrams);
+            assert_eq!(got.len(), datagrams, "{behind} bytes behind");
+            let outer = if tunnel.v6 { 62 } else { 42 } + 8;
+            let payloads: Vec<_> = got.iter().map(|p| &p.bytes()[outer + headers..]).collect();
+            assert_eq!(payloads.concat(), payload);
         }
     }
 }

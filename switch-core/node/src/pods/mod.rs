@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use podswitch_core::config::{Attachment, Config, Endpoint, PortConfig, PortRole, Precedence};
-use podswitch_core::control::ControlPlane;
+use podswitch_core::control::{Change, ControlPlane};
 use podswitch_core::id::{Cookie, PortId};
 use podswitch_core::port::Device;
 use podswitch_linux::attach::{
@@ -43,6 +43,11 @@ impl Wanted {
         let all = state.pods.iter().chain(added.values());
         Self(all.map(|attachment| (attachment.pod.clone(), attachment.clone())).collect())
     }
+
+    /// Whether a pod of this name is among them.
+    pub(crate) fn has(&self, pod: &PodName) -> bool {
+        self.0.contains_key(pod)
+    }
 }
 
 /// An attached pod.
@@ -67,6 +72,7 @@ impl Attached {
 #[derive(Debug)]
 pub(crate) struct Pods {
     node: String,
+    node_namespace: NetNs,
     multi_queue: bool,
     switch_namespace: Option<NetNs>,
     /// Whether the switch's namespace has a name that is to go with the switch.
@@ -85,6 +91,7 @@ impl Pods {
     pub(crate) fn new(settings: &Settings, reporter: &Reporter) -> Self {
         Self {
             node: settings.name.clone(),
+            node_namespace: settings.namespace.clone(),
             multi_queue: settings.workers > 1,
             switch_namespace: settings.switch_namespace.clone(),
             named: false,
@@ -127,6 +134,59 @@ impl Pods {
         Attachment { port: attached.port, mac: attached.attachment.mac, mtu: self.mtu }
     }
 
+    /// What changes in the state in force when the port of `pod` is to be named now, or no more. `known`: the pod
+    /// as the state describes it. As [`complete`](Self::complete) has it.
+    pub(crate) fn changes_of(
+        &self,
+        pod: &PodName,
+        known: Option<&Arc<Endpoint>>,
+        node: &Arc<str>,
+    ) -> Vec<Change> {
+        let Some(attached) = self.attached.get(pod) else { return Vec::new() };
+        let is_named = self.ports.contains_key(pod);
+        let attachment = is_named.then(|| self.attachment(attached));
+        let described = match known {
+            Some(known) if known.node != *node => return Vec::new(),
+            Some(known) => {
+                let mut endpoint = known.clone();
+                if endpoint.attachment != attachment {
+                    Arc::make_mut(&mut endpoint).attachment = attachment;
+                }
+                Change::Pod(endpoint)
+            }
+            None if is_named => match self.described(attached, node) {
+                Some(endpoint) => Change::Pod(endpoint),
+                None => return Vec::new(),
+            },
+            None => Change::PodGone(attached.cookie.clone()),
+        };
+        let port = attached.port;
+        let of_port = match is_named {
+            true => Change::Port(PortConfig { port, role: PortRole::Pod }),
+            false => Change::PortGone(port),
+        };
+        vec![of_port, described]
+    }
+
+    /// The endpoint of a pod that the state does not know, if its attachment has labels.
+    fn described(&self, attached: &Attached, node: &Arc<str>) -> Option<Arc<Endpoint>> {
+        let pod = &attached.attachment;
+        Some(Arc::new(Endpoint {
+            cookie: attached.cookie.clone(),
+            workload: Workload {
+                namespace: pod.pod.namespace().into(),
+                name: pod.pod.name().into(),
+                labels: pod.labels.clone()?,
+                addresses: pod.addresses.clone(),
+                ports: Vec::new(),
+                host_network: false,
+            },
+            node: node.clone(),
+            attachment: Some(self.attachment(attached)),
+            precedence: Precedence::default(),
+        }))
+    }
+
     /// Writes the ports into a configuration: each at the endpoint of its pod, if that is of this node. A pod
     /// that the configuration does not know gets an endpoint if its attachment has labels, and no port
     /// otherwise (N13).
@@ -150,23 +210,8 @@ impl Pods {
         });
         unknown.sort_unstable_by_key(|attached| attached.port);
         for attached in unknown {
-            let pod = &attached.attachment;
-            let Some(labels) = &pod.labels else { continue };
             config.ports.push(PortConfig { port: attached.port, role: PortRole::Pod });
-            config.endpoints.push(Arc::new(Endpoint {
-                cookie: attached.cookie.clone(),
-                workload: Workload {
-                    namespace: pod.pod.namespace().into(),
-                    name: pod.pod.name().into(),
-                    labels: labels.clone(),
-                    addresses: pod.addresses.clone(),
-                    ports: Vec::new(),
-                    host_network: false,
-                },
-                node: node.clone(),
-                attachment: Some(self.attachment(attached)),
-                precedence: Precedence::default(),
-            }));
+            config.endpoints.extend(self.described(attached, &node));
         }
     }
 
@@ -267,6 +312,7 @@ impl Pods {
     ) -> Result<PortId, PodError> {
         attachment.check()?;
         let namespace = attachment.netns.open()?;
+        self.check_namespace(&attachment.pod, &namespace)?;
         let mut tries = BUSY_RETRIES;
         let device = loop {
             match self.open(&namespace, attachment) {
@@ -286,6 +332,28 @@ impl Pods {
         self.failures.remove(&pod);
         self.reporter.event(Event::PodAttached { pod, port });
         Ok(port)
+    }
+
+    /// Refuses a namespace that is not the pod's own: an annotation may name any.
+    fn check_namespace(&self, pod: &PodName, namespace: &NetNs) -> Result<(), PodError> {
+        let refuse = |reason: String| Err(PodError::Invalid { field: "netns", reason });
+        let own = [Some(&self.node_namespace), self.switch_namespace.as_ref()];
+        if own.into_iter().flatten().any(|own| own.is_same(namespace)) {
+            return refuse(format!("{namespace} is the node's own"));
+        }
+        // That of this process, and that of the machine where it can be seen.
+        let system = [NetNs::current(), NetNs::open("/proc/1/ns/net")];
+        if system.into_iter().flatten().any(|system| system.is_same(namespace)) {
+            return refuse(format!("{namespace} is the system's"));
+        }
+        let other = self
+            .attached
+            .iter()
+            .find(|(name, attached)| *name != pod && attached.namespace.is_same(namespace));
+        match other {
+            Some((name, _)) => refuse(format!("{namespace} is {name}'s already")),
+            None => Ok(()),
+        }
     }
 
     /// Gives an attached pod the labels of `attachment`. Returns whether they changed.

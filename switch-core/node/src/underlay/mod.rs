@@ -112,6 +112,12 @@ impl Underlay {
         !self.outdated.is_empty()
     }
 
+    /// Whether other nodes may come and go without a new configuration of the underlay: the tunnel's sockets are
+    /// open, and no MAC addresses of theirs are looked up.
+    pub(crate) fn is_independent_of_nodes(&self) -> bool {
+        self.sockets.is_some() && self.plan.interface.is_none()
+    }
+
     /// Detaches the ports that [`plan`](Self::plan) found outdated.
     pub(crate) fn detach(&mut self, control: &mut ControlPlane) {
         for port in self.outdated.drain(..) {

@@ -113,11 +113,11 @@ impl FlowTable {
             }
             return Hit::Tcp(plan, ConnectionRef::from_parts(line.tail));
         }
-        let [packets, so_far] = line.tail;
-        let total = so_far.wrapping_add(bytes);
-        if line.last_seen != seconds || total < so_far {
+        if line.last_seen != seconds {
             return Hit::Other(flow.candidate);
         }
+        let [packets, so_far] = line.tail;
+        let Some(total) = so_far.checked_add(bytes) else { return Hit::Other(flow.candidate) };
         // Each packet has bytes, so the byte count overflows first.
         line.tail = [packets.wrapping_add(1), total];
         Hit::Counted(plan)

@@ -125,9 +125,9 @@ proptest! {
                 prop_assert!(!piece.offload.is_gso());
                 prop_assert_eq!(piece.offload.csum_partial, checksum);
                 finish_checksum(&mut piece).unwrap();
-                let judged = inspect(piece.bytes());
-                payload.extend(judged.payload);
-                longest = longest.max(judged.ip_len);
+                let inspected = inspect(piece.bytes());
+                payload.extend(inspected.payload);
+                longest = longest.max(inspected.ip_len);
             }
             prop_assert_eq!(&payload, &shape.payload);
             prop_assert_eq!(longest, largest);

@@ -44,8 +44,8 @@ fn flags_and_numbers_of_tcp_segments() {
     let got: Vec<_> = pieces
         .iter()
         .map(|piece| {
-            let judged = inspect(piece.bytes());
-            (judged.payload.len(), judged.seq, judged.id, judged.flags)
+            let inspected = inspect(piece.bytes());
+            (inspected.payload.len(), inspected.seq, inspected.id, inspected.flags)
         })
         .collect();
     // FIN 01, PSH 08, ACK 10, CWR 80.
@@ -136,15 +136,15 @@ proptest! {
         prop_assert_eq!(pieces.len(), count);
         let mut payload = Vec::new();
         for (n, piece) in pieces.into_iter().enumerate() {
-            let judged = inspect(piece.bytes());
+            let inspected = inspect(piece.bytes());
             if shape.tcp {
-                prop_assert_eq!(judged.seq, shape.seq.wrapping_add(payload.len() as u32));
+                prop_assert_eq!(inspected.seq, shape.seq.wrapping_add(payload.len() as u32));
             }
             if shape.v4 {
-                prop_assert_eq!(judged.id, shape.id.wrapping_add(n as u16));
+                prop_assert_eq!(inspected.id, shape.id.wrapping_add(n as u16));
             }
-            prop_assert!(n + 1 == count || judged.payload.len() == usize::from(size));
-            payload.extend(judged.payload);
+            prop_assert!(n + 1 == count || inspected.payload.len() == usize::from(size));
+            payload.extend(inspected.payload);
             let (l3, l4) = (shape.l3(), shape.l4());
             prop_assert_eq!(&piece.bytes()[..l3], &frame[..l3]);
             prop_assert_eq!(&piece.bytes()[l3 + 12..l4], &frame[l3 + 12..l4], "IP options");

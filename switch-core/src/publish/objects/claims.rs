@@ -22,10 +22,11 @@ impl<K> Rank<K> {
     }
 }
 
+/// One for nearly every claim: it is kept small.
 #[derive(Debug)]
 enum Claimants<K> {
-    One(Rank<K>),
-    Several(Box<BTreeSet<Rank<K>>>),
+    One(K),
+    Several(BTreeSet<Rank<K>>),
 }
 
 /// See the module's description.
@@ -39,28 +40,30 @@ impl<C, K> Default for Claims<C, K> {
 }
 
 impl<C: Eq + Hash, K: Clone + Ord> Claims<C, K> {
-    pub(super) fn add(&mut self, claim: C, rank: Rank<K>) {
+    /// Adds a claim. `rank` gives the place of the one that lays it already.
+    pub(super) fn add(&mut self, claim: C, by: &Rank<K>, rank: impl FnOnce(&K) -> Rank<K>) {
         match self.0.entry(claim) {
-            Entry::Vacant(entry) => drop(entry.insert(Claimants::One(rank))),
+            Entry::Vacant(entry) => drop(entry.insert(Claimants::One(by.key.clone()))),
             Entry::Occupied(mut entry) => match entry.get_mut() {
-                Claimants::Several(set) => drop(set.insert(rank)),
-                Claimants::One(one) if *one == rank => {}
+                Claimants::Several(set) => drop(set.insert(by.clone())),
+                Claimants::One(one) if *one == by.key => {}
                 Claimants::One(one) => {
-                    let set = Box::new(BTreeSet::from([one.clone(), rank]));
+                    let set = BTreeSet::from([rank(one), by.clone()]);
                     entry.insert(Claimants::Several(set));
                 }
             },
         }
     }
 
-    pub(super) fn remove(&mut self, claim: C, rank: &Rank<K>) {
+    pub(super) fn remove(&mut self, claim: C, by: &Rank<K>) {
         let Entry::Occupied(mut entry) = self.0.entry(claim) else { return };
         match entry.get_mut() {
-            Claimants::One(one) if one == rank => drop(entry.remove()),
+            Claimants::One(one) if *one == by.key => drop(entry.remove()),
             Claimants::One(_) => {}
             Claimants::Several(set) => {
-                set.remove(rank);
-                if let (1, Some(last)) = (set.len(), set.first().cloned()) {
+                set.remove(by);
+                if let (1, Some(last)) = (set.len(), set.first()) {
+                    let last = last.key.clone();
                     entry.insert(Claimants::One(last));
                 }
             }
@@ -76,13 +79,21 @@ impl<C: Eq + Hash, K: Clone + Ord> Claims<C, K> {
         matches!(self.0.get(claim), Some(Claimants::Several(_)))
     }
 
-    /// All that lay this claim, in their order.
-    pub(super) fn of(&self, claim: &C) -> impl Iterator<Item = &Rank<K>> {
-        let (one, several) = match self.0.get(claim) {
-            None => (None, None),
-            Some(Claimants::One(one)) => (Some(one), None),
-            Some(Claimants::Several(set)) => (None, Some(set.iter())),
+    /// All that lay this claim, in their order, if they are several.
+    pub(super) fn rivals(&self, claim: &C) -> impl Iterator<Item = &Rank<K>> {
+        let several = match self.0.get(claim) {
+            Some(Claimants::Several(set)) => Some(set),
+            _ => None,
         };
-        one.into_iter().chain(several.into_iter().flatten())
+        several.into_iter().flatten()
+    }
+
+    /// Keys of all that lay this claim, in their order.
+    pub(super) fn of(&self, claim: &C) -> impl Iterator<Item = &K> {
+        let one = match self.0.get(claim) {
+            Some(Claimants::One(one)) => Some(one),
+            _ => None,
+        };
+        one.into_iter().chain(self.rivals(claim).map(|rank| &rank.key))
     }
 }

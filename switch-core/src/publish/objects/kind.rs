@@ -4,7 +4,7 @@ use std::mem::take;
 
 use hashbrown::HashMap;
 
-use super::claims::{Claims, Rank};
+use super::claims::Claims;
 use super::fault::Faults;
 use super::list::{List, Staged};
 use super::{Changed, Difference, Object};
@@ -114,13 +114,13 @@ impl<O: Object> Kind<O> {
 
     /// The object in force that has what is claimed: of a claim that is not exclusive, the first.
     pub(crate) fn holder(&self, claim: &O::Claim) -> Option<&O> {
-        let taken = self.claims.of(claim).find(|rank| self.is_taken(&rank.key))?;
-        self.objects.get(&taken.key)
+        let taken = self.claims.of(claim).find(|key| self.is_taken(key))?;
+        self.objects.get(taken)
     }
 
     /// Keys of all wanted objects that lay this claim.
     pub(crate) fn claimants(&self, claim: &O::Claim) -> impl Iterator<Item = &O::Key> {
-        self.claims.of(claim).map(|rank| &rank.key)
+        self.claims.of(claim)
     }
 
     /// Whether the object of this key is in force as it was written.
@@ -174,6 +174,12 @@ impl<O: Object> Kind<O> {
         difference
     }
 
+    /// Keys of all objects that this publish changed in any way: what is wanted, or whether it is
+    /// taken.
+    pub(crate) fn changed(&self) -> impl Iterator<Item = &O::Key> {
+        self.journal.iter().map(|(key, _)| key)
+    }
+
     /// Everything that is left out.
     pub(crate) fn left_out(&self, out: &mut Vec<LeftOut>) {
         out.extend(self.list.duplicates().iter().map(|(_, left_out)| left_out.clone()));
@@ -214,22 +220,19 @@ impl<O: Object> Kind<O> {
         self.list.undo();
         self.journaled = HashMap::new();
         for (key, before) in take(&mut self.journal) {
-            if let Some(now) = self.objects.remove(&key)
-                && !self.reclaimed
-            {
-                let rank = Rank::new(now.precedence(), key.clone());
-                now.claims(settings, &mut |claim| self.claims.remove(claim, &rank));
+            if !self.reclaimed {
+                self.unclaim(&key, settings, |_, _| {});
             }
+            self.objects.remove(&key);
             self.verdicts.remove(&key);
             if let Some(object) = before.object {
+                self.objects.insert(key.clone(), object);
                 if !self.reclaimed {
-                    let rank = Rank::new(object.precedence(), key.clone());
-                    object.claims(settings, &mut |claim| self.claims.add(claim, rank.clone()));
+                    self.claim(&key, settings);
                 }
                 if let Some(verdict) = before.verdict {
-                    self.verdicts.insert(key.clone(), verdict);
+                    self.verdicts.insert(key, verdict);
                 }
-                self.objects.insert(key, object);
             }
         }
         if take(&mut self.reclaimed) {

@@ -64,7 +64,7 @@ pub(crate) trait Object: Clone + Sized {
     /// Everything that is wrong with it by itself.
     fn check(&self, context: Self::Context<'_>, faults: &mut Faults);
 
-    /// The field that lays a claim, and what it claims, for the error of whoever does not get it.
+    /// The field that lays a claim, and what it claims, for the error of an object that does not get it.
     fn describe(&self, _claim: &Self::Claim) -> (String, String) {
         Default::default()
     }

@@ -57,7 +57,7 @@ impl<O: Object> Kind<O> {
             if was_taken != is_taken {
                 let later = |other: &&Rank<O::Key>| **other > rank;
                 self.rivals(&rank.key, settings, |claims, claim| {
-                    queue.waiting.extend(claims.of(claim).filter(later).cloned());
+                    queue.waiting.extend(claims.rivals(claim).filter(later).cloned());
                 });
             }
         }
@@ -84,38 +84,61 @@ impl<O: Object> Kind<O> {
         self.remember(&key);
         let was_taken = self.is_taken(&key);
         if let Some(old) = self.objects.get(&key) {
-            let rank = Rank::new(old.precedence(), key.clone());
-            let claims = &mut self.claims;
-            old.claims(settings, &mut |claim| {
-                if was_taken && claims.is_contested(&claim) {
-                    let others = claims.of(&claim).filter(|other| other.key != key);
-                    queue.waiting.extend(others.cloned());
-                }
-                if !self.reclaimed {
-                    claims.remove(claim, &rank);
-                }
-            });
+            queue.waiting.remove(&Rank::new(old.precedence(), key.clone()));
+            queue.fresh.remove(&key);
+            if !self.reclaimed {
+                self.unclaim(&key, settings, |claims, claim| {
+                    let others = claims.rivals(claim).filter(|other| other.key != key);
+                    if was_taken {
+                        queue.waiting.extend(others.cloned());
+                    }
+                });
+            }
             self.objects.remove(&key);
             self.verdicts.remove(&key);
-            queue.fresh.remove(&key);
-            queue.waiting.remove(&rank);
         }
         if let Some(object) = object {
-            if !self.reclaimed {
-                let rank = Rank::new(object.precedence(), key.clone());
-                object.claims(settings, &mut |claim| self.claims.add(claim, rank.clone()));
-            }
             self.objects.insert(key.clone(), object);
+            if !self.reclaimed {
+                self.claim(&key, settings);
+            }
             queue.fresh.insert(key.clone());
             queue.alone.push(key);
         }
     }
 
+    /// Enters whatever an object claims.
+    pub(super) fn claim(&mut self, key: &O::Key, settings: &Settings) {
+        let (objects, claims) = (&self.objects, &mut self.claims);
+        let rank = |key: &O::Key| Rank::new(objects[key].precedence(), key.clone());
+        let by = rank(key);
+        objects[key].claims(settings, &mut |claim| claims.add(claim, &by, rank));
+    }
+
+    /// Removes whatever an object claims, and calls `each` before.
+    pub(super) fn unclaim(
+        &mut self,
+        key: &O::Key,
+        settings: &Settings,
+        mut each: impl FnMut(&Claims<O::Claim, O::Key>, &O::Claim),
+    ) {
+        let Some(object) = self.objects.get(key) else { return };
+        let by = Rank::new(object.precedence(), key.clone());
+        let claims = &mut self.claims;
+        object.claims(settings, &mut |claim| {
+            each(claims, &claim);
+            claims.remove(claim, &by);
+        });
+    }
+
+    /// Makes all claims anew.
     pub(super) fn reclaim(&mut self, settings: &Settings) {
         self.claims.clear();
-        for (key, object) in &self.objects {
-            let rank = Rank::new(object.precedence(), key.clone());
-            object.claims(settings, &mut |claim| self.claims.add(claim, rank.clone()));
+        let (objects, claims) = (&self.objects, &mut self.claims);
+        let rank = |key: &O::Key| Rank::new(objects[key].precedence(), key.clone());
+        for (key, object) in objects {
+            let by = rank(key);
+            object.claims(settings, &mut |claim| claims.add(claim, &by, rank));
         }
     }
 
@@ -147,7 +170,7 @@ impl<O: Object> Kind<O> {
         object.check(context, &mut faults);
         let rank = Rank::new(object.precedence(), key.clone());
         self.rivals(key, settings, |claims, claim| {
-            let mut before = claims.of(claim).take_while(|other| **other < rank);
+            let mut before = claims.rivals(claim).take_while(|other| **other < rank);
             let holder = before.find(|other| self.is_taken(&other.key));
             if let Some(holder) = holder.and_then(|holder| self.objects.get(&holder.key)) {
                 faults.0.push(conflict(object, claim, &holder.cookie()));

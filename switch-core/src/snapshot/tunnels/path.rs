@@ -1,22 +1,22 @@
-//! What was learnt of the path to a tunnel end (RFC 1191 §6.3, RFC 8201 §4).
+//! What was learnt about the path to a VTEP (RFC 1191 §6.3, RFC 8201 §4).
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::time::Instant;
 
-/// Seconds after which what was learnt is forgotten, so that a larger path is found again: RFC
-/// 1191's and Linux's ten minutes.
+/// Seconds after which a learnt path MTU is forgotten, so that a larger one is found again: ten
+/// minutes, as in RFC 1191 and Linux.
 pub const PATH_MTU_SECS: u64 = 600;
 
-/// A path's MTU, if one was learnt: read for each packet to the tunnel, seldom written.
+/// A path's MTU, if one was learnt. Read for each packet to the tunnel, seldom written.
 #[derive(Debug, Default)]
 pub struct PathMtu {
-    /// The second that it ends in, times 2^16, plus the MTU; zero: nothing was learnt.
+    /// The second in which it expires, times 2^16, plus the MTU; zero: nothing was learnt.
     learnt: AtomicU64,
 }
 
 impl PathMtu {
-    /// The path's MTU in bytes, as far as one is known at `now`.
+    /// The path's MTU in bytes, if one is known at `now`.
     #[inline]
     pub fn get(&self, now: Instant) -> Option<u16> {
         match self.learnt.load(Relaxed) {
@@ -25,7 +25,7 @@ impl PathMtu {
         }
     }
 
-    /// Takes down an MTU that was learnt at `now`.
+    /// Stores an MTU that was learnt at `now`.
     pub fn learn(&self, mtu: u16, now: Instant) {
         let ends = now.as_secs().saturating_add(PATH_MTU_SECS) & 0xffff_ffff_ffff;
         self.learnt.store(ends << 16 | u64::from(mtu), Relaxed);
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_learnt_ends() {
+    fn what_was_learnt_expires() {
         let path = PathMtu::default();
         assert_eq!(path.get(Instant::from_secs(0)), None);
         path.learn(1400, Instant::from_secs(5));

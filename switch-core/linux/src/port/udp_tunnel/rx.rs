@@ -1,9 +1,9 @@
 //! Receiving: the outer headers are put back. Datagrams that the kernel joined (UDP_GRO) are taken
 //! apart again, but consecutive TCP segments inside them become one super-frame in place.
 //!
-//! A peer on the same machine may hand over a super-frame of its own as one long datagram, the
-//! kernel having found nobody to cut it for; its inner checksum is unfinished then, which shows
-//! in that it equals the pseudo-header's sum.
+//! A peer on the same machine may pass a GSO packet as one datagram, short or long, since the kernel
+//! found nobody to cut it for. Its inner checksum is unfinished: it equals the pseudo-header's sum.
+//! What is one datagram and what are several is decided in [`joined`](crate::port::joined).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ use arrayvec::ArrayVec;
 use podswitch_core::packet::{Batch, Packet, Pool, SizeClass, coalesce};
 
 use super::{Receiver, Slot, UdpTunnelPort};
-use crate::port::gro::{Outer, is_whole};
+use crate::port::gro::{Mtus, Outer};
 use crate::sys::datagram::{self, SLOTS};
 
 /// A burst ends when it holds about this many bytes, so that super-frames are still in the
@@ -74,35 +74,31 @@ impl UdpTunnelPort {
     fn accept(&mut self, slot: Slot, address: IpAddr, pool: &mut Pool, batch: &mut Batch) {
         let Slot { mut small, mut large, len, from, class, segment, cut } = slot;
         let Some(from) = from.filter(|_| !cut) else {
-            // Longer than any datagram, or from nowhere: neither happens.
+            // Longer than any datagram, with facts missing, or from nowhere: none happens.
             pool.free(small);
             pool.free(large);
             self.lost += 1;
             return;
         };
         let outer = Outer::new(from, SocketAddr::new(address, self.port), class);
-        let mtu = (self.info.mtu as usize, self.inner_mtu);
+        let mtus = Mtus { underlay: self.info.mtu as usize, inner: self.inner_mtu };
         let waiting = &mut self.waiting;
         let mut out = |packet: Packet| match batch.try_push(packet) {
             Ok(()) => {}
             Err(full) => waiting.push_back(full.element()),
         };
-        if len <= Pool::SMALL {
+        // In the smaller buffer that holds it.
+        let packet = if len <= Pool::SMALL {
             pool.free(large);
             small.set_len(len);
-            if segment == 0 || segment >= len {
-                return out(outer.single(small, mtu, 0));
-            }
-            self.lost += outer.split(small, segment, pool, &mut out);
-            return;
-        }
-        large.spare_mut()[..Pool::SMALL].copy_from_slice(&small.spare_mut()[..Pool::SMALL]);
-        pool.free(small);
-        large.set_len(len.min(large.capacity()));
-        if segment == 0 || segment >= len || is_whole(large.bytes(), segment) {
-            return out(outer.single(large, mtu, segment));
-        }
-        self.lost += outer.split(large, segment, pool, &mut out);
+            small
+        } else {
+            large.spare_mut()[..Pool::SMALL].copy_from_slice(&small.spare_mut()[..Pool::SMALL]);
+            pool.free(small);
+            large.set_len(len.min(large.capacity()));
+            large
+        };
+        self.lost += outer.receive(packet, segment, mtus, pool, &mut out);
     }
 }
 

@@ -109,7 +109,7 @@ impl TunnelGso {
         let offload = &packet.offload;
         if !offload.is_gso()
             || usize::from(offload.hdr_len) < ETHERNET
-            || tunnel_offsets(packet).is_none()
+            || !tunnel_offsets(packet).is_some_and(|offsets| offsets.is_exact)
         {
             return false;
         }

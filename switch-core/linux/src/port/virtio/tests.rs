@@ -163,12 +163,15 @@ fn a_tunnels_headers_are_told_of() {
     let mut header = [0xaa; 24];
     encode(&offload, HeaderForm::Tunnel, &mut header);
     assert_eq!((header[1], &header[12..]), (1, &[0; 12][..]), "none of a tunnel");
-    let places = TunnelOffsets { v4: true, udp: 34, is_summed: false, inner: 64 };
+    let places = TunnelOffsets { v4: true, udp: 34, is_summed: false, inner: 64, is_exact: true };
     encode_tunnel(&places, &mut header);
     assert_eq!((header[0], header[1]), (1, 0x21));
     assert_eq!(header[20..], [34, 0, 64, 0]);
     encode(&offload, HeaderForm::Tunnel, &mut header);
-    encode_tunnel(&TunnelOffsets { v4: false, udp: 54, is_summed: true, inner: 84 }, &mut header);
+    encode_tunnel(
+        &TunnelOffsets { v4: false, udp: 54, is_summed: true, inner: 84, is_exact: true },
+        &mut header,
+    );
     assert_eq!((header[0], header[1]), (9, 0x41));
     assert_eq!(header[20..], [54, 0, 84, 0]);
 }

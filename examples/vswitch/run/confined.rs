@@ -1,0 +1,31 @@
+//! `run` with least privilege: one thread may enter namespaces, all others may not.
+
+use std::thread;
+
+use podswitch_linux::confine::{self, CapabilitySet};
+
+use super::flags::UnderlayFlags;
+use crate::failure::Failure;
+use crate::{Done, print};
+
+/// Runs `serve` on a thread of its own, which keeps what is needed to attach pods. The calling thread keeps
+/// CAP_NET_ADMIN, and CAP_NET_RAW if the underlay needs packet sockets; workers keep nothing.
+///
+/// Where the kernel cannot confine a process this is said, and the switch runs all the same.
+pub(super) fn run(underlay: &UnderlayFlags, serve: impl FnOnce() -> Done + Send) -> Done {
+    if let Err(error) = confine::process(confine::CONTROL) {
+        print::note(format_args!("warning: not confined as it should be: {error}"));
+    }
+    thread::scope(|scope| {
+        let control = thread::Builder::new().name("control".to_owned()).spawn_scoped(scope, serve);
+        let control = control.map_err(|e| Failure::Setup(format!("cannot start a thread: {e}")))?;
+        let mut keep = CapabilitySet::NET_ADMIN;
+        if underlay.uses_packet_sockets() {
+            keep |= CapabilitySet::NET_RAW;
+        }
+        if let Err(error) = confine::keep_capabilities(keep) {
+            print::note(format_args!("warning: {error}"));
+        }
+        control.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

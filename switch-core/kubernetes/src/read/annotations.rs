@@ -1,0 +1,123 @@
+//! Annotations that podswitch gives a meaning to. A key of ours that is mistyped would switch off
+//! what its author asked for without a word, so it is said, with the nearest right key.
+
+use crate::api::meta::ObjectMeta;
+use crate::object::Kind;
+use crate::options::{Options, PodAnnotations};
+use crate::report::{Field, Findings, Grade};
+
+/// Network namespace of a pod, a path.
+pub(crate) const NETNS: &str = "podswitch.io/netns";
+/// How a pod is attached: `tap` or `veth`.
+pub(crate) const PORT: &str = "podswitch.io/port";
+/// Name of the pod's interface.
+pub(crate) const INTERFACE: &str = "podswitch.io/interface";
+/// MAC address of a pod, or of a node on the underlay.
+pub(crate) const MAC: &str = "podswitch.io/mac";
+/// MAC address of a node's VTEP.
+pub(crate) const VTEP_MAC: &str = "podswitch.io/vtep-mac";
+/// Size of a Service's Maglev tables.
+pub(crate) const MAGLEV_SIZE: &str = "podswitch.io/maglev-size";
+
+/// The prefix of every key of ours.
+const PREFIX: &str = "podswitch.io/";
+
+const KEYS: &[(&str, &[Kind])] = &[
+    (NETNS, &[Kind::Pod]),
+    (PORT, &[Kind::Pod]),
+    (INTERFACE, &[Kind::Pod]),
+    (MAC, &[Kind::Pod, Kind::Node]),
+    (VTEP_MAC, &[Kind::Node]),
+    (MAGLEV_SIZE, &[Kind::Service]),
+];
+
+/// Says which keys look like ours and have no effect on an object of this kind.
+pub(crate) fn check(kind: Kind, meta: &ObjectMeta, options: &Options, faults: &mut Findings) {
+    let metadata = Field::root("metadata");
+    let annotations = metadata.child("annotations");
+    // A tenant's annotations must not make the operator's checks fail.
+    let trusted = kind != Kind::Pod || options.pod_annotations == PodAnnotations::Trust;
+    let grade = if trusted { Grade::Alarm } else { Grade::Note };
+    for key in meta.annotations.iter().flatten().map(|(key, _)| key) {
+        let known = KEYS.iter().find(|(known, _)| known == key);
+        let reason = match known {
+            Some((_, kinds)) if kinds.contains(&kind) => continue,
+            Some((_, kinds)) => {
+                let names: Vec<_> = kinds.iter().map(|kind| kind.name()).collect();
+                format!("has no effect on a {}: it is for {}", kind.name(), names.join(" and "))
+            }
+            None => match unknown(key, kind) {
+                Some(reason) => reason,
+                None => continue,
+            },
+        };
+        faults.say(grade, &annotations.key(key), reason);
+    }
+}
+
+/// What is wrong with a key that is not ours: nothing, unless it looks like ours.
+fn unknown(key: &str, kind: Kind) -> Option<String> {
+    // Other keys are not compared letter by letter: a cluster has a million of them.
+    let ours = key.starts_with(PREFIX);
+    if !ours && !(key.starts_with("pod") && key.len() <= MAGLEV_SIZE.len() + 2) {
+        return None;
+    }
+    let of_kind = |kinds: &&(&str, &[Kind])| kinds.1.contains(&kind);
+    let nearest = KEYS
+        .iter()
+        .filter(of_kind)
+        .chain(KEYS)
+        .map(|(known, _)| (distance(key, known), *known))
+        .min_by_key(|(distance, _)| *distance)?;
+    match nearest {
+        (..=3, known) => Some(format!("is not a key that is known; is {known} meant?")),
+        _ if ours => {
+            let known: Vec<_> = KEYS.iter().filter(of_kind).map(|(known, _)| *known).collect();
+            Some(match &known[..] {
+                [] => format!("is not a key that is known; a {} has none", kind.name()),
+                known => format!(
+                    "is not a key that is known; a {} has {}",
+                    kind.name(),
+                    known.join(", ")
+                ),
+            })
+        }
+        _ => None,
+    }
+}
+
+/// The known name nearest to `text`, if it is at most `most` edits away and not the same.
+pub(crate) fn nearest<'a>(text: &str, names: &[&'a str], most: usize) -> Option<&'a str> {
+    let near = names.iter().map(|name| (distance(text, name), *name));
+    near.filter(|(distance, _)| (1..=most).contains(distance)).min().map(|(_, name)| name)
+}
+
+/// Levenshtein's distance, in characters of ASCII, at most a hundred bytes of each.
+pub(crate) fn distance(one: &str, other: &str) -> usize {
+    let (one, other) =
+        (&one.as_bytes()[..one.len().min(100)], &other.as_bytes()[..other.len().min(100)]);
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (at, a) in one.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], at + 1);
+        for (column, b) in other.iter().enumerate() {
+            let substituted = diagonal + usize::from(a != b);
+            diagonal = row[column + 1];
+            row[column + 1] = substituted.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances() {
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("same", "same"), 0);
+        assert_eq!(nearest("podswitch.io/netsn", &[NETNS, PORT], 2), Some(NETNS));
+        assert_eq!(nearest(NETNS, &[NETNS], 2), None);
+    }
+}

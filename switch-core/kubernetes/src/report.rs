@@ -1,0 +1,422 @@
+//! What there is to say about an object, and where: field paths as the API server writes them,
+//! and the collector that every check adds to. Checks go on after the first fault, so that a
+//! person sees all of them at once.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use podswitch_core::id::Cookie;
+
+/// Where an object was read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Source {
+    /// The file.
+    pub file: Arc<Path>,
+    /// Which document of the file, from 0.
+    pub document: usize,
+    /// Line of the file at which the document begins, from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+/// What was done with an object or a field that could not be used as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Action {
+    /// Nothing: the object is in the state as it is.
+    None,
+    /// The state does not have the object.
+    LeftOut,
+    /// The state has the object without this field or list item.
+    FieldLeftOut,
+    /// A policy that cannot be used: the pods that it selects are isolated in the directions that
+    /// it names. Where its selector cannot be read, every pod of its namespace is; where its
+    /// directions cannot be read, both are.
+    Closed,
+    /// A policy that cannot be used: its last good version stays in force.
+    KeptLastGood,
+}
+
+impl Action {
+    /// Name for programs: empty, `left_out`, `closed` or `kept_last_good`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::LeftOut | Self::FieldLeftOut => "left_out",
+            Self::Closed => "closed",
+            Self::KeptLastGood => "kept_last_good",
+        }
+    }
+
+    /// Name as the reason of a Kubernetes Event.
+    pub const fn event_reason(self) -> &'static str {
+        match self {
+            Self::None => "Noted",
+            Self::LeftOut => "LeftOut",
+            Self::FieldLeftOut => "FieldLeftOut",
+            Self::Closed => "PolicyClosed",
+            Self::KeptLastGood => "PolicyKeptLastGood",
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "nothing is left out",
+            Self::LeftOut => "the object is left out",
+            Self::FieldLeftOut => "the field is left out",
+            Self::Closed => "the pods that it selects are isolated",
+            Self::KeptLastGood => "its last good version stays in force",
+        })
+    }
+}
+
+/// One thing to say about one object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Record {
+    /// Where the object was read, if it was read from a file.
+    pub origin: Option<Source>,
+    /// The object: `Kind/namespace/name`, or `Kind/name` where there is no namespace. Empty if the
+    /// record is about the manifests as a whole.
+    pub object: Cookie,
+    /// Path of the field, such as `spec.ingress[0].ports[0].endPort`. Empty if it is about the
+    /// whole object.
+    pub field: String,
+    /// What is wrong, or worth knowing.
+    pub reason: String,
+    /// What was done about it.
+    pub action: Action,
+    /// Whether a check of the manifests fails because of it: the object cannot be used as it is
+    /// written, or switches security or attachment off where its author hardly meant to. A valid
+    /// object that another one takes the place of does not fail a check.
+    pub refused: bool,
+}
+
+impl Record {
+    /// A note about the manifests as a whole.
+    pub(crate) fn general(reason: impl Into<String>) -> Self {
+        Self {
+            origin: None,
+            object: Cookie::new(""),
+            field: String::new(),
+            reason: reason.into(),
+            action: Action::None,
+            refused: false,
+        }
+    }
+
+    /// The record that the node for which objects are read has no Node object.
+    pub(crate) fn missing_node(node: &str) -> Self {
+        Self {
+            object: Cookie::new(format!("Node/{node}")),
+            refused: true,
+            ..Self::general(format!("there is no Node object for this node, {node}"))
+        }
+    }
+
+    /// Whether it says that the node for which objects are read has no Node object that can be used. A
+    /// state without this node is not to be put in force.
+    pub fn is_missing_node(&self) -> bool {
+        self.action == Action::None
+            && self.field.is_empty()
+            && self.refused
+            && self.object.as_str().starts_with("Node/")
+    }
+
+    /// Field, reason and action in one line, as the message of a Kubernetes Event.
+    pub fn message(&self) -> String {
+        let mut text = String::new();
+        if !self.field.is_empty() {
+            text.push_str(&self.field);
+            text.push_str(": ");
+        }
+        text.push_str(&self.reason);
+        if self.action != Action::None {
+            text.push_str(&format!(" ({})", self.action));
+        }
+        text
+    }
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}: ")?;
+        }
+        if !self.object.as_str().is_empty() {
+            write!(f, "{}: ", self.object)?;
+        }
+        f.write_str(&self.message())
+    }
+}
+
+/// How many records of each kind there are: gauges of the state in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Objects that the state does not have.
+    pub left_out: usize,
+    /// Fields and list items that are left out.
+    pub fields_left_out: usize,
+    /// Policies that isolate the pods that they select, since they cannot be used.
+    pub closed: usize,
+    /// Policies whose last good version is in force.
+    pub kept_last_good: usize,
+    /// Records that make a check fail.
+    pub refused: usize,
+    /// Records that do not.
+    pub notes: usize,
+}
+
+impl Counts {
+    /// Counts records; objects with several records count once.
+    pub fn of<'a>(records: impl IntoIterator<Item = &'a Record>) -> Self {
+        let (mut counts, mut seen) = (Self::default(), hashbrown::HashSet::new());
+        for record in records {
+            *(if record.refused { &mut counts.refused } else { &mut counts.notes }) += 1;
+            let count = match record.action {
+                Action::None => continue,
+                Action::FieldLeftOut => {
+                    counts.fields_left_out += 1;
+                    continue;
+                }
+                Action::LeftOut => &mut counts.left_out,
+                Action::Closed => &mut counts.closed,
+                Action::KeptLastGood => &mut counts.kept_last_good,
+            };
+            *count += usize::from(seen.insert(&record.object));
+        }
+        counts
+    }
+}
+
+/// One step from a field to the one inside it.
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Name(&'a str),
+    Index(usize),
+    Key(&'a str),
+}
+
+/// Path of a field within its object, built on the stack and written only when there is a fault
+/// to tell.
+#[derive(Clone, Copy)]
+pub(crate) struct Field<'a> {
+    parent: Option<&'a Field<'a>>,
+    step: Step<'a>,
+}
+
+impl<'a> Field<'a> {
+    /// A field of the object itself.
+    pub(crate) const fn root(name: &'a str) -> Self {
+        Self { parent: None, step: Step::Name(name) }
+    }
+
+    /// A field of this field.
+    pub(crate) const fn child(&'a self, name: &'a str) -> Self {
+        Self { parent: Some(self), step: Step::Name(name) }
+    }
+
+    /// An item of this list.
+    pub(crate) const fn index(&'a self, index: usize) -> Self {
+        Self { parent: Some(self), step: Step::Index(index) }
+    }
+
+    /// An entry of this map.
+    pub(crate) const fn key(&'a self, key: &'a str) -> Self {
+        Self { parent: Some(self), step: Step::Key(key) }
+    }
+}
+
+impl fmt::Display for Field<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parent) = self.parent {
+            parent.fmt(f)?;
+        }
+        match self.step {
+            Step::Name(name) if self.parent.is_none() => f.write_str(name),
+            Step::Name(name) => write!(f, ".{name}"),
+            Step::Index(index) => write!(f, "[{index}]"),
+            Step::Key(key) => write!(f, "[{}]", key.escape_debug()),
+        }
+    }
+}
+
+/// What a finding means for its object and for a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grade {
+    /// The object cannot be used: it is left out, or, if it is a policy, closes what it selects.
+    Refused,
+    /// The field or list item cannot be used and is left out; a check fails.
+    FieldRefused,
+    /// Nothing is left out, yet a check fails: security or attachment is not what it seems.
+    Alarm,
+    /// The object is valid and left out: there is no use for it, or another has its place.
+    LeftOut,
+    /// The field or list item is valid and left out.
+    FieldLeftOut,
+    /// Worth saying.
+    Note,
+}
+
+/// One thing found in an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub(crate) field: String,
+    pub(crate) reason: String,
+    pub(crate) grade: Grade,
+}
+
+impl Finding {
+    /// As a record. `refused`: what was done with the object if it cannot be used.
+    pub(crate) fn record(
+        &self,
+        origin: Option<&Source>,
+        object: &Cookie,
+        refused: Action,
+    ) -> Record {
+        let (action, fails) = match self.grade {
+            Grade::Refused => (refused, true),
+            Grade::FieldRefused => (Action::FieldLeftOut, true),
+            Grade::Alarm => (Action::None, true),
+            Grade::LeftOut => (Action::LeftOut, false),
+            Grade::FieldLeftOut => (Action::FieldLeftOut, false),
+            Grade::Note => (Action::None, false),
+        };
+        Record {
+            origin: origin.cloned(),
+            object: shown(object),
+            field: self.field.clone(),
+            reason: self.reason.clone(),
+            action,
+            refused: fails,
+        }
+    }
+}
+
+/// The name of an object as its manifest has it. In a store the second definition of an object has
+/// a number added.
+fn shown(object: &Cookie) -> Cookie {
+    match object.as_str().rsplit_once('#') {
+        Some((name, number)) if number.bytes().all(|b| b.is_ascii_digit()) => Cookie::new(name),
+        _ => object.clone(),
+    }
+}
+
+/// What was found in one object.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    list: Vec<Finding>,
+    refused: bool,
+}
+
+impl Findings {
+    /// The most findings kept of one object; a thousand more help nobody.
+    const MOST: usize = 100;
+
+    fn push(&mut self, field: String, reason: String, grade: Grade) {
+        self.refused |= grade == Grade::Refused;
+        if self.list.len() < Self::MOST {
+            self.list.push(Finding { field, reason, grade });
+        }
+    }
+
+    /// The field has a fault for which the object cannot be used.
+    pub(crate) fn add(&mut self, field: &Field<'_>, reason: impl Into<String>) {
+        self.push(field.to_string(), reason.into(), Grade::Refused);
+    }
+
+    /// The same at a path that is written already.
+    pub(crate) fn add_at(&mut self, field: String, reason: String) {
+        self.push(field, reason, Grade::Refused);
+    }
+
+    /// Something of another grade.
+    pub(crate) fn say(&mut self, grade: Grade, field: &Field<'_>, reason: impl Into<String>) {
+        self.push(field.to_string(), reason.into(), grade);
+    }
+
+    /// Something about the object as a whole.
+    pub(crate) fn say_of_all(&mut self, grade: Grade, reason: impl Into<String>) {
+        self.push(String::new(), reason.into(), grade);
+    }
+
+    /// Adds the error of `result` as a fault of the object; gives the value.
+    pub(crate) fn take<T, E: Into<String>>(
+        &mut self,
+        field: &Field<'_>,
+        result: Result<T, E>,
+    ) -> Option<T> {
+        result.map_err(|reason| self.add(field, reason)).ok()
+    }
+
+    /// Adds the error of `result` as a fault of the field alone; gives the value.
+    pub(crate) fn take_field<T, E: Into<String>>(
+        &mut self,
+        field: &Field<'_>,
+        result: Result<T, E>,
+    ) -> Option<T> {
+        result.map_err(|reason| self.say(Grade::FieldRefused, field, reason)).ok()
+    }
+
+    /// Adds what was found elsewhere in the same object; says whether that was without fault.
+    pub(crate) fn append(&mut self, other: Self) -> bool {
+        for finding in other.list {
+            self.push(finding.field, finding.reason, finding.grade);
+        }
+        self.refused |= other.refused;
+        !other.refused
+    }
+
+    /// Whether the object cannot be used.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// The findings.
+    pub(crate) fn into_list(self) -> Vec<Finding> {
+        self.list
+    }
+}
+
+/// A value as it stands in a reason: quoted, control characters escaped, shortened.
+pub(crate) fn quote(text: &str) -> String {
+    const LONGEST: usize = 80;
+    match text.char_indices().nth(LONGEST) {
+        Some((cut, _)) => format!("{:?}…", &text[..cut]),
+        None => format!("{text:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_written_as_the_api_server_writes_them() {
+        let spec = Field::root("spec");
+        let ingress = spec.child("ingress");
+        let rule = ingress.index(0);
+        let ports = rule.child("ports");
+        let port = ports.index(12);
+        assert_eq!(port.child("endPort").to_string(), "spec.ingress[0].ports[12].endPort");
+        let metadata = Field::root("metadata");
+        let annotations = metadata.child("annotations");
+        assert_eq!(
+            annotations.key("podswitch.io/mac").to_string(),
+            "metadata.annotations[podswitch.io/mac]"
+        );
+    }
+
+    #[test]
+    fn quoted_values_are_short_and_printable() {
+        assert_eq!(quote("a\n\"b"), r#""a\n\"b""#);
+        assert!(quote(&"é".repeat(10_000)).chars().count() < 100);
+    }
+}

@@ -1,0 +1,183 @@
+//! Files and folders: which are manifests, and their texts.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Largest file, in bytes: 150,000 pods of five kilobytes each.
+const MAX_FILE: u64 = 1 << 30;
+/// Deepest folder below the one named.
+const MAX_FOLDERS: usize = 32;
+
+/// The manifests cannot be read at all. For an object that can be read and is wrong there is a
+/// [`Record`](crate::Record) instead.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// A file or folder cannot be read.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        error: io::Error,
+    },
+    /// A file changed while it was read: it is being written.
+    #[error("{}: the file changed while it was read", path.display())]
+    Changing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file that had objects ends where its last document was to begin, or has nothing in it any
+    /// more: whoever wrote it did not finish.
+    #[error("{}: the file is cut: {message}", path.display())]
+    Cut {
+        /// The file.
+        path: PathBuf,
+        /// What is missing.
+        message: String,
+    },
+    /// A file is neither YAML nor JSON, or goes beyond a bound.
+    #[error("{}{}: {message}", path.display(), position(*line, *column))]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1, if known.
+        line: Option<usize>,
+        /// Column, from 1, if known.
+        column: Option<usize>,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+fn position(line: Option<usize>, column: Option<usize>) -> String {
+    match (line, column) {
+        (Some(line), Some(column)) => format!(":{line}:{column}"),
+        (Some(line), None) => format!(":{line}"),
+        (None, _) => String::new(),
+    }
+}
+
+/// What tells a file that was written since from one that was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    numbers: (u64, u64, u64),
+    times: [(i64, i64); 2],
+}
+
+impl Stamp {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            numbers: (metadata.dev(), metadata.ino(), metadata.len()),
+            times: [
+                (metadata.mtime(), metadata.mtime_nsec()),
+                (metadata.ctime(), metadata.ctime_nsec()),
+            ],
+        }
+    }
+
+    /// Of the file at `path`.
+    pub(super) fn at(path: &Path) -> Result<Self, LoadError> {
+        metadata(path).map(|metadata| Self::of(&metadata))
+    }
+
+    /// Whether the file was written so long before `now` that a later change shows in the times:
+    /// those of some file systems have steps of a second or two.
+    pub(super) fn is_settled(&self, now: SystemTime) -> bool {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.times.iter().all(|(seconds, _)| seconds + 3 < now as i64)
+    }
+}
+
+/// The manifests at `path`: a file, whatever its name, or those of a folder: every `*.yaml`,
+/// `*.yml` and `*.json` in it and in the folders in it, by name. Hidden files and folders are left
+/// out, and with them the inner workings of a mounted ConfigMap (`..data`); links are followed.
+pub(super) fn find(path: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    let mut files = Vec::new();
+    if metadata(path)?.is_dir() {
+        list(path, 0, &mut HashSet::new(), &mut files)?;
+    } else {
+        files.push(path.to_owned());
+    }
+    Ok(files)
+}
+
+/// Reads a file that does not change meanwhile.
+pub(super) fn read(path: &Path) -> Result<(String, Stamp), LoadError> {
+    let fail = |error| LoadError::Io { path: path.to_owned(), error };
+    let mut file = fs::File::open(path).map_err(fail)?;
+    let before = Stamp::of(&file.metadata().map_err(fail)?);
+    let mut text = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(&mut file, MAX_FILE + 1), &mut text).map_err(fail)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(fail(io::ErrorKind::FileTooLarge.into()));
+    }
+    // A file of no fixed length (a pipe) is whole at its end.
+    let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+    let after = Stamp::of(&file.metadata().map_err(fail)?);
+    if regular && (before != after || after.numbers.2 != text.len() as u64) {
+        return Err(LoadError::Changing { path: path.to_owned() });
+    }
+    let text = String::from_utf8(text).map_err(|error| {
+        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|&&byte| byte == b'\n')
+            .count();
+        LoadError::Syntax {
+            path: path.to_owned(),
+            line: Some(line),
+            column: None,
+            message: "the file is not UTF-8 text".to_owned(),
+        }
+    })?;
+    Ok((text, after))
+}
+
+fn metadata(path: &Path) -> Result<fs::Metadata, LoadError> {
+    fs::metadata(path).map_err(|error| LoadError::Io { path: path.to_owned(), error })
+}
+
+/// Collects the manifests of a folder. `seen`: the folders that were listed, by their resolved names,
+/// since links may lead in circles.
+fn list(
+    folder: &Path,
+    depth: usize,
+    seen: &mut HashSet<PathBuf>,
+    files: &mut Vec<PathBuf>,
+) -> Result<(), LoadError> {
+    let fail = |error| LoadError::Io { path: folder.to_owned(), error };
+    if !seen.insert(folder.canonicalize().map_err(fail)?) {
+        return Ok(());
+    }
+    if depth > MAX_FOLDERS {
+        let message = format!("folders are nested deeper than {MAX_FOLDERS}");
+        return Err(fail(io::Error::other(message)));
+    }
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(folder).map_err(fail)? {
+        entries.push(entry.map_err(fail)?.file_name());
+    }
+    entries.sort();
+    for name in entries {
+        if name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let path = folder.join(name);
+        let manifest = path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        match fs::metadata(&path) {
+            Ok(entry) if entry.is_dir() => list(&path, depth + 1, seen, files)?,
+            // Only regular files: opening a pipe would wait for its writer.
+            Ok(entry) if entry.is_file() && manifest => files.push(path),
+            Ok(_) => {}
+            // Anything else may be a dead link, or go away meanwhile.
+            Err(_) if !manifest => {}
+            Err(error) => return Err(LoadError::Io { path, error }),
+        }
+    }
+    Ok(())
+}

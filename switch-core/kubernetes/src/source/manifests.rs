@@ -1,0 +1,165 @@
+//! Manifests read once.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+use podswitch_core::id::Cookie;
+
+use super::folder::{self, LoadError};
+use super::parse;
+use crate::object::{Body, Fault, Found, Loaded};
+use crate::options::Options;
+use crate::report::{Record, Source};
+use crate::state::Compiled;
+use crate::store::Store;
+
+/// The objects of a file or folder, as they are written there.
+#[derive(Clone, Debug, Default)]
+pub struct Manifests {
+    /// Under the names by which a store has them.
+    objects: Vec<Loaded>,
+    /// Definitions so far, by name.
+    defined: HashMap<Cookie, (usize, Source)>,
+    said: Vec<Record>,
+    others: Others,
+}
+
+impl Manifests {
+    /// Reads `path`: a file, whatever its name, or a folder: every `*.yaml`, `*.yml` and `*.json`
+    /// in it and in the folders in it, by name. Hidden files and folders are left out, and with
+    /// them the inner workings of a mounted ConfigMap (`..data`); links are followed.
+    ///
+    /// # Errors
+    /// A file cannot be read, or is neither YAML nor JSON.
+    pub fn load(path: &Path) -> Result<Self, LoadError> {
+        let mut manifests = Self::default();
+        let files = folder::find(path)?;
+        if files.is_empty() {
+            manifests.said.push(none_in(path));
+        }
+        for file in files {
+            let (text, _) = folder::read(&file)?;
+            manifests.add(&file, &text)?;
+        }
+        Ok(manifests)
+    }
+
+    /// Reads the text of a manifest, as if it were the file `name`.
+    ///
+    /// # Errors
+    /// The text is neither YAML nor JSON.
+    pub fn parse(name: &Path, text: &str) -> Result<Self, LoadError> {
+        let mut manifests = Self::default();
+        manifests.add(name, text)?;
+        Ok(manifests)
+    }
+
+    fn add(&mut self, path: &Path, text: &str) -> Result<(), LoadError> {
+        let file: Arc<Path> = path.into();
+        for part in parse::split(path, text)? {
+            let source = parse::source(&file, &part);
+            parse::parse(&file, text, &part, &mut |found| match found {
+                Found::Object(object) => {
+                    let new = || (0, source.clone());
+                    let (count, first) =
+                        self.defined.entry(object.cookie.clone()).or_insert_with(new);
+                    *count += 1;
+                    let object = if *count == 1 { *object } else { again(*object, *count, first) };
+                    self.objects.push(object);
+                }
+                Found::Other { kind, version } => self.others.add(kind, version, Some(&source)),
+                Found::Nothing(record) => self.said.push(record),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Compiles the manifests for the node `node`; without one, from nobody's point of view: no
+    /// pod is local. Objects that cannot be used are left out, or close what they were to
+    /// protect: see [`Compiled::records`].
+    pub fn compile(&self, node: Option<&str>, options: &Options) -> Compiled {
+        self.compile_into(&mut Store::new(node, options.clone()))
+    }
+
+    /// As [`compile`](Self::compile) for the node of `store`, which then has these objects and no others.
+    /// What depends on the past depends on what was there before: the last good version of a policy.
+    pub fn compile_into(&self, store: &mut Store) -> Compiled {
+        for object in &self.objects {
+            store.upsert_loaded(object);
+        }
+        let there: HashSet<&Cookie> = self.objects.iter().map(|object| &object.cookie).collect();
+        store.retain(|name| there.contains(name));
+        let mut compiled = store.compiled();
+        compiled.records.extend(self.said.iter().cloned());
+        compiled.records.extend(self.others.records());
+        in_order(&mut compiled.records);
+        compiled
+    }
+}
+
+/// An object that is defined already, at `first`: it is not used, and closes what it was to
+/// protect. In a store it has a name of its own.
+pub(super) fn again(mut object: Loaded, number: usize, first: &Source) -> Loaded {
+    let fault = Fault {
+        field: "metadata.name".to_owned(),
+        reason: format!("is defined already, at {first}"),
+    };
+    object.body = match object.body {
+        Body::Good(meta, it) | Body::Again(_, meta, it) => Body::Again(fault, meta, it),
+        Body::Bad(_, value) => Body::Bad(fault, value),
+    };
+    object.cookie = Cookie::new(format!("{}#{number}", object.cookie));
+    object
+}
+
+/// The note that a folder has no manifests.
+pub(super) fn none_in(path: &Path) -> Record {
+    Record::general(format!("no manifests in {}", path.display()))
+}
+
+/// Sorts records by file and document; those of no file come last.
+pub(super) fn in_order(records: &mut [Record]) {
+    records.sort_by(|a, b| {
+        let place = |r: &Record| {
+            let origin = r.origin.as_ref();
+            (origin.is_none(), origin.map(|origin| (origin.file.clone(), origin.document)))
+        };
+        place(a).cmp(&place(b))
+    });
+}
+
+/// Objects of kinds that are not read: how many of each, and where the first was.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Others(BTreeMap<(String, String), (usize, Option<Source>)>);
+
+impl Others {
+    pub(super) fn add(&mut self, kind: String, version: String, origin: Option<&Source>) {
+        let (count, _) = self.0.entry((kind, version)).or_insert((0, origin.cloned()));
+        *count += 1;
+    }
+
+    pub(super) fn remove(&mut self, kind: &str, version: &str) {
+        let key = (kind.to_owned(), version.to_owned());
+        if let Some((count, _)) = self.0.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&key);
+            }
+        }
+    }
+
+    /// A note for each kind.
+    pub(super) fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        self.0.iter().map(|((kind, version), (count, first))| {
+            let (kind, version) = (kind.escape_debug(), version.escape_debug());
+            let others = match count {
+                1 => String::new(),
+                count => format!(" (and {} more of that kind)", count - 1),
+            };
+            let reason = format!("passed over: {kind} of {version} is not read{others}");
+            Record { origin: first.clone(), ..Record::general(reason) }
+        })
+    }
+}

@@ -1,0 +1,45 @@
+//! One file to objects: the parts of its text, and what each defines.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::folder::LoadError;
+use super::text::{self, Part, SyntaxError};
+use crate::object::{Found, find_item, listed};
+use crate::report::Source;
+
+/// Takes a file's text apart.
+pub(super) fn split<'t>(path: &Path, text: &'t str) -> Result<Vec<Part<'t>>, LoadError> {
+    let json = path.extension().is_some_and(|extension| extension == "json");
+    text::split(text, json).map_err(|error| syntax(path, error))
+}
+
+/// Where a part is.
+pub(super) fn source(file: &Arc<Path>, part: &Part<'_>) -> Source {
+    Source { file: file.clone(), document: part.document, line: part.line }
+}
+
+/// What a part of `whole` defines.
+pub(super) fn parse(
+    file: &Arc<Path>,
+    whole: &str,
+    part: &Part<'_>,
+    each: &mut dyn FnMut(Found),
+) -> Result<(), LoadError> {
+    let value = part.parse(whole).map_err(|error| syntax(file, error))?;
+    if value.is_null() {
+        return Ok(());
+    }
+    let list = part.list.as_deref().and_then(|(version, kind)| listed(version, kind));
+    find_item(value, Some(&source(file, part)), list, each);
+    Ok(())
+}
+
+fn syntax(path: &Path, error: SyntaxError) -> LoadError {
+    LoadError::Syntax {
+        path: path.to_owned(),
+        line: error.line,
+        column: error.column,
+        message: error.message,
+    }
+}

@@ -1,0 +1,99 @@
+//! A state compiled for one node: what the control plane is given, and this node's pods.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use podswitch_core::config::{Attachment, Config, PortConfig, PortRole};
+use podswitch_core::id::{Cookie, PortId};
+use podswitch_wire::addr::Mac;
+
+use crate::report::{Counts, Record};
+
+/// A state compiled from manifests.
+#[derive(Clone, Debug, Default)]
+pub struct Compiled {
+    /// What to give to the control plane. Its `ports` are empty and no endpoint is attached until
+    /// [`Compiled::attach`] says which port each pod has.
+    pub config: Config,
+    /// The pods of this node that can be attached, in the order of the manifests: those that have
+    /// an address of their own. Empty if no node was named.
+    pub pods: Vec<LocalPod>,
+    /// What Flannel's annotations say of the overlay, if any node has them.
+    pub flannel: Option<Overlay>,
+    /// Whether the node that it was compiled for has a Node object that can be used. A state
+    /// without is not to be put in force. True if no node was named.
+    pub has_node: bool,
+    /// What there is to say about objects, in the order of the manifests.
+    pub records: Vec<Record>,
+}
+
+/// What Flannel's annotations say of the overlay as a whole. A node can then join a Flannel
+/// cluster, whose tunnels use UDP port 8472.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overlay {
+    /// The VXLAN network identifier, the same on all nodes.
+    pub vni: Option<u32>,
+}
+
+/// A pod of this node, to be attached to a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalPod {
+    /// `namespace/pod`, as captures and references name it.
+    pub name: String,
+    /// Its name in drops, flows and explanations.
+    pub cookie: Cookie,
+    /// Which of [`Config::endpoints`] it is, in a [`Compiled`] state.
+    pub endpoint: usize,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Its addresses, at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// How to attach it to its network namespace. `None`: it names none, and is known only.
+    pub interface: Option<PodInterface>,
+}
+
+/// Where and how a pod is attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodInterface {
+    /// Its network namespace, a path such as `/run/netns/web`. Whoever opens it must see to it that
+    /// it is a network namespace, and neither the node's own nor another pod's.
+    pub netns: PathBuf,
+    /// Kind of device.
+    pub kind: InterfaceKind,
+    /// Name of the device as the pod sees it.
+    pub name: String,
+}
+
+/// The device that a pod is attached by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterfaceKind {
+    /// A TAP made in the pod's namespace.
+    Tap,
+    /// A veth pair, the switch's end under AF_PACKET.
+    Veth,
+}
+
+impl Compiled {
+    /// Says that pod number `pod` of [`Compiled::pods`] has the port `port`, and takes packets
+    /// of up to `mtu` bytes.
+    ///
+    /// # Panics
+    /// There is no such pod.
+    pub fn attach(&mut self, pod: usize, port: PortId, mtu: u16) {
+        let pod = &self.pods[pod];
+        let endpoint = Arc::make_mut(&mut self.config.endpoints[pod.endpoint]);
+        endpoint.attachment = Some(Attachment { port, mac: pod.mac, mtu });
+        self.config.ports.push(PortConfig { port, role: PortRole::Pod });
+    }
+
+    /// Records that make a check of the manifests fail.
+    pub fn refused(&self) -> impl Iterator<Item = &Record> {
+        self.records.iter().filter(|record| record.refused)
+    }
+
+    /// How many records of each kind there are.
+    pub fn counts(&self) -> Counts {
+        Counts::of(&self.records)
+    }
+}

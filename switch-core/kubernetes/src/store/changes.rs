@@ -1,0 +1,144 @@
+//! What changed: for the control plane, and for whoever attaches pods.
+
+use std::sync::Arc;
+
+use podswitch_core::config::LocalNode;
+use podswitch_core::control::Change;
+use podswitch_core::id::Cookie;
+use podswitch_policy::rule::Namespace;
+use podswitch_policy::service::model::HostPort;
+use podswitch_wire::cidr::Cidr;
+
+use super::Store;
+use super::derive::Output;
+use crate::state::{LocalPod, Overlay};
+
+/// What changed since changes were last taken. Of several changes of one object the last counts.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// For [`ControlPlane::update`](podswitch_core::control::ControlPlane::update). Endpoints are
+    /// not attached: whoever attaches this node's pods fills in the port.
+    pub objects: Vec<Change>,
+    /// Pods of this node that come, change or go.
+    pub pods: Vec<PodChange>,
+    /// What is not an object of its own, if any of it changed.
+    pub base: Option<Base>,
+}
+
+/// A pod of this node that comes, changes or goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodChange {
+    /// It is there, as described.
+    Upsert(Box<LocalPod>),
+    /// It is gone.
+    Delete(Cookie),
+}
+
+/// What is not an object of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// This node.
+    pub node: LocalNode,
+    /// Ranges that the addresses of Services come from.
+    pub service_cidrs: Vec<Cidr>,
+    /// What Flannel's annotations say of the overlay.
+    pub flannel: Option<Overlay>,
+}
+
+impl Changes {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.pods.is_empty() && self.base.is_none()
+    }
+
+    pub(super) fn namespace(&mut self, name: &Arc<str>, namespace: Option<Arc<Namespace>>) {
+        self.objects.push(match namespace {
+            Some(namespace) => Change::Namespace(namespace),
+            None => Change::NamespaceGone(name.clone()),
+        });
+    }
+}
+
+impl Store {
+    /// What changed since the last call, at the cost of what changed. The first call gives
+    /// everything.
+    pub fn take_changes(&mut self) -> Changes {
+        self.settle();
+        if std::mem::take(&mut self.dirty.base) {
+            let node = self.local_node().unwrap_or_else(|| self.nameless_node());
+            let base = Base { node, service_cidrs: self.service_cidrs(), flannel: self.overlay() };
+            if self.base.as_ref() != Some(&base) {
+                self.base = Some(base.clone());
+                self.changes.base = Some(base);
+            }
+        }
+        self.names.free_unused();
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Notes that an object's part of the state changed.
+    pub(super) fn emit(&mut self, object: &Cookie, old: Output, new: Output) {
+        let changes = &mut self.changes;
+        if let Output::Node(node) = if new == Output::Nothing { &old } else { &new } {
+            let pods = self.host_pods.get(&node.name).into_iter().flatten().cloned();
+            let pods: Vec<_> = pods.collect();
+            if Some(&node.name) == self.node.as_ref() {
+                self.dirty.base = true;
+            } else {
+                changes.objects.push(match &new {
+                    Output::Node(node) => Change::Node(node.clone()),
+                    _ => Change::NodeGone(node.name.clone()),
+                });
+            }
+            return self.mark_all(pods);
+        }
+        let change = match (old, new) {
+            (Output::Nothing, Output::Nothing) => return,
+            (Output::Pod(old), Output::Nothing) => {
+                if old.host_ports.is_some() {
+                    changes.objects.push(Change::HostPorts(object.clone(), no_ports()));
+                }
+                if old.local.is_some() {
+                    changes.pods.push(PodChange::Delete(object.clone()));
+                }
+                Change::PodGone(object.clone())
+            }
+            (old, Output::Pod(new)) => {
+                let (old_local, old_ports) = match &old {
+                    Output::Pod(old) => (old.local.as_ref(), old.host_ports.as_ref()),
+                    _ => (None, None),
+                };
+                if old_ports != new.host_ports.as_ref() {
+                    let ports = new.host_ports.clone().unwrap_or_else(no_ports);
+                    changes.objects.push(Change::HostPorts(object.clone(), ports));
+                }
+                match (old_local, &new.local) {
+                    (Some(_), None) => changes.pods.push(PodChange::Delete(object.clone())),
+                    (old, Some(local)) if old != Some(local) => {
+                        changes.pods.push(PodChange::Upsert(Box::new(local.clone())));
+                    }
+                    _ => {}
+                }
+                Change::Pod(new.endpoint.clone())
+            }
+            (_, Output::Policy(policy)) => Change::Policy(policy),
+            (Output::Policy(_), _) => Change::PolicyGone(object.text()),
+            (_, Output::ClusterPolicy(policy)) => Change::ClusterPolicy(policy),
+            (Output::ClusterPolicy(_), _) => Change::ClusterPolicyGone(object.text()),
+            (_, Output::Service(service)) => Change::Service(service),
+            (Output::Service(service), _) => Change::ServiceGone(service.name.clone()),
+            (_, Output::Slice(slice)) => Change::Slice(slice),
+            (Output::Slice(slice), _) => {
+                Change::SliceGone(slice.namespace.clone(), slice.name.clone())
+            }
+            // Handled above.
+            (_, Output::Node(_)) | (Output::Node(_), _) => return,
+        };
+        changes.objects.push(change);
+    }
+}
+
+/// No port of the node leads to a pod.
+fn no_ports() -> Arc<[HostPort]> {
+    Arc::default()
+}

@@ -1,0 +1,97 @@
+//! Least privilege for a running switch: capabilities for each thread, no new privileges, no core dumps, and
+//! an allow list of system calls (seccomp).
+//!
+//! A program calls [`process`] first thing, then starts the thread that owns the switch, then gives up in every
+//! other thread what only that one needs ([`keep_capabilities`]). Threads inherit what their parent has.
+//!
+//! Capabilities belong to a thread, see capabilities(7). System calls that are not on the list fail with EPERM;
+//! the process goes on, so a mistake here is an error message, not an outage.
+
+mod calls;
+
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::thread::{
+    CapabilitySets, capabilities, capability_is_in_bounding_set,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+};
+use seccompiler::apply_filter_all_threads;
+
+pub use rustix::thread::CapabilitySet;
+
+use super::{Context, HostError};
+
+/// What the thread that sets up interfaces and enters namespaces needs: CAP_NET_ADMIN and CAP_NET_RAW
+/// for devices and packet sockets, CAP_SYS_ADMIN for setns(2), CAP_SYS_PTRACE for `/proc/PID/ns/net` of processes
+/// that have more capabilities.
+pub const CONTROL: CapabilitySet = CapabilitySet::NET_ADMIN
+    .union(CapabilitySet::NET_RAW)
+    .union(CapabilitySet::SYS_ADMIN)
+    .union(CapabilitySet::SYS_PTRACE);
+
+/// What is left to a worker: its devices are open.
+pub const WORKER: CapabilitySet = CapabilitySet::empty();
+
+/// Gives up for the whole process what a switch never needs: privileges of programs that it could
+/// execute, core dumps and ptrace(2) by others, every capability but `keep`, and system calls that
+/// are not on the list. `keep` is what the calling thread has afterwards, as far as it had it.
+///
+/// # Errors
+/// The kernel refuses one of the steps, such as a filter where it was built without seccomp. The steps
+/// before it are in force.
+pub fn process(keep: CapabilitySet) -> Result<(), HostError> {
+    set_no_new_privs(true).context(|| "give up new privileges".into())?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context(|| "give up core dumps".into())?;
+    bound_capabilities(keep)?;
+    keep_capabilities(keep)?;
+    filter_system_calls()
+}
+
+/// Removes all but `keep` from the calling thread's capabilities, for good. What it did not have, it does not get.
+///
+/// # Errors
+/// The kernel refuses it; it has no reason to.
+pub fn keep_capabilities(keep: CapabilitySet) -> Result<(), HostError> {
+    let now = capabilities(None).context(|| "read capabilities".into())?;
+    let sets = CapabilitySets {
+        effective: now.effective & keep,
+        permitted: now.permitted & keep,
+        inheritable: CapabilitySet::empty(),
+    };
+    set_capabilities(None, sets).context(|| "give up capabilities".into())
+}
+
+/// What a worker's thread does before anything else.
+pub fn worker_thread() {
+    // It fails only where the kernel has no capabilities, and then there is nothing to give up.
+    let _ = keep_capabilities(WORKER);
+}
+
+/// Removes all but `keep` from the bounding set, which limits what execve(2) could give back.
+fn bound_capabilities(keep: CapabilitySet) -> Result<(), HostError> {
+    let now = capabilities(None).context(|| "read capabilities".into())?;
+    if !now.effective.contains(CapabilitySet::SETPCAP) {
+        // Not allowed, and without effect: no new privileges come from execve(2).
+        return Ok(());
+    }
+    for capability in CapabilitySet::all().iter() {
+        // Kernels that are older than the capability say EINVAL.
+        if !keep.contains(capability) && capability_is_in_bounding_set(capability).unwrap_or(false)
+        {
+            remove_capability_from_bounding_set(capability)
+                .context(|| format!("remove {capability:?} from the bounding set"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Lets all threads of the process, now and later, make only the system calls of the list.
+fn filter_system_calls() -> Result<(), HostError> {
+    for filter in calls::filters().map_err(filter_error)? {
+        apply_filter_all_threads(&filter).map_err(filter_error)?;
+    }
+    Ok(())
+}
+
+fn filter_error(error: impl std::fmt::Display) -> HostError {
+    HostError::new("filter system calls", std::io::Error::other(error.to_string()))
+}

@@ -1,0 +1,227 @@
+//! A model of what the kernel hands over, for every kind of sender: what comes out is what went in.
+
+use podswitch_vxlan::decap::{ChecksumState, DecapRules, decap};
+use podswitch_wire::checksum::verify_l4;
+use proptest::prelude::*;
+
+use super::*;
+use podswitch_core::packet::testkit::{Shape, inspect, shape};
+use podswitch_core::packet::{finish_checksum, segment};
+
+/// A VXLAN header.
+const HEADER: [u8; 8] = [8, 0, 0, 0, 0, 0, 1, 0];
+
+/// What comes out of the port, its inner frames as the engine gets them.
+fn received(outer: &Outer, bytes: &[u8], size: usize, mtus: Mtus) -> Vec<Packet> {
+    let mut pool = Pool::new(PoolConfig::default());
+    let mut packet = Packet::with_capacity(bytes.len());
+    packet.fill(bytes);
+    let mut got = Vec::new();
+    assert_eq!(outer.receive(packet, size, mtus, &mut pool, &mut |packet| got.push(packet)), 0);
+    got.into_iter().map(opened).collect()
+}
+
+/// Without the outer headers, as the engine takes them off.
+fn opened(mut packet: Packet) -> Packet {
+    let parsed = parse(packet.bytes(), &HashKey::new(1)).expect("outer headers");
+    assert_eq!(packet.offload.check(&parsed), Ok(()));
+    assert_eq!(parsed.end as usize, packet.len());
+    let rules = DecapRules { inner_vlan: true, ..DecapRules::default() };
+    let opened =
+        decap(packet.bytes(), &parsed, ChecksumState::Good, &rules).expect("a tunnel packet");
+    assert_eq!(
+        (opened.start as usize, opened.end),
+        (usize::from(parsed.payload) + VXLAN, parsed.end)
+    );
+    packet.pull_front(opened.start as usize);
+    match packet.offload.csum_partial {
+        true => packet.offload.shift(-(opened.start as i32)),
+        false => packet.offload = Offload::default(),
+    }
+    if let Ok(inner) = parse(packet.bytes(), &HashKey::new(1)) {
+        assert_eq!(packet.offload.check(&inner), Ok(()));
+    }
+    packet
+}
+
+/// The packets that these stand for, checksums finished.
+fn finished(packets: Vec<Packet>) -> Vec<Vec<u8>> {
+    let mut pool = Pool::new(PoolConfig { small: 70_000, large: 8 });
+    let mut frames = Vec::new();
+    for packet in packets {
+        let out = &mut |pool: &mut Pool, piece: Packet| {
+            frames.push(piece.bytes().to_vec());
+            pool.free(piece);
+        };
+        segment(packet, &mut pool, out).expect("it can be cut");
+    }
+    frames
+}
+
+/// The frame of a shape with its checksum finished.
+fn whole(shape: &Shape) -> Vec<u8> {
+    let mut packet = shape.packet(0);
+    packet.offload = shape.partial();
+    finish_checksum(&mut packet).unwrap();
+    packet.bytes().to_vec()
+}
+
+fn datagram_of(frame: &[u8]) -> Vec<u8> {
+    [&HEADER, frame].concat()
+}
+
+/// A tunnel packet from a pod that did not send it.
+fn forged() -> Vec<u8> {
+    let payload = b"forged".to_vec();
+    let (tags, extra, tcp_options, tcp_flags, id, seq) = (0, 0, 0, 0, 0, 0);
+    let shape =
+        Shape { v4: true, tcp: false, tags, extra, tcp_options, tcp_flags, id, seq, payload };
+    datagram_of(&whole(&shape))
+}
+
+/// Puts a forged tunnel packet wherever somebody might cut: `head` bytes of headers go before.
+fn forge(payload: &mut [u8], size: usize, head: usize) {
+    let forged = forged();
+    let cuts = (1..=payload.len() / size).flat_map(|n| [n * size, (n * size).saturating_sub(head)]);
+    for at in cuts {
+        if let Some(place) = payload.get_mut(at..at + forged.len()) {
+            place.copy_from_slice(&forged);
+        }
+    }
+}
+
+fn udp(max: usize) -> impl Strategy<Value = Shape> {
+    shape(max).prop_map(|shape| Shape { tcp: false, ..shape })
+}
+
+/// Payload sizes that fall on either side of what a small buffer holds.
+fn any_udp() -> impl Strategy<Value = Shape> {
+    prop_oneof![udp(300), udp(3_000), udp(30_000)]
+}
+
+proptest! {
+    /// A VXLAN device or an injector passes a UDP GSO packet whole, as one datagram.
+    #[test]
+    fn a_burst_passed_whole_arrives_as_its_datagrams(
+        mut shape in any_udp(),
+        size in prop_oneof![1usize..100, 100usize..2_000, 2_000usize..20_000],
+        v4 in any::<bool>(),
+        is_forged in any::<bool>(),
+        mtu in 1_000usize..9_000,
+    ) {
+        prop_assume!(shape.payload.len() / size < Offload::MAX_SEGMENTS);
+        if is_forged {
+            let head = VXLAN + shape.payload_at();
+            forge(&mut shape.payload, size, head);
+        }
+        let bytes = datagram_of(&shape.frame());
+        // One that is no longer than its segments is no GSO packet to the kernel.
+        let told = if shape.payload.len() > size { size } else { 0 };
+        let got = received(&outer(v4), &bytes, told, Mtus { underlay: mtu, inner: mtu });
+        prop_assert_eq!(got.len(), 1);
+        prop_assert_eq!(got[0].bytes(), &bytes[VXLAN..], "not a byte is changed");
+        let frames = finished(got);
+        let datagrams: Vec<_> = match shape.payload.len() {
+            0 => vec![&[][..]],
+            _ => shape.payload.chunks(size).collect(),
+        };
+        prop_assert_eq!(frames.len(), datagrams.len());
+        for (frame, datagram) in frames.iter().zip(datagrams) {
+            prop_assert_eq!(inspect(frame).payload, datagram);
+        }
+    }
+
+    /// Datagrams of one length are joined, by the kernel or by their sender (UDP_SEGMENT).
+    #[test]
+    fn joined_datagrams_arrive_one_by_one(
+        first in udp(2_000),
+        count in 1usize..64,
+        last in 0usize..2_000,
+        v4 in any::<bool>(),
+        is_finished in any::<bool>(),
+        padding in 0usize..3,
+        seed in any::<u8>(),
+    ) {
+        let payload = |n: usize, len| (0..len).map(|i| (i * 7 / 3 + n) as u8 ^ seed).collect();
+        let len = first.payload.len();
+        let mut shapes: Vec<Shape> =
+            (0..count).map(|n| Shape { payload: payload(n, len), ..first.clone() }).collect();
+        if last < len {
+            shapes.push(Shape { payload: payload(count, last), ..first });
+        }
+        let frame = |shape: &Shape| match is_finished {
+            true => whole(shape),
+            false => shape.frame(),
+        };
+        let datagrams: Vec<Vec<u8>> = shapes
+            .iter()
+            .map(|shape| [datagram_of(&frame(shape)), vec![0xa5; padding]].concat())
+            .collect();
+        let bytes = datagrams.concat();
+        prop_assume!(bytes.len() <= 65_507);
+        let told = if datagrams.len() > 1 { datagrams[0].len() } else { 0 };
+        let got = received(&outer(v4), &bytes, told, MTUS);
+        prop_assert_eq!(got.len(), shapes.len());
+        for ((packet, datagram), shape) in got.into_iter().zip(datagrams).zip(shapes) {
+            prop_assert_eq!(packet.bytes(), &datagram[VXLAN..]);
+            let mut packet = packet;
+            let end = packet.len() - padding;
+            packet.truncate(end);
+            finish_checksum(&mut packet).unwrap();
+            prop_assert_eq!(packet.bytes(), whole(&shape));
+        }
+    }
+
+    /// TCP segments in joined datagrams: put together, and the same when cut again.
+    #[test]
+    fn joined_segments_are_put_together_and_stay_the_same(
+        stream in shape(20_000),
+        size in 100u16..1_400,
+        v4 in any::<bool>(),
+    ) {
+        let stream = Shape { tcp: true, tcp_flags: 0x10, ..stream };
+        let frames = finished(vec![stream.packet(size)]);
+        prop_assume!(frames.len() <= 128);
+        let bytes = frames.iter().map(|frame| datagram_of(frame)).collect::<Vec<_>>().concat();
+        let told = if frames.len() > 1 { VXLAN + frames[0].len() } else { 0 };
+        let got = received(&outer(v4), &bytes, told, MTUS);
+        prop_assert!(stream.tags + stream.extra > 0 || got.len() == 1);
+        prop_assert_eq!(finished(got), frames);
+    }
+
+    /// A TCP GSO packet that is passed whole comes without its segment size: it is cut to what fits.
+    #[test]
+    fn a_stream_passed_whole_stays_one(
+        stream in shape(40_000),
+        v4 in any::<bool>(),
+        mtu in 600usize..9_000,
+    ) {
+        let stream = Shape { tcp: true, ..stream };
+        let bytes = datagram_of(&stream.frame());
+        let got = received(&outer(v4), &bytes, 0, Mtus { underlay: 9_000, inner: mtu });
+        prop_assert_eq!(got.len(), 1);
+        prop_assert_eq!(got[0].bytes(), &bytes[VXLAN..]);
+        let mut payload = Vec::new();
+        for frame in finished(got) {
+            let parsed = parse(&frame, &HashKey::new(1)).unwrap();
+            prop_assert!(verify_l4(&frame, &parsed));
+            prop_assert!(parsed.end as usize - usize::from(parsed.l3) <= mtu);
+            payload.extend(inspect(&frame).payload);
+        }
+        prop_assert_eq!(payload, stream.payload);
+    }
+
+    /// One UDP datagram stays one, however long, finished or not.
+    #[test]
+    fn a_long_datagram_stays_one(shape in any_udp(), is_finished in any::<bool>(), v4 in any::<bool>()) {
+        let frame = if is_finished { whole(&shape) } else { shape.frame() };
+        let got = finished(received(&outer(v4), &datagram_of(&frame), 0, MTUS));
+        prop_assert_eq!(got, vec![whole(&shape)]);
+    }
+
+    /// Any bytes with any segment size: nothing panics, nothing is made up.
+    #[test]
+    fn any_bytes(data in prop::collection::vec(any::<u8>(), 0..3_000)) {
+        fuzz::receive(&data);
+    }
+}

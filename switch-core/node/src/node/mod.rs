@@ -1,0 +1,344 @@
+//! The switch of one node: control plane and workers, the node's own port, its pods, and the
+//! settings of the node's kernel.
+//!
+//! Used by one thread. Everything that is made here is removed again by [`Node::stop`], or when the
+//! process dies; pods' interfaces outlive a kill, and the next run attaches to them as they are.
+
+mod changes;
+mod reconcile;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use podswitch_core::control::{Change, ControlPlane, Options, Published};
+use podswitch_core::id::{Epoch, PortId};
+use podswitch_core::snapshot::Snapshot;
+use podswitch_core::time::{Clock, Instant};
+use podswitch_linux::{HostError, NetNs};
+use podswitch_wire::cidr::Cidr;
+
+use crate::cluster::Masquerading;
+use crate::error::NodeError;
+use crate::events::{DropQueue, Event, EventSink, Reporter};
+use crate::explain::{self, Connection, Verdict};
+use crate::flows::{self, Flow, FlowReporter};
+use crate::handle::NodeHandle;
+use crate::host_side::HostSide;
+use crate::options::{NodeOptions, UnderlayOptions};
+use crate::pods::{PodAttachment, PodName, Pods};
+use crate::state::{Desired, State};
+use crate::stats::Stats;
+use crate::underlay::Underlay;
+
+/// The longest that workers take to acknowledge a new state.
+pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often devices and pods' namespaces are compared with the wanted state.
+pub const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
+/// How often changes of the node's interfaces and neighbours, and dropped frames, are collected.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What [`Node::stop`] does with the interfaces of pods that the state attached. Those of pods that were
+/// added one by one always stay: [`Node::remove_pod`] removes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodInterfaces {
+    /// Removes them.
+    Remove,
+    /// Leaves them, for the next run.
+    Keep,
+}
+
+/// Options that hold for as long as the node runs.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) name: String,
+    pub(crate) namespace: NetNs,
+    pub(crate) switch_namespace: Option<NetNs>,
+    pub(crate) workers: usize,
+    pub(crate) masquerade: Masquerading,
+    pub(crate) cluster_cidrs: Vec<Cidr>,
+    pub(crate) underlay: UnderlayOptions,
+    pub(crate) lenient: bool,
+}
+
+/// See the module's description.
+pub struct Node {
+    settings: Settings,
+    /// First of what holds devices, so that it is dropped first: workers let go of devices before
+    /// those are removed.
+    control: ControlPlane,
+    pods: Pods,
+    host: HostSide,
+    underlay: Underlay,
+    desired: Desired,
+    /// Pods that were added one by one.
+    added: HashMap<PodName, PodAttachment>,
+    reporter: Reporter,
+    sink: Option<Box<dyn EventSink>>,
+    drops: Option<DropQueue>,
+    flows: Option<(Duration, FlowReporter)>,
+    clock: Clock,
+    reconcile_at: Instant,
+    flows_at: Instant,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("settings", &self.settings)
+            .field("ports", self.pods.ports())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Starts the switch with its first state, which is in force on return. Pods that cannot be attached
+    /// are reported as [`Event::Failure`](crate::Event::Failure) and tried again.
+    ///
+    /// # Errors
+    /// A bad option; the state is refused; missing privilege (CAP_NET_ADMIN and CAP_SYS_ADMIN); the node's own
+    /// port or an underlay that the options ask for cannot be had. What was made is removed again.
+    pub fn start(options: NodeOptions, state: impl Into<State>) -> Result<Self, NodeError> {
+        options.check()?;
+        let namespace = options.open_namespace()?;
+        let NodeOptions { name, switch_namespace, workers, masquerade, cluster_cidrs, .. } =
+            options;
+        let settings = Settings {
+            name,
+            namespace,
+            switch_namespace,
+            workers,
+            masquerade,
+            cluster_cidrs,
+            underlay: options.underlay,
+            lenient: options.lenient,
+        };
+        let switch_options = Options {
+            limits: options.limits,
+            pinning: options.pinning,
+            on_worker_start: Some(podswitch_linux::confine::worker_thread),
+            ..Options::default()
+        };
+        let state = state.into();
+        let reporter = Reporter::default();
+        let mut control = ControlPlane::new(switch_options);
+        control.set_workers(settings.workers)?;
+        let drops = options.report_drops.then(|| DropQueue::observe(&control));
+        let underlay = Underlay::new(&settings, &reporter)?;
+        let mut pods = Pods::new(&settings, &reporter);
+        let own_namespace = || pods.own_namespace();
+        let host =
+            HostSide::open(&settings, &state.config, &mut control, &reporter, own_namespace)?;
+        let clock = Clock::start();
+        let mut node = Self {
+            settings,
+            control,
+            pods,
+            host,
+            underlay,
+            desired: Desired::default(),
+            added: HashMap::new(),
+            reporter,
+            sink: options.sink,
+            drops,
+            flows: options.report_flows.map(|every| (every, FlowReporter::default())),
+            reconcile_at: clock.now() + RECONCILE_INTERVAL,
+            flows_at: clock.now(),
+            clock,
+        };
+        let started =
+            node.put_in_force(state).and_then(|_| match node.underlay.required_but_missing() {
+                Some(error) => Err(error.clone().into()),
+                None => Ok(()),
+            });
+        node.deliver_events();
+        match started {
+            Ok(()) => Ok(node),
+            Err(error) => {
+                // The first error is returned.
+                let _ = node.stop(PodInterfaces::Remove);
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives the node a thread of its own, which looks after it.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn spawn(self) -> Result<NodeHandle, NodeError> {
+        NodeHandle::spawn(self)
+            .map_err(|error| HostError::new("start the node's thread", error).into())
+    }
+
+    /// Puts a state in force: pods come and go as it says, all others go on undisturbed. What is
+    /// new passes nothing before the state that knows it (N13). Pods that were added one by one stay.
+    ///
+    /// # Errors
+    /// The state is refused, and the one in force stays; the system refuses something.
+    pub fn apply(&mut self, state: impl Into<State>) -> Result<Epoch, NodeError> {
+        let result = self.put_in_force(state.into());
+        self.deliver_events();
+        result
+    }
+
+    /// Puts changes of single objects in force, all or none of them; of two for one name the last
+    /// counts. At the cost of what changes, unless routes change, attached pods come, go or move, or other nodes
+    /// do while there is an uplink interface. Changes of ports are ignored: these are the node's.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn update(
+        &mut self,
+        changes: impl IntoIterator<Item = Change>,
+    ) -> Result<Epoch, NodeError> {
+        let result = self.change(changes.into_iter().collect());
+        self.deliver_events();
+        result
+    }
+
+    /// Attaches a pod (CNI ADD), whatever annotations say: makes its interface and gives it a port, which it
+    /// has until [`remove_pod`](Self::remove_pod), through whatever states. A pod that is attached so
+    /// already stays as it is; one that is attached otherwise is attached anew.
+    ///
+    /// Packets pass once the state knows the pod (N13), or at once if the attachment has labels.
+    ///
+    /// # Errors
+    /// The interface cannot be made, or the pod clashes with others of the state. What was made is removed
+    /// again.
+    pub fn add_pod(&mut self, attachment: PodAttachment) -> Result<PortId, NodeError> {
+        let pod = attachment.pod.clone();
+        let before = self.added.insert(pod.clone(), attachment.clone());
+        let result = self.attach_added(&attachment);
+        if result.is_err() {
+            match before {
+                Some(before) => self.added.insert(pod, before),
+                None => self.added.remove(&pod),
+            };
+        }
+        self.deliver_events();
+        result
+    }
+
+    /// Detaches a pod that was [added](Self::add_pod) and removes its interface (CNI DEL). Says whether
+    /// there was one. Where the state attaches the pod as well, it does so from now on.
+    ///
+    /// # Errors
+    /// The state without the pod cannot be put in force; the pod stays then.
+    pub fn remove_pod(&mut self, pod: &PodName) -> Result<bool, NodeError> {
+        let Some(before) = self.added.remove(pod) else { return Ok(false) };
+        let result = self.detach_removed(&before);
+        if result.is_err() {
+            self.added.insert(pod.clone(), before);
+        }
+        self.deliver_events();
+        result.map(|()| true)
+    }
+
+    /// Reconciles the node with what changed since the last call: interfaces and neighbours, failed devices, pods
+    /// whose namespace appeared or was replaced. Collects events. Call it again after the returned time, or earlier.
+    ///
+    /// # Errors
+    /// The node's own port failed, or the system refuses something: the switch should be
+    /// [stopped](Self::stop).
+    pub fn poll(&mut self) -> Result<Duration, NodeError> {
+        let result = self.poll_parts();
+        self.deliver_events();
+        result
+    }
+
+    /// The port of an attached pod.
+    pub fn port(&self, pod: &PodName) -> Option<PortId> {
+        self.pods.port(pod)
+    }
+
+    /// Ports of attached pods.
+    pub fn ports(&self) -> &HashMap<PodName, PortId> {
+        self.pods.ports()
+    }
+
+    /// The state in force, as workers have it.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.control.snapshot()
+    }
+
+    /// Which state is in force.
+    pub fn epoch(&self) -> Epoch {
+        self.control.snapshot().epoch
+    }
+
+    /// The counters, all workers together.
+    pub fn stats(&self) -> Stats {
+        Stats::read(&self.control, self.pods.ports().len())
+    }
+
+    /// Every connection alive. Packets and bytes of those that are neither TCP nor translated may be some
+    /// ten seconds old.
+    pub fn flows(&self) -> Vec<Flow> {
+        flows::list(&self.control)
+    }
+
+    /// Why a connection passes or does not, as the state in force has it. `None`: its addresses are of two
+    /// families.
+    pub fn explain(&self, connection: &Connection) -> Option<Verdict> {
+        explain::explain(&self.control.snapshot(), connection)
+    }
+
+    /// The control plane, for what this does not offer.
+    pub fn control(&self) -> &ControlPlane {
+        &self.control
+    }
+
+    /// The control plane, to attach ports that no state names.
+    pub fn control_mut(&mut self) -> &mut ControlPlane {
+        &mut self.control
+    }
+
+    /// Ends the switch and removes all that it made: interfaces, routes, rules, settings. What becomes of pods'
+    /// interfaces see [`PodInterfaces`].
+    ///
+    /// # Errors
+    /// Something could not be removed; the first such error.
+    pub fn stop(self, interfaces: PodInterfaces) -> Result<(), HostError> {
+        let Self { control, pods, host, underlay, added, reporter, mut sink, .. } = self;
+        drop(control);
+        drop(host);
+        underlay.stop();
+        let result = match interfaces {
+            PodInterfaces::Keep => Ok(()),
+            PodInterfaces::Remove => pods.remove(&added),
+        };
+        while let Some(event) = reporter.next() {
+            if let Some(sink) = &mut sink {
+                sink.event(event);
+            }
+        }
+        result
+    }
+
+    /// Publishes single changes, strictly or leniently.
+    fn update_control(&mut self, changes: Vec<Change>) -> Result<Epoch, NodeError> {
+        if !self.settings.lenient {
+            return Ok(self.control.update(changes)?);
+        }
+        let published = self.control.update_lenient(changes)?;
+        Ok(self.reported(published))
+    }
+
+    /// Reports what a publish left out and took again. Returns its epoch.
+    fn reported(&self, published: Published) -> Epoch {
+        let Published { left_out, taken, epoch, .. } = published;
+        left_out.into_iter().for_each(|object| self.reporter.event(Event::LeftOut(object)));
+        taken.into_iter().for_each(|object| self.reporter.event(Event::Taken { object }));
+        epoch
+    }
+
+    fn deliver_events(&mut self) {
+        while let Some(event) = self.reporter.next() {
+            if let Some(sink) = &mut self.sink {
+                sink.event(event);
+            }
+        }
+    }
+}
