@@ -130,6 +130,13 @@ impl KeyedLimiter {
         self.slot(key, now).level.take(&rate, 1, now)
     }
 
+    /// Puts back one token of `key` that was taken and not used.
+    pub fn put_back(&mut self, key: u64, now: Instant) {
+        let full = self.rate.full();
+        let level = &mut self.slot(key, now).level;
+        level.tokens = level.tokens.saturating_add(TOKEN).min(full);
+    }
+
     /// The rate of each key.
     pub const fn rate(&self) -> Rate {
         self.rate

@@ -34,6 +34,20 @@ pub enum SourceNat {
     Endpoint,
 }
 
+/// How a connection was opened, and with it how certain its direction is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Opened {
+    /// By its first packet, whose sender is the client.
+    #[default]
+    First,
+    /// In mid-stream, TCP or SCTP. For TCP the configuration and the ports tell which end is the
+    /// client. A SYN or INIT of the other end corrects it.
+    MidStream,
+    /// In mid-stream, TCP, and nothing tells which end is the client: policy must allow both
+    /// directions.
+    Undirected,
+}
+
 /// What is fixed for the lifetime of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pinned {
@@ -51,6 +65,8 @@ pub struct Pinned {
     pub origin_mac: Mac,
     /// How the source is translated.
     pub source_nat: SourceNat,
+    /// How the connection was opened, and with it how certain its direction is.
+    pub opened: Opened,
 }
 
 impl Pinned {
@@ -58,8 +74,8 @@ impl Pinned {
     #[inline]
     pub fn new(original: FlowKey, origin: PortId) -> Self {
         let (reply, origin_mac) = (original.reversed(), Mac::ZERO);
-        let source_nat = SourceNat::Kept;
-        Self { original, reply, origin, origin_end: None, origin_mac, source_nat }
+        let (source_nat, opened) = (SourceNat::Kept, Opened::First);
+        Self { original, reply, origin, origin_end: None, origin_mac, source_nat, opened }
     }
 
     /// The account that connection limits are charged to.
@@ -78,6 +94,11 @@ impl Pinned {
         }
     }
 
+    /// A connection between the same ends in the opposite direction, without translation.
+    pub fn turned(&self) -> Self {
+        Self { original: self.reply, reply: self.original, ..*self }
+    }
+
     /// Whether the destination is translated (DNAT): the client addressed a Service, not the
     /// backend.
     #[inline]
@@ -89,6 +110,22 @@ impl Pinned {
     #[inline]
     pub fn is_translated(&self) -> bool {
         self.reply != self.original.reversed()
+    }
+}
+
+/// The account that a connection is charged to, and behind a VTEP the count of its source, so that
+/// one pod of another node leaves the other pods their share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charge {
+    pub(crate) account: Account,
+    /// The count of the source, if that one has reached its limit.
+    pub(crate) source: Option<u32>,
+}
+
+impl Charge {
+    /// A number that no other account or source has.
+    pub fn key(&self) -> u64 {
+        u64::from(self.account.0) << 32 | self.source.map_or(0, |source| u64::from(source) + 1)
     }
 }
 

@@ -12,41 +12,59 @@ use podswitch_core::snapshot::Reach;
 use rig::overlay::*;
 use rig::*;
 
-/// One node's flood of new connections uses up its own share, and nobody else's.
+/// A datagram through the tunnel from pod `i` of node `n` to pod 0 of this one; `answered`: which
+/// answers, so that the connection is alive. Whether it passed.
+fn open(
+    switch: &mut Switch,
+    (n, i, v6): (usize, usize, bool),
+    underlay: Underlay,
+    port: u16,
+    answered: bool,
+) -> bool {
+    let packet = udp(pod(n, i, v6), pod(0, 0, v6), (port, 53), b"x");
+    let outer = v6 && underlay == Underlay::Inner;
+    switch.send(UPLINK, &Tunnelled::new(n, 0, outer, &inner(n, 0, &packet)).frame());
+    match (switch.recv(0).len(), &switch.dropped()[..]) {
+        (1, []) if answered => {
+            let back = udp(pod(0, 0, v6), pod(n, i, v6), (53, port), b"y");
+            switch.send(0, &from_pod(0, 0, &back));
+            assert_eq!(switch.recv(UPLINK).len(), 1);
+            true
+        }
+        (1, []) => true,
+        (0, [(port, ConnectionLimit)]) if usize::from(*port) == UPLINK => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// One node's flood of new connections uses up its own share, and nobody else's; one pod's of that
+/// node as much as is free, so that whoever has none finds room.
 #[test]
-fn connections_are_counted_for_each_tunnel_end() {
+fn connections_are_counted_for_each_tunnel_end_and_source() {
     for underlay in [Underlay::Ipv4First, Underlay::Inner] {
         const SHARE: u16 = 20;
         let limits =
             Limits { connections: 256, connections_per_port: SHARE.into(), flows: 1024, fdb: 16 };
         let options = Options { limits, ..Options::default() };
         let mut switch = Switch::with(&node_config(0, underlay), 1, options);
-        let open = |switch: &mut Switch, n: usize, v6: bool, port: u16| {
-            let packet = udp(pod(n, 1, v6), pod(0, 0, v6), (port, 53), b"x");
-            let outer = v6 && underlay == Underlay::Inner;
-            switch.send(UPLINK, &Tunnelled::new(n, 0, outer, &inner(n, 0, &packet)).frame());
-            (switch.recv(0).len(), switch.dropped())
+        let all = |switch: &mut Switch, from: (usize, usize, bool)| {
+            (0..SHARE).filter(|port| open(switch, from, underlay, *port, true)).count()
         };
-        let refused = (0, vec![(UPLINK as u16, ConnectionLimit)]);
-        for port in 0..SHARE {
-            assert_eq!(open(&mut switch, 1, false, port), (1, vec![]), "{port}");
-        }
-        for port in SHARE..3 * SHARE {
-            assert_eq!(open(&mut switch, 1, false, port), refused, "{port}");
-        }
-        assert_eq!(open(&mut switch, 1, false, 0), (1, vec![]), "what it has goes on");
+        assert_eq!(all(&mut switch, (1, 0, false)), 10);
+        assert_eq!(all(&mut switch, (1, 1, false)), 5);
+        assert_eq!(all(&mut switch, (1, 2, false)), 3, "rounded up");
+        assert!(open(&mut switch, (1, 0, false), underlay, 0, true), "what it has goes on");
         // Through another tunnel, of the other node or the same one.
-        let other = if underlay == Underlay::Inner { (1, true) } else { (2, true) };
+        let (n, v6) = if underlay == Underlay::Inner { (1, true) } else { (2, true) };
+        assert_eq!(all(&mut switch, (n, 0, v6)), 10);
+        // Without a tunnel there is a share for all, which is the port's.
         for port in 0..SHARE {
-            assert_eq!(open(&mut switch, other.0, other.1, port), (1, vec![]), "{port}");
-            // Without a tunnel there is a share for all, which is the port's.
             let to_node = udp(pod(0, 1, false), pod(0, 0, false), (port, 53), b"x");
             switch.send(1, &from_pod(0, 1, &to_node));
             assert_eq!(switch.recv(0).len(), 1);
         }
-        assert_eq!(open(&mut switch, other.0, other.1, SHARE), refused);
         if underlay == Underlay::Inner {
-            assert_eq!(open(&mut switch, 2, false, 900), (1, vec![]));
+            assert!(open(&mut switch, (2, 0, false), underlay, 900, true));
         }
         let charged = |switch: &Switch, reach: Option<Reach>| {
             let Some(Reach::Tunnel(end)) = reach else { panic!("{reach:?}") };
@@ -54,7 +72,7 @@ fn connections_are_counted_for_each_tunnel_end() {
             switch.control.shared().tracker.charged(account)
         };
         let snapshot = switch.control.snapshot();
-        assert_eq!(charged(&switch, snapshot.tunnels.reach("n1", false)), SHARE.into());
+        assert_eq!(charged(&switch, snapshot.tunnels.reach("n1", false)), 18);
         let tracker = |switch: &Switch| {
             let tracker = &switch.control.shared().tracker;
             (tracker.originated(PortId(UPLINK as u16)), tracker.originated(PortId(1)))
@@ -65,6 +83,44 @@ fn connections_are_counted_for_each_tunnel_end() {
         switch.pass_slowly(400);
         assert_eq!(charged(&switch, snapshot.tunnels.reach("n1", false)), 0);
         assert_eq!(tracker(&switch), (0, 0));
-        assert_eq!(open(&mut switch, 1, false, 2000), (1, vec![]));
+        assert_eq!(all(&mut switch, (1, 0, false)), 10);
+    }
+}
+
+/// 10,000 new flows a second that nobody answers, from one pod behind the tunnel: every other's opens,
+/// of the same node, of another and the other way, and what is open goes on.
+#[test]
+fn a_flood_through_the_tunnel_leaves_others_theirs() {
+    let underlay = Underlay::Ipv4First;
+    for v6 in [false, true] {
+        let limits = Limits { connections_per_port: 8192, ..Limits::default() };
+        let options = Options { limits, ..Options::default() };
+        let mut switch = Switch::with(&node_config(0, underlay), 1, options);
+        let living: Vec<u16> = (0..50).map(|n| 100 + n).collect();
+        for port in &living {
+            assert!(open(&mut switch, (1, 1, v6), underlay, *port, true));
+        }
+        let mut passed = 0;
+        for second in 0..20u16 {
+            for n in 0..10_000 {
+                passed +=
+                    u32::from(open(&mut switch, (1, 0, v6), underlay, n * 5 + second % 5, false));
+                if n % 1000 == 0 {
+                    let port = 1000 + second * 10 + n / 1000;
+                    assert!(open(&mut switch, (1, 1, v6), underlay, port, true));
+                    assert!(open(&mut switch, (2, 0, v6), underlay, port, true));
+                    let out = udp(pod(0, 0, v6), pod(1, 0, v6), (port, 53), b"x");
+                    switch.send(0, &from_pod(0, 0, &out));
+                    assert_eq!(switch.recv(UPLINK).len(), 1);
+                }
+            }
+            switch.pass_slowly(1);
+        }
+        for port in living {
+            assert!(open(&mut switch, (1, 1, v6), underlay, port, true));
+        }
+        assert_eq!(passed, 200_000, "its own make way for its own");
+        assert!(switch.control.shared().tracker.len() < 3 * 8192);
+        switch.assert_adds_up();
     }
 }

@@ -159,6 +159,8 @@ fn a_connection_that_could_not_be_opened_is_not_counted_as_allowed() {
     let limits = Limits { connections_per_port: 1, ..Limits::default() };
     let mut switch = Switch::with(&isolated(&[53]), 1, Options { limits, ..Options::default() });
     switch.send(0, &udp4(0, pod_v4(1), (1000, 53), b"x"));
+    // With a reply: a connection without one would end in favour of the next.
+    switch.send(1, &udp4(1, pod_v4(0), (53, 1000), b"y"));
     for port in 1001..1005 {
         switch.send(0, &udp4(0, pod_v4(1), (port, 53), b"x"));
     }

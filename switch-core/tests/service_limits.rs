@@ -5,7 +5,7 @@
 use podswitch_testkit::rig;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,6 +15,7 @@ use podswitch_core::action::DropReason::{self, *};
 use podswitch_core::config::{Config, Masquerade};
 use podswitch_core::control::{Change, Options};
 use podswitch_core::engine::Limits;
+use podswitch_core::id::PortId;
 use podswitch_policy::service::model::ServiceType;
 use podswitch_wire::flow_key::{HashKey, proto};
 use podswitch_wire::parse::parse;
@@ -59,6 +60,12 @@ impl Living {
         ends(&one(switch, self.pod).1.key, self.vip, self.client);
     }
 
+    /// As [`open`](Self::open); `None` if the switch refuses it.
+    fn open_or_not(switch: &mut Switch, pod: usize, port: u16) -> Option<Self> {
+        syn(switch, pod, port).ok()?;
+        Some(Self::open(switch, pod, port))
+    }
+
     fn is_well(&self, switch: &mut Switch) {
         self.up(switch, (101, 501, ACK));
         self.down(switch, (501, 101, ACK));
@@ -87,27 +94,21 @@ fn syn(switch: &mut Switch, pod: usize, port: u16) -> Result<(), DropReason> {
     }
 }
 
+/// A pod's flood takes the places of its own half-open connections, no more than its share of them.
 #[test]
 fn a_flood_from_one_pod_stays_its_own_trouble() {
     let mut switch = limited(&config(&[2]), SMALL);
     let living: Vec<_> =
         (0..10).map(|n| Living::open(&mut switch, n % 2, 1000 + n as u16)).collect();
-    let mut refused = 0;
     for n in 0..4000u16 {
-        match syn(&mut switch, 0, 2000 + n) {
-            Ok(()) => {}
-            Err(reason) => {
-                assert_eq!(reason, ConnectionLimit);
-                refused += 1;
-            }
-        }
+        assert_eq!(syn(&mut switch, 0, 2000 + n), Ok(()));
         if n % 400 == 0 {
             living.iter().for_each(|one| one.is_well(&mut switch));
             assert_eq!(syn(&mut switch, 1, 20_000 + n), Ok(()), "others open theirs");
         }
     }
-    assert_eq!(refused, 4000 - (256 - 5));
-    assert_eq!(switch.count(|c| c.dropped(ConnectionLimit)), refused);
+    let held = switch.control.shared().tracker.originated(PortId(0));
+    assert!((200..=256).contains(&held), "as many as are free: {held}");
     living.iter().for_each(|one| one.is_well(&mut switch));
     switch.assert_adds_up();
 }
@@ -116,20 +117,27 @@ fn a_flood_from_one_pod_stays_its_own_trouble() {
 fn a_full_table_refuses_new_connections_and_keeps_the_old() {
     let limits = Limits { connections_per_port: 512, ..SMALL };
     let mut switch = limited(&config(&[2]), limits);
-    let living: Vec<_> =
-        (0..10).map(|n| Living::open(&mut switch, n % 2, 1000 + n as u16)).collect();
-    let results: Vec<_> = (0..2000u16).map(|n| syn(&mut switch, 0, 2000 + n)).collect();
-    let passed = results.iter().filter(|r| r.is_ok()).count();
-    assert_eq!(passed, 512 - 10);
-    assert!(results.iter().all(|r| matches!(r, Ok(()) | Err(ConnectionTableFull))));
-    let refused = (2000 - passed) as u64;
-    assert_eq!(switch.count(|c| c.dropped(ConnectionTableFull)), refused);
-    living.iter().for_each(|one| one.is_well(&mut switch));
-    // Embryonic entries go early; then there is room, and the living ones still live.
-    switch.pass_slowly(20);
-    assert_eq!(syn(&mut switch, 1, 9), Ok(()));
-    living.iter().for_each(|one| one.is_well(&mut switch));
+    let living: Vec<_> = (0..512).map(|n| Living::open_or_not(&mut switch, 0, 1000 + n)).collect();
+    let opened = living.iter().flatten().count();
+    assert_eq!(opened, 256, "as many as are free");
+    let refused = living.iter().filter(|one| one.is_none()).count() as u64;
+    assert_eq!(switch.count(|c| c.dropped(ConnectionLimit)), refused);
+    living.iter().flatten().for_each(|one| one.is_well(&mut switch));
+    // Others take of the rest likewise; whoever has none finds room.
+    let second: Vec<_> = (0..512).map(|n| Living::open_or_not(&mut switch, 1, 1000 + n)).collect();
+    assert_eq!(second.iter().flatten().count(), 128);
+    living.iter().chain(&second).flatten().for_each(|one| one.is_well(&mut switch));
     switch.assert_adds_up();
+}
+
+/// Has a datagram answered by whoever got it, so that its connection is alive.
+fn answer(switch: &mut Switch, port: usize) -> bool {
+    let frames = switch.recv(port);
+    let Some(frame) = frames.first() else { return false };
+    let key = parse(frame, &HashKey::new(1)).unwrap().key;
+    let (from, to) = ((key.dst_addr(), key.dst_port), (key.src_addr(), key.src_port));
+    switch.send(port, &framed(port, &packet(key.proto, from, to)));
+    true
 }
 
 /// A pod may use up its share of the ports that hide clients, never those of others.
@@ -144,21 +152,25 @@ fn one_pod_does_not_take_all_source_ports() {
             cluster: Vec::new(),
         });
         let mut switch = Switch::new(&config);
-        let mut ask = |pod: usize, port: u16| {
-            let asked = packet(proto::UDP, (addresses(pod)[f], port), (outside(f), 53));
+        let mut ask = |pod: usize, port: u16, to: u16| {
+            let asked = packet(proto::UDP, (addresses(pod)[f], port), (outside(f), to));
             switch.send(pod, &framed(pod, &asked));
-            let sent = switch.recv(HOST).len();
-            match switch.dropped()[..] {
-                [] => assert_eq!(sent, 1),
-                [(_, reason)] => assert_eq!((sent, reason), (0, NatPortsExhausted)),
+            let dropped = switch.dropped();
+            let sent = answer(&mut switch, HOST);
+            switch.recv(pod);
+            match dropped[..] {
+                [] => assert!(sent),
+                [(_, reason)] => assert_eq!((sent, reason), (false, NatPortsExhausted)),
                 ref more => panic!("{more:?}"),
             }
-            sent == 1
+            sent
         };
-        assert_eq!((0..200).filter(|n| ask(0, 1000 + n)).count(), 50);
-        assert_eq!((0..200).filter(|n| ask(1, 1000 + n)).count(), 25);
-        assert!(ask(2, 1000) && ask(2, 1001));
-        assert!(ask(0, 1000), "what lives goes on");
+        assert_eq!((0..200).filter(|n| ask(0, 1000 + n, 53)).count(), 50);
+        assert_eq!((0..200).filter(|n| ask(1, 1000 + n, 53)).count(), 25);
+        assert!(ask(2, 1000, 53) && ask(2, 1001, 53));
+        assert!(ask(0, 1000, 53), "what lives goes on");
+        // The same address and ports serve another destination.
+        assert_eq!((0..200).filter(|n| ask(0, 1000 + n, 54)).count(), 50);
     }
 }
 
@@ -337,32 +349,45 @@ fn collect(
     }
 }
 
-/// Off-cluster clients that fill a NodePort's source ports are refused, each with its reason, and
-/// pods, which need none, are not.
+/// Off-cluster clients whose living connections fill a NodePort's source ports are refused, each with
+/// its reason; pods, which need none, are not, and neither are those of another backend.
 #[test]
-fn exhausted_source_ports_leave_pods_alone() {
-    let mut web = service("web", vip);
-    web.kind = ServiceType::NodePort;
-    web.ports[1].node_port = Some(30_080);
-    let mut config = config_with(vec![web], &[1]);
-    config.node.nat_ports = 50_000..=50_099;
+fn exhausted_source_ports_leave_others_alone() {
+    let node_port = |name: &str, vip: fn(usize) -> IpAddr, port: u16| {
+        let mut service = service(name, vip);
+        service.kind = ServiceType::NodePort;
+        service.ports[1].node_port = Some(port);
+        service
+    };
+    let services = vec![node_port("web", vip, 30_080), node_port("api", second_vip, 30_081)];
+    let mut config = config_with(services, &[1]);
+    config.slices.iter_mut().filter(|slice| &*slice.service == "api").for_each(|api| {
+        let f = usize::from(api.family == podswitch_wire::flow_key::Family::V6);
+        Arc::make_mut(api).endpoints[0].addresses = vec![addresses(2)[f]];
+    });
+    config.node.nat_ports = 50_000..=50_049;
     for f in FAMILIES {
         let mut switch = Switch::new(&config);
-        let mut refused = 0;
-        for port in 1000..1200 {
-            let asked = packet(proto::UDP, (outside(f), port), (node(f), 30_080));
+        let ask = |switch: &mut Switch, port: u16, (to, backend): (u16, usize)| {
+            let asked = packet(proto::UDP, (outside(f), port), (node(f), to));
             switch.send(HOST, &framed(HOST, &asked));
             let dropped = switch.dropped();
-            match switch.recv(1).len() {
-                0 => assert_eq!(dropped, [(HOST as u16, NatPortsExhausted)]),
-                _ => assert!(dropped.is_empty()),
-            }
-            refused += dropped.len();
-        }
-        assert_eq!(refused, 100);
+            let served = answer(switch, backend);
+            switch.recv(HOST);
+            let refused = vec![(HOST as u16, NatPortsExhausted)];
+            assert_eq!(dropped, if served { vec![] } else { refused });
+            served
+        };
+        let web = (30_080, 1);
+        assert_eq!((0..70).filter(|n| ask(&mut switch, 1000 + n, web)).count(), 50);
+        assert_eq!((0..70).filter(|n| ask(&mut switch, 2000 + n, (30_081, 2))).count(), 50);
+        assert_eq!(switch.control.shared().tracker.nat().in_use(), 100);
         switch.send(0, &framed(0, &packet(proto::UDP, (addresses(0)[f], 1), (vip(f), 80))));
         assert_eq!(switch.recv(1).len(), 1);
         switch.send(0, &framed(0, &packet(proto::UDP, (addresses(0)[f], 2), (node(f), 30_080))));
         assert_eq!(switch.recv(1).len(), 1);
+        switch.pass_slowly(140);
+        assert_eq!(switch.control.shared().tracker.nat().in_use(), 0);
+        assert!(ask(&mut switch, 1100, web));
     }
 }

@@ -3,13 +3,10 @@
 
 use podswitch_testkit::rig;
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 
-use podswitch_core::action::DropReason;
 use podswitch_core::config::Masquerade;
 use podswitch_core::flow::connection::SourceNat;
-use podswitch_policy::service::model::ServiceType;
 use podswitch_wire::checksum::verify_l4;
 use podswitch_wire::flow_key::{HashKey, proto};
 use podswitch_wire::parse::{parse, parse_quoted};
@@ -185,32 +182,4 @@ fn masquerade_by_the_switch() {
         switch.pass_slowly(400);
         assert_eq!(switch.control.shared().tracker.nat().in_use(), 0, "all given back");
     }
-}
-
-/// Ports are never shared: when they are used up, new connections are refused with a reason.
-#[test]
-fn nat_ports_run_out_with_a_reason_and_come_back() {
-    let mut web = service("web", vip);
-    web.kind = ServiceType::NodePort;
-    web.ports[1].node_port = Some(30_080);
-    let mut config = config_with(vec![web], &[1]);
-    config.node.nat_ports = 50_000..=50_099;
-    let mut switch = Switch::new(&config);
-    let ask = |switch: &mut Switch, port| {
-        switch
-            .send(HOST, &framed(HOST, &packet(proto::UDP, (outside(0), port), (node(0), 30_080))));
-    };
-    let mut seen = HashSet::new();
-    for port in 1000..1100 {
-        ask(&mut switch, port);
-        assert!(seen.insert(one(&mut switch, 1).1.key.src_port));
-    }
-    ask(&mut switch, 1100);
-    quiet(&mut switch);
-    assert_eq!(switch.dropped(), [(HOST as u16, DropReason::NatPortsExhausted)]);
-    ask(&mut switch, 1000);
-    assert_eq!(switch.recv(1).len(), 1, "what lives goes on");
-    switch.pass_slowly(140);
-    ask(&mut switch, 1100);
-    assert_eq!(switch.recv(1).len(), 1);
 }

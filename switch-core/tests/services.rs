@@ -287,6 +287,116 @@ fn host_ports_lead_to_their_pod() {
     }
 }
 
+/// Host ports are at every address of the node, ExternalIPs among them, and at 127.0.0.1 for the node's
+/// own processes; one that is bound to an address is there alone.
+#[test]
+fn host_ports_at_any_address_of_the_node() {
+    let external: [IpAddr; 2] = ["203.0.113.50", "2001:db8:50::1"].map(|a| a.parse().unwrap());
+    let loopback: IpAddr = "127.0.0.1".parse().unwrap();
+    for f in FAMILIES {
+        let mut config = rig::config();
+        let port = |address, port, pod: usize| HostPort {
+            address,
+            protocol: Protocol::Tcp,
+            port,
+            target: at(addresses(pod)[f], 8080),
+        };
+        config.node.local_addresses = external.to_vec();
+        let mut ports = vec![port(None, 8443, 2), port(Some(external[f]), 8444, 2)];
+        let mut others = vec![port(Some(node(f)), 8445, 1)];
+        if f == 0 {
+            ports.push(port(Some(loopback), 8445, 2));
+        }
+        config.host_ports = vec![
+            (Cookie::new("Pod/default/p2"), Arc::new([])),
+            (Cookie::new("Pod/default/p1"), Arc::new([])),
+        ];
+        config.host_ports[0].1 = ports.into();
+        config.host_ports[1].1 = std::mem::take(&mut others).into();
+        let mut switch = Switch::new(&config);
+        let mut last = 4000;
+        let mut syn = |switch: &mut Switch, from: IpAddr, to: IpAddr, port: u16, pod: usize| {
+            last += 1;
+            let (from, to) = (at(from, last), at(to, port));
+            switch.send(HOST, &framed(HOST, &segment(from, to, (100, 0, SYN))));
+            let key = one(switch, pod).1.key;
+            let backend = at(addresses(pod)[f], 8080);
+            let client = at(key.src_addr(), key.src_port);
+            ends(&key, client, backend);
+            switch.send(pod, &framed(pod, &segment(backend, client, (900, 101, SYN | ACK))));
+            ends(&one(switch, HOST).1.key, to, from);
+            client.ip()
+        };
+        let outside = outside(f);
+        for to in [node(f), external[f]] {
+            assert_eq!(syn(&mut switch, outside, to, 8443, 2), outside);
+        }
+        syn(&mut switch, outside, external[f], 8444, 2);
+        syn(&mut switch, outside, node(f), 8445, 1);
+        let passed_by = |switch: &mut Switch, by: usize, from: IpAddr, to: IpAddr, port: u16| {
+            let packet = segment(at(from, 4001), at(to, port), (100, 0, SYN));
+            switch.send(by, &framed(by, &packet));
+            let got = (0..3).any(|pod| pod != by && !switch.recv(pod).is_empty());
+            switch.recv(HOST);
+            switch.dropped();
+            got
+        };
+        assert!(!passed_by(&mut switch, HOST, outside, node(f), 8444), "at one address only");
+        if f == 1 {
+            continue;
+        }
+        // The node's own processes, by whatever address of theirs.
+        assert_eq!(syn(&mut switch, node(0), loopback, 8443, 2), node(0));
+        assert_eq!(syn(&mut switch, node(0), loopback, 8445, 2), node(0));
+        let seen = syn(&mut switch, loopback, loopback, 8445, 2);
+        assert_eq!(seen, node(0), "no pod sees 127.0.0.1");
+        // Nobody else: neither a pod that makes it up nor by another address; nothing else leaves
+        // with it.
+        assert!(!passed_by(&mut switch, 0, addresses(0)[0], loopback, 8445));
+        assert!(!passed_by(&mut switch, HOST, loopback, addresses(2)[0], 8080));
+        assert!(!passed_by(&mut switch, HOST, loopback, "127.0.0.2".parse().unwrap(), 8445));
+        switch.assert_adds_up();
+    }
+}
+
+/// Policy Local keeps the client's address also where the endpoint is a server of the node itself
+/// (S3); with policy Cluster, and for the node's own processes, the node is the client.
+#[test]
+fn a_server_of_the_node_sees_its_client() {
+    for f in FAMILIES {
+        for policy in [TrafficPolicy::Local, TrafficPolicy::Cluster] {
+            let mut web = service("web", vip);
+            web.kind = ServiceType::LoadBalancer;
+            web.external_policy = policy;
+            web.ports[0].node_port = Some(30_080);
+            let mut config = config_with(vec![web], &[]);
+            let mut server = slice("web", f, &[1]);
+            server.endpoints[0].addresses = vec![node(f)];
+            config.slices = vec![Arc::new(server)];
+            let mut switch = Switch::new(&config);
+            let (client, front) = (at(outside(f), 4000), at(node(f), 30_080));
+            switch.send(HOST, &framed(HOST, &segment(client, front, (100, 0, SYN))));
+            let key = one(&mut switch, HOST).1.key;
+            let server = at(node(f), 8080);
+            let seen = at(key.src_addr(), key.src_port);
+            ends(&key, seen, server);
+            assert_eq!(seen == client, policy == TrafficPolicy::Local, "{seen}");
+            switch.send(HOST, &framed(HOST, &segment(server, seen, (900, 101, SYN | ACK))));
+            ends(&one(&mut switch, HOST).1.key, front, client);
+            // The node's own process.
+            let own = at(node(f), 4001);
+            switch.send(HOST, &framed(HOST, &segment(own, at(vip(f), 80), (100, 0, SYN))));
+            let key = one(&mut switch, HOST).1.key;
+            assert_eq!(key.src_addr(), gateway(f));
+            // What does not come back from a Service goes round no more than before.
+            let stray = ["203.0.113.99", "2001:db8::99"][f].parse().unwrap();
+            let stray = segment(at(outside(f), 1), at(stray, 2), (1, 0, SYN));
+            switch.send(HOST, &framed(HOST, &stray));
+            assert_eq!(switch.dropped(), [(HOST as u16, DropReason::Hairpin)]);
+        }
+    }
+}
+
 #[test]
 fn affinity_holds_until_its_time_is_over_and_leaves_a_backend_that_stops() {
     for f in FAMILIES {

@@ -152,7 +152,7 @@ fn workers_come_and_go_while_connections_live() {
     pass(&mut switch, 0, (1, 901, 101, FIN | ACK));
     assert_eq!(switch.control.connections().len(), 1);
     // The one that is left looks after the whole table.
-    switch.pass_slowly(300);
+    switch.pass_slowly(3700);
     assert_eq!(switch.control.connections().len(), 0);
 }
 
@@ -231,7 +231,7 @@ fn a_single_queue_always_has_a_receiver() {
 
 #[test]
 fn every_worker_looks_after_its_share_of_the_table() {
-    let limits = Limits { connections: 5000, ..Limits::default() };
+    let limits = Limits { connections: 7000, ..Limits::default() };
     let options = Options { limits, ..Options::default() };
     let mut switch = Switch::with(&config(), 3, options);
     for n in 0..3000u16 {

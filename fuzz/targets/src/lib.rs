@@ -12,7 +12,6 @@ mod headers;
 mod manifests;
 mod parse;
 mod pieces;
-mod tunnel_socket;
 mod vxlan;
 
 /// One function for any bytes.
@@ -37,7 +36,6 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "fragments", max_len: 4096, run: fragments::run },
     Target { name: "capture", max_len: 4096, run: capture::run },
     Target { name: "manifests", max_len: 8192, run: manifests::run },
-    Target { name: "tunnel_socket", max_len: 4096, run: tunnel_socket::run },
 ];
 
 /// Runs the target of that name.

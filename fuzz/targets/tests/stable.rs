@@ -105,8 +105,7 @@ targets! {
     gro: 5_000,
     fragments: 20_000,
     capture: 20_000,
-    manifests: 5_000,
-    tunnel_socket: 10_000
+    manifests: 5_000
 }
 
 /// Each has a program for the fuzzer, which `fuzz/Cargo.toml` names.

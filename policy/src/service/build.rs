@@ -194,7 +194,7 @@ pub(super) fn host_port(
     let (proto, family) = (port.protocol.number(), family_of(port.target.ip()));
     let key = match port.address.filter(|ip| !ip.is_unspecified()) {
         None => FrontKey::node(family, proto, port.port),
-        Some(ip) if settings.node_addresses.contains(&ip) && family_of(ip) == family => {
+        Some(ip) if settings.is_local(ip) && family_of(ip) == family => {
             FrontKey::exact(ip, proto, port.port)
         }
         Some(_) => return None,

@@ -20,7 +20,6 @@ use super::table::{Front, FrontKey, FrontendKind, ServiceTable, Setup};
 use super::validate;
 pub use super::validate::Invalid;
 use crate::affected::AffectedAddresses;
-use crate::cow::CowMap;
 use crate::rule::Protocol;
 
 /// The owner of a frontend. Sorts by kind, then by name.
@@ -44,9 +43,10 @@ pub struct HealthCheck {
     pub port: u16,
     /// The Service.
     pub service: ServiceName,
-    /// Endpoints on this node that are ready and not terminating: the answer is 200 if there are
-    /// any, else 503.
-    pub local_endpoints: usize,
+    /// Endpoints on this node that are ready and not terminating, by the family in which the health
+    /// check is requested (IPv4, IPv6): the answer is 200 if there are any, else 503. In a family that
+    /// the Service does not have, those of the other one.
+    pub local_endpoints: [usize; 2],
 }
 
 /// A frontend that another object has already.
@@ -91,7 +91,8 @@ impl Default for ServiceTable {
     /// No Service at all.
     fn default() -> Self {
         let setup = Arc::new(setup(&Settings::default()));
-        Self { fronts: CowMap::new(), setup, strays: false, backends: CowMap::new() }
+        let (fronts, backends, reached) = Default::default();
+        Self { fronts, setup, strays: false, has_host_ports: false, backends, reached }
     }
 }
 
@@ -146,7 +147,9 @@ impl Compiler {
             && self.settings.service_cidrs == settings.service_cidrs
             && self.settings.allowed_external_ips == settings.allowed_external_ips
             && same_key(&self.settings.cluster_key, &settings.cluster_key);
-        if same_for_services && self.settings.node_addresses == settings.node_addresses {
+        let same_addresses = self.settings.node_addresses == settings.node_addresses
+            && self.settings.local_addresses == settings.local_addresses;
+        if same_for_services && same_addresses {
             return;
         }
         self.table.setup = Arc::new(setup(&settings));
@@ -257,6 +260,7 @@ impl Compiler {
             self.recompile(owner);
         }
         self.table.strays = self.strays > 0;
+        self.table.has_host_ports = !self.host_ports.is_empty();
         self.table.clone()
     }
 
@@ -346,7 +350,8 @@ impl Compiler {
         for (key, kind, front) in fronts {
             fresh.entry((key, kind, owner.clone())).or_insert(front);
         }
-        self.count_backends(&old.entries, &new.entries);
+        self.list_backends(&old.entries, &new.entries);
+        self.list_reached(&old.entries, &fresh);
         new.claims = fresh.keys().cloned().collect();
         for claim in old.claims.iter().filter(|claim| !fresh.contains_key(*claim)) {
             self.claims.remove(claim);
@@ -368,6 +373,7 @@ impl Compiler {
     /// Enters the first claim for a key into the table.
     fn settle(&mut self, key: &FrontKey) {
         self.affected.extend(key.addresses(&self.settings.node_addresses));
+        self.affected.extend(key.addresses(&self.settings.local_addresses));
         let mut claims = self.claims_to(key).map(|(_, front)| front);
         let (first, is_contested) = (claims.next().cloned(), claims.next().is_some());
         drop(claims);
@@ -382,22 +388,49 @@ impl Compiler {
     }
 
     /// Updates the table's list of backends, only where it differs.
-    fn count_backends(&mut self, old: &[Arc<ServiceEntry>], new: &[Arc<ServiceEntry>]) {
-        let mut change: HashMap<SocketAddr, i32> = HashMap::new();
+    fn list_backends(&mut self, old: &[Arc<ServiceEntry>], new: &[Arc<ServiceEntry>]) {
+        let mut change: HashMap<(SocketAddr, ServicePortId), i32> = HashMap::new();
         for (entries, step) in [(old, -1), (new, 1)] {
             for entry in entries.iter().filter(|entry| entry.protocol == Protocol::Tcp) {
                 for backend in entry.backends() {
-                    *change.entry(backend.socket()).or_default() += step;
+                    *change.entry((backend.socket(), entry.id)).or_default() += step;
                 }
             }
         }
-        for (backend, change) in change.into_iter().filter(|(_, change)| *change != 0) {
+        for ((backend, id), change) in change.into_iter().filter(|(_, change)| *change != 0) {
             let backends = &mut self.table.backends;
-            let ports = backends.get(&backend).copied().unwrap_or(0);
-            match ports.saturating_add_signed(change) {
-                0 => backends.remove(&backend),
-                ports => backends.insert(backend, ports),
+            let before = backends.get(&backend).map(|ids| &**ids).unwrap_or_default();
+            let others = before.iter().copied().filter(|other| *other != id);
+            let ids: Arc<[ServicePortId]> = match change {
+                ..0 => others.collect(),
+                _ => others.chain([id]).collect(),
             };
+            match ids.is_empty() {
+                true => backends.remove(&backend),
+                false => backends.insert(backend, ids),
+            };
+        }
+    }
+
+    /// Updates the frontends of a Service's TCP ports.
+    fn list_reached(&mut self, old: &[Arc<ServiceEntry>], fresh: &BTreeMap<Claim, Front>) {
+        let mut reached: HashMap<(ServicePortId, Family), Vec<FrontKey>> = HashMap::new();
+        for entry in old {
+            reached.insert((entry.id, entry.family), Vec::new());
+        }
+        for ((key, ..), front) in fresh {
+            if let Front::Port(port) = front
+                && port.entry().protocol == Protocol::Tcp
+            {
+                reached.entry((port.entry().id, port.entry().family)).or_default().push(*key);
+            }
+        }
+        for (port, keys) in reached {
+            match keys.is_empty() {
+                true => drop(self.table.reached.remove(&port)),
+                false if self.table.reached.get(&port).is_some_and(|old| **old == *keys) => {}
+                false => drop(self.table.reached.insert(port, keys.into())),
+            }
         }
     }
 
@@ -425,7 +458,7 @@ impl Compiler {
         }
         let slices = self.slices.get(&service.name).cloned().unwrap_or_default();
         let mut fronts = build::allocated(service);
-        let mut local = BTreeSet::new();
+        let mut local: [BTreeSet<IpAddr>; 2] = Default::default();
         for port in &service.ports {
             let id = self.id(&old.ids, &port.name, port.protocol);
             new.ids.push(((port.name.clone(), port.protocol), id));
@@ -436,16 +469,23 @@ impl Compiler {
                     let settings = &self.settings;
                     let entry = build::entry(service, port, family, slices, settings, identity);
                     let entry = Arc::new(entry);
-                    local.extend(build::healthy(&entry));
+                    local[usize::from(family == Family::V6)].extend(build::healthy(&entry));
                     build::fronts(service, port, &entry, settings, &mut fronts);
                     new.entries.push(entry);
                 }
             }
         }
+        let [ipv4, ipv6] = local.map(|addresses| addresses.len());
+        let local_endpoints = match (service.has_family(Family::V4), service.has_family(Family::V6))
+        {
+            (true, false) => [ipv4; 2],
+            (false, true) => [ipv6; 2],
+            _ => [ipv4, ipv6],
+        };
         new.health = service.health_check_node_port.map(|port| HealthCheck {
             port,
             service: service.name.clone(),
-            local_endpoints: local.len(),
+            local_endpoints,
         });
         fronts
     }
@@ -495,6 +535,7 @@ fn same_key(a: &HashKey, b: &HashKey) -> bool {
 fn setup(settings: &Settings) -> Setup {
     Setup {
         node_addresses: settings.node_addresses.clone().into(),
+        local_addresses: settings.local_addresses.clone().into(),
         service_cidrs: settings.service_cidrs.clone().into(),
         cluster_key: settings.cluster_key,
     }

@@ -76,7 +76,7 @@ fn answerer<'a>(cluster: &'a Cluster, key: &FlowKey) -> Option<(FrontendKind, An
             }
         }
     }
-    let node = cluster.settings.node_addresses.contains(&key.dst_addr());
+    let node = cluster.settings.is_local(key.dst_addr());
     for (pod, ports) in &cluster.host_ports {
         for port in ports.iter().filter(|p| p.protocol.number() == key.proto) {
             let anywhere = port.address.is_none_or(|ip| ip.is_unspecified());
@@ -91,7 +91,11 @@ fn answerer<'a>(cluster: &'a Cluster, key: &FlowKey) -> Option<(FrontendKind, An
     // Stable sort: of one object's claims the first counts. A claim to the exact address precedes
     // one to all addresses of the node.
     found.sort_by(|a, b| (a.0, a.1, &a.2).cmp(&(b.0, b.1, &b.2)));
-    found.into_iter().next().map(|(_, kind, _, answerer)| (kind, answerer))
+    let (_, kind, _, answerer) = found.into_iter().next()?;
+    // A NodePort takes the port from host ports at every address, but is itself at the first ones only.
+    let is_there =
+        kind != FrontendKind::NodePort || cluster.settings.node_addresses.contains(&key.dst_addr());
+    is_there.then_some((kind, answerer))
 }
 
 fn balanced(service: &Service) -> bool {
@@ -129,7 +133,7 @@ fn kinds(
             kinds.push((FrontendKind::ExternalIp, false));
         }
     }
-    if port.node_port == Some(key.dst_port) && settings.node_addresses.contains(&destination) {
+    if port.node_port == Some(key.dst_port) && settings.is_local(destination) {
         kinds.push((FrontendKind::NodePort, true));
     }
     kinds

@@ -14,6 +14,9 @@ pub struct Settings {
     pub view: Viewpoint,
     /// This node's addresses, at which NodePorts and host ports are.
     pub node_addresses: Vec<IpAddr>,
+    /// Further addresses of the node itself: ExternalIPs, those of its interfaces, IPv4 loopback. Host
+    /// ports are there as well.
+    pub local_addresses: Vec<IpAddr>,
     /// CIDRs from which cluster IPs are allocated. An address in them that no Service has is
     /// dropped.
     pub service_cidrs: Vec<Cidr>,
@@ -28,9 +31,17 @@ impl Default for Settings {
         Self {
             view: Viewpoint::default(),
             node_addresses: Vec::new(),
+            local_addresses: Vec::new(),
             service_cidrs: Vec::new(),
             allowed_external_ips: Vec::new(),
             cluster_key: HashKey::new(0),
         }
+    }
+}
+
+impl Settings {
+    /// Whether an address is one of the node itself.
+    pub(super) fn is_local(&self, address: IpAddr) -> bool {
+        self.node_addresses.contains(&address) || self.local_addresses.contains(&address)
     }
 }

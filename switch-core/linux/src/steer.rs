@@ -47,6 +47,10 @@ pub struct SteeringConfig {
     pub sources: Vec<IpAddr>,
     /// What is for the switch.
     pub fronts: Vec<Front>,
+    /// Servers of the node itself that the switch sends clients to with their own addresses.
+    pub servers: Vec<Front>,
+    /// The mark of connections to those, in connection tracking: one bit that nobody else uses.
+    pub server_mark: u32,
 }
 
 impl Default for SteeringConfig {
@@ -60,6 +64,8 @@ impl Default for SteeringConfig {
             mtu: 1500,
             sources: Vec::new(),
             fronts: Vec::new(),
+            servers: Vec::new(),
+            server_mark: 0x1000_0000,
         }
     }
 }
@@ -73,6 +79,8 @@ impl SteeringConfig {
             mtu: self.mtu,
             sources: self.sources.clone(),
             fronts: self.fronts.clone(),
+            servers: self.servers.clone(),
+            server_mark: self.server_mark,
         }
     }
 
@@ -122,9 +130,9 @@ impl Steering {
         &mut self,
         mtu: u16,
         sources: Vec<IpAddr>,
-        fronts: Vec<Front>,
+        (fronts, servers): (Vec<Front>, Vec<Front>),
     ) -> Result<(), HostError> {
-        let config = SteeringConfig { mtu, sources, fronts, ..self.config.clone() };
+        let config = SteeringConfig { mtu, sources, fronts, servers, ..self.config.clone() };
         if config == self.config {
             return Ok(());
         }
@@ -225,7 +233,15 @@ fn accept_own_addresses(
     index: u32,
     interface: &str,
 ) -> Result<(), HostError> {
-    for (setting, value) in [("rp_filter", "0"), ("accept_local", "1"), ("send_redirects", "0")] {
+    // Host ports at 127.0.0.1: the switch sends nothing with such an address but what answers the
+    // node's own processes (T-S4).
+    let settings = [
+        ("rp_filter", "0"),
+        ("accept_local", "1"),
+        ("send_redirects", "0"),
+        ("route_localnet", "1"),
+    ];
+    for (setting, value) in settings {
         sysctl::set(ns, &format!("net/ipv4/conf/{interface}/{setting}"), value)?;
     }
     if sysctl::get(ns, "net/ipv4/conf/all/rp_filter")? != "0" {

@@ -26,6 +26,7 @@ fn node() -> (NetNs, Vec<IpAddr>) {
 }
 
 fn check(port: u16, name: &str, local_endpoints: usize) -> HealthCheck {
+    let local_endpoints = [local_endpoints; 2];
     HealthCheck { port, namespace: "shop".into(), name: name.into(), local_endpoints }
 }
 
@@ -118,29 +119,66 @@ fn what_cannot_be_opened_is_told_and_tried_again() {
     assert!(get(&ns, SocketAddr::new(late, 30_500)).starts_with("HTTP/1.1 200"));
 }
 
-/// Connections that say nothing, too much or too little keep nobody else from an answer.
+/// Any method, any path, any length of headers that Go takes: as kube-proxy's responder.
 #[test]
-fn rude_clients_hold_nothing_for_long() {
+fn any_method_and_long_headers_are_answered() {
     podswitch_testkit::require_privilege!();
     let (ns, addresses) = node();
     let mut responder = HealthResponder::new(&ns);
-    responder.update(&addresses, [check(30_500, "web", 1)]).unwrap();
+    let one_family = HealthCheck { local_endpoints: [1, 0], ..check(30_500, "web", 0) };
+    responder.update(&addresses, [one_family]).unwrap();
     let at = SocketAddr::new(addresses[0], 30_500);
-    let mut silent: Vec<TcpStream> = (0..100).map(|_| connect(&ns, at).unwrap()).collect();
+    let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(500_000));
+    let requests = [
+        "OPTIONS / HTTP/1.0\r\n\r\n",
+        "POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+        "POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody",
+        "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n",
+        &long,
+    ];
+    for request in requests {
+        let response = ask(&ns, at, request);
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+    }
+    // Each family for its own endpoints.
+    let response = get(&ns, SocketAddr::new(addresses[1], 30_500));
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+    assert!(response.contains("\r\nX-Load-Balancing-Endpoint-Weight: 0\r\n"));
+    let endless = "GET / HTTP/1.1\r\nX: ".to_owned() + &"y".repeat(1 << 20);
+    assert!(ask(&ns, at, &endless).starts_with("HTTP/1.1 431"));
+}
+
+/// Connections that say nothing or too little keep nobody else from an answer, at their own port or
+/// another: they are ended for newcomers.
+#[test]
+fn silent_clients_keep_nobody_out() {
+    podswitch_testkit::require_privilege!();
+    let (ns, addresses) = node();
+    let mut responder = HealthResponder::new(&ns);
+    responder.update(&addresses, [check(30_500, "web", 1), check(30_501, "api", 1)]).unwrap();
+    let at = |port| SocketAddr::new(addresses[0], port);
+    let mut silent: Vec<TcpStream> = (0..400).map(|_| connect(&ns, at(30_500)).unwrap()).collect();
     for (n, stream) in silent.iter_mut().enumerate() {
         // Half of them begin to speak.
         if n % 2 == 0 {
-            stream.write_all(b"GET / HT").unwrap();
+            let _ = stream.write_all(b"GET / HT");
         }
     }
-    assert!(get(&ns, at).starts_with("HTTP/1.1 200"), "once the first ones are over");
+    for port in [30_501, 30_500] {
+        assert!(get(&ns, at(port)).starts_with("HTTP/1.1 200"));
+    }
+    // So many at most were still there: none of them had to end of itself first.
+    let ended = silent.iter().filter(|stream| {
+        stream.set_nonblocking(true).unwrap();
+        !matches!(stream.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    });
+    assert!(ended.count() >= 400 - 128);
     for mut stream in silent {
+        stream.set_nonblocking(false).unwrap();
         let mut rest = Vec::new();
         // Ended by the responder, with or without a reset.
         let _ = stream.read_to_end(&mut rest);
         assert!(rest.is_empty());
     }
-    let endless = "GET / HTTP/1.1\r\nX: ".to_owned() + &"y".repeat(8000);
-    assert!(ask(&ns, at, &endless).starts_with("HTTP/1.1 431"));
-    assert!(get(&ns, at).starts_with("HTTP/1.1 200"));
+    assert!(get(&ns, at(30_500)).starts_with("HTTP/1.1 200"));
 }

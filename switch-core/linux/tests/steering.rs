@@ -5,10 +5,12 @@
 use podswitch_testkit::net;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use etherparse::PacketBuilder;
 use net::{Peer, ip};
+use podswitch_core::packet::{Batch, Packet};
 use podswitch_core::port::Device;
 use podswitch_linux::attach::{HostPort, HostPortConfig};
 use podswitch_linux::netlink::{LinkSpec, Route, Rule};
@@ -32,7 +34,7 @@ struct Rig {
     peer: Peer,
     /// Dropped before the port that it steers to.
     steering: Option<Steering>,
-    _port: HostPort,
+    port: HostPort,
 }
 
 fn fronts() -> Vec<Front> {
@@ -79,7 +81,17 @@ impl Rig {
         let (port, mut device) = HostPort::open(&node, config).unwrap();
         let peer = Peer::new(device.open(0, 1).unwrap());
         let steering = Some(Steering::install(&node, self::config(fronts())).unwrap());
-        Self { node, client, peer, steering, _port: port }
+        Self { node, client, peer, steering, port }
+    }
+
+    /// The switch sends a packet to the node's stack.
+    fn send(&mut self, packet: &[u8]) {
+        let ethertype: [u8; 2] = if packet[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
+        let frame = [&self.port.mac().0[..], &[0xee; 6], &ethertype, packet].concat();
+        let mut batch = Batch::new();
+        batch.push(Packet::from_frame(&frame));
+        self.peer.port.tx(&mut self.peer.pool, &mut batch).unwrap();
+        assert!(batch.is_empty());
     }
 
     /// A datagram from a socket in `from` reaches the switch untouched, whose answer reaches the
@@ -100,6 +112,18 @@ impl Rig {
         let (got, peer) = socket.recv_from(&mut buffer).expect("the switch's answer");
         assert_eq!((peer, &buffer[..got]), (to, &payload[..]));
     }
+}
+
+/// An IP packet with a datagram.
+fn udp(from: (IpAddr, u16), to: (IpAddr, u16), payload: &[u8]) -> Vec<u8> {
+    let builder = match (from.0, to.0) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => PacketBuilder::ipv4(a.octets(), b.octets(), 64),
+        (IpAddr::V6(a), IpAddr::V6(b)) => PacketBuilder::ipv6(a.octets(), b.octets(), 64),
+        _ => panic!("of two families"),
+    };
+    let mut packet = Vec::new();
+    builder.udp(from.1, to.1).write(&mut packet, payload).unwrap();
+    packet
 }
 
 /// Whether a frame to the gateway has exactly these addresses and ports.
@@ -209,6 +233,67 @@ fn icmp_errors_follow_their_connections() {
     assert!(rig.peer.run_until(is_error), "no ICMP error");
 }
 
+/// A server of the node itself to which the switch sends a client with the client's own address sees
+/// that address, and what it answers goes to the switch; so does what its kernel says of a closed port.
+#[test]
+fn a_server_of_the_node_answers_by_the_switch() {
+    podswitch_testkit::require_tap!();
+    let mut rig = Rig::new(|_| {});
+    let server = |n: usize, port| Front { address: ip(NODE[n]), protocol: proto::UDP, port };
+    let servers = (0..2).flat_map(|n| [server(n, 9090), server(n, 9091)]).collect();
+    let steering = rig.steering.as_mut().unwrap();
+    steering.update(1500, NODE.map(ip).to_vec(), (fronts(), servers)).unwrap();
+    rig.peer.echo = false;
+    for n in 0..2 {
+        let (client, node) = (ip(CLIENT[n]), ip(NODE[n]));
+        let socket = rig.node.enter(|| UdpSocket::bind((node, 9090))).unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        rig.send(&udp((client, 5000), (node, 9090), b"question"));
+        let mut buffer = [0; 16];
+        let (len, from) = socket.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..len], from), (&b"question"[..], SocketAddr::new(client, 5000)));
+        socket.send_to(b"answer", from).unwrap();
+        let wanted = FlowKey::new(node, client, proto::UDP, 9090, 5000).unwrap();
+        assert!(rig.peer.run_until(|frame| is_flow(frame, &wanted)), "the answer");
+        // Nobody listens there.
+        rig.send(&udp((client, 5001), (node, 9091), b"question"));
+        let icmp = [proto::ICMP, proto::ICMPV6][n];
+        let is_error = |frame: &[u8]| {
+            let parsed = parse(frame, &HashKey::new(1));
+            parsed.is_ok_and(|p| p.key.proto == icmp && p.key.dst_addr() == client)
+        };
+        assert!(rig.peer.run_until(is_error), "port unreachable");
+    }
+    // What others ask of the same server is not the switch's.
+    let socket = rig.node.enter(|| UdpSocket::bind((ip(NODE[0]), 9090))).unwrap().unwrap();
+    let asks = rig.client.enter(|| UdpSocket::bind((ip(CLIENT[0]), 0))).unwrap().unwrap();
+    for socket in [&socket, &asks] {
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    }
+    asks.send_to(b"x", (ip(NODE[0]), 9090)).unwrap();
+    let (_, from) = socket.recv_from(&mut [0; 4]).unwrap();
+    socket.send_to(b"y", from).unwrap();
+    asks.recv_from(&mut [0; 4]).expect("straight from the node");
+}
+
+/// A host port at 127.0.0.1, from the node's own processes.
+#[test]
+fn loopback_is_steered_for_the_nodes_own_processes() {
+    podswitch_testkit::require_tap!();
+    let mut rig = Rig::new(|node| {
+        let mut netlink = Netlink::open(node).unwrap();
+        let lo = netlink.link("lo").unwrap().index;
+        netlink.set_up(lo).unwrap();
+    });
+    let loopback = Front { address: ip("127.0.0.1"), protocol: proto::UDP, port: 8053 };
+    let steering = rig.steering.as_mut().unwrap();
+    steering.update(1500, NODE.map(ip).to_vec(), (vec![loopback], Vec::new())).unwrap();
+    let node = rig.node.clone();
+    let to = SocketAddr::new(ip("127.0.0.1"), 8053);
+    rig.reaches_the_switch(&node, "127.0.0.1", to, 100);
+    rig.reaches_the_switch(&node, NODE[0], to, 100);
+}
+
 /// Services come and go; what is not theirs any more is the node's again.
 #[test]
 fn updates_and_the_end() {
@@ -221,11 +306,13 @@ fn updates_and_the_end() {
     // Many, in more messages than one.
     let many = (1..=3000).map(|port| Front { address: ip(NODE[0]), protocol: 17, port });
     let steering = rig.steering.as_mut().unwrap();
-    steering.update(1500, NODE.map(ip).to_vec(), many.chain(fronts()).collect()).unwrap();
+    steering
+        .update(1500, NODE.map(ip).to_vec(), (many.chain(fronts()).collect(), Vec::new()))
+        .unwrap();
     rig.reaches_the_switch(&client, CLIENT[0], SocketAddr::new(ip(NODE[0]), 2999), 10);
     rig.reaches_the_switch(&client, CLIENT[0], to, 10);
     let steering = rig.steering.as_mut().unwrap();
-    steering.update(1500, NODE.map(ip).to_vec(), Vec::new()).unwrap();
+    steering.update(1500, NODE.map(ip).to_vec(), (Vec::new(), Vec::new())).unwrap();
     let server = node.enter(|| UdpSocket::bind(to)).unwrap().unwrap();
     server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     for ns in [&client, &node] {

@@ -20,6 +20,9 @@ pub struct LocalNode {
     pub labels: Labels,
     /// Its own addresses (InternalIP). The first of each family is its VTEP's.
     pub addresses: Vec<IpAddr>,
+    /// Further addresses of the node itself: ExternalIPs, those of its interfaces. It has host ports
+    /// there, too, and for its own processes at 127.0.0.1.
+    pub local_addresses: Vec<IpAddr>,
     /// Ranges that its pods' addresses come from.
     pub pod_cidrs: Vec<Cidr>,
     /// MAC addresses of its VTEPs.
@@ -50,6 +53,7 @@ impl Default for LocalNode {
             name: "".into(),
             labels: Labels::default(),
             addresses: Vec::new(),
+            local_addresses: Vec::new(),
             pod_cidrs: Vec::new(),
             vtep: VtepMac::default(),
             underlay_mac: Mac::ZERO,

@@ -10,13 +10,14 @@
 //! configuration change do not count again. What denied a packet is counted for every denied packet:
 //! it opens no connection, so each is an attempt of its own.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use podswitch_vxlan::template::SourcePort;
 use podswitch_wire::flow_key::{FlowKey, proto, to_bytes};
 use podswitch_wire::parse::tcp_flags::{ACK, RST, SYN};
 use podswitch_wire::parse::{Fragment, Parsed};
 
+use super::direction::PickUp;
 use super::frame::{sender_id, source_mac};
 use super::prefetch::MissInfo;
 use super::{BurstContext, Engine};
@@ -26,7 +27,7 @@ use crate::flow::table::FlowEntry;
 use crate::flow::tcp::{Judgement, Segment, TcpState, is_over, is_possible, window_scale};
 use crate::invalidation::Groups;
 use crate::packet::Packet;
-use crate::pinned::{Direction, Pinned};
+use crate::pinned::{Direction, Opened, Pinned, SourceNat};
 use crate::resolve::{
     Answer, ConnAction, Denial, DenialCounter, Forward, Hints, Query, Verdict, check_source,
     connection_action, decide, may_open,
@@ -57,7 +58,7 @@ impl<'s> From<Denial<'s>> for Admission<'s> {
 
 /// A TCP segment to a Service whose connection is not known. Its sender gets a reset, as from any
 /// host that has lost the connection, and does not have to time out (S11).
-const UNKNOWN_CONNECTION: Denial<'static> = Denial {
+pub(super) const UNKNOWN_CONNECTION: Denial<'static> = Denial {
     reason: DropReason::TcpInvalidState,
     object: None,
     answer: Answer::PortUnreachable,
@@ -76,7 +77,7 @@ impl Engine {
     /// layer-4 header.
     pub(super) fn admit<'s>(
         &mut self,
-        cx: &BurstContext<'s>,
+        cx: &mut BurstContext<'s>,
         packet: &Packet,
         parsed: &Parsed,
         payload: u32,
@@ -106,20 +107,46 @@ impl Engine {
             }
             known = None;
         }
+        let (mut opened, mut backend) = (Opened::First, None);
+        match &known {
+            Some(known) => {
+                if let Some(denial) = self.opens_against(cx, known, packet, parsed) {
+                    return denial.into();
+                }
+            }
+            None if !may_open(&parsed.key, parsed.tcp_flags) => {
+                match self.pick_up(cx, packet, parsed) {
+                    PickUp::Forward(how) => opened = how,
+                    PickUp::Through(server) => {
+                        (opened, backend) = (Opened::MidStream, Some(server));
+                    }
+                    PickUp::Reply(connection) => known = Some(connection),
+                    PickUp::Deny(denial) => return denial.into(),
+                }
+            }
+            None if parsed.key.proto == proto::SCTP && !is_sctp_init(packet.bytes(), parsed) => {
+                opened = Opened::MidStream;
+            }
+            None => {}
+        }
         let query = Query {
             known: known.as_ref().map(|k| (&k.pinned, k.connection.direction())),
             affinity: Some((&self.shared.affinity, cx.now.as_secs() as u32)),
+            backend,
             ..Query::of(&parsed.key, packet)
         };
         let hints = info.lookups.map(|lookups| &lookups.hints);
         let mut decided =
             Decided { pinned: query.pinned(), plan: Plan::default(), forward: Forward::default() };
+        if known.is_none() {
+            decided.pinned.opened = opened;
+        }
         if let Some(other) = evaluate(cx.snapshot, &query, hints, &mut decided) {
             return other;
         }
         let connection = match &known {
             Some(known) => known.connection,
-            None => match self.connect(cx, index_hash, packet, parsed, &mut decided) {
+            None => match self.connect(cx, index_hash, packet, parsed, (backend, &mut decided)) {
                 Ok(Some(connection)) => connection,
                 Ok(None) => return Admission::Pass(decided.plan),
                 Err(admission) => return admission,
@@ -142,11 +169,11 @@ impl Engine {
         index_hash: IndexHash,
         packet: &Packet,
         parsed: &Parsed,
-        decided: &mut Decided<'s>,
+        (backend, decided): (Option<SocketAddr>, &mut Decided<'s>),
     ) -> Result<Option<ConnectionRef>, Admission<'s>> {
         let flags = parsed.tcp_flags;
         if !may_open(&parsed.key, flags) {
-            if decided.pinned.is_translated() {
+            if decided.pinned.is_translated() && !is_unchanged(&decided.pinned, backend) {
                 return Err(UNKNOWN_CONNECTION.into());
             }
             if cx.snapshot.services.is_backend(&parsed.key) {
@@ -224,8 +251,9 @@ impl Engine {
         }
     }
 
-    /// Whether a known connection ends with this packet: a SYN after the connection was closed, or
-    /// the client's next packet after a change of its Service. `None`: it goes on.
+    /// Whether a known connection ends with this packet: a SYN after the connection was closed, one
+    /// that shows that its direction was wrong, or the client's next packet after a change of its
+    /// Service. `None`: it goes on.
     fn ending_action(
         &self,
         cx: &BurstContext<'_>,
@@ -236,6 +264,9 @@ impl Engine {
         let is_syn = parsed.key.proto == proto::TCP && parsed.tcp_flags & (SYN | ACK) == SYN;
         let states = is_syn.then(|| self.shared.tracker.tcp_states(known.connection)).flatten();
         if states.is_some_and(|[own, peer]| is_over(own, peer)) {
+            return Some(ConnAction::Reopen);
+        }
+        if self.corrects_direction(known, packet, parsed) {
             return Some(ConnAction::Reopen);
         }
         if known.connection.direction() == Direction::Reply {
@@ -336,8 +367,17 @@ fn same_ends(a: &Pinned, b: &Pinned) -> bool {
     ends(a) == ends(b)
 }
 
+/// Whether a Service gives a connection in mid-stream the backend that it is known to have, and keeps
+/// the client's address.
+fn is_unchanged(pinned: &Pinned, backend: Option<SocketAddr>) -> bool {
+    let client = &pinned.original;
+    let is_kept = (pinned.reply.dst, pinned.reply.dst_port) == (client.src, client.src_port);
+    let to = SocketAddr::new(pinned.reply.src_addr(), pinned.reply.src_port);
+    is_kept && pinned.source_nat == SourceNat::Kept && backend == Some(to)
+}
+
 /// Whether the packet's first chunk is the INIT that opens an association (RFC 9260 §3.3.2), which
 /// is always alone in its packet.
-fn is_sctp_init(frame: &[u8], parsed: &Parsed) -> bool {
+pub(super) fn is_sctp_init(frame: &[u8], parsed: &Parsed) -> bool {
     parsed.key.proto == proto::SCTP && frame.get(usize::from(parsed.l4) + 12) == Some(&1)
 }

@@ -18,7 +18,8 @@
 //! * [`ingress`]: counts and parses; [`decap`]: frames from an uplink; [`bridge`]: layer 2.
 //! * [`fast`]: packets of known flows. Neither allocates nor locks. [`apply`] rewrites them.
 //! * [`slow`]: everything else; [`prefetch`]: its lookups, made for a whole burst at once.
-//! * [`admission`]: finds the packet's connection or [opens](open) one, and asks `resolve`.
+//! * [`admission`]: finds the packet's connection or [opens](open) one, and asks `resolve`;
+//!   [`direction`]: which end of a connection is the client.
 //! * [`egress`]: TTL, MTU, tunnel headers; [`pmtu`]: path MTU of the tunnel.
 //! * [`answer`]: ICMP errors, resets, the gateway; [`neighbour`]: ARP and ND.
 //!
@@ -30,6 +31,7 @@ mod answer;
 mod apply;
 mod bridge;
 mod decap;
+mod direction;
 mod egress;
 mod fast;
 mod fragments;
@@ -60,6 +62,7 @@ use crate::action::DropReason;
 use crate::answer::icmp::ErrorLimiter;
 use crate::flow::connection::{Tracker, TrackerConfig};
 use crate::flow::fragments::Released;
+use crate::flow::probes::Probes;
 use crate::flow::table::{FlowTable, FlowTableConfig};
 use crate::id::{Cookie, PortId};
 use crate::limit::KeyedLimiter;
@@ -79,6 +82,8 @@ pub struct Shared {
     pub fdb: Fdb,
     /// Session affinity of clients.
     pub affinity: Affinity,
+    /// Clients that are probed for unknown connections.
+    pub probes: Probes,
     /// Secret hash key of this process.
     pub hash_key: HashKey,
     fragments: FragmentStore,
@@ -118,6 +123,7 @@ impl Shared {
             tracker: Tracker::new(config),
             fdb: Fdb::new(limits.fdb, &hash_key),
             affinity: Affinity::default(),
+            probes: Probes::default(),
             hash_key,
             fragments: FragmentStore::new(hash_key),
             workers: AtomicUsize::new(1),
@@ -150,6 +156,10 @@ pub struct Engine {
     released: Released,
     errors: ErrorLimiter,
     floods: KeyedLimiter,
+    /// Rate of probes, by the port whose segments cause them.
+    probes: KeyedLimiter,
+    /// Rate of unsuccessful searches for a connection to end, by account.
+    searches: KeyedLimiter,
     observer: Option<Box<dyn Observer>>,
     /// Parsed headers of the current burst.
     parsed: Box<[Parsed; BATCH]>,
@@ -182,6 +192,8 @@ impl Engine {
             released: Released::default(),
             errors: ErrorLimiter::new(hash_key),
             floods: bridge::flood_limiter(),
+            probes: direction::probe_limiter(),
+            searches: open::search_limiter(),
             observer: None,
             parsed: Box::new([Parsed::default(); BATCH]),
             sweep: 0,

@@ -1,21 +1,31 @@
 //! Opening of connections: the SNAT port, the entry in the connection table, and the counters of
 //! what allowed the connection.
 
-use podswitch_wire::flow_key::proto;
+use podswitch_wire::flow_key::{FlowKey, proto};
 
 use super::{BurstContext, Engine};
 use crate::action::DropReason;
 use crate::flow::connection::{Created, IndexHash, Refused};
+use crate::limit::{KeyedLimiter, Rate};
 use crate::nat::ports::Lease;
 use crate::nat::select::Served;
 use crate::pinned::{Pinned, SourceNat};
 use crate::resolve::Forward;
 use crate::snapshot::PortFacts;
 
-/// Slots of the connection table that are examined for one to end when the table is full.
-const EVICTION_SCAN: usize = 256;
+/// Most searches for a connection to end, for each new connection.
+const SEARCHES: usize = 8;
 /// Source ports that are tried for a connection whose reply key another connection has.
 const NAT_TRIES: usize = 64;
+/// Tries after which an unproven connection ends in favour of a new one if it was idle for a second,
+/// and after which any unproven one does.
+const CROWDED: usize = 8;
+const LAST_TRIES: usize = NAT_TRIES - 8;
+
+/// The rate of searches for a connection to end that find none, for each account.
+pub(super) fn search_limiter() -> KeyedLimiter {
+    KeyedLimiter::new(Rate::new(200, 200), 1024)
+}
 
 impl Engine {
     /// Opens the connection `pinned`, or finds that another worker or the other direction was
@@ -29,18 +39,34 @@ impl Engine {
         forward: &Forward<'_>,
     ) -> Result<Created, DropReason> {
         let range = &cx.snapshot.nat_ports;
+        let ports = u64::from(range.end().saturating_sub(*range.start())) + 1;
+        let has_ports = has_ports(pinned.original.proto);
         // Where the search for a port begins. Derived from the secret key, so that nobody outside
         // can predict ports.
         let mut from = None;
-        let first = |engine: &Self, pinned: &Pinned| pinned.original.hash(&engine.shared.hash_key);
-        for _ in 0..NAT_TRIES {
+        for attempt in 0..NAT_TRIES {
             // Without ports, only the addresses tell connections apart.
-            let leases = pinned.source_nat != SourceNat::Kept && has_ports(pinned.original.proto);
+            let leases = pinned.source_nat != SourceNat::Kept && has_ports;
             if leases {
                 let fair = matches!(cx.snapshot.port(pinned.origin), PortFacts::Pod(_));
-                let from = *from.get_or_insert_with(|| first(self, pinned));
-                let port = self.shared.tracker.nat().lease(pinned, &Lease { range, from, fair });
-                pinned.reply.dst_port = port.ok_or(DropReason::NatPortsExhausted)?;
+                let hash = || pinned.original.hash(&self.shared.hash_key);
+                let lease = Lease { range, from: *from.get_or_insert_with(hash), fair };
+                let nat = self.shared.tracker.nat();
+                if !nat.share(pinned, &lease) {
+                    return Err(DropReason::NatPortsExhausted);
+                }
+                let port = match pinned.source_nat {
+                    SourceNat::Endpoint => nat.map(pinned, &lease),
+                    _ => Some(range.start() + (lease.from % ports) as u16),
+                };
+                let Some(port) = port else {
+                    // No port is left that could serve all destinations of this client. This
+                    // connection gets a port of its own.
+                    nat.release_share(pinned);
+                    pinned.source_nat = SourceNat::Connection;
+                    continue;
+                };
+                pinned.reply.dst_port = port;
             }
             let created = self.create(cx, index_hash, pinned);
             if leases && !matches!(created, Ok(Created::New(_))) {
@@ -53,32 +79,45 @@ impl Engine {
                     }
                     return Ok(created);
                 }
-                Err(Refused::Full) => return Err(DropReason::ConnectionTableFull),
-                Err(Refused::PortLimit) => return Err(DropReason::ConnectionLimit),
                 // Another connection has this reply key: the same client port reaches the same
-                // backend by two addresses of a Service. The second gets another port (S16).
-                Err(Refused::Collision) if has_ports(pinned.original.proto) => {
-                    let next = from.unwrap_or_else(|| first(self, pinned));
-                    let next = next.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                    let next = next.rotate_left(29).wrapping_add(1);
+                // backend by two addresses of a Service, or the port is in use towards this
+                // destination. Unless that connection gives way, this one gets another port (S16).
+                Err(Refused::Collision) if self.gives_way(cx, &pinned.reply, attempt) => {}
+                Err(Refused::Collision) if has_ports => {
+                    let at = from.unwrap_or_else(|| pinned.original.hash(&self.shared.hash_key));
+                    let next = (at % ports) + stride(ports);
                     from = Some(next);
                     if pinned.source_nat == SourceNat::Endpoint {
                         // The port that all connections of the client share is in use towards this
                         // peer. This connection gets a port of its own.
                         pinned.source_nat = SourceNat::Connection;
                     } else if !leases {
-                        let ports = u64::from(*range.end() - *range.start()) + 1;
                         pinned.reply.dst_port = range.start() + (next % ports) as u16;
                     }
                 }
-                Err(Refused::Collision) => break,
+                Err(refused) => return Err(refused.into()),
             }
         }
         Err(DropReason::NatPortsExhausted)
     }
 
-    /// Creates the connection. If the table is full, short-lived connections are ended first (T-C5).
-    fn create(
+    /// Whether the connection that has a new one's reply key was ended in its favour. One that is over
+    /// always is. If several ports were in use, the pool is nearly full: then one that is unproven
+    /// for a second is ended, and at last any that is unproven.
+    fn gives_way(&self, cx: &BurstContext<'_>, reply: &FlowKey, attempt: usize) -> bool {
+        let patience = match attempt {
+            ..CROWDED => None,
+            CROWDED..LAST_TRIES => Some(1),
+            _ => Some(0),
+        };
+        let tracker = &self.shared.tracker;
+        let old = tracker.find_key(reply);
+        old.is_some_and(|old| tracker.give_way(old.connection, patience, cx.now.as_secs() as u32))
+    }
+
+    /// Creates the connection. If a limit is reached, connections are ended that are over, or else
+    /// unproven (T-C5): of the account or source whose limit it is.
+    pub(super) fn create(
         &mut self,
         cx: &BurstContext<'_>,
         index_hash: IndexHash,
@@ -86,15 +125,25 @@ impl Engine {
     ) -> Result<Created, Refused> {
         let seconds = cx.now.as_secs() as u32;
         let tracker = &self.shared.tracker;
-        match tracker.create_at(index_hash, pinned, seconds) {
-            Err(Refused::Full) => {
-                let slots = tracker.slots().max(1);
-                self.eviction_cursor = (self.eviction_cursor + EVICTION_SCAN) % slots;
-                tracker.sweep(self.eviction_cursor, EVICTION_SCAN, seconds, true);
-                tracker.create_at(index_hash, pinned, seconds)
+        let mut created = tracker.create_at(index_hash, pinned, seconds);
+        for _ in 0..SEARCHES {
+            let (charge, key) = match &created {
+                Err(Refused::Full) => (None, u64::MAX),
+                Err(Refused::Limit(charge)) => (Some(charge), charge.key()),
+                _ => return created,
+            };
+            // The rate of searches that find nothing is limited.
+            if !self.searches.take(key, cx.now) {
+                return created;
             }
-            created => created,
+            let (ended, next) = tracker.reclaim(self.eviction_cursor, charge, seconds);
+            self.eviction_cursor = next;
+            if ended > 0 {
+                self.searches.put_back(key, cx.now);
+                created = tracker.create_at(index_hash, pinned, seconds);
+            }
         }
+        created
     }
 
     /// Counts what allowed a new connection: the policy rules, and the Service's backend. Also
@@ -112,6 +161,31 @@ impl Engine {
             let now = cx.now.as_secs() as u32;
             let backend = chosen.backend().socket();
             self.shared.affinity.pin(chosen.entry.id, client, backend, now, *timeout);
+        }
+    }
+}
+
+/// The distance between two source ports that are tried one after the other, in a range of `ports`:
+/// every port is tried once, neighbours late.
+fn stride(ports: u64) -> u64 {
+    let is_prime_to = |n: u64| {
+        let (mut a, mut b) = (n, ports);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a == 1
+    };
+    // The golden section, or the next number that has no divisor in common with `ports`.
+    let about = ports * 40_503 / 65_536;
+    (about.max(1)..).find(|n| is_prime_to(*n)).unwrap_or(1)
+}
+
+impl From<Refused> for DropReason {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full => Self::ConnectionTableFull,
+            Refused::Limit(_) => Self::ConnectionLimit,
+            Refused::Collision => Self::NatPortsExhausted,
         }
     }
 }

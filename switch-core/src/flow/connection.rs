@@ -28,8 +28,8 @@ use podswitch_wire::flow_key::HashKey;
 use super::tcp::TcpState;
 use crate::id::PortId;
 
-pub use crate::pinned::{Account, Direction, Pinned, SourceNat};
-pub use slot::PRESSURE_SECS;
+pub use crate::pinned::{Account, Charge, Direction, Opened, Pinned, SourceNat};
+pub use slot::{PRESSURE_SECS, Worth};
 pub use tracker::Tracker;
 
 /// Atomics and locks; `model.rs` replaces them.
@@ -50,6 +50,8 @@ const SHARDS: usize = 64;
 const PORTS: usize = PortId::MAX_PORTS;
 /// VTEPs that have an account: as many as there can be.
 const ENDS: usize = 1 << 16;
+/// Counts for the sources behind VTEPs. Sources with the same hash share one.
+const SOURCES: usize = 1 << 16;
 
 const _: () = assert!(size_of::<slot::Lane>() == 64 && size_of::<slot::Slot>() == 192);
 const _: () = assert!(size_of::<facts::ReplyFacts>() == 64);
@@ -116,7 +118,9 @@ pub struct Known {
 pub struct TrackerConfig {
     /// Most connections in total.
     pub connections: u32,
-    /// Most connections that one port or VTEP may originate.
+    /// Most connections that one port or VTEP may originate. Besides, an account has at most as many
+    /// as are free in the table, and a source behind a VTEP at most as many as are free in that one's
+    /// account: a newcomer always finds room.
     pub per_port: u32,
     /// Secret hash key of this process. The flow tables must use the same.
     pub hash_key: HashKey,
@@ -127,8 +131,8 @@ pub struct TrackerConfig {
 pub enum Refused {
     /// The table is full.
     Full,
-    /// The originating port or VTEP has reached its limit.
-    PortLimit,
+    /// The originating port, VTEP or source has reached its limit.
+    Limit(Charge),
     /// Another connection has the reply key: the translations collide.
     Collision,
 }

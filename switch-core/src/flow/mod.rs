@@ -6,5 +6,6 @@
 pub mod connection;
 pub mod fragments;
 mod incremental_index;
+pub mod probes;
 pub mod table;
 pub mod tcp;

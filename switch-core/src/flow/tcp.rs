@@ -203,15 +203,23 @@ pub fn check(segment: &Segment, own: &Side, peer: &Side) -> Judgement {
 }
 
 /// Idle timeout of a connection in these states, in seconds (RFC 5382 REQ-5: established two hours
-/// four minutes, transitory four minutes).
+/// four minutes, transitory four minutes). A half-closed one may carry data of the other side for an
+/// hour, as kube-proxy sets it (`tcpCloseWaitTimeout`).
 pub fn idle_limit(a: TcpState, b: TcpState) -> u32 {
     let (low, high) = if a < b { (a, b) } else { (b, a) };
     match (low, high) {
         (_, TcpState::Reset) => 10,
         (TcpState::Closed, _) => 30,
         (TcpState::Established, TcpState::Established) => 7_440,
+        (TcpState::Established, TcpState::Closing | TcpState::Closed) => 3_600,
         _ => 240,
     }
+}
+
+/// Whether both sides have answered and at least one may still send: such a connection is never ended
+/// early.
+pub fn is_live(a: TcpState, b: TcpState) -> bool {
+    a.min(b) == TcpState::Established && a.max(b) != TcpState::Reset
 }
 
 #[cfg(test)]
@@ -251,6 +259,24 @@ mod tests {
         let gone = side(TcpState::Closed, 5_000, 9_000, 1_000);
         assert_eq!(check(&segment(SYN, 77, 0), &gone, &gone), Judgement::Restart);
         assert_eq!(check(&segment(SYN, 77, 0), &live, &live), Judgement::Fits);
+    }
+
+    #[test]
+    fn half_closed_connections_live_an_hour() {
+        use TcpState::*;
+        for closed in [Closing, Closed] {
+            assert_eq!(idle_limit(Established, closed), 3_600);
+            assert_eq!(idle_limit(closed, Established), 3_600);
+            assert!(is_live(Established, closed) && is_live(closed, Established));
+        }
+        for ended in [[Closing, Closing], [Closing, Closed], [Closed, Closed]] {
+            assert!(idle_limit(ended[0], ended[1]) <= 240);
+            assert!(!is_live(ended[0], ended[1]));
+        }
+        assert!(is_live(Established, Established));
+        for opening in [None, SynSent, Reset] {
+            assert!(!is_live(Established, opening) && !is_live(opening, Established));
+        }
     }
 
     #[test]

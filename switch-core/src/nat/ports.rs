@@ -1,13 +1,18 @@
-//! Source ports for SNAT: no two live connections have the same port of an address (S16; no port
-//! overloading, RFC 4787 REQ-1 to REQ-3; threat T-N1).
+//! Source ports for SNAT (S16, RFC 4787 REQ-1 to REQ-3; threat T-N1).
+//!
+//! A masqueraded client endpoint ([`SourceNat::Endpoint`]) has one port for all its destinations, and no
+//! other client has the same. A connection with a port of its own ([`SourceNat::Connection`]) shares it
+//! with no other connection to the same destination, which the connection table sees to: their reply
+//! keys would be the same. So each destination has all ports of the range. What is kept here is how
+//! many of them each port of the switch holds.
 //!
 //! Shared by all workers behind one lock, which is taken when a connection with SNAT is opened or
 //! ends, never for other packets. The range of ports must be reserved on the node, so that the
 //! node's own sockets do not use them.
 //!
-//! [`NatPorts::lease`] can keep shares fair: a holder that has as many ports of an address as are
-//! free gets no more. So one pod never has more than half of them, two pods have at most two thirds,
-//! and a pod without any finds one (T-C5).
+//! Both can keep shares fair: a holder that has as many ports as are free gets no more. So one pod
+//! never has more than half of them, two pods have at most two thirds, and a pod without any finds
+//! one (T-C5).
 
 #![allow(clippy::disallowed_types, reason = "taken when a translated connection begins or ends")]
 
@@ -96,6 +101,16 @@ struct Mapping {
     holder: PortId,
 }
 
+/// Connections to one destination from one address: address and protocol, destination.
+type Towards = (Space, [u8; 16], u16);
+
+/// Their number, in total and for each port of the switch.
+#[derive(Debug, Default)]
+struct Shares {
+    count: u32,
+    holders: HashMap<PortId, u32>,
+}
+
 /// The conditions of a lease.
 #[derive(Clone, Copy, Debug)]
 pub struct Lease<'a> {
@@ -112,6 +127,9 @@ pub struct Lease<'a> {
 struct Leases {
     used: HashMap<Space, Used>,
     mapped: HashMap<Mapped, Mapping>,
+    shared: HashMap<Towards, Shares>,
+    /// Connections with a port of their own.
+    alone: usize,
 }
 
 /// See the module's description.
@@ -125,15 +143,11 @@ impl NatPorts {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leases a port of the SNAT address of the connection `pinned`. `None` if all are in use, or the
-    /// holder's share is exhausted.
-    pub fn lease(&self, pinned: &Pinned, lease: &Lease<'_>) -> Option<u16> {
+    /// The port that all connections of a masqueraded client endpoint share, at the SNAT address of
+    /// `pinned`. `None` if all are in use, or the holder's share is exhausted.
+    pub fn map(&self, pinned: &Pinned, lease: &Lease<'_>) -> Option<u16> {
         let (space, holder) = (space(&pinned.reply), pinned.origin);
-        let mut leases = self.lock();
-        let Leases { used, mapped } = &mut *leases;
-        if pinned.source_nat != SourceNat::Endpoint {
-            return used.entry(space).or_default().take(holder, lease);
-        }
+        let Leases { used, mapped, .. } = &mut *self.lock();
         let client = (pinned.original.src, pinned.original.src_port, space);
         if let Some(mapping) = mapped.get_mut(&client) {
             mapping.connections += 1;
@@ -144,38 +158,80 @@ impl NatPorts {
         Some(port)
     }
 
-    /// Releases the port of a connection, if it has leased one.
-    pub fn release(&self, pinned: &Pinned) {
-        let (space, port) = (space(&pinned.reply), pinned.reply.dst_port);
-        let mut leases = self.lock_if_leased(pinned);
-        let Some(leases) = leases.as_deref_mut() else { return };
-        let mut holder = pinned.origin;
-        if pinned.source_nat == SourceNat::Endpoint {
-            let client = (pinned.original.src, pinned.original.src_port, space);
-            let Some(mapping) = leases.mapped.get_mut(&client) else { return };
-            mapping.connections -= 1;
-            if mapping.connections > 0 {
-                return;
+    /// Counts a connection with SNAT to its destination. False if shares are fair and the holder's is
+    /// exhausted.
+    pub fn share(&self, pinned: &Pinned, lease: &Lease<'_>) -> bool {
+        let Leases { shared, alone, .. } = &mut *self.lock();
+        let Shares { count, holders } = shared.entry(towards(&pinned.reply)).or_default();
+        let ports = u32::from(*lease.range.end()).saturating_sub((*lease.range.start()).into()) + 1;
+        let held = holders.entry(pinned.origin).or_default();
+        if lease.fair && *held >= ports.saturating_sub(*count) {
+            if *held == 0 {
+                holders.remove(&pinned.origin);
             }
-            holder = mapping.holder;
-            leases.mapped.remove(&client);
+            return false;
         }
-        if let Some(used) = leases.used.get_mut(&space) {
-            used.give_back(holder, port);
-            if used.count == 0 {
-                leases.used.remove(&space);
-            }
+        *held += 1;
+        *count += 1;
+        *alone += usize::from(pinned.source_nat == SourceNat::Connection);
+        true
+    }
+
+    /// Releases the port and the share of a connection, if it has SNAT.
+    pub fn release(&self, pinned: &Pinned) {
+        match pinned.source_nat {
+            SourceNat::Kept => return,
+            SourceNat::Connection => {}
+            SourceNat::Endpoint => self.release_mapping(pinned),
+        }
+        self.release_share(pinned);
+    }
+
+    /// Releases a [share](Self::share).
+    pub fn release_share(&self, pinned: &Pinned) {
+        let Leases { shared, alone, .. } = &mut *self.lock();
+        let towards = towards(&pinned.reply);
+        let Some(Shares { count, holders }) = shared.get_mut(&towards) else { return };
+        *alone -= usize::from(pinned.source_nat == SourceNat::Connection);
+        *count = count.saturating_sub(1);
+        match holders.get_mut(&pinned.origin) {
+            Some(held) if *held > 1 => *held -= 1,
+            _ => drop(holders.remove(&pinned.origin)),
+        }
+        if *count == 0 {
+            shared.remove(&towards);
         }
     }
 
-    fn lock_if_leased(&self, pinned: &Pinned) -> Option<MutexGuard<'_, Leases>> {
-        (pinned.source_nat != SourceNat::Kept).then(|| self.lock())
+    fn release_mapping(&self, pinned: &Pinned) {
+        let (space, port) = (space(&pinned.reply), pinned.reply.dst_port);
+        let Leases { used, mapped, .. } = &mut *self.lock();
+        let client = (pinned.original.src, pinned.original.src_port, space);
+        let Some(mapping) = mapped.get_mut(&client) else { return };
+        mapping.connections -= 1;
+        if mapping.connections > 0 {
+            return;
+        }
+        let holder = mapping.holder;
+        mapped.remove(&client);
+        if let Some(all) = used.get_mut(&space) {
+            all.give_back(holder, port);
+            if all.count == 0 {
+                used.remove(&space);
+            }
+        }
     }
 
     /// Number of leased ports, of all addresses and protocols.
     pub fn in_use(&self) -> usize {
-        self.lock().used.values().map(|used| used.count as usize).sum()
+        let leases = self.lock();
+        let mapped: usize = leases.used.values().map(|used| used.count as usize).sum();
+        mapped + leases.alone
     }
+}
+
+fn towards(reply: &FlowKey) -> Towards {
+    (space(reply), reply.src, reply.src_port)
 }
 
 fn space(reply: &FlowKey) -> Space {
@@ -209,17 +265,17 @@ mod tests {
         let ports = NatPorts::default();
         let mut leased = Vec::new();
         for n in 0..100 {
-            let mut pinned = connection(n, SourceNat::Connection);
-            pinned.reply.dst_port = ports.lease(&pinned, &any(u64::from(n) * 7919)).unwrap();
+            let mut pinned = connection(n, SourceNat::Endpoint);
+            pinned.reply.dst_port = ports.map(&pinned, &any(u64::from(n) * 7919)).unwrap();
             assert!(RANGE.contains(&pinned.reply.dst_port));
             leased.push(pinned);
         }
         let distinct: HashSet<u16> = leased.iter().map(|p| p.reply.dst_port).collect();
         assert_eq!(distinct.len(), 100);
-        assert_eq!(ports.lease(&connection(7, SourceNat::Connection), &any(0)), None);
+        assert_eq!(ports.map(&connection(700, SourceNat::Endpoint), &any(0)), None);
         ports.release(&leased[31]);
         ports.release(&connection(1, SourceNat::Kept));
-        let again = ports.lease(&connection(7, SourceNat::Connection), &any(0));
+        let again = ports.map(&connection(700, SourceNat::Endpoint), &any(0));
         assert_eq!(again, Some(leased[31].reply.dst_port));
         assert_eq!(ports.in_use(), 100);
     }
@@ -230,40 +286,64 @@ mod tests {
         let mut first = connection(9, SourceNat::Endpoint);
         let mut second = connection(9, SourceNat::Endpoint);
         second.original.dst_port = 99;
-        first.reply.dst_port = ports.lease(&first, &any(5)).unwrap();
-        second.reply.dst_port = ports.lease(&second, &any(77)).unwrap();
+        first.reply.dst_port = ports.map(&first, &any(5)).unwrap();
+        second.reply.dst_port = ports.map(&second, &any(77)).unwrap();
         assert_eq!(first.reply.dst_port, second.reply.dst_port);
-        let other = ports.lease(&connection(10, SourceNat::Endpoint), &any(5)).unwrap();
+        let other = ports.map(&connection(10, SourceNat::Endpoint), &any(5)).unwrap();
         assert_ne!(other, first.reply.dst_port);
         ports.release(&first);
-        assert_eq!(ports.in_use(), 2, "the second connection still uses it");
+        assert_eq!(ports.in_use(), 2, "the second connection has it still");
         ports.release(&second);
         assert_eq!(ports.in_use(), 1);
     }
 
     #[test]
-    fn fair_shares_leave_ports_for_others() {
-        let ports = NatPorts::default();
-        let fair = Lease { fair: true, ..any(3) };
-        let lease = |origin: u16, n: u16| {
-            let mut pinned = connection(n, SourceNat::Connection);
-            pinned.origin = PortId(origin);
-            pinned.reply.dst_port = ports.lease(&pinned, &fair)?;
-            Some(pinned)
-        };
-        let first: Vec<_> = (0..100).map_while(|n| lease(1, n)).collect();
-        assert_eq!(first.len(), 50);
-        let second: Vec<_> = (0..100).map_while(|n| lease(2, n)).collect();
-        assert_eq!(second.len(), 25);
-        for origin in 3..9 {
-            assert!(lease(origin, 1).is_some(), "a holder without ports finds one");
+    fn nobody_takes_all_where_shares_are_fair() {
+        for source_nat in [SourceNat::Endpoint, SourceNat::Connection] {
+            let ports = NatPorts::default();
+            let fair = Lease { fair: true, ..any(3) };
+            let lease = |origin: u16, n: u16, to: u16| {
+                let mut pinned = connection(n, source_nat);
+                pinned.origin = PortId(origin);
+                // Each source of packets has addresses of its own.
+                pinned.original.src[3] = origin as u8;
+                pinned.reply.src_port = to;
+                if !ports.share(&pinned, &fair) {
+                    return None;
+                }
+                if source_nat == SourceNat::Endpoint {
+                    let Some(port) = ports.map(&pinned, &fair) else {
+                        ports.release_share(&pinned);
+                        return None;
+                    };
+                    pinned.reply.dst_port = port;
+                }
+                Some(pinned)
+            };
+            let first: Vec<_> = (0..100).map_while(|n| lease(1, n, 53)).collect();
+            assert_eq!(first.len(), 50);
+            let second: Vec<_> = (0..100).map_while(|n| lease(2, n, 53)).collect();
+            assert_eq!(second.len(), 25);
+            for origin in 3..9 {
+                assert!(lease(origin, 1, 53).is_some(), "whoever has none finds one");
+            }
+            // Another destination is another matter, unless the port is for all of them.
+            let elsewhere = lease(1, 1000, 54).is_some();
+            assert_eq!(elsewhere, source_nat == SourceNat::Connection);
+            // What was given back counts no more.
+            first.iter().for_each(|pinned| ports.release(pinned));
+            assert!(lease(1, 7, 53).is_some());
+            assert_eq!(ports.in_use(), 25 + 6 + 1 + usize::from(elsewhere));
         }
-        // Released ports do not count.
-        first.iter().for_each(|pinned| ports.release(pinned));
-        assert!(lease(1, 7).is_some());
-        // The node's port, shared by many clients, has no limit.
-        let mut node = connection(1, SourceNat::Connection);
-        node.origin = PortId(2);
-        assert!((0..60).all(|n| ports.lease(&node, &any(n)).is_some()));
+    }
+
+    /// One who speaks for many has no share.
+    #[test]
+    fn where_shares_are_not_fair_all_are_for_one() {
+        let ports = NatPorts::default();
+        assert!((0..200).all(|n| ports.share(&connection(n, SourceNat::Connection), &any(0))));
+        let mapped =
+            (0..200).map_while(|n| ports.map(&connection(n, SourceNat::Endpoint), &any(0)));
+        assert_eq!(mapped.count(), 100);
     }
 }

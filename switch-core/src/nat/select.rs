@@ -4,8 +4,9 @@
 //! Called by `resolve` for the first packet of a connection. Counts and remembers nothing: the
 //! result is written into the connection's [`Pinned`] facts.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use podswitch_policy::service::entry::Scope;
 use podswitch_policy::service::table::{
     Chosen, DropReason as ServiceDrop, Found, Origin, Prefetched, RejectReason, Subject,
 };
@@ -43,6 +44,8 @@ pub(crate) struct FirstPacket<'a, 's> {
     pub(crate) ingress: PortId,
     /// Session affinity and the current second. `None`: no client has affinity.
     pub(crate) affinity: Option<(&'a Affinity, u32)>,
+    /// The backend that the connection is known to have.
+    pub(crate) backend: Option<SocketAddr>,
     /// The frontend, if it was looked up in advance.
     pub(crate) frontend: Option<&'a Prefetched<'s>>,
 }
@@ -65,6 +68,11 @@ pub(crate) fn backend<'s>(
     let key = packet.key;
     let client = key.src_addr();
     let is_pod = matches!(snapshot.port(packet.ingress), PortFacts::Pod(_));
+    let is_from_node = snapshot.host.is_some_and(|host| host.port == packet.ingress);
+    if is_loopback_v4(key.dst_addr()) && !is_from_node {
+        // A host port at 127.0.0.1 is for the node's own processes (T-S4).
+        return Ok(None);
+    }
     let table = &snapshot.services;
     let in_cluster = is_pod || snapshot.is_cluster_address(client);
     let origin = if in_cluster { Origin::InCluster } else { Origin::OffCluster };
@@ -83,13 +91,16 @@ pub(crate) fn backend<'s>(
         (Some(_), Some((clients, now))) => clients.get(found.entry.id, client, now),
         _ => None,
     };
-    let chosen = sticky
-        .and_then(|backend| found.pinned(backend, key))
-        .or_else(|| table.choose(&found, key))
-        .ok_or_else(|| {
-            let subject = Subject { cookie: Some(&found.entry.cookie), entry: None };
-            Refusal::Reject(RejectReason::NoEndpoints, subject)
-        })?;
+    let chosen = match packet.backend {
+        Some(backend) => found.kept(backend, key),
+        None => sticky
+            .and_then(|backend| found.pinned(backend, key))
+            .or_else(|| table.choose(&found, key)),
+    };
+    let chosen = chosen.ok_or_else(|| {
+        let subject = Subject { cookie: Some(&found.entry.cookie), entry: None };
+        Refusal::Reject(RejectReason::NoEndpoints, subject)
+    })?;
     let backend = chosen.backend();
     pinned.reply.src = to_bytes(backend.address).0;
     pinned.reply.src_port = backend.port;
@@ -99,11 +110,15 @@ pub(crate) fn backend<'s>(
         && !is_pod
         && !snapshot.node_addresses.contains(&client)
         && !snapshot.is_local_pod(backend.address);
-    if chosen.needs_snat || is_hairpin || is_transit || returns_to_host(pinned) {
+    // With policy Local a server of the node sees the client's address (S3). The node's stack sends
+    // its replies to the switch, see `podswitch_linux::nft`.
+    let is_on_node = snapshot.node_addresses.contains(&backend.address);
+    let keeps_client = is_on_node && !in_cluster && chosen.scope == Scope::Local;
+    let returns_to_host = is_from_node && !keeps_client && (is_on_node || returns_to_host(pinned));
+    if chosen.needs_snat || is_hairpin || is_transit || returns_to_host || is_loopback_v4(client) {
         // A network stack accepts no packet from the wire that has one of its own addresses as
         // source. This holds for a pod's stack and for the node's.
-        let is_own_address = is_hairpin && snapshot.is_local_pod(client)
-            || snapshot.node_addresses.contains(&backend.address);
+        let is_own_address = is_hairpin && snapshot.is_local_pod(client) || is_on_node;
         let address = if is_own_address {
             snapshot.gateway_address(client)
         } else {
@@ -112,6 +127,11 @@ pub(crate) fn backend<'s>(
         set_source(pinned, address, SourceNat::Connection);
     }
     Ok(Some(Served { chosen, affinity }))
+}
+
+/// Whether an address is one of 127.0.0.0/8.
+pub(crate) fn is_loopback_v4(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(a) if a.is_loopback())
 }
 
 /// Replaces the source of a connection from a pod to a destination outside the cluster with the

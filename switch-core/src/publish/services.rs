@@ -1,5 +1,6 @@
 //! Services: what the Service compiler is told of a publish.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use hashbrown::HashSet;
@@ -11,6 +12,7 @@ use super::diff::Diff;
 use super::fault;
 use super::left_out::Published;
 use super::settings::Settings;
+use crate::config::LocalNode;
 use crate::id::Cookie;
 
 /// A compiler that knows no Service.
@@ -54,11 +56,22 @@ pub(super) fn news(before: &[Clash], now: &[Clash], published: &mut Published) {
     published.taken.extend(won);
 }
 
+/// Further addresses of the node, at which it has host ports.
+fn local_addresses(node: &LocalNode) -> Vec<IpAddr> {
+    let mut addresses = node.local_addresses.clone();
+    addresses.push(Ipv4Addr::LOCALHOST.into());
+    addresses.retain(|address| !node.addresses.contains(address));
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
 fn settings(settings: &Settings) -> ServiceSettings {
     let node = &settings.node;
     ServiceSettings {
         view: Viewpoint { node: node.name.clone(), zone: node.zone().map(Into::into) },
         node_addresses: node.addresses.clone(),
+        local_addresses: local_addresses(node),
         service_cidrs: settings.service_cidrs.clone(),
         allowed_external_ips: settings.allowed_external_ips.clone(),
         cluster_key: settings.cluster_key.0,

@@ -40,6 +40,12 @@ impl<'s> Ends<'s> {
         };
         Self { client_is_local, backend_is_local, to }
     }
+
+    /// Those of a connection that the other end opened.
+    pub(super) fn turned(self) -> Self {
+        let Self { client_is_local, backend_is_local, to } = self;
+        Self { client_is_local: backend_is_local, backend_is_local: client_is_local, to }
+    }
 }
 
 /// The sender is nearly always the pod behind the ingress port, and the port's facts suffice.

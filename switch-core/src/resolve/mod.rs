@@ -17,6 +17,7 @@ mod service;
 mod source;
 mod uplink;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use podswitch_policy::service::entry::ServiceEntry;
@@ -34,7 +35,7 @@ use crate::id::{Cookie, PortId};
 use crate::nat::affinity::Affinity;
 use crate::nat::select::{self, FirstPacket, Served};
 use crate::packet::Packet;
-use crate::pinned::{Direction, Pinned, SourceNat};
+use crate::pinned::{Direction, Opened, Pinned, SourceNat};
 use crate::snapshot::Snapshot;
 
 /// A packet, as [`resolve`] sees it.
@@ -50,12 +51,14 @@ pub struct Query<'a> {
     pub known: Option<(&'a Pinned, Direction)>,
     /// Session affinity and the current second. `None`: no client has affinity.
     pub affinity: Option<(&'a Affinity, u32)>,
+    /// The backend of a connection through a Service of which nothing else is known.
+    pub backend: Option<SocketAddr>,
 }
 
 impl<'a> Query<'a> {
     /// The first packet of a connection.
     pub fn new(key: &'a FlowKey, ingress: PortId) -> Self {
-        Self { key, ingress, via: None, known: None, affinity: None }
+        Self { key, ingress, via: None, known: None, affinity: None, backend: None }
     }
 
     /// The same for a packet that was received.
@@ -238,6 +241,7 @@ fn translate<'s>(
         key: query.key,
         ingress: query.ingress,
         affinity: query.affinity,
+        backend: query.backend,
         frontend: hints.map(|hints| &hints.frontend),
     };
     let returns_to_host = |pinned: &Pinned| route::returns_to_host(snapshot, query, pinned);
@@ -266,6 +270,10 @@ pub fn forwarding<'s>(
     let to_gateway = snapshot.is_gateway(pinned.reply.src_addr());
     if !to_gateway {
         policy::evaluate(snapshot, pinned, &ends, hints, allowed_by)?;
+        if pinned.opened == Opened::Undirected {
+            let mut opposite = AllowedBy::default();
+            policy::evaluate(snapshot, &pinned.turned(), &ends.turned(), None, &mut opposite)?;
+        }
     }
     route::lookup(snapshot, query, pinned, direction, ends.to).map_err(Denial::from)
 }

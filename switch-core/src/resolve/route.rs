@@ -11,6 +11,7 @@ use podswitch_wire::flow_key::FlowKey;
 use super::{Answer, Denial, Query};
 use crate::action::{DropReason, Plan};
 use crate::id::PortId;
+use crate::nat::select::is_loopback_v4;
 use crate::pinned::{Direction, Pinned, SourceNat};
 use crate::snapshot::{
     EndpointFacts, FibEntry, HostPort, Location, NextHops, PortFacts, Reach, Snapshot, UplinkPort,
@@ -99,7 +100,12 @@ pub(super) fn lookup(
         return Ok(Hop::Gateway);
     }
     if let Some(reason) = unroutable(destination) {
-        return Err(Unreachable::new(reason, Answer::Silent));
+        // A process of the node that used 127.0.0.1 towards a host port gets its replies there.
+        let is_reply = direction == Direction::Reply && is_loopback_v4(destination);
+        return match snapshot.host {
+            Some(host) if is_reply && host.port == pinned.origin => to_host(snapshot),
+            _ => Err(Unreachable::new(reason, Answer::Silent)),
+        };
     }
     // A packet from the tunnel ends at this node unless a Service sends it on.
     let ends_here = query.via.is_some() && !pinned.is_translated();
@@ -195,25 +201,33 @@ fn by_reach(
     }
 }
 
-/// Whether a new connection from the node's own stack would be routed back to it. Then only the
+/// Whether a new connection that came from the node's own stack would be routed back to it. Then only the
 /// node reaches the backend, and replies would go to the client without passing the switch.
 pub(super) fn returns_to_host(snapshot: &Snapshot, query: &Query<'_>, pinned: &Pinned) -> bool {
-    if snapshot.host.is_none_or(|host| host.port != query.ingress) {
-        return false;
-    }
     let backend = snapshot.endpoints.get(&pinned.reply.src_addr());
     let hop = lookup(snapshot, query, pinned, Direction::Original, backend);
     matches!(hop, Err(Unreachable { reason: DropReason::Hairpin, .. }))
 }
 
 /// To the node's own stack, which has routes to everything that is not a pod. A packet that came
-/// from there goes back only if a Service sends it and its source is translated to an address of
-/// this node: then its replies pass here, and a routing loop is recognised.
+/// from there goes back only if a Service sends it and its replies pass here, because its source is
+/// translated to an address of this node or its backend is the node itself. So a routing loop is
+/// recognised.
 fn host(snapshot: &Snapshot, query: &Query<'_>, pinned: &Pinned) -> Result<Hop, Unreachable> {
+    let replies_pass_here = || {
+        pinned.source_nat == SourceNat::Connection
+            || pinned.is_via_service() && snapshot.node_addresses.contains(&pinned.reply.src_addr())
+    };
     match snapshot.host {
-        Some(host) if host.port == query.ingress && pinned.source_nat != SourceNat::Connection => {
+        Some(host) if host.port == query.ingress && !replies_pass_here() => {
             Err(Unreachable::new(DropReason::Hairpin, Answer::HostUnreachable))
         }
+        _ => to_host(snapshot),
+    }
+}
+
+fn to_host(snapshot: &Snapshot) -> Result<Hop, Unreachable> {
+    match snapshot.host {
         None => Err(Unreachable::new(DropReason::NoRoute, Answer::NetUnreachable)),
         Some(HostPort { port, mac, mtu }) => {
             Ok(Hop::Out { port, mtu, to: mac, from: snapshot.gateway.mac })

@@ -32,9 +32,9 @@ pub fn connection_action(snapshot: &Snapshot, pinned: &Pinned, opens: bool) -> C
     let protocol = pinned.original.proto;
     if !pinned.is_via_service() {
         // A UDP sender may use the same port forever. It must not stay on a flow that is older
-        // than the Service at its destination (S10).
+        // than the Service at its destination (S10). A retransmitted first packet may move, too.
         let predates_service =
-            protocol == proto::UDP && snapshot.services.is_frontend(&pinned.original);
+            (protocol == proto::UDP || opens) && snapshot.services.is_frontend(&pinned.original);
         return if predates_service { ConnAction::Reopen } else { ConnAction::Keep };
     }
     let backend = pinned.reply.src_addr();

@@ -115,6 +115,11 @@ impl<'a> Match<'a> {
         self.entry.backends[index].flags.has(usable).then(|| self.take(index, key))
     }
 
+    /// The backend of a connection that is known to have it, whether or not it takes new connections.
+    pub fn kept(&self, backend: SocketAddr, key: &FlowKey) -> Option<Chosen<'a>> {
+        self.entry.find(backend).map(|index| self.take(index, key))
+    }
+
     #[inline]
     pub(super) fn take(&self, index: usize, key: &FlowKey) -> Chosen<'a> {
         let Self { entry, kind, scope, origin, port, .. } = *self;

@@ -79,6 +79,11 @@ impl FrontKey {
         own.into_iter().chain(node.iter().copied().filter(move |a| a.is_ipv4() == is_v4))
     }
 
+    /// Whether it stands for all of the node's addresses.
+    pub(super) fn is_of_node(&self) -> bool {
+        self.place == Place::Node
+    }
+
     /// The address, if the key is a whole address.
     pub(in crate::service) fn whole_address(&self) -> Option<IpAddr> {
         (self.place == Place::Address).then(|| to_addr(&self.address, self.family))

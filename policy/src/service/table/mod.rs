@@ -8,9 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use podswitch_wire::cidr::Cidr;
-use podswitch_wire::flow_key::{FlowKey, HashKey, proto};
+use podswitch_wire::flow_key::{Family, FlowKey, HashKey, proto};
 
-use super::entry::{BackendFlags, Scope, ServiceEntry};
+use super::entry::{BackendFlags, Scope, ServiceEntry, ServicePortId};
+use super::model::family_of;
 use crate::cow::CowMap;
 
 mod answer;
@@ -30,6 +31,8 @@ const PREFETCH_BATCH: usize = 32;
 pub(super) struct Setup {
     /// This node's addresses, at which NodePorts are.
     pub(super) node_addresses: Box<[IpAddr]>,
+    /// Further addresses of this node, for host ports only.
+    pub(super) local_addresses: Box<[IpAddr]>,
     /// CIDRs from which cluster IPs are allocated.
     pub(super) service_cidrs: Box<[Cidr]>,
     /// The cluster key.
@@ -43,8 +46,12 @@ pub struct ServiceTable {
     pub(super) setup: Arc<Setup>,
     /// Some cluster IP lies outside the configured CIDRs.
     pub(super) strays: bool,
-    /// TCP backends of any Service, with the number of ports they serve.
-    pub(super) backends: CowMap<SocketAddr, u32>,
+    /// Whether some pod of this node has host ports.
+    pub(super) has_host_ports: bool,
+    /// TCP backends of any Service, with the ports they serve.
+    pub(super) backends: CowMap<SocketAddr, Arc<[ServicePortId]>>,
+    /// The frontends of those ports.
+    pub(super) reached: CowMap<(ServicePortId, Family), Arc<[FrontKey]>>,
 }
 
 impl ServiceTable {
@@ -151,6 +158,27 @@ impl ServiceTable {
             && self.backends.contains_key(&SocketAddr::new(key.src_addr(), key.src_port))
     }
 
+    /// The frontends through which a TCP client may have reached this backend, in no order. Those that
+    /// no longer lead to it are left out.
+    pub fn frontends_of(
+        &self,
+        backend: SocketAddr,
+    ) -> impl Iterator<Item = (FrontendKind, SocketAddr)> {
+        let family = family_of(backend.ip());
+        let ids = self.backends.get(&backend).map(|ids| &**ids).unwrap_or_default();
+        let keys = ids.iter().filter_map(move |id| self.reached.get(&(*id, family)));
+        keys.flat_map(|keys| &**keys).flat_map(move |key| {
+            let port = match self.fronts.get(key) {
+                Some(Front::Port(port)) if port.entry.find(backend).is_some() => Some(port),
+                _ => None,
+            };
+            port.into_iter().flat_map(move |port| {
+                self.addresses(key, port.kind)
+                    .map(move |address| (port.kind, SocketAddr::new(address, key.port())))
+            })
+        })
+    }
+
     /// The state of a backend that was selected for a connection whose first packet had `key`.
     pub fn backend_state(&self, key: &FlowKey, backend: SocketAddr) -> BackendState {
         let Some(Port { entry, .. }) = self.front(key) else { return BackendState::NoService };
@@ -171,17 +199,16 @@ impl ServiceTable {
         })
     }
 
-    /// Every address, protocol and port of a Service or host port, unordered; NodePorts at each of
-    /// this node's addresses.
+    /// Every address, protocol and port of a Service or host port, unordered; NodePorts and host
+    /// ports at each of this node's addresses.
     pub fn frontends(&self) -> impl Iterator<Item = Frontend<'_>> {
-        let node = &*self.setup.node_addresses;
         self.fronts.iter().flat_map(move |(key, front)| {
             let port = match front {
                 Front::Port(port) => Some(port),
                 Front::Allocated(_) | Front::Foreign => None,
             };
             port.into_iter().flat_map(move |port| {
-                key.addresses(node).map(move |address| Frontend {
+                self.addresses(key, port.kind).map(move |address| Frontend {
                     kind: port.kind,
                     address,
                     protocol: port.entry.protocol,
@@ -192,9 +219,16 @@ impl ServiceTable {
         })
     }
 
+    /// The addresses of a frontend on this node.
+    fn addresses(&self, key: &FrontKey, kind: FrontendKind) -> impl Iterator<Item = IpAddr> {
+        let is_everywhere = kind == FrontendKind::HostPort && key.is_of_node();
+        let local = is_everywhere.then(|| key.addresses(&self.setup.local_addresses));
+        key.addresses(&self.setup.node_addresses).chain(local.into_iter().flatten())
+    }
+
     /// Bytes of the look-up structure, without entries.
     pub fn heap_bytes(&self) -> usize {
-        self.fronts.heap_bytes() + self.backends.heap_bytes()
+        self.fronts.heap_bytes() + self.backends.heap_bytes() + self.reached.heap_bytes()
     }
 
     /// The slot of a Service's table for a connection.
@@ -217,9 +251,24 @@ impl ServiceTable {
         if front.is_none() && self.is_node_address(key) {
             front = self.fronts.get(&FrontKey::node(key.family, key.proto, key.dst_port));
         }
+        if front.is_none() && self.has_host_ports {
+            return self.local_front(key);
+        }
         match front? {
             Front::Port(port) => Some(port),
             Front::Allocated(_) | Front::Foreign => None,
+        }
+    }
+
+    /// The host port that a packet to one of the node's further addresses is for.
+    #[inline(never)]
+    fn local_front(&self, key: &FlowKey) -> Option<&Port> {
+        if !self.setup.local_addresses.contains(&key.dst_addr()) {
+            return None;
+        }
+        match self.fronts.get(&FrontKey::node(key.family, key.proto, key.dst_port))? {
+            Front::Port(port) if port.kind == FrontendKind::HostPort => Some(port),
+            _ => None,
         }
     }
 

@@ -1,7 +1,8 @@
 //! Random clusters: the compiled table agrees with the reference, initially and after any sequence
 //! of changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use podswitch_wire::flow_key::{Family, FlowKey};
@@ -13,7 +14,9 @@ use crate::service::compile::Compiler;
 use crate::service::explain::{Outcome, explain};
 use crate::service::model::*;
 use crate::service::reference::{Cluster, Verdict, evaluate};
-use crate::service::table::{Chosen, Found, Lookup, Origin, Prefetched, ServiceTable};
+use crate::service::table::{
+    Chosen, Found, FrontendKind, Lookup, Origin, Prefetched, ServiceTable,
+};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -254,6 +257,7 @@ fn apply(change: &Change, compiler: &mut Compiler, plain: &mut Cluster) {
             if *elsewhere {
                 settings.view.node = "there".into();
                 settings.node_addresses = vec![ip("203.0.113.1")];
+                settings.local_addresses = vec![ip("192.0.2.1"), ip("198.51.100.1")];
             }
             if *wide {
                 settings.service_cidrs.truncate(1);
@@ -339,6 +343,30 @@ fn agrees(
     Ok(())
 }
 
+/// The frontends listed for a backend are exactly those that lead to it.
+fn leads_back(table: &ServiceTable) -> Result<(), TestCaseError> {
+    let mut there: BTreeMap<SocketAddr, BTreeSet<(FrontendKind, SocketAddr)>> = BTreeMap::new();
+    for front in table.frontends().filter(|front| front.protocol == Protocol::Tcp) {
+        for backend in front.entry.backends() {
+            let place = SocketAddr::new(front.address, front.port);
+            there.entry(backend.socket()).or_default().insert((front.kind, place));
+        }
+    }
+    for n in 1..10 {
+        for (port, address) in
+            [(80, "10.0.0."), (8080, "10.0.0."), (80, "fd00:10::"), (8080, "fd00:10::")]
+        {
+            let backend = SocketAddr::new(ip(&format!("{address}{n}")), port);
+            let back: BTreeSet<_> = table.frontends_of(backend).collect();
+            prop_assert_eq!(there.remove(&backend).unwrap_or_default(), back, "{}", backend);
+        }
+    }
+    for (backend, fronts) in there {
+        prop_assert_eq!(fronts, table.frontends_of(backend).collect(), "{}", backend);
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
@@ -358,6 +386,7 @@ proptest! {
         }
         let table = compiler.publish();
         for (table, plain) in [(&table, &plain), (&kept.0, &kept.1)] {
+            leads_back(table)?;
             let mut prefetched = vec![Prefetched::default(); probes.len()];
             table.prefetch(&probes, &mut prefetched);
             for (key, prefetched) in probes.iter().zip(&prefetched) {

@@ -290,13 +290,29 @@ fn s12_health_checks() {
         compiler.publish();
         let all: Vec<_> = compiler.health_checks().cloned().collect();
         assert_eq!((all.len(), all[0].port), (1, 32_000));
-        all[0].local_endpoints
+        assert_eq!(all[0].local_endpoints[0], all[0].local_endpoints[1], "of one family");
+        all[0].local_endpoints[0]
     };
     assert_eq!(count(vec![ready(A).on("here"), ready(B).on("here"), ready(C).on("there")]), 2);
     assert_eq!(count(vec![ready(A).on("there")]), 0);
     assert_eq!(count(vec![state(A, (false, true, true)).on("here")]), 0);
     assert_eq!(count(vec![state(A, (true, true, true)).on("here")]), 0);
     assert_eq!(count(vec![]), 0);
+    // With two families a pod counts once in each, and a family without an endpoint here has none.
+    service.cluster_ips.push(ip("fd00:96::10"));
+    let ipv6 = |node: &str| EndpointSlice {
+        family: Family::V6,
+        ..slice("s6", 8080, [ready("fd00:10::1").on(node)])
+    };
+    let both = |v4: &str, v6: &str| {
+        let slices = [slice("s", 8080, [ready(A).on(v4)]), ipv6(v6)];
+        let mut compiler = compiler(&[service.clone()], &slices);
+        compiler.publish();
+        compiler.health_checks().next().unwrap().local_endpoints
+    };
+    assert_eq!(both("here", "here"), [1, 1]);
+    assert_eq!(both("there", "here"), [0, 1]);
+    assert_eq!(both("here", "there"), [1, 0]);
 }
 
 #[test]

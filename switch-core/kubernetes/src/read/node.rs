@@ -30,6 +30,8 @@ pub(crate) struct NodeFacts {
     labels: Labels,
     /// Its addresses, and the field that holds each. Flannel's come first: they are the VTEPs.
     pub(crate) addresses: Vec<(IpAddr, String)>,
+    /// Its ExternalIPs. Nothing but host ports is there.
+    pub(crate) external: Vec<IpAddr>,
     /// The ranges of its pods, and the field that holds each.
     pub(crate) ranges: Vec<(Cidr, String)>,
     vtep_mac: Option<Mac>,
@@ -95,6 +97,7 @@ pub(super) fn read(
         name: cx.names.get(meta.name.as_deref().unwrap_or_default()),
         labels: cx.names.labels(meta.labels()),
         addresses,
+        external: external_addresses(node),
         ranges,
         vtep_mac,
         underlay_mac,
@@ -121,6 +124,13 @@ fn internal_addresses(node: &Node, faults: &mut Findings) -> Vec<(IpAddr, String
         }
     }
     internal
+}
+
+/// `status.addresses` of type ExternalIP. Those that no host can have are ignored.
+fn external_addresses(node: &Node) -> Vec<IpAddr> {
+    let list = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let external = list.filter(|entry| entry.kind.as_deref() == Some("ExternalIP"));
+    external.filter_map(|entry| host_ip(entry.address.as_deref()?).ok()).collect()
 }
 
 /// `spec.podCIDRs`, or `spec.podCIDR` where an old object has only that.

@@ -232,6 +232,19 @@ fn host_port(
     let address = faults.take_field(&field.child("hostIP"), address);
     // 0 is what the API server sees where there is none.
     let number = port.host_port.filter(|&number| number != 0)?;
+    let note = match address.flatten() {
+        Some(IpAddr::V4(v4)) if v4.is_loopback() => {
+            Some("is reached by the node's own processes only")
+        }
+        Some(IpAddr::V6(v6)) if v6.is_loopback() => {
+            Some("is not served: the kernel keeps IPv6 loopback to itself")
+        }
+        _ => None,
+    };
+    if let Some(note) = note {
+        let note = format!("hostPort {number} {note}");
+        faults.say(Grade::Note, &field.child("hostIP"), note);
+    }
     let field = field.child("hostPort");
     if host_network && port.container_port != Some(number) {
         faults.add(&field, "is not the containerPort, as it must be in the node's network");

@@ -285,6 +285,10 @@ impl Store {
             name: node.name.clone(),
             labels: node.labels.clone(),
             addresses: node.addresses.clone(),
+            local_addresses: match &entry.facts.content {
+                Content::Node(facts) => facts.external.clone(),
+                _ => Vec::new(),
+            },
             pod_cidrs: node.pod_cidrs.clone(),
             vtep: node.vtep,
             underlay_mac: node.underlay_mac,

@@ -8,6 +8,8 @@
 //! calls [`update`](HealthResponder::update), which learns of those that cannot be had.
 
 mod connection;
+mod places;
+mod request;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -21,11 +23,8 @@ use std::time::Duration;
 use podswitch_core::time::Clock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use self::connection::{Connection, Progress};
+use self::places::Places;
 use super::{Context, HostError, NetNs};
-
-/// Connections at one time; further ones wait in the kernel's queue.
-const MOST_CONNECTIONS: usize = 64;
 
 /// One Service as it is answered for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,9 +35,9 @@ pub struct HealthCheck {
     pub namespace: Arc<str>,
     /// Name of the Service.
     pub name: Arc<str>,
-    /// Endpoints on this node that are ready and not terminating: the answer is 200 if there are
-    /// any, else 503.
-    pub local_endpoints: usize,
+    /// Endpoints on this node that are ready and not terminating, for requests by IPv4 and by IPv6: the
+    /// answer is 200 if there are any, else 503.
+    pub local_endpoints: [usize; 2],
 }
 
 /// What the thread is told.
@@ -143,8 +142,13 @@ impl Drop for HealthResponder {
     }
 }
 
+/// Connections that the kernel keeps for each socket while we are busy.
+const BACKLOG: i32 = 4096;
+
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address)?;
+    // Once more, with a longer queue than the standard library's.
+    rustix::net::listen(&listener, BACKLOG)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
@@ -172,9 +176,9 @@ fn serve(orders: &Receiver<Order>, mut woken: &UnixStream) {
     let clock = Clock::start();
     let mut listeners: BTreeMap<SocketAddr, TcpListener> = BTreeMap::new();
     let mut answers = BTreeMap::new();
-    let mut connections: Vec<Connection> = Vec::new();
+    let mut places = Places::default();
     loop {
-        wait(woken, &listeners, &connections, &clock);
+        wait(woken, &listeners, &places, &clock);
         let mut noted = [0; 64];
         loop {
             match woken.read(&mut noted) {
@@ -196,13 +200,12 @@ fn serve(orders: &Receiver<Order>, mut woken: &UnixStream) {
             }
         }
         let now = clock.now();
+        places.go_on(&answers, now);
         for (address, listener) in &listeners {
-            while connections.len() < MOST_CONNECTIONS {
-                let Ok((stream, _)) = listener.accept() else { break };
-                connections.extend(Connection::new(stream, address.port(), now));
-            }
+            places.accept(*address, listener, now);
         }
-        connections.retain_mut(|connection| connection.go_on(&answers, now) == Progress::Waiting);
+        // What came with its handshake is answered at once.
+        places.go_on(&answers, now);
     }
 }
 
@@ -210,19 +213,19 @@ fn serve(orders: &Receiver<Order>, mut woken: &UnixStream) {
 fn wait(
     woken: &UnixStream,
     listeners: &BTreeMap<SocketAddr, TcpListener>,
-    connections: &[Connection],
+    places: &Places,
     clock: &Clock,
 ) {
     let now = clock.now();
     let mut fds = vec![PollFd::new(woken, PollFlags::IN)];
-    if connections.len() < MOST_CONNECTIONS {
-        fds.extend(listeners.values().map(|listener| PollFd::new(listener, PollFlags::IN)));
-    }
-    fds.extend(connections.iter().map(|c| PollFd::new(c.stream(), PollFlags::IN)));
-    let left = connections.iter().map(|c| c.deadline().since(now)).min();
-    let timeout = left.map(|left| {
+    let open = listeners.iter().filter(|(address, _)| places.has_room(address.port(), now));
+    fds.extend(open.map(|(_, listener)| PollFd::new(listener, PollFlags::IN)));
+    fds.extend(places.iter().map(|one| PollFd::new(one.stream(), PollFlags::IN)));
+    let deadlines = places.iter().map(|one| one.deadline());
+    let next = deadlines.chain(places.room_at().filter(|at| *at > now)).min();
+    let timeout = next.map(|next| {
         // Behind the deadline, not right before it.
-        let left = left + Duration::from_millis(1);
+        let left = next.since(now) + Duration::from_millis(1);
         Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
     });
     if poll(&mut fds, timeout.as_ref()).is_err() {

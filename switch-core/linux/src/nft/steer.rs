@@ -4,7 +4,8 @@
 //!
 //! The kernel's connection tracking remembers what was steered, so that fragments and ICMP errors,
 //! which carry no ports, go the way of their connections. What the switch itself sent with an
-//! address of the node is remembered as well: its answers are the switch's.
+//! address of the node is remembered as well: its answers are the switch's. So are those of a server
+//! of the node itself to which the switch sent a client with the client's own address (S3).
 
 use std::net::IpAddr;
 
@@ -43,6 +44,11 @@ pub struct MarkingConfig {
     pub sources: Vec<IpAddr>,
     /// What is for the switch.
     pub fronts: Vec<Front>,
+    /// Servers of the node itself that the switch sends clients to with their own addresses: what
+    /// these answer is the switch's again.
+    pub servers: Vec<Front>,
+    /// The mark of connections to those, in connection tracking alone: one bit, another one.
+    pub server_mark: u32,
 }
 
 /// Marks in force while this value lives. The kernel itself removes the table when the process
@@ -169,10 +175,24 @@ fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
             });
         }
     }
+    if how.tracked {
+        for family in &FAMILIES {
+            transaction.add_rule(table, PREROUTING, |rule| {
+                rule.load_meta(Meta::Family).equal(&[family.number]);
+                rule.load_meta(Meta::InputName).equal(&host);
+                rule.load_tracked(TRACKED_DIRECTION).equal(&[0]);
+                rule.of_socket(family, family.servers).mark_connection(config.server_mark);
+            });
+        }
+    }
     transaction.add_rule(table, PREROUTING, |rule| {
         rule.load_meta(Meta::InputName).equal(&host).accept();
     });
     if how.tracked {
+        transaction.add_rule(table, OUTPUT, |rule| {
+            rule.load_tracked(TRACKED_DIRECTION).equal(&[1]);
+            rule.of_marked_connection(config.server_mark).mark_packet(config.mark).accept();
+        });
         transaction.add_rule(table, PREROUTING, |rule| {
             rule.of_marked_connection(config.mark).mark_packet(config.mark).accept();
         });
@@ -197,7 +217,7 @@ fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
         for family in &FAMILIES {
             transaction.add_rule(table, chain, |rule| {
                 rule.load_meta(Meta::Family).equal(&[family.number]);
-                rule.of_front(family);
+                rule.of_socket(family, family.fronts);
                 rule.mark_packet(config.mark);
                 if how.tracked {
                     rule.mark_connection(config.mark);
@@ -216,8 +236,9 @@ struct PerFamily {
     destination: u32,
     len: u32,
     fronts: &'static str,
+    servers: &'static str,
     sources: &'static str,
-    /// What `nft` calls the key of `fronts`: address . inet_proto . inet_service.
+    /// What `nft` calls the key of `fronts` and `servers`: address . inet_proto . inet_service.
     key_type: u32,
 }
 
@@ -229,6 +250,7 @@ const FAMILIES: [PerFamily; 2] = [
         destination: 16,
         len: 4,
         fronts: "fronts4",
+        servers: "servers4",
         sources: "sources4",
         key_type: 7 << 12 | 12 << 6 | 13,
     },
@@ -239,6 +261,7 @@ const FAMILIES: [PerFamily; 2] = [
         destination: 24,
         len: 16,
         fronts: "fronts6",
+        servers: "servers6",
         sources: "sources6",
         key_type: 8 << 12 | 12 << 6 | 13,
     },
@@ -248,16 +271,22 @@ impl PerFamily {
     fn sets(&self, transaction: &mut Transaction, config: &MarkingConfig) {
         let sources: Vec<Cidr> = config.sources.iter().map(|a| Cidr::host(*a)).collect();
         transaction.add_set(&config.table, self.sources, &sources, self.is_ipv4);
-        self.fronts(transaction, &config.table, &config.fronts);
+        self.sockets(transaction, &config.table, (self.fronts, &config.fronts));
+        self.sockets(transaction, &config.table, (self.servers, &config.servers));
     }
 
-    /// Adds the set of this family's `fronts`.
-    fn fronts(&self, transaction: &mut Transaction, table: &str, fronts: &[Front]) {
-        let of_family = fronts.iter().filter(|f| f.address.is_ipv4() == self.is_ipv4);
+    /// Adds a set of those of this family.
+    fn sockets(
+        &self,
+        transaction: &mut Transaction,
+        table: &str,
+        (set, sockets): (&str, &[Front]),
+    ) {
+        let of_family = sockets.iter().filter(|f| f.address.is_ipv4() == self.is_ipv4);
         let mut keys: Vec<Vec<u8>> = of_family.map(key).collect();
         keys.sort_unstable();
         keys.dedup();
-        transaction.add_keys(table, self, &keys);
+        transaction.add_keys(table, (set, self), &keys);
     }
 }
 
@@ -272,11 +301,11 @@ pub(super) fn drop_fronts(
         if !fronts.iter().any(|front| front.address.is_ipv4() == family.is_ipv4) {
             continue;
         }
-        family.fronts(transaction, table, fronts);
+        family.sockets(transaction, table, (family.fronts, fronts));
         let kind = if family.is_ipv4 { ethertype::IPV4 } else { ethertype::IPV6 };
         transaction.add_rule(table, chain, |rule| {
             rule.load_meta(Meta::EtherType).equal(&kind.to_be_bytes());
-            rule.of_front(family).count().drop();
+            rule.of_socket(family, family.fronts).count().drop();
         });
     }
 }
@@ -294,11 +323,11 @@ fn key(front: &Front) -> Vec<u8> {
 }
 
 impl Transaction {
-    /// Adds the set of a family's fronts, and fills it.
-    fn add_keys(&mut self, table: &str, family: &PerFamily, keys: &[Vec<u8>]) {
+    /// Adds a set of a family's sockets, and fills it.
+    fn add_keys(&mut self, table: &str, (name, family): (&str, &PerFamily), keys: &[Vec<u8>]) {
         /// What fits in one attribute with its 16-bit length.
         const CHUNK: usize = 500;
-        let (name, id) = (family.fronts, self.next_set_id());
+        let id = self.next_set_id();
         self.add(Kind::NewSet, |a| {
             a.text(1, table).text(2, name).number(3, 0).number(4, family.key_type);
             a.number(5, family.len + 8).number(10, id);
@@ -326,8 +355,8 @@ const TRACKED_DIRECTION: u32 = 1;
 const TRACKED_MARK: u32 = 3;
 
 impl Rule<'_, '_> {
-    /// The rule goes on only for packets to one of the family's fronts.
-    fn of_front(&mut self, family: &PerFamily) -> &mut Self {
+    /// The rule goes on only for packets to one of a set of the family's addresses and ports.
+    fn of_socket(&mut self, family: &PerFamily, set: &str) -> &mut Self {
         /// The first of the registers of four bytes (NFT_REG32_00).
         const FIRST: u32 = 8;
         let behind = FIRST + family.len / 4;
@@ -342,7 +371,7 @@ impl Rule<'_, '_> {
             d.number(1, behind + 1).number(2, Base::Transport as u32).number(3, 2).number(4, 2);
         });
         self.expression("lookup", |d| {
-            d.text(1, family.fronts).number(2, FIRST);
+            d.text(1, set).number(2, FIRST);
         })
     }
 

@@ -16,7 +16,7 @@ use podswitch_core::snapshot::Snapshot;
 use podswitch_linux::attach::{HostPort, HostPortConfig};
 use podswitch_linux::nft::{Masquerade, MasqueradeConfig};
 use podswitch_linux::port::tap;
-use podswitch_linux::{HostError, NetNs};
+use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_wire::cidr::Cidr;
 
 use crate::DEFAULT_MTU;
@@ -51,6 +51,8 @@ pub(crate) struct HostSide {
     masquerade: Option<Masquerade>,
     services: ServiceSide,
     node_routes: KernelRoutes,
+    /// Addresses of the node's interfaces, where it has host ports.
+    local: Vec<IpAddr>,
     reporter: Reporter,
     /// Last, so that nothing is steered to an interface that is gone.
     side: Side,
@@ -103,6 +105,7 @@ impl HostSide {
             masquerade,
             services,
             node_routes: KernelRoutes::new(namespace, reporter),
+            local: Vec::new(),
             reporter: reporter.clone(),
             side,
         })
@@ -121,6 +124,30 @@ impl HostSide {
         };
         let role = PortRole::Host { mac, mtu: self.mtu };
         PortConfig { port: self.port, role }
+    }
+
+    /// Looks up the addresses of the node's interfaces, if `config` has host ports. Returns whether they
+    /// changed.
+    pub(crate) fn find_addresses(&mut self, settings: &Settings, config: &Config) -> bool {
+        let mut found = Vec::new();
+        if !config.host_ports.is_empty() {
+            // What cannot be read now is read the next time.
+            let namespace = &settings.namespace;
+            let Ok(there) = Netlink::open(namespace).and_then(|mut n| n.addresses()) else {
+                return false;
+            };
+            found.extend(there.iter().map(|a| a.address.address()).filter(|a| is_global(*a)));
+        }
+        found.sort_unstable();
+        found.dedup();
+        let changed = found != self.local;
+        self.local = found;
+        changed
+    }
+
+    /// The addresses of the node's interfaces.
+    pub(crate) fn local_addresses(&self) -> &[IpAddr] {
+        &self.local
     }
 
     /// Updates routes, steering and masquerading to a configuration that is in force as `snapshot`.
@@ -172,6 +199,14 @@ impl HostSide {
     /// Updates health checks; tries sockets again that could not be opened.
     pub(crate) fn reconcile(&mut self, control: &ControlPlane) {
         self.services.reconcile(control);
+    }
+}
+
+/// Whether an address is reached from other hosts.
+fn is_global(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
     }
 }
 

@@ -14,6 +14,8 @@ use podswitch_linux::nft::Front;
 use podswitch_linux::reserve::ReservedPorts;
 use podswitch_linux::steer::{Steering, SteeringConfig};
 use podswitch_linux::{HostError, NetNs};
+use podswitch_policy::service::entry::Backend;
+use podswitch_policy::service::model::TrafficPolicy;
 use podswitch_policy::service::table::FrontendKind;
 use podswitch_wire::cidr::Cidr;
 
@@ -66,8 +68,22 @@ impl ServiceSide {
             })
             .collect();
         fronts.sort_unstable();
+        let mut servers: Vec<Front> = snapshot
+            .services
+            .frontends()
+            .filter(|front| front.entry.external_policy == TrafficPolicy::Local)
+            .flat_map(|front| {
+                let own = |b: &&Backend| snapshot.node_addresses.contains(&b.address);
+                let protocol = front.protocol.number();
+                let server =
+                    move |b: &Backend| Front { address: b.address, protocol, port: b.port };
+                front.entry.backends().iter().filter(own).map(server)
+            })
+            .collect();
+        servers.sort_unstable();
+        servers.dedup();
         let mtu = snapshot.host.map_or(DEFAULT_MTU, |host| host.mtu);
-        steering.update(mtu, sources(snapshot).collect(), fronts)
+        steering.update(mtu, sources(snapshot).collect(), (fronts, servers))
     }
 
     /// Health checks as they are in force; sockets that could not be opened are tried again.
@@ -108,6 +124,8 @@ pub(super) fn ranges(config: &Config, snapshot: &Snapshot) -> Vec<Cidr> {
     let outside: BTreeSet<IpAddr> = snapshot
         .services
         .frontends()
+        // Host ports are at addresses of the node.
+        .filter(|front| front.kind != FrontendKind::HostPort)
         .map(|front| front.address)
         .filter(|address| {
             !ranges.iter().any(|range| range.contains(*address))

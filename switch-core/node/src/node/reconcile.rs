@@ -100,6 +100,7 @@ impl Node {
         let wanted = Wanted::of(self.desired.state(), &self.added);
         changed |= self.pods.attach(&mut self.control, &wanted);
         changed |= self.underlay.find_neighbours(self.desired.config());
+        changed |= self.host.find_addresses(&self.settings, self.desired.config());
         let epoch =
             if changed || always && epoch.is_none() { Some(self.publish()?) } else { epoch };
         Ok(epoch)
@@ -162,6 +163,7 @@ impl Node {
         config.neighbours.clear();
         self.pods.complete(&mut config);
         config.ports.push(self.host.port_config());
+        config.node.local_addresses.extend(self.host.local_addresses());
         if let Some(masquerade) = self.settings.masquerade.by_switch(&self.settings.cluster_cidrs) {
             config.masquerade = Some(masquerade);
         }

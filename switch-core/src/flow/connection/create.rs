@@ -2,13 +2,17 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
+use podswitch_vxlan::vtep::VtepIndex;
 use podswitch_wire::flow_key::FlowKey;
 
-use super::facts::ReplyFacts;
+use super::facts::{Facts, ReplyFacts};
 use super::slot::Slot;
 use super::sync::AtomicU32;
 use super::tracker::{Shard, Tracker};
-use super::{Account, CHUNK, ConnectionRef, Created, IndexHash, Pinned, Refused};
+use super::{
+    Account, CHUNK, Charge, ConnectionRef, Created, IndexHash, Pinned, Refused, SOURCES,
+    TrackerConfig,
+};
 
 impl Tracker {
     /// Creates the connection `pinned`, or finds the existing one with its original key. Both
@@ -31,15 +35,9 @@ impl Tracker {
         pinned: &Pinned,
         now_secs: u32,
     ) -> Result<Created, Refused> {
-        // Both counts are raised first: others can find the connection, and end it, once it is in the
+        // All counts are raised first: others can find the connection, and end it, once it is in the
         // index.
-        if !self.charge(pinned.account()) {
-            return Err(Refused::PortLimit);
-        }
-        if !take_below(&self.live, self.config.connections) {
-            self.discharge(pinned.account(), 1);
-            return Err(Refused::Full);
-        }
+        self.charge(pinned)?;
         let reply = pinned.original.reversed();
         let created = if pinned.reply == reply {
             self.create_untranslated(hash, pinned, &reply, now_secs)
@@ -48,7 +46,7 @@ impl Tracker {
         };
         if !matches!(created, Ok(Created::New(_))) {
             self.live.fetch_sub(1, Relaxed);
-            self.discharge(pinned.account(), 1);
+            self.discharge_all(pinned);
         }
         created
     }
@@ -109,9 +107,65 @@ impl Tracker {
         Ok(Created::New(connection))
     }
 
-    /// Adds one connection to an account, unless it has reached its limit.
-    fn charge(&self, account: Account) -> bool {
-        self.count_of(account).is_none_or(|n| take_below(n, self.config.per_port))
+    /// Adds one connection to the counts of its account, its source and the table, unless one of them
+    /// has reached its limit.
+    #[inline]
+    fn charge(&self, pinned: &Pinned) -> Result<(), Refused> {
+        let TrackerConfig { connections, per_port, .. } = self.config;
+        let account = pinned.account();
+        let free = connections.saturating_sub(self.live.load(Relaxed));
+        if free == 0 {
+            return Err(Refused::Full);
+        }
+        let share = per_port.min(free);
+        if self.count_of(account).is_some_and(|count| !take_below(count, share)) {
+            return Err(Refused::Limit(Charge { account, source: None }));
+        }
+        if let Some(end) = pinned.origin_end {
+            let others = self.charged(account).saturating_sub(1);
+            let share = per_port.saturating_sub(others);
+            let source = self.source_of(&pinned.original, end);
+            if self.by_source.get(source).is_some_and(|count| !take_below(count, share)) {
+                self.discharge(account, 1);
+                return Err(Refused::Limit(Charge { account, source: Some(source as u32) }));
+            }
+        }
+        if !take_below(&self.live, connections) {
+            self.discharge_all(pinned);
+            return Err(Refused::Full);
+        }
+        Ok(())
+    }
+
+    /// Removes a connection that is not created after all from the counts of its account and source.
+    fn discharge_all(&self, pinned: &Pinned) {
+        self.discharge(pinned.account(), 1);
+        if let Some(end) = pinned.origin_end {
+            self.discharge_source(&pinned.original, end);
+        }
+    }
+
+    pub(super) fn discharge_source(&self, original: &FlowKey, end: VtepIndex) {
+        if let Some(n) = self.by_source.get(self.source_of(original, end)) {
+            n.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// The count for the source of packets with this key from a VTEP.
+    fn source_of(&self, original: &FlowKey, end: VtepIndex) -> usize {
+        let FlowKey { src, family, .. } = *original;
+        let [src_port, dst_port] = [end.0 as u16, (end.0 >> 16) as u16];
+        let key = FlowKey { src, family, src_port, dst_port, ..FlowKey::default() };
+        key.hash(&self.config.hash_key) as usize % SOURCES
+    }
+
+    /// Whether a connection is charged to the account, or source, of `charge`.
+    pub(super) fn is_charged(&self, facts: &Facts, charge: &Charge) -> bool {
+        facts.account() == charge.account
+            && charge.source.is_none_or(|source| {
+                let its = |end| self.source_of(&facts.original(), end) as u32 == source;
+                facts.origin_end().is_some_and(its)
+            })
     }
 
     /// Removes connections from an account.

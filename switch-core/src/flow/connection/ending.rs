@@ -2,14 +2,18 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::slot::is_over;
+use super::slot::{Worth, is_over, worth};
 use super::tracker::Tracker;
-use super::{CHUNK, ConnectionRef, IndexHash};
+use super::{CHUNK, Charge, ConnectionRef, IndexHash};
 use crate::prefetch::prefetch;
 
 /// Slots that are examined, and ended, under one lock. A chunk is a multiple of it, and belongs to
 /// one shard.
 const GROUP: usize = if CHUNK < 32 { CHUNK } else { 32 };
+
+/// Most slots that one search for a connection to end examines, and most of those in use.
+const RECLAIM_SLOTS: usize = 4096;
+const RECLAIM_USED: usize = 256;
 
 impl Tracker {
     /// Ends a connection: removes both keys from the index and frees the slot. False if it had ended
@@ -21,6 +25,66 @@ impl Tracker {
             self.end_claimed(&[number]);
         }
         claimed
+    }
+
+    /// Ends a connection in favour of another if it is over, or if it is unproven and has been idle for
+    /// `patience` seconds. `None`: unproven ones stay. False: it was not ended.
+    pub fn give_way(
+        &self,
+        connection: ConnectionRef,
+        patience: Option<u32>,
+        now_secs: u32,
+    ) -> bool {
+        let Some(slot) = self.slot(connection.slot >> 1) else { return false };
+        let goes = match worth(slot, now_secs) {
+            (Worth::Over, _) => true,
+            (Worth::Unproven, idle) => patience.is_some_and(|patience| idle >= patience),
+            (Worth::Live, _) => false,
+        };
+        goes && self.end(connection)
+    }
+
+    /// Makes room for a new connection that would be charged like `charge`, or for any. Examines a
+    /// limited number of slots from `from` on. Ends those that are over, and those that are unproven
+    /// and were idle for a second; if there are none, one that is unproven. Returns how many ended,
+    /// and where the next search begins.
+    pub fn reclaim(&self, from: usize, charge: Option<&Charge>, now_secs: u32) -> (usize, usize) {
+        let (mut ended, mut young, mut used) = (0, None, 0);
+        let (mut at, end) = (from, (from + RECLAIM_SLOTS).min(self.slots()));
+        while at < end && used < RECLAIM_USED {
+            let stop = end.min((at / GROUP + 1) * GROUP);
+            let Some(chunk) = self.chunks.get(at / CHUNK).and_then(|chunk| chunk.get()) else {
+                break;
+            };
+            let first = at / CHUNK * CHUNK;
+            let (mut over, mut many) = ([0; GROUP], 0);
+            for (slot, number) in chunk[at - first..stop - first].iter().zip(at as u32..) {
+                let generation = slot.generation();
+                if generation & 1 == 0 {
+                    continue;
+                }
+                used += 1;
+                let (worth, idle) = worth(slot, now_secs);
+                if worth == Worth::Live
+                    || charge.is_some_and(|charge| !self.is_charged(&slot.facts, charge))
+                {
+                    continue;
+                }
+                if worth == Worth::Unproven && idle == 0 {
+                    young.get_or_insert(ConnectionRef { slot: number << 1, generation });
+                } else if slot.claim(generation) {
+                    over[many] = number;
+                    many += 1;
+                }
+            }
+            self.end_claimed(&over[..many]);
+            ended += many;
+            at = stop;
+        }
+        if let Some(connection) = young.filter(|_| ended == 0) {
+            ended += usize::from(self.end(connection));
+        }
+        (ended, if at < self.slots() { at } else { 0 })
     }
 
     /// Ends connections that have timed out among the slots `from..from + count`. Each worker sweeps
@@ -88,6 +152,9 @@ impl Tracker {
             // Another connection may have the port only when the index leads to it no more.
             if slot.facts.has_lease() {
                 self.nat.release(&slot.facts.pinned(|| self.reply_facts(number)));
+            }
+            if let Some(end) = slot.facts.origin_end() {
+                self.discharge_source(&slot.facts.original(), end);
             }
             let account = slot.facts.account();
             if account != charged.0 {

@@ -12,12 +12,14 @@ use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::FlowKey;
 
 use super::sync::AtomicU64;
-use super::{Account, Direction, Pinned, SourceNat};
+use super::{Account, Direction, Opened, Pinned, SourceNat};
 use crate::id::PortId;
 
 /// Bit of [`Facts::kind`]: the reply key is not the reverse of the original key, and is stored in a
 /// [`ReplyFacts`].
 const TRANSLATED: u64 = 1 << 8;
+/// Position in [`Facts::kind`] of how the connection was opened: two bits.
+const OPENED: u32 = 9;
 
 fn load<const N: usize>(words: &[AtomicU64; N]) -> [u64; N] {
     from_fn(|i| words[i].load(Relaxed))
@@ -40,7 +42,7 @@ pub(super) struct Facts {
     original: [AtomicU64; 5],
     /// Origin port (low 16), origin MAC (high 48).
     origin: AtomicU64,
-    /// Kind of SNAT (low 8), [`TRANSLATED`], origin VTEP plus one (high 32).
+    /// Kind of SNAT (low 8), [`TRANSLATED`], [`OPENED`], origin VTEP plus one (high 32).
     kind: AtomicU64,
     /// Index hash of the original key.
     pub(super) index_hash: AtomicU64,
@@ -89,7 +91,12 @@ impl Facts {
         store(&self.original, pinned.original.words());
         self.origin.store(mac | u64::from(pinned.origin.0), Relaxed);
         let end = pinned.origin_end.map_or(0, |end| u64::from(end.0) + 1) << 32;
-        self.kind.store(source_nat | translated | end, Relaxed);
+        let opened = match pinned.opened {
+            Opened::First => 0,
+            Opened::MidStream => 1,
+            Opened::Undirected => 2,
+        } << OPENED;
+        self.kind.store(source_nat | translated | opened | end, Relaxed);
         self.index_hash.store(hash, Relaxed);
     }
 
@@ -99,8 +106,13 @@ impl Facts {
         Account::of(PortId(self.origin.load(Relaxed) as u16), self.origin_end())
     }
 
+    /// Key of the original direction.
+    pub(super) fn original(&self) -> FlowKey {
+        FlowKey::from_words(load(&self.original))
+    }
+
     #[inline]
-    fn origin_end(&self) -> Option<VtepIndex> {
+    pub(super) fn origin_end(&self) -> Option<VtepIndex> {
         let end = (self.kind.load(Relaxed) >> 32) as u32;
         end.checked_sub(1).map(VtepIndex)
     }
@@ -124,6 +136,14 @@ impl Facts {
         }
     }
 
+    fn opened(&self) -> Opened {
+        match self.kind.load(Relaxed) >> OPENED & 3 {
+            0 => Opened::First,
+            1 => Opened::MidStream,
+            _ => Opened::Undirected,
+        }
+    }
+
     /// Which direction of the connection `key` is, if any. `reply`: its reply facts.
     #[inline]
     pub(super) fn direction<'a>(
@@ -144,7 +164,7 @@ impl Facts {
     }
 
     pub(super) fn pinned<'a>(&self, reply: impl FnOnce() -> Option<&'a ReplyFacts>) -> Pinned {
-        let original = FlowKey::from_words(load(&self.original));
+        let original = self.original();
         let reply = if self.is_translated() { reply() } else { None };
         let reply = match reply {
             Some(facts) => FlowKey::from_words(load(&facts.reply)),
@@ -159,6 +179,7 @@ impl Facts {
             origin_end: self.origin_end(),
             origin_mac: Mac([a, b, c, d, e, f]),
             source_nat: self.source_nat(),
+            opened: self.opened(),
         }
     }
 }

@@ -161,18 +161,44 @@ fn datagram_idle_limit(protocol: u8) -> u32 {
     }
 }
 
+/// How much a connection is worth when a limit is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Worth {
+    /// Closed or reset by its ends.
+    Over,
+    /// Not confirmed by the other end: TCP that is not established in both directions, other
+    /// protocols without a reply. Ended before live connections (RFC 4987 §3.4; T-C5).
+    Unproven,
+    /// Both ends have sent packets.
+    Live,
+}
+
+/// A connection's worth, and how many seconds it has been idle.
+pub(super) fn worth(slot: &Slot, now_secs: u32) -> (Worth, u32) {
+    let [a, b] = &slot.lanes;
+    let last = a.last_seen.load(Relaxed).max(b.last_seen.load(Relaxed));
+    let worth = if a.protocol.load(Relaxed) as u8 == proto::TCP {
+        match (a.side().state, b.side().state) {
+            (x, y) if tcp::is_over(x, y) => Worth::Over,
+            (x, y) if tcp::is_live(x, y) => Worth::Live,
+            _ => Worth::Unproven,
+        }
+    } else if b.packets.load(Relaxed) == 0 {
+        Worth::Unproven
+    } else {
+        Worth::Live
+    };
+    (worth, now_secs.saturating_sub(last))
+}
+
 /// Whether a connection has timed out.
 pub(super) fn is_over(slot: &Slot, now_secs: u32, pressure: bool) -> bool {
     let [a, b] = &slot.lanes;
-    let last = a.last_seen.load(Relaxed).max(b.last_seen.load(Relaxed));
-    let idle = now_secs.saturating_sub(last);
     let protocol = a.protocol.load(Relaxed) as u8;
-    let (limit, short_lived) = if protocol == proto::TCP {
-        let (x, y) = (a.side().state, b.side().state);
-        let live = x == TcpState::Established && y == TcpState::Established;
-        (tcp::idle_limit(x, y), !live)
-    } else {
-        (datagram_idle_limit(protocol), b.packets.load(Relaxed) == 0)
+    let (worth, idle) = worth(slot, now_secs);
+    let limit = match protocol {
+        proto::TCP => tcp::idle_limit(a.side().state, b.side().state),
+        _ => datagram_idle_limit(protocol),
     };
-    idle >= limit || pressure && short_lived && idle >= PRESSURE_SECS
+    idle >= limit || pressure && worth != Worth::Live && idle >= PRESSURE_SECS
 }

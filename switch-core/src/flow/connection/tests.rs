@@ -66,11 +66,12 @@ impl Plain {
         limits: (usize, usize),
     ) -> Result<bool, Refused> {
         let own = self.connections.values().filter(|c| c.0.origin == pinned.origin).count();
-        if own >= limits.1 {
-            return Err(Refused::PortLimit);
-        }
-        if self.connections.len() >= limits.0 {
+        let free = limits.0 - self.connections.len();
+        if free == 0 {
             return Err(Refused::Full);
+        }
+        if own >= limits.1.min(free) {
+            return Err(Refused::Limit(Charge { account: pinned.account(), source: None }));
         }
         if self.by_key.contains_key(&pinned.original) {
             return Ok(false);
@@ -179,7 +180,7 @@ fn the_whole_table_can_be_reused() {
     for round in 0..20u16 {
         let pinned = |n: u16| {
             let original = FlowKey { src_port: n, zone: round, dst_port: 1, ..key(0, proto::UDP) };
-            let plain = Pinned::new(original, PortId(1));
+            let plain = Pinned::new(original, PortId(n));
             // With one entry in the index, or two.
             let reply = FlowKey { src: [7; 16], ..plain.reply };
             if n % 3 == round % 3 { Pinned { reply, ..plain } } else { plain }
@@ -189,7 +190,7 @@ fn the_whole_table_can_be_reused() {
         }
         assert!(tracker.is_under_pressure());
         let one_more = tracker.create(&pinned(limit as u16), 1);
-        assert!(matches!(one_more, Err(Refused::PortLimit)));
+        assert!(matches!(one_more, Err(Refused::Full)));
         assert_eq!(tracker.sweep(0, tracker.slots(), 1000, false), limit as usize);
         assert!(tracker.is_empty());
         assert_eq!(tracker.entries(), 0);

@@ -17,7 +17,8 @@ use super::facts::ReplyFacts;
 use super::slot::{Lane, Slot};
 use super::sync::{AtomicU32, Mutex, MutexGuard};
 use super::{
-    Account, CHUNK, ConnectionRef, Direction, ENDS, IndexHash, Known, PORTS, SHARDS, TrackerConfig,
+    Account, CHUNK, ConnectionRef, Direction, ENDS, IndexHash, Known, PORTS, SHARDS, SOURCES,
+    TrackerConfig,
 };
 use crate::flow::incremental_index::{BUCKET_BYTES, IncrementalIndex};
 use crate::id::PortId;
@@ -66,6 +67,8 @@ pub struct Tracker {
     pub(super) chunks_made: AtomicU32,
     pub(super) live: CachePadded<AtomicU32>,
     by_account: Box<[AtomicU32]>,
+    /// Connections of the sources behind VTEPs.
+    pub(super) by_source: Box<[AtomicU32]>,
     /// SNAT ports of the connections.
     pub(super) nat: NatPorts,
     pub(super) config: TrackerConfig,
@@ -90,6 +93,7 @@ impl Tracker {
             chunks_made: AtomicU32::new(0),
             live: CachePadded::new(AtomicU32::new(0)),
             by_account: (0..PORTS + ENDS).map(|_| AtomicU32::new(0)).collect(),
+            by_source: (0..SOURCES).map(|_| AtomicU32::new(0)).collect(),
             nat: NatPorts::default(),
             config,
         }
@@ -269,9 +273,14 @@ impl Tracker {
         (generation & 1 == 1).then(|| Known { connection, pinned: pinned() })
     }
 
+    /// The connection that `key` belongs to.
+    pub fn find_key(&self, key: &FlowKey) -> Option<Known> {
+        self.find(self.index_hash_of(key), key)
+    }
+
     /// Whether `key` belongs to a connection.
     pub fn is_taken(&self, key: &FlowKey) -> bool {
-        self.find(self.index_hash_of(key), key).is_some()
+        self.find_key(key).is_some()
     }
 
     /// Whether the connection has not ended.

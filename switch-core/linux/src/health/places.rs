@@ -1,0 +1,94 @@
+//! Who is connected: so many at each port, and in all. A newcomer always gets in where somebody has
+//! been given time enough to say what it wants and has not.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+use podswitch_core::time::Instant;
+
+use super::HealthCheck;
+use super::connection::{Connection, Progress};
+
+/// Connections at one time, in all and at each port. Further ones take the place of those that
+/// have said nothing.
+const MOST: usize = 512;
+const MOST_AT_PORT: usize = 128;
+/// For so long a connection keeps its place, whoever wants it: a request comes with the
+/// handshake's last segment, or soon after.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    connections: Vec<Connection>,
+}
+
+impl Places {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.connections.iter()
+    }
+
+    /// Takes connections that wait at a listener, as many as there are places for.
+    pub(super) fn accept(&mut self, local: SocketAddr, listener: &TcpListener, now: Instant) {
+        // Other ports' turn comes after so many.
+        for _ in 0..MOST_AT_PORT {
+            if !self.has_room(local.port(), now) {
+                return;
+            }
+            let Ok((stream, client)) = listener.accept() else { return };
+            // A connection that is refused here would only come back at once.
+            self.make_room(local.port(), now);
+            let ends = (local, client.ip().to_canonical());
+            self.connections.extend(Connection::new(stream, ends, now));
+        }
+    }
+
+    /// Lets all go on that have something to read or have had their time.
+    pub(super) fn go_on(&mut self, answers: &BTreeMap<u16, HealthCheck>, now: Instant) {
+        self.connections.retain_mut(|one| one.go_on(answers, now) == Progress::Waiting);
+    }
+
+    /// Whether there is a place for one more at a port, or will be when another goes.
+    pub(super) fn has_room(&self, port: u16, now: Instant) -> bool {
+        self.full(port).is_none_or(|at| self.victim(at, now).is_some())
+    }
+
+    /// When somebody will have had its time to speak, if places are short; else `None`.
+    pub(super) fn room_at(&self) -> Option<Instant> {
+        let is_short = |one: &&Connection| self.full(one.port()).is_some();
+        self.connections.iter().filter(is_short).map(|one| one.accepted() + GRACE).min()
+    }
+
+    fn make_room(&mut self, port: u16, now: Instant) {
+        if let Some(victim) = self.full(port).and_then(|at| self.victim(at, now)) {
+            self.connections.remove(victim);
+        }
+    }
+
+    /// The port at which somebody has to go for one more at `port`, if there are too many: that one,
+    /// or the one that has most.
+    fn full(&self, port: u16) -> Option<u16> {
+        let mut at: BTreeMap<u16, usize> = BTreeMap::new();
+        for one in &self.connections {
+            *at.entry(one.port()).or_default() += 1;
+        }
+        if at.get(&port).is_some_and(|count| *count >= MOST_AT_PORT) {
+            return Some(port);
+        }
+        let most = at.into_iter().max_by_key(|(_, count)| *count).map(|(port, _)| port);
+        most.filter(|_| self.connections.len() >= MOST)
+    }
+
+    /// Who goes at a port: of the client that has most connections there, the one that has been there
+    /// longest.
+    fn victim(&self, port: u16, now: Instant) -> Option<usize> {
+        let there = || self.connections.iter().enumerate().filter(|(_, one)| one.port() == port);
+        let mut by_client: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        there().for_each(|(_, one)| *by_client.entry(one.client()).or_default() += 1);
+        let (client, _) = by_client.into_iter().max_by_key(|(_, count)| *count)?;
+        let its = there().filter(|(_, one)| one.client() == client);
+        let (at, oldest) = its.min_by_key(|(_, one)| one.accepted())?;
+        (now >= oldest.accepted() + GRACE).then_some(at)
+    }
+}

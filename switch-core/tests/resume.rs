@@ -1,0 +1,215 @@
+//! The server speaks first after a restart, and its connection may be a Service's: nothing reaches
+//! the client untranslated (S15), nothing hangs, and what its client still has goes on.
+
+use podswitch_testkit::rig;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use podswitch_core::action::DropReason::{self, *};
+use podswitch_core::config::Config;
+use podswitch_policy::rule::{NetworkPolicy, Selector};
+use podswitch_policy::service::model::{HostPort, ServiceType};
+use podswitch_wire::flow_key::proto;
+use rig::frames;
+use rig::services::*;
+use rig::{HOST, Switch, addresses, framed};
+
+const CLIENT: usize = 0;
+const SERVER: usize = 1;
+const OTHER: usize = 2;
+
+/// A segment with data from the server to what it takes for its client, by the server's port.
+fn push(switch: &mut Switch, family: usize, to: SocketAddr) {
+    let from = at(addresses(SERVER)[family], 8080);
+    let data = frames::tcp(from.ip(), to.ip(), (from.port(), to.port()), (7000, 300, ACK), b"news");
+    let packet = frames::ip(from.ip(), to.ip(), proto::TCP, 64, None, &data);
+    switch.send(SERVER, &framed(SERVER, &packet));
+}
+
+fn client(family: usize) -> SocketAddr {
+    at(addresses(CLIENT)[family], 40_000)
+}
+
+fn server(family: usize) -> SocketAddr {
+    at(addresses(SERVER)[family], 8080)
+}
+
+#[track_caller]
+fn dropped(switch: &mut Switch, port: usize, reason: DropReason) {
+    assert_eq!(switch.dropped(), [(port as u16, reason)]);
+}
+
+/// The client sends a segment that carries nothing.
+fn say(switch: &mut Switch, from: SocketAddr, to: SocketAddr, fields: (u32, u32, u8)) {
+    switch.send(CLIENT, &framed(CLIENT, &segment(from, to, fields)));
+}
+
+#[test]
+fn what_the_client_still_has_goes_on() {
+    for family in FAMILIES {
+        let mut switch = Switch::new(&config(&[SERVER, OTHER]));
+        let service = at(vip(family), 80);
+        push(&mut switch, family, client(family));
+        dropped(&mut switch, SERVER, TcpInvalidState);
+        let (frame, asked) = one(&mut switch, CLIENT);
+        ends(&asked.key, service, client(family));
+        assert_eq!(frame.len(), usize::from(asked.payload), "carries nothing");
+        // What comes meanwhile asks no more.
+        push(&mut switch, family, client(family));
+        dropped(&mut switch, SERVER, TcpInvalidState);
+        quiet(&mut switch);
+
+        say(&mut switch, client(family), service, (300, 7000, ACK));
+        let (_, answer) = one(&mut switch, SERVER);
+        ends(&answer.key, client(family), server(family));
+        push(&mut switch, family, client(family));
+        let (_, news) = one(&mut switch, CLIENT);
+        ends(&news.key, service, client(family));
+        let list = switch.control.connections();
+        assert_eq!(list.len(), 1);
+        assert!(list[0].pinned.is_via_service());
+        switch.assert_adds_up();
+    }
+}
+
+#[test]
+fn a_connection_straight_to_the_pod_goes_on_too() {
+    for family in FAMILIES {
+        let mut switch = Switch::new(&config_with(
+            vec![service("web", vip), service("second", second_vip)],
+            &[SERVER],
+        ));
+        push(&mut switch, family, client(family));
+        dropped(&mut switch, SERVER, TcpInvalidState);
+        let asked = switch.recv(CLIENT);
+        assert_eq!(asked.len(), 2, "both Services'");
+        for address in [vip(family), second_vip(family)] {
+            say(&mut switch, client(family), at(address, 80), (300, 0, RST));
+            dropped(&mut switch, CLIENT, TcpInvalidState);
+            quiet(&mut switch);
+        }
+        // However late the server tries again.
+        switch.pass_slowly(60);
+        push(&mut switch, family, client(family));
+        let (_, news) = one(&mut switch, CLIENT);
+        ends(&news.key, server(family), client(family));
+        assert!(!switch.control.connections()[0].pinned.is_via_service());
+        switch.assert_adds_up();
+    }
+}
+
+/// Another backend learns nothing by guessing: it must know what the client's own sent and had.
+#[test]
+fn nobody_takes_over_by_guessing() {
+    for family in FAMILIES {
+        let mut switch = Switch::new(&config(&[SERVER, OTHER]));
+        let service = at(vip(family), 80);
+        push(&mut switch, family, client(family));
+        switch.dropped();
+        assert_eq!(switch.recv(CLIENT).len(), 1);
+        for (seq, ack) in [(900_000, 7000), (300, 40_000_000), (1 << 31, 1 << 30)] {
+            say(&mut switch, client(family), service, (seq, ack, ACK));
+            dropped(&mut switch, CLIENT, TcpInvalidState);
+            let (_, told) = one(&mut switch, CLIENT);
+            ends(&told.key, service, client(family));
+            quiet(&mut switch);
+        }
+        assert_eq!(switch.control.connections().len(), 0);
+        // A connection of the client's own is not asked for.
+        let mut switch = Switch::new(&config(&[OTHER]));
+        say(&mut switch, client(family), service, (100, 0, SYN));
+        assert_eq!(switch.recv(OTHER).len(), 1);
+        switch.control.apply(&config(&[SERVER, OTHER])).unwrap();
+        push(&mut switch, family, client(family));
+        let (_, straight) = one(&mut switch, CLIENT);
+        ends(&straight.key, server(family), client(family));
+    }
+}
+
+/// Behind the node's address or the gateway's was a client that nothing tells any more, and off the
+/// cluster one that is not found: the server is told.
+#[test]
+fn a_server_whose_client_is_lost_is_told() {
+    for family in FAMILIES {
+        for to in [at(node(family), 50_000), at(gateway(family), 50_000), at(outside(family), 999)]
+        {
+            let mut switch = Switch::new(&config(&[SERVER]));
+            push(&mut switch, family, to);
+            let (frame, told) = one(&mut switch, SERVER);
+            ends(&told.key, to, server(family));
+            assert_eq!(frame[usize::from(told.l4) + 13] & RST, RST);
+            quiet(&mut switch);
+            assert_eq!(switch.control.connections().len(), 0);
+            switch.assert_adds_up();
+        }
+    }
+}
+
+/// The node's own processes are clients like pods; node ports and host ports are asked for as well.
+#[test]
+fn every_address_that_it_may_be_known_by_is_asked_for() {
+    for family in FAMILIES {
+        let mut web = service("web", vip);
+        web.kind = ServiceType::NodePort;
+        web.ports[0].node_port = Some(30_080);
+        let mut config = config_with(vec![web], &[SERVER]);
+        let host_port = HostPort {
+            address: None,
+            protocol: podswitch_policy::rule::Protocol::Tcp,
+            port: 8443,
+            target: server(family),
+        };
+        config.host_ports = vec![(config.endpoints[SERVER].cookie.clone(), Arc::new([host_port]))];
+        let mut switch = Switch::new(&config);
+        push(&mut switch, family, at(node(family), 33_000));
+        dropped(&mut switch, SERVER, TcpInvalidState);
+        let asked = switch.recv(HOST);
+        let parse = |frame: &Vec<u8>| {
+            podswitch_wire::parse::parse(frame, &podswitch_wire::flow_key::HashKey::new(1)).unwrap()
+        };
+        let mut asked: Vec<SocketAddr> = asked
+            .iter()
+            .map(|frame| parse(frame).key)
+            .map(|key| at(key.src_addr(), key.src_port))
+            .collect();
+        asked.sort();
+        let mut all = vec![at(vip(family), 80), at(node(family), 30_080), at(node(family), 8443)];
+        if family == 0 {
+            all.push(at("127.0.0.1".parse().unwrap(), 8443));
+        }
+        all.sort();
+        assert_eq!(asked, all);
+        switch.send(
+            HOST,
+            &framed(
+                HOST,
+                &segment(at(node(family), 33_000), at(vip(family), 80), (300, 7000, ACK)),
+            ),
+        );
+        assert_eq!(switch.recv(SERVER).len(), 1);
+        push(&mut switch, family, at(node(family), 33_000));
+        let (_, news) = one(&mut switch, HOST);
+        ends(&news.key, at(vip(family), 80), at(node(family), 33_000));
+        switch.assert_adds_up();
+    }
+}
+
+#[test]
+fn what_policy_denies_is_not_asked_for() {
+    for family in FAMILIES {
+        let mut config: Config = config(&[SERVER]);
+        config.policies = vec![Arc::new(NetworkPolicy {
+            cookie: "NetworkPolicy/default/closed".into(),
+            namespace: "default".into(),
+            name: "closed".into(),
+            pods: Selector::everything(),
+            ingress: Some(Vec::new()),
+            egress: None,
+        })];
+        let mut switch = Switch::new(&config);
+        push(&mut switch, family, client(family));
+        dropped(&mut switch, SERVER, PolicyIngress);
+        quiet(&mut switch);
+    }
+}
