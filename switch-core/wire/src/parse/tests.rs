@@ -388,7 +388,7 @@ fn extension_headers_of_every_kind() {
     assert_eq!((p.l4, p.key.proto, p.key.dst_port, p.options), (54, 51, 0, false));
     let p = Frame::new(&[&MACS, &[8, 0], &v4(51, 20 + 12 + 20, 0), &header, &TCP]).parse().unwrap();
     assert_eq!((p.l4, p.key.proto, p.key.dst_port, p.options), (34, 51, 0, false));
-    let bad: [(u8, &[u8]); 9] = [
+    let bad: [(u8, &[u8]); 8] = [
         // Type 0 routing, also with no segments left; any other with some left.
         (43, &[6, 0, 0, 0, 0, 0, 0, 0]),
         (43, &[6, 0, 2, 1, 0, 0, 0, 0]),
