@@ -208,8 +208,6 @@ impl UdpTunnelDevice {
         if shared {
             udp::set_shared(fd).context(what)?;
             udp::set_receive_class(fd, v6).context(what)?;
-            // The default holds some 270 small datagrams, which a burst exceeds.
-            let _ = udp::set_receive_buffer(fd, RECEIVE_BUFFER);
             // What the socket has no room for is counted, where the kernel can say so.
             let _ = udp::set_overflow(fd);
             option::set_receive_buffer(fd, BUFFER).context(what)?;
@@ -247,10 +245,6 @@ impl Device for UdpTunnelDevice {
         self.info.clone()
     }
 }
-
-/// Bytes that each receiving socket holds, the kernel's own of each datagram among them: some ten
-/// thousand small datagrams.
-const RECEIVE_BUFFER: i32 = 4 << 20;
 
 /// A socket that receives.
 #[derive(Debug)]
