@@ -244,7 +244,17 @@ fn no_tunnel_in_the_tunnel_and_none_from_pods() {
             let packet = udp(ours, node_address(to, v6), (sport, VXLAN), &payload);
             refused(&mut switch, 0, &from_pod(0, 0, &packet), TunnelFromPod, "from a pod");
         }
-        // A pod that took this port for its own has its answers.
+        // Nor to a pod of this node or another: one rule for all, also by a Service.
+        for to in [pod(0, 1, v6), theirs] {
+            let packet = udp(ours, to, (50_000, VXLAN), b"x");
+            refused(&mut switch, 0, &from_pod(0, 0, &packet), TunnelFromPod, "from pod to pod");
+        }
+        // A pod of this node that took this port for its own has its answers, and so does one that
+        // speaks to another node's pod.
+        switch.send(1, &from_pod(0, 1, &udp(pod(0, 1, v6), ours, (VXLAN, 9), b"x")));
+        assert_eq!(switch.recv(0).len(), 1);
+        switch.send(0, &from_pod(0, 0, &udp(ours, pod(0, 1, v6), (9, VXLAN), b"x")));
+        assert_eq!(switch.recv(1).len(), 1);
         switch.send(0, &from_pod(0, 0, &udp(ours, theirs, (VXLAN, 9), b"x")));
         assert_eq!(switch.recv(UPLINK).len(), 1);
         let answer = inner(1, 0, &udp(theirs, ours, (9, VXLAN), b"x"));

@@ -315,8 +315,18 @@ fn bridge_group_addresses() {
     });
     // What no pod should send at all does not come far either.
     all_dropped(DropReason::EtherTypeUnsupported, |rng| {
+        ethernet(GATEWAY, pod_mac(EVIL), *rng.pick(&[0x88cc, 0x8809, 38, 0x22f3]), &[1; 60])
+    });
+    // STP, LACP, LLDP and their like, whatever they carry (T-S5).
+    all_dropped(DropReason::BridgeReserved, |rng| {
         let to = Mac([1, 0x80, 0xc2, 0, 0, rng.below(16) as u8]);
-        ethernet(to, pod_mac(EVIL), *rng.pick(&[0x88cc, 0x8809, 38, 0x22f3]), &[1; 60])
+        let kind = *rng.pick(&[0x88cc, 0x8809, 38, 0x22f3, 0x0806, 0x0800]);
+        let payload = match kind {
+            0x0806 => arp(1, (pod_mac(EVIL), pod_v4(EVIL)), (Mac::ZERO, pod_v4(1))),
+            0x0800 => ip(v4(EVIL), v4(1), 17, 60, None, &udp(v4(EVIL), v4(1), (1, 2), b"x")),
+            _ => vec![1; 60],
+        };
+        ethernet(to, pod_mac(EVIL), kind, &payload)
     });
 }
 
@@ -331,7 +341,7 @@ fn errors_about_flows_of_others() {
             false => ip(dst, other, 17, 60, None, &udp(dst, other, (1000, 53), b"x")),
         };
         let (head, rest) = match dst.is_ipv4() {
-            true => (*rng.pick(&[[3, 4], [3, 1], [11, 0]]), [0, 0, 0, 68]),
+            true => (*rng.pick(&[[3, 4], [3, 1], [11, 0], [4, 0]]), [0, 0, 0, 68]),
             false => (*rng.pick(&[[2, 0], [1, 0]]), [0, 0, 5, 0]),
         };
         let message = icmp(src, dst, head, rest, &quote);

@@ -226,6 +226,28 @@ fn queues_of_one_device_share_the_work() {
     assert_eq!(ports[0].drain(b"again"), 64);
 }
 
+/// What a full queue has no room for is counted, so that every frame that a pod sent is in some count.
+#[test]
+fn frames_that_a_full_queue_has_no_room_for_are_counted() {
+    podswitch_testkit::require_tap!();
+    let (ns, _device, mut peer) = tap_pod(TapOptions::default());
+    let socket = ns.enter(|| UdpSocket::bind((ip(V4), 0))).unwrap().unwrap();
+    socket.send_to(b"first", (ip(REMOTE_V4), 9999)).unwrap();
+    assert!(peer.run_until(|frame| frame.ends_with(b"first")));
+    assert_eq!(peer.port.take_lost(), 0);
+    for round in 0..2 {
+        const SENT: usize = 3000;
+        for _ in 0..SENT {
+            socket.send_to(b"flood", (ip(REMOTE_V4), 9999)).unwrap();
+        }
+        let received = peer.drain(b"flood");
+        let lost = peer.port.take_lost() as usize;
+        assert!(lost > 0, "round {round}: the queue holds {received}");
+        assert_eq!(received + lost, SENT, "round {round}");
+    }
+    assert_eq!(peer.port.take_lost(), 0);
+}
+
 #[test]
 fn single_queue_receives_at_worker_zero_only() {
     podswitch_testkit::require_tap!();

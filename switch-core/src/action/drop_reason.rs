@@ -139,7 +139,7 @@ reasons! {
     TunnelInnerVlan, Tunnel, "tunnel_inner_vlan", "An 802.1Q tag inside the tunnel (RFC 7348 §6.1).";
     TunnelFragment, Tunnel, "tunnel_fragment", "A fragment of a tunnel packet (RFC 7348 §4.3).";
     TunnelNested, Tunnel, "tunnel_nested", "A tunnel inside the tunnel.";
-    TunnelFromPod, Tunnel, "tunnel_from_pod", "A pod sent VXLAN to a node.";
+    TunnelFromPod, Tunnel, "tunnel_from_pod", "A pod sent UDP to the tunnel's port of a node or pod.";
     TunnelChecksum, Tunnel, "tunnel_checksum", "The outer UDP checksum is wrong.";
     TunnelEcn, Tunnel, "tunnel_ecn", "Congestion is marked in the outer header, and the inner packet cannot carry the mark (RFC 6040).";
     TunnelNoSource, Tunnel, "tunnel_no_source", "This node has no tunnel address of the needed family.";

@@ -30,6 +30,9 @@ impl Engine {
         if let Err(reason) = check_link_layer(cx.snapshot, ingress, &packet, parsed) {
             return self.drop(cx, packet, reason, None);
         }
+        if destination_mac(packet.bytes()).is_bridge_reserved() {
+            return self.drop(cx, packet, DropReason::BridgeReserved, None);
+        }
         match parsed.network {
             Network::Other => self.drop(cx, packet, DropReason::EtherTypeUnsupported, None),
             Network::Arp => self.arp(cx, ingress, packet, parsed),
@@ -48,9 +51,7 @@ impl Engine {
     ) {
         if !is_to_switch(cx.snapshot, &packet) {
             let to = destination_mac(packet.bytes());
-            let reason = if to.is_bridge_reserved() {
-                DropReason::BridgeReserved
-            } else if to.is_multicast() {
+            let reason = if to.is_multicast() {
                 DropReason::MulticastUnsupported
             } else if packet.via().is_some() {
                 DropReason::TunnelInnerDestination

@@ -42,8 +42,9 @@ pub(super) fn check_uplink_source(
     }
 }
 
-/// A pod sends no tunnel packets to a node (T-O1). A tunnel packet inside the tunnel is accepted
-/// only as a reply to a pod whose own port is the tunnel's (T-O6).
+/// Nothing but tunnel packets of VTEPs goes to the tunnel's port in the cluster: none come from pods
+/// (T-O1) or out of the tunnel (T-O6), whether they go to a node or to a pod, on this node or another.
+/// Replies to a pod whose own port is the tunnel's are no tunnel packets.
 pub(super) fn check_nested_tunnel(
     snapshot: &Snapshot,
     query: &Query<'_>,
@@ -52,15 +53,23 @@ pub(super) fn check_nested_tunnel(
     if key.proto != proto::UDP || key.dst_port != snapshot.tunnels.rules.port {
         return Ok(());
     }
+    let is_reply = matches!(query.known, Some((_, Direction::Reply)));
     if query.via.is_some() {
-        let is_reply = matches!(query.known, Some((_, Direction::Reply)));
         return if is_reply { Ok(()) } else { Err(DropReason::TunnelNested) };
     }
     let from_pod = matches!(snapshot.port(query.ingress), PortFacts::Pod(_));
-    if from_pod && snapshot.tunnels.is_tunnel_packet(key.proto, key.dst_addr(), key.dst_port) {
+    if from_pod && is_tunnel_packet(snapshot, key.dst_addr(), is_reply) {
         return Err(DropReason::TunnelFromPod);
     }
     Ok(())
+}
+
+/// Whether UDP to the tunnel's port of `destination` is a tunnel packet.
+fn is_tunnel_packet(snapshot: &Snapshot, destination: IpAddr, is_reply: bool) -> bool {
+    let tunnels = &snapshot.tunnels;
+    tunnels.enabled
+        && (tunnels.is_node_address(destination)
+            || !is_reply && snapshot.endpoints.contains_key(&destination))
 }
 
 /// Checks that follow translation. A pod's packet must not have become a tunnel packet. A packet
@@ -74,8 +83,9 @@ pub(super) fn check_uplink(
 ) -> Result<(), DropReason> {
     match snapshot.port(query.ingress) {
         PortFacts::Pod(_) if direction == Direction::Original => {
-            let (backend, port) = (pinned.reply.src_addr(), pinned.reply.src_port);
-            if snapshot.tunnels.is_tunnel_packet(pinned.reply.proto, backend, port) {
+            let is_tunnel_port = pinned.reply.proto == proto::UDP
+                && pinned.reply.src_port == snapshot.tunnels.rules.port;
+            if is_tunnel_port && is_tunnel_packet(snapshot, pinned.reply.src_addr(), false) {
                 return Err(DropReason::TunnelFromPod);
             }
             Ok(())

@@ -12,7 +12,6 @@ use podswitch_vxlan::decap::DecapRules;
 use podswitch_vxlan::template::Template;
 use podswitch_vxlan::vtep::{VtepIndex, VtepTable};
 use podswitch_wire::addr::Mac;
-use podswitch_wire::flow_key::proto;
 
 pub use path::{PATH_MTU_SECS, PathMtu};
 
@@ -186,14 +185,6 @@ impl Tunnels {
     /// Whether `address` is a node's own, this one's or another's.
     pub fn is_node_address(&self, address: IpAddr) -> bool {
         self.addresses.contains(&address)
-    }
-
-    /// Whether these are the protocol, destination and port of a tunnel packet to a node.
-    pub fn is_tunnel_packet(&self, protocol: u8, destination: IpAddr, port: u16) -> bool {
-        protocol == proto::UDP
-            && port == self.rules.port
-            && self.enabled
-            && self.addresses.contains(&destination)
     }
 }
 

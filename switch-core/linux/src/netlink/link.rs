@@ -213,6 +213,24 @@ impl Netlink {
         }
     }
 
+    /// Frames that the kernel dropped instead of transmitting them by an interface, since it was made:
+    /// of a TAP those for which its queue had no room.
+    ///
+    /// # Errors
+    /// There is no such interface any more.
+    pub fn tx_dropped(&mut self, index: u32) -> Result<u64, HostError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let operation = || format!("read counters of interface {index}");
+        let answer = self.get(RouteNetlinkMessage::GetLink(message), operation)?;
+        let Some(RouteNetlinkMessage::NewLink(message)) = answer else { return Ok(0) };
+        let dropped = message.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Stats64(stats) => Some(stats.tx_dropped),
+            _ => None,
+        });
+        Ok(dropped.unwrap_or(0))
+    }
+
     /// The interface of that name, or `None`.
     ///
     /// # Errors

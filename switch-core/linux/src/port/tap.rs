@@ -12,7 +12,8 @@
 use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use podswitch_core::packet::{Batch, Offload, Packet, Pool, SizeClass};
 use podswitch_core::port::{Device, Offloads, Port, PortInfo};
@@ -77,6 +78,7 @@ pub struct TapDevice {
     was_there: bool,
     multi_queue: bool,
     uso: bool,
+    losses: Option<Arc<Losses>>,
     /// With one queue: what all ports share. With several: the first, until a port takes it.
     queue: Option<Arc<OwnedFd>>,
 }
@@ -116,6 +118,7 @@ impl TapDevice {
             was_there: before.is_some(),
             multi_queue,
             uso,
+            losses: Losses::of(netlink, link.index).map(Arc::new),
             queue: Some(Arc::new(queue)),
         })
     }
@@ -194,7 +197,8 @@ impl TapDevice {
 impl Device for TapDevice {
     fn open(&mut self, index: usize, _workers: usize) -> io::Result<Box<dyn Port>> {
         let (queue, receives) = self.queue_for(index)?;
-        Ok(Box::new(TapPort { queue, receives, info: self.port_info() }))
+        let (losses, info) = (self.losses.clone(), self.port_info());
+        Ok(Box::new(TapPort { queue, receives, losses, backlog: 0, lost: 0, info }))
     }
 
     fn info(&self) -> PortInfo {
@@ -231,15 +235,64 @@ fn attach(ns: &NetNs, name: &str, multi_queue: bool) -> Result<(OwnedFd, bool), 
     Ok((fd, false))
 }
 
+/// What the kernel dropped because a queue of the TAP was full: it counts that for the interface.
+#[derive(Debug)]
+struct Losses {
+    /// In the interface's namespace.
+    netlink: Mutex<Netlink>,
+    index: u32,
+    /// Frames that were reported already.
+    reported: AtomicU64,
+}
+
+impl Losses {
+    /// `None`: the kernel does not say, and losses are not counted.
+    fn of(mut netlink: Netlink, index: u32) -> Option<Self> {
+        // What was lost before is not this run's.
+        let reported = AtomicU64::new(netlink.tx_dropped(index).ok()?);
+        Some(Self { netlink: Mutex::new(netlink), index, reported })
+    }
+
+    /// Frames that were lost since the last call.
+    fn take(&self) -> u64 {
+        let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
+        // An interface that is gone is noticed elsewhere.
+        let Ok(lost) = netlink.tx_dropped(self.index) else { return 0 };
+        lost.saturating_sub(self.reported.swap(lost, Relaxed))
+    }
+}
+
+/// Frames that were waiting in a queue which may have been full. The kernel's queue holds 500 or more
+/// (txqueuelen, 1000 by default), so that one which overflowed is found with as many.
+const BACKLOG: usize = 500;
+/// A queue that never gets empty is asked about once in so many frames.
+const LONG_BACKLOG: usize = 8192;
+
 /// One worker's queue of a TAP.
 #[derive(Debug)]
 pub struct TapPort {
     queue: Arc<OwnedFd>,
     receives: bool,
+    losses: Option<Arc<Losses>>,
+    /// Frames received since the queue was empty, or losses were read.
+    backlog: usize,
+    lost: u64,
     info: PortInfo,
 }
 
 impl TapPort {
+    /// Notes that a burst was received, after which the queue was empty or not.
+    fn burst(&mut self, received: usize, is_empty: bool) {
+        self.backlog += received;
+        let was_full = self.backlog >= if is_empty { BACKLOG } else { LONG_BACKLOG };
+        if was_full && let Some(losses) = &self.losses {
+            self.lost += losses.take();
+        }
+        if is_empty || was_full {
+            self.backlog = 0;
+        }
+    }
+
     fn write(&self, packet: &mut Packet) -> Result<(), Errno> {
         let offload = packet.offload;
         if packet.headroom() < HEADER {
@@ -275,7 +328,7 @@ impl Port for TapPort {
         // Taken from the pool for each burst rather than kept: all ports of a worker share the
         // warm ones. Without one that holds any frame nothing is read, or it would be cut.
         let Some(mut large) = pool.alloc(SizeClass::Large) else { return Ok(0) };
-        let mut failure = None;
+        let (mut failure, mut is_empty) = (None, false);
         while !batch.is_full() && bytes < BURST_BYTES {
             let Some(mut small) = pool.alloc(SizeClass::Small) else { break };
             // Into one buffer, which costs the kernel less than to fill several; what is short is copied.
@@ -297,6 +350,7 @@ impl Port for TapPort {
                     bytes += large.len();
                     let Some(next) = pool.alloc(SizeClass::Large) else {
                         batch.push(large);
+                        self.burst(batch.len() - before, false);
                         return Ok(batch.len() - before);
                     };
                     batch.push(mem::replace(&mut large, next));
@@ -304,12 +358,14 @@ impl Port for TapPort {
                 Err(Errno::INTR) => pool.free(small),
                 Err(errno) => {
                     pool.free(small);
-                    failure = Some(errno).filter(|e| *e != Errno::AGAIN);
+                    is_empty = errno == Errno::AGAIN;
+                    failure = Some(errno).filter(|_| !is_empty);
                     break;
                 }
             }
         }
         pool.free(large);
+        self.burst(batch.len() - before, is_empty);
         match (failure, batch.len() - before) {
             // Frames that came before the failure count; it will be met again.
             (Some(errno), 0) if is_gone(errno) => Err(io::ErrorKind::NotConnected.into()),
@@ -348,6 +404,10 @@ impl Port for TapPort {
 
     fn info(&self) -> &PortInfo {
         &self.info
+    }
+
+    fn take_lost(&mut self) -> u64 {
+        mem::take(&mut self.lost)
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -76,7 +76,7 @@ pub(crate) struct Control([u8; Control::LEN]);
 const CMSG: usize = size_of::<libc::cmsghdr>();
 
 impl Control {
-    /// Two control messages of an `int`, or one about an error.
+    /// Three control messages of an `int`, or one about an error.
     pub(crate) const LEN: usize = 96;
 
     pub(crate) const fn empty() -> Self {
@@ -191,6 +191,9 @@ pub(crate) struct Slot {
     /// The segment size that the kernel gave (`UDP_GRO`), in bytes; zero: none. What it is the size of,
     /// `joined::Received` decides.
     pub(crate) segment: usize,
+    /// Datagrams that the socket's full buffer had no room for, since it was opened (`SO_RXQ_OVFL`);
+    /// zero: none, or not known.
+    pub(crate) overflow: u32,
     /// There was more than the buffers held, or control messages that did not fit.
     pub(crate) cut: bool,
 }
@@ -199,7 +202,7 @@ impl Slot {
     /// An empty slot. `small` and `large` are a small and a large packet of a pool.
     pub(crate) fn new(small: Packet, large: Packet) -> Self {
         debug_assert!(small.capacity() >= Pool::SMALL && large.capacity() > Pool::SMALL);
-        Self { small, large, len: 0, from: None, class: 0, segment: 0, cut: false }
+        Self { small, large, len: 0, from: None, class: 0, segment: 0, overflow: 0, cut: false }
     }
 }
 
@@ -248,22 +251,24 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, slots: &mut [Slot]) -> io::Result<
         slot.len = header.msg_len as usize;
         slot.cut = header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
         slot.from = names[at].get();
-        (slot.class, slot.segment) = facts(&controls[at], header.msg_hdr.msg_controllen);
+        (slot.class, slot.segment, slot.overflow) =
+            facts(&controls[at], header.msg_hdr.msg_controllen);
     }
     Ok(count)
 }
 
-/// Traffic class and segment size from the control messages.
-fn facts(control: &Control, len: usize) -> (u8, usize) {
-    let (mut class, mut segment) = (0, 0);
+/// Traffic class, segment size and overflow from the control messages.
+fn facts(control: &Control, len: usize) -> (u8, usize, u32) {
+    let (mut class, mut segment, mut overflow) = (0, 0, 0);
     let int = |data: &[u8]| data.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
     control.each(len, |level, kind, data| match (level, kind) {
         (libc::IPPROTO_IP, libc::IP_TOS) => class = data.first().copied().unwrap_or(0),
         (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => class = int(data) as u8,
+        (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => overflow = int(data) as u32,
         (libc::SOL_UDP, libc::UDP_GRO) => segment = usize::try_from(int(data)).unwrap_or(0),
         _ => {}
     });
-    (class, segment)
+    (class, segment, overflow)
 }
 
 fn part(bytes: &mut [u8]) -> libc::iovec {

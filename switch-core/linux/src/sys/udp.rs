@@ -31,6 +31,11 @@ pub(crate) fn set_gro(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_UDP, libc::UDP_GRO, &1i32)
 }
 
+/// Datagrams come with the number of those that the socket had no room for.
+pub(crate) fn set_overflow(socket: BorrowedFd<'_>) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &1i32)
+}
+
 /// Each datagram comes with its traffic class.
 pub(crate) fn set_receive_class(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     match v6 {

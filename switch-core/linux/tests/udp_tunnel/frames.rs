@@ -134,6 +134,34 @@ fn opened(tunnel: &Tunnel, packet: &Packet) -> (Vec<u8>, u8) {
     (packet.bytes()[got.start as usize..got.end as usize].to_vec(), parsed.traffic_class)
 }
 
+/// What the socket has no room for is counted: every datagram that came is in some count.
+#[test]
+fn datagrams_that_the_socket_has_no_room_for_are_counted() {
+    podswitch_testkit::require_privilege!();
+    const SENT: usize = 40_000;
+    for tunnel in TUNNELS {
+        let underlay = Underlay::new();
+        let mut near = open(&tunnel, &underlay.near, false);
+        let outer = if tunnel.v6 { 62 } else { 42 };
+        let packet = wrapped(&tunnel, true, &inner(false, 1, 0, 10));
+        let payload = &packet.bytes()[outer..];
+        let bind = || std::net::UdpSocket::bind((tunnel.far(), 0));
+        let socket = underlay.far.enter(bind).unwrap().unwrap();
+        for _ in 0..SENT {
+            socket.send_to(payload, (tunnel.near(), tunnel.port)).unwrap();
+        }
+        let mut received = near.receive(SENT).len();
+        let mut lost = near.port.take_lost() as usize;
+        assert!(received > 1000, "it holds a burst: {received}");
+        // One more tells of what was lost before it.
+        socket.send_to(payload, (tunnel.near(), tunnel.port)).unwrap();
+        received += near.receive(1).len();
+        lost += near.port.take_lost() as usize;
+        assert!(lost > 0, "{received} received");
+        assert_eq!(received + lost, SENT + 1);
+    }
+}
+
 #[test]
 fn outer_headers_are_the_kernels() {
     podswitch_testkit::require_privilege!();

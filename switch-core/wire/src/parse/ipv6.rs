@@ -7,12 +7,12 @@ use crate::flow_key::{Family, FlowKey, HashKey, proto};
 /// The longest extension header chain that is followed.
 pub(super) const MAX_EXTENSIONS: usize = 8;
 
-/// Extension headers that are followed (IANA ipv6-parameters).
+/// Extension headers that are followed (IANA ipv6-parameters). An authentication header (51) is not, as
+/// in IPv4: it protects addresses and ports, so that nothing behind it can be translated.
 mod extension {
     pub(super) const HOP_BY_HOP: u8 = 0;
     pub(super) const ROUTING: u8 = 43;
     pub(super) const FRAGMENT: u8 = 44;
-    pub(super) const AUTHENTICATION: u8 = 51;
     pub(super) const DESTINATION: u8 = 60;
 }
 
@@ -145,7 +145,7 @@ pub(super) fn follow_chain(packet: &[u8], mut next: u8, strict: bool) -> Result<
         let end = match next {
             // Only allowed as the first (RFC 8200 §4.1).
             extension::HOP_BY_HOP => index > 0,
-            extension::ROUTING | extension::AUTHENTICATION | extension::DESTINATION => false,
+            extension::ROUTING | extension::DESTINATION => false,
             extension::FRAGMENT => fragmented,
             _ => return Ok(Chain { protocol: next, l4: offset as u16, place }),
         };
@@ -177,11 +177,9 @@ fn extension_len(kind: u8, head: &[u8; 8]) -> Result<usize, ParseError> {
     let units = usize::from(head[1]);
     match kind {
         extension::FRAGMENT => Ok(8),
-        // Counted in units of 4 bytes less 2, and never shorter than its fixed part (RFC 4302).
-        extension::AUTHENTICATION if units == 0 => Err(ParseError::Ipv6Extension),
-        extension::AUTHENTICATION => Ok((units + 2) * 4),
-        // Type 0 is deprecated source routing (RFC 5095).
-        extension::ROUTING if head[2] == 0 => Err(ParseError::Ipv6Extension),
+        // Type 0 is deprecated source routing (RFC 5095). With segments left, of whatever type, the
+        // packet is not for its destination: source routing as that of IPv4 (T-F6).
+        extension::ROUTING if head[2] == 0 || head[3] != 0 => Err(ParseError::Ipv6Extension),
         _ => Ok((units + 1) * 8),
     }
 }

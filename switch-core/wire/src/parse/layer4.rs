@@ -105,8 +105,9 @@ fn classify_v4(kind: u8) -> (Icmp, u8) {
         0 => (Icmp::Reply, 8),
         13 => (Icmp::Query, 13),
         14 => (Icmp::Reply, 13),
-        // Destination unreachable, time exceeded, parameter problem.
-        3 | 11 | 12 => (Icmp::Error, 0),
+        // Destination unreachable, source quench (deprecated, RFC 6633), time exceeded, parameter
+        // problem.
+        3 | 4 | 11 | 12 => (Icmp::Error, 0),
         _ => (Icmp::Other, 0),
     }
 }

@@ -315,7 +315,7 @@ fn icmp_kinds() {
         (3, Icmp::Error),
         (11, Icmp::Error),
         (12, Icmp::Error),
-        (4, Icmp::Other),
+        (4, Icmp::Error),
         (5, Icmp::Other),
         (9, Icmp::Other),
         (255, Icmp::Other),
@@ -378,19 +378,27 @@ fn extension_headers_of_every_kind() {
         let len = (chain.len() + 20) as u16;
         Frame::new(&[&MACS, &IPV6, &v6(first, len), chain, &TCP]).parse()
     };
-    // Routing of type 2, authentication of 12 bytes.
-    assert_eq!(parse(43, &[6, 0, 2, 1, 0, 0, 0, 0]).unwrap().l4, 62);
-    let p = parse(51, &[6, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1]).unwrap();
-    assert_eq!((p.l4, p.key.proto, p.options), (66, 6, true));
-    let bad: [(u8, &[u8]); 6] = [
-        // Type 0 routing, also with no segments left; authentication too short for itself.
+    // Routing of types 2 (mobility) and 4 (segment routing) that has been done.
+    for kind in [2, 4] {
+        assert_eq!(parse(43, &[6, 0, kind, 0, 0, 0, 0, 0]).unwrap().l4, 62);
+    }
+    // Authentication is a protocol of its own, in both families.
+    let header = [6, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1];
+    let p = parse(51, &header).unwrap();
+    assert_eq!((p.l4, p.key.proto, p.key.dst_port, p.options), (54, 51, 0, false));
+    let p = Frame::new(&[&MACS, &[8, 0], &v4(51, 20 + 12 + 20, 0), &header, &TCP]).parse().unwrap();
+    assert_eq!((p.l4, p.key.proto, p.key.dst_port, p.options), (34, 51, 0, false));
+    let bad: [(u8, &[u8]); 8] = [
+        // Type 0 routing, also with no segments left; any other with some left.
         (43, &[6, 0, 0, 0, 0, 0, 0, 0]),
-        (51, &[6, 0, 0, 0, 0, 0, 0, 0]),
+        (43, &[6, 0, 2, 1, 0, 0, 0, 0]),
+        (43, &[6, 0, 3, 1, 0, 0, 0, 0]),
+        (43, &[6, 0, 4, 255, 0, 0, 0, 0]),
+        (60, &[43, 0, 1, 4, 0, 0, 0, 0, 6, 0, 2, 1, 0, 0, 0, 0]),
         // Hop-by-hop not first; two fragment headers; lengths beyond the packet.
         (60, &[0, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0]),
         (44, &[44, 0, 0, 0, 0, 0, 0, 1, 6, 0, 0, 0, 0, 0, 0, 1]),
         (60, &[6, 9, 1, 4, 0, 0, 0, 0]),
-        (51, &[6, 255, 0, 0, 0, 0, 0, 0]),
     ];
     for (first, chain) in bad {
         assert_eq!(parse(first, chain), Err(ParseError::Ipv6Extension), "{chain:?}");

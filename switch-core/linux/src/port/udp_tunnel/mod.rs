@@ -171,7 +171,7 @@ impl UdpTunnelDevice {
         for address in self.config.addresses() {
             let socket = self.bind(address, self.config.port, true)?;
             epoll::add(&watch, &socket, data, readable).context(what)?;
-            receivers.push(Receiver { socket, address, slots: rx::FEW_SLOTS });
+            receivers.push(Receiver { socket, address, slots: rx::FEW_SLOTS, overflow: 0 });
         }
         let errors = match index {
             0 => Some(senders.watch_errors().context(what)?),
@@ -208,6 +208,8 @@ impl UdpTunnelDevice {
         if shared {
             udp::set_shared(fd).context(what)?;
             udp::set_receive_class(fd, v6).context(what)?;
+            // What the socket has no room for is counted, where the kernel can say so.
+            let _ = udp::set_overflow(fd);
             option::set_receive_buffer(fd, BUFFER).context(what)?;
             // Without (before Linux 5.0) every datagram comes by itself.
             let _ = udp::set_gro(fd);
@@ -252,6 +254,8 @@ struct Receiver {
     address: IpAddr,
     /// How many datagrams, or joined runs of them, the next call offers to take.
     slots: usize,
+    /// Datagrams that it had no room for, as far as they are counted.
+    overflow: u32,
 }
 
 /// One worker's sockets of a tunnel.

@@ -56,6 +56,11 @@ impl UdpTunnelPort {
             };
             let bytes: usize = slots[..count].iter().map(|slot| slot.len).sum();
             adapt(receiver, count, bytes);
+            let last = slots[..count].iter().map(|slot| slot.overflow).rfind(|n| *n != 0);
+            if let Some(overflow) = last {
+                self.lost += u64::from(overflow.wrapping_sub(receiver.overflow));
+                receiver.overflow = overflow;
+            }
             let address = receiver.address;
             for (i, slot) in slots.into_iter().enumerate() {
                 if i < count {
@@ -72,7 +77,7 @@ impl UdpTunnelPort {
 
     /// Makes frames of what one slot holds. What the burst has no room for waits.
     fn accept(&mut self, slot: Slot, address: IpAddr, pool: &mut Pool, batch: &mut Batch) {
-        let Slot { mut small, mut large, len, from, class, segment, cut } = slot;
+        let Slot { mut small, mut large, len, from, class, segment, cut, .. } = slot;
         let Some(from) = from.filter(|_| !cut) else {
             // Longer than any datagram, with facts missing, or from nowhere: none happens.
             pool.free(small);
