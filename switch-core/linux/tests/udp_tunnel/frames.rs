@@ -145,7 +145,7 @@ fn datagrams_that_the_socket_has_no_room_for_are_counted() {
         let outer = if tunnel.v6 { 62 } else { 42 };
         let packet = wrapped(&tunnel, true, &inner(false, 1, 0, 10));
         let payload = &packet.bytes()[outer..];
-        let bind = || std::net::UdpSocket::bind((tunnel.far(), 0));
+        let bind = || UdpSocket::bind((tunnel.far(), 0));
         let socket = underlay.far.enter(bind).unwrap().unwrap();
         for _ in 0..SENT {
             socket.send_to(payload, (tunnel.near(), tunnel.port)).unwrap();
