@@ -120,7 +120,9 @@ fn serve_node(args: &Args, json: bool) -> Done {
     events.ready(node.epoch(), &source);
     let mut serving = Serving { args, source, said, events: &events, busy: 0 };
     let result = serving.serve(&signals, &mut watch, &mut node);
-    let stopped = node.stop(if args.keep { PodInterfaces::Keep } else { PodInterfaces::Remove });
+    // Only a planned stop takes pods' interfaces away: after a failure the next run attaches to them.
+    let is_kept = args.keep || result.is_err();
+    let stopped = node.stop(if is_kept { PodInterfaces::Keep } else { PodInterfaces::Remove });
     result?;
     Ok(stopped?)
 }

@@ -12,6 +12,7 @@ const SETTING: &str = "net/ipv4/ip_local_reserved_ports";
 #[derive(Debug)]
 pub struct ReservedPorts {
     ns: NetNs,
+    ports: Vec<RangeInclusive<u16>>,
     /// What to put back, and what was put in its place.
     before: String,
     after: String,
@@ -26,7 +27,23 @@ impl ReservedPorts {
         let before = sysctl::get(ns, SETTING)?;
         let after = merge(&before, ports);
         sysctl::set(ns, SETTING, &after)?;
-        Ok(Self { ns: ns.clone(), before, after })
+        Ok(Self { ns: ns.clone(), ports: ports.to_vec(), before, after })
+    }
+
+    /// Reserves the ports again where somebody else set the list meanwhile; what that says stays reserved at the
+    /// end. Returns what was put back.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    pub fn reconcile(&mut self) -> Result<Option<String>, HostError> {
+        let now = sysctl::get(&self.ns, SETTING)?;
+        let wanted = merge(&now, &self.ports);
+        if now == wanted {
+            return Ok(None);
+        }
+        sysctl::set(&self.ns, SETTING, &wanted)?;
+        (self.before, self.after) = (now, wanted);
+        Ok(Some(format!("{SETTING} = {}", self.after)))
     }
 }
 

@@ -15,7 +15,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use podswitch_core::config::Gateway;
 use podswitch_wire::cidr::Cidr;
 
-use super::netlink::{Route, Rule};
+use super::attach::serves;
+use super::netlink::{InterfaceAddress, Route, Rule};
 use super::nft::{Front, Marking, MarkingConfig};
 use super::{HostError, NetNs, Netlink, sysctl};
 
@@ -105,19 +106,8 @@ impl Steering {
     /// # Errors
     /// There is no such interface; missing privilege; a kernel without nf_tables.
     pub fn install(ns: &NetNs, config: SteeringConfig) -> Result<Self, HostError> {
-        let mut netlink = Netlink::open(ns)?;
-        let index = netlink.link(&config.interface)?.index;
-        accept_own_addresses(ns, &mut netlink, index, &config.interface)?;
-        for is_ipv6 in families(ns) {
-            let (everywhere, gateway): (IpAddr, IpAddr) = match is_ipv6 {
-                false => (Ipv4Addr::UNSPECIFIED.into(), config.gateway.ipv4.into()),
-                true => (Ipv6Addr::UNSPECIFIED.into(), config.gateway.ipv6.into()),
-            };
-            let everywhere = Cidr::new(everywhere, 0).expect("a prefix of no bits fits");
-            let route = Route::to(everywhere).via(gateway).link(index).onlink();
-            netlink.add_route(&route.table(config.table))?;
-        }
-        let rules = Rules::install(ns, &config)?;
+        let mut rules = Rules { ns: ns.clone(), ours: Vec::new() };
+        put_back(ns, &config, &mut rules)?;
         let marking = Marking::install(ns, &config.marking())?;
         Ok(Self { ns: ns.clone(), config, marking, rules })
     }
@@ -141,6 +131,19 @@ impl Steering {
         Ok(())
     }
 
+    /// Puts back what somebody took away: settings, routes, rules, marks. Returns what that was, each as words for a
+    /// note.
+    ///
+    /// # Errors
+    /// The interface is gone; missing privilege.
+    pub fn reconcile(&mut self) -> Result<Vec<String>, HostError> {
+        let mut done = put_back(&self.ns, &self.config, &mut self.rules)?;
+        if self.marking.put_back(&self.config.marking())? {
+            done.push(format!("nftables table {}", self.config.marks));
+        }
+        Ok(done)
+    }
+
     /// Puts the kernel's rules back as they were.
     ///
     /// # Errors
@@ -152,6 +155,32 @@ impl Steering {
     }
 }
 
+/// Puts in force what is not: settings of the interface, routes of marked packets, rules. Returns what that was.
+fn put_back(
+    ns: &NetNs,
+    config: &SteeringConfig,
+    rules: &mut Rules,
+) -> Result<Vec<String>, HostError> {
+    let mut netlink = Netlink::open(ns)?;
+    let index = netlink.link(&config.interface)?.index;
+    let mut done = accept_own_addresses(ns, &mut netlink, index, &config.interface)?;
+    let found = netlink.routes()?;
+    for is_ipv6 in families(ns) {
+        let (everywhere, gateway): (IpAddr, IpAddr) = match is_ipv6 {
+            false => (Ipv4Addr::UNSPECIFIED.into(), config.gateway.ipv4.into()),
+            true => (Ipv6Addr::UNSPECIFIED.into(), config.gateway.ipv6.into()),
+        };
+        let everywhere = Cidr::new(everywhere, 0).expect("a prefix of no bits fits");
+        let route = Route::to(everywhere).via(gateway).link(index).onlink().table(config.table);
+        if !found.iter().any(|found| serves(found, &route)) {
+            netlink.add_route(&route)?;
+            done.push(format!("route {route}"));
+        }
+        rules.put_back(&mut netlink, config.rule(is_ipv6), &mut done)?;
+    }
+    Ok(done)
+}
+
 /// The routing rules; put back when dropped.
 #[derive(Debug)]
 struct Rules {
@@ -160,24 +189,32 @@ struct Rules {
 }
 
 impl Rules {
-    fn install(ns: &NetNs, config: &SteeringConfig) -> Result<Self, HostError> {
-        let mut netlink = Netlink::open(ns)?;
-        let mut rules = Self { ns: ns.clone(), ours: Vec::new() };
-        for is_ipv6 in families(ns) {
-            rules.ours.push(config.rule(is_ipv6));
-            let there = netlink.rules()?;
-            let local = |r: &&Rule| is_local(r, is_ipv6);
-            let early: Vec<&Rule> =
-                there.iter().filter(local).filter(|r| r.priority <= MARKED).collect();
-            if !early.is_empty() && !there.iter().filter(local).any(|r| r.priority > MARKED) {
-                netlink.add_rule(&local_rule(is_ipv6, LOCAL))?;
-            }
-            netlink.add_rule(&config.rule(is_ipv6))?;
-            for rule in early {
-                netlink.delete_rule(rule)?;
-            }
+    /// The kernel's rule for its own addresses comes behind ours. Adds what is missing of both.
+    fn put_back(
+        &mut self,
+        netlink: &mut Netlink,
+        ours: Rule,
+        done: &mut Vec<String>,
+    ) -> Result<(), HostError> {
+        let there = netlink.rules()?;
+        let local: Vec<&Rule> = there.iter().filter(|r| is_local(r, ours.is_ipv6)).collect();
+        if !local.iter().any(|rule| rule.priority > MARKED) {
+            let moved = local_rule(ours.is_ipv6, LOCAL);
+            netlink.add_rule(&moved)?;
+            done.push(moved.to_string());
         }
-        Ok(rules)
+        if !there.contains(&ours) {
+            netlink.add_rule(&ours)?;
+            done.push(ours.to_string());
+        }
+        for early in local.into_iter().filter(|rule| rule.priority <= MARKED) {
+            netlink.delete_rule(early)?;
+            done.push(format!("{early} behind the switch's"));
+        }
+        if !self.ours.contains(&ours) {
+            self.ours.push(ours);
+        }
+        Ok(())
     }
 
     fn remove(&mut self, ns: &NetNs) -> Result<(), HostError> {
@@ -226,29 +263,39 @@ fn families(ns: &NetNs) -> Vec<bool> {
 }
 
 /// Has the kernel take packets with addresses of its own from the switch, and not wonder which
-/// way they came. IPv6 does so by itself.
+/// way they came. IPv6 does so by itself. Returns what was not so.
 fn accept_own_addresses(
     ns: &NetNs,
     netlink: &mut Netlink,
     index: u32,
     interface: &str,
-) -> Result<(), HostError> {
-    // Host ports at 127.0.0.1: the switch sends nothing with such an address but what answers the
-    // node's own processes (T-S4).
+) -> Result<Vec<String>, HostError> {
+    // The setting for all wins where it is stricter. The loose check, which is then the
+    // strictest, takes any address on an interface that has one itself.
+    let is_checked = sysctl::get(ns, "net/ipv4/conf/all/rp_filter")? != "0";
+    let rp_filter = if is_checked { "2" } else { "0" };
+    let mut done = Vec::new();
+    // route_localnet: host ports at 127.0.0.1. The switch sends nothing with such an address but
+    // what answers the node's own processes (T-S4).
     let settings = [
-        ("rp_filter", "0"),
+        ("rp_filter", rp_filter),
         ("accept_local", "1"),
         ("send_redirects", "0"),
         ("route_localnet", "1"),
     ];
     for (setting, value) in settings {
-        sysctl::set(ns, &format!("net/ipv4/conf/{interface}/{setting}"), value)?;
+        let key = format!("net/ipv4/conf/{interface}/{setting}");
+        if sysctl::put_back(ns, &key, value)? {
+            done.push(format!("{key} = {value}"));
+        }
     }
-    if sysctl::get(ns, "net/ipv4/conf/all/rp_filter")? != "0" {
-        // The setting for all wins where it is stricter. The loose check, which is then the
-        // strictest, takes any address on an interface that has one itself.
-        sysctl::set(ns, &format!("net/ipv4/conf/{interface}/rp_filter"), "2")?;
-        netlink.add_address(index, IpAddr::from(FALLBACK).into())?;
+    let address = InterfaceAddress::from(IpAddr::from(FALLBACK));
+    let is_there = |netlink: &mut Netlink| -> Result<bool, HostError> {
+        Ok(netlink.addresses()?.iter().any(|a| (a.link, a.address) == (index, address)))
+    };
+    if is_checked && !is_there(netlink)? {
+        netlink.add_address(index, address)?;
+        done.push(format!("address {address}"));
     }
-    Ok(())
+    Ok(done)
 }

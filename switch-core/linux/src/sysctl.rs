@@ -1,9 +1,12 @@
 //! Kernel settings under `/proc/sys`, of a given network namespace.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 
 use super::{Context, HostError, NetNs};
+
+/// Longest value that is read, in bytes: more than any list of ports has in practice.
+const LONGEST: usize = 64 * 1024;
 
 /// Sets a setting, written with slashes (`net/ipv4/ip_forward`), in `ns`.
 ///
@@ -26,13 +29,24 @@ pub fn set_all(ns: &NetNs, settings: &[(&str, &str)]) -> Result<(), HostError> {
     })?
 }
 
+/// Sets a setting that has another value. Says whether it had.
+///
+/// # Errors
+/// As [`set`].
+pub fn put_back(ns: &NetNs, key: &str, value: &str) -> Result<bool, HostError> {
+    if get(ns, key)? == value {
+        return Ok(false);
+    }
+    set(ns, key, value).map(|()| true)
+}
+
 /// Reads a setting of `ns`, without the line end.
 ///
 /// # Errors
 /// There is no such setting.
 pub fn get(ns: &NetNs, key: &str) -> Result<String, HostError> {
     ns.enter(|| {
-        fs::read_to_string(path(key))
+        read(&path(key))
             .map(|text| text.trim_end().to_owned())
             .context(|| format!("read {key} in {ns}"))
     })?
@@ -42,11 +56,19 @@ pub fn get(ns: &NetNs, key: &str) -> Result<String, HostError> {
 /// set up right is good enough.
 fn write(key: &str, value: &str) -> io::Result<()> {
     let path = path(key);
-    if fs::read_to_string(&path)?.trim_end() == value {
+    if read(&path)?.trim_end() == value {
         return Ok(());
     }
     // Writing nothing at all would not be a write.
     fs::write(&path, if value.is_empty() { "\n" } else { value })
+}
+
+/// The kernel answers the first read alone, and cuts what that has no room for: `fs::read_to_string` gets 32 bytes.
+fn read(path: &str) -> io::Result<String> {
+    let mut buffer = vec![0; LONGEST];
+    let length = fs::File::open(path)?.read(&mut buffer)?;
+    buffer.truncate(length);
+    String::from_utf8(buffer).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 fn path(key: &str) -> String {

@@ -1,7 +1,6 @@
 //! What can go wrong, typed.
 
 use std::fmt;
-use std::io;
 use std::net::IpAddr;
 
 use podswitch_core::config::ConfigError;
@@ -37,9 +36,6 @@ pub enum NodeError {
     /// The underlay that the options ask for cannot be had.
     #[error(transparent)]
     Underlay(#[from] UnderlayError),
-    /// The node's own port failed. The switch cannot go on: [`Node::stop`](crate::Node::stop) it and start another.
-    #[error("the node's own port failed: {0}")]
-    HostPortFailed(#[source] io::Error),
     /// The system refused a step of the set-up.
     #[error(transparent)]
     Host(#[from] HostError),

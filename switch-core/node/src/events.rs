@@ -57,6 +57,13 @@ pub enum Event {
         /// The pod.
         pod: PodName,
     },
+    /// Something that the switch had set up was gone or changed, and is as it was again.
+    Repaired {
+        /// A pod, an interface or `node`.
+        object: String,
+        /// What was put back.
+        done: Vec<String>,
+    },
     /// Something could not be done; the rest goes on.
     Failure(Failure),
     /// A frame was dropped ([`NodeOptions::report_drops`](crate::NodeOptions::report_drops)).
@@ -92,6 +99,9 @@ impl fmt::Display for Event {
             Self::Taken { object } => write!(f, "{object} is in force as it is written"),
             Self::PodAttached { pod, port } => write!(f, "{pod} is attached as port {port}"),
             Self::PodDetached { pod } => write!(f, "{pod} is detached"),
+            Self::Repaired { object, done } => {
+                write!(f, "{object}: put back: {}", done.join(", "))
+            }
             Self::Failure(failure) => failure.fmt(f),
             Self::Dropped(frame) => frame.fmt(f),
             Self::FlowOpened(flow) => write!(f, "opened: {flow}"),
@@ -138,6 +148,18 @@ pub enum Failure {
     PodMtu {
         /// The pod.
         pod: PodName,
+        /// Why.
+        #[source]
+        error: HostError,
+    },
+    /// The node's interface to the switch is gone and could not be made again.
+    #[error("the node's interface to the switch is gone: {0}")]
+    HostInterface(String),
+    /// What somebody took from an object could not be put back.
+    #[error("{object}: {error}")]
+    NotPutBack {
+        /// A pod or `node`.
+        object: String,
         /// Why.
         #[source]
         error: HostError,
@@ -255,6 +277,13 @@ impl Reporter {
     /// Reports an event.
     pub(crate) fn event(&self, event: Event) {
         self.0.push(event);
+    }
+
+    /// Reports what was put back, if anything was.
+    pub(crate) fn repaired(&self, object: &str, done: Vec<String>) {
+        if !done.is_empty() {
+            self.event(Event::Repaired { object: object.to_owned(), done });
+        }
     }
 
     /// Reports a failure.

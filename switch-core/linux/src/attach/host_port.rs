@@ -8,7 +8,7 @@ use podswitch_core::config::Gateway;
 use podswitch_wire::addr::Mac;
 use podswitch_wire::cidr::Cidr;
 
-use super::gateways;
+use super::{InterfaceSettings, gateways};
 use crate::netlink::Route;
 use crate::port::tap::{TapConfig, TapDevice};
 use crate::{HostError, NetNs, Netlink, sysctl};
@@ -69,14 +69,7 @@ impl HostPort {
     /// # Errors
     /// As [`TapDevice::open`]; a route is refused (a node address that the node does not have).
     pub fn open(ns: &NetNs, config: HostPortConfig) -> Result<(Self, TapDevice), HostError> {
-        let tap = TapConfig {
-            name: config.name.clone(),
-            mac: config.mac,
-            mtu: config.mtu,
-            multi_queue: config.multi_queue,
-            persistent: false,
-        };
-        let device = TapDevice::open(ns, &tap)?;
+        let device = TapDevice::open(ns, &tap_config(&config))?;
         let mut port = Self {
             ns: ns.clone(),
             index: device.index(),
@@ -98,17 +91,65 @@ impl HostPort {
         self.index
     }
 
+    /// Makes the interface again that somebody deleted, with neighbours and routes. The device is for
+    /// the switch to attach in place of the former.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn reopen(&mut self) -> Result<TapDevice, HostError> {
+        let device = TapDevice::open(&self.ns, &tap_config(&self.config))?;
+        (self.index, self.mac) = (device.index(), device.mac());
+        self.set_up()?;
+        Ok(device)
+    }
+
+    /// Puts back what somebody took from the interface, and the node's forwarding. Returns what that was; `None`
+    /// if the interface itself is gone.
+    ///
+    /// # Errors
+    /// The kernel refused something.
+    pub fn reconcile(&mut self) -> Result<Option<Vec<String>>, HostError> {
+        let mut netlink = Netlink::open(&self.ns)?;
+        let Some(mut link) = netlink.find_link_at(self.index)? else { return Ok(None) };
+        let mut done = Vec::new();
+        if link.name != self.config.name {
+            // Kernels before 6.3 rename only what is switched off.
+            netlink.set_down(self.index)?;
+            netlink.rename(self.index, &self.config.name)?;
+            done.push(format!("name, which was {}", link.name));
+            (link.name, link.is_up) = (self.config.name.clone(), false);
+        }
+        done.extend(self.settings().put_back(&self.ns, &mut netlink, &link)?);
+        done.extend(self.forward()?);
+        Ok(Some(done))
+    }
+
+    /// Sets the node's addresses that its interfaces have: the sources of the routes.
+    pub fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.config.node_addresses = addresses;
+    }
+
+    /// Sets the MTU, in bytes.
+    ///
+    /// # Errors
+    /// The interface is gone, or takes no such MTU.
+    pub fn set_mtu(&mut self, mtu: u32) -> Result<(), HostError> {
+        self.config.mtu = mtu;
+        Netlink::open(&self.ns)?.set_mtu(self.index, mtu)
+    }
+
     /// Replaces the ranges that the node reaches by the switch. All of the new ones are there
     /// before the first old one goes.
     ///
     /// # Errors
-    /// A route is refused; those before it are in force then.
+    /// A route is refused; those before it are in force then, and [`reconcile`](Self::reconcile) tries the others
+    /// again.
     pub fn set_destinations(&mut self, destinations: Vec<Cidr>) -> Result<(), HostError> {
+        let old = std::mem::replace(&mut self.config.destinations, destinations);
         let mut netlink = Netlink::open(&self.ns)?;
-        for destination in &destinations {
+        for destination in &self.config.destinations {
             netlink.add_route(&self.route(*destination))?;
         }
-        let old = std::mem::replace(&mut self.config.destinations, destinations);
         let stay: HashSet<&Cidr> = self.config.destinations.iter().collect();
         for destination in old.iter().filter(|d| !stay.contains(d)) {
             match netlink.delete_route(&self.route(*destination)) {
@@ -123,24 +164,35 @@ impl HostPort {
         super::quieten(&self.ns, &self.config.name);
         self.relax();
         let mut netlink = Netlink::open(&self.ns)?;
-        netlink.set_up(self.index)?;
-        for (_, gateway) in gateways(&self.config.gateway) {
-            match netlink.add_neighbour(self.index, gateway, self.config.gateway.mac) {
-                // A node without IPv6 has no use for that neighbour.
-                Err(_) if gateway.is_ipv6() => {}
-                result => result?,
-            }
-        }
-        for destination in self.config.destinations.clone() {
-            netlink.add_route(&self.route(destination))?;
-        }
+        let link = netlink.link(&self.config.name)?;
+        self.settings().put_back(&self.ns, &mut netlink, &link)?;
+        self.forward().map(drop)
+    }
+
+    /// Has the node's kernel forward, if it is to. Returns what was not so.
+    fn forward(&mut self) -> Result<Vec<String>, HostError> {
+        let mut done = Vec::new();
         if self.config.forward {
-            self.change("net/ipv4/ip_forward", "1")?;
+            self.change("net/ipv4/ip_forward", &mut done)?;
             if self.has_ipv6() {
-                self.change("net/ipv6/conf/all/forwarding", "1")?;
+                self.change("net/ipv6/conf/all/forwarding", &mut done)?;
             }
         }
-        Ok(())
+        Ok(done)
+    }
+
+    /// What the interface is to have.
+    fn settings(&self) -> InterfaceSettings {
+        let destinations = self.config.destinations.iter();
+        InterfaceSettings {
+            mac: Some(self.mac),
+            mtu: Some(self.config.mtu),
+            addresses: Vec::new(),
+            neighbours: gateways(&self.config.gateway)
+                .map(|(_, gateway)| (gateway, self.config.gateway.mac))
+                .to_vec(),
+            routes: destinations.map(|destination| self.route(*destination)).collect(),
+        }
     }
 
     /// The switch has judged who may send what. The node's kernel need not wonder that a packet's
@@ -167,13 +219,27 @@ impl HostPort {
         route
     }
 
-    fn change(&mut self, setting: &'static str, value: &str) -> Result<(), HostError> {
+    fn change(&mut self, setting: &'static str, done: &mut Vec<String>) -> Result<(), HostError> {
         let before = sysctl::get(&self.ns, setting)?;
-        if before != value {
-            sysctl::set(&self.ns, setting, value)?;
-            self.changed.push((setting, before));
+        if before != "1" {
+            sysctl::set(&self.ns, setting, "1")?;
+            done.push(format!("{setting} = 1"));
+            // What was there before the switch is what is put back.
+            if !self.changed.iter().any(|(changed, _)| *changed == setting) {
+                self.changed.push((setting, before));
+            }
         }
         Ok(())
+    }
+}
+
+fn tap_config(config: &HostPortConfig) -> TapConfig {
+    TapConfig {
+        name: config.name.clone(),
+        mac: config.mac,
+        mtu: config.mtu,
+        multi_queue: config.multi_queue,
+        persistent: false,
     }
 }
 

@@ -6,9 +6,12 @@
 //! existing one without harm, so a switch that was killed attaches to its pods as they are.
 
 mod host_port;
+mod upkeep;
 mod veth;
 
 pub use host_port::{HostPort, HostPortConfig};
+pub use upkeep::InterfaceSettings;
+pub(crate) use upkeep::serves;
 pub use veth::{attach_veth, detach_veth, silence, switch_interface, switch_namespace};
 
 use std::net::IpAddr;
@@ -79,8 +82,8 @@ pub fn attach_tap(
         persistent: options.persistent,
     };
     let device = TapDevice::open(ns, &config)?;
-    match configure(ns, device.index(), pod) {
-        Ok(()) => Ok(device),
+    match configure(ns, pod) {
+        Ok(_) => Ok(device),
         Err(error) => {
             if !device.was_there() {
                 // The first error is the one to tell.
@@ -92,40 +95,46 @@ pub fn attach_tap(
 }
 
 /// Sets up a pod's interface: on, addresses, the gateway as only way out. Changes nothing that is
-/// right already.
+/// right already. Returns what was put in force, each as words for a note.
 ///
 /// # Errors
-/// An address or route is refused.
-pub fn configure(ns: &NetNs, index: u32, pod: &PodInterface) -> Result<(), HostError> {
+/// There is no such interface; an address or route is refused.
+pub fn configure(ns: &NetNs, pod: &PodInterface) -> Result<Vec<String>, HostError> {
     quieten(ns, &pod.name);
     let mut netlink = Netlink::open(ns)?;
-    netlink.set_up(index)?;
-    for address in &pod.addresses {
-        netlink.add_address(index, (*address).into())?;
-    }
-    for address in &pod.addresses {
-        // Pods that come late to their own address are no reason to refuse them.
-        let _ = netlink.wait_until_local(*address);
-    }
-    for (family, gateway) in gateways(&pod.gateway) {
-        if !pod.addresses.iter().any(|a| a.is_ipv4() == family.is_ipv4()) {
-            continue;
+    let link = netlink.link(&pod.name)?;
+    pod.settings().put_back(ns, &mut netlink, &link)
+}
+
+impl PodInterface {
+    /// What the interface is to have.
+    fn settings(&self) -> InterfaceSettings {
+        let mut settings = InterfaceSettings {
+            mac: Some(self.mac),
+            mtu: Some(self.mtu),
+            addresses: self.addresses.iter().map(|address| (*address).into()).collect(),
+            ..InterfaceSettings::default()
+        };
+        for (family, gateway) in gateways(&self.gateway) {
+            if !self.addresses.iter().any(|a| a.is_ipv4() == family.is_ipv4()) {
+                continue;
+            }
+            if self.static_gateway {
+                settings.neighbours.push((gateway, self.gateway.mac));
+            }
+            let mut to_gateway = Route::to(Cidr::host(gateway));
+            if gateway.is_ipv6() {
+                // A pod that answers itself through a Service answers the gateway, and would do so
+                // from its link-local address, which is nobody's to the switch.
+                to_gateway.source =
+                    self.addresses.iter().copied().find(|a| a.is_ipv6() && !is_link_local(*a));
+            }
+            settings.routes.push(to_gateway);
+            let everywhere = Cidr::new(family, 0).expect("a prefix of no bits fits any family");
+            settings.routes.push(Route::to(everywhere).via(gateway).onlink());
         }
-        if pod.static_gateway {
-            netlink.add_neighbour(index, gateway, pod.gateway.mac)?;
-        }
-        let mut to_gateway = Route::to(Cidr::host(gateway)).link(index);
-        if gateway.is_ipv6() {
-            // A pod that answers itself through a Service answers the gateway, and would do so
-            // from its link-local address, which is nobody's to the switch.
-            to_gateway.source =
-                pod.addresses.iter().copied().find(|a| a.is_ipv6() && !is_link_local(*a));
-        }
-        netlink.add_route(&to_gateway)?;
-        let everywhere = Cidr::new(family, 0).expect("a prefix of no bits fits any family");
-        netlink.add_route(&Route::to(everywhere).via(gateway).link(index).onlink())?;
+        settings
     }
-    Ok(())
 }
 
 fn is_link_local(address: IpAddr) -> bool {

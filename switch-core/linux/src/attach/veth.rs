@@ -120,7 +120,7 @@ fn finish(
         pod_side.set_mac(theirs.index, pod.mac)?;
     }
     switch_side.set_up(ours.index)?;
-    super::configure(pod_ns, theirs.index, pod)
+    super::configure(pod_ns, pod).map(drop)
 }
 
 /// Removes a pair by its switch end; one that is gone is no error.

@@ -243,6 +243,22 @@ impl Netlink {
         }
     }
 
+    /// The interface with that index, or `None`.
+    ///
+    /// # Errors
+    /// The kernel refused to answer.
+    pub fn find_link_at(&mut self, index: u32) -> Result<Option<Link>, HostError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let operation = || format!("look up interface {index}");
+        match self.get(RouteNetlinkMessage::GetLink(message), operation) {
+            Ok(Some(RouteNetlinkMessage::NewLink(message))) => Ok(Some(read(message))),
+            Ok(_) => Ok(None),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Every interface of the namespace.
     ///
     /// # Errors

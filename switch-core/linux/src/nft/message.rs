@@ -4,7 +4,9 @@
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkBuffer};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkBuffer, NlaBuffer, NlasIterator,
+};
 use netlink_sys::{Socket, protocols};
 use podswitch_wire::cidr::Cidr;
 
@@ -21,7 +23,6 @@ pub(super) enum Kind {
     NewRule = 6,
     NewSet = 9,
     NewElements = 12,
-    #[cfg(test)]
     GetTable = 1,
     #[cfg(test)]
     GetRule = 7,
@@ -45,7 +46,6 @@ const NESTED: u16 = 0x8000;
 /// Length of `struct nlmsghdr`.
 const HEADER: usize = 16;
 /// Length of `struct nfgenmsg` behind it.
-#[cfg(test)]
 const FAMILY_HEADER: usize = 4;
 
 /// Attributes, one behind the other.
@@ -194,8 +194,17 @@ impl Connection {
         }
     }
 
-    /// For tests to read back what was made. The payloads, behind their family headers, of all objects of a kind.
-    #[cfg(test)]
+    /// Whether there is a table of that name.
+    pub(super) fn has_table(&mut self, family: Family, name: &str) -> Result<bool, HostError> {
+        let tables = self.list(Kind::GetTable, family, |_| {}, || "list nftables tables".into())?;
+        // The family header says no more than the attributes: NFTA_TABLE_NAME is one.
+        let is_name = |nla: &NlaBuffer<&[u8]>| {
+            nla.kind() == 1 && nla.value().strip_suffix(&[0]) == Some(name.as_bytes())
+        };
+        Ok(tables.iter().any(|t| NlasIterator::new(&t[..]).flatten().any(|nla| is_name(&nla))))
+    }
+
+    /// The payloads, behind their family headers, of all objects of a kind.
     pub(super) fn list(
         &mut self,
         kind: Kind,

@@ -56,6 +56,8 @@ impl Default for MasqueradeConfig {
 pub struct Masquerade {
     connection: Connection,
     table: String,
+    /// The kernel removes the table with its owner, and keeps it from others.
+    owned: bool,
 }
 
 impl Masquerade {
@@ -66,13 +68,14 @@ impl Masquerade {
     pub fn install(ns: &NetNs, config: &MasqueradeConfig) -> Result<Self, HostError> {
         let mut connection = Connection::open(ns)?;
         remove(&mut connection, Family::Inet, &config.table)?;
-        match put_masquerade(&mut connection, config, true) {
+        let owned = match put_masquerade(&mut connection, config, true) {
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 put_masquerade(&mut connection, config, false)?;
+                false
             }
-            result => result?,
-        }
-        Ok(Self { connection, table: config.table.clone() })
+            result => result.map(|()| true)?,
+        };
+        Ok(Self { connection, table: config.table.clone(), owned })
     }
 
     /// Replaces what is in force at one stroke; connections under way keep their translation.
@@ -86,9 +89,26 @@ impl Masquerade {
         transaction.add(Kind::DeleteTable, |a| {
             a.text(1, &config.table);
         });
-        masquerade(&mut transaction, &config, true);
+        masquerade(&mut transaction, &config, self.owned);
         let what = || format!("replace nftables table {}", config.table);
         self.connection.commit(transaction, what)
+    }
+
+    /// Makes the table again if somebody removed it. Says whether somebody had.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install).
+    pub fn put_back(&mut self, config: &MasqueradeConfig) -> Result<bool, HostError> {
+        if self.connection.has_table(Family::Inet, &self.table)? {
+            return Ok(false);
+        }
+        let config = MasqueradeConfig { table: self.table.clone(), ..config.clone() };
+        put_masquerade(&mut self.connection, &config, self.owned).map(|()| true)
+    }
+
+    /// Name of the table.
+    pub fn table(&self) -> &str {
+        &self.table
     }
 }
 

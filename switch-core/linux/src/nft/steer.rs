@@ -108,6 +108,21 @@ impl Marking {
         let what = || format!("replace nftables table {}", config.table);
         self.connection.commit(transaction, what)
     }
+
+    /// Makes the table again if somebody removed it. Says whether somebody had.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install).
+    pub fn put_back(&mut self, config: &MarkingConfig) -> Result<bool, HostError> {
+        if self.connection.has_table(Family::Inet, &self.table)? {
+            return Ok(false);
+        }
+        let config = MarkingConfig { table: self.table.clone(), ..config.clone() };
+        let mut transaction = Transaction::new(Family::Inet);
+        marking(&mut transaction, &config, self.how);
+        let what = || format!("create nftables table {}", config.table);
+        self.connection.commit(transaction, what).map(|()| true)
+    }
 }
 
 impl Drop for Marking {

@@ -21,6 +21,9 @@ use crate::nft::forward::{forward, forward_by_note, remove_forward};
 use crate::sys::{ethtool, tun};
 use crate::{Context, HostError, NetNs, Netlink};
 
+/// Names of tables begin so, and end with the TAP's.
+const TABLE_PREFIX: &str = "podswitch-";
+
 const HEADER: usize = HeaderForm::Tunnel.len();
 
 /// What a device must do by itself: where it does not, the kernel would cut tunnel packets one by
@@ -91,11 +94,16 @@ impl Injector {
         if link.mtu != mtu {
             netlink.set_mtu(link.index, mtu)?;
         }
-        let injector = Self { ns: ns.clone(), table: format!("podswitch-{name}"), queue };
+        let injector = Self { ns: ns.clone(), table: format!("{TABLE_PREFIX}{name}"), queue };
         // Before it is switched on: nothing is ever to get from it into the stack.
         forward(&injector.table)?;
         netlink.set_up(link.index)?;
         Ok(injector)
+    }
+
+    /// The TAP's name.
+    pub(super) fn name(&self) -> &str {
+        self.table.strip_prefix(TABLE_PREFIX).unwrap_or(&self.table)
     }
 
     /// Sends one frame.

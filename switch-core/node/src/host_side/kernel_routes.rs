@@ -46,6 +46,27 @@ impl KernelRoutes {
         self.in_force = wanted;
     }
 
+    /// Puts back routes that are missing, those too that could not be set before. Returns which.
+    pub(super) fn reconcile(&self) -> Result<Vec<String>, HostError> {
+        if self.in_force.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut netlink = Netlink::open(&self.namespace)?;
+        let found = netlink.routes()?;
+        let mut done = Vec::new();
+        for (range, address) in &self.in_force {
+            let is_there = |r: &Route| {
+                (r.destination, r.gateway, r.table) == (*range, Some(*address), Route::MAIN)
+            };
+            if !found.iter().any(is_there) {
+                let route = Route::to(*range).via(*address);
+                netlink.add_route(&route)?;
+                done.push(format!("route {route}"));
+            }
+        }
+        Ok(done)
+    }
+
     fn replace(&self, wanted: &HashSet<(Cidr, IpAddr)>) -> Result<(), HostError> {
         let mut netlink = Netlink::open(&self.namespace)?;
         let stay: HashSet<Cidr> = wanted.iter().map(|(range, _)| *range).collect();

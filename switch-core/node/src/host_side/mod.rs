@@ -21,11 +21,9 @@ use podswitch_wire::cidr::Cidr;
 
 use crate::DEFAULT_MTU;
 use crate::cluster::Masquerading;
-use crate::discovery;
 use crate::error::NodeError;
 use crate::events::{Failure, Reporter};
 use crate::node::Settings;
-use crate::pods::set_mtu;
 use kernel_routes::KernelRoutes;
 pub(crate) use ranges::{local_ranges, remote_ranges};
 use services::ServiceSide;
@@ -43,12 +41,23 @@ pub(crate) enum RemotePods {
     ByKernel,
 }
 
+/// What became of the node's interface to the switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostInterface {
+    /// It is there.
+    There,
+    /// Somebody deleted it.
+    Gone,
+}
+
 /// See the module's description.
 #[derive(Debug)]
 pub(crate) struct HostSide {
     port: PortId,
+    /// Ports that were replaced, to be detached when no state names them.
+    replaced: Vec<PortId>,
     mtu: u16,
-    masquerade: Option<Masquerade>,
+    masquerade: Option<(Masquerade, MasqueradeConfig)>,
     services: ServiceSide,
     node_routes: KernelRoutes,
     /// Addresses of the node's interfaces, where it has host ports.
@@ -95,12 +104,14 @@ impl HostSide {
         let masquerade = match settings.masquerade {
             Masquerading::Off | Masquerading::Switch { .. } => None,
             Masquerading::Kernel => {
-                Some(Masquerade::install(namespace, &masquerade_rules(settings, config))?)
+                let rules = masquerade_rules(settings, config);
+                Some((Masquerade::install(namespace, &rules)?, rules))
             }
         };
         let services = ServiceSide::open(namespace, config.node.gateway, reporter);
         Ok(Self {
             port,
+            replaced: Vec::new(),
             mtu: DEFAULT_MTU,
             masquerade,
             services,
@@ -166,30 +177,94 @@ impl HostSide {
         ranges::extend_ranges(&mut destinations, services::ranges(config, snapshot));
         // A node that reaches itself through a Service sees the gateway as its client.
         destinations.push(Cidr::host(config.node.gateway.ipv4.into()));
-        match &mut self.side {
-            Side::Tap(side) => side.set_destinations(destinations)?,
-            Side::Veth(side) => side.set_destinations(destinations)?,
-        }
-        self.services.follow(snapshot)?;
-        match &mut self.masquerade {
-            Some(masquerade) => masquerade.update(&masquerade_rules(settings, config)),
+        let sources = present_addresses(settings, config)?;
+        let routed = match &mut self.side {
+            Side::Tap(side) => {
+                side.set_node_addresses(sources);
+                side.set_destinations(destinations)
+            }
+            Side::Veth(side) => {
+                side.set_node_addresses(sources);
+                side.set_destinations(destinations)
+            }
+        };
+        // One of them that fails is no reason to leave the others as they were.
+        let steered = self.services.follow(snapshot);
+        let masqueraded = match &mut self.masquerade {
+            Some((masquerade, in_force)) => {
+                *in_force = masquerade_rules(settings, config);
+                masquerade.update(in_force)
+            }
             None => Ok(()),
+        };
+        routed.and(steered).and(masqueraded)
+    }
+
+    /// Puts back what somebody took from the node's kernel, and follows the node's addresses. Whether the interface
+    /// itself is there is for the caller to act on ([`reopen`](Self::reopen)).
+    pub(crate) fn put_back(
+        &mut self,
+        settings: &Settings,
+        config: &Config,
+    ) -> Result<HostInterface, HostError> {
+        let sources = present_addresses(settings, config)?;
+        let done = match &mut self.side {
+            Side::Tap(side) => {
+                side.set_node_addresses(sources);
+                side.reconcile()?
+            }
+            Side::Veth(side) => {
+                side.set_node_addresses(sources);
+                side.reconcile()?
+            }
+        };
+        let Some(done) = done else { return Ok(HostInterface::Gone) };
+        let object = HostPortConfig::default().name;
+        self.reporter.repaired(&object, done);
+        self.reporter.repaired("node", self.services.put_back()?);
+        self.reporter.repaired("node", self.node_routes.reconcile()?);
+        if let Some((masquerade, in_force)) = &mut self.masquerade
+            && masquerade.put_back(in_force)?
+        {
+            let table = format!("nftables table {}", masquerade.table());
+            self.reporter.repaired("node", vec![table]);
+        }
+        Ok(HostInterface::There)
+    }
+
+    /// Makes the node's interface again and attaches it as a new port. The former one is to be detached
+    /// ([`detach`](Self::detach)) when a state is in force that names the new one.
+    pub(crate) fn reopen(&mut self, control: &mut ControlPlane) -> Result<(), NodeError> {
+        let device: Box<dyn Device> = match &mut self.side {
+            Side::Tap(side) => Box::new(side.reopen()?),
+            Side::Veth(side) => Box::new(side.reopen()?),
+        };
+        let port = control.attach(device)?;
+        self.replaced.push(std::mem::replace(&mut self.port, port));
+        let object = HostPortConfig::default().name;
+        self.reporter.repaired(&object, vec!["the interface itself".to_owned()]);
+        Ok(())
+    }
+
+    /// Detaches ports that were replaced.
+    pub(crate) fn detach(&mut self, control: &mut ControlPlane) {
+        for port in self.replaced.drain(..) {
+            // It is attached, or it would not be in the list.
+            let _ = control.detach(port);
         }
     }
 
     /// Sets the MTU of the node's interface to the switch. Returns whether it changed.
-    pub(crate) fn set_mtu(&mut self, settings: &Settings, mtu: u16) -> bool {
+    pub(crate) fn set_mtu(&mut self, mtu: u16) -> bool {
         if mtu == self.mtu {
             return false;
         }
         self.mtu = mtu;
-        let name = HostPortConfig::default().name;
-        let of_ours = match &self.side {
-            Side::Tap(_) => Ok(()),
+        let set = match &mut self.side {
+            Side::Tap(side) => side.set_mtu(mtu.into()),
             Side::Veth(side) => side.set_mtu(mtu.into()),
         };
-        let of_nodes = of_ours.and_then(|()| set_mtu(&settings.namespace, &name, mtu.into()));
-        if let Err(error) = of_nodes {
+        if let Err(error) = set {
             // The switch answers what is too long all the same.
             self.reporter.failure(Failure::HostMtu(error));
         }
@@ -212,10 +287,8 @@ fn is_global(address: IpAddr) -> bool {
 
 /// The node's addresses that its interfaces have: only those can be the source of what it sends.
 fn present_addresses(settings: &Settings, config: &Config) -> Result<Vec<IpAddr>, HostError> {
-    let interfaces = discovery::interfaces(&settings.namespace)?;
-    let is_present = |address: &&IpAddr| {
-        interfaces.iter().flat_map(|i| &i.ips).any(|network| network.ip() == **address)
-    };
+    let found = Netlink::open(&settings.namespace)?.addresses()?;
+    let is_present = |address: &&IpAddr| found.iter().any(|a| a.address.address() == **address);
     Ok(config.node.addresses.iter().filter(is_present).copied().collect())
 }
 

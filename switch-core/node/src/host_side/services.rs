@@ -34,7 +34,7 @@ pub(super) struct ServiceSide {
     /// Health check ports that failed, and how; reported once.
     reported: BTreeSet<String>,
     reporter: Reporter,
-    _reserved: Option<ReservedPorts>,
+    reserved: Option<ReservedPorts>,
 }
 
 impl ServiceSide {
@@ -49,7 +49,7 @@ impl ServiceSide {
             health: HealthResponder::new(namespace),
             reported: BTreeSet::new(),
             reporter: reporter.clone(),
-            _reserved: reserved.map_err(|error| report(Failure::ReservedPorts(error))).ok(),
+            reserved: reserved.map_err(|error| report(Failure::ReservedPorts(error))).ok(),
         }
     }
 
@@ -84,6 +84,18 @@ impl ServiceSide {
         servers.dedup();
         let mtu = snapshot.host.map_or(DEFAULT_MTU, |host| host.mtu);
         steering.update(mtu, sources(snapshot).collect(), (fronts, servers))
+    }
+
+    /// Puts back what somebody took away. Returns what that was, each as words for a note.
+    pub(super) fn put_back(&mut self) -> Result<Vec<String>, HostError> {
+        let mut done = Vec::new();
+        if let Some(steering) = &mut self.steering {
+            done = steering.reconcile()?;
+        }
+        if let Some(reserved) = &mut self.reserved {
+            done.extend(reserved.reconcile()?);
+        }
+        Ok(done)
     }
 
     /// Health checks as they are in force; sockets that could not be opened are tried again.

@@ -6,8 +6,8 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use podswitch_core::config::Gateway;
-use podswitch_linux::attach::{HostPortConfig, detach_veth};
-use podswitch_linux::netlink::{LinkSpec, Route};
+use podswitch_linux::attach::{HostPortConfig, InterfaceSettings, detach_veth};
+use podswitch_linux::netlink::{Link, LinkSpec, Route};
 use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice};
 use podswitch_linux::{HostError, NetNs, Netlink, sysctl};
 use podswitch_wire::addr::Mac;
@@ -35,21 +35,47 @@ impl VethHost {
         switch: &NetNs,
         config: HostPortConfig,
     ) -> Result<(Self, PacketDevice), HostError> {
-        // What a killed run left.
-        detach_veth(switch, OURS)?;
-        let (mut here, mut there) = (Netlink::open(node)?, Netlink::open(switch)?);
-        let mut theirs = LinkSpec::new(&config.name).mtu(config.mtu).up();
-        if let Some(mac) = config.mac {
+        let mut side = Self {
+            node: node.clone(),
+            switch: switch.clone(),
+            index: 0,
+            mac: Mac::ZERO,
+            config,
+            changed: Vec::new(),
+        };
+        let device = side.reopen()?;
+        Ok((side, device))
+    }
+
+    /// Makes the pair, in place of one that somebody deleted or a killed run left.
+    pub(super) fn reopen(&mut self) -> Result<PacketDevice, HostError> {
+        detach_veth(&self.switch, OURS)?;
+        let (mut here, mut there) = (Netlink::open(&self.node)?, Netlink::open(&self.switch)?);
+        let mut theirs = LinkSpec::new(&self.config.name).mtu(self.config.mtu).up();
+        if let Some(mac) = self.config.mac {
             theirs = theirs.mac(mac);
         }
-        there.add_veth(&LinkSpec::new(OURS).mtu(config.mtu).up(), &theirs, node)?;
-        let link = here.link(&config.name)?;
-        let mac = link.mac.unwrap_or_default();
-        let (node, switch, index) = (node.clone(), switch.clone(), link.index);
-        let mut side = Self { node, switch, index, mac, config, changed: Vec::new() };
-        side.set_up(&mut here)?;
-        let device = PacketDevice::new(&side.switch, OURS, PacketConfig::default())?;
-        Ok((side, device))
+        let ours = LinkSpec::new(OURS).mtu(self.config.mtu).up();
+        there.add_veth(&ours, &theirs, &self.node)?;
+        let link = here.link(&self.config.name)?;
+        (self.index, self.mac) = (link.index, link.mac.unwrap_or_default());
+        self.put_back(&mut here, &link)?;
+        PacketDevice::new(&self.switch, OURS, PacketConfig::default())
+    }
+
+    /// Puts back what somebody took from the interface, and the node's forwarding. Returns what that was; `None` if
+    /// the interface itself is gone.
+    pub(super) fn reconcile(&mut self) -> Result<Option<Vec<String>>, HostError> {
+        let mut there = Netlink::open(&self.switch)?;
+        let mut here = Netlink::open(&self.node)?;
+        let (Some(ours), Some(link)) = (there.find_link(OURS)?, here.find_link_at(self.index)?)
+        else {
+            return Ok(None);
+        };
+        let wanted = InterfaceSettings { mtu: Some(self.config.mtu), ..Default::default() };
+        let mut done = wanted.put_back(&self.switch, &mut there, &ours)?;
+        done.extend(self.put_back(&mut here, &link)?);
+        Ok(Some(done))
     }
 
     /// MAC address of the node's end.
@@ -57,18 +83,25 @@ impl VethHost {
         self.mac
     }
 
-    /// Sets the MTU of the switch's end, in bytes.
-    pub(super) fn set_mtu(&self, mtu: u32) -> Result<(), HostError> {
-        crate::pods::set_mtu(&self.switch, OURS, mtu)
+    /// Sets the node's addresses that its interfaces have: the sources of the routes.
+    pub(super) fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.config.node_addresses = addresses;
+    }
+
+    /// Sets the MTU of both ends, in bytes.
+    pub(super) fn set_mtu(&mut self, mtu: u32) -> Result<(), HostError> {
+        self.config.mtu = mtu;
+        crate::pods::set_mtu(&self.switch, OURS, mtu)?;
+        Netlink::open(&self.node)?.set_mtu(self.index, mtu)
     }
 
     /// Replaces the ranges that the node reaches by the switch.
     pub(super) fn set_destinations(&mut self, destinations: Vec<Cidr>) -> Result<(), HostError> {
+        let old = std::mem::replace(&mut self.config.destinations, destinations);
         let mut netlink = Netlink::open(&self.node)?;
-        for destination in &destinations {
+        for destination in &self.config.destinations {
             netlink.add_route(&self.route(*destination))?;
         }
-        let old = std::mem::replace(&mut self.config.destinations, destinations);
         let stay: HashSet<&Cidr> = self.config.destinations.iter().collect();
         for destination in old.iter().filter(|d| !stay.contains(d)) {
             match netlink.delete_route(&self.route(*destination)) {
@@ -79,20 +112,24 @@ impl VethHost {
         Ok(())
     }
 
-    fn set_up(&mut self, netlink: &mut Netlink) -> Result<(), HostError> {
+    /// Puts in force what is not, on the node's end and in the node's kernel. Returns what that was.
+    fn put_back(&mut self, netlink: &mut Netlink, link: &Link) -> Result<Vec<String>, HostError> {
         let Gateway { ipv4, ipv6, mac } = self.config.gateway;
-        netlink.add_neighbour(self.index, ipv4.into(), mac)?;
-        if self.has_ipv6() {
-            netlink.add_neighbour(self.index, ipv6.into(), mac)?;
-        }
-        self.set_destinations(self.config.destinations.clone())?;
+        let wanted = InterfaceSettings {
+            mac: Some(self.mac),
+            mtu: Some(self.config.mtu),
+            addresses: Vec::new(),
+            neighbours: vec![(ipv4.into(), mac), (ipv6.into(), mac)],
+            routes: self.config.destinations.iter().map(|range| self.route(*range)).collect(),
+        };
+        let mut done = wanted.put_back(&self.node, netlink, link)?;
         if self.config.forward {
-            self.change("net/ipv4/ip_forward", "1")?;
+            self.change("net/ipv4/ip_forward", &mut done)?;
             if self.has_ipv6() {
-                self.change("net/ipv6/conf/all/forwarding", "1")?;
+                self.change("net/ipv6/conf/all/forwarding", &mut done)?;
             }
         }
-        Ok(())
+        Ok(done)
     }
 
     fn has_ipv6(&self) -> bool {
@@ -108,11 +145,15 @@ impl VethHost {
         route
     }
 
-    fn change(&mut self, setting: &'static str, value: &str) -> Result<(), HostError> {
+    fn change(&mut self, setting: &'static str, done: &mut Vec<String>) -> Result<(), HostError> {
         let before = sysctl::get(&self.node, setting)?;
-        if before != value {
-            sysctl::set(&self.node, setting, value)?;
-            self.changed.push((setting, before));
+        if before != "1" {
+            sysctl::set(&self.node, setting, "1")?;
+            done.push(format!("{setting} = 1"));
+            // What was there before the switch is what is put back.
+            if !self.changed.iter().any(|(changed, _)| *changed == setting) {
+                self.changed.push((setting, before));
+            }
         }
         Ok(())
     }

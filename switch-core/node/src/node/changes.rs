@@ -20,7 +20,7 @@ impl Node {
         let gone = self.pods.outdated(&Wanted::of(self.desired.state(), &self.added));
         match self.reconcile_ports(gone, true) {
             Ok(_) => {
-                self.follow()?;
+                self.follow();
                 Ok(self.epoch())
             }
             Err(error) => {
@@ -70,7 +70,7 @@ impl Node {
             self.reconcile_ports(Vec::new(), false)?;
         }
         if host || nodes {
-            self.follow()?;
+            self.follow();
         }
         Ok(self.epoch())
     }
@@ -147,7 +147,7 @@ impl Node {
             return Err(error);
         }
         if self.are_outside(attachment.addresses.iter().copied()) {
-            self.follow()?;
+            self.follow();
         }
         Ok(port)
     }
@@ -162,7 +162,7 @@ impl Node {
             self.reconcile_ports(Vec::new(), false)?;
         }
         if self.are_outside(removed.addresses.iter().copied()) {
-            self.follow()?;
+            self.follow();
         }
         Ok(())
     }

@@ -81,6 +81,10 @@ pub struct Node {
     clock: Clock,
     reconcile_at: Instant,
     flows_at: Instant,
+    /// Ports changed, and no state that names them could be put in force yet.
+    is_unpublished: bool,
+    /// What was reported of the node's side, or of a state that its interfaces leave, so that it is reported once.
+    reported: Option<String>,
 }
 
 impl fmt::Debug for Node {
@@ -98,7 +102,8 @@ impl Node {
     ///
     /// # Errors
     /// A bad option; the state is refused; missing privilege (CAP_NET_ADMIN and CAP_SYS_ADMIN); the node's own
-    /// port or an underlay that the options ask for cannot be had. What was made is removed again.
+    /// port or an underlay that the options ask for cannot be had. What was made on the node is removed again;
+    /// pods keep their interfaces.
     pub fn start(options: NodeOptions, state: impl Into<State>) -> Result<Self, NodeError> {
         options.check()?;
         let namespace = options.open_namespace()?;
@@ -146,6 +151,8 @@ impl Node {
             reconcile_at: clock.now() + RECONCILE_INTERVAL,
             flows_at: clock.now(),
             clock,
+            is_unpublished: false,
+            reported: None,
         };
         let started =
             node.put_in_force(state).and_then(|_| match node.underlay.required_but_missing() {
@@ -156,8 +163,8 @@ impl Node {
         match started {
             Ok(()) => Ok(node),
             Err(error) => {
-                // The first error is returned.
-                let _ = node.stop(PodInterfaces::Remove);
+                // The first error is returned. Pods may have had their interfaces from an earlier run.
+                let _ = node.stop(PodInterfaces::Keep);
                 Err(error)
             }
         }
@@ -237,11 +244,12 @@ impl Node {
     }
 
     /// Reconciles the node with what changed since the last call: interfaces and neighbours, failed devices, pods
-    /// whose namespace appeared or was replaced. Collects events. Call it again after the returned time, or earlier.
+    /// whose namespace appeared or was replaced. Puts back what somebody took of all that the switch set up
+    /// ([`Event::Repaired`](crate::Event::Repaired)). Collects events. Call it again after the returned time, or earlier.
     ///
     /// # Errors
-    /// The node's own port failed, or the system refuses something: the switch should be
-    /// [stopped](Self::stop).
+    /// Workers failed: the switch should be [stopped](Self::stop), and pods [keep](PodInterfaces::Keep) their
+    /// interfaces for the next one.
     pub fn poll(&mut self) -> Result<Duration, NodeError> {
         let result = self.poll_parts();
         self.deliver_events();

@@ -11,20 +11,27 @@ use podswitch_core::id::Epoch;
 use super::{Node, POLL_INTERVAL, PUBLISH_TIMEOUT, RECONCILE_INTERVAL};
 use crate::error::NodeError;
 use crate::events::{Event, Failure};
+use crate::host_side::HostInterface;
 use crate::pods::{PodName, Wanted};
 
 impl Node {
     pub(super) fn poll_parts(&mut self) -> Result<Duration, NodeError> {
-        if self.underlay.has_changed() {
+        let has_changed = self.underlay.has_changed();
+        if has_changed {
             let changed = self.reconcile_ports(Vec::new(), false);
             self.unless_refused(changed)?;
         }
         let now = self.clock.now();
-        if now >= self.reconcile_at {
+        let sweep = now >= self.reconcile_at;
+        if sweep {
             self.reconcile_at = now + RECONCILE_INTERVAL;
             let reconciled = self.reconcile();
             self.unless_refused(reconciled)?;
         }
+        if has_changed || sweep {
+            self.put_back_host()?;
+        }
+        self.pods.put_back(now, sweep);
         if let Some(drops) = &self.drops {
             drops.report(&self.reporter, |port| self.pods.at(port));
         }
@@ -47,18 +54,52 @@ impl Node {
     ) -> Result<(), NodeError> {
         match result {
             Ok(None) => Ok(()),
-            Ok(Some(_)) => match self.follow() {
-                Err(NodeError::Host(error)) => {
-                    self.reporter.failure(Failure::HostSide(error));
-                    Ok(())
-                }
-                result => result,
-            },
+            Ok(Some(_)) => {
+                self.reported = None;
+                self.follow();
+                Ok(())
+            }
             Err(NodeError::Refused(errors)) => {
-                self.reporter.event(Event::Refused(errors));
+                if self.is_news(&format!("{errors:?}")) {
+                    self.reporter.event(Event::Refused(errors));
+                }
                 Ok(())
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Whether this was not the last that was reported.
+    fn is_news(&mut self, text: &str) -> bool {
+        let is_news = self.reported.as_deref() != Some(text);
+        self.reported = Some(text.to_owned());
+        is_news
+    }
+
+    /// Puts back what somebody took from the node's kernel, the node's own interface too.
+    fn put_back_host(&mut self) -> Result<(), NodeError> {
+        let found = self.host.put_back(&self.settings, self.desired.config());
+        match found {
+            Ok(HostInterface::There) => Ok(()),
+            Ok(HostInterface::Gone) => {
+                if let Err(error) = self.host.reopen(&mut self.control) {
+                    if self.is_news(&error.to_string()) {
+                        let failure = Failure::HostInterface(error.to_string());
+                        self.reporter.failure(failure);
+                    }
+                    return Ok(());
+                }
+                self.is_unpublished = true;
+                let published = self.reconcile_ports(Vec::new(), false);
+                self.unless_refused(published)
+            }
+            Err(error) => {
+                if self.is_news(&error.to_string()) {
+                    let object = "node".to_owned();
+                    self.reporter.failure(Failure::NotPutBack { object, error });
+                }
+                Ok(())
+            }
         }
     }
 
@@ -71,7 +112,8 @@ impl Node {
         let mut gone = self.pods.outdated(&Wanted::of(self.desired.state(), &self.added));
         for (port, error) in failed {
             if port == self.host.port() {
-                return Err(NodeError::HostPortFailed(error));
+                // Its interface is gone, which is seen and mended where the node's kernel is.
+                continue;
             }
             if self.underlay.has_failed(port, &error) {
                 continue;
@@ -95,14 +137,16 @@ impl Node {
         let outdated = self.underlay.plan(self.desired.config());
         let epoch = self.release(gone, outdated)?;
         let mut changed = self.underlay.attach(&mut self.control);
-        let mtu = self.underlay.mtu(self.desired.config());
-        changed |= self.pods.set_mtu(mtu) | self.host.set_mtu(&self.settings, mtu);
         let wanted = Wanted::of(self.desired.state(), &self.added);
+        // An underlay that leaves less carries what fits, and the switch answers what is too long.
+        let mtu = self.underlay.mtu(self.desired.config()).max(wanted.least_mtu());
+        changed |= self.pods.set_mtu(mtu) | self.host.set_mtu(mtu);
         changed |= self.pods.attach(&mut self.control, &wanted);
         changed |= self.underlay.find_neighbours(self.desired.config());
         changed |= self.host.find_addresses(&self.settings, self.desired.config());
-        let epoch =
-            if changed || always && epoch.is_none() { Some(self.publish()?) } else { epoch };
+        self.is_unpublished |= changed;
+        let is_needed = self.is_unpublished || always && epoch.is_none();
+        let epoch = if is_needed { Some(self.publish()?) } else { epoch };
         Ok(epoch)
     }
 
@@ -137,6 +181,8 @@ impl Node {
             false => self.control.apply(&config)?,
         };
         self.acknowledged(epoch)?;
+        self.is_unpublished = false;
+        self.host.detach(&mut self.control);
         Ok(epoch)
     }
 
@@ -146,14 +192,16 @@ impl Node {
         Ok(())
     }
 
-    /// Updates the node's kernel to the state in force.
-    pub(super) fn follow(&mut self) -> Result<(), NodeError> {
+    /// Updates the node's kernel to the state in force. What does not work is reported, and tried again
+    /// ([`put_back_host`](Self::put_back_host)).
+    pub(super) fn follow(&mut self) {
         let (config, snapshot) = (self.config(), self.control.snapshot());
         let remote = self.underlay.remote_pods();
-        self.host.follow(&self.settings, &config, &snapshot, remote)?;
+        if let Err(error) = self.host.follow(&self.settings, &config, &snapshot, remote) {
+            self.reporter.failure(Failure::HostSide(error));
+        }
         self.host.reconcile(&self.control);
         self.underlay.claim(&config, &snapshot);
-        Ok(())
     }
 
     /// The desired configuration with the ports that there are.

@@ -1,8 +1,10 @@
 //! The node's pods: which are attached, and by what.
 
 mod attachment;
+mod upkeep;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -27,11 +29,12 @@ use crate::error::PodError;
 use crate::events::{Event, Failure, Reporter};
 use crate::node::Settings;
 use crate::state::State;
+use upkeep::Upkeep;
 
 /// How often a device that is still in use is tried again, and how long in between: a worker
 /// closes a port some time after the command.
-const BUSY_RETRIES: usize = 20;
-const BUSY_PAUSE: Duration = Duration::from_millis(10);
+pub(crate) const BUSY_RETRIES: usize = 20;
+pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// The pods to be attached, by name.
 #[derive(Debug, Default)]
@@ -42,6 +45,13 @@ impl Wanted {
     pub(crate) fn of(state: &State, added: &HashMap<PodName, PodAttachment>) -> Self {
         let all = state.pods.iter().chain(added.values());
         Self(all.map(|attachment| (attachment.pod.clone(), attachment.clone())).collect())
+    }
+
+    /// The smallest MTU that their interfaces may have, in bytes: IPv6 needs 1280 (RFC 8200 §5), and the kernel takes it
+    /// from an interface that has less.
+    pub(crate) fn least_mtu(&self) -> u16 {
+        let mut addresses = self.0.values().flat_map(|attachment| &attachment.addresses);
+        if addresses.any(IpAddr::is_ipv6) { 1280 } else { 0 }
     }
 
     /// Whether a pod of this name is among them.
@@ -57,6 +67,7 @@ struct Attached {
     cookie: Cookie,
     namespace: NetNs,
     port: PortId,
+    upkeep: Upkeep,
 }
 
 impl Attached {
@@ -82,7 +93,7 @@ pub(crate) struct Pods {
     ports: HashMap<PodName, PortId>,
     /// Largest network-layer packet of each, in bytes.
     mtu: u16,
-    /// What was reported of pods that could not be attached, so that it is reported once.
+    /// What was reported of pods that could not be attached or kept up, so that it is reported once.
     failures: HashMap<PodName, String>,
     reporter: Reporter,
 }
@@ -326,7 +337,8 @@ impl Pods {
         let port = control.attach(device)?;
         let pod = attachment.pod.clone();
         let cookie = pod.cookie();
-        let attached = Attached { attachment: attachment.clone(), cookie, namespace, port };
+        let upkeep = Upkeep::of(&namespace);
+        let attached = Attached { attachment: attachment.clone(), cookie, namespace, port, upkeep };
         self.attached.insert(pod.clone(), attached);
         self.ports.insert(pod.clone(), port);
         self.failures.remove(&pod);
@@ -369,9 +381,7 @@ impl Pods {
         namespace: &NetNs,
         pod: &PodAttachment,
     ) -> Result<Box<dyn Device>, HostError> {
-        let mut interface = PodInterface::new(pod.mac, pod.addresses.iter().copied());
-        interface.name.clone_from(&pod.interface);
-        interface.mtu = u32::from(self.mtu);
+        let interface = interface_of(pod, self.mtu);
         match pod.kind {
             InterfaceKind::Tap => {
                 let options = TapOptions { persistent: true, multi_queue: self.multi_queue };
@@ -437,6 +447,16 @@ impl Pods {
     }
 }
 
+/// The interface of a pod as it is to be.
+fn interface_of(pod: &PodAttachment, mtu: u16) -> PodInterface {
+    let mut interface = PodInterface::new(pod.mac, pod.addresses.iter().copied());
+    interface.name.clone_from(&pod.interface);
+    interface.mtu = u32::from(mtu);
+    // A pod that has to ask for its gateway has none while the switch starts again.
+    interface.static_gateway = true;
+    interface
+}
+
 /// Sets the MTU of an interface, if that is another one now.
 pub(crate) fn set_mtu(namespace: &NetNs, name: &str, mtu: u32) -> Result<(), HostError> {
     let mut netlink = Netlink::open(namespace)?;
@@ -445,4 +465,4 @@ pub(crate) fn set_mtu(namespace: &NetNs, name: &str, mtu: u32) -> Result<(), Hos
 }
 
 /// `EBUSY` of every architecture that Linux runs on.
-const EBUSY: i32 = 16;
+pub(crate) const EBUSY: i32 = 16;

@@ -10,11 +10,13 @@ mod claimed;
 mod neighbours;
 mod plan;
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::thread;
 
 use podswitch_core::config::{Config, NextHop, PortConfig, PortRole, RemoteNode, Routing};
-use podswitch_core::control::ControlPlane;
+use podswitch_core::control::{ControlError, ControlPlane};
 use podswitch_core::id::PortId;
 use podswitch_core::port::Device;
 use podswitch_core::snapshot::Snapshot;
@@ -34,6 +36,7 @@ use crate::events::{Failure, Reporter};
 use crate::host_side::RemotePods;
 use crate::node::Settings;
 use crate::options::UnderlayOptions;
+use crate::pods::{BUSY_PAUSE, BUSY_RETRIES, EBUSY};
 
 /// See the module's description.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub(crate) struct Underlay {
     outdated: Vec<PortId>,
     /// Whether the configuration of an open port changed.
     renewed: bool,
+    /// Whether workers may not have let go of a port yet that was detached.
+    is_busy: bool,
     neighbours: Neighbours,
     claimed: Claimed,
     /// Why the underlay is incomplete; reported already.
@@ -60,6 +65,8 @@ struct Open<P> {
     port: PortId,
     plan: P,
     mac: Mac,
+    /// The interface by which the kernel is given super-frames, where it takes any.
+    offload: Option<String>,
 }
 
 impl Underlay {
@@ -77,6 +84,7 @@ impl Underlay {
             interface: None,
             outdated: Vec::new(),
             renewed: false,
+            is_busy: false,
             neighbours: Neighbours::open(&settings.namespace)?,
             claimed: Claimed::default(),
             error: None,
@@ -93,9 +101,9 @@ impl Underlay {
     /// fit are left out of the next configuration; returns whether there are any.
     pub(crate) fn plan(&mut self, config: &Config) -> bool {
         self.plan = Plan::find(&self.options, config, || Netlink::open(&self.namespace));
-        if let Some(open) =
-            self.sockets.take_if(|open| self.plan.sockets.as_ref() != Some(&open.plan))
-        {
+        if let Some(open) = self.sockets.take_if(|open| {
+            self.plan.sockets.as_ref() != Some(&open.plan) || offload_is_gone(&self.namespace, open)
+        }) {
             self.outdated.push(open.port);
         }
         let fits = |wanted: &Option<InterfacePlan>, open: &InterfacePlan| {
@@ -121,6 +129,7 @@ impl Underlay {
     /// Detaches the ports that [`plan`](Self::plan) found outdated.
     pub(crate) fn detach(&mut self, control: &mut ControlPlane) {
         for port in self.outdated.drain(..) {
+            self.is_busy = true;
             // It is attached, or it would not be in the list.
             let _ = control.detach(port);
         }
@@ -158,6 +167,7 @@ impl Underlay {
                 Err(reason) => failed = Some(UnderlayError::Uplink { interface, reason }),
             }
         }
+        self.is_busy = false;
         if let Some(error) = failed.as_ref().filter(|error| self.error.as_ref() != Some(error)) {
             self.reporter.failure(Failure::Underlay(error.clone()));
         }
@@ -176,13 +186,36 @@ impl Underlay {
             inner_mtu: Some(plan.inner_mtu),
             ..UdpTunnelConfig::new(&plan.addresses)
         };
-        let device = UdpTunnelDevice::new(&self.namespace, config).map_err(|e| e.to_string())?;
-        if let Some(error) = device.why_cut() {
-            self.reporter.failure(Failure::TunnelOffload(error.to_string()));
+        // Workers close a port some time after the command: its UDP port and its TAP are in use until then.
+        let mut tries = if self.is_busy { BUSY_RETRIES } else { 0 };
+        loop {
+            let device = UdpTunnelDevice::new(&self.namespace, config.clone());
+            let device = device.map_err(|e| e.to_string())?;
+            let is_busy = device.why_cut().is_some_and(|error| error.raw_os_error() == Some(EBUSY));
+            if is_busy && tries > 0 {
+                tries -= 1;
+                thread::sleep(BUSY_PAUSE);
+                continue;
+            }
+            let why_cut = device.why_cut().map(ToString::to_string);
+            let offload = device.offload_interface();
+            let mac = device.info().mac.unwrap_or_default();
+            match control.attach(Box::new(device)) {
+                Ok(port) => {
+                    if let Some(reason) = why_cut {
+                        self.reporter.failure(Failure::TunnelOffload(reason));
+                    }
+                    return Ok(Open { port, plan, mac, offload });
+                }
+                Err(ControlError::Open { source, .. })
+                    if source.kind() == ErrorKind::AddrInUse && tries > 0 =>
+                {
+                    tries -= 1;
+                    thread::sleep(BUSY_PAUSE);
+                }
+                Err(error) => return Err(error.to_string()),
+            }
         }
-        let mac = device.info().mac.unwrap_or_default();
-        let port = control.attach(Box::new(device)).map_err(|e| e.to_string())?;
-        Ok(Open { port, plan, mac })
     }
 
     fn open_interface(
@@ -198,7 +231,7 @@ impl Underlay {
         let device = PacketDevice::new(&self.namespace, name, config).map_err(|e| e.to_string())?;
         let mac = plan.link.mac.unwrap_or_default();
         let port = control.attach(Box::new(device)).map_err(|e| e.to_string())?;
-        Ok(Open { port, plan, mac })
+        Ok(Open { port, plan, mac, offload: None })
     }
 
     /// MTU of pods and of the node's own port, in bytes.
@@ -243,13 +276,13 @@ impl Underlay {
     /// Writes ports, tunnel and neighbours into a configuration.
     pub(crate) fn complete(&self, config: &mut Config) {
         config.tunnel.clone_from(&self.plan.tunnel);
-        if let Some(Open { port, plan, mac }) = &self.sockets {
+        if let Some(Open { port, plan, mac, .. }) = &self.sockets {
             let (mac, mtu) = (*mac, clamped(plan.mtu));
             let role = PortRole::Uplink { mac, mtu, tunnel: true, direct: false };
             config.ports.push(PortConfig { port: *port, role });
         }
         config.nodes.iter_mut().for_each(|node| self.complete_node(node));
-        let Some(Open { port, plan, mac }) = &self.interface else { return };
+        let Some(Open { port, plan, mac, .. }) = &self.interface else { return };
         let (mac, mtu) = (*mac, clamped(plan.link.mtu));
         let role = PortRole::Uplink { mac, mtu, tunnel: plan.tunnel, direct: true };
         config.ports.push(PortConfig { port: *port, role });
@@ -305,6 +338,14 @@ impl Underlay {
             Some(_) => RemotePods::BySwitch,
         }
     }
+}
+
+/// Whether somebody deleted or switched off the interface by which the kernel is given super-frames: sockets carry them
+/// all then, at a cost.
+fn offload_is_gone(namespace: &NetNs, open: &Open<SocketsPlan>) -> bool {
+    let Some(name) = &open.offload else { return false };
+    let found = Netlink::open(namespace).and_then(|mut netlink| netlink.find_link(name));
+    found.is_ok_and(|link| link.is_none_or(|link| !link.is_up))
 }
 
 /// Whether a MAC address is the default that is derived from the node's IP address.

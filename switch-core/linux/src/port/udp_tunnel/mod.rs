@@ -146,6 +146,11 @@ impl UdpTunnelDevice {
         self.tunnel_gso.as_ref().err()?.as_ref()
     }
 
+    /// The interface by which the kernel is given super-frames whole, if it takes any.
+    pub fn offload_interface(&self) -> Option<String> {
+        self.tunnel_gso.as_ref().ok().map(|gso| gso.interface().to_owned())
+    }
+
     fn open_port(&mut self, index: usize) -> Result<UdpTunnelPort, HostError> {
         let senders = match self.senders.upgrade() {
             Some(senders) => senders,

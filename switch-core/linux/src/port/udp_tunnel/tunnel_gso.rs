@@ -104,6 +104,11 @@ impl TunnelGso {
         Ok(Self { injector, ways, asker: Some(asker), ttl, fragmentable })
     }
 
+    /// The interface that frames are written to.
+    pub(super) fn interface(&self) -> &str {
+        self.injector.name()
+    }
+
     /// Whether the frame can go whole now; [`send`](Self::send) it then.
     pub(super) fn takes(&self, packet: &Packet, outer: &Outer) -> bool {
         let offload = &packet.offload;
