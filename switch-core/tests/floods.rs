@@ -164,7 +164,7 @@ fn a_syn_flood_at_a_node_port_keeps_nobody_out() {
             }
             assert_eq!(opened, 480);
             assert_eq!(got_in, 60_000, "none is refused: half-open ones give way");
-            assert_eq!(up(&mut switch, HOST, (living, front), (101, 901, ACK)).is_some(), true);
+            assert!(up(&mut switch, HOST, (living, front), (101, 901, ACK)).is_some());
             let list = switch.control.connections();
             let live = list
                 .iter()

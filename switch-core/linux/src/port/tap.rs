@@ -13,6 +13,10 @@ use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+#[expect(
+    clippy::disallowed_types,
+    reason = "taken only after a backlog, to read what the kernel dropped"
+)]
 use std::sync::{Arc, Mutex, PoisonError};
 
 use podswitch_core::packet::{Batch, Offload, Packet, Pool, SizeClass};
@@ -239,6 +243,10 @@ fn attach(ns: &NetNs, name: &str, multi_queue: bool) -> Result<(OwnedFd, bool), 
 #[derive(Debug)]
 struct Losses {
     /// In the interface's namespace.
+    #[expect(
+        clippy::disallowed_types,
+        reason = "taken only after a backlog, to read what the kernel dropped"
+    )]
     netlink: Mutex<Netlink>,
     index: u32,
     /// Frames that were reported already.
@@ -247,6 +255,10 @@ struct Losses {
 
 impl Losses {
     /// `None`: the kernel does not say, and losses are not counted.
+    #[expect(
+        clippy::disallowed_types,
+        reason = "taken only after a backlog, to read what the kernel dropped"
+    )]
     fn of(mut netlink: Netlink, index: u32) -> Option<Self> {
         // What was lost before is not this run's.
         let reported = AtomicU64::new(netlink.tx_dropped(index).ok()?);
