@@ -15,13 +15,13 @@
 //!                        +-> neighbour, fragments, icmp_error, answer
 //! ```
 //!
-//! * [`ingress`]: counts and parses; [`decap`]: frames from an uplink; [`bridge`]: layer 2.
-//! * [`fast`]: packets of known flows. Neither allocates nor locks. [`apply`] rewrites them.
-//! * [`slow`]: everything else; [`prefetch`]: its lookups, made for a whole burst at once.
-//! * [`admission`]: finds the packet's connection or [opens](open) one, and asks `resolve`;
-//!   [`direction`]: which end of a connection is the client.
-//! * [`egress`]: TTL, MTU, tunnel headers; [`pmtu`]: path MTU of the tunnel.
-//! * [`answer`]: ICMP errors, resets, the gateway; [`neighbour`]: ARP and ND.
+//! * `ingress`: counts and parses; `decap`: frames from an uplink; `bridge`: layer 2.
+//! * `fast`: packets of known flows. Neither allocates nor locks. `apply` rewrites them.
+//! * `slow`: everything else; `prefetch`: its lookups, made for a whole burst at once.
+//! * `admission`: finds the packet's connection or opens one, and asks `resolve`;
+//!   `direction`: which end of a connection is the client.
+//! * `egress`: TTL, MTU, tunnel headers; `pmtu`: path MTU of the tunnel.
+//! * `answer`: ICMP errors, resets, the gateway; `neighbour`: ARP and ND.
 //!
 //! Every received frame ends as forwarded, consumed, dropped with one reason, or held as a fragment
 //! of an incomplete datagram. The counters add up.

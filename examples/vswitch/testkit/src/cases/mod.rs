@@ -1,7 +1,7 @@
 //! A truth table of policy, written by hand: what people write, and who reaches whom then.
 //!
 //! After the upstream end-to-end suite, cyclonus and the text of the API. Every case is on one
-//! cluster (see [`CLUSTER`]); what is not mentioned is allowed.
+//! cluster (see `cluster()`); what is not mentioned is allowed.
 
 mod blocks;
 mod isolation;
