@@ -66,6 +66,19 @@ impl Hand {
         }
         all
     }
+
+    /// How many frames there are to receive, more than there are buffers perhaps.
+    pub(crate) fn count(&mut self) -> usize {
+        let mut count = 0;
+        loop {
+            let some = self.receive(64);
+            if some.is_empty() {
+                return count;
+            }
+            count += some.len();
+            some.into_iter().for_each(|packet| self.pool.free(packet));
+        }
+    }
 }
 
 /// An inner frame: TCP or UDP between pods with `payload` bytes, checksums right.
@@ -150,12 +163,12 @@ fn datagrams_that_the_socket_has_no_room_for_are_counted() {
         for _ in 0..SENT {
             socket.send_to(payload, (tunnel.near(), tunnel.port)).unwrap();
         }
-        let mut received = near.receive(SENT).len();
+        let mut received = near.count();
         let mut lost = near.port.take_lost() as usize;
         assert!(received > 1000, "it holds a burst: {received}");
         // One more tells of what was lost before it.
         socket.send_to(payload, (tunnel.near(), tunnel.port)).unwrap();
-        received += near.receive(1).len();
+        received += near.count();
         lost += near.port.take_lost() as usize;
         assert!(lost > 0, "{received} received");
         assert_eq!(received + lost, SENT + 1);
