@@ -243,7 +243,9 @@ fn frames_that_a_full_queue_has_no_room_for_are_counted() {
         let received = peer.drain(b"flood");
         let lost = peer.port.take_lost() as usize;
         assert!(lost > 0, "round {round}: the queue holds {received}");
-        assert_eq!(received + lost, SENT, "round {round}");
+        // The pod's kernel sends a few of its own (MLD, router solicitations), which may be lost, too.
+        let counted = received + lost;
+        assert!((SENT..=SENT + 8).contains(&counted), "round {round}: {counted}");
     }
     assert_eq!(peer.port.take_lost(), 0);
 }
