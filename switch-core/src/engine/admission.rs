@@ -17,7 +17,7 @@ use podswitch_wire::flow_key::{FlowKey, proto, to_bytes};
 use podswitch_wire::parse::tcp_flags::{ACK, RST, SYN};
 use podswitch_wire::parse::{Fragment, Parsed};
 
-use super::direction::PickUp;
+use super::direction::{PickUp, UNKNOWN_CONNECTION, is_sctp_init};
 use super::frame::{sender_id, source_mac};
 use super::prefetch::MissInfo;
 use super::{BurstContext, Engine};
@@ -29,7 +29,7 @@ use crate::invalidation::Groups;
 use crate::packet::Packet;
 use crate::pinned::{Direction, Opened, Pinned, SourceNat};
 use crate::resolve::{
-    Answer, ConnAction, Denial, DenialCounter, Forward, Hints, Query, Verdict, check_source,
+    ConnAction, Denial, DenialCounter, Forward, Hints, Query, Verdict, check_source,
     connection_action, decide, may_open,
 };
 use crate::snapshot::{PortFacts, Snapshot};
@@ -55,15 +55,6 @@ impl<'s> From<Denial<'s>> for Admission<'s> {
         Self::Deny(denial)
     }
 }
-
-/// A TCP segment to a Service whose connection is not known. Its sender gets a reset, as from any
-/// host that has lost the connection, and does not have to time out (S11).
-pub(super) const UNKNOWN_CONNECTION: Denial<'static> = Denial {
-    reason: DropReason::TcpInvalidState,
-    object: None,
-    answer: Answer::PortUnreachable,
-    counter: None,
-};
 
 /// What is decided about a packet before its connection is opened.
 struct Decided<'s> {
@@ -374,10 +365,4 @@ fn is_unchanged(pinned: &Pinned, backend: Option<SocketAddr>) -> bool {
     let is_kept = (pinned.reply.dst, pinned.reply.dst_port) == (client.src, client.src_port);
     let to = SocketAddr::new(pinned.reply.src_addr(), pinned.reply.src_port);
     is_kept && pinned.source_nat == SourceNat::Kept && backend == Some(to)
-}
-
-/// Whether the packet's first chunk is the INIT that opens an association (RFC 9260 §3.3.2), which
-/// is always alone in its packet.
-pub(super) fn is_sctp_init(frame: &[u8], parsed: &Parsed) -> bool {
-    parsed.key.proto == proto::SCTP && frame.get(usize::from(parsed.l4) + 12) == Some(&1)
 }

@@ -15,7 +15,6 @@ use podswitch_wire::flow_key::{FlowKey, proto};
 use podswitch_wire::parse::tcp_flags::{ACK, RST, SYN};
 use podswitch_wire::parse::{Network, Parsed, parse};
 
-use super::admission::{UNKNOWN_CONNECTION, is_sctp_init};
 use super::{BurstContext, Engine};
 use crate::action::{DropClass, DropReason, Plan};
 use crate::flow::connection::{Created, Known};
@@ -25,8 +24,17 @@ use crate::id::PortId;
 use crate::limit::{KeyedLimiter, Rate};
 use crate::packet::{Origin, Packet};
 use crate::pinned::{Direction, Opened, Pinned};
-use crate::resolve::{Denial, Query, Verdict, check_source, decide};
+use crate::resolve::{Answer, Denial, Query, Verdict, check_source, decide};
 use crate::snapshot::{Location, Reach, Snapshot};
+
+/// A TCP segment to a Service whose connection is not known. Its sender gets a reset, as from any
+/// host that has lost the connection, and does not have to time out (S11).
+pub(super) const UNKNOWN_CONNECTION: Denial<'static> = Denial {
+    reason: DropReason::TcpInvalidState,
+    object: None,
+    answer: Answer::PortUnreachable,
+    counter: None,
+};
 
 /// What happens to a segment of a connection that is not known.
 pub(super) enum PickUp<'s> {
@@ -381,4 +389,10 @@ impl Snapshot {
         let opened = Opened::MidStream;
         Some(Pinned { origin_end, opened, ..Pinned::new(key.reversed(), origin) })
     }
+}
+
+/// Whether the packet's first chunk is the INIT that opens an association (RFC 9260 §3.3.2), which
+/// is always alone in its packet.
+pub(super) fn is_sctp_init(frame: &[u8], parsed: &Parsed) -> bool {
+    parsed.key.proto == proto::SCTP && frame.get(usize::from(parsed.l4) + 12) == Some(&1)
 }

@@ -33,37 +33,23 @@ const CRATES: [(&str, &str, &[&str]); 9] = [
 
 /// Circles that are known: crate, the module that they are in, their members, and what is to
 /// become of them. None is to be added.
-const KNOWN: &[(&str, &str, &[&str], &str)] = &[
-    (
-        "podswitch-core",
-        "publish",
-        &["bridges", "diff", "kinds", "policies", "routes", "tunnels", "validate"],
-        "the desired state below what is made of it",
-    ),
-    (
-        "podswitch-kubernetes",
-        "",
-        &["kind", "object", "read", "source", "store"],
-        "objects below what reads them, sources above the store",
-    ),
-    (
-        "podswitch-node",
-        "",
-        &[
-            "error",
-            "events",
-            "flows",
-            "handle",
-            "host_side",
-            "node",
-            "options",
-            "pods",
-            "state",
-            "underlay",
-        ],
-        "types of events, errors and options below those who use them",
-    ),
-];
+const KNOWN: &[(&str, &str, &[&str], &str)] = &[(
+    "podswitch-node",
+    "",
+    &[
+        "error",
+        "events",
+        "flows",
+        "handle",
+        "host_side",
+        "node",
+        "options",
+        "pods",
+        "state",
+        "underlay",
+    ],
+    "types of events, errors and options below those who use them",
+)];
 
 fn read(file: &Path) -> String {
     fs::read_to_string(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
