@@ -150,9 +150,9 @@ fn agree(frame: &[u8], parsed: &Parsed) -> Result<(), TestCaseError> {
         _ => return Ok(()),
     };
     prop_assert_eq!(ip.fragmented, parsed.fragment != Fragment::Whole);
-    // It follows an IPv4 authentication header, which is a protocol without ports to us, and it
-    // goes on beyond a later fragment's header, where we stop.
-    if (family_is_v4 && parsed.key.proto == 51) || parsed.fragment == Fragment::Later {
+    // It follows an authentication header, which is a protocol without ports to us, and it goes on
+    // beyond a later fragment's header, where we stop.
+    if parsed.key.proto == 51 || parsed.fragment == Fragment::Later {
         return Ok(());
     }
     // It reads an IPv6 payload length of zero as "up to the end of the frame".

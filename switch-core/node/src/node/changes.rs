@@ -58,8 +58,9 @@ impl Node {
             other => other.clone(),
         });
         let epoch = self.update_control(with_ports.collect())?;
-        let (mut host, mut nodes) = (false, false);
+        let (mut host, mut nodes, mut endpoints) = (false, false, false);
         for change in changes {
+            endpoints |= matches!(change, Change::Slice(_) | Change::SliceGone(..));
             host |= self.concerns_host(&change);
             nodes |= matches!(change, Change::Node(_) | Change::NodeGone(_));
             self.desired.change(change);
@@ -71,6 +72,9 @@ impl Node {
         }
         if host || nodes {
             self.follow();
+        } else if endpoints {
+            // Health checks of load balancers ask for endpoints of this node.
+            self.host.reconcile(&self.control);
         }
         Ok(self.epoch())
     }
