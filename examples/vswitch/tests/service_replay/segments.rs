@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use crate::play::{ACK, FIN, Play, RST, SYN, SYN_ACK, tcp, tcp_with};
+use crate::play::{ACK, FIN, Outcome, Play, RST, SYN, SYN_ACK, Seen, tcp, tcp_with};
 use crate::world::{
     End, FAMILIES, Host, PORTS, X, Y, Z, cluster_without, service, slices, vip, web,
 };
