@@ -231,7 +231,8 @@ fn append(
 ) -> bool {
     let start = open.tunnel.map_or(0, |t| t.inner);
     let (first, frame) = (out[open.at].bytes(), packet.bytes());
-    let payload = &frame[start + open.run.tcp.payload..];
+    // The run's TCP header may be longer than this whole frame.
+    let Some(payload) = frame.get(start + open.run.tcp.payload..) else { return false };
     let mut ids = Ids::One;
     if let Some(tunnel) = &open.tunnel {
         if !tunnel.is_same(first, frame) {
