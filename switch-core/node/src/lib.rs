@@ -56,6 +56,7 @@
 #![forbid(unsafe_code)]
 
 mod cluster;
+pub mod cni;
 mod discovery;
 mod error;
 mod events;
