@@ -9,10 +9,9 @@ use podswitch_core::id::Epoch;
 use podswitch_core::time::Clock;
 use podswitch_kubernetes::{Files, LoadError, Record, Store};
 
-use super::{FolderWatch, Followed, Source, SourceError};
+use super::{FolderWatch, Followed, Source, SourceError, StateSink};
 use crate::cluster::ClusterOptions;
 use crate::error::NodeError;
-use crate::node::Node;
 use crate::state::State;
 
 /// Manifests cannot be put in force.
@@ -84,7 +83,7 @@ impl ManifestSource {
         }
     }
 
-    /// Reads the manifests for [`Node::start`].
+    /// Reads the manifests for [`Node::start`](crate::Node::start).
     ///
     /// # Errors
     /// The manifests cannot be read, or are refused.
@@ -102,10 +101,10 @@ impl ManifestSource {
     /// # Errors
     /// The manifests cannot be read or are refused, or the node does not take them. The state in force
     /// stays, and the next call tries again what changed.
-    pub fn apply(&mut self, node: &mut Node) -> Result<Epoch, ApplyError> {
+    pub fn apply(&mut self, node: &mut dyn StateSink) -> Result<Epoch, ApplyError> {
         let applied = match self.load()? {
-            Update::Whole(state) => node.apply(*state),
-            Update::Changes(changes) => node.update(changes),
+            Update::Whole(state) => node.apply_state(*state),
+            Update::Changes(changes) => node.update_state(changes),
         };
         self.behind = applied.is_err();
         Ok(applied?)
@@ -148,13 +147,15 @@ impl Source for ManifestSource {
         Ok(Some(self.state()?))
     }
 
-    fn follow(&mut self, node: &mut Node, force: bool) -> Result<Followed, SourceError> {
+    fn follow(&mut self, node: &mut dyn StateSink, force: bool) -> Result<Followed, SourceError> {
         if !self.watch.has_changed(&self.clock) && !force {
             return Ok(Followed::Unchanged);
         }
         let applied = self.apply(node);
-        let being_written =
-            matches!(applied, Err(ApplyError::Manifests(ManifestError::Load(LoadError::Changing { .. }))));
+        let being_written = matches!(
+            applied,
+            Err(ApplyError::Manifests(ManifestError::Load(LoadError::Changing { .. })))
+        );
         // Its writer is soon done; one that never is must not keep changes from being refused.
         self.busy = if being_written { self.busy + 1 } else { 0 };
         if being_written && self.busy < MAX_BUSY_READS {
