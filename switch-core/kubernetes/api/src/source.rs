@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use http::Uri;
-use podswitch_core::id::{Cookie, Epoch};
+use podswitch_core::id::Cookie;
 use podswitch_core::time::{Clock, Instant};
 use podswitch_kubernetes::{Changes, Kind, Object, PodChange, Record, Store};
 use podswitch_node::cni::ClusterView;
@@ -343,8 +343,8 @@ impl ApiSource {
         self.runtime.set_scope(wanted);
     }
 
-    /// Publishes what changed.
-    fn publish(&mut self, node: &mut dyn StateSink) -> Result<Epoch, SourceError> {
+    /// Publishes what changed, if the switch has to know.
+    fn publish(&mut self, node: &mut dyn StateSink) -> Result<Followed, SourceError> {
         self.changed = false;
         if !self.store.has_node() {
             self.behind = true;
@@ -355,6 +355,10 @@ impl ApiSource {
             )));
         }
         let changes = self.store.take_changes();
+        self.records_due = true;
+        if changes.is_empty() && !self.behind {
+            return Ok(Followed::Unchanged);
+        }
         let attaches = self.note_attached(&changes);
         let applied = if self.behind || changes.base.is_some() || attaches {
             let state = self.whole();
@@ -363,8 +367,7 @@ impl ApiSource {
             node.update_state(changes.objects)
         };
         self.behind = applied.is_err();
-        self.records_due = true;
-        Ok(applied?)
+        Ok(Followed::Applied(applied?))
     }
 
     /// Whether the changes attach pods or detach them: those of the CNI plugin are not the state's.
@@ -493,7 +496,7 @@ impl Source for ApiSource {
                 Ok(_) => {}
                 Err(_) => (self.changed, self.publish_at) = (true, now + RETRY),
             }
-            applied.map(Followed::Applied)
+            applied
         } else {
             Ok(Followed::Unchanged)
         };
