@@ -57,6 +57,7 @@
 
 mod attachment;
 mod cluster;
+pub mod cni;
 mod discovery;
 mod error;
 mod events;
