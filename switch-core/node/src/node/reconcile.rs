@@ -32,6 +32,7 @@ impl Node {
         if has_changed || sweep {
             self.put_back_host()?;
         }
+        self.control.maintain_devices();
         self.pods.put_back(now, sweep);
         if let Some(drops) = &self.drops {
             drops.report(&self.reporter, |port| self.pods.at(port));
