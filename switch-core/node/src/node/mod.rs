@@ -16,18 +16,17 @@ use podswitch_core::control::{Change, ControlPlane, Options, Published};
 use podswitch_core::id::{Epoch, PortId};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_core::time::{Clock, Instant};
-use podswitch_linux::{HostError, NetNs};
-use podswitch_wire::cidr::Cidr;
+use podswitch_linux::HostError;
 
-use crate::cluster::Masquerading;
+use crate::attachment::PodAttachment;
 use crate::error::NodeError;
-use crate::events::{DropQueue, Event, EventSink, Reporter};
+use crate::events::{DropQueue, Event, EventSink, FlowReporter, Reporter};
 use crate::explain::{self, Connection, Verdict};
-use crate::flows::{self, Flow, FlowReporter};
-use crate::handle::NodeHandle;
+use crate::flows::{self, Flow};
 use crate::host_side::HostSide;
-use crate::options::{NodeOptions, UnderlayOptions};
-use crate::pods::{PodAttachment, PodName, Pods};
+use crate::options::{NodeOptions, Settings};
+use crate::pod_name::PodName;
+use crate::pods::Pods;
 use crate::state::{Desired, State};
 use crate::stats::Stats;
 use crate::underlay::Underlay;
@@ -47,19 +46,6 @@ pub enum PodInterfaces {
     Remove,
     /// Leaves them, for the next run.
     Keep,
-}
-
-/// Options that hold for as long as the node runs.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) name: String,
-    pub(crate) namespace: NetNs,
-    pub(crate) switch_namespace: Option<NetNs>,
-    pub(crate) workers: usize,
-    pub(crate) masquerade: Masquerading,
-    pub(crate) cluster_cidrs: Vec<Cidr>,
-    pub(crate) underlay: UnderlayOptions,
-    pub(crate) lenient: bool,
 }
 
 /// See the module's description.
@@ -168,15 +154,6 @@ impl Node {
                 Err(error)
             }
         }
-    }
-
-    /// Gives the node a thread of its own, which looks after it.
-    ///
-    /// # Errors
-    /// The thread cannot be started.
-    pub fn spawn(self) -> Result<NodeHandle, NodeError> {
-        NodeHandle::spawn(self)
-            .map_err(|error| HostError::new("start the node's thread", error).into())
     }
 
     /// Puts a state in force: pods come and go as it says, all others go on undisturbed. What is

@@ -12,7 +12,8 @@ use super::{Node, POLL_INTERVAL, PUBLISH_TIMEOUT, RECONCILE_INTERVAL};
 use crate::error::NodeError;
 use crate::events::{Event, Failure};
 use crate::host_side::HostInterface;
-use crate::pods::{PodName, Wanted};
+use crate::pod_name::PodName;
+use crate::pods::Wanted;
 
 impl Node {
     pub(super) fn poll_parts(&mut self) -> Result<Duration, NodeError> {
