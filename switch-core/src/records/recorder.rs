@@ -53,11 +53,7 @@ impl Default for Recorder {
 impl Recorder {
     /// A recorder without workers.
     pub fn new() -> Self {
-        Self {
-            workers: Vec::new(),
-            hasher: DefaultHashBuilder::default(),
-            snapshots: Vec::new(),
-        }
+        Self { workers: Vec::new(), hasher: DefaultHashBuilder::default(), snapshots: Vec::new() }
     }
 
     /// The observer for one more worker
@@ -90,9 +86,8 @@ impl Recorder {
     /// Workers that have something to collect
     /// ([`ControlPlane::collect`](crate::control::ControlPlane::collect)).
     pub fn pending(&self) -> impl Iterator<Item = usize> {
-        let has_rows = |(index, shared): (usize, &Arc<Shared>)| {
-            shared.has_rows.load(Relaxed).then_some(index)
-        };
+        let has_rows =
+            |(index, shared): (usize, &Arc<Shared>)| shared.has_rows.load(Relaxed).then_some(index);
         self.workers.iter().enumerate().filter_map(has_rows)
     }
 

@@ -12,8 +12,8 @@ use super::table::Other;
 use crate::action::{DropClass, DropReason, Plan};
 use crate::id::{Cookie, Epoch, PortId};
 use crate::resolve::{Query, decide};
-use crate::pinned::Reach;
-use crate::snapshot::{FibEntry, Snapshot};
+
+use crate::snapshot::{FibEntry, Reach, Snapshot};
 use crate::time::Instant;
 
 /// One end of a dropped frame.
@@ -136,15 +136,7 @@ impl DropRecord {
 
     pub(super) fn other(worker: usize, reason: DropReason, other: Other) -> Self {
         let Other { count, bytes, first, last, epoch } = other;
-        Self {
-            count,
-            bytes,
-            first,
-            last,
-            epoch,
-            is_other: true,
-            ..Self::empty(worker, reason)
-        }
+        Self { count, bytes, first, last, epoch, is_other: true, ..Self::empty(worker, reason) }
     }
 
     /// Whether it is a single frame.
