@@ -1,75 +1,288 @@
-//! Dropped frames, from the workers to the node's thread.
+//! Dropped frames, from the workers' records to events.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::SystemTime;
 
-use crossbeam::queue::ArrayQueue;
-use podswitch_core::action::DropReason;
+use humantime::format_rfc3339_micros;
 use podswitch_core::control::ControlPlane;
-use podswitch_core::engine::{Dropped, Observer};
-use podswitch_core::id::{Cookie, PortId};
+use podswitch_core::id::PortId;
+use podswitch_core::records::{DropRecord, End, Recorder};
 use podswitch_core::time::Instant;
+use podswitch_policy::rule::Direction;
+use podswitch_wire::flow_key::proto;
+use serde::{Serialize, Serializer};
 
-use super::event::{DroppedFrame, Event};
+use super::event::Event;
 use super::sink::Reporter;
 use crate::pod_name::PodName;
 
-/// Dropped frames that are kept until they are handed on; further ones are counted as lost.
-const DROP_QUEUE: usize = 4096;
-
-/// A dropped frame as a worker reports it.
-#[derive(Debug)]
-struct RawDrop {
-    time: Instant,
-    port: PortId,
-    reason: DropReason,
-    object: Option<Cookie>,
-}
-
-/// Dropped frames, on their way from the workers.
+/// Dropped frames: one, or several that are alike and were counted together
+/// ([`podswitch_core::records`]). The counts of all of them sum up to the drop counters of
+/// [`Stats`](crate::Stats).
+///
+/// Serializes as one flat object, with times as RFC 3339 has them.
 #[derive(Clone, Debug)]
-pub(crate) struct DropQueue {
-    frames: Arc<ArrayQueue<RawDrop>>,
-    lost: Arc<AtomicU64>,
+#[non_exhaustive]
+pub struct DroppedFrames {
+    /// What is known of them.
+    pub record: DropRecord,
+    /// When the first was dropped.
+    pub first: SystemTime,
+    /// When the last was dropped.
+    pub last: SystemTime,
+    /// The node that dropped them.
+    pub node: Arc<str>,
+    /// The pod behind the port that they came in by, if a pod is.
+    pub pod: Option<PodName>,
 }
 
-impl DropQueue {
-    /// Has all workers of `control` report dropped frames.
-    pub(crate) fn observe(control: &ControlPlane) -> Self {
-        let queue = Self {
-            frames: Arc::new(ArrayQueue::new(DROP_QUEUE)),
-            lost: Arc::new(AtomicU64::new(0)),
-        };
-        control.observe(|_| Some(Box::new(queue.clone())));
-        queue
-    }
-
-    /// Reports what arrived since the last call. `pod`: the pod at a port.
-    pub(crate) fn report(&self, reporter: &Reporter, pod: impl Fn(PortId) -> Option<PodName>) {
-        // No more than were there: workers may be faster than this.
-        for _ in 0..self.frames.len() {
-            let Some(RawDrop { time, port, reason, object }) = self.frames.pop() else { break };
-            let frame = DroppedFrame { time, port, pod: pod(port), reason, object };
-            reporter.event(Event::Dropped(frame));
-        }
-        let count = self.lost.swap(0, Relaxed);
-        if count > 0 {
-            reporter.event(Event::Lost { count });
-        }
+/// Name of an IP protocol, or its number.
+fn protocol_name(number: u8) -> String {
+    match number {
+        proto::TCP => "TCP".into(),
+        proto::UDP => "UDP".into(),
+        proto::SCTP => "SCTP".into(),
+        proto::ICMP => "ICMP".into(),
+        proto::ICMPV6 => "ICMPv6".into(),
+        other => other.to_string(),
     }
 }
 
-impl Observer for DropQueue {
-    fn dropped(&mut self, drop: &Dropped<'_>) {
-        // A full queue costs a worker no copy of a name.
-        if self.frames.is_full() {
-            self.lost.fetch_add(1, Relaxed);
-            return;
+/// The letters that tcpdump uses.
+fn tcp_flags(flags: u8) -> String {
+    "FSRP.UEC".chars().enumerate().filter(|(bit, _)| flags >> bit & 1 == 1).map(|(_, c)| c).collect()
+}
+
+fn direction_name(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    }
+}
+
+impl fmt::Display for DroppedFrames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let record = &self.record;
+        write!(f, "{} ", format_rfc3339_micros(self.last))?;
+        if record.count != 1 {
+            write!(f, "{} times ", record.count)?;
         }
-        let object = drop.object.cloned();
-        let (time, port, reason) = (drop.now, drop.trace.ingress, drop.reason);
-        if self.frames.push(RawDrop { time, port, reason, object }).is_err() {
-            self.lost.fetch_add(1, Relaxed);
+        write!(f, "{}", record.reason.name())?;
+        if let Some(protocol) = record.protocol {
+            write!(f, " {}", protocol_name(protocol))?;
         }
+        if record.tcp_flags != 0 {
+            write!(f, " [{}]", tcp_flags(record.tcp_flags))?;
+        }
+        match (&record.src, &record.dst) {
+            (Some(src), Some(dst)) => {
+                write!(f, " {} -> {}", Shown(src), Shown(dst))?;
+            }
+            _ => match (&self.pod, record.port) {
+                (Some(pod), _) => write!(f, " from {pod}")?,
+                (None, Some(port)) => write!(f, " from port {port}")?,
+                (None, None) => write!(f, " (others)")?,
+            },
+        }
+        if let Some(service) = &record.service {
+            write!(f, " of {service}")?;
+        }
+        if let Some(backend) = record.backend {
+            write!(f, " = {backend}")?;
+        }
+        if let Some(direction) = record.direction {
+            write!(f, ", {}", direction_name(direction))?;
+        }
+        match (&record.policy, &record.object) {
+            (Some(policy), _) => match record.rule {
+                Some(rule) => write!(f, ", denied by {policy} rule {rule}"),
+                None => write!(f, ", denied by {policy}"),
+            },
+            _ if !record.isolated_by.is_empty() => {
+                write!(f, ", no rule allows it; isolated by {}", record.isolated_by.join(", "))
+            }
+            (None, Some(object)) => write!(f, ", by {object}"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// An end as a line of text has it.
+struct Shown<'a>(&'a End);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let End { address, port, namespace, pod, node, .. } = self.0;
+        match (namespace, pod, node) {
+            (Some(namespace), Some(pod), _) => write!(f, "{namespace}/{pod} ")?,
+            (_, _, Some(node)) => write!(f, "node/{node} ")?,
+            _ => {}
+        }
+        match (address, port) {
+            (address, 0) => write!(f, "{address}"),
+            (std::net::IpAddr::V6(address), port) => write!(f, "[{address}]:{port}"),
+            (address, port) => write!(f, "{address}:{port}"),
+        }
+    }
+}
+
+/// The flat form. What is not known is left out.
+#[derive(Serialize)]
+struct Flat<'a> {
+    time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first: Option<String>,
+    node: &'a str,
+    worker: usize,
+    reason: &'static str,
+    class: &'static str,
+    count: u64,
+    bytes: u64,
+    epoch: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    src: Option<FlatEnd<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dst: Option<FlatEnd<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    tcp_flags: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vlan: Option<u16>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    fragment: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    direction: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<u32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    isolated_by: Vec<&'a str>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    frame: String,
+    /// The sum of what found no place among those counted together.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    other: bool,
+}
+
+#[derive(Serialize)]
+struct FlatEnd<'a> {
+    address: std::net::IpAddr,
+    #[serde(skip_serializing_if = "is_zero")]
+    port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'a str>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields so")]
+fn is_zero(port: &u16) -> bool {
+    *port == 0
+}
+
+impl<'a> From<&'a End> for FlatEnd<'a> {
+    fn from(end: &'a End) -> Self {
+        Self {
+            address: end.address,
+            port: end.port,
+            namespace: end.namespace.as_deref(),
+            pod: end.pod.as_deref(),
+            node: end.node.as_deref(),
+        }
+    }
+}
+
+impl Serialize for DroppedFrames {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let record = &self.record;
+        let time = |time| format_rfc3339_micros(time).to_string();
+        Flat {
+            time: time(self.last),
+            first: (record.count != 1).then(|| time(self.first)),
+            node: &self.node,
+            worker: record.worker,
+            reason: record.reason.name(),
+            class: record.reason.class().name(),
+            count: record.count,
+            bytes: record.bytes,
+            epoch: record.epoch.0,
+            port: record.port.map(|port| port.0),
+            pod: self.pod.as_ref().map(ToString::to_string),
+            src: record.src.as_ref().map(FlatEnd::from),
+            dst: record.dst.as_ref().map(FlatEnd::from),
+            protocol: record.protocol.map(protocol_name),
+            tcp_flags: tcp_flags(record.tcp_flags),
+            vlan: record.vlan,
+            fragment: record.is_fragment,
+            service: record.service.as_deref(),
+            backend: record.backend.map(|backend| backend.to_string()),
+            object: record.object.as_ref().map(|object| object.as_str()),
+            direction: record.direction.map(direction_name),
+            policy: record.policy.as_deref(),
+            rule: record.rule,
+            isolated_by: record.isolated_by.iter().map(|policy| &**policy).collect(),
+            frame: record.prefix.iter().map(|byte| format!("{byte:02x}")).collect(),
+            other: record.is_other,
+        }
+        .serialize(serializer)
+    }
+}
+
+/// Reads the workers' records.
+#[derive(Debug)]
+pub(crate) struct DropReader {
+    recorder: Recorder,
+    node: Arc<str>,
+}
+
+impl DropReader {
+    /// Has all workers of `control` record dropped frames.
+    pub(crate) fn observe(control: &ControlPlane, node: &str) -> Self {
+        let mut recorder = Recorder::new();
+        control.observe(|_| Some(recorder.observer()));
+        Self { recorder, node: node.into() }
+    }
+
+    /// Remembers the names of the snapshot in force. Called after each publish.
+    pub(crate) fn published(&mut self, control: &ControlPlane) {
+        self.recorder.published(control.snapshot());
+    }
+
+    /// Reports what was recorded, and has the workers hand over what they counted together, for the next
+    /// call. `pod`: the pod at a port.
+    pub(crate) fn report(
+        &mut self,
+        control: &ControlPlane,
+        reporter: &Reporter,
+        pod: impl Fn(PortId) -> Option<PodName>,
+    ) {
+        let (now, wall) = (control.clock().now(), SystemTime::now());
+        let time = |at: Instant| wall.checked_sub(now.since(at)).unwrap_or(wall);
+        let node = &self.node;
+        self.recorder.read(|record| {
+            reporter.event(Event::Dropped(Box::new(DroppedFrames {
+                first: time(record.first),
+                last: time(record.last),
+                node: Arc::clone(node),
+                pod: record.port.and_then(&pod),
+                record,
+            })));
+        });
+        control.collect(self.recorder.pending());
     }
 }
