@@ -2,12 +2,11 @@
 
 use std::fmt;
 
-use podswitch_core::action::DropReason;
 use podswitch_core::config::ConfigError;
 use podswitch_core::control::{Effect, LeftOut};
 use podswitch_core::id::{Cookie, Epoch, PortId};
-use podswitch_core::time::Instant;
 
+use super::dropped::DroppedFrames;
 use super::failure::Failure;
 use crate::flows::Flow;
 use crate::pod_name::PodName;

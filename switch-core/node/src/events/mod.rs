@@ -5,14 +5,15 @@
 //! they write down without locks, in bounded memory.
 
 mod connections;
+mod dropped;
 mod drops;
 mod event;
 mod failure;
 mod sink;
 
 pub(crate) use connections::FlowReporter;
+pub use dropped::DroppedFrames;
 pub(crate) use drops::DropReader;
-pub use drops::DroppedFrames;
 pub use event::Event;
 pub use failure::Failure;
 pub(crate) use sink::Reporter;
