@@ -41,6 +41,7 @@ impl DropReader {
         reporter: &Reporter,
         pod: impl Fn(PortId) -> Option<PodName>,
     ) {
+        #[expect(clippy::disallowed_methods, reason = "people look drops up by the time of day")]
         let (now, wall) = (control.clock().now(), SystemTime::now());
         let time = |at: Instant| wall.checked_sub(now.since(at)).unwrap_or(wall);
         let node = &self.node;
