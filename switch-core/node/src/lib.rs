@@ -80,7 +80,7 @@ pub use attachment::{InterfaceKind, PodAttachment, PodNetns};
 pub use cluster::{ClusterOptions, Masquerading, ParseMasqueradingError};
 pub use discovery::node_addresses;
 pub use error::{NodeError, PodError, UnderlayError};
-pub use events::{DroppedFrame, Event, EventSink, Failure, channel};
+pub use events::{DroppedFrames, Event, EventSink, Failure, channel};
 pub use explain::{Connection, Outcome, Verdict};
 pub use flows::Flow;
 pub use handle::NodeHandle;

@@ -2,12 +2,11 @@
 
 use std::fmt;
 
-use podswitch_core::action::DropReason;
 use podswitch_core::config::ConfigError;
 use podswitch_core::control::{Effect, LeftOut};
 use podswitch_core::id::{Cookie, Epoch, PortId};
-use podswitch_core::time::Instant;
 
+use super::dropped::DroppedFrames;
 use super::failure::Failure;
 use crate::flows::Flow;
 use crate::pod_name::PodName;
@@ -52,8 +51,8 @@ pub enum Event {
     },
     /// Something could not be done; the rest goes on.
     Failure(Failure),
-    /// A frame was dropped ([`NodeOptions::report_drops`](crate::NodeOptions::report_drops)).
-    Dropped(DroppedFrame),
+    /// Frames were dropped ([`NodeOptions::report_drops`](crate::NodeOptions::report_drops)).
+    Dropped(Box<DroppedFrames>),
     /// A connection was opened ([`NodeOptions::report_flows`](crate::NodeOptions::report_flows)).
     FlowOpened(Flow),
     /// A connection ended, as it was seen last.
@@ -89,40 +88,10 @@ impl fmt::Display for Event {
                 write!(f, "{object}: put back: {}", done.join(", "))
             }
             Self::Failure(failure) => failure.fmt(f),
-            Self::Dropped(frame) => frame.fmt(f),
+            Self::Dropped(frames) => write!(f, "dropped: {frames}"),
             Self::FlowOpened(flow) => write!(f, "opened: {flow}"),
             Self::FlowClosed(flow) => write!(f, "closed: {flow}"),
             Self::Lost { count } => write!(f, "{count} events are lost"),
-        }
-    }
-}
-
-/// A frame that was dropped.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct DroppedFrame {
-    /// When, by the clock of the switch ([`ControlPlane::clock`](podswitch_core::control::ControlPlane::clock)).
-    pub time: Instant,
-    /// The port that it came in by.
-    pub port: PortId,
-    /// The pod behind that port, if a pod is.
-    pub pod: Option<PodName>,
-    /// Why.
-    pub reason: DropReason,
-    /// The policy or Service that decided it, if one did.
-    pub object: Option<Cookie>,
-}
-
-impl fmt::Display for DroppedFrame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "dropped: {} from ", self.reason.name())?;
-        match &self.pod {
-            Some(pod) => pod.fmt(f)?,
-            None => write!(f, "port {}", self.port)?,
-        }
-        match &self.object {
-            Some(object) => write!(f, " by {object}"),
-            None => Ok(()),
         }
     }
 }

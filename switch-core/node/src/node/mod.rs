@@ -20,7 +20,7 @@ use podswitch_linux::HostError;
 
 use crate::attachment::PodAttachment;
 use crate::error::NodeError;
-use crate::events::{DropQueue, Event, EventSink, FlowReporter, Reporter};
+use crate::events::{DropReader, Event, EventSink, FlowReporter, Reporter};
 use crate::explain::{self, Connection, Verdict};
 use crate::flows::{self, Flow};
 use crate::host_side::HostSide;
@@ -62,7 +62,7 @@ pub struct Node {
     added: HashMap<PodName, PodAttachment>,
     reporter: Reporter,
     sink: Option<Box<dyn EventSink>>,
-    drops: Option<DropQueue>,
+    drops: Option<DropReader>,
     flows: Option<(Duration, FlowReporter)>,
     clock: Clock,
     reconcile_at: Instant,
@@ -115,7 +115,7 @@ impl Node {
         let reporter = Reporter::default();
         let mut control = ControlPlane::new(switch_options);
         control.set_workers(settings.workers)?;
-        let drops = options.report_drops.then(|| DropQueue::observe(&control));
+        let drops = options.report_drops.then(|| DropReader::observe(&control, &settings.name));
         let underlay = Underlay::new(&settings, &reporter)?;
         let mut pods = Pods::new(&settings, &reporter);
         let own_namespace = || pods.own_namespace();

@@ -34,8 +34,8 @@ impl Node {
         }
         self.control.maintain_devices();
         self.pods.put_back(now, sweep);
-        if let Some(drops) = &self.drops {
-            drops.report(&self.reporter, |port| self.pods.at(port));
+        if let Some(drops) = &mut self.drops {
+            drops.report(&self.control, &self.reporter, |port| self.pods.at(port));
         }
         let mut due = self.reconcile_at;
         if let Some((every, flows)) = &mut self.flows {
@@ -189,6 +189,9 @@ impl Node {
     }
 
     pub(super) fn acknowledged(&mut self, epoch: Epoch) -> Result<(), NodeError> {
+        if let Some(drops) = &mut self.drops {
+            drops.published(&self.control);
+        }
         self.control.wait(epoch, PUBLISH_TIMEOUT)?;
         self.reporter.event(Event::Applied { epoch });
         Ok(())
