@@ -58,6 +58,8 @@ pub struct HostPort {
     index: u32,
     mac: Mac,
     config: HostPortConfig,
+    /// Whether routes have other sources than the kernel was given.
+    sources_changed: bool,
     /// Settings to put back: name and former value.
     changed: Vec<(&'static str, String)>,
 }
@@ -75,6 +77,7 @@ impl HostPort {
             index: device.index(),
             mac: device.mac(),
             config,
+            sources_changed: false,
             changed: Vec::new(),
         };
         port.set_up()?;
@@ -126,6 +129,7 @@ impl HostPort {
 
     /// Sets the node's addresses that its interfaces have: the sources of the routes.
     pub fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.sources_changed |= self.config.node_addresses != addresses;
         self.config.node_addresses = addresses;
     }
 
@@ -147,7 +151,11 @@ impl HostPort {
     pub fn set_destinations(&mut self, destinations: Vec<Cidr>) -> Result<(), HostError> {
         let old = std::mem::replace(&mut self.config.destinations, destinations);
         let mut netlink = Netlink::open(&self.ns)?;
-        for destination in &self.config.destinations {
+        let known: HashSet<&Cidr> = match std::mem::take(&mut self.sources_changed) {
+            true => HashSet::new(),
+            false => old.iter().collect(),
+        };
+        for destination in self.config.destinations.iter().filter(|d| !known.contains(d)) {
             netlink.add_route(&self.route(*destination))?;
         }
         let stay: HashSet<&Cidr> = self.config.destinations.iter().collect();
