@@ -106,11 +106,8 @@ impl Engine {
         let domain = domain(cx.snapshot, port, &header);
         let Some(domain) = domain else { return Err((packet, DropReason::VlanNotAllowed)) };
         self.shared.fdb.learn(domain.id, header.from, ingress, domain.bounds, cx.now);
-        let found = if is_multicast {
-            None
-        } else {
-            self.shared.fdb.lookup(domain.id, header.to, cx.now)
-        };
+        let found =
+            if is_multicast { None } else { self.shared.fdb.lookup(domain.id, header.to, cx.now) };
         match found {
             Some(out) if out == ingress => Err((packet, DropReason::Hairpin)),
             Some(out) => match domain.members.iter().find(|m| m.port == out) {
