@@ -1,5 +1,5 @@
-//! Ports that the node's kernel must not give to its own connections, because the switch does:
-//! those of its source NAT, and node ports.
+//! Reserves ports of the switch, so that the node's kernel does not use them for its own
+//! connections: source NAT ports and node ports.
 
 use std::ops::RangeInclusive;
 
@@ -7,8 +7,8 @@ use super::{HostError, NetNs, sysctl};
 
 const SETTING: &str = "net/ipv4/ip_local_reserved_ports";
 
-/// Ports kept from the kernel's choice of source ports, beside those that are already, while this
-/// value lives. After a kill they stay reserved, which the next run finds right.
+/// Ports excluded from the kernel's ephemeral ports while this value lives, in addition to those
+/// already excluded. After a kill they stay reserved; the next run accepts that.
 #[derive(Debug)]
 pub struct ReservedPorts {
     ns: NetNs,
@@ -30,8 +30,8 @@ impl ReservedPorts {
         Ok(Self { ns: ns.clone(), ports: ports.to_vec(), before, after })
     }
 
-    /// Reserves the ports again where somebody else set the list meanwhile; what that says stays reserved at the
-    /// end. Returns what was put back.
+    /// Reserves the ports again if another program set the list meanwhile; its ports stay reserved
+    /// at the end. Returns what was restored.
     ///
     /// # Errors
     /// As [`reserve`](Self::reserve).
@@ -49,7 +49,7 @@ impl ReservedPorts {
 
 impl Drop for ReservedPorts {
     fn drop(&mut self) {
-        // Not over what somebody else wrote meanwhile; nobody is left to be told.
+        // Does not overwrite what another program wrote meanwhile; there is no caller to report to.
         if sysctl::get(&self.ns, SETTING).is_ok_and(|now| now == self.after) {
             let _ = sysctl::set(&self.ns, SETTING, &self.before);
         }

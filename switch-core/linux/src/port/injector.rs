@@ -1,9 +1,9 @@
-//! A way out for super-frames inside a tunnel, whole.
+//! Sends tunnelled GSO packets unsegmented.
 //!
-//! A packet socket cannot tell the kernel that a super-frame is to be cut by a header inside a UDP
-//! tunnel, and neither can a UDP socket; a TAP can (Linux 6.17). So a TAP is made beside the uplink, and
-//! nf_tables hands whatever is written to it straight to the uplink. What the uplink then does not cut
-//! itself, the kernel cuts for it. Nothing is ever received by it.
+//! Neither a packet socket nor a UDP socket can request segmentation by a header inside a UDP
+//! tunnel; a TAP can (Linux 6.17). So a TAP is created next to the uplink, and nf_tables forwards
+//! what is written to it directly to the uplink. The kernel segments what the uplink cannot.
+//! Nothing is received from the TAP.
 //!
 //! It is made by control threads; all ports of the uplink share it.
 
@@ -21,13 +21,13 @@ use crate::nft::forward::{forward, forward_by_note, remove_forward};
 use crate::sys::{ethtool, tun};
 use crate::{Context, HostError, NetNs, Netlink};
 
-/// Names of tables begin so, and end with the TAP's.
+/// Prefix of table names; the TAP's name follows.
 const TABLE_PREFIX: &str = "podswitch-";
 
 const HEADER: usize = HeaderForm::Tunnel.len();
 
-/// What a device must do by itself: where it does not, the kernel would cut tunnel packets one by
-/// one, which costs more than to have it cut UDP (decision record 0006).
+/// What a device must offload. Otherwise the kernel would segment tunnel packets one by one, which
+/// costs more than segmenting UDP (decision record 0006).
 pub(super) const FEATURE: &str = "tx-udp_tnl-segmentation";
 
 #[derive(Debug)]
@@ -38,12 +38,12 @@ pub(super) struct Injector {
 }
 
 impl Injector {
-    /// Beside the interface `uplink` of `ns`; `None` where that gains nothing.
+    /// For the interface `uplink` of `ns`; `None` where that gains nothing.
     ///
     /// # Errors
-    /// This kernel cannot, or privilege is missing.
+    /// The kernel does not support it, or privilege is missing.
     pub(super) fn open(ns: &NetNs, uplink: &Link) -> Result<Option<Self>, HostError> {
-        // Says which interface it is for, and is as long as a name may be at most.
+        // Names the uplink's index, within the length limit of names.
         let name = format!("pst{}", uplink.index);
         let what = || format!("make TAP {name} for uplink {} in {ns}", uplink.name);
         let useful = ns
@@ -60,11 +60,11 @@ impl Injector {
         Ok(Some(injector))
     }
 
-    /// Beside the node's own stack, for the tunnel of a UDP port: frames go where their notes say
+    /// For the tunnel of a UDP port in the node's own stack: frames go where their notes say
     /// ([`forward_by_note`]).
     ///
     /// # Errors
-    /// This kernel cannot, or privilege is missing.
+    /// The kernel does not support it, or privilege is missing.
     pub(super) fn by_note(ns: &NetNs, port: u16) -> Result<Self, HostError> {
         let name = format!("psu{port}");
         Self::make(ns, &name, 1500, |table| forward_by_note(ns, table, &name))
@@ -95,7 +95,7 @@ impl Injector {
             netlink.set_mtu(link.index, mtu)?;
         }
         let injector = Self { ns: ns.clone(), table: format!("{TABLE_PREFIX}{name}"), queue };
-        // Before it is switched on: nothing is ever to get from it into the stack.
+        // Before it is up: nothing may enter the stack from it.
         forward(&injector.table)?;
         netlink.set_up(link.index)?;
         Ok(injector)
@@ -110,7 +110,8 @@ impl Injector {
     ///
     /// # Errors
     /// `EINVAL`: the inner IP packet of a tunnelled GSO packet does not end where the frame ends. A
-    /// UDP socket at the other end relies on that (`joined::Received`). Else the kernel's.
+    /// UDP socket at the other end relies on that (`received::Received`). Otherwise the kernel's
+    /// error.
     pub(super) fn send(&self, packet: &Packet) -> Result<(), Errno> {
         let mut header = [0; HEADER];
         virtio::encode(&packet.offload, HeaderForm::Tunnel, &mut header);
@@ -127,7 +128,7 @@ impl Injector {
 
 impl Drop for Injector {
     fn drop(&mut self) {
-        // An empty table would be all that is left; nobody is there to be told.
+        // At worst an empty table is left; there is no caller to report to.
         let _ = remove_forward(&self.ns, &self.table);
     }
 }

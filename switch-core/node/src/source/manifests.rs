@@ -3,14 +3,13 @@
 
 use std::path::Path;
 
-use podswitch_core::control::Change;
 use podswitch_core::id::Epoch;
 use podswitch_kubernetes::{Action, Counts, Files, LoadError, Record, Store};
 
 use crate::cluster::ClusterOptions;
 use crate::error::NodeError;
 use crate::node::Node;
-use crate::state::State;
+use crate::state::{State, StateChanges};
 
 /// Manifests cannot be put in force.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +39,7 @@ pub enum ApplyError {
 /// What a node is to be given.
 enum Update {
     Whole(Box<State>),
-    Changes(Vec<Change>),
+    Changes(StateChanges),
 }
 
 /// See the module's description.
@@ -83,8 +82,7 @@ impl ManifestSource {
         }
     }
 
-    /// Reads what changed since the last time, and has `node` follow: at the cost of what changed, or,
-    /// where this node or its pods changed, of the whole state.
+    /// Reads what changed since the last time, and has `node` follow, at the cost of what changed.
     ///
     /// # Errors
     /// The manifests cannot be read or are refused, or the node does not take them. The state in force
@@ -92,7 +90,7 @@ impl ManifestSource {
     pub fn apply(&mut self, node: &mut Node) -> Result<Epoch, ApplyError> {
         let applied = match self.load()? {
             Update::Whole(state) => node.apply(*state),
-            Update::Changes(changes) => node.update(changes),
+            Update::Changes(changes) => node.update_state(changes),
         };
         self.behind = applied.is_err();
         Ok(applied?)
@@ -112,9 +110,8 @@ impl ManifestSource {
         })?;
         self.records = records;
         let changes = self.store.take_changes();
-        let whole = self.behind || changes.base.is_some() || !changes.pods.is_empty();
-        if !whole {
-            return Ok(Update::Changes(changes.objects));
+        if !self.behind {
+            return Ok(Update::Changes(self.cluster.changes(changes)));
         }
         self.behind = false;
         Ok(Update::Whole(Box::new(self.whole())))
