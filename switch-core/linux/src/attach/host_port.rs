@@ -9,8 +9,9 @@ use podswitch_wire::addr::Mac;
 use podswitch_wire::cidr::Cidr;
 
 use super::{InterfaceSettings, gateways};
-use crate::netlink::Route;
+use crate::netlink::{Link, Route};
 use crate::port::tap::{TapConfig, TapDevice};
+use crate::settings::ChangedSettings;
 use crate::{HostError, NetNs, Netlink, sysctl};
 
 /// What the node's port is to be like.
@@ -58,8 +59,7 @@ pub struct HostPort {
     index: u32,
     mac: Mac,
     config: HostPortConfig,
-    /// Settings to put back: name and former value.
-    changed: Vec<(&'static str, String)>,
+    changed: ChangedSettings,
 }
 
 impl HostPort {
@@ -75,7 +75,7 @@ impl HostPort {
             index: device.index(),
             mac: device.mac(),
             config,
-            changed: Vec::new(),
+            changed: ChangedSettings::new(ns, "forwarding"),
         };
         port.set_up()?;
         Ok((port, device))
@@ -110,16 +110,10 @@ impl HostPort {
     /// The kernel refused something.
     pub fn reconcile(&mut self) -> Result<Option<Vec<String>>, HostError> {
         let mut netlink = Netlink::open(&self.ns)?;
-        let Some(mut link) = netlink.find_link_at(self.index)? else { return Ok(None) };
-        let mut done = Vec::new();
-        if link.name != self.config.name {
-            // Kernels before 6.3 rename only what is switched off.
-            netlink.set_down(self.index)?;
-            netlink.rename(self.index, &self.config.name)?;
-            done.push(format!("name, which was {}", link.name));
-            (link.name, link.is_up) = (self.config.name.clone(), false);
-        }
-        done.extend(self.settings().put_back(&self.ns, &mut netlink, &link)?);
+        let Some(link) = netlink.find_link_at(self.index)? else { return Ok(None) };
+        let mut done = release(&mut netlink, &link)?;
+        let settings = self.settings();
+        done.extend(settings.put_back_named(&self.ns, &mut netlink, link, &self.config.name)?);
         done.extend(self.forward()?);
         Ok(Some(done))
     }
@@ -219,18 +213,25 @@ impl HostPort {
         route
     }
 
-    fn change(&mut self, setting: &'static str, done: &mut Vec<String>) -> Result<(), HostError> {
-        let before = sysctl::get(&self.ns, setting)?;
-        if before != "1" {
-            sysctl::set(&self.ns, setting, "1")?;
+    fn change(&mut self, setting: &str, done: &mut Vec<String>) -> Result<(), HostError> {
+        if self.changed.set(setting, "1")? {
             done.push(format!("{setting} = 1"));
-            // What was there before the switch is what is put back.
-            if !self.changed.iter().any(|(changed, _)| *changed == setting) {
-                self.changed.push((setting, before));
-            }
         }
         Ok(())
     }
+}
+
+/// Takes the node's interface out of a bridge or the like, by which packets would enter the node's stack instead, past
+/// the settings of this one. Returns what was done, as words for a note.
+///
+/// # Errors
+/// Missing privilege.
+pub fn release(netlink: &mut Netlink, link: &Link) -> Result<Vec<String>, HostError> {
+    if link.master.is_none() {
+        return Ok(Vec::new());
+    }
+    netlink.set_master(link.index, None)?;
+    Ok(vec!["taken out of a bridge".to_owned()])
 }
 
 fn tap_config(config: &HostPortConfig) -> TapConfig {
@@ -246,9 +247,6 @@ fn tap_config(config: &HostPortConfig) -> TapConfig {
 impl Drop for HostPort {
     fn drop(&mut self) {
         // Best effort, in a namespace that may be gone; nobody is left to be told.
-        for (setting, before) in self.changed.drain(..).rev() {
-            let _ = sysctl::set(&self.ns, setting, &before);
-        }
         let _ = Netlink::open(&self.ns).and_then(|mut n| n.delete_link(self.index));
     }
 }

@@ -33,6 +33,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use self::senders::Senders;
 use self::tunnel_gso::TunnelGso;
+use super::injector::Upkeep;
 use super::underlay_mac;
 use crate::sys::datagram::Slot;
 use crate::sys::{packet as option, udp};
@@ -100,6 +101,7 @@ pub struct UdpTunnelDevice {
     senders: Weak<Senders>,
     /// Likewise; or why there is none.
     tunnel_gso: Result<Arc<TunnelGso>, Option<HostError>>,
+    upkeep: Option<Upkeep>,
 }
 
 impl UdpTunnelDevice {
@@ -134,10 +136,14 @@ impl UdpTunnelDevice {
         };
         // Without one everything works, and is cut here.
         let tunnel_gso = match config.tunnel_gso {
-            true => TunnelGso::open(ns, &config).map(Arc::new).map_err(Some),
+            true => TunnelGso::open(ns, &config).map_err(Some),
             false => Err(None),
         };
-        Ok(Self { ns: ns.clone(), config, info, senders: Weak::new(), tunnel_gso })
+        let (tunnel_gso, upkeep) = match tunnel_gso {
+            Ok((tunnel_gso, upkeep)) => (Ok(Arc::new(tunnel_gso)), Some(upkeep)),
+            Err(error) => (Err(error), None),
+        };
+        Ok(Self { ns: ns.clone(), config, info, senders: Weak::new(), tunnel_gso, upkeep })
     }
 
     /// Why super-frames are cut by the switch itself, although [`UdpTunnelConfig::tunnel_gso`] would have
@@ -248,6 +254,10 @@ impl Device for UdpTunnelDevice {
 
     fn info(&self) -> PortInfo {
         self.info.clone()
+    }
+
+    fn maintain(&mut self) -> Vec<String> {
+        self.upkeep.as_mut().map(Upkeep::put_back).unwrap_or_default()
     }
 }
 
