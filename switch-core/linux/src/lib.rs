@@ -38,6 +38,7 @@ pub mod netns;
 pub mod nft;
 pub mod port;
 pub mod reserve;
+pub mod settings;
 pub mod steer;
 mod sys;
 pub mod sysctl;

@@ -9,7 +9,7 @@ mod host_port;
 mod upkeep;
 mod veth;
 
-pub use host_port::{HostPort, HostPortConfig};
+pub use host_port::{HostPort, HostPortConfig, release};
 pub use upkeep::InterfaceSettings;
 pub(crate) use upkeep::serves;
 pub use veth::{attach_veth, detach_veth, silence, switch_interface, switch_namespace};
@@ -105,6 +105,19 @@ pub fn configure(ns: &NetNs, pod: &PodInterface) -> Result<Vec<String>, HostErro
     let mut netlink = Netlink::open(ns)?;
     let link = netlink.link(&pod.name)?;
     pod.settings().put_back(ns, &mut netlink, &link)
+}
+
+/// As [`configure`], of the pod's interface with this index, which may have another name now.
+///
+/// # Errors
+/// The interface is gone; another has its name; an address or route is refused.
+pub fn put_back(ns: &NetNs, index: u32, pod: &PodInterface) -> Result<Vec<String>, HostError> {
+    let mut netlink = Netlink::open(ns)?;
+    let Some(link) = netlink.find_link_at(index)? else {
+        // That error says what is missing.
+        return netlink.link(&pod.name).map(|_| Vec::new());
+    };
+    pod.settings().put_back_named(ns, &mut netlink, link, &pod.name)
 }
 
 impl PodInterface {

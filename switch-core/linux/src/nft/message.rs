@@ -24,7 +24,6 @@ pub(super) enum Kind {
     NewSet = 9,
     NewElements = 12,
     GetTable = 1,
-    #[cfg(test)]
     GetRule = 7,
 }
 
@@ -203,6 +202,31 @@ impl Connection {
             nla.kind() == 1 && nla.value().strip_suffix(&[0]) == Some(name.as_bytes())
         };
         Ok(tables.iter().any(|t| NlasIterator::new(&t[..]).flatten().any(|nla| is_name(&nla))))
+    }
+
+    /// The handles of a table's rules, none if there is no such table. Each rule gets one of its own when it is made.
+    pub(super) fn rules(&mut self, family: Family, table: &str) -> Result<Vec<u64>, HostError> {
+        /// NFTA_RULE_TABLE, NFTA_RULE_HANDLE.
+        const TABLE: u16 = 1;
+        const HANDLE: u16 = 3;
+        let fill = |a: &mut Attributes<'_>| {
+            a.text(TABLE, table);
+        };
+        let what = || format!("list the rules of nftables table {table}");
+        let rules = match self.list(Kind::GetRule, family, fill, what) {
+            Err(error) if error.is_not_found() => return Ok(Vec::new()),
+            result => result?,
+        };
+        // Kernels before 4.20 list those of all tables.
+        let is_of_table = |rule: &&Vec<u8>| {
+            let name = NlasIterator::new(&rule[..]).flatten().find(|nla| nla.kind() == TABLE);
+            name.is_some_and(|nla| nla.value().strip_suffix(&[0]) == Some(table.as_bytes()))
+        };
+        let handle = |rule: &Vec<u8>| {
+            let nla = NlasIterator::new(&rule[..]).flatten().find(|nla| nla.kind() == HANDLE)?;
+            nla.value().first_chunk().copied().map(u64::from_be_bytes)
+        };
+        Ok(rules.iter().filter(is_of_table).filter_map(handle).collect())
     }
 
     /// The payloads, behind their family headers, of all objects of a kind.

@@ -22,6 +22,28 @@ use self::message::{Connection, Family, Kind, Transaction};
 use self::rule::{Base, Meta};
 use super::{HostError, NetNs, Netlink};
 
+/// The rules of a table that belongs to no process, so that anybody may change it: those that were put in force.
+#[derive(Debug)]
+pub(crate) struct Installed {
+    connection: Connection,
+    family: Family,
+    table: String,
+    rules: Vec<u64>,
+}
+
+impl Installed {
+    /// The rules that a table has now.
+    fn read(mut connection: Connection, family: Family, table: &str) -> Result<Self, HostError> {
+        let rules = connection.rules(family, table)?;
+        Ok(Self { connection, family, table: table.to_owned(), rules })
+    }
+
+    /// Whether the table has these rules still, and no others.
+    pub(crate) fn is_intact(&mut self) -> Result<bool, HostError> {
+        Ok(self.connection.rules(self.family, &self.table)? == self.rules)
+    }
+}
+
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 

@@ -204,10 +204,11 @@ impl Device for TapDevice {
         self.port_info()
     }
 
-    fn maintain(&mut self) {
+    fn maintain(&mut self) -> Vec<String> {
         if let Some(counter) = &mut self.counter {
             counter.read();
         }
+        Vec::new()
     }
 }
 

@@ -67,6 +67,8 @@ struct Attached {
     attachment: PodAttachment,
     cookie: Cookie,
     namespace: NetNs,
+    /// The index of its interface there.
+    index: u32,
     port: PortId,
     upkeep: Upkeep,
 }
@@ -297,11 +299,13 @@ impl Pods {
                 result => break result?,
             }
         };
+        let index = Netlink::open(&namespace)?.link(&attachment.interface)?.index;
         let port = control.attach(device)?;
         let pod = attachment.pod.clone();
         let cookie = pod.cookie();
         let upkeep = Upkeep::of(&namespace);
-        let attached = Attached { attachment: attachment.clone(), cookie, namespace, port, upkeep };
+        let attachment = attachment.clone();
+        let attached = Attached { attachment, cookie, namespace, index, port, upkeep };
         self.attached.insert(pod.clone(), attached);
         self.ports.insert(pod.clone(), port);
         self.failures.remove(&pod);
@@ -376,7 +380,7 @@ impl Pods {
             (InterfaceKind::Veth, Some(ours)) => detach_veth(ours, &switch_interface(&pod.pod)),
             _ => {
                 let mut netlink = Netlink::open(&attached.namespace)?;
-                match netlink.find_link(&pod.interface)? {
+                match netlink.find_link_at(attached.index)? {
                     Some(link) => netlink.delete_link(link.index),
                     None => Ok(()),
                 }
