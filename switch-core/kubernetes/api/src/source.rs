@@ -205,8 +205,9 @@ impl ApiSource {
             Message::ListBegins(kind) => self.lists.begin(kind),
             Message::Objects(kind, objects) => {
                 for object in objects {
-                    self.lists.enter(kind, object.name());
+                    let name = object.name().clone();
                     self.upsert(object);
+                    self.lists.enter(kind, self.store.name(&name).unwrap_or(&name));
                 }
             }
             Message::Deleted(kind, name) => {
