@@ -67,5 +67,6 @@ pub use object::{Object, ObjectError};
 pub use options::{Options, PodAnnotations};
 pub use report::{Action, Counts, Record, Source};
 pub use source::{Files, LoadError, Loading, Manifests};
+pub use spelling::nearest;
 pub use state::{Compiled, InterfaceKind, LocalPod, Overlay, PodInterface};
 pub use store::{Base, Changes, PodChange, Store};

@@ -8,6 +8,7 @@ mod changes;
 mod reconcile;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use crate::events::{DropReader, Event, EventSink, FlowReporter, Reporter};
 use crate::explain::{self, Connection, Verdict};
 use crate::flows::{self, Flow};
 use crate::host_side::HostSide;
+use crate::inspect::{self, PodInfo, Status, UnknownName};
 use crate::options::{NodeOptions, Settings};
 use crate::pod_name::PodName;
 use crate::pods::Pods;
@@ -256,6 +258,31 @@ impl Node {
     /// The counters, all workers together.
     pub fn stats(&self) -> Stats {
         Stats::read(&self.control, self.pods.ports().len())
+    }
+
+    /// How the node does.
+    pub fn status(&self) -> Status {
+        Status::read(&self.control, &self.settings.name, self.pods.ports().len())
+    }
+
+    /// The pods that are attached, by name.
+    pub fn pods(&self) -> Vec<PodInfo> {
+        let mut list: Vec<_> = self
+            .pods
+            .list()
+            .map(|(attachment, port)| PodInfo::read(&self.control, attachment, port))
+            .collect();
+        list.sort_by(|a, b| a.pod.cmp(&b.pod));
+        list
+    }
+
+    /// The addresses of what is called `name`: an address, `namespace/pod`, `node/NAME` or
+    /// `service/NAMESPACE/NAME`. At the cost of all pods.
+    ///
+    /// # Errors
+    /// There is no such thing.
+    pub fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, UnknownName> {
+        inspect::addresses(&self.control.snapshot(), name)
     }
 
     /// Every connection alive. Packets and bytes of those that are neither TCP nor translated may be some
