@@ -1,6 +1,7 @@
 //! `run`: the switch of one node, until it is told to stop.
 
 mod confined;
+mod control;
 mod events;
 mod flags;
 mod run_dir;
@@ -8,6 +9,7 @@ mod source;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use podswitch_core::time::{Clock, Instant};
@@ -21,6 +23,7 @@ use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
 use crate::signals::Signals;
 use crate::{Done, print, state};
+use control::ControlFlags;
 use events::Events;
 use flags::UnderlayFlags;
 use run_dir::RunDir;
@@ -77,6 +80,8 @@ pub(crate) struct Args {
     /// --kubernetes.
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
+    #[command(flatten)]
+    control: ControlFlags,
     /// Leave pods their interfaces at the end, for the next run.
     #[arg(long)]
     keep: bool,
@@ -141,20 +146,25 @@ fn serve_node(args: &Args, json: bool) -> Done {
         .workers(args.workers)
         .lenient(!args.strict)
         .cluster(&cluster)
-        .underlay(args.underlay.options())
-        .on_event(print::event);
+        .underlay(args.underlay.options());
+    let control = args.control.open(run_dir_path)?;
+    options = control.options(options);
     if let Some(path) = &args.node_netns {
         options = options.namespace(NetNs::open(path)?);
     }
     let events = Events { node: &args.node, json };
     let node = Node::start(options, state)?;
     let epoch = node.epoch();
-    let node = node.spawn()?;
+    let node = Arc::new(node.spawn()?);
+    let asked = control.serve(&node)?;
     events.ready(epoch, &*source);
     let mut serving = Serving { args, source, said, events: &events };
     serving.serve(&signals, &node);
     // Only a planned stop takes pods' interfaces away: after a failure the next run attaches to them.
     let is_kept = args.keep || node.has_ended();
+    drop(asked);
+    let node = Arc::into_inner(node)
+        .ok_or_else(|| Failure::Setup("the control socket's thread did not end".to_owned()))?;
     Ok(node.stop(if is_kept { PodInterfaces::Keep } else { PodInterfaces::Remove })?)
 }
 

@@ -91,8 +91,8 @@ pub use inspect::{PodInfo, Status, UnknownName, WorkerStatus};
 pub use metrics::METRICS_CONTENT_TYPE;
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
 pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};
-pub use podswitch_core::records::{DropRecord, End};
 pub use pod_name::{PodName, PodNameError};
+pub use podswitch_core::records::{DropRecord, End};
 pub use state::{State, StateChanges};
 pub use stats::Stats;
 
