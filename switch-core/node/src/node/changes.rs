@@ -1,7 +1,5 @@
 //! Whole states, single changes, and pods that come and go one by one.
 
-use std::sync::Arc;
-
 use podswitch_core::config::Endpoint;
 use podswitch_core::control::Change;
 use podswitch_core::id::{Epoch, PortId};
@@ -9,7 +7,7 @@ use podswitch_core::snapshot::Location;
 use podswitch_wire::cidr::Cidr;
 
 use super::Node;
-use crate::error::NodeError;
+use crate::error::{NodeError, PodError};
 use crate::pods::{PodAttachment, PodName, Wanted};
 use crate::state::State;
 
@@ -44,11 +42,12 @@ impl Node {
         let with_ports = changes.iter().map(|change| match change {
             Change::Pod(endpoint) => {
                 let mut endpoint = endpoint.clone();
-                let attachment = self.pods.attachment_of(&endpoint.cookie);
-                if endpoint.attachment != attachment {
-                    Arc::make_mut(&mut endpoint).attachment = attachment;
-                }
+                self.pods.complete_endpoint(&mut endpoint);
                 Change::Pod(endpoint)
+            }
+            Change::HostPorts(pod, ports) if ports.is_empty() => {
+                let brought = self.pods.host_ports_of(pod).unwrap_or(ports);
+                Change::HostPorts(pod.clone(), brought.clone())
             }
             Change::Node(node) => {
                 let mut node = node.clone();
@@ -129,18 +128,16 @@ impl Node {
     /// Attaches a pod that was added, or leaves it as it is attached.
     pub(super) fn attach_added(&mut self, attachment: &PodAttachment) -> Result<PortId, NodeError> {
         let pod = &attachment.pod;
-        let wanted = Wanted::of(self.desired.state(), &self.added);
-        let gone: Vec<_> =
-            self.pods.outdated(&wanted).into_iter().filter(|name| name == pod).collect();
-        if gone.is_empty()
-            && let Some(port) = self.pods.port(pod)
-        {
+        let is_outdated = self.pods.is_outdated(pod, Some(attachment));
+        if !is_outdated && let Some(port) = self.pods.port(pod) {
             if self.pods.set_labels(attachment) {
-                self.publish()?;
+                self.publish_pods(std::slice::from_ref(pod))?;
             }
             return Ok(port);
         }
-        self.withdraw_pods(gone)?;
+        if is_outdated {
+            self.withdraw_pods(vec![pod.clone()])?;
+        }
         let port = self
             .pods
             .attach_one(&mut self.control, attachment)
@@ -150,7 +147,11 @@ impl Node {
             self.pods.detach(&mut self.control, vec![pod.clone()]);
             return Err(error);
         }
-        if self.are_outside(attachment.addresses.iter().copied()) {
+        if let Some(error) = self.left_out(pod) {
+            self.withdraw_pods(vec![pod.clone()])?;
+            return Err(NodeError::Pod { pod: pod.clone(), error });
+        }
+        if self.concerns_host_side(attachment) {
             self.follow();
         }
         Ok(port)
@@ -158,17 +159,35 @@ impl Node {
 
     /// Detaches a pod that is added no more.
     pub(super) fn detach_removed(&mut self, removed: &PodAttachment) -> Result<(), NodeError> {
-        let wanted = Wanted::of(self.desired.state(), &self.added);
-        let is_removed = |name: &PodName| *name == removed.pod;
-        let gone = self.pods.outdated(&wanted).into_iter().filter(is_removed).collect();
-        self.withdraw_pods(gone)?;
-        if wanted.has(&removed.pod) {
+        let pod = &removed.pod;
+        let of_state = self.desired.state().pods.iter().rfind(|wanted| wanted.pod == *pod);
+        let is_wanted = of_state.is_some();
+        if self.pods.is_outdated(pod, of_state) {
+            self.withdraw_pods(vec![pod.clone()])?;
+        }
+        if is_wanted {
             self.reconcile_ports(Vec::new(), false)?;
         }
-        if self.are_outside(removed.addresses.iter().copied()) {
+        if self.concerns_host_side(removed) {
             self.follow();
         }
         Ok(())
+    }
+
+    /// Whether a pod that was added concerns the node's kernel.
+    fn concerns_host_side(&self, pod: &PodAttachment) -> bool {
+        !pod.host_ports.is_empty() || self.are_outside(pod.addresses.iter().copied())
+    }
+
+    /// Why the state in force is without a pod that was just published, or without its host ports.
+    fn left_out(&self, pod: &PodName) -> Option<PodError> {
+        if !self.settings.lenient {
+            return None;
+        }
+        let cookie = pod.cookie();
+        let left_out = self.control.left_out();
+        let object = left_out.into_iter().find(|object| object.error.object == cookie)?;
+        Some(PodError::LeftOut(object.error))
     }
 
     /// Detaches pods, once a state is in force that does not name their ports.
@@ -186,9 +205,12 @@ impl Node {
     fn publish_pods(&mut self, pods: &[PodName]) -> Result<(), NodeError> {
         let mut changes = Vec::new();
         for pod in pods {
-            let known = self.desired.endpoint(&pod.cookie()).cloned();
-            let node = &self.desired.config().node.name;
-            changes.extend(self.pods.changes_of(pod, known.as_ref(), node));
+            let cookie = pod.cookie();
+            let known = self.desired.endpoint(&cookie).cloned();
+            let config = self.desired.config();
+            let has_host_ports = config.host_ports.iter().any(|(pod, _)| *pod == cookie);
+            let node = &config.node.name;
+            changes.extend(self.pods.changes_of(pod, known.as_ref(), has_host_ports, node));
         }
         if changes.is_empty() {
             return Ok(());

@@ -266,6 +266,26 @@ impl Node {
         self.pods.ports()
     }
 
+    /// The namespace that an attached pod's interface is in.
+    pub fn pod_namespace(&self, pod: &PodName) -> Option<NetNs> {
+        self.pods.namespace_of(pod).cloned()
+    }
+
+    /// Largest network-layer packet of pods' interfaces, in bytes.
+    pub fn pod_mtu(&self) -> u16 {
+        self.pods.mtu()
+    }
+
+    /// Ranges of this node's pods, as the desired state has them.
+    pub fn pod_cidrs(&self) -> &[Cidr] {
+        &self.desired.config().node.pod_cidrs
+    }
+
+    /// The node's own network namespace.
+    pub fn namespace(&self) -> &NetNs {
+        &self.settings.namespace
+    }
+
     /// The state in force, as workers have it.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.control.snapshot()

@@ -18,11 +18,15 @@ use podswitch_linux::attach::{
     PodInterface, TapOptions, attach_tap, attach_veth, detach_veth, switch_interface,
     switch_namespace,
 };
+use podswitch_linux::netlink::Link;
 use podswitch_linux::port::af_packet::PacketConfig;
 use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_policy::rule::Workload;
+use podswitch_policy::service::model::HostPort;
 
-pub use attachment::{InterfaceKind, PodAttachment, PodName, PodNameError, PodNetns};
+pub use attachment::{
+    ExistingInterface, InterfaceKind, PodAttachment, PodName, PodNameError, PodNetns,
+};
 
 use crate::DEFAULT_MTU;
 use crate::error::PodError;
@@ -53,11 +57,6 @@ impl Wanted {
         let mut addresses = self.0.values().flat_map(|attachment| &attachment.addresses);
         if addresses.any(IpAddr::is_ipv6) { 1280 } else { 0 }
     }
-
-    /// Whether a pod of this name is among them.
-    pub(crate) fn has(&self, pod: &PodName) -> bool {
-        self.0.contains_key(pod)
-    }
 }
 
 /// An attached pod.
@@ -66,6 +65,8 @@ struct Attached {
     attachment: PodAttachment,
     cookie: Cookie,
     namespace: NetNs,
+    /// Index of its interface in its namespace.
+    link: u32,
     port: PortId,
     upkeep: Upkeep,
 }
@@ -131,14 +132,48 @@ impl Pods {
 
     /// Whether the pod of this name in drops and flows has a port.
     pub(crate) fn has(&self, cookie: &Cookie) -> bool {
-        self.attachment_of(cookie).is_some()
+        self.attached_of(cookie).is_some()
     }
 
-    /// Where a pod is attached, by its name in drops and flows.
-    pub(crate) fn attachment_of(&self, cookie: &Cookie) -> Option<Attachment> {
+    /// Writes into an endpoint where its pod is attached, if it is. Its addresses are those that it was attached with:
+    /// an object may still say those of a former sandbox.
+    pub(crate) fn complete_endpoint(&self, endpoint: &mut Arc<Endpoint>) {
+        let attached = self.attached_of(&endpoint.cookie);
+        self.complete_as(endpoint, attached);
+    }
+
+    fn complete_as(&self, endpoint: &mut Arc<Endpoint>, attached: Option<&Attached>) {
+        let attachment = attached.map(|attached| self.attachment(attached));
+        if endpoint.attachment != attachment {
+            Arc::make_mut(endpoint).attachment = attachment;
+        }
+        if let Some(attached) = attached
+            && !is_same_set(&endpoint.workload.addresses, &attached.attachment.addresses)
+        {
+            let addresses = attached.attachment.addresses.clone();
+            Arc::make_mut(endpoint).workload.addresses = addresses;
+        }
+    }
+
+    fn attached_of(&self, cookie: &Cookie) -> Option<&Attached> {
         let name: PodName = cookie.as_str().strip_prefix("Pod/")?.parse().ok()?;
-        let attached = self.attached.get(&name).filter(|_| self.ports.contains_key(&name))?;
-        Some(self.attachment(attached))
+        self.attached.get(&name).filter(|_| self.ports.contains_key(&name))
+    }
+
+    /// Host ports that an attached pod brought along.
+    pub(crate) fn host_ports_of(&self, cookie: &Cookie) -> Option<&Arc<[HostPort]>> {
+        let ports = &self.attached_of(cookie)?.attachment.host_ports;
+        (!ports.is_empty()).then_some(ports)
+    }
+
+    /// The namespace that a pod is attached in.
+    pub(crate) fn namespace_of(&self, pod: &PodName) -> Option<&NetNs> {
+        self.attached.get(pod).map(|attached| &attached.namespace)
+    }
+
+    /// Largest network-layer packet of pods, in bytes.
+    pub(crate) fn mtu(&self) -> u16 {
+        self.mtu
     }
 
     fn attachment(&self, attached: &Attached) -> Attachment {
@@ -146,23 +181,22 @@ impl Pods {
     }
 
     /// What changes in the state in force when the port of `pod` is to be named now, or no more. `known`: the pod
-    /// as the state describes it. As [`complete`](Self::complete) has it.
+    /// as the state describes it; `has_host_ports`: whether the state has host ports for it. As
+    /// [`complete`](Self::complete) has it.
     pub(crate) fn changes_of(
         &self,
         pod: &PodName,
         known: Option<&Arc<Endpoint>>,
+        has_host_ports: bool,
         node: &Arc<str>,
     ) -> Vec<Change> {
         let Some(attached) = self.attached.get(pod) else { return Vec::new() };
         let is_named = self.ports.contains_key(pod);
-        let attachment = is_named.then(|| self.attachment(attached));
         let described = match known {
             Some(known) if known.node != *node => return Vec::new(),
             Some(known) => {
                 let mut endpoint = known.clone();
-                if endpoint.attachment != attachment {
-                    Arc::make_mut(&mut endpoint).attachment = attachment;
-                }
+                self.complete_as(&mut endpoint, is_named.then_some(attached));
                 Change::Pod(endpoint)
             }
             None if is_named => match self.described(attached, node) {
@@ -176,7 +210,15 @@ impl Pods {
             true => Change::Port(PortConfig { port, role: PortRole::Pod }),
             false => Change::PortGone(port),
         };
-        vec![of_port, described]
+        let mut changes = vec![of_port, described];
+        if !attached.attachment.host_ports.is_empty() && !has_host_ports {
+            let ports = match is_named {
+                true => attached.attachment.host_ports.clone(),
+                false => Arc::default(),
+            };
+            changes.push(Change::HostPorts(attached.cookie.clone(), ports));
+        }
+        changes
     }
 
     /// The endpoint of a pod that the state does not know, if its attachment has labels.
@@ -189,7 +231,7 @@ impl Pods {
                 name: pod.pod.name().into(),
                 labels: pod.labels.clone()?,
                 addresses: pod.addresses.clone(),
-                ports: Vec::new(),
+                ports: pod.ports.clone(),
                 host_network: false,
             },
             node: node.clone(),
@@ -207,13 +249,12 @@ impl Pods {
             attached.map(|(_, attached)| (&attached.cookie, attached)).collect();
         let node = config.node.name.clone();
         for endpoint in config.endpoints.iter_mut().filter(|endpoint| endpoint.node == node) {
-            let attachment = missing.remove(&endpoint.cookie).map(|a| self.attachment(a));
-            if endpoint.attachment != attachment {
-                Arc::make_mut(endpoint).attachment = attachment;
-            }
-            let port = attachment.map(|attachment| attachment.port);
+            let attached = missing.remove(&endpoint.cookie);
+            self.complete_as(endpoint, attached);
+            let port = attached.map(|attached| attached.port);
             config.ports.extend(port.map(|port| PortConfig { port, role: PortRole::Pod }));
         }
+        self.complete_host_ports(config);
         let mut unknown: Vec<&Attached> = missing.into_values().collect();
         unknown.retain(|attached| {
             let is_elsewhere = |endpoint: &Arc<Endpoint>| endpoint.cookie == attached.cookie;
@@ -224,6 +265,24 @@ impl Pods {
             config.ports.push(PortConfig { port: attached.port, role: PortRole::Pod });
             config.endpoints.extend(self.described(attached, &node));
         }
+    }
+
+    /// Adds host ports of attached pods for which the configuration has none.
+    fn complete_host_ports(&self, config: &mut Config) {
+        let named = self.attached.iter().filter(|(name, _)| self.ports.contains_key(*name));
+        let mut missing: BTreeMap<&Cookie, &Arc<[HostPort]>> = named
+            .map(|(_, attached)| (&attached.cookie, &attached.attachment.host_ports))
+            .filter(|(_, ports)| !ports.is_empty())
+            .collect();
+        if missing.is_empty() {
+            return;
+        }
+        for (pod, _) in &config.host_ports {
+            missing.remove(pod);
+        }
+        config
+            .host_ports
+            .extend(missing.into_iter().map(|(pod, ports)| (pod.clone(), ports.clone())));
     }
 
     /// Gives all pods, now and later, this MTU. Returns whether it changed.
@@ -258,6 +317,12 @@ impl Pods {
         };
         let outdated = self.attached.iter().filter(|(name, attached)| !fits(name, attached));
         outdated.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether a pod is attached, and not as `wanted` says.
+    pub(crate) fn is_outdated(&self, pod: &PodName, wanted: Option<&PodAttachment>) -> bool {
+        let fits = |attached: &Attached| wanted.is_some_and(|wanted| attached.fits(wanted));
+        self.attached.get(pod).is_some_and(|attached| !fits(attached))
     }
 
     /// Has the next configuration not name these pods' ports.
@@ -324,8 +389,9 @@ impl Pods {
         attachment.check()?;
         let namespace = attachment.netns.open()?;
         self.check_namespace(&attachment.pod, &namespace)?;
+        check_existing(&namespace, attachment)?;
         let mut tries = BUSY_RETRIES;
-        let device = loop {
+        let (device, link) = loop {
             match self.open(&namespace, attachment) {
                 Err(error) if error.raw_os_error() == Some(EBUSY) && tries > 0 => {
                     tries -= 1;
@@ -338,7 +404,8 @@ impl Pods {
         let pod = attachment.pod.clone();
         let cookie = pod.cookie();
         let upkeep = Upkeep::of(&namespace);
-        let attached = Attached { attachment: attachment.clone(), cookie, namespace, port, upkeep };
+        let attachment = attachment.clone();
+        let attached = Attached { attachment, cookie, namespace, link, port, upkeep };
         self.attached.insert(pod.clone(), attached);
         self.ports.insert(pod.clone(), port);
         self.failures.remove(&pod);
@@ -368,11 +435,13 @@ impl Pods {
         }
     }
 
-    /// Gives an attached pod the labels of `attachment`. Returns whether they changed.
+    /// Gives an attached pod the labels and named ports of `attachment`. Returns whether they changed.
     pub(crate) fn set_labels(&mut self, attachment: &PodAttachment) -> bool {
         let Some(attached) = self.attached.get_mut(&attachment.pod) else { return false };
-        let changed = attached.attachment.labels != attachment.labels;
-        attached.attachment.labels.clone_from(&attachment.labels);
+        let now = &mut attached.attachment;
+        let changed = (&now.labels, &now.ports) != (&attachment.labels, &attachment.ports);
+        now.labels.clone_from(&attachment.labels);
+        now.ports.clone_from(&attachment.ports);
         changed
     }
 
@@ -380,18 +449,22 @@ impl Pods {
         &mut self,
         namespace: &NetNs,
         pod: &PodAttachment,
-    ) -> Result<Box<dyn Device>, HostError> {
+    ) -> Result<(Box<dyn Device>, u32), HostError> {
         let interface = interface_of(pod, self.mtu);
         match pod.kind {
             InterfaceKind::Tap => {
                 let options = TapOptions { persistent: true, multi_queue: self.multi_queue };
-                Ok(Box::new(attach_tap(namespace, &interface, options)?))
+                let device = attach_tap(namespace, &interface, options)?;
+                let link = device.index();
+                Ok((Box::new(device), link))
             }
             InterfaceKind::Veth => {
                 let ours = self.own_namespace()?;
                 let name = switch_interface(&pod.pod);
                 let config = PacketConfig::default();
-                Ok(Box::new(attach_veth(namespace, &interface, &ours, &name, config)?))
+                let device = attach_veth(namespace, &interface, &ours, &name, config)?;
+                let link = Netlink::open(namespace)?.link(&pod.interface)?.index;
+                Ok((Box::new(device), link))
             }
         }
     }
@@ -412,10 +485,13 @@ impl Pods {
         match (pod.kind, &self.switch_namespace) {
             (InterfaceKind::Veth, Some(ours)) => detach_veth(ours, &switch_interface(&pod.pod)),
             _ => {
+                // Whatever has the name by now: only the interface that was made or taken over goes.
                 let mut netlink = Netlink::open(&attached.namespace)?;
-                match netlink.find_link(&pod.interface)? {
-                    Some(link) => netlink.delete_link(link.index),
-                    None => Ok(()),
+                match netlink.find_link_at(attached.link)? {
+                    Some(link) if link.kind.as_deref() == Some("tun") => {
+                        netlink.delete_link(link.index)
+                    }
+                    _ => Ok(()),
                 }
             }
         }
@@ -447,6 +523,24 @@ impl Pods {
     }
 }
 
+/// Refuses an interface that is there and not to be used.
+fn check_existing(namespace: &NetNs, pod: &PodAttachment) -> Result<(), PodError> {
+    if pod.existing == ExistingInterface::Use {
+        return Ok(());
+    }
+    let found = Netlink::open(namespace)?.find_link(&pod.interface)?;
+    let is_own = |link: &Link| {
+        pod.existing == ExistingInterface::UseOwn && link.mac.is_none_or(|mac| mac == pod.mac)
+    };
+    match found {
+        Some(link) if !is_own(&link) => Err(PodError::InterfaceExists {
+            interface: pod.interface.clone(),
+            namespace: namespace.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// The interface of a pod as it is to be.
 fn interface_of(pod: &PodAttachment, mtu: u16) -> PodInterface {
     let mut interface = PodInterface::new(pod.mac, pod.addresses.iter().copied());
@@ -455,6 +549,11 @@ fn interface_of(pod: &PodAttachment, mtu: u16) -> PodInterface {
     // A pod that has to ask for its gateway has none while the switch starts again.
     interface.static_gateway = true;
     interface
+}
+
+/// Whether two lists have the same addresses. An endpoint may say an address twice.
+fn is_same_set(some: &[IpAddr], others: &[IpAddr]) -> bool {
+    some.iter().all(|a| others.contains(a)) && others.iter().all(|a| some.contains(a))
 }
 
 /// Sets the MTU of an interface, if that is another one now.
