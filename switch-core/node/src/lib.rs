@@ -79,7 +79,7 @@ pub use error::{NodeError, PodError, UnderlayError};
 pub use events::{DroppedFrame, Event, EventSink, Failure, channel};
 pub use explain::{Connection, Outcome, Verdict};
 pub use flows::Flow;
-pub use handle::NodeHandle;
+pub use handle::{NodeCaller, NodeHandle};
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
 pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};
 pub use pods::{ExistingInterface, InterfaceKind, PodAttachment, PodName, PodNameError, PodNetns};

@@ -65,7 +65,7 @@ pub(crate) struct More {
 
 /// A container port that its node opens, too.
 #[derive(Clone, Debug, PartialEq)]
-struct Opened {
+pub(crate) struct Opened {
     address: Option<IpAddr>,
     protocol: Protocol,
     port: u16,
@@ -177,7 +177,7 @@ pub(super) fn read(
 
 /// Named container ports and those that the node opens; the ports of sidecars among them. Of
 /// containers that name a port alike the first one counts, as for the API's own controllers.
-fn container_ports(
+pub(crate) fn container_ports(
     cx: &mut Context<'_>,
     pod: &Pod,
     host_network: bool,

@@ -28,7 +28,7 @@ use super::queue::Queue;
 use super::request::Key;
 use super::server;
 use super::verbs::problem;
-use crate::handle::NodeHandle;
+use crate::handle::NodeCaller;
 use crate::node::Node;
 use crate::pods::{ExistingInterface, PodName};
 
@@ -106,11 +106,11 @@ impl fmt::Display for CniEvent {
 }
 
 /// Where events go.
-pub type CniSink = Box<dyn Fn(CniEvent) + Send + Sync>;
+type CniSink = Box<dyn Fn(CniEvent) + Send + Sync>;
 
 /// What all threads of the agent share.
 pub(super) struct Shared {
-    pub(super) node: Arc<NodeHandle>,
+    pub(super) node: NodeCaller,
     pub(super) view: Arc<dyn ClusterView>,
     pub(super) state: Mutex<State>,
     pub(super) queue: Queue,
@@ -176,7 +176,7 @@ impl Agent {
     /// Folders or the socket cannot be made; the socket is another living agent's; the node ended.
     pub fn start(
         options: AgentOptions,
-        node: Arc<NodeHandle>,
+        node: NodeCaller,
         view: Arc<dyn ClusterView>,
         sink: impl Fn(CniEvent) + Send + Sync + 'static,
     ) -> io::Result<Self> {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::leases::put;
 
 /// The file, beside the socket.
-pub const FILE: &str = "cni.status";
+const FILE: &str = "cni.status";
 /// How often it is written. It is good for 30 s, so that a restart is not reported.
 pub(super) const INTERVAL: Duration = Duration::from_secs(2);
 

@@ -15,7 +15,7 @@ const MAX_FILES: usize = 1000;
 const MAX_SIZE: u64 = super::protocol::MAX_FRAME as u64;
 
 /// The folder beside the socket that the plugin puts DELs into.
-pub const FOLDER: &str = "cni-queue";
+const FOLDER: &str = "cni-queue";
 
 /// See the module's description.
 #[derive(Debug)]

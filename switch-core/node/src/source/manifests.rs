@@ -1,18 +1,22 @@
 //! A folder of manifests as the source of a node's states: read again when it changes, at the cost of
 //! what changed.
 
+use std::net::IpAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use podswitch_core::control::Change;
-use podswitch_core::id::Epoch;
+use podswitch_core::id::{Cookie, Epoch};
 use podswitch_core::time::Clock;
-use podswitch_kubernetes::{Files, LoadError, Record, Store};
+use podswitch_kubernetes::{Files, LoadError, PodIdentity, Record, Store};
 
 use super::{FolderWatch, Followed, Source, SourceError};
 use crate::cluster::ClusterOptions;
+use crate::cni::{ClusterView, PodDirectory, PodFacts, PodListener, ViewError};
 use crate::error::NodeError;
 use crate::node::Node;
+use crate::pods::PodName;
 use crate::state::State;
 
 /// Manifests cannot be put in force.
@@ -64,6 +68,8 @@ pub struct ManifestSource {
     behind: bool,
     /// What was said of the last load.
     records: Vec<Record>,
+    /// This node's pods, for the CNI agent.
+    pods: Arc<PodDirectory>,
 }
 
 impl ManifestSource {
@@ -81,7 +87,13 @@ impl ManifestSource {
             strict,
             behind: true,
             records: Vec::new(),
+            pods: Arc::default(),
         }
+    }
+
+    /// What the CNI agent asks about this node's pods.
+    pub fn cluster_view(&self) -> Arc<dyn ClusterView> {
+        Arc::new(ManifestView(self.pods.clone()))
     }
 
     /// Reads the manifests for [`Node::start`].
@@ -124,6 +136,8 @@ impl ManifestSource {
             }
         })?;
         self.records = records;
+        let pods = self.store.local_pods();
+        self.pods.replace(pods.filter_map(|(pod, identity)| facts(pod, identity)).collect());
         let changes = self.store.take_changes();
         let whole = self.behind || changes.base.is_some() || !changes.pods.is_empty();
         if !whole {
@@ -140,6 +154,43 @@ impl ManifestSource {
     }
 }
 
+/// What is known of a pod. `None`: its name is none, and the pod is refused.
+fn facts(pod: &Cookie, identity: &PodIdentity) -> Option<(PodName, PodFacts)> {
+    let name = pod.as_str().strip_prefix("Pod/")?.parse().ok()?;
+    let facts = PodFacts::new(identity.uid.clone(), identity.labels.clone())
+        .ports(identity.ports.clone())
+        .annotations(identity.annotations.clone());
+    Some((name, facts))
+}
+
+/// Pods as the manifests have them. Manifests need not describe every pod of a node: one that they do not has no
+/// labels, until they do.
+struct ManifestView(Arc<PodDirectory>);
+
+impl ClusterView for ManifestView {
+    fn pod(
+        &self,
+        pod: &PodName,
+        uid: Option<&str>,
+        deadline: Instant,
+    ) -> Result<PodFacts, ViewError> {
+        match self.0.get(pod) {
+            None => Ok(PodFacts::default()),
+            Some(facts) if facts.is(uid) => Ok(facts),
+            // The manifest of a former pod: the next one is being written.
+            Some(_) => self.0.wait(pod, uid, deadline),
+        }
+    }
+
+    fn report_addresses(&self, _pod: &PodName, _uid: Option<&str>, _addresses: &[IpAddr]) {
+        // Files are not written to.
+    }
+
+    fn on_change(&self, listener: PodListener) {
+        self.0.on_change(listener);
+    }
+}
+
 impl Source for ManifestSource {
     fn first_state(
         &mut self,
@@ -153,8 +204,10 @@ impl Source for ManifestSource {
             return Ok(Followed::Unchanged);
         }
         let applied = self.apply(node);
-        let being_written =
-            matches!(applied, Err(ApplyError::Manifests(ManifestError::Load(LoadError::Changing { .. }))));
+        let being_written = matches!(
+            applied,
+            Err(ApplyError::Manifests(ManifestError::Load(LoadError::Changing { .. })))
+        );
         // Its writer is soon done; one that never is must not keep changes from being refused.
         self.busy = if being_written { self.busy + 1 } else { 0 };
         if being_written && self.busy < MAX_BUSY_READS {

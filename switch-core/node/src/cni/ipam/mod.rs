@@ -115,7 +115,7 @@ impl Pool {
             .or_else(|| self.longest_released(ranges, now, &mut taken_by))
             .or_else(|| {
                 // Some were passed over that belonged to something else then.
-                ranges.iter().for_each(|range| drop(self.next.remove(range)));
+                self.next.retain(|range, _| !ranges.contains(range));
                 self.never_used(ranges, &mut taken_by)
             });
         let Some(address) = found else { return Err(self.exhausted(ranges, now)) };
