@@ -6,14 +6,27 @@ use std::thread::JoinHandle;
 
 use podswitch_core::control::Change;
 use podswitch_core::id::{Epoch, PortId};
+use podswitch_linux::HostError;
 
+use crate::attachment::PodAttachment;
 use crate::error::NodeError;
 use crate::explain::{Connection, Verdict};
 use crate::flows::Flow;
 use crate::node::{Node, PodInterfaces};
-use crate::pods::{PodAttachment, PodName};
+use crate::pod_name::PodName;
 use crate::state::State;
 use crate::stats::Stats;
+
+impl Node {
+    /// Gives the node a thread of its own, which looks after it.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn spawn(self) -> Result<NodeHandle, NodeError> {
+        NodeHandle::spawn(self)
+            .map_err(|error| HostError::new("start the node's thread", error).into())
+    }
+}
 
 /// What the node's thread is to do; `None`: end.
 type Command = Option<Box<dyn FnOnce(&mut Node) + Send>>;

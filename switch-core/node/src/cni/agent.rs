@@ -28,9 +28,10 @@ use super::queue::Queue;
 use super::request::Key;
 use super::server;
 use super::verbs::problem;
+use crate::attachment::ExistingInterface;
 use crate::handle::NodeCaller;
 use crate::node::Node;
-use crate::pods::{ExistingInterface, PodName};
+use crate::pod_name::PodName;
 
 /// How long a released address is not given out.
 pub const COOL_DOWN: Duration = Duration::from_secs(30);

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use podswitch_policy::rule::{Labels, NamedPort};
 
-use crate::pods::PodName;
+use crate::pod_name::PodName;
 
 /// A source of pods, such as the API server. Called on the agent's threads, several at a time.
 pub trait ClusterView: Send + Sync + 'static {

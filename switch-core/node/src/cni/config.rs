@@ -13,7 +13,7 @@ use super::error::CniError;
 use super::ipam::RangeSet;
 use super::request::{IpamResult, Key, PortMapping, check_container, check_interface, range};
 use super::version::Version;
-use crate::pods::InterfaceKind;
+use crate::attachment::InterfaceKind;
 
 /// Longest name of a network, in bytes.
 const MAX_NETWORK: usize = 253;

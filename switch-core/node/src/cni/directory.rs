@@ -8,7 +8,7 @@ use std::time::Instant;
 use hashbrown::HashMap;
 
 use super::cluster_view::{PodFacts, PodListener, ViewError};
-use crate::pods::PodName;
+use crate::pod_name::PodName;
 
 /// See the module's description. Empty at first.
 #[derive(Default)]

@@ -10,8 +10,9 @@ use super::cluster_view::PodFacts;
 use super::error::CniError;
 use super::leases::Lease;
 use super::request::PortMapping;
+use crate::attachment::{InterfaceKind, PodAttachment, PodNetns};
 use crate::error::{NodeError, PodError};
-use crate::pods::{InterfaceKind, PodAttachment, PodName, PodNetns};
+use crate::pod_name::PodName;
 
 /// The pod of a lease.
 pub(super) fn pod(lease: &Lease) -> Result<PodName, CniError> {

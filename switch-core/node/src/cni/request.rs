@@ -13,7 +13,8 @@ use super::config::{self, NetConf};
 use super::error::CniError;
 use super::ipam::{AddressRange, RangeSet};
 use super::version::Version;
-use crate::pods::{InterfaceKind, PodName};
+use crate::attachment::InterfaceKind;
+use crate::pod_name::PodName;
 
 /// Longest container ID, in bytes. It becomes part of a file's name.
 const MAX_CONTAINER_ID: usize = 200;

@@ -19,8 +19,9 @@ use super::leases::Lease;
 use super::protocol::Call;
 use super::request::{Add, Key, Request, Verb};
 use super::result::{self, Attached};
+use crate::attachment::{ExistingInterface, InterfaceKind};
 use crate::node::Node;
-use crate::pods::{ExistingInterface, InterfaceKind, PodName};
+use crate::pod_name::PodName;
 
 /// The longest that ADD waits for the cluster's state to know the pod.
 const POD_TIMEOUT: Duration = Duration::from_secs(20);

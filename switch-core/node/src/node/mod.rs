@@ -19,15 +19,15 @@ use podswitch_core::time::{Clock, Instant};
 use podswitch_linux::{HostError, NetNs};
 use podswitch_wire::cidr::Cidr;
 
-use crate::cluster::Masquerading;
+use crate::attachment::PodAttachment;
 use crate::error::NodeError;
-use crate::events::{DropQueue, Event, EventSink, Reporter};
+use crate::events::{DropReader, Event, EventSink, FlowReporter, Reporter};
 use crate::explain::{self, Connection, Verdict};
-use crate::flows::{self, Flow, FlowReporter};
-use crate::handle::NodeHandle;
+use crate::flows::{self, Flow};
 use crate::host_side::HostSide;
-use crate::options::{NodeOptions, UnderlayOptions};
-use crate::pods::{PodAttachment, PodName, Pods};
+use crate::options::{NodeOptions, Settings};
+use crate::pod_name::PodName;
+use crate::pods::Pods;
 use crate::state::{Desired, State};
 use crate::stats::Stats;
 use crate::underlay::Underlay;
@@ -49,19 +49,6 @@ pub enum PodInterfaces {
     Keep,
 }
 
-/// Options that hold for as long as the node runs.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) name: String,
-    pub(crate) namespace: NetNs,
-    pub(crate) switch_namespace: Option<NetNs>,
-    pub(crate) workers: usize,
-    pub(crate) masquerade: Masquerading,
-    pub(crate) cluster_cidrs: Vec<Cidr>,
-    pub(crate) underlay: UnderlayOptions,
-    pub(crate) lenient: bool,
-}
-
 /// See the module's description.
 pub struct Node {
     settings: Settings,
@@ -76,7 +63,7 @@ pub struct Node {
     added: HashMap<PodName, PodAttachment>,
     reporter: Reporter,
     sink: Option<Box<dyn EventSink>>,
-    drops: Option<DropQueue>,
+    drops: Option<DropReader>,
     flows: Option<(Duration, FlowReporter)>,
     clock: Clock,
     reconcile_at: Instant,
@@ -129,7 +116,7 @@ impl Node {
         let reporter = Reporter::default();
         let mut control = ControlPlane::new(switch_options);
         control.set_workers(settings.workers)?;
-        let drops = options.report_drops.then(|| DropQueue::observe(&control));
+        let drops = options.report_drops.then(|| DropReader::observe(&control, &settings.name));
         let underlay = Underlay::new(&settings, &reporter)?;
         let mut pods = Pods::new(&settings, &reporter);
         let own_namespace = || pods.own_namespace();
@@ -168,15 +155,6 @@ impl Node {
                 Err(error)
             }
         }
-    }
-
-    /// Gives the node a thread of its own, which looks after it.
-    ///
-    /// # Errors
-    /// The thread cannot be started.
-    pub fn spawn(self) -> Result<NodeHandle, NodeError> {
-        NodeHandle::spawn(self)
-            .map_err(|error| HostError::new("start the node's thread", error).into())
     }
 
     /// Puts a state in force: pods come and go as it says, all others go on undisturbed. What is

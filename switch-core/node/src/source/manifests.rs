@@ -16,7 +16,7 @@ use crate::cluster::ClusterOptions;
 use crate::cni::{ClusterView, PodDirectory, PodFacts, PodListener, ViewError};
 use crate::error::NodeError;
 use crate::node::Node;
-use crate::pods::PodName;
+use crate::pod_name::PodName;
 use crate::state::State;
 
 /// Manifests cannot be put in force.
