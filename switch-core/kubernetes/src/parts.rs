@@ -4,11 +4,16 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
+use podswitch_policy::rule::NamedPort;
 use serde::Serialize;
 
 use crate::api::meta::{LabelSelector, ObjectMeta};
 use crate::object::{Body, Object, Typed};
-use crate::read::annotations;
+use crate::options::Options;
+use crate::read::names::Names;
+use crate::read::pod::container_ports;
+use crate::read::{Context, annotations};
+use crate::report::Findings;
 use crate::validate::address::ip;
 
 /// An endpoint of a Service, as an EndpointSlice has it.
@@ -75,6 +80,15 @@ impl Object {
             Typed::Pod(pod) => pod.spec.as_ref()?.node_name.as_deref(),
             _ => None,
         }
+    }
+
+    /// The named ports of a pod's containers, as policies and Services see them.
+    pub fn named_ports(&self) -> Vec<NamedPort> {
+        let Some(Typed::Pod(pod)) = self.typed() else { return Vec::new() };
+        let (mut names, options) = (Names::default(), Options::default());
+        let mut cx = Context { names: &mut names, options: &options };
+        let host_network = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false);
+        container_ports(&mut cx, pod, host_network, &mut Findings::default()).0
     }
 
     /// The status of a node's condition of this type: `True`, `False` or `Unknown`.

@@ -108,6 +108,11 @@ impl NodeHandle {
         self.caller.with(f)
     }
 
+    /// Whether the thread has ended: the node failed, and [`stop`](Self::stop) says why.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// As [`Node::apply`].
     ///
     /// # Errors

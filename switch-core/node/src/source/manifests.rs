@@ -11,11 +11,10 @@ use podswitch_core::id::{Cookie, Epoch};
 use podswitch_core::time::Clock;
 use podswitch_kubernetes::{Files, LoadError, PodIdentity, Record, Store};
 
-use super::{FolderWatch, Followed, Source, SourceError};
+use super::{FolderWatch, Followed, Source, SourceError, StateSink};
 use crate::cluster::ClusterOptions;
 use crate::cni::{ClusterView, PodDirectory, PodFacts, PodListener, ViewError};
 use crate::error::NodeError;
-use crate::node::Node;
 use crate::pod_name::PodName;
 use crate::state::State;
 
@@ -96,7 +95,7 @@ impl ManifestSource {
         Arc::new(ManifestView(self.pods.clone()))
     }
 
-    /// Reads the manifests for [`Node::start`].
+    /// Reads the manifests for [`Node::start`](crate::Node::start).
     ///
     /// # Errors
     /// The manifests cannot be read, or are refused.
@@ -114,10 +113,10 @@ impl ManifestSource {
     /// # Errors
     /// The manifests cannot be read or are refused, or the node does not take them. The state in force
     /// stays, and the next call tries again what changed.
-    pub fn apply(&mut self, node: &mut Node) -> Result<Epoch, ApplyError> {
+    pub fn apply(&mut self, node: &mut dyn StateSink) -> Result<Epoch, ApplyError> {
         let applied = match self.load()? {
-            Update::Whole(state) => node.apply(*state),
-            Update::Changes(changes) => node.update(changes),
+            Update::Whole(state) => node.apply_state(*state),
+            Update::Changes(changes) => node.update_state(changes),
         };
         self.behind = applied.is_err();
         Ok(applied?)
@@ -199,7 +198,7 @@ impl Source for ManifestSource {
         Ok(Some(self.state()?))
     }
 
-    fn follow(&mut self, node: &mut Node, force: bool) -> Result<Followed, SourceError> {
+    fn follow(&mut self, node: &mut dyn StateSink, force: bool) -> Result<Followed, SourceError> {
         if !self.watch.has_changed(&self.clock) && !force {
             return Ok(Followed::Unchanged);
         }

@@ -8,20 +8,23 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use podswitch_core::control::Change;
 use podswitch_core::id::Epoch;
 use podswitch_kubernetes::{Action, Counts, Record};
 
 pub use folder_watch::FolderWatch;
 pub use manifests::{ApplyError, ManifestError, ManifestSource};
 
+use crate::error::NodeError;
+use crate::handle::NodeHandle;
 use crate::node::Node;
 use crate::state::State;
 
 /// Gives a node its states: a whole one first, then changes at the cost of what changed.
 ///
-/// Used by the thread that owns the [`Node`], which calls [`follow`](Self::follow) whenever
-/// [`wake_fd`](Self::wake_fd) is readable, and at the latest after [`next_check`](Self::next_check). A source that
-/// waits for something else does so on threads of its own.
+/// Used by one thread, which calls [`follow`](Self::follow) whenever [`wake_fd`](Self::wake_fd) is readable, and at
+/// the latest after [`next_check`](Self::next_check). A source that waits for something else does so on threads of its
+/// own.
 ///
 /// ```no_run
 /// # use podswitch_node::{Node, NodeError, NodeOptions, source::{Followed, Source}};
@@ -54,7 +57,7 @@ pub trait Source: fmt::Debug {
     /// # Errors
     /// What changed cannot be read or is refused, or the node does not take it. The state in force stays, and a later
     /// call tries again.
-    fn follow(&mut self, node: &mut Node, force: bool) -> Result<Followed, SourceError>;
+    fn follow(&mut self, node: &mut dyn StateSink, force: bool) -> Result<Followed, SourceError>;
 
     /// After how long [`follow`](Self::follow) should be called again, whatever happens.
     fn next_check(&self) -> Duration;
@@ -84,6 +87,41 @@ pub trait Source: fmt::Debug {
     }
 }
 
+/// What takes states: a [`Node`], or the handle of one that has a thread of its own.
+pub trait StateSink {
+    /// As [`Node::apply`].
+    ///
+    /// # Errors
+    /// As [`Node::apply`].
+    fn apply_state(&mut self, state: State) -> Result<Epoch, NodeError>;
+
+    /// As [`Node::update`].
+    ///
+    /// # Errors
+    /// As [`Node::update`].
+    fn update_state(&mut self, changes: Vec<Change>) -> Result<Epoch, NodeError>;
+}
+
+impl StateSink for Node {
+    fn apply_state(&mut self, state: State) -> Result<Epoch, NodeError> {
+        self.apply(state)
+    }
+
+    fn update_state(&mut self, changes: Vec<Change>) -> Result<Epoch, NodeError> {
+        self.update(changes)
+    }
+}
+
+impl StateSink for &NodeHandle {
+    fn apply_state(&mut self, state: State) -> Result<Epoch, NodeError> {
+        self.apply(state)
+    }
+
+    fn update_state(&mut self, changes: Vec<Change>) -> Result<Epoch, NodeError> {
+        self.update(changes)
+    }
+}
+
 /// What came of [`Source::follow`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -103,7 +141,7 @@ pub enum SourceError {
     Manifests(#[from] ManifestError),
     /// The node did not take them.
     #[error(transparent)]
-    Node(#[from] crate::NodeError),
+    Node(#[from] NodeError),
     /// Something else, which the source says.
     #[error("{0}")]
     Other(String),
