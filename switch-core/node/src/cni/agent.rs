@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -129,6 +129,38 @@ pub(super) struct State {
     pub(super) attached: HashMap<PodName, Key>,
     /// Addresses of the node's own interfaces.
     pub(super) node_addresses: HashSet<IpAddr>,
+}
+
+impl State {
+    /// What an earlier run left in the folder `leases`, and what there is to say of it.
+    pub(super) fn open(
+        leases: &Path,
+        boot: &str,
+        cool_down: Duration,
+    ) -> io::Result<(Self, Vec<String>)> {
+        let (store, found) = Leases::open(leases, boot)?;
+        let mut notes = found.damaged;
+        let mut state = Self {
+            pool: Pool::new(cool_down),
+            leases: HashMap::new(),
+            store,
+            attached: HashMap::new(),
+            node_addresses: HashSet::new(),
+        };
+        for lease in found.leases {
+            let key = lease.key();
+            for address in &lease.addresses {
+                if let Err(error) = state.pool.hold(&key, *address) {
+                    notes.push(format!("lease of {key}: {error}"));
+                }
+            }
+            state.leases.insert(key, lease);
+        }
+        for (at, addresses) in found.released {
+            addresses.into_iter().for_each(|address| state.pool.note_released(address, at));
+        }
+        Ok((state, notes))
+    }
 }
 
 /// Attachments that a thread is working on: one at a time for each.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::leases::file_name;
+use super::leases::{file_name, put};
 use super::protocol::Call;
 use super::request::{Key, Request, Verb};
 
@@ -55,6 +55,12 @@ impl Queue {
     /// Whether a DEL of this attachment waits.
     pub(super) fn has(&self, key: &Key) -> bool {
         self.path(key).exists()
+    }
+
+    /// Leaves a DEL that did not succeed, to be tried again.
+    pub(super) fn put(&self, key: &Key, call: &Call) -> io::Result<()> {
+        let text = serde_json::to_vec(call).map_err(io::Error::other)?;
+        put(&self.0, &file_name(key), &text)
     }
 
     /// Removes the DEL of this attachment, if there is one.

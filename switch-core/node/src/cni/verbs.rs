@@ -56,8 +56,18 @@ impl Shared {
             }
             Verb::Del(key) => {
                 let _guard = self.busy.lock(&key);
-                self.detach(&key)?;
-                self.queue.done(&key);
+                match self.detach(&key) {
+                    Ok(()) => self.queue.done(&key),
+                    Err(error) => {
+                        // A runtime can do nothing about it: it is tried again until it succeeds.
+                        self.queue.put(&key, call).map_err(io_error("queue the DEL"))?;
+                        self.report(CniEvent::Failed {
+                            verb: "DEL".into(),
+                            key: key.to_string(),
+                            error,
+                        });
+                    }
+                }
                 Ok(String::new())
             }
             Verb::Check { key, netns } => {

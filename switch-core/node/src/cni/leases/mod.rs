@@ -246,3 +246,6 @@ fn aside(path: &Path, reason: &str) -> String {
     };
     format!("lease {}: {reason}{moved}", path.display())
 }
+
+#[cfg(test)]
+mod tests;

@@ -132,3 +132,6 @@ pub(super) fn expected(previous: &Value, name: &str, netns: &str) -> Result<Expe
     let mac = interfaces[index].mac.clone().filter(|mac| !mac.is_empty());
     Ok(Expected { mac, addresses })
 }
+
+#[cfg(test)]
+mod tests;

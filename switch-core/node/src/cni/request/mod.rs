@@ -369,3 +369,6 @@ pub(super) fn range(
     range.reserve(gateway);
     Ok(range)
 }
+
+#[cfg(test)]
+mod tests;
