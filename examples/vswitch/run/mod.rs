@@ -4,6 +4,7 @@ mod cni;
 mod confined;
 mod events;
 mod flags;
+mod run_dir;
 mod source;
 
 use std::collections::HashSet;
@@ -24,9 +25,13 @@ use crate::{Done, print, state};
 use cni::CniFlags;
 use events::Events;
 use flags::UnderlayFlags;
+use run_dir::RunDir;
+use source::SourceFlags;
 
 /// Time between two looks at a source that has no state yet.
 const FIRST_STATE_PAUSE: Duration = Duration::from_millis(50);
+/// After how long it is said what a start waits for.
+const FIRST_STATE_NOTE: Duration = Duration::from_secs(2);
 /// The longest that a node which failed goes unnoticed.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -43,6 +48,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// with a warning and ` left_out=N`; a policy keeps its last good version in force, or isolates the pods
 /// that it selects. When it stops it removes what it made. After a kill the next run attaches to the pods as they are.
 ///
+/// With --kubernetes the state comes from the API server: it is ready once every kind of object has been listed. While no
+/// API server answers the state in force stays; at a start without one the last known state is used after 5 s, and
+/// ` stale` is added to what is printed until one answers.
+///
 /// Exit status: 0 after a stop, 1 the manifests are refused or something cannot be set up, 2 bad
 /// usage or manifests that cannot be read.
 #[derive(clap::Args, Debug)]
@@ -50,9 +59,8 @@ pub(crate) struct Args {
     /// The node whose switch this is.
     #[arg(long, value_name = "NAME")]
     node: String,
-    /// A manifest, or a folder of them. Read again when something in it changes.
-    #[arg(long, value_name = "DIR")]
-    manifests: PathBuf,
+    #[command(flatten)]
+    source: SourceFlags,
     /// Threads that forward.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = flags::workers)]
     workers: usize,
@@ -65,11 +73,12 @@ pub(crate) struct Args {
     node_netns: Option<PathBuf>,
     /// Refuse the whole state for one object that cannot be used, as `check` does. Otherwise such an
     /// object is left out, or closes the pods that it selects, and the rest is put in force.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "kubernetes")]
     strict: bool,
     #[command(flatten)]
     cni: CniFlags,
-    /// What is kept while the machine runs.
+    /// What is kept for a restart: the last good state and the API servers' addresses. Without: /run/podswitch/NODE with
+    /// --kubernetes.
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
     /// Leave pods their interfaces at the end, for the next run.
@@ -105,13 +114,21 @@ fn raise_descriptor_limit() {
 /// The switch from its first state to its end, on the thread that may enter namespaces.
 fn serve_node(args: &Args, json: bool) -> Done {
     let signals = Signals::listen()?;
-    let cluster = args.cluster.options();
-    let source::Opened { mut source, view } = source::open(args, &cluster)?;
-    let mut waited = String::new();
+    let cluster = args.cluster.options(args.source.kubernetes);
+    let run_dir = match args.source.kubernetes || args.run_dir.is_some() {
+        true => RunDir::take(args.run_dir.as_deref(), &args.node)?,
+        false => None,
+    };
+    let run_dir_path = run_dir.as_ref().map(RunDir::path);
+    let opened = args.source.open(&args.node, &cluster, args.strict, run_dir_path)?;
+    let (mut source, view) = (opened.source, opened.view);
+    let (clock, mut waited) = (Clock::start(), String::new());
+    let mut say_at = clock.now() + FIRST_STATE_NOTE;
     let state = source.first_state(&mut |why| {
-        if waited != why {
+        if waited != why && clock.now() >= say_at {
             print::note(why);
             why.clone_into(&mut waited);
+            say_at = clock.now() + FIRST_STATE_NOTE;
         }
         signals.wait(FIRST_STATE_PAUSE, None);
         !signals.stopped()
@@ -138,7 +155,7 @@ fn serve_node(args: &Args, json: bool) -> Done {
     let epoch = node.epoch();
     let node = node.spawn()?;
     // Pods that a runtime attached before are attached again; after that the switch is ready.
-    let agent = args.cni.start(args.run_dir.as_deref(), node.caller(), &view)?;
+    let agent = args.cni.start(run_dir_path, node.caller(), &view)?;
     events.ready(epoch, &*source);
     let mut serving = Serving { args, source, said, events: &events };
     serving.serve(&signals, &node);

@@ -1,5 +1,7 @@
 //! ADD, CHECK, DEL, GC, STATUS and VERSION.
 
+use std::os::unix::fs::PermissionsExt;
+
 use podswitch_linux::netlink::LinkSpec;
 
 use super::*;

@@ -24,7 +24,7 @@ fn pods_go_on_after_a_kill_and_queued_dels_are_done() {
     world.del(&z);
     assert_eq!(world.files("cni-queue").len(), 1);
     assert!(world.call("STATUS", &[], &json!({})).ok, "a restart is not worth a report");
-    let status = self::status_file(&world);
+    let status = status_file(&world);
     fs::write(&status, r#"{"version":1,"uptime":1.0,"code":0,"msg":""}"#).unwrap();
     let stale = world.call("STATUS", &[], &json!({}));
     assert_eq!(stale.error().0, 51);

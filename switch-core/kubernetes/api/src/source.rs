@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use http::Uri;
-use podswitch_core::id::{Cookie, Epoch};
+use podswitch_core::id::Cookie;
 use podswitch_core::time::{Clock, Instant};
-use podswitch_kubernetes::{Changes, Kind, Object, PodChange, Record, Store};
+use podswitch_kubernetes::{Kind, Object, Record, Store};
 use podswitch_node::cni::ClusterView;
 use podswitch_node::source::{Followed, Source, SourceError, StateSink};
 use podswitch_node::{ClusterOptions, State};
@@ -103,8 +103,6 @@ pub struct ApiSource {
     publish_at: Instant,
     /// The node does not have what the store had: it needs the whole state.
     behind: bool,
-    /// Pods that the state attaches, as their annotations say.
-    attached: HashSet<Cookie>,
     records: Vec<Record>,
     records_at: Instant,
     records_due: bool,
@@ -151,7 +149,6 @@ impl ApiSource {
             changed: false,
             publish_at: now,
             behind: true,
-            attached: HashSet::new(),
             records: Vec::new(),
             records_at: now,
             records_due: false,
@@ -343,8 +340,8 @@ impl ApiSource {
         self.runtime.set_scope(wanted);
     }
 
-    /// Publishes what changed.
-    fn publish(&mut self, node: &mut dyn StateSink) -> Result<Epoch, SourceError> {
+    /// Publishes what changed, if the switch has to know.
+    fn publish(&mut self, node: &mut dyn StateSink) -> Result<Followed, SourceError> {
         self.changed = false;
         if !self.store.has_node() {
             self.behind = true;
@@ -355,42 +352,22 @@ impl ApiSource {
             )));
         }
         let changes = self.store.take_changes();
-        let attaches = self.note_attached(&changes);
-        let applied = if self.behind || changes.base.is_some() || attaches {
+        self.records_due = true;
+        if changes.is_empty() && !self.behind {
+            return Ok(Followed::Unchanged);
+        }
+        let applied = if self.behind || changes.base.is_some() {
             let state = self.whole();
             node.apply_state(state)
         } else {
-            node.update_state(changes.objects)
+            node.update_state(self.cluster.changes(changes))
         };
         self.behind = applied.is_err();
-        self.records_due = true;
-        Ok(applied?)
-    }
-
-    /// Whether the changes attach pods or detach them: those of the CNI plugin are not the state's.
-    fn note_attached(&mut self, changes: &Changes) -> bool {
-        let mut any = false;
-        for change in &changes.pods {
-            any |= match change {
-                PodChange::Upsert(pod) if pod.interface.is_some() => {
-                    self.attached.insert(pod.cookie.clone());
-                    true
-                }
-                PodChange::Upsert(pod) => self.attached.remove(&pod.cookie),
-                PodChange::Delete(pod) => self.attached.remove(pod),
-            };
-        }
-        any
+        Ok(Followed::Applied(applied?))
     }
 
     fn whole(&mut self) -> State {
         let mut compiled = self.store.compiled();
-        self.attached = compiled
-            .pods
-            .iter()
-            .filter(|pod| pod.interface.is_some())
-            .map(|pod| pod.cookie.clone())
-            .collect();
         self.cluster.complete(&mut compiled.config, compiled.flannel);
         self.own.set_in_force(&compiled.config, compiled.flannel);
         self.records = std::mem::take(&mut compiled.records);
@@ -493,7 +470,7 @@ impl Source for ApiSource {
                 Ok(_) => {}
                 Err(_) => (self.changed, self.publish_at) = (true, now + RETRY),
             }
-            applied.map(Followed::Applied)
+            applied
         } else {
             Ok(Followed::Unchanged)
         };

@@ -214,24 +214,7 @@ impl Agent {
         sink: impl Fn(CniEvent) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let listener = server::listen(&options.socket)?;
-        let (store, found) = Leases::open(&options.leases, &boot_id())?;
-        let mut pool = Pool::new(options.cool_down);
-        let mut notes = found.damaged;
-        let mut leases = HashMap::new();
-        for lease in found.leases {
-            let key = lease.key();
-            for address in &lease.addresses {
-                if let Err(error) = pool.hold(&key, *address) {
-                    notes.push(format!("lease of {key}: {error}"));
-                }
-            }
-            leases.insert(key, lease);
-        }
-        for (at, addresses) in found.released {
-            addresses.into_iter().for_each(|address| pool.note_released(address, at));
-        }
-        let state =
-            State { pool, leases, store, attached: HashMap::new(), node_addresses: HashSet::new() };
+        let (state, notes) = State::open(&options.leases, &boot_id(), options.cool_down)?;
         let shared = Arc::new(Shared {
             node,
             view,

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use podswitch_core::config::{Attachment, Config, Endpoint, PortConfig, PortRole, Precedence};
-use podswitch_core::control::{Change, ControlPlane};
+use podswitch_core::config::{Attachment, Endpoint, Precedence};
+use podswitch_core::control::ControlPlane;
 use podswitch_core::id::{Cookie, PortId};
 use podswitch_core::port::Device;
 use podswitch_linux::attach::{
@@ -29,7 +29,6 @@ use crate::error::PodError;
 use crate::events::{Event, Failure, Reporter};
 use crate::options::Settings;
 use crate::pod_name::PodName;
-use crate::state::State;
 use upkeep::Upkeep;
 
 /// How often a device that is still in use is tried again, and how long in between: a worker
@@ -43,8 +42,11 @@ pub(crate) struct Wanted(BTreeMap<PodName, PodAttachment>);
 
 impl Wanted {
     /// Those of the state, and those that were added one by one, which go before.
-    pub(crate) fn of(state: &State, added: &HashMap<PodName, PodAttachment>) -> Self {
-        let all = state.pods.iter().chain(added.values());
+    pub(crate) fn of(
+        desired: &BTreeMap<PodName, PodAttachment>,
+        added: &HashMap<PodName, PodAttachment>,
+    ) -> Self {
+        let all = desired.values().chain(added.values());
         Self(all.map(|attachment| (attachment.pod.clone(), attachment.clone())).collect())
     }
 
@@ -54,6 +56,11 @@ impl Wanted {
         let mut addresses = self.0.values().flat_map(|attachment| &attachment.addresses);
         if addresses.any(IpAddr::is_ipv6) { 1280 } else { 0 }
     }
+
+    /// Whether a pod of this name is among them.
+    pub(crate) fn has(&self, pod: &PodName) -> bool {
+        self.0.contains_key(pod)
+    }
 }
 
 /// An attached pod.
@@ -62,8 +69,8 @@ struct Attached {
     attachment: PodAttachment,
     cookie: Cookie,
     namespace: NetNs,
-    /// Index of its interface in its namespace.
-    link: u32,
+    /// The index of its interface there.
+    index: u32,
     port: PortId,
     upkeep: Upkeep,
 }
@@ -127,45 +134,48 @@ impl Pods {
         self.attached.values().find(|a| a.port == port).map(|a| a.attachment.pod.clone())
     }
 
-    /// Whether the pod of this name in drops and flows has a port.
-    pub(crate) fn has(&self, cookie: &Cookie) -> bool {
-        self.attached_of(cookie).is_some()
+    fn attachment(&self, attached: &Attached) -> Attachment {
+        Attachment { port: attached.port, mac: attached.attachment.mac, mtu: self.mtu }
     }
 
-    /// Writes into an endpoint where its pod is attached, if it is. Its addresses are those that it was attached with:
-    /// an object may still say those of a former sandbox.
-    pub(crate) fn complete_endpoint(&self, endpoint: &mut Arc<Endpoint>) {
-        let attached = self.attached_of(&endpoint.cookie);
-        self.complete_as(endpoint, attached);
-    }
-
-    fn complete_as(&self, endpoint: &mut Arc<Endpoint>, attached: Option<&Attached>) {
+    /// A pod as it is to be published, given as the state describes it (`None`: not at all). A pod of this node has
+    /// the port that it is attached to. One that the state does not describe is published if its attachment has
+    /// labels, and has no port otherwise (N13).
+    pub(crate) fn published(
+        &self,
+        cookie: &Cookie,
+        described: Option<&Arc<Endpoint>>,
+        node: &Arc<str>,
+    ) -> Option<Arc<Endpoint>> {
+        let attached = self.named(cookie);
+        let Some(described) = described else { return self.described(attached?, node) };
+        let attached = attached.filter(|_| described.node == *node);
         let attachment = attached.map(|attached| self.attachment(attached));
+        let mut endpoint = described.clone();
         if endpoint.attachment != attachment {
-            Arc::make_mut(endpoint).attachment = attachment;
+            Arc::make_mut(&mut endpoint).attachment = attachment;
         }
         if let Some(attached) = attached
             && !is_same_set(&endpoint.workload.addresses, &attached.attachment.addresses)
         {
+            // The object may still say those of a former sandbox.
             let addresses = attached.attachment.addresses.clone();
-            Arc::make_mut(endpoint).workload.addresses = addresses;
+            Arc::make_mut(&mut endpoint).workload.addresses = addresses;
         }
+        Some(endpoint)
     }
 
-    fn attached_of(&self, cookie: &Cookie) -> Option<&Attached> {
-        let name: PodName = cookie.as_str().strip_prefix("Pod/")?.parse().ok()?;
-        self.attached.get(&name).filter(|_| self.ports.contains_key(&name))
+    /// Host ports that pods with a port brought along.
+    pub(crate) fn host_ports(&self) -> impl Iterator<Item = (&Cookie, &Arc<[HostPort]>)> {
+        let named = self.attached.iter().filter(|(name, _)| self.ports.contains_key(*name));
+        let all = named.map(|(_, attached)| (&attached.cookie, &attached.attachment.host_ports));
+        all.filter(|(_, ports)| !ports.is_empty())
     }
 
-    /// Host ports that an attached pod brought along.
+    /// Those of one pod.
     pub(crate) fn host_ports_of(&self, cookie: &Cookie) -> Option<&Arc<[HostPort]>> {
-        let ports = &self.attached_of(cookie)?.attachment.host_ports;
+        let ports = &self.named(cookie)?.attachment.host_ports;
         (!ports.is_empty()).then_some(ports)
-    }
-
-    /// The namespace that a pod is attached in.
-    pub(crate) fn namespace_of(&self, pod: &PodName) -> Option<&NetNs> {
-        self.attached.get(pod).map(|attached| &attached.namespace)
     }
 
     /// Largest network-layer packet of pods, in bytes.
@@ -173,49 +183,15 @@ impl Pods {
         self.mtu
     }
 
-    fn attachment(&self, attached: &Attached) -> Attachment {
-        Attachment { port: attached.port, mac: attached.attachment.mac, mtu: self.mtu }
+    /// Names in drops and flows of all attached pods, those too whose port is not to be named any more.
+    pub(crate) fn cookies(&self) -> impl Iterator<Item = &Cookie> {
+        self.attached.values().map(|attached| &attached.cookie)
     }
 
-    /// What changes in the state in force when the port of `pod` is to be named now, or no more. `known`: the pod
-    /// as the state describes it; `has_host_ports`: whether the state has host ports for it. As
-    /// [`complete`](Self::complete) has it.
-    pub(crate) fn changes_of(
-        &self,
-        pod: &PodName,
-        known: Option<&Arc<Endpoint>>,
-        has_host_ports: bool,
-        node: &Arc<str>,
-    ) -> Vec<Change> {
-        let Some(attached) = self.attached.get(pod) else { return Vec::new() };
-        let is_named = self.ports.contains_key(pod);
-        let described = match known {
-            Some(known) if known.node != *node => return Vec::new(),
-            Some(known) => {
-                let mut endpoint = known.clone();
-                self.complete_as(&mut endpoint, is_named.then_some(attached));
-                Change::Pod(endpoint)
-            }
-            None if is_named => match self.described(attached, node) {
-                Some(endpoint) => Change::Pod(endpoint),
-                None => return Vec::new(),
-            },
-            None => Change::PodGone(attached.cookie.clone()),
-        };
-        let port = attached.port;
-        let of_port = match is_named {
-            true => Change::Port(PortConfig { port, role: PortRole::Pod }),
-            false => Change::PortGone(port),
-        };
-        let mut changes = vec![of_port, described];
-        if !attached.attachment.host_ports.is_empty() && !has_host_ports {
-            let ports = match is_named {
-                true => attached.attachment.host_ports.clone(),
-                false => Arc::default(),
-            };
-            changes.push(Change::HostPorts(attached.cookie.clone(), ports));
-        }
-        changes
+    /// The pod of this name in drops and flows, if it has a port that is to be named.
+    fn named(&self, cookie: &Cookie) -> Option<&Attached> {
+        let name: PodName = cookie.as_str().strip_prefix("Pod/")?.parse().ok()?;
+        self.attached.get(&name).filter(|_| self.ports.contains_key(&name))
     }
 
     /// The endpoint of a pod that the state does not know, if its attachment has labels.
@@ -235,51 +211,6 @@ impl Pods {
             attachment: Some(self.attachment(attached)),
             precedence: Precedence::default(),
         }))
-    }
-
-    /// Writes the ports into a configuration: each at the endpoint of its pod, if that is of this node. A pod
-    /// that the configuration does not know gets an endpoint if its attachment has labels, and no port
-    /// otherwise (N13).
-    pub(crate) fn complete(&self, config: &mut Config) {
-        let attached = self.attached.iter().filter(|(name, _)| self.ports.contains_key(*name));
-        let mut missing: HashMap<&Cookie, &Attached> =
-            attached.map(|(_, attached)| (&attached.cookie, attached)).collect();
-        let node = config.node.name.clone();
-        for endpoint in config.endpoints.iter_mut().filter(|endpoint| endpoint.node == node) {
-            let attached = missing.remove(&endpoint.cookie);
-            self.complete_as(endpoint, attached);
-            let port = attached.map(|attached| attached.port);
-            config.ports.extend(port.map(|port| PortConfig { port, role: PortRole::Pod }));
-        }
-        self.complete_host_ports(config);
-        let mut unknown: Vec<&Attached> = missing.into_values().collect();
-        unknown.retain(|attached| {
-            let is_elsewhere = |endpoint: &Arc<Endpoint>| endpoint.cookie == attached.cookie;
-            attached.attachment.labels.is_some() && !config.endpoints.iter().any(is_elsewhere)
-        });
-        unknown.sort_unstable_by_key(|attached| attached.port);
-        for attached in unknown {
-            config.ports.push(PortConfig { port: attached.port, role: PortRole::Pod });
-            config.endpoints.extend(self.described(attached, &node));
-        }
-    }
-
-    /// Adds host ports of attached pods for which the configuration has none.
-    fn complete_host_ports(&self, config: &mut Config) {
-        let named = self.attached.iter().filter(|(name, _)| self.ports.contains_key(*name));
-        let mut missing: BTreeMap<&Cookie, &Arc<[HostPort]>> = named
-            .map(|(_, attached)| (&attached.cookie, &attached.attachment.host_ports))
-            .filter(|(_, ports)| !ports.is_empty())
-            .collect();
-        if missing.is_empty() {
-            return;
-        }
-        for (pod, _) in &config.host_ports {
-            missing.remove(pod);
-        }
-        config
-            .host_ports
-            .extend(missing.into_iter().map(|(pod, ports)| (pod.clone(), ports.clone())));
     }
 
     /// Gives all pods, now and later, this MTU. Returns whether it changed.
@@ -307,19 +238,18 @@ impl Pods {
         }
     }
 
-    /// Those attached that are not wanted, or not as they are.
-    pub(crate) fn outdated(&self, wanted: &Wanted) -> Vec<PodName> {
+    /// Those attached, among the ones that `is_concerned` names, that are not wanted, or not as they are.
+    pub(crate) fn outdated(
+        &self,
+        wanted: &Wanted,
+        is_concerned: impl Fn(&PodName) -> bool,
+    ) -> Vec<PodName> {
         let fits = |name: &PodName, attached: &Attached| {
             wanted.0.get(name).is_some_and(|wanted| attached.fits(wanted))
         };
-        let outdated = self.attached.iter().filter(|(name, attached)| !fits(name, attached));
+        let concerned = self.attached.iter().filter(|(name, _)| is_concerned(name));
+        let outdated = concerned.filter(|(name, attached)| !fits(name, attached));
         outdated.map(|(name, _)| name.clone()).collect()
-    }
-
-    /// Whether a pod is attached, and not as `wanted` says.
-    pub(crate) fn is_outdated(&self, pod: &PodName, wanted: Option<&PodAttachment>) -> bool {
-        let fits = |attached: &Attached| wanted.is_some_and(|wanted| attached.fits(wanted));
-        self.attached.get(pod).is_some_and(|attached| !fits(attached))
     }
 
     /// Has the next configuration not name these pods' ports.
@@ -388,7 +318,7 @@ impl Pods {
         self.check_namespace(&attachment.pod, &namespace)?;
         check_existing(&namespace, attachment)?;
         let mut tries = BUSY_RETRIES;
-        let (device, link) = loop {
+        let device = loop {
             match self.open(&namespace, attachment) {
                 Err(error) if error.raw_os_error() == Some(EBUSY) && tries > 0 => {
                     tries -= 1;
@@ -397,12 +327,13 @@ impl Pods {
                 result => break result?,
             }
         };
+        let index = Netlink::open(&namespace)?.link(&attachment.interface)?.index;
         let port = control.attach(device)?;
         let pod = attachment.pod.clone();
         let cookie = pod.cookie();
         let upkeep = Upkeep::of(&namespace);
         let attachment = attachment.clone();
-        let attached = Attached { attachment, cookie, namespace, link, port, upkeep };
+        let attached = Attached { attachment, cookie, namespace, index, port, upkeep };
         self.attached.insert(pod.clone(), attached);
         self.ports.insert(pod.clone(), port);
         self.failures.remove(&pod);
@@ -446,22 +377,18 @@ impl Pods {
         &mut self,
         namespace: &NetNs,
         pod: &PodAttachment,
-    ) -> Result<(Box<dyn Device>, u32), HostError> {
+    ) -> Result<Box<dyn Device>, HostError> {
         let interface = interface_of(pod, self.mtu);
         match pod.kind {
             InterfaceKind::Tap => {
                 let options = TapOptions { persistent: true, multi_queue: self.multi_queue };
-                let device = attach_tap(namespace, &interface, options)?;
-                let link = device.index();
-                Ok((Box::new(device), link))
+                Ok(Box::new(attach_tap(namespace, &interface, options)?))
             }
             InterfaceKind::Veth => {
                 let ours = self.own_namespace()?;
                 let name = switch_interface(&pod.pod);
                 let config = PacketConfig::default();
-                let device = attach_veth(namespace, &interface, &ours, &name, config)?;
-                let link = Netlink::open(namespace)?.link(&pod.interface)?.index;
-                Ok((Box::new(device), link))
+                Ok(Box::new(attach_veth(namespace, &interface, &ours, &name, config)?))
             }
         }
     }
@@ -482,9 +409,9 @@ impl Pods {
         match (pod.kind, &self.switch_namespace) {
             (InterfaceKind::Veth, Some(ours)) => detach_veth(ours, &switch_interface(&pod.pod)),
             _ => {
-                // Whatever has the name by now: only the interface that was made or taken over goes.
                 let mut netlink = Netlink::open(&attached.namespace)?;
-                match netlink.find_link_at(attached.link)? {
+                match netlink.find_link_at(attached.index)? {
+                    // Indices are given again.
                     Some(link) if link.kind.as_deref() == Some("tun") => {
                         netlink.delete_link(link.index)
                     }
@@ -538,6 +465,11 @@ fn check_existing(namespace: &NetNs, pod: &PodAttachment) -> Result<(), PodError
     }
 }
 
+/// Whether two lists have the same addresses. An endpoint may say an address twice.
+fn is_same_set(some: &[IpAddr], others: &[IpAddr]) -> bool {
+    some.iter().all(|a| others.contains(a)) && others.iter().all(|a| some.contains(a))
+}
+
 /// The interface of a pod as it is to be.
 fn interface_of(pod: &PodAttachment, mtu: u16) -> PodInterface {
     let mut interface = PodInterface::new(pod.mac, pod.addresses.iter().copied());
@@ -546,11 +478,6 @@ fn interface_of(pod: &PodAttachment, mtu: u16) -> PodInterface {
     // A pod that has to ask for its gateway has none while the switch starts again.
     interface.static_gateway = true;
     interface
-}
-
-/// Whether two lists have the same addresses. An endpoint may say an address twice.
-fn is_same_set(some: &[IpAddr], others: &[IpAddr]) -> bool {
-    some.iter().all(|a| others.contains(a)) && others.iter().all(|a| some.contains(a))
 }
 
 /// Sets the MTU of an interface, if that is another one now.

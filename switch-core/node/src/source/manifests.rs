@@ -1,22 +1,20 @@
 //! A folder of manifests as the source of a node's states: read again when it changes, at the cost of
 //! what changed.
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use podswitch_core::control::Change;
-use podswitch_core::id::{Cookie, Epoch};
+use podswitch_core::id::Epoch;
 use podswitch_core::time::Clock;
-use podswitch_kubernetes::{Files, LoadError, PodIdentity, Record, Store};
+use podswitch_kubernetes::{Files, LoadError, Record, Store};
 
+use super::manifest_view::ManifestView;
 use super::{FolderWatch, Followed, Source, SourceError, StateSink};
 use crate::cluster::ClusterOptions;
-use crate::cni::{ClusterView, PodDirectory, PodFacts, PodListener, ViewError};
+use crate::cni::ClusterView;
 use crate::error::NodeError;
-use crate::pod_name::PodName;
-use crate::state::State;
+use crate::state::{State, StateChanges};
 
 /// Manifests cannot be put in force.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +44,7 @@ pub enum ApplyError {
 /// What a node is to be given.
 enum Update {
     Whole(Box<State>),
-    Changes(Vec<Change>),
+    Changes(StateChanges),
 }
 
 /// How often in a row a file may change while it is read before that is an error.
@@ -67,8 +65,7 @@ pub struct ManifestSource {
     behind: bool,
     /// What was said of the last load.
     records: Vec<Record>,
-    /// This node's pods, for the CNI agent.
-    pods: Arc<PodDirectory>,
+    view: ManifestView,
 }
 
 impl ManifestSource {
@@ -86,13 +83,13 @@ impl ManifestSource {
             strict,
             behind: true,
             records: Vec::new(),
-            pods: Arc::default(),
+            view: ManifestView::default(),
         }
     }
 
     /// What the CNI agent asks about this node's pods.
     pub fn cluster_view(&self) -> Arc<dyn ClusterView> {
-        Arc::new(ManifestView(self.pods.clone()))
+        Arc::new(self.view.clone())
     }
 
     /// Reads the manifests for [`Node::start`](crate::Node::start).
@@ -107,8 +104,7 @@ impl ManifestSource {
         }
     }
 
-    /// Reads what changed since the last time, and has `node` follow: at the cost of what changed, or,
-    /// where this node or its pods changed, of the whole state.
+    /// Reads what changed since the last time, and has `node` follow, at the cost of what changed.
     ///
     /// # Errors
     /// The manifests cannot be read or are refused, or the node does not take them. The state in force
@@ -135,12 +131,10 @@ impl ManifestSource {
             }
         })?;
         self.records = records;
-        let pods = self.store.local_pods();
-        self.pods.replace(pods.filter_map(|(pod, identity)| facts(pod, identity)).collect());
+        self.view.follow(&self.store);
         let changes = self.store.take_changes();
-        let whole = self.behind || changes.base.is_some() || !changes.pods.is_empty();
-        if !whole {
-            return Ok(Update::Changes(changes.objects));
+        if !self.behind {
+            return Ok(Update::Changes(self.cluster.changes(changes)));
         }
         self.behind = false;
         Ok(Update::Whole(Box::new(self.whole())))
@@ -150,43 +144,6 @@ impl ManifestSource {
         let mut compiled = self.store.compiled();
         self.cluster.complete(&mut compiled.config, compiled.flannel);
         State::from(compiled)
-    }
-}
-
-/// What is known of a pod. `None`: its name is none, and the pod is refused.
-fn facts(pod: &Cookie, identity: &PodIdentity) -> Option<(PodName, PodFacts)> {
-    let name = pod.as_str().strip_prefix("Pod/")?.parse().ok()?;
-    let facts = PodFacts::new(identity.uid.clone(), identity.labels.clone())
-        .ports(identity.ports.clone())
-        .annotations(identity.annotations.clone());
-    Some((name, facts))
-}
-
-/// Pods as the manifests have them. Manifests need not describe every pod of a node: one that they do not has no
-/// labels, until they do.
-struct ManifestView(Arc<PodDirectory>);
-
-impl ClusterView for ManifestView {
-    fn pod(
-        &self,
-        pod: &PodName,
-        uid: Option<&str>,
-        deadline: Instant,
-    ) -> Result<PodFacts, ViewError> {
-        match self.0.get(pod) {
-            None => Ok(PodFacts::default()),
-            Some(facts) if facts.is(uid) => Ok(facts),
-            // The manifest of a former pod: the next one is being written.
-            Some(_) => self.0.wait(pod, uid, deadline),
-        }
-    }
-
-    fn report_addresses(&self, _pod: &PodName, _uid: Option<&str>, _addresses: &[IpAddr]) {
-        // Files are not written to.
-    }
-
-    fn on_change(&self, listener: PodListener) {
-        self.0.on_change(listener);
     }
 }
 
