@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use podswitch_api::{ApiServer, DropLog, bind};
-use podswitch_node::{Event, NodeHandle, NodeOptions};
+use podswitch_node::{Event, NodeCaller, NodeOptions};
 
 use crate::failure::Failure;
 use crate::inspect::SOCKET;
@@ -60,9 +60,9 @@ impl Control {
     }
 
     /// Starts to answer.
-    pub(super) fn serve(self, node: &Arc<NodeHandle>) -> Result<Option<ApiServer>, Failure> {
+    pub(super) fn serve(self, node: NodeCaller) -> Result<Option<ApiServer>, Failure> {
         let Some(listener) = self.listener else { return Ok(None) };
-        let server = ApiServer::start(listener, Arc::clone(node), self.log)
+        let server = ApiServer::start(listener, node, self.log)
             .map_err(|error| Failure::Setup(format!("the control socket's thread: {error}")))?;
         Ok(Some(server))
     }

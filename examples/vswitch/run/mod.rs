@@ -1,5 +1,6 @@
 //! `run`: the switch of one node, until it is told to stop.
 
+mod cni;
 mod confined;
 mod control;
 mod events;
@@ -9,7 +10,6 @@ mod source;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use podswitch_core::time::{Clock, Instant};
@@ -23,6 +23,7 @@ use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
 use crate::signals::Signals;
 use crate::{Done, print, state};
+use cni::CniFlags;
 use control::ControlFlags;
 use events::Events;
 use flags::UnderlayFlags;
@@ -76,6 +77,8 @@ pub(crate) struct Args {
     /// object is left out, or closes the pods that it selects, and the rest is put in force.
     #[arg(long, conflicts_with = "kubernetes")]
     strict: bool,
+    #[command(flatten)]
+    cni: CniFlags,
     /// What is kept for a restart: the last good state and the API servers' addresses. Without: /run/podswitch/NODE with
     /// --kubernetes.
     #[arg(long, value_name = "DIR")]
@@ -122,7 +125,7 @@ fn serve_node(args: &Args, json: bool) -> Done {
     };
     let run_dir_path = run_dir.as_ref().map(RunDir::path);
     let opened = args.source.open(&args.node, &cluster, args.strict, run_dir_path)?;
-    let mut source = opened.source;
+    let (mut source, view) = (opened.source, opened.view);
     let (clock, mut waited) = (Clock::start(), String::new());
     let mut say_at = clock.now() + FIRST_STATE_NOTE;
     let state = source.first_state(&mut |why| {
@@ -155,16 +158,17 @@ fn serve_node(args: &Args, json: bool) -> Done {
     let events = Events { node: &args.node, json };
     let node = Node::start(options, state)?;
     let epoch = node.epoch();
-    let node = Arc::new(node.spawn()?);
-    let asked = control.serve(&node)?;
+    let node = node.spawn()?;
+    let asked = control.serve(node.caller())?;
+    // Pods that a runtime attached before are attached again; after that the switch is ready.
+    let agent = args.cni.start(run_dir_path, node.caller(), &view)?;
     events.ready(epoch, &*source);
     let mut serving = Serving { args, source, said, events: &events };
     serving.serve(&signals, &node);
+    drop(agent);
     // Only a planned stop takes pods' interfaces away: after a failure the next run attaches to them.
     let is_kept = args.keep || node.has_ended();
     drop(asked);
-    let node = Arc::into_inner(node)
-        .ok_or_else(|| Failure::Setup("the control socket's thread did not end".to_owned()))?;
     Ok(node.stop(if is_kept { PodInterfaces::Keep } else { PodInterfaces::Remove })?)
 }
 

@@ -55,9 +55,7 @@ fn address(text: &str) -> Result<Address, String> {
 /// A source, and what the CNI agent asks.
 pub(super) struct Opened {
     pub(super) source: Box<dyn Source>,
-    /// `None`: it has no pods but those whose annotations say how they are attached.
-    #[expect(dead_code, reason = "the CNI agent asks it")]
-    pub(super) view: Option<Arc<dyn ClusterView>>,
+    pub(super) view: Arc<dyn ClusterView>,
 }
 
 impl SourceFlags {
@@ -72,7 +70,8 @@ impl SourceFlags {
         match &self.manifests {
             Some(path) => {
                 let source = ManifestSource::new(path, node, cluster, strict);
-                Ok(Opened { source: Box::new(source), view: None })
+                let view = source.cluster_view();
+                Ok(Opened { source: Box::new(source), view })
             }
             None => self.open_api(node, cluster, run_dir),
         }
@@ -98,7 +97,7 @@ impl SourceFlags {
             ApiError::Credentials(reason) => Failure::Input(reason),
             error => Failure::Setup(error.to_string()),
         })?;
-        let view = Some(source.view());
+        let view = source.view();
         Ok(Opened { source: Box::new(source), view })
     }
 

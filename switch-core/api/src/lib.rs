@@ -1,7 +1,7 @@
 //! The control socket of a node: what the running switch is asked, as JSON over HTTP/1.1 on a Unix socket.
 //!
 //! [`ApiServer`] answers on a thread of its own. It asks the [`Node`](podswitch_node::Node) by way of its thread
-//! ([`NodeAccess`]) and never touches a worker, so that no question costs a packet. [`DropLog`] keeps the last drops
+//! ([`NodeCaller`](podswitch_node::NodeCaller)) and never touches a worker, so that no question costs a packet. [`DropLog`] keeps the last drops
 //! for whoever asks later, and hands new ones to those who follow. [`Client`] is the other end. `docs/api.md` has all
 //! paths and fields.
 //!
@@ -21,4 +21,4 @@ mod trace;
 pub use client::{Client, ClientError};
 pub use drop_log::DropLog;
 pub use routes::MAX_FLOWS;
-pub use server::{ApiServer, MAX_CONNECTIONS, NodeAccess, bind};
+pub use server::{ApiServer, MAX_CONNECTIONS, bind};

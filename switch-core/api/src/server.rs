@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use podswitch_node::{DroppedFrames, Node, NodeError, NodeHandle};
+use podswitch_node::{DroppedFrames, Node, NodeCaller};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -38,21 +38,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAM_BUFFER: usize = 64;
 
 type Body = Either<Full<Bytes>, Channel<Bytes, Infallible>>;
-
-/// The way to a node that other threads own.
-pub trait NodeAccess: Send + Sync + 'static {
-    /// Has `f` run with the node, on its thread. May return before it ran.
-    ///
-    /// # Errors
-    /// The node has ended.
-    fn run(&self, f: Box<dyn FnOnce(&mut Node) + Send>) -> Result<(), NodeError>;
-}
-
-impl NodeAccess for Arc<NodeHandle> {
-    fn run(&self, f: Box<dyn FnOnce(&mut Node) + Send>) -> Result<(), NodeError> {
-        self.with(f)
-    }
-}
 
 /// Listens at `path`, in place of a socket that nobody listens at any more. Root alone may connect, and the group
 /// `gid` if one is given.
@@ -103,7 +88,7 @@ impl fmt::Debug for ApiServer {
 
 /// What all connections share.
 struct Served {
-    node: Box<dyn NodeAccess>,
+    node: NodeCaller,
     drops: Arc<DropLog>,
 }
 
@@ -112,11 +97,7 @@ impl ApiServer {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(
-        listener: StdListener,
-        node: impl NodeAccess,
-        drops: Arc<DropLog>,
-    ) -> io::Result<Self> {
+    pub fn start(listener: StdListener, node: NodeCaller, drops: Arc<DropLog>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let path = listener.local_addr()?.as_pathname().map(Path::to_owned);
         // One thread answers; a few more wait for the node's.
@@ -125,7 +106,7 @@ impl ApiServer {
             .max_blocking_threads(4)
             .thread_name("podswitch-api")
             .build()?;
-        let served = Arc::new(Served { node: Box::new(node), drops });
+        let served = Arc::new(Served { node, drops });
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("podswitch-api".into()).spawn(move || {
             runtime.spawn(accept(listener, served));
@@ -218,13 +199,7 @@ fn whole(answer: Answer) -> Response<Body> {
 /// Asks the node, which may be busy with a publish for some seconds.
 async fn ask(served: Arc<Served>, question: NodeQuestion) -> Answer {
     let asked = tokio::task::spawn_blocking(move || {
-        let (sender, receiver) = mpsc::channel();
-        let f = Box::new(move |node: &mut Node| {
-            // Whoever asked may be gone.
-            let _ = sender.send(answer(node, &question));
-        });
-        served.node.run(f).ok()?;
-        receiver.recv().ok()
+        served.node.with(move |node: &mut Node| answer(node, &question)).ok()
     });
     let ended = || Answer::error(StatusCode::SERVICE_UNAVAILABLE, "the node has ended");
     asked.await.ok().flatten().unwrap_or_else(ended)

@@ -32,7 +32,7 @@ fn address(number: u8) -> IpAddr {
 struct World {
     client: Client,
     server: Option<ApiServer>,
-    node: Arc<NodeHandle>,
+    node: NodeHandle,
     red: UdpSocket,
     blue: UdpSocket,
 }
@@ -71,10 +71,10 @@ impl World {
             node.add_pod(attachment.labels(labels(name))).unwrap();
         }
         let (red, blue) = (socket(&red, 2, 4000), socket(&blue, 3, 53));
-        let node = Arc::new(node.spawn().unwrap());
+        let node = node.spawn().unwrap();
         let path = path();
         let listener = bind(&path, None).unwrap();
-        let server = ApiServer::start(listener, Arc::clone(&node), log).unwrap();
+        let server = ApiServer::start(listener, node.caller(), log).unwrap();
         Self { client: Client::new(path), server: Some(server), node, red, blue }
     }
 
@@ -85,8 +85,7 @@ impl World {
     fn stop(mut self) {
         self.server = None;
         assert!(!self.client.path().exists(), "the socket is removed");
-        let node = Arc::into_inner(self.node).expect("the server let go of it");
-        node.stop(PodInterfaces::Remove).unwrap();
+        self.node.stop(PodInterfaces::Remove).unwrap();
     }
 }
 

@@ -79,14 +79,14 @@ mod stats;
 mod underlay;
 mod view;
 
-pub use attachment::{InterfaceKind, PodAttachment, PodNetns};
+pub use attachment::{ExistingInterface, InterfaceKind, PodAttachment, PodNetns};
 pub use cluster::{ClusterOptions, Masquerading, ParseMasqueradingError};
 pub use discovery::node_addresses;
 pub use error::{NodeError, PodError, UnderlayError};
 pub use events::{DroppedFrames, Event, EventSink, Failure, channel};
 pub use explain::{Connection, Outcome, Verdict};
 pub use flows::Flow;
-pub use handle::NodeHandle;
+pub use handle::{NodeCaller, NodeHandle};
 pub use inspect::{PodInfo, Status, UnknownName, WorkerStatus};
 pub use metrics::METRICS_CONTENT_TYPE;
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};

@@ -18,7 +18,8 @@ use podswitch_core::control::{Change, ControlPlane, Options, Published as Outcom
 use podswitch_core::id::{Epoch, PortId};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_core::time::{Clock, Instant};
-use podswitch_linux::HostError;
+use podswitch_linux::{HostError, NetNs};
+use podswitch_wire::cidr::Cidr;
 
 use crate::attachment::PodAttachment;
 use crate::error::NodeError;
@@ -270,6 +271,21 @@ impl Node {
     /// Ports of attached pods.
     pub fn ports(&self) -> &HashMap<PodName, PortId> {
         self.pods.ports()
+    }
+
+    /// Largest network-layer packet of pods' interfaces, in bytes.
+    pub fn pod_mtu(&self) -> u16 {
+        self.pods.mtu()
+    }
+
+    /// Ranges of this node's pods, as the desired state has them.
+    pub fn pod_cidrs(&self) -> &[Cidr] {
+        &self.desired.settings.node.pod_cidrs
+    }
+
+    /// The node's own network namespace.
+    pub fn namespace(&self) -> &NetNs {
+        &self.settings.namespace
     }
 
     /// The state in force, as workers have it.
