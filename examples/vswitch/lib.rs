@@ -9,7 +9,9 @@ mod cluster;
 mod demo;
 mod explain;
 mod failure;
+mod preflight;
 mod print;
+mod probe;
 mod replay;
 mod run;
 mod signals;
@@ -39,6 +41,8 @@ enum Command {
     Check(check::Args),
     Explain(explain::Args),
     Replay(replay::Args),
+    Preflight(preflight::Args),
+    Probe(probe::Args),
 }
 
 /// Runs the command that the program was started with.
@@ -50,6 +54,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args, json),
         Command::Explain(args) => explain::run(&args, json),
         Command::Replay(args) => replay::run(&args, json),
+        Command::Preflight(args) => preflight::run(&args, json),
+        Command::Probe(args) => probe::run(&args, json),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -32,10 +32,12 @@ pub mod attach;
 pub mod confine;
 mod error;
 pub mod health;
+mod kube_proxy;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod port;
+pub mod preflight;
 pub mod reserve;
 pub mod steer;
 mod sys;
@@ -45,6 +47,7 @@ pub mod writers;
 pub(crate) mod xfrm;
 
 pub use error::HostError;
+pub use kube_proxy::KubeProxy;
 pub use netlink::Netlink;
 pub use netns::NetNs;
 

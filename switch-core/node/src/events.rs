@@ -64,6 +64,11 @@ pub enum Event {
         /// What was put back.
         done: Vec<String>,
     },
+    /// kube-proxy serves this node, and the switch leaves the node's side of Services to it.
+    BesideKubeProxy {
+        /// What was found.
+        found: String,
+    },
     /// Something could not be done; the rest goes on.
     Failure(Failure),
     /// A frame was dropped ([`NodeOptions::report_drops`](crate::NodeOptions::report_drops)).
@@ -102,6 +107,11 @@ impl fmt::Display for Event {
             Self::Repaired { object, done } => {
                 write!(f, "{object}: put back: {}", done.join(", "))
             }
+            Self::BesideKubeProxy { found } => write!(
+                f,
+                "{found} is on this node: node ports, load-balancer addresses and the node's own connections to Services \
+                 stay with it; pods' connections are the switch's. Without it: kube-proxy --cleanup, then start again"
+            ),
             Self::Failure(failure) => failure.fmt(f),
             Self::Dropped(frame) => frame.fmt(f),
             Self::FlowOpened(flow) => write!(f, "opened: {flow}"),
@@ -176,6 +186,9 @@ pub enum Failure {
     /// Routes, rules or steering on the node's side do not follow the state in force.
     #[error("the node's side does not follow the state in force: {0}")]
     HostSide(#[source] HostError),
+    /// Whether kube-proxy is there is not known; it is taken not to be.
+    #[error("whether kube-proxy is on this node is not known: {0}")]
+    KubeProxy(#[source] HostError),
     /// A health check port cannot be listened on.
     #[error("{0}")]
     HealthCheck(#[source] HostError),

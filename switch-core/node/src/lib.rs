@@ -82,7 +82,7 @@ pub use flows::Flow;
 pub use handle::NodeHandle;
 pub use metrics::METRICS_CONTENT_TYPE;
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
-pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};
+pub use options::{KubeProxyMode, NodeOptions, UnderlayKind, UnderlayOptions};
 pub use pods::{InterfaceKind, PodAttachment, PodName, PodNameError, PodNetns};
 pub use state::State;
 pub use stats::Stats;

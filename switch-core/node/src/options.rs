@@ -40,6 +40,7 @@ pub struct NodeOptions {
     pub(crate) masquerade: Masquerading,
     pub(crate) cluster_cidrs: Vec<Cidr>,
     pub(crate) underlay: UnderlayOptions,
+    pub(crate) kube_proxy: KubeProxyMode,
     pub(crate) lenient: bool,
     pub(crate) report_drops: bool,
     pub(crate) report_flows: Option<Duration>,
@@ -59,6 +60,7 @@ impl NodeOptions {
             masquerade: Masquerading::default(),
             cluster_cidrs: Vec::new(),
             underlay: UnderlayOptions::default(),
+            kube_proxy: KubeProxyMode::default(),
             lenient: false,
             report_drops: false,
             report_flows: None,
@@ -128,6 +130,13 @@ impl NodeOptions {
     #[must_use]
     pub fn underlay(mut self, underlay: UnderlayOptions) -> Self {
         self.underlay = underlay;
+        self
+    }
+
+    /// Whether kube-proxy serves this node; by default it is looked for.
+    #[must_use]
+    pub fn kube_proxy(mut self, mode: KubeProxyMode) -> Self {
+        self.kube_proxy = mode;
         self
     }
 
@@ -202,6 +211,21 @@ impl fmt::Debug for NodeOptions {
             .field("underlay", &self.underlay)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether kube-proxy serves the node. Where it does, the switch leaves to it what it has rules for: node ports,
+/// load-balancer and external addresses, health check ports, and the node's own connections to Services. Connections
+/// of pods never come to those rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KubeProxyMode {
+    /// It does if its rules are there when the switch starts.
+    #[default]
+    Auto,
+    /// It does.
+    Present,
+    /// It does not: what is left of its rules is not minded.
+    Absent,
 }
 
 /// What tunnel packets go through.

@@ -24,6 +24,7 @@ pub(super) enum Kind {
     NewSet = 9,
     NewElements = 12,
     GetTable = 1,
+    GetChain = 4,
     #[cfg(test)]
     GetRule = 7,
 }
@@ -32,6 +33,8 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum Family {
+    Ipv4 = 2,
+    Ipv6 = 10,
     /// IPv4 and IPv6 together.
     Inet = 1,
     /// One interface, in front of everything else.

@@ -108,7 +108,10 @@ impl HostSide {
                 Some((Masquerade::install(namespace, &rules)?, rules))
             }
         };
-        let services = ServiceSide::open(namespace, config.node.gateway, reporter);
+        let services = match settings.beside_kube_proxy {
+            false => ServiceSide::open(namespace, config.node.gateway, reporter),
+            true => ServiceSide::beside_kube_proxy(namespace, reporter),
+        };
         Ok(Self {
             port,
             replaced: Vec::new(),
@@ -174,7 +177,10 @@ impl HostSide {
             ranges::extend_ranges(&mut destinations, remote_ranges(config));
         }
         self.node_routes.follow(config, remote);
-        ranges::extend_ranges(&mut destinations, services::ranges(config, snapshot));
+        // kube-proxy translates before a route is looked up.
+        if !settings.beside_kube_proxy {
+            ranges::extend_ranges(&mut destinations, services::ranges(config, snapshot));
+        }
         // A node that reaches itself through a Service sees the gateway as its client.
         destinations.push(Cidr::host(config.node.gateway.ipv4.into()));
         let sources = present_addresses(settings, config)?;

@@ -16,17 +16,17 @@ use podswitch_core::control::{Change, ControlPlane, Options, Published};
 use podswitch_core::id::{Epoch, PortId};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_core::time::{Clock, Instant};
-use podswitch_linux::{HostError, NetNs};
+use podswitch_linux::{HostError, KubeProxy, NetNs};
 use podswitch_wire::cidr::Cidr;
 
 use crate::cluster::Masquerading;
 use crate::error::NodeError;
-use crate::events::{DropQueue, Event, EventSink, Reporter};
+use crate::events::{DropQueue, Event, EventSink, Failure, Reporter};
 use crate::explain::{self, Connection, Verdict};
 use crate::flows::{self, Flow, FlowReporter};
 use crate::handle::NodeHandle;
 use crate::host_side::HostSide;
-use crate::options::{NodeOptions, UnderlayOptions};
+use crate::options::{KubeProxyMode, NodeOptions, UnderlayOptions};
 use crate::pods::{PodAttachment, PodName, Pods};
 use crate::state::{Desired, State};
 use crate::stats::Stats;
@@ -59,6 +59,8 @@ pub(crate) struct Settings {
     pub(crate) masquerade: Masquerading,
     pub(crate) cluster_cidrs: Vec<Cidr>,
     pub(crate) underlay: UnderlayOptions,
+    /// Services of the node's own side are kube-proxy's.
+    pub(crate) beside_kube_proxy: bool,
     pub(crate) lenient: bool,
 }
 
@@ -109,7 +111,9 @@ impl Node {
         let namespace = options.open_namespace()?;
         let NodeOptions { name, switch_namespace, workers, masquerade, cluster_cidrs, .. } =
             options;
+        let reporter = Reporter::default();
         let settings = Settings {
+            beside_kube_proxy: is_beside_kube_proxy(options.kube_proxy, &namespace, &reporter),
             name,
             namespace,
             switch_namespace,
@@ -126,7 +130,6 @@ impl Node {
             ..Options::default()
         };
         let state = state.into();
-        let reporter = Reporter::default();
         let mut control = ControlPlane::new(switch_options);
         control.set_workers(settings.workers)?;
         let drops = options.report_drops.then(|| DropQueue::observe(&control));
@@ -349,4 +352,22 @@ impl Node {
             }
         }
     }
+}
+
+/// Whether kube-proxy serves the node; what was found is reported.
+fn is_beside_kube_proxy(mode: KubeProxyMode, namespace: &NetNs, reporter: &Reporter) -> bool {
+    let found = match mode {
+        KubeProxyMode::Absent => return false,
+        KubeProxyMode::Present => "kube-proxy".to_owned(),
+        KubeProxyMode::Auto => match KubeProxy::detect(namespace) {
+            Ok(Some(found)) => found.to_string(),
+            Ok(None) => return false,
+            Err(error) => {
+                reporter.failure(Failure::KubeProxy(error));
+                return false;
+            }
+        },
+    };
+    reporter.event(Event::BesideKubeProxy { found });
+    true
 }
