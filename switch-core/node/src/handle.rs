@@ -6,14 +6,27 @@ use std::thread::JoinHandle;
 
 use podswitch_core::control::Change;
 use podswitch_core::id::{Epoch, PortId};
+use podswitch_linux::HostError;
 
+use crate::attachment::PodAttachment;
 use crate::error::NodeError;
 use crate::explain::{Connection, Verdict};
 use crate::flows::Flow;
 use crate::node::{Node, PodInterfaces};
-use crate::pods::{PodAttachment, PodName};
+use crate::pod_name::PodName;
 use crate::state::State;
 use crate::stats::Stats;
+
+impl Node {
+    /// Gives the node a thread of its own, which looks after it.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn spawn(self) -> Result<NodeHandle, NodeError> {
+        NodeHandle::spawn(self)
+            .map_err(|error| HostError::new("start the node's thread", error).into())
+    }
+}
 
 type Command = Box<dyn FnOnce(&mut Node) + Send>;
 
@@ -65,6 +78,11 @@ impl NodeHandle {
         let commands = self.commands.as_ref().ok_or(NodeError::Ended)?;
         commands.send(command).map_err(|_| NodeError::Ended)?;
         receiver.recv().map_err(|_| NodeError::Ended)
+    }
+
+    /// Whether the thread has ended: the node failed, and [`stop`](Self::stop) says why.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// As [`Node::apply`].

@@ -11,6 +11,7 @@ use podswitch_wire::cidr::Cidr;
 use crate::cluster::{ClusterOptions, Masquerading};
 use crate::error::NodeError;
 use crate::events::EventSink;
+use crate::kube_proxy::KubeProxyMode;
 
 /// More workers than this are refused.
 const MAX_WORKERS: usize = 64;
@@ -213,21 +214,6 @@ impl fmt::Debug for NodeOptions {
     }
 }
 
-/// Whether kube-proxy serves the node. Where it does, the switch leaves to it what it has rules for: node ports,
-/// load-balancer and external addresses, health check ports, and the node's own connections to Services. Connections
-/// of pods never come to those rules.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum KubeProxyMode {
-    /// It does if its rules are there when the switch starts.
-    #[default]
-    Auto,
-    /// It does.
-    Present,
-    /// It does not: what is left of its rules is not minded.
-    Absent,
-}
-
 /// What tunnel packets go through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -258,6 +244,21 @@ impl UnderlayOptions {
     pub(crate) fn is_required(&self) -> bool {
         self.kind.is_some() || self.uplink.is_some()
     }
+}
+
+/// Options that hold for as long as the node runs.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) name: String,
+    pub(crate) namespace: NetNs,
+    pub(crate) switch_namespace: Option<NetNs>,
+    pub(crate) workers: usize,
+    pub(crate) masquerade: Masquerading,
+    pub(crate) cluster_cidrs: Vec<Cidr>,
+    pub(crate) underlay: UnderlayOptions,
+    /// Services of the node's own side are kube-proxy's.
+    pub(crate) beside_kube_proxy: bool,
+    pub(crate) lenient: bool,
 }
 
 #[cfg(test)]

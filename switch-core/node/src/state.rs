@@ -8,7 +8,7 @@ use podswitch_core::control::Change;
 use podswitch_core::id::Cookie;
 use podswitch_kubernetes::Compiled;
 
-use crate::pods::PodAttachment;
+use crate::attachment::PodAttachment;
 
 /// What a node is to be: the configuration of its switch, and pods that it is to attach. Pods may
 /// also come and go one by one ([`Node::add_pod`](crate::Node::add_pod)).

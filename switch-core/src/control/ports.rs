@@ -100,6 +100,14 @@ impl ControlPlane {
         Some(self.devices.get(port.index())?.as_ref()?.device.info())
     }
 
+    /// Has every device do what no worker may wait for ([`Device::maintain`]). To be called a few times a
+    /// second.
+    pub fn maintain_devices(&mut self) {
+        for attached in self.devices.iter_mut().flatten() {
+            attached.device.maintain();
+        }
+    }
+
     /// Gives the first ends that stopped workers had to others.
     pub(super) fn hand_over(&mut self) -> Result<(), ControlError> {
         let workers = self.workers.len();

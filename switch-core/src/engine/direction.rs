@@ -81,7 +81,7 @@ impl Engine {
         if pinned.is_translated() {
             return false;
         }
-        if is_sctp_init(packet.bytes(), parsed) {
+        if opens_association(packet.bytes(), parsed) {
             return direction == Direction::Reply && pinned.opened != Opened::First;
         }
         if parsed.key.proto != proto::TCP || parsed.tcp_flags & SYN == 0 {
@@ -102,6 +102,9 @@ impl Engine {
     /// The denial of a SYN of the reply direction, if policy denies the connection that it opens. What
     /// policy allows the known connection does not matter. Only if both ends open at once is one end's
     /// SYN a reply to the other's.
+    ///
+    /// SCTP's INIT and COOKIE ECHO restart an association from either end (RFC 9260 §5.2.4), so they
+    /// are evaluated likewise. If both ends open at once, one end's chunks suffice (§5.2.1).
     pub(super) fn opens_against<'s>(
         &self,
         cx: &BurstContext<'s>,
@@ -109,13 +112,17 @@ impl Engine {
         packet: &Packet,
         parsed: &Parsed,
     ) -> Option<Denial<'s>> {
-        let is_syn = parsed.key.proto == proto::TCP && parsed.tcp_flags & (SYN | ACK) == SYN;
-        if known.connection.direction() == Direction::Original || !is_syn {
+        if known.connection.direction() == Direction::Original {
             return None;
         }
-        let states = self.shared.tracker.tcp_states(known.connection)?;
-        if matches!(states, [TcpState::None | TcpState::SynSent, TcpState::SynSent]) {
-            return None;
+        if !opens_association(packet.bytes(), parsed) {
+            if parsed.key.proto != proto::TCP || parsed.tcp_flags & (SYN | ACK) != SYN {
+                return None;
+            }
+            let states = self.shared.tracker.tcp_states(known.connection)?;
+            if matches!(states, [TcpState::None | TcpState::SynSent, TcpState::SynSent]) {
+                return None;
+            }
         }
         denial(cx.snapshot, &Query::of(&parsed.key, packet)).filter(is_policy)
     }
@@ -391,8 +398,20 @@ impl Snapshot {
     }
 }
 
+/// The type of an SCTP packet's first chunk (RFC 9260 §3.2).
+fn first_chunk(frame: &[u8], parsed: &Parsed) -> Option<u8> {
+    let is_sctp = parsed.key.proto == proto::SCTP;
+    is_sctp.then(|| frame.get(usize::from(parsed.l4) + 12).copied()).flatten()
+}
+
 /// Whether the packet's first chunk is the INIT that opens an association (RFC 9260 §3.3.2), which
 /// is always alone in its packet.
 pub(super) fn is_sctp_init(frame: &[u8], parsed: &Parsed) -> bool {
-    parsed.key.proto == proto::SCTP && frame.get(usize::from(parsed.l4) + 12) == Some(&1)
+    first_chunk(frame, parsed) == Some(1)
+}
+
+/// Whether the packet's first chunk is INIT, or COOKIE ECHO, which is always the first of its packet
+/// (RFC 9260 §3.3.11): the two chunks that only the end sends that opens or restarts an association.
+pub(super) fn opens_association(frame: &[u8], parsed: &Parsed) -> bool {
+    matches!(first_chunk(frame, parsed), Some(1 | 10))
 }

@@ -92,4 +92,8 @@ pub trait Device: Send {
 
     /// Properties of the device.
     fn info(&self) -> PortInfo;
+
+    /// Called by the control thread, a few times a second: work that no worker may wait for, such as
+    /// queries to the kernel. The default does nothing.
+    fn maintain(&mut self) {}
 }

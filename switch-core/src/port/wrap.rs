@@ -68,4 +68,8 @@ where
     fn info(&self) -> PortInfo {
         self.device.info()
     }
+
+    fn maintain(&mut self) {
+        self.device.maintain();
+    }
 }

@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Remove(PortId),
     /// Sets the observer of drops.
     Observe(Option<Box<dyn Observer>>),
+    /// Has the observer of drops hand over what it collected.
+    Collect,
     /// Ends the thread.
     Stop,
 }
@@ -31,6 +33,7 @@ impl core::fmt::Debug for Command {
             Self::Add(..) => "Add",
             Self::Remove(_) => "Remove",
             Self::Observe(_) => "Observe",
+            Self::Collect => "Collect",
             Self::Stop => "Stop",
         })
     }

@@ -186,6 +186,7 @@ impl Worker {
             Command::Add(id, port) => self.add(id, port),
             Command::Remove(id) => self.remove(id),
             Command::Observe(observer) => self.engine.set_observer(observer),
+            Command::Collect => self.engine.collect(),
             Command::Stop => self.stopped = true,
         });
     }

@@ -23,7 +23,7 @@ use crate::DEFAULT_MTU;
 use crate::cluster::Masquerading;
 use crate::error::NodeError;
 use crate::events::{Failure, Reporter};
-use crate::node::Settings;
+use crate::options::Settings;
 use kernel_routes::KernelRoutes;
 pub(crate) use ranges::{local_ranges, remote_ranges};
 use services::ServiceSide;

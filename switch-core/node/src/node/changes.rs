@@ -9,8 +9,10 @@ use podswitch_core::snapshot::Location;
 use podswitch_wire::cidr::Cidr;
 
 use super::Node;
+use crate::attachment::PodAttachment;
 use crate::error::NodeError;
-use crate::pods::{PodAttachment, PodName, Wanted};
+use crate::pod_name::PodName;
+use crate::pods::Wanted;
 use crate::state::State;
 
 impl Node {

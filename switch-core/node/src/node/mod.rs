@@ -16,18 +16,17 @@ use podswitch_core::control::{Change, ControlPlane, Options, Published};
 use podswitch_core::id::{Epoch, PortId};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_core::time::{Clock, Instant};
-use podswitch_linux::{HostError, KubeProxy, NetNs};
-use podswitch_wire::cidr::Cidr;
+use podswitch_linux::HostError;
 
-use crate::cluster::Masquerading;
+use crate::attachment::PodAttachment;
 use crate::error::NodeError;
-use crate::events::{DropQueue, Event, EventSink, Failure, Reporter};
+use crate::events::{DropReader, Event, EventSink, FlowReporter, Reporter};
 use crate::explain::{self, Connection, Verdict};
-use crate::flows::{self, Flow, FlowReporter};
-use crate::handle::NodeHandle;
+use crate::flows::{self, Flow};
 use crate::host_side::HostSide;
-use crate::options::{KubeProxyMode, NodeOptions, UnderlayOptions};
-use crate::pods::{PodAttachment, PodName, Pods};
+use crate::options::{NodeOptions, Settings};
+use crate::pod_name::PodName;
+use crate::pods::Pods;
 use crate::state::{Desired, State};
 use crate::stats::Stats;
 use crate::underlay::Underlay;
@@ -49,21 +48,6 @@ pub enum PodInterfaces {
     Keep,
 }
 
-/// Options that hold for as long as the node runs.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) name: String,
-    pub(crate) namespace: NetNs,
-    pub(crate) switch_namespace: Option<NetNs>,
-    pub(crate) workers: usize,
-    pub(crate) masquerade: Masquerading,
-    pub(crate) cluster_cidrs: Vec<Cidr>,
-    pub(crate) underlay: UnderlayOptions,
-    /// Services of the node's own side are kube-proxy's.
-    pub(crate) beside_kube_proxy: bool,
-    pub(crate) lenient: bool,
-}
-
 /// See the module's description.
 pub struct Node {
     settings: Settings,
@@ -78,7 +62,7 @@ pub struct Node {
     added: HashMap<PodName, PodAttachment>,
     reporter: Reporter,
     sink: Option<Box<dyn EventSink>>,
-    drops: Option<DropQueue>,
+    drops: Option<DropReader>,
     flows: Option<(Duration, FlowReporter)>,
     clock: Clock,
     reconcile_at: Instant,
@@ -113,7 +97,7 @@ impl Node {
             options;
         let reporter = Reporter::default();
         let settings = Settings {
-            beside_kube_proxy: is_beside_kube_proxy(options.kube_proxy, &namespace, &reporter),
+            beside_kube_proxy: options.kube_proxy.is_present(&namespace, &reporter),
             name,
             namespace,
             switch_namespace,
@@ -132,7 +116,7 @@ impl Node {
         let state = state.into();
         let mut control = ControlPlane::new(switch_options);
         control.set_workers(settings.workers)?;
-        let drops = options.report_drops.then(|| DropQueue::observe(&control));
+        let drops = options.report_drops.then(|| DropReader::observe(&control, &settings.name));
         let underlay = Underlay::new(&settings, &reporter)?;
         let mut pods = Pods::new(&settings, &reporter);
         let own_namespace = || pods.own_namespace();
@@ -171,15 +155,6 @@ impl Node {
                 Err(error)
             }
         }
-    }
-
-    /// Gives the node a thread of its own, which looks after it.
-    ///
-    /// # Errors
-    /// The thread cannot be started.
-    pub fn spawn(self) -> Result<NodeHandle, NodeError> {
-        NodeHandle::spawn(self)
-            .map_err(|error| HostError::new("start the node's thread", error).into())
     }
 
     /// Puts a state in force: pods come and go as it says, all others go on undisturbed. What is
@@ -352,22 +327,4 @@ impl Node {
             }
         }
     }
-}
-
-/// Whether kube-proxy serves the node; what was found is reported.
-fn is_beside_kube_proxy(mode: KubeProxyMode, namespace: &NetNs, reporter: &Reporter) -> bool {
-    let found = match mode {
-        KubeProxyMode::Absent => return false,
-        KubeProxyMode::Present => "kube-proxy".to_owned(),
-        KubeProxyMode::Auto => match KubeProxy::detect(namespace) {
-            Ok(Some(found)) => found.to_string(),
-            Ok(None) => return false,
-            Err(error) => {
-                reporter.failure(Failure::KubeProxy(error));
-                return false;
-            }
-        },
-    };
-    reporter.event(Event::BesideKubeProxy { found });
-    true
 }

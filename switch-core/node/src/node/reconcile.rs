@@ -12,7 +12,8 @@ use super::{Node, POLL_INTERVAL, PUBLISH_TIMEOUT, RECONCILE_INTERVAL};
 use crate::error::NodeError;
 use crate::events::{Event, Failure};
 use crate::host_side::HostInterface;
-use crate::pods::{PodName, Wanted};
+use crate::pod_name::PodName;
+use crate::pods::Wanted;
 
 impl Node {
     pub(super) fn poll_parts(&mut self) -> Result<Duration, NodeError> {
@@ -31,9 +32,10 @@ impl Node {
         if has_changed || sweep {
             self.put_back_host()?;
         }
+        self.control.maintain_devices();
         self.pods.put_back(now, sweep);
-        if let Some(drops) = &self.drops {
-            drops.report(&self.reporter, |port| self.pods.at(port));
+        if let Some(drops) = &mut self.drops {
+            drops.report(&self.control, &self.reporter, |port| self.pods.at(port));
         }
         let mut due = self.reconcile_at;
         if let Some((every, flows)) = &mut self.flows {
@@ -187,6 +189,9 @@ impl Node {
     }
 
     pub(super) fn acknowledged(&mut self, epoch: Epoch) -> Result<(), NodeError> {
+        if let Some(drops) = &mut self.drops {
+            drops.published(&self.control);
+        }
         self.control.wait(epoch, PUBLISH_TIMEOUT)?;
         self.reporter.event(Event::Applied { epoch });
         Ok(())

@@ -1,6 +1,5 @@
 //! The node's pods: which are attached, and by what.
 
-mod attachment;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -22,12 +21,12 @@ use podswitch_linux::port::af_packet::PacketConfig;
 use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_policy::rule::Workload;
 
-pub use attachment::{InterfaceKind, PodAttachment, PodName, PodNameError, PodNetns};
-
 use crate::DEFAULT_MTU;
+use crate::attachment::{InterfaceKind, PodAttachment};
 use crate::error::PodError;
 use crate::events::{Event, Failure, Reporter};
-use crate::node::Settings;
+use crate::options::Settings;
+use crate::pod_name::PodName;
 use crate::state::State;
 use upkeep::Upkeep;
 

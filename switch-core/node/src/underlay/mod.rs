@@ -34,8 +34,7 @@ use crate::DEFAULT_MTU;
 use crate::error::UnderlayError;
 use crate::events::{Failure, Reporter};
 use crate::host_side::RemotePods;
-use crate::node::Settings;
-use crate::options::UnderlayOptions;
+use crate::options::{Settings, UnderlayOptions};
 use crate::pods::{BUSY_PAUSE, BUSY_RETRIES, EBUSY};
 
 /// See the module's description.
