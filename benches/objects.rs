@@ -18,7 +18,7 @@ use criterion::{Criterion, criterion_group};
 use podswitch_kubernetes::{Files, Object, Store};
 use podswitch_linux::NetNs;
 use podswitch_linux::userns::ensure_privilege;
-use podswitch_node::{Node, NodeOptions, PodAttachment, PodName, State};
+use podswitch_node::{ClusterOptions, Node, NodeOptions, PodAttachment, PodName, State};
 use serde_json::{Value, json};
 
 const NODES: usize = 5_000;
@@ -126,6 +126,7 @@ struct Cluster {
     files: Files,
     store: Store,
     node: Node,
+    cluster: ClusterOptions,
 }
 
 impl Cluster {
@@ -133,10 +134,7 @@ impl Cluster {
     fn publish(&mut self) {
         let changes = self.store.take_changes();
         assert!(!changes.is_empty());
-        let applied = match changes.base.is_some() || !changes.pods.is_empty() {
-            true => self.node.apply(State::from(self.store.compiled())),
-            false => self.node.update(changes.objects),
-        };
+        let applied = self.node.update_state(self.cluster.changes(changes));
         applied.expect("a good change");
     }
 }
@@ -169,7 +167,7 @@ fn start(folder: &Path) -> Cluster {
         compile.as_secs_f64(),
         start.as_secs_f64()
     );
-    Cluster { files, store, node }
+    Cluster { files, store, node, cluster: ClusterOptions::default() }
 }
 
 fn objects(criterion: &mut Criterion) {

@@ -14,7 +14,7 @@ use crate::explain::{Connection, Verdict};
 use crate::flows::Flow;
 use crate::node::{Node, PodInterfaces};
 use crate::pod_name::PodName;
-use crate::state::State;
+use crate::state::{State, StateChanges};
 use crate::stats::Stats;
 
 impl Node {
@@ -99,6 +99,14 @@ impl NodeHandle {
     /// As [`Node::update`] and [`with`](Self::with).
     pub fn update(&self, changes: Vec<Change>) -> Result<Epoch, NodeError> {
         self.with(|node| node.update(changes))?
+    }
+
+    /// As [`Node::update_state`].
+    ///
+    /// # Errors
+    /// As [`Node::update_state`] and [`with`](Self::with).
+    pub fn update_state(&self, changes: StateChanges) -> Result<Epoch, NodeError> {
+        self.with(|node| node.update_state(changes))?
     }
 
     /// As [`Node::add_pod`].

@@ -72,10 +72,12 @@ mod options;
 pub mod overlay;
 mod pod_name;
 mod pods;
+mod ranges;
 pub mod source;
 mod state;
 mod stats;
 mod underlay;
+mod view;
 
 pub use attachment::{InterfaceKind, PodAttachment, PodNetns};
 pub use cluster::{ClusterOptions, Masquerading, ParseMasqueradingError};
@@ -90,7 +92,7 @@ pub use metrics::METRICS_CONTENT_TYPE;
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
 pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};
 pub use pod_name::{PodName, PodNameError};
-pub use state::State;
+pub use state::{State, StateChanges};
 pub use stats::Stats;
 
 /// Largest network-layer packet of a port where nothing says otherwise, in bytes.

@@ -101,11 +101,12 @@ impl ControlPlane {
     }
 
     /// Has every device do what no worker may wait for ([`Device::maintain`]). To be called a few times a
-    /// second.
-    pub fn maintain_devices(&mut self) {
-        for attached in self.devices.iter_mut().flatten() {
-            attached.device.maintain();
-        }
+    /// second. Returns what was put back, by the device's name.
+    pub fn maintain_devices(&mut self) -> Vec<(String, Vec<String>)> {
+        let devices = self.devices.iter_mut().flatten().map(|attached| &mut attached.device);
+        let maintained = devices.map(|device| (device.maintain(), device));
+        let repaired = maintained.filter(|(done, _)| !done.is_empty());
+        repaired.map(|(done, device)| (device.info().name, done)).collect()
     }
 
     /// Gives the first ends that stopped workers had to others.

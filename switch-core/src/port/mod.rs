@@ -94,6 +94,9 @@ pub trait Device: Send {
     fn info(&self) -> PortInfo;
 
     /// Called by the control thread, a few times a second: work that no worker may wait for, such as
-    /// queries to the kernel. The default does nothing.
-    fn maintain(&mut self) {}
+    /// queries to the kernel. Returns what somebody took from the device and was put back, each as
+    /// words for a note. The default does nothing.
+    fn maintain(&mut self) -> Vec<String> {
+        Vec::new()
+    }
 }

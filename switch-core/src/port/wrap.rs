@@ -69,7 +69,7 @@ where
         self.device.info()
     }
 
-    fn maintain(&mut self) {
-        self.device.maintain();
+    fn maintain(&mut self) -> Vec<String> {
+        self.device.maintain()
     }
 }

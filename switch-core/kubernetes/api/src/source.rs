@@ -10,7 +10,7 @@ use hashbrown::{HashMap, HashSet};
 use http::Uri;
 use podswitch_core::id::Cookie;
 use podswitch_core::time::{Clock, Instant};
-use podswitch_kubernetes::{Changes, Kind, Object, PodChange, Record, Store};
+use podswitch_kubernetes::{Kind, Object, Record, Store};
 use podswitch_node::cni::ClusterView;
 use podswitch_node::source::{Followed, Source, SourceError, StateSink};
 use podswitch_node::{ClusterOptions, State};
@@ -106,8 +106,6 @@ pub struct ApiSource {
     publish_at: Instant,
     /// The node does not have what the store had: it needs the whole state.
     behind: bool,
-    /// Pods that the state attaches, as their annotations say.
-    attached: HashSet<Cookie>,
     records: Vec<Record>,
     records_at: Instant,
     records_due: bool,
@@ -154,7 +152,6 @@ impl ApiSource {
             changed: false,
             publish_at: now,
             behind: true,
-            attached: HashSet::new(),
             records: Vec::new(),
             records_at: now,
             records_due: false,
@@ -362,41 +359,18 @@ impl ApiSource {
         if changes.is_empty() && !self.behind {
             return Ok(Followed::Unchanged);
         }
-        let attaches = self.note_attached(&changes);
-        let applied = if self.behind || changes.base.is_some() || attaches {
+        let applied = if self.behind || changes.base.is_some() {
             let state = self.whole();
             node.apply_state(state)
         } else {
-            node.update_state(changes.objects)
+            node.update_state(self.cluster.changes(changes))
         };
         self.behind = applied.is_err();
         Ok(Followed::Applied(applied?))
     }
 
-    /// Whether the changes attach pods or detach them: those of the CNI plugin are not the state's.
-    fn note_attached(&mut self, changes: &Changes) -> bool {
-        let mut any = false;
-        for change in &changes.pods {
-            any |= match change {
-                PodChange::Upsert(pod) if pod.interface.is_some() => {
-                    self.attached.insert(pod.cookie.clone());
-                    true
-                }
-                PodChange::Upsert(pod) => self.attached.remove(&pod.cookie),
-                PodChange::Delete(pod) => self.attached.remove(pod),
-            };
-        }
-        any
-    }
-
     fn whole(&mut self) -> State {
         let mut compiled = self.store.compiled();
-        self.attached = compiled
-            .pods
-            .iter()
-            .filter(|pod| pod.interface.is_some())
-            .map(|pod| pod.cookie.clone())
-            .collect();
         self.cluster.complete(&mut compiled.config, compiled.flannel);
         self.own.set_in_force(&compiled.config, compiled.flannel);
         self.records = std::mem::take(&mut compiled.records);

@@ -1,9 +1,9 @@
-//! A way out for super-frames inside a tunnel, whole.
+//! Sends tunnelled GSO packets unsegmented.
 //!
-//! A packet socket cannot tell the kernel that a super-frame is to be cut by a header inside a UDP
-//! tunnel, and neither can a UDP socket; a TAP can (Linux 6.17). So a TAP is made beside the uplink, and
-//! nf_tables hands whatever is written to it straight to the uplink. What the uplink then does not cut
-//! itself, the kernel cuts for it. Nothing is ever received by it.
+//! Neither a packet socket nor a UDP socket can request segmentation by a header inside a UDP
+//! tunnel; a TAP can (Linux 6.17). So a TAP is created next to the uplink, and nf_tables forwards
+//! what is written to it directly to the uplink. The kernel segments what the uplink cannot.
+//! Nothing is received from the TAP.
 //!
 //! It is made by control threads; all ports of the uplink share it.
 
@@ -17,18 +17,64 @@ use rustix::io::Errno;
 use super::tap::open_tun_file;
 use super::virtio::{self, HeaderForm};
 use crate::netlink::Link;
+use crate::nft::Installed;
 use crate::nft::forward::{forward, forward_by_note, remove_forward};
 use crate::sys::{ethtool, tun};
 use crate::{Context, HostError, NetNs, Netlink};
 
-/// Names of tables begin so, and end with the TAP's.
+/// Prefix of table names; the TAP's name follows.
 const TABLE_PREFIX: &str = "podswitch-";
 
 const HEADER: usize = HeaderForm::Tunnel.len();
 
-/// What a device must do by itself: where it does not, the kernel would cut tunnel packets one by
-/// one, which costs more than to have it cut UDP (decision record 0006).
+/// What a device must offload. Otherwise the kernel would segment tunnel packets one by one, which
+/// costs more than segmenting UDP (decision record 0006).
 pub(super) const FEATURE: &str = "tx-udp_tnl-segmentation";
+
+/// Where frames of the TAP go.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// Out of this interface.
+    Interface(u32),
+    /// Where their notes say ([`forward_by_note`]).
+    Note,
+}
+
+impl Way {
+    fn install(self, ns: &NetNs, table: &str, from: &str) -> Result<Installed, HostError> {
+        match self {
+            Self::Interface(index) => forward(ns, table, from, index),
+            Self::Note => forward_by_note(ns, table, from),
+        }
+    }
+}
+
+/// Keeps an injector's forwarding up, on the control thread.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    ns: NetNs,
+    table: String,
+    from: String,
+    way: Way,
+    installed: Installed,
+}
+
+impl Upkeep {
+    /// Puts the forwarding back if somebody changed it. Returns what was put back, as words for a note.
+    pub(super) fn put_back(&mut self) -> Vec<String> {
+        // What cannot be found out or put back now is tried again. Without the TAP there is nothing to put back.
+        if self.installed.is_intact().unwrap_or(true) {
+            return Vec::new();
+        }
+        match self.way.install(&self.ns, &self.table, &self.from) {
+            Ok(installed) => {
+                self.installed = installed;
+                vec![format!("nftables table {}", self.table)]
+            }
+            Err(_) => Vec::new(),
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Injector {
@@ -38,11 +84,11 @@ pub(super) struct Injector {
 }
 
 impl Injector {
-    /// Beside the interface `uplink` of `ns`; `None` where that gains nothing.
+    /// Beside the interface `uplink` of `ns`; `None` where that gains nothing. With what keeps it up.
     ///
     /// # Errors
     /// This kernel cannot, or privilege is missing.
-    pub(super) fn open(ns: &NetNs, uplink: &Link) -> Result<Option<Self>, HostError> {
+    pub(super) fn open(ns: &NetNs, uplink: &Link) -> Result<Option<(Self, Upkeep)>, HostError> {
         // Says which interface it is for, and is as long as a name may be at most.
         let name = format!("pst{}", uplink.index);
         let what = || format!("make TAP {name} for uplink {} in {ns}", uplink.name);
@@ -55,27 +101,19 @@ impl Injector {
         if !useful {
             return Ok(None);
         }
-        let injector =
-            Self::make(ns, &name, uplink.mtu, |table| forward(ns, table, &name, uplink.index))?;
-        Ok(Some(injector))
+        Self::make(ns, &name, uplink.mtu, Way::Interface(uplink.index)).map(Some)
     }
 
-    /// Beside the node's own stack, for the tunnel of a UDP port: frames go where their notes say
+    /// For the tunnel of a UDP port in the node's own stack: frames go where their notes say
     /// ([`forward_by_note`]).
     ///
     /// # Errors
     /// This kernel cannot, or privilege is missing.
-    pub(super) fn by_note(ns: &NetNs, port: u16) -> Result<Self, HostError> {
-        let name = format!("psu{port}");
-        Self::make(ns, &name, 1500, |table| forward_by_note(ns, table, &name))
+    pub(super) fn by_note(ns: &NetNs, port: u16) -> Result<(Self, Upkeep), HostError> {
+        Self::make(ns, &format!("psu{port}"), 1500, Way::Note)
     }
 
-    fn make(
-        ns: &NetNs,
-        name: &str,
-        mtu: u32,
-        forward: impl FnOnce(&str) -> Result<(), HostError>,
-    ) -> Result<Self, HostError> {
+    fn make(ns: &NetNs, name: &str, mtu: u32, way: Way) -> Result<(Self, Upkeep), HostError> {
         let what = || format!("make TAP {name} in {ns}");
         let flags = tun::IFF_TAP | tun::IFF_NO_PI | tun::IFF_VNET_HDR;
         let queue = ns.enter(|| {
@@ -96,9 +134,11 @@ impl Injector {
         }
         let injector = Self { ns: ns.clone(), table: format!("{TABLE_PREFIX}{name}"), queue };
         // Before it is switched on: nothing is ever to get from it into the stack.
-        forward(&injector.table)?;
+        let installed = way.install(ns, &injector.table, name)?;
         netlink.set_up(link.index)?;
-        Ok(injector)
+        let table = injector.table.clone();
+        let upkeep = Upkeep { ns: ns.clone(), table, from: name.to_owned(), way, installed };
+        Ok((injector, upkeep))
     }
 
     /// The TAP's name.
@@ -110,7 +150,8 @@ impl Injector {
     ///
     /// # Errors
     /// `EINVAL`: the inner IP packet of a tunnelled GSO packet does not end where the frame ends. A
-    /// UDP socket at the other end relies on that (`joined::Received`). Else the kernel's.
+    /// UDP socket at the other end relies on that (`received::Received`). Otherwise the kernel's
+    /// error.
     pub(super) fn send(&self, packet: &Packet) -> Result<(), Errno> {
         let mut header = [0; HEADER];
         virtio::encode(&packet.offload, HeaderForm::Tunnel, &mut header);
@@ -127,7 +168,7 @@ impl Injector {
 
 impl Drop for Injector {
     fn drop(&mut self) {
-        // An empty table would be all that is left; nobody is there to be told.
+        // At worst an empty table is left; there is no caller to report to.
         let _ = remove_forward(&self.ns, &self.table);
     }
 }

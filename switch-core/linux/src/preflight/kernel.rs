@@ -133,7 +133,7 @@ fn nftables(scratch: &NetNs) -> Vec<Check> {
     };
     let hook = IngressDrop::install(scratch, "preflight", "lo", &Ingress::default());
     let hook = match hook {
-        Ok(()) => {
+        Ok(_) => {
             Check::ok("nftables netdev hook", "an uplink can be kept from the node's own stack")
         }
         Err(error) => {

@@ -6,10 +6,11 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use podswitch_core::config::Gateway;
-use podswitch_linux::attach::{HostPortConfig, InterfaceSettings, detach_veth};
+use podswitch_linux::attach::{HostPortConfig, InterfaceSettings, detach_veth, release};
 use podswitch_linux::netlink::{Link, LinkSpec, Route};
 use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice};
-use podswitch_linux::{HostError, NetNs, Netlink, sysctl};
+use podswitch_linux::settings::ChangedSettings;
+use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_wire::addr::Mac;
 use podswitch_wire::cidr::Cidr;
 
@@ -24,8 +25,9 @@ pub(super) struct VethHost {
     index: u32,
     mac: Mac,
     config: HostPortConfig,
-    /// Settings to put back: name and former value.
-    changed: Vec<(&'static str, String)>,
+    /// Whether routes have other sources than the kernel was given.
+    sources_changed: bool,
+    changed: ChangedSettings,
 }
 
 impl VethHost {
@@ -41,7 +43,8 @@ impl VethHost {
             index: 0,
             mac: Mac::ZERO,
             config,
-            changed: Vec::new(),
+            sources_changed: false,
+            changed: ChangedSettings::new(node, "forwarding"),
         };
         let device = side.reopen()?;
         Ok((side, device))
@@ -59,7 +62,7 @@ impl VethHost {
         there.add_veth(&ours, &theirs, &self.node)?;
         let link = here.link(&self.config.name)?;
         (self.index, self.mac) = (link.index, link.mac.unwrap_or_default());
-        self.put_back(&mut here, &link)?;
+        self.put_back(&mut here, link)?;
         PacketDevice::new(&self.switch, OURS, PacketConfig::default())
     }
 
@@ -74,7 +77,8 @@ impl VethHost {
         };
         let wanted = InterfaceSettings { mtu: Some(self.config.mtu), ..Default::default() };
         let mut done = wanted.put_back(&self.switch, &mut there, &ours)?;
-        done.extend(self.put_back(&mut here, &link)?);
+        done.extend(release(&mut here, &link)?);
+        done.extend(self.put_back(&mut here, link)?);
         Ok(Some(done))
     }
 
@@ -85,6 +89,7 @@ impl VethHost {
 
     /// Sets the node's addresses that its interfaces have: the sources of the routes.
     pub(super) fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.sources_changed |= self.config.node_addresses != addresses;
         self.config.node_addresses = addresses;
     }
 
@@ -99,7 +104,11 @@ impl VethHost {
     pub(super) fn set_destinations(&mut self, destinations: Vec<Cidr>) -> Result<(), HostError> {
         let old = std::mem::replace(&mut self.config.destinations, destinations);
         let mut netlink = Netlink::open(&self.node)?;
-        for destination in &self.config.destinations {
+        let known: HashSet<&Cidr> = match std::mem::take(&mut self.sources_changed) {
+            true => HashSet::new(),
+            false => old.iter().collect(),
+        };
+        for destination in self.config.destinations.iter().filter(|d| !known.contains(d)) {
             netlink.add_route(&self.route(*destination))?;
         }
         let stay: HashSet<&Cidr> = self.config.destinations.iter().collect();
@@ -113,7 +122,7 @@ impl VethHost {
     }
 
     /// Puts in force what is not, on the node's end and in the node's kernel. Returns what that was.
-    fn put_back(&mut self, netlink: &mut Netlink, link: &Link) -> Result<Vec<String>, HostError> {
+    fn put_back(&mut self, netlink: &mut Netlink, link: Link) -> Result<Vec<String>, HostError> {
         let Gateway { ipv4, ipv6, mac } = self.config.gateway;
         let wanted = InterfaceSettings {
             mac: Some(self.mac),
@@ -122,7 +131,7 @@ impl VethHost {
             neighbours: vec![(ipv4.into(), mac), (ipv6.into(), mac)],
             routes: self.config.destinations.iter().map(|range| self.route(*range)).collect(),
         };
-        let mut done = wanted.put_back(&self.node, netlink, link)?;
+        let mut done = wanted.put_back_named(&self.node, netlink, link, &self.config.name)?;
         if self.config.forward {
             self.change("net/ipv4/ip_forward", &mut done)?;
             if self.has_ipv6() {
@@ -145,15 +154,9 @@ impl VethHost {
         route
     }
 
-    fn change(&mut self, setting: &'static str, done: &mut Vec<String>) -> Result<(), HostError> {
-        let before = sysctl::get(&self.node, setting)?;
-        if before != "1" {
-            sysctl::set(&self.node, setting, "1")?;
+    fn change(&mut self, setting: &str, done: &mut Vec<String>) -> Result<(), HostError> {
+        if self.changed.set(setting, "1")? {
             done.push(format!("{setting} = 1"));
-            // What was there before the switch is what is put back.
-            if !self.changed.iter().any(|(changed, _)| *changed == setting) {
-                self.changed.push((setting, before));
-            }
         }
         Ok(())
     }
@@ -162,9 +165,6 @@ impl VethHost {
 impl Drop for VethHost {
     fn drop(&mut self) {
         // Best effort: there is nobody left to report to.
-        for (setting, before) in self.changed.drain(..).rev() {
-            let _ = sysctl::set(&self.node, setting, &before);
-        }
         let _ = detach_veth(&self.switch, OURS);
     }
 }

@@ -5,6 +5,7 @@
 //! process dies; pods' interfaces outlive a kill, and the next run attaches to them as they are.
 
 mod changes;
+mod publish;
 mod reconcile;
 
 use std::fmt;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use podswitch_core::control::{Change, ControlPlane, Options, Published};
+use podswitch_core::control::{Change, ControlPlane, Options, Published as Outcome};
 use podswitch_core::id::{Epoch, PortId};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_core::time::{Clock, Instant};
@@ -27,9 +28,11 @@ use crate::host_side::HostSide;
 use crate::options::{NodeOptions, Settings};
 use crate::pod_name::PodName;
 use crate::pods::Pods;
-use crate::state::{Desired, State};
+use crate::ranges::Ranges;
+use crate::state::{Desired, State, StateChanges};
 use crate::stats::Stats;
 use crate::underlay::Underlay;
+use publish::Published;
 
 /// The longest that workers take to acknowledge a new state.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,6 +61,8 @@ pub struct Node {
     host: HostSide,
     underlay: Underlay,
     desired: Desired,
+    published: Published,
+    ranges: Ranges,
     /// Pods that were added one by one.
     added: HashMap<PodName, PodAttachment>,
     reporter: Reporter,
@@ -69,6 +74,8 @@ pub struct Node {
     flows_at: Instant,
     /// Ports changed, and no state that names them could be put in force yet.
     is_unpublished: bool,
+    /// The node's kernel does not have the published state yet.
+    kernel_is_behind: bool,
     /// What was reported of the node's side, or of a state that its interfaces leave, so that it is reported once.
     reported: Option<String>,
 }
@@ -120,8 +127,15 @@ impl Node {
         let underlay = Underlay::new(&settings, &reporter)?;
         let mut pods = Pods::new(&settings, &reporter);
         let own_namespace = || pods.own_namespace();
-        let host =
-            HostSide::open(&settings, &state.config, &mut control, &reporter, own_namespace)?;
+        let local = state.config.node.pod_cidrs.clone();
+        let host = HostSide::open(
+            &settings,
+            &state.config,
+            local,
+            &mut control,
+            &reporter,
+            own_namespace,
+        )?;
         let clock = Clock::start();
         let mut node = Self {
             settings,
@@ -130,6 +144,8 @@ impl Node {
             host,
             underlay,
             desired: Desired::default(),
+            published: Published::default(),
+            ranges: Ranges::default(),
             added: HashMap::new(),
             reporter,
             sink: options.sink,
@@ -139,6 +155,7 @@ impl Node {
             flows_at: clock.now(),
             clock,
             is_unpublished: false,
+            kernel_is_behind: false,
             reported: None,
         };
         let started =
@@ -169,8 +186,8 @@ impl Node {
     }
 
     /// Puts changes of single objects in force, all or none of them; of two for one name the last
-    /// counts. At the cost of what changes, unless routes change, attached pods come, go or move, or other nodes
-    /// do while there is an uplink interface. Changes of ports are ignored: these are the node's.
+    /// counts. At the cost of what changes; with an uplink interface, a change of another node or of a route looks up all
+    /// neighbours. Changes of ports are ignored: these are the node's.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -178,7 +195,17 @@ impl Node {
         &mut self,
         changes: impl IntoIterator<Item = Change>,
     ) -> Result<Epoch, NodeError> {
-        let result = self.change(changes.into_iter().collect());
+        let changes: Vec<Change> = changes.into_iter().collect();
+        self.update_state(StateChanges::from(changes))
+    }
+
+    /// As [`update`](Self::update), also for pods that the state attaches, and for what is no object
+    /// ([`Change::Settings`]).
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn update_state(&mut self, changes: StateChanges) -> Result<Epoch, NodeError> {
+        let result = self.change(changes);
         self.deliver_events();
         result
     }
@@ -313,8 +340,8 @@ impl Node {
     }
 
     /// Reports what a publish left out and took again. Returns its epoch.
-    fn reported(&self, published: Published) -> Epoch {
-        let Published { left_out, taken, epoch, .. } = published;
+    fn reported(&self, published: Outcome) -> Epoch {
+        let Outcome { left_out, taken, epoch, .. } = published;
         left_out.into_iter().for_each(|object| self.reporter.event(Event::LeftOut(object)));
         taken.into_iter().for_each(|object| self.reporter.event(Event::Taken { object }));
         epoch

@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use podswitch_core::control::Change;
 use podswitch_core::id::Epoch;
 use podswitch_core::time::Clock;
 use podswitch_kubernetes::{Files, LoadError, Record, Store};
@@ -12,7 +11,7 @@ use podswitch_kubernetes::{Files, LoadError, Record, Store};
 use super::{FolderWatch, Followed, Source, SourceError, StateSink};
 use crate::cluster::ClusterOptions;
 use crate::error::NodeError;
-use crate::state::State;
+use crate::state::{State, StateChanges};
 
 /// Manifests cannot be put in force.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +41,7 @@ pub enum ApplyError {
 /// What a node is to be given.
 enum Update {
     Whole(Box<State>),
-    Changes(Vec<Change>),
+    Changes(StateChanges),
 }
 
 /// How often in a row a file may change while it is read before that is an error.
@@ -95,8 +94,7 @@ impl ManifestSource {
         }
     }
 
-    /// Reads what changed since the last time, and has `node` follow: at the cost of what changed, or,
-    /// where this node or its pods changed, of the whole state.
+    /// Reads what changed since the last time, and has `node` follow, at the cost of what changed.
     ///
     /// # Errors
     /// The manifests cannot be read or are refused, or the node does not take them. The state in force
@@ -124,9 +122,8 @@ impl ManifestSource {
         })?;
         self.records = records;
         let changes = self.store.take_changes();
-        let whole = self.behind || changes.base.is_some() || !changes.pods.is_empty();
-        if !whole {
-            return Ok(Update::Changes(changes.objects));
+        if !self.behind {
+            return Ok(Update::Changes(self.cluster.changes(changes)));
         }
         self.behind = false;
         Ok(Update::Whole(Box::new(self.whole())))

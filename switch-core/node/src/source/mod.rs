@@ -8,7 +8,6 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use podswitch_core::control::Change;
 use podswitch_core::id::Epoch;
 use podswitch_kubernetes::{Action, Counts, Record};
 
@@ -18,7 +17,7 @@ pub use manifests::{ApplyError, ManifestError, ManifestSource};
 use crate::error::NodeError;
 use crate::handle::NodeHandle;
 use crate::node::Node;
-use crate::state::State;
+use crate::state::{State, StateChanges};
 
 /// Gives a node its states: a whole one first, then changes at the cost of what changed.
 ///
@@ -95,11 +94,11 @@ pub trait StateSink {
     /// As [`Node::apply`].
     fn apply_state(&mut self, state: State) -> Result<Epoch, NodeError>;
 
-    /// As [`Node::update`].
+    /// As [`Node::update_state`].
     ///
     /// # Errors
-    /// As [`Node::update`].
-    fn update_state(&mut self, changes: Vec<Change>) -> Result<Epoch, NodeError>;
+    /// As [`Node::update_state`].
+    fn update_state(&mut self, changes: StateChanges) -> Result<Epoch, NodeError>;
 }
 
 impl StateSink for Node {
@@ -107,8 +106,8 @@ impl StateSink for Node {
         self.apply(state)
     }
 
-    fn update_state(&mut self, changes: Vec<Change>) -> Result<Epoch, NodeError> {
-        self.update(changes)
+    fn update_state(&mut self, changes: StateChanges) -> Result<Epoch, NodeError> {
+        Node::update_state(self, changes)
     }
 }
 
@@ -117,8 +116,8 @@ impl StateSink for &NodeHandle {
         self.apply(state)
     }
 
-    fn update_state(&mut self, changes: Vec<Change>) -> Result<Epoch, NodeError> {
-        self.update(changes)
+    fn update_state(&mut self, changes: StateChanges) -> Result<Epoch, NodeError> {
+        NodeHandle::update_state(self, changes)
     }
 }
 

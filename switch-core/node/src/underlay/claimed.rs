@@ -1,15 +1,17 @@
 //! What the switch claims from the uplink, and so is kept from the node's stack, which would answer
 //! or forward it as well: exactly that, since everything else is the node's.
 
-use podswitch_core::config::{Config, NAT_PORTS, NextHop, Routing, TunnelConfig};
+use podswitch_core::config::{NAT_PORTS, NextHop, Routing, TunnelConfig};
 use podswitch_core::snapshot::Snapshot;
-use podswitch_linux::NetNs;
 use podswitch_linux::netlink::Link;
 use podswitch_linux::nft::{Front, Ingress, IngressDrop};
+use podswitch_linux::{HostError, NetNs};
 use podswitch_wire::cidr::Cidr;
 
 use crate::events::{Failure, Reporter};
-use crate::host_side::{local_ranges, remote_ranges, sources};
+use crate::host_side::sources;
+use crate::ranges::Lists;
+use crate::view::View;
 
 /// Name of the nftables table.
 const TABLE: &str = "podswitch-uplink";
@@ -17,16 +19,24 @@ const TABLE: &str = "podswitch-uplink";
 /// What is in force.
 #[derive(Debug, Default)]
 pub(super) struct Claimed {
-    in_force: Option<(u32, Ingress)>,
+    in_force: Option<InForce>,
     /// What was reported of not being able to.
     reported: Option<String>,
+}
+
+#[derive(Debug)]
+struct InForce {
+    link: Link,
+    drops: Ingress,
+    installed: IngressDrop,
 }
 
 /// What the switch takes: tunnel packets; what is for Services; what comes from behind its routers
 /// for pods of this node; without a tunnel, what other nodes' pods send and what is sent to pods
 /// of this one; and answers from there to what the switch sent with an address of the node.
 pub(super) fn of(
-    config: &Config,
+    view: View<'_>,
+    ranges: &Lists,
     snapshot: &Snapshot,
     tunnel: Option<&TunnelConfig>,
     carries_tunnel: bool,
@@ -37,16 +47,16 @@ pub(super) fn of(
             claimed.udp_to.push(tunnel.port);
         }
         if tunnel.routing == Routing::HostGw {
-            claimed.to = local_ranges(config);
-            claimed.from = remote_ranges(config);
-            let nodes = config.nodes.iter().flat_map(|node| &node.addresses);
+            claimed.to = ranges.local.clone();
+            claimed.from = ranges.remote.clone();
+            let nodes = view.nodes().flat_map(|node| &node.addresses);
             claimed.answers.from.extend(nodes.map(|address| Cidr::host(*address)));
         }
     }
     let is_by_uplink = |hop: &NextHop| matches!(hop, NextHop::Via(_));
-    let beyond = config.routes.iter().filter(|route| route.next_hops.iter().any(is_by_uplink));
+    let beyond = view.routes().filter(|route| route.next_hops.iter().any(is_by_uplink));
     claimed.between.from.extend(beyond.map(|route| route.destination));
-    claimed.between.to = local_ranges(config);
+    claimed.between.to = ranges.local.clone();
     claimed.answers.from.extend(&claimed.between.from);
     claimed.answers.to = sources(snapshot).map(Cidr::host).collect();
     claimed.fronts.extend(snapshot.services.frontends().map(|front| Front {
@@ -74,12 +84,15 @@ impl Claimed {
         drops: Ingress,
         reporter: &Reporter,
     ) {
-        let wanted = (link.index, drops);
-        if self.in_force.as_ref() == Some(&wanted) {
+        let is_same = |now: &InForce| now.link.index == link.index && now.drops == drops;
+        if self.in_force.as_ref().is_some_and(is_same) {
             return;
         }
-        match IngressDrop::install(namespace, TABLE, &link.name, &wanted.1) {
-            Ok(()) => (self.in_force, self.reported) = (Some(wanted), None),
+        match IngressDrop::install(namespace, TABLE, &link.name, &drops) {
+            Ok(installed) => {
+                self.in_force = Some(InForce { link: link.clone(), drops, installed });
+                self.reported = None;
+            }
             Err(error) => {
                 let text = error.to_string();
                 if self.reported.as_ref() != Some(&text) {
@@ -91,12 +104,29 @@ impl Claimed {
         }
     }
 
+    /// Puts it back if somebody changed or removed the table.
+    ///
+    /// # Errors
+    /// Missing privilege; the interface is gone.
+    pub(super) fn put_back(
+        &mut self,
+        namespace: &NetNs,
+        reporter: &Reporter,
+    ) -> Result<(), HostError> {
+        let Some(InForce { link, drops, installed }) = &mut self.in_force else { return Ok(()) };
+        if !installed.is_intact()? {
+            *installed = IngressDrop::install(namespace, TABLE, &link.name, drops)?;
+            reporter.repaired("node", vec![format!("nftables table {TABLE}")]);
+        }
+        Ok(())
+    }
+
     /// Ends it.
     pub(super) fn remove(&mut self, namespace: &NetNs, reporter: &Reporter) {
-        if let Some((index, _)) = self.in_force.take()
+        if let Some(InForce { link, .. }) = self.in_force.take()
             && let Err(error) = IngressDrop::remove(namespace, TABLE)
         {
-            let interface = format!("number {index}");
+            let interface = link.name;
             reporter.failure(Failure::UplinkFilter { interface, error });
         }
     }
