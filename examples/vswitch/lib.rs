@@ -16,6 +16,7 @@ mod replay;
 mod run;
 mod signals;
 mod state;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,7 @@ enum Command {
     Replay(replay::Args),
     Preflight(preflight::Args),
     Probe(probe::Args),
+    Uninstall(uninstall::Args),
 }
 
 /// Runs the command that the program was started with.
@@ -56,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args, json),
         Command::Preflight(args) => preflight::run(&args, json),
         Command::Probe(args) => probe::run(&args, json),
+        Command::Uninstall(args) => uninstall::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
