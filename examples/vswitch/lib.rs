@@ -10,11 +10,14 @@ mod demo;
 mod explain;
 mod failure;
 mod inspect;
+mod preflight;
 mod print;
+mod probe;
 mod replay;
 mod run;
 mod signals;
 mod state;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -53,6 +56,9 @@ enum Command {
     Policies(inspect::ObjectsArgs),
     /// Count connections by Service port and backend.
     Services(inspect::ObjectsArgs),
+    Preflight(preflight::Args),
+    Probe(probe::Args),
+    Uninstall(uninstall::Args),
 }
 
 /// Runs the command that the program was started with.
@@ -72,6 +78,9 @@ pub fn main() -> ExitCode {
         Command::Counters(args) => inspect::counters(&args, json),
         Command::Policies(args) => inspect::policies(&args, json),
         Command::Services(args) => inspect::services(&args, json),
+        Command::Preflight(args) => preflight::run(&args, json),
+        Command::Probe(args) => probe::run(&args, json),
+        Command::Uninstall(args) => uninstall::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

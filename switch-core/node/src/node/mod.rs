@@ -105,7 +105,9 @@ impl Node {
         let namespace = options.open_namespace()?;
         let NodeOptions { name, switch_namespace, workers, masquerade, cluster_cidrs, .. } =
             options;
+        let reporter = Reporter::default();
         let settings = Settings {
+            beside_kube_proxy: options.kube_proxy.is_present(&namespace, &reporter),
             name,
             namespace,
             switch_namespace,
@@ -122,7 +124,6 @@ impl Node {
             ..Options::default()
         };
         let state = state.into();
-        let reporter = Reporter::default();
         let mut control = ControlPlane::new(switch_options);
         control.set_workers(settings.workers)?;
         let drops = options.report_drops.then(|| DropReader::observe(&control, &settings.name));
