@@ -5,6 +5,7 @@
 //! Each concern is a table of our own, replaced in one transaction, so that an interrupted or
 //! killed run leaves nothing that the next one stumbles over.
 
+pub mod conntrack;
 pub(crate) mod forward;
 mod ingress;
 mod message;
