@@ -5,6 +5,7 @@
 //! Each purpose has a table of its own, replaced in one transaction, so that an interrupted or
 //! killed run leaves nothing that disturbs the next.
 
+pub mod conntrack;
 pub(crate) mod forward;
 mod ingress;
 mod message;

@@ -2,6 +2,7 @@
 //! what of Services is the node's.
 
 mod kernel_routes;
+mod lost_clients;
 mod services;
 mod veth;
 
@@ -280,6 +281,11 @@ impl HostSide {
             self.reporter.failure(Failure::HostMtu(error));
         }
         true
+    }
+
+    /// Asks clients outside the cluster whose connections an earlier run translated, so that they learn that it is gone.
+    pub(crate) fn ask_lost_clients(settings: &Settings, control: &ControlPlane) {
+        lost_clients::ask(&settings.namespace, control);
     }
 
     /// Updates health checks; tries sockets again that could not be opened.

@@ -168,7 +168,10 @@ impl Node {
             });
         node.deliver_events();
         match started {
-            Ok(()) => Ok(node),
+            Ok(()) => {
+                HostSide::ask_lost_clients(&node.settings, &node.control);
+                Ok(node)
+            }
             Err(error) => {
                 // The first error is returned. Pods may have had their interfaces from an earlier run.
                 let _ = node.stop(PodInterfaces::Keep);
