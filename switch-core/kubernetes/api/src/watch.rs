@@ -124,7 +124,11 @@ impl Follower {
     }
 
     async fn pause(&self, backoff: &mut Backoff, error: &RequestError) {
-        self.feed.shared.failed(format!("{}: {error}", self.kind.plural()));
+        // Where nothing is reached it is the same for every kind.
+        self.feed.shared.failed(match error {
+            RequestError::Away(reason) => reason.clone(),
+            error => format!("{}: {error}", self.kind.plural()),
+        });
         let asked = match error {
             RequestError::Status { retry_after, .. } => retry_after.unwrap_or_default(),
             _ => Duration::ZERO,
