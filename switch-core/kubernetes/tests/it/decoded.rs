@@ -82,10 +82,7 @@ fn the_thin_form_says_the_same_to_a_store() {
         objects.iter().zip(&thin).map(|(it, thin)| object(it.kind(), thin)).collect();
     assert_eq!(made_of(&objects), made_of(&again));
     let pod = &thin[2];
-    assert!(
-        !pod.contains("managedFields") && !pod.contains("note"),
-        "{pod}"
-    );
+    assert!(!pod.contains("managedFields") && !pod.contains("note"), "{pod}");
     assert_eq!(again[2].uid(), Some("u-1"));
 }
 
