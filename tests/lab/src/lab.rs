@@ -127,7 +127,8 @@ impl Lab {
     /// Creates or changes objects.
     pub fn apply(&self, yaml: &str) -> Result {
         let path = self.run.join("apply.yaml");
-        fs::write(&path, yaml).map_err(|error| error.to_string())?;
+        // What begins with a brace kubectl takes for JSON.
+        fs::write(&path, format!("---\n{yaml}")).map_err(|error| error.to_string())?;
         self.kubectl(&format!("apply --validate=false -f '{}'", path.display())).map(drop)
     }
 

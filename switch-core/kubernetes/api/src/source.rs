@@ -69,6 +69,8 @@ pub struct ApiSource {
     records_at: Instant,
     records_due: bool,
     stale: bool,
+    /// It was said that there is no Node object.
+    is_missing_said: bool,
     /// Texts that are no object.
     unreadable: u64,
     saved: Saved,
@@ -115,6 +117,7 @@ impl ApiSource {
             records_at: now,
             records_due: false,
             stale: false,
+            is_missing_said: false,
             unreadable: 0,
             saved,
             own: OwnNode::default(),
@@ -307,13 +310,17 @@ impl ApiSource {
     fn publish(&mut self, node: &mut dyn StateSink) -> Result<Followed, SourceError> {
         self.changed = false;
         if !self.store.has_node() {
-            self.behind = true;
+            if self.behind && self.is_missing_said {
+                return Ok(Followed::Unchanged);
+            }
+            (self.behind, self.is_missing_said) = (true, true);
             self.records = self.store.records();
             return Err(SourceError::Other(format!(
                 "there is no Node object for this node, {}; the state in force stays",
                 self.node
             )));
         }
+        self.is_missing_said = false;
         let changes = self.store.take_changes();
         self.records_due = true;
         if changes.is_empty() && !self.behind {

@@ -178,7 +178,9 @@ impl Follower {
 
     fn selector(&self, scope: PodScope) -> String {
         match (self.kind, scope) {
-            (Kind::Pod, PodScope::Node) => format!("&fieldSelector=spec.nodeName%3D{}", self.node),
+            (Kind::Pod, PodScope::Node) => {
+                format!("&fieldSelector=spec.nodeName%3D{}", escape(&self.node))
+            }
             _ => String::new(),
         }
     }
