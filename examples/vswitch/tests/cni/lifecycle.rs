@@ -2,8 +2,6 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use podswitch_linux::netlink::LinkSpec;
-
 use super::*;
 
 #[test]
@@ -81,8 +79,7 @@ fn what_is_not_ours_is_left_alone() {
     let world = World::new("");
     let switch = world.start(&[]);
     let taken = Container::new();
-    let mut netlink = Netlink::open(&taken.netns).unwrap();
-    netlink.add_dummy(&LinkSpec::new("eth0")).unwrap();
+    world.put_interface("eth0", &taken.netns);
     let refused = world.of("ADD", &taken, None, &json!({}));
     assert_eq!(refused.error().0, 101);
     world.del(&taken);
@@ -96,7 +93,7 @@ fn what_is_not_ours_is_left_alone() {
     let ours = netlink.link("eth0").unwrap().index;
     netlink.set_down(ours).unwrap();
     netlink.rename(ours, "old0").unwrap();
-    netlink.add_dummy(&LinkSpec::new("eth0")).unwrap();
+    world.put_interface("eth0", &replaced.netns);
     world.del(&replaced);
     assert!(replaced.has_interface("eth0"));
     assert!(!replaced.has_interface("old0"));

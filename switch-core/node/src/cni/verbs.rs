@@ -326,10 +326,10 @@ impl State {
         };
         let mut addresses = Vec::new();
         for address in asked {
+            self.pool.hold(&add.key, *address).map_err(|error| refused(add, error))?;
             if let Some(by) = taken_by(*address) {
                 return Err(refused(add, IpamError::Taken { address: *address, by }));
             }
-            self.pool.hold(&add.key, *address).map_err(|error| refused(add, error))?;
             addresses.push(*address);
         }
         if add.ipam.is_none() {
