@@ -31,7 +31,7 @@ pub(super) struct SourceFlags {
     /// the environment. Never give a Service's address alone: it needs the switch. Can be repeated.
     #[arg(long, value_name = "URL", value_delimiter = ',', requires = "kubernetes")]
     api_server: Vec<String>,
-    /// Where `/healthz`, `/readyz` and `/livez` are answered, with --kubernetes.
+    /// Where `/healthz`, `/readyz`, `/livez` and `/metrics` are answered, with --kubernetes.
     #[arg(long, value_name = "HOST:PORT|off", default_value = "127.0.0.1:9100", value_parser = address)]
     metrics_address: Address,
 }
@@ -56,6 +56,8 @@ fn address(text: &str) -> Result<Address, String> {
 pub(super) struct Opened {
     pub(super) source: Box<dyn Source>,
     pub(super) view: Arc<dyn ClusterView>,
+    /// Takes what `/metrics` answers. `None`: nothing is served.
+    pub(super) metrics: Option<Box<dyn Fn(String)>>,
 }
 
 impl SourceFlags {
@@ -71,7 +73,7 @@ impl SourceFlags {
             Some(path) => {
                 let source = ManifestSource::new(path, node, cluster, strict);
                 let view = source.cluster_view();
-                Ok(Opened { source: Box::new(source), view })
+                Ok(Opened { source: Box::new(source), view, metrics: None })
             }
             None => self.open_api(node, cluster, run_dir),
         }
@@ -91,6 +93,7 @@ impl SourceFlags {
         options.servers.clone_from(&self.api_server);
         options.run_dir = run_dir.map(Path::to_owned);
         options.health = self.metrics_address.0;
+        let metrics = options.metrics.clone();
         options.on_thread_start = Some(podswitch_linux::confine::worker_thread);
         let source = ApiSource::open(options).map_err(|error| match error {
             ApiError::Option { reason, .. } => Failure::Input(format!("--api-server: {reason}")),
@@ -98,7 +101,8 @@ impl SourceFlags {
             error => Failure::Setup(error.to_string()),
         })?;
         let view = source.view();
-        Ok(Opened { source: Box::new(source), view })
+        let metrics = self.metrics_address.0.map(|_| Box::new(move |text| metrics.set(text)) as _);
+        Ok(Opened { source: Box::new(source), view, metrics })
     }
 
     #[cfg(not(feature = "kubernetes"))]

@@ -226,6 +226,31 @@ fn queues_of_one_device_share_the_work() {
     assert_eq!(ports[0].drain(b"again"), 64);
 }
 
+/// What a killed run left is found again, whatever the pod called it meanwhile.
+#[test]
+fn an_interface_that_was_renamed_is_used_again() {
+    podswitch_testkit::require_tap!();
+    let ns = NetNs::anonymous().unwrap();
+    let pod = pod(&[V4, V6]);
+    let options = TapOptions { persistent: true, ..TapOptions::default() };
+    let index = attach_tap(&ns, &pod, options).unwrap().index();
+    let mut netlink = Netlink::open(&ns).unwrap();
+    netlink.set_down(index).unwrap();
+    netlink.rename(index, "x0").unwrap();
+    netlink.set_up(index).unwrap();
+    let device = attach_tap(&ns, &pod, options).unwrap();
+    assert!(device.was_there() && device.index() == index);
+    assert_eq!(netlink.link("eth0").unwrap().index, index);
+    assert!(netlink.find_link("x0").unwrap().is_none());
+    // Another interface under the name is in the way of nobody but itself.
+    drop(device);
+    netlink.set_down(index).unwrap();
+    netlink.rename(index, "x0").unwrap();
+    netlink.add_bridge(&podswitch_linux::netlink::LinkSpec::new("eth0")).unwrap();
+    attach_tap(&ns, &pod, options).unwrap_err();
+    assert_eq!(netlink.link("x0").unwrap().index, index);
+}
+
 /// What a full queue has no room for is counted, so that every frame that a pod sent is in some count.
 #[test]
 fn frames_that_a_full_queue_has_no_room_for_are_counted() {

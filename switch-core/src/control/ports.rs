@@ -95,6 +95,14 @@ impl ControlPlane {
         Ok(device)
     }
 
+    /// Has a worker transmit an Ethernet frame by a port. It counts as originated by the switch. Not for
+    /// traffic: each frame is a command.
+    pub fn send(&self, port: PortId, frame: &[u8]) {
+        if let Some(worker) = self.workers.first() {
+            worker.handle.send(Command::Send(port, frame.into()));
+        }
+    }
+
     /// Facts about an attached port.
     pub fn port_info(&self, port: PortId) -> Option<PortInfo> {
         Some(self.devices.get(port.index())?.as_ref()?.device.info())

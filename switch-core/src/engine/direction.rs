@@ -224,10 +224,8 @@ impl Engine {
             return Some(UNKNOWN_CONNECTION);
         }
         let is_here = is_own || snapshot.is_local_pod(client);
-        if !is_here && direct.origin_end.is_none() && snapshot.reach(client).is_none() {
-            // A client outside the cluster. Only its own packets tell where it is reached.
-            return Some(UNKNOWN_CONNECTION);
-        }
+        let is_outside =
+            !is_here && direct.origin_end.is_none() && snapshot.reach(client).is_none();
         let seconds = cx.now.as_secs() as u32;
         let unknown = Some(DropReason::TcpInvalidState.into());
         match self.shared.probes.progress(key, seconds) {
@@ -240,15 +238,20 @@ impl Engine {
         let frontends: ArrayVec<SocketAddr, CANDIDATES> = snapshot
             .services
             .frontends_of(backend)
-            // Other nodes translate for their own pods, except at this node's NodePorts.
-            .filter(|(kind, _)| is_here || *kind == FrontendKind::NodePort)
+            // Other nodes translate for their own pods, except at this node's NodePorts. Cluster IPs are
+            // not reached from outside.
+            .filter(|(kind, _)| match is_outside {
+                true => *kind != FrontendKind::ClusterIp,
+                false => is_here || *kind == FrontendKind::NodePort,
+            })
             .map(|(_, frontend)| frontend)
             // A known connection of the client to this frontend has another backend.
             .filter(|frontend| !tracker.is_taken(&client_key(key, *frontend)))
             .take(CANDIDATES)
             .collect();
         if frontends.is_empty() {
-            return None;
+            // Only the packets of a client outside the cluster tell where it is reached.
+            return is_outside.then_some(UNKNOWN_CONNECTION);
         }
         let segment = read_segment(packet, parsed);
         if self.may_probe(cx, packet)

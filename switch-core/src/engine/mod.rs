@@ -302,6 +302,13 @@ impl Engine {
         cx.pool.free(packet);
     }
 
+    /// Sends a frame that the control plane created.
+    pub fn send_created(&mut self, cx: &mut BurstContext<'_>, port: PortId, frame: &[u8]) {
+        let Some(mut packet) = cx.pool.alloc_for(frame.len()) else { return };
+        packet.fill(frame);
+        self.originate(cx, port, packet);
+    }
+
     /// Sends a frame that the switch created.
     fn originate(&mut self, cx: &mut BurstContext<'_>, port: PortId, mut packet: Packet) {
         packet.origin = Origin::Originated;

@@ -24,6 +24,7 @@ pub(super) enum Kind {
     NewSet = 9,
     NewElements = 12,
     GetTable = 1,
+    GetChain = 4,
     GetRule = 7,
 }
 
@@ -31,6 +32,8 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum Family {
+    Ipv4 = 2,
+    Ipv6 = 10,
     /// IPv4 and IPv6 together.
     Inet = 1,
     /// One interface, in front of everything else.
@@ -237,10 +240,20 @@ impl Connection {
         fill: impl FnOnce(&mut Attributes<'_>),
         operation: impl Fn() -> String,
     ) -> Result<Vec<Vec<u8>>, HostError> {
+        self.dump(SUBSYSTEM << 8 | kind as u16, family as u8, fill, operation)
+    }
+
+    /// As [`list`](Self::list), of any subsystem of the packet filter.
+    pub(super) fn dump(
+        &mut self,
+        number: u16,
+        family: u8,
+        fill: impl FnOnce(&mut Attributes<'_>),
+        operation: impl Fn() -> String,
+    ) -> Result<Vec<Vec<u8>>, HostError> {
         let mut buffer = Vec::new();
-        let number = SUBSYSTEM << 8 | kind as u16;
         let flags = NLM_F_REQUEST | netlink_packet_core::NLM_F_DUMP;
-        message(&mut buffer, number, flags, self.sequence, family as u8, 0, fill);
+        message(&mut buffer, number, flags, self.sequence, family, 0, fill);
         let sequence = self.sequence;
         self.sequence += 1;
         self.socket.send(&buffer, 0).context(&operation)?;

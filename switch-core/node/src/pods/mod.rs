@@ -129,6 +129,11 @@ impl Pods {
         &self.ports
     }
 
+    /// Attached pods, in no order.
+    pub(crate) fn list(&self) -> impl Iterator<Item = (&PodAttachment, PortId)> {
+        self.attached.values().map(|attached| (&attached.attachment, attached.port))
+    }
+
     /// The pod that has a port.
     pub(crate) fn at(&self, port: PortId) -> Option<PodName> {
         self.attached.values().find(|a| a.port == port).map(|a| a.attachment.pod.clone())
