@@ -2,18 +2,23 @@
 //! acknowledgement, at the size to be held: 5,000 nodes, 150,000 pods, 10,000 policies, 10,000
 //! Services with 25 endpoints each, both families. The aim is 5 ms.
 //!
-//! `objects/one_*`: `Object::from_json`, `Store::upsert`, `Store::take_changes`,
-//! `ControlPlane::update`, acknowledged by a worker on a thread of its own. `objects/read_one_*` is
-//! the part without the control plane. `objects/reload_*`: one object changed in manifests of
-//! about 100 MB, read again by `Files::load`. What reading everything costs is printed, too.
+//! `objects/one_*`: `Object::from_json`, `Store::upsert`, `Store::take_changes` and a `Node` in a
+//! network namespace of its own: acknowledged by its worker, and routes, steering and masquerading
+//! of the node's kernel set. `objects/read_one_*` is the part without the node.
+//! `objects/reload_*`: one object changed in manifests of about 100 MB, read again by `Files::load`.
+//! What reading everything costs is printed, too.
+//!
+//! Needs root or a user namespace.
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, criterion_group, criterion_main};
-use podswitch_core::control::{ControlPlane, Options, Pinning};
+use criterion::{Criterion, criterion_group};
 use podswitch_kubernetes::{Files, Object, Store};
+use podswitch_linux::NetNs;
+use podswitch_linux::userns::ensure_privilege;
+use podswitch_node::{ClusterOptions, Node, NodeOptions, PodAttachment, PodName, State};
 use serde_json::{Value, json};
 
 const NODES: usize = 5_000;
@@ -22,6 +27,11 @@ const NAMESPACES: usize = 500;
 const POLICIES: usize = 10_000;
 const SERVICES: usize = 10_000;
 const ENDPOINTS: usize = 25;
+/// The Service that has a node port.
+const NODE_PORT: usize = 6000;
+/// A pod of this node, and one that is attached to it.
+const OWN: usize = NODES;
+const ATTACHED: usize = 2 * NODES;
 
 fn address(pod: usize) -> [String; 2] {
     let (node, n) = (pod % NODES, pod / NODES);
@@ -62,10 +72,12 @@ fn policy(number: usize, port: usize) -> Value {
 }
 
 fn service(number: usize, affinity: bool) -> Value {
+    let node_port = (number == NODE_PORT).then_some(30_000 + u16::from(affinity));
     json!({"apiVersion": "v1", "kind": "Service", "metadata": meta(format!("svc{number}"), number),
         "spec": {"clusterIPs": [format!("11.0.{}.{}", number / 256, number % 256), format!("fd96::{number:x}")],
             "sessionAffinity": if affinity { "ClientIP" } else { "None" },
-            "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}})
+            "type": if number == NODE_PORT { "NodePort" } else { "ClusterIP" },
+            "ports": [{"name": "http", "port": 80, "targetPort": 8080, "nodePort": node_port}]}})
 }
 
 fn slice(number: usize, family: usize, shift: usize) -> Value {
@@ -113,16 +125,17 @@ fn write(folder: &Path) {
 struct Cluster {
     files: Files,
     store: Store,
-    control: ControlPlane,
+    node: Node,
+    cluster: ClusterOptions,
 }
 
 impl Cluster {
-    /// Publishes what changed, and waits for the worker.
+    /// Puts what changed in force.
     fn publish(&mut self) {
         let changes = self.store.take_changes();
-        assert!(!changes.objects.is_empty());
-        let epoch = self.control.update(changes.objects).expect("a good change");
-        self.control.wait(epoch, Duration::from_secs(10)).expect("acknowledged");
+        assert!(!changes.is_empty());
+        let applied = self.node.update_state(self.cluster.changes(changes));
+        applied.expect("a good change");
     }
 }
 
@@ -138,22 +151,23 @@ fn start(folder: &Path) -> Cluster {
     let compile = begun.elapsed() - read;
     drop(store.take_changes());
     assert!(compiled.refused().next().is_none(), "{:?}", compiled.refused().next());
-    let mut control = ControlPlane::new(Options { pinning: Pinning::None, ..Options::default() });
-    control.set_workers(1).expect("a worker");
-    let epoch = control.apply(&compiled.config).expect("a good state");
-    control.wait(epoch, Duration::from_secs(60)).expect("acknowledged");
+    let options = NodeOptions::new("node0").namespace(NetNs::anonymous().expect("privilege"));
+    let begun = Instant::now();
+    let node = Node::start(options, State::from(compiled)).expect("a good state");
+    let start = begun.elapsed();
     let bytes: u64 = fs::read_dir(folder)
         .expect("the folder")
         .map(|entry| entry.and_then(|entry| entry.metadata()).map_or(0, |metadata| metadata.len()))
         .sum();
     println!(
-        "objects/whole: {} objects, {} MB read in {:.2} s, whole state in {:.2} s",
+        "objects/whole: {} objects, {} MB read in {:.2} s, whole state in {:.2} s, in force in {:.2} s",
         loading.objects,
         bytes / 1_000_000,
         read.as_secs_f64(),
-        compile.as_secs_f64()
+        compile.as_secs_f64(),
+        start.as_secs_f64()
     );
-    Cluster { files, store, control }
+    Cluster { files, store, node, cluster: ClusterOptions::default() }
 }
 
 fn objects(criterion: &mut Criterion) {
@@ -162,7 +176,36 @@ fn objects(criterion: &mut Criterion) {
     write(&folder);
     let mut cluster = start(&folder);
 
-    let kinds: [(&str, [Value; 2]); 6] = [
+    let of_node = address(ATTACHED).map(|address| address.parse().expect("an address"));
+    let name = PodName::new(&format!("n{}", ATTACHED % NAMESPACES), &format!("p{ATTACHED}"));
+    let namespace = NetNs::anonymous().expect("privilege");
+    let attachment = PodAttachment::new(name.expect("a name"), namespace, of_node);
+    cluster.node.add_pod(attachment).expect("attached");
+    let outside = |number: usize, last: usize| {
+        let mut pod = pod(number, 0);
+        let address = format!("198.51.100.{last}");
+        pod["status"] = json!({"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]});
+        pod
+    };
+    let labelled = |mut object: Value, value: &str| {
+        object["metadata"]["labels"] = json!({"team": "t1", "revision": value});
+        object
+    };
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n1"}});
+
+    let kinds: [(&str, [Value; 2]); 14] = [
+        ("own_pod_labels", [pod(OWN, 1), pod(OWN, 2)]),
+        ("own_pod_address", [outside(OWN, 3), outside(OWN, 4)]),
+        ("attached_pod_labels", [pod(ATTACHED, 1), pod(ATTACHED, 2)]),
+        ("outside_pod", [outside(78, 1), outside(78, 2)]),
+        ("namespace", [labelled(namespace.clone(), "1"), labelled(namespace, "2")]),
+        ("node_port", [service(NODE_PORT, false), service(NODE_PORT, true)]),
+        ("own_node_labels", [labelled(node(0, 1), "1"), labelled(node(0, 1), "2")]),
+        ("node_range", {
+            let mut other = node(79, 1);
+            other["spec"]["podCIDRs"] = json!(["10.250.79.0/24"]);
+            [node(79, 1), other]
+        }),
         ("pod_labels", [pod(77, 1), pod(77, 2)]),
         ("policy", [policy(5000, 1001), policy(5000, 1002)]),
         ("service", [service(5000, false), service(5000, true)]),
@@ -227,4 +270,9 @@ fn objects(criterion: &mut Criterion) {
 }
 
 criterion_group!(benches, objects);
-criterion_main!(benches);
+
+fn main() {
+    ensure_privilege().expect("namespaces need privilege");
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}

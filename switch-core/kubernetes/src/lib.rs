@@ -54,6 +54,7 @@ mod api;
 mod kind;
 mod object;
 mod options;
+mod parts;
 mod read;
 mod report;
 mod source;
@@ -63,8 +64,10 @@ mod store;
 mod text;
 mod validate;
 
+pub use kind::Kind;
 pub use object::{Object, ObjectError};
 pub use options::{Options, PodAnnotations};
+pub use parts::ServiceEndpoint;
 pub use report::{Action, Counts, Record, Source};
 pub use source::{Files, LoadError, Loading, Manifests};
 pub use state::{Compiled, InterfaceKind, LocalPod, Overlay, PodInterface};

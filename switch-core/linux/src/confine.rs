@@ -1,11 +1,12 @@
-//! Least privilege for a running switch: capabilities for each thread, no new privileges, no core dumps, and
-//! an allow list of system calls (seccomp).
+//! Least privilege for a running switch: capabilities for each thread, no new privileges, no core
+//! dumps, and an allow list of system calls (seccomp).
 //!
-//! A program calls [`process`] first thing, then starts the thread that owns the switch, then gives up in every
-//! other thread what only that one needs ([`keep_capabilities`]). Threads inherit what their parent has.
+//! A program calls [`process`] first, then starts the thread that owns the switch, then drops in
+//! every other thread what only that one needs ([`keep_capabilities`]). Threads inherit the
+//! capabilities of their parent.
 //!
-//! Capabilities belong to a thread, see capabilities(7). System calls that are not on the list fail with EPERM;
-//! the process goes on, so a mistake here is an error message, not an outage.
+//! Capabilities belong to a thread, see capabilities(7). System calls that are not on the list fail
+//! with EPERM; the process goes on, so a mistake here is an error message, not an outage.
 
 mod calls;
 
@@ -28,16 +29,16 @@ pub const CONTROL: CapabilitySet = CapabilitySet::NET_ADMIN
     .union(CapabilitySet::SYS_ADMIN)
     .union(CapabilitySet::SYS_PTRACE);
 
-/// What is left to a worker: its devices are open.
+/// What a worker keeps: its devices are open.
 pub const WORKER: CapabilitySet = CapabilitySet::empty();
 
 /// Gives up for the whole process what a switch never needs: privileges of programs that it could
 /// execute, core dumps and ptrace(2) by others, every capability but `keep`, and system calls that
-/// are not on the list. `keep` is what the calling thread has afterwards, as far as it had it.
+/// are not on the list. The calling thread keeps those of `keep` that it had.
 ///
 /// # Errors
-/// The kernel refuses one of the steps, such as a filter where it was built without seccomp. The steps
-/// before it are in force.
+/// The kernel refuses one of the steps, such as a filter where it was built without seccomp. The
+/// steps before it have been taken.
 pub fn process(keep: CapabilitySet) -> Result<(), HostError> {
     set_no_new_privs(true).context(|| "give up new privileges".into())?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context(|| "give up core dumps".into())?;
@@ -46,10 +47,10 @@ pub fn process(keep: CapabilitySet) -> Result<(), HostError> {
     filter_system_calls()
 }
 
-/// Removes all but `keep` from the calling thread's capabilities, for good. What it did not have, it does not get.
+/// Removes all but `keep` from the calling thread's capabilities, permanently. It gains none.
 ///
 /// # Errors
-/// The kernel refuses it; it has no reason to.
+/// The kernel refuses it, which is not expected.
 pub fn keep_capabilities(keep: CapabilitySet) -> Result<(), HostError> {
     let now = capabilities(None).context(|| "read capabilities".into())?;
     let sets = CapabilitySets {
@@ -60,9 +61,9 @@ pub fn keep_capabilities(keep: CapabilitySet) -> Result<(), HostError> {
     set_capabilities(None, sets).context(|| "give up capabilities".into())
 }
 
-/// What a worker's thread does before anything else.
+/// To be called first by a worker's thread.
 pub fn worker_thread() {
-    // It fails only where the kernel has no capabilities, and then there is nothing to give up.
+    // It fails only where the kernel has no capabilities; then there is nothing to drop.
     let _ = keep_capabilities(WORKER);
 }
 

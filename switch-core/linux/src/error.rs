@@ -1,4 +1,4 @@
-//! The one error of this module: what was attempted on which object, and what the system said.
+//! The error of this crate: the operation, the object, and the system's error.
 
 use std::fmt;
 use std::io;
@@ -12,17 +12,17 @@ pub struct HostError {
 }
 
 impl HostError {
-    /// An error of `operation`, worded so that it can stand before a colon: "create bridge br0".
+    /// An error of `operation`, worded to stand before a colon: "create bridge br0".
     pub fn new(operation: impl Into<String>, source: io::Error) -> Self {
         Self { operation: operation.into(), detail: None, source }
     }
 
-    /// An error that is ours to find, not the system's.
+    /// An error found here, not reported by the system.
     pub(crate) fn invalid(operation: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::new(operation, io::Error::new(io::ErrorKind::InvalidInput, reason.into()))
     }
 
-    /// Adds what the kernel said in words beside its error number.
+    /// Adds the kernel's message.
     pub(crate) fn with_detail(mut self, detail: Option<String>) -> Self {
         self.detail = detail;
         self
@@ -38,7 +38,7 @@ impl HostError {
         self.source.raw_os_error()
     }
 
-    /// Whether the object was not there.
+    /// Whether the object does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(
             self.raw_os_error(),
@@ -46,7 +46,7 @@ impl HostError {
         ) || self.kind() == io::ErrorKind::NotFound
     }
 
-    /// Whether the object was there already.
+    /// Whether the object already exists.
     pub fn is_already_there(&self) -> bool {
         self.raw_os_error() == Some(libc::EEXIST)
     }

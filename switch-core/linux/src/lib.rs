@@ -1,14 +1,15 @@
-//! The Linux side of podswitch: network namespaces, interfaces, addresses, routes, packet filter rules, the ways in which
-//! pods and the node itself are attached to the switch, and the [`port`]s that speak to the kernel.
+//! The Linux side of podswitch: network namespaces, interfaces, addresses, routes, packet filter
+//! rules, attachment of pods and the node to the switch, and the kernel's [`port`]s.
 //!
-//! Everything here talks to the kernel directly: no `ip`, `nft` or `sysctl` program is needed. [`sysctl`], [`netlink`],
-//! [`nft`] and [`attach`] are called while a node is set up and torn down, on ordinary threads; only [`port`] is used
-//! by the switch's workers while packets pass. Errors name the object and the operation ([`HostError`]). The crate
-//! knows nothing of Kubernetes or policy.
+//! Everything here talks to the kernel directly: no `ip`, `nft` or `sysctl` program is needed.
+//! [`sysctl`], [`netlink`], [`nft`] and [`attach`] are called while a node is set up and torn down,
+//! on ordinary threads; only [`port`] is used by the switch's workers while packets pass. Errors
+//! name the object and the operation ([`HostError`]). The crate knows nothing of Kubernetes or
+//! policy.
 //!
-//! # Two namespaces, a cable between them
+//! # Two namespaces and a veth pair between them
 //!
-//! Runs as root, or in a user namespace ([`userns`]); leaves without a word where neither can be had.
+//! Runs as root, or in a user namespace ([`userns`]); skipped where neither is possible.
 //!
 //! ```
 //! use podswitch_linux::netlink::LinkSpec;

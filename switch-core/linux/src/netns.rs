@@ -19,12 +19,12 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::{Context, HostError};
 use crate::sys;
 
-/// Where iproute2 keeps names of network namespaces, and we too where it may be written.
+/// Where iproute2 keeps names of network namespaces; used here too where it is writable.
 const SYSTEM_DIRECTORY: &str = "/run/netns";
 
 /// A network namespace. Clones share it; a namespace that [`create`](Self::create) made under a
-/// name loses that name when the last clone is dropped, unless [`keep`](Self::keep) was called,
-/// and goes when nothing holds it any more.
+/// name loses that name when the last clone is dropped, unless [`keep`](Self::keep) was called, and
+/// is removed when nothing holds it any more.
 ///
 /// ```no_run
 /// # use podswitch_linux::NetNs;
@@ -44,7 +44,7 @@ struct Inner {
     fd: Arc<OwnedFd>,
     /// The path that it was opened by or is mounted on.
     path: Option<PathBuf>,
-    /// Whether `path` is ours to remove.
+    /// Whether to remove `path` on drop.
     owned: std::sync::atomic::AtomicBool,
 }
 
@@ -70,12 +70,12 @@ impl NetNs {
     /// The namespace of the given name under [`directory`](Self::directory), or `None`.
     ///
     /// # Errors
-    /// The name stands for something that is no network namespace.
+    /// The name refers to something other than a network namespace.
     pub fn find(name: &str) -> Result<Option<Self>, HostError> {
         let path = Self::directory().join(checked_name(name)?);
         match Self::open(&path) {
             Ok(ns) => Ok(Some(ns)),
-            // A plain file is what is left of a name whose mount is gone.
+            // An ordinary file is left of a name whose mount is gone.
             Err(error)
                 if error.is_not_found() || fs::metadata(&path).is_ok_and(|m| m.is_file()) =>
             {
@@ -89,7 +89,7 @@ impl NetNs {
     /// socket in it. Its loopback interface is up.
     ///
     /// # Errors
-    /// Missing privilege (CAP_SYS_ADMIN), or the system's bound on namespaces.
+    /// Missing privilege (CAP_SYS_ADMIN), or the system's limit of namespaces.
     pub fn anonymous() -> Result<Self, HostError> {
         let fd = new_namespace(|| Ok(()))?;
         let ns = Self::from_fd(fd, None, false);
@@ -97,8 +97,8 @@ impl NetNs {
         Ok(ns)
     }
 
-    /// Makes a namespace that others find as `name`, as `ip netns add` does. Its loopback
-    /// interface is up. A name left over from a namespace that is gone is used again.
+    /// Makes a namespace that others find as `name`, as `ip netns add` does. Its loopback interface
+    /// is up. A name left from a removed namespace is reused.
     ///
     /// # Errors
     /// The name is taken (`is_already_there`), or missing privilege.
@@ -312,23 +312,23 @@ impl Drop for Inner {
         if self.owned.load(std::sync::atomic::Ordering::Relaxed)
             && let Some(path) = &self.path
         {
-            // Nobody is left to be told; a name that stays is found and used again.
+            // There is no caller to report to; a name that stays is reused.
             let _ = remove_name(path);
         }
     }
 }
 
-/// Opens a file that is a namespace, and nothing else: the path may come from a Pod's annotation. To
-/// open a pipe would wait for its other end, and to open a device may do anything.
+/// Opens a file that is a namespace, and nothing else: the path may come from a Pod's annotation.
+/// Opening a pipe would block, and opening a device may have side effects.
 fn open_namespace_file(path: &Path) -> io::Result<File> {
     /// linux/magic.h
     const NSFS_MAGIC: i64 = 0x6e73_6673;
-    // With O_PATH the file is found, not opened.
+    // O_PATH looks the file up without opening it.
     let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     if rustix::fs::fstatfs(&found)?.f_type as i64 != NSFS_MAGIC {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a namespace"));
     }
-    // The file that was found, whatever is at the path by now.
+    // The file that was looked up, whatever is at the path by now.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let again = format!("/proc/self/fd/{}", found.as_raw_fd());
     Ok(File::from(rustix::fs::open(again, flags, Mode::empty())?))
@@ -364,8 +364,8 @@ fn prepare_directory(directory: &Path) -> Result<(), HostError> {
     if is_system { share_mounts(directory) } else { check_owner(directory) }
 }
 
-/// Sees to it that mounts in the folder are seen by other mount namespaces too, as iproute2 does:
-/// without that, a container started now would hold a copy of each mount for good.
+/// Makes mounts in the folder propagate to other mount namespaces, as iproute2 does: otherwise a
+/// container started now would keep a copy of each mount.
 fn share_mounts(directory: &Path) -> Result<(), HostError> {
     let operation = || format!("share mounts in {}", directory.display());
     let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
@@ -378,7 +378,7 @@ fn share_mounts(directory: &Path) -> Result<(), HostError> {
     }
 }
 
-/// A folder among everybody's temporary files may be somebody else's trap.
+/// A folder in a shared temporary directory may belong to another user.
 fn check_owner(directory: &Path) -> Result<(), HostError> {
     let operation = || format!("use {}", directory.display());
     let metadata = fs::symlink_metadata(directory).context(operation)?;
@@ -388,7 +388,7 @@ fn check_owner(directory: &Path) -> Result<(), HostError> {
     Err(HostError::invalid(operation(), "it is not a folder of this user's own"))
 }
 
-/// This user's number as those outside of the user namespace see it.
+/// This user's ID outside the user namespace.
 fn outer_uid() -> u32 {
     let inner = rustix::process::geteuid().as_raw();
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -405,12 +405,12 @@ fn outer_uid() -> u32 {
 
 fn remove_name(path: &Path) -> io::Result<()> {
     match rustix::mount::unmount(path, UnmountFlags::DETACH) {
-        // Not mounted: what is left of a name.
+        // Not mounted: an ordinary file.
         Ok(()) | Err(rustix::io::Errno::INVAL) => fs::remove_file(path)?,
         Err(errno) => return Err(errno.into()),
     }
     if let Some(directory) = path.parent().filter(|d| *d != Path::new(SYSTEM_DIRECTORY)) {
-        // A folder of our own goes with the last name in it.
+        // This user's folder is removed with the last name in it.
         let _ = fs::remove_dir(directory);
     }
     Ok(())

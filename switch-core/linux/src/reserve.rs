@@ -1,5 +1,5 @@
-//! Ports that the node's kernel must not give to its own connections, because the switch does:
-//! those of its source NAT, and node ports.
+//! Reserves ports of the switch, so that the node's kernel does not use them for its own
+//! connections: source NAT ports and node ports.
 
 use std::ops::RangeInclusive;
 
@@ -28,8 +28,8 @@ impl ReservedPorts {
         Ok(reserved)
     }
 
-    /// Reserves the ports again where somebody else set the list meanwhile; what that says stays reserved at the
-    /// end. Returns what was put back.
+    /// Reserves the ports again if another program set the list meanwhile; its ports stay reserved
+    /// at the end. Returns what was restored.
     ///
     /// # Errors
     /// As [`reserve`](Self::reserve).

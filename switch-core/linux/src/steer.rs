@@ -1,14 +1,15 @@
-//! Services at the node's own addresses, and whatever else of theirs the node's stack would keep
-//! for itself: node ports, host ports, load-balancer and external addresses that the node has.
+//! Steering of Services at the node's own addresses into the switch: node ports, host ports,
+//! load-balancer and external addresses that the node has. The node's stack would otherwise answer
+//! them.
 //!
-//! What is for them is marked ([`nft`](super::nft)) where it enters the node's stack, from the network or from
-//! its own processes, and a routing rule in front of the kernel's own sends what is marked to
-//! the switch, with its addresses as they are. The switch's answers come from the node's own
-//! addresses, which the node's interface to the switch is told to accept.
+//! Packets to them are marked ([`nft`](super::nft)) where they enter the node's stack, from the
+//! network or from local processes, and a routing rule before the kernel's local rule sends marked
+//! packets to the switch with unchanged addresses. The switch answers from the node's own
+//! addresses, which the node's interface to the switch is configured to accept.
 //!
-//! The kernel's rule for its own addresses comes first of all, so that it has to be moved back.
-//! There is one at every moment. All of it is put back at the end; what a killed run left does no
-//! harm and is found right by the next.
+//! The kernel's rule for the local table has the highest priority and is moved behind ours; there
+//! is one at every moment. Everything is restored at the end. What a killed run left is harmless,
+//! and the next run accepts it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -20,16 +21,16 @@ use super::netlink::{InterfaceAddress, Route, Rule};
 use super::nft::{Front, Marking, MarkingConfig};
 use super::{HostError, NetNs, Netlink, sysctl};
 
-/// Order of the rule for marked packets, and of the kernel's own behind it.
+/// Priorities of the rule for marked packets and of the kernel's local rule after it.
 const MARKED: u32 = 80;
 const LOCAL: u32 = 81;
-/// The kernel's table of its own addresses.
+/// The kernel's local table.
 const LOCAL_TABLE: u32 = 255;
-/// An address for the interface where the kernel asks for one. Of the gateway's network, which no
-/// router carries any further (RFC 3927).
+/// An address for the interface where the kernel requires one, from the link-local range (RFC
+/// 3927).
 const FALLBACK: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
 
-/// What is steered, and how.
+/// Configuration of steering.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SteeringConfig {
     /// The node's interface to the switch.
@@ -40,17 +41,17 @@ pub struct SteeringConfig {
     pub table: u32,
     /// Name of the nftables table.
     pub marks: String,
-    /// The mark: one bit that nobody else on the node uses.
+    /// The mark: one bit that nothing else on the node uses.
     pub mark: u32,
-    /// Largest network-layer packet of the interface to the switch.
+    /// MTU of the interface to the switch.
     pub mtu: u16,
     /// Addresses that the switch sends from: the node's, and those of its own masquerading.
     pub sources: Vec<IpAddr>,
-    /// What is for the switch.
+    /// Addresses and ports of the switch.
     pub fronts: Vec<Front>,
     /// Servers of the node itself that the switch sends clients to with their own addresses.
     pub servers: Vec<Front>,
-    /// The mark of connections to those, in connection tracking: one bit that nobody else uses.
+    /// The mark of connections to those, in conntrack: one bit that nothing else uses.
     pub server_mark: u32,
 }
 
@@ -112,10 +113,10 @@ impl Steering {
         Ok(Self { ns: ns.clone(), config, marking, rules })
     }
 
-    /// Replaces what is steered, at one stroke. Connections that were steered go on.
+    /// Replaces what is steered, atomically. Steered connections continue.
     ///
     /// # Errors
-    /// Missing privilege; what was in force stays.
+    /// Missing privilege; the rules in force stay.
     pub fn update(
         &mut self,
         mtu: u16,
@@ -131,8 +132,7 @@ impl Steering {
         Ok(())
     }
 
-    /// Puts back what somebody took away: settings, routes, rules, marks. Returns what that was, each as words for a
-    /// note.
+    /// Restores what was removed: settings, routes, rules, marks. Returns a description of each.
     ///
     /// # Errors
     /// The interface is gone; missing privilege.
@@ -155,7 +155,8 @@ impl Steering {
     }
 }
 
-/// Puts in force what is not: settings of the interface, routes of marked packets, rules. Returns what that was.
+/// Adds what is missing: settings of the interface, routes of marked packets, rules. Returns a
+/// description of each.
 fn put_back(
     ns: &NetNs,
     config: &SteeringConfig,
@@ -181,7 +182,7 @@ fn put_back(
     Ok(done)
 }
 
-/// The routing rules; put back when dropped.
+/// The routing rules; restored when dropped.
 #[derive(Debug)]
 struct Rules {
     ns: NetNs,
@@ -189,7 +190,7 @@ struct Rules {
 }
 
 impl Rules {
-    /// The kernel's rule for its own addresses comes behind ours. Adds what is missing of both.
+    /// The kernel's local rule comes after ours. Adds whichever is missing.
     fn put_back(
         &mut self,
         netlink: &mut Netlink,
@@ -241,13 +242,13 @@ impl Rules {
 
 impl Drop for Rules {
     fn drop(&mut self) {
-        // Best effort, in a namespace that may be gone; nobody is left to be told.
+        // Best effort, in a namespace that may be gone; there is no caller to report to.
         let ns = self.ns.clone();
         let _ = self.remove(&ns);
     }
 }
 
-/// The kernel's rule for its own addresses.
+/// The kernel's rule for the local table.
 fn local_rule(is_ipv6: bool, priority: u32) -> Rule {
     Rule { is_ipv6, priority, table: LOCAL_TABLE, ..Rule::default() }
 }
@@ -262,16 +263,16 @@ fn families(ns: &NetNs) -> Vec<bool> {
     if disabled.is_ok_and(|value| value == "0") { vec![false, true] } else { vec![false] }
 }
 
-/// Has the kernel take packets with addresses of its own from the switch, and not wonder which
-/// way they came. IPv6 does so by itself. Returns what was not so.
+/// Lets the kernel accept packets with its own source addresses from the switch (accept_local,
+/// loose rp_filter). IPv6 accepts them anyway. Returns what had to be set.
 fn accept_own_addresses(
     ns: &NetNs,
     netlink: &mut Netlink,
     index: u32,
     interface: &str,
 ) -> Result<Vec<String>, HostError> {
-    // The setting for all wins where it is stricter. The loose check, which is then the
-    // strictest, takes any address on an interface that has one itself.
+    // The stricter of the interface's setting and the one for all applies. The loose check accepts
+    // any address on an interface that has an address itself.
     let is_checked = sysctl::get(ns, "net/ipv4/conf/all/rp_filter")? != "0";
     let rp_filter = if is_checked { "2" } else { "0" };
     let mut done = Vec::new();

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 
 use super::{Context, HostError, NetNs};
 
-/// Longest value that is read, in bytes: more than any list of ports has in practice.
+/// Longest value that is read, in bytes: more than port lists have in practice.
 const LONGEST: usize = 64 * 1024;
 
 /// Sets a setting, written with slashes (`net/ipv4/ip_forward`), in `ns`.
@@ -29,7 +29,7 @@ pub fn set_all(ns: &NetNs, settings: &[(&str, &str)]) -> Result<(), HostError> {
     })?
 }
 
-/// Sets a setting that has another value. Says whether it had.
+/// Sets a setting if its value differs. Returns whether it did.
 ///
 /// # Errors
 /// As [`set`].
@@ -52,18 +52,19 @@ pub fn get(ns: &NetNs, key: &str) -> Result<String, HostError> {
     })?
 }
 
-/// Writes nothing when the value is in force already, so that a read-only `/proc/sys` that was
-/// set up right is good enough.
+/// Does not write a value that is already set, so that a read-only `/proc/sys` with the right
+/// values is sufficient.
 fn write(key: &str, value: &str) -> io::Result<()> {
     let path = path(key);
     if read(&path)?.trim_end() == value {
         return Ok(());
     }
-    // Writing nothing at all would not be a write.
+    // An empty write would have no effect.
     fs::write(&path, if value.is_empty() { "\n" } else { value })
 }
 
-/// The kernel answers the first read alone, and cuts what that has no room for: `fs::read_to_string` gets 32 bytes.
+/// The kernel answers only the first read and truncates it to the buffer: `fs::read_to_string` gets
+/// 32 bytes.
 fn read(path: &str) -> io::Result<String> {
     let mut buffer = vec![0; LONGEST];
     let length = fs::File::open(path)?.read(&mut buffer)?;

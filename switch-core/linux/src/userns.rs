@@ -1,6 +1,5 @@
-//! Privilege for an ordinary user: the program starts itself again as root of a user namespace
-//! of its own, in which it may make network namespaces and interfaces as it likes, none of which
-//! anybody else sees.
+//! Privilege for an ordinary user: the program re-executes itself as root of a new user namespace,
+//! in which it may create network namespaces and interfaces that nobody else sees.
 
 use std::fs;
 use std::io;
@@ -12,7 +11,7 @@ use rustix::thread::CapabilitySet;
 use super::{Context, HostError, Netlink};
 use crate::sys;
 
-/// Set in the environment of the program that was started again.
+/// Set in the environment of the re-executed program.
 const GUARD: &str = "PODSWITCH_USER_NAMESPACE";
 
 /// Where the privilege comes from.
@@ -32,11 +31,11 @@ pub fn has_privilege() -> bool {
     rustix::thread::capabilities(None).is_ok_and(|c| c.effective.contains(needed))
 }
 
-/// Sees to it that this process may make network namespaces and interfaces. Without privilege it
-/// starts the program again, with the same arguments, in a new user, network and mount
-/// namespace, and does not return; in the new one it returns [`Privilege::UserNamespace`].
+/// Makes sure that this process may create network namespaces and interfaces. Without privilege it
+/// re-executes the program with the same arguments in a new user, network and mount namespace, and
+/// does not return; in the new one it returns [`Privilege::UserNamespace`].
 ///
-/// To be called first thing in `main`, before any thread is started.
+/// To be called first in `main`, before any thread is started.
 ///
 /// # Errors
 /// User namespaces are disabled, or the process has several threads. The error says what to do.
@@ -52,7 +51,7 @@ pub fn ensure_privilege() -> Result<Privilege, HostError> {
         return Ok(Privilege::UserNamespace);
     }
     if inside {
-        // Once more would be for ever.
+        // Do not loop.
         return Err(HostError::invalid(
             "get privilege in a user namespace",
             "the user namespace was made, but gives no privilege (is a security module in the way?)",
@@ -86,14 +85,14 @@ fn start_again() -> HostError {
     HostError::new("start again as root of a new user namespace", error).with_detail(hint)
 }
 
-/// Has `command` start its program as root of new user, network and mount namespaces.
+/// Makes `command` start its program as root of new user, network and mount namespaces.
 pub fn in_new_user_namespace(command: &mut Command) {
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
     sys::ns::new_user_namespace_before_exec(command, uid, gid);
 }
 
-/// What stands in the way of user namespaces, as far as the system tells.
+/// What prevents user namespaces, as far as the system reports it.
 fn hint(error: &io::Error) -> Option<String> {
     let read = |key: &str| fs::read_to_string(format!("/proc/sys/{key}")).ok();
     let is = |key: &str, value: &str| read(key).is_some_and(|v| v.trim() == value);

@@ -1,6 +1,6 @@
-//! Files that somebody is writing: told by inotify, so that a file is not read half written.
+//! Files that are being written, as inotify reports, so that a file is not read half written.
 //!
-//! Only writers of this machine show; on a network file system those of others do not.
+//! Only writers on this machine are seen; those of other machines on a network file system are not.
 
 use std::collections::HashMap;
 use std::io;
@@ -28,7 +28,7 @@ impl Writers {
     /// Watches nothing yet.
     ///
     /// # Errors
-    /// The user's bound on inotify instances (`fs.inotify.max_user_instances`).
+    /// The user's limit of inotify instances (`fs.inotify.max_user_instances`).
     pub fn new() -> Result<Self, HostError> {
         let queue = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)
             .map_err(io::Error::from)
@@ -40,7 +40,8 @@ impl Writers {
     /// already stays so.
     ///
     /// # Errors
-    /// It is not there, or the user's bound on watches is reached (`fs.inotify.max_user_watches`).
+    /// It does not exist, or the user's limit of watches is reached
+    /// (`fs.inotify.max_user_watches`).
     pub fn add(&mut self, folder: &Path) -> Result<(), HostError> {
         let flags = WatchFlags::MODIFY
             | WatchFlags::CLOSE_WRITE
@@ -55,7 +56,7 @@ impl Writers {
         Ok(())
     }
 
-    /// Files that somebody has written to and not closed, and for how long nothing was written.
+    /// Files that were written to and not closed, and the time since the last write.
     pub fn open_files(&mut self) -> impl Iterator<Item = (&Path, std::time::Duration)> {
         self.take_events();
         let now = self.clock.now();
@@ -70,12 +71,12 @@ impl Writers {
             let event = match reader.next() {
                 Ok(event) => event,
                 Err(Errno::INTR) => continue,
-                // Nothing more.
+                // No more events.
                 Err(_) => break,
             };
             let flags = event.events();
             if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-                // Who closed what is unknown: nothing is held back for it.
+                // Events were lost: assume that no file is open.
                 self.open.clear();
             }
             if flags.contains(ReadFlags::IGNORED) {
@@ -129,14 +130,14 @@ mod tests {
         file.write_all(b" and half").unwrap();
         drop(file);
         assert!(open(&mut writers).is_empty());
-        // Emptied, and not written yet.
+        // Truncated, and not written yet.
         let file = File::create(folder.join("a")).unwrap();
         assert_eq!(open(&mut writers), ["a"]);
-        // Gone before it is closed.
+        // Removed before it was closed.
         fs::remove_file(folder.join("a")).unwrap();
         assert!(open(&mut writers).is_empty());
         drop(file);
-        // Put in place whole.
+        // Moved into place complete.
         fs::rename(folder.join("b"), folder.join("c")).unwrap();
         assert!(open(&mut writers).is_empty());
         fs::remove_dir_all(&folder).unwrap();

@@ -13,7 +13,7 @@ const XFRMA_SPD_INFO: u16 = 1;
 /// Length of `struct nlmsghdr`.
 const HEADER: usize = 16;
 
-/// A socket to ask by, in the calling thread's namespace; `None` from a kernel that transforms nothing.
+/// A socket for queries, in the calling thread's namespace; `None` if the kernel has no xfrm.
 pub(crate) fn open() -> io::Result<Option<OwnedFd>> {
     let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
     match rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, Some(netlink::XFRM)) {
@@ -34,7 +34,7 @@ pub(crate) fn outgoing_policies(socket: BorrowedFd<'_>) -> io::Result<u32> {
     request[..4].copy_from_slice(&(LEN as u32).to_ne_bytes());
     request[4..6].copy_from_slice(&XFRM_MSG_GETSPDINFO.to_ne_bytes());
     request[6..8].copy_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
-    // Without an address it goes to the kernel.
+    // Without an address the message goes to the kernel.
     rustix::net::send(socket, &request, SendFlags::empty())?;
     let mut answer = [0u8; 256];
     let (len, _) = rustix::net::recv(socket, &mut answer, RecvFlags::empty())?;

@@ -2,12 +2,17 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use podswitch_core::config::{ClusterKey, Config, Masquerade};
-use podswitch_kubernetes::{Overlay, PodAnnotations};
+use podswitch_core::control::Change;
+use podswitch_kubernetes::{Base, Changes, Overlay, PodAnnotations, PodChange};
 use podswitch_wire::cidr::Cidr;
 
+use crate::attachment::PodAttachment;
 use crate::overlay::OverlayOptions;
+use crate::pod_name::PodName;
+use crate::state::StateChanges;
 
 /// See the module's description.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +46,28 @@ impl ClusterOptions {
             pod_annotations: self.pod_annotations,
             ..podswitch_kubernetes::Options::default()
         }
+    }
+
+    /// Changes of Kubernetes objects as changes of a node's state.
+    pub fn changes(&self, changes: Changes) -> StateChanges {
+        let Changes { mut objects, pods, base } = changes;
+        if let Some(Base { node, service_cidrs, flannel }) = base {
+            let allowed_external_ips = self.allowed_external_ips.clone();
+            let mut settings =
+                Config { node, service_cidrs, allowed_external_ips, ..Config::default() };
+            self.complete(&mut settings, flannel);
+            objects.push(Change::Settings(Arc::new(settings)));
+        }
+        let pods = pods.into_iter().filter_map(|change| match change {
+            PodChange::Upsert(pod) => {
+                Some((PodName::unchecked(&pod.name), PodAttachment::annotated(&pod)))
+            }
+            PodChange::Delete(cookie) => {
+                let name = cookie.as_str().strip_prefix("Pod/")?;
+                Some((PodName::unchecked(name), None))
+            }
+        });
+        StateChanges { objects, pods: pods.collect() }
     }
 
     /// Adds to a configuration what no object says. `flannel`: what Flannel's annotations say of the

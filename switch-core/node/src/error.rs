@@ -7,7 +7,7 @@ use podswitch_core::config::ConfigError;
 use podswitch_core::control::{ControlError, Refused};
 use podswitch_linux::HostError;
 
-use crate::pods::PodName;
+use crate::pod_name::PodName;
 
 /// A call of the node failed. Unless a variant says otherwise, the state in force stays.
 #[derive(Debug, thiserror::Error)]

@@ -9,13 +9,8 @@ use podswitch_core::control::ControlPlane;
 use podswitch_core::flow::connection::ConnectionInfo;
 use podswitch_core::flow::tcp::TcpState;
 use podswitch_core::snapshot::Snapshot;
-use podswitch_wire::flow_key::{FlowKey, proto};
+use podswitch_wire::flow_key::proto;
 use serde::Serialize;
-
-use crate::events::{Event, Reporter};
-
-/// The most connections that are reported; further ones are not.
-const MAX_REPORTED: usize = 65_536;
 
 /// A connection that the switch tracks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -81,9 +76,10 @@ impl fmt::Display for Flow {
 }
 
 /// Service names by frontend.
-type Services = HashMap<(IpAddr, u8, u16), Arc<str>>;
+pub(crate) type Services = HashMap<(IpAddr, u8, u16), Arc<str>>;
 
-fn services(snapshot: &Snapshot) -> Services {
+/// The names of the Services of a snapshot.
+pub(crate) fn services(snapshot: &Snapshot) -> Services {
     let frontends = snapshot.services.frontends();
     frontends.map(|f| ((f.address, f.protocol.number(), f.port), f.entry.cookie.clone())).collect()
 }
@@ -96,7 +92,8 @@ pub(crate) fn list(control: &ControlPlane) -> Vec<Flow> {
 }
 
 impl Flow {
-    fn of(info: &ConnectionInfo, snapshot: &Snapshot, services: &Services) -> Self {
+    /// A connection, with the names of `snapshot`.
+    pub(crate) fn of(info: &ConnectionInfo, snapshot: &Snapshot, services: &Services) -> Self {
         let (original, reply) = (&info.pinned.original, &info.pinned.reply);
         let pod = |address: IpAddr| {
             let workload = &snapshot.endpoints.get(&address)?.endpoint.workload;
@@ -133,41 +130,5 @@ fn state(client: TcpState, server: TcpState) -> &'static str {
         (Closing | Closed, _) | (_, Closing | Closed) => "closing",
         (Established, Established) => "established",
         _ => "opening",
-    }
-}
-
-/// Reports connections that were opened or closed since the last call.
-#[derive(Debug, Default)]
-pub(crate) struct FlowReporter {
-    known: HashMap<FlowKey, Flow>,
-}
-
-impl FlowReporter {
-    /// Reports what changed.
-    pub(crate) fn report(&mut self, control: &ControlPlane, reporter: &Reporter) {
-        let snapshot = control.snapshot();
-        let services = services(&snapshot);
-        let mut now = HashMap::with_capacity(self.known.len());
-        for info in control.connections() {
-            let key = info.pinned.original;
-            let before = self.known.remove(&key);
-            if before.is_none() && now.len() + self.known.len() >= MAX_REPORTED {
-                continue;
-            }
-            let flow = Flow::of(&info, &snapshot, &services);
-            match before {
-                // Counters never run back: it is another connection between the same ends.
-                Some(before) if flow.packets < before.packets => {
-                    reporter.event(Event::FlowClosed(before));
-                    reporter.event(Event::FlowOpened(flow.clone()));
-                }
-                Some(_) => {}
-                None => reporter.event(Event::FlowOpened(flow.clone())),
-            }
-            now.insert(key, flow);
-        }
-        for (_, flow) in std::mem::replace(&mut self.known, now) {
-            reporter.event(Event::FlowClosed(flow));
-        }
     }
 }

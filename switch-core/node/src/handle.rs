@@ -6,14 +6,27 @@ use std::thread::JoinHandle;
 
 use podswitch_core::control::Change;
 use podswitch_core::id::{Epoch, PortId};
+use podswitch_linux::HostError;
 
+use crate::attachment::PodAttachment;
 use crate::error::NodeError;
 use crate::explain::{Connection, Verdict};
 use crate::flows::Flow;
 use crate::node::{Node, PodInterfaces};
-use crate::pods::{PodAttachment, PodName};
-use crate::state::State;
+use crate::pod_name::PodName;
+use crate::state::{State, StateChanges};
 use crate::stats::Stats;
+
+impl Node {
+    /// Gives the node a thread of its own, which looks after it.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn spawn(self) -> Result<NodeHandle, NodeError> {
+        NodeHandle::spawn(self)
+            .map_err(|error| HostError::new("start the node's thread", error).into())
+    }
+}
 
 type Command = Box<dyn FnOnce(&mut Node) + Send>;
 
@@ -67,6 +80,11 @@ impl NodeHandle {
         receiver.recv().map_err(|_| NodeError::Ended)
     }
 
+    /// Whether the thread has ended: the node failed, and [`stop`](Self::stop) says why.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// As [`Node::apply`].
     ///
     /// # Errors
@@ -81,6 +99,14 @@ impl NodeHandle {
     /// As [`Node::update`] and [`with`](Self::with).
     pub fn update(&self, changes: Vec<Change>) -> Result<Epoch, NodeError> {
         self.with(|node| node.update(changes))?
+    }
+
+    /// As [`Node::update_state`].
+    ///
+    /// # Errors
+    /// As [`Node::update_state`] and [`with`](Self::with).
+    pub fn update_state(&self, changes: StateChanges) -> Result<Epoch, NodeError> {
+        self.with(|node| node.update_state(changes))?
     }
 
     /// As [`Node::add_pod`].

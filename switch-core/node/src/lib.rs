@@ -55,7 +55,9 @@
 //! and a [`NodeHandle`] that any thread may use). Workers forward on threads of their own and wait for nothing here.
 #![forbid(unsafe_code)]
 
+mod attachment;
 mod cluster;
+pub mod cni;
 mod discovery;
 mod error;
 mod events;
@@ -63,26 +65,32 @@ mod explain;
 mod flows;
 mod handle;
 mod host_side;
+mod metrics;
 mod node;
 mod options;
 pub mod overlay;
+mod pod_name;
 mod pods;
+mod ranges;
 pub mod source;
 mod state;
 mod stats;
 mod underlay;
+mod view;
 
+pub use attachment::{InterfaceKind, PodAttachment, PodNetns};
 pub use cluster::{ClusterOptions, Masquerading, ParseMasqueradingError};
 pub use discovery::node_addresses;
 pub use error::{NodeError, PodError, UnderlayError};
-pub use events::{DroppedFrame, Event, EventSink, Failure, channel};
+pub use events::{DroppedFrames, Event, EventSink, Failure, channel};
 pub use explain::{Connection, Outcome, Verdict};
 pub use flows::Flow;
 pub use handle::NodeHandle;
+pub use metrics::METRICS_CONTENT_TYPE;
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
 pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};
-pub use pods::{InterfaceKind, PodAttachment, PodName, PodNameError, PodNetns};
-pub use state::State;
+pub use pod_name::{PodName, PodNameError};
+pub use state::{State, StateChanges};
 pub use stats::Stats;
 
 /// Largest network-layer packet of a port where nothing says otherwise, in bytes.

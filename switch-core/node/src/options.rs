@@ -236,6 +236,19 @@ impl UnderlayOptions {
     }
 }
 
+/// Options that hold for as long as the node runs.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) name: String,
+    pub(crate) namespace: NetNs,
+    pub(crate) switch_namespace: Option<NetNs>,
+    pub(crate) workers: usize,
+    pub(crate) masquerade: Masquerading,
+    pub(crate) cluster_cidrs: Vec<Cidr>,
+    pub(crate) underlay: UnderlayOptions,
+    pub(crate) lenient: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

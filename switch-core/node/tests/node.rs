@@ -17,8 +17,8 @@ use podswitch_linux::netlink::LinkSpec;
 use podswitch_linux::{NetNs, Netlink};
 use podswitch_node::{
     Connection, Event, Failure, InterfaceKind, Node, NodeError, NodeOptions, Outcome,
-    PodAttachment, PodError, PodInterfaces, PodName, State, UnderlayError, UnderlayOptions,
-    node_addresses,
+    PodAttachment, PodError, PodInterfaces, PodName, State, StateChanges, UnderlayError,
+    UnderlayOptions, node_addresses,
 };
 use podswitch_policy::rule::{Labels, NetworkPolicy, Selector, Workload};
 use podswitch_wire::addr::Mac;
@@ -256,6 +256,90 @@ fn single_changes_are_in_force_when_they_return() {
 }
 
 #[test]
+fn a_pod_with_labels_follows_the_state_that_describes_it() {
+    podswitch_testkit::require_privilege!();
+    let [node_ns, red, blue] = namespaces();
+    let (mut node, _events) = start(NodeOptions::new("n1").namespace(node_ns), config());
+    node.add_pod(pod("red", &red, 2).labels(labels("red"))).unwrap();
+    node.add_pod(pod("blue", &blue, 3).labels(labels("blue"))).unwrap();
+    assert!(reaches(&socket(&red, 2, 1), &socket(&blue, 3, 1)), "published by the node itself");
+    let blue_cookie = Cookie::new("Pod/default/blue");
+    let labels_of = |node: &Node| {
+        let pod = node.control().objects().endpoint(&blue_cookie)?;
+        assert!(pod.attachment.is_some());
+        Some(pod.workload.labels.clone())
+    };
+    assert_eq!(labels_of(&node), Some(labels("blue")));
+
+    // The state's description goes before the attachment's labels, and these are back without it.
+    let mut described = (*endpoint("blue", 3, "n1")).clone();
+    described.workload.labels = labels("described");
+    node.update([Change::Pod(Arc::new(described.clone()))]).unwrap();
+    assert_eq!(labels_of(&node), Some(labels("described")));
+    assert!(reaches(&socket(&red, 2, 2), &socket(&blue, 3, 2)));
+    node.update([Change::PodGone(blue_cookie.clone())]).unwrap();
+    assert_eq!(labels_of(&node), Some(labels("blue")));
+    assert!(reaches(&socket(&red, 2, 3), &socket(&blue, 3, 3)));
+
+    // Nothing of it is left once it is removed, and a state that names it attaches nothing.
+    assert!(node.remove_pod(&name("blue")).unwrap());
+    assert!(node.control().objects().endpoint(&blue_cookie).is_none());
+    node.update([Change::Pod(Arc::new(described))]).unwrap();
+    let known = node.control().objects().endpoint(&blue_cookie).unwrap();
+    assert!(known.attachment.is_none());
+    node.stop(PodInterfaces::Remove).unwrap();
+}
+
+#[test]
+fn a_state_changes_piece_by_piece() {
+    podswitch_testkit::require_privilege!();
+    let [node_ns, red, blue] = namespaces();
+    let (mut node, _events) = start(NodeOptions::new("n1").namespace(node_ns.clone()), config());
+    let mut changes = StateChanges::default();
+    for (text, netns, number) in [("red", &red, 2), ("blue", &blue, 3)] {
+        changes.objects.push(Change::Pod(endpoint(text, number, "n1")));
+        changes.pods.push((name(text), Some(pod(text, netns, number))));
+    }
+    node.update_state(changes).unwrap();
+    assert!(reaches(&socket(&red, 2, 1), &socket(&blue, 3, 1)));
+    let leads_to = |destination: &str| {
+        let destination = destination.parse().unwrap();
+        let mut netlink = Netlink::open(&node_ns).unwrap();
+        netlink.routes().unwrap().iter().any(|route| route.destination == destination)
+    };
+    assert!(leads_to("10.8.0.2/32"), "outside of all ranges");
+
+    // What is no object: this node's ranges, which hold its pods now.
+    let mut settings = config();
+    settings.node.pod_cidrs = vec!["10.8.0.0/24".parse().unwrap()];
+    node.update([Change::Settings(Arc::new(settings))]).unwrap();
+    assert!(leads_to("10.8.0.0/24") && !leads_to("10.8.0.2/32"));
+    assert!(reaches(&socket(&red, 2, 2), &socket(&blue, 3, 2)), "pods are as they were");
+
+    // Refused as a whole: neither the settings nor the pod go.
+    let mut wrong = config();
+    wrong.node.gateway.mac = Mac::BROADCAST;
+    let mut changes = StateChanges::from(vec![Change::Settings(Arc::new(wrong))]);
+    changes.pods.push((name("blue"), None));
+    assert!(matches!(node.update_state(changes), Err(NodeError::Refused(_))));
+    assert!(node.port(&name("blue")).is_some() && leads_to("10.8.0.0/24"));
+    node.poll().unwrap();
+    assert!(reaches(&socket(&red, 2, 3), &socket(&blue, 3, 3)));
+
+    // A pod that the state attaches no more is detached.
+    let mut changes = StateChanges::from(vec![Change::PodGone(Cookie::new("Pod/default/blue"))]);
+    changes.pods.push((name("blue"), None));
+    node.update_state(changes).unwrap();
+    assert!(node.port(&name("blue")).is_none() && !has_interface(&blue, "eth0"));
+    // A pod of this node with another address: the port stays, the route follows.
+    let mut moved = (*endpoint("red", 2, "n1")).clone();
+    moved.workload.addresses = vec![[198, 51, 100, 7].into()];
+    node.update([Change::Pod(Arc::new(moved))]).unwrap();
+    assert!(leads_to("198.51.100.7/32") && node.port(&name("red")).is_some());
+    node.stop(PodInterfaces::Remove).unwrap();
+}
+
+#[test]
 fn what_is_missing_is_reported_once_and_mended_when_it_comes() {
     podswitch_testkit::require_privilege!();
     let [node_ns, red] = namespaces();
@@ -342,8 +426,11 @@ fn drops_and_flows_are_told_of() {
     liar.send_to(b"?", (address(3), 53)).unwrap();
     let dropped = wait_for(&|event| matches!(event, Event::Dropped(_)));
     let Event::Dropped(frame) = dropped else { unreachable!() };
-    assert_eq!((frame.pod, frame.port), (Some(name("red")), red_port));
-    assert_eq!(frame.reason.name(), "spoofed_ip");
+    assert_eq!((&frame.pod, frame.record.port), (&Some(name("red")), Some(red_port)));
+    assert_eq!(frame.record.reason.name(), "spoofed_ip");
+    assert_eq!(frame.record.dst.as_ref().unwrap().pod.as_deref(), Some("blue"));
+    let text = frame.to_string();
+    assert!(text.ends_with("spoofed_ip UDP 10.8.0.99:1 -> default/blue 10.8.0.3:53"), "{text}");
 }
 
 #[test]

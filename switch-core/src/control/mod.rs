@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-pub use crate::publish::{Cause, Change, Effect, LeftOut, Published, Refused};
+pub use crate::publish::{Cause, Change, Effect, LeftOut, Objects, Published, Refused};
 pub use options::{Options, Pinning};
 pub use podswitch_policy::service::compile::HealthCheck;
 pub use policy_counts::PolicyCount;
@@ -151,6 +151,11 @@ impl ControlPlane {
         changes: impl IntoIterator<Item = Change>,
     ) -> Result<Published, Refused> {
         self.publish(Request::Changes(changes.into_iter().collect()), Mode::Lenient)
+    }
+
+    /// The objects that the control plane was given by the last publish that was not refused.
+    pub fn objects(&self) -> Objects<'_> {
+        self.publisher.objects()
     }
 
     /// Everything that is wanted and not in force as it was written, with the reasons.

@@ -98,17 +98,16 @@ impl Engine {
         if !header.from.is_unicast() {
             return Err((packet, DropReason::SourceMulticast));
         }
-        if header.to.is_bridge_reserved() {
+        let is_multicast = header.to.is_multicast();
+        // Reserved addresses are multicast: unicast frames need no second look.
+        if is_multicast && header.to.is_bridge_reserved() {
             return Err((packet, DropReason::BridgeReserved));
         }
         let domain = domain(cx.snapshot, port, &header);
         let Some(domain) = domain else { return Err((packet, DropReason::VlanNotAllowed)) };
         self.shared.fdb.learn(domain.id, header.from, ingress, domain.bounds, cx.now);
-        let found = if header.to.is_multicast() {
-            None
-        } else {
-            self.shared.fdb.lookup(domain.id, header.to, cx.now)
-        };
+        let found =
+            if is_multicast { None } else { self.shared.fdb.lookup(domain.id, header.to, cx.now) };
         match found {
             Some(out) if out == ingress => Err((packet, DropReason::Hairpin)),
             Some(out) => match domain.members.iter().find(|m| m.port == out) {

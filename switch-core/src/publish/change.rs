@@ -1,4 +1,4 @@
-//! Changes of single objects.
+//! Changes of single objects, and of the settings.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use podswitch_policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy};
 use podswitch_policy::service::model::{EndpointSlice, HostPort, Service, ServiceName};
 use podswitch_wire::cidr::Cidr;
 
-use crate::config::{BridgeDomain, Endpoint, PortConfig, RefusedPolicy, RemoteNode, Route};
+use crate::config::{BridgeDomain, Config, Endpoint, PortConfig, RefusedPolicy, RemoteNode, Route};
 use crate::id::{Cookie, PortId};
 
-/// Upserts or deletes one object. An upsert replaces the object of the same name. Deleting an absent
+/// Upserts or deletes one object, or sets the settings. An upsert replaces the object of the same name. Deleting an absent
 /// object is a no-op.
 #[derive(Clone, Debug)]
 pub enum Change {
@@ -58,4 +58,7 @@ pub enum Change {
     Bridge(Arc<BridgeDomain>),
     /// Deletes the bridge domain of this name.
     BridgeGone(Arc<str>),
+    /// Sets what is no object: every field of the configuration that is not a list of objects. Its
+    /// lists of objects are ignored.
+    Settings(Arc<Config>),
 }

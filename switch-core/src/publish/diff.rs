@@ -138,6 +138,7 @@ impl Desired {
             Change::RouteGone(destination) => self.routes.stage(destination, None),
             Change::Bridge(object) => self.bridges.stage(object.key(), Some(object)),
             Change::BridgeGone(name) => self.bridges.stage(name, None),
+            Change::Settings(config) => self.settings = Settings::of(&config),
         }
     }
 

@@ -34,6 +34,7 @@ mod services;
 mod settings;
 mod tunnels;
 mod validate;
+mod view;
 mod ways;
 
 use std::sync::Arc;
@@ -46,6 +47,7 @@ use podswitch_policy::table::{PolicyInfo, PolicyTable};
 
 pub use change::Change;
 pub use left_out::{Cause, Effect, LeftOut, Published, Refused};
+pub use view::Objects;
 
 use diff::{Desired, Diff};
 use fdb_ids::FdbIds;
@@ -139,6 +141,11 @@ impl Publisher {
         errors
     }
 
+    /// What is wanted.
+    pub(crate) fn objects(&self) -> Objects<'_> {
+        Objects(&self.desired)
+    }
+
     /// Everything that is left out, frontends of Services among it.
     pub(crate) fn left_out(&self) -> Vec<LeftOut> {
         let mut list = self.desired.left_out();
@@ -158,8 +165,9 @@ impl Publisher {
         let was = match request {
             Request::Whole(config) => self.desired.stage_config(config),
             Request::Changes(changes) => {
+                let was = self.desired.settings.clone();
                 changes.into_iter().for_each(|change| self.desired.stage(change));
-                self.desired.settings.clone()
+                was
             }
         };
         self.desired.settle(&was, &self.fdb_ids);

@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Send(PortId, Box<[u8]>),
     /// Sets the observer of drops.
     Observe(Option<Box<dyn Observer>>),
+    /// Has the observer of drops hand over what it collected.
+    Collect,
     /// Ends the thread.
     Stop,
 }
@@ -34,6 +36,7 @@ impl core::fmt::Debug for Command {
             Self::Remove(_) => "Remove",
             Self::Send(..) => "Send",
             Self::Observe(_) => "Observe",
+            Self::Collect => "Collect",
             Self::Stop => "Stop",
         })
     }

@@ -187,6 +187,7 @@ impl Worker {
             Command::Remove(id) => self.remove(id),
             Command::Send(id, frame) => self.send_created(id, &frame),
             Command::Observe(observer) => self.engine.set_observer(observer),
+            Command::Collect => self.engine.collect(),
             Command::Stop => self.stopped = true,
         });
     }

@@ -1,5 +1,5 @@
-//! The node's own port: a TAP in the node's namespace by which the node reaches its pods, and by
-//! which pods' traffic to elsewhere leaves, routed on by the node's kernel.
+//! The node's own port: a TAP in the node's namespace through which the node reaches its pods, and
+//! through which the node's kernel routes pods' off-cluster traffic.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -14,14 +14,14 @@ use crate::port::tap::{TapConfig, TapDevice};
 use crate::settings::ChangedSettings;
 use crate::{HostError, NetNs, Netlink, sysctl};
 
-/// What the node's port is to be like.
+/// Configuration of the node's port.
 #[derive(Clone, Debug)]
 pub struct HostPortConfig {
     /// The interface's name.
     pub name: String,
-    /// Its link-layer address. `None`: what the kernel picks.
+    /// Its MAC address. `None`: the kernel chooses one.
     pub mac: Option<Mac>,
-    /// Its largest network-layer packet, in bytes.
+    /// Its MTU, in bytes.
     pub mtu: u32,
     /// One queue for each worker.
     pub multi_queue: bool,
@@ -30,9 +30,9 @@ pub struct HostPortConfig {
     pub node_addresses: Vec<IpAddr>,
     /// The gateway that the switch answers for.
     pub gateway: Gateway,
-    /// Ranges that the node reaches by the switch: pods.
+    /// Ranges that the node reaches through the switch: pods.
     pub destinations: Vec<Cidr>,
-    /// Has the node's kernel forward packets, which off-cluster traffic of pods needs.
+    /// Makes the node's kernel forward packets, which pods' off-cluster traffic needs.
     pub forward: bool,
 }
 
@@ -52,13 +52,15 @@ impl Default for HostPortConfig {
 }
 
 /// The node's side of its port: the routes, kept while this value lives. The interface is not
-/// persistent: it goes, and its routes with it, when the switch ends in whatever way.
+/// persistent: it disappears with its routes when the switch ends in any way.
 #[derive(Debug)]
 pub struct HostPort {
     ns: NetNs,
     index: u32,
     mac: Mac,
     config: HostPortConfig,
+    /// Whether routes have other sources than the kernel was given.
+    sources_changed: bool,
     changed: ChangedSettings,
 }
 
@@ -75,13 +77,14 @@ impl HostPort {
             index: device.index(),
             mac: device.mac(),
             config,
+            sources_changed: false,
             changed: ChangedSettings::new(ns, "forwarding"),
         };
         port.set_up()?;
         Ok((port, device))
     }
 
-    /// The interface's link-layer address: where the switch sends what is for the node.
+    /// The interface's MAC address: the destination of the switch's frames to the node.
     pub fn mac(&self) -> Mac {
         self.mac
     }
@@ -91,8 +94,8 @@ impl HostPort {
         self.index
     }
 
-    /// Makes the interface again that somebody deleted, with neighbours and routes. The device is for
-    /// the switch to attach in place of the former.
+    /// Recreates a deleted interface with its neighbours and routes. The switch attaches the device
+    /// in place of the former.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -103,8 +106,8 @@ impl HostPort {
         Ok(device)
     }
 
-    /// Puts back what somebody took from the interface, and the node's forwarding. Returns what that was; `None`
-    /// if the interface itself is gone.
+    /// Restores the interface's settings and the node's forwarding. Returns a description of each;
+    /// `None` if the interface itself is gone.
     ///
     /// # Errors
     /// The kernel refused something.
@@ -118,8 +121,9 @@ impl HostPort {
         Ok(Some(done))
     }
 
-    /// Sets the node's addresses that its interfaces have: the sources of the routes.
+    /// Sets the node addresses that its interfaces have: the sources of the routes.
     pub fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.sources_changed |= self.config.node_addresses != addresses;
         self.config.node_addresses = addresses;
     }
 
@@ -132,16 +136,20 @@ impl HostPort {
         Netlink::open(&self.ns)?.set_mtu(self.index, mtu)
     }
 
-    /// Replaces the ranges that the node reaches by the switch. All of the new ones are there
-    /// before the first old one goes.
+    /// Replaces the ranges that the node reaches through the switch. All new routes are added
+    /// before the first old one is removed.
     ///
     /// # Errors
-    /// A route is refused; those before it are in force then, and [`reconcile`](Self::reconcile) tries the others
-    /// again.
+    /// A route is refused; those before it are in force then, and [`reconcile`](Self::reconcile)
+    /// tries the others again.
     pub fn set_destinations(&mut self, destinations: Vec<Cidr>) -> Result<(), HostError> {
         let old = std::mem::replace(&mut self.config.destinations, destinations);
         let mut netlink = Netlink::open(&self.ns)?;
-        for destination in &self.config.destinations {
+        let known: HashSet<&Cidr> = match std::mem::take(&mut self.sources_changed) {
+            true => HashSet::new(),
+            false => old.iter().collect(),
+        };
+        for destination in self.config.destinations.iter().filter(|d| !known.contains(d)) {
             netlink.add_route(&self.route(*destination))?;
         }
         let stay: HashSet<&Cidr> = self.config.destinations.iter().collect();
@@ -163,7 +171,7 @@ impl HostPort {
         self.forward().map(drop)
     }
 
-    /// Has the node's kernel forward, if it is to. Returns what was not so.
+    /// Enables forwarding in the node's kernel, if configured. Returns what had to be set.
     fn forward(&mut self) -> Result<Vec<String>, HostError> {
         let mut done = Vec::new();
         if self.config.forward {
@@ -175,7 +183,7 @@ impl HostPort {
         Ok(done)
     }
 
-    /// What the interface is to have.
+    /// The wanted settings of the interface.
     fn settings(&self) -> InterfaceSettings {
         let destinations = self.config.destinations.iter();
         InterfaceSettings {
@@ -189,9 +197,8 @@ impl HostPort {
         }
     }
 
-    /// The switch has judged who may send what. The node's kernel need not wonder that a packet's
-    /// way back leads elsewhere (loose reverse path check), nor tell pods of shorter ways. Good to
-    /// have: the usual case works without.
+    /// The switch has checked sources already: a loose reverse path check is enough in the node's
+    /// kernel, and it need not send redirects to pods. Optional: the usual case works without.
     fn relax(&self) {
         for (setting, value) in [("rp_filter", "2"), ("send_redirects", "0")] {
             let key = format!("net/ipv4/conf/{}/{setting}", self.config.name);

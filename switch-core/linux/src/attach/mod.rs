@@ -1,9 +1,9 @@
-//! Attaching pods and the node itself: interfaces with addresses and routes, and the switch's
-//! end of each.
+//! Attaching pods and the node itself: interfaces with addresses and routes, and the switch's end
+//! of each.
 //!
-//! A pod's addresses are /32 and /128; its only way anywhere is the gateway, link-local, which
-//! the switch answers for (169.254.1.1 and fe80::1). The same set-up is made again over an
-//! existing one without harm, so a switch that was killed attaches to its pods as they are.
+//! A pod's addresses are /32 and /128; its only next hop is a link-local gateway that the switch
+//! answers for (169.254.1.1 and fe80::1). The set-up is idempotent, so a new run attaches to the
+//! pods that a killed switch left.
 
 mod host_port;
 mod upkeep;
@@ -29,15 +29,16 @@ use crate::port::tap::{TapConfig, TapDevice};
 pub struct PodInterface {
     /// Its name in the pod's namespace.
     pub name: String,
-    /// Its link-layer address.
+    /// Its MAC address.
     pub mac: Mac,
     /// The pod's addresses, at most one of each family being usual.
     pub addresses: Vec<IpAddr>,
-    /// Largest network-layer packet, in bytes.
+    /// MTU, in bytes.
     pub mtu: u32,
     /// What the pod sees as its gateway.
     pub gateway: Gateway,
-    /// Tells the pod the gateway's MAC for good, so that it never asks by ARP or ND.
+    /// Adds the gateway's MAC address as a permanent neighbour, so that the pod sends no ARP or ND
+    /// for it.
     pub static_gateway: bool,
 }
 
@@ -58,14 +59,14 @@ impl PodInterface {
 /// How a TAP is opened for a pod.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TapOptions {
-    /// The interface stays when the switch ends or dies, and the next one attaches to it.
+    /// The interface stays when the switch ends or dies, and the next run attaches to it.
     pub persistent: bool,
     /// One queue for each worker.
     pub multi_queue: bool,
 }
 
-/// Attaches a pod by a TAP made inside its namespace, and sets the interface up. One that an
-/// earlier run left is used as it is, also if it was renamed meanwhile.
+/// Attaches a pod by a TAP created in its namespace, and sets the interface up. One left by an
+/// earlier run is used as it is, also if it was renamed meanwhile.
 ///
 /// # Errors
 /// As [`TapDevice::open`]; an address or route is refused. A new interface is removed again then.
@@ -87,7 +88,7 @@ pub fn attach_tap(
         Ok(_) => Ok(device),
         Err(error) => {
             if !device.was_there() {
-                // The first error is the one to tell.
+                // The first error is returned.
                 let _ = device.destroy();
             }
             Err(error)
@@ -111,8 +112,8 @@ fn rename_back(ns: &NetNs, pod: &PodInterface) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Sets up a pod's interface: on, addresses, the gateway as only way out. Changes nothing that is
-/// right already. Returns what was put in force, each as words for a note.
+/// Sets up a pod's interface: up, addresses, the gateway as default route. Idempotent. Returns a
+/// description of each change.
 ///
 /// # Errors
 /// There is no such interface; an address or route is refused.
@@ -137,7 +138,7 @@ pub fn put_back(ns: &NetNs, index: u32, pod: &PodInterface) -> Result<Vec<String
 }
 
 impl PodInterface {
-    /// What the interface is to have.
+    /// The wanted settings of the interface.
     fn settings(&self) -> InterfaceSettings {
         let mut settings = InterfaceSettings {
             mac: Some(self.mac),
@@ -154,8 +155,8 @@ impl PodInterface {
             }
             let mut to_gateway = Route::to(Cidr::host(gateway));
             if gateway.is_ipv6() {
-                // A pod that answers itself through a Service answers the gateway, and would do so
-                // from its link-local address, which is nobody's to the switch.
+                // A pod that reaches itself through a Service answers the gateway, and would answer
+                // from its link-local address, which the switch does not know.
                 to_gateway.source =
                     self.addresses.iter().copied().find(|a| a.is_ipv6() && !is_link_local(*a));
             }
@@ -180,8 +181,8 @@ fn gateways(gateway: &Gateway) -> [(IpAddr, IpAddr); 2] {
     ]
 }
 
-/// Keeps IPv6 on the interface from waiting for duplicates of its link-local address and from
-/// listening to router advertisements. Good to have, not needed: no router speaks on this link.
+/// Disables duplicate address detection and router advertisements on the interface. Optional: there
+/// is no other router on this link.
 fn quieten(ns: &NetNs, interface: &str) {
     for setting in ["accept_ra", "dad_transmits"] {
         let _ = sysctl::set(ns, &format!("net/ipv6/conf/{interface}/{setting}"), "0");

@@ -1,4 +1,4 @@
-//! What an interface was set up with, compared with what is found: whatever is missing is put back.
+//! Compares an interface with its wanted settings and restores what is missing.
 
 use std::net::IpAddr;
 
@@ -7,27 +7,27 @@ use podswitch_wire::addr::Mac;
 use crate::netlink::{InterfaceAddress, Link, Route};
 use crate::{HostError, NetNs, Netlink, sysctl};
 
-/// The wanted settings of one interface. What others added to it stays.
+/// The wanted settings of one interface. Settings that others added stay.
 #[derive(Clone, Debug, Default)]
 pub struct InterfaceSettings {
-    /// Its link-layer address, if that is the switch's to say.
+    /// Its MAC address, if the switch sets it.
     pub mac: Option<Mac>,
-    /// Its largest network-layer packet, in bytes, if that is the switch's to say.
+    /// Its MTU, in bytes, if the switch sets it.
     pub mtu: Option<u32>,
     /// Its addresses.
     pub addresses: Vec<InterfaceAddress>,
-    /// Neighbours that need not be asked for.
+    /// Permanent neighbours.
     pub neighbours: Vec<(IpAddr, Mac)>,
     /// Routes out of the interface. Their `link` is filled in.
     pub routes: Vec<Route>,
 }
 
 impl InterfaceSettings {
-    /// Puts in force what is not, in `ns`, on `link`. Returns what that was, each as words for a note. While IPv6 is
-    /// disabled on the interface nothing of IPv6 is wanted.
+    /// Restores what is missing in `ns`, on `link`. Returns a description of each. While IPv6 is
+    /// disabled on the interface, IPv6 settings are skipped.
     ///
     /// # Errors
-    /// The kernel refused something. What came before it is in force.
+    /// The kernel refused a step. The steps before it have been taken.
     pub fn put_back(
         &self,
         ns: &NetNs,
@@ -40,7 +40,7 @@ impl InterfaceSettings {
             netlink.set_mac(index, mac)?;
             done.push(format!("MAC address {mac}"));
         }
-        // First: the kernel takes IPv6 away from an interface whose MTU is below 1280.
+        // First: the kernel disables IPv6 on an interface whose MTU is below 1280.
         if let Some(mtu) = self.mtu.filter(|mtu| *mtu != link.mtu) {
             netlink.set_mtu(index, mtu)?;
             done.push(format!("MTU {mtu}"));
@@ -110,7 +110,7 @@ impl InterfaceSettings {
             done.push(format!("address {address}"));
         }
         for address in missing {
-            // Pods that come late to their own address are no reason to refuse them.
+            // A pod whose address becomes usable late is not refused.
             let _ = netlink.wait_until_local(address.address());
         }
         Ok(())

@@ -1,10 +1,10 @@
-//! Pods attached by a veth pair: one end in the pod, the other in a namespace that belongs to
-//! the switch and where nothing but the switch looks at frames.
+//! Pods attached by a veth pair: one end in the pod, the other in a namespace that belongs to the
+//! switch and where nothing but the switch sees frames.
 //!
-//! An AF_PACKET socket is given copies. In the node's own namespace the kernel's stack would see
-//! every frame of every pod too, answer and forward it round all policy, and go on when the
-//! switch has died. In the switch's namespace it has no address, no route and does not forward:
-//! when the switch is dead, pods are cut off, which is the safe side.
+//! An AF_PACKET socket gets copies. In the node's own namespace the kernel's stack would receive
+//! every frame of every pod too, answer and forward it without policy, and continue when the switch
+//! has died. In the switch's namespace the stack has no address, no route and does not forward:
+//! when the switch is dead, pods are cut off, which is safe.
 //!
 //! The namespace has a name, `podswitch-NODE`: a mount that outlives the switch. A new run finds
 //! it, and in it the veth ends of an earlier one by their names, each still joined to its pod.
@@ -14,7 +14,7 @@ use crate::netlink::{Link, LinkSpec};
 use crate::port::af_packet::{PacketConfig, PacketDevice};
 use crate::{HostError, NetNs, Netlink, sysctl};
 
-/// Settings that keep a namespace's stack from answering or forwarding anything.
+/// Settings that make a namespace's stack neither answer nor forward.
 const DEAD_STACK: [(&str, &str); 7] = [
     ("net/ipv4/ip_forward", "0"),
     ("net/ipv6/conf/all/forwarding", "0"),
@@ -26,12 +26,12 @@ const DEAD_STACK: [(&str, &str); 7] = [
     ("net/ipv4/conf/all/rp_filter", "1"),
 ];
 
-/// The namespace in which the switch of `node` keeps its ends of veth pairs, made if there is
-/// none. It is kept when the switch ends, or pods would lose their interfaces; remove it with
+/// The namespace in which the switch of `node` keeps its ends of veth pairs, made if there is none.
+/// It is kept when the switch ends, or pods would lose their interfaces; remove it with
 /// [`NetNs::remove_on_drop`].
 ///
 /// # Errors
-/// Missing privilege; `/proc/sys` cannot be written and the stack is not dead already.
+/// Missing privilege; `/proc/sys` cannot be written and the stack is not inactive already.
 pub fn switch_namespace(node: &str) -> Result<NetNs, HostError> {
     let ns = NetNs::find_or_create(&format!("podswitch-{node}"))?;
     ns.keep();
@@ -44,7 +44,7 @@ pub fn switch_namespace(node: &str) -> Result<NetNs, HostError> {
 /// namespace that goes with them.
 ///
 /// # Errors
-/// `/proc/sys` cannot be written and the stack is not silent already.
+/// `/proc/sys` cannot be written and the stack is not inactive already.
 pub fn silence(ns: &NetNs) -> Result<(), HostError> {
     for (key, value) in DEAD_STACK {
         match sysctl::set(ns, key, value) {
@@ -86,7 +86,7 @@ pub fn attach_veth(
     let ours = switch_side.find_link(name)?;
     let is_there = matches!((&in_pod, &ours), (Some(a), Some(b)) if are_peers(a, b));
     if !is_there {
-        // An end whose pod is gone, or whose place another interface took.
+        // An end whose pod is gone, or whose peer's name another interface has.
         if let Some(stale) = ours {
             switch_side.delete_link(stale.index)?;
         }
@@ -97,7 +97,7 @@ pub fn attach_veth(
     let result = finish(&mut pod_side, pod_ns, pod, &mut switch_side, name)
         .and_then(|()| PacketDevice::new(switch_ns, name, config));
     if result.is_err() && !is_there {
-        // The first error is the one to tell.
+        // The first error is returned.
         let _ = detach_veth(switch_ns, name);
     }
     result
@@ -123,7 +123,7 @@ fn finish(
     super::configure(pod_ns, pod).map(drop)
 }
 
-/// Removes a pair by its switch end; one that is gone is no error.
+/// Removes a pair by its switch end; a no-op if it does not exist.
 ///
 /// # Errors
 /// Missing privilege.

@@ -1,4 +1,4 @@
-//! One connection of a health check: a request is read to its end, answered, and that is all.
+//! One connection of a health check: reads one request and answers it.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -10,13 +10,13 @@ use podswitch_core::time::Instant;
 use super::HealthCheck;
 use super::request::{Request, Wants};
 
-/// A connection's time, from beginning to end.
+/// Time limit of a connection.
 const TIME: Duration = Duration::from_secs(5);
 
-/// Whether a connection goes on.
+/// Whether a connection stays open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Progress {
-    /// For more of the request.
+    /// It waits for the rest of the request.
     Waiting,
     /// It has ended.
     Over,
@@ -31,8 +31,8 @@ pub(super) struct Connection {
     client: IpAddr,
     request: Request,
     accepted: Instant,
-    /// Answered: what the client still says is read and forgotten, so that the kernel has no
-    /// reason to reset the connection before the answer was read (RFC 9112 §9.6).
+    /// Answered: further input is read and discarded, so that the kernel does not reset the
+    /// connection before the client has read the answer (RFC 9112 §9.6).
     answered: bool,
 }
 
@@ -74,7 +74,7 @@ impl Connection {
             return Progress::Over;
         }
         let mut buffer = [0; 4096];
-        // A client that never stops sending takes its turns with the others.
+        // Bounded, so that a client that keeps sending does not starve others.
         for _ in 0..8 {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Progress::Over,
@@ -83,7 +83,7 @@ impl Connection {
                     let Some(wants) = self.request.read(&buffer[..len]) else { continue };
                     let check = answers.get(&self.port());
                     let response = respond(wants, check, self.local.is_ipv6());
-                    // Into an empty send buffer, which has room for it.
+                    // The send buffer is empty and has room for it.
                     let written = self.stream.write_all(response.as_bytes());
                     if written.and_then(|()| self.stream.shutdown(Shutdown::Write)).is_err() {
                         return Progress::Over;
@@ -102,8 +102,8 @@ fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// The response to a request that came by IPv6, or IPv4. Method and path do not matter, as for
-/// kube-proxy: load balancers send GET, HEAD, OPTIONS or what they are told to.
+/// The response to a request that came by IPv6, or IPv4. Method and path do not matter, as with
+/// kube-proxy: load balancers send GET, HEAD, OPTIONS or whatever is configured.
 fn respond(wants: Wants, check: Option<&HealthCheck>, ipv6: bool) -> String {
     match (wants, check) {
         (Wants::TooLong, _) => plain("431 Request Header Fields Too Large"),

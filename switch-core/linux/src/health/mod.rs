@@ -3,9 +3,9 @@
 //!
 //! One thread listens on every health check port at the node's addresses, inside the node's
 //! namespace, and answers HTTP as kube-proxy does: 200 where a local endpoint is ready and not
-//! terminating, else 503. Connections are bounded in number, size and time, so that nobody who may
-//! reach the ports can hold anything of it for long. Sockets are opened and closed by whoever
-//! calls [`update`](HealthResponder::update), which learns of those that cannot be had.
+//! terminating, else 503. Connections are bounded in number, size and time, so that clients cannot
+//! exhaust it. The caller of [`update`](HealthResponder::update) opens and closes the sockets and
+//! gets the errors.
 
 mod connection;
 mod places;
@@ -26,10 +26,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use self::places::Places;
 use super::{Context, HostError, NetNs};
 
-/// One Service as it is answered for.
+/// The health check of one Service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HealthCheck {
-    /// TCP port of this node that load balancers ask on.
+    /// TCP port of this node that load balancers query.
     pub port: u16,
     /// Namespace of the Service.
     pub namespace: Arc<str>,
@@ -40,11 +40,11 @@ pub struct HealthCheck {
     pub local_endpoints: [usize; 2],
 }
 
-/// What the thread is told.
+/// Commands to the thread.
 enum Order {
     Listen(SocketAddr, TcpListener),
     Close(SocketAddr),
-    /// What is answered, by port.
+    /// Answers, by port.
     Answers(BTreeMap<u16, HealthCheck>),
 }
 
@@ -52,7 +52,7 @@ enum Order {
 #[derive(Debug)]
 pub struct HealthResponder {
     ns: NetNs,
-    /// `None`: there is nothing to answer, so that there is no thread.
+    /// `None`: there are no health checks and no thread.
     thread: Option<Thread>,
     listening: BTreeSet<SocketAddr>,
     checks: BTreeMap<u16, HealthCheck>,
@@ -74,7 +74,7 @@ impl HealthResponder {
     }
 
     /// Answers for these Services from now on, at these addresses. Costs little where nothing
-    /// changed. Gives the sockets that could not be opened; they are tried again by the next call.
+    /// changed. Returns the errors of sockets that could not be opened; the next call tries again.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -85,7 +85,7 @@ impl HealthResponder {
     ) -> Result<Vec<HostError>, HostError> {
         let mut wanted: BTreeMap<u16, HealthCheck> = BTreeMap::new();
         for check in checks {
-            // Of two Services that claim one port the first has it.
+            // Of two Services that claim one port the first gets it.
             wanted.entry(check.port).or_insert(check);
         }
         let sockets: BTreeSet<SocketAddr> = wanted
@@ -103,7 +103,7 @@ impl HealthResponder {
             self.thread = Some(Thread::start(&self.ns)?);
         }
         let Some(thread) = &self.thread else { return Ok(Vec::new()) };
-        // First, so that no new socket is asked before there is an answer.
+        // First, so that no new socket is queried before there is an answer.
         thread.order(Order::Answers(wanted.clone()));
         for gone in self.listening.difference(&sockets) {
             thread.order(Order::Close(*gone));
@@ -130,7 +130,7 @@ impl HealthResponder {
         self.checks.clear();
         if let Some(Thread { wake, handle, .. }) = self.thread.take() {
             drop(wake);
-            // If it panicked it has said so already.
+            // A panic has been reported already.
             let _ = handle.join();
         }
     }
@@ -147,7 +147,7 @@ const BACKLOG: i32 = 4096;
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address)?;
-    // Once more, with a longer queue than the standard library's.
+    // Again, with a longer backlog than the standard library's.
     rustix::net::listen(&listener, BACKLOG)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
@@ -165,7 +165,7 @@ impl Thread {
     }
 
     fn order(&self, order: Order) {
-        // A thread that has ended needs no orders, and one that is full of wakes is awake.
+        // A thread that has ended needs no commands, and a full pipe wakes it anyway.
         let _ = self.orders.send(order);
         let _ = (&self.wake).write(&[1]);
     }
@@ -204,12 +204,12 @@ fn serve(orders: &Receiver<Order>, mut woken: &UnixStream) {
         for (address, listener) in &listeners {
             places.accept(*address, listener, now);
         }
-        // What came with its handshake is answered at once.
+        // A request that arrived with the handshake is answered at once.
         places.go_on(&answers, now);
     }
 }
 
-/// Waits for anything to do.
+/// Waits for events.
 fn wait(
     woken: &UnixStream,
     listeners: &BTreeMap<SocketAddr, TcpListener>,
@@ -224,12 +224,12 @@ fn wait(
     let deadlines = places.iter().map(|one| one.deadline());
     let next = deadlines.chain(places.room_at().filter(|at| *at > now)).min();
     let timeout = next.map(|next| {
-        // Behind the deadline, not right before it.
+        // After the deadline, not just before it.
         let left = next.since(now) + Duration::from_millis(1);
         Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
     });
     if poll(&mut fds, timeout.as_ref()).is_err() {
-        // Interrupted, or out of memory: not in a busy loop, whichever it is.
+        // Interrupted, or out of memory: do not loop busily in either case.
         std::thread::sleep(Duration::from_millis(1));
     }
 }

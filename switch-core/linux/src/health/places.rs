@@ -1,5 +1,5 @@
-//! Who is connected: so many at each port, and in all. A newcomer always gets in where somebody has
-//! been given time enough to say what it wants and has not.
+//! Bounds connections, at each port and in total. A new connection replaces one that has had time
+//! enough to send its request and has not.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -10,12 +10,12 @@ use podswitch_core::time::Instant;
 use super::HealthCheck;
 use super::connection::{Connection, Progress};
 
-/// Connections at one time, in all and at each port. Further ones take the place of those that
-/// have said nothing.
+/// Most connections at one time, in total and at each port. Further ones replace those that have
+/// sent nothing.
 const MOST: usize = 512;
 const MOST_AT_PORT: usize = 128;
-/// For so long a connection keeps its place, whoever wants it: a request comes with the
-/// handshake's last segment, or soon after.
+/// A connection cannot be replaced before this time: a request comes with the last segment of the
+/// handshake, or soon after.
 const GRACE: Duration = Duration::from_millis(50);
 
 /// See the module's description.
@@ -29,32 +29,32 @@ impl Places {
         self.connections.iter()
     }
 
-    /// Takes connections that wait at a listener, as many as there are places for.
+    /// Accepts waiting connections of a listener, as many as there is room for.
     pub(super) fn accept(&mut self, local: SocketAddr, listener: &TcpListener, now: Instant) {
-        // Other ports' turn comes after so many.
+        // Then other ports are served.
         for _ in 0..MOST_AT_PORT {
             if !self.has_room(local.port(), now) {
                 return;
             }
             let Ok((stream, client)) = listener.accept() else { return };
-            // A connection that is refused here would only come back at once.
+            // A refused connection would be retried at once.
             self.make_room(local.port(), now);
             let ends = (local, client.ip().to_canonical());
             self.connections.extend(Connection::new(stream, ends, now));
         }
     }
 
-    /// Lets all go on that have something to read or have had their time.
+    /// Serves all connections with input and closes those that have timed out.
     pub(super) fn go_on(&mut self, answers: &BTreeMap<u16, HealthCheck>, now: Instant) {
         self.connections.retain_mut(|one| one.go_on(answers, now) == Progress::Waiting);
     }
 
-    /// Whether there is a place for one more at a port, or will be when another goes.
+    /// Whether there is room for one more at a port, or one can be replaced.
     pub(super) fn has_room(&self, port: u16, now: Instant) -> bool {
         self.full(port).is_none_or(|at| self.victim(at, now).is_some())
     }
 
-    /// When somebody will have had its time to speak, if places are short; else `None`.
+    /// When the next connection may be replaced, if room is short; otherwise `None`.
     pub(super) fn room_at(&self) -> Option<Instant> {
         let is_short = |one: &&Connection| self.full(one.port()).is_some();
         self.connections.iter().filter(is_short).map(|one| one.accepted() + GRACE).min()
@@ -66,8 +66,8 @@ impl Places {
         }
     }
 
-    /// The port at which somebody has to go for one more at `port`, if there are too many: that one,
-    /// or the one that has most.
+    /// The port at which a connection must be replaced for one more at `port`, if there are too
+    /// many: that one, or the one with most.
     fn full(&self, port: u16) -> Option<u16> {
         let mut at: BTreeMap<u16, usize> = BTreeMap::new();
         for one in &self.connections {
@@ -80,8 +80,7 @@ impl Places {
         most.filter(|_| self.connections.len() >= MOST)
     }
 
-    /// Who goes at a port: of the client that has most connections there, the one that has been there
-    /// longest.
+    /// The connection to replace at a port: the oldest of the client with most connections there.
     fn victim(&self, port: u16, now: Instant) -> Option<usize> {
         let there = || self.connections.iter().enumerate().filter(|(_, one)| one.port() == port);
         let mut by_client: BTreeMap<IpAddr, usize> = BTreeMap::new();

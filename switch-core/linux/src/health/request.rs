@@ -1,16 +1,16 @@
-//! The head of an HTTP/1 request, read as it comes, however long: only its first line matters, and
-//! of that the first word and the last.
+//! The head of an HTTP/1 request, read incrementally: only the first and the last word of its first
+//! line matter.
 
 /// Bytes of a request's head, at most; Go's server, and so kube-proxy, takes as many.
 const LONGEST: usize = 1 << 20;
-/// Bytes of a word that are told apart: the longest method and version are shorter.
+/// Bytes of a word that are compared: the longest method and version are shorter.
 const WORD: usize = 16;
 
 /// A word of the request line.
 #[derive(Clone, Copy, Debug, Default)]
 struct Word {
     bytes: [u8; WORD],
-    /// May be longer than what is kept.
+    /// May be longer than the bytes kept.
     len: usize,
 }
 
@@ -31,14 +31,14 @@ impl Word {
     }
 }
 
-/// What a request wants, once it is all there.
+/// A complete request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Wants {
     /// The answer, with a body or without.
     Answer { body: bool },
-    /// It is no HTTP/1 request.
+    /// It is not an HTTP/1 request.
     Bad,
-    /// It goes on too long.
+    /// It is too long.
     TooLong,
 }
 
@@ -54,13 +54,12 @@ pub(super) struct Request {
     len: usize,
     /// The request line has ended.
     has_line: bool,
-    /// Nothing but a line's end since the last one.
+    /// Nothing but a line end since the last one.
     is_empty: bool,
 }
 
 impl Request {
-    /// Takes what was read. Some: the head is complete, or will never be; what follows is not looked
-    /// at.
+    /// Adds input. `Some`: the head is complete, or can never be; the rest is ignored.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Option<Wants> {
         for &byte in bytes {
             self.len += 1;
@@ -151,7 +150,7 @@ mod tests {
     }
 
     proptest! {
-        /// However it is cut.
+        /// However it is split.
         #[test]
         fn pieces_are_the_whole(
             request in prop::collection::vec(prop_oneof![

@@ -24,7 +24,7 @@ pub struct InterfaceAddress {
 }
 
 impl InterfaceAddress {
-    /// An address in a network with a prefix of so many bits. `None` if the address has fewer.
+    /// An address with a prefix of this many bits. `None` if the address has fewer.
     pub fn new(address: IpAddr, prefix: u8) -> Option<Self> {
         Cidr::new(address, prefix).map(|_| Self { address, prefix })
     }
@@ -101,11 +101,11 @@ impl Netlink {
         })
     }
 
-    /// Waits until packets to `address` are taken in: for IPv6 the kernel gets round to that only
-    /// some time after the address was given. Needs the interface to be on.
+    /// Waits until packets to `address` are accepted: for IPv6 the kernel does so some time after
+    /// the address was added. The interface must be up.
     ///
     /// # Errors
-    /// It did not come about within two seconds (`ErrorKind::TimedOut`).
+    /// Timeout after two seconds (`ErrorKind::TimedOut`).
     pub fn wait_until_local(&mut self, address: IpAddr) -> Result<(), HostError> {
         const PAUSE: Duration = Duration::from_millis(2);
         for _ in 0..1000 {
@@ -118,7 +118,7 @@ impl Netlink {
         Err(HostError::new(operation, io::ErrorKind::TimedOut.into()))
     }
 
-    /// Takes an address from an interface.
+    /// Removes an address from an interface.
     ///
     /// # Errors
     /// It has no such address (`is_not_found`).

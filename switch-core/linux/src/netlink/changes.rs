@@ -1,4 +1,4 @@
-//! Notice that something changed: interfaces, neighbours, addresses, routes or routing rules.
+//! Change notification: interfaces, neighbours, addresses and routes.
 
 use std::io;
 
@@ -10,8 +10,8 @@ use crate::{Context, NetNs};
 /// RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE, each a bit.
 const GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
 
-/// Tells whether anything of a namespace changed since it was asked last; what, is for whoever asks
-/// to look up. The kernel holds the notices; when it holds too many, that is a change as well.
+/// Reports whether anything in a namespace changed since the last call, but not what. The kernel
+/// queues the notifications; an overflow counts as a change.
 #[derive(Debug)]
 pub struct Changes {
     socket: Socket,
@@ -33,11 +33,11 @@ impl Changes {
         Ok(Self { socket })
     }
 
-    /// Whether anything changed since the last call. Never waits.
+    /// Whether anything changed since the last call. Does not block.
     pub fn happened(&mut self) -> bool {
         let mut buffer = Vec::with_capacity(16 * 1024);
         let mut happened = false;
-        // A bound, lest a storm of notices keep the caller.
+        // Bounded, so that a storm of notifications does not hold up the caller.
         for _ in 0..10_000 {
             buffer.clear();
             match self.socket.recv(&mut buffer, 0) {

@@ -13,31 +13,31 @@ use podswitch_wire::addr::Mac;
 
 use super::{HostError, NetNs, Netlink};
 
-/// An interface as the kernel tells it.
+/// An interface as the kernel reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// The number that it goes by in its namespace.
+    /// Its index in its namespace.
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Its link-layer address, if that is an Ethernet one.
+    /// Its MAC address, if it is an Ethernet interface.
     pub mac: Option<Mac>,
-    /// Its largest network-layer packet, in bytes.
+    /// Its MTU, in bytes.
     pub mtu: u32,
-    /// Whether it is switched on.
+    /// Whether it is up (administratively).
     pub is_up: bool,
-    /// Whether it can carry frames (its other end is on, too).
+    /// Whether it has a carrier (its other end is up, too).
     pub is_running: bool,
-    /// What made it: `veth`, `tun`, `bridge`, `vxlan`, … `None` for hardware.
+    /// Its kind: `veth`, `tun`, `bridge`, `vxlan`, … `None` for hardware.
     pub kind: Option<String>,
     /// The bridge that it is a port of.
     pub master: Option<u32>,
-    /// The other end of a veth pair, or what a VLAN or tunnel runs over: its index, in the
-    /// namespace where that is.
+    /// Index of the other end of a veth pair, or of the lower interface of a VLAN or tunnel, in
+    /// that interface's namespace.
     pub peer: Option<u32>,
 }
 
-/// What an interface is to be like when it is made.
+/// Settings of a new interface.
 #[derive(Clone, Debug, Default)]
 pub struct LinkSpec {
     name: String,
@@ -47,26 +47,26 @@ pub struct LinkSpec {
 }
 
 impl LinkSpec {
-    /// An interface of that name, everything else as the kernel pleases, switched off.
+    /// An interface with that name and the kernel's defaults, down.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), ..Self::default() }
     }
 
-    /// With this link-layer address.
+    /// Sets the MAC address.
     #[must_use]
     pub fn mac(mut self, mac: Mac) -> Self {
         self.mac = Some(mac);
         self
     }
 
-    /// With this MTU in bytes.
+    /// Sets the MTU, in bytes.
     #[must_use]
     pub fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = Some(mtu);
         self
     }
 
-    /// Switched on at once.
+    /// Brings it up.
     #[must_use]
     pub fn up(mut self) -> Self {
         self.up = true;
@@ -95,18 +95,18 @@ impl LinkSpec {
     }
 }
 
-/// What a VXLAN interface of the kernel is to be like.
+/// Settings of a kernel VXLAN interface.
 #[derive(Clone, Debug)]
 pub struct Vxlan {
     /// VXLAN network identifier.
     pub vni: u32,
-    /// The tunnel's own end.
+    /// The local VTEP.
     pub local: Option<IpAddr>,
-    /// Where frames to unknown addresses go: a tunnel end or a multicast group.
+    /// Where frames to unknown addresses go: a VTEP or a multicast group.
     pub remote: Option<IpAddr>,
     /// UDP destination port.
     pub port: u16,
-    /// Whether it learns tunnel ends from what it receives.
+    /// Whether it learns VTEPs from received packets.
     pub learning: bool,
     /// The interface that it runs over.
     pub link: Option<u32>,
@@ -124,7 +124,7 @@ impl Netlink {
         peer: &LinkSpec,
         peer_ns: &NetNs,
     ) -> Result<u32, HostError> {
-        // Neither end can be switched on before both are there, which is after the request.
+        // Neither end can be brought up before both exist, which is after the request.
         let (here_off, peer_off) = (here.clone().down(), peer.clone().down());
         let mut peer_message = peer_off.message();
         peer_message.attributes.push(LinkAttribute::NetNsFd(peer_ns.as_fd().as_raw_fd()));
@@ -150,10 +150,10 @@ impl Netlink {
         self.add(spec, InfoKind::Bridge, None, || format!("create bridge {}", spec.name))
     }
 
-    /// Makes an interface that swallows what it is given. Returns its index.
+    /// Makes a dummy interface, which drops all packets. Returns its index.
     ///
     /// # Errors
-    /// The name is taken; missing privilege; a kernel without it.
+    /// The name is taken; missing privilege; a kernel without support.
     pub fn add_dummy(&mut self, spec: &LinkSpec) -> Result<u32, HostError> {
         self.add(spec, InfoKind::Dummy, None, || format!("create dummy interface {}", spec.name))
     }
@@ -161,7 +161,7 @@ impl Netlink {
     /// Makes a VXLAN interface of the kernel. Returns its index.
     ///
     /// # Errors
-    /// The name or its VNI and port are taken; missing privilege; a kernel without it.
+    /// The name or its VNI and port are taken; missing privilege; a kernel without support.
     pub fn add_vxlan(&mut self, spec: &LinkSpec, vxlan: &Vxlan) -> Result<u32, HostError> {
         let mut data = vec![
             InfoVxlan::Id(vxlan.vni),
@@ -213,11 +213,11 @@ impl Netlink {
         }
     }
 
-    /// Frames that the kernel dropped instead of transmitting them by an interface, since it was made:
-    /// of a TAP those for which its queue had no room.
+    /// Frames that the kernel dropped on transmission by an interface since it was made: for a TAP
+    /// those that its queue had no room for.
     ///
     /// # Errors
-    /// There is no such interface any more.
+    /// The interface no longer exists.
     pub fn tx_dropped(&mut self, index: u32) -> Result<u64, HostError> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -288,7 +288,7 @@ impl Netlink {
         })
     }
 
-    /// Switches an interface on.
+    /// Brings an interface up.
     ///
     /// # Errors
     /// There is none; missing privilege.
@@ -296,7 +296,7 @@ impl Netlink {
         self.set_flag(index, LinkFlags::Up)
     }
 
-    /// Switches an interface off.
+    /// Brings an interface down.
     ///
     /// # Errors
     /// There is none; missing privilege.
@@ -323,7 +323,7 @@ impl Netlink {
         self.set(index, LinkAttribute::Mtu(mtu), || format!("set MTU {mtu} of interface {index}"))
     }
 
-    /// Sets the link-layer address.
+    /// Sets the MAC address.
     ///
     /// # Errors
     /// The interface takes no such address.
@@ -333,7 +333,7 @@ impl Netlink {
         })
     }
 
-    /// Renames an interface, which must be switched off on kernels before 6.3.
+    /// Renames an interface, which must be down on kernels before 6.3.
     ///
     /// # Errors
     /// The name is taken, or too long.
@@ -354,8 +354,8 @@ impl Netlink {
         })
     }
 
-    /// Moves an interface to another namespace. It loses its addresses and is switched off; its
-    /// index there may be another.
+    /// Moves an interface to another namespace. It loses its addresses and goes down; its index
+    /// there may be another.
     ///
     /// # Errors
     /// Its name is taken there, or it is bound to its namespace.

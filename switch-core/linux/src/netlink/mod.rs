@@ -90,7 +90,7 @@ impl Netlink {
         Ok(answer)
     }
 
-    /// Sends a request whose answer is a list; asks again where the list changed meanwhile.
+    /// Sends a request whose answer is a list; repeats the request if the list changed meanwhile.
     fn dump(
         &mut self,
         message: RouteNetlinkMessage,
@@ -120,7 +120,7 @@ impl Netlink {
         self.socket.send(&buffer, 0).map(drop)
     }
 
-    /// Hands the objects of the answer to `object` until the answer ends.
+    /// Calls `object` with each object of the answer.
     fn answers(
         &self,
         operation: &impl Fn() -> String,
@@ -163,12 +163,11 @@ impl Netlink {
     }
 }
 
-/// A netlink socket that explains its errors and gives up after a while: the kernel answers at
-/// once or never.
+/// A netlink socket with extended errors and a timeout: the kernel answers at once or never.
 pub(super) fn open_socket(protocol: isize) -> io::Result<Socket> {
     let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
-    // Old kernels know neither; then there are no words beside the error number.
+    // Old kernels support neither; then there is only the error number.
     let _ = socket.set_ext_ack(true);
     let _ = socket.set_cap_ack(true);
     let timeout = std::time::Duration::from_secs(10);
@@ -176,7 +175,7 @@ pub(super) fn open_socket(protocol: isize) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// What the kernel says in words beside an error number (NLMSGERR_ATTR_MSG).
+/// The kernel's message for an error number (NLMSGERR_ATTR_MSG).
 pub(super) fn extended_ack(flags: u16, payload: &[u8]) -> Option<String> {
     const NLMSGERR_ATTR_MSG: u16 = 1;
     if flags & NLM_F_ACK_TLVS == 0 {

@@ -1,5 +1,5 @@
-//! Neighbours: link-layer addresses that the kernel found out, those that need not be asked for, and
-//! the forwarding entries of bridges and tunnels.
+//! Neighbours: MAC addresses that the kernel resolved, permanent entries, and FDB entries of
+//! bridges and tunnels.
 
 use std::net::IpAddr;
 
@@ -19,9 +19,9 @@ pub struct Neighbour {
     pub link: u32,
     /// Its address.
     pub address: IpAddr,
-    /// Its link-layer address, as far as one is known that packets may be sent to.
+    /// Its MAC address, if one is known that packets may be sent to.
     pub mac: Option<Mac>,
-    /// Whether that needs no confirmation now: it was heard of lately, or is there for good.
+    /// Whether the entry needs no confirmation now: it is reachable or permanent.
     pub is_confirmed: bool,
 }
 
@@ -36,9 +36,8 @@ impl Netlink {
         Ok(list.into_iter().filter_map(read).collect())
     }
 
-    /// Has the kernel find out where `address` is on the interface, or make sure that it is there
-    /// still, as it does before it sends packets. It goes on by itself; see
-    /// [`neighbours`](Self::neighbours) for what came of it.
+    /// Starts resolution or confirmation of `address` on the interface by the kernel, which goes on
+    /// in the background; [`neighbours`](Self::neighbours) returns the result.
     ///
     /// # Errors
     /// There is no such interface, or it is off; the table is full; missing privilege.
@@ -51,7 +50,7 @@ impl Netlink {
         })
     }
 
-    /// Says for good that `address` is at `mac` on the interface.
+    /// Adds a permanent entry: `address` is at `mac` on the interface.
     ///
     /// # Errors
     /// There is no such interface; missing privilege.
@@ -65,20 +64,20 @@ impl Netlink {
         })
     }
 
-    /// Forgets what is known of `address` on the interface.
+    /// Removes the entry of `address` on the interface.
     ///
     /// # Errors
-    /// Nothing is known (`is_not_found`).
+    /// There is no entry (`is_not_found`).
     pub fn delete_neighbour(&mut self, link: u32, address: IpAddr) -> Result<(), HostError> {
         let message = RouteNetlinkMessage::DelNeighbour(neighbour(link, address));
         self.request(message, 0, || format!("remove neighbour {address} of interface {link}"))
     }
 
-    /// Has a VXLAN interface send frames for `mac` to the tunnel end `remote`; for the zero
-    /// address, frames to addresses that it does not know (several ends may be added).
+    /// Adds an FDB entry to a VXLAN interface: frames for `mac` go to the VTEP `remote`. The
+    /// all-zero address stands for unknown addresses and may have several VTEPs.
     ///
     /// # Errors
-    /// It is no VXLAN interface; missing privilege.
+    /// It is not a VXLAN interface; missing privilege.
     pub fn add_tunnel_entry(
         &mut self,
         link: u32,

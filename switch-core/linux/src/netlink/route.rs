@@ -16,21 +16,22 @@ use super::{HostError, Netlink, family_of};
 /// A route of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Where to.
+    /// The destination.
     pub destination: Cidr,
     /// The next router; without one the destination is on the link itself.
     pub gateway: Option<IpAddr>,
     /// Index of the interface that packets leave by.
     pub link: Option<u32>,
-    /// The gateway is on the link although no address of the interface says so.
+    /// The gateway is on the link although it is in no network of the interface (onlink).
     pub onlink: bool,
     /// Source address of packets that the host itself sends this way.
     pub source: Option<IpAddr>,
     /// Routing table; 254 is the main one.
     pub table: u32,
-    /// Preference among routes to the same destination, lower first. `None`: the kernel's choice.
+    /// Metric among routes to the same destination; the lowest is preferred. `None`: the kernel's
+    /// choice.
     pub metric: Option<u32>,
-    /// Largest packet on this way, in bytes.
+    /// MTU of the route, in bytes.
     pub mtu: Option<u32>,
 }
 
@@ -52,49 +53,49 @@ impl Route {
         }
     }
 
-    /// By way of the router `gateway`.
+    /// Sets the gateway.
     #[must_use]
     pub fn via(mut self, gateway: IpAddr) -> Self {
         self.gateway = Some(gateway);
         self
     }
 
-    /// Out of the interface with this index.
+    /// Sets the interface, by its index.
     #[must_use]
     pub fn link(mut self, index: u32) -> Self {
         self.link = Some(index);
         self
     }
 
-    /// The gateway is on the link, whatever the interface's addresses say.
+    /// The gateway is on the link, whatever the interface's addresses are (onlink).
     #[must_use]
     pub fn onlink(mut self) -> Self {
         self.onlink = true;
         self
     }
 
-    /// The host itself sends from `address` this way.
+    /// Sets the source address of packets that the host itself sends.
     #[must_use]
     pub fn source(mut self, address: IpAddr) -> Self {
         self.source = Some(address);
         self
     }
 
-    /// In this routing table.
+    /// Sets the routing table.
     #[must_use]
     pub fn table(mut self, table: u32) -> Self {
         self.table = table;
         self
     }
 
-    /// With this preference, lower first.
+    /// Sets the metric; the lowest is preferred.
     #[must_use]
     pub fn metric(mut self, metric: u32) -> Self {
         self.metric = Some(metric);
         self
     }
 
-    /// Packets of at most `mtu` bytes.
+    /// Sets the MTU of the route, in bytes.
     #[must_use]
     pub fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = Some(mtu);
@@ -115,7 +116,7 @@ impl Route {
         let mut message = RouteMessage::default();
         message.header.address_family = family_of(self.destination.address());
         message.header.destination_prefix_length = self.destination.prefix();
-        // A byte has no room for every table; the attribute counts.
+        // A byte cannot hold every table number; the attribute is used.
         message.header.table = u8::try_from(self.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
         message.header.protocol = RouteProtocol::Static;
         message.header.scope = match self.gateway {
@@ -157,7 +158,7 @@ impl fmt::Display for Route {
 }
 
 impl Netlink {
-    /// Adds a route, in place of one to the same destination with the same metric.
+    /// Adds a route; replaces one to the same destination with the same metric.
     ///
     /// # Errors
     /// The gateway cannot be reached; there is no such interface; missing privilege.
@@ -179,8 +180,7 @@ impl Netlink {
         self.request(message, 0, || format!("remove route {route}"))
     }
 
-    /// The route that packets to `address` take; `None` if there is none or it leads nowhere but
-    /// to this host.
+    /// The route that packets to `address` take; `None` if there is none or it is local.
     ///
     /// # Errors
     /// The kernel refused to answer.
@@ -201,9 +201,10 @@ impl Netlink {
         }
     }
 
-    /// How packets from `source`, an address of this host, get to the next hop on their way to `address`:
-    /// the interface's index, and the router's address or `address` itself. `None` if there is no way,
-    /// or one that is more than an interface and a neighbour (a tunnel of the route's own).
+    /// How packets from `source`, an address of this host, get to the next hop on their way to
+    /// `address`: the interface's index, and the router's address or `address` itself. `None` if
+    /// there is no route, or one that is more than an interface and a neighbour (a lightweight
+    /// tunnel).
     ///
     /// # Errors
     /// The kernel refused to answer.

@@ -14,7 +14,7 @@ use super::{HostError, Netlink};
 pub struct Rule {
     /// Whether it is for IPv6; IPv4 else.
     pub is_ipv6: bool,
-    /// Order among rules, lower first. The kernel's own are 0 (local), 32766 and 32767.
+    /// Priority; the lowest comes first. The kernel's own are 0 (local), 32766 and 32767.
     pub priority: u32,
     /// The table to look in.
     pub table: u32,
@@ -62,7 +62,7 @@ impl fmt::Display for Rule {
 }
 
 impl Netlink {
-    /// Adds a rule; one that is there already stays alone.
+    /// Adds a rule; a no-op if it exists.
     ///
     /// # Errors
     /// Conditions of the wrong family; missing privilege.
@@ -74,8 +74,8 @@ impl Netlink {
         }
     }
 
-    /// The rules that send packets to a table, both families, in the order in which they are
-    /// asked; those with conditions that a [`Rule`] does not have are left out.
+    /// The rules that send packets to a table, both families, in order of evaluation; those with
+    /// conditions that a [`Rule`] cannot express are left out.
     ///
     /// # Errors
     /// The kernel refused to answer.

@@ -1,4 +1,4 @@
-//! Frames that one interface receives leave by another, past the stack.
+//! Forwards the frames that one interface receives to another, bypassing the stack.
 
 use podswitch_wire::parse::ethertype;
 
@@ -6,9 +6,9 @@ use super::message::{Connection, Family, Kind, Transaction};
 use super::rule::{Base, Meta, Rule};
 use super::{HostError, Installed, NetNs, remove};
 
-/// Has everything that the interface `from` receives leave by the interface with index `to`, as it
-/// is: no routing, no neighbours, nothing that the stack's filters see. In place of what an earlier
-/// run put into the same `table`; goes when `from` does, but for the table's name.
+/// Forwards everything that the interface `from` receives to the interface with index `to`,
+/// unchanged: no routing, no neighbours, no filters of the stack. Replaces what an earlier run put
+/// into the same `table`; removed with `from`, except for the table's name.
 ///
 /// # Errors
 /// Missing privilege; a kernel without nf_tables' netdev family or its forwarding.
@@ -25,16 +25,16 @@ pub(crate) fn forward(
     })
 }
 
-/// Where in the Ethernet header of a frame for [`forward_by_note`] the next hop's IPv4 address stands.
+/// Offset in the Ethernet header of a frame for [`forward_by_note`] of the next hop's IPv4 address.
 /// Over IPv6 the next hop is the destination.
 pub(crate) const NOTE_NEXT_HOP: usize = 0;
-/// Where the outgoing interface's index stands, 4 bytes in the machine's order.
+/// Offset of the outgoing interface's index, 4 bytes in native order.
 pub(crate) const NOTE_LINK: usize = 4;
 
-/// Has every IP packet that the interface `from` receives leave as its sender noted in place of MAC
-/// addresses: [`NOTE_LINK`], [`NOTE_NEXT_HOP`]. No routing, nothing that the stack's filters
-/// see, but the kernel's own neighbours, which it asks for as usual; the TTL is lowered by one. All else
-/// is dropped. Otherwise as [`forward`].
+/// Forwards every IP packet that the interface `from` receives as its sender noted in place of the
+/// MAC addresses: [`NOTE_LINK`], [`NOTE_NEXT_HOP`]. No routing and no filters of the stack; the
+/// kernel resolves the neighbour as usual and decrements the TTL. Everything else is dropped.
+/// Otherwise as [`forward`].
 ///
 /// # Errors
 /// As [`forward`].
@@ -56,7 +56,7 @@ pub(crate) fn forward_by_note(ns: &NetNs, table: &str, from: &str) -> Result<Ins
     })
 }
 
-/// A table with a chain of what `from` receives, with the rules that `fill` adds.
+/// A table with an ingress chain for `from` and the rules that `fill` adds.
 fn commit(
     ns: &NetNs,
     table: &str,
@@ -66,7 +66,7 @@ fn commit(
     const CHAIN: &str = "forward";
     const ACCEPT: u32 = 1;
     let mut transaction = Transaction::new(Family::Netdev);
-    // Made if it is not there, so that it can be removed for sure.
+    // Created if absent, so that removing it cannot fail.
     for kind in [Kind::NewTable, Kind::DeleteTable, Kind::NewTable] {
         transaction.add(kind, |a| {
             a.text(1, table);
@@ -84,7 +84,7 @@ fn commit(
     Installed::read(connection, Family::Netdev, table)
 }
 
-/// Takes the forwarding away; that there is none is no error.
+/// Removes the forwarding; a no-op if there is none.
 ///
 /// # Errors
 /// Missing privilege.

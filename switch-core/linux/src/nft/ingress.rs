@@ -1,4 +1,4 @@
-//! What the switch takes from an interface by a packet socket, kept from the host's stack.
+//! Drops in the host's stack what the switch receives from an interface by a packet socket.
 
 use podswitch_wire::cidr::Cidr;
 use podswitch_wire::flow_key::proto;
@@ -11,11 +11,11 @@ use super::{HostError, Installed, NetNs, Netlink, remove};
 
 const CHAIN: &str = "ingress";
 
-/// What an [`IngressDrop`] keeps from an interface's stack. However many ranges and fronts there
-/// are, a packet costs one look-up in each list.
+/// What an [`IngressDrop`] drops. A packet costs one look-up in each list, whatever the lists'
+/// length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ingress {
-    /// UDP datagrams to these ports, both families: tunnels that the switch ends itself.
+    /// UDP datagrams to these ports, both families: tunnels that the switch terminates itself.
     pub udp_to: Vec<u16>,
     /// Packets to these addresses.
     pub to: Vec<Cidr>,
@@ -49,8 +49,8 @@ pub struct IngressDrop(Installed);
 
 impl IngressDrop {
     /// Puts the drops in force on `interface`, in place of those of an earlier run in the same
-    /// `table`. They stay when the process ends: a dead switch must not leave its traffic to the
-    /// stack. [`remove`](Self::remove) takes them away.
+    /// `table`. They stay when the process ends: the stack must not handle the traffic of a dead
+    /// switch. [`remove`](Self::remove) removes them.
     ///
     /// # Errors
     /// There is no such interface; missing privilege; a kernel without nf_tables' netdev family.
@@ -62,12 +62,12 @@ impl IngressDrop {
     ) -> Result<Self, HostError> {
         /// Before the priorities that people use.
         const PRIORITY: i32 = -500;
-        // Since Linux 6.16 a hook waits for an interface that is not there; a mistyped name is to
-        // be an error everywhere.
+        // Since Linux 6.16 a hook waits for an absent interface; a mistyped name must be an error
+        // everywhere.
         Netlink::open(ns)?.link(interface)?;
         let mut connection = Connection::open(ns)?;
         let mut transaction = Transaction::new(Family::Netdev);
-        // Made if it is not there, so that it can be removed for sure.
+        // Created if absent, so that removing it cannot fail.
         for kind in [Kind::NewTable, Kind::DeleteTable, Kind::NewTable] {
             transaction.add(kind, |a| {
                 a.text(1, table);
@@ -102,7 +102,7 @@ impl IngressDrop {
         self.0.is_intact()
     }
 
-    /// Removes the drops; that there are none is no error.
+    /// Removes the drops; a no-op if there are none.
     ///
     /// # Errors
     /// Missing privilege.
@@ -111,7 +111,7 @@ impl IngressDrop {
     }
 }
 
-/// What addresses say of packets: an end that is left out may be anything.
+/// Conditions on addresses; an end without any matches everything.
 struct Ends<'a> {
     name: &'static str,
     from: Option<&'a [Cidr]>,
@@ -120,7 +120,7 @@ struct Ends<'a> {
     first_port: Option<u16>,
 }
 
-/// The rules for what addresses say, of one family.
+/// The rules for the conditions on addresses, for one family.
 fn of_family(transaction: &mut Transaction, table: &str, drops: &Ingress, is_ipv4: bool) {
     let Ingress { from, to, between, answers, first_port, .. } = drops;
     let ends = |name, from, to, first_port| Ends { name, from, to, first_port };
@@ -147,7 +147,7 @@ impl Ends<'_> {
                     Some((ranges?, format!("{}_{end}{family}", self.name), offset))
                 })
                 .collect();
-        // Without an address of the family at either end there is no such packet.
+        // Without an address of the family at either end no packet matches.
         let has_any = |ranges: &[Cidr]| ranges.iter().any(|r| r.address().is_ipv4() == is_ipv4);
         if !sets.iter().all(|(ranges, ..)| has_any(ranges)) {
             return;

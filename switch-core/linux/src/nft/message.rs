@@ -47,7 +47,7 @@ const HEADER: usize = 16;
 /// Length of `struct nfgenmsg` behind it.
 const FAMILY_HEADER: usize = 4;
 
-/// Attributes, one behind the other.
+/// A sequence of attributes.
 pub(super) struct Attributes<'a>(&'a mut Vec<u8>);
 
 impl Attributes<'_> {
@@ -87,7 +87,7 @@ impl Attributes<'_> {
     }
 }
 
-/// Changes that come into force together or not at all.
+/// Changes that take effect together or not at all.
 pub(super) struct Transaction {
     family: Family,
     buffer: Vec<u8>,
@@ -119,7 +119,7 @@ impl Transaction {
     }
 
     fn control(&mut self, kind: u16) {
-        // The family header's last half says which subsystem the transaction is for.
+        // The second half of the family header names the subsystem of the transaction.
         message(&mut self.buffer, kind, NLM_F_REQUEST, self.messages, 0, SUBSYSTEM, |_| {});
         self.messages += 1;
     }
@@ -148,7 +148,8 @@ fn message(
     out[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
 }
 
-/// A connection to nf_tables in one network namespace. Tables that it owns go when it is closed.
+/// A connection to nf_tables in one network namespace. Tables that it owns are removed when it is
+/// closed.
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: Socket,
@@ -173,7 +174,7 @@ impl Connection {
     ) -> Result<(), HostError> {
         transaction.control(BATCH_END);
         let first = self.sequence;
-        // The first and the last message are the brackets.
+        // The first and the last message delimit the transaction.
         let last = first + transaction.messages - 2;
         renumber(&mut transaction.buffer, first);
         self.sequence += transaction.messages;
@@ -196,7 +197,7 @@ impl Connection {
     /// Whether there is a table of that name.
     pub(super) fn has_table(&mut self, family: Family, name: &str) -> Result<bool, HostError> {
         let tables = self.list(Kind::GetTable, family, |_| {}, || "list nftables tables".into())?;
-        // The family header says no more than the attributes: NFTA_TABLE_NAME is one.
+        // The family header carries no object, the attributes do: NFTA_TABLE_NAME is 1.
         let is_name = |nla: &NlaBuffer<&[u8]>| {
             nla.kind() == 1 && nla.value().strip_suffix(&[0]) == Some(name.as_bytes())
         };
@@ -290,7 +291,7 @@ fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     })
 }
 
-/// The error that an NLMSG_ERROR message tells of; zero is an acknowledgement.
+/// The error number of an NLMSG_ERROR message; zero is an acknowledgement.
 fn check(message: &NetlinkBuffer<&[u8]>, operation: &impl Fn() -> String) -> Result<(), HostError> {
     let payload = message.payload();
     let code = payload.first_chunk().map_or(-libc::EBADMSG, |c| i32::from_ne_bytes(*c));
@@ -322,7 +323,7 @@ pub(super) fn intervals(ranges: &[Cidr], is_ipv4: bool) -> Vec<(u128, u128)> {
     let mut merged: Vec<(u128, u128)> = Vec::new();
     for (first, last) in sorted {
         match merged.last_mut() {
-            // Overlapping, or the one right behind the other.
+            // Overlapping or adjacent.
             Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
             _ => merged.push((first, last)),
         }

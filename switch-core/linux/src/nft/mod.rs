@@ -1,9 +1,9 @@
-//! The packet filter of the host, nf_tables, as far as the switch needs it: masquerading what
-//! pods send off the cluster, and keeping a network card's stack away from what the switch
-//! takes. Spoken directly over netlink; no `nft` program is needed.
+//! The packet filter of the host, nf_tables, as far as the switch needs it: masquerading of pods'
+//! off-cluster traffic, and keeping packets that the switch handles from the host's stack.
+//! Configured directly over netlink; no `nft` program is needed.
 //!
-//! Each concern is a table of our own, replaced in one transaction, so that an interrupted or
-//! killed run leaves nothing that the next one stumbles over.
+//! Each purpose has a table of its own, replaced in one transaction, so that an interrupted or
+//! killed run leaves nothing that disturbs the next.
 
 pub mod conntrack;
 pub(crate) mod forward;
@@ -57,7 +57,7 @@ pub struct MasqueradeConfig {
     pub host_interface: String,
     /// Where this node's pods are: only what they send is masqueraded.
     pub pods: Vec<Cidr>,
-    /// Destinations that see pods' own addresses: the whole cluster.
+    /// Destinations that see pods' own addresses: the cluster.
     pub cluster: Vec<Cidr>,
 }
 
@@ -84,10 +84,10 @@ pub struct Masquerade {
 }
 
 impl Masquerade {
-    /// Puts masquerading in force in `ns`, in place of what an earlier run left.
+    /// Puts masquerading in force in `ns`, replacing what an earlier run left.
     ///
     /// # Errors
-    /// Missing privilege; another process that runs holds the table; a kernel without nf_tables.
+    /// Missing privilege; another running process owns the table; a kernel without nf_tables.
     pub fn install(ns: &NetNs, config: &MasqueradeConfig) -> Result<Self, HostError> {
         let mut connection = Connection::open(ns)?;
         remove(&mut connection, Family::Inet, &config.table)?;
@@ -101,11 +101,11 @@ impl Masquerade {
         Ok(Self { connection, table: config.table.clone(), owned })
     }
 
-    /// Replaces what is in force at one stroke; connections under way keep their translation.
-    /// The table's name cannot change.
+    /// Replaces the rules atomically; existing connections keep their translation. The table's name
+    /// cannot change.
     ///
     /// # Errors
-    /// As [`install`](Self::install); what was in force stays.
+    /// As [`install`](Self::install); the rules in force stay.
     pub fn update(&mut self, config: &MasqueradeConfig) -> Result<(), HostError> {
         let config = MasqueradeConfig { table: self.table.clone(), ..config.clone() };
         let mut transaction = Transaction::new(Family::Inet);
@@ -117,7 +117,7 @@ impl Masquerade {
         self.connection.commit(transaction, what)
     }
 
-    /// Makes the table again if somebody removed it. Says whether somebody had.
+    /// Recreates the table if it was removed. Returns whether it was.
     ///
     /// # Errors
     /// As [`install`](Self::install).
@@ -137,7 +137,7 @@ impl Masquerade {
 
 impl Drop for Masquerade {
     fn drop(&mut self) {
-        // On kernels that do not do it by themselves; nobody is left to be told.
+        // For kernels that do not do it themselves; there is no caller to report to.
         let _ = remove(&mut self.connection, Family::Inet, &self.table);
     }
 }
@@ -197,7 +197,7 @@ fn masquerade(transaction: &mut Transaction, config: &MasqueradeConfig, owned: b
     }
 }
 
-/// A name as the kernel loads it: 16 bytes, filled up with zeroes.
+/// A name as the kernel loads it: 16 bytes, padded with zeroes.
 fn interface_name(name: &str) -> [u8; 16] {
     let mut bytes = [0; 16];
     let len = name.len().min(15);

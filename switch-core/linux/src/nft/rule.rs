@@ -15,12 +15,12 @@ const VERDICT: u32 = 0;
 pub(super) const NFTA_LIST_ELEM: u16 = 1;
 pub(super) const NFTA_DATA_VALUE: u16 = 1;
 
-/// A `meta` key: what is known of a packet beside its bytes (`NFT_META_*`).
+/// A `meta` key: metadata of a packet (`NFT_META_*`).
 #[derive(Clone, Copy)]
 pub(super) enum Meta {
     /// EtherType, in network order.
     EtherType = 1,
-    /// The packet's mark, in the machine's order.
+    /// The packet's mark, in native order.
     Mark = 3,
     /// Name of the interface that it came in by.
     InputName = 6,
@@ -32,7 +32,7 @@ pub(super) enum Meta {
     L4Protocol = 16,
 }
 
-/// Where an offset counts from (`NFT_PAYLOAD_*`).
+/// The base of an offset (`NFT_PAYLOAD_*`).
 #[derive(Clone, Copy)]
 pub(super) enum Base {
     Link = 0,
@@ -73,16 +73,16 @@ impl Rule<'_, '_> {
         })
     }
 
-    /// The packet leaves by the interface whose index the first register holds, as it is.
+    /// Sends the packet unchanged by the interface whose index is in the first register.
     pub(super) fn forward(&mut self) -> &mut Self {
         self.expression("fwd", |d| {
             d.number(1, REGISTER);
         })
     }
 
-    /// The packet leaves by the interface whose index stands at `link` of its Ethernet header, in
-    /// the machine's order, to the neighbour whose address stands at `at`, `len` bytes long. The
-    /// kernel finds the neighbour and lowers the TTL.
+    /// Sends the packet by the interface whose index is at `link` of its Ethernet header, in native
+    /// order, to the neighbour whose address is at `at`, `len` bytes long. The kernel resolves the
+    /// neighbour and decrements the TTL.
     pub(super) fn forward_to(&mut self, link: u32, at: (Base, u32), len: u32) -> &mut Self {
         let family = if len == 4 { libc::NFPROTO_IPV4 } else { libc::NFPROTO_IPV6 };
         self.load_to(SECOND, Base::Link, link, 4).load(at.0, at.1, len).expression("fwd", |d| {
@@ -113,7 +113,7 @@ impl Rule<'_, '_> {
         self.compare(5, value)
     }
 
-    /// Puts a constant into the register.
+    /// Loads a constant into the register.
     pub(super) fn load_immediate(&mut self, value: &[u8]) -> &mut Self {
         self.expression("immediate", |d| {
             d.number(1, REGISTER).nest(2, |v| {
@@ -147,8 +147,8 @@ impl Rule<'_, '_> {
         })
     }
 
-    /// The packet's source becomes an address of the interface that it leaves by, with a port
-    /// chosen at random, so that two connections seldom race for one.
+    /// Masquerades the packet, with a random source port, so that two connections rarely compete
+    /// for one.
     pub(super) fn masquerade(&mut self) -> &mut Self {
         const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 1 << 4;
         self.expression("masq", |d| {
@@ -161,13 +161,13 @@ impl Rule<'_, '_> {
         self.expression("counter", |_| {})
     }
 
-    /// The packet ends here.
+    /// Drops the packet.
     pub(super) fn drop(&mut self) -> &mut Self {
         const NF_DROP: u32 = 0;
         self.verdict(NF_DROP)
     }
 
-    /// The chain ends here for the packet, which goes on.
+    /// Accepts the packet: the chain ends.
     pub(super) fn accept(&mut self) -> &mut Self {
         const NF_ACCEPT: u32 = 1;
         self.verdict(NF_ACCEPT)
@@ -202,7 +202,7 @@ impl Transaction {
         const NFT_SET_INTERVAL: u32 = 4;
         /// What `nft` calls `ipv4_addr`, and `ipv6_addr`.
         const TYPES: [u32; 2] = [7, 8];
-        /// What fits in one attribute with its 16-bit length.
+        /// Elements that fit in one attribute with its 16-bit length.
         const CHUNK: usize = 500;
         let len = if is_ipv4 { 4 } else { 16 };
         let id = self.next_set_id();

@@ -1,11 +1,11 @@
-//! Marks on the packets that are for Services at the node's own addresses, which the node's stack
-//! would take for its own; a routing rule sends what is marked to the switch
+//! Marks packets to Services at the node's own addresses, which the node's stack would otherwise
+//! accept itself; a routing rule sends marked packets to the switch
 //! ([`Steering`](crate::steer::Steering)).
 //!
-//! The kernel's connection tracking remembers what was steered, so that fragments and ICMP errors,
-//! which carry no ports, go the way of their connections. What the switch itself sent with an
-//! address of the node is remembered as well: its answers are the switch's. So are those of a server
-//! of the node itself to which the switch sent a client with the client's own address (S3).
+//! The kernel's conntrack keeps the mark of a connection, so that fragments and ICMP errors, which
+//! carry no ports, follow their connection. Packets that the switch sends from an address of the
+//! node are marked as well: their answers go to the switch. So do answers of a server of the node
+//! itself to a client that the switch forwarded with its own address (S3).
 
 use std::net::IpAddr;
 
@@ -18,7 +18,7 @@ use super::rule::{Base, Meta, NFTA_DATA_VALUE, NFTA_LIST_ELEM, REGISTER, Rule};
 use super::{NFPROTO_IPV4, NFPROTO_IPV6, interface_name, remove};
 use crate::{HostError, NetNs};
 
-/// An address, protocol and port whose packets are the switch's.
+/// An address, protocol and port whose packets go to the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Front {
     /// Address.
@@ -29,25 +29,25 @@ pub struct Front {
     pub port: u16,
 }
 
-/// What is marked.
+/// Which packets are marked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MarkingConfig {
     /// Name of the table.
     pub table: String,
-    /// The node's interface to the switch: what comes from there is not marked.
+    /// The node's interface to the switch: packets from it are not marked.
     pub host_interface: String,
-    /// The mark: one bit, set beside whatever others use.
+    /// The mark: one bit; other bits are left alone.
     pub mark: u32,
-    /// Largest network-layer packet of the interface to the switch.
+    /// MTU of the interface to the switch.
     pub mtu: u16,
     /// Addresses that the switch sends from: the node's, and those of its own masquerading.
     pub sources: Vec<IpAddr>,
-    /// What is for the switch.
+    /// Addresses and ports of the switch.
     pub fronts: Vec<Front>,
-    /// Servers of the node itself that the switch sends clients to with their own addresses: what
-    /// these answer is the switch's again.
+    /// Servers of the node itself that the switch forwards clients to with their own addresses;
+    /// their answers go to the switch.
     pub servers: Vec<Front>,
-    /// The mark of connections to those, in connection tracking alone: one bit, another one.
+    /// The mark of connections to those, in conntrack only: another bit.
     pub server_mark: u32,
 }
 
@@ -70,10 +70,10 @@ struct How {
 }
 
 impl Marking {
-    /// Puts the marks in force in `ns`, in place of what an earlier run left.
+    /// Puts the marks in force in `ns`, replacing what an earlier run left.
     ///
     /// # Errors
-    /// Missing privilege; another process that runs holds the table; a kernel without nf_tables.
+    /// Missing privilege; another running process owns the table; a kernel without nf_tables.
     pub fn install(ns: &NetNs, config: &MarkingConfig) -> Result<Self, HostError> {
         let mut connection = Connection::open(ns)?;
         remove(&mut connection, Family::Inet, &config.table)?;
@@ -94,10 +94,10 @@ impl Marking {
         Err(result.expect_err("every way failed"))
     }
 
-    /// Replaces what is marked at one stroke. The table's name cannot change.
+    /// Replaces the marks atomically. The table's name cannot change.
     ///
     /// # Errors
-    /// As [`install`](Self::install); what was in force stays.
+    /// As [`install`](Self::install); the rules in force stay.
     pub fn update(&mut self, config: &MarkingConfig) -> Result<(), HostError> {
         let config = MarkingConfig { table: self.table.clone(), ..config.clone() };
         let mut transaction = Transaction::new(Family::Inet);
@@ -109,7 +109,7 @@ impl Marking {
         self.connection.commit(transaction, what)
     }
 
-    /// Makes the table again if somebody removed it. Says whether somebody had.
+    /// Recreates the table if it was removed. Returns whether it was.
     ///
     /// # Errors
     /// As [`install`](Self::install).
@@ -127,12 +127,12 @@ impl Marking {
 
 impl Drop for Marking {
     fn drop(&mut self) {
-        // On kernels that do not do it by themselves; nobody is left to be told.
+        // For kernels that do not do it themselves; there is no caller to report to.
         let _ = remove(&mut self.connection, Family::Inet, &self.table);
     }
 }
 
-/// Whether the kernel does not know something that it was asked for.
+/// Whether the kernel does not support a requested feature.
 fn is_missing(error: &HostError) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOENT))
 }
@@ -152,7 +152,7 @@ fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
     transaction.add(Kind::NewTable, |a| {
         a.text(1, table).number(2, if how.owned { NFT_TABLE_F_OWNER } else { 0 });
     });
-    // A chain of type route looks for another way when the mark has changed.
+    // A chain of type route repeats the route look-up when the mark changes.
     let chains = [
         (PREROUTING, "filter", NF_INET_PRE_ROUTING),
         (FORWARD, "filter", NF_INET_FORWARD),
@@ -169,8 +169,9 @@ fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
         family.sets(transaction, config);
     }
     let host = interface_name(&config.host_interface);
-    // Neither end of a steered connection may be a pod, whose segments fit by themselves. Told of by
-    // "fragmentation needed", the other end, a node perhaps, would take it for the whole path here.
+    // Steered connections may have no pod at either end, whose segments would fit. After a
+    // "fragmentation needed" the other end, perhaps a node, would apply the MTU to the whole path
+    // here.
     for (family, headers) in FAMILIES.iter().zip([40, 60]) {
         for interface in [Meta::InputName, Meta::OutputName] {
             transaction.add_rule(table, FORWARD, |rule| {
@@ -211,8 +212,8 @@ fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
         transaction.add_rule(table, PREROUTING, |rule| {
             rule.of_marked_connection(config.mark).mark_packet(config.mark).accept();
         });
-        // Not what this node tells the other end: that is not for the switch. Neither are errors
-        // about what the other end sends to the switch, such as "fragmentation needed".
+        // Not this node's messages to the other end: they are not for the switch. Neither are
+        // errors about what the other end sends to the switch, such as "fragmentation needed".
         transaction.add_rule(table, OUTPUT, |rule| {
             rule.load_tracked(TRACKED_DIRECTION).equal(&[0]);
             rule.load_meta(Meta::L4Protocol).differ(&[proto::ICMP]).differ(&[proto::ICMPV6]);
@@ -340,7 +341,7 @@ fn key(front: &Front) -> Vec<u8> {
 impl Transaction {
     /// Adds a set of a family's sockets, and fills it.
     fn add_keys(&mut self, table: &str, (name, family): (&str, &PerFamily), keys: &[Vec<u8>]) {
-        /// What fits in one attribute with its 16-bit length.
+        /// Elements that fit in one attribute with its 16-bit length.
         const CHUNK: usize = 500;
         let id = self.next_set_id();
         self.add(Kind::NewSet, |a| {
@@ -396,7 +397,7 @@ impl Rule<'_, '_> {
         })
     }
 
-    /// In what begins a TCP connection, the largest segment becomes `size` if it was more.
+    /// Clamps the MSS option of TCP SYN packets to `size`.
     fn clamp_segment_size(&mut self, size: u16) -> &mut Self {
         /// NFT_EXTHDR_OP_TCPOPT.
         const TCP_OPTION: u32 = 1;

@@ -1,13 +1,12 @@
-//! AF_PACKET: frames to and from an interface that exists, one end of a veth pair or a node's
-//! network card.
+//! AF_PACKET: frames to and from an existing interface: one end of a veth pair, or a node's NIC.
 //!
-//! The virtio-net header (10 bytes) travels with each frame, so that neither checksums nor
-//! segments need to be finished between pods. Received frames come through a ring shared with
-//! the kernel or by `recvmmsg` ([`Receive`]); sending is by `sendmmsg`.
+//! Each frame has a virtio-net header (10 bytes), so that checksums and segmentation can stay
+//! offloaded between pods. Frames are received through a ring shared with the kernel or by
+//! `recvmmsg` ([`Receive`]), and sent by `sendmmsg`.
 //!
-//! The socket sees copies: the host's stack gets each frame too. Where that must not be, the
-//! interface belongs in a namespace whose stack is dead ([`attach`](crate::attach)) or
-//! behind an ingress hook that drops ([`nft`](crate::nft)).
+//! The socket gets copies: the host's stack receives each frame too. Where it must not, the
+//! interface belongs in a namespace whose stack is inactive ([`attach`](crate::attach)) or behind
+//! an ingress hook that drops its frames ([`nft`](crate::nft)).
 //!
 //! [`PacketDevice`] is used by control threads, each [`PacketPort`] by one worker.
 
@@ -32,21 +31,22 @@ use crate::sys::packet;
 use crate::sys::ring::{Frame, Ring};
 use crate::{Context, HostError, NetNs, Netlink, netlink::Link};
 
-/// A burst ends when it holds about this many bytes, so that super-frames are still in the
+/// A burst ends when it holds about this many bytes, so that GSO packets are still in the
 /// cache when the same worker sends them.
 const BURST_BYTES: usize = 384 * 1024;
 
-/// What the kernel may hold for us beside the ring, as it counts memory: some 60 super-frames.
+/// Socket buffer limit in addition to the ring, as the kernel accounts memory: about 60 GSO
+/// packets.
 const RECEIVE_BUFFER: i32 = 8 << 20;
 
 /// How frames are received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Receive {
-    /// Through a ring shared with the kernel, without a system call for each burst; frames that
-    /// do not fit a slot (super-frames) by `recvmmsg`.
+    /// Through a ring shared with the kernel, without a system call for each burst. Frames too long
+    /// for a slot (GSO packets) are received by `recvmmsg`.
     #[default]
     Ring,
-    /// By `recvmmsg` alone. Needs no memory of its own for each port.
+    /// By `recvmmsg` only. Needs no ring memory for each port.
     Messages,
 }
 
@@ -57,14 +57,14 @@ pub struct PacketConfig {
     pub receive: Receive,
     /// Slots of each worker's ring, about 2 KiB each at the usual MTU; a power of two.
     pub ring_slots: usize,
-    /// Takes frames to any link-layer address, not just the interface's own.
+    /// Receives frames to any MAC address (promiscuous mode), not just the interface's own.
     pub promiscuous: bool,
-    /// On an uplink that VXLAN tunnels end at, their UDP port. TCP segments inside are put together
-    /// again where the kernel did not do it, and super-frames leave whole where the interface can
-    /// cut them and the kernel lets us tell it so (Linux 6.17).
+    /// On an uplink that terminates VXLAN tunnels, their UDP port. Inner TCP segments are merged
+    /// where the kernel did not merge them, and GSO packets are sent unsegmented where the
+    /// interface can segment them (Linux 6.17).
     pub tunnel: Option<u16>,
-    /// UDP port whose datagrams are left out, of both families: a tunnel that sockets of the node's
-    /// stack end.
+    /// UDP port whose datagrams are not received, for both families: a tunnel that sockets of the
+    /// node's stack terminate.
     pub without: Option<u16>,
 }
 
@@ -86,7 +86,7 @@ pub struct PacketDevice {
     ns: NetNs,
     link: Link,
     config: PacketConfig,
-    /// Group of sockets that share the frames, once there are two.
+    /// Fanout group of the sockets, once there are two.
     group: Option<u16>,
     open: Vec<Member>,
     injector: Option<Arc<Injector>>,
@@ -103,14 +103,14 @@ impl PacketDevice {
     /// The interface `name` of `ns`. Nothing is received before the device is opened as a port.
     ///
     /// # Errors
-    /// There is no such interface, or it is none for Ethernet.
+    /// There is no such interface, or it is not an Ethernet interface.
     pub fn new(ns: &NetNs, name: &str, config: PacketConfig) -> Result<Self, HostError> {
         let link = Netlink::open(ns)?.link(name)?;
         if link.mac.is_none() {
             let operation = format!("attach to interface {name}");
             return Err(HostError::invalid(operation, "it is not an Ethernet interface"));
         }
-        // Without one everything works, and is cut here.
+        // Without it packets are segmented here.
         let injector = config.tunnel.and_then(|_| Injector::open(ns, &link).ok().flatten());
         let (injector, upkeep) = injector.map(|(i, upkeep)| (Arc::new(i), upkeep)).unzip();
         Ok(Self { ns: ns.clone(), link, config, group: None, open: Vec::new(), injector, upkeep })
@@ -126,8 +126,8 @@ impl PacketDevice {
             name: self.link.name.clone(),
             mac: self.link.mac,
             mtu: self.link.mtu,
-            // What the interface does not take, the kernel finishes on the way to it; but a packet
-            // socket cannot have it cut by a header inside a tunnel.
+            // The kernel completes in software what the interface cannot offload; but a packet
+            // socket cannot request segmentation by an inner header.
             offloads: Offloads { tunnel: self.injector.is_some(), ..Offloads::ALL },
         }
     }
@@ -140,7 +140,7 @@ impl PacketDevice {
         packet::set_vnet_header(fd).context(what)?;
         packet::set_ignore_outgoing(fd).context(what)?;
         packet::set_auxdata(fd).context(what)?;
-        // What is injected is queued like everything else; nothing may overtake it.
+        // Injected frames are queued like all others; nothing may overtake them.
         let bypass = self.injector.is_none();
         packet::set_qdisc_bypass(fd, bypass).context(what)?;
         packet::set_receive_buffer(fd, RECEIVE_BUFFER).context(what)?;
@@ -151,7 +151,8 @@ impl PacketDevice {
                 Some(Ring::new(fd, self.config.ring_slots, longest).context(what)?)
             }
         };
-        // Deaf until it shares with the others: no frame is to be received twice.
+        // Receives nothing until it is in the fanout group: otherwise frames would be received
+        // twice.
         packet::set_deaf(fd, true).context(what)?;
         packet::bind(fd, self.link.index).context(what)?;
         if self.config.promiscuous {
@@ -160,7 +161,7 @@ impl PacketDevice {
         let socket = Arc::new(socket);
         self.share(&socket).context(what)?;
         match self.config.without {
-            // In the place of the filter that lets nothing through.
+            // Replaces the filter that drops everything.
             Some(port) => packet::leave_out_udp(socket.as_fd(), port).context(what)?,
             None => packet::set_deaf(socket.as_fd(), false).context(what)?,
         }
@@ -178,7 +179,7 @@ impl PacketDevice {
         })
     }
 
-    /// Has all open sockets share the frames, if there is more than this one.
+    /// Puts all open sockets into one fanout group, if there is more than this one.
     fn share(&mut self, socket: &Arc<OwnedFd>) -> io::Result<()> {
         self.open.retain(|member| member.socket.strong_count() > 0);
         self.open.push(Member { socket: Arc::downgrade(socket), grouped: false });
@@ -218,19 +219,19 @@ pub struct PacketPort {
     socket: Arc<OwnedFd>,
     ring: Option<Ring>,
     info: PortInfo,
-    /// Whether the queueing discipline is passed by.
+    /// Whether the queueing discipline is bypassed.
     bypass: bool,
     /// How many messages the next call of `recvmmsg` offers to take.
     slots: usize,
     /// The interface is gone.
     gone: bool,
-    /// UDP port of tunnels that are looked into.
+    /// UDP port of tunnels whose inner packets are merged.
     tunnel: Option<u16>,
-    /// What takes super-frames inside tunnels.
+    /// Sends tunnelled GSO packets unsegmented.
     injector: Option<Arc<Injector>>,
     /// Received frames that a burst had no room for.
     waiting: VecDeque<Packet>,
-    /// Frames lost here that nobody was told of yet.
+    /// Frames lost here that are not reported yet.
     lost: u64,
 }
 
@@ -252,7 +253,7 @@ impl PacketPort {
         Ok(count)
     }
 
-    /// Takes super-frames of tunnel datagrams apart, which may be more frames than fit the burst.
+    /// Splits merged tunnel datagrams, which may give more frames than fit the burst.
     fn look_into_tunnels(&mut self, port: u16, pool: &mut Pool, batch: &mut Batch) {
         if !batch.iter().any(|packet| Outer::of(packet, port).is_some()) {
             return;
@@ -269,7 +270,7 @@ impl PacketPort {
         }
     }
 
-    /// Receives from the ring until it or the batch ends.
+    /// Receives from the ring until it is empty or the batch is full.
     fn rx_ring(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<()> {
         let mut bytes = 0;
         while !batch.is_full() && bytes < BURST_BYTES {
@@ -295,14 +296,14 @@ impl PacketPort {
                         .count();
                     let received = self.rx_messages(pool, batch, run + 1)?;
                     if received == Some(0) {
-                        // No buffer was free, or the kernel wants to be asked again.
+                        // No buffer was free, or the call must be repeated.
                         return Ok(());
                     }
                     let count = received.unwrap_or(0);
                     self.lost += u64::from(count == 0);
                     bytes += batch.iter().rev().take(count).map(Packet::len).sum::<usize>();
                     if let Some(ring) = &mut self.ring {
-                        // An empty queue although the slot says otherwise: that frame is lost.
+                        // The queue is empty although the slot refers to it: that frame is lost.
                         ring.release(count.max(1));
                     }
                 }
@@ -344,7 +345,7 @@ impl PacketPort {
             Ok(count) => Ok(Some(count)),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EAGAIN) => Ok(None),
-                // The kernel threw one frame away whose offload it cannot put in the header.
+                // The kernel dropped a frame whose offload the header cannot express.
                 Some(libc::EINVAL) => {
                     self.lost += 1;
                     Ok(Some(0))
@@ -362,8 +363,8 @@ impl PacketPort {
         if self.gone { Err(ErrorKind::NotConnected.into()) } else { Ok(()) }
     }
 
-    /// Sends from the front of `packets` until one is refused for a reason that concerns the
-    /// others too. Returns a bit for each that was sent.
+    /// Sends from the front of `packets` until one fails for a reason that applies to the others
+    /// too. Returns a bit for each that was sent.
     fn send(&mut self, packets: &[Packet]) -> (u64, io::Result<()>) {
         let mut headers = [[0; VNET_HEADER]; BATCH];
         for (header, packet) in headers.iter_mut().zip(packets) {
@@ -403,8 +404,8 @@ impl PacketPort {
             match error.raw_os_error() {
                 Some(libc::EINTR) => {}
                 Some(libc::EAGAIN) => return (sent, Ok(())),
-                // Past the queueing discipline the kernel does not cut what the interface does
-                // not take whole; on the ordinary way it does.
+                // With the queueing discipline bypassed the kernel does not segment for the
+                // interface; otherwise it does.
                 Some(libc::ENOBUFS) if self.bypass && packets[at].offload.is_gso() => {
                     if let Err(error) = packet::set_qdisc_bypass(self.socket.as_fd(), false) {
                         return (sent, Err(error));
@@ -413,7 +414,7 @@ impl PacketPort {
                 }
                 Some(libc::ENOBUFS) => return (sent, Ok(())),
                 Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => return (sent, self.down()),
-                // This frame is too long or its header impossible; others may pass.
+                // This frame is too long or its header invalid; others may pass.
                 _ => at += 1,
             }
         }
@@ -421,7 +422,7 @@ impl PacketPort {
     }
 }
 
-/// Makes a packet of a message, in the smaller buffer that holds it.
+/// Makes a packet of a message, in the smaller buffer if that is large enough.
 fn take_frame(slot: Slot, pool: &mut Pool) -> Packet {
     let Slot { header, mut small, mut large, len, vlan, .. } = slot;
     let mut packet = if len <= Pool::SMALL {
@@ -501,7 +502,7 @@ impl Port for PacketPort {
         if !self.waiting.is_empty() {
             return false;
         }
-        // A ring says nothing of an interface that went down; its socket does.
+        // A ring does not report an interface that went down; its socket does.
         if self.ring.is_some() && packet::take_error(self.socket.as_fd()).is_err() {
             return self.down().is_ok();
         }

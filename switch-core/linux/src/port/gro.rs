@@ -1,7 +1,7 @@
-//! Tunnel datagrams that came in one piece: joined by the kernel (UDP_GRO), or never cut by it because
-//! their sender is on the same machine. [`Received`] decides whether they are one or several. Several are
-//! taken apart, but consecutive TCP segments inside them become one super-frame in place. Ports call
-//! this on reception, on their worker's thread.
+//! Tunnel datagrams received as one buffer: merged by the kernel (UDP_GRO), or never segmented
+//! because their sender is on the same machine. [`Received`] decides whether they are one or
+//! several. Several are split, but consecutive TCP segments inside them are merged into one GRO
+//! packet in place. Ports call this on reception, on their worker's thread.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -27,21 +27,20 @@ const UDP: usize = 8;
 /// Bytes of Ethernet, IPv6 and UDP headers.
 const LONGEST: usize = 62;
 
-/// Most datagrams that the kernel joins (`UDP_GRO_CNT_MAX` is 64) or a sender passes in one piece
+/// Most datagrams that the kernel merges (`UDP_GRO_CNT_MAX` is 64) or a sender passes as one buffer
 /// (`UDP_MAX_SEGMENTS`, 128 since Linux 6.9).
 const DATAGRAMS: usize = 128;
 
-/// MTUs that matter to what is inside, in bytes.
+/// MTUs that bound the inner packets, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mtus {
     /// Of the underlay.
     pub(super) underlay: usize,
-    /// Of the receivers of what is inside.
+    /// Of the receivers of the inner packets.
     pub(super) inner: usize,
 }
 
-/// What stands in front of every datagram of those that came in one piece: Ethernet, IP and UDP
-/// headers.
+/// The outer headers of every datagram of one buffer: Ethernet, IP and UDP.
 pub(super) struct Outer {
     head: [u8; LONGEST],
     v4: bool,
@@ -49,12 +48,13 @@ pub(super) struct Outer {
     l3: usize,
     /// Start of the UDP header.
     udp: usize,
-    /// Whether frames get something in the UDP checksum's field: never right, but vouched for.
+    /// Whether the UDP checksum field of frames is filled: not with a valid value, but marked as
+    /// verified.
     is_summed: bool,
 }
 
 impl Outer {
-    /// Headers that nobody saw, made of what the kernel tells.
+    /// Headers that were not received, rebuilt from the kernel's metadata.
     pub(super) fn new(from: SocketAddr, to: SocketAddr, class: u8) -> Self {
         let mut head = [0; LONGEST];
         head[..6].copy_from_slice(&underlay_mac(to.ip()).0);
@@ -79,11 +79,12 @@ impl Outer {
         };
         head[udp..udp + 2].copy_from_slice(&from.port().to_be_bytes());
         head[udp + 2..udp + 4].copy_from_slice(&to.port().to_be_bytes());
-        // Over IPv6 there must be a checksum.
+        // IPv6 requires a checksum.
         Self { head, v4, l3: 14, udp, is_summed: !v4 }
     }
 
-    /// The headers of a UDP super-frame, untagged and without options, to `port`; `None` if it is none.
+    /// The headers of a UDP GSO packet to `port`, untagged and without options; `None` if it is not
+    /// one.
     pub(super) fn of(packet: &Packet, port: u16) -> Option<Self> {
         let (frame, offload) = (packet.bytes(), &packet.offload);
         let udp = usize::from(offload.csum_start);
@@ -103,8 +104,8 @@ impl Outer {
         tunnel.then_some(Self { head, v4: udp == 34, l3: 14, udp, is_summed: true })
     }
 
-    /// Takes a super-frame whose headers these are apart into as few frames as can be: its metadata
-    /// says that it is cut by these headers. Returns how many datagrams were lost.
+    /// Splits a GSO packet with these headers, which its metadata says it is segmented by, into as
+    /// few frames as possible. Returns how many datagrams were lost.
     pub(super) fn open(
         &self,
         mut packet: Packet,
@@ -124,9 +125,9 @@ impl Outer {
         0
     }
 
-    /// Makes frames of what a UDP socket returned in one piece: as few as can be, or one that the
-    /// worker drops for its metadata if the kernel's segment size contradicts it. Returns how many
-    /// datagrams were lost.
+    /// Makes frames of a buffer that a UDP socket returned: as few as possible, or one that the
+    /// worker drops because of its metadata if the kernel's segment size contradicts it. Returns
+    /// how many datagrams were lost.
     pub(super) fn receive(
         &self,
         mut packet: Packet,
@@ -155,8 +156,8 @@ impl Outer {
         out(packet);
     }
 
-    /// Metadata of the frame inside a datagram if its checksum is unfinished, else nothing: its
-    /// sender left it to hardware that the packet never met.
+    /// Metadata of the inner frame of a datagram if its checksum is partial: its sender left the
+    /// checksum to an offload that the packet never passed.
     fn inner_offload(&self, datagram: &[u8], mtus: Mtus, segment: usize) -> Offload {
         let Some(inner) = datagram.get(VXLAN..) else { return Offload::default() };
         let Ok(parsed) = parse(inner, &HashKey::new(0)) else { return Offload::default() };
@@ -169,13 +170,13 @@ impl Outer {
         let longest = mtus.underlay.saturating_sub(podswitch_vxlan::template::overhead(!self.v4));
         let longest = longest.min(mtus.inner);
         let size = match segment {
-            // The kernel gives no segment size of TCP. Longer than what its receiver takes: the sender
-            // relied on its being cut, and knows what the receiver takes; nobody on the way does.
+            // The kernel reports no segment size for TCP. The packet is longer than its receiver's
+            // MTU, so the sender relied on segmentation. Only the sender knows its MSS.
             0 if is_tcp && end - l3 > longest => longest.saturating_sub(payload - l3),
             size => size,
         };
         let is_gso = size != 0 && end - payload > size;
-        // One in 65,536 finished checksums looks unfinished; those of GSO packets never are finished.
+        // One in 65,536 complete checksums looks partial; those of GSO packets are always partial.
         if !is_gso && verify_l4(inner, &parsed) {
             return Offload::default();
         }
@@ -197,7 +198,7 @@ impl Outer {
         }
     }
 
-    /// Takes joined datagrams apart into as few frames as can be. Returns how many were lost for want
+    /// Splits merged datagrams into as few frames as possible. Returns how many were lost for lack
     /// of a buffer.
     fn split(
         &self,
@@ -208,7 +209,7 @@ impl Outer {
         out: &mut impl FnMut(Packet),
     ) -> u64 {
         let alone = |run: Option<GroRun>, datagram: &[u8]| match run {
-            // Its checksum was verified.
+            // Its checksum is verified.
             Some(_) => Offload::default(),
             None => self.inner_offload(datagram, mtus, 0),
         };
@@ -222,7 +223,7 @@ impl Outer {
             let count = run.as_ref().map_or(1, GroRun::count);
             let one = segment.min(rest.len());
             let len = run.as_ref().map_or(one, |run| VXLAN + run.frame_len());
-            // Without a buffer what is left is lost, as on a full queue, and counted.
+            // Without a buffer the rest is lost and counted, as with a full queue.
             let Some(mut packet) = pool.alloc_for(len) else { break };
             match run.filter(|run| run.count() > 1) {
                 None => {
@@ -328,7 +329,7 @@ fn gso_type(parsed: &Parsed) -> GsoType {
     }
 }
 
-/// The run of TCP segments that joined datagrams begin with; `None` if not even the first is one.
+/// The run of TCP segments that merged datagrams begin with; `None` if the first is not one.
 fn run_of(bytes: &[u8], segment: usize) -> Option<GroRun> {
     let mut datagrams = bytes.chunks(segment);
     let (header, first) = datagrams.next()?.split_at_checked(VXLAN)?;
@@ -347,7 +348,7 @@ fn run_of(bytes: &[u8], segment: usize) -> Option<GroRun> {
     Some(run)
 }
 
-/// Moves the payloads of the run that `joined` begins with together and makes it the super-frame.
+/// Moves the payloads of the run at the start of `joined` together, which makes it one GRO packet.
 fn join(joined: &mut Packet, run: &GroRun, segment: usize) -> Offload {
     let headers = VXLAN + run.headers();
     let bytes = joined.bytes_mut();

@@ -1,9 +1,9 @@
-//! A way out for super-frames inside a tunnel, whole.
+//! Sends tunnelled GSO packets unsegmented.
 //!
-//! A packet socket cannot tell the kernel that a super-frame is to be cut by a header inside a UDP
-//! tunnel, and neither can a UDP socket; a TAP can (Linux 6.17). So a TAP is made beside the uplink, and
-//! nf_tables hands whatever is written to it straight to the uplink. What the uplink then does not cut
-//! itself, the kernel cuts for it. Nothing is ever received by it.
+//! Neither a packet socket nor a UDP socket can request segmentation by a header inside a UDP
+//! tunnel; a TAP can (Linux 6.17). So a TAP is created next to the uplink, and nf_tables forwards
+//! what is written to it directly to the uplink. The kernel segments what the uplink cannot.
+//! Nothing is received from the TAP.
 //!
 //! It is made by control threads; all ports of the uplink share it.
 
@@ -22,13 +22,13 @@ use crate::nft::forward::{forward, forward_by_note, remove_forward};
 use crate::sys::{ethtool, tun};
 use crate::{Context, HostError, NetNs, Netlink};
 
-/// Names of tables begin so, and end with the TAP's.
+/// Prefix of table names; the TAP's name follows.
 const TABLE_PREFIX: &str = "podswitch-";
 
 const HEADER: usize = HeaderForm::Tunnel.len();
 
-/// What a device must do by itself: where it does not, the kernel would cut tunnel packets one by
-/// one, which costs more than to have it cut UDP (decision record 0006).
+/// What a device must offload. Otherwise the kernel would segment tunnel packets one by one, which
+/// costs more than segmenting UDP (decision record 0006).
 pub(super) const FEATURE: &str = "tx-udp_tnl-segmentation";
 
 /// Where frames of the TAP go.
@@ -104,7 +104,7 @@ impl Injector {
         Self::make(ns, &name, uplink.mtu, Way::Interface(uplink.index)).map(Some)
     }
 
-    /// Beside the node's own stack, for the tunnel of a UDP port: frames go where their notes say
+    /// For the tunnel of a UDP port in the node's own stack: frames go where their notes say
     /// ([`forward_by_note`]).
     ///
     /// # Errors
@@ -150,7 +150,8 @@ impl Injector {
     ///
     /// # Errors
     /// `EINVAL`: the inner IP packet of a tunnelled GSO packet does not end where the frame ends. A
-    /// UDP socket at the other end relies on that (`joined::Received`). Else the kernel's.
+    /// UDP socket at the other end relies on that (`received::Received`). Otherwise the kernel's
+    /// error.
     pub(super) fn send(&self, packet: &Packet) -> Result<(), Errno> {
         let mut header = [0; HEADER];
         virtio::encode(&packet.offload, HeaderForm::Tunnel, &mut header);
@@ -167,7 +168,7 @@ impl Injector {
 
 impl Drop for Injector {
     fn drop(&mut self) {
-        // An empty table would be all that is left; nobody is there to be told.
+        // At worst an empty table is left; there is no caller to report to.
         let _ = remove_forward(&self.ns, &self.table);
     }
 }

@@ -1,8 +1,8 @@
 //! Ports of the kernel's: TAP, AF_PACKET, and the tunnel over UDP sockets.
 //!
 //! Each is a [`Device`](podswitch_core::port::Device) that control threads make, and opens one
-//! [`Port`](podswitch_core::port::Port) for each worker, which that worker's thread alone uses. They decide nothing
-//! about packets: what a frame says is judged by the engine.
+//! [`Port`](podswitch_core::port::Port) for each worker, which that worker's thread alone uses.
+//! They make no decisions about packets; the engine does.
 
 mod gro;
 mod injector;

@@ -1,10 +1,10 @@
-//! TAP: an interface in some network namespace whose other end is the switch. The way a pod is
-//! attached by default, and the node itself.
+//! TAP: an interface in a network namespace whose other end is the switch. Pods and the node itself
+//! are attached by TAP by default.
 //!
-//! Frames pass with a virtio-net header in front (12 bytes), so that neither checksums nor
-//! segments need to be finished on the way from one pod to another; plain `read` and `write` in
-//! bursts measured best (DESIGN §4). A persistent device outlives the switch: the interface with
-//! its addresses and routes stays as it is and a new switch attaches to it.
+//! Each frame has a virtio-net header (12 bytes), so that checksums and segmentation can stay
+//! offloaded from pod to pod. `read` and `write` in bursts measured best (decision record 0004). A
+//! persistent device outlives the switch: the interface with its addresses and routes stays as it
+//! is and a new switch attaches to it.
 //!
 //! [`TapDevice`] is used by control threads, each [`TapPort`] by one worker. Neither sets up
 //! addresses or routes: that is [`attach`](crate::attach).
@@ -31,38 +31,37 @@ const TUN_FILE: &str = "/dev/net/tun";
 /// Length of the header in front of each frame.
 const HEADER: usize = HeaderForm::V1.len();
 
-/// A burst ends when it holds this many bytes, so that super-frames are still in the cache when
-/// the same worker writes them out.
+/// A burst ends at this many bytes, so that GSO packets are still in the cache when the same worker
+/// sends them.
 const BURST_BYTES: usize = 384 * 1024;
 
-/// What a TAP is to be like.
+/// Configuration of a TAP.
 #[derive(Clone, Debug)]
 pub struct TapConfig {
     /// Name of the interface, 1 to 15 bytes.
     pub name: String,
-    /// Its link-layer address. `None`: one that exists already keeps its own, a new one gets
-    /// what the kernel picks.
+    /// Its MAC address. `None`: an existing TAP keeps its own, a new one gets one from the kernel.
     pub mac: Option<Mac>,
-    /// Its largest network-layer packet, in bytes.
+    /// Its MTU, in bytes.
     pub mtu: u32,
-    /// One queue for each worker. Else worker 0 receives for all.
+    /// One queue for each worker. Otherwise worker 0 receives for all.
     pub multi_queue: bool,
     /// It outlives the switch.
     pub persistent: bool,
 }
 
 impl TapConfig {
-    /// A device with that name for one worker, of MTU 1500, gone with the switch.
+    /// A device with that name for one worker, with MTU 1500, removed when the switch ends.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), mac: None, mtu: 1500, multi_queue: false, persistent: false }
     }
 }
 
-/// Whether this process may make TAPs at all.
+/// Whether this process may create TAPs.
 ///
 /// # Errors
-/// The device file is missing, or not open to this user; ports can still be veth pairs with
-/// `AF_PACKET` then.
+/// The device file is missing, or not open to this user; ports can be veth pairs with `AF_PACKET`
+/// instead.
 pub fn is_available() -> Result<(), HostError> {
     open_tun_file().map(drop)
 }
@@ -85,12 +84,11 @@ pub struct TapDevice {
 }
 
 impl TapDevice {
-    /// Makes the interface in `ns`, or attaches to a persistent one that is there. It is left
-    /// switched off if it is new.
+    /// Creates the interface in `ns`, or attaches to a persistent one. A new one stays down.
     ///
     /// # Errors
-    /// The tun device file cannot be opened ([`is_available`]); the name belongs to another kind
-    /// of interface, or to a TAP that another process has open (`EBUSY`); missing privilege.
+    /// The tun device file cannot be opened ([`is_available`]); the name belongs to another kind of
+    /// interface, or to a TAP that another process has open (`EBUSY`); missing privilege.
     pub fn open(ns: &NetNs, config: &TapConfig) -> Result<Self, HostError> {
         let what = || format!("open TAP {} in {ns}", config.name);
         let mut netlink = Netlink::open(ns)?;
@@ -124,7 +122,7 @@ impl TapDevice {
         })
     }
 
-    /// A device that is there has one queue or several for good, whatever is asked for now.
+    /// An existing device keeps its number of queues, one or several.
     fn first_queue(
         ns: &NetNs,
         config: &TapConfig,
@@ -144,12 +142,12 @@ impl TapDevice {
         self.index
     }
 
-    /// The interface's link-layer address.
+    /// The interface's MAC address.
     pub fn mac(&self) -> Mac {
         self.mac
     }
 
-    /// Whether the interface was there before: an earlier run left it.
+    /// Whether the interface existed before: an earlier run left it.
     pub fn was_there(&self) -> bool {
         self.was_there
     }
@@ -162,7 +160,7 @@ impl TapDevice {
     /// Removes the interface, also a persistent one.
     ///
     /// # Errors
-    /// It is gone already, or cannot be removed.
+    /// It does not exist, or cannot be removed.
     pub fn destroy(self) -> Result<(), HostError> {
         Netlink::open(&self.ns)?.delete_link(self.index)
     }
@@ -170,7 +168,7 @@ impl TapDevice {
     fn port_info(&self) -> PortInfo {
         PortInfo {
             name: self.name.clone(),
-            // The interface is the pod's; our end is a file without an address.
+            // The interface is the pod's; the switch's end is a file without an address.
             mac: None,
             mtu: self.mtu,
             offloads: Offloads { uso: self.uso, tunnel: false, ..Offloads::ALL },
@@ -219,7 +217,7 @@ pub(super) fn open_tun_file() -> Result<OwnedFd, HostError> {
     rustix::fs::open(TUN_FILE, flags, Mode::empty()).context(|| format!("open {TUN_FILE}"))
 }
 
-/// Opens one queue of the interface. Also says whether the kernel knows UDP segmentation.
+/// Opens one queue of the interface. Also returns whether the kernel supports UDP segmentation.
 fn attach(ns: &NetNs, name: &str, multi_queue: bool) -> Result<(OwnedFd, bool), HostError> {
     let mut flags = tun::IFF_TAP | tun::IFF_NO_PI | tun::IFF_VNET_HDR;
     if multi_queue {
@@ -285,8 +283,8 @@ impl LossCounter {
     }
 }
 
-/// Frames that were waiting in a queue which may have been full. The kernel's queue holds 500 or more
-/// (txqueuelen, 1000 by default), so that one which overflowed is found with as many.
+/// A backlog of this many frames means that the queue may have been full. The kernel's queue holds
+/// 500 or more (txqueuelen, 1000 by default).
 const BACKLOG: usize = 500;
 /// A queue that never gets empty is reported once in so many frames.
 const LONG_BACKLOG: usize = 8192;
@@ -330,7 +328,7 @@ impl TapPort {
     }
 }
 
-/// The offload metadata of a frame that was read. What contradicts the frame becomes
+/// The offload metadata of a received frame. A header that contradicts the frame becomes
 /// [`Offload::INVALID`], which the worker drops with its reason.
 fn decode(header: &[u8], frame: &[u8]) -> Offload {
     virtio::decode(header, frame).unwrap_or(Offload::INVALID)
@@ -348,12 +346,13 @@ impl Port for TapPort {
         let before = batch.len();
         let mut bytes = 0;
         // Taken from the pool for each burst rather than kept: all ports of a worker share the
-        // warm ones. Without one that holds any frame nothing is read, or it would be cut.
+        // cached ones. Without one that is long enough for any frame nothing is read, since the
+        // frame would be truncated.
         let Some(mut large) = pool.alloc(SizeClass::Large) else { return Ok(0) };
         let (mut failure, mut is_empty) = (None, false);
         while !batch.is_full() && bytes < BURST_BYTES {
             let Some(mut small) = pool.alloc(SizeClass::Small) else { break };
-            // Into one buffer, which costs the kernel less than to fill several; what is short is copied.
+            // Into one buffer, which costs the kernel less than several; short frames are copied.
             match rustix::io::read(&self.queue, large.spare_mut()) {
                 Ok(len) if len <= HEADER + Pool::SMALL => {
                     let read = &large.spare_mut()[..len.max(HEADER)];
@@ -389,7 +388,7 @@ impl Port for TapPort {
         pool.free(large);
         self.burst(batch.len() - before, is_empty);
         match (failure, batch.len() - before) {
-            // Frames that came before the failure count; it will be met again.
+            // Frames received before the failure count; the next call returns the error again.
             (Some(errno), 0) if is_gone(errno) => Err(io::ErrorKind::NotConnected.into()),
             (Some(errno), 0) => Err(errno.into()),
             (_, received) => Ok(received),
@@ -411,7 +410,7 @@ impl Port for TapPort {
                 Err(errno) if is_gone(errno) => {
                     result = Err(io::ErrorKind::NotConnected.into());
                 }
-                // The device is off, or refuses this one frame; others may pass.
+                // The device is down, or refuses this frame; others may pass.
                 Err(_) => {
                     batch.push(packet);
                     continue;

@@ -1,20 +1,18 @@
-//! The virtio-net header (virtio 1.2 §5.1.6), which TAP devices and AF_PACKET sockets put in
-//! front of a frame to say what the sender left to the hardware.
+//! The virtio-net header (virtio 1.2 §5.1.6), which TAP devices and AF_PACKET sockets put in front
+//! of a frame: what the sender left to offloads.
 //!
-//! The ports that speak to the kernel call this for every frame, on their worker's thread. The
-//! bytes are input like any other: a pod with a packet socket of its own chooses them. So
-//! [`decode`] trusts nothing that the frame does not bear out; whether the offsets also agree
-//! with the packet that policy judges is [`Offload::check`]'s to say, once that was parsed.
+//! Kernel ports call this for every frame, on their worker's thread. The bytes are untrusted: a pod
+//! with a packet socket chooses them. [`decode`] checks them against the frame; [`Offload::check`]
+//! compares the offsets with the parsed packet.
 //!
-//! Both users of this header pass it in the machine's own byte order (a TAP unless told
-//! otherwise by TUNSETVNETLE/BE).
+//! Both users of this header pass it in native byte order (a TAP unless TUNSETVNETLE/BE is set).
 
 use podswitch_core::action::DropReason;
 use podswitch_core::packet::{GsoType, Offload, TunnelOffsets};
 
-/// VIRTIO_NET_HDR_F_NEEDS_CSUM: the checksum is to be finished.
+/// VIRTIO_NET_HDR_F_NEEDS_CSUM: the checksum is partial.
 const NEEDS_CSUM: u8 = 1;
-/// VIRTIO_NET_HDR_F_DATA_VALID: the checksum was checked.
+/// VIRTIO_NET_HDR_F_DATA_VALID: the checksum is verified.
 const DATA_VALID: u8 = 2;
 /// VIRTIO_NET_HDR_GSO_ECN, a bit beside the GSO type.
 const GSO_ECN: u8 = 0x80;
@@ -22,12 +20,12 @@ const GSO_ECN: u8 = 0x80;
 /// Length of the Ethernet header; no checksum starts inside it.
 const ETHERNET: usize = 14;
 
-/// Which form of the header stands in front of the frame. The fields that matter are the same.
+/// The form of the header. The fields used here are the same in all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum HeaderForm {
     /// 10 bytes: `virtio_net_hdr`, what AF_PACKET uses.
     Legacy,
-    /// 12 bytes: `virtio_net_hdr_v1`, with a buffer count that a TAP leaves alone.
+    /// 12 bytes: `virtio_net_hdr_v1`, with a buffer count that a TAP ignores.
     #[default]
     V1,
     /// 24 bytes: `virtio_net_hdr_v1_hash_tunnel` (Linux 6.17). [`encode`] writes its tunnel fields
@@ -61,7 +59,7 @@ impl HeaderForm {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HeaderError {
     /// Fewer bytes than the header has.
-    #[error("virtio-net header cut off")]
+    #[error("virtio-net header truncated")]
     Truncated,
     /// A kind of segmentation that was not negotiated: UFO, tunnels, or an unknown one.
     #[error("unknown kind of segmentation {0:#04x}")]
@@ -69,14 +67,14 @@ pub enum HeaderError {
     /// The checksum field lies outside the frame, or in its Ethernet header.
     #[error("checksum field outside the frame")]
     ChecksumOffset,
-    /// Segmentation without an unfinished checksum, or one that is not the protocol's own.
-    #[error("segmentation without the protocol's unfinished checksum")]
+    /// Segmentation without a partial checksum, or with one at another offset than the protocol's.
+    #[error("segmentation without the partial checksum of the protocol")]
     GsoChecksum,
     /// Segments of no bytes, or more than [`Offload::MAX_SEGMENTS`].
     #[error("segments of impossible size")]
     GsoSize,
-    /// The headers of a super-frame do not fit in it.
-    #[error("headers longer than the super-frame")]
+    /// The headers of a GSO packet do not fit in it.
+    #[error("headers longer than the GSO packet")]
     GsoHeader,
 }
 
@@ -86,16 +84,16 @@ impl From<HeaderError> for DropReason {
     }
 }
 
-/// Reads the first ten bytes of `header`, which every form begins with, and checks them against
-/// the `frame` that follows. `Offload::hdr_len` of a super-frame is set to what its headers
-/// really are: senders put anything there.
+/// Reads the first ten bytes of `header`, with which every form begins, and checks them against the
+/// `frame`. `Offload::hdr_len` of a GSO packet is set to the real length of its headers: senders
+/// put any value there.
 ///
 /// # Errors
 /// [`HeaderError`] says what contradicts the frame.
 #[inline]
 pub fn decode(header: &[u8], frame: &[u8]) -> Result<Offload, HeaderError> {
     let header: &[u8; 10] = header.first_chunk().ok_or(HeaderError::Truncated)?;
-    // The common case, an ordinary finished frame, costs one comparison.
+    // The common case, a frame without offloads, costs one comparison.
     if header[0] & NEEDS_CSUM == 0 && header[1] == 0 {
         return Ok(Offload { csum_valid: header[0] & DATA_VALID != 0, ..Offload::default() });
     }
@@ -106,7 +104,7 @@ fn decode_unfinished(header: &[u8; 10], frame: &[u8]) -> Result<Offload, HeaderE
     let field = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
     let gso_type = gso_type(header[1])?;
     if header[0] & NEEDS_CSUM == 0 {
-        // Not an ordinary frame, or `decode` would have returned: segmentation alone.
+        // `decode` has returned for frames without offloads: this is segmentation alone.
         return Err(HeaderError::GsoChecksum);
     }
     let mut offload = Offload {
@@ -145,7 +143,7 @@ fn gso_type(byte: u8) -> Result<GsoType, HeaderError> {
     }
 }
 
-/// Bytes in front of a super-frame's payload.
+/// Bytes before a GSO packet's payload.
 fn gso_headers(offload: &Offload, frame: &[u8]) -> Result<usize, HeaderError> {
     let start = usize::from(offload.csum_start);
     let (field, l4) = match offload.gso_type {
@@ -188,8 +186,8 @@ pub fn encode(offload: &Offload, form: HeaderForm, out: &mut [u8]) {
     }
 }
 
-/// Adds to an encoded header of form [`HeaderForm::Tunnel`] that the super-frame stands in a UDP
-/// tunnel (`struct virtio_net_hdr_v1_hash_tunnel`, Linux 6.17; its fields are little-endian).
+/// Marks the GSO packet of an encoded header of form [`HeaderForm::Tunnel`] as tunnelled over UDP
+/// (`struct virtio_net_hdr_v1_hash_tunnel`, Linux 6.17; its fields are little-endian).
 pub(crate) fn encode_tunnel(places: &TunnelOffsets, out: &mut [u8; HeaderForm::MAX_LEN]) {
     const UDP_TUNNEL_CSUM: u8 = 8;
     const GSO_UDP_TUNNEL_IPV4: u8 = 0x20;

@@ -1,5 +1,5 @@
-//! Bursts on UDP sockets: `sendmmsg` that gathers and lets the kernel cut (UDP_SEGMENT),
-//! `recvmmsg` of datagrams that the kernel joined (UDP_GRO).
+//! Bursts on UDP sockets: `sendmmsg` with gathering and segmentation by the kernel (UDP_SEGMENT),
+//! `recvmmsg` of datagrams that the kernel merged (UDP_GRO).
 
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -67,7 +67,7 @@ impl Name {
     }
 }
 
-/// Room for control messages, aligned as `struct cmsghdr` must be.
+/// Buffer for control messages, aligned as `struct cmsghdr` requires.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
 pub(crate) struct Control([u8; Control::LEN]);
@@ -87,7 +87,7 @@ impl Control {
         self.0.as_mut_ptr()
     }
 
-    /// Appends a message behind `at`; returns where the next one goes.
+    /// Appends a message at `at`; returns the offset of the next one.
     fn push(&mut self, at: usize, level: libc::c_int, kind: libc::c_int, data: &[u8]) -> usize {
         let len = CMSG + data.len();
         let out = &mut self.0[at..];
@@ -98,7 +98,7 @@ impl Control {
         at + len.next_multiple_of(8)
     }
 
-    /// Hands each message in the first `len` bytes to `each`: level, kind, data.
+    /// Calls `each` with every message in the first `len` bytes: level, kind, data.
     pub(crate) fn each(&self, len: usize, mut each: impl FnMut(libc::c_int, libc::c_int, &[u8])) {
         let mut rest = &self.0[..len.min(Self::LEN)];
         while let Some((head, _)) = rest.split_first_chunk::<CMSG>() {
@@ -116,20 +116,20 @@ impl Control {
 
 const _: () = assert!(CMSG == 16 && size_of::<usize>() == 8);
 
-/// One call's worth of datagrams to one place.
+/// Datagrams to one destination, for one call.
 pub(crate) struct Outgoing<'a> {
-    /// What is sent, gathered.
+    /// The parts of the payload.
     pub(crate) parts: &'a [IoSlice<'a>],
-    /// Where to.
+    /// The destination.
     pub(crate) to: SocketAddr,
     /// Traffic class: DSCP and ECN.
     pub(crate) class: u8,
-    /// Bytes of each datagram that the kernel is to cut it into; zero: it is one.
+    /// Bytes of each datagram that the kernel segments it into; zero: it is one datagram.
     pub(crate) segment: u16,
 }
 
-/// Sends up to [`BATCH`] of `messages` without waiting. Returns how many were sent: fewer than
-/// all if one is refused, whose error the next call then meets first.
+/// Sends up to [`BATCH`] of `messages` without waiting. Returns how many were sent: fewer than all
+/// if one is refused; the next call then returns its error.
 pub(crate) fn send(socket: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Result<usize> {
     let mut names: ArrayVec<(Name, usize), BATCH> = ArrayVec::new();
     let mut controls: ArrayVec<(Control, usize), BATCH> = ArrayVec::new();
@@ -176,25 +176,25 @@ pub(crate) fn send(socket: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Res
     super::check(count).map(|count| count as usize)
 }
 
-/// What one call of the kernel's hands over is received into: a datagram, or several joined.
+/// Buffer for one received message: a datagram, or several merged.
 pub(crate) struct Slot {
     /// The first [`Pool::SMALL`] bytes.
     pub(crate) small: Packet,
-    /// Bytes beyond those, behind the place of the first.
+    /// The bytes after those, at the same offset as in the packet.
     pub(crate) large: Packet,
-    /// How many bytes there are.
+    /// Number of bytes.
     pub(crate) len: usize,
     /// Who sent it.
     pub(crate) from: Option<SocketAddr>,
     /// Traffic class: DSCP and ECN.
     pub(crate) class: u8,
-    /// The segment size that the kernel gave (`UDP_GRO`), in bytes; zero: none. What it is the size of,
-    /// `joined::Received` decides.
+    /// The segment size that the kernel reported (`UDP_GRO`), in bytes; zero: none.
+    /// `received::Received` decides which segments it refers to.
     pub(crate) segment: usize,
     /// Datagrams that the socket's full buffer had no room for, since it was opened (`SO_RXQ_OVFL`);
     /// zero: none, or not known.
     pub(crate) overflow: u32,
-    /// There was more than the buffers held, or control messages that did not fit.
+    /// The message or its control messages were truncated.
     pub(crate) cut: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What a network device does by itself (ethtool's features), by name.
+//! Offloads of a network device (ethtool features), by name.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -16,8 +16,8 @@ const NAME: usize = 32;
 /// More features than any kernel has: 64 bits of them so far.
 const MOST: usize = 512;
 
-/// Whether the device `name` in the namespace of `socket` does what the feature says, now. False
-/// for a feature that this kernel does not know.
+/// Whether the feature is active on the device `name` in the namespace of `socket`. False for a
+/// feature that this kernel does not know.
 pub(crate) fn has_feature(socket: BorrowedFd<'_>, name: &str, feature: &str) -> io::Result<bool> {
     // struct ethtool_sset_info: command, reserved, 64-bit mask of lists, a count for each.
     let mut info = [ETHTOOL_GSSET_INFO, 0, 1 << ETH_SS_FEATURES, 0, 0];

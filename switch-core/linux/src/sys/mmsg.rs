@@ -19,11 +19,11 @@ pub(crate) struct Slot {
     pub(crate) header: [u8; VNET_HEADER],
     /// The first [`Pool::SMALL`] bytes of the frame.
     pub(crate) small: Packet,
-    /// Bytes beyond those, behind the place of the first.
+    /// The bytes after those, at the same offset as in the packet.
     pub(crate) large: Packet,
-    /// Length of the frame; what exceeds both buffers was cut.
+    /// Length of the frame; what exceeds both buffers is truncated.
     pub(crate) len: usize,
-    /// The VLAN tag that was taken out of the frame: TPID and TCI.
+    /// The VLAN tag that the kernel removed from the frame: TPID and TCI.
     pub(crate) vlan: Option<(u16, u16)>,
     control: Control,
 }
@@ -77,8 +77,8 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, slots: &mut [Slot]) -> io::Result<
     Ok(count)
 }
 
-/// Sends each frame behind its header, without waiting. Returns how many were sent: fewer than
-/// all if one is refused, whose error the next call then meets first.
+/// Sends each frame behind its header, without waiting. Returns how many were sent: fewer than all
+/// if one is refused; the next call then returns its error.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     headers: &[[u8; VNET_HEADER]],
@@ -129,8 +129,8 @@ fn message(parts: &mut [libc::iovec]) -> libc::mmsghdr {
     }
 }
 
-/// The VLAN tag that PACKET_AUXDATA tells of, if it does. The control data is that of a single
-/// message, `struct cmsghdr` (16 bytes) and `struct tpacket_auxdata`.
+/// The VLAN tag in PACKET_AUXDATA, if there is one. The control data is that of a single message,
+/// `struct cmsghdr` (16 bytes) and `struct tpacket_auxdata`.
 fn vlan(control: &[u8]) -> Option<(u16, u16)> {
     let word = |at: usize| Some(u32::from_ne_bytes(control.get(at..at + 4)?.try_into().ok()?));
     let half = |at: usize| Some(u16::from_ne_bytes(control.get(at..at + 2)?.try_into().ok()?));

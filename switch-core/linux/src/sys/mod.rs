@@ -1,8 +1,9 @@
-//! The home of `unsafe` system calls: what neither the standard library nor `rustix` offers
-//! safely (tun and packet socket options, the mapped receive ring, `unshare`, `pre_exec`).
+//! The home of `unsafe` system calls: what neither the standard library nor `rustix` offers safely
+//! (tun and packet socket options, the mapped receive ring, `unshare`, `pre_exec`).
 //!
-//! Called by `port::{tap, af_packet}` on worker threads and by the rest of the crate at set-up. Every function
-//! here is safe to call with any arguments; each block says why. Nothing here decides anything.
+//! Called by `port::{tap, af_packet}` on worker threads and by the rest of the crate at set-up.
+//! Every function here is safe to call with any arguments; each block says why. Nothing here makes
+//! decisions.
 #![allow(unsafe_code, reason = "system calls without a safe wrapper; kept to this module")]
 
 pub(crate) mod datagram;

@@ -40,7 +40,7 @@ pub(crate) fn bind(socket: BorrowedFd<'_>, index: u32) -> io::Result<()> {
     .map(drop)
 }
 
-/// Whether the interface that the socket was bound to is gone for good.
+/// Whether the interface that the socket was bound to no longer exists.
 pub(crate) fn is_gone(socket: BorrowedFd<'_>) -> bool {
     // SAFETY: all zero is a valid `sockaddr_ll`, a struct of integers.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
@@ -48,7 +48,7 @@ pub(crate) fn is_gone(socket: BorrowedFd<'_>) -> bool {
     // SAFETY: the kernel writes at most `len` bytes to `address`, and `len`.
     let result =
         unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut len) };
-    // The kernel says -1 once the interface was unregistered.
+    // The kernel reports -1 once the interface is unregistered.
     result < 0 || address.sll_ifindex <= 0
 }
 
@@ -63,23 +63,22 @@ pub(crate) fn set_vnet_header(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1i32)
 }
 
-/// Leaves out what this host sends, our own frames among it (Linux 4.20).
+/// Does not receive what this host sends, including the switch's own frames (Linux 4.20).
 pub(crate) fn set_ignore_outgoing(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1i32)
 }
 
-/// Has each received frame come with what the driver took out of it: the VLAN tag.
+/// Adds auxiliary data to each received frame: the VLAN tag that the driver removed.
 pub(crate) fn set_auxdata(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, &1i32)
 }
 
-/// Hands frames to the driver past the queueing discipline. Drops super-frames that the device
-/// does not take whole.
+/// Bypasses the queueing discipline. GSO packets that the device cannot segment are dropped then.
 pub(crate) fn set_qdisc_bypass(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     set(socket, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &i32::from(on))
 }
 
-/// Frames too long for a slot of the receive ring are queued on the socket as well, whole.
+/// Frames too long for a slot of the receive ring are queued completely on the socket as well.
 pub(crate) fn set_copy_threshold(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_PACKET, libc::PACKET_COPY_THRESH, &1i32)
 }
@@ -95,7 +94,7 @@ pub(crate) fn set_ring(socket: BorrowedFd<'_>, request: &libc::tpacket_req) -> i
     set(socket, libc::SOL_PACKET, libc::PACKET_RX_RING, request)
 }
 
-/// Takes frames to other hosts' addresses too.
+/// Receives frames to other hosts' addresses too.
 pub(crate) fn set_promiscuous(socket: BorrowedFd<'_>, index: u32) -> io::Result<()> {
     let membership = libc::packet_mreq {
         mr_ifindex: index as i32,
@@ -106,24 +105,24 @@ pub(crate) fn set_promiscuous(socket: BorrowedFd<'_>, index: u32) -> io::Result<
     set(socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)
 }
 
-/// Sets the receive buffer's bound, past the system's limit where that is allowed.
+/// Sets the receive buffer's size, above the system's limit where that is allowed.
 pub(crate) fn set_receive_buffer(socket: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &bytes)
         .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, &bytes))
 }
 
-/// Sets the send buffer's bound, past the system's limit where that is allowed.
+/// Sets the send buffer's size, above the system's limit where that is allowed.
 pub(crate) fn set_send_buffer(socket: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes)
         .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, &bytes))
 }
 
-/// Joins the group `id` whose members share the frames among them by flow; a new one that nobody
-/// else uses if `id` is `None`. Returns the group.
+/// Joins the fanout group `id`, whose members share the frames by flow; an unused one if `id` is
+/// `None`. Returns the group.
 pub(crate) fn join_fanout(socket: BorrowedFd<'_>, id: Option<u16>) -> io::Result<u16> {
     // By the hash of the flow, the same for both directions. Not reassembled first
-    // (PACKET_FANOUT_FLAG_DEFRAG): the switch wants fragments as they came, and all of a
-    // datagram's go to one member anyway since their hash is that of the addresses.
+    // (PACKET_FANOUT_FLAG_DEFRAG): the switch needs the original fragments, and all fragments of a
+    // datagram reach one member anyway, since their hash covers only the addresses.
     let mut value = libc::PACKET_FANOUT_HASH << 16;
     match id {
         Some(id) => value |= u32::from(id),
@@ -145,7 +144,7 @@ pub(crate) fn join_fanout(socket: BorrowedFd<'_>, id: Option<u16>) -> io::Result
     Ok(joined as u16)
 }
 
-/// Has the socket receive nothing (`true`) or everything.
+/// Lets the socket receive nothing (`true`) or everything.
 pub(crate) fn set_deaf(socket: BorrowedFd<'_>, deaf: bool) -> io::Result<()> {
     if !deaf {
         return set(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0i32);
@@ -157,8 +156,8 @@ pub(crate) fn set_deaf(socket: BorrowedFd<'_>, deaf: bool) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
-/// Has the socket receive everything but UDP datagrams to `port`, in place of any filter before.
-/// Those behind IPv6 extension headers are received, and so are later fragments.
+/// Lets the socket receive everything but UDP datagrams to `port`; replaces any filter. Datagrams
+/// with IPv6 extension headers and non-first fragments are received.
 pub(crate) fn leave_out_udp(socket: BorrowedFd<'_>, port: u16) -> io::Result<()> {
     // Classes, sizes and modes of classic BPF (linux/filter.h).
     const LOAD_HALF: u16 = 0x28; // BPF_LD | BPF_H | BPF_ABS

@@ -13,8 +13,8 @@ const TP_STATUS_KERNEL: u32 = 0;
 const TP_STATUS_USER: u32 = 1;
 const TP_STATUS_COPY: u32 = 1 << 1;
 
-/// Room that the kernel takes in each slot in front of the frame: its own header, the sender's
-/// address, the virtio-net header, and what alignment costs.
+/// Bytes that the kernel uses in each slot before the frame: its own header, the sender's address,
+/// the virtio-net header, and padding.
 const SLOT_OVERHEAD: usize = 96;
 
 /// Length of `struct tpacket2_hdr`.
@@ -36,13 +36,13 @@ unsafe impl Send for Ring {}
 /// A frame in the ring.
 #[derive(Debug)]
 pub(crate) enum Frame<'a> {
-    /// It is all here.
+    /// It is complete.
     Whole {
         /// Its virtio-net header.
         header: &'a [u8],
         /// Its bytes.
         bytes: &'a [u8],
-        /// The VLAN tag that was taken out of it: TPID and TCI.
+        /// The VLAN tag that the kernel removed: TPID and TCI.
         vlan: Option<(u16, u16)>,
     },
     /// It is too long for its slot and waits in the socket's queue.

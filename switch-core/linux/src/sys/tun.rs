@@ -1,4 +1,4 @@
-//! The tun device's `ioctl`s (linux/if_tun.h), and those that bring an interface up or tell its
+//! The tun device's `ioctl`s (linux/if_tun.h), and those that bring an interface up or return its
 //! address without netlink.
 
 use std::io;
@@ -17,7 +17,7 @@ pub(crate) const TUN_F_TSO6: u32 = 0x04;
 pub(crate) const TUN_F_TSO_ECN: u32 = 0x08;
 pub(crate) const TUN_F_USO4: u32 = 0x20;
 pub(crate) const TUN_F_USO6: u32 = 0x40;
-/// Super-frames inside UDP tunnels (Linux 6.17), and with an outer checksum.
+/// GSO packets inside UDP tunnels (Linux 6.17), and with an outer checksum.
 pub(crate) const TUN_F_UDP_TUNNEL_GSO: u32 = 0x80;
 pub(crate) const TUN_F_UDP_TUNNEL_GSO_CSUM: u32 = 0x100;
 
@@ -51,7 +51,7 @@ pub(crate) fn set_interface(tun: BorrowedFd<'_>, name: &str, flags: i16) -> io::
     check(unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETIFF as _, &raw mut request) }).map(drop)
 }
 
-/// Says whether the device outlives the last descriptor of it.
+/// Sets whether the device outlives its last descriptor.
 pub(crate) fn set_persistent(tun: BorrowedFd<'_>, persistent: bool) -> io::Result<()> {
     // SAFETY: the argument is a plain number, no pointer.
     check(unsafe {
@@ -60,7 +60,7 @@ pub(crate) fn set_persistent(tun: BorrowedFd<'_>, persistent: bool) -> io::Resul
     .map(drop)
 }
 
-/// Says what the reader of the device takes over from the interface's stack (`TUN_F_*`).
+/// Sets the offloads that the reader of the device accepts (`TUN_F_*`).
 pub(crate) fn set_offloads(tun: BorrowedFd<'_>, offloads: u32) -> io::Result<()> {
     // SAFETY: the argument is a plain number, no pointer.
     check(unsafe {

@@ -26,17 +26,17 @@ pub(crate) fn set_shared(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, &1i32)
 }
 
-/// Datagrams of one flow may be received joined (Linux 5.0).
+/// Datagrams of one flow may be received merged (Linux 5.0).
 pub(crate) fn set_gro(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_UDP, libc::UDP_GRO, &1i32)
 }
 
-/// Datagrams come with the number of those that the socket had no room for.
+/// Adds the number of datagrams that the socket had no room for to received messages.
 pub(crate) fn set_overflow(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &1i32)
 }
 
-/// Each datagram comes with its traffic class.
+/// Adds the traffic class to received messages.
 pub(crate) fn set_receive_class(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     match v6 {
         true => set(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, &1i32),
@@ -44,8 +44,8 @@ pub(crate) fn set_receive_class(socket: BorrowedFd<'_>, v6: bool) -> io::Result<
     }
 }
 
-/// Whether the network may cut what is sent. If not, what is longer than the path MTU that the
-/// kernel knows of is refused with `EMSGSIZE`.
+/// Whether the network may fragment sent datagrams. If not, the kernel refuses those longer than
+/// the known path MTU with `EMSGSIZE`.
 pub(crate) fn set_fragmentable(socket: BorrowedFd<'_>, v6: bool, on: bool) -> io::Result<()> {
     if v6 {
         let value = if on { libc::IPV6_PMTUDISC_DONT } else { libc::IPV6_PMTUDISC_DO };
@@ -55,7 +55,7 @@ pub(crate) fn set_fragmentable(socket: BorrowedFd<'_>, v6: bool, on: bool) -> io
     set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, &value)
 }
 
-/// TTL or hop limit of what is sent.
+/// TTL or hop limit of sent datagrams.
 pub(crate) fn set_ttl(socket: BorrowedFd<'_>, v6: bool, ttl: u8) -> io::Result<()> {
     match v6 {
         true => set(socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, &i32::from(ttl)),
@@ -63,7 +63,8 @@ pub(crate) fn set_ttl(socket: BorrowedFd<'_>, v6: bool, ttl: u8) -> io::Result<(
     }
 }
 
-/// ICMP errors about what was sent are queued for [`take_error`]; the next call on the socket fails.
+/// ICMP errors about sent datagrams are queued for [`take_error`]; the next call on the socket
+/// fails.
 pub(crate) fn set_queue_errors(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
     match v6 {
         true => set(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, &1i32),
@@ -71,7 +72,7 @@ pub(crate) fn set_queue_errors(socket: BorrowedFd<'_>, v6: bool) -> io::Result<(
     }
 }
 
-/// The path MTU towards what the socket is connected to.
+/// The path MTU towards the connected address.
 pub(crate) fn path_mtu(socket: BorrowedFd<'_>, v6: bool) -> io::Result<u32> {
     let (level, option) = match v6 {
         true => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
@@ -86,23 +87,23 @@ pub(crate) fn path_mtu(socket: BorrowedFd<'_>, v6: bool) -> io::Result<u32> {
     Ok(mtu.unsigned_abs())
 }
 
-/// What the network said about a datagram that was sent.
+/// An ICMP error about a sent datagram.
 #[derive(Debug)]
 pub(crate) struct SendError {
-    /// Where the datagram was to go.
+    /// The datagram's destination.
     pub(crate) to: SocketAddr,
-    /// Who says so, if that is another host.
+    /// The sender of the ICMP error, if it is another host.
     pub(crate) by: Option<SocketAddr>,
-    /// The error as a number of this system: `EMSGSIZE` for a datagram that was too long.
+    /// The error number: `EMSGSIZE` for a datagram that was too long.
     pub(crate) errno: i32,
     /// For `EMSGSIZE` the path MTU.
     pub(crate) info: u32,
-    /// How many bytes of the datagram's payload stand in the buffer.
+    /// Bytes of the datagram's payload in the buffer.
     pub(crate) quoted: usize,
 }
 
-/// Takes the oldest error off the socket's queue; `None` if there is none, or none that is told in
-/// the usual form. `quote` gets what of the datagram's payload was sent back.
+/// Takes the oldest error off the socket's queue; `None` if there is none, or one in an unknown
+/// form. The payload quoted in the error is copied to `quote`.
 pub(crate) fn take_error(
     socket: BorrowedFd<'_>,
     quote: &mut [u8],

@@ -4,13 +4,23 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use podswitch_core::config::Config;
 use podswitch_linux::netlink::Route;
 use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_wire::cidr::Cidr;
 
-use super::RemotePods;
 use crate::events::{Failure, Reporter};
+use crate::view::View;
+
+/// How other nodes' pods are reached by the node's own processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RemotePods {
+    /// As the node's routes say.
+    NotOurs,
+    /// By the switch.
+    BySwitch,
+    /// By the other nodes' addresses, which are on the same segment.
+    ByKernel,
+}
 
 /// Routes, there while this value lives. Those of a killed run stay; the next takes over what it
 /// needs of them.
@@ -28,9 +38,9 @@ impl KernelRoutes {
     }
 
     /// Follows a configuration. What does not work is reported.
-    pub(super) fn follow(&mut self, config: &Config, remote: RemotePods) {
+    pub(super) fn follow(&mut self, view: View<'_>, remote: RemotePods) {
         let mut wanted = HashSet::new();
-        for node in config.nodes.iter().filter(|_| remote == RemotePods::ByKernel) {
+        for node in view.nodes().filter(|_| remote == RemotePods::ByKernel) {
             for range in &node.pod_cidrs {
                 let is_same = |a: &&IpAddr| a.is_ipv4() == range.address().is_ipv4();
                 let address = node.addresses.iter().find(is_same);

@@ -3,14 +3,13 @@
 
 mod kernel_routes;
 mod lost_clients;
-mod ranges;
 mod services;
 mod veth;
 
 use std::net::IpAddr;
 
 use podswitch_core::config::{Config, PortConfig, PortRole};
-use podswitch_core::control::ControlPlane;
+use podswitch_core::control::{Change, ControlPlane, Objects};
 use podswitch_core::id::PortId;
 use podswitch_core::port::Device;
 use podswitch_core::snapshot::Snapshot;
@@ -18,29 +17,21 @@ use podswitch_linux::attach::{HostPort, HostPortConfig};
 use podswitch_linux::nft::{Masquerade, MasqueradeConfig};
 use podswitch_linux::port::tap;
 use podswitch_linux::{HostError, NetNs, Netlink};
+use podswitch_policy::service::model::{EndpointSlice, Service};
 use podswitch_wire::cidr::Cidr;
 
 use crate::DEFAULT_MTU;
 use crate::cluster::Masquerading;
 use crate::error::NodeError;
 use crate::events::{Failure, Reporter};
-use crate::node::Settings;
+use crate::options::Settings;
+use crate::ranges::Lists;
+use crate::view::View;
 use kernel_routes::KernelRoutes;
-pub(crate) use ranges::{local_ranges, remote_ranges};
+pub(crate) use kernel_routes::RemotePods;
 use services::ServiceSide;
 pub(crate) use services::sources;
 use veth::VethHost;
-
-/// How other nodes' pods are reached by the node's own processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RemotePods {
-    /// As the node's routes say.
-    NotOurs,
-    /// By the switch.
-    BySwitch,
-    /// By the other nodes' addresses, which are on the same segment.
-    ByKernel,
-}
 
 /// What became of the node's interface to the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,11 +66,12 @@ enum Side {
 }
 
 impl HostSide {
-    /// Makes the node's port and attaches it. Routes and masquerading are those of `config`.
+    /// Makes the node's port and attaches it. Routes lead to `local_pods`; masquerading comes with the first state.
     /// Without TAP it is a veth pair with an end in the switch's namespace.
     pub(crate) fn open(
         settings: &Settings,
         config: &Config,
+        local_pods: Vec<Cidr>,
         control: &mut ControlPlane,
         reporter: &Reporter,
         own_namespace: impl FnOnce() -> Result<NetNs, HostError>,
@@ -90,7 +82,7 @@ impl HostSide {
             multi_queue: settings.workers > 1,
             node_addresses: present_addresses(settings, config)?,
             gateway: config.node.gateway,
-            destinations: local_ranges(config),
+            destinations: local_pods.clone(),
             ..HostPortConfig::default()
         };
         let namespace = &settings.namespace;
@@ -105,7 +97,8 @@ impl HostSide {
         let masquerade = match settings.masquerade {
             Masquerading::Off | Masquerading::Switch { .. } => None,
             Masquerading::Kernel => {
-                let rules = masquerade_rules(settings, config);
+                let pods = Lists { local: local_pods, ..Lists::default() };
+                let rules = masquerade_rules(settings, &pods);
                 Some((Masquerade::install(namespace, &rules)?, rules))
             }
         };
@@ -138,11 +131,11 @@ impl HostSide {
         PortConfig { port: self.port, role }
     }
 
-    /// Looks up the addresses of the node's interfaces, if `config` has host ports. Returns whether they
+    /// Looks up the addresses of the node's interfaces, if pods have host ports. Returns whether they
     /// changed.
-    pub(crate) fn find_addresses(&mut self, settings: &Settings, config: &Config) -> bool {
+    pub(crate) fn find_addresses(&mut self, settings: &Settings, has_host_ports: bool) -> bool {
         let mut found = Vec::new();
-        if !config.host_ports.is_empty() {
+        if has_host_ports {
             // What cannot be read now is read the next time.
             let namespace = &settings.namespace;
             let Ok(there) = Netlink::open(namespace).and_then(|mut n| n.addresses()) else {
@@ -157,27 +150,36 @@ impl HostSide {
         changed
     }
 
+    /// Whether the addresses of the node's interfaces are known.
+    pub(crate) fn has_local_addresses(&self) -> bool {
+        !self.local.is_empty()
+    }
+
     /// The addresses of the node's interfaces.
     pub(crate) fn local_addresses(&self) -> &[IpAddr] {
         &self.local
     }
 
-    /// Updates routes, steering and masquerading to a configuration that is in force as `snapshot`.
+    /// Updates routes, steering and masquerading to a state that is in force as `snapshot`.
     pub(crate) fn follow(
         &mut self,
         settings: &Settings,
-        config: &Config,
+        view: View<'_>,
+        pods: &Lists,
         snapshot: &Snapshot,
         remote: RemotePods,
     ) -> Result<(), HostError> {
-        let mut destinations = local_ranges(config);
+        let config = view.settings();
+        let mut destinations = pods.local.clone();
         if remote == RemotePods::BySwitch {
-            ranges::extend_ranges(&mut destinations, remote_ranges(config));
+            destinations.extend_from_slice(&pods.remote);
         }
-        self.node_routes.follow(config, remote);
-        ranges::extend_ranges(&mut destinations, services::ranges(config, snapshot));
+        self.node_routes.follow(view, remote);
+        destinations.extend(services::ranges(view, snapshot));
         // A node that reaches itself through a Service sees the gateway as its client.
         destinations.push(Cidr::host(config.node.gateway.ipv4.into()));
+        destinations.sort_unstable();
+        destinations.dedup();
         let sources = present_addresses(settings, config)?;
         let routed = match &mut self.side {
             Side::Tap(side) => {
@@ -193,8 +195,11 @@ impl HostSide {
         let steered = self.services.follow(snapshot);
         let masqueraded = match &mut self.masquerade {
             Some((masquerade, in_force)) => {
-                *in_force = masquerade_rules(settings, config);
-                masquerade.update(in_force)
+                let rules = masquerade_rules(settings, pods);
+                match rules == *in_force {
+                    true => Ok(()),
+                    false => masquerade.update(&rules).map(|()| *in_force = rules),
+                }
             }
             None => Ok(()),
         };
@@ -283,6 +288,31 @@ impl HostSide {
     }
 }
 
+/// Whether a change concerns the node's kernel by Services: frontends at other addresses than cluster IPs, and
+/// backends of this node's own.
+pub(crate) fn concerns_kernel(change: &Change, settings: &Config, objects: Objects<'_>) -> bool {
+    let of_service = |service: &Service| services::concerns_kernel(service, settings);
+    let is_own = |address: &IpAddr| settings.node.addresses.contains(address);
+    let of_slice = |slice: &EndpointSlice| {
+        slice.endpoints.iter().any(|endpoint| endpoint.addresses.first().is_some_and(is_own))
+    };
+    match change {
+        Change::Service(service) => {
+            of_service(service) || objects.service(&service.name).is_some_and(|s| of_service(s))
+        }
+        Change::ServiceGone(name) => objects.service(name).is_some_and(|s| of_service(s)),
+        Change::Slice(slice) => {
+            let before = objects.slice(&slice.namespace, &slice.name);
+            of_slice(slice) || before.is_some_and(|slice| of_slice(slice))
+        }
+        Change::SliceGone(namespace, name) => {
+            objects.slice(namespace, name).is_some_and(|slice| of_slice(slice))
+        }
+        Change::HostPorts(..) => true,
+        _ => false,
+    }
+}
+
 /// Whether an address is reached from other hosts.
 fn is_global(address: IpAddr) -> bool {
     match address {
@@ -298,10 +328,11 @@ fn present_addresses(settings: &Settings, config: &Config) -> Result<Vec<IpAddr>
     Ok(config.node.addresses.iter().filter(is_present).copied().collect())
 }
 
-fn masquerade_rules(settings: &Settings, config: &Config) -> MasqueradeConfig {
+fn masquerade_rules(settings: &Settings, pods: &Lists) -> MasqueradeConfig {
+    let configured = settings.cluster_cidrs.iter();
     MasqueradeConfig {
-        pods: local_ranges(config),
-        cluster: ranges::cluster_ranges(&settings.cluster_cidrs, config),
+        pods: pods.local.clone(),
+        cluster: configured.chain(&pods.cluster).copied().collect(),
         ..MasqueradeConfig::default()
     }
 }

@@ -15,12 +15,13 @@ use podswitch_linux::reserve::ReservedPorts;
 use podswitch_linux::steer::{Steering, SteeringConfig};
 use podswitch_linux::{HostError, NetNs};
 use podswitch_policy::service::entry::Backend;
-use podswitch_policy::service::model::TrafficPolicy;
+use podswitch_policy::service::model::{Service, ServiceType, TrafficPolicy};
 use podswitch_policy::service::table::FrontendKind;
 use podswitch_wire::cidr::Cidr;
 
 use crate::DEFAULT_MTU;
 use crate::events::{Failure, Reporter};
+use crate::view::View;
 
 /// Ports that Services get on every node (S14).
 const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
@@ -129,11 +130,9 @@ pub(crate) fn sources(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
 
 /// Where Services are for the node's own processes, beside its own addresses: the Service ranges,
 /// and addresses of Services outside them. Those that a node or pod has are reached there.
-pub(super) fn ranges(config: &Config, snapshot: &Snapshot) -> Vec<Cidr> {
-    let ranges = &config.service_cidrs;
-    let nodes = config.nodes.iter().flat_map(|node| &node.addresses);
-    let nodes: BTreeSet<&IpAddr> = nodes.chain(&config.node.addresses).collect();
-    let outside: BTreeSet<IpAddr> = snapshot
+pub(super) fn ranges(view: View<'_>, snapshot: &Snapshot) -> Vec<Cidr> {
+    let ranges = &view.settings().service_cidrs;
+    let mut outside: BTreeSet<IpAddr> = snapshot
         .services
         .frontends()
         // Host ports are at addresses of the node.
@@ -141,9 +140,26 @@ pub(super) fn ranges(config: &Config, snapshot: &Snapshot) -> Vec<Cidr> {
         .map(|front| front.address)
         .filter(|address| {
             !ranges.iter().any(|range| range.contains(*address))
-                && !nodes.contains(address)
                 && !snapshot.endpoints.contains_key(address)
         })
         .collect();
+    if !outside.is_empty() {
+        let nodes = view.nodes().flat_map(|node| &node.addresses);
+        for address in nodes.chain(&view.settings().node.addresses) {
+            outside.remove(address);
+        }
+    }
     ranges.iter().copied().chain(outside.into_iter().map(Cidr::host)).collect()
+}
+
+/// Whether the node's kernel has to know of a Service: it is reached at other addresses than cluster IPs
+/// in the Service ranges.
+pub(super) fn concerns_kernel(service: &Service, settings: &Config) -> bool {
+    let in_ranges = |a: &IpAddr| settings.service_cidrs.iter().any(|range| range.contains(*a));
+    service.kind != ServiceType::ClusterIp
+        || !service.external_ips.is_empty()
+        || !service.ingress.is_empty()
+        || service.health_check_node_port.is_some()
+        || service.ports.iter().any(|port| port.node_port.is_some())
+        || !service.cluster_ips.iter().all(in_ranges)
 }

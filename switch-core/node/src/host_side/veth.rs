@@ -25,6 +25,8 @@ pub(super) struct VethHost {
     index: u32,
     mac: Mac,
     config: HostPortConfig,
+    /// Whether routes have other sources than the kernel was given.
+    sources_changed: bool,
     changed: ChangedSettings,
 }
 
@@ -41,6 +43,7 @@ impl VethHost {
             index: 0,
             mac: Mac::ZERO,
             config,
+            sources_changed: false,
             changed: ChangedSettings::new(node, "forwarding"),
         };
         let device = side.reopen()?;
@@ -86,6 +89,7 @@ impl VethHost {
 
     /// Sets the node's addresses that its interfaces have: the sources of the routes.
     pub(super) fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.sources_changed |= self.config.node_addresses != addresses;
         self.config.node_addresses = addresses;
     }
 
@@ -100,7 +104,11 @@ impl VethHost {
     pub(super) fn set_destinations(&mut self, destinations: Vec<Cidr>) -> Result<(), HostError> {
         let old = std::mem::replace(&mut self.config.destinations, destinations);
         let mut netlink = Netlink::open(&self.node)?;
-        for destination in &self.config.destinations {
+        let known: HashSet<&Cidr> = match std::mem::take(&mut self.sources_changed) {
+            true => HashSet::new(),
+            false => old.iter().collect(),
+        };
+        for destination in self.config.destinations.iter().filter(|d| !known.contains(d)) {
             netlink.add_route(&self.route(*destination))?;
         }
         let stay: HashSet<&Cidr> = self.config.destinations.iter().collect();

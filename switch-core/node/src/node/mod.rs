@@ -5,6 +5,7 @@
 //! process dies; pods' interfaces outlive a kill, and the next run attaches to them as they are.
 
 mod changes;
+mod publish;
 mod reconcile;
 
 use std::fmt;
@@ -12,25 +13,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use podswitch_core::control::{Change, ControlPlane, Options, Published};
+use podswitch_core::control::{Change, ControlPlane, Options, Published as Outcome};
 use podswitch_core::id::{Epoch, PortId};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_core::time::{Clock, Instant};
-use podswitch_linux::{HostError, NetNs};
-use podswitch_wire::cidr::Cidr;
+use podswitch_linux::HostError;
 
-use crate::cluster::Masquerading;
+use crate::attachment::PodAttachment;
 use crate::error::NodeError;
-use crate::events::{DropQueue, Event, EventSink, Reporter};
+use crate::events::{DropReader, Event, EventSink, FlowReporter, Reporter};
 use crate::explain::{self, Connection, Verdict};
-use crate::flows::{self, Flow, FlowReporter};
-use crate::handle::NodeHandle;
+use crate::flows::{self, Flow};
 use crate::host_side::HostSide;
-use crate::options::{NodeOptions, UnderlayOptions};
-use crate::pods::{PodAttachment, PodName, Pods};
-use crate::state::{Desired, State};
+use crate::options::{NodeOptions, Settings};
+use crate::pod_name::PodName;
+use crate::pods::Pods;
+use crate::ranges::Ranges;
+use crate::state::{Desired, State, StateChanges};
 use crate::stats::Stats;
 use crate::underlay::Underlay;
+use publish::Published;
 
 /// The longest that workers take to acknowledge a new state.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,19 +51,6 @@ pub enum PodInterfaces {
     Keep,
 }
 
-/// Options that hold for as long as the node runs.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) name: String,
-    pub(crate) namespace: NetNs,
-    pub(crate) switch_namespace: Option<NetNs>,
-    pub(crate) workers: usize,
-    pub(crate) masquerade: Masquerading,
-    pub(crate) cluster_cidrs: Vec<Cidr>,
-    pub(crate) underlay: UnderlayOptions,
-    pub(crate) lenient: bool,
-}
-
 /// See the module's description.
 pub struct Node {
     settings: Settings,
@@ -72,17 +61,21 @@ pub struct Node {
     host: HostSide,
     underlay: Underlay,
     desired: Desired,
+    published: Published,
+    ranges: Ranges,
     /// Pods that were added one by one.
     added: HashMap<PodName, PodAttachment>,
     reporter: Reporter,
     sink: Option<Box<dyn EventSink>>,
-    drops: Option<DropQueue>,
+    drops: Option<DropReader>,
     flows: Option<(Duration, FlowReporter)>,
     clock: Clock,
     reconcile_at: Instant,
     flows_at: Instant,
     /// Ports changed, and no state that names them could be put in force yet.
     is_unpublished: bool,
+    /// The node's kernel does not have the published state yet.
+    kernel_is_behind: bool,
     /// What was reported of the node's side, or of a state that its interfaces leave, so that it is reported once.
     reported: Option<String>,
 }
@@ -129,12 +122,19 @@ impl Node {
         let reporter = Reporter::default();
         let mut control = ControlPlane::new(switch_options);
         control.set_workers(settings.workers)?;
-        let drops = options.report_drops.then(|| DropQueue::observe(&control));
+        let drops = options.report_drops.then(|| DropReader::observe(&control, &settings.name));
         let underlay = Underlay::new(&settings, &reporter)?;
         let mut pods = Pods::new(&settings, &reporter);
         let own_namespace = || pods.own_namespace();
-        let host =
-            HostSide::open(&settings, &state.config, &mut control, &reporter, own_namespace)?;
+        let local = state.config.node.pod_cidrs.clone();
+        let host = HostSide::open(
+            &settings,
+            &state.config,
+            local,
+            &mut control,
+            &reporter,
+            own_namespace,
+        )?;
         let clock = Clock::start();
         let mut node = Self {
             settings,
@@ -143,6 +143,8 @@ impl Node {
             host,
             underlay,
             desired: Desired::default(),
+            published: Published::default(),
+            ranges: Ranges::default(),
             added: HashMap::new(),
             reporter,
             sink: options.sink,
@@ -152,6 +154,7 @@ impl Node {
             flows_at: clock.now(),
             clock,
             is_unpublished: false,
+            kernel_is_behind: false,
             reported: None,
         };
         let started =
@@ -173,15 +176,6 @@ impl Node {
         }
     }
 
-    /// Gives the node a thread of its own, which looks after it.
-    ///
-    /// # Errors
-    /// The thread cannot be started.
-    pub fn spawn(self) -> Result<NodeHandle, NodeError> {
-        NodeHandle::spawn(self)
-            .map_err(|error| HostError::new("start the node's thread", error).into())
-    }
-
     /// Puts a state in force: pods come and go as it says, all others go on undisturbed. What is
     /// new passes nothing before the state that knows it (N13). Pods that were added one by one stay.
     ///
@@ -194,8 +188,8 @@ impl Node {
     }
 
     /// Puts changes of single objects in force, all or none of them; of two for one name the last
-    /// counts. At the cost of what changes, unless routes change, attached pods come, go or move, or other nodes
-    /// do while there is an uplink interface. Changes of ports are ignored: these are the node's.
+    /// counts. At the cost of what changes; with an uplink interface, a change of another node or of a route looks up all
+    /// neighbours. Changes of ports are ignored: these are the node's.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -203,7 +197,17 @@ impl Node {
         &mut self,
         changes: impl IntoIterator<Item = Change>,
     ) -> Result<Epoch, NodeError> {
-        let result = self.change(changes.into_iter().collect());
+        let changes: Vec<Change> = changes.into_iter().collect();
+        self.update_state(StateChanges::from(changes))
+    }
+
+    /// As [`update`](Self::update), also for pods that the state attaches, and for what is no object
+    /// ([`Change::Settings`]).
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn update_state(&mut self, changes: StateChanges) -> Result<Epoch, NodeError> {
+        let result = self.change(changes);
         self.deliver_events();
         result
     }
@@ -338,8 +342,8 @@ impl Node {
     }
 
     /// Reports what a publish left out and took again. Returns its epoch.
-    fn reported(&self, published: Published) -> Epoch {
-        let Published { left_out, taken, epoch, .. } = published;
+    fn reported(&self, published: Outcome) -> Epoch {
+        let Outcome { left_out, taken, epoch, .. } = published;
         left_out.into_iter().for_each(|object| self.reporter.event(Event::LeftOut(object)));
         taken.into_iter().for_each(|object| self.reporter.event(Event::Taken { object }));
         epoch

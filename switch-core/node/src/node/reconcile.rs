@@ -5,20 +5,22 @@
 
 use std::time::Duration;
 
-use podswitch_core::config::Config;
 use podswitch_core::id::Epoch;
 
-use super::{Node, POLL_INTERVAL, PUBLISH_TIMEOUT, RECONCILE_INTERVAL};
+use super::publish::Request;
+use super::{Node, POLL_INTERVAL, RECONCILE_INTERVAL};
 use crate::error::NodeError;
 use crate::events::{Event, Failure};
 use crate::host_side::HostInterface;
-use crate::pods::{PodName, Wanted};
+use crate::pod_name::PodName;
+use crate::underlay::Underlay;
+use crate::view::View;
 
 impl Node {
     pub(super) fn poll_parts(&mut self) -> Result<Duration, NodeError> {
         let has_changed = self.underlay.has_changed();
         if has_changed {
-            let changed = self.reconcile_ports(Vec::new(), false);
+            let changed = self.reconcile_ports(Vec::new(), &mut Request::none());
             self.unless_refused(changed)?;
         }
         let now = self.clock.now();
@@ -35,8 +37,8 @@ impl Node {
             self.reporter.repaired(&device, done);
         }
         self.pods.put_back(now, sweep);
-        if let Some(drops) = &self.drops {
-            drops.report(&self.reporter, |port| self.pods.at(port));
+        if let Some(drops) = &mut self.drops {
+            drops.report(&self.control, &self.reporter, |port| self.pods.at(port));
         }
         let mut due = self.reconcile_at;
         if let Some((every, flows)) = &mut self.flows {
@@ -81,7 +83,7 @@ impl Node {
 
     /// Puts back what somebody took from the node's kernel, the node's own interface too.
     fn put_back_host(&mut self) -> Result<(), NodeError> {
-        let found = self.host.put_back(&self.settings, self.desired.config());
+        let found = self.host.put_back(&self.settings, &self.desired.settings);
         match self.underlay.put_back().and(found) {
             Ok(HostInterface::There) => Ok(()),
             Ok(HostInterface::Gone) => {
@@ -93,7 +95,7 @@ impl Node {
                     return Ok(());
                 }
                 self.is_unpublished = true;
-                let published = self.reconcile_ports(Vec::new(), false);
+                let published = self.reconcile_ports(Vec::new(), &mut Request::none());
                 self.unless_refused(published)
             }
             Err(error) => {
@@ -112,7 +114,7 @@ impl Node {
         for worker in self.control.workers() {
             failed.extend(std::iter::from_fn(|| worker.next_failure()));
         }
-        let mut gone = self.pods.outdated(&Wanted::of(self.desired.state(), &self.added));
+        let mut gone = self.pods.outdated(&self.wanted(), |_| true);
         for (port, error) in failed {
             if port == self.host.port() {
                 // Its interface is gone, which is seen and mended where the node's kernel is.
@@ -127,40 +129,59 @@ impl Node {
             }
         }
         self.host.reconcile(&self.control);
-        self.reconcile_ports(gone, false)
+        self.reconcile_ports(gone, &mut Request::none())
     }
 
     /// Reconciles the ports: detaches `gone` pods and outdated underlay ports, attaches what is missing. Publishes
-    /// the state if a port changed, or in any case if `always`.
+    /// `request`, and in any case that ports changed. Nothing is left of the request then; it is left as it is if
+    /// it is refused.
     pub(super) fn reconcile_ports(
         &mut self,
         gone: Vec<PodName>,
-        always: bool,
+        request: &mut Request,
     ) -> Result<Option<Epoch>, NodeError> {
-        let outdated = self.underlay.plan(self.desired.config());
-        let epoch = self.release(gone, outdated)?;
+        let outdated = self.with_underlay(request, |underlay, view| underlay.plan(view));
+        let mut epoch = self.release(gone, outdated, request)?;
         let mut changed = self.underlay.attach(&mut self.control);
-        let wanted = Wanted::of(self.desired.state(), &self.added);
+        let wanted = self.wanted();
         // An underlay that leaves less carries what fits, and the switch answers what is too long.
-        let mtu = self.underlay.mtu(self.desired.config()).max(wanted.least_mtu());
+        let mtu = self.underlay.mtu(self.view(request)).max(wanted.least_mtu());
         changed |= self.pods.set_mtu(mtu) | self.host.set_mtu(mtu);
         changed |= self.pods.attach(&mut self.control, &wanted);
-        changed |= self.underlay.find_neighbours(self.desired.config());
-        changed |= self.host.find_addresses(&self.settings, self.desired.config());
+        changed |= self.with_underlay(request, |underlay, view| underlay.find_neighbours(view));
+        let has_host_ports = self.view(request).has_host_ports();
+        changed |= self.host.find_addresses(&self.settings, has_host_ports);
         self.is_unpublished |= changed;
-        let is_needed = self.is_unpublished || always && epoch.is_none();
-        let epoch = if is_needed { Some(self.publish()?) } else { epoch };
+        if self.is_unpublished || !request.is_none() {
+            epoch = Some(self.publish(request)?);
+        }
         Ok(epoch)
+    }
+
+    /// Calls `f` with the underlay and the configuration that `request` leads to.
+    fn with_underlay<T>(
+        &mut self,
+        request: &Request,
+        f: impl FnOnce(&mut Underlay, View<'_>) -> T,
+    ) -> T {
+        let Self { underlay, control, desired, .. } = self;
+        f(underlay, request.view(&desired.settings, control.objects()))
     }
 
     /// Detaches pods and, if `outdated`, ports of the underlay. A configuration without these ports is in force
     /// before their numbers are free for others.
-    fn release(&mut self, gone: Vec<PodName>, outdated: bool) -> Result<Option<Epoch>, NodeError> {
+    fn release(
+        &mut self,
+        gone: Vec<PodName>,
+        outdated: bool,
+        request: &mut Request,
+    ) -> Result<Option<Epoch>, NodeError> {
         if gone.is_empty() && !outdated {
             return Ok(None);
         }
         self.pods.withdraw(&gone);
-        match self.publish() {
+        self.is_unpublished = true;
+        match self.publish(request) {
             Ok(epoch) => {
                 self.pods.detach(&mut self.control, gone);
                 self.underlay.detach(&mut self.control);
@@ -173,52 +194,19 @@ impl Node {
         }
     }
 
-    /// Publishes the state with the ports that there are, and waits for the workers.
-    pub(super) fn publish(&mut self) -> Result<Epoch, NodeError> {
-        let config = self.config();
-        let epoch = match self.settings.lenient {
-            true => {
-                let published = self.control.apply_lenient(&config)?;
-                self.reported(published)
-            }
-            false => self.control.apply(&config)?,
-        };
-        self.acknowledged(epoch)?;
-        self.is_unpublished = false;
-        self.host.detach(&mut self.control);
-        Ok(epoch)
-    }
-
-    pub(super) fn acknowledged(&mut self, epoch: Epoch) -> Result<(), NodeError> {
-        self.control.wait(epoch, PUBLISH_TIMEOUT)?;
-        self.reporter.event(Event::Applied { epoch });
-        Ok(())
-    }
-
     /// Updates the node's kernel to the state in force. What does not work is reported, and tried again
     /// ([`put_back_host`](Self::put_back_host)).
     pub(super) fn follow(&mut self) {
-        let (config, snapshot) = (self.config(), self.control.snapshot());
+        self.kernel_is_behind = false;
+        let snapshot = self.control.snapshot();
         let remote = self.underlay.remote_pods();
-        if let Err(error) = self.host.follow(&self.settings, &config, &snapshot, remote) {
+        let request = Request::none();
+        let view = request.view(&self.desired.settings, self.control.objects());
+        let pods = self.ranges.lists();
+        if let Err(error) = self.host.follow(&self.settings, view, pods, &snapshot, remote) {
             self.reporter.failure(Failure::HostSide(error));
         }
         self.host.reconcile(&self.control);
-        self.underlay.claim(&config, &snapshot);
-    }
-
-    /// The desired configuration with the ports that there are.
-    fn config(&self) -> Config {
-        let mut config = self.desired.config().clone();
-        config.ports.clear();
-        config.neighbours.clear();
-        self.pods.complete(&mut config);
-        config.ports.push(self.host.port_config());
-        config.node.local_addresses.extend(self.host.local_addresses());
-        if let Some(masquerade) = self.settings.masquerade.by_switch(&self.settings.cluster_cidrs) {
-            config.masquerade = Some(masquerade);
-        }
-        self.underlay.complete(&mut config);
-        config
+        self.underlay.claim(view, pods, &snapshot);
     }
 }

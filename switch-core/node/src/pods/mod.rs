@@ -1,6 +1,5 @@
 //! The node's pods: which are attached, and by what.
 
-mod attachment;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -10,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use podswitch_core::config::{Attachment, Config, Endpoint, PortConfig, PortRole, Precedence};
-use podswitch_core::control::{Change, ControlPlane};
+use podswitch_core::config::{Attachment, Endpoint, Precedence};
+use podswitch_core::control::ControlPlane;
 use podswitch_core::id::{Cookie, PortId};
 use podswitch_core::port::Device;
 use podswitch_linux::attach::{
@@ -22,13 +21,12 @@ use podswitch_linux::port::af_packet::PacketConfig;
 use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_policy::rule::Workload;
 
-pub use attachment::{InterfaceKind, PodAttachment, PodName, PodNameError, PodNetns};
-
 use crate::DEFAULT_MTU;
+use crate::attachment::{InterfaceKind, PodAttachment};
 use crate::error::PodError;
 use crate::events::{Event, Failure, Reporter};
-use crate::node::Settings;
-use crate::state::State;
+use crate::options::Settings;
+use crate::pod_name::PodName;
 use upkeep::Upkeep;
 
 /// How often a device that is still in use is tried again, and how long in between: a worker
@@ -42,8 +40,11 @@ pub(crate) struct Wanted(BTreeMap<PodName, PodAttachment>);
 
 impl Wanted {
     /// Those of the state, and those that were added one by one, which go before.
-    pub(crate) fn of(state: &State, added: &HashMap<PodName, PodAttachment>) -> Self {
-        let all = state.pods.iter().chain(added.values());
+    pub(crate) fn of(
+        desired: &BTreeMap<PodName, PodAttachment>,
+        added: &HashMap<PodName, PodAttachment>,
+    ) -> Self {
+        let all = desired.values().chain(added.values());
         Self(all.map(|attachment| (attachment.pod.clone(), attachment.clone())).collect())
     }
 
@@ -131,54 +132,39 @@ impl Pods {
         self.attached.values().find(|a| a.port == port).map(|a| a.attachment.pod.clone())
     }
 
-    /// Whether the pod of this name in drops and flows has a port.
-    pub(crate) fn has(&self, cookie: &Cookie) -> bool {
-        self.attachment_of(cookie).is_some()
-    }
-
-    /// Where a pod is attached, by its name in drops and flows.
-    pub(crate) fn attachment_of(&self, cookie: &Cookie) -> Option<Attachment> {
-        let name: PodName = cookie.as_str().strip_prefix("Pod/")?.parse().ok()?;
-        let attached = self.attached.get(&name).filter(|_| self.ports.contains_key(&name))?;
-        Some(self.attachment(attached))
-    }
-
     fn attachment(&self, attached: &Attached) -> Attachment {
         Attachment { port: attached.port, mac: attached.attachment.mac, mtu: self.mtu }
     }
 
-    /// What changes in the state in force when the port of `pod` is to be named now, or no more. `known`: the pod
-    /// as the state describes it. As [`complete`](Self::complete) has it.
-    pub(crate) fn changes_of(
+    /// A pod as it is to be published, given as the state describes it (`None`: not at all). A pod of this node has
+    /// the port that it is attached to. One that the state does not describe is published if its attachment has
+    /// labels, and has no port otherwise (N13).
+    pub(crate) fn published(
         &self,
-        pod: &PodName,
-        known: Option<&Arc<Endpoint>>,
+        cookie: &Cookie,
+        described: Option<&Arc<Endpoint>>,
         node: &Arc<str>,
-    ) -> Vec<Change> {
-        let Some(attached) = self.attached.get(pod) else { return Vec::new() };
-        let is_named = self.ports.contains_key(pod);
-        let attachment = is_named.then(|| self.attachment(attached));
-        let described = match known {
-            Some(known) if known.node != *node => return Vec::new(),
-            Some(known) => {
-                let mut endpoint = known.clone();
-                if endpoint.attachment != attachment {
-                    Arc::make_mut(&mut endpoint).attachment = attachment;
-                }
-                Change::Pod(endpoint)
-            }
-            None if is_named => match self.described(attached, node) {
-                Some(endpoint) => Change::Pod(endpoint),
-                None => return Vec::new(),
-            },
-            None => Change::PodGone(attached.cookie.clone()),
-        };
-        let port = attached.port;
-        let of_port = match is_named {
-            true => Change::Port(PortConfig { port, role: PortRole::Pod }),
-            false => Change::PortGone(port),
-        };
-        vec![of_port, described]
+    ) -> Option<Arc<Endpoint>> {
+        let attached = self.named(cookie);
+        let Some(described) = described else { return self.described(attached?, node) };
+        let attached = attached.filter(|_| described.node == *node);
+        let attachment = attached.map(|attached| self.attachment(attached));
+        let mut endpoint = described.clone();
+        if endpoint.attachment != attachment {
+            Arc::make_mut(&mut endpoint).attachment = attachment;
+        }
+        Some(endpoint)
+    }
+
+    /// Names in drops and flows of all attached pods, those too whose port is not to be named any more.
+    pub(crate) fn cookies(&self) -> impl Iterator<Item = &Cookie> {
+        self.attached.values().map(|attached| &attached.cookie)
+    }
+
+    /// The pod of this name in drops and flows, if it has a port that is to be named.
+    fn named(&self, cookie: &Cookie) -> Option<&Attached> {
+        let name: PodName = cookie.as_str().strip_prefix("Pod/")?.parse().ok()?;
+        self.attached.get(&name).filter(|_| self.ports.contains_key(&name))
     }
 
     /// The endpoint of a pod that the state does not know, if its attachment has labels.
@@ -198,34 +184,6 @@ impl Pods {
             attachment: Some(self.attachment(attached)),
             precedence: Precedence::default(),
         }))
-    }
-
-    /// Writes the ports into a configuration: each at the endpoint of its pod, if that is of this node. A pod
-    /// that the configuration does not know gets an endpoint if its attachment has labels, and no port
-    /// otherwise (N13).
-    pub(crate) fn complete(&self, config: &mut Config) {
-        let attached = self.attached.iter().filter(|(name, _)| self.ports.contains_key(*name));
-        let mut missing: HashMap<&Cookie, &Attached> =
-            attached.map(|(_, attached)| (&attached.cookie, attached)).collect();
-        let node = config.node.name.clone();
-        for endpoint in config.endpoints.iter_mut().filter(|endpoint| endpoint.node == node) {
-            let attachment = missing.remove(&endpoint.cookie).map(|a| self.attachment(a));
-            if endpoint.attachment != attachment {
-                Arc::make_mut(endpoint).attachment = attachment;
-            }
-            let port = attachment.map(|attachment| attachment.port);
-            config.ports.extend(port.map(|port| PortConfig { port, role: PortRole::Pod }));
-        }
-        let mut unknown: Vec<&Attached> = missing.into_values().collect();
-        unknown.retain(|attached| {
-            let is_elsewhere = |endpoint: &Arc<Endpoint>| endpoint.cookie == attached.cookie;
-            attached.attachment.labels.is_some() && !config.endpoints.iter().any(is_elsewhere)
-        });
-        unknown.sort_unstable_by_key(|attached| attached.port);
-        for attached in unknown {
-            config.ports.push(PortConfig { port: attached.port, role: PortRole::Pod });
-            config.endpoints.extend(self.described(attached, &node));
-        }
     }
 
     /// Gives all pods, now and later, this MTU. Returns whether it changed.
@@ -253,12 +211,17 @@ impl Pods {
         }
     }
 
-    /// Those attached that are not wanted, or not as they are.
-    pub(crate) fn outdated(&self, wanted: &Wanted) -> Vec<PodName> {
+    /// Those attached, among the ones that `is_concerned` names, that are not wanted, or not as they are.
+    pub(crate) fn outdated(
+        &self,
+        wanted: &Wanted,
+        is_concerned: impl Fn(&PodName) -> bool,
+    ) -> Vec<PodName> {
         let fits = |name: &PodName, attached: &Attached| {
             wanted.0.get(name).is_some_and(|wanted| attached.fits(wanted))
         };
-        let outdated = self.attached.iter().filter(|(name, attached)| !fits(name, attached));
+        let concerned = self.attached.iter().filter(|(name, _)| is_concerned(name));
+        let outdated = concerned.filter(|(name, attached)| !fits(name, attached));
         outdated.map(|(name, _)| name.clone()).collect()
     }
 

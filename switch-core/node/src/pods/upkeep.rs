@@ -7,7 +7,8 @@ use podswitch_linux::attach::{self, InterfaceSettings, switch_interface};
 use podswitch_linux::netlink::Changes;
 use podswitch_linux::{HostError, NetNs, Netlink};
 
-use super::{Attached, InterfaceKind, Pods, interface_of};
+use super::{Attached, Pods, interface_of};
+use crate::attachment::InterfaceKind;
 use crate::events::Failure;
 
 /// How soon after a repair the same pod is looked at again: a pod that undoes it over and over has so many

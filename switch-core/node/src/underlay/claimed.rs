@@ -1,7 +1,7 @@
 //! What the switch claims from the uplink, and so is kept from the node's stack, which would answer
 //! or forward it as well: exactly that, since everything else is the node's.
 
-use podswitch_core::config::{Config, NAT_PORTS, NextHop, Routing, TunnelConfig};
+use podswitch_core::config::{NAT_PORTS, NextHop, Routing, TunnelConfig};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_linux::netlink::Link;
 use podswitch_linux::nft::{Front, Ingress, IngressDrop};
@@ -9,7 +9,9 @@ use podswitch_linux::{HostError, NetNs};
 use podswitch_wire::cidr::Cidr;
 
 use crate::events::{Failure, Reporter};
-use crate::host_side::{local_ranges, remote_ranges, sources};
+use crate::host_side::sources;
+use crate::ranges::Lists;
+use crate::view::View;
 
 /// Name of the nftables table.
 const TABLE: &str = "podswitch-uplink";
@@ -33,7 +35,8 @@ struct InForce {
 /// for pods of this node; without a tunnel, what other nodes' pods send and what is sent to pods
 /// of this one; and answers from there to what the switch sent with an address of the node.
 pub(super) fn of(
-    config: &Config,
+    view: View<'_>,
+    ranges: &Lists,
     snapshot: &Snapshot,
     tunnel: Option<&TunnelConfig>,
     carries_tunnel: bool,
@@ -44,16 +47,16 @@ pub(super) fn of(
             claimed.udp_to.push(tunnel.port);
         }
         if tunnel.routing == Routing::HostGw {
-            claimed.to = local_ranges(config);
-            claimed.from = remote_ranges(config);
-            let nodes = config.nodes.iter().flat_map(|node| &node.addresses);
+            claimed.to = ranges.local.clone();
+            claimed.from = ranges.remote.clone();
+            let nodes = view.nodes().flat_map(|node| &node.addresses);
             claimed.answers.from.extend(nodes.map(|address| Cidr::host(*address)));
         }
     }
     let is_by_uplink = |hop: &NextHop| matches!(hop, NextHop::Via(_));
-    let beyond = config.routes.iter().filter(|route| route.next_hops.iter().any(is_by_uplink));
+    let beyond = view.routes().filter(|route| route.next_hops.iter().any(is_by_uplink));
     claimed.between.from.extend(beyond.map(|route| route.destination));
-    claimed.between.to = local_ranges(config);
+    claimed.between.to = ranges.local.clone();
     claimed.answers.from.extend(&claimed.between.from);
     claimed.answers.to = sources(snapshot).map(Cidr::host).collect();
     claimed.fronts.extend(snapshot.services.frontends().map(|front| Front {

@@ -34,9 +34,10 @@ use crate::DEFAULT_MTU;
 use crate::error::UnderlayError;
 use crate::events::{Failure, Reporter};
 use crate::host_side::RemotePods;
-use crate::node::Settings;
-use crate::options::UnderlayOptions;
+use crate::options::{Settings, UnderlayOptions};
 use crate::pods::{BUSY_PAUSE, BUSY_RETRIES, EBUSY};
+use crate::ranges::Lists;
+use crate::view::View;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -69,6 +70,14 @@ struct Open<P> {
     offload: Option<String>,
 }
 
+/// What other nodes' MAC addresses on the underlay depend on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NodeContext {
+    by_sockets: bool,
+    /// The version of the known neighbours, where frames carry the tunnel.
+    neighbours: Option<u64>,
+}
+
 impl Underlay {
     /// Nothing is opened yet.
     pub(crate) fn new(settings: &Settings, reporter: &Reporter) -> Result<Self, HostError> {
@@ -99,8 +108,8 @@ impl Underlay {
 
     /// Computes the wanted underlay for a configuration and the node's present interfaces. Ports that do not
     /// fit are left out of the next configuration; returns whether there are any.
-    pub(crate) fn plan(&mut self, config: &Config) -> bool {
-        self.plan = Plan::find(&self.options, config, || Netlink::open(&self.namespace));
+    pub(crate) fn plan(&mut self, view: View<'_>) -> bool {
+        self.plan = Plan::find(&self.options, view, || Netlink::open(&self.namespace));
         if let Some(open) = self.sockets.take_if(|open| {
             self.plan.sockets.as_ref() != Some(&open.plan) || offload_is_gone(&self.namespace, open)
         }) {
@@ -124,6 +133,11 @@ impl Underlay {
     /// open, and no MAC addresses of theirs are looked up.
     pub(crate) fn is_independent_of_nodes(&self) -> bool {
         self.sockets.is_some() && self.plan.interface.is_none()
+    }
+
+    /// Whether MAC addresses on the uplink are looked up.
+    pub(crate) fn needs_neighbours(&self) -> bool {
+        self.interface.is_some()
     }
 
     /// Detaches the ports that [`plan`](Self::plan) found outdated.
@@ -235,7 +249,7 @@ impl Underlay {
     }
 
     /// MTU of pods and of the node's own port, in bytes.
-    pub(crate) fn mtu(&self, config: &Config) -> u16 {
+    pub(crate) fn mtu(&self, view: View<'_>) -> u16 {
         if let Some(mtu) = self.options.mtu {
             return mtu;
         }
@@ -246,7 +260,7 @@ impl Underlay {
             (None, None) => None,
         };
         match (tunnel, &self.interface) {
-            (Some(mtu), _) => inner_mtu(clamped(mtu).into(), needs_ipv6(config)) as u16,
+            (Some(mtu), _) => inner_mtu(clamped(mtu).into(), needs_ipv6(view)) as u16,
             // Nothing is in the way of what travels as it is.
             (None, Some(open)) => clamped(open.plan.link.mtu),
             (None, None) => DEFAULT_MTU,
@@ -255,12 +269,12 @@ impl Underlay {
 
     /// Reads the MAC addresses of other nodes and next hops from the kernel, and has it resolve those that it
     /// does not know. Returns whether any changed.
-    pub(crate) fn find_neighbours(&mut self, config: &Config) -> bool {
+    pub(crate) fn find_neighbours(&mut self, view: View<'_>) -> bool {
         let Some(open) = &self.interface else { return self.neighbours.forget() };
         let is_direct = self.plan.tunnel.as_ref().is_some_and(|t| t.routing == Routing::HostGw);
-        let nodes = if open.plan.tunnel || is_direct { &config.nodes[..] } else { &[] };
-        let of_nodes = nodes.iter().flat_map(|node| node.addresses.iter().copied());
-        let of_routes = config.routes.iter().flat_map(|r| &r.next_hops);
+        let nodes = (open.plan.tunnel || is_direct).then(|| view.nodes()).into_iter().flatten();
+        let of_nodes = nodes.flat_map(|node| node.addresses.iter().copied());
+        let of_routes = view.routes().flat_map(|r| &r.next_hops);
         let hops = of_routes.filter_map(|hop| match hop {
             NextHop::Via(address) => Some(*address),
             _ => None,
@@ -273,53 +287,71 @@ impl Underlay {
         self.neighbours.has_changed()
     }
 
-    /// Writes ports, tunnel and neighbours into a configuration.
-    pub(crate) fn complete(&self, config: &mut Config) {
-        config.tunnel.clone_from(&self.plan.tunnel);
-        if let Some(Open { port, plan, mac, .. }) = &self.sockets {
+    /// What its ports are for.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = PortConfig> {
+        let sockets = self.sockets.as_ref().map(|Open { port, plan, mac, .. }| {
             let (mac, mtu) = (*mac, clamped(plan.mtu));
             let role = PortRole::Uplink { mac, mtu, tunnel: true, direct: false };
-            config.ports.push(PortConfig { port: *port, role });
-        }
-        config.nodes.iter_mut().for_each(|node| self.complete_node(node));
-        let Some(Open { port, plan, mac, .. }) = &self.interface else { return };
-        let (mac, mtu) = (*mac, clamped(plan.link.mtu));
-        let role = PortRole::Uplink { mac, mtu, tunnel: plan.tunnel, direct: true };
-        config.ports.push(PortConfig { port: *port, role });
-        config.neighbours.extend(self.neighbours.known());
-        if !plan.tunnel {
-            return;
-        }
-        // The made-up MAC address exists on no real network: a drop reason is better than silence.
-        for node in &mut config.nodes {
-            // Both families: there may be a tunnel over each.
-            let is_known = |a: &IpAddr| self.neighbours.has(*a);
-            if has_made_up_mac(node.underlay_mac, &node.addresses)
-                && !node.addresses.iter().all(is_known)
-            {
-                Arc::make_mut(node).underlay_mac = Mac::ZERO;
-            }
+            PortConfig { port: *port, role }
+        });
+        let interface = self.interface.as_ref().map(|Open { port, plan, mac, .. }| {
+            let (mac, mtu) = (*mac, clamped(plan.link.mtu));
+            let role = PortRole::Uplink { mac, mtu, tunnel: plan.tunnel, direct: true };
+            PortConfig { port: *port, role }
+        });
+        sockets.into_iter().chain(interface)
+    }
+
+    /// Writes tunnel and neighbours into a configuration.
+    pub(crate) fn complete(&self, settings: &mut Config) {
+        settings.tunnel.clone_from(&self.plan.tunnel);
+        settings.neighbours.clear();
+        if self.interface.is_some() {
+            settings.neighbours.extend(self.neighbours.known());
         }
     }
 
-    /// Gives another node a MAC address on the underlay if it has none and sockets carry the tunnel: the port over
-    /// UDP sockets ignores the address, but a packet to a node without one has no neighbour.
+    /// What [`complete_node`](Self::complete_node) depends on beside the node.
+    pub(crate) fn node_context(&self) -> NodeContext {
+        let by_interface = self.interface.as_ref().is_some_and(|open| open.plan.tunnel);
+        NodeContext {
+            by_sockets: self.sockets.is_some(),
+            neighbours: by_interface.then(|| self.neighbours.version()),
+        }
+    }
+
+    /// Sets the MAC address of another node on the underlay where the node's object says none of its own.
+    ///
+    /// Over UDP sockets the port ignores the address, but a packet to a node without one has no neighbour. Over
+    /// an interface the address that is derived from the IP address exists on no real network: without a known
+    /// neighbour a drop reason is better than silence.
     pub(crate) fn complete_node(&self, node: &mut Arc<RemoteNode>) {
-        if self.sockets.is_some()
-            && node.underlay_mac == Mac::ZERO
-            && let Some(address) = node.addresses.first()
-        {
-            let mac = underlay_mac(*address);
+        let Some(address) = node.addresses.first().copied() else { return };
+        let is_derived =
+            node.underlay_mac == Mac::ZERO || has_derived_mac(node.underlay_mac, &node.addresses);
+        if !is_derived {
+            return;
+        }
+        let by_interface = self.interface.as_ref().is_some_and(|open| open.plan.tunnel);
+        let mac = if self.sockets.is_some() {
+            underlay_mac(address)
+        // Both families: there may be a tunnel over each.
+        } else if by_interface && !node.addresses.iter().all(|a| self.neighbours.has(*a)) {
+            Mac::ZERO
+        } else {
+            return;
+        };
+        if node.underlay_mac != mac {
             Arc::make_mut(node).underlay_mac = mac;
         }
     }
 
     /// Keeps what the switch claims from the uplink away from the node's stack.
-    pub(crate) fn claim(&mut self, config: &Config, snapshot: &Snapshot) {
+    pub(crate) fn claim(&mut self, view: View<'_>, ranges: &Lists, snapshot: &Snapshot) {
         let (namespace, reporter) = (&self.namespace, &self.reporter);
         let Some(open) = &self.interface else { return self.claimed.remove(namespace, reporter) };
         let tunnel = self.plan.tunnel.as_ref();
-        let drops = claimed::of(config, snapshot, tunnel, open.plan.tunnel);
+        let drops = claimed::of(view, ranges, snapshot, tunnel, open.plan.tunnel);
         self.claimed.follow(namespace, &open.plan.link, drops, reporter);
     }
 
@@ -357,7 +389,7 @@ fn offload_is_gone(namespace: &NetNs, open: &Open<SocketsPlan>) -> bool {
 }
 
 /// Whether a MAC address is the default that is derived from the node's IP address.
-fn has_made_up_mac(mac: Mac, addresses: &[IpAddr]) -> bool {
+fn has_derived_mac(mac: Mac, addresses: &[IpAddr]) -> bool {
     let first = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first());
     first.is_some_and(|first| underlay_mac(*first) == mac)
 }

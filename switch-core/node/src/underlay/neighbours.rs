@@ -15,12 +15,14 @@ pub(super) struct Neighbours {
     changes: Changes,
     /// MAC addresses, sorted by IP address.
     known: Vec<(IpAddr, Mac)>,
+    /// Grows whenever they change.
+    version: u64,
 }
 
 impl Neighbours {
     pub(super) fn open(namespace: &NetNs) -> Result<Self, HostError> {
         let netlink = Netlink::open(namespace)?;
-        Ok(Self { netlink, changes: Changes::listen(namespace)?, known: Vec::new() })
+        Ok(Self { netlink, changes: Changes::listen(namespace)?, known: Vec::new(), version: 0 })
     }
 
     /// Whether the kernel's interfaces, routes or neighbours changed since the last call.
@@ -33,6 +35,11 @@ impl Neighbours {
         self.known.iter().copied()
     }
 
+    /// A number that is another once they changed.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
     /// Whether this is one of them.
     pub(super) fn has(&self, address: IpAddr) -> bool {
         self.known.binary_search_by_key(&address, |(known, _)| *known).is_ok()
@@ -40,7 +47,9 @@ impl Neighbours {
 
     /// Forgets all. Returns whether that changes anything.
     pub(super) fn forget(&mut self) -> bool {
-        !std::mem::take(&mut self.known).is_empty()
+        let changed = !std::mem::take(&mut self.known).is_empty();
+        self.version += u64::from(changed);
+        changed
     }
 
     /// Looks up these on the interface, and has the kernel look for those that it does not know or
@@ -68,6 +77,7 @@ impl Neighbours {
         known.dedup();
         let changed = known != self.known;
         self.known = known;
+        self.version += u64::from(changed);
         changed
     }
 }

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use podswitch_core::config::{Config, Routing, TunnelConfig, Underlay};
+use podswitch_core::config::{Routing, TunnelConfig, Underlay};
 use podswitch_linux::Netlink;
 use podswitch_linux::netlink::{Address, Link};
 use podswitch_vxlan::template::inner_mtu;
@@ -12,6 +12,7 @@ use podswitch_wire::addr::Mac;
 use crate::DEFAULT_MTU;
 use crate::error::UnderlayError;
 use crate::options::{UnderlayKind, UnderlayOptions};
+use crate::view::View;
 
 /// The most nodes whose routes are looked up where no interface has the tunnel's address.
 const MAX_PROBED_NODES: usize = 16;
@@ -57,16 +58,16 @@ impl Plan {
     /// For a configuration and the node's present interfaces.
     pub(super) fn find(
         options: &UnderlayOptions,
-        config: &Config,
+        view: View<'_>,
         open_netlink: impl FnOnce() -> Result<Netlink, podswitch_linux::HostError>,
     ) -> Self {
-        let others = config.nodes.iter().any(|node| !node.addresses.is_empty());
+        let others = view.nodes().any(|node| !node.addresses.is_empty());
         let is_needed = others || options.kind.is_some();
-        let tunnel = config.tunnel.clone().filter(|_| is_needed);
+        let tunnel = view.settings().tunnel.clone().filter(|_| is_needed);
         let found = open_netlink().map_err(|error| UnderlayError::Netlink(error.to_string()));
         let found = found.and_then(|netlink| {
             let through = tunnel.as_ref().filter(|tunnel| tunnel.routing == Routing::Vxlan);
-            Finder { options, config, through, netlink }.find()
+            Finder { options, view, through, netlink }.find()
         });
         match found {
             Ok((sockets, interface)) => Plan { tunnel, sockets, interface, error: None },
@@ -77,7 +78,7 @@ impl Plan {
 
 struct Finder<'a> {
     options: &'a UnderlayOptions,
-    config: &'a Config,
+    view: View<'a>,
     /// The tunnel, if packets go through one.
     through: Option<&'a TunnelConfig>,
     netlink: Netlink,
@@ -122,7 +123,7 @@ impl Finder<'_> {
     }
 
     fn sockets(&mut self, tunnel: &TunnelConfig) -> Result<SocketsPlan, UnderlayError> {
-        let node = &self.config.node;
+        let node = &self.view.settings().node;
         let ends = [false, true].map(|v6| node.addresses.iter().find(|a| a.is_ipv6() == v6));
         let addresses: Vec<IpAddr> = ends.into_iter().flatten().copied().collect();
         if addresses.is_empty() {
@@ -148,7 +149,7 @@ impl Finder<'_> {
 
     /// The smallest MTU of the interfaces that lead to other nodes.
     fn route_mtu(&mut self, links: &[Link]) -> u32 {
-        let addresses = self.config.nodes.iter().flat_map(|node| &node.addresses);
+        let addresses = self.view.nodes().flat_map(|node| &node.addresses);
         let netlink = &mut self.netlink;
         let routes = addresses
             .take(MAX_PROBED_NODES)
@@ -164,14 +165,15 @@ fn link_of<'a>(address: IpAddr, known: &[Address], links: &'a [Link]) -> Option<
 }
 
 /// Whether any tunnel runs over IPv6, whose headers are longer.
-pub(super) fn needs_ipv6(config: &Config) -> bool {
+pub(super) fn needs_ipv6(view: View<'_>) -> bool {
     let has = |addresses: &[IpAddr], v6: bool| addresses.iter().any(|a| a.is_ipv6() == v6);
-    let own = &config.node;
-    let v4_first = config.tunnel.as_ref().is_none_or(|t| t.underlay == Underlay::Ipv4First);
-    if config.nodes.is_empty() {
+    let (settings, mut nodes) = (view.settings(), view.nodes().peekable());
+    let own = &settings.node;
+    let v4_first = settings.tunnel.as_ref().is_none_or(|t| t.underlay == Underlay::Ipv4First);
+    if nodes.peek().is_none() {
         return !has(&own.addresses, false);
     }
-    config.nodes.iter().any(|other| {
+    nodes.any(|other| {
         let [v4, v6] = [false, true].map(|v6| has(&own.addresses, v6) && has(&other.addresses, v6));
         v6 && (!v4_first || !v4 || own.vtep.both_have_second(other.vtep))
     })

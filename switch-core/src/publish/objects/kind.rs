@@ -100,6 +100,16 @@ impl<O: Object> Kind<O> {
         self.objects.contains_key(key)
     }
 
+    /// The object of this key as it was given, in force or left out.
+    pub(crate) fn wanted(&self, key: &O::Key) -> Option<&O> {
+        self.objects.get(key)
+    }
+
+    /// All objects as they were given, in no order.
+    pub(crate) fn all_wanted(&self) -> impl Iterator<Item = &O> {
+        self.objects.values()
+    }
+
     /// The object in force under a key.
     pub(crate) fn get(&self, key: &O::Key) -> Option<&O> {
         match self.verdicts.get(key) {

@@ -35,6 +35,7 @@ pub(super) enum State {
 pub(super) struct Value(pub(super) u64);
 
 impl Value {
+    #[inline]
     pub(super) fn new(generation: u32, state: State, port: PortId, expiry: u32) -> Self {
         Self(
             u64::from(generation) << GENERATION_SHIFT
@@ -44,6 +45,7 @@ impl Value {
         )
     }
 
+    #[inline]
     pub(super) fn state(self) -> State {
         match self.0 & 3 {
             0 => State::Free,
@@ -53,28 +55,34 @@ impl Value {
         }
     }
 
+    #[inline]
     pub(super) fn generation(self) -> u32 {
         (self.0 >> GENERATION_SHIFT) as u32
     }
 
+    #[inline]
     pub(super) fn port(self) -> PortId {
         PortId((self.0 >> (2 + EXPIRY_BITS)) as u16 & ((1 << PORT_BITS) - 1))
     }
 
+    #[inline]
     pub(super) fn expiry(self) -> u32 {
         (self.0 >> 2) as u32 & EXPIRY_MASK
     }
 
+    #[inline]
     pub(super) fn free(self) -> Self {
         Self::new(self.generation(), State::Free, PortId(0), 0)
     }
 
     /// Whether it is an entry, expired or not.
+    #[inline]
     pub(super) fn is_entry(self) -> bool {
         matches!(self.state(), State::Learned | State::Static)
     }
 
     /// Seconds left; 0 if expired, `None` for entries that do not expire.
+    #[inline]
     pub(super) fn left(self, now: u32) -> Option<u32> {
         match self.state() {
             State::Static => None,
@@ -85,6 +93,7 @@ impl Value {
         }
     }
 
+    #[inline]
     pub(super) fn is_expired(self, now: u32) -> bool {
         self.left(now) == Some(0)
     }
@@ -96,11 +105,13 @@ pub(super) fn seconds(now: Instant) -> u32 {
 }
 
 impl Slot {
+    #[inline]
     pub(super) fn load(&self) -> Value {
         Value(self.value.load(Ordering::Acquire))
     }
 
     /// The slot's value if it holds `key`. See the head of `fdb.rs` for why this is correct.
+    #[inline]
     pub(super) fn read(&self, key: u64) -> Option<Value> {
         // A quick check: another key's slot is skipped without further loads.
         if self.key.load(Ordering::Relaxed) != key {
@@ -115,6 +126,7 @@ impl Slot {
     }
 
     /// The slot's key and value, if it holds an entry.
+    #[inline]
     pub(super) fn snapshot(&self) -> Option<(u64, Value)> {
         let before = self.load();
         let key = self.key.load(Ordering::Acquire);
@@ -125,6 +137,7 @@ impl Slot {
     }
 
     /// Replaces the value `old`; false if the slot no longer has it.
+    #[inline]
     pub(super) fn replace(&self, old: Value, new: Value) -> bool {
         self.value.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }

@@ -148,6 +148,7 @@ impl Fdb {
     }
 
     /// Refreshes or moves an entry. `None` if another thread changed it meanwhile.
+    #[inline]
     fn renew(
         &self,
         slot: &Slot,
@@ -340,6 +341,7 @@ impl Fdb {
         self.learned.get(port.index()).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
+    #[inline]
     fn row(&self, key: u64) -> &[Slot] {
         // Two rounds: one multiplication leaves consecutive addresses in regular steps.
         let [a, b] = self.secret;
@@ -360,12 +362,14 @@ impl Fdb {
     }
 }
 
+#[inline]
 fn fold(a: u64, b: u64) -> u64 {
     let wide = u128::from(a) * u128::from(b);
     (wide as u64) ^ ((wide >> 64) as u64)
 }
 
 /// The key word; never zero for a unicast address.
+#[inline]
 fn key(domain: Domain, mac: Mac) -> u64 {
     mac.to_u64() << 16 | u64::from(domain.0)
 }

@@ -22,7 +22,12 @@ struct Module {
     globs: Vec<Names>,
     /// Every path that it names.
     named: BTreeSet<Names>,
+    /// What it only passes on to others (`pub use`), until its own code names it.
+    passed_on: BTreeMap<String, Names>,
 }
+
+/// The name that stands for a folder's own file among its children.
+pub(crate) const OWN: &str = "mod.rs";
 
 /// A crate's modules by their paths; the root's is empty.
 #[derive(Default, Debug)]
@@ -68,8 +73,17 @@ impl Modules {
                     }
                     at += 2;
                 }
-                ("use", _) => at += 1 + self.import(&tokens[at + 1..], &path),
+                ("use", _) => {
+                    let is_public = is_public(&tokens[..at]);
+                    at += 1 + self.import(&tokens[at + 1..], &path, is_public);
+                }
                 ("crate" | "super" | "self", _) => at += self.path(&tokens[at..], &path),
+                (word, _)
+                    if tokens.get(at + 1) == Some(&Token::PathSep)
+                        && self.0.contains_key(&[&path[..], &[word.to_owned()]].concat()) =>
+                {
+                    at += self.path_of_child(&tokens[at..], &path);
+                }
                 (word, Some(name)) if ITEMS.contains(&word) => {
                     self.of(&path).items.insert(name.to_owned());
                     at += 2;
@@ -79,7 +93,13 @@ impl Modules {
                     self.of(&path).items.insert(name.to_owned());
                     at += 3;
                 }
-                _ => at += 1,
+                (word, _) => {
+                    let module = self.of(&path);
+                    if let Some(home) = module.passed_on.remove(word) {
+                        module.named.insert(home);
+                    }
+                    at += 1;
+                }
             }
         }
     }
@@ -108,14 +128,24 @@ impl Modules {
         at.max(1)
     }
 
+    /// A path in the code that begins with a child. Returns how many tokens it has.
+    fn path_of_child(&mut self, tokens: &[Token], module: &[String]) -> usize {
+        let words = tokens.iter().step_by(2).map_while(Token::word);
+        let seps = tokens.iter().skip(1).step_by(2).take_while(|t| **t == Token::PathSep).count();
+        let names: Names = words.take(seps + 1).map(str::to_owned).collect();
+        let path = [module, &names].concat();
+        self.of(module).named.insert(path);
+        2 * names.len() - 1
+    }
+
     /// What stands behind `use`. Returns how many tokens it has.
-    fn import(&mut self, tokens: &[Token], module: &[String]) -> usize {
+    fn import(&mut self, tokens: &[Token], module: &[String], is_public: bool) -> usize {
         let end = tokens.iter().position(|token| token.is(';')).unwrap_or(tokens.len());
-        self.tree(&tokens[..end], &[], module);
+        self.tree(&tokens[..end], &[], module, is_public);
         end
     }
 
-    fn tree(&mut self, tokens: &[Token], before: &[String], module: &[String]) {
+    fn tree(&mut self, tokens: &[Token], before: &[String], module: &[String], is_public: bool) {
         let mut names = before.to_vec();
         let mut at = 0;
         while at < tokens.len() {
@@ -124,7 +154,9 @@ impl Modules {
                 Token::Word(word) => names.push(word.clone()),
                 Token::Other('*') => {
                     if let Some(path) = self.absolute(&names, module) {
-                        self.of(module).named.insert(path.clone());
+                        if !is_public {
+                            self.of(module).named.insert(path.clone());
+                        }
                         self.of(module).globs.push(path);
                     }
                     return;
@@ -132,7 +164,7 @@ impl Modules {
                 Token::Other('{') => {
                     let inside = &tokens[at + 1..at + block(&tokens[at..]) - 1];
                     for part in commas(inside) {
-                        self.tree(part, &names, module);
+                        self.tree(part, &names, module, is_public);
                     }
                     return;
                 }
@@ -146,8 +178,13 @@ impl Modules {
         let Some(path) = self.absolute(&names, module) else { return };
         let alias = tokens.get(at + 1).and_then(Token::word);
         let Some(name) = alias.map(str::to_owned).or_else(|| names.last().cloned()) else { return };
-        self.of(module).named.insert(path.clone());
-        self.of(module).imports.insert(name, path);
+        let this = self.of(module);
+        if is_public && path.starts_with(module) {
+            this.passed_on.insert(name.clone(), path.clone());
+        } else {
+            this.named.insert(path.clone());
+        }
+        this.imports.insert(name, path);
     }
 
     /// As [`absolute`], also for paths that begin with a module's child or item.
@@ -193,11 +230,15 @@ impl Modules {
             for path in &module.named {
                 let to = self.home(path, 0);
                 let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
-                // Parents and children belong together.
-                let (Some(a), Some(b)) = (from.get(common), to.get(common)) else { continue };
-                let edges = all.entry(from[..common].join("::")).or_default();
                 let example = format!("{} names {}", from.join("::"), path.join("::"));
-                edges.entry((a.clone(), b.clone())).or_insert(example);
+                let edges = all.entry(from[..common].join("::")).or_default();
+                // What a folder's `mod.rs` defines itself stands beside its children.
+                let own = || OWN.to_owned();
+                let a = from.get(common).cloned().unwrap_or_else(own);
+                let b = to.get(common).cloned().unwrap_or_else(own);
+                if a != b {
+                    edges.entry((a, b)).or_insert(example);
+                }
             }
         }
         all
@@ -249,6 +290,16 @@ fn absolute(names: &[String], module: &[String]) -> Option<Names> {
     }
     base.extend_from_slice(rest);
     Some(base)
+}
+
+/// Whether the `use` that follows passes on what it names.
+fn is_public(before: &[Token]) -> bool {
+    match before {
+        [.., last] if last.word() == Some("pub") => true,
+        [.., open, _, last] if last.is(')') && open.is('(') => true,
+        [.., open, _, _, last] if last.is(')') && open.is('(') => true,
+        _ => false,
+    }
 }
 
 /// Whether the attributes of the module that follows say where its file is.

@@ -9,9 +9,9 @@ use podswitch_core::packet::ip_end;
 pub(super) enum Received {
     /// One datagram.
     Datagram,
-    /// One datagram with a GSO packet inside, to be cut into segments of so many bytes of payload.
+    /// One datagram with a GSO packet inside, to be segmented by this many bytes of payload.
     Gso(usize),
-    /// Several datagrams of so many bytes each; the last one may be shorter.
+    /// Several datagrams of this many bytes each; the last one may be shorter.
     Joined(usize),
     /// Neither: the inner IP length contradicts the segment size.
     Inconsistent,
@@ -21,17 +21,17 @@ impl Received {
     /// Decides from the bytes read, VXLAN header first, and the segment size in the kernel's
     /// `UDP_GRO` control message (zero: there was none).
     ///
-    /// The kernel reports `gso_size` whenever `SKB_GSO_UDP_L4` is set (`udp_cmsg_recv`), which is the
-    /// case for two kinds of packets that it does not tell apart:
+    /// The kernel reports `gso_size` whenever `SKB_GSO_UDP_L4` is set (`udp_cmsg_recv`), which is
+    /// the case for two kinds of packets that it does not tell apart:
     ///
-    /// * datagrams that it joined (GRO), or that a sender on this machine passed in one piece
+    /// * datagrams that it merged (GRO), or that a sender on this machine passed as one buffer
     ///   (`UDP_SEGMENT`). `gso_size` is the length of each datagram;
     /// * one datagram with a UDP GSO packet inside, from a VXLAN device or an [injector] on this
     ///   machine. `gso_size` is the payload of each *inner* segment.
     ///
-    /// Only the inner IP length tells them apart: a GSO packet ends where the datagram ends, and the
-    /// packet in the first of several datagrams ends within that datagram. Both kinds of sender vouch
-    /// for this length: Linux trims what it routes to it (`ip_rcv_core`, `ip6_rcv_core`), our
+    /// Only the inner IP length tells them apart: a GSO packet ends where the datagram ends, and
+    /// the packet in the first of several datagrams ends within that datagram. Both kinds of sender
+    /// vouch for this length: Linux trims what it routes to it (`ip_rcv_core`, `ip6_rcv_core`), our
     /// engine likewise, and an injector refuses everything else. Bytes further back are chosen by a
     /// pod and prove nothing: a forged tunnel packet may stand at any of them.
     ///
@@ -43,7 +43,7 @@ impl Received {
         let inner_end = bytes.get(VXLAN..).and_then(ip_end).map(|end| VXLAN + end);
         match inner_end {
             Some(end) if end == bytes.len() => Self::Gso(segment),
-            // To cut here could make two packets of what its sender wrote as one.
+            // Splitting here could make two packets of one.
             Some(end) if end > segment => Self::Inconsistent,
             _ => Self::Joined(segment),
         }

@@ -1,16 +1,15 @@
-//! The tunnel's underlay through UDP sockets: works beside the node's own stack and uses its
-//! routes, neighbours and path MTU.
+//! The tunnel over UDP sockets of the node's own stack, with its routes, neighbours and path MTU.
 //!
-//! To the switch this is an uplink like any other: it gives and takes whole Ethernet frames with outer
-//! IP, UDP and VXLAN headers. The kernel writes those itself, so what is sent is stripped of them and
-//! what is received gets them back, as far as they are known: addresses, ports, traffic class,
-//! lengths. The MAC addresses are made of the IP addresses ([`underlay_mac`]), the TTL is 64. The
-//! kernel has verified the UDP checksum of every frame received (`csum_valid`); the field holds zero
-//! over IPv4 and the pseudo-header's sum over IPv6.
+//! To the switch this is an uplink like any other: it sends and receives complete Ethernet frames
+//! with outer IP, UDP and VXLAN headers. The kernel writes the outer headers itself, so they are
+//! removed on transmission and rebuilt on reception as far as they are known: addresses, ports,
+//! traffic class, lengths. The MAC addresses are derived from the IP addresses ([`underlay_mac`]),
+//! the TTL is 64. The kernel has verified the UDP checksum of every frame received (`csum_valid`);
+//! the field holds zero over IPv4 and the pseudo-header's sum over IPv6.
 //!
-//! Super-frames stay whole as far as the kernel lets them (see `tunnel_gso`, `tx` and `rx`). What cannot be sent
-//! because it is longer than the path MTU, and what the network says about that, comes back as the
-//! ICMP error that a raw uplink would receive (`report`).
+//! GSO packets are passed unsegmented where the kernel allows it (see `tunnel_gso`, `tx` and `rx`).
+//! A packet longer than the path MTU is answered with the ICMP error that a raw uplink would
+//! receive (`report`), whether the kernel or a router refused it.
 //!
 //! [`UdpTunnelDevice`] is used by control threads, each [`UdpTunnelPort`] by one worker.
 
@@ -39,10 +38,10 @@ use crate::sys::datagram::Slot;
 use crate::sys::{packet as option, udp};
 use crate::{Context, HostError, NetNs, Netlink};
 
-/// What the kernel may hold for us, as it counts memory.
+/// Socket buffer limit, as the kernel accounts memory.
 const BUFFER: i32 = 8 << 20;
 
-/// What tunnel packets go through.
+/// Configuration of the tunnel's sockets.
 #[derive(Clone, Debug)]
 pub struct UdpTunnelConfig {
     /// This node's tunnel address over IPv4.
@@ -53,24 +52,23 @@ pub struct UdpTunnelConfig {
     pub port: u16,
     /// Largest outer IP packet, in bytes. `None`: that of the interface that has the address.
     pub mtu: Option<u32>,
-    /// Largest inner network-layer packet that pods take, in bytes: what a super-frame of a peer's is
-    /// cut to whose segments' length the kernel does not tell. `None`: what the underlay leaves.
+    /// MTU of pods, in bytes. A peer's GSO packet is segmented to it where the kernel reports no
+    /// segment size. `None`: the underlay's MTU less the outer headers.
     pub inner_mtu: Option<u16>,
-    /// TTL or hop limit of what is sent.
+    /// TTL or hop limit of sent packets.
     pub ttl: u8,
-    /// Routers may cut tunnel packets over IPv4. (RFC 7348 §4.3: they should not.)
+    /// Routers may fragment tunnel packets over IPv4. (RFC 7348 §4.3: they should not.)
     pub fragmentable: bool,
-    /// How many source ports each family sends from, so that the underlay spreads flows: at
-    /// most 1,024.
+    /// Number of source ports for each family, at most 1,024: they let the underlay spread flows.
     pub senders: usize,
-    /// Super-frames leave whole where the outgoing interface can cut them and the kernel lets us tell
-    /// it so (Linux 6.17): on the way that the node's routes and neighbours say, but past its
-    /// packet filters. Else, and without, they are cut into datagrams here.
+    /// GSO packets are sent unsegmented where the outgoing interface can segment tunnelled packets
+    /// (Linux 6.17). They follow the node's routes and neighbours, but bypass its packet filters.
+    /// Otherwise they are segmented into datagrams here.
     pub tunnel_gso: bool,
 }
 
 impl UdpTunnelConfig {
-    /// A tunnel at these addresses, its first of each family: port 4789, never cut, TTL 64, 64
+    /// A tunnel at the first of these addresses of each family: port 4789, DF set, TTL 64, 64
     /// source ports.
     pub fn new(addresses: &[IpAddr]) -> Self {
         Self {
@@ -99,16 +97,17 @@ pub struct UdpTunnelDevice {
     info: PortInfo,
     /// Shared by all open ports.
     senders: Weak<Senders>,
-    /// Likewise; or why there is none.
+    /// Likewise; or why it could not be opened.
     tunnel_gso: Result<Arc<TunnelGso>, Option<HostError>>,
     upkeep: Option<Upkeep>,
 }
 
 impl UdpTunnelDevice {
-    /// The tunnel of `config` in `ns`. Nothing is bound before it is opened as a port.
+    /// The tunnel of `config` in `ns`. Sockets are bound when it is opened as a port.
     ///
     /// # Errors
-    /// No address is given, no interface has it, port 0, or no or too many senders.
+    /// There is no address, no interface has it, the port is 0, or the number of senders is out of
+    /// range.
     pub fn new(ns: &NetNs, config: UdpTunnelConfig) -> Result<Self, HostError> {
         let operation = || format!("tunnel over UDP port {} in {ns}", config.port);
         let refuse = |reason: &str| Err(HostError::invalid(operation(), reason));
@@ -134,7 +133,7 @@ impl UdpTunnelDevice {
             mtu,
             offloads: Offloads::ALL,
         };
-        // Without one everything works, and is cut here.
+        // Without it packets are segmented here.
         let tunnel_gso = match config.tunnel_gso {
             true => TunnelGso::open(ns, &config).map_err(Some),
             false => Err(None),
@@ -146,13 +145,13 @@ impl UdpTunnelDevice {
         Ok(Self { ns: ns.clone(), config, info, senders: Weak::new(), tunnel_gso, upkeep })
     }
 
-    /// Why super-frames are cut by the switch itself, although [`UdpTunnelConfig::tunnel_gso`] would have
-    /// them leave whole: mostly a kernel before Linux 6.17.
+    /// Why the switch segments GSO packets itself although [`UdpTunnelConfig::tunnel_gso`] is set:
+    /// usually a kernel before Linux 6.17.
     pub fn why_cut(&self) -> Option<&HostError> {
         self.tunnel_gso.as_ref().err()?.as_ref()
     }
 
-    /// The interface by which the kernel is given super-frames whole, if it takes any.
+    /// The interface through which the kernel gets unsegmented GSO packets, if there is one.
     pub fn offload_interface(&self) -> Option<String> {
         self.tunnel_gso.as_ref().ok().map(|gso| gso.interface().to_owned())
     }
@@ -161,8 +160,8 @@ impl UdpTunnelDevice {
         let senders = match self.senders.upgrade() {
             Some(senders) => senders,
             None => {
-                // The ports to receive by are shared with nobody but our own workers: somebody
-                // else's socket there would get part of the traffic.
+                // Only our own workers share the receive ports: another program's socket would get
+                // part of the traffic.
                 for address in self.config.addresses() {
                     drop(self.bind(address, self.config.port, false)?);
                 }
@@ -219,10 +218,10 @@ impl UdpTunnelDevice {
         if shared {
             udp::set_shared(fd).context(what)?;
             udp::set_receive_class(fd, v6).context(what)?;
-            // What the socket has no room for is counted, where the kernel can say so.
+            // Counts what the socket's buffer has no room for, where the kernel supports it.
             let _ = udp::set_overflow(fd);
             option::set_receive_buffer(fd, BUFFER).context(what)?;
-            // Without (before Linux 5.0) every datagram comes by itself.
+            // Before Linux 5.0 every datagram is received separately.
             let _ = udp::set_gro(fd);
         }
         rustix::net::bind(fd, &at).context(what)?;
@@ -265,11 +264,11 @@ impl Device for UdpTunnelDevice {
 #[derive(Debug)]
 struct Receiver {
     socket: OwnedFd,
-    /// What it is bound to.
+    /// The address that it is bound to.
     address: IpAddr,
-    /// How many datagrams, or joined runs of them, the next call offers to take.
+    /// How many datagrams, or merged runs of them, the next call has room for.
     slots: usize,
-    /// Datagrams that it had no room for, as far as they are counted.
+    /// Datagrams dropped for lack of buffer space, as far as the kernel counts them.
     overflow: u32,
 }
 
@@ -278,27 +277,26 @@ struct Receiver {
 pub struct UdpTunnelPort {
     receivers: ArrayVec<Receiver, 2>,
     senders: Arc<Senders>,
-    /// What to wait on: all receivers, `errors`, `signal`.
+    /// The epoll set: all receivers, `errors`, `signal`.
     watch: OwnedFd,
     /// Readable while `reports` holds any.
     signal: OwnedFd,
-    /// Readable while the network said something about datagrams that were sent, in the port
-    /// that reads it.
+    /// Readable while there are ICMP errors about sent datagrams; only in the port that reads them.
     errors: Option<OwnedFd>,
-    /// Sending met an error that may have been of that kind.
+    /// Sending failed with an error that may have been one of those.
     suspicious: bool,
     port: u16,
-    /// What takes super-frames whole.
+    /// Sends GSO packets unsegmented.
     tunnel_gso: Option<Arc<TunnelGso>>,
-    /// What super-frames of unknown segments are cut to, in bytes.
+    /// Segment size for GSO packets whose segment size is unknown, in bytes.
     inner_mtu: usize,
     info: PortInfo,
-    /// Received frames that a burst had no room for.
+    /// Received frames that the burst had no room for.
     waiting: VecDeque<Packet>,
-    /// ICMP errors to be received.
+    /// ICMP errors waiting to be received.
     reports: VecDeque<Packet>,
     plan: tx::Plan,
-    /// Datagrams lost here that nobody was told of yet.
+    /// Datagrams lost here that are not reported yet.
     lost: u64,
 }
 

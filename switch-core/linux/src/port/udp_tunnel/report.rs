@@ -1,5 +1,5 @@
-//! Path MTU: what the kernel refuses as too long, and what the network says about tunnel packets
-//! that were, becomes the ICMP error that a raw uplink would have received (RFC 792, 1191, 4443).
+//! Path MTU: where the kernel or a router refuses a tunnel packet as too long, the switch receives
+//! the ICMP error that a raw uplink would have received (RFC 792, 1191, 4443).
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -16,15 +16,15 @@ use super::tx::read;
 use crate::port::underlay_mac;
 use crate::sys::udp;
 
-/// Most reports that wait at once.
+/// Most reports waiting at a time.
 const REPORTS: usize = 16;
-/// Errors read from one socket at once.
+/// Errors read from one socket at a time.
 const ERRORS: usize = 16;
-/// Bytes quoted of a tunnel packet from its IP header on: whole headers of what is inside too.
+/// Bytes quoted of a tunnel packet, from its IP header: enough for all inner headers.
 const QUOTE: usize = 256;
 
 impl UdpTunnelPort {
-    /// Puts the reports that wait into the burst.
+    /// Moves waiting reports into the burst.
     pub(super) fn take_reports(&mut self, batch: &mut Batch) {
         if self.reports.is_empty() {
             return;
@@ -39,8 +39,8 @@ impl UdpTunnelPort {
         }
     }
 
-    /// Reports that the kernel did not take a datagram of the tunnel packet `frame` (of a super-frame:
-    /// a segment) with `payload` bytes behind its UDP header, because it is too long.
+    /// Reports that the kernel refused a datagram of the tunnel packet `frame` (of a GSO packet: a
+    /// segment) with `payload` bytes after the UDP header, because it is too long.
     pub(super) fn report_too_long(&mut self, frame: &[u8], payload: usize, family: &Family) {
         let Some(outer) = read(frame) else { return };
         let Ok(mtu) = family.path_mtu(outer.to) else { return };
@@ -53,7 +53,7 @@ impl UdpTunnelPort {
         self.report(outer.to.ip(), family.address, mtu, &quote);
     }
 
-    /// Reads what the network said about datagrams that were sent.
+    /// Reads ICMP errors about sent datagrams.
     pub(super) fn read_errors(&mut self) {
         let Some(errors) = &self.errors else { return };
         let mut events = [const { std::mem::MaybeUninit::uninit() }; REPORTS];
@@ -76,8 +76,8 @@ impl UdpTunnelPort {
         }
     }
 
-    /// The start of a tunnel packet whose payload began so. Its length is not told; it cannot have
-    /// been longer than the MTU.
+    /// The start of a tunnel packet whose payload began with these bytes. Its length is unknown,
+    /// but at most the MTU.
     fn quote(&self, source: IpAddr, port: u16, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
         let mut quote = match (source, to.ip()) {
             (IpAddr::V4(source), IpAddr::V4(to)) => {
@@ -105,7 +105,7 @@ impl UdpTunnelPort {
         quote
     }
 
-    /// Has the switch receive "fragmentation needed" or "packet too big" about `quote`.
+    /// Lets the switch receive "fragmentation needed" or "packet too big" about `quote`.
     fn report(&mut self, by: IpAddr, to: IpAddr, mtu: u32, quote: &[u8]) {
         if self.reports.len() >= REPORTS {
             return;
@@ -159,13 +159,13 @@ fn ethernet(from: IpAddr, to: IpAddr, ethertype: u16) -> Vec<u8> {
     frame
 }
 
-/// Writes the checksum of everything from `from` on at `at`, where zero stands.
+/// Writes the checksum of all bytes from `from` on to `at`, which must hold zero.
 fn put_sum(frame: &mut [u8], from: usize, at: usize, pseudo: Sum) {
     let checksum = (sum(&frame[from..]) + pseudo).checksum();
     frame[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// Has a UDP packet's headers say that the IP packet has `len` bytes.
+/// Sets the lengths in a UDP packet's headers for an IP packet of `len` bytes.
 fn put_lengths(packet: &mut [u8], len: usize) {
     let v4 = packet.first().is_some_and(|byte| byte >> 4 == 4);
     if !v4 {

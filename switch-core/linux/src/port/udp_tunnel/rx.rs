@@ -1,9 +1,9 @@
-//! Receiving: the outer headers are put back. Datagrams that the kernel joined (UDP_GRO) are taken
-//! apart again, but consecutive TCP segments inside them become one super-frame in place.
+//! Reception: rebuilds the outer headers. Datagrams that the kernel merged (UDP_GRO) are split
+//! again, but consecutive TCP segments inside them are merged into one GRO packet in place.
 //!
-//! A peer on the same machine may pass a GSO packet as one datagram, short or long, since the kernel
-//! found nobody to cut it for. Its inner checksum is unfinished: it equals the pseudo-header's sum.
-//! What is one datagram and what are several is decided in [`joined`](crate::port::joined).
+//! A peer on the same machine may pass a GSO packet as one datagram, short or long, since no device
+//! on the way segments it. Its inner checksum is partial: it equals the pseudo-header sum. Whether
+//! a read returned one datagram or several is decided in [`joined`](crate::port::joined).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,11 +16,11 @@ use super::{Receiver, Slot, UdpTunnelPort};
 use crate::port::gro::{Mtus, Outer};
 use crate::sys::datagram::{self, SLOTS};
 
-/// A burst ends when it holds about this many bytes, so that super-frames are still in the
-/// cache when the same worker sends them.
+/// A burst ends at about this many bytes, so that GSO packets are still in the cache when the same
+/// worker sends them.
 const BURST_BYTES: usize = 384 * 1024;
 
-/// Slots that a call of `recvmmsg` begins with; grows while bursts fill it.
+/// Initial number of slots for a call of `recvmmsg`; grows while bursts fill them.
 pub(super) const FEW_SLOTS: usize = 4;
 
 impl UdpTunnelPort {
@@ -75,11 +75,12 @@ impl UdpTunnelPort {
         Ok(())
     }
 
-    /// Makes frames of what one slot holds. What the burst has no room for waits.
+    /// Makes frames of one slot's contents. Frames that the burst has no room for wait.
     fn accept(&mut self, slot: Slot, address: IpAddr, pool: &mut Pool, batch: &mut Batch) {
         let Slot { mut small, mut large, len, from, class, segment, cut, .. } = slot;
         let Some(from) = from.filter(|_| !cut) else {
-            // Longer than any datagram, with facts missing, or from nowhere: none happens.
+            // Longer than any datagram, without a source or without metadata: the kernel sends
+            // none.
             pool.free(small);
             pool.free(large);
             self.lost += 1;
@@ -92,7 +93,7 @@ impl UdpTunnelPort {
             Ok(()) => {}
             Err(full) => waiting.push_back(full.element()),
         };
-        // In the smaller buffer that holds it.
+        // Use the smaller buffer if it is large enough.
         let packet = if len <= Pool::SMALL {
             pool.free(large);
             small.set_len(len);
@@ -114,7 +115,7 @@ fn free(slots: ArrayVec<Slot, SLOTS>, pool: &mut Pool) {
     }
 }
 
-/// Offers more slots while they are filled by little, fewer when they hold much or stay empty.
+/// Offers more slots while small datagrams fill them, fewer when they hold much or stay empty.
 fn adapt(receiver: &mut Receiver, count: usize, bytes: usize) {
     if count == receiver.slots && bytes < BURST_BYTES / 2 {
         receiver.slots = (receiver.slots * 2).min(SLOTS);

@@ -1,4 +1,4 @@
-//! The sockets that a tunnel sends by, one for each source port. They receive nothing.
+//! The sockets that a tunnel sends from, one for each source port. They receive nothing.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +12,7 @@ use super::{BUFFER, UdpTunnelConfig};
 use crate::sys::{packet as option, udp};
 use crate::{Context, HostError, NetNs};
 
-/// Ports tried for each socket before it is done without.
+/// Ports tried for each socket before it is left out.
 const ATTEMPTS: u16 = 16;
 
 /// Sockets of one family.
@@ -20,7 +20,7 @@ const ATTEMPTS: u16 = 16;
 pub(super) struct Family {
     pub(super) address: IpAddr,
     pub(super) sockets: Vec<Sender>,
-    /// Asked for path MTUs.
+    /// Used to query path MTUs.
     probe: OwnedFd,
 }
 
@@ -53,14 +53,14 @@ impl Senders {
         self.families[usize::from(v6)].as_ref()
     }
 
-    /// A set that is readable while any of the sockets has an error to tell, and says which by
-    /// [`Senders::by_number`].
+    /// An epoll set that is readable while any socket has a pending error; its event data is the
+    /// number for [`Senders::by_number`].
     pub(super) fn watch_errors(&self) -> io::Result<OwnedFd> {
         let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for (f, family) in self.families.iter().enumerate() {
             for (n, sender) in family.iter().flat_map(|f| &f.sockets).enumerate() {
                 let data = epoll::EventData::new_u64((f << 16 | n) as u64);
-                // Errors are told of whatever is asked for.
+                // Errors are always reported.
                 epoll::add(&set, &sender.fd, data, epoll::EventFlags::empty())?;
             }
         }
@@ -78,7 +78,7 @@ impl Family {
         let what = || format!("open UDP sockets to send from {address} in {ns}");
         let mut sockets = Vec::with_capacity(config.senders);
         let opened = ns.enter(|| {
-            // Spread over the range, beside each other where one is taken.
+            // Spread over the range; the next port where one is taken.
             let span = (1 << 14) / config.senders as u16;
             for n in 0..config.senders as u16 {
                 let first = SourcePort::MIN + n * span;
@@ -102,15 +102,15 @@ impl Family {
         Ok(Self { address, sockets, probe })
     }
 
-    /// The path MTU that the kernel knows towards `to`. The probe is shared by workers: what one
-    /// asks may be answered for another's question, and is then a path MTU of a tunnel end all the
-    /// same; the next packet that is too long asks again.
+    /// The path MTU that the kernel knows towards `to`. Workers share the probe: an answer may
+    /// belong to another worker's query, but is the path MTU of some VTEP in any case; the next
+    /// packet that is too long queries again.
     pub(super) fn path_mtu(&self, to: SocketAddr) -> io::Result<u32> {
         rustix::net::connect(&self.probe, &to)?;
         udp::path_mtu(self.probe.as_fd(), to.is_ipv6())
     }
 
-    /// Which socket sends what the switch gave this source port.
+    /// The socket for packets that the switch gave this source port.
     pub(super) fn index(&self, source_port: u16) -> usize {
         usize::from(source_port) % self.sockets.len()
     }
@@ -125,7 +125,7 @@ impl Sender {
         let v6 = address.is_ipv6();
         let fd = udp::open(v6)?;
         let socket = fd.as_fd();
-        // Before it is bound: from then on anybody could send to it.
+        // Before it is bound: after that any host could send to it.
         option::set_deaf(socket, true)?;
         option::set_send_buffer(socket, BUFFER)?;
         udp::set_ttl(socket, v6, config.ttl)?;

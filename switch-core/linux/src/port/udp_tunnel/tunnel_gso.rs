@@ -1,13 +1,13 @@
-//! Super-frames sent whole, to be cut by the header inside the tunnel: a socket cannot ask for that, so
-//! they go round the sockets by the [`Injector`], on the way that the sockets' datagrams take. A
-//! thread asks the kernel for that way, interface, next hop and path MTU, once a second for each
-//! tunnel end that is sent to: the kernel may take its time to answer, which workers have not. Neighbours
-//! are the kernel's own for every frame. Source ports are the sockets', so that what the network
-//! says about a frame comes to their error queues.
+//! Sends GSO packets unsegmented, to be segmented by the inner TCP header. A socket cannot request
+//! that, so they bypass the sockets through the [`Injector`], along the path that the sockets'
+//! datagrams take. A thread queries the kernel for that path (interface, next hop, path MTU) once a
+//! second for each VTEP in use, since a query can take longer than a worker may wait. The kernel
+//! resolves the neighbour for every frame. Source ports are those of the sockets, so that ICMP
+//! errors arrive in their error queues.
 //!
-//! Everything else goes by the sockets, and so do super-frames where there is any doubt: a way not
-//! known yet, an interface that does not cut tunnels by itself, segments longer than the path MTU, packet
-//! transformation (IPsec) in force, more tunnel ends than are kept.
+//! Everything else goes through the sockets, and so do GSO packets in case of doubt: the path is
+//! not known yet, the interface cannot segment tunnelled packets, segments are longer than the path
+//! MTU, packets are transformed (IPsec), or there are more VTEPs than paths are kept for.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,16 +34,16 @@ use crate::{Context, HostError, NetNs, Netlink, xfrm};
 
 /// Length of the Ethernet header.
 const ETHERNET: usize = 14;
-/// When a way is asked for again.
+/// When a path is queried again.
 const FRESH: Duration = Duration::from_secs(1);
-/// When it is no longer believed in.
+/// When a path expires.
 const STALE: Duration = Duration::from_secs(2);
-/// Most tunnel ends whose ways are kept: asking for one costs some 50 µs.
+/// Most VTEPs with a known path: one query takes about 50 µs.
 const MOST: usize = 256;
-/// Most questions at a time.
+/// Most queries at a time.
 const QUESTIONS: usize = 64;
 
-/// A way for super-frames.
+/// A path for GSO packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Way {
     link: u32,
@@ -52,10 +52,10 @@ struct Way {
     mtu: u32,
 }
 
-/// Ways as they were found at a time.
+/// Paths as of one time.
 type Known = HashMap<IpAddr, (Duration, Option<Way>)>;
 
-/// Shared by workers and the thread that asks.
+/// Shared by the workers and the query thread.
 #[derive(Debug)]
 struct Ways {
     known: ArcSwap<Known>,
@@ -69,7 +69,7 @@ pub(super) struct TunnelGso {
     injector: Injector,
     ways: Arc<Ways>,
     asker: Option<JoinHandle<()>>,
-    /// TTL or hop limit of what is sent.
+    /// TTL or hop limit of sent packets.
     ttl: u8,
     fragmentable: bool,
 }
@@ -79,7 +79,7 @@ impl Drop for TunnelGso {
         self.ways.ended.store(true, Ordering::Release);
         if let Some(asker) = self.asker.take() {
             asker.thread().unpark();
-            // It has nothing to say.
+            // It returns nothing.
             let _ = asker.join();
         }
     }
@@ -111,7 +111,7 @@ impl TunnelGso {
         self.injector.name()
     }
 
-    /// Whether the frame can go whole now; [`send`](Self::send) it then.
+    /// Whether the frame can be sent unsegmented now by [`send`](Self::send).
     pub(super) fn takes(&self, packet: &Packet, outer: &Outer) -> bool {
         let offload = &packet.offload;
         if !offload.is_gso()
@@ -124,8 +124,8 @@ impl TunnelGso {
         self.way(outer.to).is_some_and(|way| longest <= way.mtu)
     }
 
-    /// Sends a frame that [`takes`](Self::takes) said yes to. Sockets can still send it if that fails: of
-    /// the headers written over they look at none but the source port.
+    /// Sends a frame that [`takes`](Self::takes) accepted. Sockets can still send it if that fails:
+    /// of the overwritten headers they read only the source port.
     pub(super) fn send(
         &self,
         packet: &mut Packet,
@@ -136,7 +136,7 @@ impl TunnelGso {
         note(packet.bytes_mut(), &way);
         self.finish(packet.bytes_mut(), outer, source_port);
         self.injector.send(packet).inspect_err(|_| {
-            // The sockets choose by the port that the switch gave.
+            // The sockets are chosen by the port that the switch set.
             let port = outer.source_port.to_be_bytes();
             packet.bytes_mut()[outer.udp..outer.udp + 2].copy_from_slice(&port);
         })
@@ -151,8 +151,8 @@ impl TunnelGso {
         found.filter(|_| age < STALE)?.1
     }
 
-    /// Makes the outer headers those that a socket's datagrams have: source port, TTL (which is lowered
-    /// by one on the way), and over IPv6 the checksum that there must be.
+    /// Sets the outer headers to those of a socket's datagrams: source port, TTL (decremented once
+    /// on the way), and the mandatory checksum over IPv6.
     fn finish(&self, frame: &mut [u8], outer: &Outer, source_port: u16) {
         let udp = outer.udp;
         let ttl = self.ttl.saturating_add(1);
@@ -173,22 +173,22 @@ impl TunnelGso {
     }
 }
 
-/// Asks the kernel, on a thread of its own.
+/// Queries the kernel, on a thread of its own.
 struct Asker {
     ways: Arc<Ways>,
     netlink: Netlink,
-    /// This node's ends, each with a socket to ask for path MTUs.
+    /// This node's VTEPs, each with a socket to query path MTUs.
     ends: Vec<(IpAddr, OwnedFd)>,
-    /// To ask for transformations; a kernel that knows of none has no such socket.
+    /// To query transformations; a kernel without them has no such socket.
     xfrm: Option<OwnedFd>,
 }
 
 impl Asker {
     fn new(ns: &NetNs, config: &UdpTunnelConfig, ways: Arc<Ways>) -> Result<Self, HostError> {
-        let what = || format!("ask for ways in {ns}");
+        let what = || format!("query paths in {ns}");
         let open = |address: IpAddr| {
             let socket = udp::open(address.is_ipv6())?;
-            // From when it is first asked by, anybody could send to it.
+            // From its first query on, any host could send to it.
             crate::sys::packet::set_deaf(socket.as_fd(), true)?;
             udp::set_fragmentable(socket.as_fd(), address.is_ipv6(), false)?;
             Ok::<_, std::io::Error>((address, socket))
@@ -210,7 +210,7 @@ impl Asker {
     fn answer(&mut self, to: SocketAddr) {
         let known = self.ways.known.load_full();
         let is_older = |at: Duration, than| now().saturating_sub(at) >= than;
-        // Asked for several times.
+        // Several queries for one VTEP.
         if known.get(&to.ip()).is_some_and(|(at, _)| !is_older(*at, FRESH)) {
             return;
         }
@@ -228,7 +228,7 @@ impl Asker {
     fn ask(&mut self, to: SocketAddr) -> Option<Way> {
         let (source, socket) = self.ends.iter().find(|end| end.0.is_ipv4() == to.is_ipv4())?;
         let (link, next_hop) = self.netlink.next_hop(*source, to.ip()).ok()??;
-        // nf_tables finds an IPv6 next hop in the packet itself only.
+        // nf_tables looks for an IPv6 next hop only in the packet itself.
         if next_hop.is_ipv4() != to.is_ipv4() || (to.is_ipv6() && next_hop != to.ip()) {
             return None;
         }
@@ -236,7 +236,7 @@ impl Asker {
         let mtu = udp::path_mtu(socket.as_fd(), to.is_ipv6()).ok()?;
         let name = rustix::net::netdevice::index_to_name(socket, link).ok()?;
         let cuts = ethtool::has_feature(socket.as_fd(), &name, FEATURE).unwrap_or(false);
-        // A packet that is to be transformed must not get round it.
+        // Packets must not bypass a transformation.
         let plain = match &self.xfrm {
             Some(socket) => xfrm::outgoing_policies(socket.as_fd()).is_ok_and(|count| count == 0),
             None => true,
@@ -245,13 +245,13 @@ impl Asker {
     }
 }
 
-/// Time that passes, read at next to no cost.
+/// A coarse clock, cheap to read.
 fn now() -> Duration {
     let time = clock_gettime(ClockId::MonotonicCoarse);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Writes the way in place of MAC addresses.
+/// Writes the path in place of the MAC addresses.
 fn note(frame: &mut [u8], way: &Way) {
     if let IpAddr::V4(address) = way.next_hop {
         frame[NOTE_NEXT_HOP..NOTE_NEXT_HOP + 4].copy_from_slice(&address.octets());

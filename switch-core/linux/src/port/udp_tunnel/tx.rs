@@ -1,6 +1,6 @@
-//! Sending: outer headers are taken off, datagrams of one length to one place are given to the
-//! kernel in one piece that it cuts (UDP_SEGMENT). A super-frame from a pod is cut here into datagrams
-//! that stand one behind the other: copying costs less than gathering headers and payloads.
+//! Transmission: removes the outer headers and passes datagrams of one length to one destination to
+//! the kernel as one buffer that it segments (UDP_SEGMENT). A pod's GSO packet is segmented here
+//! into consecutive datagrams: copying costs less than gathering headers and payloads.
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,14 +18,14 @@ use super::UdpTunnelPort;
 use super::senders::Senders;
 use crate::sys::datagram::{self, Outgoing};
 
-/// Most datagrams that the kernel cuts one piece into (UDP_MAX_SEGMENTS; 128 since Linux 6.9).
+/// Most datagrams that the kernel segments one buffer into (UDP_MAX_SEGMENTS; 128 since Linux 6.9).
 const SEGMENTS: usize = 64;
-/// Most bytes in one piece: an IPv4 packet's length without its headers.
+/// Most bytes in one buffer: an IPv4 packet's length without its headers.
 const BYTES: usize = 65_507;
-/// Most parts that are gathered in one call: the headers and payloads of several whole pieces.
+/// Most parts gathered in one call: the headers and payloads of several buffers.
 const PARTS: usize = 1024;
 
-/// Outer headers, read.
+/// Parsed outer headers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Outer {
     pub(super) source: IpAddr,
@@ -38,7 +38,7 @@ pub(super) struct Outer {
     pub(super) end: usize,
 }
 
-/// Reads the outer headers of a frame; `None` if it is no whole UDP packet.
+/// Reads the outer headers of a frame; `None` if it is not a complete UDP packet.
 pub(super) fn read(frame: &[u8]) -> Option<Outer> {
     let be16 = |at: usize| Some(u16::from_be_bytes(*frame.get(at..)?.first_chunk()?));
     let ip = frame.get(14..)?;
@@ -70,14 +70,14 @@ pub(super) fn read(frame: &[u8]) -> Option<Outer> {
 /// A datagram.
 #[derive(Clone, Debug)]
 struct Piece {
-    /// The packet in the burst that it is of.
+    /// Index of its packet in the burst.
     packet: u8,
-    /// Whether it was written anew; else it stands in the packet.
+    /// Whether it was copied; otherwise it lies in the packet.
     is_written: bool,
     place: Range<usize>,
 }
 
-/// Pieces that the kernel gets in one go.
+/// Datagrams that the kernel gets as one buffer.
 #[derive(Clone, Debug)]
 struct Group {
     to: SocketAddr,
@@ -88,16 +88,16 @@ struct Group {
     size: usize,
     datagrams: usize,
     bytes: usize,
-    /// Nothing goes behind a short datagram.
+    /// Nothing may follow a short datagram.
     closed: bool,
 }
 
-/// What is sent of a burst. Kept between bursts for its memory only.
+/// The datagrams of a burst. Kept between bursts only to reuse the memory.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// Datagrams of super-frames. Only grows, to what a burst of them needs.
+    /// Datagrams of GSO packets. Grows to what the largest burst needs.
     written: Vec<u8>,
-    /// How much of that is in use.
+    /// Bytes of it in use.
     used: usize,
     pieces: Vec<Piece>,
     groups: Vec<Group>,
@@ -110,7 +110,7 @@ impl Plan {
         self.groups.clear();
     }
 
-    /// Adds a packet; false if it is none that this tunnel can send.
+    /// Adds a packet; false if this tunnel cannot send it.
     fn add(&mut self, at: usize, packet: &mut Packet, senders: &Senders) -> bool {
         let Some(outer) = read(packet.bytes()) else { return false };
         let family = senders.family(outer.to.is_ipv6());
@@ -155,8 +155,8 @@ impl Plan {
     }
 }
 
-/// Adds a datagram, to the group that it continues if there is one. `size` is the length of those
-/// that it could be one of.
+/// Adds a datagram, to the group that it continues if there is one. `size` is the length of that
+/// group's datagrams.
 fn push(
     pieces: &mut Vec<Piece>,
     groups: &mut Vec<Group>,
@@ -193,7 +193,7 @@ fn push(
     });
 }
 
-/// What gathers the parts of groups for one call.
+/// Gathers the parts of groups for one call.
 struct Call<'a> {
     parts: ArrayVec<IoSlice<'a>, PARTS>,
 }
@@ -203,7 +203,7 @@ impl<'a> Call<'a> {
         let start = self.parts.len();
         let mut written: Option<Range<usize>> = None;
         for piece in pieces {
-            // What stands together is one part.
+            // Adjacent datagrams are one part.
             written = match written {
                 Some(before) if piece.is_written && before.end == piece.place.start => {
                     self.parts.pop();
@@ -222,14 +222,14 @@ impl<'a> Call<'a> {
 }
 
 impl UdpTunnelPort {
-    /// Sends a burst; what could not be sent is left in `batch`.
+    /// Sends a burst; packets that could not be sent stay in `batch`.
     pub(super) fn transmit(&mut self, pool: &mut Pool, batch: &mut Batch) -> usize {
         let mut plan = std::mem::take(&mut self.plan);
         plan.clear();
         let mut failed = 0u64;
         for at in 0..batch.len() {
             if let Some(outer) = self.goes_whole(&batch[at]) {
-                // What came before goes before.
+                // Keeps the order.
                 failed |= self.send(&plan, batch);
                 plan.clear();
                 match self.send_whole(&mut batch[at], &outer) {
@@ -238,7 +238,7 @@ impl UdpTunnelPort {
                         failed |= 1 << at;
                         continue;
                     }
-                    // The sockets say what is wrong, or can.
+                    // The sockets report the error, or can send it.
                     Err(_) => {}
                 }
             }
@@ -261,7 +261,7 @@ impl UdpTunnelPort {
         sent
     }
 
-    /// The outer headers of a super-frame that need not be cut here.
+    /// The outer headers of a GSO packet that need not be segmented here.
     fn goes_whole(&self, packet: &Packet) -> Option<Outer> {
         let whole = self.tunnel_gso.as_ref().filter(|_| packet.offload.is_gso())?;
         let outer = read(packet.bytes())?;
@@ -277,7 +277,7 @@ impl UdpTunnelPort {
         whole.send(packet, outer, port)
     }
 
-    /// Sends all groups. Returns a bit for each packet that was not sent, or not to its end.
+    /// Sends all groups. Returns a bit for each packet that was not sent completely.
     fn send(&mut self, plan: &Plan, packets: &[Packet]) -> u64 {
         let (mut failed, mut at, mut retried) = (0, 0, usize::MAX);
         while at < plan.groups.len() {
@@ -315,11 +315,11 @@ impl UdpTunnelPort {
             };
             match error.raw_os_error() {
                 Some(libc::EINTR) => continue,
-                // The socket or the queue is full; what follows would overtake.
+                // The socket or the queue is full; later datagrams would overtake.
                 None | Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => {
                     return plan.groups[at..].iter().fold(failed, |bits, g| bits | owners(plan, g));
                 }
-                // The first may be an old error of the socket's, about another datagram.
+                // The first may be a pending error of the socket, about another datagram.
                 _ if retried != at => {
                     retried = at;
                     self.suspicious = true;
@@ -337,7 +337,8 @@ impl UdpTunnelPort {
         failed
     }
 
-    /// Sends the datagrams of a group one by one: the kernel cannot cut them, or they are too long.
+    /// Sends the datagrams of a group one by one: the kernel cannot segment them, or they are too
+    /// long.
     fn send_singly(&mut self, plan: &Plan, group: &Group, packets: &[Packet]) -> u64 {
         let senders = std::sync::Arc::clone(&self.senders);
         let Some(family) = senders.family(group.to.is_ipv6()) else { return owners(plan, group) };
@@ -356,7 +357,7 @@ impl UdpTunnelPort {
             if error.raw_os_error() == Some(libc::EMSGSIZE) {
                 let frame = packets[usize::from(piece.packet)].bytes();
                 self.report_too_long(frame, piece.place.len(), family);
-                // The others of the group are as long.
+                // The others of the group have the same length.
                 return failed | owners(plan, group);
             }
         }

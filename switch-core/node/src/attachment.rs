@@ -1,13 +1,8 @@
 //! Which pod is attached, and where its interface is.
 
-use std::fmt;
 use std::net::IpAddr;
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::sync::Arc;
 
-use podswitch_core::id::Cookie;
 use podswitch_kubernetes::LocalPod;
 use podswitch_linux::port::{tap, underlay_mac};
 use podswitch_linux::{HostError, NetNs};
@@ -15,88 +10,10 @@ use podswitch_policy::rule::Labels;
 use podswitch_wire::addr::Mac;
 
 use crate::error::PodError;
+use crate::pod_name::PodName;
 
 /// Longest name of an interface, in bytes (IFNAMSIZ less the final zero).
 const MAX_INTERFACE_NAME: usize = 15;
-/// Longest name of an object, in bytes (DNS subdomain, RFC 1123).
-const MAX_NAME: usize = 253;
-
-/// The name of a pod: `namespace/name`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PodName(Arc<str>);
-
-/// A text that is no name of a pod.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is no name of a pod: namespace/name, each of a-z, 0-9, - and ., at most 253 of them"
-)]
-pub struct PodNameError(String);
-
-impl PodName {
-    /// The pod `name` of `namespace`.
-    ///
-    /// # Errors
-    /// One of them is no name of a Kubernetes object.
-    pub fn new(namespace: &str, name: &str) -> Result<Self, PodNameError> {
-        format!("{namespace}/{name}").parse()
-    }
-
-    /// The namespace.
-    pub fn namespace(&self) -> &str {
-        self.0.split_once('/').map_or("", |(namespace, _)| namespace)
-    }
-
-    /// The name within the namespace.
-    pub fn name(&self) -> &str {
-        self.0.split_once('/').map_or("", |(_, name)| name)
-    }
-
-    /// The name in drops, flows and explanations.
-    pub fn cookie(&self) -> Cookie {
-        Cookie::new(format!("Pod/{self}"))
-    }
-}
-
-impl FromStr for PodName {
-    type Err = PodNameError;
-
-    fn from_str(text: &str) -> Result<Self, PodNameError> {
-        let is_inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(b);
-        let is_outer = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
-        let is_name = |part: &str| {
-            let bytes = part.as_bytes();
-            bytes.len() <= MAX_NAME
-                && bytes.iter().all(is_inner)
-                && is_outer(bytes.first())
-                && is_outer(bytes.last())
-        };
-        match text.split_once('/') {
-            Some((namespace, name)) if is_name(namespace) && is_name(name) => Ok(Self(text.into())),
-            _ => Err(PodNameError(text.chars().take(MAX_NAME).collect())),
-        }
-    }
-}
-
-impl Deref for PodName {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for PodName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for PodName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// Where a pod's network namespace is.
 #[derive(Clone, Debug)]
 pub enum PodNetns {
@@ -109,7 +26,7 @@ pub enum PodNetns {
 
 impl PodNetns {
     /// The namespace as it is now.
-    pub(super) fn open(&self) -> Result<NetNs, HostError> {
+    pub(crate) fn open(&self) -> Result<NetNs, HostError> {
         match self {
             Self::Path(path) => NetNs::open(path),
             Self::Open(namespace) => Ok(namespace.clone()),
@@ -239,8 +156,7 @@ impl PodAttachment {
     pub(crate) fn annotated(pod: &LocalPod) -> Option<Self> {
         let place = pod.interface.as_ref()?;
         Some(Self {
-            // Names of objects that were read are checked.
-            pod: PodName(pod.name.as_str().into()),
+            pod: PodName::unchecked(&pod.name),
             netns: PodNetns::Path(place.netns.clone()),
             interface: place.name.clone(),
             kind: match place.kind {
@@ -254,7 +170,7 @@ impl PodAttachment {
     }
 
     /// Finds values that cannot be.
-    pub(super) fn check(&self) -> Result<(), PodError> {
+    pub(crate) fn check(&self) -> Result<(), PodError> {
         let refuse = |field, reason: String| Err(PodError::Invalid { field, reason });
         let is_printable = |b: u8| b.is_ascii_graphic() && b != b'/';
         let name = self.interface.as_str();
@@ -287,7 +203,7 @@ impl PodAttachment {
     }
 
     /// Whether an interface that was made for the one serves the other.
-    pub(super) fn is_same_interface(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_interface(&self, other: &Self) -> bool {
         self.netns.is_same(&other.netns)
             && (&self.interface, self.kind) == (&other.interface, other.kind)
             && (self.mac, &self.addresses) == (other.mac, &other.addresses)
@@ -297,17 +213,6 @@ impl PodAttachment {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_of_pods_are_checked() {
-        let name: PodName = "kube-system/coredns-5d.1".parse().unwrap();
-        assert_eq!((name.namespace(), name.name()), ("kube-system", "coredns-5d.1"));
-        assert_eq!(name.cookie().as_str(), "Pod/kube-system/coredns-5d.1");
-        let long = format!("a/{}", "b".repeat(254));
-        for wrong in ["", "web", "/", "a/", "/b", "a/b/c", "A/b", "a/-b", "a/b.", "a/b\n", &long] {
-            assert!(wrong.parse::<PodName>().is_err(), "{wrong:?}");
-        }
-    }
 
     #[test]
     fn attachments_are_checked() {

@@ -1,0 +1,20 @@
+//! What happens on a node, as typed values.
+//!
+//! Parts of the node put events into a queue of their own ([`Reporter`]); the [`Node`](crate::Node) hands them to
+//! the embedder's sink at the end of each of its calls. Workers never call the sink: what they drop
+//! they write down without locks, in bounded memory.
+
+mod connections;
+mod dropped;
+mod drops;
+mod event;
+mod failure;
+mod sink;
+
+pub(crate) use connections::FlowReporter;
+pub use dropped::DroppedFrames;
+pub(crate) use drops::DropReader;
+pub use event::Event;
+pub use failure::Failure;
+pub(crate) use sink::Reporter;
+pub use sink::{EventSink, channel};

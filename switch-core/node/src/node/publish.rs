@@ -1,0 +1,256 @@
+//! What is published: the desired state, completed by what is the node's own. Ports and pods' attachments, tunnel,
+//! neighbours and local addresses.
+
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+use podswitch_core::config::{Config, Endpoint, PortConfig, PortRole};
+use podswitch_core::control::{Change, Objects};
+use podswitch_core::id::{Cookie, Epoch, PortId};
+
+use super::{Node, PUBLISH_TIMEOUT};
+use crate::error::NodeError;
+use crate::events::Event;
+use crate::ranges::{Affected, Ranges};
+use crate::state::settings_of;
+use crate::underlay::NodeContext;
+use crate::view::View;
+
+/// What to publish beside what is the node's own.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// This configuration.
+    Whole(Box<Config>),
+    /// Changes of what is published.
+    Changes(Vec<Change>),
+}
+
+impl Request {
+    /// Nothing.
+    pub(super) fn none() -> Self {
+        Self::Changes(Vec::new())
+    }
+
+    /// The configuration that it leads to, from what is published.
+    pub(super) fn view<'a>(&'a self, settings: &'a Config, objects: Objects<'a>) -> View<'a> {
+        match self {
+            Self::Whole(config) => View::Whole(config),
+            Self::Changes(changes) => View::Changed { settings, objects, changes },
+        }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        matches!(self, Self::Changes(changes) if changes.is_empty())
+    }
+}
+
+/// What of the published state is the node's own, and not of the desired state.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    ports: HashMap<PortId, PortConfig>,
+    /// Pods that the desired state does not describe.
+    pods: HashSet<Cookie>,
+    /// What other nodes' MAC addresses were derived from.
+    nodes: NodeContext,
+}
+
+impl Node {
+    /// The configuration that `request` leads to.
+    pub(super) fn view<'a>(&'a self, request: &'a Request) -> View<'a> {
+        request.view(&self.desired.settings, self.control.objects())
+    }
+
+    /// Publishes `request` and what is the node's own, waits for the workers, and leaves nothing of the request.
+    pub(super) fn publish(&mut self, request: &mut Request) -> Result<Epoch, NodeError> {
+        let epoch = match request {
+            Request::Whole(config) => self.publish_whole(config)?,
+            Request::Changes(changes) => {
+                let has_settings = |change: &Change| matches!(change, Change::Settings(_));
+                if self.is_unpublished && !changes.iter().any(has_settings) {
+                    changes.push(Change::Settings(Arc::new(self.desired.settings.clone())));
+                }
+                let Some(epoch) = self.publish_changes(changes)? else { return Ok(self.epoch()) };
+                epoch
+            }
+        };
+        *request = Request::none();
+        self.acknowledged(epoch)?;
+        self.is_unpublished = false;
+        self.host.detach(&mut self.control);
+        Ok(epoch)
+    }
+
+    fn acknowledged(&mut self, epoch: Epoch) -> Result<(), NodeError> {
+        if let Some(drops) = &mut self.drops {
+            drops.published(&self.control);
+        }
+        self.control.wait(epoch, PUBLISH_TIMEOUT)?;
+        self.reporter.event(Event::Applied { epoch });
+        Ok(())
+    }
+
+    fn publish_whole(&mut self, config: &mut Config) -> Result<Epoch, NodeError> {
+        let desired = settings_of(config);
+        let mut completed = std::mem::take(config);
+        let node = completed.node.name.clone();
+        let mut own = Published { nodes: self.underlay.node_context(), ..Published::default() };
+        let mut attached: HashSet<Cookie> = self.pods.cookies().cloned().collect();
+        let mut ports = self.own_ports();
+        for endpoint in &mut completed.endpoints {
+            if attached.remove(&endpoint.cookie) || endpoint.attachment.is_some() {
+                let published = self.pods.published(&endpoint.cookie, Some(endpoint), &node);
+                if let Some(published) = published {
+                    *endpoint = published;
+                }
+            }
+            ports.extend(port_of(endpoint));
+        }
+        // Those that the configuration does not describe.
+        for cookie in attached {
+            let Some(endpoint) = self.pods.published(&cookie, None, &node) else { continue };
+            ports.extend(port_of(&endpoint));
+            completed.endpoints.push(endpoint);
+            own.pods.insert(cookie);
+        }
+        completed.nodes.iter_mut().for_each(|node| self.underlay.complete_node(node));
+        self.complete_settings(&mut completed);
+        completed.ports.clone_from(&ports);
+        let epoch = match self.settings.lenient {
+            true => {
+                let published = self.control.apply_lenient(&completed)?;
+                self.reported(published)
+            }
+            false => self.control.apply(&completed)?,
+        };
+        own.ports = ports.into_iter().map(|port| (port.port, port)).collect();
+        self.published = own;
+        self.desired.settings = desired;
+        self.ranges = Ranges::of(&self.desired.settings, self.control.objects());
+        self.kernel_is_behind = true;
+        Ok(epoch)
+    }
+
+    /// Returns `None` if there is nothing to publish.
+    fn publish_changes(&mut self, changes: &[Change]) -> Result<Option<Epoch>, NodeError> {
+        let settings = changes.iter().rev().find_map(|change| match change {
+            Change::Settings(settings) => Some(settings_of(settings)),
+            _ => None,
+        });
+        let node = settings.as_ref().unwrap_or(&self.desired.settings).node.name.clone();
+        let mut own = Published { nodes: self.underlay.node_context(), ..Published::default() };
+        own.pods.clone_from(&self.published.pods);
+        let mut list = Vec::with_capacity(changes.len());
+        // Pods that the list has, as they are to be.
+        let mut pods: HashMap<Cookie, Option<Arc<Endpoint>>> = HashMap::new();
+        for change in changes {
+            let (cookie, described) = match change {
+                Change::Pod(endpoint) => (&endpoint.cookie, Some(endpoint)),
+                Change::PodGone(cookie) => (cookie, None),
+                Change::Node(node) => {
+                    let mut node = node.clone();
+                    self.underlay.complete_node(&mut node);
+                    list.push(Change::Node(node));
+                    continue;
+                }
+                Change::Settings(_) | Change::Port(_) | Change::PortGone(_) => continue,
+                other => {
+                    list.push(other.clone());
+                    continue;
+                }
+            };
+            let published = self.pods.published(cookie, described, &node);
+            match described.is_none() && published.is_some() {
+                true => drop(own.pods.insert(cookie.clone())),
+                false => drop(own.pods.remove(cookie)),
+            }
+            pods.insert(cookie.clone(), published);
+        }
+        let objects = self.control.objects();
+        let mut ports = self.own_ports();
+        for cookie in self.pods.cookies() {
+            let published = match pods.get(cookie) {
+                Some(published) => published.clone(),
+                None => {
+                    let known = objects.endpoint(cookie);
+                    let described = known.filter(|_| !own.pods.contains(cookie));
+                    let published = self.pods.published(cookie, described, &node);
+                    if published.as_ref() != known {
+                        pods.insert(cookie.clone(), published.clone());
+                        match described.is_none() && published.is_some() {
+                            true => drop(own.pods.insert(cookie.clone())),
+                            false => drop(own.pods.remove(cookie)),
+                        }
+                    }
+                    published
+                }
+            };
+            ports.extend(published.as_deref().and_then(port_of));
+        }
+        list.extend(pods.into_iter().map(|(cookie, pod)| match pod {
+            Some(pod) => Change::Pod(pod),
+            None => Change::PodGone(cookie),
+        }));
+        if own.nodes != self.published.nodes {
+            self.complete_nodes(&mut list);
+        }
+        own.ports = ports.into_iter().map(|port| (port.port, port)).collect();
+        let gone = self.published.ports.keys().filter(|port| !own.ports.contains_key(*port));
+        list.extend(gone.map(|port| Change::PortGone(*port)));
+        let is_new = |port: &&PortConfig| self.published.ports.get(&port.port) != Some(*port);
+        list.extend(own.ports.values().filter(is_new).cloned().map(Change::Port));
+        if let Some(settings) = &settings {
+            let mut completed = settings.clone();
+            self.complete_settings(&mut completed);
+            list.push(Change::Settings(Arc::new(completed)));
+        }
+        if list.is_empty() && changes.is_empty() {
+            return Ok(None);
+        }
+        let affected = Affected::by(&list, &self.desired.settings, objects);
+        let epoch = self.update_control(list)?;
+        self.published = own;
+        if let Some(settings) = settings {
+            self.desired.settings = settings;
+        }
+        let (settings, objects) = (&self.desired.settings, self.control.objects());
+        self.kernel_is_behind |= self.ranges.follow(affected, settings, objects);
+        Ok(Some(epoch))
+    }
+
+    /// Adds all nodes whose MAC address on the underlay is another now.
+    fn complete_nodes(&self, list: &mut Vec<Change>) {
+        let mut known = HashSet::new();
+        for change in list.iter() {
+            match change {
+                Change::Node(node) => drop(known.insert(node.name.clone())),
+                Change::NodeGone(name) => drop(known.insert(name.clone())),
+                _ => {}
+            }
+        }
+        for node in self.control.objects().nodes().filter(|node| !known.contains(&node.name)) {
+            let mut completed = node.clone();
+            self.underlay.complete_node(&mut completed);
+            if completed.underlay_mac != node.underlay_mac {
+                list.push(Change::Node(completed));
+            }
+        }
+    }
+
+    /// Ports that are not pods'.
+    fn own_ports(&self) -> Vec<PortConfig> {
+        std::iter::once(self.host.port_config()).chain(self.underlay.ports()).collect()
+    }
+
+    fn complete_settings(&self, settings: &mut Config) {
+        settings.node.local_addresses.extend(self.host.local_addresses());
+        if let Some(masquerade) = self.settings.masquerade.by_switch(&self.settings.cluster_cidrs) {
+            settings.masquerade = Some(masquerade);
+        }
+        self.underlay.complete(settings);
+    }
+}
+
+fn port_of(endpoint: &Endpoint) -> Option<PortConfig> {
+    let port = endpoint.attachment?.port;
+    Some(PortConfig { port, role: PortRole::Pod })
+}

@@ -1,0 +1,63 @@
+//! Read access to the objects that the control plane was given, so that its owner needs no copy.
+
+use core::fmt;
+use std::sync::Arc;
+
+use podswitch_policy::service::model::{EndpointSlice, Service, ServiceName};
+
+use super::diff::Desired;
+use crate::config::{Endpoint, RemoteNode, Route};
+use crate::id::Cookie;
+
+/// The objects of the last publish as they were given, those that were left out among them. Lists
+/// are in no order.
+#[derive(Clone, Copy)]
+pub struct Objects<'a>(pub(super) &'a Desired);
+
+impl fmt::Debug for Objects<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Objects").finish_non_exhaustive()
+    }
+}
+
+impl<'a> Objects<'a> {
+    /// The pod of this name.
+    pub fn endpoint(&self, cookie: &Cookie) -> Option<&'a Arc<Endpoint>> {
+        self.0.endpoints.wanted(cookie)
+    }
+
+    /// Every pod.
+    pub fn endpoints(&self) -> impl Iterator<Item = &'a Arc<Endpoint>> + use<'a> {
+        self.0.endpoints.all_wanted()
+    }
+
+    /// The other node of this name.
+    pub fn node(&self, name: &Arc<str>) -> Option<&'a Arc<RemoteNode>> {
+        self.0.nodes.wanted(name)
+    }
+
+    /// Every other node.
+    pub fn nodes(&self) -> impl Iterator<Item = &'a Arc<RemoteNode>> + use<'a> {
+        self.0.nodes.all_wanted()
+    }
+
+    /// The Service of this name.
+    pub fn service(&self, name: &ServiceName) -> Option<&'a Arc<Service>> {
+        self.0.services.wanted(name)
+    }
+
+    /// The endpoint slice of this namespace and name.
+    pub fn slice(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&'a Arc<EndpointSlice>> {
+        self.0.slices.wanted(&(namespace.clone(), name.clone()))
+    }
+
+    /// Every route.
+    pub fn routes(&self) -> impl Iterator<Item = &'a Arc<Route>> + use<'a> {
+        self.0.routes.all_wanted()
+    }
+
+    /// Whether any pod has host ports.
+    pub fn has_host_ports(&self) -> bool {
+        self.0.host_ports.len() > 0
+    }
+}
