@@ -34,7 +34,8 @@ ANNOTATIONS = ["metadata", "annotations"]
 # name, object before, after, subresource, who, node of the token, allowed
 CASES = [
     ("own node, own key", NODE_OBJECT, [*ANNOTATIONS, "podswitch.io/vtep-mac"], "02:00:00:00:00:01", "", "n1", True),
-    ("own node, new key of ours", NODE_OBJECT, [*ANNOTATIONS, "podswitch.io/public-ip"], "192.0.2.9", "", "n1", True),
+    ("own node, new key of ours", NODE_OBJECT, [*ANNOTATIONS, "podswitch.io/public-address"], "192.0.2.9", "", "n1", True),
+    ("own node, Flannel's key", NODE_OBJECT, [*ANNOTATIONS, "flannel.alpha.coreos.com/backend-data"], "{}", "", "n1", True),
     ("own node, own key removed", NODE_OBJECT, [*ANNOTATIONS, "podswitch.io/vtep-mac"], None, "", "n1", True),
     ("other node", NODE_OBJECT, [*ANNOTATIONS, "podswitch.io/vtep-mac"], "02:00:00:00:00:01", "", "n2", False),
     ("token without node", NODE_OBJECT, [*ANNOTATIONS, "podswitch.io/vtep-mac"], "02:00:00:00:00:01", "", None, False),

@@ -1,6 +1,8 @@
 //! `run`: the switch of one node, until it is told to stop.
 
+mod cni;
 mod confined;
+mod control;
 mod events;
 mod flags;
 mod run_dir;
@@ -12,15 +14,17 @@ use std::time::Duration;
 
 use podswitch_core::time::{Clock, Instant};
 use podswitch_kubernetes::Record;
-use podswitch_linux::{NetNs, userns};
+use podswitch_linux::{NetNs, sysctl, userns};
 use podswitch_node::source::{Followed, Source, SourceError};
-use podswitch_node::{Node, NodeError, NodeHandle, NodeOptions, PodInterfaces};
+use podswitch_node::{KubeProxyMode, Node, NodeError, NodeHandle, NodeOptions, PodInterfaces};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
 use crate::signals::Signals;
 use crate::{Done, print, state};
+use cni::CniFlags;
+use control::ControlFlags;
 use events::Events;
 use flags::UnderlayFlags;
 use run_dir::RunDir;
@@ -30,6 +34,8 @@ use source::SourceFlags;
 const FIRST_STATE_PAUSE: Duration = Duration::from_millis(50);
 /// After how long it is said what a start waits for.
 const FIRST_STATE_NOTE: Duration = Duration::from_secs(2);
+/// How old what `/metrics` says may be: scrapes are further apart.
+const METRICS_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest that a node which failed goes unnoticed.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -69,14 +75,29 @@ pub(crate) struct Args {
     /// The node's own network namespace, if it is not that of this process.
     #[arg(long, value_name = "PATH")]
     node_netns: Option<PathBuf>,
+    /// Where the node's kernel settings are, if /proc/sys is read-only as it is in containers: another mount of it.
+    #[arg(long, value_name = "DIR")]
+    proc_sys: Option<PathBuf>,
+    /// Whether kube-proxy serves this node, which leaves to it node ports, load-balancer addresses and the node's own
+    /// connections to Services. `auto`: if its rules are there at the start.
+    #[arg(long, value_name = "auto|present|absent", default_value = "auto", value_parser = flags::kube_proxy)]
+    kube_proxy: KubeProxyMode,
     /// Refuse the whole state for one object that cannot be used, as `check` does. Otherwise such an
     /// object is left out, or closes the pods that it selects, and the rest is put in force.
     #[arg(long, conflicts_with = "kubernetes")]
     strict: bool,
+    #[command(flatten)]
+    cni: CniFlags,
     /// What is kept for a restart: the last good state and the API servers' addresses. Without: /run/podswitch/NODE with
     /// --kubernetes.
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
+    #[command(flatten)]
+    control: ControlFlags,
+    /// Wait while a switch that runs has the run directory, and begin when it stops: an upgrade starts the new switch
+    /// before it stops the old one.
+    #[arg(long)]
+    wait: bool,
     /// Leave pods their interfaces at the end, for the next run.
     #[arg(long)]
     keep: bool,
@@ -88,6 +109,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args, json: bool) -> Done {
     print::never_block();
     raise_descriptor_limit();
+    if let Some(path) = &args.proc_sys {
+        sysctl::use_root(path);
+    }
     match userns::has_privilege() {
         true => confined::run(&args.underlay, || serve_node(&args, json)),
         // What is wrong with the manifests comes first.
@@ -112,12 +136,21 @@ fn serve_node(args: &Args, json: bool) -> Done {
     let signals = Signals::listen()?;
     let cluster = args.cluster.options(args.source.kubernetes);
     let run_dir = match args.source.kubernetes || args.run_dir.is_some() {
-        true => RunDir::take(args.run_dir.as_deref(), &args.node)?,
+        true => {
+            let keep_waiting = || {
+                signals.wait(FIRST_STATE_PAUSE, None);
+                args.wait && !signals.stopped()
+            };
+            RunDir::take(args.run_dir.as_deref(), &args.node, keep_waiting)?
+        }
         false => None,
     };
+    if signals.stopped() {
+        return Ok(());
+    }
     let run_dir_path = run_dir.as_ref().map(RunDir::path);
     let opened = args.source.open(&args.node, &cluster, args.strict, run_dir_path)?;
-    let mut source = opened.source;
+    let (mut source, view) = (opened.source, opened.view);
     let (clock, mut waited) = (Clock::start(), String::new());
     let mut say_at = clock.now() + FIRST_STATE_NOTE;
     let state = source.first_state(&mut |why| {
@@ -142,7 +175,9 @@ fn serve_node(args: &Args, json: bool) -> Done {
         .lenient(!args.strict)
         .cluster(&cluster)
         .underlay(args.underlay.options())
-        .on_event(print::event);
+        .kube_proxy(args.kube_proxy);
+    let control = args.control.open(run_dir_path)?;
+    options = control.options(options);
     if let Some(path) = &args.node_netns {
         options = options.namespace(NetNs::open(path)?);
     }
@@ -150,11 +185,16 @@ fn serve_node(args: &Args, json: bool) -> Done {
     let node = Node::start(options, state)?;
     let epoch = node.epoch();
     let node = node.spawn()?;
+    let asked = control.serve(node.caller())?;
+    // Pods that a runtime attached before are attached again; after that the switch is ready.
+    let agent = args.cni.start(run_dir_path, node.caller(), &view)?;
     events.ready(epoch, &*source);
-    let mut serving = Serving { args, source, said, events: &events };
+    let mut serving = Serving { args, source, said, metrics: opened.metrics, events: &events };
     serving.serve(&signals, &node);
+    drop(agent);
     // Only a planned stop takes pods' interfaces away: after a failure the next run attaches to them.
     let is_kept = args.keep || node.has_ended();
+    drop(asked);
     Ok(node.stop(if is_kept { PodInterfaces::Keep } else { PodInterfaces::Remove })?)
 }
 
@@ -163,6 +203,7 @@ struct Serving<'a> {
     args: &'a Args,
     source: Box<dyn Source>,
     said: Said,
+    metrics: Option<Box<dyn Fn(String)>>,
     events: &'a Events<'a>,
 }
 
@@ -182,10 +223,11 @@ impl Serving<'_> {
     /// Everything from ready to stop.
     fn serve(&mut self, signals: &Signals, node: &NodeHandle) {
         let clock = Clock::start();
+        let mut metrics_at = self.metrics.is_some().then(|| clock.now());
         let mut stats_at = self.args.stats.map(|every| clock.now() + every);
         while !signals.stopped() && !node.has_ended() {
             let mut pause = self.source.next_check().min(LONGEST_PAUSE);
-            if let Some(at) = stats_at {
+            for at in [stats_at, metrics_at].into_iter().flatten() {
                 pause = pause.min(until(clock.now(), at));
             }
             signals.wait(pause, self.source.wake_fd());
@@ -194,6 +236,10 @@ impl Serving<'_> {
             }
             self.follow(node, signals.take_reload());
             let now = clock.now();
+            if metrics_at.is_some_and(|at| now >= at) {
+                metrics_at = Some(now + METRICS_INTERVAL);
+                self.renew_metrics(node);
+            }
             if let (Some(at), Some(every)) = (stats_at, self.args.stats)
                 && now >= at
             {
@@ -203,6 +249,17 @@ impl Serving<'_> {
                     self.events.stats(&stats, self.source.counts());
                 }
             }
+        }
+    }
+
+    fn renew_metrics(&self, node: &NodeHandle) {
+        if let (Some(set), Ok(stats)) = (&self.metrics, node.stats()) {
+            let counts = self.source.counts();
+            set(stats.to_prometheus(&[
+                ("left_out", counts.left_out),
+                ("closed", counts.closed),
+                ("kept_last_good", counts.kept_last_good),
+            ]));
         }
     }
 

@@ -22,18 +22,25 @@ impl RunDir {
     /// Takes the directory `wanted`; without one `/run/podswitch/NODE`, or where that cannot be made
     /// `$XDG_RUNTIME_DIR/podswitch/NODE`, or none, with a note.
     ///
+    /// While a switch that runs has it, `keep_waiting` decides, after a pause of its own, whether to try again.
+    ///
     /// # Errors
     /// A switch that runs has it, or the one that is wanted cannot be made.
-    pub(super) fn take(wanted: Option<&Path>, node: &str) -> Result<Option<Self>, Failure> {
+    pub(super) fn take(
+        wanted: Option<&Path>,
+        node: &str,
+        keep_waiting: impl Fn() -> bool,
+    ) -> Result<Option<Self>, Failure> {
+        let open = |path: &Path| Self::open_or_wait(path, &keep_waiting);
         if let Some(path) = wanted {
-            return Self::open(path).map(Some).map_err(|error| failure(path, &error));
+            return open(path).map(Some).map_err(|error| failure(path, &error));
         }
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let bases = [Some(PathBuf::from("/run")), runtime.filter(|path| path.is_absolute())];
         let mut last = None;
         for base in bases.into_iter().flatten() {
             let path = base.join("podswitch").join(node);
-            match Self::open(&path) {
+            match open(&path) {
                 Ok(taken) => return Ok(Some(taken)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Err(failure(&path, &error));
@@ -46,6 +53,24 @@ impl RunDir {
             "there is no run directory, so nothing is kept for a restart: {why}"
         ));
         Ok(None)
+    }
+
+    fn open_or_wait(path: &Path, keep_waiting: &impl Fn() -> bool) -> io::Result<Self> {
+        let mut said = false;
+        loop {
+            match Self::open(path) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && keep_waiting() => {
+                    if !said {
+                        let shown = path.display();
+                        print::note(format_args!(
+                            "a switch that runs has {shown}: waiting for it to stop"
+                        ));
+                    }
+                    said = true;
+                }
+                result => return result,
+            }
+        }
     }
 
     fn open(path: &Path) -> io::Result<Self> {

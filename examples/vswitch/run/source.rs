@@ -31,7 +31,7 @@ pub(super) struct SourceFlags {
     /// the environment. Never give a Service's address alone: it needs the switch. Can be repeated.
     #[arg(long, value_name = "URL", value_delimiter = ',', requires = "kubernetes")]
     api_server: Vec<String>,
-    /// Where `/healthz`, `/readyz` and `/livez` are answered, with --kubernetes.
+    /// Where `/healthz`, `/readyz`, `/livez` and `/metrics` are answered, with --kubernetes.
     #[arg(long, value_name = "HOST:PORT|off", default_value = "127.0.0.1:9100", value_parser = address)]
     metrics_address: Address,
 }
@@ -55,9 +55,9 @@ fn address(text: &str) -> Result<Address, String> {
 /// A source, and what the CNI agent asks.
 pub(super) struct Opened {
     pub(super) source: Box<dyn Source>,
-    /// `None`: it has no pods but those whose annotations say how they are attached.
-    #[expect(dead_code, reason = "the CNI agent asks it")]
-    pub(super) view: Option<Arc<dyn ClusterView>>,
+    pub(super) view: Arc<dyn ClusterView>,
+    /// Takes what `/metrics` answers. `None`: nothing is served.
+    pub(super) metrics: Option<Box<dyn Fn(String)>>,
 }
 
 impl SourceFlags {
@@ -72,7 +72,8 @@ impl SourceFlags {
         match &self.manifests {
             Some(path) => {
                 let source = ManifestSource::new(path, node, cluster, strict);
-                Ok(Opened { source: Box::new(source), view: None })
+                let view = source.cluster_view();
+                Ok(Opened { source: Box::new(source), view, metrics: None })
             }
             None => self.open_api(node, cluster, run_dir),
         }
@@ -92,14 +93,16 @@ impl SourceFlags {
         options.servers.clone_from(&self.api_server);
         options.run_dir = run_dir.map(Path::to_owned);
         options.health = self.metrics_address.0;
+        let metrics = options.metrics.clone();
         options.on_thread_start = Some(podswitch_linux::confine::worker_thread);
         let source = ApiSource::open(options).map_err(|error| match error {
             ApiError::Option { reason, .. } => Failure::Input(format!("--api-server: {reason}")),
             ApiError::Credentials(reason) => Failure::Input(reason),
             error => Failure::Setup(error.to_string()),
         })?;
-        let view = Some(source.view());
-        Ok(Opened { source: Box::new(source), view })
+        let view = source.view();
+        let metrics = self.metrics_address.0.map(|_| Box::new(move |text| metrics.set(text)) as _);
+        Ok(Opened { source: Box::new(source), view, metrics })
     }
 
     #[cfg(not(feature = "kubernetes"))]

@@ -70,5 +70,6 @@ pub use options::{Options, PodAnnotations};
 pub use parts::ServiceEndpoint;
 pub use report::{Action, Counts, Record, Source};
 pub use source::{Files, LoadError, Loading, Manifests};
+pub use spelling::nearest;
 pub use state::{Compiled, InterfaceKind, LocalPod, Overlay, PodInterface};
-pub use store::{Base, Changes, PodChange, Store};
+pub use store::{Base, Changes, PodChange, PodIdentity, Store};

@@ -182,10 +182,16 @@ impl NetNs {
 
     /// Whether both are the same namespace.
     pub fn is_same(&self, other: &NetNs) -> bool {
-        match (rustix::fs::fstat(&*self.inner.fd), rustix::fs::fstat(&*other.inner.fd)) {
-            (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
-            _ => false,
-        }
+        matches!((self.id(), other.id()), (Ok(a), Ok(b)) if a == b)
+    }
+
+    /// Device and inode, which no other namespace has while this one lives.
+    ///
+    /// # Errors
+    /// The kernel refuses to say; it has no reason to.
+    pub fn id(&self) -> Result<(u64, u64), HostError> {
+        let status = rustix::fs::fstat(&*self.inner.fd).context(|| format!("look at {self}"))?;
+        Ok((status.st_dev as u64, status.st_ino as u64))
     }
 
     /// A number that no other namespace has before the next boot, not even when this one is gone.

@@ -1,17 +1,19 @@
 //! Probes by HTTP on loopback: `/livez` and `/healthz` while the switch's control thread goes round, whatever becomes of
 //! the API server; `/readyz` once the first state is in force at every worker.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use podswitch_core::time::{Clock, Instant};
+use podswitch_node::METRICS_CONTENT_TYPE;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -24,6 +26,21 @@ const CONNECTIONS: usize = 32;
 /// Longest life of a connection.
 const LIFE: Duration = Duration::from_secs(10);
 
+/// A text that the owner of the node renews now and then, and `/metrics` answers with.
+#[derive(Clone, Debug, Default)]
+pub struct MetricsText(Arc<Mutex<Bytes>>);
+
+impl MetricsText {
+    /// Replaces the text.
+    pub fn set(&self, text: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text.into();
+    }
+
+    fn get(&self) -> Bytes {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// What the probes say.
 #[derive(Debug)]
 pub(crate) struct Health {
@@ -31,19 +48,19 @@ pub(crate) struct Health {
     /// The last round, in ms of `clock`.
     alive_at: AtomicU64,
     is_ready: AtomicBool,
+    metrics: MetricsText,
 }
 
-impl Default for Health {
-    fn default() -> Self {
+impl Health {
+    pub(crate) fn new(metrics: MetricsText) -> Self {
         Self {
             clock: Clock::start(),
             alive_at: AtomicU64::new(0),
             is_ready: AtomicBool::new(false),
+            metrics,
         }
     }
-}
 
-impl Health {
     fn now(&self) -> u64 {
         let now = self.clock.now().since(Instant::default());
         u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
@@ -59,7 +76,8 @@ impl Health {
         self.is_ready.store(true, Relaxed);
     }
 
-    fn answer(&self, path: &str) -> (StatusCode, &'static str) {
+    fn answer(&self, path: &str) -> (StatusCode, Bytes) {
+        let fixed = |text: &'static str| Bytes::from_static(text.as_bytes());
         let is_alive =
             u128::from(self.now().saturating_sub(self.alive_at.load(Relaxed))) < HUNG.as_millis();
         let (good, bad) = match path {
@@ -67,9 +85,13 @@ impl Health {
             "/readyz" => {
                 (is_alive && self.is_ready.load(Relaxed), "the first state is not in force\n")
             }
-            _ => return (StatusCode::NOT_FOUND, "not found\n"),
+            "/metrics" => return (StatusCode::OK, self.metrics.get()),
+            _ => return (StatusCode::NOT_FOUND, fixed("not found\n")),
         };
-        if good { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, bad) }
+        match good {
+            true => (StatusCode::OK, fixed("ok\n")),
+            false => (StatusCode::SERVICE_UNAVAILABLE, fixed(bad)),
+        }
     }
 }
 
@@ -88,9 +110,11 @@ pub(crate) async fn serve(listener: TcpListener, health: Arc<Health>) {
             let answer = service_fn(move |request: Request<Incoming>| {
                 let (status, text) = match *request.method() {
                     Method::GET | Method::HEAD => health.answer(request.uri().path()),
-                    _ => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n"),
+                    _ => (StatusCode::METHOD_NOT_ALLOWED, Bytes::from_static(b"only GET\n")),
                 };
-                let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+                let mut response = Response::new(Full::new(text));
+                let kind = HeaderValue::from_static(METRICS_CONTENT_TYPE);
+                response.headers_mut().insert(CONTENT_TYPE, kind);
                 *response.status_mut() = status;
                 std::future::ready(Ok::<_, std::convert::Infallible>(response))
             });
@@ -111,14 +135,17 @@ mod tests {
 
     #[test]
     fn ready_follows_the_first_state_and_alive_the_rounds() {
-        let health = Health::default();
+        let metrics = MetricsText::default();
+        metrics.set("podswitch_epoch 1\n".into());
+        let health = Health::new(metrics);
         health.alive();
         assert_eq!(health.answer("/livez").0, StatusCode::OK);
         assert_eq!(health.answer("/readyz").0, StatusCode::SERVICE_UNAVAILABLE);
         health.ready();
         for path in ["/livez", "/healthz", "/readyz"] {
-            assert_eq!(health.answer(path), (StatusCode::OK, "ok\n"), "{path}");
+            assert_eq!(health.answer(path), (StatusCode::OK, "ok\n".into()), "{path}");
         }
+        assert_eq!(health.answer("/metrics"), (StatusCode::OK, "podswitch_epoch 1\n".into()));
         assert_eq!(health.answer("/").0, StatusCode::NOT_FOUND);
     }
 }

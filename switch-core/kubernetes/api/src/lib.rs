@@ -53,4 +53,5 @@ mod view;
 mod watch;
 
 pub use error::ApiError;
+pub use health::MetricsText;
 pub use source::{ApiOptions, ApiSource};

@@ -19,7 +19,7 @@ use crate::agent::{Agent, OwnNode};
 use crate::error::ApiError;
 use crate::events::Reports;
 use crate::feed::{Inbox, Message, PodScope, Shared};
-use crate::health::Health;
+use crate::health::{Health, MetricsText};
 use crate::lists::Lists;
 use crate::runtime::Runtime;
 use crate::saved::Saved;
@@ -56,8 +56,10 @@ pub struct ApiOptions {
     pub servers: Vec<String>,
     /// Where the last good state and the API servers' addresses are kept. `None`: nowhere.
     pub run_dir: Option<PathBuf>,
-    /// Where `/healthz`, `/readyz` and `/livez` answer. `None`: nowhere.
+    /// Where `/healthz`, `/readyz`, `/livez` and `/metrics` answer. `None`: nowhere.
     pub health: Option<SocketAddr>,
+    /// What `/metrics` answers.
+    pub metrics: MetricsText,
     /// Whether our Node object, pods' annotations and Events are written.
     pub write_status: bool,
     /// Called first thing on the thread that speaks to the API server, to give up privilege.
@@ -74,6 +76,7 @@ impl ApiOptions {
             servers: Vec::new(),
             run_dir: None,
             health: None,
+            metrics: MetricsText::default(),
             write_status: true,
             on_thread_start: None,
         }
@@ -132,7 +135,7 @@ impl ApiSource {
             servers: servers?,
             endpoints: saved.endpoints(),
         };
-        let health = Arc::new(Health::default());
+        let health = Arc::new(Health::new(options.metrics.clone()));
         let (runtime, started) = Runtime::start(&options, access, &health)?;
         let clock = Clock::start();
         let now = clock.now();

@@ -24,6 +24,7 @@ pub(super) enum Kind {
     NewSet = 9,
     NewElements = 12,
     GetTable = 1,
+    GetChain = 4,
     GetRule = 7,
 }
 
@@ -31,6 +32,8 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum Family {
+    Ipv4 = 2,
+    Ipv6 = 10,
     /// IPv4 and IPv6 together.
     Inet = 1,
     /// One interface, in front of everything else.

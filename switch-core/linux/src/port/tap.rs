@@ -212,7 +212,7 @@ impl Device for TapDevice {
     }
 }
 
-pub(super) fn open_tun_file() -> Result<OwnedFd, HostError> {
+pub(crate) fn open_tun_file() -> Result<OwnedFd, HostError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
     rustix::fs::open(TUN_FILE, flags, Mode::empty()).context(|| format!("open {TUN_FILE}"))
 }

@@ -31,6 +31,11 @@ pub(crate) fn set_gro(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_UDP, libc::UDP_GRO, &1i32)
 }
 
+/// Has a socket cut what it sends into segments of `bytes` (UDP_SEGMENT, Linux 4.18).
+pub(crate) fn set_segment(socket: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
+    set(socket, libc::SOL_UDP, libc::UDP_SEGMENT, &bytes)
+}
+
 /// Adds the number of datagrams that the socket had no room for to received messages.
 pub(crate) fn set_overflow(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &1i32)

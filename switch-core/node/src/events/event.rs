@@ -49,6 +49,11 @@ pub enum Event {
         /// What was put back.
         done: Vec<String>,
     },
+    /// kube-proxy serves this node, and the switch leaves the node's side of Services to it.
+    BesideKubeProxy {
+        /// What was found.
+        found: String,
+    },
     /// Something could not be done; the rest goes on.
     Failure(Failure),
     /// Frames were dropped ([`NodeOptions::report_drops`](crate::NodeOptions::report_drops)).
@@ -87,6 +92,11 @@ impl fmt::Display for Event {
             Self::Repaired { object, done } => {
                 write!(f, "{object}: put back: {}", done.join(", "))
             }
+            Self::BesideKubeProxy { found } => write!(
+                f,
+                "{found} is on this node: node ports, load-balancer addresses and the node's own connections to Services \
+                 stay with it; pods' connections are the switch's. Without it: kube-proxy --cleanup, then start again"
+            ),
             Self::Failure(failure) => failure.fmt(f),
             Self::Dropped(frames) => write!(f, "dropped: {frames}"),
             Self::FlowOpened(flow) => write!(f, "opened: {flow}"),

@@ -102,7 +102,10 @@ impl HostSide {
                 Some((Masquerade::install(namespace, &rules)?, rules))
             }
         };
-        let services = ServiceSide::open(namespace, config.node.gateway, reporter);
+        let services = match settings.beside_kube_proxy {
+            false => ServiceSide::open(namespace, config.node.gateway, reporter),
+            true => ServiceSide::beside_kube_proxy(namespace, reporter),
+        };
         Ok(Self {
             port,
             replaced: Vec::new(),
@@ -175,7 +178,10 @@ impl HostSide {
             destinations.extend_from_slice(&pods.remote);
         }
         self.node_routes.follow(view, remote);
-        destinations.extend(services::ranges(view, snapshot));
+        // kube-proxy translates before a route is looked up.
+        if !settings.beside_kube_proxy {
+            destinations.extend(services::ranges(view, snapshot));
+        }
         // A node that reaches itself through a Service sees the gateway as its client.
         destinations.push(Cidr::host(config.node.gateway.ipv4.into()));
         destinations.sort_unstable();

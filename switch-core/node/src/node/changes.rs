@@ -6,7 +6,7 @@ use podswitch_core::id::{Epoch, PortId};
 use super::Node;
 use super::publish::Request;
 use crate::attachment::PodAttachment;
-use crate::error::NodeError;
+use crate::error::{NodeError, PodError};
 use crate::host_side::concerns_kernel;
 use crate::pod_name::PodName;
 use crate::pods::Wanted;
@@ -125,6 +125,10 @@ impl Node {
             self.pods.detach(&mut self.control, vec![pod.clone()]);
             return Err(error);
         }
+        if let Some(error) = self.left_out(pod) {
+            self.withdraw_pods(vec![pod.clone()])?;
+            return Err(NodeError::Pod { pod: pod.clone(), error });
+        }
         self.follow_if_behind();
         Ok(port)
     }
@@ -139,6 +143,17 @@ impl Node {
         }
         self.follow_if_behind();
         Ok(())
+    }
+
+    /// Why the state in force is without a pod that was just published, or without its host ports.
+    fn left_out(&self, pod: &PodName) -> Option<PodError> {
+        if !self.settings.lenient {
+            return None;
+        }
+        let cookie = pod.cookie();
+        let left_out = self.control.left_out();
+        let object = left_out.into_iter().find(|object| object.error.object == cookie)?;
+        Some(PodError::LeftOut(object.error))
     }
 
     /// Detaches pods, once a state is in force that does not name their ports.

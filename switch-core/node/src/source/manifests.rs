@@ -2,14 +2,17 @@
 //! what changed.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use podswitch_core::id::Epoch;
 use podswitch_core::time::Clock;
 use podswitch_kubernetes::{Files, LoadError, Record, Store};
 
+use super::manifest_view::ManifestView;
 use super::{FolderWatch, Followed, Source, SourceError, StateSink};
 use crate::cluster::ClusterOptions;
+use crate::cni::ClusterView;
 use crate::error::NodeError;
 use crate::state::{State, StateChanges};
 
@@ -62,6 +65,7 @@ pub struct ManifestSource {
     behind: bool,
     /// What was said of the last load.
     records: Vec<Record>,
+    view: ManifestView,
 }
 
 impl ManifestSource {
@@ -79,7 +83,13 @@ impl ManifestSource {
             strict,
             behind: true,
             records: Vec::new(),
+            view: ManifestView::default(),
         }
+    }
+
+    /// What the CNI agent asks about this node's pods.
+    pub fn cluster_view(&self) -> Arc<dyn ClusterView> {
+        Arc::new(self.view.clone())
     }
 
     /// Reads the manifests for [`Node::start`](crate::Node::start).
@@ -121,6 +131,7 @@ impl ManifestSource {
             }
         })?;
         self.records = records;
+        self.view.follow(&self.store);
         let changes = self.store.take_changes();
         if !self.behind {
             return Ok(Update::Changes(self.cluster.changes(changes)));

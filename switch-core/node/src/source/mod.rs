@@ -2,6 +2,7 @@
 //! [`Source`], such as Kubernetes' API server in the package `podswitch-kubernetes-api`.
 
 mod folder_watch;
+mod manifest_view;
 mod manifests;
 
 use std::fmt;

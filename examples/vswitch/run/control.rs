@@ -1,0 +1,69 @@
+//! The control socket of a switch that runs, and the drops that it tells of.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use podswitch_api::{ApiServer, DropLog, bind};
+use podswitch_node::{Event, NodeCaller, NodeOptions};
+
+use crate::failure::Failure;
+use crate::inspect::SOCKET;
+use crate::print;
+
+/// Where the control socket is.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct ControlFlags {
+    /// Where `status`, `flows`, `drops` and so on ask this switch. Without: ctl.sock in the run directory, if there is
+    /// one. `off`: nowhere.
+    #[arg(long, value_name = "PATH|off")]
+    control_socket: Option<PathBuf>,
+    /// The group, by number, that may ask as well as root.
+    #[arg(long, value_name = "GID")]
+    control_group: Option<u32>,
+}
+
+/// The socket before the node runs.
+pub(super) struct Control {
+    listener: Option<std::os::unix::net::UnixListener>,
+    log: Arc<DropLog>,
+}
+
+impl ControlFlags {
+    /// Listens, so that what is wrong with the socket is said before anything is set up.
+    pub(super) fn open(&self, run_dir: Option<&Path>) -> Result<Control, Failure> {
+        let path = match &self.control_socket {
+            Some(path) if path.as_os_str() == "off" => None,
+            Some(path) => Some(path.clone()),
+            None => run_dir.map(|dir| dir.join(SOCKET)),
+        };
+        let listener = match &path {
+            Some(path) => Some(bind(path, self.control_group).map_err(|error| {
+                Failure::Setup(format!("--control-socket {}: {error}", path.display()))
+            })?),
+            None => None,
+        };
+        Ok(Control { listener, log: Arc::default() })
+    }
+}
+
+impl Control {
+    /// Has drops recorded if somebody can ask for them, and everything else printed.
+    pub(super) fn options(&self, options: NodeOptions) -> NodeOptions {
+        if self.listener.is_none() {
+            return options.on_event(print::event);
+        }
+        let log = Arc::clone(&self.log);
+        options.report_drops().on_event(move |event| match event {
+            Event::Dropped(frames) => log.push(*frames),
+            event => print::event(event),
+        })
+    }
+
+    /// Starts to answer.
+    pub(super) fn serve(self, node: NodeCaller) -> Result<Option<ApiServer>, Failure> {
+        let Some(listener) = self.listener else { return Ok(None) };
+        let server = ApiServer::start(listener, node, self.log)
+            .map_err(|error| Failure::Setup(format!("the control socket's thread: {error}")))?;
+        Ok(Some(server))
+    }
+}
