@@ -162,6 +162,10 @@ pub(super) fn read(
     // No other object has this text.
     let name = meta.name.as_deref().unwrap_or_default().into();
     let labels = cx.names.labels(meta.labels());
+    // There are 150,000 of them, and each has one or two.
+    let (mut addresses, mut ports) = (addresses, ports);
+    addresses.shrink_to_fit();
+    ports.shrink_to_fit();
     let endpoint = Endpoint {
         cookie: cookie.clone(),
         workload: Workload { namespace, name, labels, addresses, ports, host_network },
