@@ -13,7 +13,7 @@ pub(super) struct Way {
     pub(super) destination: IpAddr,
     /// The node's address of the other family, if there is no other tunnel to it.
     pub(super) other: Option<IpAddr>,
-    /// What travels by it: IPv4 is 0, IPv6 is 1.
+    /// Family of the inner packets: IPv4 is 0, IPv6 is 1.
     pub(super) carries: Range<usize>,
 }
 
@@ -23,8 +23,8 @@ impl Way {
     }
 }
 
-/// The tunnels between this node and another one, which finds the same: none without a family that
-/// both have, one, or one for each family.
+/// The tunnels between this node and another one: none without a common family, one, or one for
+/// each family. The other node computes the same.
 pub(super) fn ways(
     node: &RemoteNode,
     tunnel: &TunnelConfig,

@@ -47,7 +47,7 @@ impl Object for Arc<Endpoint> {
     }
 
     fn claims(&self, _: &Settings, each: &mut dyn FnMut(EndpointClaim)) {
-        // The addresses of a pod with hostNetwork are its node's.
+        // A pod with hostNetwork has its node's addresses.
         if self.workload.host_network {
             return;
         }

@@ -21,7 +21,7 @@ use crate::publish::ways::{ends_of, ways};
 const MIN_MTU_V4: u16 = 68;
 const MIN_MTU_V6: u16 = 1280;
 
-/// Every IPv4 host takes packets of so many bytes (RFC 791 §3.1), so a tunnel must carry them.
+/// Every IPv4 host accepts packets of this many bytes (RFC 791 §3.1), so a tunnel must carry them.
 const MIN_INNER_MTU: usize = 576;
 
 /// What a port's validity depends on.

@@ -1,5 +1,4 @@
-//! What holds for the whole switch. An error here refuses the whole publish: there is nothing to
-//! leave out.
+//! The settings. An error here refuses the whole publish, since there is nothing to leave out.
 
 use std::net::IpAddr;
 
@@ -12,7 +11,7 @@ use crate::publish::fault::Faults;
 use crate::publish::settings::Settings;
 use crate::publish::ways::ends_of;
 
-/// Everything that is wrong with the settings, given the number of other nodes.
+/// All errors of the settings, given the number of other nodes.
 pub(in crate::publish) fn settings(settings: &Settings, nodes: usize) -> Vec<ConfigError> {
     let (mut node, mut tunnel, mut masquerade) =
         (Faults::default(), Faults::default(), Faults::default());
