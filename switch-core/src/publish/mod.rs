@@ -35,7 +35,7 @@ mod settings;
 mod tunnels;
 mod validate;
 mod view;
-mod ways;
+mod vtep_pairs;
 
 use std::sync::Arc;
 

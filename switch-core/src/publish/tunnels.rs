@@ -12,7 +12,7 @@ use podswitch_wire::addr::Mac;
 
 use super::diff::{Desired, Diff};
 use super::settings::Settings;
-use super::ways::{Way, ends_of, ways};
+use super::vtep_pairs::{VtepPair, vtep_pairs, vteps_of};
 use crate::config::{Gateway, LocalNode, RemoteNode, Routing, TunnelConfig};
 use crate::snapshot::{NodePlace, Reach, Snapshot, Tunnel, Tunnels, UplinkPort, Uplinks};
 
@@ -73,7 +73,7 @@ fn empty(settings: &Settings, uplinks: &Uplinks) -> Tunnels {
     }
     if let (Some(tunnel), Some(uplink)) = (settings.vxlan(), uplinks.tunnel) {
         table.port = uplink.port;
-        let local = ends_of(&settings.node.addresses).into_iter().flatten();
+        let local = vteps_of(&settings.node.addresses).into_iter().flatten();
         table.ends = VtepTable::new(local, [(tunnel.vni, 0)]);
     }
     table.addresses.extend(&settings.node.addresses);
@@ -95,7 +95,7 @@ struct Builder<'a> {
 }
 
 /// A new VTEP: its node's name, the tunnel to it, and its properties.
-type Wanted<'a> = (&'a Arc<str>, Way, RemoteVtep);
+type Wanted<'a> = (&'a Arc<str>, VtepPair, RemoteVtep);
 
 impl Builder<'_> {
     /// The former addresses of a node, without those that another one has now.
@@ -152,19 +152,19 @@ impl Builder<'_> {
         for node in nodes {
             let mut place = NodePlace { reach: [Reach::NoSource; 2], ends: [None; 2] };
             let had = self.table.places.get(&node.name).map_or([None; 2], |place| place.ends);
-            for way in ways(node, tunnel, &self.settings.node) {
-                let second = usize::from(way.is_second());
-                match self.end(node, tunnel, &uplink, &way) {
-                    Err(why) => place.reach[way.carries].fill(why),
+            for pair in vtep_pairs(node, tunnel, &self.settings.node) {
+                let second = usize::from(pair.is_second());
+                match self.end(node, tunnel, &uplink, &pair) {
+                    Err(why) => place.reach[pair.carries].fill(why),
                     Ok(end) => match had[second] {
                         Some(index) => {
                             place.ends[second] = Some(index);
-                            place.reach[way.carries.clone()].fill(Reach::Tunnel(index));
+                            place.reach[pair.carries.clone()].fill(Reach::Tunnel(index));
                             if self.table.ends.get(index) != Some(&end) {
-                                changed.push((index, (&node.name, way, end)));
+                                changed.push((index, (&node.name, pair, end)));
                             }
                         }
-                        None => fresh.push((&node.name, way, end)),
+                        None => fresh.push((&node.name, pair, end)),
                     },
                 }
             }
@@ -187,20 +187,20 @@ impl Builder<'_> {
         node: &RemoteNode,
         tunnel: &TunnelConfig,
         uplink: &UplinkPort,
-        way: &Way,
+        pair: &VtepPair,
     ) -> Result<RemoteVtep, Reach> {
-        let destination = way.destination;
+        let destination = pair.destination;
         let mac = self.underlay_mac(node, Some(destination)).ok_or(Reach::NoNeighbour)?;
         let outer = Outer {
             ethernet: Some((uplink.mac, mac)),
             port: tunnel.port,
             dscp: tunnel.dscp,
-            ..Outer::new(way.source, destination, tunnel.vni)
+            ..Outer::new(pair.source, destination, tunnel.vni)
         };
         // Validated: the headers can be built.
         let vtep = node.vtep.of(destination.is_ipv6());
         let end = RemoteVtep::new(outer, vtep).map_err(|_| Reach::NoSource)?;
-        Ok(match way.other {
+        Ok(match pair.other {
             Some(other) => end.also_from(other),
             None => end,
         })
@@ -227,16 +227,16 @@ impl Builder<'_> {
         }
     }
 
-    fn insert(&mut self, uplink: &UplinkPort, (name, way, end): Wanted<'_>) {
+    fn insert(&mut self, uplink: &UplinkPort, (name, pair, end): Wanted<'_>) {
         let index = self.table.ends.insert(end).ok();
         let Some(place) = self.table.places.get_mut(name) else { return };
         let Some(index) = index.filter(|index| index.0 < u32::from(u16::MAX)) else {
-            place.ends[usize::from(way.is_second())] = None;
-            place.reach[way.carries].fill(Reach::NoSource);
+            place.ends[usize::from(pair.is_second())] = None;
+            place.reach[pair.carries].fill(Reach::NoSource);
             return;
         };
-        place.ends[usize::from(way.is_second())] = Some(index);
-        place.reach[way.carries.clone()].fill(Reach::Tunnel(index));
+        place.ends[usize::from(pair.is_second())] = Some(index);
+        place.reach[pair.carries.clone()].fill(Reach::Tunnel(index));
         self.table.owners.insert(index, name.clone());
         self.set_tunnel(index, uplink);
     }

@@ -9,7 +9,7 @@ use crate::config::{ConfigError, LocalNode, Masquerade, TunnelConfig};
 use crate::id::Cookie;
 use crate::publish::fault::Faults;
 use crate::publish::settings::Settings;
-use crate::publish::ways::ends_of;
+use crate::publish::vtep_pairs::vteps_of;
 
 /// All errors of the settings, given the number of other nodes.
 pub(in crate::publish) fn settings(settings: &Settings, nodes: usize) -> Vec<ConfigError> {
@@ -47,7 +47,7 @@ fn local(node: &LocalNode, faults: &mut Faults) {
 }
 
 fn vtep(node: &LocalNode, faults: &mut Faults) {
-    let ends = ends_of(&node.addresses);
+    let ends = vteps_of(&node.addresses);
     for v6 in [false, true] {
         if ends[usize::from(v6)].is_some() && !node.vtep.of(v6).is_unicast() {
             faults.add("vtep", "is not a unicast MAC address");
