@@ -32,6 +32,25 @@ use services::ServiceSide;
 pub(crate) use services::sources;
 use veth::VethHost;
 
+/// What the node's kernel does not have yet of the state in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Behind {
+    /// Where pods and nodes are.
+    pub(crate) pods: bool,
+    /// At which addresses Services are.
+    pub(crate) services: bool,
+}
+
+impl Behind {
+    /// Everything.
+    pub(crate) const ALL: Self = Self { pods: true, services: true };
+
+    /// Whether it lacks anything.
+    pub(crate) fn any(self) -> bool {
+        self.pods || self.services
+    }
+}
+
 /// What became of the node's interface to the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HostInterface {
@@ -51,6 +70,8 @@ pub(crate) struct HostSide {
     masquerade: Option<(Masquerade, MasqueradeConfig)>,
     services: ServiceSide,
     node_routes: KernelRoutes,
+    /// Where Services are, as routes lead there.
+    service_ranges: Vec<Cidr>,
     /// Addresses of the node's interfaces, where it has host ports.
     local: Vec<IpAddr>,
     reporter: Reporter,
@@ -109,6 +130,7 @@ impl HostSide {
             masquerade,
             services,
             node_routes: KernelRoutes::new(namespace, reporter),
+            service_ranges: Vec::new(),
             local: Vec::new(),
             reporter: reporter.clone(),
             side,
@@ -159,7 +181,7 @@ impl HostSide {
         &self.local
     }
 
-    /// Updates routes, steering and masquerading to a state that is in force as `snapshot`.
+    /// Updates routes, steering and masquerading to a state that is in force as `snapshot`, as far as it is `behind`.
     pub(crate) fn follow(
         &mut self,
         settings: &Settings,
@@ -167,20 +189,52 @@ impl HostSide {
         pods: &Lists,
         snapshot: &Snapshot,
         remote: RemotePods,
+        behind: Behind,
+    ) -> Result<(), HostError> {
+        let mut changed = behind.pods;
+        if behind.pods {
+            self.node_routes.follow(view, remote);
+        }
+        if behind.any() {
+            let services = services::ranges(view, snapshot);
+            changed |= services != self.service_ranges;
+            self.service_ranges = services;
+        }
+        // One of them that fails is no reason to leave the others as they were.
+        let routed = if changed { self.route(settings, view, pods, remote) } else { Ok(()) };
+        let steered = if behind.any() { self.services.follow(snapshot) } else { Ok(()) };
+        let masqueraded = match &mut self.masquerade {
+            Some((masquerade, in_force)) if behind.pods => {
+                let rules = masquerade_rules(settings, pods);
+                match rules == *in_force {
+                    true => Ok(()),
+                    false => masquerade.update(&rules).map(|()| *in_force = rules),
+                }
+            }
+            _ => Ok(()),
+        };
+        routed.and(steered).and(masqueraded)
+    }
+
+    fn route(
+        &mut self,
+        settings: &Settings,
+        view: View<'_>,
+        pods: &Lists,
+        remote: RemotePods,
     ) -> Result<(), HostError> {
         let config = view.settings();
         let mut destinations = pods.local.clone();
         if remote == RemotePods::BySwitch {
             destinations.extend_from_slice(&pods.remote);
         }
-        self.node_routes.follow(view, remote);
-        destinations.extend(services::ranges(view, snapshot));
+        destinations.extend_from_slice(&self.service_ranges);
         // A node that reaches itself through a Service sees the gateway as its client.
         destinations.push(Cidr::host(config.node.gateway.ipv4.into()));
         destinations.sort_unstable();
         destinations.dedup();
         let sources = present_addresses(settings, config)?;
-        let routed = match &mut self.side {
+        match &mut self.side {
             Side::Tap(side) => {
                 side.set_node_addresses(sources);
                 side.set_destinations(destinations)
@@ -189,20 +243,7 @@ impl HostSide {
                 side.set_node_addresses(sources);
                 side.set_destinations(destinations)
             }
-        };
-        // One of them that fails is no reason to leave the others as they were.
-        let steered = self.services.follow(snapshot);
-        let masqueraded = match &mut self.masquerade {
-            Some((masquerade, in_force)) => {
-                let rules = masquerade_rules(settings, pods);
-                match rules == *in_force {
-                    true => Ok(()),
-                    false => masquerade.update(&rules).map(|()| *in_force = rules),
-                }
-            }
-            None => Ok(()),
-        };
-        routed.and(steered).and(masqueraded)
+        }
     }
 
     /// Puts back what somebody took from the node's kernel, and follows the node's addresses. Whether the interface

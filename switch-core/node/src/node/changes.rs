@@ -7,7 +7,7 @@ use super::Node;
 use super::publish::Request;
 use crate::attachment::PodAttachment;
 use crate::error::NodeError;
-use crate::host_side::concerns_kernel;
+use crate::host_side::{Behind, concerns_kernel};
 use crate::pod_name::PodName;
 use crate::pods::Wanted;
 use crate::state::{State, StateChanges};
@@ -25,6 +25,7 @@ impl Node {
             self.desired.pods = before;
         }
         result?;
+        self.behind = Behind::ALL;
         self.follow();
         Ok(self.epoch())
     }
@@ -46,12 +47,15 @@ impl Node {
             false => self.publish(&mut request).map(drop),
         };
         result?;
-        self.kernel_is_behind |= concerns_kernel;
-        if nodes && !concerns_ports && self.kernel_is_behind {
+        if concerns_ports {
+            self.behind = Behind::ALL;
+        }
+        self.behind.services |= concerns_kernel;
+        if nodes && !concerns_ports && self.behind.pods {
             // Another node may need a smaller MTU, or another end of the tunnel.
             self.reconcile_ports(Vec::new(), &mut Request::none())?;
         }
-        if self.kernel_is_behind {
+        if self.behind.any() {
             self.follow();
         } else if endpoints {
             // Health checks of load balancers ask for endpoints of this node.
@@ -156,7 +160,7 @@ impl Node {
     }
 
     fn follow_if_behind(&mut self) {
-        if self.kernel_is_behind {
+        if self.behind.any() {
             self.follow();
         }
     }

@@ -24,7 +24,7 @@ use crate::error::NodeError;
 use crate::events::{DropQueue, Event, EventSink, FlowReporter, Reporter};
 use crate::explain::{self, Connection, Verdict};
 use crate::flows::{self, Flow};
-use crate::host_side::HostSide;
+use crate::host_side::{Behind, HostSide};
 use crate::options::{NodeOptions, Settings};
 use crate::pod_name::PodName;
 use crate::pods::Pods;
@@ -74,8 +74,8 @@ pub struct Node {
     flows_at: Instant,
     /// Ports changed, and no state that names them could be put in force yet.
     is_unpublished: bool,
-    /// The node's kernel does not have the published state yet.
-    kernel_is_behind: bool,
+    /// What the node's kernel does not have yet of the published state.
+    behind: Behind,
     /// What was reported of the node's side, or of a state that its interfaces leave, so that it is reported once.
     reported: Option<String>,
 }
@@ -154,7 +154,7 @@ impl Node {
             flows_at: clock.now(),
             clock,
             is_unpublished: false,
-            kernel_is_behind: false,
+            behind: Behind::default(),
             reported: None,
         };
         let started =

@@ -11,6 +11,7 @@ use podswitch_core::id::{Cookie, Epoch, PortId};
 use super::{Node, PUBLISH_TIMEOUT};
 use crate::error::NodeError;
 use crate::events::Event;
+use crate::host_side::Behind;
 use crate::ranges::{Affected, Ranges};
 use crate::state::settings_of;
 use crate::underlay::NodeContext;
@@ -123,7 +124,7 @@ impl Node {
         self.published = own;
         self.desired.settings = desired;
         self.ranges = Ranges::of(&self.desired.settings, self.control.objects());
-        self.kernel_is_behind = true;
+        self.behind = Behind::ALL;
         Ok(epoch)
     }
 
@@ -210,7 +211,7 @@ impl Node {
             self.desired.settings = settings;
         }
         let (settings, objects) = (&self.desired.settings, self.control.objects());
-        self.kernel_is_behind |= self.ranges.follow(affected, settings, objects);
+        self.behind.pods |= self.ranges.follow(affected, settings, objects);
         Ok(Some(epoch))
     }
 

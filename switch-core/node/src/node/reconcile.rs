@@ -11,7 +11,7 @@ use super::publish::Request;
 use super::{Node, POLL_INTERVAL, RECONCILE_INTERVAL};
 use crate::error::NodeError;
 use crate::events::{Event, Failure};
-use crate::host_side::HostInterface;
+use crate::host_side::{Behind, HostInterface};
 use crate::pod_name::PodName;
 use crate::underlay::Underlay;
 use crate::view::View;
@@ -58,6 +58,8 @@ impl Node {
             Ok(None) => Ok(()),
             Ok(Some(_)) => {
                 self.reported = None;
+                // Ports and the interfaces behind them may be others now.
+                self.behind = Behind::ALL;
                 self.follow();
                 Ok(())
             }
@@ -194,13 +196,14 @@ impl Node {
     /// Updates the node's kernel to the state in force. What does not work is reported, and tried again
     /// ([`put_back_host`](Self::put_back_host)).
     pub(super) fn follow(&mut self) {
-        self.kernel_is_behind = false;
+        let behind = std::mem::take(&mut self.behind);
         let snapshot = self.control.snapshot();
         let remote = self.underlay.remote_pods();
         let request = Request::none();
         let view = request.view(&self.desired.settings, self.control.objects());
         let pods = self.ranges.lists();
-        if let Err(error) = self.host.follow(&self.settings, view, pods, &snapshot, remote) {
+        if let Err(error) = self.host.follow(&self.settings, view, pods, &snapshot, remote, behind)
+        {
             self.reporter.failure(Failure::HostSide(error));
         }
         self.host.reconcile(&self.control);
