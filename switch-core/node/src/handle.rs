@@ -1,4 +1,4 @@
-//! A node on a thread of its own, for programs with many.
+//! A node on a thread of its own, for multi-threaded programs.
 
 use std::fmt;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -18,7 +18,7 @@ use crate::state::State;
 use crate::stats::Stats;
 
 impl Node {
-    /// Gives the node a thread of its own, which looks after it.
+    /// Moves the node to a thread of its own, which polls it.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -30,8 +30,9 @@ impl Node {
 
 type Command = Box<dyn FnOnce(&mut Node) + Send>;
 
-/// A [`Node`] that runs on a thread of its own ([`Node::spawn`]), which looks after it. Any thread may call
-/// it; calls run one after the other. When it is dropped the node stops and pods keep their interfaces.
+/// A [`Node`] that runs on a thread of its own ([`Node::spawn`]), which polls it. Any thread may
+/// call it; calls run one after the other. When it is dropped the node stops and pods keep their
+/// interfaces.
 pub struct NodeHandle {
     commands: Option<Sender<Command>>,
     thread: Option<JoinHandle<(Node, Result<(), NodeError>)>>,
@@ -44,7 +45,7 @@ impl fmt::Debug for NodeHandle {
 }
 
 impl NodeHandle {
-    /// Gives `node` a thread.
+    /// Starts the thread of `node`.
     pub(crate) fn spawn(mut node: Node) -> std::io::Result<Self> {
         let (commands, received) = channel::<Command>();
         let thread =
@@ -166,7 +167,7 @@ impl Drop for NodeHandle {
         if let Some(thread) = self.thread.take()
             && let Ok((node, _)) = thread.join()
         {
-            // There is nobody left to report to.
+            // There is no caller to report to.
             let _ = node.stop(PodInterfaces::Keep);
         }
     }

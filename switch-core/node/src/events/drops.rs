@@ -14,7 +14,7 @@ use super::event::{DroppedFrame, Event};
 use super::sink::Reporter;
 use crate::pod_name::PodName;
 
-/// Dropped frames that are kept until they are handed on; further ones are counted as lost.
+/// Most dropped frames that wait; further ones are counted as lost.
 const DROP_QUEUE: usize = 4096;
 
 /// A dropped frame as a worker reports it.
@@ -34,7 +34,7 @@ pub(crate) struct DropQueue {
 }
 
 impl DropQueue {
-    /// Has all workers of `control` report dropped frames.
+    /// Makes all workers of `control` report dropped frames.
     pub(crate) fn observe(control: &ControlPlane) -> Self {
         let queue = Self {
             frames: Arc::new(ArrayQueue::new(DROP_QUEUE)),
@@ -46,7 +46,7 @@ impl DropQueue {
 
     /// Reports what arrived since the last call. `pod`: the pod at a port.
     pub(crate) fn report(&self, reporter: &Reporter, pod: impl Fn(PortId) -> Option<PodName>) {
-        // No more than were there: workers may be faster than this.
+        // Bounded, since workers may add them faster.
         for _ in 0..self.frames.len() {
             let Some(RawDrop { time, port, reason, object }) = self.frames.pop() else { break };
             let frame = DroppedFrame { time, port, pod: pod(port), reason, object };
@@ -61,7 +61,7 @@ impl DropQueue {
 
 impl Observer for DropQueue {
     fn dropped(&mut self, drop: &Dropped<'_>) {
-        // A full queue costs a worker no copy of a name.
+        // With a full queue the worker does not copy the name.
         if self.frames.is_full() {
             self.lost.fetch_add(1, Relaxed);
             return;

@@ -16,22 +16,23 @@ use crate::pod_name::PodName;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A state is in force: every worker forwards by it.
+    /// A state is in force: all workers use it.
     Applied {
         /// Which.
         epoch: Epoch,
     },
-    /// What the node's interfaces became makes a state that cannot be; the one in force stays.
+    /// The state is refused because of the node's present interfaces; the one in force stays.
     Refused(Vec<ConfigError>),
-    /// The switch does not have an object as it was written
+    /// An object is not in force as written
     /// ([`NodeOptions::lenient`](crate::NodeOptions::lenient)).
     LeftOut(LeftOut),
-    /// The switch has an object that was left out before.
+    /// An object that was left out is in force now.
     Taken {
         /// The object.
         object: Cookie,
     },
-    /// A pod was attached. It passes nothing before an [`Applied`](Self::Applied) state knows it.
+    /// A pod was attached. It forwards nothing before an [`Applied`](Self::Applied) state describes
+    /// it.
     PodAttached {
         /// The pod.
         pod: PodName,
@@ -43,22 +44,22 @@ pub enum Event {
         /// The pod.
         pod: PodName,
     },
-    /// Something that the switch had set up was gone or changed, and is as it was again.
+    /// A setting of the switch was removed or changed, and has been restored.
     Repaired {
         /// A pod, an interface or `node`.
         object: String,
-        /// What was put back.
+        /// What was restored.
         done: Vec<String>,
     },
-    /// Something could not be done; the rest goes on.
+    /// A failure; the rest of the switch continues.
     Failure(Failure),
     /// A frame was dropped ([`NodeOptions::report_drops`](crate::NodeOptions::report_drops)).
     Dropped(DroppedFrame),
     /// A connection was opened ([`NodeOptions::report_flows`](crate::NodeOptions::report_flows)).
     FlowOpened(Flow),
-    /// A connection ended, as it was seen last.
+    /// A connection ended; its last known state.
     FlowClosed(Flow),
-    /// Events that were lost because a queue was full.
+    /// Events were lost because a queue was full.
     Lost {
         /// How many.
         count: u64,
@@ -70,7 +71,7 @@ impl fmt::Display for Event {
         match self {
             Self::Applied { epoch } => write!(f, "epoch {epoch} is in force"),
             Self::Refused(errors) => {
-                write!(f, "the node's interfaces leave a state that is refused")?;
+                write!(f, "the state is refused with the node's present interfaces")?;
                 errors.iter().try_for_each(|error| write!(f, "; {error}"))
             }
             Self::LeftOut(left_out) => {
@@ -82,11 +83,11 @@ impl fmt::Display for Event {
                 };
                 write!(f, "{} ({effect})", left_out.error)
             }
-            Self::Taken { object } => write!(f, "{object} is in force as it is written"),
+            Self::Taken { object } => write!(f, "{object} is in force as written"),
             Self::PodAttached { pod, port } => write!(f, "{pod} is attached as port {port}"),
             Self::PodDetached { pod } => write!(f, "{pod} is detached"),
             Self::Repaired { object, done } => {
-                write!(f, "{object}: put back: {}", done.join(", "))
+                write!(f, "{object}: restored: {}", done.join(", "))
             }
             Self::Failure(failure) => failure.fmt(f),
             Self::Dropped(frame) => frame.fmt(f),
@@ -101,15 +102,16 @@ impl fmt::Display for Event {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DroppedFrame {
-    /// When, by the clock of the switch ([`ControlPlane::clock`](podswitch_core::control::ControlPlane::clock)).
+    /// Time, by the clock of the switch
+    /// ([`ControlPlane::clock`](podswitch_core::control::ControlPlane::clock)).
     pub time: Instant,
-    /// The port that it came in by.
+    /// Its ingress port.
     pub port: PortId,
-    /// The pod behind that port, if a pod is.
+    /// The pod at that port, if there is one.
     pub pod: Option<PodName>,
     /// Why.
     pub reason: DropReason,
-    /// The policy or Service that decided it, if one did.
+    /// The policy or Service that decided, if one did.
     pub object: Option<Cookie>,
 }
 

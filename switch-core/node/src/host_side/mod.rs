@@ -1,5 +1,4 @@
-//! The node's side: its own port, the routes to pods, masquerading of what leaves the cluster, and
-//! what of Services is the node's.
+//! The node's side: its own port, the routes to pods, masquerading, and steering of Services.
 
 mod kernel_routes;
 mod services;
@@ -32,12 +31,12 @@ use services::ServiceSide;
 pub(crate) use services::sources;
 use veth::VethHost;
 
-/// What the node's kernel does not have yet of the state in force.
+/// Which parts of the state in force the node's kernel does not have yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Behind {
-    /// Where pods and nodes are.
+    /// Locations of pods and nodes.
     pub(crate) pods: bool,
-    /// At which addresses Services are.
+    /// Addresses of Services.
     pub(crate) services: bool,
 }
 
@@ -45,18 +44,18 @@ impl Behind {
     /// Everything.
     pub(crate) const ALL: Self = Self { pods: true, services: true };
 
-    /// Whether it lacks anything.
+    /// Whether there is any.
     pub(crate) fn any(self) -> bool {
         self.pods || self.services
     }
 }
 
-/// What became of the node's interface to the switch.
+/// State of the node's interface to the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HostInterface {
-    /// It is there.
+    /// It exists.
     There,
-    /// Somebody deleted it.
+    /// It was deleted.
     Gone,
 }
 
@@ -64,18 +63,18 @@ pub(crate) enum HostInterface {
 #[derive(Debug)]
 pub(crate) struct HostSide {
     port: PortId,
-    /// Ports that were replaced, to be detached when no state names them.
+    /// Replaced ports, to be detached when no state names them.
     replaced: Vec<PortId>,
     mtu: u16,
     masquerade: Option<(Masquerade, MasqueradeConfig)>,
     services: ServiceSide,
     node_routes: KernelRoutes,
-    /// Where Services are, as routes lead there.
+    /// Ranges and addresses of Services that routes lead to.
     service_ranges: Vec<Cidr>,
-    /// Addresses of the node's interfaces, where it has host ports.
+    /// Addresses of the node's interfaces, if it has host ports.
     local: Vec<IpAddr>,
     reporter: Reporter,
-    /// Last, so that nothing is steered to an interface that is gone.
+    /// Last, so that nothing is steered to a removed interface.
     side: Side,
 }
 
@@ -86,8 +85,8 @@ enum Side {
 }
 
 impl HostSide {
-    /// Makes the node's port and attaches it. Routes lead to `local_pods`; masquerading comes with the first state.
-    /// Without TAP it is a veth pair with an end in the switch's namespace.
+    /// Creates the node's port and attaches it. Routes lead to `local_pods`; masquerading begins
+    /// with the first state. Without TAP it is a veth pair with an end in the switch's namespace.
     pub(crate) fn open(
         settings: &Settings,
         config: &Config,
@@ -142,7 +141,7 @@ impl HostSide {
         self.port
     }
 
-    /// The port's part in the configuration.
+    /// The port's role in the configuration.
     pub(crate) fn port_config(&self) -> PortConfig {
         let mac = match &self.side {
             Side::Tap(side) => side.mac(),
@@ -157,7 +156,7 @@ impl HostSide {
     pub(crate) fn find_addresses(&mut self, settings: &Settings, has_host_ports: bool) -> bool {
         let mut found = Vec::new();
         if has_host_ports {
-            // What cannot be read now is read the next time.
+            // If they cannot be read now, the next call tries again.
             let namespace = &settings.namespace;
             let Ok(there) = Netlink::open(namespace).and_then(|mut n| n.addresses()) else {
                 return false;
@@ -181,7 +180,8 @@ impl HostSide {
         &self.local
     }
 
-    /// Updates routes, steering and masquerading to a state that is in force as `snapshot`, as far as it is `behind`.
+    /// Updates routes, steering and masquerading to the state in force (`snapshot`). `behind`: what
+    /// to update.
     pub(crate) fn follow(
         &mut self,
         settings: &Settings,
@@ -200,7 +200,7 @@ impl HostSide {
             changed |= services != self.service_ranges;
             self.service_ranges = services;
         }
-        // One of them that fails is no reason to leave the others as they were.
+        // If one of them fails, the others are updated all the same.
         let routed = if changed { self.route(settings, view, pods, remote) } else { Ok(()) };
         let steered = if behind.any() { self.services.follow(snapshot) } else { Ok(()) };
         let masqueraded = match &mut self.masquerade {
@@ -246,8 +246,8 @@ impl HostSide {
         }
     }
 
-    /// Puts back what somebody took from the node's kernel, and follows the node's addresses. Whether the interface
-    /// itself is there is for the caller to act on ([`reopen`](Self::reopen)).
+    /// Restores removed settings of the node's kernel, and follows the node's addresses. The caller
+    /// handles a deleted interface ([`reopen`](Self::reopen)).
     pub(crate) fn put_back(
         &mut self,
         settings: &Settings,
@@ -278,8 +278,8 @@ impl HostSide {
         Ok(HostInterface::There)
     }
 
-    /// Makes the node's interface again and attaches it as a new port. The former one is to be detached
-    /// ([`detach`](Self::detach)) when a state is in force that names the new one.
+    /// Recreates the node's interface and attaches it as a new port. Detach the former one
+    /// ([`detach`](Self::detach)) when a state that names the new one is in force.
     pub(crate) fn reopen(&mut self, control: &mut ControlPlane) -> Result<(), NodeError> {
         let device: Box<dyn Device> = match &mut self.side {
             Side::Tap(side) => Box::new(side.reopen()?),
@@ -292,10 +292,10 @@ impl HostSide {
         Ok(())
     }
 
-    /// Detaches ports that were replaced.
+    /// Detaches replaced ports.
     pub(crate) fn detach(&mut self, control: &mut ControlPlane) {
         for port in self.replaced.drain(..) {
-            // It is attached, or it would not be in the list.
+            // It is attached, since it is in the list.
             let _ = control.detach(port);
         }
     }
@@ -311,20 +311,20 @@ impl HostSide {
             Side::Veth(side) => side.set_mtu(mtu.into()),
         };
         if let Err(error) = set {
-            // The switch answers what is too long all the same.
+            // The switch still answers packets that are too long.
             self.reporter.failure(Failure::HostMtu(error));
         }
         true
     }
 
-    /// Updates health checks; tries sockets again that could not be opened.
+    /// Updates health checks; retries sockets that could not be opened.
     pub(crate) fn reconcile(&mut self, control: &ControlPlane) {
         self.services.reconcile(control);
     }
 }
 
-/// Whether a change concerns the node's kernel by Services: frontends at other addresses than cluster IPs, and
-/// backends of this node's own.
+/// Whether a change of a Service affects the node's kernel: frontends at other addresses than
+/// cluster IPs, and backends at this node's own addresses.
 pub(crate) fn concerns_kernel(change: &Change, settings: &Config, objects: Objects<'_>) -> bool {
     let of_service = |service: &Service| services::concerns_kernel(service, settings);
     let is_own = |address: &IpAddr| settings.node.addresses.contains(address);
@@ -356,7 +356,7 @@ fn is_global(address: IpAddr) -> bool {
     }
 }
 
-/// The node's addresses that its interfaces have: only those can be the source of what it sends.
+/// The node's addresses that its interfaces have: only those can be source addresses.
 fn present_addresses(settings: &Settings, config: &Config) -> Result<Vec<IpAddr>, HostError> {
     let found = Netlink::open(&settings.namespace)?.addresses()?;
     let is_present = |address: &&IpAddr| found.iter().any(|a| a.address.address() == **address);

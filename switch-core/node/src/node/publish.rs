@@ -1,5 +1,5 @@
-//! What is published: the desired state, completed by what is the node's own. Ports and pods' attachments, tunnel,
-//! neighbours and local addresses.
+//! Publishing: the desired state, completed with what the node itself contributes: ports, pods'
+//! attachments, tunnel, neighbours and local addresses.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ use crate::state::settings_of;
 use crate::underlay::NodeContext;
 use crate::view::View;
 
-/// What to publish beside what is the node's own.
+/// What to publish, in addition to the node's own part.
 #[derive(Debug)]
 pub(super) enum Request {
     /// This configuration.
     Whole(Box<Config>),
-    /// Changes of what is published.
+    /// Changes of the published state.
     Changes(Vec<Change>),
 }
 
@@ -32,7 +32,7 @@ impl Request {
         Self::Changes(Vec::new())
     }
 
-    /// The configuration that it leads to, from what is published.
+    /// The configuration that it leads to, from the published one.
     pub(super) fn view<'a>(&'a self, settings: &'a Config, objects: Objects<'a>) -> View<'a> {
         match self {
             Self::Whole(config) => View::Whole(config),
@@ -45,13 +45,13 @@ impl Request {
     }
 }
 
-/// What of the published state is the node's own, and not of the desired state.
+/// The node's own part of the published state.
 #[derive(Debug, Default)]
 pub(super) struct Published {
     ports: HashMap<PortId, PortConfig>,
     /// Pods that the desired state does not describe.
     pods: HashSet<Cookie>,
-    /// What other nodes' MAC addresses were derived from.
+    /// The context of other nodes' MAC addresses.
     nodes: NodeContext,
 }
 
@@ -61,7 +61,7 @@ impl Node {
         request.view(&self.desired.settings, self.control.objects())
     }
 
-    /// Publishes `request` and what is the node's own, waits for the workers, and leaves nothing of the request.
+    /// Publishes `request` and the node's own part, waits for the workers, and empties the request.
     pub(super) fn publish(&mut self, request: &mut Request) -> Result<Epoch, NodeError> {
         let epoch = match request {
             Request::Whole(config) => self.publish_whole(config)?,
@@ -103,7 +103,7 @@ impl Node {
             }
             ports.extend(port_of(endpoint));
         }
-        // Those that the configuration does not describe.
+        // Attached pods that the configuration does not describe.
         for cookie in attached {
             let Some(endpoint) = self.pods.published(&cookie, None, &node) else { continue };
             ports.extend(port_of(&endpoint));
@@ -138,7 +138,7 @@ impl Node {
         let mut own = Published { nodes: self.underlay.node_context(), ..Published::default() };
         own.pods.clone_from(&self.published.pods);
         let mut list = Vec::with_capacity(changes.len());
-        // Pods that the list has, as they are to be.
+        // Pods in the list, as published.
         let mut pods: HashMap<Cookie, Option<Arc<Endpoint>>> = HashMap::new();
         for change in changes {
             let (cookie, described) = match change {
@@ -215,7 +215,7 @@ impl Node {
         Ok(Some(epoch))
     }
 
-    /// Adds all nodes whose MAC address on the underlay is another now.
+    /// Adds all nodes whose MAC address on the underlay changed.
     fn complete_nodes(&self, list: &mut Vec<Change>) {
         let mut known = HashSet::new();
         for change in list.iter() {
@@ -234,7 +234,7 @@ impl Node {
         }
     }
 
-    /// Ports that are not pods'.
+    /// Ports other than pods'.
     fn own_ports(&self) -> Vec<PortConfig> {
         std::iter::once(self.host.port_config()).chain(self.underlay.ports()).collect()
     }
