@@ -4,18 +4,19 @@
 //! once every worker has acknowledged a later one. Used by one thread; no worker ever waits for
 //! it.
 
+mod error;
 mod options;
 mod policy_counts;
 mod ports;
 mod service_counts;
 mod workers;
 
-use std::io;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
 pub use crate::publish::{Cause, Change, Effect, LeftOut, Objects, Published, Refused};
+pub use error::ControlError;
 pub use options::{Options, Pinning};
 pub use podswitch_policy::service::compile::HealthCheck;
 pub use policy_counts::PolicyCount;
@@ -27,43 +28,11 @@ use workers::Handle;
 use crate::config::{Config, ConfigError};
 use crate::engine::Shared;
 use crate::flow::connection::ConnectionInfo;
-use crate::id::{Epoch, PortId};
+use crate::id::Epoch;
 use crate::publish::{Mode, Publisher, Request};
 use crate::snapshot::Snapshot;
 use crate::time::Clock;
 use crate::worker::Command;
-
-/// Errors of ports and workers.
-#[derive(Debug, thiserror::Error)]
-pub enum ControlError {
-    /// All port numbers are in use.
-    #[error("no port number is free: a switch has at most {} ports", PortId::MAX_PORTS)]
-    NoPortFree,
-    /// There is no such port.
-    #[error("port {0} is not attached")]
-    NoSuchPort(PortId),
-    /// A device could not be opened.
-    #[error("cannot open {name} for worker {worker}: {source}")]
-    Open {
-        /// The device.
-        name: String,
-        /// Which worker's end.
-        worker: usize,
-        /// Why.
-        source: io::Error,
-    },
-    /// A worker could not be made.
-    #[error("cannot start worker {worker}: {source}")]
-    Worker {
-        /// Which.
-        worker: usize,
-        /// Why.
-        source: io::Error,
-    },
-    /// The workers did not acknowledge in time.
-    #[error("epoch {0} was not acknowledged by every worker in time")]
-    NotAcknowledged(Epoch),
-}
 
 /// See the module's description.
 pub struct ControlPlane {

@@ -4,7 +4,7 @@ use podswitch_core::control::Change;
 use podswitch_core::id::{Epoch, PortId};
 
 use super::Node;
-use super::publish::Request;
+use super::request::Request;
 use crate::attachment::PodAttachment;
 use crate::error::NodeError;
 use crate::host_side::{Behind, concerns_kernel};

@@ -7,6 +7,7 @@
 mod changes;
 mod publish;
 mod reconcile;
+mod request;
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use crate::ranges::Ranges;
 use crate::state::{Desired, State, StateChanges};
 use crate::stats::Stats;
 use crate::underlay::Underlay;
-use publish::Published;
+use request::Published;
 
 /// Timeout for the workers' acknowledgement of a new state.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);

@@ -5,55 +5,17 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use podswitch_core::config::{Config, Endpoint, PortConfig, PortRole};
-use podswitch_core::control::{Change, Objects};
-use podswitch_core::id::{Cookie, Epoch, PortId};
+use podswitch_core::control::Change;
+use podswitch_core::id::{Cookie, Epoch};
 
+use super::request::{Published, Request};
 use super::{Node, PUBLISH_TIMEOUT};
 use crate::error::NodeError;
 use crate::events::Event;
 use crate::host_side::Behind;
 use crate::ranges::{Affected, Ranges};
 use crate::state::settings_of;
-use crate::underlay::NodeContext;
 use crate::view::View;
-
-/// What to publish, in addition to the node's own part.
-#[derive(Debug)]
-pub(super) enum Request {
-    /// This configuration.
-    Whole(Box<Config>),
-    /// Changes of the published state.
-    Changes(Vec<Change>),
-}
-
-impl Request {
-    /// Nothing.
-    pub(super) fn none() -> Self {
-        Self::Changes(Vec::new())
-    }
-
-    /// The configuration that it leads to, from the published one.
-    pub(super) fn view<'a>(&'a self, settings: &'a Config, objects: Objects<'a>) -> View<'a> {
-        match self {
-            Self::Whole(config) => View::Whole(config),
-            Self::Changes(changes) => View::Changed { settings, objects, changes },
-        }
-    }
-
-    pub(super) fn is_none(&self) -> bool {
-        matches!(self, Self::Changes(changes) if changes.is_empty())
-    }
-}
-
-/// The node's own part of the published state.
-#[derive(Debug, Default)]
-pub(super) struct Published {
-    ports: HashMap<PortId, PortConfig>,
-    /// Pods that the desired state does not describe.
-    pods: HashSet<Cookie>,
-    /// The context of other nodes' MAC addresses.
-    nodes: NodeContext,
-}
 
 impl Node {
     /// The configuration that `request` leads to.

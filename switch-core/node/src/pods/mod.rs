@@ -1,5 +1,6 @@
 //! The node's pods: which are attached, and by what.
 
+mod schedule;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ use crate::error::PodError;
 use crate::events::{Event, Failure, Reporter};
 use crate::options::Settings;
 use crate::pod_name::PodName;
-use upkeep::Upkeep;
+use schedule::Upkeep;
 
 /// How often a device that is still in use is tried again, and how long in between: a worker
 /// closes a port some time after the command.

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use podswitch_core::time::Instant;
 use podswitch_linux::attach::{InterfaceSettings, configure, switch_interface};
-use podswitch_linux::netlink::Changes;
 use podswitch_linux::{HostError, NetNs, Netlink};
 
 use super::{Attached, Pods, interface_of};
@@ -14,31 +13,6 @@ use crate::events::Failure;
 /// Time after a repair before the same pod is checked again: bounds the events of a pod that undoes
 /// repairs.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// When to compare a pod's interface with its wanted settings.
-#[derive(Debug)]
-pub(super) struct Upkeep {
-    /// Change notifications of the pod's namespace. Without them (descriptors may be short) it is
-    /// compared at each sweep.
-    changes: Option<Changes>,
-    is_due: bool,
-    not_before: Option<Instant>,
-}
-
-impl Upkeep {
-    /// For an interface that was just set up.
-    pub(super) fn of(namespace: &NetNs) -> Self {
-        Self { changes: Changes::listen(namespace).ok(), is_due: false, not_before: None }
-    }
-
-    /// Whether to compare now. `sweep`: also without notifications.
-    fn is_due(&mut self, now: Instant, sweep: bool) -> bool {
-        self.is_due |= self.changes.as_mut().map_or(sweep, Changes::happened);
-        let is_due = self.is_due && self.not_before.is_none_or(|at| now >= at);
-        self.is_due &= !is_due;
-        is_due
-    }
-}
 
 impl Pods {
     /// Restores settings of pods' interfaces. `sweep`: also checks those without notifications.
