@@ -38,6 +38,8 @@ pub(crate) struct Lists {
     pub(crate) local: Vec<Cidr>,
     /// Where other nodes' pods are.
     pub(crate) remote: Vec<Cidr>,
+    /// Ranges of all nodes, and addresses of nodes outside them.
+    pub(crate) nodes: Vec<Cidr>,
     /// All pods and nodes.
     pub(crate) cluster: Vec<Cidr>,
 }
@@ -190,6 +192,8 @@ impl Ranges {
         let mut local = Cover::of(own.pod_cidrs.iter().copied());
         let mut cluster = Cover::of(remote.iter().chain(&own.pod_cidrs).copied());
         cluster.extend(of_nodes.iter().copied());
+        let mut without_pods = cluster.0.clone();
+        without_pods.sort_unstable();
         for (node, pods) in &self.outside {
             for pod in pods.values() {
                 if *node == own.name && !pod.host_network {
@@ -208,7 +212,8 @@ impl Ranges {
             ranges
         };
         let remote = remote.into_iter().collect();
-        self.lists = Lists { local: sorted(local), remote, cluster: sorted(cluster) };
+        let (local, cluster) = (sorted(local), sorted(cluster));
+        self.lists = Lists { local, remote, nodes: without_pods, cluster };
     }
 }
 

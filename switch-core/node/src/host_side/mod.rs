@@ -117,7 +117,7 @@ impl HostSide {
             Masquerading::Off | Masquerading::Switch { .. } => None,
             Masquerading::Kernel => {
                 let pods = Lists { local: local_pods, ..Lists::default() };
-                let rules = masquerade_rules(settings, &pods);
+                let rules = masquerade_rules(settings, &pods, RemotePods::NotOurs);
                 Some((Masquerade::install(namespace, &rules)?, rules))
             }
         };
@@ -205,7 +205,7 @@ impl HostSide {
         let steered = if behind.any() { self.services.follow(snapshot) } else { Ok(()) };
         let masqueraded = match &mut self.masquerade {
             Some((masquerade, in_force)) if behind.pods => {
-                let rules = masquerade_rules(settings, pods);
+                let rules = masquerade_rules(settings, pods, remote);
                 match rules == *in_force {
                     true => Ok(()),
                     false => masquerade.update(&rules).map(|()| *in_force = rules),
@@ -363,11 +363,13 @@ fn present_addresses(settings: &Settings, config: &Config) -> Result<Vec<IpAddr>
     Ok(config.node.addresses.iter().filter(is_present).copied().collect())
 }
 
-fn masquerade_rules(settings: &Settings, pods: &Lists) -> MasqueradeConfig {
+fn masquerade_rules(settings: &Settings, pods: &Lists, remote: RemotePods) -> MasqueradeConfig {
     let configured = settings.cluster_cidrs.iter();
+    // Packets to the switch are not masqueraded anyway: no need to replace the table for a pod.
+    let cluster = if remote == RemotePods::BySwitch { &pods.nodes } else { &pods.cluster };
     MasqueradeConfig {
         pods: pods.local.clone(),
-        cluster: configured.chain(&pods.cluster).copied().collect(),
+        cluster: configured.chain(cluster).copied().collect(),
         ..MasqueradeConfig::default()
     }
 }
