@@ -39,7 +39,7 @@ struct Report {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Done {
-    let cluster = args.cluster.options();
+    let cluster = args.cluster.options(false);
     let manifests = Manifests::load(&args.manifests)?;
     let compiled = state::compile(&manifests, args.node.as_deref(), &cluster);
     let mut refused: Vec<_> = compiled.refused().map(Refused::from).collect();

@@ -37,16 +37,15 @@ pub(crate) struct ClusterArgs {
     hash_key: Option<ClusterKey>,
     /// Whether annotations of pods (podswitch.io/netns, port, interface, mac) say where and how they are
     /// attached. `trust`: the manifests are the operator's. `ignore`: they may be a tenant's, and have no
-    /// effect.
-    #[arg(long, value_enum, value_name = "trust|ignore", default_value = "trust")]
-    pod_annotations: AnnotationsFlag,
+    /// effect. Without: `trust` for manifests, `ignore` for the API server.
+    #[arg(long, value_enum, value_name = "trust|ignore")]
+    pod_annotations: Option<AnnotationsFlag>,
     #[command(flatten)]
     overlay: OverlayArgs,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum AnnotationsFlag {
-    #[default]
     Trust,
     Ignore,
 }
@@ -132,8 +131,8 @@ fn route(text: &str) -> Result<Route, String> {
 }
 
 impl ClusterArgs {
-    /// As the library takes them.
-    pub(crate) fn options(&self) -> ClusterOptions {
+    /// As the library takes them. `tenants`: whoever may write a Pod is not the operator.
+    pub(crate) fn options(&self, tenants: bool) -> ClusterOptions {
         let mut options = ClusterOptions::default();
         options.service_cidrs.clone_from(&self.service_cidr);
         options.allowed_external_ips.clone_from(&self.allow_external_ips);
@@ -141,8 +140,9 @@ impl ClusterArgs {
         options.masquerade = self.masquerade.0;
         options.hash_key = self.hash_key;
         options.pod_annotations = match self.pod_annotations {
-            AnnotationsFlag::Trust => PodAnnotations::Trust,
-            AnnotationsFlag::Ignore => PodAnnotations::Ignore,
+            None if tenants => PodAnnotations::Ignore,
+            Some(AnnotationsFlag::Ignore) => PodAnnotations::Ignore,
+            None | Some(AnnotationsFlag::Trust) => PodAnnotations::Trust,
         };
         let (overlay, flags) = (&mut options.overlay, &self.overlay);
         overlay.vni = flags.vni;

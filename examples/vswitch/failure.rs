@@ -10,7 +10,7 @@ use podswitch_core::control::ControlError;
 use podswitch_kubernetes::{LoadError, Record};
 use podswitch_linux::HostError;
 use podswitch_node::NodeError;
-use podswitch_node::source::{ApplyError, ManifestError};
+use podswitch_node::source::{ManifestError, SourceError};
 use serde::Serialize;
 
 use crate::print;
@@ -133,11 +133,11 @@ impl From<ManifestError> for Failure {
     }
 }
 
-impl From<ApplyError> for Failure {
-    fn from(error: ApplyError) -> Self {
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
         match error {
-            ApplyError::Manifests(error) => error.into(),
-            ApplyError::Node(error) => error.into(),
+            SourceError::Manifests(error) => error.into(),
+            SourceError::Node(error) => error.into(),
             other => Self::Setup(other.to_string()),
         }
     }

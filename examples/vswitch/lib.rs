@@ -9,11 +9,15 @@ mod cluster;
 mod demo;
 mod explain;
 mod failure;
+mod inspect;
+mod preflight;
 mod print;
+mod probe;
 mod replay;
 mod run;
 mod signals;
 mod state;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -39,6 +43,22 @@ enum Command {
     Check(check::Args),
     Explain(explain::Args),
     Replay(replay::Args),
+    /// Say how the running switch does, and what is wrong with it.
+    Status(inspect::StatusArgs),
+    /// List the pods that the running switch has attached, with their traffic.
+    Pods(inspect::StatusArgs),
+    Flows(inspect::FlowsArgs),
+    Drops(inspect::DropsArgs),
+    Trace(inspect::TraceArgs),
+    /// Print the running switch's counters, drops by reason among them.
+    Counters(inspect::ObjectsArgs),
+    /// Count what each policy rule decided; rules with 0 never matched.
+    Policies(inspect::ObjectsArgs),
+    /// Count connections by Service port and backend.
+    Services(inspect::ObjectsArgs),
+    Preflight(preflight::Args),
+    Probe(probe::Args),
+    Uninstall(uninstall::Args),
 }
 
 /// Runs the command that the program was started with.
@@ -50,6 +70,17 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args, json),
         Command::Explain(args) => explain::run(&args, json),
         Command::Replay(args) => replay::run(&args, json),
+        Command::Status(args) => inspect::status(&args, json),
+        Command::Pods(args) => inspect::pods(&args, json),
+        Command::Flows(args) => inspect::flows(&args, json),
+        Command::Drops(args) => inspect::drops(&args, json),
+        Command::Trace(args) => inspect::trace(&args, json),
+        Command::Counters(args) => inspect::counters(&args, json),
+        Command::Policies(args) => inspect::policies(&args, json),
+        Command::Services(args) => inspect::services(&args, json),
+        Command::Preflight(args) => preflight::run(&args, json),
+        Command::Probe(args) => probe::run(&args, json),
+        Command::Uninstall(args) => uninstall::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -129,7 +129,7 @@ pub(crate) fn event(event: Event) {
         }
         Event::Failure(failure @ Failure::UplinkFilter { .. }) => note(format_args!("--{failure}")),
         Event::Failure(failure) => note(failure),
-        event @ Event::LeftOut(_) => warning(event),
+        event @ (Event::LeftOut(_) | Event::BesideKubeProxy { .. }) => warning(event),
         event @ (Event::Taken { .. } | Event::Repaired { .. }) => note(event),
         Event::Refused(errors) => errors.iter().for_each(error),
         _ => {}

@@ -2,6 +2,7 @@
 //! they end at once.
 
 use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -50,14 +51,16 @@ impl Signals {
         self.reload.swap(false, Relaxed)
     }
 
-    /// Waits for a signal, at most for `longest`.
-    pub(crate) fn wait(&self, longest: Duration) {
+    /// Waits for a signal, or until `other` is readable, at most for `longest`.
+    pub(crate) fn wait(&self, longest: Duration, other: Option<BorrowedFd<'_>>) {
         let timeout = Timespec {
             tv_sec: longest.as_secs() as i64,
             tv_nsec: i64::from(longest.subsec_nanos()),
         };
         // An interrupted wait is an ended one.
-        let _ = poll(&mut [PollFd::new(&self.wake, PollFlags::IN)], Some(&timeout));
+        let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
+        fds.extend(other.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let _ = poll(&mut fds, Some(&timeout));
         let mut noted = [0; 64];
         while matches!((&self.wake).read(&mut noted), Ok(n) if n > 0) {}
     }

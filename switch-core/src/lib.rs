@@ -61,7 +61,7 @@
 //! a connection in [`flow::connection`]. [`nat`] has everything about address translation.
 //!
 //! Dependencies inside this crate run one way: [`pinned`], [`action`], [`packet`] and [`snapshot`] below [`nat`], that
-//! below [`flow`], that below [`resolve`], that below [`engine`]. None of these knows [`port`], [`worker`] or
+//! below [`flow`], that below [`resolve`], that below [`engine`]. [`records`] observes the engine. None of these knows [`port`], [`worker`] or
 //! [`control`]. The fast path neither allocates, locks nor logs, and does not read the system time.
 #![deny(unsafe_code)]
 
@@ -80,6 +80,7 @@ pub mod pinned;
 pub mod port;
 mod prefetch;
 mod publish;
+pub mod records;
 pub mod resolve;
 pub mod route;
 pub mod snapshot;

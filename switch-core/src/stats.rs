@@ -95,9 +95,14 @@ impl WorkerCounters {
 
     /// Counts a dropped frame that was received on `ingress`.
     pub fn count_drop(&self, ingress: PortId, reason: DropReason) {
-        self.drops[reason as usize].add(1);
+        self.count_drops(ingress, reason, 1);
+    }
+
+    /// As [`count_drop`](Self::count_drop), of `count` frames.
+    pub fn count_drops(&self, ingress: PortId, reason: DropReason, count: u64) {
+        self.drops[reason as usize].add(count);
         if let Some(port) = self.port(ingress) {
-            port.dropped.add(1);
+            port.dropped.add(count);
         }
     }
 

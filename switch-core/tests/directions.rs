@@ -3,6 +3,7 @@
 
 use podswitch_testkit::rig;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use podswitch_core::action::DropReason::{self, *};
@@ -332,34 +333,115 @@ fn an_opening_settles_the_direction() {
     }
 }
 
+const DATA: u8 = 0;
+const INIT: u8 = 1;
+const INIT_ACK: u8 = 2;
+const COOKIE_ECHO: u8 = 10;
+const COOKIE_ACK: u8 = 11;
+
+/// An SCTP packet whose only chunk is of this type.
+fn sctp(src: IpAddr, dst: IpAddr, ports: (u16, u16), chunk: u8) -> Vec<u8> {
+    let mut message = services::sctp(ports);
+    message[12] = chunk;
+    message[8..12].fill(0);
+    let sum = podswitch_wire::checksum::sctp_checksum(&message).unwrap();
+    message[8..12].copy_from_slice(&sum);
+    frames::ip(src, dst, proto::SCTP, 64, None, &message)
+}
+
+fn sctp_frame(from: usize, family: usize, chunk: u8) -> Vec<u8> {
+    let (src, dst) = (addresses(from)[family], addresses(1 - from)[family]);
+    framed(from, &sctp(src, dst, (PORTS[from], PORTS[1 - from]), chunk))
+}
+
 /// SCTP's INIT is what a SYN is to TCP.
 #[test]
 fn an_init_is_judged_in_its_own_direction() {
-    let sctp = |from: usize, family: usize, chunk: u8| {
-        let ports = (PORTS[from], PORTS[1 - from]);
-        let mut message = services::sctp(ports);
-        message[12] = chunk;
-        message[8..12].fill(0);
-        let sum = podswitch_wire::checksum::sctp_checksum(&message).unwrap();
-        message[8..12].copy_from_slice(&sum);
-        let (src, dst) = (addresses(from)[family], addresses(1 - from)[family]);
-        framed(from, &frames::ip(src, dst, proto::SCTP, 64, None, &message))
-    };
-    const DATA: u8 = 0;
-    const INIT: u8 = 1;
-    const INIT_ACK: u8 = 2;
     for family in [0, 1] {
-        let mut switch = Switch::new(&isolating(&[SERVER]));
-        switch.send(SERVER, &sctp(SERVER, family, DATA));
-        assert_eq!(switch.recv(CLIENT).len(), 1);
-        switch.send(CLIENT, &sctp(CLIENT, family, INIT));
-        assert_eq!(switch.dropped(), [(CLIENT as u16, PolicyIngress)]);
+        for chunk in [INIT, COOKIE_ECHO] {
+            let mut switch = Switch::new(&isolating(&[SERVER]));
+            switch.send(SERVER, &sctp_frame(SERVER, family, DATA));
+            assert_eq!(switch.recv(CLIENT).len(), 1);
+            switch.send(CLIENT, &sctp_frame(CLIENT, family, chunk));
+            assert_eq!(switch.dropped(), [(CLIENT as u16, PolicyIngress)]);
+        }
         // Its own association goes on.
         let mut switch = Switch::new(&isolating(&[SERVER]));
         for (from, chunk) in [(SERVER, INIT), (CLIENT, INIT_ACK), (SERVER, DATA), (CLIENT, DATA)] {
-            switch.send(from, &sctp(from, family, chunk));
+            switch.send(from, &sctp_frame(from, family, chunk));
             assert_eq!(switch.recv(1 - from).len(), 1);
         }
+        switch.assert_adds_up();
+    }
+}
+
+/// Both ends' packets take the fast path when one of them restarts the association (RFC 9260 §5.2.4).
+#[test]
+fn a_restart_of_an_association_is_judged_in_its_own_direction() {
+    let handshake = [
+        (CLIENT, INIT),
+        (SERVER, INIT_ACK),
+        (CLIENT, COOKIE_ECHO),
+        (SERVER, COOKIE_ACK),
+        (CLIENT, DATA),
+        (SERVER, DATA),
+        (CLIENT, DATA),
+        (SERVER, DATA),
+    ];
+    for family in [0, 1] {
+        for (isolated, is_allowed) in [(&[][..], true), (&[CLIENT][..], false)] {
+            let mut switch = Switch::new(&isolating(isolated));
+            for (from, chunk) in handshake {
+                switch.send(from, &sctp_frame(from, family, chunk));
+                assert_eq!(switch.recv(1 - from).len(), 1, "{chunk} from {from}");
+            }
+            assert_eq!(switch.count(|c| c.hits.get()), 5, "COOKIE ACK and data");
+            for chunk in [INIT, COOKIE_ECHO] {
+                switch.send(SERVER, &sctp_frame(SERVER, family, chunk));
+                let dropped = match is_allowed {
+                    true => Vec::new(),
+                    false => vec![(SERVER as u16, PolicyIngress)],
+                };
+                assert_eq!(switch.dropped(), dropped, "{chunk}");
+                assert_eq!(switch.recv(CLIENT).len(), usize::from(is_allowed));
+                switch.send(CLIENT, &sctp_frame(CLIENT, family, chunk));
+                assert_eq!(switch.recv(SERVER).len(), 1, "the client's own restart");
+            }
+            for from in [SERVER, CLIENT] {
+                switch.send(from, &sctp_frame(from, family, DATA));
+                assert_eq!(switch.recv(1 - from).len(), 1, "the association goes on");
+            }
+            assert_eq!(switch.control.connections().len(), 1);
+            switch.assert_adds_up();
+        }
+    }
+}
+
+/// A backend's INIT is not a reply of the Service's connection.
+#[test]
+fn a_backend_restarts_no_association_that_policy_denies_it() {
+    for family in services::FAMILIES {
+        let mut config = services::config_with(vec![service("web", vip)], &[SERVER]);
+        let isolated = isolating(&[CLIENT]);
+        (config.endpoints, config.policies) = (isolated.endpoints, isolated.policies);
+        let mut switch = Switch::new(&config);
+        let (client, server) = (addresses(CLIENT)[family], addresses(SERVER)[family]);
+        let request = |chunk| framed(CLIENT, &sctp(client, vip(family), (5000, 80), chunk));
+        let reply = |chunk| framed(SERVER, &sctp(server, client, (8080, 5000), chunk));
+        for chunk in [INIT, COOKIE_ECHO, DATA, DATA] {
+            switch.send(CLIENT, &request(chunk));
+            assert_eq!(switch.recv(SERVER).len(), 1);
+        }
+        for chunk in [INIT_ACK, COOKIE_ACK, DATA, DATA] {
+            switch.send(SERVER, &reply(chunk));
+            assert_eq!(switch.recv(CLIENT).len(), 1);
+        }
+        for chunk in [INIT, COOKIE_ECHO] {
+            switch.send(SERVER, &reply(chunk));
+            assert_eq!(switch.dropped(), [(SERVER as u16, PolicyIngress)]);
+        }
+        switch.send(SERVER, &reply(DATA));
+        assert_eq!(switch.recv(CLIENT).len(), 1);
         switch.assert_adds_up();
     }
 }

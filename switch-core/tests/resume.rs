@@ -5,11 +5,13 @@ use podswitch_testkit::rig;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use podswitch_core::action::DropReason::{self, *};
 use podswitch_core::config::Config;
+use podswitch_core::id::PortId;
 use podswitch_policy::rule::{NetworkPolicy, Selector};
-use podswitch_policy::service::model::{HostPort, ServiceType};
+use podswitch_policy::service::model::{HostPort, ServiceType, TrafficPolicy};
 use podswitch_wire::flow_key::proto;
 use rig::frames;
 use rig::services::*;
@@ -143,6 +145,70 @@ fn a_server_whose_client_is_lost_is_told() {
             assert_eq!(switch.control.connections().len(), 0);
             switch.assert_adds_up();
         }
+    }
+}
+
+/// A client outside the cluster whose address the Service keeps (policy Local) is found by its own answer, and its
+/// connection goes on.
+#[test]
+fn a_client_outside_the_cluster_goes_on() {
+    for family in FAMILIES {
+        let mut web = service("web", vip);
+        web.kind = ServiceType::NodePort;
+        web.external_policy = TrafficPolicy::Local;
+        web.ports[0].node_port = Some(30_080);
+        let (front, outside) = (at(node(family), 30_080), at(outside(family), 999));
+        for answers in [true, false] {
+            let mut switch = Switch::new(&config_with(vec![web.clone()], &[SERVER]));
+            push(&mut switch, family, outside);
+            dropped(&mut switch, SERVER, TcpInvalidState);
+            let (frame, asked) = one(&mut switch, HOST);
+            ends(&asked.key, front, outside);
+            assert_eq!(frame.len(), usize::from(asked.payload), "carries nothing");
+            quiet(&mut switch);
+            if !answers {
+                // It knows nothing of it: the server's connection is straight to it, and goes on.
+                switch.send(HOST, &framed(HOST, &segment(outside, front, (300, 0, RST))));
+                dropped(&mut switch, HOST, TcpInvalidState);
+                push(&mut switch, family, outside);
+                ends(&one(&mut switch, HOST).1.key, server(family), outside);
+                switch.assert_adds_up();
+                continue;
+            }
+            switch.send(HOST, &framed(HOST, &segment(outside, front, (300, 7000, ACK))));
+            ends(&one(&mut switch, SERVER).1.key, outside, server(family));
+            push(&mut switch, family, outside);
+            ends(&one(&mut switch, HOST).1.key, front, outside);
+            assert_eq!(switch.control.connections().len(), 1);
+            switch.assert_adds_up();
+        }
+    }
+}
+
+/// Where the Service hides the client behind the node's address, the client cannot be served on: whatever it sends is
+/// answered by a reset that it accepts, and nothing of it reaches the server.
+#[test]
+fn a_client_that_is_masqueraded_is_told() {
+    for family in FAMILIES {
+        let mut web = service("web", vip);
+        web.kind = ServiceType::NodePort;
+        web.ports[0].node_port = Some(30_080);
+        let (front, outside) = (at(node(family), 30_080), at(outside(family), 999));
+        let mut switch = Switch::new(&config_with(vec![web], &[SERVER]));
+        // What the control plane has a client outside asked by, and its answer.
+        let question = framed(HOST, &segment(front, outside, (1, 1, ACK)));
+        switch.control.send(PortId(HOST as u16), &question);
+        switch.pass(Duration::from_millis(1));
+        assert_eq!(switch.recv(HOST), [question]);
+        switch.send(HOST, &framed(HOST, &segment(outside, front, (300, 7000, ACK))));
+        dropped(&mut switch, HOST, TcpInvalidState);
+        let (frame, told) = one(&mut switch, HOST);
+        ends(&told.key, front, outside);
+        let header = &frame[usize::from(told.l4)..];
+        assert_eq!(header[13] & RST, RST);
+        assert_eq!(header[4..8], 7000u32.to_be_bytes(), "it accepts no other");
+        quiet(&mut switch);
+        switch.assert_adds_up();
     }
 }
 

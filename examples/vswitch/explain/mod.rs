@@ -119,7 +119,7 @@ impl Family {
 
 pub(crate) fn run(args: &Args, json: bool) -> Done {
     let manifests = Manifests::load(&args.manifests)?;
-    let cluster = args.cluster.options();
+    let cluster = args.cluster.options(false);
     let whole = state::compile(&manifests, None, &cluster);
     state::say(&whole.records);
     let (Some(from), Some(to)) = (&args.from, &args.to) else {

@@ -66,7 +66,7 @@ pub(crate) struct Args {
 const PROGRESS: u64 = 1 << 14;
 
 pub(crate) fn run(args: &Args, json: bool) -> Done {
-    let setup = Setup::load(&args.manifests, &args.at, &args.node, &args.cluster.options())?;
+    let setup = Setup::load(&args.manifests, &args.at, &args.node, &args.cluster.options(false))?;
     let mut input = Merged::open(&args.inputs, &setup, args.as_ethernet)?;
     let mut switch = Switch::new(&setup)?;
     let mut output = Output::create(&args.out, setup.ports())?;

@@ -3,7 +3,7 @@
 use podswitch_core::id::Epoch;
 use podswitch_kubernetes::Counts;
 use podswitch_node::Stats;
-use podswitch_node::source::ManifestSource;
+use podswitch_node::source::Source;
 use serde::Serialize;
 
 use crate::print;
@@ -26,6 +26,9 @@ struct Line<'a, T: Serialize> {
 #[derive(Serialize)]
 struct At<'a> {
     epoch: u32,
+    /// The state is the last one known: the API server could not be asked.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stale: bool,
     /// Objects that are not in the state as they are written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     left_out: Vec<LeftOut<'a>>,
@@ -55,12 +58,12 @@ struct Nothing {}
 
 impl Events<'_> {
     /// The first state is in force.
-    pub(super) fn ready(&self, epoch: Epoch, source: &ManifestSource) {
+    pub(super) fn ready(&self, epoch: Epoch, source: &dyn Source) {
         self.epoch("ready", epoch, source);
     }
 
     /// A new state is in force.
-    pub(super) fn applied(&self, epoch: Epoch, source: &ManifestSource) {
+    pub(super) fn applied(&self, epoch: Epoch, source: &dyn Source) {
         self.epoch("applied", epoch, source);
     }
 
@@ -96,20 +99,24 @@ impl Events<'_> {
         }
     }
 
-    fn epoch(&self, event: &str, epoch: Epoch, source: &ManifestSource) {
+    fn epoch(&self, event: &str, epoch: Epoch, source: &dyn Source) {
         if self.json {
-            let left_out = source.left_out().map(|record| LeftOut {
+            let left_out = source.left_out().into_iter().map(|record| LeftOut {
                 object: record.object.as_str(),
                 field: &record.field,
                 reason: &record.reason,
                 action: record.action.name(),
             });
-            self.print(event, At { epoch: epoch.0, left_out: left_out.collect() });
+            let left_out = left_out.collect();
+            self.print(event, At { epoch: epoch.0, stale: source.is_stale(), left_out });
             return;
         }
         let counts = source.counts();
         let left_out = counts.left_out + counts.closed + counts.kept_last_good;
-        let more = if left_out > 0 { format!(" left_out={left_out}") } else { String::new() };
+        let mut more = if left_out > 0 { format!(" left_out={left_out}") } else { String::new() };
+        if source.is_stale() {
+            more.push_str(" stale");
+        }
         print::line(format_args!("{event} node={} epoch={epoch}{more}", self.node));
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use podswitch_node::{UnderlayKind, UnderlayOptions};
+use podswitch_node::{KubeProxyMode, UnderlayKind, UnderlayOptions};
 
 /// More workers than this help nobody.
 const MOST_WORKERS: usize = 64;
@@ -12,6 +12,16 @@ pub(super) fn workers(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count @ 1..=MOST_WORKERS) => Ok(count),
         _ => Err(format!("it is not a number from 1 to {MOST_WORKERS}")),
+    }
+}
+
+/// `--kube-proxy`.
+pub(super) fn kube_proxy(text: &str) -> Result<KubeProxyMode, String> {
+    match text {
+        "auto" => Ok(KubeProxyMode::Auto),
+        "present" => Ok(KubeProxyMode::Present),
+        "absent" => Ok(KubeProxyMode::Absent),
+        _ => Err("it is none of auto, present and absent".to_owned()),
     }
 }
 

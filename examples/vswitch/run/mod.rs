@@ -1,29 +1,43 @@
 //! `run`: the switch of one node, until it is told to stop.
 
+mod cni;
 mod confined;
+mod control;
 mod events;
 mod flags;
+mod run_dir;
+mod source;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use podswitch_core::time::{Clock, Instant};
-use podswitch_kubernetes::{LoadError, Record};
-use podswitch_linux::{NetNs, userns};
-use podswitch_node::source::{ApplyError, FolderWatch, ManifestError, ManifestSource};
-use podswitch_node::{Node, NodeOptions, PodInterfaces};
+use podswitch_kubernetes::Record;
+use podswitch_linux::{NetNs, sysctl, userns};
+use podswitch_node::source::{Followed, Source, SourceError};
+use podswitch_node::{KubeProxyMode, Node, NodeError, NodeHandle, NodeOptions, PodInterfaces};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
 use crate::signals::Signals;
 use crate::{Done, print, state};
+use cni::CniFlags;
+use control::ControlFlags;
 use events::Events;
 use flags::UnderlayFlags;
+use run_dir::RunDir;
+use source::SourceFlags;
 
-/// How often in a row a file may change while it is read before that is said.
-const BUSY: usize = 100;
+/// Time between two looks at a source that has no state yet.
+const FIRST_STATE_PAUSE: Duration = Duration::from_millis(50);
+/// After how long it is said what a start waits for.
+const FIRST_STATE_NOTE: Duration = Duration::from_secs(2);
+/// How old what `/metrics` says may be: scrapes are further apart.
+const METRICS_INTERVAL: Duration = Duration::from_secs(5);
+/// The longest that a node which failed goes unnoticed.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Run the switch of one node until SIGTERM or SIGINT.
 ///
@@ -38,6 +52,10 @@ const BUSY: usize = 100;
 /// with a warning and ` left_out=N`; a policy keeps its last good version in force, or isolates the pods
 /// that it selects. When it stops it removes what it made. After a kill the next run attaches to the pods as they are.
 ///
+/// With --kubernetes the state comes from the API server: it is ready once every kind of object has been listed. While no
+/// API server answers the state in force stays; at a start without one the last known state is used after 5 s, and
+/// ` stale` is added to what is printed until one answers.
+///
 /// Exit status: 0 after a stop, 1 the manifests are refused or something cannot be set up, 2 bad
 /// usage or manifests that cannot be read.
 #[derive(clap::Args, Debug)]
@@ -45,9 +63,8 @@ pub(crate) struct Args {
     /// The node whose switch this is.
     #[arg(long, value_name = "NAME")]
     node: String,
-    /// A manifest, or a folder of them. Read again when something in it changes.
-    #[arg(long, value_name = "DIR")]
-    manifests: PathBuf,
+    #[command(flatten)]
+    source: SourceFlags,
     /// Threads that forward.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = flags::workers)]
     workers: usize,
@@ -58,10 +75,29 @@ pub(crate) struct Args {
     /// The node's own network namespace, if it is not that of this process.
     #[arg(long, value_name = "PATH")]
     node_netns: Option<PathBuf>,
+    /// Where the node's kernel settings are, if /proc/sys is read-only as it is in containers: another mount of it.
+    #[arg(long, value_name = "DIR")]
+    proc_sys: Option<PathBuf>,
+    /// Whether kube-proxy serves this node, which leaves to it node ports, load-balancer addresses and the node's own
+    /// connections to Services. `auto`: if its rules are there at the start.
+    #[arg(long, value_name = "auto|present|absent", default_value = "auto", value_parser = flags::kube_proxy)]
+    kube_proxy: KubeProxyMode,
     /// Refuse the whole state for one object that cannot be used, as `check` does. Otherwise such an
     /// object is left out, or closes the pods that it selects, and the rest is put in force.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "kubernetes")]
     strict: bool,
+    #[command(flatten)]
+    cni: CniFlags,
+    /// What is kept for a restart: the last good state and the API servers' addresses. Without: /run/podswitch/NODE with
+    /// --kubernetes.
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    #[command(flatten)]
+    control: ControlFlags,
+    /// Wait while a switch that runs has the run directory, and begin when it stops: an upgrade starts the new switch
+    /// before it stops the old one.
+    #[arg(long)]
+    wait: bool,
     /// Leave pods their interfaces at the end, for the next run.
     #[arg(long)]
     keep: bool,
@@ -73,6 +109,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args, json: bool) -> Done {
     print::never_block();
     raise_descriptor_limit();
+    if let Some(path) = &args.proc_sys {
+        sysctl::use_root(path);
+    }
     match userns::has_privilege() {
         true => confined::run(&args.underlay, || serve_node(&args, json)),
         // What is wrong with the manifests comes first.
@@ -95,10 +134,35 @@ fn raise_descriptor_limit() {
 /// The switch from its first state to its end, on the thread that may enter namespaces.
 fn serve_node(args: &Args, json: bool) -> Done {
     let signals = Signals::listen()?;
-    let mut watch = FolderWatch::new(&args.manifests);
-    let cluster = args.cluster.options();
-    let mut source = ManifestSource::new(&args.manifests, &args.node, &cluster, args.strict);
-    let state = source.state()?;
+    let cluster = args.cluster.options(args.source.kubernetes);
+    let run_dir = match args.source.kubernetes || args.run_dir.is_some() {
+        true => {
+            let keep_waiting = || {
+                signals.wait(FIRST_STATE_PAUSE, None);
+                args.wait && !signals.stopped()
+            };
+            RunDir::take(args.run_dir.as_deref(), &args.node, keep_waiting)?
+        }
+        false => None,
+    };
+    if signals.stopped() {
+        return Ok(());
+    }
+    let run_dir_path = run_dir.as_ref().map(RunDir::path);
+    let opened = args.source.open(&args.node, &cluster, args.strict, run_dir_path)?;
+    let (mut source, view) = (opened.source, opened.view);
+    let (clock, mut waited) = (Clock::start(), String::new());
+    let mut say_at = clock.now() + FIRST_STATE_NOTE;
+    let state = source.first_state(&mut |why| {
+        if waited != why && clock.now() >= say_at {
+            print::note(why);
+            why.clone_into(&mut waited);
+            say_at = clock.now() + FIRST_STATE_NOTE;
+        }
+        signals.wait(FIRST_STATE_PAUSE, None);
+        !signals.stopped()
+    })?;
+    let Some(state) = state else { return Ok(()) };
     let mut said = Said::default();
     said.say(source.records());
     if !userns::has_privilege() {
@@ -111,30 +175,36 @@ fn serve_node(args: &Args, json: bool) -> Done {
         .lenient(!args.strict)
         .cluster(&cluster)
         .underlay(args.underlay.options())
-        .on_event(print::event);
+        .kube_proxy(args.kube_proxy);
+    let mut control = args.control.open(run_dir_path)?;
+    options = control.options(options, &args.node);
     if let Some(path) = &args.node_netns {
         options = options.namespace(NetNs::open(path)?);
     }
     let events = Events { node: &args.node, json };
-    let mut node = Node::start(options, state)?;
-    events.ready(node.epoch(), &source);
-    let mut serving = Serving { args, source, said, events: &events, busy: 0 };
-    let result = serving.serve(&signals, &mut watch, &mut node);
+    let node = Node::start(options, state)?;
+    let epoch = node.epoch();
+    let node = node.spawn()?;
+    let asked = control.serve(node.caller())?;
+    // Pods that a runtime attached before are attached again; after that the switch is ready.
+    let agent = args.cni.start(run_dir_path, node.caller(), &view)?;
+    events.ready(epoch, &*source);
+    let mut serving = Serving { args, source, said, metrics: opened.metrics, events: &events };
+    serving.serve(&signals, &node);
+    drop(agent);
     // Only a planned stop takes pods' interfaces away: after a failure the next run attaches to them.
-    let is_kept = args.keep || result.is_err();
-    let stopped = node.stop(if is_kept { PodInterfaces::Keep } else { PodInterfaces::Remove });
-    result?;
-    Ok(stopped?)
+    let is_kept = args.keep || node.has_ended();
+    drop(asked);
+    Ok(node.stop(if is_kept { PodInterfaces::Keep } else { PodInterfaces::Remove })?)
 }
 
 /// What serving depends on.
 struct Serving<'a> {
     args: &'a Args,
-    source: ManifestSource,
+    source: Box<dyn Source>,
     said: Said,
+    metrics: Option<Box<dyn Fn(String)>>,
     events: &'a Events<'a>,
-    /// How often in a row a file changed while it was read.
-    busy: usize,
 }
 
 /// What was said of the manifests, so that it is said once.
@@ -151,52 +221,58 @@ impl Said {
 
 impl Serving<'_> {
     /// Everything from ready to stop.
-    fn serve(&mut self, signals: &Signals, watch: &mut FolderWatch, node: &mut Node) -> Done {
+    fn serve(&mut self, signals: &Signals, node: &NodeHandle) {
         let clock = Clock::start();
-        let mut poll_at = clock.now();
+        let mut metrics_at = self.metrics.is_some().then(|| clock.now());
         let mut stats_at = self.args.stats.map(|every| clock.now() + every);
-        while !signals.stopped() {
-            let now = clock.now();
-            let due = stats_at.map_or(poll_at, |at| at.min(poll_at));
-            signals.wait(watch.pause().min(until(now, due)));
+        while !signals.stopped() && !node.has_ended() {
+            let mut pause = self.source.next_check().min(LONGEST_PAUSE);
+            for at in [stats_at, metrics_at].into_iter().flatten() {
+                pause = pause.min(until(clock.now(), at));
+            }
+            signals.wait(pause, self.source.wake_fd());
             if signals.stopped() {
                 break;
             }
-            let forced = signals.take_reload();
-            if watch.has_changed(&clock) || forced {
-                self.reload(watch, node);
-            }
-            let pause = node.poll()?;
+            self.follow(node, signals.take_reload());
             let now = clock.now();
-            poll_at = now + pause;
+            if metrics_at.is_some_and(|at| now >= at) {
+                metrics_at = Some(now + METRICS_INTERVAL);
+                self.renew_metrics(node);
+            }
             if let (Some(at), Some(every)) = (stats_at, self.args.stats)
                 && now >= at
             {
                 // In step with the beginning, unless it fell behind.
                 stats_at = Some((at + every).max(now));
-                self.events.stats(&node.stats(), self.source.counts());
+                if let Ok(stats) = node.stats() {
+                    self.events.stats(&stats, self.source.counts());
+                }
             }
         }
-        Ok(())
     }
 
-    /// Puts the manifests in force as they are now, or says why the old state stays.
-    fn reload(&mut self, watch: &mut FolderWatch, node: &mut Node) {
-        let applied = self.source.apply(node);
-        let being_written = matches!(
-            applied,
-            Err(ApplyError::Manifests(ManifestError::Load(LoadError::Changing { .. })))
-        );
-        // Its writer is soon done; one that never is must not keep changes from being refused.
-        self.busy = if being_written { self.busy + 1 } else { 0 };
-        if being_written && self.busy < BUSY {
-            return watch.look_again();
+    fn renew_metrics(&self, node: &NodeHandle) {
+        if let (Some(set), Ok(stats)) = (&self.metrics, node.stats()) {
+            let counts = self.source.counts();
+            set(stats.to_prometheus(&[
+                ("left_out", counts.left_out),
+                ("closed", counts.closed),
+                ("kept_last_good", counts.kept_last_good),
+            ]));
         }
-        match applied {
-            Ok(epoch) => {
+    }
+
+    /// Puts in force what changed, or says why the old state stays.
+    fn follow(&mut self, mut node: &NodeHandle, force: bool) {
+        match self.source.follow(&mut node, force) {
+            Ok(Followed::Applied(epoch)) => {
                 self.said.say(self.source.records());
-                self.events.applied(epoch, &self.source);
+                self.events.applied(epoch, &*self.source);
             }
+            Ok(_) => {}
+            // It says why when it is stopped.
+            Err(SourceError::Node(NodeError::Ended)) => {}
             Err(error) => {
                 self.events.refused();
                 Failure::from(error).report();

@@ -6,27 +6,38 @@ use crate::spelling::{distance, nearest};
 
 /// A kind that podswitch reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Kind {
+#[non_exhaustive]
+pub enum Kind {
+    /// core/v1.
     Namespace,
+    /// core/v1.
     Node,
+    /// core/v1.
     Pod,
+    /// networking.k8s.io/v1.
     NetworkPolicy,
+    /// policy.networking.k8s.io/v1alpha2.
     ClusterNetworkPolicy,
+    /// core/v1.
     Service,
+    /// discovery.k8s.io/v1.
     EndpointSlice,
+    /// networking.k8s.io/v1 or v1beta1.
     ServiceCidr,
 }
 
-/// Name, API group, versions, and whether its objects are in a namespace.
+/// Name, plural, API group, versions, and whether its objects are in a namespace.
 struct Facts {
     name: &'static str,
+    plural: &'static str,
     group: &'static str,
     versions: &'static [&'static str],
     namespaced: bool,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -38,38 +49,60 @@ impl Kind {
     ];
 
     const fn facts(self) -> Facts {
-        let (name, group, versions, namespaced): (_, _, &[&str], _) = match self {
-            Self::Namespace => ("Namespace", "", &["v1"], false),
-            Self::Node => ("Node", "", &["v1"], false),
-            Self::Pod => ("Pod", "", &["v1"], true),
-            Self::NetworkPolicy => ("NetworkPolicy", "networking.k8s.io", &["v1"], true),
-            Self::ClusterNetworkPolicy => {
-                ("ClusterNetworkPolicy", "policy.networking.k8s.io", &["v1alpha2"], false)
+        let (name, plural, group, versions, namespaced): (_, _, _, &[&str], _) = match self {
+            Self::Namespace => ("Namespace", "namespaces", "", &["v1"], false),
+            Self::Node => ("Node", "nodes", "", &["v1"], false),
+            Self::Pod => ("Pod", "pods", "", &["v1"], true),
+            Self::NetworkPolicy => {
+                ("NetworkPolicy", "networkpolicies", "networking.k8s.io", &["v1"], true)
             }
-            Self::Service => ("Service", "", &["v1"], true),
-            Self::EndpointSlice => ("EndpointSlice", "discovery.k8s.io", &["v1"], true),
-            Self::ServiceCidr => ("ServiceCIDR", "networking.k8s.io", &["v1", "v1beta1"], false),
+            Self::ClusterNetworkPolicy => {
+                let group = "policy.networking.k8s.io";
+                ("ClusterNetworkPolicy", "clusternetworkpolicies", group, &["v1alpha2"], false)
+            }
+            Self::Service => ("Service", "services", "", &["v1"], true),
+            Self::EndpointSlice => {
+                ("EndpointSlice", "endpointslices", "discovery.k8s.io", &["v1"], true)
+            }
+            Self::ServiceCidr => {
+                ("ServiceCIDR", "servicecidrs", "networking.k8s.io", &["v1", "v1beta1"], false)
+            }
         };
-        Facts { name, group, versions, namespaced }
+        Facts { name, plural, group, versions, namespaced }
     }
 
     /// Name as the API has it.
-    pub(crate) const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         self.facts().name
     }
 
+    /// Name in the API's paths, such as `networkpolicies`.
+    pub const fn plural(self) -> &'static str {
+        self.facts().plural
+    }
+
+    /// API group; empty for the core group.
+    pub const fn group(self) -> &'static str {
+        self.facts().group
+    }
+
+    /// Versions that are read, the preferred one first.
+    pub const fn versions(self) -> &'static [&'static str] {
+        self.facts().versions
+    }
+
     /// Whether its objects are in a namespace.
-    pub(crate) const fn is_namespaced(self) -> bool {
+    pub const fn is_namespaced(self) -> bool {
         self.facts().namespaced
     }
 
     /// Whether it says who may connect.
-    pub(crate) const fn is_policy(self) -> bool {
+    pub const fn is_policy(self) -> bool {
         matches!(self, Self::NetworkPolicy | Self::ClusterNetworkPolicy)
     }
 
     /// `apiVersion` as it must be.
-    fn versions(self) -> String {
+    fn right_versions(self) -> String {
         let Facts { group, versions, .. } = self.facts();
         let versions = versions.iter().map(|version| match group {
             "" => (*version).to_owned(),
@@ -98,7 +131,7 @@ pub(crate) fn named(kind: &str, version: &str) -> Named {
             return Named::Read(known);
         }
         if facts.group == group || version.is_empty() || is_meant(known, group) {
-            let reason = format!("{} is not {}", quote(version), known.versions());
+            let reason = format!("{} is not {}", quote(version), known.right_versions());
             return Named::Mistaken(known, Fault { field: "apiVersion".to_owned(), reason });
         }
         return Named::Other;

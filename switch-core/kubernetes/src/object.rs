@@ -71,6 +71,30 @@ impl Object {
         object.filter(|_| !several).map(Self).ok_or(ObjectError::OtherKind)
     }
 
+    /// Reads one object of a known kind in JSON, as an API server sends it: an item of a list does not say its
+    /// kind. What podswitch does not read is passed over without being kept. Faults in its fields are found when it
+    /// is put into a [`Store`](crate::Store).
+    ///
+    /// # Errors
+    /// It is not JSON, or not an object.
+    pub fn decode(kind: Kind, json: &str) -> Result<Self, ObjectError> {
+        if let Some((cookie, body)) = decode_typed(kind, json) {
+            return Ok(Self(Loaded { origin: None, cookie, kind, body }));
+        }
+        // The slow way: for policies, whose every field counts, and for what has a fault.
+        let value = parse_json(json).map_err(|error| ObjectError::Syntax(error.message))?;
+        if !value.is_object() {
+            return Err(ObjectError::OtherKind);
+        }
+        let cookie = object_name(kind.name(), &value, kind.is_namespaced());
+        Ok(Self(Loaded { origin: None, cookie, kind, body: body(kind, value) }))
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
     /// Its name: `Kind/namespace/name`, or `Kind/name` where there is no namespace.
     pub fn name(&self) -> &Cookie {
         &self.0.cookie
@@ -162,6 +186,35 @@ fn object(value: Value, origin: Option<&Source>, version: String, written: Strin
         None => body(kind, value),
     };
     Found::Object(Box::new(Loaded { origin: origin.cloned(), cookie, kind, body }))
+}
+
+/// Decodes an object with a name whose fields have the right types, without a value in between.
+fn decode_typed(kind: Kind, json: &str) -> Option<(Cookie, Body)> {
+    macro_rules! decode_as {
+        ($type:ty, $typed:expr) => {{
+            let mut it: $type = serde_json::from_str(json).ok()?;
+            let meta = it.metadata.take().unwrap_or_default();
+            (meta, $typed(it))
+        }};
+    }
+    let (meta, typed) = match kind {
+        Kind::Namespace => decode_as!(Namespace, |_| Typed::Namespace),
+        Kind::Node => decode_as!(Box<Node>, Typed::Node),
+        Kind::Pod => decode_as!(Box<Pod>, Typed::Pod),
+        Kind::Service => decode_as!(Box<Service>, Typed::Service),
+        Kind::EndpointSlice => decode_as!(Box<EndpointSlice>, Typed::EndpointSlice),
+        Kind::ServiceCidr => decode_as!(Box<ServiceCidr>, Typed::ServiceCidr),
+        Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => return None,
+    };
+    let name = meta.name.as_deref().filter(|name| !name.is_empty())?;
+    let namespace = meta.namespace.as_deref().filter(|name| !name.is_empty());
+    let cookie = if kind.is_namespaced() {
+        let namespace = namespace.unwrap_or("default");
+        format!("{}/{}/{}", kind.name(), printable(namespace), printable(name))
+    } else {
+        format!("{}/{}", kind.name(), printable(name))
+    };
+    Some((Cookie::new(cookie), Body::Good(meta, typed)))
 }
 
 /// Decodes an object of a kind.

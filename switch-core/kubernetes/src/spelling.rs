@@ -1,7 +1,7 @@
 //! Distance of a mistyped name from a known one.
 
 /// The known name nearest to `text`, if it is at most `most` edits away and not the same.
-pub(crate) fn nearest<'a>(text: &str, names: &[&'a str], most: usize) -> Option<&'a str> {
+pub fn nearest<'a>(text: &str, names: &[&'a str], most: usize) -> Option<&'a str> {
     let near = names.iter().map(|name| (distance(text, name), *name));
     near.filter(|(distance, _)| (1..=most).contains(distance)).min().map(|(_, name)| name)
 }

@@ -33,11 +33,14 @@ pub mod attach;
 pub mod confine;
 mod error;
 pub mod health;
+mod kube_proxy;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod port;
+pub mod preflight;
 pub mod reserve;
+pub mod settings;
 pub mod steer;
 mod sys;
 pub mod sysctl;
@@ -46,6 +49,7 @@ pub mod writers;
 pub(crate) mod xfrm;
 
 pub use error::HostError;
+pub use kube_proxy::KubeProxy;
 pub use netlink::Netlink;
 pub use netns::NetNs;
 

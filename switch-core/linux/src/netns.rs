@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -181,10 +182,25 @@ impl NetNs {
 
     /// Whether both are the same namespace.
     pub fn is_same(&self, other: &NetNs) -> bool {
-        match (rustix::fs::fstat(&*self.inner.fd), rustix::fs::fstat(&*other.inner.fd)) {
-            (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
-            _ => false,
-        }
+        matches!((self.id(), other.id()), (Ok(a), Ok(b)) if a == b)
+    }
+
+    /// Device and inode, which no other namespace has while this one lives.
+    ///
+    /// # Errors
+    /// The kernel refuses to say; it has no reason to.
+    pub fn id(&self) -> Result<(u64, u64), HostError> {
+        let status = rustix::fs::fstat(&*self.inner.fd).context(|| format!("look at {self}"))?;
+        Ok((status.st_dev as u64, status.st_ino as u64))
+    }
+
+    /// A number that no other namespace has before the next boot, not even when this one is gone.
+    ///
+    /// # Errors
+    /// The namespace could not be entered; a kernel before 5.14.
+    pub fn cookie(&self) -> Result<u64, HostError> {
+        let cookie = self.enter(|| sys::ns::cookie(UnixDatagram::unbound()?.as_fd()))?;
+        cookie.context(|| format!("read the cookie of {self}"))
     }
 
     /// Runs `f` on a fresh thread inside the namespace and returns what it returned. Sockets and

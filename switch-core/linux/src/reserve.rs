@@ -3,19 +3,17 @@
 
 use std::ops::RangeInclusive;
 
-use super::{HostError, NetNs, sysctl};
+use super::settings::ChangedSettings;
+use super::{HostError, NetNs};
 
 const SETTING: &str = "net/ipv4/ip_local_reserved_ports";
 
-/// Ports excluded from the kernel's ephemeral ports while this value lives, in addition to those
-/// already excluded. After a kill they stay reserved; the next run accepts that.
+/// Ports kept from the kernel's choice of source ports, beside those that are already, while this
+/// value lives. After a kill they stay reserved until the next run ends.
 #[derive(Debug)]
 pub struct ReservedPorts {
-    ns: NetNs,
     ports: Vec<RangeInclusive<u16>>,
-    /// What to put back, and what was put in its place.
-    before: String,
-    after: String,
+    settings: ChangedSettings,
 }
 
 impl ReservedPorts {
@@ -24,10 +22,10 @@ impl ReservedPorts {
     /// # Errors
     /// `/proc/sys` may not be written.
     pub fn reserve(ns: &NetNs, ports: &[RangeInclusive<u16>]) -> Result<Self, HostError> {
-        let before = sysctl::get(ns, SETTING)?;
-        let after = merge(&before, ports);
-        sysctl::set(ns, SETTING, &after)?;
-        Ok(Self { ns: ns.clone(), ports: ports.to_vec(), before, after })
+        let settings = ChangedSettings::new(ns, "ports");
+        let mut reserved = Self { ports: ports.to_vec(), settings };
+        reserved.reconcile()?;
+        Ok(reserved)
     }
 
     /// Reserves the ports again if another program set the list meanwhile; its ports stay reserved
@@ -36,23 +34,9 @@ impl ReservedPorts {
     /// # Errors
     /// As [`reserve`](Self::reserve).
     pub fn reconcile(&mut self) -> Result<Option<String>, HostError> {
-        let now = sysctl::get(&self.ns, SETTING)?;
-        let wanted = merge(&now, &self.ports);
-        if now == wanted {
-            return Ok(None);
-        }
-        sysctl::set(&self.ns, SETTING, &wanted)?;
-        (self.before, self.after) = (now, wanted);
-        Ok(Some(format!("{SETTING} = {}", self.after)))
-    }
-}
-
-impl Drop for ReservedPorts {
-    fn drop(&mut self) {
-        // Does not overwrite what another program wrote meanwhile; there is no caller to report to.
-        if sysctl::get(&self.ns, SETTING).is_ok_and(|now| now == self.after) {
-            let _ = sysctl::set(&self.ns, SETTING, &self.before);
-        }
+        let wanted = merge(&self.settings.others(SETTING)?, &self.ports);
+        let is_changed = self.settings.set(SETTING, &wanted)?;
+        Ok(is_changed.then(|| format!("{SETTING} = {wanted}")))
     }
 }
 

@@ -2,11 +2,23 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::{Context, HostError, NetNs};
 
 /// Longest value that is read, in bytes: more than port lists have in practice.
 const LONGEST: usize = 64 * 1024;
+
+/// Where settings are, unless it is `/proc/sys`.
+static ROOT: OnceLock<PathBuf> = OnceLock::new();
+
+/// Reads and writes settings below `path` in place of `/proc/sys` from now on: a container's own is read-only, and
+/// another mount of the same files may be given to it. What is below `net` there belongs to the network namespace of
+/// the thread that looks, as always. Only the first call counts.
+pub fn use_root(path: impl Into<PathBuf>) {
+    let _ = ROOT.set(path.into());
+}
 
 /// Sets a setting, written with slashes (`net/ipv4/ip_forward`), in `ns`.
 ///
@@ -65,13 +77,24 @@ fn write(key: &str, value: &str) -> io::Result<()> {
 
 /// The kernel answers only the first read and truncates it to the buffer: `fs::read_to_string` gets
 /// 32 bytes.
-fn read(path: &str) -> io::Result<String> {
+fn read(path: &Path) -> io::Result<String> {
     let mut buffer = vec![0; LONGEST];
     let length = fs::File::open(path)?.read(&mut buffer)?;
     buffer.truncate(length);
     String::from_utf8(buffer).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-fn path(key: &str) -> String {
-    format!("/proc/sys/{key}")
+fn path(key: &str) -> PathBuf {
+    ROOT.get().map_or(Path::new("/proc/sys"), PathBuf::as_path).join(key)
+}
+
+/// Whether a setting may be written in `ns`.
+///
+/// # Errors
+/// There is no such setting, or it may not be written.
+pub fn is_writable(ns: &NetNs, key: &str) -> Result<(), HostError> {
+    ns.enter(|| {
+        let opened = fs::OpenOptions::new().write(true).open(path(key));
+        opened.map(drop).context(|| format!("open {} for writing", path(key).display()))
+    })?
 }

@@ -1,12 +1,15 @@
 //! Which pod is attached, and where its interface is.
 
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use podswitch_kubernetes::LocalPod;
 use podswitch_linux::port::{tap, underlay_mac};
 use podswitch_linux::{HostError, NetNs};
-use podswitch_policy::rule::Labels;
+use podswitch_policy::rule::{Labels, NamedPort};
+use podswitch_policy::service::model::HostPort;
 use podswitch_wire::addr::Mac;
 
 use crate::error::PodError;
@@ -20,6 +23,8 @@ pub enum PodNetns {
     /// A path such as `/run/netns/web` or `/proc/1234/ns/net`. If another namespace is there later,
     /// because the pod was restarted, the pod is attached again.
     Path(PathBuf),
+    /// A path, as long as it leads to the namespace of this device and inode ([`NetNs::id`]): paths are used again.
+    Pinned(PathBuf, (u64, u64)),
     /// An open namespace, from a descriptor too ([`NetNs::try_from`]).
     Open(NetNs),
 }
@@ -29,6 +34,17 @@ impl PodNetns {
     pub(crate) fn open(&self) -> Result<NetNs, HostError> {
         match self {
             Self::Path(path) => NetNs::open(path),
+            Self::Pinned(path, id) => {
+                let namespace = NetNs::open(path)?;
+                match namespace.id() {
+                    Ok(found) if found == *id => Ok(namespace),
+                    _ => {
+                        let other =
+                            io::Error::new(io::ErrorKind::NotFound, "it is another one now");
+                        Err(HostError::new(format!("use {namespace}"), other))
+                    }
+                }
+            }
             Self::Open(namespace) => Ok(namespace.clone()),
         }
     }
@@ -36,6 +52,7 @@ impl PodNetns {
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Path(a), Self::Path(b)) => a == b,
+            (Self::Pinned(_, a), Self::Pinned(_, b)) => a == b,
             (Self::Open(a), Self::Open(b)) => a.is_same(b),
             _ => false,
         }
@@ -102,6 +119,25 @@ pub struct PodAttachment {
     /// `None`: the state describes the pod, and nothing passes before it does (N13). `Some`: while
     /// the state does not describe the pod, the node publishes it itself, with these labels.
     pub labels: Option<Labels>,
+    /// Named container ports, published with the labels.
+    pub ports: Vec<NamedPort>,
+    /// Ports of the node that lead to the pod, while the state has none for it.
+    pub host_ports: Arc<[HostPort]>,
+    /// What becomes of an interface of that name which is there already.
+    pub existing: ExistingInterface,
+}
+
+/// What attaching a pod makes of an interface that is there already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExistingInterface {
+    /// One of the right kind is used: an earlier run left it.
+    #[default]
+    Use,
+    /// The same, if it has the pod's MAC address; another one is an error.
+    UseOwn,
+    /// It is an error.
+    Refuse,
 }
 
 impl PodAttachment {
@@ -121,6 +157,9 @@ impl PodAttachment {
             mac: addresses.first().map_or(Mac::ZERO, |address| underlay_mac(*address)),
             addresses,
             labels: None,
+            ports: Vec::new(),
+            host_ports: Arc::default(),
+            existing: ExistingInterface::default(),
         }
     }
 
@@ -152,6 +191,27 @@ impl PodAttachment {
         self
     }
 
+    /// Has the node publish these named ports with the labels.
+    #[must_use]
+    pub fn ports(mut self, ports: Vec<NamedPort>) -> Self {
+        self.ports = ports;
+        self
+    }
+
+    /// Opens ports of the node that lead to the pod, while the state has none for it.
+    #[must_use]
+    pub fn host_ports(mut self, ports: impl Into<Arc<[HostPort]>>) -> Self {
+        self.host_ports = ports.into();
+        self
+    }
+
+    /// Sets what becomes of an interface of that name which is there already.
+    #[must_use]
+    pub fn existing(mut self, existing: ExistingInterface) -> Self {
+        self.existing = existing;
+        self
+    }
+
     /// From the annotations of a pod, if they name an interface.
     pub(crate) fn annotated(pod: &LocalPod) -> Option<Self> {
         let place = pod.interface.as_ref()?;
@@ -166,6 +226,9 @@ impl PodAttachment {
             mac: pod.mac,
             addresses: pod.addresses.clone(),
             labels: None,
+            ports: Vec::new(),
+            host_ports: Arc::default(),
+            existing: ExistingInterface::default(),
         })
     }
 

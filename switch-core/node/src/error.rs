@@ -76,6 +76,17 @@ pub enum PodError {
         /// What is wrong with it.
         reason: String,
     },
+    /// There is an interface of that name already, which is not to be used.
+    #[error("interface: {namespace} has an interface {interface} already")]
+    InterfaceExists {
+        /// Its name.
+        interface: String,
+        /// Where it is.
+        namespace: String,
+    },
+    /// The state with the pod left it out: why.
+    #[error("the pod clashes with what is in force: {0}")]
+    LeftOut(ConfigError),
     /// Its namespace or interface is not available.
     #[error(transparent)]
     Host(#[from] HostError),

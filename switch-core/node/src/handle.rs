@@ -14,7 +14,7 @@ use crate::explain::{Connection, Verdict};
 use crate::flows::Flow;
 use crate::node::{Node, PodInterfaces};
 use crate::pod_name::PodName;
-use crate::state::State;
+use crate::state::{State, StateChanges};
 use crate::stats::Stats;
 
 impl Node {
@@ -28,14 +28,41 @@ impl Node {
     }
 }
 
-type Command = Box<dyn FnOnce(&mut Node) + Send>;
+/// What the node's thread is to do; `None`: end.
+type Command = Option<Box<dyn FnOnce(&mut Node) + Send>>;
 
 /// A [`Node`] that runs on a thread of its own ([`Node::spawn`]), which polls it. Any thread may
 /// call it; calls run one after the other. When it is dropped the node stops and pods keep their
 /// interfaces.
 pub struct NodeHandle {
-    commands: Option<Sender<Command>>,
+    caller: NodeCaller,
     thread: Option<JoinHandle<(Node, Result<(), NodeError>)>>,
+}
+
+/// Calls a node that has a thread of its own, from any thread, as long as its [`NodeHandle`] has not stopped it.
+#[derive(Clone)]
+pub struct NodeCaller(Sender<Command>);
+
+impl fmt::Debug for NodeCaller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeCaller").finish_non_exhaustive()
+    }
+}
+
+impl NodeCaller {
+    /// As [`NodeHandle::with`].
+    ///
+    /// # Errors
+    /// As [`NodeHandle::with`].
+    pub fn with<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Node) -> T + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let (sender, receiver) = channel();
+        let command = Box::new(move |node: &mut Node| drop(sender.send(f(node))));
+        self.0.send(Some(command)).map_err(|_| NodeError::Ended)?;
+        receiver.recv().map_err(|_| NodeError::Ended)
+    }
 }
 
 impl fmt::Debug for NodeHandle {
@@ -56,14 +83,19 @@ impl NodeHandle {
                         Err(error) => break Err(error),
                     };
                     match received.recv_timeout(pause) {
-                        Ok(command) => command(&mut node),
+                        Ok(Some(command)) => command(&mut node),
                         Err(RecvTimeoutError::Timeout) => {}
-                        Err(RecvTimeoutError::Disconnected) => break Ok(()),
+                        Ok(None) | Err(RecvTimeoutError::Disconnected) => break Ok(()),
                     }
                 };
                 (node, result)
             })?;
-        Ok(Self { commands: Some(commands), thread: Some(thread) })
+        Ok(Self { caller: NodeCaller(commands), thread: Some(thread) })
+    }
+
+    /// Calls the node for other threads.
+    pub fn caller(&self) -> NodeCaller {
+        self.caller.clone()
     }
 
     /// Runs `f` on the node's thread and waits for what it returns.
@@ -74,11 +106,12 @@ impl NodeHandle {
         &self,
         f: impl FnOnce(&mut Node) -> T + Send + 'static,
     ) -> Result<T, NodeError> {
-        let (sender, receiver) = channel();
-        let command = Box::new(move |node: &mut Node| drop(sender.send(f(node))));
-        let commands = self.commands.as_ref().ok_or(NodeError::Ended)?;
-        commands.send(command).map_err(|_| NodeError::Ended)?;
-        receiver.recv().map_err(|_| NodeError::Ended)
+        self.caller.with(f)
+    }
+
+    /// Whether the thread has ended: the node failed, and [`stop`](Self::stop) says why.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// As [`Node::apply`].
@@ -95,6 +128,14 @@ impl NodeHandle {
     /// As [`Node::update`] and [`with`](Self::with).
     pub fn update(&self, changes: Vec<Change>) -> Result<Epoch, NodeError> {
         self.with(|node| node.update(changes))?
+    }
+
+    /// As [`Node::update_state`].
+    ///
+    /// # Errors
+    /// As [`Node::update_state`] and [`with`](Self::with).
+    pub fn update_state(&self, changes: StateChanges) -> Result<Epoch, NodeError> {
+        self.with(|node| node.update_state(changes))?
     }
 
     /// As [`Node::add_pod`].
@@ -153,7 +194,8 @@ impl NodeHandle {
     }
 
     fn end(&mut self) -> Option<(Node, Result<(), NodeError>)> {
-        self.commands = None;
+        // It may have ended by itself.
+        let _ = self.caller.0.send(None);
         match self.thread.take()?.join() {
             Ok(ended) => Some(ended),
             Err(panic) => std::panic::resume_unwind(panic),
@@ -163,7 +205,7 @@ impl NodeHandle {
 
 impl Drop for NodeHandle {
     fn drop(&mut self) {
-        self.commands = None;
+        let _ = self.caller.0.send(None);
         if let Some(thread) = self.thread.take()
             && let Ok((node, _)) = thread.join()
         {

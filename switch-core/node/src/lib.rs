@@ -59,6 +59,7 @@
 
 mod attachment;
 mod cluster;
+pub mod cni;
 mod discovery;
 mod error;
 mod events;
@@ -66,6 +67,9 @@ mod explain;
 mod flows;
 mod handle;
 mod host_side;
+mod inspect;
+mod kube_proxy;
+mod metrics;
 mod node;
 mod options;
 pub mod overlay;
@@ -78,17 +82,21 @@ mod stats;
 mod underlay;
 mod view;
 
-pub use attachment::{InterfaceKind, PodAttachment, PodNetns};
+pub use attachment::{ExistingInterface, InterfaceKind, PodAttachment, PodNetns};
 pub use cluster::{ClusterOptions, Masquerading, ParseMasqueradingError};
 pub use discovery::node_addresses;
 pub use error::{NodeError, PodError, UnderlayError};
-pub use events::{DroppedFrame, Event, EventSink, Failure, channel};
+pub use events::{DroppedFrames, Event, EventSink, Failure, channel};
 pub use explain::{Connection, Outcome, Verdict};
 pub use flows::Flow;
-pub use handle::NodeHandle;
+pub use handle::{NodeCaller, NodeHandle};
+pub use inspect::{PodInfo, Status, UnknownName, WorkerStatus};
+pub use kube_proxy::KubeProxyMode;
+pub use metrics::METRICS_CONTENT_TYPE;
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
 pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};
 pub use pod_name::{PodName, PodNameError};
+pub use podswitch_core::records::{DropRecord, End};
 pub use state::{State, StateChanges};
 pub use stats::Stats;
 

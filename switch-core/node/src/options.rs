@@ -11,6 +11,7 @@ use podswitch_wire::cidr::Cidr;
 use crate::cluster::{ClusterOptions, Masquerading};
 use crate::error::NodeError;
 use crate::events::EventSink;
+use crate::kube_proxy::KubeProxyMode;
 
 /// Most workers.
 const MAX_WORKERS: usize = 64;
@@ -40,6 +41,7 @@ pub struct NodeOptions {
     pub(crate) masquerade: Masquerading,
     pub(crate) cluster_cidrs: Vec<Cidr>,
     pub(crate) underlay: UnderlayOptions,
+    pub(crate) kube_proxy: KubeProxyMode,
     pub(crate) lenient: bool,
     pub(crate) report_drops: bool,
     pub(crate) report_flows: Option<Duration>,
@@ -59,6 +61,7 @@ impl NodeOptions {
             masquerade: Masquerading::default(),
             cluster_cidrs: Vec::new(),
             underlay: UnderlayOptions::default(),
+            kube_proxy: KubeProxyMode::default(),
             lenient: false,
             report_drops: false,
             report_flows: None,
@@ -128,6 +131,13 @@ impl NodeOptions {
     #[must_use]
     pub fn underlay(mut self, underlay: UnderlayOptions) -> Self {
         self.underlay = underlay;
+        self
+    }
+
+    /// Whether kube-proxy serves this node; by default it is looked for.
+    #[must_use]
+    pub fn kube_proxy(mut self, mode: KubeProxyMode) -> Self {
+        self.kube_proxy = mode;
         self
     }
 
@@ -246,6 +256,8 @@ pub(crate) struct Settings {
     pub(crate) masquerade: Masquerading,
     pub(crate) cluster_cidrs: Vec<Cidr>,
     pub(crate) underlay: UnderlayOptions,
+    /// Services of the node's own side are kube-proxy's.
+    pub(crate) beside_kube_proxy: bool,
     pub(crate) lenient: bool,
 }
 

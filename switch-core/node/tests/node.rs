@@ -426,8 +426,11 @@ fn drops_and_flows_are_told_of() {
     liar.send_to(b"?", (address(3), 53)).unwrap();
     let dropped = wait_for(&|event| matches!(event, Event::Dropped(_)));
     let Event::Dropped(frame) = dropped else { unreachable!() };
-    assert_eq!((frame.pod, frame.port), (Some(name("red")), red_port));
-    assert_eq!(frame.reason.name(), "spoofed_ip");
+    assert_eq!((&frame.pod, frame.record.port), (&Some(name("red")), Some(red_port)));
+    assert_eq!(frame.record.reason.name(), "spoofed_ip");
+    assert_eq!(frame.record.dst.as_ref().unwrap().pod.as_deref(), Some("blue"));
+    let text = frame.to_string();
+    assert!(text.ends_with("spoofed_ip UDP 10.8.0.99:1 -> default/blue 10.8.0.3:53"), "{text}");
 }
 
 #[test]

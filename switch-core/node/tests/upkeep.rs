@@ -13,9 +13,11 @@ use std::time::Duration;
 use podswitch_core::config::{Config, LocalNode, RemoteNode, TunnelConfig, VtepMac};
 use podswitch_core::id::Cookie;
 use podswitch_linux::netlink::{LinkSpec, Route, Rule};
+use podswitch_linux::nft::IngressDrop;
 use podswitch_linux::{NetNs, Netlink, sysctl};
 use podswitch_node::{
     Event, Failure, InterfaceKind, Node, NodeOptions, PodAttachment, PodInterfaces, PodName,
+    UnderlayKind, UnderlayOptions,
 };
 use podswitch_policy::rule::Labels;
 use podswitch_wire::addr::Mac;
@@ -59,7 +61,7 @@ fn pod_addresses(number: u8) -> [IpAddr; 2] {
 struct World {
     netns: NetNs,
     /// Where the other end of its interface is.
-    _beyond: NetNs,
+    beyond: NetNs,
     pods: [NetNs; 2],
     node: Node,
     events: Receiver<Event>,
@@ -67,6 +69,10 @@ struct World {
 
 impl World {
     fn start() -> Self {
+        Self::with(UnderlayOptions::default())
+    }
+
+    fn with(underlay: UnderlayOptions) -> Self {
         let [netns, red, blue] = [(); 3].map(|()| NetNs::anonymous().unwrap());
         let mut netlink = Netlink::open(&netns).unwrap();
         let beyond = NetNs::anonymous().unwrap();
@@ -76,6 +82,7 @@ impl World {
         let options = NodeOptions::new("n1")
             .namespace(netns.clone())
             .switch_namespace(switch_namespace())
+            .underlay(underlay)
             .on_event(move |event| drop(sender.send(event)));
         let mut node = Node::start(options, config(NODE)).unwrap();
         let pods = [red, blue];
@@ -86,7 +93,7 @@ impl World {
             let labels: Labels = [("app", "any")].into_iter().collect();
             node.add_pod(pod.labels(labels)).unwrap();
         }
-        let mut world = Self { netns, _beyond: beyond, pods, node, events };
+        let mut world = Self { netns, beyond, pods, node, events };
         world.poll_until("the start", |world| world.node_reaches_pods());
         world.events.try_iter().for_each(drop);
         world
@@ -172,15 +179,24 @@ fn found(netns: &NetNs) -> BTreeSet<String> {
     let addresses = netlink.addresses().unwrap().into_iter().map(|a| a.address.to_string());
     found.extend(addresses.filter(|a| !a.starts_with("fe80:")));
     let routes = netlink.routes().unwrap().into_iter().filter(|r| r.gateway.is_some());
-    found.extend(
-        routes.map(|r| format!("{} via {:?} from {:?}", r.destination, r.gateway, r.source)),
-    );
+    found.extend(routes.map(|r| {
+        format!("{} via {:?} from {:?} in {}", r.destination, r.gateway, r.source, r.table)
+    }));
     found.extend(netlink.rules().unwrap().iter().map(ToString::to_string));
     let gateways = ["169.254.1.1", "fe80::1"].map(|a| a.parse::<IpAddr>().unwrap());
     let neighbours = netlink.neighbours().unwrap().into_iter();
     let neighbours = neighbours.filter(|n| gateways.contains(&n.address) && n.is_confirmed);
     found.extend(neighbours.map(|n| format!("{} at {:?}", n.address, n.mac)));
     found
+}
+
+/// Switched off meanwhile, and on again.
+fn rename(netns: &NetNs, from: &str, to: &str) {
+    let mut netlink = Netlink::open(netns).unwrap();
+    let index = netlink.link(from).unwrap().index;
+    netlink.set_down(index).unwrap();
+    netlink.rename(index, to).unwrap();
+    netlink.set_up(index).unwrap();
 }
 
 fn set_link(netns: &NetNs, name: &str, up: bool) {
@@ -255,6 +271,16 @@ fn what_is_taken_from_a_pod_is_put_back() {
             let index = netlink.link("eth0").unwrap().index;
             netlink.set_mtu(index, 1200).unwrap();
         });
+        world.is_put_back(netns, pod, "another MAC address", |ns| {
+            let mut netlink = Netlink::open(ns).unwrap();
+            let index = netlink.link("eth0").unwrap().index;
+            netlink.set_mac(index, Mac([2, 0, 0, 9, 9, 9])).unwrap();
+        });
+        world.is_put_back(netns, pod, "another name", |ns| rename(ns, "eth0", "x0"));
+        world.is_put_back(netns, pod, "another name and no addresses", |ns| {
+            rename(ns, "eth0", "x0");
+            flush_addresses(ns, "x0");
+        });
         world.is_put_back(netns, pod, "a forgotten gateway", |ns| {
             let mut netlink = Netlink::open(ns).unwrap();
             let index = netlink.link("eth0").unwrap().index;
@@ -276,6 +302,81 @@ fn what_is_taken_from_a_pod_is_put_back() {
     assert_eq!(world.repaired(), []);
 }
 
+/// Somebody else's interface under the name of the pod's stays as it is, and is said to be in the way.
+#[test]
+fn a_name_that_another_interface_took_is_not_taken_from_it() {
+    podswitch_testkit::require_privilege!();
+    let mut world = World::start();
+    for (netns, pod) in world.pods.clone().iter().zip(["default/p2", "default/p3"]) {
+        let before = found(netns);
+        rename(netns, "eth0", "x0");
+        let index = Netlink::open(netns).unwrap().add_bridge(&LinkSpec::new("eth0")).unwrap();
+        let mut told = Vec::new();
+        for _ in 0..12 {
+            thread::sleep(world.node.poll().unwrap());
+            told.extend(world.events.try_iter().map(|event| event.to_string()));
+        }
+        assert_eq!(told.len(), 1, "once: {told:#?}");
+        assert!(told[0].contains(pod) && told[0].contains("eth0"), "{told:#?}");
+        let mut netlink = Netlink::open(netns).unwrap();
+        let other = netlink.link("eth0").unwrap();
+        assert!((other.index, other.is_up) == (index, false));
+        assert!(netlink.addresses().unwrap().iter().all(|a| a.link != index));
+        assert!(netlink.link("x0").unwrap().is_up, "it serves on under that name");
+        netlink.delete_link(index).unwrap();
+        world.poll_until("the name is free", |_| before.is_subset(&found(netns)));
+        world.repaired();
+    }
+    assert!(world.pods_reach_each_other());
+}
+
+/// The tables that no process owns, so that anybody may change them: on the uplink, and where the kernel is given
+/// GSO packets.
+#[test]
+fn tables_that_belong_to_nobody_are_put_back() {
+    podswitch_testkit::require_privilege!();
+    let mut underlay = UnderlayOptions::default();
+    (underlay.kind, underlay.uplink) = (Some(UnderlayKind::Packet), Some("u0".into()));
+    let mut world = World::with(underlay);
+    let (netns, beyond) = (world.netns.clone(), world.beyond.clone());
+    let mut netlink = Netlink::open(&beyond).unwrap();
+    let index = netlink.link("u0").unwrap().index;
+    netlink.add_address(index, "192.0.2.9/24".parse().unwrap()).unwrap();
+    // What comes for the tunnel's port is the switch's, and kept from the node's own sockets.
+    let own = netns.enter(|| UdpSocket::bind((NODE, 4789))).unwrap().unwrap();
+    own.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let client = beyond.enter(|| UdpSocket::bind("192.0.2.9:0")).unwrap().unwrap();
+    let gets_through = || {
+        (0..5).any(|_| {
+            client.send_to(b"?", (NODE, 4789)).unwrap();
+            own.recv(&mut [0; 8]).is_ok()
+        })
+    };
+    assert!(!gets_through());
+    for _ in 0..2 {
+        IngressDrop::remove(&netns, "podswitch-uplink").unwrap();
+        assert!(gets_through());
+        world.poll_until("a removed table", |world| {
+            world.repaired().contains(&("node".into(), "nftables table podswitch-uplink".into()))
+        });
+        assert!(!gets_through());
+    }
+    world.node.stop(PodInterfaces::Remove).unwrap();
+
+    let mut world = World::start();
+    let netns = world.netns.clone();
+    if Netlink::open(&netns).unwrap().find_link("psu4789").unwrap().is_none() {
+        return eprintln!("SKIPPED: the kernel takes no GSO packets for tunnels");
+    }
+    for _ in 0..2 {
+        IngressDrop::remove(&netns, "podswitch-psu4789").unwrap();
+        world.poll_until("a removed table", |world| {
+            let told = "nftables table podswitch-psu4789";
+            world.repaired().contains(&("udp:4789".into(), told.into()))
+        });
+    }
+}
+
 #[test]
 fn what_is_taken_from_the_node_is_put_back() {
     podswitch_testkit::require_privilege!();
@@ -287,11 +388,40 @@ fn what_is_taken_from_the_node_is_put_back() {
         set_link(ns, "podswitch0", true);
     });
     world.is_put_back(&netns, "podswitch0", "flushed routes", |ns| flush_routes(ns, "podswitch0"));
-    world.is_put_back(&netns, "podswitch0", "another name", |ns| {
+    world
+        .is_put_back(&netns, "podswitch0", "another name", |ns| rename(ns, "podswitch0", "other0"));
+    world.is_put_back(&netns, "podswitch0", "another MAC address", |ns| {
         let mut netlink = Netlink::open(ns).unwrap();
         let index = netlink.link("podswitch0").unwrap().index;
-        netlink.set_down(index).unwrap();
-        netlink.rename(index, "other0").unwrap();
+        netlink.set_mac(index, Mac([2, 0, 0, 9, 9, 9])).unwrap();
+    });
+    world.is_put_back(&netns, "podswitch0", "forgotten gateways", |ns| {
+        let mut netlink = Netlink::open(ns).unwrap();
+        let index = netlink.link("podswitch0").unwrap().index;
+        for gateway in ["169.254.1.1", "fe80::1"] {
+            netlink.delete_neighbour(index, gateway.parse().unwrap()).unwrap();
+        }
+    });
+    // In a bridge its packets would enter the node's stack by that, which has none of its settings.
+    let mut netlink = Netlink::open(&netns).unwrap();
+    let bridge = netlink.add_bridge(&LinkSpec::new("br0").up()).unwrap();
+    let index = netlink.link("podswitch0").unwrap().index;
+    netlink.set_master(index, Some(bridge)).unwrap();
+    let is_free = || {
+        let link = Netlink::open(&netns).unwrap().link("podswitch0").unwrap();
+        link.master.is_none()
+    };
+    assert!(!is_free());
+    world.poll_until("a bridge", |_| is_free());
+    let repaired = world.repaired();
+    assert!(repaired.iter().any(|(of, _)| of == "podswitch0"), "{repaired:?}");
+    netlink.delete_link(bridge).unwrap();
+    world.is_put_back(&netns, "node", "a flushed table of steered packets", |ns| {
+        let mut netlink = Netlink::open(ns).unwrap();
+        let steered: Vec<Route> =
+            netlink.routes().unwrap().into_iter().filter(|r| r.table == 28_787).collect();
+        assert!(!steered.is_empty());
+        steered.iter().for_each(|route| netlink.delete_route(route).unwrap());
     });
     world.is_put_back(&netns, "node", "deleted rules", |ns| {
         let mut netlink = Netlink::open(ns).unwrap();

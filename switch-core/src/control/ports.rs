@@ -94,9 +94,26 @@ impl ControlPlane {
         Ok(device)
     }
 
+    /// Has a worker transmit an Ethernet frame by a port. It counts as originated by the switch. Not for
+    /// traffic: each frame is a command.
+    pub fn send(&self, port: PortId, frame: &[u8]) {
+        if let Some(worker) = self.workers.first() {
+            worker.handle.send(Command::Send(port, frame.into()));
+        }
+    }
+
     /// Properties of an attached port.
     pub fn port_info(&self, port: PortId) -> Option<PortInfo> {
         Some(self.devices.get(port.index())?.as_ref()?.device.info())
+    }
+
+    /// Has every device do what no worker may wait for ([`Device::maintain`]). To be called a few times a
+    /// second. Returns what was put back, by the device's name.
+    pub fn maintain_devices(&mut self) -> Vec<(String, Vec<String>)> {
+        let devices = self.devices.iter_mut().flatten().map(|attached| &mut attached.device);
+        let maintained = devices.map(|device| (device.maintain(), device));
+        let repaired = maintained.filter(|(done, _)| !done.is_empty());
+        repaired.map(|(done, device)| (device.info().name, done)).collect()
     }
 
     /// Reassigns the first queues of stopped workers.

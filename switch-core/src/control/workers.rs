@@ -129,4 +129,14 @@ impl ControlPlane {
             worker.handle.send(Command::Observe(make(index)));
         }
     }
+
+    /// Has the observers of these workers hand over what they collected ([`Observer::collect`]): soon,
+    /// between two polls.
+    pub fn collect(&self, workers: impl IntoIterator<Item = usize>) {
+        for index in workers {
+            if let Some(worker) = self.workers.get(index) {
+                worker.handle.send(Command::Collect);
+            }
+        }
+    }
 }

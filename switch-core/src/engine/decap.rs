@@ -152,7 +152,7 @@ impl Engine {
         let mut pieces = Vec::new();
         let result = segment(packet, cx.pool, &mut |_, piece| pieces.push(piece));
         if let (Err(error), true) = (result, pieces.is_empty()) {
-            return self.count_drop(cx.now, trace, error.reason, None);
+            return self.drop_traced(cx.now, cx.snapshot.epoch, trace, error.reason);
         }
         // Each piece counts as a received frame.
         self.counters.received.add(pieces.len() as u64 - 1);

@@ -81,7 +81,7 @@ impl Engine {
         if pinned.is_translated() {
             return false;
         }
-        if is_sctp_init(packet.bytes(), parsed) {
+        if opens_association(packet.bytes(), parsed) {
             return direction == Direction::Reply && pinned.opened != Opened::First;
         }
         if parsed.key.proto != proto::TCP || parsed.tcp_flags & SYN == 0 {
@@ -102,6 +102,9 @@ impl Engine {
     /// The denial of a SYN of the reply direction, if policy denies the connection that it opens. What
     /// policy allows the known connection does not matter. Only if both ends open at once is one end's
     /// SYN a reply to the other's.
+    ///
+    /// SCTP's INIT and COOKIE ECHO restart an association from either end (RFC 9260 §5.2.4), so they
+    /// are evaluated likewise. If both ends open at once, one end's chunks suffice (§5.2.1).
     pub(super) fn opens_against<'s>(
         &self,
         cx: &BurstContext<'s>,
@@ -109,13 +112,17 @@ impl Engine {
         packet: &Packet,
         parsed: &Parsed,
     ) -> Option<Denial<'s>> {
-        let is_syn = parsed.key.proto == proto::TCP && parsed.tcp_flags & (SYN | ACK) == SYN;
-        if known.connection.direction() == Direction::Original || !is_syn {
+        if known.connection.direction() == Direction::Original {
             return None;
         }
-        let states = self.shared.tracker.tcp_states(known.connection)?;
-        if matches!(states, [TcpState::None | TcpState::SynSent, TcpState::SynSent]) {
-            return None;
+        if !opens_association(packet.bytes(), parsed) {
+            if parsed.key.proto != proto::TCP || parsed.tcp_flags & (SYN | ACK) != SYN {
+                return None;
+            }
+            let states = self.shared.tracker.tcp_states(known.connection)?;
+            if matches!(states, [TcpState::None | TcpState::SynSent, TcpState::SynSent]) {
+                return None;
+            }
         }
         denial(cx.snapshot, &Query::of(&parsed.key, packet)).filter(is_policy)
     }
@@ -217,10 +224,8 @@ impl Engine {
             return Some(UNKNOWN_CONNECTION);
         }
         let is_here = is_own || snapshot.is_local_pod(client);
-        if !is_here && direct.origin_end.is_none() && snapshot.reach(client).is_none() {
-            // A client outside the cluster. Only its own packets tell where it is reached.
-            return Some(UNKNOWN_CONNECTION);
-        }
+        let is_outside =
+            !is_here && direct.origin_end.is_none() && snapshot.reach(client).is_none();
         let seconds = cx.now.as_secs() as u32;
         let unknown = Some(DropReason::TcpInvalidState.into());
         match self.shared.probes.progress(key, seconds) {
@@ -233,15 +238,20 @@ impl Engine {
         let frontends: ArrayVec<SocketAddr, CANDIDATES> = snapshot
             .services
             .frontends_of(backend)
-            // Other nodes translate for their own pods, except at this node's NodePorts.
-            .filter(|(kind, _)| is_here || *kind == FrontendKind::NodePort)
+            // Other nodes translate for their own pods, except at this node's NodePorts. Cluster IPs are
+            // not reached from outside.
+            .filter(|(kind, _)| match is_outside {
+                true => *kind != FrontendKind::ClusterIp,
+                false => is_here || *kind == FrontendKind::NodePort,
+            })
             .map(|(_, frontend)| frontend)
             // A known connection of the client to this frontend has another backend.
             .filter(|frontend| !tracker.is_taken(&client_key(key, *frontend)))
             .take(CANDIDATES)
             .collect();
         if frontends.is_empty() {
-            return None;
+            // Only the packets of a client outside the cluster tell where it is reached.
+            return is_outside.then_some(UNKNOWN_CONNECTION);
         }
         let segment = read_segment(packet, parsed);
         if self.may_probe(cx, packet)
@@ -391,8 +401,20 @@ impl Snapshot {
     }
 }
 
+/// The type of an SCTP packet's first chunk (RFC 9260 §3.2).
+fn first_chunk(frame: &[u8], parsed: &Parsed) -> Option<u8> {
+    let is_sctp = parsed.key.proto == proto::SCTP;
+    is_sctp.then(|| frame.get(usize::from(parsed.l4) + 12).copied()).flatten()
+}
+
 /// Whether the packet's first chunk is the INIT that opens an association (RFC 9260 §3.3.2), which
 /// is always alone in its packet.
 pub(super) fn is_sctp_init(frame: &[u8], parsed: &Parsed) -> bool {
-    parsed.key.proto == proto::SCTP && frame.get(usize::from(parsed.l4) + 12) == Some(&1)
+    first_chunk(frame, parsed) == Some(1)
+}
+
+/// Whether the packet's first chunk is INIT, or COOKIE ECHO, which is always the first of its packet
+/// (RFC 9260 §3.3.11): the two chunks that only the end sends that opens or restarts an association.
+pub(super) fn opens_association(frame: &[u8], parsed: &Parsed) -> bool {
+    matches!(first_chunk(frame, parsed), Some(1 | 10))
 }

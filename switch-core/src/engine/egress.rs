@@ -203,7 +203,9 @@ impl Engine {
         });
         let failed = failed.or(result.err().map(|error| error.reason));
         match (failed, trace.origin) {
-            (Some(reason), _) if pieces == 0 => self.count_drop(cx.now, trace, reason, None),
+            (Some(reason), _) if pieces == 0 => {
+                self.drop_traced(cx.now, cx.snapshot.epoch, trace, reason)
+            }
             (_, Origin::Received) => {
                 self.counters.forwarded.add(1);
                 self.counters.copies.add(pieces.saturating_sub(1));

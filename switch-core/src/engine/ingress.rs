@@ -10,6 +10,7 @@ use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::HashKey;
 use podswitch_wire::parse::{Fragment, Icmp, Network, Parsed, parse_fast, parse_into};
 
+use super::direction::opens_association;
 use super::frame::sender_id_of;
 use super::{BurstContext, Engine};
 use crate::action::{DropReason, Plan};
@@ -180,17 +181,19 @@ fn parse_fully(
 ) -> Result<Option<u64>, DropReason> {
     parse_checked(packet, hash_key, parsed)?;
     let head = packet.bytes().first_chunk::<16>();
-    let head = head.filter(|head| is_eligible(parsed) && router.matches(head));
+    let head = head.filter(|head| is_eligible(packet.bytes(), parsed) && router.matches(head));
     Ok(head.map(|head| sender_id_of(head, packet)))
 }
 
 /// Whether the packet needs nothing beyond its flow's plan.
 #[inline]
-fn is_eligible(parsed: &Parsed) -> bool {
+fn is_eligible(frame: &[u8], parsed: &Parsed) -> bool {
     matches!(parsed.network, Network::Ipv4 | Network::Ipv6)
         && parsed.fragment == Fragment::Whole
         // Other ICMP messages share one key per pair of addresses, and some must be dropped.
         && !matches!(parsed.icmp, Icmp::Error | Icmp::Neighbour | Icmp::Other)
         && parsed.tags == 0
         && parsed.ttl > 1
+        // Evaluated in its own direction. A SYN leaves the fast path where its connection is updated.
+        && !opens_association(frame, parsed)
 }

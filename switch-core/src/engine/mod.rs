@@ -64,7 +64,7 @@ use crate::flow::connection::{Tracker, TrackerConfig};
 use crate::flow::fragments::Released;
 use crate::flow::probes::Probes;
 use crate::flow::table::{FlowTable, FlowTableConfig};
-use crate::id::{Cookie, PortId};
+use crate::id::{Cookie, Epoch, PortId};
 use crate::limit::KeyedLimiter;
 use crate::nat::affinity::Affinity;
 use crate::packet::{BATCH, Origin, Packet, Pool};
@@ -233,23 +233,32 @@ impl Engine {
         reason: DropReason,
         object: Option<&Cookie>,
     ) {
-        self.count_drop(cx.now, Trace::from(&packet), reason, object);
+        let (trace, epoch) = (Trace::from(&packet), cx.snapshot.epoch);
+        let frame = Some(packet.bytes());
+        self.count_drop(&Dropped { trace, now: cx.now, epoch, reason, object, frame, count: 1 });
         cx.pool.free(packet);
     }
 
-    fn count_drop(
-        &mut self,
-        now: Instant,
-        trace: Trace,
-        reason: DropReason,
-        object: Option<&Cookie>,
-    ) {
-        if trace.origin != Origin::Received {
+    /// Drops a frame whose buffer was given away.
+    fn drop_traced(&mut self, now: Instant, epoch: Epoch, trace: Trace, reason: DropReason) {
+        let (object, frame) = (None, None);
+        self.count_drop(&Dropped { trace, now, epoch, reason, object, frame, count: 1 });
+    }
+
+    fn count_drop(&mut self, drop: &Dropped<'_>) {
+        if drop.trace.origin != Origin::Received {
             return;
         }
-        self.counters.count_drop(trace.ingress, reason);
+        self.counters.count_drops(drop.trace.ingress, drop.reason, drop.count);
         if let Some(observer) = &mut self.observer {
-            observer.dropped(&Dropped { trace, now, reason, object });
+            observer.dropped(drop);
+        }
+    }
+
+    /// Has the observer hand over what it collected.
+    pub(crate) fn collect(&mut self) {
+        if let Some(observer) = &mut self.observer {
+            observer.collect();
         }
     }
 
@@ -260,9 +269,15 @@ impl Engine {
             port.rx_frames.add(frames);
         }
         let trace = Trace { ingress, origin: Origin::Received, mark: 0 };
-        for _ in 0..frames {
-            self.count_drop(now, trace, DropReason::RxLost, None);
-        }
+        self.count_drop(&Dropped {
+            trace,
+            now,
+            epoch: Epoch::default(),
+            reason: DropReason::RxLost,
+            object: None,
+            frame: None,
+            count: frames,
+        });
     }
 
     /// Counts a frame that its egress port did not accept: it was counted as forwarded, and becomes
@@ -273,7 +288,7 @@ impl Engine {
             Origin::Received => self.counters.forwarded.add(u64::MAX),
             Origin::Originated | Origin::Copy => self.counters.originated_lost.add(1),
         }
-        self.count_drop(now, trace, reason, None);
+        self.drop_traced(now, Epoch::default(), trace, reason);
     }
 
     /// Whether there is no state that could time out.
@@ -285,6 +300,13 @@ impl Engine {
     fn consume(&mut self, cx: &mut BurstContext<'_>, packet: Packet) {
         self.counters.consumed.add(1);
         cx.pool.free(packet);
+    }
+
+    /// Sends a frame that the control plane created.
+    pub fn send_created(&mut self, cx: &mut BurstContext<'_>, port: PortId, frame: &[u8]) {
+        let Some(mut packet) = cx.pool.alloc_for(frame.len()) else { return };
+        packet.fill(frame);
+        self.originate(cx, port, packet);
     }
 
     /// Sends a frame that the switch created.

@@ -68,4 +68,8 @@ where
     fn info(&self) -> PortInfo {
         self.device.info()
     }
+
+    fn maintain(&mut self) -> Vec<String> {
+        self.device.maintain()
+    }
 }

@@ -3,7 +3,7 @@
 use core::fmt;
 use std::sync::Arc;
 
-use podswitch_policy::service::model::{EndpointSlice, Service, ServiceName};
+use podswitch_policy::service::model::{EndpointSlice, HostPort, Service, ServiceName};
 
 use super::diff::Desired;
 use crate::config::{Endpoint, RemoteNode, Route};
@@ -53,6 +53,11 @@ impl<'a> Objects<'a> {
     /// Every route.
     pub fn routes(&self) -> impl Iterator<Item = &'a Arc<Route>> + use<'a> {
         self.0.routes.all_wanted()
+    }
+
+    /// Ports of this node that lead to the pod of this name.
+    pub fn host_ports(&self, pod: &Cookie) -> Option<&'a Arc<[HostPort]>> {
+        self.0.host_ports.wanted(pod).map(|(_, ports)| ports)
     }
 
     /// Whether any pod has host ports.

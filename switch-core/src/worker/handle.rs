@@ -19,8 +19,12 @@ pub(crate) enum Command {
     Add(PortId, Box<dyn Port>),
     /// Removes a port.
     Remove(PortId),
+    /// Transmits a frame by a port.
+    Send(PortId, Box<[u8]>),
     /// Sets the observer of drops.
     Observe(Option<Box<dyn Observer>>),
+    /// Has the observer of drops hand over what it collected.
+    Collect,
     /// Ends the thread.
     Stop,
 }
@@ -30,7 +34,9 @@ impl core::fmt::Debug for Command {
         f.write_str(match self {
             Self::Add(..) => "Add",
             Self::Remove(_) => "Remove",
+            Self::Send(..) => "Send",
             Self::Observe(_) => "Observe",
+            Self::Collect => "Collect",
             Self::Stop => "Stop",
         })
     }

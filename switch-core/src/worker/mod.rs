@@ -185,7 +185,9 @@ impl Worker {
         handle.take_commands(|command| match command {
             Command::Add(id, port) => self.add(id, port),
             Command::Remove(id) => self.remove(id),
+            Command::Send(id, frame) => self.send_created(id, &frame),
             Command::Observe(observer) => self.engine.set_observer(observer),
+            Command::Collect => self.engine.collect(),
             Command::Stop => self.stopped = true,
         });
     }
@@ -208,6 +210,15 @@ impl Worker {
             self.engine.forget_port(&mut cx, id);
         }
         self.reindex();
+    }
+
+    /// Transmits a frame that the control plane created.
+    fn send_created(&mut self, id: PortId, frame: &[u8]) {
+        let snapshot = Arc::clone(self.snapshots.load());
+        let (pool, out) = (&mut self.pool, &mut self.out);
+        let mut cx = BurstContext { snapshot: &snapshot, now: self.now, pool, out };
+        self.engine.send_created(&mut cx, id, frame);
+        self.flush(self.now);
     }
 
     /// Recomputes what depends on the list of ports.

@@ -37,6 +37,25 @@ pub fn program() -> &'static Path {
     })
 }
 
+/// The CNI plugin. Only a build of the whole workspace makes it as well; without one it is built now.
+pub fn plugin() -> &'static Path {
+    static PLUGIN: OnceLock<PathBuf> = OnceLock::new();
+    PLUGIN.get_or_init(|| {
+        let plugin = program().with_file_name("podswitch-cni");
+        if !plugin.exists() {
+            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+            let mut build = Command::new(cargo);
+            build.args(["build", "--package", "podswitch-cni"]);
+            if program().parent().is_some_and(|profile| profile.ends_with("release")) {
+                build.arg("--release");
+            }
+            assert!(build.status().expect("cargo starts").success(), "podswitch-cni is not built");
+        }
+        assert!(plugin.exists(), "no {}", plugin.display());
+        plugin
+    })
+}
+
 /// Runs the program.
 pub fn run(arguments: &[&str]) -> Output {
     Command::new(program()).args(arguments).output().expect("the program starts")

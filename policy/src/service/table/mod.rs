@@ -150,6 +150,11 @@ impl ServiceTable {
         self.front(key).is_some()
     }
 
+    /// The cookie of the Service or host port that is at the destination of `key`.
+    pub fn name(&self, key: &FlowKey) -> Option<Arc<str>> {
+        self.front(key).map(|port| port.entry.cookie.clone())
+    }
+
     /// Whether the sender of a TCP segment is a backend of some Service, so that the segment may
     /// belong to a connection of that Service (S15).
     #[inline]

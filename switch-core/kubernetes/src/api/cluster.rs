@@ -3,7 +3,7 @@
 //! Where the API says "exactly one of", the fields are kept as they stand: one that is not known
 //! is a peer of a later version, for which the API demands that the rule fail closed.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::meta::{LabelSelector, ObjectMeta};
@@ -11,13 +11,14 @@ use super::meta::{LabelSelector, ObjectMeta};
 /// Fields of which exactly one may be there.
 pub(crate) type OneOf = Map<String, Value>;
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct ClusterNetworkPolicy {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metadata: Option<ObjectMeta>,
     pub(crate) spec: Option<ClusterNetworkPolicySpec>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ClusterNetworkPolicySpec {
     pub(crate) tier: Option<String>,
@@ -27,7 +28,7 @@ pub(crate) struct ClusterNetworkPolicySpec {
     pub(crate) egress: Option<Vec<ClusterEgressRule>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ClusterIngressRule {
     pub(crate) name: Option<String>,
@@ -36,7 +37,7 @@ pub(crate) struct ClusterIngressRule {
     pub(crate) protocols: Option<Vec<OneOf>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ClusterEgressRule {
     pub(crate) name: Option<String>,
@@ -45,7 +46,7 @@ pub(crate) struct ClusterEgressRule {
     pub(crate) protocols: Option<Vec<OneOf>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct NamespacedPod {
     pub(crate) namespace_selector: Option<LabelSelector>,
@@ -53,20 +54,20 @@ pub(crate) struct NamespacedPod {
 }
 
 /// What `tcp`, `udp` and `sctp` of an entry of `protocols` hold.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ProtocolMatch {
     pub(crate) destination_port: Option<DestinationPort>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DestinationPort {
     pub(crate) number: Option<i64>,
     pub(crate) range: Option<PortRange>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PortRange {
     pub(crate) start: Option<i64>,

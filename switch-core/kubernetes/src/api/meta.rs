@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// A map of texts; a value left empty (`null`) is an empty text.
 pub(crate) type Texts = BTreeMap<String, Option<String>>;
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ObjectMeta {
     pub(crate) name: Option<String>,
     pub(crate) namespace: Option<String>,
+    pub(crate) uid: Option<String>,
     pub(crate) labels: Option<Texts>,
     pub(crate) annotations: Option<Texts>,
     pub(crate) creation_timestamp: Option<String>,
@@ -32,14 +33,14 @@ impl ObjectMeta {
 }
 
 /// A label selector. Empty selects everything; whether a missing one does depends on the field.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct LabelSelector {
     pub(crate) match_labels: Option<Texts>,
     pub(crate) match_expressions: Option<Vec<LabelSelectorRequirement>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LabelSelectorRequirement {
     pub(crate) key: Option<String>,

@@ -3,6 +3,8 @@
 //! own. Field names and types follow the API reference (core/v1, networking/v1, discovery/v1,
 //! policy.networking.k8s.io/v1alpha2).
 //!
+//! Written as JSON again they are an object's thin form: what podswitch reads of it and nothing else.
+//!
 //! As in the API server, `null` is the same as a field that is missing. Fields we do not know are
 //! ignored, except in policies: a policy must be understood as a whole or not at all.
 
@@ -15,6 +17,7 @@ pub(crate) mod service;
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::ser::{Serialize, Serializer};
 
 /// A number, or a name for one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +52,15 @@ impl<'de> Deserialize<'de> for IntOrString {
         }
 
         deserializer.deserialize_any(Either)
+    }
+}
+
+impl Serialize for IntOrString {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Int(number) => serializer.serialize_i64(*number),
+            Self::String(name) => serializer.serialize_str(name),
+        }
     }
 }
 

@@ -4,18 +4,19 @@
 //! are not known here make the policy one that cannot be used: one that is understood in part opens what its
 //! author closed.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::IntOrString;
 use super::meta::{LabelSelector, ObjectMeta};
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct NetworkPolicy {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metadata: Option<ObjectMeta>,
     pub(crate) spec: Option<NetworkPolicySpec>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct NetworkPolicySpec {
     /// Missing selects every pod of the namespace, as empty does.
@@ -25,21 +26,21 @@ pub(crate) struct NetworkPolicySpec {
     pub(crate) egress: Option<Vec<EgressRule>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct IngressRule {
     pub(crate) from: Option<Vec<Peer>>,
     pub(crate) ports: Option<Vec<Port>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct EgressRule {
     pub(crate) to: Option<Vec<Peer>>,
     pub(crate) ports: Option<Vec<Port>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Peer {
     pub(crate) pod_selector: Option<LabelSelector>,
@@ -47,14 +48,14 @@ pub(crate) struct Peer {
     pub(crate) ip_block: Option<IpBlock>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct IpBlock {
     pub(crate) cidr: Option<String>,
     pub(crate) except: Option<Vec<String>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Port {
     pub(crate) protocol: Option<String>,

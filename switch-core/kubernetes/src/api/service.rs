@@ -1,18 +1,19 @@
 //! Service (core/v1), EndpointSlice (discovery/v1) and ServiceCIDR (networking/v1).
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::meta::{ObjectMeta, Texts};
 use super::{IntOrString, boolean};
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Service {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metadata: Option<ObjectMeta>,
     pub(crate) spec: Option<ServiceSpec>,
     pub(crate) status: Option<ServiceStatus>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ServiceSpec {
     #[serde(rename = "type")]
@@ -37,7 +38,7 @@ pub(crate) struct ServiceSpec {
     pub(crate) traffic_distribution: Option<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ServicePort {
     pub(crate) name: Option<String>,
@@ -47,46 +48,47 @@ pub(crate) struct ServicePort {
     pub(crate) node_port: Option<i64>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct SessionAffinityConfig {
     #[serde(rename = "clientIP")]
     pub(crate) client_ip: Option<ClientIpConfig>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ClientIpConfig {
     pub(crate) timeout_seconds: Option<i64>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ServiceStatus {
     pub(crate) load_balancer: Option<LoadBalancerStatus>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct LoadBalancerStatus {
     pub(crate) ingress: Option<Vec<LoadBalancerIngress>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LoadBalancerIngress {
     pub(crate) ip: Option<String>,
     pub(crate) ip_mode: Option<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EndpointSlice {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metadata: Option<ObjectMeta>,
     pub(crate) address_type: Option<String>,
     pub(crate) endpoints: Option<Vec<Endpoint>>,
     pub(crate) ports: Option<Vec<EndpointPort>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Endpoint {
     pub(crate) addresses: Option<Vec<String>>,
@@ -97,7 +99,7 @@ pub(crate) struct Endpoint {
     pub(crate) target_ref: Option<ObjectReference>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Conditions {
     #[serde(default, deserialize_with = "boolean")]
     pub(crate) ready: Option<bool>,
@@ -107,39 +109,40 @@ pub(crate) struct Conditions {
     pub(crate) terminating: Option<bool>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Hints {
     pub(crate) for_zones: Option<Vec<Hint>>,
     pub(crate) for_nodes: Option<Vec<Hint>>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Hint {
     pub(crate) name: Option<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct ObjectReference {
     pub(crate) kind: Option<String>,
     pub(crate) namespace: Option<String>,
     pub(crate) name: Option<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct EndpointPort {
     pub(crate) name: Option<String>,
     pub(crate) protocol: Option<String>,
     pub(crate) port: Option<i64>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct ServiceCidr {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metadata: Option<ObjectMeta>,
     pub(crate) spec: Option<ServiceCidrSpec>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct ServiceCidrSpec {
     pub(crate) cidrs: Option<Vec<String>>,
 }

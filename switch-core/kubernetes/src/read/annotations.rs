@@ -17,6 +17,12 @@ pub(crate) const INTERFACE: &str = "podswitch.io/interface";
 pub(crate) const MAC: &str = "podswitch.io/mac";
 /// MAC address of a node's VTEP.
 pub(crate) const VTEP_MAC: &str = "podswitch.io/vtep-mac";
+/// Addresses of a pod, one of each family at most, with a comma between: written by its node's agent when it is
+/// attached (CNI ADD), long before kubelet writes `status.podIPs`.
+pub(crate) const ADDRESSES: &str = "podswitch.io/addresses";
+/// Addresses by which other nodes reach a node, with a comma between: written by its agent for people and programs;
+/// peers read `status.addresses`.
+pub(crate) const PUBLIC_ADDRESS: &str = "podswitch.io/public-address";
 /// Size of a Service's Maglev tables.
 pub(crate) const MAGLEV_SIZE: &str = "podswitch.io/maglev-size";
 
@@ -28,9 +34,21 @@ const KEYS: &[(&str, &[Kind])] = &[
     (PORT, &[Kind::Pod]),
     (INTERFACE, &[Kind::Pod]),
     (MAC, &[Kind::Pod, Kind::Node]),
+    (ADDRESSES, &[Kind::Pod]),
     (VTEP_MAC, &[Kind::Node]),
+    (PUBLIC_ADDRESS, &[Kind::Node]),
     (MAGLEV_SIZE, &[Kind::Service]),
 ];
+
+/// Whether a key means something to podswitch, or looks as if it should.
+pub(crate) fn has_meaning(key: &str) -> bool {
+    key.starts_with(PREFIX)
+        || key.starts_with("flannel.alpha.coreos.com/")
+        || key.starts_with("pod") && key.len() <= LONGEST + 2
+}
+
+/// Length of our longest key, in bytes.
+const LONGEST: usize = PUBLIC_ADDRESS.len();
 
 /// Reports keys that look like podswitch's and have no effect on an object of this kind.
 pub(crate) fn check(kind: Kind, meta: &ObjectMeta, options: &Options, faults: &mut Findings) {
@@ -60,7 +78,7 @@ pub(crate) fn check(kind: Kind, meta: &ObjectMeta, options: &Options, faults: &m
 fn unknown(key: &str, kind: Kind) -> Option<String> {
     // Other keys are not compared: a cluster has a million of them.
     let ours = key.starts_with(PREFIX);
-    let near = key.starts_with("pod") && key.len() <= MAGLEV_SIZE.len() + 2;
+    let near = key.starts_with("pod") && key.len() <= LONGEST + 2;
     if !ours && !near {
         return None;
     }

@@ -10,7 +10,7 @@ use podswitch_policy::rule::{NamedPort, Protocol, Workload};
 use podswitch_policy::service::model::HostPort;
 use podswitch_wire::addr::Mac;
 
-use super::annotations::{INTERFACE, MAC, NETNS, PORT};
+use super::annotations::{ADDRESSES, INTERFACE, MAC, NETNS, PORT};
 use super::node::mac_annotation;
 use super::{Content, Context, names_of};
 use crate::api::core::{Container, ContainerPort, Pod, PodStatus};
@@ -32,10 +32,21 @@ const STATUS: Field<'static> = Field::root("status");
 pub(crate) struct PodFacts {
     /// The pod with all its addresses.
     pub(crate) endpoint: Arc<Endpoint>,
-    /// Its address is in `status.podIP` alone.
-    pub(crate) single_ip: bool,
+    /// Where its addresses stand.
+    pub(crate) told_by: ToldBy,
     /// Fields that few pods have.
     pub(crate) more: Option<Box<More>>,
+}
+
+/// Where a pod's addresses stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ToldBy {
+    /// `status.podIPs`.
+    PodIps,
+    /// `status.podIP` alone.
+    PodIp,
+    /// The annotation of its node's agent: the status has none yet.
+    Annotation,
 }
 
 /// Fields that few pods have.
@@ -54,7 +65,7 @@ pub(crate) struct More {
 
 /// A container port that its node opens, too.
 #[derive(Clone, Debug, PartialEq)]
-struct Opened {
+pub(crate) struct Opened {
     address: Option<IpAddr>,
     protocol: Protocol,
     port: u16,
@@ -64,7 +75,11 @@ struct Opened {
 impl PodFacts {
     /// The field that holds address number `at`.
     pub(crate) fn address_field(&self, at: usize) -> String {
-        if self.single_ip { "status.podIP".to_owned() } else { format!("status.podIPs[{at}].ip") }
+        match self.told_by {
+            ToldBy::PodIps => format!("status.podIPs[{at}].ip"),
+            ToldBy::PodIp => "status.podIP".to_owned(),
+            ToldBy::Annotation => ANNOTATIONS.key(ADDRESSES).to_string(),
+        }
     }
 
     /// How it is attached, by annotations.
@@ -117,7 +132,15 @@ pub(super) fn read(
         faults.take(&SPEC.child("nodeName"), name::dns_subdomain(node));
     }
     let (ports, opened) = container_ports(cx, pod, host_network, faults);
-    let addresses = addresses(cx, status, host_network, faults);
+    let mut addresses = addresses(cx, status, host_network, faults);
+    let mut told_by = match status.pod_ips.as_deref() {
+        None | Some([]) => ToldBy::PodIp,
+        Some(_) => ToldBy::PodIps,
+    };
+    if !has_reported_address(status) && !host_network {
+        addresses = annotated_addresses(cx, meta, faults);
+        told_by = ToldBy::Annotation;
+    }
     let mut more = More { opened, ..More::default() };
     if cx.options.pod_annotations == PodAnnotations::Trust {
         attachment(cx, meta, host_network, &mut more, faults);
@@ -147,14 +170,14 @@ pub(super) fn read(
     };
     Content::Pod(PodFacts {
         endpoint: Arc::new(endpoint),
-        single_ip: status.pod_ips.as_ref().is_none_or(Vec::is_empty),
+        told_by,
         more: (more != More::default()).then(|| Box::new(more)),
     })
 }
 
 /// Named container ports and those that the node opens; the ports of sidecars among them. Of
 /// containers with the same port name the first counts, as for the API's own controllers.
-fn container_ports(
+pub(crate) fn container_ports(
     cx: &mut Context<'_>,
     pod: &Pod,
     host_network: bool,
@@ -302,6 +325,37 @@ fn addresses(
             faults.add(&field, format!("{address} is the gateway's address"));
         } else {
             found.push(address);
+        }
+    }
+    found
+}
+
+/// Whether kubelet has reported an address.
+pub(crate) fn has_reported_address(status: &PodStatus) -> bool {
+    status.pod_ip.as_deref().is_some_and(|text| !text.is_empty())
+        || status.pod_ips.as_ref().is_some_and(|list| !list.is_empty())
+}
+
+/// The addresses that the pod's node has given it, of a pod whose status has none yet. One that cannot be used is left
+/// out: the status corrects it soon.
+fn annotated_addresses(cx: &Context<'_>, meta: &ObjectMeta, faults: &mut Findings) -> Vec<IpAddr> {
+    let (field, gateway) = (ANNOTATIONS.key(ADDRESSES), cx.options.gateway);
+    let mut found: Vec<IpAddr> = Vec::new();
+    let texts = meta.annotation(ADDRESSES).into_iter().flat_map(|list| list.split(','));
+    for text in texts.map(str::trim) {
+        let address = match host_ip(text) {
+            Err(reason) => Err(reason),
+            Ok(address) if address == gateway.ipv4 || address == gateway.ipv6 => {
+                Err(format!("{address} is the gateway's address"))
+            }
+            Ok(address) if found.iter().any(|other| other.is_ipv4() == address.is_ipv4()) => {
+                Err(format!("{address} is a second address of the same family"))
+            }
+            Ok(address) => Ok(address),
+        };
+        match address {
+            Ok(address) => found.push(address),
+            Err(reason) => faults.say(Grade::FieldLeftOut, &field, reason),
         }
     }
     found

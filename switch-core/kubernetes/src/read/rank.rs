@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 
+use super::pod::has_reported_address;
 use crate::api::meta::ObjectMeta;
 use crate::object::Typed;
 
@@ -18,6 +19,9 @@ pub(crate) struct Rank {
     pub(crate) this_node: bool,
     /// Not marked for deletion.
     stays: bool,
+    /// Pod: its status has an address. One that only an annotation tells may be a tenant's claim, and does not take
+    /// a living pod's away.
+    reported: bool,
     /// Pod: not in phase Unknown. Node: its condition Ready is not False or Unknown.
     healthy: bool,
     age: Age,
@@ -64,6 +68,8 @@ impl Rank {
             "which is this node"
         } else if self.stays != other.stays {
             "which is not marked for deletion"
+        } else if self.reported != other.reported {
+            "whose status says so"
         } else if self.healthy != other.healthy {
             "which is known to live"
         } else {
@@ -83,6 +89,7 @@ impl Rank {
             kind: 0,
             this_node: false,
             stays: meta.deletion_timestamp.as_deref().is_none_or(str::is_empty),
+            reported: true,
             healthy: true,
             age: Age::Newer(created),
             arrival: Reverse(0),
@@ -97,7 +104,8 @@ impl Rank {
             }
             Typed::Pod(pod) => {
                 let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-                Self { kind: 2, healthy: phase != Some("Unknown"), ..rank }
+                let reported = pod.status.as_ref().is_some_and(has_reported_address);
+                Self { kind: 2, reported, healthy: phase != Some("Unknown"), ..rank }
             }
             Typed::Service(_) => Self { kind: 1, age: Age::Older(Reverse(created)), ..rank },
             _ => rank,

@@ -14,6 +14,7 @@ mod changes;
 mod claims;
 mod derive;
 mod journal;
+mod local;
 mod records;
 mod slices;
 
@@ -29,6 +30,7 @@ use podswitch_policy::rule::{Namespace, Protocol};
 use podswitch_wire::cidr::Cidr;
 
 pub use changes::{Base, Changes, PodChange};
+pub use local::PodIdentity;
 
 use crate::object::{Kind, Loaded, Object};
 use crate::options::Options;
@@ -66,6 +68,8 @@ pub struct Store {
     /// Pods with hostNetwork and without addresses of their own, by node.
     host_pods: HashMap<Arc<str>, HashSet<Cookie>>,
     slices: SliceIndex,
+    /// Pods of this node.
+    local: HashMap<Cookie, Arc<PodIdentity>>,
     /// Number of balanced Services.
     services: usize,
     /// Ranges of ServiceCIDR objects.
@@ -101,6 +105,7 @@ struct Facts {
     rank: Rank,
     findings: Vec<Finding>,
     action: Action,
+    identity: Option<Arc<PodIdentity>>,
 }
 
 /// A namespace that has an object or is named by objects.
@@ -145,6 +150,7 @@ impl Store {
             flannel_nodes: 0,
             host_pods: HashMap::new(),
             slices: SliceIndex::default(),
+            local: HashMap::new(),
             services: 0,
             cidrs: BTreeMap::new(),
             dirty: Dirty { base: true, ..Dirty::default() },
@@ -186,6 +192,7 @@ impl Store {
         let mut cx = Context { names: &mut self.names, options: &self.options };
         let Reading { content, namespace, mut rank, findings, action } =
             read::read(&mut cx, object, last_good);
+        let identity = PodIdentity::of(&mut cx, object, self.node.as_deref(), &content);
         if let Content::Node(node) = &content {
             rank.this_node = self.node.as_ref() == Some(&node.name);
         }
@@ -205,9 +212,19 @@ impl Store {
             rank,
             findings,
             action,
+            identity,
         };
         self.next = self.next.max(place + 1);
-        self.put(&object.cookie, Some(facts));
+        let name = match object.kind {
+            Kind::Pod => Cookie::new(self.names.share(object.cookie.text())),
+            _ => object.cookie.clone(),
+        };
+        self.put(&name, Some(facts));
+    }
+
+    /// The name of an object that is there, as the store has it: a copy of it costs no memory.
+    pub fn name(&self, object: &Cookie) -> Option<&Cookie> {
+        self.objects.get_key_value(object).map(|(name, _)| name)
     }
 
     /// Deletes the object of that name (`Kind/namespace/name` or `Kind/name`). Deleting an absent
@@ -239,6 +256,10 @@ impl Store {
         let old = self.objects.get(object).map(|entry| &entry.facts);
         if let Some(journal) = &mut self.journal {
             journal.keep(object, old);
+        }
+        match facts.as_ref().and_then(|facts| facts.identity.clone()) {
+            Some(identity) => drop(self.local.insert(object.clone(), identity)),
+            None => drop(self.local.remove(object)),
         }
         if let (Some(old), Some(new)) = (old, &facts)
             && (&old.content, &old.namespace, old.rank) == (&new.content, &new.namespace, new.rank)
@@ -553,7 +574,7 @@ impl Store {
                 Output::Pod(pod) => {
                     if let Some(local) = &pod.local {
                         let endpoint = config.endpoints.len();
-                        pods.push(crate::state::LocalPod { endpoint, ..local.clone() });
+                        pods.push(crate::state::LocalPod { endpoint, ..(**local).clone() });
                     }
                     if let Some(ports) = &pod.host_ports {
                         config.host_ports.push((pod.endpoint.cookie.clone(), ports.clone()));

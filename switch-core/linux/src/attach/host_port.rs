@@ -9,8 +9,9 @@ use podswitch_wire::addr::Mac;
 use podswitch_wire::cidr::Cidr;
 
 use super::{InterfaceSettings, gateways};
-use crate::netlink::Route;
+use crate::netlink::{Link, Route};
 use crate::port::tap::{TapConfig, TapDevice};
+use crate::settings::ChangedSettings;
 use crate::{HostError, NetNs, Netlink, sysctl};
 
 /// Configuration of the node's port.
@@ -60,8 +61,7 @@ pub struct HostPort {
     config: HostPortConfig,
     /// Whether routes have other sources than the kernel was given.
     sources_changed: bool,
-    /// Settings to put back: name and former value.
-    changed: Vec<(&'static str, String)>,
+    changed: ChangedSettings,
 }
 
 impl HostPort {
@@ -78,7 +78,7 @@ impl HostPort {
             mac: device.mac(),
             config,
             sources_changed: false,
-            changed: Vec::new(),
+            changed: ChangedSettings::new(ns, "forwarding"),
         };
         port.set_up()?;
         Ok((port, device))
@@ -113,16 +113,10 @@ impl HostPort {
     /// The kernel refused something.
     pub fn reconcile(&mut self) -> Result<Option<Vec<String>>, HostError> {
         let mut netlink = Netlink::open(&self.ns)?;
-        let Some(mut link) = netlink.find_link_at(self.index)? else { return Ok(None) };
-        let mut done = Vec::new();
-        if link.name != self.config.name {
-            // Kernels before 6.3 rename only interfaces that are down.
-            netlink.set_down(self.index)?;
-            netlink.rename(self.index, &self.config.name)?;
-            done.push(format!("name, which was {}", link.name));
-            (link.name, link.is_up) = (self.config.name.clone(), false);
-        }
-        done.extend(self.settings().put_back(&self.ns, &mut netlink, &link)?);
+        let Some(link) = netlink.find_link_at(self.index)? else { return Ok(None) };
+        let mut done = release(&mut netlink, &link)?;
+        let settings = self.settings();
+        done.extend(settings.put_back_named(&self.ns, &mut netlink, link, &self.config.name)?);
         done.extend(self.forward()?);
         Ok(Some(done))
     }
@@ -226,18 +220,25 @@ impl HostPort {
         route
     }
 
-    fn change(&mut self, setting: &'static str, done: &mut Vec<String>) -> Result<(), HostError> {
-        let before = sysctl::get(&self.ns, setting)?;
-        if before != "1" {
-            sysctl::set(&self.ns, setting, "1")?;
+    fn change(&mut self, setting: &str, done: &mut Vec<String>) -> Result<(), HostError> {
+        if self.changed.set(setting, "1")? {
             done.push(format!("{setting} = 1"));
-            // The values of before the switch are the ones restored.
-            if !self.changed.iter().any(|(changed, _)| *changed == setting) {
-                self.changed.push((setting, before));
-            }
         }
         Ok(())
     }
+}
+
+/// Takes the node's interface out of a bridge or the like, by which packets would enter the node's stack instead, past
+/// the settings of this one. Returns what was done, as words for a note.
+///
+/// # Errors
+/// Missing privilege.
+pub fn release(netlink: &mut Netlink, link: &Link) -> Result<Vec<String>, HostError> {
+    if link.master.is_none() {
+        return Ok(Vec::new());
+    }
+    netlink.set_master(link.index, None)?;
+    Ok(vec!["taken out of a bridge".to_owned()])
 }
 
 fn tap_config(config: &HostPortConfig) -> TapConfig {
@@ -252,10 +253,7 @@ fn tap_config(config: &HostPortConfig) -> TapConfig {
 
 impl Drop for HostPort {
     fn drop(&mut self) {
-        // Best effort, in a namespace that may be gone; there is no caller to report to.
-        for (setting, before) in self.changed.drain(..).rev() {
-            let _ = sysctl::set(&self.ns, setting, &before);
-        }
+        // Best effort, in a namespace that may be gone; nobody is left to be told.
         let _ = Netlink::open(&self.ns).and_then(|mut n| n.delete_link(self.index));
     }
 }

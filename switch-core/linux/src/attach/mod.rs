@@ -9,7 +9,7 @@ mod host_port;
 mod upkeep;
 mod veth;
 
-pub use host_port::{HostPort, HostPortConfig};
+pub use host_port::{HostPort, HostPortConfig, release};
 pub use upkeep::InterfaceSettings;
 pub(crate) use upkeep::serves;
 pub use veth::{attach_veth, detach_veth, silence, switch_interface, switch_namespace};
@@ -20,7 +20,7 @@ use podswitch_core::config::Gateway;
 use podswitch_wire::addr::Mac;
 use podswitch_wire::cidr::Cidr;
 
-use super::netlink::Route;
+use super::netlink::{Link, Route};
 use super::{HostError, NetNs, Netlink, sysctl};
 use crate::port::tap::{TapConfig, TapDevice};
 
@@ -66,7 +66,7 @@ pub struct TapOptions {
 }
 
 /// Attaches a pod by a TAP created in its namespace, and sets the interface up. One left by an
-/// earlier run is used as it is.
+/// earlier run is used as it is, also if it was renamed meanwhile.
 ///
 /// # Errors
 /// As [`TapDevice::open`]; an address or route is refused. A new interface is removed again then.
@@ -82,6 +82,7 @@ pub fn attach_tap(
         multi_queue: options.multi_queue,
         persistent: options.persistent,
     };
+    rename_back(ns, pod)?;
     let device = TapDevice::open(ns, &config)?;
     match configure(ns, pod) {
         Ok(_) => Ok(device),
@@ -95,6 +96,22 @@ pub fn attach_tap(
     }
 }
 
+/// Gives the TAP that an earlier run left in a pod its name back, if the pod has no other interface of that name. A
+/// second interface would have the pod's addresses as well.
+fn rename_back(ns: &NetNs, pod: &PodInterface) -> Result<(), HostError> {
+    let mut netlink = Netlink::open(ns)?;
+    if netlink.find_link(&pod.name)?.is_some() {
+        return Ok(());
+    }
+    let is_its = |link: &Link| link.kind.as_deref() == Some("tun") && link.mac == Some(pod.mac);
+    if let Some(link) = netlink.links()?.into_iter().find(is_its) {
+        // Kernels before 6.3 rename only what is switched off.
+        netlink.set_down(link.index)?;
+        netlink.rename(link.index, &pod.name)?;
+    }
+    Ok(())
+}
+
 /// Sets up a pod's interface: up, addresses, the gateway as default route. Idempotent. Returns a
 /// description of each change.
 ///
@@ -105,6 +122,19 @@ pub fn configure(ns: &NetNs, pod: &PodInterface) -> Result<Vec<String>, HostErro
     let mut netlink = Netlink::open(ns)?;
     let link = netlink.link(&pod.name)?;
     pod.settings().put_back(ns, &mut netlink, &link)
+}
+
+/// As [`configure`], of the pod's interface with this index, which may have another name now.
+///
+/// # Errors
+/// The interface is gone; another has its name; an address or route is refused.
+pub fn put_back(ns: &NetNs, index: u32, pod: &PodInterface) -> Result<Vec<String>, HostError> {
+    let mut netlink = Netlink::open(ns)?;
+    let Some(link) = netlink.find_link_at(index)? else {
+        // That error says what is missing.
+        return netlink.link(&pod.name).map(|_| Vec::new());
+    };
+    pod.settings().put_back_named(ns, &mut netlink, link, &pod.name)
 }
 
 impl PodInterface {

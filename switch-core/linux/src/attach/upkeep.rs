@@ -57,6 +57,32 @@ impl InterfaceSettings {
         Ok(done)
     }
 
+    /// As [`put_back`](Self::put_back), of an interface that was set up under `name`, which may have another one now.
+    ///
+    /// # Errors
+    /// As `put_back`; another interface has the name.
+    pub fn put_back_named(
+        &self,
+        ns: &NetNs,
+        netlink: &mut Netlink,
+        mut link: Link,
+        name: &str,
+    ) -> Result<Vec<String>, HostError> {
+        let mut done = Vec::new();
+        if link.name != name {
+            // Kernels before 6.3 rename only what is switched off.
+            netlink.set_down(link.index)?;
+            if let Err(error) = netlink.rename(link.index, name) {
+                netlink.set_up(link.index)?;
+                return Err(error);
+            }
+            done.push(format!("name, which was {}", link.name));
+            (link.name, link.is_up) = (name.to_owned(), false);
+        }
+        done.extend(self.put_back(ns, netlink, &link)?);
+        Ok(done)
+    }
+
     fn has_ipv6(&self) -> bool {
         self.addresses.iter().any(|a| a.address().is_ipv6())
             || self.neighbours.iter().any(|(address, _)| address.is_ipv6())

@@ -7,8 +7,8 @@ use netlink_sys::{Socket, SocketAddr, protocols};
 use super::HostError;
 use crate::{Context, NetNs};
 
-/// RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, each a bit.
-const GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8 | 1 << 10;
+/// RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE, each a bit.
+const GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 18;
 
 /// Reports whether anything in a namespace changed since the last call, but not what. The kernel
 /// queues the notifications; an overflow counts as a change.

@@ -4,7 +4,7 @@ use podswitch_wire::parse::ethertype;
 
 use super::message::{Connection, Family, Kind, Transaction};
 use super::rule::{Base, Meta, Rule};
-use super::{HostError, NetNs, remove};
+use super::{HostError, Installed, NetNs, remove};
 
 /// Forwards everything that the interface `from` receives to the interface with index `to`,
 /// unchanged: no routing, no neighbours, no filters of the stack. Replaces what an earlier run put
@@ -12,7 +12,12 @@ use super::{HostError, NetNs, remove};
 ///
 /// # Errors
 /// Missing privilege; a kernel without nf_tables' netdev family or its forwarding.
-pub(crate) fn forward(ns: &NetNs, table: &str, from: &str, to: u32) -> Result<(), HostError> {
+pub(crate) fn forward(
+    ns: &NetNs,
+    table: &str,
+    from: &str,
+    to: u32,
+) -> Result<Installed, HostError> {
     commit(ns, table, from, |transaction, chain| {
         transaction.add_rule(table, chain, |rule| {
             rule.load_immediate(&to.to_ne_bytes()).forward();
@@ -33,7 +38,7 @@ pub(crate) const NOTE_LINK: usize = 4;
 ///
 /// # Errors
 /// As [`forward`].
-pub(crate) fn forward_by_note(ns: &NetNs, table: &str, from: &str) -> Result<(), HostError> {
+pub(crate) fn forward_by_note(ns: &NetNs, table: &str, from: &str) -> Result<Installed, HostError> {
     commit(ns, table, from, |transaction, chain| {
         let ways = [
             (ethertype::IPV4, (Base::Link, NOTE_NEXT_HOP as u32), 4),
@@ -57,7 +62,7 @@ fn commit(
     table: &str,
     from: &str,
     fill: impl FnOnce(&mut Transaction, &str),
-) -> Result<(), HostError> {
+) -> Result<Installed, HostError> {
     const CHAIN: &str = "forward";
     const ACCEPT: u32 = 1;
     let mut transaction = Transaction::new(Family::Netdev);
@@ -74,7 +79,9 @@ fn commit(
     });
     fill(&mut transaction, CHAIN);
     let what = || format!("forward what {from} receives, by nftables table {table}");
-    Connection::open(ns)?.commit(transaction, what)
+    let mut connection = Connection::open(ns)?;
+    connection.commit(transaction, what)?;
+    Installed::read(connection, Family::Netdev, table)
 }
 
 /// Removes the forwarding; a no-op if there is none.

@@ -7,7 +7,7 @@ use podswitch_wire::parse::ethertype;
 use super::message::{Connection, Family, Kind, Transaction};
 use super::rule::{Base, Meta};
 use super::steer::{self, Front};
-use super::{HostError, NetNs, Netlink, remove};
+use super::{HostError, Installed, NetNs, Netlink, remove};
 
 const CHAIN: &str = "ingress";
 
@@ -45,7 +45,7 @@ pub struct Between {
 /// Keeps frames that an interface receives from the host's stack, which would answer or forward
 /// them; packet sockets still see them, since the hook comes after theirs.
 #[derive(Debug)]
-pub struct IngressDrop;
+pub struct IngressDrop(Installed);
 
 impl IngressDrop {
     /// Puts the drops in force on `interface`, in place of those of an earlier run in the same
@@ -59,8 +59,8 @@ impl IngressDrop {
         table: &str,
         interface: &str,
         drops: &Ingress,
-    ) -> Result<(), HostError> {
-        /// Before commonly used priorities.
+    ) -> Result<Self, HostError> {
+        /// Before the priorities that people use.
         const PRIORITY: i32 = -500;
         // Since Linux 6.16 a hook waits for an absent interface; a mistyped name must be an error
         // everywhere.
@@ -90,7 +90,16 @@ impl IngressDrop {
         }
         steer::drop_fronts(&mut transaction, table, CHAIN, &drops.fronts);
         let what = || format!("drop in nftables table {table} what {interface} receives");
-        connection.commit(transaction, what)
+        connection.commit(transaction, what)?;
+        Ok(Self(Installed::read(connection, Family::Netdev, table)?))
+    }
+
+    /// Whether they are in force as they were installed: anybody may change the table.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn is_intact(&mut self) -> Result<bool, HostError> {
+        self.0.is_intact()
     }
 
     /// Removes the drops; a no-op if there are none.

@@ -24,7 +24,7 @@ pub(super) enum Kind {
     NewSet = 9,
     NewElements = 12,
     GetTable = 1,
-    #[cfg(test)]
+    GetChain = 4,
     GetRule = 7,
 }
 
@@ -32,6 +32,8 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum Family {
+    Ipv4 = 2,
+    Ipv6 = 10,
     /// IPv4 and IPv6 together.
     Inet = 1,
     /// One interface, in front of everything else.
@@ -205,6 +207,31 @@ impl Connection {
         Ok(tables.iter().any(|t| NlasIterator::new(&t[..]).flatten().any(|nla| is_name(&nla))))
     }
 
+    /// The handles of a table's rules, none if there is no such table. Each rule gets one of its own when it is made.
+    pub(super) fn rules(&mut self, family: Family, table: &str) -> Result<Vec<u64>, HostError> {
+        /// NFTA_RULE_TABLE, NFTA_RULE_HANDLE.
+        const TABLE: u16 = 1;
+        const HANDLE: u16 = 3;
+        let fill = |a: &mut Attributes<'_>| {
+            a.text(TABLE, table);
+        };
+        let what = || format!("list the rules of nftables table {table}");
+        let rules = match self.list(Kind::GetRule, family, fill, what) {
+            Err(error) if error.is_not_found() => return Ok(Vec::new()),
+            result => result?,
+        };
+        // Kernels before 4.20 list those of all tables.
+        let is_of_table = |rule: &&Vec<u8>| {
+            let name = NlasIterator::new(&rule[..]).flatten().find(|nla| nla.kind() == TABLE);
+            name.is_some_and(|nla| nla.value().strip_suffix(&[0]) == Some(table.as_bytes()))
+        };
+        let handle = |rule: &Vec<u8>| {
+            let nla = NlasIterator::new(&rule[..]).flatten().find(|nla| nla.kind() == HANDLE)?;
+            nla.value().first_chunk().copied().map(u64::from_be_bytes)
+        };
+        Ok(rules.iter().filter(is_of_table).filter_map(handle).collect())
+    }
+
     /// The payloads, behind their family headers, of all objects of a kind.
     pub(super) fn list(
         &mut self,
@@ -213,10 +240,20 @@ impl Connection {
         fill: impl FnOnce(&mut Attributes<'_>),
         operation: impl Fn() -> String,
     ) -> Result<Vec<Vec<u8>>, HostError> {
+        self.dump(SUBSYSTEM << 8 | kind as u16, family as u8, fill, operation)
+    }
+
+    /// As [`list`](Self::list), of any subsystem of the packet filter.
+    pub(super) fn dump(
+        &mut self,
+        number: u16,
+        family: u8,
+        fill: impl FnOnce(&mut Attributes<'_>),
+        operation: impl Fn() -> String,
+    ) -> Result<Vec<Vec<u8>>, HostError> {
         let mut buffer = Vec::new();
-        let number = SUBSYSTEM << 8 | kind as u16;
         let flags = NLM_F_REQUEST | netlink_packet_core::NLM_F_DUMP;
-        message(&mut buffer, number, flags, self.sequence, family as u8, 0, fill);
+        message(&mut buffer, number, flags, self.sequence, family, 0, fill);
         let sequence = self.sequence;
         self.sequence += 1;
         self.socket.send(&buffer, 0).context(&operation)?;

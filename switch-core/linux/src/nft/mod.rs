@@ -5,6 +5,7 @@
 //! Each purpose has a table of its own, replaced in one transaction, so that an interrupted or
 //! killed run leaves nothing that disturbs the next.
 
+pub mod conntrack;
 pub(crate) mod forward;
 mod ingress;
 mod message;
@@ -16,11 +17,34 @@ mod tests;
 pub use ingress::{Between, Ingress, IngressDrop};
 pub use steer::{Front, Marking, MarkingConfig};
 
+use netlink_packet_core::NlasIterator;
 use podswitch_wire::cidr::Cidr;
 
 use self::message::{Connection, Family, Kind, Transaction};
 use self::rule::{Base, Meta};
 use super::{HostError, NetNs, Netlink};
+
+/// The rules of a table that belongs to no process, so that anybody may change it: those that were put in force.
+#[derive(Debug)]
+pub(crate) struct Installed {
+    connection: Connection,
+    family: Family,
+    table: String,
+    rules: Vec<u64>,
+}
+
+impl Installed {
+    /// The rules that a table has now.
+    fn read(mut connection: Connection, family: Family, table: &str) -> Result<Self, HostError> {
+        let rules = connection.rules(family, table)?;
+        Ok(Self { connection, family, table: table.to_owned(), rules })
+    }
+
+    /// Whether the table has these rules still, and no others.
+    pub(crate) fn is_intact(&mut self) -> Result<bool, HostError> {
+        Ok(self.connection.rules(self.family, &self.table)? == self.rules)
+    }
+}
 
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
@@ -117,6 +141,33 @@ impl Drop for Masquerade {
         // For kernels that do not do it themselves; there is no caller to report to.
         let _ = remove(&mut self.connection, Family::Inet, &self.table);
     }
+}
+
+/// Tables of IPv4 and IPv6 in `ns`, each with the name of a chain of it, or with an empty name.
+///
+/// # Errors
+/// Missing privilege; a kernel without nf_tables.
+pub(crate) fn find_tables_and_chains(ns: &NetNs) -> Result<Vec<(String, String)>, HostError> {
+    let mut connection = Connection::open(ns)?;
+    let mut found = Vec::new();
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let what = || "list nftables tables and chains".to_owned();
+        for table in connection.list(Kind::GetTable, family, |_| {}, what)? {
+            found.extend(text(&table, 1).map(|name| (name, String::new())));
+        }
+        for chain in connection.list(Kind::GetChain, family, |_| {}, what)? {
+            found.extend(text(&chain, 1).zip(text(&chain, 3)));
+        }
+    }
+    Ok(found)
+}
+
+/// The attribute of a kind, if it is text.
+fn text(attributes: &[u8], kind: u16) -> Option<String> {
+    let mut found = NlasIterator::new(attributes).flatten().filter(|nla| nla.kind() == kind);
+    let value = found.next()?;
+    let bytes = value.value().strip_suffix(&[0])?;
+    String::from_utf8(bytes.to_vec()).ok()
 }
 
 fn remove(connection: &mut Connection, family: Family, table: &str) -> Result<(), HostError> {

@@ -276,3 +276,29 @@ fn ingress_drops_what_it_is_told() {
     assert!(error.to_string().contains("nowhere"), "{error}");
     assert_eq!(tables(&node, Family::Netdev), 0);
 }
+
+#[test]
+fn kube_proxy_is_found_by_its_tables_and_chains() {
+    podswitch_testkit::require_privilege!();
+    for (table, chain, found) in [
+        ("kube-proxy", "services", Some(crate::KubeProxy::Nftables)),
+        ("nat", "KUBE-SERVICES", Some(crate::KubeProxy::Iptables)),
+        ("nat", "PREROUTING", None),
+        ("filter", "KUBE-FIREWALL", None),
+    ] {
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let ns = NetNs::anonymous().unwrap();
+            let mut transaction = Transaction::new(family);
+            transaction.add(Kind::NewTable, |a| {
+                a.text(1, table);
+            });
+            transaction.add(Kind::NewChain, |a| {
+                a.text(1, table).text(3, chain);
+            });
+            let what = || "make a table".to_owned();
+            Connection::open(&ns).unwrap().commit(transaction, what).unwrap();
+            assert_eq!(crate::KubeProxy::detect(&ns).unwrap(), found, "{table} {chain} {family:?}");
+        }
+    }
+    assert_eq!(crate::KubeProxy::detect(&NetNs::anonymous().unwrap()).unwrap(), None);
+}

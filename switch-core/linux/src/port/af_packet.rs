@@ -24,7 +24,7 @@ use podswitch_core::port::{Device, Offloads, Port, PortInfo};
 use rustix::io::Errno;
 
 use super::gro::{Mtus, Outer};
-use super::injector::Injector;
+use super::injector::{Injector, Upkeep};
 use super::virtio::{self, HeaderForm};
 use crate::sys::mmsg::{self, Slot, VNET_HEADER};
 use crate::sys::packet;
@@ -90,6 +90,7 @@ pub struct PacketDevice {
     group: Option<u16>,
     open: Vec<Member>,
     injector: Option<Arc<Injector>>,
+    upkeep: Option<Upkeep>,
 }
 
 #[derive(Debug)]
@@ -111,8 +112,8 @@ impl PacketDevice {
         }
         // Without it packets are segmented here.
         let injector = config.tunnel.and_then(|_| Injector::open(ns, &link).ok().flatten());
-        let injector = injector.map(Arc::new);
-        Ok(Self { ns: ns.clone(), link, config, group: None, open: Vec::new(), injector })
+        let (injector, upkeep) = injector.map(|(i, upkeep)| (Arc::new(i), upkeep)).unzip();
+        Ok(Self { ns: ns.clone(), link, config, group: None, open: Vec::new(), injector, upkeep })
     }
 
     /// The interface as it was when the device was made.
@@ -202,6 +203,10 @@ impl Device for PacketDevice {
 
     fn info(&self) -> PortInfo {
         self.port_info()
+    }
+
+    fn maintain(&mut self) -> Vec<String> {
+        self.upkeep.as_mut().map(Upkeep::put_back).unwrap_or_default()
     }
 }
 

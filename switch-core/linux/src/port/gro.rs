@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use arrayvec::ArrayVec;
 use podswitch_core::packet::{GroRun, GsoType, Offload, Packet, Pool};
+use podswitch_vxlan::ecn::Ecn;
 use podswitch_wire::checksum::{Sum, is_partial, sum, verify_l4};
 use podswitch_wire::flow_key::{HashKey, proto};
 use podswitch_wire::parse::{Network, Parsed, ethertype, parse};
@@ -188,6 +189,7 @@ impl Outer {
         }
         Offload {
             gso_type: gso_type(&parsed),
+            ecn: is_cwr_signal(inner, &parsed),
             gso_size: u16::try_from(size).unwrap_or(u16::MAX),
             hdr_len: parsed.payload,
             ..partial
@@ -297,6 +299,24 @@ fn v6(address: IpAddr) -> [u8; 16] {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
     }
+}
+
+/// Whether CWR in the header of a GSO packet is the sender's answer to congestion, which belongs to the
+/// first segment only (RFC 3168 §6.1.2), and not a part of AccECN's counter, which every segment has
+/// (RFC 9768 §3.2.2). The kernel does not say. It is the former unless something shows the latter, as
+/// in `tcp_gso_segment`: the AE flag, or an ECN field that no RFC 3168 sender gives such a packet: it
+/// sets CWR in new data alone, which is ECT(0) (§6.1.4), and which routers mark CE.
+fn is_cwr_signal(frame: &[u8], parsed: &Parsed) -> bool {
+    /// In the byte of the data offset (RFC 9768 §3.1).
+    const AE: u8 = 0x01;
+    const CWR: u8 = 0x80;
+    let header = frame.get(usize::from(parsed.l4)..).unwrap_or_default();
+    let has_ae = header.get(12).is_some_and(|byte| byte & AE != 0);
+    let ecn = Ecn::from_traffic_class(parsed.traffic_class);
+    parsed.key.proto == proto::TCP
+        && parsed.tcp_flags & CWR != 0
+        && !has_ae
+        && matches!(ecn, Ecn::Ect0 | Ecn::Ce)
 }
 
 fn gso_type(parsed: &Parsed) -> GsoType {

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use super::tap::open_tun_file;
 use super::virtio::{self, HeaderForm};
 use crate::netlink::Link;
+use crate::nft::Installed;
 use crate::nft::forward::{forward, forward_by_note, remove_forward};
 use crate::sys::{ethtool, tun};
 use crate::{Context, HostError, NetNs, Netlink};
@@ -30,6 +31,51 @@ const HEADER: usize = HeaderForm::Tunnel.len();
 /// costs more than segmenting UDP (decision record 0006).
 pub(super) const FEATURE: &str = "tx-udp_tnl-segmentation";
 
+/// Where frames of the TAP go.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// Out of this interface.
+    Interface(u32),
+    /// Where their notes say ([`forward_by_note`]).
+    Note,
+}
+
+impl Way {
+    fn install(self, ns: &NetNs, table: &str, from: &str) -> Result<Installed, HostError> {
+        match self {
+            Self::Interface(index) => forward(ns, table, from, index),
+            Self::Note => forward_by_note(ns, table, from),
+        }
+    }
+}
+
+/// Keeps an injector's forwarding up, on the control thread.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    ns: NetNs,
+    table: String,
+    from: String,
+    way: Way,
+    installed: Installed,
+}
+
+impl Upkeep {
+    /// Puts the forwarding back if somebody changed it. Returns what was put back, as words for a note.
+    pub(super) fn put_back(&mut self) -> Vec<String> {
+        // What cannot be found out or put back now is tried again. Without the TAP there is nothing to put back.
+        if self.installed.is_intact().unwrap_or(true) {
+            return Vec::new();
+        }
+        match self.way.install(&self.ns, &self.table, &self.from) {
+            Ok(installed) => {
+                self.installed = installed;
+                vec![format!("nftables table {}", self.table)]
+            }
+            Err(_) => Vec::new(),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Injector {
     ns: NetNs,
@@ -38,12 +84,12 @@ pub(super) struct Injector {
 }
 
 impl Injector {
-    /// For the interface `uplink` of `ns`; `None` where that gains nothing.
+    /// Beside the interface `uplink` of `ns`; `None` where that gains nothing. With what keeps it up.
     ///
     /// # Errors
-    /// The kernel does not support it, or privilege is missing.
-    pub(super) fn open(ns: &NetNs, uplink: &Link) -> Result<Option<Self>, HostError> {
-        // Names the uplink's index, within the length limit of names.
+    /// This kernel cannot, or privilege is missing.
+    pub(super) fn open(ns: &NetNs, uplink: &Link) -> Result<Option<(Self, Upkeep)>, HostError> {
+        // Says which interface it is for, and is as long as a name may be at most.
         let name = format!("pst{}", uplink.index);
         let what = || format!("make TAP {name} for uplink {} in {ns}", uplink.name);
         let useful = ns
@@ -55,27 +101,19 @@ impl Injector {
         if !useful {
             return Ok(None);
         }
-        let injector =
-            Self::make(ns, &name, uplink.mtu, |table| forward(ns, table, &name, uplink.index))?;
-        Ok(Some(injector))
+        Self::make(ns, &name, uplink.mtu, Way::Interface(uplink.index)).map(Some)
     }
 
     /// For the tunnel of a UDP port in the node's own stack: frames go where their notes say
     /// ([`forward_by_note`]).
     ///
     /// # Errors
-    /// The kernel does not support it, or privilege is missing.
-    pub(super) fn by_note(ns: &NetNs, port: u16) -> Result<Self, HostError> {
-        let name = format!("psu{port}");
-        Self::make(ns, &name, 1500, |table| forward_by_note(ns, table, &name))
+    /// This kernel cannot, or privilege is missing.
+    pub(super) fn by_note(ns: &NetNs, port: u16) -> Result<(Self, Upkeep), HostError> {
+        Self::make(ns, &format!("psu{port}"), 1500, Way::Note)
     }
 
-    fn make(
-        ns: &NetNs,
-        name: &str,
-        mtu: u32,
-        forward: impl FnOnce(&str) -> Result<(), HostError>,
-    ) -> Result<Self, HostError> {
+    fn make(ns: &NetNs, name: &str, mtu: u32, way: Way) -> Result<(Self, Upkeep), HostError> {
         let what = || format!("make TAP {name} in {ns}");
         let flags = tun::IFF_TAP | tun::IFF_NO_PI | tun::IFF_VNET_HDR;
         let queue = ns.enter(|| {
@@ -95,10 +133,12 @@ impl Injector {
             netlink.set_mtu(link.index, mtu)?;
         }
         let injector = Self { ns: ns.clone(), table: format!("{TABLE_PREFIX}{name}"), queue };
-        // Before it is up: nothing may enter the stack from it.
-        forward(&injector.table)?;
+        // Before it is switched on: nothing is ever to get from it into the stack.
+        let installed = way.install(ns, &injector.table, name)?;
         netlink.set_up(link.index)?;
-        Ok(injector)
+        let table = injector.table.clone();
+        let upkeep = Upkeep { ns: ns.clone(), table, from: name.to_owned(), way, installed };
+        Ok((injector, upkeep))
     }
 
     /// The TAP's name.

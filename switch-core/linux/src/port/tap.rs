@@ -12,12 +12,8 @@
 use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-#[expect(
-    clippy::disallowed_types,
-    reason = "taken only after a backlog, to read what the kernel dropped"
-)]
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use podswitch_core::packet::{Batch, Offload, Packet, Pool, SizeClass};
 use podswitch_core::port::{Device, Offloads, Port, PortInfo};
@@ -81,8 +77,9 @@ pub struct TapDevice {
     was_there: bool,
     multi_queue: bool,
     uso: bool,
-    losses: Option<Arc<Losses>>,
-    /// With one queue: shared by all ports. With several: the first, until a port takes it.
+    /// Reads what the kernel dropped. `None`: it does not say, and losses are not counted.
+    counter: Option<LossCounter>,
+    /// With one queue: what all ports share. With several: the first, until a port takes it.
     queue: Option<Arc<OwnedFd>>,
 }
 
@@ -120,7 +117,7 @@ impl TapDevice {
             was_there: before.is_some(),
             multi_queue,
             uso,
-            losses: Losses::of(netlink, link.index).map(Arc::new),
+            counter: LossCounter::new(netlink, link.index),
             queue: Some(Arc::new(queue)),
         })
     }
@@ -199,16 +196,23 @@ impl TapDevice {
 impl Device for TapDevice {
     fn open(&mut self, index: usize, _workers: usize) -> io::Result<Box<dyn Port>> {
         let (queue, receives) = self.queue_for(index)?;
-        let (losses, info) = (self.losses.clone(), self.port_info());
-        Ok(Box::new(TapPort { queue, receives, losses, backlog: 0, lost: 0, info }))
+        let losses = self.counter.as_ref().map(|counter| Arc::clone(&counter.losses));
+        Ok(Box::new(TapPort { queue, receives, losses, backlog: 0, info: self.port_info() }))
     }
 
     fn info(&self) -> PortInfo {
         self.port_info()
     }
+
+    fn maintain(&mut self) -> Vec<String> {
+        if let Some(counter) = &mut self.counter {
+            counter.read();
+        }
+        Vec::new()
+    }
 }
 
-pub(super) fn open_tun_file() -> Result<OwnedFd, HostError> {
+pub(crate) fn open_tun_file() -> Result<OwnedFd, HostError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
     rustix::fs::open(TUN_FILE, flags, Mode::empty()).context(|| format!("open {TUN_FILE}"))
 }
@@ -237,46 +241,52 @@ fn attach(ns: &NetNs, name: &str, multi_queue: bool) -> Result<(OwnedFd, bool), 
     Ok((fd, false))
 }
 
-/// Frames that the kernel dropped because a queue of the TAP was full. It counts them for the
-/// interface.
-#[derive(Debug)]
+/// What the kernel dropped because a queue of the TAP was full. Workers say that a queue may have been;
+/// the control thread asks the kernel, which no worker may wait for.
+#[derive(Debug, Default)]
 struct Losses {
-    /// In the interface's namespace.
-    #[expect(
-        clippy::disallowed_types,
-        reason = "taken only after a backlog, to read what the kernel dropped"
-    )]
-    netlink: Mutex<Netlink>,
-    index: u32,
-    /// Frames that were reported already.
-    reported: AtomicU64,
+    /// A queue may have been full since the last reading.
+    may_be: AtomicBool,
+    /// Frames that were read and that no worker has counted yet.
+    uncounted: AtomicU64,
 }
 
-impl Losses {
-    /// `None`: the kernel does not count them.
-    #[expect(
-        clippy::disallowed_types,
-        reason = "taken only after a backlog, to read what the kernel dropped"
-    )]
-    fn of(mut netlink: Netlink, index: u32) -> Option<Self> {
-        // Earlier losses are not this run's.
-        let reported = AtomicU64::new(netlink.tx_dropped(index).ok()?);
-        Some(Self { netlink: Mutex::new(netlink), index, reported })
+/// Reads the losses of one interface: the kernel counts them for all its queues together.
+#[derive(Debug)]
+struct LossCounter {
+    /// In the interface's namespace.
+    netlink: Netlink,
+    index: u32,
+    /// Frames that were read before.
+    read: u64,
+    losses: Arc<Losses>,
+}
+
+impl LossCounter {
+    /// `None`: the kernel does not say.
+    fn new(mut netlink: Netlink, index: u32) -> Option<Self> {
+        // What was lost before is not this run's.
+        let read = netlink.tx_dropped(index).ok()?;
+        Some(Self { netlink, index, read, losses: Arc::default() })
     }
 
-    /// Frames lost since the last call.
-    fn take(&self) -> u64 {
-        let mut netlink = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
-        // A missing interface is detected elsewhere.
-        let Ok(lost) = netlink.tx_dropped(self.index) else { return 0 };
-        lost.saturating_sub(self.reported.swap(lost, Relaxed))
+    /// Asks the kernel, if a queue may have been full.
+    fn read(&mut self) {
+        if !self.losses.may_be.swap(false, Relaxed) {
+            return;
+        }
+        // An interface that is gone is noticed elsewhere.
+        let Ok(lost) = self.netlink.tx_dropped(self.index) else { return };
+        let new = lost.saturating_sub(self.read);
+        self.read = lost;
+        self.losses.uncounted.fetch_add(new, Relaxed);
     }
 }
 
 /// A backlog of this many frames means that the queue may have been full. The kernel's queue holds
 /// 500 or more (txqueuelen, 1000 by default).
 const BACKLOG: usize = 500;
-/// For a queue that is never empty, losses are read once in this many frames.
+/// A queue that never gets empty is reported once in so many frames.
 const LONG_BACKLOG: usize = 8192;
 
 /// One worker's queue of a TAP.
@@ -285,9 +295,8 @@ pub struct TapPort {
     queue: Arc<OwnedFd>,
     receives: bool,
     losses: Option<Arc<Losses>>,
-    /// Frames received since the queue was empty, or losses were read.
+    /// Frames received since the queue was empty, or was reported to be full.
     backlog: usize,
-    lost: u64,
     info: PortInfo,
 }
 
@@ -297,7 +306,7 @@ impl TapPort {
         self.backlog += received;
         let was_full = self.backlog >= if is_empty { BACKLOG } else { LONG_BACKLOG };
         if was_full && let Some(losses) = &self.losses {
-            self.lost += losses.take();
+            losses.may_be.store(true, Relaxed);
         }
         if is_empty || was_full {
             self.backlog = 0;
@@ -419,7 +428,9 @@ impl Port for TapPort {
     }
 
     fn take_lost(&mut self) -> u64 {
-        mem::take(&mut self.lost)
+        let Some(losses) = &self.losses else { return 0 };
+        // Read first: the line stays in all workers' caches while nothing is lost.
+        if losses.uncounted.load(Relaxed) == 0 { 0 } else { losses.uncounted.swap(0, Relaxed) }
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -54,6 +54,25 @@ fn write_file(path: &str, content: &[u8]) -> io::Result<()> {
     File::options().write(true).open(path)?.write_all(content)
 }
 
+/// The cookie of the network namespace that a socket belongs to.
+pub(crate) fn cookie(socket: std::os::fd::BorrowedFd<'_>) -> io::Result<u64> {
+    /// asm-generic/socket.h, Linux 5.14.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut cookie = 0u64;
+    let mut len = size_of_val(&cookie) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `cookie`, and `len`.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(cookie)
+}
+
 /// Which kind of namespace a descriptor stands for (`CLONE_NEW*`); `ENOTTY` if for none.
 pub(crate) fn kind(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<libc::c_int> {
     /// linux/nsfs.h

@@ -2,12 +2,11 @@
 
 use std::fmt;
 
-use podswitch_core::action::DropReason;
 use podswitch_core::config::ConfigError;
 use podswitch_core::control::{Effect, LeftOut};
 use podswitch_core::id::{Cookie, Epoch, PortId};
-use podswitch_core::time::Instant;
 
+use super::dropped::DroppedFrames;
 use super::failure::Failure;
 use crate::flows::Flow;
 use crate::pod_name::PodName;
@@ -51,10 +50,15 @@ pub enum Event {
         /// What was restored.
         done: Vec<String>,
     },
+    /// kube-proxy serves this node, and the switch leaves the node's side of Services to it.
+    BesideKubeProxy {
+        /// What was found.
+        found: String,
+    },
     /// A failure; the rest of the switch continues.
     Failure(Failure),
-    /// A frame was dropped ([`NodeOptions::report_drops`](crate::NodeOptions::report_drops)).
-    Dropped(DroppedFrame),
+    /// Frames were dropped ([`NodeOptions::report_drops`](crate::NodeOptions::report_drops)).
+    Dropped(Box<DroppedFrames>),
     /// A connection was opened ([`NodeOptions::report_flows`](crate::NodeOptions::report_flows)).
     FlowOpened(Flow),
     /// A connection ended; its last known state.
@@ -89,42 +93,16 @@ impl fmt::Display for Event {
             Self::Repaired { object, done } => {
                 write!(f, "{object}: restored: {}", done.join(", "))
             }
+            Self::BesideKubeProxy { found } => write!(
+                f,
+                "{found} is on this node: node ports, load-balancer addresses and the node's own connections to Services \
+                 stay with it; pods' connections are the switch's. Without it: kube-proxy --cleanup, then start again"
+            ),
             Self::Failure(failure) => failure.fmt(f),
-            Self::Dropped(frame) => frame.fmt(f),
+            Self::Dropped(frames) => write!(f, "dropped: {frames}"),
             Self::FlowOpened(flow) => write!(f, "opened: {flow}"),
             Self::FlowClosed(flow) => write!(f, "closed: {flow}"),
             Self::Lost { count } => write!(f, "{count} events are lost"),
-        }
-    }
-}
-
-/// A frame that was dropped.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct DroppedFrame {
-    /// Time, by the clock of the switch
-    /// ([`ControlPlane::clock`](podswitch_core::control::ControlPlane::clock)).
-    pub time: Instant,
-    /// Its ingress port.
-    pub port: PortId,
-    /// The pod at that port, if there is one.
-    pub pod: Option<PodName>,
-    /// Why.
-    pub reason: DropReason,
-    /// The policy or Service that decided, if one did.
-    pub object: Option<Cookie>,
-}
-
-impl fmt::Display for DroppedFrame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "dropped: {} from ", self.reason.name())?;
-        match &self.pod {
-            Some(pod) => pod.fmt(f)?,
-            None => write!(f, "port {}", self.port)?,
-        }
-        match &self.object {
-            Some(object) => write!(f, " by {object}"),
-            None => Ok(()),
         }
     }
 }

@@ -73,6 +73,9 @@ pub enum Failure {
     /// Routes, rules or steering on the node's side do not follow the state in force.
     #[error("routes, rules or steering of the node are not up to date: {0}")]
     HostSide(#[source] HostError),
+    /// Whether kube-proxy is there is not known; it is taken not to be.
+    #[error("whether kube-proxy is on this node is not known: {0}")]
+    KubeProxy(#[source] HostError),
     /// A health check port cannot be listened on.
     #[error("{0}")]
     HealthCheck(#[source] HostError),

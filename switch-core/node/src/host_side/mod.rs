@@ -1,6 +1,7 @@
 //! The node's side: its own port, the routes to pods, masquerading, and steering of Services.
 
 mod kernel_routes;
+mod lost_clients;
 mod services;
 mod veth;
 
@@ -121,7 +122,10 @@ impl HostSide {
                 Some((Masquerade::install(namespace, &rules)?, rules))
             }
         };
-        let services = ServiceSide::open(namespace, config.node.gateway, reporter);
+        let services = match settings.beside_kube_proxy {
+            false => ServiceSide::open(namespace, config.node.gateway, reporter),
+            true => ServiceSide::beside_kube_proxy(namespace, reporter),
+        };
         Ok(Self {
             port,
             replaced: Vec::new(),
@@ -195,7 +199,8 @@ impl HostSide {
         if behind.pods {
             self.node_routes.follow(view, remote);
         }
-        if behind.any() {
+        // kube-proxy translates before a route is looked up.
+        if behind.any() && !settings.beside_kube_proxy {
             let services = services::ranges(view, snapshot);
             changed |= services != self.service_ranges;
             self.service_ranges = services;
@@ -315,6 +320,11 @@ impl HostSide {
             self.reporter.failure(Failure::HostMtu(error));
         }
         true
+    }
+
+    /// Asks clients outside the cluster whose connections an earlier run translated, so that they learn that it is gone.
+    pub(crate) fn ask_lost_clients(settings: &Settings, control: &ControlPlane) {
+        lost_clients::ask(&settings.namespace, control);
     }
 
     /// Updates health checks; retries sockets that could not be opened.

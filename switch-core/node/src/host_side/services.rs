@@ -1,5 +1,6 @@
-//! The node's side of Services: steers packets to Services from the node's stack to the switch,
-//! reserves ports of the switch, and answers health checks of load balancers.
+//! The node's side of Services, unless kube-proxy has it: what of theirs the node's stack sees is sent to the switch, ports
+//! that the switch uses are kept from the node's own connections, and load balancers learn
+//! from health checks whether there is an endpoint here.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -30,7 +31,8 @@ const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 #[derive(Debug)]
 pub(super) struct ServiceSide {
     steering: Option<Steering>,
-    health: HealthResponder,
+    /// `None`: kube-proxy answers.
+    health: Option<HealthResponder>,
     /// Failures of health check ports, each reported once.
     reported: BTreeSet<String>,
     reporter: Reporter,
@@ -46,10 +48,23 @@ impl ServiceSide {
         let report = |failure| reporter.failure(failure);
         Self {
             steering: steering.map_err(|error| report(Failure::Steering(error))).ok(),
-            health: HealthResponder::new(namespace),
+            health: Some(HealthResponder::new(namespace)),
             reported: BTreeSet::new(),
             reporter: reporter.clone(),
             reserved: reserved.map_err(|error| report(Failure::ReservedPorts(error))).ok(),
+        }
+    }
+
+    /// For a node whose Services are kube-proxy's: only the ports of source NAT are reserved.
+    pub(super) fn beside_kube_proxy(namespace: &NetNs, reporter: &Reporter) -> Self {
+        let reserved = ReservedPorts::reserve(namespace, &[NAT_PORTS]);
+        let report = |error| reporter.failure(Failure::ReservedPorts(error));
+        Self {
+            steering: None,
+            health: None,
+            reported: BTreeSet::new(),
+            reporter: reporter.clone(),
+            reserved: reserved.map_err(report).ok(),
         }
     }
 
@@ -100,6 +115,7 @@ impl ServiceSide {
 
     /// Updates health checks; sockets that could not be opened are tried again.
     pub(super) fn reconcile(&mut self, control: &ControlPlane) {
+        let Some(health) = &mut self.health else { return };
         let addresses = control.snapshot().node_addresses.clone();
         let checks = control.health_checks().into_iter().map(|check| HealthCheck {
             port: check.port,
@@ -107,7 +123,7 @@ impl ServiceSide {
             name: check.service.name,
             local_endpoints: check.local_endpoints,
         });
-        let failed = match self.health.update(&addresses, checks) {
+        let failed = match health.update(&addresses, checks) {
             Ok(failed) => failed,
             Err(error) => vec![error],
         };

@@ -6,10 +6,11 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use podswitch_core::config::Gateway;
-use podswitch_linux::attach::{HostPortConfig, InterfaceSettings, detach_veth};
+use podswitch_linux::attach::{HostPortConfig, InterfaceSettings, detach_veth, release};
 use podswitch_linux::netlink::{Link, LinkSpec, Route};
 use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice};
-use podswitch_linux::{HostError, NetNs, Netlink, sysctl};
+use podswitch_linux::settings::ChangedSettings;
+use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_wire::addr::Mac;
 use podswitch_wire::cidr::Cidr;
 
@@ -26,8 +27,7 @@ pub(super) struct VethHost {
     config: HostPortConfig,
     /// Whether routes have other sources than the kernel was given.
     sources_changed: bool,
-    /// Settings to put back: name and former value.
-    changed: Vec<(&'static str, String)>,
+    changed: ChangedSettings,
 }
 
 impl VethHost {
@@ -44,7 +44,7 @@ impl VethHost {
             mac: Mac::ZERO,
             config,
             sources_changed: false,
-            changed: Vec::new(),
+            changed: ChangedSettings::new(node, "forwarding"),
         };
         let device = side.reopen()?;
         Ok((side, device))
@@ -62,7 +62,7 @@ impl VethHost {
         there.add_veth(&ours, &theirs, &self.node)?;
         let link = here.link(&self.config.name)?;
         (self.index, self.mac) = (link.index, link.mac.unwrap_or_default());
-        self.put_back(&mut here, &link)?;
+        self.put_back(&mut here, link)?;
         PacketDevice::new(&self.switch, OURS, PacketConfig::default())
     }
 
@@ -77,7 +77,8 @@ impl VethHost {
         };
         let wanted = InterfaceSettings { mtu: Some(self.config.mtu), ..Default::default() };
         let mut done = wanted.put_back(&self.switch, &mut there, &ours)?;
-        done.extend(self.put_back(&mut here, &link)?);
+        done.extend(release(&mut here, &link)?);
+        done.extend(self.put_back(&mut here, link)?);
         Ok(Some(done))
     }
 
@@ -122,7 +123,7 @@ impl VethHost {
 
     /// Restores what is missing on the node's end and in the node's kernel. Returns a description
     /// of each.
-    fn put_back(&mut self, netlink: &mut Netlink, link: &Link) -> Result<Vec<String>, HostError> {
+    fn put_back(&mut self, netlink: &mut Netlink, link: Link) -> Result<Vec<String>, HostError> {
         let Gateway { ipv4, ipv6, mac } = self.config.gateway;
         let wanted = InterfaceSettings {
             mac: Some(self.mac),
@@ -131,7 +132,7 @@ impl VethHost {
             neighbours: vec![(ipv4.into(), mac), (ipv6.into(), mac)],
             routes: self.config.destinations.iter().map(|range| self.route(*range)).collect(),
         };
-        let mut done = wanted.put_back(&self.node, netlink, link)?;
+        let mut done = wanted.put_back_named(&self.node, netlink, link, &self.config.name)?;
         if self.config.forward {
             self.change("net/ipv4/ip_forward", &mut done)?;
             if self.has_ipv6() {
@@ -154,15 +155,9 @@ impl VethHost {
         route
     }
 
-    fn change(&mut self, setting: &'static str, done: &mut Vec<String>) -> Result<(), HostError> {
-        let before = sysctl::get(&self.node, setting)?;
-        if before != "1" {
-            sysctl::set(&self.node, setting, "1")?;
+    fn change(&mut self, setting: &str, done: &mut Vec<String>) -> Result<(), HostError> {
+        if self.changed.set(setting, "1")? {
             done.push(format!("{setting} = 1"));
-            // The values of before the switch are the ones restored.
-            if !self.changed.iter().any(|(changed, _)| *changed == setting) {
-                self.changed.push((setting, before));
-            }
         }
         Ok(())
     }
@@ -171,9 +166,6 @@ impl VethHost {
 impl Drop for VethHost {
     fn drop(&mut self) {
         // Best effort: there is no caller to report to.
-        for (setting, before) in self.changed.drain(..).rev() {
-            let _ = sysctl::set(&self.node, setting, &before);
-        }
         let _ = detach_veth(&self.switch, OURS);
     }
 }

@@ -6,7 +6,7 @@ use podswitch_core::id::{Epoch, PortId};
 use super::Node;
 use super::request::Request;
 use crate::attachment::PodAttachment;
-use crate::error::NodeError;
+use crate::error::{NodeError, PodError};
 use crate::host_side::{Behind, concerns_kernel};
 use crate::pod_name::PodName;
 use crate::pods::Wanted;
@@ -129,6 +129,10 @@ impl Node {
             self.pods.detach(&mut self.control, vec![pod.clone()]);
             return Err(error);
         }
+        if let Some(error) = self.left_out(pod) {
+            self.withdraw_pods(vec![pod.clone()])?;
+            return Err(NodeError::Pod { pod: pod.clone(), error });
+        }
         self.follow_if_behind();
         Ok(port)
     }
@@ -143,6 +147,17 @@ impl Node {
         }
         self.follow_if_behind();
         Ok(())
+    }
+
+    /// Why the state in force is without a pod that was just published, or without its host ports.
+    fn left_out(&self, pod: &PodName) -> Option<PodError> {
+        if !self.settings.lenient {
+            return None;
+        }
+        let cookie = pod.cookie();
+        let left_out = self.control.left_out();
+        let object = left_out.into_iter().find(|object| object.error.object == cookie)?;
+        Some(PodError::LeftOut(object.error))
     }
 
     /// Detaches pods, after a state without their ports is in force.

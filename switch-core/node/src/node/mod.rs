@@ -10,6 +10,7 @@ mod reconcile;
 mod request;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,14 +19,16 @@ use podswitch_core::control::{Change, ControlPlane, Options, Published as Outcom
 use podswitch_core::id::{Epoch, PortId};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_core::time::{Clock, Instant};
-use podswitch_linux::HostError;
+use podswitch_linux::{HostError, NetNs};
+use podswitch_wire::cidr::Cidr;
 
 use crate::attachment::PodAttachment;
 use crate::error::NodeError;
-use crate::events::{DropQueue, Event, EventSink, FlowReporter, Reporter};
+use crate::events::{DropReader, Event, EventSink, FlowReporter, Reporter};
 use crate::explain::{self, Connection, Verdict};
 use crate::flows::{self, Flow};
 use crate::host_side::{Behind, HostSide};
+use crate::inspect::{self, PodInfo, Status, UnknownName};
 use crate::options::{NodeOptions, Settings};
 use crate::pod_name::PodName;
 use crate::pods::Pods;
@@ -68,7 +71,7 @@ pub struct Node {
     added: HashMap<PodName, PodAttachment>,
     reporter: Reporter,
     sink: Option<Box<dyn EventSink>>,
-    drops: Option<DropQueue>,
+    drops: Option<DropReader>,
     flows: Option<(Duration, FlowReporter)>,
     clock: Clock,
     reconcile_at: Instant,
@@ -103,7 +106,9 @@ impl Node {
         let namespace = options.open_namespace()?;
         let NodeOptions { name, switch_namespace, workers, masquerade, cluster_cidrs, .. } =
             options;
+        let reporter = Reporter::default();
         let settings = Settings {
+            beside_kube_proxy: options.kube_proxy.is_present(&namespace, &reporter),
             name,
             namespace,
             switch_namespace,
@@ -120,10 +125,9 @@ impl Node {
             ..Options::default()
         };
         let state = state.into();
-        let reporter = Reporter::default();
         let mut control = ControlPlane::new(switch_options);
         control.set_workers(settings.workers)?;
-        let drops = options.report_drops.then(|| DropQueue::observe(&control));
+        let drops = options.report_drops.then(|| DropReader::observe(&control, &settings.name));
         let underlay = Underlay::new(&settings, &reporter)?;
         let mut pods = Pods::new(&settings, &reporter);
         let own_namespace = || pods.own_namespace();
@@ -165,7 +169,10 @@ impl Node {
             });
         node.deliver_events();
         match started {
-            Ok(()) => Ok(node),
+            Ok(()) => {
+                HostSide::ask_lost_clients(&node.settings, &node.control);
+                Ok(node)
+            }
             Err(error) => {
                 // The first error is returned. Pods may have had their interfaces from an earlier run.
                 let _ = node.stop(PodInterfaces::Keep);
@@ -276,6 +283,21 @@ impl Node {
         self.pods.ports()
     }
 
+    /// Largest network-layer packet of pods' interfaces, in bytes.
+    pub fn pod_mtu(&self) -> u16 {
+        self.pods.mtu()
+    }
+
+    /// Ranges of this node's pods, as the desired state has them.
+    pub fn pod_cidrs(&self) -> &[Cidr] {
+        &self.desired.settings.node.pod_cidrs
+    }
+
+    /// The node's own network namespace.
+    pub fn namespace(&self) -> &NetNs {
+        &self.settings.namespace
+    }
+
     /// The state in force, as the workers see it.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.control.snapshot()
@@ -289,6 +311,31 @@ impl Node {
     /// The counters, all workers together.
     pub fn stats(&self) -> Stats {
         Stats::read(&self.control, self.pods.ports().len())
+    }
+
+    /// How the node does.
+    pub fn status(&self) -> Status {
+        Status::read(&self.control, &self.settings.name, self.pods.ports().len())
+    }
+
+    /// The pods that are attached, by name.
+    pub fn pods(&self) -> Vec<PodInfo> {
+        let mut list: Vec<_> = self
+            .pods
+            .list()
+            .map(|(attachment, port)| PodInfo::read(&self.control, attachment, port))
+            .collect();
+        list.sort_by(|a, b| a.pod.cmp(&b.pod));
+        list
+    }
+
+    /// The addresses of what is called `name`: an address, `namespace/pod`, `node/NAME` or
+    /// `service/NAMESPACE/NAME`. At the cost of all pods.
+    ///
+    /// # Errors
+    /// There is no such thing.
+    pub fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, UnknownName> {
+        inspect::addresses(&self.control.snapshot(), name)
     }
 
     /// Every live connection. Packet and byte counts of those that are neither TCP nor translated may be up to

@@ -7,6 +7,7 @@ use hashbrown::{HashMap, HashSet};
 use podswitch_core::config::{Config, Endpoint, PortConfig, PortRole};
 use podswitch_core::control::Change;
 use podswitch_core::id::{Cookie, Epoch};
+use podswitch_policy::service::model::HostPort;
 
 use super::request::{Published, Request};
 use super::{Node, PUBLISH_TIMEOUT};
@@ -44,6 +45,9 @@ impl Node {
     }
 
     fn acknowledged(&mut self, epoch: Epoch) -> Result<(), NodeError> {
+        if let Some(drops) = &mut self.drops {
+            drops.published(&self.control);
+        }
         self.control.wait(epoch, PUBLISH_TIMEOUT)?;
         self.reporter.event(Event::Applied { epoch });
         Ok(())
@@ -72,6 +76,14 @@ impl Node {
             completed.endpoints.push(endpoint);
             own.pods.insert(cookie);
         }
+        let mut brought: HashMap<&Cookie, &Arc<[HostPort]>> = self.pods.host_ports().collect();
+        for (pod, _) in &completed.host_ports {
+            brought.remove(pod);
+        }
+        for (pod, ports) in brought {
+            own.host_ports.insert(pod.clone());
+            completed.host_ports.push((pod.clone(), ports.clone()));
+        }
         completed.nodes.iter_mut().for_each(|node| self.underlay.complete_node(node));
         self.complete_settings(&mut completed);
         completed.ports.clone_from(&ports);
@@ -99,6 +111,7 @@ impl Node {
         let node = settings.as_ref().unwrap_or(&self.desired.settings).node.name.clone();
         let mut own = Published { nodes: self.underlay.node_context(), ..Published::default() };
         own.pods.clone_from(&self.published.pods);
+        own.host_ports.clone_from(&self.published.host_ports);
         let mut list = Vec::with_capacity(changes.len());
         // Pods in the list, as published.
         let mut pods: HashMap<Cookie, Option<Arc<Endpoint>>> = HashMap::new();
@@ -110,6 +123,21 @@ impl Node {
                     let mut node = node.clone();
                     self.underlay.complete_node(&mut node);
                     list.push(Change::Node(node));
+                    continue;
+                }
+                Change::HostPorts(pod, ports) => {
+                    // Where the state has none, those that were brought along come back below.
+                    own.host_ports.remove(pod);
+                    if !ports.is_empty() || self.pods.host_ports_of(pod).is_none() {
+                        list.push(change.clone());
+                    } else {
+                        own.host_ports.insert(pod.clone());
+                        list.extend(
+                            self.pods
+                                .host_ports_of(pod)
+                                .map(|brought| Change::HostPorts(pod.clone(), brought.clone())),
+                        );
+                    }
                     continue;
                 }
                 Change::Settings(_) | Change::Port(_) | Change::PortGone(_) => continue,
@@ -150,6 +178,7 @@ impl Node {
             Some(pod) => Change::Pod(pod),
             None => Change::PodGone(cookie),
         }));
+        self.complete_host_ports(&mut list, &mut own);
         if own.nodes != self.published.nodes {
             self.complete_nodes(&mut list);
         }
@@ -167,7 +196,9 @@ impl Node {
             return Ok(None);
         }
         let affected = Affected::by(&list, &self.desired.settings, objects);
+        let host_ports = list.iter().any(|change| matches!(change, Change::HostPorts(..)));
         let epoch = self.update_control(list)?;
+        self.behind.services |= host_ports;
         self.published = own;
         if let Some(settings) = settings {
             self.desired.settings = settings;
@@ -175,6 +206,34 @@ impl Node {
         let (settings, objects) = (&self.desired.settings, self.control.objects());
         self.behind.pods |= self.ranges.follow(affected, settings, objects);
         Ok(Some(epoch))
+    }
+
+    /// Adds host ports that attachments bring along and the state does not have, and takes back those of pods that have
+    /// no port any more.
+    fn complete_host_ports(&self, list: &mut Vec<Change>, own: &mut Published) {
+        let objects = self.control.objects();
+        let mut changed = HashSet::new();
+        for change in list.iter() {
+            if let Change::HostPorts(pod, _) = change {
+                changed.insert(pod.clone());
+            }
+        }
+        for (pod, ports) in self.pods.host_ports() {
+            if !changed.contains(pod) && objects.host_ports(pod).is_none() {
+                own.host_ports.insert(pod.clone());
+                list.push(Change::HostPorts(pod.clone(), ports.clone()));
+            }
+        }
+        let gone: Vec<Cookie> = own
+            .host_ports
+            .iter()
+            .filter(|p| self.pods.host_ports_of(p).is_none())
+            .cloned()
+            .collect();
+        for pod in gone {
+            own.host_ports.remove(&pod);
+            list.push(Change::HostPorts(pod, Arc::default()));
+        }
     }
 
     /// Adds all nodes whose MAC address on the underlay changed.

@@ -33,9 +33,12 @@ impl Node {
         if has_changed || sweep {
             self.put_back_host()?;
         }
+        for (device, done) in self.control.maintain_devices() {
+            self.reporter.repaired(&device, done);
+        }
         self.pods.put_back(now, sweep);
-        if let Some(drops) = &self.drops {
-            drops.report(&self.reporter, |port| self.pods.at(port));
+        if let Some(drops) = &mut self.drops {
+            drops.report(&self.control, &self.reporter, |port| self.pods.at(port));
         }
         let mut due = self.reconcile_at;
         if let Some((every, flows)) = &mut self.flows {
@@ -83,7 +86,7 @@ impl Node {
     /// Puts back what somebody took from the node's kernel, the node's own interface too.
     fn put_back_host(&mut self) -> Result<(), NodeError> {
         let found = self.host.put_back(&self.settings, &self.desired.settings);
-        match found {
+        match self.underlay.put_back().and(found) {
             Ok(HostInterface::There) => Ok(()),
             Ok(HostInterface::Gone) => {
                 if let Err(error) = self.host.reopen(&mut self.control) {

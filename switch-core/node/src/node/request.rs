@@ -42,6 +42,8 @@ pub(super) struct Published {
     pub(super) ports: HashMap<PortId, PortConfig>,
     /// Pods that the desired state does not describe.
     pub(super) pods: HashSet<Cookie>,
+    /// Pods whose host ports are those that their attachments brought along.
+    pub(super) host_ports: HashSet<Cookie>,
     /// The context of other nodes' MAC addresses.
     pub(super) nodes: NodeContext,
 }

@@ -18,12 +18,14 @@ use podswitch_linux::attach::{
     PodInterface, TapOptions, attach_tap, attach_veth, detach_veth, switch_interface,
     switch_namespace,
 };
+use podswitch_linux::netlink::Link;
 use podswitch_linux::port::af_packet::PacketConfig;
 use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_policy::rule::Workload;
+use podswitch_policy::service::model::HostPort;
 
 use crate::DEFAULT_MTU;
-use crate::attachment::{InterfaceKind, PodAttachment};
+use crate::attachment::{ExistingInterface, InterfaceKind, PodAttachment};
 use crate::error::PodError;
 use crate::events::{Event, Failure, Reporter};
 use crate::options::Settings;
@@ -68,6 +70,8 @@ struct Attached {
     attachment: PodAttachment,
     cookie: Cookie,
     namespace: NetNs,
+    /// The index of its interface there.
+    index: u32,
     port: PortId,
     upkeep: Upkeep,
 }
@@ -126,6 +130,11 @@ impl Pods {
         &self.ports
     }
 
+    /// Attached pods, in no order.
+    pub(crate) fn list(&self) -> impl Iterator<Item = (&PodAttachment, PortId)> {
+        self.attached.values().map(|attached| (&attached.attachment, attached.port))
+    }
+
     /// The pod that has a port.
     pub(crate) fn at(&self, port: PortId) -> Option<PodName> {
         self.attached.values().find(|a| a.port == port).map(|a| a.attachment.pod.clone())
@@ -152,7 +161,32 @@ impl Pods {
         if endpoint.attachment != attachment {
             Arc::make_mut(&mut endpoint).attachment = attachment;
         }
+        if let Some(attached) = attached
+            && !is_same_set(&endpoint.workload.addresses, &attached.attachment.addresses)
+        {
+            // The object may still say those of a former sandbox.
+            let addresses = attached.attachment.addresses.clone();
+            Arc::make_mut(&mut endpoint).workload.addresses = addresses;
+        }
         Some(endpoint)
+    }
+
+    /// Host ports that pods with a port brought along.
+    pub(crate) fn host_ports(&self) -> impl Iterator<Item = (&Cookie, &Arc<[HostPort]>)> {
+        let named = self.attached.iter().filter(|(name, _)| self.ports.contains_key(*name));
+        let all = named.map(|(_, attached)| (&attached.cookie, &attached.attachment.host_ports));
+        all.filter(|(_, ports)| !ports.is_empty())
+    }
+
+    /// Those of one pod.
+    pub(crate) fn host_ports_of(&self, cookie: &Cookie) -> Option<&Arc<[HostPort]>> {
+        let ports = &self.named(cookie)?.attachment.host_ports;
+        (!ports.is_empty()).then_some(ports)
+    }
+
+    /// Largest network-layer packet of pods, in bytes.
+    pub(crate) fn mtu(&self) -> u16 {
+        self.mtu
     }
 
     /// Cookies of all attached pods, including those whose port is being withdrawn.
@@ -176,7 +210,7 @@ impl Pods {
                 name: pod.pod.name().into(),
                 labels: pod.labels.clone()?,
                 addresses: pod.addresses.clone(),
-                ports: Vec::new(),
+                ports: pod.ports.clone(),
                 host_network: false,
             },
             node: node.clone(),
@@ -289,6 +323,7 @@ impl Pods {
         attachment.check()?;
         let namespace = attachment.netns.open()?;
         self.check_namespace(&attachment.pod, &namespace)?;
+        check_existing(&namespace, attachment)?;
         let mut tries = BUSY_RETRIES;
         let device = loop {
             match self.open(&namespace, attachment) {
@@ -299,11 +334,13 @@ impl Pods {
                 result => break result?,
             }
         };
+        let index = Netlink::open(&namespace)?.link(&attachment.interface)?.index;
         let port = control.attach(device)?;
         let pod = attachment.pod.clone();
         let cookie = pod.cookie();
         let upkeep = Upkeep::of(&namespace);
-        let attached = Attached { attachment: attachment.clone(), cookie, namespace, port, upkeep };
+        let attachment = attachment.clone();
+        let attached = Attached { attachment, cookie, namespace, index, port, upkeep };
         self.attached.insert(pod.clone(), attached);
         self.ports.insert(pod.clone(), port);
         self.failures.remove(&pod);
@@ -333,11 +370,13 @@ impl Pods {
         }
     }
 
-    /// Gives an attached pod the labels of `attachment`. Returns whether they changed.
+    /// Gives an attached pod the labels and named ports of `attachment`. Returns whether they changed.
     pub(crate) fn set_labels(&mut self, attachment: &PodAttachment) -> bool {
         let Some(attached) = self.attached.get_mut(&attachment.pod) else { return false };
-        let changed = attached.attachment.labels != attachment.labels;
-        attached.attachment.labels.clone_from(&attachment.labels);
+        let now = &mut attached.attachment;
+        let changed = (&now.labels, &now.ports) != (&attachment.labels, &attachment.ports);
+        now.labels.clone_from(&attachment.labels);
+        now.ports.clone_from(&attachment.ports);
         changed
     }
 
@@ -378,9 +417,12 @@ impl Pods {
             (InterfaceKind::Veth, Some(ours)) => detach_veth(ours, &switch_interface(&pod.pod)),
             _ => {
                 let mut netlink = Netlink::open(&attached.namespace)?;
-                match netlink.find_link(&pod.interface)? {
-                    Some(link) => netlink.delete_link(link.index),
-                    None => Ok(()),
+                match netlink.find_link_at(attached.index)? {
+                    // Indices are given again.
+                    Some(link) if link.kind.as_deref() == Some("tun") => {
+                        netlink.delete_link(link.index)
+                    }
+                    _ => Ok(()),
                 }
             }
         }
@@ -410,6 +452,29 @@ impl Pods {
         }
         result
     }
+}
+
+/// Refuses an interface that is there and not to be used.
+fn check_existing(namespace: &NetNs, pod: &PodAttachment) -> Result<(), PodError> {
+    if pod.existing == ExistingInterface::Use {
+        return Ok(());
+    }
+    let found = Netlink::open(namespace)?.find_link(&pod.interface)?;
+    let is_own = |link: &Link| {
+        pod.existing == ExistingInterface::UseOwn && link.mac.is_none_or(|mac| mac == pod.mac)
+    };
+    match found {
+        Some(link) if !is_own(&link) => Err(PodError::InterfaceExists {
+            interface: pod.interface.clone(),
+            namespace: namespace.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether two lists have the same addresses. An endpoint may say an address twice.
+fn is_same_set(some: &[IpAddr], others: &[IpAddr]) -> bool {
+    some.iter().all(|a| others.contains(a)) && others.iter().all(|a| some.contains(a))
 }
 
 /// The wanted interface of a pod.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use podswitch_core::time::Instant;
-use podswitch_linux::attach::{InterfaceSettings, configure, switch_interface};
+use podswitch_linux::attach::{self, InterfaceSettings, switch_interface};
 use podswitch_linux::{HostError, NetNs, Netlink};
 
 use super::{Attached, Pods, interface_of};
@@ -56,6 +56,7 @@ fn put_back(attached: &Attached, mtu: u16, ours: Option<&NetNs>) -> Result<Vec<S
         let wanted = InterfaceSettings { mtu: Some(mtu.into()), ..InterfaceSettings::default() };
         done = wanted.put_back(ours, &mut netlink, &link)?;
     }
-    done.extend(configure(&attached.namespace, &interface_of(pod, mtu))?);
+    let interface = interface_of(pod, mtu);
+    done.extend(attach::put_back(&attached.namespace, attached.index, &interface)?);
     Ok(done)
 }

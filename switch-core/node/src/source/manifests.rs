@@ -2,13 +2,18 @@
 //! what changed.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use podswitch_core::id::Epoch;
-use podswitch_kubernetes::{Action, Counts, Files, LoadError, Record, Store};
+use podswitch_core::time::Clock;
+use podswitch_kubernetes::{Files, LoadError, Record, Store};
 
+use super::manifest_view::ManifestView;
+use super::{FolderWatch, Followed, Source, SourceError, StateSink};
 use crate::cluster::ClusterOptions;
+use crate::cni::ClusterView;
 use crate::error::NodeError;
-use crate::node::Node;
 use crate::state::{State, StateChanges};
 
 /// Manifests cannot be put in force.
@@ -42,9 +47,16 @@ enum Update {
     Changes(StateChanges),
 }
 
+/// How often in a row a file may change while it is read before that is an error.
+const MAX_BUSY_READS: usize = 100;
+
 /// See the module's description.
 #[derive(Debug)]
 pub struct ManifestSource {
+    watch: FolderWatch,
+    clock: Clock,
+    /// How often in a row a file changed while it was read.
+    busy: usize,
     files: Files,
     store: Store,
     cluster: ClusterOptions,
@@ -53,6 +65,7 @@ pub struct ManifestSource {
     behind: bool,
     /// What was said of the last load.
     records: Vec<Record>,
+    view: ManifestView,
 }
 
 impl ManifestSource {
@@ -61,16 +74,25 @@ impl ManifestSource {
     /// protect.
     pub fn new(path: &Path, node: &str, cluster: &ClusterOptions, strict: bool) -> Self {
         Self {
+            watch: FolderWatch::new(path),
+            clock: Clock::start(),
+            busy: 0,
             files: Files::new(path),
             store: Store::new(Some(node), cluster.kubernetes()),
             cluster: cluster.clone(),
             strict,
             behind: true,
             records: Vec::new(),
+            view: ManifestView::default(),
         }
     }
 
-    /// Reads the manifests for [`Node::start`].
+    /// What the CNI agent asks about this node's pods.
+    pub fn cluster_view(&self) -> Arc<dyn ClusterView> {
+        Arc::new(self.view.clone())
+    }
+
+    /// Reads the manifests for [`Node::start`](crate::Node::start).
     ///
     /// # Errors
     /// The manifests cannot be read, or are refused.
@@ -87,9 +109,9 @@ impl ManifestSource {
     /// # Errors
     /// The manifests cannot be read or are refused, or the node does not take them. The state in force
     /// stays, and the next call tries again what changed.
-    pub fn apply(&mut self, node: &mut Node) -> Result<Epoch, ApplyError> {
+    pub fn apply(&mut self, node: &mut dyn StateSink) -> Result<Epoch, ApplyError> {
         let applied = match self.load()? {
-            Update::Whole(state) => node.apply(*state),
+            Update::Whole(state) => node.apply_state(*state),
             Update::Changes(changes) => node.update_state(changes),
         };
         self.behind = applied.is_err();
@@ -109,6 +131,7 @@ impl ManifestSource {
             }
         })?;
         self.records = records;
+        self.view.follow(&self.store);
         let changes = self.store.take_changes();
         if !self.behind {
             return Ok(Update::Changes(self.cluster.changes(changes)));
@@ -122,20 +145,39 @@ impl ManifestSource {
         self.cluster.complete(&mut compiled.config, compiled.flannel);
         State::from(compiled)
     }
+}
 
-    /// What there is to say about the manifests of the last load that was not refused.
-    pub fn records(&self) -> &[Record] {
+impl Source for ManifestSource {
+    fn first_state(
+        &mut self,
+        _waiting: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Option<State>, SourceError> {
+        Ok(Some(self.state()?))
+    }
+
+    fn follow(&mut self, node: &mut dyn StateSink, force: bool) -> Result<Followed, SourceError> {
+        if !self.watch.has_changed(&self.clock) && !force {
+            return Ok(Followed::Unchanged);
+        }
+        let applied = self.apply(node);
+        let being_written = matches!(
+            applied,
+            Err(ApplyError::Manifests(ManifestError::Load(LoadError::Changing { .. })))
+        );
+        // Its writer is soon done; one that never is must not keep changes from being refused.
+        self.busy = if being_written { self.busy + 1 } else { 0 };
+        if being_written && self.busy < MAX_BUSY_READS {
+            self.watch.look_again();
+            return Ok(Followed::Unchanged);
+        }
+        Ok(Followed::Applied(applied?))
+    }
+
+    fn next_check(&self) -> Duration {
+        self.watch.pause()
+    }
+
+    fn records(&self) -> &[Record] {
         &self.records
-    }
-
-    /// Objects that are not in the state as they are written: left out, closed, or kept as they were.
-    pub fn left_out(&self) -> impl Iterator<Item = &Record> {
-        let as_written = |action| matches!(action, Action::None | Action::FieldLeftOut);
-        self.records.iter().filter(move |record| !as_written(record.action))
-    }
-
-    /// How many records of each kind there are.
-    pub fn counts(&self) -> Counts {
-        Counts::of(&self.records)
     }
 }

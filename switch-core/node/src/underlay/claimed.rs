@@ -3,9 +3,9 @@
 
 use podswitch_core::config::{NAT_PORTS, NextHop, Routing, TunnelConfig};
 use podswitch_core::snapshot::Snapshot;
-use podswitch_linux::NetNs;
 use podswitch_linux::netlink::Link;
 use podswitch_linux::nft::{Front, Ingress, IngressDrop};
+use podswitch_linux::{HostError, NetNs};
 use podswitch_wire::cidr::Cidr;
 
 use crate::events::{Failure, Reporter};
@@ -19,9 +19,16 @@ const TABLE: &str = "podswitch-uplink";
 /// What is in force.
 #[derive(Debug, Default)]
 pub(super) struct Claimed {
-    in_force: Option<(u32, Ingress)>,
+    in_force: Option<InForce>,
     /// The last reported failure.
     reported: Option<String>,
+}
+
+#[derive(Debug)]
+struct InForce {
+    link: Link,
+    drops: Ingress,
+    installed: IngressDrop,
 }
 
 /// What the switch handles: tunnel packets; packets to Services; packets from behind its routers to
@@ -77,12 +84,15 @@ impl Claimed {
         drops: Ingress,
         reporter: &Reporter,
     ) {
-        let wanted = (link.index, drops);
-        if self.in_force.as_ref() == Some(&wanted) {
+        let is_same = |now: &InForce| now.link.index == link.index && now.drops == drops;
+        if self.in_force.as_ref().is_some_and(is_same) {
             return;
         }
-        match IngressDrop::install(namespace, TABLE, &link.name, &wanted.1) {
-            Ok(()) => (self.in_force, self.reported) = (Some(wanted), None),
+        match IngressDrop::install(namespace, TABLE, &link.name, &drops) {
+            Ok(installed) => {
+                self.in_force = Some(InForce { link: link.clone(), drops, installed });
+                self.reported = None;
+            }
             Err(error) => {
                 let text = error.to_string();
                 if self.reported.as_ref() != Some(&text) {
@@ -94,12 +104,29 @@ impl Claimed {
         }
     }
 
+    /// Puts it back if somebody changed or removed the table.
+    ///
+    /// # Errors
+    /// Missing privilege; the interface is gone.
+    pub(super) fn put_back(
+        &mut self,
+        namespace: &NetNs,
+        reporter: &Reporter,
+    ) -> Result<(), HostError> {
+        let Some(InForce { link, drops, installed }) = &mut self.in_force else { return Ok(()) };
+        if !installed.is_intact()? {
+            *installed = IngressDrop::install(namespace, TABLE, &link.name, drops)?;
+            reporter.repaired("node", vec![format!("nftables table {TABLE}")]);
+        }
+        Ok(())
+    }
+
     /// Ends it.
     pub(super) fn remove(&mut self, namespace: &NetNs, reporter: &Reporter) {
-        if let Some((index, _)) = self.in_force.take()
+        if let Some(InForce { link, .. }) = self.in_force.take()
             && let Err(error) = IngressDrop::remove(namespace, TABLE)
         {
-            let interface = format!("number {index}");
+            let interface = link.name;
             reporter.failure(Failure::UplinkFilter { interface, error });
         }
     }

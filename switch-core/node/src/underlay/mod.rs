@@ -356,6 +356,14 @@ impl Underlay {
         self.claimed.follow(namespace, &open.plan.link, drops, reporter);
     }
 
+    /// Puts back what keeps it away, if somebody took it.
+    ///
+    /// # Errors
+    /// Missing privilege; the uplink is gone.
+    pub(crate) fn put_back(&mut self) -> Result<(), HostError> {
+        self.claimed.put_back(&self.namespace, &self.reporter)
+    }
+
     /// Removes the drops: the node's stack gets all packets again.
     pub(crate) fn stop(mut self) {
         self.claimed.remove(&self.namespace, &self.reporter);

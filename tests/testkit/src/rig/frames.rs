@@ -100,7 +100,11 @@ pub fn udp(src: IpAddr, dst: IpAddr, ports: (u16, u16), payload: &[u8]) -> Vec<u
     message.extend(((8 + payload.len()) as u16).to_be_bytes());
     message.extend([0, 0]);
     message.extend(payload);
-    let sum = l4_checksum(src, dst, 17, &message);
+    // Zero would mean that there is none (RFC 768).
+    let sum = match l4_checksum(src, dst, 17, &message) {
+        0 => 0xffff,
+        sum => sum,
+    };
     message[6..8].copy_from_slice(&sum.to_be_bytes());
     message
 }

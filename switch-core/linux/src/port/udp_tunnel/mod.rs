@@ -32,6 +32,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use self::senders::Senders;
 use self::tunnel_gso::TunnelGso;
+use super::injector::Upkeep;
 use super::underlay_mac;
 use crate::sys::datagram::Slot;
 use crate::sys::{packet as option, udp};
@@ -98,6 +99,7 @@ pub struct UdpTunnelDevice {
     senders: Weak<Senders>,
     /// Likewise; or why it could not be opened.
     tunnel_gso: Result<Arc<TunnelGso>, Option<HostError>>,
+    upkeep: Option<Upkeep>,
 }
 
 impl UdpTunnelDevice {
@@ -133,10 +135,14 @@ impl UdpTunnelDevice {
         };
         // Without it packets are segmented here.
         let tunnel_gso = match config.tunnel_gso {
-            true => TunnelGso::open(ns, &config).map(Arc::new).map_err(Some),
+            true => TunnelGso::open(ns, &config).map_err(Some),
             false => Err(None),
         };
-        Ok(Self { ns: ns.clone(), config, info, senders: Weak::new(), tunnel_gso })
+        let (tunnel_gso, upkeep) = match tunnel_gso {
+            Ok((tunnel_gso, upkeep)) => (Ok(Arc::new(tunnel_gso)), Some(upkeep)),
+            Err(error) => (Err(error), None),
+        };
+        Ok(Self { ns: ns.clone(), config, info, senders: Weak::new(), tunnel_gso, upkeep })
     }
 
     /// Why the switch segments GSO packets itself although [`UdpTunnelConfig::tunnel_gso`] is set:
@@ -247,6 +253,10 @@ impl Device for UdpTunnelDevice {
 
     fn info(&self) -> PortInfo {
         self.info.clone()
+    }
+
+    fn maintain(&mut self) -> Vec<String> {
+        self.upkeep.as_mut().map(Upkeep::put_back).unwrap_or_default()
     }
 }
 

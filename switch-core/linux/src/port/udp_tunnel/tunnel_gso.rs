@@ -28,7 +28,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::UdpTunnelConfig;
 use super::tx::Outer;
 use crate::nft::forward::{NOTE_LINK, NOTE_NEXT_HOP};
-use crate::port::injector::{FEATURE, Injector};
+use crate::port::injector::{FEATURE, Injector, Upkeep};
 use crate::sys::{ethtool, udp};
 use crate::{Context, HostError, NetNs, Netlink, xfrm};
 
@@ -86,11 +86,12 @@ impl Drop for TunnelGso {
 }
 
 impl TunnelGso {
+    /// With what keeps it up.
+    ///
     /// # Errors
-    /// The kernel does not support it, or privilege is missing; a socket or the thread cannot be
-    /// created.
-    pub(super) fn open(ns: &NetNs, config: &UdpTunnelConfig) -> Result<Self, HostError> {
-        let injector = Injector::by_note(ns, config.port)?;
+    /// This kernel cannot, or privilege is missing; the system gives no sockets or no thread.
+    pub(super) fn open(ns: &NetNs, config: &UdpTunnelConfig) -> Result<(Self, Upkeep), HostError> {
+        let (injector, upkeep) = Injector::by_note(ns, config.port)?;
         let ways = Arc::new(Ways {
             known: ArcSwap::default(),
             questions: ArrayQueue::new(QUESTIONS),
@@ -102,7 +103,7 @@ impl TunnelGso {
             .spawn(move || asker.run())
             .context(|| "start the thread that asks for ways".into())?;
         let (ttl, fragmentable) = (config.ttl, config.fragmentable);
-        Ok(Self { injector, ways, asker: Some(asker), ttl, fragmentable })
+        Ok((Self { injector, ways, asker: Some(asker), ttl, fragmentable }, upkeep))
     }
 
     /// The interface that frames are written to.

@@ -225,3 +225,50 @@ proptest! {
         fuzz::receive(&data);
     }
 }
+
+/// CWR of a stream that was passed whole: the first segment alone has it, as its sender would have sent it
+/// (RFC 3168 §6.1.2), unless it is a part of AccECN's counter (RFC 9768 §3.2.2), which all segments have.
+#[test]
+fn cwr_is_in_the_first_segment_or_counts_in_all() {
+    const CWR: u8 = 0x80;
+    const AE: u8 = 0x01;
+    for (v4, tags) in [(true, 0), (false, 0), (true, 1), (false, 2)] {
+        for (ecn, ae, is_signal) in [
+            (Ecn::Ect0, 0, true),
+            (Ecn::Ce, 0, true),
+            (Ecn::Ect0, AE, false),
+            (Ecn::Ce, AE, false),
+            (Ecn::Ect1, 0, false),
+            (Ecn::NotEct, 0, false),
+        ] {
+            let payload = vec![7; 5_000];
+            let (extra, tcp_options, tcp_flags, id, seq) = (0, 3, 0x10 | CWR, 1, 1);
+            let stream =
+                Shape { v4, tcp: true, tags, extra, tcp_options, tcp_flags, id, seq, payload };
+            let mut frame = stream.frame();
+            let l3 = stream.l3();
+            match v4 {
+                true => {
+                    frame[l3 + 1] = ecn as u8;
+                    frame[l3 + 10..l3 + 12].fill(0);
+                    let checksum = sum(&frame[l3..l3 + 20]).checksum();
+                    frame[l3 + 10..l3 + 12].copy_from_slice(&checksum.to_be_bytes());
+                }
+                false => frame[l3 + 1] = (ecn as u8) << 4,
+            }
+            let l4 = usize::from(stream.partial().csum_start);
+            frame[l4 + 12] |= ae;
+            let got = received(&outer(v4), &datagram_of(&frame), 0, MTUS);
+            assert_eq!(got[0].offload.ecn, is_signal, "{ecn:?} {ae}");
+            let segments = finished(got);
+            assert!(segments.len() > 3);
+            for (n, segment) in segments.iter().enumerate() {
+                let parsed = parse(segment, &HashKey::new(1)).unwrap();
+                let has_cwr = parsed.tcp_flags & CWR != 0;
+                assert_eq!(has_cwr, n == 0 || !is_signal, "{ecn:?} {ae} segment {n}");
+                assert_eq!(segment[l4 + 12] & AE, ae);
+                assert!(verify_l4(segment, &parsed));
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Which running switch is asked.
+
+use std::path::{Path, PathBuf};
+
+use podswitch_api::{Client, ClientError};
+
+use crate::failure::Failure;
+
+/// Name of the control socket in a run directory.
+pub(crate) const SOCKET: &str = "ctl.sock";
+/// Where switches have their run directories.
+const RUN: &str = "/run/podswitch";
+
+/// Which switch is asked.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Target {
+    /// The control socket. Without it that of --node, or of the only switch that runs on this machine.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The node whose switch is asked (its socket is /run/podswitch/NAME/ctl.sock).
+    #[arg(long, value_name = "NAME", conflicts_with = "socket")]
+    node: Option<String>,
+}
+
+impl Target {
+    /// A client of that switch.
+    ///
+    /// # Errors
+    /// No switch runs, or several do and none was named.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        if let Some(path) = &self.socket {
+            return Ok(Client::new(path));
+        }
+        let runtime =
+            std::env::var_os("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("podswitch"));
+        let bases: Vec<PathBuf> = [Some(RUN.into()), runtime].into_iter().flatten().collect();
+        if let Some(node) = &self.node {
+            let paths = bases.iter().map(|base| base.join(node).join(SOCKET));
+            let found = paths.clone().find(|path| path.exists());
+            return Ok(Client::new(found.or(paths.clone().next()).unwrap_or_default()));
+        }
+        let mut found: Vec<PathBuf> = bases.iter().flat_map(|base| sockets(base)).collect();
+        match found.len() {
+            1 => Ok(Client::new(found.remove(0))),
+            0 => Err(Failure::Setup(format!(
+                "no switch with a control socket runs here (there is no {RUN}/NODE/{SOCKET}); \
+                 `vswitch run --run-dir DIR` makes DIR/{SOCKET}, which --socket names"
+            ))),
+            _ => Err(Failure::Input(format!(
+                "several switches run here; say which by --socket: {}",
+                found.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+            ))),
+        }
+    }
+}
+
+fn sockets(base: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(base) else { return Vec::new() };
+    let sockets = entries.flatten().map(|entry| entry.path().join(SOCKET));
+    sockets.filter(|path| path.exists()).collect()
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Refused(reason) => Self::Input(reason),
+            error => Self::Setup(error.to_string()),
+        }
+    }
+}

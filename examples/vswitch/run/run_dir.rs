@@ -1,0 +1,98 @@
+//! The run directory: what a switch keeps while the machine runs, one for each switch.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::failure::Failure;
+use crate::print;
+
+/// A run directory that is this process' alone, as long as this value lives.
+#[derive(Debug)]
+pub(super) struct RunDir {
+    path: PathBuf,
+    /// Locked.
+    _lock: File,
+}
+
+impl RunDir {
+    /// Takes the directory `wanted`; without one `/run/podswitch/NODE`, or where that cannot be made
+    /// `$XDG_RUNTIME_DIR/podswitch/NODE`, or none, with a note.
+    ///
+    /// While a switch that runs has it, `keep_waiting` decides, after a pause of its own, whether to try again.
+    ///
+    /// # Errors
+    /// A switch that runs has it, or the one that is wanted cannot be made.
+    pub(super) fn take(
+        wanted: Option<&Path>,
+        node: &str,
+        keep_waiting: impl Fn() -> bool,
+    ) -> Result<Option<Self>, Failure> {
+        let open = |path: &Path| Self::open_or_wait(path, &keep_waiting);
+        if let Some(path) = wanted {
+            return open(path).map(Some).map_err(|error| failure(path, &error));
+        }
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let bases = [Some(PathBuf::from("/run")), runtime.filter(|path| path.is_absolute())];
+        let mut last = None;
+        for base in bases.into_iter().flatten() {
+            let path = base.join("podswitch").join(node);
+            match open(&path) {
+                Ok(taken) => return Ok(Some(taken)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(failure(&path, &error));
+                }
+                Err(error) => last = Some(format!("{}: {error}", path.display())),
+            }
+        }
+        let why = last.unwrap_or_default();
+        print::note(format_args!(
+            "there is no run directory, so nothing is kept for a restart: {why}"
+        ));
+        Ok(None)
+    }
+
+    fn open_or_wait(path: &Path, keep_waiting: &impl Fn() -> bool) -> io::Result<Self> {
+        let mut said = false;
+        loop {
+            match Self::open(path) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && keep_waiting() => {
+                    if !said {
+                        let shown = path.display();
+                        print::note(format_args!(
+                            "a switch that runs has {shown}: waiting for it to stop"
+                        ));
+                    }
+                    said = true;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn open(path: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let lock = options.open(path.join("lock"))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn failure(path: &Path, error: &io::Error) -> Failure {
+    Failure::Setup(match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            format!("a switch that runs has the run directory {}", path.display())
+        }
+        _ => format!("run directory {}: {error}", path.display()),
+    })
+}

@@ -1,0 +1,103 @@
+//! `uninstall`: removes from a node what a switch that has stopped leaves there for its next run.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use podswitch_linux::HostError;
+use rustix::fs::{FlockOperation, flock};
+
+use crate::failure::Failure;
+use crate::{Done, print};
+
+/// How long the switch may take to stop.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Our configuration of the container runtime.
+const CONFLIST: &str = "10-podswitch.conflist";
+/// Our CNI plugin.
+const PLUGIN: &str = "podswitch-cni";
+
+/// Remove from this node what a stopped switch leaves for its next run: the CNI configuration, then the run directory.
+///
+/// Waits for a switch that still runs. The plugin stays unless --cni-bin-dir is given: without it the runtime cannot
+/// remove pods that it attached. What is gone already is no error.
+///
+/// Exit status: 0 all is gone, 1 something is not.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// The switch's run directory.
+    #[arg(long, value_name = "DIR")]
+    run_dir: PathBuf,
+    /// Where the container runtime looks for CNI configuration.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    cni_conf_dir: PathBuf,
+    /// Remove the CNI plugin from this folder, too: when no pod is left that it attached.
+    #[arg(long, value_name = "DIR")]
+    cni_bin_dir: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &Args) -> Done {
+    // First, so that no more pods are given to it.
+    remove(&args.cni_conf_dir.join(CONFLIST))?;
+    wait_for_end(&args.run_dir)?;
+    for path in children(&args.run_dir)? {
+        remove(&path)?;
+    }
+    // It may be a mount, or somebody else's to remove.
+    let _ = fs::remove_dir(&args.run_dir);
+    if let Some(folder) = &args.cni_bin_dir {
+        remove(&folder.join(PLUGIN))?;
+    }
+    // The agent puts its configuration back until it ends.
+    remove(&args.cni_conf_dir.join(CONFLIST))?;
+    print::line("uninstalled");
+    Ok(())
+}
+
+fn wait_for_end(run_dir: &Path) -> Done {
+    let lock = match fs::OpenOptions::new().read(true).write(true).open(run_dir.join("lock")) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("open", &run_dir.join("lock"), error)),
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(errno) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        let error = io::Error::from(errno);
+        if error.kind() != io::ErrorKind::WouldBlock || Instant::now() >= deadline {
+            return Err(Failure::Setup(format!(
+                "a switch still runs in {}: {error}",
+                run_dir.display()
+            )));
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+fn children(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    match fs::read_dir(folder) {
+        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed("list", folder, error)),
+    }
+}
+
+/// Removes a file or a folder with all that is in it. A link is removed, not followed.
+fn remove(path: &Path) -> Done {
+    let is_folder = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
+    let removed = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Ok(()) => {
+            print::line(format_args!("removed {}", path.display()));
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed("remove", path, error)),
+    }
+}
+
+fn failed(what: &str, path: &Path, error: io::Error) -> Failure {
+    HostError::new(format!("{what} {}", path.display()), error).into()
+}

@@ -1,0 +1,157 @@
+//! The asking end.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+/// How long an answer in one piece may take: a node answers between two publishes.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// Nobody answers at the socket.
+    #[error("{path}: {error}: is the switch running, and may this user connect?")]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        error: io::Error,
+    },
+    /// The answer says what is wrong with the question.
+    #[error("{0}")]
+    Refused(String),
+    /// The answer did not come, or not whole.
+    #[error("no answer: {0}")]
+    Answer(String),
+}
+
+/// A client of one node's control socket. Each question has a connection of its own.
+#[derive(Clone, Debug)]
+pub struct Client {
+    path: PathBuf,
+}
+
+impl Client {
+    /// A client of the socket at `path`. Connects with the first question.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The socket.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The answer to a path with its query ([`query`](Self::query)).
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn get<T: DeserializeOwned>(&self, uri: &str) -> Result<T, ClientError> {
+        let text = self.text(uri)?;
+        serde_json::from_str(&text).map_err(|error| ClientError::Answer(error.to_string()))
+    }
+
+    /// As [`get`](Self::get), as it came.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn text(&self, uri: &str) -> Result<String, ClientError> {
+        let asked = async {
+            let response = self.send(uri).await?;
+            let (parts, body) = response.into_parts();
+            let body = body.collect().await.map_err(answer)?.to_bytes();
+            let text = String::from_utf8_lossy(&body).into_owned();
+            match parts.status {
+                StatusCode::OK => Ok(text),
+                _ => Err(ClientError::Refused(reason(&text))),
+            }
+        };
+        runtime()?.block_on(async {
+            let late = |_| ClientError::Answer("the node is busy".to_owned());
+            tokio::time::timeout(ANSWER_TIMEOUT, asked).await.map_err(late)?
+        })
+    }
+
+    /// Calls `each` with each line of an answer without an end, until it returns false or the node stops.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn lines(&self, uri: &str, mut each: impl FnMut(&str) -> bool) -> Result<(), ClientError> {
+        runtime()?.block_on(async {
+            let mut response = self.send(uri).await?;
+            if response.status() != StatusCode::OK {
+                let body = response.into_body().collect().await.map_err(answer)?.to_bytes();
+                return Err(ClientError::Refused(reason(&String::from_utf8_lossy(&body))));
+            }
+            let mut pending = Vec::new();
+            while let Some(frame) = response.frame().await {
+                let Ok(data) = frame.map_err(answer)?.into_data() else { continue };
+                pending.extend_from_slice(&data);
+                while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = pending.drain(..=end).collect();
+                    if !each(String::from_utf8_lossy(&line).trim_end()) {
+                        return Ok(());
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// A path with parameters, those that have a value.
+    pub fn query(path: &str, parameters: &[(&str, Option<String>)]) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        for (name, value) in parameters {
+            if let Some(value) = value {
+                query.append_pair(name, value);
+            }
+        }
+        match query.finish() {
+            query if query.is_empty() => path.to_owned(),
+            query => format!("{path}?{query}"),
+        }
+    }
+
+    async fn send(&self, uri: &str) -> Result<Response<Incoming>, ClientError> {
+        let connect = |error| ClientError::Connect { path: self.path.clone(), error };
+        let stream = UnixStream::connect(&self.path).await.map_err(connect)?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(answer)?;
+        // Ends with the connection; what is wrong with it, the request says.
+        tokio::spawn(async move { drop(connection.await) });
+        let request = Request::get(uri).header(HOST, "podswitch").body(Empty::<Bytes>::new());
+        let request = request.map_err(|error| ClientError::Refused(error.to_string()))?;
+        sender.send_request(request).await.map_err(answer)
+    }
+}
+
+fn answer(error: hyper::Error) -> ClientError {
+    ClientError::Answer(error.to_string())
+}
+
+/// The reason in a refusal.
+fn reason(body: &str) -> String {
+    let value: Option<serde_json::Value> = serde_json::from_str(body).ok();
+    let reason = value.as_ref().and_then(|value| value.get("error")?.as_str());
+    reason.unwrap_or(body).to_owned()
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, ClientError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| ClientError::Answer(error.to_string()))
+}

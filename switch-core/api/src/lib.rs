@@ -1,0 +1,26 @@
+//! The control socket of a node: what the running switch is asked, as JSON over HTTP/1.1 on a Unix socket.
+//!
+//! [`ApiServer`] answers on a thread of its own. It asks the [`Node`](podswitch_node::Node) by way of its thread
+//! ([`NodeCaller`](podswitch_node::NodeCaller)) and never touches a worker, so that no question costs a packet. [`DropLog`] keeps the last drops
+//! for whoever asks later, and hands new ones to those who follow. [`Client`] is the other end. `docs/api.md` has all
+//! paths and fields.
+//!
+//! Paths begin with `/v1`: fields are added to it, and never removed or changed.
+//!
+//! Bounds: [`MAX_CONNECTIONS`] connections, requests of 16 KiB, 10 s to send one, [`MAX_FLOWS`] flows in an answer.
+#![forbid(unsafe_code)]
+#![allow(clippy::disallowed_types, reason = "locks of the control socket, far from any packet")]
+
+mod client;
+mod drop_log;
+mod filter;
+mod json_lines;
+mod routes;
+mod server;
+mod trace;
+
+pub use client::{Client, ClientError};
+pub use drop_log::DropLog;
+pub use json_lines::{JsonLines, Rotation};
+pub use routes::MAX_FLOWS;
+pub use server::{ApiServer, MAX_CONNECTIONS, bind};

@@ -1,0 +1,207 @@
+//! The control socket of a running node with real pods, asked by its client.
+
+use std::net::{IpAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use podswitch_api::{ApiServer, Client, ClientError, DropLog, bind};
+use podswitch_core::config::{Config, LocalNode};
+use podswitch_linux::NetNs;
+use podswitch_node::{
+    Event, Node, NodeHandle, NodeOptions, PodAttachment, PodInterfaces, PodName, State,
+};
+use podswitch_policy::rule::{Labels, NetworkPolicy, Selector};
+use serde_json::Value;
+
+/// A socket path of its own for each test.
+fn path() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Relaxed);
+    std::env::temp_dir().join(format!("podswitch-api-{}-{number}.sock", std::process::id()))
+}
+
+fn address(number: u8) -> IpAddr {
+    [10, 8, 0, number].into()
+}
+
+/// Pods `default/red` and `default/blue`; nothing may connect to blue.
+struct World {
+    client: Client,
+    server: Option<ApiServer>,
+    node: NodeHandle,
+    red: UdpSocket,
+    blue: UdpSocket,
+}
+
+impl World {
+    fn new() -> Self {
+        let [node_ns, red, blue] = [(); 3].map(|()| NetNs::anonymous().unwrap());
+        let log = Arc::new(DropLog::default());
+        let drops = Arc::clone(&log);
+        let options =
+            NodeOptions::new("n1").namespace(node_ns).report_drops().on_event(move |event| {
+                if let Event::Dropped(frames) = event {
+                    drops.push(*frames);
+                }
+            });
+        let labels = |pod: &str| -> Labels { [("app", pod)].into_iter().collect() };
+        let shut = NetworkPolicy {
+            cookie: "NetworkPolicy/default/shut".into(),
+            namespace: "default".into(),
+            name: "shut".into(),
+            pods: Selector::of_labels(labels("blue")),
+            ingress: Some(Vec::new()),
+            egress: None,
+        };
+        let local = LocalNode { name: "n1".into(), ..LocalNode::default() };
+        let config = Config { node: local, policies: vec![Arc::new(shut)], ..Config::default() };
+        let mut node = Node::start(options, State::new(config)).unwrap();
+        let socket = |netns: &NetNs, number: u8, port: u16| {
+            let socket = netns.enter(|| UdpSocket::bind((address(number), port))).unwrap().unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            socket
+        };
+        for (name, netns, number) in [("red", &red, 2), ("blue", &blue, 3)] {
+            let pod = PodName::new("default", name).unwrap();
+            let attachment = PodAttachment::new(pod, netns.clone(), [address(number)]);
+            node.add_pod(attachment.labels(labels(name))).unwrap();
+        }
+        let (red, blue) = (socket(&red, 2, 4000), socket(&blue, 3, 53));
+        let node = node.spawn().unwrap();
+        let path = path();
+        let listener = bind(&path, None).unwrap();
+        let server = ApiServer::start(listener, node.caller(), log).unwrap();
+        Self { client: Client::new(path), server: Some(server), node, red, blue }
+    }
+
+    fn get(&self, uri: &str) -> Value {
+        self.client.get(uri).unwrap()
+    }
+
+    fn stop(mut self) {
+        self.server = None;
+        assert!(!self.client.path().exists(), "the socket is removed");
+        self.node.stop(PodInterfaces::Remove).unwrap();
+    }
+}
+
+fn refusal(client: &Client, uri: &str) -> String {
+    match client.text(uri) {
+        Err(ClientError::Refused(reason)) => reason,
+        other => panic!("{uri}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_running_node_is_asked() {
+    podswitch_testkit::require_privilege!();
+    let world = World::new();
+    let mode = std::fs::metadata(world.client.path()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let status = world.get("/v1/status");
+    assert_eq!((&status["node"], &status["pods"]), (&"n1".into(), &2.into()));
+    assert_eq!(status["workers"].as_array().unwrap().len(), 1);
+
+    // Blue may open a connection, and then red may answer.
+    for _ in 0..50 {
+        world.blue.send_to(b"hello", (address(2), 4000)).unwrap();
+        if world.red.recv_from(&mut [0; 16]).is_ok() {
+            break;
+        }
+    }
+    let flows = world.get(&Client::query("/v1/flows", &[("pod", Some("default/blue".into()))]));
+    let flow = &flows["flows"][0];
+    assert_eq!((&flow["src_pod"], &flow["dport"]), (&"default/blue".into(), &4000.into()));
+    assert_eq!(world.get("/v1/flows?port=4001")["total"], 0);
+    assert_eq!(world.get("/v1/flows?protocol=tcp")["total"], 0);
+    assert_eq!(world.get("/v1/flows?namespace=default&address=10.8.0.2")["total"], 1);
+
+    let pods = world.get("/v1/pods");
+    let red = &pods["pods"][1];
+    assert_eq!((&red["pod"], &red["interface"]), (&"default/red".into(), &"eth0".into()));
+    assert!(red["received_packets"].as_u64().unwrap() >= 1);
+
+    let trace = world.get("/v1/trace?from=default/red&to=default/blue&port=53&protocol=udp");
+    let trace = &trace["traces"][0];
+    assert_eq!((&trace["verdict"], &trace["reason"]), (&"deny".into(), &"policy_ingress".into()));
+    assert!(trace["why"].as_str().unwrap().contains("NetworkPolicy/default/shut"), "{trace}");
+    let says = refusal(&world.client, "/v1/trace?from=default/rde&to=10.8.0.3");
+    assert_eq!(says, "there is no default/rde; did you mean default/red?");
+
+    assert_eq!(world.get("/v1/counters")["pods"], 2);
+    let metrics = world.client.text("/metrics").unwrap();
+    assert!(metrics.contains("\npodswitch_pods 2\n"), "{metrics}");
+    assert!(refusal(&world.client, "/v1/flow").starts_with("there is no /v1/flow"));
+    world.stop();
+}
+
+#[test]
+fn drops_are_kept_and_followed() {
+    podswitch_testkit::require_privilege!();
+    let world = World::new();
+    // From a client port of its own each, and some other destination in between.
+    let send = |payload: &[u8]| {
+        world.red.send_to(payload, (address(3), 53)).unwrap();
+    };
+    let drops = |uri: &str| world.get(uri)["drops"].as_array().unwrap().clone();
+    send(b"first");
+    let kept = (0..100)
+        .map(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            drops("/v1/drops?reason=policy&pod=default/red")
+        })
+        .find(|drops| !drops.is_empty())
+        .expect("the drop is recorded");
+    let drop = &kept[0];
+    assert_eq!(drop["reason"], "policy_ingress");
+    assert_eq!((&drop["src"]["pod"], &drop["dst"]["pod"]), (&"red".into(), &"blue".into()));
+    assert_eq!(drop["dst"]["port"], 53);
+    assert_eq!(drop["isolated_by"][0], "NetworkPolicy/default/shut");
+    assert!(drop["time"].as_str().unwrap().ends_with('Z'), "{drop}");
+    assert!(drops("/v1/drops?reason=spoof").is_empty());
+
+    let follower = world.client.clone();
+    let (sender, lines) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        follower.lines("/v1/drops?follow=true&limit=1&port=53", |line| {
+            sender.send(serde_json::from_str::<Value>(line).unwrap()).unwrap();
+            // The one that is kept, and one that comes.
+            let count = line.matches("policy_ingress").count();
+            count == 1 && sender.send(Value::Null).is_ok()
+        })
+    });
+    let wait = Duration::from_secs(10);
+    assert_eq!(lines.recv_timeout(wait).unwrap()["reason"], "policy_ingress");
+    assert_eq!(lines.recv_timeout(wait).unwrap(), Value::Null);
+    send(b"second");
+    let second = lines.recv_timeout(wait).unwrap();
+    assert_eq!(second["reason"], "policy_ingress");
+    assert!(second["time"].as_str() > drop["time"].as_str());
+    // The stream ends with the server.
+    world.stop();
+    thread.join().unwrap().ok();
+}
+
+#[test]
+fn a_socket_that_is_in_use_is_not_taken() {
+    let path = path();
+    let first = bind(&path, None).unwrap();
+    let error = bind(&path, None).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{error}");
+    drop(first);
+    // Left by a process that was killed.
+    let second = bind(&path, None).unwrap();
+    drop(UnixStream::connect(&path).unwrap());
+    drop(second);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "something else").unwrap();
+    assert!(bind(&path, None).is_err());
+    std::fs::remove_file(&path).unwrap();
+    let error = Client::new(&path).text("/v1/status").unwrap_err();
+    assert!(matches!(error, ClientError::Connect { .. }), "{error}");
+}

@@ -1,0 +1,66 @@
+//! What can go wrong with the API server.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The source cannot be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApiError {
+    /// There are no credentials, or they cannot be read.
+    #[error("{0}")]
+    Credentials(String),
+    /// An option has a value that cannot be.
+    #[error("option {option}: {reason}")]
+    Option {
+        /// Its name.
+        option: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The system refuses a thread or a socket.
+    #[error("{0}")]
+    System(String),
+}
+
+/// A request failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RequestError {
+    /// No API server can be reached.
+    Away(String),
+    /// The API server refuses the request.
+    Status {
+        /// The status code of HTTP.
+        code: u16,
+        /// What it says.
+        message: String,
+        /// When to try again, if it says so.
+        retry_after: Option<Duration>,
+    },
+    /// The answer is not what the protocol says.
+    Protocol(String),
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Away(reason) | Self::Protocol(reason) => f.write_str(reason),
+            Self::Status { code, message, .. } if message.is_empty() => {
+                write!(f, "the API server answers {code}")
+            }
+            Self::Status { code, message, .. } => {
+                write!(f, "the API server answers {code}: {message}")
+            }
+        }
+    }
+}
+
+impl RequestError {
+    /// The status code of HTTP, if there is one.
+    pub(crate) fn code(&self) -> Option<u16> {
+        match self {
+            Self::Status { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+}

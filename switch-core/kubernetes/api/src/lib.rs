@@ -1,0 +1,60 @@
+//! Kubernetes' API server as the source of a node's states, for programs that embed
+//! [`podswitch_node`]: it implements [`Source`](podswitch_node::source::Source).
+//!
+//! ```no_run
+//! use podswitch_kubernetes_api::{ApiOptions, ApiSource};
+//! use podswitch_node::{Node, NodeOptions, source::Source};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut options = ApiOptions::new("node-1"); // the name of our Node object
+//! options.servers = vec!["https://192.0.2.1:6443".into()];
+//! let mut source = ApiSource::open(options)?;
+//! let state = source.first_state(&mut |_why| true)?.expect("nobody told it to stop");
+//! let node = Node::start(NodeOptions::new("node-1").lenient(true), state)?.spawn()?;
+//! loop {
+//!     source.follow(&mut &node, false)?;
+//!     std::thread::sleep(source.next_check()); // or poll(2) on `wake_fd`
+//! }
+//! # }
+//! ```
+//!
+//! # How it works
+//!
+//! One thread speaks to the API server: for every kind that podswitch reads a task lists and watches ([`watch`]), from
+//! one API server after the other ([`servers`]), and hands objects in their thin form through a bounded queue ([`feed`])
+//! to the thread that owns the [`ApiSource`]. That one puts them into its store and publishes what changed
+//! ([`source`]): a whole state once every kind has been listed, then changes, the first after a quiet time at once and
+//! those that follow put together over 30 ms. Of pods it watches those of its node only, until a policy names pods or
+//! namespaces as peers.
+//!
+//! The state in force stays while no API server answers. It is kept on disk ([`saved`]) for a start without one.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::disallowed_types,
+    reason = "control plane: the API thread and the node's thread share little, behind locks held for an assignment"
+)]
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "the map of the modules is for those who read the code"
+)]
+
+mod agent;
+mod error;
+mod events;
+mod feed;
+mod health;
+mod lists;
+mod names;
+mod options;
+mod runtime;
+mod saved;
+mod servers;
+mod source;
+mod split;
+mod view;
+mod watch;
+
+pub use error::ApiError;
+pub use health::MetricsText;
+pub use options::ApiOptions;
+pub use source::ApiSource;

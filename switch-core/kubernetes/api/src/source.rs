@@ -1,0 +1,481 @@
+//! The API server as a [`Source`]: owns the store, and publishes what changed.
+
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::{HashMap, HashSet};
+use http::Uri;
+use podswitch_core::id::Cookie;
+use podswitch_core::time::{Clock, Instant};
+use podswitch_kubernetes::{Kind, Object, Record, Store};
+use podswitch_node::cni::ClusterView;
+use podswitch_node::source::{Followed, Source, SourceError, StateSink};
+use podswitch_node::{ClusterOptions, State};
+
+use crate::agent::{Agent, OwnNode};
+use crate::error::ApiError;
+use crate::events::Reports;
+use crate::feed::{Inbox, Message, PodScope, Shared};
+use crate::health::Health;
+use crate::lists::Lists;
+use crate::options::{self, ApiOptions};
+use crate::runtime::Runtime;
+use crate::saved::Saved;
+use crate::servers::Access;
+use crate::view::ApiView;
+
+/// The least time between two publishes. The first change after a quiet time is published at once; those that follow
+/// are put together.
+const COALESCE: Duration = Duration::from_millis(30);
+/// After how long without an answer from an API server a start takes the last good state from the disk.
+const PATIENCE_MS: u64 = 5_000;
+/// How often what there is to say is collected, at most: that costs what there is to say.
+const RECORDS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long no policy may have named pods before only those of this node are watched again.
+const SCOPE_LINGER: Duration = Duration::from_secs(60);
+/// How long messages are taken up in one call, so that its caller gets on with other things.
+const TAKE_UP: Duration = Duration::from_millis(50);
+/// After how long a state that the node did not take is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// How often somebody looks after the source without a reason.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct ApiSource {
+    node: String,
+    cluster: ClusterOptions,
+    store: Store,
+    inbox: Inbox,
+    shared: Arc<Shared>,
+    lists: Lists,
+    /// Policies that name pods or namespaces as peers.
+    peers: HashSet<Cookie>,
+    /// Policies with such peers that came while only this node's pods were known: they wait for the others, or what
+    /// they allow would be denied meanwhile.
+    held: HashMap<Cookie, Object>,
+    scope: Option<PodScope>,
+    /// Since when no policy has pods as peers.
+    peerless_since: Option<Instant>,
+    clock: Clock,
+    /// Something is not published yet.
+    changed: bool,
+    publish_at: Instant,
+    /// The node does not have what the store had: it needs the whole state.
+    behind: bool,
+    records: Vec<Record>,
+    records_at: Instant,
+    records_due: bool,
+    stale: bool,
+    /// It was said that there is no Node object.
+    is_missing_said: bool,
+    /// Texts that are no object.
+    unreadable: u64,
+    saved: Saved,
+    own: OwnNode,
+    agent: Agent,
+    reports: Reports,
+    health: Arc<Health>,
+    view: Arc<ApiView>,
+    runtime: Runtime,
+}
+
+impl ApiSource {
+    /// Starts to follow the API server, on a thread of its own.
+    ///
+    /// # Errors
+    /// There are no credentials; an option has a value that cannot be; the system refuses a thread or a socket.
+    pub fn open(options: ApiOptions) -> Result<Self, ApiError> {
+        let saved = Saved::open(options.run_dir.as_deref(), &options.node);
+        let servers: Result<Vec<Uri>, ApiError> =
+            options.servers.iter().map(|text| options::server(text)).collect();
+        let access = Access {
+            kubeconfig: options.kubeconfig.clone(),
+            servers: servers?,
+            endpoints: saved.endpoints(),
+        };
+        let health = Arc::new(Health::new(options.metrics.clone()));
+        let (runtime, started) = Runtime::start(&options, access, &health)?;
+        let clock = Clock::start();
+        let now = clock.now();
+        Ok(Self {
+            store: Store::new(Some(&options.node), options.cluster.kubernetes()),
+            inbox: started.inbox,
+            shared: started.shared,
+            lists: Lists::default(),
+            peers: HashSet::new(),
+            held: HashMap::new(),
+            scope: None,
+            peerless_since: None,
+            clock,
+            changed: false,
+            publish_at: now,
+            behind: true,
+            records: Vec::new(),
+            records_at: now,
+            records_due: false,
+            stale: false,
+            is_missing_said: false,
+            unreadable: 0,
+            saved,
+            own: OwnNode::default(),
+            agent: started.agent,
+            reports: Reports::new(&options.node),
+            health,
+            view: started.view,
+            runtime,
+            node: options.node,
+            cluster: options.cluster,
+        })
+    }
+
+    /// What the CNI agent asks.
+    pub fn view(&self) -> Arc<dyn ClusterView> {
+        self.view.clone()
+    }
+
+    /// Where the probes are answered, if they are.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.runtime.health_address()
+    }
+
+    /// Which pods are watched: all of the cluster, or those of this node only. `None`: none yet.
+    pub fn watches_all_pods(&self) -> Option<bool> {
+        self.scope.map(|scope| scope == PodScope::Cluster)
+    }
+
+    /// How many texts of the API server were no object.
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable
+    }
+
+    /// Takes up what came, for a limited time. Returns whether more may be there.
+    fn take_up(&mut self) -> bool {
+        self.inbox.clear();
+        let until = self.clock.now() + TAKE_UP;
+        while let Some(message) = self.inbox.next() {
+            self.take(message);
+            if self.clock.now() >= until {
+                self.shared.wake();
+                return true;
+            }
+        }
+        false
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::ListBegins(kind) => self.lists.begin(kind),
+            Message::Objects(kind, objects) => {
+                for object in objects {
+                    let name = object.name().clone();
+                    self.upsert(object);
+                    self.lists.enter(kind, self.store.name(&name).unwrap_or(&name));
+                }
+            }
+            Message::Deleted(kind, name) => {
+                self.lists.forget(kind, &name);
+                self.delete(&name);
+            }
+            Message::ListEnds(kind, scope) => {
+                if kind == Kind::Pod {
+                    self.choose_scope();
+                    if self.scope != Some(scope) {
+                        // Other pods are wanted by now; their list follows.
+                        return;
+                    }
+                }
+                for gone in self.lists.end(kind) {
+                    self.delete(&gone);
+                }
+                if kind == Kind::Pod {
+                    for object in std::mem::take(&mut self.held).into_values() {
+                        self.put(&object);
+                    }
+                }
+                self.choose_scope();
+            }
+            Message::Unreadable(kind, reason) => {
+                self.unreadable += 1;
+                self.shared
+                    .failed(format!("{}: an object cannot be read: {reason}", kind.plural()));
+            }
+        }
+    }
+
+    fn upsert(&mut self, object: Object) {
+        let name = object.name();
+        if object.kind().is_policy() {
+            let was_peerless = self.peers.is_empty();
+            if object.has_pod_peers() {
+                self.peers.insert(name.clone());
+            } else {
+                self.peers.remove(name);
+            }
+            self.held.remove(name);
+            if was_peerless != self.peers.is_empty() && self.lists.are_complete() {
+                self.choose_scope();
+            }
+            if object.has_pod_peers() && self.awaits_pods() {
+                self.held.insert(name.clone(), object);
+                return;
+            }
+        }
+        self.put(&object);
+    }
+
+    /// Whether all pods are wanted and their list has not ended, in a node that forwards already.
+    fn awaits_pods(&self) -> bool {
+        self.lists.were_complete() && !self.lists.is_complete(Kind::Pod)
+    }
+
+    fn put(&mut self, object: &Object) {
+        match object.kind() {
+            Kind::Pod => self.view.upsert(object, &self.node),
+            Kind::Node => {
+                self.reports.node(object);
+                if object.name().as_str().strip_prefix("Node/") == Some(&self.node) {
+                    self.own.see(object);
+                }
+            }
+            Kind::EndpointSlice => self.note_api_servers(object),
+            _ => {}
+        }
+        self.saved.put(object);
+        self.store.upsert(object);
+        self.changed = true;
+    }
+
+    fn delete(&mut self, name: &Cookie) {
+        if self.peers.remove(name) && self.peers.is_empty() {
+            self.choose_scope();
+        }
+        self.held.remove(name);
+        self.view.delete(name);
+        self.reports.delete(name);
+        self.saved.delete(name);
+        self.store.delete(name);
+        self.changed = true;
+    }
+
+    /// Keeps the API servers' own addresses for a start without the Service.
+    fn note_api_servers(&mut self, slice: &Object) {
+        if slice.name().as_str() != "EndpointSlice/default/kubernetes" {
+            return;
+        }
+        let mut servers: Vec<String> = slice
+            .ready_endpoints()
+            .into_iter()
+            .filter(|endpoint| matches!(endpoint.port_name.as_str(), "https" | ""))
+            .map(|endpoint| endpoint.address.to_string())
+            .collect();
+        servers.sort_unstable();
+        servers.dedup();
+        if !servers.is_empty() && self.saved.set_endpoints(&servers) {
+            self.runtime.set_endpoints(&servers);
+        }
+    }
+
+    /// All pods of the cluster while a policy names pods or namespaces as peers, else those of this node.
+    fn choose_scope(&mut self) {
+        if !self.lists.has_policies() {
+            return;
+        }
+        let now = self.clock.now();
+        let wanted = match self.peers.is_empty() {
+            false => PodScope::Cluster,
+            true if self.scope == Some(PodScope::Cluster) => {
+                // Policies are often replaced by others; not each time are all pods listed anew.
+                let since = *self.peerless_since.get_or_insert(now);
+                if now.since(since) < SCOPE_LINGER { PodScope::Cluster } else { PodScope::Node }
+            }
+            true => PodScope::Node,
+        };
+        if !self.peers.is_empty() || wanted == PodScope::Node {
+            self.peerless_since = None;
+        }
+        if self.scope == Some(wanted) {
+            return;
+        }
+        if wanted == PodScope::Cluster {
+            self.lists.expect(Kind::Pod);
+        }
+        self.scope = Some(wanted);
+        self.runtime.set_scope(wanted);
+    }
+
+    /// Publishes what changed, if the switch has to know.
+    fn publish(&mut self, node: &mut dyn StateSink) -> Result<Followed, SourceError> {
+        self.changed = false;
+        if !self.store.has_node() {
+            if self.behind && self.is_missing_said {
+                return Ok(Followed::Unchanged);
+            }
+            (self.behind, self.is_missing_said) = (true, true);
+            self.records = self.store.records();
+            return Err(SourceError::Other(format!(
+                "there is no Node object for this node, {}; the state in force stays",
+                self.node
+            )));
+        }
+        self.is_missing_said = false;
+        let changes = self.store.take_changes();
+        self.records_due = true;
+        if changes.is_empty() && !self.behind {
+            return Ok(Followed::Unchanged);
+        }
+        if let Some(base) = &changes.base {
+            self.own.set_in_force(&base.node, base.flannel);
+        }
+        let applied = if self.behind {
+            let state = self.whole();
+            node.apply_state(state)
+        } else {
+            node.update_state(self.cluster.changes(changes))
+        };
+        self.behind = applied.is_err();
+        Ok(Followed::Applied(applied?))
+    }
+
+    fn whole(&mut self) -> State {
+        let mut compiled = self.store.compiled();
+        self.cluster.complete(&mut compiled.config, compiled.flannel);
+        self.own.set_in_force(&compiled.config.node, compiled.flannel);
+        self.records = std::mem::take(&mut compiled.records);
+        State::from(compiled)
+    }
+
+    /// Collects what there is to say, now and then, and has Events written of it.
+    fn say(&mut self, now: Instant) {
+        if !self.records_due || now < self.records_at {
+            return;
+        }
+        self.records = self.store.records();
+        let (events, more) = self.reports.news(&self.records, &|pod| self.view.knows(pod));
+        (self.records_due, self.records_at) = (more, now + RECORDS_INTERVAL);
+        events.into_iter().for_each(|event| self.agent.event(event));
+    }
+
+    /// The state that was good last, for a start without an API server.
+    fn load_saved(&mut self) -> bool {
+        let Self { saved, lists, peers, view, store, node, own, .. } = self;
+        saved.load(&mut |object| {
+            lists.enter_saved(object.kind(), object.name());
+            if object.has_pod_peers() {
+                peers.insert(object.name().clone());
+            }
+            match object.kind() {
+                Kind::Pod => view.upsert(&object, node),
+                Kind::Node if object.name().as_str().strip_prefix("Node/") == Some(node) => {
+                    own.see(&object)
+                }
+                _ => {}
+            }
+            store.upsert(&object);
+        });
+        store.has_node()
+    }
+}
+
+impl Source for ApiSource {
+    fn first_state(
+        &mut self,
+        waiting: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Option<State>, SourceError> {
+        let mut saved_tried = false;
+        loop {
+            self.health.alive();
+            let more = self.take_up();
+            let is_complete = self.lists.are_complete();
+            if is_complete && self.store.has_node() {
+                break;
+            }
+            if !is_complete && !saved_tried && self.shared.silence_ms() >= PATIENCE_MS {
+                saved_tried = true;
+                if self.load_saved() {
+                    self.stale = true;
+                    break;
+                }
+            }
+            let why = match (is_complete, self.shared.error()) {
+                (true, _) => format!("waits for the Node object of this node, {}", self.node),
+                (false, Some(error)) => format!("waits for the API server: {error}"),
+                (false, None) => format!("waits for lists of {}", self.lists.missing()),
+            };
+            if !more && !waiting(&why) {
+                return Ok(None);
+            }
+        }
+        self.store.take_changes();
+        (self.changed, self.behind) = (false, false);
+        if !self.stale {
+            self.saved.first_complete();
+        }
+        let state = self.whole();
+        self.records_due = true;
+        Ok(Some(state))
+    }
+
+    fn follow(&mut self, node: &mut dyn StateSink, force: bool) -> Result<Followed, SourceError> {
+        // Whoever follows has started a node with the first state, which every worker has by then.
+        self.health.alive();
+        self.health.ready();
+        self.own.acknowledged();
+        self.take_up();
+        let now = self.clock.now();
+        if self.peerless_since.is_some_and(|since| now.since(since) >= SCOPE_LINGER) {
+            self.choose_scope();
+        }
+        if force {
+            (self.changed, self.behind) = (true, true);
+        }
+        let is_due = self.changed && now >= self.publish_at && self.lists.are_publishable();
+        let result = if is_due {
+            self.publish_at = now + COALESCE;
+            let applied = self.publish(node);
+            match &applied {
+                Ok(_) if self.stale => {
+                    self.stale = false;
+                    self.saved.first_complete();
+                }
+                Ok(_) => {}
+                Err(_) => (self.changed, self.publish_at) = (true, now + RETRY),
+            }
+            applied
+        } else {
+            Ok(Followed::Unchanged)
+        };
+        self.saved.flush();
+        self.say(now);
+        if let Some(patch) = self.own.patch(now) {
+            self.agent.node(patch);
+        }
+        result
+    }
+
+    fn next_check(&self) -> Duration {
+        let now = self.clock.now();
+        let mut pause = IDLE;
+        if self.changed && self.lists.are_publishable() {
+            pause = pause.min(self.publish_at.since(now));
+        }
+        if self.records_due {
+            pause = pause.min(self.records_at.since(now));
+        }
+        pause
+    }
+
+    fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.inbox.wake_fd())
+    }
+
+    fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    fn is_stale(&self) -> bool {
+        self.stale
+    }
+}

@@ -1,0 +1,134 @@
+//! An API server in memory that speaks list and watch by HTTP on loopback: enough of the protocol for clients of
+//! podswitch, with the faults that real ones show. For tests and benches.
+
+#![allow(missing_docs, reason = "only tests and benches use it")]
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "threads that wait for each other; nothing here is near a packet"
+)]
+
+mod http;
+mod world;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub use world::{Request, World};
+
+/// A server that runs until it is dropped.
+pub struct ApiServer {
+    pub world: Arc<World>,
+    address: SocketAddr,
+    connections: Arc<Mutex<Vec<TcpStream>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ApiServer {
+    /// Serves `world` at a free port.
+    pub fn start(world: Arc<World>) -> Self {
+        Self::start_at(world, SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port")
+    }
+
+    /// Serves `world` at an address.
+    ///
+    /// # Errors
+    /// It is taken.
+    pub fn start_at(world: Arc<World>, address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        let address = listener.local_addr()?;
+        let (stop, connections) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let (world_of, stop_of) = (world.clone(), stop.clone());
+        let kept: Arc<Mutex<Vec<TcpStream>>> = Arc::clone(&connections);
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stop_of.load(SeqCst) {
+                    return;
+                }
+                let Ok(stream) = stream else { continue };
+                if let Ok(copy) = stream.try_clone() {
+                    kept.lock().expect("no panic").push(copy);
+                }
+                let (world, stop) = (world_of.clone(), stop_of.clone());
+                std::thread::spawn(move || {
+                    // A client that goes away is none of ours.
+                    let _ = http::serve(&stream, &world, &stop);
+                    let _ = stream.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        });
+        Ok(Self { world, address, connections, stop, thread: Some(thread) })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Cuts every connection, as a server that dies does.
+    pub fn cut(&self) {
+        for stream in self.connections.lock().expect("no panic").drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    /// Ends the server. Its address can be taken again.
+    pub fn stop(mut self) -> SocketAddr {
+        self.end();
+        self.address
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, SeqCst);
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        self.cut();
+        self.world.wake();
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Writes a kubeconfig that names `url`, and `token_file` where there is one.
+///
+/// # Panics
+/// It cannot be written.
+pub fn kubeconfig(path: &Path, url: &str, token_file: Option<&Path>) {
+    let user =
+        token_file.map_or("{}".to_owned(), |file| format!("{{tokenFile: {}}}", file.display()));
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: it\n\
+         clusters: [{{name: it, cluster: {{server: \"{url}\"}}}}]\n\
+         users: [{{name: it, user: {user}}}]\n\
+         contexts: [{{name: it, context: {{cluster: it, user: it}}}}]\n"
+    );
+    std::fs::write(path, text).expect("it can be written");
+}
+
+/// Waits until `what` holds, at most for 30 s.
+///
+/// # Panics
+/// It does not come.
+#[track_caller]
+pub fn eventually(text: &str, mut what: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !what() {
+        assert!(Instant::now() < until, "it does not come: {text}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

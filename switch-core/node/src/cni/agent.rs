@@ -1,0 +1,457 @@
+//! The agent: its state, its start, and what it does without being asked.
+//!
+//! Threads: one accepts connections, one answers each ([`server`](super::server)), one looks after queue, heartbeat
+//! and changed pods (here). Whatever enters a namespace or changes the switch is done on the node's thread.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use hashbrown::{HashMap, HashSet};
+use podswitch_linux::{NetNs, Netlink};
+
+use super::clock::{boot_id, since_boot};
+use super::cluster_view::{ClusterView, PodFacts};
+use super::error::CniError;
+use super::heartbeat::{self, Heartbeat};
+use super::install::{Install, Installer};
+use super::ipam::Pool;
+use super::leased;
+use super::leases::{Lease, Leases};
+use super::queue::Queue;
+use super::request::Key;
+use super::server;
+use super::verbs::problem;
+use crate::attachment::ExistingInterface;
+use crate::handle::NodeCaller;
+use crate::node::Node;
+use crate::pod_name::PodName;
+
+/// How long a released address is not given out. Addresses that are longer out of use go first, so this counts only where
+/// pods come and go so fast that the node's range is used up: a /24 stands 50 a second.
+pub const COOL_DOWN: Duration = Duration::from_secs(5);
+/// How often the queue is looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// How often pods that could not be attached again are tried again, and files of the installation compared.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// How the agent is started.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AgentOptions {
+    /// The socket that the plugin connects to. Queue and heartbeat are beside it.
+    pub socket: PathBuf,
+    /// The folder of leases, on tmpfs.
+    pub leases: PathBuf,
+    /// How long a released address is not given out.
+    pub cool_down: Duration,
+    /// Where the plugin and its configuration are put, and put back.
+    pub install: Option<Install>,
+}
+
+impl AgentOptions {
+    /// The agent at `socket`, with its leases in the folder `leases` beside it.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        let socket = socket.into();
+        let leases = socket.with_file_name("leases");
+        Self { socket, leases, cool_down: COOL_DOWN, install: None }
+    }
+}
+
+/// What the agent reports.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum CniEvent {
+    /// A pod was attached by ADD, or again after a restart.
+    Attached {
+        /// The pod.
+        pod: PodName,
+        /// Its addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// An attachment was released.
+    Released {
+        /// Which.
+        key: Key,
+    },
+    /// A verb failed.
+    Failed {
+        /// Which.
+        verb: String,
+        /// Whose.
+        key: String,
+        /// Why.
+        error: CniError,
+    },
+    /// Something else that a person should know.
+    Note(String),
+}
+
+impl fmt::Display for CniEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Attached { pod, addresses } => {
+                let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                write!(f, "cni: {pod} is attached with {}", addresses.join(", "))
+            }
+            Self::Released { key } => write!(f, "cni: {key} is released"),
+            Self::Failed { verb, key, error } => write!(f, "cni: {verb} of {key}: {error}"),
+            Self::Note(text) => write!(f, "cni: {text}"),
+        }
+    }
+}
+
+/// Where events go.
+type CniSink = Box<dyn Fn(CniEvent) + Send + Sync>;
+
+/// What all threads of the agent share.
+pub(super) struct Shared {
+    pub(super) node: NodeCaller,
+    pub(super) view: Arc<dyn ClusterView>,
+    pub(super) state: Mutex<State>,
+    pub(super) queue: Queue,
+    pub(super) busy: Busy,
+    sink: CniSink,
+    pub(super) stop: AtomicBool,
+}
+
+/// Leases and who holds which address.
+pub(super) struct State {
+    pub(super) pool: Pool,
+    pub(super) leases: HashMap<Key, Lease>,
+    pub(super) store: Leases,
+    /// The attachment that each attached pod has: of two sandboxes the last.
+    pub(super) attached: HashMap<PodName, Key>,
+    /// Addresses of the node's own interfaces.
+    pub(super) node_addresses: HashSet<IpAddr>,
+}
+
+impl State {
+    /// What an earlier run left in the folder `leases`, and what there is to say of it.
+    pub(super) fn open(
+        leases: &Path,
+        boot: &str,
+        cool_down: Duration,
+    ) -> io::Result<(Self, Vec<String>)> {
+        let (store, found) = Leases::open(leases, boot)?;
+        let mut notes = found.damaged;
+        let mut state = Self {
+            pool: Pool::new(cool_down),
+            leases: HashMap::new(),
+            store,
+            attached: HashMap::new(),
+            node_addresses: HashSet::new(),
+        };
+        for lease in found.leases {
+            let key = lease.key();
+            for address in &lease.addresses {
+                if let Err(error) = state.pool.hold(&key, *address) {
+                    notes.push(format!("lease of {key}: {error}"));
+                }
+            }
+            state.leases.insert(key, lease);
+        }
+        for (at, addresses) in found.released {
+            addresses.into_iter().for_each(|address| state.pool.note_released(address, at));
+        }
+        Ok((state, notes))
+    }
+}
+
+/// Attachments that a thread is working on: one at a time for each.
+#[derive(Default)]
+pub(super) struct Busy(Mutex<HashSet<Key>>, Condvar);
+
+/// While it lives no other thread works on the attachment.
+pub(super) struct BusyGuard<'a>(&'a Busy, Key);
+
+impl Busy {
+    pub(super) fn lock(&self, key: &Key) -> BusyGuard<'_> {
+        let mut keys = lock(&self.0);
+        while keys.contains(key) {
+            keys = self.1.wait(keys).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        keys.insert(key.clone());
+        BusyGuard(self, key.clone())
+    }
+}
+
+impl Drop for BusyGuard<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.0).remove(&self.1);
+        self.0.1.notify_all();
+    }
+}
+
+/// A running agent. It ends when this is dropped; pods stay attached.
+pub struct Agent {
+    shared: Arc<Shared>,
+    server: Option<server::Server>,
+    upkeep: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agent").finish_non_exhaustive()
+    }
+}
+
+impl Agent {
+    /// Starts the agent: takes over the leases of an earlier run, does the DELs that waited, attaches pods again, and
+    /// answers from then on.
+    ///
+    /// # Errors
+    /// Folders or the socket cannot be made; the socket is another living agent's; the node ended.
+    pub fn start(
+        options: AgentOptions,
+        node: NodeCaller,
+        view: Arc<dyn ClusterView>,
+        sink: impl Fn(CniEvent) + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let listener = server::listen(&options.socket)?;
+        let (state, notes) = State::open(&options.leases, &boot_id(), options.cool_down)?;
+        let shared = Arc::new(Shared {
+            node,
+            view,
+            state: Mutex::new(state),
+            queue: Queue::beside(&options.socket)?,
+            busy: Busy::default(),
+            sink: Box::new(sink),
+            stop: AtomicBool::new(false),
+        });
+        notes.into_iter().for_each(|note| shared.report(CniEvent::Note(note)));
+        let (sender, changed) = channel();
+        // Listeners may be called from several threads at once.
+        let sender = Mutex::new(sender);
+        shared.view.on_change(Box::new(move |pod| drop(lock(&sender).send(pod.clone()))));
+        shared.find_node_addresses();
+        shared.work_off_queue();
+        shared.attach_again();
+        let heartbeat = Heartbeat::beside(&options.socket);
+        shared.beat(&heartbeat);
+        let server = server::Server::start(listener, shared.clone())?;
+        let installer = options.install.map(Installer::new);
+        let upkeep = std::thread::Builder::new().name("cni-upkeep".into()).spawn({
+            let shared = shared.clone();
+            move || {
+                podswitch_linux::confine::worker_thread();
+                Upkeep { shared, heartbeat, installer, changed }.run();
+            }
+        })?;
+        Ok(Self { shared, server: Some(server), upkeep: Some(upkeep) })
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Relaxed);
+        if let Some(server) = self.server.take() {
+            server.stop();
+        }
+        if let Some(upkeep) = self.upkeep.take() {
+            // A panic there was printed by its thread.
+            let _ = upkeep.join();
+        }
+    }
+}
+
+/// What is done every so often.
+struct Upkeep {
+    shared: Arc<Shared>,
+    heartbeat: Heartbeat,
+    installer: Option<Installer>,
+    changed: Receiver<PodName>,
+}
+
+impl Upkeep {
+    fn run(mut self) {
+        let mut beat_at = Instant::now();
+        let mut retry_at = Instant::now();
+        while !self.shared.stop.load(Relaxed) {
+            match self.changed.recv_timeout(TICK) {
+                Ok(pod) => {
+                    let mut changed: HashSet<PodName> = [pod].into_iter().collect();
+                    changed.extend(self.changed.try_iter());
+                    changed.iter().for_each(|pod| self.shared.relabel(pod));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                // The view is gone; everything else goes on.
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
+            }
+            self.shared.work_off_queue();
+            let now = Instant::now();
+            if now >= beat_at {
+                beat_at = now + heartbeat::INTERVAL;
+                self.shared.beat(&self.heartbeat);
+            }
+            if now >= retry_at {
+                retry_at = now + RETRY;
+                self.shared.find_node_addresses();
+                self.shared.attach_again();
+                if let Some(installer) = &mut self.installer {
+                    installer
+                        .put_back()
+                        .into_iter()
+                        .for_each(|n| self.shared.report(CniEvent::Note(n)));
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn report(&self, event: CniEvent) {
+        (self.sink)(event);
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Runs `f` on the node's thread.
+    pub(super) fn with_node<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Node) -> T + Send + 'static,
+    ) -> Result<T, CniError> {
+        self.node.with(f).map_err(|error| CniError::new(CniError::SYSTEM, error.to_string()))
+    }
+
+    /// Does the DELs that wait.
+    fn work_off_queue(&self) {
+        let queued = match self.queue.list() {
+            Ok(queued) => queued,
+            Err(error) => {
+                return self.report(CniEvent::Note(format!("the queue of DELs: {error}")));
+            }
+        };
+        for queued in queued {
+            match queued.key {
+                Ok(key) => {
+                    let _guard = self.busy.lock(&key);
+                    // It may have been done meanwhile, and the attachment be another ADD's.
+                    if self.queue.has(&key) && self.detach(&key).is_ok() {
+                        self.queue.done(&key);
+                    }
+                }
+                Err(reason) => {
+                    let path = queued.path.display().to_string();
+                    self.report(CniEvent::Note(format!("queued DEL {path}: {reason}")));
+                    let _ = std::fs::remove_file(&queued.path);
+                }
+            }
+        }
+    }
+
+    /// Attaches the pods of leases that are not attached: after a start, or when their namespace could not be had.
+    fn attach_again(&self) {
+        let missing: Vec<Key> = {
+            let state = self.state();
+            let is_missing = |lease: &&Lease| {
+                let pod = lease.pod.parse::<PodName>().ok();
+                lease.attached && pod.is_some_and(|pod| !state.attached.contains_key(&pod))
+            };
+            state.leases.values().filter(is_missing).map(Lease::key).collect()
+        };
+        for key in missing {
+            let _guard = self.busy.lock(&key);
+            if let Err(error) = self.attach_leased(&key) {
+                self.report(CniEvent::Failed {
+                    verb: "attaching again".into(),
+                    key: key.to_string(),
+                    error,
+                });
+            }
+        }
+    }
+
+    fn attach_leased(&self, key: &Key) -> Result<(), CniError> {
+        let Some(mut lease) = self.state().leases.get(key).cloned() else { return Ok(()) };
+        let (path, expected) = (lease.netns.clone(), lease.namespace);
+        let found = self.with_node(move |_| NetNs::open(&path).and_then(|found| found.id()))?;
+        if !lease.attached || found.ok() != Some(expected) {
+            // A namespace that is gone, or another one by now: its DEL will come.
+            return Ok(());
+        }
+        let pod = leased::pod(&lease)?;
+        if lease.is_pod
+            && let Ok(facts) = self.view.pod(&pod, lease.uid.as_deref(), Instant::now())
+        {
+            leased::describe(&mut lease, &facts);
+        }
+        let attachment = leased::attachment(&lease)?.existing(ExistingInterface::UseOwn);
+        self.with_node(move |node| node.add_pod(attachment))?.map_err(leased::node_error)?;
+        let mut state = self.state();
+        state.attached.insert(pod.clone(), key.clone());
+        let addresses = lease.addresses.clone();
+        state.leases.insert(key.clone(), lease);
+        drop(state);
+        self.report(CniEvent::Attached { pod, addresses });
+        Ok(())
+    }
+
+    /// Gives an attached pod the labels that it has now.
+    fn relabel(&self, pod: &PodName) {
+        let Some(key) = self.state().attached.get(pod).cloned() else { return };
+        let _guard = self.busy.lock(&key);
+        let Some(lease) = self.state().leases.get(&key).cloned() else { return };
+        if !lease.is_pod || !lease.attached {
+            return;
+        }
+        // A pod that is gone has its DEL to come; until then it stays as it is.
+        let Ok(facts) = self.view.pod(pod, lease.uid.as_deref(), Instant::now()) else { return };
+        if let Err(error) = self.redescribe(lease, &facts) {
+            self.report(CniEvent::Failed { verb: "labels".into(), key: key.to_string(), error });
+        }
+    }
+
+    fn redescribe(&self, mut lease: Lease, facts: &PodFacts) -> Result<(), CniError> {
+        if !leased::describe(&mut lease, facts) {
+            return Ok(());
+        }
+        let attachment = leased::attachment(&lease)?;
+        self.with_node(move |node| node.add_pod(attachment))?.map_err(leased::node_error)?;
+        let mut state = self.state();
+        state.store.write(&lease).map_err(leased::io_error("write the lease"))?;
+        state.leases.insert(lease.key(), lease);
+        Ok(())
+    }
+
+    /// Notes the addresses of the node's own interfaces: no pod gets one.
+    fn find_node_addresses(&self) {
+        let found = self.with_node(|node| {
+            let addresses = Netlink::open(node.namespace())?.addresses()?;
+            Ok::<_, podswitch_linux::HostError>(
+                addresses.iter().map(|found| found.address.address()).collect::<HashSet<_>>(),
+            )
+        });
+        match found {
+            Ok(Ok(addresses)) => self.state().node_addresses = addresses,
+            Ok(Err(error)) => self.report(CniEvent::Note(error.to_string())),
+            // The node ended; whoever owns it says so.
+            Err(_) => {}
+        }
+    }
+
+    fn beat(self: &Arc<Self>, heartbeat: &Heartbeat) {
+        let shared = self.clone();
+        let problem = match self.with_node(move |node| problem(&shared, node)) {
+            Ok(problem) => problem,
+            Err(error) => Some((CniError::LIMITED, error.message)),
+        };
+        let problem = problem.as_ref().map(|(code, text)| (*code, text.as_str()));
+        if let Err(error) = heartbeat.beat(since_boot(), problem) {
+            self.report(CniEvent::Note(format!("the file of STATUS cannot be written: {error}")));
+        }
+    }
+}
+
+/// What is behind these locks is whole after each step, so a panic elsewhere does no harm to it.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

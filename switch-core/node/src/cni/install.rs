@@ -1,0 +1,194 @@
+//! Puts the plugin and its configuration where the runtime looks for them, and puts them back.
+//!
+//! Files are written beside their place, synced, and renamed: a runtime may execute or read them at any time, and a
+//! binary that is being executed cannot be written ("text file busy"). The configuration comes last and stays when the
+//! switch stops: while it is there and the agent is not, STATUS and ADD say so.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+/// The plugin's file.
+pub const BINARY: &str = "podswitch-cni";
+/// The configuration's file: before those of most others, of which runtimes take the first.
+pub const CONFIGURATION: &str = "10-podswitch.conflist";
+
+/// What is installed, and where.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Install {
+    /// The plugin, to be copied.
+    pub plugin: PathBuf,
+    /// The runtime's folder of plugins. `None`: somebody else puts it there.
+    pub bin_dir: Option<PathBuf>,
+    /// The runtime's folder of configurations. `None`: somebody else writes it.
+    pub conf_dir: Option<PathBuf>,
+    /// The agent's socket as the runtime's processes see it.
+    pub socket: PathBuf,
+}
+
+impl Install {
+    /// Installs nothing yet: set the folders.
+    pub fn new(plugin: impl Into<PathBuf>, socket: impl Into<PathBuf>) -> Self {
+        Self { plugin: plugin.into(), bin_dir: None, conf_dir: None, socket: socket.into() }
+    }
+
+    /// Puts everything in place that is not: the plugin, then the configuration.
+    ///
+    /// # Errors
+    /// A file cannot be read or written.
+    pub fn apply(&self) -> io::Result<Vec<String>> {
+        let mut done = Vec::new();
+        if let Some(folder) = &self.bin_dir {
+            let content = fs::read(&self.plugin).map_err(|e| named(&self.plugin, &e))?;
+            if put(folder, BINARY, &content, 0o755)? {
+                done.push(format!("{} is installed", folder.join(BINARY).display()));
+            }
+        }
+        if let Some(folder) = &self.conf_dir {
+            let path = folder.join(CONFIGURATION);
+            let found = fs::read_to_string(&path).ok();
+            let content = configuration(&self.socket, found.as_deref());
+            if put(folder, CONFIGURATION, content.as_bytes(), 0o644)? {
+                done.push(format!("{} is installed", path.display()));
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// Keeps an installation as it is.
+#[derive(Debug)]
+pub(super) struct Installer {
+    install: Install,
+    /// What was said last, so that it is said once.
+    said: String,
+}
+
+impl Installer {
+    pub(super) fn new(install: Install) -> Self {
+        Self { install, said: String::new() }
+    }
+
+    /// Puts back what is missing. Returns what there is to say.
+    pub(super) fn put_back(&mut self) -> Vec<String> {
+        match self.install.apply() {
+            Ok(done) => {
+                self.said.clear();
+                done
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.said == text {
+                    return Vec::new();
+                }
+                self.said.clone_from(&text);
+                vec![text]
+            }
+        }
+    }
+}
+
+/// The configuration list, with the plugins that others appended to the one that is there.
+fn configuration(socket: &Path, found: Option<&str>) -> String {
+    let own = json!({
+        "type": BINARY,
+        "socket": socket.display().to_string(),
+        "capabilities": {
+            "portMappings": true, "mac": true, "ips": true, "ipRanges": true, "dns": true,
+        },
+    });
+    let found: Option<Map<String, Value>> = found.and_then(|text| serde_json::from_str(text).ok());
+    let appended = found.as_ref().and_then(|found| found.get("plugins")?.as_array());
+    let is_own = |plugin: &&Value| plugin.get("type").and_then(Value::as_str) == Some(BINARY);
+    let mut plugins = vec![own];
+    plugins.extend(appended.into_iter().flatten().filter(|p| !is_own(p)).cloned());
+    let list = json!({
+        "cniVersion": "1.0.0",
+        "cniVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
+        "name": "podswitch",
+        "plugins": plugins,
+    });
+    let mut text = serde_json::to_string_pretty(&list).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// Puts a file in place unless it is there as it is to be. Returns whether it did.
+fn put(folder: &Path, name: &str, content: &[u8], mode: u32) -> io::Result<bool> {
+    let path = folder.join(name);
+    let is_there = fs::read(&path).is_ok_and(|found| found == content)
+        && fs::metadata(&path).is_ok_and(|found| found.permissions().mode() & 0o7777 == mode);
+    if is_there {
+        return Ok(false);
+    }
+    let temporary = folder.join(format!(".{name}.new"));
+    let write = || {
+        fs::create_dir_all(folder)?;
+        // A left-over may be of another mode, or a link.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = File::options().write(true).create_new(true).mode(mode).open(&temporary)?;
+        file.write_all(content)?;
+        // Whatever the process's mask is.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.sync_all()?;
+        drop(file);
+        fs::rename(&temporary, &path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(|error| named(&path, &error))?;
+    Ok(true)
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_put_back_and_what_others_appended_stays() {
+        let folder = std::env::temp_dir().join(format!("cni-install-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let plugin = folder.join("plugin");
+        fs::write(&plugin, "#!/bin/sh\n").unwrap();
+        let (bin, conf) = (folder.join("bin"), folder.join("net.d"));
+        let install = Install {
+            bin_dir: Some(bin.clone()),
+            conf_dir: Some(conf.clone()),
+            ..Install::new(&plugin, "/run/podswitch/cni.sock")
+        };
+        assert_eq!(install.apply().unwrap().len(), 2);
+        assert_eq!(install.apply().unwrap(), [""; 0], "nothing to do");
+        let path = conf.join(CONFIGURATION);
+        let list: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(list["plugins"][0]["socket"], "/run/podswitch/cni.sock");
+        assert_eq!(list["name"], "podswitch");
+        assert_eq!(fs::metadata(bin.join(BINARY)).unwrap().permissions().mode() & 0o777, 0o755);
+
+        let mut more = list.clone();
+        more["plugins"].as_array_mut().unwrap().push(json!({"type": "istio-cni", "x": 1}));
+        more["plugins"][0]["socket"] = json!("/elsewhere");
+        fs::write(&path, more.to_string()).unwrap();
+        assert_eq!(install.apply().unwrap().len(), 1);
+        let list: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(list["plugins"][0]["socket"], "/run/podswitch/cni.sock");
+        assert_eq!(list["plugins"][1], json!({"type": "istio-cni", "x": 1}));
+
+        fs::remove_dir_all(&conf).unwrap();
+        fs::write(bin.join(BINARY), "old").unwrap();
+        assert_eq!(install.apply().unwrap().len(), 2);
+        fs::remove_file(&plugin).unwrap();
+        let error = install.apply().unwrap_err().to_string();
+        assert!(error.starts_with(plugin.to_str().unwrap()), "{error}");
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,0 +1,377 @@
+//! What a runtime asks for: environment and network configuration, checked.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use hashbrown::HashMap;
+use podswitch_policy::rule::Protocol;
+use podswitch_wire::addr::Mac;
+use podswitch_wire::cidr::Cidr;
+use serde_json::Value;
+
+use super::config::{self, NetConf};
+use super::error::CniError;
+use super::ipam::{AddressRange, RangeSet};
+use super::version::Version;
+use crate::attachment::InterfaceKind;
+use crate::pod_name::PodName;
+
+/// Longest container ID, in bytes. It becomes part of a file's name.
+const MAX_CONTAINER_ID: usize = 200;
+/// Longest name of an interface, in bytes (IFNAMSIZ less the final zero).
+const MAX_INTERFACE: usize = 15;
+/// Namespace of containers that are no pods. No Kubernetes namespace has a dot in its name.
+const NO_POD: &str = "cni.container";
+
+/// What identifies an attachment (CNI SPEC): by this alone it is released.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// `CNI_CONTAINERID`.
+    pub container: String,
+    /// `CNI_IFNAME`.
+    pub interface: String,
+}
+
+/// A verb with all that it needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Which.
+    pub verb: Verb,
+    /// The version that the answer is written in.
+    pub version: Version,
+    /// `name` of the network.
+    pub network: String,
+    /// Result of the plugin before, as it came.
+    pub previous: Option<Value>,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verb {
+    /// Attach a container.
+    Add(Box<Add>),
+    /// Detach it.
+    Del(Key),
+    /// Compare with what ADD answered.
+    Check {
+        /// Which attachment.
+        key: Key,
+        /// `CNI_NETNS`.
+        netns: String,
+    },
+    /// Detach all but these.
+    Gc(Vec<Key>),
+}
+
+/// An attachment to make.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Add {
+    /// What it will be released by.
+    pub key: Key,
+    /// `CNI_NETNS`: path of the container's network namespace.
+    pub netns: String,
+    /// The pod.
+    pub pod: PodName,
+    /// Whether the runtime said which pod it is; otherwise its name is made of the key.
+    pub is_pod: bool,
+    /// `K8S_POD_UID`.
+    pub uid: Option<String>,
+    /// Kind of device; `None`: what is available.
+    pub kind: Option<InterfaceKind>,
+    /// MAC address that was asked for.
+    pub mac: Option<Mac>,
+    /// Addresses that were asked for, at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// Where addresses come from; `None`: the node's ranges.
+    pub ranges: Option<Vec<RangeSet>>,
+    /// Ports of the node that lead to the container.
+    pub ports: Vec<PortMapping>,
+    /// `dns` of the answer.
+    pub dns: Option<Value>,
+    /// What another IPAM plugin answered.
+    pub ipam: Option<IpamResult>,
+}
+
+/// A port of the node that leads to the container (`portMappings`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortMapping {
+    /// The node's address; `None`: all.
+    pub address: Option<IpAddr>,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// The node's port.
+    pub port: u16,
+    /// The container's port.
+    pub target: u16,
+}
+
+/// What an IPAM plugin answered, as far as it is used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IpamResult {
+    /// Addresses, one of each family at most.
+    pub addresses: Vec<IpAddr>,
+    /// `dns`, as it came.
+    pub dns: Option<Value>,
+}
+
+impl Request {
+    /// Reads a request. `environment`: the variables `CNI_*`; `config`: what the plugin got on standard input; `ipam`:
+    /// what an IPAM plugin that the configuration names answered, on ADD.
+    ///
+    /// # Errors
+    /// With the code of the specification; the message names the field or variable, and the reason.
+    pub fn read(
+        environment: &BTreeMap<String, String>,
+        config: &str,
+        ipam: Option<&Value>,
+    ) -> Result<Self, CniError> {
+        let variables = Variables(environment);
+        let command = variables.required(&["CNI_COMMAND"])?[0];
+        let config = match command {
+            "DEL" => NetConf::read_for_del(config)?,
+            _ => NetConf::read(config)?,
+        };
+        let version = config.version;
+        let unknown = |verb| {
+            let reason = format!("version {version} has no {verb}");
+            CniError::new(CniError::VERSION, format!("network configuration: cniVersion: {reason}"))
+        };
+        let verb = match command {
+            "ADD" => Verb::Add(Box::new(Add::read(&variables, &config, ipam)?)),
+            "DEL" => {
+                variables.required(&["CNI_CONTAINERID", "CNI_IFNAME"])?;
+                Verb::Del(variables.key()?)
+            }
+            "CHECK" if version < Version::V0_4_0 => return Err(unknown("CHECK")),
+            "CHECK" => {
+                let needed = variables.required(&["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"])?;
+                let netns = needed[1].to_owned();
+                if config.previous.is_none() {
+                    return Err(CniError::field("prevResult", "is missing: CHECK needs it"));
+                }
+                Verb::Check { key: variables.key()?, netns }
+            }
+            "GC" if version < Version::V1_1_0 => return Err(unknown("GC")),
+            "GC" => {
+                variables.required(&["CNI_PATH"])?;
+                Verb::Gc(config.valid_attachments()?)
+            }
+            other => {
+                return Err(CniError::variable("CNI_COMMAND", format!("{other:?} is unknown")));
+            }
+        };
+        Ok(Self { verb, version, network: config.name, previous: config.previous })
+    }
+
+    /// The version that an answer is written in when the request could not be read: that of the configuration if it
+    /// is known.
+    pub fn version_of(config: &str) -> Version {
+        let value: Option<Value> = serde_json::from_str(config).ok();
+        let version =
+            value.as_ref().and_then(|value| value.get("cniVersion")?.as_str()?.parse().ok());
+        version.unwrap_or(Version::V1_1_0)
+    }
+}
+
+impl Add {
+    fn read(
+        variables: &Variables<'_>,
+        config: &NetConf,
+        ipam: Option<&Value>,
+    ) -> Result<Self, CniError> {
+        let needed = variables.required(&["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"])?;
+        let netns = needed[1].to_owned();
+        if !netns.starts_with('/') {
+            return Err(CniError::variable(
+                "CNI_NETNS",
+                format!("{netns:?} is not an absolute path"),
+            ));
+        }
+        let key = variables.key()?;
+        let arguments = Arguments::read(variables.get("CNI_ARGS"))?;
+        let (pod, is_pod) = match arguments.pod()? {
+            Some(pod) => (pod, true),
+            None => (key.stand_in(), false),
+        };
+        let runtime = &config.runtime;
+        let mut addresses = runtime.addresses.clone();
+        if addresses.is_empty() {
+            addresses = arguments.addresses()?;
+        }
+        let one_per_family = |field: &str, addresses: &[IpAddr]| {
+            let ipv6 = addresses.iter().filter(|address| address.is_ipv6()).count();
+            match ipv6 > 1 || addresses.len() - ipv6 > 1 {
+                true => Err(CniError::field(field, "has more than one address of a family")),
+                false => Ok(()),
+            }
+        };
+        one_per_family("runtimeConfig.ips", &addresses)?;
+        let ipam = match (&config.ipam.delegate, ipam) {
+            (Some(_), Some(result)) => {
+                let result = config::ipam_result(result)?;
+                one_per_family("ipam: the plugin's result: ips", &result.addresses)?;
+                Some(result)
+            }
+            (Some(plugin), None) => {
+                let reason = format!("there is no result of {plugin}");
+                return Err(CniError::field("ipam.type", reason));
+            }
+            (None, _) => None,
+        };
+        Ok(Self {
+            key,
+            netns,
+            pod,
+            is_pod,
+            uid: arguments.get("K8S_POD_UID").map(str::to_owned),
+            kind: config.kind,
+            mac: runtime.mac.or(arguments.mac()?),
+            addresses,
+            ranges: runtime.ranges.clone().or_else(|| config.ipam.ranges.clone()),
+            ports: runtime.ports.clone(),
+            dns: runtime.dns.clone().or_else(|| config.dns.clone()),
+            ipam,
+        })
+    }
+}
+
+impl Key {
+    /// A pod's name for a container that is none.
+    fn stand_in(&self) -> PodName {
+        let text = format!("{}.{}", self.container, self.interface);
+        // FNV-1a: the same name on every run, and not one for two keys in practice.
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let is_kept = |c: &char| c.is_ascii_alphanumeric();
+        let begin: String = self.container.chars().filter(is_kept).take(64).collect();
+        let name = format!("c{}-{hash:016x}", begin.to_ascii_lowercase());
+        PodName::new(NO_POD, &name).expect("letters, digits and a hyphen inside")
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of container {}", self.interface, self.container)
+    }
+}
+
+/// The variables `CNI_*`.
+struct Variables<'a>(&'a BTreeMap<String, String>);
+
+impl<'a> Variables<'a> {
+    fn get(&self, name: &str) -> Option<&'a str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The values of variables that must be there; the error names all that are not.
+    fn required(&self, names: &[&str]) -> Result<Vec<&'a str>, CniError> {
+        let missing: Vec<&str> =
+            names.iter().copied().filter(|name| self.get(name).is_none()).collect();
+        if missing.is_empty() {
+            return Ok(names.iter().filter_map(|name| self.get(name)).collect());
+        }
+        let message = format!("required environment variables are missing: {}", missing.join(", "));
+        Err(CniError::new(CniError::ENVIRONMENT, message))
+    }
+
+    fn key(&self) -> Result<Key, CniError> {
+        let container = self.get("CNI_CONTAINERID").unwrap_or_default();
+        let interface = self.get("CNI_IFNAME").unwrap_or_default();
+        check_container(container).map_err(|e| CniError::variable("CNI_CONTAINERID", e))?;
+        check_interface(interface).map_err(|e| CniError::variable("CNI_IFNAME", e))?;
+        Ok(Key { container: container.to_owned(), interface: interface.to_owned() })
+    }
+}
+
+/// What a container ID may be (CNI SPEC, "Parameters").
+pub(super) fn check_container(id: &str) -> Result<(), String> {
+    let is_inner = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    let begins_well = id.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
+    if id.len() > MAX_CONTAINER_ID {
+        return Err(format!("has {} bytes, and may have {MAX_CONTAINER_ID}", id.len()));
+    }
+    match begins_well && id.bytes().all(is_inner) {
+        true => Ok(()),
+        false => {
+            Err(format!("{id:?} is not letters, digits, '_', '.' and '-' after a letter or digit"))
+        }
+    }
+}
+
+/// What the kernel takes as the name of an interface.
+pub(super) fn check_interface(name: &str) -> Result<(), String> {
+    let is_taken = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':';
+    let is_name = !name.is_empty() && name != "." && name != ".." && name.bytes().all(is_taken);
+    if name.len() > MAX_INTERFACE {
+        return Err(format!("{name:?} has {} bytes, and may have {MAX_INTERFACE}", name.len()));
+    }
+    if is_name { Ok(()) } else { Err(format!("{name:?} is no name of an interface")) }
+}
+
+/// `CNI_ARGS`: pairs `KEY=VALUE` with `;` between. Keys that are not known are ignored.
+struct Arguments<'a>(HashMap<&'a str, &'a str>);
+
+impl<'a> Arguments<'a> {
+    fn read(text: Option<&'a str>) -> Result<Self, CniError> {
+        let mut pairs = HashMap::new();
+        for pair in text.unwrap_or_default().split(';').filter(|pair| !pair.trim().is_empty()) {
+            let Some((key, value)) = pair.split_once('=') else {
+                return Err(CniError::variable("CNI_ARGS", format!("{pair:?} is not KEY=VALUE")));
+            };
+            pairs.insert(key.trim(), value.trim());
+        }
+        Ok(Self(pairs))
+    }
+
+    fn get(&self, key: &str) -> Option<&'a str> {
+        self.0.get(key).copied().filter(|value| !value.is_empty())
+    }
+
+    fn pod(&self) -> Result<Option<PodName>, CniError> {
+        match (self.get("K8S_POD_NAMESPACE"), self.get("K8S_POD_NAME")) {
+            (Some(namespace), Some(name)) => PodName::new(namespace, name)
+                .map(Some)
+                .map_err(|e| CniError::variable("CNI_ARGS", format!("K8S_POD_NAME: {e}"))),
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(CniError::variable("CNI_ARGS", "K8S_POD_NAMESPACE is missing")),
+            (Some(_), None) => Err(CniError::variable("CNI_ARGS", "K8S_POD_NAME is missing")),
+        }
+    }
+
+    fn mac(&self) -> Result<Option<Mac>, CniError> {
+        let mac = self.get("MAC").map(|text| config::mac(text, "MAC"));
+        mac.transpose().map_err(|e| CniError::variable("CNI_ARGS", e))
+    }
+
+    fn addresses(&self) -> Result<Vec<IpAddr>, CniError> {
+        let texts = self.get("IP").unwrap_or_default().split(',').filter(|text| !text.is_empty());
+        texts
+            .map(|text| config::address(text))
+            .collect::<Result<_, _>>()
+            .map_err(|e| CniError::variable("CNI_ARGS", format!("IP: {e}")))
+    }
+}
+
+/// A range as `ipRanges` and `ipam.ranges` write it.
+pub(super) fn range(
+    subnet: Cidr,
+    first: Option<IpAddr>,
+    last: Option<IpAddr>,
+    gateway: Option<IpAddr>,
+) -> Result<AddressRange, String> {
+    let mut range = AddressRange::of(subnet);
+    for (name, bound) in [("rangeStart", first), ("rangeEnd", last), ("gateway", gateway)] {
+        if let Some(address) = bound.filter(|address| !subnet.contains(*address)) {
+            return Err(format!("{name}: {address} is not in {subnet}"));
+        }
+    }
+    if !range.limit(first, last) {
+        return Err("rangeEnd: is before rangeStart".to_owned());
+    }
+    range.reserve(gateway);
+    Ok(range)
+}
+
+#[cfg(test)]
+mod tests;

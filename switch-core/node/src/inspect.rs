@@ -1,0 +1,228 @@
+//! What a running node is asked: how it does, which pods it has, what becomes of a connection.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use podswitch_core::control::ControlPlane;
+use podswitch_core::id::PortId;
+use podswitch_core::snapshot::Snapshot;
+use podswitch_kubernetes::nearest;
+use serde::Serialize;
+
+use crate::attachment::{InterfaceKind, PodAttachment};
+
+/// How a node does. Counters are sums since the workers began.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// Version of the switch.
+    pub version: &'static str,
+    /// Name of the node.
+    pub node: String,
+    /// Epoch of the state in force.
+    pub epoch: u32,
+    /// Pods attached.
+    pub pods: usize,
+    /// Connections alive.
+    pub connections: usize,
+    /// The most connections that there may be.
+    pub connection_limit: usize,
+    /// New connections may push out idle ones: the table is nearly full.
+    pub connections_under_pressure: bool,
+    /// Frames received.
+    pub received: u64,
+    /// Frames dropped.
+    pub dropped: u64,
+    /// Each worker.
+    pub workers: Vec<WorkerStatus>,
+    /// Objects that are not in force as they are written, and why.
+    pub left_out: Vec<String>,
+}
+
+/// How a worker does.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct WorkerStatus {
+    /// Which.
+    pub worker: usize,
+    /// Share of time in rounds that moved frames, in percent.
+    pub busy_percent: f64,
+    /// Frames to a burst.
+    pub batch_fill: f64,
+    /// Packets that took the fast path.
+    pub hits: u64,
+    /// Packets that took the slow path.
+    pub misses: u64,
+    /// The last state that it acknowledged.
+    pub acknowledged: u32,
+}
+
+impl Status {
+    pub(crate) fn read(control: &ControlPlane, node: &str, pods: usize) -> Self {
+        let tracker = &control.shared().tracker;
+        let mut status = Self {
+            version: env!("CARGO_PKG_VERSION"),
+            node: node.to_owned(),
+            epoch: control.snapshot().epoch.0,
+            pods,
+            connections: tracker.len(),
+            connection_limit: tracker.slots(),
+            connections_under_pressure: tracker.is_under_pressure(),
+            received: 0,
+            dropped: 0,
+            workers: Vec::new(),
+            left_out: control.left_out().iter().map(|object| object.error.to_string()).collect(),
+        };
+        for (index, worker) in control.workers().enumerate() {
+            let (counters, load) = (&worker.counters, worker.load.read());
+            status.received += counters.received.get();
+            status.dropped += counters.dropped_total();
+            status.workers.push(WorkerStatus {
+                worker: index,
+                busy_percent: 100.0 * load.busy_share(),
+                batch_fill: load.batch_fill(),
+                hits: counters.hits.get(),
+                misses: counters.misses.get(),
+                acknowledged: worker.acknowledged().0,
+            });
+        }
+        status
+    }
+}
+
+/// A pod that is attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PodInfo {
+    /// `namespace/name`.
+    pub pod: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its interface, as the pod sees it.
+    pub interface: String,
+    /// Kind of the interface: `tap` or `veth`.
+    pub kind: &'static str,
+    /// MAC address of the interface.
+    pub mac: String,
+    /// Its port of the switch.
+    pub port: u16,
+    /// Connections that it opened and that are alive.
+    pub connections: u32,
+    /// Frames that the pod sent.
+    pub sent_packets: u64,
+    /// Bytes that the pod sent.
+    pub sent_bytes: u64,
+    /// Frames that the pod received.
+    pub received_packets: u64,
+    /// Bytes that the pod received.
+    pub received_bytes: u64,
+    /// Frames that the pod sent and that were dropped.
+    pub dropped: u64,
+}
+
+impl PodInfo {
+    pub(crate) fn read(control: &ControlPlane, attachment: &PodAttachment, port: PortId) -> Self {
+        let mut info = Self {
+            pod: attachment.pod.to_string(),
+            addresses: attachment.addresses.clone(),
+            interface: attachment.interface.clone(),
+            kind: match attachment.kind {
+                InterfaceKind::Tap => "tap",
+                InterfaceKind::Veth => "veth",
+            },
+            mac: attachment.mac.to_string(),
+            port: port.0,
+            connections: control.shared().tracker.originated(port),
+            sent_packets: 0,
+            sent_bytes: 0,
+            received_packets: 0,
+            received_bytes: 0,
+            dropped: 0,
+        };
+        for worker in control.workers() {
+            if let Some(counters) = worker.counters.port(port) {
+                info.sent_packets += counters.rx_frames.get();
+                info.sent_bytes += counters.rx_bytes.get();
+                info.received_packets += counters.tx_frames.get();
+                info.received_bytes += counters.tx_bytes.get();
+                info.dropped += counters.dropped.get();
+            }
+        }
+        info
+    }
+}
+
+/// No pod, node or Service is called so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UnknownName {
+    /// What was asked for.
+    pub name: String,
+    /// The name of the same kind that is nearest to it, if one is near.
+    pub nearest: Option<String>,
+}
+
+impl fmt::Display for UnknownName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there is no {}", self.name)?;
+        match &self.nearest {
+            Some(nearest) => write!(f, "; did you mean {nearest}?"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for UnknownName {}
+
+/// The addresses of what is called `name`, as the state in force has it: an address, `namespace/pod`, `node/NAME`, or
+/// `service/NAMESPACE/NAME` (its cluster IPs and other addresses).
+///
+/// # Errors
+/// There is no such thing.
+pub(crate) fn addresses(snapshot: &Snapshot, name: &str) -> Result<Vec<IpAddr>, UnknownName> {
+    if let Ok(address) = name.parse() {
+        return Ok(vec![address]);
+    }
+    let mut found: Vec<IpAddr> = Vec::new();
+    let mut names = Vec::new();
+    let mut consider =
+        |candidate: String, addresses: &mut dyn Iterator<Item = IpAddr>| match candidate == name {
+            true => found.extend(addresses),
+            false => names.push(candidate),
+        };
+    if let Some(service) = name.strip_prefix("service/") {
+        let cookie = format!("Service/{service}");
+        for frontend in snapshot.services.frontends() {
+            let shown = match frontend.entry.cookie.strip_prefix("Service/") {
+                _ if *frontend.entry.cookie == *cookie => name.to_owned(),
+                Some(other) => format!("service/{other}"),
+                None => continue,
+            };
+            consider(shown, &mut std::iter::once(frontend.address));
+        }
+    } else if name.starts_with("node/") {
+        let own = format!("node/{}", snapshot.node);
+        consider(own, &mut snapshot.node_addresses.iter().copied());
+        for (address, facts) in snapshot.endpoints.iter() {
+            if facts.endpoint.workload.host_network {
+                consider(format!("node/{}", facts.endpoint.node), &mut std::iter::once(*address));
+            }
+        }
+    } else {
+        for (address, facts) in snapshot.endpoints.iter() {
+            let workload = &facts.endpoint.workload;
+            let candidate = format!("{}/{}", workload.namespace, workload.name);
+            consider(candidate, &mut std::iter::once(*address));
+        }
+    }
+    found.sort();
+    found.dedup();
+    match found.is_empty() {
+        false => Ok(found),
+        true => {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let nearest = nearest(name, &names, name.len() / 3).map(str::to_owned);
+            Err(UnknownName { name: name.to_owned(), nearest })
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The way of records from the workers to the reader.
+
+use core::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use crossbeam::queue::ArrayQueue;
+use hashbrown::DefaultHashBuilder;
+
+use super::raw::RawDrop;
+use super::resolve::{DropRecord, End, record};
+use super::table::{Other, Table};
+use crate::action::DropReason;
+use crate::engine::{Dropped, Observer};
+use crate::id::Epoch;
+use crate::snapshot::Snapshot;
+
+/// Single records that a worker may be ahead of the reader.
+const QUEUE: usize = 4096;
+/// Snapshots that are kept for their names.
+const SNAPSHOTS: usize = 64;
+
+/// What a worker and the reader share.
+struct Shared {
+    singles: ArrayQueue<RawDrop>,
+    /// Whether the worker's table has something to collect.
+    has_rows: AtomicBool,
+    /// Tables on their way to the reader, and back.
+    full: ArrayQueue<Box<Table>>,
+    empty: ArrayQueue<Box<Table>>,
+}
+
+/// The reader of all workers' records. See the [module's description](super).
+pub struct Recorder {
+    workers: Vec<Arc<Shared>>,
+    hasher: DefaultHashBuilder,
+    /// Snapshots whose epochs records may have, the oldest first.
+    snapshots: Vec<Arc<Snapshot>>,
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder").field("workers", &self.workers.len()).finish_non_exhaustive()
+    }
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Recorder {
+    /// A recorder without workers.
+    pub fn new() -> Self {
+        Self { workers: Vec::new(), hasher: DefaultHashBuilder::default(), snapshots: Vec::new() }
+    }
+
+    /// The observer for one more worker
+    /// ([`ControlPlane::observe`](crate::control::ControlPlane::observe) asks for one each).
+    pub fn observer(&mut self) -> Box<dyn Observer> {
+        let shared = Arc::new(Shared {
+            singles: ArrayQueue::new(QUEUE),
+            has_rows: AtomicBool::new(false),
+            full: ArrayQueue::new(1),
+            empty: ArrayQueue::new(1),
+        });
+        let table = || Box::new(Table::new(self.hasher.clone()));
+        // The queue is new, and holds one.
+        let _ = shared.empty.push(table());
+        let table = table();
+        self.workers.push(Arc::clone(&shared));
+        Box::new(WorkerSide { shared, table })
+    }
+
+    /// Remembers the names of a published snapshot until its records are read. Call it for each.
+    pub fn published(&mut self, snapshot: Arc<Snapshot>) {
+        if self.snapshots.last().is_none_or(|last| last.epoch != snapshot.epoch) {
+            if self.snapshots.len() == SNAPSHOTS {
+                self.snapshots.remove(0);
+            }
+            self.snapshots.push(snapshot);
+        }
+    }
+
+    /// Workers that have something to collect
+    /// ([`ControlPlane::collect`](crate::control::ControlPlane::collect)).
+    pub fn pending(&self) -> impl Iterator<Item = usize> {
+        let has_rows =
+            |(index, shared): (usize, &Arc<Shared>)| shared.has_rows.load(Relaxed).then_some(index);
+        self.workers.iter().enumerate().filter_map(has_rows)
+    }
+
+    /// Reads what has arrived. Tables arrive when workers were told to
+    /// [collect](crate::control::ControlPlane::collect).
+    pub fn read(&mut self, mut each: impl FnMut(DropRecord)) {
+        let snapshots = &self.snapshots;
+        let snapshot = |epoch: Epoch| {
+            let exact = snapshots.iter().rev().find(|s| s.epoch == epoch);
+            exact.or(snapshots.last()).map(|s| &**s)
+        };
+        for (worker, shared) in self.workers.iter().enumerate() {
+            // No more than were there: a worker may be faster than this.
+            for _ in 0..shared.singles.len() {
+                let Some(raw) = shared.singles.pop() else { break };
+                each(record(worker, &raw, snapshot(raw.epoch)));
+            }
+            if let Some(mut table) = shared.full.pop() {
+                let mut others: Vec<(DropReason, Other)> = Vec::new();
+                table.drain(
+                    |raw| each(record(worker, &raw, snapshot(raw.epoch))),
+                    |reason, other| others.push((reason, other)),
+                );
+                // The worker has taken the last one: that is why this came.
+                let _ = shared.empty.push(table);
+                for (reason, other) in others {
+                    each(DropRecord::other(worker, reason, other));
+                }
+            }
+        }
+        // What is read later has the last one's names at the least.
+        let newest = self.snapshots.len().saturating_sub(2);
+        self.snapshots.drain(..newest);
+    }
+
+    /// The ends of a connection as the newest snapshot names them.
+    pub fn end(&self, address: std::net::IpAddr, port: u16) -> End {
+        End::new(address, port, self.snapshots.last().map(|s| &**s))
+    }
+}
+
+/// A worker's side.
+struct WorkerSide {
+    shared: Arc<Shared>,
+    table: Box<Table>,
+}
+
+impl Observer for WorkerSide {
+    fn dropped(&mut self, drop: &Dropped<'_>) {
+        if self.table.is_empty() {
+            self.shared.has_rows.store(true, Relaxed);
+        }
+        let (mut raw, frame) = RawDrop::new(drop);
+        if !self.table.is_single(&raw) {
+            return self.table.count(raw);
+        }
+        raw.frame = frame;
+        if let Err(raw) = self.shared.singles.push(raw) {
+            self.table.count(raw);
+        }
+    }
+
+    fn collect(&mut self) {
+        if self.table.is_empty() || self.shared.full.is_full() {
+            return;
+        }
+        // Without one the reader has not read the last one yet.
+        let Some(empty) = self.shared.empty.pop() else { return };
+        self.shared.has_rows.store(false, Relaxed);
+        let full = core::mem::replace(&mut self.table, empty);
+        // It was seen to have room, and only this puts something in.
+        let _ = self.shared.full.push(full);
+    }
+}

@@ -1,0 +1,344 @@
+//! The cluster: started and ended by scripts, driven by kubectl and inside nodes' namespaces.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use podswitch_testkit::privilege;
+use serde_json::Value;
+
+use crate::{Client, Result, eventually};
+
+/// What `tests/lab/setup` made.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    pub folder: PathBuf,
+}
+
+impl Parts {
+    /// `None`: parts are missing, and the test is skipped, which is said and counted.
+    pub fn find(test: &str) -> Option<Self> {
+        Self::find_all(test, &["prefix/bin/kubelet", "bin/vswitch", "bin/podswitch-cni"])
+    }
+
+    /// As [`find`](Self::find) for tests of the API server and etcd alone.
+    pub fn find_control_plane(test: &str) -> Option<Self> {
+        Self::find_all(test, &["prefix/bin/kube-apiserver", "prefix/root/usr/bin/etcd"])
+    }
+
+    fn find_all(test: &str, needed: &[&str]) -> Option<Self> {
+        if !privilege::is_root(test, "the lab needs root") {
+            return None;
+        }
+        let folder = std::env::var_os("PODSWITCH_LAB").map(PathBuf::from);
+        let folder = folder.or_else(|| Some(target()?.join("lab")));
+        let parts = folder.map(|folder| Self { folder })?;
+        let missing: Vec<_> = needed.iter().filter(|p| !parts.folder.join(p).exists()).collect();
+        if !missing.is_empty() {
+            let text =
+                format!("{missing:?} are not in {}: run tests/lab/setup", parts.folder.display());
+            // Required where somebody promised to have made them.
+            assert!(std::env::var_os("PODSWITCH_REQUIRE_LAB").is_none_or(|v| v != "1"), "{text}");
+            privilege::skip(test, &text);
+            return None;
+        }
+        Some(parts)
+    }
+}
+
+/// Cargo's target folder: a test is `target/PROFILE/deps/TEST`.
+fn target() -> Option<PathBuf> {
+    Some(std::env::current_exe().ok()?.ancestors().nth(3)?.to_owned())
+}
+
+/// What runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// All of Kubernetes.
+    Kubernetes,
+    /// The nodes' container runtimes alone.
+    Runtime,
+}
+
+/// A cluster that runs, and is ended when this is dropped.
+pub struct Lab {
+    parts: Parts,
+    /// Prefix of names of namespaces.
+    name: String,
+    /// The first three bytes of addresses between nodes.
+    underlay: [u8; 3],
+    run: PathBuf,
+    pub nodes: usize,
+    mode: Mode,
+}
+
+impl Lab {
+    /// Starts it, without a network for pods. `images` are archives for all nodes.
+    pub fn up(parts: &Parts, mode: Mode, nodes: usize, images: &[PathBuf]) -> Result<Self> {
+        let id = std::process::id();
+        let lab = Self {
+            parts: parts.clone(),
+            name: format!("pslab{id}"),
+            underlay: [172, 28, (id % 250) as u8 + 1],
+            run: parts.folder.join(format!("run-{id}")),
+            nodes,
+            mode,
+        };
+        let images: Vec<_> = images.iter().map(|path| path.to_string_lossy()).collect();
+        let mut command = lab.script("up.sh");
+        command.env("CNI", "none").env("IMAGES", images.join(" "));
+        command.env("MODE", if mode == Mode::Runtime { "cri" } else { "kube" });
+        let output = command.output().map_err(|error| error.to_string())?;
+        print!("{}", String::from_utf8_lossy(&output.stdout));
+        match output.status.success() {
+            true => Ok(lab),
+            false => Err(format!("up.sh: {}", String::from_utf8_lossy(&output.stderr))),
+        }
+    }
+
+    fn script(&self, name: &str) -> Command {
+        let mut command = Command::new("bash");
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts").to_owned() + "/" + name);
+        let [a, b, c] = self.underlay;
+        command.env("PREFIX", self.parts.folder.join("prefix")).env("RUN", &self.run);
+        command.env("LAB", &self.name).env("UNDERLAY", format!("{a}.{b}.{c}"));
+        command.env("NODES", self.nodes.to_string());
+        command
+    }
+
+    /// A line of bash with the scripts' functions: `kc` (kubectl), `nodex N`, `kill9 NAME`, `restart NAME`.
+    pub fn bash(&self, line: &str) -> Result<String> {
+        let mut command = self.script("lib.sh");
+        let lib = command.get_args().next().expect("a script").to_owned();
+        let mut inner = Command::new("bash");
+        inner.envs(command.get_envs().filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned()))));
+        inner.arg("-c").arg(format!(". '{}'\n{line}", lib.to_string_lossy()));
+        command = inner;
+        text(command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?)
+    }
+
+    pub fn kubectl(&self, arguments: &str) -> Result<String> {
+        self.bash(&format!("kc {arguments}"))
+    }
+
+    /// Creates or changes objects.
+    pub fn apply(&self, yaml: &str) -> Result {
+        let path = self.run.join("apply.yaml");
+        // What begins with a brace kubectl takes for JSON.
+        fs::write(&path, format!("---\n{yaml}")).map_err(|error| error.to_string())?;
+        self.kubectl(&format!("apply --validate=false -f '{}'", path.display())).map(drop)
+    }
+
+    /// Deletes objects and waits until they are gone.
+    pub fn delete(&self, yaml: &str) -> Result {
+        let path = self.run.join("delete.yaml");
+        fs::write(&path, yaml).map_err(|error| error.to_string())?;
+        let line = format!("delete --ignore-not-found --timeout=90s -f '{}'", path.display());
+        self.kubectl(&line).map(drop)
+    }
+
+    /// An object or a list of objects.
+    pub fn get(&self, what: &str) -> Result<Value> {
+        let text = self.kubectl(&format!("get {what} -o json"))?;
+        serde_json::from_str(&text).map_err(|error| error.to_string())
+    }
+
+    /// A command in node N's namespaces.
+    pub fn on_node(&self, node: usize, line: &str) -> Result<String> {
+        self.bash(&format!("nodex {node} {line}"))
+    }
+
+    /// State and logs of the lab.
+    pub fn run_folder(&self) -> &Path {
+        &self.run
+    }
+
+    /// The network namespace of the API server.
+    pub fn control_plane(&self) -> PathBuf {
+        Path::new("/run/netns").join(format!("{}-cp", self.name))
+    }
+
+    /// The state folder of node N.
+    pub fn node_folder(&self, node: usize) -> PathBuf {
+        self.run.join(format!("n{node}"))
+    }
+
+    pub fn node_address(&self, node: usize) -> IpAddr {
+        let [a, b, c] = self.underlay;
+        Ipv4Addr::new(a, b, c, 10 + node as u8).into()
+    }
+
+    pub fn api_server(&self) -> String {
+        let [a, b, c] = self.underlay;
+        format!("https://{a}.{b}.{c}.1:6443")
+    }
+
+    /// A machine on the nodes' network that is no node.
+    pub fn outside(&self) -> Result<Client> {
+        Client::new("outside", &self.control_plane())
+    }
+
+    pub fn node(&self, node: usize) -> Result<Client> {
+        let name = format!("n{node}");
+        Client::new(&name, &Path::new("/run/netns").join(format!("{}-{name}", self.name)))
+    }
+
+    /// The pod that has an address, by its namespace on node N.
+    pub fn pod(&self, node: usize, address: IpAddr) -> Result<Client> {
+        let folder = self.root_of(node)?.join("run/netns");
+        let entries = fs::read_dir(&folder).map_err(|error| error.to_string())?;
+        for entry in entries.flatten() {
+            let Ok(client) = Client::new(address.to_string(), &entry.path()) else { continue };
+            let found = podswitch_linux::Netlink::open(client.namespace())
+                .and_then(|mut netlink| netlink.addresses())
+                .is_ok_and(|all| all.iter().any(|a| a.address.address() == address));
+            if found {
+                return Ok(client);
+            }
+        }
+        Err(format!("no namespace of node n{node} has {address}"))
+    }
+
+    /// Network namespaces of pods on node N.
+    pub fn pod_namespaces(&self, node: usize) -> Result<usize> {
+        let folder = self.root_of(node)?.join("run/netns");
+        Ok(fs::read_dir(folder).map_err(|error| error.to_string())?.count())
+    }
+
+    /// Node N's files as this process sees them.
+    pub fn root_of(&self, node: usize) -> Result<PathBuf> {
+        let pid = fs::read_to_string(self.node_folder(node).join("pid1"));
+        Ok(Path::new("/proc").join(pid.map_err(|error| error.to_string())?.trim()).join("root"))
+    }
+
+    /// Starts the switch of node N as a process there.
+    pub fn start_agent(&self, node: usize, more: &[&str]) -> Result<Agent> {
+        let agent = self.start_agent_unready(node, more)?;
+        agent.wait_until_ready(Duration::from_secs(30))?;
+        Ok(agent)
+    }
+
+    /// Does not wait until it is ready.
+    pub fn start_agent_unready(&self, node: usize, more: &[&str]) -> Result<Agent> {
+        let pid = fs::read_to_string(self.node_folder(node).join("pid1"));
+        let pid = pid.map_err(|error| error.to_string())?.trim().to_owned();
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Relaxed);
+        let log = self.node_folder(node).join(format!("agent-{number}.log"));
+        let file = fs::OpenOptions::new().create(true).append(true).open(&log);
+        let file = file.map_err(|error| error.to_string())?;
+        let errors = file.try_clone().map_err(|error| error.to_string())?;
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &pid, "-m", "-u", "-i", "-n", "-p", "-C", "--"]);
+        command.arg(self.parts.folder.join("bin/vswitch"));
+        command.args(["run", &format!("--node=n{node}"), "--run-dir=/run/podswitch"]);
+        command.args(["--cni-bin-dir=/run/lab-cni/bin", "--cni-conf-dir=/run/lab-cni/net.d"]);
+        if self.mode == Mode::Kubernetes {
+            let kubeconfig = self.run.join("agent.kubeconfig");
+            command.args(["--kubernetes", "--kubeconfig"]).arg(kubeconfig);
+            command.arg("--service-cidr=10.96.0.0/16");
+        }
+        command.args(more).stdin(Stdio::null()).stdout(file).stderr(errors);
+        let child = command.spawn().map_err(|error| error.to_string())?;
+        Ok(Agent { child, log })
+    }
+
+    /// The credentials that agents as processes use.
+    pub fn give_credentials(&self) -> Result {
+        let admin = fs::read_to_string(self.run.join("admin.kubeconfig"));
+        let admin = admin.map_err(|error| error.to_string())?;
+        fs::write(self.run.join("agent.kubeconfig"), admin).map_err(|error| error.to_string())
+    }
+
+    /// Sees all nodes Ready.
+    pub fn nodes_ready(&self) -> Result {
+        eventually(Duration::from_secs(60), || {
+            for node in self.get("nodes")?["items"].as_array().into_iter().flatten() {
+                let conditions =
+                    node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                let ready = conditions.iter().find(|c| c["type"] == "Ready");
+                if ready.is_none_or(|c| c["status"] != "True") {
+                    return Err(format!("{}: {ready:?}", node["metadata"]["name"]));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The pods that a label selects and that run: name, address, number of the node.
+    pub fn pods(&self, namespace: &str, selector: &str) -> Result<Vec<(String, IpAddr, usize)>> {
+        let list = self.get(&format!("pods -n {namespace} -l {selector}"))?;
+        let pod = |pod: &Value| {
+            let is_running = pod["status"]["phase"] == "Running"
+                && pod["metadata"]["deletionTimestamp"].is_null();
+            let address = pod["status"]["podIP"].as_str()?.parse().ok().filter(|_| is_running)?;
+            let node = pod["spec"]["nodeName"].as_str()?.trim_start_matches('n').parse().ok()?;
+            Some((pod["metadata"]["name"].as_str()?.to_owned(), address, node))
+        };
+        Ok(list["items"].as_array().into_iter().flatten().filter_map(pod).collect())
+    }
+
+    /// The address of a Service.
+    pub fn service(&self, namespace: &str, name: &str, port: u16) -> Result<SocketAddr> {
+        let service = self.get(&format!("service -n {namespace} {name}"))?;
+        let address = service["spec"]["clusterIP"].as_str().and_then(|a| a.parse().ok());
+        address.map(|address| SocketAddr::new(address, port)).ok_or_else(|| "no address".to_owned())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() || std::env::var_os("LAB_KEEP").is_some() {
+            println!("state and logs: {}", self.run.display());
+        }
+        let mut command = self.script("down.sh");
+        if std::env::var_os("LAB_KEEP").is_some() {
+            command.env("KEEP", "1");
+        }
+        // What is left shows in the next run.
+        let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    }
+}
+
+/// A switch that runs as a process on a node.
+pub struct Agent {
+    child: Child,
+    pub log: PathBuf,
+}
+
+impl Agent {
+    pub fn wait_until_ready(&self, timeout: Duration) -> Result {
+        eventually(timeout, || {
+            let text = fs::read_to_string(&self.log).unwrap_or_default();
+            match text.lines().any(|line| line.starts_with("ready ")) {
+                true => Ok(()),
+                false => Err(format!("no ready line: {}", text.lines().last().unwrap_or_default())),
+            }
+        })
+    }
+
+    /// Ends it with a signal (`KILL`, `TERM`) and waits for its end.
+    pub fn end(mut self, signal: &str) -> Result {
+        // nsenter waits for the program, which is its child.
+        let parent = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+        let children = children.map_err(|error| error.to_string())?;
+        let Some(pid) = children.split_whitespace().next() else {
+            return Err("it has ended already".to_owned());
+        };
+        let sent = Command::new("kill").args([&format!("-{signal}"), pid]).status();
+        sent.map_err(|error| error.to_string())?;
+        self.child.wait().map(drop).map_err(|error| error.to_string())
+    }
+}
+
+fn text(output: Output) -> Result<String> {
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    match output.status.success() {
+        true => Ok(out),
+        false => Err(format!("{out}{}", String::from_utf8_lossy(&output.stderr)).trim().to_owned()),
+    }
+}
