@@ -1,6 +1,8 @@
 //! The source of the API server's objects against a real API server and etcd: what it publishes, and what becomes of it
 //! when the server is killed, forgets what happened, takes new tokens only, or has an object that cannot be used.
 
+#![allow(clippy::disallowed_methods, reason = "tests wait")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
