@@ -12,7 +12,7 @@ use podswitch_wire::addr::Mac;
 
 use super::annotations::{ADDRESSES, INTERFACE, MAC, NETNS, PORT};
 use super::node::mac_annotation;
-use super::{Content, Context, names_of};
+use super::{Content, Context, namespace_name};
 use crate::api::core::{Container, ContainerPort, Pod, PodStatus};
 use crate::api::meta::ObjectMeta;
 use crate::options::PodAnnotations;
@@ -158,8 +158,14 @@ pub(super) fn read(
         let reason = "is missing: the pod is on no node, and nothing can be sent to it";
         faults.say(Grade::Note, &SPEC.child("nodeName"), reason);
     }
-    let (namespace, name) = names_of(cx, meta);
+    let namespace = cx.names.get(namespace_name(meta.namespace.as_deref()));
+    // No other object has this text.
+    let name = meta.name.as_deref().unwrap_or_default().into();
     let labels = cx.names.labels(meta.labels());
+    // There are 150,000 of them, and each has one or two.
+    let (mut addresses, mut ports) = (addresses, ports);
+    addresses.shrink_to_fit();
+    ports.shrink_to_fit();
     let endpoint = Endpoint {
         cookie: cookie.clone(),
         workload: Workload { namespace, name, labels, addresses, ports, host_network },

@@ -222,9 +222,10 @@ impl Store {
         self.put(&name, Some(facts));
     }
 
-    /// The name of an object that is there, as the store has it: a copy of it costs no memory.
-    pub fn name(&self, object: &Cookie) -> Option<&Cookie> {
-        self.objects.get_key_value(object).map(|(name, _)| name)
+    /// Names of the objects of a kind. Costs what exists.
+    pub fn names(&self, kind: Kind) -> impl Iterator<Item = &Cookie> {
+        let of_kind = move |(_, entry): &(&Cookie, &Entry)| entry.facts.kind == kind;
+        self.objects.iter().filter(of_kind).map(|(name, _)| name)
     }
 
     /// Deletes the object of that name (`Kind/namespace/name` or `Kind/name`). Deleting an absent

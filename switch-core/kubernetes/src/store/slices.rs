@@ -24,7 +24,7 @@ pub(super) struct SliceIndex {
 #[derive(Debug)]
 enum Slices {
     One(Cookie),
-    Many(HashSet<Cookie>),
+    Many(Box<HashSet<Cookie>>),
 }
 
 impl Slices {
@@ -32,7 +32,10 @@ impl Slices {
     fn insert(&mut self, slice: &Cookie) {
         match self {
             Self::One(first) if first == slice => {}
-            Self::One(first) => *self = Self::Many([first.clone(), slice.clone()].into()),
+            Self::One(first) => {
+                let both = [first.clone(), slice.clone()].into();
+                *self = Self::Many(Box::new(both));
+            }
             Self::Many(slices) => drop(slices.insert(slice.clone())),
         }
     }
@@ -53,7 +56,7 @@ impl Slices {
             Self::One(slice) => (Some(slice), None),
             Self::Many(slices) => (None, Some(slices)),
         };
-        one.into_iter().chain(many.into_iter().flatten())
+        one.into_iter().chain(many.into_iter().flat_map(|slices| slices.iter()))
     }
 }
 
