@@ -138,7 +138,11 @@ fn content(
     match it {
         Typed::Namespace => namespace::read(cx, meta, faults),
         Typed::Node(node) => node::read(cx, cookie, meta, node, faults),
-        Typed::Pod(pod) => pod::read(cx, cookie, meta, pod, faults),
+        Typed::Pod(pod) => {
+            // EndpointSlices name it, too.
+            let cookie = Cookie::new(cx.names.share(cookie.text()));
+            pod::read(cx, &cookie, meta, pod, faults)
+        }
         Typed::NetworkPolicy(policy) => network_policy::read(cx, cookie, meta, policy, faults),
         Typed::ClusterNetworkPolicy(policy) => {
             cluster_policy::read(cx, cookie, meta, policy, faults)

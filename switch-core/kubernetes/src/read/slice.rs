@@ -173,7 +173,7 @@ impl Reader<'_, '_> {
                 nodes: nodes.iter().filter_map(|hint| name(&hint.name)).collect(),
                 zones: zones.iter().filter_map(|hint| name(&hint.name)).collect(),
             },
-            target: target.map(Arc::from),
+            target: target.map(|target| self.cx.names.share(target.into())),
             weight: 1,
         })
     }

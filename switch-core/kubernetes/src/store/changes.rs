@@ -115,7 +115,7 @@ impl Store {
                 match (old_local, &new.local) {
                     (Some(_), None) => changes.pods.push(PodChange::Delete(object.clone())),
                     (old, Some(local)) if old != Some(local) => {
-                        changes.pods.push(PodChange::Upsert(Box::new(local.clone())));
+                        changes.pods.push(PodChange::Upsert(local.clone()));
                     }
                     _ => {}
                 }

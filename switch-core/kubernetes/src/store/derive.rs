@@ -36,7 +36,7 @@ pub(super) enum Output {
 pub(super) struct PodOutput {
     pub(super) endpoint: Arc<Endpoint>,
     /// If it is on this node, and can be attached.
-    pub(super) local: Option<LocalPod>,
+    pub(super) local: Option<Box<LocalPod>>,
     pub(super) host_ports: Option<Arc<[HostPort]>>,
 }
 
@@ -202,7 +202,7 @@ impl Store {
             interface,
         };
         let host_ports = (!ports.is_empty()).then(|| ports.into());
-        Output::Pod(Box::new(PodOutput { endpoint, local: Some(local), host_ports }))
+        Output::Pod(Box::new(PodOutput { endpoint, local: Some(Box::new(local)), host_ports }))
     }
 
     fn service(

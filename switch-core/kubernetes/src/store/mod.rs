@@ -216,7 +216,16 @@ impl Store {
             identity,
         };
         self.next = self.next.max(place + 1);
-        self.put(&object.cookie, Some(facts));
+        let name = match object.kind {
+            Kind::Pod => Cookie::new(self.names.share(object.cookie.text())),
+            _ => object.cookie.clone(),
+        };
+        self.put(&name, Some(facts));
+    }
+
+    /// The name of an object that is there, as the store has it: a copy of it costs no memory.
+    pub fn name(&self, object: &Cookie) -> Option<&Cookie> {
+        self.objects.get_key_value(object).map(|(name, _)| name)
     }
 
     /// Deletes the object of that name (`Kind/namespace/name` or `Kind/name`). It is no error if
@@ -565,7 +574,7 @@ impl Store {
                 Output::Pod(pod) => {
                     if let Some(local) = &pod.local {
                         let endpoint = config.endpoints.len();
-                        pods.push(crate::state::LocalPod { endpoint, ..local.clone() });
+                        pods.push(crate::state::LocalPod { endpoint, ..(**local).clone() });
                     }
                     if let Some(ports) = &pod.host_ports {
                         config.host_ports.push((pod.endpoint.cookie.clone(), ports.clone()));

@@ -11,7 +11,7 @@ use std::path::Path;
 use modules::{Modules, circles};
 
 /// Crates, and those of the workspace that they may depend on.
-const CRATES: [(&str, &str, &[&str]); 9] = [
+const CRATES: [(&str, &str, &[&str]); 12] = [
     ("podswitch-wire", "switch-core/wire", &[]),
     ("podswitch-vxlan", "vxlan", &["wire"]),
     ("podswitch-policy", "policy", &["wire"]),
@@ -23,11 +23,28 @@ const CRATES: [(&str, &str, &[&str]); 9] = [
         "switch-core/node",
         &["wire", "vxlan", "policy", "core", "linux", "kubernetes"],
     ),
+    (
+        "podswitch-kubernetes-api",
+        "switch-core/kubernetes/api",
+        &["wire", "policy", "core", "linux", "kubernetes", "node"],
+    ),
+    ("podswitch-api", "switch-core/api", &["wire", "node"]),
+    ("podswitch-cni", "examples/podswitch-cni", &[]),
     ("podswitch", ".", &["wire", "vxlan", "policy", "core", "linux", "kubernetes", "node"]),
     (
         "podswitch-vswitch",
         "examples/vswitch",
-        &["wire", "vxlan", "policy", "core", "linux", "kubernetes", "node"],
+        &[
+            "api",
+            "wire",
+            "vxlan",
+            "policy",
+            "core",
+            "linux",
+            "kubernetes",
+            "kubernetes-api",
+            "node",
+        ],
     ),
 ];
 
