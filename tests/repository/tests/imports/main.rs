@@ -28,7 +28,7 @@ const CRATES: [(&str, &str, &[&str]); 12] = [
         "switch-core/kubernetes/api",
         &["wire", "policy", "core", "linux", "kubernetes", "node"],
     ),
-    ("podswitch-api", "switch-core/api", &["wire", "node"]),
+    ("podswitch-api", "switch-core/api", &["wire", "linux", "node"]),
     ("podswitch-cni", "examples/podswitch-cni", &[]),
     ("podswitch", ".", &["wire", "vxlan", "policy", "core", "linux", "kubernetes", "node"]),
     (
