@@ -10,6 +10,7 @@ use podswitch_linux::{HostError, NetNs, Netlink};
 use super::{Attached, Pods, interface_of};
 use crate::attachment::InterfaceKind;
 use crate::events::Failure;
+use crate::pod_name::PodName;
 
 /// How soon after a repair the same pod is looked at again: a pod that undoes it over and over has so many
 /// notes and no more.
@@ -41,22 +42,27 @@ impl Upkeep {
 
 impl Pods {
     /// Puts back what somebody took from pods' interfaces. `sweep`: looks at those, too, whose changes are not told of.
-    pub(crate) fn put_back(&mut self, now: Instant, sweep: bool) {
+    /// Returns the pods whose interface itself is gone: not every port notices before it is to send something.
+    pub(crate) fn put_back(&mut self, now: Instant, sweep: bool) -> Vec<PodName> {
+        let mut lost = Vec::new();
         let (mtu, ours) = (self.mtu, self.switch_namespace.clone());
         for (name, attached) in &mut self.attached {
             if !attached.upkeep.is_due(now, sweep) {
                 continue;
             }
             match put_back(attached, mtu, ours.as_ref()) {
-                Ok(done) => {
+                Ok(None) => {
+                    attached.upkeep.is_due = true;
+                    attached.upkeep.not_before = Some(now + PAUSE);
+                    lost.push(name.clone());
+                }
+                Ok(Some(done)) => {
                     if !done.is_empty() {
                         attached.upkeep.not_before = Some(now + PAUSE);
                     }
                     self.failures.remove(name);
                     self.reporter.repaired(name, done);
                 }
-                // The port's failure tells of an interface that is gone.
-                Err(error) if error.is_not_found() => {}
                 Err(error) => {
                     attached.upkeep.is_due = true;
                     attached.upkeep.not_before = Some(now + PAUSE);
@@ -69,19 +75,28 @@ impl Pods {
                 }
             }
         }
+        lost
     }
 }
 
-fn put_back(attached: &Attached, mtu: u16, ours: Option<&NetNs>) -> Result<Vec<String>, HostError> {
+/// `None`: the interface is gone.
+fn put_back(
+    attached: &Attached,
+    mtu: u16,
+    ours: Option<&NetNs>,
+) -> Result<Option<Vec<String>>, HostError> {
     let pod = &attached.attachment;
     let mut done = Vec::new();
     if let (InterfaceKind::Veth, Some(ours)) = (pod.kind, ours) {
         let mut netlink = Netlink::open(ours)?;
-        let link = netlink.link(&switch_interface(&pod.pod))?;
+        let Some(link) = netlink.find_link(&switch_interface(&pod.pod))? else { return Ok(None) };
         let wanted = InterfaceSettings { mtu: Some(mtu.into()), ..InterfaceSettings::default() };
         done = wanted.put_back(ours, &mut netlink, &link)?;
     }
     let interface = interface_of(pod, mtu);
-    done.extend(attach::put_back(&attached.namespace, attached.index, &interface)?);
-    Ok(done)
+    let of_pod = attach::put_back(&attached.namespace, attached.index, &interface)?;
+    Ok(of_pod.map(|of_pod| {
+        done.extend(of_pod);
+        done
+    }))
 }
