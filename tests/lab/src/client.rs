@@ -30,6 +30,13 @@ impl Client {
         answer.map_err(|reason| format!("{} to {address}: {reason}", self.name))
     }
 
+    /// What a server says that says something to everybody.
+    pub fn get_text(&self, address: SocketAddr) -> Result<String> {
+        let answer =
+            self.ns.enter(|| read(connect(address)?)).map_err(|error| error.to_string())?;
+        answer.map_err(|reason| format!("{} to {address}: {reason}", self.name))
+    }
+
     /// No connection can be opened.
     pub fn is_closed(&self, address: SocketAddr) -> Result {
         match self.get(address) {
@@ -43,13 +50,22 @@ impl Client {
     }
 }
 
-fn request(address: SocketAddr) -> Result<String> {
-    let text = |error: std::io::Error| error.to_string();
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).map_err(text)?;
-    stream.set_read_timeout(Some(TIMEOUT)).map_err(text)?;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(text)?;
+fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, TIMEOUT).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(TIMEOUT)).map_err(|error| error.to_string())?;
+    Ok(stream)
+}
+
+fn read(mut stream: TcpStream) -> Result<String> {
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).map_err(text)?;
+    stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;
+    if answer.is_empty() { Err("no answer".to_owned()) } else { Ok(answer) }
+}
+
+fn request(address: SocketAddr) -> Result<String> {
+    let mut stream = connect(address)?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(|error| error.to_string())?;
+    let answer = read(stream)?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("cut: {answer:?}"))?;
     match head.contains(" 200 ") {
         true => Ok(body.trim().to_owned()),

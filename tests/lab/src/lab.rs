@@ -1,10 +1,10 @@
 //! The cluster: started and ended by scripts, driven by kubectl and inside nodes' namespaces.
 
 use std::fs;
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use podswitch_testkit::privilege;
@@ -21,13 +21,21 @@ pub struct Parts {
 impl Parts {
     /// `None`: parts are missing, and the test is skipped, which is said and counted.
     pub fn find(test: &str) -> Option<Self> {
+        Self::find_all(test, &["prefix/bin/kubelet", "bin/vswitch", "bin/podswitch-cni"])
+    }
+
+    /// As [`find`](Self::find) for tests of the API server and etcd alone.
+    pub fn find_control_plane(test: &str) -> Option<Self> {
+        Self::find_all(test, &["prefix/bin/kube-apiserver", "prefix/root/usr/bin/etcd"])
+    }
+
+    fn find_all(test: &str, needed: &[&str]) -> Option<Self> {
         if !privilege::is_root(test, "the lab needs root") {
             return None;
         }
         let folder = std::env::var_os("PODSWITCH_LAB").map(PathBuf::from);
         let folder = folder.or_else(|| Some(target()?.join("lab")));
         let parts = folder.map(|folder| Self { folder })?;
-        let needed = ["prefix/bin/kubelet", "bin/vswitch", "bin/podswitch-cni"];
         let missing: Vec<_> = needed.iter().filter(|p| !parts.folder.join(p).exists()).collect();
         if !missing.is_empty() {
             let text =
@@ -119,8 +127,17 @@ impl Lab {
     /// Creates or changes objects.
     pub fn apply(&self, yaml: &str) -> Result {
         let path = self.run.join("apply.yaml");
-        fs::write(&path, yaml).map_err(|error| error.to_string())?;
+        // What begins with a brace kubectl takes for JSON.
+        fs::write(&path, format!("---\n{yaml}")).map_err(|error| error.to_string())?;
         self.kubectl(&format!("apply --validate=false -f '{}'", path.display())).map(drop)
+    }
+
+    /// Deletes objects and waits until they are gone.
+    pub fn delete(&self, yaml: &str) -> Result {
+        let path = self.run.join("delete.yaml");
+        fs::write(&path, yaml).map_err(|error| error.to_string())?;
+        let line = format!("delete --ignore-not-found --timeout=90s -f '{}'", path.display());
+        self.kubectl(&line).map(drop)
     }
 
     /// An object or a list of objects.
@@ -132,6 +149,16 @@ impl Lab {
     /// A command in node N's namespaces.
     pub fn on_node(&self, node: usize, line: &str) -> Result<String> {
         self.bash(&format!("nodex {node} {line}"))
+    }
+
+    /// State and logs of the lab.
+    pub fn run_folder(&self) -> &Path {
+        &self.run
+    }
+
+    /// The network namespace of the API server.
+    pub fn control_plane(&self) -> PathBuf {
+        Path::new("/run/netns").join(format!("{}-cp", self.name))
     }
 
     /// The state folder of node N.
@@ -151,7 +178,7 @@ impl Lab {
 
     /// A machine on the nodes' network that is no node.
     pub fn outside(&self) -> Result<Client> {
-        Client::new("outside", &Path::new("/run/netns").join(format!("{}-cp", self.name)))
+        Client::new("outside", &self.control_plane())
     }
 
     pub fn node(&self, node: usize) -> Result<Client> {
@@ -189,9 +216,18 @@ impl Lab {
 
     /// Starts the switch of node N as a process there.
     pub fn start_agent(&self, node: usize, more: &[&str]) -> Result<Agent> {
+        let agent = self.start_agent_unready(node, more)?;
+        agent.wait_until_ready(Duration::from_secs(30))?;
+        Ok(agent)
+    }
+
+    /// Does not wait until it is ready.
+    pub fn start_agent_unready(&self, node: usize, more: &[&str]) -> Result<Agent> {
         let pid = fs::read_to_string(self.node_folder(node).join("pid1"));
         let pid = pid.map_err(|error| error.to_string())?.trim().to_owned();
-        let log = self.node_folder(node).join("agent.log");
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Relaxed);
+        let log = self.node_folder(node).join(format!("agent-{number}.log"));
         let file = fs::OpenOptions::new().create(true).append(true).open(&log);
         let file = file.map_err(|error| error.to_string())?;
         let errors = file.try_clone().map_err(|error| error.to_string())?;
@@ -207,9 +243,7 @@ impl Lab {
         }
         command.args(more).stdin(Stdio::null()).stdout(file).stderr(errors);
         let child = command.spawn().map_err(|error| error.to_string())?;
-        let agent = Agent { child, log };
-        eventually(Duration::from_secs(30), || agent.is_ready())?;
-        Ok(agent)
+        Ok(Agent { child, log })
     }
 
     /// The credentials that agents as processes use.
@@ -276,14 +310,14 @@ pub struct Agent {
 }
 
 impl Agent {
-    fn is_ready(&self) -> Result {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
-        // Of this run: the log is added to.
-        let mine = text.rsplit("\n--- ended\n").next().unwrap_or_default();
-        if mine.lines().any(|line| line.starts_with("ready ")) {
-            return Ok(());
-        }
-        Err(format!("no ready line: {}", mine.lines().last().unwrap_or_default()))
+    pub fn wait_until_ready(&self, timeout: Duration) -> Result {
+        eventually(timeout, || {
+            let text = fs::read_to_string(&self.log).unwrap_or_default();
+            match text.lines().any(|line| line.starts_with("ready ")) {
+                true => Ok(()),
+                false => Err(format!("no ready line: {}", text.lines().last().unwrap_or_default())),
+            }
+        })
     }
 
     /// Ends it with a signal (`KILL`, `TERM`) and waits for its end.
@@ -297,10 +331,7 @@ impl Agent {
         };
         let sent = Command::new("kill").args([&format!("-{signal}"), pid]).status();
         sent.map_err(|error| error.to_string())?;
-        self.child.wait().map_err(|error| error.to_string())?;
-        let mut file =
-            fs::OpenOptions::new().append(true).open(&self.log).map_err(|e| e.to_string())?;
-        file.write_all(b"\n--- ended\n").map_err(|error| error.to_string())
+        self.child.wait().map(drop).map_err(|error| error.to_string())
     }
 }
 

@@ -24,14 +24,24 @@ struct Counts {
 }
 
 impl Load {
+    /// HTTP requests.
     pub fn start(client: &Client, address: SocketAddr) -> Self {
+        Self::with(client, move |client| client.get(address))
+    }
+
+    /// Connections to a server that says something to everybody.
+    pub fn start_text(client: &Client, address: SocketAddr) -> Self {
+        Self::with(client, move |client| client.get_text(address))
+    }
+
+    fn with(client: &Client, request: impl Fn(&Client) -> Result<String> + Send + 'static) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
         let (client, stop) = (client.clone(), ended.clone());
         let thread = thread::spawn(move || {
             let mut counts = Counts::default();
             let mut last = Instant::now();
             while !stop.load(Relaxed) {
-                match client.get(address) {
+                match request(&client) {
                     Ok(body) => {
                         *counts.answered.entry(body).or_default() += 1;
                         counts.longest = counts.longest.max(last.elapsed());

@@ -277,6 +277,26 @@ impl Cluster {
         self.pods_are_reached()
     }
 
+    /// As an upgrade does it: the new switch waits beside the old one.
+    fn successor_waits_and_takes_over(&mut self) -> Result {
+        let client = self.lab.outside()?;
+        let load = Load::start(&client, self.node_port(1));
+        let old = self.agents[0].take().ok_or("no agent")?;
+        let new = self.lab.start_agent_unready(1, &["--wait"])?;
+        thread::sleep(Duration::from_secs(2));
+        if new.wait_until_ready(Duration::from_millis(100)).is_ok() {
+            return Err("it did not wait".to_owned());
+        }
+        old.end("TERM")?;
+        new.wait_until_ready(Duration::from_secs(30))?;
+        self.agents[0] = Some(new);
+        thread::sleep(Duration::from_secs(1));
+        let outage = load.stop_with_outage(Duration::from_secs(15))?;
+        println!("      nothing was answered for {outage:?}");
+        self.pods_are_reached()?;
+        self.service_is_reached()
+    }
+
     fn pod_count(&self, wanted: usize) -> Result {
         let list = self.lab.get("pods -n demo -l app=web")?;
         let count = list["items"].as_array().map_or(0, Vec::len);
@@ -408,6 +428,7 @@ fn a_cluster_of_two_nodes() {
     checks.check("a rolling update loses no request", || cluster.rolling_update_loses_nothing());
     checks.check("the API server goes and returns", || cluster.api_server_goes_and_returns());
     checks.check("the agent is killed and returns", || cluster.agent_is_killed_and_returns());
+    checks.check("a successor waits and takes over", || cluster.successor_waits_and_takes_over());
     checks.check("a node is drained", || cluster.node_is_drained());
     let rounds = std::env::var("LAB_CHURN_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
     checks.check("churn leaves nothing", || cluster.churn_leaves_nothing(rounds));

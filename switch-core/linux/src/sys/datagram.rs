@@ -3,8 +3,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr;
+use std::os::fd::BorrowedFd;
 
 use arrayvec::ArrayVec;
 use podswitch_core::packet::{BATCH, Packet, Pool};
@@ -149,31 +148,18 @@ pub(crate) fn send(socket: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Res
         controls.push((control, len));
     }
     for ((message, name), control) in messages.iter().zip(&mut names).zip(&mut controls) {
-        headers.push(libc::mmsghdr {
-            msg_hdr: libc::msghdr {
-                msg_name: name.0.as_mut_ptr().cast(),
-                msg_namelen: name.1 as libc::socklen_t,
-                // An IoSlice is an iovec, which `sendmmsg` only reads.
-                msg_iov: message.parts.as_ptr().cast_mut().cast(),
-                msg_iovlen: message.parts.len(),
-                msg_control: control.0.as_mut_ptr().cast(),
-                msg_controllen: control.1,
-                msg_flags: 0,
-            },
-            msg_len: 0,
-        });
+        // An IoSlice is an iovec, which `sendmmsg` only reads.
+        let parts = message.parts.as_ptr().cast_mut().cast();
+        let mut header = super::message_header(parts, message.parts.len());
+        header.msg_name = name.0.as_mut_ptr().cast();
+        header.msg_namelen = name.1 as libc::socklen_t;
+        header.msg_control = control.0.as_mut_ptr().cast();
+        header.msg_controllen = control.1 as _;
+        headers.push(libc::mmsghdr { msg_hdr: header, msg_len: 0 });
     }
     // SAFETY: every pointer in `headers` is to memory that `names`, `controls` and `messages`
     // hold with the length given beside it; the kernel writes to none but `headers`.
-    let count = unsafe {
-        libc::sendmmsg(
-            socket.as_raw_fd(),
-            headers.as_mut_ptr(),
-            headers.len() as u32,
-            libc::MSG_DONTWAIT,
-        )
-    };
-    super::check(count).map(|count| count as usize)
+    unsafe { super::send_messages(socket, &mut headers) }
 }
 
 /// Buffer for one received message: a datagram, or several merged.
@@ -222,37 +208,22 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, slots: &mut [Slot]) -> io::Result<
         controls.push(Control::empty());
     }
     for ((part, name), control) in parts.iter_mut().zip(&mut names).zip(&mut controls) {
-        headers.push(libc::mmsghdr {
-            msg_hdr: libc::msghdr {
-                msg_name: name.as_mut_ptr().cast(),
-                msg_namelen: Name::LEN as libc::socklen_t,
-                msg_iov: part.as_mut_ptr(),
-                msg_iovlen: part.len(),
-                msg_control: control.as_mut_ptr().cast(),
-                msg_controllen: Control::LEN,
-                msg_flags: 0,
-            },
-            msg_len: 0,
-        });
+        let mut header = super::message_header(part.as_mut_ptr(), part.len());
+        header.msg_name = name.as_mut_ptr().cast();
+        header.msg_namelen = Name::LEN as libc::socklen_t;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = Control::LEN as _;
+        headers.push(libc::mmsghdr { msg_hdr: header, msg_len: 0 });
     }
     // SAFETY: every pointer in `headers` is to memory that `names`, `controls`, `parts` and
     // `slots` hold with the length given beside it, exclusively borrowed until after the call.
-    let count = unsafe {
-        libc::recvmmsg(
-            socket.as_raw_fd(),
-            headers.as_mut_ptr(),
-            headers.len() as u32,
-            libc::MSG_DONTWAIT,
-            ptr::null_mut(),
-        )
-    };
-    let count = super::check(count)? as usize;
+    let count = unsafe { super::receive_messages(socket, &mut headers)? };
     for (at, (slot, header)) in slots.iter_mut().zip(&headers).take(count).enumerate() {
         slot.len = header.msg_len as usize;
         slot.cut = header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
         slot.from = names[at].get();
         (slot.class, slot.segment, slot.overflow) =
-            facts(&controls[at], header.msg_hdr.msg_controllen);
+            facts(&controls[at], header.msg_hdr.msg_controllen as usize);
     }
     Ok(count)
 }

@@ -44,5 +44,6 @@ fn request(socket: BorrowedFd<'_>, name: &str, value: &mut [u32]) -> io::Result<
     request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
     // SAFETY: SIOCETHTOOL reads an `ifreq` that points to the command's struct; `has_feature` made
     // each as long as its count says, and the kernel writes no more than that.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) }).map(drop)
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) })
+        .map(drop)
 }

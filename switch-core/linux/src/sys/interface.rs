@@ -28,6 +28,6 @@ pub(crate) fn bring_up_loopback() -> io::Result<()> {
     let mut request = named("lo")?;
     request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
     // SAFETY: SIOCSIFFLAGS reads an `ifreq` whose union holds flags.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) })
         .map(drop)
 }

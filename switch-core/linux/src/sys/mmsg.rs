@@ -1,8 +1,7 @@
 //! Bursts on packet sockets: `recvmmsg` and `sendmmsg` over packets in their buffers.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr;
+use std::os::fd::BorrowedFd;
 
 use arrayvec::ArrayVec;
 use podswitch_core::packet::{BATCH, Packet, Pool};
@@ -55,24 +54,16 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, slots: &mut [Slot]) -> io::Result<
     for (part, slot) in parts.iter_mut().zip(slots.iter_mut()) {
         let mut message = message(part);
         message.msg_hdr.msg_control = slot.control.0.as_mut_ptr().cast();
-        message.msg_hdr.msg_controllen = CONTROL;
+        message.msg_hdr.msg_controllen = CONTROL as _;
         messages.push(message);
     }
     // SAFETY: every pointer in `messages` is to memory that `parts` and `slots` hold with the
     // length given beside it, exclusively borrowed until after the call.
-    let count = unsafe {
-        libc::recvmmsg(
-            socket.as_raw_fd(),
-            messages.as_mut_ptr(),
-            messages.len() as u32,
-            libc::MSG_DONTWAIT,
-            ptr::null_mut(),
-        )
-    };
-    let count = super::check(count)? as usize;
+    let count = unsafe { super::receive_messages(socket, &mut messages)? };
     for (slot, message) in slots.iter_mut().zip(&messages).take(count) {
         slot.len = (message.msg_len as usize).saturating_sub(VNET_HEADER);
-        slot.vlan = vlan(&slot.control.0[..message.msg_hdr.msg_controllen.min(CONTROL)]);
+        let control = (message.msg_hdr.msg_controllen as usize).min(CONTROL);
+        slot.vlan = vlan(&slot.control.0[..control]);
     }
     Ok(count)
 }
@@ -94,15 +85,7 @@ pub(crate) fn send(
     }
     // SAFETY: every pointer in `messages` is to memory that `parts`, `headers` and `packets` hold
     // with the length given beside it; the kernel only reads it.
-    let count = unsafe {
-        libc::sendmmsg(
-            socket.as_raw_fd(),
-            messages.as_mut_ptr(),
-            messages.len() as u32,
-            libc::MSG_DONTWAIT,
-        )
-    };
-    super::check(count).map(|count| count as usize)
+    unsafe { super::send_messages(socket, &mut messages) }
 }
 
 fn iovec(bytes: &mut [u8]) -> libc::iovec {
@@ -115,18 +98,7 @@ fn iovec_to_read(bytes: &[u8]) -> libc::iovec {
 }
 
 fn message(parts: &mut [libc::iovec]) -> libc::mmsghdr {
-    libc::mmsghdr {
-        msg_hdr: libc::msghdr {
-            msg_name: ptr::null_mut(),
-            msg_namelen: 0,
-            msg_iov: parts.as_mut_ptr(),
-            msg_iovlen: parts.len(),
-            msg_control: ptr::null_mut(),
-            msg_controllen: 0,
-            msg_flags: 0,
-        },
-        msg_len: 0,
-    }
+    libc::mmsghdr { msg_hdr: super::message_header(parts.as_mut_ptr(), parts.len()), msg_len: 0 }
 }
 
 /// The VLAN tag in PACKET_AUXDATA, if there is one. The control data is that of a single message,

@@ -45,3 +45,53 @@ fn set<T>(
     })
     .map(drop)
 }
+
+/// The header of a message of so many `parts`. Its fields have other types in other C libraries, with padding where the
+/// kernel's are wider, which is zero here.
+fn message_header(parts: *mut libc::iovec, count: usize) -> libc::msghdr {
+    // SAFETY: all zero is a valid `msghdr`: integers and null pointers.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = parts;
+    header.msg_iovlen = count as _;
+    header
+}
+
+/// sendmmsg(2) without waiting: the kernel's own, since that of musl sends one message at a time.
+///
+/// # Safety
+/// Every pointer in `headers` is to memory with the length given beside it, which the kernel only reads.
+unsafe fn send_messages(
+    socket: BorrowedFd<'_>,
+    headers: &mut [libc::mmsghdr],
+) -> io::Result<usize> {
+    let (fd, count) = (socket.as_raw_fd(), headers.len() as libc::c_uint);
+    // SAFETY: the caller sees to what `headers` point to; there are `count` of them.
+    let sent = unsafe {
+        libc::syscall(libc::SYS_sendmmsg, fd, headers.as_mut_ptr(), count, libc::MSG_DONTWAIT)
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// recvmmsg(2) without waiting.
+///
+/// # Safety
+/// Every pointer in `headers` is to memory with the length given beside it, exclusively borrowed.
+unsafe fn receive_messages(
+    socket: BorrowedFd<'_>,
+    headers: &mut [libc::mmsghdr],
+) -> io::Result<usize> {
+    let (fd, count) = (socket.as_raw_fd(), headers.len() as libc::c_uint);
+    let no_timeout = std::ptr::null_mut::<libc::timespec>();
+    // SAFETY: the caller sees to what `headers` point to; there are `count` of them.
+    let received = unsafe {
+        libc::syscall(
+            libc::SYS_recvmmsg,
+            fd,
+            headers.as_mut_ptr(),
+            count,
+            libc::MSG_DONTWAIT,
+            no_timeout,
+        )
+    };
+    usize::try_from(received).map_err(|_| io::Error::last_os_error())
+}

@@ -116,15 +116,11 @@ pub(crate) fn take_error(
     let mut name = Name::empty();
     let mut control = Control::empty();
     let mut part = libc::iovec { iov_base: quote.as_mut_ptr().cast(), iov_len: quote.len() };
-    let mut message = libc::msghdr {
-        msg_name: name.as_mut_ptr().cast(),
-        msg_namelen: Name::LEN as libc::socklen_t,
-        msg_iov: &raw mut part,
-        msg_iovlen: 1,
-        msg_control: control.as_mut_ptr().cast(),
-        msg_controllen: Control::LEN,
-        msg_flags: 0,
-    };
+    let mut message = super::message_header(&raw mut part, 1);
+    message.msg_name = name.as_mut_ptr().cast();
+    message.msg_namelen = Name::LEN as libc::socklen_t;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = Control::LEN as _;
     let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
     // SAFETY: every pointer in `message` is to memory of this function or to `quote`, with the
     // length given beside it.
@@ -134,7 +130,7 @@ pub(crate) fn take_error(
     }
     let quoted = (len as usize).min(quote.len());
     let mut found = None;
-    control.each(message.msg_controllen, |level, kind, data| {
+    control.each(message.msg_controllen as usize, |level, kind, data| {
         let known = matches!(
             (level, kind),
             (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)

@@ -33,8 +33,9 @@ use crate::handle::NodeCaller;
 use crate::node::Node;
 use crate::pod_name::PodName;
 
-/// How long a released address is not given out.
-pub const COOL_DOWN: Duration = Duration::from_secs(30);
+/// How long a released address is not given out. Addresses that are longer out of use go first, so this counts only where
+/// pods come and go so fast that the node's range is used up: a /24 stands 50 a second.
+pub const COOL_DOWN: Duration = Duration::from_secs(5);
 /// How often the queue is looked at.
 const TICK: Duration = Duration::from_millis(500);
 /// How often pods that could not be attached again are tried again, and files of the installation compared.

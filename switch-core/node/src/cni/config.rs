@@ -70,7 +70,8 @@ struct Written {
 #[derive(Deserialize)]
 struct WrittenIpam {
     r#type: Option<String>,
-    ranges: Option<Vec<Vec<WrittenRange>>>,
+    /// Of another plugin it may be anything.
+    ranges: Option<Value>,
     #[serde(flatten)]
     others: serde_json::Map<String, Value>,
 }
@@ -138,6 +139,19 @@ struct RuntimeDns {
 }
 
 impl NetConf {
+    /// Reads a configuration as far as DEL needs it. What was attached must be detached whatever became of its
+    /// configuration since.
+    pub(super) fn read_for_del(text: &str) -> Result<Self, CniError> {
+        match Self::read(text) {
+            Err(error)
+                if matches!(error.code, CniError::CONFIGURATION | CniError::UNSUPPORTED_FIELD) =>
+            {
+                Self::read(r#"{"cniVersion":"1.1.0","name":"unknown"}"#)
+            }
+            result => result,
+        }
+    }
+
     /// Reads a configuration.
     pub(super) fn read(text: &str) -> Result<Self, CniError> {
         let value: Value = serde_json::from_str(text).map_err(|error| {
@@ -220,7 +234,21 @@ impl Ipam {
         if let Some((key, value)) = written.others.iter().next() {
             return Err(unsupported(&format!("ipam.{key}"), value));
         }
-        Ok(Self { delegate: None, ranges: ranges("ipam.ranges", written.ranges)? })
+        let written = written.ranges.filter(|ranges| !ranges.is_null());
+        let written = written.map(|value| {
+            serde_path_to_error::deserialize(&value).map_err(|error| {
+                CniError::field(format!("ipam.ranges{}", suffix(error.path())), error.inner())
+            })
+        });
+        Ok(Self { delegate: None, ranges: ranges("ipam.ranges", written.transpose()?)? })
+    }
+}
+
+/// A path as it goes on behind the name of a list.
+fn suffix(path: &serde_path_to_error::Path) -> String {
+    match path.to_string() {
+        root if root == "." => String::new(),
+        path => path,
     }
 }
 

@@ -1,17 +1,17 @@
-//! What should be against what is: ports, the node's kernel, the underlay.
+//! Reconciliation of ports, the node's kernel and the underlay.
 //!
-//! [`Node::reconcile_ports`] and [`Node::follow`] are the two steps: first the switch's ports and the state that names
-//! them, then the settings of the node's kernel.
+//! [`Node::reconcile_ports`] and [`Node::follow`] are the two steps: first the switch's ports and
+//! the state that names them, then the settings of the node's kernel.
 
 use std::time::Duration;
 
 use podswitch_core::id::Epoch;
 
-use super::publish::Request;
+use super::request::Request;
 use super::{Node, POLL_INTERVAL, RECONCILE_INTERVAL};
 use crate::error::NodeError;
 use crate::events::{Event, Failure};
-use crate::host_side::HostInterface;
+use crate::host_side::{Behind, HostInterface};
 use crate::pod_name::PodName;
 use crate::underlay::Underlay;
 use crate::view::View;
@@ -55,8 +55,8 @@ impl Node {
         Ok(due.since(now).min(POLL_INTERVAL))
     }
 
-    /// What the node's interfaces became may be refused (an MTU that leaves nothing for the tunnel): that is
-    /// reported, and the state in force stays.
+    /// A state may be refused because of the node's present interfaces (such as an MTU too small
+    /// for the tunnel): that is reported, and the state in force stays.
     fn unless_refused(
         &mut self,
         result: Result<Option<Epoch>, NodeError>,
@@ -65,6 +65,8 @@ impl Node {
             Ok(None) => Ok(()),
             Ok(Some(_)) => {
                 self.reported = None;
+                // Ports and their interfaces may have changed.
+                self.behind = Behind::ALL;
                 self.follow();
                 Ok(())
             }
@@ -78,7 +80,7 @@ impl Node {
         }
     }
 
-    /// Whether this was not the last that was reported.
+    /// Whether this differs from the last report.
     fn is_news(&mut self, text: &str) -> bool {
         let is_news = self.reported.as_deref() != Some(text);
         self.reported = Some(text.to_owned());
@@ -121,7 +123,7 @@ impl Node {
         let mut gone = self.pods.outdated(&self.wanted(), |_| true);
         for (port, error) in failed {
             if port == self.host.port() {
-                // Its interface is gone, which is seen and mended where the node's kernel is.
+                // Its interface is gone, which is repaired with the node's kernel.
                 continue;
             }
             if self.underlay.has_failed(port, &error) {
@@ -143,9 +145,9 @@ impl Node {
         self.reconcile_ports(gone, &mut Request::none())
     }
 
-    /// Reconciles the ports: detaches `gone` pods and outdated underlay ports, attaches what is missing. Publishes
-    /// `request`, and in any case that ports changed. Nothing is left of the request then; it is left as it is if
-    /// it is refused.
+    /// Reconciles the ports: detaches `gone` pods and outdated underlay ports, attaches what is
+    /// missing. Publishes `request`, or only the ports if they changed. Afterwards the request is
+    /// empty; it is unchanged if it was refused.
     pub(super) fn reconcile_ports(
         &mut self,
         gone: Vec<PodName>,
@@ -155,7 +157,8 @@ impl Node {
         let mut epoch = self.release(gone, outdated, request)?;
         let mut changed = self.underlay.attach(&mut self.control);
         let wanted = self.wanted();
-        // An underlay that leaves less carries what fits, and the switch answers what is too long.
+        // An underlay with a smaller MTU carries what fits, and the switch answers packets that are
+        // too long.
         let mtu = self.underlay.mtu(self.view(request)).max(wanted.least_mtu());
         changed |= self.pods.set_mtu(mtu) | self.host.set_mtu(mtu);
         changed |= self.pods.attach(&mut self.control, &wanted);
@@ -179,8 +182,8 @@ impl Node {
         f(underlay, request.view(&desired.settings, control.objects()))
     }
 
-    /// Detaches pods and, if `outdated`, ports of the underlay. A configuration without these ports is in force
-    /// before their numbers are free for others.
+    /// Detaches pods and, if `outdated`, ports of the underlay. A state without these ports is put
+    /// in force before their numbers are reused.
     fn release(
         &mut self,
         gone: Vec<PodName>,
@@ -205,16 +208,17 @@ impl Node {
         }
     }
 
-    /// Updates the node's kernel to the state in force. What does not work is reported, and tried again
+    /// Updates the node's kernel to the state in force. Failures are reported, and retried
     /// ([`put_back_host`](Self::put_back_host)).
     pub(super) fn follow(&mut self) {
-        self.kernel_is_behind = false;
+        let behind = std::mem::take(&mut self.behind);
         let snapshot = self.control.snapshot();
         let remote = self.underlay.remote_pods();
         let request = Request::none();
         let view = request.view(&self.desired.settings, self.control.objects());
         let pods = self.ranges.lists();
-        if let Err(error) = self.host.follow(&self.settings, view, pods, &snapshot, remote) {
+        if let Err(error) = self.host.follow(&self.settings, view, pods, &snapshot, remote, behind)
+        {
             self.reporter.failure(Failure::HostSide(error));
         }
         self.host.reconcile(&self.control);

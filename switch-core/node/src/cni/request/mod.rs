@@ -127,7 +127,10 @@ impl Request {
     ) -> Result<Self, CniError> {
         let variables = Variables(environment);
         let command = variables.required(&["CNI_COMMAND"])?[0];
-        let config = NetConf::read(config)?;
+        let config = match command {
+            "DEL" => NetConf::read_for_del(config)?,
+            _ => NetConf::read(config)?,
+        };
         let version = config.version;
         let unknown = |verb| {
             let reason = format!("version {version} has no {verb}");

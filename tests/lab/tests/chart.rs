@@ -1,0 +1,202 @@
+//! The chart on a cluster: what `helm install`, `helm test`, `helm upgrade` and `helm uninstall` do, by Helm's own templates.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use podswitch_lab::{Checks, Lab, Load, Mode, Parts, Result, eventually};
+use podswitch_testkit::privilege;
+use serde_json::{Value, json};
+
+const TEST: &str = "the_chart_on_a_cluster";
+const SOON: Duration = Duration::from_secs(90);
+
+/// Kubernetes 1.20 has no surge of DaemonSets and no ValidatingAdmissionPolicy.
+fn values(lab: &Lab, workers: usize) -> Value {
+    json!({
+        "image": {"repository": "lab.local/podswitch", "tag": "test", "pullPolicy": "Never"},
+        "apiServers": [lab.api_server()],
+        "kubeProxy": "absent",
+        "workers": workers,
+        "cluster": {"serviceCIDRs": ["10.96.0.0/16"]},
+        "cni": {"binDir": "/run/lab-cni/bin", "confDir": "/run/lab-cni/net.d"},
+        "agent": {"updateStrategy": {"maxSurge": 0, "maxUnavailable": 1}, "minReadySeconds": 1},
+        "admissionPolicy": {"enabled": false},
+        "uninstall": {"nodes": lab.nodes},
+    })
+}
+
+/// What Helm would create. `None`: its engine cannot be installed here.
+fn render(values: &Value, hook: Option<&str>) -> Option<String> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../chart/render");
+    let output =
+        Command::new(program).arg(values.to_string()).args(hook).output().expect("python3");
+    if output.status.code() == Some(3) {
+        privilege::skip(TEST, "Helm's engine cannot be installed by pip");
+        return None;
+    }
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).expect("text"))
+}
+
+fn rolled_out(lab: &Lab) -> Result {
+    let done = lab.kubectl("-n kube-system rollout status daemonset/podswitch --timeout=120s");
+    done.map(drop).map_err(|reason| {
+        let logs =
+            "-n kube-system logs -l app.kubernetes.io/component=agent --all-containers --tail=20";
+        format!("{reason}\n{}", lab.kubectl(logs).unwrap_or_else(|error| error))
+    })
+}
+
+/// Nodes are Ready, say that their network is there, and how they are reached.
+fn nodes_have_a_network(lab: &Lab) -> Result {
+    lab.nodes_ready()?;
+    eventually(SOON, || {
+        for node in lab.get("nodes")?["items"].as_array().into_iter().flatten() {
+            let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let network = conditions.iter().find(|c| c["type"] == "NetworkUnavailable");
+            if network.is_none_or(|c| c["status"] != "False") {
+                return Err(format!("condition: {network:?}"));
+            }
+            let annotations = &node["metadata"]["annotations"];
+            for key in ["podswitch.io/vtep-mac", "podswitch.io/public-address"] {
+                if annotations[key].is_null() {
+                    return Err(format!("no annotation {key}: {annotations}"));
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// As `helm test`: its pods succeed.
+fn helm_test(lab: &Lab, objects: &str) -> Result {
+    lab.apply(objects)?;
+    lab.kubectl("-n kube-system rollout status deployment podswitch-test --timeout=90s")?;
+    for name in ["service", "pods", "denied"] {
+        let pod = format!("podswitch-test-{name}");
+        eventually(SOON, || {
+            let phase = lab.get(&format!("-n kube-system pod {pod}"))?["status"]["phase"].clone();
+            match phase.as_str() {
+                Some("Succeeded") => Ok(()),
+                _ => Err(format!(
+                    "{pod} {phase}: {}",
+                    lab.kubectl(&format!("-n kube-system logs {pod}"))?
+                )),
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// What the ServiceAccount may do, as the API server sees it.
+fn rights_are_few(lab: &Lab) -> Result {
+    let may = |what: &str| {
+        let line = format!(
+            "kc auth can-i {what} --as=system:serviceaccount:kube-system:podswitch || true"
+        );
+        lab.bash(&line).map(|said| said.trim() == "yes")
+    };
+    for (what, allowed) in [
+        ("list pods --all-namespaces", true),
+        ("watch endpointslices.discovery.k8s.io --all-namespaces", true),
+        ("patch nodes --subresource=status", true),
+        ("patch pods -n default", true),
+        ("create events -n default", true),
+        ("delete pods -n default", false),
+        ("create pods -n default", false),
+        ("update nodes", false),
+        ("get secrets -n kube-system", false),
+        ("create pods --subresource=exec -n default", false),
+        ("create serviceaccounts --subresource=token -n kube-system", false),
+    ] {
+        if may(what)? != allowed {
+            return Err(format!("{what}: {}", if allowed { "denied" } else { "allowed" }));
+        }
+    }
+    Ok(())
+}
+
+fn agents(lab: &Lab) -> Result<BTreeSet<String>> {
+    let pods = lab.pods("kube-system", "app.kubernetes.io/component=agent")?;
+    Ok(pods.into_iter().map(|(name, ..)| name).collect())
+}
+
+/// Pods keep their network; how long nothing passed.
+fn upgrade(lab: &Lab) -> Result {
+    let service = lab.service("kube-system", "podswitch-test", 80)?;
+    let pods = lab.pods("kube-system", "app.kubernetes.io/component=test-server")?;
+    // Servers are reached from their node; a policy is for clients only.
+    lab.kubectl("-n kube-system delete networkpolicy podswitch-test")?;
+    let client = lab.node(1)?;
+    eventually(SOON, || client.get_text(service).map(drop))?;
+    let before = agents(lab)?;
+    let load = Load::start_text(&client, service);
+    let objects = render(&values(lab, 2), None).ok_or("no engine")?;
+    lab.apply(&objects)?;
+    rolled_out(lab)?;
+    let outage = load.stop_with_outage(Duration::from_secs(20))?;
+    println!("      nothing was answered for {outage:?}");
+    let after = agents(lab)?;
+    if after.len() != lab.nodes || !after.is_disjoint(&before) {
+        return Err(format!("before {before:?}, after {after:?}"));
+    }
+    let same = lab.pods("kube-system", "app.kubernetes.io/component=test-server")?;
+    if same == pods { Ok(()) } else { Err(format!("pods changed: {pods:?}, {same:?}")) }
+}
+
+fn uninstall(lab: &Lab, objects: &str, job: &str) -> Result {
+    let conflist = |node| {
+        Ok::<_, String>(lab.node_folder(node).join("cni/net.d/10-podswitch.conflist").exists())
+    };
+    for node in 1..=lab.nodes {
+        if !conflist(node)? {
+            return Err(format!("n{node} has no configuration to remove"));
+        }
+    }
+    lab.delete(objects)?;
+    lab.apply(job)?;
+    lab.kubectl(
+        "-n kube-system wait --for=condition=complete job/podswitch-uninstall --timeout=120s",
+    )?;
+    for node in 1..=lab.nodes {
+        if conflist(node)? {
+            return Err(format!("n{node} still has its configuration"));
+        }
+        let left = lab.on_node(node, "ls -A /run/podswitch /sys/class/net")?;
+        if left.contains("leases") || left.contains("podswitch0") {
+            return Err(format!("n{node} still has {left}"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_chart_on_a_cluster() {
+    let Some(parts) = Parts::find(TEST) else { return };
+    let image = parts.folder.join("podswitch.tar");
+    if render(&json!({}), None).is_none() {
+        return;
+    }
+    let lab = Lab::up(&parts, Mode::Kubernetes, 2, &[image]).expect("a cluster");
+    let rendered = |hook| render(&values(&lab, 1), hook).expect("it was there before");
+    let objects = rendered(None);
+    let mut checks = Checks::default();
+    let is_up = checks.check("install: agents become ready", || {
+        lab.apply(&objects)?;
+        rolled_out(&lab)
+    });
+    if !is_up {
+        return checks.finish();
+    }
+    checks.check("nodes have a network", || nodes_have_a_network(&lab));
+    checks.check("the agent's rights are few", || rights_are_few(&lab));
+    checks.check("helm test", || helm_test(&lab, &rendered(Some("test"))));
+    checks.check("upgrade: pods keep their network", || upgrade(&lab));
+    checks.check("uninstall leaves no configuration", || {
+        lab.delete(&rendered(Some("test")))?;
+        uninstall(&lab, &objects, &rendered(Some("post-delete")))
+    });
+    checks.finish();
+}
