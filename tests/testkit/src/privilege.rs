@@ -121,6 +121,20 @@ pub fn has_tap(test: &str) -> bool {
     }
 }
 
+/// Whether this process is the machine's root. Otherwise the test is skipped: a user namespace is not enough for it.
+#[track_caller]
+pub fn is_root(test: &str, reason: &str) -> bool {
+    let inside = fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+        let mut fields = map.split_whitespace().skip(2);
+        fields.next() != Some("4294967295")
+    });
+    let there = userns::has_privilege() && !inside;
+    if !there {
+        missing(test, reason);
+    }
+    there
+}
+
 #[track_caller]
 fn missing(test: &str, reason: &str) {
     let required = std::env::var_os("PODSWITCH_REQUIRE_PRIVILEGE").is_some_and(|v| v == "1");
