@@ -26,12 +26,6 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Length of the control data that the kernel wrote, in bytes.
-#[allow(clippy::unnecessary_cast, reason = "32 bits wide with musl, 64 with glibc")]
-fn control_len(header: &libc::msghdr) -> usize {
-    header.msg_controllen as usize
-}
-
 /// Sets a socket option whose value is `T` as C lays it out.
 fn set<T>(
     socket: BorrowedFd<'_>,
