@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use podswitch_benches::memory::resident;
-use podswitch_core::control::{Change, ControlPlane, Options, Pinning};
+use podswitch_core::control::{ControlPlane, Options, Pinning};
 use podswitch_core::id::Epoch;
 use podswitch_kubernetes::Kind;
 use podswitch_kubernetes_api::{ApiOptions, ApiSource};
 use podswitch_kubernetes_api_testkit::{ApiServer, World, kubeconfig};
 use podswitch_linux::NetNs;
 use podswitch_node::source::{Followed, Source, StateSink};
-use podswitch_node::{Node, NodeError, NodeOptions, PodInterfaces, State};
+use podswitch_node::{Node, NodeError, NodeOptions, PodInterfaces, State, StateChanges};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 const NODES: usize = 5_000;
@@ -158,11 +158,11 @@ impl StateSink for Sink {
         }
     }
 
-    fn update_state(&mut self, changes: Vec<Change>) -> Result<Epoch, NodeError> {
+    fn update_state(&mut self, changes: StateChanges) -> Result<Epoch, NodeError> {
         match self {
-            Self::Node(node) => node.update(changes),
+            Self::Node(node) => node.update_state(changes),
             Self::Control(control) => {
-                let epoch = control.update_lenient(changes)?.epoch;
+                let epoch = control.update_lenient(changes.objects)?.epoch;
                 control.wait(epoch, Duration::from_secs(60))?;
                 Ok(epoch)
             }

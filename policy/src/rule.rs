@@ -17,9 +17,9 @@ pub use cluster::{
 pub use network::{Direction, NetworkPolicy, Peer, Peers, PortRule, Ports, Rule};
 pub use selector::{Operator, Requirement, Selector};
 
-/// Labels of an object: key and value, sorted by key, without duplicate keys.
+/// Labels of an object: key and value, sorted by key, without duplicate keys. Copies share their memory.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, PartialOrd, Ord)]
-pub struct Labels(Vec<(Arc<str>, Arc<str>)>);
+pub struct Labels(Arc<[(Arc<str>, Arc<str>)]>);
 
 impl Labels {
     /// Labels from pairs in any order; the last of a repeated key counts.
@@ -31,7 +31,12 @@ impl Labels {
                 Err(at) => list.insert(at, (key, value)),
             }
         }
-        Self(list)
+        Self(list.into())
+    }
+
+    /// Whether a copy shares the memory of these labels.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
 
     /// The value of `key`.

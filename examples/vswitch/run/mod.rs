@@ -176,8 +176,8 @@ fn serve_node(args: &Args, json: bool) -> Done {
         .cluster(&cluster)
         .underlay(args.underlay.options())
         .kube_proxy(args.kube_proxy);
-    let control = args.control.open(run_dir_path)?;
-    options = control.options(options);
+    let mut control = args.control.open(run_dir_path)?;
+    options = control.options(options, &args.node);
     if let Some(path) = &args.node_netns {
         options = options.namespace(NetNs::open(path)?);
     }

@@ -5,9 +5,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
 use podswitch_linux::NetNs;
-use podswitch_vswitch_testkit::running::{PATIENCE, Running};
+use podswitch_vswitch_testkit::running::{Limit, PATIENCE, Running};
 use podswitch_vswitch_testkit::{Folder, X, Y, Y6, head, pod, program, run};
 use serde_json::Value;
 
@@ -50,6 +51,8 @@ impl Switch {
             "off",
             "--run-dir",
             &run_dir,
+            "--output",
+            &format!("jsonl={}", folder.text("records")),
         ]);
         running.says("ready");
         Self { running, socket: folder.text("run/ctl.sock"), folder, name }
@@ -67,6 +70,22 @@ impl Switch {
         let (status, out, err) = self.ask(command, arguments);
         assert_eq!((status, &*err), (Some(0), ""), "{out}");
         out
+    }
+
+    /// Waits until there is such a record in the file.
+    #[track_caller]
+    fn has_recorded(&self, r#type: &str, field: &str, value: &str) {
+        let patience = Limit::new(PATIENCE);
+        while patience.left().is_some() {
+            let text = std::fs::read_to_string(self.folder.path("records")).expect("a file");
+            let mut records =
+                text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            if records.any(|record| record["type"] == r#type && record[field] == value) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        panic!("there is no {} with {field}={value}", r#type);
     }
 
     #[track_caller]
@@ -140,6 +159,8 @@ fn an_operator_asks() {
     let policies = switch.says("policies", &["only"]);
     assert!(policies.contains("NetworkPolicy/a/only ingress[0]"), "{policies}");
     switch.says("services", &[]);
+    switch.has_recorded("drop", "reason", "policy_ingress");
+    switch.has_recorded("flow_opened", "dst_pod", "a/y");
     drop((client, server));
     let Switch { running, socket, folder, .. } = switch;
     assert_eq!(running.stop(), Some(0));

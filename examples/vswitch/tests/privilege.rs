@@ -1,6 +1,8 @@
 //! What `vswitch run` may do while it runs, as the kernel tells of it, and that it still does its work.
 
 use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use podswitch_linux::NetNs;
 use podswitch_linux::confine::{CONTROL, CapabilitySet};
@@ -28,8 +30,7 @@ fn threads(process: u32) -> Vec<String> {
 #[test]
 fn a_running_switch_holds_little() {
     podswitch_testkit::require_tap!();
-    let (node, x, y) = (NetNs::anonymous(), NetNs::anonymous(), NetNs::anonymous());
-    let [node, x, y] = [node, x, y].map(|ns| ns.expect("a namespace"));
+    let [node, x, y, z] = [(); 4].map(|()| NetNs::anonymous().expect("a namespace"));
     let attached = |name: &str, number, ns: &NetNs, kind: &str| {
         let path = ns.path();
         pod(
@@ -52,15 +53,25 @@ fn a_running_switch_holds_little() {
         &netns,
         "--workers",
         "2",
+        "--run-dir",
+        &folder.text("run"),
     ]);
     switch.says("ready");
 
     let threads = threads(switch.id());
-    let mut workers = 0;
+    let (mut workers, mut answering) = (0, 0);
     for status in &threads {
         let (name, held) = (field(status, "Name"), set(status, "CapPrm"));
         let expected = match &*name {
-            "control" => CONTROL,
+            // The second is the node's own: it enters namespaces.
+            "control" | "podswitch-node" => CONTROL,
+            // They answer the CNI plugin, and leave to the node's thread what needs more.
+            name if name.starts_with("cni-") => {
+                answering += 1;
+                CapabilitySet::empty()
+            }
+            // It answers at the control socket, likewise.
+            "podswitch-api" => CapabilitySet::empty(),
             name if name.starts_with("podswitch-") => {
                 workers += 1;
                 CapabilitySet::empty()
@@ -77,7 +88,7 @@ fn a_running_switch_holds_little() {
         assert_eq!(field(status, "NoNewPrivs"), "1", "{name}");
         assert_eq!(field(status, "Seccomp"), "2", "{name}");
     }
-    assert_eq!(workers, 2);
+    assert_eq!((workers, answering), (2, 2));
 
     // It still attaches pods of either kind, and stops in order.
     let two = one + &attached("y", 3, &y, "veth");
@@ -85,5 +96,19 @@ fn a_running_switch_holds_little() {
     switch.says("applied");
     let mut netlink = podswitch_linux::Netlink::open(&y).expect("netlink");
     assert!(netlink.find_link("eth0").expect("asked").is_some());
+
+    // Nor does what a runtime asks for need more.
+    let socket = folder.path("run").join("cni.sock");
+    let config = format!(
+        r#"{{"cniVersion": "1.0.0", "name": "n", "type": "podswitch-cni", "socket": {socket:?}}}"#
+    );
+    for verb in ["ADD", "DEL"] {
+        let mut call = Command::new(podswitch_vswitch_testkit::plugin());
+        call.envs([("CNI_COMMAND", verb), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0")]);
+        let mut call =
+            call.env("CNI_NETNS", z.path()).stdin(Stdio::piped()).spawn().expect("it starts");
+        call.stdin.take().expect("piped").write_all(config.as_bytes()).expect("written");
+        assert!(call.wait().expect("it ends").success(), "{verb}");
+    }
     assert_eq!(switch.stop(), Some(0));
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod capture;
+mod cni;
 mod engine;
 mod fragments;
 mod gro;
@@ -26,7 +27,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "parse", max_len: 2048, run: parse::run },
     Target { name: "headers", max_len: 512, run: headers::run },
     Target { name: "vxlan", max_len: 512, run: vxlan::run },
@@ -36,6 +37,7 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "fragments", max_len: 4096, run: fragments::run },
     Target { name: "capture", max_len: 4096, run: capture::run },
     Target { name: "manifests", max_len: 8192, run: manifests::run },
+    Target { name: "cni", max_len: 4096, run: cni::run },
 ];
 
 /// Runs the target of that name.

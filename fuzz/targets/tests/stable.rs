@@ -105,7 +105,8 @@ targets! {
     gro: 5_000,
     fragments: 20_000,
     capture: 20_000,
-    manifests: 5_000
+    manifests: 5_000,
+    cni: 20_000
 }
 
 /// Each has a program for the fuzzer, which `fuzz/Cargo.toml` names.

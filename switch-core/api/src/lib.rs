@@ -14,11 +14,13 @@
 mod client;
 mod drop_log;
 mod filter;
+mod json_lines;
 mod routes;
 mod server;
 mod trace;
 
 pub use client::{Client, ClientError};
 pub use drop_log::DropLog;
+pub use json_lines::{JsonLines, Rotation};
 pub use routes::MAX_FLOWS;
 pub use server::{ApiServer, MAX_CONNECTIONS, bind};

@@ -21,13 +21,21 @@ pub struct Parts {
 impl Parts {
     /// `None`: parts are missing, and the test is skipped, which is said and counted.
     pub fn find(test: &str) -> Option<Self> {
+        Self::find_all(test, &["prefix/bin/kubelet", "bin/vswitch", "bin/podswitch-cni"])
+    }
+
+    /// As [`find`](Self::find) for tests of the API server and etcd alone.
+    pub fn find_control_plane(test: &str) -> Option<Self> {
+        Self::find_all(test, &["prefix/bin/kube-apiserver", "prefix/root/usr/bin/etcd"])
+    }
+
+    fn find_all(test: &str, needed: &[&str]) -> Option<Self> {
         if !privilege::is_root(test, "the lab needs root") {
             return None;
         }
         let folder = std::env::var_os("PODSWITCH_LAB").map(PathBuf::from);
         let folder = folder.or_else(|| Some(target()?.join("lab")));
         let parts = folder.map(|folder| Self { folder })?;
-        let needed = ["prefix/bin/kubelet", "bin/vswitch", "bin/podswitch-cni"];
         let missing: Vec<_> = needed.iter().filter(|p| !parts.folder.join(p).exists()).collect();
         if !missing.is_empty() {
             let text =
@@ -119,7 +127,8 @@ impl Lab {
     /// Creates or changes objects.
     pub fn apply(&self, yaml: &str) -> Result {
         let path = self.run.join("apply.yaml");
-        fs::write(&path, yaml).map_err(|error| error.to_string())?;
+        // What begins with a brace kubectl takes for JSON.
+        fs::write(&path, format!("---\n{yaml}")).map_err(|error| error.to_string())?;
         self.kubectl(&format!("apply --validate=false -f '{}'", path.display())).map(drop)
     }
 
@@ -142,6 +151,16 @@ impl Lab {
         self.bash(&format!("nodex {node} {line}"))
     }
 
+    /// State and logs of the lab.
+    pub fn run_folder(&self) -> &Path {
+        &self.run
+    }
+
+    /// The network namespace of the API server.
+    pub fn control_plane(&self) -> PathBuf {
+        Path::new("/run/netns").join(format!("{}-cp", self.name))
+    }
+
     /// The state folder of node N.
     pub fn node_folder(&self, node: usize) -> PathBuf {
         self.run.join(format!("n{node}"))
@@ -159,7 +178,7 @@ impl Lab {
 
     /// A machine on the nodes' network that is no node.
     pub fn outside(&self) -> Result<Client> {
-        Client::new("outside", &Path::new("/run/netns").join(format!("{}-cp", self.name)))
+        Client::new("outside", &self.control_plane())
     }
 
     pub fn node(&self, node: usize) -> Result<Client> {

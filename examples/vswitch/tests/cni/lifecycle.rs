@@ -2,8 +2,6 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use podswitch_linux::netlink::LinkSpec;
-
 use super::*;
 
 #[test]
@@ -81,8 +79,7 @@ fn what_is_not_ours_is_left_alone() {
     let world = World::new("");
     let switch = world.start(&[]);
     let taken = Container::new();
-    let mut netlink = Netlink::open(&taken.netns).unwrap();
-    netlink.add_dummy(&LinkSpec::new("eth0")).unwrap();
+    world.put_interface("eth0", &taken.netns);
     let refused = world.of("ADD", &taken, None, &json!({}));
     assert_eq!(refused.error().0, 101);
     world.del(&taken);
@@ -96,7 +93,7 @@ fn what_is_not_ours_is_left_alone() {
     let ours = netlink.link("eth0").unwrap().index;
     netlink.set_down(ours).unwrap();
     netlink.rename(ours, "old0").unwrap();
-    netlink.add_dummy(&LinkSpec::new("eth0")).unwrap();
+    world.put_interface("eth0", &replaced.netns);
     world.del(&replaced);
     assert!(replaced.has_interface("eth0"));
     assert!(!replaced.has_interface("old0"));
@@ -144,4 +141,59 @@ fn what_is_asked_for_is_given() {
     assert!(!x.has_interface("eth0") && y.has_interface("eth0"));
     assert_eq!(switch.stop(), Some(0));
     assert!(y.has_interface("eth0"), "only DEL removes it");
+}
+
+#[test]
+fn a_sandbox_that_is_replaced_does_not_take_the_pod_along() {
+    podswitch_testkit::require_tap!();
+    let world = World::new("");
+    let switch = world.start(&[]);
+    let (old, new, other) = (Container::new(), Container::new(), Container::new());
+    let of_old = world.add(&old, Some("x"));
+    let of_other = world.add(&other, Some("other"));
+    // The pod's next sandbox comes before the DEL of the last.
+    let of_new = world.add(&new, Some("x"));
+    assert_ne!(of_old, of_new);
+    world.del(&old);
+    assert!(!old.has_interface("eth0"));
+    let (from, to) = (other.socket(of_other[0], 7000), new.socket(of_new[0], 7000));
+    assert!(arrives(&from, &to, 5));
+    world.del(&new);
+    assert!(!new.has_interface("eth0"));
+    assert_eq!(world.leases().len(), 1);
+    assert_eq!(switch.stop(), Some(0));
+}
+
+#[test]
+fn status_says_when_there_are_no_addresses() {
+    podswitch_testkit::require_tap!();
+    let world = World::new("");
+    let with = |ranges: &str| {
+        let text = head().replace("n1", &world.name);
+        let text = text.replace("[10.1.0.0/24, \"fd00:1::/64\"]", ranges);
+        fs::write(world.folder.path("state").join("state.yaml"), text).expect("written");
+    };
+    with("[]");
+    let switch = world.start(&[]);
+    let status = || world.call("STATUS", &[], &json!({}));
+    assert_eq!(status().error(), (50, "the node has no podCIDRs"));
+    let x = Container::new();
+    assert_eq!(world.of("ADD", &x, None, &json!({})).error().0, 11);
+    with("[10.1.0.0/30]");
+    switch.says("applied");
+    let until = |what: &dyn Fn() -> bool| {
+        assert!((0..400).any(|_| what() || {
+            std::thread::sleep(Duration::from_millis(50));
+            false
+        }));
+    };
+    until(&|| status().ok);
+    let containers: Vec<Container> = (0..4).map(|_| Container::new()).collect();
+    containers.iter().for_each(|container| drop(world.add(container, None)));
+    let full = world.of("ADD", &x, None, &json!({}));
+    assert_eq!(full.error().0, 11);
+    assert!(full.error().1.contains("no address is free in 10.1.0.0/30"), "{full:?}");
+    until(&|| !status().ok);
+    assert_eq!(status().error().0, 50);
+    assert_eq!(switch.stop(), Some(0));
 }

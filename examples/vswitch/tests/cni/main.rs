@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use podswitch_linux::netlink::LinkSpec;
 use podswitch_linux::{NetNs, Netlink};
 use podswitch_vswitch_testkit::running::Running;
 use podswitch_vswitch_testkit::{Folder, head, plugin};
@@ -24,10 +25,15 @@ use serde_json::{Value, json};
 /// A node with a switch, and a runtime that calls the plugin.
 struct World {
     folder: Folder,
-    /// Name of the node, and of the folder of its files.
+    /// Name of the node.
     name: String,
     node: NetNs,
+    /// Where the other end of the node's only interface is.
+    outside: NetNs,
 }
+
+/// Interfaces that others made.
+static OTHERS: AtomicUsize = AtomicUsize::new(0);
 
 /// What the plugin printed.
 #[derive(Debug)]
@@ -48,10 +54,25 @@ impl World {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("cni-{}-{number}", std::process::id());
-        let world =
-            Self { folder: Folder::new(), name, node: NetNs::anonymous().expect("a namespace") };
+        let [node, outside] = [(); 2].map(|()| NetNs::anonymous().expect("a namespace"));
+        let world = Self { folder: Folder::new(), name, node, outside };
         world.manifest(more);
         world
+    }
+
+    /// Gives the node its InternalIP.
+    fn give_address(&self) {
+        let mut netlink = Netlink::open(&self.node).expect("netlink");
+        let (here, there) = (LinkSpec::new("up0").up(), LinkSpec::new("up0").up());
+        let index = netlink.add_veth(&here, &there, &self.outside).expect("a pair");
+        netlink.add_address(index, "192.0.2.1/24".parse().expect("an address")).expect("added");
+    }
+
+    /// Puts an interface of another's into a namespace.
+    fn put_interface(&self, name: &str, netns: &NetNs) {
+        let mut netlink = Netlink::open(netns).expect("netlink");
+        let there = LinkSpec::new(format!("t{}", OTHERS.fetch_add(1, Ordering::Relaxed)));
+        netlink.add_veth(&LinkSpec::new(name), &there, &self.outside).expect("a pair");
     }
 
     /// Puts a manifest in place at once.

@@ -1,16 +1,12 @@
 //! `portMappings`: ports of the node that lead to a pod.
 
-use podswitch_linux::netlink::LinkSpec;
-
 use super::*;
 
 #[test]
 fn ports_of_the_node_lead_to_the_pod() {
     podswitch_testkit::require_tap!();
     let world = World::new("");
-    let mut netlink = Netlink::open(&world.node).unwrap();
-    let index = netlink.add_dummy(&LinkSpec::new("up0").up()).unwrap();
-    netlink.add_address(index, "192.0.2.1/24".parse().unwrap()).unwrap();
+    world.give_address();
     let switch = world.start(&[]);
     let x = Container::new();
     let mapping = |port: u16| {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{Method, Request};
 use kube::client::Body;
-use podswitch_core::config::{Config, LocalNode};
+use podswitch_core::config::LocalNode;
 use podswitch_core::time::Instant;
 use podswitch_kubernetes::{Kind, Object, Overlay};
 use podswitch_node::PodName;
@@ -20,17 +20,9 @@ use tokio::time::sleep;
 use crate::error::RequestError;
 use crate::events::Draft;
 use crate::feed::Shared;
+use crate::names::{ADDRESSES, FLANNEL, PUBLIC_ADDRESS, VTEP_MAC};
 use crate::servers::Servers;
 use crate::watch::{Backoff, get};
-
-/// MAC address of our VTEP.
-const VTEP_MAC: &str = "podswitch.io/vtep-mac";
-/// Addresses by which other nodes reach us.
-pub(crate) const PUBLIC_ADDRESS: &str = "podswitch.io/public-address";
-/// Addresses of a pod.
-const ADDRESSES: &str = "podswitch.io/addresses";
-/// Flannel's annotations (flannel-io/flannel, `pkg/subnet/kube/annotations.go`): its nodes follow ours only with them.
-const FLANNEL: &str = "flannel.alpha.coreos.com";
 
 /// The first and the longest pause between two writes of our Node object: somebody else may write it against us.
 const NODE_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -69,8 +61,8 @@ impl OwnNode {
     }
 
     /// What the state in force says of this node.
-    pub(crate) fn set_in_force(&mut self, config: &Config, flannel: Option<Overlay>) {
-        self.wanted = annotations(&config.node, flannel);
+    pub(crate) fn set_in_force(&mut self, node: &LocalNode, flannel: Option<Overlay>) {
+        self.wanted = annotations(node, flannel);
     }
 
     /// The first state is in force at every worker.
@@ -381,11 +373,10 @@ mod tests {
         assert_eq!(rfc3339(1_709_251_200), "2024-03-01T00:00:00Z");
     }
 
-    fn config() -> Config {
+    fn local() -> LocalNode {
         let vtep = VtepMac { ipv4: Mac([0x0e, 0x58, 192, 0, 2, 1]), ipv6: None };
         let addresses = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
-        let node = LocalNode { name: "n".into(), addresses, vtep, ..LocalNode::default() };
-        Config { node, ..Config::default() }
+        LocalNode { name: "n".into(), addresses, vtep, ..LocalNode::default() }
     }
 
     fn node(annotations: &str, condition: &str) -> Object {
@@ -400,7 +391,7 @@ mod tests {
     fn our_node_is_written_when_it_differs_and_only_then() {
         let (mut own, clock) = (OwnNode::default(), Clock::start());
         let mut now = clock.now();
-        own.set_in_force(&config(), None);
+        own.set_in_force(&local(), None);
         own.see(&node("", "True"));
         assert_eq!(own.patch(now), None, "no state is in force yet");
         own.acknowledged();
@@ -423,7 +414,7 @@ mod tests {
 
     #[test]
     fn among_flannel_nodes_it_is_one_of_them() {
-        let wanted = annotations(&config().node, Some(Overlay { vni: Some(7) }));
+        let wanted = annotations(&local(), Some(Overlay { vni: Some(7) }));
         let get = |key: &str| wanted[&format!("{FLANNEL}/{key}")].clone();
         assert_eq!(get("public-ip"), "192.0.2.1");
         assert_eq!(get("public-ipv6"), "2001:db8::1");

@@ -8,8 +8,7 @@ use podswitch_core::id::Cookie;
 use podswitch_core::time::{Clock, Instant};
 use podswitch_kubernetes::{Action, Kind, Object, Record};
 
-use crate::agent::PUBLIC_ADDRESS;
-use crate::view::ApiView;
+use crate::names::PUBLIC_ADDRESS;
 
 /// After how long the same is said of an object again.
 const AGAIN: Duration = Duration::from_secs(3600);
@@ -68,10 +67,14 @@ impl Reports {
         self.agents.remove(object);
     }
 
-    /// The Events that these records call for now, and whether more are due later.
-    pub(crate) fn news(&mut self, records: &[Record], view: &ApiView) -> (Vec<Draft>, bool) {
-        let is_local = |pod: &Cookie| view.knows(pod);
-        self.select(records, self.clock.now(), &is_local)
+    /// The Events that these records call for now, and whether more are due later. `is_local`: whether a pod is this
+    /// node's.
+    pub(crate) fn news(
+        &mut self,
+        records: &[Record],
+        is_local: &dyn Fn(&Cookie) -> bool,
+    ) -> (Vec<Draft>, bool) {
+        self.select(records, self.clock.now(), is_local)
     }
 
     fn select(

@@ -44,6 +44,8 @@ mod events;
 mod feed;
 mod health;
 mod lists;
+mod names;
+mod options;
 mod runtime;
 mod saved;
 mod servers;
@@ -54,4 +56,5 @@ mod watch;
 
 pub use error::ApiError;
 pub use health::MetricsText;
-pub use source::{ApiOptions, ApiSource};
+pub use options::ApiOptions;
+pub use source::ApiSource;

@@ -15,8 +15,8 @@ use crate::agent::{self, Agent};
 use crate::error::ApiError;
 use crate::feed::{Inbox, PodScope, Shared, feed};
 use crate::health::{self, Health};
+use crate::options::ApiOptions;
 use crate::servers::{Access, Servers};
-use crate::source::ApiOptions;
 use crate::view::ApiView;
 use crate::watch::Follower;
 

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +18,9 @@ use crate::agent::{Agent, OwnNode};
 use crate::error::ApiError;
 use crate::events::Reports;
 use crate::feed::{Inbox, Message, PodScope, Shared};
-use crate::health::{Health, MetricsText};
+use crate::health::Health;
 use crate::lists::Lists;
+use crate::options::{self, ApiOptions};
 use crate::runtime::Runtime;
 use crate::saved::Saved;
 use crate::servers::Access;
@@ -41,47 +41,6 @@ const TAKE_UP: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_secs(5);
 /// How often somebody looks after the source without a reason.
 const IDLE: Duration = Duration::from_millis(500);
-
-/// What an [`ApiSource`] is told.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ApiOptions {
-    /// The node whose switch this is.
-    pub node: String,
-    /// What no object says.
-    pub cluster: ClusterOptions,
-    /// Credentials and server. `None`: those of the pod that this runs in.
-    pub kubeconfig: Option<PathBuf>,
-    /// API servers to try before all others, such as `https://192.0.2.1:6443`.
-    pub servers: Vec<String>,
-    /// Where the last good state and the API servers' addresses are kept. `None`: nowhere.
-    pub run_dir: Option<PathBuf>,
-    /// Where `/healthz`, `/readyz`, `/livez` and `/metrics` answer. `None`: nowhere.
-    pub health: Option<SocketAddr>,
-    /// What `/metrics` answers.
-    pub metrics: MetricsText,
-    /// Whether our Node object, pods' annotations and Events are written.
-    pub write_status: bool,
-    /// Called first thing on the thread that speaks to the API server, to give up privilege.
-    pub on_thread_start: Option<fn()>,
-}
-
-impl ApiOptions {
-    /// Options of the node `node`: credentials of a pod, nothing kept, no probes, status written.
-    pub fn new(node: &str) -> Self {
-        Self {
-            node: node.to_owned(),
-            cluster: ClusterOptions::default(),
-            kubeconfig: None,
-            servers: Vec::new(),
-            run_dir: None,
-            health: None,
-            metrics: MetricsText::default(),
-            write_status: true,
-            on_thread_start: None,
-        }
-    }
-}
 
 /// See the module's description.
 #[derive(Debug)]
@@ -110,6 +69,8 @@ pub struct ApiSource {
     records_at: Instant,
     records_due: bool,
     stale: bool,
+    /// It was said that there is no Node object.
+    is_missing_said: bool,
     /// Texts that are no object.
     unreadable: u64,
     saved: Saved,
@@ -129,7 +90,7 @@ impl ApiSource {
     pub fn open(options: ApiOptions) -> Result<Self, ApiError> {
         let saved = Saved::open(options.run_dir.as_deref(), &options.node);
         let servers: Result<Vec<Uri>, ApiError> =
-            options.servers.iter().map(|text| server(text)).collect();
+            options.servers.iter().map(|text| options::server(text)).collect();
         let access = Access {
             kubeconfig: options.kubeconfig.clone(),
             servers: servers?,
@@ -156,6 +117,7 @@ impl ApiSource {
             records_at: now,
             records_due: false,
             stale: false,
+            is_missing_said: false,
             unreadable: 0,
             saved,
             own: OwnNode::default(),
@@ -205,15 +167,17 @@ impl ApiSource {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::ListBegins(kind) => self.lists.begin(kind),
+            Message::ListBegins(kind) => {
+                let is_first = self.store.names(kind).next().is_none() && self.held.is_empty();
+                self.lists.begin(kind, is_first);
+            }
             Message::Objects(kind, objects) => {
                 for object in objects {
                     self.lists.enter(kind, object.name());
                     self.upsert(object);
                 }
             }
-            Message::Deleted(kind, name) => {
-                self.lists.forget(kind, &name);
+            Message::Deleted(name) => {
                 self.delete(&name);
             }
             Message::ListEnds(kind, scope) => {
@@ -224,8 +188,12 @@ impl ApiSource {
                         return;
                     }
                 }
-                for gone in self.lists.end(kind) {
-                    self.delete(&gone);
+                if let Some(seen) = self.lists.end(kind) {
+                    let held = self.held.iter().filter(|(_, object)| object.kind() == kind);
+                    let known = self.store.names(kind).chain(held.map(|(name, _)| name));
+                    let gone: Vec<Cookie> =
+                        known.filter(|name| !seen.contains(*name)).cloned().collect();
+                    gone.iter().for_each(|name| self.delete(name));
                 }
                 if kind == Kind::Pod {
                     for object in std::mem::take(&mut self.held).into_values() {
@@ -347,19 +315,26 @@ impl ApiSource {
     fn publish(&mut self, node: &mut dyn StateSink) -> Result<Followed, SourceError> {
         self.changed = false;
         if !self.store.has_node() {
-            self.behind = true;
+            if self.behind && self.is_missing_said {
+                return Ok(Followed::Unchanged);
+            }
+            (self.behind, self.is_missing_said) = (true, true);
             self.records = self.store.records();
             return Err(SourceError::Other(format!(
                 "there is no Node object for this node, {}; the state in force stays",
                 self.node
             )));
         }
+        self.is_missing_said = false;
         let changes = self.store.take_changes();
         self.records_due = true;
         if changes.is_empty() && !self.behind {
             return Ok(Followed::Unchanged);
         }
-        let applied = if self.behind || changes.base.is_some() {
+        if let Some(base) = &changes.base {
+            self.own.set_in_force(&base.node, base.flannel);
+        }
+        let applied = if self.behind {
             let state = self.whole();
             node.apply_state(state)
         } else {
@@ -372,7 +347,7 @@ impl ApiSource {
     fn whole(&mut self) -> State {
         let mut compiled = self.store.compiled();
         self.cluster.complete(&mut compiled.config, compiled.flannel);
-        self.own.set_in_force(&compiled.config, compiled.flannel);
+        self.own.set_in_force(&compiled.config.node, compiled.flannel);
         self.records = std::mem::take(&mut compiled.records);
         State::from(compiled)
     }
@@ -383,7 +358,7 @@ impl ApiSource {
             return;
         }
         self.records = self.store.records();
-        let (events, more) = self.reports.news(&self.records, &self.view);
+        let (events, more) = self.reports.news(&self.records, &|pod| self.view.knows(pod));
         (self.records_due, self.records_at) = (more, now + RECORDS_INTERVAL);
         events.into_iter().for_each(|event| self.agent.event(event));
     }
@@ -391,8 +366,13 @@ impl ApiSource {
     /// The state that was good last, for a start without an API server.
     fn load_saved(&mut self) -> bool {
         let Self { saved, lists, peers, view, store, node, own, .. } = self;
+        for kind in Kind::ALL {
+            lists.know_more(kind, store.names(kind).cloned().collect());
+        }
         saved.load(&mut |object| {
-            lists.enter_saved(object.kind(), object.name());
+            if !lists.is_news(object.kind(), object.name()) {
+                return;
+            }
             if object.has_pod_peers() {
                 peers.insert(object.name().clone());
             }
@@ -461,7 +441,7 @@ impl Source for ApiSource {
         if force {
             (self.changed, self.behind) = (true, true);
         }
-        let is_due = self.changed && now >= self.publish_at && self.lists.are_publishable();
+        let is_due = self.changed && now >= self.publish_at && self.lists.were_complete();
         let result = if is_due {
             self.publish_at = now + COALESCE;
             let applied = self.publish(node);
@@ -488,7 +468,7 @@ impl Source for ApiSource {
     fn next_check(&self) -> Duration {
         let now = self.clock.now();
         let mut pause = IDLE;
-        if self.changed && self.lists.are_publishable() {
+        if self.changed && self.lists.were_complete() {
             pause = pause.min(self.publish_at.since(now));
         }
         if self.records_due {
@@ -507,21 +487,5 @@ impl Source for ApiSource {
 
     fn is_stale(&self) -> bool {
         self.stale
-    }
-}
-
-/// A server of the options.
-fn server(text: &str) -> Result<Uri, ApiError> {
-    let refuse = |reason: &str| {
-        let reason = format!("{text:?} {reason}");
-        Err(ApiError::Option { option: "servers", reason })
-    };
-    match text.parse::<Uri>() {
-        Ok(uri) if !matches!(uri.scheme_str(), Some("https" | "http")) => {
-            refuse("does not begin with https:// or http://")
-        }
-        Ok(uri) if uri.host().is_none_or(str::is_empty) => refuse("names no host"),
-        Ok(uri) => Ok(uri),
-        Err(error) => refuse(&error.to_string()),
     }
 }

@@ -124,7 +124,11 @@ impl Follower {
     }
 
     async fn pause(&self, backoff: &mut Backoff, error: &RequestError) {
-        self.feed.shared.failed(format!("{}: {error}", self.kind.plural()));
+        // Where nothing is reached it is the same for every kind.
+        self.feed.shared.failed(match error {
+            RequestError::Away(reason) => reason.clone(),
+            error => format!("{}: {error}", self.kind.plural()),
+        });
         let asked = match error {
             RequestError::Status { retry_after, .. } => retry_after.unwrap_or_default(),
             _ => Duration::ZERO,
@@ -174,7 +178,9 @@ impl Follower {
 
     fn selector(&self, scope: PodScope) -> String {
         match (self.kind, scope) {
-            (Kind::Pod, PodScope::Node) => format!("&fieldSelector=spec.nodeName%3D{}", self.node),
+            (Kind::Pod, PodScope::Node) => {
+                format!("&fieldSelector=spec.nodeName%3D{}", escape(&self.node))
+            }
             _ => String::new(),
         }
     }
@@ -357,7 +363,7 @@ impl Follower {
                     return Err(End::Closed);
                 }
                 if let Ok(object) = Object::decode(self.kind, text)
-                    && !self.feed.send(Message::Deleted(self.kind, object.name().clone())).await
+                    && !self.feed.send(Message::Deleted(object.name().clone())).await
                 {
                     return Err(End::Closed);
                 }

@@ -14,7 +14,7 @@ use podswitch_kubernetes_api::{ApiOptions, ApiSource};
 use podswitch_kubernetes_api_testkit::{ApiServer, World, eventually, kubeconfig};
 use podswitch_node::cni::ViewError;
 use podswitch_node::source::{Followed, Source, StateSink};
-use podswitch_node::{NodeError, PodName, State};
+use podswitch_node::{NodeError, PodName, State, StateChanges};
 use serde_json::{Value, json};
 
 /// What a node was given.
@@ -54,8 +54,8 @@ impl StateSink for Sink {
         Ok(self.control.snapshot().epoch)
     }
 
-    fn update_state(&mut self, changes: Vec<Change>) -> Result<Epoch, NodeError> {
-        for change in &changes {
+    fn update_state(&mut self, changes: StateChanges) -> Result<Epoch, NodeError> {
+        for change in &changes.objects {
             match change {
                 Change::Pod(pod) => drop(self.objects.insert(pod.cookie.to_string())),
                 Change::PodGone(pod) => drop(self.objects.remove(pod.as_str())),
@@ -67,7 +67,7 @@ impl StateSink for Sink {
             }
         }
         self.updates += 1;
-        Ok(self.control.update_lenient(changes)?.epoch)
+        Ok(self.control.update_lenient(changes.objects)?.epoch)
     }
 }
 

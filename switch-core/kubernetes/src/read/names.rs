@@ -7,11 +7,14 @@ use podswitch_policy::rule::Labels;
 
 use crate::api::meta::Texts;
 
-/// Texts that were seen. 150,000 pods share a few thousand label values.
+/// Known texts. 150,000 pods share a few thousand label values.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     texts: HashSet<Arc<str>>,
-    /// How many texts there were when those that nobody uses were last freed.
+    /// The pods of a ReplicaSet have the same labels.
+    labels: HashSet<Labels>,
+    labels_in_use: usize,
+    /// Number of texts when unused ones were last freed.
     in_use: usize,
 }
 
@@ -21,9 +24,15 @@ impl Names {
         self.texts.get_or_insert_with(text, |text| text.into()).clone()
     }
 
-    /// Labels of shared texts.
+    /// The shared copy of a text, which is this one if there was none.
+    pub(crate) fn share(&mut self, text: Arc<str>) -> Arc<str> {
+        self.texts.get_or_insert(text).clone()
+    }
+
+    /// The shared copy of labels, of shared texts.
     pub(crate) fn labels<'a>(&mut self, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Labels {
-        Labels::new(pairs.map(|(key, value)| (self.get(key), self.get(value))))
+        let labels = Labels::new(pairs.map(|(key, value)| (self.get(key), self.get(value))));
+        self.labels.get_or_insert(labels).clone()
     }
 
     /// Labels of shared texts.
@@ -32,9 +41,12 @@ impl Names {
         self.labels(pairs.map(|(key, value)| (&**key, value.as_deref().unwrap_or_default())))
     }
 
-    /// Frees texts that nobody uses any more, once they may be half of all: objects come and go
-    /// for as long as the switch runs.
+    /// Frees unused texts once they may be half of all: objects come and go while the switch runs.
     pub(crate) fn free_unused(&mut self) {
+        if self.labels.len() > 2 * self.labels_in_use + 1024 {
+            self.labels.retain(Labels::is_shared);
+            self.labels_in_use = self.labels.len();
+        }
         if self.texts.len() > 2 * self.in_use + 1024 {
             self.texts.retain(|text| Arc::strong_count(text) > 1);
             self.in_use = self.texts.len();
@@ -50,11 +62,14 @@ mod tests {
     fn unused_texts_are_freed() {
         let mut names = Names::default();
         let kept = names.get("kept");
+        let kept_labels = names.labels([("a", "b")].into_iter());
         for number in 0..5000 {
-            names.get(&format!("passing-{number}"));
+            names.labels([("key", &*format!("passing-{number}"))].into_iter());
             names.free_unused();
         }
         assert!(names.texts.len() < 3000, "{}", names.texts.len());
+        assert!(names.labels.len() < 3000, "{}", names.labels.len());
+        assert!(names.labels([("a", "b")].into_iter()) == kept_labels && kept_labels.is_shared());
         assert!(Arc::ptr_eq(&kept, &names.get("kept")));
     }
 }

@@ -3,6 +3,7 @@
 mod changes;
 mod closed;
 mod cluster_policies;
+mod decoded;
 mod loading;
 mod nodes;
 mod pods;

@@ -107,7 +107,7 @@ mod tests {
             std::env::temp_dir().join(format!("podswitch-preflight-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let ours = "10-podswitch.conflist";
-        let mut put = |name: &str| {
+        let put = |name: &str| {
             fs::write(folder.join(name), "{}").unwrap();
             configuration(&folder, ours).level
         };

@@ -10,13 +10,35 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::error::CniError;
-use super::ipam::RangeSet;
-use super::request::{IpamResult, Key, PortMapping, check_container, check_interface, range};
+use super::ipam::{AddressRange, RangeSet};
+use super::key::{Key, check_container, check_interface};
 use super::version::Version;
 use crate::attachment::InterfaceKind;
 
 /// Longest name of a network, in bytes.
 const MAX_NETWORK: usize = 253;
+
+/// A port of the node that leads to the container (`portMappings`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortMapping {
+    /// The node's address; `None`: all.
+    pub address: Option<IpAddr>,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// The node's port.
+    pub port: u16,
+    /// The container's port.
+    pub target: u16,
+}
+
+/// What an IPAM plugin answered, as far as it is used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IpamResult {
+    /// Addresses, one of each family at most.
+    pub addresses: Vec<IpAddr>,
+    /// `dns`, as it came.
+    pub dns: Option<Value>,
+}
 
 /// A configuration, checked.
 #[derive(Debug)]
@@ -70,7 +92,8 @@ struct Written {
 #[derive(Deserialize)]
 struct WrittenIpam {
     r#type: Option<String>,
-    ranges: Option<Vec<Vec<WrittenRange>>>,
+    /// Of another plugin it may be anything.
+    ranges: Option<Value>,
     #[serde(flatten)]
     others: serde_json::Map<String, Value>,
 }
@@ -138,6 +161,19 @@ struct RuntimeDns {
 }
 
 impl NetConf {
+    /// Reads a configuration as far as DEL needs it. What was attached must be detached whatever became of its
+    /// configuration since.
+    pub(super) fn read_for_del(text: &str) -> Result<Self, CniError> {
+        match Self::read(text) {
+            Err(error)
+                if matches!(error.code, CniError::CONFIGURATION | CniError::UNSUPPORTED_FIELD) =>
+            {
+                Self::read(r#"{"cniVersion":"1.1.0","name":"unknown"}"#)
+            }
+            result => result,
+        }
+    }
+
     /// Reads a configuration.
     pub(super) fn read(text: &str) -> Result<Self, CniError> {
         let value: Value = serde_json::from_str(text).map_err(|error| {
@@ -220,7 +256,21 @@ impl Ipam {
         if let Some((key, value)) = written.others.iter().next() {
             return Err(unsupported(&format!("ipam.{key}"), value));
         }
-        Ok(Self { delegate: None, ranges: ranges("ipam.ranges", written.ranges)? })
+        let written = written.ranges.filter(|ranges| !ranges.is_null());
+        let written = written.map(|value| {
+            serde_path_to_error::deserialize(&value).map_err(|error| {
+                CniError::field(format!("ipam.ranges{}", suffix(error.path())), error.inner())
+            })
+        });
+        Ok(Self { delegate: None, ranges: ranges("ipam.ranges", written.transpose()?)? })
+    }
+}
+
+/// A path as it goes on behind the name of a list.
+fn suffix(path: &serde_path_to_error::Path) -> String {
+    match path.to_string() {
+        root if root == "." => String::new(),
+        path => path,
     }
 }
 
@@ -416,4 +466,24 @@ fn mac_of(text: &str) -> Result<Mac, String> {
         true => Ok(mac),
         false => Err(format!("{mac} is not the address of one interface")),
     }
+}
+
+/// A range as `ipRanges` and `ipam.ranges` write it.
+fn range(
+    subnet: Cidr,
+    first: Option<IpAddr>,
+    last: Option<IpAddr>,
+    gateway: Option<IpAddr>,
+) -> Result<AddressRange, String> {
+    let mut range = AddressRange::of(subnet);
+    for (name, bound) in [("rangeStart", first), ("rangeEnd", last), ("gateway", gateway)] {
+        if let Some(address) = bound.filter(|address| !subnet.contains(*address)) {
+            return Err(format!("{name}: {address} is not in {subnet}"));
+        }
+    }
+    if !range.limit(first, last) {
+        return Err("rangeEnd: is before rangeStart".to_owned());
+    }
+    range.reserve(gateway);
+    Ok(range)
 }

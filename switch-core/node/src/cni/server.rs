@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::agent::{CniEvent, Shared};
 use super::error::CniError;
 use super::protocol::{self, Answer, Call, read_frame, write_frame};
 use super::request::Request;
+use super::shared::{CniEvent, Shared};
 
 /// Calls that are answered at once. Others wait in the socket's queue, where the plugin's own time limit ends them.
 const MAX_CALLS: usize = 256;

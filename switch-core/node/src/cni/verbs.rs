@@ -9,16 +9,18 @@ use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_wire::cidr::Cidr;
 use serde_json::Value;
 
-use super::agent::{CniEvent, Shared, State};
 use super::clock::since_boot;
 use super::cluster_view::{PodFacts, ViewError};
 use super::error::CniError;
 use super::ipam::{AddressRange, IpamError, RangeSet};
+use super::key::Key;
 use super::leased::{self, io_error, node_error};
 use super::leases::Lease;
 use super::protocol::Call;
-use super::request::{Add, Key, Request, Verb};
+use super::request::{Add, Request, Verb};
 use super::result::{self, Attached};
+use super::shared::{CniEvent, Shared, State};
+use super::version::Version;
 use crate::attachment::{ExistingInterface, InterfaceKind};
 use crate::node::Node;
 use crate::pod_name::PodName;
@@ -43,16 +45,12 @@ impl Shared {
                 let budget = Duration::from_millis(call.budget);
                 let deadline = received + budget.saturating_sub(MARGIN).min(POD_TIMEOUT);
                 let lease = self.add(&add, &network, deadline)?;
-                let dns = add.ipam.as_ref().and_then(|ipam| ipam.dns.as_ref()).or(add.dns.as_ref());
-                let attached = Attached {
-                    interface: &lease.interface,
-                    mac: &lease.mac,
-                    mtu: self.with_node(|node| node.pod_mtu())?,
-                    netns: &lease.netns,
-                    addresses: &lease.addresses,
-                    dns,
-                };
-                Ok(result::added(version, previous.as_ref(), &attached)?.to_string())
+                let answer = self.answer_of(&add, &lease, version, previous.as_ref());
+                if answer.is_err() {
+                    // A result before ours that cannot be passed on. The first error is the one to tell.
+                    let _ = self.detach(&add.key);
+                }
+                answer
             }
             Verb::Del(key) => {
                 let _guard = self.busy.lock(&key);
@@ -80,6 +78,25 @@ impl Shared {
                 Ok(String::new())
             }
         }
+    }
+
+    fn answer_of(
+        &self,
+        add: &Add,
+        lease: &Lease,
+        version: Version,
+        previous: Option<&Value>,
+    ) -> Result<String, CniError> {
+        let dns = add.ipam.as_ref().and_then(|ipam| ipam.dns.as_ref()).or(add.dns.as_ref());
+        let attached = Attached {
+            interface: &lease.interface,
+            mac: &lease.mac,
+            mtu: self.with_node(|node| node.pod_mtu())?,
+            netns: &lease.netns,
+            addresses: &lease.addresses,
+            dns,
+        };
+        Ok(result::added(version, previous, &attached)?.to_string())
     }
 
     fn add(
@@ -326,10 +343,10 @@ impl State {
         };
         let mut addresses = Vec::new();
         for address in asked {
+            self.pool.hold(&add.key, *address).map_err(|error| refused(add, error))?;
             if let Some(by) = taken_by(*address) {
                 return Err(refused(add, IpamError::Taken { address: *address, by }));
             }
-            self.pool.hold(&add.key, *address).map_err(|error| refused(add, error))?;
             addresses.push(*address);
         }
         if add.ipam.is_none() {

@@ -1,3 +1,4 @@
+use podswitch_policy::rule::Protocol;
 use serde_json::json;
 
 use super::*;
@@ -134,6 +135,11 @@ fn a_refusal_has_the_code_of_the_specification_and_names_field_and_reason() {
         ),
         (json!({"ipam": {"type": "../x"}}), 7, "ipam.type: \"../x\" is not the name of a plugin"),
         (json!({"ipam": {"type": "host-local"}}), 7, "ipam.type: there is no result of host-local"),
+        (
+            json!({"ipam": {"ranges": [[{"subnet": 1}]]}}),
+            7,
+            "ipam.ranges[0][0].subnet: invalid type: integer `1`, expected a string",
+        ),
         (json!({"ipam": {"ranges": [[]]}}), 7, "ipam.ranges[0]: is empty"),
         (
             json!({"ipam": {"ranges": [[{"subnet": "10.0.0.0"}]]}}),
@@ -269,6 +275,8 @@ fn verbs_have_their_versions_and_needs() {
     };
     let code = |result: Result<Verb, CniError>| result.unwrap_err().code;
     assert!(matches!(of("DEL", "0.3.1", json!({})), Ok(Verb::Del(_))));
+    assert!(matches!(of("DEL", "1.1.0", json!({"port": "x", "dns": 1})), Ok(Verb::Del(_))));
+    assert_eq!(code(of("DEL", "0.2.0", json!({}))), 1);
     assert_eq!(code(of("CHECK", "0.3.1", json!({}))), 1);
     assert_eq!(code(of("CHECK", "0.4.0", json!({}))), 7, "prevResult");
     assert!(matches!(of("CHECK", "0.4.0", json!({"prevResult": {}})), Ok(Verb::Check { .. })));

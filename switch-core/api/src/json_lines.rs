@@ -1,0 +1,261 @@
+//! Records as lines of JSON in a file that is rotated.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Lines that the file may be behind; further ones are lost, and counted.
+const QUEUE: usize = 16_384;
+/// How long a line may stay in memory before it is in the file.
+const FLUSH: Duration = Duration::from_millis(250);
+/// How long a file that cannot be written to is left alone.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// When a file is rotated: `PATH` becomes `PATH.1`, that becomes `PATH.2`, and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rotation {
+    /// Size in bytes at which a file is complete.
+    pub size: u64,
+    /// Complete files that are kept.
+    pub kept: usize,
+}
+
+impl Rotation {
+    /// Five files of so many bytes.
+    pub const fn files(size: u64) -> Self {
+        Self { size, kept: 4 }
+    }
+}
+
+impl Default for Rotation {
+    /// Five files of 100 MiB.
+    fn default() -> Self {
+        Self::files(100 << 20)
+    }
+}
+
+/// Writes records to a file on a thread of its own. Whoever writes never waits: what the disk is too slow for is lost,
+/// and a line `{"type":"lost","count":N}` says how many records are missing at that place.
+pub struct JsonLines {
+    lines: Option<SyncSender<Vec<u8>>>,
+    lost: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for JsonLines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JsonLines").field("lost", &self.lost).finish_non_exhaustive()
+    }
+}
+
+impl JsonLines {
+    /// Appends to the file at `path`. `on_thread_start` is called on the writing thread first, to give up privileges.
+    ///
+    /// # Errors
+    /// The file cannot be opened; the thread cannot be started.
+    pub fn create(
+        path: &Path,
+        rotation: Rotation,
+        on_thread_start: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
+        let file = Output::open(path, rotation)?;
+        let (sender, lines) = sync_channel(QUEUE);
+        let lost = Arc::new(AtomicU64::new(0));
+        let thread = std::thread::Builder::new().name("podswitch-jsonl".into()).spawn({
+            let lost = Arc::clone(&lost);
+            move || {
+                on_thread_start();
+                write(file, &lines, &lost);
+            }
+        })?;
+        Ok(Self { lines: Some(sender), lost, thread: Some(thread) })
+    }
+
+    /// Writes a record.
+    pub fn write(&self, record: &impl Serialize) {
+        let line = serde_json::to_vec(record);
+        let sent = match (line, &self.lines) {
+            (Ok(mut line), Some(lines)) => {
+                line.push(b'\n');
+                lines.try_send(line).is_ok()
+            }
+            _ => false,
+        };
+        if !sent {
+            self.lost.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl Drop for JsonLines {
+    /// Waits until everything is in the file.
+    fn drop(&mut self) {
+        self.lines = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there was printed by its thread.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn write(mut file: Output, lines: &Receiver<Vec<u8>>, lost: &AtomicU64) {
+    loop {
+        let line = match lines.recv_timeout(FLUSH) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        let missing = lost.swap(0, Relaxed);
+        let note = (missing > 0).then(|| format!("{{\"type\":\"lost\",\"count\":{missing}}}\n"));
+        let mut result = Ok(());
+        for text in [note.as_ref().map(String::as_bytes), line.as_deref()].into_iter().flatten() {
+            result = result.and_then(|()| file.append(text));
+        }
+        if line.is_none() {
+            result = result.and_then(|()| file.flush());
+        }
+        if result.is_err() {
+            // The disk may be full: what comes meanwhile waits in the queue, and is lost when that is full.
+            lost.fetch_add(missing + u64::from(line.is_some()), Relaxed);
+            std::thread::sleep(RETRY);
+            file.reopen();
+        }
+    }
+    // Nobody is left to tell.
+    let _ = file.flush();
+}
+
+/// The file that is written to.
+struct Output {
+    path: PathBuf,
+    rotation: Rotation,
+    file: BufWriter<File>,
+    size: u64,
+}
+
+impl Output {
+    fn open(path: &Path, rotation: Rotation) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        let size = file.metadata()?.len();
+        Ok(Self { path: path.to_owned(), rotation, file: BufWriter::new(file), size })
+    }
+
+    fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.size > 0 && self.size + line.len() as u64 > self.rotation.size {
+            self.rotate()?;
+        }
+        self.file.write_all(line)?;
+        self.size += line.len() as u64;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        self.file.flush()?;
+        let numbered = |number: usize| match number {
+            0 => self.path.clone(),
+            number => {
+                let mut path = self.path.clone().into_os_string();
+                path.push(format!(".{number}"));
+                path.into()
+            }
+        };
+        match self.rotation.kept {
+            0 => std::fs::remove_file(&self.path)?,
+            kept => {
+                for number in (0..kept).rev() {
+                    match std::fs::rename(numbered(number), numbered(number + 1)) {
+                        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        *self = Self::open(&self.path, self.rotation)?;
+        Ok(())
+    }
+
+    /// Opens the file again, if that is possible now. What was in memory is lost with the old one.
+    fn reopen(&mut self) {
+        if let Ok(opened) = Self::open(&self.path, self.rotation) {
+            let old = std::mem::replace(self, opened);
+            drop(old.file.into_parts());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A folder that is removed at the end.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path =
+                std::env::temp_dir().join(format!("podswitch-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn lines(&self, name: &str) -> Vec<Value> {
+            let text = std::fs::read_to_string(self.0.join(name)).unwrap_or_default();
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn files_are_rotated_and_old_ones_go() {
+        let folder = Folder::new("rotation");
+        let rotation = Rotation { size: 100, kept: 2 };
+        // Each line has 11 bytes: nine of them fit.
+        for run in 0..2 {
+            let output = JsonLines::create(&folder.0.join("drops"), rotation, || ()).unwrap();
+            (0..25).for_each(|n| output.write(&json!({ "n": 1000 + 25 * run + n })));
+        }
+        let numbers = |name: &str| -> Vec<u64> {
+            folder.lines(name).iter().map(|line| line["n"].as_u64().unwrap()).collect()
+        };
+        let all = [numbers("drops.2"), numbers("drops.1"), numbers("drops")].concat();
+        assert_eq!(numbers("drops.1").len(), 9);
+        assert_eq!(
+            all,
+            (1050 - all.len() as u64..1050).collect::<Vec<_>>(),
+            "the last ones, in order"
+        );
+        assert!(!folder.0.join("drops.3").exists());
+    }
+
+    #[test]
+    fn what_is_lost_is_counted_in_its_place() {
+        let folder = Folder::new("lost");
+        let path = folder.0.join("drops");
+        let output = JsonLines::create(&path, Rotation::default(), || ()).unwrap();
+        output.lost.fetch_add(3, Relaxed);
+        output.write(&json!({"n": 1}));
+        drop(output);
+        assert_eq!(folder.lines("drops"), [json!({"type": "lost", "count": 3}), json!({"n": 1})]);
+        assert!(JsonLines::create(&folder.0, Rotation::default(), || ()).is_err(), "a folder");
+    }
+}
