@@ -262,7 +262,7 @@ impl<'a> Arguments<'a> {
     fn addresses(&self) -> Result<Vec<IpAddr>, CniError> {
         let texts = self.get("IP").unwrap_or_default().split(',').filter(|text| !text.is_empty());
         texts
-            .map(|text| config::address(text))
+            .map(config::address)
             .collect::<Result<_, _>>()
             .map_err(|e| CniError::variable("CNI_ARGS", format!("IP: {e}")))
     }
