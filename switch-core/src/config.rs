@@ -2,6 +2,7 @@
 //! crate) and handed to the control plane, whole or object by object.
 
 mod endpoint;
+mod error;
 mod node;
 mod policy;
 mod port;
@@ -18,6 +19,7 @@ pub use podswitch_wire::cidr::Cidr;
 use podswitch_wire::flow_key::HashKey;
 
 pub use endpoint::{Attachment, Endpoint, Precedence};
+pub use error::ConfigError;
 pub use node::{Gateway, LocalNode, NAT_PORTS, RemoteNode, VtepMac};
 pub use policy::RefusedPolicy;
 pub use port::{BridgeDomain, PortConfig, PortRole, Vlans};
@@ -111,16 +113,4 @@ impl Masquerade {
             IpAddr::V6(_) => self.ipv6.map(IpAddr::V6),
         }
     }
-}
-
-/// One thing that is wrong with one object.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{object}: {field}: {reason}")]
-pub struct ConfigError {
-    /// The object, by its cookie.
-    pub object: Cookie,
-    /// Path of the field within it.
-    pub field: String,
-    /// What is wrong.
-    pub reason: String,
 }

@@ -1,76 +1,12 @@
 //! Which pod or node has which address, and the identities that pods share.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::PolicyCompiler;
+use super::state::{Claim, Claimant, Claims, IdentityState, NodeState, PodState};
 use crate::rule::{Labels, NAMESPACE_NAME_LABEL, Namespace, Node, Workload};
 use crate::table::{IdentityInfo, Owner, StageSet};
-
-/// An identity: pods that no selector can distinguish.
-#[derive(Debug)]
-pub(crate) struct IdentityState {
-    pub(super) info: Arc<IdentityInfo>,
-    /// Pods or nodes with this identity.
-    refs: u32,
-    /// Stages that apply to it.
-    pub(super) stages: StageSet,
-}
-
-/// A namespace that exists or has pods.
-#[derive(Debug, Default)]
-pub(super) struct NamespaceState {
-    /// Whether the Namespace object is known.
-    known: bool,
-    labels: Labels,
-    pub(super) identities: BTreeSet<u32>,
-}
-
-/// A pod.
-#[derive(Debug)]
-pub(super) struct PodState {
-    identity: u32,
-    /// The pod's identity; 0 for a hostNetwork pod.
-    number: u32,
-    node: Arc<str>,
-    addresses: Box<[IpAddr]>,
-}
-
-/// A node that exists or has pods.
-#[derive(Debug, Default)]
-pub(super) struct NodeState {
-    number: u32,
-    pods: u32,
-    /// The Node object, if known.
-    object: Option<Node>,
-    identity: u32,
-    /// hostNetwork pods by cookie: their addresses are the node's.
-    host_pods: BTreeSet<Arc<str>>,
-}
-
-/// A claim to an address. The lowest wins, so that the result does not depend on the order in which
-/// objects arrive.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Claim {
-    by: Claimant,
-    name: Arc<str>,
-}
-
-/// Kinds of claimants, strongest first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Claimant {
-    Pod,
-    Node,
-    HostPod,
-}
-
-/// All claims to one address; nearly always there is only one.
-#[derive(Debug)]
-pub(super) struct Claims {
-    first: (Claim, Owner),
-    others: Vec<(Claim, Owner)>,
-}
 
 impl PolicyCompiler {
     /// Adds or replaces a namespace.

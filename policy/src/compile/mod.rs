@@ -54,6 +54,7 @@ mod publish;
 mod selectors;
 mod slab;
 mod stages;
+mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -64,12 +65,12 @@ use hashbrown::{HashMap, HashSet};
 use crate::affected::AffectedAddresses;
 use crate::rule::{ClusterNetworkPolicy, NetworkPolicy};
 use crate::table::{IdentityInfo, PolicyInfo, PolicyObject, PolicyTable, StageSet};
-use identities::{Claims, NamespaceState, NodeState, PodState};
 use partitions::{Identities, Partitions};
 use policies::{Lowered, PolicyState};
 use selectors::{Scope, Selectors};
 use slab::Slab;
 use stages::{StageKey, StageState};
+use state::{Claims, NamespaceState, NodeState, PodState};
 
 pub use publish::Footprint;
 

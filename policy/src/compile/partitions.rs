@@ -75,7 +75,7 @@ pub(super) struct PartitionState {
 }
 
 /// All identities of the compiler.
-pub(super) type Identities = Slab<super::identities::IdentityState>;
+pub(super) type Identities = Slab<super::state::IdentityState>;
 
 /// What a change of identities did to a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -14,6 +14,7 @@ use crate::rule::{Direction, Protocol, Tier};
 use crate::table::{Decision, Party, PolicyId, PolicyTable};
 use crate::verdict::{Traffic, Why};
 
+use nearest::Case;
 pub use nearest::{Closeness, Match, Nearest};
 
 /// The verdicts of both ends' policies, with reasons. The connection is allowed if both allow it
@@ -136,16 +137,6 @@ pub struct Cell {
     pub traffic: usize,
     /// Whether it is allowed.
     pub allow: bool,
-}
-
-/// One end to be explained.
-#[derive(Clone, Copy)]
-struct Case<'a> {
-    table: &'a PolicyTable,
-    direction: Direction,
-    subject: &'a Party,
-    peer: &'a Party,
-    traffic: Traffic,
 }
 
 impl Case<'_> {

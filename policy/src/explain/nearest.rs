@@ -3,12 +3,12 @@
 use core::fmt;
 use std::sync::Arc;
 
-use super::Case;
 use crate::rule::{
     Action, ClusterNetworkPolicy, ClusterPeer, Direction, Labels, NamespacedPods, NetworkPolicy,
     Peer, Peers, PortRule, Ports, Protocol,
 };
-use crate::table::{IdentityInfo, PolicyId, PolicyInfo, PolicyObject};
+use crate::table::{IdentityInfo, Party, PolicyId, PolicyInfo, PolicyObject, PolicyTable};
+use crate::verdict::Traffic;
 
 /// How far one part of a rule matches.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -92,6 +92,16 @@ impl fmt::Display for Nearest {
         }
         Ok(())
     }
+}
+
+/// One end to be explained.
+#[derive(Clone, Copy)]
+pub(super) struct Case<'a> {
+    pub(super) table: &'a PolicyTable,
+    pub(super) direction: Direction,
+    pub(super) subject: &'a Party,
+    pub(super) peer: &'a Party,
+    pub(super) traffic: Traffic,
 }
 
 impl Case<'_> {

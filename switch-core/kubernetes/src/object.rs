@@ -1,5 +1,5 @@
-//! From values to objects: which kind a value is, lists taken apart, types checked. What a field
-//! may hold is checked later, in [`crate::read`].
+//! From values to objects: finds the kind of a value, splits lists, checks types. The values of
+//! fields are validated later, in [`crate::read`].
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -50,13 +50,13 @@ pub enum ObjectError {
     /// It is not JSON, or goes beyond a bound.
     #[error("not JSON: {0}")]
     Syntax(String),
-    /// It is of a kind that is not read, or a list, or not an object.
+    /// It is of a kind that is not read, a list, or not an object.
     #[error("not an object of a kind that is read")]
     OtherKind,
 }
 
 impl Object {
-    /// Reads one object in JSON. Faults in its fields are found when it is put into a
+    /// Reads one object in JSON. Errors in its fields are found when it is put into a
     /// [`Store`](crate::Store).
     ///
     /// # Errors
@@ -101,22 +101,22 @@ impl Object {
     }
 }
 
-/// What an object holds.
+/// The content of an object.
 #[derive(Clone, Debug)]
 pub(crate) enum Body {
     /// Fields of the right types.
     Good(ObjectMeta, Typed),
-    /// The same of an object that is not to be used.
+    /// The same for an object that must not be used.
     Again(Fault, ObjectMeta, Typed),
     /// A field of the wrong type, or an object of a version or kind that is not known. The value is
-    /// kept of policies only, to see what they close.
+    /// kept for policies only, to find what they isolate.
     Bad(Fault, Value),
 }
 
-/// What a value turned out to be.
+/// The kind of a value.
 #[derive(Clone, Debug)]
 pub(crate) enum Found {
-    /// An object of a kind that podswitch reads, or that its author surely meant to be one.
+    /// An object of a kind that podswitch reads, or probably meant to be one.
     Object(Box<Loaded>),
     /// An object of another kind.
     Other {
@@ -234,7 +234,7 @@ fn body(kind: Kind, value: Value) -> Body {
         Kind::Service => decode_as!(Service, Typed::Service),
         Kind::EndpointSlice => decode_as!(EndpointSlice, Typed::EndpointSlice),
         Kind::ServiceCidr => decode_as!(ServiceCidr, Typed::ServiceCidr),
-        // By reference, so that a policy that cannot be used can be looked at again.
+        // By reference, since an unusable policy is examined again.
         Kind::NetworkPolicy => {
             let decoded = decode::<Box<NetworkPolicy>>(&value)
                 .map(|mut it| (it.metadata.take().unwrap_or_default(), Typed::NetworkPolicy(it)));
@@ -265,7 +265,7 @@ fn object_name(kind: &str, value: &Value, namespaced: bool) -> Cookie {
     }
 }
 
-/// Names are checked later; here they only must be safe to print.
+/// Names are validated later; here they only must be safe to print.
 fn printable(text: &str) -> String {
     if text.len() <= 253 && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/') {
         text.to_owned()

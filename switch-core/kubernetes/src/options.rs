@@ -1,9 +1,9 @@
-//! Choices that no object makes.
+//! Options that are not in any object.
 
 use podswitch_core::config::Gateway;
 use podswitch_wire::cidr::Cidr;
 
-/// Choices that manifests do not make.
+/// Options that are not in manifests.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// What pods see as their gateway.
@@ -22,6 +22,6 @@ pub enum PodAnnotations {
     /// They are the operator's own, as in manifests that the operator writes.
     #[default]
     Trust,
-    /// They may be a tenant's: they have no effect, and pods are attached by the CNI plugin alone.
+    /// They may be a tenant's: they are ignored, and pods are attached by the CNI plugin alone.
     Ignore,
 }

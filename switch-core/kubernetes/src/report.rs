@@ -1,6 +1,5 @@
-//! What there is to say about an object, and where: field paths as the API server writes them,
-//! and the collector that every check adds to. Checks go on after the first fault, so that a
-//! person sees all of them at once.
+//! Records about objects: field paths as the API server writes them, and the collector of findings.
+//! Checks continue after the first error, so that all of them are reported at once.
 
 use std::fmt;
 use std::path::Path;
@@ -25,15 +24,15 @@ impl fmt::Display for Source {
     }
 }
 
-/// What was done with an object or a field that could not be used as it is.
+/// How an object or a field that cannot be used as written was handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Action {
-    /// Nothing: the object is in the state as it is.
+    /// Nothing: the object is in the state as written.
     None,
-    /// The state does not have the object.
+    /// The object is left out of the state.
     LeftOut,
-    /// The state has the object without this field or list item.
+    /// The object is in the state without this field or list item.
     FieldLeftOut,
     /// A policy that cannot be used: the pods that it selects are isolated in the directions that
     /// it names. Where its selector cannot be read, every pod of its namespace is; where its
@@ -78,7 +77,7 @@ impl fmt::Display for Action {
     }
 }
 
-/// One thing to say about one object.
+/// A record about one object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Record {
     /// Where the object was read, if it was read from a file.
@@ -89,13 +88,13 @@ pub struct Record {
     /// Path of the field, such as `spec.ingress[0].ports[0].endPort`. Empty if it is about the
     /// whole object.
     pub field: String,
-    /// What is wrong, or worth knowing.
+    /// The error or note.
     pub reason: String,
-    /// What was done about it.
+    /// How it was handled.
     pub action: Action,
-    /// Whether a check of the manifests fails because of it: the object cannot be used as it is
-    /// written, or switches security or attachment off where its author hardly meant to. A valid
-    /// object that another one takes the place of does not fail a check.
+    /// Whether it makes a check of the manifests fail: the object cannot be used as written, or
+    /// disables security or attachment, probably unintentionally. A valid object that another one
+    /// replaces does not fail a check.
     pub refused: bool,
 }
 
@@ -112,7 +111,7 @@ impl Record {
         }
     }
 
-    /// The record that the node for which objects are read has no Node object.
+    /// The record that this node has no Node object.
     pub(crate) fn missing_node(node: &str) -> Self {
         Self {
             object: Cookie::new(format!("Node/{node}")),
@@ -121,8 +120,8 @@ impl Record {
         }
     }
 
-    /// Whether it says that the node for which objects are read has no Node object that can be used. A
-    /// state without this node is not to be put in force.
+    /// Whether it is the record that this node has no usable Node object. A state without this node
+    /// must not be put in force.
     pub fn is_missing_node(&self) -> bool {
         self.action == Action::None
             && self.field.is_empty()
@@ -157,14 +156,14 @@ impl fmt::Display for Record {
     }
 }
 
-/// How many records of each kind there are: gauges of the state in force.
+/// Numbers of records of each kind: gauges of the state in force.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Objects that the state does not have.
+    /// Objects that are left out.
     pub left_out: usize,
     /// Fields and list items that are left out.
     pub fields_left_out: usize,
-    /// Policies that isolate the pods that they select, since they cannot be used.
+    /// Unusable policies that isolate the pods that they select.
     pub closed: usize,
     /// Policies whose last good version is in force.
     pub kept_last_good: usize,
@@ -204,8 +203,7 @@ enum Step<'a> {
     Key(&'a str),
 }
 
-/// Path of a field within its object, built on the stack and written only when there is a fault
-/// to tell.
+/// Path of a field within its object, built on the stack and formatted only for an error.
 #[derive(Clone, Copy)]
 pub(crate) struct Field<'a> {
     parent: Option<&'a Field<'a>>,
@@ -256,24 +254,24 @@ pub(crate) struct Fault {
     pub(crate) reason: String,
 }
 
-/// What a finding means for its object and for a check.
+/// Consequence of a finding for its object and for a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Grade {
     /// The object cannot be used: it is left out, or, if it is a policy, closes what it selects.
     Refused,
     /// The field or list item cannot be used and is left out; a check fails.
     FieldRefused,
-    /// Nothing is left out, yet a check fails: security or attachment is not what it seems.
+    /// Nothing is left out, but a check fails: security or attachment is not as it appears.
     Alarm,
-    /// The object is valid and left out: there is no use for it, or another has its place.
+    /// The object is valid and left out: it has no effect, or another one replaces it.
     LeftOut,
     /// The field or list item is valid and left out.
     FieldLeftOut,
-    /// Worth saying.
+    /// A note.
     Note,
 }
 
-/// One thing found in an object.
+/// A finding about an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
     pub(crate) field: String,
@@ -282,7 +280,7 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
-    /// As a record. `refused`: what was done with the object if it cannot be used.
+    /// As a record. `refused`: how the object was handled if it cannot be used.
     pub(crate) fn record(
         &self,
         origin: Option<&Source>,
@@ -308,8 +306,8 @@ impl Finding {
     }
 }
 
-/// The name of an object as its manifest has it. In a store the second definition of an object has
-/// a number added.
+/// The name of an object as in its manifest. In a store the second definition of an object has a
+/// number appended.
 fn shown(object: &Cookie) -> Cookie {
     match object.as_str().rsplit_once('#') {
         Some((name, number)) if number.bytes().all(|b| b.is_ascii_digit()) => Cookie::new(name),
@@ -317,7 +315,7 @@ fn shown(object: &Cookie) -> Cookie {
     }
 }
 
-/// What was found in one object.
+/// The findings about one object.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     list: Vec<Finding>,
@@ -325,7 +323,7 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
-    /// The most findings kept of one object; a thousand more help nobody.
+    /// Most findings kept for one object.
     const MOST: usize = 100;
 
     fn push(&mut self, field: String, reason: String, grade: Grade) {
@@ -335,27 +333,27 @@ impl Findings {
         }
     }
 
-    /// The field has a fault for which the object cannot be used.
+    /// An error of a field that makes the object unusable.
     pub(crate) fn add(&mut self, field: &Field<'_>, reason: impl Into<String>) {
         self.push(field.to_string(), reason.into(), Grade::Refused);
     }
 
-    /// The same at a path that is written already.
+    /// The same at a formatted path.
     pub(crate) fn add_at(&mut self, field: String, reason: String) {
         self.push(field, reason, Grade::Refused);
     }
 
-    /// Something of another grade.
+    /// A finding of another grade.
     pub(crate) fn say(&mut self, grade: Grade, field: &Field<'_>, reason: impl Into<String>) {
         self.push(field.to_string(), reason.into(), grade);
     }
 
-    /// Something about the object as a whole.
+    /// A finding about the object as a whole.
     pub(crate) fn say_of_all(&mut self, grade: Grade, reason: impl Into<String>) {
         self.push(String::new(), reason.into(), grade);
     }
 
-    /// Adds the error of `result` as a fault of the object; gives the value.
+    /// Adds the error of `result` as an error of the object; returns the value.
     pub(crate) fn take<T, E: Into<String>>(
         &mut self,
         field: &Field<'_>,
@@ -364,7 +362,7 @@ impl Findings {
         result.map_err(|reason| self.add(field, reason)).ok()
     }
 
-    /// Adds the error of `result` as a fault of the field alone; gives the value.
+    /// Adds the error of `result` as an error of the field alone; returns the value.
     pub(crate) fn take_field<T, E: Into<String>>(
         &mut self,
         field: &Field<'_>,
@@ -373,7 +371,7 @@ impl Findings {
         result.map_err(|reason| self.say(Grade::FieldRefused, field, reason)).ok()
     }
 
-    /// Adds what was found elsewhere in the same object; says whether that was without fault.
+    /// Adds findings about another part of the same object; returns whether there were no errors.
     pub(crate) fn append(&mut self, other: Self) -> bool {
         for finding in other.list {
             self.push(finding.field, finding.reason, finding.grade);
@@ -393,7 +391,7 @@ impl Findings {
     }
 }
 
-/// A value as it stands in a reason: quoted, control characters escaped, shortened.
+/// A value for a reason: quoted, control characters escaped, shortened.
 pub(crate) fn quote(text: &str) -> String {
     const LONGEST: usize = 80;
     match text.char_indices().nth(LONGEST) {

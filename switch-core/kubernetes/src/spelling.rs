@@ -1,4 +1,4 @@
-//! How near a mistyped name is to a right one.
+//! Distance of a mistyped name from a known one.
 
 /// The known name nearest to `text`, if it is at most `most` edits away and not the same.
 pub fn nearest<'a>(text: &str, names: &[&'a str], most: usize) -> Option<&'a str> {
@@ -6,7 +6,7 @@ pub fn nearest<'a>(text: &str, names: &[&'a str], most: usize) -> Option<&'a str
     near.filter(|(distance, _)| (1..=most).contains(distance)).min().map(|(_, name)| name)
 }
 
-/// Levenshtein's distance, in characters of ASCII, at most a hundred bytes of each.
+/// Levenshtein distance, in ASCII characters, of at most a hundred bytes of each.
 pub(crate) fn distance(one: &str, other: &str) -> usize {
     let (one, other) =
         (&one.as_bytes()[..one.len().min(100)], &other.as_bytes()[..other.len().min(100)]);

@@ -1,4 +1,4 @@
-//! A state compiled for one node: what the control plane is given, and this node's pods.
+//! A state compiled for one node: the configuration for the control plane, and this node's pods.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,23 +13,23 @@ use crate::report::{Counts, Record};
 /// A state compiled from manifests.
 #[derive(Clone, Debug, Default)]
 pub struct Compiled {
-    /// What to give to the control plane. Its `ports` are empty and no endpoint is attached until
-    /// [`Compiled::attach`] says which port each pod has.
+    /// The configuration for the control plane. Its `ports` are empty and no endpoint is attached
+    /// until [`Compiled::attach`] sets the ports of pods.
     pub config: Config,
     /// The pods of this node that can be attached, in the order of the manifests: those that have
     /// an address of their own. Empty if no node was named.
     pub pods: Vec<LocalPod>,
-    /// What Flannel's annotations say of the overlay, if any node has them.
+    /// The overlay in Flannel's annotations, if any node has them.
     pub flannel: Option<Overlay>,
-    /// Whether the node that it was compiled for has a Node object that can be used. A state
-    /// without is not to be put in force. True if no node was named.
+    /// Whether the node that it was compiled for has a usable Node object. A state without one must
+    /// not be put in force. True if no node was named.
     pub has_node: bool,
-    /// What there is to say about objects, in the order of the manifests.
+    /// Records about objects, in the order of the manifests.
     pub records: Vec<Record>,
 }
 
-/// What Flannel's annotations say of the overlay as a whole. A node can then join a Flannel
-/// cluster, whose tunnels use UDP port 8472.
+/// The overlay in Flannel's annotations as a whole. A node can then join a Flannel cluster, whose
+/// tunnels use UDP port 8472.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overlay {
     /// The VXLAN network identifier, the same on all nodes.
@@ -49,15 +49,15 @@ pub struct LocalPod {
     pub mac: Mac,
     /// Its addresses, at most one of each family.
     pub addresses: Vec<IpAddr>,
-    /// How to attach it to its network namespace. `None`: it names none, and is known only.
+    /// How to attach it to its network namespace. `None`: its object names none.
     pub interface: Option<PodInterface>,
 }
 
 /// Where and how a pod is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodInterface {
-    /// Its network namespace, a path such as `/run/netns/web`. Whoever opens it must see to it that
-    /// it is a network namespace, and neither the node's own nor another pod's.
+    /// Its network namespace, a path such as `/run/netns/web`. The caller must check that it is a
+    /// network namespace, and neither the node's own nor another pod's.
     pub netns: PathBuf,
     /// Kind of device.
     pub kind: InterfaceKind,
@@ -75,8 +75,8 @@ pub enum InterfaceKind {
 }
 
 impl Compiled {
-    /// Says that pod number `pod` of [`Compiled::pods`] has the port `port`, and takes packets
-    /// of up to `mtu` bytes.
+    /// Attaches pod number `pod` of [`Compiled::pods`] to the port `port` with an MTU of `mtu`
+    /// bytes.
     ///
     /// # Panics
     /// There is no such pod.

@@ -1,5 +1,5 @@
-//! Text to values: YAML or JSON documents, with bounds on depth, size and alias expansion, and no
-//! key twice. Knows nothing of Kubernetes but that lists have items.
+//! Text to values: YAML or JSON documents, with bounds on depth, size and alias expansion, and
+//! without duplicate keys. Independent of Kubernetes, except that lists have items.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
-/// Deepest nesting of lists and maps. Custom resource definitions, which are read and passed
-/// over, have some sixty levels.
+/// Deepest nesting of lists and maps. Custom resource definitions, which are parsed and ignored,
+/// have about sixty levels.
 const MAX_DEPTH: usize = 128;
 
 /// A part of a text that is parsed by itself: a document, or an item of a JSON list. The same bytes
@@ -39,15 +39,15 @@ pub(crate) struct SyntaxError {
     pub(crate) message: String,
 }
 
-/// Takes a text apart. `json`: the text says that it is JSON, and is not tried as YAML.
+/// Splits a text. `json`: the text is JSON by its name, and is not parsed as YAML.
 pub(crate) fn split(text: &str, json: bool) -> Result<Vec<Part<'_>>, SyntaxError> {
     let text = without_mark(text);
     if json {
         return split_json(text);
     }
     if text.trim_start().starts_with('{') {
-        // JSON is read several times faster by its own parser. A flow mapping begins the same
-        // way; then the YAML parser decides, and says what is wrong.
+        // JSON is read several times faster by its own parser. A flow mapping begins the same way;
+        // then the YAML parser decides and reports errors.
         if let Ok(parts) = split_json(text) {
             return Ok(parts);
         }
@@ -62,14 +62,14 @@ fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// Whether a text ends where a document was to begin: it may have been cut there.
+/// Whether a text ends where a document should begin: it may be truncated.
 pub(crate) fn ends_open(text: &str) -> bool {
     let last = text.trim_end().rsplit('\n').next().unwrap_or_default();
     is_marker(last, "---") && last.trim_end() == "---"
 }
 
 impl Part<'_> {
-    /// Parses the part of `whole`, the text that was taken apart. What is empty is null.
+    /// Parses the part of `whole`, the text that was split. An empty part is null.
     pub(crate) fn parse(&self, whole: &str) -> Result<Value, SyntaxError> {
         let value = if self.json { parse_json(self.text) } else { parse_yaml_document(self.text) };
         value.map_err(|mut error| {
@@ -115,8 +115,8 @@ fn split_json(text: &str) -> Result<Vec<Part<'_>>, SyntaxError> {
 /// `apiVersion` and `kind` of a list, and its items.
 type List<'t> = ((String, String), Vec<&'t RawValue>);
 
-/// Reads a JSON document so far that a list of objects can be taken apart. Gives `None` for
-/// everything else.
+/// Reads a JSON document as far as needed to split a list of objects. Returns `None` for everything
+/// else.
 struct Outline;
 
 impl<'de> Visitor<'de> for Outline {
@@ -172,7 +172,7 @@ impl<'de> Visitor<'de> for Outline {
     }
 }
 
-/// Refuses a key that is there twice.
+/// Refuses a duplicate key.
 fn unique<E: de::Error>(seen: &mut HashSet<String>, key: String) -> Result<(), E> {
     if seen.contains(&key) {
         let name = crate::report::quote(&key);
@@ -204,9 +204,8 @@ fn without_position(error: &serde_json::Error) -> String {
     text.strip_suffix(&tail).unwrap_or(&text).to_owned()
 }
 
-/// Cuts a stream at the lines that begin or end a document. Such a line cannot be inside a
-/// scalar (YAML 1.2.2 section 9.1.2, `c-forbidden`). Gives each document with the line it
-/// begins at.
+/// Splits a stream at the lines that begin or end a document. Such a line cannot be inside a scalar
+/// (YAML 1.2.2 section 9.1.2, `c-forbidden`). Returns each document with its first line.
 fn split_documents(text: &str) -> Vec<(usize, &str)> {
     let mut parts = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 1, 0);
@@ -272,7 +271,7 @@ fn parse_yaml_document(text: &str) -> Result<Value, SyntaxError> {
     })
 }
 
-/// The message alone. The positions in it count from the start of the document.
+/// The message alone. Positions in it are relative to the start of the document.
 fn plain_message(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let mut message = text.lines().next().unwrap_or("not YAML");
@@ -282,8 +281,8 @@ fn plain_message(error: &serde_saphyr::Error) -> String {
     message.replacen("budget breached", "the document goes beyond a bound", 1)
 }
 
-/// What is linear in the text may be as long as the text. Repetitions of aliased values count as
-/// if they were written out, and may come to a fixed amount beyond.
+/// Expansion is bounded by the length of the text plus a fixed amount. Aliased values count as if
+/// written out.
 fn yaml_options(len: usize) -> serde_saphyr::Options {
     let linear = len.saturating_mul(2);
     let events = linear.saturating_add(2_000_000);

@@ -1,6 +1,7 @@
 //! TAP ports against the real kernel: a pod's sockets on one side, raw frames on the other.
 
-use podswitch_testkit::net;
+use podswitch_testkit::privilege::is_there;
+use podswitch_testkit::{net, test_name};
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
@@ -97,9 +98,8 @@ fn super_frames_pass_between_pods() {
 fn datagram_super_frames_are_recognised() {
     podswitch_testkit::require_tap!();
     let (ns, device, mut peer) = tap_pod(TapOptions::default());
-    if !device.info().offloads.uso {
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), "SKIPPED: this kernel's TAP has no UDP segmentation");
+    let uso = device.info().offloads.uso;
+    if !is_there(test_name!(), "UDP segmentation by this kernel's TAP", uso) {
         return;
     }
     let socket = ns.enter(|| UdpSocket::bind((ip(V4), 0))).unwrap().unwrap();

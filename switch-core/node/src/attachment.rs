@@ -20,8 +20,8 @@ const MAX_INTERFACE_NAME: usize = 15;
 /// Where a pod's network namespace is.
 #[derive(Clone, Debug)]
 pub enum PodNetns {
-    /// A path such as `/run/netns/web` or `/proc/1234/ns/net`. What is there may be another namespace
-    /// later, when the pod was started again: it is attached anew then.
+    /// A path such as `/run/netns/web` or `/proc/1234/ns/net`. If another namespace is there later,
+    /// because the pod was restarted, the pod is attached again.
     Path(PathBuf),
     /// A path, as long as it leads to the namespace of this device and inode ([`NetNs::id`]): paths are used again.
     Pinned(PathBuf, (u64, u64)),
@@ -94,7 +94,7 @@ pub enum InterfaceKind {
 }
 
 impl InterfaceKind {
-    /// TAP where this process may make one, else veth.
+    /// TAP where this process may create one, otherwise veth.
     pub fn available() -> Self {
         if tap::is_available().is_ok() { Self::Tap } else { Self::Veth }
     }
@@ -117,7 +117,7 @@ pub struct PodAttachment {
     /// The pod's addresses, at most one of each family.
     pub addresses: Vec<IpAddr>,
     /// `None`: the state describes the pod, and nothing passes before it does (N13). `Some`: while
-    /// the state does not know the pod, the node publishes it itself, with these labels.
+    /// the state does not describe the pod, the node publishes it itself, with these labels.
     pub labels: Option<Labels>,
     /// Named container ports, published with the labels.
     pub ports: Vec<NamedPort>,
@@ -141,8 +141,8 @@ pub enum ExistingInterface {
 }
 
 impl PodAttachment {
-    /// A pod with these addresses by `eth0`: a TAP where this process may make one, else veth. The MAC
-    /// address is made of the first address.
+    /// A pod with these addresses by `eth0`: a TAP where this process may create one, otherwise veth. The MAC
+    /// address is derived from the first address.
     pub fn new(
         pod: PodName,
         netns: impl Into<PodNetns>,
@@ -184,7 +184,7 @@ impl PodAttachment {
         self
     }
 
-    /// Has the node publish the pod with these labels while the state does not know it.
+    /// Makes the node publish the pod with these labels while the state does not describe it.
     #[must_use]
     pub fn labels(mut self, labels: Labels) -> Self {
         self.labels = Some(labels);
@@ -212,7 +212,7 @@ impl PodAttachment {
         self
     }
 
-    /// As the annotations of a pod say, if they do.
+    /// From the annotations of a pod, if they name an interface.
     pub(crate) fn annotated(pod: &LocalPod) -> Option<Self> {
         let place = pod.interface.as_ref()?;
         Some(Self {
@@ -232,7 +232,7 @@ impl PodAttachment {
         })
     }
 
-    /// Finds values that cannot be.
+    /// Checks the values.
     pub(crate) fn check(&self) -> Result<(), PodError> {
         let refuse = |field, reason: String| Err(PodError::Invalid { field, reason });
         let is_printable = |b: u8| b.is_ascii_graphic() && b != b'/';
@@ -243,13 +243,13 @@ impl PodAttachment {
             || is_dots
             || !name.bytes().all(is_printable)
         {
-            return refuse("interface", format!("{name:?} is no name of an interface"));
+            return refuse("interface", format!("{name:?} is not an interface name"));
         }
         if !self.mac.is_unicast() {
-            return refuse("mac", format!("{} is not the address of one interface", self.mac));
+            return refuse("mac", format!("{} is not a unicast address", self.mac));
         }
         if self.addresses.is_empty() {
-            return refuse("addresses", "there is none".to_owned());
+            return refuse("addresses", "is empty".to_owned());
         }
         for is_ipv6 in [false, true] {
             if self.addresses.iter().filter(|a| a.is_ipv6() == is_ipv6).count() > 1 {
@@ -265,7 +265,7 @@ impl PodAttachment {
         Ok(())
     }
 
-    /// Whether an interface that was made for the one serves the other.
+    /// Whether both describe the same interface.
     pub(crate) fn is_same_interface(&self, other: &Self) -> bool {
         self.netns.is_same(&other.netns)
             && (&self.interface, self.kind) == (&other.interface, other.kind)

@@ -1,4 +1,4 @@
-//! What holds for the whole cluster and no Kubernetes object says: equal on all nodes.
+//! Options of the whole cluster that are in no Kubernetes object: equal on all nodes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -18,27 +18,28 @@ use crate::state::StateChanges;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ClusterOptions {
-    /// Ranges that the addresses of Services come from, beside those of ServiceCIDR objects. What is
-    /// in one and no Service's is dropped.
+    /// Ranges that the addresses of Services come from, in addition to those of ServiceCIDR
+    /// objects. Packets to unassigned addresses in them are dropped.
     pub service_cidrs: Vec<Cidr>,
-    /// Ranges in which externalIPs of Services are honoured; none by default, since anybody
-    /// who may write a Service could capture any address (CVE-2020-8554).
+    /// Ranges in which externalIPs of Services are honoured; none by default, since every author of
+    /// a Service could capture any address (CVE-2020-8554).
     pub allowed_external_ips: Vec<Cidr>,
-    /// Ranges that belong to the cluster, beside those of nodes and pods: what pods send there keeps
-    /// its source address.
+    /// Ranges that belong to the cluster, in addition to those of nodes and pods: packets of pods
+    /// to them keep their source address.
     pub cluster_cidrs: Vec<Cidr>,
-    /// What happens to the source address of what pods send off the cluster.
+    /// What happens to the source address of packets that leave the cluster.
     pub masquerade: Masquerading,
-    /// The cluster's key: by it all nodes choose the same backends and next hops. `None`: a public default.
+    /// The cluster's key, with which all nodes choose the same backends and next hops. `None`: a
+    /// public default.
     pub hash_key: Option<ClusterKey>,
     /// How nodes reach each other's pods.
     pub overlay: OverlayOptions,
-    /// Whether annotations of pods say where and how they are attached.
+    /// Whether annotations of pods determine where and how they are attached.
     pub pod_annotations: PodAnnotations,
 }
 
 impl ClusterOptions {
-    /// What reading Kubernetes objects depends on.
+    /// Options for reading Kubernetes objects.
     pub fn kubernetes(&self) -> podswitch_kubernetes::Options {
         podswitch_kubernetes::Options {
             service_cidrs: self.service_cidrs.clone(),
@@ -70,8 +71,8 @@ impl ClusterOptions {
         StateChanges { objects, pods: pods.collect() }
     }
 
-    /// Adds to a configuration what no object says. `flannel`: what Flannel's annotations say of the
-    /// overlay, which goes before the defaults here.
+    /// Adds these options to a configuration. `flannel`: the overlay in Flannel's annotations,
+    /// which overrides the defaults.
     pub fn complete(&self, config: &mut Config, flannel: Option<Overlay>) {
         config.cluster_key = self.hash_key.unwrap_or_default();
         config.masquerade = self.masquerade.by_switch(&self.cluster_cidrs);
@@ -83,10 +84,10 @@ impl ClusterOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Masquerading {
-    /// The node's kernel puts the node's address in its place.
+    /// The node's kernel replaces it with the node's address.
     #[default]
     Kernel,
-    /// The switch puts one of these in its place; a family without one is left as it is.
+    /// The switch replaces it with one of these; a family without one is left unchanged.
     Switch {
         /// For IPv4.
         ipv4: Option<Ipv4Addr>,
@@ -98,7 +99,7 @@ pub enum Masquerading {
 }
 
 impl Masquerading {
-    /// The engine's part of it. `cluster`: ranges that count as the cluster.
+    /// The engine's configuration. `cluster`: ranges that count as the cluster.
     pub(crate) fn by_switch(self, cluster: &[Cidr]) -> Option<Masquerade> {
         match self {
             Self::Switch { ipv4, ipv6 } => {
@@ -109,14 +110,14 @@ impl Masquerading {
     }
 }
 
-/// A text that is no [`Masquerading`].
+/// A text that is not a [`Masquerading`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseMasqueradingError {
     /// A part of it is unknown.
     #[error("{0:?} is neither kernel, off nor an address")]
     Unknown(String),
-    /// There can be one address of each family.
+    /// There are two addresses of one family.
     #[error("two addresses of one family")]
     SameFamily,
 }

@@ -1,6 +1,6 @@
-//! What interfaces the node has, looked at once, at the start.
+//! Discovery of the node's interfaces, once at the start.
 //!
-//! What has to follow the kernel's changes, or needs MTUs and routes, asks netlink instead
+//! What has to follow changes of the kernel, or needs MTUs and routes, uses netlink instead
 //! (`docs/decisions/0015-linux-and-node-crates.md`).
 
 use std::net::IpAddr;
@@ -14,8 +14,8 @@ pub(crate) fn interfaces(namespace: &NetNs) -> Result<Vec<NetworkInterface>, Hos
 }
 
 /// The addresses of a node that no Node object describes, in the order of its interfaces: of those
-/// that are up, not loopback and not the switch's own; the first of each family is where the tunnel
-/// begins. Link-local addresses are left out.
+/// that are up, not loopback and not the switch's own; the first of each family is the VTEP's.
+/// Link-local addresses are left out.
 ///
 /// For embedders that fill in [`LocalNode`](podswitch_core::config::LocalNode) themselves.
 ///

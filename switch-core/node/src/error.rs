@@ -1,4 +1,4 @@
-//! What can go wrong, typed.
+//! Typed errors.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ pub enum NodeError {
     /// The state, or a change of it, has errors: all of them.
     #[error("{}", Lines(.0))]
     Refused(Vec<ConfigError>),
-    /// An option has a value that cannot be.
+    /// An option has an invalid value.
     #[error("option {option}: {reason}")]
     Option {
         /// Its name.
@@ -33,7 +33,7 @@ pub enum NodeError {
         #[source]
         error: PodError,
     },
-    /// The underlay that the options ask for cannot be had.
+    /// The underlay that the options require is not available.
     #[error(transparent)]
     Underlay(#[from] UnderlayError),
     /// The system refused a step of the set-up.
@@ -68,7 +68,7 @@ impl fmt::Display for Lines<'_> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PodError {
-    /// A field of its [`PodAttachment`](crate::PodAttachment) has a value that cannot be.
+    /// A field of its [`PodAttachment`](crate::PodAttachment) has an invalid value.
     #[error("{field}: {reason}")]
     Invalid {
         /// The field.
@@ -87,10 +87,10 @@ pub enum PodError {
     /// The state with the pod left it out: why.
     #[error("the pod clashes with what is in force: {0}")]
     LeftOut(ConfigError),
-    /// Its namespace or interface cannot be had.
+    /// Its namespace or interface is not available.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// The switch cannot take its port.
+    /// Its port cannot be attached to the switch.
     #[error(transparent)]
     Control(#[from] ControlError),
 }
@@ -107,18 +107,16 @@ pub enum UnderlayError {
         /// Why.
         reason: String,
     },
-    /// The tunnel's UDP sockets cannot be had.
+    /// The tunnel's UDP sockets cannot be opened.
     #[error("underlay udp: {0}")]
     Sockets(String),
-    /// The node has no address where the tunnel would begin.
-    #[error(
-        "underlay udp: {0}: its Node object has no InternalIP, which the tunnel would begin at"
-    )]
+    /// The node has no address for its VTEP.
+    #[error("underlay udp: {0}: its Node object has no InternalIP for the VTEP")]
     NoAddress(String),
-    /// The node's address, where the tunnel would begin, is not there.
+    /// No interface has the address of the node's VTEP.
     #[error("underlay udp: no interface has the node's InternalIP {0}")]
     AddressNotFound(IpAddr),
-    /// The kernel does not say what interfaces there are.
+    /// The interfaces cannot be listed.
     #[error("{0}")]
     Netlink(String),
 }

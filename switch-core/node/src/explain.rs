@@ -1,4 +1,4 @@
-//! Why a connection passes or does not, as the state in force has it.
+//! Explains why a connection is forwarded or not, by the state in force.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -23,22 +23,22 @@ pub struct Connection {
     pub protocol: u8,
     /// Port of the client. It chooses the backend of a Service.
     pub sport: u16,
-    /// Port that it connects to; of ICMP 8 (of ICMPv6 128) for an echo request.
+    /// Port that it connects to; for an echo request 8 (ICMP) or 128 (ICMPv6).
     pub dport: u16,
 }
 
-/// What becomes of the first packet at this node's switch.
+/// What this node's switch does with the first packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It is forwarded; of a Service to this backend.
+    /// It is forwarded, for a Service to this backend.
     Forward {
-        /// Where to, if that is not what the client connects to.
+        /// The backend, if it is not what the client connects to.
         backend: Option<SocketAddr>,
     },
-    /// The switch answers it: it is for the gateway.
+    /// The switch answers it, since it is for the gateway.
     Gateway,
-    /// It is dropped, or refused.
+    /// It is dropped or rejected.
     Drop {
         /// Why.
         reason: DropReason,
@@ -47,19 +47,19 @@ pub enum Outcome {
     },
 }
 
-/// Why a connection passes or does not.
+/// Why a connection is forwarded or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verdict {
-    /// What this node's switch does. `None`: another node's meets the first packet.
+    /// What this node's switch does. `None`: another node's switch gets the first packet.
     pub outcome: Option<Outcome>,
-    /// What the policies of both ends say, of a Service's backend where there is one. Without meaning
-    /// where the outcome is [`Outcome::Gateway`].
+    /// The verdict of the policies of both ends, with the backend in place of a Service. Without
+    /// meaning if the outcome is [`Outcome::Gateway`].
     pub policies: Explanation,
 }
 
 impl Verdict {
-    /// Whether the connection passes, as far as this node decides.
+    /// Whether the connection is allowed, as far as this node decides.
     pub fn is_allowed(&self) -> bool {
         match &self.outcome {
             Some(Outcome::Forward { .. }) | None => self.policies.allow(),
@@ -89,7 +89,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Explains a connection. `None`: its addresses are of two families.
+/// Explains a connection. `None`: its addresses are of different families.
 pub(crate) fn explain(snapshot: &Arc<Snapshot>, connection: &Connection) -> Option<Verdict> {
     let Connection { src, dst, protocol, sport, dport } = *connection;
     let key = FlowKey::new(src, dst, protocol, sport, dport)?;
@@ -112,7 +112,7 @@ pub(crate) fn explain(snapshot: &Arc<Snapshot>, connection: &Connection) -> Opti
     Some(Verdict { outcome, policies: snapshot.policy.explain(src, server.ip(), traffic) })
 }
 
-/// The port by which the first packet of `src` comes in, if it comes to this node's switch first.
+/// The ingress port of the first packet from `src`, if this node's switch gets it first.
 fn ingress(snapshot: &Snapshot, src: IpAddr) -> Option<PortId> {
     match snapshot.endpoints.get(&src).map(|facts| &facts.location) {
         Some(Location::Attached { port, .. }) => Some(*port),

@@ -1,4 +1,4 @@
-//! Connections as people and programs see them: with names instead of ports and numbers.
+//! Connections for display and export: with names instead of numbers.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -18,9 +18,9 @@ use serde::Serialize;
 pub struct Flow {
     /// Address of the client.
     pub src: IpAddr,
-    /// What the client connects to: of a Service its address.
+    /// What the client connects to, such as a Service's address.
     pub dst: IpAddr,
-    /// Port of the client; of ICMP the identifier.
+    /// Port of the client; for ICMP the identifier.
     pub sport: u16,
     /// Port that the client connects to.
     pub dport: u16,
@@ -34,7 +34,7 @@ pub struct Flow {
     pub service: Option<String>,
     /// The backend that serves it, where that is not what the client connects to.
     pub backend: Option<SocketAddr>,
-    /// State of a TCP connection, of the side that is further; `None` for other protocols.
+    /// State of a TCP connection; `None` for other protocols.
     pub state: Option<&'static str>,
     /// Packets and bytes from the client.
     pub packets: u64,
@@ -84,7 +84,7 @@ pub(crate) fn services(snapshot: &Snapshot) -> Services {
     frontends.map(|f| ((f.address, f.protocol.number(), f.port), f.entry.cookie.clone())).collect()
 }
 
-/// Every connection alive.
+/// Every live connection.
 pub(crate) fn list(control: &ControlPlane) -> Vec<Flow> {
     let snapshot = control.snapshot();
     let services = services(&snapshot);
@@ -121,7 +121,7 @@ impl Flow {
     }
 }
 
-/// The state of a TCP connection by those of its sides.
+/// The state of a TCP connection from those of its sides.
 fn state(client: TcpState, server: TcpState) -> &'static str {
     use TcpState::{Closed, Closing, Established, Reset};
     match (client, server) {

@@ -1,4 +1,4 @@
-//! A node on a thread of its own, for programs with many.
+//! A node on a thread of its own, for multi-threaded programs.
 
 use std::fmt;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -18,7 +18,7 @@ use crate::state::{State, StateChanges};
 use crate::stats::Stats;
 
 impl Node {
-    /// Gives the node a thread of its own, which looks after it.
+    /// Moves the node to a thread of its own, which polls it.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -31,8 +31,9 @@ impl Node {
 /// What the node's thread is to do; `None`: end.
 type Command = Option<Box<dyn FnOnce(&mut Node) + Send>>;
 
-/// A [`Node`] that runs on a thread of its own ([`Node::spawn`]), which looks after it. Any thread may call
-/// it; calls run one after the other. When it is dropped the node stops and pods keep their interfaces.
+/// A [`Node`] that runs on a thread of its own ([`Node::spawn`]), which polls it. Any thread may
+/// call it; calls run one after the other. When it is dropped the node stops and pods keep their
+/// interfaces.
 pub struct NodeHandle {
     caller: NodeCaller,
     thread: Option<JoinHandle<(Node, Result<(), NodeError>)>>,
@@ -71,7 +72,7 @@ impl fmt::Debug for NodeHandle {
 }
 
 impl NodeHandle {
-    /// Gives `node` a thread.
+    /// Starts the thread of `node`.
     pub(crate) fn spawn(mut node: Node) -> std::io::Result<Self> {
         let (commands, received) = channel::<Command>();
         let thread =
@@ -208,7 +209,7 @@ impl Drop for NodeHandle {
         if let Some(thread) = self.thread.take()
             && let Ok((node, _)) = thread.join()
         {
-            // There is nobody left to report to.
+            // There is no caller to report to.
             let _ = node.stop(PodInterfaces::Keep);
         }
     }

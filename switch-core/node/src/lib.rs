@@ -1,9 +1,10 @@
 //! The switch of one Kubernetes node, as a library for CNI plugins and network agents.
 //!
-//! A [`Node`] has all that a node's switch needs: the engine with its workers, the node's own port with its routes,
-//! masquerading and the steering of Services, health checks, the underlay to other nodes, and the pods. It is given
-//! whole [`State`]s or [single changes](Node::update), and pods [come](Node::add_pod) and [go](Node::remove_pod) at
-//! run time. What happens is reported as [`Event`]s; nothing here prints.
+//! A [`Node`] contains everything that a node's switch needs: the engine with its workers, the
+//! node's own port with its routes, masquerading and the steering of Services, health checks, the
+//! underlay to other nodes, and the pods. Its input is whole [`State`]s or [single
+//! changes](Node::update), and pods are [added](Node::add_pod) and [removed](Node::remove_pod) at
+//! run time. It reports [`Event`]s and prints nothing.
 //!
 //! # A node with two pods
 //!
@@ -49,10 +50,11 @@
 //!
 //! # How the parts fit
 //!
-//! [`Node`] owns the control plane of `podswitch_core` and compares what should be with what is: `pods` attaches and
-//! detaches pods, `host_side` is the node's own port and the settings of its kernel, `underlay` the way to other
-//! nodes. Each of them keeps to one thread, the one that owns the [`Node`] ([`Node::spawn`] gives it one of its own,
-//! and a [`NodeHandle`] that any thread may use). Workers forward on threads of their own and wait for nothing here.
+//! [`Node`] owns the control plane of `podswitch_core` and reconciles the desired with the actual
+//! state: `pods` attaches and detaches pods, `host_side` manages the node's own port and the
+//! settings of its kernel, `underlay` the path to other nodes. All of them run on the thread that
+//! owns the [`Node`] ([`Node::spawn`] starts one, and returns a [`NodeHandle`] that any thread may
+//! use). Workers forward on threads of their own and never wait for it.
 #![forbid(unsafe_code)]
 
 mod attachment;
@@ -98,5 +100,5 @@ pub use podswitch_core::records::{DropRecord, End};
 pub use state::{State, StateChanges};
 pub use stats::Stats;
 
-/// Largest network-layer packet of a port where nothing says otherwise, in bytes.
+/// Default MTU of a port, in bytes.
 pub const DEFAULT_MTU: u16 = 1500;

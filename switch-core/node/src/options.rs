@@ -1,4 +1,4 @@
-//! What is chosen when a switch is started.
+//! Options of a node's switch.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use crate::error::NodeError;
 use crate::events::EventSink;
 use crate::kube_proxy::KubeProxyMode;
 
-/// More workers than this are refused.
+/// Most workers.
 const MAX_WORKERS: usize = 64;
-/// IPv6 needs links to carry at least 1280 bytes (RFC 8200 §5); a TAP takes no more than 65,521.
+/// IPv6 needs links to carry at least 1280 bytes (RFC 8200 §5); a TAP takes at most 65,521.
 const MTU_RANGE: std::ops::RangeInclusive<u16> = 1280..=65_521;
 
-/// How the switch of a node is started. Everything but the name has a default.
+/// Options of a node's switch. All but the name have defaults.
 ///
 /// ```
 /// use podswitch_node::{Masquerading, NodeOptions, UnderlayOptions};
@@ -77,7 +77,7 @@ impl NodeOptions {
     }
 
     /// The namespace in which the switch keeps its ends of veth pairs. Otherwise one named
-    /// `podswitch-NODE`, made when it is needed and removed at the end.
+    /// `podswitch-NODE`, created when it is needed and removed at the end.
     #[must_use]
     pub fn switch_namespace(mut self, namespace: NetNs) -> Self {
         self.switch_namespace = Some(namespace);
@@ -105,23 +105,23 @@ impl NodeOptions {
         self
     }
 
-    /// What happens to the source address of what pods send off the cluster; by default the node's
-    /// kernel puts the node's in its place.
+    /// What happens to the source address of packets that leave the cluster; by default the node's
+    /// kernel masquerades them.
     #[must_use]
     pub fn masquerade(mut self, masquerade: Masquerading) -> Self {
         self.masquerade = masquerade;
         self
     }
 
-    /// Ranges that belong to the cluster, beside those of nodes and pods: what pods send there keeps
-    /// its source address.
+    /// Ranges that belong to the cluster, in addition to those of nodes and pods: packets of pods
+    /// to them keep their source address.
     #[must_use]
     pub fn cluster_cidrs(mut self, ranges: impl IntoIterator<Item = Cidr>) -> Self {
         self.cluster_cidrs = ranges.into_iter().collect();
         self
     }
 
-    /// Masquerading and cluster ranges as the cluster's options say.
+    /// Takes masquerading and cluster ranges from the cluster's options.
     #[must_use]
     pub fn cluster(self, options: &ClusterOptions) -> Self {
         self.masquerade(options.masquerade).cluster_cidrs(options.cluster_cidrs.iter().copied())
@@ -141,8 +141,8 @@ impl NodeOptions {
         self
     }
 
-    /// Leaves out objects that the switch cannot take, with an [`Event::LeftOut`](crate::Event::LeftOut)
-    /// for each; the rest of the state goes in. Otherwise one of them refuses the whole state.
+    /// Leaves out invalid objects, with an [`Event::LeftOut`](crate::Event::LeftOut) for each; the
+    /// rest of the state is put in force. Otherwise one of them makes the whole state refused.
     #[must_use]
     pub fn lenient(mut self, lenient: bool) -> Self {
         self.lenient = lenient;
@@ -157,8 +157,8 @@ impl NodeOptions {
         self
     }
 
-    /// Reports connections that were opened and closed, compared every `interval`, at least
-    /// 100 ms ([`Event::FlowOpened`](crate::Event::FlowOpened)). Costs as much as there are
+    /// Reports connections that were opened and closed, compared every `interval`, at least 100 ms
+    /// ([`Event::FlowOpened`](crate::Event::FlowOpened)). The cost is proportional to the number of
     /// connections.
     #[must_use]
     pub fn report_flows(mut self, interval: Duration) -> Self {
@@ -166,19 +166,19 @@ impl NodeOptions {
         self
     }
 
-    /// Where events go: a closure, or an end of [`channel`](crate::channel). Called on the thread that
-    /// calls the [`Node`](crate::Node), at the end of its calls. Without one there are none.
+    /// Where events go: a closure, or an end of [`channel`](crate::channel). Called on the thread
+    /// that calls the [`Node`](crate::Node), at the end of its calls.
     #[must_use]
     pub fn on_event(mut self, sink: impl EventSink + 'static) -> Self {
         self.sink = Some(Box::new(sink));
         self
     }
 
-    /// Finds values that cannot be.
+    /// Checks the values.
     pub(crate) fn check(&self) -> Result<(), NodeError> {
         let refuse = |option, reason: String| Err(NodeError::Option { option, reason });
         if self.name.is_empty() {
-            return refuse("name", "it is empty".to_owned());
+            return refuse("name", "is empty".to_owned());
         }
         if !(1..=MAX_WORKERS).contains(&self.workers) {
             let reason = format!("{} is not from 1 to {MAX_WORKERS}", self.workers);
@@ -214,13 +214,13 @@ impl fmt::Debug for NodeOptions {
     }
 }
 
-/// What tunnel packets go through.
+/// Transport of the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnderlayKind {
     /// UDP sockets of the node's stack.
     Udp,
-    /// Frames by the uplink.
+    /// Frames on the uplink.
     Packet,
 }
 
@@ -228,14 +228,14 @@ pub enum UnderlayKind {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct UnderlayOptions {
-    /// What tunnel packets go through. `None`: UDP sockets, once there are other nodes. `Some`: the
-    /// node does not start without.
+    /// Transport of the tunnel. `None`: UDP sockets, once there are other nodes. `Some`: the node
+    /// does not start without.
     pub kind: Option<UnderlayKind>,
     /// The interface for direct traffic, and with [`UnderlayKind::Packet`] for the tunnel. The node
     /// does not start without it.
     pub uplink: Option<String>,
-    /// MTU of pods and of the node's own port, in bytes, from 1280 to 65,521. `None`: what the underlay
-    /// leaves of its own.
+    /// MTU of pods and of the node's own port, in bytes, from 1280 to 65,521. `None`: the
+    /// underlay's MTU less the outer headers.
     pub mtu: Option<u16>,
 }
 

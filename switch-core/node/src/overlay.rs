@@ -22,11 +22,12 @@ pub const UNKNOWN_NODE_MAC: Mac = Mac([0x0a, 0x58, 0, 0, 0, 1]);
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct OverlayOptions {
-    /// VXLAN network identifier. `None`: what Flannel's annotations on Node objects say, or 1.
+    /// VXLAN network identifier. `None`: the VNI in Flannel's annotations on Node objects, or 1.
     pub vni: Option<Vni>,
-    /// UDP port of the tunnel. `None`: 8472 where Node objects have Flannel's annotations, else 4789.
+    /// UDP port of the tunnel. `None`: 8472 if Node objects have Flannel's annotations, otherwise
+    /// 4789.
     pub port: Option<u16>,
-    /// Through the tunnel, or past it.
+    /// Through the tunnel, or directly.
     pub routing: Routing,
     /// Which family the tunnel runs over between nodes that have addresses of both.
     pub underlay: Underlay,

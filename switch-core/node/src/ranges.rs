@@ -1,7 +1,7 @@
-//! Where pods are, as ranges of addresses: kept up to date change by change.
+//! Locations of pods as address ranges, updated incrementally.
 //!
-//! Most pods have addresses in the ranges (podCIDRs) of their node. Only the others are listed here, so
-//! that a change costs nothing where ranges cover it.
+//! Most pods have addresses in the ranges (podCIDRs) of their node. Only the others are listed
+//! here, so that a change of a pod inside these ranges costs nothing.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -31,18 +31,20 @@ pub(crate) struct Ranges {
     lists: Lists,
 }
 
-/// The ranges as the kernel is given them.
+/// The ranges for the node's kernel.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lists {
     /// Where this node's pods are.
     pub(crate) local: Vec<Cidr>,
     /// Where other nodes' pods are.
     pub(crate) remote: Vec<Cidr>,
+    /// Ranges of all nodes, and addresses of nodes outside them.
+    pub(crate) nodes: Vec<Cidr>,
     /// All pods and nodes.
     pub(crate) cluster: Vec<Cidr>,
 }
 
-/// What a publish changes that ranges depend on.
+/// Changes of a publish that ranges depend on.
 #[derive(Debug, Default)]
 pub(crate) struct Affected {
     pods: HashSet<Cookie>,
@@ -52,7 +54,7 @@ pub(crate) struct Affected {
 }
 
 impl Affected {
-    /// Of changes that are about to be published, given the settings of before.
+    /// For changes to be published, given the previous settings.
     pub(crate) fn by(changes: &[Change], settings: &Config, objects: Objects<'_>) -> Self {
         let mut affected = Self::default();
         for change in changes {
@@ -81,7 +83,7 @@ impl Affected {
 }
 
 impl Ranges {
-    /// Of everything that is published.
+    /// From everything that is published.
     pub(crate) fn of(settings: &Config, objects: Objects<'_>) -> Self {
         let mut ranges = Self::default();
         for pod in objects.endpoints() {
@@ -96,7 +98,7 @@ impl Ranges {
         &self.lists
     }
 
-    /// Follows a publish. Returns whether any range changed.
+    /// Updates the ranges after a publish. Returns whether any changed.
     pub(crate) fn follow(
         &mut self,
         affected: Affected,
@@ -137,7 +139,7 @@ impl Ranges {
         let now = cidrs_of(name, settings, objects);
         let is_lost = |range: &Cidr| !now.contains(range);
         if before.is_some_and(|before| before.pod_cidrs.iter().any(is_lost)) {
-            // Pods in a range that the node lost are listed nowhere.
+            // Pods in a range that the node lost are not listed yet.
             let pods: Vec<_> = objects.endpoints().filter(|pod| pod.node == *name).collect();
             for pod in pods {
                 self.place(&pod.cookie, Some(pod), settings, objects);
@@ -151,7 +153,7 @@ impl Ranges {
         }
     }
 
-    /// Lists a pod, or lists it no more. Returns whether that changed anything.
+    /// Adds a pod to the list, or removes it. Returns whether the list changed.
     fn place(
         &mut self,
         cookie: &Cookie,
@@ -190,6 +192,8 @@ impl Ranges {
         let mut local = Cover::of(own.pod_cidrs.iter().copied());
         let mut cluster = Cover::of(remote.iter().chain(&own.pod_cidrs).copied());
         cluster.extend(of_nodes.iter().copied());
+        let mut without_pods = cluster.0.clone();
+        without_pods.sort_unstable();
         for (node, pods) in &self.outside {
             for pod in pods.values() {
                 if *node == own.name && !pod.host_network {
@@ -208,7 +212,8 @@ impl Ranges {
             ranges
         };
         let remote = remote.into_iter().collect();
-        self.lists = Lists { local: sorted(local), remote, cluster: sorted(cluster) };
+        let (local, cluster) = (sorted(local), sorted(cluster));
+        self.lists = Lists { local, remote, nodes: without_pods, cluster };
     }
 }
 

@@ -9,20 +9,20 @@ use podswitch_kubernetes::Compiled;
 use crate::attachment::PodAttachment;
 use crate::pod_name::PodName;
 
-/// What a node is to be: the configuration of its switch, and pods that it is to attach. Pods may
-/// also come and go one by one ([`Node::add_pod`](crate::Node::add_pod)).
+/// The desired state of a node: the configuration of its switch, and the pods to attach. Pods may
+/// also be added individually ([`Node::add_pod`](crate::Node::add_pod)).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct State {
-    /// The configuration. Its `ports`, its `neighbours` and the `attachment` of this node's endpoints
-    /// are the node's to fill in, and are ignored.
+    /// The configuration. Its `ports`, its `neighbours` and the `attachment` of this node's
+    /// endpoints are ignored: the node fills them in.
     pub config: Config,
     /// Pods of this node to attach, and where.
     pub pods: Vec<PodAttachment>,
 }
 
 impl State {
-    /// A state whose pods come by [`Node::add_pod`](crate::Node::add_pod) only.
+    /// A state whose pods are attached by [`Node::add_pod`](crate::Node::add_pod) only.
     pub fn new(config: Config) -> Self {
         Self { config, pods: Vec::new() }
     }
@@ -35,7 +35,7 @@ impl From<Config> for State {
 }
 
 impl From<Compiled> for State {
-    /// Kubernetes objects; pods whose annotations say where their interface is are attached there.
+    /// From Kubernetes objects; pods whose annotations name their interface are attached there.
     fn from(compiled: Compiled) -> Self {
         let pods = compiled.pods.iter().filter_map(PodAttachment::annotated).collect();
         Self { config: compiled.config, pods }
@@ -46,9 +46,9 @@ impl From<Compiled> for State {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct StateChanges {
-    /// Objects of the configuration, and [`Change::Settings`] for what is no object.
+    /// Objects of the configuration, and [`Change::Settings`].
     pub objects: Vec<Change>,
-    /// Pods of this node that the state attaches from now on, or attaches no more (`None`).
+    /// Pods of this node to attach, or to attach no longer (`None`).
     pub pods: Vec<(PodName, Option<PodAttachment>)>,
 }
 
@@ -58,11 +58,11 @@ impl From<Vec<Change>> for StateChanges {
     }
 }
 
-/// What is desired, apart from the objects: those are with the control plane
+/// The desired state without its objects, which the control plane has
 /// ([`ControlPlane::objects`](podswitch_core::control::ControlPlane::objects)).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Desired {
-    /// What is no object, as it was given; the lists are empty.
+    /// The settings as given; the lists of objects are empty.
     pub(crate) settings: Config,
     /// Pods that the state attaches.
     pub(crate) pods: BTreeMap<PodName, PodAttachment>,

@@ -1,4 +1,4 @@
-//! The configuration that is about to be published, wherever its objects are.
+//! A configuration to be published: a whole one, or the published one with changes.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use podswitch_core::control::{Change, Objects};
 pub(crate) enum View<'a> {
     /// A whole configuration.
     Whole(&'a Config),
-    /// What was published, and changes of it.
+    /// The published configuration, with changes.
     Changed {
-        /// What is no object.
+        /// The settings.
         settings: &'a Config,
-        /// What was published.
+        /// The published objects.
         objects: Objects<'a>,
         /// Changes; of two for one object the last counts.
         changes: &'a [Change],
@@ -23,7 +23,7 @@ pub(crate) enum View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// What is no object.
+    /// The settings.
     pub(crate) fn settings(&self) -> &'a Config {
         match self {
             Self::Whole(config) => config,
@@ -75,7 +75,7 @@ impl<'a> View<'a> {
         Box::new(new.into_iter().chain(others.map(|route| &**route)))
     }
 
-    /// Whether any pod has host ports. Those that changes delete still count.
+    /// Whether any pod has host ports. Deletions in the changes are ignored.
     pub(crate) fn has_host_ports(&self) -> bool {
         match self {
             Self::Whole(config) => !config.host_ports.is_empty(),

@@ -4,18 +4,19 @@
 //! once every worker has acknowledged a later one. Used by one thread; no worker ever waits for
 //! it.
 
+mod error;
 mod options;
 mod policy_counts;
 mod ports;
 mod service_counts;
 mod workers;
 
-use std::io;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
 pub use crate::publish::{Cause, Change, Effect, LeftOut, Objects, Published, Refused};
+pub use error::ControlError;
 pub use options::{Options, Pinning};
 pub use podswitch_policy::service::compile::HealthCheck;
 pub use policy_counts::PolicyCount;
@@ -27,43 +28,11 @@ use workers::Handle;
 use crate::config::{Config, ConfigError};
 use crate::engine::Shared;
 use crate::flow::connection::ConnectionInfo;
-use crate::id::{Epoch, PortId};
+use crate::id::Epoch;
 use crate::publish::{Mode, Publisher, Request};
 use crate::snapshot::Snapshot;
 use crate::time::Clock;
 use crate::worker::Command;
-
-/// What can go wrong with ports and workers.
-#[derive(Debug, thiserror::Error)]
-pub enum ControlError {
-    /// All port numbers are in use.
-    #[error("no port number is free: a switch has at most {} ports", PortId::MAX_PORTS)]
-    NoPortFree,
-    /// There is no such port.
-    #[error("port {0} is not attached")]
-    NoSuchPort(PortId),
-    /// A device could not be opened.
-    #[error("cannot open {name} for worker {worker}: {source}")]
-    Open {
-        /// The device.
-        name: String,
-        /// Which worker's end.
-        worker: usize,
-        /// Why.
-        source: io::Error,
-    },
-    /// A worker could not be made.
-    #[error("cannot start worker {worker}: {source}")]
-    Worker {
-        /// Which.
-        worker: usize,
-        /// Why.
-        source: io::Error,
-    },
-    /// The workers did not acknowledge in time.
-    #[error("epoch {0} was not acknowledged by every worker in time")]
-    NotAcknowledged(Epoch),
-}
 
 /// See the module's description.
 pub struct ControlPlane {
@@ -104,48 +73,50 @@ impl ControlPlane {
         }
     }
 
-    /// Everything that is wrong with a configuration: what refuses it in [`apply`](Self::apply).
+    /// All errors of a configuration, for which [`apply`](Self::apply) would refuse it.
     pub fn check(config: &Config) -> Vec<ConfigError> {
         Publisher::check(config)
     }
 
     /// Puts `config` in force: checked and compiled first, then published with one swap. On return
-    /// every packet that a worker receives from its next burst on is treated by it; see
-    /// [`wait`](Self::wait) to know that all workers have it.
+    /// it applies to every packet that a worker receives from its next burst on;
+    /// [`wait`](Self::wait) waits until all workers use it.
     ///
     /// # Errors
-    /// Everything that is wrong with the configuration. Nothing of it is applied.
+    /// All errors of the configuration. Nothing of it is applied.
     pub fn apply(&mut self, config: &Config) -> Result<Epoch, Refused> {
         Ok(self.publish(Request::Whole(config), Mode::Strict)?.epoch)
     }
 
-    /// Puts changes of single objects in force, all or none of them: of two for one name the last
-    /// counts. As [`apply`](Self::apply), at the cost of what changes.
+    /// Puts changes of single objects in force, all or none of them; of two for one name the last
+    /// counts. As [`apply`](Self::apply), but the cost depends on the changes only.
     ///
     /// # Errors
-    /// Everything that is wrong because of the changes. Nothing of them is applied.
+    /// All errors that the changes cause. None of them is applied.
     pub fn update(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<Epoch, Refused> {
         let changes = Request::Changes(changes.into_iter().collect());
         Ok(self.publish(changes, Mode::Strict)?.epoch)
     }
 
-    /// As [`apply`](Self::apply), but objects that cannot be taken are left out, and the rest goes
-    /// in, with one swap. They stay wanted: when the reason goes, they are taken by the publish that
-    /// takes it away. So what is in force depends on what is wanted alone, not on the order in
-    /// which it came, with one exception: of a policy that cannot be taken the last version that
-    /// was stays in force. See [`Effect`].
+    /// As [`apply`](Self::apply), but invalid objects are left out and the rest is published, with
+    /// one swap. They stay part of the desired state: the publish that removes the reason puts them
+    /// in force. So what is in force depends only on the desired state, not on the order of
+    /// changes, with one exception: the last valid version of an invalid policy stays in force. See
+    /// [`Effect`].
     ///
     /// # Errors
-    /// What holds for the whole switch is wrong: this node, the tunnel, masquerading. Nothing of
-    /// the configuration is applied.
+    /// The settings are invalid: this node, the tunnel, masquerading. Nothing of the configuration
+    /// is applied.
     pub fn apply_lenient(&mut self, config: &Config) -> Result<Published, Refused> {
         self.publish(Request::Whole(config), Mode::Lenient)
     }
 
-    /// As [`update`](Self::update), and lenient as [`apply_lenient`](Self::apply_lenient) is.
+    /// As [`update`](Self::update), but leaves invalid objects out as
+    /// [`apply_lenient`](Self::apply_lenient) does.
     ///
     /// # Errors
-    /// There are more nodes than a tunnel can have. Nothing of the changes is applied.
+    /// The settings are invalid, or there are more nodes than a tunnel can have. None of the
+    /// changes is applied.
     pub fn update_lenient(
         &mut self,
         changes: impl IntoIterator<Item = Change>,
@@ -153,12 +124,12 @@ impl ControlPlane {
         self.publish(Request::Changes(changes.into_iter().collect()), Mode::Lenient)
     }
 
-    /// The objects that the control plane was given by the last publish that was not refused.
+    /// The desired objects: those of the last publish that was not refused.
     pub fn objects(&self) -> Objects<'_> {
         self.publisher.objects()
     }
 
-    /// Everything that is wanted and not in force as it was written, with the reasons.
+    /// All desired objects that are not in force as written, with the reasons.
     pub fn left_out(&self) -> Vec<LeftOut> {
         self.publisher.left_out()
     }
@@ -188,34 +159,33 @@ impl ControlPlane {
         self.snapshots.load_full()
     }
 
-    /// The switch's clock: its workers note the time of packets by it.
+    /// The switch's clock, which its workers use too.
     pub fn clock(&self) -> Clock {
         self.clock
     }
 
-    /// Connections, FDB and bounds that all workers share.
+    /// Connections, FDB and limits that all workers share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// How often each rule of each policy decided, where that is not zero.
+    /// Decision counts of policy rules, without zeros.
     pub fn policy_counts(&self) -> Vec<PolicyCount> {
         policy_counts::read(&self.snapshots.load())
     }
 
-    /// How often each Service port's connections were opened, to which backend, or refused, where
-    /// that is not zero.
+    /// Counts of opened and refused connections of each Service port, by backend, without zeros.
     pub fn service_counts(&self) -> Vec<ServiceCount> {
         service_counts::read(&self.snapshots.load().services)
     }
 
-    /// What a health check responder on this node is to answer (S12), by port.
+    /// Answers for the health check responder of this node (S12), by port.
     pub fn health_checks(&self) -> Vec<HealthCheck> {
         self.publisher.health_checks()
     }
 
     /// Every live connection. Packets and bytes of those that are neither TCP nor translated may be
-    /// some ten seconds old: each worker counts them by itself and reports now and then.
+    /// up to about ten seconds old: each worker counts them and reports periodically.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         let mut list = Vec::new();
         self.shared.tracker.list(|info| list.push(info));

@@ -15,21 +15,21 @@ pub struct Options {
     pub pool: PoolConfig,
     /// Where workers run.
     pub pinning: Pinning,
-    /// The secret of the tables; drawn at random when `None`. Fixed in `replay`, whose output
-    /// must be the same every time.
+    /// The secret hash key of the tables; random if `None`. Fixed in `replay`, whose output must be
+    /// reproducible.
     pub hash_key: Option<HashKey>,
-    /// What each worker's thread does before it forwards, such as giving up privileges. For threads that
-    /// [`set_workers`](super::ControlPlane::set_workers) starts.
+    /// Called by each worker's thread before it forwards, for example to drop privileges. For
+    /// threads that [`set_workers`](super::ControlPlane::set_workers) starts.
     pub on_worker_start: Option<fn()>,
 }
 
 /// Which processor cores workers are pinned to.
 #[derive(Clone, Debug, Default)]
 pub enum Pinning {
-    /// Wherever the system puts them. Right where pods share the cores with the switch.
+    /// Not pinned. Right where pods share the cores with the switch.
     #[default]
     None,
-    /// Worker `i` on the `i`-th of these cores, by number; later workers wherever.
+    /// Worker `i` on the `i`-th of these cores, by number; later workers are not pinned.
     Cores(Vec<usize>),
 }
 
@@ -42,7 +42,7 @@ impl Pinning {
     }
 }
 
-/// A secret from the operating system, by way of the standard library's randomly keyed hasher.
+/// A secret from the operating system, through the standard library's randomly keyed hasher.
 pub(super) fn random_hash_key() -> HashKey {
     use std::hash::{BuildHasher, RandomState};
     let half = |n: u8| u128::from(RandomState::new().hash_one(n));

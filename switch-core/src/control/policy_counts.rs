@@ -1,4 +1,4 @@
-//! How often each rule of each policy decided, by name.
+//! Decision counts of policy rules, by name.
 
 use std::sync::Arc;
 
@@ -7,13 +7,13 @@ use podswitch_policy::table::PolicyInfo;
 
 use crate::snapshot::Snapshot;
 
-/// How often one rule decided: connections that it allowed, counted once when they were opened, or packets that it
-/// denied (decision record 0017).
+/// Decisions of one rule: connections that it allowed, counted once when they were opened, or
+/// packets that it denied (decision record 0017).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyCount {
     /// The policy's cookie.
     pub policy: Arc<str>,
-    /// Whose rules these are.
+    /// The direction of the rule.
     pub direction: Direction,
     /// Index of the rule in the policy's list for the direction; `None` counts what the policy
     /// denied because none of its rules matched.

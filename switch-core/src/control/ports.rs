@@ -1,4 +1,4 @@
-//! Attaching and detaching devices, and which worker has which of a device's ends.
+//! Attaching and detaching devices, and the assignment of their queues to workers.
 
 use super::{ControlError, ControlPlane};
 use crate::id::PortId;
@@ -7,25 +7,24 @@ use crate::worker::Command;
 
 pub(super) struct Attached {
     pub(super) device: Box<dyn Device>,
-    /// The worker that has the device's first end, the one that receives where a device has a
+    /// The worker that has the device's first queue, the one that receives where a device has a
     /// single queue.
     first: usize,
 }
 
 impl Attached {
-    /// Devices with a single queue are spread over the workers: the port's number says which one has
-    /// the first end.
+    /// Devices with a single queue are spread over the workers by port number.
     pub(super) fn new(device: Box<dyn Device>, id: PortId, workers: usize) -> Self {
         Self { device, first: id.index() % workers.max(1) }
     }
 
-    /// Opens the end of a worker, of `workers` in all.
+    /// Opens the queue of one of `workers` workers.
     pub(super) fn open(
         &mut self,
         worker: usize,
         workers: usize,
     ) -> Result<Box<dyn Port>, ControlError> {
-        // A worker that is the only one has the first end.
+        // A single worker has the first queue.
         self.first = self.first.min(workers - 1);
         let end = match worker {
             first if first == self.first => 0,
@@ -39,8 +38,8 @@ impl Attached {
         })
     }
 
-    /// The workers from `workers` on were stopped. `Some`: this worker must open its end again, since
-    /// the first end was theirs.
+    /// The workers from `workers` on were stopped. `Some`: this worker must open its queue again,
+    /// since a stopped one had the first.
     pub(super) fn shrunk(&mut self, id: PortId, workers: usize) -> Option<usize> {
         if workers == 0 || self.first < workers {
             return None;
@@ -76,8 +75,8 @@ impl ControlPlane {
         Ok(id)
     }
 
-    /// Detaches a port: workers let go of it, what still goes there is dropped. Its number may be
-    /// given to the next device, so a configuration without it should be in force first.
+    /// Detaches a port: workers close it, and packets to it are dropped. The next device may get
+    /// its number, so publish a configuration without it first.
     ///
     /// # Errors
     /// There is no such port.
@@ -103,7 +102,7 @@ impl ControlPlane {
         }
     }
 
-    /// Facts about an attached port.
+    /// Properties of an attached port.
     pub fn port_info(&self, port: PortId) -> Option<PortInfo> {
         Some(self.devices.get(port.index())?.as_ref()?.device.info())
     }
@@ -117,7 +116,7 @@ impl ControlPlane {
         repaired.map(|(done, device)| (device.info().name, done)).collect()
     }
 
-    /// Gives the first ends that stopped workers had to others.
+    /// Reassigns the first queues of stopped workers.
     pub(super) fn hand_over(&mut self) -> Result<(), ControlError> {
         let workers = self.workers.len();
         let mut result = Ok(());

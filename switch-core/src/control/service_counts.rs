@@ -8,21 +8,20 @@ use podswitch_policy::rule::Protocol;
 use podswitch_policy::service::entry::{ServiceEntry, ServicePortId};
 use podswitch_policy::service::table::ServiceTable;
 
-/// Connections to one port of a Service (or host port of a pod), by whatever address and in both
-/// families.
+/// Connections to one port of a Service (or host port of a pod), by any address, in both families.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceCount {
     /// The Service's cookie, or the pod's.
     pub service: Arc<str>,
-    /// Name of the port; empty where a Service has but one.
+    /// Name of the port; empty where a Service has only one.
     pub port_name: Arc<str>,
     /// Protocol.
     pub protocol: Protocol,
     /// Number of the port.
     pub port: u16,
-    /// Opened to each backend that there is now, where that is not zero, in the order of addresses.
+    /// Opened to each current backend, without zeros, in the order of addresses.
     pub opened: Vec<(SocketAddr, u64)>,
-    /// Opened to backends that are gone.
+    /// Opened to former backends.
     pub departed: u64,
     /// Rejected with an answer to the client: there was no endpoint (S5).
     pub rejected: u64,
@@ -31,7 +30,7 @@ pub struct ServiceCount {
 }
 
 impl ServiceCount {
-    /// A connection to it was seen at all.
+    /// Whether there was any connection to it.
     fn is_any(&self) -> bool {
         !self.opened.is_empty() || self.departed + self.rejected + self.dropped > 0
     }
@@ -48,7 +47,7 @@ impl ServiceCount {
 
 /// Every port with a count that is not zero, by name.
 pub(super) fn read(table: &ServiceTable) -> Vec<ServiceCount> {
-    // One entry in each family, found by each of its addresses.
+    // One entry in each family, reached by several addresses.
     let mut entries: HashMap<(ServicePortId, bool), &Arc<ServiceEntry>> = HashMap::new();
     for (_, entry) in table.iter() {
         let is_v6 = entry.family == podswitch_wire::flow_key::Family::V6;

@@ -1,4 +1,4 @@
-//! Starting and stopping workers, and what the control plane asks of them.
+//! Starting, stopping and querying workers.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,7 +18,7 @@ pub(super) struct Handle {
 }
 
 impl ControlPlane {
-    /// Makes the next worker, with its end of every port, for the caller to poll or
+    /// Makes the next worker, with its queue of every port, for the caller to poll or
     /// [`run`](Worker::run).
     ///
     /// # Errors
@@ -44,12 +44,12 @@ impl ControlPlane {
         Ok(worker)
     }
 
-    /// Runs `count` workers, each on its own thread: starts those that are missing, or stops the last
-    /// ones.
+    /// Runs `count` workers, each on its own thread: starts those that are missing, or stops the
+    /// last ones.
     ///
     /// # Errors
-    /// A worker could not be started, or a device not be opened again for one that stays. Those that
-    /// run go on.
+    /// A worker could not be started, or a device could not be opened again for one that stays.
+    /// Running workers continue.
     pub fn set_workers(&mut self, count: usize) -> Result<(), ControlError> {
         if self.workers.len() > count {
             while self.workers.len() > count {
@@ -90,7 +90,7 @@ impl ControlPlane {
         let Some(worker) = self.workers.pop() else { return };
         worker.handle.send(Command::Stop);
         if let Some(thread) = worker.thread {
-            // A worker that panicked has said so already; the switch goes on without it.
+            // A worker's panic has been reported already; the switch continues without it.
             let _ = thread.join();
         }
         self.shared.set_workers(self.workers.len());
@@ -105,7 +105,7 @@ impl ControlPlane {
     /// polls by hand.
     ///
     /// # Errors
-    /// They have not within `timeout`.
+    /// Timeout.
     pub fn wait(&mut self, epoch: Epoch, timeout: Duration) -> Result<(), ControlError> {
         let clock = Clock::start();
         while !self.is_acknowledged(epoch) {
@@ -123,7 +123,7 @@ impl ControlPlane {
         self.workers.iter().map(|m| &m.handle)
     }
 
-    /// Has each worker tell an observer of drops; `make` makes one for each.
+    /// Makes each worker report drops to an observer from `make`.
     pub fn observe(&self, mut make: impl FnMut(usize) -> Option<Box<dyn Observer>>) {
         for (index, worker) in self.workers.iter().enumerate() {
             worker.handle.send(Command::Observe(make(index)));

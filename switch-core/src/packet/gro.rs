@@ -18,9 +18,8 @@ use super::{BATCH, Batch, Packet, Pool, SizeClass};
 mod run;
 
 pub use run::GroRun;
-use run::{Ids, Tcp};
+use run::{ETHERNET, Ids, Tcp};
 
-const ETHERNET: usize = 14;
 /// Flows that are coalesced at the same time.
 const FLOWS: usize = 8;
 

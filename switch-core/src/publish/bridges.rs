@@ -17,7 +17,7 @@ pub(super) struct Bridged {
     pub(super) ports: HashMap<PortId, Arc<BridgePort>>,
 }
 
-/// All domains that a port in force is a member of.
+/// All domains with a member port in force.
 pub(super) fn compile(desired: &Desired, fdb_ids: &FdbIds) -> Bridged {
     let mut members: Vec<&PortConfig> =
         desired.ports.iter().filter(|port| matches!(port.role, PortRole::Bridge { .. })).collect();

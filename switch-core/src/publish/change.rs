@@ -9,8 +9,8 @@ use podswitch_wire::cidr::Cidr;
 use crate::config::{BridgeDomain, Config, Endpoint, PortConfig, RefusedPolicy, RemoteNode, Route};
 use crate::id::{Cookie, PortId};
 
-/// Upserts or deletes one object, or sets the settings. An upsert replaces the object of the same name. Deleting an absent
-/// object is a no-op.
+/// Upserts or deletes one object, or replaces the settings. An upsert replaces the object of the
+/// same name. Deleting an absent object is a no-op.
 #[derive(Clone, Debug)]
 pub enum Change {
     /// Upserts a pod.
@@ -33,8 +33,8 @@ pub enum Change {
     ClusterPolicy(Arc<ClusterNetworkPolicy>),
     /// Deletes the ClusterNetworkPolicy of this name (cookie).
     ClusterPolicyGone(Arc<str>),
-    /// A policy of either kind is there that the caller could not take. It replaces the one of the
-    /// same name and is deleted as that one is.
+    /// Upserts a policy of either kind that the caller found invalid. It replaces the one of the
+    /// same name and is deleted like that one.
     RefusedPolicy(Arc<RefusedPolicy>),
     /// Upserts a Service.
     Service(Arc<Service>),
@@ -46,9 +46,9 @@ pub enum Change {
     SliceGone(Arc<str>, Arc<str>),
     /// Sets the host ports of a pod of this node; an empty list deletes them.
     HostPorts(Cookie, Arc<[HostPort]>),
-    /// Says what a port is for.
+    /// Sets the role of a port.
     Port(PortConfig),
-    /// The port is for nothing any more.
+    /// Deletes the role of a port.
     PortGone(PortId),
     /// Upserts a route.
     Route(Arc<Route>),
@@ -58,7 +58,7 @@ pub enum Change {
     Bridge(Arc<BridgeDomain>),
     /// Deletes the bridge domain of this name.
     BridgeGone(Arc<str>),
-    /// Sets what is no object: every field of the configuration that is not a list of objects. Its
-    /// lists of objects are ignored.
+    /// Replaces the settings: all fields of the configuration that are not lists of objects. The
+    /// lists are ignored.
     Settings(Arc<Config>),
 }

@@ -1,4 +1,4 @@
-//! What is in force in the place of a policy that cannot be taken. It never opens anything.
+//! What is in force instead of an invalid policy. It never allows anything.
 
 use podswitch_policy::rule::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, NamespacedPods, NetworkPolicy, Ports,
@@ -18,14 +18,14 @@ pub(super) fn closed_network(policy: &NetworkPolicy) -> NetworkPolicy {
     }
 }
 
-/// The policy with one rule in place of those of each direction that it names: everything is denied.
+/// The policy with a rule that denies everything in each direction that it names.
 pub(super) fn closed_cluster(policy: &ClusterNetworkPolicy) -> ClusterNetworkPolicy {
     let closed = |rules: &[ClusterRule]| match rules {
         [] => Vec::new(),
         _ => vec![ClusterRule {
             name: "".into(),
             action: Action::Deny,
-            // A Deny rule whose peers are not known denies everything.
+            // A Deny rule with unknown peers denies everything.
             peers: vec![ClusterPeer::Unknown],
             ports: Ports::Any,
         }],

@@ -1,5 +1,5 @@
-//! What is wanted, kind by kind, and how a publish changes what is in force. A whole configuration
-//! and changes of single objects both come to a [`Diff`].
+//! The desired state, kind by kind, and how a publish changes the state in force. Both a whole
+//! configuration and changes of single objects lead to a [`Diff`].
 
 use std::sync::Arc;
 
@@ -16,17 +16,17 @@ use super::validate::{EndpointContext, PortContext};
 use crate::config::{BridgeDomain, Config, Endpoint, PortConfig, RefusedPolicy, RemoteNode, Route};
 use crate::id::Cookie;
 
-/// Defines [`Desired`] and [`Diff`] with one field for each kind, and what is done to every kind.
+/// Defines [`Desired`] and [`Diff`] with one field for each kind, and the operations on all kinds.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident: $object:ty,)*) => {
-        /// Everything that is wanted. Fields are named as those of [`Config`].
+        /// The desired state. Fields are named as in [`Config`].
         #[derive(Debug, Default)]
         pub(crate) struct Desired {
             pub(crate) settings: Settings,
             $($(#[$doc])* pub(crate) $kind: Kind<$object>,)*
         }
 
-        /// How a publish changes what is in force.
+        /// How a publish changes the state in force.
         #[derive(Debug)]
         pub(crate) struct Diff {
             $($(#[$doc])* pub(crate) $kind: Difference<$object>,)*
@@ -37,7 +37,7 @@ macro_rules! kinds {
                 $(self.$kind.stage_all(&<$object>::wanted(config));)*
             }
 
-            /// How what is in force differs from what was in force before the publish.
+            /// The difference between the state in force before and after the publish.
             pub(crate) fn diff(&self) -> Diff {
                 Diff { $($kind: self.$kind.difference(),)* }
             }
@@ -49,7 +49,7 @@ macro_rules! kinds {
                 list
             }
 
-            /// What the publish left out, and what it took that had been left out.
+            /// What the publish left out, and what it put in force that had been left out.
             pub(crate) fn news(&self) -> (Vec<LeftOut>, Vec<Cookie>) {
                 let (mut left_out, mut taken) = (Vec::new(), Vec::new());
                 $(self.$kind.newly_left_out(&mut left_out);)*
@@ -62,7 +62,7 @@ macro_rules! kinds {
                 $(self.$kind.commit();)*
             }
 
-            /// Takes the publish back, given the settings of before.
+            /// Undoes the publish, given the previous settings.
             pub(crate) fn undo(&mut self, settings: Settings) {
                 $(self.$kind.undo(&settings);)*
                 self.settings = settings;
@@ -74,7 +74,7 @@ macro_rules! kinds {
 kinds! {
     /// Bridge domains.
     bridges: Arc<BridgeDomain>,
-    /// What ports are for.
+    /// Roles of ports.
     ports: PortConfig,
     /// Pods.
     endpoints: Arc<Endpoint>,
@@ -97,7 +97,7 @@ kinds! {
 }
 
 impl Desired {
-    /// Stages a whole configuration. Returns the settings of before.
+    /// Stages a whole configuration. Returns the previous settings.
     pub(crate) fn stage_config(&mut self, config: &Config) -> Settings {
         self.stage_objects(config);
         std::mem::replace(&mut self.settings, Settings::of(config))
@@ -150,7 +150,7 @@ impl Desired {
         self.cluster_policies.stage(policy.key(), Some(policy));
     }
 
-    /// Decides of everything staged whether it is taken. Kinds that others depend on come first.
+    /// Decides which staged objects are in force. Kinds that others depend on come first.
     pub(crate) fn settle(&mut self, was: &Settings, fdb_ids: &FdbIds) {
         let settings = &self.settings;
         let (old, new) = (&was.node, &settings.node);

@@ -7,8 +7,8 @@ use podswitch_policy::maglev::{self, Maglev, MaglevError};
 use super::settings::Settings;
 use crate::config::NextHop;
 
-/// The choice among the next hops that are `known`. The table's size is that for `all` of them, so
-/// that as few flows as possible move when one comes or goes.
+/// The choice among the next hops that are `known`. The table has the size for `all` of them, so
+/// that few flows move when one comes or goes.
 pub(super) fn choice(
     known: &[&NextHop],
     all: usize,

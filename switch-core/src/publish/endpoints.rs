@@ -1,5 +1,5 @@
-//! Pods by address: the table of before, and what changed. One pod's change costs one pod, however
-//! many there are.
+//! Pods by address: the previous table and the changes. The cost does not depend on the number of
+//! pods.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(super) fn compile(
 ) -> CowMap<IpAddr, EndpointFacts> {
     let here = &desired.settings.node.name;
     if was.node.name != *here {
-        // Where all of them are depends on it.
+        // The location of all of them depends on it.
         let mut map = CowMap::new();
         desired.endpoints.iter().for_each(|pod| enter(&mut map, pod, here));
         return map;

@@ -1,4 +1,4 @@
-//! What is wrong with an object: every [`ConfigError`] is made here, of what [`validate`](super::validate)
+//! Errors of objects: every [`ConfigError`] is made here, from what [`validate`](super::validate)
 //! and [`objects`](super::objects) find.
 
 use podswitch_policy::service::compile::Clash;
@@ -8,7 +8,7 @@ use super::left_out::{Cause, Effect, LeftOut};
 use crate::config::ConfigError;
 use crate::id::Cookie;
 
-/// One thing that is wrong with an object.
+/// One error of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) field: String,
@@ -16,7 +16,7 @@ pub(crate) struct Fault {
     pub(crate) cause: Cause,
 }
 
-/// Everything that is wrong with an object.
+/// All errors of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Faults(pub(crate) Vec<Fault>);
 
@@ -29,7 +29,7 @@ impl Faults {
         self.push(field, reason, Cause::Missing);
     }
 
-    /// Another object has what one claims.
+    /// Another object has what this one claims.
     pub(crate) fn conflict(&mut self, field: String, what: &str, holder: &Cookie) {
         let cause = Cause::Conflict { holder: holder.clone() };
         self.push(field, format!("{what} is {holder}'s already"), cause);
@@ -59,12 +59,12 @@ fn error(object: &Cookie, field: &str, reason: String) -> ConfigError {
     ConfigError { object: object.clone(), field: field.into(), reason }
 }
 
-/// Another object of its kind has the name of `object`; `what` says so, by field and reason.
+/// Another object of its kind has the name of `object`; `what` is field and reason.
 pub(super) fn same_name(object: &Cookie, (field, reason): (&str, &str)) -> ConfigError {
     error(object, field, reason.into())
 }
 
-/// As [`same_name`], of an object that is left out for it.
+/// As [`same_name`], for an object that is left out.
 pub(super) fn duplicate(object: &Cookie, what: (&str, &str)) -> LeftOut {
     LeftOut { error: same_name(object, what), cause: Cause::Duplicate, effect: Effect::Absent }
 }

@@ -1,12 +1,12 @@
-//! The numbers by which the FDB knows broadcast domains.
+//! Numbers of broadcast domains in the FDB.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-/// What the FDB knows each VLAN of each bridge domain by, kept from publish to publish so that what
-/// was learnt stays. Only added to.
+/// The number of each VLAN of each bridge domain, kept from publish to publish so that learned
+/// addresses stay. Never reused.
 #[derive(Debug, Default)]
 pub(crate) struct FdbIds(RefCell<HashMap<(Arc<str>, u16), u16>>);
 

@@ -20,20 +20,22 @@ pub struct LeftOut {
     pub effect: Effect,
 }
 
-/// Why an object cannot be taken.
+/// Why an object is invalid or left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
-    /// It contradicts itself, or what holds for the whole switch.
+    /// It contradicts itself, or the settings.
     Invalid,
     /// Another object of its kind has its name.
     Duplicate,
-    /// Another object has something that only one can have. This one gets it when that one goes.
+    /// Another object has something that only one can have. This one gets it when that one is
+    /// deleted.
     Conflict {
         /// The object that has it.
         holder: Cookie,
     },
-    /// Something that it needs is not there, or is left out itself. It is taken when that comes.
+    /// Something that it needs does not exist or is left out. The object is put in force when that
+    /// comes.
     Missing,
 }
 
@@ -41,15 +43,15 @@ pub enum Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Effect {
-    /// Nothing: as if the object were not there.
+    /// Nothing: as if the object did not exist.
     Absent,
-    /// Of a policy: its last version that was taken.
+    /// For a policy: its last valid version.
     LastVersion,
-    /// Of a policy without such a version: the pods that it selects are isolated in the directions
+    /// For a policy without such a version: the pods that it selects are isolated in the directions
     /// that it names.
     Isolated,
-    /// Of a Service, or a pod with host ports: all of it, but not at the address and port that
-    /// another one has.
+    /// For a Service, or a pod with host ports: all of it, except the address and port that another
+    /// one has.
     OneFrontend,
 }
 
@@ -62,6 +64,6 @@ pub struct Published {
     /// What this publish left out that was in force as written before, was not there before, or was
     /// left out for other reasons before.
     pub left_out: Vec<LeftOut>,
-    /// What was left out before, and is in force as written now.
+    /// What had been left out, and is in force as written now.
     pub taken: Vec<Cookie>,
 }

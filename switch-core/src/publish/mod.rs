@@ -1,20 +1,20 @@
-//! From what is wanted to a [`Snapshot`], at the cost of what changed.
+//! From the desired state to a [`Snapshot`]; the cost depends on the changes only.
 //!
-//! Called by the control plane on its own thread, never on a packet core. A publish goes through these
-//! stages:
+//! Called by the control plane on its own thread, never on a packet core. A publish goes through
+//! these stages:
 //!
-//! 1. *Stage*: a whole configuration or changes of single objects become what is wanted, kind by kind
-//!    ([`diff`], [`objects`]).
-//! 2. *Settle*: each object is checked ([`validate`]), and where several claim the same address, port
-//!    or range it is decided which has it ([`objects`]).
-//! 3. *Decide*: a strict publish with anything left out is taken back; so is any publish whose
-//!    [`settings`] are wrong.
-//! 4. *Compile*: each part of the snapshot is made from the part before and the [`diff::Diff`], and
-//!    shared where nothing of it changed ([`bridges`], [`ports`], [`endpoints`], [`tunnels`],
-//!    [`routes`], [`policies`], [`services`]). This cannot fail.
+//! 1. *Stage*: a whole configuration or changes of single objects become the desired state, kind by
+//!    kind ([`diff`], [`objects`]).
+//! 2. *Settle*: each object is validated ([`validate`]), and where several claim the same address,
+//!    port or range, one of them gets it ([`objects`]).
+//! 3. *Decide*: a strict publish that leaves anything out is undone; so is any publish whose
+//!    [`settings`] are invalid.
+//! 4. *Compile*: each part of the snapshot is made from the previous one and the [`diff::Diff`],
+//!    and shared if unchanged ([`bridges`], [`ports`], [`endpoints`], [`tunnels`], [`routes`],
+//!    [`policies`], [`services`]). This cannot fail.
 //!
 //! A new kind of object is a field of [`Config`], an implementation of [`objects::Object`] in
-//! [`kinds`], a line in [`diff`], and what it is compiled to.
+//! [`kinds`], a line in [`diff`], and its compilation.
 
 mod bridges;
 mod change;
@@ -35,7 +35,7 @@ mod settings;
 mod tunnels;
 mod validate;
 mod view;
-mod ways;
+mod vtep_pairs;
 
 use std::sync::Arc;
 
@@ -57,24 +57,24 @@ use crate::config::{Config, ConfigError, PortRole};
 use crate::id::Epoch;
 use crate::snapshot::{PolicyCounters, Snapshot};
 
-/// What a publish wants.
+/// What to publish.
 pub(crate) enum Request<'a> {
     /// This state.
     Whole(&'a Config),
-    /// These changes to the state that is wanted.
+    /// These changes of the desired state.
     Changes(Vec<Change>),
 }
 
-/// What a publish does with objects that cannot be taken.
+/// How a publish handles invalid objects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Mode {
-    /// One of them refuses all.
+    /// One of them refuses the publish.
     Strict,
     /// They are left out.
     Lenient,
 }
 
-/// What is wanted, what is in force, and the compilers between them.
+/// The desired state, the state in force, and the compilers between them.
 #[derive(Debug)]
 pub(crate) struct Publisher {
     desired: Desired,
@@ -86,7 +86,7 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Nothing is wanted.
+    /// An empty desired state.
     pub(crate) fn new() -> Self {
         Self {
             desired: Desired::default(),
@@ -100,7 +100,7 @@ impl Publisher {
     /// The snapshot of `epoch`, which follows `before`.
     ///
     /// # Errors
-    /// What refuses the publish. What is wanted is as it was then.
+    /// The errors for which the publish is refused. The desired state stays as it was.
     pub(crate) fn publish(
         &mut self,
         request: Request<'_>,
@@ -131,7 +131,7 @@ impl Publisher {
         Ok((snapshot, published))
     }
 
-    /// Everything that is wrong with a configuration.
+    /// All errors of a configuration.
     pub(crate) fn check(config: &Config) -> Vec<ConfigError> {
         let mut fresh = Self::new();
         fresh.settle(Request::Whole(config));
@@ -141,7 +141,7 @@ impl Publisher {
         errors
     }
 
-    /// What is wanted.
+    /// The desired objects.
     pub(crate) fn objects(&self) -> Objects<'_> {
         Objects(&self.desired)
     }
@@ -160,7 +160,7 @@ impl Publisher {
         list
     }
 
-    /// Stages and settles. Returns the settings of before.
+    /// Stages and settles. Returns the previous settings.
     fn settle(&mut self, request: Request<'_>) -> Settings {
         let was = match request {
             Request::Whole(config) => self.desired.stage_config(config),
@@ -227,9 +227,10 @@ fn shared<T: Clone + PartialEq>(before: &Arc<[T]>, now: &[T]) -> Arc<[T]> {
     if **before == *now { before.clone() } else { now.into() }
 }
 
-/// The addresses that a publish concerns, policies and Services apart: these know their own.
+/// The addresses that a publish affects, except by policies and Services, whose compilers report
+/// theirs.
 fn affected(diff: &Diff, was: &Settings, now: &Settings) -> AffectedAddresses {
-    // A port for a pod concerns the addresses of that pod alone.
+    // A pod's port affects only the addresses of that pod.
     let other_ports = diff.ports.all().any(|port| port.role != PortRole::Pod);
     let for_all = was != now
         || other_ports
@@ -239,8 +240,7 @@ fn affected(diff: &Diff, was: &Settings, now: &Settings) -> AffectedAddresses {
     if for_all { AffectedAddresses::All } else { endpoints::affected(diff) }
 }
 
-/// The counters for the table `new`, which follows `old`. Numbers that stand for something else than
-/// before begin at zero.
+/// The counters for the table `new`, which follows `old`. Numbers with a new meaning begin at zero.
 fn counters(counters: &PolicyCounters, old: &PolicyTable, new: &PolicyTable) -> PolicyCounters {
     let counters = counters.grown_to(new.counters());
     for (id, info) in new.policies() {

@@ -1,4 +1,4 @@
-//! Policies: what the policy compiler is told of a publish.
+//! Policies: passes a publish to the policy compiler.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::diff::{Desired, Diff};
 use super::settings::Settings;
 use crate::config::{LocalNode, RemoteNode};
 
-/// Tells the compiler what a publish changes, and returns the table after it.
+/// Passes the changes of a publish to the compiler, and returns the new table.
 pub(super) fn compile(
     compiler: &mut PolicyCompiler,
     diff: &Diff,
@@ -30,8 +30,8 @@ pub(super) fn compile(
     for pod in diff.endpoints.after() {
         compiler.upsert_pod(&pod.cookie.text(), &pod.workload, &pod.node);
     }
-    // The compiler knows both kinds by one name, which may pass from one to the other. Where both
-    // have it, it is the NetworkPolicy's.
+    // The compiler has one namespace of names for both kinds, and a name may pass from one kind to
+    // the other. If both have it, the NetworkPolicy counts.
     let is_network = |cookie: &Arc<str>| now.policies.get(cookie).is_some();
     for policy in &diff.policies.removed {
         let cookie = &policy.policy.cookie;

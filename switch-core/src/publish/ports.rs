@@ -1,4 +1,4 @@
-//! What each port is for, as packets need to know it.
+//! Roles of ports, as the packet path needs them.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use crate::config::{Attachment, Endpoint, PortConfig, PortRole};
 use crate::id::PortId;
 use crate::snapshot::{BridgePort, HostPort, PodPort, PortFacts, Snapshot, UplinkPort, Uplinks};
 
-/// The table of ports, shared with the one of `before` where nothing of it changed. `bridged` are
-/// the bridge ports, if they were compiled again.
+/// The table of ports, shared with the one of `before` if unchanged. `bridged`: the bridge ports,
+/// if they were compiled again.
 pub(super) fn compile(
     desired: &Desired,
     diff: &Diff,

@@ -1,5 +1,5 @@
-//! The FIB: everything but pods, by longest prefix. Changed range by range where nodes or routes
-//! change, and made again where the node itself does.
+//! The FIB: everything but pods, by longest prefix. Updated by range where nodes or routes change,
+//! and rebuilt if the node itself changes.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -78,7 +78,7 @@ impl Builder<'_> {
         ranges.into_iter().filter_map(|range| Some((range, self.entry(range)?))).collect()
     }
 
-    /// What a range leads to. No range or route hides nodes' own addresses.
+    /// What a range leads to. No range or route overrides nodes' own addresses.
     fn entry(&self, range: Cidr) -> Option<FibEntry> {
         let Desired { settings, nodes, routes, .. } = self.desired;
         let (node, address) = (&settings.node, range.address());
@@ -113,14 +113,14 @@ impl Builder<'_> {
             }
             NextHop::Host | NextHop::Via(_) => Some(Reach::Host),
         };
-        // While others are known, nothing goes to a next hop whose MAC address is unknown.
+        // Next hops with unknown MAC addresses are skipped while others are known.
         let is_known = |hop: &&NextHop| reach(hop) != Some(Reach::NoNeighbour);
         let all = &route.next_hops;
         let known: Vec<&NextHop> = match all.iter().any(|hop| is_known(&hop)) {
             true => all.iter().filter(is_known).collect(),
             false => all.iter().collect(),
         };
-        // Checked before: there are not too many.
+        // Validated: there are not too many.
         let choice = choice(&known, all.len(), &self.desired.settings).unwrap_or_default();
         NextHops { hops: known.into_iter().map(reach).collect(), choice }
     }

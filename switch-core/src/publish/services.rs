@@ -1,4 +1,4 @@
-//! Services: what the Service compiler is told of a publish.
+//! Services: passes a publish to the Service compiler.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use super::settings::Settings;
 use crate::config::LocalNode;
 use crate::id::Cookie;
 
-/// A compiler that knows no Service.
+/// A compiler without Services.
 pub(super) fn compiler() -> Compiler {
     Compiler::new(settings(&Settings::default()))
 }
 
-/// Tells the compiler what a publish changes, and returns the table after it.
+/// Passes the changes of a publish to the compiler, and returns the new table.
 pub(super) fn compile(compiler: &mut Compiler, diff: &Diff, now: &Settings) -> ServiceTable {
     compiler.set_settings(settings(now));
     for service in &diff.services.removed {
@@ -45,7 +45,7 @@ pub(super) fn compile(compiler: &mut Compiler, diff: &Diff, now: &Settings) -> S
     compiler.publish()
 }
 
-/// Tells which frontends came to be contested by a publish, and which no longer are.
+/// Adds the frontends that are contested since this publish, and those that no longer are.
 pub(super) fn news(before: &[Clash], now: &[Clash], published: &mut Published) {
     let (known, present): (HashSet<&Clash>, HashSet<&Clash>) =
         (before.iter().collect(), now.iter().collect());

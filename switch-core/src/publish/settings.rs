@@ -1,4 +1,4 @@
-//! What holds for the whole switch: the part of a configuration that is no object.
+//! The settings: the part of a configuration that is not a list of objects.
 
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn of(config: &Config) -> Self {
-        // All fields by name, so that none that is added is forgotten here.
+        // All fields by name, so that a new one cannot be forgotten here.
         let Config {
             node,
             service_cidrs,
@@ -60,7 +60,7 @@ impl Settings {
         self.tunnel.as_ref().filter(|tunnel| tunnel.routing == Routing::Vxlan)
     }
 
-    /// Whether the tunnel's own end is the same by both.
+    /// Whether both have the same local VTEP.
     pub(crate) fn has_same_vtep(&self, other: &Self) -> bool {
         self.tunnel == other.tunnel
             && self.node.addresses == other.node.addresses

@@ -1,6 +1,6 @@
-//! From nodes to VTEPs. What holds for all tunnels alike (the tunnel's configuration, this node's
-//! VTEPs, the uplink) is the base: while it stays, a table is made from the one before and the nodes
-//! that changed, a node keeps its index, and what was learnt of the path to it stays.
+//! From nodes to VTEPs. While the common part of all tunnels (tunnel configuration, this node's
+//! VTEPs, uplink) is unchanged, a table is made from the previous one and the nodes that changed; a
+//! node keeps its index and its learned path MTU.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use podswitch_wire::addr::Mac;
 
 use super::diff::{Desired, Diff};
 use super::settings::Settings;
-use super::ways::{Way, ends_of, ways};
+use super::vtep_pairs::{VtepPair, vtep_pairs, vteps_of};
 use crate::config::{Gateway, LocalNode, RemoteNode, Routing, TunnelConfig};
 use crate::snapshot::{NodePlace, Reach, Snapshot, Tunnel, Tunnels, UplinkPort, Uplinks};
 
@@ -73,14 +73,14 @@ fn empty(settings: &Settings, uplinks: &Uplinks) -> Tunnels {
     }
     if let (Some(tunnel), Some(uplink)) = (settings.vxlan(), uplinks.tunnel) {
         table.port = uplink.port;
-        let local = ends_of(&settings.node.addresses).into_iter().flatten();
+        let local = vteps_of(&settings.node.addresses).into_iter().flatten();
         table.ends = VtepTable::new(local, [(tunnel.vni, 0)]);
     }
     table.addresses.extend(&settings.node.addresses);
     table
 }
 
-/// What this node is to others.
+/// This node's identity to others.
 fn own(table: &mut Tunnels, node: &LocalNode, enabled: bool) {
     if enabled {
         table.own = node.pod_cidrs.iter().map(|range| range.address()).collect();
@@ -94,11 +94,11 @@ struct Builder<'a> {
     table: Tunnels,
 }
 
-/// A VTEP to be: its node's name, the way to it, and what it is.
-type Wanted<'a> = (&'a Arc<str>, Way, RemoteVtep);
+/// A new VTEP: its node's name, the tunnel to it, and its properties.
+type Wanted<'a> = (&'a Arc<str>, VtepPair, RemoteVtep);
 
 impl Builder<'_> {
-    /// The addresses of a node as it was, but for those that another one has now.
+    /// The former addresses of a node, without those that another one has now.
     fn forget_addresses(&mut self, node: &RemoteNode, desired: &Desired) {
         for address in &node.addresses {
             let local = &self.settings.node.addresses;
@@ -141,7 +141,7 @@ impl Builder<'_> {
     ) {
         gone.iter().for_each(|node| self.forget(&node.name));
         let Some(uplink) = self.uplinks.tunnel else {
-            // Without an uplink there is no way to other nodes.
+            // Without an uplink there is no path to other nodes.
             for node in nodes {
                 let place = NodePlace { reach: [Reach::NoUplink; 2], ends: [None; 2] };
                 self.table.places.insert(node.name.clone(), place);
@@ -152,19 +152,19 @@ impl Builder<'_> {
         for node in nodes {
             let mut place = NodePlace { reach: [Reach::NoSource; 2], ends: [None; 2] };
             let had = self.table.places.get(&node.name).map_or([None; 2], |place| place.ends);
-            for way in ways(node, tunnel, &self.settings.node) {
-                let second = usize::from(way.is_second());
-                match self.end(node, tunnel, &uplink, &way) {
-                    Err(why) => place.reach[way.carries].fill(why),
+            for pair in vtep_pairs(node, tunnel, &self.settings.node) {
+                let second = usize::from(pair.is_second());
+                match self.end(node, tunnel, &uplink, &pair) {
+                    Err(why) => place.reach[pair.carries].fill(why),
                     Ok(end) => match had[second] {
                         Some(index) => {
                             place.ends[second] = Some(index);
-                            place.reach[way.carries.clone()].fill(Reach::Tunnel(index));
+                            place.reach[pair.carries.clone()].fill(Reach::Tunnel(index));
                             if self.table.ends.get(index) != Some(&end) {
-                                changed.push((index, (&node.name, way, end)));
+                                changed.push((index, (&node.name, pair, end)));
                             }
                         }
-                        None => fresh.push((&node.name, way, end)),
+                        None => fresh.push((&node.name, pair, end)),
                     },
                 }
             }
@@ -181,26 +181,26 @@ impl Builder<'_> {
         }
     }
 
-    /// The VTEP of a node, by one of the ways to it.
+    /// The VTEP of a node for one of its tunnels.
     fn end(
         &self,
         node: &RemoteNode,
         tunnel: &TunnelConfig,
         uplink: &UplinkPort,
-        way: &Way,
+        pair: &VtepPair,
     ) -> Result<RemoteVtep, Reach> {
-        let destination = way.destination;
+        let destination = pair.destination;
         let mac = self.underlay_mac(node, Some(destination)).ok_or(Reach::NoNeighbour)?;
         let outer = Outer {
             ethernet: Some((uplink.mac, mac)),
             port: tunnel.port,
             dscp: tunnel.dscp,
-            ..Outer::new(way.source, destination, tunnel.vni)
+            ..Outer::new(pair.source, destination, tunnel.vni)
         };
-        // Checked before: the headers can be built.
+        // Validated: the headers can be built.
         let vtep = node.vtep.of(destination.is_ipv6());
         let end = RemoteVtep::new(outer, vtep).map_err(|_| Reach::NoSource)?;
-        Ok(match way.other {
+        Ok(match pair.other {
             Some(other) => end.also_from(other),
             None => end,
         })
@@ -216,7 +216,8 @@ impl Builder<'_> {
         let ends = changed.iter().map(|(index, (_, _, end))| (*index, end.clone())).collect();
         match self.table.ends.replace_all(ends) {
             Ok(()) => changed.into_iter().for_each(|(index, _)| self.set_tunnel(index, uplink)),
-            // Cannot be: no two nodes in force claim the same. If it were, those that fit go in.
+            // Cannot happen: no two nodes in force claim the same address. Otherwise the first ones
+            // are inserted.
             Err(_) => {
                 for (index, wanted) in changed {
                     self.remove(index);
@@ -226,21 +227,21 @@ impl Builder<'_> {
         }
     }
 
-    fn insert(&mut self, uplink: &UplinkPort, (name, way, end): Wanted<'_>) {
+    fn insert(&mut self, uplink: &UplinkPort, (name, pair, end): Wanted<'_>) {
         let index = self.table.ends.insert(end).ok();
         let Some(place) = self.table.places.get_mut(name) else { return };
         let Some(index) = index.filter(|index| index.0 < u32::from(u16::MAX)) else {
-            place.ends[usize::from(way.is_second())] = None;
-            place.reach[way.carries].fill(Reach::NoSource);
+            place.ends[usize::from(pair.is_second())] = None;
+            place.reach[pair.carries].fill(Reach::NoSource);
             return;
         };
-        place.ends[usize::from(way.is_second())] = Some(index);
-        place.reach[way.carries.clone()].fill(Reach::Tunnel(index));
+        place.ends[usize::from(pair.is_second())] = Some(index);
+        place.reach[pair.carries.clone()].fill(Reach::Tunnel(index));
         self.table.owners.insert(index, name.clone());
         self.set_tunnel(index, uplink);
     }
 
-    /// What the packet path needs of a VTEP.
+    /// A VTEP as the packet path needs it.
     fn set_tunnel(&mut self, index: VtepIndex, uplink: &UplinkPort) {
         let Some(end) = self.table.ends.get(index) else { return };
         let template = *end.template();
@@ -252,7 +253,7 @@ impl Builder<'_> {
         tunnels[index.index()] = Some(Arc::new(Tunnel { template, mtu, path: Default::default() }));
     }
 
-    /// A node that is gone.
+    /// A deleted node.
     fn forget(&mut self, name: &Arc<str>) {
         if let Some(place) = self.table.places.remove(name) {
             place.ends.into_iter().flatten().for_each(|index| self.remove(index));
@@ -260,7 +261,7 @@ impl Builder<'_> {
     }
 
     fn remove(&mut self, index: VtepIndex) {
-        // It is there: the index came from this very table.
+        // It exists: the index is from this table.
         let _ = self.table.ends.remove(index);
         self.table.owners.remove(&index);
         if let Some(tunnel) = self.table.tunnels.get_mut(index.index()) {
@@ -269,7 +270,7 @@ impl Builder<'_> {
     }
 }
 
-/// What a node is to the others inside the tunnel.
+/// A node's identity inside the tunnel.
 fn gateway(node: &LocalNode, v6_underlay: bool) -> Gateway {
     let mut gateway = Gateway {
         ipv4: Ipv4Addr::UNSPECIFIED,

@@ -1,4 +1,4 @@
-//! Read access to the objects that the control plane was given, so that its owner needs no copy.
+//! Read access to the desired objects, so that the owner of the control plane needs no copy.
 
 use core::fmt;
 use std::sync::Arc;
@@ -9,8 +9,7 @@ use super::diff::Desired;
 use crate::config::{Endpoint, RemoteNode, Route};
 use crate::id::Cookie;
 
-/// The objects of the last publish as they were given, those that were left out among them. Lists
-/// are in no order.
+/// The desired objects as given, including those that are left out. Lists are unordered.
 #[derive(Clone, Copy)]
 pub struct Objects<'a>(pub(super) &'a Desired);
 

@@ -1,4 +1,4 @@
-//! What an address is, according to a snapshot: whose, where, and how it is reached.
+//! Properties of an address in a snapshot: its owner, its location, and how it is reached.
 
 use std::net::IpAddr;
 
@@ -25,7 +25,7 @@ impl Snapshot {
             || self.services.is_service_address(address)
     }
 
-    /// Whether `address` is of a pod range and assigned to nobody.
+    /// Whether `address` is in a pod range and not assigned.
     pub fn is_unassigned_pod_address(&self, address: IpAddr) -> bool {
         !self.endpoints.contains_key(&address)
             && !self.tunnels.is_node_address(address)

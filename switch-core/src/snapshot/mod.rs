@@ -1,7 +1,7 @@
-//! The one immutable state by which every packet is treated.
+//! The immutable state that the processing of packets depends on.
 //!
-//! Built by the control plane, read by workers; a batch sees one snapshot from its first packet
-//! to its last. Parts that did not change are shared with the snapshot before.
+//! Built by the control plane, read by workers; a batch sees one snapshot from its first packet to
+//! its last. Unchanged parts are shared with the previous snapshot.
 
 mod addresses;
 mod policy_counters;
@@ -38,7 +38,7 @@ pub enum Location {
         port: PortId,
         /// Its MAC address.
         mac: Mac,
-        /// Its largest network-layer packet.
+        /// Its MTU, in bytes.
         mtu: u16,
     },
     /// On this node, not attached here.
@@ -49,19 +49,19 @@ pub enum Location {
     Host,
 }
 
-/// What is known of one address.
+/// Properties of one address.
 #[derive(Clone, Debug)]
 pub struct EndpointFacts {
     /// Where it is.
     pub location: Location,
-    /// Whose it is.
+    /// Its owner.
     pub endpoint: Arc<Endpoint>,
 }
 
 /// What a prefix of the FIB leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FibEntry {
-    /// This node's own pods: an address here that no pod has is nobody's.
+    /// A range of this node's pods: addresses in it without a pod are unassigned.
     LocalPods,
     /// This node's own address.
     Local,
@@ -74,19 +74,19 @@ pub enum FibEntry {
 /// Equal-cost next hops, and the choice among them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NextHops {
-    /// How each is reached; `None`: not at all, what goes there is dropped.
+    /// How each is reached; `None`: unreachable, packets are dropped.
     pub hops: Box<[Option<Reach>]>,
-    /// Which of them a flow takes: the same on every node that has the same ones. Routers whose MAC
-    /// address is unknown are not among them while others are known.
+    /// Selects the next hop of a flow: the same on every node with the same next hops. Routers with
+    /// unknown MAC addresses are skipped while others are known.
     pub choice: Maglev,
 }
 
 /// See the module's description.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Which snapshot this is.
+    /// Number of this snapshot.
     pub epoch: Epoch,
-    /// When what flows depend on changed last.
+    /// The last changes that flows depend on.
     pub invalidation: Invalidation,
     /// The gateway that pods see.
     pub gateway: Gateway,
@@ -110,13 +110,13 @@ pub struct Snapshot {
     pub fib: Arc<PrefixMap<FibEntry>>,
     /// Network policy, compiled.
     pub policy: Arc<PolicyTable>,
-    /// How often each of its rules decided.
+    /// Decision counts of its rules.
     pub policy_counters: PolicyCounters,
     /// Services, host ports among them.
     pub services: ServiceTable,
-    /// The switch's own masquerading, if it is to.
+    /// The switch's own masquerading, if configured.
     pub masquerade: Option<Arc<Masquerade>>,
-    /// What all nodes of the cluster hash with.
+    /// The cluster's hash key.
     pub cluster_key: HashKey,
     /// Bridge domains, one for each VLAN of each configured domain.
     pub domains: Arc<[Domain]>,
@@ -153,8 +153,8 @@ impl Snapshot {
         self.ports.get(port.index()).unwrap_or(&PortFacts::Unused)
     }
 
-    /// The address that ICMP errors of the switch come from, of the family of `towards`: the
-    /// node's own, or the gateway's where the node has none.
+    /// The source address of ICMP errors of the switch, of the family of `towards`: the node's own,
+    /// or the gateway's if the node has none.
     pub fn own_address(&self, towards: IpAddr) -> IpAddr {
         let same = |a: &&IpAddr| a.is_ipv4() == towards.is_ipv4();
         self.node_addresses.iter().find(same).copied().unwrap_or(match towards {

@@ -1,4 +1,4 @@
-//! How often each policy rule decided, shared by all workers and kept from epoch to epoch.
+//! Decision counts of policy rules, shared by all workers and kept from epoch to epoch.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ pub struct PolicyCounters {
 }
 
 impl PolicyCounters {
-    /// The same counters, and more so that there are at least `count`.
+    /// The same counters, extended to at least `count`.
     #[must_use]
     pub fn grown_to(&self, count: usize) -> Self {
         let mut chunks = self.chunks.clone();
@@ -22,7 +22,7 @@ impl PolicyCounters {
         Self { chunks }
     }
 
-    /// Counts one. On the miss path only, so that workers may share a counter's line.
+    /// Counts one. On the miss path only, so workers may share a cache line.
     #[inline]
     pub(crate) fn add(&self, number: u32) {
         let number = number as usize;

@@ -1,4 +1,4 @@
-//! What each port is for, as packets need to know it.
+//! Roles of ports, as the packet path needs them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub struct PodPort {
     pub ipv4: Vec<Ipv4Addr>,
     /// Its IPv6 addresses, without link-local ones.
     pub ipv6: Vec<Ipv6Addr>,
-    /// Its largest network-layer packet.
+    /// Its MTU, in bytes.
     pub mtu: u16,
 }
 
@@ -56,7 +56,7 @@ pub struct HostPort {
     pub port: PortId,
     /// MAC address of the node's end.
     pub mac: Mac,
-    /// Largest network-layer packet.
+    /// MTU, in bytes.
     pub mtu: u16,
 }
 
@@ -67,7 +67,7 @@ pub struct UplinkPort {
     pub port: PortId,
     /// MAC address of the node there.
     pub mac: Mac,
-    /// Largest network-layer packet of the underlay.
+    /// MTU of the underlay, in bytes.
     pub mtu: u16,
     /// Whether it carries the tunnel.
     pub tunnel: bool,
@@ -92,7 +92,7 @@ impl BridgePort {
     }
 }
 
-/// How frames of a domain leave a member port.
+/// Tagging of a domain's frames on a member port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tagging {
     /// Without a tag.
@@ -106,17 +106,17 @@ pub enum Tagging {
 pub struct Member {
     /// The port.
     pub port: PortId,
-    /// How the domain's frames leave it.
+    /// Tagging of the domain's frames on egress.
     pub tagging: Tagging,
 }
 
 /// One broadcast domain: a VLAN of a configured bridge domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domain {
-    /// What the FDB knows it by. Stable from snapshot to snapshot, so that what was learnt stays.
+    /// Its number in the FDB. Stable from snapshot to snapshot, so that learned addresses stay.
     pub id: fdb::Domain,
     /// Ports, sorted by number.
     pub members: Vec<Member>,
-    /// How much is learnt from a port, and for how long.
+    /// Bounds of learning: entries for each port, and ageing time.
     pub bounds: Bounds,
 }

@@ -1,5 +1,5 @@
-//! The overlay as packets need it: other nodes' VTEPs, the outer headers to each, and how each node
-//! is reached.
+//! The overlay as the packet path needs it: other nodes' VTEPs, the outer headers to each, and how
+//! each node is reached.
 
 mod path;
 
@@ -25,7 +25,7 @@ use crate::time::Instant;
 pub enum Reach {
     /// Through the tunnel to this end.
     Tunnel(VtepIndex),
-    /// As it is, by the direct uplink, to this MAC address.
+    /// Without encapsulation, by the direct uplink, to this MAC address.
     Neighbour(Mac),
     /// By this node's own routes.
     Host,
@@ -37,22 +37,22 @@ pub enum Reach {
     NoNeighbour,
 }
 
-/// What the packet path needs of one tunnel: two cache lines.
+/// A tunnel as the packet path needs it: two cache lines.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Tunnel {
     /// The outer headers.
     pub template: Template,
-    /// Largest inner network-layer packet that the uplink carries, in bytes.
+    /// Largest inner packet that the uplink carries, in bytes.
     pub mtu: u16,
-    /// What was learnt of the path.
+    /// The learned path MTU.
     pub path: PathMtu,
 }
 
 const _: () = assert!(size_of::<Tunnel>() == 128);
 
 impl Tunnel {
-    /// Largest inner network-layer packet at `now`, in bytes.
+    /// Largest inner packet at `now`, in bytes.
     #[inline]
     pub fn inner_mtu(&self, now: Instant) -> u16 {
         match self.path.get(now) {
@@ -70,7 +70,7 @@ impl Tunnel {
 /// How another node is reached.
 #[derive(Clone, Debug)]
 pub(crate) struct NodePlace {
-    /// By the family of what is sent there: IPv4, IPv6.
+    /// By the family of the inner packet: IPv4, IPv6.
     pub(crate) reach: [Reach; 2],
     /// Its VTEPs: the only or first one, and the second one, for IPv6 packets.
     pub(crate) ends: [Option<VtepIndex>; 2],
@@ -81,33 +81,33 @@ pub(crate) struct NodePlace {
 pub struct Tunnels {
     /// Whether the switch itself reaches other nodes; otherwise the node's own routes do.
     pub enabled: bool,
-    /// VTEPs, for what arrives.
+    /// VTEPs, for received packets.
     pub ends: VtepTable,
-    /// What is accepted.
+    /// VNI and UDP port that are accepted.
     pub rules: DecapRules,
     /// The port that carries the tunnel.
     pub port: PortId,
     /// This node inside the tunnel, by the underlay's family (IPv4, IPv6): its MAC address, and the
-    /// addresses that answer there for its pods (Flannel calls the first address of the node's range
-    /// so).
+    /// addresses that answer there for its pods (with Flannel the first address of the node's
+    /// range).
     pub gateways: [Gateway; 2],
     /// By index of the VTEP.
     pub(crate) tunnels: Vec<Option<Arc<Tunnel>>>,
     /// By node's name.
     pub(crate) places: CowMap<Arc<str>, NodePlace>,
-    /// Name of the node that a VTEP is of.
+    /// Name of a VTEP's node.
     pub(crate) owners: HashMap<VtepIndex, Arc<str>>,
     /// All nodes' own addresses.
     pub(crate) addresses: HashSet<IpAddr>,
     /// First addresses of this node's ranges.
     pub(crate) own: Vec<IpAddr>,
-    /// Shared by tables in which nodes that are the same are reached the same way.
+    /// Shared by tables in which unchanged nodes are reached in the same way.
     reach: Arc<()>,
 }
 
 impl Tunnels {
-    /// A copy, to be changed into the table that follows this one. `same_reach`: nodes that do not
-    /// change are reached as they were.
+    /// A copy, to be changed into the next table. `same_reach`: unchanged nodes are reached in the
+    /// same way.
     pub(crate) fn successor(&self, same_reach: bool) -> Self {
         Self {
             enabled: self.enabled,
@@ -124,7 +124,7 @@ impl Tunnels {
         }
     }
 
-    /// Whether nodes that are the same are reached the same way as by `other`.
+    /// Whether unchanged nodes are reached in the same way as by `other`.
     pub(crate) fn has_same_reach(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.reach, &other.reach)
     }
@@ -135,7 +135,7 @@ impl Tunnels {
         self.tunnels.get(usize::from(number))?.as_deref()
     }
 
-    /// The tunnel to an end.
+    /// The tunnel to a VTEP.
     #[inline]
     pub fn to(&self, end: VtepIndex) -> Option<&Tunnel> {
         self.tunnels.get(end.index())?.as_deref()
@@ -151,14 +151,14 @@ impl Tunnels {
         self.owners.get(&end)
     }
 
-    /// Whether what is reached by `reach` may speak through `end`: it is that end, or the other one
-    /// of the same node, which is as trustworthy whichever of its tunnels it takes.
+    /// Whether packets from what `reach` leads to may come from the VTEP `end`: it is that VTEP, or
+    /// the other one of the same node.
     pub fn speaks_by(&self, end: VtepIndex, reach: Reach) -> bool {
         let Reach::Tunnel(to) = reach else { return false };
         to == end || self.node(to).is_some_and(|node| self.node(end) == Some(node))
     }
 
-    /// What this node is inside the tunnel to `end`.
+    /// This node's identity inside the tunnel to `end`.
     #[inline]
     pub fn gateway(&self, end: VtepIndex) -> &Gateway {
         let v6 = self.to(end).is_some_and(|tunnel| tunnel.template.is_ipv6());
@@ -171,13 +171,13 @@ impl Tunnels {
         self.enabled && self.gateways.iter().any(|gateway| gateway.mac == mac)
     }
 
-    /// Whether `address` is the first of one of this node's ranges, as which Flannel's nodes know
-    /// each other.
+    /// Whether `address` is the first address of one of this node's ranges, which Flannel gives to
+    /// the node itself.
     pub fn is_own_gateway(&self, address: IpAddr) -> bool {
         self.own.contains(&address)
     }
 
-    /// As which Flannel's nodes know this one in a family: the first address of its range.
+    /// This node's address in a Flannel overlay, by family: the first address of its range.
     pub fn own_gateway(&self, ipv6: bool) -> Option<IpAddr> {
         self.own.iter().find(|address| address.is_ipv6() == ipv6).copied()
     }

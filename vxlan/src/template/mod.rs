@@ -17,12 +17,7 @@ mod inner;
 mod outer;
 
 pub use inner::{InnerFacts, PartialChecksum, SourcePort};
-pub use outer::{DontFragment, Dscp, Outer, TemplateError, UdpChecksum};
-
-/// The port that IANA assigned to VXLAN (RFC 7348 §5).
-pub const PORT: u16 = 4789;
-/// The port that Linux used before one was assigned; Flannel still uses it.
-pub const PORT_FLANNEL: u16 = 8472;
+pub use outer::{DontFragment, Dscp, Outer, PORT, PORT_FLANNEL, TemplateError, UdpChecksum};
 
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;

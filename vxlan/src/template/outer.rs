@@ -4,8 +4,12 @@ use core::net::IpAddr;
 
 use podswitch_wire::addr::Mac;
 
-use super::PORT;
 use crate::header::Vni;
+
+/// The port that IANA assigned to VXLAN (RFC 7348 §5).
+pub const PORT: u16 = 4789;
+/// The port that Linux used before one was assigned; Flannel still uses it.
+pub const PORT_FLANNEL: u16 = 8472;
 
 /// DSCP of the outer header. The ECN field always comes from the inner packet (RFC 6040 §4.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,7 +54,7 @@ pub struct Outer {
     pub destination: IpAddr,
     /// VXLAN network identifier.
     pub vni: Vni,
-    /// UDP destination port: [`PORT`], or [`PORT_FLANNEL`](super::PORT_FLANNEL).
+    /// UDP destination port: [`PORT`], or [`PORT_FLANNEL`].
     pub port: u16,
     /// TTL or hop limit.
     pub ttl: u8,

@@ -13,7 +13,7 @@ use podswitch_kubernetes::{Kind, Object};
 use tokio::sync::mpsc;
 
 /// Messages in the queue, of up to [`BATCH`] objects each.
-const QUEUE: usize = 64;
+const QUEUE: usize = 8;
 /// Objects in a message.
 pub(crate) const BATCH: usize = 256;
 
@@ -34,7 +34,7 @@ pub(crate) enum Message {
     /// Objects that are there now.
     Objects(Kind, Vec<Object>),
     /// An object is gone.
-    Deleted(Kind, Cookie),
+    Deleted(Cookie),
     /// A list has ended. Of pods: which were listed.
     ListEnds(Kind, PodScope),
     /// Something that came is no object: why.

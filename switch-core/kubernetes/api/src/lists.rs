@@ -1,6 +1,6 @@
-//! Which objects the API server has, kind by kind, so that those that vanished between two lists are found.
+//! Which kinds have been listed, and what a list has, so that objects that vanished between two lists are found.
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use podswitch_core::id::Cookie;
 use podswitch_kubernetes::Kind;
 
@@ -14,9 +14,9 @@ pub(crate) struct Lists {
 
 #[derive(Debug, Default)]
 struct List {
-    /// Objects, and in which list each was seen last.
-    objects: HashMap<Cookie, u32>,
-    number: u32,
+    /// Objects of the list that is under way. `None`: none is, or nothing was known before it.
+    seen: Option<HashSet<Cookie>>,
+    is_under_way: bool,
     is_complete: bool,
 }
 
@@ -25,43 +25,43 @@ impl Lists {
         self.kinds.entry(kind).or_default()
     }
 
-    /// A list begins.
-    pub(crate) fn begin(&mut self, kind: Kind) {
+    /// A list begins. `is_first`: nothing is known of the kind yet, so that nothing can have vanished.
+    pub(crate) fn begin(&mut self, kind: Kind, is_first: bool) {
         let list = self.list(kind);
-        list.number = list.number.wrapping_add(1);
+        (list.seen, list.is_under_way) = ((!is_first).then(HashSet::new), true);
+    }
+
+    /// More is known from now on than what lists had: the state that was kept. `so_far`: objects of the kind that its
+    /// list had, if one is under way.
+    pub(crate) fn know_more(&mut self, kind: Kind, so_far: HashSet<Cookie>) {
+        let list = self.list(kind);
+        if list.is_under_way {
+            list.seen.get_or_insert(so_far);
+        }
+    }
+
+    /// Whether an object of the state that was kept is news: what a list says counts for more.
+    pub(crate) fn is_news(&self, kind: Kind, name: &Cookie) -> bool {
+        self.kinds.get(&kind).is_none_or(|list| {
+            let is_listed = list.seen.as_ref().is_some_and(|seen| seen.contains(name));
+            !list.is_complete && !is_listed
+        })
     }
 
     /// An object is there.
     pub(crate) fn enter(&mut self, kind: Kind, name: &Cookie) {
-        let list = self.list(kind);
-        let number = list.number;
-        match list.objects.get_mut(name) {
-            Some(seen) => *seen = number,
-            None => drop(list.objects.insert(name.clone(), number)),
+        if let Some(seen) = &mut self.list(kind).seen {
+            seen.insert(name.clone());
         }
     }
 
-    /// An object was there when the state was kept. A list that is under way may have seen it since.
-    pub(crate) fn enter_saved(&mut self, kind: Kind, name: &Cookie) {
+    /// A list has ended. Returns what it had: what else is known of the kind is gone. `None`: nothing else is.
+    pub(crate) fn end(&mut self, kind: Kind) -> Option<HashSet<Cookie>> {
         let list = self.list(kind);
-        let before = list.number.wrapping_sub(1);
-        list.objects.entry(name.clone()).or_insert(before);
-    }
-
-    /// An object is gone.
-    pub(crate) fn forget(&mut self, kind: Kind, name: &Cookie) {
-        self.list(kind).objects.remove(name);
-    }
-
-    /// A list has ended. Returns the objects that it did not have.
-    pub(crate) fn end(&mut self, kind: Kind) -> Vec<Cookie> {
-        let list = self.list(kind);
-        list.is_complete = true;
-        let number = list.number;
-        let gone: Vec<Cookie> =
-            list.objects.extract_if(|_, seen| *seen != number).map(|(name, _)| name).collect();
+        (list.is_complete, list.is_under_way) = (true, false);
+        let seen = list.seen.take();
         self.were_complete |= self.are_complete();
-        gone
+        seen
     }
 
     /// What is known of a kind is not all that is wanted until its next list ends.
@@ -84,13 +84,8 @@ impl Lists {
         Kind::ALL.into_iter().all(|kind| self.is_complete(kind))
     }
 
-    /// Whether every list ended once.
+    /// Whether every list ended once. Then changes may be published, though more pods may be awaited.
     pub(crate) fn were_complete(&self) -> bool {
-        self.were_complete
-    }
-
-    /// Whether changes may be published: what was all once may be published while more pods are awaited.
-    pub(crate) fn are_publishable(&self) -> bool {
         self.were_complete
     }
 
@@ -105,27 +100,38 @@ impl Lists {
 mod tests {
     use super::*;
 
+    fn name(name: &str) -> Cookie {
+        Cookie::new(format!("Service/a/{name}"))
+    }
+
     #[test]
-    fn what_a_list_does_not_have_is_gone() {
+    fn a_first_list_is_all_and_later_ones_tell_what_is_there() {
         let (mut lists, kind) = (Lists::default(), Kind::Service);
-        let name = |name: &str| Cookie::new(format!("Service/a/{name}"));
-        lists.enter_saved(kind, &name("saved"));
-        lists.begin(kind);
-        lists.enter_saved(kind, &name("late"));
-        for it in ["x", "y", "z"] {
-            lists.enter(kind, &name(it));
-        }
-        let mut gone = lists.end(kind);
-        gone.sort_by_key(ToString::to_string);
-        assert_eq!(gone, [name("late"), name("saved")]);
+        lists.begin(kind, true);
+        lists.enter(kind, &name("x"));
+        assert_eq!(lists.end(kind), None);
         // By the watch.
-        lists.forget(kind, &name("x"));
-        lists.enter(kind, &name("w"));
-        lists.begin(kind);
+        lists.enter(kind, &name("y"));
+        // Cut.
+        lists.begin(kind, false);
+        lists.enter(kind, &name("x"));
+        lists.begin(kind, false);
         lists.enter(kind, &name("z"));
-        let mut gone = lists.end(kind);
-        gone.sort_by_key(ToString::to_string);
-        assert_eq!(gone, [name("w"), name("y")]);
+        assert_eq!(lists.end(kind), Some([name("z")].into()));
+    }
+
+    #[test]
+    fn a_list_that_is_under_way_counts_for_more_than_what_was_kept() {
+        let mut lists = Lists::default();
+        lists.begin(Kind::Service, true);
+        lists.know_more(Kind::Service, [name("listed")].into());
+        lists.know_more(Kind::Node, [].into());
+        assert!(!lists.is_news(Kind::Service, &name("listed")));
+        assert!(lists.is_news(Kind::Service, &name("kept")));
+        lists.enter(Kind::Service, &name("later"));
+        assert_eq!(lists.end(Kind::Service), Some([name("listed"), name("later")].into()));
+        assert!(!lists.is_news(Kind::Service, &name("kept")), "the list has ended");
+        assert!(lists.is_news(Kind::Node, &Cookie::new("Node/n")), "none has begun");
     }
 
     #[test]
@@ -133,11 +139,11 @@ mod tests {
         let mut lists = Lists::default();
         for kind in Kind::ALL {
             assert!(!lists.are_complete() && lists.missing().contains(kind.plural()));
-            lists.begin(kind);
+            lists.begin(kind, true);
             lists.end(kind);
         }
         assert!(lists.are_complete() && lists.were_complete());
         lists.expect(Kind::Pod);
-        assert!(!lists.are_complete() && lists.were_complete() && lists.are_publishable());
+        assert!(!lists.are_complete() && lists.were_complete());
     }
 }

@@ -167,16 +167,17 @@ impl ApiSource {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::ListBegins(kind) => self.lists.begin(kind),
+            Message::ListBegins(kind) => {
+                let is_first = self.store.names(kind).next().is_none() && self.held.is_empty();
+                self.lists.begin(kind, is_first);
+            }
             Message::Objects(kind, objects) => {
                 for object in objects {
-                    let name = object.name().clone();
+                    self.lists.enter(kind, object.name());
                     self.upsert(object);
-                    self.lists.enter(kind, self.store.name(&name).unwrap_or(&name));
                 }
             }
-            Message::Deleted(kind, name) => {
-                self.lists.forget(kind, &name);
+            Message::Deleted(name) => {
                 self.delete(&name);
             }
             Message::ListEnds(kind, scope) => {
@@ -187,8 +188,12 @@ impl ApiSource {
                         return;
                     }
                 }
-                for gone in self.lists.end(kind) {
-                    self.delete(&gone);
+                if let Some(seen) = self.lists.end(kind) {
+                    let held = self.held.iter().filter(|(_, object)| object.kind() == kind);
+                    let known = self.store.names(kind).chain(held.map(|(name, _)| name));
+                    let gone: Vec<Cookie> =
+                        known.filter(|name| !seen.contains(*name)).cloned().collect();
+                    gone.iter().for_each(|name| self.delete(name));
                 }
                 if kind == Kind::Pod {
                     for object in std::mem::take(&mut self.held).into_values() {
@@ -361,8 +366,13 @@ impl ApiSource {
     /// The state that was good last, for a start without an API server.
     fn load_saved(&mut self) -> bool {
         let Self { saved, lists, peers, view, store, node, own, .. } = self;
+        for kind in Kind::ALL {
+            lists.know_more(kind, store.names(kind).cloned().collect());
+        }
         saved.load(&mut |object| {
-            lists.enter_saved(object.kind(), object.name());
+            if !lists.is_news(object.kind(), object.name()) {
+                return;
+            }
             if object.has_pod_peers() {
                 peers.insert(object.name().clone());
             }
@@ -431,7 +441,7 @@ impl Source for ApiSource {
         if force {
             (self.changed, self.behind) = (true, true);
         }
-        let is_due = self.changed && now >= self.publish_at && self.lists.are_publishable();
+        let is_due = self.changed && now >= self.publish_at && self.lists.were_complete();
         let result = if is_due {
             self.publish_at = now + COALESCE;
             let applied = self.publish(node);
@@ -458,7 +468,7 @@ impl Source for ApiSource {
     fn next_check(&self) -> Duration {
         let now = self.clock.now();
         let mut pause = IDLE;
-        if self.changed && self.lists.are_publishable() {
+        if self.changed && self.lists.were_complete() {
             pause = pause.min(self.publish_at.since(now));
         }
         if self.records_due {

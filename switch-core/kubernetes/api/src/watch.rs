@@ -363,7 +363,7 @@ impl Follower {
                     return Err(End::Closed);
                 }
                 if let Ok(object) = Object::decode(self.kind, text)
-                    && !self.feed.send(Message::Deleted(self.kind, object.name().clone())).await
+                    && !self.feed.send(Message::Deleted(object.name().clone())).await
                 {
                     return Err(End::Closed);
                 }

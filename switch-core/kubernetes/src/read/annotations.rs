@@ -1,5 +1,5 @@
-//! Annotations that podswitch gives a meaning to. A key of ours that is mistyped would switch off
-//! what its author asked for without a word, so it is said, with the nearest right key.
+//! Annotations that podswitch gives a meaning to. A mistyped key would silently disable what its
+//! author wanted, so it is reported with the nearest known key.
 
 use crate::api::meta::ObjectMeta;
 use crate::object::Kind;
@@ -26,7 +26,7 @@ pub(crate) const PUBLIC_ADDRESS: &str = "podswitch.io/public-address";
 /// Size of a Service's Maglev tables.
 pub(crate) const MAGLEV_SIZE: &str = "podswitch.io/maglev-size";
 
-/// The prefix of every key of ours.
+/// The prefix of all podswitch keys.
 const PREFIX: &str = "podswitch.io/";
 
 const KEYS: &[(&str, &[Kind])] = &[
@@ -50,7 +50,7 @@ pub(crate) fn has_meaning(key: &str) -> bool {
 /// Length of our longest key, in bytes.
 const LONGEST: usize = PUBLIC_ADDRESS.len();
 
-/// Says which keys look like ours and have no effect on an object of this kind.
+/// Reports keys that look like podswitch's and have no effect on an object of this kind.
 pub(crate) fn check(kind: Kind, meta: &ObjectMeta, options: &Options, faults: &mut Findings) {
     let metadata = Field::root("metadata");
     let annotations = metadata.child("annotations");
@@ -74,9 +74,9 @@ pub(crate) fn check(kind: Kind, meta: &ObjectMeta, options: &Options, faults: &m
     }
 }
 
-/// What is wrong with a key that is not ours: nothing, unless it looks like ours.
+/// The error of an unknown key: none, unless it resembles a podswitch key.
 fn unknown(key: &str, kind: Kind) -> Option<String> {
-    // Other keys are not compared letter by letter: a cluster has a million of them.
+    // Other keys are not compared: a cluster has a million of them.
     let ours = key.starts_with(PREFIX);
     let near = key.starts_with("pod") && key.len() <= LONGEST + 2;
     if !ours && !near {

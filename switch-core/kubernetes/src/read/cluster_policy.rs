@@ -1,7 +1,7 @@
 //! ClusterNetworkPolicy: the checks of the resource's definition (network-policy-api,
-//! `apis/v1alpha2`), and the model's form. What a later version may add fails closed: within a rule
-//! where the API says so, else the policy becomes one that denies all to and from its subject, as
-//! far as that can be read.
+//! `apis/v1alpha2`), and the model's form. Fields of later versions fail closed: within a rule
+//! where the API says so, otherwise the policy denies all traffic of its subject, as far as the
+//! subject can be read.
 
 use std::sync::Arc;
 
@@ -80,15 +80,14 @@ pub(super) fn read(
     Content::ClusterPolicy(Arc::new(policy))
 }
 
-/// What a policy closes whose fields are not of the right types, or that is of a version or kind
-/// that is not known.
+/// The isolation by a policy whose fields have wrong types, or whose version or kind is unknown.
 pub(super) fn close_unreadable(cx: &mut Context<'_>, object: &Loaded, value: &Value) -> Content {
     let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
     let name = cx.names.get(name);
     let field = |name: &str| value.get("spec").and_then(|spec| spec.get(name));
     let subject = field("subject").and_then(Value::as_object);
     let (tier, priority) = (field("tier").and_then(Value::as_str), field("priority"));
-    // What is wrong was said already.
+    // The errors have been reported already.
     let mut said = Findings::default();
     let head = read_head(cx, tier, priority.and_then(Value::as_i64), subject, &mut said);
     let named = |name: &str| match field(name) {
@@ -100,7 +99,7 @@ pub(super) fn close_unreadable(cx: &mut Context<'_>, object: &Loaded, value: &Va
     close(&object.cookie, name, head, (ingress || !egress, egress || !ingress))
 }
 
-/// Whom a policy is about and when it is evaluated, as far as that could be read.
+/// Subject, tier and priority of a policy, as far as they could be read.
 struct Head {
     tier: Option<ClusterTier>,
     priority: Option<u16>,
@@ -162,7 +161,7 @@ struct RuleText<'a> {
     protocols: Option<&'a [OneOf]>,
 }
 
-/// Reads the parts of one policy. Functions that give `None` have said why.
+/// Reads the parts of one policy. Functions that return `None` have reported the error.
 struct Reader<'c, 'a> {
     cx: &'c mut Context<'a>,
     faults: &'c mut Findings,
@@ -312,7 +311,7 @@ impl Reader<'_, '_> {
             }
         }
         let ports = ports.unwrap_or_else(|| {
-            // An entry that is not understood: the rule must not do more than its author said.
+            // An unknown entry: the rule must not do more than its author wrote.
             peers = vec![ClusterPeer::Unknown];
             Ports::Any
         });
@@ -395,7 +394,7 @@ impl Reader<'_, '_> {
         self.faults.say(Grade::Note, field, reason);
     }
 
-    /// `None`: an entry is not understood, or has a fault.
+    /// `None`: an entry is unknown or invalid.
     fn protocols(&mut self, list: &[OneOf], field: &Field<'_>) -> Option<Ports> {
         self.count(list, field);
         let (mut ports, mut understood) = (Vec::new(), true);

@@ -1,6 +1,6 @@
-//! One object at a time: each checked as the API server checks it, and put into the form in which
-//! the switch wants it. What depends on other objects (who owns an address, whether a pod has
-//! ended) is decided in [`crate::store`].
+//! One object at a time: each validated as by the API server, and converted to the model. What
+//! depends on other objects (the owner of an address, whether a pod has ended) is decided in
+//! [`crate::store`].
 
 pub(crate) mod annotations;
 pub(crate) mod cluster_policy;
@@ -32,13 +32,13 @@ use pod::PodFacts;
 pub(crate) use rank::Rank;
 use service::ServiceFacts;
 
-/// What reading an object depends on beside the object.
+/// What reading an object depends on besides the object.
 pub(crate) struct Context<'a> {
     pub(crate) names: &'a mut Names,
     pub(crate) options: &'a Options,
 }
 
-/// What an object says, as far as it can be known from the object alone.
+/// What an object says by itself.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Content {
     /// Nothing that the switch uses.
@@ -81,11 +81,11 @@ pub(crate) struct Reading {
     pub(crate) namespace: Option<Arc<str>>,
     pub(crate) rank: Rank,
     pub(crate) findings: Vec<Finding>,
-    /// What was done with the object if it cannot be used.
+    /// How the object was handled if it cannot be used.
     pub(crate) action: Action,
 }
 
-/// Reads an object. `last_good`: what it said when it could last be used, if that is in force.
+/// Reads an object. `last_good`: its last valid version, if that is in force.
 pub(crate) fn read(cx: &mut Context<'_>, object: &Loaded, last_good: Option<&Content>) -> Reading {
     let mut faults = Findings::default();
     let (content, rank, namespaced) = match &object.body {
@@ -125,8 +125,8 @@ pub(crate) fn read(cx: &mut Context<'_>, object: &Loaded, last_good: Option<&Con
     Reading { content, namespace, rank, findings: faults.into_list(), action }
 }
 
-/// What an object of the right types says. Where it is refused, this is what a policy closes, and
-/// of no importance for other kinds.
+/// Reads an object with fields of the right types. If a policy is refused, the result is its
+/// isolation; for other kinds it has no meaning.
 fn content(
     cx: &mut Context<'_>,
     object: &Loaded,

@@ -7,14 +7,14 @@ use podswitch_policy::rule::Labels;
 
 use crate::api::meta::Texts;
 
-/// Texts that were seen. 150,000 pods share a few thousand label values.
+/// Known texts. 150,000 pods share a few thousand label values.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     texts: HashSet<Arc<str>>,
     /// The pods of a ReplicaSet have the same labels.
     labels: HashSet<Labels>,
     labels_in_use: usize,
-    /// How many texts there were when those that nobody uses were last freed.
+    /// Number of texts when unused ones were last freed.
     in_use: usize,
 }
 
@@ -41,8 +41,7 @@ impl Names {
         self.labels(pairs.map(|(key, value)| (&**key, value.as_deref().unwrap_or_default())))
     }
 
-    /// Frees texts that nobody uses any more, once they may be half of all: objects come and go
-    /// for as long as the switch runs.
+    /// Frees unused texts once they may be half of all: objects come and go while the switch runs.
     pub(crate) fn free_unused(&mut self) {
         if self.labels.len() > 2 * self.labels_in_use + 1024 {
             self.labels.retain(Labels::is_shared);

@@ -20,7 +20,7 @@ pub(super) fn read(cx: &mut Context<'_>, meta: &ObjectMeta, faults: &mut Finding
     object_meta(meta, Naming { namespaced: false, name: name::dns_label }, faults);
     let name = cx.names.get(meta.name.as_deref().unwrap_or_default());
     let labels = meta.labels().chain([(NAME_LABEL, &*name)]);
-    // Of a repeated key the last one counts.
+    // Of a repeated key the last counts.
     let labels = cx.names.labels(labels);
     Content::Namespace(Arc::new(Namespace { name, labels }))
 }

@@ -1,9 +1,8 @@
-//! NetworkPolicy: the checks of `pkg/apis/networking/validation` in kubernetes/kubernetes, and
-//! the model's form. Empty is not missing (T-L2): what the API gives a meaning to when it is
-//! missing is told apart here, once.
+//! NetworkPolicy: the checks of `pkg/apis/networking/validation` in kubernetes/kubernetes, and the
+//! model's form. Empty is not missing (T-L2): where the API distinguishes them, it is done here.
 //!
-//! A policy that cannot be used must not open what its author closed: it becomes one that
-//! isolates the pods that it selects, as far as that can be read.
+//! An unusable policy must not open what its author closed: it isolates the pods that it selects,
+//! as far as the selector can be read.
 
 use std::sync::Arc;
 
@@ -38,7 +37,7 @@ pub(super) fn read(
 ) -> Content {
     let naming = Naming { namespaced: true, name: name::dns_subdomain };
     object_meta(meta, naming, faults);
-    // As the API has it, no spec is an empty one: it isolates every pod of the namespace.
+    // In the API no spec is an empty one: it isolates every pod of the namespace.
     let empty = api::NetworkPolicySpec::default();
     let spec = policy.spec.as_ref().unwrap_or(&empty);
     let pods = read_selector(cx, spec.pod_selector.as_ref(), faults);
@@ -76,8 +75,7 @@ pub(super) fn read(
     }))
 }
 
-/// What a policy closes whose fields are not of the right types, or that is of a version or kind
-/// that is not known.
+/// The isolation by a policy whose fields have wrong types, or whose version or kind is unknown.
 pub(super) fn close_unreadable(cx: &mut Context<'_>, object: &Loaded, value: &Value) -> Content {
     let meta = value.get("metadata").unwrap_or(&Value::Null);
     let text = |field: &str| match meta.get(field) {
@@ -87,7 +85,7 @@ pub(super) fn close_unreadable(cx: &mut Context<'_>, object: &Loaded, value: &Va
     let Some(namespace) = text("namespace") else { return Content::Nothing };
     let namespace = cx.names.get(if namespace.is_empty() { "default" } else { namespace });
     let name = cx.names.get(text("name").unwrap_or_default());
-    // What is wrong was said already.
+    // The errors have been reported already.
     let mut said = Findings::default();
     let (pods, isolated) = match value.get("spec") {
         None | Some(Value::Null) => (Some(Selector::everything()), Some((true, false))),
@@ -234,7 +232,7 @@ impl Reader<'_, '_> {
         let except = block.except.as_deref().unwrap_or_default();
         let except = self.each(except, &field.child("except"), |reader, text, field| {
             let inner = reader.range(text, field)?;
-            // With a bad range there is nothing to compare with.
+            // With an invalid range there is nothing to compare with.
             let outer = range?;
             if !covers(outer, inner) || outer == inner {
                 let reason = format!("{inner} is not a part of {outer}");

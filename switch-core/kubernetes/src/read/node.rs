@@ -30,7 +30,7 @@ pub(crate) struct NodeFacts {
     labels: Labels,
     /// Its addresses, and the field that holds each. Flannel's come first: they are the VTEPs.
     pub(crate) addresses: Vec<(IpAddr, String)>,
-    /// Its ExternalIPs. Nothing but host ports is there.
+    /// Its ExternalIPs. Used for host ports only.
     pub(crate) external: Vec<IpAddr>,
     /// The ranges of its pods, and the field that holds each.
     pub(crate) ranges: Vec<(Cidr, String)>,
@@ -58,14 +58,14 @@ impl NodeFacts {
             underlay_mac: self.underlay_mac.unwrap_or(default([0x0a, 0x58])),
             addresses,
             pod_cidrs,
-            // Whose an address is was decided before it comes to the core.
+            // The owner of an address is decided by the store.
             precedence: Default::default(),
         }
     }
 }
 
-/// Reads one node. Nobody checks a node's status and annotations when they are stored, so that
-/// what is wrong there leaves out the field and not the node.
+/// Reads one node. A node's status and annotations are not validated when they are stored, so an
+/// error there leaves out the field and not the node.
 pub(super) fn read(
     cx: &mut Context<'_>,
     cookie: &Cookie,
@@ -126,7 +126,7 @@ fn internal_addresses(node: &Node, faults: &mut Findings) -> Vec<(IpAddr, String
     internal
 }
 
-/// `status.addresses` of type ExternalIP. Those that no host can have are ignored.
+/// `status.addresses` of type ExternalIP. Those that are not host addresses are ignored.
 fn external_addresses(node: &Node) -> Vec<IpAddr> {
     let list = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
     let external = list.filter(|entry| entry.kind.as_deref() == Some("ExternalIP"));
@@ -185,7 +185,7 @@ impl Flannel {
     fn read(meta: &ObjectMeta, faults: &mut Findings) -> (Self, Vec<(IpAddr, String)>) {
         let (mut flannel, mut vteps) = (Self::default(), Vec::new());
         let get = |name| meta.annotation(&format!("{}{name}", Self::PREFIX));
-        // Other backends have no tunnel, or not ours.
+        // Other backends have no tunnel, or another kind.
         if get("backend-type").is_some_and(|kind| kind != "vxlan") {
             return (flannel, vteps);
         }
@@ -251,7 +251,7 @@ fn unicast_mac(text: &str) -> Result<Mac, String> {
     if mac.is_unicast() { Ok(mac) } else { Err(format!("{mac} is not a unicast address")) }
 }
 
-/// The address that MAC addresses are made from: IPv4 if there is one.
+/// The address that MAC addresses are derived from: IPv4 if there is one.
 pub(crate) fn first_address(addresses: &[IpAddr]) -> Option<IpAddr> {
     addresses.iter().find(|a| a.is_ipv4()).or(addresses.first()).copied()
 }

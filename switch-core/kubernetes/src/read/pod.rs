@@ -12,7 +12,7 @@ use podswitch_wire::addr::Mac;
 
 use super::annotations::{ADDRESSES, INTERFACE, MAC, NETNS, PORT};
 use super::node::mac_annotation;
-use super::{Content, Context, names_of};
+use super::{Content, Context, namespace_name};
 use crate::api::core::{Container, ContainerPort, Pod, PodStatus};
 use crate::api::meta::ObjectMeta;
 use crate::options::PodAnnotations;
@@ -30,11 +30,11 @@ const STATUS: Field<'static> = Field::root("status");
 /// A pod that has not ended.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PodFacts {
-    /// The pod with every address that it says it has.
+    /// The pod with all its addresses.
     pub(crate) endpoint: Arc<Endpoint>,
     /// Where its addresses stand.
     pub(crate) told_by: ToldBy,
-    /// What few pods have.
+    /// Fields that few pods have.
     pub(crate) more: Option<Box<More>>,
 }
 
@@ -49,7 +49,7 @@ pub(crate) enum ToldBy {
     Annotation,
 }
 
-/// What few pods have.
+/// Fields that few pods have.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct More {
     /// Container ports that the pod's node opens, too.
@@ -121,7 +121,7 @@ pub(super) fn read(
     let empty = PodStatus::default();
     let status = pod.status.as_ref().unwrap_or(&empty);
     if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
-        // It is nobody's peer, and its address may be another's by now.
+        // It is not a peer any more, and its address may be another pod's by now.
         let texts = status.pod_ips.iter().flatten().map(|entry| &entry.ip).chain([&status.pod_ip]);
         return Content::EndedPod(texts.filter_map(|text| ip(text.as_deref()?).ok()).collect());
     }
@@ -158,14 +158,20 @@ pub(super) fn read(
         let reason = "is missing: the pod is on no node, and nothing can be sent to it";
         faults.say(Grade::Note, &SPEC.child("nodeName"), reason);
     }
-    let (namespace, name) = names_of(cx, meta);
+    let namespace = cx.names.get(namespace_name(meta.namespace.as_deref()));
+    // No other object has this text.
+    let name = meta.name.as_deref().unwrap_or_default().into();
     let labels = cx.names.labels(meta.labels());
+    // There are 150,000 of them, and each has one or two.
+    let (mut addresses, mut ports) = (addresses, ports);
+    addresses.shrink_to_fit();
+    ports.shrink_to_fit();
     let endpoint = Endpoint {
         cookie: cookie.clone(),
         workload: Workload { namespace, name, labels, addresses, ports, host_network },
         node: cx.names.get(node),
         attachment: None,
-        // Whose an address is was decided before it comes to the core.
+        // The owner of an address is decided by the store.
         precedence: Default::default(),
     };
     Content::Pod(PodFacts {
@@ -176,7 +182,7 @@ pub(super) fn read(
 }
 
 /// Named container ports and those that the node opens; the ports of sidecars among them. Of
-/// containers that name a port alike the first one counts, as for the API's own controllers.
+/// containers with the same port name the first counts, as for the API's own controllers.
 pub(crate) fn container_ports(
     cx: &mut Context<'_>,
     pod: &Pod,
@@ -211,7 +217,7 @@ pub(crate) fn container_ports(
     (ports, opened)
 }
 
-/// Checks a container port. Gives it if it has a name, and if the node opens it.
+/// Checks a container port. Returns it if it has a name, and if the node opens it.
 fn container_port(
     cx: &mut Context<'_>,
     port: &ContainerPort,
@@ -251,9 +257,9 @@ fn host_port(
 ) -> Option<(Option<IpAddr>, u16)> {
     let address = port.host_ip.as_deref().filter(|text| !text.is_empty());
     let address = address.map(ip).transpose();
-    // The API server takes any text here, so only the host port is left out.
+    // The API server accepts any text here, so only the host port is left out.
     let address = faults.take_field(&field.child("hostIP"), address);
-    // 0 is what the API server sees where there is none.
+    // 0 means none to the API server.
     let number = port.host_port.filter(|&number| number != 0)?;
     let note = match address.flatten() {
         Some(IpAddr::V4(v4)) if v4.is_loopback() => {
@@ -317,7 +323,7 @@ fn addresses(
         let field = if alone { STATUS.child("podIP") } else { item.child("ip") };
         let Some(address) = faults.take(&field, ip(text)) else { continue };
         if !host_network && let Err(reason) = host_ip(text) {
-            // An address, so the API server takes it; of no use all the same.
+            // A valid address, so the API server accepts it, but not usable for a pod.
             faults.say(Grade::FieldLeftOut, &field, reason);
         } else if found.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
             faults.add(&field, "is a second address of the same family");

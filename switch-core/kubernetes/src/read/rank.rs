@@ -1,7 +1,7 @@
-//! Which of several objects that want the same thing has it: the one that lives, then the newer
-//! one. Kubernetes keeps an object for a while after what it describes is gone: a pod that
-//! terminates on a lost node, the Node object of a machine that was installed again under another
-//! name. Its addresses may be in use again by then.
+//! Which of several claimants wins: the live one, then the newer one. Kubernetes keeps an object
+//! for a while after what it describes is gone: a pod that terminates on a lost node, the Node
+//! object of a machine that was reinstalled under another name. Its addresses may be in use again
+//! by then.
 
 use std::cmp::Reverse;
 
@@ -9,14 +9,13 @@ use super::pod::has_reported_address;
 use crate::api::meta::ObjectMeta;
 use crate::object::Typed;
 
-/// Order of claims; the greatest wins. Between equals the name decides, which is the same on every
-/// node; but between objects that do not say when they were made, which is to say that were written by
-/// hand, the first to come.
+/// Rank of claims; the greatest wins. Between equals the name decides, which is the same on every
+/// node; between objects without creationTimestamp (written by hand) the first to arrive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
-    /// Nodes before pods before Services: a node's address is certain, a Service's only asked for.
+    /// Nodes before pods before Services: a node's address is a fact, a Service's only a request.
     kind: u8,
-    /// This node is known to live: its switch runs.
+    /// This node is live: its switch runs.
     pub(crate) this_node: bool,
     /// Not marked for deletion.
     stays: bool,
@@ -26,14 +25,13 @@ pub(crate) struct Rank {
     /// Pod: not in phase Unknown. Node: its condition Ready is not False or Unknown.
     healthy: bool,
     age: Age,
-    /// When an object that does not say when it was made laid its claims: a number that grows. 0 for
-    /// others.
+    /// Sequence number of the claims of an object without creationTimestamp. 0 for others.
     arrival: Reverse<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Age {
-    /// Pods and nodes: the newer wins. Without a time it was written by hand, and counts as made
+    /// Pods and nodes: the newer wins. Without a time it was written by hand, and counts as created
     /// now.
     Newer(i64),
     /// Services: the older wins, which had the address or port first.
@@ -47,22 +45,22 @@ impl Default for Age {
 }
 
 impl Rank {
-    /// Whether the object does not say when it was made.
+    /// Whether the object has no creationTimestamp.
     pub(crate) fn is_undated(self) -> bool {
         matches!(self.age, Age::Newer(i64::MAX) | Age::Older(Reverse(i64::MAX)))
     }
 
-    /// When it laid its claims, for one that is undated.
+    /// Sequence number of its claims, for one without creationTimestamp.
     pub(crate) fn arrival(self) -> u64 {
         self.arrival.0
     }
 
-    /// Sets when it laid its claims.
+    /// Sets the sequence number of its claims.
     pub(crate) fn set_arrival(&mut self, arrival: u64) {
         self.arrival = Reverse(arrival);
     }
 
-    /// Why an object of this rank goes before one of rank `other`.
+    /// Why an object of this rank wins over one of rank `other`.
     pub(crate) fn why_before(self, other: Self) -> &'static str {
         if self.kind != other.kind {
             "which goes before"

@@ -1,4 +1,4 @@
-//! Label selectors: checked, and put into the model's form.
+//! Label selectors: validated, and converted to the model.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use crate::api::meta::LabelSelector;
 use crate::report::{Field, Findings};
 use crate::validate::meta::label_selector;
 
-/// The selector in the model's form. What is wrong with it is added to `faults`; the object cannot
-/// be used then, and what is given here must not be used either.
+/// The selector in the model's form. Errors are added to `faults`; then neither the object nor the
+/// result may be used.
 pub(super) fn selector(
     names: &mut Names,
     selector: &LabelSelector,

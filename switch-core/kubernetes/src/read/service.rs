@@ -28,7 +28,7 @@ const STATUS: Field<'static> = Field::root("status");
 const METADATA: Field<'static> = Field::root("metadata");
 const ANNOTATIONS: Field<'static> = METADATA.child("annotations");
 
-/// Labels whose presence says that a Service is not for kube-proxy, nor for its stand-ins (S14).
+/// Labels whose presence means that a Service is not for kube-proxy or its replacements (S14).
 const NOT_OURS: [&str; 2] =
     ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
 /// kubelet's port, which a load balancer would expose.
@@ -37,11 +37,11 @@ const KUBELET: u16 = 10_250;
 /// A Service.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ServiceFacts {
-    /// The Service with every address and port that it asks for.
+    /// The Service with all addresses and ports that it requests.
     pub(crate) service: Arc<Service>,
-    /// Its cluster IP stands in `spec.clusterIP` alone.
+    /// Its cluster IP is in `spec.clusterIP` alone.
     single_ip: bool,
-    /// Where in `spec.ports` its ports stand, if some there are left out.
+    /// Indices of its ports in `spec.ports`, if some there are left out.
     places: Option<Box<[usize]>>,
 }
 
@@ -57,8 +57,7 @@ impl ServiceFacts {
         format!("spec.ports[{at}].nodePort")
     }
 
-    /// Ports of the nodes that it asks for: those of its ports by number, and the last for health
-    /// checks.
+    /// Node ports that it requests: those of its ports by number, and the last for health checks.
     pub(crate) fn node_ports(&self) -> impl Iterator<Item = (Option<usize>, Protocol, u16)> {
         let ports = self.service.ports.iter().enumerate();
         let ports = ports.filter_map(|(at, port)| Some((Some(at), port.protocol, port.node_port?)));
@@ -120,13 +119,12 @@ pub(super) fn read(
     Content::Service(ServiceFacts { service: Arc::new(service), single_ip, places })
 }
 
-/// Whether an object's labels say that it is not for kube-proxy, nor for what stands in its place
-/// (S14).
+/// Whether an object's labels mean that it is not for kube-proxy or its replacements (S14).
 pub(super) fn is_foreign(meta: &ObjectMeta) -> bool {
     meta.labels().any(|(key, _)| NOT_OURS.contains(&key))
 }
 
-/// A text that is there and not empty, which for the API is the same as not there.
+/// A non-empty text; to the API an empty one is the same as none.
 fn text(text: &Option<String>) -> Option<&str> {
     text.as_deref().filter(|text| !text.is_empty())
 }
@@ -144,8 +142,8 @@ struct Reader<'c, 'a> {
 }
 
 impl Reader<'_, '_> {
-    /// One of several words. The first if there is none, or one that only a newer API has: an
-    /// old node goes on while the API server is ahead of it.
+    /// One of several words. The first if there is none, or an unknown one: an old node continues
+    /// while the API server is newer.
     fn word<T: Copy>(&mut self, text: Option<&str>, name: &str, words: &[(&str, T)]) -> T {
         let Some(text) = text else { return words[0].1 };
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
@@ -290,7 +288,7 @@ impl Reader<'_, '_> {
             faults.add(&field.child("port"), reason);
         }
         let target_field = field.child("targetPort");
-        // 0 and the empty text are what the API server sees where there is none (S14).
+        // 0 and the empty text mean none to the API server (S14).
         let target = match &port.target_port {
             None | Some(IntOrString::Int(0)) => number.map(TargetPort::Number),
             Some(IntOrString::String(name)) if name.is_empty() => number.map(TargetPort::Number),
@@ -342,7 +340,7 @@ impl Reader<'_, '_> {
         let list = balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
         let field = STATUS.child("loadBalancer");
         let field = field.child("ingress");
-        // Controllers write it, and nobody checks more than that an address is one.
+        // Controllers write it, and the API server only checks the syntax of addresses.
         if !list.is_empty() && kind != ServiceType::LoadBalancer {
             let reason = "is only for type LoadBalancer; a status of an earlier type";
             self.faults.say(Grade::FieldLeftOut, &field, reason);
@@ -360,7 +358,7 @@ impl Reader<'_, '_> {
                     continue;
                 }
             };
-            // A load balancer with a host name alone is of no concern here.
+            // A load balancer with only a host name needs nothing here.
             let Some(address) = text(&entry.ip) else { continue };
             let field = field.child("ip");
             if self.faults.take_field(&field, ip(address)).is_none() {
@@ -384,7 +382,7 @@ impl Reader<'_, '_> {
         }
         let mut found = Vec::new();
         for (at, text) in list.iter().enumerate() {
-            // The API server takes white space off here, and nowhere else.
+            // The API server trims white space here, and only here.
             let range = self.faults.take(&field.index(at), cidr(text.trim()));
             found.extend(range.map(|(range, _)| range));
         }
@@ -400,7 +398,7 @@ impl Reader<'_, '_> {
         let config = self.spec.session_affinity_config.as_ref();
         let field = SPEC.child("sessionAffinityConfig");
         if !client_ip {
-            // With an affinity of a newer API it may well have a meaning.
+            // It may have a meaning with an affinity of a newer API.
             let none = matches!(text(&self.spec.session_affinity), None | Some("None"));
             if config.is_some() && none {
                 self.faults.add(&field, "is only for sessionAffinity ClientIP");
@@ -450,8 +448,8 @@ impl Reader<'_, '_> {
         Some(number)
     }
 
-    /// Of no effect here beyond explanations: controllers turn it into hints, and those alone
-    /// count. So a value that only a newer API has does not matter (KEP-2433, version skew).
+    /// No effect here other than in explanations: controllers turn it into hints, and only those
+    /// count. So an unknown value does not matter (KEP-2433, version skew).
     fn distribution(&mut self) -> Option<TrafficDistribution> {
         match text(&self.spec.traffic_distribution)? {
             "PreferSameZone" | "PreferClose" => Some(TrafficDistribution::SameZone),

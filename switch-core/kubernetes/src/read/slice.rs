@@ -21,7 +21,7 @@ use crate::validate::name;
 const ENDPOINTS: Field<'static> = Field::root("endpoints");
 const PORTS: Field<'static> = Field::root("ports");
 
-/// The label that says whose the slice is.
+/// The label that names the slice's Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Bounds of the API.
 const MOST_ENDPOINTS: usize = 1_000;
@@ -56,7 +56,7 @@ pub(super) fn read(
     let endpoints = reader.endpoints(endpoints, family);
     let Some(family) = family else { return Content::Nothing };
     if is_foreign(meta) {
-        // As common as headless Services, so nothing is said.
+        // As common as headless Services, so it is not reported.
         return Content::Nothing;
     }
     let owner = meta.labels().find(|(key, _)| *key == SERVICE_NAME);
@@ -98,7 +98,7 @@ impl Reader<'_, '_> {
                     continue;
                 }
             };
-            // The API server takes any number. 0 is no port, as it is for kube-proxy.
+            // The API server accepts any number. 0 means no port, as for kube-proxy.
             let number = match port.port {
                 None => None,
                 Some(0) => continue,
@@ -128,7 +128,7 @@ impl Reader<'_, '_> {
         found
     }
 
-    /// `None`: its addresses are names of hosts, or of a kind that is not known.
+    /// `None`: its addresses are host names, or of an unknown type.
     fn endpoint(
         &mut self,
         endpoint: &api::Endpoint,

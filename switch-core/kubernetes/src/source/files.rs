@@ -56,7 +56,7 @@ struct PartState {
     objects: Vec<Cookie>,
     /// Kinds and versions of objects that are not read.
     others: Vec<(String, String)>,
-    /// What there is to say of what is not an object.
+    /// Records about what is not an object.
     said: Vec<Record>,
 }
 
@@ -83,9 +83,9 @@ pub struct Loading {
 struct Staged {
     path: PathBuf,
     file: File,
-    /// What new parts define, by the number of the part.
+    /// Definitions of new parts, by the number of the part.
     found: Vec<(usize, Found)>,
-    /// Parts that the file has no more.
+    /// Parts that are no longer in the file.
     gone: Vec<PartState>,
     /// Objects that are found elsewhere in the file.
     moved: Vec<(Cookie, Source)>,
@@ -108,17 +108,17 @@ impl Files {
     /// the files that it was first loaded from.
     ///
     /// # Errors
-    /// A file cannot be read, is being written, is cut, or is neither YAML nor JSON. Nothing
-    /// changed then.
+    /// A file cannot be read, is being written, is truncated, or is neither YAML nor JSON. Nothing
+    /// is changed then.
     pub fn load(&mut self, store: &mut Store) -> Result<Loading, LoadError> {
         self.load_if(store, |_, _| Ok(()))
     }
 
-    /// As [`load`](Self::load), but takes everything back if `accept` gives an error after the
-    /// store was brought up to date: what changed will be read again then.
+    /// As [`load`](Self::load), but undoes everything if `accept` returns an error after the store
+    /// was updated: the next load reads the changes again.
     ///
     /// # Errors
-    /// As [`load`](Self::load), and the error of `accept`. Nothing changed then.
+    /// As [`load`](Self::load), and the error of `accept`. Nothing is changed then.
     pub fn load_if<E: From<LoadError>>(
         &mut self,
         store: &mut Store,
@@ -140,7 +140,7 @@ impl Files {
         }
     }
 
-    /// Reads what changed, and finds which files are gone.
+    /// Reads what changed, and finds deleted files.
     fn read(&self) -> Result<(Vec<Staged>, Vec<PathBuf>), LoadError> {
         #[expect(clippy::disallowed_methods, reason = "compared with the times of files")]
         let now = SystemTime::now();
@@ -161,7 +161,7 @@ impl Files {
         Ok((staged, gone))
     }
 
-    /// Makes everything what it was.
+    /// Undoes the load.
     fn take_back(&mut self, undo: Undo) {
         for (path, file) in undo.files {
             match file {
@@ -172,7 +172,7 @@ impl Files {
         (self.more, self.promoted, self.others) = (undo.more, undo.promoted, undo.others);
     }
 
-    /// Reads a file as far as it changed.
+    /// Reads the changed parts of a file.
     fn stage(
         &self,
         path: &Path,
@@ -289,7 +289,7 @@ impl Files {
         (loading, undo)
     }
 
-    /// Enters a definition; gives the name that it has in the store.
+    /// Adds a definition; returns its name in the store.
     fn upsert(
         &mut self,
         store: &mut Store,
@@ -318,8 +318,8 @@ impl Files {
         name
     }
 
-    /// Deletes a definition that no part has any more. One that was not used until now takes its
-    /// place, if there is one.
+    /// Deletes a definition that no part has any more. An unused one of the same object replaces
+    /// it, if there is one.
     fn remove(&mut self, store: &mut Store, known: &Cookie) {
         let name = self.promoted.remove(known).unwrap_or_else(|| known.clone());
         if let Some((first, _)) = name.as_str().rsplit_once('#')
@@ -344,8 +344,7 @@ impl Files {
         }
     }
 
-    /// What there is to say about the objects of `store` and about what is not an object, by file
-    /// and document.
+    /// Records about the objects of `store` and about what is not an object, by file and document.
     pub fn records(&self, store: &mut Store) -> Vec<Record> {
         let mut records = store.records();
         let parts = self.files.values().flat_map(|file| &file.parts);

@@ -12,7 +12,7 @@ const MAX_FILE: u64 = 1 << 30;
 /// Deepest folder below the one named.
 const MAX_FOLDERS: usize = 32;
 
-/// The manifests cannot be read at all. For an object that can be read and is wrong there is a
+/// The manifests cannot be read. An object that can be read and is invalid gets a
 /// [`Record`](crate::Record) instead.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -22,7 +22,7 @@ pub enum LoadError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         error: io::Error,
     },
@@ -32,8 +32,8 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
     },
-    /// A file that had objects ends where its last document was to begin, or has nothing in it any
-    /// more: whoever wrote it did not finish.
+    /// A file that had objects ends where its last document should begin, or is empty: it was not
+    /// written completely.
     #[error("{}: the file is cut: {message}", path.display())]
     Cut {
         /// The file.
@@ -63,7 +63,7 @@ fn position(line: Option<usize>, column: Option<usize>) -> String {
     }
 }
 
-/// What tells a file that was written since from one that was not.
+/// Metadata that changes when a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     numbers: (u64, u64, u64),
@@ -86,8 +86,8 @@ impl Stamp {
         metadata(path).map(|metadata| Self::of(&metadata))
     }
 
-    /// Whether the file was written so long before `now` that a later change shows in the times:
-    /// those of some file systems have steps of a second or two.
+    /// Whether the file was written long enough before `now` that a later change would change its
+    /// times: some file systems have a resolution of a second or two.
     pub(super) fn is_settled(&self, now: SystemTime) -> bool {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         self.times.iter().all(|(seconds, _)| seconds + 3 < now as i64)
@@ -96,7 +96,7 @@ impl Stamp {
 
 /// The manifests at `path`: a file, whatever its name, or those of a folder: every `*.yaml`,
 /// `*.yml` and `*.json` in it and in the folders in it, by name. Hidden files and folders are left
-/// out, and with them the inner workings of a mounted ConfigMap (`..data`); links are followed.
+/// out, including those of a mounted ConfigMap (`..data`); links are followed.
 pub(super) fn find(path: &Path) -> Result<Vec<PathBuf>, LoadError> {
     let mut files = Vec::new();
     if metadata(path)?.is_dir() {
@@ -117,7 +117,7 @@ pub(super) fn read(path: &Path) -> Result<(String, Stamp), LoadError> {
     if text.len() as u64 > MAX_FILE {
         return Err(fail(io::ErrorKind::FileTooLarge.into()));
     }
-    // A file of no fixed length (a pipe) is whole at its end.
+    // A file without a fixed length (a pipe) is complete at its end.
     let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
     let after = Stamp::of(&file.metadata().map_err(fail)?);
     if regular && (before != after || after.numbers.2 != text.len() as u64) {
@@ -142,8 +142,8 @@ fn metadata(path: &Path) -> Result<fs::Metadata, LoadError> {
     fs::metadata(path).map_err(|error| LoadError::Io { path: path.to_owned(), error })
 }
 
-/// Collects the manifests of a folder. `seen`: the folders that were listed, by their resolved names,
-/// since links may lead in circles.
+/// Collects the manifests of a folder. `seen`: the folders that were listed, by their resolved
+/// names, since links may form loops.
 fn list(
     folder: &Path,
     depth: usize,
@@ -174,7 +174,7 @@ fn list(
             // Only regular files: opening a pipe would wait for its writer.
             Ok(entry) if entry.is_file() && manifest => files.push(path),
             Ok(_) => {}
-            // Anything else may be a dead link, or go away meanwhile.
+            // Anything else may be a dead link, or be deleted meanwhile.
             Err(_) if !manifest => {}
             Err(error) => return Err(LoadError::Io { path, error }),
         }

@@ -15,10 +15,10 @@ use crate::report::{Fault, Record, Source};
 use crate::state::Compiled;
 use crate::store::Store;
 
-/// The objects of a file or folder, as they are written there.
+/// The objects of a file or folder, as written.
 #[derive(Clone, Debug, Default)]
 pub struct Manifests {
-    /// Under the names by which a store has them.
+    /// Under their names in a store.
     objects: Vec<Loaded>,
     /// Definitions so far, by name.
     defined: HashMap<Cookie, (usize, Source)>,
@@ -28,8 +28,8 @@ pub struct Manifests {
 
 impl Manifests {
     /// Reads `path`: a file, whatever its name, or a folder: every `*.yaml`, `*.yml` and `*.json`
-    /// in it and in the folders in it, by name. Hidden files and folders are left out, and with
-    /// them the inner workings of a mounted ConfigMap (`..data`); links are followed.
+    /// in it and in the folders in it, by name. Hidden files and folders are left out, including
+    /// those of a mounted ConfigMap (`..data`); links are followed.
     ///
     /// # Errors
     /// A file cannot be read, or is neither YAML nor JSON.
@@ -76,15 +76,14 @@ impl Manifests {
         Ok(())
     }
 
-    /// Compiles the manifests for the node `node`; without one, from nobody's point of view: no
-    /// pod is local. Objects that cannot be used are left out, or close what they were to
-    /// protect: see [`Compiled::records`].
+    /// Compiles the manifests for the node `node`; without a node no pod is local. Objects that
+    /// cannot be used are left out, or isolate what they select: see [`Compiled::records`].
     pub fn compile(&self, node: Option<&str>, options: &Options) -> Compiled {
         self.compile_into(&mut Store::new(node, options.clone()))
     }
 
-    /// As [`compile`](Self::compile) for the node of `store`, which then has these objects and no others.
-    /// What depends on the past depends on what was there before: the last good version of a policy.
+    /// As [`compile`](Self::compile) for the node of `store`, which then has these objects and no
+    /// others. The last valid version of a policy depends on the previous content.
     pub fn compile_into(&self, store: &mut Store) -> Compiled {
         for object in &self.objects {
             store.upsert_loaded(object);
@@ -99,8 +98,8 @@ impl Manifests {
     }
 }
 
-/// An object that is defined already, at `first`: it is not used, and closes what it was to
-/// protect. In a store it has a name of its own.
+/// An object that is defined already, at `first`: it is not used, and isolates what it selects. It
+/// has a name of its own in a store.
 pub(super) fn again(mut object: Loaded, number: usize, first: &Source) -> Loaded {
     let fault = Fault {
         field: "metadata.name".to_owned(),

@@ -1,4 +1,4 @@
-//! Manifests: texts and files, read once ([`Manifests`]) or again and again ([`Files`]).
+//! Manifests: texts and files, read once ([`Manifests`]) or repeatedly ([`Files`]).
 
 mod files;
 mod folder;

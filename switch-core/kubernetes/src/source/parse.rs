@@ -8,7 +8,7 @@ use crate::object::{Found, find_item, listed};
 use crate::report::Source;
 use crate::text::{self, Part, SyntaxError};
 
-/// Takes a file's text apart.
+/// Splits a file's text.
 pub(super) fn split<'t>(path: &Path, text: &'t str) -> Result<Vec<Part<'t>>, LoadError> {
     let json = path.extension().is_some_and(|extension| extension == "json");
     text::split(text, json).map_err(|error| syntax(path, error))

@@ -1,4 +1,4 @@
-//! What changed: for the control plane, and for whoever attaches pods.
+//! Changes for the control plane, and for the part that attaches pods.
 
 use std::sync::Arc;
 
@@ -17,31 +17,31 @@ use crate::state::{LocalPod, Overlay};
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     /// For [`ControlPlane::update`](podswitch_core::control::ControlPlane::update). Endpoints are
-    /// not attached: whoever attaches this node's pods fills in the port.
+    /// not attached: the part that attaches this node's pods sets the port.
     pub objects: Vec<Change>,
-    /// Pods of this node that come, change or go.
+    /// New, changed and deleted pods of this node.
     pub pods: Vec<PodChange>,
-    /// What is not an object of its own, if any of it changed.
+    /// The settings, if they changed.
     pub base: Option<Base>,
 }
 
-/// A pod of this node that comes, changes or goes.
+/// A new, changed or deleted pod of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodChange {
-    /// It is there, as described.
+    /// A new or changed pod.
     Upsert(Box<LocalPod>),
-    /// It is gone.
+    /// A deleted pod.
     Delete(Cookie),
 }
 
-/// What is not an object of its own.
+/// The settings: what is not an object of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Base {
     /// This node.
     pub node: LocalNode,
     /// Ranges that the addresses of Services come from.
     pub service_cidrs: Vec<Cidr>,
-    /// What Flannel's annotations say of the overlay.
+    /// The overlay in Flannel's annotations.
     pub flannel: Option<Overlay>,
 }
 
@@ -60,7 +60,7 @@ impl Changes {
 }
 
 impl Store {
-    /// What changed since the last call, at the cost of what changed. The first call gives
+    /// The changes since the last call; the cost depends on them only. The first call returns
     /// everything.
     pub fn take_changes(&mut self) -> Changes {
         self.settle();
@@ -138,7 +138,7 @@ impl Store {
     }
 }
 
-/// No port of the node leads to a pod.
+/// No host ports.
 fn no_ports() -> Arc<[HostPort]> {
     Arc::default()
 }

@@ -1,6 +1,5 @@
-//! Who has what only one object can have: an address, a port of the nodes, a range, a network
-//! namespace. Every object that wants it is kept, in order, so that the next one has it as soon as
-//! the first is gone.
+//! Owners of what only one object can have: an address, a node port, a range, a network namespace.
+//! All claims are kept by rank, so that the next object gets it when the first is deleted.
 
 use std::collections::BTreeMap;
 use std::hash::Hash;
@@ -18,7 +17,7 @@ struct Claim {
     object: Cookie,
 }
 
-/// Claims of things of one kind.
+/// Claims of one kind.
 #[derive(Debug)]
 pub(super) struct Claims<K>(HashMap<K, Vec<Claim>>);
 
@@ -29,7 +28,7 @@ impl<K> Default for Claims<K> {
 }
 
 impl<K: Eq + Hash> Claims<K> {
-    /// Adds a claim. Gives the object that had the thing and has it no more, if there is one.
+    /// Adds a claim. Returns the object that lost ownership, if there is one.
     pub(super) fn add(&mut self, key: K, rank: Rank, object: &Cookie) -> Option<Cookie> {
         let claim = Claim { rank: std::cmp::Reverse(rank), object: object.clone() };
         let list = self.0.entry(key).or_insert_with(|| Vec::with_capacity(1));
@@ -38,14 +37,13 @@ impl<K: Eq + Hash> Claims<K> {
         (at == 0).then(|| list.get(1).map(|claim| claim.object.clone())).flatten()
     }
 
-    /// Adds a claim behind all others, whatever its rank: the first to come keeps the thing.
+    /// Adds a claim after all others, regardless of rank: the first claimant keeps ownership.
     pub(super) fn add_last(&mut self, key: K, object: &Cookie) {
         let claim = Claim { rank: std::cmp::Reverse(Rank::default()), object: object.clone() };
         self.0.entry(key).or_insert_with(|| Vec::with_capacity(1)).push(claim);
     }
 
-    /// Takes a claim back. Gives the object that has the thing now and had it not before, if there
-    /// is one.
+    /// Removes a claim. Returns the object that gained ownership, if there is one.
     pub(super) fn remove(&mut self, key: &K, object: &Cookie) -> Option<Cookie> {
         let list = self.0.get_mut(key)?;
         let at = list.iter().position(|claim| claim.object == *object)?;
@@ -57,12 +55,12 @@ impl<K: Eq + Hash> Claims<K> {
         next
     }
 
-    /// The object that has the thing.
+    /// The owner.
     pub(super) fn owner(&self, key: &K) -> Option<&Cookie> {
         Some(&self.0.get(key)?.first()?.object)
     }
 
-    /// Every object that wants it.
+    /// All claimants.
     pub(super) fn claimants(&self, key: &K) -> impl Iterator<Item = &Cookie> {
         self.0.get(key).into_iter().flatten().map(|claim| &claim.object)
     }
@@ -81,7 +79,7 @@ impl Ranges {
         list.insert(at, claim);
     }
 
-    /// Takes a claim back.
+    /// Removes a claim.
     pub(super) fn remove(&mut self, range: Cidr, object: &Cookie) {
         let Some(list) = self.0.get_mut(&range) else { return };
         list.retain(|claim| claim.object != *object);
@@ -90,14 +88,14 @@ impl Ranges {
         }
     }
 
-    /// Every other object with a range that overlaps.
+    /// All other objects with an overlapping range.
     pub(super) fn others(&self, range: Cidr, object: &Cookie) -> Vec<Cookie> {
         let others = self.overlapping(range).filter(|(_, claim)| claim.object != *object);
         others.map(|(_, claim)| claim.object.clone()).collect()
     }
 
-    /// The first of the objects that go before `object`, of this rank, with a range that
-    /// overlaps: then this range cannot be had.
+    /// The first object of higher rank than `object` with an overlapping range, which excludes this
+    /// range.
     pub(super) fn before(
         &self,
         range: Cidr,
@@ -115,7 +113,7 @@ impl Ranges {
             let holder = Cidr::new(network(range, prefix), prefix)?;
             self.0.get_key_value(&holder)
         });
-        // By address, then prefix: what lies within follows the range itself.
+        // By address, then prefix: subranges follow the range itself.
         let within =
             self.0.range(range..).take_while(move |(other, _)| range.contains(other.address()));
         holders.chain(within).flat_map(|(other, list)| list.iter().map(|claim| (*other, claim)))

@@ -1,4 +1,4 @@
-//! What an object has of what it claims, and so its part of the state.
+//! The claims that an object won, and its part of the state.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::state::LocalPod;
 /// An object's part of the state.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Output {
-    /// None. Namespaces and ServiceCIDRs are kept apart.
+    /// None. Namespaces and ServiceCIDRs are kept separately.
     Nothing,
     Node(Arc<RemoteNode>),
     Pod(Box<PodOutput>),
@@ -41,7 +41,7 @@ pub(super) struct PodOutput {
 }
 
 impl Store {
-    /// An object's part of the state, and what it claims and another object has.
+    /// An object's part of the state, and findings about claims that other objects won.
     pub(super) fn derive(&self, object: &Cookie, facts: &Facts) -> (Output, Vec<Finding>) {
         let mut lost = Vec::new();
         let output = match &facts.content {
@@ -62,7 +62,7 @@ impl Store {
         (output, lost)
     }
 
-    /// Whether `object` has the address; else the finding that says who has it.
+    /// `None` if `object` has the address; otherwise the finding that names its owner.
     fn lost_address(
         &self,
         object: &Cookie,
@@ -84,8 +84,8 @@ impl Store {
     ) -> Finding {
         let other = self.objects.get(owner).map(|entry| &entry.facts);
         let why = other.map_or("", |other| other.rank.why_before(facts.rank));
-        // Two pods or two nodes with one address are what an API server has for a while. Anything
-        // else is a mistake.
+        // An API server may have two pods or two nodes with one address for a while. Anything else
+        // is a mistake.
         let ordinary = other.is_some_and(|other| other.kind == facts.kind)
             && matches!(facts.content, Content::Node(_) | Content::Pod(_));
         let grade = if ordinary { Grade::FieldLeftOut } else { Grade::FieldRefused };
@@ -124,7 +124,7 @@ impl Store {
         Output::Node(Arc::new(node.build(addresses, ranges)))
     }
 
-    /// A pod with its node's network has its node's addresses, if it does not say them itself.
+    /// A pod with hostNetwork has its node's addresses, unless its status has addresses.
     fn host_pod(&self, facts: &Facts, pod: &PodFacts, lost: &mut Vec<Finding>) -> Output {
         let mut endpoint = pod.endpoint.clone();
         if endpoint.workload.addresses.is_empty() {
@@ -242,8 +242,8 @@ impl Store {
         Output::Service(service)
     }
 
-    /// A slice without the endpoints of pods that have ended: those are nobody's backends, however
-    /// late the slice is.
+    /// A slice without the endpoints of ended pods: those are not backends, however outdated the
+    /// slice is.
     fn slice(&self, slice: &Arc<EndpointSlice>) -> Arc<EndpointSlice> {
         let mut slice = slice.clone();
         if slice.endpoints.iter().any(|endpoint| self.has_ended(endpoint)) {
@@ -267,7 +267,7 @@ impl Store {
         }
     }
 
-    /// What this node's object says, if that is part of the state.
+    /// The content of this node's object, if it is part of the state.
     pub(super) fn local_facts(&self) -> Option<&NodeFacts> {
         let name = self.node.as_ref()?;
         match &self.objects.get(&Cookie::new(format!("Node/{name}")))?.facts.content {
@@ -297,7 +297,7 @@ impl Store {
         })
     }
 
-    /// This node where nothing is known of it.
+    /// This node without a Node object.
     pub(super) fn nameless_node(&self) -> LocalNode {
         LocalNode {
             name: self.node.clone().unwrap_or_else(|| "".into()),
@@ -312,7 +312,7 @@ impl Store {
     }
 }
 
-/// Nothing is left of an object: it is left out itself.
+/// Nothing is left of an object: the object itself is left out.
 fn all_lost(findings: &mut [Finding]) {
     for finding in findings {
         finding.grade = match finding.grade {

@@ -1,23 +1,23 @@
-//! Taking back: what objects were before a change that may turn out to be refused.
+//! Undo: objects as they were before changes that may be refused.
 
 use hashbrown::HashMap;
 use podswitch_core::id::Cookie;
 
 use super::{Facts, Store};
 
-/// Objects that were changed since, as they were; `None`: not there.
+/// Changed objects as they were; `None`: absent.
 #[derive(Debug, Default)]
 pub(super) struct Journal(HashMap<Cookie, Option<Facts>>);
 
 impl Journal {
-    /// Keeps what an object was when it is touched for the first time.
+    /// Keeps an object as it is before its first change.
     pub(super) fn keep(&mut self, object: &Cookie, facts: Option<&Facts>) {
         self.0.entry_ref(object).or_insert_with(|| facts.cloned());
     }
 }
 
 impl Store {
-    /// From now on changes can be taken back, at the cost of what they touch.
+    /// Starts recording, so that changes can be undone at the cost of what they touch.
     pub fn begin(&mut self) {
         self.journal = Some(Journal::default());
     }
@@ -27,7 +27,7 @@ impl Store {
         self.journal = None;
     }
 
-    /// Takes back the changes since [`begin`](Self::begin).
+    /// Undoes the changes since [`begin`](Self::begin).
     pub fn take_back(&mut self) {
         let Some(journal) = self.journal.take() else { return };
         for (object, facts) in journal.0 {

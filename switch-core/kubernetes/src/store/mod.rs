@@ -1,12 +1,12 @@
 //! All objects of a cluster, as one node's switch needs them, kept up to date object by object.
 //!
-//! Each object is read by itself ([`crate::read`]). What it has then depends on others only through
-//! claims: an address, a port of the nodes, a range. The object whose claim is best has it, by an
-//! order that does not depend on who came first, so that any order of upserts and deletes leads to
-//! the same state. (Three things do depend on the past: a policy that cannot be used stays as it
-//! last could, a network namespace stays with the pod that named it first, and of two objects written
-//! by hand, without creationTimestamp, the first to come has the address.) A change marks the
-//! objects whose claims it decides anew; [`Store::take_changes`] looks at those and nothing else.
+//! Each object is read by itself ([`crate::read`]). It depends on other objects only through
+//! claims: an address, a node port, a range. The claimant of the highest rank wins. Rank does not
+//! depend on the order of arrival, so any order of upserts and deletes leads to the same state,
+//! with three exceptions: an unusable policy keeps its last valid version, a network namespace
+//! stays with the pod that named it first, and of two objects without creationTimestamp the first
+//! to arrive keeps an address. A change marks the objects whose claims it affects;
+//! [`Store::take_changes`] evaluates only those.
 //!
 //! Used by one thread, off the packet path.
 
@@ -50,14 +50,14 @@ pub struct Store {
     options: Options,
     names: Names,
     objects: HashMap<Cookie, Entry>,
-    /// Place of the next new object in the order in which they came.
+    /// Sequence number of the next new object.
     next: u64,
-    /// How many undated objects laid claims.
+    /// Number of claims of objects without creationTimestamp.
     arrivals: u64,
-    /// Whose an address is: a node's, a pod's or a Service's.
+    /// Owners of addresses: nodes, pods and Services.
     addresses: Claims<IpAddr>,
     node_ports: Claims<(Protocol, u16)>,
-    /// Whose a network namespace is, by node and path.
+    /// Owners of network namespaces, by node and path.
     netns: Claims<(Arc<str>, PathBuf)>,
     ranges: Ranges,
     namespaces: HashMap<Arc<str>, NamespaceState>,
@@ -65,20 +65,20 @@ pub struct Store {
     vnis: BTreeMap<u32, HashSet<Cookie>>,
     /// Nodes with annotations of Flannel.
     flannel_nodes: usize,
-    /// Pods with their node's network that do not say their address, by node.
+    /// Pods with hostNetwork and without addresses of their own, by node.
     host_pods: HashMap<Arc<str>, HashSet<Cookie>>,
     slices: SliceIndex,
     /// Pods of this node.
     local: HashMap<Cookie, Arc<PodIdentity>>,
-    /// Services that are balanced: how many.
+    /// Number of balanced Services.
     services: usize,
     /// Ranges of ServiceCIDR objects.
     cidrs: BTreeMap<Cookie, Vec<Cidr>>,
     dirty: Dirty,
-    /// Objects of which there is something to say.
+    /// Objects with findings.
     noted: HashSet<Cookie>,
     changes: Changes,
-    /// The base of the last changes taken.
+    /// The settings of the last changes taken.
     base: Option<Base>,
     journal: Option<Journal>,
 }
@@ -88,17 +88,17 @@ pub struct Store {
 struct Entry {
     facts: Facts,
     output: Output,
-    /// Another object has something that this one claims.
+    /// Another object won something that this one claims.
     conflict: bool,
     dirty: bool,
 }
 
-/// What is known of an object from the object alone.
+/// What an object says by itself.
 #[derive(Clone, Debug)]
 struct Facts {
     kind: Kind,
     origin: Option<Source>,
-    /// Place in the order in which objects came.
+    /// Sequence number of arrival.
     place: u64,
     content: Content,
     namespace: Option<Arc<str>>,
@@ -121,10 +121,10 @@ struct NamespaceState {
     output: Option<Arc<Namespace>>,
 }
 
-/// What is to be looked at again.
+/// Objects to evaluate again.
 #[derive(Debug, Default)]
 struct Dirty {
-    /// Nodes come first: pods with their node's network have its addresses.
+    /// Nodes come first: pods with hostNetwork have their addresses.
     nodes: Vec<Cookie>,
     others: Vec<Cookie>,
     namespaces: Vec<Arc<str>>,
@@ -132,8 +132,7 @@ struct Dirty {
 }
 
 impl Store {
-    /// An empty store of the node `node`; without one, from nobody's point of view: no pod is
-    /// local.
+    /// An empty store of the node `node`; without a node no pod is local.
     pub fn new(node: Option<&str>, options: Options) -> Self {
         Self {
             node: node.map(Arc::from),
@@ -162,7 +161,7 @@ impl Store {
         }
     }
 
-    /// How many objects there are.
+    /// Number of objects.
     pub fn len(&self) -> usize {
         self.objects.len()
     }
@@ -172,18 +171,18 @@ impl Store {
         self.objects.is_empty()
     }
 
-    /// Whether there is a Node object for this node that can be used, or no node was named.
+    /// Whether there is a usable Node object for this node, or no node was named.
     pub fn has_node(&mut self) -> bool {
         self.settle();
         self.node.is_none() || self.local_facts().is_some()
     }
 
-    /// Adds an object, in place of the one of its name if there is one.
+    /// Upserts an object.
     pub fn upsert(&mut self, object: &Object) {
         self.upsert_loaded(&object.0);
     }
 
-    /// As [`upsert`](Self::upsert), of an object that was read from a file.
+    /// As [`upsert`](Self::upsert), for an object read from a file.
     pub(crate) fn upsert_loaded(&mut self, object: &Loaded) {
         let previous = self.objects.get(&object.cookie).map(|entry| &entry.facts);
         let last_good = previous.filter(|facts| facts.action != Action::Closed);
@@ -223,36 +222,37 @@ impl Store {
         self.put(&name, Some(facts));
     }
 
-    /// The name of an object that is there, as the store has it: a copy of it costs no memory.
-    pub fn name(&self, object: &Cookie) -> Option<&Cookie> {
-        self.objects.get_key_value(object).map(|(name, _)| name)
+    /// Names of the objects of a kind. Costs what exists.
+    pub fn names(&self, kind: Kind) -> impl Iterator<Item = &Cookie> {
+        let of_kind = move |(_, entry): &(&Cookie, &Entry)| entry.facts.kind == kind;
+        self.objects.iter().filter(of_kind).map(|(name, _)| name)
     }
 
-    /// Deletes the object of that name (`Kind/namespace/name` or `Kind/name`). It is no error if
-    /// there is none.
+    /// Deletes the object of that name (`Kind/namespace/name` or `Kind/name`). Deleting an absent
+    /// object is a no-op.
     pub fn delete(&mut self, object: &Cookie) {
         self.put(object, None);
     }
 
-    /// Deletes every object that `keep` does not want.
+    /// Deletes every object for which `keep` returns false.
     pub(crate) fn retain(&mut self, keep: impl Fn(&Cookie) -> bool) {
         let gone: Vec<_> = self.objects.keys().filter(|name| !keep(name)).cloned().collect();
         gone.iter().for_each(|name| self.delete(name));
     }
 
-    /// Notes where an object is found now that did not change otherwise.
+    /// Updates the source of an object that is otherwise unchanged.
     pub(crate) fn moved(&mut self, object: &Cookie, origin: Source) {
         if let Some(entry) = self.objects.get_mut(object) {
             entry.facts.origin = Some(origin);
         }
     }
 
-    /// Where an object was read, if there is one of that name and it was read from a file.
+    /// The source of an object, if it exists and was read from a file.
     pub(crate) fn origin(&self, object: &Cookie) -> Option<&Source> {
         self.objects.get(object)?.facts.origin.as_ref()
     }
 
-    /// Makes an object what `facts` say.
+    /// Sets the facts of an object.
     fn put(&mut self, object: &Cookie, facts: Option<Facts>) {
         let old = self.objects.get(object).map(|entry| &entry.facts);
         if let Some(journal) = &mut self.journal {
@@ -293,7 +293,7 @@ impl Store {
         }
     }
 
-    /// Takes over what is said of an object whose content did not change.
+    /// Updates the findings of an object whose content did not change.
     fn refresh_findings(&mut self, object: &Cookie, facts: Option<Facts>) {
         let (Some(entry), Some(facts)) = (self.objects.get_mut(object), facts) else { return };
         entry.facts = facts;
@@ -304,7 +304,7 @@ impl Store {
         }
     }
 
-    /// Has an object looked at again.
+    /// Marks an object for evaluation.
     fn mark(&mut self, object: &Cookie) {
         let Some(entry) = self.objects.get_mut(object) else { return };
         if std::mem::replace(&mut entry.dirty, true) {
@@ -321,7 +321,7 @@ impl Store {
         objects.into_iter().for_each(|object| self.mark(&object));
     }
 
-    /// Enters what an object claims and is counted by.
+    /// Adds the claims and counts of an object.
     fn assert(&mut self, object: &Cookie, facts: &Facts) {
         if let Some(name) = &facts.namespace {
             self.count(name, facts, 1);
@@ -392,7 +392,7 @@ impl Store {
         }
     }
 
-    /// Takes back what [`assert`](Self::assert) entered.
+    /// Removes what [`assert`](Self::assert) added.
     fn retract(&mut self, object: &Cookie, facts: &Facts) {
         if let Some(name) = &facts.namespace {
             self.count(name, facts, -1);
@@ -466,7 +466,7 @@ impl Store {
         }
     }
 
-    /// Counts an object in its namespace, or takes it out.
+    /// Counts an object in its namespace, or removes it.
     fn count(&mut self, name: &Arc<str>, facts: &Facts, by: isize) {
         let place = self.next;
         let state = self
@@ -486,7 +486,7 @@ impl Store {
         }
     }
 
-    /// Has the slices looked at again that name a pod that has ended, or no more.
+    /// Marks the slices that name a pod that has ended, or is no longer ended.
     fn mark_slices(&mut self, pod: &Cookie, addresses: &[IpAddr]) {
         self.mark_all(self.slices.of(pod));
         for address in addresses {
@@ -494,7 +494,7 @@ impl Store {
         }
     }
 
-    /// Looks at everything that is marked.
+    /// Evaluates all marked objects.
     fn settle(&mut self) {
         for object in std::mem::take(&mut self.dirty.nodes) {
             self.refresh(&object);
@@ -541,8 +541,8 @@ impl Store {
         }
     }
 
-    /// What Flannel's annotations say of the overlay, if any node has them: the VNI of this node,
-    /// else that of most nodes.
+    /// The overlay in Flannel's annotations, if any node has them: the VNI of this node, else that
+    /// of most nodes.
     fn overlay(&self) -> Option<Overlay> {
         if self.flannel_nodes == 0 {
             return None;
@@ -553,7 +553,8 @@ impl Store {
         Some(Overlay { vni: own.or_else(|| most().map(|(vni, _)| *vni)) })
     }
 
-    /// The whole state. Costs what exists; for changes see [`take_changes`](Self::take_changes).
+    /// The whole state, at a cost proportional to its size; for changes see
+    /// [`take_changes`](Self::take_changes).
     pub fn compiled(&mut self) -> Compiled {
         self.settle();
         let mut entries: Vec<&Entry> =

@@ -1,4 +1,4 @@
-//! What there is to say about the objects of a store.
+//! Records about the objects of a store.
 
 use podswitch_core::id::Cookie;
 
@@ -7,7 +7,8 @@ use crate::read::node::Flannel;
 use crate::report::{Action, Finding, Grade, Record};
 
 impl Store {
-    /// What there is to say, in the order in which objects came. Costs what there is to say.
+    /// The records, in the order of arrival of their objects. The cost depends on the number of
+    /// records.
     pub fn records(&mut self) -> Vec<Record> {
         self.settle();
         let mut placed = Vec::new();
@@ -39,7 +40,7 @@ impl Store {
         records
     }
 
-    /// Nodes of another Flannel network than this node's.
+    /// Nodes with another Flannel VNI than this node's.
     fn other_networks(&self, placed: &mut Vec<(u64, Record)>) {
         let Some(right) = self.overlay().and_then(|overlay| overlay.vni) else { return };
         for (vni, nodes) in self.vnis.iter().filter(|(vni, _)| **vni != right) {
@@ -68,7 +69,7 @@ impl Store {
         for (name, state) in missing {
             let object = Cookie::new(format!("Namespace/{name}"));
             let policies = state.policies;
-            // Where other namespaces are described, this one is mistyped.
+            // If other Namespaces exist, this one is probably mistyped.
             if described && state.pods == 0 && policies > 0 {
                 let have = if policies == 1 { "policy has" } else { "policies have" };
                 let reason = format!(

@@ -1,5 +1,4 @@
-//! Which slices depend on which pods: the pod behind an endpoint may have ended, however late its
-//! slice is.
+//! Index of slices by pods: the pod behind an endpoint may have ended before its slice is updated.
 
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -17,7 +16,7 @@ pub(super) struct SliceIndex {
     by_pod: HashMap<Arc<str>, Slices>,
     /// Slices by the addresses of endpoints that name no pod.
     by_address: HashMap<IpAddr, Slices>,
-    /// Addresses of pods that have ended, and of how many.
+    /// Addresses of ended pods, with the number of pods.
     ended: HashMap<IpAddr, usize>,
 }
 
@@ -25,7 +24,7 @@ pub(super) struct SliceIndex {
 #[derive(Debug)]
 enum Slices {
     One(Cookie),
-    Many(HashSet<Cookie>),
+    Many(Box<HashSet<Cookie>>),
 }
 
 impl Slices {
@@ -33,7 +32,10 @@ impl Slices {
     fn insert(&mut self, slice: &Cookie) {
         match self {
             Self::One(first) if first == slice => {}
-            Self::One(first) => *self = Self::Many([first.clone(), slice.clone()].into()),
+            Self::One(first) => {
+                let both = [first.clone(), slice.clone()].into();
+                *self = Self::Many(Box::new(both));
+            }
             Self::Many(slices) => drop(slices.insert(slice.clone())),
         }
     }
@@ -54,17 +56,17 @@ impl Slices {
             Self::One(slice) => (Some(slice), None),
             Self::Many(slices) => (None, Some(slices)),
         };
-        one.into_iter().chain(many.into_iter().flatten())
+        one.into_iter().chain(many.into_iter().flat_map(|slices| slices.iter()))
     }
 }
 
-/// What an endpoint is known by.
+/// The key of an endpoint.
 enum Known<'a> {
     Pod(&'a Arc<str>),
     Address(IpAddr),
 }
 
-/// The pod that an endpoint names, else its address.
+/// The pod that an endpoint names, otherwise its address.
 fn known(endpoint: &Endpoint) -> Option<Known<'_>> {
     match &endpoint.target {
         Some(target) if target.starts_with("Pod/") => Some(Known::Pod(target)),
@@ -106,7 +108,7 @@ impl SliceIndex {
         }
     }
 
-    /// A pod with these addresses has ended (1), or does not count as ended any more (-1).
+    /// A pod with these addresses has ended (1), or no longer counts as ended (-1).
     pub(super) fn ended(&mut self, addresses: &[IpAddr], by: isize) {
         for address in addresses {
             let count = self.ended.entry(*address).or_default();

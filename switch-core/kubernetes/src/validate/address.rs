@@ -1,5 +1,5 @@
-//! IP addresses and ranges, strict where leniency is dangerous: no leading zeros (read as octal
-//! elsewhere: CVE-2021-29923), no IPv4-mapped IPv6 (T-F7). The API server has both behind its
+//! IP addresses and ranges, strict where leniency would be dangerous: no leading zeros (read as
+//! octal elsewhere: CVE-2021-29923), no IPv4-mapped IPv6 (T-F7). The API server has both behind its
 //! `StrictIPCIDRValidation` gate.
 
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ pub(crate) fn ip(text: &str) -> Result<IpAddr, String> {
     }
 }
 
-/// An address that a host can have and that can be routed.
+/// A routable host address.
 pub(crate) fn host_ip(text: &str) -> Result<IpAddr, String> {
     let address = ip(text)?;
     let (local, broadcast) = match address {
@@ -45,8 +45,8 @@ pub(crate) fn host_ip(text: &str) -> Result<IpAddr, String> {
     Err(format!("{text} is {what}"))
 }
 
-/// A range, and whether bits were set beyond its prefix. The API server takes such a range for
-/// the one that holds the address, and so do we.
+/// A range, and whether bits were set beyond its prefix. As the API server does, such a range is
+/// read as the one that contains the address.
 pub(crate) fn cidr(text: &str) -> Result<(Cidr, bool), String> {
     let cidr: Cidr =
         text.parse().map_err(|why: CidrParseError| format!("{}: {why}", quote(text)))?;

@@ -15,7 +15,7 @@ pub(crate) struct Naming {
 
 const METADATA: Field<'static> = Field::root("metadata");
 
-/// The most that all annotations of an object may hold.
+/// Size limit of all annotations of an object.
 const MOST_ANNOTATIONS: usize = 256 << 10;
 
 /// Checks an object's metadata.
@@ -47,7 +47,7 @@ pub(crate) fn labels(labels: Option<&Texts>, field: &Field<'_>, faults: &mut Fin
 fn annotations(annotations: Option<&Texts>, field: &Field<'_>, faults: &mut Findings) {
     let mut size = 0;
     for (key, value) in annotations.into_iter().flatten() {
-        // Upper case is for the API server the same as lower case, here only.
+        // The API server ignores case here, and only here.
         faults.take(field, name::qualified_name(&key.to_lowercase()));
         size += key.len() + value.as_ref().map_or(0, String::len);
     }

@@ -12,7 +12,7 @@ use podswitch_wire::checksum::{Sum, is_partial, sum, verify_l4};
 use podswitch_wire::flow_key::{HashKey, proto};
 use podswitch_wire::parse::{Network, Parsed, ethertype, parse};
 
-use self::received::Received;
+use self::received::{Received, VXLAN};
 use super::underlay_mac;
 
 #[cfg(any(test, feature = "fuzz"))]
@@ -20,8 +20,6 @@ use super::underlay_mac;
 pub mod fuzz;
 mod received;
 
-/// Bytes of a VXLAN header.
-const VXLAN: usize = podswitch_vxlan::header::LEN;
 /// Bytes of a UDP header.
 const UDP: usize = 8;
 /// Bytes of Ethernet, IPv6 and UDP headers.

@@ -158,7 +158,7 @@ fn crashes_neither_leak_nor_double_addresses() {
     }
     let (state, notes) = open();
     assert!(state.leases.is_empty() && state.pool.is_empty() && notes.is_empty());
-    assert_eq!(files(&folder.0).unwrap(), Vec::<PathBuf>::new(), "nothing is left");
+    assert!(files(&folder.0).unwrap().is_empty(), "nothing is left");
 }
 
 #[test]

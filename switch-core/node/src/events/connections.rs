@@ -8,7 +8,7 @@ use super::event::Event;
 use super::sink::Reporter;
 use crate::flows::{Flow, services};
 
-/// The most connections that are reported; further ones are not.
+/// Most connections that are reported.
 const MAX_REPORTED: usize = 65_536;
 
 /// Reports connections that were opened or closed since the last call.
@@ -31,7 +31,7 @@ impl FlowReporter {
             }
             let flow = Flow::of(&info, &snapshot, &services);
             match before {
-                // Counters never run back: it is another connection between the same ends.
+                // Counters do not decrease: it is a new connection between the same ends.
                 Some(before) if flow.packets < before.packets => {
                     reporter.event(Event::FlowClosed(before));
                     reporter.event(Event::FlowOpened(flow.clone()));

@@ -15,22 +15,23 @@ use crate::pod_name::PodName;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A state is in force: every worker forwards by it.
+    /// A state is in force: all workers use it.
     Applied {
         /// Which.
         epoch: Epoch,
     },
-    /// What the node's interfaces became makes a state that cannot be; the one in force stays.
+    /// The state is refused because of the node's present interfaces; the one in force stays.
     Refused(Vec<ConfigError>),
-    /// The switch does not have an object as it was written
+    /// An object is not in force as written
     /// ([`NodeOptions::lenient`](crate::NodeOptions::lenient)).
     LeftOut(LeftOut),
-    /// The switch has an object that was left out before.
+    /// An object that was left out is in force now.
     Taken {
         /// The object.
         object: Cookie,
     },
-    /// A pod was attached. It passes nothing before an [`Applied`](Self::Applied) state knows it.
+    /// A pod was attached. It forwards nothing before an [`Applied`](Self::Applied) state describes
+    /// it.
     PodAttached {
         /// The pod.
         pod: PodName,
@@ -42,11 +43,11 @@ pub enum Event {
         /// The pod.
         pod: PodName,
     },
-    /// Something that the switch had set up was gone or changed, and is as it was again.
+    /// A setting of the switch was removed or changed, and has been restored.
     Repaired {
         /// A pod, an interface or `node`.
         object: String,
-        /// What was put back.
+        /// What was restored.
         done: Vec<String>,
     },
     /// kube-proxy serves this node, and the switch leaves the node's side of Services to it.
@@ -54,15 +55,15 @@ pub enum Event {
         /// What was found.
         found: String,
     },
-    /// Something could not be done; the rest goes on.
+    /// A failure; the rest of the switch continues.
     Failure(Failure),
     /// Frames were dropped ([`NodeOptions::report_drops`](crate::NodeOptions::report_drops)).
     Dropped(Box<DroppedFrames>),
     /// A connection was opened ([`NodeOptions::report_flows`](crate::NodeOptions::report_flows)).
     FlowOpened(Flow),
-    /// A connection ended, as it was seen last.
+    /// A connection ended; its last known state.
     FlowClosed(Flow),
-    /// Events that were lost because a queue was full.
+    /// Events were lost because a queue was full.
     Lost {
         /// How many.
         count: u64,
@@ -74,7 +75,7 @@ impl fmt::Display for Event {
         match self {
             Self::Applied { epoch } => write!(f, "epoch {epoch} is in force"),
             Self::Refused(errors) => {
-                write!(f, "the node's interfaces leave a state that is refused")?;
+                write!(f, "the state is refused with the node's present interfaces")?;
                 errors.iter().try_for_each(|error| write!(f, "; {error}"))
             }
             Self::LeftOut(left_out) => {
@@ -86,11 +87,11 @@ impl fmt::Display for Event {
                 };
                 write!(f, "{} ({effect})", left_out.error)
             }
-            Self::Taken { object } => write!(f, "{object} is in force as it is written"),
+            Self::Taken { object } => write!(f, "{object} is in force as written"),
             Self::PodAttached { pod, port } => write!(f, "{pod} is attached as port {port}"),
             Self::PodDetached { pod } => write!(f, "{pod} is detached"),
             Self::Repaired { object, done } => {
-                write!(f, "{object}: put back: {}", done.join(", "))
+                write!(f, "{object}: restored: {}", done.join(", "))
             }
             Self::BesideKubeProxy { found } => write!(
                 f,

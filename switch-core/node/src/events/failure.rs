@@ -1,4 +1,4 @@
-//! What could not be done, typed.
+//! Typed failures.
 
 use std::io;
 
@@ -7,8 +7,8 @@ use podswitch_linux::HostError;
 use crate::error::{PodError, UnderlayError};
 use crate::pod_name::PodName;
 
-/// Something that could not be done. The rest of the switch goes on without it. It is tried again where that
-/// is possible, and reported again only if the reason changes.
+/// A failure. The rest of the switch continues. It is retried where possible, and reported again
+/// only if the reason changes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
@@ -21,17 +21,17 @@ pub enum Failure {
         #[source]
         error: PodError,
     },
-    /// A pod's interface went away under the switch.
+    /// A pod's interface disappeared.
     #[error("{pod}: its interface is gone: {error}")]
     PodInterfaceLost {
         /// The pod.
         pod: PodName,
-        /// What the device said.
+        /// The device's error.
         #[source]
         error: io::Error,
     },
     /// A pod's interface could not be removed.
-    #[error("{pod}: its interface stays: {error}")]
+    #[error("{pod}: its interface was not removed: {error}")]
     PodInterfaceStays {
         /// The pod.
         pod: PodName,
@@ -39,7 +39,8 @@ pub enum Failure {
         #[source]
         error: HostError,
     },
-    /// The MTU of a pod's interface could not be set. The switch answers what is too long all the same.
+    /// The MTU of a pod's interface could not be set. The switch still answers packets that are too
+    /// long.
     #[error("{pod}: {error}")]
     PodMtu {
         /// The pod.
@@ -48,10 +49,10 @@ pub enum Failure {
         #[source]
         error: HostError,
     },
-    /// The node's interface to the switch is gone and could not be made again.
+    /// The node's interface to the switch is gone and could not be recreated.
     #[error("the node's interface to the switch is gone: {0}")]
     HostInterface(String),
-    /// What somebody took from an object could not be put back.
+    /// A removed setting could not be restored.
     #[error("{object}: {error}")]
     NotPutBack {
         /// A pod or `node`.
@@ -66,11 +67,11 @@ pub enum Failure {
     /// Services at the node's own addresses are not served.
     #[error("Services at the node's own addresses are not served: {0}")]
     Steering(#[source] HostError),
-    /// Ports that the switch uses were not kept from the node's own connections.
+    /// Ports of the switch are not reserved.
     #[error("ports of the switch are not reserved: {0}")]
     ReservedPorts(#[source] HostError),
     /// Routes, rules or steering on the node's side do not follow the state in force.
-    #[error("the node's side does not follow the state in force: {0}")]
+    #[error("routes, rules or steering of the node are not up to date: {0}")]
     HostSide(#[source] HostError),
     /// Whether kube-proxy is there is not known; it is taken not to be.
     #[error("whether kube-proxy is on this node is not known: {0}")]
@@ -78,7 +79,7 @@ pub enum Failure {
     /// A health check port cannot be listened on.
     #[error("{0}")]
     HealthCheck(#[source] HostError),
-    /// The kernel's routes to other nodes' pods (routing past the tunnel) could not be set.
+    /// The kernel's routes to other nodes' pods (direct routing) could not be set.
     #[error("routes to other nodes' pods: {0}")]
     NodeRoutes(#[source] HostError),
     /// Other nodes are not reached.
@@ -90,8 +91,8 @@ pub enum Failure {
     /// The uplink failed; it is opened again.
     #[error("the uplink failed: {0}")]
     Uplink(#[source] io::Error),
-    /// The node's stack sees, and may answer, what the switch takes from the uplink.
-    #[error("uplink {interface}: the node's stack sees what the switch takes: {error}")]
+    /// The node's stack receives, and may answer, what the switch handles on the uplink.
+    #[error("uplink {interface}: the node's stack also receives the switch's packets: {error}")]
     UplinkFilter {
         /// The interface.
         interface: String,
@@ -99,7 +100,7 @@ pub enum Failure {
         #[source]
         error: HostError,
     },
-    /// The kernel does not cut what leaves by the tunnel: the switch does, at a cost.
-    #[error("the switch itself cuts what leaves by the tunnel: {0}")]
+    /// The kernel does not segment tunnelled packets: the switch does, at a higher cost.
+    #[error("the switch itself segments tunnelled packets: {0}")]
     TunnelOffload(String),
 }

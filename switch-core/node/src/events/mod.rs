@@ -1,8 +1,8 @@
 //! What happens on a node, as typed values.
 //!
-//! Parts of the node put events into a queue of their own ([`Reporter`]); the [`Node`](crate::Node) hands them to
-//! the embedder's sink at the end of each of its calls. Workers never call the sink: what they drop
-//! they write down without locks, in bounded memory.
+//! Parts of the node put events into a queue ([`Reporter`]); the [`Node`](crate::Node) passes them
+//! to the embedder's sink at the end of each of its calls. Workers never call the sink: what they
+//! drop they write down without locks, in bounded memory.
 
 mod connections;
 mod dropped;

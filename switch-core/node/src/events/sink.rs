@@ -10,7 +10,7 @@ use super::failure::Failure;
 
 /// Where events go. Closures are sinks.
 pub trait EventSink: Send {
-    /// Takes an event. Called on the thread that calls the node; what it waits for the node waits for.
+    /// Handles an event. Called on the thread that calls the node, which waits for it.
     fn event(&mut self, event: Event);
 }
 
@@ -20,8 +20,8 @@ impl<F: FnMut(Event) + Send> EventSink for F {
     }
 }
 
-/// A bounded queue of events: a sink, and the end to receive from. Events that find it full are lost, and
-/// [`Event::Lost`] says how many before the next one.
+/// A bounded queue of events: the sink and the receiver. If it is full, events are lost;
+/// [`Event::Lost`] with their number comes before the next one.
 pub fn channel(capacity: usize) -> (impl EventSink + 'static, Receiver<Event>) {
     let (sender, receiver) = sync_channel(capacity.max(2));
     let mut lost = 0;
@@ -42,7 +42,7 @@ pub fn channel(capacity: usize) -> (impl EventSink + 'static, Receiver<Event>) {
     (sink, receiver)
 }
 
-/// The queue by which the parts of the node report.
+/// The queue of events from the parts of the node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reporter(Arc<SegQueue<Event>>);
 
@@ -52,7 +52,7 @@ impl Reporter {
         self.0.push(event);
     }
 
-    /// Reports what was put back, if anything was.
+    /// Reports what was restored, if anything was.
     pub(crate) fn repaired(&self, object: &str, done: Vec<String>) {
         if !done.is_empty() {
             self.event(Event::Repaired { object: object.to_owned(), done });

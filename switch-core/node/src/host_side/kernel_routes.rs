@@ -1,5 +1,5 @@
-//! Routes of the node's kernel to other nodes' pods by those nodes' addresses, where neither the tunnel
-//! nor an uplink of ours leads there (`host-gw` without one).
+//! Routes of the node's kernel to other nodes' pods via those nodes' addresses, where neither the
+//! tunnel nor an uplink of the switch is used (`host-gw` without an uplink).
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -18,12 +18,12 @@ pub(crate) enum RemotePods {
     NotOurs,
     /// By the switch.
     BySwitch,
-    /// By the other nodes' addresses, which are on the same segment.
+    /// Via the other nodes' addresses, which are on the same segment.
     ByKernel,
 }
 
-/// Routes, there while this value lives. Those of a killed run stay; the next takes over what it
-/// needs of them.
+/// Routes that exist while this value lives. Those of a killed run stay; the next run takes over
+/// those that it needs.
 #[derive(Debug)]
 pub(super) struct KernelRoutes {
     namespace: NetNs,
@@ -37,7 +37,7 @@ impl KernelRoutes {
         Self { namespace, in_force: HashSet::new(), reporter }
     }
 
-    /// Follows a configuration. What does not work is reported.
+    /// Updates the routes for a configuration. Failures are reported.
     pub(super) fn follow(&mut self, view: View<'_>, remote: RemotePods) {
         let mut wanted = HashSet::new();
         for node in view.nodes().filter(|_| remote == RemotePods::ByKernel) {
@@ -56,7 +56,8 @@ impl KernelRoutes {
         self.in_force = wanted;
     }
 
-    /// Puts back routes that are missing, those too that could not be set before. Returns which.
+    /// Adds missing routes, including those that could not be set before. Returns a description of
+    /// each.
     pub(super) fn reconcile(&self) -> Result<Vec<String>, HostError> {
         if self.in_force.is_empty() {
             return Ok(Vec::new());
@@ -94,7 +95,7 @@ impl KernelRoutes {
 
 impl Drop for KernelRoutes {
     fn drop(&mut self) {
-        // Best effort: the namespace may be gone, and there is nobody left to report to.
+        // Best effort: the namespace may be gone, and there is no caller to report to.
         let _ = self.replace(&HashSet::new());
     }
 }

@@ -1,5 +1,4 @@
-//! The node's side: its own port, the routes to pods, masquerading of what leaves the cluster, and
-//! what of Services is the node's.
+//! The node's side: its own port, the routes to pods, masquerading, and steering of Services.
 
 mod kernel_routes;
 mod lost_clients;
@@ -33,12 +32,31 @@ use services::ServiceSide;
 pub(crate) use services::sources;
 use veth::VethHost;
 
-/// What became of the node's interface to the switch.
+/// Which parts of the state in force the node's kernel does not have yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Behind {
+    /// Locations of pods and nodes.
+    pub(crate) pods: bool,
+    /// Addresses of Services.
+    pub(crate) services: bool,
+}
+
+impl Behind {
+    /// Everything.
+    pub(crate) const ALL: Self = Self { pods: true, services: true };
+
+    /// Whether there is any.
+    pub(crate) fn any(self) -> bool {
+        self.pods || self.services
+    }
+}
+
+/// State of the node's interface to the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HostInterface {
-    /// It is there.
+    /// It exists.
     There,
-    /// Somebody deleted it.
+    /// It was deleted.
     Gone,
 }
 
@@ -46,16 +64,18 @@ pub(crate) enum HostInterface {
 #[derive(Debug)]
 pub(crate) struct HostSide {
     port: PortId,
-    /// Ports that were replaced, to be detached when no state names them.
+    /// Replaced ports, to be detached when no state names them.
     replaced: Vec<PortId>,
     mtu: u16,
     masquerade: Option<(Masquerade, MasqueradeConfig)>,
     services: ServiceSide,
     node_routes: KernelRoutes,
-    /// Addresses of the node's interfaces, where it has host ports.
+    /// Ranges and addresses of Services that routes lead to.
+    service_ranges: Vec<Cidr>,
+    /// Addresses of the node's interfaces, if it has host ports.
     local: Vec<IpAddr>,
     reporter: Reporter,
-    /// Last, so that nothing is steered to an interface that is gone.
+    /// Last, so that nothing is steered to a removed interface.
     side: Side,
 }
 
@@ -66,8 +86,8 @@ enum Side {
 }
 
 impl HostSide {
-    /// Makes the node's port and attaches it. Routes lead to `local_pods`; masquerading comes with the first state.
-    /// Without TAP it is a veth pair with an end in the switch's namespace.
+    /// Creates the node's port and attaches it. Routes lead to `local_pods`; masquerading begins
+    /// with the first state. Without TAP it is a veth pair with an end in the switch's namespace.
     pub(crate) fn open(
         settings: &Settings,
         config: &Config,
@@ -98,7 +118,7 @@ impl HostSide {
             Masquerading::Off | Masquerading::Switch { .. } => None,
             Masquerading::Kernel => {
                 let pods = Lists { local: local_pods, ..Lists::default() };
-                let rules = masquerade_rules(settings, &pods);
+                let rules = masquerade_rules(settings, &pods, RemotePods::NotOurs);
                 Some((Masquerade::install(namespace, &rules)?, rules))
             }
         };
@@ -113,6 +133,7 @@ impl HostSide {
             masquerade,
             services,
             node_routes: KernelRoutes::new(namespace, reporter),
+            service_ranges: Vec::new(),
             local: Vec::new(),
             reporter: reporter.clone(),
             side,
@@ -124,7 +145,7 @@ impl HostSide {
         self.port
     }
 
-    /// The port's part in the configuration.
+    /// The port's role in the configuration.
     pub(crate) fn port_config(&self) -> PortConfig {
         let mac = match &self.side {
             Side::Tap(side) => side.mac(),
@@ -139,7 +160,7 @@ impl HostSide {
     pub(crate) fn find_addresses(&mut self, settings: &Settings, has_host_ports: bool) -> bool {
         let mut found = Vec::new();
         if has_host_ports {
-            // What cannot be read now is read the next time.
+            // If they cannot be read now, the next call tries again.
             let namespace = &settings.namespace;
             let Ok(there) = Netlink::open(namespace).and_then(|mut n| n.addresses()) else {
                 return false;
@@ -163,7 +184,8 @@ impl HostSide {
         &self.local
     }
 
-    /// Updates routes, steering and masquerading to a state that is in force as `snapshot`.
+    /// Updates routes, steering and masquerading to the state in force (`snapshot`). `behind`: what
+    /// to update.
     pub(crate) fn follow(
         &mut self,
         settings: &Settings,
@@ -171,23 +193,53 @@ impl HostSide {
         pods: &Lists,
         snapshot: &Snapshot,
         remote: RemotePods,
+        behind: Behind,
+    ) -> Result<(), HostError> {
+        let mut changed = behind.pods;
+        if behind.pods {
+            self.node_routes.follow(view, remote);
+        }
+        // kube-proxy translates before a route is looked up.
+        if behind.any() && !settings.beside_kube_proxy {
+            let services = services::ranges(view, snapshot);
+            changed |= services != self.service_ranges;
+            self.service_ranges = services;
+        }
+        // If one of them fails, the others are updated all the same.
+        let routed = if changed { self.route(settings, view, pods, remote) } else { Ok(()) };
+        let steered = if behind.any() { self.services.follow(snapshot) } else { Ok(()) };
+        let masqueraded = match &mut self.masquerade {
+            Some((masquerade, in_force)) if behind.pods => {
+                let rules = masquerade_rules(settings, pods, remote);
+                match rules == *in_force {
+                    true => Ok(()),
+                    false => masquerade.update(&rules).map(|()| *in_force = rules),
+                }
+            }
+            _ => Ok(()),
+        };
+        routed.and(steered).and(masqueraded)
+    }
+
+    fn route(
+        &mut self,
+        settings: &Settings,
+        view: View<'_>,
+        pods: &Lists,
+        remote: RemotePods,
     ) -> Result<(), HostError> {
         let config = view.settings();
         let mut destinations = pods.local.clone();
         if remote == RemotePods::BySwitch {
             destinations.extend_from_slice(&pods.remote);
         }
-        self.node_routes.follow(view, remote);
-        // kube-proxy translates before a route is looked up.
-        if !settings.beside_kube_proxy {
-            destinations.extend(services::ranges(view, snapshot));
-        }
+        destinations.extend_from_slice(&self.service_ranges);
         // A node that reaches itself through a Service sees the gateway as its client.
         destinations.push(Cidr::host(config.node.gateway.ipv4.into()));
         destinations.sort_unstable();
         destinations.dedup();
         let sources = present_addresses(settings, config)?;
-        let routed = match &mut self.side {
+        match &mut self.side {
             Side::Tap(side) => {
                 side.set_node_addresses(sources);
                 side.set_destinations(destinations)
@@ -196,24 +248,11 @@ impl HostSide {
                 side.set_node_addresses(sources);
                 side.set_destinations(destinations)
             }
-        };
-        // One of them that fails is no reason to leave the others as they were.
-        let steered = self.services.follow(snapshot);
-        let masqueraded = match &mut self.masquerade {
-            Some((masquerade, in_force)) => {
-                let rules = masquerade_rules(settings, pods);
-                match rules == *in_force {
-                    true => Ok(()),
-                    false => masquerade.update(&rules).map(|()| *in_force = rules),
-                }
-            }
-            None => Ok(()),
-        };
-        routed.and(steered).and(masqueraded)
+        }
     }
 
-    /// Puts back what somebody took from the node's kernel, and follows the node's addresses. Whether the interface
-    /// itself is there is for the caller to act on ([`reopen`](Self::reopen)).
+    /// Restores removed settings of the node's kernel, and follows the node's addresses. The caller
+    /// handles a deleted interface ([`reopen`](Self::reopen)).
     pub(crate) fn put_back(
         &mut self,
         settings: &Settings,
@@ -244,8 +283,8 @@ impl HostSide {
         Ok(HostInterface::There)
     }
 
-    /// Makes the node's interface again and attaches it as a new port. The former one is to be detached
-    /// ([`detach`](Self::detach)) when a state is in force that names the new one.
+    /// Recreates the node's interface and attaches it as a new port. Detach the former one
+    /// ([`detach`](Self::detach)) when a state that names the new one is in force.
     pub(crate) fn reopen(&mut self, control: &mut ControlPlane) -> Result<(), NodeError> {
         let device: Box<dyn Device> = match &mut self.side {
             Side::Tap(side) => Box::new(side.reopen()?),
@@ -258,10 +297,10 @@ impl HostSide {
         Ok(())
     }
 
-    /// Detaches ports that were replaced.
+    /// Detaches replaced ports.
     pub(crate) fn detach(&mut self, control: &mut ControlPlane) {
         for port in self.replaced.drain(..) {
-            // It is attached, or it would not be in the list.
+            // It is attached, since it is in the list.
             let _ = control.detach(port);
         }
     }
@@ -277,7 +316,7 @@ impl HostSide {
             Side::Veth(side) => side.set_mtu(mtu.into()),
         };
         if let Err(error) = set {
-            // The switch answers what is too long all the same.
+            // The switch still answers packets that are too long.
             self.reporter.failure(Failure::HostMtu(error));
         }
         true
@@ -288,14 +327,14 @@ impl HostSide {
         lost_clients::ask(&settings.namespace, control);
     }
 
-    /// Updates health checks; tries sockets again that could not be opened.
+    /// Updates health checks; retries sockets that could not be opened.
     pub(crate) fn reconcile(&mut self, control: &ControlPlane) {
         self.services.reconcile(control);
     }
 }
 
-/// Whether a change concerns the node's kernel by Services: frontends at other addresses than cluster IPs, and
-/// backends of this node's own.
+/// Whether a change of a Service affects the node's kernel: frontends at other addresses than
+/// cluster IPs, and backends at this node's own addresses.
 pub(crate) fn concerns_kernel(change: &Change, settings: &Config, objects: Objects<'_>) -> bool {
     let of_service = |service: &Service| services::concerns_kernel(service, settings);
     let is_own = |address: &IpAddr| settings.node.addresses.contains(address);
@@ -327,18 +366,20 @@ fn is_global(address: IpAddr) -> bool {
     }
 }
 
-/// The node's addresses that its interfaces have: only those can be the source of what it sends.
+/// The node's addresses that its interfaces have: only those can be source addresses.
 fn present_addresses(settings: &Settings, config: &Config) -> Result<Vec<IpAddr>, HostError> {
     let found = Netlink::open(&settings.namespace)?.addresses()?;
     let is_present = |address: &&IpAddr| found.iter().any(|a| a.address.address() == **address);
     Ok(config.node.addresses.iter().filter(is_present).copied().collect())
 }
 
-fn masquerade_rules(settings: &Settings, pods: &Lists) -> MasqueradeConfig {
+fn masquerade_rules(settings: &Settings, pods: &Lists, remote: RemotePods) -> MasqueradeConfig {
     let configured = settings.cluster_cidrs.iter();
+    // Packets to the switch are not masqueraded anyway: no need to replace the table for a pod.
+    let cluster = if remote == RemotePods::BySwitch { &pods.nodes } else { &pods.cluster };
     MasqueradeConfig {
         pods: pods.local.clone(),
-        cluster: configured.chain(&pods.cluster).copied().collect(),
+        cluster: configured.chain(cluster).copied().collect(),
         ..MasqueradeConfig::default()
     }
 }

@@ -23,24 +23,24 @@ use crate::DEFAULT_MTU;
 use crate::events::{Failure, Reporter};
 use crate::view::View;
 
-/// Ports that Services get on every node (S14).
+/// The range of node ports (S14).
 const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 
-/// See the module's description. What cannot be set up on this node is reported, and the rest of the
-/// switch goes on without it.
+/// See the module's description. Failures are reported, and the rest of the switch works without
+/// what failed.
 #[derive(Debug)]
 pub(super) struct ServiceSide {
     steering: Option<Steering>,
     /// `None`: kube-proxy answers.
     health: Option<HealthResponder>,
-    /// Health check ports that failed, and how; reported once.
+    /// Failures of health check ports, each reported once.
     reported: BTreeSet<String>,
     reporter: Reporter,
     reserved: Option<ReservedPorts>,
 }
 
 impl ServiceSide {
-    /// For a node whose port is there, and no Service yet.
+    /// For a node with a port and without Services.
     pub(super) fn open(namespace: &NetNs, gateway: Gateway, reporter: &Reporter) -> Self {
         let config = SteeringConfig { gateway, ..SteeringConfig::default() };
         let steering = Steering::install(namespace, config);
@@ -68,13 +68,13 @@ impl ServiceSide {
         }
     }
 
-    /// Follows a state that is in force.
+    /// Follows the state in force.
     pub(super) fn follow(&mut self, snapshot: &Snapshot) -> Result<(), HostError> {
         let Some(steering) = &mut self.steering else { return Ok(()) };
         let mut fronts: Vec<Front> = snapshot
             .services
             .frontends()
-            // Cluster IPs are never the node's: a route leads to the switch.
+            // Cluster IPs need no steering: routes lead to the switch.
             .filter(|front| front.kind != FrontendKind::ClusterIp)
             .map(|front| Front {
                 address: front.address,
@@ -101,7 +101,7 @@ impl ServiceSide {
         steering.update(mtu, sources(snapshot).collect(), (fronts, servers))
     }
 
-    /// Puts back what somebody took away. Returns what that was, each as words for a note.
+    /// Restores what was removed. Returns a description of each.
     pub(super) fn put_back(&mut self) -> Result<Vec<String>, HostError> {
         let mut done = Vec::new();
         if let Some(steering) = &mut self.steering {
@@ -113,7 +113,7 @@ impl ServiceSide {
         Ok(done)
     }
 
-    /// Health checks as they are in force; sockets that could not be opened are tried again.
+    /// Updates health checks; sockets that could not be opened are tried again.
     pub(super) fn reconcile(&mut self, control: &ControlPlane) {
         let Some(health) = &mut self.health else { return };
         let addresses = control.snapshot().node_addresses.clone();
@@ -143,8 +143,8 @@ pub(crate) fn sources(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
     snapshot.node_addresses.iter().copied().chain(ipv4).chain(ipv6)
 }
 
-/// Where Services are for the node's own processes, beside its own addresses: the Service ranges,
-/// and addresses of Services outside them. Those that a node or pod has are reached there.
+/// Destinations of Services for the node's own processes, except its own addresses: the Service
+/// ranges, and addresses of Services outside them that no node or pod has.
 pub(super) fn ranges(view: View<'_>, snapshot: &Snapshot) -> Vec<Cidr> {
     let ranges = &view.settings().service_cidrs;
     let mut outside: BTreeSet<IpAddr> = snapshot
@@ -167,7 +167,7 @@ pub(super) fn ranges(view: View<'_>, snapshot: &Snapshot) -> Vec<Cidr> {
     ranges.iter().copied().chain(outside.into_iter().map(Cidr::host)).collect()
 }
 
-/// Whether the node's kernel has to know of a Service: it is reached at other addresses than cluster IPs
+/// Whether a Service affects the node's kernel: it is reached at other addresses than cluster IPs
 /// in the Service ranges.
 pub(super) fn concerns_kernel(service: &Service, settings: &Config) -> bool {
     let in_ranges = |a: &IpAddr| settings.service_cidrs.iter().any(|range| range.contains(*a));

@@ -1,6 +1,6 @@
 //! The node's port where there is no TAP: a veth pair, one end the node's, the other in the
-//! switch's namespace under AF_PACKET. For machines whose tun device is not there or not open to
-//! this user; all else is as with [`podswitch_linux::attach::HostPort`].
+//! switch's namespace under AF_PACKET. For machines whose tun device is missing or not open to this
+//! user; otherwise as [`podswitch_linux::attach::HostPort`].
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use podswitch_wire::cidr::Cidr;
 /// The switch's end.
 const OURS: &str = "ps-node";
 
-/// The node's end and its routes, there while this value lives.
+/// The node's end and its routes, while this value lives.
 #[derive(Debug)]
 pub(super) struct VethHost {
     node: NetNs,
@@ -31,7 +31,7 @@ pub(super) struct VethHost {
 }
 
 impl VethHost {
-    /// Makes the pair, with neighbours and routes. The device is for the switch to attach.
+    /// Creates the pair, with neighbours and routes. The switch attaches the device.
     pub(super) fn open(
         node: &NetNs,
         switch: &NetNs,
@@ -50,7 +50,7 @@ impl VethHost {
         Ok((side, device))
     }
 
-    /// Makes the pair, in place of one that somebody deleted or a killed run left.
+    /// Creates the pair, replacing one that was deleted or that a killed run left.
     pub(super) fn reopen(&mut self) -> Result<PacketDevice, HostError> {
         detach_veth(&self.switch, OURS)?;
         let (mut here, mut there) = (Netlink::open(&self.node)?, Netlink::open(&self.switch)?);
@@ -66,8 +66,8 @@ impl VethHost {
         PacketDevice::new(&self.switch, OURS, PacketConfig::default())
     }
 
-    /// Puts back what somebody took from the interface, and the node's forwarding. Returns what that was; `None` if
-    /// the interface itself is gone.
+    /// Restores the interface's settings and the node's forwarding. Returns a description of each;
+    /// `None` if the interface itself is gone.
     pub(super) fn reconcile(&mut self) -> Result<Option<Vec<String>>, HostError> {
         let mut there = Netlink::open(&self.switch)?;
         let mut here = Netlink::open(&self.node)?;
@@ -87,7 +87,7 @@ impl VethHost {
         self.mac
     }
 
-    /// Sets the node's addresses that its interfaces have: the sources of the routes.
+    /// Sets the node addresses that its interfaces have: the sources of the routes.
     pub(super) fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
         self.sources_changed |= self.config.node_addresses != addresses;
         self.config.node_addresses = addresses;
@@ -100,7 +100,7 @@ impl VethHost {
         Netlink::open(&self.node)?.set_mtu(self.index, mtu)
     }
 
-    /// Replaces the ranges that the node reaches by the switch.
+    /// Replaces the ranges that the node reaches through the switch.
     pub(super) fn set_destinations(&mut self, destinations: Vec<Cidr>) -> Result<(), HostError> {
         let old = std::mem::replace(&mut self.config.destinations, destinations);
         let mut netlink = Netlink::open(&self.node)?;
@@ -121,7 +121,8 @@ impl VethHost {
         Ok(())
     }
 
-    /// Puts in force what is not, on the node's end and in the node's kernel. Returns what that was.
+    /// Restores what is missing on the node's end and in the node's kernel. Returns a description
+    /// of each.
     fn put_back(&mut self, netlink: &mut Netlink, link: Link) -> Result<Vec<String>, HostError> {
         let Gateway { ipv4, ipv6, mac } = self.config.gateway;
         let wanted = InterfaceSettings {
@@ -164,7 +165,7 @@ impl VethHost {
 
 impl Drop for VethHost {
     fn drop(&mut self) {
-        // Best effort: there is nobody left to report to.
+        // Best effort: there is no caller to report to.
         let _ = detach_veth(&self.switch, OURS);
     }
 }

@@ -1,13 +1,13 @@
-//! Whole states, changes of them, and pods that come and go one by one.
+//! Whole states, changes of them, and pods added and removed individually.
 
 use podswitch_core::control::Change;
 use podswitch_core::id::{Epoch, PortId};
 
 use super::Node;
-use super::publish::Request;
+use super::request::Request;
 use crate::attachment::PodAttachment;
 use crate::error::{NodeError, PodError};
-use crate::host_side::concerns_kernel;
+use crate::host_side::{Behind, concerns_kernel};
 use crate::pod_name::PodName;
 use crate::pods::Wanted;
 use crate::state::{State, StateChanges};
@@ -25,6 +25,7 @@ impl Node {
             self.desired.pods = before;
         }
         result?;
+        self.behind = Behind::ALL;
         self.follow();
         Ok(self.epoch())
     }
@@ -46,21 +47,24 @@ impl Node {
             false => self.publish(&mut request).map(drop),
         };
         result?;
-        self.kernel_is_behind |= concerns_kernel;
-        if nodes && !concerns_ports && self.kernel_is_behind {
+        if concerns_ports {
+            self.behind = Behind::ALL;
+        }
+        self.behind.services |= concerns_kernel;
+        if nodes && !concerns_ports && self.behind.pods {
             // Another node may need a smaller MTU, or another end of the tunnel.
             self.reconcile_ports(Vec::new(), &mut Request::none())?;
         }
-        if self.kernel_is_behind {
+        if self.behind.any() {
             self.follow();
         } else if endpoints {
-            // Health checks of load balancers ask for endpoints of this node.
+            // Health checks of load balancers depend on endpoints of this node.
             self.host.reconcile(&self.control);
         }
         Ok(self.epoch())
     }
 
-    /// Has the state attach these pods, or attach them no more.
+    /// Updates the pods that the state attaches.
     fn change_pods(
         &mut self,
         pods: Vec<(PodName, Option<PodAttachment>)>,
@@ -86,8 +90,8 @@ impl Node {
         result.map(drop)
     }
 
-    /// Whether a change concerns the ports that are the node's: what it says of itself, and other nodes and next
-    /// hops whose place on the underlay is to be found first.
+    /// Whether a change affects the node's own ports: settings, and other nodes and next hops whose
+    /// neighbours must be looked up first.
     fn concerns_ports(&self, change: &Change) -> bool {
         match change {
             Change::Node(_) | Change::NodeGone(_) => !self.underlay.is_independent_of_nodes(),
@@ -98,12 +102,12 @@ impl Node {
         }
     }
 
-    /// The pods that are to be attached.
+    /// The pods to be attached.
     pub(super) fn wanted(&self) -> Wanted {
         Wanted::of(&self.desired.pods, &self.added)
     }
 
-    /// Attaches a pod that was added, or leaves it as it is attached.
+    /// Attaches an added pod, unless it is attached already.
     pub(super) fn attach_added(&mut self, attachment: &PodAttachment) -> Result<PortId, NodeError> {
         let pod = &attachment.pod;
         let gone = self.pods.outdated(&self.wanted(), |name| name == pod);
@@ -121,7 +125,7 @@ impl Node {
             .attach_one(&mut self.control, attachment)
             .map_err(|error| NodeError::Pod { pod: pod.clone(), error })?;
         if let Err(error) = self.publish(&mut Request::none()) {
-            // The state in force names no port of it.
+            // The state in force does not name its port.
             self.pods.detach(&mut self.control, vec![pod.clone()]);
             return Err(error);
         }
@@ -133,7 +137,7 @@ impl Node {
         Ok(port)
     }
 
-    /// Detaches a pod that is added no more.
+    /// Detaches a removed pod.
     pub(super) fn detach_removed(&mut self, removed: &PodAttachment) -> Result<(), NodeError> {
         let wanted = self.wanted();
         let gone = self.pods.outdated(&wanted, |name| *name == removed.pod);
@@ -156,7 +160,7 @@ impl Node {
         Some(PodError::LeftOut(object.error))
     }
 
-    /// Detaches pods, once a state is in force that does not name their ports.
+    /// Detaches pods, after a state without their ports is in force.
     fn withdraw_pods(&mut self, pods: Vec<PodName>) -> Result<(), NodeError> {
         if pods.is_empty() {
             return Ok(());
@@ -171,7 +175,7 @@ impl Node {
     }
 
     fn follow_if_behind(&mut self) {
-        if self.kernel_is_behind {
+        if self.behind.any() {
             self.follow();
         }
     }

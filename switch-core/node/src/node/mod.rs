@@ -1,12 +1,13 @@
 //! The switch of one node: control plane and workers, the node's own port, its pods, and the
 //! settings of the node's kernel.
 //!
-//! Used by one thread. Everything that is made here is removed again by [`Node::stop`], or when the
-//! process dies; pods' interfaces outlive a kill, and the next run attaches to them as they are.
+//! Used by one thread. [`Node::stop`], or the end of the process, removes everything created here.
+//! Pods' interfaces outlive a kill, and the next run attaches to them.
 
 mod changes;
 mod publish;
 mod reconcile;
+mod request;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -26,7 +27,7 @@ use crate::error::NodeError;
 use crate::events::{DropReader, Event, EventSink, FlowReporter, Reporter};
 use crate::explain::{self, Connection, Verdict};
 use crate::flows::{self, Flow};
-use crate::host_side::HostSide;
+use crate::host_side::{Behind, HostSide};
 use crate::inspect::{self, PodInfo, Status, UnknownName};
 use crate::options::{NodeOptions, Settings};
 use crate::pod_name::PodName;
@@ -35,17 +36,17 @@ use crate::ranges::Ranges;
 use crate::state::{Desired, State, StateChanges};
 use crate::stats::Stats;
 use crate::underlay::Underlay;
-use publish::Published;
+use request::Published;
 
-/// The longest that workers take to acknowledge a new state.
+/// Timeout for the workers' acknowledgement of a new state.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often devices and pods' namespaces are compared with the wanted state.
+/// Interval of the comparison of devices and pods' namespaces with the desired state.
 pub const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
-/// How often changes of the node's interfaces and neighbours, and dropped frames, are collected.
+/// Interval at which changes of interfaces and neighbours, and dropped frames, are collected.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What [`Node::stop`] does with the interfaces of pods that the state attached. Those of pods that were
-/// added one by one always stay: [`Node::remove_pod`] removes them.
+/// What [`Node::stop`] does with the interfaces of pods that the state attached. Interfaces of pods
+/// added by [`Node::add_pod`] always stay: [`Node::remove_pod`] removes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PodInterfaces {
     /// Removes them.
@@ -57,8 +58,8 @@ pub enum PodInterfaces {
 /// See the module's description.
 pub struct Node {
     settings: Settings,
-    /// First of what holds devices, so that it is dropped first: workers let go of devices before
-    /// those are removed.
+    /// Declared before what holds devices, so that it is dropped first: workers close devices
+    /// before those are removed.
     control: ControlPlane,
     pods: Pods,
     host: HostSide,
@@ -66,7 +67,7 @@ pub struct Node {
     desired: Desired,
     published: Published,
     ranges: Ranges,
-    /// Pods that were added one by one.
+    /// Pods added by [`Node::add_pod`].
     added: HashMap<PodName, PodAttachment>,
     reporter: Reporter,
     sink: Option<Box<dyn EventSink>>,
@@ -75,11 +76,11 @@ pub struct Node {
     clock: Clock,
     reconcile_at: Instant,
     flows_at: Instant,
-    /// Ports changed, and no state that names them could be put in force yet.
+    /// Ports changed, and no state that names them is in force yet.
     is_unpublished: bool,
-    /// The node's kernel does not have the published state yet.
-    kernel_is_behind: bool,
-    /// What was reported of the node's side, or of a state that its interfaces leave, so that it is reported once.
+    /// What the node's kernel does not have yet of the published state.
+    behind: Behind,
+    /// The last reported failure, so that it is reported once.
     reported: Option<String>,
 }
 
@@ -93,13 +94,13 @@ impl fmt::Debug for Node {
 }
 
 impl Node {
-    /// Starts the switch with its first state, which is in force on return. Pods that cannot be attached
-    /// are reported as [`Event::Failure`](crate::Event::Failure) and tried again.
+    /// Starts the switch with its first state, which is in force on return. Pods that cannot be
+    /// attached are reported as [`Event::Failure`](crate::Event::Failure) and retried.
     ///
     /// # Errors
-    /// A bad option; the state is refused; missing privilege (CAP_NET_ADMIN and CAP_SYS_ADMIN); the node's own
-    /// port or an underlay that the options ask for cannot be had. What was made on the node is removed again;
-    /// pods keep their interfaces.
+    /// A bad option; the state is refused; missing privilege (CAP_NET_ADMIN and CAP_SYS_ADMIN); the
+    /// node's own port or a required underlay is not available. What was created on the node is
+    /// removed again; pods keep their interfaces.
     pub fn start(options: NodeOptions, state: impl Into<State>) -> Result<Self, NodeError> {
         options.check()?;
         let namespace = options.open_namespace()?;
@@ -158,7 +159,7 @@ impl Node {
             flows_at: clock.now(),
             clock,
             is_unpublished: false,
-            kernel_is_behind: false,
+            behind: Behind::default(),
             reported: None,
         };
         let started =
@@ -180,11 +181,12 @@ impl Node {
         }
     }
 
-    /// Puts a state in force: pods come and go as it says, all others go on undisturbed. What is
-    /// new passes nothing before the state that knows it (N13). Pods that were added one by one stay.
+    /// Puts a state in force: attaches and detaches pods accordingly, without disturbing the
+    /// others. New pods forward nothing before the state that describes them is in force (N13).
+    /// Pods added by [`add_pod`](Self::add_pod) stay.
     ///
     /// # Errors
-    /// The state is refused, and the one in force stays; the system refuses something.
+    /// The state is refused, and the one in force stays; or the system refuses a step.
     pub fn apply(&mut self, state: impl Into<State>) -> Result<Epoch, NodeError> {
         let result = self.put_in_force(state.into());
         self.deliver_events();
@@ -192,8 +194,9 @@ impl Node {
     }
 
     /// Puts changes of single objects in force, all or none of them; of two for one name the last
-    /// counts. At the cost of what changes; with an uplink interface, a change of another node or of a route looks up all
-    /// neighbours. Changes of ports are ignored: these are the node's.
+    /// counts. The cost depends on the changes only, except that with an uplink interface a change
+    /// of another node or of a route looks up all neighbours. Changes of ports are ignored, since
+    /// the node manages ports.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -205,7 +208,7 @@ impl Node {
         self.update_state(StateChanges::from(changes))
     }
 
-    /// As [`update`](Self::update), also for pods that the state attaches, and for what is no object
+    /// As [`update`](Self::update), also for pods that the state attaches, and for settings
     /// ([`Change::Settings`]).
     ///
     /// # Errors
@@ -216,15 +219,16 @@ impl Node {
         result
     }
 
-    /// Attaches a pod (CNI ADD), whatever annotations say: makes its interface and gives it a port, which it
-    /// has until [`remove_pod`](Self::remove_pod), through whatever states. A pod that is attached so
-    /// already stays as it is; one that is attached otherwise is attached anew.
+    /// Attaches a pod (CNI ADD), regardless of annotations: creates its interface and a port, which
+    /// it keeps until [`remove_pod`](Self::remove_pod), independent of states. A pod that is
+    /// attached in the same way already stays as it is; one attached differently is attached again.
     ///
-    /// Packets pass once the state knows the pod (N13), or at once if the attachment has labels.
+    /// Packets are forwarded once the state describes the pod (N13), or immediately if the
+    /// attachment has labels.
     ///
     /// # Errors
-    /// The interface cannot be made, or the pod clashes with others of the state. What was made is removed
-    /// again.
+    /// The interface cannot be created, or the pod conflicts with others of the state. What was
+    /// created is removed again.
     pub fn add_pod(&mut self, attachment: PodAttachment) -> Result<PortId, NodeError> {
         let pod = attachment.pod.clone();
         let before = self.added.insert(pod.clone(), attachment.clone());
@@ -239,8 +243,9 @@ impl Node {
         result
     }
 
-    /// Detaches a pod that was [added](Self::add_pod) and removes its interface (CNI DEL). Says whether
-    /// there was one. Where the state attaches the pod as well, it does so from now on.
+    /// Detaches a pod that was [added](Self::add_pod) and removes its interface (CNI DEL). Returns
+    /// whether there was one. If the state attaches the pod as well, it is attached as the state
+    /// says.
     ///
     /// # Errors
     /// The state without the pod cannot be put in force; the pod stays then.
@@ -254,13 +259,14 @@ impl Node {
         result.map(|()| true)
     }
 
-    /// Reconciles the node with what changed since the last call: interfaces and neighbours, failed devices, pods
-    /// whose namespace appeared or was replaced. Puts back what somebody took of all that the switch set up
-    /// ([`Event::Repaired`](crate::Event::Repaired)). Collects events. Call it again after the returned time, or earlier.
+    /// Reconciles the node with what changed since the last call: interfaces and neighbours, failed
+    /// devices, pods whose namespace appeared or was replaced. Restores settings of the switch that
+    /// were removed ([`Event::Repaired`](crate::Event::Repaired)). Collects events. Call it again
+    /// after the returned time, or earlier.
     ///
     /// # Errors
-    /// Workers failed: the switch should be [stopped](Self::stop), and pods [keep](PodInterfaces::Keep) their
-    /// interfaces for the next one.
+    /// Workers failed: the switch should be [stopped](Self::stop), and pods should
+    /// [keep](PodInterfaces::Keep) their interfaces for the next run.
     pub fn poll(&mut self) -> Result<Duration, NodeError> {
         let result = self.poll_parts();
         self.deliver_events();
@@ -292,12 +298,12 @@ impl Node {
         &self.settings.namespace
     }
 
-    /// The state in force, as workers have it.
+    /// The state in force, as the workers see it.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.control.snapshot()
     }
 
-    /// Which state is in force.
+    /// The epoch of the state in force.
     pub fn epoch(&self) -> Epoch {
         self.control.snapshot().epoch
     }
@@ -332,33 +338,33 @@ impl Node {
         inspect::addresses(&self.control.snapshot(), name)
     }
 
-    /// Every connection alive. Packets and bytes of those that are neither TCP nor translated may be some
-    /// ten seconds old.
+    /// Every live connection. Packet and byte counts of those that are neither TCP nor translated may be up to
+    /// about ten seconds old.
     pub fn flows(&self) -> Vec<Flow> {
         flows::list(&self.control)
     }
 
-    /// Why a connection passes or does not, as the state in force has it. `None`: its addresses are of two
-    /// families.
+    /// Explains why a connection is forwarded or not, by the state in force. `None`: its addresses
+    /// are of two families.
     pub fn explain(&self, connection: &Connection) -> Option<Verdict> {
         explain::explain(&self.control.snapshot(), connection)
     }
 
-    /// The control plane, for what this does not offer.
+    /// The control plane, for operations that are not offered here.
     pub fn control(&self) -> &ControlPlane {
         &self.control
     }
 
-    /// The control plane, to attach ports that no state names.
+    /// The control plane, for example to attach further ports.
     pub fn control_mut(&mut self) -> &mut ControlPlane {
         &mut self.control
     }
 
-    /// Ends the switch and removes all that it made: interfaces, routes, rules, settings. What becomes of pods'
-    /// interfaces see [`PodInterfaces`].
+    /// Stops the switch and removes everything that it created: interfaces, routes, rules,
+    /// settings; for pods' interfaces see [`PodInterfaces`].
     ///
     /// # Errors
-    /// Something could not be removed; the first such error.
+    /// The first error of removing something.
     pub fn stop(self, interfaces: PodInterfaces) -> Result<(), HostError> {
         let Self { control, pods, host, underlay, added, reporter, mut sink, .. } = self;
         drop(control);
@@ -385,7 +391,7 @@ impl Node {
         Ok(self.reported(published))
     }
 
-    /// Reports what a publish left out and took again. Returns its epoch.
+    /// Reports what a publish left out and put in force again. Returns its epoch.
     fn reported(&self, published: Outcome) -> Epoch {
         let Outcome { left_out, taken, epoch, .. } = published;
         left_out.into_iter().for_each(|object| self.reporter.event(Event::LeftOut(object)));

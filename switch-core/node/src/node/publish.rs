@@ -1,61 +1,22 @@
-//! What is published: the desired state, completed by what is the node's own. Ports and pods' attachments, tunnel,
-//! neighbours and local addresses.
+//! Publishing: the desired state, completed with what the node itself contributes: ports, pods'
+//! attachments, tunnel, neighbours and local addresses.
 
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use podswitch_core::config::{Config, Endpoint, PortConfig, PortRole};
-use podswitch_core::control::{Change, Objects};
-use podswitch_core::id::{Cookie, Epoch, PortId};
+use podswitch_core::control::Change;
+use podswitch_core::id::{Cookie, Epoch};
 use podswitch_policy::service::model::HostPort;
 
+use super::request::{Published, Request};
 use super::{Node, PUBLISH_TIMEOUT};
 use crate::error::NodeError;
 use crate::events::Event;
+use crate::host_side::Behind;
 use crate::ranges::{Affected, Ranges};
 use crate::state::settings_of;
-use crate::underlay::NodeContext;
 use crate::view::View;
-
-/// What to publish beside what is the node's own.
-#[derive(Debug)]
-pub(super) enum Request {
-    /// This configuration.
-    Whole(Box<Config>),
-    /// Changes of what is published.
-    Changes(Vec<Change>),
-}
-
-impl Request {
-    /// Nothing.
-    pub(super) fn none() -> Self {
-        Self::Changes(Vec::new())
-    }
-
-    /// The configuration that it leads to, from what is published.
-    pub(super) fn view<'a>(&'a self, settings: &'a Config, objects: Objects<'a>) -> View<'a> {
-        match self {
-            Self::Whole(config) => View::Whole(config),
-            Self::Changes(changes) => View::Changed { settings, objects, changes },
-        }
-    }
-
-    pub(super) fn is_none(&self) -> bool {
-        matches!(self, Self::Changes(changes) if changes.is_empty())
-    }
-}
-
-/// What of the published state is the node's own, and not of the desired state.
-#[derive(Debug, Default)]
-pub(super) struct Published {
-    ports: HashMap<PortId, PortConfig>,
-    /// Pods that the desired state does not describe.
-    pods: HashSet<Cookie>,
-    /// Pods whose host ports are those that their attachments brought along.
-    host_ports: HashSet<Cookie>,
-    /// What other nodes' MAC addresses were derived from.
-    nodes: NodeContext,
-}
 
 impl Node {
     /// The configuration that `request` leads to.
@@ -63,7 +24,7 @@ impl Node {
         request.view(&self.desired.settings, self.control.objects())
     }
 
-    /// Publishes `request` and what is the node's own, waits for the workers, and leaves nothing of the request.
+    /// Publishes `request` and the node's own part, waits for the workers, and empties the request.
     pub(super) fn publish(&mut self, request: &mut Request) -> Result<Epoch, NodeError> {
         let epoch = match request {
             Request::Whole(config) => self.publish_whole(config)?,
@@ -108,7 +69,7 @@ impl Node {
             }
             ports.extend(port_of(endpoint));
         }
-        // Those that the configuration does not describe.
+        // Attached pods that the configuration does not describe.
         for cookie in attached {
             let Some(endpoint) = self.pods.published(&cookie, None, &node) else { continue };
             ports.extend(port_of(&endpoint));
@@ -137,7 +98,7 @@ impl Node {
         self.published = own;
         self.desired.settings = desired;
         self.ranges = Ranges::of(&self.desired.settings, self.control.objects());
-        self.kernel_is_behind = true;
+        self.behind = Behind::ALL;
         Ok(epoch)
     }
 
@@ -152,7 +113,7 @@ impl Node {
         own.pods.clone_from(&self.published.pods);
         own.host_ports.clone_from(&self.published.host_ports);
         let mut list = Vec::with_capacity(changes.len());
-        // Pods that the list has, as they are to be.
+        // Pods in the list, as published.
         let mut pods: HashMap<Cookie, Option<Arc<Endpoint>>> = HashMap::new();
         for change in changes {
             let (cookie, described) = match change {
@@ -237,13 +198,13 @@ impl Node {
         let affected = Affected::by(&list, &self.desired.settings, objects);
         let host_ports = list.iter().any(|change| matches!(change, Change::HostPorts(..)));
         let epoch = self.update_control(list)?;
-        self.kernel_is_behind |= host_ports;
+        self.behind.services |= host_ports;
         self.published = own;
         if let Some(settings) = settings {
             self.desired.settings = settings;
         }
         let (settings, objects) = (&self.desired.settings, self.control.objects());
-        self.kernel_is_behind |= self.ranges.follow(affected, settings, objects);
+        self.behind.pods |= self.ranges.follow(affected, settings, objects);
         Ok(Some(epoch))
     }
 
@@ -275,7 +236,7 @@ impl Node {
         }
     }
 
-    /// Adds all nodes whose MAC address on the underlay is another now.
+    /// Adds all nodes whose MAC address on the underlay changed.
     fn complete_nodes(&self, list: &mut Vec<Change>) {
         let mut known = HashSet::new();
         for change in list.iter() {
@@ -294,7 +255,7 @@ impl Node {
         }
     }
 
-    /// Ports that are not pods'.
+    /// Ports other than pods'.
     fn own_ports(&self) -> Vec<PortConfig> {
         std::iter::once(self.host.port_config()).chain(self.underlay.ports()).collect()
     }

@@ -1,17 +1,17 @@
-//! What should be against what is: ports, the node's kernel, the underlay.
+//! Reconciliation of ports, the node's kernel and the underlay.
 //!
-//! [`Node::reconcile_ports`] and [`Node::follow`] are the two steps: first the switch's ports and the state that names
-//! them, then the settings of the node's kernel.
+//! [`Node::reconcile_ports`] and [`Node::follow`] are the two steps: first the switch's ports and
+//! the state that names them, then the settings of the node's kernel.
 
 use std::time::Duration;
 
 use podswitch_core::id::Epoch;
 
-use super::publish::Request;
+use super::request::Request;
 use super::{Node, POLL_INTERVAL, RECONCILE_INTERVAL};
 use crate::error::NodeError;
 use crate::events::{Event, Failure};
-use crate::host_side::HostInterface;
+use crate::host_side::{Behind, HostInterface};
 use crate::pod_name::PodName;
 use crate::underlay::Underlay;
 use crate::view::View;
@@ -27,7 +27,7 @@ impl Node {
         let sweep = now >= self.reconcile_at;
         if sweep {
             self.reconcile_at = now + RECONCILE_INTERVAL;
-            let reconciled = self.reconcile();
+            let reconciled = self.reconcile(Vec::new());
             self.unless_refused(reconciled)?;
         }
         if has_changed || sweep {
@@ -36,7 +36,11 @@ impl Node {
         for (device, done) in self.control.maintain_devices() {
             self.reporter.repaired(&device, done);
         }
-        self.pods.put_back(now, sweep);
+        let lost = self.pods.put_back(now, sweep);
+        if !lost.is_empty() {
+            let reconciled = self.reconcile(lost);
+            self.unless_refused(reconciled)?;
+        }
         if let Some(drops) = &mut self.drops {
             drops.report(&self.control, &self.reporter, |port| self.pods.at(port));
         }
@@ -51,8 +55,8 @@ impl Node {
         Ok(due.since(now).min(POLL_INTERVAL))
     }
 
-    /// What the node's interfaces became may be refused (an MTU that leaves nothing for the tunnel): that is
-    /// reported, and the state in force stays.
+    /// A state may be refused because of the node's present interfaces (such as an MTU too small
+    /// for the tunnel): that is reported, and the state in force stays.
     fn unless_refused(
         &mut self,
         result: Result<Option<Epoch>, NodeError>,
@@ -61,6 +65,8 @@ impl Node {
             Ok(None) => Ok(()),
             Ok(Some(_)) => {
                 self.reported = None;
+                // Ports and their interfaces may have changed.
+                self.behind = Behind::ALL;
                 self.follow();
                 Ok(())
             }
@@ -74,7 +80,7 @@ impl Node {
         }
     }
 
-    /// Whether this was not the last that was reported.
+    /// Whether this differs from the last report.
     fn is_news(&mut self, text: &str) -> bool {
         let is_news = self.reported.as_deref() != Some(text);
         self.reported = Some(text.to_owned());
@@ -108,8 +114,8 @@ impl Node {
         }
     }
 
-    /// Replaces devices that failed and pods that are not attached as wanted.
-    fn reconcile(&mut self) -> Result<Option<Epoch>, NodeError> {
+    /// Replaces devices that failed, interfaces of `lost` pods, and pods that are not attached as wanted.
+    fn reconcile(&mut self, lost: Vec<PodName>) -> Result<Option<Epoch>, NodeError> {
         let mut failed = Vec::new();
         for worker in self.control.workers() {
             failed.extend(std::iter::from_fn(|| worker.next_failure()));
@@ -117,7 +123,7 @@ impl Node {
         let mut gone = self.pods.outdated(&self.wanted(), |_| true);
         for (port, error) in failed {
             if port == self.host.port() {
-                // Its interface is gone, which is seen and mended where the node's kernel is.
+                // Its interface is gone, which is repaired with the node's kernel.
                 continue;
             }
             if self.underlay.has_failed(port, &error) {
@@ -128,13 +134,20 @@ impl Node {
                 gone.push(pod);
             }
         }
+        for pod in lost.into_iter().filter(|pod| self.pods.port(pod).is_some()) {
+            if !gone.contains(&pod) {
+                let error = std::io::ErrorKind::NotFound.into();
+                self.reporter.failure(Failure::PodInterfaceLost { pod: pod.clone(), error });
+                gone.push(pod);
+            }
+        }
         self.host.reconcile(&self.control);
         self.reconcile_ports(gone, &mut Request::none())
     }
 
-    /// Reconciles the ports: detaches `gone` pods and outdated underlay ports, attaches what is missing. Publishes
-    /// `request`, and in any case that ports changed. Nothing is left of the request then; it is left as it is if
-    /// it is refused.
+    /// Reconciles the ports: detaches `gone` pods and outdated underlay ports, attaches what is
+    /// missing. Publishes `request`, or only the ports if they changed. Afterwards the request is
+    /// empty; it is unchanged if it was refused.
     pub(super) fn reconcile_ports(
         &mut self,
         gone: Vec<PodName>,
@@ -144,7 +157,8 @@ impl Node {
         let mut epoch = self.release(gone, outdated, request)?;
         let mut changed = self.underlay.attach(&mut self.control);
         let wanted = self.wanted();
-        // An underlay that leaves less carries what fits, and the switch answers what is too long.
+        // An underlay with a smaller MTU carries what fits, and the switch answers packets that are
+        // too long.
         let mtu = self.underlay.mtu(self.view(request)).max(wanted.least_mtu());
         changed |= self.pods.set_mtu(mtu) | self.host.set_mtu(mtu);
         changed |= self.pods.attach(&mut self.control, &wanted);
@@ -168,8 +182,8 @@ impl Node {
         f(underlay, request.view(&desired.settings, control.objects()))
     }
 
-    /// Detaches pods and, if `outdated`, ports of the underlay. A configuration without these ports is in force
-    /// before their numbers are free for others.
+    /// Detaches pods and, if `outdated`, ports of the underlay. A state without these ports is put
+    /// in force before their numbers are reused.
     fn release(
         &mut self,
         gone: Vec<PodName>,
@@ -194,16 +208,17 @@ impl Node {
         }
     }
 
-    /// Updates the node's kernel to the state in force. What does not work is reported, and tried again
+    /// Updates the node's kernel to the state in force. Failures are reported, and retried
     /// ([`put_back_host`](Self::put_back_host)).
     pub(super) fn follow(&mut self) {
-        self.kernel_is_behind = false;
+        let behind = std::mem::take(&mut self.behind);
         let snapshot = self.control.snapshot();
         let remote = self.underlay.remote_pods();
         let request = Request::none();
         let view = request.view(&self.desired.settings, self.control.objects());
         let pods = self.ranges.lists();
-        if let Err(error) = self.host.follow(&self.settings, view, pods, &snapshot, remote) {
+        if let Err(error) = self.host.follow(&self.settings, view, pods, &snapshot, remote, behind)
+        {
             self.reporter.failure(Failure::HostSide(error));
         }
         self.host.reconcile(&self.control);

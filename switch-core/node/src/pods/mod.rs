@@ -1,5 +1,6 @@
 //! The node's pods: which are attached, and by what.
 
+mod schedule;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -29,7 +30,7 @@ use crate::error::PodError;
 use crate::events::{Event, Failure, Reporter};
 use crate::options::Settings;
 use crate::pod_name::PodName;
-use upkeep::Upkeep;
+use schedule::Upkeep;
 
 /// How often a device that is still in use is tried again, and how long in between: a worker
 /// closes a port some time after the command.
@@ -76,7 +77,7 @@ struct Attached {
 }
 
 impl Attached {
-    /// Whether it is attached as wanted, where the pod is now: one that was started again may have a
+    /// Whether it is attached as wanted, in the pod's present namespace: a restarted pod may have a
     /// new namespace under the old path, and one that ended has none.
     fn fits(&self, wanted: &PodAttachment) -> bool {
         self.attachment.is_same_interface(wanted)
@@ -91,14 +92,14 @@ pub(crate) struct Pods {
     node_namespace: NetNs,
     multi_queue: bool,
     switch_namespace: Option<NetNs>,
-    /// Whether the switch's namespace has a name that is to go with the switch.
+    /// Whether the switch's namespace has a name to be removed with the switch.
     named: bool,
     attached: HashMap<PodName, Attached>,
-    /// Ports that the next configuration names.
+    /// Ports to be named by the next publish.
     ports: HashMap<PodName, PortId>,
-    /// Largest network-layer packet of each, in bytes.
+    /// MTU of each, in bytes.
     mtu: u16,
-    /// What was reported of pods that could not be attached or kept up, so that it is reported once.
+    /// Failures of pods that have been reported, so that each is reported once.
     failures: HashMap<PodName, String>,
     reporter: Reporter,
 }
@@ -143,9 +144,9 @@ impl Pods {
         Attachment { port: attached.port, mac: attached.attachment.mac, mtu: self.mtu }
     }
 
-    /// A pod as it is to be published, given as the state describes it (`None`: not at all). A pod of this node has
-    /// the port that it is attached to. One that the state does not describe is published if its attachment has
-    /// labels, and has no port otherwise (N13).
+    /// A pod as it is published. `described`: the pod in the state, if it is there. A pod of this
+    /// node gets the port that it is attached to. A pod that the state does not describe is
+    /// published if its attachment has labels, and has no port otherwise (N13).
     pub(crate) fn published(
         &self,
         cookie: &Cookie,
@@ -188,18 +189,18 @@ impl Pods {
         self.mtu
     }
 
-    /// Names in drops and flows of all attached pods, those too whose port is not to be named any more.
+    /// Cookies of all attached pods, including those whose port is being withdrawn.
     pub(crate) fn cookies(&self) -> impl Iterator<Item = &Cookie> {
         self.attached.values().map(|attached| &attached.cookie)
     }
 
-    /// The pod of this name in drops and flows, if it has a port that is to be named.
+    /// The attached pod with this cookie, unless its port is being withdrawn.
     fn named(&self, cookie: &Cookie) -> Option<&Attached> {
         let name: PodName = cookie.as_str().strip_prefix("Pod/")?.parse().ok()?;
         self.attached.get(&name).filter(|_| self.ports.contains_key(&name))
     }
 
-    /// The endpoint of a pod that the state does not know, if its attachment has labels.
+    /// The endpoint of a pod that the state does not describe, if its attachment has labels.
     fn described(&self, attached: &Attached, node: &Arc<str>) -> Option<Arc<Endpoint>> {
         let pod = &attached.attachment;
         Some(Arc::new(Endpoint {
@@ -218,7 +219,7 @@ impl Pods {
         }))
     }
 
-    /// Gives all pods, now and later, this MTU. Returns whether it changed.
+    /// Sets the MTU of all pods, present and future. Returns whether it changed.
     pub(crate) fn set_mtu(&mut self, mtu: u16) -> bool {
         if mtu == self.mtu {
             return false;
@@ -226,7 +227,7 @@ impl Pods {
         self.mtu = mtu;
         for attached in self.attached.values() {
             if let Err(error) = self.set_mtu_of(attached) {
-                // The switch answers what is too long all the same.
+                // The switch still answers packets that are too long.
                 let pod = attached.attachment.pod.clone();
                 self.reporter.failure(Failure::PodMtu { pod, error });
             }
@@ -243,7 +244,8 @@ impl Pods {
         }
     }
 
-    /// Those attached, among the ones that `is_concerned` names, that are not wanted, or not as they are.
+    /// Attached pods that are not wanted, or not in this way, among those for which `is_concerned`
+    /// holds.
     pub(crate) fn outdated(
         &self,
         wanted: &Wanted,
@@ -257,14 +259,14 @@ impl Pods {
         outdated.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Has the next configuration not name these pods' ports.
+    /// Withdraws these pods' ports from the next publish.
     pub(crate) fn withdraw(&mut self, pods: &[PodName]) {
         for pod in pods {
             self.ports.remove(pod);
         }
     }
 
-    /// Takes back [`withdraw`](Self::withdraw).
+    /// Undoes [`withdraw`](Self::withdraw).
     pub(crate) fn restore(&mut self, pods: Vec<PodName>) {
         for pod in pods {
             if let Some(attached) = self.attached.get(&pod) {
@@ -278,7 +280,7 @@ impl Pods {
         for pod in pods {
             let Some(attached) = self.attached.remove(&pod) else { continue };
             self.ports.remove(&pod);
-            // It is attached, or it would not be in the list.
+            // It is attached, since it is in the list.
             let _ = control.detach(attached.port);
             self.reporter.event(match self.remove_interface(&attached) {
                 Ok(()) => Event::PodDetached { pod },
@@ -287,8 +289,8 @@ impl Pods {
         }
     }
 
-    /// Attaches the wanted pods that are not. Returns whether any was attached; those that
-    /// cannot be are reported.
+    /// Attaches the wanted pods that are not attached. Returns whether any was; failures are
+    /// reported.
     pub(crate) fn attach(&mut self, control: &mut ControlPlane, wanted: &Wanted) -> bool {
         self.failures.retain(|pod, _| wanted.0.contains_key(pod));
         let mut changed = false;
@@ -312,7 +314,7 @@ impl Pods {
         }
     }
 
-    /// Attaches a pod that is not.
+    /// Attaches a pod.
     pub(crate) fn attach_one(
         &mut self,
         control: &mut ControlPlane,
@@ -353,7 +355,7 @@ impl Pods {
         if own.into_iter().flatten().any(|own| own.is_same(namespace)) {
             return refuse(format!("{namespace} is the node's own"));
         }
-        // That of this process, and that of the machine where it can be seen.
+        // That of this process, and that of the machine where it is visible.
         let system = [NetNs::current(), NetNs::open("/proc/1/ns/net")];
         if system.into_iter().flatten().any(|system| system.is_same(namespace)) {
             return refuse(format!("{namespace} is the system's"));
@@ -426,9 +428,9 @@ impl Pods {
         }
     }
 
-    /// Removes the interfaces of all pods but `kept`, and the switch's namespace unless one of those
-    /// needs it. To be called when no worker has a device any more. Goes on after an error; the first
-    /// one is returned.
+    /// Removes the interfaces of all pods but `kept`, and the switch's namespace unless one of
+    /// those needs it. To be called when no worker has a device any more. Continues after an error;
+    /// the first one is returned.
     pub(crate) fn remove(self, kept: &HashMap<PodName, PodAttachment>) -> Result<(), HostError> {
         let mut result = Ok(());
         let mut is_needed = false;
@@ -475,17 +477,17 @@ fn is_same_set(some: &[IpAddr], others: &[IpAddr]) -> bool {
     some.iter().all(|a| others.contains(a)) && others.iter().all(|a| some.contains(a))
 }
 
-/// The interface of a pod as it is to be.
+/// The wanted interface of a pod.
 fn interface_of(pod: &PodAttachment, mtu: u16) -> PodInterface {
     let mut interface = PodInterface::new(pod.mac, pod.addresses.iter().copied());
     interface.name.clone_from(&pod.interface);
     interface.mtu = u32::from(mtu);
-    // A pod that has to ask for its gateway has none while the switch starts again.
+    // A pod that had to resolve its gateway would have none while the switch restarts.
     interface.static_gateway = true;
     interface
 }
 
-/// Sets the MTU of an interface, if that is another one now.
+/// Sets the MTU of an interface, if it differs.
 pub(crate) fn set_mtu(namespace: &NetNs, name: &str, mtu: u32) -> Result<(), HostError> {
     let mut netlink = Netlink::open(namespace)?;
     let link = netlink.link(name)?;

@@ -1,5 +1,5 @@
-//! What the switch claims from the uplink, and so is kept from the node's stack, which would answer
-//! or forward it as well: exactly that, since everything else is the node's.
+//! Traffic on the uplink that the switch handles. It is dropped in the node's stack, which would
+//! answer or forward it as well; everything else stays with the node.
 
 use podswitch_core::config::{NAT_PORTS, NextHop, Routing, TunnelConfig};
 use podswitch_core::snapshot::Snapshot;
@@ -20,7 +20,7 @@ const TABLE: &str = "podswitch-uplink";
 #[derive(Debug, Default)]
 pub(super) struct Claimed {
     in_force: Option<InForce>,
-    /// What was reported of not being able to.
+    /// The last reported failure.
     reported: Option<String>,
 }
 
@@ -31,9 +31,9 @@ struct InForce {
     installed: IngressDrop,
 }
 
-/// What the switch takes: tunnel packets; what is for Services; what comes from behind its routers
-/// for pods of this node; without a tunnel, what other nodes' pods send and what is sent to pods
-/// of this one; and answers from there to what the switch sent with an address of the node.
+/// What the switch handles: tunnel packets; packets to Services; packets from behind its routers to
+/// pods of this node; without a tunnel, packets from other nodes' pods and to pods of this one; and
+/// answers to packets that the switch sent from an address of the node.
 pub(super) fn of(
     view: View<'_>,
     ranges: &Lists,
@@ -69,9 +69,9 @@ pub(super) fn of(
     claimed
 }
 
-/// Ends what an earlier run left that was killed.
+/// Removes what a killed run left.
 pub(super) fn forget(namespace: &NetNs) {
-    // Usually there is none, and where there is no nf_tables either.
+    // Usually there is none, and without nf_tables never.
     let _ = IngressDrop::remove(namespace, TABLE);
 }
 

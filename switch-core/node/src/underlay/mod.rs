@@ -1,10 +1,10 @@
-//! What joins the node to the others: the tunnel's sockets or interface, and the interface by which
-//! off-cluster clients of Services come.
+//! The connection to other nodes: the tunnel's sockets or interface, and the interface on which
+//! off-cluster clients of Services arrive.
 //!
-//! With [`UnderlayKind::Udp`](crate::UnderlayKind::Udp) the tunnel goes through sockets of the node's own stack. With
-//! [`UnderlayKind::Packet`](crate::UnderlayKind::Packet) it goes by the uplink as frames, of which the node's stack
-//! sees none; the kernel only finds out where the other nodes are. What else the switch claims from the
-//! uplink (its direct traffic) is kept from the node's stack as well, and nothing more than that.
+//! With [`UnderlayKind::Udp`](crate::UnderlayKind::Udp) the tunnel goes through sockets of the
+//! node's own stack. With [`UnderlayKind::Packet`](crate::UnderlayKind::Packet) it uses frames on
+//! the uplink, which bypass the node's stack; the kernel only resolves neighbours. Other traffic of
+//! the switch on the uplink is dropped in the node's stack as well, and nothing else is.
 
 mod claimed;
 mod neighbours;
@@ -51,7 +51,7 @@ pub(crate) struct Underlay {
     outdated: Vec<PortId>,
     /// Whether the configuration of an open port changed.
     renewed: bool,
-    /// Whether workers may not have let go of a port yet that was detached.
+    /// Whether workers may still hold a detached port.
     is_busy: bool,
     neighbours: Neighbours,
     claimed: Claimed,
@@ -60,13 +60,13 @@ pub(crate) struct Underlay {
     reporter: Reporter,
 }
 
-/// A port, and what it was opened for.
+/// A port, and the plan that it was opened for.
 #[derive(Debug)]
 struct Open<P> {
     port: PortId,
     plan: P,
     mac: Mac,
-    /// The interface by which the kernel is given super-frames, where it takes any.
+    /// The interface through which the kernel gets unsegmented GSO packets, if any.
     offload: Option<String>,
 }
 
@@ -74,7 +74,7 @@ struct Open<P> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NodeContext {
     by_sockets: bool,
-    /// The version of the known neighbours, where frames carry the tunnel.
+    /// The version of the known neighbours, if frames carry the tunnel.
     neighbours: Option<u64>,
 }
 
@@ -82,7 +82,7 @@ impl Underlay {
     /// Nothing is opened yet.
     pub(crate) fn new(settings: &Settings, reporter: &Reporter) -> Result<Self, HostError> {
         if settings.underlay.uplink.is_none() {
-            // What a killed run with an uplink left.
+            // Left by a killed run with an uplink.
             claimed::forget(&settings.namespace);
         }
         Ok(Self {
@@ -101,7 +101,7 @@ impl Underlay {
         })
     }
 
-    /// Why the underlay that the options require is missing: the start has failed then.
+    /// Why the underlay that the options require is missing, for which the start fails.
     pub(crate) fn required_but_missing(&self) -> Option<&UnderlayError> {
         self.error.as_ref().filter(|_| self.options.is_required())
     }
@@ -129,8 +129,8 @@ impl Underlay {
         !self.outdated.is_empty()
     }
 
-    /// Whether other nodes may come and go without a new configuration of the underlay: the tunnel's sockets are
-    /// open, and no MAC addresses of theirs are looked up.
+    /// Whether other nodes may come and go without a new configuration of the underlay: the
+    /// tunnel's sockets are open, and no neighbours are looked up.
     pub(crate) fn is_independent_of_nodes(&self) -> bool {
         self.sockets.is_some() && self.plan.interface.is_none()
     }
@@ -144,7 +144,7 @@ impl Underlay {
     pub(crate) fn detach(&mut self, control: &mut ControlPlane) {
         for port in self.outdated.drain(..) {
             self.is_busy = true;
-            // It is attached, or it would not be in the list.
+            // It is attached, since it is in the list.
             let _ = control.detach(port);
         }
     }
@@ -164,7 +164,7 @@ impl Underlay {
         false
     }
 
-    /// Opens what is missing. Returns whether anything was opened; what cannot be opened is reported.
+    /// Opens missing ports. Returns whether any was opened; failures are reported.
     pub(crate) fn attach(&mut self, control: &mut ControlPlane) -> bool {
         let mut changed = std::mem::take(&mut self.renewed);
         let mut failed = self.plan.error.clone();
@@ -200,7 +200,8 @@ impl Underlay {
             inner_mtu: Some(plan.inner_mtu),
             ..UdpTunnelConfig::new(&plan.addresses)
         };
-        // Workers close a port some time after the command: its UDP port and its TAP are in use until then.
+        // Workers close a port some time after the command; until then its UDP port and its TAP are
+        // in use.
         let mut tries = if self.is_busy { BUSY_RETRIES } else { 0 };
         loop {
             let device = UdpTunnelDevice::new(&self.namespace, config.clone());
@@ -261,14 +262,14 @@ impl Underlay {
         };
         match (tunnel, &self.interface) {
             (Some(mtu), _) => inner_mtu(clamped(mtu).into(), needs_ipv6(view)) as u16,
-            // Nothing is in the way of what travels as it is.
+            // Packets without encapsulation use the whole MTU.
             (None, Some(open)) => clamped(open.plan.link.mtu),
             (None, None) => DEFAULT_MTU,
         }
     }
 
-    /// Reads the MAC addresses of other nodes and next hops from the kernel, and has it resolve those that it
-    /// does not know. Returns whether any changed.
+    /// Reads the MAC addresses of other nodes and next hops from the kernel, and starts resolution
+    /// of those that it does not know. Returns whether any changed.
     pub(crate) fn find_neighbours(&mut self, view: View<'_>) -> bool {
         let Some(open) = &self.interface else { return self.neighbours.forget() };
         let is_direct = self.plan.tunnel.as_ref().is_some_and(|t| t.routing == Routing::HostGw);
@@ -287,7 +288,7 @@ impl Underlay {
         self.neighbours.has_changed()
     }
 
-    /// What its ports are for.
+    /// The roles of its ports.
     pub(crate) fn ports(&self) -> impl Iterator<Item = PortConfig> {
         let sockets = self.sockets.as_ref().map(|Open { port, plan, mac, .. }| {
             let (mac, mtu) = (*mac, clamped(plan.mtu));
@@ -311,7 +312,7 @@ impl Underlay {
         }
     }
 
-    /// What [`complete_node`](Self::complete_node) depends on beside the node.
+    /// What [`complete_node`](Self::complete_node) depends on besides the node.
     pub(crate) fn node_context(&self) -> NodeContext {
         let by_interface = self.interface.as_ref().is_some_and(|open| open.plan.tunnel);
         NodeContext {
@@ -320,11 +321,11 @@ impl Underlay {
         }
     }
 
-    /// Sets the MAC address of another node on the underlay where the node's object says none of its own.
+    /// Sets the MAC address of another node on the underlay, unless its object has one.
     ///
-    /// Over UDP sockets the port ignores the address, but a packet to a node without one has no neighbour. Over
-    /// an interface the address that is derived from the IP address exists on no real network: without a known
-    /// neighbour a drop reason is better than silence.
+    /// Over UDP sockets the port ignores the address, but a packet to a node without one has no
+    /// neighbour. Over an interface the address that is derived from the IP address exists on no
+    /// real network: without a known neighbour a drop reason is better than silence.
     pub(crate) fn complete_node(&self, node: &mut Arc<RemoteNode>) {
         let Some(address) = node.addresses.first().copied() else { return };
         let is_derived =
@@ -346,7 +347,7 @@ impl Underlay {
         }
     }
 
-    /// Keeps what the switch claims from the uplink away from the node's stack.
+    /// Drops in the node's stack what the switch handles on the uplink.
     pub(crate) fn claim(&mut self, view: View<'_>, ranges: &Lists, snapshot: &Snapshot) {
         let (namespace, reporter) = (&self.namespace, &self.reporter);
         let Some(open) = &self.interface else { return self.claimed.remove(namespace, reporter) };
@@ -363,7 +364,7 @@ impl Underlay {
         self.claimed.put_back(&self.namespace, &self.reporter)
     }
 
-    /// Ends that: the node's stack gets all packets again.
+    /// Removes the drops: the node's stack gets all packets again.
     pub(crate) fn stop(mut self) {
         self.claimed.remove(&self.namespace, &self.reporter);
     }
@@ -380,8 +381,8 @@ impl Underlay {
     }
 }
 
-/// Whether somebody deleted or switched off the interface by which the kernel is given super-frames: sockets carry them
-/// all then, at a cost.
+/// Whether the interface for unsegmented GSO packets was deleted or is down: then the sockets carry
+/// all packets, at a higher cost.
 fn offload_is_gone(namespace: &NetNs, open: &Open<SocketsPlan>) -> bool {
     let Some(name) = &open.offload else { return false };
     let found = Netlink::open(namespace).and_then(|mut netlink| netlink.find_link(name));

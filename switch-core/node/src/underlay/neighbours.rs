@@ -1,5 +1,5 @@
-//! Where other nodes and next hops are on the uplink: the kernel knows, or finds out when it is
-//! asked, also anew when a node was replaced. It answers for this node itself.
+//! Neighbours on the uplink: the kernel resolves other nodes and next hops, and answers for this
+//! node itself.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ pub(super) struct Neighbours {
     changes: Changes,
     /// MAC addresses, sorted by IP address.
     known: Vec<(IpAddr, Mac)>,
-    /// Grows whenever they change.
+    /// Incremented whenever they change.
     version: u64,
 }
 
@@ -30,30 +30,30 @@ impl Neighbours {
         self.changes.happened()
     }
 
-    /// The MAC address that packets to each wanted address are sent to: its own or its router's.
+    /// The MAC address of each wanted address: its own or its router's.
     pub(super) fn known(&self) -> impl Iterator<Item = (IpAddr, Mac)> {
         self.known.iter().copied()
     }
 
-    /// A number that is another once they changed.
+    /// A number that differs after each change.
     pub(super) fn version(&self) -> u64 {
         self.version
     }
 
-    /// Whether this is one of them.
+    /// Whether the MAC address of `address` is known.
     pub(super) fn has(&self, address: IpAddr) -> bool {
         self.known.binary_search_by_key(&address, |(known, _)| *known).is_ok()
     }
 
-    /// Forgets all. Returns whether that changes anything.
+    /// Clears the list. Returns whether that changed it.
     pub(super) fn forget(&mut self) -> bool {
         let changed = !std::mem::take(&mut self.known).is_empty();
         self.version += u64::from(changed);
         changed
     }
 
-    /// Looks up these on the interface, and has the kernel look for those that it does not know or
-    /// has not heard of lately. Says whether anything is different from before.
+    /// Looks up these addresses on the interface, and starts resolution of unknown and stale ones.
+    /// Returns whether anything changed.
     pub(super) fn follow(&mut self, link: u32, wanted: impl Iterator<Item = IpAddr>) -> bool {
         let Ok(there) = self.netlink.neighbours() else { return false };
         let there: HashMap<IpAddr, Neighbour> =

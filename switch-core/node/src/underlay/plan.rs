@@ -1,5 +1,4 @@
-//! What joins the node to the others as it should be, found out from the configuration and the node's
-//! interfaces. Opens nothing.
+//! Plan of the underlay, from the configuration and the node's interfaces. Opens nothing.
 
 use std::net::IpAddr;
 
@@ -14,7 +13,7 @@ use crate::error::UnderlayError;
 use crate::options::{UnderlayKind, UnderlayOptions};
 use crate::view::View;
 
-/// The most nodes whose routes are looked up where no interface has the tunnel's address.
+/// Most nodes whose routes are looked up if no interface has the tunnel's address.
 const MAX_PROBED_NODES: usize = 16;
 
 /// The wanted underlay.
@@ -41,12 +40,12 @@ pub(super) struct SocketsPlan {
 pub(super) struct InterfacePlan {
     pub(super) link: Link,
     pub(super) tunnel: bool,
-    /// The UDP port of the tunnel, if sockets carry it.
+    /// The tunnel's UDP port, if sockets carry the tunnel.
     pub(super) without: Option<u16>,
 }
 
 impl InterfacePlan {
-    /// Whether a device that was opened for the one serves the other.
+    /// Whether a device opened for `other` can be kept.
     pub(super) fn fits(&self, other: &Self) -> bool {
         self.link.index == other.link.index
             && self.link.mtu == other.link.mtu
@@ -115,7 +114,7 @@ impl Finder<'_> {
             return refuse("it is not an Ethernet interface".to_owned());
         }
         if !link.is_up {
-            return refuse("the interface is switched off".to_owned());
+            return refuse("the interface is down".to_owned());
         }
         let tunnel = self.through.is_some() && kind == UnderlayKind::Packet;
         let by_sockets = self.through.filter(|_| kind == UnderlayKind::Udp);
@@ -137,7 +136,7 @@ impl Finder<'_> {
             let Some(link) = link_of(*address, &known, &links) else {
                 return Err(UnderlayError::AddressNotFound(*address));
             };
-            // A loopback address: its packets leave by other interfaces.
+            // A loopback address: packets leave by other interfaces.
             let of_routes = if link.name == "lo" { self.route_mtu(&links) } else { link.mtu };
             mtu = mtu.min(of_routes);
         }
@@ -179,7 +178,7 @@ pub(super) fn needs_ipv6(view: View<'_>) -> bool {
     })
 }
 
-/// An MTU as far as the switch can use it.
+/// An MTU, limited to what the switch supports.
 pub(super) fn clamped(mtu: u32) -> u16 {
     u16::try_from(mtu).unwrap_or(u16::MAX)
 }

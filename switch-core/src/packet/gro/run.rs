@@ -4,10 +4,12 @@ use podswitch_wire::checksum::{Sum, sum};
 use podswitch_wire::flow_key::proto;
 use podswitch_wire::parse::ethertype;
 
-use super::ETHERNET;
 use crate::packet::gso::finish_ipv4;
 use crate::packet::layout::{be16, put_be16};
 use crate::packet::{GsoType, Offload};
+
+/// Bytes of the Ethernet header.
+pub(super) const ETHERNET: usize = 14;
 
 const PSH: u8 = 0x08;
 /// Flags that segments of a GRO packet may have: ACK in all, PSH in the last, ECE in all or none.

@@ -10,7 +10,7 @@ pub(super) use policy::Wanted;
 pub(super) use port::PortClaim;
 pub(super) use service::PodPorts;
 
-/// What `Arc`s have in common.
+/// Methods common to all `Arc`s.
 macro_rules! shared {
     ($list:ident) => {
         fn wanted(config: &Config) -> Cow<'_, [Self]> {

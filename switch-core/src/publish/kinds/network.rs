@@ -14,7 +14,7 @@ use crate::publish::fault::Faults;
 use crate::publish::objects::{Claim, Kind, NoClaim, Object};
 use crate::publish::settings::Settings;
 use crate::publish::validate::{self, EndpointContext};
-use crate::publish::ways::{ends_of, ways};
+use crate::publish::vtep_pairs::{vtep_pairs, vteps_of};
 
 /// What a pod claims.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -47,7 +47,7 @@ impl Object for Arc<Endpoint> {
     }
 
     fn claims(&self, _: &Settings, each: &mut dyn FnMut(EndpointClaim)) {
-        // The addresses of a pod with hostNetwork are its node's.
+        // A pod with hostNetwork has its node's addresses.
         if self.workload.host_network {
             return;
         }
@@ -120,7 +120,7 @@ impl Object for Arc<RemoteNode> {
     }
 
     fn claims(&self, settings: &Settings, each: &mut dyn FnMut(NodeClaim)) {
-        let vteps = ends_of(&self.addresses);
+        let vteps = vteps_of(&self.addresses);
         for &address in &self.addresses {
             each(match vteps.contains(&Some(address)) {
                 true => NodeClaim::Vtep(address),
@@ -129,8 +129,8 @@ impl Object for Arc<RemoteNode> {
         }
         self.pod_cidrs.iter().for_each(|range| each(NodeClaim::Range(*range)));
         if let Some(tunnel) = settings.vxlan() {
-            for way in ways(self, tunnel, &settings.node) {
-                let v6 = way.destination.is_ipv6();
+            for pair in vtep_pairs(self, tunnel, &settings.node) {
+                let v6 = pair.destination.is_ipv6();
                 each(NodeClaim::Mac(self.vtep.of(v6), v6));
             }
         }

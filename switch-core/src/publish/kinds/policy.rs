@@ -31,7 +31,7 @@ impl Object for Arc<Namespace> {
     fn check(&self, (): (), _: &mut Faults) {}
 }
 
-/// A policy that is wanted: as it was written, or with what is wrong with it.
+/// A desired policy: as written, or with its error.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Wanted<P> {
     pub(crate) policy: Arc<P>,
@@ -56,13 +56,13 @@ impl<P: Clone + PartialEq> Wanted<P> {
             && self.refused == other.refused
     }
 
-    /// Two policies with one name: neither can be taken.
+    /// Two policies with one name: neither is put in force.
     fn ambiguous<O: Object>(policy: P, object: &O) -> Self {
         let refused = fault::same_name(&object.cookie(), O::DUPLICATE);
         Self { policy: Arc::new(policy), refused: Some(Arc::new(refused)) }
     }
 
-    /// The last version that was taken, else `closed`.
+    /// The last valid version, otherwise `closed`.
     fn instead(&self, last: Option<&Self>, closed: fn(&P) -> P) -> (Self, Effect) {
         match last {
             Some(last) => (last.clone(), Effect::LastVersion),
@@ -121,7 +121,7 @@ impl Object for Wanted<NetworkPolicy> {
 impl Object for Wanted<ClusterNetworkPolicy> {
     type Key = Arc<str>;
     type Claim = NoClaim;
-    /// NetworkPolicies: the policy table knows both kinds by one name.
+    /// NetworkPolicies: both kinds share one space of names in the policy table.
     type Context<'a> = &'a Kind<Wanted<NetworkPolicy>>;
 
     fn wanted(config: &Config) -> Cow<'_, [Self]> {

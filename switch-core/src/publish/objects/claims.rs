@@ -1,4 +1,4 @@
-//! Who claims what: an index from what objects of one kind claim to the objects that claim it.
+//! An index of claims: from what objects of one kind claim to the objects that claim it.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use hashbrown::hash_map::Entry;
 
 use crate::config::Precedence;
 
-/// An object's place among those that claim the same: the smallest goes first.
+/// An object's rank among those with the same claim: the smallest wins.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Rank<K> {
     precedence: Reverse<Precedence>,
@@ -22,7 +22,7 @@ impl<K> Rank<K> {
     }
 }
 
-/// One for nearly every claim: it is kept small.
+/// Nearly every claim has one claimant: kept small.
 #[derive(Debug)]
 enum Claimants<K> {
     One(K),
@@ -40,7 +40,7 @@ impl<C, K> Default for Claims<C, K> {
 }
 
 impl<C: Eq + Hash, K: Clone + Ord> Claims<C, K> {
-    /// Adds a claim. `rank` gives the place of the one that lays it already.
+    /// Adds a claim. `rank` returns the rank of the claimant that it has already.
     pub(super) fn add(&mut self, claim: C, by: &Rank<K>, rank: impl FnOnce(&K) -> Rank<K>) {
         match self.0.entry(claim) {
             Entry::Vacant(entry) => drop(entry.insert(Claimants::One(by.key.clone()))),
@@ -74,12 +74,12 @@ impl<C: Eq + Hash, K: Clone + Ord> Claims<C, K> {
         self.0.clear();
     }
 
-    /// Whether several objects lay this claim.
+    /// Whether several objects have this claim.
     pub(super) fn is_contested(&self, claim: &C) -> bool {
         matches!(self.0.get(claim), Some(Claimants::Several(_)))
     }
 
-    /// All that lay this claim, in their order, if they are several.
+    /// All claimants by rank, if there are several.
     pub(super) fn rivals(&self, claim: &C) -> impl Iterator<Item = &Rank<K>> {
         let several = match self.0.get(claim) {
             Some(Claimants::Several(set)) => Some(set),
@@ -88,7 +88,7 @@ impl<C: Eq + Hash, K: Clone + Ord> Claims<C, K> {
         several.into_iter().flatten()
     }
 
-    /// Keys of all that lay this claim, in their order.
+    /// Keys of all claimants by rank.
     pub(super) fn of(&self, claim: &C) -> impl Iterator<Item = &K> {
         let one = match self.0.get(claim) {
             Some(Claimants::One(one)) => Some(one),

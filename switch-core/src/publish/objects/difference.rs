@@ -1,15 +1,15 @@
 //! How a publish changes one kind.
 
-/// How what is in force of one kind differs from what was in force.
+/// The difference between the objects of one kind in force before and after.
 #[derive(Debug)]
 pub(crate) struct Difference<O> {
-    /// As they were.
+    /// Removed objects, as they were.
     pub(crate) removed: Vec<O>,
-    /// Those that came, or are others than before.
+    /// New and changed objects.
     pub(crate) changed: Vec<Changed<O>>,
 }
 
-/// An object that came or is another than before.
+/// A new or changed object.
 #[derive(Debug)]
 pub(crate) struct Changed<O> {
     pub(crate) before: Option<O>,
@@ -21,17 +21,17 @@ impl<O> Difference<O> {
         self.removed.is_empty() && self.changed.is_empty()
     }
 
-    /// All that differ, as they were.
+    /// All that differ, before.
     pub(crate) fn before(&self) -> impl Iterator<Item = &O> {
         self.removed.iter().chain(self.changed.iter().filter_map(|c| c.before.as_ref()))
     }
 
-    /// All that differ, as they are.
+    /// All that differ, after.
     pub(crate) fn after(&self) -> impl Iterator<Item = &O> {
         self.changed.iter().map(|c| &c.after)
     }
 
-    /// All that differ, as they were and as they are.
+    /// All that differ, before and after.
     pub(crate) fn all(&self) -> impl Iterator<Item = &O> {
         self.before().chain(self.after())
     }

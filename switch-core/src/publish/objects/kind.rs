@@ -1,4 +1,4 @@
-//! What is wanted of one kind, what is in force, and what a publish came to.
+//! One kind of object: the desired objects, those in force, and the outcome of a publish.
 
 use std::mem::take;
 
@@ -13,7 +13,7 @@ use crate::publish::fault::Faults;
 use crate::publish::left_out::{Effect, LeftOut};
 use crate::publish::settings::Settings;
 
-/// Of an object that is left out: why, and what is in force instead.
+/// For an object that is left out: why, and what is in force instead.
 #[derive(Clone, Debug)]
 pub(super) struct Verdict<O> {
     pub(super) faults: Faults,
@@ -41,7 +41,7 @@ impl<O> Before<O> {
         }
     }
 
-    /// The last version that was taken as written.
+    /// The last version that was in force as written.
     pub(super) fn last_version(&self) -> Option<&O> {
         match &self.verdict {
             Some(verdict) => match &verdict.fallback {
@@ -56,19 +56,19 @@ impl<O> Before<O> {
 /// See the module's description.
 #[derive(Debug)]
 pub(crate) struct Kind<O: Object> {
-    /// What is wanted.
+    /// The desired objects.
     pub(super) objects: HashMap<O::Key, O>,
     pub(super) claims: Claims<O::Claim, O::Key>,
-    /// Of those that are left out.
+    /// Verdicts on those that are left out.
     pub(super) verdicts: HashMap<O::Key, Box<Verdict<O>>>,
     list: List<O>,
     pub(super) staged: Staged<O>,
-    /// To be evaluated again.
+    /// Keys of objects to re-evaluate.
     pub(super) again: Vec<O::Key>,
-    /// What this publish changed, as it was before, in order.
+    /// Objects that this publish changed, as they were, in order.
     pub(super) journal: Vec<(O::Key, Before<O>)>,
     pub(super) journaled: HashMap<O::Key, usize>,
-    /// Whether this publish made all claims anew.
+    /// Whether this publish rebuilt all claims.
     pub(super) reclaimed: bool,
 }
 
@@ -90,22 +90,22 @@ impl<O: Object> Default for Kind<O> {
 
 /// What is in force.
 impl<O: Object> Kind<O> {
-    /// How many are wanted.
+    /// Number of desired objects.
     pub(crate) fn len(&self) -> usize {
         self.objects.len()
     }
 
-    /// Whether an object of this key is wanted.
+    /// Whether there is a desired object with this key.
     pub(crate) fn is_wanted(&self, key: &O::Key) -> bool {
         self.objects.contains_key(key)
     }
 
-    /// The object of this key as it was given, in force or left out.
+    /// The desired object of this key, in force or left out.
     pub(crate) fn wanted(&self, key: &O::Key) -> Option<&O> {
         self.objects.get(key)
     }
 
-    /// All objects as they were given, in no order.
+    /// All desired objects, unordered.
     pub(crate) fn all_wanted(&self) -> impl Iterator<Item = &O> {
         self.objects.values()
     }
@@ -118,18 +118,18 @@ impl<O: Object> Kind<O> {
         }
     }
 
-    /// All objects in force, in no order.
+    /// All objects in force, unordered.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &O> {
         self.objects.keys().filter_map(|key| self.get(key))
     }
 
-    /// The object in force that has what is claimed: of a claim that is not exclusive, the first.
+    /// The object in force that has what is claimed; the first if the claim is not exclusive.
     pub(crate) fn holder(&self, claim: &O::Claim) -> Option<&O> {
         let taken = self.claims.of(claim).find(|key| self.is_taken(key))?;
         self.objects.get(taken)
     }
 
-    /// Keys of all wanted objects that lay this claim.
+    /// Keys of all desired objects with this claim.
     pub(crate) fn claimants(&self, claim: &O::Claim) -> impl Iterator<Item = &O::Key> {
         self.claims.of(claim)
     }
@@ -140,36 +140,36 @@ impl<O: Object> Kind<O> {
     }
 }
 
-/// Staging what is wanted.
+/// Staging of the desired state.
 impl<O: Object> Kind<O> {
-    /// Upserts an object, or deletes it; deleting an absent one is a no-op. Of two changes of one key
-    /// the last one counts.
+    /// Upserts an object, or deletes it; deleting an absent one is a no-op. Of two changes of one
+    /// key the last counts.
     pub(crate) fn stage(&mut self, key: O::Key, object: Option<O>) {
         self.list.outdate(&key);
         self.staged.push((key, object));
     }
 
-    /// Makes these the objects that are wanted.
+    /// Makes these the desired objects.
     pub(crate) fn stage_all(&mut self, new: &[O]) {
         let staged = self.list.replace(new, &self.objects);
         self.staged.extend(staged);
     }
 
-    /// How much is staged.
+    /// The staged changes.
     #[cfg(test)]
     pub(super) fn staged(&self) -> &[(O::Key, Option<O>)] {
         &self.staged
     }
 
-    /// Has the object of this key evaluated again: something that it depends on has changed.
+    /// Re-evaluates the object of this key, since something that it depends on has changed.
     pub(crate) fn stage_again(&mut self, key: O::Key) {
         self.again.push(key);
     }
 }
 
-/// What a publish came to, and its end.
+/// The outcome of a publish, and its end.
 impl<O: Object> Kind<O> {
-    /// How what is in force differs from what was.
+    /// The difference between the objects in force before and after.
     pub(crate) fn difference(&self) -> Difference<O> {
         let mut difference = Difference { removed: Vec::new(), changed: Vec::new() };
         for (key, before) in &self.journal {
@@ -185,8 +185,8 @@ impl<O: Object> Kind<O> {
         difference
     }
 
-    /// Keys of all objects that this publish changed in any way: what is wanted, or whether it is
-    /// taken.
+    /// Keys of all objects that this publish changed in any way: the object, or whether it is in
+    /// force.
     pub(crate) fn changed(&self) -> impl Iterator<Item = &O::Key> {
         self.journal.iter().map(|(key, _)| key)
     }
@@ -205,7 +205,7 @@ impl<O: Object> Kind<O> {
         self.journal.iter().for_each(|(key, _)| self.report(key, out));
     }
 
-    /// What was left out before this publish, and is taken now.
+    /// What had been left out before this publish, and is in force now.
     pub(crate) fn newly_taken(&self, out: &mut Vec<Cookie>) {
         for (key, _) in self.journal.iter().filter(|(_, before)| before.verdict.is_some()) {
             out.extend(self.objects.get(key).filter(|_| self.is_taken(key)).map(O::cookie));
@@ -226,7 +226,7 @@ impl<O: Object> Kind<O> {
         self.journaled = HashMap::new();
     }
 
-    /// Takes everything back that was staged and settled, given the settings of before.
+    /// Undoes everything that was staged and settled, given the previous settings.
     pub(crate) fn undo(&mut self, settings: &Settings) {
         self.list.undo();
         self.journaled = HashMap::new();

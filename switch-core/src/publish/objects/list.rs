@@ -1,5 +1,5 @@
-//! The list of one kind's objects as it was handed over last, so that the next one costs a comparison
-//! of pointers where it is the same.
+//! The last list of objects of one kind, so that an equal part of the next list costs only a
+//! comparison of pointers.
 
 use std::mem::take;
 
@@ -17,10 +17,10 @@ pub(super) type Staged<O> = Vec<(<O as Object>::Key, Option<O>)>;
 #[derive(Debug)]
 pub(super) struct List<O: Object> {
     objects: Vec<O>,
-    /// Single changes came after the list, or two of its objects have one key: the next list is
-    /// compared with what is wanted, object by object.
+    /// There were single changes after the list, or two of its objects have one key: the next list
+    /// is compared with the desired objects one by one.
     is_stale: bool,
-    /// Objects that have the key of another one, which is wanted.
+    /// Objects with the key of another desired object.
     duplicates: Vec<(O::Key, LeftOut)>,
     before: Option<Before<O>>,
 }
@@ -28,7 +28,7 @@ pub(super) struct List<O: Object> {
 /// The list before the publish.
 #[derive(Debug)]
 struct Before<O: Object> {
-    /// Objects that stood at this place, where so many stand now.
+    /// Index, former objects, and number of objects there now.
     splice: Option<(usize, Vec<O>, usize)>,
     is_stale: bool,
     duplicates: Vec<(O::Key, LeftOut)>,
@@ -45,7 +45,7 @@ impl<O: Object> List<O> {
         &self.duplicates
     }
 
-    /// Duplicates that this publish found.
+    /// Duplicates found by this publish.
     pub(super) fn new_duplicates(&self) -> impl Iterator<Item = &LeftOut> {
         let before = self.before.as_ref().map_or(&[][..], |before| &before.duplicates);
         let is_new = self.before.is_some();
@@ -56,7 +56,7 @@ impl<O: Object> List<O> {
         found.map(|(_, left_out)| left_out)
     }
 
-    /// A single change of the object of this key: the list is no longer what is wanted.
+    /// Notes a single change of the object of this key: the list is outdated.
     pub(super) fn outdate(&mut self, key: &O::Key) {
         let (is_stale, duplicates) = (self.is_stale, &self.duplicates);
         self.before.get_or_insert_with(|| Before {
@@ -68,7 +68,7 @@ impl<O: Object> List<O> {
         self.duplicates.retain(|(of, _)| of != key);
     }
 
-    /// Replaces the list. `wanted` is what is wanted at present.
+    /// Replaces the list. `wanted`: the desired objects at present.
     pub(super) fn replace(&mut self, new: &[O], wanted: &HashMap<O::Key, O>) -> Staged<O> {
         let (front, back) = if self.is_stale { (0, 0) } else { self.shared(new) };
         let middle = &new[front..new.len() - back];
@@ -82,7 +82,7 @@ impl<O: Object> List<O> {
         };
         let (list, mut unique) = Unique::of(middle);
         if list.iter().any(|(key, _)| wanted.contains_key(key) && !gone.contains(key)) {
-            // It has the key of one of those that are shared.
+            // It has the key of an object in the shared part.
             self.is_stale = true;
             return self.replace(new, wanted);
         }
@@ -102,7 +102,7 @@ impl<O: Object> List<O> {
         staged
     }
 
-    /// How many objects both lists share at the front, and how many at the back.
+    /// Number of objects that both lists share at the front and at the back.
     fn shared(&self, new: &[O]) -> (usize, usize) {
         let shared = |(a, b): &(&O, &O)| a.is_shared(b);
         let front = self.objects.iter().zip(new).take_while(shared).count();

@@ -1,10 +1,10 @@
-//! The objects of one kind: those that are wanted, by key; who claims what; which of them are left
-//! out; and how a publish changes what is in force. One type, [`Kind`], serves every kind of object;
-//! what differs from kind to kind is its [`Object`].
+//! The objects of one kind: the desired ones by key, their claims, which of them are left out, and
+//! how a publish changes those in force. The type [`Kind`] serves every kind of object; the
+//! differences are in its [`Object`].
 //!
-//! A publish stages what is wanted ([`Kind::stage`], [`Kind::stage_all`]), settles it
-//! ([`Kind::settle`]), reads the difference, and ends with [`Kind::commit`] or [`Kind::undo`]. All of
-//! it costs what changed, but for the comparison of pointers in [`Kind::stage_all`].
+//! A publish stages the desired state ([`Kind::stage`], [`Kind::stage_all`]), settles it
+//! ([`Kind::settle`]), reads the difference, and ends with [`Kind::commit`] or [`Kind::undo`]. The
+//! cost depends on the changes only, except for the comparison of pointers in [`Kind::stage_all`].
 
 mod claims;
 mod difference;

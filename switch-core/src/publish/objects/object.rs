@@ -9,11 +9,11 @@ use crate::publish::fault::Faults;
 use crate::publish::left_out::Effect;
 use crate::publish::settings::Settings;
 
-/// A kind of object: what differs from kind to kind. Clones are cheap.
+/// A kind of object. Clones are cheap.
 pub(crate) trait Object: Clone + Sized {
-    /// What it is known by.
+    /// Its key.
     type Key: Clone + Eq + Hash + Ord;
-    /// What it lays claim to.
+    /// What it claims.
     type Claim: Clone + Eq + Hash + Claim;
     /// What its validity depends on.
     type Context<'a>: Copy;
@@ -30,43 +30,44 @@ pub(crate) trait Object: Clone + Sized {
     /// Its name in errors.
     fn cookie(&self) -> Cookie;
 
-    /// Whether both are the same object in memory, or as cheaply known to be equal.
+    /// Whether both are the same object in memory, or are equal at no greater cost.
     fn is_shared(&self, other: &Self) -> bool;
 
-    /// Whether both say the same.
+    /// Whether both are equal.
     fn is_same(&self, other: &Self) -> bool;
 
-    /// Who goes first where several claim the same.
+    /// Rank among objects with the same claim; the greatest wins.
     fn precedence(&self) -> Precedence {
         Precedence::default()
     }
 
-    /// Calls `each` for whatever it lays claim to.
+    /// Calls `each` with all its claims.
     fn claims(&self, _settings: &Settings, _each: &mut dyn FnMut(Self::Claim)) {}
 
-    /// Everything that is wrong with it by itself.
+    /// All its own errors.
     fn check(&self, context: Self::Context<'_>, faults: &mut Faults);
 
-    /// The field that lays a claim, and what it claims, for the error of an object that does not get it.
+    /// The field of a claim, and what it claims, for the error of an object that does not get it.
     fn describe(&self, _claim: &Self::Claim) -> (String, String) {
         Default::default()
     }
 
-    /// What is in force when it is left out, given the last version that was taken.
+    /// What is in force instead when it is left out, given its last version in force.
     fn fallback(&self, _last: Option<&Self>) -> Option<(Self, Effect)> {
         None
     }
 
-    /// What is wanted where two objects have one key. `None`: the one of greater precedence, or the
-    /// first.
+    /// The desired object where two objects have one key. `None`: the one of greater precedence, or
+    /// the first.
     fn merged(&self, _other: &Self) -> Option<Self> {
         None
     }
 }
 
-/// Something that objects lay claim to.
+/// Something that objects can claim.
 pub(crate) trait Claim {
-    /// Whether only one object can have it. Otherwise the claim only finds those that depend on it.
+    /// Whether only one object can have it. Otherwise the claim is an index of those that depend on
+    /// it.
     fn is_exclusive(&self) -> bool {
         true
     }

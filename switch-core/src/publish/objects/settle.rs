@@ -1,4 +1,4 @@
-//! Which objects are taken.
+//! Decides which objects are in force.
 
 use std::collections::BTreeSet;
 use std::hash::Hash;
@@ -12,22 +12,22 @@ use super::object::{Claim, Object};
 use crate::publish::fault::Faults;
 use crate::publish::settings::Settings;
 
-/// Which objects are evaluated, beside those that were staged.
+/// Which objects are evaluated in addition to the staged ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Again {
     /// No others.
     No,
-    /// All: what they are checked against has changed.
+    /// All: what they are validated against has changed.
     Check,
-    /// All, and what they claim may have changed too.
+    /// All, and their claims may have changed too.
     Claims,
 }
 
-/// Settling: each wanted object is in force if nothing is wrong with it, and no object in force that
-/// goes before it has what it claims. So the outcome depends on what is wanted alone, not on the
-/// order in which it came; a last good version apart, see [`Object::fallback`].
+/// Settling: a desired object is in force if it is valid and no object of higher rank in force has
+/// what it claims. So the outcome depends only on the desired state, not on the order of changes,
+/// except for the last valid version of a policy, see [`Object::fallback`].
 impl<O: Object> Kind<O> {
-    /// Takes what was staged, and evaluates what that concerns.
+    /// Applies the staged changes, and evaluates all affected objects.
     pub(crate) fn settle(&mut self, settings: &Settings, context: O::Context<'_>, again: Again) {
         self.reclaimed = again == Again::Claims;
         let mut queue = Queue::default();
@@ -42,7 +42,7 @@ impl<O: Object> Kind<O> {
             let known = self.objects.keys().filter(|key| !queue.fresh.contains(*key));
             queue.alone.extend(known.cloned());
         }
-        // An object whose claims nobody else lays concerns nobody else.
+        // An object with claims of its own only does not affect others.
         for key in take(&mut queue.alone) {
             match self.is_contested(&key, settings) {
                 true => queue.push(&self.objects, &key),
@@ -61,7 +61,7 @@ impl<O: Object> Kind<O> {
         }
     }
 
-    /// Puts an object in the place of the one of its key.
+    /// Replaces the object of a key.
     fn put(
         &mut self,
         key: O::Key,
@@ -105,7 +105,7 @@ impl<O: Object> Kind<O> {
         }
     }
 
-    /// Enters whatever an object claims.
+    /// Enters all claims of an object.
     pub(super) fn claim(&mut self, key: &O::Key, settings: &Settings) {
         let (objects, claims) = (&self.objects, &mut self.claims);
         let rank = |key: &O::Key| Rank::new(objects[key].precedence(), key.clone());
@@ -113,7 +113,7 @@ impl<O: Object> Kind<O> {
         objects[key].claims(settings, &mut |claim| claims.add(claim, &by, rank));
     }
 
-    /// Removes whatever an object claims, and calls `each` before.
+    /// Removes all claims of an object, and calls `each` before.
     pub(super) fn unclaim(
         &mut self,
         key: &O::Key,
@@ -129,7 +129,7 @@ impl<O: Object> Kind<O> {
         });
     }
 
-    /// Makes all claims anew.
+    /// Rebuilds all claims.
     pub(super) fn reclaim(&mut self, settings: &Settings) {
         self.claims.clear();
         let (objects, claims) = (&self.objects, &mut self.claims);
@@ -140,7 +140,7 @@ impl<O: Object> Kind<O> {
         }
     }
 
-    /// Calls `each` for whatever an object claims that only one can have.
+    /// Calls `each` with all exclusive claims of an object.
     fn rivals(
         &self,
         key: &O::Key,
@@ -161,7 +161,7 @@ impl<O: Object> Kind<O> {
         found
     }
 
-    /// Whether the object of a key is taken. All that go before it have been evaluated.
+    /// Whether the object of a key is in force. All of higher rank have been evaluated.
     fn evaluate(&mut self, key: &O::Key, settings: &Settings, context: O::Context<'_>) -> bool {
         let Some(object) = self.objects.get(key) else { return false };
         let mut faults = Faults::default();
@@ -190,7 +190,7 @@ impl<O: Object> Kind<O> {
         false
     }
 
-    /// Notes what an object is, before it changes.
+    /// Notes an object before it changes.
     fn remember(&mut self, key: &O::Key) {
         if self.journaled.contains_key(key) {
             return;
@@ -202,13 +202,13 @@ impl<O: Object> Kind<O> {
     }
 }
 
-/// Objects that are to be evaluated.
+/// Objects waiting for evaluation.
 struct Queue<K> {
-    /// In order: those that go first come first.
+    /// By rank.
     waiting: BTreeSet<Rank<K>>,
-    /// In no order: whether others lay their claims is not known yet.
+    /// Unordered: it is not known yet whether others have the same claims.
     alone: Vec<K>,
-    /// Not evaluated since they came.
+    /// New and not evaluated yet.
     fresh: HashSet<K>,
 }
 

@@ -1,6 +1,5 @@
-//! What can be wrong with a configuration, each thing with object, field and reason. Nothing needs
-//! checking later: what passes here can be compiled. What two objects contradict each other in is
-//! found by [`objects`](super::objects).
+//! Validation of a configuration: every error with object, field and reason. Compilation cannot
+//! fail afterwards. Conflicts between two objects are found by [`objects`](super::objects).
 
 mod network;
 mod policy;

@@ -15,13 +15,13 @@ use crate::publish::fault::Faults;
 use crate::publish::fdb_ids::FdbIds;
 use crate::publish::objects::Kind;
 use crate::publish::settings::Settings;
-use crate::publish::ways::{ends_of, ways};
+use crate::publish::vtep_pairs::{vtep_pairs, vteps_of};
 
 /// Smallest MTU that IPv4 allows (RFC 791) and IPv6 allows (RFC 8200 §5), in bytes.
 const MIN_MTU_V4: u16 = 68;
 const MIN_MTU_V6: u16 = 1280;
 
-/// Every IPv4 host takes packets of so many bytes (RFC 791 §3.1), so a tunnel must carry them.
+/// Every IPv4 host accepts packets of this many bytes (RFC 791 §3.1), so a tunnel must carry them.
 const MIN_INNER_MTU: usize = 576;
 
 /// What a port's validity depends on.
@@ -64,7 +64,7 @@ pub(in crate::publish) fn port(port: &PortConfig, context: PortContext<'_>, faul
             if !tunnel && !direct {
                 faults.add("role", "is an uplink that carries nothing");
             }
-            let v6 = ends_of(&context.settings.node.addresses)[1].is_some();
+            let v6 = vteps_of(&context.settings.node.addresses)[1].is_some();
             let inner = inner_mtu((*mtu).into(), v6);
             if *tunnel && context.settings.vxlan().is_some() && inner < MIN_INNER_MTU {
                 faults.add("mtu", format!("leaves {inner} bytes for what is inside the tunnel"));
@@ -147,11 +147,11 @@ pub(in crate::publish) fn node(node: &RemoteNode, settings: &Settings, faults: &
         return;
     }
     let Some(tunnel) = settings.vxlan() else { return };
-    for way in ways(node, tunnel, local) {
-        if !node.vtep.of(way.destination.is_ipv6()).is_unicast() {
+    for pair in vtep_pairs(node, tunnel, local) {
+        if !node.vtep.of(pair.destination.is_ipv6()).is_unicast() {
             faults.add("vtep", "is not a unicast MAC address");
         } else if let Err(error) =
-            Template::new(&Outer::new(way.source, way.destination, tunnel.vni))
+            Template::new(&Outer::new(pair.source, pair.destination, tunnel.vni))
         {
             faults.add("addresses", error.to_string());
         }

@@ -1,5 +1,5 @@
-//! NetworkPolicies and ClusterNetworkPolicies. Whoever reads them has checked their syntax; this is
-//! what the compiler relies on.
+//! NetworkPolicies and ClusterNetworkPolicies. The reader has checked their syntax; this is what
+//! the compiler relies on.
 
 use podswitch_policy::rule::{ClusterNetworkPolicy, Direction, NetworkPolicy, PortRule, Ports};
 

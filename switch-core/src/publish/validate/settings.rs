@@ -1,5 +1,4 @@
-//! What holds for the whole switch. An error here refuses the whole publish: there is nothing to
-//! leave out.
+//! The settings. An error here refuses the whole publish, since there is nothing to leave out.
 
 use std::net::IpAddr;
 
@@ -10,9 +9,9 @@ use crate::config::{ConfigError, LocalNode, Masquerade, TunnelConfig};
 use crate::id::Cookie;
 use crate::publish::fault::Faults;
 use crate::publish::settings::Settings;
-use crate::publish::ways::ends_of;
+use crate::publish::vtep_pairs::vteps_of;
 
-/// Everything that is wrong with the settings, given the number of other nodes.
+/// All errors of the settings, given the number of other nodes.
 pub(in crate::publish) fn settings(settings: &Settings, nodes: usize) -> Vec<ConfigError> {
     let (mut node, mut tunnel, mut masquerade) =
         (Faults::default(), Faults::default(), Faults::default());
@@ -48,7 +47,7 @@ fn local(node: &LocalNode, faults: &mut Faults) {
 }
 
 fn vtep(node: &LocalNode, faults: &mut Faults) {
-    let ends = ends_of(&node.addresses);
+    let ends = vteps_of(&node.addresses);
     for v6 in [false, true] {
         if ends[usize::from(v6)].is_some() && !node.vtep.of(v6).is_unicast() {
             faults.add("vtep", "is not a unicast MAC address");

@@ -1,17 +1,17 @@
-//! What was learnt about the path to a VTEP (RFC 1191 §6.3, RFC 8201 §4).
+//! The learned path MTU to a VTEP (RFC 1191 §6.3, RFC 8201 §4).
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::time::Instant;
 
-/// Seconds after which a learnt path MTU is forgotten, so that a larger one is found again: ten
+/// Seconds after which a learned path MTU expires, so that a larger one is found again: ten
 /// minutes, as in RFC 1191 and Linux.
 pub const PATH_MTU_SECS: u64 = 600;
 
-/// A path's MTU, if one was learnt. Read for each packet to the tunnel, seldom written.
+/// A learned path MTU. Read for each packet to the tunnel, rarely written.
 #[derive(Debug, Default)]
 pub struct PathMtu {
-    /// The second in which it expires, times 2^16, plus the MTU; zero: nothing was learnt.
+    /// The second in which it expires, times 2^16, plus the MTU; zero: none.
     learnt: AtomicU64,
 }
 
@@ -25,7 +25,7 @@ impl PathMtu {
         }
     }
 
-    /// Stores an MTU that was learnt at `now`.
+    /// Stores an MTU learned at `now`.
     pub fn learn(&self, mtu: u16, now: Instant) {
         let ends = now.as_secs().saturating_add(PATH_MTU_SECS) & 0xffff_ffff_ffff;
         self.learnt.store(ends << 16 | u64::from(mtu), Relaxed);

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use modules::{Modules, circles};
+use modules::{Modules, OWN, circles};
 
 /// Crates, and those of the workspace that they may depend on.
 const CRATES: [(&str, &str, &[&str]); 12] = [
@@ -46,6 +46,33 @@ const CRATES: [(&str, &str, &[&str]); 12] = [
             "node",
         ],
     ),
+];
+
+/// Folders whose own file (`mod.rs`) and children name each other: a type with its methods spread
+/// over children that it also takes types from. None may be added; one that is resolved goes.
+const OWN_FILE: &[(&str, &str)] = &[
+    ("podswitch-wire", "parse"),
+    ("podswitch-core", "control"),
+    ("podswitch-core", "engine"),
+    ("podswitch-core", "flow::fragments"),
+    ("podswitch-core", "flow::table"),
+    ("podswitch-core", "publish"),
+    ("podswitch-core", "resolve"),
+    ("podswitch-linux", "health"),
+    ("podswitch-linux", "port::udp_tunnel"),
+    ("podswitch-linux", "preflight"),
+    ("podswitch-node", "source"),
+    ("podswitch-kubernetes", "read"),
+    ("podswitch-kubernetes", "store"),
+    ("podswitch-vswitch", "demo"),
+    ("podswitch-vswitch", "demo::world"),
+    ("podswitch-vswitch", "explain"),
+];
+
+/// Circles among siblings, to be resolved: crate, folder, members.
+const SIBLINGS: &[(&str, &str, &[&str])] = &[
+    ("podswitch-node", "cni", &["agent", "server", "verbs"]),
+    ("podswitch-node", "cni", &["config", "ipam", "request"]),
 ];
 
 fn read(file: &Path) -> String {
@@ -106,6 +133,7 @@ fn every_crate_is_known() {
 fn modules_have_no_circles() {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let (mut new, mut count) = (Vec::new(), 0);
+    let (mut known, mut siblings) = (BTreeSet::new(), BTreeSet::new());
     for (name, folder, _) in CRATES {
         let folder = root.join(folder);
         let files = ["src/lib.rs", "lib.rs"].map(|file| folder.join(file));
@@ -114,6 +142,26 @@ fn modules_have_no_circles() {
         for (module, edges) in &edges {
             count += edges.len();
             for circle in circles(edges) {
+                let at = (name, module.as_str());
+                // Without the folder's own file there is no circle among its children.
+                let is_by_own_file = || {
+                    let others = edges.iter().filter(|((a, b), _)| a != OWN && b != OWN);
+                    circles(&others.map(|(e, x)| (e.clone(), x.clone())).collect()).is_empty()
+                };
+                let is_known = |(of, folder, members): &&(&str, &str, &[&str])| {
+                    (*of, *folder) == at
+                        && circle.iter().map(String::as_str).eq(members.iter().copied())
+                };
+                if let Some(found) = SIBLINGS.iter().find(is_known) {
+                    siblings.insert(found.2);
+                    continue;
+                }
+                if let Some(found) = OWN_FILE.iter().find(|known| **known == at)
+                    && is_by_own_file()
+                {
+                    known.insert(*found);
+                    continue;
+                }
                 let inside = edges
                     .iter()
                     .filter(|((a, b), _)| a != b && circle.contains(a) && circle.contains(b));
@@ -125,6 +173,9 @@ fn modules_have_no_circles() {
         }
     }
     assert!(count > 200, "only {count} imports found: is the source still read?");
+    let resolved: Vec<_> = OWN_FILE.iter().filter(|at| !known.contains(*at)).collect();
+    assert!(resolved.is_empty(), "no circles any more: {resolved:?}");
+    assert_eq!(siblings.len(), SIBLINGS.len(), "only {siblings:?} are circles still");
     assert!(new.is_empty(), "{} circles:\n{}", new.len(), new.join("\n"));
 }
 

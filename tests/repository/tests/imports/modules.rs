@@ -24,6 +24,8 @@ struct Module {
     named: BTreeSet<Names>,
     /// What it only passes on to others (`pub use`), until its own code names it.
     passed_on: BTreeMap<String, Names>,
+    /// It has no file of its own.
+    is_inline: bool,
 }
 
 /// The name that stands for a folder's own file among its children.
@@ -62,7 +64,8 @@ impl Modules {
                     let child = [&path[..], &[name.to_owned()]].concat();
                     if tokens.get(at + 2).is_some_and(|token| token.is('{')) {
                         let end = at + 2 + block(&tokens[at + 2..]);
-                        self.module(&tokens[at + 3..end - 1], &folder.join(name), child);
+                        self.module(&tokens[at + 3..end - 1], &folder.join(name), child.clone());
+                        self.of(&child).is_inline = true;
                         at = end;
                         continue;
                     }
@@ -230,13 +233,18 @@ impl Modules {
             for path in &module.named {
                 let to = self.home(path, 0);
                 let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
-                let example = format!("{} names {}", from.join("::"), path.join("::"));
-                let edges = all.entry(from[..common].join("::")).or_default();
-                // What a folder's `mod.rs` defines itself stands beside its children.
+                let is_inline = |at: &Names| at.len() > common && self.0[&at[..=common]].is_inline;
+                if is_inline(from) || is_inline(&to) {
+                    continue;
+                }
+                // What a folder's own file defines stands beside its children.
                 let own = || OWN.to_owned();
                 let a = from.get(common).cloned().unwrap_or_else(own);
                 let b = to.get(common).cloned().unwrap_or_else(own);
-                if a != b {
+                // A crate's root names its modules to publish them.
+                if a != b && !(common == 0 && (a == OWN || b == OWN)) {
+                    let edges = all.entry(from[..common].join("::")).or_default();
+                    let example = format!("{} names {}", from.join("::"), path.join("::"));
                     edges.entry((a, b)).or_insert(example);
                 }
             }

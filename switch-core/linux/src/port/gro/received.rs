@@ -1,8 +1,10 @@
 //! Whether one read of a tunnel's UDP socket returned one datagram or several. This is the only place
 //! that decides it, for buffers of every size.
 
-use super::VXLAN;
 use podswitch_core::packet::ip_end;
+
+/// Bytes of a VXLAN header.
+pub(super) const VXLAN: usize = podswitch_vxlan::header::LEN;
 
 /// What one read of a socket with `UDP_GRO` returned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
