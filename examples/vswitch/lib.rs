@@ -39,7 +39,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Demo(demo::Args),
-    Run(run::Args),
+    Run(Box<run::Args>),
     Check(check::Args),
     Explain(explain::Args),
     Replay(replay::Args),
@@ -66,7 +66,7 @@ pub fn main() -> ExitCode {
     let Cli { command, json } = Cli::parse();
     let done = match command {
         Command::Demo(args) => demo::run(&args, json),
-        Command::Run(args) => run::run(args, json),
+        Command::Run(args) => run::run(*args, json),
         Command::Check(args) => check::run(&args, json),
         Command::Explain(args) => explain::run(&args, json),
         Command::Replay(args) => replay::run(&args, json),

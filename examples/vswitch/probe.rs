@@ -1,4 +1,5 @@
 //! `probe`: a small server and client, to see whether pods reach each other. An image without a shell has nothing else.
+#![expect(clippy::disallowed_methods, reason = "waits for real servers by the real clock")]
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};

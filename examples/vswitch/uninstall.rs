@@ -1,4 +1,5 @@
 //! `uninstall`: removes from a node what a switch that has stopped leaves there for its next run.
+#![expect(clippy::disallowed_methods, reason = "waits for a process by the real clock")]
 
 use std::fs;
 use std::io;

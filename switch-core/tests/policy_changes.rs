@@ -282,7 +282,8 @@ fn frame_of(from: usize, to: usize, (sport, dport): (u16, u16), kind: Kind, v6: 
         Kind::Sctp => {
             let mut message = [&sport.to_be_bytes()[..], &dport.to_be_bytes()].concat();
             message.extend([0; 28]);
-            message[12..16].copy_from_slice(&[1, 0, 0, 20]);
+            // DATA: an INIT is evaluated in its own direction, whatever is remembered.
+            message[12..16].copy_from_slice(&[0, 3, 0, 20]);
             (proto::SCTP, message)
         }
         Kind::Echo => {

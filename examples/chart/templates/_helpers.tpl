@@ -127,9 +127,12 @@ appArmorProfile:
 {{- define "podswitch.volumeMounts" -}}
 - name: run
   mountPath: {{ .Values.agent.runDir }}
+# By the names that runtimes give them: /var/run is a link to /run on the node, and not in the image.
+{{- range list "/run/netns" "/var/run/netns" .Values.cni.netnsDir | uniq }}
 - name: netns
-  mountPath: /run/netns
+  mountPath: {{ . }}
   mountPropagation: HostToContainer
+{{- end }}
 - name: tun
   mountPath: /dev/net/tun
 # A container's own /proc/sys is read-only; what is below net there is that of the network namespace that looks.

@@ -19,6 +19,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use podswitch_linux::confine::worker_thread;
 use podswitch_node::{DroppedFrames, Node, NodeCaller};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
@@ -105,10 +106,13 @@ impl ApiServer {
             .enable_all()
             .max_blocking_threads(4)
             .thread_name("podswitch-api")
+            .on_thread_start(worker_thread)
             .build()?;
         let served = Arc::new(Served { node, drops });
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("podswitch-api".into()).spawn(move || {
+            // The node's thread does what takes privilege.
+            worker_thread();
             runtime.spawn(accept(listener, served));
             // The sender's end is its drop.
             let _ = runtime.block_on(stopped);

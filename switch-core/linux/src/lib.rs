@@ -37,6 +37,7 @@ mod kube_proxy;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+mod peer;
 pub mod port;
 pub mod preflight;
 pub mod reserve;
@@ -52,5 +53,6 @@ pub use error::HostError;
 pub use kube_proxy::KubeProxy;
 pub use netlink::Netlink;
 pub use netns::NetNs;
+pub use peer::peer_user;
 
 pub(crate) use error::Context;

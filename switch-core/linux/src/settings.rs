@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 
 use super::{HostError, NetNs, sysctl};
 
@@ -34,8 +34,8 @@ struct Change {
 
 impl ChangedSettings {
     /// No changed settings in `ns`, or those that a killed run of the same `owner` left changed. `owner` tells
-    /// several of a namespace apart: letters, digits and hyphens. Where `/run` cannot be written, a kill loses
-    /// what was before.
+    /// several of a namespace apart: letters, digits and hyphens. Where `/run` cannot be written, or another of the
+    /// same owner lives, a kill loses what was before.
     pub fn new(ns: &NetNs, owner: &str) -> Self {
         Self::recorded_in(ns, Path::new(DIRECTORY), owner)
     }
@@ -96,10 +96,12 @@ impl Drop for ChangedSettings {
 }
 
 /// The file of a namespace's changed settings: the boot, then a line for each setting with its name and both values.
+/// Who lives holds a lock, so that only what a killed run left is taken over.
 #[derive(Debug)]
 struct Record {
     path: PathBuf,
     boot: String,
+    _lock: fs::File,
 }
 
 impl Record {
@@ -108,7 +110,11 @@ impl Record {
         // Numbers of namespace files are used again, cookies are not.
         let cookie = ns.cookie().ok()?;
         let boot = fs::read_to_string(BOOT_ID).ok()?.trim().to_owned();
-        Some(Self { path: directory.join(format!("{cookie}-{owner}")), boot })
+        fs::create_dir_all(directory).ok()?;
+        let path = directory.join(format!("{cookie}-{owner}"));
+        let lock = fs::File::create(path.with_extension("lock")).ok()?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()?;
+        Some(Self { path, boot, _lock: lock })
     }
 
     /// What a killed run left, if it can be read.
@@ -126,9 +132,6 @@ impl Record {
         for (key, Change { before, after }) in changed {
             text.push_str(&format!("{key}\t{before}\t{after}\n"));
         }
-        if let Some(directory) = self.path.parent() {
-            fs::create_dir_all(directory)?;
-        }
         // A kill leaves the old file or the new one.
         let new = self.path.with_extension("new");
         fs::write(&new, text)?;
@@ -137,6 +140,7 @@ impl Record {
 
     fn remove(&self) {
         let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(self.path.with_extension("lock"));
     }
 }
 
@@ -175,6 +179,12 @@ mod tests {
         }
     }
 
+    /// As the kernel ends a process: its files are closed, and nothing else is done.
+    fn kill(mut run: ChangedSettings) {
+        run.record = None;
+        mem::forget(run);
+    }
+
     fn values(ns: &NetNs) -> [String; 2] {
         [FORWARD, PORTS].map(|key| sysctl::get(ns, key).unwrap())
     }
@@ -190,8 +200,7 @@ mod tests {
                 let mut run = ChangedSettings::recorded_in(&ns, &folder.0, "test");
                 run.set(FORWARD, "1").unwrap();
                 run.set(PORTS, "8080,30000-32767").unwrap();
-                // As a killed process.
-                mem::forget(run);
+                kill(run);
                 assert_ne!(values(&ns), before);
             }
             let mut run = ChangedSettings::recorded_in(&ns, &folder.0, "test");
@@ -219,7 +228,7 @@ mod tests {
         let mut run = ChangedSettings::recorded_in(&ns, &folder.0, "test");
         run.set(FORWARD, "1").unwrap();
         run.set(PORTS, "9999,30000-32767").unwrap();
-        mem::forget(run);
+        kill(run);
         sysctl::set(&ns, PORTS, "7777").unwrap();
         let run = ChangedSettings::recorded_in(&ns, &folder.0, "test");
         assert_eq!(run.others(PORTS).unwrap(), "7777");
@@ -238,21 +247,35 @@ mod tests {
     fn notes_of_others_are_not_acted_on() {
         let Ok(ns) = NetNs::anonymous() else { return eprintln!("SKIPPED: needs privilege") };
         let folder = Folder::new("notes");
-        let record = Record::open(&ns, &folder.0, "test").unwrap();
         let now = sysctl::get(&ns, FORWARD).unwrap();
+        let record = Record::open(&ns, &folder.0, "test").unwrap();
+        let (path, boot) = (record.path.clone(), record.boot.clone());
+        drop(record);
         let other = if now == "0" { "1" } else { "0" };
         for text in [
             format!("another boot\n{FORWARD}\t{other}\t{now}\n"),
-            format!("{}\nkernel/hostname\tx\ty\nnet/../kernel/pid_max\t1\t2\n", record.boot),
-            format!("{}\n{FORWARD}\t{other}\n{FORWARD}\t{other}\t{now}\tmore\n", record.boot),
+            format!("{boot}\nkernel/hostname\tx\ty\nnet/../kernel/pid_max\t1\t2\n"),
+            format!("{boot}\n{FORWARD}\t{other}\n{FORWARD}\t{other}\t{now}\tmore\n"),
             String::new(),
             "\u{0}\t\n\t\t\n".to_owned(),
         ] {
-            fs::write(&record.path, &text).unwrap();
+            fs::write(&path, &text).unwrap();
+            let record = Record::open(&ns, &folder.0, "test").unwrap();
             assert!(record.read().is_empty(), "{text:?}");
+            drop(record);
             drop(ChangedSettings::recorded_in(&ns, &folder.0, "test"));
             assert_eq!(sysctl::get(&ns, FORWARD).unwrap(), now);
         }
+        // Another that lives is no killed one.
+        let mut first = ChangedSettings::recorded_in(&ns, &folder.0, "test");
+        first.set(PORTS, "30000-32767").unwrap();
+        let second = ChangedSettings::recorded_in(&ns, &folder.0, "test");
+        assert_eq!(second.others(PORTS).unwrap(), "30000-32767");
+        drop(second);
+        assert_eq!(sysctl::get(&ns, PORTS).unwrap(), "30000-32767");
+        drop(first);
+        assert_eq!(sysctl::get(&ns, PORTS).unwrap(), "");
+        let record = Record::open(&ns, &folder.0, "test").unwrap();
         // Another namespace has notes of its own.
         let second = NetNs::anonymous().unwrap();
         assert_ne!(Record::open(&second, &folder.0, "test").unwrap().path, record.path);

@@ -302,6 +302,23 @@ fn what_is_taken_from_a_pod_is_put_back() {
     assert_eq!(world.repaired(), []);
 }
 
+/// Nothing is sent meanwhile: a packet socket would learn of it only then.
+#[test]
+fn a_deleted_pod_interface_is_made_again() {
+    podswitch_testkit::require_privilege!();
+    let mut world = World::start();
+    for (netns, pod) in world.pods.clone().iter().zip(["default/p2", "default/p3"]) {
+        let before = found(netns);
+        let mut netlink = Netlink::open(netns).unwrap();
+        let index = netlink.link("eth0").unwrap().index;
+        netlink.delete_link(index).unwrap();
+        world.poll_until("deletion", |_| before.is_subset(&found(netns)));
+        let told: Vec<String> = world.events.try_iter().map(|event| event.to_string()).collect();
+        assert!(told.iter().any(|t| t.contains(pod) && t.contains("gone")), "{told:#?}");
+    }
+    assert!(world.pods_reach_each_other());
+}
+
 /// Somebody else's interface under the name of the pod's stays as it is, and is said to be in the way.
 #[test]
 fn a_name_that_another_interface_took_is_not_taken_from_it() {

@@ -1,5 +1,6 @@
 //! The source of the API server's objects against a real API server and etcd: what it publishes, and what becomes of it
 //! when the server is killed, forgets what happened, takes new tokens only, or has an object that cannot be used.
+#![expect(clippy::disallowed_methods, reason = "waits for a real API server by the real clock")]
 
 #![allow(clippy::disallowed_methods, reason = "tests wait")]
 

@@ -20,7 +20,12 @@ fn values(lab: &Lab, workers: usize) -> Value {
         "kubeProxy": "absent",
         "workers": workers,
         "cluster": {"serviceCIDRs": ["10.96.0.0/16"]},
-        "cni": {"binDir": "/run/lab-cni/bin", "confDir": "/run/lab-cni/net.d"},
+        "cni": {
+            "binDir": "/run/lab-cni/bin",
+            "confDir": "/run/lab-cni/net.d",
+            // With the host's process ids, for runtimes that name namespaces by them.
+            "processNamespaces": std::env::var_os("LAB_PROCESS_NAMESPACES").is_some(),
+        },
         "agent": {"updateStrategy": {"maxSurge": 0, "maxUnavailable": 1}, "minReadySeconds": 1},
         "admissionPolicy": {"enabled": false},
         "uninstall": {"nodes": lab.nodes},

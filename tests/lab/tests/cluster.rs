@@ -67,7 +67,7 @@ spec:
 
 fn policy(from: &str) -> String {
     format!(
-        "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: web, namespace: demo}}, \
+        "---\n{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: web, namespace: demo}}, \
          spec: {{podSelector: {{matchLabels: {{app: web}}}}, policyTypes: [Ingress], ingress: [{from}]}}}}"
     )
 }
@@ -207,7 +207,8 @@ impl Cluster {
         }
         let (name, ..) = web.first().ok_or("no pods")?;
         let line = format!(
-            "kc -n demo port-forward pod/{name} 18080:8080 >/dev/null & p=$!; \
+            "ip netns exec \"$CP\" \"$PREFIX/root/usr/bin/kubectl\" --kubeconfig \"$R/admin.kubeconfig\" -n demo \
+             port-forward pod/{name} 18080:8080 >/dev/null 2>&1 & p=$!; \
              for i in $(seq 50); do cpx curl -s -m 2 http://127.0.0.1:18080/ && break; sleep 0.1; done; kill $p"
         );
         let said = self.lab.bash(&line)?;

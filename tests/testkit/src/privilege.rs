@@ -1,10 +1,10 @@
 //! Network namespaces for root and ordinary users.
 //!
 //! A test that needs privilege begins with [`require_privilege!`](crate::require_privilege). As root
-//! it continues. For an ordinary user the test program is started again for this one test, as root of
-//! a user, network and mount namespace of its own, and that run's outcome is the test's. Where the
-//! system allows no such namespaces, the test is skipped and recorded; it fails instead with
-//! `PODSWITCH_REQUIRE_PRIVILEGE=1`.
+//! it goes on. For an ordinary user the test program is started again for this one test, as root of
+//! a user, network and mount namespace of its own, and what comes of that is what comes of the
+//! test. Where the system allows no such namespaces, the test is skipped and recorded; it fails
+//! instead if privilege was promised by `PODSWITCH_REQUIRE_PRIVILEGE=1`.
 
 use std::fs;
 use std::io::Write as _;
@@ -39,6 +39,17 @@ macro_rules! require_tap {
     () => {
         $crate::require_privilege!();
         if !$crate::privilege::has_tap($crate::test_name!()) {
+            return;
+        }
+    };
+}
+
+/// As [`require_privilege!`](crate::require_privilege) for tests that a user namespace is not
+/// enough for; with the reason.
+#[macro_export]
+macro_rules! require_root {
+    ($reason:expr) => {
+        if !$crate::privilege::is_root($crate::test_name!(), $reason) {
             return;
         }
     };
@@ -121,7 +132,7 @@ pub fn has_tap(test: &str) -> bool {
     }
 }
 
-/// Whether this process is the machine's root. Otherwise the test is skipped: a user namespace is not enough for it.
+/// Whether this process is the machine's root; otherwise the test is skipped.
 #[track_caller]
 pub fn is_root(test: &str, reason: &str) -> bool {
     let inside = fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {

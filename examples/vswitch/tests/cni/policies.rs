@@ -49,3 +49,23 @@ fn labels_hold_from_the_first_packet_and_follow_the_manifests() {
     assert!(arrives(&from, &to, 1), "the new pod's labels hold");
     assert_eq!(switch.stop(), Some(0));
 }
+
+#[test]
+fn an_address_of_a_former_sandbox_does_not_count() {
+    podswitch_testkit::require_tap!();
+    let with = |status: &str| pod("x", "web") + status + &pod("y", "db") + POLICY;
+    // The object still says what an earlier sandbox had, as after a restart of the machine.
+    let world = World::new(&with("status: {phase: Running, podIPs: [{ip: 10.1.0.99}]}\n"));
+    let switch = world.start(&[]);
+    let (x, y) = (Container::new(), Container::new());
+    let (of_x, of_y) = (world.add(&x, Some("x")), world.add(&y, Some("y")));
+    assert_ne!(of_x[0], IpAddr::from([10, 1, 0, 99]));
+    let (from, to) = (x.socket(of_x[0], 7000), y.socket(of_y[0], 7000));
+    assert!(arrives(&from, &to, 1), "what was added holds");
+    let now = format!("status: {{phase: Running, podIPs: [{{ip: {}}}]}}\n", of_x[0]);
+    world.manifest(&with(&now));
+    switch.says("applied");
+    assert!(arrives(&from, &to, 5));
+    world.del(&x);
+    assert_eq!(switch.stop(), Some(0));
+}

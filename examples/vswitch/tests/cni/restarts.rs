@@ -1,7 +1,6 @@
 //! The switch dies and comes back: pods go on, what a runtime asked meanwhile is done, nothing is had twice.
 
-use std::time::Instant;
-
+use podswitch_vswitch_testkit::running::{Limit, PATIENCE};
 use rustix::process::Signal;
 
 use super::*;
@@ -142,8 +141,8 @@ fn kills_in_between_neither_leak_nor_double_addresses() {
     all.extend(attached.into_iter().map(|(container, _)| container));
     // Whatever an ADD came to, its DEL comes, and may come twice.
     all.iter().for_each(|container| world.del(container));
-    let end = Instant::now() + Duration::from_secs(20);
-    while !world.leases().is_empty() && Instant::now() < end {
+    let limit = Limit::new(PATIENCE);
+    while !world.leases().is_empty() && limit.left().is_some() {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(world.leases(), HashSet::new());

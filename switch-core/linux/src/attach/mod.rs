@@ -124,17 +124,18 @@ pub fn configure(ns: &NetNs, pod: &PodInterface) -> Result<Vec<String>, HostErro
     pod.settings().put_back(ns, &mut netlink, &link)
 }
 
-/// As [`configure`], of the pod's interface with this index, which may have another name now.
+/// As [`configure`], of the pod's interface with this index, which may have another name now. `None`: it is gone.
 ///
 /// # Errors
-/// The interface is gone; another has its name; an address or route is refused.
-pub fn put_back(ns: &NetNs, index: u32, pod: &PodInterface) -> Result<Vec<String>, HostError> {
+/// Another interface has its name; an address or route is refused.
+pub fn put_back(
+    ns: &NetNs,
+    index: u32,
+    pod: &PodInterface,
+) -> Result<Option<Vec<String>>, HostError> {
     let mut netlink = Netlink::open(ns)?;
-    let Some(link) = netlink.find_link_at(index)? else {
-        // That error says what is missing.
-        return netlink.link(&pod.name).map(|_| Vec::new());
-    };
-    pod.settings().put_back_named(ns, &mut netlink, link, &pod.name)
+    let Some(link) = netlink.find_link_at(index)? else { return Ok(None) };
+    pod.settings().put_back_named(ns, &mut netlink, link, &pod.name).map(Some)
 }
 
 impl PodInterface {

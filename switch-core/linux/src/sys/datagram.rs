@@ -223,7 +223,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, slots: &mut [Slot]) -> io::Result<
         slot.cut = header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
         slot.from = names[at].get();
         (slot.class, slot.segment, slot.overflow) =
-            facts(&controls[at], header.msg_hdr.msg_controllen as usize);
+            facts(&controls[at], super::control_len(&header.msg_hdr));
     }
     Ok(count)
 }

@@ -62,7 +62,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, slots: &mut [Slot]) -> io::Result<
     let count = unsafe { super::receive_messages(socket, &mut messages)? };
     for (slot, message) in slots.iter_mut().zip(&messages).take(count) {
         slot.len = (message.msg_len as usize).saturating_sub(VNET_HEADER);
-        let control = (message.msg_hdr.msg_controllen as usize).min(CONTROL);
+        let control = super::control_len(&message.msg_hdr).min(CONTROL);
         slot.vlan = vlan(&slot.control.0[..control]);
     }
     Ok(count)

@@ -13,6 +13,7 @@ pub(crate) mod iptables;
 pub(crate) mod mmsg;
 pub(crate) mod ns;
 pub(crate) mod packet;
+pub(crate) mod peer;
 pub(crate) mod ring;
 pub(crate) mod tun;
 pub(crate) mod udp;
@@ -54,6 +55,12 @@ fn message_header(parts: *mut libc::iovec, count: usize) -> libc::msghdr {
     header.msg_iov = parts;
     header.msg_iovlen = count as _;
     header
+}
+
+/// Bytes of control messages that were received.
+#[allow(clippy::unnecessary_cast, reason = "the field has another type in musl")]
+fn control_len(header: &libc::msghdr) -> usize {
+    header.msg_controllen as usize
 }
 
 /// sendmmsg(2) without waiting: the kernel's own, since that of musl sends one message at a time.

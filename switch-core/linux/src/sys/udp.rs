@@ -130,7 +130,7 @@ pub(crate) fn take_error(
     }
     let quoted = (len as usize).min(quote.len());
     let mut found = None;
-    control.each(message.msg_controllen as usize, |level, kind, data| {
+    control.each(super::control_len(&message), |level, kind, data| {
         let known = matches!(
             (level, kind),
             (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)

@@ -5,15 +5,14 @@
 
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 use podswitch_linux::{NetNs, Netlink};
 
 use super::clock::{boot_id, since_boot};
@@ -21,16 +20,15 @@ use super::cluster_view::{ClusterView, PodFacts};
 use super::error::CniError;
 use super::heartbeat::{self, Heartbeat};
 use super::install::{Install, Installer};
-use super::ipam::Pool;
+use super::key::Key;
 use super::leased;
-use super::leases::{Lease, Leases};
+use super::leases::Lease;
 use super::queue::Queue;
-use super::request::Key;
 use super::server;
+use super::shared::{Busy, CniEvent, Shared, State, lock};
 use super::verbs::problem;
 use crate::attachment::ExistingInterface;
 use crate::handle::NodeCaller;
-use crate::node::Node;
 use crate::pod_name::PodName;
 
 /// How long a released address is not given out. Addresses that are longer out of use go first, so this counts only where
@@ -61,131 +59,6 @@ impl AgentOptions {
         let socket = socket.into();
         let leases = socket.with_file_name("leases");
         Self { socket, leases, cool_down: COOL_DOWN, install: None }
-    }
-}
-
-/// What the agent reports.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum CniEvent {
-    /// A pod was attached by ADD, or again after a restart.
-    Attached {
-        /// The pod.
-        pod: PodName,
-        /// Its addresses.
-        addresses: Vec<IpAddr>,
-    },
-    /// An attachment was released.
-    Released {
-        /// Which.
-        key: Key,
-    },
-    /// A verb failed.
-    Failed {
-        /// Which.
-        verb: String,
-        /// Whose.
-        key: String,
-        /// Why.
-        error: CniError,
-    },
-    /// Something else that a person should know.
-    Note(String),
-}
-
-impl fmt::Display for CniEvent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Attached { pod, addresses } => {
-                let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-                write!(f, "cni: {pod} is attached with {}", addresses.join(", "))
-            }
-            Self::Released { key } => write!(f, "cni: {key} is released"),
-            Self::Failed { verb, key, error } => write!(f, "cni: {verb} of {key}: {error}"),
-            Self::Note(text) => write!(f, "cni: {text}"),
-        }
-    }
-}
-
-/// Where events go.
-type CniSink = Box<dyn Fn(CniEvent) + Send + Sync>;
-
-/// What all threads of the agent share.
-pub(super) struct Shared {
-    pub(super) node: NodeCaller,
-    pub(super) view: Arc<dyn ClusterView>,
-    pub(super) state: Mutex<State>,
-    pub(super) queue: Queue,
-    pub(super) busy: Busy,
-    sink: CniSink,
-    pub(super) stop: AtomicBool,
-}
-
-/// Leases and who holds which address.
-pub(super) struct State {
-    pub(super) pool: Pool,
-    pub(super) leases: HashMap<Key, Lease>,
-    pub(super) store: Leases,
-    /// The attachment that each attached pod has: of two sandboxes the last.
-    pub(super) attached: HashMap<PodName, Key>,
-    /// Addresses of the node's own interfaces.
-    pub(super) node_addresses: HashSet<IpAddr>,
-}
-
-impl State {
-    /// What an earlier run left in the folder `leases`, and what there is to say of it.
-    pub(super) fn open(
-        leases: &Path,
-        boot: &str,
-        cool_down: Duration,
-    ) -> io::Result<(Self, Vec<String>)> {
-        let (store, found) = Leases::open(leases, boot)?;
-        let mut notes = found.damaged;
-        let mut state = Self {
-            pool: Pool::new(cool_down),
-            leases: HashMap::new(),
-            store,
-            attached: HashMap::new(),
-            node_addresses: HashSet::new(),
-        };
-        for lease in found.leases {
-            let key = lease.key();
-            for address in &lease.addresses {
-                if let Err(error) = state.pool.hold(&key, *address) {
-                    notes.push(format!("lease of {key}: {error}"));
-                }
-            }
-            state.leases.insert(key, lease);
-        }
-        for (at, addresses) in found.released {
-            addresses.into_iter().for_each(|address| state.pool.note_released(address, at));
-        }
-        Ok((state, notes))
-    }
-}
-
-/// Attachments that a thread is working on: one at a time for each.
-#[derive(Default)]
-pub(super) struct Busy(Mutex<HashSet<Key>>, Condvar);
-
-/// While it lives no other thread works on the attachment.
-pub(super) struct BusyGuard<'a>(&'a Busy, Key);
-
-impl Busy {
-    pub(super) fn lock(&self, key: &Key) -> BusyGuard<'_> {
-        let mut keys = lock(&self.0);
-        while keys.contains(key) {
-            keys = self.1.wait(keys).unwrap_or_else(std::sync::PoisonError::into_inner);
-        }
-        keys.insert(key.clone());
-        BusyGuard(self, key.clone())
-    }
-}
-
-impl Drop for BusyGuard<'_> {
-    fn drop(&mut self) {
-        lock(&self.0.0).remove(&self.1);
-        self.0.1.notify_all();
     }
 }
 
@@ -306,22 +179,6 @@ impl Upkeep {
 }
 
 impl Shared {
-    pub(super) fn report(&self, event: CniEvent) {
-        (self.sink)(event);
-    }
-
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
-
-    /// Runs `f` on the node's thread.
-    pub(super) fn with_node<T: Send + 'static>(
-        &self,
-        f: impl FnOnce(&mut Node) -> T + Send + 'static,
-    ) -> Result<T, CniError> {
-        self.node.with(f).map_err(|error| CniError::new(CniError::SYSTEM, error.to_string()))
-    }
-
     /// Does the DELs that wait.
     fn work_off_queue(&self) {
         let queued = match self.queue.list() {
@@ -449,9 +306,4 @@ impl Shared {
             self.report(CniEvent::Note(format!("the file of STATUS cannot be written: {error}")));
         }
     }
-}
-
-/// What is behind these locks is whole after each step, so a panic elsewhere does no harm to it.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

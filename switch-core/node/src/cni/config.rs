@@ -10,13 +10,35 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::error::CniError;
-use super::ipam::RangeSet;
-use super::request::{IpamResult, Key, PortMapping, check_container, check_interface, range};
+use super::ipam::{AddressRange, RangeSet};
+use super::key::{Key, check_container, check_interface};
 use super::version::Version;
 use crate::attachment::InterfaceKind;
 
 /// Longest name of a network, in bytes.
 const MAX_NETWORK: usize = 253;
+
+/// A port of the node that leads to the container (`portMappings`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortMapping {
+    /// The node's address; `None`: all.
+    pub address: Option<IpAddr>,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// The node's port.
+    pub port: u16,
+    /// The container's port.
+    pub target: u16,
+}
+
+/// What an IPAM plugin answered, as far as it is used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IpamResult {
+    /// Addresses, one of each family at most.
+    pub addresses: Vec<IpAddr>,
+    /// `dns`, as it came.
+    pub dns: Option<Value>,
+}
 
 /// A configuration, checked.
 #[derive(Debug)]
@@ -444,4 +466,24 @@ fn mac_of(text: &str) -> Result<Mac, String> {
         true => Ok(mac),
         false => Err(format!("{mac} is not the address of one interface")),
     }
+}
+
+/// A range as `ipRanges` and `ipam.ranges` write it.
+fn range(
+    subnet: Cidr,
+    first: Option<IpAddr>,
+    last: Option<IpAddr>,
+    gateway: Option<IpAddr>,
+) -> Result<AddressRange, String> {
+    let mut range = AddressRange::of(subnet);
+    for (name, bound) in [("rangeStart", first), ("rangeEnd", last), ("gateway", gateway)] {
+        if let Some(address) = bound.filter(|address| !subnet.contains(*address)) {
+            return Err(format!("{name}: {address} is not in {subnet}"));
+        }
+    }
+    if !range.limit(first, last) {
+        return Err("rangeEnd: is before rangeStart".to_owned());
+    }
+    range.reserve(gateway);
+    Ok(range)
 }

@@ -7,9 +7,9 @@ use podswitch_policy::rule::{Labels, NamedPort, Protocol};
 use podswitch_policy::service::model::HostPort;
 
 use super::cluster_view::PodFacts;
+use super::config::PortMapping;
 use super::error::CniError;
 use super::leases::Lease;
-use super::request::PortMapping;
 use crate::attachment::{InterfaceKind, PodAttachment, PodNetns};
 use crate::error::{NodeError, PodError};
 use crate::pod_name::PodName;

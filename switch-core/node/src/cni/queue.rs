@@ -5,9 +5,10 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use super::key::Key;
 use super::leases::{file_name, put};
 use super::protocol::Call;
-use super::request::{Key, Request, Verb};
+use super::request::{Request, Verb};
 
 /// Files that are looked at each time; a folder with more is worked off bit by bit.
 const MAX_FILES: usize = 1000;

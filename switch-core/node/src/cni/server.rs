@@ -10,12 +10,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt::socket_peercred;
 
-use super::agent::{CniEvent, Shared};
 use super::error::CniError;
 use super::protocol::{self, Answer, Call, read_frame, write_frame};
 use super::request::Request;
+use super::shared::{CniEvent, Shared};
 
 /// Calls that are answered at once. Others wait in the socket's queue, where the plugin's own time limit ends them.
 const MAX_CALLS: usize = 256;
@@ -121,10 +120,9 @@ fn talk(shared: &Arc<Shared>, mut stream: UnixStream, received: Instant) -> io::
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(FRAME_TIMEOUT))?;
     stream.set_write_timeout(Some(FRAME_TIMEOUT))?;
-    let caller = socket_peercred(&stream)?;
-    let uid = caller.uid.as_raw();
+    let uid = podswitch_linux::peer_user(&stream)?;
     if uid != 0 && uid != rustix::process::geteuid().as_raw() {
-        let text = format!("process {} of user {uid} may not call", caller.pid.as_raw_nonzero());
+        let text = format!("user {uid} may not call");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
     let frame = read_frame(&mut stream)?;

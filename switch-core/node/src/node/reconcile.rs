@@ -27,7 +27,7 @@ impl Node {
         let sweep = now >= self.reconcile_at;
         if sweep {
             self.reconcile_at = now + RECONCILE_INTERVAL;
-            let reconciled = self.reconcile();
+            let reconciled = self.reconcile(Vec::new());
             self.unless_refused(reconciled)?;
         }
         if has_changed || sweep {
@@ -36,7 +36,11 @@ impl Node {
         for (device, done) in self.control.maintain_devices() {
             self.reporter.repaired(&device, done);
         }
-        self.pods.put_back(now, sweep);
+        let lost = self.pods.put_back(now, sweep);
+        if !lost.is_empty() {
+            let reconciled = self.reconcile(lost);
+            self.unless_refused(reconciled)?;
+        }
         if let Some(drops) = &mut self.drops {
             drops.report(&self.control, &self.reporter, |port| self.pods.at(port));
         }
@@ -110,8 +114,8 @@ impl Node {
         }
     }
 
-    /// Replaces devices that failed and pods that are not attached as wanted.
-    fn reconcile(&mut self) -> Result<Option<Epoch>, NodeError> {
+    /// Replaces devices that failed, interfaces of `lost` pods, and pods that are not attached as wanted.
+    fn reconcile(&mut self, lost: Vec<PodName>) -> Result<Option<Epoch>, NodeError> {
         let mut failed = Vec::new();
         for worker in self.control.workers() {
             failed.extend(std::iter::from_fn(|| worker.next_failure()));
@@ -126,6 +130,13 @@ impl Node {
                 continue;
             }
             if let Some(pod) = self.pods.at(port).filter(|pod| !gone.contains(pod)) {
+                self.reporter.failure(Failure::PodInterfaceLost { pod: pod.clone(), error });
+                gone.push(pod);
+            }
+        }
+        for pod in lost.into_iter().filter(|pod| self.pods.port(pod).is_some()) {
+            if !gone.contains(&pod) {
+                let error = std::io::ErrorKind::NotFound.into();
                 self.reporter.failure(Failure::PodInterfaceLost { pod: pod.clone(), error });
                 gone.push(pod);
             }

@@ -17,7 +17,7 @@ use hashbrown::{HashMap, HashSet};
 
 pub use range::AddressRange;
 
-use super::request::Key;
+use super::key::Key;
 
 /// Ranges of one family; one address comes of them.
 pub type RangeSet = Vec<AddressRange>;

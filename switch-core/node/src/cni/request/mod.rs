@@ -4,33 +4,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
-use podswitch_policy::rule::Protocol;
 use podswitch_wire::addr::Mac;
-use podswitch_wire::cidr::Cidr;
 use serde_json::Value;
 
-use super::config::{self, NetConf};
+use super::config::{self, IpamResult, NetConf, PortMapping};
 use super::error::CniError;
-use super::ipam::{AddressRange, RangeSet};
+use super::ipam::RangeSet;
+use super::key::{Key, check_container, check_interface};
 use super::version::Version;
 use crate::attachment::InterfaceKind;
 use crate::pod_name::PodName;
-
-/// Longest container ID, in bytes. It becomes part of a file's name.
-const MAX_CONTAINER_ID: usize = 200;
-/// Longest name of an interface, in bytes (IFNAMSIZ less the final zero).
-const MAX_INTERFACE: usize = 15;
-/// Namespace of containers that are no pods. No Kubernetes namespace has a dot in its name.
-const NO_POD: &str = "cni.container";
-
-/// What identifies an attachment (CNI SPEC): by this alone it is released.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
-    /// `CNI_CONTAINERID`.
-    pub container: String,
-    /// `CNI_IFNAME`.
-    pub interface: String,
-}
 
 /// A verb with all that it needs.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,28 +73,6 @@ pub struct Add {
     pub dns: Option<Value>,
     /// What another IPAM plugin answered.
     pub ipam: Option<IpamResult>,
-}
-
-/// A port of the node that leads to the container (`portMappings`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortMapping {
-    /// The node's address; `None`: all.
-    pub address: Option<IpAddr>,
-    /// Protocol.
-    pub protocol: Protocol,
-    /// The node's port.
-    pub port: u16,
-    /// The container's port.
-    pub target: u16,
-}
-
-/// What an IPAM plugin answered, as far as it is used.
-#[derive(Clone, Debug, PartialEq)]
-pub struct IpamResult {
-    /// Addresses, one of each family at most.
-    pub addresses: Vec<IpAddr>,
-    /// `dns`, as it came.
-    pub dns: Option<Value>,
 }
 
 impl Request {
@@ -235,27 +196,6 @@ impl Add {
     }
 }
 
-impl Key {
-    /// A pod's name for a container that is none.
-    fn stand_in(&self) -> PodName {
-        let text = format!("{}.{}", self.container, self.interface);
-        // FNV-1a: the same name on every run, and not one for two keys in practice.
-        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        let is_kept = |c: &char| c.is_ascii_alphanumeric();
-        let begin: String = self.container.chars().filter(is_kept).take(64).collect();
-        let name = format!("c{}-{hash:016x}", begin.to_ascii_lowercase());
-        PodName::new(NO_POD, &name).expect("letters, digits and a hyphen inside")
-    }
-}
-
-impl std::fmt::Display for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} of container {}", self.interface, self.container)
-    }
-}
-
 /// The variables `CNI_*`.
 struct Variables<'a>(&'a BTreeMap<String, String>);
 
@@ -282,31 +222,6 @@ impl<'a> Variables<'a> {
         check_interface(interface).map_err(|e| CniError::variable("CNI_IFNAME", e))?;
         Ok(Key { container: container.to_owned(), interface: interface.to_owned() })
     }
-}
-
-/// What a container ID may be (CNI SPEC, "Parameters").
-pub(super) fn check_container(id: &str) -> Result<(), String> {
-    let is_inner = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
-    let begins_well = id.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
-    if id.len() > MAX_CONTAINER_ID {
-        return Err(format!("has {} bytes, and may have {MAX_CONTAINER_ID}", id.len()));
-    }
-    match begins_well && id.bytes().all(is_inner) {
-        true => Ok(()),
-        false => {
-            Err(format!("{id:?} is not letters, digits, '_', '.' and '-' after a letter or digit"))
-        }
-    }
-}
-
-/// What the kernel takes as the name of an interface.
-pub(super) fn check_interface(name: &str) -> Result<(), String> {
-    let is_taken = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':';
-    let is_name = !name.is_empty() && name != "." && name != ".." && name.bytes().all(is_taken);
-    if name.len() > MAX_INTERFACE {
-        return Err(format!("{name:?} has {} bytes, and may have {MAX_INTERFACE}", name.len()));
-    }
-    if is_name { Ok(()) } else { Err(format!("{name:?} is no name of an interface")) }
 }
 
 /// `CNI_ARGS`: pairs `KEY=VALUE` with `;` between. Keys that are not known are ignored.
@@ -347,30 +262,10 @@ impl<'a> Arguments<'a> {
     fn addresses(&self) -> Result<Vec<IpAddr>, CniError> {
         let texts = self.get("IP").unwrap_or_default().split(',').filter(|text| !text.is_empty());
         texts
-            .map(|text| config::address(text))
+            .map(config::address)
             .collect::<Result<_, _>>()
             .map_err(|e| CniError::variable("CNI_ARGS", format!("IP: {e}")))
     }
-}
-
-/// A range as `ipRanges` and `ipam.ranges` write it.
-pub(super) fn range(
-    subnet: Cidr,
-    first: Option<IpAddr>,
-    last: Option<IpAddr>,
-    gateway: Option<IpAddr>,
-) -> Result<AddressRange, String> {
-    let mut range = AddressRange::of(subnet);
-    for (name, bound) in [("rangeStart", first), ("rangeEnd", last), ("gateway", gateway)] {
-        if let Some(address) = bound.filter(|address| !subnet.contains(*address)) {
-            return Err(format!("{name}: {address} is not in {subnet}"));
-        }
-    }
-    if !range.limit(first, last) {
-        return Err("rangeEnd: is before rangeStart".to_owned());
-    }
-    range.reserve(gateway);
-    Ok(range)
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use podswitch_policy::rule::Protocol;
 use serde_json::json;
 
 use super::*;

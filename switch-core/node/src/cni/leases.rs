@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::request::Key;
+use super::key::Key;
 
 /// Version of the files' form.
 const FORM: u32 = 1;
 /// Released leases that are kept for their order.
-const MAX_RELEASED: usize = 4096;
+const MAX_RELEASED: usize = 1024;
 
 /// An attachment, as it is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -215,7 +215,7 @@ pub(super) fn file_name(key: &Key) -> String {
 }
 
 /// The files of a folder, by name.
-fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut list = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -246,6 +246,3 @@ fn aside(path: &Path, reason: &str) -> String {
     };
     format!("lease {}: {reason}{moved}", path.display())
 }
-
-#[cfg(test)]
-mod tests;
