@@ -2,8 +2,6 @@
 //! when the server is killed, forgets what happened, takes new tokens only, or has an object that cannot be used.
 #![expect(clippy::disallowed_methods, reason = "waits for a real API server by the real clock")]
 
-#![allow(clippy::disallowed_methods, reason = "tests wait")]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
