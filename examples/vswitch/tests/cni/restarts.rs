@@ -1,5 +1,4 @@
 //! The switch dies and comes back: pods go on, what a runtime asked meanwhile is done, nothing is had twice.
-#![expect(clippy::disallowed_methods, reason = "waits for real processes by the real clock")]
 
 use podswitch_vswitch_testkit::running::{Limit, PATIENCE};
 use rustix::process::Signal;

@@ -1,5 +1,4 @@
 //! How long ADDs take: figures to read, run by hand (`--ignored --nocapture`).
-#![expect(clippy::disallowed_methods, reason = "a measurement, far from any packet")]
 
 use podswitch_core::time::{Clock, Instant};
 
