@@ -69,12 +69,6 @@ const OWN_FILE: &[(&str, &str)] = &[
     ("podswitch-vswitch", "explain"),
 ];
 
-/// Circles among siblings, to be resolved: crate, folder, members.
-const SIBLINGS: &[(&str, &str, &[&str])] = &[
-    ("podswitch-node", "cni", &["agent", "server", "verbs"]),
-    ("podswitch-node", "cni", &["config", "ipam", "request"]),
-];
-
 fn read(file: &Path) -> String {
     fs::read_to_string(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
 }
@@ -133,7 +127,7 @@ fn every_crate_is_known() {
 fn modules_have_no_circles() {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let (mut new, mut count) = (Vec::new(), 0);
-    let (mut known, mut siblings) = (BTreeSet::new(), BTreeSet::new());
+    let mut known = BTreeSet::new();
     for (name, folder, _) in CRATES {
         let folder = root.join(folder);
         let files = ["src/lib.rs", "lib.rs"].map(|file| folder.join(file));
@@ -148,14 +142,6 @@ fn modules_have_no_circles() {
                     let others = edges.iter().filter(|((a, b), _)| a != OWN && b != OWN);
                     circles(&others.map(|(e, x)| (e.clone(), x.clone())).collect()).is_empty()
                 };
-                let is_known = |(of, folder, members): &&(&str, &str, &[&str])| {
-                    (*of, *folder) == at
-                        && circle.iter().map(String::as_str).eq(members.iter().copied())
-                };
-                if let Some(found) = SIBLINGS.iter().find(is_known) {
-                    siblings.insert(found.2);
-                    continue;
-                }
                 if let Some(found) = OWN_FILE.iter().find(|known| **known == at)
                     && is_by_own_file()
                 {
@@ -175,7 +161,6 @@ fn modules_have_no_circles() {
     assert!(count > 200, "only {count} imports found: is the source still read?");
     let resolved: Vec<_> = OWN_FILE.iter().filter(|at| !known.contains(*at)).collect();
     assert!(resolved.is_empty(), "no circles any more: {resolved:?}");
-    assert_eq!(siblings.len(), SIBLINGS.len(), "only {siblings:?} are circles still");
     assert!(new.is_empty(), "{} circles:\n{}", new.len(), new.join("\n"));
 }
 
