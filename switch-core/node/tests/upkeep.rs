@@ -224,7 +224,7 @@ fn flush_routes(netns: &NetNs, name: &str) {
 
 #[test]
 fn a_deleted_host_interface_is_made_again_and_pods_keep_theirs() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut world = World::start();
     let index = |netns: &NetNs, name: &str| {
         Netlink::open(netns).unwrap().find_link(name).unwrap().map(|link| link.index)
@@ -252,7 +252,7 @@ fn a_deleted_host_interface_is_made_again_and_pods_keep_theirs() {
 
 #[test]
 fn what_is_taken_from_a_pod_is_put_back() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut world = World::start();
     for (netns, pod) in world.pods.clone().iter().zip(["default/p2", "default/p3"]) {
         world.is_put_back(netns, pod, "down", |ns| set_link(ns, "eth0", false));
@@ -305,7 +305,7 @@ fn what_is_taken_from_a_pod_is_put_back() {
 /// Nothing is sent meanwhile: a packet socket would learn of it only then.
 #[test]
 fn a_deleted_pod_interface_is_made_again() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut world = World::start();
     for (netns, pod) in world.pods.clone().iter().zip(["default/p2", "default/p3"]) {
         let before = found(netns);
@@ -322,7 +322,7 @@ fn a_deleted_pod_interface_is_made_again() {
 /// Somebody else's interface under the name of the pod's stays as it is, and is said to be in the way.
 #[test]
 fn a_name_that_another_interface_took_is_not_taken_from_it() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut world = World::start();
     for (netns, pod) in world.pods.clone().iter().zip(["default/p2", "default/p3"]) {
         let before = found(netns);
@@ -351,7 +351,7 @@ fn a_name_that_another_interface_took_is_not_taken_from_it() {
 /// GSO packets.
 #[test]
 fn tables_that_belong_to_nobody_are_put_back() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut underlay = UnderlayOptions::default();
     (underlay.kind, underlay.uplink) = (Some(UnderlayKind::Packet), Some("u0".into()));
     let mut world = World::with(underlay);
@@ -396,7 +396,7 @@ fn tables_that_belong_to_nobody_are_put_back() {
 
 #[test]
 fn what_is_taken_from_the_node_is_put_back() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut world = World::start();
     let netns = world.netns.clone();
     world.is_put_back(&netns, "podswitch0", "down", |ns| set_link(ns, "podswitch0", false));
@@ -473,7 +473,7 @@ fn what_is_taken_from_the_node_is_put_back() {
 
 #[test]
 fn the_nodes_address_may_go_come_back_and_change() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut world = World::start();
     let netns = world.netns.clone();
     let uplink = Netlink::open(&netns).unwrap().link("u0").unwrap().index;
@@ -524,7 +524,7 @@ fn the_nodes_address_may_go_come_back_and_change() {
 
 #[test]
 fn the_mtu_of_the_underlay_is_followed_both_ways() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     let mut world = World::start();
     let netns = world.netns.clone();
     let mtu = |netns: &NetNs, name: &str| Netlink::open(netns).unwrap().link(name).unwrap().mtu;
