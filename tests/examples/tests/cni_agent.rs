@@ -159,7 +159,10 @@ fn pods_come_and_go_by_the_agents_socket() {
     assert!(applied.starts_with("ok epoch="), "{applied}");
     let (from, to) = (socket(&red, "10.9.0.2"), socket(&blue, "10.9.0.3"));
     assert!(!reaches(&from, &to, 3), "the policy shuts blue");
-    agent.tells("dropped: policy_ingress from default/red by NetworkPolicy/default/shut");
+    agent.tells(
+        " policy_ingress UDP default/red 10.9.0.2:7000 -> default/blue 10.9.0.3:7000, ingress, \
+         no rule allows it; isolated by NetworkPolicy/default/shut",
+    );
     let why = agent.ask("why 10.9.0.2 10.9.0.3 7000/UDP");
     assert!(why.starts_with("deny\n") && why.contains("NetworkPolicy/default/shut"), "{why}");
     fs::write(&path, "kind: [").expect("written");
