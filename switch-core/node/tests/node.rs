@@ -331,10 +331,19 @@ fn a_state_changes_piece_by_piece() {
     changes.pods.push((name("blue"), None));
     node.update_state(changes).unwrap();
     assert!(node.port(&name("blue")).is_none() && !has_interface(&blue, "eth0"));
-    // A pod of this node with another address: the port stays, the route follows.
+    // A pod's addresses are those that it is attached with: an object may be of a former sandbox.
+    let elsewhere: IpAddr = [198, 51, 100, 7].into();
     let mut moved = (*endpoint("red", 2, "n1")).clone();
-    moved.workload.addresses = vec![[198, 51, 100, 7].into()];
-    node.update([Change::Pod(Arc::new(moved))]).unwrap();
+    moved.workload.addresses = vec![elsewhere];
+    let moved = Change::Pod(Arc::new(moved));
+    node.update([moved.clone()]).unwrap();
+    assert!(!leads_to("198.51.100.7/32") && node.port(&name("red")).is_some());
+    // Attached with another address: the route follows.
+    let mut changes = StateChanges::from(vec![moved]);
+    changes
+        .pods
+        .push((name("red"), Some(PodAttachment::new(name("red"), red.clone(), [elsewhere]))));
+    node.update_state(changes).unwrap();
     assert!(leads_to("198.51.100.7/32") && node.port(&name("red")).is_some());
     node.stop(PodInterfaces::Remove).unwrap();
 }

@@ -151,7 +151,8 @@ pub(super) fn read(
         more.host_ips = texts.filter_map(|text| ip(text).ok()).collect();
     }
     if addresses.is_empty() && !host_network {
-        faults.say_of_all(Grade::LeftOut, "has no address yet");
+        // Every new pod begins so: nobody has to look at it.
+        faults.say_of_all(Grade::Note, "has no address yet");
         return Content::Nothing;
     }
     if node.is_empty() {
