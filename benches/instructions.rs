@@ -29,9 +29,9 @@ use podswitch_core::config::Config;
 use podswitch_core::packet::BATCH;
 use rustix::time::{ClockId, clock_gettime};
 
-/// More instructions than committed by this part are a failure, fewer a note. The same source built in another folder
-/// differs by some percent, since names decide how code is split into units (hit/l2: 540 and 602; the higher one is
-/// committed).
+/// More instructions than committed by this part are a failure, fewer a note. Builds in different folders were
+/// seen to differ by some percent, probably since code is split into units in another way (hit/l2: 540 and 602; the
+/// higher one is committed).
 const TOLERANCE: f64 = 0.08;
 /// Flows of the `hit` figures.
 const FLOWS: usize = 1_000;
