@@ -3,7 +3,7 @@
 //! process of its own. Pods are some 3 KB each, as kubelet leaves them.
 //!
 //! Prints: from the start to the first publish; memory of the process; one change from the moment at which the server
-//! is told of it to the workers' acknowledgement. Not a criterion bench: the start is one of its kind.
+//! receives it to the workers' acknowledgement. Not a criterion bench: the start is one of its kind.
 //!
 //!     cargo bench -p podswitch-benches --features kubernetes --bench api
 

@@ -131,7 +131,7 @@ fn route(text: &str) -> Result<Route, String> {
 }
 
 impl ClusterArgs {
-    /// As the library takes them. `tenants`: whoever may write a Pod is not the operator.
+    /// As the library takes them. `tenants`: those who may write a Pod are not the operator.
     pub(crate) fn options(&self, tenants: bool) -> ClusterOptions {
         let mut options = ClusterOptions::default();
         options.service_cidrs.clone_from(&self.service_cidr);

@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     status
 }
 
-/// Does what is asked. Returns what is printed.
+/// Carries out the verb. Returns the output to print.
 fn run(
     environment: BTreeMap<String, String>,
     text: String,

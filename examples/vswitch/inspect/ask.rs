@@ -1,4 +1,4 @@
-//! Which running switch is asked.
+//! The choice of the running switch to query.
 
 use std::path::{Path, PathBuf};
 
@@ -11,13 +11,13 @@ pub(crate) const SOCKET: &str = "ctl.sock";
 /// Where switches have their run directories.
 const RUN: &str = "/run/podswitch";
 
-/// Which switch is asked.
+/// The switch to query.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Target {
     /// The control socket. Without it that of --node, or of the only switch that runs on this machine.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// The node whose switch is asked (its socket is /run/podswitch/NAME/ctl.sock).
+    /// The node whose switch to query (its socket is /run/podswitch/NAME/ctl.sock).
     #[arg(long, value_name = "NAME", conflicts_with = "socket")]
     node: Option<String>,
 }

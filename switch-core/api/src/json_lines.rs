@@ -43,7 +43,7 @@ impl Default for Rotation {
     }
 }
 
-/// Writes records to a file on a thread of its own. Whoever writes never waits: what the disk is too slow for is lost,
+/// Writes records to a file on a thread of its own. The caller never waits: what the disk is too slow for is lost,
 /// and a line `{"type":"lost","count":N}` says how many records are missing at that place.
 pub struct JsonLines {
     lines: Option<SyncSender<Vec<u8>>>,

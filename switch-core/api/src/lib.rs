@@ -1,8 +1,8 @@
-//! The control socket of a node: what the running switch is asked, as JSON over HTTP/1.1 on a Unix socket.
+//! The control socket of a node: queries to the running switch, as JSON over HTTP/1.1 on a Unix socket.
 //!
 //! [`ApiServer`] answers on a thread of its own. It asks the [`Node`](podswitch_node::Node) by way of its thread
 //! ([`NodeCaller`](podswitch_node::NodeCaller)) and never touches a worker, so that no question costs a packet. [`DropLog`] keeps the last drops
-//! for whoever asks later, and hands new ones to those who follow. [`Client`] is the other end. `docs/api.md` has all
+//! for later queries, and hands new ones to followers. [`Client`] is the other end. `docs/api.md` has all
 //! paths and fields.
 //!
 //! Paths begin with `/v1`: fields are added to it, and never removed or changed.

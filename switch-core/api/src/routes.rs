@@ -23,7 +23,7 @@ pub(crate) enum Wanted {
     Drops { filter: Filter, limit: usize, follow: bool },
 }
 
-/// What is asked of the node.
+/// A query to the node.
 #[derive(Debug)]
 pub(crate) enum NodeQuestion {
     Status,

@@ -11,7 +11,7 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use super::{HostError, NetNs, sysctl};
 
 /// Where runs note for the next what they changed. The notes belong to a network namespace, not to a node's name:
-/// whoever runs there next finds them. In memory, as the settings are.
+/// the next run there finds them. In memory, as the settings are.
 const DIRECTORY: &str = "/run/podswitch/settings";
 
 /// The system's identification of its current boot, which no namespace outlives.

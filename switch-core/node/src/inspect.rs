@@ -1,4 +1,4 @@
-//! What a running node is asked: how it does, which pods it has, what becomes of a connection.
+//! Queries to a running node: its status, its pods, the addresses behind a name.
 
 use std::fmt;
 use std::net::IpAddr;

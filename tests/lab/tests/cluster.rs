@@ -167,7 +167,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// In force at once is asked of the switch; the API server and its watch need some time.
+    /// The switch must apply it at once; the API server and its watch need some time.
     fn policy_closes(&self, from: &str, allowed: bool) -> Result {
         self.lab.apply(&policy(from))?;
         let clients = self.clients()?;

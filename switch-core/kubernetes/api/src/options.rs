@@ -1,4 +1,4 @@
-//! What a source is told.
+//! Options of a source.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use podswitch_node::ClusterOptions;
 use crate::error::ApiError;
 use crate::health::MetricsText;
 
-/// What an [`ApiSource`](crate::ApiSource) is told.
+/// Options of an [`ApiSource`](crate::ApiSource).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ApiOptions {

@@ -429,7 +429,7 @@ impl Source for ApiSource {
     }
 
     fn follow(&mut self, node: &mut dyn StateSink, force: bool) -> Result<Followed, SourceError> {
-        // Whoever follows has started a node with the first state, which every worker has by then.
+        // The caller has started a node with the first state, which every worker has by then.
         self.health.alive();
         self.health.ready();
         self.own.acknowledged();

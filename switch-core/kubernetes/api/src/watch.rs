@@ -20,7 +20,7 @@ use crate::split::ListSplitter;
 
 /// First and longest pause after a failure.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(30));
-/// How long the API server is asked to keep a watch open; a part of it is random, so that nodes do not come at once.
+/// How long the API server should keep a watch open; a part of it is random, so that nodes do not come at once.
 const WATCH_SECONDS: u64 = 290;
 /// How long a watch may be silent: the API server sends a bookmark about every minute.
 const WATCH_SILENCE: Duration = Duration::from_secs(100);

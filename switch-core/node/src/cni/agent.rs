@@ -290,7 +290,7 @@ impl Shared {
         match found {
             Ok(Ok(addresses)) => self.state().node_addresses = addresses,
             Ok(Err(error)) => self.report(CniEvent::Note(error.to_string())),
-            // The node ended; whoever owns it says so.
+            // The node ended; its owner reports it.
             Err(_) => {}
         }
     }

@@ -1,4 +1,4 @@
-//! What a publish is asked for, and what it adds.
+//! The request of a publish, and what the node adds to it.
 
 use hashbrown::{HashMap, HashSet};
 use podswitch_core::config::{Config, PortConfig};

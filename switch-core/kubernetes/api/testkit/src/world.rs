@@ -53,7 +53,7 @@ pub(crate) struct Event {
     pub(crate) object: Value,
 }
 
-/// What a watch is told next.
+/// The next command to a watch.
 pub(crate) enum Next {
     Events(Vec<Event>),
     /// The version is not known any more.
