@@ -170,6 +170,27 @@ fn a_rule_that_allows_other_ports_is_no_denying_rule() {
     assert_eq!(*record.isolated_by, ["NetworkPolicy/default/dns".into()]);
 }
 
+/// Rows are collected a reading later, and by then other states may be in force.
+#[test]
+fn rows_have_the_names_of_their_time() {
+    let mut config = config();
+    config.policies = vec![policy("first", Some(vec![]), None)];
+    let mut recorded = Recorded::new(&config, 1);
+    recorded.recorder.read(|record| panic!("nothing yet: {record:?}"));
+    let dropped_in = recorded.switch.control.snapshot().epoch;
+    for _ in 0..20 {
+        recorded.switch.send(0, &udp4(0, pod_v4(1), (1000, 53), b"x"));
+    }
+    for number in 0..5 {
+        config.policies = vec![policy(&format!("later{number}"), Some(vec![]), None)];
+        recorded.apply(&config);
+    }
+    let records = recorded.records();
+    let row = records.iter().find(|record| !record.is_single()).expect("a row");
+    assert_eq!((row.count, row.epoch), (12, dropped_in));
+    assert_eq!(*row.isolated_by, ["NetworkPolicy/default/first".into()]);
+}
+
 /// The law, with two workers, many reasons and ends, and a reader that comes late or not at all.
 #[test]
 fn records_add_up_under_a_flood() {

@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 use podswitch_wire::flow_key::{FlowKey, HashKey};
-use podswitch_wire::parse::{Network, parse};
+use podswitch_wire::parse::{Fragment, Network, parse};
 
 use super::PREFIX;
 use crate::action::DropReason;
@@ -65,7 +65,7 @@ impl RawDrop {
             src_port: ip.as_ref().map_or(0, |p| p.key.src_port),
             tcp_flags: ip.as_ref().map_or(0, |p| p.tcp_flags),
             vlan: parsed.as_ref().filter(|p| p.tags > 0).map(|p| p.outer_tci & 0x0fff),
-            is_fragment: ip.as_ref().is_some_and(|p| p.fragment_id != 0),
+            is_fragment: ip.as_ref().is_some_and(|p| p.fragment != Fragment::Whole),
             prefix: bytes.iter().take(PREFIX).copied().collect(),
         });
         let raw = Self {

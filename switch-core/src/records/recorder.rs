@@ -8,7 +8,7 @@ use crossbeam::queue::ArrayQueue;
 use hashbrown::DefaultHashBuilder;
 
 use super::raw::RawDrop;
-use super::resolve::{DropRecord, End, record};
+use super::resolve::{DropRecord, record};
 use super::table::{Other, Table};
 use crate::action::DropReason;
 use crate::engine::{Dropped, Observer};
@@ -36,6 +36,8 @@ pub struct Recorder {
     hasher: DefaultHashBuilder,
     /// Snapshots whose epochs records may have, the oldest first.
     snapshots: Vec<Arc<Snapshot>>,
+    /// How many of them there were at the end of the last reading.
+    read: usize,
 }
 
 impl fmt::Debug for Recorder {
@@ -53,7 +55,12 @@ impl Default for Recorder {
 impl Recorder {
     /// A recorder without workers.
     pub fn new() -> Self {
-        Self { workers: Vec::new(), hasher: DefaultHashBuilder::default(), snapshots: Vec::new() }
+        Self {
+            workers: Vec::new(),
+            hasher: DefaultHashBuilder::default(),
+            snapshots: Vec::new(),
+            read: 0,
+        }
     }
 
     /// The observer for one more worker
@@ -78,6 +85,7 @@ impl Recorder {
         if self.snapshots.last().is_none_or(|last| last.epoch != snapshot.epoch) {
             if self.snapshots.len() == SNAPSHOTS {
                 self.snapshots.remove(0);
+                self.read = self.read.saturating_sub(1);
             }
             self.snapshots.push(snapshot);
         }
@@ -95,9 +103,10 @@ impl Recorder {
     /// [collect](crate::control::ControlPlane::collect).
     pub fn read(&mut self, mut each: impl FnMut(DropRecord)) {
         let snapshots = &self.snapshots;
-        let snapshot = |epoch: Epoch| {
-            let exact = snapshots.iter().rev().find(|s| s.epoch == epoch);
-            exact.or(snapshots.last()).map(|s| &**s)
+        // Without an epoch the newest names are the best guess.
+        let snapshot = |epoch: Epoch| match epoch {
+            Epoch(0) => snapshots.last().map(|s| &**s),
+            epoch => snapshots.iter().rev().find(|s| s.epoch == epoch).map(|s| &**s),
         };
         for (worker, shared) in self.workers.iter().enumerate() {
             // No more than were there: a worker may be faster than this.
@@ -118,14 +127,9 @@ impl Recorder {
                 }
             }
         }
-        // What is read later has the last one's names at the least.
-        let newest = self.snapshots.len().saturating_sub(2);
-        self.snapshots.drain(..newest);
-    }
-
-    /// The ends of a connection as the newest snapshot names them.
-    pub fn end(&self, address: std::net::IpAddr, port: u16) -> End {
-        End::new(address, port, self.snapshots.last().map(|s| &**s))
+        // The next tables have drops from the last reading on: snapshots that were replaced before it go.
+        self.snapshots.drain(..self.read.saturating_sub(1));
+        self.read = self.snapshots.len();
     }
 }
 

@@ -367,10 +367,8 @@ fn a_replaced_token_is_read_again() {
     rig.world.set_token(Some("second"));
     rig.server().cut();
     rig.world.put(Kind::Pod, pod("after", "n1", "10.244.1.3"));
-    // kube reads the file each minute; a refusal has it read at once.
-    let began = Instant::now();
+    // kube reads the file each minute; a refusal has it read at once, before this gives up.
     follow(&mut source, &mut sink, "with the new token", |sink| sink.has("Pod/default/after"));
-    assert!(began.elapsed() < Duration::from_secs(30));
 }
 
 #[test]
