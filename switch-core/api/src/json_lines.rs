@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,8 +14,6 @@ use serde::Serialize;
 
 /// Lines that the file may be behind; further ones are lost, and counted.
 const QUEUE: usize = 16_384;
-/// How long a line may stay in memory before it is in the file.
-const FLUSH: Duration = Duration::from_millis(250);
 /// How long a file that cannot be written to is left alone.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -108,37 +106,30 @@ impl Drop for JsonLines {
 }
 
 fn write(mut file: Output, lines: &Receiver<Vec<u8>>, lost: &AtomicU64) {
-    loop {
-        let line = match lines.recv_timeout(FLUSH) {
-            Ok(line) => Some(line),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => break,
-        };
+    while let Ok(line) = lines.recv() {
         let missing = lost.swap(0, Relaxed);
-        let note = (missing > 0).then(|| format!("{{\"type\":\"lost\",\"count\":{missing}}}\n"));
-        let mut result = Ok(());
-        for text in [note.as_ref().map(String::as_bytes), line.as_deref()].into_iter().flatten() {
-            result = result.and_then(|()| file.append(text));
-        }
-        if line.is_none() {
-            result = result.and_then(|()| file.flush());
-        }
-        if result.is_err() {
+        let note = match missing {
+            0 => Ok(()),
+            missing => {
+                file.append(format!("{{\"type\":\"lost\",\"count\":{missing}}}\n").as_bytes())
+            }
+        };
+        let not_noted = if note.is_err() { missing } else { 0 };
+        let written = note.and_then(|()| file.append(&line));
+        if written.is_err() {
             // The disk may be full: what comes meanwhile waits in the queue, and is lost when that is full.
-            lost.fetch_add(missing + u64::from(line.is_some()), Relaxed);
+            lost.fetch_add(not_noted + 1, Relaxed);
             std::thread::sleep(RETRY);
             file.reopen();
         }
     }
-    // Nobody is left to tell.
-    let _ = file.flush();
 }
 
 /// The file that is written to.
 struct Output {
     path: PathBuf,
     rotation: Rotation,
-    file: BufWriter<File>,
+    file: File,
     size: u64,
 }
 
@@ -146,24 +137,24 @@ impl Output {
     fn open(path: &Path, rotation: Rotation) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(path)?;
         let size = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), rotation, file: BufWriter::new(file), size })
+        Ok(Self { path: path.to_owned(), rotation, file, size })
     }
 
+    /// Appends a whole line, or nothing.
     fn append(&mut self, line: &[u8]) -> io::Result<()> {
         if self.size > 0 && self.size + line.len() as u64 > self.rotation.size {
             self.rotate()?;
         }
-        self.file.write_all(line)?;
+        if let Err(error) = self.file.write_all(line) {
+            // A part of it may be in the file. If that stays, the next line is hurt, too.
+            let _ = self.file.set_len(self.size);
+            return Err(error);
+        }
         self.size += line.len() as u64;
         Ok(())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-
     fn rotate(&mut self) -> io::Result<()> {
-        self.file.flush()?;
         let numbered = |number: usize| match number {
             0 => self.path.clone(),
             number => {
@@ -187,11 +178,10 @@ impl Output {
         Ok(())
     }
 
-    /// Opens the file again, if that is possible now. What was in memory is lost with the old one.
+    /// Opens the file again, if that is possible now.
     fn reopen(&mut self) {
         if let Ok(opened) = Self::open(&self.path, self.rotation) {
-            let old = std::mem::replace(self, opened);
-            drop(old.file.into_parts());
+            *self = opened;
         }
     }
 }
@@ -257,5 +247,17 @@ mod tests {
         drop(output);
         assert_eq!(folder.lines("drops"), [json!({"type": "lost", "count": 3}), json!({"n": 1})]);
         assert!(JsonLines::create(&folder.0, Rotation::default(), || ()).is_err(), "a folder");
+    }
+
+    #[test]
+    fn a_full_disk_costs_lines_that_are_counted() {
+        let (sender, lines) = sync_channel(8);
+        let lost = AtomicU64::new(2);
+        let path = PathBuf::from("/dev/full");
+        let file = Output::open(&path, Rotation::default()).unwrap();
+        sender.send(b"{}\n".to_vec()).unwrap();
+        drop(sender);
+        write(file, &lines, &lost);
+        assert_eq!(lost.into_inner(), 3, "those of before, which could not be noted, and the line");
     }
 }

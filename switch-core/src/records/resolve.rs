@@ -33,8 +33,13 @@ pub struct End {
 }
 
 impl End {
-    pub(super) fn new(address: IpAddr, port: u16, snapshot: Option<&Snapshot>) -> Self {
-        let mut end = Self { address, port, namespace: None, pod: None, node: None };
+    /// An end that has no name.
+    pub fn new(address: IpAddr, port: u16) -> Self {
+        Self { address, port, namespace: None, pod: None, node: None }
+    }
+
+    fn named(address: IpAddr, port: u16, snapshot: Option<&Snapshot>) -> Self {
+        let mut end = Self::new(address, port);
         let Some(snapshot) = snapshot else { return end };
         if let Some(facts) = snapshot.endpoints.get(&address) {
             let endpoint = &facts.endpoint;
@@ -106,7 +111,8 @@ pub struct DropRecord {
 }
 
 impl DropRecord {
-    fn empty(worker: usize, reason: DropReason) -> Self {
+    /// A record of which nothing else is known yet.
+    pub fn new(worker: usize, reason: DropReason) -> Self {
         Self {
             worker,
             reason,
@@ -136,7 +142,7 @@ impl DropRecord {
 
     pub(super) fn other(worker: usize, reason: DropReason, other: Other) -> Self {
         let Other { count, bytes, first, last, epoch } = other;
-        Self { count, bytes, first, last, epoch, is_other: true, ..Self::empty(worker, reason) }
+        Self { count, bytes, first, last, epoch, is_other: true, ..Self::new(worker, reason) }
     }
 
     /// Whether it is a single frame.
@@ -145,8 +151,8 @@ impl DropRecord {
     }
 
     fn set_ends(&mut self, key: &FlowKey, snapshot: Option<&Snapshot>) {
-        self.src = Some(End::new(key.src_addr(), key.src_port, snapshot));
-        self.dst = Some(End::new(key.dst_addr(), key.dst_port, snapshot));
+        self.src = Some(End::named(key.src_addr(), key.src_port, snapshot));
+        self.dst = Some(End::named(key.dst_addr(), key.dst_port, snapshot));
         self.protocol = Some(key.proto);
         let (Some(snapshot), Some(port)) = (snapshot, self.port) else { return };
         let query = Query::new(key, port);
@@ -184,7 +190,7 @@ pub(super) fn record(worker: usize, raw: &RawDrop, snapshot: Option<&Snapshot>) 
         epoch: raw.epoch,
         port: Some(raw.alike.port),
         object: raw.alike.object.clone(),
-        ..DropRecord::empty(worker, raw.alike.reason)
+        ..DropRecord::new(worker, raw.alike.reason)
     };
     if let Some(frame) = &raw.frame {
         record.tcp_flags = frame.tcp_flags;

@@ -160,8 +160,8 @@ fn pods_come_and_go_by_the_agents_socket() {
     let (from, to) = (socket(&red, "10.9.0.2"), socket(&blue, "10.9.0.3"));
     assert!(!reaches(&from, &to, 3), "the policy shuts blue");
     agent.tells(
-        " policy_ingress UDP default/red 10.9.0.2:7000 -> default/blue 10.9.0.3:7000, ingress, \
-         no rule allows it; isolated by NetworkPolicy/default/shut",
+        " policy_ingress UDP default/red 10.9.0.2:7000 -> default/blue 10.9.0.3:7000, \
+         no ingress rule allows it; isolated by NetworkPolicy/default/shut",
     );
     let why = agent.ask("why 10.9.0.2 10.9.0.3 7000/UDP");
     assert!(why.starts_with("deny\n") && why.contains("NetworkPolicy/default/shut"), "{why}");

@@ -82,7 +82,7 @@ impl fmt::Display for DroppedFrames {
             _ => match (&self.pod, record.port) {
                 (Some(pod), _) => write!(f, " from {pod}")?,
                 (None, Some(port)) => write!(f, " from port {port}")?,
-                (None, None) => write!(f, " (others)")?,
+                (None, None) => write!(f, " (others, counted together)")?,
             },
         }
         if let Some(service) = &record.service {
@@ -91,19 +91,17 @@ impl fmt::Display for DroppedFrames {
         if let Some(backend) = record.backend {
             write!(f, " = {backend}")?;
         }
-        if let Some(direction) = record.direction {
-            write!(f, ", {}", direction_name(direction))?;
-        }
-        match (&record.policy, &record.object) {
-            (Some(policy), _) => match record.rule {
-                Some(rule) => write!(f, ", denied by {policy} rule {rule}"),
-                None => write!(f, ", denied by {policy}"),
-            },
-            _ if !record.isolated_by.is_empty() => {
-                write!(f, ", no rule allows it; isolated by {}", record.isolated_by.join(", "))
+        let direction = record.direction.map_or("", direction_name);
+        match (&record.policy, record.rule, &record.object) {
+            (Some(policy), Some(rule), _) => {
+                write!(f, ", denied by {policy} {direction}[{rule}]")
             }
-            (None, Some(object)) => write!(f, ", by {object}"),
-            (None, None) => Ok(()),
+            _ if !record.isolated_by.is_empty() => {
+                let policies = record.isolated_by.join(", ");
+                write!(f, ", no {direction} rule allows it; isolated by {policies}")
+            }
+            (_, _, Some(object)) => write!(f, ", by {object}"),
+            (_, _, None) => Ok(()),
         }
     }
 }
@@ -175,6 +173,8 @@ struct Flat<'a> {
     /// The sum of what found no place among those counted together.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     other: bool,
+    /// The record as a line for people.
+    text: String,
 }
 
 #[derive(Serialize)]
@@ -238,7 +238,59 @@ impl Serialize for DroppedFrames {
             isolated_by: record.isolated_by.iter().map(|policy| &**policy).collect(),
             frame: record.prefix.iter().map(|byte| format!("{byte:02x}")).collect(),
             other: record.is_other,
+            text: self.to_string(),
         }
         .serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use podswitch_core::action::DropReason;
+
+    use super::*;
+
+    fn frames(reason: DropReason, count: u64) -> DroppedFrames {
+        let mut record = DropRecord::new(0, reason);
+        record.count = count;
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1500);
+        DroppedFrames { record, first: time, last: time, node: "n1".into(), pod: None }
+    }
+
+    #[test]
+    fn a_record_becomes_a_line() {
+        let mut drop = frames(DropReason::PolicyIngress, 3);
+        let record = &mut drop.record;
+        record.protocol = Some(proto::TCP);
+        record.tcp_flags = 0x12;
+        let mut src = End::new([10, 0, 0, 1].into(), 0);
+        (src.namespace, src.pod) = (Some("shop".into()), Some("web".into()));
+        let mut dst = End::new("fd00::2".parse().expect("an address"), 80);
+        dst.node = Some("n2".into());
+        (record.src, record.dst) = (Some(src), Some(dst));
+        record.direction = Some(Direction::Ingress);
+        record.isolated_by = vec!["NetworkPolicy/shop/a".into(), "NetworkPolicy/shop/b".into()];
+        let line = "1970-01-01T00:00:01.500000Z 3 times policy_ingress TCP [S.] shop/web 10.0.0.1 -> \
+                    node/n2 [fd00::2]:80";
+        assert_eq!(
+            drop.to_string(),
+            format!(
+                "{line}, no ingress rule allows it; isolated by NetworkPolicy/shop/a, \
+                 NetworkPolicy/shop/b"
+            )
+        );
+        drop.record.policy = Some("ClusterNetworkPolicy/x".into());
+        drop.record.rule = Some(2);
+        let denied = format!("{line}, denied by ClusterNetworkPolicy/x ingress[2]");
+        assert_eq!(drop.to_string(), denied);
+    }
+
+    #[test]
+    fn little_is_known_of_others() {
+        let drop = frames(DropReason::NoRoute, 2);
+        let line = "1970-01-01T00:00:01.500000Z 2 times no_route (others, counted together)";
+        assert_eq!(drop.to_string(), line);
     }
 }
