@@ -12,6 +12,11 @@ use crate::id::PortId;
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    /// A counter of zero.
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
     /// Adds `n`. May be called by the owning worker only.
     #[inline]
     pub fn add(&self, n: u64) {

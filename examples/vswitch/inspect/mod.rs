@@ -1,10 +1,11 @@
 //! Commands that ask a running switch by its control socket: `status`, `pods`, `flows`, `drops`, `trace`, `counters`,
-//! `policies`, `services`.
+//! `policies`, `services`, `perf`.
 
 mod ask;
 mod drops;
 mod flows;
 mod objects;
+mod perf;
 mod status;
 mod table;
 mod trace;
@@ -13,11 +14,13 @@ pub(crate) use ask::SOCKET;
 pub(crate) use drops::Args as DropsArgs;
 pub(crate) use flows::Args as FlowsArgs;
 pub(crate) use objects::Args as ObjectsArgs;
+pub(crate) use perf::Args as PerfArgs;
 pub(crate) use status::Args as StatusArgs;
 pub(crate) use trace::Args as TraceArgs;
 
 pub(crate) use drops::run as drops;
 pub(crate) use flows::run as flows;
 pub(crate) use objects::{counters, policies, services};
+pub(crate) use perf::run as perf;
 pub(crate) use status::{pods, status};
 pub(crate) use trace::run as trace;

@@ -159,6 +159,14 @@ fn an_operator_asks() {
     let policies = switch.says("policies", &["only"]);
     assert!(policies.contains("NetworkPolicy/a/only ingress[0]"), "{policies}");
     switch.says("services", &[]);
+    let perf = switch.says("perf", &["--seconds", "0"]);
+    assert!(perf.starts_with(&format!("{}, since the switch began\nworker 0: ", switch.name)));
+    assert!(
+        perf.contains("\n  time of a poll mean ") && perf.contains("\n  longest pause "),
+        "{perf}"
+    );
+    let perf = switch.json("perf", &["--seconds", "1"]);
+    assert!(perf["seconds"].as_f64() >= Some(1.0), "{perf}");
     switch.has_recorded("drop", "reason", "policy_ingress");
     switch.has_recorded("flow_opened", "dst_pod", "a/y");
     drop((client, server));

@@ -60,7 +60,19 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn get<T: DeserializeOwned>(&self, uri: &str) -> Result<T, ClientError> {
-        let text = self.text(uri)?;
+        self.get_after(uri, Duration::ZERO)
+    }
+
+    /// As [`get`](Self::get), of an answer that takes the node `time` to find.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn get_after<T: DeserializeOwned>(
+        &self,
+        uri: &str,
+        time: Duration,
+    ) -> Result<T, ClientError> {
+        let text = self.text_after(uri, time)?;
         serde_json::from_str(&text).map_err(|error| ClientError::Answer(error.to_string()))
     }
 
@@ -69,6 +81,10 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn text(&self, uri: &str) -> Result<String, ClientError> {
+        self.text_after(uri, Duration::ZERO)
+    }
+
+    fn text_after(&self, uri: &str, time: Duration) -> Result<String, ClientError> {
         let asked = async {
             let response = self.send(uri).await?;
             let (parts, body) = response.into_parts();
@@ -81,7 +97,7 @@ impl Client {
         };
         runtime()?.block_on(async {
             let late = |_| ClientError::Answer("the node is busy".to_owned());
-            tokio::time::timeout(ANSWER_TIMEOUT, asked).await.map_err(late)?
+            tokio::time::timeout(ANSWER_TIMEOUT + time, asked).await.map_err(late)?
         })
     }
 

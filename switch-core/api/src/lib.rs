@@ -22,5 +22,5 @@ mod trace;
 pub use client::{Client, ClientError};
 pub use drop_log::DropLog;
 pub use json_lines::{JsonLines, Rotation};
-pub use routes::MAX_FLOWS;
+pub use routes::{MAX_FLOWS, MAX_PERF_SECONDS};
 pub use server::{ApiServer, MAX_CONNECTIONS, bind};

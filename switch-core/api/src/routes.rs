@@ -13,6 +13,8 @@ use crate::trace::{Question, traces};
 
 /// The most flows in one answer.
 pub const MAX_FLOWS: usize = 10_000;
+/// The longest time that `/v1/perf` measures, in seconds.
+pub const MAX_PERF_SECONDS: u64 = 60;
 
 /// A request that was understood.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub(crate) enum Wanted {
     Node(NodeQuestion),
     /// The last drops, and those that come if `follow`.
     Drops { filter: Filter, limit: usize, follow: bool },
+    /// What the workers do in the next so many seconds; 0: did since they began.
+    Perf { seconds: u64 },
 }
 
 /// A query to the node.
@@ -158,6 +162,13 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
             let follow = parameters.parse("follow", "true or false")?.unwrap_or(false);
             return Ok(Some(Wanted::Drops { filter, limit: parameters.limit()?, follow }));
         }
+        "/v1/perf" => {
+            let seconds = parameters.parse("seconds", "a number of seconds")?.unwrap_or(0);
+            if seconds > MAX_PERF_SECONDS {
+                return Err(format!("seconds={seconds}: at most {MAX_PERF_SECONDS}"));
+            }
+            return Ok(Some(Wanted::Perf { seconds }));
+        }
         "/v1/trace" => {
             let text = parameters.take("protocol").unwrap_or_else(|| "TCP".into());
             let number = protocol(&text)
@@ -222,6 +233,8 @@ mod tests {
             ("/v1/flows", "protocol=tcpp", 400, "protocol=tcpp: TCP, UDP"),
             ("/v1/drops", "follow=maybe", 400, "follow=maybe: true or false is expected"),
             ("/v1/trace", "from=a/b", 400, "to is missing"),
+            ("/v1/perf", "seconds=61", 400, "seconds=61: at most 60"),
+            ("/v1/perf", "seconds=-1", 400, "seconds=-1: a number of seconds is expected"),
         ] {
             let (code, body) = error(path, query);
             assert_eq!(code, status, "{path}?{query}");

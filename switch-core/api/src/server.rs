@@ -174,6 +174,7 @@ async fn respond(request: &Request<Incoming>, served: Arc<Served>) -> Response<B
     match read(uri.path(), uri.query().unwrap_or_default()) {
         Err(refused) => whole(refused),
         Ok(Wanted::Node(question)) => whole(ask(served, question).await),
+        Ok(Wanted::Perf { seconds }) => whole(perf(served, seconds).await),
         Ok(Wanted::Drops { filter, limit, follow: false }) => {
             let mut kept = served.drops.kept();
             kept.retain(|frames| filter.takes_drop(frames));
@@ -200,13 +201,37 @@ fn whole(answer: Answer) -> Response<Body> {
     response
 }
 
-/// Asks the node, which may be busy with a publish for some seconds.
+/// Asks the node.
 async fn ask(served: Arc<Served>, question: NodeQuestion) -> Answer {
-    let asked = tokio::task::spawn_blocking(move || {
-        served.node.with(move |node: &mut Node| answer(node, &question)).ok()
-    });
+    with_node(&served, move |node| answer(node, &question)).await.unwrap_or_else(|ended| ended)
+}
+
+/// Calls the node, which may be busy with a publish for some seconds.
+async fn with_node<T: Send + 'static>(
+    served: &Served,
+    call: impl FnOnce(&mut Node) -> T + Send + 'static,
+) -> Result<T, Answer> {
+    let node = served.node.clone();
+    let called = tokio::task::spawn_blocking(move || node.with(call).ok());
     let ended = || Answer::error(StatusCode::SERVICE_UNAVAILABLE, "the node has ended");
-    asked.await.ok().flatten().unwrap_or_else(ended)
+    called.await.ok().flatten().ok_or_else(ended)
+}
+
+/// What the workers do within `seconds`, or since they began.
+async fn perf(served: Arc<Served>, seconds: u64) -> Answer {
+    let read = || with_node(&served, |node| node.perf());
+    let measured = async {
+        let first = read().await?;
+        if seconds == 0 {
+            return Ok(first.total());
+        }
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        Ok(read().await?.since(&first))
+    };
+    match measured.await {
+        Ok(perf) => Answer::json(&perf),
+        Err(ended) => ended,
+    }
 }
 
 /// Sends one record a line: the last ones, then what comes, until the client goes away.

@@ -134,6 +134,24 @@ fn a_running_node_is_asked() {
     assert_eq!(says, "there is no default/rde; did you mean default/red?");
 
     assert_eq!(world.get("/v1/counters")["pods"], 2);
+    let perf = world.get("/v1/perf");
+    let worker = &perf["workers"][0];
+    let count = |value: &Value| value.as_u64().unwrap();
+    assert!(perf["seconds"].is_null() && count(&worker["packets"]) >= 2, "{perf}");
+    let sizes = worker["burst_sizes"].as_object().unwrap();
+    assert_eq!(sizes.values().map(count).sum::<u64>(), count(&worker["bursts"]), "{perf}");
+    let [p50, p99, max] = ["p50_ns", "p99_ns", "max_ns"].map(|n| count(&worker["poll_time"][n]));
+    assert!(0 < p50 && p50 <= p99 && p99 <= max, "{perf}");
+    let woken = worker["woken_by"].as_object().unwrap();
+    assert_eq!(woken.values().map(count).sum::<u64>(), count(&worker["sleeps"]), "{perf}");
+    assert!(count(&worker["sleeps"]) > 0 && count(&worker["longest_pause"]["ns"]) > 0, "{perf}");
+    // Of one second in which next to nothing happens.
+    let perf = world.client.get_after::<Value>("/v1/perf?seconds=1", Duration::from_secs(1));
+    let perf = perf.unwrap();
+    let idle = &perf["workers"][0];
+    assert!(perf["seconds"].as_f64() >= Some(1.0), "{perf}");
+    assert!(count(&idle["packets"]) < count(&worker["packets"]), "{perf}");
+    assert!(idle["busy_percent"].as_f64() <= Some(100.0), "{perf}");
     let metrics = world.client.text("/metrics").unwrap();
     assert!(metrics.contains("\npodswitch_pods 2\n"), "{metrics}");
     assert!(refusal(&world.client, "/v1/flow").starts_with("there is no /v1/flow"));

@@ -20,12 +20,12 @@ const ENTRY_IDLE_UNDER_PRESSURE: u32 = 10;
 
 impl Engine {
     /// Runs timeouts; called once per poll. Sweeps a part of every table when it is due, and drops
-    /// fragments whose datagram has timed out.
-    pub fn poll(&mut self, cx: &mut BurstContext<'_>) {
+    /// fragments whose datagram has timed out. Returns whether it swept.
+    pub fn poll(&mut self, cx: &mut BurstContext<'_>) -> bool {
         self.expire_fragments(cx);
         self.flows.migrate(MIGRATE_PER_POLL);
         if cx.now < self.sweep_due {
-            return;
+            return false;
         }
         self.sweep_due = cx.now + SWEEP_INTERVAL;
         let seconds = cx.now.as_secs() as u32;
@@ -53,6 +53,7 @@ impl Engine {
         }
         let share = SWEEP_STEPS * self.shared.workers.load(Relaxed);
         self.shared.fdb.sweep(cx.now, self.shared.fdb.slots().div_ceil(share));
+        true
     }
 
     /// Ends all state of a port that was detached: its number may be assigned to another port.

@@ -95,6 +95,11 @@ impl IncrementalIndex {
         }
     }
 
+    /// Whether entries are still to be migrated.
+    pub(super) fn is_growing(&self) -> bool {
+        self.old.is_some()
+    }
+
     #[cold]
     fn grow(&mut self) {
         let twice = Buckets::new(self.current.buckets() * 2);

@@ -237,6 +237,11 @@ impl FlowTable {
         let (lines, hash_key) = (&self.lines, &self.hash_key);
         self.index.migrate(buckets, |number| lines[number as usize].key.hash(hash_key));
     }
+
+    /// Whether entries are still to be [migrated](Self::migrate).
+    pub fn is_growing(&self) -> bool {
+        self.index.is_growing()
+    }
 }
 
 /// A chunk of default values, created on the heap.

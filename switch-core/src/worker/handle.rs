@@ -91,8 +91,12 @@ impl WorkerHandle {
         self.failed.pop()
     }
 
-    pub(super) fn acknowledge(&self, epoch: Epoch) {
+    /// Acknowledges a snapshot. Returns whether it is another one than before.
+    pub(super) fn acknowledge(&self, epoch: Epoch) -> bool {
+        // Only the worker writes it.
+        let is_new = self.acknowledged.load(Ordering::Relaxed) != epoch.0;
         self.acknowledged.store(epoch.0, Ordering::Release);
+        is_new
     }
 
     pub(super) fn report_failure(&self, port: PortId, error: io::Error) {
@@ -103,13 +107,15 @@ impl WorkerHandle {
         self.has_commands.load(Ordering::Acquire)
     }
 
-    /// Takes all commands. Calls `each` for each of them, in order.
-    pub(super) fn take_commands(&self, mut each: impl FnMut(Command)) {
+    /// Takes all commands. Calls `each` for each of them, in order. Returns whether there may have been
+    /// any.
+    pub(super) fn take_commands(&self, mut each: impl FnMut(Command)) -> bool {
         if !self.has_commands.swap(false, Ordering::Acquire) {
-            return;
+            return false;
         }
         while let Some(command) = self.commands.pop() {
             each(command);
         }
+        true
     }
 }

@@ -5,6 +5,7 @@
 
 mod handle;
 mod load;
+mod pauses;
 mod sleep;
 mod transmit;
 
@@ -17,7 +18,8 @@ use arc_swap::{ArcSwap, Cache};
 
 pub(crate) use handle::Command;
 pub use handle::WorkerHandle;
-pub use load::{Load, LoadMeter};
+pub use load::{BURST_CLASSES, DURATION_CLASSES, Load, LoadMeter};
+pub use pauses::{Activity, Pause};
 pub use sleep::Waker;
 
 use crate::engine::{BurstContext, Engine, Outputs};
@@ -69,6 +71,8 @@ pub struct Worker {
     clock: Clock,
     /// Time of the latest poll.
     now: Instant,
+    /// What the latest poll did.
+    activity: Activity,
     stopped: bool,
 }
 
@@ -101,6 +105,7 @@ impl Worker {
             polls_ready: false,
             clock,
             now: Instant::ZERO,
+            activity: Activity::default(),
             stopped: false,
         })
     }
@@ -129,9 +134,10 @@ impl Worker {
     /// frames received.
     pub fn poll(&mut self, now: Instant) -> usize {
         self.now = now;
-        self.handle_commands();
+        let mut activity = Activity::default();
+        activity.add_if(self.handle_commands(), Activity::COMMANDS);
         let snapshot = Arc::clone(self.snapshots.load());
-        self.handle.acknowledge(snapshot.epoch);
+        activity.add_if(self.handle.acknowledge(snapshot.epoch), Activity::PUBLISH);
         let mut received = 0;
         self.poll_ready();
         for at in 0..self.ports.len() {
@@ -161,8 +167,11 @@ impl Worker {
         }
         let mut cx =
             BurstContext { snapshot: &snapshot, now, pool: &mut self.pool, out: &mut self.out };
-        self.engine.poll(&mut cx);
+        activity.add_if(self.engine.poll(&mut cx), Activity::SWEEP);
         self.flush(now);
+        activity.add_if(received > 0, Activity::FRAMES);
+        activity.add_if(self.engine.flows().is_growing(), Activity::GROWTH);
+        self.activity = activity;
         received
     }
 
@@ -180,7 +189,8 @@ impl Worker {
         }
     }
 
-    fn handle_commands(&mut self) {
+    /// Executes commands. Returns whether there were any.
+    fn handle_commands(&mut self) -> bool {
         let handle = Arc::clone(&self.handle);
         handle.take_commands(|command| match command {
             Command::Add(id, port) => self.add(id, port),
@@ -189,7 +199,7 @@ impl Worker {
             Command::Observe(observer) => self.engine.set_observer(observer),
             Command::Collect => self.engine.collect(),
             Command::Stop => self.stopped = true,
-        });
+        })
     }
 
     /// Adds a port to the poll loop.
@@ -252,8 +262,13 @@ impl Worker {
     pub fn run(mut self) {
         let clock = self.clock;
         let mut quiet_since = None;
+        // Start of the poll before, if there was no sleep since.
+        let mut before = None;
         while !self.stopped {
             let now = clock.now();
+            if let Some(before) = before.replace(now) {
+                self.handle.load.pause(before, now, self.activity);
+            }
             if self.poll(now) > 0 {
                 quiet_since = None;
                 self.handle.load.busy(now, clock.now());
@@ -267,6 +282,7 @@ impl Worker {
             }
             self.sleep();
             quiet_since = None;
+            before = None;
         }
     }
 
@@ -279,6 +295,9 @@ impl Worker {
         }
         let longest = if self.engine.is_idle() { MAX_SLEEP_IDLE } else { MAX_SLEEP_ACTIVE };
         let pollable = self.sleeper.all_pollable();
-        self.sleeper.sleep(if pollable { longest } else { MAX_SLEEP_UNWAKEABLE });
+        let longest = if pollable { longest } else { MAX_SLEEP_UNWAKEABLE };
+        let from = self.clock.now();
+        let woken = self.sleeper.sleep(longest);
+        self.handle.load.slept(from, self.clock.now(), woken);
     }
 }

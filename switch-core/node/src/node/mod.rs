@@ -30,6 +30,7 @@ use crate::flows::{self, Flow};
 use crate::host_side::{Behind, HostSide};
 use crate::inspect::{self, PodInfo, Status, UnknownName};
 use crate::options::{NodeOptions, Settings};
+use crate::perf::PerfReading;
 use crate::pod_name::PodName;
 use crate::pods::Pods;
 use crate::ranges::Ranges;
@@ -316,6 +317,11 @@ impl Node {
     /// How the node does.
     pub fn status(&self) -> Status {
         Status::read(&self.control, &self.settings.name, self.pods.ports().len())
+    }
+
+    /// What the workers did with their time until now.
+    pub fn perf(&self) -> PerfReading {
+        PerfReading::read(&self.control, &self.settings.name)
     }
 
     /// The pods that are attached, by name.
