@@ -57,6 +57,7 @@ enum Command {
     /// Count connections by Service port and backend.
     Services(inspect::ObjectsArgs),
     Perf(inspect::PerfArgs),
+    Capture(inspect::CaptureArgs),
     Preflight(preflight::Args),
     Probe(probe::Args),
     Uninstall(uninstall::Args),
@@ -80,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Policies(args) => inspect::policies(&args, json),
         Command::Services(args) => inspect::services(&args, json),
         Command::Perf(args) => inspect::perf(&args, json),
+        Command::Capture(args) => inspect::capture(&args, json),
         Command::Preflight(args) => preflight::run(&args, json),
         Command::Probe(args) => probe::run(&args, json),
         Command::Uninstall(args) => uninstall::run(&args),

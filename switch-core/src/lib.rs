@@ -67,6 +67,7 @@
 
 pub mod action;
 pub mod answer;
+pub mod capture;
 pub mod config;
 pub mod control;
 pub mod engine;

@@ -1,7 +1,8 @@
 //! Commands that ask a running switch by its control socket: `status`, `pods`, `flows`, `drops`, `trace`, `counters`,
-//! `policies`, `services`, `perf`.
+//! `policies`, `services`, `perf`, `capture`.
 
 mod ask;
+mod capture;
 mod drops;
 mod flows;
 mod objects;
@@ -11,6 +12,7 @@ mod table;
 mod trace;
 
 pub(crate) use ask::SOCKET;
+pub(crate) use capture::Args as CaptureArgs;
 pub(crate) use drops::Args as DropsArgs;
 pub(crate) use flows::Args as FlowsArgs;
 pub(crate) use objects::Args as ObjectsArgs;
@@ -18,6 +20,7 @@ pub(crate) use perf::Args as PerfArgs;
 pub(crate) use status::Args as StatusArgs;
 pub(crate) use trace::Args as TraceArgs;
 
+pub(crate) use capture::run as capture;
 pub(crate) use drops::run as drops;
 pub(crate) use flows::run as flows;
 pub(crate) use objects::{counters, policies, services};

@@ -132,8 +132,12 @@ impl<'a> Switch<'a> {
             if let Some(port) = self.counters.port(frame.port) {
                 port.rx_frames.add(1);
             }
-            let trace =
-                Trace { ingress: frame.port, origin: Default::default(), mark: self.current.0 };
+            let trace = Trace {
+                ingress: frame.port,
+                origin: Default::default(),
+                mark: self.current.0,
+                tag: 0,
+            };
             return self
                 .report(&Event { trace, reason: DropReason::FrameTooLong, object: None }, output);
         }

@@ -106,21 +106,38 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn lines(&self, uri: &str, mut each: impl FnMut(&str) -> bool) -> Result<(), ClientError> {
+        let mut pending = Vec::new();
+        self.pieces(uri, |piece| {
+            pending.extend_from_slice(piece);
+            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = pending.drain(..=end).collect();
+                if !each(String::from_utf8_lossy(&line).trim_end()) {
+                    return false;
+                }
+            }
+            true
+        })
+    }
+
+    /// Calls `each` with each piece of an answer, as they come, until it returns false or the answer ends.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn pieces(
+        &self,
+        uri: &str,
+        mut each: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), ClientError> {
         runtime()?.block_on(async {
             let mut response = self.send(uri).await?;
             if response.status() != StatusCode::OK {
                 let body = response.into_body().collect().await.map_err(answer)?.to_bytes();
                 return Err(ClientError::Refused(reason(&String::from_utf8_lossy(&body))));
             }
-            let mut pending = Vec::new();
             while let Some(frame) = response.frame().await {
                 let Ok(data) = frame.map_err(answer)?.into_data() else { continue };
-                pending.extend_from_slice(&data);
-                while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-                    let line: Vec<u8> = pending.drain(..=end).collect();
-                    if !each(String::from_utf8_lossy(&line).trim_end()) {
-                        return Ok(());
-                    }
+                if !each(&data) {
+                    return Ok(());
                 }
             }
             Ok(())

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_types, reason = "locks of the control socket, far from any packet")]
 
+mod capture;
 mod client;
 mod drop_log;
 mod filter;
@@ -22,5 +23,5 @@ mod trace;
 pub use client::{Client, ClientError};
 pub use drop_log::DropLog;
 pub use json_lines::{JsonLines, Rotation};
-pub use routes::{MAX_FLOWS, MAX_PERF_SECONDS};
+pub use routes::{MAX_CAPTURE_FRAMES, MAX_CAPTURE_SECONDS, MAX_FLOWS, MAX_PERF_SECONDS};
 pub use server::{ApiServer, MAX_CONNECTIONS, bind};

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use podswitch_node::{METRICS_CONTENT_TYPE, Node};
+use podswitch_node::{CaptureRequest, METRICS_CONTENT_TYPE, Node};
+use podswitch_wire::flow_key::proto;
 use serde::Serialize;
 use serde_json::json;
 
@@ -16,6 +17,11 @@ pub const MAX_FLOWS: usize = 10_000;
 /// The longest time that `/v1/perf` measures, in seconds.
 pub const MAX_PERF_SECONDS: u64 = 60;
 
+/// The most frames of one capture.
+pub const MAX_CAPTURE_FRAMES: u64 = 1_000_000;
+/// The longest capture, in seconds.
+pub const MAX_CAPTURE_SECONDS: u64 = 3600;
+
 /// A request that was understood.
 #[derive(Debug)]
 pub(crate) enum Wanted {
@@ -25,6 +31,8 @@ pub(crate) enum Wanted {
     Drops { filter: Filter, limit: usize, follow: bool },
     /// What the workers do in the next so many seconds; 0: did since they began.
     Perf { seconds: u64 },
+    /// Captured frames as pcapng, at most so many within so many seconds.
+    Capture { request: CaptureRequest, count: u64, seconds: u64 },
 }
 
 /// A query to the node.
@@ -90,13 +98,7 @@ impl Parameters {
     }
 
     fn filter(&mut self) -> Result<Filter, String> {
-        let protocol = match self.take("protocol") {
-            Some(text) => Some(
-                protocol(&text)
-                    .ok_or(format!("protocol={text}: TCP, UDP, SCTP, ICMP or a number"))?,
-            ),
-            None => None,
-        };
+        let protocol = self.protocol()?;
         Ok(Filter {
             pod: self.take("pod"),
             namespace: self.take("namespace"),
@@ -107,6 +109,41 @@ impl Parameters {
             state: None,
             reason: None,
         })
+    }
+
+    fn protocol(&mut self) -> Result<Option<u8>, String> {
+        let Some(text) = self.take("protocol") else { return Ok(None) };
+        let number = protocol(&text);
+        number.map(Some).ok_or(format!("protocol={text}: TCP, UDP, SCTP, ICMP or a number"))
+    }
+
+    /// A number from 1 to `most`.
+    fn bounded(&mut self, name: &str, default: u64, most: u64) -> Result<u64, String> {
+        match self.parse(name, "a number")?.unwrap_or(default) {
+            number @ 1.. if number <= most => Ok(number),
+            number => Err(format!("{name}={number}: from 1 to {most}")),
+        }
+    }
+
+    fn capture(&mut self) -> Result<Wanted, String> {
+        let between = match (self.take("from"), self.take("to")) {
+            (Some(from), Some(to)) => Some([from, to]),
+            (None, None) => None,
+            (Some(_), None) => return Err("to is missing: from and to go together".to_owned()),
+            (None, Some(_)) => return Err("from is missing: from and to go together".to_owned()),
+        };
+        let request = CaptureRequest {
+            pod: self.take("pod"),
+            between,
+            host: self.parse("host", "an IP address")?,
+            port: self.parse("port", "a port")?,
+            protocol: self.protocol()?,
+            drops_only: self.parse("drops", "true or false")?.unwrap_or(false),
+            snap_len: self.parse("snaplen", "a number of bytes")?.unwrap_or(0),
+        };
+        let count = self.bounded("count", 10_000, MAX_CAPTURE_FRAMES)?;
+        let seconds = self.bounded("seconds", 10, MAX_CAPTURE_SECONDS)?;
+        Ok(Wanted::Capture { request, count, seconds })
     }
 
     fn limit(&mut self) -> Result<usize, String> {
@@ -162,6 +199,7 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
             let follow = parameters.parse("follow", "true or false")?.unwrap_or(false);
             return Ok(Some(Wanted::Drops { filter, limit: parameters.limit()?, follow }));
         }
+        "/v1/capture" => return Ok(Some(parameters.capture()?)),
         "/v1/perf" => {
             let seconds = parameters.parse("seconds", "a number of seconds")?.unwrap_or(0);
             if seconds > MAX_PERF_SECONDS {
@@ -170,9 +208,7 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
             return Ok(Some(Wanted::Perf { seconds }));
         }
         "/v1/trace" => {
-            let text = parameters.take("protocol").unwrap_or_else(|| "TCP".into());
-            let number = protocol(&text)
-                .ok_or(format!("protocol={text}: TCP, UDP, SCTP, ICMP or a number"))?;
+            let number = parameters.protocol()?.unwrap_or(proto::TCP);
             NodeQuestion::Trace(Question {
                 from: parameters.required("from")?,
                 to: parameters.required("to")?,
@@ -233,6 +269,11 @@ mod tests {
             ("/v1/flows", "protocol=tcpp", 400, "protocol=tcpp: TCP, UDP"),
             ("/v1/drops", "follow=maybe", 400, "follow=maybe: true or false is expected"),
             ("/v1/trace", "from=a/b", 400, "to is missing"),
+            ("/v1/capture", "from=a%2Fb", 400, "to is missing: from and to go together"),
+            ("/v1/capture", "count=0", 400, "count=0: from 1 to 1000000"),
+            ("/v1/capture", "seconds=3601", 400, "seconds=3601: from 1 to 3600"),
+            ("/v1/capture", "protocol=tcpp", 400, "protocol=tcpp: TCP, UDP"),
+            ("/v1/capture", "snaplen=x", 400, "snaplen=x: a number of bytes is expected"),
             ("/v1/perf", "seconds=61", 400, "seconds=61: at most 60"),
             ("/v1/perf", "seconds=-1", 400, "seconds=-1: a number of seconds is expected"),
         ] {

@@ -20,11 +20,12 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use podswitch_linux::confine::worker_thread;
-use podswitch_node::{DroppedFrames, Node, NodeCaller};
+use podswitch_node::{CaptureError, DroppedFrames, Node, NodeCaller};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::capture;
 use crate::drop_log::DropLog;
 use crate::filter::Filter;
 use crate::routes::{Answer, NodeQuestion, Wanted, answer, read};
@@ -174,6 +175,21 @@ async fn respond(request: &Request<Incoming>, served: Arc<Served>) -> Response<B
     match read(uri.path(), uri.query().unwrap_or_default()) {
         Err(refused) => whole(refused),
         Ok(Wanted::Node(question)) => whole(ask(served, question).await),
+        Ok(Wanted::Capture { request, count, seconds }) => {
+            match with_node(&served, move |node| node.capture(&request)).await {
+                Ok(Ok(started)) => streamed("application/x-pcapng", |sender| {
+                    capture::stream(started, count, seconds, sender)
+                }),
+                Ok(Err(error)) => {
+                    let status = match error {
+                        CaptureError::UnknownName(_) => StatusCode::NOT_FOUND,
+                        _ => StatusCode::CONFLICT,
+                    };
+                    whole(Answer::error(status, &error.to_string()))
+                }
+                Err(ended) => whole(ended),
+            }
+        }
         Ok(Wanted::Perf { seconds }) => whole(perf(served, seconds).await),
         Ok(Wanted::Drops { filter, limit, follow: false }) => {
             let mut kept = served.drops.kept();
@@ -183,14 +199,21 @@ async fn respond(request: &Request<Incoming>, served: Arc<Served>) -> Response<B
             whole(Answer::json(&serde_json::json!({ "drops": list })))
         }
         Ok(Wanted::Drops { filter, limit, follow: true }) => {
-            let (sender, body) = Channel::new(STREAM_BUFFER);
-            tokio::spawn(follow(served, filter, limit, sender));
-            let mut response = Response::new(Either::Right(body));
-            let content_type = HeaderValue::from_static("application/x-ndjson");
-            response.headers_mut().insert(CONTENT_TYPE, content_type);
-            response
+            streamed("application/x-ndjson", |sender| follow(served, filter, limit, sender))
         }
     }
+}
+
+/// An answer without a known end, which `write` sends piece by piece.
+fn streamed<F: Future<Output = ()> + Send + 'static>(
+    content_type: &'static str,
+    write: impl FnOnce(BodySender<Bytes, Infallible>) -> F,
+) -> Response<Body> {
+    let (sender, body) = Channel::new(STREAM_BUFFER);
+    tokio::spawn(write(sender));
+    let mut response = Response::new(Either::Right(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }
 
 fn whole(answer: Answer) -> Response<Body> {

@@ -58,6 +58,7 @@
 #![forbid(unsafe_code)]
 
 mod attachment;
+mod capture;
 mod cluster;
 pub mod cni;
 mod discovery;
@@ -84,6 +85,7 @@ mod underlay;
 mod view;
 
 pub use attachment::{ExistingInterface, InterfaceKind, PodAttachment, PodNetns};
+pub use capture::{Capture, CaptureError, CaptureRequest};
 pub use cluster::{ClusterOptions, Masquerading, ParseMasqueradingError};
 pub use discovery::node_addresses;
 pub use error::{NodeError, PodError, UnderlayError};

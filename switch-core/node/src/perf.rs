@@ -178,12 +178,12 @@ impl Counts {
 
 impl PerfReading {
     pub(crate) fn read(control: &ControlPlane, node: &str) -> Self {
+        let (node, at) = (node.to_owned(), control.clock().now());
         let workers = control.workers().map(|worker| WorkerReading {
             meter: Arc::clone(&worker.load),
-            load: worker.load.read(),
+            load: worker.load.read_at(at),
             counts: Counts::read(worker),
         });
-        let (node, at) = (node.to_owned(), control.clock().now());
         Self { node, at, workers: workers.collect() }
     }
 

@@ -34,4 +34,7 @@ pub enum ControlError {
     /// The workers did not acknowledge in time.
     #[error("epoch {0} was not acknowledged by every worker in time")]
     NotAcknowledged(Epoch),
+    /// There is one capture at a time.
+    #[error("another capture is running, and there can be one at a time")]
+    Capturing,
 }

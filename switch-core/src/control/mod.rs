@@ -4,6 +4,7 @@
 //! once every worker has acknowledged a later one. Used by one thread; no worker ever waits for
 //! it.
 
+mod captures;
 mod error;
 mod options;
 mod policy_counts;
@@ -22,6 +23,7 @@ pub use podswitch_policy::service::compile::HealthCheck;
 pub use policy_counts::PolicyCount;
 pub use service_counts::ServiceCount;
 
+use captures::Captures;
 use ports::Attached;
 use workers::Handle;
 
@@ -46,6 +48,7 @@ pub struct ControlPlane {
     devices: Vec<Option<Attached>>,
     publisher: Publisher,
     epoch: Epoch,
+    captures: Captures,
 }
 
 impl core::fmt::Debug for ControlPlane {
@@ -69,6 +72,7 @@ impl ControlPlane {
             publisher: Publisher::new(),
             epoch: Epoch(0),
             clock: Clock::start(),
+            captures: Captures::default(),
             options,
         }
     }

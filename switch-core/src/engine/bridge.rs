@@ -160,6 +160,7 @@ impl Engine {
             copy.offload = packet.offload;
             copy.ingress = packet.ingress;
             copy.mark = packet.mark;
+            copy.tag = packet.tag;
             copy.origin = Origin::Copy;
             match retag(copy, header, member.tagging) {
                 Ok(copy) => self.forward(cx, member.port, copy),

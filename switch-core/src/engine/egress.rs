@@ -197,6 +197,7 @@ impl Engine {
             }
             piece.ingress = trace.ingress;
             piece.mark = trace.mark;
+            piece.tag = trace.tag;
             piece.origin = if pieces == 0 { trace.origin } else { Origin::Copy };
             pieces += 1;
             out.push(plan.out, piece);

@@ -56,7 +56,7 @@ use podswitch_wire::parse::Parsed;
 use fragments::FragmentStore;
 
 pub use outputs::Outputs;
-pub use trace::{Dropped, Observer, Trace};
+pub use trace::{Dropped, Observer, Tap, Trace};
 
 use crate::action::DropReason;
 use crate::answer::icmp::ErrorLimiter;
@@ -161,6 +161,8 @@ pub struct Engine {
     /// Rate of unsuccessful searches for a connection to end, by account.
     searches: KeyedLimiter,
     observer: Option<Box<dyn Observer>>,
+    /// The running capture.
+    capture: Option<Box<dyn Tap>>,
     /// Parsed headers of the current burst.
     parsed: Box<[Parsed; BATCH]>,
     /// Position of the sweep in this worker's share of the connection table.
@@ -195,6 +197,7 @@ impl Engine {
             probes: direction::probe_limiter(),
             searches: open::search_limiter(),
             observer: None,
+            capture: None,
             parsed: Box::new([Parsed::default(); BATCH]),
             sweep: 0,
             sweep_due: Instant::ZERO,
@@ -253,6 +256,30 @@ impl Engine {
         if let Some(observer) = &mut self.observer {
             observer.dropped(drop);
         }
+        if let Some(capture) = &mut self.capture {
+            capture.dropped(drop);
+        }
+    }
+
+    /// Begins a capture.
+    pub(crate) fn start_capture(&mut self, tap: Box<dyn Tap>) {
+        self.capture = Some(tap);
+    }
+
+    /// Ends a capture, if it still runs.
+    pub(crate) fn end_capture(&mut self, id: u64) {
+        self.capture.take_if(|capture| capture.id() == id);
+    }
+
+    /// The running capture.
+    #[inline]
+    pub(crate) fn capture(&mut self) -> Option<&mut (dyn Tap + 'static)> {
+        self.capture.as_deref_mut()
+    }
+
+    /// Whether a [capture](crate::capture) runs.
+    pub fn is_capturing(&self) -> bool {
+        self.capture.is_some()
     }
 
     /// Has the observer hand over what it collected.
@@ -268,7 +295,7 @@ impl Engine {
         if let Some(port) = self.counters.port(ingress) {
             port.rx_frames.add(frames);
         }
-        let trace = Trace { ingress, origin: Origin::Received, mark: 0 };
+        let trace = Trace { ingress, origin: Origin::Received, mark: 0, tag: 0 };
         self.count_drop(&Dropped {
             trace,
             now,

@@ -1,8 +1,11 @@
-//! Notification of dropped frames.
+//! Notification of dropped frames, and of all frames.
+
+use std::sync::Arc;
 
 use crate::action::DropReason;
 use crate::id::{Cookie, Epoch, PortId};
-use crate::packet::{Origin, Packet};
+use crate::packet::{Batch, Origin, Packet};
+use crate::snapshot::Snapshot;
 use crate::time::Instant;
 
 /// What identifies a frame after its buffer was given away.
@@ -14,11 +17,14 @@ pub struct Trace {
     pub origin: Origin,
     /// The mark that its port gave it.
     pub mark: u32,
+    /// Its tag in a running [capture](crate::capture).
+    pub tag: u32,
 }
 
 impl From<&Packet> for Trace {
     fn from(packet: &Packet) -> Self {
-        Self { ingress: packet.ingress, origin: packet.origin, mark: packet.mark }
+        let (ingress, origin) = (packet.ingress, packet.origin);
+        Self { ingress, origin, mark: packet.mark, tag: packet.tag }
     }
 }
 
@@ -52,4 +58,26 @@ pub trait Observer: Send {
     /// The control plane asks for what the observer has collected
     /// ([`ControlPlane::collect`](crate::control::ControlPlane::collect)).
     fn collect(&mut self) {}
+}
+
+/// Sees all frames that a worker receives and sends, and those that it drops: a [capture](crate::capture). Runs on
+/// the worker's thread: it must not lock or wait.
+pub trait Tap: Send {
+    /// Which capture it is of.
+    fn id(&self) -> u64;
+
+    /// A burst was received on `port`, which is going to be processed with `snapshot`. The packets are to be tagged.
+    fn received(&mut self, snapshot: &Arc<Snapshot>, now: Instant, port: PortId, batch: &mut Batch);
+
+    /// Received frames were dropped.
+    fn dropped(&mut self, drop: &Dropped<'_>);
+
+    /// `port` is about to send a burst.
+    fn sending(&mut self, now: Instant, port: PortId, batch: &Batch);
+
+    /// The port has sent the first `count` packets of that burst.
+    fn sent(&mut self, count: usize);
+
+    /// All that came of the last burst was processed and sent.
+    fn finish(&mut self);
 }

@@ -358,6 +358,7 @@ pub fn compact(packet: Packet, pool: &mut Pool) -> Packet {
     copy.set_via(packet.via());
     copy.origin = packet.origin;
     copy.mark = packet.mark;
+    copy.tag = packet.tag;
     pool.free(packet);
     copy
 }

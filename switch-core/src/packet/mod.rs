@@ -73,6 +73,8 @@ pub struct Meta {
     end: u32,
     /// A mark that the receiving port may set, to recognise the frame. The engine does not change it.
     pub mark: u32,
+    /// Identifies the frame in a running [capture](crate::capture); 0: it has not been tagged.
+    pub(crate) tag: u32,
     /// Offload metadata: partial checksum, GSO.
     pub offload: Offload,
     /// The port that the frame was received on.
@@ -129,6 +131,7 @@ impl Packet {
             start: start as u32,
             end: (start + capacity) as u32,
             mark: 0,
+            tag: 0,
             offload: Offload::default(),
             ingress: PortId::default(),
             origin: Origin::Received,
@@ -254,6 +257,7 @@ impl Packet {
         self.ingress = whole.ingress;
         self.via = whole.via;
         self.mark = whole.mark;
+        self.tag = whole.tag;
         self.origin = if first { whole.origin } else { Origin::Copy };
     }
 
@@ -307,6 +311,7 @@ impl Packet {
         self.origin = Origin::Received;
         self.via = 0;
         self.mark = 0;
+        self.tag = 0;
     }
 
     /// Length of the whole buffer, headroom included.

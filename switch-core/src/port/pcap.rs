@@ -15,11 +15,13 @@ mod pcapng;
 mod read;
 mod record;
 mod write;
+mod write_ng;
 
 pub use input::{CaptureError, Record};
 pub use read::{Reader, read_capture};
 pub use record::{Recorded, Recorder, RecorderCounters};
 pub use write::{CaptureWriter, Direction, Format};
+pub use write_ng::{InterfaceId, Packet, PcapNgWriter};
 
 /// The link type of Ethernet frames, without preamble and usually without FCS
 /// (LINKTYPE_ETHERNET).

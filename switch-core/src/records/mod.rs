@@ -19,7 +19,9 @@ mod recorder;
 mod resolve;
 mod table;
 
+pub(crate) use raw::RawDrop;
 pub use recorder::Recorder;
+pub(crate) use resolve::record;
 pub use resolve::{DropRecord, End};
 
 /// Bytes from the start of a dropped frame that its record keeps.

@@ -27,7 +27,7 @@ pub(super) struct Alike {
 
 /// A drop, or several that were counted together.
 #[derive(Clone, Debug)]
-pub(super) struct RawDrop {
+pub(crate) struct RawDrop {
     pub(super) alike: Alike,
     /// The snapshot of the last one.
     pub(super) epoch: Epoch,
@@ -37,12 +37,12 @@ pub(super) struct RawDrop {
     /// Sum of the frames' lengths.
     pub(super) bytes: u64,
     /// Of a single one.
-    pub(super) frame: Option<Frame>,
+    pub(crate) frame: Option<Frame>,
 }
 
 /// What a record keeps of one frame.
 #[derive(Clone, Debug)]
-pub(super) struct Frame {
+pub(crate) struct Frame {
     pub(super) src_port: u16,
     pub(super) tcp_flags: u8,
     pub(super) vlan: Option<u16>,
@@ -52,7 +52,7 @@ pub(super) struct Frame {
 
 impl RawDrop {
     /// Of a notification, and what is known of its one frame.
-    pub(super) fn new(drop: &Dropped<'_>) -> (Self, Option<Frame>) {
+    pub(crate) fn new(drop: &Dropped<'_>) -> (Self, Option<Frame>) {
         let parsed = drop.frame.and_then(|frame| parse(frame, &ANY_KEY).ok());
         let ip = parsed.filter(|p| matches!(p.network, Network::Ipv4 | Network::Ipv6));
         let alike = Alike {

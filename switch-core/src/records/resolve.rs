@@ -38,7 +38,8 @@ impl End {
         Self { address, port, namespace: None, pod: None, node: None }
     }
 
-    fn named(address: IpAddr, port: u16, snapshot: Option<&Snapshot>) -> Self {
+    /// An end with the names that `snapshot` has for its address.
+    pub fn named(address: IpAddr, port: u16, snapshot: Option<&Snapshot>) -> Self {
         let mut end = Self::new(address, port);
         let Some(snapshot) = snapshot else { return end };
         if let Some(facts) = snapshot.endpoints.get(&address) {
@@ -181,7 +182,7 @@ impl DropRecord {
 }
 
 /// The record of what a worker wrote down.
-pub(super) fn record(worker: usize, raw: &RawDrop, snapshot: Option<&Snapshot>) -> DropRecord {
+pub(crate) fn record(worker: usize, raw: &RawDrop, snapshot: Option<&Snapshot>) -> DropRecord {
     let mut record = DropRecord {
         count: raw.count,
         bytes: raw.bytes,

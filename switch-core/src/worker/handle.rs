@@ -8,7 +8,7 @@ use crossbeam::queue::SegQueue;
 
 use super::load::LoadMeter;
 use super::sleep::Waker;
-use crate::engine::Observer;
+use crate::engine::{Observer, Tap};
 use crate::id::{Epoch, PortId};
 use crate::port::Port;
 use crate::stats::WorkerCounters;
@@ -25,6 +25,10 @@ pub(crate) enum Command {
     Observe(Option<Box<dyn Observer>>),
     /// Has the observer of drops hand over what it collected.
     Collect,
+    /// Begins a capture.
+    Capture(Box<dyn Tap>),
+    /// Ends this capture, if it still runs.
+    EndCapture(u64),
     /// Ends the thread.
     Stop,
 }
@@ -37,6 +41,8 @@ impl core::fmt::Debug for Command {
             Self::Send(..) => "Send",
             Self::Observe(_) => "Observe",
             Self::Collect => "Collect",
+            Self::Capture(_) => "Capture",
+            Self::EndCapture(_) => "EndCapture",
             Self::Stop => "Stop",
         })
     }

@@ -38,6 +38,8 @@ pub struct LoadMeter {
     bursts: [Counter; BURST_CLASSES],
     durations: Durations,
     woken: [Counter; 3],
+    /// When the sleep began that goes on; 0: the worker is awake.
+    asleep_since: AtomicU64,
     since: AtomicU64,
     latest: AtomicU64,
     pauses: Pauses,
@@ -189,10 +191,16 @@ impl LoadMeter {
         self.latest.store(now.as_nanos(), Relaxed);
     }
 
-    /// A sleep.
+    /// A sleep begins.
+    pub(super) fn sleeps(&self, now: Instant) {
+        self.asleep_since.store(now.as_nanos(), Relaxed);
+    }
+
+    /// A sleep is over.
     pub(super) fn slept(&self, from: Instant, to: Instant, woken: WokenBy) {
         self.slept_nanos.add(to.since(from).as_nanos() as u64);
         self.woken[woken as usize].add(1);
+        self.asleep_since.store(0, Relaxed);
         self.at(to);
     }
 
@@ -208,7 +216,18 @@ impl LoadMeter {
         self.pauses.longest(now, window)
     }
 
-    /// The current totals.
+    /// The totals at the time `now` of the worker's clock: with the part of a sleep that has passed.
+    pub fn read_at(&self, now: Instant) -> Load {
+        let asleep = self.asleep_since.load(Relaxed);
+        let mut load = self.read();
+        if asleep != 0 {
+            load.slept_nanos += now.as_nanos().saturating_sub(asleep);
+            load.nanos += now.as_nanos().saturating_sub(self.latest.load(Relaxed));
+        }
+        load
+    }
+
+    /// The totals of what is over.
     pub fn read(&self) -> Load {
         let burst_sizes = core::array::from_fn(|n| self.bursts[n].get());
         let durations: [u64; DURATION_CLASSES] =
@@ -285,5 +304,10 @@ mod tests {
         assert_eq!(load.burst_sizes, [0, 0, 0, 0, 0, 0, 1]);
         assert_eq!((load.empty_polls, load.nanos, load.slept_nanos), (1, 1200, 1100));
         assert_eq!(load.woken, [1, 0, 1]);
+        meter.sleeps(at(1400));
+        let later = meter.read_at(at(2000)).since(&before);
+        assert_eq!((later.slept_nanos, later.nanos), (1700, 1900), "asleep since");
+        meter.slept(at(1400), at(2100), WokenBy::Command);
+        assert_eq!(meter.read_at(at(2200)).since(&before).slept_nanos, 1800);
     }
 }

@@ -160,6 +160,9 @@ impl Worker {
                 }
                 Err(error) => self.port_failed(id, error),
             }
+            if let Some(capture) = self.engine.capture() {
+                capture.received(&snapshot, now, id, &mut self.batch);
+            }
             let mut cx =
                 BurstContext { snapshot: &snapshot, now, pool: &mut self.pool, out: &mut self.out };
             self.engine.process(&mut cx, id, &mut self.batch);
@@ -169,6 +172,9 @@ impl Worker {
             BurstContext { snapshot: &snapshot, now, pool: &mut self.pool, out: &mut self.out };
         activity.add_if(self.engine.poll(&mut cx), Activity::SWEEP);
         self.flush(now);
+        if let Some(capture) = self.engine.capture() {
+            capture.finish();
+        }
         activity.add_if(received > 0, Activity::FRAMES);
         activity.add_if(self.engine.flows().is_growing(), Activity::GROWTH);
         self.activity = activity;
@@ -198,6 +204,8 @@ impl Worker {
             Command::Send(id, frame) => self.send_created(id, &frame),
             Command::Observe(observer) => self.engine.set_observer(observer),
             Command::Collect => self.engine.collect(),
+            Command::Capture(tap) => self.engine.start_capture(tap),
+            Command::EndCapture(id) => self.engine.end_capture(id),
             Command::Stop => self.stopped = true,
         })
     }
@@ -297,6 +305,7 @@ impl Worker {
         let pollable = self.sleeper.all_pollable();
         let longest = if pollable { longest } else { MAX_SLEEP_UNWAKEABLE };
         let from = self.clock.now();
+        self.handle.load.sleeps(from);
         let woken = self.sleeper.sleep(longest);
         self.handle.load.slept(from, self.clock.now(), woken);
     }

@@ -48,7 +48,13 @@ impl Worker {
         let Some(at) = at.map(usize::from).filter(|&at| at < self.ports.len()) else { return };
         loop {
             let frames = batch.len();
+            if let Some(capture) = self.engine.capture() {
+                capture.sending(now, id, batch);
+            }
             let result = self.ports[at].port.tx(&mut self.pool, batch);
+            if let Some(capture) = self.engine.capture() {
+                capture.sent(frames - batch.len());
+            }
             let left = total_bytes(batch);
             if let Some(counters) = self.engine.counters().port(id) {
                 counters.tx_frames.add((frames - batch.len()) as u64);
@@ -84,6 +90,7 @@ impl Worker {
             let result = fit(packet, offloads, &mut self.pool, &mut |_, mut piece| {
                 piece.ingress = trace.ingress;
                 piece.mark = trace.mark;
+                piece.tag = trace.tag;
                 piece.origin = if pieces == 0 { trace.origin } else { Origin::Copy };
                 pieces += 1;
                 finished.push_back(piece);

@@ -33,7 +33,7 @@ pub struct DroppedFrames {
 }
 
 /// Name of an IP protocol, or its number.
-fn protocol_name(number: u8) -> String {
+pub(crate) fn protocol_name(number: u8) -> String {
     match number {
         proto::TCP => "TCP".into(),
         proto::UDP => "UDP".into(),
@@ -45,7 +45,7 @@ fn protocol_name(number: u8) -> String {
 }
 
 /// The letters that tcpdump uses.
-fn tcp_flags(flags: u8) -> String {
+pub(crate) fn tcp_flags(flags: u8) -> String {
     "FSRP.UEC"
         .chars()
         .enumerate()
@@ -54,7 +54,7 @@ fn tcp_flags(flags: u8) -> String {
         .collect()
 }
 
-fn direction_name(direction: Direction) -> &'static str {
+pub(crate) fn direction_name(direction: Direction) -> &'static str {
     match direction {
         Direction::Ingress => "ingress",
         Direction::Egress => "egress",
@@ -63,8 +63,17 @@ fn direction_name(direction: Direction) -> &'static str {
 
 impl fmt::Display for DroppedFrames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let record = &self.record;
         write!(f, "{} ", format_rfc3339_micros(self.last))?;
+        DropSummary(&self.record, self.pod.as_ref()).fmt(f)
+    }
+}
+
+/// Dropped frames as a line of text, without a time. With the pod behind the port that they came in by.
+pub(crate) struct DropSummary<'a>(pub(crate) &'a DropRecord, pub(crate) Option<&'a PodName>);
+
+impl fmt::Display for DropSummary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(record, pod) = self;
         if record.count != 1 {
             write!(f, "{} times ", record.count)?;
         }
@@ -79,7 +88,7 @@ impl fmt::Display for DroppedFrames {
             (Some(src), Some(dst)) => {
                 write!(f, " {} -> {}", Shown(src), Shown(dst))?;
             }
-            _ => match (&self.pod, record.port) {
+            _ => match (pod, record.port) {
                 (Some(pod), _) => write!(f, " from {pod}")?,
                 (None, Some(port)) => write!(f, " from port {port}")?,
                 (None, None) => write!(f, " (others, counted together)")?,
@@ -107,7 +116,7 @@ impl fmt::Display for DroppedFrames {
 }
 
 /// An end as a line of text has it.
-struct Shown<'a>(&'a End);
+pub(crate) struct Shown<'a>(pub(crate) &'a End);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

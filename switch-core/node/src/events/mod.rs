@@ -13,6 +13,7 @@ mod sink;
 
 pub(crate) use connections::FlowReporter;
 pub use dropped::DroppedFrames;
+pub(crate) use dropped::{DropSummary, Shown, direction_name, protocol_name, tcp_flags};
 pub(crate) use drops::DropReader;
 pub use event::Event;
 pub use failure::Failure;

@@ -23,6 +23,7 @@ use podswitch_linux::{HostError, NetNs};
 use podswitch_wire::cidr::Cidr;
 
 use crate::attachment::PodAttachment;
+use crate::capture::{Capture, CaptureError, CaptureRequest};
 use crate::error::NodeError;
 use crate::events::{DropReader, Event, EventSink, FlowReporter, Reporter};
 use crate::explain::{self, Connection, Verdict};
@@ -322,6 +323,14 @@ impl Node {
     /// What the workers did with their time until now.
     pub fn perf(&self) -> PerfReading {
         PerfReading::read(&self.control, &self.settings.name)
+    }
+
+    /// Begins a packet capture. It ends when it is dropped.
+    ///
+    /// # Errors
+    /// A name is not known; another capture runs.
+    pub fn capture(&mut self, request: &CaptureRequest) -> Result<Capture, CaptureError> {
+        Capture::start(&mut self.control, &self.pods, request)
     }
 
     /// The pods that are attached, by name.

@@ -1,0 +1,161 @@
+//! Which frames a capture takes.
+
+use std::net::IpAddr;
+
+use podswitch_wire::arp;
+use podswitch_wire::flow_key::{FlowKey, HashKey, proto};
+use podswitch_wire::parse::{Fragment, Network, Parsed, parse};
+
+use crate::id::PortId;
+use crate::snapshot::Snapshot;
+
+/// The hash of a frame is of no use here.
+const ANY_KEY: HashKey = HashKey::new(0);
+/// Length of the VXLAN header (RFC 7348 §5).
+const VXLAN_LEN: usize = 8;
+
+/// Conditions that must all hold; without any, all frames are taken. Those on headers hold if they hold for the
+/// frame or, of a tunnel packet, for the inner frame. Each takes both directions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CaptureFilter {
+    /// The frame passes one of these ports, or one end has one of these addresses. A pod is its port and its
+    /// addresses.
+    pub place: Option<(Vec<PortId>, Vec<IpAddr>)>,
+    /// One end has this address.
+    pub host: Option<IpAddr>,
+    /// The ends have an address of the first and one of the second list.
+    pub between: Option<[Vec<IpAddr>; 2]>,
+    /// One end has this TCP, UDP or SCTP port.
+    pub port: Option<u16>,
+    /// IP protocol number.
+    pub protocol: Option<u8>,
+}
+
+/// The ends of a frame.
+#[derive(Clone, Copy, Debug)]
+enum Ends {
+    Ip(FlowKey),
+    /// Sender and target.
+    Arp(IpAddr, IpAddr),
+    /// Neither, or malformed.
+    None,
+}
+
+impl Ends {
+    fn addresses(&self) -> Option<[IpAddr; 2]> {
+        match self {
+            Self::Ip(key) => Some([key.src_addr(), key.dst_addr()]),
+            Self::Arp(sender, target) => Some([*sender, *target]),
+            Self::None => None,
+        }
+    }
+
+    fn key(&self) -> Option<&FlowKey> {
+        match self {
+            Self::Ip(key) => Some(key),
+            _ => None,
+        }
+    }
+}
+
+/// What is read of a frame's headers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Headers {
+    outer: Ends,
+    /// Of the inner frame of a tunnel packet.
+    inner: Ends,
+    /// TCP flags of the inner frame or, if there is none, of the frame itself.
+    pub(super) tcp_flags: u8,
+    /// The frame is a fragment of a datagram.
+    pub(super) is_fragment: bool,
+    /// The frame has the outer headers of the tunnel.
+    pub(super) is_tunnel: bool,
+}
+
+impl Headers {
+    pub(super) fn read(frame: &[u8], snapshot: &Snapshot) -> Self {
+        let mut headers = Self {
+            outer: Ends::None,
+            inner: Ends::None,
+            tcp_flags: 0,
+            is_fragment: false,
+            is_tunnel: false,
+        };
+        let Ok(parsed) = parse(frame, &ANY_KEY) else { return headers };
+        headers.outer = ends_of(frame, &parsed);
+        headers.tcp_flags = parsed.tcp_flags;
+        headers.is_fragment = parsed.fragment != Fragment::Whole;
+        if let Some(inner) = inner_frame(frame, &parsed, snapshot) {
+            headers.is_tunnel = true;
+            if let Ok(parsed) = parse(inner, &ANY_KEY) {
+                headers.inner = ends_of(inner, &parsed);
+                headers.tcp_flags = parsed.tcp_flags;
+            }
+        }
+        headers
+    }
+
+    /// The key of the inner frame or, if there is none, of the frame itself.
+    pub(super) fn key(&self) -> Option<FlowKey> {
+        match self.is_tunnel {
+            true => self.inner.key().copied(),
+            false => self.outer.key().copied(),
+        }
+    }
+}
+
+/// The inner frame of a tunnel packet.
+fn inner_frame<'a>(frame: &'a [u8], parsed: &Parsed, snapshot: &Snapshot) -> Option<&'a [u8]> {
+    let tunnels = &snapshot.tunnels;
+    let is_tunnel = tunnels.enabled
+        && parsed.key.proto == proto::UDP
+        && parsed.key.dst_port == tunnels.rules.port;
+    let start = usize::from(parsed.payload) + VXLAN_LEN;
+    frame.get(start..parsed.end as usize).filter(|_| is_tunnel)
+}
+
+fn ends_of(frame: &[u8], parsed: &Parsed) -> Ends {
+    match parsed.network {
+        Network::Ipv4 | Network::Ipv6 => Ends::Ip(parsed.key),
+        Network::Arp => {
+            let packet = frame.get(usize::from(parsed.l3)..);
+            match packet.and_then(|packet| arp::Packet::new_checked(packet).ok()) {
+                Some(arp) => Ends::Arp(arp.sender_ip().into(), arp.target_ip().into()),
+                None => Ends::None,
+            }
+        }
+        Network::Other => Ends::None,
+    }
+}
+
+impl CaptureFilter {
+    /// Whether a frame that passes `port` is taken.
+    pub(super) fn takes(&self, port: PortId, headers: &Headers) -> bool {
+        let at_port = self.place.as_ref().is_none_or(|(ports, _)| ports.contains(&port));
+        [headers.outer, headers.inner].iter().any(|ends| self.takes_ends(at_port, ends))
+    }
+
+    fn takes_ends(&self, at_port: bool, ends: &Ends) -> bool {
+        let addresses = ends.addresses();
+        let one_is = |wanted: &[IpAddr]| {
+            addresses.is_some_and(|ends| ends.iter().any(|end| wanted.contains(end)))
+        };
+        let is_between = |[some, others]: &[Vec<IpAddr>; 2]| {
+            addresses.is_some_and(|[a, b]| {
+                some.contains(&a) && others.contains(&b) || some.contains(&b) && others.contains(&a)
+            })
+        };
+        let key = ends.key();
+        (at_port || self.place.as_ref().is_some_and(|(_, hosts)| one_is(hosts)))
+            && self.host.is_none_or(|host| one_is(&[host]))
+            && self.between.as_ref().is_none_or(is_between)
+            && self.port.is_none_or(|port| key.is_some_and(|key| has_port(key, port)))
+            && self.protocol.is_none_or(|number| key.is_some_and(|key| key.proto == number))
+    }
+}
+
+/// Whether one end has this port. ICMP's identifiers are in the same fields.
+fn has_port(key: &FlowKey, port: u16) -> bool {
+    matches!(key.proto, proto::TCP | proto::UDP | proto::SCTP)
+        && (key.src_port == port || key.dst_port == port)
+}

@@ -1,0 +1,82 @@
+//! The way of copies from a worker to the reader: bounded in number and in bytes.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use crossbeam::queue::ArrayQueue;
+
+use super::Copy;
+
+/// Copies that a worker may be ahead of the reader.
+const COPIES: usize = 4096;
+/// Bytes of frames that it may be ahead.
+const BYTES: usize = 16 << 20;
+
+/// One worker's queue.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    copies: ArrayQueue<Copy>,
+    /// Buffers to use again.
+    spare: ArrayQueue<Vec<u8>>,
+    bytes: AtomicUsize,
+    lost: AtomicU64,
+}
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Self {
+            copies: ArrayQueue::new(COPIES),
+            spare: ArrayQueue::new(COPIES),
+            bytes: AtomicUsize::new(0),
+            lost: AtomicU64::new(0),
+        }
+    }
+
+    /// An empty buffer.
+    pub(super) fn buffer(&self) -> Vec<u8> {
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        buffer.clear();
+        buffer
+    }
+
+    /// Takes a buffer back. It is freed if there are enough, or if it is one for GSO packets: they would add up
+    /// to more than is queued.
+    pub(super) fn recycle(&self, buffer: Vec<u8>) {
+        if buffer.capacity() <= BYTES / COPIES {
+            let _ = self.spare.push(buffer);
+        }
+    }
+
+    /// Queues a copy, or loses it if there is no room.
+    pub(super) fn push(&self, copy: Copy) {
+        let len = copy.frame.len();
+        if self.bytes.load(Relaxed) + len > BYTES {
+            return self.lose(copy);
+        }
+        self.bytes.fetch_add(len, Relaxed);
+        if let Err(copy) = self.copies.push(copy) {
+            self.bytes.fetch_sub(len, Relaxed);
+            self.lose(copy);
+        }
+    }
+
+    /// Counts a copy as lost.
+    pub(super) fn lose(&self, copy: Copy) {
+        self.lost.fetch_add(1, Relaxed);
+        self.recycle(copy.frame);
+    }
+
+    pub(super) fn pop(&self) -> Option<Copy> {
+        let copy = self.copies.pop()?;
+        self.bytes.fetch_sub(copy.frame.len(), Relaxed);
+        Some(copy)
+    }
+
+    /// How many copies there are now.
+    pub(super) fn len(&self) -> usize {
+        self.copies.len()
+    }
+
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
+    }
+}

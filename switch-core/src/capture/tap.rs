@@ -1,0 +1,220 @@
+//! A worker's side of a capture.
+
+use std::mem::{replace, take};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use super::filter::Headers;
+use super::queue::Queue;
+use super::{CaptureOptions, Copy, RawFate};
+use crate::engine::{Dropped, Tap};
+use crate::id::PortId;
+use crate::packet::{BATCH, Batch};
+use crate::port::pcap::Direction;
+use crate::records::RawDrop;
+use crate::snapshot::Snapshot;
+use crate::time::Instant;
+
+/// Sent frames that wait for the end of a poll.
+const OUTBOUND: usize = 1024;
+
+/// Numbers of captured bursts. All workers and captures of the process share them: a fragment may be held by one worker
+/// and released by another, in a later capture.
+static BURSTS: AtomicU32 = AtomicU32::new(0);
+
+fn next_burst() -> u32 {
+    // Tags have 26 bits for it, and 0 is none. A number comes again after 67 million bursts.
+    match BURSTS.fetch_add(1, Relaxed) % (1 << 26) {
+        0 => 1,
+        number => number,
+    }
+}
+
+/// See the module's description.
+pub(super) struct WorkerTap {
+    /// Which capture.
+    id: u64,
+    queue: Arc<Queue>,
+    options: CaptureOptions,
+    /// The state that frames are evaluated with now.
+    snapshot: Arc<Snapshot>,
+    /// Number of the current burst: no other burst of any worker has had it for a long time. 0: there is none.
+    burst: u32,
+    /// Copies of the current burst's frames, by place in the burst.
+    inbound: [Option<Copy>; BATCH],
+    has_inbound: bool,
+    /// Copies of frames that were sent since the last burst was received.
+    outbound: Vec<Copy>,
+    /// Copies of frames that a port is about to send, with their places in the burst and their tags.
+    sending: Vec<(usize, u32, Copy)>,
+}
+
+/// Which packet of a burst a tag is of.
+fn place(tag: u32) -> usize {
+    tag as usize % BATCH
+}
+
+impl WorkerTap {
+    pub(super) fn new(
+        id: u64,
+        queue: Arc<Queue>,
+        options: CaptureOptions,
+        snapshot: Arc<Snapshot>,
+    ) -> Self {
+        Self {
+            id,
+            queue,
+            options,
+            snapshot,
+            burst: 0,
+            inbound: [const { None }; BATCH],
+            outbound: Vec::with_capacity(OUTBOUND),
+            sending: Vec::with_capacity(BATCH),
+            has_inbound: false,
+        }
+    }
+
+    /// Whether the frame with this tag was received in the current burst.
+    fn is_current(&self, tag: u32) -> bool {
+        tag != 0 && tag / BATCH as u32 == self.burst
+    }
+
+    /// Copies a frame if the filter takes it, or if it is `wanted` anyway.
+    fn copy(
+        &self,
+        (now, port): (Instant, PortId),
+        direction: Direction,
+        frame: &[u8],
+        wanted: bool,
+    ) -> Option<Copy> {
+        let headers = Headers::read(frame, &self.snapshot);
+        if !wanted && !self.options.filter.takes(port, &headers) {
+            return None;
+        }
+        let mut buffer = self.queue.buffer();
+        buffer.extend_from_slice(&frame[..frame.len().min(self.options.snap_len)]);
+        Some(Copy {
+            time: now,
+            port,
+            direction,
+            original_len: frame.len() as u32,
+            headers,
+            frame: buffer,
+            snapshot: Arc::clone(&self.snapshot),
+            fate: RawFate::Unknown,
+        })
+    }
+}
+
+impl Tap for WorkerTap {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn received(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        now: Instant,
+        port: PortId,
+        batch: &mut Batch,
+    ) {
+        self.finish();
+        if !Arc::ptr_eq(&self.snapshot, snapshot) {
+            self.snapshot = Arc::clone(snapshot);
+        }
+        self.burst = next_burst();
+        for (at, packet) in batch.iter_mut().enumerate().take(BATCH) {
+            packet.tag = self.burst * BATCH as u32 + at as u32;
+            let copy = self.copy((now, port), Direction::Inbound, packet.bytes(), false);
+            self.has_inbound |= copy.is_some();
+            self.inbound[at] = copy;
+        }
+    }
+
+    fn dropped(&mut self, drop: &Dropped<'_>) {
+        let tag = drop.trace.tag;
+        if self.is_current(tag) {
+            if let Some(copy) = &mut self.inbound[place(tag)] {
+                // A frame that a port did not accept has gone from its buffer; its copy is still here.
+                let frame = drop.frame.unwrap_or(&copy.frame);
+                copy.fate = dropped(drop, frame, &copy.snapshot);
+            }
+            return;
+        }
+        // Held since an earlier burst.
+        let (port, Some(frame)) = (drop.trace.ingress, drop.frame) else { return };
+        if let Some(mut copy) = self.copy((drop.now, port), Direction::Inbound, frame, false) {
+            copy.fate = dropped(drop, frame, &copy.snapshot);
+            self.queue.push(copy);
+        }
+    }
+
+    fn sending(&mut self, now: Instant, port: PortId, batch: &Batch) {
+        if self.options.drops_only {
+            return;
+        }
+        for (at, packet) in batch.iter().enumerate() {
+            let tag = packet.tag;
+            let is_followed = self.is_current(tag) && self.inbound[place(tag)].is_some();
+            let frame = packet.bytes();
+            if let Some(mut copy) = self.copy((now, port), Direction::Outbound, frame, is_followed)
+            {
+                copy.fate = RawFate::Sent { origin: packet.origin, ingress: packet.ingress };
+                self.sending.push((at, tag, copy));
+            }
+        }
+    }
+
+    fn sent(&mut self, count: usize) {
+        let mut sending = take(&mut self.sending);
+        for (at, tag, copy) in sending.drain(..) {
+            if at >= count {
+                self.queue.recycle(copy.frame);
+                continue;
+            }
+            if self.is_current(tag)
+                && let Some(inbound) = &mut self.inbound[place(tag)]
+                && !matches!(inbound.fate, RawFate::Dropped(_))
+            {
+                inbound.fate = RawFate::Forwarded(copy.port);
+            }
+            match self.outbound.len() < OUTBOUND {
+                true => self.outbound.push(copy),
+                false => self.queue.lose(copy),
+            }
+        }
+        self.sending = sending;
+    }
+
+    fn finish(&mut self) {
+        if replace(&mut self.has_inbound, false) {
+            for copy in self.inbound.iter_mut().filter_map(Option::take) {
+                match self.options.drops_only && !matches!(copy.fate, RawFate::Dropped(_)) {
+                    true => self.queue.recycle(copy.frame),
+                    false => self.queue.push(copy),
+                }
+            }
+        }
+        for copy in self.outbound.drain(..) {
+            self.queue.push(copy);
+        }
+        // What is dropped from now on was held.
+        self.burst = 0;
+    }
+}
+
+/// The fate of a dropped frame. `frame`: its bytes; `snapshot`: that of its burst, which the engine does not know any
+/// more where a port refuses the frame.
+fn dropped(drop: &Dropped<'_>, frame: &[u8], snapshot: &Snapshot) -> RawFate {
+    let (mut raw, frame) = RawDrop::new(&Dropped {
+        trace: drop.trace,
+        now: drop.now,
+        epoch: snapshot.epoch,
+        reason: drop.reason,
+        object: drop.object,
+        frame: Some(frame),
+        count: drop.count,
+    });
+    raw.frame = frame;
+    RawFate::Dropped(Box::new(raw))
+}
