@@ -266,6 +266,7 @@ fn wrong_requests(switch: &Switch) {
     let output = run(&["capture", "--socket", &switch.socket, "-w", &missing]);
     let says = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(says.contains(&format!("-w {missing}: ")), "{says}");
+    until_none_runs(switch);
 }
 
 /// The switch ends a capture whose client is gone: another one can begin long before its time is over.
@@ -279,10 +280,16 @@ fn clients_that_go_away(switch: &Switch) {
         child.wait().expect("ends");
         // Whole blocks, wherever it was cut off.
         frames(&switch.folder.path("gone"));
-        let patience = Limit::new(PATIENCE);
-        while switch.ask(&["--count", "1", "--seconds", "1"]).0 != Some(0) {
-            assert!(patience.left().is_some(), "the capture goes on without its client");
-            thread::sleep(Duration::from_millis(100));
-        }
+        std::fs::remove_file(switch.folder.path("gone")).expect("there is one");
+        until_none_runs(switch);
+    }
+}
+
+/// Waits until a capture can begin.
+fn until_none_runs(switch: &Switch) {
+    let patience = Limit::new(PATIENCE);
+    while switch.ask(&["--count", "1", "--seconds", "1"]).0 != Some(0) {
+        assert!(patience.left().is_some(), "the capture goes on without its client");
+        thread::sleep(Duration::from_millis(100));
     }
 }
