@@ -10,6 +10,8 @@ mod demo;
 mod explain;
 mod failure;
 mod inspect;
+mod log;
+mod output;
 mod preflight;
 mod print;
 mod probe;
@@ -82,10 +84,12 @@ pub fn main() -> ExitCode {
         Command::Probe(args) => probe::run(&args, json),
         Command::Uninstall(args) => uninstall::run(&args),
     };
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
-    }
+    };
+    output::flush();
+    code
 }
 
 /// What a command comes to.

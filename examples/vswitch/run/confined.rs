@@ -5,8 +5,8 @@ use std::thread;
 use podswitch_linux::confine::{self, CapabilitySet};
 
 use super::flags::UnderlayFlags;
+use crate::Done;
 use crate::failure::Failure;
-use crate::{Done, print};
 
 /// Runs `serve` on a thread of its own, which keeps what is needed to attach pods. The calling thread keeps
 /// CAP_NET_ADMIN, and CAP_NET_RAW if the underlay needs packet sockets; workers keep nothing.
@@ -14,8 +14,10 @@ use crate::{Done, print};
 /// Where the kernel cannot confine a process this is said, and the switch runs all the same.
 pub(super) fn run(underlay: &UnderlayFlags, serve: impl FnOnce() -> Done + Send) -> Done {
     if let Err(error) = confine::process(confine::CONTROL) {
-        print::warning(format_args!("not confined as it should be: {error}"));
+        tracing::warn!(target: "run", %error, "not confined as it should be");
     }
+    // Threads inherit what was given up.
+    super::start_output()?;
     thread::scope(|scope| {
         let control = thread::Builder::new().name("control".to_owned()).spawn_scoped(scope, serve);
         let control = control.map_err(|e| Failure::Setup(format!("cannot start a thread: {e}")))?;
@@ -24,7 +26,7 @@ pub(super) fn run(underlay: &UnderlayFlags, serve: impl FnOnce() -> Done + Send)
             keep |= CapabilitySet::NET_RAW;
         }
         if let Err(error) = confine::keep_capabilities(keep) {
-            print::warning(format_args!("{error}"));
+            tracing::warn!(target: "run", %error, "not confined as it should be");
         }
         control.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })

@@ -10,7 +10,6 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::inspect::SOCKET;
-use crate::print;
 
 /// Where the control socket is.
 #[derive(clap::Args, Clone, Debug)]
@@ -113,7 +112,7 @@ impl Control {
             }
             Event::FlowOpened(flow) => write_flow(&file, "flow_opened", &flow),
             Event::FlowClosed(flow) => write_flow(&file, "flow_closed", &flow),
-            event => print::event(event),
+            event => super::report::node(event),
         })
     }
 

@@ -1,11 +1,14 @@
 //! What `run` says while it runs: one line an event, text or JSON.
 
+use std::time::Duration;
+
 use podswitch_core::id::Epoch;
 use podswitch_kubernetes::Counts;
 use podswitch_node::Stats;
 use podswitch_node::source::Source;
 use serde::Serialize;
 
+use crate::failure::{Failure, Refused};
 use crate::print;
 
 /// See the module's description.
@@ -53,24 +56,33 @@ struct AllStats<'a> {
     policies_kept_last_good: usize,
 }
 
+/// Why a state is refused.
 #[derive(Serialize)]
-struct Nothing {}
+struct Reasons {
+    reasons: Vec<Refused>,
+}
 
 impl Events<'_> {
     /// The first state is in force.
     pub(super) fn ready(&self, epoch: Epoch, source: &dyn Source) {
+        let counts = source.counts();
+        tracing::info!(
+            target: "run", epoch = epoch.0, left_out = not_as_written(counts), stale = source.is_stale(), "ready"
+        );
         self.epoch("ready", epoch, source);
     }
 
     /// A new state is in force.
-    pub(super) fn applied(&self, epoch: Epoch, source: &dyn Source) {
+    pub(super) fn applied(&self, epoch: Epoch, source: &dyn Source, duration: Duration) {
+        let duration_ms = duration.as_secs_f64() * 1e3;
+        tracing::info!(target: "state", epoch = epoch.0, duration_ms, "applied");
         self.epoch("applied", epoch, source);
     }
 
     /// A new state was refused.
-    pub(super) fn refused(&self) {
+    pub(super) fn refused(&self, failure: Failure) {
         if self.json {
-            self.print("refused", Nothing {});
+            self.print("refused", Reasons { reasons: failure.reasons() });
         } else {
             print::line(format_args!("refused node={}", self.node));
         }
@@ -111,9 +123,8 @@ impl Events<'_> {
             self.print(event, At { epoch: epoch.0, stale: source.is_stale(), left_out });
             return;
         }
-        let counts = source.counts();
-        let left_out = counts.left_out + counts.closed + counts.kept_last_good;
-        let mut more = if left_out > 0 { format!(" left_out={left_out}") } else { String::new() };
+        let left_out = not_as_written(source.counts());
+        let mut more = left_out.map(|count| format!(" left_out={count}")).unwrap_or_default();
         if source.is_stale() {
             more.push_str(" stale");
         }
@@ -123,6 +134,12 @@ impl Events<'_> {
     fn print(&self, event: &str, more: impl Serialize) {
         print::json(&Line { event, node: self.node, more });
     }
+}
+
+/// How many objects are not in the state as they are written, if any.
+fn not_as_written(counts: Counts) -> Option<usize> {
+    let count = counts.left_out + counts.closed + counts.kept_last_good;
+    (count > 0).then_some(count)
 }
 
 /// The counters on one line.
