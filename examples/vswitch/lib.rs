@@ -58,6 +58,7 @@ enum Command {
     Policies(inspect::ObjectsArgs),
     /// Count connections by Service port and backend.
     Services(inspect::ObjectsArgs),
+    LogLevel(inspect::LogLevelArgs),
     Preflight(preflight::Args),
     Probe(probe::Args),
     Uninstall(uninstall::Args),
@@ -80,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Counters(args) => inspect::counters(&args, json),
         Command::Policies(args) => inspect::policies(&args, json),
         Command::Services(args) => inspect::services(&args, json),
+        Command::LogLevel(args) => inspect::log_level(&args, json),
         Command::Preflight(args) => preflight::run(&args, json),
         Command::Probe(args) => probe::run(&args, json),
         Command::Uninstall(args) => uninstall::run(&args),

@@ -8,8 +8,9 @@ pub(crate) mod filter;
 mod line;
 
 use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use podswitch_api::LogLevel;
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber};
@@ -93,16 +94,28 @@ pub(crate) fn directives() -> String {
     LOG.get().map(|log| log.filter.directives().to_string()).unwrap_or_default()
 }
 
-/// Puts directives in force.
-///
-/// # Errors
-/// What is wrong with them.
-pub(crate) fn set_directives(text: &str) -> Result<(), String> {
-    let directives: Directives = text.parse()?;
-    if let Some(log) = LOG.get() {
-        log.filter.set(&directives);
+/// The level as the control socket reads and changes it.
+#[derive(Debug)]
+pub(crate) struct Level;
+
+impl LogLevel for Level {
+    fn directives(&self) -> String {
+        directives()
     }
-    Ok(())
+
+    fn set(&self, text: &str) -> Result<(), String> {
+        let (before, wanted) = (directives(), text.parse::<Directives>()?);
+        if let Some(log) = LOG.get() {
+            log.filter.set(&wanted);
+        }
+        tracing::info!(target: "log", before, now = directives(), "the level is changed");
+        Ok(())
+    }
+}
+
+/// Milliseconds, to the microsecond.
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e3
 }
 
 /// Logs that lines of another stream were lost.

@@ -53,6 +53,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// cannot be read or are cut, or a state without this node. An object that cannot be used is left out,
 /// with a warning and ` left_out=N`; a policy keeps its last good version in force, or isolates the pods
 /// that it selects. When it stops it removes what it made. After a kill the next run attaches to the pods as they are.
+/// Standard error is the log: one event a line, with the reasons of what is left out or refused.
 ///
 /// With --kubernetes the state comes from the API server: it is ready once every kind of object has been listed. While no
 /// API server answers the state in force stays; at a start without one the last known state is used after 5 s, and
@@ -114,6 +115,7 @@ pub(crate) fn run(args: Args, json: bool) -> Done {
     log::start(&args.log, &args.node)?;
     report::start(args.workers);
     raise_descriptor_limit();
+    args.control.join_group();
     if let Some(path) = &args.proc_sys {
         sysctl::use_root(path);
     }

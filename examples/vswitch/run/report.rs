@@ -6,7 +6,7 @@ use std::time::Duration;
 use podswitch_core::config::ConfigError;
 use podswitch_core::control::Effect;
 use podswitch_kubernetes::{Action, Record};
-use podswitch_node::cni::CniEvent;
+use podswitch_node::cni::{AnsweredCall, CniError, CniEvent};
 use podswitch_node::{Event, Failure};
 
 use crate::failure::{Named, present};
@@ -140,11 +140,30 @@ pub(super) fn cni(event: CniEvent) {
         CniEvent::Released { key } => {
             tracing::debug!(target: "cni", %key, "an attachment is released")
         }
+        CniEvent::Answered(answered) => call(&answered),
         CniEvent::Failed { verb, key, error } => {
-            tracing::warn!(target: "cni", verb, key, reason = %error, "failed");
+            tracing::warn!(target: "cni", verb, key, reason = %error, "failed, and is tried again");
         }
         CniEvent::Note(text) => tracing::info!(target: "cni", "{text}"),
         _ => {}
+    }
+}
+
+fn call(call: &AnsweredCall) {
+    let AnsweredCall { verb, container, interface, .. } = call;
+    let (pod, duration_ms) = (present(&call.pod), log::milliseconds(call.duration));
+    match &call.error {
+        Some(CniError { code, message, details, .. }) => tracing::warn!(
+            target: "cni", verb, container, interface, pod, duration_ms, outcome = "error", code,
+            reason = message, details = present(details), "a call failed"
+        ),
+        None if matches!(&**verb, "ADD" | "DEL") => tracing::info!(
+            target: "cni", verb, container, interface, pod, duration_ms, outcome = "done", "a call is answered"
+        ),
+        // Runtimes ask for them all the time.
+        None => tracing::debug!(
+            target: "cni", verb, container, interface, pod, duration_ms, outcome = "done", "a call is answered"
+        ),
     }
 }
 

@@ -1,8 +1,11 @@
 //! The log of `run`: one event a line, refusals with their reasons, levels, and that nobody has to read it.
 
+mod changes;
+mod level;
+mod lost;
+
 use std::fs::{self, File};
-use std::io::Read;
-use std::process::Stdio;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +13,7 @@ use podswitch_linux::NetNs;
 use podswitch_vswitch_testkit::running::{Limit, PATIENCE, Running};
 use podswitch_vswitch_testkit::{Folder, head, pod, program};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const SERVICE: &str = "---\n{apiVersion: v1, kind: Service, metadata: {name: s, namespace: a}, spec: {clusterIP: x, ports: [{port: 80}]}}\n";
 const DENY: &str = "---\n{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, \
@@ -174,7 +177,7 @@ fn a_refused_state_names_object_field_and_reason_in_each_event() {
     let refused = switch.event("refused");
     assert_eq!(refused["reasons"].as_array().map(Vec::len), Some(2), "{refused}");
     for (object, field) in
-        [("Service/a/s", "spec.clusterIP"), ("NetworkPolicy/a/deny", "spec.podSelector")]
+        [("Service/a/s", "spec.clusterIP"), ("NetworkPolicy/a/deny", "spec.podSelector[0]")]
     {
         let event = world.logs(&format!("the state is refused for {object}"), |_| true);
         let fields = &event["fields"];
@@ -233,64 +236,4 @@ fn levels_that_cannot_be_are_refused() {
         events[0]["fields"]["reason"].as_str().is_some_and(|reason| reason.contains("/nowhere")),
         "{text}"
     );
-}
-
-/// Bad objects, whose warnings are more than what waits for a reader.
-const MANY: usize = 20_000;
-const LOST: &str = "lines were lost: nobody read them";
-
-#[test]
-fn nobody_has_to_read_and_what_is_lost_is_counted() {
-    podswitch_testkit::require_privilege!();
-    let world = World::new("lost");
-    let many: String =
-        (0..MANY).map(|n| SERVICE.replace("name: s,", &format!("name: s{n},"))).collect();
-    world.write(&[&many]);
-    // With a reader: how many events there are.
-    let switch = world.start(&["--log-format", "json"], None);
-    switch.says("ready");
-    assert_eq!(switch.stop(), Some(0));
-    let all = world.log().len();
-    assert!(all > MANY);
-
-    let (mut reader, writer) = std::io::pipe().expect("a pipe");
-    let switch = Running::start_with(
-        &world.arguments(&["--log-format", "json"], &mut Vec::new()),
-        |command| {
-            command.stderr(Stdio::from(writer));
-        },
-    );
-    switch.says("ready");
-    // It serves while nobody reads.
-    switch.signal(Signal::HUP);
-    switch.says("applied");
-    // Somebody reads again: that lines were lost comes where they were.
-    let mut log = Vec::new();
-    let mut buffer = vec![0; 1 << 16];
-    let mut has_lost = false;
-    while !has_lost {
-        let count = reader.read(&mut buffer).expect("read");
-        let tail = log.len().saturating_sub(LOST.len());
-        log.extend_from_slice(&buffer[..count]);
-        has_lost = String::from_utf8_lossy(&log[tail..]).contains(LOST);
-    }
-    assert_eq!(switch.stop(), Some(0));
-    reader.read_to_end(&mut log).expect("read");
-    let events = events(&String::from_utf8(log).expect("text"));
-    let (lost, said): (Vec<_>, Vec<_>) =
-        events.into_iter().partition(|event| event["message"] == LOST);
-    let lost: u64 =
-        lost.iter().map(|event| event["fields"]["lines"].as_u64().expect("a number")).sum();
-    assert!(lost > 0);
-    let applied = 1;
-    assert_eq!(said.len() + lost as usize, all + applied, "each event was written or counted");
-    assert!(said.iter().any(|event| event["message"] == "stop"));
-
-    // Nor does the end wait for a reader.
-    let (_reader, writer) = std::io::pipe().expect("a pipe");
-    let switch = Running::start_with(&world.arguments(&[], &mut Vec::new()), |command| {
-        command.stderr(Stdio::from(writer));
-    });
-    switch.says("ready");
-    assert_eq!(switch.stop(), Some(0));
 }
