@@ -12,14 +12,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use podswitch_core::time::{Clock, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
-
-use crate::log;
 
 /// The most bytes that wait in a queue. A longer line is taken by an empty one.
 const MAX_BYTES: usize = 4 << 20;
@@ -36,8 +34,14 @@ static QUEUED: AtomicBool = AtomicBool::new(false);
 /// Whether threads write them.
 static STARTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on lines wait in the queues. [`start`] has them written.
-pub(crate) fn queue() {
+/// Makes the log's line that so many lines of a stream were lost.
+static LOST_LINE: OnceLock<fn(stream: &str, lines: u64) -> Vec<u8>> = OnceLock::new();
+
+/// From now on lines wait in the queues. [`start`] has them written. `lost_line` makes the line of standard error that
+/// so many lines of a stream were lost.
+pub(crate) fn queue(lost_line: fn(stream: &str, lines: u64) -> Vec<u8>) {
+    // Once a process.
+    let _ = LOST_LINE.set(lost_line);
     QUEUED.store(true, Relaxed);
 }
 
@@ -185,10 +189,15 @@ impl Queue {
     fn write(&self, item: Item) {
         let (bytes, lost) = match item {
             Item::Line(line) => (line, 1),
-            Item::Lost(count) if self.stream == Stream::Out => {
-                return log::lost(self.stream.name(), count);
+            Item::Lost(count) => {
+                let Some(lost_line) = LOST_LINE.get() else { return };
+                let line = lost_line(self.stream.name(), count);
+                match self.stream {
+                    // Its lines are for programs.
+                    Stream::Out => return ERR.push(line),
+                    Stream::Err => (line, count),
+                }
             }
-            Item::Lost(count) => (log::lost_line(self.stream.name(), count), count),
         };
         let written = match self.stream {
             Stream::Out => write_whole(io::stdout().as_fd(), &bytes),

@@ -15,7 +15,6 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::failure::Failure;
 use crate::output;
 use filter::{Directives, Filter, Verbosity};
 use line::{Format, Line, Said};
@@ -59,17 +58,17 @@ static LOG: OnceLock<Log> = OnceLock::new();
 ///
 /// # Errors
 /// The environment has directives that cannot be.
-pub(crate) fn start(flags: &LogFlags, node: &str) -> Result<(), Failure> {
+pub(crate) fn start(flags: &LogFlags, node: &str) -> Result<(), String> {
     let directives = match (&flags.log_level, std::env::var(VARIABLE)) {
         (Some(directives), _) => directives.clone(),
         (None, Ok(text)) if !text.is_empty() => {
-            text.parse().map_err(|reason| Failure::Input(format!("{VARIABLE}: {reason}")))?
+            text.parse().map_err(|reason| format!("{VARIABLE}: {reason}"))?
         }
         (None, _) => Directives::default(),
     };
     let log =
         Log { node: node.to_owned(), format: flags.log_format, filter: Filter::new(&directives) };
-    output::queue();
+    output::queue(lost_line);
     if LOG.set(log).is_ok() {
         // Nobody else sets one.
         let _ = tracing::subscriber::set_global_default(ToStandardError);
@@ -118,13 +117,8 @@ pub(crate) fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1e3
 }
 
-/// Logs that lines of another stream were lost.
-pub(crate) fn lost(stream: &str, lines: u64) {
-    tracing::warn!(target: "log", stream, lines, "lines were lost: nobody read them");
-}
-
-/// The same of the log itself, as a line of it.
-pub(crate) fn lost_line(stream: &str, lines: u64) -> Vec<u8> {
+/// The line that lines of a stream were lost.
+fn lost_line(stream: &str, lines: u64) -> Vec<u8> {
     let Some(log) = LOG.get() else { return Vec::new() };
     let fields = vec![("stream", stream.into()), ("lines", lines.into())];
     let said = Said { message: "lines were lost: nobody read them".to_owned(), fields };

@@ -5,8 +5,8 @@ use std::thread;
 use podswitch_linux::confine::{self, CapabilitySet};
 
 use super::flags::UnderlayFlags;
-use crate::Done;
 use crate::failure::Failure;
+use crate::{Done, output};
 
 /// Runs `serve` on a thread of its own, which keeps what is needed to attach pods. The calling thread keeps
 /// CAP_NET_ADMIN, and CAP_NET_RAW if the underlay needs packet sockets; workers keep nothing.
@@ -17,10 +17,11 @@ pub(super) fn run(underlay: &UnderlayFlags, serve: impl FnOnce() -> Done + Send)
         tracing::warn!(target: "run", %error, "not confined as it should be");
     }
     // Threads inherit what was given up.
-    super::start_output()?;
+    let failed = |e| Failure::Setup(format!("cannot start a thread: {e}"));
+    output::start().map_err(failed)?;
     thread::scope(|scope| {
         let control = thread::Builder::new().name("control".to_owned()).spawn_scoped(scope, serve);
-        let control = control.map_err(|e| Failure::Setup(format!("cannot start a thread: {e}")))?;
+        let control = control.map_err(failed)?;
         let mut keep = CapabilitySet::NET_ADMIN;
         if underlay.uses_packet_sockets() {
             keep |= CapabilitySet::NET_RAW;

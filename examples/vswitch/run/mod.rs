@@ -112,7 +112,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, json: bool) -> Done {
-    log::start(&args.log, &args.node)?;
+    log::start(&args.log, &args.node).map_err(Failure::Input)?;
     report::start(args.workers);
     raise_descriptor_limit();
     args.control.join_group();
@@ -123,15 +123,10 @@ pub(crate) fn run(args: Args, json: bool) -> Done {
         true => confined::run(&args.underlay, || serve_node(&args, json)),
         // What is wrong with the manifests comes first.
         false => {
-            start_output()?;
+            output::start().map_err(|e| Failure::Setup(format!("cannot start a thread: {e}")))?;
             serve_node(&args, json)
         }
     }
-}
-
-/// Has lines written from now on.
-fn start_output() -> Done {
-    output::start().map_err(|error| Failure::Setup(format!("cannot start a thread: {error}")))
 }
 
 /// Every pod's port takes a descriptor for each worker: 250 pods and 4 workers are near the usual soft limit of
