@@ -10,6 +10,8 @@ mod demo;
 mod explain;
 mod failure;
 mod inspect;
+mod log;
+mod output;
 mod preflight;
 mod print;
 mod probe;
@@ -58,6 +60,7 @@ enum Command {
     Services(inspect::ObjectsArgs),
     Perf(inspect::PerfArgs),
     Capture(inspect::CaptureArgs),
+    LogLevel(inspect::LogLevelArgs),
     Preflight(preflight::Args),
     Probe(probe::Args),
     Uninstall(uninstall::Args),
@@ -82,14 +85,17 @@ pub fn main() -> ExitCode {
         Command::Services(args) => inspect::services(&args, json),
         Command::Perf(args) => inspect::perf(&args, json),
         Command::Capture(args) => inspect::capture(&args, json),
+        Command::LogLevel(args) => inspect::log_level(&args, json),
         Command::Preflight(args) => preflight::run(&args, json),
         Command::Probe(args) => probe::run(&args, json),
         Command::Uninstall(args) => uninstall::run(&args),
     };
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
-    }
+    };
+    output::flush();
+    code
 }
 
 /// What a command comes to.

@@ -1,10 +1,11 @@
 //! Commands that ask a running switch by its control socket: `status`, `pods`, `flows`, `drops`, `trace`, `counters`,
-//! `policies`, `services`, `perf`, `capture`.
+//! `policies`, `services`, `perf`, `capture`, `log-level`.
 
 mod ask;
 mod capture;
 mod drops;
 mod flows;
+mod log_level;
 mod objects;
 mod perf;
 mod status;
@@ -15,6 +16,7 @@ pub(crate) use ask::SOCKET;
 pub(crate) use capture::Args as CaptureArgs;
 pub(crate) use drops::Args as DropsArgs;
 pub(crate) use flows::Args as FlowsArgs;
+pub(crate) use log_level::Args as LogLevelArgs;
 pub(crate) use objects::Args as ObjectsArgs;
 pub(crate) use perf::Args as PerfArgs;
 pub(crate) use status::Args as StatusArgs;
@@ -23,6 +25,7 @@ pub(crate) use trace::Args as TraceArgs;
 pub(crate) use capture::run as capture;
 pub(crate) use drops::run as drops;
 pub(crate) use flows::run as flows;
+pub(crate) use log_level::run as log_level;
 pub(crate) use objects::{counters, policies, services};
 pub(crate) use perf::run as perf;
 pub(crate) use status::{pods, status};

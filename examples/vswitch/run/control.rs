@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use podswitch_api::{ApiServer, DropLog, JsonLines, Rotation, bind};
 use podswitch_node::{Event, Flow, NodeCaller, NodeOptions};
+use rustix::fs::Gid;
+use rustix::process::getgroups;
+use rustix::thread::set_thread_groups;
 use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::inspect::SOCKET;
-use crate::print;
+use crate::log;
 
 /// Where the control socket is.
 #[derive(clap::Args, Clone, Debug)]
@@ -60,6 +63,16 @@ struct Line<'a, T> {
 }
 
 impl ControlFlags {
+    /// Joins the group that may query. To be called before the process is confined: a member may give the group a
+    /// socket without privilege.
+    pub(super) fn join_group(&self) {
+        let Some(gid) = self.control_group else { return };
+        let mut groups = getgroups().unwrap_or_default();
+        groups.push(Gid::from_raw(gid));
+        // Where it is not allowed, giving the socket to the group fails and says so.
+        let _ = set_thread_groups(&groups);
+    }
+
     /// Listens, so that what is wrong with the socket is said before anything is set up.
     pub(super) fn open(&self, run_dir: Option<&Path>) -> Result<Control, Failure> {
         let path = match &self.control_socket {
@@ -113,14 +126,14 @@ impl Control {
             }
             Event::FlowOpened(flow) => write_flow(&file, "flow_opened", &flow),
             Event::FlowClosed(flow) => write_flow(&file, "flow_closed", &flow),
-            event => print::event(event),
+            event => super::report::node(event),
         })
     }
 
     /// Starts to answer.
     pub(super) fn serve(self, node: NodeCaller) -> Result<Option<ApiServer>, Failure> {
         let Some(listener) = self.listener else { return Ok(None) };
-        let server = ApiServer::start(listener, node, self.log)
+        let server = ApiServer::start(listener, node, self.log, Some(Arc::new(log::Level)))
             .map_err(|error| Failure::Setup(format!("the control socket's thread: {error}")))?;
         Ok(Some(server))
     }

@@ -9,6 +9,7 @@ mod error;
 mod options;
 mod policy_counts;
 mod ports;
+mod restore;
 mod service_counts;
 mod workers;
 
@@ -21,6 +22,7 @@ pub use error::ControlError;
 pub use options::{Options, Pinning};
 pub use podswitch_policy::service::compile::HealthCheck;
 pub use policy_counts::PolicyCount;
+pub use restore::{MemoryError, Restored, Saved, SavedMemory, SlotMemory, memory_size};
 pub use service_counts::ServiceCount;
 
 use captures::Captures;
@@ -49,6 +51,8 @@ pub struct ControlPlane {
     publisher: Publisher,
     epoch: Epoch,
     captures: Captures,
+    /// For the next process.
+    memory: Option<restore::Memory>,
 }
 
 impl core::fmt::Debug for ControlPlane {
@@ -73,6 +77,7 @@ impl ControlPlane {
             epoch: Epoch(0),
             clock: Clock::start(),
             captures: Captures::default(),
+            memory: None,
             options,
         }
     }

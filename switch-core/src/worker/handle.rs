@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Capture(Box<dyn Tap>),
     /// Ends this capture, if it still runs.
     EndCapture(u64),
+    /// Leaves frames in the ports, or takes them again.
+    Hold(bool),
     /// Ends the thread.
     Stop,
 }
@@ -43,6 +45,7 @@ impl core::fmt::Debug for Command {
             Self::Collect => "Collect",
             Self::Capture(_) => "Capture",
             Self::EndCapture(_) => "EndCapture",
+            Self::Hold(_) => "Hold",
             Self::Stop => "Stop",
         })
     }

@@ -73,6 +73,8 @@ pub struct Worker {
     now: Instant,
     /// What the latest poll did.
     activity: Activity,
+    /// No frames are received.
+    held: bool,
     stopped: bool,
 }
 
@@ -106,6 +108,7 @@ impl Worker {
             clock,
             now: Instant::ZERO,
             activity: Activity::default(),
+            held: false,
             stopped: false,
         })
     }
@@ -138,6 +141,10 @@ impl Worker {
         activity.add_if(self.handle_commands(), Activity::COMMANDS);
         let snapshot = Arc::clone(self.snapshots.load());
         activity.add_if(self.handle.acknowledge(snapshot.epoch), Activity::PUBLISH);
+        if self.held {
+            self.activity = activity;
+            return 0;
+        }
         let mut received = 0;
         self.poll_ready();
         for at in 0..self.ports.len() {
@@ -206,6 +213,7 @@ impl Worker {
             Command::Collect => self.engine.collect(),
             Command::Capture(tap) => self.engine.start_capture(tap),
             Command::EndCapture(id) => self.engine.end_capture(id),
+            Command::Hold(hold) => self.held = hold,
             Command::Stop => self.stopped = true,
         })
     }
@@ -297,7 +305,7 @@ impl Worker {
     fn sleep(&mut self) {
         // Every port is armed to wake this worker before the last check for frames. Otherwise a frame
         // that arrives in between would not be noticed.
-        let ready = self.ports.iter_mut().any(|p| !p.port.arm());
+        let ready = !self.held && self.ports.iter_mut().any(|p| !p.port.arm());
         if ready || self.handle.has_commands() {
             return;
         }
