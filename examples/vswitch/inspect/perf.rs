@@ -16,7 +16,7 @@ use crate::{Done, print};
 ///   vswitch perf --seconds 0      everything since the switch began
 ///
 /// A worker polls its ports as long as there are frames, and sleeps where there are none: its share of the
-/// CPU does not tell its load, "busy" does. Above 90 % frames begin to wait; bursts are 33-64 frames then.
+/// CPU does not tell its load, "busy" does. The fuller the bursts, the nearer a worker is to its limit of 64.
 /// Quantiles of the time of a poll are powers of two: upper bounds, at most twice the exact value.
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]

@@ -13,7 +13,7 @@ use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption
 use pcap_file::pcapng::{Block, PcapNgReader};
 use podswitch_linux::NetNs;
 use podswitch_vswitch_testkit::running::{Limit, PATIENCE, Running};
-use podswitch_vswitch_testkit::{Folder, X, Y, Y6, head, pod, program, run};
+use podswitch_vswitch_testkit::{Folder, Y, Y6, head, pod, program, run};
 
 const PORT: u16 = 8080;
 

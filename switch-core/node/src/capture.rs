@@ -17,7 +17,7 @@ use crate::inspect::{UnknownName, addresses};
 use crate::pod_name::PodName;
 use crate::pods::Pods;
 use comment::comment;
-use interfaces::Interfaces;
+use interfaces::{Interfaces, to_memory};
 
 /// What to capture. Conditions that are given must all hold; without any, all frames are captured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -175,13 +175,5 @@ fn packet<'a>(frame: &'a CapturedFrame, epoch_ns: u64, comment: &'a str) -> Pack
         original_len: frame.original_len,
         direction: frame.direction,
         comment,
-    }
-}
-
-/// Memory takes everything, and frames were cut to what a capture may have.
-fn to_memory<T>(written: std::io::Result<T>) -> T {
-    match written {
-        Ok(value) => value,
-        Err(error) => unreachable!("memory takes every block: {error}"),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crossbeam::queue::ArrayQueue;
 
-use super::Copy;
+use super::frame::Copy;
 
 /// Copies that a worker may be ahead of the reader.
 const COPIES: usize = 4096;

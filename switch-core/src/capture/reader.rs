@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use super::frame::{CaptureOptions, CapturedFrame, Copy, Fate, RawFate};
 use super::queue::Queue;
 use super::tap::WorkerTap;
-use super::{CaptureOptions, CapturedFrame, Copy, Fate, RawFate};
 use crate::records::record;
 use crate::snapshot::Snapshot;
 use crate::worker::{Command, WorkerHandle};

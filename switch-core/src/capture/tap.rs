@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::filter::Headers;
+use super::frame::{CaptureOptions, Copy, RawFate};
 use super::queue::Queue;
-use super::{CaptureOptions, Copy, RawFate};
 use crate::engine::{Dropped, Tap};
 use crate::id::PortId;
 use crate::packet::{BATCH, Batch};

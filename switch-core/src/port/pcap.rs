@@ -20,8 +20,8 @@ mod write_ng;
 pub use input::{CaptureError, Record};
 pub use read::{Reader, read_capture};
 pub use record::{Recorded, Recorder, RecorderCounters};
-pub use write::{CaptureWriter, Direction, Format};
-pub use write_ng::{InterfaceId, Packet, PcapNgWriter};
+pub use write::{CaptureWriter, Format};
+pub use write_ng::{Direction, InterfaceId, Packet, PcapNgWriter};
 
 /// The link type of Ethernet frames, without preamble and usually without FCS
 /// (LINKTYPE_ETHERNET).

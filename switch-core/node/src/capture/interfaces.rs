@@ -7,8 +7,6 @@ use podswitch_core::id::{Epoch, PortId};
 use podswitch_core::port::pcap::{InterfaceId, PcapNgWriter};
 use podswitch_core::snapshot::{PortFacts, Snapshot};
 
-use super::to_memory;
-
 /// What is written to.
 type Writer = PcapNgWriter<Vec<u8>>;
 
@@ -94,5 +92,13 @@ impl Interfaces {
             let counts = [Some(interface.frames), None];
             to_memory(writer.statistics(interface.id, time_ns, counts, comment));
         }
+    }
+}
+
+/// Memory takes everything, and frames were cut to what a capture may have.
+pub(super) fn to_memory<T>(written: std::io::Result<T>) -> T {
+    match written {
+        Ok(value) => value,
+        Err(error) => unreachable!("memory takes every block: {error}"),
     }
 }

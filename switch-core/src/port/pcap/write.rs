@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use super::write_ng::{InterfaceId, Packet, PcapNgWriter};
+use super::write_ng::{Direction, InterfaceId, Packet, PcapNgWriter, captured_len};
 use super::{ETHERNET, MAX_RECORD};
 
 /// The file format.
@@ -16,15 +16,6 @@ pub enum Format {
     Pcap,
     /// pcapng, little-endian, nanoseconds, with the direction of each frame.
     PcapNg,
-}
-
-/// Direction of a frame, as the switch sees it. Only pcapng stores it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Direction {
-    /// Received by the switch.
-    Inbound,
-    /// Sent by the switch.
-    Outbound,
 }
 
 /// Writes a capture, frame by frame.
@@ -118,13 +109,4 @@ impl<W: Write> CaptureWriter<W> {
             Output::PcapNg(writer) => writer.into_inner(),
         })
     }
-}
-
-/// Length of the captured bytes, as a record has it.
-///
-/// # Errors
-/// The frame is longer than [`MAX_RECORD`].
-pub(super) fn captured_len(frame: &[u8]) -> io::Result<u32> {
-    let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "frame too long for a capture");
-    u32::try_from(frame.len()).ok().filter(|len| *len <= MAX_RECORD).ok_or_else(too_long)
 }

@@ -2,8 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::write::captured_len;
-use super::{Direction, ETHERNET};
+use super::{ETHERNET, MAX_RECORD};
 
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
@@ -13,6 +12,15 @@ const ENHANCED: u32 = 6;
 const OPTION_COMMENT: u16 = 1;
 /// Longest comment that is written, in bytes.
 const MAX_COMMENT: usize = 4096;
+
+/// Direction of a frame, as the switch sees it. Only pcapng stores it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// Received by the switch.
+    Inbound,
+    /// Sent by the switch.
+    Outbound,
+}
 
 /// An interface of a section, by number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,7 +122,7 @@ impl<W: Write> PcapNgWriter<W> {
     /// Writes a frame.
     ///
     /// # Errors
-    /// `inner` fails, or the frame is longer than [`MAX_RECORD`](super::MAX_RECORD).
+    /// `inner` fails, or the frame is longer than [`MAX_RECORD`].
     pub fn packet(&mut self, interface: InterfaceId, packet: &Packet<'_>) -> io::Result<()> {
         let frame = packet.frame;
         let captured = captured_len(frame)?;
@@ -187,4 +195,13 @@ fn block(out: &mut impl Write, kind: u32, parts: &[&[u8]]) -> io::Result<()> {
         out.write_all(part)?;
     }
     out.write_all(&total.to_le_bytes())
+}
+
+/// Length of the captured bytes, as a record has it.
+///
+/// # Errors
+/// The frame is longer than [`MAX_RECORD`].
+pub(super) fn captured_len(frame: &[u8]) -> io::Result<u32> {
+    let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "frame too long for a capture");
+    u32::try_from(frame.len()).ok().filter(|len| *len <= MAX_RECORD).ok_or_else(too_long)
 }
