@@ -5,6 +5,7 @@ mod confined;
 mod control;
 mod events;
 mod flags;
+mod outputs;
 mod run_dir;
 mod source;
 
@@ -27,6 +28,7 @@ use cni::CniFlags;
 use control::ControlFlags;
 use events::Events;
 use flags::UnderlayFlags;
+use outputs::OutputFlags;
 use run_dir::RunDir;
 use source::SourceFlags;
 
@@ -94,6 +96,8 @@ pub(crate) struct Args {
     run_dir: Option<PathBuf>,
     #[command(flatten)]
     control: ControlFlags,
+    #[command(flatten)]
+    outputs: OutputFlags,
     /// Wait while a switch that runs has the run directory, and begin when it stops: an upgrade starts the new switch
     /// before it stops the old one.
     #[arg(long)]
@@ -176,8 +180,8 @@ fn serve_node(args: &Args, json: bool) -> Done {
         .cluster(&cluster)
         .underlay(args.underlay.options())
         .kube_proxy(args.kube_proxy);
-    let mut control = args.control.open(run_dir_path)?;
-    options = control.options(options, &args.node);
+    let mut control = args.control.open(run_dir_path, args.outputs.open()?)?;
+    options = control.options(options);
     if let Some(path) = &args.node_netns {
         options = options.namespace(NetNs::open(path)?);
     }

@@ -33,7 +33,7 @@ pub struct DroppedFrames {
 }
 
 /// Name of an IP protocol, or its number.
-fn protocol_name(number: u8) -> String {
+pub(super) fn protocol_name(number: u8) -> String {
     match number {
         proto::TCP => "TCP".into(),
         proto::UDP => "UDP".into(),
@@ -107,7 +107,7 @@ impl fmt::Display for DroppedFrames {
 }
 
 /// An end as a line of text has it.
-struct Shown<'a>(&'a End);
+pub(super) struct Shown<'a>(pub(super) &'a End);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
