@@ -180,7 +180,7 @@ fn serve_node(args: &Args, json: bool) -> Done {
         .cluster(&cluster)
         .underlay(args.underlay.options())
         .kube_proxy(args.kube_proxy);
-    let mut control = args.control.open(run_dir_path, args.outputs.open()?)?;
+    let mut control = args.control.open(run_dir_path, args.outputs.open(&args.node)?)?;
     options = control.options(options);
     if let Some(path) = &args.node_netns {
         options = options.namespace(NetNs::open(path)?);

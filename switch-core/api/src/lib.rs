@@ -15,6 +15,7 @@ mod client;
 mod drop_log;
 mod filter;
 mod json_lines;
+mod output;
 mod routes;
 mod server;
 mod trace;
@@ -22,5 +23,10 @@ mod trace;
 pub use client::{Client, ClientError};
 pub use drop_log::DropLog;
 pub use json_lines::{JsonLines, Rotation};
+pub use output::elasticsearch::{
+    Credentials, DeliveryCounts, Elasticsearch, ElasticsearchOptions, Endpoint, EndpointError, Lost,
+};
+pub use output::ipfix::{Ipfix, IpfixCounts};
+pub use output::{CommunityId, Record};
 pub use routes::MAX_FLOWS;
 pub use server::{ApiServer, MAX_CONNECTIONS, bind};

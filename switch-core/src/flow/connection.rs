@@ -26,10 +26,9 @@ mod tracker;
 use podswitch_wire::flow_key::HashKey;
 
 use super::tcp::TcpState;
-use crate::id::{Epoch, PortId};
-use crate::time::Instant;
+use crate::id::PortId;
 
-pub use crate::pinned::{Account, Charge, Direction, Opened, Pinned, SourceNat};
+pub use crate::pinned::{Account, Charge, Direction, Opened, OpenedAt, Pinned, SourceNat};
 pub use slot::{PRESSURE_SECS, Worth};
 pub use tracker::Tracker;
 
@@ -151,26 +150,6 @@ pub enum Created {
     New(ConnectionRef),
     /// It existed: another worker, or the other direction, was faster.
     Existing(Known),
-}
-
-/// When a connection was opened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct OpenedAt {
-    /// The time.
-    pub time: Instant,
-    /// The snapshot that its first packet was evaluated with.
-    pub epoch: Epoch,
-}
-
-impl OpenedAt {
-    /// At this second, by an unknown snapshot.
-    pub const fn second(second: u32) -> Self {
-        Self { time: Instant::from_secs(second as u64), epoch: Epoch(0) }
-    }
-
-    fn seconds(self) -> u32 {
-        self.time.as_secs() as u32
-    }
 }
 
 /// A connection, as it is listed.

@@ -99,13 +99,8 @@ impl Times {
     fn report(&self, reporter: &Reporter, node: &Arc<str>, record: FlowRecord) {
         let wall = |at: Instant| self.wall.checked_sub(self.now.since(at)).unwrap_or(self.wall);
         let change = record.change;
-        let flow = Box::new(RecordedFlow {
-            start: wall(record.start),
-            end: wall(record.end()),
-            time: wall(record.time),
-            node: Arc::clone(node),
-            record,
-        });
+        let start = wall(record.start);
+        let flow = Box::new(RecordedFlow::new(record, Arc::clone(node), start));
         reporter.event(match change {
             FlowChange::Opened => Event::FlowOpened(flow),
             FlowChange::Updated => Event::FlowUpdated(flow),

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use humantime::format_rfc3339_micros;
 use podswitch_core::records::{Allowed, CloseReason, End, FlowChange, FlowRecord};
+use podswitch_core::time::Instant;
 use podswitch_policy::verdict::Why;
 use serde::{Serialize, Serializer};
 
@@ -32,12 +33,24 @@ pub struct RecordedFlow {
 }
 
 impl RecordedFlow {
+    /// A record of a connection that `node` saw open at `start`.
+    pub fn new(record: FlowRecord, node: Arc<str>, start: SystemTime) -> Self {
+        let at = |time: Instant| start + time.since(record.start);
+        let (end, time) = (at(record.end()), at(record.time));
+        Self { start, end, time, node, record }
+    }
+
     /// Why it ended.
     pub fn close_reason(&self) -> Option<CloseReason> {
         match self.record.change {
             FlowChange::Closed(reason) => Some(reason),
             _ => None,
         }
+    }
+
+    /// The state of a TCP connection.
+    pub fn state(&self) -> Option<&'static str> {
+        self.record.tcp.map(|[client, server]| state(client, server))
     }
 
     /// The rule that allowed it at one end, as `POLICY ingress[INDEX]`.
@@ -175,7 +188,7 @@ impl Serialize for RecordedFlow {
             egress: record.egress.as_ref().map(FlatAllowed::from),
             ingress: record.ingress.as_ref().map(FlatAllowed::from),
             epoch: record.epoch.0,
-            state: record.tcp.map(|[client, server]| state(client, server)),
+            state: self.state(),
             packets: record.packets[0],
             bytes: record.bytes[0],
             reply_packets: record.packets[1],

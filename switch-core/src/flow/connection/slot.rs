@@ -5,11 +5,11 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use podswitch_wire::flow_key::proto;
 
-use super::OpenedAt;
 use super::facts::Facts;
 use super::sync::{AtomicU32, AtomicU64};
 use crate::flow::tcp::{self, Segment, Side, TcpState};
 use crate::id::Epoch;
+use crate::pinned::OpenedAt;
 use crate::time::Instant;
 
 /// The state of one direction. One cache line.

@@ -7,11 +7,11 @@ use podswitch_policy::service::table::BackendState;
 use podswitch_policy::table::Decision;
 use podswitch_policy::verdict::{Traffic, Why};
 
+use super::super::resolve::End;
 use crate::engine::EndCause;
 use crate::flow::connection::{ConnectionInfo, OpenedAt, Pinned};
 use crate::flow::tcp::{TcpState, is_over};
 use crate::id::Epoch;
-use crate::records::End;
 use crate::snapshot::Snapshot;
 use crate::time::Instant;
 
@@ -122,6 +122,30 @@ pub struct FlowRecord {
 }
 
 impl FlowRecord {
+    /// A record of a connection without translation, of which nothing else is known yet.
+    pub fn new(change: FlowChange, id: u64, protocol: u8, client: End, server: End) -> Self {
+        Self {
+            change,
+            id,
+            start: Instant::ZERO,
+            time: Instant::ZERO,
+            last_packet: Instant::ZERO,
+            epoch: Epoch(0),
+            client,
+            target: SocketAddr::new(server.address, server.port),
+            server,
+            source_nat: None,
+            protocol,
+            service: None,
+            is_translated: false,
+            egress: None,
+            ingress: None,
+            packets: [0; 2],
+            bytes: [0; 2],
+            tcp: None,
+        }
+    }
+
     /// From the first packet to the time of the record; of one that ended silently to its last packet.
     pub fn duration(&self) -> std::time::Duration {
         self.end().since(self.start)
@@ -229,24 +253,17 @@ impl Names {
         let seen = SocketAddr::new(reply.dst_addr(), reply.dst_port);
         let own = SocketAddr::new(original.src_addr(), original.src_port);
         FlowRecord {
-            change,
-            id,
             start,
             time,
             last_packet: start,
             epoch,
-            client,
             target: SocketAddr::new(original.dst_addr(), original.dst_port),
-            server,
             source_nat: (seen != own).then_some(seen),
-            protocol: original.proto,
             service,
             is_translated: pinned.is_via_service(),
             egress,
             ingress,
-            packets: [0; 2],
-            bytes: [0; 2],
-            tcp: None,
+            ..FlowRecord::new(change, id, original.proto, client, server)
         }
     }
 
