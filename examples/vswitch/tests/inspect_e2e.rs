@@ -164,6 +164,18 @@ fn an_operator_asks() {
     drop((client, server));
     let Switch { running, socket, folder, .. } = switch;
     assert_eq!(running.stop(), Some(0));
+    let records = std::fs::read_to_string(folder.path("records")).expect("a file");
+    let closed: Vec<Value> = records
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .filter(|record: &Value| record["type"] == "flow_closed" && record["dport"] == PORT)
+        .collect();
+    assert!(!closed.is_empty(), "each connection has a last record");
+    for record in closed {
+        assert!(["fin", "shutdown"].contains(&record["reason"].as_str().expect("a reason")));
+        assert_eq!(record["ingress"]["policy"], "NetworkPolicy/a/only", "{record}");
+        assert!(record["packets"].as_u64() > Some(1), "{record}");
+    }
     assert!(!std::path::Path::new(&socket).exists(), "the socket is removed");
     let output = run(&["status", "--socket", &socket]);
     assert_eq!(output.status.code(), Some(1));

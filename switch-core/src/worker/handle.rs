@@ -8,7 +8,7 @@ use crossbeam::queue::SegQueue;
 
 use super::load::LoadMeter;
 use super::sleep::Waker;
-use crate::engine::Observer;
+use crate::engine::{FlowObserver, Observer};
 use crate::id::{Epoch, PortId};
 use crate::port::Port;
 use crate::stats::WorkerCounters;
@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Collect,
     /// Leaves frames in the ports, or takes them again.
     Hold(bool),
+    /// Sets the observer of connections.
+    ObserveFlows(Option<Box<dyn FlowObserver>>),
     /// Ends the thread.
     Stop,
 }
@@ -40,6 +42,7 @@ impl core::fmt::Debug for Command {
             Self::Observe(_) => "Observe",
             Self::Collect => "Collect",
             Self::Hold(_) => "Hold",
+            Self::ObserveFlows(_) => "ObserveFlows",
             Self::Stop => "Stop",
         })
     }

@@ -195,6 +195,7 @@ impl Worker {
             Command::Observe(observer) => self.engine.set_observer(observer),
             Command::Collect => self.engine.collect(),
             Command::Hold(hold) => self.held = hold,
+            Command::ObserveFlows(observer) => self.engine.set_flow_observer(observer),
             Command::Stop => self.stopped = true,
         });
     }
@@ -275,6 +276,7 @@ impl Worker {
             self.sleep();
             quiet_since = None;
         }
+        self.engine.hand_over();
     }
 
     fn sleep(&mut self) {
