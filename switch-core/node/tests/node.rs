@@ -443,6 +443,7 @@ fn drops_and_flows_are_told_of() {
     assert!(text.ends_with("spoofed_ip UDP 10.8.0.99:1 -> default/blue 10.8.0.3:53"), "{text}");
 
     // The switch stops: so do its connections, and no packet is missing.
+    #[expect(clippy::disallowed_methods, reason = "records have the time of the day")]
     let last = SystemTime::now();
     for _ in 0..10 {
         from.send_to(b"!", to.local_addr().unwrap()).unwrap();

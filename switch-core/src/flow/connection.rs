@@ -20,6 +20,7 @@ mod cast;
 mod create;
 mod ending;
 mod facts;
+mod header;
 mod list;
 mod packets;
 mod saved;
