@@ -68,10 +68,6 @@ impl FlowsLeftOut {
 }
 
 /// An event as a worker writes it down.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most have the size of the largest, and no heap may be used"
-)]
 enum Raw {
     Opened { connection: ConnectionRef, pinned: Pinned, opened: OpenedAt },
     Ended { info: ConnectionInfo, cause: EndCause, time: Instant, epoch: Epoch },
