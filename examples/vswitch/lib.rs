@@ -10,6 +10,8 @@ mod demo;
 mod explain;
 mod failure;
 mod inspect;
+mod log;
+mod output;
 mod preflight;
 mod print;
 mod probe;
@@ -56,6 +58,7 @@ enum Command {
     Policies(inspect::ObjectsArgs),
     /// Count connections by Service port and backend.
     Services(inspect::ObjectsArgs),
+    LogLevel(inspect::LogLevelArgs),
     Preflight(preflight::Args),
     Probe(probe::Args),
     Uninstall(uninstall::Args),
@@ -78,14 +81,17 @@ pub fn main() -> ExitCode {
         Command::Counters(args) => inspect::counters(&args, json),
         Command::Policies(args) => inspect::policies(&args, json),
         Command::Services(args) => inspect::services(&args, json),
+        Command::LogLevel(args) => inspect::log_level(&args, json),
         Command::Preflight(args) => preflight::run(&args, json),
         Command::Probe(args) => probe::run(&args, json),
         Command::Uninstall(args) => uninstall::run(&args),
     };
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
-    }
+    };
+    output::flush();
+    code
 }
 
 /// What a command comes to.

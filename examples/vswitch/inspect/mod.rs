@@ -1,9 +1,10 @@
 //! Commands that ask a running switch by its control socket: `status`, `pods`, `flows`, `drops`, `trace`, `counters`,
-//! `policies`, `services`.
+//! `policies`, `services`, `log-level`.
 
 mod ask;
 mod drops;
 mod flows;
+mod log_level;
 mod objects;
 mod status;
 mod table;
@@ -12,12 +13,14 @@ mod trace;
 pub(crate) use ask::SOCKET;
 pub(crate) use drops::Args as DropsArgs;
 pub(crate) use flows::Args as FlowsArgs;
+pub(crate) use log_level::Args as LogLevelArgs;
 pub(crate) use objects::Args as ObjectsArgs;
 pub(crate) use status::Args as StatusArgs;
 pub(crate) use trace::Args as TraceArgs;
 
 pub(crate) use drops::run as drops;
 pub(crate) use flows::run as flows;
+pub(crate) use log_level::run as log_level;
 pub(crate) use objects::{counters, policies, services};
 pub(crate) use status::{pods, status};
 pub(crate) use trace::run as trace;

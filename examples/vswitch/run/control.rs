@@ -5,10 +5,14 @@ use std::sync::Arc;
 
 use podswitch_api::{ApiServer, DropLog, bind};
 use podswitch_node::{NodeCaller, NodeOptions};
+use rustix::fs::Gid;
+use rustix::process::getgroups;
+use rustix::thread::set_thread_groups;
 
 use super::outputs::Outputs;
 use crate::failure::Failure;
 use crate::inspect::SOCKET;
+use crate::log;
 
 /// Where the control socket is.
 #[derive(clap::Args, Clone, Debug)]
@@ -30,6 +34,16 @@ pub(super) struct Control {
 }
 
 impl ControlFlags {
+    /// Joins the group that may query. To be called before the process is confined: a member may give the group a
+    /// socket without privilege.
+    pub(super) fn join_group(&self) {
+        let Some(gid) = self.control_group else { return };
+        let mut groups = getgroups().unwrap_or_default();
+        groups.push(Gid::from_raw(gid));
+        // Where it is not allowed, giving the socket to the group fails and says so.
+        let _ = set_thread_groups(&groups);
+    }
+
     /// Listens, so that what is wrong with the socket is said before anything is set up.
     pub(super) fn open(
         &self,
@@ -65,7 +79,7 @@ impl Control {
     /// Starts to answer.
     pub(super) fn serve(self, node: NodeCaller) -> Result<Option<ApiServer>, Failure> {
         let Some(listener) = self.listener else { return Ok(None) };
-        let server = ApiServer::start(listener, node, self.log)
+        let server = ApiServer::start(listener, node, self.log, Some(Arc::new(log::Level)))
             .map_err(|error| Failure::Setup(format!("the control socket's thread: {error}")))?;
         Ok(Some(server))
     }

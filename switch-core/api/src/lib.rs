@@ -15,6 +15,7 @@ mod client;
 mod drop_log;
 mod filter;
 mod json_lines;
+mod log_level;
 mod output;
 mod routes;
 mod server;
@@ -23,6 +24,7 @@ mod trace;
 pub use client::{Client, ClientError};
 pub use drop_log::DropLog;
 pub use json_lines::{JsonLines, Rotation};
+pub use log_level::LogLevel;
 pub use output::elasticsearch::{
     Credentials, DeliveryCounts, Elasticsearch, ElasticsearchOptions, Endpoint, EndpointError, Lost,
 };

@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Collect,
     /// Sets the observer of connections.
     ObserveFlows(Option<Box<dyn FlowObserver>>),
+    /// Leaves frames in the ports, or takes them again.
+    Hold(bool),
     /// Ends the thread.
     Stop,
 }
@@ -40,6 +42,7 @@ impl core::fmt::Debug for Command {
             Self::Observe(_) => "Observe",
             Self::Collect => "Collect",
             Self::ObserveFlows(_) => "ObserveFlows",
+            Self::Hold(_) => "Hold",
             Self::Stop => "Stop",
         })
     }

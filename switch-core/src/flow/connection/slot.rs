@@ -31,10 +31,10 @@ pub(super) struct Lane {
     pub(super) protocol: AtomicU32,
     /// Epoch in which the connection was opened. Only in lane 0.
     epoch: AtomicU32,
-    /// When the connection was opened, in nanoseconds. Only in lane 0.
-    opened: AtomicU64,
     pub(super) packets: AtomicU64,
     pub(super) bytes: AtomicU64,
+    /// When the connection was opened, in nanoseconds. Only in lane 0. The next process does not read it, nor the epoch.
+    opened: AtomicU64,
 }
 
 impl Lane {
@@ -68,6 +68,21 @@ impl Lane {
         self.protocol.store(u32::from(protocol), Relaxed);
         self.packets.store(0, Relaxed);
         self.bytes.store(0, Relaxed);
+    }
+
+    /// Takes over the state of another lane, except its generation.
+    pub(super) fn copy_from(&self, other: &Self) {
+        let copy = |to: &AtomicU32, from: &AtomicU32| to.store(from.load(Relaxed), Relaxed);
+        copy(&self.last_seen, &other.last_seen);
+        copy(&self.state, &other.state);
+        copy(&self.seq_end, &other.seq_end);
+        copy(&self.ack, &other.ack);
+        copy(&self.window, &other.window);
+        // A window scale beyond 14 is not possible (RFC 7323 §2.3).
+        self.scale.store(other.scale.load(Relaxed).min(14), Relaxed);
+        copy(&self.both_established, &other.both_established);
+        self.packets.store(other.packets.load(Relaxed), Relaxed);
+        self.bytes.store(other.bytes.load(Relaxed), Relaxed);
     }
 
     pub(super) fn side(&self) -> Side {
@@ -115,6 +130,7 @@ impl Lane {
 }
 
 /// A slot; three cache lines.
+#[repr(C)]
 pub(super) struct Slot {
     pub(super) lanes: [Lane; 2],
     pub(super) facts: Facts,
