@@ -180,7 +180,7 @@ fn nfcapd_reads_connections() {
     let read = || {
         let mut command = Command::new("nfdump");
         let format = "fmt:%sa,%da,%sp,%dp,%pr,%pkt,%byt,%opkt,%obyt";
-        command.args(["-q", "-6", "-N", "-R", folder.to_str().unwrap(), "-o", format]);
+        command.args(["-q", "-N", "-R", folder.to_str().unwrap(), "-o", format]);
         let text = String::from_utf8(command.output().unwrap().stdout).unwrap();
         let lines = text.lines().filter(|line| line.contains(','));
         lines.map(|line| line.split_whitespace().collect::<String>()).collect::<Vec<String>>()
@@ -197,9 +197,9 @@ fn nfcapd_reads_connections() {
     assert_eq!(
         lines,
         [
-            "10.1.0.2,10.1.0.3,0,80,TCP,3,180,0,0",
-            "10.1.0.2,10.1.0.99,40000,443,TCP,5,500,4,4000",
-            "fd00::2,fd00::63,40000,443,TCP,5,500,4,4000",
+            "10.1.0.2,10.1.0.3,0,80,6,3,180,0,0",
+            "10.1.0.2,10.1.0.99,40000,443,6,5,500,4,4000",
+            "fd00::2,fd00::63,40000,443,6,5,500,4,4000",
         ]
     );
 }
