@@ -100,9 +100,9 @@ pub(crate) struct Args {
     #[command(flatten)]
     control: ControlFlags,
     #[command(flatten)]
-    log: LogFlags,
-    #[command(flatten)]
     outputs: OutputFlags,
+    #[command(flatten)]
+    log: LogFlags,
     /// Wait while a switch that runs has the run directory, and begin when it stops: an upgrade starts the new switch
     /// before it stops the old one.
     #[arg(long)]

@@ -10,9 +10,8 @@ use podswitch_api::{
 };
 use podswitch_node::NodeOptions;
 
-use super::flags;
+use super::{flags, report};
 use crate::failure::Failure;
-use crate::print;
 
 /// Where Elasticsearch is if nothing else is said.
 const ELASTICSEARCH: &str = "http://127.0.0.1:9200";
@@ -117,7 +116,7 @@ impl ElasticsearchFlags {
 }
 
 fn warn(text: &str) {
-    print::warning(format_args!("{text}"));
+    tracing::warn!(target: "output", "{text}");
 }
 
 /// Open outputs.
@@ -194,7 +193,7 @@ impl Outputs {
                     self.write(record);
                 }
             }
-            Err(event) => super::report::node(event),
+            Err(event) => report::node(event),
         })
     }
 

@@ -25,10 +25,10 @@ pub(crate) enum Command {
     Observe(Option<Box<dyn Observer>>),
     /// Has the observer of drops hand over what it collected.
     Collect,
-    /// Leaves frames in the ports, or takes them again.
-    Hold(bool),
     /// Sets the observer of connections.
     ObserveFlows(Option<Box<dyn FlowObserver>>),
+    /// Leaves frames in the ports, or takes them again.
+    Hold(bool),
     /// Ends the thread.
     Stop,
 }
@@ -41,8 +41,8 @@ impl core::fmt::Debug for Command {
             Self::Send(..) => "Send",
             Self::Observe(_) => "Observe",
             Self::Collect => "Collect",
-            Self::Hold(_) => "Hold",
             Self::ObserveFlows(_) => "ObserveFlows",
+            Self::Hold(_) => "Hold",
             Self::Stop => "Stop",
         })
     }

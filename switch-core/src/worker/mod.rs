@@ -194,8 +194,8 @@ impl Worker {
             Command::Send(id, frame) => self.send_created(id, &frame),
             Command::Observe(observer) => self.engine.set_observer(observer),
             Command::Collect => self.engine.collect(),
-            Command::Hold(hold) => self.held = hold,
             Command::ObserveFlows(observer) => self.engine.set_flow_observer(observer),
+            Command::Hold(hold) => self.held = hold,
             Command::Stop => self.stopped = true,
         });
     }

@@ -281,3 +281,83 @@ fn of_left_out(counts: &FlowsLeftOut, at: SystemTime, node: &Arc<str>) -> Value 
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use podswitch_node::FlowChange;
+
+    use super::super::samples;
+    use super::*;
+
+    fn of(record: Record) -> Value {
+        document(&record, true)
+    }
+
+    #[test]
+    fn a_connection_is_a_document() {
+        let mut flow = samples::flow(FlowChange::Closed(CloseReason::Fin), false);
+        flow.record.source_nat = Some("192.0.2.1:61000".parse().unwrap());
+        let document = of(Record::Flow(Box::new(flow)));
+        let expected = json!({
+            "@timestamp": "2023-11-14T22:14:00.000000Z",
+            "ecs": { "version": "8.17.0" },
+            "data_stream": { "type": "logs", "dataset": "podswitch.flow", "namespace": "default" },
+            "event": {
+                "kind": "event", "category": ["network"], "type": ["connection", "end", "allowed"],
+                "action": "flow_closed", "outcome": "success", "id": "0000000000000007",
+                "start": "2023-11-14T22:13:20.000000Z", "end": "2023-11-14T22:13:22.500000Z",
+                "duration": 2_500_000_000u64, "reason": "fin",
+                "module": "podswitch", "dataset": "podswitch.flow",
+            },
+            "source": {
+                "address": "10.1.0.2", "ip": "10.1.0.2", "port": 40000, "packets": 5, "bytes": 500,
+                "nat": { "ip": "192.0.2.1", "port": 61000 },
+            },
+            "destination": {
+                "address": "10.1.0.99", "ip": "10.1.0.99", "port": 443, "packets": 4, "bytes": 4000,
+                "nat": { "ip": "10.1.0.3", "port": 8443 },
+            },
+            "network": {
+                "transport": "tcp", "iana_number": "6", "type": "ipv4", "direction": "internal",
+                "community_id": "1:LDEeTKAuOkzDGF8mkRmMmolXO7A=", "packets": 9, "bytes": 4500,
+            },
+            "observer": {
+                "name": "n1", "type": "switch", "vendor": "podswitch", "product": "podswitch",
+                "version": env!("CARGO_PKG_VERSION"),
+            },
+            "orchestrator": {
+                "type": "kubernetes", "namespace": "shop", "resource": { "name": "web", "type": "pod" },
+            },
+            "podswitch": {
+                "epoch": 0, "service": "Service/shop/db",
+                "source": { "namespace": "shop", "pod": "web", "node": "n1" },
+                "destination": { "namespace": "shop", "pod": "db", "node": "n2" },
+            },
+        });
+        assert_eq!(document, expected);
+        let opened = of(Record::Flow(Box::new(samples::flow(FlowChange::Opened, true))));
+        assert_eq!(opened["network"]["type"], "ipv6");
+        for path in ["/event/end", "/event/duration", "/source/packets", "/network/bytes", "/rule"]
+        {
+            assert_eq!(opened.pointer(path), None, "{path}: nothing is known of it yet");
+        }
+    }
+
+    #[test]
+    fn drops_are_documents() {
+        let document = of(Record::Drop(Box::new(samples::denied())));
+        assert_eq!(document["event"]["type"], json!(["connection", "denied"]));
+        assert_eq!(document["event"]["reason"], "policy_ingress");
+        assert_eq!(document["event"]["outcome"], "failure");
+        assert_eq!(document["event"]["dataset"], "podswitch.drop");
+        assert_eq!(document["podswitch"]["isolated_by"], json!(["NetworkPolicy/shop/db"]));
+        assert_eq!(document["network"]["packets"], 3);
+        assert_eq!(
+            (&document["source"]["port"], &document["destination"]["port"]),
+            (&Value::Null, &80.into())
+        );
+        assert_eq!(document["network"].get("community_id"), None, "several ports");
+        let document = of(Record::Drop(Box::new(samples::not_ip())));
+        assert_eq!((document.get("source"), &document["network"]["bytes"]), (None, &60.into()));
+    }
+}

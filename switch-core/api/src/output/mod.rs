@@ -8,6 +8,8 @@ mod ecs;
 pub(crate) mod elasticsearch;
 pub(crate) mod ipfix;
 mod record;
+#[cfg(test)]
+mod samples;
 
 pub use community_id::CommunityId;
 pub use record::Record;

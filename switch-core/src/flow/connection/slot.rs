@@ -31,10 +31,10 @@ pub(super) struct Lane {
     pub(super) protocol: AtomicU32,
     /// Epoch in which the connection was opened. Only in lane 0.
     epoch: AtomicU32,
-    /// When the connection was opened, in nanoseconds. Only in lane 0.
-    opened: AtomicU64,
     pub(super) packets: AtomicU64,
     pub(super) bytes: AtomicU64,
+    /// When the connection was opened, in nanoseconds. Only in lane 0. The next process does not read it, nor the epoch.
+    opened: AtomicU64,
 }
 
 impl Lane {

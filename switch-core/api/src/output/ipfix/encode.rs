@@ -178,3 +178,46 @@ impl Data {
         self.count(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::samples;
+    use super::*;
+
+    fn flow(change: FlowChange, packets: [u64; 2]) -> Record {
+        let mut flow = samples::flow(change, false);
+        flow.record.packets = packets;
+        Record::Flow(Box::new(flow))
+    }
+
+    fn counts(record: Option<(Template, Vec<u8>)>) -> [u64; 2] {
+        let (_, data) = record.unwrap();
+        [29, 45].map(|at| u64::from_be_bytes(data[at..at + 8].try_into().unwrap()))
+    }
+
+    #[test]
+    fn records_have_the_length_of_their_template() {
+        let mut encoder = Encoder::default();
+        for is_v6 in [false, true] {
+            let flow = samples::flow(FlowChange::Closed(CloseReason::Fin), is_v6);
+            let (template, data) = encoder.encode(&Record::Flow(Box::new(flow))).unwrap();
+            assert_eq!(template, if is_v6 { Template::Flow6 } else { Template::Flow4 });
+            assert_eq!(data.len(), template.length());
+        }
+        for drop in [samples::denied(), samples::not_ip()] {
+            let (template, data) = encoder.encode(&Record::Drop(Box::new(drop))).unwrap();
+            assert_eq!(data.len(), template.length());
+        }
+    }
+
+    #[test]
+    fn the_counts_of_all_records_of_a_connection_sum_up_to_its_own() {
+        let mut encoder = Encoder::default();
+        assert!(encoder.encode(&flow(FlowChange::Opened, [1, 0])).is_none());
+        assert_eq!(counts(encoder.encode(&flow(FlowChange::Updated, [5, 4]))), [5, 4]);
+        assert_eq!(counts(encoder.encode(&flow(FlowChange::Updated, [7, 4]))), [2, 0]);
+        let closed = FlowChange::Closed(CloseReason::Timeout);
+        assert_eq!(counts(encoder.encode(&flow(closed, [9, 5]))), [2, 1]);
+        assert_eq!(counts(encoder.encode(&flow(closed, [9, 5]))), [9, 5], "another one");
+    }
+}

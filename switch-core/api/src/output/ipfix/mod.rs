@@ -240,3 +240,6 @@ fn clock() -> Instant {
 fn wall() -> SystemTime {
     SystemTime::now()
 }
+
+#[cfg(test)]
+mod tests;
