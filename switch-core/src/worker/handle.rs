@@ -8,7 +8,7 @@ use crossbeam::queue::SegQueue;
 
 use super::load::LoadMeter;
 use super::sleep::Waker;
-use crate::engine::{Observer, Tap};
+use crate::engine::{FlowObserver, Observer, Tap};
 use crate::id::{Epoch, PortId};
 use crate::port::Port;
 use crate::stats::WorkerCounters;
@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Capture(Box<dyn Tap>),
     /// Ends this capture, if it still runs.
     EndCapture(u64),
+    /// Sets the observer of connections.
+    ObserveFlows(Option<Box<dyn FlowObserver>>),
     /// Leaves frames in the ports, or takes them again.
     Hold(bool),
     /// Ends the thread.
@@ -45,6 +47,7 @@ impl core::fmt::Debug for Command {
             Self::Collect => "Collect",
             Self::Capture(_) => "Capture",
             Self::EndCapture(_) => "EndCapture",
+            Self::ObserveFlows(_) => "ObserveFlows",
             Self::Hold(_) => "Hold",
             Self::Stop => "Stop",
         })

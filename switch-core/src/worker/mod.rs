@@ -213,6 +213,7 @@ impl Worker {
             Command::Collect => self.engine.collect(),
             Command::Capture(tap) => self.engine.start_capture(tap),
             Command::EndCapture(id) => self.engine.end_capture(id),
+            Command::ObserveFlows(observer) => self.engine.set_flow_observer(observer),
             Command::Hold(hold) => self.held = hold,
             Command::Stop => self.stopped = true,
         })
@@ -300,6 +301,7 @@ impl Worker {
             quiet_since = None;
             before = None;
         }
+        self.engine.hand_over();
     }
 
     fn sleep(&mut self) {
