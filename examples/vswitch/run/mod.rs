@@ -91,8 +91,8 @@ pub(crate) struct Args {
     strict: bool,
     #[command(flatten)]
     cni: CniFlags,
-    /// What is kept for a restart: the last good state and the API servers' addresses. Without: /run/podswitch/NODE with
-    /// --kubernetes.
+    /// What is kept for a restart: connections, if it is on tmpfs; with --kubernetes the last good state and the API
+    /// servers' addresses. Without: /run/podswitch/NODE with --kubernetes.
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -187,6 +187,9 @@ fn serve_node(args: &Args, json: bool) -> Done {
         .cluster(&cluster)
         .underlay(args.underlay.options())
         .kube_proxy(args.kube_proxy);
+    if let Some(path) = run_dir_path {
+        options = options.keep_connections(path);
+    }
     let mut control = args.control.open(run_dir_path)?;
     options = control.options(options, &args.node);
     if let Some(path) = &args.node_netns {

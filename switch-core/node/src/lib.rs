@@ -68,6 +68,7 @@ mod flows;
 mod handle;
 mod host_side;
 mod inspect;
+mod kept;
 mod kube_proxy;
 mod metrics;
 mod node;

@@ -1,6 +1,7 @@
 //! Options of a node's switch.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use podswitch_core::control::Pinning;
@@ -42,6 +43,7 @@ pub struct NodeOptions {
     pub(crate) cluster_cidrs: Vec<Cidr>,
     pub(crate) underlay: UnderlayOptions,
     pub(crate) kube_proxy: KubeProxyMode,
+    pub(crate) keep_connections: Option<PathBuf>,
     pub(crate) lenient: bool,
     pub(crate) report_drops: bool,
     pub(crate) report_flows: Option<Duration>,
@@ -62,6 +64,7 @@ impl NodeOptions {
             cluster_cidrs: Vec::new(),
             underlay: UnderlayOptions::default(),
             kube_proxy: KubeProxyMode::default(),
+            keep_connections: None,
             lenient: false,
             report_drops: false,
             report_flows: None,
@@ -138,6 +141,15 @@ impl NodeOptions {
     #[must_use]
     pub fn kube_proxy(mut self, mode: KubeProxyMode) -> Self {
         self.kube_proxy = mode;
+        self
+    }
+
+    /// Keeps the connections in files in this folder, which must be on tmpfs and this switch's alone, so that they
+    /// outlive the process: the next run on this node goes on with them, after a kill too. They take 256 bytes each,
+    /// and 8 MiB ahead. Where that is not possible, a failure is reported and the switch runs without.
+    #[must_use]
+    pub fn keep_connections(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.keep_connections = Some(folder.into());
         self
     }
 

@@ -60,7 +60,7 @@ pub use trace::{Dropped, Observer, Trace};
 
 use crate::action::DropReason;
 use crate::answer::icmp::ErrorLimiter;
-use crate::flow::connection::{Tracker, TrackerConfig};
+use crate::flow::connection::{Kept, MemoryError, SlotMemory, Tracker, TrackerConfig};
 use crate::flow::fragments::Released;
 use crate::flow::probes::Probes;
 use crate::flow::table::{FlowTable, FlowTableConfig};
@@ -111,16 +111,32 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    fn tracker(&self, hash_key: HashKey) -> TrackerConfig {
+        let (connections, per_port) = (self.connections, self.connections_per_port);
+        TrackerConfig { connections, per_port, hash_key }
+    }
+}
+
 impl Shared {
     /// Empty tables with the given limits and hash key.
     pub fn new(limits: &Limits, hash_key: HashKey) -> Self {
-        let config = TrackerConfig {
-            connections: limits.connections,
-            per_port: limits.connections_per_port,
-            hash_key,
-        };
+        Self::with_tracker(Tracker::new(limits.tracker(hash_key)), limits, hash_key)
+    }
+
+    /// As [`new`](Self::new), with connections in memory that outlives the process.
+    pub(crate) fn in_memory(
+        limits: &Limits,
+        hash_key: HashKey,
+        memory: SlotMemory,
+    ) -> Result<(Self, Kept), MemoryError> {
+        let (tracker, kept) = Tracker::in_memory(limits.tracker(hash_key), memory)?;
+        Ok((Self::with_tracker(tracker, limits, hash_key), kept))
+    }
+
+    fn with_tracker(tracker: Tracker, limits: &Limits, hash_key: HashKey) -> Self {
         Self {
-            tracker: Tracker::new(config),
+            tracker,
             fdb: Fdb::new(limits.fdb, &hash_key),
             affinity: Affinity::default(),
             probes: Probes::default(),

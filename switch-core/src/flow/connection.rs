@@ -12,14 +12,17 @@
 //! ended connection is invalid and never applies to another connection.
 //!
 //! The types are here; the table is in `tracker.rs`, the contents of a slot in `slot.rs` and
-//! `facts.rs`, updates by packets in `packets.rs`, creation and end in `create.rs` and `ending.rs`.
+//! `facts.rs`, updates by packets in `packets.rs`, creation and end in `create.rs` and `ending.rs`, and
+//! how connections outlive the process in `saved.rs`.
 //! `model.rs` compiles the same source for `shuttle`, which tests interleavings of threads.
 
+mod cast;
 mod create;
 mod ending;
 mod facts;
 mod list;
 mod packets;
+mod saved;
 mod slot;
 mod tracker;
 
@@ -29,6 +32,8 @@ use super::tcp::TcpState;
 use crate::id::PortId;
 
 pub use crate::pinned::{Account, Charge, Direction, Opened, Pinned, SourceNat};
+pub(crate) use saved::Kept;
+pub use saved::{MemoryError, Restored, Saved, SavedMemory, SlotMemory, memory_size};
 pub use slot::{PRESSURE_SECS, Worth};
 pub use tracker::Tracker;
 

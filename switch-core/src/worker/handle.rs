@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Observe(Option<Box<dyn Observer>>),
     /// Has the observer of drops hand over what it collected.
     Collect,
+    /// Leaves frames in the ports, or takes them again.
+    Hold(bool),
     /// Ends the thread.
     Stop,
 }
@@ -37,6 +39,7 @@ impl core::fmt::Debug for Command {
             Self::Send(..) => "Send",
             Self::Observe(_) => "Observe",
             Self::Collect => "Collect",
+            Self::Hold(_) => "Hold",
             Self::Stop => "Stop",
         })
     }

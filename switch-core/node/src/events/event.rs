@@ -50,6 +50,16 @@ pub enum Event {
         /// What was restored.
         done: Vec<String>,
     },
+    /// Connections of an earlier run are open again
+    /// ([`NodeOptions::keep_connections`](crate::NodeOptions::keep_connections)).
+    Restored {
+        /// So many.
+        restored: usize,
+        /// So many are not: the client's pod or node is gone, or a limit is reached.
+        lost: usize,
+        /// So many wait for the client's pod to be attached.
+        waiting: usize,
+    },
     /// kube-proxy serves this node, and the switch leaves the node's side of Services to it.
     BesideKubeProxy {
         /// What was found.
@@ -93,6 +103,10 @@ impl fmt::Display for Event {
             Self::Repaired { object, done } => {
                 write!(f, "{object}: restored: {}", done.join(", "))
             }
+            Self::Restored { restored, lost, waiting } => write!(
+                f,
+                "connections of the run before: {restored} open again, {waiting} waiting for their pods, {lost} lost"
+            ),
             Self::BesideKubeProxy { found } => write!(
                 f,
                 "{found} is on this node: node ports, load-balancer addresses and the node's own connections to Services \

@@ -29,6 +29,7 @@ use crate::explain::{self, Connection, Verdict};
 use crate::flows::{self, Flow};
 use crate::host_side::{Behind, HostSide};
 use crate::inspect::{self, PodInfo, Status, UnknownName};
+use crate::kept::Kept;
 use crate::options::{NodeOptions, Settings};
 use crate::pod_name::PodName;
 use crate::pods::Pods;
@@ -78,6 +79,8 @@ pub struct Node {
     flows_at: Instant,
     /// Ports changed, and no state that names them is in force yet.
     is_unpublished: bool,
+    /// Connections that outlive the process.
+    kept: Option<Kept>,
     /// What the node's kernel does not have yet of the published state.
     behind: Behind,
     /// The last reported failure, so that it is reported once.
@@ -125,8 +128,13 @@ impl Node {
             ..Options::default()
         };
         let state = state.into();
-        let mut control = ControlPlane::new(switch_options);
+        let folder = options.keep_connections.as_deref();
+        let (mut control, kept) = Kept::open(folder, switch_options, &reporter);
         control.set_workers(settings.workers)?;
+        if kept.as_ref().is_some_and(Kept::has_saved) {
+            // No segment may meet the switch before its connection is open again.
+            control.hold_workers(true);
+        }
         let drops = options.report_drops.then(|| DropReader::observe(&control, &settings.name));
         let underlay = Underlay::new(&settings, &reporter)?;
         let mut pods = Pods::new(&settings, &reporter);
@@ -159,6 +167,7 @@ impl Node {
             flows_at: clock.now(),
             clock,
             is_unpublished: false,
+            kept,
             behind: Behind::default(),
             reported: None,
         };
@@ -167,6 +176,10 @@ impl Node {
                 Some(error) => Err(error.clone().into()),
                 None => Ok(()),
             });
+        if let Some(kept) = &mut node.kept {
+            kept.start(&node.control, node.clock.now());
+        }
+        node.control.hold_workers(false);
         node.deliver_events();
         match started {
             Ok(()) => {
@@ -366,13 +379,18 @@ impl Node {
     /// # Errors
     /// The first error of removing something.
     pub fn stop(self, interfaces: PodInterfaces) -> Result<(), HostError> {
-        let Self { control, pods, host, underlay, added, reporter, mut sink, .. } = self;
+        let Self { control, pods, host, underlay, added, reporter, mut sink, kept, .. } = self;
         drop(control);
         drop(host);
         underlay.stop();
         let result = match interfaces {
             PodInterfaces::Keep => Ok(()),
-            PodInterfaces::Remove => pods.remove(&added),
+            PodInterfaces::Remove => {
+                if let Some(kept) = kept {
+                    kept.remove();
+                }
+                pods.remove(&added)
+            }
         };
         while let Some(event) = reporter.next() {
             if let Some(sink) = &mut sink {

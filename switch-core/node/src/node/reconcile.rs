@@ -33,6 +33,9 @@ impl Node {
         if has_changed || sweep {
             self.put_back_host()?;
         }
+        if let Some(kept) = &mut self.kept {
+            kept.poll(&self.control, now);
+        }
         for (device, done) in self.control.maintain_devices() {
             self.reporter.repaired(&device, done);
         }

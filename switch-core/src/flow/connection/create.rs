@@ -185,7 +185,8 @@ impl Tracker {
             self.chunks_made.fetch_sub(1, Relaxed);
             return None;
         };
-        cell.get_or_init(|| (0..CHUNK).map(|_| Slot::new()).collect());
+        let new = || (0..CHUNK).map(|_| Slot::new()).collect();
+        cell.get_or_init(|| self.memory.slots(chunk, new));
         shard.chunks.push(chunk as u32);
         let base = (chunk * CHUNK) as u32;
         shard.free.extend((base + 1..base + CHUNK as u32).rev());
@@ -195,8 +196,10 @@ impl Tracker {
     /// Where the reply key of a translated connection is stored.
     fn reply_facts_for(&self, number: u32) -> Option<&ReplyFacts> {
         let number = number as usize;
-        let cell = self.replies.get(number / CHUNK)?;
-        cell.get_or_init(|| (0..CHUNK).map(|_| ReplyFacts::new()).collect()).get(number % CHUNK)
+        let chunk = number / CHUNK;
+        let cell = self.replies.get(chunk)?;
+        let new = || (0..CHUNK).map(|_| ReplyFacts::new()).collect();
+        cell.get_or_init(|| self.memory.replies(chunk, new)).get(number % CHUNK)
     }
 
     /// Stores the facts of a connection in its slot, and opens the slot.

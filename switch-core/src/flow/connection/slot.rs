@@ -61,6 +61,21 @@ impl Lane {
         self.bytes.store(0, Relaxed);
     }
 
+    /// Takes over the state of another lane, except its generation.
+    pub(super) fn copy_from(&self, other: &Self) {
+        let copy = |to: &AtomicU32, from: &AtomicU32| to.store(from.load(Relaxed), Relaxed);
+        copy(&self.last_seen, &other.last_seen);
+        copy(&self.state, &other.state);
+        copy(&self.seq_end, &other.seq_end);
+        copy(&self.ack, &other.ack);
+        copy(&self.window, &other.window);
+        // A window scale beyond 14 is not possible (RFC 7323 §2.3).
+        self.scale.store(other.scale.load(Relaxed).min(14), Relaxed);
+        copy(&self.both_established, &other.both_established);
+        self.packets.store(other.packets.load(Relaxed), Relaxed);
+        self.bytes.store(other.bytes.load(Relaxed), Relaxed);
+    }
+
     pub(super) fn side(&self) -> Side {
         Side {
             state: TcpState::from_raw(self.state.load(Relaxed)),
@@ -106,6 +121,7 @@ impl Lane {
 }
 
 /// A slot; three cache lines.
+#[repr(C)]
 pub(super) struct Slot {
     pub(super) lanes: [Lane; 2],
     pub(super) facts: Facts,
