@@ -5,6 +5,7 @@ mod confined;
 mod control;
 mod events;
 mod flags;
+mod outputs;
 mod report;
 mod run_dir;
 mod source;
@@ -29,6 +30,7 @@ use cni::CniFlags;
 use control::ControlFlags;
 use events::Events;
 use flags::UnderlayFlags;
+use outputs::OutputFlags;
 use run_dir::RunDir;
 use source::SourceFlags;
 
@@ -97,6 +99,8 @@ pub(crate) struct Args {
     run_dir: Option<PathBuf>,
     #[command(flatten)]
     control: ControlFlags,
+    #[command(flatten)]
+    outputs: OutputFlags,
     #[command(flatten)]
     log: LogFlags,
     /// Wait while a switch that runs has the run directory, and begin when it stops: an upgrade starts the new switch
@@ -190,8 +194,8 @@ fn serve_node(args: &Args, json: bool) -> Done {
     if let Some(path) = run_dir_path {
         options = options.keep_connections(path);
     }
-    let mut control = args.control.open(run_dir_path)?;
-    options = control.options(options, &args.node);
+    let mut control = args.control.open(run_dir_path, args.outputs.open(&args.node)?)?;
+    options = control.options(options);
     if let Some(path) = &args.node_netns {
         options = options.namespace(NetNs::open(path)?);
     }

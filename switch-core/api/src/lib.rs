@@ -16,6 +16,7 @@ mod drop_log;
 mod filter;
 mod json_lines;
 mod log_level;
+mod output;
 mod routes;
 mod server;
 mod trace;
@@ -24,5 +25,10 @@ pub use client::{Client, ClientError};
 pub use drop_log::DropLog;
 pub use json_lines::{JsonLines, Rotation};
 pub use log_level::LogLevel;
+pub use output::elasticsearch::{
+    Credentials, DeliveryCounts, Elasticsearch, ElasticsearchOptions, Endpoint, EndpointError, Lost,
+};
+pub use output::ipfix::{Ipfix, IpfixCounts};
+pub use output::{CommunityId, Record};
 pub use routes::MAX_FLOWS;
 pub use server::{ApiServer, MAX_CONNECTIONS, bind};

@@ -122,7 +122,7 @@ impl Flow {
 }
 
 /// The state of a TCP connection from those of its sides.
-fn state(client: TcpState, server: TcpState) -> &'static str {
+pub(crate) fn state(client: TcpState, server: TcpState) -> &'static str {
     use TcpState::{Closed, Closing, Established, Reset};
     match (client, server) {
         (Reset, _) | (_, Reset) => "reset",

@@ -87,7 +87,7 @@ pub use attachment::{ExistingInterface, InterfaceKind, PodAttachment, PodNetns};
 pub use cluster::{ClusterOptions, Masquerading, ParseMasqueradingError};
 pub use discovery::node_addresses;
 pub use error::{NodeError, PodError, UnderlayError};
-pub use events::{DroppedFrames, Event, EventSink, Failure, channel};
+pub use events::{DroppedFrames, Event, EventSink, Failure, RecordedFlow, channel};
 pub use explain::{Connection, Outcome, Verdict};
 pub use flows::Flow;
 pub use handle::{NodeCaller, NodeHandle};
@@ -97,7 +97,9 @@ pub use metrics::METRICS_CONTENT_TYPE;
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
 pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};
 pub use pod_name::{PodName, PodNameError};
-pub use podswitch_core::records::{DropRecord, End};
+pub use podswitch_core::records::{
+    Allowed, CloseReason, DropRecord, End, FlowChange, FlowRecord, FlowsLeftOut,
+};
 pub use state::{State, StateChanges};
 pub use stats::Stats;
 

@@ -46,7 +46,8 @@ pub struct NodeOptions {
     pub(crate) keep_connections: Option<PathBuf>,
     pub(crate) lenient: bool,
     pub(crate) report_drops: bool,
-    pub(crate) report_flows: Option<Duration>,
+    pub(crate) report_flows: bool,
+    pub(crate) update_flows: Option<Duration>,
     pub(crate) sink: Option<Box<dyn EventSink>>,
 }
 
@@ -67,7 +68,8 @@ impl NodeOptions {
             keep_connections: None,
             lenient: false,
             report_drops: false,
-            report_flows: None,
+            report_flows: false,
+            update_flows: None,
             sink: None,
         }
     }
@@ -169,12 +171,21 @@ impl NodeOptions {
         self
     }
 
-    /// Reports connections that were opened and closed, compared every `interval`, at least 100 ms
-    /// ([`Event::FlowOpened`](crate::Event::FlowOpened)). The cost is proportional to the number of
+    /// Reports each connection that is opened and that ends
+    /// ([`Event::FlowOpened`](crate::Event::FlowOpened), [`Event::FlowClosed`](crate::Event::FlowClosed)).
+    #[must_use]
+    pub fn report_flows(mut self) -> Self {
+        self.report_flows = true;
+        self
+    }
+
+    /// As [`report_flows`](Self::report_flows), and every `interval` (at least a second) each connection with a packet
+    /// since ([`Event::FlowUpdated`](crate::Event::FlowUpdated)). The cost is proportional to the number of
     /// connections.
     #[must_use]
-    pub fn report_flows(mut self, interval: Duration) -> Self {
-        self.report_flows = Some(interval.max(Duration::from_millis(100)));
+    pub fn update_flows(mut self, interval: Duration) -> Self {
+        self.report_flows = true;
+        self.update_flows = Some(interval.max(Duration::from_secs(1)));
         self
     }
 

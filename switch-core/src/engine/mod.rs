@@ -34,6 +34,7 @@ mod decap;
 mod direction;
 mod egress;
 mod fast;
+mod flow_events;
 mod fragments;
 mod frame;
 mod housekeeping;
@@ -55,6 +56,7 @@ use podswitch_wire::parse::Parsed;
 
 use fragments::FragmentStore;
 
+pub use flow_events::{EndCause, FlowEvent, FlowObserver};
 pub use outputs::Outputs;
 pub use trace::{Dropped, Observer, Trace};
 
@@ -177,6 +179,7 @@ pub struct Engine {
     /// Rate of unsuccessful searches for a connection to end, by account.
     searches: KeyedLimiter,
     observer: Option<Box<dyn Observer>>,
+    flow_observer: Option<Box<dyn FlowObserver>>,
     /// Parsed headers of the current burst.
     parsed: Box<[Parsed; BATCH]>,
     /// Position of the sweep in this worker's share of the connection table.
@@ -211,6 +214,7 @@ impl Engine {
             probes: direction::probe_limiter(),
             searches: open::search_limiter(),
             observer: None,
+            flow_observer: None,
             parsed: Box::new([Parsed::default(); BATCH]),
             sweep: 0,
             sweep_due: Instant::ZERO,

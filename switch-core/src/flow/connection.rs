@@ -20,6 +20,7 @@ mod cast;
 mod create;
 mod ending;
 mod facts;
+mod header;
 mod list;
 mod packets;
 mod saved;
@@ -31,7 +32,7 @@ use podswitch_wire::flow_key::HashKey;
 use super::tcp::TcpState;
 use crate::id::PortId;
 
-pub use crate::pinned::{Account, Charge, Direction, Opened, Pinned, SourceNat};
+pub use crate::pinned::{Account, Charge, Direction, Opened, OpenedAt, Pinned, SourceNat};
 pub(crate) use saved::Kept;
 pub use saved::{MemoryError, Restored, Saved, SavedMemory, SlotMemory, memory_size};
 pub use slot::{PRESSURE_SECS, Worth};
@@ -62,7 +63,7 @@ const _: () = assert!(size_of::<slot::Lane>() == 64 && size_of::<slot::Slot>() =
 const _: () = assert!(size_of::<facts::ReplyFacts>() == 64);
 
 /// A reference to one direction of a connection. It becomes invalid when the connection ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ConnectionRef {
     /// Slot number times two, plus one for the reply direction.
     slot: u32,
@@ -89,6 +90,12 @@ impl ConnectionRef {
     #[inline]
     pub(super) const fn from_parts([slot, generation]: [u32; 2]) -> Self {
         Self { slot, generation }
+    }
+
+    /// A number that no other connection of this run has at the same time, nor for 2^31 connections in the same slot
+    /// afterwards. The same for both directions.
+    pub const fn id(self) -> u64 {
+        (self.slot >> 1) as u64 | (self.generation as u64) << 32
     }
 
     /// The direction.
@@ -154,8 +161,12 @@ pub enum Created {
 /// A connection, as it is listed.
 #[derive(Clone, Debug)]
 pub struct ConnectionInfo {
+    /// Which, in the original direction.
+    pub connection: ConnectionRef,
     /// Pinned facts.
     pub pinned: Pinned,
+    /// When it was opened.
+    pub opened: OpenedAt,
     /// Packets by direction.
     pub packets: [u64; 2],
     /// Bytes by direction.
@@ -164,6 +175,17 @@ pub struct ConnectionInfo {
     pub tcp: Option<[TcpState; 2]>,
     /// Second of the last packet.
     pub last_seen: u32,
+}
+
+/// Is notified of connections that end. `()` ignores them.
+pub trait OnEnd {
+    /// A connection ended. `read` reads its last state.
+    fn ended(&mut self, read: impl FnOnce() -> Option<ConnectionInfo>);
+}
+
+impl OnEnd for () {
+    #[inline]
+    fn ended(&mut self, _: impl FnOnce() -> Option<ConnectionInfo>) {}
 }
 
 #[cfg(test)]

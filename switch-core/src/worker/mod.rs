@@ -194,6 +194,7 @@ impl Worker {
             Command::Send(id, frame) => self.send_created(id, &frame),
             Command::Observe(observer) => self.engine.set_observer(observer),
             Command::Collect => self.engine.collect(),
+            Command::ObserveFlows(observer) => self.engine.set_flow_observer(observer),
             Command::Hold(hold) => self.held = hold,
             Command::Stop => self.stopped = true,
         });
@@ -275,6 +276,7 @@ impl Worker {
             self.sleep();
             quiet_since = None;
         }
+        self.engine.hand_over();
     }
 
     fn sleep(&mut self) {

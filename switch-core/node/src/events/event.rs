@@ -5,10 +5,11 @@ use std::fmt;
 use podswitch_core::config::ConfigError;
 use podswitch_core::control::{Effect, LeftOut};
 use podswitch_core::id::{Cookie, Epoch, PortId};
+use podswitch_core::records::FlowsLeftOut;
 
 use super::dropped::DroppedFrames;
 use super::failure::Failure;
-use crate::flows::Flow;
+use super::recorded_flow::RecordedFlow;
 use crate::pod_name::PodName;
 
 /// Something that happened.
@@ -70,9 +71,13 @@ pub enum Event {
     /// Frames were dropped ([`NodeOptions::report_drops`](crate::NodeOptions::report_drops)).
     Dropped(Box<DroppedFrames>),
     /// A connection was opened ([`NodeOptions::report_flows`](crate::NodeOptions::report_flows)).
-    FlowOpened(Flow),
-    /// A connection ended; its last known state.
-    FlowClosed(Flow),
+    FlowOpened(Box<RecordedFlow>),
+    /// A connection goes on ([`NodeOptions::update_flows`](crate::NodeOptions::update_flows)).
+    FlowUpdated(Box<RecordedFlow>),
+    /// A connection ended.
+    FlowClosed(Box<RecordedFlow>),
+    /// Connections were opened or ended faster than their records could be read.
+    FlowsLeftOut(FlowsLeftOut),
     /// Events were lost because a queue was full.
     Lost {
         /// How many.
@@ -115,7 +120,14 @@ impl fmt::Display for Event {
             Self::Failure(failure) => failure.fmt(f),
             Self::Dropped(frames) => write!(f, "dropped: {frames}"),
             Self::FlowOpened(flow) => write!(f, "opened: {flow}"),
+            Self::FlowUpdated(flow) => write!(f, "goes on: {flow}"),
             Self::FlowClosed(flow) => write!(f, "closed: {flow}"),
+            Self::FlowsLeftOut(FlowsLeftOut { opened, closed, .. }) => {
+                write!(
+                    f,
+                    "no records of {opened} connections that were opened and {closed} that ended"
+                )
+            }
             Self::Lost { count } => write!(f, "{count} events are lost"),
         }
     }

@@ -24,7 +24,7 @@ use podswitch_wire::cidr::Cidr;
 
 use crate::attachment::PodAttachment;
 use crate::error::NodeError;
-use crate::events::{DropReader, Event, EventSink, FlowReporter, Reporter};
+use crate::events::{DropReader, Event, EventSink, FlowReader, Reporter};
 use crate::explain::{self, Connection, Verdict};
 use crate::flows::{self, Flow};
 use crate::host_side::{Behind, HostSide};
@@ -73,10 +73,9 @@ pub struct Node {
     reporter: Reporter,
     sink: Option<Box<dyn EventSink>>,
     drops: Option<DropReader>,
-    flows: Option<(Duration, FlowReporter)>,
+    flows: Option<FlowReader>,
     clock: Clock,
     reconcile_at: Instant,
-    flows_at: Instant,
     /// Ports changed, and no state that names them is in force yet.
     is_unpublished: bool,
     /// Connections that outlive the process.
@@ -136,6 +135,9 @@ impl Node {
             control.hold_workers(true);
         }
         let drops = options.report_drops.then(|| DropReader::observe(&control, &settings.name));
+        let flows = options
+            .report_flows
+            .then(|| FlowReader::observe(&control, &settings.name, options.update_flows));
         let underlay = Underlay::new(&settings, &reporter)?;
         let mut pods = Pods::new(&settings, &reporter);
         let own_namespace = || pods.own_namespace();
@@ -162,9 +164,8 @@ impl Node {
             reporter,
             sink: options.sink,
             drops,
-            flows: options.report_flows.map(|every| (every, FlowReporter::default())),
+            flows,
             reconcile_at: clock.now() + RECONCILE_INTERVAL,
-            flows_at: clock.now(),
             clock,
             is_unpublished: false,
             kept,
@@ -379,7 +380,20 @@ impl Node {
     /// # Errors
     /// The first error of removing something.
     pub fn stop(self, interfaces: PodInterfaces) -> Result<(), HostError> {
-        let Self { control, pods, host, underlay, added, reporter, mut sink, kept, .. } = self;
+        let Self { mut control, pods, host, underlay, added, reporter, mut sink, kept, .. } = self;
+        let (mut drops, mut flows) = (self.drops, self.flows);
+        let pod = |port| pods.at(port);
+        if let Some(drops) = &mut drops {
+            drops.read(&control, &reporter, pod);
+        }
+        // Workers hand over what they have counted when they stop. There is no device to open for others.
+        let _ = control.set_workers(0);
+        if let Some(drops) = &mut drops {
+            drops.read(&control, &reporter, pod);
+        }
+        if let Some(flows) = &mut flows {
+            flows.finish(&control, &reporter);
+        }
         drop(control);
         drop(host);
         underlay.stop();

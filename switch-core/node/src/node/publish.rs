@@ -52,6 +52,9 @@ impl Node {
         if let Some(drops) = &mut self.drops {
             drops.published(&self.control);
         }
+        if let Some(flows) = &mut self.flows {
+            flows.published(&self.control);
+        }
         self.control.wait(epoch, PUBLISH_TIMEOUT)?;
         self.reporter.event(Event::Applied { epoch });
         Ok(())

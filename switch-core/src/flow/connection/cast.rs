@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::facts::ReplyFacts;
-use super::saved::Header;
+use super::header::Header;
 use super::slot::Slot;
 
 /// A type that any bytes are a valid value of, and that may change while it is shared.

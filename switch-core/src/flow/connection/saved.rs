@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -16,6 +16,7 @@ use podswitch_vxlan::vtep::VtepIndex;
 
 use super::cast::cast;
 use super::facts::ReplyFacts;
+use super::header::Header;
 use super::slot::{Slot, Worth, is_over, worth};
 use super::tracker::Tracker;
 use super::{CHUNK, Created, PORTS, Pinned, TrackerConfig};
@@ -26,59 +27,10 @@ use crate::id::PortId;
 const MAGIC: u64 = u64::from_le_bytes(*b"PSWCONN\0");
 /// Raised with every change of the layout of [`Header`], `Slot`, `Facts` or `ReplyFacts`, or of what their values mean.
 const VERSION: u32 = 1;
-/// Longest name of a port, in bytes. A pod's has at most 63 of the namespace, 253 of the name, and a few more.
-const NAME: usize = 376;
 /// Bytes of the header's place.
 const HEADER_BYTES: usize = size_of::<Header>().next_multiple_of(CHUNK_BYTES);
 const SLOT_BYTES: usize = CHUNK * size_of::<Slot>();
 const CHUNK_BYTES: usize = SLOT_BYTES + CHUNK * size_of::<ReplyFacts>();
-
-/// The name of a port, so that the next process knows which of its ports is meant.
-#[repr(C)]
-struct Name {
-    length: AtomicU64,
-    bytes: [AtomicU64; NAME / 8],
-}
-
-/// What comes before the slots.
-#[repr(C, align(64))]
-pub(super) struct Header {
-    magic: AtomicU64,
-    /// Nanoseconds of the system's monotonic clock when the process' own clock started.
-    clock: AtomicU64,
-    version: AtomicU32,
-    /// Number of chunks that there is room for.
-    chunks: AtomicU32,
-    /// The highest chunk in use, plus one.
-    used: AtomicU32,
-    reserved: [AtomicU32; 9],
-    names: [Name; PORTS],
-}
-
-impl Header {
-    fn set_name(&self, port: PortId, name: &str) {
-        let Some(place) = self.names.get(port.index()) else { return };
-        place.length.store(0, Relaxed);
-        if name.len() > NAME {
-            return;
-        }
-        for (word, bytes) in place.bytes.iter().zip(name.as_bytes().chunks(8)) {
-            let mut full = [0; 8];
-            full[..bytes.len()].copy_from_slice(bytes);
-            word.store(u64::from_le_bytes(full), Relaxed);
-        }
-        place.length.store(name.len() as u64, Relaxed);
-    }
-
-    fn name(&self, port: PortId) -> Option<String> {
-        let place = self.names.get(port.index())?;
-        let length = usize::try_from(place.length.load(Relaxed)).ok()?;
-        let bytes: Vec<u8> =
-            place.bytes.iter().flat_map(|word| word.load(Relaxed).to_le_bytes()).collect();
-        let name = bytes.get(..length).filter(|name| !name.is_empty())?;
-        String::from_utf8(name.to_vec()).ok()
-    }
-}
 
 /// Why memory cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,12 +76,6 @@ pub struct SlotMemory {
 #[derive(Debug)]
 pub(crate) struct Kept {
     header: &'static Header,
-}
-
-impl fmt::Debug for Header {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Header").field("used", &self.used).finish_non_exhaustive()
-    }
 }
 
 impl Kept {

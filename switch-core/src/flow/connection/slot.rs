@@ -8,6 +8,9 @@ use podswitch_wire::flow_key::proto;
 use super::facts::Facts;
 use super::sync::{AtomicU32, AtomicU64};
 use crate::flow::tcp::{self, Segment, Side, TcpState};
+use crate::id::Epoch;
+use crate::pinned::OpenedAt;
+use crate::time::Instant;
 
 /// The state of one direction. One cache line.
 #[repr(C, align(64))]
@@ -26,8 +29,12 @@ pub(super) struct Lane {
     pub(super) both_established: AtomicU32,
     /// Only in lane 0.
     pub(super) protocol: AtomicU32,
+    /// Epoch in which the connection was opened. Only in lane 0.
+    epoch: AtomicU32,
     pub(super) packets: AtomicU64,
     pub(super) bytes: AtomicU64,
+    /// When the connection was opened, in nanoseconds. Only in lane 0. The next process does not read it, nor the epoch.
+    opened: AtomicU64,
 }
 
 impl Lane {
@@ -42,6 +49,8 @@ impl Lane {
             scale: AtomicU32::new(0),
             both_established: AtomicU32::new(0),
             protocol: AtomicU32::new(0),
+            epoch: AtomicU32::new(0),
+            opened: AtomicU64::new(0),
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         }
@@ -140,13 +149,22 @@ impl Slot {
 
     /// Opens a connection in this slot, which the caller owns and has stored the facts in. Returns its
     /// generation.
-    pub(super) fn open(&self, protocol: u8, now_secs: u32) -> u32 {
+    pub(super) fn open(&self, protocol: u8, at: OpenedAt) -> u32 {
         let generation = self.lanes[0].generation.load(Relaxed).wrapping_add(1) | 1;
+        self.lanes[0].epoch.store(at.epoch.0, Relaxed);
+        self.lanes[0].opened.store(at.time.as_nanos(), Relaxed);
         for lane in &self.lanes {
-            lane.reset(protocol, now_secs);
+            lane.reset(protocol, at.seconds());
             lane.generation.store(generation, Release);
         }
         generation
+    }
+
+    /// When the connection was opened.
+    pub(super) fn opened(&self) -> OpenedAt {
+        let lane = &self.lanes[0];
+        let time = Instant::from_nanos(lane.opened.load(Relaxed));
+        OpenedAt { time, epoch: Epoch(lane.epoch.load(Relaxed)) }
     }
 
     /// Ends the connection of this generation: references to it become invalid. Returns true for one
