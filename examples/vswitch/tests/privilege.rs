@@ -3,10 +3,12 @@
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use podswitch_linux::NetNs;
 use podswitch_linux::confine::{CONTROL, CapabilitySet};
-use podswitch_vswitch_testkit::running::Running;
+use podswitch_vswitch_testkit::running::{Limit, PATIENCE, Running};
 use podswitch_vswitch_testkit::{Folder, head, pod};
 
 /// A line of a thread's status.
@@ -58,7 +60,18 @@ fn a_running_switch_holds_little() {
     ]);
     switch.says("ready");
 
-    let threads = threads(switch.id());
+    // A thread that has just begun still has its parent's name.
+    let limit = Limit::new(PATIENCE);
+    let begun = |threads: &[String]| {
+        threads.iter().filter(|status| field(status, "Name").starts_with("cni-")).count() == 2
+    };
+    let threads = loop {
+        let threads = threads(switch.id());
+        if begun(&threads) || limit.left().is_none() {
+            break threads;
+        }
+        thread::sleep(Duration::from_millis(10));
+    };
     let (mut workers, mut answering) = (0, 0);
     for status in &threads {
         let (name, held) = (field(status, "Name"), set(status, "CapPrm"));
