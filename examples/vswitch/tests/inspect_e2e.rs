@@ -1,6 +1,6 @@
 //! Commands that ask a running switch, as an operator would: who talks to whom, what is dropped and why.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
@@ -88,6 +88,62 @@ impl Switch {
         panic!("there is no {} with {field}={value}", r#type);
     }
 
+    /// The only connection, with what allows it, its node, its age and rates.
+    fn knows_what_allows_it(&self, mut client: &TcpStream) {
+        let flow = &self.json("flows", &["--pod", "a/x"])["flows"][0];
+        assert_eq!(flow["policy"], "NetworkPolicy/a/only", "{flow}");
+        assert_eq!(
+            (&flow["ingress"]["verdict"], &flow["ingress"]["rule"]),
+            (&"allow".into(), &0.into())
+        );
+        assert_eq!(flow["egress"]["policy"], Value::Null, "{flow}");
+        for node in ["src_node", "dst_node"] {
+            assert_eq!(flow[node], *self.name, "{flow}");
+        }
+        assert_eq!(flow["source_nat"], Value::Null);
+        assert!(flow["age_seconds"].as_u64().is_some_and(|age| age < 3600), "{flow}");
+        let text = self.says("flows", &["--sort", "age", "--address", "10.1.0.0/16"]);
+        assert!(text.contains("  NetworkPolicy/a/only ingress[0]\n"), "{text}");
+        assert!(!text.contains("RATE"), "{text}");
+        client.write_all(&[0; 1000]).expect("sent");
+        let rated = self.json("flows", &["--sort", "rate", "--interval", "0.2"]);
+        assert_eq!((&rated["sort"], &rated["total"]), (&"rate".into(), &1.into()), "{rated}");
+        assert!(rated["interval_seconds"].as_f64() >= Some(0.2), "{rated}");
+        assert!(rated["flows"][0]["bytes_per_second"].is_number(), "{rated}");
+        let limited = self.json("flows", &["--limit", "0"]);
+        assert_eq!((&limited["total"], &limited["left_out"]), (&1.into(), &1.into()), "{limited}");
+        let (_, _, note) = self.ask("flows", &["--limit", "0"]);
+        assert!(note.starts_with("note: 1 of 1 connections are left out"), "{note}");
+    }
+
+    /// Wrong names are refused, with the nearest right ones.
+    fn helps_with_names(&self) {
+        for (command, arguments, says) in [
+            ("flows", ["--pod", "a/yy"], "there is no pod a/yy; did you mean a/y?"),
+            ("flows", ["--namespace", "aa"], "there is no namespace aa; did you mean a?"),
+            ("flows", ["--service", "a/web"], "there is no Service a/web"),
+            (
+                "flows",
+                ["--state", "establishd"],
+                "there is no state establishd; did you mean established?",
+            ),
+            ("flows", ["--sort", "age s"], "there is no order age s"),
+            ("flows", ["--protocol", "tpc"], "there is no protocol tpc; did you mean TCP?"),
+            ("flows", ["-l", "app=@"], "label selector app=@: "),
+            ("drops", ["--reason", "polcy"], "there is no drop reason polcy; did you mean policy?"),
+            ("drops", ["--pod", "b/y"], "there is no pod b/y; did you mean a/y"),
+            (
+                "trace",
+                ["--from=a/x", "--to=a/y:53/udo"],
+                "there is no protocol udo; did you mean UDP?",
+            ),
+        ] {
+            let (status, _, err) = self.ask(command, &arguments);
+            assert_eq!(status, Some(2), "{command} {arguments:?}: {err}");
+            assert!(err.starts_with(&format!("vswitch: {says}")), "{command} {arguments:?}: {err}");
+        }
+    }
+
     #[track_caller]
     fn json(&self, command: &str, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.says(command, &[arguments, &["--json"]].concat())).expect("JSON")
@@ -120,6 +176,7 @@ fn an_operator_asks() {
     assert!(text.lines().next().expect("a head").starts_with("PROTO  CLIENT"), "{text}");
     let sport = client.local_addr().expect("known").port();
     assert!(text.contains(&format!("TCP    a/x {X}:{sport}")), "{text}");
+    switch.knows_what_allows_it(&client);
 
     // What is dropped, live?
     let mut follower = Command::new(program())
@@ -155,6 +212,7 @@ fn an_operator_asks() {
     let (status, _, err) = switch.ask("trace", &["--from", "a/xx", "--to", "a/y:1"]);
     assert_eq!((status, &*err), (Some(2), "vswitch: there is no a/xx; did you mean a/x?\n"));
 
+    switch.helps_with_names();
     assert!(switch.says("pods", &[]).contains("a/x"));
     let policies = switch.says("policies", &["only"]);
     assert!(policies.contains("NetworkPolicy/a/only ingress[0]"), "{policies}");

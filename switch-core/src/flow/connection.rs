@@ -157,6 +157,8 @@ pub struct ConnectionInfo {
     pub bytes: [u64; 2],
     /// TCP states by direction; `None` for other protocols.
     pub tcp: Option<[TcpState; 2]>,
+    /// Second of the switch's clock in which it was opened.
+    pub opened_at: u32,
     /// Second of the last packet.
     pub last_seen: u32,
 }

@@ -16,6 +16,8 @@ pub(super) struct Lane {
     pub(super) generation: AtomicU32,
     /// Second of the last packet.
     pub(super) last_seen: AtomicU32,
+    /// Second in which the connection was opened; the same in both lanes.
+    pub(super) opened_at: AtomicU32,
     pub(super) state: AtomicU32,
     pub(super) seq_end: AtomicU32,
     pub(super) ack: AtomicU32,
@@ -35,6 +37,7 @@ impl Lane {
         Self {
             generation: AtomicU32::new(0),
             last_seen: AtomicU32::new(0),
+            opened_at: AtomicU32::new(0),
             state: AtomicU32::new(0),
             seq_end: AtomicU32::new(0),
             ack: AtomicU32::new(0),
@@ -50,6 +53,7 @@ impl Lane {
     /// Sets the state of a new connection. The generation is not changed.
     pub(super) fn reset(&self, protocol: u8, now_secs: u32) {
         self.last_seen.store(now_secs, Relaxed);
+        self.opened_at.store(now_secs, Relaxed);
         self.state.store(0, Relaxed);
         self.seq_end.store(0, Relaxed);
         self.ack.store(0, Relaxed);

@@ -274,3 +274,17 @@ fn a_reset_inside_a_window_that_closed_since_is_accepted() {
     assert_eq!(control(sender, &beyond), Some(Judgement::OutOfWindow));
     assert_eq!(control(sender, &segment(RST, 1101 + 8000, 0, 0, 0)), Some(Judgement::Fits));
 }
+
+/// A slot that is used again has the time of its new connection.
+#[test]
+fn a_listed_connection_says_when_it_was_opened() {
+    let table = Tracker::new(TrackerConfig { connections: 1, per_port: 1, hash_key: HASH });
+    for (n, second) in [(1, 5), (2, 8)] {
+        let pinned = Pinned::new(key(n, proto::UDP), PortId(0));
+        let Ok(Created::New(new)) = table.create(&pinned, second) else { panic!("new") };
+        let mut opened = Vec::new();
+        table.list(|info| opened.push(info.opened_at));
+        assert_eq!(opened, [second]);
+        assert!(table.end(new));
+    }
+}
