@@ -56,6 +56,7 @@ enum Command {
     Policies(inspect::ObjectsArgs),
     /// Count connections by Service port and backend.
     Services(inspect::ObjectsArgs),
+    Bugreport(inspect::BugreportArgs),
     Preflight(preflight::Args),
     Probe(probe::Args),
     Uninstall(uninstall::Args),
@@ -78,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Counters(args) => inspect::counters(&args, json),
         Command::Policies(args) => inspect::policies(&args, json),
         Command::Services(args) => inspect::services(&args, json),
+        Command::Bugreport(args) => inspect::bugreport(&args, json),
         Command::Preflight(args) => preflight::run(&args, json),
         Command::Probe(args) => probe::run(&args, json),
         Command::Uninstall(args) => uninstall::run(&args),

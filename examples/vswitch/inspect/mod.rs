@@ -1,7 +1,8 @@
 //! Commands that ask a running switch by its control socket: `status`, `pods`, `flows`, `drops`, `trace`, `counters`,
-//! `policies`, `services`.
+//! `policies`, `services`, `bugreport`.
 
 mod ask;
+mod bugreport;
 mod drops;
 mod flows;
 mod objects;
@@ -10,12 +11,14 @@ mod table;
 mod trace;
 
 pub(crate) use ask::SOCKET;
+pub(crate) use bugreport::Args as BugreportArgs;
 pub(crate) use drops::Args as DropsArgs;
 pub(crate) use flows::Args as FlowsArgs;
 pub(crate) use objects::Args as ObjectsArgs;
 pub(crate) use status::Args as StatusArgs;
 pub(crate) use trace::Args as TraceArgs;
 
+pub(crate) use bugreport::run as bugreport;
 pub(crate) use drops::run as drops;
 pub(crate) use flows::run as flows;
 pub(crate) use objects::{counters, policies, services};

@@ -13,6 +13,9 @@ use podswitch_vswitch_testkit::{Folder, X, Y, Y6, head, pod, program, run};
 use serde_json::Value;
 
 const PORT: u16 = 8080;
+/// In the environment of the switch, in its kubeconfig and in its run directory.
+const SECRET: &str = "planted-secret-7f3a";
+const HASH_KEY: &str = "00112233445566778899aabbccddeeff";
 
 /// A switch with the pods a/x and a/y; y lets TCP to [`PORT`] in and nothing else.
 struct Switch {
@@ -40,7 +43,8 @@ impl Switch {
         folder.manifest("state", &state.replace("n1", &name));
         let (manifests, netns) = (folder.text("state"), node.path().display().to_string());
         let run_dir = folder.text("run");
-        let running = Running::start(&[
+        let environment = [("PODSWITCH_TOKEN", SECRET), ("KUBECONFIG", &folder.text("kubeconfig"))];
+        let arguments = [
             "--node",
             &name,
             "--manifests",
@@ -49,11 +53,14 @@ impl Switch {
             &netns,
             "--masquerade",
             "off",
+            "--hash-key",
+            HASH_KEY,
             "--run-dir",
             &run_dir,
             "--output",
             &format!("jsonl={}", folder.text("records")),
-        ]);
+        ];
+        let running = Running::start_with(&arguments, &environment);
         running.says("ready");
         Self { running, socket: folder.text("run/ctl.sock"), folder, name }
     }
@@ -114,6 +121,64 @@ impl Switch {
         assert_eq!((&limited["total"], &limited["left_out"]), (&1.into(), &1.into()), "{limited}");
         let (_, _, note) = self.ask("flows", &["--limit", "0"]);
         assert!(note.starts_with("note: 1 of 1 connections are left out"), "{note}");
+    }
+
+    /// A report opens with `tar`, has its parts, and none of the secrets that lie around.
+    fn reports_without_secrets(&self) {
+        let kubeconfig = format!("users: [{{user: {{token: {SECRET}}}}}]");
+        for (name, text) in [("run/token", SECRET), ("kubeconfig", &kubeconfig)] {
+            std::fs::write(self.folder.path(name), text).expect("written");
+        }
+        let report = self.folder.text("report.tar.gz");
+        let (status, out, err) = self.ask("bugreport", &["-o", &report]);
+        assert_eq!((status, out.trim_end()), (Some(0), &*report), "{err}");
+        let unpacked = self.folder.text("unpacked");
+        std::fs::create_dir(&unpacked).expect("a folder");
+        let tar = Command::new("tar")
+            .args(["-xzf", &report, "-C", &unpacked, "--strip-components=1"])
+            .status();
+        assert!(tar.expect("tar is installed").success());
+        let read = |name: &str| {
+            let path = format!("{unpacked}/{name}");
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+        };
+        let json = |name: &str| serde_json::from_str::<Value>(&read(name)).expect("JSON");
+        assert_eq!(json("switch/status.json")["node"], *self.name);
+        assert_eq!(json("switch/pods.json")["pods"][0]["pod"], "a/x");
+        assert_eq!(json("switch/flows.json")["total"], 1);
+        let drops = json("switch/drops.json");
+        let list = drops["drops"].as_array().expect("a list");
+        assert!(list.iter().any(|drop| drop["reason"] == "policy_ingress"), "{drops}");
+        assert!(list.iter().all(|drop| drop["frame"].is_null()), "bytes of packets");
+        for name in ["counters", "policies", "services"] {
+            assert!(json(&format!("switch/{name}.json")).is_object());
+        }
+        assert!(read("switch/metrics").contains("podswitch_pods 2"));
+        assert!(read("process/status").contains(&format!("Pid:\t{}\n", self.running.id())));
+        assert!(read("process/limits").contains("Max open files"));
+        let flags = read("process/command-line");
+        assert!(flags.contains(&format!("run --node {}", self.name)), "{flags}");
+        assert!(flags.contains("--hash-key [removed]"), "{flags}");
+        let variables = read("process/environment");
+        assert!(variables.contains(&self.folder.text("kubeconfig")), "{variables}");
+        assert!(variables.contains("other variables are left out"), "{variables}");
+        assert!(read("process/threads").contains("(podswitch-node)"));
+        assert!(read("run-dir").contains("token"), "names of files are shown");
+        assert!(read("network/dev").contains("podswitch0"));
+        assert!(read("sysctls").contains("net.ipv4.ip_forward = "));
+        assert!(read("machine/version").contains("Linux"));
+        assert!(read("README").contains("Not in this archive:"));
+        // Standard error is that of the test: a file, or not.
+        let log = std::path::Path::new(&unpacked);
+        assert!(log.join("log-tail").exists() || log.join("log-tail.error").exists());
+        let grep =
+            Command::new("grep").args(["-rE", &format!("{SECRET}|{HASH_KEY}"), &unpacked]).output();
+        let found = grep.expect("grep is installed").stdout;
+        assert_eq!(String::from_utf8_lossy(&found), "");
+        // An existing file is left alone.
+        let (status, _, err) = self.ask("bugreport", &["-o", &report]);
+        assert_eq!(status, Some(1));
+        assert!(err.contains("report.tar.gz: File exists"), "{err}");
     }
 
     /// Wrong names are refused, with the nearest right ones.
@@ -213,6 +278,7 @@ fn an_operator_asks() {
     assert_eq!((status, &*err), (Some(2), "vswitch: there is no a/xx; did you mean a/x?\n"));
 
     switch.helps_with_names();
+    switch.reports_without_secrets();
     assert!(switch.says("pods", &[]).contains("a/x"));
     let policies = switch.says("policies", &["only"]);
     assert!(policies.contains("NetworkPolicy/a/only ingress[0]"), "{policies}");

@@ -81,7 +81,8 @@ fn distance(name: &str, known: &str) -> Option<usize> {
     if name.is_empty() || name == known {
         return None;
     }
-    let most = (name.len() / 3).max(1);
+    let longest = name.split('/').map(str::len).max().unwrap_or_default();
+    let most = (longest / 3).max(1);
     let edits = edits_between(name, known);
     if edits <= most || edits == 2 && is_swapped(name, known) {
         return Some(edits);
@@ -91,11 +92,11 @@ fn distance(name: &str, known: &str) -> Option<usize> {
     }
     let last = |text: &str| text.rsplit('/').next().unwrap_or_default().to_owned();
     let (own, its) = (last(name), last(known));
+    if known.starts_with(name) && (name.contains('/') || name.len() > 2) {
+        return Some(LONGER);
+    }
     if own.len() < 3 {
         return None;
-    }
-    if known.starts_with(name) {
-        return Some(LONGER);
     }
     its.starts_with(&own).then_some(ELSEWHERE)
 }

@@ -38,7 +38,13 @@ pub struct Running {
 impl Running {
     /// Starts `vswitch run` with these arguments.
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
+    }
+
+    /// As [`start`](Self::start), with more environment variables.
+    pub fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(program());
+        command.envs(environment.iter().copied());
         command.arg("run").args(arguments).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let output = BufReader::new(child.stdout.take().expect("piped"));
