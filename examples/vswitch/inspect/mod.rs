@@ -1,5 +1,5 @@
 //! Commands that ask a running switch by its control socket: `status`, `pods`, `flows`, `drops`, `trace`, `counters`,
-//! `policies`, `services`, `bugreport`.
+//! `policies`, `services`, `top`, `bugreport`.
 
 mod ask;
 mod bugreport;
@@ -8,6 +8,7 @@ mod flows;
 mod objects;
 mod status;
 mod table;
+mod top;
 mod trace;
 
 pub(crate) use ask::SOCKET;
@@ -16,11 +17,13 @@ pub(crate) use drops::Args as DropsArgs;
 pub(crate) use flows::Args as FlowsArgs;
 pub(crate) use objects::Args as ObjectsArgs;
 pub(crate) use status::Args as StatusArgs;
+pub(crate) use top::Args as TopArgs;
 pub(crate) use trace::Args as TraceArgs;
 
 pub(crate) use bugreport::run as bugreport;
 pub(crate) use drops::run as drops;
 pub(crate) use flows::run as flows;
-pub(crate) use objects::{counters, policies, services};
-pub(crate) use status::{pods, status};
+pub(crate) use objects::{counters, pods, policies, services};
+pub(crate) use status::status;
+pub(crate) use top::run as top;
 pub(crate) use trace::run as trace;

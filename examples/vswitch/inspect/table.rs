@@ -6,25 +6,30 @@ use crate::print;
 
 /// Prints rows under a head, each column as wide as its widest cell.
 pub(super) fn print_rows<const N: usize>(head: [&str; N], rows: &[[String; N]]) {
-    let mut widths = head.map(str::len);
+    let rows: Vec<Vec<&str>> =
+        rows.iter().map(|row| row.iter().map(String::as_str).collect()).collect();
+    print_columns(&head, &rows);
+}
+
+/// As [`print_rows`], with as many columns as the head has.
+pub(super) fn print_columns(head: &[&str], rows: &[Vec<&str>]) {
+    let mut widths: Vec<usize> = head.iter().map(|name| name.len()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
+    let line = |cells: &[&str]| {
         let mut line = String::new();
-        for (cell, width) in cells.zip(widths) {
+        for (cell, width) in cells.iter().zip(&widths) {
             line.push_str(cell);
             let missing = width.saturating_sub(cell.chars().count()) + 2;
             line.extend(std::iter::repeat_n(' ', missing));
         }
         print::line(line.trim_end());
     };
-    line(&mut head.iter().copied());
-    for row in rows {
-        line(&mut row.iter().map(String::as_str));
-    }
+    line(head);
+    rows.iter().for_each(|row| line(row));
 }
 
 /// A number of bytes with a unit (1 KiB = 1024 bytes).

@@ -100,7 +100,12 @@ fn as_json(sample: &Sample, limit: usize) -> Value {
     let rows = |table: &Table| -> Vec<Value> {
         let row = |cells: &Vec<Cell>| {
             let value = |cell: &Cell| cell.value.map_or_else(|| json!(cell.text), |v| json!(v));
-            table.head.iter().zip(cells).map(|(name, cell)| (name.to_lowercase(), value(cell))).collect()
+            table
+                .head
+                .iter()
+                .zip(cells)
+                .map(|(name, cell)| (name.to_lowercase(), value(cell)))
+                .collect()
         };
         first(table, limit).into_iter().map(row).collect()
     };

@@ -50,9 +50,8 @@ impl Table {
     /// The rows with `filter` in one of their cells, those with the greatest value in `column` first.
     pub(super) fn view(&self, column: usize, filter: &str) -> Vec<&Vec<Cell>> {
         let filter = filter.to_lowercase();
-        let has_it = |row: &&Vec<Cell>| {
-            row.iter().any(|cell| cell.text.to_lowercase().contains(&filter))
-        };
+        let has_it =
+            |row: &&Vec<Cell>| row.iter().any(|cell| cell.text.to_lowercase().contains(&filter));
         let mut rows: Vec<_> = self.rows.iter().filter(has_it).collect();
         let value = |row: &[Cell]| row.get(column).and_then(|cell| cell.value).unwrap_or_default();
         // Alike ones keep their order, which is that of their names.
@@ -133,7 +132,8 @@ impl Sampler {
     /// The sample of these answers, `passed` after the last.
     pub(super) fn sample(&mut self, answers: &Answers, passed: Option<Duration>) -> Sample {
         let before = std::mem::take(&mut self.counters);
-        let mut rates = Rates { before, now: HashMap::new(), seconds: passed.map(|p| p.as_secs_f64()) };
+        let mut rates =
+            Rates { before, now: HashMap::new(), seconds: passed.map(|p| p.as_secs_f64()) };
         let sample = Sample {
             summary: summary(&answers.status, &mut rates),
             tables: [
@@ -224,7 +224,8 @@ fn flows(answer: &Value) -> Table {
         format!("{shown} {}", text(port))
     };
     let rows = list(answer, "flows").map(|flow| {
-        let (sent, answered) = (float(&flow["bytes_per_second"]), float(&flow["reply_bytes_per_second"]));
+        let (sent, answered) =
+            (float(&flow["bytes_per_second"]), float(&flow["reply_bytes_per_second"]));
         let total = ["bytes", "reply_bytes"].map(|name| flow[name].as_u64().unwrap_or_default());
         let total = total.iter().fold(0, |sum: u64, bytes| sum.saturating_add(*bytes));
         let age = flow["age_seconds"].as_u64().unwrap_or_default();
@@ -342,9 +343,21 @@ pub(super) mod tests {
         let [pods, flows, drops, services] = &sample.tables;
         let web = ["shop/web", "1.0 Mbit/s", "1.0 Mbit/s", "0 bit/s", "1.0", "0.0", "1"];
         assert_eq!(texts(&pods.rows[1]), web);
-        let flow = ["TCP", "shop/web 4000", "shop/db 80", "1.0 kbit/s", "2.0 KiB", "1m1s", "shop/db", "established"];
+        let flow = [
+            "TCP",
+            "shop/web 4000",
+            "shop/db 80",
+            "1.0 kbit/s",
+            "2.0 KiB",
+            "1m1s",
+            "shop/db",
+            "established",
+        ];
         assert_eq!(texts(&flows.rows[0]), flow);
-        assert_eq!(texts(&drops.rows[0]), ["policy_ingress", "10.0", "30", "UDP shop/web -> shop/db, isolated"]);
+        assert_eq!(
+            texts(&drops.rows[0]),
+            ["policy_ingress", "10.0", "30", "UDP shop/web -> shop/db, isolated"]
+        );
         assert_eq!(texts(&services.rows[0]), ["shop/db", "80/TCP", "10.1.0.3:8080", "5.0", "15"]);
         // The switch was started again.
         let sample = sampler.sample(&answers(1), Some(Duration::from_secs(1)));

@@ -21,7 +21,9 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
     let strong = Style::default().add_modifier(Modifier::REVERSED);
     let bold = Style::default().add_modifier(Modifier::BOLD);
     let first = match (&app.lost, &app.sample) {
-        (Some(why), _) => Line::styled(format!("the switch does not answer, trying again: {why}"), strong),
+        (Some(why), _) => {
+            Line::styled(format!("the switch does not answer, trying again: {why}"), strong)
+        }
         (None, Some(sample)) => Line::styled(sample.summary.clone(), bold),
         (None, None) => Line::raw("waiting for the first sample"),
     };
@@ -56,7 +58,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
         frame.render_widget(shown, table);
     }
     let left_out = app.sample.as_ref().map_or(0, |sample| sample.tables[app.tab].left_out);
-    frame.render_widget(Paragraph::new(Line::raw(footer_text(app, rows.len(), all, left_out))), footer);
+    frame.render_widget(
+        Paragraph::new(Line::raw(footer_text(app, rows.len(), all, left_out))),
+        footer,
+    );
 }
 
 fn footer_text(app: &App, shown: usize, all: usize, left_out: u64) -> String {
@@ -109,7 +114,10 @@ mod tests {
         let mut app = app();
         let shown = lines(&mut app, 80, 24);
         assert_eq!(shown.len(), 24);
-        assert_eq!(shown[0], "n1 epoch 7 | 2 pods | 1 connections | 1000 frames/s | 10 drops/s | 12 % busy");
+        assert_eq!(
+            shown[0],
+            "n1 epoch 7 | 2 pods | 1 connections | 1000 frames/s | 10 drops/s | 12 % busy"
+        );
         assert_eq!(shown[1], " 1 pods   2 flows   3 drops   4 Services");
         assert_eq!(shown[2], "POD      RATE↓      SENT       RECEIVED FRAMES/s DROPS/s OPENED");
         assert_eq!(shown[3], "shop/web 1.0 Mbit/s 1.0 Mbit/s 0 bit/s  1.0      0.0     1");
@@ -132,7 +140,11 @@ mod tests {
         app.take(Err("ctl.sock: Connection refused".to_owned()));
         app.press(Key::Char('p'));
         let shown = lines(&mut app, 80, 24);
-        assert!(shown[0].starts_with("the switch does not answer, trying again: ctl.sock: Connection"), "{}", shown[0]);
+        assert!(
+            shown[0].starts_with("the switch does not answer, trying again: ctl.sock: Connection"),
+            "{}",
+            shown[0]
+        );
         assert!(shown[3].starts_with("shop/web"));
         assert!(shown[23].contains("PAUSED"));
         assert_eq!(lines(&mut App::default(), 40, 4)[0], "waiting for the first sample");

@@ -49,7 +49,10 @@ fn failed(error: &std::io::Error) -> Failure {
 }
 
 /// Samples as they come, from a thread that ends with the process.
-fn samples(client: Client, interval: Duration) -> Result<Receiver<Result<Sample, String>>, Failure> {
+fn samples(
+    client: Client,
+    interval: Duration,
+) -> Result<Receiver<Result<Sample, String>>, Failure> {
     let (sender, receiver) = sync_channel(1);
     let follow = move || {
         let mut sampler = Sampler::new();
