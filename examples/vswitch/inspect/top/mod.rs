@@ -3,7 +3,7 @@
 //! Samples and keys are plain data (`sample`, `app`); only `screen` and `terminal` know the terminal, and are there with
 //! the feature `top`. Without it, or without a terminal, one sample is printed.
 
-#[cfg(any(feature = "top", test))]
+#[cfg(feature = "top")]
 mod app;
 mod sample;
 #[cfg(feature = "top")]
