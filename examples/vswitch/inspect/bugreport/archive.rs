@@ -30,12 +30,18 @@ impl Archive {
 
     /// Adds a file.
     pub(super) fn add(&mut self, name: &str, content: &str) -> io::Result<()> {
-        let content = &content.as_bytes()[..content.len().min(MAX_PART)];
+        let length = content.len();
+        let kept = length.min(MAX_PART);
+        let mut content = content.as_bytes()[..kept].to_vec();
+        let cut = length - kept;
+        if cut > 0 {
+            content.extend_from_slice(format!("\n[{cut} bytes more are left out]\n").as_bytes());
+        }
         let mut header = Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o600);
         header.set_mtime(self.seconds);
-        self.tar.append_data(&mut header, format!("{}/{name}", self.folder), content)
+        self.tar.append_data(&mut header, format!("{}/{name}", self.folder), &*content)
     }
 
     /// Writes the end.
