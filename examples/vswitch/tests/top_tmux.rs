@@ -110,7 +110,8 @@ fn the_screen_follows_keys_sizes_and_restarts() {
     assert!(text.contains("\na/x  ") && text.contains("\nServices\nSERVICE"), "{text}");
 
     let terminal = Terminal::new();
-    let command = format!("{} top --interval 0.2 --socket {socket}; echo ended $?", program());
+    let program = program().display();
+    let command = format!("{program} top --interval 0.2 --socket {socket}; echo ended $?");
     terminal.keys(&[&command, "Enter"]);
     let screen = terminal.shows("the pod", |screen| screen.contains("\na/x "));
     assert!(screen.starts_with("n1 epoch "), "{screen}");

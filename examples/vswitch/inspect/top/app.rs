@@ -97,13 +97,17 @@ impl App {
         numeric.get(self.sort[self.tab] % numeric.len().max(1)).copied()
     }
 
-    /// The rows that are shown where there is place for `height`, and how many there are.
+    /// The rows that are shown where there is place for `height`, and how many there are without the filter.
     pub(super) fn rows(&mut self, height: usize) -> (Vec<Vec<Cell>>, usize) {
         let column = self.sorted_by().unwrap_or(usize::MAX);
         let Some(sample) = &self.sample else { return (Vec::new(), 0) };
-        let rows = sample.tables[self.tab].view(column, &self.filter);
+        let table = &sample.tables[self.tab];
+        let rows = table.view(column, &self.filter);
         self.scroll = self.scroll.min(rows.len().saturating_sub(height));
-        (rows.iter().skip(self.scroll).take(height).map(|row| (*row).clone()).collect(), rows.len())
+        (
+            rows.iter().skip(self.scroll).take(height).map(|row| (*row).clone()).collect(),
+            table.rows.len(),
+        )
     }
 }
 
