@@ -251,10 +251,7 @@ mod tests {
         }
         let error = |text| protocol_number(text).expect_err(text).to_string();
         assert_eq!(error("tcpp"), "there is no protocol tcpp; did you mean TCP?");
-        assert_eq!(
-            error("stcp"),
-            "there is no protocol stcp; did you mean SCTP, TCP?".replace(", ", " or ")
-        );
+        assert_eq!(error("stcp"), "there is no protocol stcp; did you mean TCP or SCTP?");
         assert_eq!(
             error("256"),
             "there is no protocol 256; there are ICMP, ICMPv6, SCTP, TCP, UDP"
