@@ -13,7 +13,7 @@ use podswitch_node::NodeError;
 use podswitch_node::source::{ManifestError, SourceError};
 use serde::Serialize;
 
-use crate::print;
+use crate::{log, print};
 
 /// The end of a command that did not do what was asked.
 #[derive(Debug)]
@@ -29,24 +29,57 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Tells a person, and gives the exit status.
+    /// Tells a person, or the log of `run`, and gives the exit status.
     pub(crate) fn report(self) -> ExitCode {
+        if log::is_on() {
+            self.log();
+            return self.status();
+        }
+        match &self {
+            Self::Input(message) | Self::Setup(message) => print::error(message),
+            Self::Refused(refused) => refused.iter().for_each(print::error),
+            Self::Checked => {}
+        }
+        self.status()
+    }
+
+    fn status(&self) -> ExitCode {
         match self {
-            Self::Input(message) => {
-                print::error(&message);
-                ExitCode::from(2)
+            Self::Input(_) => ExitCode::from(2),
+            Self::Setup(_) | Self::Refused(_) | Self::Checked => ExitCode::FAILURE,
+        }
+    }
+
+    fn log(&self) {
+        match self {
+            Self::Input(reason) | Self::Setup(reason) => {
+                tracing::error!(target: "run", reason, "the switch ends");
             }
-            Self::Setup(message) => {
-                print::error(&message);
-                ExitCode::FAILURE
+            Self::Refused(refused) => refused.iter().for_each(Refused::log),
+            Self::Checked => {}
+        }
+    }
+
+    /// Logs it as the reason why a new state is not in force: one event for each object.
+    pub(crate) fn log_refusal(&self) {
+        match self {
+            Self::Input(reason) | Self::Setup(reason) => {
+                tracing::error!(target: "state", reason, "the state is refused; the one in force stays");
             }
-            Self::Refused(refused) => {
-                for line in &refused {
-                    print::error(line);
-                }
-                ExitCode::FAILURE
+            Self::Refused(refused) => refused.iter().for_each(Refused::log),
+            Self::Checked => {}
+        }
+    }
+
+    /// The objects that are at fault, or the only reason as one without an object.
+    pub(crate) fn reasons(self) -> Vec<Refused> {
+        match self {
+            Self::Refused(refused) => refused,
+            Self::Input(reason) | Self::Setup(reason) => {
+                let (file, object, field) = (None, String::new(), String::new());
+                vec![Refused { file, object, field, reason, action: "" }]
             }
-            Self::Checked => ExitCode::FAILURE,
+            Self::Checked => Vec::new(),
         }
     }
 }
@@ -94,6 +127,46 @@ pub(crate) struct Refused {
     /// What was done: `left_out`, `closed` or `kept_last_good`; empty if nothing.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(crate) action: &'static str,
+}
+
+impl Refused {
+    /// Logs that the state is refused for it.
+    fn log(&self) {
+        let Named { kind, namespace, name } = Named::of(&self.object);
+        tracing::error!(
+            target: "state",
+            kind,
+            namespace,
+            name,
+            field = present(&self.field),
+            reason = self.reason,
+            file = self.file.as_ref().map(|file| file.display().to_string()),
+            "the state is refused for {}",
+            self.object,
+        );
+    }
+}
+
+/// The parts of an object's name, `Kind/namespace/name` or `Kind/name`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Named<'a> {
+    pub(crate) kind: Option<&'a str>,
+    pub(crate) namespace: Option<&'a str>,
+    pub(crate) name: Option<&'a str>,
+}
+
+impl<'a> Named<'a> {
+    pub(crate) fn of(object: &'a str) -> Self {
+        let mut parts = object.splitn(3, '/');
+        let (kind, second, third) = (parts.next(), parts.next(), parts.next());
+        let (namespace, name) = if third.is_some() { (second, third) } else { (None, second) };
+        Self { kind: kind.filter(|kind| !kind.is_empty()), namespace, name }
+    }
+}
+
+/// A text that is there.
+pub(crate) fn present(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 impl fmt::Display for Refused {
@@ -152,5 +225,21 @@ impl From<&ConfigError> for Refused {
             reason: error.reason.clone(),
             action: "",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Named;
+
+    #[test]
+    fn names_of_objects_have_parts() {
+        let named = |text| {
+            let Named { kind, namespace, name } = Named::of(text);
+            [kind, namespace, name].map(Option::unwrap_or_default)
+        };
+        assert_eq!(named("NetworkPolicy/shop/a"), ["NetworkPolicy", "shop", "a"]);
+        assert_eq!(named("Node/n1"), ["Node", "", "n1"]);
+        assert_eq!(named(""), ["", "", ""]);
     }
 }

@@ -10,6 +10,8 @@ mod demo;
 mod explain;
 mod failure;
 mod inspect;
+mod log;
+mod output;
 mod preflight;
 mod print;
 mod probe;
@@ -75,6 +77,8 @@ enum Command {
     /// Count connections by Service port and backend.
     #[command(after_help = "Examples:\n  vswitch services\n  vswitch services shop/api --json")]
     Services(inspect::ObjectsArgs),
+    #[command(after_help = "Examples:\n  vswitch log-level\n  vswitch log-level --help")]
+    LogLevel(inspect::LogLevelArgs),
     Bugreport(inspect::BugreportArgs),
     #[command(after_help = "Examples:\n  vswitch preflight\n  vswitch preflight --json")]
     Preflight(preflight::Args),
@@ -102,15 +106,18 @@ pub fn main() -> ExitCode {
         Command::Counters(args) => inspect::counters(&args, json),
         Command::Policies(args) => inspect::policies(&args, json),
         Command::Services(args) => inspect::services(&args, json),
+        Command::LogLevel(args) => inspect::log_level(&args, json),
         Command::Bugreport(args) => inspect::bugreport(&args, json),
         Command::Preflight(args) => preflight::run(&args, json),
         Command::Probe(args) => probe::run(&args, json),
         Command::Uninstall(args) => uninstall::run(&args),
     };
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
-    }
+    };
+    output::flush();
+    code
 }
 
 /// What a command comes to.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use podswitch_linux::HostError;
+use podswitch_linux::{HostError, NetNs, steer, userns};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::failure::Failure;
@@ -43,6 +43,10 @@ pub(crate) fn run(args: &Args) -> Done {
     // First, so that no more pods are given to it.
     remove(&args.cni_conf_dir.join(CONFLIST))?;
     wait_for_end(&args.run_dir)?;
+    if userns::has_privilege() {
+        // A killed switch left the node's Service traffic to its next run, which does not come.
+        steer::forget(&NetNs::current()?)?;
+    }
     for path in children(&args.run_dir)? {
         remove(&path)?;
     }

@@ -9,7 +9,8 @@ use podswitch_vxlan::vtep::VtepIndex;
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::FlowKey;
 
-use crate::id::PortId;
+use crate::id::{Epoch, PortId};
+use crate::time::Instant;
 
 /// Direction of a packet within its connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -46,6 +47,26 @@ pub enum Opened {
     /// In mid-stream, TCP, and nothing tells which end is the client: policy must allow both
     /// directions.
     Undirected,
+}
+
+/// When a connection was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OpenedAt {
+    /// The time.
+    pub time: Instant,
+    /// The snapshot that its first packet was evaluated with.
+    pub epoch: Epoch,
+}
+
+impl OpenedAt {
+    /// At this second, by an unknown snapshot.
+    pub const fn second(second: u32) -> Self {
+        Self { time: Instant::from_secs(second as u64), epoch: Epoch(0) }
+    }
+
+    pub(crate) const fn seconds(self) -> u32 {
+        self.time.as_secs() as u32
+    }
 }
 
 /// What is fixed for the lifetime of a connection.

@@ -82,7 +82,7 @@ fn a_connection_ended_by_others_is_missed_within_a_second() {
     let shared = switch.control.shared().clone();
     let hash = shared.tracker.index_hash(&key, key.hash(&shared.hash_key));
     let known = shared.tracker.find(hash, &key).unwrap();
-    assert!(shared.tracker.end(known.connection));
+    assert!(shared.tracker.end(known.connection, &mut ()));
     switch.pass(Duration::from_secs(1));
     burst(&mut switch, &datagram(false), 3);
     assert_eq!(counts(&switch), (4, 2));

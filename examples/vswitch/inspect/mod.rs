@@ -1,10 +1,11 @@
 //! Commands that ask a running switch by its control socket: `status`, `pods`, `flows`, `drops`, `trace`, `counters`,
-//! `policies`, `services`, `top`, `bugreport`.
+//! `policies`, `services`, `log-level`, `top`, `bugreport`.
 
 mod ask;
 mod bugreport;
 mod drops;
 mod flows;
+mod log_level;
 mod objects;
 mod status;
 mod table;
@@ -15,6 +16,7 @@ pub(crate) use ask::SOCKET;
 pub(crate) use bugreport::Args as BugreportArgs;
 pub(crate) use drops::Args as DropsArgs;
 pub(crate) use flows::Args as FlowsArgs;
+pub(crate) use log_level::Args as LogLevelArgs;
 pub(crate) use objects::Args as ObjectsArgs;
 pub(crate) use status::Args as StatusArgs;
 pub(crate) use top::Args as TopArgs;
@@ -23,6 +25,7 @@ pub(crate) use trace::Args as TraceArgs;
 pub(crate) use bugreport::run as bugreport;
 pub(crate) use drops::run as drops;
 pub(crate) use flows::run as flows;
+pub(crate) use log_level::run as log_level;
 pub(crate) use objects::{counters, pods, policies, services};
 pub(crate) use status::status;
 pub(crate) use top::run as top;

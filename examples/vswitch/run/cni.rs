@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use podswitch_node::NodeCaller;
-use podswitch_node::cni::{Agent, AgentOptions, BINARY, ClusterView, CniEvent, Install};
+use podswitch_node::cni::{Agent, AgentOptions, BINARY, ClusterView, Install};
 
 use crate::failure::Failure;
-use crate::print;
 
 /// The socket's name in the run directory.
 const SOCKET: &str = "cni.sock";
@@ -73,7 +72,7 @@ impl CniFlags {
         if self.installs() {
             options.install = Some(self.install(&socket));
         }
-        let agent = Agent::start(options, node, view.clone(), event);
+        let agent = Agent::start(options, node, view.clone(), super::report::cni);
         let failed = |error| Failure::Setup(format!("--cni-socket {}: {error}", socket.display()));
         agent.map(Some).map_err(failed)
     }
@@ -91,12 +90,5 @@ impl CniFlags {
         install.bin_dir.clone_from(&self.cni_bin_dir);
         install.conf_dir.clone_from(&self.cni_conf_dir);
         install
-    }
-}
-
-/// What the agent reports: on standard error what a person should know.
-fn event(event: CniEvent) {
-    if let CniEvent::Failed { .. } | CniEvent::Note(_) = event {
-        print::note(event);
     }
 }

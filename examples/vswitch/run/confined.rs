@@ -6,7 +6,7 @@ use podswitch_linux::confine::{self, CapabilitySet};
 
 use super::flags::UnderlayFlags;
 use crate::failure::Failure;
-use crate::{Done, print};
+use crate::{Done, output};
 
 /// Runs `serve` on a thread of its own, which keeps what is needed to attach pods. The calling thread keeps
 /// CAP_NET_ADMIN, and CAP_NET_RAW if the underlay needs packet sockets; workers keep nothing.
@@ -14,17 +14,20 @@ use crate::{Done, print};
 /// Where the kernel cannot confine a process this is said, and the switch runs all the same.
 pub(super) fn run(underlay: &UnderlayFlags, serve: impl FnOnce() -> Done + Send) -> Done {
     if let Err(error) = confine::process(confine::CONTROL) {
-        print::warning(format_args!("not confined as it should be: {error}"));
+        tracing::warn!(target: "run", %error, "not confined as it should be");
     }
+    // Threads inherit what was given up.
+    let failed = |e| Failure::Setup(format!("cannot start a thread: {e}"));
+    output::start().map_err(failed)?;
     thread::scope(|scope| {
         let control = thread::Builder::new().name("control".to_owned()).spawn_scoped(scope, serve);
-        let control = control.map_err(|e| Failure::Setup(format!("cannot start a thread: {e}")))?;
+        let control = control.map_err(failed)?;
         let mut keep = CapabilitySet::NET_ADMIN;
         if underlay.uses_packet_sockets() {
             keep |= CapabilitySet::NET_RAW;
         }
         if let Err(error) = confine::keep_capabilities(keep) {
-            print::warning(format_args!("{error}"));
+            tracing::warn!(target: "run", %error, "not confined as it should be");
         }
         control.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })

@@ -1,12 +1,16 @@
 //! What `run` says while it runs: one line an event, text or JSON.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use podswitch_core::id::Epoch;
-use podswitch_kubernetes::Counts;
+use podswitch_kubernetes::{Counts, Kind, KindChanges};
 use podswitch_node::Stats;
 use podswitch_node::source::Source;
 use serde::Serialize;
 
-use crate::print;
+use crate::failure::{Failure, Refused};
+use crate::{log, print};
 
 /// See the module's description.
 pub(super) struct Events<'a> {
@@ -32,6 +36,22 @@ struct At<'a> {
     /// Objects that are not in the state as they are written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     left_out: Vec<LeftOut<'a>>,
+    /// Objects that were added, changed and removed, by plural of their kind.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    changes: BTreeMap<&'static str, Changes>,
+}
+
+#[derive(Serialize)]
+struct Changes {
+    added: usize,
+    changed: usize,
+    removed: usize,
+}
+
+impl From<KindChanges> for Changes {
+    fn from(KindChanges { added, changed, removed }: KindChanges) -> Self {
+        Self { added, changed, removed }
+    }
 }
 
 /// An object that is left out, or a policy that is closed or stays as it was.
@@ -53,24 +73,37 @@ struct AllStats<'a> {
     policies_kept_last_good: usize,
 }
 
+/// Why a state is refused.
 #[derive(Serialize)]
-struct Nothing {}
+struct Reasons {
+    reasons: Vec<Refused>,
+}
 
 impl Events<'_> {
     /// The first state is in force.
     pub(super) fn ready(&self, epoch: Epoch, source: &dyn Source) {
+        let counts = source.counts();
+        tracing::info!(
+            target: "run",
+            epoch = epoch.0,
+            left_out = not_as_written(counts),
+            stale = source.is_stale().then_some(true),
+            "ready"
+        );
         self.epoch("ready", epoch, source);
     }
 
     /// A new state is in force.
-    pub(super) fn applied(&self, epoch: Epoch, source: &dyn Source) {
+    pub(super) fn applied(&self, epoch: Epoch, source: &dyn Source, duration: Duration) {
+        let duration_ms = log::milliseconds(duration);
+        log_applied(epoch, source, duration_ms);
         self.epoch("applied", epoch, source);
     }
 
     /// A new state was refused.
-    pub(super) fn refused(&self) {
+    pub(super) fn refused(&self, failure: Failure) {
         if self.json {
-            self.print("refused", Nothing {});
+            self.print("refused", Reasons { reasons: failure.reasons() });
         } else {
             print::line(format_args!("refused node={}", self.node));
         }
@@ -108,12 +141,13 @@ impl Events<'_> {
                 action: record.action.name(),
             });
             let left_out = left_out.collect();
-            self.print(event, At { epoch: epoch.0, stale: source.is_stale(), left_out });
+            let changes = source.object_changes();
+            let changes = changes.iter().map(|(kind, of)| (kind.plural(), of.into())).collect();
+            self.print(event, At { epoch: epoch.0, stale: source.is_stale(), left_out, changes });
             return;
         }
-        let counts = source.counts();
-        let left_out = counts.left_out + counts.closed + counts.kept_last_good;
-        let mut more = if left_out > 0 { format!(" left_out={left_out}") } else { String::new() };
+        let left_out = not_as_written(source.counts());
+        let mut more = left_out.map(|count| format!(" left_out={count}")).unwrap_or_default();
         if source.is_stale() {
             more.push_str(" stale");
         }
@@ -123,6 +157,51 @@ impl Events<'_> {
     fn print(&self, event: &str, more: impl Serialize) {
         print::json(&Line { event, node: self.node, more });
     }
+}
+
+/// Logs what changed: a field for each kind and way that is not 0.
+fn log_applied(epoch: Epoch, source: &dyn Source, duration_ms: f64) {
+    let changes = source.object_changes();
+    let of = |kind| {
+        let KindChanges { added, changed, removed } = changes.of(kind);
+        [added, changed, removed].map(|count| (count > 0).then_some(count))
+    };
+    let [namespaces_added, namespaces_changed, namespaces_removed] = of(Kind::Namespace);
+    let [nodes_added, nodes_changed, nodes_removed] = of(Kind::Node);
+    let [pods_added, pods_changed, pods_removed] = of(Kind::Pod);
+    let [networkpolicies_added, networkpolicies_changed, networkpolicies_removed] =
+        of(Kind::NetworkPolicy);
+    let [
+        clusternetworkpolicies_added,
+        clusternetworkpolicies_changed,
+        clusternetworkpolicies_removed,
+    ] = of(Kind::ClusterNetworkPolicy);
+    let [services_added, services_changed, services_removed] = of(Kind::Service);
+    let [endpointslices_added, endpointslices_changed, endpointslices_removed] =
+        of(Kind::EndpointSlice);
+    let [servicecidrs_added, servicecidrs_changed, servicecidrs_removed] = of(Kind::ServiceCidr);
+    tracing::info!(
+        target: "state",
+        epoch = epoch.0,
+        namespaces_added, namespaces_changed, namespaces_removed,
+        nodes_added, nodes_changed, nodes_removed,
+        pods_added, pods_changed, pods_removed,
+        networkpolicies_added, networkpolicies_changed, networkpolicies_removed,
+        clusternetworkpolicies_added, clusternetworkpolicies_changed, clusternetworkpolicies_removed,
+        services_added, services_changed, services_removed,
+        endpointslices_added, endpointslices_changed, endpointslices_removed,
+        servicecidrs_added, servicecidrs_changed, servicecidrs_removed,
+        left_out = not_as_written(source.counts()),
+        stale = source.is_stale().then_some(true),
+        duration_ms,
+        "applied"
+    );
+}
+
+/// How many objects are not in the state as they are written, if any.
+fn not_as_written(counts: Counts) -> Option<usize> {
+    let count = counts.left_out + counts.closed + counts.kept_last_good;
+    (count > 0).then_some(count)
 }
 
 /// The counters on one line.

@@ -5,6 +5,8 @@ mod confined;
 mod control;
 mod events;
 mod flags;
+mod outputs;
+mod report;
 mod run_dir;
 mod source;
 
@@ -21,12 +23,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
+use crate::log::LogFlags;
 use crate::signals::Signals;
-use crate::{Done, print, state};
+use crate::{Done, log, output};
 use cni::CniFlags;
 use control::ControlFlags;
 use events::Events;
 use flags::UnderlayFlags;
+use outputs::OutputFlags;
 use run_dir::RunDir;
 use source::SourceFlags;
 
@@ -51,6 +55,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// cannot be read or are cut, or a state without this node. An object that cannot be used is left out,
 /// with a warning and ` left_out=N`; a policy keeps its last good version in force, or isolates the pods
 /// that it selects. When it stops it removes what it made. After a kill the next run attaches to the pods as they are.
+/// Standard error is the log: one event a line, with the reasons of what is left out or refused.
 ///
 /// With --kubernetes the state comes from the API server: it is ready once every kind of object has been listed. While no
 /// API server answers the state in force stays; at a start without one the last known state is used after 5 s, and
@@ -88,12 +93,16 @@ pub(crate) struct Args {
     strict: bool,
     #[command(flatten)]
     cni: CniFlags,
-    /// What is kept for a restart: the last good state and the API servers' addresses. Without: /run/podswitch/NODE with
-    /// --kubernetes.
+    /// What is kept for a restart: connections, if it is on tmpfs; with --kubernetes the last good state and the API
+    /// servers' addresses. Without: /run/podswitch/NODE with --kubernetes.
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
     #[command(flatten)]
     control: ControlFlags,
+    #[command(flatten)]
+    outputs: OutputFlags,
+    #[command(flatten)]
+    log: LogFlags,
     /// Wait while a switch that runs has the run directory, and begin when it stops: an upgrade starts the new switch
     /// before it stops the old one.
     #[arg(long)]
@@ -107,15 +116,20 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, json: bool) -> Done {
-    print::never_block();
+    log::start(&args.log, &args.node).map_err(Failure::Input)?;
+    report::start(args.workers);
     raise_descriptor_limit();
+    args.control.join_group();
     if let Some(path) = &args.proc_sys {
         sysctl::use_root(path);
     }
     match userns::has_privilege() {
         true => confined::run(&args.underlay, || serve_node(&args, json)),
         // What is wrong with the manifests comes first.
-        false => serve_node(&args, json),
+        false => {
+            output::start().map_err(|e| Failure::Setup(format!("cannot start a thread: {e}")))?;
+            serve_node(&args, json)
+        }
     }
 }
 
@@ -127,12 +141,13 @@ fn raise_descriptor_limit() {
     if limit.current != limit.maximum
         && let Err(error) = setrlimit(Resource::Nofile, raised)
     {
-        print::warning(format_args!("the limit of open files stays {:?}: {error}", limit.current));
+        tracing::warn!(target: "run", limit = limit.current, %error, "the limit of open files stays");
     }
 }
 
 /// The switch from its first state to its end, on the thread that may enter namespaces.
 fn serve_node(args: &Args, json: bool) -> Done {
+    let clock = Clock::start();
     let signals = Signals::listen()?;
     let cluster = args.cluster.options(args.source.kubernetes);
     let run_dir = match args.source.kubernetes || args.run_dir.is_some() {
@@ -151,11 +166,11 @@ fn serve_node(args: &Args, json: bool) -> Done {
     let run_dir_path = run_dir.as_ref().map(RunDir::path);
     let opened = args.source.open(&args.node, &cluster, args.strict, run_dir_path)?;
     let (mut source, view) = (opened.source, opened.view);
-    let (clock, mut waited) = (Clock::start(), String::new());
+    let mut waited = String::new();
     let mut say_at = clock.now() + FIRST_STATE_NOTE;
     let state = source.first_state(&mut |why| {
         if waited != why && clock.now() >= say_at {
-            print::note(why);
+            tracing::info!(target: "run", reason = why, "the start waits");
             why.clone_into(&mut waited);
             say_at = clock.now() + FIRST_STATE_NOTE;
         }
@@ -176,8 +191,11 @@ fn serve_node(args: &Args, json: bool) -> Done {
         .cluster(&cluster)
         .underlay(args.underlay.options())
         .kube_proxy(args.kube_proxy);
-    let mut control = args.control.open(run_dir_path)?;
-    options = control.options(options, &args.node);
+    if let Some(path) = run_dir_path {
+        options = options.keep_connections(path);
+    }
+    let mut control = args.control.open(run_dir_path, args.outputs.open(&args.node)?)?;
+    options = control.options(options);
     if let Some(path) = &args.node_netns {
         options = options.namespace(NetNs::open(path)?);
     }
@@ -193,7 +211,9 @@ fn serve_node(args: &Args, json: bool) -> Done {
     serving.serve(&signals, &node);
     drop(agent);
     // Only a planned stop takes pods' interfaces away: after a failure the next run attaches to them.
-    let is_kept = args.keep || node.has_ended();
+    let has_failed = node.has_ended();
+    let is_kept = args.keep || has_failed;
+    report::stop(has_failed, clock.now().since(Instant::ZERO), is_kept);
     drop(asked);
     Ok(node.stop(if is_kept { PodInterfaces::Keep } else { PodInterfaces::Remove })?)
 }
@@ -212,9 +232,12 @@ struct Serving<'a> {
 struct Said(HashSet<String>);
 
 impl Said {
-    /// Prints what was not said of the state before.
+    /// Logs what was not said of the state before.
     fn say(&mut self, records: &[Record]) {
-        state::say(records.iter().filter(|record| !self.0.contains(&record.to_string())));
+        records
+            .iter()
+            .filter(|record| !self.0.contains(&record.to_string()))
+            .for_each(report::record);
         self.0 = records.iter().map(ToString::to_string).collect();
     }
 }
@@ -265,17 +288,20 @@ impl Serving<'_> {
 
     /// Puts in force what changed, or says why the old state stays.
     fn follow(&mut self, mut node: &NodeHandle, force: bool) {
+        let clock = Clock::start();
         match self.source.follow(&mut node, force) {
             Ok(Followed::Applied(epoch)) => {
+                let duration = clock.now().since(Instant::ZERO);
                 self.said.say(self.source.records());
-                self.events.applied(epoch, &*self.source);
+                self.events.applied(epoch, &*self.source, duration);
             }
             Ok(_) => {}
             // It says why when it is stopped.
             Err(SourceError::Node(NodeError::Ended)) => {}
             Err(error) => {
-                self.events.refused();
-                Failure::from(error).report();
+                let failure = Failure::from(error);
+                failure.log_refusal();
+                self.events.refused(failure);
             }
         }
     }

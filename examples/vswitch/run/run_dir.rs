@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::failure::Failure;
-use crate::print;
 
 /// A run directory that is this process' alone, as long as this value lives.
 #[derive(Debug)]
@@ -48,10 +47,8 @@ impl RunDir {
                 Err(error) => last = Some(format!("{}: {error}", path.display())),
             }
         }
-        let why = last.unwrap_or_default();
-        print::note(format_args!(
-            "there is no run directory, so nothing is kept for a restart: {why}"
-        ));
+        let reason = last.unwrap_or_default();
+        tracing::warn!(target: "run", reason, "there is no run directory, so nothing is kept for a restart");
         Ok(None)
     }
 
@@ -61,10 +58,8 @@ impl RunDir {
             match Self::open(path) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && keep_waiting() => {
                     if !said {
-                        let shown = path.display();
-                        print::note(format_args!(
-                            "a switch that runs has {shown}: waiting for it to stop"
-                        ));
+                        let path = path.display();
+                        tracing::info!(target: "run", %path, "a switch that runs has the run directory: waiting for it to stop");
                     }
                     said = true;
                 }

@@ -23,6 +23,37 @@ struct Switch {
     socket: String,
     folder: Folder,
     name: String,
+    collectors: Collectors,
+}
+
+/// What takes records beside the file.
+struct Collectors {
+    ipfix: UdpSocket,
+    elasticsearch: TcpListener,
+}
+
+impl Collectors {
+    fn new() -> Self {
+        let ipfix = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        ipfix.set_read_timeout(Some(PATIENCE)).expect("set");
+        Self { ipfix, elasticsearch: TcpListener::bind("127.0.0.1:0").expect("bound") }
+    }
+
+    /// Checks that each got something of its kind.
+    fn got_records(&self) {
+        let own = self.ipfix.local_addr().expect("an address");
+        if self.ipfix.send_to(b"?", own).is_err() {
+            eprintln!("SKIPPED: collectors on loopback, which is down here");
+            return;
+        }
+        let mut message = [0; 2048];
+        let templates = std::iter::from_fn(|| self.ipfix.recv(&mut message).ok());
+        assert!(templates.take(8).any(|length| length > 100), "templates and records of IPFIX");
+        let (stream, _) = self.elasticsearch.accept().expect("a connection");
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).expect("a request");
+        assert!(line.starts_with("POST /es/_bulk?"), "{line}");
+    }
 }
 
 impl Switch {
@@ -43,7 +74,12 @@ impl Switch {
         folder.manifest("state", &state.replace("n1", &name));
         let (manifests, netns) = (folder.text("state"), node.path().display().to_string());
         let run_dir = folder.text("run");
-        let environment = [("PODSWITCH_TOKEN", SECRET), ("KUBECONFIG", &folder.text("kubeconfig"))];
+        let collectors = Collectors::new();
+        let [ipfix, elasticsearch] = [
+            collectors.ipfix.local_addr().expect("an address"),
+            collectors.elasticsearch.local_addr().expect("an address"),
+        ];
+        let kubeconfig = folder.text("kubeconfig");
         let arguments = [
             "--node",
             &name,
@@ -59,10 +95,17 @@ impl Switch {
             &run_dir,
             "--output",
             &format!("jsonl={}", folder.text("records")),
+            "--output",
+            &format!("ipfix={ipfix}"),
+            "--output=elasticsearch",
+            "--elasticsearch-url",
+            &format!("http://{elasticsearch}/es"),
         ];
-        let running = Running::start_with(&arguments, &environment);
+        let running = Running::start_with(&arguments, |command| {
+            command.envs([("PODSWITCH_TOKEN", SECRET), ("KUBECONFIG", &kubeconfig)]);
+        });
         running.says("ready");
-        Self { running, socket: folder.text("run/ctl.sock"), folder, name }
+        Self { running, socket: folder.text("run/ctl.sock"), folder, name, collectors }
     }
 
     /// Runs a command, and returns its exit status and what it prints.
@@ -285,9 +328,22 @@ fn an_operator_asks() {
     switch.says("services", &[]);
     switch.has_recorded("drop", "reason", "policy_ingress");
     switch.has_recorded("flow_opened", "dst_pod", "a/y");
+    switch.collectors.got_records();
     drop((client, server));
     let Switch { running, socket, folder, .. } = switch;
     assert_eq!(running.stop(), Some(0));
+    let records = std::fs::read_to_string(folder.path("records")).expect("a file");
+    let closed: Vec<Value> = records
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .filter(|record: &Value| record["type"] == "flow_closed" && record["dport"] == PORT)
+        .collect();
+    assert!(!closed.is_empty(), "each connection has a last record");
+    for record in closed {
+        assert!(["fin", "shutdown"].contains(&record["reason"].as_str().expect("a reason")));
+        assert_eq!(record["ingress"]["policy"], "NetworkPolicy/a/only", "{record}");
+        assert!(record["packets"].as_u64() > Some(1), "{record}");
+    }
     assert!(!std::path::Path::new(&socket).exists(), "the socket is removed");
     let output = run(&["status", "--socket", &socket]);
     assert_eq!(output.status.code(), Some(1));

@@ -72,6 +72,8 @@ fn a_running_switch_holds_little() {
             }
             // It answers at the control socket, likewise.
             "podswitch-api" => CapabilitySet::empty(),
+            // They write standard output and the log.
+            "output" => CapabilitySet::empty(),
             name if name.starts_with("podswitch-") => {
                 workers += 1;
                 CapabilitySet::empty()

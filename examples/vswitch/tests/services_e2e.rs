@@ -336,6 +336,64 @@ fn the_switch_masquerades_by_its_uplink() {
     assert_eq!(switch.stop(), Some(0));
 }
 
+/// Connections of every kind, both families: the switch is killed again and again while they are open, and other
+/// backends are ready when it comes back. Each goes on with its own, whichever end speaks first.
+#[test]
+fn connections_outlive_a_kill() {
+    podswitch_testkit::require_privilege!();
+    let world = World::new("outlive");
+    let World { client, pods, node, .. } = &world;
+    let run_dir = format!("/dev/shm/podswitch-outlive-{}", std::process::id());
+    let masquerade = format!("{},{}", NODE[0], NODE[1]);
+    let flags = ["--run-dir", &run_dir, "--masquerade", &masquerade];
+    let flags = [&flags[..], &["--cluster-cidr", "172.16.0.0/12"]].concat();
+    world.state([false, true]);
+    let mut switch = world.start(&flags);
+    switch.says("ready");
+    world.serve();
+    let mut open = Vec::new();
+    for f in 0..2 {
+        let vip = ["10.96.0.10", "fd96::10"][f];
+        for (from, to, port) in [
+            (&pods[0], vip, 80),
+            // Back to itself.
+            (&pods[1], vip, 80),
+            (node, vip, 80),
+            (client, NODE[f], 30_080),
+            (client, BALANCER[f], 80),
+            (&pods[0], NODE[f], 30_080),
+            // Without a Service, and masqueraded.
+            (&pods[0], PODS[1][f], 8080),
+            (&pods[0], CLIENT[f], 8080),
+        ] {
+            let what = format!("[{to}]:{port}");
+            let stream = connect(from, to, port).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let mut reader = BufReader::new(stream);
+            reader.read_line(&mut String::new()).expect("a line");
+            open.push((what, reader));
+        }
+    }
+    for round in 0..3u8 {
+        drop(switch);
+        // New connections would go to the other pod.
+        world.state([round % 2 == 0, round % 2 == 1]);
+        switch = world.start(&flags);
+        switch.says("ready");
+        for (what, reader) in &mut open {
+            let sent = [round; 3000];
+            reader.get_mut().write_all(&sent).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let mut back = [9; 3000];
+            reader.read_exact(&mut back).unwrap_or_else(|e| panic!("{what}, {round}: {e}"));
+            assert_eq!(sent, back);
+        }
+    }
+    assert_eq!(ask(&pods[0], "10.96.0.10", 80).0, 0, "a new one goes to the pod that is ready");
+    assert_eq!(switch.stop(), Some(0));
+    let left: Vec<_> = fs::read_dir(&run_dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("connections")), "{left:?}");
+    fs::remove_dir_all(&run_dir).expect("removed");
+}
+
 /// The status that a load balancer is answered.
 fn health(from: &NetNs, to: &str) -> String {
     let mut stream = connect(from, to, 30_500).expect("somebody listens");

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::HOST;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
@@ -69,8 +70,26 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn text(&self, uri: &str) -> Result<String, ClientError> {
+        self.whole(Method::GET, uri, Bytes::new())
+    }
+
+    /// Changes what is at a path; returns the answer.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn put<T: DeserializeOwned>(
+        &self,
+        uri: &str,
+        value: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let wrong = |error: serde_json::Error| ClientError::Answer(error.to_string());
+        let body = serde_json::to_vec(value).map_err(wrong)?.into();
+        serde_json::from_str(&self.whole(Method::PUT, uri, body)?).map_err(wrong)
+    }
+
+    fn whole(&self, method: Method, uri: &str, body: Bytes) -> Result<String, ClientError> {
         let asked = async {
-            let response = self.send(uri).await?;
+            let response = self.send(method, uri, body).await?;
             let (parts, body) = response.into_parts();
             let body = body.collect().await.map_err(answer)?.to_bytes();
             let text = String::from_utf8_lossy(&body).into_owned();
@@ -91,7 +110,7 @@ impl Client {
     /// See [`ClientError`].
     pub fn lines(&self, uri: &str, mut each: impl FnMut(&str) -> bool) -> Result<(), ClientError> {
         runtime()?.block_on(async {
-            let mut response = self.send(uri).await?;
+            let mut response = self.send(Method::GET, uri, Bytes::new()).await?;
             if response.status() != StatusCode::OK {
                 let body = response.into_body().collect().await.map_err(answer)?.to_bytes();
                 return Err(ClientError::Refused(reason(&String::from_utf8_lossy(&body))));
@@ -125,14 +144,20 @@ impl Client {
         }
     }
 
-    async fn send(&self, uri: &str) -> Result<Response<Incoming>, ClientError> {
+    async fn send(
+        &self,
+        method: Method,
+        uri: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
         let connect = |error| ClientError::Connect { path: self.path.clone(), error };
         let stream = UnixStream::connect(&self.path).await.map_err(connect)?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(answer)?;
         // Ends with the connection; what is wrong with it, the request says.
         tokio::spawn(async move { drop(connection.await) });
-        let request = Request::get(uri).header(HOST, "podswitch").body(Empty::<Bytes>::new());
+        let request = Request::builder().method(method).uri(uri).header(HOST, "podswitch");
+        let request = request.body(Full::new(body));
         let request = request.map_err(|error| ClientError::Refused(error.to_string()))?;
         sender.send_request(request).await.map_err(answer)
     }

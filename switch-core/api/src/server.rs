@@ -29,6 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::drop_log::DropLog;
 use crate::filter::DropFilter;
+use crate::log_level::{self, LogLevel};
 use crate::routes::{Answer, NodeQuestion, Wanted, answer, read};
 
 /// The most connections at a time; further ones wait.
@@ -74,7 +75,9 @@ pub fn bind(path: &Path, gid: Option<u32>) -> io::Result<StdListener> {
     let mode = if gid.is_some() { 0o660 } else { 0o600 };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     if gid.is_some() {
-        rustix::fs::chown(path, None, gid)?;
+        // A confined process may make this call and not chown(2).
+        let (folder, flags) = (rustix::fs::CWD, rustix::fs::AtFlags::empty());
+        rustix::fs::chownat(folder, path, None, gid, flags)?;
     }
     Ok(listener)
 }
@@ -97,14 +100,20 @@ struct Served {
     node: NodeCaller,
     drops: Arc<DropLog>,
     samples: Semaphore,
+    log: Option<Arc<dyn LogLevel>>,
 }
 
 impl ApiServer {
-    /// Starts to answer.
+    /// Starts to answer. `log`: the program's log, whose level root may change; `None`: no such path.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(listener: StdListener, node: NodeCaller, drops: Arc<DropLog>) -> io::Result<Self> {
+    pub fn start(
+        listener: StdListener,
+        node: NodeCaller,
+        drops: Arc<DropLog>,
+        log: Option<Arc<dyn LogLevel>>,
+    ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let path = listener.local_addr()?.as_pathname().map(Path::to_owned);
         // One thread answers; a few more wait for the node's.
@@ -115,7 +124,7 @@ impl ApiServer {
             .on_thread_start(worker_thread)
             .build()?;
         let samples = Semaphore::new(MAX_SAMPLES);
-        let served = Arc::new(Served { node, drops, samples });
+        let served = Arc::new(Served { node, drops, samples, log });
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("podswitch-api".into()).spawn(move || {
             // The node's thread does what takes privilege.
@@ -160,9 +169,11 @@ async fn accept(listener: StdListener, served: Arc<Served>) {
 }
 
 async fn connection(stream: UnixStream, served: Arc<Served>, _place: OwnedSemaphorePermit) {
+    let own = rustix::process::geteuid().as_raw();
+    let is_owner = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own);
     let service = service_fn(|request| {
         let served = Arc::clone(&served);
-        async move { Ok::<_, Infallible>(respond(&request, served).await) }
+        async move { Ok::<_, Infallible>(respond(request, served, is_owner).await) }
     });
     // A client that goes away, or sends no HTTP, is its own affair.
     let _ = http1::Builder::new()
@@ -173,7 +184,14 @@ async fn connection(stream: UnixStream, served: Arc<Served>, _place: OwnedSemaph
         .await;
 }
 
-async fn respond(request: &Request<Incoming>, served: Arc<Served>) -> Response<Body> {
+async fn respond(
+    request: Request<Incoming>,
+    served: Arc<Served>,
+    is_owner: bool,
+) -> Response<Body> {
+    if request.uri().path() == log_level::PATH {
+        return whole(log_level::answer(request, served.log.clone(), is_owner).await);
+    }
     if request.method() != Method::GET {
         return whole(Answer::error(StatusCode::METHOD_NOT_ALLOWED, "only GET is served"));
     }

@@ -74,7 +74,7 @@ impl World {
         let node = node.spawn().unwrap();
         let path = path();
         let listener = bind(&path, None).unwrap();
-        let server = ApiServer::start(listener, node.caller(), log).unwrap();
+        let server = ApiServer::start(listener, node.caller(), log, None).unwrap();
         Self { client: Client::new(path), server: Some(server), node, red, blue }
     }
 

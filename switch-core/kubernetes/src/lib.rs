@@ -74,4 +74,4 @@ pub use report::{Action, Counts, Record, Source};
 pub use source::{Files, LoadError, Loading, Manifests};
 pub use spelling::{distance, nearest};
 pub use state::{Compiled, InterfaceKind, LocalPod, Overlay, PodInterface};
-pub use store::{Base, Changes, PodChange, PodIdentity, Store};
+pub use store::{Base, Changes, KindChanges, ObjectChanges, PodChange, PodIdentity, Store};

@@ -33,6 +33,7 @@ pub mod attach;
 pub mod confine;
 mod error;
 pub mod health;
+pub mod kept_connections;
 mod kube_proxy;
 pub mod netlink;
 pub mod netns;

@@ -8,8 +8,11 @@
 //! addresses, which the node's interface to the switch is configured to accept.
 //!
 //! The kernel's rule for the local table has the highest priority and is moved behind ours; there
-//! is one at every moment. Everything is restored at the end. What a killed run left is harmless,
-//! and the next run accepts it.
+//! is one at every moment. Everything is restored at the end.
+//!
+//! What a killed run left is accepted by the next one. Until then marked packets are discarded: with the interface its
+//! route is gone, and one that discards comes next. If the node's stack got them it would reset connections that the
+//! next run goes on with. [`forget`] ends that where no run follows.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,12 +21,14 @@ use podswitch_wire::cidr::Cidr;
 
 use super::attach::serves;
 use super::netlink::{InterfaceAddress, Route, Rule};
-use super::nft::{Front, Marking, MarkingConfig};
+use super::nft::{self, Front, Marking, MarkingConfig};
 use super::{HostError, NetNs, Netlink, sysctl};
 
 /// Priorities of the rule for marked packets and of the kernel's local rule after it.
 const MARKED: u32 = 80;
 const LOCAL: u32 = 81;
+/// Metric of the route that discards packets while there is no switch: every other is better.
+const LAST: u32 = u32::MAX - 1;
 /// The kernel's local table.
 const LOCAL_TABLE: u32 = 255;
 /// An address for the interface where the kernel requires one, from the link-local range (RFC
@@ -165,13 +170,18 @@ fn put_back(
     let mut netlink = Netlink::open(ns)?;
     let index = netlink.link(&config.interface)?.index;
     let mut done = accept_own_addresses(ns, &mut netlink, index, &config.interface)?;
-    let found = netlink.routes()?;
+    let found = netlink.all_routes()?;
     for is_ipv6 in families(ns) {
-        let (everywhere, gateway): (IpAddr, IpAddr) = match is_ipv6 {
-            false => (Ipv4Addr::UNSPECIFIED.into(), config.gateway.ipv4.into()),
-            true => (Ipv6Addr::UNSPECIFIED.into(), config.gateway.ipv6.into()),
+        let gateway: IpAddr = match is_ipv6 {
+            false => config.gateway.ipv4.into(),
+            true => config.gateway.ipv6.into(),
         };
-        let everywhere = Cidr::new(everywhere, 0).expect("a prefix of no bits fits");
+        let everywhere = everywhere(is_ipv6);
+        let discard = discard(is_ipv6, config.table);
+        if !found.iter().any(|found| is_discard(found, &discard)) {
+            netlink.add_route(&discard)?;
+            done.push(format!("route {discard}"));
+        }
         let route = Route::to(everywhere).via(gateway).link(index).onlink().table(config.table);
         if !found.iter().any(|found| serves(found, &route)) {
             netlink.add_route(&route)?;
@@ -182,7 +192,36 @@ fn put_back(
     Ok(done)
 }
 
-/// The routing rules; restored when dropped.
+fn everywhere(is_ipv6: bool) -> Cidr {
+    let any = match is_ipv6 {
+        false => Ipv4Addr::UNSPECIFIED.into(),
+        true => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    Cidr::new(any, 0).expect("a prefix of no bits fits")
+}
+
+/// The route that discards marked packets while there is no switch.
+fn discard(is_ipv6: bool, table: u32) -> Route {
+    Route::to(everywhere(is_ipv6)).table(table).metric(LAST).blackhole()
+}
+
+/// The kernel names an interface for an IPv6 route of this kind.
+fn is_discard(found: &Route, discard: &Route) -> bool {
+    found.blackhole && found.table == discard.table && found.destination == discard.destination
+}
+
+/// Removes what a killed run left of steering by the default configuration, where no other run follows.
+///
+/// # Errors
+/// Missing privilege.
+pub fn forget(ns: &NetNs) -> Result<(), HostError> {
+    let config = SteeringConfig::default();
+    let ours = families(ns).into_iter().map(|is_ipv6| config.rule(is_ipv6)).collect();
+    nft::forget_marks(ns, &config.marks)?;
+    Rules { ns: ns.clone(), ours }.remove(ns)
+}
+
+/// The routing rules, and the routes that discard; restored when dropped.
 #[derive(Debug)]
 struct Rules {
     ns: NetNs,
@@ -231,9 +270,15 @@ impl Rules {
                 netlink.add_rule(&local_rule(rule.is_ipv6, 0))?;
                 netlink.delete_rule(&moved)?;
             }
-            match netlink.delete_rule(&rule) {
-                Err(error) if error.is_not_found() => {}
-                result => result?,
+            let removed = [
+                netlink.delete_rule(&rule),
+                netlink.delete_route(&discard(rule.is_ipv6, rule.table)),
+            ];
+            for result in removed {
+                match result {
+                    Err(error) if error.is_not_found() => {}
+                    result => result?,
+                }
             }
         }
         Ok(())

@@ -271,7 +271,7 @@ impl FlowView {
                 let place = match query.sort {
                     FlowSort::Bytes => info.bytes.iter().sum(),
                     FlowSort::Packets => info.packets.iter().sum(),
-                    FlowSort::Age => u64::from(u32::MAX - info.opened_at),
+                    FlowSort::Age => u64::MAX - info.opened.time.as_nanos(),
                     FlowSort::Rate => before.map_or(0, |before| {
                         let [_, sent, _, answered] = before.since(&info);
                         sent + answered
@@ -337,7 +337,7 @@ impl FlowView {
             src_node: node(client.ip()),
             dst_node: node(server),
             source_nat: (seen != client).then_some(seen),
-            age_seconds: since(info.opened_at),
+            age_seconds: now.since(info.opened.time).as_secs(),
             idle_seconds: since(info.last_seen),
             policy: ingress.policy.clone().or_else(|| egress.policy.clone()),
             egress,
@@ -383,7 +383,7 @@ impl First {
 #[cfg(test)]
 mod tests {
     use podswitch_core::id::PortId;
-    use podswitch_core::pinned::Pinned;
+    use podswitch_core::pinned::{OpenedAt, Pinned};
     use podswitch_wire::flow_key::{FlowKey, proto};
 
     use super::*;
@@ -396,7 +396,7 @@ mod tests {
             packets: [1, 1],
             bytes,
             tcp: None,
-            opened_at: 0,
+            opened: OpenedAt::default(),
             last_seen: 0,
         }
     }

@@ -70,6 +70,7 @@ mod flows;
 mod handle;
 mod host_side;
 mod inspect;
+mod kept;
 mod kube_proxy;
 mod metrics;
 mod names;
@@ -89,7 +90,7 @@ pub use attachment::{ExistingInterface, InterfaceKind, PodAttachment, PodNetns};
 pub use cluster::{ClusterOptions, Masquerading, ParseMasqueradingError};
 pub use discovery::node_addresses;
 pub use error::{NodeError, PodError, UnderlayError};
-pub use events::{DroppedFrames, Event, EventSink, Failure, channel};
+pub use events::{DroppedFrames, Event, EventSink, Failure, RecordedFlow, channel};
 pub use explain::{Connection, Outcome, Verdict};
 pub use flow_filter::FlowFilter;
 pub use flow_view::{
@@ -104,7 +105,9 @@ pub use names::{UnknownName, check_drop_reason, protocol_name, protocol_number};
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
 pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};
 pub use pod_name::{PodName, PodNameError};
-pub use podswitch_core::records::{DropRecord, End};
+pub use podswitch_core::records::{
+    Allowed, CloseReason, DropRecord, End, FlowChange, FlowRecord, FlowsLeftOut,
+};
 pub use podswitch_kubernetes::label_query;
 pub use state::{State, StateChanges};
 pub use stats::Stats;

@@ -1,6 +1,7 @@
 //! Options of a node's switch.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use podswitch_core::control::Pinning;
@@ -42,9 +43,11 @@ pub struct NodeOptions {
     pub(crate) cluster_cidrs: Vec<Cidr>,
     pub(crate) underlay: UnderlayOptions,
     pub(crate) kube_proxy: KubeProxyMode,
+    pub(crate) keep_connections: Option<PathBuf>,
     pub(crate) lenient: bool,
     pub(crate) report_drops: bool,
-    pub(crate) report_flows: Option<Duration>,
+    pub(crate) report_flows: bool,
+    pub(crate) update_flows: Option<Duration>,
     pub(crate) sink: Option<Box<dyn EventSink>>,
 }
 
@@ -62,9 +65,11 @@ impl NodeOptions {
             cluster_cidrs: Vec::new(),
             underlay: UnderlayOptions::default(),
             kube_proxy: KubeProxyMode::default(),
+            keep_connections: None,
             lenient: false,
             report_drops: false,
-            report_flows: None,
+            report_flows: false,
+            update_flows: None,
             sink: None,
         }
     }
@@ -141,6 +146,15 @@ impl NodeOptions {
         self
     }
 
+    /// Keeps the connections in files in this folder, which must be on tmpfs and this switch's alone, so that they
+    /// outlive the process: the next run on this node goes on with them, after a kill too. They take 256 bytes each,
+    /// and 8 MiB ahead. Where that is not possible, a failure is reported and the switch runs without.
+    #[must_use]
+    pub fn keep_connections(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.keep_connections = Some(folder.into());
+        self
+    }
+
     /// Leaves out invalid objects, with an [`Event::LeftOut`](crate::Event::LeftOut) for each; the
     /// rest of the state is put in force. Otherwise one of them makes the whole state refused.
     #[must_use]
@@ -157,12 +171,21 @@ impl NodeOptions {
         self
     }
 
-    /// Reports connections that were opened and closed, compared every `interval`, at least 100 ms
-    /// ([`Event::FlowOpened`](crate::Event::FlowOpened)). The cost is proportional to the number of
+    /// Reports each connection that is opened and that ends
+    /// ([`Event::FlowOpened`](crate::Event::FlowOpened), [`Event::FlowClosed`](crate::Event::FlowClosed)).
+    #[must_use]
+    pub fn report_flows(mut self) -> Self {
+        self.report_flows = true;
+        self
+    }
+
+    /// As [`report_flows`](Self::report_flows), and every `interval` (at least a second) each connection with a packet
+    /// since ([`Event::FlowUpdated`](crate::Event::FlowUpdated)). The cost is proportional to the number of
     /// connections.
     #[must_use]
-    pub fn report_flows(mut self, interval: Duration) -> Self {
-        self.report_flows = Some(interval.max(Duration::from_millis(100)));
+    pub fn update_flows(mut self, interval: Duration) -> Self {
+        self.report_flows = true;
+        self.update_flows = Some(interval.max(Duration::from_secs(1)));
         self
     }
 

@@ -16,7 +16,7 @@ use podswitch_core::id::{Cookie, PortId};
 use podswitch_linux::netlink::LinkSpec;
 use podswitch_linux::{NetNs, Netlink};
 use podswitch_node::{
-    Connection, Event, Failure, InterfaceKind, Node, NodeError, NodeOptions, Outcome,
+    CloseReason, Connection, Event, Failure, InterfaceKind, Node, NodeError, NodeOptions, Outcome,
     PodAttachment, PodError, PodInterfaces, PodName, State, StateChanges, UnderlayError,
     UnderlayOptions, node_addresses,
 };
@@ -403,10 +403,7 @@ fn what_is_missing_is_reported_once_and_mended_when_it_comes() {
 fn drops_and_flows_are_told_of() {
     podswitch_testkit::require_privilege!();
     let [node_ns, red, blue] = namespaces();
-    let options = NodeOptions::new("n1")
-        .namespace(node_ns)
-        .report_drops()
-        .report_flows(Duration::from_millis(100));
+    let options = NodeOptions::new("n1").namespace(node_ns).report_drops().report_flows();
     let (mut node, events) = start(options, config());
     let red_port = node.add_pod(pod("red", &red, 2).labels(labels("red"))).unwrap();
     node.add_pod(pod("blue", &blue, 3).labels(labels("blue"))).unwrap();
@@ -421,12 +418,16 @@ fn drops_and_flows_are_told_of() {
         }
         panic!("no such event");
     };
-    let opened = wait_for(&|event| matches!(event, Event::FlowOpened(flow) if flow.dport == 53));
+    let opened = wait_for(
+        &|event| matches!(event, Event::FlowOpened(flow) if flow.record.target.port() == 53),
+    );
     let Event::FlowOpened(flow) = opened else { unreachable!() };
-    assert_eq!((flow.src, flow.dst, flow.sport), (address(2), address(3), 5000));
-    assert_eq!(flow.src_pod.as_deref(), Some("default/red"));
-    assert_eq!(flow.dst_pod.as_deref(), Some("default/blue"));
-    assert_eq!((flow.protocol, flow.service, flow.state), (proto::UDP, None, None));
+    let record = &flow.record;
+    assert_eq!((record.client.address, record.server.address), (address(2), address(3)));
+    assert_eq!((record.client.port, record.server.port), (5000, 53));
+    assert_eq!(record.client.pod.as_deref(), Some("red"));
+    assert_eq!(record.server.pod.as_deref(), Some("blue"));
+    assert_eq!((record.protocol, &record.service, record.tcp), (proto::UDP, &None, None));
 
     // A pod sends with another's address: dropped, and told with its name and port.
     let lo = Netlink::open(&red).unwrap().link("lo").unwrap().index;
@@ -440,6 +441,24 @@ fn drops_and_flows_are_told_of() {
     assert_eq!(frame.record.dst.as_ref().unwrap().pod.as_deref(), Some("blue"));
     let text = frame.to_string();
     assert!(text.ends_with("spoofed_ip UDP 10.8.0.99:1 -> default/blue 10.8.0.3:53"), "{text}");
+
+    // The switch stops: so do its connections, and no packet is missing.
+    for _ in 0..10 {
+        from.send_to(b"!", to.local_addr().unwrap()).unwrap();
+    }
+    for _ in 0..10 {
+        to.recv_from(&mut [0; 16]).unwrap();
+    }
+    node.stop(PodInterfaces::Remove).unwrap();
+    let closed = events.try_iter().find_map(|event| match event {
+        Event::FlowClosed(flow) if flow.record.target.port() == 53 => Some(flow),
+        _ => None,
+    });
+    let closed = closed.expect("a last record");
+    assert_eq!(closed.close_reason(), Some(CloseReason::Shutdown));
+    assert_eq!((closed.record.id, &*closed.node), (flow.record.id, "n1"));
+    assert!(closed.record.packets[0] >= 11, "{closed}");
+    assert!(closed.start < closed.end && closed.end <= closed.time, "{closed}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod error;
 mod options;
 mod policy_counts;
 mod ports;
+mod restore;
 mod service_counts;
 mod workers;
 
@@ -20,6 +21,7 @@ pub use error::ControlError;
 pub use options::{Options, Pinning};
 pub use podswitch_policy::service::compile::HealthCheck;
 pub use policy_counts::PolicyCount;
+pub use restore::{MemoryError, Restored, Saved, SavedMemory, SlotMemory, memory_size};
 pub use service_counts::ServiceCount;
 
 use ports::Attached;
@@ -46,6 +48,8 @@ pub struct ControlPlane {
     devices: Vec<Option<Attached>>,
     publisher: Publisher,
     epoch: Epoch,
+    /// For the next process.
+    memory: Option<restore::Memory>,
 }
 
 impl core::fmt::Debug for ControlPlane {
@@ -69,6 +73,7 @@ impl ControlPlane {
             publisher: Publisher::new(),
             epoch: Epoch(0),
             clock: Clock::start(),
+            memory: None,
             options,
         }
     }

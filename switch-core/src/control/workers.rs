@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::{ControlError, ControlPlane};
-use crate::engine::{Engine, Observer};
+use crate::engine::{Engine, FlowObserver, Observer};
 use crate::id::{Epoch, PortId};
 use crate::stats::WorkerCounters;
 use crate::time::Clock;
@@ -127,6 +127,13 @@ impl ControlPlane {
     pub fn observe(&self, mut make: impl FnMut(usize) -> Option<Box<dyn Observer>>) {
         for (index, worker) in self.workers.iter().enumerate() {
             worker.handle.send(Command::Observe(make(index)));
+        }
+    }
+
+    /// Makes each worker report connections that open and end to an observer from `make`.
+    pub fn observe_flows(&self, mut make: impl FnMut(usize) -> Option<Box<dyn FlowObserver>>) {
+        for (index, worker) in self.workers.iter().enumerate() {
+            worker.handle.send(Command::ObserveFlows(make(index)));
         }
     }
 

@@ -18,6 +18,7 @@ use podswitch_wire::parse::tcp_flags::{ACK, RST, SYN};
 use podswitch_wire::parse::{Fragment, Parsed};
 
 use super::direction::{PickUp, UNKNOWN_CONNECTION, is_sctp_init};
+use super::flow_events::EndCause;
 use super::frame::{sender_id, source_mac};
 use super::prefetch::MissInfo;
 use super::{BurstContext, Engine};
@@ -92,7 +93,7 @@ impl Engine {
             if let Err(reason) = check_source(cx.snapshot, &Query::of(&parsed.key, packet)) {
                 return reason.into();
             }
-            self.shared.tracker.end(old.connection);
+            self.end_connection(cx, old.connection, end_cause(cx.snapshot, &old, action));
             if action == ConnAction::Reset {
                 return UNKNOWN_CONNECTION.into();
             }
@@ -349,6 +350,16 @@ fn evaluate<'s>(
             }
             Some(Admission::Deny(denial))
         }
+    }
+}
+
+/// Why a connection ends with `action`.
+fn end_cause(snapshot: &Snapshot, known: &Known, action: ConnAction) -> EndCause {
+    let is_gone = || connection_action(snapshot, &known.pinned, true) == ConnAction::Reopen;
+    match action {
+        ConnAction::Reset => EndCause::BackendGone,
+        _ if known.pinned.is_via_service() && is_gone() => EndCause::BackendGone,
+        _ => EndCause::Replaced,
     }
 }
 

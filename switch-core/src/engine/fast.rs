@@ -198,6 +198,9 @@ impl Engine {
             }
         };
         if !is_alive {
+            if let Follow::Flush(pending) = follow {
+                self.flows.give_back(id, pending);
+            }
             return None;
         }
         apply_inline(packet, parsed, plan);

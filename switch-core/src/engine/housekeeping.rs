@@ -2,9 +2,9 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
+use super::flow_events::{EndCause, Ending};
 use super::{BurstContext, Engine};
 use crate::action::DropReason;
-use crate::flow::table::PendingCounts;
 use crate::id::PortId;
 
 /// Interval between two steps of the sweep.
@@ -36,7 +36,9 @@ impl Engine {
         let base = self.index * slots;
         if budget > 0 {
             let from = if self.sweep >= slots { 0 } else { self.sweep };
-            tracker.sweep(base + from, budget.min(slots - from), seconds, pressure);
+            let (observer, epoch) = (&mut self.flow_observer, cx.snapshot.epoch);
+            let on_end = &mut Ending { observer, cause: EndCause::Timeout, time: cx.now, epoch };
+            tracker.sweep(base + from, budget.min(slots - from), seconds, pressure, on_end);
             self.sweep = from + budget;
         }
         let idle =
@@ -48,9 +50,7 @@ impl Engine {
             now.saturating_sub(last_seen) > idle || !tracker.is_alive(connection)
         };
         self.flows.sweep(budget, |connection| tracker.prefetch(connection), ended);
-        for PendingCounts { connection, packets, bytes } in self.flows.take_pending() {
-            tracker.add_counts(connection, packets, bytes);
-        }
+        self.add_pending_counts();
         let share = SWEEP_STEPS * self.shared.workers.load(Relaxed);
         self.shared.fdb.sweep(cx.now, self.shared.fdb.slots().div_ceil(share));
     }

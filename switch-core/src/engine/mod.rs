@@ -34,6 +34,7 @@ mod decap;
 mod direction;
 mod egress;
 mod fast;
+mod flow_events;
 mod fragments;
 mod frame;
 mod housekeeping;
@@ -55,12 +56,13 @@ use podswitch_wire::parse::Parsed;
 
 use fragments::FragmentStore;
 
+pub use flow_events::{EndCause, FlowEvent, FlowObserver};
 pub use outputs::Outputs;
 pub use trace::{Dropped, Observer, Trace};
 
 use crate::action::DropReason;
 use crate::answer::icmp::ErrorLimiter;
-use crate::flow::connection::{Tracker, TrackerConfig};
+use crate::flow::connection::{Kept, MemoryError, SlotMemory, Tracker, TrackerConfig};
 use crate::flow::fragments::Released;
 use crate::flow::probes::Probes;
 use crate::flow::table::{FlowTable, FlowTableConfig};
@@ -111,16 +113,32 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    fn tracker(&self, hash_key: HashKey) -> TrackerConfig {
+        let (connections, per_port) = (self.connections, self.connections_per_port);
+        TrackerConfig { connections, per_port, hash_key }
+    }
+}
+
 impl Shared {
     /// Empty tables with the given limits and hash key.
     pub fn new(limits: &Limits, hash_key: HashKey) -> Self {
-        let config = TrackerConfig {
-            connections: limits.connections,
-            per_port: limits.connections_per_port,
-            hash_key,
-        };
+        Self::with_tracker(Tracker::new(limits.tracker(hash_key)), limits, hash_key)
+    }
+
+    /// As [`new`](Self::new), with connections in memory that outlives the process.
+    pub(crate) fn in_memory(
+        limits: &Limits,
+        hash_key: HashKey,
+        memory: SlotMemory,
+    ) -> Result<(Self, Kept), MemoryError> {
+        let (tracker, kept) = Tracker::in_memory(limits.tracker(hash_key), memory)?;
+        Ok((Self::with_tracker(tracker, limits, hash_key), kept))
+    }
+
+    fn with_tracker(tracker: Tracker, limits: &Limits, hash_key: HashKey) -> Self {
         Self {
-            tracker: Tracker::new(config),
+            tracker,
             fdb: Fdb::new(limits.fdb, &hash_key),
             affinity: Affinity::default(),
             probes: Probes::default(),
@@ -161,6 +179,7 @@ pub struct Engine {
     /// Rate of unsuccessful searches for a connection to end, by account.
     searches: KeyedLimiter,
     observer: Option<Box<dyn Observer>>,
+    flow_observer: Option<Box<dyn FlowObserver>>,
     /// Parsed headers of the current burst.
     parsed: Box<[Parsed; BATCH]>,
     /// Position of the sweep in this worker's share of the connection table.
@@ -195,6 +214,7 @@ impl Engine {
             probes: direction::probe_limiter(),
             searches: open::search_limiter(),
             observer: None,
+            flow_observer: None,
             parsed: Box::new([Parsed::default(); BATCH]),
             sweep: 0,
             sweep_due: Instant::ZERO,

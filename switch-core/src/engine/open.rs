@@ -3,9 +3,10 @@
 
 use podswitch_wire::flow_key::{FlowKey, proto};
 
+use super::flow_events::{EndCause, Ending, FlowObserver};
 use super::{BurstContext, Engine};
 use crate::action::DropReason;
-use crate::flow::connection::{Created, IndexHash, Refused};
+use crate::flow::connection::{Created, IndexHash, OpenedAt, Refused};
 use crate::limit::{KeyedLimiter, Rate};
 use crate::nat::ports::Lease;
 use crate::nat::select::Served;
@@ -74,8 +75,9 @@ impl Engine {
             }
             match created {
                 Ok(created) => {
-                    if let Created::New(_) = created {
+                    if let Created::New(connection) = created {
                         self.count_opened(cx, pinned, forward);
+                        self.notify_opened(cx, connection, pinned);
                     }
                     return Ok(created);
                 }
@@ -104,15 +106,16 @@ impl Engine {
     /// Whether the connection that has a new one's reply key was ended in its favour. One that is over
     /// always is. If several ports were in use, the pool is nearly full: then one that is unproven
     /// for a second is ended, and at last any that is unproven.
-    fn gives_way(&self, cx: &BurstContext<'_>, reply: &FlowKey, attempt: usize) -> bool {
+    fn gives_way(&mut self, cx: &BurstContext<'_>, reply: &FlowKey, attempt: usize) -> bool {
         let patience = match attempt {
             ..CROWDED => None,
             CROWDED..LAST_TRIES => Some(1),
             _ => Some(0),
         };
-        let tracker = &self.shared.tracker;
-        let old = tracker.find_key(reply);
-        old.is_some_and(|old| tracker.give_way(old.connection, patience, cx.now.as_secs() as u32))
+        let (tracker, seconds) = (&self.shared.tracker, cx.now.as_secs() as u32);
+        let Some(old) = tracker.find_key(reply) else { return false };
+        let on_end = &mut evicting(&mut self.flow_observer, cx);
+        tracker.give_way(old.connection, patience, seconds, on_end)
     }
 
     /// Creates the connection. If a limit is reached, connections are ended that are over, or else
@@ -125,7 +128,8 @@ impl Engine {
     ) -> Result<Created, Refused> {
         let seconds = cx.now.as_secs() as u32;
         let tracker = &self.shared.tracker;
-        let mut created = tracker.create_at(index_hash, pinned, seconds);
+        let at = OpenedAt { time: cx.now, epoch: cx.snapshot.epoch };
+        let mut created = tracker.create_at(index_hash, pinned, at);
         for _ in 0..SEARCHES {
             let (charge, key) = match &created {
                 Err(Refused::Full) => (None, u64::MAX),
@@ -136,11 +140,12 @@ impl Engine {
             if !self.searches.take(key, cx.now) {
                 return created;
             }
-            let (ended, next) = tracker.reclaim(self.eviction_cursor, charge, seconds);
+            let on_end = &mut evicting(&mut self.flow_observer, cx);
+            let (ended, next) = tracker.reclaim(self.eviction_cursor, charge, seconds, on_end);
             self.eviction_cursor = next;
             if ended > 0 {
                 self.searches.put_back(key, cx.now);
-                created = tracker.create_at(index_hash, pinned, seconds);
+                created = tracker.create_at(index_hash, pinned, at);
             }
         }
         created
@@ -163,6 +168,14 @@ impl Engine {
             self.shared.affinity.pin(chosen.entry.id, client, backend, now, *timeout);
         }
     }
+}
+
+/// Tells an observer of connections that give way.
+fn evicting<'a>(
+    observer: &'a mut Option<Box<dyn FlowObserver>>,
+    cx: &BurstContext<'_>,
+) -> Ending<'a> {
+    Ending { observer, cause: EndCause::Evicted, time: cx.now, epoch: cx.snapshot.epoch }
 }
 
 /// The distance between two source ports that are tried one after the other, in a range of `ports`:

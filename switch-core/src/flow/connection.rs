@@ -12,14 +12,18 @@
 //! ended connection is invalid and never applies to another connection.
 //!
 //! The types are here; the table is in `tracker.rs`, the contents of a slot in `slot.rs` and
-//! `facts.rs`, updates by packets in `packets.rs`, creation and end in `create.rs` and `ending.rs`.
+//! `facts.rs`, updates by packets in `packets.rs`, creation and end in `create.rs` and `ending.rs`, and
+//! how connections outlive the process in `saved.rs`.
 //! `model.rs` compiles the same source for `shuttle`, which tests interleavings of threads.
 
+mod cast;
 mod create;
 mod ending;
 mod facts;
+mod header;
 mod list;
 mod packets;
+mod saved;
 mod slot;
 mod tracker;
 
@@ -28,7 +32,9 @@ use podswitch_wire::flow_key::HashKey;
 use super::tcp::TcpState;
 use crate::id::PortId;
 
-pub use crate::pinned::{Account, Charge, Direction, Opened, Pinned, SourceNat};
+pub use crate::pinned::{Account, Charge, Direction, Opened, OpenedAt, Pinned, SourceNat};
+pub(crate) use saved::Kept;
+pub use saved::{MemoryError, Restored, Saved, SavedMemory, SlotMemory, memory_size};
 pub use slot::{PRESSURE_SECS, Worth};
 pub use tracker::Tracker;
 
@@ -57,7 +63,7 @@ const _: () = assert!(size_of::<slot::Lane>() == 64 && size_of::<slot::Slot>() =
 const _: () = assert!(size_of::<facts::ReplyFacts>() == 64);
 
 /// A reference to one direction of a connection. It becomes invalid when the connection ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ConnectionRef {
     /// Slot number times two, plus one for the reply direction.
     slot: u32,
@@ -84,6 +90,12 @@ impl ConnectionRef {
     #[inline]
     pub(super) const fn from_parts([slot, generation]: [u32; 2]) -> Self {
         Self { slot, generation }
+    }
+
+    /// A number that no other connection of this run has at the same time, nor for 2^31 connections in the same slot
+    /// afterwards. The same for both directions.
+    pub const fn id(self) -> u64 {
+        (self.slot >> 1) as u64 | (self.generation as u64) << 32
     }
 
     /// The direction.
@@ -149,18 +161,31 @@ pub enum Created {
 /// A connection, as it is listed.
 #[derive(Clone, Debug)]
 pub struct ConnectionInfo {
+    /// Which, in the original direction.
+    pub connection: ConnectionRef,
     /// Pinned facts.
     pub pinned: Pinned,
+    /// When it was opened.
+    pub opened: OpenedAt,
     /// Packets by direction.
     pub packets: [u64; 2],
     /// Bytes by direction.
     pub bytes: [u64; 2],
     /// TCP states by direction; `None` for other protocols.
     pub tcp: Option<[TcpState; 2]>,
-    /// Second of the switch's clock in which it was opened.
-    pub opened_at: u32,
     /// Second of the last packet.
     pub last_seen: u32,
+}
+
+/// Is notified of connections that end. `()` ignores them.
+pub trait OnEnd {
+    /// A connection ended. `read` reads its last state.
+    fn ended(&mut self, read: impl FnOnce() -> Option<ConnectionInfo>);
+}
+
+impl OnEnd for () {
+    #[inline]
+    fn ended(&mut self, _: impl FnOnce() -> Option<ConnectionInfo>) {}
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //!
 //! Used on the packet path by each worker thread. Independent of ports, workers and control.
 
+mod chunk;
 pub mod connection;
 pub mod fragments;
 mod incremental_index;

@@ -63,14 +63,19 @@ impl Used {
         for _ in 0..ports {
             let port = first + at;
             if !self.has(port) {
-                self.bits[usize::from(port >> 6)] |= 1 << (port & 63);
-                self.count += 1;
-                *self.holders.entry(holder).or_default() += 1;
+                self.mark(holder, port);
                 return Some(port);
             }
             at = if u64::from(at) + 1 == ports { 0 } else { at + 1 };
         }
         None
+    }
+
+    /// Takes a free port.
+    fn mark(&mut self, holder: PortId, port: u16) {
+        self.bits[usize::from(port >> 6)] |= 1 << (port & 63);
+        self.count += 1;
+        *self.holders.entry(holder).or_default() += 1;
     }
 
     /// Frees a port.
@@ -175,6 +180,37 @@ impl NatPorts {
         *count += 1;
         *alone += usize::from(pinned.source_nat == SourceNat::Connection);
         true
+    }
+
+    /// Leases what a connection of an earlier process had, whatever its holder's share. False if its port has another
+    /// client by now.
+    pub fn restore(&self, pinned: &Pinned) -> bool {
+        let range = 0..=u16::MAX;
+        match pinned.source_nat {
+            SourceNat::Kept => return true,
+            SourceNat::Connection => {}
+            SourceNat::Endpoint if !self.restore_mapping(pinned) => return false,
+            SourceNat::Endpoint => {}
+        }
+        self.share(pinned, &Lease { range: &range, from: 0, fair: false })
+    }
+
+    fn restore_mapping(&self, pinned: &Pinned) -> bool {
+        let (space, port) = (space(&pinned.reply), pinned.reply.dst_port);
+        let Leases { used, mapped, .. } = &mut *self.lock();
+        let client = (pinned.original.src, pinned.original.src_port, space);
+        if let Some(mapping) = mapped.get_mut(&client) {
+            let same = mapping.port == port;
+            mapping.connections += u32::from(same);
+            return same;
+        }
+        let used = used.entry(space).or_default();
+        let is_free = !used.has(port);
+        if is_free {
+            used.mark(pinned.origin, port);
+            mapped.insert(client, Mapping { port, connections: 1, holder: pinned.origin });
+        }
+        is_free
     }
 
     /// Releases the port and the share of a connection, if it has SNAT.

@@ -1,4 +1,6 @@
-//! Records of dropped frames that add up: every drop that a worker counts is in one record, or in one row of what
+//! Records of dropped frames and of connections.
+//!
+//! Records of dropped frames add up: every drop that a worker counts is in one record, or in one row of what
 //! did not fit, at any rate.
 //!
 //! ```text
@@ -13,12 +15,18 @@
 //! The worker's side ([`Recorder::observer`]) neither allocates nor locks: queue and tables are made beforehand, and a
 //! collected table is exchanged for an empty one. A record costs a worker some 100 ns, where the frame was dropped
 //! anyway; forwarded frames cost nothing.
+//!
+//! Records of connections ([`FlowRecorder`]) are made when a connection opens or ends, on the slow path, and go through
+//! a bounded queue as well.
 
+mod flows;
+mod history;
 mod raw;
 mod recorder;
 mod resolve;
 mod table;
 
+pub use flows::{Allowed, CloseReason, FlowChange, FlowRecord, FlowRecorder, FlowsLeftOut};
 pub use recorder::Recorder;
 pub use resolve::{DropRecord, End};
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crossbeam::queue::ArrayQueue;
 use hashbrown::DefaultHashBuilder;
 
+use super::history::History;
 use super::raw::RawDrop;
 use super::resolve::{DropRecord, record};
 use super::table::{Other, Table};
@@ -17,8 +18,6 @@ use crate::snapshot::Snapshot;
 
 /// Single records that a worker may be ahead of the reader.
 const QUEUE: usize = 4096;
-/// Snapshots that are kept for their names.
-const SNAPSHOTS: usize = 64;
 
 /// What a worker and the reader share.
 struct Shared {
@@ -34,10 +33,7 @@ struct Shared {
 pub struct Recorder {
     workers: Vec<Arc<Shared>>,
     hasher: DefaultHashBuilder,
-    /// Snapshots whose epochs records may have, the oldest first.
-    snapshots: Vec<Arc<Snapshot>>,
-    /// How many of them there were at the end of the last reading.
-    read: usize,
+    history: History,
 }
 
 impl fmt::Debug for Recorder {
@@ -58,8 +54,7 @@ impl Recorder {
         Self {
             workers: Vec::new(),
             hasher: DefaultHashBuilder::default(),
-            snapshots: Vec::new(),
-            read: 0,
+            history: History::default(),
         }
     }
 
@@ -82,13 +77,7 @@ impl Recorder {
 
     /// Remembers the names of a published snapshot until its records are read. Call it for each.
     pub fn published(&mut self, snapshot: Arc<Snapshot>) {
-        if self.snapshots.last().is_none_or(|last| last.epoch != snapshot.epoch) {
-            if self.snapshots.len() == SNAPSHOTS {
-                self.snapshots.remove(0);
-                self.read = self.read.saturating_sub(1);
-            }
-            self.snapshots.push(snapshot);
-        }
+        self.history.published(snapshot);
     }
 
     /// Workers that have something to collect
@@ -102,12 +91,7 @@ impl Recorder {
     /// Reads what has arrived. Tables arrive when workers were told to
     /// [collect](crate::control::ControlPlane::collect).
     pub fn read(&mut self, mut each: impl FnMut(DropRecord)) {
-        let snapshots = &self.snapshots;
-        // Without an epoch the newest names are the best guess.
-        let snapshot = |epoch: Epoch| match epoch {
-            Epoch(0) => snapshots.last().map(|s| &**s),
-            epoch => snapshots.iter().rev().find(|s| s.epoch == epoch).map(|s| &**s),
-        };
+        let snapshot = |epoch: Epoch| self.history.get(epoch);
         for (worker, shared) in self.workers.iter().enumerate() {
             // No more than were there: a worker may be faster than this.
             for _ in 0..shared.singles.len() {
@@ -127,9 +111,7 @@ impl Recorder {
                 }
             }
         }
-        // The next tables have drops from the last reading on: snapshots that were replaced before it go.
-        self.snapshots.drain(..self.read.saturating_sub(1));
-        self.read = self.snapshots.len();
+        self.history.end_reading();
     }
 }
 

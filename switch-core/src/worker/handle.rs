@@ -8,7 +8,7 @@ use crossbeam::queue::SegQueue;
 
 use super::load::LoadMeter;
 use super::sleep::Waker;
-use crate::engine::Observer;
+use crate::engine::{FlowObserver, Observer};
 use crate::id::{Epoch, PortId};
 use crate::port::Port;
 use crate::stats::WorkerCounters;
@@ -25,6 +25,10 @@ pub(crate) enum Command {
     Observe(Option<Box<dyn Observer>>),
     /// Has the observer of drops hand over what it collected.
     Collect,
+    /// Sets the observer of connections.
+    ObserveFlows(Option<Box<dyn FlowObserver>>),
+    /// Leaves frames in the ports, or takes them again.
+    Hold(bool),
     /// Ends the thread.
     Stop,
 }
@@ -37,6 +41,8 @@ impl core::fmt::Debug for Command {
             Self::Send(..) => "Send",
             Self::Observe(_) => "Observe",
             Self::Collect => "Collect",
+            Self::ObserveFlows(_) => "ObserveFlows",
+            Self::Hold(_) => "Hold",
             Self::Stop => "Stop",
         })
     }

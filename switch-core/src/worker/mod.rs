@@ -69,6 +69,8 @@ pub struct Worker {
     clock: Clock,
     /// Time of the latest poll.
     now: Instant,
+    /// No frames are received.
+    held: bool,
     stopped: bool,
 }
 
@@ -101,6 +103,7 @@ impl Worker {
             polls_ready: false,
             clock,
             now: Instant::ZERO,
+            held: false,
             stopped: false,
         })
     }
@@ -132,6 +135,9 @@ impl Worker {
         self.handle_commands();
         let snapshot = Arc::clone(self.snapshots.load());
         self.handle.acknowledge(snapshot.epoch);
+        if self.held {
+            return 0;
+        }
         let mut received = 0;
         self.poll_ready();
         for at in 0..self.ports.len() {
@@ -188,6 +194,8 @@ impl Worker {
             Command::Send(id, frame) => self.send_created(id, &frame),
             Command::Observe(observer) => self.engine.set_observer(observer),
             Command::Collect => self.engine.collect(),
+            Command::ObserveFlows(observer) => self.engine.set_flow_observer(observer),
+            Command::Hold(hold) => self.held = hold,
             Command::Stop => self.stopped = true,
         });
     }
@@ -268,12 +276,13 @@ impl Worker {
             self.sleep();
             quiet_since = None;
         }
+        self.engine.hand_over();
     }
 
     fn sleep(&mut self) {
         // Every port is armed to wake this worker before the last check for frames. Otherwise a frame
         // that arrives in between would not be noticed.
-        let ready = self.ports.iter_mut().any(|p| !p.port.arm());
+        let ready = !self.held && self.ports.iter_mut().any(|p| !p.port.arm());
         if ready || self.handle.has_commands() {
             return;
         }

@@ -38,14 +38,14 @@ pub struct Running {
 impl Running {
     /// Starts `vswitch run` with these arguments.
     pub fn start(arguments: &[&str]) -> Self {
-        Self::start_with(arguments, &[])
+        Self::start_with(arguments, |_| {})
     }
 
-    /// As [`start`](Self::start), with more environment variables.
-    pub fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    /// The same, after `change` of the command: its standard error, its environment.
+    pub fn start_with(arguments: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(program());
-        command.envs(environment.iter().copied());
         command.arg("run").args(arguments).stdout(Stdio::piped());
+        change(&mut command);
         let mut child = command.spawn().expect("the program starts");
         let output = BufReader::new(child.stdout.take().expect("piped"));
         let (sender, lines) = channel();

@@ -2,6 +2,7 @@
 
 mod delegated;
 mod lifecycle;
+mod log;
 mod policies;
 mod ports;
 mod restarts;

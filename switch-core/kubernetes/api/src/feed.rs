@@ -61,12 +61,20 @@ impl Shared {
 
     /// The API server did not answer, or refuses a request.
     pub(crate) fn failed(&self, reason: String) {
-        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        // Once an outage; each new try has an event of its own.
+        if error.is_none() {
+            tracing::warn!(target: "kubernetes", reason, "the API server does not answer, or refuses");
+        }
+        *error = Some(reason);
     }
 
     /// What went well ends what went wrong.
     pub(crate) fn recovered(&self) {
-        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(earlier) = error.take() {
+            tracing::info!(target: "kubernetes", earlier, "the API server answers again");
+        }
     }
 
     /// Why the API server does not answer.

@@ -9,7 +9,7 @@ use hashbrown::{HashMap, HashSet};
 use http::Uri;
 use podswitch_core::id::Cookie;
 use podswitch_core::time::{Clock, Instant};
-use podswitch_kubernetes::{Kind, Object, Record, Store};
+use podswitch_kubernetes::{Kind, Object, ObjectChanges, Record, Store};
 use podswitch_node::cni::ClusterView;
 use podswitch_node::source::{Followed, Source, SourceError, StateSink};
 use podswitch_node::{ClusterOptions, State};
@@ -65,6 +65,8 @@ pub struct ApiSource {
     publish_at: Instant,
     /// The node does not have what the store had: it needs the whole state.
     behind: bool,
+    /// What the last changes in force added, changed and removed.
+    object_changes: ObjectChanges,
     records: Vec<Record>,
     records_at: Instant,
     records_due: bool,
@@ -113,6 +115,7 @@ impl ApiSource {
             changed: false,
             publish_at: now,
             behind: true,
+            object_changes: ObjectChanges::default(),
             records: Vec::new(),
             records_at: now,
             records_due: false,
@@ -329,6 +332,8 @@ impl ApiSource {
         let changes = self.store.take_changes();
         self.records_due = true;
         if changes.is_empty() && !self.behind {
+            // What changed has nothing to do with this node.
+            self.store.take_object_changes();
             return Ok(Followed::Unchanged);
         }
         if let Some(base) = &changes.base {
@@ -341,7 +346,9 @@ impl ApiSource {
             node.update_state(self.cluster.changes(changes))
         };
         self.behind = applied.is_err();
-        Ok(Followed::Applied(applied?))
+        let epoch = applied?;
+        self.object_changes = self.store.take_object_changes();
+        Ok(Followed::Applied(epoch))
     }
 
     fn whole(&mut self) -> State {
@@ -406,6 +413,7 @@ impl Source for ApiSource {
                 saved_tried = true;
                 if self.load_saved() {
                     self.stale = true;
+                    tracing::warn!(target: "kubernetes", "no API server answers: the last known state is used");
                     break;
                 }
             }
@@ -419,6 +427,7 @@ impl Source for ApiSource {
             }
         }
         self.store.take_changes();
+        self.store.take_object_changes();
         (self.changed, self.behind) = (false, false);
         if !self.stale {
             self.saved.first_complete();
@@ -483,6 +492,10 @@ impl Source for ApiSource {
 
     fn records(&self) -> &[Record] {
         &self.records
+    }
+
+    fn object_changes(&self) -> ObjectChanges {
+        self.object_changes
     }
 
     fn is_stale(&self) -> bool {

@@ -101,6 +101,8 @@ impl Follower {
                 End::Closed => return,
                 // A cache that is behind may not know a version that another one gave.
                 End::Gone => {
+                    let kind = self.kind.plural();
+                    tracing::info!(target: "kubernetes", kind, "the watched version is gone (410): a new list");
                     last_version = Some(String::new());
                     sleep(backoff.next()).await;
                 }
@@ -133,7 +135,10 @@ impl Follower {
             RequestError::Status { retry_after, .. } => retry_after.unwrap_or_default(),
             _ => Duration::ZERO,
         };
-        sleep(backoff.next().max(asked.min(PAUSES.1))).await;
+        let pause = backoff.next().max(asked.min(PAUSES.1));
+        let (kind, pause_ms) = (self.kind.plural(), pause.as_millis() as u64);
+        tracing::info!(target: "kubernetes", kind, reason = %error, pause_ms, "a watch or list is tried again");
+        sleep(pause).await;
     }
 
     /// Tells that there is no object of this kind.
@@ -205,6 +210,8 @@ impl Follower {
             Err(end) => return end,
         };
         self.feed.shared.recovered();
+        let kind = self.kind.plural();
+        tracing::debug!(target: "kubernetes", kind, version = seen, "listed; the watch begins");
         loop {
             *last_version = Some(seen.clone());
             let began = tokio::time::Instant::now();
@@ -218,6 +225,8 @@ impl Follower {
             match watched {
                 // It ended as it was to.
                 Ok(()) => {
+                    let (kind, version) = (self.kind.plural(), &*seen);
+                    tracing::debug!(target: "kubernetes", kind, version, "a watch ended in time and goes on");
                     self.feed.shared.recovered();
                     if began.elapsed() > Duration::from_secs(5) {
                         backoff.reset();

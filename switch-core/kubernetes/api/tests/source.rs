@@ -164,6 +164,12 @@ fn started(mut source: ApiSource) -> (ApiSource, Sink) {
     (source, sink)
 }
 
+/// Pods that the last changes in force added, changed and removed.
+fn pods(source: &ApiSource) -> (usize, usize, usize) {
+    let of_pods = source.object_changes().of(Kind::Pod);
+    (of_pods.added, of_pods.changed, of_pods.removed)
+}
+
 /// Follows until `what` holds.
 #[track_caller]
 fn follow(source: &mut ApiSource, sink: &mut Sink, text: &str, what: impl Fn(&Sink) -> bool) {
@@ -188,8 +194,14 @@ fn the_first_state_is_whole_and_then_only_what_changed_is_published() {
 
     rig.world.put(Kind::Pod, pod("new", "n1", "10.244.1.3"));
     follow(&mut source, &mut sink, "a pod", |sink| sink.has("Pod/default/new"));
+    assert_eq!(pods(&source), (1, 0, 0), "what was there at the start does not count");
+    rig.world.put(Kind::Pod, pod("new", "n1", "10.244.1.4"));
+    let before = sink.updates;
+    follow(&mut source, &mut sink, "its address", |sink| sink.updates > before);
+    assert_eq!(pods(&source), (0, 1, 0));
     rig.world.delete(Kind::Pod, "default/new");
     follow(&mut source, &mut sink, "its end", |sink| !sink.has("Pod/default/new"));
+    assert_eq!(pods(&source), (0, 0, 1));
     let whole_by_annotation = sink.wholes;
     // Our own annotations on our Node are no change.
     eventually("annotations", || {

@@ -3,23 +3,28 @@
 use hashbrown::HashMap;
 use podswitch_core::id::Cookie;
 
+use super::tally::Touched;
 use super::{Facts, Store};
 
 /// Changed objects as they were; `None`: absent.
 #[derive(Debug, Default)]
-pub(super) struct Journal(HashMap<Cookie, Option<Facts>>);
+pub(super) struct Journal {
+    objects: HashMap<Cookie, Option<Facts>>,
+    touched: Option<Touched>,
+}
 
 impl Journal {
     /// Keeps an object as it is before its first change.
     pub(super) fn keep(&mut self, object: &Cookie, facts: Option<&Facts>) {
-        self.0.entry_ref(object).or_insert_with(|| facts.cloned());
+        self.objects.entry_ref(object).or_insert_with(|| facts.cloned());
     }
 }
 
 impl Store {
     /// Starts recording, so that changes can be undone at the cost of what they touch.
     pub fn begin(&mut self) {
-        self.journal = Some(Journal::default());
+        let (objects, touched) = (HashMap::new(), self.touched.clone());
+        self.journal = Some(Journal { objects, touched });
     }
 
     /// Keeps the changes since [`begin`](Self::begin).
@@ -30,8 +35,9 @@ impl Store {
     /// Undoes the changes since [`begin`](Self::begin).
     pub fn take_back(&mut self) {
         let Some(journal) = self.journal.take() else { return };
-        for (object, facts) in journal.0 {
+        for (object, facts) in journal.objects {
             self.put(&object, facts);
         }
+        self.touched = journal.touched;
     }
 }

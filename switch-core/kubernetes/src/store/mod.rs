@@ -18,6 +18,7 @@ mod journal;
 mod local;
 mod records;
 mod slices;
+mod tally;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -32,6 +33,7 @@ use podswitch_wire::cidr::Cidr;
 
 pub use changes::{Base, Changes, PodChange};
 pub use local::PodIdentity;
+pub use tally::{KindChanges, ObjectChanges};
 
 use crate::object::{Kind, Loaded, Object};
 use crate::options::Options;
@@ -43,6 +45,7 @@ use claims::{Claims, Ranges};
 use derive::Output;
 use journal::Journal;
 use slices::SliceIndex;
+use tally::Touched;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -82,6 +85,8 @@ pub struct Store {
     /// The settings of the last changes taken.
     base: Option<Base>,
     journal: Option<Journal>,
+    /// Objects that changed since [`take_object_changes`](Self::take_object_changes), once that was called.
+    touched: Option<Touched>,
 }
 
 /// One object.
@@ -159,6 +164,7 @@ impl Store {
             changes: Changes::default(),
             base: None,
             journal: None,
+            touched: None,
         }
     }
 
@@ -269,7 +275,11 @@ impl Store {
             self.refresh_findings(object, facts);
             return;
         }
-        if let Some(old) = old.cloned() {
+        let old = old.cloned();
+        if let Some(kind) = old.as_ref().or(facts.as_ref()).map(|facts| facts.kind) {
+            self.touch(object, kind, old.is_some());
+        }
+        if let Some(old) = old {
             self.retract(object, &old);
         }
         match facts {

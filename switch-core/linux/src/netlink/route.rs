@@ -33,6 +33,8 @@ pub struct Route {
     pub metric: Option<u32>,
     /// MTU of the route, in bytes.
     pub mtu: Option<u32>,
+    /// Packets that take it are discarded.
+    pub blackhole: bool,
 }
 
 impl Route {
@@ -50,7 +52,15 @@ impl Route {
             table: Self::MAIN,
             metric: None,
             mtu: None,
+            blackhole: false,
         }
+    }
+
+    /// Has packets that take it discarded.
+    #[must_use]
+    pub fn blackhole(mut self) -> Self {
+        self.blackhole = true;
+        self
     }
 
     /// Sets the gateway.
@@ -120,10 +130,13 @@ impl Route {
         message.header.table = u8::try_from(self.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
         message.header.protocol = RouteProtocol::Static;
         message.header.scope = match self.gateway {
-            None if self.destination.address().is_ipv4() => RouteScope::Link,
+            None if self.destination.address().is_ipv4() && !self.blackhole => RouteScope::Link,
             _ => RouteScope::Universe,
         };
-        message.header.kind = RouteType::Unicast;
+        message.header.kind = match self.blackhole {
+            true => RouteType::BlackHole,
+            false => RouteType::Unicast,
+        };
         if self.onlink {
             message.header.flags |= RouteFlags::Onlink;
         }
@@ -143,7 +156,8 @@ impl Route {
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.destination)?;
+        let kind = if self.blackhole { "blackhole " } else { "" };
+        write!(f, "{kind}{}", self.destination)?;
         if let Some(gateway) = self.gateway {
             write!(f, " via {gateway}")?;
         }
@@ -188,7 +202,7 @@ impl Netlink {
         let message = Route::to(Cidr::host(address)).lookup();
         let operation = || format!("look up the route to {address}");
         match self.get(RouteNetlinkMessage::GetRoute(message), operation) {
-            Ok(answer) => Ok(answer.and_then(read)),
+            Ok(answer) => Ok(answer.and_then(read).filter(|route| !route.blackhole)),
             Err(error)
                 if matches!(
                     error.raw_os_error(),
@@ -242,6 +256,14 @@ impl Netlink {
     /// # Errors
     /// The kernel refused to answer.
     pub fn routes(&mut self) -> Result<Vec<Route>, HostError> {
+        Ok(self.all_routes()?.into_iter().filter(|route| !route.blackhole).collect())
+    }
+
+    /// As [`routes`](Self::routes), with those that discard packets.
+    ///
+    /// # Errors
+    /// The kernel refused to answer.
+    pub fn all_routes(&mut self) -> Result<Vec<Route>, HostError> {
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = RouteMessage::default();
@@ -256,7 +278,8 @@ impl Netlink {
 
 fn read(message: RouteNetlinkMessage) -> Option<Route> {
     let RouteNetlinkMessage::NewRoute(message) = message else { return None };
-    if message.header.kind != RouteType::Unicast {
+    let blackhole = message.header.kind == RouteType::BlackHole;
+    if !blackhole && message.header.kind != RouteType::Unicast {
         return None;
     }
     let mut destination = match message.header.address_family {
@@ -265,6 +288,7 @@ fn read(message: RouteNetlinkMessage) -> Option<Route> {
         _ => return None,
     };
     let mut route = Route::to(Cidr::host(destination));
+    route.blackhole = blackhole;
     route.table = message.header.table.into();
     route.onlink = message.header.flags.contains(RouteFlags::Onlink);
     for attribute in message.attributes {

@@ -15,6 +15,7 @@ mod steer;
 mod tests;
 
 pub use ingress::{Between, Ingress, IngressDrop};
+pub(crate) use steer::forget as forget_marks;
 pub use steer::{Front, Marking, MarkingConfig};
 
 use netlink_packet_core::NlasIterator;

@@ -51,8 +51,9 @@ pub struct MarkingConfig {
     pub server_mark: u32,
 }
 
-/// Marks in force while this value lives. The kernel itself removes the table when the process
-/// ends in whatever way (NFT_TABLE_F_OWNER, Linux 5.12); on older ones the next run replaces it.
+/// Marks in force while this value lives. If the process is killed they stay, for the next run: nobody else can change
+/// the table meanwhile (NFT_TABLE_F_OWNER, Linux 5.12, with NFT_TABLE_F_PERSIST, 6.9). Before 6.9 the kernel removes
+/// it; before 5.12 others can change it.
 #[derive(Debug)]
 pub struct Marking {
     connection: Connection,
@@ -60,11 +61,16 @@ pub struct Marking {
     how: How,
 }
 
+/// The table is its owner's alone, and is removed with it.
+const NFT_TABLE_F_OWNER: u32 = 2;
+/// It stays when its owner ends.
+const NFT_TABLE_F_PERSIST: u32 = 4;
+
 /// What the kernel offers.
 #[derive(Clone, Copy, Debug)]
 struct How {
-    /// Tables that go with their owner.
-    owned: bool,
+    /// Flags of the table.
+    flags: u32,
     /// Connection tracking.
     tracked: bool,
 }
@@ -76,12 +82,19 @@ impl Marking {
     /// Missing privilege; another running process owns the table; a kernel without nf_tables.
     pub fn install(ns: &NetNs, config: &MarkingConfig) -> Result<Self, HostError> {
         let mut connection = Connection::open(ns)?;
-        remove(&mut connection, Family::Inet, &config.table)?;
-        let ways = [(true, true), (false, true), (true, false), (false, false)];
+        let is_there = connection.has_table(Family::Inet, &config.table)?;
+        let flags = [NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST, NFT_TABLE_F_OWNER, 0];
+        let ways = [true, false].into_iter().flat_map(|tracked| flags.map(|f| (f, tracked)));
         let mut result = Ok(());
-        for (owned, tracked) in ways {
-            let how = How { owned, tracked };
+        for (flags, tracked) in ways {
+            let how = How { flags, tracked };
             let mut transaction = Transaction::new(Family::Inet);
+            if is_there {
+                // In one transaction: there is no moment without marks.
+                transaction.add(Kind::DeleteTable, |a| {
+                    a.text(1, &config.table);
+                });
+            }
             marking(&mut transaction, config, how);
             let what = || format!("create nftables table {}", config.table);
             result = connection.commit(transaction, what);
@@ -125,6 +138,11 @@ impl Marking {
     }
 }
 
+/// Removes the marks that a killed run left.
+pub(crate) fn forget(ns: &NetNs, table: &str) -> Result<(), HostError> {
+    remove(&mut Connection::open(ns)?, Family::Inet, table)
+}
+
 impl Drop for Marking {
     fn drop(&mut self) {
         // For kernels that do not do it themselves; there is no caller to report to.
@@ -142,7 +160,6 @@ const OUTPUT: &str = "output";
 const FORWARD: &str = "forward";
 
 fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
-    const NFT_TABLE_F_OWNER: u32 = 2;
     const NF_INET_PRE_ROUTING: u32 = 0;
     const NF_INET_FORWARD: u32 = 2;
     const NF_INET_LOCAL_OUT: u32 = 3;
@@ -150,7 +167,7 @@ fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
     const PRIORITY: i32 = -150;
     let table = &config.table;
     transaction.add(Kind::NewTable, |a| {
-        a.text(1, table).number(2, if how.owned { NFT_TABLE_F_OWNER } else { 0 });
+        a.text(1, table).number(2, how.flags);
     });
     // A chain of type route repeats the route look-up when the mark changes.
     let chains = [

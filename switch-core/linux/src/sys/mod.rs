@@ -10,6 +10,7 @@ pub(crate) mod datagram;
 pub(crate) mod ethtool;
 pub(crate) mod interface;
 pub(crate) mod iptables;
+pub(crate) mod mapping;
 pub(crate) mod mmsg;
 pub(crate) mod ns;
 pub(crate) mod packet;

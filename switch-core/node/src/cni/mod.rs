@@ -45,5 +45,5 @@ pub use install::{BINARY, CONFIGURATION, Install};
 pub use key::Key;
 pub use leases::{Found, Lease, LeasedPort, Leases};
 pub use request::{Add, Request, Verb};
-pub use shared::CniEvent;
+pub use shared::{AnsweredCall, CniEvent};
 pub use version::Version;

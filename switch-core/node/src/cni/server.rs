@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::error::CniError;
+use super::key::Key;
 use super::protocol::{self, Answer, Call, read_frame, write_frame};
 use super::request::Request;
-use super::shared::{CniEvent, Shared};
+use super::shared::{AnsweredCall, CniEvent, Shared};
 
 /// Calls that are answered at once. Others wait in the socket's queue, where the plugin's own time limit ends them.
 const MAX_CALLS: usize = 256;
@@ -154,14 +155,39 @@ fn answer(shared: &Arc<Shared>, frame: &[u8], received: Instant) -> Answer {
         );
         return failed(&CniError::new(CniError::SYSTEM, message), &call.config);
     }
-    match shared.answer(&call, received) {
+    let of = |name: &str| call.environment.get(name).cloned().unwrap_or_default();
+    let (container, interface) = (of("CNI_CONTAINERID"), of("CNI_IFNAME"));
+    let pod = pod_of(&of("CNI_ARGS")).or_else(|| shared.pod_of(&container, &interface));
+    let result = shared.answer(&call, received);
+    shared.report(CniEvent::Answered(Box::new(AnsweredCall {
+        verb: of("CNI_COMMAND"),
+        container,
+        interface,
+        pod: pod.unwrap_or_default(),
+        duration: received.elapsed(),
+        error: result.as_ref().err().cloned(),
+    })));
+    match result {
         Ok(output) => Answer { version: protocol::VERSION, status: 0, output },
-        Err(error) => {
-            let of = |name: &str| call.environment.get(name).cloned().unwrap_or_default();
-            let verb = of("CNI_COMMAND");
-            let key = format!("{} of container {}", of("CNI_IFNAME"), of("CNI_CONTAINERID"));
-            shared.report(CniEvent::Failed { verb, key, error: error.clone() });
-            failed(&error, &call.config)
-        }
+        Err(error) => failed(&error, &call.config),
+    }
+}
+
+/// The pod that `CNI_ARGS` names, `namespace/name`.
+fn pod_of(arguments: &str) -> Option<String> {
+    let of = |name: &str| {
+        let mut pairs = arguments.split(';').filter_map(|pair| pair.split_once('='));
+        pairs.find_map(|(found, value)| (found == name).then_some(value))
+    };
+    Some(format!("{}/{}", of("K8S_POD_NAMESPACE")?, of("K8S_POD_NAME")?))
+}
+
+impl Shared {
+    /// The pod that an attachment is of, by its lease.
+    fn pod_of(&self, container: &str, interface: &str) -> Option<String> {
+        let key = Key { container: container.to_owned(), interface: interface.to_owned() };
+        let state = self.state();
+        let lease = state.leases.get(&key).filter(|lease| lease.is_pod)?;
+        Some(lease.pod.clone())
     }
 }

@@ -36,9 +36,11 @@ pub enum CniEvent {
         /// Which.
         key: Key,
     },
-    /// A verb failed.
+    /// A call of the plugin was answered.
+    Answered(Box<AnsweredCall>),
+    /// Something failed that no call waits for.
     Failed {
-        /// Which.
+        /// What.
         verb: String,
         /// Whose.
         key: String,
@@ -49,6 +51,35 @@ pub enum CniEvent {
     Note(String),
 }
 
+/// A call of the plugin, and what came of it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AnsweredCall {
+    /// `CNI_COMMAND`, such as `ADD`; empty if the call could not be read.
+    pub verb: String,
+    /// `CNI_CONTAINERID`.
+    pub container: String,
+    /// `CNI_IFNAME`.
+    pub interface: String,
+    /// The pod that `CNI_ARGS` names, `namespace/name`; of a DEL that of its lease. Empty if neither is known.
+    pub pod: String,
+    /// From its arrival to its answer.
+    pub duration: Duration,
+    /// Why it failed, if it did.
+    pub error: Option<CniError>,
+}
+
+impl fmt::Display for AnsweredCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { verb, container, interface, duration, error, .. } = self;
+        write!(f, "{verb} of {interface} of container {container}: ")?;
+        match error {
+            Some(error) => error.fmt(f),
+            None => write!(f, "done in {duration:.1?}"),
+        }
+    }
+}
+
 impl fmt::Display for CniEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -57,6 +88,7 @@ impl fmt::Display for CniEvent {
                 write!(f, "cni: {pod} is attached with {}", addresses.join(", "))
             }
             Self::Released { key } => write!(f, "cni: {key} is released"),
+            Self::Answered(call) => write!(f, "cni: {call}"),
             Self::Failed { verb, key, error } => write!(f, "cni: {verb} of {key}: {error}"),
             Self::Note(text) => write!(f, "cni: {text}"),
         }

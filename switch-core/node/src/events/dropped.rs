@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use humantime::format_rfc3339_micros;
+use podswitch_core::action::DropClass;
 use podswitch_core::records::{DropRecord, End};
 use podswitch_policy::rule::Direction;
 use podswitch_wire::flow_key::proto;
@@ -32,8 +33,31 @@ pub struct DroppedFrames {
     pub pod: Option<PodName>,
 }
 
+impl DroppedFrames {
+    /// Frames that `node` dropped from `first` to `last`.
+    pub fn new(record: DropRecord, node: Arc<str>, first: SystemTime, last: SystemTime) -> Self {
+        Self { record, first, last, node, pod: None }
+    }
+
+    /// Whether a policy denied them.
+    pub fn is_denied(&self) -> bool {
+        self.record.reason.class() == DropClass::Policy
+    }
+
+    /// For denials by policy, the end whose policies denied it: `ingress` or `egress`.
+    pub fn direction(&self) -> Option<&'static str> {
+        self.record.direction.map(direction_name)
+    }
+
+    /// The rule that denied them, as `POLICY ingress[INDEX]`.
+    pub fn rule(&self) -> Option<String> {
+        let (policy, rule) = (self.record.policy.as_deref()?, self.record.rule?);
+        Some(format!("{policy} {}[{rule}]", self.direction()?))
+    }
+}
+
 /// Name of an IP protocol, or its number.
-fn protocol_name(number: u8) -> String {
+pub(super) fn protocol_name(number: u8) -> String {
     match number {
         proto::TCP => "TCP".into(),
         proto::UDP => "UDP".into(),
@@ -107,7 +131,7 @@ impl fmt::Display for DroppedFrames {
 }
 
 /// An end as a line of text has it.
-struct Shown<'a>(&'a End);
+pub(super) struct Shown<'a>(pub(super) &'a End);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -41,6 +41,17 @@ impl DropReader {
         reporter: &Reporter,
         pod: impl Fn(PortId) -> Option<PodName>,
     ) {
+        self.read(control, reporter, pod);
+        control.collect(self.recorder.pending());
+    }
+
+    /// Reports what was recorded.
+    pub(crate) fn read(
+        &mut self,
+        control: &ControlPlane,
+        reporter: &Reporter,
+        pod: impl Fn(PortId) -> Option<PodName>,
+    ) {
         #[expect(clippy::disallowed_methods, reason = "people look drops up by the time of day")]
         let (now, wall) = (control.clock().now(), SystemTime::now());
         let time = |at: Instant| wall.checked_sub(now.since(at)).unwrap_or(wall);
@@ -54,6 +65,5 @@ impl DropReader {
                 record,
             })));
         });
-        control.collect(self.recorder.pending());
     }
 }

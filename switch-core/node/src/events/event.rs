@@ -5,10 +5,11 @@ use std::fmt;
 use podswitch_core::config::ConfigError;
 use podswitch_core::control::{Effect, LeftOut};
 use podswitch_core::id::{Cookie, Epoch, PortId};
+use podswitch_core::records::FlowsLeftOut;
 
 use super::dropped::DroppedFrames;
 use super::failure::Failure;
-use crate::flows::Flow;
+use super::recorded_flow::RecordedFlow;
 use crate::pod_name::PodName;
 
 /// Something that happened.
@@ -50,6 +51,16 @@ pub enum Event {
         /// What was restored.
         done: Vec<String>,
     },
+    /// Connections of an earlier run are open again
+    /// ([`NodeOptions::keep_connections`](crate::NodeOptions::keep_connections)).
+    Restored {
+        /// So many.
+        restored: usize,
+        /// So many are not: the client's pod or node is gone, or a limit is reached.
+        lost: usize,
+        /// So many wait for the client's pod to be attached.
+        waiting: usize,
+    },
     /// kube-proxy serves this node, and the switch leaves the node's side of Services to it.
     BesideKubeProxy {
         /// What was found.
@@ -60,9 +71,13 @@ pub enum Event {
     /// Frames were dropped ([`NodeOptions::report_drops`](crate::NodeOptions::report_drops)).
     Dropped(Box<DroppedFrames>),
     /// A connection was opened ([`NodeOptions::report_flows`](crate::NodeOptions::report_flows)).
-    FlowOpened(Flow),
-    /// A connection ended; its last known state.
-    FlowClosed(Flow),
+    FlowOpened(Box<RecordedFlow>),
+    /// A connection goes on ([`NodeOptions::update_flows`](crate::NodeOptions::update_flows)).
+    FlowUpdated(Box<RecordedFlow>),
+    /// A connection ended.
+    FlowClosed(Box<RecordedFlow>),
+    /// Connections were opened or ended faster than their records could be read.
+    FlowsLeftOut(FlowsLeftOut),
     /// Events were lost because a queue was full.
     Lost {
         /// How many.
@@ -93,6 +108,10 @@ impl fmt::Display for Event {
             Self::Repaired { object, done } => {
                 write!(f, "{object}: restored: {}", done.join(", "))
             }
+            Self::Restored { restored, lost, waiting } => write!(
+                f,
+                "connections of the run before: {restored} open again, {waiting} waiting for their pods, {lost} lost"
+            ),
             Self::BesideKubeProxy { found } => write!(
                 f,
                 "{found} is on this node: node ports, load-balancer addresses and the node's own connections to Services \
@@ -101,7 +120,14 @@ impl fmt::Display for Event {
             Self::Failure(failure) => failure.fmt(f),
             Self::Dropped(frames) => write!(f, "dropped: {frames}"),
             Self::FlowOpened(flow) => write!(f, "opened: {flow}"),
+            Self::FlowUpdated(flow) => write!(f, "goes on: {flow}"),
             Self::FlowClosed(flow) => write!(f, "closed: {flow}"),
+            Self::FlowsLeftOut(FlowsLeftOut { opened, closed, .. }) => {
+                write!(
+                    f,
+                    "no records of {opened} connections that were opened and {closed} that ended"
+                )
+            }
             Self::Lost { count } => write!(f, "{count} events are lost"),
         }
     }

@@ -52,6 +52,9 @@ pub enum Failure {
     /// The node's interface to the switch is gone and could not be recreated.
     #[error("the node's interface to the switch is gone: {0}")]
     HostInterface(String),
+    /// Connections do not outlive the process, or not all of them.
+    #[error("connections are not kept for a restart: {0}")]
+    ConnectionsNotKept(String),
     /// A removed setting could not be restored.
     #[error("{object}: {error}")]
     NotPutBack {

@@ -4,17 +4,19 @@
 //! to the embedder's sink at the end of each of its calls. Workers never call the sink: what they
 //! drop they write down without locks, in bounded memory.
 
-mod connections;
 mod dropped;
 mod drops;
 mod event;
 mod failure;
+mod flows;
+mod recorded_flow;
 mod sink;
 
-pub(crate) use connections::FlowReporter;
 pub use dropped::DroppedFrames;
 pub(crate) use drops::DropReader;
 pub use event::Event;
 pub use failure::Failure;
+pub(crate) use flows::FlowReader;
+pub use recorded_flow::RecordedFlow;
 pub(crate) use sink::Reporter;
 pub use sink::{EventSink, channel};

@@ -14,6 +14,7 @@ use podswitch_linux::NetNs;
 use podswitch_linux::nft::conntrack;
 use podswitch_policy::rule::Protocol;
 use podswitch_policy::service::table::FrontendKind;
+use podswitch_wire::flow_key::{FlowKey, proto};
 
 /// Most clients that are asked: each is one command to a worker.
 const CLIENTS: usize = 16_384;
@@ -34,7 +35,12 @@ pub(super) fn ask(namespace: &NetNs, control: &ControlPlane) -> usize {
     fronts.sort_unstable();
     // Without tracking by the kernel nobody knows them.
     let Ok(tracked) = conntrack::established(namespace) else { return 0 };
-    let lost = tracked.into_iter().filter(|(_, front)| fronts.binary_search(front).is_ok());
+    let tracker = &control.shared().tracker;
+    let lost = tracked.into_iter().filter(|(client, front)| {
+        // Connections that were restored are not lost.
+        let key = FlowKey::new(client.ip(), front.ip(), proto::TCP, client.port(), front.port());
+        fronts.binary_search(front).is_ok() && !key.is_some_and(|key| tracker.is_taken(&key))
+    });
     let mut asked = 0;
     for (client, front) in lost.take(CLIENTS) {
         // At least one of two numbers that far apart is outside the client's window (RFC 7323 §2.3).

@@ -32,6 +32,9 @@ use services::ServiceSide;
 pub(crate) use services::sources;
 use veth::VethHost;
 
+/// By what the next process finds the connections of the node's own port.
+const PORT_NAME: &str = "node";
+
 /// Which parts of the state in force the node's kernel does not have yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Behind {
@@ -114,6 +117,7 @@ impl HostSide {
             (Side::Veth(side), Box::new(device))
         };
         let port = control.attach(device)?;
+        control.name_port(port, PORT_NAME);
         let masquerade = match settings.masquerade {
             Masquerading::Off | Masquerading::Switch { .. } => None,
             Masquerading::Kernel => {
@@ -291,6 +295,7 @@ impl HostSide {
             Side::Veth(side) => Box::new(side.reopen()?),
         };
         let port = control.attach(device)?;
+        control.name_port(port, PORT_NAME);
         self.replaced.push(std::mem::replace(&mut self.port, port));
         let object = HostPortConfig::default().name;
         self.reporter.repaired(&object, vec!["the interface itself".to_owned()]);

@@ -24,12 +24,13 @@ use podswitch_wire::cidr::Cidr;
 
 use crate::attachment::PodAttachment;
 use crate::error::NodeError;
-use crate::events::{DropReader, Event, EventSink, FlowReporter, Reporter};
+use crate::events::{DropReader, Event, EventSink, FlowReader, Reporter};
 use crate::explain::{self, Connection, Verdict};
 use crate::flow_view::FlowView;
 use crate::flows::{self, Flow};
 use crate::host_side::{Behind, HostSide};
 use crate::inspect::{PodInfo, Status};
+use crate::kept::Kept;
 use crate::names::{self, UnknownName};
 use crate::options::{NodeOptions, Settings};
 use crate::pod_name::PodName;
@@ -74,12 +75,13 @@ pub struct Node {
     reporter: Reporter,
     sink: Option<Box<dyn EventSink>>,
     drops: Option<DropReader>,
-    flows: Option<(Duration, FlowReporter)>,
+    flows: Option<FlowReader>,
     clock: Clock,
     reconcile_at: Instant,
-    flows_at: Instant,
     /// Ports changed, and no state that names them is in force yet.
     is_unpublished: bool,
+    /// Connections that outlive the process.
+    kept: Option<Kept>,
     /// What the node's kernel does not have yet of the published state.
     behind: Behind,
     /// The last reported failure, so that it is reported once.
@@ -127,9 +129,17 @@ impl Node {
             ..Options::default()
         };
         let state = state.into();
-        let mut control = ControlPlane::new(switch_options);
+        let folder = options.keep_connections.as_deref();
+        let (mut control, kept) = Kept::open(folder, switch_options, &reporter);
         control.set_workers(settings.workers)?;
+        if kept.as_ref().is_some_and(Kept::has_saved) {
+            // No segment may meet the switch before its connection is open again.
+            control.hold_workers(true);
+        }
         let drops = options.report_drops.then(|| DropReader::observe(&control, &settings.name));
+        let flows = options
+            .report_flows
+            .then(|| FlowReader::observe(&control, &settings.name, options.update_flows));
         let underlay = Underlay::new(&settings, &reporter)?;
         let mut pods = Pods::new(&settings, &reporter);
         let own_namespace = || pods.own_namespace();
@@ -156,11 +166,11 @@ impl Node {
             reporter,
             sink: options.sink,
             drops,
-            flows: options.report_flows.map(|every| (every, FlowReporter::default())),
+            flows,
             reconcile_at: clock.now() + RECONCILE_INTERVAL,
-            flows_at: clock.now(),
             clock,
             is_unpublished: false,
+            kept,
             behind: Behind::default(),
             reported: None,
         };
@@ -169,6 +179,10 @@ impl Node {
                 Some(error) => Err(error.clone().into()),
                 None => Ok(()),
             });
+        if let Some(kept) = &mut node.kept {
+            kept.start(&node.control, node.clock.now());
+        }
+        node.control.hold_workers(false);
         node.deliver_events();
         match started {
             Ok(()) => {
@@ -373,13 +387,31 @@ impl Node {
     /// # Errors
     /// The first error of removing something.
     pub fn stop(self, interfaces: PodInterfaces) -> Result<(), HostError> {
-        let Self { control, pods, host, underlay, added, reporter, mut sink, .. } = self;
+        let Self { mut control, pods, host, underlay, added, reporter, mut sink, kept, .. } = self;
+        let (mut drops, mut flows) = (self.drops, self.flows);
+        let pod = |port| pods.at(port);
+        if let Some(drops) = &mut drops {
+            drops.read(&control, &reporter, pod);
+        }
+        // Workers hand over what they have counted when they stop. There is no device to open for others.
+        let _ = control.set_workers(0);
+        if let Some(drops) = &mut drops {
+            drops.read(&control, &reporter, pod);
+        }
+        if let Some(flows) = &mut flows {
+            flows.finish(&control, &reporter);
+        }
         drop(control);
         drop(host);
         underlay.stop();
         let result = match interfaces {
             PodInterfaces::Keep => Ok(()),
-            PodInterfaces::Remove => pods.remove(&added),
+            PodInterfaces::Remove => {
+                if let Some(kept) = kept {
+                    kept.remove();
+                }
+                pods.remove(&added)
+            }
         };
         while let Some(event) = reporter.next() {
             if let Some(sink) = &mut sink {

@@ -26,6 +26,10 @@ impl Node {
 
     /// Publishes `request` and the node's own part, waits for the workers, and empties the request.
     pub(super) fn publish(&mut self, request: &mut Request) -> Result<Epoch, NodeError> {
+        if let Some(kept) = &mut self.kept {
+            // Before the state names the ports that were attached for it.
+            kept.restore(&self.control, false);
+        }
         let epoch = match request {
             Request::Whole(config) => self.publish_whole(config)?,
             Request::Changes(changes) => {
@@ -47,6 +51,9 @@ impl Node {
     fn acknowledged(&mut self, epoch: Epoch) -> Result<(), NodeError> {
         if let Some(drops) = &mut self.drops {
             drops.published(&self.control);
+        }
+        if let Some(flows) = &mut self.flows {
+            flows.published(&self.control);
         }
         self.control.wait(epoch, PUBLISH_TIMEOUT)?;
         self.reporter.event(Event::Applied { epoch });

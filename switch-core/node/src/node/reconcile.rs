@@ -33,6 +33,9 @@ impl Node {
         if has_changed || sweep {
             self.put_back_host()?;
         }
+        if let Some(kept) = &mut self.kept {
+            kept.poll(&self.control, now);
+        }
         for (device, done) in self.control.maintain_devices() {
             self.reporter.repaired(&device, done);
         }
@@ -44,15 +47,9 @@ impl Node {
         if let Some(drops) = &mut self.drops {
             drops.report(&self.control, &self.reporter, |port| self.pods.at(port));
         }
-        let mut due = self.reconcile_at;
-        if let Some((every, flows)) = &mut self.flows {
-            if now >= self.flows_at {
-                self.flows_at = now + *every;
-                flows.report(&self.control, &self.reporter);
-            }
-            due = due.min(self.flows_at);
-        }
-        Ok(due.since(now).min(POLL_INTERVAL))
+        let flows = self.flows.as_mut();
+        let soon = flows.and_then(|flows| flows.report(&self.control, &self.reporter));
+        Ok(self.reconcile_at.since(now).min(soon.unwrap_or(POLL_INTERVAL)))
     }
 
     /// A state may be refused because of the node's present interfaces (such as an MTU too small

@@ -337,6 +337,7 @@ impl Pods {
         let index = Netlink::open(&namespace)?.link(&attachment.interface)?.index;
         let port = control.attach(device)?;
         let pod = attachment.pod.clone();
+        control.name_port(port, &format!("pod {pod}"));
         let cookie = pod.cookie();
         let upkeep = Upkeep::of(&namespace);
         let attachment = attachment.clone();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use podswitch_core::id::Epoch;
 use podswitch_core::time::Clock;
-use podswitch_kubernetes::{Files, LoadError, Record, Store};
+use podswitch_kubernetes::{Files, LoadError, ObjectChanges, Record, Store};
 
 use super::manifest_view::ManifestView;
 use super::{FolderWatch, Followed, Source, SourceError, StateSink};
@@ -65,6 +65,8 @@ pub struct ManifestSource {
     behind: bool,
     /// What was said of the last load.
     records: Vec<Record>,
+    /// What the last changes in force added, changed and removed.
+    changes: ObjectChanges,
     view: ManifestView,
 }
 
@@ -83,6 +85,7 @@ impl ManifestSource {
             strict,
             behind: true,
             records: Vec::new(),
+            changes: ObjectChanges::default(),
             view: ManifestView::default(),
         }
     }
@@ -98,7 +101,9 @@ impl ManifestSource {
     /// The manifests cannot be read, or are refused.
     pub fn state(&mut self) -> Result<State, ManifestError> {
         self.behind = true;
-        match self.load()? {
+        let update = self.load()?;
+        self.changes = self.store.take_object_changes();
+        match update {
             Update::Whole(state) => Ok(*state),
             Update::Changes(_) => Ok(self.whole()),
         }
@@ -115,7 +120,9 @@ impl ManifestSource {
             Update::Changes(changes) => node.update_state(changes),
         };
         self.behind = applied.is_err();
-        Ok(applied?)
+        let epoch = applied?;
+        self.changes = self.store.take_object_changes();
+        Ok(epoch)
     }
 
     /// Reads what changed since the last load.
@@ -179,5 +186,9 @@ impl Source for ManifestSource {
 
     fn records(&self) -> &[Record] {
         &self.records
+    }
+
+    fn object_changes(&self) -> ObjectChanges {
+        self.changes
     }
 }

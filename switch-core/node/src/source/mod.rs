@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use podswitch_core::id::Epoch;
-use podswitch_kubernetes::{Action, Counts, Record};
+use podswitch_kubernetes::{Action, Counts, ObjectChanges, Record};
 
 pub use folder_watch::FolderWatch;
 pub use manifests::{ApplyError, ManifestError, ManifestSource};
@@ -69,6 +69,12 @@ pub trait Source: fmt::Debug {
 
     /// What there is to say about the objects of the last state.
     fn records(&self) -> &[Record];
+
+    /// How many objects the last [`Followed::Applied`] added, changed and removed. A source that does not count has
+    /// none.
+    fn object_changes(&self) -> ObjectChanges {
+        ObjectChanges::default()
+    }
 
     /// Whether the state in force may be out of date: it is the last one known, and nobody could be asked since.
     fn is_stale(&self) -> bool {

@@ -217,6 +217,7 @@ impl Underlay {
             let mac = device.info().mac.unwrap_or_default();
             match control.attach(Box::new(device)) {
                 Ok(port) => {
+                    control.name_port(port, "tunnel");
                     if let Some(reason) = why_cut {
                         self.reporter.failure(Failure::TunnelOffload(reason));
                     }
@@ -246,6 +247,7 @@ impl Underlay {
         let device = PacketDevice::new(&self.namespace, name, config).map_err(|e| e.to_string())?;
         let mac = plan.link.mac.unwrap_or_default();
         let port = control.attach(Box::new(device)).map_err(|e| e.to_string())?;
+        control.name_port(port, &format!("uplink {name}"));
         Ok(Open { port, plan, mac, offload: None })
     }
 

@@ -10,7 +10,7 @@ use super::slot::Slot;
 use super::sync::AtomicU32;
 use super::tracker::{Shard, Tracker};
 use super::{
-    Account, CHUNK, Charge, ConnectionRef, Created, IndexHash, Pinned, Refused, SOURCES,
+    Account, CHUNK, Charge, ConnectionRef, Created, IndexHash, OpenedAt, Pinned, Refused, SOURCES,
     TrackerConfig,
 };
 
@@ -21,10 +21,12 @@ impl Tracker {
     /// # Errors
     /// [`Refused`] says which limit was reached; nothing was changed.
     pub fn create(&self, pinned: &Pinned, now_secs: u32) -> Result<Created, Refused> {
-        self.create_at(self.index_hash_of(&pinned.original), pinned, now_secs)
+        let at = OpenedAt::second(now_secs);
+        self.create_at(self.index_hash_of(&pinned.original), pinned, at)
     }
 
-    /// As [`create`](Self::create). `hash`: the index hash of the original key.
+    /// As [`create`](Self::create). `hash`: the index hash of the original key. `at`: the time, and the
+    /// snapshot that allowed it.
     ///
     /// # Errors
     /// As `create`.
@@ -33,16 +35,16 @@ impl Tracker {
         &self,
         hash: IndexHash,
         pinned: &Pinned,
-        now_secs: u32,
+        at: OpenedAt,
     ) -> Result<Created, Refused> {
         // All counts are raised first: others can find the connection, and end it, once it is in the
         // index.
         self.charge(pinned)?;
         let reply = pinned.original.reversed();
         let created = if pinned.reply == reply {
-            self.create_untranslated(hash, pinned, &reply, now_secs)
+            self.create_untranslated(hash, pinned, &reply, at)
         } else {
-            self.create_translated(hash, pinned, now_secs)
+            self.create_translated(hash, pinned, at)
         };
         if !matches!(created, Ok(Created::New(_))) {
             self.live.fetch_sub(1, Relaxed);
@@ -58,7 +60,7 @@ impl Tracker {
         hash: IndexHash,
         pinned: &Pinned,
         reply: &FlowKey,
-        now_secs: u32,
+        at: OpenedAt,
     ) -> Result<Created, Refused> {
         let mut home = self.lock(self.shard_of(hash.0));
         if home.index.may_have(hash.0) {
@@ -70,7 +72,7 @@ impl Tracker {
             }
         }
         let number = self.take_slot(&mut home).ok_or(Refused::Full)?;
-        let connection = self.open(number, pinned, hash, now_secs).ok_or(Refused::Full)?;
+        let connection = self.open(number, pinned, hash, at).ok_or(Refused::Full)?;
         self.index_insert(&mut home, hash, number << 1);
         Ok(Created::New(connection))
     }
@@ -80,7 +82,7 @@ impl Tracker {
         &self,
         hash: IndexHash,
         pinned: &Pinned,
-        now_secs: u32,
+        at: OpenedAt,
     ) -> Result<Created, Refused> {
         let reply_hash = self.index_hash_of(&pinned.reply);
         let [first, second] = [hash, reply_hash].map(|hash| self.shard_of(hash.0));
@@ -101,7 +103,7 @@ impl Tracker {
         }
         let number = self.take_slot(home).ok_or(Refused::Full)?;
         self.reply_facts_for(number).ok_or(Refused::Full)?.store(&pinned.reply, reply_hash.0);
-        let connection = self.open(number, pinned, hash, now_secs).ok_or(Refused::Full)?;
+        let connection = self.open(number, pinned, hash, at).ok_or(Refused::Full)?;
         self.index_insert(home, hash, number << 1);
         self.index_insert(other.unwrap_or(home), reply_hash, number << 1 | 1);
         Ok(Created::New(connection))
@@ -185,7 +187,8 @@ impl Tracker {
             self.chunks_made.fetch_sub(1, Relaxed);
             return None;
         };
-        cell.get_or_init(|| (0..CHUNK).map(|_| Slot::new()).collect());
+        let new = || (0..CHUNK).map(|_| Slot::new()).collect();
+        cell.get_or_init(|| self.memory.slots(chunk, new));
         shard.chunks.push(chunk as u32);
         let base = (chunk * CHUNK) as u32;
         shard.free.extend((base + 1..base + CHUNK as u32).rev());
@@ -195,8 +198,10 @@ impl Tracker {
     /// Where the reply key of a translated connection is stored.
     fn reply_facts_for(&self, number: u32) -> Option<&ReplyFacts> {
         let number = number as usize;
-        let cell = self.replies.get(number / CHUNK)?;
-        cell.get_or_init(|| (0..CHUNK).map(|_| ReplyFacts::new()).collect()).get(number % CHUNK)
+        let chunk = number / CHUNK;
+        let cell = self.replies.get(chunk)?;
+        let new = || (0..CHUNK).map(|_| ReplyFacts::new()).collect();
+        cell.get_or_init(|| self.memory.replies(chunk, new)).get(number % CHUNK)
     }
 
     /// Stores the facts of a connection in its slot, and opens the slot.
@@ -206,11 +211,11 @@ impl Tracker {
         number: u32,
         pinned: &Pinned,
         hash: IndexHash,
-        now_secs: u32,
+        at: OpenedAt,
     ) -> Option<ConnectionRef> {
         let slot = self.slot(number)?;
         slot.facts.store(pinned, hash.0);
-        let generation = slot.open(pinned.original.proto, now_secs);
+        let generation = slot.open(pinned.original.proto, at);
         Some(ConnectionRef { slot: number << 1, generation })
     }
 }

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use super::slot::{Worth, is_over, worth};
 use super::tracker::Tracker;
-use super::{CHUNK, Charge, ConnectionRef, IndexHash};
+use super::{CHUNK, Charge, ConnectionRef, IndexHash, OnEnd};
 use crate::prefetch::prefetch;
 
 /// Slots that are examined, and ended, under one lock. A chunk is a multiple of it, and belongs to
@@ -17,12 +17,12 @@ const RECLAIM_USED: usize = 256;
 
 impl Tracker {
     /// Ends a connection: removes both keys from the index and frees the slot. False if it had ended
-    /// already.
-    pub fn end(&self, connection: ConnectionRef) -> bool {
+    /// already. `on_end` is notified with its last state, here and below.
+    pub fn end(&self, connection: ConnectionRef, on_end: &mut impl OnEnd) -> bool {
         let number = connection.slot >> 1;
         let claimed = self.slot(number).is_some_and(|slot| slot.claim(connection.generation));
         if claimed {
-            self.end_claimed(&[number]);
+            self.end_claimed(&[number], on_end);
         }
         claimed
     }
@@ -34,6 +34,7 @@ impl Tracker {
         connection: ConnectionRef,
         patience: Option<u32>,
         now_secs: u32,
+        on_end: &mut impl OnEnd,
     ) -> bool {
         let Some(slot) = self.slot(connection.slot >> 1) else { return false };
         let goes = match worth(slot, now_secs) {
@@ -41,14 +42,20 @@ impl Tracker {
             (Worth::Unproven, idle) => patience.is_some_and(|patience| idle >= patience),
             (Worth::Live, _) => false,
         };
-        goes && self.end(connection)
+        goes && self.end(connection, on_end)
     }
 
     /// Makes room for a new connection that would be charged like `charge`, or for any. Examines a
     /// limited number of slots from `from` on. Ends those that are over, and those that are unproven
     /// and were idle for a second; if there are none, one that is unproven. Returns how many ended,
     /// and where the next search begins.
-    pub fn reclaim(&self, from: usize, charge: Option<&Charge>, now_secs: u32) -> (usize, usize) {
+    pub fn reclaim(
+        &self,
+        from: usize,
+        charge: Option<&Charge>,
+        now_secs: u32,
+        on_end: &mut impl OnEnd,
+    ) -> (usize, usize) {
         let (mut ended, mut young, mut used) = (0, None, 0);
         let (mut at, end) = (from, (from + RECLAIM_SLOTS).min(self.slots()));
         while at < end && used < RECLAIM_USED {
@@ -77,12 +84,12 @@ impl Tracker {
                     many += 1;
                 }
             }
-            self.end_claimed(&over[..many]);
+            self.end_claimed(&over[..many], on_end);
             ended += many;
             at = stop;
         }
         if let Some(connection) = young.filter(|_| ended == 0) {
-            ended += usize::from(self.end(connection));
+            ended += usize::from(self.end(connection, on_end));
         }
         (ended, if at < self.slots() { at } else { 0 })
     }
@@ -91,7 +98,14 @@ impl Tracker {
     /// its own share. Under `pressure`, connections that are closed, not yet established or without
     /// a reply end after [`PRESSURE_SECS`](super::PRESSURE_SECS): RFC 5382 REQ-5 and RFC 4787 allow
     /// that (T-C5). Returns how many ended.
-    pub fn sweep(&self, from: usize, count: usize, now_secs: u32, pressure: bool) -> usize {
+    pub fn sweep(
+        &self,
+        from: usize,
+        count: usize,
+        now_secs: u32,
+        pressure: bool,
+        on_end: &mut impl OnEnd,
+    ) -> usize {
         let (mut at, end, mut ended) = (from, from + count, 0);
         while at < end {
             let stop = end.min((at / GROUP + 1) * GROUP);
@@ -111,7 +125,7 @@ impl Tracker {
                     many += 1;
                 }
             }
-            self.end_claimed(&over[..many]);
+            self.end_claimed(&over[..many], on_end);
             ended += many;
             at = stop;
         }
@@ -120,7 +134,7 @@ impl Tracker {
 
     /// Removes connections that the caller has claimed from the index, and releases what they held.
     /// All are of one chunk.
-    fn end_claimed(&self, numbers: &[u32]) {
+    fn end_claimed(&self, numbers: &[u32], on_end: &mut impl OnEnd) {
         let Some(chunk) = numbers.first().and_then(|number| self.chunk_of(*number)) else { return };
         let at = |number: u32| chunk.get(number as usize % CHUNK);
         let slots = || numbers.iter().filter_map(|&number| Some((number, at(number)?)));
@@ -162,6 +176,8 @@ impl Tracker {
                 charged = (account, 0);
             }
             charged.1 += 1;
+            // Its slot is not used again before it is freed.
+            on_end.ended(|| self.info(number));
             shard.free.push(number);
         }
         drop(shard);

@@ -103,7 +103,13 @@ impl Facts {
     /// The account that connection limits are charged to.
     #[inline]
     pub(super) fn account(&self) -> Account {
-        Account::of(PortId(self.origin.load(Relaxed) as u16), self.origin_end())
+        Account::of(self.origin(), self.origin_end())
+    }
+
+    /// The port that the originator's packets are received on.
+    #[inline]
+    pub(super) fn origin(&self) -> PortId {
+        PortId(self.origin.load(Relaxed) as u16)
     }
 
     /// Key of the original direction.

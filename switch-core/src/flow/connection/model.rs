@@ -46,8 +46,8 @@ use shuttle::thread;
 
 use self::tracker::Tracker;
 use super::{
-    Account, Charge, ConnectionInfo, ConnectionRef, Created, Direction, IndexHash, Known, Opened,
-    Pinned, Refused, SourceNat, TrackerConfig,
+    Account, Charge, ConnectionInfo, ConnectionRef, Created, Direction, IndexHash, Known, OnEnd,
+    Opened, OpenedAt, Pinned, Refused, SourceNat, TrackerConfig,
 };
 use crate::flow::tcp::{Segment, TcpState};
 use crate::id::PortId;
@@ -165,7 +165,7 @@ fn creating_and_ending_leak_nothing() {
                                     Created::Existing(known) => known.connection,
                                 };
                                 tracker.record(connection, 10, 1);
-                                tracker.end(connection);
+                                tracker.end(connection, &mut ());
                             }
                             Err(Refused::Full | Refused::Limit(_)) => {}
                             // The other direction of a connection that is being ended.
@@ -203,7 +203,7 @@ fn translated_connections_are_created_and_ended_in_two_shards() {
                                 let reply = reply.expect("it is there");
                                 assert_eq!(reply.connection, new.reversed());
                                 assert_eq!(reply.pinned, pinned);
-                                assert!(tracker.end(new));
+                                assert!(tracker.end(new, &mut ()));
                                 assert!(
                                     tracker
                                         .find(hash(&pinned.original), &pinned.original)
@@ -230,7 +230,7 @@ fn a_connection_can_be_created_while_its_predecessor_ends() {
             panic!("new");
         };
         let other = tracker.clone();
-        let ends = thread::spawn(move || assert!(other.end(first)));
+        let ends = thread::spawn(move || assert!(other.end(first, &mut ())));
         match tracker.create(&pinned(key(1, proto::UDP), 0), 1).unwrap() {
             Created::New(again) => {
                 assert_ne!(again, first);
@@ -257,9 +257,9 @@ fn a_connection_ends_once() {
             .map(|n| {
                 let tracker = tracker.clone();
                 thread::spawn(move || match n {
-                    0 => usize::from(tracker.end(new)),
-                    1 => usize::from(tracker.end(new.reversed())),
-                    _ => tracker.sweep(0, tracker.slots(), 10_000, false),
+                    0 => usize::from(tracker.end(new, &mut ())),
+                    1 => usize::from(tracker.end(new.reversed(), &mut ())),
+                    _ => tracker.sweep(0, tracker.slots(), 10_000, false, &mut ()),
                 })
             })
             .collect();

@@ -35,11 +35,11 @@ impl Tracker {
         true
     }
 
-    /// Adds packets that were counted elsewhere before. No effect if the connection has ended.
-    pub fn add_counts(&self, connection: ConnectionRef, packets: u32, bytes: u32) {
-        if let Some(lane) = self.lane(connection) {
-            lane.count_many(packets.into(), bytes.into());
-        }
+    /// Adds packets that were counted elsewhere before. False, and no effect, if the connection has ended.
+    pub fn add_counts(&self, connection: ConnectionRef, packets: u32, bytes: u32) -> bool {
+        let Some(lane) = self.lane(connection) else { return false };
+        lane.count_many(packets.into(), bytes.into());
+        true
     }
 
     /// Records a TCP segment without SYN, FIN and RST. False if the connection has ended.

@@ -8,6 +8,9 @@ use podswitch_wire::flow_key::proto;
 use super::facts::Facts;
 use super::sync::{AtomicU32, AtomicU64};
 use crate::flow::tcp::{self, Segment, Side, TcpState};
+use crate::id::Epoch;
+use crate::pinned::OpenedAt;
+use crate::time::Instant;
 
 /// The state of one direction. One cache line.
 #[repr(C, align(64))]
@@ -16,8 +19,6 @@ pub(super) struct Lane {
     pub(super) generation: AtomicU32,
     /// Second of the last packet.
     pub(super) last_seen: AtomicU32,
-    /// Second in which the connection was opened; the same in both lanes.
-    pub(super) opened_at: AtomicU32,
     pub(super) state: AtomicU32,
     pub(super) seq_end: AtomicU32,
     pub(super) ack: AtomicU32,
@@ -28,8 +29,12 @@ pub(super) struct Lane {
     pub(super) both_established: AtomicU32,
     /// Only in lane 0.
     pub(super) protocol: AtomicU32,
+    /// Epoch in which the connection was opened. Only in lane 0.
+    epoch: AtomicU32,
     pub(super) packets: AtomicU64,
     pub(super) bytes: AtomicU64,
+    /// When the connection was opened, in nanoseconds. Only in lane 0. The next process does not read it, nor the epoch.
+    opened: AtomicU64,
 }
 
 impl Lane {
@@ -37,7 +42,6 @@ impl Lane {
         Self {
             generation: AtomicU32::new(0),
             last_seen: AtomicU32::new(0),
-            opened_at: AtomicU32::new(0),
             state: AtomicU32::new(0),
             seq_end: AtomicU32::new(0),
             ack: AtomicU32::new(0),
@@ -45,6 +49,8 @@ impl Lane {
             scale: AtomicU32::new(0),
             both_established: AtomicU32::new(0),
             protocol: AtomicU32::new(0),
+            epoch: AtomicU32::new(0),
+            opened: AtomicU64::new(0),
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         }
@@ -53,7 +59,6 @@ impl Lane {
     /// Sets the state of a new connection. The generation is not changed.
     pub(super) fn reset(&self, protocol: u8, now_secs: u32) {
         self.last_seen.store(now_secs, Relaxed);
-        self.opened_at.store(now_secs, Relaxed);
         self.state.store(0, Relaxed);
         self.seq_end.store(0, Relaxed);
         self.ack.store(0, Relaxed);
@@ -63,6 +68,21 @@ impl Lane {
         self.protocol.store(u32::from(protocol), Relaxed);
         self.packets.store(0, Relaxed);
         self.bytes.store(0, Relaxed);
+    }
+
+    /// Takes over the state of another lane, except its generation.
+    pub(super) fn copy_from(&self, other: &Self) {
+        let copy = |to: &AtomicU32, from: &AtomicU32| to.store(from.load(Relaxed), Relaxed);
+        copy(&self.last_seen, &other.last_seen);
+        copy(&self.state, &other.state);
+        copy(&self.seq_end, &other.seq_end);
+        copy(&self.ack, &other.ack);
+        copy(&self.window, &other.window);
+        // A window scale beyond 14 is not possible (RFC 7323 §2.3).
+        self.scale.store(other.scale.load(Relaxed).min(14), Relaxed);
+        copy(&self.both_established, &other.both_established);
+        self.packets.store(other.packets.load(Relaxed), Relaxed);
+        self.bytes.store(other.bytes.load(Relaxed), Relaxed);
     }
 
     pub(super) fn side(&self) -> Side {
@@ -110,6 +130,7 @@ impl Lane {
 }
 
 /// A slot; three cache lines.
+#[repr(C)]
 pub(super) struct Slot {
     pub(super) lanes: [Lane; 2],
     pub(super) facts: Facts,
@@ -128,13 +149,22 @@ impl Slot {
 
     /// Opens a connection in this slot, which the caller owns and has stored the facts in. Returns its
     /// generation.
-    pub(super) fn open(&self, protocol: u8, now_secs: u32) -> u32 {
+    pub(super) fn open(&self, protocol: u8, at: OpenedAt) -> u32 {
         let generation = self.lanes[0].generation.load(Relaxed).wrapping_add(1) | 1;
+        self.lanes[0].epoch.store(at.epoch.0, Relaxed);
+        self.lanes[0].opened.store(at.time.as_nanos(), Relaxed);
         for lane in &self.lanes {
-            lane.reset(protocol, now_secs);
+            lane.reset(protocol, at.seconds());
             lane.generation.store(generation, Release);
         }
         generation
+    }
+
+    /// When the connection was opened.
+    pub(super) fn opened(&self) -> OpenedAt {
+        let lane = &self.lanes[0];
+        let time = Instant::from_nanos(lane.opened.load(Relaxed));
+        OpenedAt { time, epoch: Epoch(lane.epoch.load(Relaxed)) }
     }
 
     /// Ends the connection of this generation: references to it become invalid. Returns true for one

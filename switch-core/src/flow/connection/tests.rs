@@ -138,8 +138,8 @@ proptest! {
                     let reply = known.connection.direction() == Direction::Reply;
                     prop_assert_eq!(reply, known.pinned.original != key);
                     if matches!(op, Op::End(..)) {
-                        prop_assert!(tracker.end(known.connection));
-                        prop_assert!(!tracker.end(known.connection));
+                        prop_assert!(tracker.end(known.connection, &mut ()));
+                        prop_assert!(!tracker.end(known.connection, &mut ()));
                         prop_assert!(!tracker.record(known.connection.reversed(), 1, now));
                         plain.end(number);
                     } else if matches!(op, Op::Touch(..)) {
@@ -151,7 +151,7 @@ proptest! {
                 }
                 Op::Pass(seconds) => now += seconds,
                 Op::Sweep(pressure) => {
-                    let ended = tracker.sweep(0, tracker.slots(), now, pressure);
+                    let ended = tracker.sweep(0, tracker.slots(), now, pressure, &mut ());
                     prop_assert_eq!(ended, plain.sweep(now, pressure));
                 }
             }
@@ -191,7 +191,7 @@ fn the_whole_table_can_be_reused() {
         assert!(tracker.is_under_pressure());
         let one_more = tracker.create(&pinned(limit as u16), 1);
         assert!(matches!(one_more, Err(Refused::Full)));
-        assert_eq!(tracker.sweep(0, tracker.slots(), 1000, false), limit as usize);
+        assert_eq!(tracker.sweep(0, tracker.slots(), 1000, false, &mut ()), limit as usize);
         assert!(tracker.is_empty());
         assert_eq!(tracker.entries(), 0);
     }
@@ -240,7 +240,7 @@ fn a_connection_may_be_its_own_reply() {
     let pinned = Pinned { reply: original, ..Pinned::new(original, PortId(0)) };
     let Ok(Created::New(new)) = tracker.create(&pinned, 1) else { panic!("new") };
     assert!(matches!(tracker.create(&pinned, 1), Ok(Created::Existing(_))));
-    assert!(tracker.end(new));
+    assert!(tracker.end(new, &mut ()));
     assert!(!tracker.is_taken(&original));
     assert_eq!(tracker.spare(), tracker.slots());
 }
@@ -273,18 +273,4 @@ fn a_reset_inside_a_window_that_closed_since_is_accepted() {
     let beyond = segment(RST, 1101 + 9001, 0, 0, 0);
     assert_eq!(control(sender, &beyond), Some(Judgement::OutOfWindow));
     assert_eq!(control(sender, &segment(RST, 1101 + 8000, 0, 0, 0)), Some(Judgement::Fits));
-}
-
-/// A slot that is used again has the time of its new connection.
-#[test]
-fn a_listed_connection_says_when_it_was_opened() {
-    let table = Tracker::new(TrackerConfig { connections: 1, per_port: 1, hash_key: HASH });
-    for (n, second) in [(1, 5), (2, 8)] {
-        let pinned = Pinned::new(key(n, proto::UDP), PortId(0));
-        let Ok(Created::New(new)) = table.create(&pinned, second) else { panic!("new") };
-        let mut opened = Vec::new();
-        table.list(|info| opened.push(info.opened_at));
-        assert_eq!(opened, [second]);
-        assert!(table.end(new));
-    }
 }

@@ -20,6 +20,7 @@ use super::{
     Account, CHUNK, ConnectionRef, Direction, ENDS, IndexHash, Known, PORTS, SHARDS, SOURCES,
     TrackerConfig,
 };
+use crate::flow::chunk::{Chunk, Chunks};
 use crate::flow::incremental_index::{BUCKET_BYTES, IncrementalIndex};
 use crate::id::PortId;
 use crate::nat::ports::NatPorts;
@@ -61,9 +62,11 @@ struct IndexLocation {
 pub struct Tracker {
     shards: Box<[CachePadded<Mutex<Shard>>]>,
     locations: Box<[IndexLocation]>,
-    pub(super) chunks: Box<[OnceLock<Box<[Slot]>>]>,
+    pub(super) chunks: Box<[OnceLock<Chunk<Slot>>]>,
     /// Reply keys of the translated connections of each chunk that has any.
-    pub(super) replies: Box<[OnceLock<Box<[ReplyFacts]>>]>,
+    pub(super) replies: Box<[OnceLock<Chunk<ReplyFacts>>]>,
+    /// Where the memory of both comes from.
+    pub(super) memory: Chunks<Slot, ReplyFacts>,
     pub(super) chunks_made: AtomicU32,
     pub(super) live: CachePadded<AtomicU32>,
     by_account: Box<[AtomicU32]>,
@@ -83,13 +86,18 @@ impl core::fmt::Debug for Tracker {
 impl Tracker {
     /// An empty table.
     pub fn new(config: TrackerConfig) -> Self {
-        // Each chunk belongs to one shard, so every shard may have one that is partly used.
-        let chunks = (config.connections as usize).div_ceil(CHUNK) + SHARDS;
+        Self::with_memory(config, Chunks::on_heap())
+    }
+
+    /// An empty table with memory for its slots.
+    pub(super) fn with_memory(config: TrackerConfig, memory: Chunks<Slot, ReplyFacts>) -> Self {
+        let chunks = Self::most_chunks(config.connections);
         Self {
             shards: (0..SHARDS).map(|_| CachePadded::new(Mutex::default())).collect(),
             locations: (0..SHARDS).map(|_| IndexLocation::default()).collect(),
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
             replies: (0..chunks).map(|_| OnceLock::new()).collect(),
+            memory,
             chunks_made: AtomicU32::new(0),
             live: CachePadded::new(AtomicU32::new(0)),
             by_account: (0..PORTS + ENDS).map(|_| AtomicU32::new(0)).collect(),
@@ -97,6 +105,12 @@ impl Tracker {
             nat: NatPorts::default(),
             config,
         }
+    }
+
+    /// How many chunks a table of so many connections can have. Each chunk belongs to one shard, so every shard may
+    /// have one that is partly used.
+    pub(super) fn most_chunks(connections: u32) -> usize {
+        (connections as usize).div_ceil(CHUNK) + SHARDS
     }
 
     /// Number of live connections.

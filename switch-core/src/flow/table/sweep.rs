@@ -75,6 +75,29 @@ impl FlowTable {
         }
     }
 
+    /// Takes back what [`Follow::Flush`](super::Follow::Flush) said, since the connection has ended: the packet is not
+    /// counted, and those before become [pending](Self::take_pending).
+    #[cold]
+    #[inline(never)]
+    pub fn give_back(&mut self, id: EntryId, counts: PendingCounts) {
+        let line = &mut self.lines[id.0 as usize];
+        if !line.is_followed() {
+            line.tail = [0; 2];
+        }
+        if counts.packets != 0 {
+            self.pending.push(counts);
+        }
+    }
+
+    /// Makes all counts [pending](Self::take_pending).
+    pub fn flush_all(&mut self) {
+        for number in 0..self.lines.len() {
+            if !self.connections[number].is_none() {
+                self.flush_counts(EntryId(number as u32));
+            }
+        }
+    }
+
     /// Takes the counts that connections must be updated with.
     pub fn take_pending(&mut self) -> impl Iterator<Item = PendingCounts> {
         self.pending.drain(..)

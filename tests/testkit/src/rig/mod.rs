@@ -114,7 +114,12 @@ impl Switch {
 
     pub fn with(config: &Config, workers: usize, options: Options) -> Self {
         let options = Options { hash_key: Some(HashKey::new(7)), ..options };
-        let mut control = ControlPlane::new(options);
+        Self::with_control(ControlPlane::new(options), config, workers)
+    }
+
+    /// As [`with`](Self::with), with a control plane that may have ports already. It gets the ports of the
+    /// configuration, and those up to the node's, as the next ones; the configuration is not applied.
+    pub fn unpublished(mut control: ControlPlane, config: &Config, workers: usize) -> Self {
         let mut ends = Vec::new();
         let last = config.ports.iter().map(|p| p.port.index()).max().unwrap_or(0);
         for n in 0..=last.max(HOST) {
@@ -125,8 +130,13 @@ impl Switch {
         let workers: Vec<Worker> = (0..workers).map(|_| control.add_worker().unwrap()).collect();
         let drops = Arc::new(Mutex::new(Vec::new()));
         control.observe(|_| Some(Box::new(Collect(drops.clone()))));
-        control.apply(config).unwrap();
         Self { control, workers, ends, now: Instant::from_secs(100), drops }
+    }
+
+    fn with_control(control: ControlPlane, config: &Config, workers: usize) -> Self {
+        let mut switch = Self::unpublished(control, config, workers);
+        switch.control.apply(config).unwrap();
+        switch
     }
 
     /// Sends one frame into `port` and lets worker 0 run.

@@ -1,0 +1,481 @@
+//! Records to a server that enforces the bulk protocol, and misbehaves as servers do.
+#![allow(clippy::disallowed_types, reason = "locks of a test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+use podswitch_api::{Credentials, DeliveryCounts, Elasticsearch, ElasticsearchOptions, Record};
+use podswitch_node::FlowsLeftOut;
+use serde_json::{Value, json};
+
+/// What the server does with a bulk.
+enum Reply {
+    /// Takes it.
+    Take,
+    /// Takes it, but the answer is lost.
+    TakeAndCut,
+    /// Closes the connection.
+    Cut,
+    /// Does not answer.
+    Hang,
+    /// Answers with a status, and a header.
+    Status(u16, &'static str),
+    /// Answers with something else than it should.
+    Nonsense,
+    /// Takes documents for which this says 201; others get the status that it says.
+    Each(fn(u64, usize) -> u16),
+}
+
+#[derive(Default)]
+struct Stored {
+    /// By `_id`.
+    documents: BTreeMap<String, Value>,
+    /// The longest bulk, and the number of bulks.
+    longest: usize,
+    bulks: usize,
+    wrong: Vec<String>,
+    authorization: Option<String>,
+}
+
+/// A server of the bulk API.
+struct Server {
+    port: u16,
+    stored: Arc<Mutex<Stored>>,
+    stopped: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// `reply` gets the number of the bulk, from 0, and its documents and bytes.
+    fn start(reply: impl Fn(usize, usize, usize) -> Reply + Send + Sync + 'static) -> Self {
+        Self::listen(TcpListener::bind("127.0.0.1:0").unwrap(), reply)
+    }
+
+    fn listen(
+        listener: TcpListener,
+        reply: impl Fn(usize, usize, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let port = listener.local_addr().unwrap().port();
+        let (stored, stopped) = (Arc::<Mutex<Stored>>::default(), Arc::<AtomicBool>::default());
+        let (at_thread, is_stopped) = (Arc::clone(&stored), Arc::clone(&stopped));
+        let reply = Arc::new(reply);
+        let thread = thread::spawn(move || {
+            for stream in listener.incoming() {
+                if is_stopped.load(Relaxed) {
+                    return;
+                }
+                let (stored, reply) = (Arc::clone(&at_thread), Arc::clone(&reply));
+                let is_stopped = Arc::clone(&is_stopped);
+                thread::spawn(move || serve(stream.unwrap(), &stored, &*reply, &is_stopped));
+            }
+        });
+        Self { port, stored, stopped, thread: Some(thread) }
+    }
+
+    fn options(&self) -> ElasticsearchOptions {
+        options(self.port)
+    }
+
+    /// What was stored, by the number of the record. Fails if the protocol was broken.
+    fn stored(&self) -> BTreeSet<u64> {
+        let stored = self.stored.lock().unwrap();
+        assert_eq!(stored.wrong, Vec::<String>::new());
+        let numbers: BTreeSet<u64> = stored.documents.values().map(number).collect();
+        assert_eq!(numbers.len(), stored.documents.len(), "each record is there once");
+        numbers
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stopped.store(true, Relaxed);
+        drop(TcpStream::connect(("127.0.0.1", self.port)));
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+fn options(port: u16) -> ElasticsearchOptions {
+    let endpoint = format!("http://127.0.0.1:{port}").parse().unwrap();
+    let mut options = ElasticsearchOptions::new(endpoint);
+    options.flush = Duration::from_millis(20);
+    options.pause = (Duration::from_millis(5), Duration::from_millis(40));
+    options
+}
+
+fn number(document: &Value) -> u64 {
+    document["podswitch"]["left_out"]["opened"].as_u64().expect("a number")
+}
+
+/// Answers requests on a connection.
+fn serve(
+    stream: TcpStream,
+    stored: &Mutex<Stored>,
+    reply: &(impl Fn(usize, usize, usize) -> Reply + ?Sized),
+    stopped: &AtomicBool,
+) {
+    let (mut reader, mut stream) = (BufReader::new(stream.try_clone().unwrap()), stream);
+    while let Some((head, body)) = request(&mut reader) {
+        let pairs = match bulk(&head, &body) {
+            Ok(pairs) => pairs,
+            Err(wrong) => {
+                stored.lock().unwrap().wrong.push(wrong);
+                return;
+            }
+        };
+        let mut state = stored.lock().unwrap();
+        let bulk = state.bulks;
+        state.bulks += 1;
+        state.longest = state.longest.max(pairs.len());
+        state.authorization =
+            head.iter().find_map(|line| line.strip_prefix("authorization: ").map(str::to_owned));
+        let reply = reply(bulk, pairs.len(), body.len());
+        let mut take = |status: &dyn Fn(u64) -> u16| -> Vec<u16> {
+            let pairs = pairs.iter().map(|(id, document)| match status(number(document)) {
+                201 if state.documents.contains_key(id) => 409,
+                201 => {
+                    state.documents.insert(id.clone(), document.clone());
+                    201
+                }
+                other => other,
+            });
+            pairs.collect()
+        };
+        let items = match reply {
+            Reply::Take => take(&|_| 201),
+            Reply::TakeAndCut => {
+                take(&|_| 201);
+                return;
+            }
+            Reply::Cut => return,
+            Reply::Hang => {
+                drop(state);
+                while !stopped.load(Relaxed) {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                return;
+            }
+            Reply::Status(status, header) => {
+                drop(state);
+                let answer =
+                    format!("HTTP/1.1 {status} X\r\n{header}content-length: 2\r\n\r\n{{}}");
+                stream.write_all(answer.as_bytes()).unwrap();
+                continue;
+            }
+            Reply::Nonsense => {
+                drop(state);
+                let answer = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+                stream.write_all(answer.as_bytes()).unwrap();
+                continue;
+            }
+            Reply::Each(status) => take(&|number| status(number, bulk)),
+        };
+        drop(state);
+        let errors = items.iter().any(|status| *status != 201);
+        let items: Vec<Value> = items
+            .into_iter()
+            .map(|status| match status {
+                201 => json!({ "create": { "status": status } }),
+                _ => json!({ "create": { "status": status, "error": { "type": "t", "reason": "r" } } }),
+            })
+            .collect();
+        let body = json!({ "took": 1, "errors": errors, "items": items }).to_string();
+        let length = body.len();
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Head (in small letters) and body of a request.
+fn request(reader: &mut impl BufRead) -> Option<(Vec<String>, Vec<u8>)> {
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        match line.trim_end() {
+            "" => break,
+            line => match line.split_once(": ") {
+                Some((name, value)) => head.push(format!("{}: {value}", name.to_lowercase())),
+                None => head.push(line.to_owned()),
+            },
+        }
+    }
+    let length = head.iter().find_map(|line| line.strip_prefix("content-length: "))?;
+    let mut body = vec![0; length.parse().ok()?];
+    reader.read_exact(&mut body).ok()?;
+    Some((head, body))
+}
+
+/// The documents of a bulk with their `_id`, if it is one.
+fn bulk(head: &[String], body: &[u8]) -> Result<Vec<(String, Value)>, String> {
+    let is = |wanted: &str| head.iter().any(|line| line == wanted);
+    if !head[0].starts_with("POST /_bulk") || !head[0].ends_with(" HTTP/1.1") {
+        return Err(head[0].clone());
+    }
+    if !is("content-type: application/x-ndjson") {
+        return Err(format!("{head:?}"));
+    }
+    if body.last() != Some(&b'\n') {
+        return Err("no newline at the end".to_owned());
+    }
+    let lines: Vec<Value> = body[..body.len() - 1]
+        .split(|byte| *byte == b'\n')
+        .map(|line| serde_json::from_slice(line).map_err(|error| error.to_string()))
+        .collect::<Result<_, _>>()?;
+    if lines.len() % 2 == 1 {
+        return Err("an action without a document".to_owned());
+    }
+    let pair = |pair: &[Value]| {
+        let (action, document) = (&pair[0]["create"], &pair[1]);
+        let id = action["_id"].as_str().ok_or("no _id")?;
+        let index = action["_index"].as_str().ok_or("no _index")?;
+        if index != "logs-podswitch.flow-default" || document["@timestamp"].is_null() {
+            return Err(format!("{action} {document}"));
+        }
+        if document["data_stream"]["dataset"] != "podswitch.flow" {
+            return Err(format!("{document}"));
+        }
+        Ok((id.to_owned(), document.clone()))
+    };
+    lines.chunks(2).map(pair).collect()
+}
+
+fn record(number: u64) -> Arc<Record> {
+    let mut counts = FlowsLeftOut::default();
+    counts.opened = number;
+    Arc::new(Record::LeftOut { counts, time: SystemTime::UNIX_EPOCH, node: "n1".into() })
+}
+
+fn start(options: ElasticsearchOptions) -> (Elasticsearch, Arc<Mutex<Vec<String>>>) {
+    let reports = Arc::<Mutex<Vec<String>>>::default();
+    let at_thread = Arc::clone(&reports);
+    let report = move |text: &str| at_thread.lock().unwrap().push(text.to_owned());
+    (Elasticsearch::start(options, || (), report).unwrap(), reports)
+}
+
+/// Writes records, and waits until each has arrived or is lost.
+fn deliver(output: &Elasticsearch, numbers: std::ops::Range<u64>) -> DeliveryCounts {
+    numbers.for_each(|number| output.write(&record(number)));
+    settled(output)
+}
+
+fn settled(output: &Elasticsearch) -> DeliveryCounts {
+    for _ in 0..4_000 {
+        let counts = output.counts();
+        if counts.made + counts.recovered == counts.delivered + counts.lost() {
+            return counts;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    panic!("they neither arrive nor are lost: {:?}", output.counts());
+}
+
+fn all(count: u64) -> BTreeSet<u64> {
+    (0..count).collect()
+}
+
+#[test]
+fn records_arrive_as_bulks() {
+    let server = Server::start(|_, _, _| Reply::Take);
+    let mut options = server.options();
+    options.bulk_documents = 100;
+    let (output, reports) = start(options);
+    let counts = deliver(&output, 0..1000);
+    assert_eq!((counts.delivered, counts.lost()), (1000, 0));
+    assert_eq!(server.stored(), all(1000));
+    {
+        let stored = server.stored.lock().unwrap();
+        assert!(stored.longest <= 100 && stored.bulks < 200, "{} bulks", stored.bulks);
+        let document = stored.documents.values().next().unwrap();
+        assert_eq!(document["observer"]["name"], "n1");
+        assert_eq!(document["event"]["action"], "flows_left_out");
+        assert_eq!(document["ecs"]["version"], "8.17.0");
+    }
+    assert!(reports.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_bulk_that_is_too_long_is_halved() {
+    let reply = |_, _, bytes| if bytes > 3_000 { Reply::Status(413, "") } else { Reply::Take };
+    let server = Server::start(reply);
+    let (output, _) = start(server.options());
+    let counts = deliver(&output, 0..300);
+    assert_eq!((counts.delivered, counts.lost()), (300, 0));
+    assert_eq!(server.stored(), all(300));
+}
+
+#[test]
+fn a_document_that_is_too_long_by_itself_is_lost_alone() {
+    let server = Server::start(|_, _, _| Reply::Status(413, ""));
+    let (output, reports) = start(server.options());
+    let counts = deliver(&output, 0..5);
+    assert_eq!((counts.delivered, counts.lost_refused), (0, 5));
+    assert_eq!(reports.lock().unwrap().len(), 1, "once");
+}
+
+#[test]
+fn a_busy_server_is_asked_again() {
+    let server = Server::start(|bulk, _, _| match bulk {
+        0 => Reply::Status(429, "retry-after: 0\r\n"),
+        1 => Reply::Status(503, ""),
+        2 => Reply::Status(502, ""),
+        3 => Reply::Nonsense,
+        4 => Reply::Cut,
+        5 => Reply::Status(401, ""),
+        _ => Reply::Take,
+    });
+    let (output, reports) = start(server.options());
+    let counts = deliver(&output, 0..50);
+    assert_eq!((counts.delivered, counts.lost()), (50, 0));
+    assert_eq!(server.stored(), all(50));
+    let reports = reports.lock().unwrap();
+    assert_eq!(reports.len(), 2, "{reports:?}");
+    assert!(reports[0].contains("429") && reports[1].contains("again"), "{reports:?}");
+}
+
+#[test]
+fn documents_are_settled_one_by_one() {
+    // Every third has no room at first; every tenth does not fit; the server fails with one each time.
+    let status = |number: u64, bulk| match number {
+        n if n % 10 == 0 => 400,
+        7 => 500,
+        n if n % 3 == 0 && bulk < 2 => 429,
+        _ => 201,
+    };
+    let server = Server::start(move |_, _, _| Reply::Each(status));
+    let (output, reports) = start(server.options());
+    let counts = deliver(&output, 0..100);
+    assert_eq!((counts.delivered, counts.lost_refused, counts.lost()), (89, 11, 11));
+    let expected: BTreeSet<u64> = (0..100).filter(|n| n % 10 != 0 && *n != 7).collect();
+    assert_eq!(server.stored(), expected);
+    assert!(reports.lock().unwrap().iter().any(|text| text.contains("t: r")));
+}
+
+#[test]
+fn a_lost_answer_makes_no_document_twice() {
+    let server = Server::start(|bulk, _, _| match bulk % 2 {
+        0 if bulk < 6 => Reply::TakeAndCut,
+        _ => Reply::Take,
+    });
+    let (output, _) = start(server.options());
+    for part in 0..5 {
+        deliver(&output, part * 20..part * 20 + 20);
+    }
+    let counts = output.finish();
+    assert_eq!((counts.delivered, counts.lost()), (100, 0));
+    assert_eq!(server.stored(), all(100));
+}
+
+#[test]
+fn a_server_that_hangs_holds_nothing_up() {
+    let server = Server::start(|bulk, _, _| if bulk == 0 { Reply::Hang } else { Reply::Take });
+    let mut options = server.options();
+    options.timeout = Duration::from_millis(300);
+    options.memory = 64 << 10;
+    let (output, _) = start(options);
+    // More than queue and memory hold: these calls return all the same.
+    let counts = deliver(&output, 0..100_000);
+    assert!(counts.delivered > 0 && counts.lost_spool + counts.lost_queue > 0, "{counts:?}");
+    assert_eq!(counts.delivered, server.stored().len() as u64);
+}
+
+#[test]
+fn the_oldest_go_while_the_server_is_away() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let mut options = options(port);
+    options.memory = 50_000;
+    let (output, reports) = start(options);
+    (0..1_000).for_each(|number| output.write(&record(number)));
+    while output.counts().lost_spool == 0 || output.counts().waiting > 150 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    thread::sleep(Duration::from_millis(100));
+    let server =
+        Server::listen(TcpListener::bind(("127.0.0.1", port)).unwrap(), |_, _, _| Reply::Take);
+    let counts = settled(&output);
+    assert!(counts.delivered > 20 && counts.lost_spool > 500, "{counts:?}");
+    let stored = server.stored();
+    assert_eq!(stored.len() as u64, counts.delivered);
+    assert_eq!(stored, (1_000 - counts.delivered..1_000).collect(), "the newest");
+    assert!(reports.lock().unwrap()[0].contains("records wait"));
+}
+
+#[test]
+fn files_keep_what_memory_has_no_room_for_over_a_restart() {
+    let folder = std::env::temp_dir().join(format!("podswitch-spool-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    let server = Server::start(|bulk, _, _| if bulk < 3 { Reply::Cut } else { Reply::Take });
+    let mut away = options(1);
+    away.memory = 20_000;
+    away.spool = Some(folder.clone());
+    away.linger = Duration::from_millis(50);
+    let (output, _) = start(away.clone());
+    (0..500).for_each(|number| output.write(&record(number)));
+    let counts = output.finish();
+    assert_eq!((counts.delivered, counts.lost(), counts.waiting), (0, 0, 500), "{counts:?}");
+
+    let mut back = server.options();
+    (back.memory, back.spool) = (away.memory, away.spool.clone());
+    let (output, _) = start(back);
+    let counts = deliver(&output, 500..600);
+    assert_eq!((counts.recovered, counts.delivered, counts.lost()), (500, 600, 0));
+    assert_eq!(server.stored(), all(600));
+    drop(output);
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "no file stays");
+
+    // With a bound the oldest files go.
+    away.spool_bytes = 60_000;
+    let (output, _) = start(away);
+    (0..1_000).for_each(|number| output.write(&record(number)));
+    let counts = output.finish();
+    assert!(counts.lost_spool > 500, "{counts:?}");
+    assert_eq!(counts.lost() + counts.waiting, 1_000, "{counts:?}");
+    let bytes: u64 =
+        std::fs::read_dir(&folder).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes <= 60_000, "{bytes}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_is_said_at_the_start() {
+    let mut options = options(1);
+    options.spool = Some("/dev/null/spool".into());
+    assert!(Elasticsearch::start(options, || (), |_| ()).is_err());
+}
+
+#[test]
+fn nodes_identify_themselves_by_what_is_in_files() {
+    let path = std::env::temp_dir().join(format!("podswitch-key-{}", std::process::id()));
+    let send = |credentials: Credentials| {
+        assert_eq!(format!("{credentials:?}"), "Credentials(..)");
+        let server = Server::start(|_, _, _| Reply::Take);
+        let mut options = server.options();
+        options.credentials = Some(credentials);
+        deliver(&start(options).0, 0..1);
+        let stored = server.stored.lock().unwrap();
+        stored.authorization.clone().unwrap()
+    };
+    std::fs::write(&path, "elastic:changeme\n").unwrap();
+    let user = send(Credentials::user_file(&path).unwrap());
+    assert_eq!(user, "Basic ZWxhc3RpYzpjaGFuZ2VtZQ==");
+    assert_eq!(send(Credentials::api_key_file(&path).unwrap()), "ApiKey ZWxhc3RpYzpjaGFuZ2VtZQ==");
+    std::fs::write(&path, "VnVhQ2ZHY0JDZGJrUW0=\n").unwrap();
+    assert_eq!(send(Credentials::api_key_file(&path).unwrap()), "ApiKey VnVhQ2ZHY0JDZGJrUW0=");
+    assert!(Credentials::user_file(&path).is_err(), "no colon");
+    std::fs::write(&path, "\n").unwrap();
+    assert!(Credentials::api_key_file(&path).is_err(), "empty");
+    std::fs::remove_file(&path).unwrap();
+    assert!(Credentials::api_key_file(&path).is_err(), "no file");
+}

@@ -1,0 +1,167 @@
+//! Files of connections that outlive the process: `connections.N` in the run directory, which must be on tmpfs.
+//!
+//! Each run has a file of its own, with a higher number. What earlier runs left is read, and removed when its
+//! connections are open again ([`KeptConnections::settle`]): a run that ends before leaves both to the next.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use podswitch_core::control::{SavedMemory, SlotMemory};
+use rustix::fs::FallocateFlags;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::sys::mapping::Mapping;
+
+const PREFIX: &str = "connections.";
+/// Most files that are read. Each is left by a run that ended before it was settled.
+const MOST: usize = 4;
+/// File systems whose pages stay in memory (`statfs(2)`).
+const TMPFS: i64 = 0x0102_1994;
+const RAMFS: i64 = 0x8584_58f6;
+
+/// The file of this run, and those of earlier ones.
+#[derive(Debug)]
+pub struct KeptConnections {
+    file: File,
+    path: PathBuf,
+    allocated: usize,
+    earlier: Vec<PathBuf>,
+}
+
+/// What the switch starts with.
+#[derive(Debug)]
+pub struct Opened {
+    /// This run's file.
+    pub files: KeptConnections,
+    /// Its memory.
+    pub memory: SlotMemory,
+    /// What earlier runs left, the latest first.
+    pub saved: Vec<Box<dyn SavedMemory>>,
+}
+
+impl SavedMemory for Mapping {
+    fn bytes(&mut self) -> &mut [u8] {
+        Self::bytes(self)
+    }
+}
+
+impl KeptConnections {
+    /// Opens the files of earlier runs in `folder`, and makes one of `size` bytes for this run. Memory is allocated for
+    /// it as it is [needed](Self::allocate).
+    ///
+    /// # Errors
+    /// The folder is not on tmpfs, or the file cannot be made.
+    pub fn open(folder: &Path, size: usize) -> io::Result<Opened> {
+        let kind = rustix::fs::statfs(folder)?.f_type;
+        if kind != TMPFS && kind != RAMFS {
+            let message = format!("{} is not on tmpfs", folder.display());
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        }
+        let mut found = numbered(folder)?;
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, path) in found.split_off(found.len().min(MOST)) {
+            let _ = fs::remove_file(path);
+        }
+        let number = found.first().map_or(0, |(number, _)| number + 1);
+        let path = folder.join(format!("{PREFIX}{number}"));
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        let file = options.open(&path)?;
+        let made = file.set_len(size as u64).and_then(|()| Mapping::shared(file.as_fd(), size));
+        let mapping = made.inspect_err(|_| drop(fs::remove_file(&path)))?;
+        let saved = found.iter().filter_map(|(_, path)| saved(path)).collect();
+        let earlier = found.into_iter().map(|(_, path)| path).collect();
+        let memory = SlotMemory { bytes: mapping.leak(), monotonic: monotonic() };
+        let files = Self { file, path, allocated: 0, earlier };
+        Ok(Opened { files, memory, saved })
+    }
+
+    /// Allocates memory for the first `bytes` bytes.
+    ///
+    /// # Errors
+    /// There is none left.
+    pub fn allocate(&mut self, bytes: usize) -> io::Result<()> {
+        if bytes > self.allocated {
+            let (from, length) = (self.allocated as u64, (bytes - self.allocated) as u64);
+            rustix::fs::fallocate(&self.file, FallocateFlags::empty(), from, length)?;
+            self.allocated = bytes;
+        }
+        Ok(())
+    }
+
+    /// Removes the files of earlier runs: what was in them is open again.
+    pub fn settle(&mut self) {
+        for path in self.earlier.drain(..) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Removes all files: there is no next run that needs them.
+    pub fn remove(mut self) {
+        self.settle();
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The files of connections in `folder`, by number.
+fn numbered(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
+        found.extend(number.map(|number| (number, entry.path())));
+    }
+    Ok(found)
+}
+
+fn saved(path: &Path) -> Option<Box<dyn SavedMemory>> {
+    let file = File::open(path).ok()?;
+    let length = usize::try_from(file.metadata().ok()?.len()).ok()?;
+    Some(Box::new(Mapping::private(file.as_fd(), length).ok()?))
+}
+
+/// The system's monotonic clock.
+fn monotonic() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_on_tmpfs() {
+        let error = KeptConnections::open(Path::new("/proc"), 1 << 16).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn earlier_files_are_read_until_settled() {
+        let folder = Path::new("/dev/shm").join(format!("podswitch-kept-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let mut first = KeptConnections::open(&folder, 1 << 16).unwrap();
+        assert!(first.saved.is_empty());
+        first.files.allocate(1 << 16).unwrap();
+        first.memory.bytes[70] = 7;
+        drop(first);
+        for _ in 0..6 {
+            let mut next = KeptConnections::open(&folder, 1 << 16).unwrap();
+            next.files.allocate(1 << 12).unwrap();
+            assert!(next.saved.len() <= MOST);
+        }
+        let mut last = KeptConnections::open(&folder, 1 << 16).unwrap();
+        assert_eq!(last.saved.len(), MOST);
+        assert_eq!(last.saved[0].bytes()[70], 0, "the latest comes first");
+        last.files.settle();
+        assert_eq!(numbered(&folder).unwrap().len(), 1);
+        last.files.remove();
+        assert!(numbered(&folder).unwrap().is_empty());
+        fs::remove_dir(&folder).unwrap();
+    }
+}

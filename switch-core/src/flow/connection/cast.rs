@@ -1,0 +1,26 @@
+//! Views given memory as the tables that lie in it. One of the few modules with `unsafe`.
+#![allow(unsafe_code)]
+
+use super::facts::ReplyFacts;
+use super::header::Header;
+use super::slot::Slot;
+
+/// A type that any bytes are a valid value of, and that may change while it is shared.
+///
+/// # Safety
+/// Every field is an atomic integer, or an array or a type of such; `repr(C)`.
+pub(super) unsafe trait Plain {}
+
+// SAFETY: two `Lane` and one `Facts`, all three `repr(C)` and of atomic integers only. `Slot` is `repr(C)`.
+unsafe impl Plain for Slot {}
+// SAFETY: atomic integers only, `repr(C)`.
+unsafe impl Plain for ReplyFacts {}
+// SAFETY: atomic integers and arrays of them only, `repr(C)`.
+unsafe impl Plain for Header {}
+
+/// The bytes as values of `T`. `None`: they are not aligned, or no multiple of its size.
+pub(super) fn cast<T: Plain>(bytes: &mut [u8]) -> Option<&mut [T]> {
+    // SAFETY: any bytes are a valid `T` (`Plain`), and the exclusive borrow of the bytes becomes that of the values.
+    let (before, values, after) = unsafe { bytes.align_to_mut::<T>() };
+    (before.is_empty() && after.is_empty()).then_some(values)
+}

@@ -1,0 +1,308 @@
+//! Connections that outlive the process: the memory in which the table keeps its slots may be shared memory that the
+//! next process finds.
+//!
+//! The slots are written as always; nothing is added to the packet path. The layout: a [`Header`], then for each chunk
+//! its slots and their reply keys. The successor does not use the memory of the process before: it opens the
+//! connections anew in a table of its own ([`Tracker::restore`]). A slot is open while its generation is odd, which is
+//! stored after the facts, so a process that ends in the middle of it leaves no connection that is half written.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use podswitch_vxlan::vtep::VtepIndex;
+
+use super::cast::cast;
+use super::facts::ReplyFacts;
+use super::header::Header;
+use super::slot::{Slot, Worth, is_over, worth};
+use super::tracker::Tracker;
+use super::{CHUNK, Created, PORTS, Pinned, TrackerConfig};
+use crate::flow::chunk::Chunks;
+use crate::id::PortId;
+
+/// "PSWCONN" and a zero byte.
+const MAGIC: u64 = u64::from_le_bytes(*b"PSWCONN\0");
+/// Raised with every change of the layout of [`Header`], `Slot`, `Facts` or `ReplyFacts`, or of what their values mean.
+const VERSION: u32 = 1;
+/// Bytes of the header's place.
+const HEADER_BYTES: usize = size_of::<Header>().next_multiple_of(CHUNK_BYTES);
+const SLOT_BYTES: usize = CHUNK * size_of::<Slot>();
+const CHUNK_BYTES: usize = SLOT_BYTES + CHUNK * size_of::<ReplyFacts>();
+
+/// Why memory cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// It is not aligned to a page, or shorter than [`memory_size`].
+    Unfit,
+    /// It holds no connections, or was not completed.
+    Empty,
+    /// It was written by another version.
+    Version(u32),
+}
+
+impl fmt::Display for MemoryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unfit => f.write_str("memory of a wrong size"),
+            Self::Empty => f.write_str("no connections in it"),
+            Self::Version(version) => {
+                write!(f, "connections in format {version}, this is format {VERSION}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for MemoryError {}
+
+/// Bytes of memory for the connection table of a switch with these limits.
+pub fn memory_size(connections: u32) -> usize {
+    HEADER_BYTES + Tracker::most_chunks(connections) * CHUNK_BYTES
+}
+
+/// Shared memory for the slots of the connection table. All bytes are zero at first.
+#[derive(Debug)]
+pub struct SlotMemory {
+    /// The memory, of [`memory_size`] bytes, aligned to a page.
+    pub bytes: &'static mut [u8],
+    /// What the system's monotonic clock says now.
+    pub monotonic: Duration,
+}
+
+/// What the table does with given memory besides opening connections in it.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    header: &'static Header,
+}
+
+impl Kept {
+    /// Names a port.
+    pub(crate) fn set_name(&self, port: PortId, name: &str) {
+        self.header.set_name(port, name);
+    }
+
+    /// Bytes at the beginning of the memory that must be allocated so that `spare` more chunks can be used, and what
+    /// [`Tracker::allow`] is to be told then.
+    pub(crate) fn wanted(&self, spare: u32) -> (usize, u32) {
+        let all = self.header.chunks.load(Relaxed);
+        let chunks = self.header.used.load(Relaxed).saturating_add(spare).min(all);
+        (HEADER_BYTES + chunks as usize * CHUNK_BYTES, chunks)
+    }
+}
+
+impl Tracker {
+    /// An empty table whose slots lie in `memory`.
+    pub(crate) fn in_memory(
+        config: TrackerConfig,
+        memory: SlotMemory,
+    ) -> Result<(Self, Kept), MemoryError> {
+        let SlotMemory { bytes, monotonic } = memory;
+        let chunks = Self::most_chunks(config.connections);
+        let (header, rest) = bytes.split_at_mut_checked(HEADER_BYTES).ok_or(MemoryError::Unfit)?;
+        let header = header_of(header).ok_or(MemoryError::Unfit)?;
+        let mut places = Vec::with_capacity(chunks);
+        for chunk in rest.chunks_exact_mut(CHUNK_BYTES).take(chunks) {
+            let (slots, replies) = chunk.split_at_mut(SLOT_BYTES);
+            let slots: &mut [Slot] = cast(slots).ok_or(MemoryError::Unfit)?;
+            let replies: &mut [ReplyFacts] = cast(replies).ok_or(MemoryError::Unfit)?;
+            places.push((Some(slots), Some(replies)));
+        }
+        if places.len() < chunks {
+            return Err(MemoryError::Unfit);
+        }
+        header.version.store(VERSION, Relaxed);
+        header.chunks.store(chunks as u32, Relaxed);
+        header.used.store(0, Relaxed);
+        header.clock.store(u64::try_from(monotonic.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        header.magic.store(MAGIC, Relaxed);
+        let table = Self::with_memory(config, Chunks::in_memory(places, &header.used));
+        Ok((table, Kept { header }))
+    }
+
+    /// The first `chunks` chunks of the given memory are allocated and may be used. Connections beyond lie on the heap
+    /// and do not outlive the process.
+    pub(crate) fn allow(&self, chunks: u32) {
+        self.memory.allow(chunks);
+    }
+
+    /// Opens a connection of an earlier process, as it was.
+    fn restore(&self, pinned: &Pinned, was: &Slot, last_seen: u32) -> bool {
+        if !self.nat.restore(pinned) {
+            return false;
+        }
+        let created = match self.create(pinned, last_seen) {
+            Ok(Created::New(connection)) => connection,
+            // One with these keys was opened meanwhile, or a limit is lower than it was.
+            Ok(Created::Existing(_)) | Err(_) => {
+                self.nat.release(pinned);
+                return false;
+            }
+        };
+        for (connection, was) in [created, created.reversed()].into_iter().zip(&was.lanes) {
+            if let Some(lane) = self.lane(connection) {
+                lane.copy_from(was);
+                lane.last_seen.store(last_seen, Relaxed);
+            }
+        }
+        true
+    }
+}
+
+fn header_of(bytes: &mut [u8]) -> Option<&Header> {
+    cast::<Header>(bytes.get_mut(..size_of::<Header>())?)?.first()
+}
+
+/// Memory with the connections of an earlier process, for reading.
+pub trait SavedMemory: Send {
+    /// Its bytes, aligned to a page.
+    fn bytes(&mut self) -> &mut [u8];
+}
+
+impl fmt::Debug for dyn SavedMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SavedMemory")
+    }
+}
+
+/// The connections of an earlier process that were not restored yet.
+#[derive(Debug)]
+pub struct Saved {
+    memory: Box<dyn SavedMemory>,
+    /// By the name of the port that the client's packets came in by.
+    by_port: HashMap<String, Vec<u32>>,
+    /// Those of clients behind the tunnel.
+    tunnelled: Vec<u32>,
+    /// Nanoseconds of the system's monotonic clock at which the clock of that process started.
+    clock: u64,
+    lost: usize,
+}
+
+/// What became of saved connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Restored {
+    /// They are open again.
+    pub restored: usize,
+    /// They are not: the client's port or node is gone, another connection has their ports, or a limit is reached.
+    pub lost: usize,
+    /// They wait for the client's port.
+    pub waiting: usize,
+}
+
+impl Saved {
+    /// Finds the connections in the memory of an earlier process.
+    ///
+    /// # Errors
+    /// It is not such memory, or of another version.
+    pub fn read(mut memory: Box<dyn SavedMemory>) -> Result<Self, MemoryError> {
+        let (header, rest) =
+            memory.bytes().split_at_mut_checked(HEADER_BYTES).ok_or(MemoryError::Unfit)?;
+        let room = rest.len() / CHUNK_BYTES;
+        let header = header_of(header).ok_or(MemoryError::Unfit)?;
+        if header.magic.load(Relaxed) != MAGIC {
+            return Err(MemoryError::Empty);
+        }
+        let version = header.version.load(Relaxed);
+        if version != VERSION {
+            return Err(MemoryError::Version(version));
+        }
+        let chunks = header.chunks.load(Relaxed);
+        if chunks as usize > room {
+            return Err(MemoryError::Unfit);
+        }
+        let used = header.used.load(Relaxed).min(chunks);
+        let clock = header.clock.load(Relaxed);
+        let names: Vec<Option<String>> =
+            (0..PORTS).map(|port| header.name(PortId(port as u16))).collect();
+        let mut saved =
+            Self { memory, by_port: HashMap::new(), tunnelled: Vec::new(), clock, lost: 0 };
+        for number in 0..used.saturating_mul(CHUNK as u32) {
+            let Some((slot, _)) = slot(&mut *saved.memory, number) else { break };
+            if slot.generation() & 1 == 0 {
+                continue;
+            }
+            let origin = slot.facts.origin();
+            if slot.facts.origin_end().is_some() {
+                saved.tunnelled.push(number);
+            } else if let Some(Some(name)) = names.get(origin.index()) {
+                saved.by_port.entry_ref(name.as_str()).or_default().push(number);
+            } else {
+                saved.lost += 1;
+            }
+        }
+        Ok(saved)
+    }
+
+    /// Number of connections that are not restored yet.
+    pub fn len(&self) -> usize {
+        self.by_port.values().map(Vec::len).sum::<usize>() + self.tunnelled.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Opens the connections of clients whose ports are known, and of those behind the tunnel if the tunnel is. `reach`:
+    /// the VTEP of a client's node. `clock`: where the clock of this process started, in time of the system's monotonic
+    /// clock. `now_secs`: what it says now.
+    pub(crate) fn restore(
+        &mut self,
+        tracker: &Tracker,
+        ports: &HashMap<String, PortId>,
+        reach: Option<&dyn Fn(IpAddr) -> Option<VtepIndex>>,
+        (clock, now_secs): (u64, u32),
+    ) -> Restored {
+        // Seconds between the starts of the two clocks.
+        let older = u32::try_from(clock.saturating_sub(self.clock) / 1_000_000_000);
+        let older = older.unwrap_or(u32::MAX);
+        let mut result = Restored { lost: std::mem::take(&mut self.lost), ..Restored::default() };
+        let mut open = |memory: &mut dyn SavedMemory, number: u32, port: Option<PortId>| {
+            let Some((slot, reply)) = slot(memory, number) else { return };
+            // Those that are over, or timed out since, need no place.
+            if worth(slot, 0).0 == Worth::Over
+                || is_over(slot, now_secs.saturating_add(older), false)
+            {
+                return;
+            }
+            let mut pinned = slot.facts.pinned(|| Some(reply));
+            match (port, reach) {
+                (Some(port), _) => pinned.origin = port,
+                (None, Some(reach)) => match reach(pinned.original.src_addr()) {
+                    Some(end) => pinned.origin_end = Some(end),
+                    None => return result.lost += 1,
+                },
+                (None, None) => return result.lost += 1,
+            }
+            let last_seen = |lane: usize| slot.lanes[lane].last_seen.load(Relaxed);
+            let last_seen = last_seen(0).max(last_seen(1)).saturating_sub(older);
+            match tracker.restore(&pinned, slot, last_seen) {
+                true => result.restored += 1,
+                false => result.lost += 1,
+            }
+        };
+        let memory = &mut *self.memory;
+        let known: Vec<_> = self.by_port.extract_if(|name, _| ports.contains_key(name)).collect();
+        for (name, numbers) in known {
+            numbers.into_iter().for_each(|number| open(memory, number, ports.get(&name).copied()));
+        }
+        if reach.is_some() {
+            for number in std::mem::take(&mut self.tunnelled) {
+                open(memory, number, None);
+            }
+        }
+        result.waiting = self.len();
+        result
+    }
+}
+
+/// A slot and its reply key.
+fn slot(memory: &mut dyn SavedMemory, number: u32) -> Option<(&Slot, &ReplyFacts)> {
+    let (chunk, at) = (number as usize / CHUNK, number as usize % CHUNK);
+    let from = HEADER_BYTES.checked_add(chunk.checked_mul(CHUNK_BYTES)?)?;
+    let chunk = memory.bytes().get_mut(from..from.checked_add(CHUNK_BYTES)?)?;
+    let (slots, replies) = chunk.split_at_mut(SLOT_BYTES);
+    Some((cast::<Slot>(slots)?.get(at)?, cast::<ReplyFacts>(replies)?.get(at)?))
+}

@@ -1,0 +1,315 @@
+//! Records of connections: one when a connection opens, one when it ends, and on demand of those that go on.
+//!
+//! ```text
+//! worker: opened, ended -> a bounded queue; what finds no room is counted
+//! reader: queues -> FlowRecord, with the names and the verdict of the snapshot that allowed the connection
+//! ```
+//!
+//! Made on the slow path: a hit costs nothing. The worker's side neither allocates nor locks.
+//!
+//! The laws: records of opened connections and those left out sum up to the connections that were opened, and so do
+//! records of ended ones, those left out and those alive. Packets and bytes of records and those left out sum up
+//! to what the connections forwarded. Since workers count packets of connections that are neither TCP nor translated in
+//! their own tables, the record of such a connection that is ended before it is silent comes
+//! [`LATE`](self::LATE) later.
+
+mod record;
+
+use core::fmt;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crossbeam::queue::ArrayQueue;
+use hashbrown::HashMap;
+use podswitch_wire::flow_key::proto;
+
+use super::history::History;
+use crate::engine::{EndCause, FlowEvent, FlowObserver};
+use crate::flow::connection::{ConnectionInfo, ConnectionRef, Direction, OpenedAt, Pinned};
+use crate::flow::table::PendingCounts;
+use crate::id::Epoch;
+use crate::snapshot::Snapshot;
+use crate::time::Instant;
+
+pub use record::{Allowed, CloseReason, FlowChange, FlowRecord};
+use record::{Names, closed_by_ends};
+
+/// Events that a worker may be ahead of the reader.
+pub(super) const QUEUE: usize = 16_384;
+/// Connections whose names are remembered from their opening to their end. Of others the names are those of their end.
+const REMEMBERED: usize = 65_536;
+/// Records of ended connections that wait for counts.
+const WAITING: usize = 16_384;
+/// In this time each worker looks at each of its flow entries: a step of a hundredth of them is due every 100 ms, and a
+/// worker sleeps for at most 200 ms.
+const LATE: Duration = Duration::from_secs(25);
+
+/// What found no room in a queue, or came too late for its record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FlowsLeftOut {
+    /// Connections without a record of their opening.
+    pub opened: u64,
+    /// Connections without a record of their end.
+    pub closed: u64,
+    /// Packets of those without a record of their end, and packets that a record came too early for.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl FlowsLeftOut {
+    /// Whether nothing is left out.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// An event as a worker writes it down.
+enum Raw {
+    Opened { connection: ConnectionRef, pinned: Pinned, opened: OpenedAt },
+    Ended { info: ConnectionInfo, cause: EndCause, time: Instant, epoch: Epoch },
+    Late(PendingCounts),
+}
+
+/// What a worker and the reader share.
+struct Shared {
+    events: ArrayQueue<Raw>,
+    opened: AtomicU64,
+    closed: AtomicU64,
+    packets: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Shared {
+    fn take_left_out(&self) -> FlowsLeftOut {
+        let take = |count: &AtomicU64| count.swap(0, Relaxed);
+        FlowsLeftOut {
+            opened: take(&self.opened),
+            closed: take(&self.closed),
+            packets: take(&self.packets),
+            bytes: take(&self.bytes),
+        }
+    }
+}
+
+/// A worker's side.
+struct WorkerSide(Arc<Shared>);
+
+impl FlowObserver for WorkerSide {
+    fn event(&mut self, event: FlowEvent<'_>) {
+        let raw = match event {
+            FlowEvent::Opened { connection, pinned, opened } => {
+                Raw::Opened { connection, pinned: *pinned, opened }
+            }
+            FlowEvent::Ended { info, cause, time, epoch } => {
+                Raw::Ended { info, cause, time, epoch }
+            }
+            FlowEvent::Late(counts) => Raw::Late(counts),
+        };
+        let Err(raw) = self.0.events.push(raw) else { return };
+        match raw {
+            Raw::Opened { .. } => {
+                self.0.opened.fetch_add(1, Relaxed);
+            }
+            Raw::Ended { info, .. } => {
+                self.0.closed.fetch_add(1, Relaxed);
+                self.0.packets.fetch_add(info.packets.iter().sum(), Relaxed);
+                self.0.bytes.fetch_add(info.bytes.iter().sum(), Relaxed);
+            }
+            Raw::Late(counts) => {
+                self.0.packets.fetch_add(counts.packets.into(), Relaxed);
+                self.0.bytes.fetch_add(counts.bytes.into(), Relaxed);
+            }
+        }
+    }
+}
+
+/// The reader of all workers' events. See the [module's description](self).
+#[derive(Default)]
+pub struct FlowRecorder {
+    workers: Vec<Arc<Shared>>,
+    history: History,
+    names: HashMap<u64, Names>,
+    /// Records that are complete, but not delivered before the next reading: another worker's queue may have the
+    /// record of the opening.
+    next: Vec<u64>,
+    /// Records that wait for counts, by the time until which they do.
+    waiting: VecDeque<(Instant, u64)>,
+    /// The records of both.
+    ended: HashMap<u64, FlowRecord>,
+    /// Counts of the last reading. The end of their connection may be in a queue that was read before it came.
+    late: Vec<PendingCounts>,
+    left_out: FlowsLeftOut,
+}
+
+impl fmt::Debug for FlowRecorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FlowRecorder").field("workers", &self.workers.len()).finish_non_exhaustive()
+    }
+}
+
+impl FlowRecorder {
+    /// A recorder without workers.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The observer for one more worker
+    /// ([`ControlPlane::observe_flows`](crate::control::ControlPlane::observe_flows) asks for one each).
+    pub fn observer(&mut self) -> Box<dyn FlowObserver> {
+        self.observer_with(QUEUE)
+    }
+
+    pub(super) fn observer_with(&mut self, queue: usize) -> Box<dyn FlowObserver> {
+        let zero = || AtomicU64::new(0);
+        let shared = Arc::new(Shared {
+            events: ArrayQueue::new(queue),
+            opened: zero(),
+            closed: zero(),
+            packets: zero(),
+            bytes: zero(),
+        });
+        self.workers.push(Arc::clone(&shared));
+        Box::new(WorkerSide(shared))
+    }
+
+    /// Remembers the names of a published snapshot until its records are read. Call it for each.
+    pub fn published(&mut self, snapshot: Arc<Snapshot>) {
+        self.history.published(snapshot);
+    }
+
+    /// Whether a queue is so full that it should be read soon.
+    pub fn is_busy(&self) -> bool {
+        self.workers.iter().any(|shared| shared.events.len() > shared.events.capacity() / 4)
+    }
+
+    /// Reads what has arrived. `now`: the time on the switch's clock.
+    pub fn read(&mut self, now: Instant, mut each: impl FnMut(FlowRecord)) {
+        let complete = std::mem::take(&mut self.next);
+        let late = std::mem::take(&mut self.late);
+        for worker in 0..self.workers.len() {
+            let shared = Arc::clone(&self.workers[worker]);
+            // No more than were there: a worker may be faster than this.
+            for _ in 0..shared.events.len() {
+                let Some(raw) = shared.events.pop() else { break };
+                self.take(raw, &mut each);
+            }
+            let left = shared.take_left_out();
+            self.left_out.opened += left.opened;
+            self.left_out.closed += left.closed;
+            self.left_out.packets += left.packets;
+            self.left_out.bytes += left.bytes;
+        }
+        late.into_iter().for_each(|counts| self.add(counts));
+        for id in complete {
+            self.ended.remove(&id).into_iter().for_each(&mut each);
+        }
+        while let Some(&(until, id)) = self.waiting.front()
+            && (until <= now || self.waiting.len() > WAITING)
+        {
+            self.waiting.pop_front();
+            self.ended.remove(&id).into_iter().for_each(&mut each);
+        }
+        self.history.end_reading();
+    }
+
+    /// Records of the connections that go on, `alive` ones, except of those without a packet since `since`.
+    pub fn update(
+        &self,
+        alive: &[ConnectionInfo],
+        since: Instant,
+        now: Instant,
+        mut each: impl FnMut(FlowRecord),
+    ) {
+        for info in alive.iter().filter(|info| u64::from(info.last_seen) >= since.as_secs()) {
+            let names = self.names_of(info);
+            each(names.counted(FlowChange::Updated, info, now));
+        }
+    }
+
+    /// The last records, once the workers have stopped: of everything that waits, and of the connections that are
+    /// still `alive`.
+    pub fn finish(
+        &mut self,
+        alive: &[ConnectionInfo],
+        now: Instant,
+        mut each: impl FnMut(FlowRecord),
+    ) {
+        // Twice: what came late is added to records of the first reading.
+        self.read(now, &mut each);
+        self.read(now + LATE, &mut each);
+        for info in alive {
+            let names = self.names_of(info);
+            let reason = closed_by_ends(info).unwrap_or(CloseReason::Shutdown);
+            each(names.counted(FlowChange::Closed(reason), info, now));
+        }
+    }
+
+    /// What was left out since the last call.
+    pub fn take_left_out(&mut self) -> FlowsLeftOut {
+        std::mem::take(&mut self.left_out)
+    }
+
+    fn take(&mut self, raw: Raw, each: &mut impl FnMut(FlowRecord)) {
+        match raw {
+            Raw::Opened { connection, pinned, opened } => {
+                let names = Names::of(&pinned, self.snapshot(opened.epoch));
+                let id = connection.id();
+                each(names.opened(id, &pinned, opened));
+                if self.names.len() < REMEMBERED {
+                    self.names.insert(id, names);
+                }
+            }
+            Raw::Ended { info, cause, time, epoch } => {
+                let id = info.connection.id();
+                let names = self.names_of(&info);
+                self.names.remove(&id);
+                let reason = names.close_reason(&info, cause, self.snapshot(epoch));
+                let record = names.counted(FlowChange::Closed(reason), &info, time);
+                match may_be_late(&info, time) {
+                    true => self.waiting.push_back((time + LATE, id)),
+                    false => self.next.push(id),
+                }
+                self.ended.insert(id, record);
+            }
+            Raw::Late(counts) => self.late.push(counts),
+        }
+    }
+
+    /// Adds counts to the record of a connection.
+    fn add(&mut self, counts: PendingCounts) {
+        let PendingCounts { connection, packets, bytes } = counts;
+        match self.ended.get_mut(&connection.id()) {
+            Some(record) => {
+                let direction = usize::from(connection.direction() == Direction::Reply);
+                record.packets[direction] += u64::from(packets);
+                record.bytes[direction] += u64::from(bytes);
+            }
+            None => {
+                self.left_out.packets += u64::from(packets);
+                self.left_out.bytes += u64::from(bytes);
+            }
+        }
+    }
+
+    fn names_of(&self, info: &ConnectionInfo) -> Names {
+        match self.names.get(&info.connection.id()) {
+            Some(names) => names.clone(),
+            None => Names::of(&info.pinned, self.snapshot(info.opened.epoch)),
+        }
+    }
+
+    /// The snapshot of an epoch, or else the newest one.
+    fn snapshot(&self, epoch: Epoch) -> Option<&Snapshot> {
+        self.history.get(epoch).or_else(|| self.history.newest())
+    }
+}
+
+/// Whether workers may have counts of an ended connection in their flow entries.
+fn may_be_late(info: &ConnectionInfo, ended: Instant) -> bool {
+    let silent = ended.since(Instant::from_secs(info.last_seen.into()));
+    info.pinned.original.proto != proto::TCP && !info.pinned.is_translated() && silent < LATE
+}
