@@ -382,6 +382,7 @@ impl First {
 
 #[cfg(test)]
 mod tests {
+    use podswitch_core::flow::connection::ConnectionRef;
     use podswitch_core::id::PortId;
     use podswitch_core::pinned::{OpenedAt, Pinned};
     use podswitch_wire::flow_key::{FlowKey, proto};
@@ -392,6 +393,7 @@ mod tests {
         let (client, server) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         let key = FlowKey::new(client, server, proto::TCP, number, 80).expect("one family");
         ConnectionInfo {
+            connection: ConnectionRef::NONE,
             pinned: Pinned::new(key, PortId(1)),
             packets: [1, 1],
             bytes,
