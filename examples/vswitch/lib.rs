@@ -40,29 +40,53 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    #[command(after_help = "Examples:\n  vswitch demo\n  vswitch demo --json")]
     Demo(demo::Args),
+    #[command(
+        after_help = "Examples:\n  vswitch run --node n1 --manifests DIR --run-dir /run/podswitch/n1\n  vswitch run --kubernetes --node n1\n  vswitch run --node n1 --manifests DIR --output jsonl=/var/log/podswitch.jsonl"
+    )]
     Run(Box<run::Args>),
+    #[command(
+        after_help = "Examples:\n  vswitch check --manifests DIR\n  vswitch check --manifests DIR --json"
+    )]
     Check(check::Args),
+    #[command(
+        after_help = "Examples:\n  vswitch explain --manifests DIR --from default/a --to default/b:80\n  vswitch explain --manifests DIR --matrix 80/TCP,53/UDP"
+    )]
     Explain(explain::Args),
+    #[command(
+        after_help = "Examples:\n  vswitch replay --manifests DIR --node n1 --in default/web=web.pcap --out OUT"
+    )]
     Replay(replay::Args),
     /// Say how the running switch does, and what is wrong with it.
+    #[command(after_help = "Examples:\n  vswitch status\n  vswitch status --node n1 --json")]
     Status(inspect::StatusArgs),
     /// List the pods that the running switch has attached, with their traffic.
-    Pods(inspect::StatusArgs),
+    #[command(after_help = "Examples:\n  vswitch pods\n  vswitch pods shop/web")]
+    Pods(inspect::ObjectsArgs),
     Flows(inspect::FlowsArgs),
     Drops(inspect::DropsArgs),
+    Top(inspect::TopArgs),
     Trace(inspect::TraceArgs),
     /// Print the running switch's counters, drops by reason among them.
+    #[command(after_help = "Examples:\n  vswitch counters\n  vswitch counters policy")]
     Counters(inspect::ObjectsArgs),
-    /// Count what each policy rule decided; rules with 0 never matched.
+    /// Count what each policy rule decided; rules that never did are not listed.
+    #[command(after_help = "Examples:\n  vswitch policies\n  vswitch policies shop/db")]
     Policies(inspect::ObjectsArgs),
     /// Count connections by Service port and backend.
+    #[command(after_help = "Examples:\n  vswitch services\n  vswitch services shop/api --json")]
     Services(inspect::ObjectsArgs),
     Perf(inspect::PerfArgs),
     Capture(inspect::CaptureArgs),
+    #[command(after_help = "Examples:\n  vswitch log-level\n  vswitch log-level --help")]
     LogLevel(inspect::LogLevelArgs),
+    Bugreport(inspect::BugreportArgs),
+    #[command(after_help = "Examples:\n  vswitch preflight\n  vswitch preflight --json")]
     Preflight(preflight::Args),
+    #[command(after_help = "Examples:\n  vswitch probe --help")]
     Probe(probe::Args),
+    #[command(after_help = "Examples:\n  vswitch uninstall --help")]
     Uninstall(uninstall::Args),
 }
 
@@ -79,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Pods(args) => inspect::pods(&args, json),
         Command::Flows(args) => inspect::flows(&args, json),
         Command::Drops(args) => inspect::drops(&args, json),
+        Command::Top(args) => inspect::top(&args, json),
         Command::Trace(args) => inspect::trace(&args, json),
         Command::Counters(args) => inspect::counters(&args, json),
         Command::Policies(args) => inspect::policies(&args, json),
@@ -86,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Perf(args) => inspect::perf(&args, json),
         Command::Capture(args) => inspect::capture(&args, json),
         Command::LogLevel(args) => inspect::log_level(&args, json),
+        Command::Bugreport(args) => inspect::bugreport(&args, json),
         Command::Preflight(args) => preflight::run(&args, json),
         Command::Probe(args) => probe::run(&args, json),
         Command::Uninstall(args) => uninstall::run(&args),
@@ -100,3 +126,26 @@ pub fn main() -> ExitCode {
 
 /// What a command comes to.
 type Done = Result<(), Failure>;
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_command_has_examples() {
+        let cli = Cli::command();
+        for command in cli.get_subcommands() {
+            let help = command.clone().render_long_help().to_string();
+            let example = format!("\n  vswitch {} ", command.get_name());
+            let bare = format!("\n  vswitch {}\n", command.get_name());
+            assert!(help.contains(&example) || help.contains(&bare), "{help}");
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use podswitch_core::config::{Config, Endpoint};
 use podswitch_core::id::Cookie;
+use podswitch_node::UnknownName;
 use podswitch_policy::service::model::Service;
 
 use super::Family;
@@ -126,8 +127,39 @@ fn party(config: &Config, reference: &Reference) -> Result<Party, Failure> {
             Reference::PodOrService(..) => "no such pod or Service",
             _ => "no such pod (one that has ended or has no address is none)",
         };
-        Failure::Input(format!("{reference}: {hint}"))
+        Failure::Input(format!("{reference}: {hint}{}", nearest(config, reference)))
     })
+}
+
+/// The right names that are nearest to a wrong one.
+fn nearest(config: &Config, reference: &Reference) -> String {
+    let pods = || {
+        let names = config.endpoints.iter().map(|endpoint| &endpoint.workload);
+        names.map(|workload| format!("{}/{}", workload.namespace, workload.name))
+    };
+    let services = || {
+        let names = config.services.iter().map(|service| &service.name);
+        names.map(|name| format!("{}/{}", name.namespace, name.name))
+    };
+    let unknown = match reference {
+        Reference::Node(name) => {
+            UnknownName::new("", name, config.nodes.iter().map(|node| &*node.name))
+        }
+        Reference::Pod(namespace, name) => {
+            UnknownName::new("", &format!("{namespace}/{name}"), pods())
+        }
+        Reference::Service(namespace, name) => {
+            UnknownName::new("", &format!("{namespace}/{name}"), services())
+        }
+        Reference::PodOrService(namespace, name) => {
+            UnknownName::new("", &format!("{namespace}/{name}"), pods().chain(services()))
+        }
+        Reference::Address(_) => return String::new(),
+    };
+    match unknown.nearest.is_empty() {
+        true => String::new(),
+        false => format!("; did you mean {}?", unknown.nearest.join(" or ")),
+    }
 }
 
 fn pod(config: &Config, namespace: &str, name: &str) -> Option<Party> {

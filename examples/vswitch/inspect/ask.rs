@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use podswitch_api::{Client, ClientError};
+use podswitch_node::UnknownName;
 
 use crate::failure::Failure;
 
@@ -36,8 +37,20 @@ impl Target {
         let bases: Vec<PathBuf> = [Some(RUN.into()), runtime].into_iter().flatten().collect();
         if let Some(node) = &self.node {
             let paths = bases.iter().map(|base| base.join(node).join(SOCKET));
-            let found = paths.clone().find(|path| path.exists());
-            return Ok(Client::new(found.or(paths.clone().next()).unwrap_or_default()));
+            let Some(found) = paths.clone().find(|path| path.exists()) else {
+                let running = bases.iter().flat_map(|base| sockets(base));
+                let running: Vec<String> = running
+                    .filter_map(|path| {
+                        let name = path.parent()?.file_name()?;
+                        Some(name.to_string_lossy().into_owned())
+                    })
+                    .collect();
+                let unknown = UnknownName::new("switch of a node", node, running);
+                return Err(Failure::Setup(format!(
+                    "{unknown} (its control socket would be {RUN}/{node}/{SOCKET})"
+                )));
+            };
+            return Ok(Client::new(found));
         }
         let mut found: Vec<PathBuf> = bases.iter().flat_map(|base| sockets(base)).collect();
         match found.len() {

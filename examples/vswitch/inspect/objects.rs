@@ -1,9 +1,11 @@
-//! `counters`, `policies` and `services`.
+//! `pods`, `counters`, `policies` and `services`.
 
+use podswitch_node::UnknownName;
 use serde_json::Value;
 
 use super::ask::Target;
-use super::table::{print_rows, text};
+use super::table::{bytes, print_rows, text};
+use crate::failure::Failure;
 use crate::{Done, print};
 
 /// What is counted.
@@ -17,35 +19,98 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    fn takes(&self, name: &str) -> bool {
-        self.containing.as_ref().is_none_or(|text| name.contains(text.as_str()))
+    /// The rows whose name has the text in it.
+    ///
+    /// # Errors
+    /// There is none, with the names that are nearest.
+    fn select<const N: usize>(
+        &self,
+        kind: &'static str,
+        mut rows: Vec<[String; N]>,
+    ) -> Result<Vec<[String; N]>, Failure> {
+        let Some(text) = &self.containing else { return Ok(rows) };
+        // Parts of a name, such as NAMESPACE/NAME of Service/NAMESPACE/NAME, are names, too.
+        let parts = |name: &String| {
+            let words: Vec<String> = name.split(' ').map(str::to_owned).collect();
+            let short = words.first().and_then(|word| word.split_once('/'));
+            short.map(|(_, short)| short.to_owned()).into_iter().chain(words).collect::<Vec<_>>()
+        };
+        let known: Vec<String> = rows.iter().flat_map(|row| parts(&row[0])).collect();
+        rows.retain(|row| row[0].contains(text.as_str()));
+        match rows.is_empty() {
+            false => Ok(rows),
+            true => Err(Failure::Input(UnknownName::new(kind, text, known).to_string())),
+        }
     }
 
     /// Prints a map of names and counts.
-    fn print(&self, path: &str, field: &str, head: [&str; 2], json: bool) -> Done {
+    fn print(
+        &self,
+        kind: &'static str,
+        [path, field]: [&str; 2],
+        head: [&str; 2],
+        json: bool,
+    ) -> Done {
         let answer: Value = self.target.client()?.get(path)?;
         if json {
             print::json(&answer);
             return Ok(());
         }
         let counts = answer[field].as_object().into_iter().flatten();
-        let rows: Vec<_> = counts
-            .filter(|(name, _)| self.takes(name))
-            .map(|(name, count)| [name.clone(), text(count)])
-            .collect();
-        print_rows(head, &rows);
+        let rows: Vec<_> = counts.map(|(name, count)| [name.clone(), text(count)]).collect();
+        print_rows(head, &self.select(kind, rows)?);
         Ok(())
     }
 }
 
-/// Count what each policy rule decided. Rules with 0 never matched.
+/// List the pods that are attached, with their traffic.
+pub(crate) fn pods(args: &Args, json: bool) -> Done {
+    let answer: Value = args.target.client()?.get("/v1/pods")?;
+    if json {
+        print::json(&answer);
+        return Ok(());
+    }
+    let rows: Vec<_> = answer["pods"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|pod| {
+            let count = |name: &str| pod[name].as_u64().unwrap_or_default();
+            [
+                text(&pod["pod"]),
+                text(&pod["addresses"]),
+                format!("{} {}", text(&pod["interface"]), text(&pod["kind"])),
+                text(&pod["port"]),
+                text(&pod["connections"]),
+                bytes(count("sent_bytes")),
+                bytes(count("received_bytes")),
+                text(&pod["dropped"]),
+            ]
+        })
+        .collect();
+    let head = ["POD", "ADDRESSES", "INTERFACE", "PORT", "OPENED", "SENT", "RECEIVED", "DROPPED"];
+    print_rows(head, &args.select("pod on this node", rows)?);
+    Ok(())
+}
+
+/// Count what each policy rule decided. Rules that never did are not listed.
 pub(crate) fn policies(args: &Args, json: bool) -> Done {
-    args.print("/v1/policies", "policies", ["POLICY RULE", "DECIDED"], json)
+    args.print(
+        "policy that decided anything",
+        ["/v1/policies", "policies"],
+        ["POLICY RULE", "DECIDED"],
+        json,
+    )
 }
 
 /// Count connections by Service port and backend.
 pub(crate) fn services(args: &Args, json: bool) -> Done {
-    args.print("/v1/services", "services", ["SERVICE PORT BACKEND", "CONNECTIONS"], json)
+    args.print(
+        "Service with connections",
+        ["/v1/services", "services"],
+        ["SERVICE PORT BACKEND", "CONNECTIONS"],
+        json,
+    )
 }
 
 /// Print the counters, drops by reason among them.
@@ -68,7 +133,6 @@ pub(crate) fn counters(args: &Args, json: bool) -> Done {
             value => rows.push([name.clone(), text(value)]),
         }
     }
-    rows.retain(|[name, _]| args.takes(name));
-    print_rows(["COUNTER", "VALUE"], &rows);
+    print_rows(["COUNTER", "VALUE"], &args.select("counter", rows)?);
     Ok(())
 }

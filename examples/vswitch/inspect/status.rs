@@ -1,9 +1,9 @@
-//! `status` and `pods`.
+//! `status`.
 
 use serde_json::Value;
 
 use super::ask::Target;
-use super::table::{bytes, print_rows, text};
+use super::table::text;
 use crate::{Done, print};
 
 /// A command without arguments of its own.
@@ -55,35 +55,5 @@ pub(crate) fn status(args: &Args, json: bool) -> Done {
             problems.iter().for_each(|problem| print::line(format_args!("  {problem}")));
         }
     }
-    Ok(())
-}
-
-/// List the pods that are attached, with their traffic.
-pub(crate) fn pods(args: &Args, json: bool) -> Done {
-    let answer: Value = args.target.client()?.get("/v1/pods")?;
-    if json {
-        print::json(&answer);
-        return Ok(());
-    }
-    let rows: Vec<_> = answer["pods"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|pod| {
-            let count = |name: &str| pod[name].as_u64().unwrap_or_default();
-            [
-                text(&pod["pod"]),
-                text(&pod["addresses"]),
-                format!("{} {}", text(&pod["interface"]), text(&pod["kind"])),
-                text(&pod["port"]),
-                text(&pod["connections"]),
-                bytes(count("sent_bytes")),
-                bytes(count("received_bytes")),
-                text(&pod["dropped"]),
-            ]
-        })
-        .collect();
-    let head = ["POD", "ADDRESSES", "INTERFACE", "PORT", "OPENED", "SENT", "RECEIVED", "DROPPED"];
-    print_rows(head, &rows);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Commands that ask a running switch, as an operator would: who talks to whom, what is dropped and why.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
@@ -13,6 +13,9 @@ use podswitch_vswitch_testkit::{Folder, X, Y, Y6, head, pod, program, run};
 use serde_json::Value;
 
 const PORT: u16 = 8080;
+/// In the environment of the switch, in its kubeconfig and in its run directory.
+const SECRET: &str = "planted-secret-7f3a";
+const HASH_KEY: &str = "00112233445566778899aabbccddeeff";
 
 /// A switch with the pods a/x and a/y; y lets TCP to [`PORT`] in and nothing else.
 struct Switch {
@@ -76,7 +79,8 @@ impl Switch {
             collectors.ipfix.local_addr().expect("an address"),
             collectors.elasticsearch.local_addr().expect("an address"),
         ];
-        let running = Running::start(&[
+        let kubeconfig = folder.text("kubeconfig");
+        let arguments = [
             "--node",
             &name,
             "--manifests",
@@ -85,6 +89,8 @@ impl Switch {
             &netns,
             "--masquerade",
             "off",
+            "--hash-key",
+            HASH_KEY,
             "--run-dir",
             &run_dir,
             "--output",
@@ -94,7 +100,10 @@ impl Switch {
             "--output=elasticsearch",
             "--elasticsearch-url",
             &format!("http://{elasticsearch}/es"),
-        ]);
+        ];
+        let running = Running::start_with(&arguments, |command| {
+            command.envs([("PODSWITCH_TOKEN", SECRET), ("KUBECONFIG", &kubeconfig)]);
+        });
         running.says("ready");
         Self { running, socket: folder.text("run/ctl.sock"), folder, name, collectors }
     }
@@ -129,6 +138,120 @@ impl Switch {
         panic!("there is no {} with {field}={value}", r#type);
     }
 
+    /// The only connection, with what allows it, its node, its age and rates.
+    fn knows_what_allows_it(&self, mut client: &TcpStream) {
+        let flow = &self.json("flows", &["--pod", "a/x"])["flows"][0];
+        assert_eq!(flow["policy"], "NetworkPolicy/a/only", "{flow}");
+        assert_eq!(
+            (&flow["ingress"]["verdict"], &flow["ingress"]["rule"]),
+            (&"allow".into(), &0.into())
+        );
+        assert_eq!(flow["egress"]["policy"], Value::Null, "{flow}");
+        for node in ["src_node", "dst_node"] {
+            assert_eq!(flow[node], *self.name, "{flow}");
+        }
+        assert_eq!(flow["source_nat"], Value::Null);
+        assert!(flow["age_seconds"].as_u64().is_some_and(|age| age < 3600), "{flow}");
+        let text = self.says("flows", &["--sort", "age", "--address", "10.1.0.0/16"]);
+        assert!(text.contains("  NetworkPolicy/a/only ingress[0]\n"), "{text}");
+        assert!(!text.contains("RATE"), "{text}");
+        client.write_all(&[0; 1000]).expect("sent");
+        let rated = self.json("flows", &["--sort", "rate", "--interval", "0.2"]);
+        assert_eq!((&rated["sort"], &rated["total"]), (&"rate".into(), &1.into()), "{rated}");
+        assert!(rated["interval_seconds"].as_f64() >= Some(0.2), "{rated}");
+        assert!(rated["flows"][0]["bytes_per_second"].is_number(), "{rated}");
+        let limited = self.json("flows", &["--limit", "0"]);
+        assert_eq!((&limited["total"], &limited["left_out"]), (&1.into(), &1.into()), "{limited}");
+        let (_, _, note) = self.ask("flows", &["--limit", "0"]);
+        assert!(note.starts_with("note: 1 of 1 connections are left out"), "{note}");
+    }
+
+    /// A report opens with `tar`, has its parts, and none of the secrets that lie around.
+    fn reports_without_secrets(&self) {
+        let kubeconfig = format!("users: [{{user: {{token: {SECRET}}}}}]");
+        for (name, text) in [("run/token", SECRET), ("kubeconfig", &kubeconfig)] {
+            std::fs::write(self.folder.path(name), text).expect("written");
+        }
+        let report = self.folder.text("report.tar.gz");
+        let (status, out, err) = self.ask("bugreport", &["-o", &report]);
+        assert_eq!((status, out.trim_end()), (Some(0), &*report), "{err}");
+        let unpacked = self.folder.text("unpacked");
+        std::fs::create_dir(&unpacked).expect("a folder");
+        let tar = Command::new("tar")
+            .args(["-xzf", &report, "-C", &unpacked, "--strip-components=1"])
+            .status();
+        assert!(tar.expect("tar is installed").success());
+        let read = |name: &str| {
+            let path = format!("{unpacked}/{name}");
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+        };
+        let json = |name: &str| serde_json::from_str::<Value>(&read(name)).expect("JSON");
+        assert_eq!(json("switch/status.json")["node"], *self.name);
+        assert_eq!(json("switch/pods.json")["pods"][0]["pod"], "a/x");
+        assert_eq!(json("switch/flows.json")["total"], 1);
+        let drops = json("switch/drops.json");
+        let list = drops["drops"].as_array().expect("a list");
+        assert!(list.iter().any(|drop| drop["reason"] == "policy_ingress"), "{drops}");
+        assert!(list.iter().all(|drop| drop["frame"].is_null()), "bytes of packets");
+        for name in ["counters", "policies", "services"] {
+            assert!(json(&format!("switch/{name}.json")).is_object());
+        }
+        assert!(read("switch/metrics").contains("podswitch_pods 2"));
+        assert!(read("process/status").contains(&format!("Pid:\t{}\n", self.running.id())));
+        assert!(read("process/limits").contains("Max open files"));
+        let flags = read("process/command-line");
+        assert!(flags.contains(&format!("run --node {}", self.name)), "{flags}");
+        assert!(flags.contains("--hash-key [removed]"), "{flags}");
+        let variables = read("process/environment");
+        assert!(variables.contains(&self.folder.text("kubeconfig")), "{variables}");
+        assert!(variables.contains("other variables are left out"), "{variables}");
+        assert!(read("process/threads").contains("(podswitch-node)"));
+        assert!(read("run-dir").contains("token"), "names of files are shown");
+        assert!(read("network/dev").contains("podswitch0"));
+        assert!(read("sysctls").contains("net.ipv4.ip_forward = "));
+        assert!(read("machine/version").contains("Linux"));
+        assert!(read("README").contains("Not in this archive:"));
+        // Standard error is that of the test: a file, or not.
+        let log = std::path::Path::new(&unpacked);
+        assert!(log.join("log-tail").exists() || log.join("log-tail.error").exists());
+        let grep =
+            Command::new("grep").args(["-rE", &format!("{SECRET}|{HASH_KEY}"), &unpacked]).output();
+        let found = grep.expect("grep is installed").stdout;
+        assert_eq!(String::from_utf8_lossy(&found), "");
+        // An existing file is left alone.
+        let (status, _, err) = self.ask("bugreport", &["-o", &report]);
+        assert_eq!(status, Some(1));
+        assert!(err.contains("report.tar.gz: File exists"), "{err}");
+    }
+
+    /// Wrong names are refused, with the nearest right ones.
+    fn helps_with_names(&self) {
+        for (command, arguments, says) in [
+            ("flows", ["--pod", "a/yy"], "there is no pod a/yy; did you mean a/y?"),
+            ("flows", ["--namespace", "aa"], "there is no namespace aa; did you mean a?"),
+            ("flows", ["--service", "a/web"], "there is no Service a/web"),
+            (
+                "flows",
+                ["--state", "establishd"],
+                "there is no state establishd; did you mean established?",
+            ),
+            ("flows", ["--sort", "age s"], "there is no order age s"),
+            ("flows", ["--protocol", "tpc"], "there is no protocol tpc; did you mean TCP?"),
+            ("flows", ["-l", "app=@"], "label selector app=@: "),
+            ("drops", ["--reason", "polcy"], "there is no drop reason polcy; did you mean policy?"),
+            ("drops", ["--pod", "b/y"], "there is no pod b/y; did you mean a/y"),
+            (
+                "trace",
+                ["--from=a/x", "--to=a/y:53/udo"],
+                "there is no protocol udo; did you mean UDP?",
+            ),
+        ] {
+            let (status, _, err) = self.ask(command, &arguments);
+            assert_eq!(status, Some(2), "{command} {arguments:?}: {err}");
+            assert!(err.starts_with(&format!("vswitch: {says}")), "{command} {arguments:?}: {err}");
+        }
+    }
+
     #[track_caller]
     fn json(&self, command: &str, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.says(command, &[arguments, &["--json"]].concat())).expect("JSON")
@@ -161,6 +284,7 @@ fn an_operator_asks() {
     assert!(text.lines().next().expect("a head").starts_with("PROTO  CLIENT"), "{text}");
     let sport = client.local_addr().expect("known").port();
     assert!(text.contains(&format!("TCP    a/x {X}:{sport}")), "{text}");
+    switch.knows_what_allows_it(&client);
 
     // What is dropped, live?
     let mut follower = Command::new(program())
@@ -196,6 +320,8 @@ fn an_operator_asks() {
     let (status, _, err) = switch.ask("trace", &["--from", "a/xx", "--to", "a/y:1"]);
     assert_eq!((status, &*err), (Some(2), "vswitch: there is no a/xx; did you mean a/x?\n"));
 
+    switch.helps_with_names();
+    switch.reports_without_secrets();
     assert!(switch.says("pods", &[]).contains("a/x"));
     let policies = switch.says("policies", &["only"]);
     assert!(policies.contains("NetworkPolicy/a/only ingress[0]"), "{policies}");

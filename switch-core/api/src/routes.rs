@@ -1,15 +1,21 @@
 //! Paths and their answers.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use podswitch_node::{CaptureRequest, METRICS_CONTENT_TYPE, Node};
+use podswitch_node::{
+    CaptureRequest, FlowFilter, FlowQuery, FlowSort, METRICS_CONTENT_TYPE, Node, UnknownName,
+    check_drop_reason, label_query, protocol_number,
+};
+use podswitch_wire::cidr::Cidr;
 use podswitch_wire::flow_key::proto;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::filter::{Filter, protocol};
+use crate::filter::DropFilter;
 use crate::trace::{Question, traces};
 
 /// The most flows in one answer.
@@ -21,14 +27,18 @@ pub const MAX_PERF_SECONDS: u64 = 60;
 pub const MAX_CAPTURE_FRAMES: u64 = 1_000_000;
 /// The longest capture, in seconds.
 pub const MAX_CAPTURE_SECONDS: u64 = 3600;
+/// Seconds between the two samples of rates.
+const INTERVALS: std::ops::RangeInclusive<f64> = 0.1..=20.0;
 
 /// A request that was understood.
 #[derive(Debug)]
 pub(crate) enum Wanted {
     /// Asks the node.
     Node(NodeQuestion),
+    /// Connections, with rates if there is an interval.
+    Flows { query: FlowQuery, interval: Option<Duration> },
     /// The last drops, and those that come if `follow`.
-    Drops { filter: Filter, limit: usize, follow: bool },
+    Drops { filter: DropFilter, limit: usize, follow: bool },
     /// What the workers do in the next so many seconds; 0: did since they began.
     Perf { seconds: u64 },
     /// Captured frames as pcapng, at most so many within so many seconds.
@@ -40,7 +50,6 @@ pub(crate) enum Wanted {
 pub(crate) enum NodeQuestion {
     Status,
     Pods,
-    Flows { filter: Filter, limit: usize },
     Counters,
     Policies,
     Services,
@@ -75,7 +84,11 @@ impl Answer {
 }
 
 /// Parameters of a request, each taken at most once.
-struct Parameters(BTreeMap<String, String>);
+struct Parameters {
+    given: BTreeMap<String, String>,
+    /// Names of those that the path has.
+    known: Vec<&'static str>,
+}
 
 impl Parameters {
     fn read(query: &str) -> Result<Self, String> {
@@ -85,40 +98,69 @@ impl Parameters {
                 return Err(format!("{name} is given twice"));
             }
         }
-        Ok(Self(found))
+        Ok(Self { given: found, known: Vec::new() })
     }
 
-    fn take(&mut self, name: &str) -> Option<String> {
-        self.0.remove(name)
+    fn take(&mut self, name: &'static str) -> Option<String> {
+        self.known.push(name);
+        self.given.remove(name)
     }
 
-    fn parse<T: std::str::FromStr>(&mut self, name: &str, what: &str) -> Result<Option<T>, String> {
+    fn parse<T: std::str::FromStr>(
+        &mut self,
+        name: &'static str,
+        what: &str,
+    ) -> Result<Option<T>, String> {
         let Some(text) = self.take(name) else { return Ok(None) };
         text.parse().map(Some).map_err(|_| format!("{name}={text}: {what} is expected"))
     }
 
-    fn filter(&mut self) -> Result<Filter, String> {
-        let protocol = self.protocol()?;
-        Ok(Filter {
-            pod: self.take("pod"),
-            namespace: self.take("namespace"),
-            address: self.parse("address", "an IP address")?,
-            port: self.parse("port", "a port")?,
-            protocol,
-            service: self.take("service"),
-            state: None,
-            reason: None,
-        })
+    fn protocol(&mut self) -> Result<Option<u8>, String> {
+        let number = self.take("protocol").map(|text| protocol_number(&text)).transpose();
+        number.map_err(|unknown| unknown.to_string())
     }
 
-    fn protocol(&mut self) -> Result<Option<u8>, String> {
-        let Some(text) = self.take("protocol") else { return Ok(None) };
-        let number = protocol(&text);
-        number.map(Some).ok_or(format!("protocol={text}: TCP, UDP, SCTP, ICMP or a number"))
+    /// An address or a range.
+    fn addresses(&mut self) -> Result<Option<Cidr>, String> {
+        let Some(text) = self.take("address") else { return Ok(None) };
+        let address = text.parse::<IpAddr>().map(Cidr::host).ok().or_else(|| text.parse().ok());
+        let wrong = || format!("address={text}: an IP address or a range (CIDR) is expected");
+        address.map(Some).ok_or_else(wrong)
+    }
+
+    /// What flows and drops have in common.
+    fn ends(&mut self) -> Result<FlowFilter, String> {
+        let mut filter = FlowFilter::default();
+        filter.pod = self.take("pod");
+        filter.namespace = self.take("namespace");
+        filter.addresses = self.addresses()?;
+        filter.port = self.parse("port", "a port")?;
+        filter.protocol = self.protocol()?;
+        filter.service = self.take("service");
+        Ok(filter)
+    }
+
+    fn flows(&mut self) -> Result<Wanted, String> {
+        let mut filter = self.ends()?;
+        filter.state = self.take("state");
+        filter.labels = self.take("label").map(|text| label_query(&text)).transpose()?;
+        let sort = self.take("sort").map(|name| FlowSort::named(&name)).transpose();
+        let sort = sort.map_err(|unknown| unknown.to_string())?.unwrap_or_default();
+        let interval = match self.parse::<f64>("interval", "a number of seconds")? {
+            Some(seconds) if INTERVALS.contains(&seconds) => Some(Duration::from_secs_f64(seconds)),
+            Some(seconds) => {
+                let (least, most) = (INTERVALS.start(), INTERVALS.end());
+                return Err(format!(
+                    "interval={seconds}: it is not from {least} to {most} seconds"
+                ));
+            }
+            None => (sort == FlowSort::Rate).then_some(Duration::from_secs(1)),
+        };
+        Ok(Wanted::Flows { query: FlowQuery::new(filter, sort, self.limit()?), interval })
     }
 
     /// A number from 1 to `most`.
-    fn bounded(&mut self, name: &str, default: u64, most: u64) -> Result<u64, String> {
+    fn bounded(&mut self, name: &'static str, default: u64, most: u64) -> Result<u64, String> {
         match self.parse(name, "a number")?.unwrap_or(default) {
             number @ 1.. if number <= most => Ok(number),
             number => Err(format!("{name}={number}: from 1 to {most}")),
@@ -151,14 +193,14 @@ impl Parameters {
         Ok(limit.min(MAX_FLOWS))
     }
 
-    fn required(&mut self, name: &str) -> Result<String, String> {
+    fn required(&mut self, name: &'static str) -> Result<String, String> {
         self.take(name).ok_or_else(|| format!("{name} is missing"))
     }
 
     /// Whatever is left was mistyped.
     fn end(self) -> Result<(), String> {
-        match self.0.keys().next() {
-            Some(name) => Err(format!("there is no parameter {name} here")),
+        match self.given.keys().next() {
+            Some(name) => Err(UnknownName::new("parameter", name, self.known).to_string()),
             None => Ok(()),
         }
     }
@@ -188,14 +230,13 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
         "/v1/policies" => NodeQuestion::Policies,
         "/v1/services" => NodeQuestion::Services,
         "/metrics" => NodeQuestion::Metrics,
-        "/v1/flows" => {
-            let state = parameters.take("state");
-            let filter = Filter { state, ..parameters.filter()? };
-            NodeQuestion::Flows { filter, limit: parameters.limit()? }
-        }
+        "/v1/flows" => return parameters.flows().map(Some),
         "/v1/drops" => {
             let reason = parameters.take("reason");
-            let filter = Filter { reason, ..parameters.filter()? };
+            if let Some(name) = &reason {
+                check_drop_reason(name).map_err(|unknown| unknown.to_string())?;
+            }
+            let filter = DropFilter { ends: parameters.ends()?, reason };
             let follow = parameters.parse("follow", "true or false")?.unwrap_or(false);
             return Ok(Some(Wanted::Drops { filter, limit: parameters.limit()?, follow }));
         }
@@ -208,12 +249,12 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
             return Ok(Some(Wanted::Perf { seconds }));
         }
         "/v1/trace" => {
-            let number = parameters.protocol()?.unwrap_or(proto::TCP);
+            let protocol = parameters.protocol()?.unwrap_or(proto::TCP);
             NodeQuestion::Trace(Question {
                 from: parameters.required("from")?,
                 to: parameters.required("to")?,
                 port: parameters.parse("port", "a port")?.unwrap_or(0),
-                protocol: number,
+                protocol,
                 sport: parameters.parse("sport", "a port")?.unwrap_or(49_152),
             })
         }
@@ -229,14 +270,6 @@ pub(crate) fn answer(node: &Node, question: &NodeQuestion) -> Answer {
         NodeQuestion::Counters => Answer::json(&node.stats()),
         NodeQuestion::Policies => Answer::json(&json!({ "policies": node.stats().policies })),
         NodeQuestion::Services => Answer::json(&json!({ "services": node.stats().services })),
-        NodeQuestion::Flows { filter, limit } => {
-            let mut flows = node.flows();
-            flows.retain(|flow| filter.takes_flow(flow));
-            let total = flows.len();
-            flows.sort_by_key(|flow| std::cmp::Reverse(flow.bytes + flow.reply_bytes));
-            flows.truncate(*limit);
-            Answer::json(&json!({ "total": total, "flows": flows }))
-        }
         NodeQuestion::Trace(question) => match traces(node, question) {
             Ok(traces) => Answer::json(&json!({ "traces": traces })),
             Err(reason) => Answer::error(StatusCode::NOT_FOUND, &reason),
@@ -262,17 +295,23 @@ mod tests {
     fn bad_requests_name_the_parameter() {
         for (path, query, status, says) in [
             ("/v1/nothing", "", 404, "there is no /v1/nothing"),
-            ("/v1/status", "pod=a/b", 400, "there is no parameter pod here"),
+            ("/v1/status", "pod=a/b", 400, "there is no parameter pod\""),
+            ("/v1/flows", "serivce=a/b", 400, "no parameter serivce; did you mean service?"),
+            ("/v1/flows", "sort=byte", 400, "there is no order byte; did you mean bytes?"),
+            ("/v1/flows", "interval=0", 400, "interval=0: it is not from 0.1 to 20 seconds"),
+            ("/v1/flows", "interval=NaN", 400, "interval=NaN: it is not from"),
+            ("/v1/flows", "label=a%3D%40", 400, "label selector a=@: "),
+            ("/v1/drops", "reason=polcy", 400, "no drop reason polcy; did you mean policy?"),
             ("/v1/flows", "port=70000", 400, "port=70000: a port is expected"),
-            ("/v1/flows", "address=10.0.0", 400, "address=10.0.0: an IP address is expected"),
+            ("/v1/flows", "address=10.0.0", 400, "address=10.0.0: an IP address or a range"),
             ("/v1/flows", "pod=a%2Fb&pod=c", 400, "pod is given twice"),
-            ("/v1/flows", "protocol=tcpp", 400, "protocol=tcpp: TCP, UDP"),
+            ("/v1/flows", "protocol=tcpp", 400, "there is no protocol tcpp; did you mean TCP?"),
             ("/v1/drops", "follow=maybe", 400, "follow=maybe: true or false is expected"),
             ("/v1/trace", "from=a/b", 400, "to is missing"),
             ("/v1/capture", "from=a%2Fb", 400, "to is missing: from and to go together"),
             ("/v1/capture", "count=0", 400, "count=0: from 1 to 1000000"),
             ("/v1/capture", "seconds=3601", 400, "seconds=3601: from 1 to 3600"),
-            ("/v1/capture", "protocol=tcpp", 400, "protocol=tcpp: TCP, UDP"),
+            ("/v1/capture", "protocol=tcpp", 400, "there is no protocol tcpp; did you mean TCP?"),
             ("/v1/capture", "snaplen=x", 400, "snaplen=x: a number of bytes is expected"),
             ("/v1/perf", "seconds=61", 400, "seconds=61: at most 60"),
             ("/v1/perf", "seconds=-1", 400, "seconds=-1: a number of seconds is expected"),
@@ -285,22 +324,30 @@ mod tests {
 
     #[test]
     fn filters_are_read() {
-        let Ok(Wanted::Node(NodeQuestion::Flows { filter, limit })) =
-            read("/v1/flows", "pod=shop%2Fweb&protocol=udp&port=53&limit=7&state=closing")
-        else {
+        let query =
+            "pod=shop%2Fweb&protocol=udp&port=53&limit=7&state=closing&label=app%3Dweb&sort=age";
+        let Ok(Wanted::Flows { query, interval: None }) = read("/v1/flows", query) else {
             panic!("flows");
         };
-        assert_eq!(limit, 7);
+        let filter = query.filter;
+        assert_eq!((query.limit, query.sort), (7, FlowSort::Age));
         assert_eq!(filter.pod.as_deref(), Some("shop/web"));
         assert_eq!((filter.protocol, filter.port), (Some(17), Some(53)));
         assert_eq!(filter.state.as_deref(), Some("closing"));
+        assert_eq!(filter.labels, label_query("app=web").ok());
+        let interval = |query| match read("/v1/flows", query) {
+            Ok(Wanted::Flows { interval, .. }) => interval,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(interval("interval=0.5"), Some(Duration::from_millis(500)));
+        assert_eq!(interval("sort=rate"), Some(Duration::from_secs(1)));
         let Ok(Wanted::Drops { filter, follow, .. }) =
-            read("/v1/drops", "follow=true&reason=policy&address=fd00::1")
+            read("/v1/drops", "follow=true&reason=policy&address=fd00::/64")
         else {
             panic!("drops");
         };
         assert!(follow);
         assert_eq!(filter.reason.as_deref(), Some("policy"));
-        assert_eq!(filter.address, Some("fd00::1".parse().unwrap()));
+        assert_eq!(filter.ends.addresses, "fd00::/64".parse().ok());
     }
 }

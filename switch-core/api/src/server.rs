@@ -20,14 +20,16 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use podswitch_linux::confine::worker_thread;
-use podswitch_node::{CaptureError, DroppedFrames, Node, NodeCaller};
+use podswitch_node::{
+    CaptureError, DroppedFrames, FlowFilter, FlowQuery, FlowView, Node, NodeCaller, UnknownName,
+};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::capture;
 use crate::drop_log::DropLog;
-use crate::filter::Filter;
+use crate::filter::DropFilter;
 use crate::log_level::{self, LogLevel};
 use crate::routes::{Answer, NodeQuestion, Wanted, answer, read};
 
@@ -37,6 +39,9 @@ pub const MAX_CONNECTIONS: usize = 64;
 const MAX_HEAD: usize = 16 * 1024;
 /// How long a client may take to send a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Queries for rates at a time, each of which keeps the counters of all selected connections for its interval; further
+/// ones wait.
+const MAX_SAMPLES: usize = 4;
 /// Pieces of a stream that a slow reader may be behind, before those who write wait.
 const STREAM_BUFFER: usize = 64;
 
@@ -95,6 +100,7 @@ impl fmt::Debug for ApiServer {
 struct Served {
     node: NodeCaller,
     drops: Arc<DropLog>,
+    samples: Semaphore,
     log: Option<Arc<dyn LogLevel>>,
 }
 
@@ -118,7 +124,8 @@ impl ApiServer {
             .thread_name("podswitch-api")
             .on_thread_start(worker_thread)
             .build()?;
-        let served = Arc::new(Served { node, drops, log });
+        let samples = Semaphore::new(MAX_SAMPLES);
+        let served = Arc::new(Served { node, drops, samples, log });
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("podswitch-api".into()).spawn(move || {
             // The node's thread does what takes privilege.
@@ -209,15 +216,30 @@ async fn respond(
             }
         }
         Ok(Wanted::Perf { seconds }) => whole(perf(served, seconds).await),
-        Ok(Wanted::Drops { filter, limit, follow: false }) => {
+        Ok(Wanted::Flows { query, interval }) => {
+            whole(flows(&served, query, interval).await.unwrap_or_else(|refused| refused))
+        }
+        Ok(Wanted::Drops { filter, limit, follow }) => {
+            if let Err(refused) = check_names(&served, &filter).await {
+                return whole(refused);
+            }
+            drops(served, filter, limit, follow)
+        }
+    }
+}
+
+/// The last drops in one piece, or with those that come line by line.
+fn drops(served: Arc<Served>, filter: DropFilter, limit: usize, follow: bool) -> Response<Body> {
+    match follow {
+        false => {
             let mut kept = served.drops.kept();
-            kept.retain(|frames| filter.takes_drop(frames));
+            kept.retain(|frames| filter.takes(frames));
             let newest = kept.len().saturating_sub(limit);
             let list: Vec<&DroppedFrames> = kept[newest..].iter().map(|frames| &**frames).collect();
             whole(Answer::json(&serde_json::json!({ "drops": list })))
         }
-        Ok(Wanted::Drops { filter, limit, follow: true }) => {
-            streamed("application/x-ndjson", |sender| follow(served, filter, limit, sender))
+        true => {
+            streamed("application/x-ndjson", |sender| follow_drops(served, filter, limit, sender))
         }
     }
 }
@@ -242,22 +264,6 @@ fn whole(answer: Answer) -> Response<Body> {
     response
 }
 
-/// Asks the node.
-async fn ask(served: Arc<Served>, question: NodeQuestion) -> Answer {
-    with_node(&served, move |node| answer(node, &question)).await.unwrap_or_else(|ended| ended)
-}
-
-/// Calls the node, which may be busy with a publish for some seconds.
-async fn with_node<T: Send + 'static>(
-    served: &Served,
-    call: impl FnOnce(&mut Node) -> T + Send + 'static,
-) -> Result<T, Answer> {
-    let node = served.node.clone();
-    let called = tokio::task::spawn_blocking(move || node.with(call).ok());
-    let ended = || Answer::error(StatusCode::SERVICE_UNAVAILABLE, "the node has ended");
-    called.await.ok().flatten().ok_or_else(ended)
-}
-
 /// What the workers do within `seconds`, or since they began.
 async fn perf(served: Arc<Served>, seconds: u64) -> Answer {
     let read = || with_node(&served, |node| node.perf());
@@ -275,15 +281,70 @@ async fn perf(served: Arc<Served>, seconds: u64) -> Answer {
     }
 }
 
+/// Runs `f` on the node's thread, which may be busy with a publish for some seconds.
+async fn with_node<T: Send + 'static>(
+    served: &Arc<Served>,
+    f: impl FnOnce(&mut Node) -> T + Send + 'static,
+) -> Result<T, Answer> {
+    let node = served.node.clone();
+    let asked = tokio::task::spawn_blocking(move || node.with(f).ok()).await;
+    let ended = || Answer::error(StatusCode::SERVICE_UNAVAILABLE, "the node has ended");
+    asked.ok().flatten().ok_or_else(ended)
+}
+
+async fn ask(served: Arc<Served>, question: NodeQuestion) -> Answer {
+    let asked = with_node(&served, move |node| answer(node, &question)).await;
+    asked.unwrap_or_else(|ended| ended)
+}
+
+/// Reads the connection table on a thread that may take its time: neither the node's nor the one that answers.
+async fn read_flows<T: Send + 'static>(
+    served: &Arc<Served>,
+    f: impl FnOnce(&FlowView) -> Result<T, UnknownName> + Send + 'static,
+) -> Result<T, Answer> {
+    let view = with_node(served, |node| node.flow_view()).await?;
+    match tokio::task::spawn_blocking(move || f(&view)).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(unknown)) => Err(Answer::error(StatusCode::NOT_FOUND, &unknown.to_string())),
+        Err(error) => Err(Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
+    }
+}
+
+async fn flows(
+    served: &Arc<Served>,
+    query: FlowQuery,
+    interval: Option<Duration>,
+) -> Result<Answer, Answer> {
+    let Some(interval) = interval else {
+        return read_flows(served, move |view| Ok(Answer::json(&view.list(&query, None)?))).await;
+    };
+    // Never closed.
+    let _place = served.samples.acquire().await;
+    let filter = query.filter.clone();
+    let before = read_flows(served, move |view| view.sample(&filter)).await?;
+    tokio::time::sleep(interval).await;
+    read_flows(served, move |view| Ok(Answer::json(&view.list(&query, Some(&before))?))).await
+}
+
+/// Whether the names of a filter for drops stand for something, or did when something that is kept was dropped.
+async fn check_names(served: &Arc<Served>, filter: &DropFilter) -> Result<(), Answer> {
+    let named = |filter: FlowFilter| read_flows(served, move |view| view.check(&filter));
+    let checked = named(filter.ends.clone()).await;
+    match checked.is_err() && served.drops.kept().iter().any(|frames| filter.takes(frames)) {
+        true => Ok(()),
+        false => checked,
+    }
+}
+
 /// Sends one record a line: the last ones, then what comes, until the client goes away.
-async fn follow(
+async fn follow_drops(
     served: Arc<Served>,
-    filter: Filter,
+    filter: DropFilter,
     limit: usize,
     mut sender: BodySender<Bytes, Infallible>,
 ) {
     let (mut kept, mut live) = served.drops.follow();
-    kept.retain(|frames| filter.takes_drop(frames));
+    kept.retain(|frames| filter.takes(frames));
     let newest = kept.len().saturating_sub(limit);
     for frames in kept.drain(newest..) {
         if sender.send_data(line(&*frames)).await.is_err() {
@@ -293,7 +354,7 @@ async fn follow(
     drop(kept);
     loop {
         let line = match live.recv().await {
-            Ok(frames) if filter.takes_drop(&frames) => line(&*frames),
+            Ok(frames) if filter.takes(&frames) => line(&*frames),
             Ok(_) => continue,
             Err(RecvError::Lagged(count)) => line(&serde_json::json!({ "lost": count })),
             Err(RecvError::Closed) => return,

@@ -121,6 +121,27 @@ fn a_running_node_is_asked() {
     assert_eq!(world.get("/v1/flows?protocol=tcp")["total"], 0);
     assert_eq!(world.get("/v1/flows?namespace=default&address=10.8.0.2")["total"], 1);
 
+    // By labels, in order, and no more than asked for.
+    let labelled = |selector: &str| {
+        let query = [("label", Some(selector.to_owned()))];
+        world.get(&Client::query("/v1/flows", &query))["total"].as_u64()
+    };
+    assert_eq!([labelled("app=blue"), labelled("app=red,app")], [Some(1), Some(1)]);
+    assert_eq!([labelled("app in (green)"), labelled("!app")], [Some(0), Some(0)]);
+    assert_eq!(world.get("/v1/flows?address=10.8.0.0/30")["total"], 1);
+    assert_eq!(world.get("/v1/flows?address=10.9.0.0/16")["total"], 0);
+    let page = world.get("/v1/flows?sort=rate&interval=0.1&limit=0");
+    assert_eq!((&page["total"], &page["left_out"]), (&1.into(), &1.into()), "{page}");
+    let page = world.get("/v1/flows?sort=rate&interval=0.1");
+    let flow = &page["flows"][0];
+    assert!(flow["packets_per_second"].is_number(), "{page}");
+    assert_eq!((&flow["egress"]["verdict"], &flow["policy"]), (&"allow".into(), &Value::Null));
+    assert_eq!((&flow["src_node"], &flow["dst_node"]), (&"n1".into(), &"n1".into()));
+    let says = refusal(&world.client, "/v1/flows?pod=default/bleu");
+    assert_eq!(says, "there is no pod default/bleu; did you mean default/blue?");
+    let says = refusal(&world.client, "/v1/drops?follow=true&namespace=defualt");
+    assert_eq!(says, "there is no namespace defualt; did you mean default?");
+
     let pods = world.get("/v1/pods");
     let red = &pods["pods"][1];
     assert_eq!((&red["pod"], &red["interface"]), (&"default/red".into(), &"eth0".into()));

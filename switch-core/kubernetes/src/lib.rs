@@ -52,6 +52,7 @@
 
 mod api;
 mod kind;
+mod label_query;
 mod object;
 mod options;
 mod parts;
@@ -65,11 +66,12 @@ mod text;
 mod validate;
 
 pub use kind::Kind;
+pub use label_query::label_query;
 pub use object::{Object, ObjectError};
 pub use options::{Options, PodAnnotations};
 pub use parts::ServiceEndpoint;
 pub use report::{Action, Counts, Record, Source};
 pub use source::{Files, LoadError, Loading, Manifests};
-pub use spelling::nearest;
+pub use spelling::{distance, nearest};
 pub use state::{Compiled, InterfaceKind, LocalPod, Overlay, PodInterface};
 pub use store::{Base, Changes, KindChanges, ObjectChanges, PodChange, PodIdentity, Store};

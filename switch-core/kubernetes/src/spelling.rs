@@ -7,7 +7,7 @@ pub fn nearest<'a>(text: &str, names: &[&'a str], most: usize) -> Option<&'a str
 }
 
 /// Levenshtein distance, in ASCII characters, of at most a hundred bytes of each.
-pub(crate) fn distance(one: &str, other: &str) -> usize {
+pub fn distance(one: &str, other: &str) -> usize {
     let (one, other) =
         (&one.as_bytes()[..one.len().min(100)], &other.as_bytes()[..other.len().min(100)]);
     let mut row: Vec<usize> = (0..=other.len()).collect();

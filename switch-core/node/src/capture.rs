@@ -13,7 +13,7 @@ use podswitch_core::control::{ControlError, ControlPlane};
 use podswitch_core::engine::Shared;
 use podswitch_core::port::pcap::{MAX_RECORD, Packet, PcapNgWriter};
 
-use crate::inspect::{UnknownName, addresses};
+use crate::names::{UnknownName, addresses};
 use crate::pod_name::PodName;
 use crate::pods::Pods;
 use comment::comment;

@@ -97,7 +97,8 @@ impl Flow {
         let (original, reply) = (&info.pinned.original, &info.pinned.reply);
         let pod = |address: IpAddr| {
             let workload = &snapshot.endpoints.get(&address)?.endpoint.workload;
-            Some(format!("{}/{}", workload.namespace, workload.name))
+            // Pods with their node's network share its address.
+            (!workload.host_network).then(|| format!("{}/{}", workload.namespace, workload.name))
         };
         let (src, dst, server) = (original.src_addr(), original.dst_addr(), reply.src_addr());
         let is_service = info.pinned.is_via_service();
@@ -121,7 +122,10 @@ impl Flow {
     }
 }
 
-/// The state of a TCP connection from those of its sides.
+/// Every state of a TCP connection.
+pub(crate) const STATES: [&str; 5] = ["opening", "established", "closing", "closed", "reset"];
+
+/// The state of a TCP connection from those of its sides: one of [`STATES`].
 pub(crate) fn state(client: TcpState, server: TcpState) -> &'static str {
     use TcpState::{Closed, Closing, Established, Reset};
     match (client, server) {

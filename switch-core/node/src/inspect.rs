@@ -1,12 +1,9 @@
-//! Queries to a running node: its status, its pods, the addresses behind a name.
+//! Queries to a running node: its status and its pods.
 
-use std::fmt;
 use std::net::IpAddr;
 
 use podswitch_core::control::ControlPlane;
 use podswitch_core::id::PortId;
-use podswitch_core::snapshot::Snapshot;
-use podswitch_kubernetes::nearest;
 use serde::Serialize;
 
 use crate::attachment::{InterfaceKind, PodAttachment};
@@ -149,80 +146,5 @@ impl PodInfo {
             }
         }
         info
-    }
-}
-
-/// No pod, node or Service is called so.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct UnknownName {
-    /// What was asked for.
-    pub name: String,
-    /// The name of the same kind that is nearest to it, if one is near.
-    pub nearest: Option<String>,
-}
-
-impl fmt::Display for UnknownName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "there is no {}", self.name)?;
-        match &self.nearest {
-            Some(nearest) => write!(f, "; did you mean {nearest}?"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl std::error::Error for UnknownName {}
-
-/// The addresses of what is called `name`, as the state in force has it: an address, `namespace/pod`, `node/NAME`, or
-/// `service/NAMESPACE/NAME` (its cluster IPs and other addresses).
-///
-/// # Errors
-/// There is no such thing.
-pub(crate) fn addresses(snapshot: &Snapshot, name: &str) -> Result<Vec<IpAddr>, UnknownName> {
-    if let Ok(address) = name.parse() {
-        return Ok(vec![address]);
-    }
-    let mut found: Vec<IpAddr> = Vec::new();
-    let mut names = Vec::new();
-    let mut consider =
-        |candidate: String, addresses: &mut dyn Iterator<Item = IpAddr>| match candidate == name {
-            true => found.extend(addresses),
-            false => names.push(candidate),
-        };
-    if let Some(service) = name.strip_prefix("service/") {
-        let cookie = format!("Service/{service}");
-        for frontend in snapshot.services.frontends() {
-            let shown = match frontend.entry.cookie.strip_prefix("Service/") {
-                _ if *frontend.entry.cookie == *cookie => name.to_owned(),
-                Some(other) => format!("service/{other}"),
-                None => continue,
-            };
-            consider(shown, &mut std::iter::once(frontend.address));
-        }
-    } else if name.starts_with("node/") {
-        let own = format!("node/{}", snapshot.node);
-        consider(own, &mut snapshot.node_addresses.iter().copied());
-        for (address, facts) in snapshot.endpoints.iter() {
-            if facts.endpoint.workload.host_network {
-                consider(format!("node/{}", facts.endpoint.node), &mut std::iter::once(*address));
-            }
-        }
-    } else {
-        for (address, facts) in snapshot.endpoints.iter() {
-            let workload = &facts.endpoint.workload;
-            let candidate = format!("{}/{}", workload.namespace, workload.name);
-            consider(candidate, &mut std::iter::once(*address));
-        }
-    }
-    found.sort();
-    found.dedup();
-    match found.is_empty() {
-        false => Ok(found),
-        true => {
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            let nearest = nearest(name, &names, name.len() / 3).map(str::to_owned);
-            Err(UnknownName { name: name.to_owned(), nearest })
-        }
     }
 }

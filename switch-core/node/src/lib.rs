@@ -65,6 +65,8 @@ mod discovery;
 mod error;
 mod events;
 mod explain;
+mod flow_filter;
+mod flow_view;
 mod flows;
 mod handle;
 mod host_side;
@@ -72,6 +74,7 @@ mod inspect;
 mod kept;
 mod kube_proxy;
 mod metrics;
+mod names;
 mod node;
 mod options;
 pub mod overlay;
@@ -92,11 +95,16 @@ pub use discovery::node_addresses;
 pub use error::{NodeError, PodError, UnderlayError};
 pub use events::{DroppedFrames, Event, EventSink, Failure, RecordedFlow, channel};
 pub use explain::{Connection, Outcome, Verdict};
+pub use flow_filter::FlowFilter;
+pub use flow_view::{
+    FlowDecision, FlowPage, FlowQuery, FlowRates, FlowRow, FlowSample, FlowSort, FlowView,
+};
 pub use flows::Flow;
 pub use handle::{NodeCaller, NodeHandle};
-pub use inspect::{PodInfo, Status, UnknownName, WorkerStatus};
+pub use inspect::{PodInfo, Status, WorkerStatus};
 pub use kube_proxy::KubeProxyMode;
 pub use metrics::METRICS_CONTENT_TYPE;
+pub use names::{UnknownName, check_drop_reason, protocol_name, protocol_number};
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
 pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};
 pub use perf::{LongestPause, Perf, PerfReading, PollTime, SlowPath, WokenBy, WorkerPerf};
@@ -104,6 +112,7 @@ pub use pod_name::{PodName, PodNameError};
 pub use podswitch_core::records::{
     Allowed, CloseReason, DropRecord, End, FlowChange, FlowRecord, FlowsLeftOut,
 };
+pub use podswitch_kubernetes::label_query;
 pub use state::{State, StateChanges};
 pub use stats::Stats;
 

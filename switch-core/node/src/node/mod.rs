@@ -27,10 +27,12 @@ use crate::capture::{Capture, CaptureError, CaptureRequest};
 use crate::error::NodeError;
 use crate::events::{DropReader, Event, EventSink, FlowReader, Reporter};
 use crate::explain::{self, Connection, Verdict};
+use crate::flow_view::FlowView;
 use crate::flows::{self, Flow};
 use crate::host_side::{Behind, HostSide};
-use crate::inspect::{self, PodInfo, Status, UnknownName};
+use crate::inspect::{PodInfo, Status};
 use crate::kept::Kept;
+use crate::names::{self, UnknownName};
 use crate::options::{NodeOptions, Settings};
 use crate::perf::PerfReading;
 use crate::pod_name::PodName;
@@ -364,13 +366,18 @@ impl Node {
     /// # Errors
     /// There is no such thing.
     pub fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, UnknownName> {
-        inspect::addresses(&self.control.snapshot(), name)
+        names::addresses(&self.control.snapshot(), name)
     }
 
     /// Every live connection. Packet and byte counts of those that are neither TCP nor translated may be up to
     /// about ten seconds old.
     pub fn flows(&self) -> Vec<Flow> {
         flows::list(&self.control)
+    }
+
+    /// The connections for queries with filters, of which any thread may make any number without the node's.
+    pub fn flow_view(&self) -> FlowView {
+        FlowView::new(&self.control)
     }
 
     /// Explains why a connection is forwarded or not, by the state in force. `None`: its addresses
