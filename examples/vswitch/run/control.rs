@@ -90,8 +90,13 @@ impl ControlFlags {
 
 impl Control {
     /// Has drops and connections recorded if somebody can see them, and everything else printed.
-    pub(super) fn options(&mut self, mut options: NodeOptions, node: &str) -> NodeOptions {
-        if self.listener.is_some() || self.file.is_some() {
+    pub(super) fn options(
+        &mut self,
+        mut options: NodeOptions,
+        node: &str,
+        has_page: bool,
+    ) -> NodeOptions {
+        if self.listener.is_some() || self.file.is_some() || has_page {
             options = options.report_drops();
         }
         if self.file.is_some() {
@@ -115,6 +120,11 @@ impl Control {
             Event::FlowClosed(flow) => write_flow(&file, "flow_closed", &flow),
             event => print::event(event),
         })
+    }
+
+    /// The drops that are kept.
+    pub(super) fn log(&self) -> Arc<DropLog> {
+        Arc::clone(&self.log)
     }
 
     /// Starts to answer.

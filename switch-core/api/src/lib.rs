@@ -11,16 +11,22 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_types, reason = "locks of the control socket, far from any packet")]
 
+mod background;
 mod client;
 mod drop_log;
 mod filter;
 mod json_lines;
+mod map;
+mod page;
 mod routes;
 mod server;
+mod service;
 mod trace;
+mod web;
 
 pub use client::{Client, ClientError};
 pub use drop_log::DropLog;
 pub use json_lines::{JsonLines, Rotation};
 pub use routes::MAX_FLOWS;
 pub use server::{ApiServer, MAX_CONNECTIONS, bind};
+pub use web::{PageAccess, WebServer};

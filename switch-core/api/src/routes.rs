@@ -21,6 +21,8 @@ pub(crate) enum Wanted {
     Node(NodeQuestion),
     /// The last drops, and those that come if `follow`.
     Drops { filter: Filter, limit: usize, follow: bool },
+    /// Who talks to whom, and what is dropped between them.
+    Map,
 }
 
 /// A query to the node.
@@ -152,6 +154,7 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
             let filter = Filter { state, ..parameters.filter()? };
             NodeQuestion::Flows { filter, limit: parameters.limit()? }
         }
+        "/v1/map" => return Ok(Some(Wanted::Map)),
         "/v1/drops" => {
             let reason = parameters.take("reason");
             let filter = Filter { reason, ..parameters.filter()? };
@@ -197,7 +200,7 @@ pub(crate) fn answer(node: &Node, question: &NodeQuestion) -> Answer {
         NodeQuestion::Metrics => Answer {
             status: StatusCode::OK,
             content_type: METRICS_CONTENT_TYPE,
-            body: node.stats().to_prometheus(&[]).into(),
+            body: node.metrics().into(),
         },
     }
 }

@@ -7,38 +7,27 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::channel::{Channel, Sender as BodySender};
-use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use podswitch_linux::confine::worker_thread;
-use podswitch_node::{DroppedFrames, Node, NodeCaller};
+use podswitch_node::NodeCaller;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::background::Background;
 use crate::drop_log::DropLog;
-use crate::filter::Filter;
-use crate::routes::{Answer, NodeQuestion, Wanted, answer, read};
+use crate::service::{Served, not_get, respond, whole};
 
 /// The most connections at a time; further ones wait.
 pub const MAX_CONNECTIONS: usize = 64;
 /// The longest head of a request, in bytes.
-const MAX_HEAD: usize = 16 * 1024;
+pub(crate) const MAX_HEAD: usize = 16 * 1024;
 /// How long a client may take to send a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pieces of a stream that a slow reader may be behind, before those who write wait.
-const STREAM_BUFFER: usize = 64;
-
-type Body = Either<Full<Bytes>, Channel<Bytes, Infallible>>;
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Listens at `path`, in place of a socket that nobody listens at any more. Root alone may connect, and the group
 /// `gid` if one is given.
@@ -76,8 +65,7 @@ pub fn bind(path: &Path, gid: Option<u32>) -> io::Result<StdListener> {
 
 /// Answers on a thread of its own until it is dropped.
 pub struct ApiServer {
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    background: Option<Background>,
     path: Option<PathBuf>,
 }
 
@@ -85,12 +73,6 @@ impl fmt::Debug for ApiServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ApiServer").field("path", &self.path).finish_non_exhaustive()
     }
-}
-
-/// What all connections share.
-struct Served {
-    node: NodeCaller,
-    drops: Arc<DropLog>,
 }
 
 impl ApiServer {
@@ -101,35 +83,15 @@ impl ApiServer {
     pub fn start(listener: StdListener, node: NodeCaller, drops: Arc<DropLog>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let path = listener.local_addr()?.as_pathname().map(Path::to_owned);
-        // One thread answers; a few more wait for the node's.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(4)
-            .thread_name("podswitch-api")
-            .on_thread_start(worker_thread)
-            .build()?;
         let served = Arc::new(Served { node, drops });
-        let (stop, stopped) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("podswitch-api".into()).spawn(move || {
-            // The node's thread does what takes privilege.
-            worker_thread();
-            runtime.spawn(accept(listener, served));
-            // The sender's end is its drop.
-            let _ = runtime.block_on(stopped);
-            // A question that the node has not answered yet is nobody's to wait for.
-            runtime.shutdown_background();
-        })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread), path })
+        let background = Background::start("podswitch-api", accept(listener, served))?;
+        Ok(Self { background: Some(background), path })
     }
 }
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        self.stop = None;
-        if let Some(thread) = self.thread.take() {
-            // It panicked: there is nothing left to end.
-            let _ = thread.join();
-        }
+        self.background = None;
         if let Some(path) = &self.path {
             // Somebody else may have removed it.
             let _ = std::fs::remove_file(path);
@@ -153,9 +115,14 @@ async fn accept(listener: StdListener, served: Arc<Served>) {
 }
 
 async fn connection(stream: UnixStream, served: Arc<Served>, _place: OwnedSemaphorePermit) {
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let served = Arc::clone(&served);
-        async move { Ok::<_, Infallible>(respond(&request, served).await) }
+        async move {
+            Ok::<_, Infallible>(match *request.method() {
+                Method::GET => respond(request.uri(), served).await,
+                _ => whole(not_get()),
+            })
+        }
     });
     // A client that goes away, or sends no HTTP, is its own affair.
     let _ = http1::Builder::new()
@@ -164,82 +131,4 @@ async fn connection(stream: UnixStream, served: Arc<Served>, _place: OwnedSemaph
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service)
         .await;
-}
-
-async fn respond(request: &Request<Incoming>, served: Arc<Served>) -> Response<Body> {
-    if request.method() != Method::GET {
-        return whole(Answer::error(StatusCode::METHOD_NOT_ALLOWED, "only GET is served"));
-    }
-    let uri = request.uri();
-    match read(uri.path(), uri.query().unwrap_or_default()) {
-        Err(refused) => whole(refused),
-        Ok(Wanted::Node(question)) => whole(ask(served, question).await),
-        Ok(Wanted::Drops { filter, limit, follow: false }) => {
-            let mut kept = served.drops.kept();
-            kept.retain(|frames| filter.takes_drop(frames));
-            let newest = kept.len().saturating_sub(limit);
-            let list: Vec<&DroppedFrames> = kept[newest..].iter().map(|frames| &**frames).collect();
-            whole(Answer::json(&serde_json::json!({ "drops": list })))
-        }
-        Ok(Wanted::Drops { filter, limit, follow: true }) => {
-            let (sender, body) = Channel::new(STREAM_BUFFER);
-            tokio::spawn(follow(served, filter, limit, sender));
-            let mut response = Response::new(Either::Right(body));
-            let content_type = HeaderValue::from_static("application/x-ndjson");
-            response.headers_mut().insert(CONTENT_TYPE, content_type);
-            response
-        }
-    }
-}
-
-fn whole(answer: Answer) -> Response<Body> {
-    let mut response = Response::new(Either::Left(Full::new(answer.body)));
-    *response.status_mut() = answer.status;
-    let content_type = HeaderValue::from_static(answer.content_type);
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
-    response
-}
-
-/// Asks the node, which may be busy with a publish for some seconds.
-async fn ask(served: Arc<Served>, question: NodeQuestion) -> Answer {
-    let asked = tokio::task::spawn_blocking(move || {
-        served.node.with(move |node: &mut Node| answer(node, &question)).ok()
-    });
-    let ended = || Answer::error(StatusCode::SERVICE_UNAVAILABLE, "the node has ended");
-    asked.await.ok().flatten().unwrap_or_else(ended)
-}
-
-/// Sends one record a line: the last ones, then what comes, until the client goes away.
-async fn follow(
-    served: Arc<Served>,
-    filter: Filter,
-    limit: usize,
-    mut sender: BodySender<Bytes, Infallible>,
-) {
-    let (mut kept, mut live) = served.drops.follow();
-    kept.retain(|frames| filter.takes_drop(frames));
-    let newest = kept.len().saturating_sub(limit);
-    for frames in kept.drain(newest..) {
-        if sender.send_data(line(&*frames)).await.is_err() {
-            return;
-        }
-    }
-    drop(kept);
-    loop {
-        let line = match live.recv().await {
-            Ok(frames) if filter.takes_drop(&frames) => line(&*frames),
-            Ok(_) => continue,
-            Err(RecvError::Lagged(count)) => line(&serde_json::json!({ "lost": count })),
-            Err(RecvError::Closed) => return,
-        };
-        if sender.send_data(line).await.is_err() {
-            return;
-        }
-    }
-}
-
-fn line(value: &impl serde::Serialize) -> Bytes {
-    let mut line = serde_json::to_vec(value).unwrap_or_default();
-    line.push(b'\n');
-    line.into()
 }

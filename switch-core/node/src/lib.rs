@@ -75,6 +75,7 @@ mod options;
 pub mod overlay;
 mod pod_name;
 mod pods;
+mod probes;
 mod ranges;
 pub mod source;
 mod state;
@@ -92,13 +93,14 @@ pub use flows::Flow;
 pub use handle::{NodeCaller, NodeHandle};
 pub use inspect::{PodInfo, Status, UnknownName, WorkerStatus};
 pub use kube_proxy::KubeProxyMode;
-pub use metrics::METRICS_CONTENT_TYPE;
+pub use metrics::{METRICS_CONTENT_TYPE, Meters};
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
 pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};
 pub use pod_name::{PodName, PodNameError};
 pub use podswitch_core::records::{DropRecord, End};
+pub use probes::Probes;
 pub use state::{State, StateChanges};
-pub use stats::Stats;
+pub use stats::{PortStats, Stats, WorkerStats};
 
 /// Default MTU of a port, in bytes.
 pub const DEFAULT_MTU: u16 = 1500;

@@ -38,7 +38,8 @@ impl End {
         Self { address, port, namespace: None, pod: None, node: None }
     }
 
-    fn named(address: IpAddr, port: u16, snapshot: Option<&Snapshot>) -> Self {
+    /// An end with the names that `snapshot` has for its address.
+    pub fn named(address: IpAddr, port: u16, snapshot: Option<&Snapshot>) -> Self {
         let mut end = Self::new(address, port);
         let Some(snapshot) = snapshot else { return end };
         if let Some(facts) = snapshot.endpoints.get(&address) {

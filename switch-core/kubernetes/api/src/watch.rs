@@ -8,6 +8,7 @@ use http::Request;
 use http_body_util::BodyExt as _;
 use kube::client::Body;
 use podswitch_kubernetes::{Kind, Object};
+use podswitch_node::Meters;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
@@ -64,6 +65,7 @@ pub(crate) struct Follower {
     pub(crate) node: String,
     /// Which pods are wanted; `None`: none yet.
     pub(crate) scope: watch::Receiver<Option<PodScope>>,
+    pub(crate) meters: Meters,
 }
 
 impl Follower {
@@ -101,6 +103,7 @@ impl Follower {
                 End::Closed => return,
                 // A cache that is behind may not know a version that another one gave.
                 End::Gone => {
+                    self.meters.watch_restarted(self.kind.plural());
                     last_version = Some(String::new());
                     sleep(backoff.next()).await;
                 }
@@ -124,6 +127,7 @@ impl Follower {
     }
 
     async fn pause(&self, backoff: &mut Backoff, error: &RequestError) {
+        self.meters.watch_restarted(self.kind.plural());
         // Where nothing is reached it is the same for every kind.
         self.feed.shared.failed(match error {
             RequestError::Away(reason) => reason.clone(),

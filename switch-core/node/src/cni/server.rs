@@ -154,7 +154,11 @@ fn answer(shared: &Arc<Shared>, frame: &[u8], received: Instant) -> Answer {
         );
         return failed(&CniError::new(CniError::SYSTEM, message), &call.config);
     }
-    match shared.answer(&call, received) {
+    let answered = shared.answer(&call, received);
+    let verb = call.environment.get("CNI_COMMAND").map(String::as_str).unwrap_or_default();
+    let code = answered.as_ref().err().map_or(0, |error| error.code);
+    shared.meters.cni(verb, code, received.elapsed());
+    match answered {
         Ok(output) => Answer { version: protocol::VERSION, status: 0, output },
         Err(error) => {
             let of = |name: &str| call.environment.get(name).cloned().unwrap_or_default();

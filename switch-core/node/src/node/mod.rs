@@ -29,12 +29,13 @@ use crate::explain::{self, Connection, Verdict};
 use crate::flows::{self, Flow};
 use crate::host_side::{Behind, HostSide};
 use crate::inspect::{self, PodInfo, Status, UnknownName};
+use crate::metrics::Meters;
 use crate::options::{NodeOptions, Settings};
 use crate::pod_name::PodName;
 use crate::pods::Pods;
 use crate::ranges::Ranges;
 use crate::state::{Desired, State, StateChanges};
-use crate::stats::Stats;
+use crate::stats::{PortKinds, Stats};
 use crate::underlay::Underlay;
 use request::Published;
 
@@ -72,6 +73,8 @@ pub struct Node {
     reporter: Reporter,
     sink: Option<Box<dyn EventSink>>,
     drops: Option<DropReader>,
+    meters: Meters,
+    port_kinds: PortKinds,
     flows: Option<(Duration, FlowReporter)>,
     clock: Clock,
     reconcile_at: Instant,
@@ -154,6 +157,8 @@ impl Node {
             reporter,
             sink: options.sink,
             drops,
+            meters: options.meters,
+            port_kinds: PortKinds::default(),
             flows: options.report_flows.map(|every| (every, FlowReporter::default())),
             reconcile_at: clock.now() + RECONCILE_INTERVAL,
             flows_at: clock.now(),
@@ -310,7 +315,17 @@ impl Node {
 
     /// The counters, all workers together.
     pub fn stats(&self) -> Stats {
-        Stats::read(&self.control, self.pods.ports().len())
+        Stats::read(&self.control, self.pods.ports().len(), &self.port_kinds)
+    }
+
+    /// Counters and measurements in Prometheus' text format ([`METRICS_CONTENT_TYPE`](crate::METRICS_CONTENT_TYPE)).
+    pub fn metrics(&self) -> String {
+        self.stats().to_prometheus(&self.meters)
+    }
+
+    /// Where the node and others enter what they measure.
+    pub fn meters(&self) -> &Meters {
+        &self.meters
     }
 
     /// How the node does.

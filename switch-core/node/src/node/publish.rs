@@ -26,6 +26,7 @@ impl Node {
 
     /// Publishes `request` and the node's own part, waits for the workers, and empties the request.
     pub(super) fn publish(&mut self, request: &mut Request) -> Result<Epoch, NodeError> {
+        let began = self.clock.now();
         let epoch = match request {
             Request::Whole(config) => self.publish_whole(config)?,
             Request::Changes(changes) => {
@@ -39,6 +40,7 @@ impl Node {
         };
         *request = Request::none();
         self.acknowledged(epoch)?;
+        self.meters.published(self.clock.now().since(began));
         self.is_unpublished = false;
         self.host.detach(&mut self.control);
         Ok(epoch)
@@ -48,6 +50,7 @@ impl Node {
         if let Some(drops) = &mut self.drops {
             drops.published(&self.control);
         }
+        self.port_kinds.follow(&self.control);
         self.control.wait(epoch, PUBLISH_TIMEOUT)?;
         self.reporter.event(Event::Applied { epoch });
         Ok(())

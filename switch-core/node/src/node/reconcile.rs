@@ -42,7 +42,7 @@ impl Node {
             self.unless_refused(reconciled)?;
         }
         if let Some(drops) = &mut self.drops {
-            drops.report(&self.control, &self.reporter, |port| self.pods.at(port));
+            drops.report(&self.control, &self.reporter, &self.meters, |port| self.pods.at(port));
         }
         let mut due = self.reconcile_at;
         if let Some((every, flows)) = &mut self.flows {
