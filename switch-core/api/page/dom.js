@@ -26,6 +26,9 @@ export function replace(parent, ...children) {
 
 const UNITS = ["", "k", "M", "G", "T"];
 
+// Bytes a second as people read them.
+export const speed = (value) => `${short(value)}${value < 1000 ? " " : ""}B/s`;
+
 // A number as people read it.
 export function short(value) {
   let unit = 0;

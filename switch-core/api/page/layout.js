@@ -4,8 +4,8 @@
 // one box until it is expanded, so that a picture of 1,000 pods has as many boxes as it has namespaces.
 
 const BOX = { width: 250, height: 30, gap: 8 };
-const COLUMNS = [90, 510, 930];
-const WIDTH = 1270;
+const COLUMNS = [230, 620, 1010];
+const WIDTH = 1420;
 // Boxes of one expanded group; the filter finds the others.
 const MOST_MEMBERS = 100;
 
@@ -97,15 +97,16 @@ function path(from, to) {
     const x2 = side > 0 ? to.x + to.width : to.x;
     const bend = Math.min(80, 34 + Math.abs(y2 - y1) / 6);
     const x = (side > 0 ? Math.max(x1, x2) : Math.min(x1, x2)) + side * bend;
-    return { d: `M${x1} ${y1} C${x} ${y1} ${x} ${y2} ${x2} ${y2}`, label: [x - side * bend * 0.3, (y1 + y2) / 2 + (from.y < to.y ? -4 : 12)] };
+    return { d: `M${x1} ${y1} C${x} ${y1} ${x} ${y2} ${x2} ${y2}`, label: [x - side * (bend * 0.25 - 6), (y1 + y2) / 2 + 4], anchor: side > 0 ? "start" : "end" };
   }
   const isRight = from.column < to.column;
   const [x1, x2] = isRight ? [from.x + from.width, to.x] : [from.x, to.x + to.width];
   const bend = (x2 - x1) * 0.45;
-  const t = 0.5;
+  const t = isRight ? 0.4 : 0.5;
   const at = (a, b, c, d) => a * (1 - t) ** 3 + 3 * b * (1 - t) ** 2 * t + 3 * c * (1 - t) * t ** 2 + d * t ** 3;
   return {
     d: `M${x1} ${y1} C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`,
     label: [at(x1, x1 + bend, x2 - bend, x2), at(y1, y1, y2, y2) - 4],
+    anchor: "middle",
   };
 }

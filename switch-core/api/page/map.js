@@ -1,6 +1,6 @@
 // The map, and the table of the same.
 
-import { byId, el, replace, short, svg } from "./dom.js";
+import { byId, el, replace, short, speed, svg } from "./dom.js";
 import { layout } from "./layout.js";
 
 // Labels of more curves than this would hide each other: they are in titles, and in the table.
@@ -64,10 +64,10 @@ function draw() {
 }
 
 function drawBox(box) {
-  const most = box.indent ? 30 : 33;
-  const label = box.label.length > most ? `${box.label.slice(0, most - 1)}…` : box.label;
   const sign = box.isGroup ? (box.isOpen ? "▾ " : "▸ ") : "";
   const place = box.kind === "pod" && box.column === 2 && (box.isGroup || !box.indent) && box.node ? ` @${box.node}` : "";
+  const most = (box.indent ? 29 : 31) - sign.length - place.length;
+  const label = box.label.length > most ? `${box.label.slice(0, most - 1)}…` : box.label;
   const says = `${box.kind === "world" ? "" : `${box.kind} `}${box.label}${place}`;
   const attributes = { class: `vertex ${box.kind}${box.isGroup ? " group" : ""}`, "data-key": box.key };
   if (box.isGroup) {
@@ -98,14 +98,14 @@ function drawBox(box) {
 
 function drawCurve(curve, hasLabel) {
   const verdict = curve.drops === 0 ? "allow" : curve.connections === 0 ? "deny" : "both";
-  const forwarded = `${short(curve.rate)}B/s, ${curve.connections} connections`;
+  const forwarded = `${speed(curve.rate)}, ${curve.connections} connections`;
   const dropped = `✕ ${short(curve.drops)} ${[...curve.reasons].join(", ")}`;
   const width = Math.min(8, 1.5 + Math.log2(1 + curve.rate / 1000) / 2);
   const colour = verdict === "deny" ? "deny" : "allow";
   const [x, y] = curve.label;
   const texts = [];
-  if (hasLabel && verdict !== "deny") texts.push(svg("text", { x, y }, `${short(curve.rate)}B/s`));
-  if (hasLabel && verdict !== "allow") texts.push(svg("text", { class: "drop", x, y: y + (verdict === "both" ? 14 : 0) }, dropped));
+  if (hasLabel && verdict !== "deny") texts.push(svg("text", { x, y, "text-anchor": curve.anchor }, speed(curve.rate)));
+  if (hasLabel && verdict !== "allow") texts.push(svg("text", { class: "drop", "text-anchor": curve.anchor, x, y: y + (verdict === "both" ? 14 : 0) }, dropped));
   const says = `${curve.key}: ${[verdict !== "deny" && forwarded, verdict !== "allow" && dropped].filter(Boolean).join("; ")}`;
   return svg("g", { class: `edge ${verdict}` },
     svg("title", {}, says),

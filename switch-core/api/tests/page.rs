@@ -215,19 +215,17 @@ fn browser() -> Option<&'static str> {
 }
 
 /// What the browser has of a page after some seconds: its elements, and a picture if `picture` names a file.
-fn visit(browser: &str, url: &str, picture: Option<PathBuf>) -> String {
+fn visit(browser: &str, url: &str, picture: Option<PathBuf>, more: &[&str]) -> String {
     let profile = std::env::temp_dir().join(format!("podswitch-page-{}", std::process::id()));
     let mut command = Command::new(browser);
     command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"]);
     command.arg(format!("--user-data-dir={}", profile.display()));
-    command.args(["--disable-background-networking", "--window-size=1400,1500", "--virtual-time-budget=9000"]);
+    command.args(["--disable-background-networking", "--virtual-time-budget=9000"]);
+    command.args(more);
     match &picture {
         Some(path) => command.arg(format!("--screenshot={}", path.display())),
         None => command.arg("--dump-dom"),
     };
-    if std::env::var_os("PODSWITCH_DARK").is_some() {
-        command.arg("--force-dark-mode").arg("--blink-settings=preferredColorScheme=0");
-    }
     let output = command.arg(url).stderr(Stdio::null()).output().expect("it was there");
     let _ = std::fs::remove_dir_all(profile);
     String::from_utf8(output.stdout).expect("UTF-8")
@@ -236,6 +234,61 @@ fn visit(browser: &str, url: &str, picture: Option<PathBuf>) -> String {
 #[track_caller]
 fn has(dom: &str, what: &str) {
     assert!(dom.contains(what), "no {what} in\n{dom}");
+}
+
+/// Head and body of the answer to a request with these lines.
+fn request(address: SocketAddr, lines: &[&str]) -> (String, String) {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    let text = [&lines.join("\r\n"), "\r\nConnection: close\r\n\r\n"].concat();
+    stream.write_all(text.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    (head.to_owned(), body.to_owned())
+}
+
+#[test]
+fn the_page_is_for_browsers_of_this_machine() {
+    podswitch_testkit::require_privilege!();
+    let world = World::new();
+    let address = world.web.address();
+    let own = format!("Host: {address}");
+    let (head, body) = request(address, &["GET / HTTP/1.1", &own]);
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    for line in [
+        "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self';",
+        "x-content-type-options: nosniff",
+        "referrer-policy: no-referrer",
+        "cross-origin-resource-policy: same-origin",
+        "cache-control: no-store",
+    ] {
+        assert!(head.contains(line), "no {line} in {head}");
+    }
+    assert!(!head.contains("access-control"), "{head}");
+    // Everything that it names is its own.
+    for reference in body.split(['"', '\'']).filter(|text| text.contains("//")) {
+        panic!("{reference} is elsewhere");
+    }
+    let files = body.split('"').filter(|text| text.ends_with(".js") || text.ends_with(".css"));
+    for file in files {
+        let (head, _) = request(address, &[&format!("GET {file} HTTP/1.1"), &own]);
+        assert!(head.starts_with("HTTP/1.1 200"), "{file}: {head}");
+    }
+    for (lines, status) in [
+        (["GET /v1/status HTTP/1.1", &own, "Sec-Fetch-Site: same-origin"], "200"),
+        (["GET /v1/status HTTP/1.1", &own, "Sec-Fetch-Site: cross-site"], "403"),
+        (["GET /v1/status HTTP/1.1", &own, "Origin: http://evil.example"], "403"),
+        (["GET /v1/status HTTP/1.1", "Host: evil.example", "Accept: */*"], "421"),
+        (["GET / HTTP/1.1", "Host: evil.example:9100", "Accept: */*"], "421"),
+        (["GET /v1/drops?follow=true HTTP/1.1", &own, "Accept: */*"], "400"),
+        (["POST /v1/status HTTP/1.1", &own, "Content-Length: 0"], "405"),
+        (["GET /page.rs HTTP/1.1", &own, "Accept: */*"], "404"),
+        (["GET /metrics HTTP/1.1", "Host: node-1", "Accept: */*"], "200"),
+    ] {
+        let (head, body) = request(address, &lines);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{lines:?}: {head} {body}");
+    }
+    world.end();
 }
 
 #[test]
@@ -247,7 +300,7 @@ fn a_browser_shows_a_running_switch() {
         "http://{}/#from=shop%2Fweb&to=shop%2Fdb&port=5432&protocol=UDP",
         world.web.address()
     );
-    let dom = visit(browser, &url, None);
+    let dom = visit(browser, &url, None, &[]);
     // It has loaded its files, and asks and is answered.
     has(&dom, "<p id=\"state\" role=\"status\" class=\"\">live</p>");
     has(&dom, "<dt>node</dt><dd>n1</dd>");
@@ -274,9 +327,15 @@ fn a_browser_shows_a_running_switch() {
     has(&dom, "&lt;img src=x onerror=document.title='owned'&gt;");
     // Pictures for the documentation.
     if let Some(folder) = std::env::var_os("PODSWITCH_PICTURES") {
-        let picture = PathBuf::from(folder).join("page.png");
-        visit(browser, &url, Some(picture.clone()));
-        assert!(picture.exists());
+        let dark = "--blink-settings=preferredColorScheme=0";
+        for (name, more) in [
+            ("page.png", ["--window-size=1400,1250", "--hide-scrollbars"]),
+            ("page-dark.png", ["--window-size=1400,640", dark]),
+        ] {
+            let picture = PathBuf::from(&folder).join(name);
+            visit(browser, &url, Some(picture.clone()), &more);
+            assert!(picture.exists());
+        }
     }
     world.end();
 }
