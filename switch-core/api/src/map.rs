@@ -35,7 +35,7 @@ struct Sums {
     reply_bytes: u64,
     drops: u64,
     recent: u64,
-    reasons: BTreeMap<(&'static str, String), (u64, Option<u16>, Option<u8>)>,
+    reasons: Vec<Reason>,
 }
 
 /// The answer.
@@ -144,11 +144,13 @@ impl Map {
                 (None, true, Some(object)) => format!("by {object}"),
                 (None, true, None) => String::new(),
             };
-            let key = (record.reason.name(), why);
-            if sums.reasons.len() < MAX_REASONS || sums.reasons.contains_key(&key) {
-                let entry = sums.reasons.entry(key).or_default();
-                *entry = (entry.0 + record.count, Some(dst.port), record.protocol);
-            }
+            sums.dropped(Reason {
+                reason: record.reason.name(),
+                why,
+                count: record.count,
+                port: Some(dst.port),
+                protocol: record.protocol,
+            });
         }
     }
 
@@ -187,15 +189,22 @@ impl Sums {
         self.reply_bytes += flow.reply_bytes;
     }
 
+    fn dropped(&mut self, new: Reason) {
+        let is_same = |known: &Reason| (known.reason, &known.why) == (new.reason, &new.why);
+        if let Some(at) = self.reasons.iter().position(is_same) {
+            let count = self.reasons[at].count + new.count;
+            self.reasons[at] = Reason { count, ..new };
+        } else if self.reasons.len() < MAX_REASONS {
+            self.reasons.push(new);
+        }
+    }
+
     fn edge(self, from: String, to: String) -> Edge {
         let verdict = match (self.connections > 0, self.drops > 0) {
             (true, true) => "both",
             (false, true) => "deny",
             (_, false) => "allow",
         };
-        let reasons = self.reasons.into_iter().map(|((reason, why), (count, port, protocol))| {
-            Reason { reason, why, count, port, protocol }
-        });
         Edge {
             from,
             to,
@@ -207,7 +216,7 @@ impl Sums {
             reply_bytes: self.reply_bytes,
             drops: self.drops,
             drop_rate: self.recent as f64 / RATE_TIME.as_secs_f64(),
-            reasons: reasons.collect(),
+            reasons: self.reasons,
         }
     }
 }

@@ -70,7 +70,7 @@ async fn ask(served: Arc<Served>, question: NodeQuestion) -> Answer {
 
 async fn draw(served: Arc<Served>) -> Answer {
     let drops = served.drops.kept();
-    match with(served, |node| Map::of(node)).await {
+    match with(served, Map::of).await {
         Ok(mut map) => {
             map.add_drops(&drops);
             Answer::json(&map.finish())

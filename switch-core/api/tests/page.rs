@@ -40,7 +40,7 @@ fn labels(app: &str) -> Labels {
 }
 
 /// Pods of the namespace `shop`, with the Service `shop/api`; only the api's pods may connect to `db`.
-fn config() -> Config {
+fn config(remote: &str) -> Config {
     let app = |name: &str| Selector::of_labels(labels(name));
     let peer = Peer::Selectors { pods: Some(app("api")), namespaces: None };
     let rule = Rule { peers: Peers::AnyOf(vec![peer]), ports: Ports::Any };
@@ -63,11 +63,11 @@ fn config() -> Config {
         ports: vec![SlicePort::tcp("http", 8080)],
         endpoints: ["api-1", "api-2"].map(|pod| Backend::ready(of(pod)).on("n1")).to_vec(),
     };
-    let hostile = Endpoint {
-        cookie: Cookie::new(format!("Pod/shop/{HOSTILE}")),
+    let remote = Endpoint {
+        cookie: Cookie::new(format!("Pod/shop/{remote}")),
         workload: Workload {
             namespace: "shop".into(),
-            name: HOSTILE.into(),
+            name: remote.into(),
             labels: Labels::default(),
             addresses: vec![[10, 8, 1, 9].into()],
             ports: Vec::new(),
@@ -83,7 +83,7 @@ fn config() -> Config {
         services: vec![Arc::new(service)],
         slices: vec![Arc::new(slice)],
         service_cidrs: vec!["10.96.0.0/16".parse().expect("a range")],
-        endpoints: vec![Arc::new(hostile)],
+        endpoints: vec![Arc::new(remote)],
         ..Config::default()
     }
 }
@@ -97,7 +97,8 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    /// `remote`: the name of a pod of another node.
+    fn new(remote: &str) -> Self {
         let log = Arc::new(DropLog::default());
         let drops = Arc::clone(&log);
         let node_ns = NetNs::anonymous().expect("a namespace");
@@ -107,7 +108,7 @@ impl World {
                     drops.push(*frames);
                 }
             });
-        let mut node = Node::start(options, State::new(config())).expect("a good state");
+        let mut node = Node::start(options, State::new(config(remote))).expect("a good state");
         let pods = PODS.map(|_| NetNs::anonymous().expect("a namespace"));
         for (name, netns) in PODS.iter().zip(&pods) {
             let pod = PodName::new("shop", name).expect("a name");
@@ -250,7 +251,7 @@ fn request(address: SocketAddr, lines: &[&str]) -> (String, String) {
 #[test]
 fn the_page_is_for_browsers_of_this_machine() {
     podswitch_testkit::require_privilege!();
-    let world = World::new();
+    let world = World::new(HOSTILE);
     let address = world.web.address();
     let own = format!("Host: {address}");
     let (head, body) = request(address, &["GET / HTTP/1.1", &own]);
@@ -295,7 +296,7 @@ fn the_page_is_for_browsers_of_this_machine() {
 fn a_browser_shows_a_running_switch() {
     podswitch_testkit::require_privilege!();
     let Some(browser) = browser() else { return };
-    let world = World::new();
+    let world = World::new(HOSTILE);
     let url = format!(
         "http://{}/#from=shop%2Fweb&to=shop%2Fdb&port=5432&protocol=UDP",
         world.web.address()
@@ -325,17 +326,29 @@ fn a_browser_shows_a_running_switch() {
     assert!(!dom.contains("owned</title>"), "a name was executed");
     assert!(!dom.contains("<img") && !dom.contains("<script>"), "a name is markup");
     has(&dom, "&lt;img src=x onerror=document.title='owned'&gt;");
-    // Pictures for the documentation.
-    if let Some(folder) = std::env::var_os("PODSWITCH_PICTURES") {
-        let dark = "--blink-settings=preferredColorScheme=0";
-        for (name, more) in [
-            ("page.png", ["--window-size=1400,1250", "--hide-scrollbars"]),
-            ("page-dark.png", ["--window-size=1400,640", dark]),
-        ] {
-            let picture = PathBuf::from(&folder).join(name);
-            visit(browser, &url, Some(picture.clone()), &more);
-            assert!(picture.exists());
-        }
+    world.end();
+}
+
+/// `PODSWITCH_PICTURES=DIR cargo test -p podswitch-api --test page -- --ignored pictures`
+#[test]
+#[ignore = "makes the pictures of docs/observability.md"]
+fn pictures() {
+    let (Some(browser), Some(folder)) = (browser(), std::env::var_os("PODSWITCH_PICTURES")) else {
+        return;
+    };
+    let world = World::new("mail");
+    let url = format!(
+        "http://{}/#from=shop%2Fweb&to=shop%2Fdb&port=5432&protocol=UDP",
+        world.web.address()
+    );
+    let dark = "--blink-settings=preferredColorScheme=0";
+    for (name, more) in [
+        ("page.png", ["--window-size=1400,1180", "--hide-scrollbars"]),
+        ("page-dark.png", ["--window-size=1400,500", dark]),
+    ] {
+        let picture = PathBuf::from(&folder).join(name);
+        visit(browser, &url, Some(picture.clone()), &more);
+        assert!(picture.exists());
     }
     world.end();
 }

@@ -100,7 +100,7 @@ impl Stats {
             epoch: control.snapshot().epoch.0,
             pods,
             connections: control.shared().tracker.len(),
-            connection_limit: control.shared().tracker.slots(),
+            connection_limit: control.shared().tracker.limit(),
             ports: ports.sums(control),
             ..Self::default()
         };

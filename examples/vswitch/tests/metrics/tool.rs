@@ -5,10 +5,10 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
 /// The chart's files.
-pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../chart/files");
+pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../chart/files");
 
 /// Whether a program can be had; says so where it cannot.
-pub fn has(program: &str) -> bool {
+pub(crate) fn has(program: &str) -> bool {
     let found =
         Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     let is_there = found.is_ok_and(|status| status.success());
@@ -20,7 +20,7 @@ pub fn has(program: &str) -> bool {
 
 /// Runs `promtool` and demands that it finds nothing. `input`: its standard input.
 #[track_caller]
-pub fn promtool(arguments: &[&str], input: &str) {
+pub(crate) fn promtool(arguments: &[&str], input: &str) {
     let mut child = Command::new("promtool")
         .args(arguments)
         .stdin(Stdio::piped())
@@ -38,13 +38,13 @@ pub fn promtool(arguments: &[&str], input: &str) {
 }
 
 /// A port that nobody listens at now.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     listener.local_addr().expect("bound").port()
 }
 
 /// Status and body of a GET. `None`: nobody answers.
-pub fn get(port: u16, path: &str) -> Option<(u16, String)> {
+pub(crate) fn get(port: u16, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     // 1.0: the answer comes in one piece, and ends the connection.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n").ok()?;
