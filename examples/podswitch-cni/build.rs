@@ -42,8 +42,9 @@ fn main() {
         let script = Path::new(&folder).join(format!("lib{asked}.a"));
         fs::write(&script, format!("INPUT ( {archive} )\n")).expect("OUT_DIR can be written");
     }
-    println!("cargo::rustc-link-search=native={folder}");
-    for argument in ["-static", "-no-pie"] {
+    // Not by `rustc-link-search`: Cargo passes that to the doctests of all packages of the same command, too, which would
+    // be linked half statically and end with SIGSEGV.
+    for argument in ["-static", "-no-pie", &format!("-L{folder}")] {
         println!("cargo::rustc-link-arg-bins={argument}");
     }
 }
