@@ -64,6 +64,8 @@ pub struct WorkerCounters {
     pub hits: Counter,
     /// Packets that went through admission: their flow had no valid entry.
     pub misses: Counter,
+    /// Connections opened by this worker.
+    pub opened: Counter,
     /// Flows that were evaluated again, because something that they depend on has changed.
     pub rederived: Counter,
     /// Flows that were checked after a configuration change and not affected by it. Their packets
@@ -85,6 +87,7 @@ impl WorkerCounters {
             originated_lost: Counter::default(),
             hits: Counter::default(),
             misses: Counter::default(),
+            opened: Counter::default(),
             rederived: Counter::default(),
             kept: Counter::default(),
             drops: (0..DropReason::COUNT).map(|_| Counter::default()).collect(),

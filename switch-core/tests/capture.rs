@@ -96,7 +96,11 @@ fn a_forwarded_frame_is_seen_twice_with_its_way() {
             assert_eq!((sent.port, sent.direction), (PortId(1), Outbound));
             let (origin, ingress) = (Origin::Received, PortId(0));
             assert_eq!(sent.fate, Fate::Sent { origin, ingress });
-            assert_eq!(captured.switch.recv(1), [sent.frame.clone()], "as it was sent");
+            assert_eq!(
+                captured.switch.recv(1),
+                std::slice::from_ref(&sent.frame),
+                "as it was sent"
+            );
         }
         assert_eq!(captured.switch.count(|counters| counters.hits.get()), 1);
     }

@@ -67,13 +67,17 @@ impl ControlFlags {
 
 impl Control {
     /// Has drops and connections recorded if somebody can see them, and everything else printed.
-    pub(super) fn options(&mut self, options: NodeOptions) -> NodeOptions {
+    pub(super) fn options(&mut self, options: NodeOptions, has_page: bool) -> NodeOptions {
+        let has_log = self.listener.is_some() || has_page;
         match self.outputs.take() {
-            Some(outputs) => {
-                outputs.options(options, Arc::clone(&self.log), self.listener.is_some())
-            }
+            Some(outputs) => outputs.options(options, Arc::clone(&self.log), has_log),
             None => options,
         }
+    }
+
+    /// The drops that are kept.
+    pub(super) fn log(&self) -> Arc<DropLog> {
+        Arc::clone(&self.log)
     }
 
     /// Starts to answer.

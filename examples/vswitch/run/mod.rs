@@ -9,6 +9,7 @@ mod outputs;
 mod report;
 mod run_dir;
 mod source;
+mod web;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -18,7 +19,9 @@ use podswitch_core::time::{Clock, Instant};
 use podswitch_kubernetes::Record;
 use podswitch_linux::{NetNs, sysctl, userns};
 use podswitch_node::source::{Followed, Source, SourceError};
-use podswitch_node::{KubeProxyMode, Node, NodeError, NodeHandle, NodeOptions, PodInterfaces};
+use podswitch_node::{
+    KubeProxyMode, Meters, Node, NodeError, NodeHandle, NodeOptions, PodInterfaces, Probes,
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cluster::ClusterArgs;
@@ -33,13 +36,14 @@ use flags::UnderlayFlags;
 use outputs::OutputFlags;
 use run_dir::RunDir;
 use source::SourceFlags;
+use web::WebFlags;
 
 /// Time between two looks at a source that has no state yet.
 const FIRST_STATE_PAUSE: Duration = Duration::from_millis(50);
 /// After how long it is said what a start waits for.
 const FIRST_STATE_NOTE: Duration = Duration::from_secs(2);
-/// How old what `/metrics` says may be: scrapes are further apart.
-const METRICS_INTERVAL: Duration = Duration::from_secs(5);
+/// How often objects that are not in force are counted: that costs what there is to say of them.
+const OBJECTS_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest that a node which failed goes unnoticed.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -103,6 +107,8 @@ pub(crate) struct Args {
     outputs: OutputFlags,
     #[command(flatten)]
     log: LogFlags,
+    #[command(flatten)]
+    web: WebFlags,
     /// Wait while a switch that runs has the run directory, and begin when it stops: an upgrade starts the new switch
     /// before it stops the old one.
     #[arg(long)]
@@ -164,7 +170,10 @@ fn serve_node(args: &Args, json: bool) -> Done {
         return Ok(());
     }
     let run_dir_path = run_dir.as_ref().map(RunDir::path);
-    let opened = args.source.open(&args.node, &cluster, args.strict, run_dir_path)?;
+    let (probes, meters) = (Probes::default(), Meters::default());
+    let web = args.web.open(args.source.kubernetes, &probes)?;
+    let measured = (&probes, &meters);
+    let opened = args.source.open(&args.node, &cluster, args.strict, run_dir_path, measured)?;
     let (mut source, view) = (opened.source, opened.view);
     let mut waited = String::new();
     let mut say_at = clock.now() + FIRST_STATE_NOTE;
@@ -190,12 +199,13 @@ fn serve_node(args: &Args, json: bool) -> Done {
         .lenient(!args.strict)
         .cluster(&cluster)
         .underlay(args.underlay.options())
+        .meters(meters.clone())
         .kube_proxy(args.kube_proxy);
     if let Some(path) = run_dir_path {
         options = options.keep_connections(path);
     }
     let mut control = args.control.open(run_dir_path, args.outputs.open(&args.node)?)?;
-    options = control.options(options);
+    options = control.options(options, args.web.has_page());
     if let Some(path) = &args.node_netns {
         options = options.namespace(NetNs::open(path)?);
     }
@@ -203,18 +213,21 @@ fn serve_node(args: &Args, json: bool) -> Done {
     let node = Node::start(options, state)?;
     let epoch = node.epoch();
     let node = node.spawn()?;
+    if let Some(web) = &web {
+        web.serve(node.caller(), control.log());
+    }
     let asked = control.serve(node.caller())?;
     // Pods that a runtime attached before are attached again; after that the switch is ready.
     let agent = args.cni.start(run_dir_path, node.caller(), &view)?;
     events.ready(epoch, &*source);
-    let mut serving = Serving { args, source, said, metrics: opened.metrics, events: &events };
+    let mut serving = Serving { args, source, said, probes, meters, events: &events };
     serving.serve(&signals, &node);
     drop(agent);
     // Only a planned stop takes pods' interfaces away: after a failure the next run attaches to them.
     let has_failed = node.has_ended();
     let is_kept = args.keep || has_failed;
     report::stop(has_failed, clock.now().since(Instant::ZERO), is_kept);
-    drop(asked);
+    drop((asked, web));
     Ok(node.stop(if is_kept { PodInterfaces::Keep } else { PodInterfaces::Remove })?)
 }
 
@@ -223,7 +236,8 @@ struct Serving<'a> {
     args: &'a Args,
     source: Box<dyn Source>,
     said: Said,
-    metrics: Option<Box<dyn Fn(String)>>,
+    probes: Probes,
+    meters: Meters,
     events: &'a Events<'a>,
 }
 
@@ -246,11 +260,18 @@ impl Serving<'_> {
     /// Everything from ready to stop.
     fn serve(&mut self, signals: &Signals, node: &NodeHandle) {
         let clock = Clock::start();
-        let mut metrics_at = self.metrics.is_some().then(|| clock.now());
+        self.probes.ready();
+        let mut objects_at = clock.now();
         let mut stats_at = self.args.stats.map(|every| clock.now() + every);
         while !signals.stopped() && !node.has_ended() {
+            self.probes.alive();
+            self.meters.set_stale(self.source.stale_for());
+            if clock.now() >= objects_at {
+                objects_at = clock.now() + OBJECTS_INTERVAL;
+                self.note_objects();
+            }
             let mut pause = self.source.next_check().min(LONGEST_PAUSE);
-            for at in [stats_at, metrics_at].into_iter().flatten() {
+            if let Some(at) = stats_at {
                 pause = pause.min(until(clock.now(), at));
             }
             signals.wait(pause, self.source.wake_fd());
@@ -259,10 +280,6 @@ impl Serving<'_> {
             }
             self.follow(node, signals.take_reload());
             let now = clock.now();
-            if metrics_at.is_some_and(|at| now >= at) {
-                metrics_at = Some(now + METRICS_INTERVAL);
-                self.renew_metrics(node);
-            }
             if let (Some(at), Some(every)) = (stats_at, self.args.stats)
                 && now >= at
             {
@@ -275,15 +292,14 @@ impl Serving<'_> {
         }
     }
 
-    fn renew_metrics(&self, node: &NodeHandle) {
-        if let (Some(set), Ok(stats)) = (&self.metrics, node.stats()) {
-            let counts = self.source.counts();
-            set(stats.to_prometheus(&[
-                ("left_out", counts.left_out),
-                ("closed", counts.closed),
-                ("kept_last_good", counts.kept_last_good),
-            ]));
-        }
+    /// Enters how many objects are not in force as they are written.
+    fn note_objects(&self) {
+        let counts = self.source.counts();
+        self.meters.set_objects(&[
+            ("left_out", counts.left_out),
+            ("closed", counts.closed),
+            ("kept_last_good", counts.kept_last_good),
+        ]);
     }
 
     /// Puts in force what changed, or says why the old state stays.

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use podswitch_node::ClusterOptions;
 use podswitch_node::cni::ClusterView;
 use podswitch_node::source::{ManifestSource, Source};
+use podswitch_node::{ClusterOptions, Meters, Probes};
 
 use crate::failure::Failure;
 
@@ -31,33 +31,12 @@ pub(super) struct SourceFlags {
     /// the environment. Never give a Service's address alone: it needs the switch. Can be repeated.
     #[arg(long, value_name = "URL", value_delimiter = ',', requires = "kubernetes")]
     api_server: Vec<String>,
-    /// Where `/healthz`, `/readyz`, `/livez` and `/metrics` are answered, with --kubernetes.
-    #[arg(long, value_name = "HOST:PORT|off", default_value = "127.0.0.1:9100", value_parser = address)]
-    metrics_address: Address,
-}
-
-/// `--metrics-address`.
-#[derive(Clone, Copy, Debug)]
-struct Address(
-    #[cfg_attr(not(feature = "kubernetes"), expect(dead_code))] Option<std::net::SocketAddr>,
-);
-
-fn address(text: &str) -> Result<Address, String> {
-    match text {
-        "off" => Ok(Address(None)),
-        text => match text.parse() {
-            Ok(address) => Ok(Address(Some(address))),
-            Err(_) => Err("it is neither an address with a port nor off".to_owned()),
-        },
-    }
 }
 
 /// A source, and what the CNI agent asks.
 pub(super) struct Opened {
     pub(super) source: Box<dyn Source>,
     pub(super) view: Arc<dyn ClusterView>,
-    /// Takes what `/metrics` answers. `None`: nothing is served.
-    pub(super) metrics: Option<Box<dyn Fn(String)>>,
 }
 
 impl SourceFlags {
@@ -68,14 +47,15 @@ impl SourceFlags {
         cluster: &ClusterOptions,
         strict: bool,
         run_dir: Option<&Path>,
+        measured: (&Probes, &Meters),
     ) -> Result<Opened, Failure> {
         match &self.manifests {
             Some(path) => {
                 let source = ManifestSource::new(path, node, cluster, strict);
                 let view = source.cluster_view();
-                Ok(Opened { source: Box::new(source), view, metrics: None })
+                Ok(Opened { source: Box::new(source), view })
             }
-            None => self.open_api(node, cluster, run_dir),
+            None => self.open_api(node, cluster, run_dir, measured),
         }
     }
 
@@ -85,6 +65,7 @@ impl SourceFlags {
         node: &str,
         cluster: &ClusterOptions,
         run_dir: Option<&Path>,
+        (probes, meters): (&Probes, &Meters),
     ) -> Result<Opened, Failure> {
         use podswitch_kubernetes_api::{ApiError, ApiOptions, ApiSource};
         let mut options = ApiOptions::new(node);
@@ -92,8 +73,7 @@ impl SourceFlags {
         options.kubeconfig.clone_from(&self.kubeconfig);
         options.servers.clone_from(&self.api_server);
         options.run_dir = run_dir.map(Path::to_owned);
-        options.health = self.metrics_address.0;
-        let metrics = options.metrics.clone();
+        (options.probes, options.meters) = (probes.clone(), meters.clone());
         options.on_thread_start = Some(podswitch_linux::confine::worker_thread);
         let source = ApiSource::open(options).map_err(|error| match error {
             ApiError::Option { reason, .. } => Failure::Input(format!("--api-server: {reason}")),
@@ -101,12 +81,17 @@ impl SourceFlags {
             error => Failure::Setup(error.to_string()),
         })?;
         let view = source.view();
-        let metrics = self.metrics_address.0.map(|_| Box::new(move |text| metrics.set(text)) as _);
-        Ok(Opened { source: Box::new(source), view, metrics })
+        Ok(Opened { source: Box::new(source), view })
     }
 
     #[cfg(not(feature = "kubernetes"))]
-    fn open_api(&self, _: &str, _: &ClusterOptions, _: Option<&Path>) -> Result<Opened, Failure> {
+    fn open_api(
+        &self,
+        _: &str,
+        _: &ClusterOptions,
+        _: Option<&Path>,
+        _: (&Probes, &Meters),
+    ) -> Result<Opened, Failure> {
         let message = "this build knows no API server: build it with `--features kubernetes`";
         Err(Failure::Input(message.to_owned()))
     }

@@ -11,16 +11,21 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_types, reason = "locks of the control socket, far from any packet")]
 
+mod background;
 mod capture;
 mod client;
 mod drop_log;
 mod filter;
 mod json_lines;
 mod log_level;
+mod map;
 mod output;
+mod page;
 mod routes;
 mod server;
+mod service;
 mod trace;
+mod web;
 
 pub use client::{Client, ClientError};
 pub use drop_log::DropLog;
@@ -33,3 +38,4 @@ pub use output::ipfix::{Ipfix, IpfixCounts};
 pub use output::{CommunityId, Record};
 pub use routes::{MAX_CAPTURE_FRAMES, MAX_CAPTURE_SECONDS, MAX_FLOWS, MAX_PERF_SECONDS};
 pub use server::{ApiServer, MAX_CONNECTIONS, bind};
+pub use web::{PageAccess, WebServer};

@@ -43,6 +43,8 @@ pub(crate) enum Wanted {
     Perf { seconds: u64 },
     /// Captured frames as pcapng, at most so many within so many seconds.
     Capture { request: CaptureRequest, count: u64, seconds: u64 },
+    /// Who talks to whom, and what is dropped between them.
+    Map,
 }
 
 /// A query to the node.
@@ -231,6 +233,7 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
         "/v1/services" => NodeQuestion::Services,
         "/metrics" => NodeQuestion::Metrics,
         "/v1/flows" => return parameters.flows().map(Some),
+        "/v1/map" => return Ok(Some(Wanted::Map)),
         "/v1/drops" => {
             let reason = parameters.take("reason");
             if let Some(name) = &reason {
@@ -277,7 +280,7 @@ pub(crate) fn answer(node: &Node, question: &NodeQuestion) -> Answer {
         NodeQuestion::Metrics => Answer {
             status: StatusCode::OK,
             content_type: METRICS_CONTENT_TYPE,
-            body: node.stats().to_prometheus(&[]).into(),
+            body: node.metrics().into(),
         },
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use podswitch_api::{ApiServer, Client, ClientError, DropLog, bind};
 use podswitch_core::config::{Config, LocalNode};
+use podswitch_core::engine::Limits;
 use podswitch_linux::NetNs;
 use podswitch_node::{
     Event, Node, NodeHandle, NodeOptions, PodAttachment, PodInterfaces, PodName, State,
@@ -106,6 +107,7 @@ fn a_running_node_is_asked() {
     let status = world.get("/v1/status");
     assert_eq!((&status["node"], &status["pods"]), (&"n1".into(), &2.into()));
     assert_eq!(status["workers"].as_array().unwrap().len(), 1);
+    assert_eq!(status["connection_limit"], Limits::default().connections);
 
     // Blue may open a connection, and then red may answer.
     for _ in 0..50 {
@@ -177,6 +179,15 @@ fn a_running_node_is_asked() {
     }
     let metrics = world.client.text("/metrics").unwrap();
     assert!(metrics.contains("\npodswitch_pods 2\n"), "{metrics}");
+    let map = world.get("/v1/map");
+    let edge = |from: &str, to: &str| {
+        let edges = map["edges"].as_array().unwrap().iter();
+        edges.clone().find(|edge| edge["from"] == from && edge["to"] == to).cloned()
+    };
+    let edge = edge("default/blue", "default/red").unwrap_or_else(|| panic!("{map}"));
+    assert_eq!((&edge["connections"], &edge["verdict"]), (&1.into(), &"allow".into()));
+    let end = map["ends"].as_array().unwrap().iter().find(|end| end["id"] == "default/red");
+    assert_eq!(end.unwrap()["node"], "n1");
     assert!(refusal(&world.client, "/v1/flow").starts_with("there is no /v1/flow"));
     world.stop();
 }

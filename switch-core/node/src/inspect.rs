@@ -63,7 +63,7 @@ impl Status {
             epoch: control.snapshot().epoch.0,
             pods,
             connections: tracker.len(),
-            connection_limit: tracker.slots(),
+            connection_limit: tracker.limit(),
             connections_under_pressure: tracker.is_under_pressure(),
             received: 0,
             dropped: 0,

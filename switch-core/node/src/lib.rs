@@ -81,6 +81,7 @@ pub mod overlay;
 mod perf;
 mod pod_name;
 mod pods;
+mod probes;
 mod ranges;
 pub mod source;
 mod state;
@@ -103,7 +104,7 @@ pub use flows::Flow;
 pub use handle::{NodeCaller, NodeHandle};
 pub use inspect::{PodInfo, Status, WorkerStatus};
 pub use kube_proxy::KubeProxyMode;
-pub use metrics::METRICS_CONTENT_TYPE;
+pub use metrics::{METRICS_CONTENT_TYPE, Meters};
 pub use names::{UnknownName, check_drop_reason, protocol_name, protocol_number};
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
 pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};
@@ -113,8 +114,9 @@ pub use podswitch_core::records::{
     Allowed, CloseReason, DropRecord, End, FlowChange, FlowRecord, FlowsLeftOut,
 };
 pub use podswitch_kubernetes::label_query;
+pub use probes::Probes;
 pub use state::{State, StateChanges};
-pub use stats::Stats;
+pub use stats::{PortStats, Stats, WorkerStats};
 
 /// Default MTU of a port, in bytes.
 pub const DEFAULT_MTU: u16 = 1500;

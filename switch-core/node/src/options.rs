@@ -13,6 +13,7 @@ use crate::cluster::{ClusterOptions, Masquerading};
 use crate::error::NodeError;
 use crate::events::EventSink;
 use crate::kube_proxy::KubeProxyMode;
+use crate::metrics::Meters;
 
 /// Most workers.
 const MAX_WORKERS: usize = 64;
@@ -49,6 +50,7 @@ pub struct NodeOptions {
     pub(crate) report_flows: bool,
     pub(crate) update_flows: Option<Duration>,
     pub(crate) sink: Option<Box<dyn EventSink>>,
+    pub(crate) meters: Meters,
 }
 
 impl NodeOptions {
@@ -71,6 +73,7 @@ impl NodeOptions {
             report_flows: false,
             update_flows: None,
             sink: None,
+            meters: Meters::default(),
         }
     }
 
@@ -78,6 +81,13 @@ impl NodeOptions {
     #[must_use]
     pub fn namespace(mut self, namespace: NetNs) -> Self {
         self.namespace = Some(namespace);
+        self
+    }
+
+    /// Where the node enters what it measures, for [`Node::metrics`](crate::Node::metrics).
+    #[must_use]
+    pub fn meters(mut self, meters: Meters) -> Self {
+        self.meters = meters;
         self
     }
 

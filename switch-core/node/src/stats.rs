@@ -1,9 +1,12 @@
 //! The counters of a node, all workers together.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use podswitch_core::action::DropReason;
 use podswitch_core::control::ControlPlane;
+use podswitch_core::id::PortId;
+use podswitch_core::snapshot::PortFacts;
 use serde::Serialize;
 
 /// Counters of all workers, since they began.
@@ -36,10 +39,18 @@ pub struct Stats {
     pub judged_again: u64,
     /// Connections alive.
     pub connections: usize,
+    /// The most connections that there may be.
+    pub connection_limit: usize,
+    /// Connections opened.
+    pub opened: u64,
     /// Share of time that workers spent in rounds that moved frames, in percent of one core each.
     pub busy_percent: f64,
     /// Frames to a burst.
     pub batch_fill: f64,
+    /// Each worker.
+    pub workers: Vec<WorkerStats>,
+    /// Ports by kind: `pod`, `host` (the node's stack), `tunnel`, `uplink`, `bridge`. Those that are gone count, too.
+    pub ports: BTreeMap<&'static str, PortStats>,
     /// Dropped frames by reason.
     pub drops: BTreeMap<&'static str, u64>,
     /// Decisions by policy rule: `POLICY ingress[0]`, or `POLICY ingress` where none of its rules
@@ -50,13 +61,47 @@ pub struct Stats {
     pub services: BTreeMap<String, u64>,
 }
 
+/// Counters of one worker.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct WorkerStats {
+    /// Time in rounds that moved frames, in seconds.
+    pub busy_seconds: f64,
+    /// Frames received.
+    pub received: u64,
+    /// Frames dropped.
+    pub dropped: u64,
+    /// Bursts received.
+    pub bursts: u64,
+    /// Packets that hit the flow table.
+    pub hits: u64,
+    /// Packets that took the slow path.
+    pub misses: u64,
+}
+
+/// Counters of the ports of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PortStats {
+    /// Frames received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Frames sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+}
+
 impl Stats {
     /// Reads the counters of `control`, which has `pods` pods attached.
-    pub(crate) fn read(control: &ControlPlane, pods: usize) -> Self {
+    pub(crate) fn read(control: &ControlPlane, pods: usize, ports: &PortKinds) -> Self {
         let mut stats = Self {
             epoch: control.snapshot().epoch.0,
             pods,
             connections: control.shared().tracker.len(),
+            connection_limit: control.shared().tracker.limit(),
+            ports: ports.sums(control),
             ..Self::default()
         };
         stats.read_objects(control);
@@ -100,10 +145,19 @@ impl Stats {
             self.misses += counters.misses.get();
             self.kept += counters.kept.get();
             self.judged_again += counters.rederived.get();
+            self.opened += counters.opened.get();
             let load = worker.load.read();
             self.busy_percent += 100.0 * load.busy_share();
             frames += load.frames;
             bursts += load.bursts;
+            self.workers.push(WorkerStats {
+                busy_seconds: Duration::from_nanos(load.busy_nanos).as_secs_f64(),
+                received: counters.received.get(),
+                dropped: counters.dropped_total(),
+                bursts: load.bursts,
+                hits: counters.hits.get(),
+                misses: counters.misses.get(),
+            });
             for reason in DropReason::ALL {
                 let count = counters.dropped(*reason);
                 if count > 0 {
@@ -112,5 +166,197 @@ impl Stats {
             }
         }
         self.batch_fill = if bursts == 0 { 0.0 } else { frames as f64 / bursts as f64 };
+    }
+}
+
+/// What ports are for, or were for last, so that sums by kind never fall when a port goes: workers keep the counters of
+/// a port's number for good.
+#[derive(Debug, Default)]
+pub(crate) struct PortKinds(Vec<Tracked>);
+
+/// A port's number.
+#[derive(Clone, Debug, Default)]
+struct Tracked {
+    kind: Option<&'static str>,
+    /// What it counted as other kinds.
+    before: BTreeMap<&'static str, PortStats>,
+    /// The sum of those.
+    base: PortStats,
+}
+
+impl PortKinds {
+    /// Takes up the ports of the state in force. Called after each publish.
+    pub(crate) fn follow(&mut self, control: &ControlPlane) {
+        let snapshot = control.snapshot();
+        if self.0.len() < snapshot.ports.len() {
+            self.0.resize_with(snapshot.ports.len(), Tracked::default);
+        }
+        for (number, (facts, tracked)) in snapshot.ports.iter().zip(&mut self.0).enumerate() {
+            let kind = match facts {
+                PortFacts::Unused => continue,
+                PortFacts::Pod(_) => "pod",
+                PortFacts::Host(_) => "host",
+                PortFacts::Uplink(uplink) if uplink.tunnel && !uplink.direct => "tunnel",
+                PortFacts::Uplink(_) => "uplink",
+                PortFacts::Bridge(_) => "bridge",
+            };
+            if let Some(old) = tracked.kind.replace(kind).filter(|old| *old != kind) {
+                let now = counted(control, number);
+                tracked.before.entry(old).or_default().add(now.less(tracked.base));
+                tracked.base = now;
+            }
+        }
+    }
+
+    fn sums(&self, control: &ControlPlane) -> BTreeMap<&'static str, PortStats> {
+        let mut sums: BTreeMap<&'static str, PortStats> = BTreeMap::new();
+        for (number, tracked) in self.0.iter().enumerate() {
+            for (kind, stats) in &tracked.before {
+                sums.entry(kind).or_default().add(*stats);
+            }
+            if let Some(kind) = tracked.kind {
+                let now = counted(control, number).less(tracked.base);
+                sums.entry(kind).or_default().add(now);
+            }
+        }
+        sums
+    }
+}
+
+/// The counters of a port's number at all workers.
+fn counted(control: &ControlPlane, number: usize) -> PortStats {
+    let mut sum = PortStats::default();
+    let Ok(number) = u16::try_from(number) else { return sum };
+    for worker in control.workers() {
+        if let Some(port) = worker.counters.port(PortId(number)) {
+            sum.add(PortStats {
+                rx_packets: port.rx_frames.get(),
+                rx_bytes: port.rx_bytes.get(),
+                tx_packets: port.tx_frames.get(),
+                tx_bytes: port.tx_bytes.get(),
+            });
+        }
+    }
+    sum
+}
+
+impl PortStats {
+    fn add(&mut self, other: Self) {
+        self.rx_packets += other.rx_packets;
+        self.rx_bytes += other.rx_bytes;
+        self.tx_packets += other.tx_packets;
+        self.tx_bytes += other.tx_bytes;
+    }
+
+    fn less(self, other: Self) -> Self {
+        Self {
+            rx_packets: self.rx_packets.saturating_sub(other.rx_packets),
+            rx_bytes: self.rx_bytes.saturating_sub(other.rx_bytes),
+            tx_packets: self.tx_packets.saturating_sub(other.tx_packets),
+            tx_bytes: self.tx_bytes.saturating_sub(other.tx_bytes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Arc;
+
+    use podswitch_core::config::{Config, LocalNode};
+    use podswitch_core::control::Options;
+    use podswitch_core::time::Clock;
+    use podswitch_policy::rule::{NetworkPolicy, Peers, Ports, Rule, Selector};
+    use podswitch_policy::service::model::{
+        Endpoint, EndpointSlice, Service, ServicePort, SlicePort, family_of,
+    };
+
+    use super::*;
+    use crate::Meters;
+
+    const OBJECTS: u32 = 10_000;
+    const BACKENDS: u32 = 25;
+
+    fn address(base: u32, number: u32) -> IpAddr {
+        Ipv4Addr::from(base + number).into()
+    }
+
+    /// A state of the target size: so many policies with rules of both directions, and Services with backends.
+    fn full() -> Config {
+        let rule = || Rule { peers: Peers::Any, ports: Ports::Any };
+        let policy = |number| NetworkPolicy {
+            cookie: format!("NetworkPolicy/shop/p{number}").into(),
+            namespace: "shop".into(),
+            name: format!("p{number}").into(),
+            pods: Selector::everything(),
+            ingress: Some(vec![rule()]),
+            egress: Some(vec![rule()]),
+        };
+        let service = |number| {
+            let vip = address(0x0b00_0000, number);
+            let mut service = Service::cluster_ip("shop", &format!("s{number}"), [vip]);
+            service.ports = vec![ServicePort::tcp("http", 80)];
+            service
+        };
+        let slice = |number| EndpointSlice {
+            namespace: "shop".into(),
+            name: format!("s{number}-0").into(),
+            service: format!("s{number}").into(),
+            family: family_of(address(0, 0)),
+            ports: vec![SlicePort::tcp("http", 8080)],
+            endpoints: (0..BACKENDS)
+                .map(|backend| {
+                    Endpoint::ready(address(0x0a00_0000, number * BACKENDS + backend)).on("n2")
+                })
+                .collect(),
+        };
+        Config {
+            node: LocalNode { name: "n1".into(), ..LocalNode::default() },
+            policies: (0..OBJECTS).map(|number| Arc::new(policy(number))).collect(),
+            services: (0..OBJECTS).map(|number| Arc::new(service(number))).collect(),
+            slices: (0..OBJECTS).map(|number| Arc::new(slice(number))).collect(),
+            service_cidrs: vec!["11.0.0.0/8".parse().expect("a range")],
+            ..Config::default()
+        }
+    }
+
+    /// `cargo test --release -p podswitch-node -- --ignored --nocapture full_size`
+    #[test]
+    #[ignore = "a measurement"]
+    fn a_scrape_of_a_full_size_state() {
+        let mut control = ControlPlane::new(Options::default());
+        control.set_workers(1).expect("a worker");
+        control.apply(&full()).expect("a good state");
+        let (kinds, meters, clock) = (PortKinds::default(), Meters::default(), Clock::start());
+        // Objects have series once they have decided something: so have all of these.
+        let mut counted = Stats::default();
+        for number in 0..OBJECTS {
+            for direction in ["ingress", "egress"] {
+                let rule = format!("NetworkPolicy/shop/p{number} {direction}[0]");
+                counted.policies.insert(rule, u64::from(number));
+            }
+            for backend in 0..BACKENDS {
+                let backend = address(0x0a00_0000, number * BACKENDS + backend);
+                let port = format!("Service/shop/s{number} 80/TCP {backend}:8080");
+                counted.services.insert(port, u64::from(number));
+            }
+        }
+        let mut series = String::new();
+        let mut times: Vec<Duration> = (0..21)
+            .map(|_| {
+                let began = clock.now();
+                let mut stats = Stats::read(&control, 0, &kinds);
+                stats.policies.append(&mut counted.policies);
+                stats.services.append(&mut counted.services);
+                series = stats.to_prometheus(&meters);
+                let time = clock.now().since(began);
+                (counted.policies, counted.services) = (stats.policies, stats.services);
+                time
+            })
+            .collect();
+        times.sort();
+        assert!(series.lines().count() > 3 * OBJECTS as usize);
+        let (median, worst) = (times[10], times[20]);
+        println!("scrape: median {median:?}, worst {worst:?}, {} bytes", series.len());
     }
 }

@@ -185,7 +185,10 @@ impl Engine {
         let mut port = decided.pinned.reply.dst_port;
         let Decided { pinned, forward, .. } = &mut *decided;
         let connection = match self.open(cx, index_hash, pinned, forward)? {
-            Created::New(connection) => connection,
+            Created::New(connection) => {
+                self.counters.opened.add(1);
+                connection
+            }
             Created::Existing(known) => {
                 // Another worker was faster. It may have had another snapshot, or its packet may
                 // have come from the other end.

@@ -1,13 +1,11 @@
 //! Options of a source.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use http::Uri;
-use podswitch_node::ClusterOptions;
+use podswitch_node::{ClusterOptions, Meters, Probes};
 
 use crate::error::ApiError;
-use crate::health::MetricsText;
 
 /// Options of an [`ApiSource`](crate::ApiSource).
 #[derive(Clone, Debug)]
@@ -23,10 +21,10 @@ pub struct ApiOptions {
     pub servers: Vec<String>,
     /// Where the last good state and the API servers' addresses are kept. `None`: nowhere.
     pub run_dir: Option<PathBuf>,
-    /// Where `/healthz`, `/readyz`, `/livez` and `/metrics` answer. `None`: nowhere.
-    pub health: Option<SocketAddr>,
-    /// What `/metrics` answers.
-    pub metrics: MetricsText,
+    /// Where the source says that it is alive and ready.
+    pub probes: Probes,
+    /// Where it enters what it measures.
+    pub meters: Meters,
     /// Whether our Node object, pods' annotations and Events are written.
     pub write_status: bool,
     /// Called first thing on the thread that speaks to the API server, to give up privilege.
@@ -34,7 +32,7 @@ pub struct ApiOptions {
 }
 
 impl ApiOptions {
-    /// Options of the node `node`: credentials of a pod, nothing kept, no probes, status written.
+    /// Options of the node `node`: credentials of a pod, nothing kept, status written.
     pub fn new(node: &str) -> Self {
         Self {
             node: node.to_owned(),
@@ -42,8 +40,8 @@ impl ApiOptions {
             kubeconfig: None,
             servers: Vec::new(),
             run_dir: None,
-            health: None,
-            metrics: MetricsText::default(),
+            probes: Probes::default(),
+            meters: Meters::default(),
             write_status: true,
             on_thread_start: None,
         }

@@ -1,20 +1,17 @@
-//! The thread that speaks to the API server and answers probes.
+//! The thread that speaks to the API server.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use podswitch_kubernetes::Kind;
-use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch};
 
 use crate::agent::{self, Agent};
 use crate::error::ApiError;
 use crate::feed::{Inbox, PodScope, Shared, feed};
-use crate::health::{self, Health};
 use crate::options::ApiOptions;
 use crate::servers::{Access, Servers};
 use crate::view::ApiView;
@@ -24,7 +21,6 @@ use crate::watch::Follower;
 pub(crate) struct Runtime {
     scope: watch::Sender<Option<PodScope>>,
     servers: Arc<Servers>,
-    health_address: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -47,23 +43,18 @@ pub(crate) struct Started {
 struct Begun {
     started: Started,
     servers: Arc<Servers>,
-    health_address: Option<SocketAddr>,
 }
 
 impl Runtime {
     /// Starts the thread.
     ///
     /// # Errors
-    /// There are no credentials; the system refuses the thread or the socket for probes.
-    pub(crate) fn start(
-        options: &ApiOptions,
-        access: Access,
-        health: &Arc<Health>,
-    ) -> Result<(Self, Started), ApiError> {
+    /// There are no credentials, or the system refuses the thread.
+    pub(crate) fn start(options: &ApiOptions, access: Access) -> Result<(Self, Started), ApiError> {
         let (stop, stopped) = oneshot::channel();
         let (scope, wanted) = watch::channel(None);
         let (begun, begins) = channel();
-        let (options, health) = (options.clone(), health.clone());
+        let options = options.clone();
         let run = move || {
             if let Some(hook) = options.on_thread_start {
                 hook();
@@ -74,7 +65,7 @@ impl Runtime {
             };
             let handle = runtime.handle().clone();
             runtime.block_on(async move {
-                if begin(options, access, health, wanted, handle, &begun).await {
+                if begin(options, access, wanted, handle, &begun).await {
                     // Dropped: the source is.
                     let _ = stopped.await;
                 }
@@ -85,15 +76,9 @@ impl Runtime {
         let thread = std::thread::Builder::new().name("podswitch-api".into()).spawn(run);
         let thread = thread.map_err(|error| system("a thread", &error))?;
         let begun = begins.recv().map_err(|_| ApiError::System("the API thread ended".into()))?;
-        let Begun { started, servers, health_address } = begun?;
-        let runtime =
-            Self { scope, servers, health_address, stop: Some(stop), thread: Some(thread) };
+        let Begun { started, servers } = begun?;
+        let runtime = Self { scope, servers, stop: Some(stop), thread: Some(thread) };
         Ok((runtime, started))
-    }
-
-    /// Where probes are answered.
-    pub(crate) fn health_address(&self) -> Option<SocketAddr> {
-        self.health_address
     }
 
     /// Which pods are wanted from now on.
@@ -125,28 +110,17 @@ fn system(what: &str, error: &std::io::Error) -> ApiError {
 async fn begin(
     options: ApiOptions,
     access: Access,
-    health: Arc<Health>,
     scope: watch::Receiver<Option<PodScope>>,
     handle: Handle,
     begun: &Sender<Result<Begun, ApiError>>,
 ) -> bool {
     let result = async {
         let servers = Arc::new(Servers::open(access).await?);
-        let listener = match options.health {
-            None => None,
-            Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
-                ApiError::System(format!("cannot answer probes at {address}: {error}"))
-            })?),
-        };
-        let health_address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let (feed, inbox) = feed().map_err(|error| system("a pair of sockets", &error))?;
         let (agent, writes) = agent::agent(options.write_status);
         let shared = feed.shared.clone();
         let (node, to_view) = (&options.node, (servers.clone(), shared.clone()));
         let view = Arc::new(ApiView::new(node, to_view.0, to_view.1, agent.clone(), handle));
-        if let Some(listener) = listener {
-            tokio::spawn(health::serve(listener, health));
-        }
         let writing = agent::run(writes, servers.clone(), shared.clone(), node.clone());
         tokio::spawn(writing);
         for kind in Kind::ALL {
@@ -156,11 +130,12 @@ async fn begin(
                 feed: feed.clone(),
                 node: node.clone(),
                 scope: scope.clone(),
+                meters: options.meters.clone(),
             };
             tokio::spawn(follower.run());
         }
         let started = Started { inbox, shared, agent, view };
-        Ok(Begun { started, servers, health_address })
+        Ok(Begun { started, servers })
     };
     let result = result.await;
     let is_good = result.is_ok();

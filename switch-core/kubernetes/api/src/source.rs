@@ -1,6 +1,5 @@
 //! The API server as a [`Source`]: owns the store, and publishes what changed.
 
-use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +11,18 @@ use podswitch_core::time::{Clock, Instant};
 use podswitch_kubernetes::{Kind, Object, ObjectChanges, Record, Store};
 use podswitch_node::cni::ClusterView;
 use podswitch_node::source::{Followed, Source, SourceError, StateSink};
-use podswitch_node::{ClusterOptions, State};
+use podswitch_node::{ClusterOptions, Meters, Probes, State};
 
 use crate::agent::{Agent, OwnNode};
 use crate::error::ApiError;
 use crate::events::Reports;
 use crate::feed::{Inbox, Message, PodScope, Shared};
-use crate::health::Health;
 use crate::lists::Lists;
 use crate::options::{self, ApiOptions};
 use crate::runtime::Runtime;
 use crate::saved::Saved;
 use crate::servers::Access;
+use crate::triggers::Triggers;
 use crate::view::ApiView;
 
 /// The least time between two publishes. The first change after a quiet time is published at once; those that follow
@@ -79,7 +78,9 @@ pub struct ApiSource {
     own: OwnNode,
     agent: Agent,
     reports: Reports,
-    health: Arc<Health>,
+    probes: Probes,
+    meters: Meters,
+    triggers: Triggers,
     view: Arc<ApiView>,
     runtime: Runtime,
 }
@@ -98,8 +99,7 @@ impl ApiSource {
             servers: servers?,
             endpoints: saved.endpoints(),
         };
-        let health = Arc::new(Health::new(options.metrics.clone()));
-        let (runtime, started) = Runtime::start(&options, access, &health)?;
+        let (runtime, started) = Runtime::start(&options, access)?;
         let clock = Clock::start();
         let now = clock.now();
         Ok(Self {
@@ -126,7 +126,9 @@ impl ApiSource {
             own: OwnNode::default(),
             agent: started.agent,
             reports: Reports::new(&options.node),
-            health,
+            probes: options.probes,
+            meters: options.meters,
+            triggers: Triggers::new(),
             view: started.view,
             runtime,
             node: options.node,
@@ -137,11 +139,6 @@ impl ApiSource {
     /// What the CNI agent asks.
     pub fn view(&self) -> Arc<dyn ClusterView> {
         self.view.clone()
-    }
-
-    /// Where the probes are answered, if they are.
-    pub fn health_address(&self) -> Option<SocketAddr> {
-        self.runtime.health_address()
     }
 
     /// Which pods are watched: all of the cluster, or those of this node only. `None`: none yet.
@@ -248,7 +245,10 @@ impl ApiSource {
                     self.own.see(object);
                 }
             }
-            Kind::EndpointSlice => self.note_api_servers(object),
+            Kind::EndpointSlice => {
+                self.note_api_servers(object);
+                self.triggers.upsert(object);
+            }
             _ => {}
         }
         self.saved.put(object);
@@ -263,6 +263,7 @@ impl ApiSource {
         self.held.remove(name);
         self.view.delete(name);
         self.reports.delete(name);
+        self.triggers.delete(name);
         self.saved.delete(name);
         self.store.delete(name);
         self.changed = true;
@@ -348,6 +349,7 @@ impl ApiSource {
         self.behind = applied.is_err();
         let epoch = applied?;
         self.object_changes = self.store.take_object_changes();
+        self.triggers.in_force(&self.meters);
         Ok(Followed::Applied(epoch))
     }
 
@@ -403,7 +405,7 @@ impl Source for ApiSource {
     ) -> Result<Option<State>, SourceError> {
         let mut saved_tried = false;
         loop {
-            self.health.alive();
+            self.probes.alive();
             let more = self.take_up();
             let is_complete = self.lists.are_complete();
             if is_complete && self.store.has_node() {
@@ -439,8 +441,8 @@ impl Source for ApiSource {
 
     fn follow(&mut self, node: &mut dyn StateSink, force: bool) -> Result<Followed, SourceError> {
         // The caller has started a node with the first state, which every worker has by then.
-        self.health.alive();
-        self.health.ready();
+        self.probes.alive();
+        self.probes.ready();
         self.own.acknowledged();
         self.take_up();
         let now = self.clock.now();
@@ -500,5 +502,12 @@ impl Source for ApiSource {
 
     fn is_stale(&self) -> bool {
         self.stale
+    }
+
+    fn stale_for(&self) -> Duration {
+        match self.stale || self.shared.error().is_some() {
+            true => Duration::from_millis(self.shared.silence_ms()),
+            false => Duration::ZERO,
+        }
     }
 }

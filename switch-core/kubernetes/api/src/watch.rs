@@ -8,6 +8,7 @@ use http::Request;
 use http_body_util::BodyExt as _;
 use kube::client::Body;
 use podswitch_kubernetes::{Kind, Object};
+use podswitch_node::Meters;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
@@ -64,6 +65,7 @@ pub(crate) struct Follower {
     pub(crate) node: String,
     /// Which pods are wanted; `None`: none yet.
     pub(crate) scope: watch::Receiver<Option<PodScope>>,
+    pub(crate) meters: Meters,
 }
 
 impl Follower {
@@ -103,6 +105,7 @@ impl Follower {
                 End::Gone => {
                     let kind = self.kind.plural();
                     tracing::info!(target: "kubernetes", kind, "the watched version is gone (410): a new list");
+                    self.meters.watch_restarted(kind);
                     last_version = Some(String::new());
                     sleep(backoff.next()).await;
                 }
@@ -126,6 +129,7 @@ impl Follower {
     }
 
     async fn pause(&self, backoff: &mut Backoff, error: &RequestError) {
+        self.meters.watch_restarted(self.kind.plural());
         // Where nothing is reached it is the same for every kind.
         self.feed.shared.failed(match error {
             RequestError::Away(reason) => reason.clone(),

@@ -14,7 +14,7 @@ use podswitch_kubernetes_api::{ApiOptions, ApiSource};
 use podswitch_kubernetes_api_testkit::{ApiServer, World, eventually, kubeconfig};
 use podswitch_node::cni::ViewError;
 use podswitch_node::source::{Followed, Source, StateSink};
-use podswitch_node::{NodeError, PodName, State, StateChanges};
+use podswitch_node::{Meters, NodeError, PodName, Probes, State, StateChanges, Stats};
 use serde_json::{Value, json};
 
 /// What a node was given.
@@ -546,28 +546,21 @@ fn peers_take_an_address_from_the_annotation_first() {
 }
 
 #[test]
-fn probes_answer_whatever_becomes_of_the_api_server() {
-    use std::io::{Read as _, Write as _};
+fn probes_hold_whatever_becomes_of_the_api_server() {
     let mut rig = Rig::new();
     let mut options = rig.options();
-    options.health = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let (probes, meters) = (Probes::default(), Meters::default());
+    (options.probes, options.meters) = (probes.clone(), meters.clone());
     let source = ApiSource::open(options).expect("credentials");
-    let address = source.health_address().expect("it answers");
-    let probe = |path: &str| {
-        let mut stream = std::net::TcpStream::connect(address).expect("it listens");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer.split_whitespace().nth(1).and_then(|code| code.parse::<u16>().ok()).unwrap_or(0)
-    };
-    assert_eq!(probe("/readyz"), 503);
+    assert!(!probes.is_ready());
     let (mut source, mut sink) = started(source);
     source.follow(&mut sink, false).expect("nothing");
-    assert_eq!(
-        [probe("/livez"), probe("/readyz"), probe("/healthz"), probe("/x")],
-        [200, 200, 200, 404]
-    );
+    assert!(probes.is_alive() && probes.is_ready());
+    eventually("it has an API server", || source.stale_for() == Duration::ZERO);
     rig.stop_server();
     source.follow(&mut sink, false).expect("nothing");
-    assert_eq!([probe("/livez"), probe("/readyz")], [200, 200]);
+    assert!(probes.is_alive() && probes.is_ready());
+    eventually("it has none", || source.stale_for() > Duration::ZERO);
+    let text = Stats::default().to_prometheus(&meters);
+    assert!(text.contains("podswitch_watch_restarts_total{kind=\"pods\"} "), "{text}");
 }

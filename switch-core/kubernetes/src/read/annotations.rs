@@ -26,6 +26,9 @@ pub(crate) const PUBLIC_ADDRESS: &str = "podswitch.io/public-address";
 /// Size of a Service's Maglev tables.
 pub(crate) const MAGLEV_SIZE: &str = "podswitch.io/maglev-size";
 
+/// When what an EndpointSlice follows changed: how long it takes to be in force is measured.
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
 /// The prefix of all podswitch keys.
 const PREFIX: &str = "podswitch.io/";
 
@@ -43,6 +46,7 @@ const KEYS: &[(&str, &[Kind])] = &[
 /// Whether a key means something to podswitch, or looks as if it should.
 pub(crate) fn has_meaning(key: &str) -> bool {
     key.starts_with(PREFIX)
+        || key == TRIGGER_TIME
         || key.starts_with("flannel.alpha.coreos.com/")
         || key.starts_with("pod") && key.len() <= LONGEST + 2
 }

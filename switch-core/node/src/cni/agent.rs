@@ -89,7 +89,9 @@ impl Agent {
     ) -> io::Result<Self> {
         let listener = server::listen(&options.socket)?;
         let (state, notes) = State::open(&options.leases, &boot_id(), options.cool_down)?;
+        let meters = node.with(|node| node.meters().clone()).map_err(io::Error::other)?;
         let shared = Arc::new(Shared {
+            meters,
             node,
             view,
             state: Mutex::new(state),

@@ -167,6 +167,8 @@ fn answer(shared: &Arc<Shared>, frame: &[u8], received: Instant) -> Answer {
         duration: received.elapsed(),
         error: result.as_ref().err().cloned(),
     })));
+    let (verb, code) = (of("CNI_COMMAND"), result.as_ref().err().map_or(0, |error| error.code));
+    shared.meters.cni(&verb, code, received.elapsed());
     match result {
         Ok(output) => Answer { version: protocol::VERSION, status: 0, output },
         Err(error) => failed(&error, &call.config),

@@ -17,6 +17,7 @@ use super::key::Key;
 use super::leases::{Lease, Leases};
 use super::queue::Queue;
 use crate::handle::NodeCaller;
+use crate::metrics::Meters;
 use crate::node::Node;
 use crate::pod_name::PodName;
 
@@ -107,6 +108,7 @@ pub(super) struct Shared {
     pub(super) busy: Busy,
     pub(super) sink: CniSink,
     pub(super) stop: AtomicBool,
+    pub(super) meters: Meters,
 }
 
 /// Leases and who holds which address.

@@ -403,6 +403,10 @@ pub(super) fn problem(shared: &Shared, node: &Node) -> Option<(u32, String)> {
     }
     let snapshot = node.snapshot();
     let state = shared.state();
+    for set in &sets {
+        let family = if set.iter().any(AddressRange::is_ipv6) { "ipv6" } else { "ipv4" };
+        shared.meters.set_ipam_free(family, state.pool.free(set, since_boot()));
+    }
     let taken_by = |address: IpAddr| {
         let is_taken =
             state.node_addresses.contains(&address) || snapshot.endpoints.get(&address).is_some();

@@ -11,6 +11,7 @@ use podswitch_core::time::Instant;
 use super::dropped::DroppedFrames;
 use super::event::Event;
 use super::sink::Reporter;
+use crate::metrics::Meters;
 use crate::pod_name::PodName;
 
 /// Reads the workers' records.
@@ -39,9 +40,10 @@ impl DropReader {
         &mut self,
         control: &ControlPlane,
         reporter: &Reporter,
+        meters: &Meters,
         pod: impl Fn(PortId) -> Option<PodName>,
     ) {
-        self.read(control, reporter, pod);
+        self.read(control, reporter, meters, pod);
         control.collect(self.recorder.pending());
     }
 
@@ -50,6 +52,7 @@ impl DropReader {
         &mut self,
         control: &ControlPlane,
         reporter: &Reporter,
+        meters: &Meters,
         pod: impl Fn(PortId) -> Option<PodName>,
     ) {
         #[expect(clippy::disallowed_methods, reason = "people look drops up by the time of day")]
@@ -57,6 +60,9 @@ impl DropReader {
         let time = |at: Instant| wall.checked_sub(now.since(at)).unwrap_or(wall);
         let node = &self.node;
         self.recorder.read(|record| {
+            if record.is_other {
+                meters.suppressed(record.count);
+            }
             reporter.event(Event::Dropped(Box::new(DroppedFrames {
                 first: time(record.first),
                 last: time(record.last),

@@ -32,6 +32,7 @@ use crate::flows::{self, Flow};
 use crate::host_side::{Behind, HostSide};
 use crate::inspect::{PodInfo, Status};
 use crate::kept::Kept;
+use crate::metrics::Meters;
 use crate::names::{self, UnknownName};
 use crate::options::{NodeOptions, Settings};
 use crate::perf::PerfReading;
@@ -39,7 +40,7 @@ use crate::pod_name::PodName;
 use crate::pods::Pods;
 use crate::ranges::Ranges;
 use crate::state::{Desired, State, StateChanges};
-use crate::stats::Stats;
+use crate::stats::{PortKinds, Stats};
 use crate::underlay::Underlay;
 use request::Published;
 
@@ -78,6 +79,8 @@ pub struct Node {
     sink: Option<Box<dyn EventSink>>,
     drops: Option<DropReader>,
     flows: Option<FlowReader>,
+    meters: Meters,
+    port_kinds: PortKinds,
     clock: Clock,
     reconcile_at: Instant,
     /// Ports changed, and no state that names them is in force yet.
@@ -169,6 +172,8 @@ impl Node {
             sink: options.sink,
             drops,
             flows,
+            meters: options.meters,
+            port_kinds: PortKinds::default(),
             reconcile_at: clock.now() + RECONCILE_INTERVAL,
             clock,
             is_unpublished: false,
@@ -328,7 +333,17 @@ impl Node {
 
     /// The counters, all workers together.
     pub fn stats(&self) -> Stats {
-        Stats::read(&self.control, self.pods.ports().len())
+        Stats::read(&self.control, self.pods.ports().len(), &self.port_kinds)
+    }
+
+    /// Counters and measurements in Prometheus' text format ([`METRICS_CONTENT_TYPE`](crate::METRICS_CONTENT_TYPE)).
+    pub fn metrics(&self) -> String {
+        self.stats().to_prometheus(&self.meters)
+    }
+
+    /// Where the node and others enter what they measure.
+    pub fn meters(&self) -> &Meters {
+        &self.meters
     }
 
     /// How the node does.
@@ -406,12 +421,12 @@ impl Node {
         let (mut drops, mut flows) = (self.drops, self.flows);
         let pod = |port| pods.at(port);
         if let Some(drops) = &mut drops {
-            drops.read(&control, &reporter, pod);
+            drops.read(&control, &reporter, &self.meters, pod);
         }
         // Workers hand over what they have counted when they stop. There is no device to open for others.
         let _ = control.set_workers(0);
         if let Some(drops) = &mut drops {
-            drops.read(&control, &reporter, pod);
+            drops.read(&control, &reporter, &self.meters, pod);
         }
         if let Some(flows) = &mut flows {
             flows.finish(&control, &reporter);

@@ -30,6 +30,7 @@ impl Node {
             // Before the state names the ports that were attached for it.
             kept.restore(&self.control, false);
         }
+        let began = self.clock.now();
         let epoch = match request {
             Request::Whole(config) => self.publish_whole(config)?,
             Request::Changes(changes) => {
@@ -43,6 +44,7 @@ impl Node {
         };
         *request = Request::none();
         self.acknowledged(epoch)?;
+        self.meters.published(self.clock.now().since(began));
         self.is_unpublished = false;
         self.host.detach(&mut self.control);
         Ok(epoch)
@@ -55,6 +57,7 @@ impl Node {
         if let Some(flows) = &mut self.flows {
             flows.published(&self.control);
         }
+        self.port_kinds.follow(&self.control);
         self.control.wait(epoch, PUBLISH_TIMEOUT)?;
         self.reporter.event(Event::Applied { epoch });
         Ok(())

@@ -45,7 +45,7 @@ impl Node {
             self.unless_refused(reconciled)?;
         }
         if let Some(drops) = &mut self.drops {
-            drops.report(&self.control, &self.reporter, |port| self.pods.at(port));
+            drops.report(&self.control, &self.reporter, &self.meters, |port| self.pods.at(port));
         }
         let flows = self.flows.as_mut();
         let soon = flows.and_then(|flows| flows.report(&self.control, &self.reporter));

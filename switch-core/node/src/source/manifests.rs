@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podswitch_core::id::Epoch;
-use podswitch_core::time::Clock;
+use podswitch_core::time::{Clock, Instant};
 use podswitch_kubernetes::{Files, LoadError, ObjectChanges, Record, Store};
 
 use super::manifest_view::ManifestView;
@@ -63,6 +63,8 @@ pub struct ManifestSource {
     strict: bool,
     /// The node does not have what the last load gave.
     behind: bool,
+    /// Since when a later state is refused.
+    refused_at: Option<Instant>,
     /// What was said of the last load.
     records: Vec<Record>,
     /// What the last changes in force added, changed and removed.
@@ -84,6 +86,7 @@ impl ManifestSource {
             cluster: cluster.clone(),
             strict,
             behind: true,
+            refused_at: None,
             records: Vec::new(),
             changes: ObjectChanges::default(),
             view: ManifestView::default(),
@@ -177,6 +180,10 @@ impl Source for ManifestSource {
             self.watch.look_again();
             return Ok(Followed::Unchanged);
         }
+        self.refused_at = match applied {
+            Ok(_) => None,
+            Err(_) => self.refused_at.or_else(|| Some(self.clock.now())),
+        };
         Ok(Followed::Applied(applied?))
     }
 
@@ -190,5 +197,9 @@ impl Source for ManifestSource {
 
     fn object_changes(&self) -> ObjectChanges {
         self.changes
+    }
+
+    fn stale_for(&self) -> Duration {
+        self.refused_at.map_or(Duration::ZERO, |at| self.clock.now().since(at))
     }
 }

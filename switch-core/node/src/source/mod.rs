@@ -81,6 +81,12 @@ pub trait Source: fmt::Debug {
         false
     }
 
+    /// For how long the state in force has been out of date, as far as is known: since nobody could be asked, or since
+    /// a later state was refused. Zero: it is not.
+    fn stale_for(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// How many records of each kind there are.
     fn counts(&self) -> Counts {
         Counts::of(self.records())

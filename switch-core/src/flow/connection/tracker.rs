@@ -315,6 +315,11 @@ impl Tracker {
         (0..SHARDS).map(|shard| self.lock(shard).free.len()).sum()
     }
 
+    /// The most connections that there may be.
+    pub fn limit(&self) -> usize {
+        self.config.connections as usize
+    }
+
     /// Number of slots that exist, the range that [`sweep`](Self::sweep) covers.
     pub fn slots(&self) -> usize {
         (self.chunks_made.load(Relaxed) as usize).min(self.chunks.len()) * CHUNK

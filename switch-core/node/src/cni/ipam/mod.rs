@@ -206,6 +206,17 @@ impl Pool {
         })
     }
 
+    /// How many addresses of `ranges`, which do not overlap, nobody holds and no one released a short time ago. What
+    /// belongs to something else counts as free.
+    pub fn free(&self, ranges: &[AddressRange], now: Duration) -> u128 {
+        let is_inside = |address: &&IpAddr| ranges.iter().any(|range| range.contains(**address));
+        let is_cooling = |at: &Duration| now.saturating_sub(*at) < self.cool_down;
+        let cooling = self.released.iter().filter(|(_, at)| is_cooling(at)).map(|(a, _)| a);
+        let used = self.held.keys().chain(cooling).filter(is_inside).count();
+        let size = ranges.iter().fold(0_u128, |sum, range| sum.saturating_add(range.size()));
+        size.saturating_sub(used as u128)
+    }
+
     fn enter(&mut self, key: &Key, address: IpAddr) {
         self.released.remove(&address);
         self.held.insert(address, key.clone());

@@ -53,6 +53,12 @@ impl AddressRange {
         self.subnet.address().is_ipv6()
     }
 
+    /// How many addresses may be given out from here.
+    pub(super) fn size(&self) -> u128 {
+        let reserved = self.reserved.is_some_and(|value| (self.first..=self.last).contains(&value));
+        (self.last - self.first).saturating_add(1).saturating_sub(u128::from(reserved))
+    }
+
     /// Whether an address may be given out from here.
     pub fn contains(&self, address: IpAddr) -> bool {
         let value = number(address);

@@ -166,6 +166,12 @@ proptest! {
                 Step::Pass(time) => now += seconds(time),
             }
             prop_assert_eq!(pool.len(), held.len());
+            let is_cooling = |at: &Duration| now.saturating_sub(*at) < COOL_DOWN;
+            let inside = |a: &&IpAddr| ranges.iter().any(|range| range.contains(**a));
+            let cooling = released.iter().filter(|(_, at)| is_cooling(at)).map(|(a, _)| a);
+            let used = held.keys().chain(cooling).filter(inside).count();
+            let size: usize = ranges.iter().map(|range| range.from(0).count()).sum();
+            prop_assert_eq!(pool.free(&ranges, now), (size - used) as u128);
             for (address, number) in &held {
                 prop_assert_eq!(pool.holder(*address), Some(&key(*number)));
             }

@@ -1,48 +1,102 @@
 //! Counters of a node in Prometheus' text format, version 0.0.4.
 //!
-//! Called by whatever serves `/metrics`, on its own thread, with a [`Stats`] that was read before. The number of
-//! series depends on policies and Service ports, never on pods, addresses or connections.
+//! Called by whatever serves `/metrics`, on the node's thread. The number of series depends on workers, policies and
+//! Service ports, never on pods, addresses or connections; a series ends with its object.
+
+mod histogram;
+#[expect(
+    clippy::disallowed_types,
+    reason = "measurements of the control plane, behind a lock held for an addition; no packet path takes it"
+)]
+mod meters;
+mod text;
 
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write as _};
 
 use podswitch_core::action::DropReason;
 
-use crate::Stats;
+use crate::stats::{PortStats, Stats, WorkerStats};
+use text::Text;
 
-/// The value of `Content-Type` that goes with [`Stats::to_prometheus`].
+pub use meters::Meters;
+
+/// The value of `Content-Type` that goes with [`Node::metrics`](crate::Node::metrics).
 pub const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl Stats {
-    /// The counters as Prometheus reads them. `objects` are objects of the source that are not in force as they
-    /// are written, by what was done with them (`left_out`, `closed`, `kept_last_good`).
-    pub fn to_prometheus(&self, objects: &[(&str, usize)]) -> String {
+    /// The counters and the measurements as Prometheus reads them.
+    pub fn to_prometheus(&self, meters: &Meters) -> String {
         let mut text = Text::default();
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         text.family("podswitch_build_info", "gauge", "Version of the switch.").sample(&version, 1);
         text.one("podswitch_epoch", "gauge", "Epoch of the state in force.", self.epoch);
         text.one("podswitch_pods", "gauge", "Pods attached.", self.pods);
         text.one("podswitch_connections", "gauge", "Connections alive.", self.connections);
-        let busy = self.busy_percent / 100.0;
-        let help = "Share of time in rounds that moved frames, summed over workers, in cores.";
-        text.one("podswitch_worker_busy_ratio", "gauge", help, busy);
-        text.family(
-            "podswitch_objects_left_out",
-            "gauge",
-            "Objects not in force as they are written.",
-        );
-        for (action, count) in objects {
-            text.sample(&[("action", action)], count);
-        }
+        let (name, help) = ("podswitch_connections_limit", "Connections that there may be.");
+        text.one(name, "gauge", help, self.connection_limit);
+        let (name, help) = ("podswitch_connections_opened_total", "Connections opened.");
+        text.one(name, "counter", help, self.opened);
         self.frames(&mut text);
         text.family("podswitch_drops_total", "counter", "Frames dropped, by reason.");
         for reason in DropReason::ALL {
             let count = self.drops.get(reason.name()).copied().unwrap_or_default();
             text.sample(&[("reason", reason.name()), ("class", reason.class().name())], count);
         }
+        self.workers(&mut text);
+        self.ports(&mut text);
         self.policies(&mut text);
         self.services(&mut text);
-        text.0
+        meters.write(&mut text);
+        text.into_string()
+    }
+
+    fn workers(&self, text: &mut Text) {
+        type Value = fn(&WorkerStats) -> String;
+        let families: [(&str, &str, Value); 6] = [
+            (
+                "podswitch_worker_busy_seconds_total",
+                "Time in rounds that moved frames, by worker.",
+                |worker| worker.busy_seconds.to_string(),
+            ),
+            ("podswitch_worker_received_total", "Frames received, by worker.", |worker| {
+                worker.received.to_string()
+            }),
+            ("podswitch_worker_dropped_total", "Frames dropped, by worker.", |worker| {
+                worker.dropped.to_string()
+            }),
+            ("podswitch_worker_bursts_total", "Bursts received, by worker.", |worker| {
+                worker.bursts.to_string()
+            }),
+            ("podswitch_worker_hits_total", "Packets that hit the flow table.", |worker| {
+                worker.hits.to_string()
+            }),
+            ("podswitch_worker_misses_total", "Packets that took the slow path.", |worker| {
+                worker.misses.to_string()
+            }),
+        ];
+        let names: Vec<String> = (0..self.workers.len()).map(|index| index.to_string()).collect();
+        for (name, help, value) in families {
+            text.family(name, "counter", help);
+            for (index, worker) in names.iter().zip(&self.workers) {
+                text.sample(&[("worker", index)], value(worker));
+            }
+        }
+    }
+
+    fn ports(&self, text: &mut Text) {
+        type Value = fn(&PortStats) -> u64;
+        let families: [(&str, &str, Value); 4] = [
+            ("podswitch_port_rx_packets_total", "Frames that ports received.", |p| p.rx_packets),
+            ("podswitch_port_rx_bytes_total", "Bytes that ports received.", |p| p.rx_bytes),
+            ("podswitch_port_tx_packets_total", "Frames that ports sent.", |p| p.tx_packets),
+            ("podswitch_port_tx_bytes_total", "Bytes that ports sent.", |p| p.tx_bytes),
+        ];
+        for (name, help, value) in families {
+            text.family(name, "counter", help);
+            for (kind, port) in &self.ports {
+                text.sample(&[("kind", kind)], value(port));
+            }
+        }
     }
 
     fn frames(&self, text: &mut Text) {
@@ -96,39 +150,10 @@ impl Stats {
     }
 }
 
-/// The text, and the family that samples belong to.
-#[derive(Default)]
-struct Text(String, &'static str);
-
-impl Text {
-    fn family(&mut self, name: &'static str, kind: &str, help: &str) -> &mut Self {
-        // Writing to a String does not fail.
-        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-        self.1 = name;
-        self
-    }
-
-    fn one(&mut self, name: &'static str, kind: &str, help: &str, value: impl Display) {
-        self.family(name, kind, help).sample(&[], value);
-    }
-
-    fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
-        self.0.push_str(self.1);
-        for (index, (label, text)) in labels.iter().enumerate() {
-            let before = if index == 0 { '{' } else { ',' };
-            let _ = write!(self.0, "{before}{label}=\"{}\"", escape(text));
-        }
-        let after = if labels.is_empty() { "" } else { "}" };
-        let _ = writeln!(self.0, "{after} {value}");
-    }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -143,16 +168,34 @@ mod tests {
         let reason = DropReason::ALL[0];
         let stats = Stats {
             epoch: 9,
-            busy_percent: 25.0,
+            workers: vec![WorkerStats { busy_seconds: 0.25, hits: 8, ..WorkerStats::default() }],
+            ports: [("pod", PortStats { rx_bytes: 60, ..PortStats::default() })].into(),
             drops: [(reason.name(), 3)].into(),
             policies: policies.map(|(name, count)| (name.to_owned(), count)).into(),
             services: services.map(|(name, count)| (name.to_owned(), count)).into(),
             ..Stats::default()
         };
-        let text = stats.to_prometheus(&[("closed", 2)]);
+        let meters = Meters::default();
+        meters.set_objects(&[("closed", 2)]);
+        meters.published(Duration::from_millis(3));
+        meters.cni("ADD", 0, Duration::from_millis(40));
+        meters.cni("<script>", 4, Duration::from_millis(1));
+        meters.set_ipam_free("ipv4", 250);
+        meters.watch_restarted("pods");
+        let text = stats.to_prometheus(&meters);
         for line in [
             "podswitch_epoch 9",
-            "podswitch_worker_busy_ratio 0.25",
+            "podswitch_worker_busy_seconds_total{worker=\"0\"} 0.25",
+            "podswitch_worker_hits_total{worker=\"0\"} 8",
+            "podswitch_port_rx_bytes_total{kind=\"pod\"} 60",
+            "podswitch_publish_seconds_bucket{le=\"0.0025\"} 0",
+            "podswitch_publish_seconds_bucket{le=\"0.005\"} 1",
+            "podswitch_publish_seconds_count 1",
+            "podswitch_state_stale_seconds 0",
+            "podswitch_watch_restarts_total{kind=\"pods\"} 1",
+            "podswitch_cni_seconds_count{verb=\"ADD\",code=\"0\"} 1",
+            "podswitch_cni_seconds_count{verb=\"other\",code=\"4\"} 1",
+            "podswitch_ipam_free{family=\"ipv4\"} 250",
             "podswitch_objects_left_out{action=\"closed\"} 2",
             "podswitch_policy_decisions_total{policy=\"NetworkPolicy/d/p\",direction=\"ingress\",rule=\"3\"} 4",
             "podswitch_policy_decisions_total{policy=\"NetworkPolicy/d/p\",direction=\"egress\",rule=\"\"} 2",
@@ -177,10 +220,5 @@ mod tests {
                 None => assert!(line.starts_with(families.last().expect("a type")), "{line}"),
             }
         }
-    }
-
-    #[test]
-    fn values_of_labels_are_escaped() {
-        assert_eq!(escape("a\"b\\c\nd"), "a\\\"b\\\\c\\nd");
     }
 }

@@ -1,0 +1,236 @@
+//! Requests and their answers, whatever socket they come by.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::channel::{Channel, Sender as BodySender};
+use http_body_util::{Either, Full};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode, Uri};
+use podswitch_node::{
+    CaptureError, DroppedFrames, FlowFilter, FlowQuery, FlowView, Node, NodeCaller, UnknownName,
+};
+use tokio::sync::Semaphore;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::capture;
+use crate::drop_log::DropLog;
+use crate::filter::DropFilter;
+use crate::map::Map;
+use crate::routes::{Answer, NodeQuestion, Wanted, answer, read};
+
+/// Queries for rates at a time, each of which keeps the counters of all selected connections for its interval; further
+/// ones wait.
+const MAX_SAMPLES: usize = 4;
+/// Pieces of a stream that a slow reader may be behind, before those who write wait.
+const STREAM_BUFFER: usize = 64;
+
+pub(crate) type Body = Either<Full<Bytes>, Channel<Bytes, Infallible>>;
+
+/// What all connections share.
+pub(crate) struct Served {
+    node: NodeCaller,
+    drops: Arc<DropLog>,
+    samples: Semaphore,
+}
+
+impl Served {
+    pub(crate) fn new(node: NodeCaller, drops: Arc<DropLog>) -> Self {
+        Self { node, drops, samples: Semaphore::new(MAX_SAMPLES) }
+    }
+}
+
+/// The answer to anything but a GET.
+pub(crate) fn not_get() -> Answer {
+    Answer::error(StatusCode::METHOD_NOT_ALLOWED, "only GET is served")
+}
+
+/// Answers a GET.
+pub(crate) async fn respond(uri: &Uri, served: Arc<Served>) -> Response<Body> {
+    match read(uri.path(), uri.query().unwrap_or_default()) {
+        Err(refused) => whole(refused),
+        Ok(Wanted::Node(question)) => whole(ask(served, question).await),
+        Ok(Wanted::Capture { request, count, seconds }) => {
+            match with_node(&served, move |node| node.capture(&request)).await {
+                Ok(Ok(started)) => streamed("application/x-pcapng", |sender| {
+                    capture::stream(started, count, seconds, sender)
+                }),
+                Ok(Err(error)) => {
+                    let status = match error {
+                        CaptureError::UnknownName(_) => StatusCode::NOT_FOUND,
+                        _ => StatusCode::CONFLICT,
+                    };
+                    whole(Answer::error(status, &error.to_string()))
+                }
+                Err(ended) => whole(ended),
+            }
+        }
+        Ok(Wanted::Map) => whole(draw(&served).await),
+        Ok(Wanted::Perf { seconds }) => whole(perf(served, seconds).await),
+        Ok(Wanted::Flows { query, interval }) => {
+            whole(flows(&served, query, interval).await.unwrap_or_else(|refused| refused))
+        }
+        Ok(Wanted::Drops { filter, limit, follow }) => {
+            if let Err(refused) = check_names(&served, &filter).await {
+                return whole(refused);
+            }
+            drops(served, filter, limit, follow)
+        }
+    }
+}
+
+/// The last drops in one piece, or with those that come line by line.
+fn drops(served: Arc<Served>, filter: DropFilter, limit: usize, follow: bool) -> Response<Body> {
+    match follow {
+        false => {
+            let mut kept = served.drops.kept();
+            kept.retain(|frames| filter.takes(frames));
+            let newest = kept.len().saturating_sub(limit);
+            let list: Vec<&DroppedFrames> = kept[newest..].iter().map(|frames| &**frames).collect();
+            whole(Answer::json(&serde_json::json!({ "drops": list })))
+        }
+        true => {
+            streamed("application/x-ndjson", |sender| follow_drops(served, filter, limit, sender))
+        }
+    }
+}
+
+/// An answer without a known end, which `write` sends piece by piece.
+fn streamed<F: Future<Output = ()> + Send + 'static>(
+    content_type: &'static str,
+    write: impl FnOnce(BodySender<Bytes, Infallible>) -> F,
+) -> Response<Body> {
+    let (sender, body) = Channel::new(STREAM_BUFFER);
+    tokio::spawn(write(sender));
+    let mut response = Response::new(Either::Right(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+pub(crate) fn whole(answer: Answer) -> Response<Body> {
+    let mut response = Response::new(Either::Left(Full::new(answer.body)));
+    *response.status_mut() = answer.status;
+    let content_type = HeaderValue::from_static(answer.content_type);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// What the workers do within `seconds`, or since they began.
+async fn perf(served: Arc<Served>, seconds: u64) -> Answer {
+    let read = || with_node(&served, |node| node.perf());
+    let measured = async {
+        let first = read().await?;
+        if seconds == 0 {
+            return Ok(first.total());
+        }
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        Ok(read().await?.since(&first))
+    };
+    match measured.await {
+        Ok(perf) => Answer::json(&perf),
+        Err(ended) => ended,
+    }
+}
+
+/// Runs `f` on the node's thread, which may be busy with a publish for some seconds.
+async fn with_node<T: Send + 'static>(
+    served: &Arc<Served>,
+    f: impl FnOnce(&mut Node) -> T + Send + 'static,
+) -> Result<T, Answer> {
+    let node = served.node.clone();
+    let asked = tokio::task::spawn_blocking(move || node.with(f).ok()).await;
+    let ended = || Answer::error(StatusCode::SERVICE_UNAVAILABLE, "the node has ended");
+    asked.ok().flatten().ok_or_else(ended)
+}
+
+async fn ask(served: Arc<Served>, question: NodeQuestion) -> Answer {
+    let asked = with_node(&served, move |node| answer(node, &question)).await;
+    asked.unwrap_or_else(|ended| ended)
+}
+
+async fn draw(served: &Arc<Served>) -> Answer {
+    let drops = served.drops.kept();
+    match with_node(served, |node| Map::of(node)).await {
+        Ok(mut map) => {
+            map.add_drops(&drops);
+            Answer::json(&map.finish())
+        }
+        Err(ended) => ended,
+    }
+}
+
+/// Reads the connection table on a thread that may take its time: neither the node's nor the one that answers.
+async fn read_flows<T: Send + 'static>(
+    served: &Arc<Served>,
+    f: impl FnOnce(&FlowView) -> Result<T, UnknownName> + Send + 'static,
+) -> Result<T, Answer> {
+    let view = with_node(served, |node| node.flow_view()).await?;
+    match tokio::task::spawn_blocking(move || f(&view)).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(unknown)) => Err(Answer::error(StatusCode::NOT_FOUND, &unknown.to_string())),
+        Err(error) => Err(Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
+    }
+}
+
+async fn flows(
+    served: &Arc<Served>,
+    query: FlowQuery,
+    interval: Option<Duration>,
+) -> Result<Answer, Answer> {
+    let Some(interval) = interval else {
+        return read_flows(served, move |view| Ok(Answer::json(&view.list(&query, None)?))).await;
+    };
+    // Never closed.
+    let _place = served.samples.acquire().await;
+    let filter = query.filter.clone();
+    let before = read_flows(served, move |view| view.sample(&filter)).await?;
+    tokio::time::sleep(interval).await;
+    read_flows(served, move |view| Ok(Answer::json(&view.list(&query, Some(&before))?))).await
+}
+
+/// Whether the names of a filter for drops stand for something, or did when something that is kept was dropped.
+async fn check_names(served: &Arc<Served>, filter: &DropFilter) -> Result<(), Answer> {
+    let named = |filter: FlowFilter| read_flows(served, move |view| view.check(&filter));
+    let checked = named(filter.ends.clone()).await;
+    match checked.is_err() && served.drops.kept().iter().any(|frames| filter.takes(frames)) {
+        true => Ok(()),
+        false => checked,
+    }
+}
+
+/// Sends one record a line: the last ones, then what comes, until the client goes away.
+async fn follow_drops(
+    served: Arc<Served>,
+    filter: DropFilter,
+    limit: usize,
+    mut sender: BodySender<Bytes, Infallible>,
+) {
+    let (mut kept, mut live) = served.drops.follow();
+    kept.retain(|frames| filter.takes(frames));
+    let newest = kept.len().saturating_sub(limit);
+    for frames in kept.drain(newest..) {
+        if sender.send_data(line(&*frames)).await.is_err() {
+            return;
+        }
+    }
+    drop(kept);
+    loop {
+        let line = match live.recv().await {
+            Ok(frames) if filter.takes(&frames) => line(&*frames),
+            Ok(_) => continue,
+            Err(RecvError::Lagged(count)) => line(&serde_json::json!({ "lost": count })),
+            Err(RecvError::Closed) => return,
+        };
+        if sender.send_data(line).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn line(value: &impl serde::Serialize) -> Bytes {
+    let mut line = serde_json::to_vec(value).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
+}
