@@ -261,7 +261,7 @@ fn wrong_requests(switch: &Switch) {
         assert_eq!(switch.ask(arguments), (Some(2), unknown.to_owned()), "{arguments:?}");
     }
     let (status, says) = switch.ask(&["--protocol", "tcpp"]);
-    assert!(status == Some(2) && says.contains("protocol=tcpp"), "{says}");
+    assert!(status == Some(2) && says.contains("no protocol tcpp; did you mean TCP?"), "{says}");
     assert!(!switch.folder.path("unused").exists(), "nothing is written");
     let missing = switch.folder.text("no/folder");
     let output = run(&["capture", "--socket", &switch.socket, "-w", &missing]);

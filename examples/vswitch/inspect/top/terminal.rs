@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use podswitch_api::Client;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::app::{App, Key};
 use super::sample::{Sample, Sampler};
@@ -76,9 +78,20 @@ fn samples(
 
 /// Reads the keys that were pressed, and waits a little for the first.
 fn keys(app: &mut App) -> std::io::Result<()> {
-    let mut pause = PAUSE;
-    while event::poll(pause)? {
-        pause = Duration::ZERO;
+    // Not by `event::poll`: it reads for ever from a terminal that was closed.
+    let stdin = std::io::stdin();
+    let mut ready = [PollFd::new(&stdin, PollFlags::IN)];
+    let pause = Timespec { tv_sec: 0, tv_nsec: PAUSE.subsec_nanos().into() };
+    match poll(&mut ready, Some(&pause)) {
+        Ok(0) | Err(Errno::INTR) => return Ok(()),
+        Ok(_) => {}
+        Err(error) => return Err(error.into()),
+    }
+    if ready[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
+        app.has_ended = true;
+        return Ok(());
+    }
+    while event::poll(Duration::ZERO)? {
         // A new size is seen when the screen is drawn.
         if let Event::Key(key) = event::read()?
             && key.kind == KeyEventKind::Press
