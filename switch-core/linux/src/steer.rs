@@ -21,7 +21,7 @@ use podswitch_wire::cidr::Cidr;
 
 use super::attach::serves;
 use super::netlink::{InterfaceAddress, Route, Rule};
-use super::nft::{self, Front, Marking, MarkingConfig};
+use super::nft::{Front, Marking, MarkingConfig, forget_marks};
 use super::{HostError, NetNs, Netlink, sysctl};
 
 /// Priorities of the rule for marked packets and of the kernel's local rule after it.
@@ -217,7 +217,7 @@ fn is_discard(found: &Route, discard: &Route) -> bool {
 pub fn forget(ns: &NetNs) -> Result<(), HostError> {
     let config = SteeringConfig::default();
     let ours = families(ns).into_iter().map(|is_ipv6| config.rule(is_ipv6)).collect();
-    nft::forget_marks(ns, &config.marks)?;
+    forget_marks(ns, &config.marks)?;
     Rules { ns: ns.clone(), ours }.remove(ns)
 }
 

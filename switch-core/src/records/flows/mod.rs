@@ -127,7 +127,7 @@ impl FlowObserver for WorkerSide {
     }
 }
 
-/// The reader of all workers' events. See the [module's description](self).
+/// The reader of all workers' events.
 #[derive(Default)]
 pub struct FlowRecorder {
     workers: Vec<Arc<Shared>>,
