@@ -154,5 +154,17 @@ fn the_screen_follows_keys_sizes_and_restarts() {
     terminal.shows("the pod", |screen| screen.contains("\na/x "));
     terminal.keys(&["q"]);
     terminal.shows("the end", |screen| screen.contains("ended 0"));
+
+    // It ends with its terminal.
+    terminal.keys(&["clear", "Enter"]);
+    terminal.keys(&[&command, "Enter"]);
+    terminal.shows("the pod", |screen| screen.contains("\na/x "));
+    let top = terminal.child().as_raw_nonzero();
+    drop(terminal);
+    let limit = Limit::new(PATIENCE);
+    while std::path::Path::new(&format!("/proc/{top}")).exists() {
+        assert!(limit.left().is_some(), "it runs without a terminal");
+        thread::sleep(Duration::from_millis(50));
+    }
     assert_eq!(running.stop(), Some(0));
 }

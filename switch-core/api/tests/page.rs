@@ -20,6 +20,7 @@ use podswitch_policy::rule::{Labels, NetworkPolicy, Peer, Peers, Ports, Rule, Se
 use podswitch_policy::service::model::{
     Endpoint as Backend, EndpointSlice, Service, ServicePort, SlicePort, family_of,
 };
+use podswitch_testkit::privilege::is_there;
 
 /// Would run in the page if a name became markup.
 const HOSTILE: &str =
@@ -209,9 +210,7 @@ fn browser() -> Option<&'static str> {
         let output = Command::new(name).arg("--version").output();
         output.is_ok_and(|output| output.status.success())
     });
-    if found.is_none() {
-        eprintln!("SKIPPED: there is no Chromium: apt-get install chromium");
-    }
+    is_there("the page in a browser", "Chromium (Debian: chromium)", found.is_some());
     found
 }
 

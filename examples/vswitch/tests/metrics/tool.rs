@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
+use podswitch_testkit::privilege::is_there;
+
 /// The chart's files.
 pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../chart/files");
 
@@ -11,11 +13,8 @@ pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../chart/fi
 pub(crate) fn has(program: &str) -> bool {
     let found =
         Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let is_there = found.is_ok_and(|status| status.success());
-    if !is_there {
-        eprintln!("SKIPPED: there is no {program}: apt-get install prometheus");
-    }
-    is_there
+    let part = format!("{program} (Debian: prometheus)");
+    is_there("metrics and alert rules", &part, found.is_ok_and(|status| status.success()))
 }
 
 /// Runs `promtool` and demands that it finds nothing. `input`: its standard input.

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use podswitch_node::{CloseReason, FlowChange};
+use podswitch_testkit::privilege::is_there;
 
 use super::super::samples;
 use super::*;
@@ -154,8 +155,8 @@ fn nfcapd_reads_connections() {
             Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
         run.is_ok()
     };
-    if !has("nfcapd") || !has("nfdump") {
-        eprintln!("SKIPPED: nfcapd and nfdump (Debian: nfdump) are not installed");
+    let both = has("nfcapd") && has("nfdump");
+    if !is_there("nfcapd reads connections", "nfcapd (Debian: nfdump)", both) {
         return;
     }
     let folder = std::env::temp_dir().join(format!("podswitch-nfcapd-{}", std::process::id()));
