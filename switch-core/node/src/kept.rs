@@ -85,6 +85,8 @@ impl Kept {
     /// The first state is in force: opens all that can be opened, and says so.
     pub(crate) fn start(&mut self, control: &ControlPlane, now: Instant) {
         if !self.has_saved() {
+            // Those of another version are of no use.
+            self.files.settle();
             return;
         }
         self.restore(control, true);

@@ -128,17 +128,17 @@ impl Tracker {
         self.memory.allow(chunks);
     }
 
-    /// Opens a connection of an earlier process, as it was.
-    fn restore(&self, pinned: &Pinned, was: &Slot, last_seen: u32) -> bool {
+    /// Opens a connection of an earlier process, as it was. False if its ports have another client, or a limit is
+    /// lower than it was. `None`: it is there.
+    fn restore(&self, pinned: &Pinned, was: &Slot, last_seen: u32) -> Option<bool> {
         if !self.nat.restore(pinned) {
-            return false;
+            return Some(false);
         }
         let created = match self.create(pinned, last_seen) {
             Ok(Created::New(connection)) => connection,
-            // One with these keys was opened meanwhile, or a limit is lower than it was.
-            Ok(Created::Existing(_)) | Err(_) => {
+            refused => {
                 self.nat.release(pinned);
-                return false;
+                return refused.is_err().then_some(false);
             }
         };
         for (connection, was) in [created, created.reversed()].into_iter().zip(&was.lanes) {
@@ -147,7 +147,7 @@ impl Tracker {
                 lane.last_seen.store(last_seen, Relaxed);
             }
         }
-        true
+        Some(true)
     }
 }
 
@@ -279,8 +279,10 @@ impl Saved {
             let last_seen = |lane: usize| slot.lanes[lane].last_seen.load(Relaxed);
             let last_seen = last_seen(0).max(last_seen(1)).saturating_sub(older);
             match tracker.restore(&pinned, slot, last_seen) {
-                true => result.restored += 1,
-                false => result.lost += 1,
+                Some(true) => result.restored += 1,
+                Some(false) => result.lost += 1,
+                // Its client, or a later run, has opened it.
+                None => {}
             }
         };
         let memory = &mut *self.memory;
