@@ -6,7 +6,7 @@ use super::ask::Target;
 use super::table::text;
 use crate::{Done, print};
 
-/// Where it is asked for and changed.
+/// The path that reads and changes it.
 const PATH: &str = "/v1/log-level";
 
 /// Say what the running switch logs, or change it until it stops.

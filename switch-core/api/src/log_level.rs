@@ -1,5 +1,5 @@
-//! `/v1/log-level`: what the program logs, read and changed. The one path that changes something, so root's alone
-//! whoever else may connect.
+//! `/v1/log-level`: what the program logs, read and changed. The one path that changes something, so for root
+//! alone, even if a group may connect.
 
 use std::sync::Arc;
 use std::time::Duration;

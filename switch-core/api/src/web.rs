@@ -82,7 +82,7 @@ impl WebServer {
         Ok(Self { web, address, _background: background })
     }
 
-    /// The node that is asked from now on, and its drops.
+    /// Sets the node that answers from now on, and its drops.
     pub fn serve(&self, node: NodeCaller, drops: Arc<DropLog>) {
         self.web.served.get_or_init(|| Arc::new(Served::new(node, drops)));
     }

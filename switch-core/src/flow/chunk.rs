@@ -60,7 +60,7 @@ impl<S, R> Chunks<S, R> {
         self.usable.store(chunks, Relaxed);
     }
 
-    /// The slots of a chunk. Each is asked for once.
+    /// The slots of a chunk. Called once for each chunk.
     pub(crate) fn slots(&self, chunk: usize, new: impl FnOnce() -> Box<[S]>) -> Chunk<S> {
         let given = self.take(chunk, |place| place.0.take());
         if given.is_some()
@@ -71,7 +71,7 @@ impl<S, R> Chunks<S, R> {
         given.map_or_else(|| Chunk::Heap(new()), |items| Chunk::Given(items))
     }
 
-    /// The reply keys of a chunk. Each is asked for once.
+    /// The reply keys of a chunk. Called once for each chunk.
     pub(crate) fn replies(&self, chunk: usize, new: impl FnOnce() -> Box<[R]>) -> Chunk<R> {
         let given = self.take(chunk, |place| place.1.take());
         given.map_or_else(|| Chunk::Heap(new()), |items| Chunk::Given(items))

@@ -112,13 +112,14 @@ impl App {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use super::super::sample::{Sampler, tests::answers};
     use super::*;
 
-    fn app() -> App {
+    /// After two samples, a second apart.
+    pub(in super::super) fn app() -> App {
         let mut sampler = Sampler::new();
         sampler.sample(&answers(1), None);
         let mut app = App::default();

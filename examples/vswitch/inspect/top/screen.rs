@@ -83,13 +83,10 @@ fn footer_text(app: &App, shown: usize, all: usize, left_out: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
-    use super::super::app::Key;
-    use super::super::sample::{Sampler, tests::answers};
+    use super::super::app::{Key, tests::app};
     use super::*;
 
     fn lines(app: &mut App, width: u16, height: u16) -> Vec<String> {
@@ -99,14 +96,6 @@ mod tests {
         let cells: Vec<&str> = buffer.content().iter().map(|cell| cell.symbol()).collect();
         let rows = cells.chunks(usize::from(width.max(1)));
         rows.map(|row| row.concat().trim_end().to_owned()).collect()
-    }
-
-    fn app() -> App {
-        let mut sampler = Sampler::new();
-        sampler.sample(&answers(1), None);
-        let mut app = App::default();
-        app.take(Ok(sampler.sample(&answers(2), Some(Duration::from_secs(1)))));
-        app
     }
 
     #[test]

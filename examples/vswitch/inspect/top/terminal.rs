@@ -1,4 +1,4 @@
-//! `top` on a terminal: keys in, screens out, until it is told to stop.
+//! `top` on a terminal: keys in, screens out, until a key or a signal ends it.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;

@@ -142,7 +142,7 @@ fn a_prometheus_scrapes_and_alerts() {
     for probe in ["/livez", "/healthz", "/readyz"] {
         assert_eq!(answer(probe), (200, "ok\n".into()), "{probe}");
     }
-    // No page unless it is asked for, and nothing else.
+    // No page without --page, and nothing else.
     for path in ["/", "/v1/status", "/v1/flows", "/x"] {
         assert_eq!(answer(path).0, 404, "{path}");
     }

@@ -86,7 +86,7 @@ impl Endpoint {
         }
     }
 
-    /// Where bulks go. Of the answer only what is looked at is asked for.
+    /// Where bulks go. The answer is filtered to the fields that are read.
     pub(super) fn bulk_path(&self) -> String {
         format!(
             "{}/_bulk?filter_path=errors,items.*.status,items.*.error.type,items.*.error.reason",
