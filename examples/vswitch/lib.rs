@@ -71,9 +71,10 @@ enum Command {
     /// Print the running switch's counters, drops by reason among them.
     #[command(after_help = "Examples:\n  vswitch counters\n  vswitch counters policy")]
     Counters(inspect::ObjectsArgs),
-    /// Count what each policy rule decided; rules that never did are not listed.
-    #[command(after_help = "Examples:\n  vswitch policies\n  vswitch policies shop/db")]
-    Policies(inspect::ObjectsArgs),
+    /// Count what each policy rule decided, those that never matched included.
+    #[command(after_help = "Examples:\n  vswitch policies\n  vswitch policies shop/db\n  \
+                            vswitch policies --never     rules that never matched")]
+    Policies(inspect::PolicyArgs),
     /// Count connections by Service port and backend.
     #[command(after_help = "Examples:\n  vswitch services\n  vswitch services shop/api --json")]
     Services(inspect::ObjectsArgs),

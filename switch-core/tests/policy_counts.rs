@@ -3,13 +3,14 @@
 
 use podswitch_testkit::rig;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use podswitch_core::action::DropReason::{ConnectionLimit, PolicyEgress, PolicyIngress};
 use podswitch_core::config::Config;
-use podswitch_core::control::Options;
+use podswitch_core::control::{Options, policy_rules};
 use podswitch_core::engine::Limits;
 use podswitch_core::id::PortId;
 use podswitch_core::resolve::{Decision, DenialCounter, Query, resolve};
@@ -47,6 +48,46 @@ fn isolated(ports: &[u16]) -> Config {
 fn counts(switch: &Switch) -> Vec<(Direction, Option<usize>, u64)> {
     let counts = switch.control.policy_counts().into_iter();
     counts.map(|count| (count.direction, count.rule, count.decided)).collect()
+}
+
+/// Rules that never matched are listed with those that did, but no rule of policies that apply to no pod here. What such
+/// a policy counted before stays.
+#[test]
+fn rules_that_never_matched_are_listed() {
+    let mut config = isolated(&[53, 54]);
+    let mut elsewhere = NetworkPolicy::clone(&config.policies[0]);
+    elsewhere.cookie = "NetworkPolicy/elsewhere/isolated".into();
+    elsewhere.namespace = "elsewhere".into();
+    let mut ingress_only = NetworkPolicy::clone(&config.policies[0]);
+    ingress_only.cookie = "NetworkPolicy/default/more".into();
+    ingress_only.name = "more".into();
+    ingress_only.egress = None;
+    ingress_only.ingress = Some(vec![]);
+    config.policies.extend([elsewhere, ingress_only].map(Arc::new));
+    let mut switch = Switch::new(&config);
+    switch.send(0, &udp4(0, pod_v4(1), (1000, 54), b"x"));
+    assert_eq!(switch.recv(1).len(), 1);
+    let listed = |switch: &Switch| {
+        let rows = policy_rules(&switch.control.snapshot()).into_iter().map(|count| {
+            let rule = count.rule.map_or_else(String::new, |rule| format!("[{rule}]"));
+            format!("{} {}{rule} {}", count.policy, count.direction, count.decided)
+        });
+        rows.collect::<BTreeSet<String>>()
+    };
+    let expected = [
+        "NetworkPolicy/default/isolated egress 0",
+        "NetworkPolicy/default/isolated egress[0] 0",
+        "NetworkPolicy/default/isolated egress[1] 1",
+        "NetworkPolicy/default/isolated ingress 0",
+        "NetworkPolicy/default/isolated ingress[0] 0",
+        "NetworkPolicy/default/isolated ingress[1] 1",
+        "NetworkPolicy/default/more ingress 0",
+    ];
+    assert_eq!(listed(&switch), expected.map(str::to_owned).into());
+    // Without pods none applies: what was counted is left.
+    config.endpoints.clear();
+    switch.control.apply(&config).expect("a good state");
+    assert_eq!(listed(&switch), [expected[2], expected[5]].map(str::to_owned).into());
 }
 
 fn once(rule: usize) -> Vec<(Direction, Option<usize>, u64)> {

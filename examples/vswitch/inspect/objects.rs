@@ -1,5 +1,8 @@
 //! `pods`, `counters`, `policies` and `services`.
 
+use std::collections::BTreeMap;
+
+use podswitch_api::Client;
 use podswitch_node::UnknownName;
 use serde_json::Value;
 
@@ -93,14 +96,46 @@ pub(crate) fn pods(args: &Args, json: bool) -> Done {
     Ok(())
 }
 
-/// Count what each policy rule decided. Rules that never did are not listed.
-pub(crate) fn policies(args: &Args, json: bool) -> Done {
-    args.print(
-        "policy that decided anything",
-        ["/v1/policies", "policies"],
-        ["POLICY RULE", "DECIDED"],
-        json,
-    )
+/// What is asked of policies.
+#[derive(clap::Args, Debug)]
+pub(crate) struct PolicyArgs {
+    #[command(flatten)]
+    args: Args,
+    /// Only rules that never matched.
+    #[arg(long)]
+    never: bool,
+}
+
+/// Count what each rule of each policy that applies to a pod of this node decided. `POLICY ingress` without an index
+/// counts what the policy denied because none of its rules matched.
+pub(crate) fn policies(args: &PolicyArgs, json: bool) -> Done {
+    let PolicyArgs { args, never } = args;
+    let client = args.target.client()?;
+    if json {
+        let never = never.then(|| "true".to_owned());
+        let parameters = [("containing", args.containing.clone()), ("never", never)];
+        print::json(&client.get::<Value>(&Client::query("/v1/policies", &parameters))?);
+        return Ok(());
+    }
+    // All of them: the nearest names are among those that are not selected.
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    loop {
+        let after = counts.last_key_value().map(|(name, _)| name.clone());
+        let page: Value = client.get(&Client::query("/v1/policies", &[("after", after)]))?;
+        let rules = page["policies"].as_object().into_iter().flatten();
+        let before = counts.len();
+        counts.extend(rules.map(|(name, n)| (name.clone(), n.as_u64().unwrap_or_default())));
+        if page["left_out"] == 0 || counts.len() == before {
+            break;
+        }
+    }
+    let rows = counts.iter().map(|(name, count)| [name.clone(), count.to_string()]).collect();
+    let mut rows = args.select("policy that applies to a pod of this node", rows)?;
+    if *never {
+        rows.retain(|[name, count]| count == "0" && name.ends_with(']'));
+    }
+    print_rows(["POLICY RULE", "DECIDED"], &rows);
+    Ok(())
 }
 
 /// Count connections by Service port and backend.

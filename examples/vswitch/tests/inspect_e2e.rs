@@ -67,7 +67,7 @@ impl Switch {
         };
         let policy = format!(
             "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: only, namespace: a}}\n\
-             spec: {{podSelector: {{}}, ingress: [{{ports: [{{port: {PORT}}}]}}]}}\n"
+             spec: {{podSelector: {{}}, ingress: [{{ports: [{{port: {PORT}}}]}}, {{ports: [{{port: 1}}]}}]}}\n"
         );
         let state = [head(), attached("x", 2, x), attached("y", 3, y), policy].concat();
         let folder = Folder::new();
@@ -325,6 +325,16 @@ fn an_operator_asks() {
     assert!(switch.says("pods", &[]).contains("a/x"));
     let policies = switch.says("policies", &["only"]);
     assert!(policies.contains("NetworkPolicy/a/only ingress[0]"), "{policies}");
+    let never = switch.says("policies", &["--never"]);
+    assert_eq!(never.trim_end().lines().count(), 2, "{never}");
+    assert!(never.contains("NetworkPolicy/a/only ingress[1]  0\n"), "{never}");
+    assert_eq!(
+        switch.json("policies", &["--never"])["policies"],
+        serde_json::json!({ "NetworkPolicy/a/only ingress[1]": 0 })
+    );
+    let (status, _, err) = switch.ask("policies", &["onl/y"]);
+    assert_eq!(status, Some(2));
+    assert!(err.contains("there is no policy that applies to a pod of this node onl/y"), "{err}");
     switch.says("services", &[]);
     let perf = switch.says("perf", &["--seconds", "0"]);
     assert!(perf.starts_with(&format!("{}, since the switch began\nworker 0: ", switch.name)));

@@ -208,6 +208,17 @@ impl PolicyTable {
         self.policies_of(direction, party, Tier::NetworkPolicy).to_vec()
     }
 
+    /// The policies of all tiers that apply to a pod in a direction; none if it is no pod.
+    pub fn applying(
+        &self,
+        direction: Direction,
+        party: &Party,
+    ) -> impl Iterator<Item = PolicyId> + '_ {
+        let tiers = if party.is_pod() { &Tier::ALL[..] } else { &[] };
+        let party = *party;
+        tiers.iter().flat_map(move |tier| self.policies_of(direction, &party, *tier)).copied()
+    }
+
     /// The policies of a tier that apply to a pod in a direction, in order.
     pub(crate) fn policies_of(
         &self,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::StatusCode;
 use podswitch_node::{
-    CaptureRequest, FlowFilter, FlowQuery, FlowSort, METRICS_CONTENT_TYPE, Node, UnknownName,
-    check_drop_reason, label_query, protocol_number,
+    CaptureRequest, FlowFilter, FlowQuery, FlowSort, METRICS_CONTENT_TYPE, Node, PolicyQuery,
+    UnknownName, check_drop_reason, label_query, protocol_number,
 };
 use podswitch_wire::cidr::Cidr;
 use podswitch_wire::flow_key::proto;
@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::filter::DropFilter;
 use crate::trace::{Question, traces};
 
-/// The most flows in one answer.
+/// The most flows, drops or policy rules in one answer.
 pub const MAX_FLOWS: usize = 10_000;
 /// The longest time that `/v1/perf` measures, in seconds.
 pub const MAX_PERF_SECONDS: u64 = 60;
@@ -41,6 +41,8 @@ pub(crate) enum Wanted {
     Drops { filter: DropFilter, limit: usize, follow: bool },
     /// What the workers do in the next so many seconds; 0: did since they began.
     Perf { seconds: u64 },
+    /// What policy rules decided.
+    Policies(PolicyQuery),
     /// Captured frames as pcapng, at most so many within so many seconds.
     Capture { request: CaptureRequest, count: u64, seconds: u64 },
     /// Who talks to whom, and what is dropped between them.
@@ -53,7 +55,6 @@ pub(crate) enum NodeQuestion {
     Status,
     Pods,
     Counters,
-    Policies,
     Services,
     Trace(Question),
     Metrics,
@@ -229,7 +230,13 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
         "/v1/status" => NodeQuestion::Status,
         "/v1/pods" => NodeQuestion::Pods,
         "/v1/counters" => NodeQuestion::Counters,
-        "/v1/policies" => NodeQuestion::Policies,
+        "/v1/policies" => {
+            let mut query = PolicyQuery::new(parameters.limit()?);
+            query.containing = parameters.take("containing");
+            query.never = parameters.parse("never", "true or false")?.unwrap_or(false);
+            query.after = parameters.take("after");
+            return Ok(Some(Wanted::Policies(query)));
+        }
         "/v1/services" => NodeQuestion::Services,
         "/metrics" => NodeQuestion::Metrics,
         "/v1/flows" => return parameters.flows().map(Some),
@@ -271,7 +278,6 @@ pub(crate) fn answer(node: &Node, question: &NodeQuestion) -> Answer {
         NodeQuestion::Status => Answer::json(&node.status()),
         NodeQuestion::Pods => Answer::json(&json!({ "pods": node.pods() })),
         NodeQuestion::Counters => Answer::json(&node.stats()),
-        NodeQuestion::Policies => Answer::json(&json!({ "policies": node.stats().policies })),
         NodeQuestion::Services => Answer::json(&json!({ "services": node.stats().services })),
         NodeQuestion::Trace(question) => match traces(node, question) {
             Ok(traces) => Answer::json(&json!({ "traces": traces })),
@@ -316,6 +322,8 @@ mod tests {
             ("/v1/capture", "seconds=3601", 400, "seconds=3601: from 1 to 3600"),
             ("/v1/capture", "protocol=tcpp", 400, "there is no protocol tcpp; did you mean TCP?"),
             ("/v1/capture", "snaplen=x", 400, "snaplen=x: a number of bytes is expected"),
+            ("/v1/policies", "never=1", 400, "never=1: true or false is expected"),
+            ("/v1/policies", "nevr=true", 400, "no parameter nevr; did you mean never?"),
             ("/v1/perf", "seconds=61", 400, "seconds=61: at most 60"),
             ("/v1/perf", "seconds=-1", 400, "seconds=-1: a number of seconds is expected"),
         ] {

@@ -10,7 +10,8 @@ use http_body_util::{Either, Full};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode, Uri};
 use podswitch_node::{
-    CaptureError, DroppedFrames, FlowFilter, FlowQuery, FlowView, Node, NodeCaller, UnknownName,
+    CaptureError, DroppedFrames, FlowFilter, FlowQuery, FlowView, Node, NodeCaller, PolicyPage,
+    PolicyQuery, UnknownName,
 };
 use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
@@ -67,6 +68,7 @@ pub(crate) async fn respond(uri: &Uri, served: Arc<Served>) -> Response<Body> {
                 Err(ended) => whole(ended),
             }
         }
+        Ok(Wanted::Policies(query)) => whole(policies(&served, query).await),
         Ok(Wanted::Map) => whole(draw(&served).await),
         Ok(Wanted::Perf { seconds }) => whole(perf(served, seconds).await),
         Ok(Wanted::Flows { query, interval }) => {
@@ -148,6 +150,18 @@ async fn with_node<T: Send + 'static>(
 async fn ask(served: Arc<Served>, question: NodeQuestion) -> Answer {
     let asked = with_node(&served, move |node| answer(node, &question)).await;
     asked.unwrap_or_else(|ended| ended)
+}
+
+/// Names are made on a thread that may take its time.
+async fn policies(served: &Arc<Served>, query: PolicyQuery) -> Answer {
+    let snapshot = match with_node(served, |node| node.snapshot()).await {
+        Ok(snapshot) => snapshot,
+        Err(ended) => return ended,
+    };
+    let read = move || Answer::json(&PolicyPage::read(&snapshot, &query));
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
+        Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())
+    })
 }
 
 async fn draw(served: &Arc<Served>) -> Answer {

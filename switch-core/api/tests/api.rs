@@ -156,6 +156,15 @@ fn a_running_node_is_asked() {
     let says = refusal(&world.client, "/v1/trace?from=default/rde&to=10.8.0.3");
     assert_eq!(says, "there is no default/rde; did you mean default/red?");
 
+    // Nothing was denied yet, and the policy has no rule: only its isolation is listed, with other rules once it has.
+    let page = world.get("/v1/policies");
+    let rows = serde_json::json!({ "NetworkPolicy/default/shut ingress": 0 });
+    assert_eq!((&page["policies"], &page["total"]), (&rows, &1.into()), "{page}");
+    assert_eq!(world.get("/v1/policies?never=true")["total"], 0);
+    assert_eq!(world.get("/v1/policies?containing=other")["total"], 0);
+    let page = world.get("/v1/policies?containing=shut&limit=0");
+    assert_eq!((&page["total"], &page["left_out"]), (&1.into(), &1.into()), "{page}");
+
     assert_eq!(world.get("/v1/counters")["pods"], 2);
     let perf = world.get("/v1/perf");
     let worker = &perf["workers"][0];

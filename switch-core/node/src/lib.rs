@@ -81,6 +81,7 @@ pub mod overlay;
 mod perf;
 mod pod_name;
 mod pods;
+mod policy_view;
 mod probes;
 mod ranges;
 pub mod source;
@@ -114,6 +115,7 @@ pub use podswitch_core::records::{
     Allowed, CloseReason, DropRecord, End, FlowChange, FlowRecord, FlowsLeftOut,
 };
 pub use podswitch_kubernetes::label_query;
+pub use policy_view::{PolicyPage, PolicyQuery};
 pub use probes::Probes;
 pub use state::{State, StateChanges};
 pub use stats::{PortStats, Stats, WorkerStats};

@@ -9,6 +9,8 @@ use podswitch_core::id::PortId;
 use podswitch_core::snapshot::PortFacts;
 use serde::Serialize;
 
+use crate::policy_view;
+
 /// Counters of all workers, since they began.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -111,9 +113,7 @@ impl Stats {
 
     fn read_objects(&mut self, control: &ControlPlane) {
         for count in control.policy_counts() {
-            let rule = count.rule.map_or_else(String::new, |rule| format!("[{rule}]"));
-            let name = format!("{} {}{rule}", count.policy, count.direction);
-            self.policies.insert(name, count.decided);
+            self.policies.insert(policy_view::name(&count), count.decided);
         }
         for count in control.service_counts() {
             let name = format!("{} {}/{}", count.service, count.port, count.protocol);

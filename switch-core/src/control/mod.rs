@@ -21,7 +21,7 @@ pub use crate::publish::{Cause, Change, Effect, LeftOut, Objects, Published, Ref
 pub use error::ControlError;
 pub use options::{Options, Pinning};
 pub use podswitch_policy::service::compile::HealthCheck;
-pub use policy_counts::PolicyCount;
+pub use policy_counts::{PolicyCount, policy_rules};
 pub use restore::{MemoryError, Restored, Saved, SavedMemory, SlotMemory, memory_size};
 pub use service_counts::ServiceCount;
 

@@ -1,11 +1,13 @@
 //! Decision counts of policy rules, by name.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use hashbrown::HashSet;
 use podswitch_policy::rule::Direction;
-use podswitch_policy::table::PolicyInfo;
+use podswitch_policy::table::{PolicyId, PolicyInfo, PolicyObject};
 
-use crate::snapshot::Snapshot;
+use crate::snapshot::{PortFacts, Snapshot};
 
 /// Decisions of one rule: connections that it allowed, counted once when they were opened, or
 /// packets that it denied (decision record 0017).
@@ -35,6 +37,51 @@ pub(super) fn read(snapshot: &Snapshot) -> Vec<PolicyCount> {
         }
     }
     list
+}
+
+/// The counts of every rule of the policies that apply to a pod of this node, zeros included, and further counts that
+/// are not zero, such as those of policies whose pods are gone. Isolation is in the list for the directions that a policy
+/// isolates. Each policy's counts follow each other.
+pub fn policy_rules(snapshot: &Snapshot) -> Vec<PolicyCount> {
+    let local = applying_here(snapshot);
+    let mut list = Vec::new();
+    for (id, info) in snapshot.policy.policies() {
+        for (direction, rule) in counted(info) {
+            let decided = snapshot.policy_counters.get(info.counter(direction, rule));
+            let is_listed = local.contains(&(id, direction))
+                && (rule.is_some() || isolates(&info.object, direction));
+            if is_listed || decided > 0 {
+                let policy = info.object.cookie().clone();
+                list.push(PolicyCount { policy, direction, rule, decided });
+            }
+        }
+    }
+    list
+}
+
+/// The policies that apply to pods of this node, by direction.
+fn applying_here(snapshot: &Snapshot) -> HashSet<(PolicyId, Direction)> {
+    let mut found = HashSet::new();
+    for facts in snapshot.ports.iter() {
+        let PortFacts::Pod(pod) = facts else { continue };
+        let addresses = pod.ipv4.iter().copied().map(IpAddr::from);
+        for address in addresses.chain(pod.ipv6.iter().copied().map(IpAddr::from)) {
+            let party = snapshot.policy.party(address);
+            for direction in Direction::BOTH {
+                let ids = snapshot.policy.applying(direction, &party);
+                found.extend(ids.map(|id| (id, direction)));
+            }
+        }
+    }
+    found
+}
+
+/// Whether a policy denies what none of its rules matches.
+fn isolates(policy: &PolicyObject, direction: Direction) -> bool {
+    match policy {
+        PolicyObject::Network(policy) => policy.rules(direction).is_some(),
+        PolicyObject::Cluster(_) => false,
+    }
 }
 
 fn counted(info: &PolicyInfo) -> impl Iterator<Item = (Direction, Option<usize>)> {
