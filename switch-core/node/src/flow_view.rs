@@ -393,6 +393,7 @@ mod tests {
         let (client, server) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         let key = FlowKey::new(client, server, proto::TCP, number, 80).expect("one family");
         ConnectionInfo {
+            is_recorded: false,
             connection: ConnectionRef::NONE,
             pinned: Pinned::new(key, PortId(1)),
             packets: [1, 1],

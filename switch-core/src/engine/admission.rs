@@ -148,6 +148,9 @@ impl Engine {
             return reason.into();
         }
         let Decided { pinned, plan, .. } = &decided;
+        if known.is_some() {
+            self.resume(cx, connection, pinned);
+        }
         self.remember(cx, packet, parsed, (connection, pinned), plan, info.is_absent);
         Admission::Pass(decided.plan)
     }

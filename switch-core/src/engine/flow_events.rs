@@ -18,6 +18,10 @@ pub enum EndCause {
     Replaced,
     /// Its backend serves the Service no more.
     BackendGone,
+    /// A policy denies it since the state changed. Its place is kept until it is silent for the time that its state allows.
+    PolicyChanged,
+    /// A pod of this node that is one of its ends is gone. Likewise.
+    PodGone,
 }
 
 /// A connection opened or ended.
@@ -32,7 +36,9 @@ pub enum FlowEvent<'a> {
         /// When, and by which snapshot.
         opened: OpenedAt,
     },
-    /// A connection ended.
+    /// A connection ended. One that a change ended ([`EndCause::PolicyChanged`], [`EndCause::PodGone`]) may be opened again
+    /// if another change allows it, with the same [`ConnectionRef`]; its counts go on. If it is not, it ends once more when
+    /// its place is freed, with [`ConnectionInfo::is_recorded`] set.
     Ended {
         /// Its last state. Its counts do not have what is counted in flow entries still: that is
         /// [`Late`](Self::Late), and only of what is neither TCP nor translated.
@@ -53,6 +59,11 @@ pub enum FlowEvent<'a> {
 pub trait FlowObserver: Send {
     /// A connection opened or ended.
     fn event(&mut self, event: FlowEvent<'_>);
+
+    /// Whether there is room for the next event. Connections that a change denies are reported as ended only then.
+    fn has_room(&self) -> bool {
+        true
+    }
 }
 
 /// Tells an observer of connections that end.

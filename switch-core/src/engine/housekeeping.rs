@@ -40,7 +40,9 @@ impl Engine {
             let on_end = &mut Ending { observer, cause: EndCause::Timeout, time: cx.now, epoch };
             tracker.sweep(base + from, budget.min(slots - from), seconds, pressure, on_end);
             self.sweep = from + budget;
+            self.review(cx, from == 0, base + from, budget.min(slots - from));
         }
+        let tracker = &self.shared.tracker;
         let idle =
             if self.flows.is_under_pressure() { ENTRY_IDLE_UNDER_PRESSURE } else { ENTRY_IDLE };
         let budget = self.flows.len().div_ceil(SWEEP_STEPS).max(64);

@@ -45,6 +45,7 @@ mod open;
 mod outputs;
 mod pmtu;
 mod prefetch;
+mod review;
 mod slow;
 mod trace;
 
@@ -187,6 +188,8 @@ pub struct Engine {
     /// Position of the sweep in this worker's share of the connection table.
     sweep: usize,
     sweep_due: Instant,
+    /// Which changes the connections were compared with.
+    review: review::Review,
     /// Where the search for a connection to end continues when the connection table is full.
     eviction_cursor: usize,
     /// Index of this worker.
@@ -221,6 +224,7 @@ impl Engine {
             parsed: Box::new([Parsed::default(); BATCH]),
             sweep: 0,
             sweep_due: Instant::ZERO,
+            review: review::Review::default(),
             eviction_cursor: 0,
             index,
             shared,

@@ -12,8 +12,8 @@
 //! ended connection is invalid and never applies to another connection.
 //!
 //! The types are here; the table is in `tracker.rs`, the contents of a slot in `slot.rs` and
-//! `facts.rs`, updates by packets in `packets.rs`, creation and end in `create.rs` and `ending.rs`, and
-//! how connections outlive the process in `saved.rs`.
+//! `facts.rs`, updates by packets in `packets.rs`, creation and end in `create.rs` and `ending.rs`, the end
+//! of what a change denies in `review.rs`, and how connections outlive the process in `saved.rs`.
 //! `model.rs` compiles the same source for `shuttle`, which tests interleavings of threads.
 
 mod cast;
@@ -23,6 +23,7 @@ mod facts;
 mod header;
 mod list;
 mod packets;
+mod review;
 mod saved;
 mod slot;
 mod tracker;
@@ -175,6 +176,8 @@ pub struct ConnectionInfo {
     pub tcp: Option<[TcpState; 2]>,
     /// Second of the last packet.
     pub last_seen: u32,
+    /// A record says that it has ended ([`Tracker::record_end`]). Its place is kept, in case that it goes on.
+    pub is_recorded: bool,
 }
 
 /// Is notified of connections that end. `()` ignores them.

@@ -21,6 +21,9 @@ const TRANSLATED: u64 = 1 << 8;
 /// Position in [`Facts::kind`] of how the connection was opened: two bits.
 const OPENED: u32 = 9;
 
+/// Bit of [`Facts::kind`]: a record says that the connection has ended, though its place is kept: see `review.rs`.
+const RECORDED: u64 = 1 << 11;
+
 fn load<const N: usize>(words: &[AtomicU64; N]) -> [u64; N] {
     from_fn(|i| words[i].load(Relaxed))
 }
@@ -132,6 +135,18 @@ impl Facts {
     #[inline]
     pub(super) fn has_lease(&self) -> bool {
         self.source_nat() != SourceNat::Kept
+    }
+
+    /// Whether a record says that the connection has ended.
+    #[inline]
+    pub(super) fn is_recorded(&self) -> bool {
+        self.kind.load(Relaxed) & RECORDED != 0
+    }
+
+    /// Sets that. The caller holds the lock of the home shard.
+    pub(super) fn set_recorded(&self, recorded: bool) {
+        let kind = self.kind.load(Relaxed) & !RECORDED;
+        self.kind.store(kind | if recorded { RECORDED } else { 0 }, Relaxed);
     }
 
     fn source_nat(&self) -> SourceNat {

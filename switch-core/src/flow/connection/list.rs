@@ -45,6 +45,7 @@ impl Tracker {
             packets: [a.packets.load(Relaxed), b.packets.load(Relaxed)],
             bytes: [a.bytes.load(Relaxed), b.bytes.load(Relaxed)],
             tcp: is_tcp.then(|| [a.side().state, b.side().state]),
+            is_recorded: slot.facts.is_recorded(),
             last_seen: a.last_seen.load(Relaxed).max(b.last_seen.load(Relaxed)),
         })
     }

@@ -35,9 +35,13 @@ impl Tracker {
         true
     }
 
-    /// Adds packets that were counted elsewhere before. False, and no effect, if the connection has ended.
+    /// Adds packets that were counted elsewhere before. False, and no effect, if the connection has ended, or a record says
+    /// so.
     pub fn add_counts(&self, connection: ConnectionRef, packets: u32, bytes: u32) -> bool {
         let Some(lane) = self.lane(connection) else { return false };
+        if self.slot(connection.slot >> 1).is_some_and(|slot| slot.facts.is_recorded()) {
+            return false;
+        }
         lane.count_many(packets.into(), bytes.into());
         true
     }

@@ -151,13 +151,17 @@ impl Slot {
     /// generation.
     pub(super) fn open(&self, protocol: u8, at: OpenedAt) -> u32 {
         let generation = self.lanes[0].generation.load(Relaxed).wrapping_add(1) | 1;
-        self.lanes[0].epoch.store(at.epoch.0, Relaxed);
-        self.lanes[0].opened.store(at.time.as_nanos(), Relaxed);
+        self.set_opened(at);
         for lane in &self.lanes {
             lane.reset(protocol, at.seconds());
             lane.generation.store(generation, Release);
         }
         generation
+    }
+
+    pub(super) fn set_opened(&self, at: OpenedAt) {
+        self.lanes[0].epoch.store(at.epoch.0, Relaxed);
+        self.lanes[0].opened.store(at.time.as_nanos(), Relaxed);
     }
 
     /// When the connection was opened.

@@ -9,7 +9,8 @@
 //!
 //! The laws: records of opened connections and those left out sum up to the connections that were opened, and so do
 //! records of ended ones, those left out and those alive. Packets and bytes of records and those left out sum up
-//! to what the connections forwarded. Since workers count packets of connections that are neither TCP nor translated in
+//! to what the connections forwarded. A connection that a change denied has a record of its end then; if another change
+//! allows it and a packet passes, it counts as opened again, with the same number. Since workers count packets of connections that are neither TCP nor translated in
 //! their own tables, the record of such a connection that is ended before it is silent comes
 //! [`LATE`](self::LATE) later.
 
@@ -40,6 +41,11 @@ use record::{Names, closed_by_ends};
 pub(super) const QUEUE: usize = 16_384;
 /// Connections whose names are remembered from their opening to their end. Of others the names are those of their end.
 const REMEMBERED: usize = 65_536;
+/// Connections that a change ended, and that may go on: what was counted by then is remembered. Of further ones that go
+/// on it would be counted twice.
+const STOPPED: usize = 1 << 20;
+/// Room in a queue that is left to connections that really end.
+const RESERVE: usize = QUEUE / 8;
 /// Records of ended connections that wait for counts.
 const WAITING: usize = 16_384;
 /// In this time each worker looks at each of its flow entries: a step of a hundredth of them is due every 100 ms, and a
@@ -125,6 +131,11 @@ impl FlowObserver for WorkerSide {
             }
         }
     }
+
+    fn has_room(&self) -> bool {
+        let events = &self.0.events;
+        events.len() + RESERVE.min(events.capacity() / 2) < events.capacity()
+    }
 }
 
 /// The reader of all workers' events.
@@ -133,6 +144,8 @@ pub struct FlowRecorder {
     workers: Vec<Arc<Shared>>,
     history: History,
     names: HashMap<u64, Names>,
+    /// Packets and bytes of connections at the time when a change ended them.
+    stopped: HashMap<u64, [[u64; 2]; 2]>,
     /// Records that are complete, but not delivered before the next reading: another worker's queue may have the
     /// record of the opening.
     next: Vec<u64>,
@@ -224,9 +237,12 @@ impl FlowRecorder {
         now: Instant,
         mut each: impl FnMut(FlowRecord),
     ) {
-        for info in alive.iter().filter(|info| u64::from(info.last_seen) >= since.as_secs()) {
+        let is_listed = |info: &&ConnectionInfo| {
+            u64::from(info.last_seen) >= since.as_secs() && !info.is_recorded
+        };
+        for info in alive.iter().filter(is_listed) {
             let names = self.names_of(info);
-            each(names.counted(FlowChange::Updated, info, now));
+            each(names.counted(FlowChange::Updated, &self.since_stopped(info), now));
         }
     }
 
@@ -242,6 +258,11 @@ impl FlowRecorder {
         self.read(now, &mut each);
         self.read(now + LATE, &mut each);
         for info in alive {
+            let info = &self.since_stopped(info);
+            if info.is_recorded {
+                self.leave_out(info);
+                continue;
+            }
             let names = self.names_of(info);
             let reason = closed_by_ends(info).unwrap_or(CloseReason::Shutdown);
             each(names.counted(FlowChange::Closed(reason), info, now));
@@ -265,6 +286,18 @@ impl FlowRecorder {
             }
             Raw::Ended { info, cause, time, epoch } => {
                 let id = info.connection.id();
+                let counts = [info.packets, info.bytes];
+                let info = self.since_stopped(&info);
+                self.stopped.remove(&id);
+                if info.is_recorded {
+                    self.leave_out(&info);
+                    return;
+                }
+                if matches!(cause, EndCause::PolicyChanged | EndCause::PodGone)
+                    && self.stopped.len() < STOPPED
+                {
+                    self.stopped.insert(id, counts);
+                }
                 let names = self.names_of(&info);
                 self.names.remove(&id);
                 let reason = names.close_reason(&info, cause, self.snapshot(epoch));
@@ -273,7 +306,8 @@ impl FlowRecorder {
                     true => self.waiting.push_back((time + LATE, id)),
                     false => self.next.push(id),
                 }
-                self.ended.insert(id, record);
+                // It went on, and ended again, before its first record was complete.
+                self.ended.insert(id, record).into_iter().for_each(each);
             }
             Raw::Late(counts) => self.late.push(counts),
         }
@@ -293,6 +327,30 @@ impl FlowRecorder {
                 self.left_out.bytes += u64::from(bytes);
             }
         }
+    }
+
+    /// A connection with the counts since a change ended it, if one did.
+    fn since_stopped(&self, info: &ConnectionInfo) -> ConnectionInfo {
+        let mut info = info.clone();
+        let known = self.stopped.get(&info.connection.id()).copied();
+        let stopped = match info.is_recorded {
+            true => Some(known.unwrap_or([info.packets, info.bytes])),
+            false => known,
+        };
+        if let Some([packets, bytes]) = stopped {
+            for direction in [0, 1] {
+                info.packets[direction] =
+                    info.packets[direction].saturating_sub(packets[direction]);
+                info.bytes[direction] = info.bytes[direction].saturating_sub(bytes[direction]);
+            }
+        }
+        info
+    }
+
+    /// Counts packets that passed after the record of their connection's end: by a worker that had not seen the change.
+    fn leave_out(&mut self, info: &ConnectionInfo) {
+        self.left_out.packets += info.packets.iter().sum::<u64>();
+        self.left_out.bytes += info.bytes.iter().sum::<u64>();
     }
 
     fn names_of(&self, info: &ConnectionInfo) -> Names {

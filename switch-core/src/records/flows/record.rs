@@ -41,7 +41,7 @@ pub enum CloseReason {
     Evicted,
     /// A packet of its client opened another one in its place.
     Replaced,
-    /// A policy denies it by now, and it became silent.
+    /// A policy denies it since the state changed.
     PolicyChanged,
     /// The pod of an end is gone.
     PodGone,
@@ -282,6 +282,8 @@ impl Names {
             (EndCause::Evicted, _) => CloseReason::Evicted,
             (EndCause::Replaced, _) => CloseReason::Replaced,
             (EndCause::BackendGone, _) => CloseReason::BackendGone,
+            (EndCause::PolicyChanged, _) => CloseReason::PolicyChanged,
+            (EndCause::PodGone, _) => CloseReason::PodGone,
             (EndCause::Timeout, None) => CloseReason::Timeout,
             (EndCause::Timeout, Some(snapshot)) => self.silent_because(&info.pinned, snapshot),
         }

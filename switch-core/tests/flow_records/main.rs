@@ -1,5 +1,7 @@
 //! Records of connections: what they say, and that they add up.
 
+mod changes;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,0 +1,101 @@
+//! Connections that a change of the state denies, or whose pod it removed, are reported as ended by the sweep that
+//! follows, not when they have timed out.
+
+use std::net::IpAddr;
+
+use super::flow_events::{EndCause, FlowEvent};
+use super::{BurstContext, Engine};
+use crate::action::DropClass;
+use crate::flow::connection::{ConnectionRef, OpenedAt, Pinned};
+use crate::flow::tcp::is_over;
+use crate::id::Epoch;
+use crate::invalidation::Groups;
+use crate::pinned::Direction;
+use crate::resolve::{AllowedBy, Query, forwarding};
+use crate::snapshot::{FibEntry, Snapshot};
+
+/// Which changes the connections of this worker's share were compared with.
+#[derive(Debug, Default)]
+pub(super) struct Review {
+    /// The epoch at the start of the sweep's round before: each connection was compared with it, or a later one.
+    since: Epoch,
+    /// The epoch at the start of this round.
+    round: Epoch,
+}
+
+impl Engine {
+    /// Reports those of the slots `from..from + count` that what changed since the round before denies, or has no pod for.
+    /// `begins`: this is the first part of a round. Costs nothing unless something changed.
+    pub(super) fn review(
+        &mut self,
+        cx: &BurstContext<'_>,
+        begins: bool,
+        from: usize,
+        count: usize,
+    ) {
+        let Self { review, shared, flow_observer, .. } = self;
+        let (snapshot, tracker) = (cx.snapshot, &shared.tracker);
+        if begins {
+            review.since = review.round;
+            review.round = snapshot.epoch;
+        }
+        let Some(observer) = flow_observer else { return };
+        if snapshot.epoch == review.since {
+            return;
+        }
+        tracker.review(from, count, |info| {
+            let groups = Groups::of_connection(&info.pinned.original, &info.pinned.reply);
+            // What its ends ended has its own reason.
+            if snapshot.invalidation.is_valid_since(review.since, &groups)
+                || info.tcp.is_some_and(|[a, b]| is_over(a, b))
+                || !observer.has_room()
+            {
+                return;
+            }
+            if let Some(cause) = ended_by_change(snapshot, &info.pinned)
+                && let Some(info) = tracker.record_end(info.connection)
+            {
+                let (time, epoch) = (cx.now, snapshot.epoch);
+                observer.event(FlowEvent::Ended { info, cause, time, epoch });
+            }
+        });
+    }
+
+    /// Reports a connection as opened again if a packet of it passes after it was reported as ended.
+    #[inline]
+    pub(super) fn resume(
+        &mut self,
+        cx: &BurstContext<'_>,
+        connection: ConnectionRef,
+        pinned: &Pinned,
+    ) {
+        let opened = OpenedAt { time: cx.now, epoch: cx.snapshot.epoch };
+        if self.shared.tracker.resume(connection, opened) {
+            self.counters.opened.add(1);
+            self.notify_opened(cx, connection, pinned);
+        }
+    }
+}
+
+/// Why packets of a connection are not forwarded any more, if that is for good.
+fn ended_by_change(snapshot: &Snapshot, pinned: &Pinned) -> Option<EndCause> {
+    // A pod that is known but not attached, as after a start, may be soon.
+    let is_gone = |address: IpAddr| {
+        snapshot.endpoints.get(&address).is_none()
+            && matches!(snapshot.fib.get(address), Some(FibEntry::LocalPods))
+    };
+    if is_gone(pinned.original.src_addr()) || is_gone(pinned.reply.src_addr()) {
+        return Some(EndCause::PodGone);
+    }
+    let query = Query {
+        via: pinned.origin_end,
+        known: Some((pinned, Direction::Original)),
+        ..Query::new(&pinned.original, pinned.origin)
+    };
+    let mut allowed_by = AllowedBy::default();
+    let direction = Direction::Original;
+    match forwarding(snapshot, &query, pinned, direction, None, &mut allowed_by) {
+        Err(denial) if denial.reason.class() == DropClass::Policy => Some(EndCause::PolicyChanged),
+        _ => None,
+    }
+}
