@@ -296,6 +296,41 @@ fn translated_packets_are_followed_to_the_backend() {
     assert_eq!(frames[1].key.unwrap().dst_addr(), addresses(1)[0], "what the backend gets");
 }
 
+/// What a backend answers has the Service's address only when it is sent: it is found by that on reception, too, and
+/// what a client sends by the backend's.
+#[test]
+fn translated_packets_are_found_by_where_they_go() {
+    let config = services::config(&[1]);
+    for f in [0, 1] {
+        let (vip, client, backend) = (services::vip(f), addresses(0)[f], addresses(1)[f]);
+        let none = CaptureFilter::default;
+        for (filter, expected) in [
+            (CaptureFilter { host: Some(vip), ..none() }, 4),
+            (CaptureFilter { port: Some(80), ..none() }, 4),
+            (CaptureFilter { host: Some(backend), ..none() }, 4),
+            (CaptureFilter { port: Some(8080), ..none() }, 4),
+            (CaptureFilter { between: Some([vec![client], vec![vip]]), ..none() }, 4),
+            (CaptureFilter { host: Some(addresses(2)[f]), ..none() }, 0),
+            (CaptureFilter { host: Some(vip), protocol: Some(6), ..none() }, 0),
+        ] {
+            let mut captured = Captured::new(&config, 1, &filtered(filter.clone()));
+            let request = services::packet(17, (client, 4000), (vip, 80));
+            captured.switch.send(0, &framed(0, &request));
+            let reply = services::packet(17, (backend, 8080), (client, 4000));
+            captured.switch.send(1, &framed(1, &reply));
+            assert_eq!(captured.switch.recv(0).len(), 1);
+            let frames = captured.read();
+            assert_eq!(frames.len(), expected, "{filter:?}: {frames:#?}");
+            if let [.., received, sent] = &frames[..] {
+                assert_eq!((received.port, received.direction), (PortId(1), Inbound));
+                assert_eq!(received.fate, Fate::Forwarded(PortId(0)));
+                assert_eq!(received.frame, framed(1, &reply), "as it was received");
+                assert_eq!(sent.key.unwrap().src_addr(), vip);
+            }
+        }
+    }
+}
+
 #[test]
 fn tunnel_packets_are_found_by_their_inner_frame() {
     for v6 in [false, true] {

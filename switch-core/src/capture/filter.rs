@@ -129,6 +129,12 @@ fn ends_of(frame: &[u8], parsed: &Parsed) -> Ends {
 }
 
 impl CaptureFilter {
+    /// Whether it depends on addresses or ports, which translation changes.
+    pub(super) fn depends_on_ends(&self) -> bool {
+        let Self { place, host, between, port, protocol: _ } = self;
+        place.is_some() || host.is_some() || between.is_some() || port.is_some()
+    }
+
     /// Whether a frame that passes `port` is taken.
     pub(super) fn takes(&self, port: PortId, headers: &Headers) -> bool {
         let at_port = self.place.as_ref().is_none_or(|(ports, _)| ports.contains(&port));

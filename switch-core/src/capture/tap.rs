@@ -42,6 +42,9 @@ pub(super) struct WorkerTap {
     burst: u32,
     /// Copies of the current burst's frames, by place in the burst.
     inbound: [Option<Copy>; BATCH],
+    /// Which of them are captured, a bit each. Others wait for where they go: what a Service's backend answers has the
+    /// Service's address only when it is sent.
+    taken: u64,
     has_inbound: bool,
     /// Copies of frames that were sent since the last burst was received.
     outbound: Vec<Copy>,
@@ -68,6 +71,7 @@ impl WorkerTap {
             snapshot,
             burst: 0,
             inbound: [const { None }; BATCH],
+            taken: 0,
             outbound: Vec::with_capacity(OUTBOUND),
             sending: Vec::with_capacity(BATCH),
             has_inbound: false,
@@ -79,21 +83,27 @@ impl WorkerTap {
         tag != 0 && tag / BATCH as u32 == self.burst
     }
 
-    /// Copies a frame if the filter takes it, or if it is `wanted` anyway.
+    /// Whether the received frame with this tag is captured.
+    fn is_taken(&self, tag: u32) -> bool {
+        self.is_current(tag) && self.taken >> place(tag) & 1 == 1
+    }
+
+    /// Copies a frame if the filter takes it, or if it is `wanted` anyway. Returns whether the filter takes it.
     fn copy(
         &self,
         (now, port): (Instant, PortId),
         direction: Direction,
         frame: &[u8],
         wanted: bool,
-    ) -> Option<Copy> {
+    ) -> Option<(Copy, bool)> {
         let headers = Headers::read(frame, &self.snapshot);
-        if !wanted && !self.options.filter.takes(port, &headers) {
+        let is_taken = self.options.filter.takes(port, &headers);
+        if !wanted && !is_taken {
             return None;
         }
         let mut buffer = self.queue.buffer();
         buffer.extend_from_slice(&frame[..frame.len().min(self.options.snap_len)]);
-        Some(Copy {
+        let copy = Copy {
             time: now,
             port,
             direction,
@@ -102,7 +112,8 @@ impl WorkerTap {
             frame: buffer,
             snapshot: Arc::clone(&self.snapshot),
             fate: RawFate::Unknown,
-        })
+        };
+        Some((copy, is_taken))
     }
 }
 
@@ -123,11 +134,15 @@ impl Tap for WorkerTap {
             self.snapshot = Arc::clone(snapshot);
         }
         self.burst = next_burst();
+        let waits = self.options.filter.depends_on_ends() && !self.options.drops_only;
         for (at, packet) in batch.iter_mut().enumerate().take(BATCH) {
             packet.tag = self.burst * BATCH as u32 + at as u32;
-            let copy = self.copy((now, port), Direction::Inbound, packet.bytes(), false);
+            let copy = self.copy((now, port), Direction::Inbound, packet.bytes(), waits);
             self.has_inbound |= copy.is_some();
-            self.inbound[at] = copy;
+            self.inbound[at] = copy.map(|(copy, is_taken)| {
+                self.taken |= u64::from(is_taken) << at;
+                copy
+            });
         }
     }
 
@@ -143,7 +158,7 @@ impl Tap for WorkerTap {
         }
         // Held since an earlier burst.
         let (port, Some(frame)) = (drop.trace.ingress, drop.frame) else { return };
-        if let Some(mut copy) = self.copy((drop.now, port), Direction::Inbound, frame, false) {
+        if let Some((mut copy, _)) = self.copy((drop.now, port), Direction::Inbound, frame, false) {
             copy.fate = dropped(drop, frame, &copy.snapshot);
             self.queue.push(copy);
         }
@@ -155,10 +170,12 @@ impl Tap for WorkerTap {
         }
         for (at, packet) in batch.iter().enumerate() {
             let tag = packet.tag;
-            let is_followed = self.is_current(tag) && self.inbound[place(tag)].is_some();
-            let frame = packet.bytes();
-            if let Some(mut copy) = self.copy((now, port), Direction::Outbound, frame, is_followed)
-            {
+            let (is_followed, frame) = (self.is_taken(tag), packet.bytes());
+            let copy = self.copy((now, port), Direction::Outbound, frame, is_followed);
+            if let Some((mut copy, is_taken)) = copy {
+                if is_taken && self.is_current(tag) {
+                    self.taken |= 1 << place(tag);
+                }
                 copy.fate = RawFate::Sent { origin: packet.origin, ingress: packet.ingress };
                 self.sending.push((at, tag, copy));
             }
@@ -188,8 +205,12 @@ impl Tap for WorkerTap {
 
     fn finish(&mut self) {
         if replace(&mut self.has_inbound, false) {
-            for copy in self.inbound.iter_mut().filter_map(Option::take) {
-                match self.options.drops_only && !matches!(copy.fate, RawFate::Dropped(_)) {
+            let taken = take(&mut self.taken);
+            for (at, place) in self.inbound.iter_mut().enumerate() {
+                let Some(copy) = place.take() else { continue };
+                let is_unwanted =
+                    self.options.drops_only && !matches!(copy.fate, RawFate::Dropped(_));
+                match is_unwanted || taken >> at & 1 == 0 {
                     true => self.queue.recycle(copy.frame),
                     false => self.queue.push(copy),
                 }
