@@ -1,5 +1,7 @@
 //! `vswitch capture` of a running switch; what it writes is read by other programs.
 
+mod ports;
+
 use std::fs::File;
 use std::io::BufReader;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
