@@ -26,6 +26,9 @@ pub(super) enum Kind {
     GetTable = 1,
     GetChain = 4,
     GetRule = 7,
+    GetSet = 10,
+    GetElements = 13,
+    GetGeneration = 16,
 }
 
 /// Address family of a table (`NFPROTO_*`).
@@ -230,6 +233,78 @@ impl Connection {
             nla.value().first_chunk().copied().map(u64::from_be_bytes)
         };
         Ok(rules.iter().filter(is_of_table).filter_map(handle).collect())
+    }
+
+    /// The sets of a table with their elements, as the kernel writes these, sorted; none if there is no such table.
+    pub(super) fn sets(
+        &mut self,
+        family: Family,
+        table: &str,
+    ) -> Result<Vec<(String, Vec<Vec<u8>>)>, HostError> {
+        /// NFTA_SET_TABLE and NFTA_SET_ELEM_LIST_TABLE; NFTA_SET_NAME and NFTA_SET_ELEM_LIST_SET; and the latter's
+        /// NFTA_SET_ELEM_LIST_ELEMENTS.
+        const TABLE: u16 = 1;
+        const NAME: u16 = 2;
+        const ELEMENTS: u16 = 3;
+        let what = || format!("list the sets of nftables table {table}");
+        let none_if_gone = |result: Result<Vec<Vec<u8>>, HostError>| match result {
+            Err(error) if error.is_not_found() => Ok(Vec::new()),
+            result => result,
+        };
+        let fill = |a: &mut Attributes<'_>| {
+            a.text(TABLE, table);
+        };
+        let found = none_if_gone(self.list(Kind::GetSet, family, fill, what))?;
+        let mut sets = Vec::new();
+        for set in found {
+            if super::text(&set, TABLE).as_deref() != Some(table) {
+                continue;
+            }
+            let Some(name) = super::text(&set, NAME) else { continue };
+            let fill = |a: &mut Attributes<'_>| {
+                a.text(TABLE, table).text(NAME, &name);
+            };
+            let parts = none_if_gone(self.list(Kind::GetElements, family, fill, what))?;
+            let mut elements = Vec::new();
+            for part in &parts {
+                let lists = NlasIterator::new(&part[..]).flatten();
+                for list in lists.filter(|nla| nla.kind() == ELEMENTS) {
+                    let each = NlasIterator::new(list.value()).flatten();
+                    elements.extend(each.map(|element| element.value().to_vec()));
+                }
+            }
+            elements.sort_unstable();
+            sets.push((name, elements));
+        }
+        sets.sort_unstable();
+        Ok(sets)
+    }
+
+    /// A number that changes with every change of any table of the namespace.
+    pub(super) fn generation(&mut self) -> Result<u32, HostError> {
+        /// NFTA_GEN_ID.
+        const ID: u16 = 1;
+        let what = || "read the generation of nftables".to_owned();
+        let mut buffer = Vec::new();
+        let kind = SUBSYSTEM << 8 | Kind::GetGeneration as u16;
+        message(&mut buffer, kind, NLM_F_REQUEST, self.sequence, 0, 0, |_| {});
+        let sequence = self.sequence;
+        self.sequence += 1;
+        self.socket.send(&buffer, 0).context(what)?;
+        loop {
+            let (datagram, _) = self.socket.recv_from_full().context(what)?;
+            for message in messages(&datagram).filter(|m| m.sequence_number() == sequence) {
+                if i32::from(message.message_type()) == libc::NLMSG_ERROR {
+                    check(&message, &what)?;
+                }
+                let attributes = message.payload().get(FAMILY_HEADER..).unwrap_or_default();
+                let id = NlasIterator::new(attributes).flatten().find(|nla| nla.kind() == ID);
+                let id = id.and_then(|nla| nla.value().first_chunk().copied());
+                if let Some(id) = id {
+                    return Ok(u32::from_be_bytes(id));
+                }
+            }
+        }
     }
 
     /// The payloads, behind their family headers, of all objects of a kind.

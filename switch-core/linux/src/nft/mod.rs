@@ -25,25 +25,66 @@ use self::message::{Connection, Family, Kind, Transaction};
 use self::rule::{Base, Meta};
 use super::{HostError, NetNs, Netlink};
 
-/// The rules of a table that belongs to no process, so that anybody may change it: those that were put in force.
+/// What a table had when it was put in force.
+#[derive(Debug)]
+struct Contents {
+    family: Family,
+    table: String,
+    /// Of nf_tables when this was read, or compared, last.
+    generation: u32,
+    exists: bool,
+    /// Handles.
+    rules: Vec<u64>,
+    /// By name, with their elements.
+    sets: Vec<(String, Vec<Vec<u8>>)>,
+}
+
+impl Contents {
+    /// What a table has now.
+    fn read(connection: &mut Connection, family: Family, table: &str) -> Result<Self, HostError> {
+        Ok(Self {
+            family,
+            table: table.to_owned(),
+            // First: what changes meanwhile has a later one.
+            generation: connection.generation()?,
+            exists: connection.has_table(family, table)?,
+            rules: connection.rules(family, table)?,
+            sets: connection.sets(family, table)?,
+        })
+    }
+
+    /// Whether the table has the same rules and elements of sets still, and no others. One question to the kernel unless
+    /// something changed in any table.
+    fn is_intact(&mut self, connection: &mut Connection) -> Result<bool, HostError> {
+        if connection.generation()? == self.generation {
+            return Ok(true);
+        }
+        let now = Self::read(connection, self.family, &self.table)?;
+        let is_same = (now.exists, &now.rules, &now.sets) == (self.exists, &self.rules, &self.sets);
+        if is_same {
+            self.generation = now.generation;
+        }
+        Ok(is_same)
+    }
+}
+
+/// The contents of a table that belongs to no process, so that anybody may change it.
 #[derive(Debug)]
 pub(crate) struct Installed {
     connection: Connection,
-    family: Family,
-    table: String,
-    rules: Vec<u64>,
+    contents: Contents,
 }
 
 impl Installed {
-    /// The rules that a table has now.
+    /// What a table has now.
     fn read(mut connection: Connection, family: Family, table: &str) -> Result<Self, HostError> {
-        let rules = connection.rules(family, table)?;
-        Ok(Self { connection, family, table: table.to_owned(), rules })
+        let contents = Contents::read(&mut connection, family, table)?;
+        Ok(Self { connection, contents })
     }
 
-    /// Whether the table has these rules still, and no others.
+    /// Whether the table is as it was.
     pub(crate) fn is_intact(&mut self) -> Result<bool, HostError> {
-        Ok(self.connection.rules(self.family, &self.table)? == self.rules)
+        self.contents.is_intact(&mut self.connection)
     }
 }
 
@@ -81,6 +122,7 @@ impl Default for MasqueradeConfig {
 pub struct Masquerade {
     connection: Connection,
     table: String,
+    contents: Contents,
     /// The kernel removes the table with its owner, and keeps it from others.
     owned: bool,
 }
@@ -100,7 +142,8 @@ impl Masquerade {
             }
             result => result.map(|()| true)?,
         };
-        Ok(Self { connection, table: config.table.clone(), owned })
+        let contents = Contents::read(&mut connection, Family::Inet, &config.table)?;
+        Ok(Self { connection, table: config.table.clone(), contents, owned })
     }
 
     /// Replaces the rules atomically; existing connections keep their translation. The table's name
@@ -111,24 +154,24 @@ impl Masquerade {
     pub fn update(&mut self, config: &MasqueradeConfig) -> Result<(), HostError> {
         let config = MasqueradeConfig { table: self.table.clone(), ..config.clone() };
         let mut transaction = Transaction::new(Family::Inet);
-        transaction.add(Kind::DeleteTable, |a| {
-            a.text(1, &config.table);
-        });
+        // Created if absent, so that removing it cannot fail.
+        replace(&mut transaction, &config.table, if self.owned { NFT_TABLE_F_OWNER } else { 0 });
         masquerade(&mut transaction, &config, self.owned);
         let what = || format!("replace nftables table {}", config.table);
-        self.connection.commit(transaction, what)
+        self.connection.commit(transaction, what)?;
+        self.contents = Contents::read(&mut self.connection, Family::Inet, &self.table)?;
+        Ok(())
     }
 
-    /// Recreates the table if it was removed. Returns whether it was.
+    /// Replaces the table if it was removed, or if its rules or sets were changed. Returns whether it was.
     ///
     /// # Errors
     /// As [`install`](Self::install).
     pub fn put_back(&mut self, config: &MasqueradeConfig) -> Result<bool, HostError> {
-        if self.connection.has_table(Family::Inet, &self.table)? {
+        if self.contents.is_intact(&mut self.connection)? {
             return Ok(false);
         }
-        let config = MasqueradeConfig { table: self.table.clone(), ..config.clone() };
-        put_masquerade(&mut self.connection, &config, self.owned).map(|()| true)
+        self.update(config).map(|()| true)
     }
 
     /// Name of the table.
@@ -182,6 +225,19 @@ fn remove(connection: &mut Connection, family: Family, table: &str) -> Result<()
     }
 }
 
+/// Adds the removal of a table, whether it is there or not.
+fn replace(transaction: &mut Transaction, table: &str, flags: u32) {
+    transaction.add(Kind::NewTable, |a| {
+        a.text(1, table).number(2, flags);
+    });
+    transaction.add(Kind::DeleteTable, |a| {
+        a.text(1, table);
+    });
+}
+
+/// The table is its owner's alone, and is removed with it.
+const NFT_TABLE_F_OWNER: u32 = 2;
+
 fn put_masquerade(
     connection: &mut Connection,
     config: &MasqueradeConfig,
@@ -194,7 +250,6 @@ fn put_masquerade(
 
 fn masquerade(transaction: &mut Transaction, config: &MasqueradeConfig, owned: bool) {
     const CHAIN: &str = "postrouting";
-    const NFT_TABLE_F_OWNER: u32 = 2;
     const NF_INET_POST_ROUTING: u32 = 4;
     /// NF_IP_PRI_NAT_SRC.
     const PRIORITY: u32 = 100;

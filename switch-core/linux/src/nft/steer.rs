@@ -15,7 +15,9 @@ use podswitch_wire::parse::ethertype;
 
 use super::message::{Attributes, Connection, Family, Kind, Transaction};
 use super::rule::{Base, Meta, NFTA_DATA_VALUE, NFTA_LIST_ELEM, REGISTER, Rule};
-use super::{NFPROTO_IPV4, NFPROTO_IPV6, interface_name, remove};
+use super::{
+    Contents, NFPROTO_IPV4, NFPROTO_IPV6, NFT_TABLE_F_OWNER, interface_name, remove, replace,
+};
 use crate::{HostError, NetNs};
 
 /// An address, protocol and port whose packets go to the switch.
@@ -58,11 +60,10 @@ pub struct MarkingConfig {
 pub struct Marking {
     connection: Connection,
     table: String,
+    contents: Contents,
     how: How,
 }
 
-/// The table is its owner's alone, and is removed with it.
-const NFT_TABLE_F_OWNER: u32 = 2;
 /// It stays when its owner ends.
 const NFT_TABLE_F_PERSIST: u32 = 4;
 
@@ -99,7 +100,10 @@ impl Marking {
             let what = || format!("create nftables table {}", config.table);
             result = connection.commit(transaction, what);
             match &result {
-                Ok(()) => return Ok(Self { connection, table: config.table.clone(), how }),
+                Ok(()) => {
+                    let contents = Contents::read(&mut connection, Family::Inet, &config.table)?;
+                    return Ok(Self { connection, table: config.table.clone(), contents, how });
+                }
                 Err(error) if is_missing(error) => {}
                 Err(_) => break,
             }
@@ -114,27 +118,24 @@ impl Marking {
     pub fn update(&mut self, config: &MarkingConfig) -> Result<(), HostError> {
         let config = MarkingConfig { table: self.table.clone(), ..config.clone() };
         let mut transaction = Transaction::new(Family::Inet);
-        transaction.add(Kind::DeleteTable, |a| {
-            a.text(1, &config.table);
-        });
+        // Created if absent, so that removing it cannot fail.
+        replace(&mut transaction, &config.table, self.how.flags);
         marking(&mut transaction, &config, self.how);
         let what = || format!("replace nftables table {}", config.table);
-        self.connection.commit(transaction, what)
+        self.connection.commit(transaction, what)?;
+        self.contents = Contents::read(&mut self.connection, Family::Inet, &self.table)?;
+        Ok(())
     }
 
-    /// Recreates the table if it was removed. Returns whether it was.
+    /// Replaces the table if it was removed, or if its rules or sets were changed. Returns whether it was.
     ///
     /// # Errors
     /// As [`install`](Self::install).
     pub fn put_back(&mut self, config: &MarkingConfig) -> Result<bool, HostError> {
-        if self.connection.has_table(Family::Inet, &self.table)? {
+        if self.contents.is_intact(&mut self.connection)? {
             return Ok(false);
         }
-        let config = MarkingConfig { table: self.table.clone(), ..config.clone() };
-        let mut transaction = Transaction::new(Family::Inet);
-        marking(&mut transaction, &config, self.how);
-        let what = || format!("create nftables table {}", config.table);
-        self.connection.commit(transaction, what).map(|()| true)
+        self.update(config).map(|()| true)
     }
 }
 

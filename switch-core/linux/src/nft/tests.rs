@@ -1,9 +1,11 @@
 //! What was put into the kernel is read back, and real traffic is sent through it.
 
 use std::net::{IpAddr, UdpSocket};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use netlink_packet_core::NlasIterator;
+use podswitch_testkit::privilege::is_there;
 
 use super::message::intervals;
 use super::*;
@@ -301,4 +303,77 @@ fn kube_proxy_is_found_by_its_tables_and_chains() {
         }
     }
     assert_eq!(crate::KubeProxy::detect(&NetNs::anonymous().unwrap()).unwrap(), None);
+}
+
+/// Runs the `nft` program in a namespace. `None`: there is none.
+fn nft(ns: &NetNs, command: &str) -> Option<Output> {
+    let run = || Command::new("nft").args(command.split(' ')).output();
+    ns.enter(run).unwrap().ok()
+}
+
+/// Whether other programs can change what is in force, and each change is noticed.
+fn changes_are_noticed(ns: &NetNs, table: &str, set: &str, mut is_intact: impl FnMut() -> bool) {
+    let nft = |command: String| {
+        let output = nft(ns, &command).expect("it is there");
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    assert!(is_intact());
+    // Tables of others are not ours.
+    nft("add table inet other".into());
+    nft("add set inet other s { type ipv4_addr; }".into());
+    assert!(is_intact());
+    let changes = [
+        format!("flush set {table} {set}"),
+        format!("add element {table} {set} {{ 198.51.100.0/24 }}"),
+        format!("delete element {table} {set} {{ 10.7.0.0/24 }}"),
+        format!("flush table {table}"),
+        format!("delete table {table}"),
+    ];
+    for change in changes {
+        nft(change.clone());
+        assert!(!is_intact(), "{change}");
+        assert!(is_intact(), "{change}: it was put back");
+    }
+}
+
+/// Elements of sets among them: a set that was flushed matches nothing.
+#[test]
+fn what_others_change_is_noticed_and_put_back() {
+    podswitch_testkit::require_privilege!();
+    let ns = NetNs::anonymous().unwrap();
+    let there = nft(&ns, "list tables").is_some();
+    if !is_there("changes by the nft program", "nft (Debian: nftables)", there) {
+        return;
+    }
+    // In front of an interface, where no process owns the table.
+    let mut netlink = Netlink::open(&ns).unwrap();
+    let (near, far) = (LinkSpec::new("near").up(), LinkSpec::new("far").up());
+    netlink.add_veth(&near, &far, &ns).unwrap();
+    let drops = between("10.7.0.0/24", "10.8.0.0/24");
+    let install = || IngressDrop::install(&ns, "drops", "near", &drops).unwrap();
+    let mut installed = install();
+    changes_are_noticed(&ns, "netdev drops", "between_from4", || {
+        let is_intact = installed.is_intact().unwrap();
+        if !is_intact {
+            installed = install();
+        }
+        is_intact
+    });
+    // Masquerading on a kernel where tables have no owners.
+    let config = dual_stack();
+    let mut connection = Connection::open(&ns).unwrap();
+    put_masquerade(&mut connection, &config, false).unwrap();
+    let contents = Contents::read(&mut connection, Family::Inet, &config.table).unwrap();
+    let table = config.table.clone();
+    let mut masquerade = Masquerade { connection, table, contents, owned: false };
+    let put_back = |masquerade: &mut Masquerade| !masquerade.put_back(&config).unwrap();
+    changes_are_noticed(&ns, "inet podswitch", "pods4", || put_back(&mut masquerade));
+    drop(masquerade);
+    // Where they have, nobody else can change them.
+    let mut masquerade = Masquerade::install(&ns, &config).unwrap();
+    if masquerade.owned {
+        let refused = nft(&ns, "flush set inet podswitch pods4").unwrap();
+        assert!(!refused.status.success());
+    }
+    assert!(put_back(&mut masquerade));
 }

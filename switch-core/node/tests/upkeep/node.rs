@@ -1,12 +1,14 @@
 //! The node's own side: `podswitch0`, rules, tables, settings.
 
 use std::net::UdpSocket;
+use std::process::Command;
 use std::time::Duration;
 
 use podswitch_linux::netlink::{LinkSpec, Route, Rule};
 use podswitch_linux::nft::IngressDrop;
 use podswitch_linux::{NetNs, Netlink, sysctl};
 use podswitch_node::{Node, NodeOptions, PodInterfaces, UnderlayKind, UnderlayOptions};
+use podswitch_testkit::privilege::is_there;
 use podswitch_wire::addr::Mac;
 
 use crate::world::*;
@@ -69,6 +71,28 @@ fn tables_that_belong_to_nobody_are_put_back() {
             world.repaired().contains(&("node".into(), "nftables table podswitch-uplink".into()))
         });
         assert!(!gets_through());
+    }
+    // Elements of its sets, too: what was flushed matches nothing.
+    let nft = |command: &str| {
+        let run = || Command::new("nft").args(command.split(' ')).output();
+        netns.enter(run).unwrap().ok()
+    };
+    let listed = || nft("list table netdev podswitch-uplink");
+    if is_there("a flushed set", "nft (Debian: nftables)", listed().is_some()) {
+        let listed = || String::from_utf8(listed().unwrap().stdout).unwrap();
+        let before = listed();
+        assert!(before.contains("elements = {"), "{before}");
+        let sets = before.lines().filter_map(|line| line.trim().strip_prefix("set "));
+        for set in sets.filter_map(|set| set.split(' ').next()) {
+            let flushed = nft(&format!("flush set netdev podswitch-uplink {set}")).unwrap();
+            assert!(flushed.status.success(), "{flushed:?}");
+        }
+        assert!(!listed().contains("elements = {"));
+        world.poll_until("flushed sets", |world| {
+            world.repaired().contains(&("node".into(), "nftables table podswitch-uplink".into()))
+        });
+        let elements = |text: &str| text.matches("elements = {").count();
+        assert_eq!(elements(&listed()), elements(&before));
     }
     world.node.stop(PodInterfaces::Remove).unwrap();
 
