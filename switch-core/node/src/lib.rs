@@ -105,7 +105,7 @@ pub use flows::Flow;
 pub use handle::{NodeCaller, NodeHandle};
 pub use inspect::{PodInfo, Status, WorkerStatus};
 pub use kube_proxy::KubeProxyMode;
-pub use metrics::{METRICS_CONTENT_TYPE, Meters};
+pub use metrics::{METRICS_CONTENT_TYPE, Meters, ObjectCounts};
 pub use names::{UnknownName, check_drop_reason, protocol_name, protocol_number};
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
 pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};

@@ -23,7 +23,7 @@ pub use options::{Options, Pinning};
 pub use podswitch_policy::service::compile::HealthCheck;
 pub use policy_counts::{PolicyCount, policy_rules};
 pub use restore::{MemoryError, Restored, Saved, SavedMemory, SlotMemory, memory_size};
-pub use service_counts::ServiceCount;
+pub use service_counts::{ServiceCount, ServiceTotal};
 
 use captures::Captures;
 use ports::Attached;
@@ -186,6 +186,11 @@ impl ControlPlane {
     /// Counts of opened and refused connections of each Service port, by backend, without zeros.
     pub fn service_counts(&self) -> Vec<ServiceCount> {
         service_counts::read(&self.snapshots.load().services)
+    }
+
+    /// As [`service_counts`](Self::service_counts), summed over all backends: their number has no bound.
+    pub fn service_totals(&self) -> Vec<ServiceTotal> {
+        service_counts::totals(&self.snapshots.load().services)
     }
 
     /// Answers for the health check responder of this node (S12), by port.

@@ -45,8 +45,25 @@ impl ServiceCount {
     }
 }
 
-/// Every port with a count that is not zero, by name.
-pub(super) fn read(table: &ServiceTable) -> Vec<ServiceCount> {
+/// What [`ServiceCount`] says, with the sum over all backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceTotal {
+    /// The Service's cookie, or the pod's.
+    pub service: Arc<str>,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Number of the port.
+    pub port: u16,
+    /// Opened, to current and former backends.
+    pub opened: u64,
+    /// Rejected with an answer to the client: there was no endpoint (S5).
+    pub rejected: u64,
+    /// Dropped: source range, no local endpoint (S3, S4, S7).
+    pub dropped: u64,
+}
+
+/// The entries of all ports, by port.
+fn entries(table: &ServiceTable) -> Vec<((ServicePortId, bool), &Arc<ServiceEntry>)> {
     // One entry in each family, reached by several addresses.
     let mut entries: HashMap<(ServicePortId, bool), &Arc<ServiceEntry>> = HashMap::new();
     for (_, entry) in table.iter() {
@@ -55,6 +72,45 @@ pub(super) fn read(table: &ServiceTable) -> Vec<ServiceCount> {
     }
     let mut sorted: Vec<_> = entries.into_iter().collect();
     sorted.sort_unstable_by_key(|(key, _)| *key);
+    sorted
+}
+
+/// The total of every port that has one, by name. Two host ports of one number of a pod are one.
+pub(super) fn totals(table: &ServiceTable) -> Vec<ServiceTotal> {
+    let mut list: Vec<ServiceTotal> = Vec::new();
+    for (_, entry) in entries(table) {
+        let current: u64 = (0..entry.backends().len()).map(|index| entry.opened(index)).sum();
+        let total = ServiceTotal {
+            service: entry.cookie.clone(),
+            protocol: entry.protocol,
+            port: entry.port,
+            opened: current + entry.departed(),
+            rejected: entry.rejected(),
+            dropped: entry.dropped(),
+        };
+        if total.opened + total.rejected + total.dropped > 0 {
+            list.push(total);
+        }
+    }
+    list.sort_by(|a, b| {
+        (&a.service, a.port, a.protocol.number()).cmp(&(&b.service, b.port, b.protocol.number()))
+    });
+    list.dedup_by(|next, total| {
+        let is_same = (&next.service, next.port, next.protocol)
+            == (&total.service, total.port, total.protocol);
+        if is_same {
+            total.opened += next.opened;
+            total.rejected += next.rejected;
+            total.dropped += next.dropped;
+        }
+        is_same
+    });
+    list
+}
+
+/// Every port with a count that is not zero, by name.
+pub(super) fn read(table: &ServiceTable) -> Vec<ServiceCount> {
+    let sorted = entries(table);
     let mut list: Vec<(ServicePortId, ServiceCount)> = Vec::new();
     for ((id, _), entry) in sorted {
         match list.last_mut().filter(|(last, _)| *last == id) {

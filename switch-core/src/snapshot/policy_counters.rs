@@ -24,7 +24,7 @@ impl PolicyCounters {
 
     /// Counts one. On the miss path only, so workers may share a cache line.
     #[inline]
-    pub(crate) fn add(&self, number: u32) {
+    pub fn add(&self, number: u32) {
         let number = number as usize;
         if let Some(counter) = self.chunks.get(number / CHUNK).map(|c| &c[number % CHUNK]) {
             counter.fetch_add(1, Relaxed);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use podswitch_node::{Meters, Stats};
+use podswitch_node::{Meters, ObjectCounts, Stats};
 use serde_json::Value;
 
 use super::tool::{CHART, has, promtool};
@@ -14,7 +14,7 @@ fn text() -> String {
     meters.programmed(Duration::from_millis(700));
     meters.watch_restarted("pods");
     meters.set_objects(&[("left_out", 0), ("closed", 1)]);
-    Stats::default().to_prometheus(&meters)
+    Stats::default().to_prometheus(&ObjectCounts::default(), &meters)
 }
 
 /// Families with their types.

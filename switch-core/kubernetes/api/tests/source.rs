@@ -14,7 +14,9 @@ use podswitch_kubernetes_api::{ApiOptions, ApiSource};
 use podswitch_kubernetes_api_testkit::{ApiServer, World, eventually, kubeconfig};
 use podswitch_node::cni::ViewError;
 use podswitch_node::source::{Followed, Source, StateSink};
-use podswitch_node::{Meters, NodeError, PodName, Probes, State, StateChanges, Stats};
+use podswitch_node::{
+    Meters, NodeError, ObjectCounts, PodName, Probes, State, StateChanges, Stats,
+};
 use serde_json::{Value, json};
 
 /// What a node was given.
@@ -563,7 +565,7 @@ fn probes_hold_whatever_becomes_of_the_api_server() {
     eventually("it has none", || source.stale_for() > Duration::ZERO);
     // Each kind's watch notices by itself.
     eventually("a watch that began again", || {
-        let text = Stats::default().to_prometheus(&meters);
+        let text = Stats::default().to_prometheus(&ObjectCounts::default(), &meters);
         text.contains("podswitch_watch_restarts_total{kind=\"pods\"} ")
     });
 }

@@ -11,9 +11,8 @@ mod histogram;
 mod meters;
 mod text;
 
-use std::collections::BTreeMap;
-
 use podswitch_core::action::DropReason;
+use podswitch_core::control::{ControlPlane, PolicyCount, ServiceTotal};
 
 use crate::stats::{PortStats, Stats, WorkerStats};
 use text::Text;
@@ -23,10 +22,29 @@ pub use meters::Meters;
 /// The value of `Content-Type` that goes with [`Node::metrics`](crate::Node::metrics).
 pub const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Counts of policies and Services, as they have series: without those that counted nothing.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ObjectCounts {
+    /// Of policy rules.
+    pub policies: Vec<PolicyCount>,
+    /// Of Service ports, over all backends.
+    pub services: Vec<ServiceTotal>,
+}
+
+impl ObjectCounts {
+    pub(crate) fn read(control: &ControlPlane) -> Self {
+        Self { policies: control.policy_counts(), services: control.service_totals() }
+    }
+}
+
+/// Bytes of a line about an object, about.
+const LINE: usize = 128;
+
 impl Stats {
-    /// The counters and the measurements as Prometheus reads them.
-    pub fn to_prometheus(&self, meters: &Meters) -> String {
-        let mut text = Text::default();
+    /// The counters, those of `objects` and the measurements as Prometheus reads them.
+    pub fn to_prometheus(&self, objects: &ObjectCounts, meters: &Meters) -> String {
+        let mut text = Text::with_room((objects.policies.len() + objects.services.len()) * LINE);
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         text.family("podswitch_build_info", "gauge", "Version of the switch.").sample(&version, 1);
         text.one("podswitch_epoch", "gauge", "Epoch of the state in force.", self.epoch);
@@ -44,8 +62,8 @@ impl Stats {
         }
         self.workers(&mut text);
         self.ports(&mut text);
-        self.policies(&mut text);
-        self.services(&mut text);
+        objects.policies(&mut text);
+        objects.services(&mut text);
         meters.write(&mut text);
         text.into_string()
     }
@@ -116,36 +134,34 @@ impl Stats {
             text.one(name, "counter", help, value);
         }
     }
+}
 
-    /// `POLICY ingress[0]`, or `POLICY ingress` where none of its rules matched.
+impl ObjectCounts {
     fn policies(&self, text: &mut Text) {
         let help = "Decisions by policy rule; without a rule: denied, as none matched.";
         text.family("podswitch_policy_decisions_total", "counter", help);
-        for (name, count) in &self.policies {
-            let (policy, decided) = name.rsplit_once(' ').unwrap_or((name, ""));
-            let (direction, rule) = decided.split_once('[').unwrap_or((decided, ""));
-            let rule = rule.trim_end_matches(']');
-            text.sample(&[("policy", policy), ("direction", direction), ("rule", rule)], count);
+        for PolicyCount { policy, direction, rule, decided } in &self.policies {
+            let rule = rule.map_or_else(String::new, |rule| rule.to_string());
+            let direction = direction.to_string();
+            let labels = [("policy", &**policy), ("direction", &direction), ("rule", &rule)];
+            text.sample(&labels, decided);
         }
     }
 
-    /// `SERVICE PORT/PROTOCOL BACKEND` or, in place of the backend, `departed`, `rejected`, `dropped`. Backends are
-    /// summed: their number has no bound.
     fn services(&self, text: &mut Text) {
-        let mut sums: BTreeMap<(&str, &str, &str), u64> = BTreeMap::new();
-        for (name, count) in &self.services {
-            let mut parts = name.rsplitn(3, ' ');
-            let (outcome, port) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
-            let result = match outcome {
-                "rejected" | "dropped" => outcome,
-                _ => "opened",
-            };
-            *sums.entry((parts.next().unwrap_or(""), port, result)).or_default() += count;
-        }
         let help = "Connections by Service port: opened to a backend, rejected or dropped.";
         text.family("podswitch_service_connections_total", "counter", help);
-        for ((service, port, result), count) in sums {
-            text.sample(&[("service", service), ("port", port), ("result", result)], count);
+        for total in &self.services {
+            let port = format!("{}/{}", total.port, total.protocol);
+            let results = [
+                ("opened", total.opened),
+                ("rejected", total.rejected),
+                ("dropped", total.dropped),
+            ];
+            for (result, count) in results.into_iter().filter(|(_, count)| *count > 0) {
+                let labels = [("service", &*total.service), ("port", &port), ("result", result)];
+                text.sample(&labels, count);
+            }
         }
     }
 }
@@ -154,25 +170,38 @@ impl Stats {
 mod tests {
     use std::time::Duration;
 
+    use podswitch_policy::rule::{Direction, Protocol};
+
     use super::*;
 
     #[test]
     fn counters_become_series() {
-        let policies = [("NetworkPolicy/d/p ingress[3]", 4), ("NetworkPolicy/d/p egress", 2)];
-        let services = [
-            ("Service/d/s 80/TCP 10.0.0.1:8080", 5),
-            ("Service/d/s 80/TCP [fd00::1]:8080", 6),
-            ("Service/d/s 80/TCP departed", 1),
-            ("Service/d/s 80/TCP rejected", 7),
-        ];
+        let policy = |direction, rule, decided| PolicyCount {
+            policy: "NetworkPolicy/d/p".into(),
+            direction,
+            rule,
+            decided,
+        };
+        let objects = ObjectCounts {
+            policies: vec![
+                policy(Direction::Ingress, Some(3), 4),
+                policy(Direction::Egress, None, 2),
+            ],
+            services: vec![ServiceTotal {
+                service: "Service/d/s".into(),
+                protocol: Protocol::Tcp,
+                port: 80,
+                opened: 12,
+                rejected: 7,
+                dropped: 0,
+            }],
+        };
         let reason = DropReason::ALL[0];
         let stats = Stats {
             epoch: 9,
             workers: vec![WorkerStats { busy_seconds: 0.25, hits: 8, ..WorkerStats::default() }],
             ports: [("pod", PortStats { rx_bytes: 60, ..PortStats::default() })].into(),
             drops: [(reason.name(), 3)].into(),
-            policies: policies.map(|(name, count)| (name.to_owned(), count)).into(),
-            services: services.map(|(name, count)| (name.to_owned(), count)).into(),
             ..Stats::default()
         };
         let meters = Meters::default();
@@ -182,7 +211,7 @@ mod tests {
         meters.cni("<script>", 4, Duration::from_millis(1));
         meters.set_ipam_free("ipv4", 250);
         meters.watch_restarted("pods");
-        let text = stats.to_prometheus(&meters);
+        let text = stats.to_prometheus(&objects, &meters);
         for line in [
             "podswitch_epoch 9",
             "podswitch_worker_busy_seconds_total{worker=\"0\"} 0.25",

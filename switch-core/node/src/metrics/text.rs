@@ -9,6 +9,11 @@ use super::histogram::Histogram;
 pub(super) struct Text(String, &'static str);
 
 impl Text {
+    /// With room for so many bytes.
+    pub(super) fn with_room(bytes: usize) -> Self {
+        Self(String::with_capacity(bytes), "")
+    }
+
     pub(super) fn family(&mut self, name: &'static str, kind: &str, help: &str) -> &mut Self {
         // Writing to a String does not fail.
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
@@ -51,7 +56,9 @@ impl Text {
         self.0.push_str(suffix);
         let mut before = '{';
         for (label, text) in labels {
-            let _ = write!(self.0, "{before}{label}=\"");
+            self.0.push(before);
+            self.0.push_str(label);
+            self.0.push_str("=\"");
             escape(&mut self.0, text);
             self.0.push('"');
             before = ',';
@@ -72,6 +79,9 @@ impl Text {
 
 /// Appends a label's value.
 fn escape(to: &mut String, text: &str) {
+    if !text.contains(['\\', '"', '\n']) {
+        return to.push_str(text);
+    }
     for c in text.chars() {
         match c {
             '\\' => to.push_str("\\\\"),

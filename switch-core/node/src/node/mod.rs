@@ -32,7 +32,7 @@ use crate::flows::{self, Flow};
 use crate::host_side::{Behind, HostSide};
 use crate::inspect::{PodInfo, Status};
 use crate::kept::Kept;
-use crate::metrics::Meters;
+use crate::metrics::{Meters, ObjectCounts};
 use crate::names::{self, UnknownName};
 use crate::options::{NodeOptions, Settings};
 use crate::perf::PerfReading;
@@ -338,7 +338,9 @@ impl Node {
 
     /// Counters and measurements in Prometheus' text format ([`METRICS_CONTENT_TYPE`](crate::METRICS_CONTENT_TYPE)).
     pub fn metrics(&self) -> String {
-        self.stats().to_prometheus(&self.meters)
+        let ports = self.pods.ports().len();
+        let stats = Stats::without_objects(&self.control, ports, &self.port_kinds);
+        stats.to_prometheus(&ObjectCounts::read(&self.control), &self.meters)
     }
 
     /// Where the node and others enter what they measure.
