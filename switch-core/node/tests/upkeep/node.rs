@@ -2,12 +2,15 @@
 
 use std::net::UdpSocket;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
+use podswitch_core::control::Change;
 use podswitch_linux::netlink::{LinkSpec, Route, Rule};
 use podswitch_linux::nft::IngressDrop;
 use podswitch_linux::{NetNs, Netlink, sysctl};
 use podswitch_node::{Node, NodeOptions, PodInterfaces, UnderlayKind, UnderlayOptions};
+use podswitch_policy::service::model::{Service, ServicePort};
 use podswitch_testkit::privilege::is_there;
 use podswitch_wire::addr::Mac;
 
@@ -79,6 +82,12 @@ fn tables_that_belong_to_nobody_are_put_back() {
     };
     let listed = || nft("list table netdev podswitch-uplink");
     if is_there("a flushed set", "nft (Debian: nftables)", listed().is_some()) {
+        let mut service = Service::cluster_ip("default", "web", ["10.96.0.1".parse().unwrap()]);
+        service.ports = vec![ServicePort::tcp("http", 80)];
+        world.node.update([Change::Service(Arc::new(service))]).unwrap();
+        let text = || String::from_utf8(listed().unwrap().stdout).unwrap();
+        world.poll_until("a Service", |_| text().contains("10.96.0.1"));
+        world.events.try_iter().for_each(drop);
         let listed = || String::from_utf8(listed().unwrap().stdout).unwrap();
         let before = listed();
         assert!(before.contains("elements = {"), "{before}");
