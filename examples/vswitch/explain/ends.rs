@@ -8,7 +8,7 @@ use podswitch_core::id::Cookie;
 use podswitch_node::UnknownName;
 use podswitch_policy::service::model::Service;
 
-use super::Family;
+use super::family::Family;
 use super::reference::{Reference, Target, Wanted};
 use crate::failure::Failure;
 

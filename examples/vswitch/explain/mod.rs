@@ -5,6 +5,7 @@
 //! the source's node.
 
 mod ends;
+mod family;
 mod matrix;
 mod reference;
 mod report;
@@ -15,17 +16,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::ValueEnum;
-use podswitch_core::config::Config;
-use podswitch_core::control::{ControlPlane, Options};
-use podswitch_core::snapshot::Snapshot;
 use podswitch_kubernetes::Manifests;
-use podswitch_policy::rule::Protocol;
 
 use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
 use crate::{Done, print, state};
 use ends::Ends;
+use family::Family;
 use reference::{Target, Wanted};
 
 /// Say whether a connection is allowed, and why; or print the reachability matrix.
@@ -93,37 +90,13 @@ pub(crate) struct Args {
     cluster: ClusterArgs,
 }
 
-/// An IP family, as an option.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Family {
-    /// IPv4.
-    Ipv4,
-    /// IPv6.
-    Ipv6,
-}
-
-impl Family {
-    const BOTH: [Self; 2] = [Self::Ipv4, Self::Ipv6];
-
-    fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
-    }
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Ipv4 => "ipv4",
-            Self::Ipv6 => "ipv6",
-        }
-    }
-}
-
 pub(crate) fn run(args: &Args, json: bool) -> Done {
     let manifests = Manifests::load(&args.manifests)?;
     let cluster = args.cluster.options(false);
     let whole = state::compile(&manifests, None, &cluster);
     state::say(&whole.records);
     let (Some(from), Some(to)) = (&args.from, &args.to) else {
-        let table = Arc::clone(&snapshot(&whole.config)?.policy);
+        let table = Arc::clone(&way::snapshot(&whole.config)?.policy);
         let question = matrix::Question {
             ports: &args.matrix,
             families: args.family.as_ref().map_or(&Family::BOTH, std::slice::from_ref),
@@ -147,17 +120,4 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
         print::line(report::Text { ends: &ends, outcome: &outcome });
     }
     if outcome.is_allowed() { Ok(()) } else { Err(Failure::Checked) }
-}
-
-/// The snapshot that a switch with this configuration would use.
-fn snapshot(config: &Config) -> Result<Arc<Snapshot>, Failure> {
-    let mut control = ControlPlane::new(Options::default());
-    state::apply(&mut control, config)?;
-    Ok(control.snapshot())
-}
-
-/// A protocol by its name, in any case.
-fn protocol(text: &str) -> Result<Protocol, String> {
-    let known = Protocol::ALL.into_iter().find(|p| p.name().eq_ignore_ascii_case(text));
-    known.ok_or_else(|| format!("{text:?} is not one of TCP, UDP, SCTP"))
 }

@@ -6,8 +6,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use podswitch_policy::rule::Protocol;
 use podswitch_policy::verdict::Traffic;
 
-use super::protocol;
-
 /// One end as named, not yet looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reference {
@@ -165,4 +163,10 @@ impl fmt::Display for Wanted {
             Self::Port(port, protocol) => write!(f, "{port}/{protocol}"),
         }
     }
+}
+
+/// A protocol by its name, in any case.
+fn protocol(text: &str) -> Result<Protocol, String> {
+    let known = Protocol::ALL.into_iter().find(|p| p.name().eq_ignore_ascii_case(text));
+    known.ok_or_else(|| format!("{text:?} is not one of TCP, UDP, SCTP"))
 }

@@ -6,8 +6,8 @@ use podswitch_policy::explain::{Nearest, Side};
 use podswitch_policy::verdict::Why;
 use serde::Serialize;
 
-use super::Family;
 use super::ends::{End, Ends};
+use super::family::Family;
 use super::service::{Served, ServiceReport};
 use super::way::{Leads, Outcome, Route, Verdict};
 

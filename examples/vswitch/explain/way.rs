@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use podswitch_core::action::{DropClass, DropReason, Plan, PlanFlags};
 use podswitch_core::config::{Config, PortConfig, PortRole};
+use podswitch_core::control::{ControlPlane, Options};
 use podswitch_core::id::PortId;
 use podswitch_core::resolve::{Decision, Denial, Query, resolve};
 use podswitch_core::snapshot::{Location, PortFacts, Snapshot};
@@ -22,7 +23,6 @@ use podswitch_wire::flow_key::{FlowKey, proto};
 use super::ends::{End, Ends};
 use super::reference::Wanted;
 use super::service::Served;
-use super::snapshot;
 use crate::failure::Failure;
 use crate::state;
 
@@ -287,4 +287,11 @@ impl Way<'_> {
             |cidrs: &[podswitch_core::config::Cidr]| cidrs.iter().any(|c| c.contains(address));
         self.config.nodes.iter().find(|n| holds(&n.pod_cidrs)).map(|node| Arc::clone(&node.name))
     }
+}
+
+/// The snapshot that a switch with this configuration would use.
+pub(super) fn snapshot(config: &Config) -> Result<Arc<Snapshot>, Failure> {
+    let mut control = ControlPlane::new(Options::default());
+    state::apply(&mut control, config)?;
+    Ok(control.snapshot())
 }

@@ -3,9 +3,10 @@
 
 mod links;
 mod manifest;
+mod pod;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use podswitch_core::action::DropReason;
@@ -24,9 +25,10 @@ pub(super) use links::{
     without_netfilter,
 };
 pub(super) use manifest::{SERVICE_PORT, Service, Setup, TARGET_PORT};
+use pod::NODE_NAMES;
+pub(super) use pod::{DemoPod, Family};
 
-/// The nodes' names, and the prefix of named namespaces.
-const NODE_NAMES: [&str; 2] = ["demo-one", "demo-two"];
+/// The prefix of named namespaces.
 const PREFIX: &str = "podswitch-demo";
 /// The pods and their nodes; the first two of a node, or its first, are on TAP.
 const PODS: [(&str, usize, bool); 6] = [
@@ -37,45 +39,6 @@ const PODS: [(&str, usize, bool); 6] = [
     ("cyan", 1, true),
     ("white", 1, false),
 ];
-
-/// An address of each family.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Family {
-    pub(super) v4: Ipv4Addr,
-    pub(super) v6: Ipv6Addr,
-}
-
-impl Family {
-    /// Both, with their families' names.
-    pub(super) fn each(self) -> [(&'static str, IpAddr); 2] {
-        [("IPv4", self.v4.into()), ("IPv6", self.v6.into())]
-    }
-
-    /// The address of the same family.
-    pub(super) fn like(self, other: IpAddr) -> IpAddr {
-        if other.is_ipv4() { self.v4.into() } else { self.v6.into() }
-    }
-}
-
-/// A pod.
-#[derive(Clone, Debug)]
-pub(super) struct DemoPod {
-    pub(super) name: &'static str,
-    /// Number of its node.
-    pub(super) node: usize,
-    pub(super) namespace: NetNs,
-    pub(super) addresses: Family,
-    pub(super) mac: Mac,
-    /// Attached by a TAP, otherwise by a veth pair and AF_PACKET.
-    pub(super) tap: bool,
-}
-
-impl DemoPod {
-    /// What it is attached by.
-    pub(super) fn kind(&self) -> &'static str {
-        if self.tap { "TAP" } else { "AF_PACKET" }
-    }
-}
 
 /// A node and its switch.
 pub(super) struct DemoNode {

@@ -9,37 +9,13 @@ use podswitch_core::id::Epoch;
 use podswitch_core::time::{Clock, Instant};
 use podswitch_kubernetes::{Files, LoadError, ObjectChanges, Record, Store};
 
+use super::error::{ApplyError, ManifestError, SourceError};
+use super::folder_watch::FolderWatch;
+use super::follow::{Followed, Source, StateSink};
 use super::manifest_view::ManifestView;
-use super::{FolderWatch, Followed, Source, SourceError, StateSink};
 use crate::cluster::ClusterOptions;
 use crate::cni::ClusterView;
-use crate::error::NodeError;
 use crate::state::{State, StateChanges};
-
-/// Manifests cannot be put in force.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ManifestError {
-    /// They cannot be read, are being written, or are cut.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// There is no Node object for this node, or in strict mode an object cannot be used: all records
-    /// that say so.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Refused(Vec<Record>),
-}
-
-/// Manifests were not put in force.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ApplyError {
-    /// The manifests are at fault.
-    #[error(transparent)]
-    Manifests(#[from] ManifestError),
-    /// The node did not take them.
-    #[error(transparent)]
-    Node(#[from] NodeError),
-}
 
 /// What a node is to be given.
 enum Update {
