@@ -1,5 +1,5 @@
-//! Which Events are written: of objects that are not in the state as they are written, by one node of the cluster, once
-//! in a while.
+//! Chooses which Events to write: for objects that are not in force as written. One node of the
+//! cluster writes each Event, at a limited rate.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use podswitch_kubernetes::{Action, Kind, Object, Record};
 
 use crate::names::PUBLIC_ADDRESS;
 
-/// After how long the same is said of an object again.
+/// How long until the same Event is written again for an object.
 const AGAIN: Duration = Duration::from_secs(3600);
-/// Events at once, and one more in each of these.
+/// Burst size of Events; one more is allowed every [`REFILL`].
 const BURST: u32 = 20;
 const REFILL: Duration = Duration::from_secs(2);
-/// Objects whose Events are remembered.
+/// Number of Events that are remembered, to avoid duplicates.
 const REMEMBERED: usize = 10_000;
 
 /// An Event to be written.
@@ -32,7 +32,7 @@ pub(crate) struct Draft {
 #[derive(Debug)]
 pub(crate) struct Reports {
     node: String,
-    /// Nodes that run this switch, by their annotation.
+    /// Nodes that run this switch, recognized by their annotation.
     agents: HashSet<Cookie>,
     said: HashMap<(Cookie, String), Instant>,
     tokens: u32,
@@ -53,7 +53,7 @@ impl Reports {
         }
     }
 
-    /// A Node object is there.
+    /// Records an upserted Node object.
     pub(crate) fn node(&mut self, node: &Object) {
         if node.annotation(PUBLIC_ADDRESS).is_some() {
             self.agents.insert(node.name().clone());
@@ -62,13 +62,13 @@ impl Reports {
         }
     }
 
-    /// An object is gone.
+    /// Records a deleted object.
     pub(crate) fn delete(&mut self, object: &Cookie) {
         self.agents.remove(object);
     }
 
-    /// The Events that these records call for now, and whether more are due later. `is_local`: whether a pod is this
-    /// node's.
+    /// The Events to write now for these records, and whether more are due later. `is_local`:
+    /// whether a pod is on this node.
     pub(crate) fn news(
         &mut self,
         records: &[Record],
@@ -97,7 +97,7 @@ impl Reports {
             let Some((kind, namespace, name)) = parts(&record.object).filter(|_| is_wrong) else {
                 continue;
             };
-            // A pod without an address is a pod that starts.
+            // A pod without an address is still starting.
             if kind == Kind::Pod && !record.refused || !self.is_ours(kind, &record.object, is_local)
             {
                 continue;
@@ -123,8 +123,9 @@ impl Reports {
         (drafts, more)
     }
 
-    /// Whether it is this node that speaks of an object: of its own pods and itself, and of other objects where its
-    /// name draws the greatest number of all nodes.
+    /// Whether this node reports on the object. A node reports on itself and on its pods. For every
+    /// other object, the node whose name hashes highest together with the object's name reports
+    /// (rendezvous hashing).
     fn is_ours(&self, kind: Kind, object: &Cookie, is_local: &dyn Fn(&Cookie) -> bool) -> bool {
         let own = Cookie::new(format!("Node/{}", self.node));
         match kind {
@@ -141,7 +142,7 @@ impl Reports {
     }
 }
 
-/// Kind, namespace and name.
+/// Splits an object's name into kind, namespace and name.
 fn parts(object: &Cookie) -> Option<(Kind, Option<&str>, &str)> {
     let mut parts = object.as_str().split('/');
     let name = parts.next()?;
@@ -150,7 +151,7 @@ fn parts(object: &Cookie) -> Option<(Kind, Option<&str>, &str)> {
     Some((kind, namespace, parts.next()?))
 }
 
-/// At most 1024 bytes, which is what the API takes as a message.
+/// Truncates a message to 1024 bytes, the limit of the API.
 fn truncated(text: &str) -> String {
     let mut end = text.len().min(1024);
     while !text.is_char_boundary(end) {
@@ -165,7 +166,7 @@ fn draw(object: &str, node: &str) -> u64 {
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    // The last bytes stir the low bits only.
+    // The last bytes affect only the low bits.
     (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 

@@ -1,4 +1,4 @@
-//! What the source logs while its API server comes and goes.
+//! What the source logs when its API server disappears and returns.
 #![allow(clippy::disallowed_types, reason = "tests keep events behind a lock")]
 
 use std::fmt;
