@@ -56,7 +56,7 @@ impl Drop for Servers {
 fn accept(listener: &TcpListener, name: &'static str, stop: &AtomicBool) {
     while !stop.load(Relaxed) {
         if let Ok((stream, peer)) = listener.accept() {
-            // It ends with its client, which has a timeout as well.
+            // It ends with its client, which has a timeout.
             thread::spawn(move || serve(&stream, name, peer.ip().to_canonical()));
         }
     }

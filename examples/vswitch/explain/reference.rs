@@ -75,7 +75,7 @@ pub(super) fn parse_source(text: &str) -> Result<Reference, String> {
     }
 }
 
-/// `--to`: an end and what is wanted of it.
+/// `--to`: an end, and the port or echo request at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) reference: Reference,
@@ -90,7 +90,7 @@ impl Target {
             Some(inner) => inner
                 .parse::<Ipv6Addr>()
                 .map(|address| Reference::Address(address.into()))
-                .map_err(|_| format!("{inner:?} is no IPv6 address"))?,
+                .map_err(|_| format!("{inner:?} is not an IPv6 address"))?,
             None => Reference::parse(name)?,
         };
         let wanted = wanted.map_or(Ok(Wanted::Echo), Wanted::port)?;

@@ -1,4 +1,4 @@
-//! The configurations of a replay, and the ports that the node has in any of them.
+//! The configurations of a replay, and all ports that the node has in any of them.
 
 use std::path::{Path, PathBuf};
 
@@ -117,7 +117,7 @@ impl Setup {
         Ok(())
     }
 
-    /// The port with that name, a new one if there is none.
+    /// The port of that name. Creates it if it is missing.
     fn port_of(&mut self, name: &str) -> Result<PortId, Failure> {
         if let Some(port) = self.find(name) {
             return Ok(port);

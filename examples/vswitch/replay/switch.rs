@@ -1,4 +1,4 @@
-//! The switch of a replay: one worker, polled by hand in virtual time, a frame at a time.
+//! The switch of a replay: one worker, polled explicitly in virtual time, one frame at a time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::state;
 /// The hash key, the same in every replay.
 const HASH_KEY: HashKey = HashKey::new(0x706f_6473_7769_7463_685f_7265_706c_6179);
 
-/// Number of stored positions before those of frames that cannot be held any more are removed.
+/// Number of stored positions above which those of frames that can no longer be held are removed.
 const MANY_PLACES: usize = 1 << 16;
 /// Longer than any frame is held, in nanoseconds.
 const LONG_HELD: u64 = 60_000_000_000;
@@ -46,7 +46,7 @@ impl Observer for Listener {
     }
 }
 
-/// The frame of a mark.
+/// The position of a frame in its capture.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     port: PortId,
@@ -68,8 +68,8 @@ pub(super) struct Switch<'a> {
     timeline: Option<Timeline>,
     /// The frame being switched, and its mark.
     current: (u32, Place),
-    /// Frames that the engine may hold (fragments), and the number above which it is checked which
-    /// of them it cannot hold any more.
+    /// Positions of frames that the engine may hold (fragments), and the number above which those
+    /// that it can no longer hold are removed.
     held: HashMap<u32, Place>,
     many: usize,
 }
@@ -182,7 +182,7 @@ impl<'a> Switch<'a> {
         Ok(())
     }
 
-    /// Stores the frame's position while the engine holds any.
+    /// Stores the frame's position while the engine holds frames.
     fn remember(&mut self, now: u64) {
         let c = &self.counters;
         let ended =
@@ -212,7 +212,7 @@ impl<'a> Switch<'a> {
         })
     }
 
-    /// End of input: what is still held is dropped.
+    /// End of input: frames that are still held are dropped.
     pub(super) fn finish(&mut self, output: &mut Output) -> Result<(), Failure> {
         if let Some(timeline) = &self.timeline {
             self.worker.finish(timeline.engine());
@@ -220,12 +220,13 @@ impl<'a> Switch<'a> {
         self.collect(output)
     }
 
-    /// Seconds from the first frame of the configuration changes that did not take effect.
+    /// Times of the configuration changes that did not take effect, in seconds from the first
+    /// frame.
     pub(super) fn swaps_to_come(&self) -> impl Iterator<Item = f64> + use<'a> {
         self.changes.clone().map(|change| change.at as f64 / 1e9)
     }
 
-    /// The sums.
+    /// The totals.
     pub(super) fn summary(&self, setup: &Setup) -> Summary {
         let c = &self.counters;
         let drops = DropReason::ALL.iter().map(|r| (r.name(), c.dropped(*r))).filter(|d| d.1 > 0);

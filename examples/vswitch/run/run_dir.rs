@@ -1,4 +1,4 @@
-//! The run directory: what a switch keeps while the machine runs, one for each switch.
+//! The run directory: data that a switch keeps until the machine reboots, one for each switch.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -9,22 +9,23 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::failure::Failure;
 
-/// A run directory that is this process' alone, as long as this value lives.
+/// A run directory that belongs to this process as long as this value lives.
 #[derive(Debug)]
 pub(super) struct RunDir {
     path: PathBuf,
-    /// Locked.
+    /// Holds the lock.
     _lock: File,
 }
 
 impl RunDir {
-    /// Takes the directory `wanted`; without one `/run/podswitch/NODE`, or where that cannot be made
-    /// `$XDG_RUNTIME_DIR/podswitch/NODE`, or none, with a note.
+    /// Locks the directory `wanted`. Without `wanted`: `/run/podswitch/NODE`, or if that cannot be
+    /// created `$XDG_RUNTIME_DIR/podswitch/NODE`, or none, with a warning in the log.
     ///
-    /// While a switch that runs has it, `keep_waiting` decides, after a pause of its own, whether to try again.
+    /// While another running switch has locked it, `keep_waiting` is called; it pauses and returns
+    /// whether to try again.
     ///
     /// # Errors
-    /// A switch that runs has it, or the one that is wanted cannot be made.
+    /// Another running switch has locked it, or `wanted` cannot be created.
     pub(super) fn take(
         wanted: Option<&Path>,
         node: &str,

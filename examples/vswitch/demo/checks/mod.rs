@@ -35,7 +35,7 @@ pub(super) use services::services;
 pub(super) use spoofing::{spoofing, tunnel_spoofing};
 pub(super) use wire_format::wire_format;
 
-/// How long counters may take to show what was sent.
+/// How long until counters must show what was sent.
 const SHOWN: Duration = Duration::from_secs(3);
 
 fn ping(from: &NetNs, to: IpAddr) -> Outcome<()> {

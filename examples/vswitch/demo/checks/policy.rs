@@ -81,7 +81,7 @@ pub(in crate::demo) fn policy(world: &mut World, report: &mut Report) -> Done {
             report.check(format!("policy: {from} → {to} is denied, {family}"), outcome)?;
         }
     }
-    // Below, the configuration changes while these pods are in use.
+    // From here on, the configuration changes while these pods are in use.
     let (red, cyan) = (world.pod("red").clone(), world.pod("cyan").clone());
     for (family, address) in cyan.addresses.each() {
         let outcome = established(world, &red, &cyan, address);

@@ -11,12 +11,12 @@ use podswitch_linux::NetNs;
 
 use crate::demo::sockets::{self, Connection, Outcome};
 
-/// How long a stream takes, and at most all round trips.
+/// Duration of a stream, and the maximum duration of all round trips.
 const STREAM: Duration = Duration::from_millis(1000);
 const ROUNDS: Duration = Duration::from_millis(1000);
 const ROUND_TRIPS: usize = 5000;
 const WARM_UP: usize = 500;
-/// Fewer are not significant.
+/// A smaller number is not significant.
 const ENOUGH: usize = 100;
 /// Longest wait for a datagram to come back.
 const LOST: Duration = Duration::from_millis(500);
@@ -58,7 +58,7 @@ pub(super) fn stream(ends: Ends<'_>) -> Outcome<f64> {
             elapsed = Duration::from_nanos(clock.now().as_nanos());
         }
         enough.store(true, Relaxed);
-        // The writer may wait for room.
+        // The writer may be blocked on a full socket buffer.
         while matches!((&server).read(&mut buffer), Ok(1..)) {}
         result.map(|()| received as f64 * 8.0 / elapsed.as_secs_f64() / 1e9)
     })

@@ -1,5 +1,5 @@
-//! The demo's world: two nodes, their pods, and an outside host with a link to the nodes that knows
-//! no pod addresses.
+//! The demo's world: two nodes, their pods, and an outside host that is linked to the nodes and has
+//! no routes to pods.
 
 mod links;
 mod manifest;
@@ -30,7 +30,7 @@ pub(super) use pod::{DemoPod, Family};
 
 /// The prefix of named namespaces.
 const PREFIX: &str = "podswitch-demo";
-/// The pods and their nodes; the first two of a node, or its first, are on TAP.
+/// The pods and their nodes, and whether they are attached by TAP.
 const PODS: [(&str, usize, bool); 6] = [
     ("red", 0, true),
     ("green", 0, true),
@@ -120,7 +120,7 @@ impl World {
         link.map(|link| link.mtu).map_err(text)
     }
 
-    /// Changes policies and Services; both switches use them when this returns.
+    /// Changes policies and Services. Both switches use them when this returns.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Setup)) -> Outcome<()> {
         change(&mut self.setup);
         self.manifest = manifest::write(&self.pods, &self.setup);
@@ -189,7 +189,7 @@ struct Place {
 impl Place {
     fn make(name: &str, named: bool) -> Result<Self, HostError> {
         let node = namespace(&format!("{name}-node"), named)?;
-        // The name under which `vswitch run` looks for it.
+        // The name under which `vswitch run` looks for the namespace.
         let switch = namespace(name, named)?;
         attach::silence(&switch)?;
         Ok(Self { node, switch })
@@ -223,7 +223,7 @@ fn namespace(name: &str, named: bool) -> Result<NetNs, HostError> {
         return NetNs::anonymous();
     }
     let name = format!("{PREFIX}{name}");
-    // What an earlier demo kept.
+    // Left by an earlier demo with --keep.
     if NetNs::find(&name)?.is_some() {
         NetNs::remove(&name)?;
     }

@@ -1,4 +1,4 @@
-//! The pods, what they are attached by, and their addresses.
+//! The pods, their attachment, and their addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -9,7 +9,7 @@ use ratatui::widgets::{Paragraph, Row, Table};
 use super::app::App;
 use super::sample::TABS;
 
-/// Draws everything. Narrow and low terminals show less, none makes it fail.
+/// Draws everything. Small terminals show less; no size makes it fail.
 pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
     let [summary, tabs, table, footer] = Layout::vertical([
         Constraint::Length(1),

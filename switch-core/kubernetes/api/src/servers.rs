@@ -274,7 +274,9 @@ async fn base_config(access: &Access) -> Result<Config, ApiError> {
         Ok(config) => Ok(config),
         Err(error) => account_config(access).ok_or_else(|| {
             let reason = describe(&error);
-            ApiError::Credentials(format!("no kubeconfig is given and this process is not in a pod: {reason}"))
+            ApiError::Credentials(format!(
+                "no kubeconfig is given and this process is not in a pod: {reason}"
+            ))
         }),
     }
 }
