@@ -105,7 +105,7 @@ fn line(check: &Check) -> Line<'_> {
 fn say(check: &Check) {
     print::line(format_args!("{:<5} {}: {}", check.level.name(), check.name, check.found));
     if !check.mend.is_empty() {
-        print::line(format_args!("      to mend it: {}", check.mend));
+        print::line(format_args!("      to fix it: {}", check.mend));
     }
 }
 

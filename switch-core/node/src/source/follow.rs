@@ -1,4 +1,4 @@
-//! What a source of states and a node have to do with each other.
+//! The interface between a source of states and a node.
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -13,16 +13,17 @@ use crate::handle::NodeHandle;
 use crate::node::Node;
 use crate::state::{State, StateChanges};
 
-/// Gives a node its states: a whole one first, then changes at the cost of what changed.
+/// Provides a node's states: first a complete one, then changes. The cost is proportional to the
+/// change.
 ///
-/// Used by one thread, which calls [`follow`](Self::follow) whenever [`wake_fd`](Self::wake_fd) is readable, and at
-/// the latest after [`next_check`](Self::next_check). A source that waits for something else does so on threads of its
-/// own.
+/// Used by one thread, which calls [`follow`](Self::follow) whenever [`wake_fd`](Self::wake_fd) is
+/// readable, and after [`next_check`](Self::next_check) at the latest. A source that has to wait
+/// for something else does so on its own threads.
 ///
 /// ```no_run
 /// # use podswitch_node::{Node, NodeError, NodeOptions, source::{Followed, Source}};
 /// # fn serve(source: &mut dyn Source) -> Result<(), Box<dyn std::error::Error>> {
-/// // `None`: it was told to stop while it waited.
+/// // `None`: the wait was stopped.
 /// let Some(state) = source.first_state(&mut |_| true)? else { return Ok(()) };
 /// let mut node = Node::start(NodeOptions::new("node-1"), state)?;
 /// loop {
@@ -34,65 +35,68 @@ use crate::state::{State, StateChanges};
 /// # }
 /// ```
 pub trait Source: fmt::Debug {
-    /// Waits for the first whole state, for [`Node::start`]. While there is none, `waiting` is called now and then
-    /// with why; once it returns false there is `Ok(None)`.
+    /// Waits for the first complete state, for [`Node::start`]. While there is none, `waiting` is
+    /// called from time to time with the reason; if it returns false, the result is `Ok(None)`.
     ///
     /// # Errors
-    /// There is a state and it is refused, or there will be none.
+    /// The state was refused, or there will be none.
     fn first_state(
         &mut self,
         waiting: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Option<State>, SourceError>;
 
-    /// Has `node` follow what changed since the last call. Does not wait. `force`: takes everything up again, as after
-    /// SIGHUP.
+    /// Applies to `node` what changed since the last call. Does not wait. `force`: reads and
+    /// applies everything again, as after SIGHUP.
     ///
     /// # Errors
-    /// What changed cannot be read or is refused, or the node does not take it. The state in force stays, and a later
-    /// call tries again.
+    /// The change cannot be read or is refused, or the node refuses it. The state in force stays,
+    /// and a later call tries again.
     fn follow(&mut self, node: &mut dyn StateSink, force: bool) -> Result<Followed, SourceError>;
 
-    /// After how long [`follow`](Self::follow) should be called again, whatever happens.
+    /// Maximum time until [`follow`](Self::follow) should be called again.
     fn next_check(&self) -> Duration;
 
-    /// A descriptor that is readable when [`follow`](Self::follow) has something to do. `None`: only looking tells.
+    /// A descriptor that is readable when [`follow`](Self::follow) has something to do. `None`:
+    /// only polling detects changes.
     fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    /// What there is to say about the objects of the last state.
+    /// Records about the objects of the last state.
     fn records(&self) -> &[Record];
 
-    /// How many objects the last [`Followed::Applied`] added, changed and removed. A source that does not count has
-    /// none.
+    /// How many objects the last [`Followed::Applied`] added, changed and removed. Zero for a
+    /// source that does not count.
     fn object_changes(&self) -> ObjectChanges {
         ObjectChanges::default()
     }
 
-    /// Whether the state in force may be out of date: it is the last one known, and nobody could be asked since.
+    /// Whether the state in force may be out of date: it is the last known one, and no server has
+    /// responded since the start.
     fn is_stale(&self) -> bool {
         false
     }
 
-    /// For how long the state in force has been out of date, as far as is known: since nobody could be asked, or since
-    /// a later state was refused. Zero: it is not.
+    /// For how long the state in force has been out of date, as far as known: since no server has
+    /// responded, or since a later state was refused. Zero: it is up to date.
     fn stale_for(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// How many records of each kind there are.
+    /// Number of records of each kind.
     fn counts(&self) -> Counts {
         Counts::of(self.records())
     }
 
-    /// Records of objects that are not in the state as they are written: left out, closed, or kept as they were.
+    /// Records of objects that are not in force as written: left out, closed, or kept at their last
+    /// version.
     fn left_out(&self) -> Vec<&Record> {
         let as_written = |action| matches!(action, Action::None | Action::FieldLeftOut);
         self.records().iter().filter(|record| !as_written(record.action)).collect()
     }
 }
 
-/// What takes states: a [`Node`], or the handle of one that has a thread of its own.
+/// Receives states: a [`Node`], or the handle of one that has its own thread.
 pub trait StateSink {
     /// As [`Node::apply`].
     ///
@@ -127,11 +131,11 @@ impl StateSink for &NodeHandle {
     }
 }
 
-/// What came of [`Source::follow`].
+/// Result of [`Source::follow`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Followed {
-    /// Nothing changed, or what did is not ready to be taken.
+    /// Nothing changed, or the change is not complete yet.
     Unchanged,
     /// The changes are in force.
     Applied(Epoch),

@@ -1,5 +1,6 @@
-//! Where a node's desired states come from: a folder of manifests ([`ManifestSource`]), or whatever else implements
-//! [`Source`], such as Kubernetes' API server in the package `podswitch-kubernetes-api`.
+//! Sources of a node's desired state: a folder of manifests ([`ManifestSource`]), or any other
+//! implementation of [`Source`], such as the Kubernetes API server in the package
+//! `podswitch-kubernetes-api`.
 
 mod error;
 mod folder_watch;

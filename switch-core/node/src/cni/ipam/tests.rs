@@ -93,7 +93,7 @@ fn what_others_have_is_passed_over_and_had_later() {
     assert_eq!(pool.holder(first), Some(&key(5)));
 }
 
-/// What may happen to a pool.
+/// An operation on a pool.
 #[derive(Clone, Debug)]
 enum Step {
     Allocate(usize),
@@ -113,7 +113,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Against a plain model: who holds what, and when each free address was released.
+    /// Compared with a simple model: the holder of each address, and when each free address was
+    /// released.
     #[test]
     fn an_address_has_one_holder_and_cools_down(steps in steps()) {
         let ranges = [range("10.1.0.0/29")];
@@ -134,7 +135,7 @@ proptest! {
                     match pool.allocate(&key(number), &ranges, now, nobody) {
                         Ok(address) => {
                             prop_assert!(ready.contains(&&address), "{address} of {ready:?}");
-                            // None that was used before while one was not, and the longest released of those.
+                            // Never-used addresses first, then the one released longest ago.
                             let age = |address: &IpAddr| released.get(address).copied();
                             prop_assert!(ready.iter().all(|other| age(&address) <= age(other)));
                             held.insert(address, number);
