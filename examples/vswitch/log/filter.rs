@@ -94,7 +94,7 @@ impl FromStr for Directives {
             };
             let Some(level) = Verbosity::find(level) else {
                 let names = Verbosity::ALL.map(Verbosity::name).join(", ");
-                return Err(format!("{level:?} is no level; the levels are {names}"));
+                return Err(format!("{level:?} is not a level; the levels are {names}"));
             };
             let is_first = match target {
                 None => all.replace(level).is_none(),
@@ -112,9 +112,9 @@ impl FromStr for Directives {
 /// Index of a target.
 fn index_of(target: &str) -> Result<usize, String> {
     TARGETS.iter().position(|known| *known == target).ok_or_else(|| {
-        let meant = nearest(target, &TARGETS, 2).map(|name| format!("; is {name} meant?"));
+        let meant = nearest(target, &TARGETS, 2).map(|name| format!("; did you mean {name}?"));
         let names = TARGETS.join(", ");
-        format!("{target:?} is no target; the targets are {names}{}", meant.unwrap_or_default())
+        format!("{target:?} is not a target; the targets are {names}{}", meant.unwrap_or_default())
     })
 }
 
@@ -201,13 +201,13 @@ mod tests {
     #[test]
     fn wrong_ones_name_what_there_is() {
         for (text, says) in [
-            ("loud", "\"loud\" is no level; the levels are off, error, warn, info, debug"),
-            ("", "\"\" is no level"),
-            ("info,", "\"\" is no level"),
-            ("info,cni=", "\"\" is no level"),
+            ("loud", "\"loud\" is not a level; the levels are off, error, warn, info, debug"),
+            ("", "\"\" is not a level"),
+            ("info,", "\"\" is not a level"),
+            ("info,cni=", "\"\" is not a level"),
             (
                 "info,cnj=debug",
-                "\"cnj\" is no target; the targets are run, state, node, cni, kubernetes, log, libraries; is cni meant?",
+                "\"cnj\" is not a target; the targets are run, state, node, cni, kubernetes, log, libraries; did you mean cni?",
             ),
             ("info,warn", "\"warn\": a level is given twice"),
             ("cni=info,cni=warn", "\"cni=warn\": a level is given twice"),

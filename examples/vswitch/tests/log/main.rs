@@ -223,7 +223,7 @@ fn levels_that_cannot_be_are_refused() {
     };
     let (status, text) = run(&["--log-level", "info,cny=debug"], "");
     assert_eq!(status, Some(2));
-    assert!(text.contains("is cni meant?"), "{text}");
+    assert!(text.contains("did you mean cni?"), "{text}");
     let (status, text) = run(&[], "loud");
     assert_eq!(status, Some(2));
     assert!(text.contains("PODSWITCH_LOG: \"loud\" is no level"), "{text}");

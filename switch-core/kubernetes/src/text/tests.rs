@@ -33,7 +33,7 @@ fn json_lists_are_taken_apart() {
     // An error in an item names the line in the file.
     let error = parse(&format!("\n{}", list("{},\n{\"y\":2,\"y\":3}")), true).err().unwrap();
     assert_eq!(error.line, Some(3), "{error:?}");
-    // Anything else that has items is one document.
+    // Any other value with items is one document.
     assert_eq!(split(r#"{"kind":"Menu","items":[1,2]}"#, true).unwrap().len(), 1);
     assert!(split(&list("{")[..20], true).is_err());
     assert!(split(r#"{"kind":"List","kind":"List","items":[]}"#, true).is_err());
@@ -155,7 +155,7 @@ fn bombs_are_bounded() {
         assert!(!error.message.contains(" at line"), "{error:?}");
     }
     assert!(parse(&deep_json, true).is_err());
-    // Wide is not deep: as many documents or values as the text has room for.
+    // Width is not depth: as many documents or values as the text contains.
     assert_eq!(values(&"--- {a: b}\n".repeat(20_000)).len(), 20_000);
     assert_eq!(
         values(&format!("[{}]", "1,".repeat(300_000)))[0].as_array().unwrap().len(),

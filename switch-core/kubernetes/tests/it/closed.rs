@@ -12,7 +12,7 @@ fn policy(spec: &str) -> String {
     )
 }
 
-/// The only policy, which must be one that closes.
+/// The only policy, which must isolate.
 #[track_caller]
 fn closed(compiled: &Compiled) -> &NetworkPolicy {
     let records = crate::refused(compiled);
@@ -52,7 +52,7 @@ fn it_closes_what_it_selects_in_the_directions_that_it_names() {
             no,
             yes,
         ),
-        // Of the wrong type.
+        // Wrong types.
         ("{podSelector: {matchLabels: {app: web}}, ingress: {}}", &web, yes, no),
         ("{podSelector: {matchLabels: {app: web}}, egress: {}}", &web, yes, yes),
         (
@@ -84,12 +84,12 @@ fn it_closes_what_it_selects_in_the_directions_that_it_names() {
             "{spec}"
         );
     }
-    // Metadata with faults do not keep it from closing.
+    // Errors in its metadata do not prevent it from isolating.
     let text = policy("{}").replace("name: p", "name: p, labels: {a b: c}");
     assert!(closed(&compile(&text)).pods.is_everything());
     let text = policy("{}").replace("name: p", "name: p, labels: [x]");
     assert!(closed(&compile(&text)).pods.is_everything());
-    // No namespace can be of that name, so it selects nothing.
+    // No namespace can have that name, so it selects nothing.
     let compiled = compile(&policy("{}").replace("namespace: a", "namespace: A"));
     assert!(compiled.config.policies.is_empty());
     assert_eq!(compiled.counts().left_out, 1);

@@ -53,7 +53,7 @@ fn a_mounted_config_map_is_read_once() {
     fs::write(dir.path().join("..2026_01_01/ns.yaml"), namespace("a")).unwrap();
     symlink("..2026_01_01", dir.path().join("..data")).unwrap();
     symlink("..data/ns.yaml", dir.path().join("ns.yaml")).unwrap();
-    // And a circle, which a person may make.
+    // And a loop, which a person may create.
     symlink(".", dir.path().join("again")).unwrap();
     assert_eq!(names(dir.path()), ["a"]);
 }

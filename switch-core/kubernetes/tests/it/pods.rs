@@ -97,7 +97,7 @@ fn an_old_pod_with_podip_alone() {
 fn who_is_nobody() {
     let ended = |phase| pod("a", "10.0.0.1", "", "", &format!("phase: {phase}"));
     for phase in ["Succeeded", "Failed"] {
-        // Its address is another's by now.
+        // Its address belongs to another pod by now.
         let compiled = good(&(ended(phase) + &pod("b", "10.0.0.1", "", "", "phase: Running")));
         assert_eq!(compiled.config.endpoints.len(), 1);
         assert_eq!(compiled.pods.len(), 1);

@@ -54,7 +54,7 @@ fn an_ordinary_service() {
         (TrafficPolicy::Cluster, TrafficPolicy::Cluster)
     );
     assert!(it.is_balanced() && !it.publish_not_ready && it.affinity.is_none());
-    // What is left out is as the API's defaults are (S14).
+    // Omitted fields have the API's defaults (S14).
     let it = one("clusterIP: 10.96.0.10, ports: [{port: 80}]");
     assert_eq!(it.ports[0].target, TargetPort::Number(80));
     assert_eq!(&*it.ports[0].name, "");
@@ -87,7 +87,7 @@ fn everything_a_load_balancer_can_say() {
     assert_eq!(it.traffic_distribution, Some(TrafficDistribution::SameZone));
     assert_eq!(it.maglev_size, Some(65_537));
     assert_eq!(it.ports[1].node_port, Some(30_080));
-    // External IPs are kept, and noted while no configuration allows them (CVE-2020-8554).
+    // External IPs are kept, but noted while no configuration allows them (CVE-2020-8554).
     assert_eq!(it.external_ips.len(), 1);
     assert!(is_said(&compiled, &["203.0.113.9"]));
     let options = Options {
@@ -384,7 +384,7 @@ status: {podIPs: [{ip: 10.1.0.7}, {ip: 'fd00::7'}]}
     }
 }
 
-/// The compiler behind takes everything that is accepted here.
+/// The compiler of the next stage accepts everything that is accepted here.
 #[test]
 fn what_is_accepted_compiles() {
     let mut compiler = podswitch_policy::service::compile::Compiler::new(Default::default());

@@ -1,4 +1,4 @@
-//! What an API server stores is taken, and one object never holds up the others.
+//! Everything that an API server stores is accepted, and one bad object never blocks the others.
 
 use podswitch_kubernetes::{Action, Compiled, Manifests, Options, PodAnnotations};
 use podswitch_policy::service::model::{IpMode, TrafficPolicy};
@@ -50,7 +50,7 @@ fn the_living_or_newer_of_two_pods_has_the_address() {
         ("", "phase: Unknown", ""),
         (NEW, "phase: Unknown", OLD),
         (OLD, "phase: Running", NEW),
-        // Written by hand is newer than any.
+        // An object written by hand is newer than any other.
         (NEW, "", ""),
         ("creationTimestamp: '2026-01-01T01:00:00+01:00'", "", NEW),
     ] {
@@ -67,7 +67,8 @@ fn the_living_or_newer_of_two_pods_has_the_address() {
             assert_eq!(compiled.counts().left_out, 1);
         }
     }
-    // Between equals the name decides, on every node alike; if they were written by hand, the first.
+    // Between equals the name decides, the same on every node; for objects written by hand, the
+    // first wins.
     let text = pod("b", address, NEW, "", "") + &pod("a", address, NEW, "", "");
     assert_eq!(pods(&good(&text)), ["a"]);
     let text = pod("b", address, "", "", "") + &pod("a", address, "", "", "");
@@ -106,12 +107,12 @@ fn the_living_or_newer_of_two_nodes_has_the_address() {
         let field = "status.addresses[0].address".to_owned();
         assert_eq!(notes(&compiled, "Node/a"), [(field, Action::LeftOut)]);
     }
-    // Nothing tells them apart but the name.
+    // Only the name distinguishes them.
     let text = node("n2-renamed", OLD, "192.0.2.2", "") + &node("n2", OLD, "192.0.2.2", "");
     let compiled = good(&text);
     assert_eq!(&*compiled.config.nodes[0].name, "n2");
     assert_eq!(compiled.config.nodes.len(), 1);
-    // This node lives, whatever its object looks like: its switch runs.
+    // This node is live, whatever its object contains: its switch runs.
     let text = node("n1", &format!("{DELETED}, {OLD}"), "192.0.2.2", not_ready)
         + &node("n2", NEW, "192.0.2.2", ready);
     let compiled = good(&text);
@@ -135,7 +136,7 @@ fn addresses_of_no_use_are_left_out() {
                 .contains(&("status.addresses[0].address".to_owned(), Action::FieldLeftOut))
         );
     }
-    // A fault in a node's status or annotations does not cost the node.
+    // An error in a node's status or annotations does not leave out the node.
     let text = node("n2", "annotations: {podswitch.io/vtep-mac: x}", "10.0.0.256", "");
     assert_eq!(bad(&text).len(), 2);
     assert_eq!(compile(&text).config.nodes.len(), 1);
@@ -195,7 +196,7 @@ fn values_of_newer_apis() {
         let said = notes(&compiled, "Service/a/web");
         assert_eq!(said.iter().map(|(field, _)| &**field).collect::<String>(), field, "{said:?}");
     }
-    // The port behind one that is left out is told by its own place.
+    // A port after one that is left out is reported with its own index.
     let ports = "type: NodePort, ports: [{name: q, port: 1, protocol: QUIC}, {name: b, port: 2, nodePort: 30000}]";
     let other =
         service(ports, "").replace("name: web", "name: zzz").replace("10.96.0.1", "10.96.0.2");
@@ -226,7 +227,7 @@ fn large_slices_and_ports_of_no_use() {
             good(&slice(&format!("ports: [{ports}], endpoints: [{{addresses: [10.0.0.1]}}]")));
         assert_eq!(compiled.config.slices[0].ports.len(), count);
     }
-    // The API server takes any number.
+    // The API server accepts any number.
     let ports = "{name: a, port: 8080}, {name: b, port: 0}, {name: c, port: 70000}, {name: d, port: -1}, {name: q, port: 1, protocol: QUIC}";
     let compiled = good(&slice(&format!("ports: [{ports}]")));
     assert_eq!(compiled.config.slices[0].ports.len(), 1);
@@ -337,9 +338,9 @@ fn namespaces_that_are_not_there() {
     let policy =
         object("networking.k8s.io/v1", "NetworkPolicy", "metadata: {name: p, namespace: prodd}");
     let namespace = object("v1", "Namespace", "metadata: {name: prod}");
-    // A mistyped namespace switches the policy off.
+    // A misspelled namespace makes the policy ineffective.
     assert_eq!(bad(&(namespace.clone() + &policy)), [fault("Namespace/prodd", "")]);
-    // Manifests without any Namespace object, or with pods in it, are usual in a laboratory.
+    // Manifests without any Namespace object, or with pods in it, are common in test set-ups.
     assert_eq!(notes(&good(&policy), "Namespace/prodd").len(), 1);
     let text = namespace + &policy + &pod("a", "10.0.0.1", "namespace: prodd", "", "");
     assert_eq!(notes(&good(&text), "Namespace/prodd").len(), 1);
