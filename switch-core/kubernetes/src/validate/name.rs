@@ -47,7 +47,7 @@ pub(crate) fn port_name(text: &str) -> Result<(), String> {
     } else if text.is_empty() || !text.bytes().all(allowed) {
         "has characters other than lower case letters, digits and '-'"
     } else if !text.bytes().any(|b| b.is_ascii_lowercase()) {
-        "contains no letter (a number must not be quoted)"
+        "contains no letter (a number is written without quotes)"
     } else if text.contains("--") {
         "has two hyphens in a row"
     } else if text.starts_with('-') || text.ends_with('-') {
