@@ -52,7 +52,7 @@ impl Failure {
     fn log(&self) {
         match self {
             Self::Input(reason) | Self::Setup(reason) => {
-                tracing::error!(target: "run", reason, "the switch ends");
+                tracing::error!(target: "run", reason, "the switch exits");
             }
             Self::Refused(refused) => refused.iter().for_each(Refused::log),
             Self::Checked => {}

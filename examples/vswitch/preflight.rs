@@ -116,7 +116,7 @@ fn summary(checks: &[Check]) -> String {
         (0, 0) => "the switch can run here".to_owned(),
         (0, _) => format!("the switch can run here; warnings: {warned}"),
         _ => {
-            format!("the switch cannot run here as it should; failed: {failed}, warnings: {warned}")
+            format!("the switch cannot run properly here; failed: {failed}, warnings: {warned}")
         }
     }
 }

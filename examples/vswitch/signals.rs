@@ -25,7 +25,8 @@ pub(crate) struct Signals {
 impl Signals {
     /// From now on SIGTERM and SIGINT request a stop, SIGHUP a reload.
     pub(crate) fn listen() -> Result<Self, Failure> {
-        Self::register().map_err(|e| Failure::Setup(format!("cannot listen to signals: {e}")))
+        Self::register()
+            .map_err(|e| Failure::Setup(format!("cannot register signal handlers: {e}")))
     }
 
     fn register() -> io::Result<Self> {

@@ -61,7 +61,7 @@ impl Target {
                  `vswitch run --run-dir DIR` makes DIR/{SOCKET}, which --socket names"
             ))),
             _ => Err(Failure::Input(format!(
-                "several switches run here; say which by --socket: {}",
+                "several switches are running here; select one with --socket: {}",
                 found.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
             ))),
         }

@@ -118,7 +118,9 @@ fn lines(worker: &Value) -> Vec<String> {
     let pause = &worker["longest_pause"];
     if let Some(ns) = pause["ns"].as_u64() {
         let doing = match text(&pause["doing"]) {
-            doing if doing.is_empty() => "nothing: its core was given to others".to_owned(),
+            doing if doing.is_empty() => {
+                "nothing: the kernel ran other tasks on its core".to_owned()
+            }
             doing => doing,
         };
         line("longest pause", format!("{} ({doing})", duration(ns)));
@@ -170,7 +172,7 @@ mod tests {
             "  33-64  25.0 % ##########",
             "  drops          2 policy_ingress",
             "  sleeps         3; woken by a port 2, by a command 1, by timeout 0",
-            "  longest pause  1500.0 us (nothing: its core was given to others)",
+            "  longest pause  1500.0 us (nothing: the kernel ran other tasks on its core)",
         ] {
             assert!(text.contains(line), "{line:?} is not in\n{text}");
         }

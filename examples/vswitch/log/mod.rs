@@ -108,7 +108,7 @@ impl LogLevel for Level {
         if let Some(log) = LOG.get() {
             log.filter.set(&wanted);
         }
-        tracing::info!(target: "log", before, now = directives(), "the level is changed");
+        tracing::info!(target: "log", before, now = directives(), "log level changed");
         Ok(())
     }
 }

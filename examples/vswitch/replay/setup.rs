@@ -31,7 +31,7 @@ impl Swap {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (seconds, manifests) = text.split_once('=').ok_or("it is not SECONDS=DIR")?;
         let at =
-            nanoseconds(seconds).ok_or_else(|| format!("{seconds:?} is no time in seconds"))?;
+            nanoseconds(seconds).ok_or_else(|| format!("{seconds:?} is not a time in seconds"))?;
         if manifests.is_empty() {
             return Err("it names no manifests".to_owned());
         }

@@ -15,7 +15,7 @@ use crate::{Done, output};
 /// If the kernel cannot confine the process, this is logged, and the switch runs nevertheless.
 pub(super) fn run(underlay: &UnderlayFlags, serve: impl FnOnce() -> Done + Send) -> Done {
     if let Err(error) = confine::process(confine::CONTROL) {
-        tracing::warn!(target: "run", %error, "not confined as it should be");
+        tracing::warn!(target: "run", %error, "the process cannot be fully confined");
     }
     // Threads inherit the reduced privileges.
     let failed = |e| Failure::Setup(format!("cannot start a thread: {e}"));
@@ -28,7 +28,7 @@ pub(super) fn run(underlay: &UnderlayFlags, serve: impl FnOnce() -> Done + Send)
             keep |= CapabilitySet::NET_RAW;
         }
         if let Err(error) = confine::keep_capabilities(keep) {
-            tracing::warn!(target: "run", %error, "not confined as it should be");
+            tracing::warn!(target: "run", %error, "the process cannot be fully confined");
         }
         control.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })

@@ -21,7 +21,7 @@ pub(super) fn kube_proxy(text: &str) -> Result<KubeProxyMode, String> {
         "auto" => Ok(KubeProxyMode::Auto),
         "present" => Ok(KubeProxyMode::Present),
         "absent" => Ok(KubeProxyMode::Absent),
-        _ => Err("it is none of auto, present and absent".to_owned()),
+        _ => Err("it is not one of auto, present, absent".to_owned()),
     }
 }
 

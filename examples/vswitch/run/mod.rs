@@ -152,7 +152,7 @@ fn raise_descriptor_limit() {
     if limit.current != limit.maximum
         && let Err(error) = setrlimit(Resource::Nofile, raised)
     {
-        tracing::warn!(target: "run", limit = limit.current, %error, "the limit of open files stays");
+        tracing::warn!(target: "run", limit = limit.current, %error, "the limit of open files cannot be raised");
     }
 }
 
@@ -184,7 +184,7 @@ fn serve_node(args: &Args, json: bool) -> Done {
     let mut say_at = clock.now() + FIRST_STATE_NOTE;
     let state = source.first_state(&mut |why| {
         if waited != why && clock.now() >= say_at {
-            tracing::info!(target: "run", reason = why, "the start waits");
+            tracing::info!(target: "run", reason = why, "the start is waiting");
             why.clone_into(&mut waited);
             say_at = clock.now() + FIRST_STATE_NOTE;
         }

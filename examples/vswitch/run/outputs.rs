@@ -214,7 +214,7 @@ impl Drop for Outputs {
             let counts = output.finish();
             if counts.lost() + counts.waiting > 0 {
                 warn(&format!(
-                    "of {} records for Elasticsearch {} arrived, {} are lost, {} wait in files",
+                    "of {} records for Elasticsearch, {} were delivered, {} lost, {} are waiting in files",
                     counts.made + counts.recovered,
                     counts.delivered,
                     counts.lost(),
@@ -227,7 +227,7 @@ impl Drop for Outputs {
             let lost = counts.lost_queue + counts.lost_send;
             if lost > 0 {
                 warn(&format!(
-                    "{lost} of {} records for the IPFIX collector are lost",
+                    "{lost} of {} records for the IPFIX collector were lost",
                     counts.made
                 ));
             }

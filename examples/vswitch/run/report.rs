@@ -83,12 +83,12 @@ pub(super) fn node(event: Event) {
             tracing::info!(target: "state", kind, namespace, name, "{object} is in force as written");
         }
         Event::PodAttached { pod, port } => {
-            tracing::info!(target: "node", %pod, port = port.0, "a pod is attached");
+            tracing::info!(target: "node", %pod, port = port.0, "pod attached");
         }
-        Event::PodDetached { pod } => tracing::info!(target: "node", %pod, "a pod is detached"),
+        Event::PodDetached { pod } => tracing::info!(target: "node", %pod, "pod detached"),
         Event::Repaired { object, done } => {
             let done = done.join(", ");
-            tracing::warn!(target: "node", object, done, "settings were removed or changed, and are restored");
+            tracing::warn!(target: "node", object, done, "removed or changed settings were restored");
         }
         Event::BesideKubeProxy { ref found } => {
             tracing::warn!(target: "node", found, "{event}");
@@ -136,14 +136,14 @@ pub(super) fn cni(event: CniEvent) {
         CniEvent::Attached { pod, addresses } => {
             let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
             let addresses = addresses.join(",");
-            tracing::debug!(target: "cni", %pod, addresses, "a pod is attached");
+            tracing::debug!(target: "cni", %pod, addresses, "pod attached");
         }
         CniEvent::Released { key } => {
-            tracing::debug!(target: "cni", %key, "an attachment is released")
+            tracing::debug!(target: "cni", %key, "attachment released")
         }
         CniEvent::Answered(answered) => call(&answered),
         CniEvent::Failed { verb, key, error } => {
-            tracing::warn!(target: "cni", verb, key, reason = %error, "failed, and is tried again");
+            tracing::warn!(target: "cni", verb, key, reason = %error, "failed and will be retried");
         }
         CniEvent::Note(text) => tracing::info!(target: "cni", "{text}"),
         _ => {}
@@ -156,14 +156,14 @@ fn call(call: &AnsweredCall) {
     match &call.error {
         Some(CniError { code, message, details, .. }) => tracing::warn!(
             target: "cni", verb, container, interface, pod, duration_ms, outcome = "error", code,
-            reason = message, details = present(details), "a call failed"
+            reason = message, details = present(details), "call failed"
         ),
         None if matches!(&**verb, "ADD" | "DEL") => tracing::info!(
-            target: "cni", verb, container, interface, pod, duration_ms, outcome = "done", "a call is answered"
+            target: "cni", verb, container, interface, pod, duration_ms, outcome = "done", "call completed"
         ),
         // Runtimes send these verbs all the time.
         None => tracing::debug!(
-            target: "cni", verb, container, interface, pod, duration_ms, outcome = "done", "a call is answered"
+            target: "cni", verb, container, interface, pod, duration_ms, outcome = "done", "call completed"
         ),
     }
 }

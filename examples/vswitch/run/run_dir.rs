@@ -49,7 +49,7 @@ impl RunDir {
             }
         }
         let reason = last.unwrap_or_default();
-        tracing::warn!(target: "run", reason, "there is no run directory, so nothing is kept for a restart");
+        tracing::warn!(target: "run", reason, "no run directory is available: nothing is kept for a restart");
         Ok(None)
     }
 
@@ -60,7 +60,7 @@ impl RunDir {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && keep_waiting() => {
                     if !said {
                         let path = path.display();
-                        tracing::info!(target: "run", %path, "a switch that runs has the run directory: waiting for it to stop");
+                        tracing::info!(target: "run", %path, "another running switch has the run directory: waiting for it to stop");
                     }
                     said = true;
                 }
@@ -87,7 +87,7 @@ impl RunDir {
 fn failure(path: &Path, error: &io::Error) -> Failure {
     Failure::Setup(match error.kind() {
         io::ErrorKind::WouldBlock => {
-            format!("a switch that runs has the run directory {}", path.display())
+            format!("another running switch has the run directory {}", path.display())
         }
         _ => format!("run directory {}: {error}", path.display()),
     })

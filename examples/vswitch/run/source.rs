@@ -94,7 +94,8 @@ impl SourceFlags {
         _: Option<&Path>,
         _: (&Probes, &Meters),
     ) -> Result<Opened, Failure> {
-        let message = "this build knows no API server: build it with `--features kubernetes`";
+        let message =
+            "this build does not support the API server: build it with `--features kubernetes`";
         Err(Failure::Input(message.to_owned()))
     }
 }

@@ -50,7 +50,7 @@ pub(in crate::demo) fn services(world: &mut World, report: &mut Report) -> Done 
         Err(error) => return report.check("Services: servers", Err(error)),
     };
     let put = world.change(|setup| setup.services = all());
-    report.check("Services: put in force on both nodes", put)?;
+    report.check("Services: applied on both nodes", put)?;
     for (family, like) in OUTSIDE.each() {
         spread(world, report, family, like)?;
         empty(world, report, family, like)?;

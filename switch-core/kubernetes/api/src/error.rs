@@ -46,10 +46,10 @@ impl fmt::Display for RequestError {
         match self {
             Self::Away(reason) | Self::Protocol(reason) => f.write_str(reason),
             Self::Status { code, message, .. } if message.is_empty() => {
-                write!(f, "the API server answers {code}")
+                write!(f, "the API server returned {code}")
             }
             Self::Status { code, message, .. } => {
-                write!(f, "the API server answers {code}: {message}")
+                write!(f, "the API server returned {code}: {message}")
             }
         }
     }

@@ -65,7 +65,7 @@ impl Shared {
         let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
         // Logged once per outage. Each retry is logged separately.
         if error.is_none() {
-            tracing::warn!(target: "kubernetes", reason, "the API server does not answer, or refuses");
+            tracing::warn!(target: "kubernetes", reason, "the API server does not respond or refuses requests");
         }
         *error = Some(reason);
     }
@@ -74,7 +74,7 @@ impl Shared {
     pub(crate) fn recovered(&self) {
         let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(earlier) = error.take() {
-            tracing::info!(target: "kubernetes", earlier, "the API server answers again");
+            tracing::info!(target: "kubernetes", earlier, "the API server responds again");
         }
     }
 

@@ -419,14 +419,14 @@ impl Source for ApiSource {
                 saved_tried = true;
                 if self.load_saved() {
                     self.stale = true;
-                    tracing::warn!(target: "kubernetes", "no API server answers: the last known state is used");
+                    tracing::warn!(target: "kubernetes", "no API server responds: using the last known state");
                     break;
                 }
             }
             let why = match (is_complete, self.shared.error()) {
-                (true, _) => format!("waits for the Node object of this node, {}", self.node),
-                (false, Some(error)) => format!("waits for the API server: {error}"),
-                (false, None) => format!("waits for lists of {}", self.lists.missing()),
+                (true, _) => format!("waiting for the Node object of this node, {}", self.node),
+                (false, Some(error)) => format!("waiting for the API server: {error}"),
+                (false, None) => format!("waiting for lists of {}", self.lists.missing()),
             };
             if !more && !waiting(&why) {
                 return Ok(None);

@@ -106,7 +106,7 @@ impl Follower {
                 // A server whose cache lags may not know a version that another server returned.
                 End::Gone => {
                     let kind = self.kind.plural();
-                    tracing::info!(target: "kubernetes", kind, "the watched version is gone (410): a new list");
+                    tracing::info!(target: "kubernetes", kind, "the watched version is gone (410): listing again");
                     self.meters.watch_restarted(kind);
                     last_version = Some(String::new());
                     sleep(backoff.next()).await;
@@ -143,7 +143,7 @@ impl Follower {
         };
         let pause = backoff.next().max(asked.min(PAUSES.1));
         let (kind, pause_ms) = (self.kind.plural(), pause.as_millis() as u64);
-        tracing::info!(target: "kubernetes", kind, reason = %error, pause_ms, "a watch or list is tried again");
+        tracing::info!(target: "kubernetes", kind, reason = %error, pause_ms, "retrying a watch or list");
         sleep(pause).await;
     }
 
@@ -232,7 +232,7 @@ impl Follower {
                 // The watch ended normally.
                 Ok(()) => {
                     let (kind, version) = (self.kind.plural(), &*seen);
-                    tracing::debug!(target: "kubernetes", kind, version, "a watch ended in time and goes on");
+                    tracing::debug!(target: "kubernetes", kind, version, "a watch ended normally and continues");
                     self.feed.shared.recovered();
                     if began.elapsed() > Duration::from_secs(5) {
                         backoff.reset();
