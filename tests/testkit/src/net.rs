@@ -40,14 +40,18 @@ pub fn pod(addresses: &[&str]) -> PodInterface {
 
 /// Asks the kernel to cut what `socket` sends into datagrams of `size` bytes.
 pub fn set_udp_segment(socket: &UdpSocket, size: i32) {
+    set_udp_option(socket, libc::UDP_SEGMENT, size);
+}
+
+fn set_udp_option(socket: &UdpSocket, option: i32, value: i32) {
     use std::os::fd::AsRawFd;
-    // SAFETY: the option takes an `int`, which `size` is.
+    // SAFETY: the option takes an `int`, which `value` is.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_UDP,
-            libc::UDP_SEGMENT,
-            (&raw const size).cast(),
+            option,
+            (&raw const value).cast(),
             size_of::<i32>() as u32,
         )
     };
@@ -162,8 +166,36 @@ pub fn checksum(data: &[u8], addresses: &[u8], proto: u8) -> u16 {
     !(sum as u16)
 }
 
+/// The datagram with other payload: lengths and checksums are made to fit.
+pub fn with_payload(datagram: &[u8], payload: &[u8]) -> Vec<u8> {
+    let (l4, v4) = if datagram[12..14] == [8, 0] { (34, true) } else { (54, false) };
+    let mut frame = datagram[..l4 + 8].to_vec();
+    frame.extend(payload);
+    let len = (8 + payload.len()) as u16;
+    frame[l4 + 4..l4 + 6].copy_from_slice(&len.to_be_bytes());
+    let addresses = if v4 {
+        frame[16..18].copy_from_slice(&(len + 20).to_be_bytes());
+        frame[24..26].fill(0);
+        let sum = checksum(&frame[14..34], &[], 0);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        26..34
+    } else {
+        frame[18..20].copy_from_slice(&len.to_be_bytes());
+        22..54
+    };
+    frame[l4 + 6..l4 + 8].fill(0);
+    let sum = checksum(&frame[l4..], &frame[addresses], 17);
+    frame[l4 + 6..l4 + 8].copy_from_slice(&if sum == 0 { 0xffff } else { sum }.to_be_bytes());
+    frame
+}
+
+/// Has `socket` return datagrams that came as one GSO packet in one buffer.
+pub fn set_udp_gro(socket: &UdpSocket) {
+    set_udp_option(socket, libc::UDP_GRO, 1);
+}
+
 /// A UDP datagram turned round.
-fn echo(frame: &[u8]) -> Option<Vec<u8>> {
+pub fn echo(frame: &[u8]) -> Option<Vec<u8>> {
     let (addresses, len, l4) = match frame.get(12..14)? {
         [8, 0] if frame[23] == 17 => (26, 4, 34),
         [0x86, 0xdd] if frame[20] == 17 => (22, 16, 54),
