@@ -91,7 +91,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
     if json {
         print::json(&Report { ok: good, checks: checks.iter().map(line).collect() });
     } else {
-        checks.iter().for_each(say);
+        checks.iter().for_each(print_check);
         print::line(summary(&checks));
     }
     if good || args.warn_only { Ok(()) } else { Err(Failure::Checked) }
@@ -102,7 +102,7 @@ fn line(check: &Check) -> Line<'_> {
     Line { name: check.name, level, found, mend }
 }
 
-fn say(check: &Check) {
+fn print_check(check: &Check) {
     print::line(format_args!("{:<5} {}: {}", check.level.name(), check.name, check.found));
     if !check.mend.is_empty() {
         print::line(format_args!("      to fix it: {}", check.mend));

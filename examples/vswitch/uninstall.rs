@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::{Done, print};
 
 /// How long the switch may take to stop.
-const PATIENCE: Duration = Duration::from_secs(90);
+const STOP_TIMEOUT: Duration = Duration::from_secs(90);
 /// Our configuration for the container runtime.
 const CONFLIST: &str = "10-podswitch.conflist";
 /// Our CNI plugin.
@@ -71,7 +71,7 @@ fn wait_for_end(run_dir: &Path) -> Done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("open", &run_dir.join("lock"), error)),
     };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + STOP_TIMEOUT;
     while let Err(errno) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         let error = io::Error::from(errno);
         if error.kind() != io::ErrorKind::WouldBlock || Instant::now() >= deadline {

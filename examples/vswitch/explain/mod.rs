@@ -5,12 +5,12 @@
 //! the source's node.
 
 mod ends;
+mod evaluate;
 mod family;
 mod matrix;
 mod reference;
 mod report;
 mod service;
-mod way;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -96,7 +96,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
     let whole = state::compile(&manifests, None, &cluster);
     state::say(&whole.records);
     let (Some(from), Some(to)) = (&args.from, &args.to) else {
-        let table = Arc::clone(&way::snapshot(&whole.config)?.policy);
+        let table = Arc::clone(&evaluate::snapshot(&whole.config)?.policy);
         let question = matrix::Question {
             ports: &args.matrix,
             families: args.family.as_ref().map_or(&Family::BOTH, std::slice::from_ref),
@@ -113,7 +113,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
         }
         None => service::entry_node(&whole.config, &ends),
     };
-    let outcome = way::evaluate(&manifests, &cluster, &ends, args.sport, entry)?;
+    let outcome = evaluate::evaluate(&manifests, &cluster, &ends, args.sport, entry)?;
     if json {
         print::json(&report::Report::new(&ends, &outcome));
     } else {

@@ -7,9 +7,9 @@ use podswitch_policy::verdict::Why;
 use serde::Serialize;
 
 use super::ends::{End, Ends};
+use super::evaluate::{Leads, Outcome, Route, Verdict};
 use super::family::Family;
 use super::service::{Served, ServiceReport};
-use super::way::{Leads, Outcome, Route, Verdict};
 
 /// The result for programs.
 #[derive(Serialize)]

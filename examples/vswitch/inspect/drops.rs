@@ -12,7 +12,7 @@ use crate::{Done, print};
 /// which policy.
 ///
 ///   vswitch drops                                   the last ones
-///   vswitch drops -f --pod shop/web                 those that come
+///   vswitch drops -f --pod shop/web                 new ones as they occur
 ///   vswitch drops -f --reason policy --namespace shop
 ///
 /// Many similar drops are shown as one line with their count. The counts of all lines add up to the

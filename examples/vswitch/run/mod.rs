@@ -192,8 +192,8 @@ fn serve_node(args: &Args, json: bool) -> Done {
         !signals.stopped()
     })?;
     let Some(state) = state else { return Ok(()) };
-    let mut said = Said::default();
-    said.say(source.records());
+    let mut logged = Logged::default();
+    logged.log_new(source.records());
     if !userns::has_privilege() {
         let message = "run attaches network interfaces: it needs root's privilege \
                        (CAP_NET_ADMIN and CAP_SYS_ADMIN)";
@@ -225,7 +225,7 @@ fn serve_node(args: &Args, json: bool) -> Done {
     // Pods that a runtime attached before are attached again first; then the switch is ready.
     let agent = args.cni.start(run_dir_path, node.caller(), &view)?;
     events.ready(epoch, &*source);
-    let mut serving = Serving { args, source, said, probes, meters, events: &events };
+    let mut serving = Serving { args, source, logged, probes, meters, events: &events };
     serving.serve(&signals, &node);
     drop(agent);
     // Only a planned stop removes pods' interfaces: after a failure the next run attaches to them.
@@ -240,7 +240,7 @@ fn serve_node(args: &Args, json: bool) -> Done {
 struct Serving<'a> {
     args: &'a Args,
     source: Box<dyn Source>,
-    said: Said,
+    logged: Logged,
     probes: Probes,
     meters: Meters,
     events: &'a Events<'a>,
@@ -248,11 +248,11 @@ struct Serving<'a> {
 
 /// Records that have been logged, to log each only once.
 #[derive(Default)]
-struct Said(HashSet<String>);
+struct Logged(HashSet<String>);
 
-impl Said {
+impl Logged {
     /// Logs the records that the previous state did not have.
-    fn say(&mut self, records: &[Record]) {
+    fn log_new(&mut self, records: &[Record]) {
         records
             .iter()
             .filter(|record| !self.0.contains(&record.to_string()))
@@ -313,7 +313,7 @@ impl Serving<'_> {
         match self.source.follow(&mut node, force) {
             Ok(Followed::Applied(epoch)) => {
                 let duration = clock.now().since(Instant::ZERO);
-                self.said.say(self.source.records());
+                self.logged.log_new(self.source.records());
                 self.events.applied(epoch, &*self.source, duration);
             }
             Ok(_) => {}

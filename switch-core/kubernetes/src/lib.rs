@@ -35,7 +35,7 @@
 //! let mut compiled = manifests.compile(Some("n1"), &Options::default());
 //! assert_eq!(compiled.config.policies[0].cookie.as_ref(), "NetworkPolicy/default/shut");
 //!
-//! // Pods of this node get their ports from whoever makes the devices.
+//! // Pods of this node get their ports from the code that creates the devices.
 //! assert_eq!(compiled.pods[0].name, "default/web");
 //! assert_eq!(compiled.pods[0].interface.as_ref().unwrap().name, "eth0");
 //! compiled.attach(0, PortId(1), 1450);

@@ -78,7 +78,7 @@ fn distance(name: &str, known: &str) -> Option<usize> {
     /// Greater than any number of edits.
     const OTHER_CASE: usize = 1000;
     const LONGER: usize = 1001;
-    const ELSEWHERE: usize = 1002;
+    const OTHER_NAMESPACE: usize = 1002;
     if name.is_empty() || name == known {
         return None;
     }
@@ -99,7 +99,7 @@ fn distance(name: &str, known: &str) -> Option<usize> {
     if own.len() < 3 {
         return None;
     }
-    its.starts_with(&own).then_some(ELSEWHERE)
+    its.starts_with(&own).then_some(OTHER_NAMESPACE)
 }
 
 /// Whether two neighbouring characters are swapped.

@@ -15,7 +15,7 @@ use crate::demo::sockets::{self, Connection, Outcome, PATIENCE};
 use crate::demo::world::{DemoPod, SERVICE_PORT, Service, TARGET_PORT, World};
 
 /// Enough time for allowed traffic to arrive.
-const A_WHILE: Duration = Duration::from_millis(250);
+const ARRIVAL_TIME: Duration = Duration::from_millis(250);
 /// Bytes sent each way.
 const BYTES: usize = 20_000;
 
@@ -105,7 +105,7 @@ fn denied(
     reason: DropReason,
 ) -> Outcome<()> {
     let before = world.nodes[node].dropped(reason);
-    let connect = || Ok(TcpStream::connect_timeout(&to, A_WHILE));
+    let connect = || Ok(TcpStream::connect_timeout(&to, ARRIVAL_TIME));
     match sockets::open(&from.namespace, connect)? {
         Ok(_) => return Err("the connection succeeds".to_owned()),
         Err(error) if error.kind() == ErrorKind::TimedOut => {}
@@ -132,7 +132,7 @@ fn established(world: &mut World, from: &DemoPod, to: &DemoPod, address: IpAddr)
     }
     world.change(|setup| setup.policies = vec![ONLY_BLACK])?;
     let before = world.nodes[to.node].dropped(DropReason::PolicyIngress);
-    if arrives(&mut client, &mut server, 2, A_WHILE)? {
+    if arrives(&mut client, &mut server, 2, ARRIVAL_TIME)? {
         return Err("data still arrives although it is denied".to_owned());
     }
     if !wait_for(|| world.nodes[to.node].dropped(DropReason::PolicyIngress) > before) {

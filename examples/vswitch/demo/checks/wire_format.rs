@@ -23,7 +23,7 @@ use crate::demo::sockets::Outcome;
 use crate::demo::world::{World, bridge_port};
 
 /// The longest wait for the packet.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CAPTURE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes on a line.
 const LINE: usize = 16;
 
@@ -57,7 +57,7 @@ fn catch(world: &World) -> Outcome<Vec<u8>> {
     let (mut pool, mut batch) = (Pool::new(PoolConfig::default()), Batch::new());
     let clock = Clock::start();
     let start = clock.now();
-    while clock.now().since(start) < PATIENCE {
+    while clock.now().since(start) < CAPTURE_TIMEOUT {
         port.rx(&mut pool, &mut batch).map_err(text)?;
         for mut packet in batch.drain(..) {
             // A network card would complete the checksum. There is none here, so it stays partial.

@@ -77,7 +77,7 @@ impl World {
     /// Makes everything and starts the switches.
     pub(super) fn make(with_tap: bool, named: bool) -> Result<Self, Failure> {
         let outside = namespace("-outside", named)?;
-        let [one, two] = [Place::make("-one", named)?, Place::make("-two", named)?];
+        let [one, two] = [Namespaces::make("-one", named)?, Namespaces::make("-two", named)?];
         links::join(&outside, [&one.node, &two.node])?;
         let mut pods = Vec::new();
         for (number, (name, node, tap)) in PODS.into_iter().enumerate() {
@@ -181,12 +181,12 @@ impl fmt::Display for World {
 }
 
 /// The namespaces of a node and its switch.
-struct Place {
+struct Namespaces {
     node: NetNs,
     switch: NetNs,
 }
 
-impl Place {
+impl Namespaces {
     fn make(name: &str, named: bool) -> Result<Self, HostError> {
         let node = namespace(&format!("{name}-node"), named)?;
         // The name under which `vswitch run` looks for the namespace.

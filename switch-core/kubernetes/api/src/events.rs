@@ -11,7 +11,7 @@ use podswitch_kubernetes::{Action, Kind, Object, Record};
 use crate::names::PUBLIC_ADDRESS;
 
 /// How long until the same Event is written again for an object.
-const AGAIN: Duration = Duration::from_secs(3600);
+const REPEAT_INTERVAL: Duration = Duration::from_secs(3600);
 /// Burst size of Events; one more is allowed every [`REFILL`].
 const BURST: u32 = 20;
 const REFILL: Duration = Duration::from_secs(2);
@@ -34,7 +34,7 @@ pub(crate) struct Reports {
     node: String,
     /// Nodes that run this switch, recognized by their annotation.
     agents: HashSet<Cookie>,
-    said: HashMap<(Cookie, String), Instant>,
+    sent: HashMap<(Cookie, String), Instant>,
     tokens: u32,
     refilled: Instant,
     clock: Clock,
@@ -46,7 +46,7 @@ impl Reports {
         Self {
             node: node.to_owned(),
             agents: HashSet::new(),
-            said: HashMap::new(),
+            sent: HashMap::new(),
             tokens: BURST,
             refilled: clock.now(),
             clock,
@@ -89,7 +89,7 @@ impl Reports {
             self.tokens = self.tokens.saturating_add(new).min(BURST);
             self.refilled = now;
         }
-        self.said.retain(|_, at| now.since(*at) < AGAIN);
+        self.sent.retain(|_, at| now.since(*at) < REPEAT_INTERVAL);
         let (mut drafts, mut more) = (Vec::new(), false);
         for record in records {
             let is_wrong =
@@ -103,10 +103,10 @@ impl Reports {
                 continue;
             }
             let key = (record.object.clone(), record.message());
-            if self.said.contains_key(&key) {
+            if self.sent.contains_key(&key) {
                 continue;
             }
-            if self.tokens == 0 || self.said.len() >= REMEMBERED {
+            if self.tokens == 0 || self.sent.len() >= REMEMBERED {
                 more = true;
                 break;
             }
@@ -118,7 +118,7 @@ impl Reports {
                 reason: record.action.event_reason(),
                 message: truncated(&key.1),
             });
-            self.said.insert(key, now);
+            self.sent.insert(key, now);
         }
         (drafts, more)
     }
@@ -201,7 +201,7 @@ mod tests {
         now = now + REFILL * 15;
         let (drafts, more) = reports.select(&records, now, &|_| true);
         assert_eq!((drafts.len(), more), (10, false));
-        now = now + AGAIN + REFILL * BURST;
+        now = now + REPEAT_INTERVAL + REFILL * BURST;
         assert_eq!(
             reports.select(&records, now, &|_| true).0.len(),
             BURST as usize,

@@ -9,7 +9,7 @@
 //! let mut options = ApiOptions::new("node-1"); // the name of our Node object
 //! options.servers = vec!["https://192.0.2.1:6443".into()];
 //! let mut source = ApiSource::open(options)?;
-//! let state = source.first_state(&mut |_why| true)?.expect("nobody told it to stop");
+//! let state = source.first_state(&mut |_why| true)?.expect("it was not stopped");
 //! let node = Node::start(NodeOptions::new("node-1").lenient(true), state)?.spawn()?;
 //! loop {
 //!     source.follow(&mut &node, false)?;

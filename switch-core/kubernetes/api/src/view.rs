@@ -17,9 +17,9 @@ use crate::servers::Servers;
 use crate::watch::get;
 
 /// Time between two GETs of a pod that is awaited.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+const GET_INTERVAL: Duration = Duration::from_millis(500);
 /// After how long without a response the API server counts as unreachable.
-const AWAY_MS: u64 = 3_000;
+const UNREACHABLE_AFTER_MS: u64 = 3_000;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -72,11 +72,11 @@ fn enter(directory: &PodDirectory, pod: &Object, node: &str) {
 }
 
 fn facts(pod: &Object) -> PodFacts {
-    let is_told =
+    let is_relevant =
         |key: &str| key.starts_with("podswitch.io/") || key == "kubernetes.io/config.hash";
     PodFacts::new(pod.uid().map(str::to_owned), pod.labels().collect())
         .ports(pod.named_ports())
-        .annotations(pod.annotations().filter(|(key, _)| is_told(key)).collect())
+        .annotations(pod.annotations().filter(|(key, _)| is_relevant(key)).collect())
 }
 
 fn pod_name(object: &Cookie) -> Option<PodName> {
@@ -113,13 +113,13 @@ impl ClusterView for ApiView {
                         enter(&directory, &object, &node);
                     }
                 }
-                sleep(ASK_AGAIN).await;
+                sleep(GET_INTERVAL).await;
             }
         });
         let found = self.directory.wait(pod, uid, deadline);
         asking.abort();
         found.map_err(|error| match error {
-            ViewError::Unknown if self.shared.silence_ms() >= AWAY_MS => {
+            ViewError::Unknown if self.shared.silence_ms() >= UNREACHABLE_AFTER_MS => {
                 ViewError::Away(self.shared.error().unwrap_or_else(|| "it is silent".to_owned()))
             }
             error => error,

@@ -159,11 +159,11 @@ impl Store {
 
     /// Counts an object in its namespace, or removes it from the count.
     fn count(&mut self, name: &Arc<str>, facts: &Facts, by: isize) {
-        let place = self.next;
+        let sequence = self.next;
         let state = self
             .namespaces
             .entry(name.clone())
-            .or_insert_with(|| NamespaceState { place, ..NamespaceState::default() });
+            .or_insert_with(|| NamespaceState { sequence, ..NamespaceState::default() });
         let add = |count: &mut usize| *count = count.saturating_add_signed(by);
         let before = state.members;
         add(&mut state.members);

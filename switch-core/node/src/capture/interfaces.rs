@@ -17,8 +17,8 @@ pub(super) struct Interfaces {
     /// Names of devices at the start of the capture.
     devices: HashMap<PortId, String>,
     list: Vec<Interface>,
-    /// The interface of each port, and its name in the state by which it was added: another pod may
-    /// get the port.
+    /// The interface of each port, and the epoch in which it was found: another pod may get the
+    /// port later.
     by_port: HashMap<PortId, (Epoch, usize)>,
 }
 

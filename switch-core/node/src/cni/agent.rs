@@ -109,8 +109,8 @@ impl Agent {
         let sender = Mutex::new(sender);
         shared.view.on_change(Box::new(move |pod| drop(lock(&sender).send(pod.clone()))));
         shared.find_node_addresses();
-        shared.work_off_queue();
-        shared.attach_again();
+        shared.process_queue();
+        shared.reattach();
         let heartbeat = Heartbeat::beside(&options.socket);
         shared.beat(&heartbeat);
         let server = server::Server::start(listener, shared.clone())?;
@@ -162,7 +162,7 @@ impl Upkeep {
                 // The view is gone; the other work continues.
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
             }
-            self.shared.work_off_queue();
+            self.shared.process_queue();
             let now = Instant::now();
             if now >= beat_at {
                 beat_at = now + heartbeat::INTERVAL;
@@ -171,7 +171,7 @@ impl Upkeep {
             if now >= retry_at {
                 retry_at = now + RETRY;
                 self.shared.find_node_addresses();
-                self.shared.attach_again();
+                self.shared.reattach();
                 if let Some(installer) = &mut self.installer {
                     installer
                         .put_back()
@@ -185,7 +185,7 @@ impl Upkeep {
 
 impl Shared {
     /// Performs queued DELs.
-    fn work_off_queue(&self) {
+    fn process_queue(&self) {
         let queued = match self.queue.list() {
             Ok(queued) => queued,
             Err(error) => {
@@ -213,7 +213,7 @@ impl Shared {
 
     /// Attaches the pods of leases that are not attached: after a start, or after their namespace
     /// could not be opened.
-    fn attach_again(&self) {
+    fn reattach(&self) {
         let missing: Vec<Key> = {
             let state = self.state();
             let is_missing = |lease: &&Lease| {

@@ -125,8 +125,8 @@ pub(super) fn evaluate(
         let verdict = Verdict::Drop(DropReason::EndpointNotReady).unless_denied(&policies);
         return Ok(Outcome { verdict, policies, service: served, route: None });
     }
-    let way = Way { snapshot: &snapshot, config: &config, node, to, ingress };
-    let decision = way.ask(&snapshot, &key);
+    let first = FirstPacket { snapshot: &snapshot, config: &config, node, to, ingress };
+    let decision = first.ask(&snapshot, &key);
     let is_refused = served.as_ref().is_some_and(Served::is_refused);
     let policies = match decision {
         Decision::Gateway => not_evaluated(policies),
@@ -134,12 +134,12 @@ pub(super) fn evaluate(
         _ if is_refused => not_evaluated(policies),
         _ => policies,
     };
-    let (verdict, route) = match way.outcome(&decision) {
+    let (verdict, route) = match first.outcome(&decision) {
         Ok(route) => (Verdict::Allow, Some(route)),
         Err(DropReason::PolicyEgress | DropReason::PolicyIngress) => {
             // The route that the packet would take if it were allowed.
             let open = Snapshot { policy: Arc::new(PolicyTable::default()), ..(*snapshot).clone() };
-            (Verdict::Allow, way.outcome(&way.ask(&open, &key)).ok())
+            (Verdict::Allow, first.outcome(&first.ask(&open, &key)).ok())
         }
         Err(reason @ (DropReason::ServiceNoEndpoints | DropReason::ServiceUndefinedPort)) => {
             (Verdict::Reject(reason), None)
@@ -217,7 +217,7 @@ fn not_evaluated(policies: Explanation) -> Explanation {
 }
 
 /// The first packet at the switch that it reaches.
-struct Way<'a> {
+struct FirstPacket<'a> {
     snapshot: &'a Snapshot,
     config: &'a Config,
     node: &'a Arc<str>,
@@ -226,7 +226,7 @@ struct Way<'a> {
     ingress: PortId,
 }
 
-impl Way<'_> {
+impl FirstPacket<'_> {
     fn ask<'s>(&self, snapshot: &'s Snapshot, key: &FlowKey) -> Decision<'s> {
         resolve(snapshot, &Query::new(key, self.ingress))
     }
