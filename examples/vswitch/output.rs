@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_counts_what_it_loses_and_says_so_where_it_was_lost() {
+    fn a_full_queue_reports_lost_lines_in_their_place() {
         let queue = queue();
         let mut state = queue.lock();
         let line = vec![b'x'; MAX_BYTES / 4];

@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_says_who_why_and_how_much() {
+    fn a_row_shows_ends_policy_and_traffic() {
         let flow = json!({
             "protocol": 6, "src": "10.1.0.2", "sport": 4000, "src_pod": "shop/web", "src_node": "n1",
             "dst": "10.96.0.1", "dport": 80, "dst_pod": "shop/db", "dst_node": "n2", "service": "Service/shop/db",

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_becomes_lines() {
+    fn a_worker_is_formatted_as_lines() {
         let worker = json!({
             "worker": 1, "busy_percent": 12.34, "asleep_percent": 80.0, "polls": 10, "empty_polls": 4,
             "bursts": 8, "burst_mean": 3.0, "burst_sizes": {"1": 6, "33-64": 2}, "packets": 24,

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn directives_are_read_and_written() {
+    fn directives_are_parsed_and_formatted() {
         for (text, written) in [
             ("debug", "debug"),
             ("cni=debug", "info,cni=debug"),
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_ones_name_what_there_is() {
+    fn errors_list_valid_levels_and_targets() {
         for (text, says) in [
             ("loud", "\"loud\" is not a level; the levels are off, error, warn, info, debug"),
             ("", "\"\" is not a level"),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directive_is_for_its_target() {
+    fn a_directive_applies_to_its_target() {
         let filter = filter("warn,cni=debug,run=off");
         assert!(filter.allows("cni", Verbosity::Debug));
         assert!(filter.allows("state", Verbosity::Warn));

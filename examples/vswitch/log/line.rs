@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn text_has_one_line_and_quotes_what_has_spaces() {
+    fn text_is_one_line_and_quotes_values_with_spaces() {
         let fields = vec![
             ("kind", "Pod".into()),
             ("reason", "a \"b\"\nc".into()),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_of_a_kind_are_together_in_text() {
+    fn changes_of_a_kind_are_combined_in_text() {
         let fields = vec![
             ("epoch", 12.into()),
             ("pods_added", 2.into()),

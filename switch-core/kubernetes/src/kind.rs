@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_that_are_read() {
+    fn supported_kinds() {
         for (kind, version) in [
             ("Pod", "v1"),
             ("NetworkPolicy", "networking.k8s.io/v1"),

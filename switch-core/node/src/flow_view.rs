@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn the_greatest_are_kept_in_order() {
+    fn the_greatest_values_are_kept_in_order() {
         let mut first = First::new(3);
         let mut most = 0;
         for number in 0..1000_u16 {
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_of_what_was_added() {
+    fn rates_are_computed_from_increments() {
         let hasher = DefaultHashBuilder::default();
         let known = info(1, [100, 50]);
         let hash = hasher.hash_one(known.pinned.original);

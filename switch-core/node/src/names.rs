@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nearest() {
+    fn nearest_names() {
         let pods =
             ["shop/web-7d4b9-x2x", "shop/web-7d4b9-k8k", "shop/db-0", "shop/db-1", "lab/web"];
         for (name, nearest) in [

@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_have_no_bytes_of_packets() {
+    fn records_contain_no_packet_bytes() {
         let text = r#"{"drops":[{"reason":"policy_ingress","frame":"00ff"},{"reason":"spoof"}]}"#;
         assert_eq!(
             without_frames(text),
@@ -175,7 +175,7 @@ mod tests {
 
     /// A part that cannot be read does not make the report fail.
     #[test]
-    fn without_a_switch_there_is_still_a_report() {
+    fn a_report_is_written_without_a_switch() {
         let parts = collect(&Client::new("/nonexistent/ctl.sock"), 1, 1);
         let part =
             |name: &str| parts.iter().find(|(part, _)| part == name).map(|(_, content)| content);

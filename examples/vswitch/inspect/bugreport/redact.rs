@@ -174,7 +174,7 @@ mod tests {
     const JWT: &str = "eyJhbGciOiJSUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJrdWJlcm5ldGVzIn0.c2lnbmF0dXJl";
 
     #[test]
-    fn secrets_go_and_the_rest_stays() {
+    fn only_secrets_are_removed() {
         for (text, expected) in [
             ("nothing to hide\n", "nothing to hide\n"),
             ("token: abc\nnext: 1\n", "token: [removed]\nnext: 1\n"),

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_become_whole_blocks_and_a_summary() {
+    fn pieces_become_complete_blocks_and_a_summary() {
         let all = capture();
         for size in [1, 3, 8, 50, all.len()] {
             let (mut blocks, mut written) = (Blocks::default(), Vec::new());
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_cut_off_has_no_summary() {
+    fn a_truncated_stream_has_no_summary() {
         let all = capture();
         let (mut blocks, mut written) = (Blocks::default(), 0);
         let write = |blocks: &[u8]| {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_capture_is_refused() {
+    fn other_data_than_a_capture_is_refused() {
         let error = Blocks::default().push(b"HTTP/1.1 200 OK", |_| Ok(())).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }

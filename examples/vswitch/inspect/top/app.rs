@@ -159,7 +159,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn it_stays_while_paused_and_says_what_is_lost() {
+    fn paused_screens_keep_their_sample_and_show_errors() {
         let mut app = app();
         let shown = app.sample.clone();
         app.press(Key::Char('p'));
@@ -175,7 +175,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn it_scrolls_no_farther_than_there_are_rows() {
+    fn scrolling_stops_at_the_last_row() {
         let mut app = app();
         app.press(Key::PageDown);
         let (rows, all) = app.rows(1);

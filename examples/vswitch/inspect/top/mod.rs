@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sample_for_programs_has_numbers() {
+    fn a_json_sample_has_numbers() {
         let mut sampler = Sampler::new();
         sampler.sample(&sample::tests::answers(1), None);
         let sample = sampler.sample(&sample::tests::answers(2), Some(Duration::from_secs(1)));

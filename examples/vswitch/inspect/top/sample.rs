@@ -332,7 +332,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn rates_are_between_samples() {
+    fn rates_are_computed_between_samples() {
         let mut sampler = Sampler::new();
         let first = sampler.sample(&answers(1), None);
         assert_eq!(texts(&first.tables[0].rows[1])[..2], ["shop/web", "0 bit/s"]);

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_that_went_away_is_said_and_the_last_tables_stay() {
+    fn a_lost_switch_is_reported_and_the_last_tables_stay() {
         let mut app = app();
         app.take(Err("ctl.sock: Connection refused".to_owned()));
         app.press(Key::Char('p'));

@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn our_node_is_written_when_it_differs_and_only_then() {
+    fn our_node_is_written_only_when_it_differs() {
         let (mut own, clock) = (OwnNode::default(), Clock::start());
         let mut now = clock.now();
         own.set_in_force(&local(), None);
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn among_flannel_nodes_it_is_one_of_them() {
+    fn among_flannel_nodes_it_writes_flannels_annotations() {
         let wanted = annotations(&local(), Some(Overlay { vni: Some(7) }));
         let get = |key: &str| wanted[&format!("{FLANNEL}/{key}")].clone();
         assert_eq!(get("public-ip"), "192.0.2.1");

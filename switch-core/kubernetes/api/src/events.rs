@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_is_said_once_and_not_too_many_at_once() {
+    fn each_fault_is_reported_once_at_a_limited_rate() {
         let records = records(30);
         let mut reports = Reports::new("n");
         let mut now = reports.clock.now();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn one_node_speaks_of_an_object() {
+    fn one_node_reports_on_an_object() {
         let names = ["n1", "n2", "n3", "n4"];
         let nodes = names.map(|name| {
             let json = format!(

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_list_is_all_and_later_ones_tell_what_is_there() {
+    fn later_lists_find_deleted_objects() {
         let (mut lists, kind) = (Lists::default(), Kind::Service);
         lists.begin(kind, true);
         lists.enter(kind, &name("x"));
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_under_way_counts_for_more_than_what_was_kept() {
+    fn a_running_list_takes_precedence_over_the_saved_state() {
         let mut lists = Lists::default();
         lists.begin(Kind::Service, true);
         lists.know_more(Kind::Service, [name("listed")].into());

@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_each_object_is_kept_and_a_cut_line_is_not() {
+    fn the_last_version_of_each_object_is_saved_and_a_truncated_line_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let mut saved = Saved::open(Some(folder.path()), "n");
         assert!(saved.is_kept());
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_has_grown_is_written_anew() {
+    fn a_file_that_has_grown_is_compacted() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = Writer::create(folder.path(), "n").unwrap();
         let (sender, jobs) = sync_channel(QUEUE);
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_written_keeps_nothing() {
+    fn nothing_is_saved_in_a_folder_that_is_not_writable() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("file"), "").unwrap();
         let mut saved = Saved::open(Some(&folder.path().join("file/below")), "n");

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn items_are_found_wherever_the_text_is_cut() {
+    fn items_are_found_wherever_the_text_is_split() {
         let text = r#"{"kind":"PodList","metadata":{"items":[1],"note":"items","resourceVersion":"7"},
             "items" : [ {"a":"}]\"{\\","items":[{"b":[]}]} , {"é":{}} ], "more":[{"items":[]}]}"#;
         for chunk in 1..text.len() {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_without_items_and_what_is_no_list() {
+    fn lists_without_items_and_invalid_lists() {
         assert_eq!(split(r#"{"items":[]}"#, 3).unwrap().0.len(), 0);
         assert_eq!(split(r#"{"items":null,"metadata":{}}"#, 3).unwrap().0.len(), 0);
         assert_eq!(split(r#"{"a":"items","b":[{}]}"#, 3).unwrap().0.len(), 0, "a value");

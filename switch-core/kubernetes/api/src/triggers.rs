@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn each_trigger_counts_once_and_those_of_before_do_not() {
+    fn each_trigger_counts_once_and_earlier_ones_do_not() {
         let mut triggers = Triggers::new();
         let began = triggers.began;
         triggers.upsert(&slice("old", began - Duration::from_secs(60)));

@@ -515,7 +515,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_to_their_bound() {
+    fn pauses_grow_to_their_limit() {
         let mut backoff = Backoff::default();
         let pauses: Vec<Duration> = (0..12).map(|_| backoff.next()).collect();
         assert!((PAUSES.0 / 2..=PAUSES.0).contains(&pauses[0]), "{pauses:?}");
@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_a_query_are_escaped() {
+    fn query_values_are_escaped() {
         assert_eq!(escape("a=b&c/é"), "a%3Db%26c%2F%C3%A9");
     }
 }

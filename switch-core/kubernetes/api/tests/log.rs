@@ -59,7 +59,7 @@ impl Subscriber for Log {
 }
 
 #[test]
-fn an_outage_is_logged_once_and_each_new_try_with_its_reason() {
+fn an_outage_is_logged_once_and_each_retry_with_its_reason() {
     let log = Log::default();
     tracing::subscriber::set_global_default(log.clone()).expect("the only one");
     let world = Arc::new(World::default());

@@ -181,7 +181,7 @@ fn follow(source: &mut ApiSource, sink: &mut Sink, text: &str, what: impl Fn(&Si
 }
 
 #[test]
-fn the_first_state_is_whole_and_then_only_what_changed_is_published() {
+fn the_first_state_is_complete_and_then_only_changes_are_published() {
     let rig = Rig::new();
     rig.world.put(
         Kind::NetworkPolicy,
@@ -226,7 +226,7 @@ fn the_first_state_is_whole_and_then_only_what_changed_is_published() {
 }
 
 #[test]
-fn what_has_no_effect_is_not_published() {
+fn changes_without_effect_are_not_published() {
     let rig = Rig::new();
     let (mut source, mut sink) = rig.started();
     let mut same = pod("here", "n1", "10.244.1.2");
@@ -239,7 +239,7 @@ fn what_has_no_effect_is_not_published() {
 }
 
 #[test]
-fn a_policy_with_peers_has_all_pods_watched_and_waits_for_them() {
+fn a_policy_with_peers_widens_the_watch_and_waits_for_all_pods() {
     let rig = Rig::new();
     let (mut source, mut sink) = rig.started();
     rig.world.put(Kind::NetworkPolicy, policy("peers", &json!({ "podSelector": {} })));
@@ -263,7 +263,7 @@ fn a_policy_with_peers_has_all_pods_watched_and_waits_for_them() {
 }
 
 #[test]
-fn a_watch_goes_on_after_a_cut_and_lists_again_after_410() {
+fn a_watch_resumes_after_a_disconnect_and_lists_again_after_410() {
     let rig = Rig::new();
     let (mut source, mut sink) = rig.started();
     let lists = |rig: &Rig| {
@@ -293,7 +293,7 @@ fn a_watch_goes_on_after_a_cut_and_lists_again_after_410() {
 }
 
 #[test]
-fn a_start_without_an_api_server_has_the_last_good_state_and_follows_when_one_is_back() {
+fn a_start_without_an_api_server_loads_the_last_good_state_and_follows_when_one_returns() {
     let mut rig = Rig::new();
     rig.world.put(Kind::NetworkPolicy, policy("peers", &json!({ "podSelector": {} })));
     let (mut source, mut sink) = rig.started();
@@ -353,7 +353,7 @@ fn servers_are_tried_in_turn() {
 }
 
 #[test]
-fn endpoints_of_the_api_server_are_kept() {
+fn endpoints_of_the_api_server_are_saved() {
     let rig = Rig::new();
     rig.world.put(
         Kind::EndpointSlice,
@@ -386,7 +386,7 @@ fn a_replaced_token_is_read_again() {
 }
 
 #[test]
-fn a_bad_object_is_left_out_with_an_event_and_holds_nothing_up() {
+fn a_bad_object_is_left_out_with_an_event_and_blocks_no_other() {
     let rig = Rig::new();
     let (mut source, mut sink) = rig.started();
     rig.world.put(Kind::NetworkPolicy, policy("bad", &json!({ "ipBlock": { "cidr": 7 } })));
@@ -455,7 +455,7 @@ fn optional_kinds_may_be_missing_and_required_ones_may_not() {
 }
 
 #[test]
-fn a_refusal_is_tried_again() {
+fn a_refused_request_is_retried() {
     let rig = Rig::new();
     for code in [500, 429, 403, 410] {
         rig.world.refuse(code);
@@ -465,7 +465,7 @@ fn a_refusal_is_tried_again() {
 }
 
 #[test]
-fn the_node_without_an_object_waits_and_keeps_its_state_if_it_vanishes() {
+fn a_node_waits_for_its_object_and_keeps_its_state_if_it_is_deleted() {
     let rig = Rig::new();
     rig.world.delete(Kind::Node, "n1");
     let (mut source, mut waited) = (rig.open(), String::new());
@@ -486,7 +486,7 @@ fn the_node_without_an_object_waits_and_keeps_its_state_if_it_vanishes() {
 }
 
 #[test]
-fn the_view_asks_for_a_pod_that_the_watch_does_not_have() {
+fn the_view_gets_a_pod_that_the_watch_does_not_have() {
     let mut rig = Rig::new();
     let (source, _sink) = rig.started();
     let view = source.view();
@@ -549,7 +549,7 @@ fn peers_take_an_address_from_the_annotation_first() {
 }
 
 #[test]
-fn probes_hold_whatever_becomes_of_the_api_server() {
+fn probes_succeed_whatever_happens_to_the_api_server() {
     let mut rig = Rig::new();
     let mut options = rig.options();
     let (probes, meters) = (Probes::default(), Meters::default());

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unused_texts_are_freed() {
+    fn unused_strings_are_freed() {
         let mut names = Names::default();
         let kept = names.get("kept");
         let kept_labels = names.labels([("a", "b")].into_iter());

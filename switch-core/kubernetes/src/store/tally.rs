@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_undone_does_not_count() {
+    fn undone_changes_do_not_count() {
         let mut store = Store::new(Some("n"), Options::default());
         store.upsert(&pod("a", "10.0.0.1"));
         store.take_object_changes();

@@ -186,7 +186,7 @@ proptest! {
 
     /// Changes that were undone leave no trace.
     #[test]
-    fn changes_can_be_taken_back(
+    fn changes_can_be_undone(
         before in prop::collection::vec((any::<u8>(), 0u8..4, 0u8..10), 0..30),
         after in prop::collection::vec((any::<u8>(), 0u8..4, 0u8..VALUES as u8, any::<bool>()), 1..30),
     ) {
@@ -252,7 +252,7 @@ fn the_last_good_version_of_a_policy_stays() {
 }
 
 #[test]
-fn changes_tell_of_this_nodes_pods() {
+fn changes_include_this_nodes_pods() {
     let pod = |name: &str, ip: &str, node: &str, created: u8| {
         object(&json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "creationTimestamp": format!("2026-01-01T00:00:0{created}Z"),
@@ -283,7 +283,7 @@ fn changes_tell_of_this_nodes_pods() {
 }
 
 #[test]
-fn what_was_written_by_hand_keeps_its_address() {
+fn objects_written_by_hand_keep_their_address() {
     let pod = |name: &str, ip: &str, label: &str| {
         object(
             &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"l": label}},
@@ -313,7 +313,7 @@ fn what_was_written_by_hand_keeps_its_address() {
 }
 
 #[test]
-fn only_one_object_of_a_kind_that_is_read_is_an_object() {
+fn only_a_single_object_of_a_supported_kind_is_accepted() {
     for text in [
         "",
         "{",

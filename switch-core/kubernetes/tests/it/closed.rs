@@ -32,7 +32,7 @@ fn closed(compiled: &Compiled) -> &NetworkPolicy {
 }
 
 #[test]
-fn it_closes_what_it_selects_in_the_directions_that_it_names() {
+fn it_isolates_the_selected_pods_in_the_named_directions() {
     let web =
         Selector { labels: Labels::new([("app".into(), "web".into())]), expressions: Vec::new() };
     let all = Selector::everything();
@@ -96,7 +96,7 @@ fn it_closes_what_it_selects_in_the_directions_that_it_names() {
 }
 
 #[test]
-fn a_mistyped_version_or_kind_closes_too() {
+fn a_misspelled_version_or_kind_isolates_too() {
     let spec = "{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress]}";
     for (right, wrong) in [
         ("networking.k8s.io/v1", "networking.k8s.io/v1beta1"),
@@ -117,7 +117,7 @@ fn a_mistyped_version_or_kind_closes_too() {
 }
 
 #[test]
-fn a_second_definition_closes_what_it_selects() {
+fn a_second_definition_isolates_the_selected_pods() {
     let open = policy("{podSelector: {}, ingress: [{}]}");
     let shut = policy("{podSelector: {}, policyTypes: [Egress]}");
     let compiled = compile(&format!("{open}---\n{shut}"));

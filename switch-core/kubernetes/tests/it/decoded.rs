@@ -56,7 +56,7 @@ fn made_of(objects: &[Object]) -> String {
 }
 
 #[test]
-fn decoding_by_kind_is_the_same_as_by_what_the_object_says() {
+fn decoding_by_kind_equals_decoding_by_the_objects_own_kind() {
     let decoded: Vec<Object> = ALL.iter().map(|(kind, json)| object(*kind, json)).collect();
     let told: Vec<Object> = ALL
         .iter()
@@ -76,7 +76,7 @@ fn decoding_by_kind_is_the_same_as_by_what_the_object_says() {
 }
 
 #[test]
-fn the_thin_form_says_the_same_to_a_store() {
+fn the_thin_form_gives_the_same_state() {
     let objects: Vec<Object> = ALL.iter().map(|(kind, json)| object(*kind, json)).collect();
     let thin: Vec<String> = objects.iter().map(|it| it.to_json().expect("well formed")).collect();
     let again: Vec<Object> =
@@ -88,7 +88,7 @@ fn the_thin_form_says_the_same_to_a_store() {
 }
 
 #[test]
-fn faults_keep_the_object_its_name_and_its_kind() {
+fn invalid_objects_keep_their_name_and_kind() {
     for (kind, json, field) in [
         (
             Kind::Pod,
@@ -120,7 +120,7 @@ fn faults_keep_the_object_its_name_and_its_kind() {
 }
 
 #[test]
-fn what_a_program_looks_at() {
+fn parts_that_programs_read() {
     let (pod, node) = (object(Kind::Pod, POD), object(Kind::Node, NODE));
     assert_eq!((pod.uid(), pod.node_name()), (Some("u-1"), Some("n1")));
     assert_eq!(pod.labels().collect::<Vec<_>>(), [("app", "web")]);
@@ -154,7 +154,7 @@ fn what_a_program_looks_at() {
 }
 
 #[test]
-fn an_annotated_address_counts_until_the_status_has_one_and_takes_nobodys() {
+fn an_annotated_address_counts_until_the_status_has_one_and_takes_no_other_pods() {
     let pod = |name: &str, annotation: &str, status: &str, created: u32| {
         let json = format!(
             r#"{{"metadata":{{"name":"{name}","namespace":"a","creationTimestamp":"2026-11-30T05:05:{created:02}Z",

@@ -91,7 +91,7 @@ fn this_node_and_the_others() {
 }
 
 #[test]
-fn link_layer_addresses_of_an_ipv6_node_come_from_its_last_bytes() {
+fn mac_addresses_of_an_ipv6_node_are_derived_from_its_last_bytes() {
     let compiled = good(&node("n9", "", "", &["2001:db8::10a:b0c"]));
     assert_eq!(compiled.config.nodes[0].vtep.ipv4.to_string(), "0e:58:01:0a:0b:0c");
     // IPv4 first, in any order.
@@ -192,7 +192,7 @@ fn nodes_that_collide() {
 }
 
 #[test]
-fn a_state_without_this_node_is_told() {
+fn a_state_without_this_node_is_reported() {
     let compiled = compile(&pod("a", "10.0.0.1", "", "", ""));
     assert_eq!(&*compiled.config.node.name, "n1");
     assert!(!compiled.has_node);

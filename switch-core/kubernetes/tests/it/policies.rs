@@ -323,7 +323,7 @@ fn faults() {
 }
 
 #[test]
-fn all_faults_are_told_at_once() {
+fn all_faults_are_reported_at_once() {
     let found = bad(&text(
         "{podSelector: {matchLabels: {'a b': c}}, policyTypes: [Both],
           ingress: [{from: [{}], ports: [{port: 0, protocol: x}]}], egress: [{to: [{ipBlock: {cidr: x}}]}]}",
@@ -332,7 +332,7 @@ fn all_faults_are_told_at_once() {
 }
 
 #[test]
-fn a_thousand_faults_of_one_object_are_not_all_told() {
+fn a_thousand_faults_of_one_object_are_not_all_reported() {
     let ports = "{port: 0},".repeat(100_000);
     let found = bad(&text(&format!("{{ingress: [{{ports: [{ports}]}}]}}")));
     assert_eq!(found.len(), 100);

@@ -132,7 +132,7 @@ fn an_object_moves_from_file_to_file() {
 }
 
 #[test]
-fn of_two_definitions_the_first_stays_until_it_goes() {
+fn the_first_of_two_definitions_stays_until_it_is_removed() {
     let mut folder = Folder::new();
     let ip = |folder: &mut Folder| {
         let compiled = folder.store.compiled();
@@ -177,7 +177,7 @@ fn of_two_definitions_the_first_stays_until_it_goes() {
 }
 
 #[test]
-fn what_is_cut_or_unreadable_changes_nothing() {
+fn truncated_or_unreadable_files_change_nothing() {
     let mut folder = Folder::new();
     let two = [pod("a", "10.0.0.1"), pod("b", "10.0.0.2")].join("---\n");
     folder.write("a.yaml", &two);
@@ -222,7 +222,7 @@ fn what_is_cut_or_unreadable_changes_nothing() {
 }
 
 #[test]
-fn the_last_good_version_of_a_policy_outlives_a_reload() {
+fn the_last_good_version_of_a_policy_survives_a_reload() {
     let mut folder = Folder::new();
     let policy = |version: &str, port: &str| {
         format!(

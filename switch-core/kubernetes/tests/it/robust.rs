@@ -11,7 +11,7 @@ use crate::good;
 const PRINTED: &str = include_str!("printed.yaml");
 
 #[test]
-fn what_kubectl_prints_loads_as_it_is() {
+fn kubectls_output_loads_unchanged() {
     let compiled = good(PRINTED);
     assert_eq!(compiled.config.endpoints.len(), 2);
     assert_eq!(compiled.pods.len(), 1);
@@ -23,7 +23,7 @@ fn what_kubectl_prints_loads_as_it_is() {
 }
 
 #[test]
-fn yaml_and_json_say_the_same() {
+fn yaml_and_json_are_equivalent() {
     let yaml = good("{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {x: y}}}");
     let json =
         r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"a","labels":{"x":"y"}}}"#;

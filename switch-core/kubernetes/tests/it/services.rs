@@ -61,7 +61,7 @@ fn an_ordinary_service() {
 }
 
 #[test]
-fn everything_a_load_balancer_can_say() {
+fn a_load_balancer_with_every_field() {
     let text = service(
         "web",
         "annotations: {podswitch.io/maglev-size: '65537'}",
@@ -237,7 +237,7 @@ endpoints:
 }
 
 #[test]
-fn slices_of_no_use_are_noted() {
+fn unusable_slices_are_noted() {
     let compiled =
         good(&slice("x", "addressType: FQDN\nendpoints: [{addresses: [a.example.com]}]"));
     assert!(compiled.config.slices.is_empty());
@@ -248,7 +248,7 @@ fn slices_of_no_use_are_noted() {
 }
 
 #[test]
-fn pods_that_have_ended_are_no_backends() {
+fn ended_pods_are_not_backends() {
     let pods = pod("gone", "10.1.0.1", "namespace: a", "", "phase: Failed")
         + &pod("old", "10.1.0.2", "namespace: a", "", "phase: Succeeded")
         + &pod("new", "10.1.0.2", "namespace: a", "", "phase: Running");
@@ -386,7 +386,7 @@ status: {podIPs: [{ip: 10.1.0.7}, {ip: 'fd00::7'}]}
 
 /// The compiler of the next stage accepts everything that is accepted here.
 #[test]
-fn what_is_accepted_compiles() {
+fn accepted_objects_compile() {
     let mut compiler = podswitch_policy::service::compile::Compiler::new(Default::default());
     let compiled = good(include_str!("printed.yaml"));
     assert!(!compiled.config.services.is_empty() && !compiled.config.slices.is_empty());

@@ -41,7 +41,7 @@ const OLD: &str = "creationTimestamp: '2026-01-01T00:00:00Z'";
 const NEW: &str = "creationTimestamp: '2026-01-01T00:00:01Z'";
 
 #[test]
-fn the_living_or_newer_of_two_pods_has_the_address() {
+fn the_live_or_newer_of_two_pods_has_the_address() {
     let address = "10.0.0.1";
     let deleted_new = format!("{DELETED}, {NEW}");
     for (loser, losers_phase, winner) in [
@@ -76,7 +76,7 @@ fn the_living_or_newer_of_two_pods_has_the_address() {
 }
 
 #[test]
-fn each_address_of_a_pod_is_decided_for_itself() {
+fn each_address_of_a_pod_is_decided_separately() {
     let both = "apiVersion: v1\nkind: Pod\nmetadata: {name: old, deletionTimestamp: x}\n\
                 spec: {nodeName: n1}\nstatus: {podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}\n";
     let compiled = good(&(both.to_owned() + &pod("new", "10.0.0.1", "", "", "")));
@@ -88,7 +88,7 @@ fn each_address_of_a_pod_is_decided_for_itself() {
 }
 
 #[test]
-fn the_living_or_newer_of_two_nodes_has_the_address() {
+fn the_live_or_newer_of_two_nodes_has_the_address() {
     let not_ready = "conditions: [{type: Ready, status: 'Unknown'}]";
     let ready =
         "conditions: [{type: MemoryPressure, status: 'False'}, {type: Ready, status: 'True'}]";
@@ -121,7 +121,7 @@ fn the_living_or_newer_of_two_nodes_has_the_address() {
 }
 
 #[test]
-fn addresses_of_no_use_are_left_out() {
+fn unusable_addresses_are_left_out() {
     for ip in ["127.0.0.1", "169.254.7.7", "224.0.0.1", "0.0.0.0", "::1", "fe80::2", "ff02::1"] {
         let compiled = good(&pod("a", ip, "", "", ""));
         assert!(pods(&compiled).is_empty());
@@ -143,7 +143,7 @@ fn addresses_of_no_use_are_left_out() {
 }
 
 #[test]
-fn statuses_of_services_that_are_stale_or_strange() {
+fn stale_or_unusual_service_statuses() {
     let spec = "type: LoadBalancer, ports: [{port: 80}]";
     for ip in ["127.0.0.1", "::1", "0.0.0.0", "169.254.7.7", "fe80::1", "255.255.255.255"] {
         let status =
@@ -219,7 +219,7 @@ fn values_of_newer_apis() {
 }
 
 #[test]
-fn large_slices_and_ports_of_no_use() {
+fn large_slices_and_unusable_ports() {
     for count in [100, 101, 405, 2000, 20_000] {
         let ports: String =
             (0..count).map(|i| format!("{{name: p{i}, port: {}}},", i + 1)).collect();
@@ -250,7 +250,7 @@ fn slices_for_others_are_not_used() {
 }
 
 #[test]
-fn one_object_holds_up_no_other() {
+fn one_bad_object_blocks_no_other() {
     let text = pod("good", "10.0.0.1", "", "", "")
         + &pod("bad", "10.0.0.2", "labels: {a b: c}", "", "")
         + &service("ports: []", "")
@@ -269,7 +269,7 @@ fn one_object_holds_up_no_other() {
 }
 
 #[test]
-fn unknown_keys_of_ours_are_said_with_the_right_one() {
+fn unknown_podswitch_keys_are_reported_with_the_nearest_key() {
     for (kind, key, meant) in [
         ("Pod", "podswitch.io/netsn", "podswitch.io/netns"),
         ("Pod", "podswitch.io/network-namespace", "podswitch.io/netns"),
@@ -334,7 +334,7 @@ fn a_network_namespace_stays_with_the_pod_that_named_it_first() {
 }
 
 #[test]
-fn namespaces_that_are_not_there() {
+fn missing_namespaces() {
     let policy =
         object("networking.k8s.io/v1", "NetworkPolicy", "metadata: {name: p, namespace: prodd}");
     let namespace = object("v1", "Namespace", "metadata: {name: prod}");
@@ -347,7 +347,7 @@ fn namespaces_that_are_not_there() {
 }
 
 #[test]
-fn services_without_a_range_are_said() {
+fn services_without_a_range_are_reported() {
     let compiled = good(&service("ports: [{port: 80}]", ""));
     assert!(is_said(&compiled, &["no range of Service addresses is known"]));
     let cidr = object(

@@ -54,7 +54,7 @@ impl Random {
 /// that were confirmed stay, no address has two holders, an address is not allocated again while it
 /// cools down, and nothing is left at the end.
 #[test]
-fn crashes_neither_leak_nor_double_addresses() {
+fn crashes_neither_leak_nor_duplicate_addresses() {
     let folder = Folder::new("crash");
     let open = || State::open(&folder.0, "boot", COOL_DOWN).unwrap();
     let ranges = [AddressRange::of("10.1.0.0/26".parse().unwrap())];

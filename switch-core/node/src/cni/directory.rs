@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_waited_for_and_changes_are_told_once() {
+    fn waiting_for_a_pod_and_notifying_each_change_once() {
         let directory = Arc::new(PodDirectory::default());
         let heard = Arc::new(Mutex::new(Vec::new()));
         let listener = heard.clone();

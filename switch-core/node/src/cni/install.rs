@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_put_back_and_what_others_appended_stays() {
+    fn files_are_restored_and_appended_plugins_stay() {
         let folder = std::env::temp_dir().join(format!("cni-install-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let plugin = folder.join("plugin");

@@ -28,7 +28,7 @@ fn all(range: AddressRange) -> Vec<String> {
 }
 
 #[test]
-fn ranges_leave_out_what_no_pod_may_have() {
+fn ranges_exclude_addresses_that_no_pod_may_have() {
     assert_eq!(
         all(range("10.1.0.0/29")),
         ["10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6"]
@@ -74,7 +74,7 @@ fn never_used_addresses_go_first_then_the_longest_released() {
 }
 
 #[test]
-fn what_others_have_is_passed_over_and_had_later() {
+fn addresses_in_use_elsewhere_are_skipped_and_allocated_later() {
     let (mut pool, ranges) = (Pool::new(COOL_DOWN), [range("10.1.0.4/30")]);
     let first: IpAddr = [10, 1, 0, 4].into();
     let is_first = |address: IpAddr| (address == first).then(|| "Pod/a/x".to_owned());

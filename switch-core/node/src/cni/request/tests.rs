@@ -30,7 +30,7 @@ fn add(more: Value) -> Result<Add, CniError> {
 }
 
 #[test]
-fn an_add_is_read_with_all_that_a_runtime_may_ask() {
+fn an_add_is_read_with_every_option_of_a_runtime() {
     let plain = add(json!({})).unwrap();
     assert_eq!((plain.key.container.as_str(), plain.key.interface.as_str()), ("c1", "eth0"));
     assert_eq!((&*plain.pod, plain.is_pod, plain.uid.as_deref()), ("a/x", true, Some("u-1")));
@@ -86,7 +86,7 @@ fn an_add_is_read_with_all_that_a_runtime_may_ask() {
 }
 
 #[test]
-fn a_container_that_is_no_pod_gets_a_name_of_its_own() {
+fn a_container_that_is_not_a_pod_gets_its_own_name() {
     let of = |container: &str, interface: &str| {
         let mut variables = environment(&ADD[..4]);
         variables.insert("CNI_CONTAINERID".into(), container.into());
@@ -264,7 +264,7 @@ fn a_refusal_has_the_code_of_the_specification_and_names_field_and_reason() {
 }
 
 #[test]
-fn verbs_have_their_versions_and_needs() {
+fn verbs_have_versions_and_required_fields() {
     let of = |command: &str, version: &str, more: Value| {
         let mut variables = environment(&ADD);
         variables.insert("CNI_COMMAND".into(), command.into());
