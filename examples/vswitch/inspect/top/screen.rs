@@ -22,7 +22,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
     let bold = Style::default().add_modifier(Modifier::BOLD);
     let first = match (&app.lost, &app.sample) {
         (Some(why), _) => {
-            Line::styled(format!("the switch does not respond, retrying: {why}"), strong)
+            Line::styled(format!("the switch does not answer, retrying: {why}"), strong)
         }
         (None, Some(sample)) => Line::styled(sample.summary.clone(), bold),
         (None, None) => Line::raw("waiting for the first sample"),
@@ -130,7 +130,7 @@ mod tests {
         app.press(Key::Char('p'));
         let shown = lines(&mut app, 80, 24);
         assert!(
-            shown[0].starts_with("the switch does not respond, retrying: ctl.sock: Connection"),
+            shown[0].starts_with("the switch does not answer, retrying: ctl.sock: Connection"),
             "{}",
             shown[0]
         );

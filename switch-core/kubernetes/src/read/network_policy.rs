@@ -236,7 +236,7 @@ impl Reader<'_, '_> {
             // If the range is invalid, there is nothing to compare with.
             let outer = range?;
             if !covers(outer, inner) || outer == inner {
-                let reason = format!("{inner} is not within {outer}");
+                let reason = format!("{inner} is not a part of {outer}");
                 reader.faults.add(field, reason);
             }
             Some(inner)
