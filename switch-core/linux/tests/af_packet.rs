@@ -55,8 +55,8 @@ fn pod_asks_for_its_gateway_and_is_answered() {
 fn datagrams_of_a_flow_are_sent_together_and_arrive_one_by_one() {
     podswitch_testkit::require_privilege!();
     for receive in BOTH {
-        let (ns, _switch, _device, mut peer) = veth_pod(receive);
         for (local, remote) in [(V4, REMOTE_V4), (V6, REMOTE_V6)] {
+            let (ns, _switch, _device, mut peer) = veth_pod(receive);
             net::check_joined(&ns, &mut peer, local, remote);
         }
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use podswitch_core::packet::{Batch, Packet, Pool, PoolConfig};
 use podswitch_core::port::Port;
-use podswitch_linux::NetNs;
 use podswitch_linux::attach::PodInterface;
+use podswitch_linux::{NetNs, Netlink};
 use podswitch_wire::addr::Mac;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -231,6 +231,16 @@ pub fn check_joined(ns: &NetNs, peer: &mut Peer, local: &str, remote: &str) {
         let whole: Vec<u8> = (0..10).flat_map(|number| payload(flow, number)).collect();
         assert_eq!(buffer[..len], whole, "{local}: {flow}");
     }
+    // What an interface that is down refuses is left to the caller, in its order.
+    let mut netlink = Netlink::open(ns).unwrap();
+    let index = netlink.link("eth0").unwrap().index;
+    netlink.set_down(index).unwrap();
+    let frames: Vec<Vec<u8>> =
+        (0..20).map(|n| with_payload(&answers[n % 2], &payload(n % 2, n / 2))).collect();
+    let mut burst: Batch = frames.iter().map(|frame| Packet::from_frame(frame)).collect();
+    assert_eq!(peer.port.tx(&mut peer.pool, &mut burst).unwrap_or(0), 0);
+    assert!(burst.iter().map(Packet::bytes).eq(&frames), "{local}: what was refused");
+    netlink.set_up(index).unwrap();
 }
 
 /// A UDP datagram turned round.
