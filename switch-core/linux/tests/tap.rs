@@ -129,49 +129,10 @@ fn datagrams_of_a_flow_are_written_together_and_arrive_one_by_one() {
     if !is_there(test_name!(), "UDP segmentation by this kernel's TAP", uso) {
         return;
     }
-    peer.echo = false;
-    for (local, remote) in [(V4, REMOTE_V4), (V6, REMOTE_V6)] {
-        let sockets =
-            [0, 1].map(|_| ns.enter(|| UdpSocket::bind((ip(local), 0))).unwrap().unwrap());
-        let answers = sockets.each_ref().map(|socket| {
-            socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-            socket.send_to(b"question", (ip(remote), 9999)).unwrap();
-            let mut answer = None;
-            peer.run_until(|frame| {
-                answer = answer.take().or_else(|| net::echo(frame));
-                answer.is_some()
-            });
-            answer.expect("the question")
-        });
-        let payload = |flow: usize, number: usize| {
-            // The last one is shorter.
-            vec![(flow * 100 + number) as u8; if number == 9 { 7 } else { 18 }]
-        };
-        let send = |peer: &mut Peer| {
-            let mut burst: Batch = (0..20)
-                .map(|n| net::with_payload(&answers[n % 2], &payload(n % 2, n / 2)))
-                .map(|frame| Packet::from_frame(&frame))
-                .collect();
-            assert_eq!(peer.port.tx(&mut peer.pool, &mut burst).unwrap(), 20);
-            assert!(burst.is_empty());
-        };
-        send(&mut peer);
-        let mut buffer = [0; 2048];
-        for (flow, socket) in sockets.iter().enumerate() {
-            for number in 0..10 {
-                let len = socket.recv(&mut buffer).unwrap();
-                assert_eq!(buffer[..len], payload(flow, number), "{local}: {flow} {number}");
-            }
-            net::set_udp_gro(socket);
-        }
-        // A socket that takes GSO packets shows that they came as one.
-        send(&mut peer);
-        for (flow, socket) in sockets.iter().enumerate() {
-            let len = socket.recv(&mut buffer).unwrap();
-            let whole: Vec<u8> = (0..10).flat_map(|number| payload(flow, number)).collect();
-            assert_eq!(buffer[..len], whole, "{local}: {flow}");
-        }
-    }
+    net::check_joined(&ns, &mut peer, V4, REMOTE_V4);
+    // Its addresses went with the interface, and routes.
+    let (ns, _device, mut peer) = tap_pod(TapOptions::default());
+    net::check_joined(&ns, &mut peer, V6, REMOTE_V6);
 }
 
 #[test]

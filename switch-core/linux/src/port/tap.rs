@@ -9,11 +9,13 @@
 //! [`TapDevice`] is used by control threads, each [`TapPort`] by one worker. Neither sets up
 //! addresses or routes: that is [`attach`](crate::attach).
 
+mod losses;
+
 use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use arrayvec::ArrayVec;
 use podswitch_core::packet::{
@@ -24,6 +26,7 @@ use podswitch_wire::addr::Mac;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use self::losses::{LossCounter, Losses};
 use super::virtio::{self, HeaderForm};
 use crate::sys::tun;
 use crate::{Context, HostError, NetNs, Netlink};
@@ -243,48 +246,6 @@ fn attach(ns: &NetNs, name: &str, multi_queue: bool) -> Result<(OwnedFd, bool), 
     }
     tun::set_offloads(fd.as_fd(), tcp).context(what)?;
     Ok((fd, false))
-}
-
-/// What the kernel dropped because a queue of the TAP was full. Workers say that a queue may have been;
-/// the control thread asks the kernel, which no worker may wait for.
-#[derive(Debug, Default)]
-struct Losses {
-    /// A queue may have been full since the last reading.
-    may_be: AtomicBool,
-    /// Frames that were read and that no worker has counted yet.
-    uncounted: AtomicU64,
-}
-
-/// Reads the losses of one interface: the kernel counts them for all its queues together.
-#[derive(Debug)]
-struct LossCounter {
-    /// In the interface's namespace.
-    netlink: Netlink,
-    index: u32,
-    /// Frames that were read before.
-    read: u64,
-    losses: Arc<Losses>,
-}
-
-impl LossCounter {
-    /// `None`: the kernel does not say.
-    fn new(mut netlink: Netlink, index: u32) -> Option<Self> {
-        // What was lost before is not this run's.
-        let read = netlink.tx_dropped(index).ok()?;
-        Some(Self { netlink, index, read, losses: Arc::default() })
-    }
-
-    /// Asks the kernel, if a queue may have been full.
-    fn read(&mut self) {
-        if !self.losses.may_be.swap(false, Relaxed) {
-            return;
-        }
-        // An interface that is gone is noticed elsewhere.
-        let Ok(lost) = self.netlink.tx_dropped(self.index) else { return };
-        let new = lost.saturating_sub(self.read);
-        self.read = lost;
-        self.losses.uncounted.fetch_add(new, Relaxed);
-    }
 }
 
 /// A backlog of this many frames means that the queue may have been full. The kernel's queue holds
