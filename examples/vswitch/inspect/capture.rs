@@ -15,23 +15,19 @@ use crate::failure::Failure;
 use crate::{Done, print};
 use blocks::Blocks;
 
-/// Captures frames of the running switch, and what happened to each: a pcapng file for Wireshark,
-/// tshark, tcpdump.
+/// Capture frames of the running switch in a pcapng file, with what happened to each.
 ///
 ///   vswitch capture --pod shop/web -w web.pcapng
 ///   vswitch capture --from shop/web --to shop/db --port 5432 -w db.pcapng
 ///   vswitch capture --drops --seconds 60 -w drops.pcapng
 ///   vswitch capture --host 10.0.3.7 --protocol UDP -w - | tshark -r - -T fields -e frame.comment
 ///
-/// Each port of the switch is an interface, named after its pod. The comment of a frame tells what
-/// happened to it
-/// (forwarded, or dropped, why and by which policy), and names both ends, the Service and the
-/// backend. A forwarded
-/// frame is captured twice: where it was received and where it was sent. Frames are captured as
-/// they pass the port:
-/// GSO packets unsegmented, tunnel packets with their outer headers. The capture ends after 10
-/// seconds or 10,000
-/// frames unless specified otherwise. All given conditions must hold.
+/// The file is for Wireshark, tshark or tcpdump. Each port of the switch is an interface, named
+/// after its pod. The comment of a frame tells what happened to it (forwarded, or dropped, why and
+/// by which policy), and names both ends, the Service and the backend. A forwarded frame is
+/// captured twice: where it was received and where it was sent. Frames are captured as they pass
+/// the port: GSO packets unsegmented, tunnel packets with their outer headers. The capture ends
+/// after 10 seconds or 10,000 frames unless specified otherwise. All given conditions must hold.
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {

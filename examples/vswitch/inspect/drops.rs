@@ -8,8 +8,7 @@ use super::flows::Filters;
 use super::table::text;
 use crate::{Done, print};
 
-/// Shows the last frames that the running switch dropped: why, between which endpoints, and by
-/// which policy.
+/// Show the last frames that were dropped: why, between which ends, by which policy.
 ///
 ///   vswitch drops                                   the last ones
 ///   vswitch drops -f --pod shop/web                 new ones as they occur

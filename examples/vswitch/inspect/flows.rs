@@ -47,22 +47,20 @@ impl Filters {
     }
 }
 
-/// Shows the connections that the running switch tracks: endpoints, Service, traffic, and the rules
-/// that allow them.
+/// Show the connections that the running switch tracks, with traffic and policy decisions.
 ///
 ///   vswitch flows --pod shop/web                    who talks to it, and whom it talks to
 ///   vswitch flows --address 10.0.3.7                the same by address, or by range (10.0.3.0/24)
 ///   vswitch flows --label app=web,tier!=db          the same by labels of pods
 ///   vswitch flows --service shop/api --state established
-///   vswitch flows --sort rate --limit 10            what moves most bytes now
+///   vswitch flows --sort rate --limit 10            the most traffic now
 ///   vswitch flows --interval 5 --protocol UDP       with rates over five seconds
 ///   vswitch flows --sort age --json                 the oldest, for programs
 ///
 /// ALLOWED BY follows from the state in force: the rules that allow the connection at the server's
-/// and the client's
-/// end, `-` if no policy isolates either, or what denies it now. If the server sees a translated
-/// client address
-/// (SNAT), both addresses are shown. Counts of UDP and ICMP may be up to ten seconds old.
+/// and the client's end, `-` if no policy isolates either, or what denies it now. If the server
+/// sees a translated client address (SNAT), both addresses are shown. Counts of UDP and ICMP may be
+/// up to ten seconds old.
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {

@@ -9,18 +9,16 @@ use super::ask::Target;
 use super::table::text;
 use crate::{Done, print};
 
-/// Shows how busy the running switch's workers are, and with what: polls, bursts, fast and slow
-/// path, sleeps, pauses.
+/// Show how busy the workers are: polls, bursts, fast and slow path, sleeps, pauses.
 ///
 ///   vswitch perf                  the next two seconds
 ///   vswitch perf --seconds 30     the next 30
 ///   vswitch perf --seconds 0      everything since the switch began
 ///
 /// A worker polls its ports as long as there are frames, and sleeps when there are none. Its load
-/// is therefore
-/// "busy", not its share of the CPU. The larger the bursts, the closer a worker is to its limit of
-/// 64.
-/// Quantiles of the poll time are powers of two: upper bounds, at most twice the exact value.
+/// is therefore "busy", not its share of the CPU. The larger the bursts, the closer a worker is to
+/// its limit of 64. Quantiles of the poll time are powers of two: upper bounds, at most twice the
+/// exact value.
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {

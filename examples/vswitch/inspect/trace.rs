@@ -8,7 +8,7 @@ use super::table::text;
 use crate::failure::Failure;
 use crate::{Done, print};
 
-/// Shows what the running switch does with a connection, and why. It sends nothing.
+/// Show what the running switch does with a connection, and why. It sends nothing.
 ///
 ///   vswitch trace --from shop/web --to shop/db:5432
 ///   vswitch trace --from 10.0.3.7 --to service/shop/api:80/TCP

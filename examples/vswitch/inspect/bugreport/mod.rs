@@ -28,18 +28,16 @@ Not in this archive:
 In it are names and addresses of pods, Services and nodes, and who talks to whom.
 ";
 
-/// Collect information for debugging in one archive: state, counters, flows, drops, process,
-/// network, kernel.
+/// Collect information for debugging in one archive, without secrets.
 ///
 ///   vswitch bugreport                               podswitch-NODE-TIME.tar.gz in this folder
 ///   vswitch bugreport -o /tmp/report.tar.gz --flows 5000
-///   vswitch bugreport --node n1                     of one switch where several run
+///   vswitch bugreport --node n1                     select one of several switches
 ///
-/// Secrets are removed; README in the archive lists what else is left out. For a part that cannot
-/// be read, the
-/// archive has a file with the reason. Read the report before you pass it on: it names pods,
-/// Services, nodes and
-/// addresses.
+/// The archive has state, counters, flows, drops, process, network and kernel information. Secrets
+/// are removed; README in the archive lists what else is left out. For a part that cannot be read,
+/// the archive has a file with the reason. Read the report before you pass it on: it names pods,
+/// Services, nodes and addresses.
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {

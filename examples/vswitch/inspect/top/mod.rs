@@ -21,17 +21,15 @@ use super::table::print_columns;
 use crate::{Done, print};
 use sample::{Cell, Sample, Sampler, TABS, Table};
 
-/// Shows what has the most traffic now: pods, connections, drops and Services by their rates,
-/// updated continuously.
+/// Show continuously what has the most traffic: pods, connections, drops, Services.
 ///
 ///   vswitch top                       the screen
 ///   vswitch top --interval 5          with rates over five seconds
-///   vswitch top --once                one sample as text, as where standard output is no terminal
+///   vswitch top --once                one sample as text, the default without a terminal
 ///   vswitch top --once --json         the same for programs
 ///
 /// Keys: tab, arrows or 1 to 4 select the table, s the sort column, / filters by a text, p pauses,
-/// q quits.
-/// If the switch disappears, top reports it and waits for it to return.
+/// q quits. If the switch disappears, top reports it and waits for it to return.
 ///
 /// The screen exists if vswitch was built with `--features top`; otherwise one sample is printed.
 #[derive(clap::Args, Debug)]
