@@ -58,12 +58,12 @@ fn items() -> Vec<Case> {
             "z/*",
         ),
         lets_in(
-            "a namespace's labels are none of its pods'",
+            "a namespace's labels do not apply to its pods",
             "[{podSelector: {matchLabels: {ns: x}}}]",
             "nobody",
         ),
         lets_in(
-            "a pod's labels are none of its namespace's",
+            "a pod's labels do not apply to its namespace",
             "[{namespaceSelector: {matchLabels: {pod: a}}}]",
             "nobody",
         ),
