@@ -138,7 +138,8 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
         None => {}
     }
     let Some(summary) = blocks.summary() else {
-        let reason = format!("the switch ended the capture early; {path} has the frames until then");
+        let reason =
+            format!("the switch ended the capture early; {path} has the frames until then");
         return Err(Failure::Setup(reason));
     };
     match (json, output.is_stdout()) {
