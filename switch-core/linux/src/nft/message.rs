@@ -154,6 +154,9 @@ fn message(
     out[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
 }
 
+/// Name and elements of a set.
+pub(super) type Set = (String, Vec<Vec<u8>>);
+
 /// A connection to nf_tables in one network namespace. Tables that it owns are removed when it is
 /// closed.
 #[derive(Debug)]
@@ -236,11 +239,7 @@ impl Connection {
     }
 
     /// The sets of a table with their elements, as the kernel writes these, sorted; none if there is no such table.
-    pub(super) fn sets(
-        &mut self,
-        family: Family,
-        table: &str,
-    ) -> Result<Vec<(String, Vec<Vec<u8>>)>, HostError> {
+    pub(super) fn sets(&mut self, family: Family, table: &str) -> Result<Vec<Set>, HostError> {
         /// NFTA_SET_TABLE and NFTA_SET_ELEM_LIST_TABLE; NFTA_SET_NAME and NFTA_SET_ELEM_LIST_SET; and the latter's
         /// NFTA_SET_ELEM_LIST_ELEMENTS.
         const TABLE: u16 = 1;

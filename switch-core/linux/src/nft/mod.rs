@@ -21,7 +21,7 @@ pub use steer::{Front, Marking, MarkingConfig};
 use netlink_packet_core::NlasIterator;
 use podswitch_wire::cidr::Cidr;
 
-use self::message::{Connection, Family, Kind, Transaction};
+use self::message::{Connection, Family, Kind, Set, Transaction};
 use self::rule::{Base, Meta};
 use super::{HostError, NetNs, Netlink};
 
@@ -36,7 +36,7 @@ struct Contents {
     /// Handles.
     rules: Vec<u64>,
     /// By name, with their elements.
-    sets: Vec<(String, Vec<Vec<u8>>)>,
+    sets: Vec<Set>,
 }
 
 impl Contents {
