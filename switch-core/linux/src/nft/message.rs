@@ -256,10 +256,10 @@ impl Connection {
         let found = none_if_gone(self.list(Kind::GetSet, family, fill, what))?;
         let mut sets = Vec::new();
         for set in found {
-            if super::text(&set, TABLE).as_deref() != Some(table) {
+            if text(&set, TABLE).as_deref() != Some(table) {
                 continue;
             }
-            let Some(name) = super::text(&set, NAME) else { continue };
+            let Some(name) = text(&set, NAME) else { continue };
             let fill = |a: &mut Attributes<'_>| {
                 a.text(TABLE, table).text(NAME, &name);
             };
@@ -346,6 +346,14 @@ impl Connection {
             }
         }
     }
+}
+
+/// The attribute of a kind, if it is text.
+pub(super) fn text(attributes: &[u8], kind: u16) -> Option<String> {
+    let mut found = NlasIterator::new(attributes).flatten().filter(|nla| nla.kind() == kind);
+    let value = found.next()?;
+    let bytes = value.value().strip_suffix(&[0])?;
+    String::from_utf8(bytes.to_vec()).ok()
 }
 
 fn renumber(buffer: &mut [u8], first: u32) {

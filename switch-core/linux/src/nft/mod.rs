@@ -18,10 +18,9 @@ pub use ingress::{Between, Ingress, IngressDrop};
 pub(crate) use steer::forget as forget_marks;
 pub use steer::{Front, Marking, MarkingConfig};
 
-use netlink_packet_core::NlasIterator;
 use podswitch_wire::cidr::Cidr;
 
-use self::message::{Connection, Family, Kind, Set, Transaction};
+use self::message::{Connection, Family, Kind, Set, Transaction, text};
 use self::rule::{Base, Meta};
 use super::{HostError, NetNs, Netlink};
 
@@ -204,14 +203,6 @@ pub(crate) fn find_tables_and_chains(ns: &NetNs) -> Result<Vec<(String, String)>
         }
     }
     Ok(found)
-}
-
-/// The attribute of a kind, if it is text.
-fn text(attributes: &[u8], kind: u16) -> Option<String> {
-    let mut found = NlasIterator::new(attributes).flatten().filter(|nla| nla.kind() == kind);
-    let value = found.next()?;
-    let bytes = value.value().strip_suffix(&[0])?;
-    String::from_utf8(bytes.to_vec()).ok()
 }
 
 fn remove(connection: &mut Connection, family: Family, table: &str) -> Result<(), HostError> {
