@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use podswitch_linux::netlink::LinkSpec;
 use podswitch_linux::{NetNs, Netlink};
@@ -225,15 +225,10 @@ fn next_arrives(from: &UdpSocket, to: &UdpSocket) -> bool {
     arrived
 }
 
-/// Waits until nothing arrives any more.
+/// Waits until nothing arrives any more: for half a minute at least, since each try that fails takes that much longer.
 fn closes(from: &UdpSocket, to: &UdpSocket) -> bool {
-    let until = Instant::now() + Duration::from_secs(20);
-    loop {
-        if !arrives(from, to, 3) {
-            return true;
-        }
-        if Instant::now() > until {
-            return false;
-        }
-    }
+    (0..300).any(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        !arrives(from, to, 3)
+    })
 }
