@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use podswitch_linux::{HostError, NetNs, steer, userns};
+use podswitch_linux::{HostError, NetNs, userns};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::failure::Failure;
@@ -20,7 +20,8 @@ const CONFLIST: &str = "10-podswitch.conflist";
 /// Our CNI plugin.
 const PLUGIN: &str = "podswitch-cni";
 
-/// Remove from this node what a stopped switch leaves for its next run: the CNI configuration, then the run directory.
+/// Remove from this node what a stopped switch leaves for its next run: the CNI configuration, steering of Services and
+/// other settings of the node's kernel, then the run directory.
 ///
 /// Waits for a switch that still runs. The plugin stays unless --cni-bin-dir is given: without it the runtime cannot
 /// remove pods that it attached. What is gone already is no error.
@@ -44,8 +45,8 @@ pub(crate) fn run(args: &Args) -> Done {
     remove(&args.cni_conf_dir.join(CONFLIST))?;
     wait_for_end(&args.run_dir)?;
     if userns::has_privilege() {
-        // A killed switch left the node's Service traffic to its next run, which does not come.
-        steer::forget(&NetNs::current()?)?;
+        // A switch that was killed, or stopped with --keep, left them to its next run, which does not come.
+        podswitch_node::remove_leftovers(&NetNs::current()?)?;
     }
     for path in children(&args.run_dir)? {
         remove(&path)?;

@@ -113,7 +113,8 @@ pub(crate) struct Args {
     /// before it stops the old one.
     #[arg(long)]
     wait: bool,
-    /// Leave pods their interfaces at the end, for the next run.
+    /// Leave pods their interfaces at the end, for the next run, and their connections as they are: until then packets
+    /// for the switch are discarded. Where no run follows, `uninstall`.
     #[arg(long)]
     keep: bool,
     /// Print counters every so many seconds.

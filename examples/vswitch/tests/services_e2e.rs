@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -144,6 +145,25 @@ impl World {
                 }
             });
         }
+    }
+
+    /// Servers at the same places that give out their ends of connections, each with what the client first says.
+    fn serve_both(&self) -> Receiver<(u16, TcpStream)> {
+        let (sender, receiver) = channel();
+        for ns in self.pods.iter().chain([&self.client]) {
+            let listener = ns.enter(|| TcpListener::bind("[::]:8080")).unwrap().expect("bound");
+            let sender = sender.clone();
+            thread::spawn(move || {
+                for mut stream in listener.incoming().map_while(Result::ok) {
+                    let mut told = [0; 2];
+                    stream.read_exact(&mut told).expect("it says who it is");
+                    if sender.send((u16::from_be_bytes(told), stream)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        receiver
     }
 }
 
@@ -324,34 +344,68 @@ fn the_switch_masquerades_by_its_uplink() {
             assert!(socket.recv(&mut [0; 9]).is_err(), "it is answered twice");
         }
     }
-    let resets = |file| {
-        let text = node.enter(|| fs::read_to_string(file)).unwrap().unwrap();
-        let column = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        let tcp: Vec<_> =
-            text.lines().filter(|line| line.starts_with("Tcp: ")).map(column).collect();
-        let at = tcp[0].iter().position(|name| name == "OutRsts").expect("a column");
-        tcp[1][at].clone()
-    };
-    assert_eq!(resets("/proc/thread-self/net/snmp"), "0", "the node's stack keeps out of it");
+    assert_eq!(resets(node), "0", "the node's stack keeps out of it");
     assert_eq!(switch.stop(), Some(0));
 }
 
-/// Connections of every kind, both families: the switch is killed again and again while they are open, and other
-/// backends are ready when it comes back. Each goes on with its own, whichever end speaks first.
-#[test]
-fn connections_outlive_a_kill() {
-    podswitch_testkit::require_privilege!();
-    let world = World::new("outlive");
+/// How a run ends that another follows.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Killed,
+    /// As planned, with `--keep`.
+    Stopped,
+}
+
+/// A connection with both ends in hand.
+struct Open {
+    what: String,
+    client: TcpStream,
+    server: TcpStream,
+}
+
+/// Both ends of a connection to a server of [`World::serve_both`].
+fn open(from: &NetNs, (to, port): (&str, u16), servers: &Receiver<(u16, TcpStream)>) -> Open {
+    let what = format!("[{to}]:{port}");
+    let mut client = connect(from, to, port).unwrap_or_else(|e| panic!("{what}: {e}"));
+    // The server sees another port than this one where it is translated: it is told.
+    let own = client.local_addr().expect("an address").port();
+    client.write_all(&own.to_be_bytes()).expect("written");
+    let (told, server) = servers.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert_eq!(told, own, "{what}");
+    server.set_read_timeout(Some(PATIENCE)).expect("set");
+    Open { what, client, server }
+}
+
+/// Resets that a namespace's stack has sent.
+fn resets(ns: &NetNs) -> String {
+    let text = ns.enter(|| fs::read_to_string("/proc/thread-self/net/snmp")).unwrap().unwrap();
+    let column = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let tcp: Vec<_> = text.lines().filter(|line| line.starts_with("Tcp: ")).map(column).collect();
+    let at = tcp[0].iter().position(|name| name == "OutRsts").expect("a column");
+    tcp[1][at].clone()
+}
+
+/// Connections of every kind, both families: the switch ends again and again while they are open, either end or both
+/// send while there is none, and other backends are ready when it comes back. Each goes on with its own, whichever end
+/// speaks first. Then the last run stops without `--keep`, and nothing is left.
+fn connections_outlive(end: End, name: &str) {
+    let world = World::new(name);
     let World { client, pods, node, .. } = &world;
-    let run_dir = format!("/dev/shm/podswitch-outlive-{}", std::process::id());
+    let settings = || {
+        ["net/ipv4/ip_local_reserved_ports", "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"]
+            .map(|key| sysctl::get(node, key).unwrap())
+    };
+    let before = (rules(node), settings());
+    let run_dir = format!("/dev/shm/podswitch-{name}-{}", std::process::id());
     let masquerade = format!("{},{}", NODE[0], NODE[1]);
     let flags = ["--run-dir", &run_dir, "--masquerade", &masquerade];
     let flags = [&flags[..], &["--cluster-cidr", "172.16.0.0/12"]].concat();
+    let kept = [&flags[..], &["--keep"]].concat();
     world.state([false, true]);
-    let mut switch = world.start(&flags);
+    let mut switch = world.start(&kept);
     switch.says("ready");
-    world.serve();
-    let mut open = Vec::new();
+    let servers = world.serve_both();
+    let mut connections = Vec::new();
     for f in 0..2 {
         let vip = ["10.96.0.10", "fd96::10"][f];
         for (from, to, port) in [
@@ -366,32 +420,89 @@ fn connections_outlive_a_kill() {
             (&pods[0], PODS[1][f], 8080),
             (&pods[0], CLIENT[f], 8080),
         ] {
-            let what = format!("[{to}]:{port}");
-            let stream = connect(from, to, port).unwrap_or_else(|e| panic!("{what}: {e}"));
-            let mut reader = BufReader::new(stream);
-            reader.read_line(&mut String::new()).expect("a line");
-            open.push((what, reader));
+            connections.push(open(from, (to, port), &servers));
         }
     }
+    let reset = resets(node);
     for round in 0..3u8 {
-        drop(switch);
+        match end {
+            End::Killed => drop(switch),
+            End::Stopped => assert_eq!(switch.stop(), Some(0)),
+        }
+        let from_client = [round; 3000];
+        let from_server = [round + 100; 3000];
+        for Open { what, client, server } in &mut connections {
+            let failed = |e| -> () { panic!("{what}: {e}") };
+            if round != 1 {
+                client.write_all(&from_client).unwrap_or_else(failed);
+            }
+            if round != 2 {
+                server.write_all(&from_server).unwrap_or_else(failed);
+            }
+        }
+        // Time for an answer of a stack that the segments are not for.
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(resets(node), reset, "the node's stack keeps out of it");
         // New connections would go to the other pod.
         world.state([round % 2 == 0, round % 2 == 1]);
-        switch = world.start(&flags);
+        switch = world.start(&kept);
         switch.says("ready");
-        for (what, reader) in &mut open {
-            let sent = [round; 3000];
-            reader.get_mut().write_all(&sent).unwrap_or_else(|e| panic!("{what}: {e}"));
-            let mut back = [9; 3000];
-            reader.read_exact(&mut back).unwrap_or_else(|e| panic!("{what}, {round}: {e}"));
-            assert_eq!(sent, back);
+        for Open { what, client, server } in &mut connections {
+            let failed = |e| -> () { panic!("{what}, {round}: {e}") };
+            if round == 1 {
+                client.write_all(&from_client).unwrap_or_else(failed);
+            }
+            if round == 2 {
+                server.write_all(&from_server).unwrap_or_else(failed);
+            }
+            for (to, sent) in [(&mut *server, from_client), (client, from_server)] {
+                let mut got = [9; 3000];
+                to.read_exact(&mut got).unwrap_or_else(failed);
+                assert_eq!(got, sent, "{what}, {round}");
+            }
         }
     }
-    assert_eq!(ask(&pods[0], "10.96.0.10", 80).0, 0, "a new one goes to the pod that is ready");
+    let new = open(&pods[0], ("10.96.0.10", 80), &servers);
+    let at = new.server.local_addr().expect("an address").ip().to_canonical();
+    assert_eq!(at, ip(PODS[0][0]), "a new one goes to the pod that is ready");
+    // A run that leaves everything, and one that does not.
     assert_eq!(switch.stop(), Some(0));
-    let left: Vec<_> = fs::read_dir(&run_dir).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("connections")), "{left:?}");
-    fs::remove_dir_all(&run_dir).expect("removed");
+    assert_ne!((rules(node), settings()), before);
+    if end == End::Stopped {
+        let conf_dir = world.folder.text("net.d");
+        let arguments = ["uninstall", "--run-dir", &run_dir, "--cni-conf-dir", &conf_dir];
+        let output = node.enter(|| podswitch_vswitch_testkit::run(&arguments)).unwrap();
+        assert!(output.status.success(), "{output:?}");
+    } else {
+        let switch = world.start(&flags);
+        switch.says("ready");
+        assert_eq!(switch.stop(), Some(0));
+        let left = fs::read_dir(&run_dir).unwrap().map(|e| e.unwrap().file_name());
+        let of_runs = |name: &&std::ffi::OsString| {
+            let name = name.to_string_lossy();
+            name.starts_with("connections") || name.starts_with("kept")
+        };
+        let left: Vec<_> = left.collect();
+        assert_eq!(left.iter().find(of_runs), None, "{left:?}");
+        fs::remove_dir_all(&run_dir).expect("removed");
+    }
+    assert_eq!((rules(node), settings()), before);
+    assert!(!fs::exists(&run_dir).unwrap());
+    let refused =
+        connect(client, NODE[0], 30_080).expect_err("the node's stack has its ports again");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn connections_outlive_a_kill() {
+    podswitch_testkit::require_privilege!();
+    connections_outlive(End::Killed, "outlive");
+}
+
+#[test]
+fn connections_outlive_a_planned_stop() {
+    podswitch_testkit::require_privilege!();
+    connections_outlive(End::Stopped, "planned");
 }
 
 /// The status that a load balancer is answered.

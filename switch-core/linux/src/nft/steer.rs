@@ -59,6 +59,7 @@ pub struct Marking {
     connection: Connection,
     table: String,
     how: How,
+    stays: bool,
 }
 
 /// The table is its owner's alone, and is removed with it.
@@ -99,7 +100,9 @@ impl Marking {
             let what = || format!("create nftables table {}", config.table);
             result = connection.commit(transaction, what);
             match &result {
-                Ok(()) => return Ok(Self { connection, table: config.table.clone(), how }),
+                Ok(()) => {
+                    return Ok(Self { connection, table: config.table.clone(), how, stays: false });
+                }
                 Err(error) if is_missing(error) => {}
                 Err(_) => break,
             }
@@ -136,15 +139,24 @@ impl Marking {
         let what = || format!("create nftables table {}", config.table);
         self.connection.commit(transaction, what).map(|()| true)
     }
+
+    /// Leaves the marks in force when this value is dropped, for the next run. Before Linux 6.9 the kernel removes a
+    /// table that it keeps from others.
+    pub fn leave_in_force(&mut self) {
+        self.stays = true;
+    }
 }
 
-/// Removes the marks that a killed run left.
+/// Removes the marks that an earlier run left.
 pub(crate) fn forget(ns: &NetNs, table: &str) -> Result<(), HostError> {
     remove(&mut Connection::open(ns)?, Family::Inet, table)
 }
 
 impl Drop for Marking {
     fn drop(&mut self) {
+        if self.stays {
+            return;
+        }
         // For kernels that do not do it themselves; there is no caller to report to.
         let _ = remove(&mut self.connection, Family::Inet, &self.table);
     }

@@ -57,7 +57,16 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 pub enum PodInterfaces {
     /// Removes them.
     Remove,
-    /// Leaves them, for the next run.
+    /// Leaves them for the next run, and what keeps the switch's packets from the node's stack, which would reset their
+    /// connections: steering of Services, drops on the uplink, reserved ports, forwarding. Packets are discarded until
+    /// the next run. Where none follows, [`remove_leftovers`](crate::remove_leftovers).
+    Keep,
+}
+
+/// What becomes of the settings of the node's kernel.
+#[derive(Clone, Copy)]
+enum NodeSide {
+    Remove,
     Keep,
 }
 
@@ -109,7 +118,7 @@ impl Node {
     /// # Errors
     /// A bad option; the state is refused; missing privilege (CAP_NET_ADMIN and CAP_SYS_ADMIN); the
     /// node's own port or a required underlay is not available. What was created on the node is
-    /// removed again; pods keep their interfaces.
+    /// removed again, unless connections of an earlier run wait; pods keep their interfaces.
     pub fn start(options: NodeOptions, state: impl Into<State>) -> Result<Self, NodeError> {
         options.check()?;
         let namespace = options.open_namespace()?;
@@ -137,7 +146,8 @@ impl Node {
         let folder = options.keep_connections.as_deref();
         let (mut control, kept) = Kept::open(folder, switch_options, &reporter);
         control.set_workers(settings.workers)?;
-        if kept.as_ref().is_some_and(Kept::has_saved) {
+        let is_restart = kept.as_ref().is_some_and(Kept::has_saved);
+        if is_restart {
             // No segment may meet the switch before its connection is open again.
             control.hold_workers(true);
         }
@@ -197,8 +207,10 @@ impl Node {
                 Ok(node)
             }
             Err(error) => {
-                // The first error is returned. Pods may have had their interfaces from an earlier run.
-                let _ = node.stop(PodInterfaces::Keep);
+                // The first error is returned. Pods may have had their interfaces from an earlier run, whose connections
+                // a later one goes on with.
+                let node_side = if is_restart { NodeSide::Keep } else { NodeSide::Remove };
+                let _ = node.end(PodInterfaces::Keep, node_side);
                 Err(error)
             }
         }
@@ -412,12 +424,21 @@ impl Node {
     }
 
     /// Stops the switch and removes everything that it created: interfaces, routes, rules,
-    /// settings; for pods' interfaces see [`PodInterfaces`].
+    /// settings; or leaves what the next run needs, see [`PodInterfaces`].
     ///
     /// # Errors
     /// The first error of removing something.
     pub fn stop(self, interfaces: PodInterfaces) -> Result<(), HostError> {
-        let Self { mut control, pods, host, underlay, added, reporter, mut sink, kept, .. } = self;
+        let node_side = match interfaces {
+            PodInterfaces::Remove => NodeSide::Remove,
+            PodInterfaces::Keep => NodeSide::Keep,
+        };
+        self.end(interfaces, node_side)
+    }
+
+    fn end(self, interfaces: PodInterfaces, node_side: NodeSide) -> Result<(), HostError> {
+        let Self { mut control, pods, mut host, underlay, added, reporter, mut sink, kept, .. } =
+            self;
         let (mut drops, mut flows) = (self.drops, self.flows);
         let pod = |port| pods.at(port);
         if let Some(drops) = &mut drops {
@@ -432,8 +453,11 @@ impl Node {
             flows.finish(&control, &reporter);
         }
         drop(control);
+        match node_side {
+            NodeSide::Remove => underlay.stop(),
+            NodeSide::Keep => host.leave_in_force(),
+        }
         drop(host);
-        underlay.stop();
         let result = match interfaces {
             PodInterfaces::Keep => Ok(()),
             PodInterfaces::Remove => {
