@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use podswitch_linux::{HostError, NetNs, userns};
+use podswitch_linux::{HostError, NetNs, sysctl, userns};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::failure::Failure;
@@ -35,12 +35,18 @@ pub(crate) struct Args {
     /// Where the container runtime looks for CNI configuration.
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     cni_conf_dir: PathBuf,
+    /// Where the node's kernel settings are, if /proc/sys is read-only as it is in containers: another mount of it.
+    #[arg(long, value_name = "DIR")]
+    proc_sys: Option<PathBuf>,
     /// Remove the CNI plugin from this folder, too: when no pod is left that it attached.
     #[arg(long, value_name = "DIR")]
     cni_bin_dir: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> Done {
+    if let Some(path) = &args.proc_sys {
+        sysctl::use_root(path);
+    }
     // First, so that no more pods are given to it.
     remove(&args.cni_conf_dir.join(CONFLIST))?;
     wait_for_end(&args.run_dir)?;

@@ -4,15 +4,17 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
 use podswitch_linux::netlink::{LinkSpec, Route, Rule};
 use podswitch_linux::{NetNs, Netlink, sysctl};
-use podswitch_vswitch_testkit::running::{PATIENCE, Running};
-use podswitch_vswitch_testkit::{Folder, pod};
+use podswitch_vswitch_testkit::running::{Limit, PATIENCE, Running};
+use podswitch_vswitch_testkit::{Folder, pod, run};
 use podswitch_wire::cidr::Cidr;
+use serde_json::Value;
 
 const NODE: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
 const CLIENT: [&str; 2] = ["192.0.2.2", "2001:db8:1::2"];
@@ -110,17 +112,41 @@ impl World {
                 }
             }
         }
+        // By UDP, with affinity.
+        text += "---\napiVersion: v1\nkind: Service\nmetadata: {name: sticky, namespace: a}\n\
+                 spec: {type: NodePort, ipFamilyPolicy: RequireDualStack, \
+                 sessionAffinity: ClientIP, clusterIPs: [10.96.0.20, \"fd96::20\"], \
+                 clusterIP: 10.96.0.20, ipFamilies: [IPv4, IPv6], \
+                 ports: [{port: 80, targetPort: 8080, nodePort: 30090, protocol: UDP}]}\n";
+        for (f, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
+            text += &format!(
+                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                 metadata: {{name: sticky-{f}, namespace: a, labels: \
+                 {{kubernetes.io/service-name: sticky}}}}\naddressType: {family}\n\
+                 ports: [{{name: \"\", port: 8080, protocol: UDP}}]\nendpoints:\n"
+            );
+            for (n, ready) in ready.into_iter().enumerate() {
+                text += &format!(
+                    "- {{addresses: [\"{}\"], nodeName: {}, conditions: {{ready: {ready}}}}}\n",
+                    PODS[n][f], self.name
+                );
+            }
+        }
         fs::write(self.folder.path("next"), text).expect("written");
         fs::create_dir_all(self.folder.path("state")).expect("a folder");
         fs::rename(self.folder.path("next"), self.folder.path("state/s.yaml")).expect("renamed");
     }
 
     fn start(&self, more: &[&str]) -> Running {
+        self.start_with(more, |_| {})
+    }
+
+    fn start_with(&self, more: &[&str], change: impl FnOnce(&mut Command)) -> Running {
         let (manifests, netns) =
             (self.folder.text("state"), self.node.path().display().to_string());
         let head = ["--node", &self.name, "--manifests", &manifests, "--node-netns", &netns];
         let ranges = ["--service-cidr", "10.96.0.0/16", "--service-cidr", "fd96::/112"];
-        Running::start(&[&head, &ranges[..], more].concat())
+        Running::start_with(&[&head, &ranges[..], more].concat(), change)
     }
 
     /// Servers in both pods and off the cluster, at port 8080 of both families: each says who it is and whom it sees,
@@ -142,6 +168,18 @@ impl World {
                             }
                         }
                     });
+                }
+            });
+        }
+    }
+
+    /// Servers in both pods, by UDP, that say who they are.
+    fn serve_datagrams(&self) {
+        for (n, ns) in self.pods.iter().enumerate() {
+            let socket = ns.enter(|| UdpSocket::bind("[::]:8080")).unwrap().expect("bound");
+            thread::spawn(move || {
+                while let Ok((_, peer)) = socket.recv_from(&mut [0; 9]) {
+                    let _ = socket.send_to(&[n as u8], peer);
                 }
             });
         }
@@ -445,7 +483,8 @@ fn connections_outlive(end: End, name: &str) {
         assert_eq!(resets(node), reset, "the node's stack keeps out of it");
         // New connections would go to the other pod.
         world.state([round % 2 == 0, round % 2 == 1]);
-        switch = world.start(&kept);
+        let workers = (1 + round % 2).to_string();
+        switch = world.start(&[&kept[..], &["--workers", &workers]].concat());
         switch.says("ready");
         for Open { what, client, server } in &mut connections {
             let failed = |e| -> () { panic!("{what}, {round}: {e}") };
@@ -471,7 +510,7 @@ fn connections_outlive(end: End, name: &str) {
     if end == End::Stopped {
         let conf_dir = world.folder.text("net.d");
         let arguments = ["uninstall", "--run-dir", &run_dir, "--cni-conf-dir", &conf_dir];
-        let output = node.enter(|| podswitch_vswitch_testkit::run(&arguments)).unwrap();
+        let output = node.enter(|| run(&arguments)).unwrap();
         assert!(output.status.success(), "{output:?}");
     } else {
         let switch = world.start(&flags);
@@ -503,6 +542,149 @@ fn connections_outlive_a_kill() {
 fn connections_outlive_a_planned_stop() {
     podswitch_testkit::require_privilege!();
     connections_outlive(End::Stopped, "planned");
+}
+
+/// The pod that answers a datagram from one of the client's addresses to the Service with affinity.
+#[track_caller]
+fn ask_sticky(client: &NetNs, source: IpAddr) -> u8 {
+    let socket = client.enter(|| UdpSocket::bind((source, 0))).unwrap().expect("bound");
+    socket.set_read_timeout(Some(PATIENCE)).expect("set");
+    let to = SocketAddr::new(ip(NODE[usize::from(source.is_ipv6())]), 30_090);
+    socket.send_to(b"?", to).expect("sent");
+    let mut pod = [9];
+    socket.recv(&mut pod).expect("an answer");
+    pod[0]
+}
+
+/// Every count that `before` has is in `after`, and not smaller.
+fn assert_monotone(before: &Value, after: &Value, path: &str) {
+    const OF_RUN: [&str; 6] =
+        ["workers", "epoch", "connections", "busy_percent", "batch_fill", "port"];
+    match before {
+        Value::Object(fields) => {
+            for (name, value) in fields.iter().filter(|(name, _)| !OF_RUN.contains(&&***name)) {
+                assert_monotone(value, &after[name], &format!("{path}/{name}"));
+            }
+        }
+        Value::Array(entries) => {
+            for (n, entry) in entries.iter().enumerate() {
+                assert_monotone(entry, &after[n], &format!("{path}/{n}"));
+            }
+        }
+        Value::Number(was) => assert!(after.as_f64() >= was.as_f64(), "{path}: {was}, {after}"),
+        _ => {}
+    }
+}
+
+/// Clients keep their backends, though others are ready and they have no connection; counts go on. The switch ends
+/// in either way.
+fn affinity_and_counts_outlive(end: End, name: &str) {
+    let world = World::new(name);
+    let World { client, pods, .. } = &world;
+    let sources = |from: u8| {
+        (from..from + 8)
+            .flat_map(|n| [ip(&format!("192.0.2.{n}")), ip(&format!("2001:db8:1::{n:x}"))])
+    };
+    let mut netlink = Netlink::open(client).unwrap();
+    let link = netlink.link("eth0").unwrap().index;
+    for source in sources(20).chain(sources(40)) {
+        let length = if source.is_ipv4() { 24 } else { 64 };
+        netlink.add_address(link, format!("{source}/{length}").parse().unwrap()).unwrap();
+        netlink.wait_until_local(source).unwrap();
+    }
+    let run_dir = format!("/dev/shm/podswitch-{name}-{}", std::process::id());
+    let flags = ["--run-dir", &run_dir, "--keep", "--json", "--stats", "0.2"];
+    let pods_now = || -> Value {
+        let output = run(&["pods", "--socket", &format!("{run_dir}/ctl.sock"), "--json"]);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    world.state([false, true]);
+    let mut switch = world.start(&flags);
+    switch.event("ready");
+    world.serve_datagrams();
+    for source in sources(20) {
+        assert_eq!(ask_sticky(client, source), 1, "only it is ready");
+    }
+    // Nobody has this address.
+    let lost = pods[0].enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    lost.send_to(b"x", "10.1.0.77:9").unwrap();
+    world.state([true, true]);
+    switch.event("applied");
+    for source in sources(20) {
+        assert_eq!(ask_sticky(client, source), 1, "it has affinity");
+    }
+    for round in 0..2 {
+        let before = switch.event_with("stats", |stats| {
+            let opened =
+                |pod: &str| stats["services"][format!("Service/a/sticky 80/UDP {pod}")].as_u64();
+            opened("10.1.0.3:8080") >= Some(16 + round * 8)
+                && opened("[fd00:1::3]:8080") >= Some(16 + round * 8)
+                && stats["drops"]["unknown_pod"].as_u64() >= Some(1)
+        });
+        let pods_before = pods_now();
+        assert!(pods_before.to_string().contains("sent_packets"), "{pods_before}");
+        match end {
+            End::Killed => {
+                // Written down every few seconds.
+                let limit = Limit::new(PATIENCE);
+                let kept = || fs::read_to_string(format!("{run_dir}/kept-learnt"));
+                while !sources(20).all(|s| kept().is_ok_and(|text| text.contains(&s.to_string()))) {
+                    limit.left().expect("it is written down");
+                    thread::sleep(Duration::from_millis(50));
+                }
+                drop(switch);
+            }
+            End::Stopped => assert_eq!(switch.stop(), Some(0)),
+        }
+        switch = world.start(&flags);
+        switch.event("ready");
+        let after = switch.event("stats");
+        assert_monotone(&before, &after, "");
+        assert_monotone(&pods_before, &pods_now(), "pods");
+        // Workers do not wait for who reads: once nothing is on its way.
+        switch.event_with("stats", |stats| {
+            let total = |name: &str| stats[name].as_u64().expect("a count");
+            total("received") == total("forwarded") + total("consumed") + total("dropped")
+        });
+        for source in sources(20) {
+            assert_eq!(ask_sticky(client, source), 1, "{round}: {source}");
+        }
+    }
+    // Those of nobody are divided.
+    let mut others: Vec<_> = sources(40).map(|source| ask_sticky(client, source)).collect();
+    others.sort_unstable();
+    others.dedup();
+    assert_eq!(others, [0, 1]);
+    assert_eq!(switch.stop(), Some(0));
+    // Damage, and another version, are refused with a note, and the switch starts all the same.
+    for (file, text) in [("kept-learnt", "podswitch-kept 9 0 0\n"), ("kept-counts", "rubbish")] {
+        fs::write(format!("{run_dir}/{file}"), text).expect("written");
+    }
+    let log = world.folder.path("log");
+    let file = fs::File::create(&log).unwrap();
+    let switch = world.start_with(&["--run-dir", &run_dir], |command| {
+        command.stderr(file);
+    });
+    switch.says("ready");
+    assert_eq!(switch.stop(), Some(0));
+    let text = fs::read_to_string(&log).unwrap();
+    for note in ["what was learnt: it is of format 9", "what was counted: it is damaged"] {
+        assert!(text.contains(note), "{text}");
+    }
+    fs::remove_dir_all(&run_dir).expect("removed");
+}
+
+#[test]
+fn affinity_and_counts_outlive_a_kill() {
+    podswitch_testkit::require_privilege!();
+    affinity_and_counts_outlive(End::Killed, "learnt");
+}
+
+#[test]
+fn affinity_and_counts_outlive_a_planned_stop() {
+    podswitch_testkit::require_privilege!();
+    affinity_and_counts_outlive(End::Stopped, "counted");
 }
 
 /// The status that a load balancer is answered.

@@ -87,6 +87,7 @@ mod ranges;
 pub mod source;
 mod state;
 mod stats;
+mod totals;
 mod underlay;
 mod view;
 

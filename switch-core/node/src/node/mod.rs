@@ -5,6 +5,7 @@
 //! Pods' interfaces outlive a kill, and the next run attaches to them.
 
 mod changes;
+mod counts;
 mod publish;
 mod reconcile;
 mod request;
@@ -30,7 +31,6 @@ use crate::explain::{self, Connection, Verdict};
 use crate::flow_view::FlowView;
 use crate::flows::{self, Flow};
 use crate::host_side::{Behind, HostSide};
-use crate::inspect::{PodInfo, Status};
 use crate::kept::Kept;
 use crate::metrics::Meters;
 use crate::names::{self, UnknownName};
@@ -41,6 +41,7 @@ use crate::pods::Pods;
 use crate::ranges::Ranges;
 use crate::state::{Desired, State, StateChanges};
 use crate::stats::{PortKinds, Stats};
+use crate::totals::Totals;
 use crate::underlay::Underlay;
 use request::Published;
 
@@ -90,6 +91,8 @@ pub struct Node {
     flows: Option<FlowReader>,
     meters: Meters,
     port_kinds: PortKinds,
+    /// What earlier runs have counted.
+    earlier: Totals,
     clock: Clock,
     reconcile_at: Instant,
     /// Ports changed, and no state that names them is in force yet.
@@ -184,6 +187,7 @@ impl Node {
             flows,
             meters: options.meters,
             port_kinds: PortKinds::default(),
+            earlier: Totals::default(),
             reconcile_at: clock.now() + RECONCILE_INTERVAL,
             clock,
             is_unpublished: false,
@@ -196,8 +200,8 @@ impl Node {
                 Some(error) => Err(error.clone().into()),
                 None => Ok(()),
             });
-        if let Some(kept) = &mut node.kept {
-            kept.start(&node.control, node.clock.now());
+        if let (Ok(()), Some(kept)) = (&started, &mut node.kept) {
+            node.earlier = kept.start(&node.control, node.clock.now());
         }
         node.control.hold_workers(false);
         node.deliver_events();
@@ -343,24 +347,9 @@ impl Node {
         self.control.snapshot().epoch
     }
 
-    /// The counters, all workers together.
-    pub fn stats(&self) -> Stats {
-        Stats::read(&self.control, self.pods.ports().len(), &self.port_kinds)
-    }
-
-    /// Counters and measurements in Prometheus' text format ([`METRICS_CONTENT_TYPE`](crate::METRICS_CONTENT_TYPE)).
-    pub fn metrics(&self) -> String {
-        self.stats().to_prometheus(&self.meters)
-    }
-
     /// Where the node and others enter what they measure.
     pub fn meters(&self) -> &Meters {
         &self.meters
-    }
-
-    /// How the node does.
-    pub fn status(&self) -> Status {
-        Status::read(&self.control, &self.settings.name, self.pods.ports().len())
     }
 
     /// What the workers did with their time until now.
@@ -374,17 +363,6 @@ impl Node {
     /// A name is not known; another capture runs.
     pub fn capture(&mut self, request: &CaptureRequest) -> Result<Capture, CaptureError> {
         Capture::start(&mut self.control, &self.pods, request)
-    }
-
-    /// The pods that are attached, by name.
-    pub fn pods(&self) -> Vec<PodInfo> {
-        let mut list: Vec<_> = self
-            .pods
-            .list()
-            .map(|(attachment, port)| PodInfo::read(&self.control, attachment, port))
-            .collect();
-        list.sort_by(|a, b| a.pod.cmp(&b.pod));
-        list
     }
 
     /// The addresses of what is called `name`: an address, `namespace/pod`, `node/NAME` or
@@ -437,15 +415,22 @@ impl Node {
     }
 
     fn end(self, interfaces: PodInterfaces, node_side: NodeSide) -> Result<(), HostError> {
-        let Self { mut control, pods, mut host, underlay, added, reporter, mut sink, kept, .. } =
-            self;
+        let Self {
+            mut control, pods, mut host, underlay, added, reporter, mut sink, mut kept, ..
+        } = self;
         let (mut drops, mut flows) = (self.drops, self.flows);
         let pod = |port| pods.at(port);
         if let Some(drops) = &mut drops {
             drops.read(&control, &reporter, &self.meters, pod);
         }
         // Workers hand over what they have counted when they stop. There is no device to open for others.
+        let workers = control.workers().cloned().collect();
         let _ = control.set_workers(0);
+        if let (Some(kept), PodInterfaces::Keep) = (&mut kept, interfaces) {
+            let stats = Stats::of_workers(&workers, &self.port_kinds, &self.earlier);
+            let list = counts::pod_list(&control, &workers, &pods, &self.earlier);
+            kept.save(&control, Totals::new(&stats, &list), self.clock);
+        }
         if let Some(drops) = &mut drops {
             drops.read(&control, &reporter, &self.meters, pod);
         }
