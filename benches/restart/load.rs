@@ -17,6 +17,7 @@ use crate::world::{CLIENT, SERVICES, World};
 
 /// Where the server listens.
 const SERVER: &str = "0.0.0.0:8080";
+const OTHER_SERVER: &str = "0.0.0.0:8081";
 /// The longest wait for what a restart may delay: TCP's retransmissions among it.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Time between two bursts of datagrams.
@@ -56,6 +57,9 @@ pub(crate) struct Datagrams {
 
 impl Datagrams {
     pub(crate) fn start(world: &World, rate: u32) -> Outcome<Self> {
+        // What an earlier sender left in queues is not ours.
+        static SERIES: AtomicU64 = AtomicU64::new(0);
+        let series = SERIES.fetch_add(1, Relaxed);
         let receiver = world.server.enter(|| UdpSocket::bind(SERVER))??;
         set_socket_recv_buffer_size_force(&receiver, BUFFER)?;
         receiver.set_read_timeout(Some(Duration::from_millis(50)))?;
@@ -65,11 +69,11 @@ impl Datagrams {
         let clock = Clock::start();
         let receiving = {
             let (seen, ends) = (seen.clone(), ends.clone());
-            thread::spawn(move || receive(&receiver, &seen, &ends, clock))
+            thread::spawn(move || receive(&receiver, series, &seen, &ends, clock))
         };
         let sending = {
             let ends = ends.clone();
-            thread::spawn(move || send(&sender, rate, &ends))
+            thread::spawn(move || send(&sender, series, rate, &ends))
         };
         let datagrams = Self {
             seen,
@@ -119,29 +123,34 @@ impl Drop for Datagrams {
     }
 }
 
-fn receive(socket: &UdpSocket, seen: &Seen, ends: &AtomicBool, clock: Clock) {
-    let mut number = [0; 8];
+fn receive(socket: &UdpSocket, series: u64, seen: &Seen, ends: &AtomicBool, clock: Clock) {
+    let mut datagram = [0; 16];
     while !ends.load(Relaxed) {
-        if socket.recv(&mut number).is_ok_and(|length| length == 8) {
+        let length = socket.recv(&mut datagram);
+        let [from, number] = [0, 8].map(|at| {
+            datagram[at..].first_chunk().map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes))
+        });
+        if length.is_ok_and(|length| length == 16) && from == series {
             let now = clock.now().as_nanos();
             let last = seen.last.swap(now, Relaxed);
             if last > 0 {
                 seen.longest.fetch_max(now - last, Relaxed);
             }
             seen.received.fetch_add(1, Relaxed);
-            seen.next.fetch_max(u64::from_le_bytes(number) + 1, Relaxed);
+            seen.next.fetch_max(number + 1, Relaxed);
         }
     }
 }
 
-fn send(socket: &UdpSocket, rate: u32, ends: &AtomicBool) {
+fn send(socket: &UdpSocket, series: u64, rate: u32, ends: &AtomicBool) {
     let clock = Clock::start();
     let mut number = 0u64;
     while !ends.load(Relaxed) {
         let due = clock.now().as_nanos() as u128 * u128::from(rate) / 1_000_000_000;
         while u128::from(number) < due {
             // Without a switch the interface has no carrier: such a datagram is lost, and counts.
-            let _ = socket.send(&number.to_le_bytes());
+            let datagram = [series.to_le_bytes(), number.to_le_bytes()].concat();
+            let _ = socket.send(&datagram);
             number += 1;
         }
         thread::sleep(TICK);
@@ -214,11 +223,24 @@ impl Connections {
     }
 }
 
-/// Opens so many connections, by a datagram each. Returns the server, which is not to refuse them.
-pub(crate) fn open_many(world: &World, count: u32) -> Outcome<UdpSocket> {
+/// Opens so many connections, by a datagram each, again where one was lost. Returns the servers, which are not to refuse
+/// them.
+pub(crate) fn open_many(world: &World, count: u32) -> Outcome<[UdpSocket; 2]> {
+    let bind = |address| world.server.enter(|| UdpSocket::bind(address));
+    let servers = [bind(SERVER)??, bind(OTHER_SERVER)??];
+    let clock = Clock::start();
+    while count > 0 && world.connections_now()? < u64::from(count) {
+        if clock.now().since(Instant::ZERO) > PATIENCE {
+            return Err(format!("only {} connections open", world.connections_now()?).into());
+        }
+        send_to_all(world, count)?;
+    }
+    Ok(servers)
+}
+
+fn send_to_all(world: &World, count: u32) -> Outcome<()> {
     const FIRST: u32 = 2_000;
     let each = count.div_ceil(SERVICES.len() as u32);
-    let receiver = world.server.enter(|| UdpSocket::bind(SERVER))??;
     world.client.enter(|| -> io::Result<()> {
         let mut left = count;
         for port in FIRST..FIRST + each {
@@ -234,5 +256,5 @@ pub(crate) fn open_many(world: &World, count: u32) -> Outcome<UdpSocket> {
         }
         Ok(())
     })??;
-    Ok(receiver)
+    Ok(())
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 use clap::Parser;
 use podswitch_core::time::Clock;
 use podswitch_linux::userns;
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use load::{Connections, Datagrams};
 use report::Table;
@@ -66,6 +67,8 @@ struct Args {
 
 fn main() -> ExitCode {
     if std::env::var_os(SWITCH).is_some() {
+        // However this process ends, its switch does.
+        let _ = set_parent_process_death_signal(Some(Signal::KILL));
         return podswitch_vswitch::main();
     }
     let args = Args::parse();
@@ -141,9 +144,9 @@ fn restoring(args: &Args, world: &mut World, table: &mut Table) -> Outcome<()> {
         for count in [0, args.restore] {
             world.forget_connections()?;
             world.start()?;
-            let server = load::open_many(world, count)?;
+            let servers = load::open_many(world, count)?;
             let open = world.connections(u64::from(count))?;
-            drop(server);
+            drop(servers);
             world.end(End::Kill)?;
             let began = clock.now();
             world.start()?;

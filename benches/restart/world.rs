@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
+use podswitch_core::time::{Clock, Instant};
 use podswitch_linux::NetNs;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -18,7 +19,7 @@ use crate::{Outcome, SWITCH};
 const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const CLIENT: &str = "10.1.0.2";
 const SERVER: &str = "10.1.0.3";
-/// Two, since one address and port has less than 65,536 clients of an address.
+/// Two, since one address and port has less than 65,536 clients of an address. Their servers' ports are 8080 and 8081.
 pub(crate) const SERVICES: [&str; 2] = ["10.96.0.10", "10.96.0.11"];
 
 /// How a switch ends.
@@ -57,8 +58,10 @@ struct Switch {
 impl Switch {
     /// Waits for an event that is as wanted.
     fn event(&self, event: &str, wanted: impl Fn(&Value) -> bool) -> Outcome<Value> {
+        let clock = Clock::start();
         loop {
-            let value = self.events.recv_timeout(PATIENCE).map_err(|e| format!("{event}: {e}"))?;
+            let left = PATIENCE.saturating_sub(clock.now().since(Instant::ZERO));
+            let value = self.events.recv_timeout(left).map_err(|e| format!("{event}: {e}"))?;
             if value["event"] == event && wanted(&value) {
                 return Ok(value);
             }
@@ -102,12 +105,12 @@ impl World {
             text += &format!(
                 "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{n}, namespace: a}}\n\
                  spec: {{clusterIP: {address}, clusterIPs: [{address}], ports: [\
-                 {{name: t, port: 80, targetPort: 8080}}, \
-                 {{name: u, port: 80, targetPort: 8080, protocol: UDP}}]}}\n\
+                 {{name: t, port: 80, targetPort: 808{n}}}, \
+                 {{name: u, port: 80, targetPort: 808{n}, protocol: UDP}}]}}\n\
                  ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
                  metadata: {{name: s{n}, namespace: a, labels: \
                  {{kubernetes.io/service-name: s{n}}}}}\naddressType: IPv4\nports: [\
-                 {{name: t, port: 8080, protocol: TCP}}, {{name: u, port: 8080, protocol: UDP}}]\n\
+                 {{name: t, port: 808{n}, protocol: TCP}}, {{name: u, port: 808{n}, protocol: UDP}}]\n\
                  endpoints: [{{addresses: [{SERVER}], nodeName: n1}}]\n"
             );
         }
@@ -166,6 +169,13 @@ impl World {
         let count = |stats: &Value| stats["connections"].as_u64();
         let stats = switch.event("stats", |stats| count(stats) >= Some(least))?;
         count(&stats).ok_or_else(|| "no count".into())
+    }
+
+    /// Number of connections from now on.
+    pub(crate) fn connections_now(&self) -> Outcome<u64> {
+        let switch = self.switch.as_ref().ok_or("no switch runs")?;
+        while switch.events.try_recv().is_ok() {}
+        self.connections(0)
     }
 
     /// Ends the switch, and takes away what its connections are kept in.
