@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use crate::attachment::{InterfaceKind, PodAttachment};
 use crate::stats::{Stats, Workers};
-use crate::totals::Totals;
 
 /// How a node does. Counters are sums of all workers and, where they are kept, of earlier runs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -119,12 +118,11 @@ pub struct PodInfo {
 }
 
 impl PodInfo {
-    /// `earlier`: what earlier runs have counted.
     pub(crate) fn read(
         control: &ControlPlane,
         workers: &Workers,
-        (attachment, port): (&PodAttachment, PortId),
-        earlier: &Totals,
+        attachment: &PodAttachment,
+        port: PortId,
     ) -> Self {
         let mut info = Self {
             pod: attachment.pod.to_string(),
@@ -152,7 +150,6 @@ impl PodInfo {
                 info.dropped += counters.dropped.get();
             }
         }
-        earlier.add_to_pod(&mut info);
         info
     }
 }

@@ -11,8 +11,6 @@ use podswitch_core::snapshot::PortFacts;
 use podswitch_core::worker::WorkerHandle;
 use serde::{Deserialize, Serialize};
 
-use crate::totals::Totals;
-
 /// Counters of all workers, since the first run that kept them
 /// ([`NodeOptions::keep_connections`](crate::NodeOptions::keep_connections)).
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -99,13 +97,8 @@ pub struct PortStats {
 }
 
 impl Stats {
-    /// Reads the counters of `control`, which has `pods` pods attached. `earlier`: what earlier runs have counted.
-    pub(crate) fn read(
-        control: &ControlPlane,
-        pods: usize,
-        ports: &PortKinds,
-        earlier: &Totals,
-    ) -> Self {
+    /// Reads the counters of `control`, which has `pods` pods attached.
+    pub(crate) fn read(control: &ControlPlane, pods: usize, ports: &PortKinds) -> Self {
         let workers: Workers = control.workers().cloned().collect();
         let mut stats = Self {
             epoch: control.snapshot().epoch.0,
@@ -115,14 +108,14 @@ impl Stats {
             ..Self::default()
         };
         stats.read_objects(control);
-        stats.read_workers(&workers, ports, earlier);
+        stats.read_workers(&workers, ports);
         stats
     }
 
     /// Only what workers count; they may have stopped.
-    pub(crate) fn of_workers(workers: &Workers, ports: &PortKinds, earlier: &Totals) -> Self {
+    pub(crate) fn of_workers(workers: &Workers, ports: &PortKinds) -> Self {
         let mut stats = Self::default();
-        stats.read_workers(workers, ports, earlier);
+        stats.read_workers(workers, ports);
         stats
     }
 
@@ -148,7 +141,7 @@ impl Stats {
         }
     }
 
-    fn read_workers(&mut self, workers: &Workers, ports: &PortKinds, earlier: &Totals) {
+    fn read_workers(&mut self, workers: &Workers, ports: &PortKinds) {
         self.ports = ports.sums(workers);
         let (mut frames, mut bursts) = (0, 0);
         for worker in workers {
@@ -184,7 +177,6 @@ impl Stats {
             }
         }
         self.batch_fill = if bursts == 0 { 0.0 } else { frames as f64 / bursts as f64 };
-        earlier.add_to(self);
     }
 }
 
@@ -368,7 +360,7 @@ mod tests {
         let mut times: Vec<Duration> = (0..21)
             .map(|_| {
                 let began = clock.now();
-                let mut stats = Stats::read(&control, 0, &kinds, &Totals::default());
+                let mut stats = Stats::read(&control, 0, &kinds);
                 stats.policies.append(&mut counted.policies);
                 stats.services.append(&mut counted.services);
                 series = stats.to_prometheus(&meters);

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use podswitch_core::action::DropReason;
+use podswitch_core::control::ControlPlane;
+use podswitch_core::id::PortId;
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::PodAttachment;
 use crate::inspect::PodInfo;
-use crate::stats::{PortStats, Stats};
+use crate::stats::{PortStats, Stats, Workers};
 
 /// See the module's description.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,8 +58,21 @@ impl Totals {
         Self { pods: pods.collect(), ..Self::from(stats) }
     }
 
-    /// Adds what earlier runs have counted for a pod.
-    pub(crate) fn add_to_pod(&self, info: &mut PodInfo) {
+    /// The pods that are attached, by name, with these counts added. `workers` may have stopped.
+    pub(crate) fn with_pods<'a>(
+        &self,
+        control: &ControlPlane,
+        workers: &Workers,
+        pods: impl Iterator<Item = (&'a PodAttachment, PortId)>,
+    ) -> Vec<PodInfo> {
+        let mut list: Vec<_> =
+            pods.map(|(pod, port)| PodInfo::read(control, workers, pod, port)).collect();
+        list.iter_mut().for_each(|info| self.add_to_pod(info));
+        list.sort_by(|a, b| a.pod.cmp(&b.pod));
+        list
+    }
+
+    fn add_to_pod(&self, info: &mut PodInfo) {
         let Some(earlier) = self.pods.get(&info.pod) else { return };
         let sums = [
             (&mut info.sent_packets, earlier.sent_packets),

@@ -21,7 +21,7 @@ use crate::events::{Event, Failure, Reporter};
 use crate::totals::Totals;
 
 /// How long connections of earlier runs wait for their pods to be attached again.
-const PATIENCE: Duration = Duration::from_secs(60);
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Least time between two writings of what was learnt and counted.
 const SAVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Share of the node's time that they may take: one part of so many.
@@ -32,10 +32,10 @@ const SAVE_SHARE: u32 = 50;
 pub(crate) struct Kept {
     files: KeptConnections,
     saved: Vec<Saved>,
-    /// When those that still wait are given up. `None`: nothing waits.
+    /// When connections that still wait are given up. `None`: none wait.
     until: Option<Instant>,
     restored: Restored,
-    /// Memory could not be allocated, and that was reported.
+    /// Memory could not be allocated, and this was reported.
     is_full: bool,
     learnt: PathBuf,
     counts: PathBuf,
@@ -47,8 +47,8 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// A control plane with its connections in `folder`; without one, or where that cannot be, in this process only,
-    /// which is reported.
+    /// A control plane with its connections in `folder`. Without a folder, or if it cannot be used,
+    /// connections live in this process only; the latter is reported.
     pub(crate) fn open(
         folder: Option<&Path>,
         options: Options,
@@ -91,15 +91,15 @@ impl Kept {
         (control, Some(kept))
     }
 
-    /// Whether connections of earlier runs are to be restored.
+    /// Whether connections of earlier runs wait to be restored.
     pub(crate) fn has_saved(&self) -> bool {
         !self.saved.is_empty()
     }
 
-    /// Opens connections whose clients' ports are attached. `tunnel`: and those of clients behind the tunnel. To be
-    /// called when a port was attached, before a state names it.
+    /// Restores connections whose clients' ports are attached, and if `tunnel` is true those of
+    /// clients behind the tunnel. Call it after a port was attached, before a state names it.
     pub(crate) fn restore(&mut self, control: &ControlPlane, tunnel: bool) {
-        // The latest first: what it has opened is what the earlier ones had.
+        // The latest run first: its connections include those that it restored from earlier runs.
         for saved in &mut self.saved {
             let Restored { restored, lost, .. } = control.restore_connections(saved, tunnel);
             self.restored.restored += restored;
@@ -135,16 +135,17 @@ impl Kept {
 
     fn start_connections(&mut self, control: &ControlPlane, now: Instant) {
         if !self.has_saved() {
-            // Those of another version are of no use.
+            // Connections of an incompatible version cannot be used.
             self.files.settle();
             return;
         }
         self.restore(control, true);
-        self.until = Some(now + PATIENCE);
+        self.until = Some(now + RESTORE_TIMEOUT);
         self.report();
     }
 
-    /// Keeps memory allocated ahead of its use, and gives up connections whose pods did not come back.
+    /// Allocates memory ahead of its use, and gives up connections whose pods were not attached
+    /// again.
     pub(crate) fn poll(&mut self, control: &ControlPlane, now: Instant) {
         self.allocate(control);
         let waiting = self.saved.iter().map(Saved::len).sum::<usize>();

@@ -1,11 +1,8 @@
 //! What the node has counted, and who is told.
 
-use podswitch_core::control::ControlPlane;
-
 use super::Node;
 use crate::inspect::{PodInfo, Status};
-use crate::pods::Pods;
-use crate::stats::{Stats, Workers};
+use crate::stats::Stats;
 use crate::totals::Totals;
 
 impl Node {
@@ -17,12 +14,15 @@ impl Node {
     }
 
     pub(super) fn read_stats(&self) -> Stats {
-        Stats::read(&self.control, self.pods.ports().len(), &self.port_kinds, &self.earlier)
+        let pods = self.pods.ports().len();
+        let mut stats = Stats::read(&self.control, pods, &self.port_kinds);
+        self.earlier.add_to(&mut stats);
+        stats
     }
 
     fn read_pods(&self) -> Vec<PodInfo> {
         let workers = self.control.workers().cloned().collect();
-        pod_list(&self.control, &workers, &self.pods, &self.earlier)
+        self.earlier.with_pods(&self.control, &workers, self.pods.list())
     }
 
     /// What all runs have counted.
@@ -53,17 +53,4 @@ impl Node {
         self.save_counts(&self.read_stats());
         list
     }
-}
-
-/// The pods that are attached, by name. `workers` may have stopped.
-pub(super) fn pod_list(
-    control: &ControlPlane,
-    workers: &Workers,
-    pods: &Pods,
-    earlier: &Totals,
-) -> Vec<PodInfo> {
-    let read = |pod| PodInfo::read(control, workers, pod, earlier);
-    let mut list: Vec<_> = pods.list().map(read).collect();
-    list.sort_by(|a, b| a.pod.cmp(&b.pod));
-    list
 }

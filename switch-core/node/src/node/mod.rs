@@ -427,8 +427,9 @@ impl Node {
         let workers = control.workers().cloned().collect();
         let _ = control.set_workers(0);
         if let (Some(kept), PodInterfaces::Keep) = (&mut kept, interfaces) {
-            let stats = Stats::of_workers(&workers, &self.port_kinds, &self.earlier);
-            let list = counts::pod_list(&control, &workers, &pods, &self.earlier);
+            let mut stats = Stats::of_workers(&workers, &self.port_kinds);
+            self.earlier.add_to(&mut stats);
+            let list = self.earlier.with_pods(&control, &workers, pods.list());
             kept.save(&control, Totals::new(&stats, &list), self.clock);
         }
         if let Some(drops) = &mut drops {
