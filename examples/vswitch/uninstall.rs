@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use podswitch_linux::{HostError, NetNs, steer, userns};
+use podswitch_linux::{HostError, NetNs, sysctl, userns};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::failure::Failure;
@@ -20,8 +20,8 @@ const CONFLIST: &str = "10-podswitch.conflist";
 /// Our CNI plugin.
 const PLUGIN: &str = "podswitch-cni";
 
-/// Remove from this node what a stopped switch left for its next run: the CNI configuration, then
-/// the run directory.
+/// Remove from this node what a stopped switch left for its next run: the CNI configuration, steering
+/// of Services and other settings of the node's kernel, then the run directory.
 ///
 /// Waits for a switch that is still running. The plugin is kept unless --cni-bin-dir is given:
 /// without the plugin, the runtime cannot remove the pods that it attached. Missing files are not
@@ -36,6 +36,10 @@ pub(crate) struct Args {
     /// Where the container runtime looks for CNI configuration.
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     cni_conf_dir: PathBuf,
+    /// Where the node's kernel settings are, if /proc/sys is read-only as in containers: another mount of
+    /// it.
+    #[arg(long, value_name = "DIR")]
+    proc_sys: Option<PathBuf>,
     /// Also remove the CNI plugin from this folder. Do this only when none of the pods that it
     /// attached is left.
     #[arg(long, value_name = "DIR")]
@@ -43,13 +47,15 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Done {
+    if let Some(path) = &args.proc_sys {
+        sysctl::use_root(path);
+    }
     // First, so that the runtime attaches no more pods through it.
     remove(&args.cni_conf_dir.join(CONFLIST))?;
     wait_for_end(&args.run_dir)?;
     if userns::has_privilege() {
-        // A killed switch leaves its steering rules in the node's kernel for its next run, which
-        // does not come.
-        steer::forget(&NetNs::current()?)?;
+        // A switch that was killed, or stopped with --keep, left them to its next run, which does not come.
+        podswitch_node::remove_leftovers(&NetNs::current()?)?;
     }
     for path in children(&args.run_dir)? {
         remove(&path)?;

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use podswitch_core::action::DropReason::*;
 use podswitch_core::config::{Config, NextHop, Route, Underlay};
+use podswitch_core::control::LearntMtu;
+use podswitch_core::time::Instant;
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::HashKey;
 use podswitch_wire::parse::{Icmp, parse};
@@ -194,6 +196,41 @@ fn the_path_mtu_is_learnt_and_forgotten() {
         switch.send(0, &from_pod(0, 0, &datagram(v6, most)));
         assert_eq!(switch.recv(UPLINK).len(), 1);
         switch.assert_adds_up();
+    });
+}
+
+/// Another process goes on with what was learnt, for the time that is left.
+#[test]
+fn the_path_mtu_is_restored() {
+    each(|v6, outer, mut pair| {
+        let (most, overhead) = if outer { (1430, 70) } else { (1450, 50) };
+        let switch = &mut pair.0[0];
+        switch.send(0, &from_pod(0, 0, &datagram(v6, most)));
+        let sent = switch.recv(UPLINK).remove(0);
+        switch.send(UPLINK, &underlay_error(&sent, 1400, 500));
+        let mut learnt = switch.control.path_mtus();
+        let vtep = dissect(&sent).destination;
+        assert_eq!(learnt.iter().map(|l| (l.vtep, l.mtu)).collect::<Vec<_>>(), [(vtep, 1400)]);
+
+        let underlay = if outer { Underlay::Ipv6First } else { Underlay::Ipv4First };
+        let mut next = Switch::new(&node_config(0, underlay));
+        learnt.push(LearntMtu { vtep: "198.51.100.1".parse().unwrap(), mtu: 1300, left: 60 });
+        learnt[0].left = 300;
+        next.control.restore_path_mtus(&learnt);
+        next.send(0, &from_pod(0, 0, &datagram(v6, 1401 - overhead)));
+        assert_eq!(error(&next.recv(0)[0]).2, 1400 - overhead as u32);
+        assert_eq!(next.dropped(), [(0, MtuExceeded)]);
+        assert_eq!(next.control.path_mtus().len(), 1, "no other node has it");
+        // What was learnt since stays.
+        next.control.restore_path_mtus(&[LearntMtu { mtu: 1290, ..learnt[0] }]);
+        assert_eq!(next.control.path_mtus()[0].mtu, 1400);
+        next.now = Instant::from_secs(301);
+        next.send(0, &from_pod(0, 0, &datagram(v6, most)));
+        assert_eq!(next.recv(UPLINK).len(), 1, "its time is over");
+        // A file cannot starve a tunnel.
+        next.control.restore_path_mtus(&[LearntMtu { mtu: 1, left: u64::MAX, ..learnt[0] }]);
+        let mtu = next.control.path_mtus().iter().map(|l| (l.mtu, l.left)).next();
+        assert!(mtu.is_none_or(|(mtu, left)| mtu >= 552 && left <= 600), "{mtu:?}");
     });
 }
 

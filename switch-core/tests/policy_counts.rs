@@ -259,3 +259,27 @@ fn resolve_counts_nothing() {
     }
     assert_eq!(counts(&switch), []);
 }
+
+#[test]
+fn counts_of_an_earlier_process_are_added_by_name() {
+    let mut switch = Switch::new(&isolated(&[9, 10]));
+    let [a, b] = [0, 1].map(|n| addresses(n)[0]);
+    for port in [9, 10, 11] {
+        let packet = ip(a, b, 17, 64, None, &udp(a, b, (1000, port), b"x"));
+        switch.send(0, &framed(0, &packet));
+    }
+    let before = switch.control.policy_counts();
+    assert_eq!(before.len(), 5);
+    let mut next = Switch::new(&isolated(&[9]));
+    let packet = ip(a, b, 17, 64, None, &udp(a, b, (1000, 9), b"x"));
+    next.send(0, &framed(0, &packet));
+    next.control.restore_counts(&before, &[]);
+    // Its second rule is gone; what no rule matched stays.
+    let expected = [(Egress, None, 1), (Egress, Some(0), 2), (Ingress, Some(0), 2)];
+    assert_eq!(counts(&next), expected);
+    let mut other = isolated(&[9, 10]);
+    Arc::make_mut(&mut other.policies[0]).cookie = "NetworkPolicy/default/other".into();
+    let other = Switch::new(&other);
+    other.control.restore_counts(&before, &[]);
+    assert_eq!(counts(&other), []);
+}

@@ -342,3 +342,63 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn counts_and_affinity_are_restored_by_name() {
+    let mut config = state();
+    let sticky = Service { affinity: Some(600), ..service(3) };
+    config.services.push(Arc::new(sticky));
+    let mut was = ControlPlane::new(Options::default());
+    was.apply(&config).unwrap();
+    let snapshot = was.snapshot();
+    let entries: Vec<_> = snapshot.services.iter().map(|(_, entry)| entry).collect();
+    let of = |cookie: &str| entries.iter().find(|e| &*e.cookie == cookie).unwrap();
+    (0..3).for_each(|_| of("Service/ns/s1").count_opened(0));
+    of("Service/ns/s1").count_opened(1);
+    of("Service/ns/s2").count_opened(0);
+    of("Service/ns/s3").count_rejected();
+    of("Service/ns/s3").count_dropped();
+    of("Pod/default/p0").count_opened(0);
+    let (client, backend) = (ip("192.0.2.9"), "10.1.3.4:8080".parse().unwrap());
+    was.shared().affinity.pin(of("Service/ns/s3").id, client, backend, 0, 600);
+    let (counts, pins) = (was.service_counts(), was.affinity(9));
+    assert_eq!(counts.len(), 4);
+    assert_eq!((pins.len(), was.affinity(0).len()), (1, 0));
+
+    // One backend and one Service are gone, another has come first.
+    let mut next = ControlPlane::new(Options::default());
+    config.slices[0] = Arc::new(slice(1, "s1-a", [6, 7]));
+    config.services.remove(1);
+    config.services.insert(0, Arc::new(service(9)));
+    next.apply(&config).unwrap();
+    next.restore_counts(&[], &counts);
+    next.restore_affinity(&pins);
+    let text: Vec<String> = next
+        .service_counts()
+        .iter()
+        .map(|c| {
+            format!("{} {:?} {} {} {}", c.service, c.opened, c.departed, c.rejected, c.dropped)
+        })
+        .collect();
+    assert_eq!(
+        text,
+        [
+            "Pod/default/p0 [(10.1.0.10:443, 1)] 0 0 0",
+            "Service/ns/s1 [(10.1.1.6:8080, 1)] 3 0 0",
+            "Service/ns/s3 [] 0 1 1",
+        ]
+    );
+    let snapshot = next.snapshot();
+    let id =
+        |cookie: &str| snapshot.services.iter().find(|(_, e)| &*e.cookie == cookie).unwrap().1.id;
+    let now = next.clock().now().as_secs() as u32;
+    assert_eq!(next.shared().affinity.get(id("Service/ns/s3"), client, now), Some(backend));
+    assert_eq!(next.shared().affinity.len(), 1);
+    // A Service that has lost its affinity has none.
+    config.services.pop();
+    config.services.push(Arc::new(service(3)));
+    let mut last = ControlPlane::new(Options::default());
+    last.apply(&config).unwrap();
+    last.restore_affinity(&pins);
+    assert!(last.shared().affinity.is_empty());
+}

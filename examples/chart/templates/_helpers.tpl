@@ -52,6 +52,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - --kubernetes
 - --run-dir={{ .Values.agent.runDir }}
 - --wait
+# Another follows; after the last one the Job `uninstall` removes what it leaves.
+- --keep
 - --proc-sys=/host/proc/sys
 # Annotations of pods are their authors'.
 - --pod-annotations=ignore

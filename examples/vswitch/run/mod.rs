@@ -118,7 +118,8 @@ pub(crate) struct Args {
     /// upgrade that starts the new switch before it stops the old one.
     #[arg(long)]
     wait: bool,
-    /// Keep the pods' interfaces at the end, for the next run.
+    /// Keep the pods' interfaces and connections at the end, for the next run. Until it starts, packets
+    /// for the switch are discarded. If no run follows, use `uninstall`.
     #[arg(long)]
     keep: bool,
     /// Print counters at this interval, in seconds.

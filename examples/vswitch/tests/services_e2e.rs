@@ -4,14 +4,17 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
 use podswitch_linux::netlink::{LinkSpec, Route, Rule};
 use podswitch_linux::{NetNs, Netlink, sysctl};
-use podswitch_vswitch_testkit::running::{PATIENCE, Running};
-use podswitch_vswitch_testkit::{Folder, pod};
+use podswitch_vswitch_testkit::running::{Limit, PATIENCE, Running};
+use podswitch_vswitch_testkit::{Folder, pod, run};
 use podswitch_wire::cidr::Cidr;
+use serde_json::Value;
 
 const NODE: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
 const CLIENT: [&str; 2] = ["192.0.2.2", "2001:db8:1::2"];
@@ -109,17 +112,41 @@ impl World {
                 }
             }
         }
+        // By UDP, with affinity.
+        text += "---\napiVersion: v1\nkind: Service\nmetadata: {name: sticky, namespace: a}\n\
+                 spec: {type: NodePort, ipFamilyPolicy: RequireDualStack, \
+                 sessionAffinity: ClientIP, clusterIPs: [10.96.0.20, \"fd96::20\"], \
+                 clusterIP: 10.96.0.20, ipFamilies: [IPv4, IPv6], \
+                 ports: [{port: 80, targetPort: 8080, nodePort: 30090, protocol: UDP}]}\n";
+        for (f, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
+            text += &format!(
+                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+                 metadata: {{name: sticky-{f}, namespace: a, labels: \
+                 {{kubernetes.io/service-name: sticky}}}}\naddressType: {family}\n\
+                 ports: [{{name: \"\", port: 8080, protocol: UDP}}]\nendpoints:\n"
+            );
+            for (n, ready) in ready.into_iter().enumerate() {
+                text += &format!(
+                    "- {{addresses: [\"{}\"], nodeName: {}, conditions: {{ready: {ready}}}}}\n",
+                    PODS[n][f], self.name
+                );
+            }
+        }
         fs::write(self.folder.path("next"), text).expect("written");
         fs::create_dir_all(self.folder.path("state")).expect("a folder");
         fs::rename(self.folder.path("next"), self.folder.path("state/s.yaml")).expect("renamed");
     }
 
     fn start(&self, more: &[&str]) -> Running {
+        self.start_with(more, |_| {})
+    }
+
+    fn start_with(&self, more: &[&str], change: impl FnOnce(&mut Command)) -> Running {
         let (manifests, netns) =
             (self.folder.text("state"), self.node.path().display().to_string());
         let head = ["--node", &self.name, "--manifests", &manifests, "--node-netns", &netns];
         let ranges = ["--service-cidr", "10.96.0.0/16", "--service-cidr", "fd96::/112"];
-        Running::start(&[&head, &ranges[..], more].concat())
+        Running::start_with(&[&head, &ranges[..], more].concat(), change)
     }
 
     /// Servers in both pods and off the cluster, at port 8080 of both families: each says who it is and whom it sees,
@@ -144,6 +171,37 @@ impl World {
                 }
             });
         }
+    }
+
+    /// Servers in both pods, by UDP, that say who they are.
+    fn serve_datagrams(&self) {
+        for (n, ns) in self.pods.iter().enumerate() {
+            let socket = ns.enter(|| UdpSocket::bind("[::]:8080")).unwrap().expect("bound");
+            thread::spawn(move || {
+                while let Ok((_, peer)) = socket.recv_from(&mut [0; 9]) {
+                    let _ = socket.send_to(&[n as u8], peer);
+                }
+            });
+        }
+    }
+
+    /// Servers at the same places that give out their ends of connections, each with what the client first says.
+    fn serve_both(&self) -> Receiver<(u16, TcpStream)> {
+        let (sender, receiver) = channel();
+        for ns in self.pods.iter().chain([&self.client]) {
+            let listener = ns.enter(|| TcpListener::bind("[::]:8080")).unwrap().expect("bound");
+            let sender = sender.clone();
+            thread::spawn(move || {
+                for mut stream in listener.incoming().map_while(Result::ok) {
+                    let mut told = [0; 2];
+                    stream.read_exact(&mut told).expect("it says who it is");
+                    if sender.send((u16::from_be_bytes(told), stream)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        receiver
     }
 }
 
@@ -324,34 +382,68 @@ fn the_switch_masquerades_by_its_uplink() {
             assert!(socket.recv(&mut [0; 9]).is_err(), "it is answered twice");
         }
     }
-    let resets = |file| {
-        let text = node.enter(|| fs::read_to_string(file)).unwrap().unwrap();
-        let column = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        let tcp: Vec<_> =
-            text.lines().filter(|line| line.starts_with("Tcp: ")).map(column).collect();
-        let at = tcp[0].iter().position(|name| name == "OutRsts").expect("a column");
-        tcp[1][at].clone()
-    };
-    assert_eq!(resets("/proc/thread-self/net/snmp"), "0", "the node's stack keeps out of it");
+    assert_eq!(resets(node), "0", "the node's stack keeps out of it");
     assert_eq!(switch.stop(), Some(0));
 }
 
-/// Connections of every kind, both families: the switch is killed again and again while they are open, and other
-/// backends are ready when it comes back. Each goes on with its own, whichever end speaks first.
-#[test]
-fn connections_outlive_a_kill() {
-    podswitch_testkit::require_privilege!();
-    let world = World::new("outlive");
+/// How a run ends that another follows.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Killed,
+    /// As planned, with `--keep`.
+    Stopped,
+}
+
+/// A connection with both ends in hand.
+struct Open {
+    what: String,
+    client: TcpStream,
+    server: TcpStream,
+}
+
+/// Both ends of a connection to a server of [`World::serve_both`].
+fn open(from: &NetNs, (to, port): (&str, u16), servers: &Receiver<(u16, TcpStream)>) -> Open {
+    let what = format!("[{to}]:{port}");
+    let mut client = connect(from, to, port).unwrap_or_else(|e| panic!("{what}: {e}"));
+    // The server sees another port than this one where it is translated: it is told.
+    let own = client.local_addr().expect("an address").port();
+    client.write_all(&own.to_be_bytes()).expect("written");
+    let (told, server) = servers.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("{what}: {e}"));
+    assert_eq!(told, own, "{what}");
+    server.set_read_timeout(Some(PATIENCE)).expect("set");
+    Open { what, client, server }
+}
+
+/// Resets that a namespace's stack has sent.
+fn resets(ns: &NetNs) -> String {
+    let text = ns.enter(|| fs::read_to_string("/proc/thread-self/net/snmp")).unwrap().unwrap();
+    let column = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let tcp: Vec<_> = text.lines().filter(|line| line.starts_with("Tcp: ")).map(column).collect();
+    let at = tcp[0].iter().position(|name| name == "OutRsts").expect("a column");
+    tcp[1][at].clone()
+}
+
+/// Connections of every kind, both families: the switch ends again and again while they are open, either end or both
+/// send while there is none, and other backends are ready when it comes back. Each goes on with its own, whichever end
+/// speaks first. Then the last run stops without `--keep`, and nothing is left.
+fn connections_outlive(end: End, name: &str) {
+    let world = World::new(name);
     let World { client, pods, node, .. } = &world;
-    let run_dir = format!("/dev/shm/podswitch-outlive-{}", std::process::id());
+    let settings = || {
+        ["net/ipv4/ip_local_reserved_ports", "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"]
+            .map(|key| sysctl::get(node, key).unwrap())
+    };
+    let before = (rules(node), settings());
+    let run_dir = format!("/dev/shm/podswitch-{name}-{}", std::process::id());
     let masquerade = format!("{},{}", NODE[0], NODE[1]);
     let flags = ["--run-dir", &run_dir, "--masquerade", &masquerade];
     let flags = [&flags[..], &["--cluster-cidr", "172.16.0.0/12"]].concat();
+    let kept = [&flags[..], &["--keep"]].concat();
     world.state([false, true]);
-    let mut switch = world.start(&flags);
+    let mut switch = world.start(&kept);
     switch.says("ready");
-    world.serve();
-    let mut open = Vec::new();
+    let servers = world.serve_both();
+    let mut connections = Vec::new();
     for f in 0..2 {
         let vip = ["10.96.0.10", "fd96::10"][f];
         for (from, to, port) in [
@@ -366,32 +458,233 @@ fn connections_outlive_a_kill() {
             (&pods[0], PODS[1][f], 8080),
             (&pods[0], CLIENT[f], 8080),
         ] {
-            let what = format!("[{to}]:{port}");
-            let stream = connect(from, to, port).unwrap_or_else(|e| panic!("{what}: {e}"));
-            let mut reader = BufReader::new(stream);
-            reader.read_line(&mut String::new()).expect("a line");
-            open.push((what, reader));
+            connections.push(open(from, (to, port), &servers));
         }
     }
+    let reset = resets(node);
     for round in 0..3u8 {
-        drop(switch);
+        match end {
+            End::Killed => drop(switch),
+            End::Stopped => assert_eq!(switch.stop(), Some(0)),
+        }
+        let from_client = [round; 3000];
+        let from_server = [round + 100; 3000];
+        for Open { what, client, server } in &mut connections {
+            let failed = |e| -> () { panic!("{what}: {e}") };
+            if round != 1 {
+                client.write_all(&from_client).unwrap_or_else(failed);
+            }
+            if round != 2 {
+                server.write_all(&from_server).unwrap_or_else(failed);
+            }
+        }
+        // Time for an answer of a stack that the segments are not for.
+        thread::sleep(Duration::from_millis(300));
+        assert_eq!(resets(node), reset, "the node's stack keeps out of it");
         // New connections would go to the other pod.
         world.state([round % 2 == 0, round % 2 == 1]);
-        switch = world.start(&flags);
+        let workers = (1 + round % 2).to_string();
+        switch = world.start(&[&kept[..], &["--workers", &workers]].concat());
         switch.says("ready");
-        for (what, reader) in &mut open {
-            let sent = [round; 3000];
-            reader.get_mut().write_all(&sent).unwrap_or_else(|e| panic!("{what}: {e}"));
-            let mut back = [9; 3000];
-            reader.read_exact(&mut back).unwrap_or_else(|e| panic!("{what}, {round}: {e}"));
-            assert_eq!(sent, back);
+        for Open { what, client, server } in &mut connections {
+            let failed = |e| -> () { panic!("{what}, {round}: {e}") };
+            if round == 1 {
+                client.write_all(&from_client).unwrap_or_else(failed);
+            }
+            if round == 2 {
+                server.write_all(&from_server).unwrap_or_else(failed);
+            }
+            for (to, sent) in [(&mut *server, from_client), (client, from_server)] {
+                let mut got = [9; 3000];
+                to.read_exact(&mut got).unwrap_or_else(failed);
+                assert_eq!(got, sent, "{what}, {round}");
+            }
         }
     }
-    assert_eq!(ask(&pods[0], "10.96.0.10", 80).0, 0, "a new one goes to the pod that is ready");
+    let new = open(&pods[0], ("10.96.0.10", 80), &servers);
+    let at = new.server.local_addr().expect("an address").ip().to_canonical();
+    assert_eq!(at, ip(PODS[0][0]), "a new one goes to the pod that is ready");
+    // A run that leaves everything, and one that does not.
     assert_eq!(switch.stop(), Some(0));
-    let left: Vec<_> = fs::read_dir(&run_dir).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("connections")), "{left:?}");
+    assert_ne!((rules(node), settings()), before);
+    if end == End::Stopped {
+        let conf_dir = world.folder.text("net.d");
+        let arguments = ["uninstall", "--run-dir", &run_dir, "--cni-conf-dir", &conf_dir];
+        let output = node.enter(|| run(&arguments)).unwrap();
+        assert!(output.status.success(), "{output:?}");
+    } else {
+        let switch = world.start(&flags);
+        switch.says("ready");
+        assert_eq!(switch.stop(), Some(0));
+        let left = fs::read_dir(&run_dir).unwrap().map(|e| e.unwrap().file_name());
+        let of_runs = |name: &&std::ffi::OsString| {
+            let name = name.to_string_lossy();
+            name.starts_with("connections") || name.starts_with("kept")
+        };
+        let left: Vec<_> = left.collect();
+        assert_eq!(left.iter().find(of_runs), None, "{left:?}");
+        fs::remove_dir_all(&run_dir).expect("removed");
+    }
+    assert_eq!((rules(node), settings()), before);
+    assert!(!fs::exists(&run_dir).unwrap());
+    let refused =
+        connect(client, NODE[0], 30_080).expect_err("the node's stack has its ports again");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn connections_outlive_a_kill() {
+    podswitch_testkit::require_privilege!();
+    connections_outlive(End::Killed, "outlive");
+}
+
+#[test]
+fn connections_outlive_a_planned_stop() {
+    podswitch_testkit::require_privilege!();
+    connections_outlive(End::Stopped, "planned");
+}
+
+/// The pod that answers a datagram from one of the client's addresses to the Service with affinity.
+#[track_caller]
+fn ask_sticky(client: &NetNs, source: IpAddr) -> u8 {
+    let socket = client.enter(|| UdpSocket::bind((source, 0))).unwrap().expect("bound");
+    socket.set_read_timeout(Some(PATIENCE)).expect("set");
+    let to = SocketAddr::new(ip(NODE[usize::from(source.is_ipv6())]), 30_090);
+    socket.send_to(b"?", to).expect("sent");
+    let mut pod = [9];
+    socket.recv(&mut pod).expect("an answer");
+    pod[0]
+}
+
+/// Every count that `before` has is in `after`, and not smaller.
+fn assert_monotone(before: &Value, after: &Value, path: &str) {
+    const OF_RUN: [&str; 6] =
+        ["workers", "epoch", "connections", "busy_percent", "batch_fill", "port"];
+    match before {
+        Value::Object(fields) => {
+            for (name, value) in fields.iter().filter(|(name, _)| !OF_RUN.contains(&&***name)) {
+                assert_monotone(value, &after[name], &format!("{path}/{name}"));
+            }
+        }
+        Value::Array(entries) => {
+            for (n, entry) in entries.iter().enumerate() {
+                assert_monotone(entry, &after[n], &format!("{path}/{n}"));
+            }
+        }
+        Value::Number(was) => assert!(after.as_f64() >= was.as_f64(), "{path}: {was}, {after}"),
+        _ => {}
+    }
+}
+
+/// Clients keep their backends, though others are ready and they have no connection; counts go on. The switch ends
+/// in either way.
+fn affinity_and_counts_outlive(end: End, name: &str) {
+    let world = World::new(name);
+    let World { client, pods, .. } = &world;
+    let sources = |from: u8| {
+        (from..from + 8)
+            .flat_map(|n| [ip(&format!("192.0.2.{n}")), ip(&format!("2001:db8:1::{n:x}"))])
+    };
+    let mut netlink = Netlink::open(client).unwrap();
+    let link = netlink.link("eth0").unwrap().index;
+    for source in sources(20).chain(sources(40)) {
+        let length = if source.is_ipv4() { 24 } else { 64 };
+        netlink.add_address(link, format!("{source}/{length}").parse().unwrap()).unwrap();
+        netlink.wait_until_local(source).unwrap();
+    }
+    let run_dir = format!("/dev/shm/podswitch-{name}-{}", std::process::id());
+    let flags = ["--run-dir", &run_dir, "--keep", "--json", "--stats", "0.2"];
+    let pods_now = || -> Value {
+        let output = run(&["pods", "--socket", &format!("{run_dir}/ctl.sock"), "--json"]);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    world.state([false, true]);
+    let mut switch = world.start(&flags);
+    switch.event("ready");
+    world.serve_datagrams();
+    for source in sources(20) {
+        assert_eq!(ask_sticky(client, source), 1, "only it is ready");
+    }
+    // Nobody has this address.
+    let lost = pods[0].enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    lost.send_to(b"x", "10.1.0.77:9").unwrap();
+    world.state([true, true]);
+    switch.event("applied");
+    for source in sources(20) {
+        assert_eq!(ask_sticky(client, source), 1, "it has affinity");
+    }
+    for round in 0..2 {
+        let before = switch.event_with("stats", |stats| {
+            let opened =
+                |pod: &str| stats["services"][format!("Service/a/sticky 80/UDP {pod}")].as_u64();
+            opened("10.1.0.3:8080") >= Some(16 + round * 8)
+                && opened("[fd00:1::3]:8080") >= Some(16 + round * 8)
+                && stats["drops"]["unknown_pod"].as_u64() >= Some(1)
+        });
+        let pods_before = pods_now();
+        assert!(pods_before.to_string().contains("sent_packets"), "{pods_before}");
+        match end {
+            End::Killed => {
+                // Written down every few seconds.
+                let limit = Limit::new(PATIENCE);
+                let kept = || fs::read_to_string(format!("{run_dir}/kept-learnt"));
+                while !sources(20).all(|s| kept().is_ok_and(|text| text.contains(&s.to_string()))) {
+                    limit.left().expect("it is written down");
+                    thread::sleep(Duration::from_millis(50));
+                }
+                drop(switch);
+            }
+            End::Stopped => assert_eq!(switch.stop(), Some(0)),
+        }
+        switch = world.start(&flags);
+        switch.event("ready");
+        let after = switch.event("stats");
+        assert_monotone(&before, &after, "");
+        assert_monotone(&pods_before, &pods_now(), "pods");
+        // Workers do not wait for who reads: once nothing is on its way.
+        switch.event_with("stats", |stats| {
+            let total = |name: &str| stats[name].as_u64().expect("a count");
+            total("received") == total("forwarded") + total("consumed") + total("dropped")
+        });
+        for source in sources(20) {
+            assert_eq!(ask_sticky(client, source), 1, "{round}: {source}");
+        }
+    }
+    // Those of nobody are divided.
+    let mut others: Vec<_> = sources(40).map(|source| ask_sticky(client, source)).collect();
+    others.sort_unstable();
+    others.dedup();
+    assert_eq!(others, [0, 1]);
+    assert_eq!(switch.stop(), Some(0));
+    // Damage, and another version, are refused with a note, and the switch starts all the same.
+    for (file, text) in [("kept-learnt", "podswitch-kept 9 0 0\n"), ("kept-counts", "rubbish")] {
+        fs::write(format!("{run_dir}/{file}"), text).expect("written");
+    }
+    let log = world.folder.path("log");
+    let file = fs::File::create(&log).unwrap();
+    let switch = world.start_with(&["--run-dir", &run_dir], |command| {
+        command.stderr(file);
+    });
+    switch.says("ready");
+    assert_eq!(switch.stop(), Some(0));
+    let text = fs::read_to_string(&log).unwrap();
+    for note in ["what was learnt: it is of format 9", "what was counted: it is damaged"] {
+        assert!(text.contains(note), "{text}");
+    }
     fs::remove_dir_all(&run_dir).expect("removed");
+}
+
+#[test]
+fn affinity_and_counts_outlive_a_kill() {
+    podswitch_testkit::require_privilege!();
+    affinity_and_counts_outlive(End::Killed, "learnt");
+}
+
+#[test]
+fn affinity_and_counts_outlive_a_planned_stop() {
+    podswitch_testkit::require_privilege!();
+    affinity_and_counts_outlive(End::Stopped, "counted");
 }
 
 /// The status that a load balancer is answered.

@@ -113,6 +113,18 @@ impl Counts {
         self.first[DROPPED].fetch_add(1, Relaxed);
     }
 
+    /// Adds what an earlier process has counted for a backend; `None`: for backends that are gone.
+    pub(super) fn restore_opened(&self, slot: Option<Slot>, count: u64) {
+        let counter = slot.and_then(|slot| self.backend(slot)).unwrap_or(&self.first[DEPARTED]);
+        counter.fetch_add(count, Relaxed);
+    }
+
+    /// Adds what an earlier process has refused.
+    pub(super) fn restore_refused(&self, rejected: u64, dropped: u64) {
+        self.first[REJECTED].fetch_add(rejected, Relaxed);
+        self.first[DROPPED].fetch_add(dropped, Relaxed);
+    }
+
     pub(super) fn opened(&self, slot: Slot) -> u64 {
         self.backend(slot).map_or(0, |counter| counter.load(Relaxed))
     }

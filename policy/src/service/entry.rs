@@ -270,6 +270,17 @@ impl ServiceEntry {
         self.counts.dropped()
     }
 
+    /// Adds what an earlier process has counted: connections opened to `backend`, or to backends that are gone.
+    pub fn restore_opened(&self, backend: Option<SocketAddr>, count: u64) {
+        let slot = backend.and_then(|backend| self.find(backend)).map(|at| self.backends[at].slot);
+        self.counts.restore_opened(slot, count);
+    }
+
+    /// Adds what an earlier process has counted: connections that were rejected and dropped.
+    pub fn restore_refused(&self, rejected: u64, dropped: u64) {
+        self.counts.restore_refused(rejected, dropped);
+    }
+
     /// Counters for the entry that replaces this one, with these backends.
     pub(super) fn counts_for(
         before: Option<&Self>,

@@ -125,8 +125,8 @@ fn saved(path: &Path) -> Option<Box<dyn SavedMemory>> {
     Some(Box::new(Mapping::private(file.as_fd(), length).ok()?))
 }
 
-/// The system's monotonic clock.
-fn monotonic() -> Duration {
+/// The system's monotonic clock, which all processes share.
+pub fn monotonic() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
 }

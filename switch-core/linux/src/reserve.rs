@@ -3,7 +3,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::settings::ChangedSettings;
+use super::settings::{ChangedSettings, PORTS};
 use super::{HostError, NetNs};
 
 const SETTING: &str = "net/ipv4/ip_local_reserved_ports";
@@ -22,7 +22,7 @@ impl ReservedPorts {
     /// # Errors
     /// `/proc/sys` may not be written.
     pub fn reserve(ns: &NetNs, ports: &[RangeInclusive<u16>]) -> Result<Self, HostError> {
-        let settings = ChangedSettings::new(ns, "ports");
+        let settings = ChangedSettings::new(ns, PORTS);
         let mut reserved = Self { ports: ports.to_vec(), settings };
         reserved.reconcile()?;
         Ok(reserved)
@@ -37,6 +37,11 @@ impl ReservedPorts {
         let wanted = merge(&self.settings.others(SETTING)?, &self.ports);
         let is_changed = self.settings.set(SETTING, &wanted)?;
         Ok(is_changed.then(|| format!("{SETTING} = {wanted}")))
+    }
+
+    /// Leaves the ports reserved when this is dropped, for the next run.
+    pub fn leave_in_force(&mut self) {
+        self.settings.leave_in_force();
     }
 }
 

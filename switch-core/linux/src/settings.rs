@@ -1,5 +1,5 @@
 //! Kernel settings that the switch changes while it runs. What they were before is put back at its end; if it is
-//! killed, at the end of the next run that ends cleanly.
+//! killed, or leaves them to the next run, at the end of the next one that puts them back.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +14,11 @@ use super::{HostError, NetNs, sysctl};
 /// the next run there finds them. In memory, as the settings are.
 const DIRECTORY: &str = "/run/podswitch/settings";
 
+/// Owner of the settings by which the node's kernel forwards packets.
+pub const FORWARDING: &str = "forwarding";
+/// Owner of the list of reserved ports.
+pub const PORTS: &str = "ports";
+
 /// The system's identification of its current boot, which no namespace outlives.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -23,6 +28,7 @@ pub struct ChangedSettings {
     ns: NetNs,
     record: Option<Record>,
     changed: BTreeMap<String, Change>,
+    stays: bool,
 }
 
 /// The value of a setting before it was changed, and afterwards.
@@ -45,7 +51,7 @@ impl ChangedSettings {
         let mut changed = record.as_ref().map(Record::read).unwrap_or_default();
         // What somebody else has changed since is theirs.
         changed.retain(|key, change| sysctl::get(ns, key).is_ok_and(|now| now == change.after));
-        Self { ns: ns.clone(), record, changed }
+        Self { ns: ns.clone(), record, changed, stays: false }
     }
 
     /// Gives a setting this value. Returns whether it had another one. What it is put back to is the value that
@@ -79,10 +85,18 @@ impl ChangedSettings {
         let ours = self.changed.get(key).filter(|change| change.after == now);
         Ok(ours.map_or(now, |change| change.before.clone()))
     }
+
+    /// Leaves the settings as they are when this is dropped, as a kill does: the next of the same owner takes them over.
+    pub fn leave_in_force(&mut self) {
+        self.stays = true;
+    }
 }
 
 impl Drop for ChangedSettings {
     fn drop(&mut self) {
+        if self.stays {
+            return;
+        }
         // Best effort, in a namespace that may be gone; nobody is left to be told.
         for (key, Change { before, after }) in &self.changed {
             if sysctl::get(&self.ns, key).is_ok_and(|now| now == *after) {
@@ -92,6 +106,13 @@ impl Drop for ChangedSettings {
         if let Some(record) = &self.record {
             record.remove();
         }
+    }
+}
+
+/// Puts back what an earlier run left changed, where no other run follows.
+pub fn forget(ns: &NetNs) {
+    for owner in [FORWARDING, PORTS] {
+        drop(ChangedSettings::new(ns, owner));
     }
 }
 
@@ -160,7 +181,7 @@ mod tests {
     use super::*;
 
     const FORWARD: &str = "net/ipv4/ip_forward";
-    const PORTS: &str = "net/ipv4/ip_local_reserved_ports";
+    const RESERVED: &str = "net/ipv4/ip_local_reserved_ports";
 
     /// A folder that goes with this value.
     struct Folder(PathBuf);
@@ -186,30 +207,48 @@ mod tests {
     }
 
     fn values(ns: &NetNs) -> [String; 2] {
-        [FORWARD, PORTS].map(|key| sysctl::get(ns, key).unwrap())
+        [FORWARD, RESERVED].map(|key| sysctl::get(ns, key).unwrap())
     }
 
     #[test]
     fn what_was_before_survives_a_kill() {
         let Ok(ns) = NetNs::anonymous() else { return eprintln!("SKIPPED: needs privilege") };
         let folder = Folder::new("kill");
-        sysctl::set(&ns, PORTS, "8080").unwrap();
+        sysctl::set(&ns, RESERVED, "8080").unwrap();
         let before = values(&ns);
         for kills in 0..3 {
             for _ in 0..kills {
                 let mut run = ChangedSettings::recorded_in(&ns, &folder.0, "test");
                 run.set(FORWARD, "1").unwrap();
-                run.set(PORTS, "8080,30000-32767").unwrap();
+                run.set(RESERVED, "8080,30000-32767").unwrap();
                 kill(run);
                 assert_ne!(values(&ns), before);
             }
             let mut run = ChangedSettings::recorded_in(&ns, &folder.0, "test");
-            assert_eq!(run.others(PORTS).unwrap(), "8080");
+            assert_eq!(run.others(RESERVED).unwrap(), "8080");
             assert_eq!(run.set(FORWARD, "1").unwrap(), kills == 0, "it is right already");
-            run.set(PORTS, "8080,30000-32767,40000").unwrap();
+            run.set(RESERVED, "8080,30000-32767,40000").unwrap();
             drop(run);
             assert_eq!(values(&ns), before, "{kills} kills");
             assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_put_back_by_the_next() {
+        let Ok(ns) = NetNs::anonymous() else { return eprintln!("SKIPPED: needs privilege") };
+        let folder = Folder::new("left");
+        let before = values(&ns);
+        for runs in [1, 2] {
+            for _ in 0..runs {
+                let mut run = ChangedSettings::recorded_in(&ns, &folder.0, "test");
+                run.set(RESERVED, "30000-32767").unwrap();
+                run.leave_in_force();
+                drop(run);
+                assert_eq!(sysctl::get(&ns, RESERVED).unwrap(), "30000-32767");
+            }
+            drop(ChangedSettings::recorded_in(&ns, &folder.0, "test"));
+            assert_eq!(values(&ns), before);
         }
     }
 
@@ -220,25 +259,25 @@ mod tests {
         sysctl::set(&ns, FORWARD, "0").unwrap();
         let mut run = ChangedSettings::recorded_in(&ns, &folder.0, "test");
         run.set(FORWARD, "1").unwrap();
-        run.set(PORTS, "30000-32767").unwrap();
-        sysctl::set(&ns, PORTS, "9999").unwrap();
+        run.set(RESERVED, "30000-32767").unwrap();
+        sysctl::set(&ns, RESERVED, "9999").unwrap();
         drop(run);
         assert_eq!(values(&ns), ["0", "9999"]);
         // After a kill, too.
         let mut run = ChangedSettings::recorded_in(&ns, &folder.0, "test");
         run.set(FORWARD, "1").unwrap();
-        run.set(PORTS, "9999,30000-32767").unwrap();
+        run.set(RESERVED, "9999,30000-32767").unwrap();
         kill(run);
-        sysctl::set(&ns, PORTS, "7777").unwrap();
+        sysctl::set(&ns, RESERVED, "7777").unwrap();
         let run = ChangedSettings::recorded_in(&ns, &folder.0, "test");
-        assert_eq!(run.others(PORTS).unwrap(), "7777");
+        assert_eq!(run.others(RESERVED).unwrap(), "7777");
         drop(run);
         assert_eq!(values(&ns), ["0", "7777"]);
         // What somebody set meanwhile is what is put back.
         let mut run = ChangedSettings::recorded_in(&ns, &folder.0, "test");
-        run.set(PORTS, "7777,30000-32767").unwrap();
-        sysctl::set(&ns, PORTS, "8888").unwrap();
-        run.set(PORTS, "8888,30000-32767").unwrap();
+        run.set(RESERVED, "7777,30000-32767").unwrap();
+        sysctl::set(&ns, RESERVED, "8888").unwrap();
+        run.set(RESERVED, "8888,30000-32767").unwrap();
         drop(run);
         assert_eq!(values(&ns), ["0", "8888"]);
     }
@@ -268,13 +307,13 @@ mod tests {
         }
         // Another that lives is no killed one.
         let mut first = ChangedSettings::recorded_in(&ns, &folder.0, "test");
-        first.set(PORTS, "30000-32767").unwrap();
+        first.set(RESERVED, "30000-32767").unwrap();
         let second = ChangedSettings::recorded_in(&ns, &folder.0, "test");
-        assert_eq!(second.others(PORTS).unwrap(), "30000-32767");
+        assert_eq!(second.others(RESERVED).unwrap(), "30000-32767");
         drop(second);
-        assert_eq!(sysctl::get(&ns, PORTS).unwrap(), "30000-32767");
+        assert_eq!(sysctl::get(&ns, RESERVED).unwrap(), "30000-32767");
         drop(first);
-        assert_eq!(sysctl::get(&ns, PORTS).unwrap(), "");
+        assert_eq!(sysctl::get(&ns, RESERVED).unwrap(), "");
         let record = Record::open(&ns, &folder.0, "test").unwrap();
         // Another namespace has notes of its own.
         let second = NetNs::anonymous().unwrap();

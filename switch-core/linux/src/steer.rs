@@ -10,7 +10,7 @@
 //! The kernel's rule for the local table has the highest priority and is moved behind ours; there
 //! is one at every moment. Everything is restored at the end.
 //!
-//! What a killed run left is accepted by the next one. Until then marked packets are discarded: with the interface its
+//! What a killed run left, or one that [leaves it](Steering::leave_in_force), is accepted by the next one. Until then marked packets are discarded: with the interface its
 //! route is gone, and one that discards comes next. If the node's stack got them it would reset connections that the
 //! next run goes on with. [`forget`] ends that where no run follows.
 
@@ -149,6 +149,13 @@ impl Steering {
         Ok(done)
     }
 
+    /// Leaves steering in force when this value is dropped, as a kill does: what is steered is discarded until the next
+    /// run.
+    pub fn leave_in_force(&mut self) {
+        self.marking.leave_in_force();
+        self.rules.ours.clear();
+    }
+
     /// Puts the kernel's rules back as they were.
     ///
     /// # Errors
@@ -210,7 +217,7 @@ fn is_discard(found: &Route, discard: &Route) -> bool {
     found.blackhole && found.table == discard.table && found.destination == discard.destination
 }
 
-/// Removes what a killed run left of steering by the default configuration, where no other run follows.
+/// Removes what an earlier run left of steering by the default configuration, where no other run follows.
 ///
 /// # Errors
 /// Missing privilege.

@@ -16,7 +16,7 @@ use podswitch_linux::attach::{HostPort, HostPortConfig};
 use podswitch_linux::netlink::{LinkSpec, Route, Rule};
 use podswitch_linux::nft::Front;
 use podswitch_linux::reserve::ReservedPorts;
-use podswitch_linux::steer::{Steering, SteeringConfig};
+use podswitch_linux::steer::{self, Steering, SteeringConfig};
 use podswitch_linux::{NetNs, Netlink, sysctl};
 use podswitch_wire::flow_key::{FlowKey, HashKey, proto};
 use podswitch_wire::parse::parse;
@@ -354,6 +354,20 @@ fn what_a_killed_run_left_is_put_right() {
     assert_eq!(rules(&node), before);
     // And again, as if nothing had been.
     drop(Steering::install(&node, config(fronts())).unwrap());
+    assert_eq!(rules(&node), before);
+    // A run that leaves it to the next, once and again.
+    for _ in 0..2 {
+        let mut left = Steering::install(&node, config(fronts())).unwrap();
+        left.leave_in_force();
+        drop(left);
+        assert_ne!(rules(&node), before);
+    }
+    drop(Steering::install(&node, config(fronts())).unwrap());
+    assert_eq!(rules(&node), before);
+    let mut left = Steering::install(&node, config(fronts())).unwrap();
+    left.leave_in_force();
+    drop(left);
+    steer::forget(&node).unwrap();
     assert_eq!(rules(&node), before);
 }
 

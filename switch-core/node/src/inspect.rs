@@ -7,8 +7,9 @@ use podswitch_core::id::PortId;
 use serde::Serialize;
 
 use crate::attachment::{InterfaceKind, PodAttachment};
+use crate::stats::{Stats, Workers};
 
-/// How a node does. Counters are sums since the workers began.
+/// How a node does. Counters are sums of all workers and, where they are kept, of earlier runs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Status {
@@ -55,25 +56,24 @@ pub struct WorkerStatus {
 }
 
 impl Status {
-    pub(crate) fn read(control: &ControlPlane, node: &str, pods: usize) -> Self {
+    /// `stats`: the counters now.
+    pub(crate) fn read(control: &ControlPlane, node: &str, stats: &Stats) -> Self {
         let tracker = &control.shared().tracker;
         let mut status = Self {
             version: env!("CARGO_PKG_VERSION"),
             node: node.to_owned(),
             epoch: control.snapshot().epoch.0,
-            pods,
+            pods: stats.pods,
             connections: tracker.len(),
             connection_limit: tracker.limit(),
             connections_under_pressure: tracker.is_under_pressure(),
-            received: 0,
-            dropped: 0,
+            received: stats.received,
+            dropped: stats.dropped,
             workers: Vec::new(),
             left_out: control.left_out().iter().map(|object| object.error.to_string()).collect(),
         };
         for (index, worker) in control.workers().enumerate() {
             let (counters, load) = (&worker.counters, worker.load.read());
-            status.received += counters.received.get();
-            status.dropped += counters.dropped_total();
             status.workers.push(WorkerStatus {
                 worker: index,
                 busy_percent: 100.0 * load.busy_share(),
@@ -118,7 +118,12 @@ pub struct PodInfo {
 }
 
 impl PodInfo {
-    pub(crate) fn read(control: &ControlPlane, attachment: &PodAttachment, port: PortId) -> Self {
+    pub(crate) fn read(
+        control: &ControlPlane,
+        workers: &Workers,
+        attachment: &PodAttachment,
+        port: PortId,
+    ) -> Self {
         let mut info = Self {
             pod: attachment.pod.to_string(),
             addresses: attachment.addresses.clone(),
@@ -136,7 +141,7 @@ impl PodInfo {
             received_bytes: 0,
             dropped: 0,
         };
-        for worker in control.workers() {
+        for worker in workers {
             if let Some(counters) = worker.counters.port(port) {
                 info.sent_packets += counters.rx_frames.get();
                 info.sent_bytes += counters.rx_bytes.get();

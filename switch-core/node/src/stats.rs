@@ -1,17 +1,20 @@
 //! The counters of a node, all workers together.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use podswitch_core::action::DropReason;
 use podswitch_core::control::ControlPlane;
 use podswitch_core::id::PortId;
 use podswitch_core::snapshot::PortFacts;
-use serde::Serialize;
+use podswitch_core::worker::WorkerHandle;
+use serde::{Deserialize, Serialize};
 
 use crate::policy_view;
 
-/// Counters of all workers, since they began.
+/// Counters of all workers, since the first run that kept them
+/// ([`NodeOptions::keep_connections`](crate::NodeOptions::keep_connections)).
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
@@ -63,7 +66,7 @@ pub struct Stats {
     pub services: BTreeMap<String, u64>,
 }
 
-/// Counters of one worker.
+/// Counters of one worker, of this run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct WorkerStats {
@@ -82,7 +85,7 @@ pub struct WorkerStats {
 }
 
 /// Counters of the ports of one kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PortStats {
     /// Frames received.
@@ -105,15 +108,22 @@ impl Stats {
 
     /// As [`read`](Self::read), without the counts of policies and Services, of which there may be hundreds of thousands.
     pub(crate) fn without_objects(control: &ControlPlane, pods: usize, ports: &PortKinds) -> Self {
+        let workers: Workers = control.workers().cloned().collect();
         let mut stats = Self {
             epoch: control.snapshot().epoch.0,
             pods,
             connections: control.shared().tracker.len(),
             connection_limit: control.shared().tracker.limit(),
-            ports: ports.sums(control),
             ..Self::default()
         };
-        stats.read_workers(control);
+        stats.read_workers(&workers, ports);
+        stats
+    }
+
+    /// Only what workers count; they may have stopped.
+    pub(crate) fn of_workers(workers: &Workers, ports: &PortKinds) -> Self {
+        let mut stats = Self::default();
+        stats.read_workers(workers, ports);
         stats
     }
 
@@ -137,9 +147,10 @@ impl Stats {
         }
     }
 
-    fn read_workers(&mut self, control: &ControlPlane) {
+    fn read_workers(&mut self, workers: &Workers, ports: &PortKinds) {
+        self.ports = ports.sums(workers);
         let (mut frames, mut bursts) = (0, 0);
-        for worker in control.workers() {
+        for worker in workers {
             let counters = &worker.counters;
             self.received += counters.received.get();
             self.forwarded += counters.forwarded.get();
@@ -175,6 +186,9 @@ impl Stats {
     }
 }
 
+/// Workers, by the handles that their counters stay with when they stop.
+pub(crate) type Workers = Vec<Arc<WorkerHandle>>;
+
 /// What ports are for, or were for last, so that sums by kind never fall when a port goes: workers keep the counters of
 /// a port's number for good.
 #[derive(Debug, Default)]
@@ -194,6 +208,7 @@ impl PortKinds {
     /// Takes up the ports of the state in force. Called after each publish.
     pub(crate) fn follow(&mut self, control: &ControlPlane) {
         let snapshot = control.snapshot();
+        let workers: Workers = control.workers().cloned().collect();
         if self.0.len() < snapshot.ports.len() {
             self.0.resize_with(snapshot.ports.len(), Tracked::default);
         }
@@ -207,21 +222,21 @@ impl PortKinds {
                 PortFacts::Bridge(_) => "bridge",
             };
             if let Some(old) = tracked.kind.replace(kind).filter(|old| *old != kind) {
-                let now = counted(control, number);
+                let now = counted(&workers, number);
                 tracked.before.entry(old).or_default().add(now.less(tracked.base));
                 tracked.base = now;
             }
         }
     }
 
-    fn sums(&self, control: &ControlPlane) -> BTreeMap<&'static str, PortStats> {
+    fn sums(&self, workers: &Workers) -> BTreeMap<&'static str, PortStats> {
         let mut sums: BTreeMap<&'static str, PortStats> = BTreeMap::new();
         for (number, tracked) in self.0.iter().enumerate() {
             for (kind, stats) in &tracked.before {
                 sums.entry(kind).or_default().add(*stats);
             }
             if let Some(kind) = tracked.kind {
-                let now = counted(control, number).less(tracked.base);
+                let now = counted(workers, number).less(tracked.base);
                 sums.entry(kind).or_default().add(now);
             }
         }
@@ -230,10 +245,10 @@ impl PortKinds {
 }
 
 /// The counters of a port's number at all workers.
-fn counted(control: &ControlPlane, number: usize) -> PortStats {
+fn counted(workers: &Workers, number: usize) -> PortStats {
     let mut sum = PortStats::default();
     let Ok(number) = u16::try_from(number) else { return sum };
-    for worker in control.workers() {
+    for worker in workers {
         if let Some(port) = worker.counters.port(PortId(number)) {
             sum.add(PortStats {
                 rx_packets: port.rx_frames.get(),
@@ -247,11 +262,11 @@ fn counted(control: &ControlPlane, number: usize) -> PortStats {
 }
 
 impl PortStats {
-    fn add(&mut self, other: Self) {
-        self.rx_packets += other.rx_packets;
-        self.rx_bytes += other.rx_bytes;
-        self.tx_packets += other.tx_packets;
-        self.tx_bytes += other.tx_bytes;
+    pub(crate) fn add(&mut self, other: Self) {
+        self.rx_packets = self.rx_packets.saturating_add(other.rx_packets);
+        self.rx_bytes = self.rx_bytes.saturating_add(other.rx_bytes);
+        self.tx_packets = self.tx_packets.saturating_add(other.tx_packets);
+        self.tx_bytes = self.tx_bytes.saturating_add(other.tx_bytes);
     }
 
     fn less(self, other: Self) -> Self {

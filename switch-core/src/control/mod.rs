@@ -6,6 +6,7 @@
 
 mod captures;
 mod error;
+mod learnt;
 mod options;
 mod policy_counts;
 mod ports;
@@ -19,6 +20,7 @@ use arc_swap::ArcSwap;
 
 pub use crate::publish::{Cause, Change, Effect, LeftOut, Objects, Published, Refused};
 pub use error::ControlError;
+pub use learnt::{AffinityPin, LearntMtu};
 pub use options::{Options, Pinning};
 pub use podswitch_policy::service::compile::HealthCheck;
 pub use policy_counts::{PolicyCount, policy_rules};
@@ -191,6 +193,14 @@ impl ControlPlane {
     /// As [`service_counts`](Self::service_counts), summed over all backends: their number has no bound.
     pub fn service_totals(&self) -> Vec<ServiceTotal> {
         service_counts::totals(&self.snapshots.load().services)
+    }
+
+    /// Adds what an earlier process has counted to the counts of the policies and Services of the state in force, by name.
+    /// Objects that are gone are left out.
+    pub fn restore_counts(&self, policies: &[PolicyCount], services: &[ServiceCount]) {
+        let snapshot = self.snapshots.load();
+        policy_counts::restore(&snapshot, policies);
+        service_counts::restore(&snapshot.services, services);
     }
 
     /// Answers for the health check responder of this node (S12), by port.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use podswitch_policy::rule::Direction;
 use podswitch_policy::table::{PolicyId, PolicyInfo, PolicyObject};
 
@@ -81,6 +81,24 @@ fn isolates(policy: &PolicyObject, direction: Direction) -> bool {
     match policy {
         PolicyObject::Network(policy) => policy.rules(direction).is_some(),
         PolicyObject::Cluster(_) => false,
+    }
+}
+
+/// Adds counts of an earlier process to those of the policies that are there. Rules that are gone are left out.
+pub(super) fn restore(snapshot: &Snapshot, counts: &[PolicyCount]) {
+    let mut by_policy: HashMap<&str, Vec<&PolicyCount>> = HashMap::new();
+    for count in counts {
+        by_policy.entry(&*count.policy).or_default().push(count);
+    }
+    for (_, info) in snapshot.policy.policies() {
+        let Some(counts) = by_policy.get(&**info.object.cookie()) else { continue };
+        for count in counts {
+            let rules = info.object.rule_count(count.direction);
+            if count.rule.is_none_or(|rule| rule < rules) {
+                let number = info.counter(count.direction, count.rule);
+                snapshot.policy_counters.add_many(number, count.decided);
+            }
+        }
     }
 }
 

@@ -62,6 +62,37 @@ pub struct ServiceTotal {
     pub dropped: u64,
 }
 
+/// Adds counts of an earlier process to those of the ports that are there: what was opened to backends that are gone
+/// counts as such.
+pub(super) fn restore(table: &ServiceTable, counts: &[ServiceCount]) {
+    let mut entries: HashMap<Name<'_>, Vec<&Arc<ServiceEntry>>> = HashMap::new();
+    for (_, entry) in table.iter() {
+        let known = entries.entry(name(entry)).or_default();
+        // One for each family.
+        if !known.iter().any(|other| other.family == entry.family) {
+            known.push(entry);
+        }
+    }
+    for count in counts {
+        let key = (&*count.service, &*count.port_name, count.protocol, count.port);
+        let Some(known) = entries.get(&key) else { continue };
+        let Some(first) = known.first() else { continue };
+        for (backend, opened) in &count.opened {
+            let owner = known.iter().find(|entry| entry.find(*backend).is_some());
+            owner.unwrap_or(first).restore_opened(Some(*backend), *opened);
+        }
+        first.restore_opened(None, count.departed);
+        first.restore_refused(count.rejected, count.dropped);
+    }
+}
+
+/// What tells one port from all others, in every process.
+type Name<'a> = (&'a str, &'a str, Protocol, u16);
+
+fn name(entry: &ServiceEntry) -> Name<'_> {
+    (&entry.cookie, &entry.port_name, entry.protocol, entry.port)
+}
+
 /// The entries of all ports, by port.
 fn entries(table: &ServiceTable) -> Vec<((ServicePortId, bool), &Arc<ServiceEntry>)> {
     // One entry in each family, reached by several addresses.

@@ -79,6 +79,31 @@ impl Affinity {
         });
     }
 
+    /// Pins a client that is not pinned, for what is `left` of its timeout.
+    pub fn restore(
+        &self,
+        service: ServicePortId,
+        client: IpAddr,
+        backend: SocketAddr,
+        now: u32,
+        left: u32,
+    ) {
+        if self.get(service, client, now).is_none() {
+            self.pin(service, client, backend, now, left);
+        }
+    }
+
+    /// Calls `each` for every pinned client at the second `now`: the Service port, the client, its backend, and the
+    /// seconds left. Workers that open a connection with affinity meanwhile wait for a sixteenth of that.
+    pub fn for_each(&self, now: u32, mut each: impl FnMut(ServicePortId, IpAddr, SocketAddr, u32)) {
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for ((service, client), pin) in shard.iter().filter(|(_, pin)| now < pin.until) {
+                each(*service, *client, pin.backend, pin.until - now);
+            }
+        }
+    }
+
     /// Number of pinned clients, expired ones included.
     pub fn len(&self) -> usize {
         let count = |s: &Mutex<Shard>| s.lock().unwrap_or_else(PoisonError::into_inner).len();
@@ -115,6 +140,25 @@ mod tests {
         assert_eq!(affinity.get(ServicePortId(1), client, 118), Some(backend));
         affinity.sweep(119);
         assert!(affinity.is_empty());
+    }
+
+    #[test]
+    fn what_is_left_is_restored_unless_there_is_a_newer_pin() {
+        let (was, is) = (Affinity::default(), Affinity::default());
+        let service = ServicePortId(1);
+        let backend = |n: u8| SocketAddr::from(([10, 1, 0, n], 80));
+        let clients = [[10, 0, 0, 1], [10, 0, 0, 2], [10, 0, 0, 3]].map(IpAddr::from);
+        for (client, now) in clients.into_iter().zip([100, 105, 80]) {
+            was.pin(service, client, backend(1), now, 20);
+        }
+        is.pin(service, clients[1], backend(2), 3, 20);
+        was.for_each(110, |service, client, backend, left| {
+            is.restore(service, client, backend, 3, left);
+        });
+        assert_eq!(is.get(service, clients[0], 12), Some(backend(1)));
+        assert_eq!(is.get(service, clients[0], 13), None, "ten seconds were left");
+        assert_eq!(is.get(service, clients[1], 3), Some(backend(2)), "newer");
+        assert_eq!(is.get(service, clients[2], 3), None, "it had expired");
     }
 
     #[test]

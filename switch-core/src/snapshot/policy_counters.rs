@@ -25,9 +25,15 @@ impl PolicyCounters {
     /// Counts one. On the miss path only, so workers may share a cache line.
     #[inline]
     pub fn add(&self, number: u32) {
+        self.add_many(number, 1);
+    }
+
+    /// Counts `count`.
+    #[inline]
+    pub(crate) fn add_many(&self, number: u32, count: u64) {
         let number = number as usize;
         if let Some(counter) = self.chunks.get(number / CHUNK).map(|c| &c[number % CHUNK]) {
-            counter.fetch_add(1, Relaxed);
+            counter.fetch_add(count, Relaxed);
         }
     }
 

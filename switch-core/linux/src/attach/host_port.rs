@@ -11,7 +11,7 @@ use podswitch_wire::cidr::Cidr;
 use super::{InterfaceSettings, gateways};
 use crate::netlink::{Link, Route};
 use crate::port::tap::{TapConfig, TapDevice};
-use crate::settings::ChangedSettings;
+use crate::settings::{ChangedSettings, FORWARDING};
 use crate::{HostError, NetNs, Netlink, sysctl};
 
 /// Configuration of the node's port.
@@ -78,7 +78,7 @@ impl HostPort {
             mac: device.mac(),
             config,
             sources_changed: false,
-            changed: ChangedSettings::new(ns, "forwarding"),
+            changed: ChangedSettings::new(ns, FORWARDING),
         };
         port.set_up()?;
         Ok((port, device))
@@ -125,6 +125,11 @@ impl HostPort {
     pub fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
         self.sources_changed |= self.config.node_addresses != addresses;
         self.config.node_addresses = addresses;
+    }
+
+    /// Leaves the node's kernel forwarding when this is dropped, for the next run.
+    pub fn leave_in_force(&mut self) {
+        self.changed.leave_in_force();
     }
 
     /// Sets the MTU, in bytes.

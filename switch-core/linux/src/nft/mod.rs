@@ -173,6 +173,14 @@ impl Masquerade {
         self.update(config).map(|()| true)
     }
 
+    /// Removes the table that a killed run left; a no-op if there is none.
+    ///
+    /// # Errors
+    /// Missing privilege; a running process owns the table.
+    pub fn remove(ns: &NetNs, table: &str) -> Result<(), HostError> {
+        remove(&mut Connection::open(ns)?, Family::Inet, table)
+    }
+
     /// Name of the table.
     pub fn table(&self) -> &str {
         &self.table

@@ -62,6 +62,7 @@ pub struct Marking {
     table: String,
     contents: Contents,
     how: How,
+    stays: bool,
 }
 
 /// It stays when its owner ends.
@@ -102,7 +103,8 @@ impl Marking {
             match &result {
                 Ok(()) => {
                     let contents = Contents::read(&mut connection, Family::Inet, &config.table)?;
-                    return Ok(Self { connection, table: config.table.clone(), contents, how });
+                    let table = config.table.clone();
+                    return Ok(Self { connection, table, contents, how, stays: false });
                 }
                 Err(error) if is_missing(error) => {}
                 Err(_) => break,
@@ -137,15 +139,24 @@ impl Marking {
         }
         self.update(config).map(|()| true)
     }
+
+    /// Leaves the marks in force when this value is dropped, for the next run. Before Linux 6.9 the kernel removes a
+    /// table that it keeps from others.
+    pub fn leave_in_force(&mut self) {
+        self.stays = true;
+    }
 }
 
-/// Removes the marks that a killed run left.
+/// Removes the marks that an earlier run left.
 pub(crate) fn forget(ns: &NetNs, table: &str) -> Result<(), HostError> {
     remove(&mut Connection::open(ns)?, Family::Inet, table)
 }
 
 impl Drop for Marking {
     fn drop(&mut self) {
+        if self.stays {
+            return;
+        }
         // For kernels that do not do it themselves; there is no caller to report to.
         let _ = remove(&mut self.connection, Family::Inet, &self.table);
     }

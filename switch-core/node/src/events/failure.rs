@@ -55,6 +55,12 @@ pub enum Failure {
     /// Connections do not outlive the process, or not all of them.
     #[error("connections are not kept for a restart: {0}")]
     ConnectionsNotKept(String),
+    /// What the switch has learnt and counted is not written for the next run.
+    #[error("affinity, path MTUs and counts are not kept for a restart: {0}")]
+    NotKept(String),
+    /// What an earlier run has written cannot be used: of another version, or damaged.
+    #[error("not restored from an earlier run: {0}")]
+    NotRestored(String),
     /// A removed setting could not be restored.
     #[error("{object}: {error}")]
     NotPutBack {

@@ -334,6 +334,16 @@ impl HostSide {
         lost_clients::ask(&settings.namespace, control);
     }
 
+    /// Leaves in force when this is dropped what a kill would leave: packets for the switch are discarded until the next
+    /// run. The node's stack would reset their connections.
+    pub(crate) fn leave_in_force(&mut self) {
+        self.services.leave_in_force();
+        match &mut self.side {
+            Side::Tap(side) => side.leave_in_force(),
+            Side::Veth(side) => side.leave_in_force(),
+        }
+    }
+
     /// Updates health checks, and retries sockets that could not be opened.
     pub(crate) fn reconcile(&mut self, control: &ControlPlane) {
         self.services.reconcile(control);

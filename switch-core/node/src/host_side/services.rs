@@ -12,7 +12,7 @@ use podswitch_core::snapshot::Snapshot;
 use podswitch_linux::health::{HealthCheck, HealthResponder};
 use podswitch_linux::nft::Front;
 use podswitch_linux::reserve::ReservedPorts;
-use podswitch_linux::steer::{Steering, SteeringConfig};
+use podswitch_linux::steer::{self, Steering, SteeringConfig};
 use podswitch_linux::{HostError, NetNs};
 use podswitch_policy::service::entry::Backend;
 use podswitch_policy::service::model::{Service, ServiceType, TrafficPolicy};
@@ -30,7 +30,10 @@ const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 /// failed part.
 #[derive(Debug)]
 pub(super) struct ServiceSide {
+    namespace: NetNs,
     steering: Option<Steering>,
+    /// What steering is to begin with, until there is a state. Until then what an earlier run left is in force.
+    planned: Option<SteeringConfig>,
     /// `None`: kube-proxy serves health checks.
     health: Option<HealthResponder>,
     /// Failures of health check ports, each reported once.
@@ -40,14 +43,14 @@ pub(super) struct ServiceSide {
 }
 
 impl ServiceSide {
-    /// For a node with its own port; there are no Services yet.
+    /// For a node with a port. Steering begins with the first state.
     pub(super) fn open(namespace: &NetNs, gateway: Gateway, reporter: &Reporter) -> Self {
-        let config = SteeringConfig { gateway, ..SteeringConfig::default() };
-        let steering = Steering::install(namespace, config);
         let reserved = ReservedPorts::reserve(namespace, &[NODE_PORTS, NAT_PORTS]);
         let report = |failure| reporter.failure(failure);
         Self {
-            steering: steering.map_err(|error| report(Failure::Steering(error))).ok(),
+            namespace: namespace.clone(),
+            steering: None,
+            planned: Some(SteeringConfig { gateway, ..SteeringConfig::default() }),
             health: Some(HealthResponder::new(namespace)),
             reported: BTreeSet::new(),
             reporter: reporter.clone(),
@@ -57,10 +60,14 @@ impl ServiceSide {
 
     /// For a node where kube-proxy implements Services: only the ports of source NAT are reserved.
     pub(super) fn beside_kube_proxy(namespace: &NetNs, reporter: &Reporter) -> Self {
+        // What an earlier run steered is kube-proxy's now. Usually there is nothing, and without nf_tables never.
+        let _ = steer::forget(namespace);
         let reserved = ReservedPorts::reserve(namespace, &[NAT_PORTS]);
         let report = |error| reporter.failure(Failure::ReservedPorts(error));
         Self {
+            namespace: namespace.clone(),
             steering: None,
+            planned: None,
             health: None,
             reported: BTreeSet::new(),
             reporter: reporter.clone(),
@@ -70,7 +77,9 @@ impl ServiceSide {
 
     /// Applies the state in force.
     pub(super) fn follow(&mut self, snapshot: &Snapshot) -> Result<(), HostError> {
-        let Some(steering) = &mut self.steering else { return Ok(()) };
+        if self.steering.is_none() && self.planned.is_none() {
+            return Ok(());
+        }
         let mut fronts: Vec<Front> = snapshot
             .services
             .frontends()
@@ -98,7 +107,27 @@ impl ServiceSide {
         servers.sort_unstable();
         servers.dedup();
         let mtu = snapshot.host.map_or(DEFAULT_MTU, |host| host.mtu);
-        steering.update(mtu, sources(snapshot).collect(), (fronts, servers))
+        let sources = sources(snapshot).collect();
+        if let Some(steering) = &mut self.steering {
+            return steering.update(mtu, sources, (fronts, servers));
+        }
+        let Some(planned) = self.planned.take() else { return Ok(()) };
+        let config = SteeringConfig { mtu, sources, fronts, servers, ..planned };
+        match Steering::install(&self.namespace, config) {
+            Ok(steering) => self.steering = Some(steering),
+            Err(error) => self.reporter.failure(Failure::Steering(error)),
+        }
+        Ok(())
+    }
+
+    /// Leaves everything in force when this is dropped, for the next run.
+    pub(super) fn leave_in_force(&mut self) {
+        if let Some(steering) = &mut self.steering {
+            steering.leave_in_force();
+        }
+        if let Some(reserved) = &mut self.reserved {
+            reserved.leave_in_force();
+        }
     }
 
     /// Restores removed settings. Returns a description of each.

@@ -9,7 +9,7 @@ use podswitch_core::config::Gateway;
 use podswitch_linux::attach::{HostPortConfig, InterfaceSettings, detach_veth, release};
 use podswitch_linux::netlink::{Link, LinkSpec, Route};
 use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice};
-use podswitch_linux::settings::ChangedSettings;
+use podswitch_linux::settings::{ChangedSettings, FORWARDING};
 use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_wire::addr::Mac;
 use podswitch_wire::cidr::Cidr;
@@ -44,7 +44,7 @@ impl VethHost {
             mac: Mac::ZERO,
             config,
             sources_changed: false,
-            changed: ChangedSettings::new(node, "forwarding"),
+            changed: ChangedSettings::new(node, FORWARDING),
         };
         let device = side.reopen()?;
         Ok((side, device))
@@ -92,6 +92,11 @@ impl VethHost {
     pub(super) fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
         self.sources_changed |= self.config.node_addresses != addresses;
         self.config.node_addresses = addresses;
+    }
+
+    /// Leaves the node's kernel forwarding when this is dropped, for the next run.
+    pub(super) fn leave_in_force(&mut self) {
+        self.changed.leave_in_force();
     }
 
     /// Sets the MTU of both ends, in bytes.

@@ -5,6 +5,7 @@
 //! Pods' interfaces outlive a kill, and the next run attaches to them.
 
 mod changes;
+mod counts;
 mod publish;
 mod reconcile;
 mod request;
@@ -30,9 +31,8 @@ use crate::explain::{self, Connection, Verdict};
 use crate::flow_view::FlowView;
 use crate::flows::{self, Flow};
 use crate::host_side::{Behind, HostSide};
-use crate::inspect::{PodInfo, Status};
 use crate::kept::Kept;
-use crate::metrics::{Meters, ObjectCounts};
+use crate::metrics::Meters;
 use crate::names::{self, UnknownName};
 use crate::options::{NodeOptions, Settings};
 use crate::perf::PerfReading;
@@ -41,6 +41,7 @@ use crate::pods::Pods;
 use crate::ranges::Ranges;
 use crate::state::{Desired, State, StateChanges};
 use crate::stats::{PortKinds, Stats};
+use crate::totals::Totals;
 use crate::underlay::Underlay;
 use request::Published;
 
@@ -57,7 +58,16 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 pub enum PodInterfaces {
     /// Removes them.
     Remove,
-    /// Leaves them, for the next run.
+    /// Leaves them for the next run, and what keeps the switch's packets from the node's stack, which would reset their
+    /// connections: steering of Services, drops on the uplink, reserved ports, forwarding. Packets are discarded until
+    /// the next run. Where none follows, [`remove_leftovers`](crate::remove_leftovers).
+    Keep,
+}
+
+/// What becomes of the settings of the node's kernel.
+#[derive(Clone, Copy)]
+enum NodeSide {
+    Remove,
     Keep,
 }
 
@@ -81,6 +91,8 @@ pub struct Node {
     flows: Option<FlowReader>,
     meters: Meters,
     port_kinds: PortKinds,
+    /// What earlier runs have counted.
+    earlier: Totals,
     clock: Clock,
     reconcile_at: Instant,
     /// Ports changed, and no state that names them is in force yet.
@@ -109,7 +121,7 @@ impl Node {
     /// # Errors
     /// A bad option; the state is refused; missing privilege (CAP_NET_ADMIN and CAP_SYS_ADMIN); the
     /// node's own port or a required underlay is not available. What was created on the node is
-    /// removed again; pods keep their interfaces.
+    /// removed again, unless connections of an earlier run wait; pods keep their interfaces.
     pub fn start(options: NodeOptions, state: impl Into<State>) -> Result<Self, NodeError> {
         options.check()?;
         let namespace = options.open_namespace()?;
@@ -137,7 +149,8 @@ impl Node {
         let folder = options.keep_connections.as_deref();
         let (mut control, kept) = Kept::open(folder, switch_options, &reporter);
         control.set_workers(settings.workers)?;
-        if kept.as_ref().is_some_and(Kept::has_saved) {
+        let is_restart = kept.as_ref().is_some_and(Kept::has_saved);
+        if is_restart {
             // No segment may meet the switch before its connection is open again.
             control.hold_workers(true);
         }
@@ -174,6 +187,7 @@ impl Node {
             flows,
             meters: options.meters,
             port_kinds: PortKinds::default(),
+            earlier: Totals::default(),
             reconcile_at: clock.now() + RECONCILE_INTERVAL,
             clock,
             is_unpublished: false,
@@ -186,8 +200,8 @@ impl Node {
                 Some(error) => Err(error.clone().into()),
                 None => Ok(()),
             });
-        if let Some(kept) = &mut node.kept {
-            kept.start(&node.control, node.clock.now());
+        if let (Ok(()), Some(kept)) = (&started, &mut node.kept) {
+            node.earlier = kept.start(&node.control, node.clock.now());
         }
         node.control.hold_workers(false);
         node.deliver_events();
@@ -197,8 +211,10 @@ impl Node {
                 Ok(node)
             }
             Err(error) => {
-                // The first error is returned. Pods may have had their interfaces from an earlier run.
-                let _ = node.stop(PodInterfaces::Keep);
+                // The first error is returned. Pods may have had their interfaces from an earlier run, whose connections
+                // a later one goes on with.
+                let node_side = if is_restart { NodeSide::Keep } else { NodeSide::Remove };
+                let _ = node.end(PodInterfaces::Keep, node_side);
                 Err(error)
             }
         }
@@ -331,26 +347,9 @@ impl Node {
         self.control.snapshot().epoch
     }
 
-    /// The counters, all workers together.
-    pub fn stats(&self) -> Stats {
-        Stats::read(&self.control, self.pods.ports().len(), &self.port_kinds)
-    }
-
-    /// Counters and measurements in Prometheus' text format ([`METRICS_CONTENT_TYPE`](crate::METRICS_CONTENT_TYPE)).
-    pub fn metrics(&self) -> String {
-        let ports = self.pods.ports().len();
-        let stats = Stats::without_objects(&self.control, ports, &self.port_kinds);
-        stats.to_prometheus(&ObjectCounts::read(&self.control), &self.meters)
-    }
-
     /// Where the node and others enter what they measure.
     pub fn meters(&self) -> &Meters {
         &self.meters
-    }
-
-    /// How the node does.
-    pub fn status(&self) -> Status {
-        Status::read(&self.control, &self.settings.name, self.pods.ports().len())
     }
 
     /// What the workers did with their time until now.
@@ -364,17 +363,6 @@ impl Node {
     /// A name is not known; another capture runs.
     pub fn capture(&mut self, request: &CaptureRequest) -> Result<Capture, CaptureError> {
         Capture::start(&mut self.control, &self.pods, request)
-    }
-
-    /// The pods that are attached, by name.
-    pub fn pods(&self) -> Vec<PodInfo> {
-        let mut list: Vec<_> = self
-            .pods
-            .list()
-            .map(|(attachment, port)| PodInfo::read(&self.control, attachment, port))
-            .collect();
-        list.sort_by(|a, b| a.pod.cmp(&b.pod));
-        list
     }
 
     /// The addresses of what is called `name`: an address, `namespace/pod`, `node/NAME` or
@@ -414,19 +402,36 @@ impl Node {
     }
 
     /// Stops the switch and removes everything that it created: interfaces, routes, rules,
-    /// settings; for pods' interfaces see [`PodInterfaces`].
+    /// settings; or leaves what the next run needs, see [`PodInterfaces`].
     ///
     /// # Errors
     /// The first error of removing something.
     pub fn stop(self, interfaces: PodInterfaces) -> Result<(), HostError> {
-        let Self { mut control, pods, host, underlay, added, reporter, mut sink, kept, .. } = self;
+        let node_side = match interfaces {
+            PodInterfaces::Remove => NodeSide::Remove,
+            PodInterfaces::Keep => NodeSide::Keep,
+        };
+        self.end(interfaces, node_side)
+    }
+
+    fn end(self, interfaces: PodInterfaces, node_side: NodeSide) -> Result<(), HostError> {
+        let Self {
+            mut control, pods, mut host, underlay, added, reporter, mut sink, mut kept, ..
+        } = self;
         let (mut drops, mut flows) = (self.drops, self.flows);
         let pod = |port| pods.at(port);
         if let Some(drops) = &mut drops {
             drops.read(&control, &reporter, &self.meters, pod);
         }
         // Workers hand over what they have counted when they stop. There is no device to open for others.
+        let workers = control.workers().cloned().collect();
         let _ = control.set_workers(0);
+        if let (Some(kept), PodInterfaces::Keep) = (&mut kept, interfaces) {
+            let mut stats = Stats::of_workers(&workers, &self.port_kinds);
+            self.earlier.add_to(&mut stats);
+            let list = self.earlier.with_pods(&control, &workers, pods.list());
+            kept.save(&control, Totals::new(&stats, &list), self.clock);
+        }
         if let Some(drops) = &mut drops {
             drops.read(&control, &reporter, &self.meters, pod);
         }
@@ -434,8 +439,11 @@ impl Node {
             flows.finish(&control, &reporter);
         }
         drop(control);
+        match node_side {
+            NodeSide::Remove => underlay.stop(),
+            NodeSide::Keep => host.leave_in_force(),
+        }
         drop(host);
-        underlay.stop();
         let result = match interfaces {
             PodInterfaces::Keep => Ok(()),
             PodInterfaces::Remove => {

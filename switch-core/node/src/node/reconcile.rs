@@ -36,6 +36,12 @@ impl Node {
         if let Some(kept) = &mut self.kept {
             kept.poll(&self.control, now);
         }
+        if self.kept.as_ref().is_some_and(|kept| kept.is_due(now)) {
+            let totals = self.totals(&self.read_stats());
+            if let Some(kept) = &mut self.kept {
+                kept.save(&self.control, totals, self.clock);
+            }
+        }
         for (device, done) in self.control.maintain_devices() {
             self.reporter.repaired(&device, done);
         }

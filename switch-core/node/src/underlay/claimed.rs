@@ -69,7 +69,7 @@ pub(super) fn of(
     claimed
 }
 
-/// Removes what a killed run left.
+/// Removes what an earlier run left.
 pub(super) fn forget(namespace: &NetNs) {
     // Usually there is none, and without nf_tables never.
     let _ = IngressDrop::remove(namespace, TABLE);

@@ -78,6 +78,11 @@ pub(crate) struct NodeContext {
     neighbours: Option<u64>,
 }
 
+/// Removes the drops on the uplink that an earlier run left.
+pub(crate) fn forget(namespace: &NetNs) {
+    claimed::forget(namespace);
+}
+
 impl Underlay {
     /// Nothing is opened yet.
     pub(crate) fn new(settings: &Settings, reporter: &Reporter) -> Result<Self, HostError> {

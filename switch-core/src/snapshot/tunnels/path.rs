@@ -25,9 +25,21 @@ impl PathMtu {
         }
     }
 
+    /// What was learned, and the seconds until it expires.
+    pub fn left(&self, now: Instant) -> Option<(u16, u64)> {
+        let mtu = self.get(now)?;
+        Some((mtu, (self.learnt.load(Relaxed) >> 16).saturating_sub(now.as_secs())))
+    }
+
     /// Stores an MTU learned at `now`.
     pub fn learn(&self, mtu: u16, now: Instant) {
-        let ends = now.as_secs().saturating_add(PATH_MTU_SECS) & 0xffff_ffff_ffff;
+        self.learn_for(mtu, now, PATH_MTU_SECS);
+    }
+
+    /// Stores an MTU at `now` that expires in so many seconds, at most [`PATH_MTU_SECS`].
+    pub fn learn_for(&self, mtu: u16, now: Instant, left: u64) {
+        let left = left.min(PATH_MTU_SECS);
+        let ends = now.as_secs().saturating_add(left) & 0xffff_ffff_ffff;
         self.learnt.store(ends << 16 | u64::from(mtu), Relaxed);
     }
 }
@@ -46,5 +58,11 @@ mod tests {
         assert_eq!(path.get(Instant::from_secs(605)), None);
         path.learn(1300, Instant::from_secs(606));
         assert_eq!(path.get(Instant::from_secs(607)), Some(1300));
+        assert_eq!(path.left(Instant::from_secs(616)), Some((1300, 590)));
+        path.learn_for(1280, Instant::from_secs(7), 10);
+        assert_eq!(path.left(Instant::from_secs(9)), Some((1280, 8)));
+        assert_eq!(path.left(Instant::from_secs(17)), None);
+        path.learn_for(1280, Instant::from_secs(0), u64::MAX);
+        assert_eq!(path.left(Instant::from_secs(0)), Some((1280, PATH_MTU_SECS)));
     }
 }

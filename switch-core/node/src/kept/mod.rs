@@ -1,16 +1,31 @@
-//! Connections that survive the process: their memory on tmpfs, and those of earlier runs.
+//! What outlives the process, in the run directory on tmpfs: connections in shared memory; what the switch has learnt
+//! (`kept-learnt`), written every few seconds; what it has counted (`kept-counts`), written before anybody is told, so that no
+//! count that somebody has seen falls.
 
-use std::path::Path;
+mod counted;
+mod envelope;
+mod learnt;
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use podswitch_core::control::{ControlPlane, Options, Restored, Saved, memory_size};
-use podswitch_core::time::Instant;
-use podswitch_linux::kept_connections::{KeptConnections, Opened};
+use podswitch_core::time::{Clock, Instant};
+use podswitch_linux::kept_connections::{KeptConnections, Opened, monotonic};
+
+use counted::Counted;
+use learnt::Learnt;
 
 use crate::events::{Event, Failure, Reporter};
+use crate::totals::Totals;
 
-/// How long connections of earlier runs wait until their pods are attached again.
+/// How long connections of earlier runs wait for their pods to be attached again.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Least time between two writings of what was learnt and counted.
+const SAVE_INTERVAL: Duration = Duration::from_secs(2);
+/// Share of the node's time that they may take: one part of so many.
+const SAVE_SHARE: u32 = 50;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -22,6 +37,12 @@ pub(crate) struct Kept {
     restored: Restored,
     /// Memory could not be allocated, and this was reported.
     is_full: bool,
+    learnt: PathBuf,
+    counts: PathBuf,
+    /// When they are to be written. `None`: there is no state of this run yet, and the files are those of earlier ones.
+    save_at: Option<Instant>,
+    /// They could not be written, and that was reported.
+    is_unsaved: Cell<bool>,
     reporter: Reporter,
 }
 
@@ -60,6 +81,10 @@ impl Kept {
             until: None,
             restored: Restored::default(),
             is_full: false,
+            learnt: folder.join("kept-learnt"),
+            counts: folder.join("kept-counts"),
+            save_at: None,
+            is_unsaved: Cell::new(false),
             reporter: reporter.clone(),
         };
         kept.allocate(&control);
@@ -82,9 +107,33 @@ impl Kept {
         }
     }
 
-    /// The first state is in force: restores all connections that can be restored, and reports the
-    /// result.
-    pub(crate) fn start(&mut self, control: &ControlPlane, now: Instant) {
+    /// The first state is in force: opens all connections that can be opened, and says so; takes up what earlier runs have
+    /// learnt. Returns what they have counted.
+    pub(crate) fn start(&mut self, control: &ControlPlane, now: Instant) -> Totals {
+        self.start_connections(control, now);
+        self.save_at = Some(now + SAVE_INTERVAL);
+        let refused = |what: &str, error: envelope::Unusable| {
+            self.reporter.failure(Failure::NotRestored(format!("{what}: {error}")));
+        };
+        match envelope::read::<Learnt>(&self.learnt) {
+            Ok(Some(learnt)) => learnt.restore(control, monotonic()),
+            Ok(None) => {}
+            Err(error) => refused("what was learnt", error),
+        }
+        match envelope::read::<Counted>(&self.counts) {
+            Ok(Some(counted)) => {
+                counted.restore(control);
+                counted.totals
+            }
+            Ok(None) => Totals::default(),
+            Err(error) => {
+                refused("what was counted", error);
+                Totals::default()
+            }
+        }
+    }
+
+    fn start_connections(&mut self, control: &ControlPlane, now: Instant) {
         if !self.has_saved() {
             // Connections of an incompatible version cannot be used.
             self.files.settle();
@@ -111,8 +160,50 @@ impl Kept {
         }
     }
 
-    /// Removes the files: the next run does not need them.
+    /// Whether what was learnt and counted is to be written now.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.save_at.is_some_and(|at| now >= at)
+    }
+
+    /// Writes both; `counted` are all runs' totals. `clock` says when it is done, so that it takes a small share of the time.
+    pub(crate) fn save(&mut self, control: &ControlPlane, counted: Totals, clock: Clock) {
+        let began = clock.now();
+        self.save_learnt(control);
+        self.save_counts(control, counted);
+        let done = clock.now();
+        self.save_at = Some(done + SAVE_INTERVAL.max(done.since(began) * SAVE_SHARE));
+    }
+
+    fn save_learnt(&self, control: &ControlPlane) {
+        if self.save_at.is_some() {
+            let learnt = Learnt::read(control, monotonic());
+            self.saved(envelope::write(&self.learnt, &learnt));
+        }
+    }
+
+    /// Writes what was counted: `totals` of all runs, and what objects have counted. To be called before anybody is told.
+    pub(crate) fn save_counts(&self, control: &ControlPlane, totals: Totals) {
+        if self.save_at.is_some() {
+            self.saved(envelope::write(&self.counts, &Counted::read(control, totals)));
+        }
+    }
+
+    /// Reports that something could not be written, once.
+    fn saved(&self, result: Result<(), envelope::Unusable>) {
+        match result {
+            Ok(()) => self.is_unsaved.set(false),
+            Err(error) => {
+                if !self.is_unsaved.replace(true) {
+                    self.reporter.failure(Failure::NotKept(error.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Removes what is kept: no next run needs it.
     pub(crate) fn remove(self) {
+        envelope::remove(&self.learnt);
+        envelope::remove(&self.counts);
         self.files.remove();
     }
 

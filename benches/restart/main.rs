@@ -1,0 +1,160 @@
+//! `restart`: what a restart of the switch costs the pods of its node: planned (`run --keep` is asked to stop and started
+//! again), and after `kill -9`.
+//!
+//! `cargo bench --bench restart -- --help`. The switch is `vswitch run` as a process of its own, in a node that is a network
+//! namespace, with two pods. Everything goes with this process, the run directory at its end.
+//!
+//! * `world`: node, pods, Service, and the switch.
+//! * `load`: datagrams at a steady rate, and TCP connections, through the ClusterIP.
+//! * `report`: percentiles, as a table.
+
+mod load;
+mod report;
+mod world;
+
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use clap::Parser;
+use podswitch_core::time::Clock;
+use podswitch_linux::userns;
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+use load::{Connections, Datagrams};
+use report::Table;
+use world::{End, World};
+
+/// What came of it, or what went wrong in words.
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// The program starts itself with this, to be the switch.
+const SWITCH: &str = "PODSWITCH_BENCH_IS_SWITCH";
+
+/// Time for traffic before a restart, and behind it.
+const CALM: Duration = Duration::from_millis(500);
+
+/// Restart the switch of a node under load: for how long its pods are cut off, and what is lost.
+///
+/// Needs root. Progress goes to the standard error, the table to the standard output.
+///
+/// Exit status: 0 measured, 1 it failed.
+#[derive(Parser, Debug)]
+#[command(name = "restart")]
+struct Args {
+    /// Restarts of each kind.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Datagrams a second through the ClusterIP.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=200_000))]
+    rate: u32,
+    /// TCP connections through the ClusterIP that are open meanwhile.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(0..=20_000))]
+    connections: u32,
+    /// Connections that a start restores while nothing else is done; 0 leaves that out.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(0..=120_000))]
+    restore: u32,
+    /// Threads that forward.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
+    workers: u16,
+    /// Cargo passes it to benchmarks.
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// Cargo and others pass it to tests.
+    #[arg(long, hide = true)]
+    test: bool,
+}
+
+fn main() -> ExitCode {
+    if std::env::var_os(SWITCH).is_some() {
+        // However this process ends, its switch does.
+        let _ = set_parent_process_death_signal(Some(Signal::KILL));
+        return podswitch_vswitch::main();
+    }
+    let args = Args::parse();
+    // `cargo test --benches` starts benchmarks without `--bench`.
+    if args.test || !args.bench {
+        println!("restart measures under `cargo bench` only");
+        return ExitCode::SUCCESS;
+    }
+    if !userns::has_privilege() {
+        println!("SKIPPED: restart needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN)");
+        return ExitCode::SUCCESS;
+    }
+    match run(&args) {
+        Ok(table) => {
+            print!("{table}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Outcome<Table> {
+    load::raise_descriptor_limit();
+    let mut world = World::new(args.workers)?;
+    let mut table = Table::new(args);
+    world.start()?;
+    for end in [End::Stop, End::Kill] {
+        under_load(args, end, &mut world, &mut table)?;
+    }
+    if args.restore > 0 {
+        restoring(args, &mut world, &mut table)?;
+    }
+    world.finish()?;
+    Ok(table)
+}
+
+/// Restarts under load.
+fn under_load(args: &Args, end: End, world: &mut World, table: &mut Table) -> Outcome<()> {
+    let datagrams = Datagrams::start(world, args.rate)?;
+    let mut connections = Connections::open(world, args.connections)?;
+    let clock = Clock::start();
+    for round in 1..=args.rounds {
+        thread::sleep(CALM);
+        datagrams.reset();
+        thread::sleep(CALM);
+        connections.send_all();
+        world.end(end)?;
+        // Both ends send while there is no switch.
+        connections.send_all();
+        let began = clock.now();
+        world.start()?;
+        let started = clock.now().since(began);
+        datagrams.wait_until_flowing()?;
+        thread::sleep(CALM);
+        let (blocked, lost) = datagrams.read();
+        let gone = connections.check();
+        eprintln!(
+            "{} {round}: blocked {blocked:?}, {lost} datagrams and {gone} connections lost, ready in {started:?}",
+            end.name()
+        );
+        table.add(end, blocked, lost, gone, started);
+    }
+    Ok(())
+}
+
+/// Starts with and without connections to be restored, and nothing else to do.
+fn restoring(args: &Args, world: &mut World, table: &mut Table) -> Outcome<()> {
+    let clock = Clock::start();
+    for round in 1..=args.rounds.min(10) {
+        for count in [0, args.restore] {
+            world.forget_connections()?;
+            world.start()?;
+            let servers = load::open_many(world, count)?;
+            let open = world.connections(u64::from(count))?;
+            drop(servers);
+            world.end(End::Kill)?;
+            let began = clock.now();
+            world.start()?;
+            let started = clock.now().since(began);
+            let restored = world.connections(u64::from(count))?;
+            eprintln!("restore {round}: {restored} of {open} connections, ready in {started:?}");
+            table.add_restore(count > 0, restored, started);
+        }
+    }
+    Ok(())
+}
