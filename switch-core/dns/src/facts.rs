@@ -101,3 +101,16 @@ pub struct PodFacts {
     /// Addresses.
     pub addresses: Vec<IpAddr>,
 }
+
+/// What one object says of names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Facts {
+    /// There is a namespace of that name.
+    Namespace(Arc<str>),
+    /// A Service.
+    Service(Arc<ServiceFacts>),
+    /// An EndpointSlice.
+    Slice(Arc<SliceFacts>),
+    /// A pod that has not ended.
+    Pod(Arc<PodFacts>),
+}

@@ -85,31 +85,57 @@ pub enum Rule {
 }
 
 impl Rule {
+    /// Its name for programs, and one sentence for people.
+    const fn parts(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Apex => ("apex", "the zone itself"),
+            Self::NameServer => {
+                ("name-server", "the zone's name server: cluster IPs of its Service")
+            }
+            Self::SchemaVersion => ("schema-version", "the version of the schema (2.2)"),
+            Self::EmptyNonTerminal => {
+                ("empty-non-terminal", "it exists because names below it do (RFC 8020)")
+            }
+            Self::ClusterIps => ("cluster-ips", "a Service with cluster IPs (2.3)"),
+            Self::Headless => ("headless", "a headless Service: its ready endpoints (2.4)"),
+            Self::HeadlessNotReady => {
+                ("headless-not-ready", "a headless Service without a ready endpoint (2.4.1)")
+            }
+            Self::Endpoint => {
+                ("endpoint", "a ready endpoint by hostname or dashed address (2.4.1)")
+            }
+            Self::NamedPort => ("named-port", "a named port (2.3.2, 2.4.2)"),
+            Self::ExternalName => ("external-name", "an alias: type ExternalName (2.5)"),
+            Self::ExternalAddress => {
+                ("external-address", "externalName is an address; no alias can point to it (2.5)")
+            }
+            Self::ServiceAddress => ("service-address", "a cluster IP of a Service (2.3.3)"),
+            Self::EndpointAddress => {
+                ("endpoint-address", "the address of a ready endpoint (2.4.3)")
+            }
+            Self::PodAddress => ("pod-address", "a pod by its address (2.6)"),
+            Self::PodsDisabled => ("pods-disabled", "names of pods are disabled (2.6)"),
+            Self::NoSuchPod => ("no-such-pod", "no pod of that namespace has that address (2.6)"),
+            Self::NoSuchService => ("no-such-service", "no Service of that name"),
+            Self::NoSuchNamespace => ("no-such-namespace", "no namespace of that name"),
+            Self::NoSuchEndpoint => {
+                ("no-such-endpoint", "no ready endpoint and no port of that name and protocol")
+            }
+            Self::NotInSchema => ("not-in-schema", "no name of the schema"),
+            Self::NoSuchAddress => {
+                ("no-such-address", "no Service and no ready endpoint has that address")
+            }
+        }
+    }
+
+    /// Its name for programs, such as `cluster-ips`; it does not change later.
+    pub const fn name(self) -> &'static str {
+        self.parts().0
+    }
+
     /// One sentence for people.
     pub const fn text(self) -> &'static str {
-        match self {
-            Self::Apex => "the zone itself",
-            Self::NameServer => "the zone's name server: cluster IPs of its Service",
-            Self::SchemaVersion => "the version of the schema (2.2)",
-            Self::EmptyNonTerminal => "it exists because names below it do (RFC 8020)",
-            Self::ClusterIps => "a Service with cluster IPs (2.3)",
-            Self::Headless => "a headless Service: its ready endpoints (2.4)",
-            Self::HeadlessNotReady => "a headless Service without a ready endpoint (2.4.1)",
-            Self::Endpoint => "a ready endpoint by hostname or dashed address (2.4.1)",
-            Self::NamedPort => "a named port (2.3.2, 2.4.2)",
-            Self::ExternalName => "an alias: type ExternalName (2.5)",
-            Self::ExternalAddress => "externalName is an address; no alias can point to it (2.5)",
-            Self::ServiceAddress => "a cluster IP of a Service (2.3.3)",
-            Self::EndpointAddress => "the address of a ready endpoint (2.4.3)",
-            Self::PodAddress => "a pod by its address (2.6)",
-            Self::PodsDisabled => "names of pods are disabled (2.6)",
-            Self::NoSuchPod => "no pod of that namespace has that address (2.6)",
-            Self::NoSuchService => "no Service of that name",
-            Self::NoSuchNamespace => "no namespace of that name",
-            Self::NoSuchEndpoint => "no ready endpoint and no port of that name and protocol",
-            Self::NotInSchema => "no name of the schema",
-            Self::NoSuchAddress => "no Service and no ready endpoint has that address",
-        }
+        self.parts().1
     }
 }
 

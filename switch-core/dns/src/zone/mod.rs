@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::facts::{PodFacts, ServiceFacts, ServiceKind, SliceFacts};
+use crate::facts::{Facts, PodFacts, ServiceFacts, ServiceKind, SliceFacts};
 use crate::map::Map;
 use crate::name::{Name, NameError, push_label};
 pub(crate) use service::{Addresses, Host, PortName, Service, Srv, Target};
@@ -188,6 +188,19 @@ impl Zone {
     /// Whether no Service is known.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Upserts what an object says of names.
+    ///
+    /// # Errors
+    /// A name is not a label, or `externalName` is not a name. Nothing changes then.
+    pub fn upsert(&mut self, facts: Facts) -> Result<(), NameError> {
+        match facts {
+            Facts::Namespace(name) => self.set_namespace(&name, true),
+            Facts::Service(facts) => self.upsert_service(facts),
+            Facts::Slice(facts) => self.upsert_slice(facts),
+            Facts::Pod(facts) => self.upsert_pod(facts),
+        }
     }
 
     /// Upserts a Namespace object, or deletes it.
