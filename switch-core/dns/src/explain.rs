@@ -3,9 +3,11 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::answer::{MAX_TCP, Outcome, Rcode, Transport, answer};
-use crate::lookup::{Records, Rule, is_in_zone, look_up, record_type as rt};
+use crate::lookup::{Records, is_in_zone, look_up};
 use crate::name::{Labelled, Name, display};
 use crate::query::HEADER;
+use crate::record_type::{self as rt, type_name};
+use crate::rule::Rule;
 use crate::zone::Zone;
 
 /// One name on the way to the answer.
@@ -186,38 +188,5 @@ fn data_text(message: &[u8], kind: u16, at: usize, end: usize) -> Option<String>
             format!("{server} {mailbox} {}", numbers.join(" "))
         }
         _ => data.escape_ascii().to_string(),
-    })
-}
-
-/// Types with a name.
-const TYPES: [(u16, &str); 14] = [
-    (rt::A, "A"),
-    (rt::NS, "NS"),
-    (rt::CNAME, "CNAME"),
-    (rt::SOA, "SOA"),
-    (rt::PTR, "PTR"),
-    (13, "HINFO"),
-    (15, "MX"),
-    (rt::TXT, "TXT"),
-    (rt::AAAA, "AAAA"),
-    (rt::SRV, "SRV"),
-    (65, "HTTPS"),
-    (rt::IXFR, "IXFR"),
-    (rt::AXFR, "AXFR"),
-    (rt::ANY, "ANY"),
-];
-
-/// The name of a type; `TYPE123` if it has none (RFC 3597 section 5).
-pub fn type_name(kind: u16) -> String {
-    let known = TYPES.iter().find(|(number, _)| *number == kind);
-    known.map_or_else(|| format!("TYPE{kind}"), |(_, name)| (*name).to_owned())
-}
-
-/// The type of that name, in any case.
-pub fn type_number(name: &str) -> Option<u16> {
-    let known = TYPES.iter().find(|(_, known)| known.eq_ignore_ascii_case(name));
-    known.map(|(number, _)| *number).or_else(|| {
-        let number = name.get(..4).filter(|start| start.eq_ignore_ascii_case("TYPE"));
-        number.and_then(|_| name[4..].parse().ok())
     })
 }

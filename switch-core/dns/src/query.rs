@@ -1,7 +1,7 @@
 //! A query's header, question and EDNS (RFC 1035 section 4, RFC 6891).
 
-use crate::lookup::record_type;
 use crate::name::Labelled;
+use crate::record_type;
 
 /// Length of the header.
 pub(crate) const HEADER: usize = 12;

@@ -4,10 +4,12 @@
 
 mod writer;
 
-use crate::lookup::{Found, Records, Rule, SrvSet, look_up, record_type};
+use crate::lookup::{Found, Records, SrvSet, is_in_zone, look_up};
 use crate::name::Labelled;
 use crate::query::{self, HEADER, OPT_LEN, Query};
 pub use crate::query::{Ignored, NotOurs};
+use crate::record_type;
+use crate::rule::Rule;
 use crate::zone::{Service, Zone};
 use writer::{Full, Section, Writer};
 
@@ -143,7 +145,7 @@ fn reply(
             Some(found) => Some(found),
             None => return Outcome::NotOurs(NotOurs::OtherZone),
         }
-    } else if crate::lookup::is_in_zone(zone, &query.name) {
+    } else if is_in_zone(zone, &query.name) {
         None
     } else {
         return Outcome::NotOurs(NotOurs::OtherZone);

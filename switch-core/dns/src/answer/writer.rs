@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::lookup::record_type;
 use crate::query::HEADER;
+use crate::record_type;
 
 /// Greatest place in a message that compression can point to (RFC 1035 section 4.1.4).
 const MAX_POINTER: usize = 0x3fff;
