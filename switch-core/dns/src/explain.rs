@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::answer::{MAX_TCP, Outcome, Rcode, Transport, answer};
-use crate::lookup::{Records, is_in_zone, look_up};
+use crate::lookup::{Records, look_up};
 use crate::name::{Labelled, Name, display};
 use crate::query::HEADER;
 use crate::record_type::{self as rt, type_name};
@@ -15,7 +15,7 @@ use crate::zone::Zone;
 pub struct Step {
     /// The name.
     pub name: String,
-    /// Why it is answered as it is. `None`: it is another zone's.
+    /// Why it is answered as it is. `None`: it is another zone's, or not all objects are known yet.
     pub rule: Option<Rule>,
     /// The object that decided, such as `Service/shop/api`.
     pub object: Option<String>,
@@ -94,7 +94,7 @@ fn steps(zone: &Zone, name: &Name, qtype: u16) -> Vec<Step> {
             break;
         }
         let labelled = Labelled::read(name.wire());
-        let labelled = labelled.filter(|it| zone.is_synced() || !is_in_zone(zone, it));
+        let labelled = labelled.filter(|_| zone.is_synced());
         let found = labelled.and_then(|labelled| look_up(zone, &labelled, qtype));
         let object = found.as_ref().and_then(|found| found.service).map(|it| it.object.to_string());
         steps.push(Step { name: text, rule: found.as_ref().map(|found| found.rule), object });

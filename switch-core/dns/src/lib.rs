@@ -26,8 +26,10 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod bytes;
 mod explain;
 pub mod facts;
+mod list;
 mod lookup;
 mod map;
 mod name;

@@ -34,8 +34,8 @@ pub(crate) enum Records<'z> {
 pub(crate) struct SrvSet<'z> {
     pub(crate) service: &'z Service,
     list: &'z [Srv],
-    /// Only those of this port.
-    port: Option<&'z PortName>,
+    /// Only those of this port of the Service.
+    port: Option<u32>,
     /// Addresses of all of them together.
     addresses: u32,
 }
@@ -48,9 +48,9 @@ impl<'z> SrvSet<'z> {
     }
 
     /// Those of a port.
-    fn port(service: &'z Service, port: &'z PortName) -> Self {
-        let addresses = port.addresses;
-        Self { service, list: service.own_srv(), port: Some(port), addresses }
+    fn port(service: &'z Service, port: usize) -> Self {
+        let addresses = service.ports[port].addresses;
+        Self { service, list: service.own_srv(), port: Some(port as u32), addresses }
     }
 
     /// Those of an endpoint.
@@ -70,7 +70,7 @@ impl<'z> SrvSet<'z> {
         (start..list.len()).chain(0..start).filter_map(move |at| {
             let srv = &list[at];
             let is_had = match port {
-                Some(port) => (&srv.name, srv.protocol) != (&port.name, port.protocol),
+                Some(_) => srv.name != port,
                 None => {
                     let before = at.checked_sub(1).map(|at| &list[at]);
                     before.is_some_and(|it| (it.host, it.port) == (srv.host, srv.port))
@@ -97,19 +97,20 @@ pub(crate) struct Found<'z> {
 }
 
 /// Whether a name is the zone's to answer.
-pub(crate) enum Place {
+enum Place<'z> {
     /// In the cluster domain.
     Cluster(usize),
     /// In the domain of ServiceImports.
     ClusterSet(usize),
-    /// In a reverse zone of ours, or the name of a known address; the labels in front of the zone.
-    Reverse(usize),
+    /// In a reverse zone of ours, or the name of a known address: the labels in front of the zone, what the name is, and
+    /// the names of the address.
+    Reverse(usize, Reverse, Option<&'z Pointers>),
     /// Another zone's.
     Elsewhere,
 }
 
 /// Which zone a name is in.
-pub(crate) fn place(zone: &Zone, name: &Labelled) -> Place {
+fn place<'z>(zone: &'z Zone, name: &Labelled) -> Place<'z> {
     let settings = zone.settings();
     let before = |zone: &Name| name.labels_before(zone.wire(), zone.labels());
     if let Some(front) = before(&settings.domain) {
@@ -119,15 +120,15 @@ pub(crate) fn place(zone: &Zone, name: &Labelled) -> Place {
         return Place::ClusterSet(front);
     }
     let Some(reverse) = name.reverse() else { return Place::Elsewhere };
+    let pointers = match reverse {
+        Reverse::Of(address) => zone.pointers(address),
+        _ => None,
+    };
     // The nearest of them: the longest.
-    if let Some(front) = settings.reverse_zones.iter().filter_map(before).min() {
-        return Place::Reverse(front);
-    }
-    match reverse {
-        Reverse::Of(address) if zone.is_synced() && zone.pointers(address).is_some() => {
-            Place::Reverse(name.count() - 2)
-        }
-        _ => Place::Elsewhere,
+    match settings.reverse_zones.iter().filter_map(before).min() {
+        Some(front) => Place::Reverse(front, reverse, pointers),
+        None if pointers.is_some() => Place::Reverse(name.count() - 2, reverse, pointers),
+        None => Place::Elsewhere,
     }
 }
 
@@ -147,8 +148,8 @@ pub(crate) fn look_up<'z>(zone: &'z Zone, name: &Labelled, qtype: u16) -> Option
         Place::ClusterSet(front) => {
             Some(Look { zone, name, qtype, front, is_import: true }.forward())
         }
-        Place::Reverse(front) => {
-            Some(Look { zone, name, qtype, front, is_import: false }.reverse())
+        Place::Reverse(front, what, pointers) => {
+            Some(Look { zone, name, qtype, front, is_import: false }.reverse(what, pointers))
         }
         Place::Elsewhere => None,
     }
@@ -268,15 +269,15 @@ impl<'z> Look<'z, '_> {
             };
             return self.of(service, Rule::Endpoint, records);
         }
-        let named = service.ports.iter().filter(|port| !port.name.is_empty());
+        let mut ports = service.ports.iter();
         let label = self.name.label(0);
         if rest == 2 {
             let protocol = self.name.label(1);
-            let is_meant = |port: &&PortName| {
-                label.strip_prefix(b"_") == Some(port.name.as_bytes())
-                    && protocol == port.protocol.label().as_bytes()
+            let name = label.strip_prefix(b"_").filter(|name| !name.is_empty());
+            let is_meant = |port: &PortName| {
+                name == Some(&*port.name) && protocol == port.protocol.label().as_bytes()
             };
-            if let Some(port) = named.clone().find(is_meant) {
+            if let Some(port) = ports.position(is_meant) {
                 let is_asked = matches!(self.qtype, rt::SRV | rt::ANY);
                 let set = SrvSet::port(service, port);
                 let records = if is_asked { Records::Srv(set) } else { Records::NoData };
@@ -284,12 +285,14 @@ impl<'z> Look<'z, '_> {
             }
         } else if rest == 1 {
             // A resolver that asks label by label (RFC 9156) must not take it for the end.
-            let is_protocol = |port: &PortName| label == port.protocol.label().as_bytes();
+            let is_protocol = |port: &PortName| {
+                !port.name.is_empty() && label == port.protocol.label().as_bytes()
+            };
             let cluster = self.name.part(0, 1);
             let is_cluster =
                 |host: &Host| host.labels[1 + usize::from(host.labels[0])..] == *cluster;
             let clusters = service.hosts.iter().filter(|_| self.is_import);
-            if named.clone().any(is_protocol) || clusters.into_iter().any(is_cluster) {
+            if ports.any(is_protocol) || clusters.into_iter().any(is_cluster) {
                 return self.of(service, Rule::EmptyNonTerminal, Records::NoData);
             }
         }
@@ -335,24 +338,23 @@ impl<'z> Look<'z, '_> {
         self.found(Rule::PodAddress, records)
     }
 
-    fn reverse(&self) -> Found<'z> {
-        match self.name.reverse() {
-            _ if self.front == 0 => self.apex(),
-            Some(Reverse::Of(address)) => match self.zone.pointers(address) {
-                Some(pointers) => {
-                    let is_asked = matches!(self.qtype, rt::PTR | rt::ANY);
-                    let rule = match pointers.services.is_empty() {
-                        true => Rule::EndpointAddress,
-                        false => Rule::ServiceAddress,
-                    };
-                    let records =
-                        if is_asked { Records::Pointers(pointers) } else { Records::NoData };
-                    self.found(rule, records)
-                }
-                None => self.found(Rule::NoSuchAddress, Records::Absent),
-            },
-            Some(Reverse::Above) => self.found(Rule::EmptyNonTerminal, Records::NoData),
-            _ => self.found(Rule::NotInSchema, Records::Absent),
+    fn reverse(&self, what: Reverse, pointers: Option<&'z Pointers>) -> Found<'z> {
+        if self.front == 0 {
+            return self.apex();
+        }
+        match (what, pointers) {
+            (_, Some(pointers)) => {
+                let rule = match pointers.services.is_empty() {
+                    true => Rule::EndpointAddress,
+                    false => Rule::ServiceAddress,
+                };
+                let is_asked = matches!(self.qtype, rt::PTR | rt::ANY);
+                let records = if is_asked { Records::Pointers(pointers) } else { Records::NoData };
+                self.found(rule, records)
+            }
+            (Reverse::Of(_), None) => self.found(Rule::NoSuchAddress, Records::Absent),
+            (Reverse::Above, None) => self.found(Rule::EmptyNonTerminal, Records::NoData),
+            (Reverse::Malformed, None) => self.found(Rule::NotInSchema, Records::Absent),
         }
     }
 }

@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use hashbrown::DefaultHashBuilder;
 
+use crate::bytes::Bytes;
+
 /// Bits of the hash that one level takes.
 const BITS: u32 = 5;
 const WAYS: usize = 1 << BITS;
-/// Items of a leaf before it becomes a branch.
-const LEAF: usize = 8;
+/// Items of a leaf before it becomes a branch: so many that 10,000 items have two levels above their leaves.
+const LEAF: usize = 16;
 
 /// See the module's description.
 #[derive(Clone, Debug)]
@@ -24,14 +26,14 @@ pub(crate) struct Map<V> {
 
 #[derive(Clone, Debug)]
 enum Node<V> {
-    Leaf(Arc<Vec<Item<V>>>),
+    Leaf(Arc<[Item<V>]>),
     Branch(Arc<[Node<V>; WAYS]>),
 }
 
 #[derive(Clone, Debug)]
 struct Item<V> {
     hash: u64,
-    key: Arc<[u8]>,
+    key: Bytes,
     value: V,
 }
 
@@ -43,7 +45,7 @@ impl<V> Default for Map<V> {
 
 impl<V> Node<V> {
     fn empty() -> Self {
-        Self::Leaf(Arc::new(Vec::new()))
+        Self::Leaf(Arc::new([]))
     }
 }
 
@@ -102,20 +104,25 @@ fn set<V: Clone>(
     let at = items.iter().position(|item| item.hash == hash && *item.key == *key);
     match (at, value) {
         (None, None) => None,
-        (Some(at), None) => Some(Arc::make_mut(items).swap_remove(at).value),
+        (Some(at), None) => {
+            let former = items[at].value.clone();
+            let others = items.iter().enumerate().filter(|(other, _)| *other != at);
+            *items = others.map(|(_, item)| item.clone()).collect();
+            Some(former)
+        }
         (Some(at), Some(value)) => {
             Some(std::mem::replace(&mut Arc::make_mut(items)[at].value, value))
         }
         (None, Some(value)) => {
-            let items = Arc::make_mut(items);
-            items.push(Item { hash, key: key.into(), value });
+            let new = Item { hash, key: key.into(), value };
+            let all = items.iter().cloned().chain([new]);
             // Beyond the last bit only equal hashes are left: these stay in one leaf.
-            if items.len() > LEAF && shift + BITS <= u64::BITS {
+            if items.len() < LEAF || shift + BITS > u64::BITS {
+                *items = all.collect();
+            } else {
                 let mut parts: [Vec<Item<V>>; WAYS] = array::from_fn(|_| Vec::new());
-                for item in items.drain(..) {
-                    parts[way(item.hash, shift)].push(item);
-                }
-                *node = Node::Branch(Arc::new(parts.map(|part| Node::Leaf(Arc::new(part)))));
+                all.for_each(|item| parts[way(item.hash, shift)].push(item));
+                *node = Node::Branch(Arc::new(parts.map(|part| Node::Leaf(part.into()))));
             }
             None
         }

@@ -12,19 +12,27 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::bytes::Bytes;
 use crate::facts::{Facts, PodFacts, ServiceFacts, ServiceKind, SliceFacts};
+use crate::list::List;
 use crate::map::Map;
 use crate::name::{NameError, push_label};
 pub(crate) use service::{Addresses, Host, PortName, Service, Srv, Target};
 use service::{compile, key};
 pub use settings::{MAX_TTL, PodNames, Settings};
 
-/// A Service with its slices as they came, and compiled.
+/// A Service with its slices as they came.
 #[derive(Clone, Debug, Default)]
 struct Entry {
     facts: Option<Arc<ServiceFacts>>,
     slices: BTreeMap<Arc<str>, Arc<SliceFacts>>,
-    compiled: Option<Arc<Service>>,
+}
+
+/// The Services of a domain: as they came, and compiled, which is all that answers need.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    entries: Map<Arc<Entry>>,
+    compiled: Map<Arc<Service>>,
 }
 
 /// Namespaces: whether there is an object, and how many others are in it.
@@ -38,19 +46,15 @@ struct NamespaceEntry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pointers {
     /// Services that it is a cluster IP of.
-    pub(crate) services: Vec<Box<[u8]>>,
+    pub(crate) services: List<Bytes>,
     /// Endpoints with it.
-    pub(crate) hosts: Vec<Box<[u8]>>,
+    pub(crate) hosts: List<Bytes>,
 }
 
 impl Pointers {
     /// Those that PTR records are made of: endpoints only where no Service has the address.
-    pub(crate) fn names(&self) -> &[Box<[u8]>] {
+    pub(crate) fn names(&self) -> &[Bytes] {
         if self.services.is_empty() { &self.hosts } else { &self.services }
-    }
-
-    fn list(&mut self, is_service: bool) -> &mut Vec<Box<[u8]>> {
-        if is_service { &mut self.services } else { &mut self.hosts }
     }
 }
 
@@ -60,10 +64,8 @@ pub struct Zone {
     settings: Arc<Settings>,
     is_synced: bool,
     serial: u32,
-    services: Map<Arc<Entry>>,
-    imports: Map<Arc<Entry>>,
-    /// Number of ServiceImports: `imports` has slices without one, too.
-    import_count: usize,
+    services: Table,
+    imports: Table,
     namespaces: Map<NamespaceEntry>,
     pointers: Map<Arc<Pointers>>,
     pods: Map<Arc<PodFacts>>,
@@ -97,9 +99,8 @@ impl Zone {
             settings: Arc::new(settings),
             is_synced: false,
             serial: 1,
-            services: Map::default(),
-            imports: Map::default(),
-            import_count: 0,
+            services: Table::default(),
+            imports: Table::default(),
             namespaces: Map::default(),
             pointers: Map::default(),
             pods: Map::default(),
@@ -133,9 +134,9 @@ impl Zone {
         self.serial = serial;
     }
 
-    /// Number of Services, and of names that only slices know.
+    /// Number of Services.
     pub fn len(&self) -> usize {
-        self.services.len()
+        self.services.compiled.len()
     }
 
     /// Whether no Service is known.
@@ -303,24 +304,19 @@ impl Zone {
     ) -> Result<(), NameError> {
         let key = key(namespace, name)?;
         let table = if is_import { &mut self.imports } else { &mut self.services };
-        let old = table.get(&key).cloned();
-        let mut entry = old.as_deref().cloned().unwrap_or_default();
+        let mut entry = table.entries.get(&key).map_or_else(Entry::default, |it| Entry::clone(it));
         change(&mut entry);
         let slices = entry.slices.values().map(|slice| &**slice);
-        entry.compiled = match &entry.facts {
+        let new = match &entry.facts {
             Some(facts) => Some(Arc::new(compile(facts, slices, is_import)?)),
             None => None,
         };
-        let new = entry.compiled.clone();
         let is_there = entry.facts.is_some() || !entry.slices.is_empty();
-        table.set(&key, is_there.then(|| Arc::new(entry)));
-        let old = old.and_then(|entry| entry.compiled.clone());
+        table.entries.set(&key, is_there.then(|| Arc::new(entry)));
+        let old = table.compiled.set(&key, new.clone());
         let label = &key[1 + usize::from(key[0])..];
         self.count_member(label, old.is_some(), new.is_some());
-        if is_import {
-            let (was, is) = (usize::from(old.is_some()), usize::from(new.is_some()));
-            self.import_count = (self.import_count + is).saturating_sub(was);
-        } else {
+        if !is_import {
             self.move_pointers(old.as_deref(), new.as_deref());
         }
         Ok(())
@@ -355,12 +351,15 @@ impl Zone {
         &mut self,
         address: IpAddr,
         is_service: bool,
-        change: impl FnOnce(&mut Vec<Box<[u8]>>),
+        change: impl FnOnce(&mut Vec<Bytes>),
     ) {
         let (key, len) = address_key(address);
         let mut pointers =
             self.pointers.get(&key[..len]).map_or_else(Pointers::default, |it| Pointers::clone(it));
-        change(pointers.list(is_service));
+        let list = if is_service { &mut pointers.services } else { &mut pointers.hosts };
+        let mut names = list.to_vec();
+        change(&mut names);
+        *list = names.into();
         let is_left = !pointers.services.is_empty() || !pointers.hosts.is_empty();
         self.pointers.set(&key[..len], is_left.then(|| Arc::new(pointers)));
     }
@@ -368,7 +367,7 @@ impl Zone {
     /// The Service of these labels.
     pub(crate) fn service(&self, key: &[u8], is_import: bool) -> Option<&Service> {
         let table = if is_import { &self.imports } else { &self.services };
-        table.get(key)?.compiled.as_deref()
+        table.compiled.get(key).map(|service| &**service)
     }
 
     /// Whether there is a namespace of this label, with its length byte.
@@ -391,7 +390,7 @@ impl Zone {
 
     /// Whether there is any ServiceImport.
     pub(crate) fn has_imports(&self) -> bool {
-        self.import_count > 0
+        self.imports.compiled.len() > 0
     }
 
     /// Addresses of the name server: the cluster IPs of its Service.

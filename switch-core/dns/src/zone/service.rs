@@ -2,33 +2,38 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 
-use crate::facts::{EndpointFacts, Protocol, ServiceFacts, ServiceKind, SliceFacts};
+use crate::bytes::Bytes;
+use crate::facts::{EndpointFacts, PortFacts, Protocol, ServiceFacts, ServiceKind, SliceFacts};
+use crate::list::List;
 use crate::name::{Name, NameError, push_label};
 
-/// A compiled Service or ServiceImport. Labels are in lower case and in wire form.
+/// A compiled Service or ServiceImport. Labels are in lower case and in wire form. What most answers need is in its first
+/// 64 bytes.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(crate) struct Service {
-    /// `Service/namespace/name` or `ServiceImport/namespace/name`.
-    pub(crate) object: Box<str>,
-    /// The labels of name and namespace.
-    pub(crate) key: Arc<[u8]>,
-    pub(crate) target: Target,
     /// Addresses of its name: those of the cluster, or of ready endpoints.
     pub(crate) addresses: Addresses,
-    /// Endpoints by the labels in front of the Service's.
-    pub(crate) hosts: Box<[Host]>,
+    pub(crate) target: Target,
     /// SRV records, by host and port number: those that point to the Service itself come first.
     pub(crate) srv: Box<[Srv]>,
+    /// How many of them are of its own name: the first.
+    pub(crate) own: usize,
     /// The ports that its own SRV records are about, each name and protocol once.
     pub(crate) ports: Box<[PortName]>,
+    /// The labels of name and namespace.
+    pub(crate) key: Bytes,
+    /// Endpoints by the labels in front of the Service's.
+    pub(crate) hosts: Box<[Host]>,
+    /// `Service/namespace/name` or `ServiceImport/namespace/name`.
+    pub(crate) object: Box<str>,
 }
 
 /// A port by name and protocol; the name is empty if it has none.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct PortName {
-    pub(crate) name: Arc<str>,
+    pub(crate) name: Bytes,
     pub(crate) protocol: Protocol,
     /// Addresses of all its records together.
     pub(crate) addresses: u32,
@@ -46,8 +51,8 @@ pub(crate) enum Target {
 /// Addresses of one owner.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Addresses {
-    pub(crate) v4: Box<[Ipv4Addr]>,
-    pub(crate) v6: Box<[Ipv6Addr]>,
+    pub(crate) v4: List<Ipv4Addr>,
+    pub(crate) v6: List<Ipv6Addr>,
 }
 
 impl Addresses {
@@ -81,7 +86,7 @@ impl Addresses {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Host {
     /// Its label; for imports followed by that of the cluster.
-    pub(crate) labels: Box<[u8]>,
+    pub(crate) labels: Bytes,
     pub(crate) addresses: Addresses,
 }
 
@@ -89,13 +94,12 @@ pub(crate) struct Host {
 pub(crate) type HostIndex = Option<u32>;
 
 /// An SRV record. A port without a name is only in the sets of a Service and of an endpoint.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Srv {
     pub(crate) host: HostIndex,
     pub(crate) port: u16,
-    /// Name of the port in lower case, without underscore; empty if it has none.
-    pub(crate) name: Arc<str>,
-    pub(crate) protocol: Protocol,
+    /// Its place among the Service's ports, if the record is one of its own name.
+    pub(crate) name: Option<u32>,
     /// Addresses that it stands for: the divisor of weights counts them.
     pub(crate) addresses: u32,
 }
@@ -103,10 +107,7 @@ pub(crate) struct Srv {
 impl Service {
     /// The SRV records of its own name.
     pub(crate) fn own_srv(&self) -> &[Srv] {
-        match self.target {
-            Target::Headless => &self.srv,
-            _ => &self.srv[..self.srv.partition_point(|srv| srv.host.is_none())],
-        }
+        &self.srv[..self.own]
     }
 
     /// The SRV records of a host.
@@ -142,12 +143,12 @@ impl Service {
     }
 
     /// Addresses with the labels that their PTR records have in front of `svc`.
-    pub(crate) fn reverse(&self) -> impl Iterator<Item = (IpAddr, bool, Box<[u8]>)> {
+    pub(crate) fn reverse(&self) -> impl Iterator<Item = (IpAddr, bool, Bytes)> {
         let own = matches!(self.target, Target::ClusterIps);
         let own = self.addresses.iter().filter(move |_| own);
-        let own = own.map(|address| (address, true, (*self.key).into()));
+        let own = own.map(|address| (address, true, self.key.clone()));
         let hosts = self.hosts.iter().flat_map(move |host| {
-            let name: Box<[u8]> = [&*host.labels, &*self.key].concat().into();
+            let name = Bytes::from([&*host.labels, &*self.key].concat());
             host.addresses.iter().map(move |address| (address, false, name.clone()))
         });
         own.chain(hosts)
@@ -191,9 +192,8 @@ pub(crate) fn compile<'a>(
         ServiceKind::External(name) if name.parse::<IpAddr>().is_ok() => Target::External(None),
         ServiceKind::External(name) => Target::External(Some(Name::parse(name)?)),
     };
-    // Host labels, port name, protocol and number, with the addresses behind them.
     let mut hosts: BTreeMap<Vec<u8>, Vec<IpAddr>> = BTreeMap::new();
-    let mut ports: BTreeMap<(Vec<u8>, u16, Arc<str>, Protocol), u32> = BTreeMap::new();
+    let mut records: BTreeMap<Record, u32> = BTreeMap::new();
     let slices = slices.filter(|_| !matches!(target, Target::External(_)));
     for slice in slices {
         let is_published = |e: &&EndpointFacts| e.is_ready || service.publish_not_ready;
@@ -201,61 +201,80 @@ pub(crate) fn compile<'a>(
             for address in &endpoint.addresses {
                 let labels = host_labels(endpoint, *address, slice, is_import)?;
                 for port in &slice.ports {
-                    let Some(number) = port.number else { continue };
-                    let name = lower(&port.name);
-                    *ports.entry((labels.clone(), number, name, port.protocol)).or_default() += 1;
+                    if let Some(record) = Record::of(port, Some(labels.clone())) {
+                        *records.entry(record).or_default() += 1;
+                    }
                 }
                 hosts.entry(labels).or_default().push(*address);
             }
         }
     }
     let endpoints = Addresses::of(hosts.values().flatten().copied());
-    let hosts: Box<[Host]> = hosts
-        .into_iter()
-        .map(|(labels, addresses)| Host {
-            labels: labels.into(),
-            addresses: Addresses::of(addresses.into_iter()),
-        })
-        .collect();
-    let mut srv: Vec<Srv> = ports
-        .into_iter()
-        .map(|((labels, port, name, protocol), addresses)| {
-            let host = hosts.binary_search_by(|host| (*host.labels).cmp(&labels)).ok();
-            Srv { host: host.map(|host| host as u32), port, name, protocol, addresses }
-        })
-        .collect();
+    let host = |(labels, addresses): (Vec<u8>, Vec<IpAddr>)| Host {
+        labels: labels.into(),
+        addresses: Addresses::of(addresses.into_iter()),
+    };
+    let hosts: Box<[Host]> = hosts.into_iter().map(host).collect();
     let addresses = match &service.kind {
         ServiceKind::ClusterIps(ips) => {
             let addresses = Addresses::of(ips.iter().copied());
-            srv.extend(service.ports.iter().filter(|_| addresses.len() > 0).filter_map(|port| {
-                let name = lower(&port.name);
-                let addresses = addresses.len() as u32;
-                let (port, protocol) = (port.number?, port.protocol);
-                Some(Srv { host: None, port, name, protocol, addresses })
-            }));
+            let ports = service.ports.iter().filter(|_| addresses.len() > 0);
+            for record in ports.filter_map(|port| Record::of(port, None)) {
+                *records.entry(record).or_default() += addresses.len() as u32;
+            }
             addresses
         }
         ServiceKind::Headless => endpoints,
         ServiceKind::External(_) => Addresses::default(),
     };
-    srv.sort_unstable();
-    let kind = if is_import { "ServiceImport" } else { "Service" };
-    let mut compiled = Service {
-        object: format!("{kind}/{}/{}", service.namespace, service.name).into(),
-        key: key(&service.namespace, &service.name)?.into(),
-        target,
-        addresses,
-        hosts,
-        srv: srv.into(),
-        ports: Box::default(),
-    };
-    let mut names: BTreeMap<(Arc<str>, Protocol), u32> = BTreeMap::new();
-    for srv in compiled.own_srv() {
-        *names.entry((srv.name.clone(), srv.protocol)).or_default() += srv.addresses;
+    let is_own = |record: &Record| record.host.is_some() == (target == Target::Headless);
+    let mut names: BTreeMap<(Bytes, Protocol), u32> = BTreeMap::new();
+    for (record, addresses) in records.iter().filter(|(record, _)| is_own(record)) {
+        *names.entry((record.name.clone(), record.protocol)).or_default() += addresses;
     }
     let port = |((name, protocol), addresses)| PortName { name, protocol, addresses };
-    compiled.ports = names.into_iter().map(port).collect();
-    Ok(compiled)
+    let ports: Box<[PortName]> = names.into_iter().map(port).collect();
+    let own = records.keys().filter(|record| is_own(record)).count();
+    let srv = records.into_iter().map(|(record, addresses)| {
+        let is_named = |port: &PortName| {
+            is_own(&record) && (&port.name, port.protocol) == (&record.name, record.protocol)
+        };
+        let place = |host: &Vec<u8>| hosts.binary_search_by(|it| (*it.labels).cmp(host)).ok();
+        Srv {
+            host: record.host.as_ref().and_then(place).map(|at| at as u32),
+            port: record.number,
+            name: ports.iter().position(is_named).map(|at| at as u32),
+            addresses,
+        }
+    });
+    let kind = if is_import { "ServiceImport" } else { "Service" };
+    Ok(Service {
+        addresses,
+        srv: srv.collect(),
+        own,
+        ports,
+        key: key(&service.namespace, &service.name)?.into(),
+        hosts,
+        object: format!("{kind}/{}/{}", service.namespace, service.name).into(),
+        target,
+    })
+}
+
+/// What SRV records are made of, in their order: those of the Service itself come first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Record {
+    host: Option<Vec<u8>>,
+    number: u16,
+    name: Bytes,
+    protocol: Protocol,
+}
+
+impl Record {
+    /// `None`: the port has no number.
+    fn of(port: &PortFacts, host: Option<Vec<u8>>) -> Option<Self> {
+        let name = port.name.to_ascii_lowercase().into_bytes().into();
+        Some(Self { host, number: port.number?, name, protocol: port.protocol })
+    }
 }
 
 fn host_labels(
@@ -273,14 +292,6 @@ fn host_labels(
         push_label(&mut labels, slice.cluster.as_deref().unwrap_or_default())?;
     }
     Ok(labels)
-}
-
-/// The text in lower case, itself if it is already.
-fn lower(text: &Arc<str>) -> Arc<str> {
-    match text.bytes().any(|b| b.is_ascii_uppercase()) {
-        true => text.to_ascii_lowercase().into(),
-        false => text.clone(),
-    }
 }
 
 #[cfg(test)]
