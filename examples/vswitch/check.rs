@@ -10,20 +10,21 @@ use crate::cluster::ClusterArgs;
 use crate::failure::{Failure, Refused};
 use crate::{Done, print, state};
 
-/// Load and compile manifests; print every object that cannot be used, with file, object, field, reason
-/// and what `run` would do about it: leave it out, or isolate the pods that a policy selects.
+/// Load and compile manifests, and print every object that cannot be used, with file, object,
+/// field, reason and what `run` would do with it: leave it out, or isolate the pods that a policy
+/// selects.
 ///
-/// What an API server stores is accepted, also where a status is stale or a value is of a newer API: a
-/// note says so. What switches security or attachment off, where its author hardly meant to, counts as
-/// refused: mistyped policies and annotations, a --node without a Node object.
+/// Everything that an API server stores is accepted, even with a stale status or a value of a newer
+/// API version; a note reports these. Whatever probably disables security or attachment by mistake
+/// is refused: mistyped policies and annotations, or a --node without a Node object.
 ///
 /// Exit status: 0 everything is accepted, 1 something is refused, 2 the manifests cannot be read.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// A manifest, or a folder of them: YAML or JSON, as kubectl prints it.
+    /// A manifest, or a folder of manifests: YAML or JSON, as printed by kubectl.
     #[arg(long, value_name = "DIR")]
     manifests: PathBuf,
-    /// Also check what only this node would find, about its own pods.
+    /// Also check what only this node would detect about its own pods.
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
     #[command(flatten)]
@@ -33,7 +34,7 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Report {
     refused: Vec<Refused>,
-    /// What else there is to say.
+    /// Notes and warnings that are not refusals.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<Refused>,
 }

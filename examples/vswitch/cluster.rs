@@ -1,5 +1,5 @@
-//! What holds for the whole cluster and no manifest says: flags that `run`, `check`, `explain` and
-//! `replay` have in common, so that all of them judge alike.
+//! Options for the whole cluster that no manifest contains: flags shared by `run`, `check`,
+//! `explain` and `replay`, so that all of them decide alike.
 
 use std::sync::Arc;
 
@@ -14,30 +14,31 @@ use podswitch_wire::flow_key::HashKey;
 /// See the module's description.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub(crate) struct ClusterArgs {
-    /// A range that the addresses of Services come from, beside those of ServiceCIDR objects. What
-    /// is in it and no Service's is dropped. Can be repeated.
+    /// A range for the addresses of Services, in addition to those of ServiceCIDR objects. Packets
+    /// to an address in it that no Service has are dropped. Can be repeated.
     #[arg(long, value_name = "CIDR")]
     service_cidr: Vec<Cidr>,
-    /// A range in which externalIPs of Services are honoured; there is none otherwise, since
-    /// whoever may write a Service could capture any address (CVE-2020-8554). Can be repeated.
+    /// A range in which externalIPs of Services are honoured. Default: none, because anyone who may
+    /// write a Service could capture any address (CVE-2020-8554). Can be repeated.
     #[arg(long, value_name = "CIDR")]
     allow_external_ips: Vec<Cidr>,
-    /// A range that belongs to the cluster, beside those of nodes and pods: what pods send
-    /// there keeps its source address. Can be repeated.
+    /// A range that belongs to the cluster, in addition to those of nodes and pods. Traffic from
+    /// pods to it keeps its source address. Can be repeated.
     #[arg(long, value_name = "CIDR")]
     cluster_cidr: Vec<Cidr>,
-    /// What happens to the source address of what pods send off the cluster: the node's kernel
-    /// puts the node's in its place, or the switch this one (two, with a comma between, for both
-    /// families), or nothing.
+    /// Source NAT of traffic that pods send out of the cluster. `kernel`: the node's kernel
+    /// replaces the source with the node's address. ADDRESS: the switch replaces it with this
+    /// address (two, separated by a comma, for both families). `off`: the source stays.
     #[arg(long, value_name = "kernel|ADDRESS|off", default_value = "kernel")]
     masquerade: MasqueradeFlag,
-    /// The cluster's key, 32 hexadecimal digits, the same on all nodes: by it all choose the same
-    /// backends and ways.
+    /// The cluster key, 32 hexadecimal digits, the same on all nodes: with it all nodes choose the
+    /// same backends and routes.
     #[arg(long, value_name = "HEX", value_parser = cluster_key)]
     hash_key: Option<ClusterKey>,
-    /// Whether annotations of pods (podswitch.io/netns, port, interface, mac) say where and how they are
-    /// attached. `trust`: the manifests are the operator's. `ignore`: they may be a tenant's, and have no
-    /// effect. Without: `trust` for manifests, `ignore` for the API server.
+    /// Whether pod annotations (podswitch.io/netns, port, interface, mac) define where and how pods
+    /// are attached. `trust`: the operator writes the manifests. `ignore`: tenants may write them;
+    /// these annotations have no effect. Default: `trust` for manifests, `ignore` for the API
+    /// server.
     #[arg(long, value_enum, value_name = "trust|ignore")]
     pod_annotations: Option<AnnotationsFlag>,
     #[command(flatten)]
@@ -73,23 +74,26 @@ fn cluster_key(text: &str) -> Result<ClusterKey, String> {
 /// How other nodes are reached.
 #[derive(clap::Args, Clone, Debug, Default)]
 struct OverlayArgs {
-    /// VXLAN network identifier. Otherwise what Flannel's annotations on Node objects say, or 1.
+    /// VXLAN network identifier. Default: the one in Flannel's annotations on Node objects,
+    /// otherwise 1.
     #[arg(long, value_name = "N", value_parser = vni)]
     vni: Option<Vni>,
-    /// UDP port of the tunnel. Otherwise 8472 where Node objects have Flannel's annotations, or 4789.
+    /// UDP port of the tunnel. Default: 8472 if Node objects have Flannel's annotations, otherwise
+    /// 4789.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     vxlan_port: Option<u16>,
-    /// Through the tunnel, or past it to the node's link-layer address: all nodes are on one segment
-    /// then.
+    /// How to reach other nodes: `vxlan` through the tunnel, `host-gw` directly by the node's MAC
+    /// address, which requires all nodes to be on one segment.
     #[arg(long, value_enum, value_name = "vxlan|host-gw", default_value = "vxlan")]
     routing: RoutingFlag,
-    /// Which family the tunnel runs over between nodes that have addresses of both; `inner`: each
-    /// family has a tunnel of its own, over that family. So it always is between nodes of which both
-    /// have Flannel's annotations for a second tunnel, over IPv6.
+    /// The family of the tunnel between nodes that have addresses of both families. `inner`: each
+    /// family has its own tunnel, over that family. `inner` is always used between two nodes that
+    /// both have Flannel's annotations for a second tunnel, over IPv6.
     #[arg(long, value_enum, value_name = "ipv4|ipv6|inner", default_value = "ipv4")]
     underlay_family: FamilyFlag,
-    /// A route beyond pods and nodes: to routers on the underlay, which share flows alike on every
-    /// node; `host` hands packets to the node's kernel, `blackhole` drops them. Can be repeated.
+    /// A route to destinations other than pods and nodes, by routers on the underlay. With several
+    /// next hops, every node distributes the flows in the same way. `host` passes packets to the
+    /// node's kernel, `blackhole` drops them. Can be repeated.
     #[arg(long, value_name = "CIDR=NEXTHOP[,NEXTHOP]", value_parser = route)]
     route: Vec<Route>,
 }
@@ -131,7 +135,8 @@ fn route(text: &str) -> Result<Route, String> {
 }
 
 impl ClusterArgs {
-    /// As the library takes them. `tenants`: those who may write a Pod are not the operator.
+    /// The options for the library. `tenants`: Pod objects may be written by others than the
+    /// operator.
     pub(crate) fn options(&self, tenants: bool) -> ClusterOptions {
         let mut options = ClusterOptions::default();
         options.service_cidrs.clone_from(&self.service_cidr);

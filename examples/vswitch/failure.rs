@@ -1,5 +1,4 @@
-//! How a command ends when it does not end well: what is said on standard error, and the exit
-//! status that programs rely on.
+//! Failures of commands: the message on standard error, and the exit status that programs rely on.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,21 +14,21 @@ use serde::Serialize;
 
 use crate::{log, print};
 
-/// The end of a command that did not do what was asked.
+/// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// Bad usage, or input that cannot be read: exit status 2.
     Input(String),
-    /// The manifests were read, and something in them is wrong: exit status 1.
+    /// The manifests were read but are refused: exit status 1.
     Refused(Vec<Refused>),
-    /// Something that was to be set up could not be: exit status 1.
+    /// Set-up failed: exit status 1.
     Setup(String),
-    /// A check failed, and has been told of: exit status 1.
+    /// A check failed and has been reported: exit status 1.
     Checked,
 }
 
 impl Failure {
-    /// Tells a person, or the log of `run`, and gives the exit status.
+    /// Prints or (for `run`) logs the failure. Returns the exit status.
     pub(crate) fn report(self) -> ExitCode {
         if log::is_on() {
             self.log();
@@ -53,14 +52,14 @@ impl Failure {
     fn log(&self) {
         match self {
             Self::Input(reason) | Self::Setup(reason) => {
-                tracing::error!(target: "run", reason, "the switch ends");
+                tracing::error!(target: "run", reason, "the switch exits");
             }
             Self::Refused(refused) => refused.iter().for_each(Refused::log),
             Self::Checked => {}
         }
     }
 
-    /// Logs it as the reason why a new state is not in force: one event for each object.
+    /// Logs why a new state is not in force: one event for each object.
     pub(crate) fn log_refusal(&self) {
         match self {
             Self::Input(reason) | Self::Setup(reason) => {
@@ -71,7 +70,7 @@ impl Failure {
         }
     }
 
-    /// The objects that are at fault, or the only reason as one without an object.
+    /// The refused objects; a reason without an object is returned as one entry.
     pub(crate) fn reasons(self) -> Vec<Refused> {
         match self {
             Self::Refused(refused) => refused,
@@ -106,21 +105,21 @@ impl From<NodeError> for Failure {
     fn from(error: NodeError) -> Self {
         match error {
             NodeError::Refused(errors) => Self::Refused(errors.iter().map(Refused::from).collect()),
-            // Its texts begin with the flag that asks for what is missing.
+            // The node's error texts begin with the missing flag.
             NodeError::Underlay(error) => Self::Setup(format!("--{error}")),
             other => Self::Setup(other.to_string()),
         }
     }
 }
 
-/// Something that is wrong with an object.
+/// A refused object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Refused {
     /// The file that it was read from, if it was read from one.
     pub(crate) file: Option<PathBuf>,
     /// `Kind/namespace/name`.
     pub(crate) object: String,
-    /// Path of the field, as `spec.ingress[0].ports[0].endPort`.
+    /// Path of the field, such as `spec.ingress[0].ports[0].endPort`.
     pub(crate) field: String,
     /// What is wrong.
     pub(crate) reason: String,
@@ -130,7 +129,7 @@ pub(crate) struct Refused {
 }
 
 impl Refused {
-    /// Logs that the state is refused for it.
+    /// Logs that the state is refused because of this object.
     fn log(&self) {
         let Named { kind, namespace, name } = Named::of(&self.object);
         tracing::error!(
@@ -164,7 +163,7 @@ impl<'a> Named<'a> {
     }
 }
 
-/// A text that is there.
+/// `None` if the text is empty.
 pub(crate) fn present(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }

@@ -1,8 +1,8 @@
 //! The bundled switch: Kubernetes objects in, traffic switched.
 //!
-//! `vswitch COMMAND`: each command has a file or folder of its own, which reads its arguments and
-//! does the work; here is only what they share. Human text by default, `--json` for programs.
-//! Exit status: 0 good, 1 a check or verdict failed, 2 bad usage or bad input.
+//! `vswitch COMMAND`: each command has its own file or folder, which reads its arguments and does
+//! the work. This file contains only what they share. The output is text by default, JSON with
+//! `--json`. Exit status: 0 success, 1 a check or verdict failed, 2 bad usage or bad input.
 
 mod check;
 mod cluster;
@@ -63,7 +63,7 @@ enum Command {
         after_help = "Examples:\n  vswitch replay --manifests DIR --node n1 --in default/web=web.pcap --out OUT"
     )]
     Replay(replay::Args),
-    /// Say how the running switch does, and what is wrong with it.
+    /// Show the switch's state, and any problems.
     #[command(after_help = "Examples:\n  vswitch status\n  vswitch status --node n1 --json")]
     Status(inspect::StatusArgs),
     /// List the pods that the running switch has attached, with their traffic.
@@ -73,10 +73,10 @@ enum Command {
     Drops(inspect::DropsArgs),
     Top(inspect::TopArgs),
     Trace(inspect::TraceArgs),
-    /// Print the running switch's counters, drops by reason among them.
+    /// Print the running switch's counters, including drops by reason.
     #[command(after_help = "Examples:\n  vswitch counters\n  vswitch counters policy")]
     Counters(inspect::ObjectsArgs),
-    /// Count what each policy rule decided; rules that never did are not listed.
+    /// Count the decisions of each policy rule. Rules without decisions are not listed.
     #[command(after_help = "Examples:\n  vswitch policies\n  vswitch policies shop/db")]
     Policies(inspect::ObjectsArgs),
     /// Count connections by Service port and backend.
@@ -95,7 +95,7 @@ enum Command {
     Uninstall(uninstall::Args),
 }
 
-/// Runs the command that the program was started with.
+/// Runs the command given on the command line.
 pub fn main() -> ExitCode {
     let Cli { command, json } = Cli::parse();
     let done = match command {
@@ -130,7 +130,7 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// What a command comes to.
+/// The result of a command.
 type Done = Result<(), Failure>;
 
 #[cfg(test)]

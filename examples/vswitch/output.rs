@@ -1,8 +1,9 @@
-//! Standard output and standard error of a program that must not wait for a reader: a bounded queue for each, which a
-//! thread of its own writes.
+//! Standard output and standard error of a program that must not block on a reader: each has a
+//! bounded queue and a thread that writes it.
 //!
-//! A line is written whole or not at all. One that finds its queue full is lost and counted; the count is logged as
-//! soon as there is room again. Called from any thread but a worker's.
+//! A line is written completely or not at all. If the queue is full, the line is lost and counted;
+//! the count is logged as soon as there is room again. May be called from any thread except a
+//! worker.
 #![expect(
     clippy::disallowed_types,
     reason = "the lock is held to push or pop a line; no worker prints"
@@ -19,9 +20,9 @@ use std::time::Duration;
 use podswitch_core::time::{Clock, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 
-/// The most bytes that wait in a queue. A longer line is taken by an empty one.
+/// The most bytes in a queue. An empty queue accepts a longer line.
 const MAX_BYTES: usize = 4 << 20;
-/// How long the end of the program waits for its last lines to be written.
+/// How long the program waits at its end for the last lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Lines of standard output.
@@ -31,16 +32,16 @@ pub(crate) static ERR: Queue = Queue::new(Stream::Err);
 
 /// Whether lines go through the queues.
 static QUEUED: AtomicBool = AtomicBool::new(false);
-/// Whether threads write them.
+/// Whether the writing threads have been started.
 static STARTED: AtomicBool = AtomicBool::new(false);
 
-/// Makes the log's line that so many lines of a stream were lost.
+/// Formats the log line that reports lost lines of a stream.
 static LOST_LINE: OnceLock<fn(stream: &str, lines: u64) -> Vec<u8>> = OnceLock::new();
 
-/// From now on lines wait in the queues. [`start`] has them written. `lost_line` makes the line of standard error that
-/// so many lines of a stream were lost.
+/// From now on lines are queued, until [`start`] starts to write them. `lost_line` formats the line
+/// of standard error that reports lost lines of a stream.
 pub(crate) fn queue(lost_line: fn(stream: &str, lines: u64) -> Vec<u8>) {
-    // Once a process.
+    // Called once per process.
     let _ = LOST_LINE.set(lost_line);
     QUEUED.store(true, Relaxed);
 }
@@ -50,10 +51,10 @@ pub(crate) fn is_queued() -> bool {
     QUEUED.load(Relaxed)
 }
 
-/// Starts the threads that write. Their capabilities, which they need not, are dropped.
+/// Starts the writing threads. They drop their capabilities, which they do not need.
 ///
 /// # Errors
-/// The system refuses a thread.
+/// The system cannot create a thread.
 pub(crate) fn start() -> io::Result<()> {
     for queue in [&OUT, &ERR] {
         thread::Builder::new().name("output".to_owned()).spawn(|| {
@@ -65,7 +66,7 @@ pub(crate) fn start() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until all lines are written, for [`FLUSH_TIMEOUT`] at most: nobody may be reading.
+/// Waits until all lines are written, at most [`FLUSH_TIMEOUT`]: there may be no reader.
 pub(crate) fn flush() {
     if !is_queued() {
         return;
@@ -80,7 +81,7 @@ pub(crate) fn flush() {
     }
 }
 
-/// Which of the two.
+/// Which stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stream {
     Out,
@@ -96,15 +97,15 @@ impl Stream {
     }
 }
 
-/// What waits in a queue.
+/// An entry of a queue.
 #[derive(Debug, PartialEq, Eq)]
 enum Item {
     Line(Vec<u8>),
-    /// So many lines were lost here.
+    /// This many lines were lost at this point.
     Lost(u64),
 }
 
-/// Lines that wait to be written.
+/// Lines to be written.
 #[derive(Debug)]
 pub(crate) struct Queue {
     stream: Stream,
@@ -117,7 +118,7 @@ pub(crate) struct Queue {
 struct State {
     items: VecDeque<Item>,
     bytes: usize,
-    /// Lines that were lost since the last item.
+    /// Lines lost since the last entry.
     lost: u64,
     /// The last write failed: lost lines are reported with the next line.
     failed: bool,
@@ -138,7 +139,7 @@ impl State {
         self.items.push_back(Item::Line(line));
     }
 
-    /// What is to be written next.
+    /// The next entry to be written.
     fn pop(&mut self) -> Option<Item> {
         match self.items.pop_front() {
             Some(Item::Line(line)) => {
@@ -160,7 +161,7 @@ impl Queue {
         Self { stream, state: Mutex::new(state), pushed: Condvar::new(), written: Condvar::new() }
     }
 
-    /// Queues a line, which ends with a line feed. Never waits for a reader.
+    /// Queues a line, which includes its line feed. Never blocks on a reader.
     pub(crate) fn push(&self, line: Vec<u8>) {
         self.lock().push(line);
         self.pushed.notify_one();
@@ -170,7 +171,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes for good.
+    /// Writes entries forever.
     fn serve(&self) {
         loop {
             let item = self.next();
@@ -178,7 +179,7 @@ impl Queue {
         }
     }
 
-    /// Writes what waits.
+    /// Writes all queued entries.
     fn write_waiting(&self) {
         loop {
             let Some(item) = self.lock().pop() else { return };
@@ -193,7 +194,7 @@ impl Queue {
                 let Some(lost_line) = LOST_LINE.get() else { return };
                 let line = lost_line(self.stream.name(), count);
                 match self.stream {
-                    // Its lines are for programs.
+                    // Standard output is for programs: report the loss on standard error.
                     Stream::Out => return ERR.push(line),
                     Stream::Err => (line, count),
                 }
@@ -237,7 +238,7 @@ impl Queue {
     }
 }
 
-/// Writes all of it, however long the reader takes.
+/// Writes all bytes, however long the reader takes.
 fn write_whole(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
     use rustix::io::Errno;
     while !bytes.is_empty() {
@@ -245,7 +246,7 @@ fn write_whole(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> rustix::io::Result<()> {
             Ok(0) => return Err(Errno::IO),
             Ok(count) => bytes = &bytes[count..],
             Err(Errno::INTR) => {}
-            // Somebody else made it non-blocking.
+            // The descriptor was made non-blocking elsewhere.
             Err(Errno::AGAIN) => drop(poll(&mut [PollFd::new(&fd, PollFlags::OUT)], None)),
             Err(error) => return Err(error),
         }
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_counts_what_it_loses_and_says_so_where_it_was_lost() {
+    fn a_full_queue_reports_lost_lines_in_their_place() {
         let queue = queue();
         let mut state = queue.lock();
         let line = vec![b'x'; MAX_BYTES / 4];
@@ -287,7 +288,7 @@ mod tests {
             "an empty queue takes a line of any size"
         );
         assert_eq!(state.pop(), Some(Item::Lost(1)));
-        // A stream that fails is not written to again before there is something to say.
+        // After a write error, lost lines are reported only together with the next line.
         (state.lost, state.failed) = (2, true);
         assert_eq!(state.pop(), None);
         state.push(b"next\n".to_vec());

@@ -1,4 +1,4 @@
-//! `preflight`: whether this machine has what the switch of a node needs.
+//! `preflight`: checks whether this machine has what a node's switch needs.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,15 +10,16 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::{Done, print};
 
-/// Look at this node: whether the switch can run here, what is missing or in its way, and how to mend it.
+/// Check this node: whether the switch can run here, what is missing or in conflict, and how to fix
+/// it.
 ///
-/// Changes nothing. Each line is `ok`, `warn` (the switch runs, with less) or `fail`. Give it the options that `run`
-/// will get.
+/// Changes nothing. Each line is `ok`, `warn` (the switch runs with limited function) or `fail`.
+/// Use the same options as for `run`.
 ///
 /// Exit status: 0 no check failed, 1 at least one did.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// UDP port of the tunnel. Otherwise 4789, and 8472 is looked at as well.
+    /// UDP port of the tunnel. Default: 4789; 8472 is checked as well.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     vxlan_port: Option<u16>,
     /// Where health and metrics will be served.
@@ -39,10 +40,10 @@ pub(crate) struct Args {
     /// The node's own network namespace, if it is not that of this process.
     #[arg(long, value_name = "PATH")]
     node_netns: Option<PathBuf>,
-    /// Where the node's kernel settings are, if /proc/sys is read-only.
+    /// Path of the node's kernel settings, if /proc/sys is read-only.
     #[arg(long, value_name = "DIR")]
     proc_sys: Option<PathBuf>,
-    /// Exit with status 0 all the same.
+    /// Exit with status 0 even if a check failed.
     #[arg(long)]
     warn_only: bool,
 }
@@ -90,7 +91,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
     if json {
         print::json(&Report { ok: good, checks: checks.iter().map(line).collect() });
     } else {
-        checks.iter().for_each(say);
+        checks.iter().for_each(print_check);
         print::line(summary(&checks));
     }
     if good || args.warn_only { Ok(()) } else { Err(Failure::Checked) }
@@ -101,10 +102,10 @@ fn line(check: &Check) -> Line<'_> {
     Line { name: check.name, level, found, mend }
 }
 
-fn say(check: &Check) {
+fn print_check(check: &Check) {
     print::line(format_args!("{:<5} {}: {}", check.level.name(), check.name, check.found));
     if !check.mend.is_empty() {
-        print::line(format_args!("      to mend it: {}", check.mend));
+        print::line(format_args!("      to fix it: {}", check.mend));
     }
 }
 
@@ -115,7 +116,7 @@ fn summary(checks: &[Check]) -> String {
         (0, 0) => "the switch can run here".to_owned(),
         (0, _) => format!("the switch can run here; warnings: {warned}"),
         _ => {
-            format!("the switch cannot run here as it should; failed: {failed}, warnings: {warned}")
+            format!("the switch cannot run properly here; failed: {failed}, warnings: {warned}")
         }
     }
 }

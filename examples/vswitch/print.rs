@@ -1,8 +1,8 @@
-//! Saying things: results on standard output, everything else on standard error. A reader that
-//! went away (`vswitch … | head`) is no reason to panic, as `println!` would.
+//! Prints results on standard output, and everything else on standard error. Unlike `println!`, it
+//! does not panic if the reader is gone (`vswitch … | head`).
 //!
-//! `run` must not wait for a reader that does not read: its results go through a queue ([`crate::output`]),
-//! and everything else it logs ([`crate::log`]).
+//! `run` must never block on a reader: its results go through a queue ([`crate::output`]), and
+//! everything else goes to the log ([`crate::log`]).
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -17,7 +17,7 @@ pub(crate) fn line(text: impl Display) {
     put_out(&format!("{text}\n"));
 }
 
-/// A result for programs, on one line.
+/// A result as JSON, on one line.
 pub(crate) fn json(value: &impl Serialize) {
     let mut text =
         serde_json::to_string(value).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"));
@@ -25,17 +25,17 @@ pub(crate) fn json(value: &impl Serialize) {
     put_out(&text);
 }
 
-/// Something that went wrong.
+/// An error.
 pub(crate) fn error(text: impl Display) {
     put_err(&format!("vswitch: {text}\n"));
 }
 
-/// Something worth knowing that is no result.
+/// A note: information that is not a result.
 pub(crate) fn note(text: impl Display) {
     put_err(&format!("note: {text}\n"));
 }
 
-/// Something that is not as its author meant it.
+/// A warning: something probably differs from what its author intended.
 pub(crate) fn warning(text: impl Display) {
     put_err(&format!("warning: {text}\n"));
 }
@@ -52,7 +52,7 @@ fn put_err(text: &str) {
     let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// What a node tells of: on standard error what a person should know, nothing of what goes as it should.
+/// Prints those events of a node that a person should know about. Normal operation is not printed.
 pub(crate) fn event(event: Event) {
     match event {
         Event::Failure(Failure::Underlay(error)) => {
@@ -70,7 +70,7 @@ pub(crate) fn event(event: Event) {
     }
 }
 
-/// A line that is overwritten by the next, on a terminal only; an empty text wipes it.
+/// On a terminal only: a line that the next one overwrites. An empty text clears it.
 pub(crate) fn progress(text: impl Display) {
     let mut err = io::stderr().lock();
     if err.is_terminal() {

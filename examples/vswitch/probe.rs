@@ -1,4 +1,5 @@
-//! `probe`: a small server and client, to see whether pods reach each other. An image without a shell has nothing else.
+//! `probe`: a small server and client to test whether pods reach each other, for images without a
+//! shell.
 #![expect(clippy::disallowed_methods, reason = "waits for real servers by the real clock")]
 
 use std::collections::BTreeSet;
@@ -14,16 +15,16 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::{Done, print};
 
-/// Longest wait for a connection and its answer.
+/// Longest wait for a connection and its response.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// Longest wait for a first answer: pods and policies may have been made just now.
+/// Longest wait for the first response: pods and policies may just have been created.
 const SETTLE: Duration = Duration::from_secs(30);
-/// Longest answer, in bytes.
+/// Longest response, in bytes.
 const MAX_ANSWER: u64 = 1024;
 
-/// Serve and connect, to see what is reached: used by `helm test`.
+/// Serve and connect, to test connectivity. Used by `helm test`.
 ///
-/// Exit status: 0 everything is as it should be, 1 something is not.
+/// Exit status: 0 everything is as expected, 1 something is not.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -32,9 +33,9 @@ pub(crate) struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Answer every TCP connection with the addresses of this pod, until it is killed.
+    /// Respond to every TCP connection with the addresses of this pod, until killed.
     Serve {
-        /// The addresses to answer, with commas between.
+        /// The addresses to respond with, separated by commas.
         #[arg(long, value_name = "ADDRESS", value_delimiter = ',', required = true)]
         addresses: Vec<IpAddr>,
         /// Ports to listen on.
@@ -49,18 +50,18 @@ enum Command {
 struct Connect {
     /// Address of the server or Service.
     address: IpAddr,
-    /// Its port. It must answer.
+    /// Its port, which must respond.
     port: u16,
-    /// How many connections are made.
+    /// Number of connections to make.
     #[arg(long, value_name = "N", default_value_t = 1)]
     repeat: u32,
-    /// This port of every server that answered must answer with that server's address.
+    /// On every server that responded, this port must respond with that server's address.
     #[arg(long, value_name = "PORT")]
     direct: Vec<u16>,
-    /// This port of every server that answered must not be reached.
+    /// On every server that responded, this port must not be reachable.
     #[arg(long, value_name = "PORT")]
     closed: Vec<u16>,
-    /// This port of ADDRESS must not be reached.
+    /// This port of ADDRESS must not be reachable.
     #[arg(long, value_name = "PORT")]
     service_closed: Vec<u16>,
 }
@@ -102,7 +103,7 @@ fn serve(addresses: &[IpAddr], ports: &[u16]) -> Done {
     let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let answer = texts.join(",") + "\n";
     let open = |port: &u16| {
-        // Both families where there are two.
+        // Listen on both families if the system has both.
         let listener =
             TcpListener::bind(("::", *port)).or_else(|_| TcpListener::bind(("0.0.0.0", *port)));
         listener.map_err(|error| HostError::new(format!("listen on port {port}"), error))
@@ -112,7 +113,7 @@ fn serve(addresses: &[IpAddr], ports: &[u16]) -> Done {
         for listener in &listeners {
             scope.spawn(|| {
                 for mut stream in listener.incoming().flatten() {
-                    // A client that goes away is its own affair.
+                    // A client that disconnects early is not an error.
                     let _ = stream.set_write_timeout(Some(TIMEOUT));
                     let _ = stream.write_all(answer.as_bytes());
                 }
@@ -122,7 +123,7 @@ fn serve(addresses: &[IpAddr], ports: &[u16]) -> Done {
     Ok(())
 }
 
-/// The addresses that a server says it has.
+/// The addresses that a server reports.
 fn query(address: SocketAddr) -> io::Result<Vec<IpAddr>> {
     let stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
@@ -142,7 +143,7 @@ impl Connect {
         let mut report = Report { ok: true, servers: Vec::new(), checks: Vec::new() };
         let mut servers = BTreeSet::new();
         let target = SocketAddr::new(self.address, self.port);
-        // Only the first may take its time.
+        // Only the first connection is retried.
         let deadline = Instant::now() + SETTLE;
         while query(target).is_err() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(200));

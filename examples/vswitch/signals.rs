@@ -1,5 +1,5 @@
-//! Signals, for commands that run until they are told to stop: noted in flags, and a wait that
-//! they end at once.
+//! Signals, for commands that run until they are stopped: recorded in flags, with a wait that a
+//! signal ends at once.
 
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
@@ -14,7 +14,7 @@ use signal_hook::{flag, low_level::pipe};
 
 use crate::failure::Failure;
 
-/// What was asked of the process by signal.
+/// The signals that were received.
 #[derive(Debug)]
 pub(crate) struct Signals {
     stop: Arc<AtomicBool>,
@@ -23,9 +23,10 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// SIGTERM and SIGINT stop from now on, SIGHUP reloads.
+    /// From now on SIGTERM and SIGINT request a stop, SIGHUP a reload.
     pub(crate) fn listen() -> Result<Self, Failure> {
-        Self::register().map_err(|e| Failure::Setup(format!("cannot listen to signals: {e}")))
+        Self::register()
+            .map_err(|e| Failure::Setup(format!("cannot register signal handlers: {e}")))
     }
 
     fn register() -> io::Result<Self> {
@@ -41,12 +42,12 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Whether the process is to stop.
+    /// Whether a stop was requested.
     pub(crate) fn stopped(&self) -> bool {
         self.stop.load(Relaxed)
     }
 
-    /// Whether a reload was asked for since the last call.
+    /// Whether a reload was requested since the last call.
     pub(crate) fn take_reload(&self) -> bool {
         self.reload.swap(false, Relaxed)
     }
@@ -57,7 +58,7 @@ impl Signals {
             tv_sec: longest.as_secs() as i64,
             tv_nsec: i64::from(longest.subsec_nanos()),
         };
-        // An interrupted wait is an ended one.
+        // A wait that a signal interrupts is complete.
         let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
         fds.extend(other.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let _ = poll(&mut fds, Some(&timeout));

@@ -1,4 +1,4 @@
-//! Manifests read and compiled: what `check`, `replay` and `explain` begin with.
+//! Manifests, read and compiled, for `check`, `replay` and `explain`.
 
 use std::path::Path;
 
@@ -10,8 +10,7 @@ use podswitch_node::{ClusterOptions, Event};
 use crate::failure::{Failure, Refused};
 use crate::{Done, print};
 
-/// Reads the manifests at `path` into `store`, compiles them, and prints what there is to say about
-/// them.
+/// Reads the manifests at `path` into `store`, compiles them, and prints their records.
 pub(crate) fn load(
     path: &Path,
     store: &mut Store,
@@ -26,7 +25,7 @@ pub(crate) fn load(
     Ok(compiled)
 }
 
-/// Compiles manifests from the point of view of `node`.
+/// Compiles manifests for the node `node`.
 pub(crate) fn compile(
     manifests: &Manifests,
     node: Option<&str>,
@@ -37,7 +36,7 @@ pub(crate) fn compile(
     compiled
 }
 
-/// Puts a configuration in force as `run` does: what the switch cannot take is left out, with a
+/// Applies a configuration as `run` does: objects that the switch cannot use are left out, with a
 /// warning.
 pub(crate) fn apply(control: &mut ControlPlane, config: &Config) -> Done {
     let published = control
@@ -49,7 +48,7 @@ pub(crate) fn apply(control: &mut ControlPlane, config: &Config) -> Done {
     Ok(())
 }
 
-/// Prints records: warnings of objects that cannot be used, and notes.
+/// Prints records: warnings about objects that cannot be used, and notes.
 pub(crate) fn say<'a>(records: impl IntoIterator<Item = &'a Record>) {
     for record in records {
         if record.refused { print::warning(record) } else { print::note(record) }

@@ -1,4 +1,4 @@
-//! `uninstall`: removes from a node what a switch that has stopped leaves there for its next run.
+//! `uninstall`: removes from a node the data that a stopped switch left for its next run.
 #![expect(clippy::disallowed_methods, reason = "waits for a process by the real clock")]
 
 use std::fs;
@@ -14,18 +14,20 @@ use crate::failure::Failure;
 use crate::{Done, print};
 
 /// How long the switch may take to stop.
-const PATIENCE: Duration = Duration::from_secs(90);
-/// Our configuration of the container runtime.
+const STOP_TIMEOUT: Duration = Duration::from_secs(90);
+/// Our configuration for the container runtime.
 const CONFLIST: &str = "10-podswitch.conflist";
 /// Our CNI plugin.
 const PLUGIN: &str = "podswitch-cni";
 
-/// Remove from this node what a stopped switch leaves for its next run: the CNI configuration, then the run directory.
+/// Remove from this node what a stopped switch left for its next run: the CNI configuration, then
+/// the run directory.
 ///
-/// Waits for a switch that still runs. The plugin stays unless --cni-bin-dir is given: without it the runtime cannot
-/// remove pods that it attached. What is gone already is no error.
+/// Waits for a switch that is still running. The plugin is kept unless --cni-bin-dir is given:
+/// without the plugin, the runtime cannot remove the pods that it attached. Missing files are not
+/// an error.
 ///
-/// Exit status: 0 all is gone, 1 something is not.
+/// Exit status: 0 everything is removed, 1 something is not.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// The switch's run directory.
@@ -34,28 +36,30 @@ pub(crate) struct Args {
     /// Where the container runtime looks for CNI configuration.
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     cni_conf_dir: PathBuf,
-    /// Remove the CNI plugin from this folder, too: when no pod is left that it attached.
+    /// Also remove the CNI plugin from this folder. Do this only when none of the pods that it
+    /// attached is left.
     #[arg(long, value_name = "DIR")]
     cni_bin_dir: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> Done {
-    // First, so that no more pods are given to it.
+    // First, so that the runtime attaches no more pods through it.
     remove(&args.cni_conf_dir.join(CONFLIST))?;
     wait_for_end(&args.run_dir)?;
     if userns::has_privilege() {
-        // A killed switch left the node's Service traffic to its next run, which does not come.
+        // A killed switch leaves its steering rules in the node's kernel for its next run, which
+        // does not come.
         steer::forget(&NetNs::current()?)?;
     }
     for path in children(&args.run_dir)? {
         remove(&path)?;
     }
-    // It may be a mount, or somebody else's to remove.
+    // It may be a mount point, or belong to another program.
     let _ = fs::remove_dir(&args.run_dir);
     if let Some(folder) = &args.cni_bin_dir {
         remove(&folder.join(PLUGIN))?;
     }
-    // The agent puts its configuration back until it ends.
+    // The agent restores its configuration until it ends.
     remove(&args.cni_conf_dir.join(CONFLIST))?;
     print::line("uninstalled");
     Ok(())
@@ -67,7 +71,7 @@ fn wait_for_end(run_dir: &Path) -> Done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("open", &run_dir.join("lock"), error)),
     };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + STOP_TIMEOUT;
     while let Err(errno) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         let error = io::Error::from(errno);
         if error.kind() != io::ErrorKind::WouldBlock || Instant::now() >= deadline {
@@ -89,7 +93,7 @@ fn children(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     }
 }
 
-/// Removes a file or a folder with all that is in it. A link is removed, not followed.
+/// Removes a file, or a folder with its contents. A link is removed, not followed.
 fn remove(path: &Path) -> Done {
     let is_folder = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
     let removed = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };

@@ -33,7 +33,7 @@ pub(crate) fn delegate(call: &Call) -> Result<Option<Delegate>, Error> {
         return Ok(None);
     }
     if name.contains('/') || name.starts_with('.') {
-        return Err(refuse(format!("{name:?} is not the name of a plugin")));
+        return Err(refuse(format!("{name:?} is not a plugin name")));
     }
     let folders = call.environment.get("CNI_PATH").map(String::as_str).unwrap_or_default();
     let mut paths = std::env::split_paths(folders).map(|folder| folder.join(name));

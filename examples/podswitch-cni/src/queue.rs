@@ -35,7 +35,7 @@ pub(crate) fn check(call: &Call) -> Result<(), Error> {
     let is_taken = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':';
     let is_dots = interface == "." || interface == "..";
     if is_dots || !interface.bytes().all(is_taken) || interface.len() > MAX_INTERFACE {
-        let text = format!("CNI_IFNAME: {interface:?} is no name of an interface");
+        let text = format!("CNI_IFNAME: {interface:?} is not an interface name");
         return Err(Error::environment(text));
     }
     Ok(())

@@ -1,10 +1,10 @@
-//! `demo`: the main job on one machine, without set-up. Makes two nodes, their pods and an outside
-//! host in network namespaces of its own, runs a switch for each node, connected by the tunnel,
-//! sends real traffic between real sockets, reports what was checked and measured, and removes
+//! `demo`: the main functions on one machine, without set-up. Creates two nodes, their pods and an
+//! outside host in network namespaces, runs a switch for each node, connected by the tunnel, sends
+//! real traffic between real sockets, reports what was checked and measured, and removes
 //! everything.
 //!
 //! The namespaces have no names: they last as long as this process, however it ends. Only `--keep`
-//! gives them names, which are removed again unless the demo completes.
+//! gives them names, which are removed unless the demo completes.
 
 mod checks;
 mod frames;
@@ -23,13 +23,12 @@ use crate::{Done, print};
 use report::Report;
 use world::World;
 
-/// Show the switch at work on this machine, and check it.
+/// Show the switch working on this machine, and check it.
 ///
-/// Makes two nodes with pods on TAP and AF_PACKET ports, a network between the nodes, and a host
-/// outside, in network namespaces of its own; runs a switch for each node, connected by a VXLAN
-/// tunnel; and sends IPv4 and IPv6 traffic between real sockets, under policies and through
-/// Services. Needs root, or a system that lets ordinary users make user namespaces. Takes about
-/// thirty seconds.
+/// Creates two nodes with pods on TAP and AF_PACKET ports, a network between the nodes, and a host
+/// outside, all in network namespaces; runs a switch for each node, connected by a VXLAN tunnel;
+/// and sends IPv4 and IPv6 traffic between real sockets, under policies and through Services. Needs
+/// root, or a system that lets ordinary users create user namespaces. Takes about thirty seconds.
 ///
 /// Exit status: 0 all checks passed, 1 one failed or something cannot be set up.
 #[derive(clap::Args, Debug)]
@@ -40,9 +39,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Done {
-    // Before any thread starts: it may execute the program again.
+    // Before any thread starts: this may re-execute the program.
     let privilege = userns::ensure_privilege()?;
-    // Without --keep a signal leaves nothing behind.
+    // Without --keep, a signal leaves nothing behind.
     let signals = args.keep.then(Signals::listen).transpose()?;
     let mut report = Report::new(json, signals);
     if privilege == Privilege::UserNamespace {

@@ -1,4 +1,4 @@
-//! The demo's results: printed as they come for people, at the end for programs.
+//! The demo's results: printed as they arrive as text, or at the end as JSON.
 
 use std::fmt::Display;
 
@@ -97,7 +97,7 @@ impl Report {
         self.findings.measurements.push(Measurement { name, value, unit });
     }
 
-    /// Records a row of the table, or why there is none.
+    /// Records a row of the table, or the reason why it is missing.
     pub(super) fn row(&mut self, name: &'static str, figures: Result<Figures, String>) {
         match &figures {
             Ok(figures) => {

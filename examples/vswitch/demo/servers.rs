@@ -15,7 +15,7 @@ use super::sockets::{self, Outcome, PATIENCE, RETRY, TRIES};
 use super::world::{DemoPod, TARGET_PORT};
 
 /// How often servers check whether to stop.
-const LOOK: Duration = Duration::from_millis(50);
+const STOP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// See the module's description. They end when this is dropped.
 pub(super) struct Servers {
@@ -31,9 +31,10 @@ impl Servers {
         for pod in pods {
             // Both families.
             let listener = sockets::open(&pod.namespace, || TcpListener::bind(at))?;
-            set_socket_timeout(&listener, Timeout::Recv, Some(LOOK)).map_err(|e| e.to_string())?;
+            set_socket_timeout(&listener, Timeout::Recv, Some(STOP_INTERVAL))
+                .map_err(|e| e.to_string())?;
             let socket = sockets::open(&pod.namespace, || UdpSocket::bind(at))?;
-            socket.set_read_timeout(Some(LOOK)).map_err(|e| e.to_string())?;
+            socket.set_read_timeout(Some(STOP_INTERVAL)).map_err(|e| e.to_string())?;
             let (name, stop) = (pod.name, Arc::clone(&servers.stop));
             servers.threads.push(thread::spawn(move || accept(&listener, name, &stop)));
             let stop = Arc::clone(&servers.stop);
@@ -56,7 +57,7 @@ impl Drop for Servers {
 fn accept(listener: &TcpListener, name: &'static str, stop: &AtomicBool) {
     while !stop.load(Relaxed) {
         if let Ok((stream, peer)) = listener.accept() {
-            // It ends with its client, which has a timeout as well.
+            // It ends with its client, which has a timeout.
             thread::spawn(move || serve(&stream, name, peer.ip().to_canonical()));
         }
     }

@@ -8,7 +8,7 @@ use podswitch_core::id::Cookie;
 use podswitch_node::UnknownName;
 use podswitch_policy::service::model::Service;
 
-use super::Family;
+use super::family::Family;
 use super::reference::{Reference, Target, Wanted};
 use crate::failure::Failure;
 
@@ -31,7 +31,7 @@ pub(super) struct End {
     pub(super) address: IpAddr,
 }
 
-/// Both ends, and what the source wants of the destination.
+/// Both ends, and the port or echo request at the destination.
 #[derive(Clone, Debug)]
 pub(super) struct Ends {
     pub(super) from: End,
@@ -40,8 +40,8 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    /// Looks both ends up, and selects addresses of one family: IPv4 if both have it, unless
-    /// another is requested.
+    /// Looks up both ends, and selects addresses of one family: IPv4 if both ends have it, unless
+    /// another family is requested.
     pub(super) fn find(
         config: &Config,
         from: &Reference,
@@ -57,7 +57,7 @@ impl Ends {
             return Err(Failure::Input(match family {
                 Some(family) => {
                     let family = family.name();
-                    format!("{source} and {destination} have not both an {family} address")
+                    format!("{source} and {destination} do not both have an {family} address")
                 }
                 None => format!("{source} and {destination} have no family in common"),
             }));
@@ -125,13 +125,13 @@ fn party(config: &Config, reference: &Reference) -> Result<Party, Failure> {
             Reference::Node(_) => "no such node",
             Reference::Service(..) => "no such Service",
             Reference::PodOrService(..) => "no such pod or Service",
-            _ => "no such pod (one that has ended or has no address is none)",
+            _ => "no such pod (pods that have ended or have no address are not found)",
         };
         Failure::Input(format!("{reference}: {hint}{}", nearest(config, reference)))
     })
 }
 
-/// The right names that are nearest to a wrong one.
+/// The existing names nearest to an unknown name.
 fn nearest(config: &Config, reference: &Reference) -> String {
     let pods = || {
         let names = config.endpoints.iter().map(|endpoint| &endpoint.workload);
@@ -182,7 +182,7 @@ fn service<'a>(config: &'a Config, namespace: &str, name: &str) -> Option<&'a Se
 fn addressed(service: &Service) -> Result<Party, Failure> {
     if service.cluster_ips.is_empty() {
         return Err(Failure::Input(format!(
-            "{}: it has no cluster IP; what has none is not balanced, its pods are called directly",
+            "{}: it has no cluster IP. Such a Service is not load-balanced: clients connect to its pods directly",
             service.cookie
         )));
     }
@@ -209,7 +209,7 @@ pub(super) fn owner(config: &Config, address: IpAddr) -> Party {
             Party { name: address.to_string(), pod: None, node: None, addresses: Vec::new() }
         }
     };
-    // Of several addresses this one is meant.
+    // Of several addresses, report this one.
     Party { addresses: vec![address], ..found }
 }
 

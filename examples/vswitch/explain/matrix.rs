@@ -7,7 +7,7 @@ use podswitch_core::config::Config;
 use podswitch_policy::table::{Party, PolicyTable};
 use serde::Serialize;
 
-use super::Family;
+use super::family::Family;
 use super::reference::Wanted;
 use crate::Done;
 use crate::failure::Failure;

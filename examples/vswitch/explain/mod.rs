@@ -1,50 +1,47 @@
 //! `explain`: whether one connection is allowed and why, or the reachability of all pairs.
 //!
-//! Evaluates what the switch evaluates: the compiled policy table and `resolve`, on the given
+//! Uses the same code as the switch: the compiled policy table and `resolve`, on the given
 //! manifests. The policies of both ends are evaluated, whatever their nodes; the route is that of
 //! the source's node.
 
 mod ends;
+mod evaluate;
+mod family;
 mod matrix;
 mod reference;
 mod report;
 mod service;
-mod way;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::ValueEnum;
-use podswitch_core::config::Config;
-use podswitch_core::control::{ControlPlane, Options};
-use podswitch_core::snapshot::Snapshot;
 use podswitch_kubernetes::Manifests;
-use podswitch_policy::rule::Protocol;
 
 use crate::cluster::ClusterArgs;
 use crate::failure::Failure;
 use crate::{Done, print, state};
 use ends::Ends;
+use family::Family;
 use reference::{Target, Wanted};
 
-/// Say whether a connection is allowed, and why; or print the reachability matrix.
+/// Report whether a connection is allowed, and why; or print the reachability matrix.
 ///
 /// REF is `pod/NAMESPACE/NAME`, `svc/NAMESPACE/NAME`, `node/NAME`, `NAMESPACE/NAME` (a pod,
 /// otherwise a Service) or an address; with a port `REF:PORT`, `REF:PORT/PROTO` or
-/// `[IPv6]:PORT/PROTO`. PROTO is TCP (the default), UDP or SCTP; without a port an ICMP echo
-/// request is meant.
+/// `[IPv6]:PORT/PROTO`. PROTO is TCP (the default), UDP or SCTP. Without a port, the connection is
+/// an ICMP echo request.
 ///
-/// The policies of both ends are evaluated, whatever nodes they are on. The route is the one at the
-/// source's node, or for a source outside the cluster at the destination's. For a Service, the
-/// backend of this very connection is used; a client that has called before and has session
-/// affinity may get another.
+/// The policies of both ends are evaluated, whatever nodes they are on. The route is that of the
+/// source's node, or for a source outside the cluster that of the destination's. For a Service, the
+/// backend of exactly this connection is shown; a client with session affinity that has connected
+/// before may get another one.
 ///
-/// Exit status: 0 allowed, 1 denied, rejected or dropped, or the manifests are refused, 2 bad
-/// usage or manifests that cannot be read. A matrix that could be printed is 0.
+/// Exit status: 0 allowed; 1 denied, rejected or dropped, or the manifests are refused; 2 bad
+/// usage, or the manifests cannot be read. With --matrix: 0 if the matrix was printed.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// A manifest, or a folder of them: YAML or JSON, as kubectl prints it.
+    /// A manifest, or a folder of manifests: YAML or JSON, as printed by kubectl.
     #[arg(long, value_name = "DIR")]
     manifests: PathBuf,
     /// The end that opens the connection.
@@ -56,7 +53,7 @@ pub(crate) struct Args {
         required_unless_present = "matrix"
     )]
     from: Option<reference::Reference>,
-    /// The end that is called.
+    /// The end that accepts the connection.
     #[arg(
         long,
         value_name = "REF[:PORT/PROTO]",
@@ -68,16 +65,16 @@ pub(crate) struct Args {
     /// The source port; for an echo request its identifier.
     #[arg(long, value_name = "N", default_value_t = 40_000, conflicts_with = "matrix")]
     sport: u16,
-    /// The node at which a client outside the cluster enters, when it calls a Service by an address
-    /// that is not a node's. Default: a node with an endpoint of the Service.
+    /// The node at which a client outside the cluster enters when it connects to a Service by an
+    /// address that is not a node's. Default: a node with an endpoint of the Service.
     #[arg(long, value_name = "NAME", requires = "to", conflicts_with = "matrix")]
     node: Option<String>,
     /// Only this family. Default: IPv4 if both ends have it; in a matrix both families.
     #[arg(long, value_enum, value_name = "ipv4|ipv6", hide_possible_values = true)]
     family: Option<Family>,
     /// Print a line for every ordered pair of pods and nodes, including a pod and itself, and each
-    /// of these ports: FROM, TO, FAMILY, PORT/PROTO and allow or deny, separated by tabs. `ICMP` as
-    /// a port is an echo request.
+    /// of these ports: FROM, TO, FAMILY, PORT/PROTO and allow or deny, separated by tabs. The port
+    /// `ICMP` is an echo request.
     #[arg(
         long,
         value_name = "PORT/PROTO,…",
@@ -93,37 +90,13 @@ pub(crate) struct Args {
     cluster: ClusterArgs,
 }
 
-/// An IP family, as an option.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Family {
-    /// IPv4.
-    Ipv4,
-    /// IPv6.
-    Ipv6,
-}
-
-impl Family {
-    const BOTH: [Self; 2] = [Self::Ipv4, Self::Ipv6];
-
-    fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
-    }
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Ipv4 => "ipv4",
-            Self::Ipv6 => "ipv6",
-        }
-    }
-}
-
 pub(crate) fn run(args: &Args, json: bool) -> Done {
     let manifests = Manifests::load(&args.manifests)?;
     let cluster = args.cluster.options(false);
     let whole = state::compile(&manifests, None, &cluster);
     state::say(&whole.records);
     let (Some(from), Some(to)) = (&args.from, &args.to) else {
-        let table = Arc::clone(&snapshot(&whole.config)?.policy);
+        let table = Arc::clone(&evaluate::snapshot(&whole.config)?.policy);
         let question = matrix::Question {
             ports: &args.matrix,
             families: args.family.as_ref().map_or(&Family::BOTH, std::slice::from_ref),
@@ -140,24 +113,11 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
         }
         None => service::entry_node(&whole.config, &ends),
     };
-    let outcome = way::evaluate(&manifests, &cluster, &ends, args.sport, entry)?;
+    let outcome = evaluate::evaluate(&manifests, &cluster, &ends, args.sport, entry)?;
     if json {
         print::json(&report::Report::new(&ends, &outcome));
     } else {
         print::line(report::Text { ends: &ends, outcome: &outcome });
     }
     if outcome.is_allowed() { Ok(()) } else { Err(Failure::Checked) }
-}
-
-/// The snapshot that a switch with this configuration would use.
-fn snapshot(config: &Config) -> Result<Arc<Snapshot>, Failure> {
-    let mut control = ControlPlane::new(Options::default());
-    state::apply(&mut control, config)?;
-    Ok(control.snapshot())
-}
-
-/// A protocol by its name, in any case.
-fn protocol(text: &str) -> Result<Protocol, String> {
-    let known = Protocol::ALL.into_iter().find(|p| p.name().eq_ignore_ascii_case(text));
-    known.ok_or_else(|| format!("{text:?} is not one of TCP, UDP, SCTP"))
 }

@@ -6,8 +6,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use podswitch_policy::rule::Protocol;
 use podswitch_policy::verdict::Traffic;
 
-use super::protocol;
-
 /// One end as named, not yet looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reference {
@@ -77,7 +75,7 @@ pub(super) fn parse_source(text: &str) -> Result<Reference, String> {
     }
 }
 
-/// `--to`: an end and what is wanted of it.
+/// `--to`: an end, and the port or echo request at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) reference: Reference,
@@ -92,7 +90,7 @@ impl Target {
             Some(inner) => inner
                 .parse::<Ipv6Addr>()
                 .map(|address| Reference::Address(address.into()))
-                .map_err(|_| format!("{inner:?} is no IPv6 address"))?,
+                .map_err(|_| format!("{inner:?} is not an IPv6 address"))?,
             None => Reference::parse(name)?,
         };
         let wanted = wanted.map_or(Ok(Wanted::Echo), Wanted::port)?;
@@ -165,4 +163,10 @@ impl fmt::Display for Wanted {
             Self::Port(port, protocol) => write!(f, "{port}/{protocol}"),
         }
     }
+}
+
+/// A protocol by its name, in any case.
+fn protocol(text: &str) -> Result<Protocol, String> {
+    let known = Protocol::ALL.into_iter().find(|p| p.name().eq_ignore_ascii_case(text));
+    known.ok_or_else(|| format!("{text:?} is not one of TCP, UDP, SCTP"))
 }

@@ -6,10 +6,10 @@ use podswitch_policy::explain::{Nearest, Side};
 use podswitch_policy::verdict::Why;
 use serde::Serialize;
 
-use super::Family;
 use super::ends::{End, Ends};
+use super::evaluate::{Leads, Outcome, Route, Verdict};
+use super::family::Family;
 use super::service::{Served, ServiceReport};
-use super::way::{Leads, Outcome, Route, Verdict};
 
 /// The result for programs.
 #[derive(Serialize)]
@@ -25,14 +25,14 @@ pub(super) struct Report<'a> {
     traffic: String,
     egress: SideReport<'a>,
     ingress: SideReport<'a>,
-    /// The Service that was called, if the destination is a Service's.
+    /// The Service, if the destination is an address of one.
     service: Option<ServiceReport<'a>>,
     route: Option<RouteReport<'a>>,
 }
 
 #[derive(Serialize)]
 struct EndReport<'a> {
-    /// `Kind/namespace/name`, or the address where no object has it.
+    /// `Kind/namespace/name`, or the address if no object has it.
     object: &'a str,
     address: String,
     node: Option<&'a str>,
@@ -71,9 +71,9 @@ struct RouteReport<'a> {
     node: &'a str,
     /// `pod`, `gateway`, `node`, `remote` or `outside`.
     kind: &'static str,
-    /// The port that packets leave by, as `replay` names it.
+    /// The port by which packets leave, as `replay` names it.
     port: Option<&'a str>,
-    /// The other node, where it leads to one.
+    /// The other node, if the route leads to one.
     remote: Option<&'a str>,
     tunnel: bool,
     /// The tunnel packets' outer headers.

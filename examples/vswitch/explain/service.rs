@@ -55,7 +55,7 @@ impl Served {
         !matches!(self.said.outcome, Outcome::Backend { .. })
     }
 
-    /// The backend as an end, and what is wanted of it.
+    /// The backend as an end, and the port at it.
     pub(super) fn backend(&self, config: &Config) -> Option<(End, Wanted)> {
         let Outcome::Backend { address, .. } = self.said.outcome else { return None };
         // Backends exist only for protocols with ports.
@@ -115,7 +115,7 @@ pub(super) struct ServiceReport<'a> {
     name: Option<&'a str>,
     /// `address:port`; null if none was selected.
     backend: Option<String>,
-    /// The client's address is translated, too (S8).
+    /// The client's address is translated as well (S8).
     source_nat: bool,
     /// All of it as text.
     text: String,

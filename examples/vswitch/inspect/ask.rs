@@ -1,4 +1,4 @@
-//! The choice of the running switch to query.
+//! Selects the running switch to query.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,8 @@ const RUN: &str = "/run/podswitch";
 /// The switch to query.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Target {
-    /// The control socket. Without it that of --node, or of the only switch that runs on this machine.
+    /// The control socket. Default: that of --node, or of the only switch that runs on this
+    /// machine.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// The node whose switch to query (its socket is /run/podswitch/NAME/ctl.sock).
@@ -27,7 +28,7 @@ impl Target {
     /// A client of that switch.
     ///
     /// # Errors
-    /// No switch runs, or several do and none was named.
+    /// No switch is running, or several are and none was selected.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         if let Some(path) = &self.socket {
             return Ok(Client::new(path));
@@ -60,7 +61,7 @@ impl Target {
                  `vswitch run --run-dir DIR` makes DIR/{SOCKET}, which --socket names"
             ))),
             _ => Err(Failure::Input(format!(
-                "several switches run here; say which by --socket: {}",
+                "several switches are running here; select one with --socket: {}",
                 found.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
             ))),
         }

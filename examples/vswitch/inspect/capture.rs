@@ -1,4 +1,4 @@
-//! `capture`: frames of the running switch as pcapng.
+//! `capture`: writes frames of the running switch as pcapng.
 
 mod blocks;
 
@@ -15,27 +15,29 @@ use crate::failure::Failure;
 use crate::{Done, print};
 use blocks::Blocks;
 
-/// Captures frames of the running switch, with what became of each: a pcapng file for Wireshark, tshark, tcpdump.
+/// Capture frames of the running switch in a pcapng file, with what happened to each.
 ///
 ///   vswitch capture --pod shop/web -w web.pcapng
 ///   vswitch capture --from shop/web --to shop/db --port 5432 -w db.pcapng
 ///   vswitch capture --drops --seconds 60 -w drops.pcapng
 ///   vswitch capture --host 10.0.3.7 --protocol UDP -w - | tshark -r - -T fields -e frame.comment
 ///
-/// Each port of the switch is an interface, named after its pod. The comment of a frame says what became of it
-/// (forwarded, dropped and why, by which policy), and names both ends, the Service and the backend. A frame that
-/// is forwarded is shown where it is received and where it is sent. Frames are shown as they pass the port: GSO
-/// packets whole, tunnel packets with their outer headers. It ends after 10 seconds or 10,000 frames unless said
-/// otherwise. Conditions that are given must all hold.
+/// The file is for Wireshark, tshark or tcpdump. Each port of the switch is an interface, named
+/// after its pod. The comment of a frame tells what happened to it (forwarded, or dropped, why and
+/// by which policy), and names both ends, the Service and the backend. A forwarded frame is
+/// captured twice: where it was received and where it was sent. Frames are captured as they pass
+/// the port: GSO packets unsegmented, tunnel packets with their outer headers. The capture ends
+/// after 10 seconds or 10,000 frames unless specified otherwise. All given conditions must hold.
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
-    /// Frames of this pod: those that pass its port, and elsewhere those that it is an end of.
+    /// Frames of this pod: those at its port, and those at other ports with one of its addresses.
     #[arg(long, value_name = "NAMESPACE/POD")]
     pod: Option<String>,
-    /// One end: NAMESPACE/POD, service/NAMESPACE/NAME, node/NAME or an address. Both directions are captured.
+    /// One end: NAMESPACE/POD, service/NAMESPACE/NAME, node/NAME or an address. Captures both
+    /// directions.
     #[arg(long, value_name = "END", requires = "to")]
     from: Option<String>,
     /// The other end.
@@ -53,13 +55,13 @@ pub(crate) struct Args {
     /// Only received frames that were dropped.
     #[arg(long)]
     drops: bool,
-    /// End after so many frames.
+    /// End after this many frames.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=MAX_CAPTURE_FRAMES))]
     count: u64,
-    /// End after so many seconds.
+    /// End after this many seconds.
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=MAX_CAPTURE_SECONDS))]
     seconds: u64,
-    /// Keep so many bytes of each frame. 0: all.
+    /// Keep this many bytes of each frame. 0: all.
     #[arg(long, value_name = "N", default_value_t = 0)]
     snaplen: u32,
     /// The file to write, or - for standard output.
@@ -88,7 +90,7 @@ impl Args {
 /// Where the capture goes.
 struct Output<'a> {
     path: &'a Path,
-    /// Made with the first piece: a request that is refused leaves an older file alone.
+    /// Created with the first data, so that a refused request does not overwrite an existing file.
     opened: Option<Box<dyn Write>>,
 }
 
@@ -106,7 +108,7 @@ impl Output<'_> {
             }),
         };
         output.write_all(bytes)?;
-        // Somebody may look at it while it grows.
+        // Another program may read the file while it grows.
         output.flush()
     }
 }
@@ -119,7 +121,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
     }
     let (mut blocks, mut failed) = (Blocks::default(), None);
     args.target.client()?.pieces(&args.uri(), |piece| {
-        // Whole blocks only, so that the file can be read wherever it ends.
+        // Write complete blocks only, so that the file is valid wherever it ends.
         match blocks.push(piece, |blocks| output.write(blocks)) {
             Ok(()) => true,
             Err(error) => {
@@ -130,13 +132,14 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
     })?;
     let path = args.write.display();
     match failed {
-        // Such as `| head`: it had enough.
+        // The reader closed the pipe, as `| head` does.
         Some(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
         Some(error) => return Err(Failure::Setup(format!("-w {path}: {error}"))),
         None => {}
     }
     let Some(summary) = blocks.summary() else {
-        let reason = format!("the switch ended the capture early; {path} has what came until then");
+        let reason =
+            format!("the switch ended the capture early; {path} has the frames until then");
         return Err(Failure::Setup(reason));
     };
     match (json, output.is_stdout()) {

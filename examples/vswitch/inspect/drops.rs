@@ -8,14 +8,14 @@ use super::flows::Filters;
 use super::table::text;
 use crate::{Done, print};
 
-/// The last frames that the running switch dropped: why, between whom, and by which policy.
+/// Show the last frames that were dropped: why, between which ends, by which policy.
 ///
 ///   vswitch drops                                   the last ones
-///   vswitch drops -f --pod shop/web                 those that come
+///   vswitch drops -f --pod shop/web                 new ones as they occur
 ///   vswitch drops -f --reason policy --namespace shop
 ///
-/// Many drops that are alike are shown as one line with their number. The numbers of all lines sum up
-/// to the switch's counters.
+/// Many similar drops are shown as one line with their count. The counts of all lines add up to the
+/// switch's counters.
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -26,10 +26,10 @@ pub(crate) struct Args {
     /// Only drops for this reason, or of this class: malformed, spoof, policy, service, route, tunnel, limit, state.
     #[arg(long, value_name = "REASON")]
     reason: Option<String>,
-    /// Go on with what comes.
+    /// Continue with new drops as they occur.
     #[arg(short, long)]
     follow: bool,
-    /// How many of the last ones to show.
+    /// Number of the last drops to show.
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
 }

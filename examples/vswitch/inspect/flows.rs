@@ -1,4 +1,4 @@
-//! `flows`: connections that are alive.
+//! `flows`: shows the tracked connections.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use super::ask::Target;
 use super::table::{bytes, duration, print_rows, rate, text};
 use crate::{Done, print};
 
-/// Conditions on flows and drops; all must hold. Those on ends hold if they hold for one of them.
+/// Conditions on flows and drops. All must hold. A condition on an end holds if it holds for either
+/// end.
 #[derive(clap::Args, Debug, Default)]
 pub(super) struct Filters {
     /// One end is this pod (NAMESPACE/NAME).
@@ -19,7 +20,7 @@ pub(super) struct Filters {
     /// One end is a pod of this namespace.
     #[arg(long, value_name = "NAMESPACE")]
     namespace: Option<String>,
-    /// One end has this address, or one of this range.
+    /// One end has this address, or an address in this range.
     #[arg(long, value_name = "ADDRESS|CIDR")]
     address: Option<String>,
     /// One end has this port.
@@ -46,19 +47,20 @@ impl Filters {
     }
 }
 
-/// Connections that the running switch tracks: between whom, through which Service, how much, and what allows them.
+/// Show the connections that the running switch tracks, with traffic and policy decisions.
 ///
 ///   vswitch flows --pod shop/web                    who talks to it, and whom it talks to
 ///   vswitch flows --address 10.0.3.7                the same by address, or by range (10.0.3.0/24)
 ///   vswitch flows --label app=web,tier!=db          the same by labels of pods
 ///   vswitch flows --service shop/api --state established
-///   vswitch flows --sort rate --limit 10            what moves most bytes now
+///   vswitch flows --sort rate --limit 10            the most traffic now
 ///   vswitch flows --interval 5 --protocol UDP       with rates over five seconds
 ///   vswitch flows --sort age --json                 the oldest, for programs
 ///
-/// ALLOWED BY is what the state in force says: the rules that allow the connection at the server's and the client's
-/// end, `-` where no policy isolates either, or what denies it now. A client's address that the server sees
-/// as another one (SNAT) is shown with both. Counts of UDP and ICMP may be ten seconds old.
+/// ALLOWED BY follows from the state in force: the rules that allow the connection at the server's
+/// and the client's end, `-` if no policy isolates either, or what denies it now. If the server
+/// sees a translated client address (SNAT), both addresses are shown. Counts of UDP and ICMP may be
+/// up to ten seconds old.
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -66,19 +68,21 @@ pub(crate) struct Args {
     target: Target,
     #[command(flatten)]
     filters: Filters,
-    /// One end is a pod with such labels, in kubectl's syntax: KEY=VALUE, KEY!=VALUE, KEY in (A,B), KEY, !KEY.
+    /// One end is a pod with these labels, in kubectl's syntax: KEY=VALUE, KEY!=VALUE, KEY in
+    /// (A,B), KEY, !KEY.
     #[arg(short = 'l', long, value_name = "SELECTOR")]
     label: Option<String>,
     /// State of a TCP connection: opening, established, closing, closed or reset.
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
-    /// What comes first: bytes, packets, rate (bytes per second) or age.
+    /// Sort order: bytes, packets, rate (bytes per second) or age.
     #[arg(long, value_name = "ORDER", default_value = "bytes")]
     sort: String,
-    /// Show rates over so many seconds (0.1 to 20). Without: over one second if sorted by rate.
+    /// Show rates over this many seconds (0.1 to 20). Default: one second if sorted by rate,
+    /// otherwise no rates.
     #[arg(long, value_name = "SECONDS")]
     interval: Option<f64>,
-    /// The most to show.
+    /// The most connections to show.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: usize,
 }
@@ -133,7 +137,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
     Ok(())
 }
 
-/// A connection as a row, its rate included.
+/// A connection as a row, including its rate.
 fn row(flow: &Value) -> [String; 11] {
     let count = |name: &str| flow[name].as_u64().unwrap_or_default();
     let service = text(&flow["service"]);
@@ -170,7 +174,7 @@ fn row(flow: &Value) -> [String; 11] {
     ]
 }
 
-/// A pod, if there is one, with address and port.
+/// The pod, if there is one, with address and port.
 fn end(pod: &Value, address: &Value, port: &Value) -> String {
     let address = text(address);
     let address = if address.contains(':') { format!("[{address}]") } else { address };
@@ -200,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_says_who_why_and_how_much() {
+    fn a_row_shows_ends_policy_and_traffic() {
         let flow = json!({
             "protocol": 6, "src": "10.1.0.2", "sport": 4000, "src_pod": "shop/web", "src_node": "n1",
             "dst": "10.96.0.1", "dport": 80, "dst_pod": "shop/db", "dst_node": "n2", "service": "Service/shop/db",

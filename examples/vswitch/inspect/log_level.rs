@@ -6,10 +6,10 @@ use super::ask::Target;
 use super::table::text;
 use crate::{Done, print};
 
-/// The path that reads and changes it.
+/// The API path of the log level.
 const PATH: &str = "/v1/log-level";
 
-/// Say what the running switch logs, or change it until it stops.
+/// Show the running switch's log level, or change it until the switch stops.
 ///
 /// Examples:
 ///   vswitch log-level
@@ -20,8 +20,9 @@ const PATH: &str = "/v1/log-level";
 pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
-    /// Error, warn, info, debug or off for all targets, and TARGET=LEVEL for single ones (run, state, node, cni,
-    /// kubernetes, log, libraries), separated by commas. They replace those in force. Only root may change them.
+    /// Error, warn, info, debug or off for all targets, and TARGET=LEVEL for single targets (run,
+    /// state, node, cni, kubernetes, log, libraries), separated by commas. They replace the current
+    /// ones. Only root may change them.
     #[arg(value_name = "DIRECTIVES")]
     directives: Option<String>,
 }

@@ -1,5 +1,6 @@
-//! Commands that ask a running switch by its control socket: `status`, `pods`, `flows`, `drops`, `trace`, `counters`,
-//! `policies`, `services`, `perf`, `capture`, `log-level`, `top`, `bugreport`.
+//! Commands that query a running switch through its control socket: `status`, `pods`, `flows`,
+//! `drops`, `trace`, `counters`, `policies`, `services`, `perf`, `capture`, `log-level`, `top`,
+//! `bugreport`.
 
 mod ask;
 mod bugreport;

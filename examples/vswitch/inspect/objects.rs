@@ -13,23 +13,23 @@ use crate::{Done, print};
 pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
-    /// Only those whose name has this in it.
+    /// Only entries whose name contains this text.
     #[arg(value_name = "TEXT")]
     containing: Option<String>,
 }
 
 impl Args {
-    /// The rows whose name has the text in it.
+    /// The rows whose name contains the text.
     ///
     /// # Errors
-    /// There is none, with the names that are nearest.
+    /// There is none. The error suggests the nearest names.
     fn select<const N: usize>(
         &self,
         kind: &'static str,
         mut rows: Vec<[String; N]>,
     ) -> Result<Vec<[String; N]>, Failure> {
         let Some(text) = &self.containing else { return Ok(rows) };
-        // Parts of a name, such as NAMESPACE/NAME of Service/NAMESPACE/NAME, are names, too.
+        // Parts of a name, such as NAMESPACE/NAME of Service/NAMESPACE/NAME, count as names, too.
         let parts = |name: &String| {
             let words: Vec<String> = name.split(' ').map(str::to_owned).collect();
             let short = words.first().and_then(|word| word.split_once('/'));
@@ -63,7 +63,7 @@ impl Args {
     }
 }
 
-/// List the pods that are attached, with their traffic.
+/// List the attached pods, with their traffic.
 pub(crate) fn pods(args: &Args, json: bool) -> Done {
     let answer: Value = args.target.client()?.get("/v1/pods")?;
     if json {
@@ -93,7 +93,7 @@ pub(crate) fn pods(args: &Args, json: bool) -> Done {
     Ok(())
 }
 
-/// Count what each policy rule decided. Rules that never did are not listed.
+/// Count the decisions of each policy rule. Rules without decisions are not listed.
 pub(crate) fn policies(args: &Args, json: bool) -> Done {
     args.print(
         "policy that decided anything",
@@ -113,7 +113,7 @@ pub(crate) fn services(args: &Args, json: bool) -> Done {
     )
 }
 
-/// Print the counters, drops by reason among them.
+/// Print the counters, including drops by reason.
 pub(crate) fn counters(args: &Args, json: bool) -> Done {
     let answer: Value = args.target.client()?.get("/v1/counters")?;
     if json {

@@ -1,4 +1,4 @@
-//! `perf`: what the workers do with their time.
+//! `perf`: shows how the workers spend their time.
 
 use std::time::Duration;
 
@@ -9,21 +9,22 @@ use super::ask::Target;
 use super::table::text;
 use crate::{Done, print};
 
-/// How busy the running switch's workers are, and with what: polls, bursts, fast and slow path, sleeps, pauses.
+/// Show how busy the workers are: polls, bursts, fast and slow path, sleeps, pauses.
 ///
 ///   vswitch perf                  the next two seconds
 ///   vswitch perf --seconds 30     the next 30
 ///   vswitch perf --seconds 0      everything since the switch began
 ///
-/// A worker polls its ports as long as there are frames, and sleeps where there are none: its share of the
-/// CPU does not tell its load, "busy" does. The fuller the bursts, the nearer a worker is to its limit of 64.
-/// Quantiles of the time of a poll are powers of two: upper bounds, at most twice the exact value.
+/// A worker polls its ports as long as there are frames, and sleeps when there are none. Its load
+/// is therefore "busy", not its share of the CPU. The larger the bursts, the closer a worker is to
+/// its limit of 64. Quantiles of the poll time are powers of two: upper bounds, at most twice the
+/// exact value.
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
-    /// How long to measure, at most 60. 0: since the switch began.
+    /// How long to measure, in seconds, at most 60. 0: since the switch started.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=MAX_PERF_SECONDS))]
     seconds: u64,
 }
@@ -74,7 +75,7 @@ fn lines(worker: &Value) -> Vec<String> {
     let bursts = count(&worker["bursts"]);
     line("bursts", format!("{bursts}, {:.1} frames on average", percent("burst_mean")));
     if bursts > 0 {
-        // The answer has them by name; here they are by size.
+        // The API returns them by name; sort them by size here.
         for name in ["1", "2", "3-4", "5-8", "9-16", "17-32", "33-64"] {
             let of_class = count(&worker["burst_sizes"][name]);
             let share = 100.0 * of_class as f64 / bursts as f64;
@@ -115,7 +116,9 @@ fn lines(worker: &Value) -> Vec<String> {
     let pause = &worker["longest_pause"];
     if let Some(ns) = pause["ns"].as_u64() {
         let doing = match text(&pause["doing"]) {
-            doing if doing.is_empty() => "nothing: its core was given to others".to_owned(),
+            doing if doing.is_empty() => {
+                "nothing: the kernel ran other tasks on its core".to_owned()
+            }
             doing => doing,
         };
         line("longest pause", format!("{} ({doing})", duration(ns)));
@@ -123,7 +126,7 @@ fn lines(worker: &Value) -> Vec<String> {
     lines
 }
 
-/// A duration with a unit that leaves at most four digits before the point.
+/// A duration with a unit such that at most four digits precede the decimal point.
 fn duration(nanos: u64) -> String {
     match nanos {
         0..10_000 => format!("{nanos} ns"),
@@ -146,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_becomes_lines() {
+    fn a_worker_is_formatted_as_lines() {
         let worker = json!({
             "worker": 1, "busy_percent": 12.34, "asleep_percent": 80.0, "polls": 10, "empty_polls": 4,
             "bursts": 8, "burst_mean": 3.0, "burst_sizes": {"1": 6, "33-64": 2}, "packets": 24,
@@ -167,7 +170,7 @@ mod tests {
             "  33-64  25.0 % ##########",
             "  drops          2 policy_ingress",
             "  sleeps         3; woken by a port 2, by a command 1, by timeout 0",
-            "  longest pause  1500.0 us (nothing: its core was given to others)",
+            "  longest pause  1500.0 us (nothing: the kernel ran other tasks on its core)",
         ] {
             assert!(text.contains(line), "{line:?} is not in\n{text}");
         }

@@ -13,7 +13,7 @@ pub(crate) struct Args {
     target: Target,
 }
 
-/// Say how the switch does, and what is wrong with it.
+/// Show the switch's state, and any problems.
 pub(crate) fn status(args: &Args, json: bool) -> Done {
     let status: Value = args.target.client()?.get("/v1/status")?;
     if json {

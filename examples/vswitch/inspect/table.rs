@@ -76,7 +76,7 @@ pub(super) fn duration(time: Duration) -> String {
     shown.map(|(count, unit)| format!("{count}{unit}")).collect()
 }
 
-/// A field of an answer as text; empty if it is not there.
+/// A field of an API response as text; empty if it is missing.
 pub(super) fn text(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::Null => String::new(),

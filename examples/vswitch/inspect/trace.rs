@@ -1,4 +1,4 @@
-//! `trace`: what becomes of a connection, by the state in force.
+//! `trace`: what happens to a connection, by the state in force.
 
 use podswitch_api::Client;
 use serde_json::Value;
@@ -8,13 +8,13 @@ use super::table::text;
 use crate::failure::Failure;
 use crate::{Done, print};
 
-/// What the running switch does with a connection, and why. It sends nothing.
+/// Show what the running switch does with a connection, and why. It sends nothing.
 ///
 ///   vswitch trace --from shop/web --to shop/db:5432
 ///   vswitch trace --from 10.0.3.7 --to service/shop/api:80/TCP
 ///   vswitch trace --from node/n1 --to shop/web:0/ICMP
 ///
-/// Exit status: 0 allowed, 1 denied, 2 bad usage or a name that is not known.
+/// Exit status: 0 allowed, 1 denied, 2 bad usage or an unknown name.
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// and :PORT or :PORT/PROTOCOL.
     #[arg(long, value_name = "END:PORT[/PROTOCOL]", value_parser = server)]
     to: Server,
-    /// Port of the client. It decides which backend a Service chooses.
+    /// Port of the client. For a Service, it affects which backend is selected.
     #[arg(long, value_name = "PORT")]
     sport: Option<u16>,
 }

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use podswitch_kubernetes::nearest;
 
-/// Where events come from. Those of libraries have targets of their own, and the level of the last.
+/// The targets of events. Libraries have targets of their own; the last entry sets their level.
 pub(crate) const TARGETS: [&str; 7] =
     ["run", "state", "node", "cni", "kubernetes", "log", LIBRARIES];
-/// Directive for events of other libraries.
+/// Directive for events of libraries.
 const LIBRARIES: &str = "libraries";
 
-/// How much is logged. Higher ones include lower ones.
+/// Log levels. Higher ones include lower ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Verbosity {
@@ -21,12 +21,12 @@ pub(crate) enum Verbosity {
     Warn,
     Info,
     Debug,
-    /// Of libraries only: nothing here logs so.
+    /// Only libraries log at this level.
     Trace,
 }
 
 impl Verbosity {
-    /// Those that a directive can name.
+    /// The levels that a directive can name.
     const ALL: [Self; 5] = [Self::Off, Self::Error, Self::Warn, Self::Info, Self::Debug];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -73,7 +73,7 @@ impl Default for Directives {
 impl Directives {
     fn level(&self, target: usize) -> Verbosity {
         self.single[target].unwrap_or(match TARGETS[target] {
-            // What they tell is for their authors.
+            // Their info and debug events are only useful to their authors.
             LIBRARIES => self.all.min(Verbosity::Warn),
             _ => self.all,
         })
@@ -94,11 +94,11 @@ impl FromStr for Directives {
             };
             let Some(level) = Verbosity::find(level) else {
                 let names = Verbosity::ALL.map(Verbosity::name).join(", ");
-                return Err(format!("{level:?} is no level; the levels are {names}"));
+                return Err(format!("{level:?} is not a level; the levels are {names}"));
             };
             let is_first = match target {
                 None => all.replace(level).is_none(),
-                Some(target) => directives.single[place(target)?].replace(level).is_none(),
+                Some(target) => directives.single[index_of(target)?].replace(level).is_none(),
             };
             if !is_first {
                 return Err(format!("{part:?}: a level is given twice"));
@@ -109,12 +109,12 @@ impl FromStr for Directives {
     }
 }
 
-/// The number of a target.
-fn place(target: &str) -> Result<usize, String> {
+/// Index of a target.
+fn index_of(target: &str) -> Result<usize, String> {
     TARGETS.iter().position(|known| *known == target).ok_or_else(|| {
-        let meant = nearest(target, &TARGETS, 2).map(|name| format!("; is {name} meant?"));
+        let meant = nearest(target, &TARGETS, 2).map(|name| format!("; did you mean {name}?"));
         let names = TARGETS.join(", ");
-        format!("{target:?} is no target; the targets are {names}{}", meant.unwrap_or_default())
+        format!("{target:?} is not a target; the targets are {names}{}", meant.unwrap_or_default())
     })
 }
 
@@ -134,7 +134,7 @@ impl fmt::Display for Directives {
 #[derive(Debug)]
 pub(crate) struct Filter {
     all: AtomicU8,
-    /// Levels by target; `UNSET`: that of all.
+    /// Levels by target; `UNSET`: the level for all targets.
     single: [AtomicU8; TARGETS.len()],
 }
 
@@ -148,7 +148,7 @@ impl Filter {
         filter
     }
 
-    /// Puts directives in force.
+    /// Replaces the directives in force.
     pub(crate) fn set(&self, directives: &Directives) {
         self.all.store(directives.all as u8, Relaxed);
         for (level, new) in self.single.iter().zip(directives.single) {
@@ -170,7 +170,7 @@ impl Filter {
         directives
     }
 
-    /// Whether events of that target and level are logged.
+    /// Whether events of this target and level are logged.
     pub(crate) fn allows(&self, target: &str, level: Verbosity) -> bool {
         let place = TARGETS.iter().position(|known| *known == target);
         level <= self.directives().level(place.unwrap_or(TARGETS.len() - 1))
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn directives_are_read_and_written() {
+    fn directives_are_parsed_and_formatted() {
         for (text, written) in [
             ("debug", "debug"),
             ("cni=debug", "info,cni=debug"),
@@ -199,15 +199,15 @@ mod tests {
     }
 
     #[test]
-    fn wrong_ones_name_what_there_is() {
+    fn errors_list_valid_levels_and_targets() {
         for (text, says) in [
-            ("loud", "\"loud\" is no level; the levels are off, error, warn, info, debug"),
-            ("", "\"\" is no level"),
-            ("info,", "\"\" is no level"),
-            ("info,cni=", "\"\" is no level"),
+            ("loud", "\"loud\" is not a level; the levels are off, error, warn, info, debug"),
+            ("", "\"\" is not a level"),
+            ("info,", "\"\" is not a level"),
+            ("info,cni=", "\"\" is not a level"),
             (
                 "info,cnj=debug",
-                "\"cnj\" is no target; the targets are run, state, node, cni, kubernetes, log, libraries; is cni meant?",
+                "\"cnj\" is not a target; the targets are run, state, node, cni, kubernetes, log, libraries; did you mean cni?",
             ),
             ("info,warn", "\"warn\": a level is given twice"),
             ("cni=info,cni=warn", "\"cni=warn\": a level is given twice"),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directive_is_for_its_target() {
+    fn a_directive_applies_to_its_target() {
         let filter = filter("warn,cni=debug,run=off");
         assert!(filter.allows("cni", Verbosity::Debug));
         assert!(filter.allows("state", Verbosity::Warn));
@@ -227,7 +227,10 @@ mod tests {
         filter.set(&"debug".parse().unwrap());
         assert!(filter.allows("run", Verbosity::Debug));
         assert!(filter.allows("hyper::proto", Verbosity::Warn));
-        assert!(!filter.allows("hyper::proto", Verbosity::Info), "of libraries only what is wrong");
+        assert!(
+            !filter.allows("hyper::proto", Verbosity::Info),
+            "only warnings and errors of libraries"
+        );
         filter.set(&"info,libraries=debug".parse().unwrap());
         assert!(filter.allows("hyper::proto", Verbosity::Debug));
         assert!(!filter.allows("hyper::proto", Verbosity::Trace));

@@ -1,4 +1,4 @@
-//! An event as a line: text for people, or one JSON object.
+//! Formats an event as a line: text, or one JSON object.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -16,7 +16,7 @@ pub(crate) enum Format {
     Json,
 }
 
-/// What an event says.
+/// Message and fields of an event.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Said {
     pub(crate) message: String,
@@ -58,7 +58,7 @@ impl Visit for Said {
     }
 }
 
-/// An event on its way out.
+/// An event with its metadata, ready to be formatted.
 pub(crate) struct Line<'a> {
     /// RFC 3339, UTC, microseconds.
     pub(crate) time: String,
@@ -69,7 +69,7 @@ pub(crate) struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// The line, with its line feed.
+    /// The line, including its line feed.
     pub(crate) fn format(self, format: Format) -> Vec<u8> {
         let mut text = match format {
             Format::Text => self.text(),
@@ -94,7 +94,7 @@ impl Line<'_> {
                 continue;
             };
             let _ = write!(text, " {kind}=");
-            // What became of the objects of a kind, together: pods=+2~1-1.
+            // The changes of one kind are combined: pods=+2~1-1.
             let of_kind = |(name, _): &&(&str, Value)| change(name).is_some_and(|it| it.0 == kind);
             let rest: Vec<_> = fields.iter().take_while(of_kind).collect();
             fields = &fields[rest.len()..];
@@ -130,7 +130,7 @@ fn change(name: &str) -> Option<(&str, &'static str)> {
         .find_map(|(end, sign)| Some((name.strip_suffix(end)?, sign)))
 }
 
-/// A value of a field in text: quoted where it would not be told from what follows.
+/// A field's value in text. It is quoted if it could be confused with what follows.
 struct Shown<'a>(&'a Value);
 
 impl fmt::Display for Shown<'_> {
@@ -144,7 +144,8 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// With control characters escaped: one event is one line, and no terminal does what an object's name says.
+/// Escapes control characters: one event is one line, and an object's name cannot send terminal
+/// commands.
 fn on_one_line(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return text.into();
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn text_has_one_line_and_quotes_what_has_spaces() {
+    fn text_is_one_line_and_quotes_values_with_spaces() {
         let fields = vec![
             ("kind", "Pod".into()),
             ("reason", "a \"b\"\nc".into()),
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_of_a_kind_are_together_in_text() {
+    fn changes_of_a_kind_are_combined_in_text() {
         let fields = vec![
             ("epoch", 12.into()),
             ("pods_added", 2.into()),

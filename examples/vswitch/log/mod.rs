@@ -1,8 +1,8 @@
-//! The log of `run`: events of `tracing`, one line each, on standard error by way of a queue that nobody waits for
-//! ([`crate::output`]).
+//! The log of `run`: events of `tracing`, one line each, on standard error through a queue that
+//! never blocks ([`crate::output`]).
 //!
-//! Targets and levels: [`filter`]. Form of a line: [`line`]. Workers never log; what concerns packets is counted and
-//! recorded elsewhere.
+//! Targets and levels: [`filter`]. Format of a line: [`line`]. Workers never log; packet events are
+//! counted and recorded elsewhere.
 
 pub(crate) mod filter;
 mod line;
@@ -19,19 +19,20 @@ use crate::output;
 use filter::{Directives, Filter, Verbosity};
 use line::{Format, Line, Said};
 
-/// Environment variable with the directives where there is no flag.
+/// Environment variable with the directives, used without the flag.
 const VARIABLE: &str = "PODSWITCH_LOG";
 
-/// What is logged, and how.
+/// Log level and format.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct LogFlags {
-    /// Form of the log's lines on standard error: text, or one JSON object a line with time, level, target, message,
-    /// node and fields.
+    /// Format of the log on standard error: text, or one JSON object per line with time, level,
+    /// target, message, node and fields.
     #[arg(long, value_name = "text|json", default_value = "text", value_parser = format)]
     log_format: Format,
-    /// What is logged: error, warn, info, debug or off, and TARGET=LEVEL for single targets (run, state, node, cni,
-    /// kubernetes, log, libraries), separated by commas: `info,cni=debug`. Without: the environment variable
-    /// PODSWITCH_LOG, else info. `vswitch log-level` changes it while the switch runs.
+    /// Log level: error, warn, info, debug or off, and TARGET=LEVEL for single targets (run, state,
+    /// node, cni, kubernetes, log, libraries), separated by commas: `info,cni=debug`. Default: the
+    /// environment variable PODSWITCH_LOG, otherwise info. `vswitch log-level` changes it while the
+    /// switch runs.
     #[arg(long, value_name = "DIRECTIVES")]
     log_level: Option<Directives>,
 }
@@ -54,10 +55,10 @@ struct Log {
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
-/// Logs from now on. Lines wait until [`output::start`].
+/// Starts logging. Lines are queued until [`output::start`].
 ///
 /// # Errors
-/// The environment has directives that cannot be.
+/// The environment variable contains invalid directives.
 pub(crate) fn start(flags: &LogFlags, node: &str) -> Result<(), String> {
     let directives = match (&flags.log_level, std::env::var(VARIABLE)) {
         (Some(directives), _) => directives.clone(),
@@ -70,7 +71,7 @@ pub(crate) fn start(flags: &LogFlags, node: &str) -> Result<(), String> {
         Log { node: node.to_owned(), format: flags.log_format, filter: Filter::new(&directives) };
     output::queue(lost_line);
     if LOG.set(log).is_ok() {
-        // Nobody else sets one.
+        // No other code sets a subscriber.
         let _ = tracing::subscriber::set_global_default(ToStandardError);
         std::panic::set_hook(Box::new(|panic| {
             let thread = std::thread::current();
@@ -83,7 +84,7 @@ pub(crate) fn start(flags: &LogFlags, node: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether this process logs: what went wrong is an event then.
+/// Whether this process logs. If so, errors are logged instead of printed.
 pub(crate) fn is_on() -> bool {
     LOG.get().is_some()
 }
@@ -107,7 +108,7 @@ impl LogLevel for Level {
         if let Some(log) = LOG.get() {
             log.filter.set(&wanted);
         }
-        tracing::info!(target: "log", before, now = directives(), "the level is changed");
+        tracing::info!(target: "log", before, now = directives(), "log level changed");
         Ok(())
     }
 }
@@ -117,7 +118,7 @@ pub(crate) fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1e3
 }
 
-/// The line that lines of a stream were lost.
+/// The log line that reports lost lines of a stream.
 fn lost_line(stream: &str, lines: u64) -> Vec<u8> {
     let Some(log) = LOG.get() else { return Vec::new() };
     let fields = vec![("stream", stream.into()), ("lines", lines.into())];
@@ -133,7 +134,7 @@ impl Log {
     }
 }
 
-/// Takes the events of `tracing`; spans are not used.
+/// A subscriber for the events of `tracing`. Spans are not used.
 struct ToStandardError;
 
 impl Subscriber for ToStandardError {

@@ -1,4 +1,4 @@
-//! Captures merged by time.
+//! Merges captures by time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -39,7 +39,7 @@ pub(super) struct Frame {
     pub(super) port: PortId,
     /// Its number within its capture, from 1.
     pub(super) number: u64,
-    /// Nanoseconds since 1970; never less than that of the frame before.
+    /// Nanoseconds since 1970; never less than the time of the preceding frame.
     pub(super) time: u64,
     /// The frame.
     pub(super) bytes: Vec<u8>,
@@ -91,7 +91,7 @@ impl Merged {
         Ok(merged)
     }
 
-    /// The next frame by time; among equal times that of the first capture.
+    /// The next frame by time. Among equal times, the order of the captures decides.
     pub(super) fn next(&mut self) -> Result<Option<Frame>, Failure> {
         let Some(Reverse((_, at))) = self.order.pop() else { return Ok(None) };
         let frame = self.captures[at].next.take();
@@ -99,7 +99,7 @@ impl Merged {
         Ok(frame)
     }
 
-    /// What kept captures from being read to their ends.
+    /// Errors that prevented captures from being read completely.
     pub(super) fn faults(&self) -> &[String] {
         &self.faults
     }
@@ -118,13 +118,13 @@ impl Merged {
                     )));
                 }
                 capture.count += 1;
-                // Clocks are set back while captures run; the replay's time is not.
+                // A clock may be set back during a capture; the time of the replay never runs back.
                 capture.time = capture.time.max(record.time_ns);
                 let (port, number, time) = (capture.port, capture.count, capture.time);
                 capture.next = Some(Frame { port, number, time, bytes: record.frame });
                 self.order.push(Reverse((time, at)));
             }
-            // What was read before is valid, and so are the other captures.
+            // The frames before remain valid, and so do the other captures.
             Some(Err(error)) => {
                 let (file, count) = (capture.file.display(), capture.count);
                 self.faults.push(format!("{file}: {error}; it was read up to frame {count}"));

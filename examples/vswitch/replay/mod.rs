@@ -1,7 +1,7 @@
-//! `replay`: the engine on captures, in virtual time, without privilege.
+//! `replay`: runs the engine on captures, in virtual time, without privileges.
 //!
-//! One worker, polled by hand, a fixed hash key, one frame at a time: the same input gives the same
-//! output on every run.
+//! One worker, polled explicitly, a fixed hash key, one frame at a time: the same input gives the
+//! same output on every run.
 
 mod input;
 mod output;
@@ -22,34 +22,35 @@ use output::Output;
 use setup::{Setup, Swap};
 use switch::Switch;
 
-/// Run the engine on captures, without privilege.
+/// Run the engine on captures, without privileges.
 ///
-/// Every pod of the node has a port named `namespace/pod`, attached or not. In addition there are
-/// `host`, the node's own, and `uplink`, the underlay. What leaves each port is written to one
-/// capture a port (`namespace_pod.pcap`, `host.pcap`, `uplink.pcap`), the reason for every dropped
-/// frame to `drops.jsonl`, and the sums to `summary.json`.
+/// Every pod of the node has a port named `namespace/pod`, whether attached or not. In addition
+/// there are `host`, the node's own port, and `uplink`, the underlay. Frames sent by a port are
+/// written to its capture (`namespace_pod.pcap`, `host.pcap`, `uplink.pcap`), the reason for every
+/// dropped frame to `drops.jsonl`, and the totals to `summary.json`.
 ///
 /// Time is that of the captures and never runs back. A pod sends from its MAC address to the
-/// gateway's (ee:ee:ee:ee:ee:ee); the node's end of `host` has the node's MAC address: `0a:58` and
+/// gateway's (ee:ee:ee:ee:ee:ee). The node's end of `host` has the node's MAC address: `0a:58` and
 /// its InternalIP, or the Node annotation `podswitch.io/mac`. All ports have an MTU of 1500.
-/// `uplink` is raw Ethernet: tunnel packets from and to other nodes, and traffic of outside clients
-/// with Services. MAC addresses there are known without ARP, made like the node's.
+/// `uplink` is raw Ethernet: it carries tunnel packets from and to other nodes, and traffic between
+/// outside clients and Services. MAC addresses on it are known without ARP; they are derived in the
+/// same way as the node's.
 ///
-/// Exit status: 0 whatever was dropped, 1 a configuration is refused, 2 bad usage, or a capture or
-/// manifests that cannot be read.
+/// Exit status: 0 the replay completed, whatever was dropped; 1 a configuration is refused; 2 bad
+/// usage, or a capture or manifests cannot be read.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// A manifest, or a folder of them: the initial configuration.
+    /// A manifest, or a folder of manifests: the initial configuration.
     #[arg(long, value_name = "DIR")]
     manifests: PathBuf,
-    /// Change the configuration, so many seconds after the first frame. Can be repeated.
+    /// Change the configuration this many seconds after the first frame. Can be repeated.
     #[arg(long, value_name = "SECONDS=DIR", value_parser = Swap::parse)]
     at: Vec<Swap>,
     /// The node whose switch this is.
     #[arg(long, value_name = "NAME")]
     node: String,
-    /// The input of a port: a capture, pcap or pcapng. Can be repeated; captures are merged by
-    /// time, equal times in the order of these options.
+    /// The input of a port: a capture, pcap or pcapng. Can be repeated. Captures are merged by
+    /// time; frames with equal times are in the order of these options.
     #[arg(long = "in", value_name = "PORT=FILE", required = true, value_parser = Source::parse)]
     inputs: Vec<Source>,
     /// Output folder; created if missing.

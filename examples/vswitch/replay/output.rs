@@ -24,7 +24,7 @@ pub(super) struct Drop<'a> {
     pub(super) time: u64,
     /// Why.
     pub(super) reason: DropReason,
-    /// The object that decided it.
+    /// The object that caused the drop.
     pub(super) object: Option<&'a str>,
 }
 
@@ -83,7 +83,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Creates the files in `folder`, also for ports that nothing will leave.
+    /// Creates the files in `folder`, even for ports that send nothing.
     pub(super) fn create(folder: &Path, ports: &[String]) -> Result<Self, Failure> {
         fs::create_dir_all(folder).map_err(|e| failed(folder, &e))?;
         let mut captures = Vec::new();
@@ -110,7 +110,7 @@ impl Output {
         write_drop(&mut self.drops, drop).map_err(|e| failed(&self.folder, &e))
     }
 
-    /// Flushes the files and writes the sums.
+    /// Flushes the files and writes the totals.
     pub(super) fn finish(mut self, summary: &Summary) -> Result<(), Failure> {
         let result = (|| {
             for capture in self.captures {

@@ -1,5 +1,5 @@
-//! The ports of a replay: one frame in at a time, everything that leaves in order. All on one
-//! thread, but ports are `Send`, hence the queues.
+//! The ports of a replay: they receive one frame at a time, and return sent frames in order.
+//! Everything runs on one thread; the queues are needed because ports are `Send`.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use podswitch_core::packet::{Batch, Packet, Pool};
 use podswitch_core::port::{Device, Offloads, Port, PortInfo};
 use podswitch_node::DEFAULT_MTU;
 
-/// No port.
+/// No port is set.
 const NO_PORT: usize = usize::MAX;
 
 /// A frame that was sent.
@@ -30,7 +30,7 @@ pub(super) struct Exchange {
     waiting: AtomicUsize,
     frame: ArrayQueue<(Vec<u8>, u32)>,
     sent: SegQueue<Sent>,
-    /// Used buffers.
+    /// Buffers for reuse.
     spare: ArrayQueue<Vec<u8>>,
 }
 
@@ -44,7 +44,7 @@ impl Exchange {
         })
     }
 
-    /// Lets `port` receive `frame`, under `mark`, at the next poll.
+    /// Makes `port` receive `frame`, tagged with `mark`, at the next poll.
     pub(super) fn give(&self, port: PortId, frame: Vec<u8>, mark: u32) {
         self.frame.force_push((frame, mark));
         self.waiting.store(port.index(), Relaxed);
@@ -55,10 +55,10 @@ impl Exchange {
         self.sent.pop()
     }
 
-    /// Returns a buffer.
+    /// Returns a buffer for reuse.
     pub(super) fn recycle(&self, mut buffer: Vec<u8>) {
         buffer.clear();
-        // A full store frees it.
+        // If the queue is full, the buffer is freed.
         let _ = self.spare.push(buffer);
     }
 }
@@ -108,7 +108,7 @@ impl Port for ReplayPort {
         }
         self.exchange.waiting.store(NO_PORT, Relaxed);
         let Some((frame, mark)) = self.exchange.frame.pop() else { return Ok(0) };
-        // No frame is lost to a limit that depends on earlier frames.
+        // Do not lose a frame to a limit that depends on earlier frames.
         let packet = pool.alloc_for(frame.len());
         let mut packet = packet.unwrap_or_else(|| Packet::with_capacity(frame.len()));
         packet.fill(&frame);

@@ -1,4 +1,4 @@
-//! The configurations of a replay, and the ports that the node has in any of them.
+//! The configurations of a replay, and all ports that the node has in any of them.
 
 use std::path::{Path, PathBuf};
 
@@ -31,7 +31,7 @@ impl Swap {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (seconds, manifests) = text.split_once('=').ok_or("it is not SECONDS=DIR")?;
         let at =
-            nanoseconds(seconds).ok_or_else(|| format!("{seconds:?} is no time in seconds"))?;
+            nanoseconds(seconds).ok_or_else(|| format!("{seconds:?} is not a time in seconds"))?;
         if manifests.is_empty() {
             return Err("it names no manifests".to_owned());
         }
@@ -117,7 +117,7 @@ impl Setup {
         Ok(())
     }
 
-    /// The port with that name, a new one if there is none.
+    /// The port of that name. Creates it if it is missing.
     fn port_of(&mut self, name: &str) -> Result<PortId, Failure> {
         if let Some(port) = self.find(name) {
             return Ok(port);

@@ -1,4 +1,4 @@
-//! The switch of a replay: one worker, polled by hand in virtual time, a frame at a time.
+//! The switch of a replay: one worker, polled explicitly in virtual time, one frame at a time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use crate::state;
 /// The hash key, the same in every replay.
 const HASH_KEY: HashKey = HashKey::new(0x706f_6473_7769_7463_685f_7265_706c_6179);
 
-/// Number of stored positions before those of frames that cannot be held any more are removed.
-const MANY_PLACES: usize = 1 << 16;
+/// Number of stored positions above which those of frames that can no longer be held are removed.
+const MANY_POSITIONS: usize = 1 << 16;
 /// Longer than any frame is held, in nanoseconds.
 const LONG_HELD: u64 = 60_000_000_000;
 
@@ -46,9 +46,9 @@ impl Observer for Listener {
     }
 }
 
-/// The frame of a mark.
+/// The position of a frame in its capture.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct Position {
     port: PortId,
     number: u64,
     time: u64,
@@ -67,10 +67,10 @@ pub(super) struct Switch<'a> {
     begin: u64,
     timeline: Option<Timeline>,
     /// The frame being switched, and its mark.
-    current: (u32, Place),
-    /// Frames that the engine may hold (fragments), and the number above which it is checked which
-    /// of them it cannot hold any more.
-    held: HashMap<u32, Place>,
+    current: (u32, Position),
+    /// Positions of frames that the engine may hold (fragments), and the number above which those
+    /// that it can no longer hold are removed.
+    held: HashMap<u32, Position>,
     many: usize,
 }
 
@@ -86,7 +86,7 @@ impl<'a> Switch<'a> {
         let worker = control.add_worker()?;
         let events = Arc::new(SegQueue::new());
         control.observe(|_| Some(Box::new(Listener(Arc::clone(&events)))));
-        let place = Place { port: PortId(0), number: 0, time: 0 };
+        let position = Position { port: PortId(0), number: 0, time: 0 };
         let mut switch = Self {
             counters: Arc::clone(&worker.handle().counters),
             control,
@@ -97,9 +97,9 @@ impl<'a> Switch<'a> {
             changes: setup.changes.iter().peekable(),
             begin: 0,
             timeline: None,
-            current: (0, place),
+            current: (0, position),
             held: HashMap::new(),
-            many: MANY_PLACES,
+            many: MANY_POSITIONS,
         };
         if let Some(first) = switch.changes.next() {
             switch.apply(first)?;
@@ -124,8 +124,8 @@ impl<'a> Switch<'a> {
             self.apply(change)?;
         }
         self.advance(frame.time, output)?;
-        let place = Place { port: frame.port, number: frame.number, time: frame.time };
-        self.current = (self.current.0.wrapping_add(1), place);
+        let position = Position { port: frame.port, number: frame.number, time: frame.time };
+        self.current = (self.current.0.wrapping_add(1), position);
         if frame.bytes.len() > MAX_FRAME {
             self.counters.received.add(1);
             self.counters.count_drop(frame.port, DropReason::FrameTooLong);
@@ -182,7 +182,7 @@ impl<'a> Switch<'a> {
         Ok(())
     }
 
-    /// Stores the frame's position while the engine holds any.
+    /// Stores the frame's position while the engine holds frames.
     fn remember(&mut self, now: u64) {
         let c = &self.counters;
         let ended =
@@ -192,27 +192,27 @@ impl<'a> Switch<'a> {
         }
         self.held.insert(self.current.0, self.current.1);
         if self.held.len() > self.many {
-            self.held.retain(|_, place| place.time.saturating_add(LONG_HELD) > now);
-            self.many = MANY_PLACES.max(2 * self.held.len());
+            self.held.retain(|_, position| position.time.saturating_add(LONG_HELD) > now);
+            self.many = MANY_POSITIONS.max(2 * self.held.len());
         }
     }
 
     fn report(&mut self, event: &Event, output: &mut Output) -> Result<(), Failure> {
         let (mark, current) = self.current;
-        let place = match event.trace.mark {
+        let position = match event.trace.mark {
             own if own == mark => current,
             other => self.held.remove(&other).unwrap_or(current),
         };
         output.dropped(&Drop {
-            port: self.ports.get(place.port.index()).map_or("", String::as_str),
-            frame: place.number,
-            time: place.time,
+            port: self.ports.get(position.port.index()).map_or("", String::as_str),
+            frame: position.number,
+            time: position.time,
             reason: event.reason,
             object: event.object.as_ref().map(Cookie::as_str),
         })
     }
 
-    /// End of input: what is still held is dropped.
+    /// End of input: frames that are still held are dropped.
     pub(super) fn finish(&mut self, output: &mut Output) -> Result<(), Failure> {
         if let Some(timeline) = &self.timeline {
             self.worker.finish(timeline.engine());
@@ -220,12 +220,13 @@ impl<'a> Switch<'a> {
         self.collect(output)
     }
 
-    /// Seconds from the first frame of the configuration changes that did not take effect.
+    /// Times of the configuration changes that did not take effect, in seconds from the first
+    /// frame.
     pub(super) fn swaps_to_come(&self) -> impl Iterator<Item = f64> + use<'a> {
         self.changes.clone().map(|change| change.at as f64 / 1e9)
     }
 
-    /// The sums.
+    /// The totals.
     pub(super) fn summary(&self, setup: &Setup) -> Summary {
         let c = &self.counters;
         let drops = DropReason::ALL.iter().map(|r| (r.name(), c.dropped(*r))).filter(|d| d.1 > 0);

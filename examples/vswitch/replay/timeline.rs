@@ -1,8 +1,8 @@
-//! Time in a replay: that of the captures, and the engine's, derived from it.
+//! The time of a replay: that of the captures, and the engine's, derived from it.
 //!
-//! Between two frames the engine is polled so that timeouts occur in between: waiting fragments,
-//! idle connections. However long the gap, the work is bounded: steps after the last frame, a jump,
-//! and steps before the next frame.
+//! Between two frames the engine is polled so that timeouts occur in between: those of waiting
+//! fragments and idle connections. However long the gap, the work is bounded: steps after the last
+//! frame, a jump, and steps before the next frame.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const STEP: u64 = 100_000_000;
 /// Steps at each end of a gap: the engine sweeps its tables completely in ten seconds, and its
 /// shortest timeouts end within them.
 const STEPS: u64 = 110;
-/// A longer jump would end nothing more.
+/// A longer jump would not cause any further timeout.
 const LONGEST_LEAP: u64 = 7 * 86_400 * 1_000_000_000;
 /// The engine counts seconds in 32 bits. In a longer capture its time stops at the end.
 const END: Instant = Instant::from_secs(u32::MAX as u64);
@@ -43,7 +43,7 @@ impl Timeline {
     }
 
     /// Advances to a capture's time, calling `poll` at moments before it. `poll` returns whether
-    /// there is anything left that time could end. A time in the past changes nothing.
+    /// anything is left that could time out. A time in the past changes nothing.
     pub(super) fn advance(&mut self, to: u64, mut poll: impl FnMut(&Self) -> bool) {
         let mut waiting = true;
         for _ in 0..STEPS {

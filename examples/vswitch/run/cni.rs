@@ -1,4 +1,4 @@
-//! The CNI agent of `run`: by which pods come and go, and the plugin's installation.
+//! The CNI agent of `run`, which attaches and detaches pods, and the plugin's installation.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,21 +11,21 @@ use crate::failure::Failure;
 /// The socket's name in the run directory.
 const SOCKET: &str = "cni.sock";
 
-/// How pods are attached by a container runtime.
+/// How a container runtime attaches pods.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct CniFlags {
-    /// The socket that the CNI plugin podswitch-cni connects to, or `off`. Queue, heartbeat and leases are beside it.
-    /// Without: cni.sock in the run directory, where there is one.
+    /// The socket that the CNI plugin podswitch-cni connects to, or `off`. Queue, heartbeat and
+    /// leases are beside it. Default: cni.sock in the run directory, if there is one.
     #[arg(long, value_name = "PATH|off", value_parser = socket)]
     cni_socket: Option<Socket>,
-    /// Install the plugin podswitch-cni in this folder, and put it back when it is removed.
+    /// Install the plugin podswitch-cni in this folder, and restore it if it is removed.
     #[arg(long, value_name = "DIR")]
     cni_bin_dir: Option<PathBuf>,
-    /// Install the plugin's configuration 10-podswitch.conflist in this folder, once pods can be attached, and put it
-    /// back when it is removed. It stays at the end.
+    /// Install the plugin's configuration 10-podswitch.conflist in this folder once pods can be
+    /// attached, and restore it if it is removed. It stays when the switch stops.
     #[arg(long, value_name = "DIR")]
     cni_conf_dir: Option<PathBuf>,
-    /// The plugin to install. Without: podswitch-cni beside this program.
+    /// The plugin to install. Default: podswitch-cni beside this program.
     #[arg(long, value_name = "FILE", requires = "cni_bin_dir")]
     cni_plugin: Option<PathBuf>,
 }
@@ -48,7 +48,7 @@ fn socket(text: &str) -> Result<Socket, String> {
 }
 
 impl CniFlags {
-    /// Starts the agent, if there is to be one. It ends when it is dropped.
+    /// Starts the agent, if it is enabled. It ends when it is dropped.
     pub(super) fn start(
         &self,
         run_dir: Option<&Path>,

@@ -1,4 +1,4 @@
-//! `run` with least privilege: one thread may enter namespaces, all others may not.
+//! `run` with least privilege: only one thread may enter namespaces.
 
 use std::thread;
 
@@ -8,15 +8,16 @@ use super::flags::UnderlayFlags;
 use crate::failure::Failure;
 use crate::{Done, output};
 
-/// Runs `serve` on a thread of its own, which keeps what is needed to attach pods. The calling thread keeps
-/// CAP_NET_ADMIN, and CAP_NET_RAW if the underlay needs packet sockets; workers keep nothing.
+/// Runs `serve` on a separate thread, which keeps the privileges needed to attach pods. The calling
+/// thread keeps CAP_NET_ADMIN, and CAP_NET_RAW if the underlay needs packet sockets. Workers keep
+/// nothing.
 ///
-/// Where the kernel cannot confine a process this is said, and the switch runs all the same.
+/// If the kernel cannot confine the process, this is logged, and the switch runs nevertheless.
 pub(super) fn run(underlay: &UnderlayFlags, serve: impl FnOnce() -> Done + Send) -> Done {
     if let Err(error) = confine::process(confine::CONTROL) {
-        tracing::warn!(target: "run", %error, "not confined as it should be");
+        tracing::warn!(target: "run", %error, "the process cannot be fully confined");
     }
-    // Threads inherit what was given up.
+    // Threads inherit the reduced privileges.
     let failed = |e| Failure::Setup(format!("cannot start a thread: {e}"));
     output::start().map_err(failed)?;
     thread::scope(|scope| {
@@ -27,7 +28,7 @@ pub(super) fn run(underlay: &UnderlayFlags, serve: impl FnOnce() -> Done + Send)
             keep |= CapabilitySet::NET_RAW;
         }
         if let Err(error) = confine::keep_capabilities(keep) {
-            tracing::warn!(target: "run", %error, "not confined as it should be");
+            tracing::warn!(target: "run", %error, "the process cannot be fully confined");
         }
         control.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })

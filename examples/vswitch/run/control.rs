@@ -1,4 +1,4 @@
-//! What a switch that runs shows: its control socket.
+//! The control socket of a running switch.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use crate::failure::Failure;
 use crate::inspect::SOCKET;
 use crate::log;
 
-/// Where the control socket is.
+/// Location and access of the control socket.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct ControlFlags {
-    /// Where `status`, `flows`, `drops` and so on ask this switch. Without: ctl.sock in the run directory, if there is
-    /// one. `off`: nowhere.
+    /// The socket at which `status`, `flows`, `drops` and other commands query this switch.
+    /// Default: ctl.sock in the run directory, if there is one. `off`: no socket.
     #[arg(long, value_name = "PATH|off")]
     control_socket: Option<PathBuf>,
-    /// The group, by number, that may ask as well as root.
+    /// Numeric ID of the group that may query the switch in addition to root.
     #[arg(long, value_name = "GID")]
     control_group: Option<u32>,
 }
 
-/// The socket before the node runs.
+/// The bound socket, before the node runs.
 pub(super) struct Control {
     listener: Option<std::os::unix::net::UnixListener>,
     log: Arc<DropLog>,
@@ -34,17 +34,18 @@ pub(super) struct Control {
 }
 
 impl ControlFlags {
-    /// Joins the group that may query. To be called before the process is confined: a member may give the group a
-    /// socket without privilege.
+    /// Joins the group that may query the switch. Call it before the process is confined: a member
+    /// can assign the socket to the group without privileges.
     pub(super) fn join_group(&self) {
         let Some(gid) = self.control_group else { return };
         let mut groups = getgroups().unwrap_or_default();
         groups.push(Gid::from_raw(gid));
-        // Where it is not allowed, giving the socket to the group fails and says so.
+        // If joining is not allowed, assigning the socket to the group fails later and reports the
+        // error.
         let _ = set_thread_groups(&groups);
     }
 
-    /// Listens, so that what is wrong with the socket is said before anything is set up.
+    /// Binds the socket, so that errors are reported before anything is set up.
     pub(super) fn open(
         &self,
         run_dir: Option<&Path>,
@@ -66,7 +67,8 @@ impl ControlFlags {
 }
 
 impl Control {
-    /// Has drops and connections recorded if somebody can see them, and everything else printed.
+    /// Enables records of drops and connections if something consumes them. Other events are
+    /// logged.
     pub(super) fn options(&mut self, options: NodeOptions, has_page: bool) -> NodeOptions {
         let has_log = self.listener.is_some() || has_page;
         match self.outputs.take() {
@@ -75,12 +77,12 @@ impl Control {
         }
     }
 
-    /// The drops that are kept.
+    /// The log of drops.
     pub(super) fn log(&self) -> Arc<DropLog> {
         Arc::clone(&self.log)
     }
 
-    /// Starts to answer.
+    /// Starts to serve requests.
     pub(super) fn serve(self, node: NodeCaller) -> Result<Option<ApiServer>, Failure> {
         let Some(listener) = self.listener else { return Ok(None) };
         let server = ApiServer::start(listener, node, self.log, Some(Arc::new(log::Level)))

@@ -1,4 +1,4 @@
-//! What `run` says while it runs: one line an event, text or JSON.
+//! The output of `run` while it runs: one line per event, text or JSON.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(super) struct Events<'a> {
     pub(super) json: bool,
 }
 
-/// An event for programs.
+/// An event as JSON.
 #[derive(Serialize)]
 struct Line<'a, T: Serialize> {
     event: &'a str,
@@ -30,13 +30,13 @@ struct Line<'a, T: Serialize> {
 #[derive(Serialize)]
 struct At<'a> {
     epoch: u32,
-    /// The state is the last one known: the API server could not be asked.
+    /// The state is the last known one: no API server responded.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     stale: bool,
-    /// Objects that are not in the state as they are written.
+    /// Number of objects that are not in force as written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     left_out: Vec<LeftOut<'a>>,
-    /// Objects that were added, changed and removed, by plural of their kind.
+    /// Objects that were added, changed and removed, by the plural of their kind.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     changes: BTreeMap<&'static str, Changes>,
 }
@@ -54,7 +54,7 @@ impl From<KindChanges> for Changes {
     }
 }
 
-/// An object that is left out, or a policy that is closed or stays as it was.
+/// An object that is left out, or a policy that is closed or kept at its last version.
 #[derive(Serialize)]
 struct LeftOut<'a> {
     object: &'a str,
@@ -63,7 +63,7 @@ struct LeftOut<'a> {
     action: &'a str,
 }
 
-/// Counters, and how many objects are not in the state as they are written.
+/// The counters, and the number of objects that are not in force as written.
 #[derive(Serialize)]
 struct AllStats<'a> {
     #[serde(flatten)]
@@ -73,14 +73,14 @@ struct AllStats<'a> {
     policies_kept_last_good: usize,
 }
 
-/// Why a state is refused.
+/// Why a state was refused.
 #[derive(Serialize)]
 struct Reasons {
     reasons: Vec<Refused>,
 }
 
 impl Events<'_> {
-    /// The first state is in force.
+    /// Reports that the first state is in force.
     pub(super) fn ready(&self, epoch: Epoch, source: &dyn Source) {
         let counts = source.counts();
         tracing::info!(
@@ -93,14 +93,14 @@ impl Events<'_> {
         self.epoch("ready", epoch, source);
     }
 
-    /// A new state is in force.
+    /// Reports that a new state is in force.
     pub(super) fn applied(&self, epoch: Epoch, source: &dyn Source, duration: Duration) {
         let duration_ms = log::milliseconds(duration);
         log_applied(epoch, source, duration_ms);
         self.epoch("applied", epoch, source);
     }
 
-    /// A new state was refused.
+    /// Reports that a new state was refused.
     pub(super) fn refused(&self, failure: Failure) {
         if self.json {
             self.print("refused", Reasons { reasons: failure.reasons() });
@@ -109,7 +109,7 @@ impl Events<'_> {
         }
     }
 
-    /// The counters.
+    /// Reports the counters.
     pub(super) fn stats(&self, stats: &Stats, objects: Counts) {
         let Counts { left_out, closed, kept_last_good, .. } = objects;
         if self.json {
@@ -159,7 +159,7 @@ impl Events<'_> {
     }
 }
 
-/// Logs what changed: a field for each kind and way that is not 0.
+/// Logs the changes: one field for each kind and type of change that is not 0.
 fn log_applied(epoch: Epoch, source: &dyn Source, duration_ms: f64) {
     let changes = source.object_changes();
     let of = |kind| {
@@ -198,13 +198,13 @@ fn log_applied(epoch: Epoch, source: &dyn Source, duration_ms: f64) {
     );
 }
 
-/// How many objects are not in the state as they are written, if any.
+/// The number of objects that are not in force as written, if any.
 fn not_as_written(counts: Counts) -> Option<usize> {
     let count = counts.left_out + counts.closed + counts.kept_last_good;
     (count > 0).then_some(count)
 }
 
-/// The counters on one line.
+/// Formats the counters on one line.
 fn text(stats: &Stats) -> String {
     let mut text = format!(
         "epoch={} pods={} received={} forwarded={} consumed={} dropped={} originated={} \

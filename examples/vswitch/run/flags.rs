@@ -1,10 +1,10 @@
-//! Values of options.
+//! Value parsers of options.
 
 use std::time::Duration;
 
 use podswitch_node::{KubeProxyMode, UnderlayKind, UnderlayOptions};
 
-/// More workers than this help nobody.
+/// More workers do not improve throughput.
 const MOST_WORKERS: usize = 64;
 
 /// `--workers N`.
@@ -21,7 +21,7 @@ pub(super) fn kube_proxy(text: &str) -> Result<KubeProxyMode, String> {
         "auto" => Ok(KubeProxyMode::Auto),
         "present" => Ok(KubeProxyMode::Present),
         "absent" => Ok(KubeProxyMode::Absent),
-        _ => Err("it is none of auto, present and absent".to_owned()),
+        _ => Err("it is not one of auto, present, absent".to_owned()),
     }
 }
 
@@ -33,27 +33,27 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "it is not a number of seconds, at least 0.1".to_owned())
 }
 
-/// What joins the node to the others.
+/// How the node is connected to the others.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub(super) struct UnderlayFlags {
-    /// What tunnel packets to other nodes go through: `udp`, sockets of the node's own stack, at the
-    /// node's InternalIPs; or `packet`, frames by the interface that --uplink names. Without, it
-    /// is udp as soon as there are other nodes.
+    /// How tunnel packets to other nodes are sent: `udp`, through sockets of the node's own stack,
+    /// at the node's InternalIPs; or `packet`, as frames on the interface that --uplink names.
+    /// Default: udp as soon as there are other nodes.
     #[arg(long, value_name = "udp|packet", value_parser = underlay)]
     underlay: Option<UnderlayKind>,
     /// The node's interface for traffic without a tunnel: off-cluster clients of Services and host
-    /// ports, next hops of routes, and with host-gw the other nodes. What the switch takes there is
-    /// kept from the node's own stack.
+    /// ports, next hops of routes, and with host-gw the other nodes. Packets that the switch
+    /// receives there are hidden from the node's own stack.
     #[arg(long, value_name = "IF", required_if_eq("underlay", "packet"))]
     uplink: Option<String>,
-    /// Largest packet of pods and of podswitch0, in bytes. Without: what the tunnel leaves of the
-    /// underlay's, 50 less over IPv4 and 70 less over IPv6; 1500 where there is no tunnel.
+    /// Largest packet of pods and of podswitch0, in bytes. Default: the underlay's MTU less the
+    /// tunnel's overhead of 50 bytes over IPv4 or 70 over IPv6; 1500 without a tunnel.
     #[arg(long, value_name = "N", value_parser = mtu)]
     mtu: Option<u16>,
 }
 
 impl UnderlayFlags {
-    /// As the node is told of it.
+    /// The options for the node.
     pub(super) fn options(&self) -> UnderlayOptions {
         let mut options = UnderlayOptions::default();
         options.kind = self.underlay;
@@ -76,7 +76,7 @@ fn underlay(text: &str) -> Result<UnderlayKind, String> {
     }
 }
 
-/// IPv6 needs links to carry so much (RFC 8200 §5); a TAP takes no more.
+/// IPv6 requires at least this MTU (RFC 8200 §5); a TAP allows no more than the upper bound.
 const MTUS: std::ops::RangeInclusive<u16> = 1280..=65_521;
 
 fn mtu(text: &str) -> Result<u16, String> {

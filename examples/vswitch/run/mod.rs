@@ -1,4 +1,4 @@
-//! `run`: the switch of one node, until it is told to stop.
+//! `run`: the switch of one node, until it is stopped.
 
 mod cni;
 mod confined;
@@ -38,32 +38,35 @@ use run_dir::RunDir;
 use source::SourceFlags;
 use web::WebFlags;
 
-/// Time between two looks at a source that has no state yet.
+/// Time between two checks for the first state.
 const FIRST_STATE_PAUSE: Duration = Duration::from_millis(50);
-/// After how long it is said what a start waits for.
+/// After how long the log says what a start is waiting for.
 const FIRST_STATE_NOTE: Duration = Duration::from_secs(2);
-/// How often objects that are not in force are counted: that costs what there is to say of them.
+/// How often objects that are not in force are counted. The cost is proportional to the number of
+/// records.
 const OBJECTS_INTERVAL: Duration = Duration::from_secs(1);
-/// The longest that a node which failed goes unnoticed.
+/// The longest time until a failure of the node is noticed.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Run the switch of one node until SIGTERM or SIGINT.
 ///
 /// Attaches every pod of the node whose annotation `podswitch.io/netns` names its network
-/// namespace, by a TAP made there or (`podswitch.io/port: veth`) a veth pair. The node itself
-/// reaches its pods by the interface podswitch0, and by it pods' traffic to elsewhere leaves, routed
-/// on by the node's kernel.
+/// namespace, by a TAP created there or (`podswitch.io/port: veth`) a veth pair. The node itself
+/// reaches its pods through the interface podswitch0. Pods' traffic to other destinations leaves
+/// through it as well, and the node's kernel routes it on.
 ///
-/// Prints `ready node=NAME epoch=N`, and whenever the manifests change or SIGHUP asks for it
-/// `applied node=NAME epoch=N`, or `refused node=NAME` if the state in force stays: manifests that
-/// cannot be read or are cut, or a state without this node. An object that cannot be used is left out,
-/// with a warning and ` left_out=N`; a policy keeps its last good version in force, or isolates the pods
-/// that it selects. When it stops it removes what it made. After a kill the next run attaches to the pods as they are.
-/// Standard error is the log: one event a line, with the reasons of what is left out or refused.
+/// Prints `ready node=NAME epoch=N`. Whenever the manifests change, or on SIGHUP, it prints
+/// `applied node=NAME epoch=N`, or `refused node=NAME` if the state in force stays: the manifests
+/// cannot be read, are truncated, or do not contain this node. An object that cannot be used is
+/// left out, with a warning and ` left_out=N`; a policy keeps its last good version in force, or
+/// isolates the pods that it selects. When the switch stops, it removes what it created. If it is
+/// killed, the next run attaches to the existing pods. The log goes to standard error: one event
+/// per line, with the reasons of what is left out or refused.
 ///
-/// With --kubernetes the state comes from the API server: it is ready once every kind of object has been listed. While no
-/// API server answers the state in force stays; at a start without one the last known state is used after 5 s, and
-/// ` stale` is added to what is printed until one answers.
+/// With --kubernetes the state comes from the API server; the switch is ready once every kind of
+/// object has been listed. While no API server responds, the state in force stays. If none responds
+/// at the start, the last known state is used after 5 s, and ` stale` is added to the output until
+/// one responds.
 ///
 /// Exit status: 0 after a stop, 1 the manifests are refused or something cannot be set up, 2 bad
 /// usage or manifests that cannot be read.
@@ -74,7 +77,7 @@ pub(crate) struct Args {
     node: String,
     #[command(flatten)]
     source: SourceFlags,
-    /// Threads that forward.
+    /// Number of threads that forward packets.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = flags::workers)]
     workers: usize,
     #[command(flatten)]
@@ -84,21 +87,23 @@ pub(crate) struct Args {
     /// The node's own network namespace, if it is not that of this process.
     #[arg(long, value_name = "PATH")]
     node_netns: Option<PathBuf>,
-    /// Where the node's kernel settings are, if /proc/sys is read-only as it is in containers: another mount of it.
+    /// Path of the node's kernel settings, if /proc/sys is read-only, as in containers: another
+    /// mount of it.
     #[arg(long, value_name = "DIR")]
     proc_sys: Option<PathBuf>,
-    /// Whether kube-proxy serves this node, which leaves to it node ports, load-balancer addresses and the node's own
-    /// connections to Services. `auto`: if its rules are there at the start.
+    /// Whether kube-proxy serves this node. If so, node ports, load-balancer addresses and the
+    /// node's own connections to Services are left to it. `auto`: if its rules exist at the start.
     #[arg(long, value_name = "auto|present|absent", default_value = "auto", value_parser = flags::kube_proxy)]
     kube_proxy: KubeProxyMode,
-    /// Refuse the whole state for one object that cannot be used, as `check` does. Otherwise such an
-    /// object is left out, or closes the pods that it selects, and the rest is put in force.
+    /// Refuse the complete state if one object cannot be used, as `check` does. Otherwise such an
+    /// object is left out, or isolates the pods that it selects, and the rest is applied.
     #[arg(long, conflicts_with = "kubernetes")]
     strict: bool,
     #[command(flatten)]
     cni: CniFlags,
-    /// What is kept for a restart: connections, if it is on tmpfs; with --kubernetes the last good state and the API
-    /// servers' addresses. Without: /run/podswitch/NODE with --kubernetes.
+    /// Folder for data that survives a restart: connections, if it is on tmpfs; with --kubernetes
+    /// the last good state and the API servers' addresses. Default: /run/podswitch/NODE with
+    /// --kubernetes.
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -109,14 +114,14 @@ pub(crate) struct Args {
     log: LogFlags,
     #[command(flatten)]
     web: WebFlags,
-    /// Wait while a switch that runs has the run directory, and begin when it stops: an upgrade starts the new switch
-    /// before it stops the old one.
+    /// Wait while another running switch uses the run directory, and start when it stops: for an
+    /// upgrade that starts the new switch before it stops the old one.
     #[arg(long)]
     wait: bool,
-    /// Leave pods their interfaces at the end, for the next run.
+    /// Keep the pods' interfaces at the end, for the next run.
     #[arg(long)]
     keep: bool,
-    /// Print counters every so many seconds.
+    /// Print counters at this interval, in seconds.
     #[arg(long, value_name = "SECONDS", value_parser = flags::seconds)]
     stats: Option<Duration>,
 }
@@ -131,7 +136,7 @@ pub(crate) fn run(args: Args, json: bool) -> Done {
     }
     match userns::has_privilege() {
         true => confined::run(&args.underlay, || serve_node(&args, json)),
-        // What is wrong with the manifests comes first.
+        // Report errors in the manifests first.
         false => {
             output::start().map_err(|e| Failure::Setup(format!("cannot start a thread: {e}")))?;
             serve_node(&args, json)
@@ -139,19 +144,19 @@ pub(crate) fn run(args: Args, json: bool) -> Done {
     }
 }
 
-/// Every pod's port takes a descriptor for each worker: 250 pods and 4 workers are near the usual soft limit of
-/// 1024. The hard limit is the operator's.
+/// Every pod's port needs a descriptor for each worker: 250 pods and 4 workers reach the usual soft
+/// limit of 1024. The hard limit is left to the operator.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
     if limit.current != limit.maximum
         && let Err(error) = setrlimit(Resource::Nofile, raised)
     {
-        tracing::warn!(target: "run", limit = limit.current, %error, "the limit of open files stays");
+        tracing::warn!(target: "run", limit = limit.current, %error, "the limit of open files cannot be raised");
     }
 }
 
-/// The switch from its first state to its end, on the thread that may enter namespaces.
+/// Runs the switch from its first state to its end, on the thread that may enter namespaces.
 fn serve_node(args: &Args, json: bool) -> Done {
     let clock = Clock::start();
     let signals = Signals::listen()?;
@@ -179,7 +184,7 @@ fn serve_node(args: &Args, json: bool) -> Done {
     let mut say_at = clock.now() + FIRST_STATE_NOTE;
     let state = source.first_state(&mut |why| {
         if waited != why && clock.now() >= say_at {
-            tracing::info!(target: "run", reason = why, "the start waits");
+            tracing::info!(target: "run", reason = why, "the start is waiting");
             why.clone_into(&mut waited);
             say_at = clock.now() + FIRST_STATE_NOTE;
         }
@@ -187,8 +192,8 @@ fn serve_node(args: &Args, json: bool) -> Done {
         !signals.stopped()
     })?;
     let Some(state) = state else { return Ok(()) };
-    let mut said = Said::default();
-    said.say(source.records());
+    let mut logged = Logged::default();
+    logged.log_new(source.records());
     if !userns::has_privilege() {
         let message = "run attaches network interfaces: it needs root's privilege \
                        (CAP_NET_ADMIN and CAP_SYS_ADMIN)";
@@ -217,13 +222,13 @@ fn serve_node(args: &Args, json: bool) -> Done {
         web.serve(node.caller(), control.log());
     }
     let asked = control.serve(node.caller())?;
-    // Pods that a runtime attached before are attached again; after that the switch is ready.
+    // Pods that a runtime attached before are attached again first; then the switch is ready.
     let agent = args.cni.start(run_dir_path, node.caller(), &view)?;
     events.ready(epoch, &*source);
-    let mut serving = Serving { args, source, said, probes, meters, events: &events };
+    let mut serving = Serving { args, source, logged, probes, meters, events: &events };
     serving.serve(&signals, &node);
     drop(agent);
-    // Only a planned stop takes pods' interfaces away: after a failure the next run attaches to them.
+    // Only a planned stop removes pods' interfaces: after a failure the next run attaches to them.
     let has_failed = node.has_ended();
     let is_kept = args.keep || has_failed;
     report::stop(has_failed, clock.now().since(Instant::ZERO), is_kept);
@@ -231,23 +236,23 @@ fn serve_node(args: &Args, json: bool) -> Done {
     Ok(node.stop(if is_kept { PodInterfaces::Keep } else { PodInterfaces::Remove })?)
 }
 
-/// What serving depends on.
+/// State of the serving loop.
 struct Serving<'a> {
     args: &'a Args,
     source: Box<dyn Source>,
-    said: Said,
+    logged: Logged,
     probes: Probes,
     meters: Meters,
     events: &'a Events<'a>,
 }
 
-/// What was said of the manifests, so that it is said once.
+/// Records that have been logged, to log each only once.
 #[derive(Default)]
-struct Said(HashSet<String>);
+struct Logged(HashSet<String>);
 
-impl Said {
-    /// Logs what was not said of the state before.
-    fn say(&mut self, records: &[Record]) {
+impl Logged {
+    /// Logs the records that the previous state did not have.
+    fn log_new(&mut self, records: &[Record]) {
         records
             .iter()
             .filter(|record| !self.0.contains(&record.to_string()))
@@ -257,7 +262,7 @@ impl Said {
 }
 
 impl Serving<'_> {
-    /// Everything from ready to stop.
+    /// Serves from ready until stop.
     fn serve(&mut self, signals: &Signals, node: &NodeHandle) {
         let clock = Clock::start();
         self.probes.ready();
@@ -283,7 +288,7 @@ impl Serving<'_> {
             if let (Some(at), Some(every)) = (stats_at, self.args.stats)
                 && now >= at
             {
-                // In step with the beginning, unless it fell behind.
+                // Keep a fixed schedule, unless this fell behind.
                 stats_at = Some((at + every).max(now));
                 if let Ok(stats) = node.stats() {
                     self.events.stats(&stats, self.source.counts());
@@ -292,7 +297,7 @@ impl Serving<'_> {
         }
     }
 
-    /// Enters how many objects are not in force as they are written.
+    /// Updates the metrics of objects that are not in force as written.
     fn note_objects(&self) {
         let counts = self.source.counts();
         self.meters.set_objects(&[
@@ -302,17 +307,17 @@ impl Serving<'_> {
         ]);
     }
 
-    /// Puts in force what changed, or says why the old state stays.
+    /// Applies changes, or logs why the old state stays.
     fn follow(&mut self, mut node: &NodeHandle, force: bool) {
         let clock = Clock::start();
         match self.source.follow(&mut node, force) {
             Ok(Followed::Applied(epoch)) => {
                 let duration = clock.now().since(Instant::ZERO);
-                self.said.say(self.source.records());
+                self.logged.log_new(self.source.records());
                 self.events.applied(epoch, &*self.source, duration);
             }
             Ok(_) => {}
-            // It says why when it is stopped.
+            // The failure is reported when the node is stopped.
             Err(SourceError::Node(NodeError::Ended)) => {}
             Err(error) => {
                 let failure = Failure::from(error);

@@ -1,4 +1,4 @@
-//! Where records of drops and connections go.
+//! Outputs for records of drops and connections.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,37 +13,37 @@ use podswitch_node::NodeOptions;
 use super::{flags, report};
 use crate::failure::Failure;
 
-/// Where Elasticsearch is if nothing else is said.
+/// Default URL of Elasticsearch.
 const ELASTICSEARCH: &str = "http://127.0.0.1:9200";
 
-/// Records of drops and connections, and where they go.
+/// Which records are written, and where.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct OutputFlags {
-    /// Write a record of each drop, and of each connection that is opened or ends: to a file, as lines of JSON
-    /// (jsonl=PATH), to Elasticsearch (elasticsearch=URL, or elasticsearch with --elasticsearch-url), to an IPFIX
-    /// collector (ipfix=HOST:PORT, UDP). May be given several times.
+    /// Write a record of each drop, and of each connection when it opens and when it ends: to a
+    /// file, as lines of JSON (jsonl=PATH), to Elasticsearch (elasticsearch=URL, or elasticsearch
+    /// with --elasticsearch-url), or to an IPFIX collector (ipfix=HOST:PORT, UDP). Can be repeated.
     #[arg(long, value_name = "KIND=WHERE", value_parser = output)]
     output: Vec<Output>,
-    /// Size in MiB at which a file of records is rotated (PATH.1 to PATH.4 are kept).
+    /// Size in MiB at which a file of records is rotated. PATH.1 to PATH.4 are kept.
     #[arg(long, value_name = "MIB", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     output_size: u64,
-    /// Write a record of each connection that goes on as well, every so many seconds (at least 1) in which it had a
-    /// packet.
+    /// Also write a record of each open connection at this interval, in seconds (at least 1), if it
+    /// had a packet in the interval.
     #[arg(long, value_name = "SECONDS", value_parser = flags::seconds, requires = "output")]
     flow_update: Option<Duration>,
     #[command(flatten)]
     elasticsearch: ElasticsearchFlags,
 }
 
-/// How Elasticsearch is used. With `--output elasticsearch`.
+/// Options of Elasticsearch, for `--output elasticsearch`.
 #[derive(clap::Args, Clone, Debug)]
 struct ElasticsearchFlags {
-    /// Where `--output elasticsearch` sends records. Without: the URL in the environment variable
-    /// PODSWITCH_ELASTICSEARCH_URL, or http://127.0.0.1:9200.
+    /// Where `--output elasticsearch` sends records. Default: the URL in the environment variable
+    /// PODSWITCH_ELASTICSEARCH_URL, otherwise http://127.0.0.1:9200.
     #[arg(long, value_name = "URL")]
     elasticsearch_url: Option<String>,
-    /// The index or data stream for all records. Without: the data streams logs-podswitch.flow-default and
-    /// logs-podswitch.drop-default.
+    /// The index or data stream for all records. Default: the data streams
+    /// logs-podswitch.flow-default and logs-podswitch.drop-default.
     #[arg(long, value_name = "NAME")]
     elasticsearch_index: Option<String>,
     /// A file whose first line is NAME:PASSWORD.
@@ -52,10 +52,11 @@ struct ElasticsearchFlags {
     /// A file whose first line is an API key: its encoded form, or ID:API_KEY.
     #[arg(long, value_name = "FILE")]
     elasticsearch_api_key_file: Option<PathBuf>,
-    /// Where records wait that have no room in memory (32 MiB) while Elasticsearch is away, also over restarts.
+    /// Folder for records that do not fit in memory (32 MiB) while Elasticsearch is unreachable. It
+    /// survives restarts.
     #[arg(long, value_name = "DIR")]
     elasticsearch_spool: Option<PathBuf>,
-    /// Most MiB of records that wait there. The oldest go first.
+    /// The most MiB of records in that folder. The oldest are deleted first.
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..))]
     elasticsearch_spool_size: u64,
 }
@@ -129,7 +130,8 @@ pub(super) struct Outputs {
 }
 
 impl OutputFlags {
-    /// Opens all of them for the node called `node`, so that what is wrong is said before anything is set up.
+    /// Opens all outputs for the node `node`, so that errors are reported before anything is set
+    /// up.
     pub(super) fn open(&self, node: &str) -> Result<Outputs, Failure> {
         let mut outputs = Outputs {
             files: Vec::new(),
@@ -165,8 +167,8 @@ impl OutputFlags {
 }
 
 impl Outputs {
-    /// Has drops recorded if somebody can see them, which `has_log` says of the log, connections if there is an output,
-    /// and everything else printed.
+    /// Enables records of drops if something consumes them (`has_log`: the log of drops does), and
+    /// of connections if there is an output. Other events are logged.
     pub(super) fn options(
         self,
         mut options: NodeOptions,
@@ -206,13 +208,13 @@ impl Outputs {
 }
 
 impl Drop for Outputs {
-    /// Says what was lost.
+    /// Reports lost records.
     fn drop(&mut self) {
         for output in self.elasticsearch.drain(..) {
             let counts = output.finish();
             if counts.lost() + counts.waiting > 0 {
                 warn(&format!(
-                    "of {} records for Elasticsearch {} arrived, {} are lost, {} wait in files",
+                    "of {} records for Elasticsearch, {} were delivered, {} lost, {} are waiting in files",
                     counts.made + counts.recovered,
                     counts.delivered,
                     counts.lost(),
@@ -225,7 +227,7 @@ impl Drop for Outputs {
             let lost = counts.lost_queue + counts.lost_send;
             if lost > 0 {
                 warn(&format!(
-                    "{lost} of {} records for the IPFIX collector are lost",
+                    "{lost} of {} records for the IPFIX collector were lost",
                     counts.made
                 ));
             }

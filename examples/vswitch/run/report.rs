@@ -1,4 +1,4 @@
-//! What happens while a switch runs, as events of the log.
+//! Log events of a running switch.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -21,14 +21,14 @@ pub(super) fn start(workers: usize) {
     );
 }
 
-/// Arguments as one text, without what is secret.
+/// Arguments as one text, without secrets.
 fn shown(arguments: impl Iterator<Item = String>) -> String {
     let (mut text, mut is_secret) = (String::new(), false);
     for argument in arguments {
         let argument = match (is_secret, argument.split_once("://")) {
             (true, _) => HIDDEN.to_owned(),
             _ if argument.starts_with(&format!("{SECRET}=")) => format!("{SECRET}={HIDDEN}"),
-            // Name and password of a URL.
+            // User and password of a URL.
             (false, Some((scheme, rest))) => {
                 let end = rest.find('/').unwrap_or(rest.len());
                 match rest[..end].rfind('@') {
@@ -47,11 +47,12 @@ fn shown(arguments: impl Iterator<Item = String>) -> String {
     text
 }
 
-/// The flag whose value is secret: who knows it can choose connections of one backend.
+/// The flag with a secret value: anyone who knows it can choose connections that all go to one
+/// backend.
 const SECRET: &str = "--hash-key";
 const HIDDEN: &str = "...";
 
-/// Logs the end that was asked for, or the node's own.
+/// Logs the stop, requested or caused by a failure of the node.
 pub(super) fn stop(is_failed: bool, uptime: Duration, keeps_interfaces: bool) {
     let reason = if is_failed { "the node failed" } else { "SIGTERM or SIGINT" };
     let uptime_s = uptime.as_secs();
@@ -82,12 +83,12 @@ pub(super) fn node(event: Event) {
             tracing::info!(target: "state", kind, namespace, name, "{object} is in force as written");
         }
         Event::PodAttached { pod, port } => {
-            tracing::info!(target: "node", %pod, port = port.0, "a pod is attached");
+            tracing::info!(target: "node", %pod, port = port.0, "pod attached");
         }
-        Event::PodDetached { pod } => tracing::info!(target: "node", %pod, "a pod is detached"),
+        Event::PodDetached { pod } => tracing::info!(target: "node", %pod, "pod detached"),
         Event::Repaired { object, done } => {
             let done = done.join(", ");
-            tracing::warn!(target: "node", object, done, "settings were removed or changed, and are restored");
+            tracing::warn!(target: "node", object, done, "removed or changed settings were restored");
         }
         Event::BesideKubeProxy { ref found } => {
             tracing::warn!(target: "node", found, "{event}");
@@ -100,7 +101,7 @@ pub(super) fn node(event: Event) {
     }
 }
 
-/// A state that was in force or is new cannot be, with the interfaces that there are now.
+/// A state, new or in force, is not valid with the present interfaces.
 fn refused(error: &ConfigError) {
     let ConfigError { object, field, reason } = error;
     let Named { kind, namespace, name } = Named::of(object.as_str());
@@ -135,14 +136,14 @@ pub(super) fn cni(event: CniEvent) {
         CniEvent::Attached { pod, addresses } => {
             let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
             let addresses = addresses.join(",");
-            tracing::debug!(target: "cni", %pod, addresses, "a pod is attached");
+            tracing::debug!(target: "cni", %pod, addresses, "pod attached");
         }
         CniEvent::Released { key } => {
-            tracing::debug!(target: "cni", %key, "an attachment is released")
+            tracing::debug!(target: "cni", %key, "attachment released")
         }
         CniEvent::Answered(answered) => call(&answered),
         CniEvent::Failed { verb, key, error } => {
-            tracing::warn!(target: "cni", verb, key, reason = %error, "failed, and is tried again");
+            tracing::warn!(target: "cni", verb, key, reason = %error, "failed and will be retried");
         }
         CniEvent::Note(text) => tracing::info!(target: "cni", "{text}"),
         _ => {}
@@ -155,19 +156,19 @@ fn call(call: &AnsweredCall) {
     match &call.error {
         Some(CniError { code, message, details, .. }) => tracing::warn!(
             target: "cni", verb, container, interface, pod, duration_ms, outcome = "error", code,
-            reason = message, details = present(details), "a call failed"
+            reason = message, details = present(details), "call failed"
         ),
         None if matches!(&**verb, "ADD" | "DEL") => tracing::info!(
-            target: "cni", verb, container, interface, pod, duration_ms, outcome = "done", "a call is answered"
+            target: "cni", verb, container, interface, pod, duration_ms, outcome = "done", "call completed"
         ),
-        // Runtimes ask for them all the time.
+        // Runtimes send these verbs all the time.
         None => tracing::debug!(
-            target: "cni", verb, container, interface, pod, duration_ms, outcome = "done", "a call is answered"
+            target: "cni", verb, container, interface, pod, duration_ms, outcome = "done", "call completed"
         ),
     }
 }
 
-/// Logs what there is to say about an object of the state.
+/// Logs a record about an object of the state.
 pub(super) fn record(record: &Record) {
     let Named { kind, namespace, name } = Named::of(record.object.as_str());
     let (field, reason) = (present(&record.field), &record.reason);

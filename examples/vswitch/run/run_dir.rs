@@ -1,4 +1,4 @@
-//! The run directory: what a switch keeps while the machine runs, one for each switch.
+//! The run directory: data that a switch keeps until the machine reboots, one for each switch.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -9,22 +9,23 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::failure::Failure;
 
-/// A run directory that is this process' alone, as long as this value lives.
+/// A run directory that belongs to this process as long as this value lives.
 #[derive(Debug)]
 pub(super) struct RunDir {
     path: PathBuf,
-    /// Locked.
+    /// Holds the lock.
     _lock: File,
 }
 
 impl RunDir {
-    /// Takes the directory `wanted`; without one `/run/podswitch/NODE`, or where that cannot be made
-    /// `$XDG_RUNTIME_DIR/podswitch/NODE`, or none, with a note.
+    /// Locks the directory `wanted`. Without `wanted`: `/run/podswitch/NODE`, or if that cannot be
+    /// created `$XDG_RUNTIME_DIR/podswitch/NODE`, or none, with a warning in the log.
     ///
-    /// While a switch that runs has it, `keep_waiting` decides, after a pause of its own, whether to try again.
+    /// While another running switch has locked it, `keep_waiting` is called; it pauses and returns
+    /// whether to try again.
     ///
     /// # Errors
-    /// A switch that runs has it, or the one that is wanted cannot be made.
+    /// Another running switch has locked it, or `wanted` cannot be created.
     pub(super) fn take(
         wanted: Option<&Path>,
         node: &str,
@@ -48,7 +49,7 @@ impl RunDir {
             }
         }
         let reason = last.unwrap_or_default();
-        tracing::warn!(target: "run", reason, "there is no run directory, so nothing is kept for a restart");
+        tracing::warn!(target: "run", reason, "no run directory is available: nothing is kept for a restart");
         Ok(None)
     }
 
@@ -59,7 +60,7 @@ impl RunDir {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && keep_waiting() => {
                     if !said {
                         let path = path.display();
-                        tracing::info!(target: "run", %path, "a switch that runs has the run directory: waiting for it to stop");
+                        tracing::info!(target: "run", %path, "another running switch has the run directory: waiting for it to stop");
                     }
                     said = true;
                 }
@@ -86,7 +87,7 @@ impl RunDir {
 fn failure(path: &Path, error: &io::Error) -> Failure {
     Failure::Setup(match error.kind() {
         io::ErrorKind::WouldBlock => {
-            format!("a switch that runs has the run directory {}", path.display())
+            format!("another running switch has the run directory {}", path.display())
         }
         _ => format!("run directory {}: {error}", path.display()),
     })

@@ -1,4 +1,4 @@
-//! Where `run` has its states from: manifests, or the API server.
+//! The source of `run`'s states: manifests, or the API server.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use podswitch_node::{ClusterOptions, Meters, Probes};
 
 use crate::failure::Failure;
 
-/// Where the states come from.
+/// The source of the states.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct SourceFlags {
-    /// A manifest, or a folder of them. Read again when something in it changes.
+    /// A manifest, or a folder of manifests. Read again when something in it changes.
     #[arg(
         long,
         value_name = "DIR",
@@ -20,20 +20,22 @@ pub(super) struct SourceFlags {
         conflicts_with = "kubernetes"
     )]
     pub(super) manifests: Option<PathBuf>,
-    /// Follow the cluster's API server, with the credentials of the pod that this runs in or of --kubeconfig. Needs a
-    /// build with `--features kubernetes`. Annotations of pods then have no effect unless --pod-annotations says so.
+    /// Follow the cluster's API server, with the credentials of the pod in which this runs or of
+    /// --kubeconfig. Needs a build with `--features kubernetes`. Pod annotations then have no
+    /// effect unless --pod-annotations is `trust`.
     #[arg(long)]
     pub(super) kubernetes: bool,
-    /// Credentials and API server; its current context counts.
+    /// File with credentials and API server; its current context is used.
     #[arg(long, value_name = "FILE", requires = "kubernetes")]
     kubeconfig: Option<PathBuf>,
-    /// API servers to try before all others, in turn; after them those that served last, then that of the kubeconfig or
-    /// the environment. Never give a Service's address alone: it needs the switch. Can be repeated.
+    /// API servers to try first, in turn. After them come those that responded last, then that of
+    /// the kubeconfig or the environment. Never give only a Service's address: it works only while
+    /// the switch does. Can be repeated.
     #[arg(long, value_name = "URL", value_delimiter = ',', requires = "kubernetes")]
     api_server: Vec<String>,
 }
 
-/// A source, and what the CNI agent asks.
+/// A source, and the view of pods for the CNI agent.
 pub(super) struct Opened {
     pub(super) source: Box<dyn Source>,
     pub(super) view: Arc<dyn ClusterView>,
@@ -92,7 +94,8 @@ impl SourceFlags {
         _: Option<&Path>,
         _: (&Probes, &Meters),
     ) -> Result<Opened, Failure> {
-        let message = "this build knows no API server: build it with `--features kubernetes`";
+        let message =
+            "this build does not support the API server: build it with `--features kubernetes`";
         Err(Failure::Input(message.to_owned()))
     }
 }

@@ -1,4 +1,4 @@
-//! What a switch that runs serves by TCP: probes, `/metrics`, and the page if it is wanted.
+//! HTTP endpoints of a running switch: probes, `/metrics`, and optionally the page.
 
 use std::net::SocketAddr;
 
@@ -7,20 +7,21 @@ use podswitch_node::Probes;
 
 use crate::failure::Failure;
 
-/// Where it is with `--kubernetes` or `--page`, if nothing else is said.
+/// Default address with `--kubernetes` or `--page`.
 const DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9100);
 
 /// See the module's description.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(super) struct WebFlags {
-    /// Where `/metrics`, `/healthz`, `/readyz` and `/livez` are answered. Without: 127.0.0.1:9100 with --kubernetes or
-    /// --page, else nowhere.
+    /// Address of `/metrics`, `/healthz`, `/readyz` and `/livez`. Default: 127.0.0.1:9100 with
+    /// --kubernetes or --page, otherwise none.
     #[arg(long, value_name = "HOST:PORT|off", value_parser = address)]
     metrics_address: Option<Address>,
-    /// Show a page there, at `/`: who talks to whom, what is dropped and why. It has no log-in and only reads; anybody who
-    /// can connect sees the names, addresses and connections of this node. `loopback`, the default: those that connect to a
-    /// loopback address; `all`: all that can connect.
+    /// Serve a page at `/` of that address: who talks to whom, what is dropped and why. It has no
+    /// login and is read-only; anyone who can connect sees the names, addresses and connections of
+    /// this node. `loopback`, the default: only clients that connect to a loopback address; `all`:
+    /// everyone who can connect.
     #[arg(
         long,
         value_name = "loopback|all",
@@ -59,12 +60,12 @@ fn access(text: &str) -> Result<Page, String> {
 }
 
 impl WebFlags {
-    /// Whether there is a page.
+    /// Whether the page is enabled.
     pub(super) fn has_page(self) -> bool {
         self.page.is_some()
     }
 
-    /// Begins to answer probes, if anything is to be answered.
+    /// Starts to serve probes, if enabled.
     pub(super) fn open(
         self,
         kubernetes: bool,

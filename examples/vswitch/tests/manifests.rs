@@ -151,7 +151,7 @@ fn arrives(from: &UdpSocket, to: &UdpSocket, tries: usize) -> bool {
 }
 
 #[test]
-fn one_object_holds_up_no_other() {
+fn one_bad_object_blocks_no_other() {
     podswitch_testkit::require_privilege!();
     let world = World::new();
     world.write(&world.pods());

@@ -1,5 +1,5 @@
-//! Kinds of objects: those that podswitch reads, and those that are surely meant to be one of them.
-//! To pass over a policy because its kind or version is mistyped would open what it closes.
+//! Kinds of objects: those that podswitch reads, and probable misspellings of them. If a policy
+//! were ignored because its kind or version is mistyped, traffic that it denies would be allowed.
 
 use crate::report::{Fault, quote};
 use crate::spelling::{distance, nearest};
@@ -71,7 +71,7 @@ impl Kind {
         Facts { name, plural, group, versions, namespaced }
     }
 
-    /// Name as the API has it.
+    /// Name in the API.
     pub const fn name(self) -> &'static str {
         self.facts().name
     }
@@ -91,17 +91,17 @@ impl Kind {
         self.facts().versions
     }
 
-    /// Whether its objects are in a namespace.
+    /// Whether its objects belong to a namespace.
     pub const fn is_namespaced(self) -> bool {
         self.facts().namespaced
     }
 
-    /// Whether it says who may connect.
+    /// Whether it is a policy.
     pub const fn is_policy(self) -> bool {
         matches!(self, Self::NetworkPolicy | Self::ClusterNetworkPolicy)
     }
 
-    /// `apiVersion` as it must be.
+    /// The valid values of `apiVersion`.
     fn right_versions(self) -> String {
         let Facts { group, versions, .. } = self.facts();
         let versions = versions.iter().map(|version| match group {
@@ -112,17 +112,17 @@ impl Kind {
     }
 }
 
-/// What kind and version of an object say.
+/// The kind that kind and version of an object stand for.
 pub(crate) enum Named {
-    /// A kind that is read.
+    /// A kind that podswitch reads.
     Read(Kind),
-    /// A kind that is read is meant, but kind or version is not as it must be.
+    /// A kind that podswitch reads is meant, but kind or version is misspelled.
     Mistaken(Kind, Fault),
     /// Another kind.
     Other,
 }
 
-/// What `kind` and `apiVersion` say.
+/// Finds the kind for `kind` and `apiVersion`.
 pub(crate) fn named(kind: &str, version: &str) -> Named {
     let (group, number) = version.rsplit_once('/').unwrap_or(("", version));
     if let Some(known) = Kind::ALL.into_iter().find(|known| known.name() == kind) {
@@ -140,11 +140,11 @@ pub(crate) fn named(kind: &str, version: &str) -> Named {
     if known.facts().group != group && !is_meant(known, group) {
         return Named::Other;
     }
-    let reason = format!("{} is not a kind that is read; is {} meant?", quote(kind), known.name());
+    let reason = format!("{} is not a supported kind; did you mean {}?", quote(kind), known.name());
     Named::Mistaken(known, Fault { field: "kind".to_owned(), reason })
 }
 
-/// The kind that a mistyped one stands for: other case, the plural, or up to two letters wrong.
+/// The kind that a misspelling stands for: different case, the plural, or up to two wrong letters.
 fn meant_kind(kind: &str) -> Option<Kind> {
     let names = Kind::ALL.map(Kind::name);
     let same = |name: &&&'static str| {
@@ -154,19 +154,19 @@ fn meant_kind(kind: &str) -> Option<Kind> {
         };
         name.eq_ignore_ascii_case(kind) || plural.eq_ignore_ascii_case(kind)
     };
-    // A short name with two letters wrong is another word: Pod, Job.
+    // For a short name, two wrong letters would match other words: Pod, Job.
     let near = || nearest(kind, &names, 2).filter(|name| name.len() > 8 && kind.len() > 8);
     let name = names.iter().find(same).copied().or_else(near)?;
     Kind::ALL.into_iter().find(|kind| kind.name() == name)
 }
 
-/// Whether an API group that a kind does not live in is a mistake, or one of its former groups. The
-/// groups of other projects have kinds of the same names (`projectcalico.org`), which are theirs.
+/// Whether a wrong API group is a mistake, or one of the kind's former groups. Other projects'
+/// groups (`projectcalico.org`) have different kinds with the same names.
 fn is_meant(kind: Kind, group: &str) -> bool {
     let right = kind.facts().group;
     match group {
         "" => !right.is_empty(),
-        // "core/v1" is often written, and groups without a dot are Kubernetes' own.
+        // "core/v1" is a common mistake, and only Kubernetes' own groups have no dot.
         "core" => true,
         group if !group.contains('.') => kind.is_policy(),
         group => {
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_that_are_read() {
+    fn supported_kinds() {
         for (kind, version) in [
             ("Pod", "v1"),
             ("NetworkPolicy", "networking.k8s.io/v1"),

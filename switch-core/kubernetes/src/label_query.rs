@@ -11,7 +11,7 @@ use crate::validate::name::{label_value, qualified_name};
 /// select objects without the label.
 ///
 /// # Errors
-/// What is wrong with which requirement.
+/// The requirement that is invalid, and why.
 ///
 /// ```
 /// use podswitch_kubernetes::label_query;
@@ -31,7 +31,7 @@ pub fn label_query(text: &str) -> Result<Selector, String> {
     Ok(Selector { labels: Labels::default(), expressions })
 }
 
-/// The requirements: commas within parentheses separate values.
+/// Splits a selector into requirements. Commas within parentheses separate values.
 fn split(text: &str) -> Result<Vec<&str>, String> {
     let (mut parts, mut start, mut is_inside) = (Vec::new(), 0, false);
     for (at, character) in text.char_indices() {
@@ -39,7 +39,7 @@ fn split(text: &str) -> Result<Vec<&str>, String> {
             '(' if !is_inside => is_inside = true,
             ')' if is_inside => is_inside = false,
             '(' | ')' => {
-                return Err(format!("label selector {text}: a parenthesis has no partner"));
+                return Err(format!("label selector {text}: a parenthesis is not opened"));
             }
             ',' if !is_inside => {
                 parts.push(&text[start..at]);
@@ -135,7 +135,7 @@ mod tests {
             ("", "label selector : "),
             ("app=web,", "label selector : "),
             ("app in (web", "is not closed"),
-            ("app in web)", "has no partner"),
+            ("app in web)", "is not opened"),
             ("app on (web)", "it is not KEY in (A,B)"),
             ("(web)", "it is not KEY in (A,B)"),
             ("app=we b", "label selector app=we b: "),

@@ -1,18 +1,18 @@
 //! Kubernetes objects read into podswitch configuration.
 //!
 //! Objects come from manifests ([`Manifests`], read once, or [`Files`], read again whenever they
-//! change) or one by one. Every object is checked as the API server checks it, and what is good
-//! becomes a [`Config`](podswitch_core::config::Config), whole ([`Store::compiled`]) or as the
+//! change) or one by one. Every object is validated as by the API server. Valid objects become a
+//! [`Config`](podswitch_core::config::Config), either complete ([`Store::compiled`]) or as the
 //! changes since the last one ([`Store::take_changes`]).
 //!
-//! One object never holds up the others. What an API server stores is taken, also where a status is
-//! stale or a value is of a newer API. An object that cannot be used is left out; a policy that
-//! cannot be used keeps its last good version in force, or else closes what it was to protect. A
-//! [`Record`] says so, with object, field, reason and what was done.
+//! One bad object never blocks the others. Everything that an API server stores is accepted, even
+//! with a stale status or a value of a newer API version. An object that cannot be used is left
+//! out; a policy that cannot be used keeps its last good version in force, or else isolates the
+//! pods that it selects. A [`Record`] reports this, with object, field, reason and action.
 //!
-//! Called by whoever embeds the switch, off the packet path, by one thread at a time. Nothing here
-//! opens sockets, starts threads or changes the system. Files are read; the time is asked for only to
-//! tell which of them may have changed.
+//! Called by the program that embeds the switch, off the packet path, by one thread at a time.
+//! Nothing here opens sockets, starts threads or changes the system. Files are read; the clock is
+//! read only to detect which of them may have changed.
 //!
 //! ```
 //! use std::path::Path;
@@ -35,7 +35,7 @@
 //! let mut compiled = manifests.compile(Some("n1"), &Options::default());
 //! assert_eq!(compiled.config.policies[0].cookie.as_ref(), "NetworkPolicy/default/shut");
 //!
-//! // Pods of this node get their ports from whoever makes the devices.
+//! // Pods of this node get their ports from the code that creates the devices.
 //! assert_eq!(compiled.pods[0].name, "default/web");
 //! assert_eq!(compiled.pods[0].interface.as_ref().unwrap().name, "eth0");
 //! compiled.attach(0, PortId(1), 1450);

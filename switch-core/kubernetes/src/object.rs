@@ -1,4 +1,4 @@
-//! From values to objects: finds the kind of a value, splits lists, checks types. The values of
+//! Converts values to objects: finds the kind of a value, splits lists, checks types. The values of
 //! fields are validated later, in [`crate::read`].
 
 use serde::de::DeserializeOwned;
@@ -43,15 +43,15 @@ pub(crate) struct Loaded {
 #[derive(Clone, Debug)]
 pub struct Object(pub(crate) Loaded);
 
-/// A text is not an object that podswitch reads.
+/// A text is not a supported object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ObjectError {
-    /// It is not JSON, or goes beyond a bound.
+    /// It is not JSON, or exceeds a limit.
     #[error("not JSON: {0}")]
     Syntax(String),
-    /// It is of a kind that is not read, a list, or not an object.
-    #[error("not an object of a kind that is read")]
+    /// It is of an unsupported kind, a list, or not an object.
+    #[error("not an object of a supported kind")]
     OtherKind,
 }
 
@@ -60,7 +60,7 @@ impl Object {
     /// [`Store`](crate::Store).
     ///
     /// # Errors
-    /// It is not JSON, or not one object of a kind that is read.
+    /// It is not JSON, or not a single object of a supported kind.
     pub fn from_json(text: &str) -> Result<Self, ObjectError> {
         let value = parse_json(text).map_err(|error| ObjectError::Syntax(error.message))?;
         let (mut object, mut several) = (None, false);
@@ -71,9 +71,9 @@ impl Object {
         object.filter(|_| !several).map(Self).ok_or(ObjectError::OtherKind)
     }
 
-    /// Reads one object of a known kind in JSON, as an API server sends it: an item of a list does not say its
-    /// kind. What podswitch does not read is passed over without being kept. Faults in its fields are found when it
-    /// is put into a [`Store`](crate::Store).
+    /// Reads one object of a known kind in JSON, as an API server sends it: items of a list do not
+    /// contain their kind. Fields that podswitch does not read are skipped. Errors in other fields
+    /// are found when the object is put into a [`Store`](crate::Store).
     ///
     /// # Errors
     /// It is not JSON, or not an object.
@@ -81,7 +81,7 @@ impl Object {
         if let Some((cookie, body)) = decode_typed(kind, json) {
             return Ok(Self(Loaded { origin: None, cookie, kind, body }));
         }
-        // The slow way: for policies, whose every field counts, and for what has a fault.
+        // The slow path: for policies, in which every field counts, and for objects with errors.
         let value = parse_json(json).map_err(|error| ObjectError::Syntax(error.message))?;
         if !value.is_object() {
             return Err(ObjectError::OtherKind);
@@ -95,7 +95,7 @@ impl Object {
         self.0.kind
     }
 
-    /// Its name: `Kind/namespace/name`, or `Kind/name` where there is no namespace.
+    /// Its name: `Kind/namespace/name`, or `Kind/name` for kinds without namespaces.
     pub fn name(&self) -> &Cookie {
         &self.0.cookie
     }
@@ -106,17 +106,17 @@ impl Object {
 pub(crate) enum Body {
     /// Fields of the right types.
     Good(ObjectMeta, Typed),
-    /// The same for an object that must not be used.
+    /// The same, for an object that must not be used.
     Again(Fault, ObjectMeta, Typed),
-    /// A field of the wrong type, or an object of a version or kind that is not known. The value is
-    /// kept for policies only, to find what they isolate.
+    /// A field of the wrong type, or an object of an unknown version or kind. The value is kept for
+    /// policies only, to find which pods they isolate.
     Bad(Fault, Value),
 }
 
 /// The kind of a value.
 #[derive(Clone, Debug)]
 pub(crate) enum Found {
-    /// An object of a kind that podswitch reads, or probably meant to be one.
+    /// An object of a supported kind, or probably meant to be one.
     Object(Box<Loaded>),
     /// An object of another kind.
     Other {
@@ -128,15 +128,15 @@ pub(crate) enum Found {
     Nothing(Record),
 }
 
-/// The kind and version that the items of a list may leave out: those of a typed list.
+/// The kind and version that the items of a list may omit: those of a typed list.
 pub(crate) fn listed<'a>(version: &'a str, kind: &'a str) -> Option<(&'a str, &'a str)> {
     let item = kind.strip_suffix("List")?;
     (!item.is_empty()).then_some((version, item))
 }
 
-/// Finds what `value` holds: one object, or a list of them. `each` is called for every object.
-/// `listed_as`: version and kind of the list that the value is an item of, which the items of a
-/// typed list may leave out.
+/// Finds the objects in `value`: one object, or a list of objects. `each` is called for every
+/// object. `listed_as`: version and kind of the list that contains the value; items of a typed list
+/// may omit their own.
 pub(crate) fn find_item(
     mut value: Value,
     origin: Option<&Source>,
@@ -149,7 +149,7 @@ pub(crate) fn find_item(
         (_, None, Some((version, kind))) => (version.to_owned(), kind.to_owned()),
         (_, None, None) => {
             let reason = match value {
-                Value::Object(_) => "the object does not say what kind it is",
+                Value::Object(_) => "the object has no kind",
                 _ => "this is not a Kubernetes object",
             };
             let namespaced = value.pointer("/metadata/namespace").is_some();
@@ -188,7 +188,7 @@ fn object(value: Value, origin: Option<&Source>, version: String, written: Strin
     Found::Object(Box::new(Loaded { origin: origin.cloned(), cookie, kind, body }))
 }
 
-/// Decodes an object with a name whose fields have the right types, without a value in between.
+/// Decodes an object that has a name and fields of the right types, without an intermediate value.
 fn decode_typed(kind: Kind, json: &str) -> Option<(Cookie, Body)> {
     macro_rules! decode_as {
         ($type:ty, $typed:expr) => {{
@@ -250,7 +250,7 @@ fn body(kind: Kind, value: Value) -> Body {
     decoded.map_or_else(|fault| Body::Bad(fault, Value::Null), |(m, o)| Body::Good(m, o))
 }
 
-/// The name that an object goes by, whatever its metadata hold.
+/// The name of an object, whatever its metadata contain.
 fn object_name(kind: &str, value: &Value, namespaced: bool) -> Cookie {
     let text = |name| {
         let text = value.get("metadata").and_then(|meta| meta.get(name)).and_then(Value::as_str);
@@ -265,7 +265,7 @@ fn object_name(kind: &str, value: &Value, namespaced: bool) -> Cookie {
     }
 }
 
-/// Names are validated later; here they only must be safe to print.
+/// Names are validated later; here they only need to be safe to print.
 fn printable(text: &str) -> String {
     if text.len() <= 253 && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/') {
         text.to_owned()
@@ -287,7 +287,7 @@ pub(crate) fn decode<'de, T: DeserializeOwned>(
     })
 }
 
-/// Types as the API's users call them.
+/// The API's terms for types.
 fn in_api_words(message: &str) -> String {
     let (found, expected) = message.rsplit_once(", expected ").unwrap_or((message, ""));
     let found = match found {

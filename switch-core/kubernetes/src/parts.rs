@@ -1,5 +1,5 @@
-//! What programs that follow an API server look at in an object before a [`Store`](crate::Store) has it, and its thin
-//! form.
+//! Parts of an object that programs following an API server read before a [`Store`](crate::Store)
+//! has it, and the object's thin form.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -16,16 +16,16 @@ use crate::read::{Context, annotations};
 use crate::report::Findings;
 use crate::validate::address::ip;
 
-/// An endpoint of a Service, as an EndpointSlice has it.
+/// An endpoint of a Service, from an EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceEndpoint {
     /// Address and port.
     pub address: SocketAddr,
-    /// Name of the port, empty where it has none.
+    /// Name of the port, or empty.
     pub port_name: String,
 }
 
-/// An object with its metadata in their place.
+/// An object together with its metadata.
 #[derive(Serialize)]
 struct Thin<'a, T: Serialize> {
     metadata: Cow<'a, ObjectMeta>,
@@ -48,7 +48,7 @@ impl Object {
         }
     }
 
-    /// Whether all its fields have the right types. What is in them may be wrong all the same.
+    /// Whether all fields have the right types. Their values may still be invalid.
     pub fn is_well_formed(&self) -> bool {
         matches!(self.0.body, Body::Good(..))
     }
@@ -74,7 +74,7 @@ impl Object {
         self.meta().into_iter().flat_map(ObjectMeta::labels)
     }
 
-    /// The node that a pod is on.
+    /// The node of a pod.
     pub fn node_name(&self) -> Option<&str> {
         match self.typed()? {
             Typed::Pod(pod) => pod.spec.as_ref()?.node_name.as_deref(),
@@ -98,8 +98,8 @@ impl Object {
         conditions.find(|c| c.kind.as_deref() == Some(kind))?.status.as_deref()
     }
 
-    /// Whether a policy names pods or namespaces as peers, so that all pods of the cluster matter. A policy that
-    /// cannot be read does not: it only closes.
+    /// Whether a policy names pods or namespaces as peers, so that all pods of the cluster are
+    /// relevant. False for a policy that cannot be read, because it only isolates.
     pub fn has_pod_peers(&self) -> bool {
         match self.typed() {
             Some(Typed::NetworkPolicy(policy)) => policy.spec.as_ref().is_some_and(|spec| {
@@ -120,7 +120,7 @@ impl Object {
         }
     }
 
-    /// Addresses and ports of an EndpointSlice's ready endpoints; none of another kind.
+    /// Addresses and ports of an EndpointSlice's ready endpoints. Empty for other kinds.
     pub fn ready_endpoints(&self) -> Vec<ServiceEndpoint> {
         let Some(Typed::EndpointSlice(slice)) = self.typed() else { return Vec::new() };
         let is_ready = |e: &&crate::api::service::Endpoint| {
@@ -147,8 +147,9 @@ impl Object {
         found
     }
 
-    /// Its thin form in JSON, which [`decode`](Self::decode) reads: the fields that podswitch reads, and of the
-    /// annotations those that podswitch or Flannel give a meaning to. `None`: it cannot be read and is no policy.
+    /// Its thin form in JSON, which [`decode`](Self::decode) reads: the fields that podswitch
+    /// reads, and only those annotations that podswitch or Flannel uses. `None`: it cannot be read
+    /// and is not a policy.
     pub fn to_json(&self) -> Option<String> {
         let (meta, typed) = match &self.0.body {
             Body::Good(meta, typed) | Body::Again(_, meta, typed) => (meta, typed),

@@ -1,5 +1,5 @@
-//! Records about objects: field paths as the API server writes them, and the collector of findings.
-//! Checks continue after the first error, so that all of them are reported at once.
+//! Records about objects: field paths in the API server's syntax, and the collector of findings.
+//! Checks continue after the first error, so that all errors are reported at once.
 
 use std::fmt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use podswitch_core::id::Cookie;
 pub struct Source {
     /// The file.
     pub file: Arc<Path>,
-    /// Which document of the file, from 0.
+    /// Index of the document in the file, from 0.
     pub document: usize,
     /// Line of the file at which the document begins, from 1.
     pub line: usize,
@@ -24,21 +24,21 @@ impl fmt::Display for Source {
     }
 }
 
-/// How an object or a field that cannot be used as written was handled.
+/// The action for an object or a field that cannot be used as written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Action {
-    /// Nothing: the object is in the state as written.
+    /// None: the object is used as written.
     None,
     /// The object is left out of the state.
     LeftOut,
     /// The object is in the state without this field or list item.
     FieldLeftOut,
-    /// A policy that cannot be used: the pods that it selects are isolated in the directions that
-    /// it names. Where its selector cannot be read, every pod of its namespace is; where its
-    /// directions cannot be read, both are.
+    /// For a policy that cannot be used: the pods that it selects are isolated in the directions
+    /// that it names. If its selector cannot be read, every pod of its namespace is isolated; if
+    /// its directions cannot be read, both apply.
     Closed,
-    /// A policy that cannot be used: its last good version stays in force.
+    /// For a policy that cannot be used: its last good version stays in force.
     KeptLastGood,
 }
 
@@ -80,26 +80,26 @@ impl fmt::Display for Action {
 /// A record about one object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Record {
-    /// Where the object was read, if it was read from a file.
+    /// Where the object was read, if it came from a file.
     pub origin: Option<Source>,
-    /// The object: `Kind/namespace/name`, or `Kind/name` where there is no namespace. Empty if the
-    /// record is about the manifests as a whole.
+    /// The object: `Kind/namespace/name`, or `Kind/name` for kinds without namespaces. Empty if the
+    /// record is about the manifests in general.
     pub object: Cookie,
-    /// Path of the field, such as `spec.ingress[0].ports[0].endPort`. Empty if it is about the
-    /// whole object.
+    /// Path of the field, such as `spec.ingress[0].ports[0].endPort`. Empty if the record is about
+    /// the object in general.
     pub field: String,
     /// The error or note.
     pub reason: String,
-    /// How it was handled.
+    /// The action.
     pub action: Action,
     /// Whether it makes a check of the manifests fail: the object cannot be used as written, or
-    /// disables security or attachment, probably unintentionally. A valid object that another one
-    /// replaces does not fail a check.
+    /// disables security or attachment, probably by mistake. A valid object that another one
+    /// replaces does not make a check fail.
     pub refused: bool,
 }
 
 impl Record {
-    /// A note about the manifests as a whole.
+    /// A note about the manifests in general.
     pub(crate) fn general(reason: impl Into<String>) -> Self {
         Self {
             origin: None,
@@ -120,8 +120,8 @@ impl Record {
         }
     }
 
-    /// Whether it is the record that this node has no usable Node object. A state without this node
-    /// must not be put in force.
+    /// Whether this is the record that this node has no usable Node object. A state without this
+    /// node must not be applied.
     pub fn is_missing_node(&self) -> bool {
         self.action == Action::None
             && self.field.is_empty()
@@ -129,7 +129,7 @@ impl Record {
             && self.object.as_str().starts_with("Node/")
     }
 
-    /// Field, reason and action in one line, as the message of a Kubernetes Event.
+    /// Field, reason and action on one line, as the message of a Kubernetes Event.
     pub fn message(&self) -> String {
         let mut text = String::new();
         if !self.field.is_empty() {
@@ -254,18 +254,19 @@ pub(crate) struct Fault {
     pub(crate) reason: String,
 }
 
-/// Consequence of a finding for its object and for a check.
+/// Effect of a finding on its object and on a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Grade {
-    /// The object cannot be used: it is left out, or, if it is a policy, closes what it selects.
+    /// The object cannot be used: it is left out, or, if it is a policy, isolates what it selects.
     Refused,
     /// The field or list item cannot be used and is left out; a check fails.
     FieldRefused,
-    /// Nothing is left out, but a check fails: security or attachment is not as it appears.
+    /// Nothing is left out, but a check fails: security or attachment differs from what it appears
+    /// to be.
     Alarm,
-    /// The object is valid and left out: it has no effect, or another one replaces it.
+    /// The object is valid but left out: it has no effect, or another one replaces it.
     LeftOut,
-    /// The field or list item is valid and left out.
+    /// The field or list item is valid but left out.
     FieldLeftOut,
     /// A note.
     Note,
@@ -280,7 +281,7 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
-    /// As a record. `refused`: how the object was handled if it cannot be used.
+    /// Converts it to a record. `refused`: the action if the object cannot be used.
     pub(crate) fn record(
         &self,
         origin: Option<&Source>,
@@ -306,7 +307,7 @@ impl Finding {
     }
 }
 
-/// The name of an object as in its manifest. In a store the second definition of an object has a
+/// The name of an object as in its manifest. In a store, the second definition of an object has a
 /// number appended.
 fn shown(object: &Cookie) -> Cookie {
     match object.as_str().rsplit_once('#') {
@@ -323,7 +324,7 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
-    /// Most findings kept for one object.
+    /// Maximum number of findings that are kept for one object.
     const MOST: usize = 100;
 
     fn push(&mut self, field: String, reason: String, grade: Grade) {
@@ -333,22 +334,22 @@ impl Findings {
         }
     }
 
-    /// An error of a field that makes the object unusable.
+    /// Adds an error that makes the object unusable.
     pub(crate) fn add(&mut self, field: &Field<'_>, reason: impl Into<String>) {
         self.push(field.to_string(), reason.into(), Grade::Refused);
     }
 
-    /// The same at a formatted path.
+    /// Adds the same at a formatted path.
     pub(crate) fn add_at(&mut self, field: String, reason: String) {
         self.push(field, reason, Grade::Refused);
     }
 
-    /// A finding of another grade.
+    /// Adds a finding of another grade.
     pub(crate) fn say(&mut self, grade: Grade, field: &Field<'_>, reason: impl Into<String>) {
         self.push(field.to_string(), reason.into(), grade);
     }
 
-    /// A finding about the object as a whole.
+    /// Adds a finding about the object in general.
     pub(crate) fn say_of_all(&mut self, grade: Grade, reason: impl Into<String>) {
         self.push(String::new(), reason.into(), grade);
     }
@@ -371,7 +372,7 @@ impl Findings {
         result.map_err(|reason| self.say(Grade::FieldRefused, field, reason)).ok()
     }
 
-    /// Adds findings about another part of the same object; returns whether there were no errors.
+    /// Adds findings about another part of the same object. Returns whether there were no errors.
     pub(crate) fn append(&mut self, other: Self) -> bool {
         for finding in other.list {
             self.push(finding.field, finding.reason, finding.grade);
@@ -391,7 +392,7 @@ impl Findings {
     }
 }
 
-/// A value for a reason: quoted, control characters escaped, shortened.
+/// Formats a value for a reason: quoted, control characters escaped, truncated.
 pub(crate) fn quote(text: &str) -> String {
     const LONGEST: usize = 80;
     match text.char_indices().nth(LONGEST) {

@@ -1,12 +1,12 @@
-//! Distance of a mistyped name from a known one.
+//! Edit distance of a misspelled name from a known one.
 
-/// The known name nearest to `text`, if it is at most `most` edits away and not the same.
+/// The known name nearest to `text`, if it is at most `most` edits away and not equal.
 pub fn nearest<'a>(text: &str, names: &[&'a str], most: usize) -> Option<&'a str> {
     let near = names.iter().map(|name| (distance(text, name), *name));
     near.filter(|(distance, _)| (1..=most).contains(distance)).min().map(|(_, name)| name)
 }
 
-/// Levenshtein distance, in ASCII characters, of at most a hundred bytes of each.
+/// Levenshtein distance of ASCII characters; compares at most a hundred bytes of each.
 pub fn distance(one: &str, other: &str) -> usize {
     let (one, other) =
         (&one.as_bytes()[..one.len().min(100)], &other.as_bytes()[..other.len().min(100)]);

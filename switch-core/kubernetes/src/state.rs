@@ -13,23 +13,23 @@ use crate::report::{Counts, Record};
 /// A state compiled from manifests.
 #[derive(Clone, Debug, Default)]
 pub struct Compiled {
-    /// The configuration for the control plane. Its `ports` are empty and no endpoint is attached
+    /// The configuration for the control plane. Its `ports` are empty, and no endpoint is attached
     /// until [`Compiled::attach`] sets the ports of pods.
     pub config: Config,
     /// The pods of this node that can be attached, in the order of the manifests: those that have
-    /// an address of their own. Empty if no node was named.
+    /// their own address. Empty if no node was named.
     pub pods: Vec<LocalPod>,
     /// The overlay in Flannel's annotations, if any node has them.
     pub flannel: Option<Overlay>,
     /// Whether the node that it was compiled for has a usable Node object. A state without one must
-    /// not be put in force. True if no node was named.
+    /// not be applied. True if no node was named.
     pub has_node: bool,
     /// Records about objects, in the order of the manifests.
     pub records: Vec<Record>,
 }
 
-/// The overlay in Flannel's annotations as a whole. A node can then join a Flannel cluster, whose
-/// tunnels use UDP port 8472.
+/// The overlay according to Flannel's annotations. With it, a node can join a Flannel cluster,
+/// whose tunnels use UDP port 8472.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overlay {
     /// The VXLAN network identifier, the same on all nodes.
@@ -39,17 +39,17 @@ pub struct Overlay {
 /// A pod of this node, to be attached to a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalPod {
-    /// `namespace/pod`, as captures and references name it.
+    /// `namespace/pod`, the name in captures and references.
     pub name: String,
     /// Its name in drops, flows and explanations.
     pub cookie: Cookie,
-    /// Which of [`Config::endpoints`] it is, in a [`Compiled`] state.
+    /// Its index in [`Config::endpoints`], in a [`Compiled`] state.
     pub endpoint: usize,
     /// Its MAC address.
     pub mac: Mac,
     /// Its addresses, at most one of each family.
     pub addresses: Vec<IpAddr>,
-    /// How to attach it to its network namespace. `None`: its object names none.
+    /// How to attach it to its network namespace. `None`: its object names no namespace.
     pub interface: Option<PodInterface>,
 }
 
@@ -61,16 +61,16 @@ pub struct PodInterface {
     pub netns: PathBuf,
     /// Kind of device.
     pub kind: InterfaceKind,
-    /// Name of the device as the pod sees it.
+    /// Name of the device inside the pod.
     pub name: String,
 }
 
-/// The device that a pod is attached by.
+/// The kind of device that attaches a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InterfaceKind {
-    /// A TAP made in the pod's namespace.
+    /// A TAP created in the pod's namespace.
     Tap,
-    /// A veth pair, the switch's end under AF_PACKET.
+    /// A veth pair whose other end the switch uses through AF_PACKET.
     Veth,
 }
 
@@ -92,7 +92,7 @@ impl Compiled {
         self.records.iter().filter(|record| record.refused)
     }
 
-    /// How many records of each kind there are.
+    /// The number of records of each kind.
     pub fn counts(&self) -> Counts {
         Counts::of(&self.records)
     }

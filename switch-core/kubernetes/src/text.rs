@@ -1,5 +1,5 @@
-//! Text to values: YAML or JSON documents, with bounds on depth, size and alias expansion, and
-//! without duplicate keys. Independent of Kubernetes, except that lists have items.
+//! Parses text to values: YAML or JSON documents, with limits on depth, size and alias expansion,
+//! and without duplicate keys. Independent of Kubernetes, except that lists have items.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,26 +9,26 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
-/// Deepest nesting of lists and maps. Custom resource definitions, which are parsed and ignored,
+/// Maximum nesting of lists and maps. Custom resource definitions, which are parsed but ignored,
 /// have about sixty levels.
 const MAX_DEPTH: usize = 128;
 
-/// A part of a text that is parsed by itself: a document, or an item of a JSON list. The same bytes
-/// always give the same value.
+/// A part of a text that is parsed separately: a document, or an item of a JSON list. The same
+/// bytes always give the same value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Part<'t> {
-    /// The document that it is, or is in, from 0. Empty documents count.
+    /// Index of the document that it is, or is part of, from 0. Empty documents count.
     pub(crate) document: usize,
     /// The line at which that document begins, from 1.
     pub(crate) line: usize,
-    /// The bytes, a part of the text.
+    /// The bytes, a slice of the text.
     pub(crate) text: &'t str,
-    /// `apiVersion` and `kind` of the list that it is an item of.
+    /// `apiVersion` and `kind` of the list that contains it.
     pub(crate) list: Option<Arc<(String, String)>>,
     json: bool,
 }
 
-/// The text is neither YAML nor JSON, or goes beyond a bound.
+/// The text is neither YAML nor JSON, or exceeds a limit.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct SyntaxError {
     /// Line, from 1, if known.
@@ -39,15 +39,15 @@ pub(crate) struct SyntaxError {
     pub(crate) message: String,
 }
 
-/// Splits a text. `json`: the text is JSON by its name, and is not parsed as YAML.
+/// Splits a text. `json`: the file name says that it is JSON, so it is not parsed as YAML.
 pub(crate) fn split(text: &str, json: bool) -> Result<Vec<Part<'_>>, SyntaxError> {
     let text = without_mark(text);
     if json {
         return split_json(text);
     }
     if text.trim_start().starts_with('{') {
-        // JSON is read several times faster by its own parser. A flow mapping begins the same way;
-        // then the YAML parser decides and reports errors.
+        // The JSON parser reads JSON several times faster. A YAML flow mapping begins in the same
+        // way; in that case the YAML parser decides and reports errors.
         if let Ok(parts) = split_json(text) {
             return Ok(parts);
         }
@@ -62,7 +62,7 @@ fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
-/// Whether a text ends where a document should begin: it may be truncated.
+/// Whether a text ends where a document should begin, so that it may be truncated.
 pub(crate) fn ends_open(text: &str) -> bool {
     let last = text.trim_end().rsplit('\n').next().unwrap_or_default();
     is_marker(last, "---") && last.trim_end() == "---"
@@ -73,7 +73,7 @@ impl Part<'_> {
     pub(crate) fn parse(&self, whole: &str) -> Result<Value, SyntaxError> {
         let value = if self.json { parse_json(self.text) } else { parse_yaml_document(self.text) };
         value.map_err(|mut error| {
-            // Where the part begins; it is a part of `whole`.
+            // The offset of the part, which is a slice of `whole`.
             let at = (self.text.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
             let before = newlines(whole.get(..at).unwrap_or_default());
             error.line = error.line.map(|line| line + before);
@@ -115,7 +115,7 @@ fn split_json(text: &str) -> Result<Vec<Part<'_>>, SyntaxError> {
 /// `apiVersion` and `kind` of a list, and its items.
 type List<'t> = ((String, String), Vec<&'t RawValue>);
 
-/// Reads a JSON document as far as needed to split a list of objects. Returns `None` for everything
+/// Reads a JSON document as far as needed to split a list of objects. Returns `None` for anything
 /// else.
 struct Outline;
 
@@ -172,11 +172,11 @@ impl<'de> Visitor<'de> for Outline {
     }
 }
 
-/// Refuses a duplicate key.
+/// Rejects a duplicate key.
 fn unique<E: de::Error>(seen: &mut HashSet<String>, key: String) -> Result<(), E> {
     if seen.contains(&key) {
         let name = crate::report::quote(&key);
-        return Err(E::custom(format_args!("the key {name} is there twice")));
+        return Err(E::custom(format_args!("the key {name} occurs twice")));
     }
     seen.insert(key);
     Ok(())
@@ -197,19 +197,20 @@ fn newlines(text: &str) -> usize {
     text.bytes().filter(|&byte| byte == b'\n').count()
 }
 
-/// `serde_json` ends its messages with the position, which is reported apart from them.
+/// `serde_json` appends the position to its messages; it is reported separately.
 fn without_position(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let tail = format!(" at line {} column {}", error.line(), error.column());
     text.strip_suffix(&tail).unwrap_or(&text).to_owned()
 }
 
-/// Splits a stream at the lines that begin or end a document. Such a line cannot be inside a scalar
-/// (YAML 1.2.2 section 9.1.2, `c-forbidden`). Returns each document with its first line.
+/// Splits a stream at the lines that begin or end a document. Such a line cannot occur inside a
+/// scalar (YAML 1.2.2 section 9.1.2, `c-forbidden`). Returns each document with its first line
+/// number.
 fn split_documents(text: &str) -> Vec<(usize, &str)> {
     let mut parts = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 1, 0);
-    // Comments and directives (`%YAML 1.2`) before a marker belong to the document it begins.
+    // Comments and directives (`%YAML 1.2`) before a marker belong to the document that it begins.
     let mut begun = false;
     for (at, line) in text.split_inclusive('\n').enumerate() {
         if is_marker(line, "---") {
@@ -250,7 +251,7 @@ fn parse_yaml_document(text: &str) -> Result<Value, SyntaxError> {
     if text.lines().all(|line| is_prologue(line) || line.trim_end() == "---") {
         return Ok(Value::Null);
     }
-    // JSON in a YAML stream, as programs write it.
+    // JSON in a YAML stream, as written by programs.
     let inner = text.strip_prefix("---").unwrap_or(text).trim_start();
     if inner.starts_with('{')
         && let Ok(value) = parse_json(inner)
@@ -271,17 +272,17 @@ fn parse_yaml_document(text: &str) -> Result<Value, SyntaxError> {
     })
 }
 
-/// The message alone. Positions in it are relative to the start of the document.
+/// The message without positions, which are relative to the start of the document.
 fn plain_message(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     let mut message = text.lines().next().unwrap_or("not YAML");
     for position in [" (defined at ", " at line "] {
         message = message.split_once(position).map_or(message, |(message, _)| message);
     }
-    message.replacen("budget breached", "the document goes beyond a bound", 1)
+    message.replacen("budget breached", "the document exceeds a limit", 1)
 }
 
-/// Expansion is bounded by the length of the text plus a fixed amount. Aliased values count as if
+/// Expansion is limited by the length of the text plus a fixed amount. Aliased values count as if
 /// written out.
 fn yaml_options(len: usize) -> serde_saphyr::Options {
     let linear = len.saturating_mul(2);
@@ -303,14 +304,14 @@ fn yaml_options(len: usize) -> serde_saphyr::Options {
             max_total_replayed_events: 1_000_000,
             max_replay_stack_depth: 16,
         },
-        // YAML 1.2: a namespace may be called `y`, a label `on`.
+        // YAML 1.2: a namespace may be named `y`, a label `on`.
         strict_booleans: true,
         with_snippet: false,
     }
 }
 
-/// Reads any value, refusing a key that is in one map twice: readers differ in which of the two
-/// counts.
+/// Reads any value. Rejects a duplicate key in a map, because readers differ in which of the two
+/// they use.
 struct Unique;
 
 impl<'de> DeserializeSeed<'de> for Unique {
@@ -353,7 +354,7 @@ impl<'de> Visitor<'de> for Unique {
     }
 
     fn visit_i128<E: de::Error>(self, value: i128) -> Result<Value, E> {
-        // Beyond 64 bits JSON numbers are floating.
+        // JSON numbers beyond 64 bits are floating-point numbers.
         self.visit_f64(value as f64)
     }
 
@@ -388,7 +389,7 @@ impl<'de> Visitor<'de> for Unique {
             let value = entries.next_value_seed(Unique)?;
             if map.contains_key(&key) {
                 let name = crate::report::quote(&key);
-                return Err(de::Error::custom(format_args!("the key {name} is there twice")));
+                return Err(de::Error::custom(format_args!("the key {name} occurs twice")));
             }
             map.insert(key, value);
         }

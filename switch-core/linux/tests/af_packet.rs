@@ -51,6 +51,17 @@ fn pod_asks_for_its_gateway_and_is_answered() {
     }
 }
 
+#[test]
+fn datagrams_of_a_flow_are_sent_together_and_arrive_one_by_one() {
+    podswitch_testkit::require_privilege!();
+    for receive in BOTH {
+        for (local, remote) in [(V4, REMOTE_V4), (V6, REMOTE_V6)] {
+            let (ns, _switch, _device, mut peer) = veth_pod(receive);
+            net::check_joined(&ns, &mut peer, local, remote);
+        }
+    }
+}
+
 /// Four megabytes each way; both what is cut and what is put together again must be right.
 #[test]
 fn super_frames_pass_between_pods() {

@@ -122,6 +122,20 @@ fn datagram_super_frames_are_recognised() {
 }
 
 #[test]
+fn datagrams_of_a_flow_are_written_together_and_arrive_one_by_one() {
+    podswitch_testkit::require_tap!();
+    let (ns, device, mut peer) = tap_pod(TapOptions::default());
+    let uso = device.info().offloads.uso;
+    if !is_there(test_name!(), "UDP segmentation by this kernel's TAP", uso) {
+        return;
+    }
+    net::check_joined(&ns, &mut peer, V4, REMOTE_V4);
+    // Its addresses went with the interface, and routes.
+    let (ns, _device, mut peer) = tap_pod(TapOptions::default());
+    net::check_joined(&ns, &mut peer, V6, REMOTE_V6);
+}
+
+#[test]
 fn persistent_interface_survives_and_is_attached_again() {
     podswitch_testkit::require_tap!();
     for multi_queue in [false, true] {

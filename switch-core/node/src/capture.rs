@@ -1,5 +1,5 @@
-//! Packet captures with names: which frames by pod, connection or address, and as pcapng with what became of each frame
-//! in its comment.
+//! Packet captures by name: selects frames by pod, connection or address, and writes them as
+//! pcapng. The comment of each frame says what happened to it.
 
 mod comment;
 mod interfaces;
@@ -19,40 +19,41 @@ use crate::pods::Pods;
 use comment::comment;
 use interfaces::{Interfaces, to_memory};
 
-/// What to capture. Conditions that are given must all hold; without any, all frames are captured.
+/// What to capture. All given conditions must hold; without conditions all frames are captured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CaptureRequest {
-    /// A pod, `namespace/name`: frames that pass its port, and frames at other ports that one of its addresses
-    /// is an end of.
+    /// A pod, `namespace/name`: frames at its port, and frames at other ports from or to one of its
+    /// addresses.
     pub pod: Option<String>,
-    /// Both ends of a connection, as [`Node::addresses`](crate::Node::addresses) takes them: frames in both
-    /// directions.
+    /// Both ends of a connection, in the form of [`Node::addresses`](crate::Node::addresses):
+    /// frames in both directions.
     pub between: Option<[String; 2]>,
-    /// Address of one end.
+    /// Address of either end.
     pub host: Option<IpAddr>,
-    /// TCP, UDP or SCTP port of one end.
+    /// TCP, UDP or SCTP port of either end.
     pub port: Option<u16>,
     /// IP protocol number.
     pub protocol: Option<u8>,
     /// Only received frames that were dropped.
     pub drops_only: bool,
-    /// Most bytes of each frame to keep; 0: all.
+    /// Maximum number of bytes to keep of each frame; 0: all.
     pub snap_len: u32,
 }
 
-/// Why there is no capture.
+/// Why a capture cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CaptureError {
-    /// An end has no such name.
+    /// No object has the name of an end.
     #[error(transparent)]
     UnknownName(#[from] UnknownName),
-    /// The switch does not capture.
+    /// The switch cannot capture.
     #[error(transparent)]
     Control(#[from] ControlError),
 }
 
-/// A running capture: a pcapng file, a piece at a time. It ends when it is dropped. Any thread may read it.
+/// A running capture: a pcapng file, read in pieces. It ends when it is dropped. May be read on any
+/// thread.
 pub struct Capture {
     reader: CaptureReader,
     writer: PcapNgWriter<Vec<u8>>,
@@ -81,7 +82,7 @@ fn filter(
             let port = name.parse().ok().and_then(|pod: PodName| pods.port(&pod));
             let addresses = match (addresses(&snapshot, name), port) {
                 (Ok(addresses), _) => addresses,
-                // Attached, and not in the state yet.
+                // It is attached, but the state does not contain it yet.
                 (Err(_), Some(_)) => Vec::new(),
                 (Err(unknown), None) => return Err(unknown),
             };
@@ -98,7 +99,7 @@ fn filter(
 
 impl Capture {
     /// # Errors
-    /// A name is not known; another capture runs.
+    /// A name is unknown, or another capture is running.
     pub(crate) fn start(
         control: &mut ControlPlane,
         pods: &Pods,
@@ -130,8 +131,8 @@ impl Capture {
         })
     }
 
-    /// The next piece of the file: what was captured until now, and no more than makes `most` frames in all. May
-    /// be empty.
+    /// The next piece of the file: frames captured until now, up to `most` frames in total. May be
+    /// empty.
     pub fn read(&mut self, most: u64) -> Vec<u8> {
         let Self { reader, writer, interfaces, shared, epoch_ns, frames } = self;
         reader.read(|frame| {
@@ -146,18 +147,19 @@ impl Capture {
         std::mem::take(self.writer.get_mut())
     }
 
-    /// Frames that were read.
+    /// Number of frames that were read.
     pub fn frames(&self) -> u64 {
         self.frames
     }
 
-    /// Frames that were lost, since reading was too slow.
+    /// Number of frames that were lost because reading was too slow.
     pub fn lost(&self) -> u64 {
         self.reader.lost()
     }
 
-    /// Ends the capture. Returns the end of the file: statistics of each interface, of the first with a comment
-    /// that says how many frames were captured and lost, and why it ended.
+    /// Ends the capture. Returns the end of the file: statistics of each interface. Those of the
+    /// first have a comment with the numbers of captured and lost frames, and the reason of the
+    /// end.
     pub fn end(mut self, reason: &str) -> Vec<u8> {
         let comment = format!("{} frames captured, {} lost; {reason}", self.frames(), self.lost());
         #[expect(clippy::disallowed_methods, reason = "captures have the time of day")]

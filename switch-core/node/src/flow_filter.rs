@@ -1,4 +1,4 @@
-//! Which connections a query is about.
+//! Selects connections for a query.
 
 use std::net::IpAddr;
 
@@ -12,8 +12,8 @@ use podswitch_wire::cidr::Cidr;
 use crate::flows::{STATES, state};
 use crate::names::{self, UnknownName};
 
-/// Conditions on connections, all of which must hold. Those on ends hold if they hold for one end: the client, what it
-/// connects to, or the backend that serves it.
+/// Conditions on connections. All must hold. A condition on ends holds if it holds for one end: the
+/// client, the address that it connects to, or the backend that serves it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FlowFilter {
@@ -21,7 +21,8 @@ pub struct FlowFilter {
     pub pod: Option<String>,
     /// One end is a pod of this namespace.
     pub namespace: Option<String>,
-    /// One end is a pod with such labels ([`label_query`](crate::label_query) reads kubectl's syntax).
+    /// One end is a pod with these labels ([`label_query`](crate::label_query) reads kubectl's
+    /// syntax).
     pub labels: Option<Selector>,
     /// It goes through this Service, `namespace/name`.
     pub service: Option<String>,
@@ -35,10 +36,10 @@ pub struct FlowFilter {
     pub state: Option<String>,
 }
 
-/// A filter with the addresses that its names stand for.
+/// A filter whose names are resolved to addresses.
 #[derive(Debug)]
 pub(crate) struct Conditions {
-    /// Each condition on pods: one end has one of these addresses.
+    /// For each condition on pods: the addresses of which one end must have one.
     pods: Vec<HashSet<IpAddr>>,
     /// Addresses, protocols and ports of the Service.
     frontends: Option<HashSet<(IpAddr, u8, u16)>>,
@@ -49,8 +50,8 @@ pub(crate) struct Conditions {
 }
 
 impl FlowFilter {
-    /// The conditions by the names of `snapshot`, at the cost of all pods and Services.
-    ///
+    /// Resolves the names by `snapshot`. The cost is proportional to the number of pods and
+    /// Services.
     /// # Errors
     /// A name stands for nothing.
     pub(crate) fn conditions(&self, snapshot: &Snapshot) -> Result<Conditions, UnknownName> {

@@ -1,8 +1,10 @@
-//! Queries to the connection table: filtered, sorted, bounded, with rates and with what allows each connection.
+//! Queries on the connection table: filtered, sorted, limited, with rates and with the policies
+//! that allow each connection.
 //!
-//! A [`FlowView`] is taken from the node and used on any other thread, so that a table of millions of connections
-//! costs neither the node's thread nor a worker anything but the locks of the table's shards, one chunk at a time.
-//! Names are resolved only for the connections that are returned.
+//! A [`FlowView`] is taken from the node and can be used on any other thread. A query over millions
+//! of connections does not delay the node's thread; it delays workers only by the locks of the
+//! table's shards, one chunk at a time. Names are resolved only for the connections that are
+//! returned.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -25,7 +27,7 @@ use crate::flow_filter::FlowFilter;
 use crate::flows::{Flow, Services, services};
 use crate::names::UnknownName;
 
-/// The order of connections, the greatest first.
+/// Sort orders of connections, the greatest value first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FlowSort {
     /// Bytes of both directions.
@@ -33,7 +35,7 @@ pub enum FlowSort {
     Bytes,
     /// Packets of both directions.
     Packets,
-    /// Bytes per second of both directions. Without an earlier sample all are alike.
+    /// Bytes per second of both directions. Without an earlier sample all are equal.
     Rate,
     /// Time since the connection was opened.
     Age,
@@ -43,10 +45,10 @@ impl FlowSort {
     /// The names of all orders.
     pub const NAMES: [&str; 4] = ["bytes", "packets", "rate", "age"];
 
-    /// The order of a name.
+    /// The order with this name.
     ///
     /// # Errors
-    /// There is none.
+    /// No order has this name.
     pub fn named(name: &str) -> Result<Self, UnknownName> {
         match name {
             "bytes" => Ok(Self::Bytes),
@@ -63,30 +65,30 @@ impl FlowSort {
     }
 }
 
-/// Which connections, in which order, and how many of them.
+/// Selects connections, their order, and their maximum number.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct FlowQuery {
-    /// Which.
+    /// Which connections.
     pub filter: FlowFilter,
     /// The order.
     pub sort: FlowSort,
-    /// The most that are returned.
+    /// Maximum number of returned connections.
     pub limit: usize,
 }
 
 impl FlowQuery {
-    /// The first `limit` of those that `filter` selects.
+    /// A query for the first `limit` connections that `filter` selects.
     pub const fn new(filter: FlowFilter, sort: FlowSort, limit: usize) -> Self {
         Self { filter, sort, limit }
     }
 }
 
-/// What one end's policies say of a connection by the state in force.
+/// The decision of one end's policies on a connection, by the state in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct FlowDecision {
-    /// `allow` or `deny`; a connection that is denied stays in the table until it times out.
+    /// `allow` or `deny`. A connection that is denied stays in the table until it times out.
     pub verdict: &'static str,
     /// The policy whose rule decides, if one does: `NetworkPolicy/NAMESPACE/NAME`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,7 +96,7 @@ pub struct FlowDecision {
     /// Index of the rule in the policy's list for the direction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<u32>,
-    /// As a line for people.
+    /// As a line of text.
     pub why: String,
 }
 
@@ -113,17 +115,17 @@ impl From<&Side> for FlowDecision {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct FlowRates {
-    /// From the client.
+    /// Packets per second from the client.
     pub packets_per_second: f64,
-    /// From the client.
+    /// Bytes per second from the client.
     pub bytes_per_second: f64,
-    /// From the server.
+    /// Packets per second from the server.
     pub reply_packets_per_second: f64,
-    /// From the server.
+    /// Bytes per second from the server.
     pub reply_bytes_per_second: f64,
 }
 
-/// A connection in an answer.
+/// A connection in a query's result.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct FlowRow {
@@ -132,41 +134,42 @@ pub struct FlowRow {
     pub flow: Flow,
     /// The client's node, if it is in the cluster.
     pub src_node: Option<String>,
-    /// The server's node: that of the backend, where there is one.
+    /// The server's node: that of the backend, if there is one.
     pub dst_node: Option<String>,
-    /// The client's address and port as the server sees them, where they are not its own (SNAT).
+    /// The client's address and port as the server sees them, if they were translated (SNAT).
     pub source_nat: Option<SocketAddr>,
     /// Seconds since it was opened, or first seen.
     pub age_seconds: u64,
     /// Seconds since its last packet.
     pub idle_seconds: u64,
-    /// The policy that allows or denies it: that of the server's end, otherwise of the client's; `None` if none does.
+    /// The policy that allows or denies it: that of the server's end, otherwise that of the
+    /// client's; `None` if no policy decides.
     pub policy: Option<String>,
-    /// The client's policies.
+    /// Decision of the client's policies.
     pub egress: FlowDecision,
-    /// The server's policies.
+    /// Decision of the server's policies.
     pub ingress: FlowDecision,
-    /// Where there was an earlier sample.
+    /// Rates, if there was an earlier sample.
     #[serde(flatten)]
     pub rates: Option<FlowRates>,
 }
 
-/// An answer.
+/// A query's result.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct FlowPage {
-    /// The state that names and decisions are of.
+    /// Epoch of the state by which names and decisions were resolved.
     pub epoch: u32,
-    /// How many connections the filter selects.
+    /// Number of connections that the filter selects.
     pub total: usize,
-    /// How many of them are not in `flows`.
+    /// Number of those that are not in `flows`.
     pub left_out: usize,
-    /// What they are sorted by.
+    /// The sort order.
     pub sort: &'static str,
-    /// Seconds between the two samples of the rates.
+    /// Seconds between the two samples for the rates.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval_seconds: Option<f64>,
-    /// The first ones.
+    /// The first connections.
     pub flows: Vec<FlowRow>,
 }
 
@@ -181,7 +184,8 @@ fn counts(info: &ConnectionInfo) -> Counts {
 pub struct FlowSample {
     at: Instant,
     hasher: DefaultHashBuilder,
-    /// Sorted by the hash of the key. Two keys with one hash would show each other's rate for once.
+    /// Sorted by the hash of the key. If two keys have the same hash, one sample shows each other's
+    /// rates.
     counts: Vec<(u64, Counts)>,
 }
 
@@ -192,8 +196,8 @@ impl fmt::Debug for FlowSample {
 }
 
 impl FlowSample {
-    /// What was added to the counters since. A connection that is not in the sample is new; counters that are smaller
-    /// are those of a new connection between the same ends.
+    /// The increase of the counters since the sample. A connection that is not in the sample is
+    /// new. If the counters are smaller, it is a new connection between the same ends.
     fn since(&self, info: &ConnectionInfo) -> Counts {
         let (hash, now) = (self.hasher.hash_one(info.pinned.original), counts(info));
         let found = self.counts.binary_search_by_key(&hash, |(hash, _)| *hash);
@@ -207,7 +211,8 @@ impl FlowSample {
     }
 }
 
-/// The connection table for queries, and the names of the state in force when it was taken.
+/// Access to the connection table for queries, with the names of the state that was in force when
+/// it was taken.
 #[derive(Clone)]
 pub struct FlowView {
     snapshot: Arc<Snapshot>,
@@ -227,18 +232,18 @@ impl FlowView {
         Self { snapshot, shared, clock: control.clock() }
     }
 
-    /// Whether every name of `filter` stands for something.
+    /// Checks that every name of `filter` exists.
     ///
     /// # Errors
-    /// One does not.
+    /// A name does not exist.
     pub fn check(&self, filter: &FlowFilter) -> Result<(), UnknownName> {
         filter.conditions(&self.snapshot).map(drop)
     }
 
-    /// The counters of the selected connections now.
+    /// Takes a sample of the counters of the selected connections.
     ///
     /// # Errors
-    /// The filter has a name that stands for nothing.
+    /// A name of the filter does not exist.
     pub fn sample(&self, filter: &FlowFilter) -> Result<FlowSample, UnknownName> {
         let conditions = filter.conditions(&self.snapshot)?;
         let hasher = DefaultHashBuilder::default();
@@ -252,11 +257,12 @@ impl FlowView {
         Ok(FlowSample { at, hasher, counts: list })
     }
 
-    /// The connections that a query asks for, with rates since `before` if it is given. Packets and bytes of those that
-    /// are neither TCP nor translated may be up to about ten seconds old, and their rates uneven.
+    /// The connections that a query selects, with rates since `before` if it is given. For
+    /// connections that are neither TCP nor translated, packets and bytes may be up to about ten
+    /// seconds old, and their rates uneven.
     ///
     /// # Errors
-    /// The filter has a name that stands for nothing.
+    /// A name of the filter does not exist.
     pub fn list(
         &self,
         query: &FlowQuery,
@@ -347,7 +353,7 @@ impl FlowView {
     }
 }
 
-/// The greatest of what is pushed, in memory for twice as many.
+/// Keeps the greatest values that are pushed. Uses memory for twice the limit.
 struct First {
     limit: usize,
     list: Vec<(u64, ConnectionInfo)>,
@@ -374,7 +380,7 @@ impl First {
 
     fn sorted(mut self) -> impl Iterator<Item = ConnectionInfo> {
         self.cut();
-        // Alike ones by their ends, so that they do not change places between two answers.
+        // Equal values are sorted by their ends, so that their order is the same in every result.
         self.list.sort_by_key(|(place, info)| (Reverse(*place), info.pinned.original.words()));
         self.list.into_iter().map(|(_, info)| info)
     }
@@ -404,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn the_greatest_are_kept_in_order() {
+    fn the_greatest_values_are_kept_in_order() {
         let mut first = First::new(3);
         let mut most = 0;
         for number in 0..1000_u16 {
@@ -421,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_of_what_was_added() {
+    fn rates_are_computed_from_increments() {
         let hasher = DefaultHashBuilder::default();
         let known = info(1, [100, 50]);
         let hash = hasher.hash_one(known.pinned.original);

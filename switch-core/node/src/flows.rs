@@ -1,4 +1,4 @@
-//! Connections for display and export: with names instead of numbers.
+//! Connections for display and export, with names instead of numbers.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -18,11 +18,11 @@ use serde::Serialize;
 pub struct Flow {
     /// Address of the client.
     pub src: IpAddr,
-    /// What the client connects to, such as a Service's address.
+    /// The address that the client connects to, such as a Service's.
     pub dst: IpAddr,
     /// Port of the client; for ICMP the identifier.
     pub sport: u16,
-    /// Port that the client connects to.
+    /// The port that the client connects to.
     pub dport: u16,
     /// IP protocol number.
     pub protocol: u8,
@@ -32,7 +32,7 @@ pub struct Flow {
     pub dst_pod: Option<String>,
     /// The Service that the client connects to, `Service/namespace/name`.
     pub service: Option<String>,
-    /// The backend that serves it, where that is not what the client connects to.
+    /// The backend that serves it, if that is not the address that the client connects to.
     pub backend: Option<SocketAddr>,
     /// State of a TCP connection; `None` for other protocols.
     pub state: Option<&'static str>,
@@ -84,7 +84,7 @@ pub(crate) fn services(snapshot: &Snapshot) -> Services {
     frontends.map(|f| ((f.address, f.protocol.number(), f.port), f.entry.cookie.clone())).collect()
 }
 
-/// Every live connection.
+/// All live connections.
 pub(crate) fn list(control: &ControlPlane) -> Vec<Flow> {
     let snapshot = control.snapshot();
     let services = services(&snapshot);
@@ -92,12 +92,12 @@ pub(crate) fn list(control: &ControlPlane) -> Vec<Flow> {
 }
 
 impl Flow {
-    /// A connection, with the names of `snapshot`.
+    /// A connection, with names from `snapshot`.
     pub(crate) fn of(info: &ConnectionInfo, snapshot: &Snapshot, services: &Services) -> Self {
         let (original, reply) = (&info.pinned.original, &info.pinned.reply);
         let pod = |address: IpAddr| {
             let workload = &snapshot.endpoints.get(&address)?.endpoint.workload;
-            // Pods with their node's network share its address.
+            // Pods with their node's network share the node's address.
             (!workload.host_network).then(|| format!("{}/{}", workload.namespace, workload.name))
         };
         let (src, dst, server) = (original.src_addr(), original.dst_addr(), reply.src_addr());
@@ -122,10 +122,10 @@ impl Flow {
     }
 }
 
-/// Every state of a TCP connection.
+/// All states of a TCP connection.
 pub(crate) const STATES: [&str; 5] = ["opening", "established", "closing", "closed", "reset"];
 
-/// The state of a TCP connection from those of its sides: one of [`STATES`].
+/// The state of a TCP connection, from those of its two sides: one of [`STATES`].
 pub(crate) fn state(client: TcpState, server: TcpState) -> &'static str {
     use TcpState::{Closed, Closing, Established, Reset};
     match (client, server) {

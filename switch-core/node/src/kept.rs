@@ -1,4 +1,4 @@
-//! Connections that outlive the process: their memory on tmpfs, and those of earlier runs.
+//! Connections that survive the process: their memory on tmpfs, and those of earlier runs.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,25 +9,25 @@ use podswitch_linux::kept_connections::{KeptConnections, Opened};
 
 use crate::events::{Event, Failure, Reporter};
 
-/// How long connections of earlier runs wait for their pods to be attached again.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long connections of earlier runs wait until their pods are attached again.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// See the module's description.
 #[derive(Debug)]
 pub(crate) struct Kept {
     files: KeptConnections,
     saved: Vec<Saved>,
-    /// When those that still wait are given up. `None`: nothing waits.
+    /// When connections that still wait are given up. `None`: none wait.
     until: Option<Instant>,
     restored: Restored,
-    /// Memory could not be allocated, and that was reported.
+    /// Memory could not be allocated, and this was reported.
     is_full: bool,
     reporter: Reporter,
 }
 
 impl Kept {
-    /// A control plane with its connections in `folder`; without one, or where that cannot be, in this process only,
-    /// which is reported.
+    /// A control plane with its connections in `folder`. Without a folder, or if it cannot be used,
+    /// connections live in this process only; the latter is reported.
     pub(crate) fn open(
         folder: Option<&Path>,
         options: Options,
@@ -66,15 +66,15 @@ impl Kept {
         (control, Some(kept))
     }
 
-    /// Whether connections of earlier runs are to be restored.
+    /// Whether connections of earlier runs wait to be restored.
     pub(crate) fn has_saved(&self) -> bool {
         !self.saved.is_empty()
     }
 
-    /// Opens connections whose clients' ports are attached. `tunnel`: and those of clients behind the tunnel. To be
-    /// called when a port was attached, before a state names it.
+    /// Restores connections whose clients' ports are attached, and if `tunnel` is true those of
+    /// clients behind the tunnel. Call it after a port was attached, before a state names it.
     pub(crate) fn restore(&mut self, control: &ControlPlane, tunnel: bool) {
-        // The latest first: what it has opened is what the earlier ones had.
+        // The latest run first: its connections include those that it restored from earlier runs.
         for saved in &mut self.saved {
             let Restored { restored, lost, .. } = control.restore_connections(saved, tunnel);
             self.restored.restored += restored;
@@ -82,19 +82,21 @@ impl Kept {
         }
     }
 
-    /// The first state is in force: opens all that can be opened, and says so.
+    /// The first state is in force: restores all connections that can be restored, and reports the
+    /// result.
     pub(crate) fn start(&mut self, control: &ControlPlane, now: Instant) {
         if !self.has_saved() {
-            // Those of another version are of no use.
+            // Connections of an incompatible version cannot be used.
             self.files.settle();
             return;
         }
         self.restore(control, true);
-        self.until = Some(now + PATIENCE);
+        self.until = Some(now + RESTORE_TIMEOUT);
         self.report();
     }
 
-    /// Keeps memory allocated ahead of its use, and gives up connections whose pods did not come back.
+    /// Allocates memory ahead of its use, and gives up connections whose pods were not attached
+    /// again.
     pub(crate) fn poll(&mut self, control: &ControlPlane, now: Instant) {
         self.allocate(control);
         let waiting = self.saved.iter().map(Saved::len).sum::<usize>();
@@ -109,7 +111,7 @@ impl Kept {
         }
     }
 
-    /// Removes what is kept: no next run needs it.
+    /// Removes the files: the next run does not need them.
     pub(crate) fn remove(self) {
         self.files.remove();
     }

@@ -1,4 +1,4 @@
-//! Names that people type: what they stand for, and the nearest right names where they stand for nothing.
+//! Names that people type: resolves them, and suggests the nearest existing names for unknown ones.
 //!
 //! Commands, the control socket and embedders share [`UnknownName`], so that every mistyped name gets the same help.
 
@@ -10,27 +10,27 @@ use podswitch_core::action::{DropClass, DropReason};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_kubernetes::distance as edits_between;
 
-/// The most names that are suggested.
+/// Maximum number of suggested names.
 const SUGGESTED: usize = 3;
-/// So few names are listed where none is near.
+/// Up to this many names are all listed if none is near.
 const LISTED: usize = 8;
 
-/// Nothing has this name.
+/// No object has this name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UnknownName {
-    /// What was to have it, such as `pod`; may be empty.
+    /// The kind of object, such as `pod`; may be empty.
     pub kind: &'static str,
     /// The name.
     pub name: String,
     /// The nearest names that exist, the best first; at most three.
     pub nearest: Vec<String>,
-    /// All names that exist, where none is near and there are at most eight.
+    /// All existing names, if none is near and there are at most eight.
     pub known: Vec<String>,
 }
 
 impl UnknownName {
-    /// `name` is none of `known`.
+    /// The error that `name` is not in `known`.
     pub fn new<T: AsRef<str>>(
         kind: &'static str,
         name: &str,
@@ -71,13 +71,14 @@ impl UnknownName {
     }
 }
 
-/// How far a name is from one that exists; `None`: too far to be meant. A few edits come first, then the same name
-/// without regard to case, in another namespace, or with what a controller appends to it.
+/// Distance of a name from an existing one; `None`: too far to suggest. A few edits come first,
+/// then the same name in different case, with a suffix that a controller appended, or in another
+/// namespace.
 fn distance(name: &str, known: &str) -> Option<usize> {
-    /// More than any number of edits.
+    /// Greater than any number of edits.
     const OTHER_CASE: usize = 1000;
     const LONGER: usize = 1001;
-    const ELSEWHERE: usize = 1002;
+    const OTHER_NAMESPACE: usize = 1002;
     if name.is_empty() || name == known {
         return None;
     }
@@ -98,10 +99,10 @@ fn distance(name: &str, known: &str) -> Option<usize> {
     if own.len() < 3 {
         return None;
     }
-    its.starts_with(&own).then_some(ELSEWHERE)
+    its.starts_with(&own).then_some(OTHER_NAMESPACE)
 }
 
-/// Whether two neighbouring characters have changed places.
+/// Whether two neighbouring characters are swapped.
 fn is_swapped(one: &str, other: &str) -> bool {
     let mut differ = one.bytes().zip(other.bytes()).filter(|(a, b)| a != b);
     let (first, second) = (differ.next(), differ.next());
@@ -127,7 +128,7 @@ impl std::error::Error for UnknownName {}
 const PROTOCOLS: [(&str, u8); 5] =
     [("TCP", 6), ("UDP", 17), ("SCTP", 132), ("ICMP", 1), ("ICMPv6", 58)];
 
-/// The IP protocol number of a name in any case, or of the number itself.
+/// The IP protocol number of a name in any case, or of a number.
 ///
 /// # Errors
 /// It is neither.
@@ -136,7 +137,7 @@ pub fn protocol_number(text: &str) -> Result<u8, UnknownName> {
     if let Some(number) = named.map(|(_, number)| *number).or(text.parse().ok()) {
         return Ok(number);
     }
-    // Upper case, so that letters of the other case are no edits.
+    // Upper case, so that a difference in case does not count as an edit.
     let names = PROTOCOLS.map(|(name, _)| name);
     let mut unknown = UnknownName::new("protocol", &text.to_ascii_uppercase(), names);
     text.clone_into(&mut unknown.name);
@@ -149,7 +150,7 @@ pub fn protocol_name(number: u8) -> String {
     named.map_or_else(|| number.to_string(), |(name, _)| (*name).to_owned())
 }
 
-/// Whether `name` is that of a drop reason or of a class of reasons.
+/// Checks that `name` is a drop reason or a class of drop reasons.
 ///
 /// # Errors
 /// It is not.
@@ -159,7 +160,8 @@ pub fn check_drop_reason(name: &str) -> Result<(), UnknownName> {
     UnknownName::check("drop reason", name, names.chain(classes.iter().map(|c| c.name())))
 }
 
-/// `namespace/name` of each pod with each of its addresses. Pods with their node's network are among them.
+/// `namespace/name` of each pod, with each of its addresses. Includes pods with their node's
+/// network.
 pub(crate) fn pods(snapshot: &Snapshot) -> impl Iterator<Item = (String, IpAddr)> {
     snapshot.endpoints.iter().map(|(address, facts)| {
         let workload = &facts.endpoint.workload;
@@ -167,7 +169,7 @@ pub(crate) fn pods(snapshot: &Snapshot) -> impl Iterator<Item = (String, IpAddr)
     })
 }
 
-/// `namespace/name` of each Service that has an address, with each of these.
+/// `namespace/name` of each Service with an address, with each of its addresses.
 pub(crate) fn services(snapshot: &Snapshot) -> impl Iterator<Item = (String, IpAddr)> {
     snapshot.services.frontends().filter_map(|frontend| {
         let name = frontend.entry.cookie.strip_prefix("Service/")?;
@@ -175,11 +177,11 @@ pub(crate) fn services(snapshot: &Snapshot) -> impl Iterator<Item = (String, IpA
     })
 }
 
-/// The addresses of what is called `name`, as the state in force has it: an address, `namespace/pod`, `node/NAME`, or
-/// `service/NAMESPACE/NAME` (its cluster IPs and other addresses).
+/// The addresses of the object with this name in the state in force. The name is an address,
+/// `namespace/pod`, `node/NAME`, or `service/NAMESPACE/NAME` (its cluster IPs and other addresses).
 ///
 /// # Errors
-/// There is no such thing.
+/// No object has this name.
 pub(crate) fn addresses(snapshot: &Snapshot, name: &str) -> Result<Vec<IpAddr>, UnknownName> {
     if let Ok(address) = name.parse() {
         return Ok(vec![address]);
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nearest() {
+    fn nearest_names() {
         let pods =
             ["shop/web-7d4b9-x2x", "shop/web-7d4b9-k8k", "shop/db-0", "shop/db-1", "lab/web"];
         for (name, nearest) in [

@@ -1,4 +1,4 @@
-//! What the workers do with their time: polls, bursts, paths of packets, sleeps and pauses.
+//! How the workers spend their time: polls, bursts, paths of packets, sleeps and pauses.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use serde::Serialize;
 
 /// Names of the classes of burst sizes.
 const BURST_NAMES: [&str; BURST_CLASSES] = ["1", "2", "3-4", "5-8", "9-16", "17-32", "33-64"];
-/// The longest pause is known for so long.
+/// How long the longest pause is remembered.
 const PAUSES_KEPT: Duration = Duration::from_secs(60);
 
-/// The workers' totals at one time. Two of them give a [`Perf`].
+/// The workers' counters at one time. Two readings give a [`Perf`].
 #[derive(Clone, Debug)]
 pub struct PerfReading {
     node: String,
@@ -30,7 +30,7 @@ struct WorkerReading {
     counts: Counts,
 }
 
-/// Counters of a worker that tell which path its packets took.
+/// Counters of a worker that show which path its packets took.
 #[derive(Clone, Debug, Default)]
 struct Counts {
     received: u64,
@@ -41,23 +41,23 @@ struct Counts {
     drops: BTreeMap<&'static str, u64>,
 }
 
-/// What the workers did between two readings, or since they began.
+/// The workers' activity between two readings, or since they started.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Perf {
     /// Name of the node.
     pub node: String,
-    /// Time between the readings, in seconds. `None`: everything since the workers began.
+    /// Time between the readings, in seconds. `None`: since the workers started.
     pub seconds: Option<f64>,
-    /// Each worker.
+    /// One entry for each worker.
     pub workers: Vec<WorkerPerf>,
 }
 
-/// What a worker did.
+/// A worker's activity.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct WorkerPerf {
-    /// Which.
+    /// Index of the worker.
     pub worker: usize,
     /// Share of time in polls that moved frames, in percent.
     pub busy_percent: f64,
@@ -73,24 +73,25 @@ pub struct WorkerPerf {
     pub burst_mean: f64,
     /// Bursts by number of frames: `1`, `2`, `3-4`, `5-8`, `9-16`, `17-32`, `33-64`.
     pub burst_sizes: BTreeMap<&'static str, u64>,
-    /// Frames received; those that a port lost before they were read are among them.
+    /// Frames received, including those that a port lost before they were read.
     pub packets: u64,
-    /// Packets that took the fast path: their flow's entry was valid.
+    /// Packets that took the fast path: their flow entry was current.
     pub fast_path: u64,
-    /// Frames that took the slow path, by why.
+    /// Frames that took the slow path, by reason.
     pub slow_path: SlowPath,
     /// Dropped frames by reason.
     pub drops: BTreeMap<&'static str, u64>,
-    /// Flows that a configuration change was found not to concern; their packets took the fast path.
+    /// Flow entries that were revalidated after a configuration change that does not affect them.
+    /// Their packets took the fast path.
     pub kept: u64,
-    /// How long polls that moved frames took.
+    /// Duration of polls that moved frames.
     pub poll_time: PollTime,
     /// Sleeps in the kernel.
     pub sleeps: u64,
-    /// What ended them.
+    /// What ended the sleeps.
     pub woken_by: WokenBy,
-    /// The longest time between two polls without a sleep: frames that arrived in it waited for it. Of the
-    /// last minute if more time was asked for.
+    /// The longest time between two polls without a sleep. Frames that arrived during it were
+    /// delayed. At most the last minute is covered.
     pub longest_pause: Option<LongestPause>,
 }
 
@@ -98,29 +99,29 @@ pub struct WorkerPerf {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SlowPath {
-    /// Packets that went through admission: first packets of connections, connections of which this worker
-    /// had no entry, segments that open or reset a connection.
+    /// Packets that went through admission: first packets of connections, packets of connections
+    /// without an entry in this worker, and segments that open or reset a connection.
     pub admissions: u64,
-    /// Flows that were evaluated again, since something that they depend on had changed. Part of
+    /// Flows that were re-evaluated because something that they depend on had changed. Included in
     /// `admissions`.
     pub reevaluated: u64,
-    /// ARP, neighbour discovery, fragments, ICMP errors, layer 2, and frames that were dropped before
-    /// admission.
+    /// ARP, neighbour discovery, fragments, ICMP errors, layer 2, and frames that were dropped
+    /// before admission.
     pub other: u64,
 }
 
-/// How long polls took, in nanoseconds. The quantiles are powers of two: upper bounds, at most twice the
-/// exact value. Zero: there was no such poll.
+/// Duration of polls, in nanoseconds. The quantiles are powers of two: upper bounds, at most twice
+/// the exact value. Zero: there was no such poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PollTime {
     /// Mean.
     pub mean_ns: u64,
-    /// Half of the polls were shorter.
+    /// Upper bound of half of the polls.
     pub p50_ns: u64,
-    /// 99 of 100 polls were shorter.
+    /// Upper bound of 99 of 100 polls.
     pub p99_ns: u64,
-    /// All polls were shorter.
+    /// Upper bound of all polls.
     pub max_ns: u64,
 }
 
@@ -130,9 +131,9 @@ pub struct PollTime {
 pub struct WokenBy {
     /// A port had frames.
     pub port: u64,
-    /// The control plane: a publish, a port that came or went.
+    /// The control plane sent a command: a publish, or a port that was attached or detached.
     pub command: u64,
-    /// The longest time to sleep was over.
+    /// The sleep timed out.
     pub timeout: u64,
 }
 
@@ -142,8 +143,8 @@ pub struct WokenBy {
 pub struct LongestPause {
     /// How long, in nanoseconds.
     pub ns: u64,
-    /// What the worker did in it: `frames`, `commands`, `publish`, `sweep` (timeouts), `growth` (of the flow
-    /// table). Empty: nothing, the kernel gave its core to others.
+    /// The worker's activity during it: `frames`, `commands`, `publish`, `sweep` (timeouts),
+    /// `growth` (of the flow table). Empty: none; the kernel ran other tasks on its core.
     pub doing: Vec<&'static str>,
 }
 
@@ -152,7 +153,7 @@ impl Counts {
         let counters = &worker.counters;
         let drops = DropReason::ALL.iter().map(|reason| (reason.name(), counters.dropped(*reason)));
         Self {
-            // Before those that are part of it, so that the difference is not negative.
+            // Read before the counters that it includes, so that the difference is not negative.
             fast_path: counters.hits.get(),
             admissions: counters.misses.get(),
             reevaluated: counters.rederived.get(),
@@ -187,7 +188,7 @@ impl PerfReading {
         Self { node, at, workers: workers.collect() }
     }
 
-    /// What the workers did since they began.
+    /// The workers' activity since they started.
     pub fn total(&self) -> Perf {
         let workers = self.workers.iter().enumerate();
         let workers = workers.map(|(index, worker)| {
@@ -197,7 +198,7 @@ impl PerfReading {
         Perf { node: self.node.clone(), seconds: None, workers: workers.collect() }
     }
 
-    /// What the workers did since an earlier reading of the same node.
+    /// The workers' activity since an earlier reading of the same node.
     pub fn since(&self, earlier: &PerfReading) -> Perf {
         let time = self.at.since(earlier.at);
         let nanos = time.as_nanos() as u64;
@@ -213,7 +214,7 @@ impl PerfReading {
 }
 
 impl WorkerReading {
-    /// From counters of `nanos` nanoseconds up to `at`.
+    /// Computes it from counters over `nanos` nanoseconds until `at`.
     fn perf(
         &self,
         worker: usize,

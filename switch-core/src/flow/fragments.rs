@@ -14,6 +14,8 @@
 
 mod accounts;
 mod datagram;
+mod released;
+mod slot;
 
 use std::time::Duration;
 
@@ -22,8 +24,10 @@ use hashbrown::hash_table::Entry;
 use podswitch_wire::flow_key::{Family, FlowKey, HashKey};
 use podswitch_wire::parse::{Fragment as Position, Parsed};
 
-use self::accounts::{Accounts, Link};
+use self::accounts::Accounts;
 use self::datagram::{Added, Datagram, Extent};
+pub use self::released::{Fragment, Released};
+use self::slot::{Key, Link, Slot, State};
 use crate::action::DropReason;
 use crate::id::PortId;
 use crate::packet::{HEADROOM, Packet, Pool};
@@ -53,25 +57,6 @@ impl Default for FragmentConfig {
     }
 }
 
-/// A fragment and its parsed headers.
-#[derive(Debug)]
-pub struct Fragment {
-    /// The packet.
-    pub packet: Packet,
-    /// Its parsed headers.
-    pub parsed: Parsed,
-}
-
-/// What the store returns; reused by the caller, who empties it after each call.
-#[derive(Debug, Default)]
-pub struct Released {
-    /// All fragments of one complete datagram, by offset. The first contains the layer-4 header, and its
-    /// flow key applies to all.
-    pub whole: Vec<Fragment>,
-    /// Fragments to be dropped, each with its reason.
-    pub dropped: Vec<(Packet, DropReason)>,
-}
-
 /// The result of [`Fragments::insert`]. In any case [`Released::dropped`] may contain fragments of
 /// other datagrams that were dropped to make room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,31 +80,6 @@ pub struct Fragments {
     free: Vec<u32>,
     accounts: Accounts,
     held: usize,
-}
-
-/// The datagram that a fragment belongs to. The ingress port is a part: no port can add fragments to
-/// another port's datagram.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Key {
-    flow: FlowKey,
-    ingress: PortId,
-}
-
-#[derive(Debug)]
-struct Slot {
-    key: Key,
-    hash: u64,
-    since: Instant,
-    state: State,
-    link: Link,
-}
-
-#[derive(Debug)]
-enum State {
-    Free,
-    Collecting(Datagram),
-    /// Every further fragment is dropped with this reason (RFC 5722 §4).
-    Rejected(DropReason),
 }
 
 /// Memory for a datagram's record, without its fragments, in bytes.

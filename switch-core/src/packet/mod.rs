@@ -16,6 +16,7 @@ mod pool;
 pub mod testkit;
 #[cfg(test)]
 mod tests;
+mod udp_runs;
 
 pub use batch::{BATCH, Batch};
 pub use checksum::finish_checksum;
@@ -26,6 +27,7 @@ pub use gso::{SegmentError, TunnelOffsets, TunnelSegments, segment, tunnel_offse
 pub use layout::ip_end;
 pub use offload::{GsoType, Offload, Offloads};
 pub use pool::{Pool, PoolConfig, SizeClass};
+pub use udp_runs::{MAX_HEADERS as MAX_UDP_HEADERS, UdpRun, UdpRuns};
 
 use core::fmt;
 use core::ops::{Deref, DerefMut};

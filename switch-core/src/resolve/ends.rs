@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::Query;
 use super::hints::{Hints, endpoint};
+use super::query::Query;
 use crate::pinned::{Direction, Pinned};
 use crate::snapshot::{EndpointFacts, PortFacts, Snapshot};
 

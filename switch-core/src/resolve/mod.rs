@@ -8,151 +8,29 @@
 //! Order: source checks → Service (DNAT, SNAT) → network policy at both ends → route. For replies
 //! and other packets of a known connection, translation is taken from the connection.
 
+mod decision;
 mod ends;
 mod hints;
 mod martian;
 mod policy;
+mod query;
 mod route;
 mod service;
 mod source;
 mod uplink;
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-
-use podswitch_policy::service::entry::ServiceEntry;
-use podswitch_vxlan::vtep::VtepIndex;
-use podswitch_wire::flow_key::FlowKey;
-
+pub use decision::{AllowedBy, Answer, Decision, Denial, DenialCounter, Forward, Verdict};
 use ends::Ends;
 pub use hints::Hints;
+pub use query::Query;
 pub use route::Hop;
 pub use service::{ConnAction, connection_action, may_open};
 pub use source::check_source;
 
-use crate::action::{DropReason, Plan};
-use crate::id::{Cookie, PortId};
-use crate::nat::affinity::Affinity;
+use crate::action::Plan;
 use crate::nat::select::{self, FirstPacket, Served};
-use crate::packet::Packet;
 use crate::pinned::{Direction, Opened, Pinned, SourceNat};
 use crate::snapshot::Snapshot;
-
-/// A packet, as [`resolve`] sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Query<'a> {
-    /// The packet's key, as it was received.
-    pub key: &'a FlowKey,
-    /// The port that it was received on.
-    pub ingress: PortId,
-    /// The VTEP that sent it, if it came through the tunnel.
-    pub via: Option<VtepIndex>,
-    /// Its connection and its direction in it, if the connection is known.
-    pub known: Option<(&'a Pinned, Direction)>,
-    /// Session affinity and the current second. `None`: no client has affinity.
-    pub affinity: Option<(&'a Affinity, u32)>,
-    /// The backend of a connection through a Service of which nothing else is known.
-    pub backend: Option<SocketAddr>,
-}
-
-impl<'a> Query<'a> {
-    /// The first packet of a connection.
-    pub fn new(key: &'a FlowKey, ingress: PortId) -> Self {
-        Self { key, ingress, via: None, known: None, affinity: None, backend: None }
-    }
-
-    /// The same for a packet that was received.
-    pub fn of(key: &'a FlowKey, packet: &Packet) -> Self {
-        Self { via: packet.via(), ..Self::new(key, packet.ingress) }
-    }
-
-    /// The facts of the packet's connection; if it is not known, those of a new one without
-    /// translation.
-    #[inline]
-    pub fn pinned(&self) -> Pinned {
-        match self.known {
-            Some((pinned, _)) => *pinned,
-            None => Pinned { origin_end: self.via, ..Pinned::new(*self.key, self.ingress) },
-        }
-    }
-}
-
-/// The answer that the sender of a dropped packet gets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Answer {
-    /// None.
-    Silent,
-    /// ICMP network unreachable.
-    NetUnreachable,
-    /// ICMP host unreachable.
-    HostUnreachable,
-    /// ICMP port unreachable; for TCP a reset.
-    PortUnreachable,
-    /// ICMP administratively prohibited.
-    Prohibited,
-}
-
-/// Why a packet is not forwarded.
-#[derive(Clone, Debug)]
-pub struct Denial<'s> {
-    /// The reason.
-    pub reason: DropReason,
-    /// The object that decided it: a policy, a Service.
-    pub object: Option<Cookie>,
-    /// What the sender is told.
-    pub answer: Answer,
-    /// The counter of that object. Every denied packet counts once: it opens no connection, so each
-    /// is an attempt of its own.
-    pub counter: Option<DenialCounter<'s>>,
-}
-
-/// The counter of what denied a packet.
-#[derive(Clone, Copy, Debug)]
-pub enum DenialCounter<'s> {
-    /// A policy's counter, by its number in [`Snapshot::policy_counters`].
-    Policy(u32),
-    /// Connections that a Service port rejected (S5).
-    ServiceRejected(&'s Arc<ServiceEntry>),
-    /// Connections that a Service port dropped (S3, S4, S7).
-    ServiceDropped(&'s Arc<ServiceEntry>),
-}
-
-impl From<DropReason> for Denial<'_> {
-    fn from(reason: DropReason) -> Self {
-        Self { reason, object: None, answer: Answer::Silent, counter: None }
-    }
-}
-
-/// The policy rules that allowed a connection, by their numbers in [`Snapshot::policy_counters`].
-/// Each counts once for a connection, when the connection is opened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct AllowedBy {
-    /// The rule of the source's egress policy; `None` if it was not evaluated here.
-    pub egress: Option<u32>,
-    /// The rule of the destination's ingress policy; `None` if it was not evaluated here.
-    pub ingress: Option<u32>,
-}
-
-/// What happens to a packet.
-#[derive(Clone, Debug)]
-pub enum Decision<'s> {
-    /// It is forwarded.
-    Forward {
-        /// What is done with packets of this direction.
-        plan: Plan,
-        /// The facts of the connection. If the source of a new connection is translated, the
-        /// destination port of `reply` is still the client's: opening the connection leases one.
-        pinned: Pinned,
-        /// The Service that chose the backend of a new connection.
-        service: Option<Served<'s>>,
-        /// The policy rules that allowed it.
-        allowed_by: AllowedBy,
-    },
-    /// It is for the gateway itself.
-    Gateway,
-    /// It is dropped.
-    Drop(Denial<'s>),
-}
 
 /// Decides about one packet. See the module's description.
 pub fn resolve<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Decision<'s> {
@@ -165,25 +43,6 @@ pub fn resolve<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Decision<'s> {
         Verdict::Gateway => Decision::Gateway,
         Verdict::Drop(denial) => Decision::Drop(denial),
     }
-}
-
-/// A [`Decision`] whose large parts are written to the caller's memory.
-pub enum Verdict<'s> {
-    /// Forward.
-    Forward(Forward<'s>),
-    /// For the gateway itself.
-    Gateway,
-    /// Drop.
-    Drop(Denial<'s>),
-}
-
-/// The small parts of [`Decision::Forward`].
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Forward<'s> {
-    /// The Service that chose the backend of a new connection.
-    pub service: Option<Served<'s>>,
-    /// The policy rules that allowed it.
-    pub allowed_by: AllowedBy,
 }
 
 /// As [`resolve`]. `pinned` is [the query's](Query::pinned) and becomes that of the connection;

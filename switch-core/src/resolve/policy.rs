@@ -5,7 +5,9 @@ use podswitch_policy::table::{Decision, PolicyTable};
 use podswitch_policy::verdict::Traffic;
 use podswitch_wire::flow_key::FlowKey;
 
-use super::{AllowedBy, Answer, Denial, DenialCounter, Ends, Hints};
+use super::decision::{AllowedBy, Answer, Denial, DenialCounter};
+use super::ends::Ends;
+use super::hints::Hints;
 use crate::action::DropReason;
 use crate::id::Cookie;
 use crate::pinned::{Pinned, SourceNat};

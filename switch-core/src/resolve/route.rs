@@ -8,7 +8,8 @@ use podswitch_vxlan::vtep::VtepIndex;
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::FlowKey;
 
-use super::{Answer, Denial, Query};
+use super::decision::{Answer, Denial};
+use super::query::Query;
 use crate::action::{DropReason, Plan};
 use crate::id::PortId;
 use crate::nat::select::is_loopback_v4;

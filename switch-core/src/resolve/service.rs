@@ -7,7 +7,7 @@ use podswitch_policy::service::table::{
 use podswitch_wire::flow_key::{FlowKey, proto};
 use podswitch_wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
 
-use super::{Answer, Denial, DenialCounter};
+use super::decision::{Answer, Denial, DenialCounter};
 use crate::action::DropReason;
 use crate::id::Cookie;
 use crate::nat::select::Refusal;

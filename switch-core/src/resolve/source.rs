@@ -1,7 +1,8 @@
 //! Which source addresses a sender may use: anti-spoofing (P5, threats T-S1, T-S4).
 
 use super::martian::{is_link_local_v4, is_link_local_v6, is_martian};
-use super::{Query, uplink};
+use super::query::Query;
+use super::uplink;
 use crate::action::DropReason;
 use crate::nat::select::is_loopback_v4;
 use crate::snapshot::{Location, PortFacts, Snapshot};

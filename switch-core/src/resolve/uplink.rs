@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use podswitch_vxlan::vtep::VtepIndex;
 use podswitch_wire::flow_key::proto;
 
-use super::Query;
 use super::martian::is_martian;
+use super::query::Query;
 use crate::action::DropReason;
 use crate::pinned::{Direction, Pinned};
 use crate::snapshot::{FibEntry, PortFacts, Reach, Snapshot, UplinkPort};

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use podswitch_core::packet::{Batch, Packet, Pool, PoolConfig};
 use podswitch_core::port::Port;
-use podswitch_linux::NetNs;
 use podswitch_linux::attach::PodInterface;
+use podswitch_linux::{NetNs, Netlink};
 use podswitch_wire::addr::Mac;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -40,14 +40,18 @@ pub fn pod(addresses: &[&str]) -> PodInterface {
 
 /// Asks the kernel to cut what `socket` sends into datagrams of `size` bytes.
 pub fn set_udp_segment(socket: &UdpSocket, size: i32) {
+    set_udp_option(socket, libc::UDP_SEGMENT, size);
+}
+
+fn set_udp_option(socket: &UdpSocket, option: i32, value: i32) {
     use std::os::fd::AsRawFd;
-    // SAFETY: the option takes an `int`, which `size` is.
+    // SAFETY: the option takes an `int`, which `value` is.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_UDP,
-            libc::UDP_SEGMENT,
-            (&raw const size).cast(),
+            option,
+            (&raw const value).cast(),
             size_of::<i32>() as u32,
         )
     };
@@ -160,6 +164,83 @@ pub fn checksum(data: &[u8], addresses: &[u8], proto: u8) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !(sum as u16)
+}
+
+/// The datagram with other payload: lengths and checksums are made to fit.
+fn with_payload(datagram: &[u8], payload: &[u8]) -> Vec<u8> {
+    let (l4, v4) = if datagram[12..14] == [8, 0] { (34, true) } else { (54, false) };
+    let mut frame = datagram[..l4 + 8].to_vec();
+    frame.extend(payload);
+    let len = (8 + payload.len()) as u16;
+    frame[l4 + 4..l4 + 6].copy_from_slice(&len.to_be_bytes());
+    let addresses = if v4 {
+        frame[16..18].copy_from_slice(&(len + 20).to_be_bytes());
+        frame[24..26].fill(0);
+        let sum = checksum(&frame[14..34], &[], 0);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        26..34
+    } else {
+        frame[18..20].copy_from_slice(&len.to_be_bytes());
+        22..54
+    };
+    frame[l4 + 6..l4 + 8].fill(0);
+    let sum = checksum(&frame[l4..], &frame[addresses], 17);
+    frame[l4 + 6..l4 + 8].copy_from_slice(&if sum == 0 { 0xffff } else { sum }.to_be_bytes());
+    frame
+}
+
+/// Sends datagrams of two flows, turn and turn about, in one burst into a pod, and checks that each arrives as itself, and
+/// that those of a flow came as one GSO packet.
+pub fn check_joined(ns: &NetNs, peer: &mut Peer, local: &str, remote: &str) {
+    peer.echo = false;
+    let bind = || ns.enter(|| UdpSocket::bind((ip(local), 0))).unwrap().unwrap();
+    let sockets = [bind(), bind()];
+    let answers = sockets.each_ref().map(|socket| {
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        socket.send_to(b"question", (ip(remote), 9999)).unwrap();
+        let mut answer = None;
+        peer.run_until(|frame| {
+            answer = answer.take().or_else(|| echo(frame));
+            answer.is_some()
+        });
+        answer.expect("the question")
+    });
+    // The last one is shorter.
+    let payload = |flow: usize, number: usize| {
+        vec![(flow * 100 + number) as u8; if number == 9 { 7 } else { 18 }]
+    };
+    let mut send = || {
+        let frames = (0..20).map(|n| with_payload(&answers[n % 2], &payload(n % 2, n / 2)));
+        let mut burst: Batch = frames.map(|frame| Packet::from_frame(&frame)).collect();
+        assert_eq!(peer.port.tx(&mut peer.pool, &mut burst).unwrap(), 20);
+        assert!(burst.is_empty());
+    };
+    send();
+    let mut buffer = [0; 2048];
+    for (flow, socket) in sockets.iter().enumerate() {
+        for number in 0..10 {
+            let len = socket.recv(&mut buffer).unwrap();
+            assert_eq!(buffer[..len], payload(flow, number), "{local}: {flow} {number}");
+        }
+        set_udp_option(socket, libc::UDP_GRO, 1);
+    }
+    // A socket that takes GSO packets shows that they came as one.
+    send();
+    for (flow, socket) in sockets.iter().enumerate() {
+        let len = socket.recv(&mut buffer).unwrap();
+        let whole: Vec<u8> = (0..10).flat_map(|number| payload(flow, number)).collect();
+        assert_eq!(buffer[..len], whole, "{local}: {flow}");
+    }
+    // What an interface that is down refuses is left to the caller, in its order.
+    let mut netlink = Netlink::open(ns).unwrap();
+    let index = netlink.link("eth0").unwrap().index;
+    netlink.set_down(index).unwrap();
+    let frames: Vec<Vec<u8>> =
+        (0..20).map(|n| with_payload(&answers[n % 2], &payload(n % 2, n / 2))).collect();
+    let mut burst: Batch = frames.iter().map(|frame| Packet::from_frame(frame)).collect();
+    assert_eq!(peer.port.tx(&mut peer.pool, &mut burst).unwrap_or(0), 0);
+    assert!(burst.iter().map(Packet::bytes).eq(&frames), "{local}: what was refused");
+    netlink.set_up(index).unwrap();
 }
 
 /// A UDP datagram turned round.

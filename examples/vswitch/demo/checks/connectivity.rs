@@ -1,4 +1,4 @@
-//! Every end reaches the ends that it should, with the right source address.
+//! Every endpoint reaches the endpoints that it should, with the correct source address.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use crate::demo::report::Report;
 use crate::demo::sockets;
 use crate::demo::world::{DemoPod, FAR_AWAY, Family, World};
 
-/// Bytes sent over TCP each way, and in a datagram.
+/// Bytes sent over TCP in each direction, and in a datagram.
 const STREAM: usize = 1 << 20;
 const DATAGRAM: usize = 512;
 /// A port without a listener.
@@ -81,7 +81,7 @@ pub(in crate::demo) fn connectivity(world: &World, report: &mut Report) -> Done 
             report.check(name("UDP"), expect_seen(seen, own))?;
         }
     }
-    // No listener: the pod's own refusal comes back through the tunnel.
+    // There is no listener: the pod's own refusal comes back through the tunnel.
     let (red, cyan) = (world.pod("red"), world.pod("cyan"));
     for (family, address) in cyan.addresses.each() {
         let target = SocketAddr::new(address, CLOSED);

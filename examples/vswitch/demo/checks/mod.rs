@@ -35,7 +35,7 @@ pub(super) use services::services;
 pub(super) use spoofing::{spoofing, tunnel_spoofing};
 pub(super) use wire_format::wire_format;
 
-/// How long counters may take to show what was sent.
+/// How long until counters must show what was sent.
 const SHOWN: Duration = Duration::from_secs(3);
 
 fn ping(from: &NetNs, to: IpAddr) -> Outcome<()> {
@@ -58,14 +58,14 @@ fn refused_by_tcp(from: &NetNs, to: SocketAddr) -> Outcome<()> {
     match sockets::open(from, connect)? {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
         Err(error) => Err(error.to_string()),
-        Ok(_) => Err("it is accepted".to_owned()),
+        Ok(_) => Err("the connection is accepted".to_owned()),
     }
 }
 
 /// A datagram is answered with ICMP port unreachable.
 fn refused_by_udp(from: &NetNs, to: SocketAddr) -> Outcome<()> {
     let socket = servers::udp_client(from, to)?;
-    let mut last = "nothing comes back".to_owned();
+    let mut last = "no response".to_owned();
     for _ in 0..TRIES {
         match servers::ask_once(&socket) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(()),

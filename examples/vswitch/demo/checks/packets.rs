@@ -92,8 +92,8 @@ fn ttl(world: &World, report: &mut Report) -> Done {
     Ok(())
 }
 
-/// Makes a pod assume a larger MTU than its peer has. Its first datagram is too big and it learns
-/// the MTU; then it fragments by itself.
+/// Makes a pod assume a larger MTU than its peer has. Its first datagram is too big, and the pod
+/// learns the MTU; after that it fragments by itself.
 fn path_mtu(world: &World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> Outcome<()> {
     let switch = world.node_of(from);
     let before = switch.dropped(DropReason::MtuExceeded);
@@ -122,8 +122,8 @@ fn learns_mtu(from: &DemoPod, address: IpAddr, bytes: usize, mtu: u32) -> Outcom
     Err(format!("it never learns that the path's MTU is {mtu}"))
 }
 
-/// A path through the tunnel that is narrower than the node's own link: what the node's kernel
-/// learns of it reaches the pod. Must be last: the switch remembers it for minutes.
+/// A path through the tunnel with a smaller MTU than the node's own link: what the node's kernel
+/// learns about it reaches the pod. Must run last: the switch remembers the MTU for minutes.
 pub(in crate::demo) fn narrow_underlay(world: &World, report: &mut Report) -> Done {
     let (white, red) = (world.pod("white"), world.pod("red"));
     let outcome = narrowed(world, white, red);
@@ -155,31 +155,31 @@ fn sizes(world: &World, from: &DemoPod, to: &DemoPod, address: IpAddr) -> Outcom
     let mtu = world.mtu()? as usize;
     let headers = HEADERS[usize::from(address.is_ipv6())];
     for size in mtu - 12..=mtu + 12 {
-        for keep_whole in [true, false] {
-            let fits = size <= mtu || !keep_whole;
-            let arrives = send_sized(from, to, address, keep_whole, size - headers)
-                .map_err(|e| format!("{size} bytes, DF {keep_whole}: {e}"))?;
+        for dont_fragment in [true, false] {
+            let fits = size <= mtu || !dont_fragment;
+            let arrives = send_sized(from, to, address, dont_fragment, size - headers)
+                .map_err(|e| format!("{size} bytes, DF {dont_fragment}: {e}"))?;
             if arrives != fits {
-                return Err(format!("{size} bytes, DF {keep_whole}: arrives {arrives}"));
+                return Err(format!("{size} bytes, DF {dont_fragment}: arrives {arrives}"));
             }
         }
     }
     Ok(())
 }
 
-/// Sends a datagram of that many bytes of data; without DF it may be fragmented. It arrives, or
-/// (`false`) the sender's kernel says that it is too long.
+/// Sends a datagram with that many bytes of data; without DF it may be fragmented. Either it
+/// arrives, or (`false`) the sender's kernel reports that it is too long.
 fn send_sized(
     from: &DemoPod,
     to: &DemoPod,
     address: IpAddr,
-    keep_whole: bool,
+    dont_fragment: bool,
     bytes: usize,
 ) -> Outcome<bool> {
     let server = sockets::open(&to.namespace, || UdpSocket::bind((address, 0)))?;
     server.set_read_timeout(Some(RETRY)).map_err(|e| e.to_string())?;
     let target = server.local_addr().map_err(|e| e.to_string())?;
-    let socket = client(from, address, keep_whole)?;
+    let socket = client(from, address, dont_fragment)?;
     let (message, mut buffer) = (sockets::pattern(bytes), vec![0; 1 << 16]);
     for _ in 0..TRIES {
         match socket.send_to(&message, target) {
@@ -199,13 +199,17 @@ fn is_too_long(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error())
 }
 
-/// A socket that sets DF, or one that allows fragmentation by the sender and on the way.
-fn client(from: &DemoPod, to: IpAddr, keep_whole: bool) -> Outcome<UdpSocket> {
+/// A socket that sets DF, or one that allows fragmentation by the sender and by routers.
+fn client(from: &DemoPod, to: IpAddr, dont_fragment: bool) -> Outcome<UdpSocket> {
     let socket = sockets::open(&from.namespace, || UdpSocket::bind((sockets::unspecified(to), 0)))?;
     use {Ipv4PathMtuDiscovery as V4, Ipv6PathMtuDiscovery as V6};
     let set = match to {
-        IpAddr::V4(_) => set_ip_mtu_discover(&socket, if keep_whole { V4::DO } else { V4::DONT }),
-        IpAddr::V6(_) => set_ipv6_mtu_discover(&socket, if keep_whole { V6::DO } else { V6::DONT }),
+        IpAddr::V4(_) => {
+            set_ip_mtu_discover(&socket, if dont_fragment { V4::DO } else { V4::DONT })
+        }
+        IpAddr::V6(_) => {
+            set_ipv6_mtu_discover(&socket, if dont_fragment { V6::DO } else { V6::DONT })
+        }
     };
     set.map_err(|e| e.to_string())?;
     socket.set_read_timeout(Some(RETRY / 4)).map_err(|e| e.to_string())?;

@@ -15,7 +15,7 @@ use crate::demo::sockets::{self, Connection, Outcome, PATIENCE};
 use crate::demo::world::{DemoPod, SERVICE_PORT, Service, TARGET_PORT, World};
 
 /// Enough time for allowed traffic to arrive.
-const A_WHILE: Duration = Duration::from_millis(250);
+const ARRIVAL_TIME: Duration = Duration::from_millis(250);
 /// Bytes sent each way.
 const BYTES: usize = 20_000;
 
@@ -51,7 +51,7 @@ pub(in crate::demo) fn policy(world: &mut World, report: &mut Report) -> Done {
         setup.policies = vec![ONLY_RED, ONLY_TO_BLUE];
         setup.services = vec![to_cyan];
     });
-    report.check("policy: put in force on both nodes", put)?;
+    report.check("policy: applied on both nodes", put)?;
     let pod = |name: &str| world.pod(name);
     for (family, cyan) in pod("cyan").addresses.each() {
         let of_family = |pod: &DemoPod| pod.addresses.like(cyan);
@@ -81,7 +81,7 @@ pub(in crate::demo) fn policy(world: &mut World, report: &mut Report) -> Done {
             report.check(format!("policy: {from} → {to} is denied, {family}"), outcome)?;
         }
     }
-    // Below, the configuration changes while these pods are in use.
+    // From here on, the configuration changes while these pods are in use.
     let (red, cyan) = (world.pod("red").clone(), world.pod("cyan").clone());
     for (family, address) in cyan.addresses.each() {
         let outcome = established(world, &red, &cyan, address);
@@ -105,11 +105,11 @@ fn denied(
     reason: DropReason,
 ) -> Outcome<()> {
     let before = world.nodes[node].dropped(reason);
-    let connect = || Ok(TcpStream::connect_timeout(&to, A_WHILE));
+    let connect = || Ok(TcpStream::connect_timeout(&to, ARRIVAL_TIME));
     match sockets::open(&from.namespace, connect)? {
-        Ok(_) => return Err("it connects".to_owned()),
+        Ok(_) => return Err("the connection succeeds".to_owned()),
         Err(error) if error.kind() == ErrorKind::TimedOut => {}
-        Err(error) => return Err(format!("{error}, where there should be silence")),
+        Err(error) => return Err(format!("{error}, although a timeout is expected")),
     }
     match wait_for(|| world.nodes[node].dropped(reason) > before) {
         true => Ok(()),
@@ -132,8 +132,8 @@ fn established(world: &mut World, from: &DemoPod, to: &DemoPod, address: IpAddr)
     }
     world.change(|setup| setup.policies = vec![ONLY_BLACK])?;
     let before = world.nodes[to.node].dropped(DropReason::PolicyIngress);
-    if arrives(&mut client, &mut server, 2, A_WHILE)? {
-        return Err("it goes on although it is denied".to_owned());
+    if arrives(&mut client, &mut server, 2, ARRIVAL_TIME)? {
+        return Err("data still arrives although it is denied".to_owned());
     }
     if !wait_for(|| world.nodes[to.node].dropped(DropReason::PolicyIngress) > before) {
         return Err("it is not dropped as policy_ingress".to_owned());
@@ -142,7 +142,7 @@ fn established(world: &mut World, from: &DemoPod, to: &DemoPod, address: IpAddr)
     // TCP retransmits what was dropped.
     match receives(&mut server, 2, PATIENCE)? {
         true => Ok(()),
-        false => Err("it does not go on when it is allowed again".to_owned()),
+        false => Err("no data arrives after it is allowed again".to_owned()),
     }
 }
 

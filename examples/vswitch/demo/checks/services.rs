@@ -12,7 +12,7 @@ use crate::demo::servers::{self, Servers, ask_tcp, ask_udp};
 use crate::demo::sockets::Outcome;
 use crate::demo::world::{Family, OUTSIDE, SERVICE_PORT, Service, World};
 
-/// Enough connections that all backends get some: that one of two gets none has a probability of
+/// Enough connections that every backend gets some. The probability that one of two gets none is
 /// 2^-23.
 const MANY: usize = 24;
 /// Bytes sent each way.
@@ -50,7 +50,7 @@ pub(in crate::demo) fn services(world: &mut World, report: &mut Report) -> Done 
         Err(error) => return report.check("Services: servers", Err(error)),
     };
     let put = world.change(|setup| setup.services = all());
-    report.check("Services: put in force on both nodes", put)?;
+    report.check("Services: applied on both nodes", put)?;
     for (family, like) in OUTSIDE.each() {
         spread(world, report, family, like)?;
         empty(world, report, family, like)?;

@@ -1,4 +1,5 @@
-//! No pod can use another's addresses (P5), and no host on the underlay a node's (T-O1 to T-O6).
+//! A pod cannot use another pod's addresses (P5), and a host on the underlay cannot use a node's
+//! (T-O1 to T-O6).
 
 use std::net::UdpSocket;
 
@@ -67,8 +68,8 @@ fn mac_of(namespace: &NetNs, interface: &str) -> Outcome<podswitch_wire::addr::M
     link.map_err(|e| e.to_string())?.mac.ok_or_else(|| format!("{interface} has no MAC address"))
 }
 
-/// Sends forged frames through an interface; the receiving switch must drop them all, for the right
-/// reason.
+/// Sends forged frames through an interface; the receiving switch must drop all of them, for the
+/// expected reason.
 fn try_out(forgery: &Forgery, from: &NetNs, interface: &str, at: &DemoNode) -> Outcome<()> {
     let before = at.dropped(forgery.reason);
     frames::send(from, interface, &forgery.frame, FORGED)?;

@@ -1,5 +1,5 @@
-//! The format between the nodes: one packet, captured at a port of the underlay's bridge and read
-//! by another parser than the switch's.
+//! The packet format between the nodes: one packet, captured at a port of the underlay's bridge and
+//! decoded by an independent parser.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -23,11 +23,11 @@ use crate::demo::sockets::Outcome;
 use crate::demo::world::{World, bridge_port};
 
 /// The longest wait for the packet.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CAPTURE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes on a line.
 const LINE: usize = 16;
 
-/// Catches a ping from red to cyan on its way, checks it and shows it.
+/// Captures a ping from red to cyan on the underlay, checks it and shows it.
 pub(in crate::demo) fn wire_format(world: &World, report: &mut Report) -> Done {
     let name = "on the wire: a tunnelled packet is VXLAN as RFC 7348 has it";
     let frame = match catch(world) {
@@ -57,10 +57,10 @@ fn catch(world: &World) -> Outcome<Vec<u8>> {
     let (mut pool, mut batch) = (Pool::new(PoolConfig::default()), Batch::new());
     let clock = Clock::start();
     let start = clock.now();
-    while clock.now().since(start) < PATIENCE {
+    while clock.now().since(start) < CAPTURE_TIMEOUT {
         port.rx(&mut pool, &mut batch).map_err(text)?;
         for mut packet in batch.drain(..) {
-            // What a network card would do: there is none here, so the checksum stays partial.
+            // A network card would complete the checksum. There is none here, so it stays partial.
             let finished = finish_checksum(&mut packet);
             let frame = packet.bytes().to_vec();
             pool.free(packet);

@@ -75,7 +75,7 @@ impl Parties {
     }
 }
 
-/// Sends a frame by an interface, so many times.
+/// Sends a frame `times` times through an interface.
 pub(super) fn send(namespace: &NetNs, interface: &str, frame: &[u8], times: usize) -> Outcome<()> {
     let receive = Receive::Messages;
     let config = PacketConfig { receive, promiscuous: false, ..PacketConfig::default() };
@@ -90,7 +90,7 @@ pub(super) fn send(namespace: &NetNs, interface: &str, frame: &[u8], times: usiz
             batch.push(packet);
         }
         match port.tx(&mut pool, &mut batch).map_err(|e| e.to_string())? {
-            // The interface's queue is full until the switch has emptied it.
+            // The interface's queue is full. Wait until the switch has drained it.
             0 => thread::sleep(Duration::from_millis(1)),
             count => sent += count,
         }

@@ -39,7 +39,7 @@ struct Packet {
 }
 
 impl Parties {
-    /// Forged by a pod: that the packet is well-formed does not matter (T-O1).
+    /// Forged by a pod. Even a well-formed packet must be dropped (T-O1).
     pub(in crate::demo) fn of_pod(&self) -> Vec<Forgery> {
         let names = ["a tunnel packet from a pod, IPv4", "a tunnel packet from a pod, IPv6"];
         let sources = self.unknown.each().into_iter();

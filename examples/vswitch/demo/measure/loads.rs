@@ -11,15 +11,15 @@ use podswitch_linux::NetNs;
 
 use crate::demo::sockets::{self, Connection, Outcome};
 
-/// How long a stream takes, and at most all round trips.
+/// Duration of a stream, and the maximum duration of all round trips.
 const STREAM: Duration = Duration::from_millis(1000);
 const ROUNDS: Duration = Duration::from_millis(1000);
 const ROUND_TRIPS: usize = 5000;
 const WARM_UP: usize = 500;
-/// Fewer are not significant.
-const ENOUGH: usize = 100;
+/// A smaller number is not significant.
+const MIN_SAMPLES: usize = 100;
 /// Longest wait for a datagram to come back.
-const LOST: Duration = Duration::from_millis(500);
+const LOST_AFTER: Duration = Duration::from_millis(500);
 
 /// Sender and receiver.
 #[derive(Clone, Copy)]
@@ -58,7 +58,7 @@ pub(super) fn stream(ends: Ends<'_>) -> Outcome<f64> {
             elapsed = Duration::from_nanos(clock.now().as_nanos());
         }
         enough.store(true, Relaxed);
-        // The writer may wait for room.
+        // The writer may be blocked on a full socket buffer.
         while matches!((&server).read(&mut buffer), Ok(1..)) {}
         result.map(|()| received as f64 * 8.0 / elapsed.as_secs_f64() / 1e9)
     })
@@ -72,7 +72,7 @@ pub(super) fn round_trips(ends: Ends<'_>) -> Outcome<Vec<f64>> {
     let client = sockets::open(ends.from, || UdpSocket::bind((sockets::unspecified(address), 0)))?;
     client.connect(target).map_err(|e| e.to_string())?;
     for socket in [&client, &server] {
-        socket.set_read_timeout(Some(LOST)).map_err(|e| e.to_string())?;
+        socket.set_read_timeout(Some(LOST_AFTER)).map_err(|e| e.to_string())?;
     }
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -89,7 +89,7 @@ pub(super) fn round_trips(ends: Ends<'_>) -> Outcome<Vec<f64>> {
         let start = clock.now();
         for round in 0..ROUND_TRIPS + WARM_UP {
             let sent = clock.now();
-            if sent.since(start) > ROUNDS && times.len() > ENOUGH {
+            if sent.since(start) > ROUNDS && times.len() > MIN_SAMPLES {
                 break;
             }
             client.send(&[0x5a; 18]).map_err(|e| format!("send: {e}"))?;

@@ -1,5 +1,5 @@
-//! The demo's measurements: short runs, for a first impression. `cargo bench --bench compare`
-//! measures properly.
+//! The demo's measurements: short runs, for a first impression. For reliable figures use `cargo
+//! bench --bench compare`.
 
 mod kernel;
 mod loads;
@@ -22,7 +22,7 @@ const IDLE: Duration = Duration::from_millis(1500);
 
 /// Processor time of the idle switches.
 pub(super) fn idle(report: &mut Report) -> Done {
-    // Let the consequences of the checks before settle.
+    // Let the effects of the preceding checks die down.
     thread::sleep(Duration::from_millis(200));
     let before = processor_time();
     thread::sleep(IDLE);

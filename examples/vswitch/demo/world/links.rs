@@ -7,7 +7,7 @@ use podswitch_linux::netlink::{InterfaceAddress, LinkSpec, Route};
 use podswitch_linux::{HostError, NetNs, Netlink, sysctl};
 use podswitch_wire::cidr::Cidr;
 
-use super::Family;
+use super::pod::Family;
 
 /// A node's interface on the segment, and the bridge that is the segment.
 pub(in crate::demo) const UPLINK: &str = "uplink";

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{DemoPod, Family, NODE_ADDRESSES, NODE_NAMES};
+use super::links::NODE_ADDRESSES;
+use super::pod::{DemoPod, Family, NODE_NAMES};
 
 /// The objects besides nodes and pods. They change while the demo runs.
 #[derive(Clone, Debug, Default)]

@@ -1,11 +1,12 @@
-//! The demo's world: two nodes, their pods, and an outside host with a link to the nodes that knows
-//! no pod addresses.
+//! The demo's world: two nodes, their pods, and an outside host that is linked to the nodes and has
+//! no routes to pods.
 
 mod links;
 mod manifest;
+mod pod;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use podswitch_core::action::DropReason;
@@ -24,11 +25,12 @@ pub(super) use links::{
     without_netfilter,
 };
 pub(super) use manifest::{SERVICE_PORT, Service, Setup, TARGET_PORT};
+use pod::NODE_NAMES;
+pub(super) use pod::{DemoPod, Family};
 
-/// The nodes' names, and the prefix of named namespaces.
-const NODE_NAMES: [&str; 2] = ["demo-one", "demo-two"];
+/// The prefix of named namespaces.
 const PREFIX: &str = "podswitch-demo";
-/// The pods and their nodes; the first two of a node, or its first, are on TAP.
+/// The pods and their nodes, and whether they are attached by TAP.
 const PODS: [(&str, usize, bool); 6] = [
     ("red", 0, true),
     ("green", 0, true),
@@ -37,45 +39,6 @@ const PODS: [(&str, usize, bool); 6] = [
     ("cyan", 1, true),
     ("white", 1, false),
 ];
-
-/// An address of each family.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Family {
-    pub(super) v4: Ipv4Addr,
-    pub(super) v6: Ipv6Addr,
-}
-
-impl Family {
-    /// Both, with their families' names.
-    pub(super) fn each(self) -> [(&'static str, IpAddr); 2] {
-        [("IPv4", self.v4.into()), ("IPv6", self.v6.into())]
-    }
-
-    /// The address of the same family.
-    pub(super) fn like(self, other: IpAddr) -> IpAddr {
-        if other.is_ipv4() { self.v4.into() } else { self.v6.into() }
-    }
-}
-
-/// A pod.
-#[derive(Clone, Debug)]
-pub(super) struct DemoPod {
-    pub(super) name: &'static str,
-    /// Number of its node.
-    pub(super) node: usize,
-    pub(super) namespace: NetNs,
-    pub(super) addresses: Family,
-    pub(super) mac: Mac,
-    /// Attached by a TAP, otherwise by a veth pair and AF_PACKET.
-    pub(super) tap: bool,
-}
-
-impl DemoPod {
-    /// What it is attached by.
-    pub(super) fn kind(&self) -> &'static str {
-        if self.tap { "TAP" } else { "AF_PACKET" }
-    }
-}
 
 /// A node and its switch.
 pub(super) struct DemoNode {
@@ -114,7 +77,7 @@ impl World {
     /// Makes everything and starts the switches.
     pub(super) fn make(with_tap: bool, named: bool) -> Result<Self, Failure> {
         let outside = namespace("-outside", named)?;
-        let [one, two] = [Place::make("-one", named)?, Place::make("-two", named)?];
+        let [one, two] = [Namespaces::make("-one", named)?, Namespaces::make("-two", named)?];
         links::join(&outside, [&one.node, &two.node])?;
         let mut pods = Vec::new();
         for (number, (name, node, tap)) in PODS.into_iter().enumerate() {
@@ -157,7 +120,7 @@ impl World {
         link.map(|link| link.mtu).map_err(text)
     }
 
-    /// Changes policies and Services; both switches use them when this returns.
+    /// Changes policies and Services. Both switches use them when this returns.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Setup)) -> Outcome<()> {
         change(&mut self.setup);
         self.manifest = manifest::write(&self.pods, &self.setup);
@@ -218,15 +181,15 @@ impl fmt::Display for World {
 }
 
 /// The namespaces of a node and its switch.
-struct Place {
+struct Namespaces {
     node: NetNs,
     switch: NetNs,
 }
 
-impl Place {
+impl Namespaces {
     fn make(name: &str, named: bool) -> Result<Self, HostError> {
         let node = namespace(&format!("{name}-node"), named)?;
-        // The name under which `vswitch run` looks for it.
+        // The name under which `vswitch run` looks for the namespace.
         let switch = namespace(name, named)?;
         attach::silence(&switch)?;
         Ok(Self { node, switch })
@@ -260,7 +223,7 @@ fn namespace(name: &str, named: bool) -> Result<NetNs, HostError> {
         return NetNs::anonymous();
     }
     let name = format!("{PREFIX}{name}");
-    // What an earlier demo kept.
+    // Left by an earlier demo with --keep.
     if NetNs::find(&name)?.is_some() {
         NetNs::remove(&name)?;
     }

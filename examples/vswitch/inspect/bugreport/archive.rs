@@ -1,4 +1,4 @@
-//! A compressed archive that is written part by part.
+//! A compressed archive that is written in parts.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -9,7 +9,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tar::{Builder, Header};
 
-/// Bytes of one part that are kept.
+/// The most bytes of a part.
 const MAX_PART: usize = 32 << 20;
 
 /// See the module's description.
@@ -20,8 +20,8 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    /// Creates the file, which only its owner may read; an existing one is left alone. All parts are in `folder`, and
-    /// have the time `seconds` since 1970.
+    /// Creates the file, readable only by its owner; an existing file is not overwritten. All parts
+    /// are in `folder`, with the modification time `seconds` (since 1970).
     pub(super) fn create(path: &Path, folder: &str, seconds: u64) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         let tar = Builder::new(GzEncoder::new(file, Compression::default()));

@@ -1,4 +1,4 @@
-//! What the machine says of the switch: its process, the node's network and kernel.
+//! Information from the machine: the process, and the node's network and kernel.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
@@ -11,7 +11,7 @@ use rustix::net::sockopt::socket_peercred;
 
 use super::redact::{command_line, environment};
 
-/// The last bytes of a log that are kept.
+/// Maximum number of bytes from the end of a log.
 const LOG_TAIL: u64 = 1 << 20;
 /// Settings of the kernel that forwarding depends on.
 const SYSCTLS: [&str; 24] = [
@@ -41,7 +41,7 @@ const SYSCTLS: [&str; 24] = [
     "user/max_user_namespaces",
 ];
 
-/// A part that can be had, or why it cannot.
+/// A part, or why it could not be read.
 type Part = Result<String, String>;
 
 /// The process that listens at the control socket.
@@ -67,7 +67,7 @@ fn strings(path: &Path) -> Result<Vec<String>, String> {
     Ok(text.split('\0').filter(|text| !text.is_empty()).map(str::to_owned).collect())
 }
 
-/// Parts of a process, by name.
+/// Parts about a process, by name.
 pub(super) fn process(pid: u32) -> Vec<(String, Part)> {
     let folder = Path::new("/proc").join(pid.to_string());
     let mut parts: Vec<(String, Part)> = Vec::new();
@@ -83,7 +83,7 @@ pub(super) fn process(pid: u32) -> Vec<(String, Part)> {
     parts
 }
 
-/// A line a thread: its number, name, and `/proc/PID/task/TID/stat`, which has its times.
+/// One line per thread: its number, name, and `/proc/PID/task/TID/stat`, which contains its times.
 fn threads(folder: &Path) -> Part {
     let tasks = folder.join("task");
     let entries = fs::read_dir(&tasks).map_err(|error| format!("{}: {error}", tasks.display()))?;
@@ -112,7 +112,7 @@ fn log_tail(folder: &Path) -> Part {
     Ok(String::from_utf8_lossy(&tail).into_owned())
 }
 
-/// Names, sizes and kinds of the files beside the control socket, none of their contents.
+/// Names, sizes and kinds of the files beside the control socket, without their contents.
 pub(super) fn run_dir(socket: &Path) -> Part {
     let folder = socket.parent().unwrap_or(Path::new("/"));
     let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -139,7 +139,7 @@ pub(super) fn network(pid: u32) -> Vec<(String, Part)> {
         _ if word == "--node-netns" => words.get(at + 1).cloned(),
         _ => None,
     });
-    // A path such as /proc/self/… is the process' own.
+    // A path such as /proc/self/… is relative to that process.
     let path = match named {
         Some(path) => path.replace("/proc/self/", &format!("/proc/{pid}/")).into(),
         None => folder.join("ns/net"),
@@ -186,7 +186,7 @@ fn network_here() -> Vec<(String, Part)> {
     parts
 }
 
-/// What the kernel says without the program `ip`.
+/// The kernel's own tables, if the program `ip` is missing.
 fn from_proc(name: &str) -> Option<String> {
     let file = match name {
         "interfaces" => "if_inet6",
@@ -199,7 +199,7 @@ fn from_proc(name: &str) -> Option<String> {
     Some(format!("(there is no program `ip`: /proc/net/{file})\n{text}"))
 }
 
-/// The rules of the switch's own nf_tables tables, none of others'.
+/// The rules of the switch's own nf_tables tables only.
 fn own_tables() -> Part {
     let tables = output("nft", &["list", "tables"])?;
     let own = tables.lines().filter_map(|line| line.strip_prefix("table "));
@@ -233,7 +233,7 @@ fn output(program: &str, arguments: &[&str]) -> Part {
     }
 }
 
-/// Parts of the machine, by name.
+/// Parts about the machine, by name.
 pub(super) fn machine() -> Vec<(String, Part)> {
     let mut parts: Vec<(String, Part)> = Vec::new();
     for name in ["version", "cpuinfo", "meminfo", "loadavg", "uptime", "interrupts", "softirqs"] {

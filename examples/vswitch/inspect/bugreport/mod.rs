@@ -1,4 +1,4 @@
-//! `bugreport`: everything that helps to find a fault, in one file, without secrets.
+//! `bugreport`: collects all information for debugging in one file, without secrets.
 
 mod archive;
 mod machine;
@@ -28,14 +28,16 @@ Not in this archive:
 In it are names and addresses of pods, Services and nodes, and who talks to whom.
 ";
 
-/// Collect what helps to find a fault into one archive: state, counters, flows, drops, process, network, kernel.
+/// Collect information for debugging in one archive, without secrets.
 ///
 ///   vswitch bugreport                               podswitch-NODE-TIME.tar.gz in this folder
 ///   vswitch bugreport -o /tmp/report.tar.gz --flows 5000
-///   vswitch bugreport --node n1                     of one switch where several run
+///   vswitch bugreport --node n1                     select one of several switches
 ///
-/// Secrets are left out, and README in the archive says what else is. What cannot be read is in the archive as a file
-/// that says why. Read it before you give it away: it names pods, Services, nodes and addresses.
+/// The archive has state, counters, flows, drops, process, network and kernel information. Secrets
+/// are removed; README in the archive lists what else is left out. For a part that cannot be read,
+/// the archive has a file with the reason. Read the report before you pass it on: it names pods,
+/// Services, nodes and addresses.
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -44,15 +46,15 @@ pub(crate) struct Args {
     /// The file to write; it must not exist.
     #[arg(short, long, value_name = "FILE.tar.gz")]
     output: Option<PathBuf>,
-    /// The most connections in it.
+    /// The most connections in the report.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     flows: usize,
-    /// The most drops in it.
+    /// The most drops in the report.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     drops: usize,
 }
 
-/// A part and its content, or why it cannot be had.
+/// A part and its content, or why it could not be read.
 type Part = (String, Result<String, String>);
 
 pub(crate) fn run(args: &Args, json: bool) -> Done {
@@ -63,7 +65,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
     let time =
         humantime::format_rfc3339_seconds(UNIX_EPOCH + std::time::Duration::from_secs(seconds));
     let time = time.to_string().replace(':', "");
-    // A node's name has no `/`, but it comes from elsewhere.
+    // A node's name has no `/`, but it comes from outside this program.
     let name = format!("podswitch-{}-{time}", node.unwrap_or("unknown").replace('/', "_"));
     let path = args.output.clone().unwrap_or_else(|| format!("{name}.tar.gz").into());
     let failed = |error: std::io::Error| Failure::Setup(format!("{}: {error}", path.display()));
@@ -89,7 +91,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
     }
     print::line(path.display());
     for line in &missing {
-        print::note(format_args!("not in it: {line}"));
+        print::note(format_args!("not included: {line}"));
     }
     Ok(())
 }
@@ -117,7 +119,7 @@ fn collect(client: &Client, flows: usize, drops: usize) -> Vec<Part> {
         vec![("version".into(), Ok(format!("vswitch {}\n", env!("CARGO_PKG_VERSION"))))];
     for name in ["status", "pods", "counters", "policies", "services", "perf", "logs"] {
         let answer = ask(client, &format!("/v1/{name}"));
-        // Not every release has them.
+        // Older switches do not have these.
         let is_optional = matches!(name, "perf" | "logs");
         if !is_optional || answer.is_ok() {
             parts.push((format!("switch/{name}.json"), answer));
@@ -161,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_have_no_bytes_of_packets() {
+    fn records_contain_no_packet_bytes() {
         let text = r#"{"drops":[{"reason":"policy_ingress","frame":"00ff"},{"reason":"spoof"}]}"#;
         assert_eq!(
             without_frames(text),
@@ -169,9 +171,9 @@ mod tests {
         );
     }
 
-    /// A part that cannot be had is no failure of the whole.
+    /// A part that cannot be read does not make the report fail.
     #[test]
-    fn without_a_switch_there_is_still_a_report() {
+    fn a_report_is_written_without_a_switch() {
         let parts = collect(&Client::new("/nonexistent/ctl.sock"), 1, 1);
         let part =
             |name: &str| parts.iter().find(|(part, _)| part == name).map(|(_, content)| content);

@@ -1,6 +1,7 @@
-//! Takes secrets out of text, whatever part of a report it is: what looks like one is removed, in doubt too much.
+//! Removes secrets from any part of a report: whatever looks like a secret is removed, if in doubt
+//! too much.
 
-/// Stands for what was removed.
+/// Replaces what was removed.
 pub(super) const REMOVED: &str = "[removed]";
 
 /// Names whose values are secrets, in any case, with `-` and `_` alike.
@@ -19,7 +20,8 @@ const SECRET_NAMES: [&str; 12] = [
     "certificate_authority_data",
 ];
 
-/// Environment variables that are kept: they hold no secrets, and say how the process was started.
+/// Environment variables that are kept. They contain no secrets, and show how the process was
+/// started.
 const ENVIRONMENT: [&str; 12] = [
     "KUBECONFIG",
     "KUBERNETES_SERVICE_HOST",
@@ -35,7 +37,7 @@ const ENVIRONMENT: [&str; 12] = [
     "XDG_RUNTIME_DIR",
 ];
 
-/// A text without secrets.
+/// Removes secrets from a text.
 pub(super) fn redact(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     let mut is_in_pem = false;
@@ -56,7 +58,7 @@ pub(super) fn redact(text: &str) -> String {
     result
 }
 
-/// The words of a command line without the values of secret flags.
+/// A command line without the values of secret flags.
 pub(super) fn command_line(words: &[String]) -> String {
     let mut shown = Vec::new();
     let mut is_value = false;
@@ -74,7 +76,7 @@ pub(super) fn command_line(words: &[String]) -> String {
     shown.join(" ") + "\n"
 }
 
-/// Environment variables (`NAME=VALUE`) that may be shown, and how many may not.
+/// The environment variables (`NAME=VALUE`) that may be shown, and the number of the others.
 pub(super) fn environment(variables: &[String]) -> String {
     let is_shown = |variable: &&String| {
         variable.split_once('=').is_some_and(|(name, _)| ENVIRONMENT.contains(&name))
@@ -130,7 +132,7 @@ fn is_of_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')
 }
 
-/// Length of what is before the `@` of an authority (`user:password@host`).
+/// Length of the user information before the `@` of an authority (`user:password@host`).
 fn user_info(authority: &str) -> Option<usize> {
     let end = authority
         .find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\''))
@@ -138,8 +140,9 @@ fn user_info(authority: &str) -> Option<usize> {
     authority[..end].rfind('@')
 }
 
-/// Lengths of what separates a secret name from its value, and of the value, which goes to the end of its quotes, or
-/// else of its line or its JSON field. Without a separator there is no value.
+/// Length of the separator between a secret's name and its value, and of the value, which extends
+/// to its closing quote, or else to the end of its line or JSON field. Without a separator there is
+/// no value.
 fn value_after(name: &str, text: &str) -> Option<(usize, usize)> {
     let separator =
         text.find(|c: char| !matches!(c, '"' | '\'' | ':' | '=' | ' ')).unwrap_or(text.len());
@@ -155,7 +158,7 @@ fn value_after(name: &str, text: &str) -> Option<(usize, usize)> {
     (is_assigned && end > 0).then_some((separator, end))
 }
 
-/// A JSON Web Token (as of ServiceAccounts), or a bootstrap token (`abcdef.0123456789abcdef`).
+/// A JSON Web Token (such as a ServiceAccount's), or a bootstrap token (`abcdef.0123456789abcdef`).
 fn looks_like_token(word: &str) -> bool {
     let parts: Vec<&str> = word.split('.').collect();
     let is_jwt = word.starts_with("eyJ") && word.len() > 40;
@@ -171,7 +174,7 @@ mod tests {
     const JWT: &str = "eyJhbGciOiJSUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJrdWJlcm5ldGVzIn0.c2lnbmF0dXJl";
 
     #[test]
-    fn secrets_go_and_the_rest_stays() {
+    fn only_secrets_are_removed() {
         for (text, expected) in [
             ("nothing to hide\n", "nothing to hide\n"),
             ("token: abc\nnext: 1\n", "token: [removed]\nnext: 1\n"),

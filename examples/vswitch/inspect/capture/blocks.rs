@@ -2,20 +2,20 @@
 
 use std::io;
 
-/// Interface statistics: the switch writes them at the end, the first with a comment that sums up.
+/// Interface statistics. The switch writes them at the end; the first has a comment with a summary.
 const STATISTICS: u32 = 5;
 /// Interface number and time of statistics, before their options.
 const STATISTICS_HEAD: usize = 12;
 const OPTION_COMMENT: u16 = 1;
 /// Length of the shortest block.
 const MIN_BLOCK: usize = 12;
-/// Longer ones are no part of a capture.
+/// Longer blocks do not occur in a capture.
 const MAX_BLOCK: usize = 1 << 20;
 
-/// Passes on whole blocks, and reads the summary at the end.
+/// Passes on complete blocks, and reads the summary at the end.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
-    /// The beginning of a block.
+    /// The beginning of an incomplete block.
     pending: Vec<u8>,
     summary: Option<String>,
 }
@@ -29,10 +29,10 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 }
 
 impl Blocks {
-    /// Takes a piece of the stream, and passes the blocks that it completes to `write`.
+    /// Processes a piece of the stream, and passes the blocks that it completes to `write`.
     ///
     /// # Errors
-    /// Those of `write`; the stream is no capture.
+    /// An error of `write`, or the stream is not a capture.
     pub(super) fn push(
         &mut self,
         piece: &[u8],
@@ -59,7 +59,7 @@ impl Blocks {
         Ok(())
     }
 
-    /// What was captured and lost, if the capture came to its end.
+    /// The numbers of captured and lost frames, if the capture was completed.
     pub(super) fn summary(self) -> Option<String> {
         self.summary
     }
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_become_whole_blocks_and_a_summary() {
+    fn pieces_become_complete_blocks_and_a_summary() {
         let all = capture();
         for size in [1, 3, 8, 50, all.len()] {
             let (mut blocks, mut written) = (Blocks::default(), Vec::new());
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_cut_off_has_no_summary() {
+    fn a_truncated_stream_has_no_summary() {
         let all = capture();
         let (mut blocks, mut written) = (Blocks::default(), 0);
         let write = |blocks: &[u8]| {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_capture_is_refused() {
+    fn other_data_than_a_capture_is_refused() {
         let error = Blocks::default().push(b"HTTP/1.1 200 OK", |_| Ok(())).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }

@@ -1,4 +1,5 @@
-//! The state of the screen, apart from any terminal: which table, in which order, what keys do.
+//! The state of the screen, independent of any terminal: the selected table, its order, and the
+//! effect of keys.
 
 use super::sample::{Cell, Sample, TABS};
 
@@ -23,21 +24,21 @@ pub(super) enum Key {
 #[derive(Debug, Default)]
 pub(super) struct App {
     pub(super) tab: usize,
-    /// Of each table, which of its numeric columns it is sorted by.
+    /// For each table, the index of the numeric column that it is sorted by.
     sort: [usize; 4],
     pub(super) filter: String,
     pub(super) is_editing: bool,
     pub(super) is_paused: bool,
     pub(super) has_ended: bool,
-    /// Rows above the first that is shown.
+    /// Number of rows above the first visible one.
     scroll: usize,
     pub(super) sample: Option<Sample>,
-    /// Why the switch does not answer.
+    /// The error, if the switch does not respond.
     pub(super) lost: Option<String>,
 }
 
 impl App {
-    /// Takes what came from the switch. A sample that comes while it is paused is not shown.
+    /// Updates the sample. While the screen is paused, samples are ignored.
     pub(super) fn take(&mut self, result: Result<Sample, String>) {
         match result {
             Ok(sample) => {
@@ -97,7 +98,7 @@ impl App {
         numeric.get(self.sort[self.tab] % numeric.len().max(1)).copied()
     }
 
-    /// The rows that are shown where there is place for `height`, and how many there are without the filter.
+    /// The visible rows for a height of `height`, and the number of all rows without the filter.
     pub(super) fn rows(&mut self, height: usize) -> (Vec<Vec<Cell>>, usize) {
         let column = self.sorted_by().unwrap_or(usize::MAX);
         let Some(sample) = &self.sample else { return (Vec::new(), 0) };
@@ -158,7 +159,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn it_stays_while_paused_and_says_what_is_lost() {
+    fn paused_screens_keep_their_sample_and_show_errors() {
         let mut app = app();
         let shown = app.sample.clone();
         app.press(Key::Char('p'));
@@ -174,7 +175,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn it_scrolls_no_farther_than_there_are_rows() {
+    fn scrolling_stops_at_the_last_row() {
         let mut app = app();
         app.press(Key::PageDown);
         let (rows, all) = app.rows(1);

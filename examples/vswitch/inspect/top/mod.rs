@@ -1,7 +1,8 @@
-//! `top`: what moves most now, on a screen that follows it.
+//! `top`: shows what has the most traffic now, on a screen that is updated.
 //!
-//! Samples and keys are plain data (`sample`, `app`); only `screen` and `terminal` know the terminal, and are there with
-//! the feature `top`. Without it, or without a terminal, one sample is printed.
+//! Samples and keys are plain data (`sample`, `app`). Only `screen` and `terminal` depend on the
+//! terminal, and are built with the feature `top`. Without the feature, or without a terminal, one
+//! sample is printed.
 
 #[cfg(feature = "top")]
 mod app;
@@ -20,17 +21,17 @@ use super::table::print_columns;
 use crate::{Done, print};
 use sample::{Cell, Sample, Sampler, TABS, Table};
 
-/// What moves most now: pods, connections, drops and Services by their rates, on a screen that follows the switch.
+/// Show continuously what has the most traffic: pods, connections, drops, Services.
 ///
 ///   vswitch top                       the screen
 ///   vswitch top --interval 5          with rates over five seconds
-///   vswitch top --once                one sample as text, as where standard output is no terminal
+///   vswitch top --once                one sample as text, the default without a terminal
 ///   vswitch top --once --json         the same for programs
 ///
-/// Keys: tab, arrows or 1 to 4 change the table, s the column that it is sorted by, / filters by a text,
-/// p pauses, q quits. A switch that goes away is said, and waited for.
+/// Keys: tab, arrows or 1 to 4 select the table, s the sort column, / filters by a text, p pauses,
+/// q quits. If the switch disappears, top reports it and waits for it to return.
 ///
-/// The screen is there if vswitch was built with `--features top`; otherwise one sample is printed.
+/// The screen exists if vswitch was built with `--features top`; otherwise one sample is printed.
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -42,7 +43,7 @@ pub(crate) struct Args {
     /// Print one sample and end.
     #[arg(long)]
     once: bool,
-    /// The most rows of each table, with --once.
+    /// The most rows of each table with --once.
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
 }
@@ -74,7 +75,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
     Ok(())
 }
 
-/// The first rows of a table, by its first rate.
+/// The first rows of a table, sorted by its first rate.
 fn first(table: &Table, limit: usize) -> Vec<&Vec<Cell>> {
     let column = table.numeric().first().copied().unwrap_or(usize::MAX);
     let mut rows = table.view(column, "");
@@ -95,7 +96,7 @@ fn print_sample(sample: &Sample, limit: usize) {
     }
 }
 
-/// Numbers as numbers, in base units: bytes per second, seconds.
+/// Numbers are in base units: bytes per second, seconds.
 fn as_json(sample: &Sample, limit: usize) -> Value {
     let rows = |table: &Table| -> Vec<Value> {
         let row = |cells: &Vec<Cell>| {
@@ -119,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sample_for_programs_has_numbers() {
+    fn a_json_sample_has_numbers() {
         let mut sampler = Sampler::new();
         sampler.sample(&sample::tests::answers(1), None);
         let sample = sampler.sample(&sample::tests::answers(2), Some(Duration::from_secs(1)));

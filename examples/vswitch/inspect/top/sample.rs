@@ -1,4 +1,5 @@
-//! What `top` shows: tables of pods, connections, drops and Services with rates between two samples.
+//! The data of `top`: tables of pods, connections, drops and Services, with rates between two
+//! samples.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,12 +11,12 @@ use serde_json::Value;
 
 use super::super::table::{bytes, duration, rate, text};
 
-/// Connections in a sample, those with the highest rates.
+/// Connections in a sample: those with the highest rates.
 const FLOWS: usize = 500;
-/// Drops that the last ones of each reason are looked for in.
+/// Number of recent drops that are searched for the last one of each reason.
 const DROPS: usize = 1000;
 
-/// A cell: its text, and the number that it is sorted by if it is one.
+/// A cell: its text, and its number if it can be sorted by.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Cell {
     pub(super) text: String,
@@ -30,7 +31,7 @@ fn number(value: f64, text: String) -> Cell {
     Cell { text, value: Some(value) }
 }
 
-/// Rows under a head; all have as many cells as the head.
+/// Rows under a head. Every row has as many cells as the head.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Table {
     pub(super) head: Vec<&'static str>,
@@ -47,14 +48,14 @@ impl Table {
         (0..self.head.len()).filter(is_numeric).collect()
     }
 
-    /// The rows with `filter` in one of their cells, those with the greatest value in `column` first.
+    /// The rows that contain `filter` in a cell, sorted by `column`, the greatest value first.
     pub(super) fn view(&self, column: usize, filter: &str) -> Vec<&Vec<Cell>> {
         let filter = filter.to_lowercase();
-        let has_it =
+        let contains_filter =
             |row: &&Vec<Cell>| row.iter().any(|cell| cell.text.to_lowercase().contains(&filter));
-        let mut rows: Vec<_> = self.rows.iter().filter(has_it).collect();
+        let mut rows: Vec<_> = self.rows.iter().filter(contains_filter).collect();
         let value = |row: &[Cell]| row.get(column).and_then(|cell| cell.value).unwrap_or_default();
-        // Alike ones keep their order, which is that of their names.
+        // The sort is stable: rows with equal values stay in the order of their names.
         rows.sort_by(|a, b| value(b).total_cmp(&value(a)));
         rows
     }
@@ -72,7 +73,7 @@ pub(super) struct Sample {
     pub(super) tables: [Table; 4],
 }
 
-/// The answers that a sample is made of.
+/// The API responses that a sample consists of.
 pub(super) struct Answers {
     pub(super) status: Value,
     pub(super) pods: Value,
@@ -82,7 +83,7 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// Takes `interval`, over which the rates of connections are measured.
+    /// Fetches the responses. Takes `interval`, over which the rates of connections are measured.
     pub(super) fn fetch(client: &Client, interval: Duration) -> Result<Self, ClientError> {
         let seconds = interval.as_secs_f64().clamp(0.1, 20.0).to_string();
         let flows = Client::query(
@@ -104,7 +105,7 @@ impl Answers {
     }
 }
 
-/// Makes samples: keeps the counters of the one before.
+/// Creates samples. Keeps the counters of the previous one.
 pub(super) struct Sampler {
     clock: Clock,
     at: Option<Instant>,
@@ -116,7 +117,7 @@ impl Sampler {
         Self { clock: Clock::start(), at: None, counters: HashMap::new() }
     }
 
-    /// The next sample. The first has no rates but those of connections.
+    /// The next sample. In the first sample only connections have rates.
     pub(super) fn fetch(
         &mut self,
         client: &Client,
@@ -129,7 +130,7 @@ impl Sampler {
         Ok(self.sample(&answers, passed))
     }
 
-    /// The sample of these answers, `passed` after the last.
+    /// The sample of these responses, `passed` after the previous one.
     pub(super) fn sample(&mut self, answers: &Answers, passed: Option<Duration>) -> Sample {
         let before = std::mem::take(&mut self.counters);
         let mut rates =
@@ -156,7 +157,7 @@ struct Rates {
 }
 
 impl Rates {
-    /// How much a counter rises in a second. One that is new rises from 0, one that fell has begun again.
+    /// Increase of a counter per second. A new counter starts at 0; a counter that fell was reset.
     fn of(&mut self, name: String, value: f64) -> f64 {
         let before = self.before.get(&name).copied().unwrap_or_default();
         self.now.insert(name, value);
@@ -256,7 +257,7 @@ fn drops(counters: &Value, answer: &Value, rates: &mut Rates) -> Table {
         .collect();
     let rows = counters["drops"].as_object().into_iter().flatten().map(|(reason, count)| {
         let count = float(count);
-        // Its time and its reason are known.
+        // Omit its time and reason, which are shown elsewhere.
         let line = last.get(reason.as_str()).map_or_else(String::new, |line| text(line));
         let line = line.split_once(reason.as_str()).map_or(&*line, |(_, rest)| rest.trim());
         vec![
@@ -331,7 +332,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn rates_are_between_samples() {
+    fn rates_are_computed_between_samples() {
         let mut sampler = Sampler::new();
         let first = sampler.sample(&answers(1), None);
         assert_eq!(texts(&first.tables[0].rows[1])[..2], ["shop/web", "0 bit/s"]);

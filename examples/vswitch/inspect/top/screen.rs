@@ -9,7 +9,7 @@ use ratatui::widgets::{Paragraph, Row, Table};
 use super::app::App;
 use super::sample::TABS;
 
-/// Draws everything. Narrow and low terminals show less, none makes it fail.
+/// Draws everything. Small terminals show less; no size makes it fail.
 pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
     let [summary, tabs, table, footer] = Layout::vertical([
         Constraint::Length(1),
@@ -22,7 +22,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
     let bold = Style::default().add_modifier(Modifier::BOLD);
     let first = match (&app.lost, &app.sample) {
         (Some(why), _) => {
-            Line::styled(format!("the switch does not answer, trying again: {why}"), strong)
+            Line::styled(format!("the switch does not answer, retrying: {why}"), strong)
         }
         (None, Some(sample)) => Line::styled(sample.summary.clone(), bold),
         (None, None) => Line::raw("waiting for the first sample"),
@@ -124,13 +124,13 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_that_went_away_is_said_and_the_last_tables_stay() {
+    fn a_lost_switch_is_reported_and_the_last_tables_stay() {
         let mut app = app();
         app.take(Err("ctl.sock: Connection refused".to_owned()));
         app.press(Key::Char('p'));
         let shown = lines(&mut app, 80, 24);
         assert!(
-            shown[0].starts_with("the switch does not answer, trying again: ctl.sock: Connection"),
+            shown[0].starts_with("the switch does not answer, retrying: ctl.sock: Connection"),
             "{}",
             shown[0]
         );

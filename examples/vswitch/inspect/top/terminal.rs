@@ -1,4 +1,4 @@
-//! `top` on a terminal: keys in, screens out, until a key or a signal ends it.
+//! `top` on a terminal: reads keys and draws screens, until a key or a signal ends it.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
@@ -16,12 +16,13 @@ use crate::Done;
 use crate::failure::Failure;
 use crate::signals::Signals;
 
-/// The longest that a signal or a sample waits.
+/// The longest delay of a signal or a sample.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long a switch that does not answer is left alone.
+/// Time between two attempts to reach a switch that does not respond.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Shows samples until `q`, Ctrl-C, or a signal. The terminal is restored at any end, a panic among them.
+/// Shows samples until `q`, Ctrl-C, or a signal. The terminal is always restored, even after a
+/// panic.
 pub(super) fn run(client: Client, interval: Duration) -> Done {
     let signals = Signals::listen()?;
     let samples = samples(client, interval)?;
@@ -50,7 +51,7 @@ fn failed(error: &std::io::Error) -> Failure {
     Failure::Setup(format!("the terminal: {error}"))
 }
 
-/// Samples as they come, from a thread that ends with the process.
+/// Samples as they arrive, from a thread that ends with the process.
 fn samples(
     client: Client,
     interval: Duration,
@@ -65,7 +66,7 @@ fn samples(
                 return;
             }
             if has_failed {
-                // Its counters may begin again.
+                // The switch may have restarted, so its counters may start at 0 again.
                 sampler = Sampler::new();
                 thread::sleep(RETRY);
             }
@@ -76,9 +77,9 @@ fn samples(
     Ok(receiver)
 }
 
-/// Reads the keys that were pressed, and waits a little for the first.
+/// Reads the keys that were pressed; waits briefly for the first.
 fn keys(app: &mut App) -> std::io::Result<()> {
-    // Not by `event::poll`: it reads for ever from a terminal that was closed.
+    // Do not use `event::poll`: on a closed terminal it never returns.
     let stdin = std::io::stdin();
     let mut ready = [PollFd::new(&stdin, PollFlags::IN)];
     let pause = Timespec { tv_sec: 0, tv_nsec: PAUSE.subsec_nanos().into() };
@@ -92,7 +93,7 @@ fn keys(app: &mut App) -> std::io::Result<()> {
         return Ok(());
     }
     while event::poll(Duration::ZERO)? {
-        // A new size is seen when the screen is drawn.
+        // A new size is detected when the screen is drawn.
         if let Event::Key(key) = event::read()?
             && key.kind == KeyEventKind::Press
             && let Some(key) = known(key)

@@ -1,5 +1,5 @@
-//! Nodes in network namespaces of their own, joined by an underlay, with a `vswitch run` each; and
-//! real sockets to try them with. Everything goes when it is dropped.
+//! Nodes in network namespaces, joined by an underlay, each with its own `vswitch run`, and real
+//! sockets to test them. Everything is removed on drop.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -43,7 +43,7 @@ pub fn namespace() -> NetNs {
     ns
 }
 
-/// A segment that joins nodes: a bridge in a namespace.
+/// A segment that connects nodes: a bridge in a namespace.
 pub struct Fabric {
     pub ns: NetNs,
     bridge: u32,
@@ -59,7 +59,7 @@ impl Fabric {
         Self { ns, bridge, mtu, next: AtomicUsize::new(0) }
     }
 
-    /// Joins a namespace to the segment by `eth0`. Returns the name of the bridge's port.
+    /// Connects a namespace to the segment through `eth0`. Returns the name of the bridge's port.
     pub fn plug(&self, ns: &NetNs, addresses: &[IpAddr], mac: Option<Mac>) -> String {
         let port = format!("port{}", self.next.fetch_add(1, Ordering::Relaxed));
         let (mut here, mut there) = (Netlink::open(&self.ns).unwrap(), Netlink::open(ns).unwrap());
@@ -89,8 +89,8 @@ pub struct Pod {
     kind: &'static str,
 }
 
-/// A node: number `n` has the addresses 192.0.2.n and 2001:db8:1::n, as far as they are wanted, and the
-/// ranges 10.n.0.0/24 and fd00:n::/64.
+/// Node number `n` has the addresses 192.0.2.n and 2001:db8:1::n, as far as they are requested, and
+/// the ranges 10.n.0.0/24 and fd00:n::/64.
 pub struct Node {
     pub name: String,
     pub number: u8,
@@ -162,7 +162,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // What a switch leaves that was killed, for its next run; there is none.
+        // Removes what a killed switch leaves for its next run: there is none.
         let _ = NetNs::remove(&format!("podswitch-{}", self.name));
     }
 }
@@ -172,12 +172,12 @@ fn unique() -> usize {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// The address that a node has on the segment.
+/// The node's address on the segment.
 pub fn node_address(number: u8, v6: bool) -> IpAddr {
     if v6 { ip(&format!("2001:db8:1::{number}")) } else { ip(&format!("192.0.2.{number}")) }
 }
 
-/// Puts a state in place at one stroke.
+/// Replaces the state atomically.
 pub fn put(folder: &Folder, objects: &[String]) {
     let head = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n";
     fs::write(folder.path("next"), [head, &objects.concat()].concat()).expect("written");
@@ -196,7 +196,7 @@ pub fn set_mtu(ns: &NetNs, name: &str, mtu: u32) {
     netlink.set_mtu(index, mtu).unwrap();
 }
 
-/// Serves TCP and UDP at `port` of both families: what comes is sent back.
+/// Serves TCP and UDP at `port` on both families: echoes all data.
 pub fn serve(ns: &NetNs, port: u16) {
     let listener = ns.enter(|| TcpListener::bind(("::", port))).unwrap().expect("bound");
     thread::spawn(move || {
@@ -226,7 +226,7 @@ fn pattern(at: usize) -> u8 {
     (at ^ at >> 8 ^ (at >> 16).wrapping_mul(31)) as u8
 }
 
-/// Sends bytes to a server of [`serve`] and has the same back, over one connection.
+/// Sends bytes to a server of [`serve`] and checks that they are echoed, over one connection.
 #[track_caller]
 pub fn tcp(from: &NetNs, to: IpAddr, port: u16, bytes: usize) {
     try_tcp(from, to, port, bytes).unwrap_or_else(|e| panic!("TCP to [{to}]:{port}: {e}"));
@@ -253,7 +253,7 @@ pub fn try_tcp(from: &NetNs, to: IpAddr, port: u16, bytes: usize) -> io::Result<
     }
 }
 
-/// Sends datagrams of `len` bytes to a server of [`serve`] until one comes back.
+/// Sends datagrams of `len` bytes to a server of [`serve`] until one is echoed.
 #[track_caller]
 pub fn udp(from: &NetNs, to: IpAddr, port: u16, len: usize) {
     assert!(try_udp(from, to, port, len, PATIENCE), "no datagram comes back from [{to}]:{port}");
@@ -267,7 +267,7 @@ pub fn try_udp(from: &NetNs, to: IpAddr, port: u16, len: usize, patience: Durati
     let mut buffer = vec![0; 1 << 16];
     let data: Vec<u8> = (0..len).map(pattern).collect();
     while limit.left().is_some() {
-        // Errors about earlier datagrams are reported here.
+        // Errors caused by earlier datagrams are reported here.
         let _ = socket.send_to(&data, (to, port));
         while let Ok((got, peer)) = socket.recv_from(&mut buffer) {
             if peer.ip() == to && buffer[..got] == data[..] {
@@ -278,7 +278,7 @@ pub fn try_udp(from: &NetNs, to: IpAddr, port: u16, len: usize, patience: Durati
     false
 }
 
-/// Sends datagrams to a server of [`serve`] of which each comes back exactly once.
+/// Sends datagrams to a server of [`serve`]; each must be echoed exactly once.
 #[track_caller]
 pub fn udp_once(from: &NetNs, to: IpAddr, port: u16) {
     const COUNT: usize = 20;
@@ -287,7 +287,7 @@ pub fn udp_once(from: &NetNs, to: IpAddr, port: u16) {
     socket.set_read_timeout(Some(SHORT)).expect("set");
     let (mut seen, mut buffer) = ([0; COUNT], [0; 64]);
     for _ in 0..20 {
-        // One that is lost on an overloaded machine is sent again.
+        // A datagram that was lost on an overloaded machine is sent again.
         for missing in (0..COUNT).filter(|n| seen[*n] == 0) {
             let _ = socket.send_to(&[missing as u8], (to, port));
         }
@@ -301,15 +301,15 @@ pub fn udp_once(from: &NetNs, to: IpAddr, port: u16) {
     assert_eq!(seen, [1; COUNT], "datagrams that came back from [{to}]:{port}");
 }
 
-/// Whether the kernel may cut what it sends.
+/// Whether the kernel may fragment the packets that it sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cut {
     Never,
     Allowed,
 }
 
-/// Pings with packets of `len` bytes, IP header and all. Says whether an answer comes; an error if
-/// the kernel knows that the packet is too long.
+/// Pings with packets of `len` bytes, including the IP header. Returns whether a reply arrives; an
+/// error if the kernel knows that the packet is too long.
 pub fn ping(from: &NetNs, to: IpAddr, len: usize, cut: Cut) -> io::Result<bool> {
     let v6 = to.is_ipv6();
     let open = || match v6 {
@@ -321,7 +321,7 @@ pub fn ping(from: &NetNs, to: IpAddr, len: usize, cut: Cut) -> io::Result<bool> 
         (false, Cut::Never) => sockopt::set_ip_mtu_discover(&fd, Ipv4PathMtuDiscovery::DO)?,
         (false, Cut::Allowed) => sockopt::set_ip_mtu_discover(&fd, Ipv4PathMtuDiscovery::DONT)?,
         (true, Cut::Never) => sockopt::set_ipv6_mtu_discover(&fd, Ipv6PathMtuDiscovery::DO)?,
-        // The source cuts, to what it knows of the path.
+        // The source fragments, according to the PMTU that it knows.
         (true, Cut::Allowed) => sockopt::set_ipv6_mtu_discover(&fd, Ipv6PathMtuDiscovery::WANT)?,
     }
     let socket = UdpSocket::from(fd);

@@ -10,7 +10,7 @@ use podswitch_wire::cidr::Cidr;
 
 use crate::cluster::{Fabric, ip, namespace, node_address};
 
-/// Number `n` has the same addresses and ranges as a [`Node`](crate::cluster::Node) would have.
+/// Node number `n` has the same addresses and ranges as a [`Node`](crate::cluster::Node).
 pub struct KernelNode {
     pub name: String,
     pub number: u8,
@@ -30,7 +30,7 @@ pub struct Tunnel<'a> {
     pub port: u16,
     pub v6: bool,
     pub mac: Mac,
-    /// Destination of flooded frames. With one the device learns, without it has static entries.
+    /// Destination of flooded frames. If set, the device learns; otherwise it has static entries.
     pub remote: Option<IpAddr>,
 }
 
@@ -63,7 +63,7 @@ impl KernelNode {
         Self { name, number, ns, addresses, pod, pod_addresses, mtu }
     }
 
-    /// Makes a tunnel device that has the first address of the node's range, as Flannel does.
+    /// Creates a tunnel device that has the first address of the node's range, as Flannel does.
     pub fn add_tunnel(&self, tunnel: &Tunnel<'_>) -> u32 {
         let mut netlink = Netlink::open(&self.ns).unwrap();
         let vxlan = Vxlan {
@@ -86,7 +86,7 @@ impl KernelNode {
         Netlink::open(&self.ns).unwrap().add_address(device, address.into()).unwrap();
     }
 
-    /// What Flannel does when another node comes: route, neighbour and forwarding entry.
+    /// Adds what Flannel adds for a new node: route, neighbour and forwarding entry.
     pub fn add_peer(&self, device: u32, number: u8, pods_v6: bool, mac: Mac, end: IpAddr) {
         let mut netlink = Netlink::open(&self.ns).unwrap();
         let via = first(number, pods_v6);
@@ -120,7 +120,7 @@ impl KernelNode {
     }
 }
 
-/// The first address of a node's range, by which Flannel's nodes know each other.
+/// The first address of a node's range, by which Flannel nodes identify each other.
 pub fn first(number: u8, v6: bool) -> IpAddr {
     range(number, v6).address()
 }
@@ -145,7 +145,7 @@ pub fn flannel(number: u8, families: &[bool], macs: [Mac; 2]) -> String {
     text
 }
 
-/// TCP and UDP packets that a namespace took for damaged.
+/// TCP and UDP packets that a namespace dropped because of a bad checksum.
 pub fn checksum_errors(ns: &NetNs) -> u64 {
     let files = ns.enter(|| {
         ["snmp", "snmp6"].map(|file| {

@@ -1,5 +1,5 @@
-//! What the tests of the `vswitch` program share: the program itself, folders to work in,
-//! manifests and frames.
+//! Shared by the tests of the `vswitch` program: the program itself, folders to work in, manifests
+//! and frames.
 
 #![allow(missing_docs, reason = "names say what a helper does; what they do not say has a comment")]
 
@@ -25,7 +25,7 @@ pub const X6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2);
 pub const Y6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 3);
 pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
-/// The program. Cargo builds it before the tests of its own package, and puts it beside their folder.
+/// The program. Cargo builds it before the tests of its own package, in the parent of their folder.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -37,7 +37,7 @@ pub fn program() -> &'static Path {
     })
 }
 
-/// The CNI plugin. Only a build of the whole workspace makes it as well; without one it is built now.
+/// The CNI plugin. Only a build of the complete workspace includes it; otherwise it is built here.
 pub fn plugin() -> &'static Path {
     static PLUGIN: OnceLock<PathBuf> = OnceLock::new();
     PLUGIN.get_or_init(|| {
@@ -83,14 +83,14 @@ impl Folder {
         self.path(name).to_str().expect("a path of our own").to_owned()
     }
 
-    /// Writes a manifest into a folder of its own and gives that folder.
+    /// Writes a manifest into its own folder and returns that folder.
     pub fn manifest(&self, name: &str, text: &str) -> String {
         fs::create_dir_all(self.path(name)).expect("a folder can be made");
         fs::write(self.path(name).join("state.yaml"), text).expect("a file can be written");
         self.text(name)
     }
 
-    /// Writes a capture and gives its path.
+    /// Writes a capture and returns its path.
     pub fn capture(&self, name: &str, frames: &[(f64, Vec<u8>)]) -> String {
         let path = self.path(name);
         let mut writer = CaptureWriter::create(&path, Format::Pcap).expect("a capture");
@@ -105,13 +105,13 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // Nothing depends on it.
+        // Nothing depends on the removal.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// Replays captures of ports at node n1 under a state, and others that take its place after so
-/// many seconds; what was written is in the folder's `out`.
+/// Replays captures at the ports of node n1 under a state, and under other states that replace it
+/// after the given number of seconds. The output is in the folder's `out`.
 #[track_caller]
 pub fn replay<'a>(
     state: &str,

@@ -1,4 +1,4 @@
-//! The switch as a running program, and what it needs of the machine.
+//! The switch as a running program, and its requirements of the machine.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -15,7 +15,7 @@ use crate::program;
 /// The longest wait for anything on an overloaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Time that is left of something.
+/// Measures the time left of a limit.
 pub struct Limit(Clock, Duration);
 
 impl Limit {
@@ -29,7 +29,7 @@ impl Limit {
     }
 }
 
-/// A switch under test; killed where it is dropped.
+/// A switch under test; killed on drop.
 pub struct Running {
     child: Child,
     lines: Receiver<String>,
@@ -41,7 +41,8 @@ impl Running {
         Self::start_with(arguments, |_| {})
     }
 
-    /// The same, after `change` of the command: its standard error, its environment.
+    /// Like [`start`](Self::start), after `change` has modified the command: its standard error,
+    /// its environment.
     pub fn start_with(arguments: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(program());
         command.arg("run").args(arguments).stdout(Stdio::piped());
@@ -60,7 +61,7 @@ impl Running {
         Self { child, lines }
     }
 
-    /// Waits for a line that begins so.
+    /// Waits for a line with this beginning.
     #[track_caller]
     pub fn says(&self, beginning: &str) -> String {
         self.find(beginning, |line| line.starts_with(beginning).then(|| line.to_owned()))
@@ -72,14 +73,14 @@ impl Running {
         self.event_with(event, |_| true)
     }
 
-    /// As [`event`](Self::event), of what it says from now on.
+    /// Like [`event`](Self::event), for output from now on.
     #[track_caller]
     pub fn next_event(&self, event: &str) -> Value {
         while self.lines.try_recv().is_ok() {}
         self.event(event)
     }
 
-    /// Waits for an event that is as wanted.
+    /// Waits for an event that satisfies `wanted`.
     #[track_caller]
     pub fn event_with(&self, event: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         self.find(event, |line| {
@@ -88,13 +89,13 @@ impl Running {
         })
     }
 
-    /// Waits until the switch has dropped at least so many frames for a reason.
+    /// Waits until the switch has dropped at least this many frames for a reason.
     #[track_caller]
     pub fn has_dropped(&self, reason: &str, count: u64) {
         self.event_with("stats", |stats| stats["drops"][reason].as_u64() >= Some(count));
     }
 
-    /// Waits for a line that something is found in, however many others come.
+    /// Waits for a line in which `found` finds something, ignoring other lines.
     #[track_caller]
     fn find<T>(&self, what: &str, found: impl Fn(&str) -> Option<T>) -> T {
         let limit = Limit::new(PATIENCE);
@@ -120,7 +121,7 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
-    /// Asks it to stop and gives its exit status.
+    /// Stops it with SIGTERM and returns its exit status.
     pub fn stop(mut self) -> Option<i32> {
         self.signal(Signal::TERM);
         self.child.wait().expect("it ends").code()
@@ -129,7 +130,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Ended already, if the test came so far.
+        // It has already ended if the test got this far.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use podswitch_linux::netlink::LinkSpec;
 use podswitch_linux::{NetNs, Netlink};
@@ -214,4 +214,26 @@ fn arrives(from: &UdpSocket, to: &UdpSocket, tries: usize) -> bool {
         from.send_to(b"?", target).expect("sent");
         to.recv_from(&mut [0; 16]).is_ok()
     })
+}
+
+/// Whether the very next datagram arrives, however long that takes.
+fn next_arrives(from: &UdpSocket, to: &UdpSocket) -> bool {
+    let short = to.read_timeout().expect("known");
+    to.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    let arrived = arrives(from, to, 1);
+    to.set_read_timeout(short).expect("set");
+    arrived
+}
+
+/// Waits until nothing arrives any more.
+fn closes(from: &UdpSocket, to: &UdpSocket) -> bool {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        if !arrives(from, to, 3) {
+            return true;
+        }
+        if Instant::now() > until {
+            return false;
+        }
+    }
 }

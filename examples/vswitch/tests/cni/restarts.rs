@@ -15,7 +15,7 @@ fn pods_go_on_after_a_kill_and_queued_dels_are_done() {
     let of_z = world.add(&z, None);
     let sockets: Vec<_> =
         of_x.iter().zip(&of_y).map(|(a, b)| (x.socket(*a, 7000), y.socket(*b, 7000))).collect();
-    assert!(arrives(&sockets[0].0, &sockets[0].1, 5));
+    assert!(arrives(&sockets[0].0, &sockets[0].1, 50));
     switch.signal(Signal::KILL);
     drop(switch);
 

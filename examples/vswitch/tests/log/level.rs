@@ -48,7 +48,10 @@ fn the_level_changes_at_run_time() {
     // What cannot be changes nothing.
     let (status, text) = ask(&["info,sate=debug"]);
     assert_eq!(status, Some(2));
-    assert!(text.contains("\"sate\" is no target") && text.contains("is state meant?"), "{text}");
+    assert!(
+        text.contains("\"sate\" is not a target") && text.contains("did you mean state?"),
+        "{text}"
+    );
     assert_eq!(ask(&["--json"]), (Some(0), "{\"directives\":\"info,state=warn\"}\n".to_owned()));
     assert_eq!(switch.stop(), Some(0));
 

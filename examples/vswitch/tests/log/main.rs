@@ -223,10 +223,10 @@ fn levels_that_cannot_be_are_refused() {
     };
     let (status, text) = run(&["--log-level", "info,cny=debug"], "");
     assert_eq!(status, Some(2));
-    assert!(text.contains("is cni meant?"), "{text}");
+    assert!(text.contains("did you mean cni?"), "{text}");
     let (status, text) = run(&[], "loud");
     assert_eq!(status, Some(2));
-    assert!(text.contains("PODSWITCH_LOG: \"loud\" is no level"), "{text}");
+    assert!(text.contains("PODSWITCH_LOG: \"loud\" is not a level"), "{text}");
     // The flag goes before the environment; what cannot be read ends the program as it did.
     let (status, text) = run(&["--log-level", "error", "--log-format", "json"], "debug");
     assert_eq!(status, Some(2));

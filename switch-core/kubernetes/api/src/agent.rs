@@ -1,5 +1,5 @@
-//! What the node writes to the API server: annotations and a condition of its Node object, the addresses of pods, and
-//! Events. Nothing waits for it; what fails is tried again.
+//! Writes to the API server: annotations and a condition of this node's Node object, pod addresses,
+//! and Events. Nothing waits for these writes. Failed writes are retried, except Events.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -24,14 +24,15 @@ use crate::names::{ADDRESSES, FLANNEL, PUBLIC_ADDRESS, VTEP_MAC};
 use crate::servers::Servers;
 use crate::watch::{Backoff, get};
 
-/// The first and the longest pause between two writes of our Node object: somebody else may write it against us.
+/// First and longest pause between two writes of our Node object. Another writer may keep
+/// overwriting our values.
 const NODE_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Requests at a time.
+/// Concurrent requests.
 const REQUESTS: usize = 8;
-/// How often a pod's addresses are tried to be written; with pauses this takes about an hour.
+/// Attempts to write a pod's addresses. With the pauses this takes about an hour.
 const POD_TRIES: usize = 120;
 
-/// Our Node object as it is and as it should be.
+/// Our Node object: current and desired values.
 #[derive(Debug, Default)]
 pub(crate) struct OwnNode {
     seen: Option<Seen>,
@@ -48,7 +49,7 @@ struct Seen {
 }
 
 impl OwnNode {
-    /// Our Node object as the API server has it.
+    /// Records our Node object as the API server has it.
     pub(crate) fn see(&mut self, node: &Object) {
         let ours = |key: &str| {
             key == VTEP_MAC || key == PUBLIC_ADDRESS || key.split('/').next() == Some(FLANNEL)
@@ -60,17 +61,17 @@ impl OwnNode {
         });
     }
 
-    /// What the state in force says of this node.
+    /// Sets the desired values from the state in force.
     pub(crate) fn set_in_force(&mut self, node: &LocalNode, flannel: Option<Overlay>) {
         self.wanted = annotations(node, flannel);
     }
 
-    /// The first state is in force at every worker.
+    /// Called when every worker has acknowledged the first state.
     pub(crate) fn acknowledged(&mut self) {
         self.is_acknowledged = true;
     }
 
-    /// What is to be written, if anything is and it is time.
+    /// The patch to write now, if one is needed and due.
     pub(crate) fn patch(&mut self, now: Instant) -> Option<NodePatch> {
         let seen = self.seen.as_ref().filter(|_| self.is_acknowledged)?;
         let differs =
@@ -130,15 +131,15 @@ fn list(addresses: &[IpAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// A change of our Node object.
+/// A patch of our Node object.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct NodePatch {
     annotations: BTreeMap<String, String>,
-    /// Whether the condition NetworkUnavailable becomes False.
+    /// Whether to set the condition NetworkUnavailable to False.
     available: bool,
 }
 
-/// The addresses of a pod.
+/// The addresses of a pod, to be written as an annotation.
 #[derive(Debug)]
 pub(crate) struct PodPatch {
     pub(crate) pod: PodName,
@@ -153,15 +154,15 @@ enum Write {
     Event(Draft),
 }
 
-/// Where writes are handed over. They are few: Events are limited, our Node object is one, and each of a node's pods
-/// has its addresses once.
+/// Sends writes to the API thread. The channel is unbounded but stays short: Events are
+/// rate-limited, there is one Node object, and each pod of the node has its addresses written once.
 #[derive(Clone, Debug)]
 pub(crate) struct Agent(Option<mpsc::UnboundedSender<Write>>);
 
-/// The other end.
+/// The receiver of the writes.
 pub(crate) struct Writes(mpsc::UnboundedReceiver<Write>);
 
-/// Both ends. Without `enabled` nothing is written.
+/// Creates the channel. If `enabled` is false, nothing is written.
 pub(crate) fn agent(enabled: bool) -> (Agent, Writes) {
     let (sender, receiver) = mpsc::unbounded_channel();
     (Agent(enabled.then_some(sender)), Writes(receiver))
@@ -182,29 +183,29 @@ impl Agent {
 
     fn send(&self, write: Write) {
         if let Some(sender) = &self.0 {
-            // The API thread ends with the source.
+            // The receiver is dropped with the source; then there is nothing left to write.
             let _ = sender.send(write);
         }
     }
 }
 
-/// Writes for good.
+/// Performs the writes until the channel is closed.
 pub(crate) async fn run(
     mut writes: Writes,
     servers: Arc<Servers>,
     shared: Arc<Shared>,
     node: String,
 ) {
-    let places = Arc::new(Semaphore::new(REQUESTS));
+    let permits = Arc::new(Semaphore::new(REQUESTS));
     while let Some(write) = writes.0.recv().await {
         let (servers, shared, node) = (servers.clone(), shared.clone(), node.clone());
-        let places = places.clone();
+        let permits = permits.clone();
         tokio::spawn(async move {
             let result = match write {
                 Write::Node(patch) => write_node(&servers, &node, &patch).await,
-                Write::Pod(patch) => write_pod(&servers, &patch, &places).await,
+                Write::Pod(patch) => write_pod(&servers, &patch, &permits).await,
                 Write::Event(draft) => {
-                    let Ok(_place) = places.acquire().await else { return };
+                    let Ok(_permit) = permits.acquire().await else { return };
                     write_event(&servers, &node, &draft).await
                 }
             };
@@ -237,11 +238,12 @@ async fn write_node(servers: &Servers, node: &str, patch: &NodePatch) -> Result<
 async fn write_pod(
     servers: &Servers,
     patch: &PodPatch,
-    places: &Semaphore,
+    permits: &Semaphore,
 ) -> Result<(), RequestError> {
     let mut metadata = json!({ "annotations": { ADDRESSES: list(&patch.addresses) } });
     if let Some(uid) = &patch.uid {
-        // Another pod of that name is left alone: 409.
+        // With the UID, a different pod of the same name is not patched: the API server returns
+        // 409.
         metadata["uid"] = Value::String(uid.clone());
     }
     let body = json!({ "metadata": metadata });
@@ -250,12 +252,12 @@ async fn write_pod(
     let mut tries = 1;
     loop {
         let result = {
-            let Ok(_place) = places.acquire().await else { return Ok(()) };
+            let Ok(_permit) = permits.acquire().await else { return Ok(()) };
             servers.call(|| send(&Method::PATCH, &path, MERGE, &body)).await
         };
         match result {
             Ok(_) => return Ok(()),
-            // The pod is gone, or another one.
+            // The pod is gone, or was replaced by another one.
             Err(error) if matches!(error.code(), Some(404 | 409 | 422)) => return Ok(()),
             Err(error) if tries >= POD_TRIES => return Err(error),
             Err(_) => sleep(backoff.next()).await,
@@ -264,7 +266,7 @@ async fn write_pod(
     }
 }
 
-/// Writes an Event; one that cannot be written now is not tried again.
+/// Writes an Event. A failed write is not retried.
 async fn write_event(servers: &Servers, node: &str, draft: &Draft) -> Result<(), RequestError> {
     #[derive(Deserialize)]
     struct WithUid {
@@ -280,7 +282,7 @@ async fn write_event(servers: &Servers, node: &str, draft: &Draft) -> Result<(),
         group => format!("{group}/{version}"),
     };
     let path = object_path(kind, draft.namespace.as_deref(), &draft.name);
-    // With the UID `kubectl describe` shows it.
+    // `kubectl describe` shows the Event only if it has the object's UID.
     let found = servers.call(|| get(&path)).await.ok();
     let uid = found.and_then(|text| serde_json::from_slice::<WithUid>(&text).ok());
     let mut object = json!({ "apiVersion": api_version, "kind": kind.name(), "name": draft.name });
@@ -331,7 +333,7 @@ fn send(method: &Method, path: &str, content: &'static str, body: &Value) -> Req
     request
 }
 
-/// Now, as RFC 3339 has it, in seconds.
+/// The current time in RFC 3339 format, in seconds.
 #[expect(
     clippy::disallowed_methods,
     reason = "the API wants the time of day; nothing here is near a packet"
@@ -341,10 +343,11 @@ fn timestamp() -> String {
     rfc3339(now.as_secs())
 }
 
-/// Seconds since 1970 in the calendar.
+/// Converts seconds since 1970 to RFC 3339.
 fn rfc3339(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days since 0000-03-01, in eras of 400 years, with years that begin in March.
+    // Days since 0000-03-01, in eras of 400 years. Years begin in March, so that leap days come
+    // last.
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
@@ -388,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn our_node_is_written_when_it_differs_and_only_then() {
+    fn our_node_is_written_only_when_it_differs() {
         let (mut own, clock) = (OwnNode::default(), Clock::start());
         let mut now = clock.now();
         own.set_in_force(&local(), None);
@@ -399,9 +402,9 @@ mod tests {
         assert!(patch.available);
         let expected = [(PUBLIC_ADDRESS, "192.0.2.1,2001:db8::1"), (VTEP_MAC, "0e:58:c0:00:02:01")];
         assert_eq!(patch.annotations, expected.map(|(k, v)| (k.into(), v.into())).into());
-        assert_eq!(own.patch(now), None, "not at once again");
+        assert_eq!(own.patch(now), None, "not again at once");
         now = now + NODE_PAUSES.1;
-        assert!(own.patch(now).is_some(), "it did not help");
+        assert!(own.patch(now).is_some(), "the first write had no effect");
         let right = r#""podswitch.io/public-address":"192.0.2.1,2001:db8::1","podswitch.io/vtep-mac":"0e:58:c0:00:02:01""#;
         own.see(&node(right, "False"));
         now = now + NODE_PAUSES.1;
@@ -409,11 +412,11 @@ mod tests {
         own.see(&node(&right.replace("192.0.2.1", "192.0.2.9"), "False"));
         now = now + NODE_PAUSES.1;
         let patch = own.patch(now).unwrap();
-        assert_eq!((patch.annotations.len(), patch.available), (1, false), "put back");
+        assert_eq!((patch.annotations.len(), patch.available), (1, false), "restored");
     }
 
     #[test]
-    fn among_flannel_nodes_it_is_one_of_them() {
+    fn among_flannel_nodes_it_writes_flannels_annotations() {
         let wanted = annotations(&local(), Some(Overlay { vni: Some(7) }));
         let get = |key: &str| wanted[&format!("{FLANNEL}/{key}")].clone();
         assert_eq!(get("public-ip"), "192.0.2.1");

@@ -1,4 +1,4 @@
-//! What can go wrong with the API server.
+//! Errors of the API server and of this source.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,7 @@ pub enum ApiError {
     /// There are no credentials, or they cannot be read.
     #[error("{0}")]
     Credentials(String),
-    /// An option has a value that cannot be.
+    /// An option has an invalid value.
     #[error("option {option}: {reason}")]
     Option {
         /// Its name.
@@ -18,7 +18,7 @@ pub enum ApiError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The system refuses a thread or a socket.
+    /// The system could not create a thread or a socket.
     #[error("{0}")]
     System(String),
 }
@@ -28,16 +28,16 @@ pub enum ApiError {
 pub(crate) enum RequestError {
     /// No API server can be reached.
     Away(String),
-    /// The API server refuses the request.
+    /// The API server refused the request.
     Status {
-        /// The status code of HTTP.
+        /// HTTP status code.
         code: u16,
-        /// What it says.
+        /// Message of the API server.
         message: String,
-        /// When to try again, if it says so.
+        /// When to retry, if the API server said so.
         retry_after: Option<Duration>,
     },
-    /// The answer is not what the protocol says.
+    /// The response violates the protocol.
     Protocol(String),
 }
 
@@ -46,17 +46,17 @@ impl fmt::Display for RequestError {
         match self {
             Self::Away(reason) | Self::Protocol(reason) => f.write_str(reason),
             Self::Status { code, message, .. } if message.is_empty() => {
-                write!(f, "the API server answers {code}")
+                write!(f, "the API server returned {code}")
             }
             Self::Status { code, message, .. } => {
-                write!(f, "the API server answers {code}: {message}")
+                write!(f, "the API server returned {code}: {message}")
             }
         }
     }
 }
 
 impl RequestError {
-    /// The status code of HTTP, if there is one.
+    /// HTTP status code, if there is one.
     pub(crate) fn code(&self) -> Option<u16> {
         match self {
             Self::Status { code, .. } => Some(*code),

@@ -1,5 +1,5 @@
-//! Which Events are written: of objects that are not in the state as they are written, by one node of the cluster, once
-//! in a while.
+//! Chooses which Events to write: for objects that are not in force as written. One node of the
+//! cluster writes each Event, at a limited rate.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use podswitch_kubernetes::{Action, Kind, Object, Record};
 
 use crate::names::PUBLIC_ADDRESS;
 
-/// After how long the same is said of an object again.
-const AGAIN: Duration = Duration::from_secs(3600);
-/// Events at once, and one more in each of these.
+/// How long until the same Event is written again for an object.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(3600);
+/// Burst size of Events; one more is allowed every [`REFILL`].
 const BURST: u32 = 20;
 const REFILL: Duration = Duration::from_secs(2);
-/// Objects whose Events are remembered.
+/// Number of Events that are remembered, to avoid duplicates.
 const REMEMBERED: usize = 10_000;
 
 /// An Event to be written.
@@ -32,9 +32,9 @@ pub(crate) struct Draft {
 #[derive(Debug)]
 pub(crate) struct Reports {
     node: String,
-    /// Nodes that run this switch, by their annotation.
+    /// Nodes that run this switch, recognized by their annotation.
     agents: HashSet<Cookie>,
-    said: HashMap<(Cookie, String), Instant>,
+    sent: HashMap<(Cookie, String), Instant>,
     tokens: u32,
     refilled: Instant,
     clock: Clock,
@@ -46,14 +46,14 @@ impl Reports {
         Self {
             node: node.to_owned(),
             agents: HashSet::new(),
-            said: HashMap::new(),
+            sent: HashMap::new(),
             tokens: BURST,
             refilled: clock.now(),
             clock,
         }
     }
 
-    /// A Node object is there.
+    /// Records an upserted Node object.
     pub(crate) fn node(&mut self, node: &Object) {
         if node.annotation(PUBLIC_ADDRESS).is_some() {
             self.agents.insert(node.name().clone());
@@ -62,13 +62,13 @@ impl Reports {
         }
     }
 
-    /// An object is gone.
+    /// Records a deleted object.
     pub(crate) fn delete(&mut self, object: &Cookie) {
         self.agents.remove(object);
     }
 
-    /// The Events that these records call for now, and whether more are due later. `is_local`: whether a pod is this
-    /// node's.
+    /// The Events to write now for these records, and whether more are due later. `is_local`:
+    /// whether a pod is on this node.
     pub(crate) fn news(
         &mut self,
         records: &[Record],
@@ -89,7 +89,7 @@ impl Reports {
             self.tokens = self.tokens.saturating_add(new).min(BURST);
             self.refilled = now;
         }
-        self.said.retain(|_, at| now.since(*at) < AGAIN);
+        self.sent.retain(|_, at| now.since(*at) < REPEAT_INTERVAL);
         let (mut drafts, mut more) = (Vec::new(), false);
         for record in records {
             let is_wrong =
@@ -97,16 +97,16 @@ impl Reports {
             let Some((kind, namespace, name)) = parts(&record.object).filter(|_| is_wrong) else {
                 continue;
             };
-            // A pod without an address is a pod that starts.
+            // A pod without an address is still starting.
             if kind == Kind::Pod && !record.refused || !self.is_ours(kind, &record.object, is_local)
             {
                 continue;
             }
             let key = (record.object.clone(), record.message());
-            if self.said.contains_key(&key) {
+            if self.sent.contains_key(&key) {
                 continue;
             }
-            if self.tokens == 0 || self.said.len() >= REMEMBERED {
+            if self.tokens == 0 || self.sent.len() >= REMEMBERED {
                 more = true;
                 break;
             }
@@ -118,13 +118,14 @@ impl Reports {
                 reason: record.action.event_reason(),
                 message: truncated(&key.1),
             });
-            self.said.insert(key, now);
+            self.sent.insert(key, now);
         }
         (drafts, more)
     }
 
-    /// Whether it is this node that speaks of an object: of its own pods and itself, and of other objects where its
-    /// name draws the greatest number of all nodes.
+    /// Whether this node reports on the object. A node reports on itself and on its pods. For every
+    /// other object, the node whose name hashes highest together with the object's name reports
+    /// (rendezvous hashing).
     fn is_ours(&self, kind: Kind, object: &Cookie, is_local: &dyn Fn(&Cookie) -> bool) -> bool {
         let own = Cookie::new(format!("Node/{}", self.node));
         match kind {
@@ -141,7 +142,7 @@ impl Reports {
     }
 }
 
-/// Kind, namespace and name.
+/// Splits an object's name into kind, namespace and name.
 fn parts(object: &Cookie) -> Option<(Kind, Option<&str>, &str)> {
     let mut parts = object.as_str().split('/');
     let name = parts.next()?;
@@ -150,7 +151,7 @@ fn parts(object: &Cookie) -> Option<(Kind, Option<&str>, &str)> {
     Some((kind, namespace, parts.next()?))
 }
 
-/// At most 1024 bytes, which is what the API takes as a message.
+/// Truncates a message to 1024 bytes, the limit of the API.
 fn truncated(text: &str) -> String {
     let mut end = text.len().min(1024);
     while !text.is_char_boundary(end) {
@@ -165,7 +166,7 @@ fn draw(object: &str, node: &str) -> u64 {
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    // The last bytes stir the low bits only.
+    // The last bytes affect only the low bits.
     (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_is_said_once_and_not_too_many_at_once() {
+    fn each_fault_is_reported_once_at_a_limited_rate() {
         let records = records(30);
         let mut reports = Reports::new("n");
         let mut now = reports.clock.now();
@@ -200,7 +201,7 @@ mod tests {
         now = now + REFILL * 15;
         let (drafts, more) = reports.select(&records, now, &|_| true);
         assert_eq!((drafts.len(), more), (10, false));
-        now = now + AGAIN + REFILL * BURST;
+        now = now + REPEAT_INTERVAL + REFILL * BURST;
         assert_eq!(
             reports.select(&records, now, &|_| true).0.len(),
             BURST as usize,
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn one_node_speaks_of_an_object() {
+    fn one_node_reports_on_an_object() {
         let names = ["n1", "n2", "n3", "n4"];
         let nodes = names.map(|name| {
             let json = format!(

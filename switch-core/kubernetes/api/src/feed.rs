@@ -1,5 +1,6 @@
-//! What the tasks that follow the API server tell the thread that owns the store: bounded, so that a store that is
-//! slower than the API server slows the reading down and memory stays as it is.
+//! Messages from the tasks that follow the API server to the thread that owns the store. The queue
+//! is bounded: if the store is slower than the API server, reading slows down and memory use stays
+//! constant.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,77 +13,78 @@ use podswitch_core::time::Clock;
 use podswitch_kubernetes::{Kind, Object};
 use tokio::sync::mpsc;
 
-/// Messages in the queue, of up to [`BATCH`] objects each.
+/// Messages in the queue, each with up to [`BATCH`] objects.
 const QUEUE: usize = 8;
-/// Objects in a message.
+/// Objects per message.
 pub(crate) const BATCH: usize = 256;
 
 /// Which pods are listed and watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PodScope {
-    /// Those of this node.
+    /// The pods of this node.
     Node,
-    /// All of the cluster: a policy names pods or namespaces as peers.
+    /// All pods of the cluster: a policy names pods or namespaces as peers.
     Cluster,
 }
 
 /// See the module's description.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// A list begins: what it does not have is gone when it ends.
+    /// A list begins. Objects that it does not contain are gone when it ends.
     ListBegins(Kind),
-    /// Objects that are there now.
+    /// Objects that exist now.
     Objects(Kind, Vec<Object>),
-    /// An object is gone.
+    /// An object was deleted.
     Deleted(Cookie),
-    /// A list has ended. Of pods: which were listed.
+    /// A list has ended. For pods: the scope that was listed.
     ListEnds(Kind, PodScope),
-    /// Something that came is no object: why.
+    /// A received item could not be decoded, and why.
     Unreadable(Kind, String),
 }
 
-/// What both sides know.
+/// State shared by the tasks and the store's thread.
 #[derive(Debug)]
 pub(crate) struct Shared {
     clock: Clock,
-    /// When the API server answered last, in ms of `clock`; 0: never.
+    /// Time of the API server's last response, in ms of `clock`; 0: never.
     answered: AtomicU64,
-    /// Why it did not, if it did not.
+    /// The last error, if the last request failed.
     error: Mutex<Option<String>>,
     wake: UnixStream,
 }
 
 impl Shared {
-    /// The API server answered.
+    /// Records that the API server responded.
     pub(crate) fn answered(&self) {
         let now = self.clock.now().since(podswitch_core::time::Instant::default());
         self.answered.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(1), Relaxed);
     }
 
-    /// The API server did not answer, or refuses a request.
+    /// Records that the API server did not respond or refused a request.
     pub(crate) fn failed(&self, reason: String) {
         let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
-        // Once an outage; each new try has an event of its own.
+        // Logged once per outage. Each retry is logged separately.
         if error.is_none() {
-            tracing::warn!(target: "kubernetes", reason, "the API server does not answer, or refuses");
+            tracing::warn!(target: "kubernetes", reason, "the API server does not respond or refuses requests");
         }
         *error = Some(reason);
     }
 
-    /// What went well ends what went wrong.
+    /// Clears the error after a successful request.
     pub(crate) fn recovered(&self) {
         let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(earlier) = error.take() {
-            tracing::info!(target: "kubernetes", earlier, "the API server answers again");
+            tracing::info!(target: "kubernetes", earlier, "the API server responds again");
         }
     }
 
-    /// Why the API server does not answer.
+    /// The last error, if the last request failed.
     pub(crate) fn error(&self) -> Option<String> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How long ago the API server answered, in ms; since the source began if it never did.
+    /// Time since the API server's last response, in ms. If it never responded: since the source
+    /// started.
     pub(crate) fn silence_ms(&self) -> u64 {
         let now = self.clock.now().since(podswitch_core::time::Instant::default());
         u64::try_from(now.as_millis())
@@ -92,12 +94,12 @@ impl Shared {
 
     /// Wakes the thread that owns the store.
     pub(crate) fn wake(&self) {
-        // Full: it is woken already.
+        // If the socket is full, the thread is already woken.
         let _ = (&self.wake).write(&[1]);
     }
 }
 
-/// The tasks' end.
+/// The sending side, used by the tasks.
 #[derive(Clone, Debug)]
 pub(crate) struct Feed {
     sender: mpsc::Sender<Message>,
@@ -105,7 +107,7 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    /// Hands a message over. Returns false if nobody takes it any more.
+    /// Sends a message. Returns false if the receiver is gone.
     pub(crate) async fn send(&self, message: Message) -> bool {
         let sent = self.sender.send(message).await.is_ok();
         self.shared.wake();
@@ -113,7 +115,7 @@ impl Feed {
     }
 }
 
-/// The store's end.
+/// The receiving side, used by the thread that owns the store.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     receiver: mpsc::Receiver<Message>,
@@ -121,24 +123,25 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    /// The next message, if one is there.
+    /// The next message, if one is queued.
     pub(crate) fn next(&mut self) -> Option<Message> {
         self.receiver.try_recv().ok()
     }
 
-    /// Takes back that there is something to do. Before [`next`](Self::next), or what comes in between is missed.
+    /// Clears the wake-up. Call it before [`next`](Self::next), or a message that arrives in
+    /// between is missed.
     pub(crate) fn clear(&mut self) {
         let mut noted = [0; 256];
         while matches!(self.wake.read(&mut noted), Ok(n) if n > 0) {}
     }
 
-    /// Readable when there is something to do.
+    /// Readable when messages are queued.
     pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
 }
 
-/// Both ends.
+/// Creates the queue: both sides.
 pub(crate) fn feed() -> std::io::Result<(Feed, Inbox)> {
     let (wake, woken) = UnixStream::pair()?;
     wake.set_nonblocking(true)?;

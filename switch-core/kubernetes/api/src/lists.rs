@@ -1,4 +1,5 @@
-//! Which kinds have been listed, and what a list has, so that objects that vanished between two lists are found.
+//! Tracks which kinds have been listed, and what each list contained, to find objects that were
+//! deleted between two lists.
 
 use hashbrown::{HashMap, HashSet};
 use podswitch_core::id::Cookie;
@@ -8,13 +9,13 @@ use podswitch_kubernetes::Kind;
 #[derive(Debug, Default)]
 pub(crate) struct Lists {
     kinds: HashMap<Kind, List>,
-    /// Every list ended once.
+    /// Every kind has been listed at least once.
     were_complete: bool,
 }
 
 #[derive(Debug, Default)]
 struct List {
-    /// Objects of the list that is under way. `None`: none is, or nothing was known before it.
+    /// Objects of the current list. `None`: no list is running, or nothing was known before it.
     seen: Option<HashSet<Cookie>>,
     is_under_way: bool,
     is_complete: bool,
@@ -25,14 +26,15 @@ impl Lists {
         self.kinds.entry(kind).or_default()
     }
 
-    /// A list begins. `is_first`: nothing is known of the kind yet, so that nothing can have vanished.
+    /// A list begins. `is_first`: nothing is known of the kind yet, so nothing can have been
+    /// deleted.
     pub(crate) fn begin(&mut self, kind: Kind, is_first: bool) {
         let list = self.list(kind);
         (list.seen, list.is_under_way) = ((!is_first).then(HashSet::new), true);
     }
 
-    /// More is known from now on than what lists had: the state that was kept. `so_far`: objects of the kind that its
-    /// list had, if one is under way.
+    /// The saved state was loaded: more objects are known than the lists contained. `so_far`: the
+    /// objects of this kind that the running list has contained until now, if one is running.
     pub(crate) fn know_more(&mut self, kind: Kind, so_far: HashSet<Cookie>) {
         let list = self.list(kind);
         if list.is_under_way {
@@ -40,7 +42,7 @@ impl Lists {
         }
     }
 
-    /// Whether an object of the state that was kept is news: what a list says counts for more.
+    /// Whether an object of the saved state is to be used. An object from a list takes precedence.
     pub(crate) fn is_news(&self, kind: Kind, name: &Cookie) -> bool {
         self.kinds.get(&kind).is_none_or(|list| {
             let is_listed = list.seen.as_ref().is_some_and(|seen| seen.contains(name));
@@ -48,14 +50,15 @@ impl Lists {
         })
     }
 
-    /// An object is there.
+    /// Records an object of a list or watch.
     pub(crate) fn enter(&mut self, kind: Kind, name: &Cookie) {
         if let Some(seen) = &mut self.list(kind).seen {
             seen.insert(name.clone());
         }
     }
 
-    /// A list has ended. Returns what it had: what else is known of the kind is gone. `None`: nothing else is.
+    /// A list has ended. Returns the objects that it contained; all other objects of the kind are
+    /// gone. `None`: there are no others.
     pub(crate) fn end(&mut self, kind: Kind) -> Option<HashSet<Cookie>> {
         let list = self.list(kind);
         (list.is_complete, list.is_under_way) = (true, false);
@@ -64,7 +67,7 @@ impl Lists {
         seen
     }
 
-    /// What is known of a kind is not all that is wanted until its next list ends.
+    /// The kind counts as incomplete until its next list ends.
     pub(crate) fn expect(&mut self, kind: Kind) {
         self.list(kind).is_complete = false;
     }
@@ -79,17 +82,18 @@ impl Lists {
         Kind::ALL.into_iter().filter(|kind| kind.is_policy()).all(|kind| self.is_complete(kind))
     }
 
-    /// Whether a list of every kind has ended, and more is not awaited.
+    /// Whether every kind has been listed and no further list is awaited.
     pub(crate) fn are_complete(&self) -> bool {
         Kind::ALL.into_iter().all(|kind| self.is_complete(kind))
     }
 
-    /// Whether every list ended once. Then changes may be published, though more pods may be awaited.
+    /// Whether every kind has been listed at least once. From then on changes may be published,
+    /// even while more pods are awaited.
     pub(crate) fn were_complete(&self) -> bool {
         self.were_complete
     }
 
-    /// Kinds that are missing, for people.
+    /// The kinds that have not been listed, for display.
     pub(crate) fn missing(&self) -> String {
         let missing = Kind::ALL.into_iter().filter(|kind| !self.is_complete(*kind));
         missing.map(Kind::plural).collect::<Vec<_>>().join(", ")
@@ -105,14 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn a_first_list_is_all_and_later_ones_tell_what_is_there() {
+    fn later_lists_find_deleted_objects() {
         let (mut lists, kind) = (Lists::default(), Kind::Service);
         lists.begin(kind, true);
         lists.enter(kind, &name("x"));
         assert_eq!(lists.end(kind), None);
         // By the watch.
         lists.enter(kind, &name("y"));
-        // Cut.
+        // The list was interrupted.
         lists.begin(kind, false);
         lists.enter(kind, &name("x"));
         lists.begin(kind, false);
@@ -121,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_under_way_counts_for_more_than_what_was_kept() {
+    fn a_running_list_takes_precedence_over_the_saved_state() {
         let mut lists = Lists::default();
         lists.begin(Kind::Service, true);
         lists.know_more(Kind::Service, [name("listed")].into());

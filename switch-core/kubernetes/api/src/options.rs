@@ -13,26 +13,26 @@ use crate::error::ApiError;
 pub struct ApiOptions {
     /// The node whose switch this is.
     pub node: String,
-    /// What no object says.
+    /// Cluster options that no object contains.
     pub cluster: ClusterOptions,
-    /// Credentials and server. `None`: those of the pod that this runs in.
+    /// File with credentials and server. `None`: those of the pod in which this process runs.
     pub kubeconfig: Option<PathBuf>,
-    /// API servers to try before all others, such as `https://192.0.2.1:6443`.
+    /// API servers that are tried first, such as `https://192.0.2.1:6443`.
     pub servers: Vec<String>,
-    /// Where the last good state and the API servers' addresses are kept. `None`: nowhere.
+    /// Folder for the last good state and the API servers' addresses. `None`: they are not saved.
     pub run_dir: Option<PathBuf>,
-    /// Where the source says that it is alive and ready.
+    /// Liveness and readiness probes.
     pub probes: Probes,
-    /// Where it enters what it measures.
+    /// Metrics.
     pub meters: Meters,
-    /// Whether our Node object, pods' annotations and Events are written.
+    /// Whether to write our Node object, pod annotations and Events.
     pub write_status: bool,
-    /// Called first thing on the thread that speaks to the API server, to give up privilege.
+    /// Called first on the thread that communicates with the API server, to drop privileges.
     pub on_thread_start: Option<fn()>,
 }
 
 impl ApiOptions {
-    /// Options of the node `node`: credentials of a pod, nothing kept, status written.
+    /// Options for the node `node`: the pod's own credentials, no folder, status is written.
     pub fn new(node: &str) -> Self {
         Self {
             node: node.to_owned(),
@@ -48,7 +48,7 @@ impl ApiOptions {
     }
 }
 
-/// A server of the options.
+/// Parses the URI of a server.
 pub(crate) fn server(text: &str) -> Result<Uri, ApiError> {
     let refuse = |reason: &str| {
         let reason = format!("{text:?} {reason}");

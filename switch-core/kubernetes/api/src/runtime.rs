@@ -1,4 +1,4 @@
-//! The thread that speaks to the API server.
+//! The thread that communicates with the API server.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::servers::{Access, Servers};
 use crate::view::ApiView;
 use crate::watch::Follower;
 
-/// The thread; it ends when this is dropped.
+/// The thread. It ends when this is dropped.
 pub(crate) struct Runtime {
     scope: watch::Sender<Option<PodScope>>,
     servers: Arc<Servers>,
@@ -31,7 +31,7 @@ impl fmt::Debug for Runtime {
     }
 }
 
-/// What the thread's owner has of it.
+/// What the owner of the thread receives.
 pub(crate) struct Started {
     pub(crate) inbox: Inbox,
     pub(crate) shared: Arc<Shared>,
@@ -39,7 +39,7 @@ pub(crate) struct Started {
     pub(crate) view: Arc<ApiView>,
 }
 
-/// What the thread says when it has begun.
+/// The result of starting the thread.
 struct Begun {
     started: Started,
     servers: Arc<Servers>,
@@ -49,7 +49,7 @@ impl Runtime {
     /// Starts the thread.
     ///
     /// # Errors
-    /// There are no credentials, or the system refuses the thread.
+    /// There are no credentials, or the system cannot create the thread.
     pub(crate) fn start(options: &ApiOptions, access: Access) -> Result<(Self, Started), ApiError> {
         let (stop, stopped) = oneshot::channel();
         let (scope, wanted) = watch::channel(None);
@@ -66,11 +66,11 @@ impl Runtime {
             let handle = runtime.handle().clone();
             runtime.block_on(async move {
                 if begin(options, access, wanted, handle, &begun).await {
-                    // Dropped: the source is.
+                    // `stopped` resolves when the source is dropped.
                     let _ = stopped.await;
                 }
             });
-            // Names are looked up on threads of their own, which nobody waits for.
+            // Name lookups run on threads of their own; do not wait for them.
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("podswitch-api".into()).spawn(run);
@@ -81,12 +81,12 @@ impl Runtime {
         Ok((runtime, started))
     }
 
-    /// Which pods are wanted from now on.
+    /// Sets which pods are watched from now on.
     pub(crate) fn set_scope(&self, scope: PodScope) {
         self.scope.send_replace(Some(scope));
     }
 
-    /// New endpoints of the Service `default/kubernetes`.
+    /// Sets the endpoints of the Service `default/kubernetes`.
     pub(crate) fn set_endpoints(&self, endpoints: &[String]) {
         self.servers.set_endpoints(endpoints);
     }
@@ -96,17 +96,17 @@ impl Drop for Runtime {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
-            // It has nothing to say.
+            // The thread returns no result.
             let _ = thread.join();
         }
     }
 }
 
 fn system(what: &str, error: &std::io::Error) -> ApiError {
-    ApiError::System(format!("cannot have {what}: {error}"))
+    ApiError::System(format!("cannot create {what}: {error}"))
 }
 
-/// Starts all tasks. Returns whether that went well.
+/// Starts all tasks. Returns whether that succeeded.
 async fn begin(
     options: ApiOptions,
     access: Access,

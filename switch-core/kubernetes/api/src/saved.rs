@@ -1,9 +1,10 @@
-//! The last good state on disk, for a start without an API server: a file to which changes are appended at the cost of
-//! what changed, in the thin form of objects. Written by a thread of its own; a disk that is slow or full delays
-//! nothing, and a state that may have gaps is removed and never loaded.
+//! The last good state on disk, for a start without an API server: a file to which changes are
+//! appended, in the thin form of objects. The cost is proportional to the change. A separate thread
+//! writes it, so a slow or full disk delays nothing. A file that may have gaps is removed and never
+//! loaded.
 //!
-//! A line is `+NAME<TAB>JSON` (an object), `!NAME<TAB>JSON` (a policy with a field of the wrong type: what it was before
-//! stays in force, and counts too), or `-NAME` (deleted).
+//! A line is `+NAME<TAB>JSON` (an object), `!NAME<TAB>JSON` (a policy with a field of the wrong
+//! type; its last good version stays in force and is kept, too), or `-NAME` (deleted).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Write as _};
@@ -17,18 +18,18 @@ use hashbrown::HashMap;
 use podswitch_core::id::Cookie;
 use podswitch_kubernetes::{Kind, Object};
 
-/// Bytes that are collected before they are handed to the thread.
+/// Bytes that are buffered before they are sent to the thread.
 const CHUNK: usize = 64 << 10;
 /// Chunks in the queue.
 const QUEUE: usize = 256;
-/// A file is written anew once it has grown to twice its size and this many bytes more.
+/// The file is compacted once it has grown to twice its size plus this many bytes.
 const SLACK: u64 = 16 << 20;
 /// Longest line.
 const MAX_LINE: u64 = 8 << 20;
 
 enum Job {
     Append(String),
-    /// Every object that is there was appended: from now on this is the state.
+    /// Every existing object has been appended: the file is complete from now on.
     Complete,
 }
 
@@ -40,13 +41,13 @@ pub(crate) struct Saved {
     endpoints: Vec<String>,
     buffer: String,
     jobs: Option<SyncSender<Job>>,
-    /// Something could not be written: the file has gaps.
+    /// A write failed: the file has gaps.
     broken: Arc<AtomicBool>,
 }
 
 impl Saved {
-    /// Opens what is kept in `folder` and begins a new file beside the old one. Without a folder, or where it cannot
-    /// be written, nothing is kept.
+    /// Opens the saved state in `folder` and begins a new file beside the old one. Without a
+    /// folder, or if it is not writable, nothing is saved.
     pub(crate) fn open(folder: Option<&Path>, node: &str) -> Self {
         let mut saved = Self {
             folder: folder.map(Path::to_owned),
@@ -77,12 +78,12 @@ impl Saved {
         saved
     }
 
-    /// The endpoints of the API servers that were known last, `HOST:PORT`.
+    /// The last known endpoints of the API servers, `HOST:PORT`.
     pub(crate) fn endpoints(&self) -> Vec<String> {
         self.endpoints.clone()
     }
 
-    /// Keeps the endpoints of the API servers. Returns whether they are others than before.
+    /// Saves the endpoints of the API servers. Returns whether they changed.
     pub(crate) fn set_endpoints(&mut self, endpoints: &[String]) -> bool {
         if self.endpoints == endpoints {
             return false;
@@ -90,18 +91,18 @@ impl Saved {
         self.endpoints = endpoints.to_vec();
         if let Some(folder) = &self.folder {
             let (new, path) = (folder.join("api-servers.new"), folder.join("api-servers"));
-            // What is not kept is missed at the next start without the Service only.
+            // If this fails, only a start that cannot use the Service is affected.
             let _ = fs::write(&new, endpoints.join("\n")).and_then(|()| fs::rename(&new, &path));
         }
         true
     }
 
-    /// Keeps an object.
+    /// Saves an object.
     pub(crate) fn put(&mut self, object: &Object) {
         if self.jobs.is_none() {
             return;
         }
-        // One of another kind that cannot be read is left out of the state as well.
+        // An object of any other kind that cannot be read is left out of the state as well.
         match object.to_json() {
             Some(json) => {
                 let mark = if object.is_well_formed() { '+' } else { '!' };
@@ -111,7 +112,7 @@ impl Saved {
         }
     }
 
-    /// An object is gone.
+    /// Records a deleted object.
     pub(crate) fn delete(&mut self, name: &Cookie) {
         if self.jobs.is_some() {
             self.line(format_args!("-{name}\n"));
@@ -126,7 +127,7 @@ impl Saved {
         }
     }
 
-    /// Hands what was collected to the thread.
+    /// Sends the buffered lines to the thread.
     pub(crate) fn flush(&mut self) {
         if !self.buffer.is_empty() {
             let chunk = std::mem::take(&mut self.buffer);
@@ -134,7 +135,7 @@ impl Saved {
         }
     }
 
-    /// Every object that is there was put: this is the state from now on.
+    /// Every existing object has been saved: the file is the complete state from now on.
     pub(crate) fn first_complete(&mut self) {
         self.flush();
         self.send(Job::Complete);
@@ -144,19 +145,20 @@ impl Saved {
         if let Some(jobs) = &self.jobs
             && jobs.try_send(job).is_err()
         {
-            // Too slow, or full: better no state than one with gaps. The thread removes it.
+            // The thread is too slow, or the disk is full. No state is better than one with gaps;
+            // the thread removes the file.
             self.broken.store(true, Relaxed);
             self.jobs = None;
         }
     }
 
-    /// Whether changes are kept.
+    /// Whether changes are being saved.
     #[cfg(test)]
     fn is_kept(&self) -> bool {
         self.jobs.is_some() && !self.broken.load(Relaxed)
     }
 
-    /// Reads the state that was kept before this start.
+    /// Loads the state that an earlier run saved.
     pub(crate) fn load(&self, each: &mut dyn FnMut(Object)) {
         let Some(folder) = &self.folder else { return };
         let Ok(file) = File::open(folder.join("state")) else { return };
@@ -170,14 +172,14 @@ impl Saved {
     }
 }
 
-/// The thread's side.
+/// State of the writing thread.
 struct Writer {
     folder: PathBuf,
     node: String,
     file: BufWriter<File>,
     is_complete: bool,
     size: u64,
-    /// The size after it was written anew last.
+    /// Size after the last compaction.
     live: u64,
 }
 
@@ -211,7 +213,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the file anew, without what does not count any more.
+    /// Compacts the file: writes only the lines that still count.
     fn rewrite(&mut self) -> io::Result<()> {
         let (path, new) = (self.folder.join("state"), self.folder.join("state.new"));
         let mut file = new_file(&new, &self.node)?;
@@ -256,10 +258,10 @@ fn read_small(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Calls `each` with the place of every line that counts and the line, in their order. The last line is not complete
+/// Calls `each` with every line that counts and its offset, in order. The last line is incomplete
 /// if the writer was killed.
 fn replay(file: &File, node: &str, each: &mut dyn FnMut(u64, &[u8])) -> io::Result<()> {
-    /// Places of the last good object of a name, and of what came after and cannot be read.
+    /// Offsets of the last good version of an object, and of a later version that cannot be read.
     type Last = (Option<u64>, Option<u64>);
     let mut last: HashMap<Vec<u8>, Last> = HashMap::new();
     read_lines(file, node, &mut |at, line| {
@@ -271,12 +273,12 @@ fn replay(file: &File, node: &str, each: &mut dyn FnMut(u64, &[u8])) -> io::Resu
             _ => {}
         }
     })?;
-    let mut places: Vec<u64> =
+    let mut offsets: Vec<u64> =
         last.into_values().flat_map(|(good, bad)| good.into_iter().chain(bad)).collect();
-    places.sort_unstable();
-    let mut places = places.into_iter().peekable();
+    offsets.sort_unstable();
+    let mut offsets = offsets.into_iter().peekable();
     read_lines(file, node, &mut |at, line| {
-        if places.next_if_eq(&at).is_some() {
+        if offsets.next_if_eq(&at).is_some() {
             each(at, line);
         }
     })
@@ -343,11 +345,11 @@ mod tests {
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
-        panic!("it does not come");
+        panic!("timed out waiting");
     }
 
     #[test]
-    fn the_last_of_each_object_is_kept_and_a_cut_line_is_not() {
+    fn the_last_version_of_each_object_is_saved_and_a_truncated_line_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let mut saved = Saved::open(Some(folder.path()), "n");
         assert!(saved.is_kept());
@@ -361,14 +363,14 @@ mod tests {
         let bad = r#"{"metadata":{"name":"p","namespace":"a"},"spec":{"podSelector":7}}"#;
         saved.put(&object(Kind::NetworkPolicy, bad));
         saved.flush();
-        assert!(loaded(folder.path()).is_empty(), "not before it is complete");
+        assert!(loaded(folder.path()).is_empty(), "not before the state is complete");
         saved.first_complete();
         until(|| loaded(folder.path()).len() == 4);
         let names = loaded(folder.path());
         assert!(names[0].starts_with("Pod/a/y ") && names[0].contains("10.0.0.2"), "{names:?}");
         assert!(names[1].starts_with("Pod/a/x ") && names[1].contains("10.0.0.3"), "{names:?}");
         assert!(!names[1].contains("managedFields"));
-        // Both: the store keeps the good one in force.
+        // Both lines: the store keeps the good version in force.
         assert!(names[2].contains("matchLabels") && names[3].contains(":7"), "{names:?}");
         let mut file = OpenOptions::new().append(true).open(folder.path().join("state")).unwrap();
         file.write_all(b"+Pod/a/cut\t{\"metadata\":{\"na").unwrap();
@@ -379,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_has_grown_is_written_anew() {
+    fn a_file_that_has_grown_is_compacted() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = Writer::create(folder.path(), "n").unwrap();
         let (sender, jobs) = sync_channel(QUEUE);
@@ -408,13 +410,13 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_written_keeps_nothing() {
+    fn nothing_is_saved_in_a_folder_that_is_not_writable() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("file"), "").unwrap();
         let mut saved = Saved::open(Some(&folder.path().join("file/below")), "n");
         saved.put(&pod("x", "10.0.0.1"));
         saved.first_complete();
         assert!(!saved.is_kept());
-        assert!(saved.set_endpoints(&["192.0.2.1:6443".into()]), "known all the same");
+        assert!(saved.set_endpoints(&["192.0.2.1:6443".into()]), "still known in memory");
     }
 }

@@ -1,5 +1,6 @@
-//! The API servers, in turn: those of the options, the last known endpoints of the Service `default/kubernetes`, and
-//! what the kubeconfig or the pod's environment names. Never through our own ClusterIP only: it needs the switch.
+//! The API servers, tried in turn: those of the options, the last known endpoints of the Service
+//! `default/kubernetes`, and the server of the kubeconfig or of the pod's environment. Our own
+//! ClusterIP is never the only choice, because it works only while the switch does.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -14,15 +15,15 @@ use serde::Deserialize;
 
 use crate::error::{ApiError, RequestError};
 
-/// How long a connection takes at most.
+/// Connect timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an answer takes to begin at most.
+/// Timeout until a response begins.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// Largest answer that is not a list or a watch, in bytes.
+/// Largest response other than a list or a watch, in bytes.
 const MAX_ANSWER: usize = 8 << 20;
-/// The name that every API server's certificate has: that of its own Service.
+/// The DNS name that every API server's certificate contains: that of its own Service.
 const SERVER_NAME: &str = "kubernetes.default.svc";
-/// Where a pod has its credentials.
+/// Folder of a pod's credentials.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Where credentials and the servers come from.
@@ -30,7 +31,7 @@ const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 pub(crate) struct Access {
     pub(crate) kubeconfig: Option<PathBuf>,
     pub(crate) servers: Vec<Uri>,
-    /// `HOST:PORT` of the endpoints of `default/kubernetes`, when they were last known.
+    /// The last known endpoints of `default/kubernetes`, `HOST:PORT`.
     pub(crate) endpoints: Vec<String>,
 }
 
@@ -49,7 +50,7 @@ struct Inner {
 
 struct Server {
     uri: Uri,
-    /// From the endpoints of `default/kubernetes`.
+    /// It is one of the endpoints of `default/kubernetes`.
     is_endpoint: bool,
     client: Option<Client>,
 }
@@ -79,7 +80,7 @@ impl Servers {
         Ok(Self { access, inner: Mutex::new(Inner { servers, current: 0 }) })
     }
 
-    /// Takes over new endpoints of `default/kubernetes`.
+    /// Replaces the endpoints of `default/kubernetes`.
     pub(crate) fn set_endpoints(&self, endpoints: &[String]) {
         let mut inner = self.lock();
         let uris: Vec<Uri> = endpoints.iter().filter_map(endpoint_uri).collect();
@@ -100,11 +101,11 @@ impl Servers {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a request to the server in use; where that cannot be reached, to the others in turn. Returns once the
-    /// answer begins, and only if it is a success.
+    /// Sends a request to the current server; if that cannot be reached, to the others in turn.
+    /// Returns once the response begins, and only if its status is a success.
     ///
     /// # Errors
-    /// No server can be reached, or the one that can refuses the request.
+    /// No server can be reached, or the server refuses the request.
     pub(crate) async fn send(
         &self,
         request: impl Fn() -> Request<Body>,
@@ -123,14 +124,14 @@ impl Servers {
                     is_renewed = true;
                     continue;
                 }
-                // It runs, and has nothing behind it.
+                // The server responds, but its backend is down.
                 Ok(Ok(answer)) if is_down(answer.status()) => {
                     status_error(answer).await.to_string()
                 }
                 Ok(Ok(answer)) if answer.status().is_success() => return Ok(answer),
                 Ok(Ok(answer)) => return Err(status_error(answer).await),
                 Ok(Err(error)) => describe(&error),
-                Err(_) => format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
+                Err(_) => format!("no response within {} s", ANSWER_TIMEOUT.as_secs()),
             };
             last = RequestError::Away(format!("{}: {reason}", self.uri(at)));
             self.give_up(at);
@@ -139,7 +140,7 @@ impl Servers {
         Err(last)
     }
 
-    /// Sends a request and reads its whole answer.
+    /// Sends a request and reads the complete response.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -150,7 +151,7 @@ impl Servers {
         collect(self.send(request).await?).await
     }
 
-    /// The client of the server in use, made if there is none.
+    /// The client of the current server. Creates it if there is none.
     async fn client(&self) -> Result<(usize, Client), RequestError> {
         let (at, uri, is_endpoint) = {
             let inner = self.lock();
@@ -184,12 +185,12 @@ impl Servers {
         self.lock().servers.get(at).map(|server| server.uri.to_string()).unwrap_or_default()
     }
 
-    /// Credentials are read anew.
+    /// Drops all clients, so that the credentials are read again.
     fn forget_clients(&self) {
         self.lock().servers.iter_mut().for_each(|server| server.client = None);
     }
 
-    /// Goes on to the next server, unless somebody did already.
+    /// Switches to the next server, unless another task has already done so.
     fn give_up(&self, at: usize) {
         let mut inner = self.lock();
         if inner.current == at && !inner.servers.is_empty() {
@@ -199,17 +200,17 @@ impl Servers {
     }
 }
 
-/// Reads an answer to its end.
+/// Reads a response to its end.
 async fn collect(answer: Response<Body>) -> Result<Vec<u8>, RequestError> {
     let body = http_body_util::Limited::new(answer.into_body(), MAX_ANSWER);
     match tokio::time::timeout(ANSWER_TIMEOUT, body.collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes().to_vec()),
-        Ok(Err(error)) => Err(RequestError::Away(format!("the answer is cut: {error}"))),
-        Err(_) => Err(RequestError::Away("the answer does not end".into())),
+        Ok(Err(error)) => Err(RequestError::Away(format!("the response was cut off: {error}"))),
+        Err(_) => Err(RequestError::Away("the response does not end".into())),
     }
 }
 
-/// Answers of a server, or a load balancer in front of it, that cannot serve.
+/// Status codes of a server, or of a load balancer in front of it, that cannot serve.
 fn is_down(status: StatusCode) -> bool {
     matches!(status.as_u16(), 502..=504)
 }
@@ -232,7 +233,7 @@ async fn status_error(answer: Response<Body>) -> RequestError {
     }
 }
 
-/// An error with its causes, without what repeats them.
+/// An error with its causes. Causes whose text is already included are omitted.
 fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -255,7 +256,7 @@ fn same_server(a: &Uri, b: &Uri) -> bool {
     (a.scheme(), a.authority()) == (b.scheme(), b.authority())
 }
 
-/// Credentials, and the server that they name.
+/// Credentials, and the server from the same source.
 async fn base_config(access: &Access) -> Result<Config, ApiError> {
     if let Some(path) = &access.kubeconfig {
         let failed = |error: kube::config::KubeconfigError| {
@@ -265,7 +266,7 @@ async fn base_config(access: &Access) -> Result<Config, ApiError> {
         let authority = authority_file(&file);
         let options = KubeConfigOptions::default();
         let mut config = Config::from_custom_kubeconfig(file, &options).await.map_err(failed)?;
-        // Read again when it changes, as in a pod.
+        // The file is read again when it changes, as in a pod.
         config.root_cert_file = authority;
         return Ok(config);
     }
@@ -273,12 +274,14 @@ async fn base_config(access: &Access) -> Result<Config, ApiError> {
         Ok(config) => Ok(config),
         Err(error) => account_config(access).ok_or_else(|| {
             let reason = describe(&error);
-            ApiError::Credentials(format!("no kubeconfig is given and this is no pod: {reason}"))
+            ApiError::Credentials(format!(
+                "no kubeconfig is given and this process is not in a pod: {reason}"
+            ))
         }),
     }
 }
 
-/// The authority's file of a kubeconfig's current context.
+/// Path of the CA certificate in a kubeconfig's current context.
 fn authority_file(file: &Kubeconfig) -> Option<PathBuf> {
     let current = file.current_context.as_ref()?;
     let context =
@@ -287,7 +290,7 @@ fn authority_file(file: &Kubeconfig) -> Option<PathBuf> {
     cluster.cluster.as_ref()?.certificate_authority.as_ref().map(PathBuf::from)
 }
 
-/// A pod's credentials where its environment names no server.
+/// A pod's credentials, for an environment that names no server.
 fn account_config(access: &Access) -> Option<Config> {
     let account = Path::new(ACCOUNT);
     let endpoint = access.endpoints.iter().find_map(endpoint_uri);

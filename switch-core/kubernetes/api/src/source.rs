@@ -1,4 +1,4 @@
-//! The API server as a [`Source`]: owns the store, and publishes what changed.
+//! The API server as a [`Source`]: owns the store and publishes the changes.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -25,20 +25,22 @@ use crate::servers::Access;
 use crate::triggers::Triggers;
 use crate::view::ApiView;
 
-/// The least time between two publishes. The first change after a quiet time is published at once; those that follow
-/// are put together.
+/// Least time between two publishes. The first change after a quiet period is published at once;
+/// those that follow are coalesced.
 const COALESCE: Duration = Duration::from_millis(30);
-/// After how long without an answer from an API server a start takes the last good state from the disk.
-const PATIENCE_MS: u64 = 5_000;
-/// How often what there is to say is collected, at most: that costs what there is to say.
+/// How long a start waits for a response of an API server before it loads the last good state from
+/// disk.
+const SAVED_STATE_AFTER_MS: u64 = 5_000;
+/// Least time between two collections of records. The cost of one is proportional to the number of
+/// records.
 const RECORDS_INTERVAL: Duration = Duration::from_secs(1);
-/// How long no policy may have named pods before only those of this node are watched again.
+/// How long no policy may name pods before the watch is narrowed to the pods of this node again.
 const SCOPE_LINGER: Duration = Duration::from_secs(60);
-/// How long messages are taken up in one call, so that its caller gets on with other things.
-const TAKE_UP: Duration = Duration::from_millis(50);
-/// After how long a state that the node did not take is tried again.
+/// How long one call processes messages, so that its caller is not blocked for longer.
+const MAX_RECEIVE: Duration = Duration::from_millis(50);
+/// After how long a state that the node refused is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-/// How often somebody looks after the source without a reason.
+/// Time between two calls of `follow` if nothing happens.
 const IDLE: Duration = Duration::from_millis(500);
 
 /// See the module's description.
@@ -52,27 +54,27 @@ pub struct ApiSource {
     lists: Lists,
     /// Policies that name pods or namespaces as peers.
     peers: HashSet<Cookie>,
-    /// Policies with such peers that came while only this node's pods were known: they wait for the others, or what
-    /// they allow would be denied meanwhile.
+    /// Policies with such peers that arrived while only this node's pods were known. They are held
+    /// until the other pods are known; otherwise traffic that they allow would be denied meanwhile.
     held: HashMap<Cookie, Object>,
     scope: Option<PodScope>,
-    /// Since when no policy has pods as peers.
+    /// Since when no policy has had pods as peers.
     peerless_since: Option<Instant>,
     clock: Clock,
-    /// Something is not published yet.
+    /// There are unpublished changes.
     changed: bool,
     publish_at: Instant,
-    /// The node does not have what the store had: it needs the whole state.
+    /// The node does not have the store's last state: it needs a complete state.
     behind: bool,
-    /// What the last changes in force added, changed and removed.
+    /// The objects that the last published changes added, changed and removed.
     object_changes: ObjectChanges,
     records: Vec<Record>,
     records_at: Instant,
     records_due: bool,
     stale: bool,
-    /// It was said that there is no Node object.
+    /// The missing Node object has been reported.
     is_missing_said: bool,
-    /// Texts that are no object.
+    /// Number of received items that could not be decoded.
     unreadable: u64,
     saved: Saved,
     own: OwnNode,
@@ -86,10 +88,11 @@ pub struct ApiSource {
 }
 
 impl ApiSource {
-    /// Starts to follow the API server, on a thread of its own.
+    /// Starts to follow the API server on a separate thread.
     ///
     /// # Errors
-    /// There are no credentials; an option has a value that cannot be; the system refuses a thread or a socket.
+    /// There are no credentials; an option has an invalid value; the system cannot create a thread
+    /// or a socket.
     pub fn open(options: ApiOptions) -> Result<Self, ApiError> {
         let saved = Saved::open(options.run_dir.as_deref(), &options.node);
         let servers: Result<Vec<Uri>, ApiError> =
@@ -136,25 +139,25 @@ impl ApiSource {
         })
     }
 
-    /// What the CNI agent asks.
+    /// The view of pods for the CNI agent.
     pub fn view(&self) -> Arc<dyn ClusterView> {
         self.view.clone()
     }
 
-    /// Which pods are watched: all of the cluster, or those of this node only. `None`: none yet.
+    /// Whether all pods of the cluster are watched, or only those of this node. `None`: none yet.
     pub fn watches_all_pods(&self) -> Option<bool> {
         self.scope.map(|scope| scope == PodScope::Cluster)
     }
 
-    /// How many texts of the API server were no object.
+    /// Number of items from the API server that could not be decoded.
     pub fn unreadable(&self) -> u64 {
         self.unreadable
     }
 
-    /// Takes up what came, for a limited time. Returns whether more may be there.
-    fn take_up(&mut self) -> bool {
+    /// Processes queued messages for a limited time. Returns whether more may be queued.
+    fn receive(&mut self) -> bool {
         self.inbox.clear();
-        let until = self.clock.now() + TAKE_UP;
+        let until = self.clock.now() + MAX_RECEIVE;
         while let Some(message) = self.inbox.next() {
             self.take(message);
             if self.clock.now() >= until {
@@ -184,7 +187,7 @@ impl ApiSource {
                 if kind == Kind::Pod {
                     self.choose_scope();
                     if self.scope != Some(scope) {
-                        // Other pods are wanted by now; their list follows.
+                        // The scope has changed since; the list with the right scope follows.
                         return;
                     }
                 }
@@ -231,7 +234,7 @@ impl ApiSource {
         self.put(&object);
     }
 
-    /// Whether all pods are wanted and their list has not ended, in a node that forwards already.
+    /// Whether all pods are wanted and their list has not ended, on a node that already forwards.
     fn awaits_pods(&self) -> bool {
         self.lists.were_complete() && !self.lists.is_complete(Kind::Pod)
     }
@@ -269,7 +272,7 @@ impl ApiSource {
         self.changed = true;
     }
 
-    /// Keeps the API servers' own addresses for a start without the Service.
+    /// Saves the API servers' own addresses, for a start without the Service.
     fn note_api_servers(&mut self, slice: &Object) {
         if slice.name().as_str() != "EndpointSlice/default/kubernetes" {
             return;
@@ -287,7 +290,8 @@ impl ApiSource {
         }
     }
 
-    /// All pods of the cluster while a policy names pods or namespaces as peers, else those of this node.
+    /// Chooses the scope: all pods of the cluster while a policy names pods or namespaces as peers,
+    /// otherwise the pods of this node.
     fn choose_scope(&mut self) {
         if !self.lists.has_policies() {
             return;
@@ -296,7 +300,7 @@ impl ApiSource {
         let wanted = match self.peers.is_empty() {
             false => PodScope::Cluster,
             true if self.scope == Some(PodScope::Cluster) => {
-                // Policies are often replaced by others; not each time are all pods listed anew.
+                // Policies are often deleted and recreated. Do not list all pods again each time.
                 let since = *self.peerless_since.get_or_insert(now);
                 if now.since(since) < SCOPE_LINGER { PodScope::Cluster } else { PodScope::Node }
             }
@@ -315,7 +319,7 @@ impl ApiSource {
         self.runtime.set_scope(wanted);
     }
 
-    /// Publishes what changed, if the switch has to know.
+    /// Publishes the changes, if they affect the switch.
     fn publish(&mut self, node: &mut dyn StateSink) -> Result<Followed, SourceError> {
         self.changed = false;
         if !self.store.has_node() {
@@ -333,7 +337,7 @@ impl ApiSource {
         let changes = self.store.take_changes();
         self.records_due = true;
         if changes.is_empty() && !self.behind {
-            // What changed has nothing to do with this node.
+            // The changes do not affect this node.
             self.store.take_object_changes();
             return Ok(Followed::Unchanged);
         }
@@ -341,7 +345,7 @@ impl ApiSource {
             self.own.set_in_force(&base.node, base.flannel);
         }
         let applied = if self.behind {
-            let state = self.whole();
+            let state = self.complete_state();
             node.apply_state(state)
         } else {
             node.update_state(self.cluster.changes(changes))
@@ -353,7 +357,7 @@ impl ApiSource {
         Ok(Followed::Applied(epoch))
     }
 
-    fn whole(&mut self) -> State {
+    fn complete_state(&mut self) -> State {
         let mut compiled = self.store.compiled();
         self.cluster.complete(&mut compiled.config, compiled.flannel);
         self.own.set_in_force(&compiled.config.node, compiled.flannel);
@@ -361,8 +365,8 @@ impl ApiSource {
         State::from(compiled)
     }
 
-    /// Collects what there is to say, now and then, and has Events written of it.
-    fn say(&mut self, now: Instant) {
+    /// Collects the records at a limited rate, and sends Events for them.
+    fn collect_records(&mut self, now: Instant) {
         if !self.records_due || now < self.records_at {
             return;
         }
@@ -372,7 +376,7 @@ impl ApiSource {
         events.into_iter().for_each(|event| self.agent.event(event));
     }
 
-    /// The state that was good last, for a start without an API server.
+    /// Loads the last good state, for a start without an API server.
     fn load_saved(&mut self) -> bool {
         let Self { saved, lists, peers, view, store, node, own, .. } = self;
         for kind in Kind::ALL {
@@ -406,23 +410,23 @@ impl Source for ApiSource {
         let mut saved_tried = false;
         loop {
             self.probes.alive();
-            let more = self.take_up();
+            let more = self.receive();
             let is_complete = self.lists.are_complete();
             if is_complete && self.store.has_node() {
                 break;
             }
-            if !is_complete && !saved_tried && self.shared.silence_ms() >= PATIENCE_MS {
+            if !is_complete && !saved_tried && self.shared.silence_ms() >= SAVED_STATE_AFTER_MS {
                 saved_tried = true;
                 if self.load_saved() {
                     self.stale = true;
-                    tracing::warn!(target: "kubernetes", "no API server answers: the last known state is used");
+                    tracing::warn!(target: "kubernetes", "no API server responds: using the last known state");
                     break;
                 }
             }
             let why = match (is_complete, self.shared.error()) {
-                (true, _) => format!("waits for the Node object of this node, {}", self.node),
-                (false, Some(error)) => format!("waits for the API server: {error}"),
-                (false, None) => format!("waits for lists of {}", self.lists.missing()),
+                (true, _) => format!("waiting for the Node object of this node, {}", self.node),
+                (false, Some(error)) => format!("waiting for the API server: {error}"),
+                (false, None) => format!("waiting for lists of {}", self.lists.missing()),
             };
             if !more && !waiting(&why) {
                 return Ok(None);
@@ -434,17 +438,18 @@ impl Source for ApiSource {
         if !self.stale {
             self.saved.first_complete();
         }
-        let state = self.whole();
+        let state = self.complete_state();
         self.records_due = true;
         Ok(Some(state))
     }
 
     fn follow(&mut self, node: &mut dyn StateSink, force: bool) -> Result<Followed, SourceError> {
-        // The caller has started a node with the first state, which every worker has by then.
+        // The caller has started a node with the first state, so every worker has acknowledged it
+        // by now.
         self.probes.alive();
         self.probes.ready();
         self.own.acknowledged();
-        self.take_up();
+        self.receive();
         let now = self.clock.now();
         if self.peerless_since.is_some_and(|since| now.since(since) >= SCOPE_LINGER) {
             self.choose_scope();
@@ -469,7 +474,7 @@ impl Source for ApiSource {
             Ok(Followed::Unchanged)
         };
         self.saved.flush();
-        self.say(now);
+        self.collect_records(now);
         if let Some(patch) = self.own.patch(now) {
             self.agent.node(patch);
         }

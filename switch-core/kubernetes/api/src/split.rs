@@ -1,14 +1,14 @@
-//! Takes the items out of a list while it arrives, so that a list of 150,000 pods is never in memory as a whole: an
-//! API server's cache ignores the limit of a page.
+//! Splits a list into its items while it arrives, so that a list of 150,000 pods is never in memory
+//! at once. (An API server's cache ignores the page limit.)
 
-/// Largest item: an object in etcd has 1.5 MiB.
+/// Largest item, in bytes. The limit of etcd is 1.5 MiB.
 const MAX_ITEM: usize = 8 << 20;
-/// Largest rest of a list: its kind and metadata.
+/// Largest remainder of a list, in bytes: its kind and metadata.
 const MAX_REST: usize = 1 << 20;
 /// Deepest nesting.
 const MAX_DEPTH: usize = 128;
 
-/// The text is not a list, or goes beyond a bound: why.
+/// The text is not a list or exceeds a limit, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a list: {0}")]
 pub(crate) struct SplitError(&'static str);
@@ -30,7 +30,7 @@ pub(crate) struct ListSplitter {
     depth: usize,
     in_string: bool,
     escaped: bool,
-    /// The last string at the list's own level, as long as nothing but a colon followed.
+    /// The last string at the list's top level, until anything but a colon follows.
     key: Vec<u8>,
     has_key: bool,
     item: Vec<u8>,
@@ -51,10 +51,10 @@ impl ListSplitter {
         }
     }
 
-    /// Takes the next bytes. `each` is called with every item that ends in them.
+    /// Processes the next bytes. Calls `each` with every item that ends in them.
     ///
     /// # Errors
-    /// An item is not an object, or a bound is exceeded.
+    /// An item is not an object, or a limit is exceeded.
     pub(crate) fn feed(
         &mut self,
         mut bytes: &[u8],
@@ -62,7 +62,7 @@ impl ListSplitter {
     ) -> Result<(), SplitError> {
         while let Some(&byte) = bytes.first() {
             if self.in_string && !self.escaped {
-                // The bulk of a list is text: as far as nothing happens in it, at once.
+                // Most bytes are inside strings: skip at once as far as nothing changes.
                 let end =
                     bytes.iter().position(|b| matches!(b, b'"' | b'\\')).unwrap_or(bytes.len());
                 if end > 0 {
@@ -77,13 +77,13 @@ impl ListSplitter {
         Ok(())
     }
 
-    /// The list without its items, once it has ended.
+    /// The list without its items. Call it after the last byte.
     pub(crate) fn finish(self) -> Result<Vec<u8>, SplitError> {
         let has_ended = self.place == Place::Rest && self.depth == 0 && !self.in_string;
         if has_ended && !self.rest.is_empty() {
             Ok(self.rest)
         } else {
-            Err(SplitError("it is cut"))
+            Err(SplitError("it is truncated"))
         }
     }
 
@@ -122,7 +122,7 @@ impl ListSplitter {
             b'{' | b'[' => {
                 self.depth += 1;
                 if self.depth > MAX_DEPTH {
-                    return Err(SplitError("it is nested too deep"));
+                    return Err(SplitError("nesting is too deep"));
                 }
                 let is_items = self.has_key && self.key == b"items\"" && self.depth == 2;
                 if self.place == Place::Rest && byte == b'[' && is_items {
@@ -130,7 +130,7 @@ impl ListSplitter {
                 }
             }
             b'}' | b']' => {
-                self.depth = self.depth.checked_sub(1).ok_or(SplitError("it closes too much"))?;
+                self.depth = self.depth.checked_sub(1).ok_or(SplitError("unbalanced brackets"))?;
                 if self.place == Place::Item && self.depth == 2 {
                     each(&self.item);
                     self.item.clear();
@@ -150,7 +150,7 @@ impl ListSplitter {
             _ => (&mut self.rest, MAX_REST),
         };
         if to.len() + bytes.len() > most {
-            return Err(SplitError("it is too large"));
+            return Err(SplitError("too large"));
         }
         to.extend_from_slice(bytes);
         if self.in_string && self.has_key && self.place == Place::Rest {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn items_are_found_wherever_the_text_is_cut() {
+    fn items_are_found_wherever_the_text_is_split() {
         let text = r#"{"kind":"PodList","metadata":{"items":[1],"note":"items","resourceVersion":"7"},
             "items" : [ {"a":"}]\"{\\","items":[{"b":[]}]} , {"é":{}} ], "more":[{"items":[]}]}"#;
         for chunk in 1..text.len() {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_without_items_and_what_is_no_list() {
+    fn lists_without_items_and_invalid_lists() {
         assert_eq!(split(r#"{"items":[]}"#, 3).unwrap().0.len(), 0);
         assert_eq!(split(r#"{"items":null,"metadata":{}}"#, 3).unwrap().0.len(), 0);
         assert_eq!(split(r#"{"a":"items","b":[{}]}"#, 3).unwrap().0.len(), 0, "a value");

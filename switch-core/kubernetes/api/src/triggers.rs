@@ -1,6 +1,7 @@
-//! How long a change of endpoints takes to be in force: from the annotation that the EndpointSlice controller gives each
-//! slice it writes, the time at which the Service or pod changed. As kube-proxy measures it: slices that were there
-//! before the source began do not count, nor do deletions, which say nothing of when they were triggered.
+//! Measures how long a change of endpoints takes until it is in force, from the time at which the
+//! Service or pod changed. The EndpointSlice controller writes that time as an annotation on each
+//! slice. As in kube-proxy, slices that existed before the source started do not count, nor do
+//! deletions, which have no trigger time.
 
 use std::time::SystemTime;
 
@@ -11,14 +12,14 @@ use podswitch_node::Meters;
 
 /// RFC 3339, in UTC.
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
-/// Changes that wait to be in force; further ones are not measured.
+/// Most changes that wait to be in force. Further ones are not measured.
 const MAX_WAITING: usize = 100_000;
 
 /// See the module's description.
 #[derive(Debug)]
 pub(crate) struct Triggers {
     began: SystemTime,
-    /// The last trigger of each slice: others than the controller write slices, too, and keep the annotation.
+    /// The last trigger time of each slice. Writers other than the controller keep the annotation.
     last: HashMap<Cookie, SystemTime>,
     waiting: Vec<SystemTime>,
 }
@@ -36,7 +37,7 @@ impl Triggers {
         Self { began: wall(), last: HashMap::new(), waiting: Vec::new() }
     }
 
-    /// An EndpointSlice is there.
+    /// Records an upserted EndpointSlice.
     pub(crate) fn upsert(&mut self, slice: &Object) {
         let time = slice.annotation(TRIGGER_TIME);
         let Some(time) = time.and_then(|text| humantime::parse_rfc3339(text).ok()) else { return };
@@ -49,16 +50,16 @@ impl Triggers {
         }
     }
 
-    /// An object is gone.
+    /// Records a deleted object.
     pub(crate) fn delete(&mut self, name: &Cookie) {
         self.last.remove(name);
     }
 
-    /// Everything that came is in force.
+    /// Every change so far is in force.
     pub(crate) fn in_force(&mut self, meters: &Meters) {
         let now = wall();
         for time in self.waiting.drain(..) {
-            // A clock that is ahead of ours says nothing.
+            // If the other clock is ahead of ours, nothing can be measured.
             if let Ok(time) = now.duration_since(time) {
                 meters.programmed(time);
             }
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn each_trigger_counts_once_and_those_of_before_do_not() {
+    fn each_trigger_counts_once_and_earlier_ones_do_not() {
         let mut triggers = Triggers::new();
         let began = triggers.began;
         triggers.upsert(&slice("old", began - Duration::from_secs(60)));

@@ -1,4 +1,4 @@
-//! What the CNI agent asks of a source that follows the API server.
+//! The view of pods for the CNI agent, from a source that follows the API server.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::feed::Shared;
 use crate::servers::Servers;
 use crate::watch::get;
 
-/// Time between two GETs of a pod that is waited for.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// After how long without an answer the API server counts as away.
-const AWAY_MS: u64 = 3_000;
+/// Time between two GETs of a pod that is awaited.
+const GET_INTERVAL: Duration = Duration::from_millis(500);
+/// After how long without a response the API server counts as unreachable.
+const UNREACHABLE_AFTER_MS: u64 = 3_000;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -43,25 +43,25 @@ impl ApiView {
         Self { node: node.to_owned(), directory: Arc::default(), servers, shared, agent, handle }
     }
 
-    /// A pod is there.
+    /// Records an upserted pod.
     pub(crate) fn upsert(&self, pod: &Object, node: &str) {
         enter(&self.directory, pod, node);
     }
 
-    /// An object is gone.
+    /// Records a deleted object.
     pub(crate) fn delete(&self, object: &Cookie) {
         if let Some(pod) = pod_name(object) {
             self.directory.delete(&pod);
         }
     }
 
-    /// Whether it is a pod of this node.
+    /// Whether the object is a pod of this node.
     pub(crate) fn knows(&self, object: &Cookie) -> bool {
         pod_name(object).is_some_and(|pod| self.directory.get(&pod).is_some())
     }
 }
 
-/// Enters a pod of this node; one that moved to another is gone.
+/// Adds a pod of this node; removes one that moved to another node.
 fn enter(directory: &PodDirectory, pod: &Object, node: &str) {
     let Some(name) = pod_name(pod.name()) else { return };
     if pod.node_name() == Some(node) {
@@ -72,11 +72,11 @@ fn enter(directory: &PodDirectory, pod: &Object, node: &str) {
 }
 
 fn facts(pod: &Object) -> PodFacts {
-    let is_told =
+    let is_relevant =
         |key: &str| key.starts_with("podswitch.io/") || key == "kubernetes.io/config.hash";
     PodFacts::new(pod.uid().map(str::to_owned), pod.labels().collect())
         .ports(pod.named_ports())
-        .annotations(pod.annotations().filter(|(key, _)| is_told(key)).collect())
+        .annotations(pod.annotations().filter(|(key, _)| is_relevant(key)).collect())
 }
 
 fn pod_name(object: &Cookie) -> Option<PodName> {
@@ -87,7 +87,7 @@ fn pod_name(object: &Cookie) -> Option<PodName> {
 impl ClusterView for ApiView {
     #[expect(
         clippy::disallowed_methods,
-        reason = "the caller's deadline is one of the standard library's"
+        reason = "the caller's deadline uses the standard library's clock"
     )]
     fn pod(
         &self,
@@ -98,7 +98,7 @@ impl ClusterView for ApiView {
         if let Ok(facts) = self.directory.wait(pod, uid, Instant::now()) {
             return Ok(facts);
         }
-        // The watch lags, or was cut: ask.
+        // The watch lags or was interrupted: get the pod directly.
         let (servers, directory) = (self.servers.clone(), self.directory.clone());
         let path = object_path(Kind::Pod, Some(pod.namespace()), pod.name());
         let (node, shared) = (self.node.clone(), self.shared.clone());
@@ -113,13 +113,13 @@ impl ClusterView for ApiView {
                         enter(&directory, &object, &node);
                     }
                 }
-                sleep(ASK_AGAIN).await;
+                sleep(GET_INTERVAL).await;
             }
         });
         let found = self.directory.wait(pod, uid, deadline);
         asking.abort();
         found.map_err(|error| match error {
-            ViewError::Unknown if self.shared.silence_ms() >= AWAY_MS => {
+            ViewError::Unknown if self.shared.silence_ms() >= UNREACHABLE_AFTER_MS => {
                 ViewError::Away(self.shared.error().unwrap_or_else(|| "it is silent".to_owned()))
             }
             error => error,

@@ -1,5 +1,6 @@
-//! Follows the objects of one kind: a list, then a watch from where the list ended, for good. A watch goes on where it
-//! was cut; only when the API server no longer knows that version (410) is there a new list. Runs on the API thread.
+//! Follows the objects of one kind: a list, then a watch from the version of the list, without end.
+//! An interrupted watch continues at its last version; a new list is needed only if the API server
+//! no longer knows that version (410). Runs on the API thread.
 
 use std::time::Duration;
 
@@ -21,26 +22,27 @@ use crate::split::ListSplitter;
 
 /// First and longest pause after a failure.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(30));
-/// How long the API server should keep a watch open; a part of it is random, so that nodes do not come at once.
+/// How long the API server should keep a watch open. A random part is added, so that nodes do not
+/// reconnect at the same time.
 const WATCH_SECONDS: u64 = 290;
-/// How long a watch may be silent: the API server sends a bookmark about every minute.
+/// How long a watch may be silent. The API server sends a bookmark about every minute.
 const WATCH_SILENCE: Duration = Duration::from_secs(100);
-/// How long a list may stop.
+/// How long a list may stall.
 const LIST_SILENCE: Duration = Duration::from_secs(30);
-/// Page of a list that does not come from the API server's cache.
+/// Page size of a list that does not come from the API server's cache.
 const PAGE: u32 = 500;
-/// How often a kind that the cluster does not have is looked for.
+/// How often to check for a kind that the cluster does not serve.
 const DISCOVERY_PAUSE: Duration = Duration::from_secs(60);
 /// Longest line of a watch, in bytes.
 const MAX_LINE: usize = 8 << 20;
 
-/// Why the following of a version ended.
+/// Why following a version ended.
 enum End {
-    /// The version is not known any more.
+    /// The API server no longer knows the version.
     Gone,
-    /// The kind is not served any more.
+    /// The kind is no longer served.
     NotServed,
-    /// Other pods are wanted.
+    /// The scope of pods changed.
     ScopeChanged,
     /// The source is gone.
     Closed,
@@ -63,18 +65,18 @@ pub(crate) struct Follower {
     pub(crate) servers: std::sync::Arc<Servers>,
     pub(crate) feed: Feed,
     pub(crate) node: String,
-    /// Which pods are wanted; `None`: none yet.
+    /// Which pods to follow; `None`: none yet.
     pub(crate) scope: watch::Receiver<Option<PodScope>>,
     pub(crate) meters: Meters,
 }
 
 impl Follower {
-    /// Whether a cluster may be without this kind.
+    /// Whether a cluster may lack this kind.
     fn is_optional(&self) -> bool {
         matches!(self.kind, Kind::ClusterNetworkPolicy | Kind::ServiceCidr)
     }
 
-    /// Follows until the source is gone.
+    /// Follows the kind until the source is gone.
     pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::default();
         let mut version = self.kind.versions()[0];
@@ -101,10 +103,10 @@ impl Follower {
             let Some(scope) = scope else { return };
             match self.list_and_watch(version, scope, &mut last_version, &mut backoff).await {
                 End::Closed => return,
-                // A cache that is behind may not know a version that another one gave.
+                // A server whose cache lags may not know a version that another server returned.
                 End::Gone => {
                     let kind = self.kind.plural();
-                    tracing::info!(target: "kubernetes", kind, "the watched version is gone (410): a new list");
+                    tracing::info!(target: "kubernetes", kind, "the watched version is gone (410): listing again");
                     self.meters.watch_restarted(kind);
                     last_version = Some(String::new());
                     sleep(backoff.next()).await;
@@ -130,7 +132,7 @@ impl Follower {
 
     async fn pause(&self, backoff: &mut Backoff, error: &RequestError) {
         self.meters.watch_restarted(self.kind.plural());
-        // Where nothing is reached it is the same for every kind.
+        // If no server can be reached, the reason is the same for every kind.
         self.feed.shared.failed(match error {
             RequestError::Away(reason) => reason.clone(),
             error => format!("{}: {error}", self.kind.plural()),
@@ -141,17 +143,17 @@ impl Follower {
         };
         let pause = backoff.next().max(asked.min(PAUSES.1));
         let (kind, pause_ms) = (self.kind.plural(), pause.as_millis() as u64);
-        tracing::info!(target: "kubernetes", kind, reason = %error, pause_ms, "a watch or list is tried again");
+        tracing::info!(target: "kubernetes", kind, reason = %error, pause_ms, "retrying a watch or list");
         sleep(pause).await;
     }
 
-    /// Tells that there is no object of this kind.
+    /// Reports that no object of this kind exists.
     async fn none_there(&self) -> bool {
         self.feed.send(Message::ListBegins(self.kind)).await
             && self.feed.send(Message::ListEnds(self.kind, PodScope::Cluster)).await
     }
 
-    /// The version that the API server has of this kind, if it has one that is read.
+    /// The version of this kind that the API server serves, if podswitch reads it.
     async fn discover(&self) -> Result<Option<&'static str>, RequestError> {
         #[derive(Deserialize)]
         struct Resources {
@@ -194,8 +196,8 @@ impl Follower {
         }
     }
 
-    /// Lists, then watches. `last_version`: what was seen last, which a new list must not be older than; empty for
-    /// one that asks the store behind the cache.
+    /// Lists, then watches. `last_version`: the last version seen; a new list must not be older. If
+    /// empty, the list bypasses the cache.
     async fn list_and_watch(
         &mut self,
         version: &str,
@@ -206,7 +208,7 @@ impl Follower {
         let base = format!("{}?", self.path(version)) + &self.selector(scope);
         let mut seen = match self.list(&base, scope, last_version.as_deref().unwrap_or("0")).await {
             Ok(seen) => seen,
-            // A version that this server does not know yet: without one, the next list takes what there is.
+            // This server does not know the version yet. The next list is made without one.
             Err(End::Failed(error)) if matches!(error.code(), Some(400 | 500 | 504)) => {
                 *last_version = Some(String::new());
                 return End::Failed(error);
@@ -227,10 +229,10 @@ impl Follower {
                 }
             };
             match watched {
-                // It ended as it was to.
+                // The watch ended normally.
                 Ok(()) => {
                     let (kind, version) = (self.kind.plural(), &*seen);
-                    tracing::debug!(target: "kubernetes", kind, version, "a watch ended in time and goes on");
+                    tracing::debug!(target: "kubernetes", kind, version, "a watch ended normally and continues");
                     self.feed.shared.recovered();
                     if began.elapsed() > Duration::from_secs(5) {
                         backoff.reset();
@@ -254,7 +256,7 @@ impl Follower {
         if !self.feed.send(Message::ListBegins(self.kind)).await {
             return Err(End::Closed);
         }
-        // From the API server's cache where any version will do; in pages where none does.
+        // From the API server's cache if any version will do; in pages if the cache is bypassed.
         let first = match version {
             "" => format!("{base}&limit={PAGE}"),
             version => {
@@ -301,7 +303,7 @@ impl Follower {
         Ok(list.metadata)
     }
 
-    /// Watches from the version `seen` on, which it moves.
+    /// Watches from the version `seen` on, and updates it.
     async fn watch(&self, base: &str, seen: &mut String) -> Result<(), End> {
         let seconds = WATCH_SECONDS + random() % 60;
         let url = format!(
@@ -332,7 +334,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Takes one event of a watch.
+    /// Processes one event of a watch.
     async fn take_line(
         &self,
         line: &[u8],
@@ -371,7 +373,7 @@ impl Follower {
         match line.kind {
             "ADDED" | "MODIFIED" => batch.add(text.as_bytes()),
             "DELETED" => {
-                // In its place among the others.
+                // In order with the other objects.
                 if !batch.send(&self.feed).await {
                     return Err(End::Closed);
                 }
@@ -398,7 +400,7 @@ struct ListMeta {
     next: Option<String>,
 }
 
-/// Objects on their way to the store.
+/// Objects to be sent to the store.
 struct Batch {
     kind: Kind,
     objects: Vec<Object>,
@@ -431,7 +433,7 @@ impl Batch {
     }
 }
 
-/// The next bytes of an answer; `None` at its end.
+/// The next bytes of a response; `None` at its end.
 async fn next_bytes(body: &mut Body, silence: Duration) -> Result<Option<Bytes>, RequestError> {
     loop {
         match timeout(silence, body.frame()).await {
@@ -441,7 +443,7 @@ async fn next_bytes(body: &mut Body, silence: Duration) -> Result<Option<Bytes>,
             }
             Ok(None) => return Ok(None),
             Ok(Some(Err(error))) => {
-                return Err(RequestError::Away(format!("the connection is cut: {error}")));
+                return Err(RequestError::Away(format!("the connection was cut off: {error}")));
             }
             Ok(Some(Ok(frame))) => {
                 if let Ok(bytes) = frame.into_data() {
@@ -452,12 +454,12 @@ async fn next_bytes(body: &mut Body, silence: Duration) -> Result<Option<Bytes>,
     }
 }
 
-/// Ends when other pods than those of `scope` are wanted.
+/// Resolves when the scope changes to something other than `scope`.
 async fn scope_change(wanted: &mut watch::Receiver<Option<PodScope>>, scope: PodScope) {
     let is_other = |wanted: &Option<PodScope>| wanted.is_some_and(|wanted| wanted != scope);
     let is_closed = wanted.wait_for(is_other).await.is_err();
     if is_closed {
-        // Nobody will want others; the feed's end ends the task.
+        // The scope will not change any more. The task ends when the feed is closed.
         std::future::pending::<()>().await;
     }
 }
@@ -471,7 +473,7 @@ pub(crate) fn get(url: &str) -> Request<Body> {
     request
 }
 
-/// A value of a query.
+/// Escapes a value of a query string.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -485,7 +487,7 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// Pauses that grow, half of each random: nodes must not come back all at once.
+/// Growing pauses, half of each random, so that nodes do not all reconnect at once.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff(u32);
 
@@ -502,7 +504,7 @@ impl Backoff {
     }
 }
 
-/// A number that nobody needs to be unable to guess.
+/// A random number. It need not be unpredictable.
 fn random() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _, RandomState};
     RandomState::new().build_hasher().finish()
@@ -513,7 +515,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_to_their_bound() {
+    fn pauses_grow_to_their_limit() {
         let mut backoff = Backoff::default();
         let pauses: Vec<Duration> = (0..12).map(|_| backoff.next()).collect();
         assert!((PAUSES.0 / 2..=PAUSES.0).contains(&pauses[0]), "{pauses:?}");
@@ -523,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_a_query_are_escaped() {
+    fn query_values_are_escaped() {
         assert_eq!(escape("a=b&c/é"), "a%3Db%26c%2F%C3%A9");
     }
 }

@@ -1,4 +1,4 @@
-//! What the source logs while its API server comes and goes.
+//! What the source logs when its API server disappears and returns.
 #![allow(clippy::disallowed_types, reason = "tests keep events behind a lock")]
 
 use std::fmt;
@@ -59,7 +59,7 @@ impl Subscriber for Log {
 }
 
 #[test]
-fn an_outage_is_logged_once_and_each_new_try_with_its_reason() {
+fn an_outage_is_logged_once_and_each_retry_with_its_reason() {
     let log = Log::default();
     tracing::subscriber::set_global_default(log.clone()).expect("the only one");
     let world = Arc::new(World::default());
@@ -88,13 +88,13 @@ fn an_outage_is_logged_once_and_each_new_try_with_its_reason() {
     assert_eq!(log.count(Level::WARN, ""), 0);
 
     let address = server.stop();
-    let again = "a watch or list is tried again";
+    let again = "retrying a watch or list";
     eventually("new tries of several kinds", || log.count(Level::INFO, again) > 6);
     assert!(log.count(Level::INFO, "pause_ms=") > 6);
-    let outages = log.count(Level::WARN, "the API server does not answer, or refuses");
+    let outages = log.count(Level::WARN, "the API server does not respond or refuses requests");
     assert_eq!(outages, 1, "of {} tries", log.count(Level::INFO, again));
-    assert_eq!(log.count(Level::INFO, "the API server answers again"), 0);
+    assert_eq!(log.count(Level::INFO, "the API server responds again"), 0);
 
     let _server = ApiServer::start_at(world, address).expect("it is free");
-    eventually("it answers", || log.count(Level::INFO, "the API server answers again") > 0);
+    eventually("it responds", || log.count(Level::INFO, "the API server responds again") > 0);
 }

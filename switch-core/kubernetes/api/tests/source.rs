@@ -1,4 +1,5 @@
-//! The source against an API server in memory: what it publishes and when, and what becomes of faults of the server.
+//! The source against an in-memory API server: what it publishes and when, and how it handles
+//! server faults.
 #![allow(clippy::disallowed_methods, reason = "tests wait")]
 
 use std::collections::BTreeSet;
@@ -17,7 +18,7 @@ use podswitch_node::source::{Followed, Source, StateSink};
 use podswitch_node::{Meters, NodeError, PodName, Probes, State, StateChanges, Stats};
 use serde_json::{Value, json};
 
-/// What a node was given.
+/// The states that a node received.
 struct Sink {
     control: ControlPlane,
     wholes: usize,
@@ -39,7 +40,7 @@ impl Sink {
         let policies = config.policies.iter().map(|policy| policy.cookie.to_string());
         let services = config.services.iter().map(|service| format!("Service/{}", service.name));
         self.objects = pods.chain(policies).chain(services).collect();
-        self.control.apply_lenient(config).expect("a state that can be");
+        self.control.apply_lenient(config).expect("a valid state");
         self.wholes += 1;
     }
 
@@ -180,7 +181,7 @@ fn follow(source: &mut ApiSource, sink: &mut Sink, text: &str, what: impl Fn(&Si
 }
 
 #[test]
-fn the_first_state_is_whole_and_then_only_what_changed_is_published() {
+fn the_first_state_is_complete_and_then_only_changes_are_published() {
     let rig = Rig::new();
     rig.world.put(
         Kind::NetworkPolicy,
@@ -203,7 +204,7 @@ fn the_first_state_is_whole_and_then_only_what_changed_is_published() {
     follow(&mut source, &mut sink, "its end", |sink| !sink.has("Pod/default/new"));
     assert_eq!(pods(&source), (0, 0, 1));
     let whole_by_annotation = sink.wholes;
-    // Our own annotations on our Node are no change.
+    // The annotations that this node writes itself are not a change.
     eventually("annotations", || {
         source.follow(&mut sink, false).expect("a good state");
         let node = rig.world.get(Kind::Node, "n1").expect("it is there");
@@ -212,7 +213,7 @@ fn the_first_state_is_whole_and_then_only_what_changed_is_published() {
     });
     assert_eq!(sink.wholes, whole_by_annotation);
     assert_eq!(source.follow(&mut sink, false).expect("nothing"), Followed::Unchanged);
-    // A burst is put together.
+    // A burst is coalesced.
     let before = sink.updates;
     for number in 0..100 {
         rig.world.put(
@@ -225,7 +226,7 @@ fn the_first_state_is_whole_and_then_only_what_changed_is_published() {
 }
 
 #[test]
-fn what_has_no_effect_is_not_published() {
+fn changes_without_effect_are_not_published() {
     let rig = Rig::new();
     let (mut source, mut sink) = rig.started();
     let mut same = pod("here", "n1", "10.244.1.2");
@@ -238,7 +239,7 @@ fn what_has_no_effect_is_not_published() {
 }
 
 #[test]
-fn a_policy_with_peers_has_all_pods_watched_and_waits_for_them() {
+fn a_policy_with_peers_widens_the_watch_and_waits_for_all_pods() {
     let rig = Rig::new();
     let (mut source, mut sink) = rig.started();
     rig.world.put(Kind::NetworkPolicy, policy("peers", &json!({ "podSelector": {} })));
@@ -246,7 +247,7 @@ fn a_policy_with_peers_has_all_pods_watched_and_waits_for_them() {
         let has_policy = sink.has("NetworkPolicy/default/peers");
         assert!(
             !has_policy || sink.has("Pod/default/there"),
-            "it came before the pods that it allows"
+            "it was published before the pods that it allows"
         );
         has_policy
     });
@@ -254,7 +255,7 @@ fn a_policy_with_peers_has_all_pods_watched_and_waits_for_them() {
     rig.world.put(Kind::Pod, pod("far", "n2", "10.244.2.3"));
     follow(&mut source, &mut sink, "a pod elsewhere", |sink| sink.has("Pod/default/far"));
     assert_eq!(sink.wholes, 1, "all of it by single changes");
-    // A start with such a policy lists all at once.
+    // A start with such a policy lists all pods at once.
     drop(source);
     let (source, sink) = rig.started();
     assert!(sink.has("Pod/default/far") && sink.has("NetworkPolicy/default/peers"));
@@ -262,7 +263,7 @@ fn a_policy_with_peers_has_all_pods_watched_and_waits_for_them() {
 }
 
 #[test]
-fn a_watch_goes_on_after_a_cut_and_lists_again_after_410() {
+fn a_watch_resumes_after_a_disconnect_and_lists_again_after_410() {
     let rig = Rig::new();
     let (mut source, mut sink) = rig.started();
     let lists = |rig: &Rig| {
@@ -275,7 +276,7 @@ fn a_watch_goes_on_after_a_cut_and_lists_again_after_410() {
     rig.world.put(Kind::Pod, pod("cut", "n1", "10.244.1.3"));
     follow(&mut source, &mut sink, "after the cut", |sink| sink.has("Pod/default/cut"));
     assert_eq!(lists(&rig), 1, "it went on where it was");
-    // While nobody looks a pod vanishes, and what happened is forgotten.
+    // While the source is not polled, a pod is deleted and the history is forgotten.
     let address = rig.server().address();
     let mut rig = rig;
     rig.stop_server();
@@ -286,19 +287,19 @@ fn a_watch_goes_on_after_a_cut_and_lists_again_after_410() {
     follow(&mut source, &mut sink, "after 410", |sink| {
         sink.has("Pod/default/late") && !sink.has("Pod/default/cut")
     });
-    assert!(sink.has("Pod/default/here"), "what is in both lists stays");
+    assert!(sink.has("Pod/default/here"), "a pod in both lists stays");
     assert!(lists(&rig) >= 2);
     assert_eq!(sink.wholes, 1);
 }
 
 #[test]
-fn a_start_without_an_api_server_has_the_last_good_state_and_follows_when_one_is_back() {
+fn a_start_without_an_api_server_loads_the_last_good_state_and_follows_when_one_returns() {
     let mut rig = Rig::new();
     rig.world.put(Kind::NetworkPolicy, policy("peers", &json!({ "podSelector": {} })));
     let (mut source, mut sink) = rig.started();
     rig.world.put(Kind::Pod, pod("later", "n2", "10.244.2.9"));
     follow(&mut source, &mut sink, "a change", |sink| sink.has("Pod/default/later"));
-    // It is kept before the next look.
+    // The change is saved before the next poll.
     source.follow(&mut sink, false).expect("nothing");
     drop(source);
     let address = rig.stop_server();
@@ -309,7 +310,7 @@ fn a_start_without_an_api_server_has_the_last_good_state_and_follows_when_one_is
     rig.world.delete(Kind::Pod, "default/later");
     let began = Instant::now();
     let (mut source, mut sink) = rig.started();
-    assert!(began.elapsed() >= Duration::from_secs(5), "not before it was waited for one");
+    assert!(began.elapsed() >= Duration::from_secs(5), "not before the timeout");
     assert!(source.is_stale());
     for object in [
         "Pod/default/here",
@@ -338,7 +339,7 @@ fn servers_are_tried_in_turn() {
     let mut options = rig.options();
     options.servers = vec![format!("http://{dead}"), second.url()];
     let (mut source, mut sink) = started(ApiSource::open(options).expect("credentials"));
-    // The one in use ends; that of the kubeconfig is left.
+    // The current server stops; that of the kubeconfig remains.
     drop(second);
     rig.world.put(Kind::Pod, pod("third", "n1", "10.244.1.3"));
     follow(&mut source, &mut sink, "by another server", |sink| sink.has("Pod/default/third"));
@@ -352,7 +353,7 @@ fn servers_are_tried_in_turn() {
 }
 
 #[test]
-fn endpoints_of_the_api_server_are_kept() {
+fn endpoints_of_the_api_server_are_saved() {
     let rig = Rig::new();
     rig.world.put(
         Kind::EndpointSlice,
@@ -379,12 +380,13 @@ fn a_replaced_token_is_read_again() {
     rig.world.set_token(Some("second"));
     rig.server().cut();
     rig.world.put(Kind::Pod, pod("after", "n1", "10.244.1.3"));
-    // kube reads the file each minute; a refusal has it read at once, before this gives up.
+    // kube reads the file each minute. After a refusal it is read at once, before this test times
+    // out.
     follow(&mut source, &mut sink, "with the new token", |sink| sink.has("Pod/default/after"));
 }
 
 #[test]
-fn a_bad_object_is_left_out_with_an_event_and_holds_nothing_up() {
+fn a_bad_object_is_left_out_with_an_event_and_blocks_no_other() {
     let rig = Rig::new();
     let (mut source, mut sink) = rig.started();
     rig.world.put(Kind::NetworkPolicy, policy("bad", &json!({ "ipBlock": { "cidr": 7 } })));
@@ -403,7 +405,8 @@ fn a_bad_object_is_left_out_with_an_event_and_holds_nothing_up() {
             requests.into_iter().filter(|r| r.method == "POST" && r.target.ends_with("/events"));
         events.map(|request| request.body).collect::<Vec<_>>()
     };
-    // Records are collected once a second: those of the policies may be there before that of the pod.
+    // Records are collected once a second: those of the policies may be present before that of the
+    // pod.
     eventually("two Events, and a record of each of the three", || {
         source.follow(&mut sink, false).expect("a good state");
         let counts = source.counts();
@@ -420,7 +423,7 @@ fn a_bad_object_is_left_out_with_an_event_and_holds_nothing_up() {
             .is_some_and(|text| text.contains("spec.ingress[0].from[0].ipBlock.cidr")),
         "{bad}"
     );
-    // Mended, it is in force as it is written.
+    // Once corrected, the policy is in force as written.
     rig.world
         .put(Kind::NetworkPolicy, policy("bad", &json!({ "ipBlock": { "cidr": "10.0.0.0/8" } })));
     rig.world.delete(Kind::NetworkPolicy, "default/unknown");
@@ -452,7 +455,7 @@ fn optional_kinds_may_be_missing_and_required_ones_may_not() {
 }
 
 #[test]
-fn a_refusal_is_tried_again() {
+fn a_refused_request_is_retried() {
     let rig = Rig::new();
     for code in [500, 429, 403, 410] {
         rig.world.refuse(code);
@@ -462,7 +465,7 @@ fn a_refusal_is_tried_again() {
 }
 
 #[test]
-fn the_node_without_an_object_waits_and_keeps_its_state_if_it_vanishes() {
+fn a_node_waits_for_its_object_and_keeps_its_state_if_it_is_deleted() {
     let rig = Rig::new();
     rig.world.delete(Kind::Node, "n1");
     let (mut source, mut waited) = (rig.open(), String::new());
@@ -483,13 +486,13 @@ fn the_node_without_an_object_waits_and_keeps_its_state_if_it_vanishes() {
 }
 
 #[test]
-fn the_view_asks_for_a_pod_that_the_watch_does_not_have() {
+fn the_view_gets_a_pod_that_the_watch_does_not_have() {
     let mut rig = Rig::new();
     let (source, _sink) = rig.started();
     let view = source.view();
     let (here, soon) =
         (PodName::new("default", "here").unwrap(), PodName::new("default", "new").unwrap());
-    // Nobody follows meanwhile: what the watch brings is not taken up.
+    // The source is not polled meanwhile: events of the watch are not processed.
     let at = |seconds| Instant::now() + Duration::from_secs(seconds);
     let facts = view.pod(&here, Some("uid-default/here"), at(0)).expect("it is known");
     assert_eq!(facts.labels.get("app"), Some("here"));
@@ -534,7 +537,7 @@ fn peers_take_an_address_from_the_annotation_first() {
     rig.world.put(Kind::Pod, early.clone());
     let (mut source, mut sink) = rig.started();
     assert!(sink.has("Pod/default/early"));
-    // A claim to a living pod's address does not take it away.
+    // A claim to the address of a live pod does not take the address away.
     let mut thief = early;
     thief["metadata"]["name"] = json!("thief");
     thief["metadata"]["uid"] = Value::Null;
@@ -546,7 +549,7 @@ fn peers_take_an_address_from_the_annotation_first() {
 }
 
 #[test]
-fn probes_hold_whatever_becomes_of_the_api_server() {
+fn probes_succeed_whatever_happens_to_the_api_server() {
     let mut rig = Rig::new();
     let mut options = rig.options();
     let (probes, meters) = (Probes::default(), Meters::default());
@@ -561,7 +564,7 @@ fn probes_hold_whatever_becomes_of_the_api_server() {
     source.follow(&mut sink, false).expect("nothing");
     assert!(probes.is_alive() && probes.is_ready());
     eventually("it has none", || source.stale_for() > Duration::ZERO);
-    // Each kind's watch notices by itself.
+    // Each kind's watch notices it separately.
     eventually("a watch that began again", || {
         let text = Stats::default().to_prometheus(&meters);
         text.contains("podswitch_watch_restarts_total{kind=\"pods\"} ")

@@ -1,14 +1,14 @@
 //! ClusterNetworkPolicy (policy.networking.k8s.io/v1alpha2).
 //!
-//! Where the API says "exactly one of", the fields are kept as they stand: one that is not known
-//! is a peer of a later version, for which the API demands that the rule fail closed.
+//! Where the API says "exactly one of", the fields are kept unparsed: an unknown field is a peer of
+//! a later version, and the API requires that the rule then fail closed.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::meta::{LabelSelector, ObjectMeta};
 
-/// Fields of which exactly one may be there.
+/// Fields of which exactly one may be present.
 pub(crate) type OneOf = Map<String, Value>;
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -53,7 +53,7 @@ pub(crate) struct NamespacedPod {
     pub(crate) pod_selector: Option<LabelSelector>,
 }
 
-/// What `tcp`, `udp` and `sctp` of an entry of `protocols` hold.
+/// The content of `tcp`, `udp` and `sctp` in an entry of `protocols`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ProtocolMatch {

@@ -1,10 +1,10 @@
-//! What all objects share: metadata and label selectors (meta/v1).
+//! Common parts of all objects: metadata and label selectors (meta/v1).
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// A map of texts; a value left empty (`null`) is an empty text.
+/// A map of strings. An omitted value (`null`) is an empty string.
 pub(crate) type Texts = BTreeMap<String, Option<String>>;
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

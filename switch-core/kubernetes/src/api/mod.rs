@@ -1,12 +1,12 @@
-//! Kubernetes objects as they are in manifests: the fields that podswitch reads, nothing
-//! checked beyond their types. `docs/decisions/0003-kubernetes-types.md` says why these are our
-//! own. Field names and types follow the API reference (core/v1, networking/v1, discovery/v1,
+//! Kubernetes objects as in manifests: the fields that podswitch reads, checked only for their
+//! types. `docs/decisions/0003-kubernetes-types.md` explains why these types are our own. Field
+//! names and types follow the API reference (core/v1, networking/v1, discovery/v1,
 //! policy.networking.k8s.io/v1alpha2).
 //!
-//! Written as JSON again they are an object's thin form: what podswitch reads of it and nothing else.
+//! Serialized to JSON they are an object's thin form, which contains only what podswitch reads.
 //!
-//! As in the API server, `null` is the same as a field that is missing. Fields we do not know are
-//! ignored, except in policies: a policy must be understood as a whole or not at all.
+//! As in the API server, `null` means the same as a missing field. Unknown fields are ignored,
+//! except in policies: a policy must be understood completely or not at all.
 
 pub(crate) mod cluster;
 pub(crate) mod core;
@@ -42,7 +42,7 @@ impl<'de> Deserialize<'de> for IntOrString {
             }
 
             fn visit_u64<E: de::Error>(self, value: u64) -> Result<IntOrString, E> {
-                // Out of range either way; the check of the range says so.
+                // Out of range in any case; the range check reports it.
                 Ok(IntOrString::Int(i64::try_from(value).unwrap_or(i64::MAX)))
             }
 
@@ -64,7 +64,7 @@ impl Serialize for IntOrString {
     }
 }
 
-/// Reads a boolean. The YAML that `kubectl` reads has `yes` and `on` for one, too.
+/// Reads a boolean. The YAML dialect of `kubectl` also accepts `yes` and `on`.
 pub(super) fn boolean<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<bool>, D::Error> {

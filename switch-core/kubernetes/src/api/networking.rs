@@ -1,8 +1,8 @@
 //! NetworkPolicy (networking/v1).
 //!
-//! Lists and selectors are optional where the API distinguishes empty from missing (T-L2). Fields that
-//! are not known here make the policy one that cannot be used: one that is understood in part opens what its
-//! author closed.
+//! Lists and selectors are optional where the API distinguishes empty from missing (T-L2). An
+//! unknown field makes the policy unusable: a policy that is understood only partly could allow
+//! what its author denied.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ pub(crate) struct NetworkPolicy {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct NetworkPolicySpec {
-    /// Missing selects every pod of the namespace, as empty does.
+    /// If missing, it selects every pod of the namespace, as if empty.
     pub(crate) pod_selector: Option<LabelSelector>,
     pub(crate) policy_types: Option<Vec<String>>,
     pub(crate) ingress: Option<Vec<IngressRule>>,

@@ -1,5 +1,5 @@
-//! Annotations that podswitch gives a meaning to. A mistyped key would silently disable what its
-//! author wanted, so it is reported with the nearest known key.
+//! Annotations that podswitch uses. A misspelled key would silently have no effect, so it is
+//! reported with the nearest known key.
 
 use crate::api::meta::ObjectMeta;
 use crate::object::Kind;
@@ -17,16 +17,17 @@ pub(crate) const INTERFACE: &str = "podswitch.io/interface";
 pub(crate) const MAC: &str = "podswitch.io/mac";
 /// MAC address of a node's VTEP.
 pub(crate) const VTEP_MAC: &str = "podswitch.io/vtep-mac";
-/// Addresses of a pod, one of each family at most, with a comma between: written by its node's agent when it is
-/// attached (CNI ADD), long before kubelet writes `status.podIPs`.
+/// Addresses of a pod, at most one of each family, separated by a comma. Written by its node's
+/// agent when it attaches the pod (CNI ADD), long before kubelet writes `status.podIPs`.
 pub(crate) const ADDRESSES: &str = "podswitch.io/addresses";
-/// Addresses by which other nodes reach a node, with a comma between: written by its agent for people and programs;
-/// peers read `status.addresses`.
+/// Addresses at which other nodes reach a node, separated by commas. Written by its agent for
+/// information; peers read `status.addresses`.
 pub(crate) const PUBLIC_ADDRESS: &str = "podswitch.io/public-address";
 /// Size of a Service's Maglev tables.
 pub(crate) const MAGLEV_SIZE: &str = "podswitch.io/maglev-size";
 
-/// When what an EndpointSlice follows changed: how long it takes to be in force is measured.
+/// When the Service or pod changed that an EndpointSlice reflects, to measure how long the change
+/// takes to be in force.
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// The prefix of all podswitch keys.
@@ -43,7 +44,7 @@ const KEYS: &[(&str, &[Kind])] = &[
     (MAGLEV_SIZE, &[Kind::Service]),
 ];
 
-/// Whether a key means something to podswitch, or looks as if it should.
+/// Whether podswitch uses a key, or it looks like a misspelling of one.
 pub(crate) fn has_meaning(key: &str) -> bool {
     key.starts_with(PREFIX)
         || key == TRIGGER_TIME
@@ -51,7 +52,7 @@ pub(crate) fn has_meaning(key: &str) -> bool {
         || key.starts_with("pod") && key.len() <= LONGEST + 2
 }
 
-/// Length of our longest key, in bytes.
+/// Length of the longest podswitch key, in bytes.
 const LONGEST: usize = PUBLIC_ADDRESS.len();
 
 /// Reports keys that look like podswitch's and have no effect on an object of this kind.
@@ -80,7 +81,7 @@ pub(crate) fn check(kind: Kind, meta: &ObjectMeta, options: &Options, faults: &m
 
 /// The error of an unknown key: none, unless it resembles a podswitch key.
 fn unknown(key: &str, kind: Kind) -> Option<String> {
-    // Other keys are not compared: a cluster has a million of them.
+    // Do not compare other keys: a cluster has a million of them.
     let ours = key.starts_with(PREFIX);
     let near = key.starts_with("pod") && key.len() <= LONGEST + 2;
     if !ours && !near {
@@ -94,16 +95,12 @@ fn unknown(key: &str, kind: Kind) -> Option<String> {
         .map(|(known, _)| (distance(key, known), *known))
         .min_by_key(|(distance, _)| *distance)?;
     match nearest {
-        (..=3, known) => Some(format!("is not a key that is known; is {known} meant?")),
+        (..=3, known) => Some(format!("is not a known key; did you mean {known}?")),
         _ if ours => {
             let known: Vec<_> = KEYS.iter().filter(of_kind).map(|(known, _)| *known).collect();
             Some(match &known[..] {
-                [] => format!("is not a key that is known; a {} has none", kind.name()),
-                known => format!(
-                    "is not a key that is known; a {} has {}",
-                    kind.name(),
-                    known.join(", ")
-                ),
+                [] => format!("is not a known key; a {} has none", kind.name()),
+                known => format!("is not a known key; a {} has {}", kind.name(), known.join(", ")),
             })
         }
         _ => None,

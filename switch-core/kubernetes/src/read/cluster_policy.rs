@@ -1,7 +1,7 @@
-//! ClusterNetworkPolicy: the checks of the resource's definition (network-policy-api,
-//! `apis/v1alpha2`), and the model's form. Fields of later versions fail closed: within a rule
-//! where the API says so, otherwise the policy denies all traffic of its subject, as far as the
-//! subject can be read.
+//! ClusterNetworkPolicy: the validation rules of the resource definition (network-policy-api,
+//! `apis/v1alpha2`), and conversion to the model. Fields of later versions fail closed: within a
+//! rule where the API says so, otherwise the policy denies all traffic of its subject, as far as
+//! the subject can be read.
 
 use std::sync::Arc;
 
@@ -53,14 +53,14 @@ pub(super) fn read(
         peers: rule.from.as_deref(),
         protocols: rule.protocols.as_deref(),
     });
-    let ingress = reader.rules(ingress, Way::Ingress);
+    let ingress = reader.rules(ingress, Direction::Ingress);
     let egress = spec.egress.iter().flatten().map(|rule| RuleText {
         name: rule.name.as_deref(),
         action: rule.action.as_deref(),
         peers: rule.to.as_deref(),
         protocols: rule.protocols.as_deref(),
     });
-    let egress = reader.rules(egress, Way::Egress);
+    let egress = reader.rules(egress, Direction::Egress);
     if faults.is_refused() {
         let names = |rules: bool, other: bool| rules || !other;
         let (ingress, egress) = (
@@ -72,7 +72,7 @@ pub(super) fn read(
     }
     let (Some(tier), Some(priority), Some(subject)) = (head.tier, head.priority, head.subject)
     else {
-        // Each that is missing is a fault.
+        // Each missing field is reported.
         return Content::Nothing;
     };
     let cookie = text_of(cookie);
@@ -80,7 +80,7 @@ pub(super) fn read(
     Content::ClusterPolicy(Arc::new(policy))
 }
 
-/// The isolation by a policy whose fields have wrong types, or whose version or kind is unknown.
+/// The isolation by a policy with wrong field types, or of unknown version or kind.
 pub(super) fn close_unreadable(cx: &mut Context<'_>, object: &Loaded, value: &Value) -> Content {
     let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
     let name = cx.names.get(name);
@@ -122,11 +122,11 @@ fn read_head(
     Head { tier, priority, subject }
 }
 
-/// A policy that denies all to and from its subject, every pod if that cannot be read, in these
-/// directions, before every other policy of its tier if its priority cannot be read, and before all
-/// others if its tier cannot.
+/// A policy that denies all traffic of its subject in these directions. If the subject cannot be
+/// read, it applies to every pod; if the priority cannot be read, it precedes every other policy of
+/// its tier; if the tier cannot be read, it precedes all others.
 fn close(cookie: &Cookie, name: Arc<str>, head: Head, (ingress, egress): (bool, bool)) -> Content {
-    // A rule with a peer of an unknown kind that denies, denies everything.
+    // A denying rule with a peer of an unknown kind denies everything.
     let deny = || ClusterRule {
         name: "".into(),
         action: Action::Deny,
@@ -148,7 +148,7 @@ fn close(cookie: &Cookie, name: Arc<str>, head: Head, (ingress, egress): (bool, 
 
 /// Direction of a list of rules.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Direction {
     Ingress,
     Egress,
 }
@@ -191,7 +191,7 @@ impl Reader<'_, '_> {
         found
     }
 
-    /// The one field that is there.
+    /// The single field that is present.
     fn one_of<'v>(
         &mut self,
         fields: &'v OneOf,
@@ -266,33 +266,38 @@ impl Reader<'_, '_> {
     fn rules<'t>(
         &mut self,
         rules: impl Iterator<Item = RuleText<'t>>,
-        way: Way,
+        direction: Direction,
     ) -> Vec<ClusterRule> {
-        let field = SPEC.child(if way == Way::Ingress { "ingress" } else { "egress" });
+        let field = SPEC.child(if direction == Direction::Ingress { "ingress" } else { "egress" });
         let mut found = Vec::new();
         for (at, rule) in rules.enumerate() {
             if at == MOST_RULES {
                 self.faults.add(&field, format!("more than {MOST_RULES} rules"));
                 break;
             }
-            found.extend(self.rule(&rule, way, &field.index(at)));
+            found.extend(self.rule(&rule, direction, &field.index(at)));
         }
         found
     }
 
-    fn rule(&mut self, rule: &RuleText<'_>, way: Way, field: &Field<'_>) -> Option<ClusterRule> {
+    fn rule(
+        &mut self,
+        rule: &RuleText<'_>,
+        direction: Direction,
+        field: &Field<'_>,
+    ) -> Option<ClusterRule> {
         let name = rule.name.unwrap_or_default();
         if name.chars().count() > LONGEST_NAME {
             let reason = format!("longer than {LONGEST_NAME} characters");
             self.faults.add(&field.child("name"), reason);
         }
         let action = self.action(rule.action.unwrap_or_default(), &field.child("action"));
-        let peers_field = field.child(if way == Way::Ingress { "from" } else { "to" });
+        let peers_field = field.child(if direction == Direction::Ingress { "from" } else { "to" });
         let mut peers = Vec::new();
         let texts = rule.peers.unwrap_or_default();
         if self.count(texts, &peers_field) {
             for (at, peer) in texts.iter().enumerate() {
-                peers.extend(self.peer(peer, way, &peers_field.index(at)));
+                peers.extend(self.peer(peer, direction, &peers_field.index(at)));
             }
         }
         let ports = match rule.protocols {
@@ -304,14 +309,14 @@ impl Reader<'_, '_> {
             let nameless =
                 |peer| matches!(peer, &ClusterPeer::Nodes(_) | &ClusterPeer::Networks(_));
             let nameless = peers.iter().any(nameless);
-            if way == Way::Egress && named && nameless {
+            if direction == Direction::Egress && named && nameless {
                 let reason =
                     "has a destinationNamedPort, which only pods have; nodes and networks do not";
                 self.faults.add(field, reason);
             }
         }
         let ports = ports.unwrap_or_else(|| {
-            // An unknown entry: the rule must not do more than its author wrote.
+            // An unknown entry: the rule must not match more than its author wrote.
             peers = vec![ClusterPeer::Unknown];
             Ports::Any
         });
@@ -331,7 +336,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// Whether a list has the number of items that it may have.
+    /// Whether the number of items in a list is allowed.
     fn count<T>(&mut self, list: &[T], field: &Field<'_>) -> bool {
         let right = (1..=MOST_ITEMS).contains(&list.len());
         if !right {
@@ -341,30 +346,37 @@ impl Reader<'_, '_> {
         right
     }
 
-    fn peer(&mut self, fields: &OneOf, way: Way, field: &Field<'_>) -> Option<ClusterPeer> {
-        let known = match way {
-            Way::Ingress => "namespaces, pods",
-            Way::Egress => "namespaces, pods, nodes, networks, domainNames",
+    fn peer(
+        &mut self,
+        fields: &OneOf,
+        direction: Direction,
+        field: &Field<'_>,
+    ) -> Option<ClusterPeer> {
+        let known = match direction {
+            Direction::Ingress => "namespaces, pods",
+            Direction::Egress => "namespaces, pods, nodes, networks, domainNames",
         };
         let (name, value) = self.one_of(fields, known, field)?;
         let inner = field.child(name);
-        match (name, way) {
+        match (name, direction) {
             ("namespaces", _) => self.namespaces(value, &inner).map(ClusterPeer::Pods),
             ("pods", _) => self.pods(value, &inner).map(ClusterPeer::Pods),
-            ("nodes", Way::Egress) => self.selector(value, &inner).map(ClusterPeer::Nodes),
-            ("networks", Way::Egress) => self.networks(value, &inner).map(ClusterPeer::Networks),
-            ("domainNames", Way::Egress) => {
+            ("nodes", Direction::Egress) => self.selector(value, &inner).map(ClusterPeer::Nodes),
+            ("networks", Direction::Egress) => {
+                self.networks(value, &inner).map(ClusterPeer::Networks)
+            }
+            ("domainNames", Direction::Egress) => {
                 let names: Vec<String> = self.decode(value, &inner)?;
                 self.count(&names, &inner);
                 self.fails_closed(&inner, "domain names are not enforced");
                 Some(ClusterPeer::Unknown)
             }
-            ("nodes" | "networks" | "domainNames", Way::Ingress) => {
+            ("nodes" | "networks" | "domainNames", Direction::Ingress) => {
                 self.faults.add(&inner, "is a peer of egress rules only");
                 None
             }
             _ => {
-                self.fails_closed(&inner, "a peer of a kind that is not known");
+                self.fails_closed(&inner, "an unknown kind of peer");
                 Some(ClusterPeer::Unknown)
             }
         }
@@ -380,7 +392,7 @@ impl Reader<'_, '_> {
             let item = field.index(at);
             let Some((range, _)) = self.faults.take(&item, cidr(text)) else { continue };
             if texts[..at].contains(text) {
-                self.faults.add(&item, format!("{text} is there twice"));
+                self.faults.add(&item, format!("{text} is listed twice"));
             }
             ranges.push(range);
         }
@@ -422,7 +434,7 @@ impl Reader<'_, '_> {
                 return Some(PortRule::Named { protocol: None, name });
             }
             _ => {
-                self.fails_closed(&inner, "a protocol that is not known");
+                self.fails_closed(&inner, "an unknown protocol");
                 return None;
             }
         };

@@ -1,6 +1,6 @@
-//! One object at a time: each validated as by the API server, and converted to the model. What
-//! depends on other objects (the owner of an address, whether a pod has ended) is decided in
-//! [`crate::store`].
+//! Reads single objects: each is validated as by the API server, and converted to the model.
+//! Whatever depends on other objects (the owner of an address, whether a pod has ended) is decided
+//! in [`crate::store`].
 
 pub(crate) mod annotations;
 pub(crate) mod cluster_policy;
@@ -32,13 +32,13 @@ use pod::PodFacts;
 pub(crate) use rank::Rank;
 use service::ServiceFacts;
 
-/// What reading an object depends on besides the object.
+/// The input besides the object.
 pub(crate) struct Context<'a> {
     pub(crate) names: &'a mut Names,
     pub(crate) options: &'a Options,
 }
 
-/// What an object says by itself.
+/// The content of one object.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Content {
     /// Nothing that the switch uses.
@@ -56,7 +56,7 @@ pub(crate) enum Content {
 }
 
 impl Content {
-    /// Whether two objects claim the same.
+    /// Whether two objects make the same claims.
     pub(crate) fn claims_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Node(a), Self::Node(b)) => {
@@ -77,7 +77,7 @@ impl Content {
 #[derive(Debug)]
 pub(crate) struct Reading {
     pub(crate) content: Content,
-    /// The namespace that the object is in, if it counts there.
+    /// The namespace of the object, if it counts as existing there.
     pub(crate) namespace: Option<Arc<str>>,
     pub(crate) rank: Rank,
     pub(crate) findings: Vec<Finding>,
@@ -125,8 +125,8 @@ pub(crate) fn read(cx: &mut Context<'_>, object: &Loaded, last_good: Option<&Con
     Reading { content, namespace, rank, findings: faults.into_list(), action }
 }
 
-/// Reads an object with fields of the right types. If a policy is refused, the result is its
-/// isolation; for other kinds it has no meaning.
+/// Reads an object with fields of the right types. If a policy is refused, the result isolates what
+/// it selects; for other kinds the result is then meaningless.
 fn content(
     cx: &mut Context<'_>,
     object: &Loaded,
@@ -139,7 +139,7 @@ fn content(
         Typed::Namespace => namespace::read(cx, meta, faults),
         Typed::Node(node) => node::read(cx, cookie, meta, node, faults),
         Typed::Pod(pod) => {
-            // EndpointSlices name it, too.
+            // EndpointSlices may refer to it as well.
             let cookie = Cookie::new(cx.names.share(cookie.text()));
             pod::read(cx, &cookie, meta, pod, faults)
         }
@@ -153,7 +153,7 @@ fn content(
     }
 }
 
-/// The namespace of an object that is in one.
+/// The namespace of a namespaced object.
 pub(crate) fn namespace_name(text: Option<&str>) -> &str {
     text.filter(|text| !text.is_empty()).unwrap_or("default")
 }

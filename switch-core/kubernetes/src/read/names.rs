@@ -1,4 +1,4 @@
-//! One copy of each text, however many objects have it.
+//! Interned strings: one copy of each, however many objects contain it.
 
 use std::sync::Arc;
 
@@ -7,14 +7,14 @@ use podswitch_policy::rule::Labels;
 
 use crate::api::meta::Texts;
 
-/// Known texts. 150,000 pods share a few thousand label values.
+/// Known strings. 150,000 pods share a few thousand label values.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     texts: HashSet<Arc<str>>,
     /// The pods of a ReplicaSet have the same labels.
     labels: HashSet<Labels>,
     labels_in_use: usize,
-    /// Number of texts when unused ones were last freed.
+    /// Number of strings when unused ones were last freed.
     in_use: usize,
 }
 
@@ -24,24 +24,25 @@ impl Names {
         self.texts.get_or_insert_with(text, |text| text.into()).clone()
     }
 
-    /// The shared copy of a text, which is this one if there was none.
+    /// The shared copy of a string. If there is none, this one becomes it.
     pub(crate) fn share(&mut self, text: Arc<str>) -> Arc<str> {
         self.texts.get_or_insert(text).clone()
     }
 
-    /// The shared copy of labels, of shared texts.
+    /// The shared copy of labels, with shared strings.
     pub(crate) fn labels<'a>(&mut self, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Labels {
         let labels = Labels::new(pairs.map(|(key, value)| (self.get(key), self.get(value))));
         self.labels.get_or_insert(labels).clone()
     }
 
-    /// Labels of shared texts.
+    /// Labels with shared strings.
     pub(crate) fn texts(&mut self, texts: Option<&Texts>) -> Labels {
         let pairs = texts.into_iter().flatten();
         self.labels(pairs.map(|(key, value)| (&**key, value.as_deref().unwrap_or_default())))
     }
 
-    /// Frees unused texts once they may be half of all: objects come and go while the switch runs.
+    /// Frees unused strings once they may be half of all: objects come and go while the switch
+    /// runs.
     pub(crate) fn free_unused(&mut self) {
         if self.labels.len() > 2 * self.labels_in_use + 1024 {
             self.labels.retain(Labels::is_shared);
@@ -59,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unused_texts_are_freed() {
+    fn unused_strings_are_freed() {
         let mut names = Names::default();
         let kept = names.get("kept");
         let kept_labels = names.labels([("a", "b")].into_iter());

@@ -20,13 +20,13 @@ pub(super) fn read(cx: &mut Context<'_>, meta: &ObjectMeta, faults: &mut Finding
     object_meta(meta, Naming { namespaced: false, name: name::dns_label }, faults);
     let name = cx.names.get(meta.name.as_deref().unwrap_or_default());
     let labels = meta.labels().chain([(NAME_LABEL, &*name)]);
-    // Of a repeated key the last counts.
+    // If a key is repeated, the last one counts.
     let labels = cx.names.labels(labels);
     Content::Namespace(Arc::new(Namespace { name, labels }))
 }
 
-/// A namespace that objects are in and that no Namespace object describes: it has the label that
-/// every namespace has.
+/// A namespace that contains objects but has no Namespace object. It has the label that every
+/// namespace has.
 pub(crate) fn without_object(names: &mut Names, name: &Arc<str>) -> Arc<Namespace> {
     let labels = names.labels([(NAME_LABEL, &**name)].into_iter());
     Arc::new(Namespace { name: name.clone(), labels })

@@ -1,7 +1,7 @@
-//! NetworkPolicy: the checks of `pkg/apis/networking/validation` in kubernetes/kubernetes, and the
-//! model's form. Empty is not missing (T-L2): where the API distinguishes them, it is done here.
+//! NetworkPolicy: the checks of `pkg/apis/networking/validation` in kubernetes/kubernetes, and
+//! conversion to the model. Empty differs from missing (T-L2) where the API distinguishes them.
 //!
-//! An unusable policy must not open what its author closed: it isolates the pods that it selects,
+//! An unusable policy must not allow what its author denied: it isolates the pods that it selects,
 //! as far as the selector can be read.
 
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub(super) fn read(
 ) -> Content {
     let naming = Naming { namespaced: true, name: name::dns_subdomain };
     object_meta(meta, naming, faults);
-    // In the API no spec is an empty one: it isolates every pod of the namespace.
+    // In the API, a missing spec is an empty one: it isolates every pod of the namespace.
     let empty = api::NetworkPolicySpec::default();
     let spec = policy.spec.as_ref().unwrap_or(&empty);
     let pods = read_selector(cx, spec.pod_selector.as_ref(), faults);
@@ -75,7 +75,7 @@ pub(super) fn read(
     }))
 }
 
-/// The isolation by a policy whose fields have wrong types, or whose version or kind is unknown.
+/// The isolation by a policy with wrong field types, or of unknown version or kind.
 pub(super) fn close_unreadable(cx: &mut Context<'_>, object: &Loaded, value: &Value) -> Content {
     let meta = value.get("metadata").unwrap_or(&Value::Null);
     let text = |field: &str| match meta.get(field) {
@@ -106,9 +106,10 @@ pub(super) fn close_unreadable(cx: &mut Context<'_>, object: &Loaded, value: &Va
     close(&object.cookie, namespace, name, pods, isolated)
 }
 
-/// A policy that allows nothing to and from the pods that it selects, all of its namespace's if its
-/// selector cannot be read, in the directions (ingress, egress) that it names, both if those cannot
-/// be read. Nothing at all if there can be no namespace of that name.
+/// A policy that allows nothing to and from the pods that it selects, in the directions (ingress,
+/// egress) that it names. If its selector cannot be read, it selects all pods of its namespace; if
+/// the directions cannot be read, both apply. It selects nothing if its namespace's name is
+/// invalid.
 fn close(
     cookie: &Cookie,
     namespace: Arc<str>,
@@ -175,8 +176,8 @@ struct Reader<'c, 'a> {
 }
 
 impl Reader<'_, '_> {
-    /// Reads every item of a list. Items with faults may be left out: the object cannot be used
-    /// then.
+    /// Reads every item of a list. Items with errors may be omitted, since the object cannot be
+    /// used then.
     fn each<T, U, C: FromIterator<U>>(
         &mut self,
         list: &[T],
@@ -232,7 +233,7 @@ impl Reader<'_, '_> {
         let except = block.except.as_deref().unwrap_or_default();
         let except = self.each(except, &field.child("except"), |reader, text, field| {
             let inner = reader.range(text, field)?;
-            // With an invalid range there is nothing to compare with.
+            // If the range is invalid, there is nothing to compare with.
             let outer = range?;
             if !covers(outer, inner) || outer == inner {
                 let reason = format!("{inner} is not a part of {outer}");
@@ -243,7 +244,7 @@ impl Reader<'_, '_> {
         Some(Peer::IpBlock { cidr: range?, except })
     }
 
-    /// A range. Bits beyond the prefix are what the API server accepts with a warning.
+    /// A range. The API server accepts bits beyond the prefix, with a warning.
     fn range(&mut self, text: &str, field: &Field<'_>) -> Option<Cidr> {
         let (range, ambiguous) = self.faults.take(field, cidr(text))?;
         if ambiguous {

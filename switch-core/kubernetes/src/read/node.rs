@@ -1,4 +1,4 @@
-//! Nodes: VTEPs, what is behind them, MAC addresses, Flannel's annotations.
+//! Nodes: VTEPs, pod ranges, MAC addresses, Flannel's annotations.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,11 +28,11 @@ pub(crate) struct NodeFacts {
     cookie: Cookie,
     pub(crate) name: Arc<str>,
     labels: Labels,
-    /// Its addresses, and the field that holds each. Flannel's come first: they are the VTEPs.
+    /// Its addresses, and the field of each. Flannel's come first: they are the VTEPs.
     pub(crate) addresses: Vec<(IpAddr, String)>,
     /// Its ExternalIPs. Used for host ports only.
     pub(crate) external: Vec<IpAddr>,
-    /// The ranges of its pods, and the field that holds each.
+    /// Its pod ranges, and the field of each.
     pub(crate) ranges: Vec<(Cidr, String)>,
     vtep_mac: Option<Mac>,
     underlay_mac: Option<Mac>,
@@ -40,7 +40,7 @@ pub(crate) struct NodeFacts {
 }
 
 impl NodeFacts {
-    /// The node with those of its addresses and ranges that are its own.
+    /// The node with those of its addresses and ranges that it owns.
     pub(crate) fn build(&self, addresses: Vec<IpAddr>, pod_cidrs: Vec<Cidr>) -> RemoteNode {
         let default = |prefix| first_address(&addresses).map_or(Mac::ZERO, |a| mac_of(prefix, a));
         let vtep = match self.vtep_mac {
@@ -58,14 +58,14 @@ impl NodeFacts {
             underlay_mac: self.underlay_mac.unwrap_or(default([0x0a, 0x58])),
             addresses,
             pod_cidrs,
-            // The owner of an address is decided by the store.
+            // The store decides who owns an address.
             precedence: Default::default(),
         }
     }
 }
 
-/// Reads one node. A node's status and annotations are not validated when they are stored, so an
-/// error there leaves out the field and not the node.
+/// Reads one node. The API server does not validate a node's status and annotations, so an error
+/// there leaves out the field, not the node.
 pub(super) fn read(
     cx: &mut Context<'_>,
     cookie: &Cookie,
@@ -105,7 +105,7 @@ pub(super) fn read(
     }))
 }
 
-/// `status.addresses` of type InternalIP, in their order.
+/// `status.addresses` of type InternalIP, in order.
 fn internal_addresses(node: &Node, faults: &mut Findings) -> Vec<(IpAddr, String)> {
     let (status, mut internal) = (Field::root("status"), Vec::<(IpAddr, String)>::new());
     let list = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
@@ -118,7 +118,7 @@ fn internal_addresses(node: &Node, faults: &mut Findings) -> Vec<(IpAddr, String
         if let Err(reason) = host_ip(text) {
             faults.say(Grade::FieldLeftOut, &field, reason);
         } else if internal.iter().any(|(other, _)| *other == address) {
-            faults.say(Grade::FieldRefused, &field, format!("{address} is there twice"));
+            faults.say(Grade::FieldRefused, &field, format!("{address} is listed twice"));
         } else {
             internal.push((address, field.to_string()));
         }
@@ -126,14 +126,14 @@ fn internal_addresses(node: &Node, faults: &mut Findings) -> Vec<(IpAddr, String
     internal
 }
 
-/// `status.addresses` of type ExternalIP. Those that are not host addresses are ignored.
+/// `status.addresses` of type ExternalIP. Addresses that are not host addresses are ignored.
 fn external_addresses(node: &Node) -> Vec<IpAddr> {
     let list = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
     let external = list.filter(|entry| entry.kind.as_deref() == Some("ExternalIP"));
     external.filter_map(|entry| host_ip(entry.address.as_deref()?).ok()).collect()
 }
 
-/// `spec.podCIDRs`, or `spec.podCIDR` where an old object has only that.
+/// `spec.podCIDRs`, or `spec.podCIDR` if an old object has only that.
 fn pod_ranges(node: &Node, faults: &mut Findings) -> Vec<(Cidr, String)> {
     let (field, mut ranges) = (Field::root("spec"), Vec::<(Cidr, String)>::new());
     let Some(spec) = &node.spec else { return ranges };
@@ -159,18 +159,18 @@ fn pod_ranges(node: &Node, faults: &mut Findings) -> Vec<(Cidr, String)> {
     ranges
 }
 
-/// Flannel's annotations (flannel-io/flannel, `pkg/subnet/kube/annotations.go`), beside the VTEPs'
-/// addresses.
+/// Flannel's annotations (flannel-io/flannel, `pkg/subnet/kube/annotations.go`), except for the
+/// VTEPs' addresses.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Flannel {
-    /// There are annotations of Flannel's VXLAN backend.
+    /// The node has annotations of Flannel's VXLAN backend.
     pub(crate) found: bool,
     pub(crate) vni: Option<u32>,
     mac: Option<Mac>,
     mac_v6: Option<Mac>,
 }
 
-/// What `backend-data` of a VXLAN backend holds.
+/// The content of `backend-data` of a VXLAN backend.
 #[derive(Deserialize)]
 struct BackendData {
     #[serde(rename = "VNI")]
@@ -185,7 +185,7 @@ impl Flannel {
     fn read(meta: &ObjectMeta, faults: &mut Findings) -> (Self, Vec<(IpAddr, String)>) {
         let (mut flannel, mut vteps) = (Self::default(), Vec::new());
         let get = |name| meta.annotation(&format!("{}{name}", Self::PREFIX));
-        // Other backends have no tunnel, or another kind.
+        // Other backends have no tunnel, or a different one.
         if get("backend-type").is_some_and(|kind| kind != "vxlan") {
             return (flannel, vteps);
         }
@@ -251,7 +251,7 @@ fn unicast_mac(text: &str) -> Result<Mac, String> {
     if mac.is_unicast() { Ok(mac) } else { Err(format!("{mac} is not a unicast address")) }
 }
 
-/// The address that MAC addresses are derived from: IPv4 if there is one.
+/// The address that MAC addresses are derived from: IPv4 if available.
 pub(crate) fn first_address(addresses: &[IpAddr]) -> Option<IpAddr> {
     addresses.iter().find(|a| a.is_ipv4()).or(addresses.first()).copied()
 }

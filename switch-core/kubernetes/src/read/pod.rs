@@ -1,4 +1,4 @@
-//! Pods: addresses, named ports, host ports, and how this node's are attached.
+//! Pods: addresses, named ports, host ports, and attachment of this node's pods.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -32,38 +32,38 @@ const STATUS: Field<'static> = Field::root("status");
 pub(crate) struct PodFacts {
     /// The pod with all its addresses.
     pub(crate) endpoint: Arc<Endpoint>,
-    /// Where its addresses stand.
-    pub(crate) told_by: ToldBy,
+    /// The field that contains its addresses.
+    pub(crate) address_source: AddressSource,
     /// Fields that few pods have.
     pub(crate) more: Option<Box<More>>,
 }
 
-/// Where a pod's addresses stand.
+/// The field that contains a pod's addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ToldBy {
+pub(crate) enum AddressSource {
     /// `status.podIPs`.
     PodIps,
     /// `status.podIP` alone.
     PodIp,
-    /// The annotation of its node's agent: the status has none yet.
+    /// The annotation of its node's agent: the status has no addresses yet.
     Annotation,
 }
 
 /// Fields that few pods have.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct More {
-    /// Container ports that the pod's node opens, too.
+    /// Container ports that are also opened on the pod's node.
     opened: Vec<Opened>,
     /// MAC address by annotation.
     pub(crate) mac: Option<Mac>,
     /// How it is attached, by annotations.
     pub(crate) interface: Option<PodInterface>,
-    /// Addresses of its node according to its status, if it has its node's network and no
+    /// Addresses of its node according to its status, if the pod uses its node's network and has no
     /// address of its own.
     pub(crate) host_ips: Vec<IpAddr>,
 }
 
-/// A container port that its node opens, too.
+/// A container port that is also opened on its node.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Opened {
     address: Option<IpAddr>,
@@ -73,12 +73,12 @@ pub(crate) struct Opened {
 }
 
 impl PodFacts {
-    /// The field that holds address number `at`.
+    /// The field of the address with index `at`.
     pub(crate) fn address_field(&self, at: usize) -> String {
-        match self.told_by {
-            ToldBy::PodIps => format!("status.podIPs[{at}].ip"),
-            ToldBy::PodIp => "status.podIP".to_owned(),
-            ToldBy::Annotation => ANNOTATIONS.key(ADDRESSES).to_string(),
+        match self.address_source {
+            AddressSource::PodIps => format!("status.podIPs[{at}].ip"),
+            AddressSource::PodIp => "status.podIP".to_owned(),
+            AddressSource::Annotation => ANNOTATIONS.key(ADDRESSES).to_string(),
         }
     }
 
@@ -87,7 +87,8 @@ impl PodFacts {
         self.more.as_ref()?.interface.as_ref()
     }
 
-    /// Ports of its node that lead to it (P4), for each of `addresses` of the right family.
+    /// Ports of its node that are forwarded to it (P4), for each of `addresses` of the right
+    /// family.
     pub(crate) fn host_ports(&self, addresses: &[IpAddr]) -> Vec<HostPort> {
         let mut ports = Vec::new();
         for open in self.more.iter().flat_map(|more| &more.opened) {
@@ -96,7 +97,7 @@ impl PodFacts {
                     continue;
                 }
                 ports.push(HostPort {
-                    // The unspecified address means all of its family.
+                    // The unspecified address means all addresses of its family.
                     address: open.address.filter(|address| !address.is_unspecified()),
                     protocol: open.protocol,
                     port: open.port,
@@ -121,7 +122,7 @@ pub(super) fn read(
     let empty = PodStatus::default();
     let status = pod.status.as_ref().unwrap_or(&empty);
     if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
-        // It is not a peer any more, and its address may be another pod's by now.
+        // It is no longer a peer, and its address may belong to another pod by now.
         let texts = status.pod_ips.iter().flatten().map(|entry| &entry.ip).chain([&status.pod_ip]);
         return Content::EndedPod(texts.filter_map(|text| ip(text.as_deref()?).ok()).collect());
     }
@@ -133,13 +134,13 @@ pub(super) fn read(
     }
     let (ports, opened) = container_ports(cx, pod, host_network, faults);
     let mut addresses = addresses(cx, status, host_network, faults);
-    let mut told_by = match status.pod_ips.as_deref() {
-        None | Some([]) => ToldBy::PodIp,
-        Some(_) => ToldBy::PodIps,
+    let mut address_source = match status.pod_ips.as_deref() {
+        None | Some([]) => AddressSource::PodIp,
+        Some(_) => AddressSource::PodIps,
     };
     if !has_reported_address(status) && !host_network {
         addresses = annotated_addresses(cx, meta, faults);
-        told_by = ToldBy::Annotation;
+        address_source = AddressSource::Annotation;
     }
     let mut more = More { opened, ..More::default() };
     if cx.options.pod_annotations == PodAnnotations::Trust {
@@ -151,7 +152,7 @@ pub(super) fn read(
         more.host_ips = texts.filter_map(|text| ip(text).ok()).collect();
     }
     if addresses.is_empty() && !host_network {
-        // Every new pod begins so: nobody has to look at it.
+        // Every new pod starts like this; it needs no attention.
         faults.say_of_all(Grade::Note, "has no address yet");
         return Content::Nothing;
     }
@@ -160,10 +161,10 @@ pub(super) fn read(
         faults.say(Grade::Note, &SPEC.child("nodeName"), reason);
     }
     let namespace = cx.names.get(namespace_name(meta.namespace.as_deref()));
-    // No other object has this text.
+    // No other object contains this string.
     let name = meta.name.as_deref().unwrap_or_default().into();
     let labels = cx.names.labels(meta.labels());
-    // There are 150,000 of them, and each has one or two.
+    // There are 150,000 pods, each with one or two addresses.
     let (mut addresses, mut ports) = (addresses, ports);
     addresses.shrink_to_fit();
     ports.shrink_to_fit();
@@ -172,18 +173,18 @@ pub(super) fn read(
         workload: Workload { namespace, name, labels, addresses, ports, host_network },
         node: cx.names.get(node),
         attachment: None,
-        // The owner of an address is decided by the store.
+        // The store decides who owns an address.
         precedence: Default::default(),
     };
     Content::Pod(PodFacts {
         endpoint: Arc::new(endpoint),
-        told_by,
+        address_source,
         more: (more != More::default()).then(|| Box::new(more)),
     })
 }
 
-/// Named container ports and those that the node opens; the ports of sidecars among them. Of
-/// containers with the same port name the first counts, as for the API's own controllers.
+/// Named container ports and those opened on the node, including the ports of sidecars. If several
+/// containers have a port with the same name, the first counts, as in the API's own controllers.
 pub(crate) fn container_ports(
     cx: &mut Context<'_>,
     pod: &Pod,
@@ -218,7 +219,7 @@ pub(crate) fn container_ports(
     (ports, opened)
 }
 
-/// Checks a container port. Returns it if it has a name, and if the node opens it.
+/// Validates a container port. Returns it if it has a name, and if it is opened on the node.
 fn container_port(
     cx: &mut Context<'_>,
     port: &ContainerPort,
@@ -249,7 +250,7 @@ fn container_port(
     )
 }
 
-/// The node's address and port, if the node opens the port.
+/// The node's address and port, if the port is opened on the node.
 fn host_port(
     port: &ContainerPort,
     host_network: bool,
@@ -260,7 +261,7 @@ fn host_port(
     let address = address.map(ip).transpose();
     // The API server accepts any text here, so only the host port is left out.
     let address = faults.take_field(&field.child("hostIP"), address);
-    // 0 means none to the API server.
+    // 0 means none in the API server.
     let number = port.host_port.filter(|&number| number != 0)?;
     let note = match address.flatten() {
         Some(IpAddr::V4(v4)) if v4.is_loopback() => {
@@ -324,7 +325,7 @@ fn addresses(
         let field = if alone { STATUS.child("podIP") } else { item.child("ip") };
         let Some(address) = faults.take(&field, ip(text)) else { continue };
         if !host_network && let Err(reason) = host_ip(text) {
-            // A valid address, so the API server accepts it, but not usable for a pod.
+            // The address is valid, so the API server accepts it, but a pod cannot use it.
             faults.say(Grade::FieldLeftOut, &field, reason);
         } else if found.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
             faults.add(&field, "is a second address of the same family");
@@ -343,8 +344,8 @@ pub(crate) fn has_reported_address(status: &PodStatus) -> bool {
         || status.pod_ips.as_ref().is_some_and(|list| !list.is_empty())
 }
 
-/// The addresses that the pod's node has given it, of a pod whose status has none yet. One that cannot be used is left
-/// out: the status corrects it soon.
+/// The addresses that the pod's node has assigned, for a pod whose status has none yet. An unusable
+/// address is left out: the status will correct it soon.
 fn annotated_addresses(cx: &Context<'_>, meta: &ObjectMeta, faults: &mut Findings) -> Vec<IpAddr> {
     let (field, gateway) = (ANNOTATIONS.key(ADDRESSES), cx.options.gateway);
     let mut found: Vec<IpAddr> = Vec::new();
@@ -411,13 +412,13 @@ fn attachment(
 /// Name of a network device (Linux `dev_valid_name`).
 fn interface_name(text: &str) -> Result<(), String> {
     let why = if text.is_empty() || text.len() > 15 {
-        "it does not have 1 to 15 bytes"
+        "it must have 1 to 15 bytes"
     } else if matches!(text, "." | "..") || text.contains(['/', ':', '\0']) {
-        "it is the name of a folder, or has '/' or ':' in it"
+        "it is '.' or '..', or contains '/' or ':'"
     } else if text.contains(char::is_whitespace) {
-        "it has white space in it"
+        "it contains white space"
     } else if text == "lo" {
-        "it is the loopback device's"
+        "it is the loopback device"
     } else {
         return Ok(());
     };

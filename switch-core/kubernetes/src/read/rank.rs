@@ -1,7 +1,7 @@
-//! Which of several claimants wins: the live one, then the newer one. Kubernetes keeps an object
-//! for a while after what it describes is gone: a pod that terminates on a lost node, the Node
-//! object of a machine that was reinstalled under another name. Its addresses may be in use again
-//! by then.
+//! Ranks claimants of the same thing: the live one wins, then the newer one. Kubernetes keeps an
+//! object for a while after what it describes is gone: a terminating pod on a lost node, or the
+//! Node object of a machine that was reinstalled under another name. Its addresses may be in use
+//! again by then.
 
 use std::cmp::Reverse;
 
@@ -9,8 +9,8 @@ use super::pod::has_reported_address;
 use crate::api::meta::ObjectMeta;
 use crate::object::Typed;
 
-/// Rank of claims; the greatest wins. Between equals the name decides, which is the same on every
-/// node; between objects without creationTimestamp (written by hand) the first to arrive.
+/// Rank of claims; the greatest wins. Between equals the name decides, which gives the same result
+/// on every node; between objects without creationTimestamp (written by hand) the first to arrive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     /// Nodes before pods before Services: a node's address is a fact, a Service's only a request.
@@ -19,8 +19,8 @@ pub(crate) struct Rank {
     pub(crate) this_node: bool,
     /// Not marked for deletion.
     stays: bool,
-    /// Pod: its status has an address. One that only an annotation tells may be a tenant's claim, and does not take
-    /// a living pod's away.
+    /// Pod: its status has an address. An address that is only in an annotation may be a tenant's
+    /// claim, and does not take an address away from a live pod.
     reported: bool,
     /// Pod: not in phase Unknown. Node: its condition Ready is not False or Unknown.
     healthy: bool,
@@ -31,8 +31,8 @@ pub(crate) struct Rank {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Age {
-    /// Pods and nodes: the newer wins. Without a time it was written by hand, and counts as created
-    /// now.
+    /// Pods and nodes: the newer wins. An object without a time was written by hand, and counts as
+    /// created now.
     Newer(i64),
     /// Services: the older wins, which had the address or port first.
     Older(Reverse<i64>),
@@ -50,7 +50,7 @@ impl Rank {
         matches!(self.age, Age::Newer(i64::MAX) | Age::Older(Reverse(i64::MAX)))
     }
 
-    /// Sequence number of its claims, for one without creationTimestamp.
+    /// Sequence number of its claims, for an object without creationTimestamp.
     pub(crate) fn arrival(self) -> u64 {
         self.arrival.0
     }
@@ -63,15 +63,15 @@ impl Rank {
     /// Why an object of this rank wins over one of rank `other`.
     pub(crate) fn why_before(self, other: Self) -> &'static str {
         if self.kind != other.kind {
-            "which goes before"
+            "which takes precedence"
         } else if self.this_node != other.this_node {
             "which is this node"
         } else if self.stays != other.stays {
             "which is not marked for deletion"
         } else if self.reported != other.reported {
-            "whose status says so"
+            "whose status reports it"
         } else if self.healthy != other.healthy {
-            "which is known to live"
+            "which is known to be live"
         } else {
             match (self.age, other.age) {
                 (Age::Newer(a), Age::Newer(b)) if a > b => "which is newer",
@@ -131,7 +131,7 @@ fn seconds(text: &str) -> Option<i64> {
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) || year < 0 {
         return None;
     }
-    // Days since 1970-03-01 by years that begin in March, so that leap days come last.
+    // Days since 1970-03-01. Years begin in March, so that leap days come last.
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days =
         365 * y + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (153 * m + 2) / 5 + day

@@ -1,4 +1,4 @@
-//! Label selectors: validated, and converted to the model.
+//! Label selectors: validation and conversion to the model.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use crate::api::meta::LabelSelector;
 use crate::report::{Field, Findings};
 use crate::validate::meta::label_selector;
 
-/// The selector in the model's form. Errors are added to `faults`; then neither the object nor the
-/// result may be used.
+/// The selector in the model's form. Errors are added to `faults`; in that case neither the object
+/// nor the result may be used.
 pub(super) fn selector(
     names: &mut Names,
     selector: &LabelSelector,

@@ -1,4 +1,4 @@
-//! Services: the checks of `ValidateService` in kubernetes/kubernetes, and the model's form.
+//! Services: the checks of `ValidateService` in kubernetes/kubernetes, and conversion to the model.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ const ANNOTATIONS: Field<'static> = METADATA.child("annotations");
 /// Labels whose presence means that a Service is not for kube-proxy or its replacements (S14).
 const NOT_OURS: [&str; 2] =
     ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
-/// kubelet's port, which a load balancer would expose.
+/// kubelet's port, which a load balancer must not expose.
 const KUBELET: u16 = 10_250;
 
 /// A Service.
@@ -41,23 +41,24 @@ pub(crate) struct ServiceFacts {
     pub(crate) service: Arc<Service>,
     /// Its cluster IP is in `spec.clusterIP` alone.
     single_ip: bool,
-    /// Indices of its ports in `spec.ports`, if some there are left out.
+    /// Indices of its ports in `spec.ports`, if some of those are left out.
     places: Option<Box<[usize]>>,
 }
 
 impl ServiceFacts {
-    /// The field that holds cluster IP number `at`.
+    /// The field of the cluster IP with index `at`.
     pub(crate) fn address_field(&self, at: usize) -> String {
         if self.single_ip { "spec.clusterIP".to_owned() } else { format!("spec.clusterIPs[{at}]") }
     }
 
-    /// The field that holds the node port of port number `at`.
+    /// The field of the node port of the port with index `at`.
     pub(crate) fn node_port_field(&self, at: usize) -> String {
         let at = self.places.as_ref().map_or(at, |places| places[at]);
         format!("spec.ports[{at}].nodePort")
     }
 
-    /// Node ports that it requests: those of its ports by number, and the last for health checks.
+    /// Node ports that it requests: those of its ports by index, and finally that for health
+    /// checks.
     pub(crate) fn node_ports(&self) -> impl Iterator<Item = (Option<usize>, Protocol, u16)> {
         let ports = self.service.ports.iter().enumerate();
         let ports = ports.filter_map(|(at, port)| Some((Some(at), port.protocol, port.node_port?)));
@@ -119,17 +120,17 @@ pub(super) fn read(
     Content::Service(ServiceFacts { service: Arc::new(service), single_ip, places })
 }
 
-/// Whether an object's labels mean that it is not for kube-proxy or its replacements (S14).
+/// Whether an object's labels exclude it from kube-proxy and its replacements (S14).
 pub(super) fn is_foreign(meta: &ObjectMeta) -> bool {
     meta.labels().any(|(key, _)| NOT_OURS.contains(&key))
 }
 
-/// A non-empty text; to the API an empty one is the same as none.
+/// A non-empty string. In the API, an empty one means none.
 fn text(text: &Option<String>) -> Option<&str> {
     text.as_deref().filter(|text| !text.is_empty())
 }
 
-/// Whether Services of this type are reached from outside by ports of the nodes.
+/// Whether Services of this type are reachable from outside at ports of the nodes.
 fn has_node_ports(kind: ServiceType) -> bool {
     matches!(kind, ServiceType::NodePort | ServiceType::LoadBalancer)
 }
@@ -142,8 +143,8 @@ struct Reader<'c, 'a> {
 }
 
 impl Reader<'_, '_> {
-    /// One of several words. The first if there is none, or an unknown one: an old node continues
-    /// while the API server is newer.
+    /// One of several keywords. If there is none, or an unknown one, the first: an old node
+    /// continues to work with a newer API server.
     fn word<T: Copy>(&mut self, text: Option<&str>, name: &str, words: &[(&str, T)]) -> T {
         let Some(text) = text else { return words[0].1 };
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
@@ -226,7 +227,7 @@ impl Reader<'_, '_> {
         (found, false)
     }
 
-    /// The ports, and where in the list each stands.
+    /// The ports, and the index of each in the list.
     fn ports(&mut self, kind: ServiceType, headless: bool) -> (Vec<ServicePort>, Vec<usize>) {
         let list = self.spec.ports.as_deref().unwrap_or_default();
         let field = SPEC.child("ports");
@@ -242,7 +243,7 @@ impl Reader<'_, '_> {
             if !name.is_empty() {
                 self.faults.take(&field.child("name"), name::dns_label(name));
                 if !names.insert(name) {
-                    self.faults.add(&field.child("name"), format!("{name} is there twice"));
+                    self.faults.add(&field.child("name"), format!("{name} is listed twice"));
                 }
             } else if list.len() > 1 {
                 self.faults.add(
@@ -252,13 +253,13 @@ impl Reader<'_, '_> {
             }
             let Some(port) = self.port(port, kind, &field) else { continue };
             if !numbers.insert((port.protocol, port.port)) {
-                let reason = format!("{}/{} is there twice", port.port, port.protocol);
+                let reason = format!("{}/{} is listed twice", port.port, port.protocol);
                 self.faults.add(&field, reason);
             }
             if let Some(number) = port.node_port
                 && !node_ports.insert((port.protocol, number))
             {
-                let reason = format!("{number}/{} is there twice", port.protocol);
+                let reason = format!("{number}/{} is listed twice", port.protocol);
                 self.faults.add(&field.child("nodePort"), reason);
             }
             found.push(port);
@@ -288,7 +289,7 @@ impl Reader<'_, '_> {
             faults.add(&field.child("port"), reason);
         }
         let target_field = field.child("targetPort");
-        // 0 and the empty text mean none to the API server (S14).
+        // 0 and the empty string mean none in the API server (S14).
         let target = match &port.target_port {
             None | Some(IntOrString::Int(0)) => number.map(TargetPort::Number),
             Some(IntOrString::String(name)) if name.is_empty() => number.map(TargetPort::Number),
@@ -358,7 +359,7 @@ impl Reader<'_, '_> {
                     continue;
                 }
             };
-            // A load balancer with only a host name needs nothing here.
+            // A load balancer with only a host name needs no address here.
             let Some(address) = text(&entry.ip) else { continue };
             let field = field.child("ip");
             if self.faults.take_field(&field, ip(address)).is_none() {
@@ -382,7 +383,7 @@ impl Reader<'_, '_> {
         }
         let mut found = Vec::new();
         for (at, text) in list.iter().enumerate() {
-            // The API server trims white space here, and only here.
+            // The API server trims white space only here.
             let range = self.faults.take(&field.index(at), cidr(text.trim()));
             found.extend(range.map(|(range, _)| range));
         }
@@ -398,7 +399,7 @@ impl Reader<'_, '_> {
         let config = self.spec.session_affinity_config.as_ref();
         let field = SPEC.child("sessionAffinityConfig");
         if !client_ip {
-            // It may have a meaning with an affinity of a newer API.
+            // It may have a meaning for a newer affinity type.
             let none = matches!(text(&self.spec.session_affinity), None | Some("None"));
             if config.is_some() && none {
                 self.faults.add(&field, "is only for sessionAffinity ClientIP");
@@ -448,14 +449,14 @@ impl Reader<'_, '_> {
         Some(number)
     }
 
-    /// No effect here other than in explanations: controllers turn it into hints, and only those
-    /// count. So an unknown value does not matter (KEP-2433, version skew).
+    /// Affects explanations only: controllers turn it into hints, and only those are used. So an
+    /// unknown value does not matter (KEP-2433, version skew).
     fn distribution(&mut self) -> Option<TrafficDistribution> {
         match text(&self.spec.traffic_distribution)? {
             "PreferSameZone" | "PreferClose" => Some(TrafficDistribution::SameZone),
             "PreferSameNode" => Some(TrafficDistribution::SameNode),
             other => {
-                let reason = format!("{} is not known; hints alone count", quote(other));
+                let reason = format!("{} is unknown; only hints are used", quote(other));
                 self.faults.say(Grade::Note, &SPEC.child("trafficDistribution"), reason);
                 None
             }

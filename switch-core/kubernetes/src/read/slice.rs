@@ -1,5 +1,5 @@
 //! EndpointSlices and ServiceCIDRs: the checks of `pkg/apis/discovery/validation` and
-//! `pkg/apis/networking/validation` in kubernetes/kubernetes, and the model's form.
+//! `pkg/apis/networking/validation` in kubernetes/kubernetes, and conversion to the model.
 
 use std::sync::Arc;
 
@@ -23,12 +23,12 @@ const PORTS: Field<'static> = Field::root("ports");
 
 /// The label that names the slice's Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// Bounds of the API.
+/// Limits of the API.
 const MOST_ENDPOINTS: usize = 1_000;
 const MOST_ADDRESSES: usize = 100;
 const MOST_PORTS: usize = 20_000;
 
-/// Reads one slice, with the endpoints of pods that have ended.
+/// Reads one slice, including the endpoints of pods that have ended.
 pub(super) fn read(
     cx: &mut Context<'_>,
     meta: &ObjectMeta,
@@ -56,7 +56,7 @@ pub(super) fn read(
     let endpoints = reader.endpoints(endpoints, family);
     let Some(family) = family else { return Content::Nothing };
     if is_foreign(meta) {
-        // As common as headless Services, so it is not reported.
+        // Headless Services are common, so this is not reported.
         return Content::Nothing;
     }
     let owner = meta.labels().find(|(key, _)| *key == SERVICE_NAME);
@@ -89,7 +89,7 @@ impl Reader<'_, '_> {
                 self.faults.take(&field.child("name"), name::dns_label(text));
             }
             if !names.insert(text) {
-                self.faults.add(&field.child("name"), format!("{} is there twice", quote(text)));
+                self.faults.add(&field.child("name"), format!("{} is listed twice", quote(text)));
             }
             let protocol = match protocol(port.protocol.as_deref().filter(|t| !t.is_empty())) {
                 Ok(protocol) => protocol,
@@ -98,7 +98,7 @@ impl Reader<'_, '_> {
                     continue;
                 }
             };
-            // The API server accepts any number. 0 means no port, as for kube-proxy.
+            // The API server accepts any number. 0 means no port, as in kube-proxy.
             let number = match port.port {
                 None => None,
                 Some(0) => continue,
@@ -207,7 +207,7 @@ pub(super) fn read_cidr(
         let field = field.index(at);
         let Some((range, ambiguous)) = faults.take(&field, cidr(text)) else { continue };
         if ambiguous {
-            faults.add(&field, format!("{text} has bits beyond its prefix; is {range} meant?"));
+            faults.add(&field, format!("{text} has bits beyond its prefix; did you mean {range}?"));
         }
         if ranges.iter().any(|r| r.address().is_ipv4() == range.address().is_ipv4()) {
             faults.add(&field, "is a second range of the same family");

@@ -1,5 +1,5 @@
-//! Manifests read again whenever they change, at the cost of what changed: files that were not
-//! written since are not read, and parts of files whose bytes did not change are not parsed.
+//! Manifests that are read again whenever they change, at a cost proportional to the change: files
+//! that were not written since are not read, and unchanged parts of files are not parsed.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
@@ -23,15 +23,15 @@ pub struct Files {
     path: PathBuf,
     hasher: RandomState,
     files: HashMap<PathBuf, File>,
-    /// Objects that are defined more than once: the definitions that are not used, by the name of
-    /// the one that is.
+    /// Objects that are defined more than once: the unused definitions, by the name of the used
+    /// one.
     more: HashMap<Cookie, Vec<Extra>>,
-    /// Names under which parts know definitions that took the place of another since.
+    /// Names under which parts know definitions that have since replaced another one.
     promoted: HashMap<Cookie, Cookie>,
     others: Others,
 }
 
-/// A definition that is not used, and its name in the store.
+/// An unused definition, and its name in the store.
 #[derive(Clone, Debug)]
 struct Extra {
     name: Cookie,
@@ -54,13 +54,13 @@ struct PartState {
     line: usize,
     /// Names in the store.
     objects: Vec<Cookie>,
-    /// Kinds and versions of objects that are not read.
+    /// Kinds and versions of ignored objects.
     others: Vec<(String, String)>,
-    /// Records about what is not an object.
+    /// Records about values that are not objects.
     said: Vec<Record>,
 }
 
-/// What files were before a load.
+/// State of the files before a load.
 struct Undo {
     files: Vec<(PathBuf, Option<File>)>,
     more: HashMap<Cookie, Vec<Extra>>,
@@ -68,7 +68,7 @@ struct Undo {
     others: Others,
 }
 
-/// What a load did.
+/// Statistics of a load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loading {
     /// Files that were read.
@@ -79,7 +79,7 @@ pub struct Loading {
     pub objects: usize,
 }
 
-/// A file that was read and is not in force yet.
+/// A file that was read and is not yet in force.
 struct Staged {
     path: PathBuf,
     file: File,
@@ -87,12 +87,12 @@ struct Staged {
     found: Vec<(usize, Found)>,
     /// Parts that are no longer in the file.
     gone: Vec<PartState>,
-    /// Objects that are found elsewhere in the file.
+    /// Objects that have moved within the file.
     moved: Vec<(Cookie, Source)>,
 }
 
 impl Files {
-    /// The file or folder at `path`, of which nothing was read yet.
+    /// The file or folder at `path`; nothing has been read yet.
     pub fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -104,21 +104,21 @@ impl Files {
         }
     }
 
-    /// Reads what changed since the last load, and brings `store` up to date. A store belongs to
-    /// the files that it was first loaded from.
+    /// Reads what changed since the last load, and updates `store`. A store belongs to the files
+    /// that it was first loaded from.
     ///
     /// # Errors
     /// A file cannot be read, is being written, is truncated, or is neither YAML nor JSON. Nothing
-    /// is changed then.
+    /// is changed in this case.
     pub fn load(&mut self, store: &mut Store) -> Result<Loading, LoadError> {
         self.load_if(store, |_, _| Ok(()))
     }
 
-    /// As [`load`](Self::load), but undoes everything if `accept` returns an error after the store
-    /// was updated: the next load reads the changes again.
+    /// Like [`load`](Self::load), but undoes everything if `accept` returns an error after the
+    /// store was updated. The next load reads the changes again.
     ///
     /// # Errors
-    /// As [`load`](Self::load), and the error of `accept`. Nothing is changed then.
+    /// As [`load`](Self::load), and the error of `accept`. Nothing is changed in this case.
     pub fn load_if<E: From<LoadError>>(
         &mut self,
         store: &mut Store,
@@ -184,7 +184,7 @@ impl Files {
             |message: &str| LoadError::Cut { path: path.to_owned(), message: message.to_owned() };
         let defined = before.is_some_and(|file| file.parts.iter().any(|p| !p.objects.is_empty()));
         if defined && text.trim().is_empty() {
-            return Err(cut("nothing is in it any more (remove the file to delete its objects)"));
+            return Err(cut("it is now empty (remove the file to delete its objects)"));
         }
         let ends_open = ends_open(&text);
         if ends_open && before.is_some_and(|file| !file.ends_open) {
@@ -226,7 +226,7 @@ impl Files {
         Ok(Staged { path: path.to_owned(), file, found, gone, moved })
     }
 
-    /// Puts files that were read in force.
+    /// Applies the files that were read.
     fn put(
         &mut self,
         store: &mut Store,
@@ -301,7 +301,7 @@ impl Files {
             store.upsert_loaded(&object);
             return name;
         }
-        // Defined already, by a part that stays.
+        // Already defined by a part that stays.
         let Some(first) = store.origin(&name).cloned() else { return name };
         let more = self.more.entry(name.clone()).or_default();
         let taken = |number: usize| {
@@ -318,8 +318,8 @@ impl Files {
         name
     }
 
-    /// Deletes a definition that no part has any more. An unused one of the same object replaces
-    /// it, if there is one.
+    /// Deletes a definition that no part has any more. If there is an unused definition of the same
+    /// object, it takes its place.
     fn remove(&mut self, store: &mut Store, known: &Cookie) {
         let name = self.promoted.remove(known).unwrap_or_else(|| known.clone());
         if let Some((first, _)) = name.as_str().rsplit_once('#')
@@ -344,7 +344,8 @@ impl Files {
         }
     }
 
-    /// Records about the objects of `store` and about what is not an object, by file and document.
+    /// Records about the objects of `store` and about values that are not objects, by file and
+    /// document.
     pub fn records(&self, store: &mut Store) -> Vec<Record> {
         let mut records = store.records();
         let parts = self.files.values().flat_map(|file| &file.parts);

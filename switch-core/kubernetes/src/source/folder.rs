@@ -1,4 +1,4 @@
-//! Files and folders: which are manifests, and their texts.
+//! Files and folders: finds manifests, and reads their texts.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,10 +9,10 @@ use std::time::SystemTime;
 
 /// Largest file, in bytes: 150,000 pods of five kilobytes each.
 const MAX_FILE: u64 = 1 << 30;
-/// Deepest folder below the one named.
+/// Maximum depth of folders below the given one.
 const MAX_FOLDERS: usize = 32;
 
-/// The manifests cannot be read. An object that can be read and is invalid gets a
+/// The manifests cannot be read. An object that can be read but is invalid gets a
 /// [`Record`](crate::Record) instead.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -32,16 +32,16 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
     },
-    /// A file that had objects ends where its last document should begin, or is empty: it was not
-    /// written completely.
-    #[error("{}: the file is cut: {message}", path.display())]
+    /// A file that contained objects ends where its last document should begin, or is empty: it was
+    /// not written completely.
+    #[error("{}: the file is truncated: {message}", path.display())]
     Cut {
         /// The file.
         path: PathBuf,
         /// What is missing.
         message: String,
     },
-    /// A file is neither YAML nor JSON, or goes beyond a bound.
+    /// A file is neither YAML nor JSON, or exceeds a limit.
     #[error("{}{}: {message}", path.display(), position(*line, *column))]
     Syntax {
         /// The file.
@@ -63,7 +63,7 @@ fn position(line: Option<usize>, column: Option<usize>) -> String {
     }
 }
 
-/// Metadata that changes when a file is written.
+/// Metadata that change when a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     numbers: (u64, u64, u64),
@@ -81,22 +81,22 @@ impl Stamp {
         }
     }
 
-    /// Of the file at `path`.
+    /// That of the file at `path`.
     pub(super) fn at(path: &Path) -> Result<Self, LoadError> {
         metadata(path).map(|metadata| Self::of(&metadata))
     }
 
-    /// Whether the file was written long enough before `now` that a later change would change its
-    /// times: some file systems have a resolution of a second or two.
+    /// Whether the file was written long enough before `now` that a later write would change its
+    /// times: some file systems have a resolution of one or two seconds.
     pub(super) fn is_settled(&self, now: SystemTime) -> bool {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         self.times.iter().all(|(seconds, _)| seconds + 3 < now as i64)
     }
 }
 
-/// The manifests at `path`: a file, whatever its name, or those of a folder: every `*.yaml`,
-/// `*.yml` and `*.json` in it and in the folders in it, by name. Hidden files and folders are left
-/// out, including those of a mounted ConfigMap (`..data`); links are followed.
+/// The manifests at `path`: a file with any name, or those of a folder: every `*.yaml`, `*.yml` and
+/// `*.json` in it and in its subfolders, sorted by name. Hidden files and folders are skipped,
+/// including those of a mounted ConfigMap (`..data`); links are followed.
 pub(super) fn find(path: &Path) -> Result<Vec<PathBuf>, LoadError> {
     let mut files = Vec::new();
     if metadata(path)?.is_dir() {
@@ -107,7 +107,7 @@ pub(super) fn find(path: &Path) -> Result<Vec<PathBuf>, LoadError> {
     Ok(files)
 }
 
-/// Reads a file that does not change meanwhile.
+/// Reads a file and checks that it does not change meanwhile.
 pub(super) fn read(path: &Path) -> Result<(String, Stamp), LoadError> {
     let fail = |error| LoadError::Io { path: path.to_owned(), error };
     let mut file = fs::File::open(path).map_err(fail)?;
@@ -142,8 +142,8 @@ fn metadata(path: &Path) -> Result<fs::Metadata, LoadError> {
     fs::metadata(path).map_err(|error| LoadError::Io { path: path.to_owned(), error })
 }
 
-/// Collects the manifests of a folder. `seen`: the folders that were listed, by their resolved
-/// names, since links may form loops.
+/// Collects the manifests of a folder. `seen`: the resolved names of the folders already listed,
+/// since links may form loops.
 fn list(
     folder: &Path,
     depth: usize,
@@ -171,10 +171,10 @@ fn list(
         let manifest = path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
         match fs::metadata(&path) {
             Ok(entry) if entry.is_dir() => list(&path, depth + 1, seen, files)?,
-            // Only regular files: opening a pipe would wait for its writer.
+            // Regular files only: opening a pipe would block until there is a writer.
             Ok(entry) if entry.is_file() && manifest => files.push(path),
             Ok(_) => {}
-            // Anything else may be a dead link, or be deleted meanwhile.
+            // Others may be dead links, or be deleted meanwhile.
             Err(_) if !manifest => {}
             Err(error) => return Err(LoadError::Io { path, error }),
         }

@@ -1,4 +1,4 @@
-//! Manifests read once.
+//! Manifests that are read once.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::store::Store;
 /// The objects of a file or folder, as written.
 #[derive(Clone, Debug, Default)]
 pub struct Manifests {
-    /// Under their names in a store.
+    /// By their names in a store.
     objects: Vec<Loaded>,
     /// Definitions so far, by name.
     defined: HashMap<Cookie, (usize, Source)>,
@@ -27,9 +27,9 @@ pub struct Manifests {
 }
 
 impl Manifests {
-    /// Reads `path`: a file, whatever its name, or a folder: every `*.yaml`, `*.yml` and `*.json`
-    /// in it and in the folders in it, by name. Hidden files and folders are left out, including
-    /// those of a mounted ConfigMap (`..data`); links are followed.
+    /// Reads `path`: a file with any name, or a folder: every `*.yaml`, `*.yml` and `*.json` in it
+    /// and in its subfolders, sorted by name. Hidden files and folders are skipped, including those
+    /// of a mounted ConfigMap (`..data`); links are followed.
     ///
     /// # Errors
     /// A file cannot be read, or is neither YAML nor JSON.
@@ -87,8 +87,8 @@ impl Manifests {
         self.compile_into(&mut Store::new(node, options.clone()))
     }
 
-    /// As [`compile`](Self::compile) for the node of `store`, which then has these objects and no
-    /// others. The last valid version of a policy depends on the previous content.
+    /// Like [`compile`](Self::compile), for the node of `store`, which afterwards has exactly these
+    /// objects. The last valid version of a policy depends on the previous content.
     pub fn compile_into(&self, store: &mut Store) -> Compiled {
         for object in &self.objects {
             store.upsert_loaded(object);
@@ -103,8 +103,8 @@ impl Manifests {
     }
 }
 
-/// An object that is defined already, at `first`: it is not used, and isolates what it selects. It
-/// has a name of its own in a store.
+/// An object that was already defined, at `first`: it is not used, but isolates what it selects. It
+/// has its own name in a store.
 pub(super) fn again(mut object: Loaded, number: usize, first: &Source) -> Loaded {
     let fault = Fault {
         field: "metadata.name".to_owned(),
@@ -118,12 +118,12 @@ pub(super) fn again(mut object: Loaded, number: usize, first: &Source) -> Loaded
     object
 }
 
-/// The note that a folder has no manifests.
+/// The note that a folder contains no manifests.
 pub(super) fn none_in(path: &Path) -> Record {
     Record::general(format!("no manifests in {}", path.display()))
 }
 
-/// Sorts records by file and document; those of no file come last.
+/// Sorts records by file and document; those without a file come last.
 pub(super) fn in_order(records: &mut [Record]) {
     records.sort_by(|a, b| {
         let place = |r: &Record| {
@@ -134,7 +134,7 @@ pub(super) fn in_order(records: &mut [Record]) {
     });
 }
 
-/// Objects of kinds that are not read: how many of each, and where the first was.
+/// Objects of unsupported kinds: the number of each kind, and where the first one was.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Others(BTreeMap<(String, String), (usize, Option<Source>)>);
 
@@ -162,7 +162,7 @@ impl Others {
                 1 => String::new(),
                 count => format!(" (and {} more of that kind)", count - 1),
             };
-            let reason = format!("passed over: {kind} of {version} is not read{others}");
+            let reason = format!("ignored: {kind} of {version} is not a supported kind{others}");
             Record { origin: first.clone(), ..Record::general(reason) }
         })
     }

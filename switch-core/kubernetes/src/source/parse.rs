@@ -1,4 +1,4 @@
-//! One file to objects: the parts of its text, and what each defines.
+//! Converts one file to objects: the parts of its text, and the definitions in each.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ pub(super) fn split<'t>(path: &Path, text: &'t str) -> Result<Vec<Part<'t>>, Loa
     text::split(text, json).map_err(|error| syntax(path, error))
 }
 
-/// Where a part is.
+/// The position of a part.
 pub(super) fn source(file: &Arc<Path>, part: &Part<'_>) -> Source {
     Source { file: file.clone(), document: part.document, line: part.line }
 }
 
-/// What a part of `whole` defines.
+/// The definitions in a part of `whole`.
 pub(super) fn parse(
     file: &Arc<Path>,
     whole: &str,

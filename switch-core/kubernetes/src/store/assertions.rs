@@ -1,5 +1,6 @@
-//! What an object claims and counts while it is in the store: addresses, ports, ranges, network namespaces, members of
-//! its namespace. Added when it comes and taken back when it goes, and objects that depend on it are marked.
+//! An object's claims and counts while it is in the store: addresses, ports, ranges, network
+//! namespaces, members of its namespace. They are added with the object and removed with it, and
+//! dependent objects are marked.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ impl Store {
             Content::Namespace(namespace) => {
                 let state = self.namespaces.entry(namespace.name.clone()).or_default();
                 state.object = Some(namespace.clone());
-                state.place = facts.place;
+                state.sequence = facts.sequence;
                 self.dirty.namespaces.push(namespace.name.clone());
             }
             Content::Node(node) => {
@@ -156,13 +157,13 @@ impl Store {
         }
     }
 
-    /// Counts an object in its namespace, or removes it.
+    /// Counts an object in its namespace, or removes it from the count.
     fn count(&mut self, name: &Arc<str>, facts: &Facts, by: isize) {
-        let place = self.next;
+        let sequence = self.next;
         let state = self
             .namespaces
             .entry(name.clone())
-            .or_insert_with(|| NamespaceState { place, ..NamespaceState::default() });
+            .or_insert_with(|| NamespaceState { sequence, ..NamespaceState::default() });
         let add = |count: &mut usize| *count = count.saturating_add_signed(by);
         let before = state.members;
         add(&mut state.members);
@@ -176,7 +177,7 @@ impl Store {
         }
     }
 
-    /// Marks the slices that name a pod that has ended, or is no longer ended.
+    /// Marks the slices that name a pod that has ended, or that no longer counts as ended.
     fn mark_slices(&mut self, pod: &Cookie, addresses: &[IpAddr]) {
         self.mark_all(self.slices.of(pod));
         for address in addresses {

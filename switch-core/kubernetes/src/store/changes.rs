@@ -1,4 +1,4 @@
-//! Changes for the control plane, and for the part that attaches pods.
+//! Changes for the control plane, and for the code that attaches pods.
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use super::Store;
 use super::derive::Output;
 use crate::state::{LocalPod, Overlay};
 
-/// What changed since changes were last taken. Of several changes of one object the last counts.
+/// The changes since the last call. Of several changes of one object the last counts.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     /// For [`ControlPlane::update`](podswitch_core::control::ControlPlane::update). Endpoints are
-    /// not attached: the part that attaches this node's pods sets the port.
+    /// not attached: the code that attaches this node's pods sets the port.
     pub objects: Vec<Change>,
     /// New, changed and deleted pods of this node.
     pub pods: Vec<PodChange>,
@@ -34,7 +34,7 @@ pub enum PodChange {
     Delete(Cookie),
 }
 
-/// The settings: what is not an object of its own.
+/// The settings: everything that is not an object of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Base {
     /// This node.
@@ -60,8 +60,8 @@ impl Changes {
 }
 
 impl Store {
-    /// The changes since the last call; the cost depends on them only. The first call returns
-    /// everything.
+    /// The changes since the last call, at a cost proportional to their number. The first call
+    /// returns everything.
     pub fn take_changes(&mut self) -> Changes {
         self.settle();
         if std::mem::take(&mut self.dirty.base) {
@@ -76,7 +76,7 @@ impl Store {
         std::mem::take(&mut self.changes)
     }
 
-    /// Notes that an object's part of the state changed.
+    /// Records that an object's part of the state changed.
     pub(super) fn emit(&mut self, object: &Cookie, old: Output, new: Output) {
         let changes = &mut self.changes;
         if let Output::Node(node) = if new == Output::Nothing { &old } else { &new } {

@@ -1,5 +1,6 @@
 //! Owners of what only one object can have: an address, a node port, a range, a network namespace.
-//! All claims are kept by rank, so that the next object gets it when the first is deleted.
+//! All claims are kept, sorted by rank, so that the next claimant becomes the owner when the first
+//! is deleted.
 
 use std::collections::BTreeMap;
 use std::hash::Hash;
@@ -10,7 +11,7 @@ use podswitch_wire::cidr::Cidr;
 
 use crate::read::Rank;
 
-/// One object's claim. The smallest wins.
+/// One object's claim. The smallest one wins.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Claim {
     rank: std::cmp::Reverse<Rank>,
@@ -28,7 +29,7 @@ impl<K> Default for Claims<K> {
 }
 
 impl<K: Eq + Hash> Claims<K> {
-    /// Adds a claim. Returns the object that lost ownership, if there is one.
+    /// Adds a claim. Returns the object that lost ownership, if any.
     pub(super) fn add(&mut self, key: K, rank: Rank, object: &Cookie) -> Option<Cookie> {
         let claim = Claim { rank: std::cmp::Reverse(rank), object: object.clone() };
         let list = self.0.entry(key).or_insert_with(|| Vec::with_capacity(1));
@@ -43,7 +44,7 @@ impl<K: Eq + Hash> Claims<K> {
         self.0.entry(key).or_insert_with(|| Vec::with_capacity(1)).push(claim);
     }
 
-    /// Removes a claim. Returns the object that gained ownership, if there is one.
+    /// Removes a claim. Returns the object that gained ownership, if any.
     pub(super) fn remove(&mut self, key: &K, object: &Cookie) -> Option<Cookie> {
         let list = self.0.get_mut(key)?;
         let at = list.iter().position(|claim| claim.object == *object)?;
@@ -94,7 +95,7 @@ impl Ranges {
         others.map(|(_, claim)| claim.object.clone()).collect()
     }
 
-    /// The first object of higher rank than `object` with an overlapping range, which excludes this
+    /// The first object of higher rank than `object` with an overlapping range. It excludes this
     /// range.
     pub(super) fn before(
         &self,
@@ -113,14 +114,14 @@ impl Ranges {
             let holder = Cidr::new(network(range, prefix), prefix)?;
             self.0.get_key_value(&holder)
         });
-        // By address, then prefix: subranges follow the range itself.
+        // Sorted by address, then prefix: subranges follow the range itself.
         let within =
             self.0.range(range..).take_while(move |(other, _)| range.contains(other.address()));
         holders.chain(within).flat_map(|(other, list)| list.iter().map(|claim| (*other, claim)))
     }
 }
 
-/// The address of the range of that prefix length that holds `range`.
+/// The network address of the range with that prefix length that contains `range`.
 fn network(range: Cidr, prefix: u8) -> std::net::IpAddr {
     match range.address() {
         std::net::IpAddr::V4(address) => {

@@ -1,4 +1,4 @@
-//! The claims that an object won, and its part of the state.
+//! Determines the claims that an object won, and its part of the state.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(super) enum Output {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct PodOutput {
     pub(super) endpoint: Arc<Endpoint>,
-    /// If it is on this node, and can be attached.
+    /// Set if it is on this node, and can be attached.
     pub(super) local: Option<Box<LocalPod>>,
     pub(super) host_ports: Option<Arc<[HostPort]>>,
 }
@@ -74,7 +74,7 @@ impl Store {
         Some(self.lost(facts, owner, address, field()))
     }
 
-    /// The finding that `owner` has something that an object with these facts claims.
+    /// The finding that `owner` owns something that an object with these facts claims.
     fn lost(
         &self,
         facts: &Facts,
@@ -84,8 +84,8 @@ impl Store {
     ) -> Finding {
         let other = self.objects.get(owner).map(|entry| &entry.facts);
         let why = other.map_or("", |other| other.rank.why_before(facts.rank));
-        // An API server may have two pods or two nodes with one address for a while. Anything else
-        // is a mistake.
+        // In an API server, two pods or two nodes may have the same address for a while. Any other
+        // conflict is a mistake.
         let ordinary = other.is_some_and(|other| other.kind == facts.kind)
             && matches!(facts.content, Content::Node(_) | Content::Pod(_));
         let grade = if ordinary { Grade::FieldLeftOut } else { Grade::FieldRefused };
@@ -242,7 +242,7 @@ impl Store {
         Output::Service(service)
     }
 
-    /// A slice without the endpoints of ended pods: those are not backends, however outdated the
+    /// A slice without the endpoints of ended pods: those are never backends, however outdated the
     /// slice is.
     fn slice(&self, slice: &Arc<EndpointSlice>) -> Arc<EndpointSlice> {
         let mut slice = slice.clone();
@@ -312,7 +312,7 @@ impl Store {
     }
 }
 
-/// Nothing is left of an object: the object itself is left out.
+/// An object lost all its claims: the object itself is left out.
 fn all_lost(findings: &mut [Finding]) {
     for finding in findings {
         finding.grade = match finding.grade {

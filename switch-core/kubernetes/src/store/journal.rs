@@ -1,4 +1,4 @@
-//! Undo: objects as they were before changes that may be refused.
+//! Undo: objects in their state before changes that may be refused.
 
 use hashbrown::HashMap;
 use podswitch_core::id::Cookie;
@@ -6,7 +6,7 @@ use podswitch_core::id::Cookie;
 use super::tally::Touched;
 use super::{Facts, Store};
 
-/// Changed objects as they were; `None`: absent.
+/// Previous versions of changed objects; `None`: absent.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     objects: HashMap<Cookie, Option<Facts>>,
@@ -14,14 +14,14 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Keeps an object as it is before its first change.
+    /// Records an object before its first change.
     pub(super) fn keep(&mut self, object: &Cookie, facts: Option<&Facts>) {
         self.objects.entry_ref(object).or_insert_with(|| facts.cloned());
     }
 }
 
 impl Store {
-    /// Starts recording, so that changes can be undone at the cost of what they touch.
+    /// Starts recording, so that changes can be undone at a cost proportional to what they affect.
     pub fn begin(&mut self) {
         let (objects, touched) = (HashMap::new(), self.touched.clone());
         self.journal = Some(Journal { objects, touched });

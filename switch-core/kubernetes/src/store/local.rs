@@ -1,4 +1,4 @@
-//! Pods of this node as a CNI plugin asks for them: also those that have no address yet.
+//! Pods of this node for a CNI plugin, including those without an address.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub struct PodIdentity {
 }
 
 impl PodIdentity {
-    /// That of an object, if it is a pod of `node` that can be attached.
+    /// The identity of an object, if it is a pod of `node` that can be attached.
     pub(super) fn of(
         cx: &mut Context<'_>,
         object: &Loaded,
@@ -56,7 +56,7 @@ impl PodIdentity {
 }
 
 impl Store {
-    /// Pods of this node, by the name that they go by (`Pod/namespace/name`).
+    /// Pods of this node, by name (`Pod/namespace/name`).
     pub fn local_pods(&self) -> impl Iterator<Item = (&Cookie, &Arc<PodIdentity>)> {
         self.local.iter()
     }

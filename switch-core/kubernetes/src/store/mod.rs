@@ -1,12 +1,12 @@
-//! All objects of a cluster, as one node's switch needs them, kept up to date object by object.
+//! All objects of a cluster that one node's switch needs, updated object by object.
 //!
-//! Each object is read by itself ([`crate::read`]). It depends on other objects only through
+//! Each object is read independently ([`crate::read`]). It depends on other objects only through
 //! claims: an address, a node port, a range. The claimant of the highest rank wins. Rank does not
 //! depend on the order of arrival, so any order of upserts and deletes leads to the same state,
 //! with three exceptions: an unusable policy keeps its last valid version, a network namespace
 //! stays with the pod that named it first, and of two objects without creationTimestamp the first
 //! to arrive keeps an address. A change marks the objects whose claims it affects;
-//! [`Store::take_changes`] evaluates only those.
+//! [`Store::take_changes`] re-evaluates only those.
 //!
 //! Used by one thread, off the packet path.
 
@@ -67,14 +67,14 @@ pub struct Store {
     namespaces: HashMap<Arc<str>, NamespaceState>,
     /// Nodes by the VNI in their Flannel annotations.
     vnis: BTreeMap<u32, HashSet<Cookie>>,
-    /// Nodes with annotations of Flannel.
+    /// Number of nodes with Flannel annotations.
     flannel_nodes: usize,
     /// Pods with hostNetwork and without addresses of their own, by node.
     host_pods: HashMap<Arc<str>, HashSet<Cookie>>,
     slices: SliceIndex,
     /// Pods of this node.
     local: HashMap<Cookie, Arc<PodIdentity>>,
-    /// Number of balanced Services.
+    /// Number of load-balanced Services.
     services: usize,
     /// Ranges of ServiceCIDR objects.
     cidrs: BTreeMap<Cookie, Vec<Cidr>>,
@@ -82,10 +82,11 @@ pub struct Store {
     /// Objects with findings.
     noted: HashSet<Cookie>,
     changes: Changes,
-    /// The settings of the last changes taken.
+    /// The settings at the last call of [`take_changes`](Self::take_changes).
     base: Option<Base>,
     journal: Option<Journal>,
-    /// Objects that changed since [`take_object_changes`](Self::take_object_changes), once that was called.
+    /// Objects that changed since [`take_object_changes`](Self::take_object_changes). `None`: that
+    /// was never called.
     touched: Option<Touched>,
 }
 
@@ -99,13 +100,13 @@ struct Entry {
     dirty: bool,
 }
 
-/// What an object says by itself.
+/// The content of an object.
 #[derive(Clone, Debug)]
 struct Facts {
     kind: Kind,
     origin: Option<Source>,
     /// Sequence number of arrival.
-    place: u64,
+    sequence: u64,
     content: Content,
     namespace: Option<Arc<str>>,
     rank: Rank,
@@ -114,23 +115,23 @@ struct Facts {
     identity: Option<Arc<PodIdentity>>,
 }
 
-/// A namespace that has an object or is named by objects.
+/// A namespace that has an object or contains objects.
 #[derive(Debug, Default)]
 struct NamespaceState {
-    /// Objects in it.
+    /// Number of objects in it.
     members: usize,
-    /// Pods and policies among them.
+    /// Number of pods and policies among them.
     pods: usize,
     policies: usize,
-    place: u64,
+    sequence: u64,
     object: Option<Arc<Namespace>>,
     output: Option<Arc<Namespace>>,
 }
 
-/// Objects to evaluate again.
+/// Objects to be re-evaluated.
 #[derive(Debug, Default)]
 struct Dirty {
-    /// Nodes come first: pods with hostNetwork have their addresses.
+    /// Nodes come first, because pods with hostNetwork have their addresses.
     nodes: Vec<Cookie>,
     others: Vec<Cookie>,
     namespaces: Vec<Arc<str>>,
@@ -209,11 +210,11 @@ impl Store {
             self.arrivals += u64::from(same.is_none());
             rank.set_arrival(same.map_or(self.arrivals, |facts| facts.rank.arrival()));
         }
-        let place = previous.map_or(self.next, |facts| facts.place);
+        let sequence = previous.map_or(self.next, |facts| facts.sequence);
         let facts = Facts {
             kind: object.kind,
             origin: object.origin.clone(),
-            place,
+            sequence,
             content,
             namespace,
             rank,
@@ -221,7 +222,7 @@ impl Store {
             action,
             identity,
         };
-        self.next = self.next.max(place + 1);
+        self.next = self.next.max(sequence + 1);
         let name = match object.kind {
             Kind::Pod => Cookie::new(self.names.share(object.cookie.text())),
             _ => object.cookie.clone(),
@@ -229,7 +230,7 @@ impl Store {
         self.put(&name, Some(facts));
     }
 
-    /// Names of the objects of a kind. Costs what exists.
+    /// Names of the objects of a kind. The cost is proportional to the number of all objects.
     pub fn names(&self, kind: Kind) -> impl Iterator<Item = &Cookie> {
         let of_kind = move |(_, entry): &(&Cookie, &Entry)| entry.facts.kind == kind;
         self.objects.iter().filter(of_kind).map(|(name, _)| name)
@@ -379,8 +380,8 @@ impl Store {
         }
     }
 
-    /// The overlay in Flannel's annotations, if any node has them: the VNI of this node, else that
-    /// of most nodes.
+    /// The overlay according to Flannel's annotations, if any node has them: the VNI of this node,
+    /// otherwise that of most nodes.
     fn overlay(&self) -> Option<Overlay> {
         if self.flannel_nodes == 0 {
             return None;
@@ -391,13 +392,13 @@ impl Store {
         Some(Overlay { vni: own.or_else(|| most().map(|(vni, _)| *vni)) })
     }
 
-    /// The whole state, at a cost proportional to its size; for changes see
+    /// The complete state, at a cost proportional to its size; for changes see
     /// [`take_changes`](Self::take_changes).
     pub fn compiled(&mut self) -> Compiled {
         self.settle();
         let mut entries: Vec<&Entry> =
             self.objects.values().filter(|entry| entry.output != Output::Nothing).collect();
-        entries.sort_unstable_by_key(|entry| entry.facts.place);
+        entries.sort_unstable_by_key(|entry| entry.facts.sequence);
         let mut config = Config {
             service_cidrs: self.service_cidrs(),
             allowed_external_ips: self.options.allowed_external_ips.clone(),
@@ -428,7 +429,7 @@ impl Store {
         }
         let mut namespaces: Vec<_> =
             self.namespaces.values().filter(|state| state.output.is_some()).collect();
-        namespaces.sort_unstable_by_key(|state| (state.object.is_none(), state.place));
+        namespaces.sort_unstable_by_key(|state| (state.object.is_none(), state.sequence));
         config.namespaces = namespaces.iter().filter_map(|state| state.output.clone()).collect();
         Compiled {
             config,

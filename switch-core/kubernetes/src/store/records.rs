@@ -7,26 +7,26 @@ use crate::read::node::Flannel;
 use crate::report::{Action, Finding, Grade, Record};
 
 impl Store {
-    /// The records, in the order of arrival of their objects. The cost depends on the number of
-    /// records.
+    /// The records, in the order of arrival of their objects. The cost is proportional to the
+    /// number of records.
     pub fn records(&mut self) -> Vec<Record> {
         self.settle();
-        let mut placed = Vec::new();
+        let mut numbered = Vec::new();
         for object in &self.noted {
             let Some(entry) = self.objects.get(object) else { continue };
             let facts = &entry.facts;
             let origin = facts.origin.as_ref();
             let said = facts.findings.iter().map(|it| it.record(origin, object, facts.action));
-            placed.extend(said.map(|record| (facts.place, record)));
+            numbered.extend(said.map(|record| (facts.sequence, record)));
             if entry.conflict {
                 let (_, lost) = self.derive(object, facts);
                 let lost = lost.iter().map(|it| it.record(origin, object, Action::LeftOut));
-                placed.extend(lost.map(|record| (facts.place, record)));
+                numbered.extend(lost.map(|record| (facts.sequence, record)));
             }
         }
-        self.other_networks(&mut placed);
-        placed.sort_by_key(|(place, _)| *place);
-        let mut records: Vec<Record> = placed.into_iter().map(|(_, record)| record).collect();
+        self.other_networks(&mut numbered);
+        numbered.sort_by_key(|(sequence, _)| *sequence);
+        let mut records: Vec<Record> = numbered.into_iter().map(|(_, record)| record).collect();
         self.missing_namespaces(&mut records);
         if let Some(node) = self.node.as_ref().filter(|_| self.local_facts().is_none()) {
             records.push(Record::missing_node(node));
@@ -40,8 +40,8 @@ impl Store {
         records
     }
 
-    /// Nodes with another Flannel VNI than this node's.
-    fn other_networks(&self, placed: &mut Vec<(u64, Record)>) {
+    /// Nodes with a Flannel VNI different from this node's.
+    fn other_networks(&self, numbered: &mut Vec<(u64, Record)>) {
         let Some(right) = self.overlay().and_then(|overlay| overlay.vni) else { return };
         for (vni, nodes) in self.vnis.iter().filter(|(vni, _)| **vni != right) {
             for object in nodes {
@@ -52,12 +52,12 @@ impl Store {
                     grade: Grade::Alarm,
                 };
                 let record = finding.record(entry.facts.origin.as_ref(), object, Action::None);
-                placed.push((entry.facts.place, record));
+                numbered.push((entry.facts.sequence, record));
             }
         }
     }
 
-    /// Namespaces that objects are in and that have no object themselves.
+    /// Namespaces that contain objects but have no Namespace object.
     fn missing_namespaces(&self, records: &mut Vec<Record>) {
         let described = self.namespaces.values().any(|state| state.object.is_some());
         let mut missing: Vec<_> = self
@@ -65,11 +65,11 @@ impl Store {
             .iter()
             .filter(|(_, state)| state.object.is_none() && state.members > 0)
             .collect();
-        missing.sort_unstable_by_key(|(_, state)| state.place);
+        missing.sort_unstable_by_key(|(_, state)| state.sequence);
         for (name, state) in missing {
             let object = Cookie::new(format!("Namespace/{name}"));
             let policies = state.policies;
-            // If other Namespaces exist, this one is probably mistyped.
+            // If other Namespace objects exist, this name is probably misspelled.
             if described && state.pods == 0 && policies > 0 {
                 let have = if policies == 1 { "policy has" } else { "policies have" };
                 let reason = format!(
@@ -77,7 +77,7 @@ impl Store {
                 );
                 records.push(about(&object, "", reason, Grade::Alarm));
             } else {
-                let reason = "there is no such Namespace object; it is taken to have no labels";
+                let reason = "there is no such Namespace object; it is treated as having no labels";
                 records.push(about(&object, "", reason.to_owned(), Grade::Note));
             }
         }

@@ -1,4 +1,4 @@
-//! Index of slices by pods: the pod behind an endpoint may have ended before its slice is updated.
+//! Index of slices by pods: the pod of an endpoint may have ended before its slice is updated.
 
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -16,11 +16,11 @@ pub(super) struct SliceIndex {
     by_pod: HashMap<Arc<str>, Slices>,
     /// Slices by the addresses of endpoints that name no pod.
     by_address: HashMap<IpAddr, Slices>,
-    /// Addresses of ended pods, with the number of pods.
+    /// Addresses of ended pods, with the number of such pods.
     ended: HashMap<IpAddr, usize>,
 }
 
-/// Slices that a pod or an address is in: seldom more than one or two.
+/// The slices that contain a pod or an address: seldom more than one or two.
 #[derive(Debug)]
 enum Slices {
     One(Cookie),
@@ -40,7 +40,7 @@ impl Slices {
         }
     }
 
-    /// Removes a slice. Says whether none is left.
+    /// Removes a slice. Returns whether none is left.
     fn remove(&mut self, slice: &Cookie) -> bool {
         match self {
             Self::One(first) => first == slice,
@@ -119,12 +119,12 @@ impl SliceIndex {
         }
     }
 
-    /// Whether a pod that has ended had this address.
+    /// Whether an ended pod had this address.
     pub(super) fn had_address(&self, address: IpAddr) -> bool {
         self.ended.contains_key(&address)
     }
 
-    /// Slices with endpoints that are this pod.
+    /// Slices with endpoints that name this pod.
     pub(super) fn of(&self, pod: &Cookie) -> Vec<Cookie> {
         self.by_pod.get(pod.as_str()).into_iter().flat_map(Slices::iter).cloned().collect()
     }

@@ -1,4 +1,4 @@
-//! How many objects of each kind were added, changed and removed.
+//! Counts the objects of each kind that were added, changed and removed.
 
 use hashbrown::HashMap;
 use podswitch_core::id::Cookie;
@@ -6,30 +6,30 @@ use podswitch_core::id::Cookie;
 use super::Store;
 use crate::kind::Kind;
 
-/// Objects of one kind.
+/// Changes of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KindChanges {
-    /// Objects that are new.
+    /// New objects.
     pub added: usize,
-    /// Objects whose content differs from before.
+    /// Objects whose content changed.
     pub changed: usize,
-    /// Objects that are gone.
+    /// Deleted objects.
     pub removed: usize,
 }
 
 impl KindChanges {
-    /// Whether there are none.
+    /// Whether there are no changes.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// Objects that were added, changed and removed, by kind. Whether they could be used does not matter.
+/// Objects that were added, changed and removed, by kind, whether they can be used or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ObjectChanges([KindChanges; Kind::ALL.len()]);
 
 impl ObjectChanges {
-    /// Those of one kind.
+    /// The changes of one kind.
     pub fn of(&self, kind: Kind) -> KindChanges {
         self.0[kind as usize]
     }
@@ -41,19 +41,19 @@ impl ObjectChanges {
     }
 }
 
-/// Objects that were touched, and whether they were there before.
+/// Objects that were changed, and whether they existed before.
 pub(super) type Touched = HashMap<Cookie, (Kind, bool)>;
 
 impl Store {
-    /// Notes an object before it changes.
+    /// Records an object before it changes.
     pub(super) fn touch(&mut self, object: &Cookie, kind: Kind, was_there: bool) {
         if let Some(touched) = &mut self.touched {
             touched.entry_ref(object).or_insert((kind, was_there));
         }
     }
 
-    /// What was added, changed and removed since the last call, at the cost of that. The first call returns nothing,
-    /// and counting begins with it.
+    /// The objects that were added, changed and removed since the last call, at a cost proportional
+    /// to their number. The first call returns nothing and starts the counting.
     pub fn take_object_changes(&mut self) -> ObjectChanges {
         let mut changes = ObjectChanges::default();
         for (object, (kind, was_there)) in
@@ -64,7 +64,7 @@ impl Store {
                 (false, true) => of_kind.added += 1,
                 (true, true) => of_kind.changed += 1,
                 (true, false) => of_kind.removed += 1,
-                // It came and went.
+                // It was added and deleted again.
                 (false, false) => {}
             }
         }
@@ -99,8 +99,9 @@ mod tests {
         store.upsert(&pod("early", "10.0.0.1"));
         assert_eq!(pods(&mut store), (0, 0, 0), "counting begins");
         store.upsert(&pod("early", "10.0.0.1"));
-        assert_eq!(pods(&mut store), (0, 0, 0), "it is as it was");
-        // New and changed at once: new. Changed twice: changed. One that came and went is nothing.
+        assert_eq!(pods(&mut store), (0, 0, 0), "nothing changed");
+        // Added and then changed: counts as added. Changed twice: counts as changed. Added and
+        // deleted: does not count.
         store.upsert(&pod("new", "10.0.0.2"));
         store.upsert(&pod("new", "10.0.0.3"));
         store.upsert(&pod("early", "10.0.0.4"));
@@ -111,12 +112,12 @@ mod tests {
         assert_eq!(pods(&mut store), (1, 1, 0));
         store.delete(&Cookie::new("Pod/a/new"));
         store.upsert(&pod("bad", "10.0.0.256"));
-        assert_eq!(pods(&mut store), (1, 0, 1), "one that cannot be used counts as well");
+        assert_eq!(pods(&mut store), (1, 0, 1), "an unusable object counts as well");
         assert_eq!(pods(&mut store), (0, 0, 0));
     }
 
     #[test]
-    fn what_is_undone_does_not_count() {
+    fn undone_changes_do_not_count() {
         let mut store = Store::new(Some("n"), Options::default());
         store.upsert(&pod("a", "10.0.0.1"));
         store.take_object_changes();
@@ -125,6 +126,6 @@ mod tests {
         store.upsert(&pod("a", "10.0.0.3"));
         store.upsert(&pod("c", "10.0.0.4"));
         store.take_back();
-        assert_eq!(pods(&mut store), (1, 0, 0), "only what came before");
+        assert_eq!(pods(&mut store), (1, 0, 0), "only the changes before");
     }
 }

@@ -21,7 +21,7 @@ fn parse(text: &str, json: bool) -> Result<Vec<Document>, SyntaxError> {
 }
 
 #[test]
-fn json_lists_are_taken_apart() {
+fn json_lists_are_split() {
     let list = |items: &str| format!(r#"{{"kind":"PodList","items":[{items}],"apiVersion":"v1"}}"#);
     let text = format!("{{\"a\":1}}\n{}", list("{\"x\":1},\n{\"y\":2}"));
     let parts = split(&text, true).unwrap();
@@ -33,7 +33,7 @@ fn json_lists_are_taken_apart() {
     // An error in an item names the line in the file.
     let error = parse(&format!("\n{}", list("{},\n{\"y\":2,\"y\":3}")), true).err().unwrap();
     assert_eq!(error.line, Some(3), "{error:?}");
-    // Anything else that has items is one document.
+    // Any other value with items is one document.
     assert_eq!(split(r#"{"kind":"Menu","items":[1,2]}"#, true).unwrap().len(), 1);
     assert!(split(&list("{")[..20], true).is_err());
     assert!(split(r#"{"kind":"List","kind":"List","items":[]}"#, true).is_err());
@@ -54,7 +54,7 @@ fn values(text: &str) -> Vec<Value> {
 }
 
 #[test]
-fn documents_are_told_apart_and_located() {
+fn documents_are_separated_and_located() {
     let text = "# head\n%YAML 1.2\n---\na: 1\n---\n# nothing\n---\nb: |\n  x\n  ---\n--- {c: 2}\n...\nd: 4\n";
     let documents = parse(text, false).unwrap();
     let places: Vec<_> = documents.iter().map(|d| (d.index, d.line)).collect();
@@ -67,19 +67,19 @@ fn documents_are_told_apart_and_located() {
 }
 
 #[test]
-fn empty_texts_hold_nothing() {
+fn empty_texts_contain_nothing() {
     for text in ["", "\n", "---\n", "---\n---\n", "# only\n", "null\n", "\u{feff}", "...\n"] {
         assert_eq!(values(text), Vec::<Value>::new(), "{text:?}");
     }
 }
 
 #[test]
-fn carriage_returns_and_marks_do_not_disturb() {
+fn carriage_returns_and_byte_order_marks_are_ignored() {
     assert_eq!(values("\u{feff}a: 1\r\n---\r\nb: 2\r\n"), [json!({"a": 1}), json!({"b": 2})]);
 }
 
 #[test]
-fn json_is_read_alone_in_a_row_and_as_flow_yaml() {
+fn json_is_read_alone_in_sequence_and_as_flow_yaml() {
     assert_eq!(
         values(r#"{"a": "\ud83d\ude00\/"} {"b": [1, 2.5, null, true]}"#),
         [json!({"a": "😀/"}), json!({"b": [1, 2.5, null, true]}),]
@@ -92,7 +92,7 @@ fn json_is_read_alone_in_a_row_and_as_flow_yaml() {
 }
 
 #[test]
-fn plain_scalars_mean_what_kubectl_takes_them_for() {
+fn plain_scalars_have_kubectls_meaning() {
     let text = "{ns: y, other: n, t: true, f: False, i: 80, s: '80', hex: 0x10, d: 1.5, z: ~, e: }";
     assert_eq!(
         values(text),
@@ -118,7 +118,7 @@ fn anchors_and_merges_are_expanded() {
 }
 
 #[test]
-fn a_key_may_stand_only_once() {
+fn duplicate_keys_are_refused() {
     for (text, json) in [("a: 1\nb: 2\na: 3\n", false), (r#"{"a": 1, "a": 2}"#, true)] {
         let error = parse(text, json).err().unwrap();
         assert!(error.message.contains('a'), "{error:?}");
@@ -137,7 +137,7 @@ fn errors_name_the_line_in_the_file() {
 }
 
 #[test]
-fn bombs_are_bounded() {
+fn expansion_bombs_are_limited() {
     // Each level repeats the one before nine times: 9^20 values.
     let mut laughs = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x]\n");
     for level in 1..20 {
@@ -155,7 +155,7 @@ fn bombs_are_bounded() {
         assert!(!error.message.contains(" at line"), "{error:?}");
     }
     assert!(parse(&deep_json, true).is_err());
-    // Wide is not deep: as many documents or values as the text has room for.
+    // Width is not depth: as many documents or values as the text contains.
     assert_eq!(values(&"--- {a: b}\n".repeat(20_000)).len(), 20_000);
     assert_eq!(
         values(&format!("[{}]", "1,".repeat(300_000)))[0].as_array().unwrap().len(),
@@ -164,7 +164,7 @@ fn bombs_are_bounded() {
 }
 
 #[test]
-fn not_text_for_anyone() {
+fn invalid_yaml_is_refused() {
     for text in ["\t- a", "a: b: c", "'", "a: [", "&a *a", "{", "? [", "%", "a: !!int x"] {
         let _ = parse(text, false);
         let _ = parse(text, true);

@@ -1,6 +1,6 @@
-//! IP addresses and ranges, strict where leniency would be dangerous: no leading zeros (read as
-//! octal elsewhere: CVE-2021-29923), no IPv4-mapped IPv6 (T-F7). The API server has both behind its
-//! `StrictIPCIDRValidation` gate.
+//! IP addresses and ranges. Strict where leniency would be dangerous: no leading zeros (other
+//! parsers read them as octal: CVE-2021-29923), no IPv4-mapped IPv6 (T-F7). The API server has both
+//! checks behind its `StrictIPCIDRValidation` gate.
 
 use std::net::IpAddr;
 
@@ -45,8 +45,8 @@ pub(crate) fn host_ip(text: &str) -> Result<IpAddr, String> {
     Err(format!("{text} is {what}"))
 }
 
-/// A range, and whether bits were set beyond its prefix. As the API server does, such a range is
-/// read as the one that contains the address.
+/// A range, and whether bits were set beyond its prefix. As in the API server, such a range is read
+/// as the one that contains the address.
 pub(crate) fn cidr(text: &str) -> Result<(Cidr, bool), String> {
     let cidr: Cidr =
         text.parse().map_err(|why: CidrParseError| format!("{}: {why}", quote(text)))?;
@@ -62,7 +62,7 @@ fn is_mapped(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
 }
 
-/// Whether `outer` holds all of `inner`.
+/// Whether `outer` contains all of `inner`.
 pub(crate) fn covers(outer: Cidr, inner: Cidr) -> bool {
     outer.prefix() <= inner.prefix() && outer.contains(inner.address())
 }

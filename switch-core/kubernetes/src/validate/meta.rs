@@ -4,10 +4,10 @@ use crate::api::meta::{LabelSelector, LabelSelectorRequirement, ObjectMeta, Text
 use crate::report::{Field, Findings, quote};
 use crate::validate::name;
 
-/// Whether a kind of object lives in a namespace, and how its objects are named.
+/// Whether a kind of object is namespaced, and the syntax of its names.
 #[derive(Clone, Copy)]
 pub(crate) struct Naming {
-    /// Whether it lives in a namespace.
+    /// Whether it is namespaced.
     pub(crate) namespaced: bool,
     /// Check of its name.
     pub(crate) name: fn(&str) -> Result<(), String>,
@@ -29,7 +29,7 @@ pub(crate) fn object_meta(meta: &ObjectMeta, naming: Naming, faults: &mut Findin
     match meta.namespace.as_deref() {
         None | Some("") => {}
         Some(text) if naming.namespaced => _ = faults.take(&namespace, name::dns_label(text)),
-        Some(_) => faults.add(&namespace, "is there; objects of this kind have no namespace"),
+        Some(_) => faults.add(&namespace, "must be absent; objects of this kind have no namespace"),
     }
     labels(meta.labels.as_ref(), &METADATA.child("labels"), faults);
     annotations(meta.annotations.as_ref(), &METADATA.child("annotations"), faults);
@@ -47,7 +47,7 @@ pub(crate) fn labels(labels: Option<&Texts>, field: &Field<'_>, faults: &mut Fin
 fn annotations(annotations: Option<&Texts>, field: &Field<'_>, faults: &mut Findings) {
     let mut size = 0;
     for (key, value) in annotations.into_iter().flatten() {
-        // The API server ignores case here, and only here.
+        // The API server ignores case only here.
         faults.take(field, name::qualified_name(&key.to_lowercase()));
         size += key.len() + value.as_ref().map_or(0, String::len);
     }

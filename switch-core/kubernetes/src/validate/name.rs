@@ -1,8 +1,9 @@
-//! Syntax of names (RFC 1123, IANA service names) and of label keys and values.
+//! Syntax of names (RFC 1123, IANA service names), label keys and label values.
 
 use crate::report::quote;
 
-/// A DNS label as namespaces and Services are named: RFC 1123 section 2.1, lower case.
+/// A DNS label, the syntax of the names of namespaces and Services: RFC 1123 section 2.1, lower
+/// case.
 pub(crate) fn dns_label(text: &str) -> Result<(), String> {
     if text.len() > 63 {
         return Err(too_long(text, 63));
@@ -17,7 +18,7 @@ pub(crate) fn dns_label(text: &str) -> Result<(), String> {
     ))
 }
 
-/// A DNS subdomain as most objects are named: labels joined by dots.
+/// A DNS subdomain, the syntax of most object names: labels joined by dots.
 pub(crate) fn dns_subdomain(text: &str) -> Result<(), String> {
     if text.len() > 253 {
         return Err(too_long(text, 253));
@@ -44,9 +45,9 @@ pub(crate) fn port_name(text: &str) -> Result<(), String> {
     let why = if text.len() > 15 {
         "is longer than 15 characters"
     } else if text.is_empty() || !text.bytes().all(allowed) {
-        "has other characters than lower case letters, digits and '-'"
+        "has characters other than lower case letters, digits and '-'"
     } else if !text.bytes().any(|b| b.is_ascii_lowercase()) {
-        "has no letter in it (a number is written without quotes)"
+        "contains no letter (a number is written without quotes)"
     } else if text.contains("--") {
         "has two hyphens in a row"
     } else if text.starts_with('-') || text.ends_with('-') {

@@ -1,5 +1,5 @@
-//! A store that is changed object by object has the state that compiling everything gives, and
-//! says what changed.
+//! A store that is changed object by object reaches the same state as a complete compilation, and
+//! reports what changed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use podswitch_kubernetes::{Action, Changes, Manifests, Object, Options, PodChang
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-/// A state as text, object by object, in an order that does not depend on what happened.
+/// A state as text, object by object, in an order that does not depend on the history.
 fn flat(config: &Config) -> BTreeMap<String, String> {
     let mut map = BTreeMap::new();
     let mut add =
@@ -34,7 +34,7 @@ fn flat(config: &Config) -> BTreeMap<String, String> {
     map
 }
 
-/// Brings a flat state up to date by changes.
+/// Applies changes to a flat state.
 fn apply(map: &mut BTreeMap<String, String>, changes: &Changes) {
     for change in &changes.objects {
         let (key, text) = match change {
@@ -76,8 +76,7 @@ fn object(value: &Value) -> Object {
 
 const VALUES: usize = 11;
 
-/// One of few objects, which get in each other's way: `which` of a kind, in one of several
-/// versions.
+/// One of a few objects with conflicting claims: `which` of a kind, in one of several versions.
 fn any_object(kind: u8, which: u8, version: u8) -> Value {
     let address = |n: u8| format!("10.0.0.{n}");
     let name = format!("o{}", which % 4);
@@ -140,8 +139,8 @@ fn any_object(kind: u8, which: u8, version: u8) -> Value {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Any sequence of upserts and deletes leads to what the objects that are left give from
-    /// nothing, and the changes told on the way lead there, too.
+    /// Any sequence of upserts and deletes leads to the state that the remaining objects give when
+    /// compiled from scratch, and so do the changes reported on the way.
     #[test]
     fn any_sequence_leads_to_the_same_state(
         steps in prop::collection::vec((any::<u8>(), 0u8..4, 0u8..VALUES as u8, 0u8..5), 1..60)
@@ -150,7 +149,7 @@ proptest! {
         let mut objects: BTreeMap<Cookie, Value> = BTreeMap::new();
         let mut told = BTreeMap::new();
         for (kind, which, version, what) in steps {
-            // A policy that cannot be used depends on the past; that has tests of its own.
+            // An unusable policy depends on the history; separate tests cover that.
             let version = if kind % 8 == 7 { version % 10 } else { version };
             let value = any_object(kind, which, version);
             let object = object(&value);
@@ -185,9 +184,9 @@ proptest! {
         prop_assert_eq!(names(&found.pods), names(&expected.pods));
     }
 
-    /// What was taken back never was.
+    /// Changes that were undone leave no trace.
     #[test]
-    fn changes_can_be_taken_back(
+    fn changes_can_be_undone(
         before in prop::collection::vec((any::<u8>(), 0u8..4, 0u8..10), 0..30),
         after in prop::collection::vec((any::<u8>(), 0u8..4, 0u8..VALUES as u8, any::<bool>()), 1..30),
     ) {
@@ -233,13 +232,13 @@ fn the_last_good_version_of_a_policy_stays() {
         assert_eq!((record.action, record.action.name()), (Action::KeptLastGood, "kept_last_good"));
         assert_eq!(record.field, "spec.ingress[0].ports[0].port");
     }
-    // As does one whose version or kind becomes mistyped.
+    // The same if its version or kind becomes misspelled.
     let mistyped =
         object(&json!({"apiVersion": "networking.k8s.io/v1beta1", "kind": "NetworkPolicy",
         "metadata": {"name": "p", "namespace": "a"}, "spec": {"podSelector": {}}}));
     store.upsert(&mistyped);
     assert_eq!(store.compiled().config.policies, [good]);
-    // A good version takes its place; one that was deleted is not remembered.
+    // A good version replaces it; a deleted one is not remembered.
     store.upsert(&policy(443));
     assert_eq!(store.take_changes().objects.len(), 1);
     store.delete(policy(80).name());
@@ -247,13 +246,13 @@ fn the_last_good_version_of_a_policy_stays() {
     let compiled = store.compiled();
     assert_eq!(compiled.config.policies[0].ingress.as_deref(), Some(&[][..]));
     assert_eq!((compiled.counts().closed, compiled.counts().kept_last_good), (1, 0));
-    // What closes is no good version.
+    // A policy that only isolates is not a good version.
     store.upsert(&policy(0));
     assert_eq!(store.compiled().counts().closed, 1);
 }
 
 #[test]
-fn changes_tell_of_this_nodes_pods() {
+fn changes_include_this_nodes_pods() {
     let pod = |name: &str, ip: &str, node: &str, created: u8| {
         object(&json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "creationTimestamp": format!("2026-01-01T00:00:0{created}Z"),
@@ -269,10 +268,10 @@ fn changes_tell_of_this_nodes_pods() {
     let PodChange::Upsert(local) = &changes.pods[0] else { panic!() };
     assert_eq!((&*local.name, local.interface.is_some()), ("default/a", true));
     assert!(store.take_changes().is_empty());
-    // The same object once more changes nothing.
+    // Upserting the same object again changes nothing.
     store.upsert(&pod("a", "10.0.0.1", "n1", 1));
     assert!(store.take_changes().is_empty());
-    // A newer pod elsewhere has the address: the old one goes, and comes back with it.
+    // A newer pod elsewhere has the address: the old pod is removed, and returns with it.
     store.upsert(&pod("c", "10.0.0.1", "n2", 2));
     let changes = store.take_changes();
     assert_eq!(changes.pods, [PodChange::Delete(Cookie::new("Pod/default/a"))]);
@@ -284,7 +283,7 @@ fn changes_tell_of_this_nodes_pods() {
 }
 
 #[test]
-fn what_was_written_by_hand_keeps_its_address() {
+fn objects_written_by_hand_keep_their_address() {
     let pod = |name: &str, ip: &str, label: &str| {
         object(
             &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"l": label}},
@@ -292,7 +291,7 @@ fn what_was_written_by_hand_keeps_its_address() {
         )
     };
     let mut store = Store::new(Some("n1"), Options::default());
-    // The thief was there first, with another address.
+    // The thief arrived first, with another address.
     store.upsert(&pod("a-thief", "10.0.0.9", ""));
     store.upsert(&pod("victim", "10.0.0.1", ""));
     store.upsert(&pod("a-thief", "10.0.0.1", ""));
@@ -306,7 +305,7 @@ fn what_was_written_by_hand_keeps_its_address() {
         owner.map(|e| e.workload.name.to_string())
     };
     assert_eq!(has_it(&mut store).as_deref(), Some("victim"));
-    // Other changes do not cost the victim its place.
+    // Other changes do not cost the victim its address.
     store.upsert(&pod("victim", "10.0.0.1", "changed"));
     assert_eq!(has_it(&mut store).as_deref(), Some("victim"));
     store.upsert(&pod("victim", "10.0.0.2", ""));
@@ -314,7 +313,7 @@ fn what_was_written_by_hand_keeps_its_address() {
 }
 
 #[test]
-fn only_one_object_of_a_kind_that_is_read_is_an_object() {
+fn only_a_single_object_of_a_supported_kind_is_accepted() {
     for text in [
         "",
         "{",
@@ -327,7 +326,7 @@ fn only_one_object_of_a_kind_that_is_read_is_an_object() {
     }
     let name = object(&any_object(0, 1, 1)).name().to_string();
     assert_eq!(name, "Pod/ns1/o1");
-    // A manifest and a store agree.
+    // A manifest and a store give the same result.
     let value = any_object(0, 1, 3);
     let mut store = Store::new(None, Options::default());
     store.upsert(&object(&value));

@@ -12,7 +12,7 @@ fn policy(spec: &str) -> String {
     )
 }
 
-/// The only policy, which must be one that closes.
+/// The only policy, which must isolate.
 #[track_caller]
 fn closed(compiled: &Compiled) -> &NetworkPolicy {
     let records = crate::refused(compiled);
@@ -32,7 +32,7 @@ fn closed(compiled: &Compiled) -> &NetworkPolicy {
 }
 
 #[test]
-fn it_closes_what_it_selects_in_the_directions_that_it_names() {
+fn it_isolates_the_selected_pods_in_the_named_directions() {
     let web =
         Selector { labels: Labels::new([("app".into(), "web".into())]), expressions: Vec::new() };
     let all = Selector::everything();
@@ -52,7 +52,7 @@ fn it_closes_what_it_selects_in_the_directions_that_it_names() {
             no,
             yes,
         ),
-        // Of the wrong type.
+        // Wrong types.
         ("{podSelector: {matchLabels: {app: web}}, ingress: {}}", &web, yes, no),
         ("{podSelector: {matchLabels: {app: web}}, egress: {}}", &web, yes, yes),
         (
@@ -84,19 +84,19 @@ fn it_closes_what_it_selects_in_the_directions_that_it_names() {
             "{spec}"
         );
     }
-    // Metadata with faults do not keep it from closing.
+    // Errors in its metadata do not prevent it from isolating.
     let text = policy("{}").replace("name: p", "name: p, labels: {a b: c}");
     assert!(closed(&compile(&text)).pods.is_everything());
     let text = policy("{}").replace("name: p", "name: p, labels: [x]");
     assert!(closed(&compile(&text)).pods.is_everything());
-    // No namespace can be of that name, so it selects nothing.
+    // No namespace can have that name, so it selects nothing.
     let compiled = compile(&policy("{}").replace("namespace: a", "namespace: A"));
     assert!(compiled.config.policies.is_empty());
     assert_eq!(compiled.counts().left_out, 1);
 }
 
 #[test]
-fn a_mistyped_version_or_kind_closes_too() {
+fn a_misspelled_version_or_kind_isolates_too() {
     let spec = "{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress]}";
     for (right, wrong) in [
         ("networking.k8s.io/v1", "networking.k8s.io/v1beta1"),
@@ -117,7 +117,7 @@ fn a_mistyped_version_or_kind_closes_too() {
 }
 
 #[test]
-fn a_second_definition_closes_what_it_selects() {
+fn a_second_definition_isolates_the_selected_pods() {
     let open = policy("{podSelector: {}, ingress: [{}]}");
     let shut = policy("{podSelector: {}, policyTypes: [Egress]}");
     let compiled = compile(&format!("{open}---\n{shut}"));

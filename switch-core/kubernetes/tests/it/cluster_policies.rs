@@ -1,4 +1,5 @@
-//! ClusterNetworkPolicy: the rules of its definition, and what good ones become.
+//! ClusterNetworkPolicy: the validation rules of its definition, and the conversion of valid
+//! policies.
 
 use podswitch_policy::rule::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterTier, PortRule, Ports, Protocol,

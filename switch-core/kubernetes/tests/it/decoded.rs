@@ -1,4 +1,5 @@
-//! Objects as an API server sends them: decoded by kind, looked at before a store has them, and in their thin form.
+//! Objects as an API server sends them: decoded by kind, read before a store has them, and in their
+//! thin form.
 
 use podswitch_core::id::Cookie;
 use podswitch_kubernetes::{Action, Kind, Object, ObjectError, Options, Store};
@@ -46,7 +47,7 @@ const ALL: [(Kind, &str); 8] = [
     (Kind::ServiceCidr, CIDR),
 ];
 
-/// Everything that a store makes of objects.
+/// Everything that a store derives from objects.
 fn made_of(objects: &[Object]) -> String {
     let mut store = Store::new(Some("n1"), Options::default());
     objects.iter().for_each(|object| store.upsert(object));
@@ -55,7 +56,7 @@ fn made_of(objects: &[Object]) -> String {
 }
 
 #[test]
-fn decoding_by_kind_is_the_same_as_by_what_the_object_says() {
+fn decoding_by_kind_equals_decoding_by_the_objects_own_kind() {
     let decoded: Vec<Object> = ALL.iter().map(|(kind, json)| object(*kind, json)).collect();
     let told: Vec<Object> = ALL
         .iter()
@@ -75,7 +76,7 @@ fn decoding_by_kind_is_the_same_as_by_what_the_object_says() {
 }
 
 #[test]
-fn the_thin_form_says_the_same_to_a_store() {
+fn the_thin_form_gives_the_same_state() {
     let objects: Vec<Object> = ALL.iter().map(|(kind, json)| object(*kind, json)).collect();
     let thin: Vec<String> = objects.iter().map(|it| it.to_json().expect("well formed")).collect();
     let again: Vec<Object> =
@@ -87,7 +88,7 @@ fn the_thin_form_says_the_same_to_a_store() {
 }
 
 #[test]
-fn faults_keep_the_object_its_name_and_its_kind() {
+fn invalid_objects_keep_their_name_and_kind() {
     for (kind, json, field) in [
         (
             Kind::Pod,
@@ -109,7 +110,7 @@ fn faults_keep_the_object_its_name_and_its_kind() {
         let record = records.iter().find(|record| record.object == *bad.name()).expect(json);
         assert!(record.field.starts_with(field) || field.starts_with(&record.field), "{record}");
         assert_eq!(record.action == Action::Closed, kind.is_policy());
-        // What closes is kept; what is left out is not.
+        // An unusable policy is kept; another unusable object is not.
         assert_eq!(bad.to_json().is_some(), kind.is_policy());
     }
     assert!(matches!(Object::decode(Kind::Pod, "{"), Err(ObjectError::Syntax(_))));
@@ -119,7 +120,7 @@ fn faults_keep_the_object_its_name_and_its_kind() {
 }
 
 #[test]
-fn what_a_program_looks_at() {
+fn parts_that_programs_read() {
     let (pod, node) = (object(Kind::Pod, POD), object(Kind::Node, NODE));
     assert_eq!((pod.uid(), pod.node_name()), (Some("u-1"), Some("n1")));
     assert_eq!(pod.labels().collect::<Vec<_>>(), [("app", "web")]);
@@ -153,7 +154,7 @@ fn what_a_program_looks_at() {
 }
 
 #[test]
-fn an_annotated_address_counts_until_the_status_has_one_and_takes_nobodys() {
+fn an_annotated_address_counts_until_the_status_has_one_and_takes_no_other_pods() {
     let pod = |name: &str, annotation: &str, status: &str, created: u32| {
         let json = format!(
             r#"{{"metadata":{{"name":"{name}","namespace":"a","creationTimestamp":"2026-11-30T05:05:{created:02}Z",
@@ -176,18 +177,18 @@ fn an_annotated_address_counts_until_the_status_has_one_and_takes_nobodys() {
     assert_eq!(
         addresses(&mut store, "x"),
         Some(vec!["10.1.0.3".into()]),
-        "the status says it better"
+        "the status takes precedence"
     );
-    // A newer pod that only claims it does not take it away, before or after.
+    // A newer pod that only claims the address does not take it away, whichever comes first.
     store.upsert(&pod("thief", "10.1.0.3", "", 30));
     assert_eq!(addresses(&mut store, "thief"), None);
     assert_eq!(addresses(&mut store, "x"), Some(vec!["10.1.0.3".into()]));
     let lost = store.records().into_iter().find(|record| record.object.as_str() == "Pod/a/thief");
-    let lost = lost.expect("it is said").to_string();
+    let lost = lost.expect("it is reported").to_string();
     assert!(lost.contains("podswitch.io/addresses") && lost.contains("Pod/a/x"), "{lost}");
     store.delete(&Cookie::new("Pod/a/x"));
     assert_eq!(addresses(&mut store, "thief"), Some(vec!["10.1.0.3".into()]));
-    // What cannot be used is left out, and said.
+    // An unusable address is left out and reported.
     store.upsert(&pod("bad", "10.1.0.300,127.0.0.1,10.1.0.4,10.1.0.5", "", 1));
     assert_eq!(addresses(&mut store, "bad"), Some(vec!["10.1.0.4".into()]));
     let said =

@@ -21,7 +21,7 @@ fn namespace(name: &str) -> String {
 }
 
 #[test]
-fn a_folder_is_read_by_name_with_the_folders_in_it() {
+fn a_folder_is_read_in_name_order_with_its_subfolders() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         let path = dir.path().join(name);
@@ -53,13 +53,13 @@ fn a_mounted_config_map_is_read_once() {
     fs::write(dir.path().join("..2026_01_01/ns.yaml"), namespace("a")).unwrap();
     symlink("..2026_01_01", dir.path().join("..data")).unwrap();
     symlink("..data/ns.yaml", dir.path().join("ns.yaml")).unwrap();
-    // And a circle, which a person may make.
+    // And a loop, which a person may create.
     symlink(".", dir.path().join("again")).unwrap();
     assert_eq!(names(dir.path()), ["a"]);
 }
 
 #[test]
-fn a_pipe_in_a_folder_is_not_waited_for() {
+fn a_pipe_in_a_folder_does_not_block() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pipe.yaml");
     let made = std::process::Command::new("mkfifo").arg(&path).status();
@@ -79,7 +79,7 @@ fn a_file_may_have_any_name() {
 }
 
 #[test]
-fn what_cannot_be_read_is_told_from_what_is_wrong() {
+fn unreadable_files_differ_from_invalid_objects() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing");
     let error = Manifests::load(&missing).unwrap_err();
@@ -109,7 +109,7 @@ fn an_empty_folder_is_an_empty_cluster() {
 }
 
 #[test]
-fn lists_are_taken_apart() {
+fn lists_are_split() {
     let text = "
 apiVersion: v1
 kind: List
@@ -135,7 +135,7 @@ items:
 }
 
 #[test]
-fn other_kinds_are_passed_over_with_a_note() {
+fn other_kinds_are_ignored_with_a_note() {
     let text = "
 {apiVersion: apps/v1, kind: Deployment, metadata: {name: a}, spec: {anything: [goes]}}
 ---
@@ -153,7 +153,7 @@ fn other_kinds_are_passed_over_with_a_note() {
 }
 
 #[test]
-fn what_is_no_object_is_refused() {
+fn values_that_are_not_objects_are_refused() {
     assert_eq!(bad("just text"), [fault("?/?", "kind")]);
     assert_eq!(bad("- 1\n- 2\n").len(), 1);
     assert_eq!(bad("{apiVersion: v1, metadata: {name: a}}"), [fault("?/a", "kind")]);
@@ -191,7 +191,7 @@ fn a_field_of_the_wrong_type_is_named() {
 }
 
 #[test]
-fn an_object_may_be_defined_once() {
+fn an_object_may_be_defined_only_once() {
     let text = pod("a", "10.0.0.1", "", "", "") + &pod("a", "10.0.0.2", "", "", "");
     assert_eq!(bad(&text), [fault("Pod/default/a", "metadata.name")]);
     // Names repeat in other namespaces and kinds.
@@ -202,7 +202,7 @@ fn an_object_may_be_defined_once() {
 }
 
 #[test]
-fn refusals_stand_in_the_order_of_the_manifests() {
+fn refusals_are_in_the_order_of_the_manifests() {
     let text = "{apiVersion: v1, kind: Namespace, metadata: {name: A}}\n---\nkind: 1\n---\n\
                 {apiVersion: v1, kind: Namespace, metadata: {name: B, labels: {'-': x, y: '-'}}}\n";
     let found = bad(text);

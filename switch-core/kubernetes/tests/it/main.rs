@@ -1,4 +1,4 @@
-//! The crate as its callers see it: manifests in, configuration or refusals out.
+//! The crate from its callers' view: manifests in, configuration or records out.
 
 mod changes;
 mod closed;
@@ -24,14 +24,14 @@ fn compile(text: &str) -> Compiled {
     manifests.compile(Some("n1"), &Options::default())
 }
 
-/// Records that make a check fail, but for the one that there is no Node object for `n1`: few
-/// tests are about nodes.
+/// Records that make a check fail, except the one that there is no Node object for `n1`: few tests
+/// are about nodes.
 fn refused(compiled: &Compiled) -> Vec<&Record> {
     let other = |record: &&Record| !record.reason.contains("no Node object for this node");
     compiled.refused().filter(other).collect()
 }
 
-/// Compiles what must be good.
+/// Compiles a valid text.
 #[track_caller]
 fn good(text: &str) -> Compiled {
     let compiled = compile(text);
@@ -40,7 +40,7 @@ fn good(text: &str) -> Compiled {
     compiled
 }
 
-/// Compiles what must be bad, and gives object and field of each fault.
+/// Compiles an invalid text, and returns object and field of each error.
 #[track_caller]
 fn bad(text: &str) -> Vec<(String, String)> {
     let compiled = compile(text);
@@ -52,24 +52,24 @@ fn bad(text: &str) -> Vec<(String, String)> {
     refused.into_iter().map(|r| (r.object.to_string(), r.field.clone())).collect()
 }
 
-/// What is said of an object that a check does not fail for, and what was done: field and action.
+/// The records about an object that do not make a check fail: field and action.
 fn notes(compiled: &Compiled, object: &str) -> Vec<(String, Action)> {
     let of = |record: &&Record| !record.refused && record.object.as_str() == object;
     compiled.records.iter().filter(of).map(|r| (r.field.clone(), r.action)).collect()
 }
 
-/// Whether something is said with these words in it.
+/// Whether a record contains all these words.
 fn is_said(compiled: &Compiled, words: &[&str]) -> bool {
     let texts = compiled.records.iter().map(ToString::to_string);
     texts.into_iter().any(|text| words.iter().all(|word| text.contains(word)))
 }
 
-/// One expected fault.
+/// One expected error.
 fn fault(object: &str, field: &str) -> (String, String) {
     (object.to_owned(), field.to_owned())
 }
 
-/// A pod with an address on node `n1`, with more lines in its metadata, spec and status.
+/// A pod with an address on node `n1`, with additional lines in its metadata, spec and status.
 fn pod(name: &str, ip: &str, metadata: &str, spec: &str, status: &str) -> String {
     format!(
         "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, {metadata}}}\n\

@@ -91,10 +91,10 @@ fn this_node_and_the_others() {
 }
 
 #[test]
-fn link_layer_addresses_of_an_ipv6_node_come_from_its_last_bytes() {
+fn mac_addresses_of_an_ipv6_node_are_derived_from_its_last_bytes() {
     let compiled = good(&node("n9", "", "", &["2001:db8::10a:b0c"]));
     assert_eq!(compiled.config.nodes[0].vtep.ipv4.to_string(), "0e:58:01:0a:0b:0c");
-    // IPv4 first, whatever the order.
+    // IPv4 first, in any order.
     let compiled = good(&node("n9", "", "", &["2001:db8::10a:b0c", "192.0.2.9"]));
     assert_eq!(compiled.config.nodes[0].vtep.ipv4.to_string(), "0e:58:c0:00:02:09");
 }
@@ -180,7 +180,7 @@ fn node_faults() {
 
 #[test]
 fn nodes_that_collide() {
-    // The second by name has no range, whichever range is the larger.
+    // The second by name does not get its range, whichever range is larger.
     for (first, second) in
         [("10.0.0.0/16", "10.0.3.0/24"), ("10.0.3.0/24", "10.0.0.0/16"), ("fd00::/64", "fd00::/64")]
     {
@@ -192,21 +192,21 @@ fn nodes_that_collide() {
 }
 
 #[test]
-fn a_state_without_this_node_is_told() {
+fn a_state_without_this_node_is_reported() {
     let compiled = compile(&pod("a", "10.0.0.1", "", "", ""));
     assert_eq!(&*compiled.config.node.name, "n1");
     assert!(!compiled.has_node);
     let record = compiled.refused().next().unwrap();
     assert_eq!((record.object.as_str(), record.action), ("Node/n1", Action::None));
     assert!(compile(&node("n1", "", "", &[])).has_node);
-    // A Node object that cannot be used is none.
+    // A Node object that cannot be used counts as missing.
     assert!(!compile(&node("n1", "labels: {a b: c}", "", &["10.0.0.1"])).has_node);
     let compiled = Manifests::default().compile(None, &Options::default());
     assert!(compiled.has_node);
 }
 
 proptest! {
-    /// The index finds what comparing every pair finds.
+    /// The index finds the same overlaps as comparing every pair.
     #[test]
     fn overlaps_are_found(ranges in prop::collection::vec((0u32..64, 26u8..=32), 1..12)) {
         let texts: Vec<_> = ranges

@@ -85,7 +85,7 @@ status: {podIP: 'fd00::1', podIPs: [{ip: 'fd00::1'}, {ip: 10.0.0.1}]}
 }
 
 #[test]
-fn an_old_pod_with_podip_alone() {
+fn an_old_pod_with_only_podip() {
     let text = "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {nodeName: n2},
                  status: {podIP: 10.0.0.1}}";
     let compiled = good(text);
@@ -94,10 +94,10 @@ fn an_old_pod_with_podip_alone() {
 }
 
 #[test]
-fn who_is_nobody() {
+fn pods_without_an_endpoint() {
     let ended = |phase| pod("a", "10.0.0.1", "", "", &format!("phase: {phase}"));
     for phase in ["Succeeded", "Failed"] {
-        // Its address is another's by now.
+        // Its address belongs to another pod by now.
         let compiled = good(&(ended(phase) + &pod("b", "10.0.0.1", "", "", "phase: Running")));
         assert_eq!(compiled.config.endpoints.len(), 1);
         assert_eq!(compiled.pods.len(), 1);
@@ -127,7 +127,7 @@ fn pods_with_their_nodes_network() {
 }
 
 #[test]
-fn the_first_of_two_ports_of_a_name_counts() {
+fn the_first_of_two_ports_with_the_same_name_counts() {
     let compiled = good(&pod(
         "a",
         "10.0.0.1",
@@ -241,7 +241,7 @@ fn pod_faults() {
 }
 
 #[test]
-fn all_faults_are_told_at_once() {
+fn all_faults_are_reported_at_once() {
     let found = bad(&pod(
         "A",
         "10.0.0",

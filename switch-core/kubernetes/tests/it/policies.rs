@@ -1,4 +1,4 @@
-//! NetworkPolicy: every rule of the API server's validation, and what good ones become.
+//! NetworkPolicy: every rule of the API server's validation, and the conversion of valid policies.
 
 use podswitch_policy::rule::{
     NetworkPolicy, Operator, Peer, Peers, PortRule, Ports, Protocol, Rule,
@@ -69,7 +69,7 @@ fn which_directions_are_isolated() {
 
 #[test]
 fn empty_is_not_missing() {
-    // No rule allows nothing; an empty rule allows everything (N6).
+    // An empty list allows nothing; an empty rule allows everything (N6).
     assert_eq!(policy("{ingress: []}").ingress.unwrap(), []);
     assert_eq!(policy("{ingress: null}").ingress.unwrap(), []);
     let any = Rule { peers: Peers::Any, ports: Ports::Any };
@@ -97,7 +97,7 @@ fn empty_is_not_missing() {
     );
     assert_eq!(selectors("{podSelector: {}, namespaceSelector: {}}"), (Some(true), Some(true)));
     assert_eq!(selectors("{podSelector: {matchLabels: {a: }}}"), (Some(false), None));
-    // An absent selector of the policy itself is an empty one.
+    // A missing selector of the policy itself is an empty one.
     assert!(policy("{ingress: []}").pods.is_everything());
     assert!(policy("{podSelector: null}").pods.is_everything());
 }
@@ -141,7 +141,7 @@ fn ip_blocks() {
             Peer::IpBlock { cidr: cidr("0.0.0.0/0"), except: vec![] },
         ])
     );
-    // What the API server accepts with a warning.
+    // The API server accepts these with a warning.
     let compiled = good(&text("{ingress: [{from: [{ipBlock: {cidr: 10.1.2.3/8}}]}]}"));
     assert!(is_said(&compiled, &["taken as 10.0.0.0/8"]));
 }
@@ -169,7 +169,7 @@ fn ports() {
     );
 }
 
-/// Specs with one fault, and where it is.
+/// Specs with one error, and its field.
 const FAULTS: &[(&str, &str)] = &[
     // Ports.
     ("{ingress: [{ports: [{endPort: 90}]}]}", "spec.ingress[0].ports[0].endPort"),
@@ -304,7 +304,7 @@ const FAULTS: &[(&str, &str)] = &[
     ("{policyTypes: [Ingress, egress]}", "spec.policyTypes[1]"),
     ("{policyTypes: [Ingress, Egress, Ingress]}", "spec.policyTypes"),
     ("{policyTypes: Ingress}", "spec.policyTypes"),
-    // What is not understood opens nothing.
+    // An unknown field allows nothing.
     ("{ingres: []}", "spec.ingres"),
     ("{ingress: [{form: []}]}", "spec.ingress[0].form"),
     ("{ingress: [{to: []}]}", "spec.ingress[0].to"),
@@ -323,7 +323,7 @@ fn faults() {
 }
 
 #[test]
-fn all_faults_are_told_at_once() {
+fn all_faults_are_reported_at_once() {
     let found = bad(&text(
         "{podSelector: {matchLabels: {'a b': c}}, policyTypes: [Both],
           ingress: [{from: [{}], ports: [{port: 0, protocol: x}]}], egress: [{to: [{ipBlock: {cidr: x}}]}]}",
@@ -332,7 +332,7 @@ fn all_faults_are_told_at_once() {
 }
 
 #[test]
-fn a_thousand_faults_of_one_object_are_not_all_told() {
+fn a_thousand_faults_of_one_object_are_not_all_reported() {
     let ports = "{port: 0},".repeat(100_000);
     let found = bad(&text(&format!("{{ingress: [{{ports: [{ports}]}}]}}")));
     assert_eq!(found.len(), 100);

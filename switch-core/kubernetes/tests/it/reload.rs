@@ -1,4 +1,5 @@
-//! Files read again: at the cost of what changed, all or nothing, and never half.
+//! Files that are read again: at a cost proportional to the change, all or nothing, and never
+//! incomplete.
 
 use std::fs;
 
@@ -70,7 +71,7 @@ fn only_what_changed_is_parsed() {
     assert_eq!(folder.load(), Loading { files: 2, parsed: 102, objects: 102 });
     assert_eq!(folder.pods().len(), 102);
     drop(folder.store.take_changes());
-    // Not changed, or written anew with the same bytes.
+    // Unchanged, or rewritten with the same bytes.
     assert_eq!((folder.load().parsed, folder.load().objects), (0, 0));
     folder.write("a.yaml", &documents("10.0.0.1"));
     assert_eq!((folder.load().parsed, folder.load().objects), (0, 0));
@@ -94,7 +95,7 @@ fn only_what_changed_is_parsed() {
     assert_eq!(folder.load().parsed, 1);
     assert!(folder.said().contains("c.yaml:7: Pod/default/y"), "{}", folder.said());
     assert_eq!(folder.pods().len(), 103);
-    // Gone with its file.
+    // Removed with its file.
     fs::remove_file(folder.dir.path().join("a.yaml")).unwrap();
     assert_eq!(folder.load().objects, 51);
     assert_eq!(folder.pods().len(), 52);
@@ -109,7 +110,7 @@ fn a_file_with_an_old_time_is_read_again_while_its_status_is_new() {
     let file = fs::File::options().write(true).open(folder.dir.path().join("a.yaml")).unwrap();
     file.set_modified(long_ago).unwrap();
     drop(file);
-    // Its change time is new, so that it is read once more, to be sure.
+    // Its change time is recent, so it is read once more to be sure.
     assert_eq!(folder.load().files, 1);
     assert_eq!(folder.load().files, 1);
     assert_eq!(folder.load().parsed, 0);
@@ -126,12 +127,12 @@ fn an_object_moves_from_file_to_file() {
     folder.write("b.yaml", &pod("b", "10.0.0.2"));
     folder.load();
     assert_eq!(folder.pods(), ["a", "b"]);
-    assert!(folder.store.take_changes().is_empty(), "it is the same");
+    assert!(folder.store.take_changes().is_empty(), "nothing changed");
     assert!(!folder.said().contains("defined already"));
 }
 
 #[test]
-fn of_two_definitions_the_first_stays_until_it_goes() {
+fn the_first_of_two_definitions_stays_until_it_is_removed() {
     let mut folder = Folder::new();
     let ip = |folder: &mut Folder| {
         let compiled = folder.store.compiled();
@@ -153,11 +154,12 @@ fn of_two_definitions_the_first_stays_until_it_goes() {
         "{}",
         folder.said()
     );
-    // The first is changed: it stays the first.
+    // The first one is changed: it stays the first.
     folder.write("b.yaml", &pod("a", "10.0.0.4"));
     folder.load();
     assert_eq!(ip(&mut folder), ["10.0.0.4"]);
-    // It goes: the next takes its place. That goes as well: so does the last.
+    // The first is removed: the next takes its place. Then that is removed: the last takes its
+    // place.
     fs::remove_file(folder.dir.path().join("b.yaml")).unwrap();
     folder.load();
     assert_eq!(ip(&mut folder), ["10.0.0.2"]);
@@ -175,7 +177,7 @@ fn of_two_definitions_the_first_stays_until_it_goes() {
 }
 
 #[test]
-fn what_is_cut_or_unreadable_changes_nothing() {
+fn truncated_or_unreadable_files_change_nothing() {
     let mut folder = Folder::new();
     let two = [pod("a", "10.0.0.1"), pod("b", "10.0.0.2")].join("---\n");
     folder.write("a.yaml", &two);
@@ -200,7 +202,7 @@ fn what_is_cut_or_unreadable_changes_nothing() {
     ] {
         let before = fs::read(folder.dir.path().join(name)).unwrap();
         folder.write(name, &text);
-        // A change elsewhere that is good waits for the other file.
+        // A valid change elsewhere waits for the other file.
         folder.write("c.yaml", &pod("e", "10.0.0.5"));
         let error = folder.files.load(&mut folder.store).unwrap_err();
         assert!(matches!(error, LoadError::Cut { .. } | LoadError::Syntax { .. }), "{error}");
@@ -211,7 +213,7 @@ fn what_is_cut_or_unreadable_changes_nothing() {
         fs::remove_file(folder.dir.path().join("c.yaml")).unwrap();
         folder.load();
     }
-    // A file that always ended so is not cut.
+    // A file that always ended like this is not truncated.
     folder.write("d.yaml", &format!("{}---\n", pod("d", "10.0.0.4")));
     folder.load();
     folder.write("d.yaml", &format!("{}---\n", pod("d", "10.0.0.6")));
@@ -220,7 +222,7 @@ fn what_is_cut_or_unreadable_changes_nothing() {
 }
 
 #[test]
-fn the_last_good_version_of_a_policy_outlives_a_reload() {
+fn the_last_good_version_of_a_policy_survives_a_reload() {
     let mut folder = Folder::new();
     let policy = |version: &str, port: &str| {
         format!(
@@ -251,7 +253,7 @@ fn an_empty_folder_has_no_node() {
     assert!(folder.store.has_node());
     drop(folder.store.take_changes());
     fs::remove_file(folder.dir.path().join("n.yaml")).unwrap();
-    // The caller refuses such a state, as often as it is read.
+    // The caller refuses such a state, each time it is read.
     for _ in 0..2 {
         let result = folder.files.load_if(&mut folder.store, |files, store| {
             let said: String = files.records(store).iter().map(|r| format!("{r}\n")).collect();
@@ -263,7 +265,7 @@ fn an_empty_folder_has_no_node() {
         assert!(folder.store.has_node());
         assert!(folder.store.take_changes().is_empty());
     }
-    // One that has the node goes in, with all that changed meanwhile.
+    // Once it contains the node, it is applied, with all changes made meanwhile.
     folder.write(
         "m.yaml",
         &format!(

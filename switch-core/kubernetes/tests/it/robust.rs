@@ -1,4 +1,4 @@
-//! No text makes it panic, and what clusters print loads as it is.
+//! No text makes the crate panic, and objects printed by real clusters load unchanged.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::good;
 const PRINTED: &str = include_str!("printed.yaml");
 
 #[test]
-fn what_kubectl_prints_loads_as_it_is() {
+fn kubectls_output_loads_unchanged() {
     let compiled = good(PRINTED);
     assert_eq!(compiled.config.endpoints.len(), 2);
     assert_eq!(compiled.pods.len(), 1);
@@ -23,7 +23,7 @@ fn what_kubectl_prints_loads_as_it_is() {
 }
 
 #[test]
-fn yaml_and_json_say_the_same() {
+fn yaml_and_json_are_equivalent() {
     let yaml = good("{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {x: y}}}");
     let json =
         r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"a","labels":{"x":"y"}}}"#;
@@ -55,7 +55,7 @@ fn mutate(text: &mut Vec<u8>, (at, kind, byte): (prop::sample::Index, u8, u8)) {
         2 => text.truncate(at),
         3 => drop(text.splice(at..at, TOKENS[usize::from(byte) % TOKENS.len()].bytes())),
         _ => {
-            // A line repeated, or gone.
+            // A line repeated, or removed.
             let end =
                 text[at..].iter().position(|&b| b == b'\n').map_or(text.len(), |n| at + n + 1);
             let line = text[at..end].to_vec();
@@ -70,7 +70,7 @@ fn never_panics(text: &[u8]) {
     for name in ["a.yaml", "a.json"] {
         if let Ok(manifests) = Manifests::parse(Path::new(name), &text) {
             for record in manifests.compile(Some("n1"), &Options::default()).records {
-                // Whatever is quoted, a line stays a line.
+                // Whatever is quoted, a record stays on one line.
                 assert!(!record.to_string().contains('\n'), "{record:?}");
             }
         }

@@ -54,14 +54,14 @@ fn an_ordinary_service() {
         (TrafficPolicy::Cluster, TrafficPolicy::Cluster)
     );
     assert!(it.is_balanced() && !it.publish_not_ready && it.affinity.is_none());
-    // What is left out is as the API's defaults are (S14).
+    // Omitted fields have the API's defaults (S14).
     let it = one("clusterIP: 10.96.0.10, ports: [{port: 80}]");
     assert_eq!(it.ports[0].target, TargetPort::Number(80));
     assert_eq!(&*it.ports[0].name, "");
 }
 
 #[test]
-fn everything_a_load_balancer_can_say() {
+fn a_load_balancer_with_every_field() {
     let text = service(
         "web",
         "annotations: {podswitch.io/maglev-size: '65537'}",
@@ -87,7 +87,7 @@ fn everything_a_load_balancer_can_say() {
     assert_eq!(it.traffic_distribution, Some(TrafficDistribution::SameZone));
     assert_eq!(it.maglev_size, Some(65_537));
     assert_eq!(it.ports[1].node_port, Some(30_080));
-    // External IPs are kept, and noted while no configuration allows them (CVE-2020-8554).
+    // External IPs are kept, but noted while no configuration allows them (CVE-2020-8554).
     assert_eq!(it.external_ips.len(), 1);
     assert!(is_said(&compiled, &["203.0.113.9"]));
     let options = Options {
@@ -237,7 +237,7 @@ endpoints:
 }
 
 #[test]
-fn slices_of_no_use_are_noted() {
+fn unusable_slices_are_noted() {
     let compiled =
         good(&slice("x", "addressType: FQDN\nendpoints: [{addresses: [a.example.com]}]"));
     assert!(compiled.config.slices.is_empty());
@@ -248,7 +248,7 @@ fn slices_of_no_use_are_noted() {
 }
 
 #[test]
-fn pods_that_have_ended_are_no_backends() {
+fn ended_pods_are_not_backends() {
     let pods = pod("gone", "10.1.0.1", "namespace: a", "", "phase: Failed")
         + &pod("old", "10.1.0.2", "namespace: a", "", "phase: Succeeded")
         + &pod("new", "10.1.0.2", "namespace: a", "", "phase: Running");
@@ -384,9 +384,9 @@ status: {podIPs: [{ip: 10.1.0.7}, {ip: 'fd00::7'}]}
     }
 }
 
-/// The compiler behind takes everything that is accepted here.
+/// The compiler of the next stage accepts everything that is accepted here.
 #[test]
-fn what_is_accepted_compiles() {
+fn accepted_objects_compile() {
     let mut compiler = podswitch_policy::service::compile::Compiler::new(Default::default());
     let compiled = good(include_str!("printed.yaml"));
     assert!(!compiled.config.services.is_empty() && !compiled.config.slices.is_empty());

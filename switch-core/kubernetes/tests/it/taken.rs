@@ -1,4 +1,4 @@
-//! What an API server stores is taken, and one object never holds up the others.
+//! Everything that an API server stores is accepted, and one bad object never blocks the others.
 
 use podswitch_kubernetes::{Action, Compiled, Manifests, Options, PodAnnotations};
 use podswitch_policy::service::model::{IpMode, TrafficPolicy};
@@ -41,7 +41,7 @@ const OLD: &str = "creationTimestamp: '2026-01-01T00:00:00Z'";
 const NEW: &str = "creationTimestamp: '2026-01-01T00:00:01Z'";
 
 #[test]
-fn the_living_or_newer_of_two_pods_has_the_address() {
+fn the_live_or_newer_of_two_pods_has_the_address() {
     let address = "10.0.0.1";
     let deleted_new = format!("{DELETED}, {NEW}");
     for (loser, losers_phase, winner) in [
@@ -50,7 +50,7 @@ fn the_living_or_newer_of_two_pods_has_the_address() {
         ("", "phase: Unknown", ""),
         (NEW, "phase: Unknown", OLD),
         (OLD, "phase: Running", NEW),
-        // Written by hand is newer than any.
+        // An object written by hand is newer than any other.
         (NEW, "", ""),
         ("creationTimestamp: '2026-01-01T01:00:00+01:00'", "", NEW),
     ] {
@@ -67,7 +67,8 @@ fn the_living_or_newer_of_two_pods_has_the_address() {
             assert_eq!(compiled.counts().left_out, 1);
         }
     }
-    // Between equals the name decides, on every node alike; if they were written by hand, the first.
+    // Between equals the name decides, the same on every node; for objects written by hand, the
+    // first wins.
     let text = pod("b", address, NEW, "", "") + &pod("a", address, NEW, "", "");
     assert_eq!(pods(&good(&text)), ["a"]);
     let text = pod("b", address, "", "", "") + &pod("a", address, "", "", "");
@@ -75,7 +76,7 @@ fn the_living_or_newer_of_two_pods_has_the_address() {
 }
 
 #[test]
-fn each_address_of_a_pod_is_decided_for_itself() {
+fn each_address_of_a_pod_is_decided_separately() {
     let both = "apiVersion: v1\nkind: Pod\nmetadata: {name: old, deletionTimestamp: x}\n\
                 spec: {nodeName: n1}\nstatus: {podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}\n";
     let compiled = good(&(both.to_owned() + &pod("new", "10.0.0.1", "", "", "")));
@@ -87,7 +88,7 @@ fn each_address_of_a_pod_is_decided_for_itself() {
 }
 
 #[test]
-fn the_living_or_newer_of_two_nodes_has_the_address() {
+fn the_live_or_newer_of_two_nodes_has_the_address() {
     let not_ready = "conditions: [{type: Ready, status: 'Unknown'}]";
     let ready =
         "conditions: [{type: MemoryPressure, status: 'False'}, {type: Ready, status: 'True'}]";
@@ -106,12 +107,12 @@ fn the_living_or_newer_of_two_nodes_has_the_address() {
         let field = "status.addresses[0].address".to_owned();
         assert_eq!(notes(&compiled, "Node/a"), [(field, Action::LeftOut)]);
     }
-    // Nothing tells them apart but the name.
+    // Only the name distinguishes them.
     let text = node("n2-renamed", OLD, "192.0.2.2", "") + &node("n2", OLD, "192.0.2.2", "");
     let compiled = good(&text);
     assert_eq!(&*compiled.config.nodes[0].name, "n2");
     assert_eq!(compiled.config.nodes.len(), 1);
-    // This node lives, whatever its object looks like: its switch runs.
+    // This node is live, whatever its object contains: its switch runs.
     let text = node("n1", &format!("{DELETED}, {OLD}"), "192.0.2.2", not_ready)
         + &node("n2", NEW, "192.0.2.2", ready);
     let compiled = good(&text);
@@ -120,7 +121,7 @@ fn the_living_or_newer_of_two_nodes_has_the_address() {
 }
 
 #[test]
-fn addresses_of_no_use_are_left_out() {
+fn unusable_addresses_are_left_out() {
     for ip in ["127.0.0.1", "169.254.7.7", "224.0.0.1", "0.0.0.0", "::1", "fe80::2", "ff02::1"] {
         let compiled = good(&pod("a", ip, "", "", ""));
         assert!(pods(&compiled).is_empty());
@@ -135,14 +136,14 @@ fn addresses_of_no_use_are_left_out() {
                 .contains(&("status.addresses[0].address".to_owned(), Action::FieldLeftOut))
         );
     }
-    // A fault in a node's status or annotations does not cost the node.
+    // An error in a node's status or annotations does not leave out the node.
     let text = node("n2", "annotations: {podswitch.io/vtep-mac: x}", "10.0.0.256", "");
     assert_eq!(bad(&text).len(), 2);
     assert_eq!(compile(&text).config.nodes.len(), 1);
 }
 
 #[test]
-fn statuses_of_services_that_are_stale_or_strange() {
+fn stale_or_unusual_service_statuses() {
     let spec = "type: LoadBalancer, ports: [{port: 80}]";
     for ip in ["127.0.0.1", "::1", "0.0.0.0", "169.254.7.7", "fe80::1", "255.255.255.255"] {
         let status =
@@ -195,7 +196,7 @@ fn values_of_newer_apis() {
         let said = notes(&compiled, "Service/a/web");
         assert_eq!(said.iter().map(|(field, _)| &**field).collect::<String>(), field, "{said:?}");
     }
-    // The port behind one that is left out is told by its own place.
+    // A port after one that is left out is reported with its own index.
     let ports = "type: NodePort, ports: [{name: q, port: 1, protocol: QUIC}, {name: b, port: 2, nodePort: 30000}]";
     let other =
         service(ports, "").replace("name: web", "name: zzz").replace("10.96.0.1", "10.96.0.2");
@@ -218,7 +219,7 @@ fn values_of_newer_apis() {
 }
 
 #[test]
-fn large_slices_and_ports_of_no_use() {
+fn large_slices_and_unusable_ports() {
     for count in [100, 101, 405, 2000, 20_000] {
         let ports: String =
             (0..count).map(|i| format!("{{name: p{i}, port: {}}},", i + 1)).collect();
@@ -226,7 +227,7 @@ fn large_slices_and_ports_of_no_use() {
             good(&slice(&format!("ports: [{ports}], endpoints: [{{addresses: [10.0.0.1]}}]")));
         assert_eq!(compiled.config.slices[0].ports.len(), count);
     }
-    // The API server takes any number.
+    // The API server accepts any number.
     let ports = "{name: a, port: 8080}, {name: b, port: 0}, {name: c, port: 70000}, {name: d, port: -1}, {name: q, port: 1, protocol: QUIC}";
     let compiled = good(&slice(&format!("ports: [{ports}]")));
     assert_eq!(compiled.config.slices[0].ports.len(), 1);
@@ -249,7 +250,7 @@ fn slices_for_others_are_not_used() {
 }
 
 #[test]
-fn one_object_holds_up_no_other() {
+fn one_bad_object_blocks_no_other() {
     let text = pod("good", "10.0.0.1", "", "", "")
         + &pod("bad", "10.0.0.2", "labels: {a b: c}", "", "")
         + &service("ports: []", "")
@@ -268,7 +269,7 @@ fn one_object_holds_up_no_other() {
 }
 
 #[test]
-fn unknown_keys_of_ours_are_said_with_the_right_one() {
+fn unknown_podswitch_keys_are_reported_with_the_nearest_key() {
     for (kind, key, meant) in [
         ("Pod", "podswitch.io/netsn", "podswitch.io/netns"),
         ("Pod", "podswitch.io/network-namespace", "podswitch.io/netns"),
@@ -333,20 +334,20 @@ fn a_network_namespace_stays_with_the_pod_that_named_it_first() {
 }
 
 #[test]
-fn namespaces_that_are_not_there() {
+fn missing_namespaces() {
     let policy =
         object("networking.k8s.io/v1", "NetworkPolicy", "metadata: {name: p, namespace: prodd}");
     let namespace = object("v1", "Namespace", "metadata: {name: prod}");
-    // A mistyped namespace switches the policy off.
+    // A misspelled namespace makes the policy ineffective.
     assert_eq!(bad(&(namespace.clone() + &policy)), [fault("Namespace/prodd", "")]);
-    // Manifests without any Namespace object, or with pods in it, are usual in a laboratory.
+    // Manifests without any Namespace object, or with pods in it, are common in test set-ups.
     assert_eq!(notes(&good(&policy), "Namespace/prodd").len(), 1);
     let text = namespace + &policy + &pod("a", "10.0.0.1", "namespace: prodd", "", "");
     assert_eq!(notes(&good(&text), "Namespace/prodd").len(), 1);
 }
 
 #[test]
-fn services_without_a_range_are_said() {
+fn services_without_a_range_are_reported() {
     let compiled = good(&service("ports: [{port: 80}]", ""));
     assert!(is_said(&compiled, &["no range of Service addresses is known"]));
     let cidr = object(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use podswitch_core::time::Instant;
 
-use super::HealthCheck;
+use super::check::HealthCheck;
 use super::request::{Request, Wants};
 
 /// Time limit of a connection.

@@ -7,6 +7,7 @@
 //! exhaust it. The caller of [`update`](HealthResponder::update) opens and closes the sockets and
 //! gets the errors.
 
+mod check;
 mod connection;
 mod places;
 mod request;
@@ -15,7 +16,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -23,22 +23,9 @@ use std::time::Duration;
 use podswitch_core::time::Clock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+pub use self::check::HealthCheck;
 use self::places::Places;
 use super::{Context, HostError, NetNs};
-
-/// The health check of one Service.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct HealthCheck {
-    /// TCP port of this node that load balancers query.
-    pub port: u16,
-    /// Namespace of the Service.
-    pub namespace: Arc<str>,
-    /// Name of the Service.
-    pub name: Arc<str>,
-    /// Endpoints on this node that are ready and not terminating, for requests by IPv4 and by IPv6: the
-    /// answer is 200 if there are any, else 503.
-    pub local_endpoints: [usize; 2],
-}
 
 /// Commands to the thread.
 enum Order {

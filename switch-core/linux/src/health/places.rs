@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use podswitch_core::time::Instant;
 
-use super::HealthCheck;
+use super::check::HealthCheck;
 use super::connection::{Connection, Progress};
 
 /// Most connections at one time, in total and at each port. Further ones replace those that have

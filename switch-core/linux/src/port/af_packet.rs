@@ -10,6 +10,8 @@
 //!
 //! [`PacketDevice`] is used by control threads, each [`PacketPort`] by one worker.
 
+mod joined;
+
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::mem;
@@ -18,7 +20,7 @@ use std::sync::{Arc, Weak};
 
 use arrayvec::ArrayVec;
 use podswitch_core::packet::{
-    BATCH, Batch, Offload, Packet, Pool, SizeClass, coalesce, tunnel_offsets,
+    BATCH, Batch, Offload, Packet, Pool, SizeClass, UdpRuns, coalesce, tunnel_offsets,
 };
 use podswitch_core::port::{Device, Offloads, Port, PortInfo};
 use rustix::io::Errno;
@@ -170,6 +172,7 @@ impl PacketDevice {
             ring,
             info: self.port_info(),
             bypass,
+            joins: self.link.kind.as_deref() == Some("veth"),
             slots: FEW_SLOTS,
             gone: false,
             tunnel: self.config.tunnel,
@@ -221,6 +224,8 @@ pub struct PacketPort {
     info: PortInfo,
     /// Whether the queueing discipline is bypassed.
     bypass: bool,
+    /// Datagrams of a flow are sent together: into a pod they stay so, where a network card would have them cut again.
+    joins: bool,
     /// How many messages the next call of `recvmmsg` offers to take.
     slots: usize,
     /// The interface is gone.
@@ -474,6 +479,11 @@ impl Port for PacketPort {
         Ok(batch.len() - before)
     }
     fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        if self.joins
+            && let Some(runs) = UdpRuns::of(batch)
+        {
+            return self.tx_joined(pool, batch, &runs);
+        }
         let waiting = mem::take(batch);
         let (sent, result) = self.send(&waiting);
         for (i, packet) in waiting.into_iter().enumerate() {

@@ -9,18 +9,24 @@
 //! [`TapDevice`] is used by control threads, each [`TapPort`] by one worker. Neither sets up
 //! addresses or routes: that is [`attach`](crate::attach).
 
+mod losses;
+
 use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
-use podswitch_core::packet::{Batch, Offload, Packet, Pool, SizeClass};
+use arrayvec::ArrayVec;
+use podswitch_core::packet::{
+    BATCH, Batch, MAX_UDP_HEADERS, Offload, Packet, Pool, SizeClass, UdpRun, UdpRuns,
+};
 use podswitch_core::port::{Device, Offloads, Port, PortInfo};
 use podswitch_wire::addr::Mac;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use self::losses::{LossCounter, Losses};
 use super::virtio::{self, HeaderForm};
 use crate::sys::tun;
 use crate::{Context, HostError, NetNs, Netlink};
@@ -197,7 +203,8 @@ impl Device for TapDevice {
     fn open(&mut self, index: usize, _workers: usize) -> io::Result<Box<dyn Port>> {
         let (queue, receives) = self.queue_for(index)?;
         let losses = self.counter.as_ref().map(|counter| Arc::clone(&counter.losses));
-        Ok(Box::new(TapPort { queue, receives, losses, backlog: 0, info: self.port_info() }))
+        let (info, joins) = (self.port_info(), self.uso);
+        Ok(Box::new(TapPort { queue, receives, losses, backlog: 0, joins, info }))
     }
 
     fn info(&self) -> PortInfo {
@@ -241,48 +248,6 @@ fn attach(ns: &NetNs, name: &str, multi_queue: bool) -> Result<(OwnedFd, bool), 
     Ok((fd, false))
 }
 
-/// What the kernel dropped because a queue of the TAP was full. Workers say that a queue may have been;
-/// the control thread asks the kernel, which no worker may wait for.
-#[derive(Debug, Default)]
-struct Losses {
-    /// A queue may have been full since the last reading.
-    may_be: AtomicBool,
-    /// Frames that were read and that no worker has counted yet.
-    uncounted: AtomicU64,
-}
-
-/// Reads the losses of one interface: the kernel counts them for all its queues together.
-#[derive(Debug)]
-struct LossCounter {
-    /// In the interface's namespace.
-    netlink: Netlink,
-    index: u32,
-    /// Frames that were read before.
-    read: u64,
-    losses: Arc<Losses>,
-}
-
-impl LossCounter {
-    /// `None`: the kernel does not say.
-    fn new(mut netlink: Netlink, index: u32) -> Option<Self> {
-        // What was lost before is not this run's.
-        let read = netlink.tx_dropped(index).ok()?;
-        Some(Self { netlink, index, read, losses: Arc::default() })
-    }
-
-    /// Asks the kernel, if a queue may have been full.
-    fn read(&mut self) {
-        if !self.losses.may_be.swap(false, Relaxed) {
-            return;
-        }
-        // An interface that is gone is noticed elsewhere.
-        let Ok(lost) = self.netlink.tx_dropped(self.index) else { return };
-        let new = lost.saturating_sub(self.read);
-        self.read = lost;
-        self.losses.uncounted.fetch_add(new, Relaxed);
-    }
-}
-
 /// A backlog of this many frames means that the queue may have been full. The kernel's queue holds
 /// 500 or more (txqueuelen, 1000 by default).
 const BACKLOG: usize = 500;
@@ -297,7 +262,15 @@ pub struct TapPort {
     losses: Option<Arc<Losses>>,
     /// Frames received since the queue was empty, or was reported to be full.
     backlog: usize,
+    /// Consecutive datagrams of a flow are written as one GSO packet.
+    joins: bool,
     info: PortInfo,
+}
+
+/// Which packets of a burst were written, a bit for each; and why the others were not.
+struct Written {
+    done: u64,
+    result: io::Result<()>,
 }
 
 impl TapPort {
@@ -325,6 +298,81 @@ impl TapPort {
         let result = rustix::io::write(&self.queue, packet.bytes());
         packet.pull_front(HEADER);
         result.map(drop)
+    }
+}
+
+impl TapPort {
+    /// Writes the datagrams of a run as one GSO packet.
+    fn write_run(&self, run: &UdpRun<'_>) -> Result<(), Errno> {
+        let mut head = [0; MAX_UDP_HEADERS];
+        let (len, offload) = run.headers(&mut head);
+        let mut header = [0; HEADER];
+        virtio::encode(&offload, HeaderForm::V1, &mut header);
+        let mut parts: ArrayVec<IoSlice<'_>, { BATCH + 2 }> = ArrayVec::new();
+        parts.extend([IoSlice::new(&header), IoSlice::new(&head[..len])]);
+        parts.extend(run.payloads().map(IoSlice::new));
+        rustix::io::writev(&self.queue, &parts).map(drop)
+    }
+
+    /// Writes a burst that has runs of datagrams.
+    fn write_joined(&mut self, burst: &mut Batch, runs: &UdpRuns) -> Written {
+        let mut done = 0;
+        for at in 0..burst.len() {
+            if done >> at & 1 != 0 {
+                continue;
+            }
+            if self.joins
+                && let Some(run) = runs.run(burst, at)
+            {
+                match self.write_run(&run) {
+                    Ok(()) => {
+                        done = run.members().fold(done, |done, member| done | 1 << member);
+                        continue;
+                    }
+                    // The kernel does not take such packets, whatever it said: each alone from now on.
+                    Err(Errno::INVAL) => self.joins = false,
+                    // Memory for one datagram may be had.
+                    Err(_) => {}
+                }
+            }
+            match self.write(&mut burst[at]) {
+                Ok(()) => done |= 1 << at,
+                Err(errno) => match ends_burst(errno) {
+                    Some(result) => return Written { done, result },
+                    None => continue,
+                },
+            }
+        }
+        Written { done, result: Ok(()) }
+    }
+
+    /// As [`Port::tx`], for a burst that has runs of datagrams.
+    fn tx_joined(
+        &mut self,
+        pool: &mut Pool,
+        batch: &mut Batch,
+        runs: &UdpRuns,
+    ) -> io::Result<usize> {
+        let mut burst = mem::take(batch);
+        let Written { done, result } = self.write_joined(&mut burst, runs);
+        for (at, packet) in burst.into_iter().enumerate() {
+            if done >> at & 1 != 0 {
+                pool.free(packet);
+            } else {
+                batch.push(packet);
+            }
+        }
+        result.map(|()| done.count_ones() as usize)
+    }
+}
+
+/// Whether a failed write ends the burst: the queue is full, or the device is gone. Otherwise it is down or refuses
+/// this frame; others may pass.
+fn ends_burst(errno: Errno) -> Option<io::Result<()>> {
+    match errno {
+        Errno::AGAIN => Some(Ok(())),
+        errno if is_gone(errno) => Some(Err(io::ErrorKind::NotConnected.into())),
+        _ => None,
     }
 }
 
@@ -396,28 +444,28 @@ impl Port for TapPort {
     }
 
     fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
+        if self.joins
+            && let Some(runs) = UdpRuns::of(batch)
+        {
+            return self.tx_joined(pool, batch, &runs);
+        }
         let mut sent = 0;
         let mut waiting = mem::take(batch).into_iter();
         let mut result = Ok(());
         for mut packet in waiting.by_ref() {
-            match self.write(&mut packet) {
+            let ended = match self.write(&mut packet) {
                 Ok(()) => {
                     sent += 1;
                     pool.free(packet);
                     continue;
                 }
-                Err(Errno::AGAIN) => {}
-                Err(errno) if is_gone(errno) => {
-                    result = Err(io::ErrorKind::NotConnected.into());
-                }
-                // The device is down, or refuses this frame; others may pass.
-                Err(_) => {
-                    batch.push(packet);
-                    continue;
-                }
-            }
+                Err(errno) => ends_burst(errno),
+            };
             batch.push(packet);
-            break;
+            if let Some(why) = ended {
+                result = why;
+                break;
+            }
         }
         batch.extend(waiting);
         result.map(|()| sent)

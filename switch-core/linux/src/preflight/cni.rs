@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{Check, Options};
+use super::check::{Check, Options};
 use crate::Netlink;
 
 /// Beginnings of names of interfaces, and whose they are.
@@ -98,7 +98,7 @@ fn interfaces<'a>(names: impl Iterator<Item = &'a str>) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Level;
+    use super::super::check::Level;
     use super::*;
 
     #[test]

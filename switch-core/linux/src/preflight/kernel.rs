@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
 
-use super::Check;
+use super::check::Check;
 use crate::nft::{Ingress, IngressDrop, Masquerade, MasqueradeConfig};
 use crate::port::tap::{TapConfig, TapDevice, open_tun_file};
 use crate::sys::{tun, udp};
@@ -147,7 +147,7 @@ fn nftables(scratch: &NetNs) -> Vec<Check> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Level;
+    use super::super::check::Level;
     use super::*;
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use podswitch_core::config::NAT_PORTS;
 
-use super::{Check, Options};
+use super::check::{Check, Options};
 use crate::{KubeProxy, NetNs, Netlink, sysctl};
 
 /// Fewer source ports than this are few for a node's own connections.
@@ -273,7 +273,7 @@ impl<'a> Mount<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Level;
+    use super::super::check::Level;
     use super::*;
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
-use super::{Check, Options};
+use super::check::{Check, Options};
 use crate::{NetNs, Netlink};
 
 const VXLAN: u16 = 4789;

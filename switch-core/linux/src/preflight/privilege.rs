@@ -6,7 +6,7 @@ use std::io;
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::CapabilitySet;
 
-use super::{Check, Options};
+use super::check::{Check, Options};
 use crate::port::tap;
 use crate::{HostError, NetNs};
 
@@ -122,7 +122,7 @@ fn descriptors(hard: Option<u64>, options: &Options) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Level;
+    use super::super::check::Level;
     use super::*;
 
     #[test]

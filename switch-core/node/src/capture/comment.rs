@@ -1,4 +1,4 @@
-//! The comment of a captured frame: what became of it, whose it is, and which objects decided.
+//! The comment of a captured frame: what happened to it, its owner, and which objects decided.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -15,8 +15,8 @@ use podswitch_wire::flow_key::FlowKey;
 use super::interfaces::port_name;
 use crate::events::{DropSummary, Shown, direction_name, protocol_name, tcp_flags};
 
-/// The comment of a frame. Its connection is looked up in `shared`: the Service and the backend are the connection's own,
-/// whatever the state is now.
+/// The comment of a frame. Its connection is looked up in `shared`, because the connection keeps
+/// its Service and backend even if the state has changed.
 pub(super) fn comment(frame: &CapturedFrame, shared: &Shared) -> String {
     let snapshot = &*frame.snapshot;
     let mut text = match &frame.fate {

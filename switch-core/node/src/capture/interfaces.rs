@@ -7,17 +7,18 @@ use podswitch_core::id::{Epoch, PortId};
 use podswitch_core::port::pcap::{InterfaceId, PcapNgWriter};
 use podswitch_core::snapshot::{PortFacts, Snapshot};
 
-/// What is written to.
+/// The writer of a capture.
 type Writer = PcapNgWriter<Vec<u8>>;
 
 /// See the module's description.
 #[derive(Debug)]
 pub(super) struct Interfaces {
     snap_len: u32,
-    /// Names of devices when the capture began.
+    /// Names of devices at the start of the capture.
     devices: HashMap<PortId, String>,
     list: Vec<Interface>,
-    /// The interface of each port, and the state that it was found by: another pod may get the port.
+    /// The interface of each port, and the epoch in which it was found: another pod may get the
+    /// port later.
     by_port: HashMap<PortId, (Epoch, usize)>,
 }
 
@@ -28,7 +29,7 @@ struct Interface {
     frames: u64,
 }
 
-/// What a port is, for people: the pod, or what else is behind it.
+/// A display name of a port: the pod, or what else is behind it.
 pub(super) fn port_name(snapshot: &Snapshot, port: PortId) -> String {
     match snapshot.port(port) {
         PortFacts::Pod(pod) => {
@@ -42,7 +43,7 @@ pub(super) fn port_name(snapshot: &Snapshot, port: PortId) -> String {
 }
 
 impl Interfaces {
-    /// Those of all ports that there are.
+    /// The interfaces of all ports.
     pub(super) fn of(control: &ControlPlane, snap_len: u32, writer: &mut Writer) -> Self {
         let snapshot = control.snapshot();
         let ports = (0..PortId::MAX_PORTS as u16).map(PortId);
@@ -56,7 +57,7 @@ impl Interfaces {
         interfaces
     }
 
-    /// Index of a port's interface, which is described first if it is new.
+    /// Index of a port's interface. A new interface is written first.
     fn find(&mut self, snapshot: &Snapshot, port: PortId, writer: &mut Writer) -> usize {
         if let Some((epoch, index)) = self.by_port.get(&port)
             && *epoch == snapshot.epoch
@@ -85,7 +86,7 @@ impl Interfaces {
         self.list[index].id
     }
 
-    /// Writes how many frames each had. `comment`: of the first.
+    /// Writes the number of frames of each interface. `comment`: for the first one.
     pub(super) fn statistics(&self, writer: &mut Writer, time_ns: u64, comment: &str) {
         for (index, interface) in self.list.iter().enumerate() {
             let comment = if index == 0 { comment } else { "" };
@@ -95,7 +96,7 @@ impl Interfaces {
     }
 }
 
-/// Memory takes everything, and frames were cut to what a capture may have.
+/// Writing to memory cannot fail, and frames were truncated to the maximum length.
 pub(super) fn to_memory<T>(written: std::io::Result<T>) -> T {
     match written {
         Ok(value) => value,

@@ -1,7 +1,8 @@
-//! The agent: its state, its start, and what it does without being asked.
+//! The agent: its state, its start, and its periodic work.
 //!
-//! Threads: one accepts connections, one answers each ([`server`](super::server)), one looks after queue, heartbeat
-//! and changed pods (here). Whatever enters a namespace or changes the switch is done on the node's thread.
+//! Threads: one accepts connections, one per connection answers it ([`server`](super::server)), one
+//! handles the queue, the heartbeat and changed pods (here). Whatever enters a namespace or changes
+//! the switch runs on the node's thread.
 
 use std::fmt;
 use std::io;
@@ -31,30 +32,31 @@ use crate::attachment::ExistingInterface;
 use crate::handle::NodeCaller;
 use crate::pod_name::PodName;
 
-/// How long a released address is not given out. Addresses that are longer out of use go first, so this counts only where
-/// pods come and go so fast that the node's range is used up: a /24 stands 50 a second.
+/// How long a released address is not allocated again. Addresses that were released longest ago are
+/// allocated first, so this matters only if pods come and go so fast that the node's range is
+/// exhausted: a /24 allows 50 per second.
 pub const COOL_DOWN: Duration = Duration::from_secs(5);
-/// How often the queue is looked at.
+/// How often the queue is checked.
 const TICK: Duration = Duration::from_millis(500);
-/// How often pods that could not be attached again are tried again, and files of the installation compared.
+/// How often to retry attachments that could not be restored, and to check the installed files.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// How the agent is started.
+/// Options of the agent.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct AgentOptions {
-    /// The socket that the plugin connects to. Queue and heartbeat are beside it.
+    /// The socket that the plugin connects to. The queue and the heartbeat are beside it.
     pub socket: PathBuf,
     /// The folder of leases, on tmpfs.
     pub leases: PathBuf,
-    /// How long a released address is not given out.
+    /// How long a released address is not allocated again.
     pub cool_down: Duration,
-    /// Where the plugin and its configuration are put, and put back.
+    /// Where to install the plugin and its configuration, and to restore them.
     pub install: Option<Install>,
 }
 
 impl AgentOptions {
-    /// The agent at `socket`, with its leases in the folder `leases` beside it.
+    /// Options for a socket at `socket`, with leases in the folder `leases` beside it.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         let socket = socket.into();
         let leases = socket.with_file_name("leases");
@@ -62,7 +64,7 @@ impl AgentOptions {
     }
 }
 
-/// A running agent. It ends when this is dropped; pods stay attached.
+/// A running agent. It ends when it is dropped; pods stay attached.
 pub struct Agent {
     shared: Arc<Shared>,
     server: Option<server::Server>,
@@ -76,11 +78,12 @@ impl fmt::Debug for Agent {
 }
 
 impl Agent {
-    /// Starts the agent: takes over the leases of an earlier run, does the DELs that waited, attaches pods again, and
-    /// answers from then on.
+    /// Starts the agent: adopts the leases of an earlier run, performs queued DELs, attaches pods
+    /// again, and then serves requests.
     ///
     /// # Errors
-    /// Folders or the socket cannot be made; the socket is another living agent's; the node ended.
+    /// Folders or the socket cannot be created; another running agent uses the socket; the node
+    /// ended.
     pub fn start(
         options: AgentOptions,
         node: NodeCaller,
@@ -102,12 +105,12 @@ impl Agent {
         });
         notes.into_iter().for_each(|note| shared.report(CniEvent::Note(note)));
         let (sender, changed) = channel();
-        // Listeners may be called from several threads at once.
+        // The listener may be called from several threads at once.
         let sender = Mutex::new(sender);
         shared.view.on_change(Box::new(move |pod| drop(lock(&sender).send(pod.clone()))));
         shared.find_node_addresses();
-        shared.work_off_queue();
-        shared.attach_again();
+        shared.process_queue();
+        shared.reattach();
         let heartbeat = Heartbeat::beside(&options.socket);
         shared.beat(&heartbeat);
         let server = server::Server::start(listener, shared.clone())?;
@@ -130,13 +133,13 @@ impl Drop for Agent {
             server.stop();
         }
         if let Some(upkeep) = self.upkeep.take() {
-            // A panic there was printed by its thread.
+            // A panic was printed by the thread itself.
             let _ = upkeep.join();
         }
     }
 }
 
-/// What is done every so often.
+/// Periodic work.
 struct Upkeep {
     shared: Arc<Shared>,
     heartbeat: Heartbeat,
@@ -156,10 +159,10 @@ impl Upkeep {
                     changed.iter().for_each(|pod| self.shared.relabel(pod));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                // The view is gone; everything else goes on.
+                // The view is gone; the other work continues.
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(TICK),
             }
-            self.shared.work_off_queue();
+            self.shared.process_queue();
             let now = Instant::now();
             if now >= beat_at {
                 beat_at = now + heartbeat::INTERVAL;
@@ -168,7 +171,7 @@ impl Upkeep {
             if now >= retry_at {
                 retry_at = now + RETRY;
                 self.shared.find_node_addresses();
-                self.shared.attach_again();
+                self.shared.reattach();
                 if let Some(installer) = &mut self.installer {
                     installer
                         .put_back()
@@ -181,8 +184,8 @@ impl Upkeep {
 }
 
 impl Shared {
-    /// Does the DELs that wait.
-    fn work_off_queue(&self) {
+    /// Performs queued DELs.
+    fn process_queue(&self) {
         let queued = match self.queue.list() {
             Ok(queued) => queued,
             Err(error) => {
@@ -193,7 +196,8 @@ impl Shared {
             match queued.key {
                 Ok(key) => {
                     let _guard = self.busy.lock(&key);
-                    // It may have been done meanwhile, and the attachment be another ADD's.
+                    // The DEL may have been performed meanwhile, and the attachment may be that of
+                    // another ADD.
                     if self.queue.has(&key) && self.detach(&key).is_ok() {
                         self.queue.done(&key);
                     }
@@ -207,8 +211,9 @@ impl Shared {
         }
     }
 
-    /// Attaches the pods of leases that are not attached: after a start, or when their namespace could not be had.
-    fn attach_again(&self) {
+    /// Attaches the pods of leases that are not attached: after a start, or after their namespace
+    /// could not be opened.
+    fn reattach(&self) {
         let missing: Vec<Key> = {
             let state = self.state();
             let is_missing = |lease: &&Lease| {
@@ -234,7 +239,7 @@ impl Shared {
         let (path, expected) = (lease.netns.clone(), lease.namespace);
         let found = self.with_node(move |_| NetNs::open(&path).and_then(|found| found.id()))?;
         if !lease.attached || found.ok() != Some(expected) {
-            // A namespace that is gone, or another one by now: its DEL will come.
+            // The namespace is gone or was replaced. A DEL will follow.
             return Ok(());
         }
         let pod = leased::pod(&lease)?;
@@ -254,7 +259,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Gives an attached pod the labels that it has now.
+    /// Updates the labels of an attached pod.
     fn relabel(&self, pod: &PodName) {
         let Some(key) = self.state().attached.get(pod).cloned() else { return };
         let _guard = self.busy.lock(&key);
@@ -262,7 +267,7 @@ impl Shared {
         if !lease.is_pod || !lease.attached {
             return;
         }
-        // A pod that is gone has its DEL to come; until then it stays as it is.
+        // If the pod is gone, a DEL will follow. Until then its labels stay.
         let Ok(facts) = self.view.pod(pod, lease.uid.as_deref(), Instant::now()) else { return };
         if let Err(error) = self.redescribe(lease, &facts) {
             self.report(CniEvent::Failed { verb: "labels".into(), key: key.to_string(), error });
@@ -281,7 +286,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Notes the addresses of the node's own interfaces: no pod gets one.
+    /// Records the addresses of the node's own interfaces. No pod gets one of them.
     fn find_node_addresses(&self) {
         let found = self.with_node(|node| {
             let addresses = Netlink::open(node.namespace())?.addresses()?;
@@ -305,7 +310,7 @@ impl Shared {
         };
         let problem = problem.as_ref().map(|(code, text)| (*code, text.as_str()));
         if let Err(error) = heartbeat.beat(since_boot(), problem) {
-            self.report(CniEvent::Note(format!("the file of STATUS cannot be written: {error}")));
+            self.report(CniEvent::Note(format!("the STATUS file cannot be written: {error}")));
         }
     }
 }

@@ -1,20 +1,20 @@
-//! Time since the machine's start, which is the same to every process and goes on while it sleeps; and which start
-//! that was.
+//! Time since the machine was booted, equal for all processes, including time asleep; and the ID of
+//! that boot.
 
 use std::fs;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Time since the machine's start.
+/// Time since the machine was booted.
 pub(super) fn since_boot() -> Duration {
     let now = clock_gettime(ClockId::Boottime);
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
 }
 
-/// What this boot of the machine goes by.
+/// ID of this boot of the machine.
 pub(super) fn boot_id() -> String {
-    // A container may not see it; leases on tmpfs are gone after a boot all the same.
+    // A container may not have access to it. Leases on tmpfs do not survive a reboot anyway.
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     text.trim().to_owned()
 }

@@ -1,7 +1,7 @@
-//! What the CNI agent asks the source of the cluster's state, and reports to it.
+//! The interface between the CNI agent and the source of the cluster's state: queries and reports.
 //!
-//! At ADD a pod has no address yet, so the state does not have it as an endpoint. Its labels and ports come from here
-//! until the state has the pod with its addresses.
+//! At ADD a pod has no address yet, so the state does not contain it as an endpoint. Its labels and
+//! ports come from this interface until the state contains the pod with its addresses.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,10 +11,11 @@ use podswitch_policy::rule::{Labels, NamedPort};
 
 use crate::pod_name::PodName;
 
-/// A source of pods, such as the API server. Called on the agent's threads, several at a time.
+/// A source of pods, such as the API server. Called on the agent's threads, several at once.
 pub trait ClusterView: Send + Sync + 'static {
-    /// What is known of a pod of this node. Waits until `deadline` for a pod that is not known yet, or that is known
-    /// with another UID than `uid` ([`PodFacts::is`]); a source that can ask for one object (GET) does so meanwhile.
+    /// Facts about a pod of this node. Waits until `deadline` if the pod is unknown, or is known
+    /// with a UID other than `uid` ([`PodFacts::is`]). A source that can query a single object
+    /// (GET) does so meanwhile.
     ///
     /// # Errors
     /// See [`ViewError`].
@@ -25,19 +26,21 @@ pub trait ClusterView: Send + Sync + 'static {
         deadline: Instant,
     ) -> Result<PodFacts, ViewError>;
 
-    /// Called when a pod has its addresses and is in force at every worker: the source tells other nodes, which would
-    /// otherwise deny its first connections. Does not wait: what cannot be reported at once is the source's to retry.
+    /// Called when a pod has its addresses and every worker has acknowledged them. The source
+    /// notifies other nodes, which would otherwise deny the pod's first connections. Must not
+    /// block; the source retries failed reports.
     fn report_addresses(&self, pod: &PodName, uid: Option<&str>, addresses: &[IpAddr]);
 
-    /// Has `listener` called, from any thread, after facts of a pod of this node changed or the pod is gone. The agent
-    /// asks with [`pod`](Self::pod) then. It registers one listener, before it answers its first request.
+    /// Registers a listener. It is called, from any thread, after facts about a pod of this node
+    /// have changed or the pod is gone. The agent then queries them with [`pod`](Self::pod). It
+    /// registers one listener, before it answers its first request.
     fn on_change(&self, listener: PodListener);
 }
 
-/// Called with the name of a pod that changed. It only makes a note, and never calls back.
+/// Called with the name of a changed pod. It only records the name, and never calls back.
 pub type PodListener = Box<dyn Fn(&PodName) + Send + Sync>;
 
-/// What is known of a pod that is to be attached.
+/// Facts about a pod that is to be attached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PodFacts {
@@ -52,7 +55,7 @@ pub struct PodFacts {
 }
 
 impl PodFacts {
-    /// Annotation of a mirror pod: the UID by which kubelet calls the static pod itself.
+    /// Annotation of a mirror pod: the UID that kubelet uses for the static pod itself.
     const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 
     /// A pod with these labels.
@@ -74,8 +77,9 @@ impl PodFacts {
         self
     }
 
-    /// Whether this is the pod of that UID. Without a UID on either side the name decides. A static pod is known to
-    /// the API server by its mirror pod, which has a UID of its own and the static pod's in an annotation.
+    /// Whether this is the pod with that UID. If either side has no UID, the name decides. The API
+    /// server knows a static pod by its mirror pod, which has its own UID, and the static pod's UID
+    /// in an annotation.
     pub fn is(&self, uid: Option<&str>) -> bool {
         match (uid, &self.uid) {
             (Some(asked), Some(known)) => {
@@ -86,15 +90,15 @@ impl PodFacts {
     }
 }
 
-/// The source cannot say what a pod is like.
+/// Why the source has no facts about a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ViewError {
-    /// It has no such pod, and had none until the deadline.
+    /// The pod did not exist until the deadline.
     Unknown,
-    /// It has a pod of that name with this other UID, and had until the deadline.
+    /// Until the deadline the pod of that name had this other UID.
     OtherUid(String),
-    /// It cannot be reached, and had not heard of the pod before: why.
+    /// The source cannot be reached, and the pod was not known before. The reason.
     Away(String),
 }
 
@@ -103,7 +107,9 @@ impl fmt::Display for ViewError {
         match self {
             Self::Unknown => f.write_str("the source of the cluster's state has no such pod"),
             Self::OtherUid(uid) => write!(f, "the pod of that name has the UID {uid}"),
-            Self::Away(reason) => write!(f, "the source of the cluster's state is away: {reason}"),
+            Self::Away(reason) => {
+                write!(f, "the source of the cluster's state cannot be reached: {reason}")
+            }
         }
     }
 }

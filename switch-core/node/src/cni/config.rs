@@ -15,10 +15,10 @@ use super::key::{Key, check_container, check_interface};
 use super::version::Version;
 use crate::attachment::InterfaceKind;
 
-/// Longest name of a network, in bytes.
+/// Maximum length of a network name, in bytes.
 const MAX_NETWORK: usize = 253;
 
-/// A port of the node that leads to the container (`portMappings`).
+/// A port of the node that is forwarded to the container (`portMappings`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortMapping {
     /// The node's address; `None`: all.
@@ -31,16 +31,16 @@ pub struct PortMapping {
     pub target: u16,
 }
 
-/// What an IPAM plugin answered, as far as it is used.
+/// The result of an IPAM plugin, as far as it is used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IpamResult {
     /// Addresses, one of each family at most.
     pub addresses: Vec<IpAddr>,
-    /// `dns`, as it came.
+    /// `dns`, unchanged.
     pub dns: Option<Value>,
 }
 
-/// A configuration, checked.
+/// A validated configuration.
 #[derive(Debug)]
 pub(super) struct NetConf {
     pub(super) version: Version,
@@ -54,16 +54,16 @@ pub(super) struct NetConf {
     valid_older: Option<Vec<WrittenKey>>,
 }
 
-/// Where addresses come from.
+/// The source of addresses.
 #[derive(Debug, Default)]
 pub(super) struct Ipam {
     /// Another plugin.
     pub(super) delegate: Option<String>,
-    /// Ranges, one address of each set.
+    /// Ranges. One address is allocated from each set.
     pub(super) ranges: Option<Vec<RangeSet>>,
 }
 
-/// What the runtime adds for one container (`runtimeConfig`).
+/// What the runtime adds for a single container (`runtimeConfig`).
 #[derive(Debug, Default)]
 pub(super) struct Runtime {
     pub(super) mac: Option<Mac>,
@@ -92,7 +92,7 @@ struct Written {
 #[derive(Deserialize)]
 struct WrittenIpam {
     r#type: Option<String>,
-    /// Of another plugin it may be anything.
+    /// For another plugin it may have any form.
     ranges: Option<Value>,
     #[serde(flatten)]
     others: serde_json::Map<String, Value>,
@@ -139,7 +139,7 @@ pub(super) struct WrittenKey {
     ifname: Option<String>,
 }
 
-/// `dns` of a configuration or a result.
+/// `dns` of a configuration or of a result.
 #[derive(Deserialize, serde::Serialize, Default, PartialEq)]
 struct Dns {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -152,7 +152,7 @@ struct Dns {
     options: Vec<String>,
 }
 
-/// `dns` as the runtime writes it (CONVENTIONS.md).
+/// `dns` in the runtime's form (CONVENTIONS.md).
 #[derive(Deserialize)]
 struct RuntimeDns {
     servers: Option<Vec<String>>,
@@ -161,8 +161,8 @@ struct RuntimeDns {
 }
 
 impl NetConf {
-    /// Reads a configuration as far as DEL needs it. What was attached must be detached whatever became of its
-    /// configuration since.
+    /// Reads a configuration as far as DEL needs it. Whatever happened to the configuration since
+    /// ADD, the container must be detached.
     pub(super) fn read_for_del(text: &str) -> Result<Self, CniError> {
         match Self::read(text) {
             Err(error)
@@ -224,11 +224,11 @@ impl NetConf {
         })
     }
 
-    /// The attachments that GC keeps.
+    /// The attachments that GC must keep.
     pub(super) fn valid_attachments(&self) -> Result<Vec<Key>, CniError> {
         const FIELD: &str = "cni.dev/valid-attachments";
         let Some(written) = self.valid.as_ref().or(self.valid_older.as_ref()) else {
-            // Not an empty list: that would detach everything.
+            // Not treated as an empty list, which would detach everything.
             return Err(CniError::field(FIELD, "is missing"));
         };
         let key = |(at, key): (usize, &WrittenKey)| {
@@ -248,7 +248,7 @@ impl Ipam {
         match written.r#type.as_deref() {
             None | Some("" | "podswitch" | "podswitch-cni") => {}
             Some(plugin) if plugin.contains('/') || plugin.starts_with('.') => {
-                let reason = format!("{plugin:?} is not the name of a plugin");
+                let reason = format!("{plugin:?} is not a plugin name");
                 return Err(CniError::field("ipam.type", reason));
             }
             Some(plugin) => return Ok(Self { delegate: Some(plugin.to_owned()), ranges: None }),
@@ -266,7 +266,7 @@ impl Ipam {
     }
 }
 
-/// A path as it goes on behind the name of a list.
+/// A path relative to a list, as it follows the list's name.
 fn suffix(path: &serde_path_to_error::Path) -> String {
     match path.to_string() {
         root if root == "." => String::new(),
@@ -318,7 +318,7 @@ fn unsupported(field: &str, value: &Value) -> CniError {
     CniError::new(CniError::UNSUPPORTED_FIELD, message)
 }
 
-/// Decodes a configuration; the error has the path of the field whose type is wrong.
+/// Decodes a configuration. An error contains the path of the field with the wrong type.
 fn decode<T: DeserializeOwned>(value: &Value) -> Result<T, CniError> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
@@ -336,7 +336,7 @@ fn port(at: usize, written: &WrittenPort) -> Result<Option<PortMapping>, CniErro
     let (port, target) =
         (number("hostPort", written.host_port)?, number("containerPort", written.container_port)?);
     if port == 0 {
-        // Not opened, as the plugin portmap has it.
+        // As in the portmap plugin, a host port of 0 is not opened.
         return Ok(None);
     }
     if target == 0 {
@@ -395,7 +395,7 @@ fn ranges(
             return Err(CniError::field(format!("{field}[{at}]"), "is empty"));
         }
         if ranges.iter().any(|range| range.is_ipv6() != ranges[0].is_ipv6()) {
-            let reason = "has ranges of both families, and one address comes of it";
+            let reason = "has ranges of both families; a set must have one";
             return Err(CniError::field(format!("{field}[{at}]"), reason));
         }
         sets.push(ranges);
@@ -407,7 +407,7 @@ fn ranges(
     Ok(Some(sets))
 }
 
-/// What an IPAM plugin answered.
+/// Reads the result of an IPAM plugin.
 pub(super) fn ipam_result(result: &Value) -> Result<IpamResult, CniError> {
     #[derive(Deserialize)]
     struct Written {
@@ -435,7 +435,7 @@ pub(super) fn ipam_result(result: &Value) -> Result<IpamResult, CniError> {
     Ok(IpamResult { addresses, dns: dns.and_then(|dns| serde_json::to_value(dns).ok()) })
 }
 
-/// A container's address, with or without the length of a prefix.
+/// A container's address, with or without a prefix length.
 pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     let (address, prefix) = match text.split_once('/') {
         Some((address, prefix)) => (address, Some(prefix)),
@@ -446,16 +446,16 @@ pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     let longest = if parsed.is_ipv4() { 32 } else { 128 };
     let is_prefix = |text: &str| text.parse::<u8>().is_ok_and(|prefix| prefix <= longest);
     if !prefix.is_none_or(is_prefix) {
-        return Err(format!("{text:?} has no length of a prefix from 0 to {longest}"));
+        return Err(format!("{text:?} has no prefix length from 0 to {longest}"));
     }
     let is_mapped = matches!(parsed, IpAddr::V6(a) if a.to_ipv4_mapped().is_some());
     if parsed.is_unspecified() || parsed.is_multicast() || parsed.is_loopback() || is_mapped {
-        return Err(format!("{parsed} is not the address of a pod"));
+        return Err(format!("{parsed} is not a valid pod address"));
     }
     Ok(parsed)
 }
 
-/// The MAC address of one interface; errors begin with `name`.
+/// The MAC address of one interface. Errors begin with `name`.
 pub(super) fn mac(text: &str, name: &str) -> Result<Mac, String> {
     mac_of(text).map_err(|reason| format!("{name}: {reason}"))
 }
@@ -464,11 +464,11 @@ fn mac_of(text: &str) -> Result<Mac, String> {
     let mac: Mac = text.parse().map_err(|_| format!("{text:?} is not a MAC address"))?;
     match mac.is_unicast() {
         true => Ok(mac),
-        false => Err(format!("{mac} is not the address of one interface")),
+        false => Err(format!("{mac} is not a unicast address")),
     }
 }
 
-/// A range as `ipRanges` and `ipam.ranges` write it.
+/// A range in the form of `ipRanges` and `ipam.ranges`.
 fn range(
     subnet: Cidr,
     first: Option<IpAddr>,

@@ -1,4 +1,4 @@
-//! Leases and pool together, through crashes at every step.
+//! Leases and pool together, with crashes at every step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new(name: &str) -> Self {
-        // As in production, where there is one: a file system in memory.
+        // A file system in memory if there is one, as in production.
         let memory = PathBuf::from("/dev/shm");
         let base = if memory.is_dir() { memory } else { std::env::temp_dir() };
         let path = base.join(format!("podswitch-leases-{name}-{}", std::process::id()));
@@ -37,7 +37,7 @@ impl Drop for Folder {
     }
 }
 
-/// Numbers that look random and are the same on every run (splitmix64).
+/// Reproducible pseudo-random numbers (splitmix64).
 struct Random(u64);
 
 impl Random {
@@ -50,10 +50,11 @@ impl Random {
     }
 }
 
-/// Ten thousand ADDs and DELs, with a crash between any two steps of them now and then: what was answered holds,
-/// nobody has what another has, an address is not given out again while it cools down, and nothing is left at the end.
+/// Ten thousand ADDs and DELs, with occasional crashes between any two of their steps. Attachments
+/// that were confirmed stay, no address has two holders, an address is not allocated again while it
+/// cools down, and nothing is left at the end.
 #[test]
-fn crashes_neither_leak_nor_double_addresses() {
+fn crashes_neither_leak_nor_duplicate_addresses() {
     let folder = Folder::new("crash");
     let open = || State::open(&folder.0, "boot", COOL_DOWN).unwrap();
     let ranges = [AddressRange::of("10.1.0.0/26".parse().unwrap())];
@@ -61,9 +62,9 @@ fn crashes_neither_leak_nor_double_addresses() {
     let mut random = Random(7);
     let (mut state, notes) = open();
     assert_eq!(notes, [""; 0]);
-    // What runtimes were answered and have not deleted.
+    // Attachments that were confirmed to the runtime and not deleted.
     let mut answered: BTreeMap<u64, Vec<IpAddr>> = BTreeMap::new();
-    // Of these ADDs the runtime has no answer; it will send a DEL.
+    // ADDs that were not confirmed; the runtime will send a DEL.
     let mut unanswered: BTreeSet<u64> = BTreeSet::new();
     let mut gone: BTreeMap<IpAddr, Duration> = BTreeMap::new();
     let (mut now, mut next, mut crashes) = (Duration::ZERO, 0, 0);
@@ -88,7 +89,7 @@ fn crashes_neither_leak_nor_double_addresses() {
                     break 'crash;
                 }
                 if crash_at == 1 {
-                    // In the middle of writing.
+                    // Crash in the middle of a write.
                     fs::write(folder.0.join(format!(".{}", file_name(&key))), "{\"form\"").unwrap();
                     break 'crash;
                 }
@@ -131,7 +132,7 @@ fn crashes_neither_leak_nor_double_addresses() {
                 answered.remove(&number);
                 unanswered.remove(&number);
             } else if let Some(addresses) = answered.remove(&number) {
-                // The runtime does not know whether it was done, and asks again.
+                // The runtime does not know whether the DEL was performed, and repeats it.
                 assert!(addresses.len() == 2);
                 unanswered.insert(number);
             }
@@ -144,7 +145,7 @@ fn crashes_neither_leak_nor_double_addresses() {
         }
         let mut holders: BTreeMap<IpAddr, u64> = BTreeMap::new();
         for (number, addresses) in &answered {
-            assert_eq!(state.pool.of(&key(*number)), addresses, "what was answered holds");
+            assert_eq!(state.pool.of(&key(*number)), addresses, "confirmed addresses stay");
             for address in addresses {
                 assert_eq!(holders.insert(*address, *number), None, "{address} twice");
             }

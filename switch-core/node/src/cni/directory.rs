@@ -1,5 +1,5 @@
-//! Facts of this node's pods, shared between a source that learns them and the agent that asks: the common part of
-//! implementations of [`ClusterView`](super::ClusterView).
+//! Facts about this node's pods, shared by a source that provides them and the agent that queries
+//! them: the common part of implementations of [`ClusterView`](super::ClusterView).
 
 use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -25,7 +25,7 @@ impl fmt::Debug for PodDirectory {
 }
 
 impl PodDirectory {
-    /// Enters a pod, or what is known of it now. Returns whether that is news.
+    /// Upserts a pod. Returns whether its facts changed.
     pub fn upsert(&self, pod: PodName, facts: PodFacts) -> bool {
         let mut pods = lock(&self.pods);
         if pods.get(&pod) == Some(&facts) {
@@ -37,7 +37,7 @@ impl PodDirectory {
         true
     }
 
-    /// Removes a pod. Returns whether it was there.
+    /// Removes a pod. Returns whether it existed.
     pub fn delete(&self, pod: &PodName) -> bool {
         let was_there = lock(&self.pods).remove(pod).is_some();
         if was_there {
@@ -46,7 +46,7 @@ impl PodDirectory {
         was_there
     }
 
-    /// Replaces all that is known, as after a new list.
+    /// Replaces all facts, as after a new list.
     pub fn replace(&self, all: HashMap<PodName, PodFacts>) {
         let mut pods = lock(&self.pods);
         let is_other = |pod: &PodName| pods.get(pod) != all.get(pod);
@@ -57,7 +57,7 @@ impl PodDirectory {
         self.notify(&changed);
     }
 
-    /// What is known of a pod.
+    /// Facts about a pod.
     pub fn get(&self, pod: &PodName) -> Option<PodFacts> {
         lock(&self.pods).get(pod).cloned()
     }
@@ -90,7 +90,7 @@ impl PodDirectory {
         }
     }
 
-    /// Has `listener` called with each pod that changes from now on.
+    /// Registers a listener that is called with each changed pod from now on.
     pub fn on_change(&self, listener: PodListener) {
         *lock(&self.listener) = Some(listener);
     }
@@ -106,7 +106,8 @@ impl PodDirectory {
     }
 }
 
-/// What is behind these locks is whole after each step, so a panic elsewhere does no harm to it.
+/// The data behind these locks is consistent after each step, so a panic of another thread does no
+/// harm.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_waited_for_and_changes_are_told_once() {
+    fn waiting_for_a_pod_and_notifying_each_change_once() {
         let directory = Arc::new(PodDirectory::default());
         let heard = Arc::new(Mutex::new(Vec::new()));
         let listener = heard.clone();
@@ -132,7 +133,7 @@ mod tests {
         let now = Instant::now();
         assert_eq!(directory.wait(&pod, None, now), Err(ViewError::Unknown));
         assert!(directory.upsert(pod.clone(), facts("1", "web")));
-        assert!(!directory.upsert(pod.clone(), facts("1", "web")), "no news");
+        assert!(!directory.upsert(pod.clone(), facts("1", "web")), "no change");
         assert_eq!(directory.wait(&pod, Some("2"), now), Err(ViewError::OtherUid("1".into())));
 
         let waiting = {

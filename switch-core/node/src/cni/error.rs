@@ -1,48 +1,49 @@
-//! Errors as a CNI runtime gets them (CNI SPEC, "Error").
+//! Errors in the form that a CNI runtime receives (CNI SPEC, "Error").
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// A failed verb: a code of the specification or, from 100 on, of this plugin, and a text that names field and reason.
+/// A failed verb: a code of the specification or, from 100 on, of this plugin, and a message that
+/// names field and reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CniError {
-    /// What kind of error it is.
+    /// Error code.
     pub code: u32,
     /// What is wrong, in one line.
     pub message: String,
-    /// More of it, if there is more.
+    /// Details, if any.
     pub details: String,
 }
 
 impl CniError {
-    /// The configuration's version, or a verb that it does not have.
+    /// The configuration's version is not supported, or does not have the verb.
     pub const VERSION: u32 = 1;
-    /// A field that asks for what this plugin does not do.
+    /// A field requests a feature that this plugin does not have.
     pub const UNSUPPORTED_FIELD: u32 = 2;
-    /// The container is not known.
+    /// Unknown container.
     pub const UNKNOWN_CONTAINER: u32 = 3;
-    /// An environment variable.
+    /// Invalid environment variable.
     pub const ENVIRONMENT: u32 = 4;
-    /// Files or sockets.
+    /// File or socket error.
     pub const IO: u32 = 5;
-    /// What was to be JSON is not.
+    /// Invalid JSON.
     pub const DECODE: u32 = 6;
-    /// A field of the configuration.
+    /// Invalid field of the configuration.
     pub const CONFIGURATION: u32 = 7;
-    /// It may go well a little later.
+    /// May succeed if tried again later.
     pub const TRY_AGAIN: u32 = 11;
     /// No pod can be attached.
     pub const NOT_AVAILABLE: u32 = 50;
-    /// The same, and attached pods suffer as well.
+    /// No pod can be attached, and attached pods are affected as well.
     pub const LIMITED: u32 = 51;
     /// The system or the switch refused a step.
     pub const SYSTEM: u32 = 100;
-    /// The interface is there already.
+    /// The interface already exists.
     pub const INTERFACE_EXISTS: u32 = 101;
-    /// CHECK found that something is not as ADD left it.
+    /// CHECK found a difference from what ADD configured.
     pub const NOT_AS_ADDED: u32 = 102;
-    /// GC could not remove everything; all that went wrong is in the details.
+    /// GC could not remove everything. All errors are in the details.
     pub const GC: u32 = 103;
 
     pub(crate) fn new(code: u32, message: impl Into<String>) -> Self {
@@ -54,17 +55,17 @@ impl CniError {
         self
     }
 
-    /// A field of the network configuration has a value that cannot be.
+    /// A field of the network configuration has an invalid value.
     pub(crate) fn field(field: impl fmt::Display, reason: impl fmt::Display) -> Self {
         Self::new(Self::CONFIGURATION, format!("network configuration: {field}: {reason}"))
     }
 
-    /// An environment variable has a value that cannot be.
+    /// An environment variable has an invalid value.
     pub(crate) fn variable(name: &str, reason: impl fmt::Display) -> Self {
         Self::new(Self::ENVIRONMENT, format!("{name}: {reason}"))
     }
 
-    /// As it is printed, in the form of `version`.
+    /// The JSON to be printed, in the form of `version`.
     pub(crate) fn to_json(&self, version: &str) -> String {
         #[derive(Serialize)]
         #[serde(rename_all = "camelCase")]

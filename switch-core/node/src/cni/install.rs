@@ -1,8 +1,9 @@
-//! Puts the plugin and its configuration where the runtime looks for them, and puts them back.
+//! Installs the plugin and its configuration where the runtime looks for them, and restores them.
 //!
-//! Files are written beside their place, synced, and renamed: a runtime may execute or read them at any time, and a
-//! binary that is being executed cannot be written ("text file busy"). The configuration comes last and stays when the
-//! switch stops: while it is there and the agent is not, STATUS and ADD say so.
+//! A file is written under a temporary name, synced, and renamed: a runtime may execute or read it
+//! at any time, and a binary that is being executed cannot be overwritten ("text file busy"). The
+//! configuration is written last and stays when the switch stops. While it exists without a running
+//! agent, STATUS and ADD report that.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -11,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-/// The plugin's file.
+/// File name of the plugin.
 pub const BINARY: &str = "podswitch-cni";
-/// The configuration's file: before those of most others, of which runtimes take the first.
+/// File name of the configuration. It sorts before most others; runtimes use the first one.
 pub const CONFIGURATION: &str = "10-podswitch.conflist";
 
 /// What is installed, and where.
@@ -22,21 +23,21 @@ pub const CONFIGURATION: &str = "10-podswitch.conflist";
 pub struct Install {
     /// The plugin, to be copied.
     pub plugin: PathBuf,
-    /// The runtime's folder of plugins. `None`: somebody else puts it there.
+    /// The runtime's plugin folder. `None`: the plugin is installed by other means.
     pub bin_dir: Option<PathBuf>,
-    /// The runtime's folder of configurations. `None`: somebody else writes it.
+    /// The runtime's configuration folder. `None`: the configuration is written by other means.
     pub conf_dir: Option<PathBuf>,
     /// The agent's socket as the runtime's processes see it.
     pub socket: PathBuf,
 }
 
 impl Install {
-    /// Installs nothing yet: set the folders.
+    /// Options without folders: nothing is installed until they are set.
     pub fn new(plugin: impl Into<PathBuf>, socket: impl Into<PathBuf>) -> Self {
         Self { plugin: plugin.into(), bin_dir: None, conf_dir: None, socket: socket.into() }
     }
 
-    /// Puts everything in place that is not: the plugin, then the configuration.
+    /// Installs what is missing or differs: the plugin, then the configuration.
     ///
     /// # Errors
     /// A file cannot be read or written.
@@ -60,11 +61,11 @@ impl Install {
     }
 }
 
-/// Keeps an installation as it is.
+/// Keeps the files installed.
 #[derive(Debug)]
 pub(super) struct Installer {
     install: Install,
-    /// What was said last, so that it is said once.
+    /// The last reported error, to report it only once.
     said: String,
 }
 
@@ -73,7 +74,7 @@ impl Installer {
         Self { install, said: String::new() }
     }
 
-    /// Puts back what is missing. Returns what there is to say.
+    /// Restores missing files. Returns messages to report.
     pub(super) fn put_back(&mut self) -> Vec<String> {
         match self.install.apply() {
             Ok(done) => {
@@ -92,7 +93,7 @@ impl Installer {
     }
 }
 
-/// The configuration list, with the plugins that others appended to the one that is there.
+/// The configuration list, with the plugins that others appended to the installed one.
 fn configuration(socket: &Path, found: Option<&str>) -> String {
     let own = json!({
         "type": BINARY,
@@ -117,7 +118,7 @@ fn configuration(socket: &Path, found: Option<&str>) -> String {
     text
 }
 
-/// Puts a file in place unless it is there as it is to be. Returns whether it did.
+/// Writes a file unless it exists with this content. Returns whether it was written.
 fn put(folder: &Path, name: &str, content: &[u8], mode: u32) -> io::Result<bool> {
     let path = folder.join(name);
     let is_there = fs::read(&path).is_ok_and(|found| found == content)
@@ -128,14 +129,14 @@ fn put(folder: &Path, name: &str, content: &[u8], mode: u32) -> io::Result<bool>
     let temporary = folder.join(format!(".{name}.new"));
     let write = || {
         fs::create_dir_all(folder)?;
-        // A left-over may be of another mode, or a link.
+        // A left-over file may have another mode, or be a link.
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let mut file = File::options().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.write_all(content)?;
-        // Whatever the process's mask is.
+        // Independent of the process's umask.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.sync_all()?;
         drop(file);
@@ -155,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_put_back_and_what_others_appended_stays() {
+    fn files_are_restored_and_appended_plugins_stay() {
         let folder = std::env::temp_dir().join(format!("cni-install-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let plugin = folder.join("plugin");

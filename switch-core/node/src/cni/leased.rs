@@ -1,4 +1,4 @@
-//! Leases as attachments, and back.
+//! Converts leases to attachments, and back.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ pub(super) fn pod(lease: &Lease) -> Result<PodName, CniError> {
     lease.pod.parse().map_err(damaged)
 }
 
-/// How the pod of a lease is attached.
+/// The attachment for the pod of a lease.
 pub(super) fn attachment(lease: &Lease) -> Result<PodAttachment, CniError> {
     let netns = PodNetns::Pinned(lease.netns.clone().into(), lease.namespace);
     let mac =
@@ -46,7 +46,7 @@ fn host_ports(lease: &Lease) -> Vec<HostPort> {
         for &target in &lease.addresses {
             if open.address.is_none_or(|address| address.is_ipv4() == target.is_ipv4()) {
                 ports.push(HostPort {
-                    // The unspecified address means all of its family.
+                    // The unspecified address means all addresses of its family.
                     address: open.address.filter(|address| !address.is_unspecified()),
                     protocol: protocol_of(&open.protocol),
                     port: open.port,
@@ -58,7 +58,7 @@ fn host_ports(lease: &Lease) -> Vec<HostPort> {
     ports
 }
 
-/// Writes into a lease what is known of its pod now. Returns whether that is news.
+/// Updates a lease with the current facts about its pod. Returns whether it changed.
 pub(super) fn describe(lease: &mut Lease, facts: &PodFacts) -> bool {
     let labels = facts.labels.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     let ports = facts.ports.iter();
@@ -69,7 +69,7 @@ pub(super) fn describe(lease: &mut Lease, facts: &PodFacts) -> bool {
     is_news
 }
 
-/// A port as a lease has it.
+/// A port in the form of a lease.
 pub(super) fn leased_port(mapping: &PortMapping) -> super::leases::LeasedPort {
     super::leases::LeasedPort {
         address: mapping.address,
@@ -95,7 +95,7 @@ fn protocol_of(name: &str) -> Protocol {
     }
 }
 
-/// A refusal of the node.
+/// Converts an error of the node.
 pub(super) fn node_error(error: NodeError) -> CniError {
     let code = match &error {
         NodeError::Pod { error: PodError::InterfaceExists { .. }, .. } => {
@@ -109,7 +109,7 @@ pub(super) fn node_error(error: NodeError) -> CniError {
     CniError::new(code, error.to_string())
 }
 
-/// A refusal of the file system.
+/// Converts an error of the file system.
 pub(super) fn io_error(what: &'static str) -> impl Fn(io::Error) -> CniError {
     move |error| CniError::new(CniError::IO, format!("{what}: {error}"))
 }

@@ -1,8 +1,9 @@
-//! Leases on disk: one file for each attachment, written whole and put in place by rename.
+//! Leases on disk: one file for each attachment, written atomically by rename.
 //!
-//! A lease is written before its pod's interface is made, and again when the pod is attached; DEL moves it to the
-//! released ones, whose order says which addresses are longest out of use. The folder is meant to be on tmpfs: a lease
-//! of another boot of the machine is worth nothing, since its namespace is gone, and is removed.
+//! A lease is written before its pod's interface is created, and again when the pod is attached.
+//! DEL moves it to the released leases, whose order says which addresses were released longest ago.
+//! The folder should be on tmpfs: a lease of an earlier boot of the machine is useless, since its
+//! namespace is gone, and is removed.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -15,12 +16,12 @@ use serde::{Deserialize, Serialize};
 
 use super::key::Key;
 
-/// Version of the files' form.
+/// Version of the file format.
 const FORM: u32 = 1;
 /// Released leases that are kept for their order.
 const MAX_RELEASED: usize = 1024;
 
-/// An attachment, as it is kept.
+/// An attachment, as stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lease {
     form: u32,
@@ -35,7 +36,7 @@ pub struct Lease {
     pub netns: String,
     /// The pod, `namespace/name`.
     pub pod: String,
-    /// Whether the runtime said which pod it is.
+    /// Whether the runtime named the pod.
     pub is_pod: bool,
     /// Its UID.
     pub uid: Option<String>,
@@ -45,19 +46,19 @@ pub struct Lease {
     pub mac: String,
     /// `tap` or `veth`.
     pub port: String,
-    /// Ports of the node that lead to it.
+    /// Ports of the node that are forwarded to it.
     pub host_ports: Vec<LeasedPort>,
-    /// Labels, as they were last known.
+    /// The last known labels.
     pub labels: Vec<(String, String)>,
     /// Named ports: name, protocol, number.
     pub named_ports: Vec<(String, String, u16)>,
-    /// Device and inode of its namespace.
+    /// Device and inode of its network namespace.
     pub namespace: (u64, u64),
-    /// Whether ADD came to its end.
+    /// Whether ADD was completed.
     pub attached: bool,
 }
 
-/// A port of the node that leads to a pod.
+/// A port of the node that is forwarded to a pod.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LeasedPort {
     /// The node's address; `None`: all.
@@ -71,20 +72,20 @@ pub struct LeasedPort {
 }
 
 impl Lease {
-    /// What it is released by.
+    /// The key by which it is released.
     pub fn key(&self) -> Key {
         Key { container: self.container.clone(), interface: self.interface.clone() }
     }
 }
 
-/// What was found at the start.
+/// The leases found at the start.
 #[derive(Debug, Default)]
 pub struct Found {
     /// Leases in force.
     pub leases: Vec<Lease>,
     /// Addresses by time of release, the oldest first.
     pub released: Vec<(Duration, Vec<IpAddr>)>,
-    /// Files that could not be used, with the reason. They are moved aside.
+    /// Files that could not be used, with the reason. They are renamed.
     pub damaged: Vec<String>,
 }
 
@@ -99,10 +100,11 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// The leases in `folder`, which is made if it is not there. `boot`: what this boot of the machine goes by.
+    /// Opens the leases in `folder`, and creates it if it is missing. `boot`: ID of this boot of
+    /// the machine.
     ///
     /// # Errors
-    /// The folder cannot be made or read.
+    /// The folder cannot be created or read.
     pub fn open(folder: &Path, boot: &str) -> io::Result<(Self, Found)> {
         let released = folder.join("released");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&released)?;
@@ -110,7 +112,7 @@ impl Leases {
         for path in files(folder)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if name.starts_with('.') {
-                // Written half when an earlier run was killed.
+                // An incomplete file of an earlier run that was killed.
                 fs::remove_file(&path)?;
                 continue;
             }
@@ -133,14 +135,14 @@ impl Leases {
                     found.released.push((Duration::from_nanos(at), lease.addresses));
                     order.push_back(path);
                 }
-                // What it was for is over: not worth a word.
+                // No longer needed; not worth a message.
                 _ => fs::remove_file(&path)?,
             }
         }
         Ok((Self { folder: folder.to_owned(), released, boot: boot.to_owned(), order }, found))
     }
 
-    /// A lease of this boot, to be filled in.
+    /// A new lease of this boot, to be filled in.
     pub fn blank(&self, key: &Key) -> Lease {
         Lease {
             form: FORM,
@@ -163,17 +165,17 @@ impl Leases {
         }
     }
 
-    /// Writes a lease, in place of the one of its key.
+    /// Writes a lease. Replaces the one with the same key.
     ///
     /// # Errors
-    /// The file system refused it; what was there stays.
+    /// The file system refused it; the earlier file stays.
     pub fn write(&self, lease: &Lease) -> io::Result<()> {
         let name = file_name(&lease.key());
         let text = serde_json::to_vec(lease).map_err(io::Error::other)?;
         put(&self.folder, &name, &text)
     }
 
-    /// Makes a lease a released one. It is no error if it is gone.
+    /// Marks a lease as released. A missing lease is not an error.
     ///
     /// # Errors
     /// The file system refused it; the lease stays.
@@ -188,21 +190,23 @@ impl Leases {
         while self.order.len() > MAX_RELEASED
             && let Some(oldest) = self.order.pop_front()
         {
-            // Its cool-down is long over, and what stays is found at the next start.
+            // Its cool-down ended long ago. If the removal fails, the next start finds the file
+            // again.
             let _ = fs::remove_file(oldest);
         }
         Ok(())
     }
 }
 
-/// Writes a file so that it is there whole or not at all, whenever the process dies.
+/// Writes a file atomically: it is complete or absent whenever the process dies.
 pub(super) fn put(folder: &Path, name: &str, text: &[u8]) -> io::Result<()> {
     let (temporary, path) = (folder.join(format!(".{name}")), folder.join(name));
     fs::write(&temporary, text)?;
     fs::rename(&temporary, &path).inspect_err(|_| drop(fs::remove_file(&temporary)))
 }
 
-/// The name of a key's file: both parts are checked to be free of `/`, and an interface's may have any other sign.
+/// The file name of a key. Both parts are known not to contain `/`; the interface name may contain
+/// any other character.
 pub(super) fn file_name(key: &Key) -> String {
     let mut name = format!("{}@", key.container);
     for byte in key.interface.bytes() {
@@ -214,7 +218,7 @@ pub(super) fn file_name(key: &Key) -> String {
     name
 }
 
-/// The files of a folder, by name.
+/// The files of a folder, sorted by name.
 pub(super) fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut list = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -232,17 +236,17 @@ fn read(path: &Path) -> Result<Lease, String> {
     let lease: Lease = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
     match lease.form {
         FORM => Ok(lease),
-        other => Err(format!("it is of form {other}, and known is {FORM}")),
+        other => Err(format!("its format version is {other}, not {FORM}")),
     }
 }
 
-/// Moves a file aside that cannot be used, and says so.
+/// Renames a file that cannot be used. Returns a message.
 fn aside(path: &Path, reason: &str) -> String {
     let mut to = path.as_os_str().to_owned();
     to.push(".damaged");
     let moved = match fs::rename(path, &to) {
         Ok(()) => String::new(),
-        Err(error) => format!(", and cannot be moved aside: {error}"),
+        Err(error) => format!(", and cannot be renamed: {error}"),
     };
     format!("lease {}: {reason}{moved}", path.display())
 }

@@ -1,12 +1,13 @@
-//! Pods attached by CNI: the agent that answers the plugin `podswitch-cni`.
+//! Pods attached by CNI: the agent that serves the plugin `podswitch-cni`.
 //!
-//! The plugin is a small program that a container runtime starts for each verb. It passes environment and standard
-//! input to the [`Agent`] of the running switch, by a socket, and prints the answer. The agent knows the pod's labels
-//! from a [`ClusterView`], gives it addresses of the node's ranges, has the node attach it, and answers when the pod
-//! is in force at every worker.
+//! The plugin is a small program that a container runtime starts for each verb. It passes its
+//! environment and standard input to the [`Agent`] of the running switch, through a socket, and
+//! prints the answer. The agent gets the pod's labels from a [`ClusterView`], allocates addresses
+//! from the node's ranges, attaches the pod by the node, and answers when every worker has
+//! acknowledged the pod.
 //!
-//! Everything here runs on threads of its own, none of which forwards packets; what concerns the switch, or enters a
-//! namespace, is done on the node's thread.
+//! Everything here runs on separate threads, none of which forwards packets. Whatever changes the
+//! switch or enters a namespace runs on the node's thread.
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,

@@ -1,7 +1,8 @@
-//! Between the plugin `podswitch-cni` and the agent: one request and one answer for each connection.
+//! The protocol between the plugin `podswitch-cni` and the agent: one request and one answer per
+//! connection.
 //!
-//! A frame is its length in bytes, as 32 bits in network byte order, and so many bytes of JSON. The plugin passes
-//! environment and standard input on as they are, and prints what it is answered.
+//! A frame is its length in bytes, as 32 bits in network byte order, followed by that many bytes of
+//! JSON. The plugin passes on its environment and standard input unchanged, and prints the answer.
 
 use std::io::{self, Read, Write};
 
@@ -11,11 +12,11 @@ use std::collections::BTreeMap;
 
 /// Version of this protocol.
 pub const VERSION: u32 = 1;
-/// Longest frame, in bytes. A network configuration with its previous result has some thousand; the list of
-/// attachments that GC keeps grows with the node.
+/// Maximum length of a frame, in bytes. A network configuration with its previous result has a few
+/// thousand; the list of attachments that GC keeps grows with the node.
 pub const MAX_FRAME: usize = 4 << 20;
 
-/// What the plugin asks.
+/// A request of the plugin.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Call {
     /// [`VERSION`].
@@ -26,12 +27,12 @@ pub struct Call {
     pub config: String,
     /// How long the plugin waits for the answer, in milliseconds.
     pub budget: u64,
-    /// What the IPAM plugin answered that the configuration names.
+    /// The result of the IPAM plugin that the configuration names.
     #[serde(default)]
     pub ipam: Option<Value>,
 }
 
-/// What the agent answers.
+/// The agent's answer.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
     /// [`VERSION`].
@@ -51,10 +52,10 @@ pub fn read_frame(stream: &mut impl Read) -> io::Result<Vec<u8>> {
     stream.read_exact(&mut length)?;
     let length = u32::from_be_bytes(length) as usize;
     if length > MAX_FRAME {
-        let text = format!("a frame of {length} bytes: {MAX_FRAME} are taken");
+        let text = format!("a frame of {length} bytes; the limit is {MAX_FRAME}");
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
-    // The length is the sender's word: memory is taken for what comes.
+    // The length is untrusted: allocate memory only for bytes that arrive.
     let mut frame = Vec::new();
     stream.take(length as u64).read_to_end(&mut frame)?;
     match frame.len() == length {

@@ -1,4 +1,4 @@
-//! The agent's socket: one connection, one call, one answer. Root's alone.
+//! The agent's socket: one connection, one call, one answer. Only root may connect.
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
@@ -17,25 +17,26 @@ use super::protocol::{self, Answer, Call, read_frame, write_frame};
 use super::request::Request;
 use super::shared::{AnsweredCall, CniEvent, Shared};
 
-/// Calls that are answered at once. Others wait in the socket's queue, where the plugin's own time limit ends them.
+/// Calls that are served concurrently. Others wait in the socket's queue, limited by the plugin's
+/// own timeout.
 const MAX_CALLS: usize = 256;
-/// How long a call may take to arrive, and its answer to leave.
+/// Timeout for receiving a call, and for sending its answer.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the accepting thread looks whether it is to end.
+/// How often the accepting thread checks whether to stop.
 const STOP_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Makes the socket. One that a dead agent left is replaced.
+/// Creates the socket. Replaces one that a dead agent left.
 pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
     }
     if let Ok(found) = std::fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
-            let text = format!("{} is there and is no socket", path.display());
+            let text = format!("{} exists and is not a socket", path.display());
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
         }
         if UnixStream::connect(path).is_ok() {
-            let text = format!("{} is another running switch's", path.display());
+            let text = format!("{} is in use by another running switch", path.display());
             return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
         }
         std::fs::remove_file(path)?;
@@ -60,9 +61,9 @@ impl Server {
         Ok(Self { thread })
     }
 
-    /// Waits for its end, and for that of the calls that are being answered.
+    /// Waits until the thread and the calls in progress have ended.
     pub(super) fn stop(self) {
-        // A panic there was printed by its thread.
+        // A panic was printed by the thread itself.
         let _ = self.thread.join();
     }
 }
@@ -88,14 +89,14 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
             shared.report(CniEvent::Note(format!("a call cannot be answered: {error}")));
         }
     }
-    // An answer that is under way is worth some time.
+    // Allow a call in progress some time to be answered.
     let end = Instant::now() + FRAME_TIMEOUT;
     while calls.load(Relaxed) > 0 && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Counts a call as ended when it is dropped, also by a panic.
+/// Decrements the number of calls when it is dropped, even by a panic.
 struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {
@@ -123,12 +124,12 @@ fn talk(shared: &Arc<Shared>, mut stream: UnixStream, received: Instant) -> io::
     stream.set_write_timeout(Some(FRAME_TIMEOUT))?;
     let uid = podswitch_linux::peer_user(&stream)?;
     if uid != 0 && uid != rustix::process::geteuid().as_raw() {
-        let text = format!("user {uid} may not call");
+        let text = format!("user {uid} is not permitted");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
     let frame = read_frame(&mut stream)?;
     if frame.is_empty() {
-        // Asks whether somebody is here.
+        // A probe whether the agent is running.
         return Ok(());
     }
     let answer = answer(shared, &frame, received);
@@ -185,7 +186,7 @@ fn pod_of(arguments: &str) -> Option<String> {
 }
 
 impl Shared {
-    /// The pod that an attachment is of, by its lease.
+    /// The pod of an attachment, from its lease.
     fn pod_of(&self, container: &str, interface: &str) -> Option<String> {
         let key = Key { container: container.to_owned(), interface: interface.to_owned() };
         let state = self.state();

@@ -1,4 +1,4 @@
-//! What the agent's threads share: leases, addresses, and the way to the node.
+//! State shared by the agent's threads: leases, addresses, and access to the node.
 
 use std::fmt;
 use std::io;
@@ -21,7 +21,7 @@ use crate::metrics::Meters;
 use crate::node::Node;
 use crate::pod_name::PodName;
 
-/// What the agent reports.
+/// Events that the agent reports.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum CniEvent {
@@ -34,25 +34,25 @@ pub enum CniEvent {
     },
     /// An attachment was released.
     Released {
-        /// Which.
+        /// The attachment.
         key: Key,
     },
     /// A call of the plugin was answered.
     Answered(Box<AnsweredCall>),
-    /// Something failed that no call waits for.
+    /// A failure of something that no call waits for.
     Failed {
-        /// What.
+        /// What failed.
         verb: String,
-        /// Whose.
+        /// The attachment.
         key: String,
         /// Why.
         error: CniError,
     },
-    /// Something else that a person should know.
+    /// Other information for a person.
     Note(String),
 }
 
-/// A call of the plugin, and what came of it.
+/// A call of the plugin, and its result.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct AnsweredCall {
@@ -62,11 +62,12 @@ pub struct AnsweredCall {
     pub container: String,
     /// `CNI_IFNAME`.
     pub interface: String,
-    /// The pod that `CNI_ARGS` names, `namespace/name`; of a DEL that of its lease. Empty if neither is known.
+    /// The pod that `CNI_ARGS` names, `namespace/name`; for a DEL that of its lease. Empty if
+    /// neither is known.
     pub pod: String,
-    /// From its arrival to its answer.
+    /// Time from the call's arrival to its answer.
     pub duration: Duration,
-    /// Why it failed, if it did.
+    /// The error, if it failed.
     pub error: Option<CniError>,
 }
 
@@ -96,10 +97,10 @@ impl fmt::Display for CniEvent {
     }
 }
 
-/// Where events go.
+/// Receives events.
 pub(super) type CniSink = Box<dyn Fn(CniEvent) + Send + Sync>;
 
-/// What all threads of the agent share.
+/// State shared by all threads of the agent.
 pub(super) struct Shared {
     pub(super) node: NodeCaller,
     pub(super) view: Arc<dyn ClusterView>,
@@ -111,19 +112,19 @@ pub(super) struct Shared {
     pub(super) meters: Meters,
 }
 
-/// Leases and who holds which address.
+/// Leases and holders of addresses.
 pub(super) struct State {
     pub(super) pool: Pool,
     pub(super) leases: HashMap<Key, Lease>,
     pub(super) store: Leases,
-    /// The attachment that each attached pod has: of two sandboxes the last.
+    /// The attachment of each attached pod. If a pod has two sandboxes: the last one.
     pub(super) attached: HashMap<PodName, Key>,
     /// Addresses of the node's own interfaces.
     pub(super) node_addresses: HashSet<IpAddr>,
 }
 
 impl State {
-    /// What an earlier run left in the folder `leases`, and what there is to say of it.
+    /// Loads what an earlier run left in the folder `leases`. Also returns messages to report.
     pub(super) fn open(
         leases: &Path,
         boot: &str,
@@ -154,11 +155,11 @@ impl State {
     }
 }
 
-/// Attachments that a thread is working on: one at a time for each.
+/// Locks attachments: only one thread at a time works on each.
 #[derive(Default)]
 pub(super) struct Busy(Mutex<HashSet<Key>>, Condvar);
 
-/// While it lives no other thread works on the attachment.
+/// While it lives, no other thread works on the attachment.
 pub(super) struct BusyGuard<'a>(&'a Busy, Key);
 
 impl Busy {
@@ -197,7 +198,8 @@ impl Shared {
     }
 }
 
-/// What is behind these locks is whole after each step, so a panic elsewhere does no harm to it.
+/// The data behind these locks is consistent after each step, so a panic of another thread does no
+/// harm.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

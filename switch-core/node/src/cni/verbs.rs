@@ -1,4 +1,4 @@
-//! What each verb does.
+//! Implements the verbs.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,13 +25,13 @@ use crate::attachment::{ExistingInterface, InterfaceKind};
 use crate::node::Node;
 use crate::pod_name::PodName;
 
-/// The longest that ADD waits for the cluster's state to know the pod.
+/// Maximum time that ADD waits until the pod is known.
 const POD_TIMEOUT: Duration = Duration::from_secs(20);
-/// What is left of the plugin's budget for everything else.
+/// Time of the plugin's budget that is reserved for everything else.
 const MARGIN: Duration = Duration::from_secs(5);
 
 impl Shared {
-    /// Does what a call asks. Returns what the plugin prints, or the error that it prints.
+    /// Performs a call. Returns the result or the error that the plugin prints.
     pub(super) fn answer(
         self: &Arc<Self>,
         call: &Call,
@@ -47,7 +47,8 @@ impl Shared {
                 let lease = self.add(&add, &network, deadline)?;
                 let answer = self.answer_of(&add, &lease, version, previous.as_ref());
                 if answer.is_err() {
-                    // A result before ours that cannot be passed on. The first error is the one to tell.
+                    // A preceding plugin's result is invalid and cannot be passed on. Report that
+                    // error.
                     let _ = self.detach(&add.key);
                 }
                 answer
@@ -57,7 +58,7 @@ impl Shared {
                 match self.detach(&key) {
                     Ok(()) => self.queue.done(&key),
                     Err(error) => {
-                        // A runtime can do nothing about it: it is tried again until it succeeds.
+                        // The runtime could do nothing about the error: retry until it succeeds.
                         self.queue.put(&key, call).map_err(io_error("queue the DEL"))?;
                         self.report(CniEvent::Failed {
                             verb: "DEL".into(),
@@ -107,24 +108,24 @@ impl Shared {
     ) -> Result<Lease, CniError> {
         let key = &add.key;
         if self.queue.has(key) {
-            // Of an earlier attachment under the same names.
+            // A queued DEL of an earlier attachment with the same key.
             self.detach(key)?;
             self.queue.done(key);
         }
         let earlier = self.state().leases.get(key).cloned();
         if let Some(earlier) = earlier {
             if earlier.attached {
-                let message = format!("{key} is attached already, to {}", earlier.netns);
+                let message = format!("{key} is already attached, to {}", earlier.netns);
                 return Err(CniError::new(CniError::INTERFACE_EXISTS, message));
             }
-            // An ADD that a crash cut short.
+            // An ADD that was interrupted by a crash.
             self.detach(key)?;
         }
         let facts = self.facts(add, deadline)?;
         let mut lease = self.reserve(add, network, &facts)?;
         let attached = self.attach(&mut lease);
         if let Err(error) = attached {
-            // The first error is the one to tell; what stays is released by DEL.
+            // Report the first error. DEL releases whatever is left.
             let _ = self.release(key);
             return Err(error);
         }
@@ -137,7 +138,7 @@ impl Shared {
         Ok(lease)
     }
 
-    /// What is known of the pod.
+    /// Gets the facts about the pod.
     fn facts(&self, add: &Add, deadline: Instant) -> Result<PodFacts, CniError> {
         if !add.is_pod {
             return Ok(PodFacts::default());
@@ -147,7 +148,7 @@ impl Shared {
             let pod = &add.pod;
             let message = match error {
                 ViewError::OtherUid(found) => format!(
-                    "pod {pod} has the UID {found}, and CNI_ARGS asks for {}",
+                    "pod {pod} has the UID {found}, but CNI_ARGS has {}",
                     uid.unwrap_or_default()
                 ),
                 error => format!("pod {pod}: {error}"),
@@ -156,7 +157,7 @@ impl Shared {
         })
     }
 
-    /// Gives an attachment its addresses, and writes the lease.
+    /// Allocates addresses for an attachment, and writes the lease.
     fn reserve(
         self: &Arc<Self>,
         add: &Add,
@@ -199,7 +200,8 @@ impl Shared {
         self.with_node(move |node| node.add_pod(attachment))?.map_err(node_error)?;
         lease.attached = true;
         let mut state = self.state();
-        // From here on the pod is this attachment's; an older sandbox of it is out of force.
+        // From here on the pod belongs to this attachment; an older sandbox of it is no longer in
+        // force.
         state.attached.insert(pod.clone(), key.clone());
         if let Err(error) = state.store.write(lease) {
             state.attached.remove(&pod);
@@ -211,7 +213,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Detaches and releases an attachment; none is no error. The caller holds the key.
+    /// Detaches and releases an attachment. A missing one is not an error. The caller holds the
+    /// lock of the key.
     pub(super) fn detach(&self, key: &Key) -> Result<(), CniError> {
         let (lease, is_current) = {
             let state = self.state();
@@ -226,14 +229,15 @@ impl Shared {
             self.with_node(move |node| node.remove_pod(&removed))?.map_err(node_error)?;
             self.state().attached.remove(&pod);
         } else {
-            // After a restart with the namespace out of sight, of an older sandbox, or of an ADD that was cut short.
-            // The container is gone in any case, so nobody is to be told that this failed.
+            // Not current: after a restart its namespace was not accessible, it is an older
+            // sandbox, or its ADD was interrupted. The container is gone in any case, so a failure
+            // is not reported.
             let _ = self.with_node(move |_| remove_left_interface(&lease));
         }
         self.release(key)
     }
 
-    /// Frees the addresses of an attachment that has no port.
+    /// Releases the addresses of an attachment that has no port.
     fn release(&self, key: &Key) -> Result<(), CniError> {
         let now = since_boot();
         let mut state = self.state();
@@ -256,7 +260,7 @@ impl Shared {
         let expected = result::expected(previous, &key.interface, netns)?;
         for address in &lease.addresses {
             if !expected.addresses.contains(address) {
-                let reason = format!("has not {address} of {key}");
+                let reason = format!("lacks {address} of {key}");
                 return Err(CniError::field("prevResult.ips", reason));
             }
         }
@@ -266,7 +270,7 @@ impl Shared {
             self.with_node(move |node| (Seen::at(&path, &name), node.port(&pod).is_some()))?;
         let seen = found.map_err(|error| wrong(error.to_string()))?;
         if seen.namespace != lease.namespace {
-            return Err(wrong(format!("{netns} is another namespace now")));
+            return Err(wrong(format!("{netns} is a different namespace now")));
         }
         let mac = expected.mac.unwrap_or(lease.mac);
         match &seen.mac {
@@ -282,17 +286,18 @@ impl Shared {
             }
             if !seen.defaults.contains(&address.is_ipv6()) {
                 let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-                return Err(wrong(format!("there is no default route of {family} by it")));
+                return Err(wrong(format!("it has no {family} default route")));
             }
         }
         if !has_port {
-            let message = format!("{key}: the switch is attaching it again");
+            let message = format!("{key}: the switch is reattaching it");
             return Err(CniError::new(CniError::TRY_AGAIN, message));
         }
         Ok(())
     }
 
-    /// Detaches everything of a network that is not valid. Goes on after errors, and reports all.
+    /// Detaches all attachments of a network that are not valid. Continues after errors, and
+    /// reports all of them.
     fn collect(&self, network: &str, valid: &[Key]) -> Result<(), CniError> {
         let stale: Vec<Key> = {
             let state = self.state();
@@ -317,7 +322,7 @@ impl Shared {
 }
 
 impl State {
-    /// Gives an attachment its addresses, or none.
+    /// Allocates all addresses of an attachment, or none.
     fn take_addresses(&mut self, add: &Add, node: &Node) -> Result<Vec<IpAddr>, CniError> {
         let result = self.try_addresses(add, node);
         if result.is_err() {
@@ -355,7 +360,7 @@ impl State {
                 None => range_sets(node.pod_cidrs()),
             };
             if sets.is_empty() && addresses.is_empty() {
-                let message = "the node has no podCIDRs, of which addresses would come";
+                let message = "the node has no podCIDRs to allocate addresses from";
                 return Err(CniError::new(CniError::TRY_AGAIN, message));
             }
             for set in sets {
@@ -369,7 +374,7 @@ impl State {
                 addresses.push(address);
             }
         }
-        // IPv4 first, of which the MAC address is made.
+        // IPv4 first: the MAC address is derived from the first address.
         addresses.sort_by_key(IpAddr::is_ipv6);
         Ok(addresses)
     }
@@ -378,7 +383,7 @@ impl State {
 fn refused(add: &Add, error: IpamError) -> CniError {
     let code = match error {
         IpamError::Exhausted { .. } => CniError::TRY_AGAIN,
-        // The other plugin's records and ours differ, until a DEL comes in.
+        // Until a DEL arrives, the other plugin's records may differ from ours.
         _ if add.ipam.is_some() => CniError::TRY_AGAIN,
         _ => CniError::CONFIGURATION,
     };
@@ -394,7 +399,7 @@ fn range_sets(ranges: &[Cidr]) -> Vec<RangeSet> {
     [false, true].map(of_family).into_iter().filter(|set| !set.is_empty()).collect()
 }
 
-/// Why no pod can be attached, if that is so: what STATUS answers.
+/// The reason why no pod can be attached, if there is one. STATUS returns it.
 pub(super) fn problem(shared: &Shared, node: &Node) -> Option<(u32, String)> {
     let sets = range_sets(node.pod_cidrs());
     let not_available = |text: String| Some((CniError::NOT_AVAILABLE, text));
@@ -420,10 +425,10 @@ pub(super) fn problem(shared: &Shared, node: &Node) -> Option<(u32, String)> {
 /// An interface as CHECK finds it.
 struct Seen {
     namespace: (u64, u64),
-    /// `None`: it is gone.
+    /// `None`: the interface is gone.
     mac: Option<String>,
     addresses: Vec<IpAddr>,
-    /// Families that have a default route by it: whether each is IPv6.
+    /// The families with a default route through the interface: whether each is IPv6.
     defaults: Vec<bool>,
 }
 
@@ -445,8 +450,8 @@ impl Seen {
     }
 }
 
-/// Removes the interface of a lease whose pod is not attached, if the namespace is still the one and the interface is
-/// ours by kind and MAC address.
+/// Removes the interface of a lease whose pod is not attached, if the namespace is the same and
+/// kind and MAC address show that the interface is ours.
 fn remove_left_interface(lease: &Lease) -> Result<(), HostError> {
     let namespace = NetNs::open(&lease.netns)?;
     if namespace.id()? != lease.namespace {

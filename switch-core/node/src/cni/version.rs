@@ -1,9 +1,9 @@
-//! Versions of the CNI protocol, and how their results differ.
+//! Versions of the CNI protocol, and the differences of their results.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A version that this plugin speaks.
+/// A supported version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
     /// Without CHECK.
@@ -17,10 +17,10 @@ pub enum Version {
 }
 
 impl Version {
-    /// All, the oldest first.
+    /// All versions, the oldest first.
     pub const ALL: [Self; 4] = [Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
 
-    /// As it is written.
+    /// The version as text.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::V0_3_1 => "0.3.1",

@@ -1,5 +1,5 @@
-//! Routes of the node's kernel to other nodes' pods via those nodes' addresses, where neither the
-//! tunnel nor an uplink of the switch is used (`host-gw` without an uplink).
+//! Routes of the node's kernel to other nodes' pods, via those nodes' addresses. Used if packets
+//! take neither the tunnel nor an uplink of the switch (`host-gw` without an uplink).
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -11,19 +11,19 @@ use podswitch_wire::cidr::Cidr;
 use crate::events::{Failure, Reporter};
 use crate::view::View;
 
-/// How other nodes' pods are reached by the node's own processes.
+/// How the node's own processes reach other nodes' pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RemotePods {
-    /// As the node's routes say.
+    /// According to the node's routes.
     NotOurs,
-    /// By the switch.
+    /// Through the switch.
     BySwitch,
     /// Via the other nodes' addresses, which are on the same segment.
     ByKernel,
 }
 
-/// Routes that exist while this value lives. Those of a killed run stay; the next run takes over
-/// those that it needs.
+/// Routes that exist while this value lives. Those of a killed run stay; the next run adopts the
+/// ones that it needs.
 #[derive(Debug)]
 pub(super) struct KernelRoutes {
     namespace: NetNs,

@@ -1,9 +1,10 @@
-//! Clients outside the cluster whose connections a killed switch had translated.
+//! Clients outside the cluster whose translated connections a killed switch has lost.
 //!
-//! A server that speaks first does so to an SNAT port that nobody knows any more: it gets a reset, but its client, which
-//! only listens, would wait for ever. The node's kernel has seen the client's packets, and tracks the connection. The
-//! client is sent a bare acknowledgment from the address that it is connected to, outside every window. It answers with its
-//! real numbers (RFC 9293 §3.10.7.4), and the switch, which knows nothing of the connection, resets it.
+//! If the server sends first, it sends to an SNAT port that is no longer known and gets a reset.
+//! But a client that only listens would wait forever. The node's kernel has seen the client's
+//! packets and tracks the connection. So the client is sent a bare acknowledgment from the address
+//! that it is connected to, outside every window. It answers with its current sequence numbers (RFC
+//! 9293 §3.10.7.4), and the switch, which does not know the connection, resets it.
 
 use std::net::SocketAddr;
 
@@ -16,11 +17,11 @@ use podswitch_policy::rule::Protocol;
 use podswitch_policy::service::table::FrontendKind;
 use podswitch_wire::flow_key::{FlowKey, proto};
 
-/// Most clients that are asked: each is one command to a worker.
+/// Maximum number of clients that are probed. Each is one command to a worker.
 const CLIENTS: usize = 16_384;
 
-/// Asks the clients of this node's Service addresses that the kernel knows of and the switch does not. Once, when
-/// the switch has started. Returns how many were asked.
+/// Probes the clients of this node's Service addresses that the kernel tracks and the switch does
+/// not know. Called once, when the switch has started. Returns the number of probed clients.
 pub(super) fn ask(namespace: &NetNs, control: &ControlPlane) -> usize {
     let snapshot = control.snapshot();
     let mut fronts: Vec<SocketAddr> = snapshot
@@ -33,7 +34,7 @@ pub(super) fn ask(namespace: &NetNs, control: &ControlPlane) -> usize {
         return 0;
     }
     fronts.sort_unstable();
-    // Without tracking by the kernel nobody knows them.
+    // Without connection tracking in the kernel, the clients are unknown.
     let Ok(tracked) = conntrack::established(namespace) else { return 0 };
     let tracker = &control.shared().tracker;
     let lost = tracked.into_iter().filter(|(client, front)| {
@@ -43,7 +44,8 @@ pub(super) fn ask(namespace: &NetNs, control: &ControlPlane) -> usize {
     });
     let mut asked = 0;
     for (client, front) in lost.take(CLIENTS) {
-        // At least one of two numbers that far apart is outside the client's window (RFC 7323 §2.3).
+        // At least one of two numbers that are so far apart is outside the client's window (RFC
+        // 7323 §2.3).
         for number in [0, 1 << 31] {
             let Some((port, frame)) = question(&snapshot, front, client, number) else {
                 return asked;
@@ -55,7 +57,7 @@ pub(super) fn ask(namespace: &NetNs, control: &ControlPlane) -> usize {
     asked
 }
 
-/// A bare acknowledgment from `front` to `client`, by the node's stack.
+/// A bare acknowledgment from `front` to `client`, sent by the node's stack.
 fn question(
     snapshot: &Snapshot,
     front: SocketAddr,
@@ -75,7 +77,7 @@ fn question(
     };
     let builder = builder.tcp(front.port(), client.port(), number, 0).ack(number);
     let mut frame = Vec::with_capacity(builder.size(0));
-    // A vector takes everything.
+    // Writing to a vector cannot fail.
     builder.write(&mut frame, &[]).ok()?;
     Some((host.port, frame))
 }

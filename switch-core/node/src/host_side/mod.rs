@@ -32,10 +32,10 @@ use services::ServiceSide;
 pub(crate) use services::sources;
 use veth::VethHost;
 
-/// By what the next process finds the connections of the node's own port.
+/// The name by which the next process finds the connections of the node's own port.
 const PORT_NAME: &str = "node";
 
-/// Which parts of the state in force the node's kernel does not have yet.
+/// The parts of the state in force that the node's kernel does not have yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Behind {
     /// Locations of pods and nodes.
@@ -48,7 +48,7 @@ impl Behind {
     /// Everything.
     pub(crate) const ALL: Self = Self { pods: true, services: true };
 
-    /// Whether there is any.
+    /// Whether any part is missing.
     pub(crate) fn any(self) -> bool {
         self.pods || self.services
     }
@@ -67,18 +67,18 @@ pub(crate) enum HostInterface {
 #[derive(Debug)]
 pub(crate) struct HostSide {
     port: PortId,
-    /// Replaced ports, to be detached when no state names them.
+    /// Replaced ports, to be detached once no state names them.
     replaced: Vec<PortId>,
     mtu: u16,
     masquerade: Option<(Masquerade, MasqueradeConfig)>,
     services: ServiceSide,
     node_routes: KernelRoutes,
-    /// Ranges and addresses of Services that routes lead to.
+    /// Ranges and addresses of Services that are routed to the switch.
     service_ranges: Vec<Cidr>,
-    /// Addresses of the node's interfaces, if it has host ports.
+    /// Addresses of the node's interfaces, if pods have host ports.
     local: Vec<IpAddr>,
     reporter: Reporter,
-    /// Last, so that nothing is steered to a removed interface.
+    /// Dropped last, so that nothing is steered to a removed interface.
     side: Side,
 }
 
@@ -89,8 +89,9 @@ enum Side {
 }
 
 impl HostSide {
-    /// Creates the node's port and attaches it. Routes lead to `local_pods`; masquerading begins
-    /// with the first state. Without TAP it is a veth pair with an end in the switch's namespace.
+    /// Creates the node's port and attaches it. Adds routes to `local_pods`; masquerading starts
+    /// with the first state. Without TAP the port is a veth pair whose other end is in the switch's
+    /// namespace.
     pub(crate) fn open(
         settings: &Settings,
         config: &Config,
@@ -159,8 +160,8 @@ impl HostSide {
         PortConfig { port: self.port, role }
     }
 
-    /// Looks up the addresses of the node's interfaces, if pods have host ports. Returns whether they
-    /// changed.
+    /// Looks up the addresses of the node's interfaces, if pods have host ports. Returns whether
+    /// they changed.
     pub(crate) fn find_addresses(&mut self, settings: &Settings, has_host_ports: bool) -> bool {
         let mut found = Vec::new();
         if has_host_ports {
@@ -203,13 +204,13 @@ impl HostSide {
         if behind.pods {
             self.node_routes.follow(view, remote);
         }
-        // kube-proxy translates before a route is looked up.
+        // kube-proxy translates before the route lookup.
         if behind.any() && !settings.beside_kube_proxy {
             let services = services::ranges(view, snapshot);
             changed |= services != self.service_ranges;
             self.service_ranges = services;
         }
-        // If one of them fails, the others are updated all the same.
+        // If one fails, the others are still updated.
         let routed = if changed { self.route(settings, view, pods, remote) } else { Ok(()) };
         let steered = if behind.any() { self.services.follow(snapshot) } else { Ok(()) };
         let masqueraded = match &mut self.masquerade {
@@ -238,7 +239,7 @@ impl HostSide {
             destinations.extend_from_slice(&pods.remote);
         }
         destinations.extend_from_slice(&self.service_ranges);
-        // A node that reaches itself through a Service sees the gateway as its client.
+        // If the node reaches itself through a Service, it sees the gateway as the client.
         destinations.push(Cidr::host(config.node.gateway.ipv4.into()));
         destinations.sort_unstable();
         destinations.dedup();
@@ -255,7 +256,7 @@ impl HostSide {
         }
     }
 
-    /// Restores removed settings of the node's kernel, and follows the node's addresses. The caller
+    /// Restores removed settings of the node's kernel, and updates the node's addresses. The caller
     /// handles a deleted interface ([`reopen`](Self::reopen)).
     pub(crate) fn put_back(
         &mut self,
@@ -287,8 +288,8 @@ impl HostSide {
         Ok(HostInterface::There)
     }
 
-    /// Recreates the node's interface and attaches it as a new port. Detach the former one
-    /// ([`detach`](Self::detach)) when a state that names the new one is in force.
+    /// Recreates the node's interface and attaches it as a new port. Detach the old one
+    /// ([`detach`](Self::detach)) once a state that names the new one is in force.
     pub(crate) fn reopen(&mut self, control: &mut ControlPlane) -> Result<(), NodeError> {
         let device: Box<dyn Device> = match &mut self.side {
             Side::Tap(side) => Box::new(side.reopen()?),
@@ -321,25 +322,26 @@ impl HostSide {
             Side::Veth(side) => side.set_mtu(mtu.into()),
         };
         if let Err(error) = set {
-            // The switch still answers packets that are too long.
+            // The switch still sends ICMP errors for packets that are too long.
             self.reporter.failure(Failure::HostMtu(error));
         }
         true
     }
 
-    /// Asks clients outside the cluster whose connections an earlier run translated, so that they learn that it is gone.
+    /// Probes clients outside the cluster whose connections an earlier run translated, so that they
+    /// learn that the connections are lost.
     pub(crate) fn ask_lost_clients(settings: &Settings, control: &ControlPlane) {
         lost_clients::ask(&settings.namespace, control);
     }
 
-    /// Updates health checks; retries sockets that could not be opened.
+    /// Updates health checks, and retries sockets that could not be opened.
     pub(crate) fn reconcile(&mut self, control: &ControlPlane) {
         self.services.reconcile(control);
     }
 }
 
-/// Whether a change of a Service affects the node's kernel: frontends at other addresses than
-/// cluster IPs, and backends at this node's own addresses.
+/// Whether a change of a Service affects the node's kernel: frontends at addresses other than
+/// cluster IPs, or backends at this node's own addresses.
 pub(crate) fn concerns_kernel(change: &Change, settings: &Config, objects: Objects<'_>) -> bool {
     let of_service = |service: &Service| services::concerns_kernel(service, settings);
     let is_own = |address: &IpAddr| settings.node.addresses.contains(address);
@@ -363,7 +365,7 @@ pub(crate) fn concerns_kernel(change: &Change, settings: &Config, objects: Objec
     }
 }
 
-/// Whether an address is reached from other hosts.
+/// Whether other hosts can reach an address.
 fn is_global(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
@@ -371,7 +373,7 @@ fn is_global(address: IpAddr) -> bool {
     }
 }
 
-/// The node's addresses that its interfaces have: only those can be source addresses.
+/// Those of the node's addresses that its interfaces have: only they can be source addresses.
 fn present_addresses(settings: &Settings, config: &Config) -> Result<Vec<IpAddr>, HostError> {
     let found = Netlink::open(&settings.namespace)?.addresses()?;
     let is_present = |address: &&IpAddr| found.iter().any(|a| a.address.address() == **address);
@@ -380,7 +382,8 @@ fn present_addresses(settings: &Settings, config: &Config) -> Result<Vec<IpAddr>
 
 fn masquerade_rules(settings: &Settings, pods: &Lists, remote: RemotePods) -> MasqueradeConfig {
     let configured = settings.cluster_cidrs.iter();
-    // Packets to the switch are not masqueraded anyway: no need to replace the table for a pod.
+    // Packets to the switch are not masqueraded anyway, so the table need not be replaced for each
+    // pod.
     let cluster = if remote == RemotePods::BySwitch { &pods.nodes } else { &pods.cluster };
     MasqueradeConfig {
         pods: pods.local.clone(),

@@ -1,6 +1,6 @@
-//! The node's side of Services, unless kube-proxy has it: what of theirs the node's stack sees is sent to the switch, ports
-//! that the switch uses are kept from the node's own connections, and load balancers learn
-//! from health checks whether there is an endpoint here.
+//! The node's side of Services, unless kube-proxy implements them. Service traffic in the node's
+//! stack is steered to the switch, ports that the switch uses are reserved, and load balancers
+//! learn from health checks whether this node has an endpoint.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -26,12 +26,12 @@ use crate::view::View;
 /// The range of node ports (S14).
 const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 
-/// See the module's description. Failures are reported, and the rest of the switch works without
-/// what failed.
+/// See the module's description. Failures are reported; the rest of the switch works without the
+/// failed part.
 #[derive(Debug)]
 pub(super) struct ServiceSide {
     steering: Option<Steering>,
-    /// `None`: kube-proxy answers.
+    /// `None`: kube-proxy serves health checks.
     health: Option<HealthResponder>,
     /// Failures of health check ports, each reported once.
     reported: BTreeSet<String>,
@@ -40,7 +40,7 @@ pub(super) struct ServiceSide {
 }
 
 impl ServiceSide {
-    /// For a node with a port and without Services.
+    /// For a node with its own port; there are no Services yet.
     pub(super) fn open(namespace: &NetNs, gateway: Gateway, reporter: &Reporter) -> Self {
         let config = SteeringConfig { gateway, ..SteeringConfig::default() };
         let steering = Steering::install(namespace, config);
@@ -55,7 +55,7 @@ impl ServiceSide {
         }
     }
 
-    /// For a node whose Services are kube-proxy's: only the ports of source NAT are reserved.
+    /// For a node where kube-proxy implements Services: only the ports of source NAT are reserved.
     pub(super) fn beside_kube_proxy(namespace: &NetNs, reporter: &Reporter) -> Self {
         let reserved = ReservedPorts::reserve(namespace, &[NAT_PORTS]);
         let report = |error| reporter.failure(Failure::ReservedPorts(error));
@@ -68,13 +68,13 @@ impl ServiceSide {
         }
     }
 
-    /// Follows the state in force.
+    /// Applies the state in force.
     pub(super) fn follow(&mut self, snapshot: &Snapshot) -> Result<(), HostError> {
         let Some(steering) = &mut self.steering else { return Ok(()) };
         let mut fronts: Vec<Front> = snapshot
             .services
             .frontends()
-            // Cluster IPs need no steering: routes lead to the switch.
+            // Cluster IPs need no steering: they are routed to the switch.
             .filter(|front| front.kind != FrontendKind::ClusterIp)
             .map(|front| Front {
                 address: front.address,
@@ -101,7 +101,7 @@ impl ServiceSide {
         steering.update(mtu, sources(snapshot).collect(), (fronts, servers))
     }
 
-    /// Restores what was removed. Returns a description of each.
+    /// Restores removed settings. Returns a description of each.
     pub(super) fn put_back(&mut self) -> Result<Vec<String>, HostError> {
         let mut done = Vec::new();
         if let Some(steering) = &mut self.steering {
@@ -113,7 +113,7 @@ impl ServiceSide {
         Ok(done)
     }
 
-    /// Updates health checks; sockets that could not be opened are tried again.
+    /// Updates health checks; retries sockets that could not be opened.
     pub(super) fn reconcile(&mut self, control: &ControlPlane) {
         let Some(health) = &mut self.health else { return };
         let addresses = control.snapshot().node_addresses.clone();
@@ -135,7 +135,7 @@ impl ServiceSide {
     }
 }
 
-/// Addresses that the switch sends from: the node's, and those of its own masquerading.
+/// Source addresses that the switch uses: the node's, and those of its own masquerading.
 pub(crate) fn sources(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
     let masquerade = snapshot.masquerade.as_ref();
     let ipv4 = masquerade.and_then(|m| m.ipv4).map(IpAddr::V4);
@@ -143,8 +143,8 @@ pub(crate) fn sources(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
     snapshot.node_addresses.iter().copied().chain(ipv4).chain(ipv6)
 }
 
-/// Destinations of Services for the node's own processes, except its own addresses: the Service
-/// ranges, and addresses of Services outside them that no node or pod has.
+/// Service destinations for the node's own processes, except its own addresses: the Service ranges,
+/// and addresses of Services outside them that no node or pod has.
 pub(super) fn ranges(view: View<'_>, snapshot: &Snapshot) -> Vec<Cidr> {
     let ranges = &view.settings().service_cidrs;
     let mut outside: BTreeSet<IpAddr> = snapshot
@@ -167,8 +167,8 @@ pub(super) fn ranges(view: View<'_>, snapshot: &Snapshot) -> Vec<Cidr> {
     ranges.iter().copied().chain(outside.into_iter().map(Cidr::host)).collect()
 }
 
-/// Whether a Service affects the node's kernel: it is reached at other addresses than cluster IPs
-/// in the Service ranges.
+/// Whether a Service affects the node's kernel: it has addresses other than cluster IPs in the
+/// Service ranges.
 pub(super) fn concerns_kernel(service: &Service, settings: &Config) -> bool {
     let in_ranges = |a: &IpAddr| settings.service_cidrs.iter().any(|range| range.contains(*a));
     service.kind != ServiceType::ClusterIp

@@ -1,6 +1,6 @@
-//! The node's port where there is no TAP: a veth pair, one end the node's, the other in the
-//! switch's namespace under AF_PACKET. For machines whose tun device is missing or not open to this
-//! user; otherwise as [`podswitch_linux::attach::HostPort`].
+//! The node's port without TAP: a veth pair with one end in the node's namespace and the other,
+//! used through AF_PACKET, in the switch's. For machines whose tun device is missing or not
+//! accessible to this user; otherwise like [`podswitch_linux::attach::HostPort`].
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use podswitch_wire::cidr::Cidr;
 /// The switch's end.
 const OURS: &str = "ps-node";
 
-/// The node's end and its routes, while this value lives.
+/// The node's end and its routes, which exist while this value lives.
 #[derive(Debug)]
 pub(super) struct VethHost {
     node: NetNs,
@@ -25,7 +25,7 @@ pub(super) struct VethHost {
     index: u32,
     mac: Mac,
     config: HostPortConfig,
-    /// Whether routes have other sources than the kernel was given.
+    /// Whether the routes' source addresses differ from those in the kernel.
     sources_changed: bool,
     changed: ChangedSettings,
 }
@@ -87,7 +87,8 @@ impl VethHost {
         self.mac
     }
 
-    /// Sets the node addresses that its interfaces have: the sources of the routes.
+    /// Sets those of the node's addresses that its interfaces have. They are the source addresses
+    /// of the routes.
     pub(super) fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
         self.sources_changed |= self.config.node_addresses != addresses;
         self.config.node_addresses = addresses;

@@ -1,7 +1,7 @@
-//! Notices that manifests changed, by looking at them now and then: names, sizes, times and file
-//! numbers. That sees what file events miss: links that are put elsewhere, as in a mounted
-//! ConfigMap, and folders on network file systems. File events tell one thing more: that a writer has
-//! not closed a file yet.
+//! Detects changes of manifests by polling names, sizes, times and inode numbers. Polling detects
+//! what file events miss: links that are retargeted, as in a mounted ConfigMap, and folders on
+//! network file systems. File events add one thing: they show that a writer has not closed a file
+//! yet.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, Metadata};
@@ -14,18 +14,18 @@ use std::time::Duration;
 use podswitch_core::time::Clock;
 use podswitch_linux::writers::Writers;
 
-/// Time between two looks, at least; and how much longer it is than a look takes, so that a large
-/// folder does not keep the processor busy.
+/// Least time between two polls, and the least ratio of that time to the duration of a poll, so
+/// that a large folder does not keep the CPU busy.
 const PAUSE: Duration = Duration::from_millis(500);
 const SHARE: u32 = 200;
 /// The same while a change waits for its writer.
 const SHORT_PAUSE: Duration = Duration::from_millis(100);
-/// How long nothing may change before a change counts as done, and how often that is awaited.
+/// How long nothing may change before a change counts as complete, and how often that is checked.
 const SETTLE: Duration = Duration::from_millis(50);
-const LOOKS: usize = 20;
-/// How long a writer that does not write is waited for: it may hold the file open for good.
+const MAX_SETTLE_CHECKS: usize = 20;
+/// How long to wait for a writer that does not write: it may hold the file open forever.
 const IDLE_WRITER: Duration = Duration::from_secs(30);
-/// Deepest folder looked into; the loader goes no deeper.
+/// Depth of the deepest folder that is polled. The loader goes no deeper.
 const DEPTH: usize = 32;
 
 /// See the module's description.
@@ -34,7 +34,8 @@ pub struct FolderWatch {
     path: PathBuf,
     seen: u64,
     pause: Duration,
-    /// `None`: the system has no file events to give; a change counts as done once it has settled.
+    /// `None`: the system provides no file events. A change then counts as complete once it has
+    /// settled.
     writers: Option<Writers>,
 }
 
@@ -47,13 +48,14 @@ impl FolderWatch {
         watch
     }
 
-    /// How long to wait before the next look.
+    /// How long to wait before the next poll.
     pub fn pause(&self) -> Duration {
         self.pause
     }
 
-    /// Looks. Says so if something changed since it said so last; not before it has settled and its
-    /// writers have closed their files, or half of a file or of a copied folder would be read.
+    /// Polls. Returns true if something changed since it last returned true, but only after the
+    /// change has settled and its writers have closed their files. Otherwise half a file or half of
+    /// a copied folder would be read.
     pub fn has_changed(&mut self, clock: &Clock) -> bool {
         let before = clock.now();
         let mut now = self.fingerprint();
@@ -61,7 +63,7 @@ impl FolderWatch {
         if now == self.seen {
             return false;
         }
-        for _ in 0..LOOKS {
+        for _ in 0..MAX_SETTLE_CHECKS {
             thread::sleep(SETTLE);
             let next = self.fingerprint();
             if next == now {
@@ -77,8 +79,8 @@ impl FolderWatch {
         true
     }
 
-    /// Has the next look say that something changed, whether or not it did: what was found could not be
-    /// read, and may be good by then.
+    /// Makes the next poll report a change in any case: the manifests could not be read, and may be
+    /// valid by then.
     pub fn look_again(&mut self) {
         self.seen = !self.seen;
         self.pause = SHORT_PAUSE;
@@ -91,18 +93,19 @@ impl FolderWatch {
         writers.open_files().any(|(file, idle)| concerns(file) && idle < IDLE_WRITER)
     }
 
-    /// A number that is another when anything that the loader reads is.
+    /// A value that changes when anything that the loader reads changes.
     fn fingerprint(&mut self) -> u64 {
         let mut hasher = DefaultHasher::new();
         let mut folders = Vec::new();
-        look(&self.path, 0, &mut hasher, &mut folders);
+        scan(&self.path, 0, &mut hasher, &mut folders);
         if let Some(writers) = &mut self.writers {
-            // A file that is watched by itself is put in place in its folder.
+            // If the watched path is a file, it may be replaced by a rename in its folder.
             let parent = self.path.parent().filter(|_| folders.is_empty());
             let parent =
                 parent.map(|path| if path == Path::new("") { Path::new(".") } else { path });
             for folder in folders.iter().map(PathBuf::as_path).chain(parent) {
-                // One that cannot be watched has changes that settle.
+                // Changes in a folder that cannot be watched count as complete once they have
+                // settled.
                 let _ = writers.add(folder);
             }
         }
@@ -114,8 +117,8 @@ fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
-/// Hashes what is at `path`, and collects the folders that are there.
-fn look(path: &Path, depth: usize, hasher: &mut DefaultHasher, folders: &mut Vec<PathBuf>) {
+/// Hashes what is at `path`, and collects the folders below it.
+fn scan(path: &Path, depth: usize, hasher: &mut DefaultHasher, folders: &mut Vec<PathBuf>) {
     path.hash(hasher);
     let Ok(metadata) = fs::metadata(path) else { return };
     if !metadata.is_dir() {
@@ -129,7 +132,7 @@ fn look(path: &Path, depth: usize, hasher: &mut DefaultHasher, folders: &mut Vec
     names.sort_unstable();
     for name in names {
         if depth < DEPTH {
-            look(&path.join(name), depth + 1, hasher, folders);
+            scan(&path.join(name), depth + 1, hasher, folders);
         }
     }
 }
@@ -166,7 +169,7 @@ mod tests {
                 assert!(!watch.has_changed(&clock), "once");
                 watch.look_again();
                 assert!(watch.has_changed(&clock));
-                // Put in place whole.
+                // Replaced atomically.
                 fs::write(folder.join(".new"), "c: 3\n").unwrap();
                 fs::rename(folder.join(".new"), &path).unwrap();
                 assert!(watch.has_changed(&clock));

@@ -1,4 +1,4 @@
-//! What the CNI agent asks about pods, from manifests.
+//! The view of pods for the CNI agent, from manifests.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,8 +11,8 @@ use podswitch_kubernetes::{PodIdentity, Store};
 use crate::cni::{ClusterView, PodDirectory, PodFacts, PodListener, ViewError};
 use crate::pod_name::PodName;
 
-/// Pods as the manifests have them. Manifests need not describe every pod of a node: one that they do not has no
-/// labels, until they do.
+/// Pods from the manifests. Manifests need not contain every pod of a node: a pod that they do not
+/// contain has no labels until they do.
 #[derive(Clone, Default)]
 pub(super) struct ManifestView(Arc<PodDirectory>);
 
@@ -23,14 +23,14 @@ impl fmt::Debug for ManifestView {
 }
 
 impl ManifestView {
-    /// Takes over this node's pods.
+    /// Updates this node's pods from `store`.
     pub(super) fn follow(&self, store: &Store) {
         let pods = store.local_pods();
         self.0.replace(pods.filter_map(|(pod, identity)| facts(pod, identity)).collect());
     }
 }
 
-/// What is known of a pod. `None`: its name is none, and the pod is refused.
+/// Facts about a pod. `None`: its name is invalid, and the pod is refused.
 fn facts(pod: &Cookie, identity: &PodIdentity) -> Option<(PodName, PodFacts)> {
     let name = pod.as_str().strip_prefix("Pod/")?.parse().ok()?;
     let facts = PodFacts::new(identity.uid.clone(), identity.labels.clone())
@@ -49,13 +49,13 @@ impl ClusterView for ManifestView {
         match self.0.get(pod) {
             None => Ok(PodFacts::default()),
             Some(facts) if facts.is(uid) => Ok(facts),
-            // The manifest of a former pod: the next one is being written.
+            // The manifest is that of a former pod; the new one is still being written.
             Some(_) => self.0.wait(pod, uid, deadline),
         }
     }
 
     fn report_addresses(&self, _pod: &PodName, _uid: Option<&str>, _addresses: &[IpAddr]) {
-        // Files are not written to.
+        // Nothing is written to files.
     }
 
     fn on_change(&self, listener: PodListener) {

@@ -1,5 +1,5 @@
-//! A folder of manifests as the source of a node's states: read again when it changes, at the cost of
-//! what changed.
+//! A folder of manifests as the source of a node's states. It is read again when it changes, at a
+//! cost proportional to the change.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,45 +9,21 @@ use podswitch_core::id::Epoch;
 use podswitch_core::time::{Clock, Instant};
 use podswitch_kubernetes::{Files, LoadError, ObjectChanges, Record, Store};
 
+use super::error::{ApplyError, ManifestError, SourceError};
+use super::folder_watch::FolderWatch;
+use super::follow::{Followed, Source, StateSink};
 use super::manifest_view::ManifestView;
-use super::{FolderWatch, Followed, Source, SourceError, StateSink};
 use crate::cluster::ClusterOptions;
 use crate::cni::ClusterView;
-use crate::error::NodeError;
 use crate::state::{State, StateChanges};
 
-/// Manifests cannot be put in force.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ManifestError {
-    /// They cannot be read, are being written, or are cut.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// There is no Node object for this node, or in strict mode an object cannot be used: all records
-    /// that say so.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Refused(Vec<Record>),
-}
-
-/// Manifests were not put in force.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ApplyError {
-    /// The manifests are at fault.
-    #[error(transparent)]
-    Manifests(#[from] ManifestError),
-    /// The node did not take them.
-    #[error(transparent)]
-    Node(#[from] NodeError),
-}
-
-/// What a node is to be given.
+/// An update for a node.
 enum Update {
     Whole(Box<State>),
     Changes(StateChanges),
 }
 
-/// How often in a row a file may change while it is read before that is an error.
+/// How often in a row a file may change while it is read before this is an error.
 const MAX_BUSY_READS: usize = 100;
 
 /// See the module's description.
@@ -55,27 +31,27 @@ const MAX_BUSY_READS: usize = 100;
 pub struct ManifestSource {
     watch: FolderWatch,
     clock: Clock,
-    /// How often in a row a file changed while it was read.
+    /// How often in a row a file has changed while it was read.
     busy: usize,
     files: Files,
     store: Store,
     cluster: ClusterOptions,
     strict: bool,
-    /// The node does not have what the last load gave.
+    /// The node does not have the state of the last load.
     behind: bool,
-    /// Since when a later state is refused.
+    /// Since when a later state has been refused.
     refused_at: Option<Instant>,
-    /// What was said of the last load.
+    /// Records of the last load.
     records: Vec<Record>,
-    /// What the last changes in force added, changed and removed.
+    /// The objects that the last applied changes added, changed and removed.
     changes: ObjectChanges,
     view: ManifestView,
 }
 
 impl ManifestSource {
-    /// The manifests at `path`, a file or a folder, as the node `node` is to follow them. `strict`: an
-    /// object that cannot be used refuses the state. Otherwise it is left out, or closes what it was to
-    /// protect.
+    /// A source for the manifests at `path`, a file or a folder, and the node `node`. `strict`: an
+    /// object that cannot be used makes the state refused. Otherwise it is left out, or, if it is a
+    /// policy, isolates the pods that it selects.
     pub fn new(path: &Path, node: &str, cluster: &ClusterOptions, strict: bool) -> Self {
         Self {
             watch: FolderWatch::new(path),
@@ -93,7 +69,7 @@ impl ManifestSource {
         }
     }
 
-    /// What the CNI agent asks about this node's pods.
+    /// The view of this node's pods for the CNI agent.
     pub fn cluster_view(&self) -> Arc<dyn ClusterView> {
         Arc::new(self.view.clone())
     }
@@ -112,11 +88,12 @@ impl ManifestSource {
         }
     }
 
-    /// Reads what changed since the last time, and has `node` follow, at the cost of what changed.
+    /// Reads what changed since the last call, and applies it to `node`. The cost is proportional
+    /// to the change.
     ///
     /// # Errors
-    /// The manifests cannot be read or are refused, or the node does not take them. The state in force
-    /// stays, and the next call tries again what changed.
+    /// The manifests cannot be read or are refused, or the node refuses them. The state in force
+    /// stays, and the next call tries again.
     pub fn apply(&mut self, node: &mut dyn StateSink) -> Result<Epoch, ApplyError> {
         let applied = match self.load()? {
             Update::Whole(state) => node.apply_state(*state),
@@ -174,7 +151,7 @@ impl Source for ManifestSource {
             applied,
             Err(ApplyError::Manifests(ManifestError::Load(LoadError::Changing { .. })))
         );
-        // Its writer is soon done; one that never is must not keep changes from being refused.
+        // The writer is usually done soon. A writer that never finishes must not prevent the error.
         self.busy = if being_written { self.busy + 1 } else { 0 };
         if being_written && self.busy < MAX_BUSY_READS {
             self.watch.look_again();

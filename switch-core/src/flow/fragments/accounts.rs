@@ -1,10 +1,7 @@
 //! Memory accounts of the fragment store, and the order of its datagrams by age: which datagram times
 //! out next, and which is dropped to make room.
 
-use super::Slot;
-
-/// No slot.
-const NONE: u32 = u32::MAX;
+use super::slot::{Link, NONE, Slot};
 
 /// Number of accounts; accounts beyond that share one. About the number of pods on a node, and quick to
 /// search for the largest.
@@ -15,22 +12,6 @@ const ACCOUNTS: usize = 256;
 enum List {
     Age = 0,
     Account = 1,
-}
-
-/// A slot's links in the list of all slots and in the list of its account's, both by age, and its
-/// charge.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Link {
-    prev: [u32; 2],
-    next: [u32; 2],
-    account: u8,
-    charged: usize,
-}
-
-impl Default for Link {
-    fn default() -> Self {
-        Self { prev: [NONE; 2], next: [NONE; 2], account: 0, charged: 0 }
-    }
 }
 
 #[derive(Clone, Copy, Debug)]

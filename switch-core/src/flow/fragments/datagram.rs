@@ -2,7 +2,7 @@
 
 use podswitch_wire::parse::{Fragment as Position, Network, Parsed};
 
-use super::{Fragment, Released};
+use super::released::{Fragment, Released};
 use crate::action::DropReason;
 use crate::packet::Packet;
 

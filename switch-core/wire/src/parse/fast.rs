@@ -5,7 +5,9 @@
 //! finds the error. The two agree on every frame accepted here (a property test checks that), so
 //! the checks can be in whatever order is cheapest.
 
-use super::{Fragment, Icmp, Network, Parsed, array, be16, ethertype, ipv4};
+use super::bytes::{array, be16};
+use super::ipv4;
+use super::parsed::{Fragment, Icmp, Network, Parsed, ethertype};
 use crate::flow_key::{Family, FlowKey, HashKey, proto};
 use crate::sum::ipv4_header_holds;
 

@@ -1,7 +1,9 @@
 //! IPv4 (RFC 791): header, checksum, options, fragments.
 
+use super::bytes::{array, be16};
 use super::layer4::{self, Layer4};
-use super::{Link, Network, ParseError, Parsed, Place, array, be16};
+use super::parsed::{Network, ParseError, Parsed};
+use super::place::{Link, Place};
 use crate::flow_key::{Family, FlowKey, HashKey};
 use crate::sum::{ipv4_header_holds, sum};
 

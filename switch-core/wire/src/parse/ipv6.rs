@@ -1,7 +1,9 @@
 //! IPv6 (RFC 8200): header, extension header chain, fragments.
 
+use super::bytes::{array, be16};
 use super::layer4::{self, Layer4};
-use super::{Fragment, Link, Network, ParseError, Parsed, Place, array, be16};
+use super::parsed::{Fragment, Network, ParseError, Parsed};
+use super::place::{Link, Place};
 use crate::flow_key::{Family, FlowKey, HashKey, proto};
 
 /// The longest extension header chain that is followed.

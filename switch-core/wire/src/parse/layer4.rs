@@ -1,6 +1,7 @@
 //! Layer 4, as much as forwarding needs: ports, header length, TCP flags, ICMP class.
 
-use super::{Icmp, ParseError, be16};
+use super::bytes::be16;
+use super::parsed::{Icmp, ParseError};
 use crate::flow_key::proto;
 
 /// The content of the layer-4 header, or what is wrong with it.

@@ -1,9 +1,11 @@
 //! The packet inside an ICMP error.
 
+use super::bytes::{array, be16};
 use super::ipv4;
 use super::ipv6::{Chain, follow_chain};
 use super::layer4::{Layer4, icmp};
-use super::{Fragment, Icmp, Network, Place, array, be16};
+use super::parsed::{Fragment, Icmp, Network};
+use super::place::Place;
 use crate::flow_key::{Family, FlowKey, HashKey, proto};
 
 /// The packet that an ICMP error quotes, as much as is needed to find its flow.

@@ -53,22 +53,12 @@ const CRATES: [(&str, &str, &[&str]); 13] = [
 /// Folders whose own file (`mod.rs`) and children name each other: a type with its methods spread
 /// over children that it also takes types from. None may be added; one that is resolved goes.
 const OWN_FILE: &[(&str, &str)] = &[
-    ("podswitch-wire", "parse"),
     ("podswitch-core", "control"),
     ("podswitch-core", "engine"),
-    ("podswitch-core", "flow::fragments"),
     ("podswitch-core", "flow::table"),
-    ("podswitch-core", "publish"),
-    ("podswitch-core", "resolve"),
-    ("podswitch-linux", "health"),
     ("podswitch-linux", "port::udp_tunnel"),
-    ("podswitch-linux", "preflight"),
-    ("podswitch-node", "source"),
     ("podswitch-kubernetes", "read"),
     ("podswitch-kubernetes", "store"),
-    ("podswitch-vswitch", "demo"),
-    ("podswitch-vswitch", "demo::world"),
-    ("podswitch-vswitch", "explain"),
 ];
 
 fn read(file: &Path) -> String {

@@ -80,6 +80,11 @@ impl Modules {
                     let is_public = is_public(&tokens[..at]);
                     at += 1 + self.import(&tokens[at + 1..], &path, is_public);
                 }
+                // Who may name an item, `pub(in crate::a)`, is no import.
+                ("pub", None) if tokens.get(at + 2).and_then(Token::word) == Some("in") => {
+                    let end = tokens[at..].iter().position(|token| token.is(')'));
+                    at += end.unwrap_or(0) + 1;
+                }
                 ("crate" | "super" | "self", _) => at += self.path(&tokens[at..], &path),
                 (word, _)
                     if tokens.get(at + 1) == Some(&Token::PathSep)
@@ -302,11 +307,14 @@ fn absolute(names: &[String], module: &[String]) -> Option<Names> {
 
 /// Whether the `use` that follows passes on what it names.
 fn is_public(before: &[Token]) -> bool {
-    match before {
-        [.., last] if last.word() == Some("pub") => true,
-        [.., open, _, last] if last.is(')') && open.is('(') => true,
-        [.., open, _, _, last] if last.is(')') && open.is('(') => true,
-        _ => false,
+    let is_pub = |at: usize| before[at].word() == Some("pub");
+    match before.last() {
+        Some(last) if last.is(')') => before
+            .iter()
+            .rposition(|token| token.is('('))
+            .is_some_and(|at| at > 0 && is_pub(at - 1)),
+        Some(_) => is_pub(before.len() - 1),
+        None => false,
     }
 }
 

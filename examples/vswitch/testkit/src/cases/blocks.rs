@@ -11,17 +11,17 @@ pub(super) fn cases() -> Vec<Case> {
 fn ingress() -> Vec<Case> {
     vec![
         into_a(
-            "a range of IPv4 says nothing of IPv6",
+            "a range of IPv4 does not match IPv6",
             "[{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}]",
             [("allow", "*", "x/a", "*@ipv4")],
         ),
         into_a(
-            "a range of IPv6 says nothing of IPv4",
+            "a range of IPv6 does not match IPv4",
             "[{from: [{ipBlock: {cidr: '::/0'}}]}]",
             [("allow", "*", "x/a", "*@ipv6")],
         ),
         lets_in(
-            "everybody by address",
+            "everyone by address",
             "[{ipBlock: {cidr: 0.0.0.0/0}}, {ipBlock: {cidr: '::/0'}}]",
             "*",
         ),
@@ -58,7 +58,7 @@ fn ingress() -> Vec<Case> {
             "x/*|z/b|z/c",
         ),
         lets_in(
-            "everybody but pods",
+            "everyone but pods",
             "[{ipBlock: {cidr: 0.0.0.0/0, except: [10.0.0.0/8]}}, \
              {ipBlock: {cidr: '::/0', except: ['fd00::/16']}}]",
             "node/*|x/h|198.51.100.7|203.0.113.9|2001:db8*",

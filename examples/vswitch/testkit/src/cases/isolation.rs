@@ -1,5 +1,5 @@
-//! Who is isolated and by what: directions, defaults, empty and missing lists, unions (N1–N6,
-//! N11, N12, N16).
+//! Which pods are isolated, and by what: directions, defaults, empty and missing lists, unions
+//! (N1–N6, N11, N12, N16).
 
 use super::{Case, case, into_a, out_of_a};
 

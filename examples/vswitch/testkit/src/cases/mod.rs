@@ -1,7 +1,7 @@
-//! A truth table of policy, written by hand: what people write, and who reaches whom then.
+//! A truth table of policies, written by hand: policies, and the resulting reachability.
 //!
-//! After the upstream end-to-end suite, cyclonus and the text of the API. Every case is on one
-//! cluster (see `cluster()`); what is not mentioned is allowed.
+//! Based on the upstream end-to-end suite, cyclonus and the text of the API. All cases use one
+//! cluster (see `cluster()`). Pairs that no line mentions are allowed.
 
 mod blocks;
 mod isolation;
@@ -9,8 +9,8 @@ mod ports;
 mod selectors;
 mod tiers;
 
-/// `allow` or `deny`, from whom, to whom, what. Names and ports are patterns with `*`, several
-/// with `|`; of what is asked only one family is meant where it ends in `@ipv4` or `@ipv6`.
+/// `allow` or `deny`, source, destination, port. Names and ports are patterns with `*`, several
+/// separated by `|`. A port that ends in `@ipv4` or `@ipv6` applies to that family only.
 pub type Line = (&'static str, &'static str, &'static str, &'static str);
 
 /// One case.
@@ -18,21 +18,22 @@ pub struct Case {
     pub name: &'static str,
     /// Namespace and `spec` of NetworkPolicies; ClusterNetworkPolicies have no namespace.
     objects: Vec<(&'static str, String)>,
-    /// Read from top to bottom: the last line that fits counts, without one it is allowed. What
-    /// holds in every case is not written: a pod reaches itself, and its own node both ways.
+    /// Evaluated from top to bottom: the last line that matches decides; without one the pair is
+    /// allowed. What holds in every case is not written: a pod reaches itself, and its own node in
+    /// both directions.
     expect: Vec<Line>,
 }
 
-/// Namespaces x, y, z, each with the pods a, b, c: those of x on n1, the others on n2. Labels are
-/// `ns` of namespaces and `pod` of pods. Each has the port `web` on 80/TCP and `dns` on 81/UDP,
-/// but z/c has `web` on 81/TCP. x/h is a pod in the network of n1.
+/// Namespaces x, y, z, each with the pods a, b, c: those of x on n1, the others on n2. Namespaces
+/// have the label `ns`, pods the label `pod`. Each pod has the port `web` on 80/TCP and `dns` on
+/// 81/UDP, but z/c has `web` on 81/TCP. x/h is a pod in the network of n1.
 pub const NAMESPACES: [&str; 3] = ["x", "y", "z"];
 pub const PODS: [&str; 3] = ["a", "b", "c"];
 
-/// Addresses off the cluster: two of each family.
+/// Addresses outside the cluster: two of each family.
 pub const OUTSIDE: [&str; 4] = ["198.51.100.7", "203.0.113.9", "2001:db8:1::7", "2001:db8:2::9"];
 
-/// What is probed between all ends.
+/// The ports that are probed between all endpoints.
 pub const ASKED: [&str; 7] = ["80/TCP", "81/TCP", "80/UDP", "81/UDP", "80/SCTP", "81/SCTP", "ICMP"];
 
 /// The cluster without policies; `nodes`: the nodes of the pods of x, y and z.
@@ -85,7 +86,7 @@ impl Case {
         self.objects.iter().enumerate().map(one).collect()
     }
 
-    /// What a person expects of a pair.
+    /// The expected verdict for a pair.
     pub fn allows(&self, from: &str, to: &str, family: &str, what: &str) -> bool {
         let at_own_node = |pod: &str, other: &str| {
             let own = if pod.starts_with("x/") { "node/n1|x/h" } else { "node/n2" };
@@ -103,7 +104,7 @@ impl Case {
 }
 
 impl Case {
-    /// Lines of what is expected that are about nobody or nothing, by mistake.
+    /// Expected lines that match no pair, by mistake.
     pub fn idle_lines(&self) -> Vec<Line> {
         let mut names: Vec<String> =
             OUTSIDE.iter().chain(&["node/n1", "node/n2", "x/h"]).map(|n| (*n).to_owned()).collect();
@@ -131,7 +132,7 @@ fn fits(patterns: &str, name: &str) -> bool {
     patterns.split('|').any(|pattern| match pattern.split_once('*') {
         None if pattern == "pods" => is_pod(name) && name != "x/h",
         None => pattern == name,
-        // Of x the pods with a network of their own.
+        // A pattern for the pods of x means those with a network of their own.
         Some(("x/", "")) => name.starts_with("x/") && name != "x/h",
         Some((front, back)) => {
             name.len() >= front.len() + back.len()
@@ -151,7 +152,7 @@ fn case<const N: usize, const M: usize>(
     Case { name, objects: objects.to_vec(), expect: expect.to_vec() }
 }
 
-/// x/a lets in what these rules say; nobody else.
+/// x/a accepts what these rules allow, and nothing else.
 fn into_a<const M: usize>(name: &'static str, rules: &str, expect: [Line; M]) -> Case {
     let spec = format!(
         "{{podSelector: {{matchLabels: {{pod: a}}}}, policyTypes: [Ingress], ingress: {rules}}}"
@@ -160,17 +161,17 @@ fn into_a<const M: usize>(name: &'static str, rules: &str, expect: [Line; M]) ->
     Case { name, objects: vec![("x", spec)], expect: all }
 }
 
-/// x/a lets in these, on all ports, ICMP among them; nobody else.
+/// x/a accepts these peers, on all ports and ICMP, and nothing else.
 fn lets_in(name: &'static str, peers: &str, who: &'static str) -> Case {
     into_a(name, &format!("[{{from: {peers}}}]"), [("allow", who, "x/a", "*")])
 }
 
-/// x/a is open on these ports, to everyone.
+/// x/a accepts connections to these ports from everyone.
 fn opens(name: &'static str, ports: &str, what: &'static str) -> Case {
     into_a(name, &format!("[{{ports: {ports}}}]"), [("allow", "*", "x/a", what)])
 }
 
-/// x/a calls whom these rules say; nobody else.
+/// x/a may connect to what these rules allow, and to nothing else.
 fn out_of_a<const M: usize>(name: &'static str, rules: &str, expect: [Line; M]) -> Case {
     let spec = format!(
         "{{podSelector: {{matchLabels: {{pod: a}}}}, policyTypes: [Egress], egress: {rules}}}"

@@ -42,7 +42,7 @@ fn names() -> Vec<Case> {
         opens("a name", "[{port: web}]", "80/TCP"),
         opens("a name of UDP", "[{port: dns, protocol: UDP}]", "81/UDP"),
         opens("a name of another protocol", "[{port: dns}]", "nothing"),
-        opens("a name that the pod has not", "[{port: metrics}]", "nothing"),
+        opens("a name that the pod does not have", "[{port: metrics}]", "nothing"),
         opens("a name and a number", "[{port: web}, {port: 81}]", "*/TCP"),
         case(
             "a name on ingress is each selected pod's own",

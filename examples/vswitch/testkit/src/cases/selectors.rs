@@ -58,12 +58,12 @@ fn items() -> Vec<Case> {
             "z/*",
         ),
         lets_in(
-            "a namespace's labels are none of its pods'",
+            "a namespace's labels do not apply to its pods",
             "[{podSelector: {matchLabels: {ns: x}}}]",
             "nobody",
         ),
         lets_in(
-            "a pod's labels are none of its namespace's",
+            "a pod's labels do not apply to its namespace",
             "[{namespaceSelector: {matchLabels: {pod: a}}}]",
             "nobody",
         ),
@@ -93,7 +93,7 @@ fn operators() -> Vec<Case> {
             "x/c",
         ),
         lets_in(
-            "NotIn matches what has not the key",
+            "NotIn matches pods without the key",
             "[{podSelector: {matchExpressions: [{key: tier, operator: NotIn, values: [db]}]}}]",
             "x/*",
         ),
@@ -103,7 +103,7 @@ fn operators() -> Vec<Case> {
             "pods",
         ),
         lets_in(
-            "Exists of what nobody has",
+            "Exists of a key that no pod has",
             "[{podSelector: {matchExpressions: [{key: tier, operator: Exists}]}}]",
             "nobody",
         ),
@@ -113,7 +113,7 @@ fn operators() -> Vec<Case> {
             "x/*",
         ),
         lets_in(
-            "DoesNotExist of what everybody has",
+            "DoesNotExist of a key that every pod has",
             "[{podSelector: {matchExpressions: [{key: pod, operator: DoesNotExist}]}}]",
             "nobody",
         ),
@@ -187,7 +187,7 @@ fn others() -> Vec<Case> {
             [("deny", "*", "y/*", "*"), ("deny", "y/*", "*", "*"), ("allow", "y/*", "y/*", "*")],
         ),
         case(
-            "everybody but one namespace",
+            "everyone but one namespace",
             [(
                 "y",
                 "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchExpressions: [\

@@ -1,10 +1,10 @@
-//! ClusterNetworkPolicy: what goes before and behind NetworkPolicy.
+//! ClusterNetworkPolicy: tiers that are evaluated before and after NetworkPolicy.
 
 use super::{Case, case};
 
 const X: &str = "subject: {namespaces: {matchLabels: {ns: x}}}";
 
-/// What a ClusterNetworkPolicy on the pods of x says.
+/// A ClusterNetworkPolicy for the pods of x.
 fn on_x<const M: usize>(
     name: &'static str,
     network: &[(&'static str, &str)],

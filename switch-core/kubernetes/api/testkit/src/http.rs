@@ -1,4 +1,4 @@
-//! HTTP/1.1 and the paths of the API, as far as clients of podswitch use them.
+//! HTTP/1.1 and the API paths, as far as podswitch's clients use them.
 
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write};
 use std::net::TcpStream;
@@ -151,7 +151,7 @@ fn list(
     );
     chunk(out, &head)?;
     let mut separator = "";
-    // Objects that are made are on other nodes.
+    // Generated objects are on other nodes.
     let generated = generated.filter(|_| node.is_none());
     let made = generated.into_iter().flat_map(|it| (0..it.count).map(it.make));
     for text in objects.into_iter().chain(made) {

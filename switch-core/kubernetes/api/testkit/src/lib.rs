@@ -1,5 +1,5 @@
-//! An API server in memory that speaks list and watch by HTTP on loopback: enough of the protocol for clients of
-//! podswitch, with the faults that real ones show. For tests and benches.
+//! An in-memory API server that serves list and watch over HTTP on loopback: the part of the
+//! protocol that podswitch's clients use, with the faults of real servers. For tests and benches.
 
 #![allow(missing_docs, reason = "only tests and benches use it")]
 #![allow(
@@ -31,15 +31,15 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Serves `world` at a free port.
+    /// Serves `world` on a free port.
     pub fn start(world: Arc<World>) -> Self {
         Self::start_at(world, SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port")
     }
 
-    /// Serves `world` at an address.
+    /// Serves `world` on an address.
     ///
     /// # Errors
-    /// It is taken.
+    /// The address is in use.
     pub fn start_at(world: Arc<World>, address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
@@ -57,7 +57,7 @@ impl ApiServer {
                 }
                 let (world, stop) = (world_of.clone(), stop_of.clone());
                 std::thread::spawn(move || {
-                    // A client that goes away is none of ours.
+                    // A disconnected client is not an error here.
                     let _ = http::serve(&stream, &world, &stop);
                     let _ = stream.shutdown(std::net::Shutdown::Both);
                 });
@@ -74,14 +74,14 @@ impl ApiServer {
         format!("http://{}", self.address)
     }
 
-    /// Cuts every connection, as a server that dies does.
+    /// Closes every connection, as a crashing server does.
     pub fn cut(&self) {
         for stream in self.connections.lock().expect("no panic").drain(..) {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
     }
 
-    /// Ends the server. Its address can be taken again.
+    /// Stops the server. Its address can be used again.
     pub fn stop(mut self) -> SocketAddr {
         self.end();
         self.address
@@ -104,7 +104,7 @@ impl Drop for ApiServer {
     }
 }
 
-/// Writes a kubeconfig that names `url`, and `token_file` where there is one.
+/// Writes a kubeconfig with the server `url`, and with `token_file` if it is given.
 ///
 /// # Panics
 /// It cannot be written.
@@ -123,12 +123,12 @@ pub fn kubeconfig(path: &Path, url: &str, token_file: Option<&Path>) {
 /// Waits until `what` holds, at most for 30 s.
 ///
 /// # Panics
-/// It does not come.
+/// It does not hold in time.
 #[track_caller]
 pub fn eventually(text: &str, mut what: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(30);
     while !what() {
-        assert!(Instant::now() < until, "it does not come: {text}");
+        assert!(Instant::now() < until, "timed out waiting: {text}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

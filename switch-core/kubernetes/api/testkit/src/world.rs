@@ -1,4 +1,4 @@
-//! The objects, and what happened to them.
+//! The objects and their history.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -25,17 +25,17 @@ pub struct World {
 #[derive(Default)]
 struct Inner {
     version: u64,
-    /// Versions up to this one are not known any more.
+    /// Versions up to this one are too old to watch from.
     compacted: u64,
     objects: BTreeMap<(Kind, String), Value>,
     events: Vec<Event>,
     requests: Vec<Request>,
     token: Option<String>,
-    /// Made when they are listed: there are too many to keep.
+    /// Generated when they are listed: there are too many to keep.
     generated: BTreeMap<Kind, Generated>,
     /// Kinds that are not served.
     absent: Vec<Kind>,
-    /// Status codes for the next requests of lists.
+    /// Status codes for the next list requests.
     refusals: Vec<u16>,
 }
 
@@ -53,10 +53,10 @@ pub(crate) struct Event {
     pub(crate) object: Value,
 }
 
-/// The next command to a watch.
+/// What a watch is to do next.
 pub(crate) enum Next {
     Events(Vec<Event>),
-    /// The version is not known any more.
+    /// The version is too old.
     Gone,
     Nothing(u64),
 }
@@ -66,7 +66,7 @@ impl World {
         self.inner.lock().expect("no panic")
     }
 
-    /// Adds an object or changes the one of its name.
+    /// Upserts an object.
     pub fn put(&self, kind: Kind, mut object: Value) {
         let mut inner = self.lock();
         inner.version += 1;
@@ -98,7 +98,7 @@ impl World {
         self.lock().objects.get(&(kind, name.to_owned())).cloned()
     }
 
-    /// Forgets what happened: watches from before have to list again.
+    /// Forgets the history: watches from earlier versions must list again.
     pub fn compact(&self) {
         let mut inner = self.lock();
         inner.version += 1;
@@ -107,12 +107,12 @@ impl World {
         self.changed.notify_all();
     }
 
-    /// Makes these objects whenever they are listed.
+    /// Generates `count` objects whenever the kind is listed.
     pub fn generate(&self, kind: Kind, count: usize, make: fn(usize) -> String) {
         self.lock().generated.insert(kind, Generated { count, make });
     }
 
-    /// Serves a kind, or does not.
+    /// Sets whether a kind is served.
     pub fn serve_kind(&self, kind: Kind, is_served: bool) {
         let mut inner = self.lock();
         inner.absent.retain(|absent| *absent != kind);
@@ -121,7 +121,7 @@ impl World {
         }
     }
 
-    /// The token without which a request is refused.
+    /// Sets the required token; requests without it are refused.
     pub fn set_token(&self, token: Option<&str>) {
         self.lock().token = token.map(str::to_owned);
     }
@@ -131,7 +131,7 @@ impl World {
         self.lock().refusals.push(code);
     }
 
-    /// Requests so far, since this was called last.
+    /// Requests since the last call.
     pub fn take_requests(&self) -> Vec<Request> {
         std::mem::take(&mut self.lock().requests)
     }
@@ -141,7 +141,7 @@ impl World {
         self.lock().requests.clone()
     }
 
-    /// Has watches look whether they are to end.
+    /// Wakes watches, so that they check whether to end.
     pub fn wake(&self) {
         self.changed.notify_all();
     }
@@ -165,7 +165,7 @@ impl World {
         self.lock().refusals.pop()
     }
 
-    /// The version, and the objects of a kind that `wanted` wants.
+    /// The version, and the objects of a kind that match `wanted`.
     pub(crate) fn list(
         &self,
         kind: Kind,
@@ -177,14 +177,14 @@ impl World {
         (inner.version, texts, inner.generated.get(&kind).copied())
     }
 
-    /// What happened to a kind after `version`; waits for it for `longest`.
+    /// Events of a kind after `version`. Waits up to `longest` for one.
     pub(crate) fn wait(&self, kind: Kind, version: u64, longest: Duration) -> Next {
         let mut inner = self.lock();
         for is_last in [false, true] {
             if version < inner.compacted {
                 return Next::Gone;
             }
-            // From the end: there may be many.
+            // Search from the end: there may be many.
             let new = inner.events.iter().rev().take_while(|event| event.version > version);
             let mut new: Vec<Event> = new.filter(|event| event.kind == kind).cloned().collect();
             if !new.is_empty() {
@@ -198,7 +198,7 @@ impl World {
         Next::Nothing(inner.version)
     }
 
-    /// Takes a merge patch of an object's metadata and status over.
+    /// Applies a merge patch to an object's metadata and status.
     pub(crate) fn patch(&self, kind: Kind, name: &str, patch: &Value) -> Option<Value> {
         let mut object = self.get(kind, name)?;
         merge(&mut object, patch);
@@ -207,7 +207,7 @@ impl World {
     }
 }
 
-/// A JSON merge patch (RFC 7386); the condition of a node replaces the list, which is enough here.
+/// A JSON merge patch (RFC 7386). Simplification: the conditions of a node are replaced as a list.
 fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(fields) = patch else {
         *target = patch.clone();

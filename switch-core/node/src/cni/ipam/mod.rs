@@ -1,8 +1,9 @@
-//! Which addresses are free, and who holds the others: pure, without files or clocks.
+//! Allocates addresses and knows their holders. Pure: no files, no clock.
 //!
-//! An address has one holder, an attachment's [`Key`], from [`Pool::allocate`] or [`Pool::hold`] to
-//! [`Pool::release`]. Addresses that were never given out go first, then those released longest ago, none before its
-//! cool-down is over: connections and caches elsewhere may still mean the former holder.
+//! An address has one holder, the [`Key`] of an attachment, from [`Pool::allocate`] or
+//! [`Pool::hold`] until [`Pool::release`]. Addresses that were never allocated go first, then those
+//! released longest ago. An address is not allocated before its cool-down is over, because
+//! connections and caches elsewhere may still refer to the former holder.
 
 mod range;
 #[cfg(test)]
@@ -19,18 +20,19 @@ pub use range::AddressRange;
 
 use super::key::Key;
 
-/// Ranges of one family; one address comes of them.
+/// Ranges of one family, from which one address is allocated.
 pub type RangeSet = Vec<AddressRange>;
 
-/// Released addresses that are remembered. The oldest is forgotten, once its cool-down is over.
+/// Maximum number of released addresses that are remembered. The oldest is forgotten once its
+/// cool-down is over.
 const MAX_RELEASED: usize = 1 << 16;
-/// Addresses of one range that are tried before it counts as exhausted.
+/// Addresses of a range that are tried before it counts as exhausted.
 const MAX_TRIES: u128 = 1 << 17;
 
-/// Why there is no address.
+/// Why no address was allocated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IpamError {
-    /// All addresses of the ranges are held, reserved or cooling down.
+    /// All addresses of the ranges are held, in use or cooling down.
     Exhausted {
         /// The ranges.
         ranges: String,
@@ -39,18 +41,18 @@ pub enum IpamError {
         /// How many were released a short time ago.
         cooling: usize,
     },
-    /// An address that was asked for is another attachment's.
+    /// A requested address is held by another attachment.
     Held {
         /// The address.
         address: IpAddr,
-        /// Whose it is.
+        /// The holder.
         holder: Key,
     },
-    /// An address that was asked for belongs to something else: a pod of the state, or the node itself.
+    /// A requested address belongs to something else: a pod of the state, or the node itself.
     Taken {
         /// The address.
         address: IpAddr,
-        /// What it belongs to.
+        /// Its owner.
         by: String,
     },
 }
@@ -77,16 +79,16 @@ pub struct Pool {
     held: HashMap<IpAddr, Key>,
     /// Addresses of each holder.
     holders: HashMap<Key, Vec<IpAddr>>,
-    /// When addresses were released that nobody holds.
+    /// When each unheld address was released.
     released: HashMap<IpAddr, Duration>,
-    /// The same in the order of release. An entry counts if `released` has its time.
+    /// Released addresses, in order. An entry is valid if `released` has its time.
     order: VecDeque<(Duration, IpAddr)>,
-    /// The first address of each range that was never given out, as an offset.
+    /// Offset of the first address of each range that was never allocated.
     next: HashMap<AddressRange, u128>,
 }
 
 impl Pool {
-    /// A pool without holders. `cool_down`: how long a released address is not given out.
+    /// An empty pool. `cool_down`: how long a released address is not allocated again.
     pub fn new(cool_down: Duration) -> Self {
         Self {
             cool_down,
@@ -98,8 +100,8 @@ impl Pool {
         }
     }
 
-    /// Gives `key` an address of `ranges`. `now`: time since some fixed point. `taken_by` says what else has an
-    /// address.
+    /// Allocates an address of `ranges` for `key`. `now`: time since a fixed point. `taken_by`
+    /// returns who else uses an address.
     ///
     /// # Errors
     /// [`IpamError::Exhausted`].
@@ -114,7 +116,7 @@ impl Pool {
             .never_used(ranges, &mut taken_by)
             .or_else(|| self.longest_released(ranges, now, &mut taken_by))
             .or_else(|| {
-                // Some were passed over that belonged to something else then.
+                // Some addresses were skipped because something else used them then.
                 self.next.retain(|range, _| !ranges.contains(range));
                 self.never_used(ranges, &mut taken_by)
             });
@@ -123,7 +125,8 @@ impl Pool {
         Ok(address)
     }
 
-    /// Gives `key` this address, which was asked for or was given before. Cool-down does not matter.
+    /// Assigns this address to `key`: it was requested, or was assigned before. Ignores the
+    /// cool-down.
     ///
     /// # Errors
     /// Another attachment holds it.
@@ -138,7 +141,7 @@ impl Pool {
         }
     }
 
-    /// Takes all addresses from `key`. Returns them.
+    /// Releases all addresses of `key`. Returns them.
     pub fn release(&mut self, key: &Key, now: Duration) -> Vec<IpAddr> {
         let addresses = self.holders.remove(key).unwrap_or_default();
         for address in &addresses {
@@ -148,7 +151,7 @@ impl Pool {
         addresses
     }
 
-    /// Enters an address that was released at `at`, in an earlier run.
+    /// Records an address that an earlier run released at `at`.
     pub fn note_released(&mut self, address: IpAddr, at: Duration) {
         if self.held.contains_key(&address) {
             return;
@@ -167,7 +170,7 @@ impl Pool {
         }
     }
 
-    /// Who holds an address.
+    /// The holder of an address.
     pub fn holder(&self, address: IpAddr) -> Option<&Key> {
         self.held.get(&address)
     }
@@ -177,17 +180,17 @@ impl Pool {
         self.holders.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// How many addresses are held.
+    /// Number of held addresses.
     pub fn len(&self) -> usize {
         self.held.len()
     }
 
-    /// Whether nobody holds an address.
+    /// Whether no address is held.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 
-    /// Whether an address of `ranges` could be given out now.
+    /// Whether an address of `ranges` could be allocated now.
     pub fn has_free(
         &self,
         ranges: &[AddressRange],
@@ -206,8 +209,8 @@ impl Pool {
         })
     }
 
-    /// How many addresses of `ranges`, which do not overlap, nobody holds and no one released a short time ago. What
-    /// belongs to something else counts as free.
+    /// Number of addresses of `ranges`, which must not overlap, that are neither held nor cooling
+    /// down. Addresses that something else uses count as free.
     pub fn free(&self, ranges: &[AddressRange], now: Duration) -> u128 {
         let is_inside = |address: &&IpAddr| ranges.iter().any(|range| range.contains(**address));
         let is_cooling = |at: &Duration| now.saturating_sub(*at) < self.cool_down;

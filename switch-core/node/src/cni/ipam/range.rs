@@ -1,4 +1,4 @@
-//! A range of addresses to give out.
+//! A range of addresses to allocate.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,14 +11,15 @@ pub struct AddressRange {
     subnet: Cidr,
     first: u128,
     last: u128,
-    /// The gateway that a configuration names: nobody's.
+    /// The gateway of a configuration, which is never allocated.
     reserved: Option<u128>,
 }
 
 impl AddressRange {
-    /// All addresses of a subnet that pods may have. The first two are left out, the subnet's own, which nodes of
-    /// Flannel have, and the one that bridges have as gateways; for IPv4 the last one too, the broadcast address.
-    /// A subnet of four addresses or fewer is given out whole.
+    /// All addresses of a subnet that pods may have. The first two are excluded: the subnet's own
+    /// address, which Flannel nodes use, and the one that bridges use as gateway; for IPv4 also the
+    /// last one, the broadcast address. From a subnet of four addresses or fewer, all are
+    /// allocated.
     pub fn of(subnet: Cidr) -> Self {
         let begin = number(subnet.address());
         let bits = if subnet.address().is_ipv4() { 32 } else { 128 };
@@ -35,7 +36,7 @@ impl AddressRange {
         range
     }
 
-    /// Leaves out what is before `first` and after `last`. Returns whether anything is left.
+    /// Excludes addresses before `first` and after `last`. Returns whether any is left.
     #[must_use]
     pub(in crate::cni) fn limit(&mut self, first: Option<IpAddr>, last: Option<IpAddr>) -> bool {
         self.first = first.map_or(self.first, number);
@@ -43,7 +44,7 @@ impl AddressRange {
         self.first <= self.last
     }
 
-    /// Leaves out a gateway.
+    /// Excludes a gateway.
     pub(in crate::cni) fn reserve(&mut self, gateway: Option<IpAddr>) {
         self.reserved = gateway.map(number);
     }
@@ -53,13 +54,13 @@ impl AddressRange {
         self.subnet.address().is_ipv6()
     }
 
-    /// How many addresses may be given out from here.
+    /// Number of addresses that may be allocated.
     pub(super) fn size(&self) -> u128 {
         let reserved = self.reserved.is_some_and(|value| (self.first..=self.last).contains(&value));
         (self.last - self.first).saturating_add(1).saturating_sub(u128::from(reserved))
     }
 
-    /// Whether an address may be given out from here.
+    /// Whether an address may be allocated.
     pub fn contains(&self, address: IpAddr) -> bool {
         let value = number(address);
         address.is_ipv6() == self.is_ipv6()
@@ -84,7 +85,7 @@ impl AddressRange {
     fn address(&self, value: u128) -> IpAddr {
         match self.is_ipv6() {
             true => Ipv6Addr::from(value).into(),
-            // A subnet of IPv4 holds nothing beyond 32 bits.
+            // A subnet of IPv4 has no addresses beyond 32 bits.
             false => Ipv4Addr::from(value as u32).into(),
         }
     }

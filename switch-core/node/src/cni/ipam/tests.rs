@@ -28,7 +28,7 @@ fn all(range: AddressRange) -> Vec<String> {
 }
 
 #[test]
-fn ranges_leave_out_what_no_pod_may_have() {
+fn ranges_exclude_addresses_that_no_pod_may_have() {
     assert_eq!(
         all(range("10.1.0.0/29")),
         ["10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6"]
@@ -74,7 +74,7 @@ fn never_used_addresses_go_first_then_the_longest_released() {
 }
 
 #[test]
-fn what_others_have_is_passed_over_and_had_later() {
+fn addresses_in_use_elsewhere_are_skipped_and_allocated_later() {
     let (mut pool, ranges) = (Pool::new(COOL_DOWN), [range("10.1.0.4/30")]);
     let first: IpAddr = [10, 1, 0, 4].into();
     let is_first = |address: IpAddr| (address == first).then(|| "Pod/a/x".to_owned());
@@ -93,7 +93,7 @@ fn what_others_have_is_passed_over_and_had_later() {
     assert_eq!(pool.holder(first), Some(&key(5)));
 }
 
-/// What may happen to a pool.
+/// An operation on a pool.
 #[derive(Clone, Debug)]
 enum Step {
     Allocate(usize),
@@ -113,7 +113,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Against a plain model: who holds what, and when each free address was released.
+    /// Compared with a simple model: the holder of each address, and when each free address was
+    /// released.
     #[test]
     fn an_address_has_one_holder_and_cools_down(steps in steps()) {
         let ranges = [range("10.1.0.0/29")];
@@ -134,7 +135,7 @@ proptest! {
                     match pool.allocate(&key(number), &ranges, now, nobody) {
                         Ok(address) => {
                             prop_assert!(ready.contains(&&address), "{address} of {ready:?}");
-                            // None that was used before while one was not, and the longest released of those.
+                            // Never-used addresses first, then the one released longest ago.
                             let age = |address: &IpAddr| released.get(address).copied();
                             prop_assert!(ready.iter().all(|other| age(&address) <= age(other)));
                             held.insert(address, number);

@@ -1,4 +1,4 @@
-//! What a runtime asks for: environment and network configuration, checked.
+//! A runtime's request: environment and network configuration, validated.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,27 +15,27 @@ use super::version::Version;
 use crate::attachment::InterfaceKind;
 use crate::pod_name::PodName;
 
-/// A verb with all that it needs.
+/// A verb with its parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// Which.
+    /// Which verb.
     pub verb: Verb,
-    /// The version that the answer is written in.
+    /// The version of the answer's format.
     pub version: Version,
     /// `name` of the network.
     pub network: String,
-    /// Result of the plugin before, as it came.
+    /// Result of the preceding plugin, unchanged.
     pub previous: Option<Value>,
 }
 
-/// What is to be done.
+/// A verb.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verb {
     /// Attach a container.
     Add(Box<Add>),
     /// Detach it.
     Del(Key),
-    /// Compare with what ADD answered.
+    /// Compare with what ADD returned.
     Check {
         /// Which attachment.
         key: Key,
@@ -46,41 +46,42 @@ pub enum Verb {
     Gc(Vec<Key>),
 }
 
-/// An attachment to make.
+/// An attachment to create.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Add {
-    /// What it will be released by.
+    /// The key by which it will be released.
     pub key: Key,
     /// `CNI_NETNS`: path of the container's network namespace.
     pub netns: String,
     /// The pod.
     pub pod: PodName,
-    /// Whether the runtime said which pod it is; otherwise its name is made of the key.
+    /// Whether the runtime named the pod. Otherwise its name is derived from the key.
     pub is_pod: bool,
     /// `K8S_POD_UID`.
     pub uid: Option<String>,
-    /// Kind of device; `None`: what is available.
+    /// Kind of device; `None`: the best available one.
     pub kind: Option<InterfaceKind>,
-    /// MAC address that was asked for.
+    /// The requested MAC address.
     pub mac: Option<Mac>,
-    /// Addresses that were asked for, at most one of each family.
+    /// The requested addresses, at most one of each family.
     pub addresses: Vec<IpAddr>,
-    /// Where addresses come from; `None`: the node's ranges.
+    /// Ranges to allocate from; `None`: the node's ranges.
     pub ranges: Option<Vec<RangeSet>>,
-    /// Ports of the node that lead to the container.
+    /// Ports of the node to forward to the container.
     pub ports: Vec<PortMapping>,
     /// `dns` of the answer.
     pub dns: Option<Value>,
-    /// What another IPAM plugin answered.
+    /// The result of another IPAM plugin.
     pub ipam: Option<IpamResult>,
 }
 
 impl Request {
-    /// Reads a request. `environment`: the variables `CNI_*`; `config`: what the plugin got on standard input; `ipam`:
-    /// what an IPAM plugin that the configuration names answered, on ADD.
+    /// Reads a request. `environment`: the variables `CNI_*`; `config`: the plugin's standard
+    /// input; `ipam`: on ADD, the result of the IPAM plugin that the configuration names.
     ///
     /// # Errors
-    /// With the code of the specification; the message names the field or variable, and the reason.
+    /// An error with a code of the specification. The message names the field or variable, and the
+    /// reason.
     pub fn read(
         environment: &BTreeMap<String, String>,
         config: &str,
@@ -124,8 +125,8 @@ impl Request {
         Ok(Self { verb, version, network: config.name, previous: config.previous })
     }
 
-    /// The version that an answer is written in when the request could not be read: that of the configuration if it
-    /// is known.
+    /// The version of the answer's format if the request could not be read: that of the
+    /// configuration, if it is supported.
     pub fn version_of(config: &str) -> Version {
         let value: Option<Value> = serde_json::from_str(config).ok();
         let version =
@@ -204,7 +205,7 @@ impl<'a> Variables<'a> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The values of variables that must be there; the error names all that are not.
+    /// The values of required variables. The error names all that are missing.
     fn required(&self, names: &[&str]) -> Result<Vec<&'a str>, CniError> {
         let missing: Vec<&str> =
             names.iter().copied().filter(|name| self.get(name).is_none()).collect();
@@ -224,7 +225,7 @@ impl<'a> Variables<'a> {
     }
 }
 
-/// `CNI_ARGS`: pairs `KEY=VALUE` with `;` between. Keys that are not known are ignored.
+/// `CNI_ARGS`: pairs `KEY=VALUE`, separated by `;`. Unknown keys are ignored.
 struct Arguments<'a>(HashMap<&'a str, &'a str>);
 
 impl<'a> Arguments<'a> {

@@ -21,7 +21,7 @@ fn config(more: Value) -> String {
     config.to_string()
 }
 
-/// ADD with more in its configuration.
+/// ADD with additional configuration.
 fn add(more: Value) -> Result<Add, CniError> {
     match Request::read(&environment(&ADD), &config(more), None)?.verb {
         Verb::Add(add) => Ok(*add),
@@ -30,7 +30,7 @@ fn add(more: Value) -> Result<Add, CniError> {
 }
 
 #[test]
-fn an_add_is_read_with_all_that_a_runtime_may_ask() {
+fn an_add_is_read_with_every_option_of_a_runtime() {
     let plain = add(json!({})).unwrap();
     assert_eq!((plain.key.container.as_str(), plain.key.interface.as_str()), ("c1", "eth0"));
     assert_eq!((&*plain.pod, plain.is_pod, plain.uid.as_deref()), ("a/x", true, Some("u-1")));
@@ -63,7 +63,7 @@ fn an_add_is_read_with_all_that_a_runtime_may_ask() {
     assert_eq!(full.ports[1].address, Some([192, 0, 2, 1].into()));
     assert_eq!(full.ranges.unwrap()[0][0].to_string(), "10.2.0.0/24 (10.2.0.2 to 10.2.0.254)");
 
-    // What the runtime says goes before the configuration.
+    // What the runtime provides takes precedence over the configuration.
     let runtime = add(json!({
         "dns": {"nameservers": ["1.1.1.1"]},
         "ipam": {"ranges": [[{"subnet": "10.2.0.0/24"}]]},
@@ -86,7 +86,7 @@ fn an_add_is_read_with_all_that_a_runtime_may_ask() {
 }
 
 #[test]
-fn a_container_that_is_no_pod_gets_a_name_of_its_own() {
+fn a_container_that_is_not_a_pod_gets_its_own_name() {
     let of = |container: &str, interface: &str| {
         let mut variables = environment(&ADD[..4]);
         variables.insert("CNI_CONTAINERID".into(), container.into());
@@ -133,7 +133,7 @@ fn a_refusal_has_the_code_of_the_specification_and_names_field_and_reason() {
             2,
             "ipam.routes: [{\"dst\":\"0.0.0.0/0\"}] is not supported",
         ),
-        (json!({"ipam": {"type": "../x"}}), 7, "ipam.type: \"../x\" is not the name of a plugin"),
+        (json!({"ipam": {"type": "../x"}}), 7, "ipam.type: \"../x\" is not a plugin name"),
         (json!({"ipam": {"type": "host-local"}}), 7, "ipam.type: there is no result of host-local"),
         (
             json!({"ipam": {"ranges": [[{"subnet": 1}]]}}),
@@ -159,7 +159,7 @@ fn a_refusal_has_the_code_of_the_specification_and_names_field_and_reason() {
         (
             json!({"ipam": {"ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "fd00::/64"}]]}}),
             7,
-            "ipam.ranges[0]: has ranges of both families, and one address comes of it",
+            "ipam.ranges[0]: has ranges of both families; a set must have one",
         ),
         (
             json!({"ipam": {"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "10.0.1.0/24"}]]}}),
@@ -169,7 +169,7 @@ fn a_refusal_has_the_code_of_the_specification_and_names_field_and_reason() {
         (
             json!({"runtimeConfig": {"mac": "ff:ff:ff:ff:ff:ff"}}),
             7,
-            "runtimeConfig.mac: ff:ff:ff:ff:ff:ff is not the address of one interface",
+            "runtimeConfig.mac: ff:ff:ff:ff:ff:ff is not a unicast address",
         ),
         (
             json!({"runtimeConfig": {"mac": "x"}}),
@@ -179,12 +179,12 @@ fn a_refusal_has_the_code_of_the_specification_and_names_field_and_reason() {
         (
             json!({"runtimeConfig": {"ips": ["10.0.0.1/33"]}}),
             7,
-            "runtimeConfig.ips[0]: \"10.0.0.1/33\" has no length of a prefix from 0 to 32",
+            "runtimeConfig.ips[0]: \"10.0.0.1/33\" has no prefix length from 0 to 32",
         ),
         (
             json!({"runtimeConfig": {"ips": ["127.0.0.1"]}}),
             7,
-            "runtimeConfig.ips[0]: 127.0.0.1 is not the address of a pod",
+            "runtimeConfig.ips[0]: 127.0.0.1 is not a valid pod address",
         ),
         (
             json!({"runtimeConfig": {"ips": ["10.0.0.1", "10.0.0.2"]}}),
@@ -242,11 +242,11 @@ fn a_refusal_has_the_code_of_the_specification_and_names_field_and_reason() {
     assert_eq!(with("CNI_CONTAINERID", "../x").0, 4);
     assert_eq!(
         with("CNI_IFNAME", "a/b"),
-        (4, "CNI_IFNAME: \"a/b\" is no name of an interface".into())
+        (4, "CNI_IFNAME: \"a/b\" is not an interface name".into())
     );
     assert_eq!(
         with("CNI_IFNAME", "sixteen-letters-"),
-        (4, "CNI_IFNAME: \"sixteen-letters-\" has 16 bytes, and may have 15".into())
+        (4, "CNI_IFNAME: \"sixteen-letters-\" has 16 bytes, more than 15".into())
     );
     assert_eq!(with("CNI_NETNS", "x"), (4, "CNI_NETNS: \"x\" is not an absolute path".into()));
     assert_eq!(
@@ -264,7 +264,7 @@ fn a_refusal_has_the_code_of_the_specification_and_names_field_and_reason() {
 }
 
 #[test]
-fn verbs_have_their_versions_and_needs() {
+fn verbs_have_versions_and_required_fields() {
     let of = |command: &str, version: &str, more: Value| {
         let mut variables = environment(&ADD);
         variables.insert("CNI_COMMAND".into(), command.into());

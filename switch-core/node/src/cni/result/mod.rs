@@ -1,4 +1,4 @@
-//! What ADD answers (CNI SPEC, "ADD Success"), in the form of each version.
+//! The result of ADD (CNI SPEC, "ADD Success"), in the format of each version.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::error::CniError;
 use super::version::Version;
 
-/// What was attached.
+/// The attached interface.
 pub(super) struct Attached<'a> {
     pub(super) interface: &'a str,
     pub(super) mac: &'a str,
@@ -19,7 +19,7 @@ pub(super) struct Attached<'a> {
     pub(super) dns: Option<&'a Value>,
 }
 
-/// The result of ADD: what the plugin before answered, and ours behind it.
+/// The result of ADD: the result of the preceding plugin, with ours appended.
 pub(super) fn added(
     version: Version,
     previous: Option<&Value>,
@@ -82,16 +82,16 @@ fn list<'a>(
     }
 }
 
-/// What CHECK looks for in `prevResult`.
+/// What CHECK expects, from `prevResult`.
 #[derive(Debug, PartialEq)]
 pub(super) struct Expected {
-    /// MAC address of the interface, if the result says it.
+    /// MAC address of the interface, if the result has one.
     pub(super) mac: Option<String>,
-    /// Addresses of the interface, without prefix.
+    /// Addresses of the interface, without prefix length.
     pub(super) addresses: Vec<IpAddr>,
 }
 
-/// Reads `prevResult`: what it says of the interface `name` in the namespace `netns`.
+/// Reads from `prevResult` what it contains about the interface `name` in the namespace `netns`.
 pub(super) fn expected(previous: &Value, name: &str, netns: &str) -> Result<Expected, CniError> {
     #[derive(Deserialize)]
     struct Written {

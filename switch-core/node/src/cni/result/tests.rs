@@ -16,7 +16,7 @@ fn both() -> [IpAddr; 2] {
 }
 
 #[test]
-fn each_version_has_its_form() {
+fn each_version_has_its_format() {
     let (addresses, dns) = (both(), json!({"nameservers": ["10.96.0.10"]}));
     let result = added(Version::V1_1_0, None, &attached(&addresses, Some(&dns))).unwrap();
     let expected = json!({
@@ -44,7 +44,7 @@ fn each_version_has_its_form() {
 }
 
 #[test]
-fn the_result_of_the_plugin_before_is_passed_on() {
+fn the_preceding_plugins_result_is_passed_on() {
     let before = json!({
         "cniVersion": "1.0.0",
         "interfaces": [{"name": "br0"}],
@@ -67,7 +67,7 @@ fn the_result_of_the_plugin_before_is_passed_on() {
 }
 
 #[test]
-fn check_reads_what_is_said_of_its_interface() {
+fn check_reads_its_interface_from_prev_result() {
     let result = added(Version::V1_0_0, None, &attached(&both(), None)).unwrap();
     let found = expected(&result, "eth0", "/run/netns/x").unwrap();
     let mac = Some("0a:58:0a:01:00:02".to_owned());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use podswitch_core::action::{DropClass, DropReason, Plan, PlanFlags};
 use podswitch_core::config::{Config, PortConfig, PortRole};
+use podswitch_core::control::{ControlPlane, Options};
 use podswitch_core::id::PortId;
 use podswitch_core::resolve::{Decision, Denial, Query, resolve};
 use podswitch_core::snapshot::{Location, PortFacts, Snapshot};
@@ -22,13 +23,12 @@ use podswitch_wire::flow_key::{FlowKey, proto};
 use super::ends::{End, Ends};
 use super::reference::Wanted;
 use super::service::Served;
-use super::snapshot;
 use crate::failure::Failure;
 use crate::state;
 
 /// The node's own port.
 const HOST: PortId = PortId(0);
-/// The underlay's, and the first of the pods'.
+/// The uplink's port, and the first of the pods' ports.
 const UPLINK: PortId = PortId(1);
 const PODS: u16 = 2;
 
@@ -40,7 +40,7 @@ pub(super) struct Outcome {
     pub(super) verdict: Verdict,
     /// The Service's part, if the destination is a Service's.
     pub(super) service: Option<Served>,
-    /// The route of the first packet, also where a policy forbids it; `None` if there is none.
+    /// The route of the first packet, even if a policy denies it; `None` if there is none.
     pub(super) route: Option<Route>,
 }
 
@@ -70,9 +70,9 @@ pub(super) struct Route {
     pub(super) node: Arc<str>,
     /// Its destination.
     pub(super) leads: Leads,
-    /// By the uplink rather than the node's own port.
+    /// Through the uplink rather than the node's own port.
     pub(super) uplink: bool,
-    /// The outer headers, if it goes through the overlay.
+    /// The outer headers, if the route goes through the overlay.
     pub(super) tunnel: Option<Outer>,
 }
 
@@ -83,11 +83,11 @@ pub(super) enum Leads {
     Pod(String),
     /// To the gateway that pods see: the switch itself.
     Gateway,
-    /// To this node, by its own port.
+    /// To this node, through its own port.
     Node,
     /// To another node, which has the address or the pod with it.
     Remote(Arc<str>),
-    /// Out of the cluster, by the node's own port.
+    /// Out of the cluster, through the node's own port.
     Outside,
 }
 
@@ -125,8 +125,8 @@ pub(super) fn evaluate(
         let verdict = Verdict::Drop(DropReason::EndpointNotReady).unless_denied(&policies);
         return Ok(Outcome { verdict, policies, service: served, route: None });
     }
-    let way = Way { snapshot: &snapshot, config: &config, node, to, ingress };
-    let decision = way.ask(&snapshot, &key);
+    let first = FirstPacket { snapshot: &snapshot, config: &config, node, to, ingress };
+    let decision = first.ask(&snapshot, &key);
     let is_refused = served.as_ref().is_some_and(Served::is_refused);
     let policies = match decision {
         Decision::Gateway => not_evaluated(policies),
@@ -134,12 +134,12 @@ pub(super) fn evaluate(
         _ if is_refused => not_evaluated(policies),
         _ => policies,
     };
-    let (verdict, route) = match way.outcome(&decision) {
+    let (verdict, route) = match first.outcome(&decision) {
         Ok(route) => (Verdict::Allow, Some(route)),
         Err(DropReason::PolicyEgress | DropReason::PolicyIngress) => {
-            // The route that it would take if it were allowed.
+            // The route that the packet would take if it were allowed.
             let open = Snapshot { policy: Arc::new(PolicyTable::default()), ..(*snapshot).clone() };
-            (Verdict::Allow, way.outcome(&way.ask(&open, &key)).ok())
+            (Verdict::Allow, first.outcome(&first.ask(&open, &key)).ok())
         }
         Err(reason @ (DropReason::ServiceNoEndpoints | DropReason::ServiceUndefinedPort)) => {
             (Verdict::Reject(reason), None)
@@ -148,7 +148,7 @@ pub(super) fn evaluate(
     };
     // The switch at the source's node enforces only for its own pods.
     let verdict = match verdict {
-        // A source that may not send at all is not evaluated either.
+        // A packet whose source may not send at all is not evaluated.
         Verdict::Drop(reason) if reason.class() == DropClass::Spoof => verdict,
         _ => verdict.unless_denied(&policies),
     };
@@ -217,7 +217,7 @@ fn not_evaluated(policies: Explanation) -> Explanation {
 }
 
 /// The first packet at the switch that it reaches.
-struct Way<'a> {
+struct FirstPacket<'a> {
     snapshot: &'a Snapshot,
     config: &'a Config,
     node: &'a Arc<str>,
@@ -226,7 +226,7 @@ struct Way<'a> {
     ingress: PortId,
 }
 
-impl Way<'_> {
+impl FirstPacket<'_> {
     fn ask<'s>(&self, snapshot: &'s Snapshot, key: &FlowKey) -> Decision<'s> {
         resolve(snapshot, &Query::new(key, self.ingress))
     }
@@ -236,7 +236,8 @@ impl Way<'_> {
         match decision {
             Decision::Forward { plan, .. } => Ok(self.route(self.leads(), plan)),
             Decision::Gateway => Ok(self.route(Leads::Gateway, &Plan::default())),
-            // What the node sends where the switch does not lead follows the node's own routes.
+            // Packets from the node whose destination does not lead to the switch follow the node's
+            // own routes.
             Decision::Drop(Denial { reason: DropReason::Hairpin, .. }) if self.ingress == HOST => {
                 Ok(self.route(self.by_host(), &Plan::default()))
             }
@@ -268,7 +269,7 @@ impl Way<'_> {
         }
     }
 
-    /// The owner of an address that is reached by the node's own port.
+    /// The owner of an address that is reached through the node's own port.
     fn by_host(&self) -> Leads {
         let address = self.to.address;
         if self.config.node.addresses.contains(&address) {
@@ -287,4 +288,11 @@ impl Way<'_> {
             |cidrs: &[podswitch_core::config::Cidr]| cidrs.iter().any(|c| c.contains(address));
         self.config.nodes.iter().find(|n| holds(&n.pod_cidrs)).map(|node| Arc::clone(&node.name))
     }
+}
+
+/// The snapshot that a switch with this configuration would use.
+pub(super) fn snapshot(config: &Config) -> Result<Arc<Snapshot>, Failure> {
+    let mut control = ControlPlane::new(Options::default());
+    state::apply(&mut control, config)?;
+    Ok(control.snapshot())
 }

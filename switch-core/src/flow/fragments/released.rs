@@ -1,0 +1,25 @@
+//! What goes into the store and comes out of it.
+
+use podswitch_wire::parse::Parsed;
+
+use crate::action::DropReason;
+use crate::packet::Packet;
+
+/// A fragment and its parsed headers.
+#[derive(Debug)]
+pub struct Fragment {
+    /// The packet.
+    pub packet: Packet,
+    /// Its parsed headers.
+    pub parsed: Parsed,
+}
+
+/// What the store returns; reused by the caller, who empties it after each call.
+#[derive(Debug, Default)]
+pub struct Released {
+    /// All fragments of one complete datagram, by offset. The first contains the layer-4 header, and its
+    /// flow key applies to all.
+    pub whole: Vec<Fragment>,
+    /// Fragments to be dropped, each with its reason.
+    pub dropped: Vec<(Packet, DropReason)>,
+}
