@@ -7,6 +7,7 @@
 mod check;
 mod cluster;
 mod demo;
+mod dns;
 mod explain;
 mod failure;
 mod inspect;
@@ -55,6 +56,10 @@ enum Command {
     )]
     Explain(explain::Args),
     #[command(
+        after_help = "Examples:\n  vswitch dns api.shop.svc.cluster.local --manifests DIR\n  vswitch dns _http._tcp.api.shop.svc.cluster.local SRV --manifests DIR --json\n  vswitch dns 10.96.0.7 --manifests DIR"
+    )]
+    Dns(dns::Args),
+    #[command(
         after_help = "Examples:\n  vswitch replay --manifests DIR --node n1 --in default/web=web.pcap --out OUT"
     )]
     Replay(replay::Args),
@@ -99,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(*args, json),
         Command::Check(args) => check::run(&args, json),
         Command::Explain(args) => explain::run(&args, json),
+        Command::Dns(args) => dns::run(&args, json),
         Command::Replay(args) => replay::run(&args, json),
         Command::Status(args) => inspect::status(&args, json),
         Command::Pods(args) => inspect::pods(&args, json),

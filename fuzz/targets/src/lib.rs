@@ -6,6 +6,7 @@
 
 mod capture;
 mod cni;
+mod dns;
 mod engine;
 mod fragments;
 mod gro;
@@ -27,7 +28,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "parse", max_len: 2048, run: parse::run },
     Target { name: "headers", max_len: 512, run: headers::run },
     Target { name: "vxlan", max_len: 512, run: vxlan::run },
@@ -38,6 +39,7 @@ pub const TARGETS: [Target; 10] = [
     Target { name: "capture", max_len: 4096, run: capture::run },
     Target { name: "manifests", max_len: 8192, run: manifests::run },
     Target { name: "cni", max_len: 4096, run: cni::run },
+    Target { name: "dns", max_len: 1024, run: dns::run },
 ];
 
 /// Runs the target of that name.

@@ -106,7 +106,8 @@ targets! {
     fragments: 20_000,
     capture: 20_000,
     manifests: 5_000,
-    cni: 20_000
+    cni: 20_000,
+    dns: 50_000
 }
 
 /// Each has a program for the fuzzer, which `fuzz/Cargo.toml` names.

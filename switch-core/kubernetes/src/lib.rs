@@ -51,6 +51,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod dns;
 mod kind;
 mod label_query;
 mod object;

@@ -1,6 +1,7 @@
 //! `vswitch explain` as people and programs see it: a truth table of policy through `--matrix`,
-//! and single connections in words and as JSON.
+//! and single connections in words and as JSON; `vswitch dns` beside it.
 
+mod names;
 mod refused;
 mod services;
 mod single;

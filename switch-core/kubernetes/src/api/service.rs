@@ -92,6 +92,7 @@ pub(crate) struct EndpointSlice {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Endpoint {
     pub(crate) addresses: Option<Vec<String>>,
+    pub(crate) hostname: Option<String>,
     pub(crate) conditions: Option<Conditions>,
     pub(crate) node_name: Option<String>,
     pub(crate) zone: Option<String>,

@@ -154,7 +154,7 @@ fn content(
 }
 
 /// The namespace of a namespaced object.
-fn namespace_name(text: Option<&str>) -> &str {
+pub(crate) fn namespace_name(text: Option<&str>) -> &str {
     text.filter(|text| !text.is_empty()).unwrap_or("default")
 }
 

@@ -293,7 +293,7 @@ pub(super) fn port_number(number: i64) -> Result<u16, String> {
 }
 
 /// A protocol by its name; TCP if there is none.
-pub(super) fn protocol(text: Option<&str>) -> Result<Protocol, String> {
+pub(crate) fn protocol(text: Option<&str>) -> Result<Protocol, String> {
     match text {
         None | Some("TCP") => Ok(Protocol::Tcp),
         Some("UDP") => Ok(Protocol::Udp),

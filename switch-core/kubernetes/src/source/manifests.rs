@@ -76,6 +76,11 @@ impl Manifests {
         Ok(())
     }
 
+    /// The objects as written.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &Loaded> {
+        self.objects.iter()
+    }
+
     /// Compiles the manifests for the node `node`; without a node no pod is local. Objects that
     /// cannot be used are left out, or isolate what they select: see [`Compiled::records`].
     pub fn compile(&self, node: Option<&str>, options: &Options) -> Compiled {

@@ -5,6 +5,7 @@ mod closed;
 mod cluster_policies;
 mod decoded;
 mod loading;
+mod names;
 mod nodes;
 mod pods;
 mod policies;

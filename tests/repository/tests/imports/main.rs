@@ -11,13 +11,14 @@ use std::path::Path;
 use modules::{Modules, OWN, circles};
 
 /// Crates, and those of the workspace that they may depend on.
-const CRATES: [(&str, &str, &[&str]); 12] = [
+const CRATES: [(&str, &str, &[&str]); 13] = [
     ("podswitch-wire", "switch-core/wire", &[]),
     ("podswitch-vxlan", "vxlan", &["wire"]),
     ("podswitch-policy", "policy", &["wire"]),
     ("podswitch-core", "switch-core", &["wire", "vxlan", "policy"]),
     ("podswitch-linux", "switch-core/linux", &["wire", "vxlan", "core"]),
-    ("podswitch-kubernetes", "switch-core/kubernetes", &["wire", "policy", "core"]),
+    ("podswitch-dns", "switch-core/dns", &[]),
+    ("podswitch-kubernetes", "switch-core/kubernetes", &["wire", "policy", "core", "dns"]),
     (
         "podswitch-node",
         "switch-core/node",
@@ -36,6 +37,7 @@ const CRATES: [(&str, &str, &[&str]); 12] = [
         "examples/vswitch",
         &[
             "api",
+            "dns",
             "wire",
             "vxlan",
             "policy",
