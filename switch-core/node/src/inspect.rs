@@ -7,6 +7,7 @@ use podswitch_core::id::PortId;
 use serde::Serialize;
 
 use crate::attachment::{InterfaceKind, PodAttachment};
+use crate::pods::{PodCounts, Pods, Share};
 use crate::stats::{Stats, Workers};
 
 /// How a node does. Counters are sums of all workers and, where they are kept, of earlier runs.
@@ -118,13 +119,23 @@ pub struct PodInfo {
 }
 
 impl PodInfo {
-    pub(crate) fn read(
+    /// The pods that are attached, by name. `workers` may have stopped.
+    pub(crate) fn list(control: &ControlPlane, workers: &Workers, pods: &Pods) -> Vec<Self> {
+        let infos =
+            pods.list().map(|(pod, port, share)| Self::read(control, workers, pod, (port, share)));
+        let mut list: Vec<_> = infos.collect();
+        list.sort_by(|a, b| a.pod.cmp(&b.pod));
+        list
+    }
+
+    fn read(
         control: &ControlPlane,
         workers: &Workers,
         attachment: &PodAttachment,
-        port: PortId,
+        (port, share): (PortId, Share),
     ) -> Self {
-        let mut info = Self {
+        let counts = share.of(PodCounts::of_port(workers, port));
+        Self {
             pod: attachment.pod.to_string(),
             addresses: attachment.addresses.clone(),
             interface: attachment.interface.clone(),
@@ -135,21 +146,21 @@ impl PodInfo {
             mac: attachment.mac.to_string(),
             port: port.0,
             connections: control.shared().tracker.originated(port),
-            sent_packets: 0,
-            sent_bytes: 0,
-            received_packets: 0,
-            received_bytes: 0,
-            dropped: 0,
-        };
-        for worker in workers {
-            if let Some(counters) = worker.counters.port(port) {
-                info.sent_packets += counters.rx_frames.get();
-                info.sent_bytes += counters.rx_bytes.get();
-                info.received_packets += counters.tx_frames.get();
-                info.received_bytes += counters.tx_bytes.get();
-                info.dropped += counters.dropped.get();
-            }
+            sent_packets: counts.sent_packets,
+            sent_bytes: counts.sent_bytes,
+            received_packets: counts.received_packets,
+            received_bytes: counts.received_bytes,
+            dropped: counts.dropped,
         }
-        info
+    }
+
+    pub(crate) fn counts(&self) -> PodCounts {
+        PodCounts {
+            sent_packets: self.sent_packets,
+            sent_bytes: self.sent_bytes,
+            received_packets: self.received_packets,
+            received_bytes: self.received_bytes,
+            dropped: self.dropped,
+        }
     }
 }

@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 
 use podswitch_core::action::DropReason;
-use podswitch_core::control::ControlPlane;
-use podswitch_core::id::PortId;
 use serde::{Deserialize, Serialize};
 
-use crate::attachment::PodAttachment;
 use crate::inspect::PodInfo;
-use crate::stats::{PortStats, Stats, Workers};
+use crate::pods::PodCounts;
+use crate::stats::{PortStats, Stats};
 
 /// See the module's description.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,59 +27,24 @@ pub(crate) struct Totals {
     /// By kind.
     ports: BTreeMap<String, PortStats>,
     /// By pod, of those that are attached.
-    pods: BTreeMap<String, PodTotals>,
-}
-
-/// What a pod has sent and received.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct PodTotals {
-    sent_packets: u64,
-    sent_bytes: u64,
-    received_packets: u64,
-    received_bytes: u64,
-    dropped: u64,
+    pods: BTreeMap<String, PodCounts>,
 }
 
 impl Totals {
-    /// What these counters and pods show now.
-    pub(crate) fn new(stats: &Stats, pods: &[PodInfo]) -> Self {
-        let pods = pods.iter().map(|info| {
-            let totals = PodTotals {
-                sent_packets: info.sent_packets,
-                sent_bytes: info.sent_bytes,
-                received_packets: info.received_packets,
-                received_bytes: info.received_bytes,
-                dropped: info.dropped,
-            };
-            (info.pod.clone(), totals)
-        });
-        Self { pods: pods.collect(), ..Self::from(stats) }
+    /// What these counters and pods show now. `waiting`: what earlier runs counted for pods that are not attached yet.
+    pub(crate) fn new(
+        stats: &Stats,
+        pods: &[PodInfo],
+        waiting: &BTreeMap<String, PodCounts>,
+    ) -> Self {
+        let pods = pods.iter().map(|info| (info.pod.clone(), info.counts()));
+        let waiting = waiting.iter().map(|(pod, counts)| (pod.clone(), *counts));
+        Self { pods: waiting.chain(pods).collect(), ..Self::from(stats) }
     }
 
-    /// The pods that are attached, by name, with these counts added. `workers` may have stopped.
-    pub(crate) fn with_pods<'a>(
-        &self,
-        control: &ControlPlane,
-        workers: &Workers,
-        pods: impl Iterator<Item = (&'a PodAttachment, PortId)>,
-    ) -> Vec<PodInfo> {
-        let mut list: Vec<_> =
-            pods.map(|(pod, port)| PodInfo::read(control, workers, pod, port)).collect();
-        list.iter_mut().for_each(|info| self.add_to_pod(info));
-        list.sort_by(|a, b| a.pod.cmp(&b.pod));
-        list
-    }
-
-    fn add_to_pod(&self, info: &mut PodInfo) {
-        let Some(earlier) = self.pods.get(&info.pod) else { return };
-        let sums = [
-            (&mut info.sent_packets, earlier.sent_packets),
-            (&mut info.sent_bytes, earlier.sent_bytes),
-            (&mut info.received_packets, earlier.received_packets),
-            (&mut info.received_bytes, earlier.received_bytes),
-            (&mut info.dropped, earlier.dropped),
-        ];
-        sums.into_iter().for_each(|(sum, earlier)| *sum = sum.saturating_add(earlier));
+    /// The counts of pods, which are left out of these from now on.
+    pub(crate) fn take_pods(&mut self) -> BTreeMap<String, PodCounts> {
+        std::mem::take(&mut self.pods)
     }
 
     /// Adds what earlier runs have counted.

@@ -134,6 +134,7 @@ impl Tap for WorkerTap {
             self.snapshot = Arc::clone(snapshot);
         }
         self.burst = next_burst();
+        self.taken = 0;
         let waits = self.options.filter.depends_on_ends() && !self.options.drops_only;
         for (at, packet) in batch.iter_mut().enumerate().take(BATCH) {
             packet.tag = self.burst * BATCH as u32 + at as u32;

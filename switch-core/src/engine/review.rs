@@ -21,6 +21,8 @@ pub(super) struct Review {
     since: Epoch,
     /// The epoch at the start of this round.
     round: Epoch,
+    /// There was no room for the records of some: the next round compares all with the same epoch again.
+    is_incomplete: bool,
 }
 
 impl Engine {
@@ -36,7 +38,9 @@ impl Engine {
         let Self { review, shared, flow_observer, .. } = self;
         let (snapshot, tracker) = (cx.snapshot, &shared.tracker);
         if begins {
-            review.since = review.round;
+            if !std::mem::take(&mut review.is_incomplete) {
+                review.since = review.round;
+            }
             review.round = snapshot.epoch;
         }
         let Some(observer) = flow_observer else { return };
@@ -48,8 +52,11 @@ impl Engine {
             // What its ends ended has its own reason.
             if snapshot.invalidation.is_valid_since(review.since, &groups)
                 || info.tcp.is_some_and(|[a, b]| is_over(a, b))
-                || !observer.has_room()
             {
+                return;
+            }
+            if !observer.has_room() {
+                review.is_incomplete = true;
                 return;
             }
             if let Some(cause) = ended_by_change(snapshot, &info.pinned)

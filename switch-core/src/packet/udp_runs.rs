@@ -63,7 +63,7 @@ impl Datagram {
         let is_own = !offload.csum_partial
             || (usize::from(offload.csum_start), offload.csum_offset) == (l4, 6);
         let joinable = is_whole && is_own && !offload.is_gso() && be16(frame, l4 + 6) != 0;
-        joinable.then_some(Self { v4, l4, payload: end - l4 - UDP })
+        joinable.then(|| Self { v4, l4, payload: end - l4 - UDP })
     }
 
     /// Whether the addresses and ports are those of `first`, of the same family.

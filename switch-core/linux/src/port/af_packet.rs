@@ -369,8 +369,8 @@ impl PacketPort {
     }
 
     /// Sends from the front of `packets` until one fails for a reason that applies to the others
-    /// too. Returns a bit for each that was sent.
-    fn send(&mut self, packets: &[Packet]) -> (u64, io::Result<()>) {
+    /// too. Returns a bit for each that was sent. `joined`: a bit for each that stands for several datagrams.
+    fn send(&mut self, packets: &[Packet], joined: u64) -> (u64, io::Result<()>) {
         let mut headers = [[0; VNET_HEADER]; BATCH];
         for (header, packet) in headers.iter_mut().zip(packets) {
             virtio::encode(&packet.offload, HeaderForm::Legacy, header);
@@ -419,6 +419,12 @@ impl PacketPort {
                 }
                 Some(libc::ENOBUFS) => return (sent, Ok(())),
                 Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => return (sent, self.down()),
+                // The kernel does not take them, as before Linux 6.2: each alone from now on. What comes next must not
+                // overtake them.
+                Some(libc::EINVAL) if joined >> at & 1 != 0 => {
+                    self.joins = false;
+                    return (sent, Ok(()));
+                }
                 // This frame is too long or its header invalid; others may pass.
                 _ => at += 1,
             }
@@ -485,7 +491,7 @@ impl Port for PacketPort {
             return self.tx_joined(pool, batch, &runs);
         }
         let waiting = mem::take(batch);
-        let (sent, result) = self.send(&waiting);
+        let (sent, result) = self.send(&waiting, 0);
         for (i, packet) in waiting.into_iter().enumerate() {
             if sent & 1 << i != 0 {
                 pool.free(packet);

@@ -26,6 +26,8 @@ const RESTORE_TIMEOUT: Duration = Duration::from_secs(60);
 const SAVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Share of the node's time that they may take: one part of so many.
 const SAVE_SHARE: u32 = 50;
+/// A writing that takes less is made whenever somebody is told.
+const CHEAP: Duration = Duration::from_millis(5);
 
 /// See the module's description.
 #[derive(Debug)]
@@ -41,8 +43,11 @@ pub(crate) struct Kept {
     counts: PathBuf,
     /// When they are to be written. `None`: there is no state of this run yet, and the files are those of earlier ones.
     save_at: Option<Instant>,
-    /// They could not be written, and that was reported.
-    is_unsaved: Cell<bool>,
+    /// Before then what was counted is not written because somebody is told.
+    counts_at: Cell<Instant>,
+    /// It could not be written, and that was reported: what was learnt, and what was counted.
+    learnt_unsaved: Cell<bool>,
+    counts_unsaved: Cell<bool>,
     reporter: Reporter,
 }
 
@@ -84,7 +89,9 @@ impl Kept {
             learnt: folder.join("kept-learnt"),
             counts: folder.join("kept-counts"),
             save_at: None,
-            is_unsaved: Cell::new(false),
+            counts_at: Cell::new(Instant::default()),
+            learnt_unsaved: Cell::new(false),
+            counts_unsaved: Cell::new(false),
             reporter: reporter.clone(),
         };
         kept.allocate(&control);
@@ -165,11 +172,17 @@ impl Kept {
         self.save_at.is_some_and(|at| now >= at)
     }
 
-    /// Writes both; `counted` are all runs' totals. `clock` says when it is done, so that it takes a small share of the time.
-    pub(crate) fn save(&mut self, control: &ControlPlane, counted: Totals, clock: Clock) {
+    /// Writes both; `totals` reads those of all runs. `clock` says when it is done, so that it takes a small share of the
+    /// time.
+    pub(crate) fn save(
+        &mut self,
+        control: &ControlPlane,
+        clock: Clock,
+        totals: impl FnOnce() -> Totals,
+    ) {
         let began = clock.now();
         self.save_learnt(control);
-        self.save_counts(control, counted);
+        self.save_counts(control, clock, totals);
         let done = clock.now();
         self.save_at = Some(done + SAVE_INTERVAL.max(done.since(began) * SAVE_SHARE));
     }
@@ -177,23 +190,41 @@ impl Kept {
     fn save_learnt(&self, control: &ControlPlane) {
         if self.save_at.is_some() {
             let learnt = Learnt::read(control, monotonic());
-            self.saved(envelope::write(&self.learnt, &learnt));
+            self.saved(&self.learnt_unsaved, envelope::write(&self.learnt, &learnt));
         }
     }
 
-    /// Writes what was counted: `totals` of all runs, and what objects have counted. To be called before anybody is told.
-    pub(crate) fn save_counts(&self, control: &ControlPlane, totals: Totals) {
-        if self.save_at.is_some() {
-            self.saved(envelope::write(&self.counts, &Counted::read(control, totals)));
+    /// Writes what was counted, before somebody is told: what was seen does not begin again at less after a kill. Not while
+    /// the last writing took so long that another one would take more than a small share of the time: after a kill then,
+    /// counters may be behind by that time.
+    pub(crate) fn save_told(
+        &self,
+        control: &ControlPlane,
+        clock: Clock,
+        totals: impl FnOnce() -> Totals,
+    ) {
+        if clock.now() >= self.counts_at.get() {
+            self.save_counts(control, clock, totals);
         }
     }
 
-    /// Reports that something could not be written, once.
-    fn saved(&self, result: Result<(), envelope::Unusable>) {
+    fn save_counts(&self, control: &ControlPlane, clock: Clock, totals: impl FnOnce() -> Totals) {
+        if self.save_at.is_none() {
+            return;
+        }
+        let began = clock.now();
+        let counted = Counted::read(control, totals());
+        self.saved(&self.counts_unsaved, envelope::write(&self.counts, &counted));
+        let (done, took) = (clock.now(), clock.now().since(began));
+        self.counts_at.set(if took < CHEAP { done } else { done + took * SAVE_SHARE });
+    }
+
+    /// Reports that a file could not be written, once.
+    fn saved(&self, is_unsaved: &Cell<bool>, result: Result<(), envelope::Unusable>) {
         match result {
-            Ok(()) => self.is_unsaved.set(false),
+            Ok(()) => is_unsaved.set(false),
             Err(error) => {
-                if !self.is_unsaved.replace(true) {
+                if !is_unsaved.replace(true) {
                     self.reporter.failure(Failure::NotKept(error.to_string()));
                 }
             }

@@ -10,11 +10,11 @@ impl Node {
     /// The counters, all workers together. Written down first, where they are kept for the next run.
     pub fn stats(&self) -> Stats {
         let stats = self.read_stats();
-        self.save_counts(&stats);
+        self.save_counts();
         stats
     }
 
-    pub(super) fn read_stats(&self) -> Stats {
+    fn read_stats(&self) -> Stats {
         let pods = self.pods.ports().len();
         let mut stats = Stats::read(&self.control, pods, &self.port_kinds);
         self.earlier.add_to(&mut stats);
@@ -23,18 +23,27 @@ impl Node {
 
     fn read_pods(&self) -> Vec<PodInfo> {
         let workers = self.control.workers().cloned().collect();
-        self.earlier.with_pods(&self.control, &workers, self.pods.list())
+        PodInfo::list(&self.control, &workers, &self.pods)
+    }
+
+    /// The counters without those of policies and Services, of which there may be hundreds of thousands.
+    fn read_frames(&self) -> Stats {
+        let pods = self.pods.ports().len();
+        let mut stats = Stats::without_objects(&self.control, pods, &self.port_kinds);
+        self.earlier.add_to(&mut stats);
+        stats
     }
 
     /// What all runs have counted.
-    pub(super) fn totals(&self, stats: &Stats) -> Totals {
-        Totals::new(stats, &self.read_pods())
+    pub(super) fn totals(&self) -> Totals {
+        Totals::new(&self.read_frames(), &self.read_pods(), self.pods.waiting_counts())
     }
 
     /// Writes counters down before anybody is told: what somebody has seen does not begin again at less after a kill.
-    fn save_counts(&self, stats: &Stats) {
+    /// Where that takes long, as with very many Services, it is not done each time: [`Kept`](crate::kept::Kept) says when.
+    fn save_counts(&self) {
         if let Some(kept) = &self.kept {
-            kept.save_counts(&self.control, self.totals(stats));
+            kept.save_told(&self.control, self.clock, || self.totals());
         }
     }
 
@@ -42,10 +51,8 @@ impl Node {
     pub fn metrics(&self) -> String {
         // What is saved is read later than what is returned: it is not less.
         let objects = ObjectCounts::read(&self.control);
-        let mut stats =
-            Stats::without_objects(&self.control, self.pods.ports().len(), &self.port_kinds);
-        self.earlier.add_to(&mut stats);
-        self.save_counts(&stats);
+        let stats = self.read_frames();
+        self.save_counts();
         stats.to_prometheus(&objects, &self.meters)
     }
 
@@ -57,7 +64,7 @@ impl Node {
     /// The pods that are attached, by name.
     pub fn pods(&self) -> Vec<PodInfo> {
         let list = self.read_pods();
-        self.save_counts(&self.read_stats());
+        self.save_counts();
         list
     }
 }

@@ -31,6 +31,7 @@ use crate::explain::{self, Connection, Verdict};
 use crate::flow_view::FlowView;
 use crate::flows::{self, Flow};
 use crate::host_side::{Behind, HostSide};
+use crate::inspect::PodInfo;
 use crate::kept::Kept;
 use crate::metrics::Meters;
 use crate::names::{self, UnknownName};
@@ -202,6 +203,7 @@ impl Node {
             });
         if let (Ok(()), Some(kept)) = (&started, &mut node.kept) {
             node.earlier = kept.start(&node.control, node.clock.now());
+            node.pods.restore_counts(node.earlier.take_pods());
         }
         node.control.hold_workers(false);
         node.deliver_events();
@@ -429,8 +431,9 @@ impl Node {
         if let (Some(kept), PodInterfaces::Keep) = (&mut kept, interfaces) {
             let mut stats = Stats::of_workers(&workers, &self.port_kinds);
             self.earlier.add_to(&mut stats);
-            let list = self.earlier.with_pods(&control, &workers, pods.list());
-            kept.save(&control, Totals::new(&stats, &list), self.clock);
+            let list = PodInfo::list(&control, &workers, &pods);
+            let totals = Totals::new(&stats, &list, pods.waiting_counts());
+            kept.save(&control, self.clock, || totals);
         }
         if let Some(drops) = &mut drops {
             drops.read(&control, &reporter, &self.meters, pod);

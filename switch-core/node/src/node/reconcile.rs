@@ -37,9 +37,9 @@ impl Node {
             kept.poll(&self.control, now);
         }
         if self.kept.as_ref().is_some_and(|kept| kept.is_due(now)) {
-            let totals = self.totals(&self.read_stats());
-            if let Some(kept) = &mut self.kept {
-                kept.save(&self.control, totals, self.clock);
+            if let Some(mut kept) = self.kept.take() {
+                kept.save(&self.control, self.clock, || self.totals());
+                self.kept = Some(kept);
             }
         }
         for (device, done) in self.control.maintain_devices() {

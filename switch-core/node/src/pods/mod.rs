@@ -1,7 +1,10 @@
 //! The node's pods: which are attached, and by what.
 
+mod counted;
 mod schedule;
 mod upkeep;
+
+pub(crate) use counted::{PodCounts, Share};
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -73,6 +76,8 @@ struct Attached {
     /// The index of its interface there.
     index: u32,
     port: PortId,
+    /// What is its own of what the port counts.
+    share: Share,
     upkeep: Upkeep,
 }
 
@@ -97,6 +102,8 @@ pub(crate) struct Pods {
     attached: HashMap<PodName, Attached>,
     /// Ports to be named by the next publish.
     ports: HashMap<PodName, PortId>,
+    /// What earlier runs counted for pods that are not attached yet, by name.
+    earlier: BTreeMap<String, PodCounts>,
     /// MTU of each, in bytes.
     mtu: u16,
     /// Failures of pods that have been reported, so that each is reported once.
@@ -114,6 +121,7 @@ impl Pods {
             named: false,
             attached: HashMap::new(),
             ports: HashMap::new(),
+            earlier: BTreeMap::new(),
             mtu: DEFAULT_MTU,
             failures: HashMap::new(),
             reporter: reporter.clone(),
@@ -131,8 +139,23 @@ impl Pods {
     }
 
     /// Attached pods, in no order.
-    pub(crate) fn list(&self) -> impl Iterator<Item = (&PodAttachment, PortId)> {
-        self.attached.values().map(|attached| (&attached.attachment, attached.port))
+    pub(crate) fn list(&self) -> impl Iterator<Item = (&PodAttachment, PortId, Share)> {
+        self.attached.values().map(|it| (&it.attachment, it.port, it.share))
+    }
+
+    /// Adds what earlier runs counted: a pod that is attached later gets it then, and none gets it twice.
+    pub(crate) fn restore_counts(&mut self, earlier: BTreeMap<String, PodCounts>) {
+        self.earlier = earlier;
+        for attached in self.attached.values_mut() {
+            if let Some(earlier) = self.earlier.remove(&attached.attachment.pod.to_string()) {
+                attached.share.earlier = earlier;
+            }
+        }
+    }
+
+    /// What earlier runs counted for pods that are not attached yet.
+    pub(crate) fn waiting_counts(&self) -> &BTreeMap<String, PodCounts> {
+        &self.earlier
     }
 
     /// The pod that has a port.
@@ -341,7 +364,12 @@ impl Pods {
         let cookie = pod.cookie();
         let upkeep = Upkeep::of(&namespace);
         let attachment = attachment.clone();
-        let attached = Attached { attachment, cookie, namespace, index, port, upkeep };
+        let workers = control.workers().cloned().collect();
+        let share = Share {
+            before: PodCounts::of_port(&workers, port),
+            earlier: self.earlier.remove(&pod.to_string()).unwrap_or_default(),
+        };
+        let attached = Attached { attachment, cookie, namespace, index, port, share, upkeep };
         self.attached.insert(pod.clone(), attached);
         self.ports.insert(pod.clone(), port);
         self.failures.remove(&pod);

@@ -181,6 +181,37 @@ fn pods_come_and_go_by_name_and_namespace() {
 }
 
 #[test]
+fn a_pod_does_not_have_the_counts_of_an_earlier_one_at_its_port() {
+    podswitch_testkit::require_privilege!();
+    let [node_ns, red, blue, green] = namespaces();
+    let (mut node, _events) = start(NodeOptions::new("n1").namespace(node_ns), config());
+    for (pod_name, netns, number) in [("red", &red, 2), ("blue", &blue, 3)] {
+        node.add_pod(pod(pod_name, netns, number).labels(labels(pod_name))).unwrap();
+    }
+    let sent = |node: &Node, pod_name: &str| {
+        let pods = node.pods();
+        let info = pods.iter().find(|info| info.pod == name(pod_name).to_string());
+        info.map(|info| (info.port, info.sent_packets)).unwrap()
+    };
+    let (from, to) = (socket(&red, 2, 1), socket(&blue, 3, 1));
+    assert!((0..100).all(|_| reaches(&from, &to)));
+    let (port, before) = sent(&node, "red");
+    assert!(before >= 100, "{before}");
+    // Another pod gets the number; so does one of the same name.
+    node.remove_pod(&name("red")).unwrap();
+    node.add_pod(pod("green", &green, 4).labels(labels("green"))).unwrap();
+    let (other, counted) = sent(&node, "green");
+    assert_eq!(other, port);
+    assert!(counted < 50, "what its kernel says of itself: {counted}");
+    node.remove_pod(&name("green")).unwrap();
+    node.add_pod(pod("red", &red, 2).labels(labels("red"))).unwrap();
+    let (again, counted) = sent(&node, "red");
+    assert_eq!(again, port);
+    assert!(counted < 50, "{counted}");
+    node.stop(PodInterfaces::Remove).unwrap();
+}
+
+#[test]
 fn single_changes_are_in_force_when_they_return() {
     podswitch_testkit::require_privilege!();
     let [node_ns, red, blue] = namespaces();

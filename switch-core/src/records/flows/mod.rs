@@ -120,6 +120,8 @@ impl FlowObserver for WorkerSide {
             Raw::Opened { .. } => {
                 self.0.opened.fetch_add(1, Relaxed);
             }
+            // Its record was made when a change ended it, and nothing was forwarded since.
+            Raw::Ended { info, .. } if info.is_recorded => {}
             Raw::Ended { info, .. } => {
                 self.0.closed.fetch_add(1, Relaxed);
                 self.0.packets.fetch_add(info.packets.iter().sum(), Relaxed);
@@ -279,6 +281,11 @@ impl FlowRecorder {
             Raw::Opened { connection, pinned, opened } => {
                 let names = Names::of(&pinned, self.snapshot(opened.epoch));
                 let id = connection.id();
+                // A change had ended it, and another one lets it go on.
+                if let Some(record) = self.ended.remove(&id) {
+                    self.waiting.retain(|(_, waiting)| *waiting != id);
+                    each(record);
+                }
                 each(names.opened(id, &pinned, opened));
                 if self.names.len() < REMEMBERED {
                     self.names.insert(id, names);

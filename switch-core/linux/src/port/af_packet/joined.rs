@@ -45,7 +45,7 @@ impl PacketPort {
         let mut sent = done.count_ones() as usize;
         // What could not be sent together is tried alone.
         if result.is_ok() && done & joined != joined {
-            let (alone, ended) = self.send(&left);
+            let (alone, ended) = self.send(&left, 0);
             result = ended;
             sent += alone.count_ones() as usize;
             for (at, packet) in std::mem::take(&mut left).into_iter().enumerate() {
@@ -72,7 +72,9 @@ impl PacketPort {
             members.iter().copied().zip(units).collect();
         order.sort_unstable_by_key(|(members, _)| members.trailing_zeros());
         let (members, units): (ArrayVec<u64, BATCH>, Batch) = order.into_iter().unzip();
-        let (bits, result) = self.send(&units);
+        let joined = members.iter().enumerate().filter(|(_, members)| !members.is_power_of_two());
+        let joined = joined.fold(0, |joined, (at, _)| joined | 1 << at);
+        let (bits, result) = self.send(&units, joined);
         let mut done = 0;
         for (at, (unit, members)) in units.into_iter().zip(members).enumerate() {
             let is_sent = bits >> at & 1 != 0;
