@@ -36,11 +36,9 @@ impl Node {
         if let Some(kept) = &mut self.kept {
             kept.poll(&self.control, now);
         }
-        if self.kept.as_ref().is_some_and(|kept| kept.is_due(now)) {
-            if let Some(mut kept) = self.kept.take() {
-                kept.save(&self.control, self.clock, || self.totals());
-                self.kept = Some(kept);
-            }
+        if let Some(mut kept) = self.kept.take_if(|kept| kept.is_due(now)) {
+            kept.save(&self.control, self.clock, || self.totals());
+            self.kept = Some(kept);
         }
         for (device, done) in self.control.maintain_devices() {
             self.reporter.repaired(&device, done);
