@@ -423,6 +423,21 @@ fn resets(ns: &NetNs) -> String {
     tcp[1][at].clone()
 }
 
+/// A run directory on tmpfs, removed however the test ends.
+struct RunDir(String);
+
+impl RunDir {
+    fn new(name: &str) -> Self {
+        Self(format!("/dev/shm/podswitch-{name}-{}", std::process::id()))
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 /// Connections of every kind, both families: the switch ends again and again while they are open, either end or both
 /// send while there is none, and other backends are ready when it comes back. Each goes on with its own, whichever end
 /// speaks first. Then the last run stops without `--keep`, and nothing is left.
@@ -434,7 +449,8 @@ fn connections_outlive(end: End, name: &str) {
             .map(|key| sysctl::get(node, key).unwrap())
     };
     let before = (rules(node), settings());
-    let run_dir = format!("/dev/shm/podswitch-{name}-{}", std::process::id());
+    let folder = RunDir::new(name);
+    let run_dir = folder.0.clone();
     let masquerade = format!("{},{}", NODE[0], NODE[1]);
     let flags = ["--run-dir", &run_dir, "--masquerade", &masquerade];
     let flags = [&flags[..], &["--cluster-cidr", "172.16.0.0/12"]].concat();
@@ -592,7 +608,8 @@ fn affinity_and_counts_outlive(end: End, name: &str) {
         netlink.add_address(link, format!("{source}/{length}").parse().unwrap()).unwrap();
         netlink.wait_until_local(source).unwrap();
     }
-    let run_dir = format!("/dev/shm/podswitch-{name}-{}", std::process::id());
+    let folder = RunDir::new(name);
+    let run_dir = folder.0.clone();
     let flags = ["--run-dir", &run_dir, "--keep", "--json", "--stats", "0.2"];
     let pods_now = || -> Value {
         let output = run(&["pods", "--socket", &format!("{run_dir}/ctl.sock"), "--json"]);
