@@ -85,7 +85,7 @@ fn named(front: &str, n: u32, qtype: u16) -> Vec<u8> {
     query(n as u16, &Name::parse(&text).expect("a name"), qtype, Some(1232))
 }
 
-/// What is asked, and by what code it is answered.
+/// A query, and the expected response code.
 struct Case {
     name: &'static str,
     rcode: Rcode,

@@ -1,4 +1,4 @@
-//! `restart`: what a restart of the switch costs the pods of its node: planned (`run --keep` is asked to stop and started
+//! `restart`: what a restart of the switch costs the pods of its node: planned (`run --keep` gets SIGTERM and is started
 //! again), and after `kill -9`.
 //!
 //! `cargo bench --bench restart -- --help`. The switch is `vswitch run` as a process of its own, in a node that is a network

@@ -96,7 +96,7 @@ pub(crate) fn pods(args: &Args, json: bool) -> Done {
     Ok(())
 }
 
-/// What is asked of policies.
+/// Which policy rules are listed.
 #[derive(clap::Args, Debug)]
 pub(crate) struct PolicyArgs {
     #[command(flatten)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use podswitch_linux::NetNs;
 use podswitch_vswitch_testkit::running::{Limit, PATIENCE, Running};
-use podswitch_vswitch_testkit::{Folder, X, Y, Y6, head, pod, program, run};
+use podswitch_vswitch_testkit::{Folder, X, Y, Y6, head, program, run, veth_pod};
 use serde_json::Value;
 
 const PORT: u16 = 8080;
@@ -59,17 +59,11 @@ impl Collectors {
 impl Switch {
     fn start(x: &NetNs, y: &NetNs, node: &NetNs) -> Self {
         let name = format!("inspect-{}", std::process::id());
-        let attached = |pod_name, number, netns: &NetNs| {
-            let netns = netns.path();
-            let annotations =
-                format!("podswitch.io/netns: {}, podswitch.io/port: veth", netns.display());
-            pod(pod_name, number, &annotations)
-        };
         let policy = format!(
             "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: only, namespace: a}}\n\
              spec: {{podSelector: {{}}, ingress: [{{ports: [{{port: {PORT}}}]}}, {{ports: [{{port: 1}}]}}]}}\n"
         );
-        let state = [head(), attached("x", 2, x), attached("y", 3, y), policy].concat();
+        let state = [head(), veth_pod("x", 2, x), veth_pod("y", 3, y), policy].concat();
         let folder = Folder::new();
         folder.manifest("state", &state.replace("n1", &name));
         let (manifests, netns) = (folder.text("state"), node.path().display().to_string());

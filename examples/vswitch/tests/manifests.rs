@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use podswitch_linux::{NetNs, Netlink};
 use podswitch_vswitch_testkit::running::Running;
-use podswitch_vswitch_testkit::{Folder, NODE, X, Y, head, pod, run};
+use podswitch_vswitch_testkit::{Folder, NODE, X, Y, head, pod, run, veth_pod};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -105,10 +105,7 @@ impl World {
     }
 
     fn pods(&self) -> String {
-        let pods = [("x", 2, &self.x), ("y", 3, &self.y)].map(|(name, number, netns)| {
-            let netns = netns.path().display().to_string();
-            pod(name, number, &format!("podswitch.io/netns: {netns}, podswitch.io/port: veth"))
-        });
+        let pods = [veth_pod("x", 2, &self.x), veth_pod("y", 3, &self.y)];
         [head(), pods.concat()].concat().replace("n1", &self.name)
     }
 

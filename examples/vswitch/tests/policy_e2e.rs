@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use podswitch_linux::NetNs;
 use podswitch_vswitch_testkit::running::{PATIENCE, Running};
-use podswitch_vswitch_testkit::{Folder, X, X6, Y, Y6, head, pod};
+use podswitch_vswitch_testkit::{Folder, X, X6, Y, Y6, head, veth_pod};
 
 /// Long enough for what passes to have arrived.
 const A_WHILE: Duration = Duration::from_millis(300);
@@ -25,15 +25,7 @@ struct Switch {
 impl Switch {
     fn start(x: &NetNs, y: &NetNs, node: &NetNs) -> Self {
         let name = format!("policy-{}", std::process::id());
-        let attached = |pod_name, number, netns: &NetNs| {
-            let netns = netns.path();
-            pod(
-                pod_name,
-                number,
-                &format!("podswitch.io/netns: {}, podswitch.io/port: veth", netns.display()),
-            )
-        };
-        let pods = [head(), attached("x", 2, x), attached("y", 3, y)].concat().replace("n1", &name);
+        let pods = [head(), veth_pod("x", 2, x), veth_pod("y", 3, y)].concat().replace("n1", &name);
         let folder = Folder::new();
         folder.manifest("state", &pods);
         let (manifests, netns) = (folder.text("state"), node.path().display().to_string());

@@ -8,7 +8,7 @@ use podswitch_linux::NetNs;
 use podswitch_testkit::privilege::skip;
 use podswitch_testkit::require_privilege;
 use podswitch_vswitch_testkit::running::{Limit, PATIENCE, Running};
-use podswitch_vswitch_testkit::{Folder, head, pod, program, run};
+use podswitch_vswitch_testkit::{Folder, head, program, run, veth_pod};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A tmux server of our own with a shell in it.
@@ -80,9 +80,7 @@ fn the_screen_follows_keys_sizes_and_restarts() {
     }
     let [x, node] = [(); 2].map(|()| NetNs::anonymous().expect("a namespace"));
     let folder = Folder::new();
-    let annotations =
-        format!("podswitch.io/netns: {}, podswitch.io/port: veth", x.path().display());
-    folder.manifest("state", &[head(), pod("x", 2, &annotations)].concat());
+    folder.manifest("state", &[head(), veth_pod("x", 2, &x)].concat());
     let (manifests, netns) = (folder.text("state"), node.path().display().to_string());
     let (run_dir, socket) = (folder.text("run"), folder.text("run/ctl.sock"));
     let start = || {

@@ -1,4 +1,4 @@
-//! What a decision says: the plan of a packet, or why it is dropped and what its sender is told.
+//! What a decision says: the plan of a packet, or why it is dropped and what is sent to its sender.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub struct Denial<'s> {
     pub reason: DropReason,
     /// The object that decided it: a policy, a Service.
     pub object: Option<Cookie>,
-    /// What the sender is told.
+    /// What is sent to the sender.
     pub answer: Answer,
     /// The counter of that object. Every denied packet counts once: it opens no connection, so each
     /// is an attempt of its own.

@@ -1,4 +1,4 @@
-//! What a decision is asked for: a packet, and what is known of its connection.
+//! The input of a decision: a packet, and what is known of its connection.
 
 use std::net::SocketAddr;
 

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use etherparse::{IpNumber, PacketBuilder};
 use podswitch_core::port::pcap::{CaptureWriter, Direction, Format, read_capture};
+use podswitch_linux::NetNs;
 
 pub const GATEWAY: [u8; 6] = [0xee; 6];
 pub const X: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
@@ -167,6 +168,13 @@ pub fn pod(name: &str, number: u8, annotations: &str) -> String {
          spec: {{nodeName: n1}}\n\
          status: {{phase: Running, podIPs: [{{ip: 10.1.0.{number}}}, {{ip: \"fd00:1::{number}\"}}]}}\n"
     )
+}
+
+/// As [`pod`], attached by a veth pair.
+pub fn veth_pod(name: &str, number: u8, netns: &NetNs) -> String {
+    let path = netns.path();
+    let netns = path.display();
+    pod(name, number, &format!("podswitch.io/netns: {netns}, podswitch.io/port: veth"))
 }
 
 /// A pod's or node's default MAC address.

@@ -16,7 +16,7 @@ use pcap_file::pcapng::{Block, PcapNgReader};
 use podswitch_linux::NetNs;
 use podswitch_testkit::privilege::is_there;
 use podswitch_vswitch_testkit::running::{Limit, PATIENCE, Running};
-use podswitch_vswitch_testkit::{Folder, Y, Y6, head, pod, program, run};
+use podswitch_vswitch_testkit::{Folder, Y, Y6, head, program, run, veth_pod};
 
 const PORT: u16 = 8080;
 
@@ -43,17 +43,11 @@ struct Frame {
 impl Switch {
     fn start() -> Self {
         let [x, y, node] = [(); 3].map(|()| NetNs::anonymous().expect("a namespace"));
-        let attached = |pod_name, number, netns: &NetNs| {
-            let netns = netns.path();
-            let annotations =
-                format!("podswitch.io/netns: {}, podswitch.io/port: veth", netns.display());
-            pod(pod_name, number, &annotations)
-        };
         let policy = format!(
             "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: only, namespace: a}}\n\
              spec: {{podSelector: {{}}, ingress: [{{ports: [{{port: {PORT}}}]}}]}}\n"
         );
-        let state = [head(), attached("x", 2, &x), attached("y", 3, &y), policy].concat();
+        let state = [head(), veth_pod("x", 2, &x), veth_pod("y", 3, &y), policy].concat();
         let name = format!("capture-{}", std::process::id());
         let folder = Folder::new();
         folder.manifest("state", &state.replace("n1", &name));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use podswitch_linux::NetNs;
 use podswitch_vswitch_testkit::running::{Limit, PATIENCE, Running};
-use podswitch_vswitch_testkit::{Folder, Y, head, pod};
+use podswitch_vswitch_testkit::{Folder, Y, head, veth_pod};
 use serde_json::Value;
 
 use super::tool::{CHART, free_port, get, has, promtool};
@@ -15,19 +15,11 @@ use super::tool::{CHART, free_port, get, has, promtool};
 /// A switch with the pods a/x and a/y. One policy lets nothing in; one is wrong, and closed.
 fn start(folder: &Folder, netns: [&NetNs; 3], port: u16) -> Running {
     let [x, y, node] = netns;
-    let attached = |name, number, netns: &NetNs| {
-        let path = netns.path();
-        pod(
-            name,
-            number,
-            &format!("podswitch.io/netns: {}, podswitch.io/port: veth", path.display()),
-        )
-    };
     let policies = "---\n{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, \
                     metadata: {name: shut, namespace: a}, spec: {podSelector: {}}}\n\
                     ---\n{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, \
                     metadata: {name: wrong, namespace: a}, spec: {podSelector: 7}}\n";
-    let state = [head(), attached("x", 2, x), attached("y", 3, y), policies.to_owned()].concat();
+    let state = [head(), veth_pod("x", 2, x), veth_pod("y", 3, y), policies.to_owned()].concat();
     let name = format!("metrics-{}", std::process::id());
     let manifests = folder.manifest("state", &state.replace("n1", &name));
     let running = Running::start(&[

@@ -2,7 +2,7 @@
 //! namespaces.
 //!
 //! A [`Zone`] is a value: a copy costs a few reference counts and is never changed by changes to the original. A change
-//! costs what it touches: the Service that it belongs to, and the path to it. Called by whoever has the objects, off the
+//! costs what it touches: the Service that it belongs to, and the path to it. Called by the owner of the objects, off the
 //! packet path; [`answer`](crate::answer()) reads it there.
 
 mod service;

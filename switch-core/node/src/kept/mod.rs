@@ -1,6 +1,6 @@
 //! What outlives the process, in the run directory on tmpfs: connections in shared memory; what the switch has learnt
-//! (`kept-learnt`), written every few seconds; what it has counted (`kept-counts`), written before anybody is told, so that no
-//! count that somebody has seen falls.
+//! (`kept-learnt`), written every few seconds; its counters (`kept-counts`), written before a caller gets them, so that no
+//! counter that was read falls after a restart.
 
 mod counted;
 mod envelope;
@@ -26,7 +26,7 @@ const RESTORE_TIMEOUT: Duration = Duration::from_secs(60);
 const SAVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Share of the node's time that they may take: one part of so many.
 const SAVE_SHARE: u32 = 50;
-/// A writing that takes less is made whenever somebody is told.
+/// If a write takes less, counters are written each time a caller reads them.
 const CHEAP: Duration = Duration::from_millis(5);
 
 /// See the module's description.
@@ -36,6 +36,8 @@ pub(crate) struct Kept {
     saved: Vec<Saved>,
     /// When connections that still wait are given up. `None`: none wait.
     until: Option<Instant>,
+    /// When counters of pods that were not attached again are given up. `None`: they were.
+    pods_until: Option<Instant>,
     restored: Restored,
     /// Memory could not be allocated, and this was reported.
     is_full: bool,
@@ -43,7 +45,7 @@ pub(crate) struct Kept {
     counts: PathBuf,
     /// When they are to be written. `None`: there is no state of this run yet, and the files are those of earlier ones.
     save_at: Option<Instant>,
-    /// Before then what was counted is not written because somebody is told.
+    /// Counters are not written on a caller's behalf before then.
     counts_at: Cell<Instant>,
     /// It could not be written, and that was reported: what was learnt, and what was counted.
     learnt_unsaved: Cell<bool>,
@@ -84,6 +86,7 @@ impl Kept {
             files,
             saved: read.collect(),
             until: None,
+            pods_until: None,
             restored: Restored::default(),
             is_full: false,
             learnt: folder.join("kept-learnt"),
@@ -119,6 +122,7 @@ impl Kept {
     pub(crate) fn start(&mut self, control: &ControlPlane, now: Instant) -> Totals {
         self.start_connections(control, now);
         self.save_at = Some(now + SAVE_INTERVAL);
+        self.pods_until = Some(now + RESTORE_TIMEOUT);
         let refused = |what: &str, error: envelope::Unusable| {
             self.reporter.failure(Failure::NotRestored(format!("{what}: {error}")));
         };
@@ -167,6 +171,12 @@ impl Kept {
         }
     }
 
+    /// Whether pods that are not attached yet lose the counters of earlier runs now: they were removed meanwhile, and a
+    /// later pod of the same name is another one. True once.
+    pub(crate) fn gives_up_pods(&mut self, now: Instant) -> bool {
+        self.pods_until.take_if(|until| now >= *until).is_some()
+    }
+
     /// Whether what was learnt and counted is to be written now.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         self.save_at.is_some_and(|at| now >= at)
@@ -194,10 +204,10 @@ impl Kept {
         }
     }
 
-    /// Writes what was counted, before somebody is told: what was seen does not begin again at less after a kill. Not while
-    /// the last writing took so long that another one would take more than a small share of the time: after a kill then,
-    /// counters may be behind by that time.
-    pub(crate) fn save_told(
+    /// Writes counters before a caller gets them, so that they do not fall after a kill. Omitted while the last write took
+    /// so long that another one would take more than a small share of the time: after a kill, counters may then be behind
+    /// by that time.
+    pub(crate) fn save_read(
         &self,
         control: &ControlPlane,
         clock: Clock,

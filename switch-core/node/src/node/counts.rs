@@ -1,4 +1,4 @@
-//! What the node has counted, and who is told.
+//! The node's counters, and queries for them.
 
 use super::Node;
 use crate::inspect::{PodInfo, Status};
@@ -39,11 +39,11 @@ impl Node {
         Totals::new(&self.read_frames(), &self.read_pods(), self.pods.waiting_counts())
     }
 
-    /// Writes counters down before anybody is told: what somebody has seen does not begin again at less after a kill.
-    /// Where that takes long, as with very many Services, it is not done each time: [`Kept`](crate::kept::Kept) says when.
+    /// Writes counters before a caller gets them, so that they do not fall after a kill. If that takes long, as with very
+    /// many Services, it is not done each time: see [`Kept`](crate::kept::Kept).
     fn save_counts(&self) {
         if let Some(kept) = &self.kept {
-            kept.save_told(&self.control, self.clock, || self.totals());
+            kept.save_read(&self.control, self.clock, || self.totals());
         }
     }
 

@@ -35,6 +35,9 @@ impl Node {
         }
         if let Some(kept) = &mut self.kept {
             kept.poll(&self.control, now);
+            if kept.gives_up_pods(now) {
+                self.pods.forget_waiting_counts();
+            }
         }
         if let Some(mut kept) = self.kept.take_if(|kept| kept.is_due(now)) {
             kept.save(&self.control, self.clock, || self.totals());

@@ -153,6 +153,11 @@ impl Pods {
         }
     }
 
+    /// Gives up what earlier runs counted for pods that are not attached yet.
+    pub(crate) fn forget_waiting_counts(&mut self) {
+        self.earlier.clear();
+    }
+
     /// What earlier runs counted for pods that are not attached yet.
     pub(crate) fn waiting_counts(&self) -> &BTreeMap<String, PodCounts> {
         &self.earlier
