@@ -1,5 +1,6 @@
 //! One connection of a client: PROXY protocol, TLS, HTTP.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -13,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::client_stream::ClientStream;
 use super::headers::Origin;
 use super::local::{Local, LocalExecutor};
 use super::metrics::Reason;
@@ -59,9 +61,12 @@ where
 {
     let options = &local.shared.options;
     let mut stopped = local.stopped.clone();
+    let (stream, ambiguous) = ClientStream::http1(stream, options.client_timeout);
+    let requests = Cell::new(0);
     let service = service_fn(|request| {
         let local = local.clone();
-        async move { Ok::<_, Infallible>(service::serve(local, origin, request).await) }
+        let is_ambiguous = ambiguous.is(requests.replace(requests.get() + 1));
+        async move { Ok::<_, Infallible>(service::serve(local, origin, request, is_ambiguous).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -91,8 +96,9 @@ where
     let mut stopped = local.stopped.clone();
     let service = service_fn(|request| {
         let local = local.clone();
-        async move { Ok::<_, Infallible>(service::serve(local, origin, request).await) }
+        async move { Ok::<_, Infallible>(service::serve(local, origin, request, false).await) }
     });
+    let stream = ClientStream::http2(stream, options.client_timeout);
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(options.max_streams)

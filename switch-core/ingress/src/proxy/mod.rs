@@ -11,6 +11,7 @@
 mod affinity;
 mod body;
 mod canary;
+mod client_stream;
 mod clock;
 mod connection;
 mod cors;

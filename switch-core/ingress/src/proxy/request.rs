@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use http::request::Parts;
-use http::{HeaderMap, Method, Version, header};
+use http::{Method, Version, header};
 
 use super::metrics::Reason;
 use crate::path::normalise;
@@ -27,9 +27,6 @@ impl Asked {
             return Err(Reason::Method);
         }
         let is_http2 = parts.version == Version::HTTP_2;
-        if !is_http2 && has_two_lengths(&parts.headers) {
-            return Err(Reason::AmbiguousLength);
-        }
         let target = parts.uri.authority().map(|authority| authority.as_str());
         // What follows `#` is never sent; `http` takes another scheme for a host, too.
         if parts.uri.scheme_str().is_some_and(|scheme| scheme != "http" && scheme != "https") {
@@ -48,8 +45,7 @@ impl Asked {
             (Some(target), Some(field)) if split(target)? != split(field)? => {
                 return Err(Reason::Host);
             }
-            (Some(target), None) if !is_http2 && parts.version != Version::HTTP_10 => {
-                _ = target;
+            (Some(_), None) if !is_http2 && parts.version != Version::HTTP_10 => {
                 return Err(Reason::Host);
             }
             (Some(target), _) => target,
@@ -74,11 +70,6 @@ impl Asked {
             None => path.to_owned(),
         }
     }
-}
-
-/// RFC 9112 section 6.3: a request with both could be understood in two ways.
-fn has_two_lengths(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH)
 }
 
 /// Host in lower case without the last dot, and port (RFC 3986 section 3.2.2). User names and

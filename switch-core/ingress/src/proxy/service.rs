@@ -37,11 +37,12 @@ struct Exchange {
     close: bool,
 }
 
-/// Answers a request.
+/// Answers a request. `is_ambiguous`: its length could be understood in two ways.
 pub(super) async fn serve(
     local: Rc<Local>,
     origin: Origin,
     request: Request<Incoming>,
+    is_ambiguous: bool,
 ) -> Response<ResponseBody> {
     let start = Instant::now();
     let trusted = &local.shared.options.trusted_proxies;
@@ -57,7 +58,14 @@ pub(super) async fn serve(
         entry,
         close: false,
     };
-    match answer(&mut exchange, origin, request).await {
+    let answer = match is_ambiguous {
+        true => {
+            exchange.close = true;
+            Err(Reason::AmbiguousLength)
+        }
+        false => answer(&mut exchange, origin, request).await,
+    };
+    match answer {
         Ok(response) => exchange.finish(response, None),
         Err(reason) => {
             exchange.local.shared.metrics.refused(reason);
