@@ -63,14 +63,6 @@ struct WithSpec<T> {
     spec: Option<T>,
 }
 
-#[derive(Deserialize)]
-struct Flat<T> {
-    #[serde(default)]
-    metadata: Meta,
-    #[serde(flatten)]
-    rest: T,
-}
-
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct IngressSpec {
@@ -332,12 +324,15 @@ fn spec<T: DeserializeOwned + Default>(
     Ok(Stored { source, meta: metadata, it: spec.unwrap_or_default() })
 }
 
+/// An object without `spec`.
 fn flat<T: DeserializeOwned>(
     source: Option<Source>,
-    value: Value,
+    mut value: Value,
 ) -> Result<Stored<T>, (String, String)> {
-    let Flat { metadata, rest } = decode(value)?;
-    Ok(Stored { source, meta: metadata, it: rest })
+    let meta = value.get_mut("metadata").map(Value::take).unwrap_or_default();
+    let meta: Option<Meta> =
+        decode(meta).map_err(|(field, reason)| (format!("metadata.{field}"), reason))?;
+    Ok(Stored { source, meta: meta.unwrap_or_default(), it: decode(value)? })
 }
 
 fn decode<T: DeserializeOwned>(value: Value) -> Result<T, (String, String)> {
