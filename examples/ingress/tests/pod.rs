@@ -109,7 +109,10 @@ spec: {controller: podswitch.io/ingress}
 ---
 apiVersion: networking.k8s.io/v1
 kind: Ingress
-metadata: {name: shop, namespace: a}
+metadata:
+  name: shop
+  namespace: a
+  annotations: {nginx.ingress.kubernetes.io/proxy-connect-timeout: "1"}
 spec:
   ingressClassName: podswitch
   rules:
