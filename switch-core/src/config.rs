@@ -12,6 +12,7 @@ mod tunnel;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use podswitch_dns::Zone;
 use podswitch_policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy};
 use podswitch_policy::service::model::{EndpointSlice, HostPort, Service};
 use podswitch_wire::addr::Mac;
@@ -73,6 +74,8 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     /// Layer-2 bridge domains.
     pub bridges: Vec<Arc<BridgeDomain>>,
+    /// The names of the cluster, which the switch answers for. `None`: their Service's backends do.
+    pub zone: Option<Arc<Zone>>,
 }
 
 /// Key of Maglev's tables and choices, of ECMP and of the tunnel's source ports: equal on all nodes

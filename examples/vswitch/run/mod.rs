@@ -3,6 +3,7 @@
 mod cni;
 mod confined;
 mod control;
+mod dns;
 mod events;
 mod flags;
 mod outputs;
@@ -31,6 +32,7 @@ use crate::signals::Signals;
 use crate::{Done, log, output};
 use cni::CniFlags;
 use control::ControlFlags;
+use dns::{Dns, DnsFlags};
 use events::Events;
 use flags::UnderlayFlags;
 use outputs::OutputFlags;
@@ -101,6 +103,8 @@ pub(crate) struct Args {
     strict: bool,
     #[command(flatten)]
     cni: CniFlags,
+    #[command(flatten)]
+    dns: DnsFlags,
     /// Folder for data that survives a restart: connections, if it is on tmpfs; with --kubernetes
     /// the last good state and the API servers' addresses. Default: /run/podswitch/NODE with
     /// --kubernetes.
@@ -161,7 +165,8 @@ fn raise_descriptor_limit() {
 fn serve_node(args: &Args, json: bool) -> Done {
     let clock = Clock::start();
     let signals = Signals::listen()?;
-    let cluster = args.cluster.options(args.source.kubernetes);
+    let mut cluster = args.cluster.options(args.source.kubernetes);
+    cluster.names = args.dns.names();
     let run_dir = match args.source.kubernetes || args.run_dir.is_some() {
         true => {
             let keep_waiting = || {
@@ -225,9 +230,12 @@ fn serve_node(args: &Args, json: bool) -> Done {
     let asked = control.serve(node.caller())?;
     // Pods that a runtime attached before are attached again first; then the switch is ready.
     let agent = args.cni.start(run_dir_path, node.caller(), &view)?;
+    let mut dns = Dns::default();
+    dns.follow(&node);
     events.ready(epoch, &*source);
-    let mut serving = Serving { args, source, logged, probes, meters, events: &events };
+    let mut serving = Serving { args, source, logged, probes, meters, dns, events: &events };
     serving.serve(&signals, &node);
+    drop(serving);
     drop(agent);
     // Only a planned stop removes pods' interfaces: after a failure the next run attaches to them.
     let has_failed = node.has_ended();
@@ -244,6 +252,7 @@ struct Serving<'a> {
     logged: Logged,
     probes: Probes,
     meters: Meters,
+    dns: Dns,
     events: &'a Events<'a>,
 }
 
@@ -314,6 +323,7 @@ impl Serving<'_> {
         match self.source.follow(&mut node, force) {
             Ok(Followed::Applied(epoch)) => {
                 let duration = clock.now().since(Instant::ZERO);
+                self.dns.follow(node);
                 self.logged.log_new(self.source.records());
                 self.events.applied(epoch, &*self.source, duration);
             }

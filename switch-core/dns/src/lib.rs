@@ -39,8 +39,8 @@ mod rule;
 mod zone;
 
 pub use answer::{
-    Answer, Ignored, MAX_SIZE, MAX_TCP, MIN_SIZE, NotOurs, Outcome, Rcode, SCHEMA_VERSION,
-    Transport, answer,
+    Answer, Ignored, MAX_SIZE, MAX_TCP, MIN_SIZE, NotOurs, Outcome, Question, Rcode,
+    SCHEMA_VERSION, Transport, answer,
 };
 pub use explain::{Explained, Record, Step, explain, query};
 pub use name::{MAX_LABEL, MAX_NAME, Name, NameError};

@@ -85,6 +85,7 @@ mod pods;
 mod policy_view;
 mod probes;
 mod ranges;
+pub mod resolver;
 pub mod source;
 mod state;
 mod stats;

@@ -36,7 +36,7 @@ use crate::engine::Shared;
 use crate::flow::connection::ConnectionInfo;
 use crate::id::Epoch;
 use crate::publish::{Mode, Publisher, Request};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Names, Snapshot};
 use crate::time::Clock;
 use crate::worker::Command;
 
@@ -55,6 +55,17 @@ pub struct ControlPlane {
     captures: Captures,
     /// For the next process.
     memory: Option<restore::Memory>,
+}
+
+/// Reads the snapshot in force, from any thread.
+#[derive(Clone, Debug)]
+pub struct Snapshots(Arc<ArcSwap<Snapshot>>);
+
+impl Snapshots {
+    /// The names that the switch answers for now.
+    pub fn names(&self) -> Option<Arc<Names>> {
+        self.0.load().names.clone()
+    }
 }
 
 impl core::fmt::Debug for ControlPlane {
@@ -168,6 +179,11 @@ impl ControlPlane {
     /// The snapshot in force.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.load_full()
+    }
+
+    /// For other threads: the snapshot in force at the time.
+    pub fn snapshots(&self) -> Snapshots {
+        Snapshots(self.snapshots.clone())
     }
 
     /// The switch's clock, which its workers use too.

@@ -41,6 +41,8 @@ pub(super) enum Admission<'s> {
     Pass(Plan),
     /// The packet is for the gateway.
     Gateway,
+    /// Send this frame to the packet's sender: the answer to it.
+    Answer(Packet),
     /// Drop the packet.
     Deny(Denial<'s>),
 }
@@ -136,6 +138,15 @@ impl Engine {
         if let Some(other) = evaluate(cx.snapshot, &query, hints, &mut decided) {
             return other;
         }
+        let asked = cx.snapshot.names.as_deref().filter(|names| {
+            names.is_queried_by(&parsed.key) && query.direction() == Direction::Original
+        });
+        if let Some(names) = asked {
+            match self.answer_name(cx, names, packet, parsed, &decided.forward) {
+                Some(answer) => return Admission::Answer(answer),
+                None => self.counters.names.passed.add(1),
+            }
+        }
         let connection = match &known {
             Some(known) => known.connection,
             None => match self.connect(cx, index_hash, packet, parsed, (backend, &mut decided)) {
@@ -151,7 +162,10 @@ impl Engine {
         if known.is_some() {
             self.resume(cx, connection, pinned);
         }
-        self.remember(cx, packet, parsed, (connection, pinned), plan, info.is_absent);
+        // Without a flow entry the next datagram is looked at, too: it may ask for a name of the zone.
+        if asked.is_none() {
+            self.remember(cx, packet, parsed, (connection, pinned), plan, info.is_absent);
+        }
         Admission::Pass(decided.plan)
     }
 

@@ -21,7 +21,7 @@
 //! * `admission`: finds the packet's connection or opens one, and asks `resolve`;
 //!   `direction`: which end of a connection is the client.
 //! * `egress`: TTL, MTU, tunnel headers; `pmtu`: path MTU of the tunnel.
-//! * `answer`: ICMP errors, resets, the gateway; `neighbour`: ARP and ND.
+//! * `answer`: ICMP errors, resets, the gateway; `neighbour`: ARP and ND; `names`: cluster DNS.
 //!
 //! Every received frame ends as forwarded, consumed, dropped with one reason, or held as a fragment
 //! of an incomplete datagram. The counters add up.
@@ -40,6 +40,7 @@ mod frame;
 mod housekeeping;
 mod icmp_error;
 mod ingress;
+mod names;
 mod neighbour;
 mod open;
 mod outputs;
@@ -194,6 +195,10 @@ pub struct Engine {
     eviction_cursor: usize,
     /// Index of this worker.
     index: usize,
+    /// Content of the answer to a name query that is being written.
+    name_answer: Box<[u8; podswitch_dns::MAX_SIZE]>,
+    /// Number of the next answer.
+    rotation: u32,
 }
 
 impl core::fmt::Debug for Engine {
@@ -227,6 +232,8 @@ impl Engine {
             review: review::Review::default(),
             eviction_cursor: 0,
             index,
+            name_answer: Box::new([0; podswitch_dns::MAX_SIZE]),
+            rotation: 0,
             shared,
             counters,
         }

@@ -70,6 +70,10 @@ impl Engine {
         match self.admit(cx, &packet, parsed, payload, info) {
             Admission::Pass(plan) => self.transmit(cx, packet, parsed, &plan),
             Admission::Gateway => self.gateway(cx, packet, parsed),
+            Admission::Answer(answer) => {
+                self.send_answer(cx, &packet, answer);
+                self.consume(cx, packet);
+            }
             Admission::Deny(denial) => self.deny(cx, packet, parsed, &denial),
         }
     }

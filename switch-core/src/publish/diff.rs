@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use podswitch_dns::Zone;
 use podswitch_policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy};
 use podswitch_policy::service::model::{EndpointSlice, Service};
 
@@ -23,6 +24,10 @@ macro_rules! kinds {
         #[derive(Debug, Default)]
         pub(crate) struct Desired {
             pub(crate) settings: Settings,
+            /// The names that the switch answers for.
+            pub(crate) zone: Option<Arc<Zone>>,
+            /// The same, before the publish.
+            zone_before: Option<Arc<Zone>>,
             $($(#[$doc])* pub(crate) $kind: Kind<$object>,)*
         }
 
@@ -60,12 +65,14 @@ macro_rules! kinds {
             /// Keeps what was settled.
             pub(crate) fn commit(&mut self) {
                 $(self.$kind.commit();)*
+                self.zone_before.clone_from(&self.zone);
             }
 
             /// Undoes the publish, given the previous settings.
             pub(crate) fn undo(&mut self, settings: Settings) {
                 $(self.$kind.undo(&settings);)*
                 self.settings = settings;
+                self.zone.clone_from(&self.zone_before);
             }
         }
     };
@@ -100,6 +107,7 @@ impl Desired {
     /// Stages a whole configuration. Returns the previous settings.
     pub(crate) fn stage_config(&mut self, config: &Config) -> Settings {
         self.stage_objects(config);
+        self.zone.clone_from(&config.zone);
         std::mem::replace(&mut self.settings, Settings::of(config))
     }
 
@@ -138,6 +146,7 @@ impl Desired {
             Change::RouteGone(destination) => self.routes.stage(destination, None),
             Change::Bridge(object) => self.bridges.stage(object.key(), Some(object)),
             Change::BridgeGone(name) => self.bridges.stage(name, None),
+            Change::Zone(zone) => self.zone = zone,
             Change::Settings(config) => self.settings = Settings::of(&config),
         }
     }

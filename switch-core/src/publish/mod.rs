@@ -11,7 +11,7 @@
 //!    [`settings`] are invalid.
 //! 4. *Compile*: each part of the snapshot is made from the previous one and the [`diff::Diff`],
 //!    and shared if unchanged ([`bridges`], [`ports`], [`endpoints`], [`tunnels`], [`routes`],
-//!    [`policies`], [`services`]). This cannot fail.
+//!    [`policies`], [`services`], [`names`]). This cannot fail.
 //!
 //! A new kind of object is a field of [`Config`], an implementation of [`objects::Object`] in
 //! [`kinds`], a line in [`diff`], and its compilation.
@@ -26,6 +26,7 @@ mod fault;
 mod fdb_ids;
 mod kinds;
 mod left_out;
+mod names;
 mod objects;
 mod policies;
 mod ports;
@@ -215,6 +216,7 @@ impl Publisher {
             },
             cluster_key: now.cluster_key.0,
             domains: bridged.map_or_else(|| before.domains.clone(), |bridged| bridged.domains),
+            names: names::compile(desired, diff, before),
         }
     }
 }

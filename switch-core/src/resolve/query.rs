@@ -38,6 +38,12 @@ impl<'a> Query<'a> {
         Self { via: packet.via(), ..Self::new(key, packet.ingress) }
     }
 
+    /// The packet's direction in its connection.
+    #[inline]
+    pub fn direction(&self) -> Direction {
+        self.known.map_or(Direction::Original, |(_, direction)| direction)
+    }
+
     /// The facts of the packet's connection; if it is not known, those of a new one without
     /// translation.
     #[inline]

@@ -4,6 +4,7 @@
 //! its last. Unchanged parts are shared with the previous snapshot.
 
 mod addresses;
+mod names;
 mod policy_counters;
 mod ports;
 mod tunnels;
@@ -20,6 +21,7 @@ use podswitch_policy::table::PolicyTable;
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::HashKey;
 
+pub use names::Names;
 pub use policy_counters::PolicyCounters;
 pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging, UplinkPort};
 pub(crate) use tunnels::NodePlace;
@@ -120,6 +122,8 @@ pub struct Snapshot {
     pub cluster_key: HashKey,
     /// Bridge domains, one for each VLAN of each configured domain.
     pub domains: Arc<[Domain]>,
+    /// The names that the switch answers for.
+    pub names: Option<Arc<Names>>,
 }
 
 impl Snapshot {
@@ -144,6 +148,7 @@ impl Snapshot {
             masquerade: None,
             cluster_key: ClusterKey::default().0,
             domains: Arc::new([]),
+            names: None,
         }
     }
 
