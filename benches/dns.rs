@@ -10,12 +10,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use podswitch_core::config::Config;
 use podswitch_dns::facts::{
     EndpointFacts, PortFacts, Protocol, ServiceFacts, ServiceKind, SliceFacts,
 };
 use podswitch_dns::{
     MAX_SIZE, Name, Outcome, Rcode, Settings, Transport, Zone, answer, query, record_type as rt,
 };
+use podswitch_policy::rule;
+use podswitch_policy::service::model::{EndpointSlice, Service, ServicePort, SlicePort};
+use podswitch_testkit::rig::services::{self, vip};
+use podswitch_testkit::rig::{Switch, addresses as pod, framed, frames};
+use podswitch_wire::flow_key::proto;
 
 const SERVICES: u32 = 10_000;
 /// A prime that no count of anything here is a multiple of.
@@ -182,5 +188,55 @@ fn changes(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, answers, changes);
+/// Frames from a pod's memory port to their answers there: reception, source checks, the Service's backend, policy, the
+/// answer, transmission. Source ports differ, as those of clients do.
+fn switched(criterion: &mut Criterion) {
+    let (client, server) = (pod(0)[0], vip(0));
+    let dns = Service {
+        ports: vec![ServicePort { protocol: rule::Protocol::Udp, ..ServicePort::tcp("dns", 53) }],
+        ..Service::cluster_ip("kube-system", "kube-dns", [server])
+    };
+    let port = SlicePort { protocol: rule::Protocol::Udp, ..SlicePort::tcp("dns", 53) };
+    let slice = EndpointSlice {
+        namespace: "kube-system".into(),
+        ports: vec![port],
+        ..services::slice("kube-dns", 0, &[1])
+    };
+    let config = Config {
+        services: vec![Arc::new(dns)],
+        slices: vec![Arc::new(slice)],
+        zone: Some(Arc::new(zone())),
+        ..services::config(&[])
+    };
+    let mut switch = Switch::new(&config);
+    let frames: Vec<Vec<u8>> = spread(false)
+        .enumerate()
+        .map(|(at, n)| {
+            let ports = (1024 + (at as u16 % 60_000), 53);
+            let udp = frames::udp(client, server, ports, &named("", n, rt::A));
+            framed(0, &frames::ip(client, server, proto::UDP, 64, None, &udp))
+        })
+        .collect();
+    let mut group = criterion.benchmark_group("switched");
+    const BURST: usize = 64;
+    group.throughput(Throughput::Elements(BURST as u64));
+    let mut all = frames.iter().cycle();
+    group.bench_function("a", |bencher| {
+        bencher.iter(|| {
+            for _ in 0..BURST {
+                switch.ends[0].send_frame(all.next().expect("endless")).expect("room");
+            }
+            switch.workers[0].poll(switch.now);
+            let mut answers = 0;
+            while let Some(answer) = switch.ends[0].recv() {
+                switch.ends[0].recycle(answer);
+                answers += 1;
+            }
+            assert_eq!(answers, BURST);
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, answers, switched, changes);
 criterion_main!(benches);

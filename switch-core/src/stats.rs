@@ -49,16 +49,15 @@ pub struct PortCounters {
 /// Name queries (DNS by UDP) at one worker.
 #[derive(Debug, Default)]
 pub struct NameCounters {
-    /// Answered queries over IPv4 and over IPv6.
-    pub queries: [Counter; 2],
+    /// Answered queries over IPv4 and over IPv6, by the type that they asked for: one of [`NameCounters::TYPES`]; the
+    /// last one counts all others.
+    pub queries: [[Counter; Self::TYPES.len() + 1]; 2],
     /// Their bytes, without headers.
     pub query_bytes: Counter,
     /// Bytes of their answers, without headers.
     pub answer_bytes: Counter,
     /// Answers by response code, in the order of [`Rcode::ALL`].
     pub rcodes: [Counter; Rcode::ALL.len()],
-    /// Answers to questions of a type of [`NameCounters::TYPES`]; the last one counts all others.
-    pub types: [Counter; Self::TYPES.len() + 1],
     /// Answers that not all records fitted in.
     pub truncated: Counter,
     /// Datagrams to the name server's Service that were passed on to its backend.
@@ -81,7 +80,6 @@ impl NameCounters {
 
     /// Counts an answer of `len` bytes.
     pub(crate) fn answered(&self, is_ipv6: bool, query_len: usize, answer: &Answer) {
-        self.queries[usize::from(is_ipv6)].add(1);
         self.query_bytes.add(query_len as u64);
         self.answer_bytes.add(answer.len as u64);
         if let Some(at) = Rcode::ALL.iter().position(|rcode| *rcode == answer.rcode) {
@@ -89,7 +87,8 @@ impl NameCounters {
         }
         let qtype = answer.question.map(|question| question.qtype);
         let known = Self::TYPES.iter().position(|known| Some(*known) == qtype);
-        self.types[known.unwrap_or(Self::TYPES.len())].add(1);
+        let of_family = &self.queries[usize::from(is_ipv6)];
+        of_family[known.unwrap_or(Self::TYPES.len())].add(1);
         self.truncated.add(answer.is_truncated.into());
     }
 }

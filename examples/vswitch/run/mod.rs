@@ -221,6 +221,7 @@ fn serve_node(args: &Args, json: bool) -> Done {
         options = options.namespace(NetNs::open(path)?);
     }
     let events = Events { node: &args.node, json };
+    let mut dns = args.dns.open(&meters)?;
     let node = Node::start(options, state)?;
     let epoch = node.epoch();
     let node = node.spawn()?;
@@ -230,7 +231,6 @@ fn serve_node(args: &Args, json: bool) -> Done {
     let asked = control.serve(node.caller())?;
     // Pods that a runtime attached before are attached again first; then the switch is ready.
     let agent = args.cni.start(run_dir_path, node.caller(), &view)?;
-    let mut dns = Dns::default();
     dns.follow(&node);
     events.ready(epoch, &*source);
     let mut serving = Serving { args, source, logged, probes, meters, dns, events: &events };

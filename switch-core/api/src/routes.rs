@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::StatusCode;
+use podswitch_dns::{Name, record_type, type_number};
 use podswitch_node::{
-    CaptureRequest, FlowFilter, FlowQuery, FlowSort, METRICS_CONTENT_TYPE, Node, PolicyQuery,
-    UnknownName, check_drop_reason, label_query, protocol_number,
+    CaptureRequest, FlowFilter, FlowQuery, FlowSort, METRICS_CONTENT_TYPE, NameView, Node,
+    PolicyQuery, UnknownName, check_drop_reason, label_query, protocol_number,
 };
 use podswitch_wire::cidr::Cidr;
 use podswitch_wire::flow_key::proto;
@@ -56,6 +57,7 @@ pub(crate) enum NodeQuestion {
     Pods,
     Counters,
     Services,
+    Dns { name: Name, qtype: u16 },
     Trace(Question),
     Metrics,
 }
@@ -238,6 +240,7 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
             return Ok(Some(Wanted::Policies(query)));
         }
         "/v1/services" => NodeQuestion::Services,
+        "/v1/dns" => dns(parameters)?,
         "/metrics" => NodeQuestion::Metrics,
         "/v1/flows" => return parameters.flows().map(Some),
         "/v1/map" => return Ok(Some(Wanted::Map)),
@@ -272,6 +275,22 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
     })))
 }
 
+/// A name, or an address for its PTR records.
+fn dns(parameters: &mut Parameters) -> Result<NodeQuestion, String> {
+    let text = parameters.required("name")?;
+    let (name, default) = match text.parse::<IpAddr>() {
+        Ok(address) => (Name::reverse(address), record_type::PTR),
+        Err(_) => {
+            let name = Name::parse(&text).map_err(|error| format!("name={text}: {error}"))?;
+            (name, record_type::A)
+        }
+    };
+    let qtype = parameters.take("type").map(|text| {
+        type_number(&text).ok_or_else(|| format!("type={text}: a type of records is expected"))
+    });
+    Ok(NodeQuestion::Dns { name, qtype: qtype.transpose()?.unwrap_or(default) })
+}
+
 /// Answers a question. Runs on the node's thread: it only reads.
 pub(crate) fn answer(node: &Node, question: &NodeQuestion) -> Answer {
     match question {
@@ -279,6 +298,13 @@ pub(crate) fn answer(node: &Node, question: &NodeQuestion) -> Answer {
         NodeQuestion::Pods => Answer::json(&json!({ "pods": node.pods() })),
         NodeQuestion::Counters => Answer::json(&node.stats()),
         NodeQuestion::Services => Answer::json(&json!({ "services": node.stats().services })),
+        NodeQuestion::Dns { name, qtype } => match &node.snapshot().names {
+            Some(names) => Answer::json(&NameView::of(&names.zone, name, *qtype)),
+            None => {
+                let reason = "this switch answers for no names (--dns off)";
+                Answer::error(StatusCode::NOT_FOUND, reason)
+            }
+        },
         NodeQuestion::Trace(question) => match traces(node, question) {
             Ok(traces) => Answer::json(&json!({ "traces": traces })),
             Err(reason) => Answer::error(StatusCode::NOT_FOUND, &reason),
@@ -324,6 +350,9 @@ mod tests {
             ("/v1/capture", "snaplen=x", 400, "snaplen=x: a number of bytes is expected"),
             ("/v1/policies", "never=1", 400, "never=1: true or false is expected"),
             ("/v1/policies", "nevr=true", 400, "no parameter nevr; did you mean never?"),
+            ("/v1/dns", "", 400, "name is missing"),
+            ("/v1/dns", "name=a..b", 400, "name=a..b: "),
+            ("/v1/dns", "name=a.b&type=AX", 400, "type=AX: a type of records is expected"),
             ("/v1/perf", "seconds=61", 400, "seconds=61: at most 60"),
             ("/v1/perf", "seconds=-1", 400, "seconds=-1: a number of seconds is expected"),
         ] {

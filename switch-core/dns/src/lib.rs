@@ -43,7 +43,7 @@ pub use answer::{
     SCHEMA_VERSION, Transport, answer,
 };
 pub use explain::{Explained, Record, Step, explain, query};
-pub use name::{MAX_LABEL, MAX_NAME, Name, NameError};
+pub use name::{MAX_LABEL, MAX_NAME, Name, NameError, display_name};
 pub use record_type::{type_name, type_number};
 pub use rule::Rule;
 pub use zone::{MAX_TTL, PodNames, Settings, Zone};

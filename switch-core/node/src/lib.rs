@@ -75,6 +75,7 @@ mod kept;
 mod kube_proxy;
 mod leftovers;
 mod metrics;
+mod name_view;
 mod names;
 mod node;
 mod options;
@@ -110,13 +111,14 @@ pub use inspect::{PodInfo, Status, WorkerStatus};
 pub use kube_proxy::KubeProxyMode;
 pub use leftovers::remove_leftovers;
 pub use metrics::{METRICS_CONTENT_TYPE, Meters, ObjectCounts};
+pub use name_view::{NameLine, NameStep, NameTruncated, NameView};
 pub use names::{UnknownName, check_drop_reason, protocol_name, protocol_number};
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
 pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};
 pub use perf::{LongestPause, Perf, PerfReading, PollTime, SlowPath, WokenBy, WorkerPerf};
 pub use pod_name::{PodName, PodNameError};
 pub use podswitch_core::records::{
-    Allowed, CloseReason, DropRecord, End, FlowChange, FlowRecord, FlowsLeftOut,
+    Allowed, CloseReason, DropRecord, End, FlowChange, FlowRecord, FlowsLeftOut, NameQuestion,
 };
 pub use podswitch_kubernetes::label_query;
 pub use policy_view::{PolicyPage, PolicyQuery};

@@ -142,7 +142,7 @@ impl Engine {
             names.is_queried_by(&parsed.key) && query.direction() == Direction::Original
         });
         if let Some(names) = asked {
-            match self.answer_name(cx, names, packet, parsed, &decided.forward) {
+            match self.answer_name(cx, names, packet, parsed, (&decided.pinned, &decided.forward)) {
                 Some(answer) => return Admission::Answer(answer),
                 None => self.counters.names.passed.add(1),
             }

@@ -1,5 +1,7 @@
 //! Notification of connections that open and end.
 
+use podswitch_dns::Rcode;
+
 use super::{BurstContext, Engine};
 use crate::flow::connection::{ConnectionInfo, ConnectionRef, OnEnd, OpenedAt, Pinned};
 use crate::flow::table::PendingCounts;
@@ -52,6 +54,25 @@ pub enum FlowEvent<'a> {
     },
     /// Packets of a connection that has ended.
     Late(PendingCounts),
+    /// A name query was answered: no connection was opened.
+    Answered(AnsweredQuery<'a>),
+}
+
+/// A name query that the switch answered itself.
+#[derive(Clone, Copy, Debug)]
+pub struct AnsweredQuery<'a> {
+    /// The facts of the connection that the query would have opened.
+    pub pinned: &'a Pinned,
+    /// When, and by which snapshot.
+    pub at: OpenedAt,
+    /// Name in wire form. Empty: the query cannot be read.
+    pub name: &'a [u8],
+    /// Type of the records asked for.
+    pub qtype: u16,
+    /// Response code.
+    pub rcode: Rcode,
+    /// Bytes of the packets of query and answer.
+    pub bytes: [u64; 2],
 }
 
 /// Is notified of connections that open and end. Runs on the worker's thread: it must not allocate, lock

@@ -58,7 +58,7 @@ use podswitch_wire::parse::Parsed;
 
 use fragments::FragmentStore;
 
-pub use flow_events::{EndCause, FlowEvent, FlowObserver};
+pub use flow_events::{AnsweredQuery, EndCause, FlowEvent, FlowObserver};
 pub use outputs::Outputs;
 pub use trace::{Dropped, Observer, Tap, Trace};
 

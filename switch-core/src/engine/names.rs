@@ -8,9 +8,10 @@ use podswitch_dns::{Outcome, Transport, answer};
 use podswitch_wire::flow_key::Family;
 use podswitch_wire::parse::Parsed;
 
-use super::{BurstContext, Engine};
+use super::{AnsweredQuery, BurstContext, Engine, FlowEvent};
 use crate::answer::udp;
 use crate::packet::Packet;
+use crate::pinned::{OpenedAt, Pinned};
 use crate::resolve::Forward;
 use crate::snapshot::{Names, PortFacts};
 
@@ -23,7 +24,7 @@ impl Engine {
         names: &Names,
         packet: &Packet,
         parsed: &Parsed,
-        forward: &Forward<'_>,
+        (pinned, forward): (&Pinned, &Forward<'_>),
     ) -> Option<Packet> {
         let mtu = match cx.snapshot.port(packet.ingress) {
             PortFacts::Pod(pod) => pod.mtu,
@@ -51,6 +52,17 @@ impl Engine {
         }
         let is_ipv6 = parsed.key.family == Family::V6;
         self.counters.names.answered(is_ipv6, query.len(), &answered);
+        if let Some(observer) = &mut self.flow_observer {
+            let question = answered.question;
+            observer.event(FlowEvent::Answered(AnsweredQuery {
+                pinned,
+                at: OpenedAt { time: cx.now, epoch: cx.snapshot.epoch },
+                name: question.map_or(&[], |question| question.name(query)),
+                qtype: question.map_or(0, |question| question.qtype),
+                rcode: answered.rcode,
+                bytes: [packet.len() as u64, frame.len() as u64],
+            }));
+        }
         Some(frame)
     }
 }

@@ -26,7 +26,9 @@ mod recorder;
 mod resolve;
 mod table;
 
-pub use flows::{Allowed, CloseReason, FlowChange, FlowRecord, FlowRecorder, FlowsLeftOut};
+pub use flows::{
+    Allowed, CloseReason, FlowChange, FlowRecord, FlowRecorder, FlowsLeftOut, NameQuestion,
+};
 pub(crate) use raw::RawDrop;
 pub use recorder::Recorder;
 pub(crate) use resolve::record;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use humantime::format_rfc3339_micros;
+use podswitch_dns::type_name;
 use podswitch_node::{CloseReason, DroppedFrames, End, FlowChange, FlowsLeftOut, RecordedFlow};
 use podswitch_wire::flow_key::proto;
 use serde_json::{Map, Value, json};
@@ -155,8 +156,16 @@ fn of_flow(flow: &RecordedFlow) -> Value {
     let rules = [(&record.egress, "egress"), (&record.ingress, "ingress")]
         .map(|(allowed, direction)| RecordedFlow::rule(allowed.as_ref(), direction));
     let duration = u64::try_from(record.duration().as_nanos()).unwrap_or(u64::MAX);
+    let dns = record.question.as_ref().map(|question| {
+        json!({
+            "type": "answer",
+            "question": { "name": question.name.trim_end_matches('.'), "type": type_name(question.qtype), "class": "IN" },
+            "response_code": question.rcode.name(),
+        })
+    });
     json!({
         "@timestamp": time(flow.time),
+        "dns": dns,
         "event": {
             "kind": "event",
             "category": ["network"],

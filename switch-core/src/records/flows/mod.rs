@@ -14,6 +14,7 @@
 //! their own tables, the record of such a connection that is ended before it is silent comes
 //! [`LATE`](self::LATE) later.
 
+mod answered;
 mod record;
 
 use core::fmt;
@@ -34,11 +35,14 @@ use crate::id::Epoch;
 use crate::snapshot::Snapshot;
 use crate::time::Instant;
 
-pub use record::{Allowed, CloseReason, FlowChange, FlowRecord};
+use answered::Answered;
+pub use record::{Allowed, CloseReason, FlowChange, FlowRecord, NameQuestion};
 use record::{Names, closed_by_ends};
 
 /// Events that a worker may be ahead of the reader.
 pub(super) const QUEUE: usize = 16_384;
+/// Answered name queries that a worker may be ahead of the reader.
+const ANSWERS: usize = 4096;
 /// Connections whose names are remembered from their opening to their end. Of others the names are those of their end.
 const REMEMBERED: usize = 65_536;
 /// Connections that a change ended, and that may go on: what was counted by then is remembered. Of further ones that go
@@ -64,6 +68,8 @@ pub struct FlowsLeftOut {
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Answered name queries without a record.
+    pub answered: u64,
 }
 
 impl FlowsLeftOut {
@@ -87,6 +93,9 @@ struct Shared {
     closed: AtomicU64,
     packets: AtomicU64,
     bytes: AtomicU64,
+    /// Answered name queries. A queue of their own: a flood of queries leaves connections their records.
+    answers: ArrayQueue<Answered>,
+    answers_left_out: AtomicU64,
 }
 
 impl Shared {
@@ -97,6 +106,7 @@ impl Shared {
             closed: take(&self.closed),
             packets: take(&self.packets),
             bytes: take(&self.bytes),
+            answered: take(&self.answers_left_out),
         }
     }
 }
@@ -114,6 +124,12 @@ impl FlowObserver for WorkerSide {
                 Raw::Ended { info, cause, time, epoch }
             }
             FlowEvent::Late(counts) => Raw::Late(counts),
+            FlowEvent::Answered(query) => {
+                if self.0.answers.push(Answered::of(&query)).is_err() {
+                    self.0.answers_left_out.fetch_add(1, Relaxed);
+                }
+                return;
+            }
         };
         let Err(raw) = self.0.events.push(raw) else { return };
         match raw {
@@ -158,6 +174,8 @@ pub struct FlowRecorder {
     /// Counts of the last reading. The end of their connection may be in a queue that was read before it came.
     late: Vec<PendingCounts>,
     left_out: FlowsLeftOut,
+    /// Number of records of answered name queries.
+    answered: u64,
 }
 
 impl fmt::Debug for FlowRecorder {
@@ -186,6 +204,8 @@ impl FlowRecorder {
             closed: zero(),
             packets: zero(),
             bytes: zero(),
+            answers: ArrayQueue::new(ANSWERS),
+            answers_left_out: zero(),
         });
         self.workers.push(Arc::clone(&shared));
         Box::new(WorkerSide(shared))
@@ -198,7 +218,9 @@ impl FlowRecorder {
 
     /// Whether a queue is so full that it should be read soon.
     pub fn is_busy(&self) -> bool {
-        self.workers.iter().any(|shared| shared.events.len() > shared.events.capacity() / 4)
+        self.workers.iter().any(|shared| {
+            shared.events.len() > shared.events.capacity() / 4 || shared.answers.len() > ANSWERS / 4
+        })
     }
 
     /// Reads what has arrived. `now`: the time on the switch's clock.
@@ -212,11 +234,19 @@ impl FlowRecorder {
                 let Some(raw) = shared.events.pop() else { break };
                 self.take(raw, &mut each);
             }
+            for _ in 0..shared.answers.len() {
+                let Some(answered) = shared.answers.pop() else { break };
+                self.answered += 1;
+                // Connections count upwards from zero.
+                let id = u64::MAX - self.answered;
+                each(answered.record(id, self.snapshot(answered.epoch())));
+            }
             let left = shared.take_left_out();
             self.left_out.opened += left.opened;
             self.left_out.closed += left.closed;
             self.left_out.packets += left.packets;
             self.left_out.bytes += left.bytes;
+            self.left_out.answered += left.answered;
         }
         late.into_iter().for_each(|counts| self.add(counts));
         for id in complete {

@@ -49,6 +49,8 @@ pub enum CloseReason {
     BackendGone,
     /// The switch stopped.
     Shutdown,
+    /// The switch answered it itself: a name query. There was no connection, and no record of its opening.
+    Answered,
 }
 
 impl CloseReason {
@@ -64,6 +66,7 @@ impl CloseReason {
             Self::PodGone => "pod_gone",
             Self::BackendGone => "backend_gone",
             Self::Shutdown => "shutdown",
+            Self::Answered => "answered",
         }
     }
 }
@@ -119,6 +122,20 @@ pub struct FlowRecord {
     pub bytes: [u64; 2],
     /// TCP states of both sides.
     pub tcp: Option<[TcpState; 2]>,
+    /// What a name query that the switch answered itself asked for.
+    pub question: Option<NameQuestion>,
+}
+
+/// The question of a name query, and how it was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NameQuestion {
+    /// The name, with a dot at its end. Empty: the query could not be read.
+    pub name: String,
+    /// Type of the records asked for.
+    pub qtype: u16,
+    /// Response code.
+    pub rcode: podswitch_dns::Rcode,
 }
 
 impl FlowRecord {
@@ -143,6 +160,7 @@ impl FlowRecord {
             packets: [0; 2],
             bytes: [0; 2],
             tcp: None,
+            question: None,
         }
     }
 

@@ -106,7 +106,7 @@ impl Encoder {
 
 fn end_reason(reason: CloseReason) -> u8 {
     match reason {
-        CloseReason::Fin | CloseReason::Rst => ENDED,
+        CloseReason::Fin | CloseReason::Rst | CloseReason::Answered => ENDED,
         CloseReason::Evicted => RESOURCES,
         CloseReason::Replaced | CloseReason::BackendGone | CloseReason::Shutdown => FORCED,
         // Silent at the end, for whatever reason.
