@@ -136,6 +136,10 @@ pub(super) struct Dns {
 impl Dns {
     /// Starts the resolver if there is a Service for it. Called after each change of the state.
     pub(super) fn follow(&mut self, node: &NodeHandle) {
+        if self.resolver.as_ref().is_some_and(Resolver::has_ended) {
+            tracing::error!(target: "dns", "the node's own resolver has ended; it is started again");
+            self.resolver = None;
+        }
         if self.resolver.is_some() || self.has_failed {
             return;
         }

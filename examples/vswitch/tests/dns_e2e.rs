@@ -30,6 +30,8 @@ fn kube_dns() -> String {
 }
 
 struct World {
+    /// Holds the node's link.
+    _fabric: Fabric,
     folder: Folder,
     node: Node,
     switch: Running,
@@ -44,7 +46,7 @@ impl World {
         put(&folder, &[&[node.manifest()], objects].concat());
         let switch = node.start(&folder, &[&FLAGS, options].concat());
         switch.event("ready");
-        Self { folder, node, switch }
+        Self { _fabric: fabric, folder, node, switch }
     }
 
     fn change(&self, objects: &[String]) {

@@ -19,7 +19,14 @@ fn forwarder(servers: &[&str]) -> Forwarder {
 }
 
 fn asked(name: &str, id: u16) -> Asked {
-    match message::read(&query(id, &Name::parse(name).unwrap(), 1, Some(1232))) {
+    let mut bytes = query(id, &Name::parse(name).unwrap(), 1, Some(1232));
+    // The case as it is written.
+    let mut at = 12;
+    for label in name.split('.') {
+        bytes[at + 1..][..label.len()].copy_from_slice(label.as_bytes());
+        at += 1 + label.len();
+    }
+    match message::read(&bytes) {
         Read::Query(asked) => asked,
         other => panic!("{other:?}"),
     }

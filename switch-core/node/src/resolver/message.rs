@@ -339,3 +339,7 @@ pub(super) fn probe(number: u64) -> Asked {
     let (recursion, checking_disabled, edns) = (true, false, None);
     Asked { id: 0, name, qtype, class, recursion, checking_disabled, edns }
 }
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+mod tests;
