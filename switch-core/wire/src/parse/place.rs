@@ -1,4 +1,4 @@
-//! Where a packet is: behind which link header, and where in its datagram.
+//! Where a packet begins (behind which link header), and where a fragment belongs in its datagram.
 
 use super::layer4::{self, Layer4};
 use super::parsed::{Fragment, ParseError};
