@@ -181,7 +181,7 @@ impl fmt::Display for ClusterPeer {
                 }
                 Ok(())
             }
-            Self::Unknown => f.write_str("a peer of a kind not known here"),
+            Self::Unknown => f.write_str("a peer of an unknown kind"),
         }
     }
 }
