@@ -1,4 +1,4 @@
-//! What goes into the store and comes out of it.
+//! The input and the output of the store.
 
 use podswitch_wire::parse::Parsed;
 

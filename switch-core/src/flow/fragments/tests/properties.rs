@@ -1,4 +1,4 @@
-//! Random datagrams, against a plain reference.
+//! Random datagrams, compared with a simple reference.
 
 use proptest::prelude::*;
 
@@ -98,8 +98,8 @@ proptest! {
         prop_assert_eq!(ended + bed.store.held(), put);
     }
 
-    /// Any fragments in any order, including overlaps, wrong ends and changed bytes: the store does what
-    /// the map of bytes does, and loses no packet.
+    /// Any fragments in any order, including overlaps, wrong ends and changed bytes: the store has the same result as
+    /// the map of bytes, and loses no packet.
     #[test]
     fn agrees_with_a_map_of_bytes(
         v6 in any::<bool>(),
