@@ -66,7 +66,7 @@ pub struct WorkerCounters {
     pub misses: Counter,
     /// Connections opened by this worker.
     pub opened: Counter,
-    /// Flows that were evaluated again, because something that they depend on has changed.
+    /// Flows that were re-evaluated because something that they depend on has changed.
     pub rederived: Counter,
     /// Flows that were checked after a configuration change and not affected by it. Their packets
     /// count as hits.

@@ -25,7 +25,7 @@ impl PathMtu {
         }
     }
 
-    /// What was learned, and the seconds until it expires.
+    /// The learned MTU, and the seconds until it expires.
     pub fn left(&self, now: Instant) -> Option<(u16, u64)> {
         let mtu = self.get(now)?;
         Some((mtu, (self.learnt.load(Relaxed) >> 16).saturating_sub(now.as_secs())))
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_learnt_expires() {
+    fn a_learned_mtu_expires() {
         let path = PathMtu::default();
         assert_eq!(path.get(Instant::from_secs(0)), None);
         path.learn(1400, Instant::from_secs(5));
