@@ -1,9 +1,10 @@
-//! Connect, request, answer, close, over and over on several threads: TCP connections a second.
+//! Connect, request, response, close, repeatedly on several threads: TCP connections a second.
 //!
-//! All clients go to one listener, which as many threads of the server's take connections from.
-//! Through Services every connection goes to another one than the last, all of them in turn, so
-//! that none is hot. The server closes after its answer, the client when it has read that: ports in
-//! TIME_WAIT are the server's, and a client's may be taken again at once.
+//! All clients connect to one listener; the same number of server threads accept connections from
+//! it. Through Services, each connection goes to another Service than the last, all of them in
+//! turn, so that none stays in the cache. The server closes after its response, the client when it
+//! has read that. So the server holds the connections in TIME_WAIT, and a client's ports can be
+//! reused at once.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -40,7 +41,7 @@ pub(super) fn run(path: &Path, family: Family, time: Duration) -> Outcome<Sample
         }
         let counted = count_for(time, || Ok(done.load(Relaxed)));
         stop.set();
-        // Servers end last: a client may be waiting for one.
+        // Servers end last, because a client may be waiting for one.
         for client in clients {
             client.join().map_err(|_| "a client panicked")??;
         }
@@ -50,7 +51,7 @@ pub(super) fn run(path: &Path, family: Family, time: Duration) -> Outcome<Sample
     })
 }
 
-/// What a client connects to, one after the other.
+/// The addresses to which a client connects, one after the other.
 struct Targets<'a> {
     ends: Ends<'a>,
     bound: SocketAddr,
@@ -61,8 +62,8 @@ impl Iterator for Targets<'_> {
     type Item = SocketAddr;
 
     fn next(&mut self) -> Option<SocketAddr> {
-        /// No Service is near the one before it, and all have their turn: prime, and no divisor of
-        /// what clients there are or Services.
+        /// A prime that divides neither the number of clients nor the number of Services. So
+        /// successive connections go to distant Services, and all Services are used.
         const STEP: usize = 7_919;
         let target = self.ends.target(self.bound, self.number.wrapping_mul(STEP));
         self.number = self.number.wrapping_add(CLIENTS);
@@ -70,7 +71,7 @@ impl Iterator for Targets<'_> {
     }
 }
 
-/// A listener that now and then gives up waiting.
+/// A listener whose accept call times out periodically.
 fn listen(pod: &Pod, at: SocketAddr) -> Outcome<TcpListener> {
     let listener = pod.open(|| TcpListener::bind(at))?;
     sockopt::set_socket_timeout(&listener, Timeout::Recv, Some(GLANCE))
@@ -82,7 +83,7 @@ fn serve(listener: &TcpListener, closed: &Stop) {
     let mut request = REQUEST;
     while !closed.is_set() {
         let Ok((mut stream, _)) = listener.accept() else { continue };
-        // Who asked sees what comes of an error.
+        // The client notices the result of an error.
         let _ = stream
             .set_read_timeout(Some(PATIENCE))
             .and_then(|()| stream.read_exact(&mut request))
@@ -90,9 +91,9 @@ fn serve(listener: &TcpListener, closed: &Stop) {
     }
 }
 
-/// Asks until told to stop, or until it fails.
+/// Sends requests until it is stopped or a request fails.
 fn client(pod: &Pod, mut targets: Targets<'_>, done: &AtomicU64, stop: &Stop) -> Outcome<()> {
-    // Each connection's socket is opened here, so the whole loop runs inside.
+    // Each connection's socket is opened here, so the whole loop runs in the namespace.
     pod.open(|| {
         while let Some(target) = targets.next()
             && !stop.is_set()

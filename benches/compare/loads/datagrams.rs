@@ -1,8 +1,8 @@
-//! Datagrams of 18 bytes (frames of 60) from a UDP socket to a UDP socket: millions a second
-//! that the reader gets.
+//! Datagrams of 18 bytes (frames of 60) from one UDP socket to another: millions a second that the
+//! reader receives.
 //!
-//! What limits it: the two stacks and the reader's system call for each datagram as much as the
-//! path. The sender hands the kernel 64 a call (`sendmmsg`).
+//! The two stacks and the reader's system call for each datagram limit the rate as much as the path
+//! does. The sender passes 64 datagrams to the kernel per call (`sendmmsg`).
 
 use std::io::IoSlice;
 use std::net::UdpSocket;

@@ -1,5 +1,5 @@
 //! Loads: traffic from the client pod to the server pod through real sockets, on threads of this
-//! process, and what was got.
+//! process, and the results.
 
 mod connections;
 mod datagrams;
@@ -19,35 +19,35 @@ use crate::usage::Usage;
 /// A load.
 pub(crate) struct Load {
     pub(crate) name: &'static str,
-    /// What it measures.
+    /// The figures that it measures.
     pub(crate) figures: &'static [Figure],
-    /// What processor time is counted by.
+    /// The unit of work for which processor time is reported.
     pub(crate) work: &'static str,
     /// Whether it consists of new connections.
     pub(crate) opens_connections: bool,
-    /// A program that it cannot do without.
+    /// A program that it needs.
     pub(crate) needs: Option<&'static str>,
     pub(crate) run: fn(&Path, Duration) -> Outcome<Sample>,
 }
 
-/// One of the things that a load measures.
+/// One of the figures that a load measures.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figure {
-    /// Name; empty if the load's says it all.
+    /// Name; empty if the load has only one figure.
     pub(crate) name: &'static str,
     pub(crate) unit: &'static str,
-    /// Whether more of it is better.
+    /// Whether a greater value is better.
     pub(crate) more_is_better: bool,
 }
 
-/// What a load came to.
+/// The result of a load.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
     /// A value for each figure.
     pub(crate) values: Vec<f64>,
-    /// How much work was done in all.
+    /// The total amount of work.
     pub(crate) work: f64,
-    /// What it took.
+    /// The resources that it used.
     pub(crate) usage: Usage,
 }
 
@@ -124,14 +124,15 @@ pub(crate) const ALL: &[Load] = &[
     },
 ];
 
-/// Traffic that goes before what is counted: neighbours are found, windows grow, caches fill.
+/// Traffic before the measurement, so that neighbours are resolved, windows grow and caches are
+/// filled.
 const WARM_UP: Duration = Duration::from_millis(200);
-/// How long anything may take on an overloaded machine.
+/// Timeout of any operation on an overloaded machine.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a thread waits that looks now and then whether it is to end.
+/// How long a thread waits before it checks whether to stop.
 const GLANCE: Duration = Duration::from_millis(200);
 
-/// Ends a load's threads, also when what watches over them panics.
+/// Ends a load's threads, also when the thread that controls them panics.
 #[derive(Default)]
 struct Stop(AtomicBool);
 
@@ -153,8 +154,8 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// Lets what was started run for a while and reads a count before and after. Gives the
-/// difference, and what was used meanwhile.
+/// Lets the started load run for a while and reads a count before and after. Returns the
+/// difference, and the resources used in that time.
 fn count_for(time: Duration, mut count: impl FnMut() -> Outcome<u64>) -> Outcome<(u64, Usage)> {
     thread::sleep(WARM_UP);
     let (before, start) = (count()?, Usage::now());

@@ -1,5 +1,5 @@
-//! A datagram of 18 bytes there and back, one after the other, between sockets that wait in the
-//! kernel: microseconds by half and by 99 in a hundred.
+//! A datagram of 18 bytes is sent and returned, one after the other, between sockets that wait in
+//! the kernel: median and 99th percentile in microseconds.
 
 use std::net::UdpSocket;
 use std::thread;
@@ -39,13 +39,13 @@ fn echo(server: &UdpSocket, stop: &Stop) {
     let mut buffer = [0; 64];
     while !stop.is_set() {
         if let Ok((count, from)) = server.recv_from(&mut buffer) {
-            // Who asked waits for it, and says so if it does not come.
+            // The client waits for the response, and reports if it does not arrive.
             let _ = server.send_to(&buffer[..count], from);
         }
     }
 }
 
-/// Asks for so long, at least once; gives how long each answer took.
+/// Sends requests for this time, at least one; returns the duration of each round trip.
 fn ask(client: &UdpSocket, time: Duration) -> Outcome<Vec<Duration>> {
     let (mut times, mut buffer) = (Vec::new(), [0; 64]);
     let start = monotonic();
