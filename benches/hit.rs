@@ -59,8 +59,7 @@ fn measure_tunnel(c: &mut Criterion<CpuTime>) {
         measure_with(c, &format!("vxlan_encap{family}"), &overlay(1), out, |f| {
             tunnelled(&answer(f))
         });
-        // A received tunnel packet carries the packet of a pod on another node. Here the function gets the inner
-        // frames.
+        // The reply to a received tunnel packet is the reply to its inner frame.
         let inside = move |flow| tunnelled(&udp(flow, v6));
         let back = |frame: &[u8]| answer(&frame[50..]);
         measure_with(c, &format!("vxlan_decap{family}"), &overlay(0), inside, back);

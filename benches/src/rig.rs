@@ -329,8 +329,8 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Port 0 receives `frames` repeatedly, each worker its share; the replies and forwarded frames
-    /// go to port 1.
+    /// Port 0 receives `frames` repeatedly, each worker its share. The switch forwards them to
+    /// port 1.
     ///
     /// # Panics
     /// If a packet is dropped.
