@@ -18,34 +18,34 @@ use serde_json::json;
 use crate::filter::DropFilter;
 use crate::trace::{Question, traces};
 
-/// The most flows, drops or policy rules in one answer.
+/// Maximum number of flows, drops or policy rules in one answer.
 pub const MAX_FLOWS: usize = 10_000;
-/// The longest time that `/v1/perf` measures, in seconds.
+/// Maximum time that `/v1/perf` measures, in seconds.
 pub const MAX_PERF_SECONDS: u64 = 60;
 
-/// The most frames of one capture.
+/// Maximum number of frames in one capture.
 pub const MAX_CAPTURE_FRAMES: u64 = 1_000_000;
-/// The longest capture, in seconds.
+/// Maximum duration of a capture, in seconds.
 pub const MAX_CAPTURE_SECONDS: u64 = 3600;
 /// Seconds between the two samples of rates.
 const INTERVALS: std::ops::RangeInclusive<f64> = 0.1..=20.0;
 
-/// A request that was understood.
+/// A parsed request.
 #[derive(Debug)]
 pub(crate) enum Wanted {
-    /// Asks the node.
+    /// A query to the node.
     Node(NodeQuestion),
     /// Connections, with rates if there is an interval.
     Flows { query: FlowQuery, interval: Option<Duration> },
-    /// The last drops, and those that come if `follow`.
+    /// The last drops, and new ones if `follow` is set.
     Drops { filter: DropFilter, limit: usize, follow: bool },
-    /// What the workers do in the next so many seconds; 0: did since they began.
+    /// The activity of the workers during this number of seconds; 0: since they started.
     Perf { seconds: u64 },
-    /// What policy rules decided.
+    /// The decisions of policy rules.
     Policies(PolicyQuery),
-    /// Captured frames as pcapng, at most so many within so many seconds.
+    /// Captured frames as pcapng, at most this number within this number of seconds.
     Capture { request: CaptureRequest, count: u64, seconds: u64 },
-    /// Who talks to whom, and what is dropped between them.
+    /// The map of traffic and drops.
     Map,
 }
 
@@ -60,7 +60,7 @@ pub(crate) enum NodeQuestion {
     Metrics,
 }
 
-/// An answer in one piece.
+/// An answer that is not a stream.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -86,10 +86,10 @@ impl Answer {
     }
 }
 
-/// Parameters of a request, each taken at most once.
+/// Parameters of a request, each used at most once.
 struct Parameters {
     given: BTreeMap<String, String>,
-    /// Names of those that the path has.
+    /// Names of the parameters that the path has.
     known: Vec<&'static str>,
 }
 
@@ -131,7 +131,7 @@ impl Parameters {
         address.map(Some).ok_or_else(wrong)
     }
 
-    /// What flows and drops have in common.
+    /// The parameters that flows and drops share.
     fn ends(&mut self) -> Result<FlowFilter, String> {
         let mut filter = FlowFilter::default();
         filter.pod = self.take("pod");
@@ -200,7 +200,7 @@ impl Parameters {
         self.take(name).ok_or_else(|| format!("{name} is missing"))
     }
 
-    /// Whatever is left was mistyped.
+    /// An error if a parameter is left: it was mistyped.
     fn end(self) -> Result<(), String> {
         match self.given.keys().next() {
             Some(name) => Err(UnknownName::new("parameter", name, self.known).to_string()),
@@ -212,7 +212,7 @@ impl Parameters {
 /// Reads a path with its query.
 ///
 /// # Errors
-/// The answer that says what is wrong.
+/// The error response.
 pub(crate) fn read(path: &str, query: &str) -> Result<Wanted, Answer> {
     let bad = |reason: String| Answer::error(StatusCode::BAD_REQUEST, &reason);
     let mut parameters = Parameters::read(query).map_err(bad)?;
@@ -272,7 +272,7 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
     })))
 }
 
-/// Answers a question. Runs on the node's thread: it only reads.
+/// Answers a query. Runs on the node's thread, and only reads.
 pub(crate) fn answer(node: &Node, question: &NodeQuestion) -> Answer {
     match question {
         NodeQuestion::Status => Answer::json(&node.status()),

@@ -1,4 +1,4 @@
-//! What becomes of a connection, by the names of its ends.
+//! Evaluates a possible connection, given the names of its ends.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,7 +6,7 @@ use podswitch_node::{Connection, Node, Outcome};
 use podswitch_wire::flow_key::proto;
 use serde::Serialize;
 
-/// A question.
+/// A query.
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
     /// Names or addresses of the ends.
@@ -16,7 +16,7 @@ pub(crate) struct Question {
     pub(crate) port: u16,
     /// IP protocol number.
     pub(crate) protocol: u8,
-    /// Port of the client. It chooses the backend.
+    /// Port of the client. It affects the selection of the backend.
     pub(crate) sport: u16,
 }
 
@@ -35,14 +35,14 @@ pub(crate) struct Trace {
     object: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     backend: Option<SocketAddr>,
-    /// What decides, in words.
+    /// The decision as text.
     why: String,
 }
 
 /// Answers for each family that both ends have.
 ///
 /// # Errors
-/// Why there is no answer: an end is not known, or they have no family in common.
+/// Why there is no answer: an end is not known, or the ends have no address family in common.
 pub(crate) fn traces(node: &Node, question: &Question) -> Result<Vec<Trace>, String> {
     let find = |name: &str| node.addresses(name).map_err(|error| error.to_string());
     let (sources, destinations) = (find(&question.from)?, find(&question.to)?);
