@@ -50,7 +50,7 @@ pub struct UdpTunnelConfig {
     pub v6: Option<Ipv6Addr>,
     /// UDP port of the tunnel, 4789 by assignment.
     pub port: u16,
-    /// Largest outer IP packet, in bytes. `None`: that of the interface that has the address.
+    /// Largest outer IP packet, in bytes. `None`: the MTU of the interface that has the address.
     pub mtu: Option<u32>,
     /// MTU of pods, in bytes. A peer's GSO packet is segmented to it where the kernel reports no
     /// segment size. `None`: the underlay's MTU less the outer headers.
@@ -68,8 +68,7 @@ pub struct UdpTunnelConfig {
 }
 
 impl UdpTunnelConfig {
-    /// A tunnel at the first of these addresses of each family: port 4789, DF set, TTL 64, 64
-    /// source ports.
+    /// A tunnel with the first address of each family: port 4789, DF set, TTL 64, 64 source ports.
     pub fn new(addresses: &[IpAddr]) -> Self {
         Self {
             v4: addresses.iter().find_map(|a| if let IpAddr::V4(a) = a { Some(*a) } else { None }),
@@ -97,7 +96,7 @@ pub struct UdpTunnelDevice {
     info: PortInfo,
     /// Shared by all open ports.
     senders: Weak<Senders>,
-    /// Likewise; or why it could not be opened.
+    /// The same for the injector; or the reason why it could not be opened.
     tunnel_gso: Result<Arc<TunnelGso>, Option<HostError>>,
     upkeep: Option<Upkeep>,
 }
@@ -133,7 +132,7 @@ impl UdpTunnelDevice {
             mtu,
             offloads: Offloads::ALL,
         };
-        // Without it packets are segmented here.
+        // Without it, packets are segmented here.
         let tunnel_gso = match config.tunnel_gso {
             true => TunnelGso::open(ns, &config).map_err(Some),
             false => Err(None),
@@ -160,8 +159,8 @@ impl UdpTunnelDevice {
         let senders = match self.senders.upgrade() {
             Some(senders) => senders,
             None => {
-                // Only our own workers share the receive ports: another program's socket would get
-                // part of the traffic.
+                // Only the switch's own workers share the receive ports: another program's socket
+                // would get part of the traffic.
                 for address in self.config.addresses() {
                     drop(self.bind(address, self.config.port, false)?);
                 }
@@ -218,7 +217,8 @@ impl UdpTunnelDevice {
         if shared {
             udp::set_shared(fd).context(what)?;
             udp::set_receive_class(fd, v6).context(what)?;
-            // Counts what the socket's buffer has no room for, where the kernel supports it.
+            // Counts the datagrams for which the socket's buffer has no room, if the kernel
+            // supports it.
             let _ = udp::set_overflow(fd);
             option::set_receive_buffer(fd, BUFFER).context(what)?;
             // Before Linux 5.0 every datagram is received separately.
@@ -260,13 +260,13 @@ impl Device for UdpTunnelDevice {
     }
 }
 
-/// A socket that receives.
+/// A receiving socket.
 #[derive(Debug)]
 struct Receiver {
     socket: OwnedFd,
     /// The address that it is bound to.
     address: IpAddr,
-    /// How many datagrams, or merged runs of them, the next call has room for.
+    /// Number of datagrams, or merged runs of them, for which the next call has room.
     slots: usize,
     /// Datagrams dropped for lack of buffer space, as far as the kernel counts them.
     overflow: u32,
@@ -283,7 +283,7 @@ pub struct UdpTunnelPort {
     signal: OwnedFd,
     /// Readable while there are ICMP errors about sent datagrams; only in the port that reads them.
     errors: Option<OwnedFd>,
-    /// Sending failed with an error that may have been one of those.
+    /// Sending failed with an error that may be one of those.
     suspicious: bool,
     port: u16,
     /// Sends GSO packets unsegmented.
@@ -291,7 +291,7 @@ pub struct UdpTunnelPort {
     /// Segment size for GSO packets whose segment size is unknown, in bytes.
     inner_mtu: usize,
     info: PortInfo,
-    /// Received frames that the burst had no room for.
+    /// Received frames for which the burst had no room.
     waiting: VecDeque<Packet>,
     /// ICMP errors waiting to be received.
     reports: VecDeque<Packet>,
