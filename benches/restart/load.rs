@@ -19,7 +19,7 @@ use crate::world::{CLIENT, SERVICES, World};
 const SERVER: &str = "0.0.0.0:8080";
 const OTHER_SERVER: &str = "0.0.0.0:8081";
 /// Timeout for everything that a restart may delay, including TCP's retransmissions.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Time between two bursts of datagrams.
 const TICK: Duration = Duration::from_millis(1);
 /// More datagrams than arrive at once after a pause.
@@ -90,7 +90,7 @@ impl Datagrams {
     pub(crate) fn wait_until_flowing(&self) -> Outcome<()> {
         let (before, began) = (self.seen.received.load(Relaxed), self.clock.now());
         while self.seen.received.load(Relaxed) == before {
-            if self.clock.now().since(began) > PATIENCE {
+            if self.clock.now().since(began) > TIMEOUT {
                 return Err("no datagram arrives".into());
             }
             thread::sleep(TICK);
@@ -180,10 +180,10 @@ impl Connections {
         });
         let mut open = Vec::new();
         for number in 0..count {
-            let connect = || TcpStream::connect_timeout(&service(), PATIENCE);
+            let connect = || TcpStream::connect_timeout(&service(), TIMEOUT);
             let mut client = world.client.enter(connect)??;
             client.write_all(&number.to_le_bytes())?;
-            let (told, server) = servers.recv_timeout(PATIENCE)?;
+            let (told, server) = servers.recv_timeout(TIMEOUT)?;
             if told != number {
                 return Err("connections are confused".into());
             }
@@ -212,7 +212,7 @@ impl Connections {
         let expected: Vec<u8> = (1..=std::mem::take(&mut self.sent)).collect();
         self.open.retain_mut(|ends| {
             ends.iter_mut().all(|end| {
-                let left = PATIENCE.saturating_sub(clock.now().since(Instant::ZERO));
+                let left = TIMEOUT.saturating_sub(clock.now().since(Instant::ZERO));
                 let mut got = vec![0; expected.len()];
                 let wait = left.max(Duration::from_millis(1));
                 end.set_read_timeout(Some(wait)).is_ok()
@@ -231,7 +231,7 @@ pub(crate) fn open_many(world: &World, count: u32) -> Outcome<[UdpSocket; 2]> {
     let servers = [bind(SERVER)??, bind(OTHER_SERVER)??];
     let clock = Clock::start();
     while count > 0 && world.connections_now()? < u64::from(count) {
-        if clock.now().since(Instant::ZERO) > PATIENCE {
+        if clock.now().since(Instant::ZERO) > TIMEOUT {
             return Err(format!("only {} connections open", world.connections_now()?).into());
         }
         send_to_all(world, count)?;

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::{Outcome, SWITCH};
 
 /// Timeout for any event.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const CLIENT: &str = "10.1.0.2";
 const SERVER: &str = "10.1.0.3";
 /// Two Services, since a client address has fewer than 65,536 ports for one destination. Their
@@ -61,7 +61,7 @@ impl Switch {
     fn event(&self, event: &str, wanted: impl Fn(&Value) -> bool) -> Outcome<Value> {
         let clock = Clock::start();
         loop {
-            let left = PATIENCE.saturating_sub(clock.now().since(Instant::ZERO));
+            let left = TIMEOUT.saturating_sub(clock.now().since(Instant::ZERO));
             let value = self.events.recv_timeout(left).map_err(|e| format!("{event}: {e}"))?;
             if value["event"] == event && wanted(&value) {
                 return Ok(value);

@@ -250,7 +250,7 @@ fn with_df_the_sender_is_told_the_mtu() {
 }
 
 /// A TCP super-frame from pod 0 to pod 1 as a sender with offloads hands it over.
-fn super_frame(family: usize, df: bool, len: usize, gso_size: u16) -> Packet {
+fn gso_packet(family: usize, df: bool, len: usize, gso_size: u16) -> Packet {
     let (src, dst) = (addresses(0)[family], addresses(1)[family]);
     let mut message = tcp(src, dst, (1000, 80), (1, 1, 0x10), &payload(len));
     message[16..18].fill(0);
@@ -289,14 +289,14 @@ fn super_frames_pass_whole_if_their_segments_fit() {
     for family in [0, 1] {
         let headers = if family == 0 { 40 } else { 60 };
         for round in 0..2 {
-            switch.send_packet(0, super_frame(family, true, 20_000, 1300 - headers));
+            switch.send_packet(0, gso_packet(family, true, 20_000, 1300 - headers));
             assert_eq!(switch.dropped(), [], "round {round}");
             let out = switch.ends[1].recv().expect("passes");
             assert!(out.offload.is_gso() && out.len() > 20_000);
             assert_eq!(out.offload.gso_size, 1300 - headers);
             assert!(switch.recv(0).is_empty(), "never a PMTU error about it");
             // One byte more in a segment is too much.
-            switch.send_packet(0, super_frame(family, true, 20_000, 1301 - headers));
+            switch.send_packet(0, gso_packet(family, true, 20_000, 1301 - headers));
             assert_eq!(switch.dropped(), [(0, MtuExceeded)]);
             let told = switch.recv(0);
             assert_eq!(error(&told[0]).2, 1300);
@@ -312,7 +312,7 @@ fn super_frames_without_df_are_cut() {
     let mut config = config();
     set_mtu(&mut config, 1, 1300);
     let mut switch = Switch::new(&config);
-    switch.send_packet(0, super_frame(0, false, 4000, 1400));
+    switch.send_packet(0, gso_packet(0, false, 4000, 1400));
     assert_eq!(switch.dropped(), []);
     assert!(switch.recv(0).is_empty());
     let out = switch.recv(1);
@@ -334,7 +334,7 @@ fn offload_metadata_must_fit_its_frame() {
         |o| o.csum_partial = false,
     ];
     for spoil in bad {
-        let mut packet = super_frame(0, true, 4000, 1400);
+        let mut packet = gso_packet(0, true, 4000, 1400);
         spoil(&mut packet.offload);
         switch.send_packet(0, packet);
         assert_eq!(switch.dropped(), [(0, OffloadInvalid)]);

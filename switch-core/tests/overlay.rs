@@ -120,7 +120,7 @@ fn the_source_port_is_the_flows_own() {
 }
 
 /// A TCP super-frame of a pod with its checksum unfinished.
-fn super_frame(v6: bool, payload: usize, size: u16) -> Packet {
+fn gso_packet(v6: bool, payload: usize, size: u16) -> Packet {
     let (a, b) = (pod(0, 0, v6), pod(1, 1, v6));
     let packet = tcp(a, b, (4000, 80), (1, 1, 16), &vec![0x5a; payload]);
     let frame = from_pod(0, 0, &packet);
@@ -154,7 +154,7 @@ fn unfinish(packet: &mut Packet, a: IpAddr, b: IpAddr, protocol: u8, l4: usize, 
 fn super_frames_go_through_whole() {
     each(|v6, _, mut pair| {
         for payload in [30_000, 64_000] {
-            pair.0[0].send_packet(0, super_frame(v6, payload, 1300));
+            pair.0[0].send_packet(0, gso_packet(v6, payload, 1300));
             let mut total = 0;
             let mut pieces = 0;
             while let Some(packet) = pair.0[0].ends[UPLINK].recv() {
@@ -187,7 +187,7 @@ fn super_frames_go_through_whole() {
 fn a_super_frame_longer_than_a_tunnel_packet_can_be_is_cut_before() {
     each(|v6, _, mut pair| {
         let payload = 65_535 - if v6 { 20 } else { 40 };
-        pair.0[0].send_packet(0, super_frame(v6, payload, 1300));
+        pair.0[0].send_packet(0, gso_packet(v6, payload, 1300));
         let carried = pair.carry();
         assert_eq!(carried.len(), payload.div_ceil(1300));
         for (_, frame) in &carried {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt::{self, Timeout};
 
-use super::{GLANCE, PATIENCE, Sample, Stop, StopOnDrop, count_for};
+use super::{STOP_CHECK_INTERVAL, TIMEOUT, Sample, Stop, StopOnDrop, count_for};
 use crate::Outcome;
 use crate::paths::services::Protocol;
 use crate::paths::{Ends, Family, Path, Pod};
@@ -74,7 +74,7 @@ impl Iterator for Targets<'_> {
 /// A listener whose accept call times out periodically.
 fn listen(pod: &Pod, at: SocketAddr) -> Outcome<TcpListener> {
     let listener = pod.open(|| TcpListener::bind(at))?;
-    sockopt::set_socket_timeout(&listener, Timeout::Recv, Some(GLANCE))
+    sockopt::set_socket_timeout(&listener, Timeout::Recv, Some(STOP_CHECK_INTERVAL))
         .map_err(|e| e.to_string())?;
     Ok(listener)
 }
@@ -85,7 +85,7 @@ fn serve(listener: &TcpListener, closed: &Stop) {
         let Ok((mut stream, _)) = listener.accept() else { continue };
         // The client notices the result of an error.
         let _ = stream
-            .set_read_timeout(Some(PATIENCE))
+            .set_read_timeout(Some(TIMEOUT))
             .and_then(|()| stream.read_exact(&mut request))
             .and_then(|()| stream.write_all(&ANSWER));
     }
@@ -107,8 +107,8 @@ fn client(pod: &Pod, mut targets: Targets<'_>, done: &AtomicU64, stop: &Stop) ->
 
 fn ask(target: SocketAddr) -> io::Result<()> {
     let mut answer = [0; 2 * ANSWER.len()];
-    let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&target, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(&REQUEST)?;
     let mut count = 0;
     loop {

@@ -16,7 +16,7 @@ use podswitch_core::packet::{Batch, Pool, PoolConfig};
 use podswitch_core::port::{Device, Port};
 use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice, Receive};
 
-use super::{PATIENCE, Sample, Stop, StopOnDrop, count_for};
+use super::{TIMEOUT, Sample, Stop, StopOnDrop, count_for};
 use crate::Outcome;
 use crate::paths::services::Protocol;
 use crate::paths::{Family, Path, Pod};
@@ -86,7 +86,7 @@ fn send(port: &mut dyn Port, frames: &[Vec<u8>], stop: &Stop) -> Outcome<()> {
 
 /// Checks that the server's socket receives the frames.
 fn arrives(server: &UdpSocket) -> Outcome<()> {
-    server.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+    server.set_read_timeout(Some(TIMEOUT)).map_err(|e| e.to_string())?;
     let mut buffer = [0; 64];
     match server.recv(&mut buffer) {
         Ok(count) if buffer[..count] == PAYLOAD => Ok(()),

@@ -128,9 +128,9 @@ pub(crate) const ALL: &[Load] = &[
 /// filled.
 const WARM_UP: Duration = Duration::from_millis(200);
 /// Timeout of any operation on an overloaded machine.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a thread waits before it checks whether to stop.
-const GLANCE: Duration = Duration::from_millis(200);
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Ends a load's threads, also when the thread that controls them panics.
 #[derive(Default)]

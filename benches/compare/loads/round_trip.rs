@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::thread;
 use std::time::Duration;
 
-use super::{GLANCE, PATIENCE, Sample, Stop, StopOnDrop, WARM_UP};
+use super::{STOP_CHECK_INTERVAL, TIMEOUT, Sample, Stop, StopOnDrop, WARM_UP};
 use crate::Outcome;
 use crate::paths::services::Protocol;
 use crate::paths::{Family, Path};
@@ -18,8 +18,8 @@ pub(super) fn run(path: &Path, family: Family, time: Duration) -> Outcome<Sample
     let client = path.client.open(|| UdpSocket::bind((family.unspecified(), 0)))?;
     client
         .connect(target)
-        .and_then(|()| client.set_read_timeout(Some(PATIENCE)))
-        .and_then(|()| server.set_read_timeout(Some(GLANCE)))
+        .and_then(|()| client.set_read_timeout(Some(TIMEOUT)))
+        .and_then(|()| server.set_read_timeout(Some(STOP_CHECK_INTERVAL)))
         .map_err(|e| e.to_string())?;
     let stop = Stop::default();
     thread::scope(|scope| {

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use super::{PATIENCE, Sample, WARM_UP};
+use super::{TIMEOUT, Sample, WARM_UP};
 use crate::Outcome;
 use crate::paths::services::Protocol;
 use crate::paths::{Family, Path};
@@ -18,11 +18,11 @@ pub(super) fn run(path: &Path, family: Family, time: Duration) -> Outcome<Sample
     let ends = path.ends(Protocol::Tcp, family);
     let listener = path.server.open(|| TcpListener::bind(ends.listen))?;
     let target = ends.target(listener.local_addr().map_err(|e| e.to_string())?, 0);
-    let client = path.client.open(|| TcpStream::connect_timeout(&target, PATIENCE))?;
+    let client = path.client.open(|| TcpStream::connect_timeout(&target, TIMEOUT))?;
     let (server, _) = listener.accept().map_err(|e| format!("accept: {e}"))?;
     let limits = client
-        .set_write_timeout(Some(PATIENCE))
-        .and_then(|()| server.set_read_timeout(Some(PATIENCE)));
+        .set_write_timeout(Some(TIMEOUT))
+        .and_then(|()| server.set_read_timeout(Some(TIMEOUT)));
     limits.map_err(|e| e.to_string())?;
     thread::scope(|scope| {
         let writer = || write(client);

@@ -81,7 +81,7 @@ fn ordinary_user() -> ExitCode {
     assert!(lo.is_up);
     named_namespaces_work();
     veth_pods_work();
-    taps_work_or_say_why_not();
+    taps_work_or_report_the_reason();
     ExitCode::SUCCESS
 }
 

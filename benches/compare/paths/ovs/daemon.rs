@@ -171,14 +171,14 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        const PATIENCE: Duration = Duration::from_millis(20);
+        const POLL_INTERVAL: Duration = Duration::from_millis(20);
         // The guard waits for the pipe to close.
         drop(self.guard.stdin.take());
         for _ in 0..250 {
             if !matches!(self.guard.try_wait(), Ok(None)) {
                 return;
             }
-            thread::sleep(PATIENCE);
+            thread::sleep(POLL_INTERVAL);
         }
         eprintln!("Open vSwitch's daemons do not end: see {}", self.folder.display());
     }

@@ -71,7 +71,7 @@ fn one_node(
 ) -> Result<([Pod; 2], Between), Missing> {
     let middle = namespace()?;
     silence(&middle)?;
-    let daemon = Daemon::start(&middle, programs, &super_frames(programs.tso))?;
+    let daemon = Daemon::start(&middle, programs, &gso_settings(programs.tso))?;
     daemon.vsctl("add-br br0 -- set bridge br0 datapath_type=netdev")?;
     for (number, pod) in pods.iter().enumerate() {
         plug(&middle, &daemon, "br0", &format!("pod{number}"), pod)?;
@@ -95,7 +95,7 @@ pub(super) fn vxlan() -> Result<World, Missing> {
     for (number, pod) in [&mut client, &mut server].into_iter().enumerate() {
         pod.mtu = TUNNEL_MTU;
         let node = &nodes[number];
-        let daemon = Daemon::start(node, &programs, &super_frames(false))?;
+        let daemon = Daemon::start(node, &programs, &gso_settings(false))?;
         daemon.vsctl("add-br br-phy -- set bridge br-phy datapath_type=netdev")?;
         daemon.vsctl(&format!("add-port br-phy {}", nodes::INTERFACE))?;
         let mut netlink = Netlink::open(node)?;
@@ -118,7 +118,7 @@ pub(super) fn vxlan() -> Result<World, Missing> {
 }
 
 /// Whether GSO packets pass unsegmented.
-fn super_frames(whole: bool) -> [String; 1] {
+fn gso_settings(whole: bool) -> [String; 1] {
     [format!("other_config:userspace-tso-enable={whole}")]
 }
 

@@ -108,7 +108,7 @@ pub(crate) fn inner(tcp: bool, sport: u16, tos: u8, payload: usize) -> Vec<u8> {
 }
 
 /// The same as a TCP GSO packet with a partial checksum.
-pub(crate) fn super_frame(sport: u16, payload: usize, size: u16) -> Packet {
+pub(crate) fn gso_packet(sport: u16, payload: usize, size: u16) -> Packet {
     let mut frame = inner(true, sport, 0, payload);
     let len = (frame.len() - 34) as u16;
     let pseudo = podswitch_wire::checksum::pseudo_v4([10, 9, 0, 1], [10, 9, 0, 2], 6, len);
@@ -251,7 +251,7 @@ fn bursts_arrive_as_they_were_sent() {
         }
         // A GSO packet that is too long for one call: two pieces that contain everything.
         for payload in [3_000usize, 20_001, 64_000] {
-            let whole = super_frame(9, payload, 1_376);
+            let whole = gso_packet(9, payload, 1_376);
             let frame = whole.bytes().to_vec();
             let mut packet = whole;
             assert!(encapsulate(&mut packet, &tunnel.template(false)));
@@ -288,7 +288,7 @@ fn networks_are_not_mixed() {
     let mut far = open(&tunnel, &underlay.far, true);
     for (second, expected) in [(tunnel, 1), (other, 2)] {
         let mut cut = Vec::new();
-        let whole = super_frame(3, 2_752, 1_376);
+        let whole = gso_packet(3, 2_752, 1_376);
         segment(whole, &mut near.pool, &mut |_: &mut Pool, piece| cut.push(piece)).unwrap();
         let packets = [tunnel, second]
             .iter()
@@ -410,7 +410,7 @@ fn packets_that_are_not_tunnel_packets_are_not_sent() {
     let foreign = wrapped(&tunnel, true, &inner(false, 1, 0, 20));
     let plain = Packet::from_frame(&inner(true, 1, 0, 20));
     let six = wrapped(&TUNNELS[1], false, &inner(false, 1, 0, 20));
-    let mut broken = super_frame(1, 3_000, 1_000);
+    let mut broken = gso_packet(1, 3_000, 1_000);
     broken.offload.csum_start = 2;
     assert!(!encapsulate(&mut Packet::from_frame(&[0; 5]), &tunnel.template(false)));
     broken.push_front(50).copy_from_slice(&good.bytes()[..50]);
@@ -456,7 +456,7 @@ fn tunnelled_gso_packets_leave_unsegmented() {
         let mut device = PacketDevice::new(&underlay.near, "u0", config).unwrap();
         if !device.info().offloads.tunnel {
             podswitch_testkit::privilege::skip(
-                "tunnelled_super_frames_leave_whole",
+                "tunnelled_gso_packets_leave_unsegmented",
                 "a kernel before Linux 6.17",
             );
             return;
@@ -469,7 +469,7 @@ fn tunnelled_gso_packets_leave_unsegmented() {
         for n in 0..6u16 {
             let mut packet = match n % 3 {
                 0 => Packet::from_frame(&inner(true, n, 0, 100)),
-                _ => super_frame(n, 20_000, 1_376),
+                _ => gso_packet(n, 20_000, 1_376),
             };
             assert!(encapsulate(&mut packet, &template));
             burst.push(packet);

@@ -70,7 +70,7 @@ fn gso_packets_to_and_from_the_kernel() {
         let near = Near::new(&underlay.near, &tunnel);
         both_ways(&near.pod, &far);
         let longest = near.stop();
-        assert!(longest.iter().all(|len| *len > 20_000), "super-frames both ways: {longest:?}");
+        assert!(longest.iter().all(|len| *len > 20_000), "GSO packets both ways: {longest:?}");
     }
 }
 
@@ -112,7 +112,7 @@ fn raw_uplink_to_and_from_the_kernel() {
         let near = Near::raw(&underlay, &tunnel, false);
         both_ways(&near.pod, &far);
         let longest = near.stop();
-        assert!(longest.iter().all(|len| *len > 20_000), "super-frames both ways: {longest:?}");
+        assert!(longest.iter().all(|len| *len > 20_000), "GSO packets both ways: {longest:?}");
     }
 }
 

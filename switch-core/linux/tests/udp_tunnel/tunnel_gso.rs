@@ -10,7 +10,7 @@ use podswitch_wire::checksum::sum;
 use podswitch_wire::flow_key::HashKey;
 use podswitch_wire::parse::parse;
 
-use crate::frames::{Hand, inner, super_frame, wrapped};
+use crate::frames::{Hand, inner, gso_packet, wrapped};
 use crate::pmtu::learnt;
 use crate::world::{Tunnel, Underlay, add_address, encapsulate, ip};
 use podswitch_testkit::net;
@@ -37,7 +37,7 @@ fn port(tunnel: &Tunnel, ns: &NetNs) -> Hand {
 }
 
 fn long(tunnel: &Tunnel, sport: u16, size: u16) -> Packet {
-    let mut packet = super_frame(sport, LEN, size);
+    let mut packet = gso_packet(sport, LEN, size);
     assert!(encapsulate(&mut packet, &tunnel.template(false)));
     packet
 }
@@ -145,7 +145,7 @@ fn headers_and_order_are_the_sockets() {
 #[test]
 fn packets_with_trailing_bytes_are_sent_by_the_sockets() {
     podswitch_testkit::require_privilege!();
-    if !is_possible("bytes_behind_the_inner_packet_stay_here") {
+    if !is_possible("packets_with_trailing_bytes_are_sent_by_the_sockets") {
         return;
     }
     for tunnel in TUNNELS {
@@ -243,7 +243,7 @@ fn path_mtu_holds() {
 #[test]
 fn transformed_packets_are_sent_by_the_sockets() {
     podswitch_testkit::require_privilege!();
-    if !is_possible("transformed_packets_are_the_sockets") {
+    if !is_possible("transformed_packets_are_sent_by_the_sockets") {
         return;
     }
     for tunnel in TUNNELS {
@@ -264,7 +264,7 @@ fn transformed_packets_are_sent_by_the_sockets() {
         let add = underlay.near.command("ip").args(policy).args(rest).output();
         if !add.is_ok_and(|output| output.status.success()) {
             return podswitch_testkit::privilege::skip(
-                "transformed_packets_are_the_sockets",
+                "transformed_packets_are_sent_by_the_sockets",
                 "no `ip xfrm`",
             );
         }
@@ -281,7 +281,7 @@ fn transformed_packets_are_sent_by_the_sockets() {
 #[test]
 fn routes_of_the_node_are_used() {
     podswitch_testkit::require_privilege!();
-    if !is_possible("routes_are_the_nodes") {
+    if !is_possible("routes_of_the_node_are_used") {
         return;
     }
     for (tunnel, gateways, prefix) in [
@@ -324,7 +324,7 @@ fn routes_of_the_node_are_used() {
             let _ = netlink.delete_route(&by(1 - n));
             // Wait for packets that do not arrive: the new path is known within a second.
             let arrived = (0..50).any(|_| {
-                let mut packet = super_frame(5, LEN, 1_300);
+                let mut packet = gso_packet(5, LEN, 1_300);
                 assert!(encapsulate(&mut packet, &tunnel.template_between(local, remote)));
                 assert_eq!(port.send(vec![packet]), 1);
                 let got = seen(&tunnel, &mut wires[n]);

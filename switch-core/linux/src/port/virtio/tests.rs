@@ -44,7 +44,7 @@ fn a_partial_checksum_lies_in_the_frame() {
 }
 
 #[test]
-fn super_frames() {
+fn gso_packets() {
     let frame = tcp_frame(4096, 8);
     let got = decode(&raw(1, 0x81, [0, 1448, 34, 16]), &frame).unwrap();
     assert_eq!(got.gso_type, GsoType::TcpV4);
