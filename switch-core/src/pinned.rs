@@ -69,7 +69,7 @@ impl OpenedAt {
     }
 }
 
-/// What is fixed for the lifetime of a connection.
+/// The facts that are fixed for the lifetime of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pinned {
     /// Key of the original direction, as its packets are received.

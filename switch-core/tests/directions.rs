@@ -296,7 +296,7 @@ fn where_the_direction_is_not_known_both_must_be_allowed() {
     }
 }
 
-/// What a pod declares to listen at says more than the number of a port.
+/// The ports that a pod declares decide before the number of a port does.
 #[test]
 fn a_declared_port_is_a_servers_port() {
     let talk = Talk { family: 0, ports: [22, 40_000] };

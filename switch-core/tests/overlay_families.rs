@@ -231,7 +231,7 @@ fn each_tunnel_has_its_own_path_mtu() {
             let tunnel = snapshot.tunnels.to(end).unwrap();
             let head = if of { 70 } else { 50 };
             let mtu = if of == v6 { 1300 } else { 1500 };
-            assert_eq!(tunnel.inner_mtu(now), mtu - head, "IPv6: {of}, learnt of: {v6}");
+            assert_eq!(tunnel.inner_mtu(now), mtu - head, "IPv6: {of}, learned for: {v6}");
         }
     }
 }

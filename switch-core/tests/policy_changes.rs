@@ -313,7 +313,7 @@ impl Uncached {
                 self.0.entry(pinned.reply).or_insert((pinned, Direction::Reply));
                 Fate::Sent(plan.out)
             }
-            Decision::Gateway => panic!("nobody calls the gateway here"),
+            Decision::Gateway => panic!("no packet goes to the gateway here"),
             Decision::Drop(denial) => Fate::Dropped(denial.reason),
         }
     }

@@ -145,7 +145,7 @@ impl Call {
         });
         let one = reached.next();
         assert_eq!(reached.next(), None);
-        one.unwrap_or_else(|| panic!("nobody reached: {:?}", switch.dropped()))
+        one.unwrap_or_else(|| panic!("no backend reached: {:?}", switch.dropped()))
     }
 
     /// The backend replies through a worker; the client must get the reply from the Service's

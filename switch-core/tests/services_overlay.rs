@@ -144,13 +144,13 @@ fn a_client_outside_reaches_a_backend_on_the_other_node() {
             from_outside(&mut pair, 0, &ask);
             assert_eq!(carry(&mut pair).len(), 0);
             let (_, parsed) = one(pair.recv(1, 1));
-            assert_eq!(parsed.key.src_addr(), node_address(0, v6), "hidden (S8)");
+            assert_eq!(parsed.key.src_addr(), node_address(0, v6), "masqueraded (S8)");
             assert!(parsed.key.src_port >= 44_000);
             let answer = udp(backend, parsed.key.src_addr(), (8080, parsed.key.src_port), &[n; 9]);
             pair.0[1].send(1, &from_pod(1, 1, &answer));
             let others = carry(&mut pair);
             let (frame, parsed) = one(others.into_iter().map(|(_, frame)| frame).collect());
-            assert_eq!(frame[..6], CLIENT_MAC.0, "to whoever sent the request");
+            assert_eq!(frame[..6], CLIENT_MAC.0, "to the sender of the request");
             assert_eq!(frame[6..12], underlay_mac(0).0);
             assert_eq!(parsed.key.src_addr(), node_address(0, v6));
             assert_eq!((parsed.key.src_port, parsed.key.dst_port), (NODE_PORT, 4000));

@@ -115,14 +115,14 @@ fn own_mac() -> Mac {
 fn v4(n: usize, i: usize) -> [u8; 4] {
     match pod(n, i, false) {
         IpAddr::V4(address) => address.octets(),
-        IpAddr::V6(_) => unreachable!("asked for IPv4"),
+        IpAddr::V6(_) => unreachable!("an IPv4 address was requested"),
     }
 }
 
 fn v6(n: usize, i: usize) -> [u8; 16] {
     match pod(n, i, true) {
         IpAddr::V6(address) => address.octets(),
-        IpAddr::V4(_) => unreachable!("asked for IPv6"),
+        IpAddr::V4(_) => unreachable!("an IPv6 address was requested"),
     }
 }
 

@@ -13,7 +13,7 @@ use super::slab::Slab;
 use crate::rule::{Action, Direction, NamedPort};
 use crate::table::{Parts, PolicyId, RuleRef, Stage};
 
-/// What identifies a stage.
+/// The key of a stage.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct StageKey {
     pub(super) direction: Direction,
@@ -243,7 +243,7 @@ fn within(inner: &Cidr, outer: &Cidr) -> bool {
     inner.prefix() >= outer.prefix() && outer.contains(inner.address())
 }
 
-/// What a CIDR does to a block: it begins the block, or begins an exception of it.
+/// The effect of a CIDR on a block: it begins the block, or begins an exception of it.
 #[derive(Clone, Copy)]
 struct Mark {
     block: usize,

@@ -47,7 +47,7 @@ pub enum Action {
     Accept,
     /// Denied; no further rule is evaluated.
     Deny,
-    /// The rest of this tier is skipped; evaluation goes on with the next tier.
+    /// The rest of this tier is skipped; evaluation continues with the next tier.
     Pass,
 }
 

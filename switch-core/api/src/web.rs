@@ -196,7 +196,7 @@ impl Web {
         if headers.get(ORIGIN).is_some_and(is_foreign)
             || !matches!(site, "none" | "same-origin") && !is_navigation
         {
-            return Some((StatusCode::FORBIDDEN, "another site's page asks"));
+            return Some((StatusCode::FORBIDDEN, "the request comes from another site's page"));
         }
         None
     }

@@ -73,7 +73,7 @@ fn system_calls_that_a_switch_never_makes_are_refused() {
     });
     assert_eq!(sent.join().expect("a thread").expect("a socket"), 1);
     assert!(std::fs::read_to_string("/proc/self/status").expect("a file").contains("Seccomp:\t2"));
-    assert!(rustix::thread::no_new_privs().expect("asked"));
+    assert!(rustix::thread::no_new_privs().expect("a result"));
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn each_thread_has_its_own_capabilities() {
     }
     let other = NetNs::anonymous().expect("a namespace");
     confine::process(confine::CONTROL).expect("confined");
-    let held = || capabilities(None).expect("asked");
+    let held = || capabilities(None).expect("a result");
     assert_eq!((held().effective, held().permitted), (confine::CONTROL, confine::CONTROL));
     let worker = std::thread::spawn(move || {
         confine::worker_thread();

@@ -280,7 +280,7 @@ fn frames_that_a_full_queue_has_no_room_for_are_counted() {
             socket.send_to(b"flood", (ip(REMOTE_V4), 9999)).unwrap();
         }
         let received = peer.drain(b"flood");
-        // The worker only says that its queue may have been full; the control thread asks the kernel.
+        // The worker only reports that its queue may have been full; the control thread queries the kernel.
         assert_eq!(peer.port.take_lost(), 0);
         device.maintain();
         let lost = peer.port.take_lost() as usize;

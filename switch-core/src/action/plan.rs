@@ -7,7 +7,7 @@ use podswitch_wire::flow_key::FlowKey;
 
 use crate::id::PortId;
 
-/// What a plan does besides setting MAC addresses, as bits.
+/// The actions of a plan besides setting MAC addresses, as bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(transparent)]
 pub struct PlanFlags(pub u16);

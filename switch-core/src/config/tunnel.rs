@@ -6,7 +6,7 @@ use podswitch_vxlan::template::{Dscp, PORT};
 /// How other nodes' pods are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelConfig {
-    /// Through a tunnel or beside it.
+    /// Through a tunnel or without one.
     pub routing: Routing,
     /// VXLAN network identifier, the same on all nodes.
     pub vni: Vni,

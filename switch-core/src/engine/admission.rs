@@ -251,7 +251,7 @@ impl Engine {
 
     /// Whether a known connection ends with this packet: a SYN after the connection was closed, one
     /// that shows that its direction was wrong, or the client's next packet after a change of its
-    /// Service. `None`: it goes on.
+    /// Service. `None`: it continues.
     fn ending_action(
         &self,
         cx: &BurstContext<'_>,

@@ -15,7 +15,7 @@ use crate::resolve::{Answer, Denial};
 use crate::snapshot::PortFacts;
 
 impl Engine {
-    /// Drops a packet, and sends an error to its sender if the denial asks for one.
+    /// Drops a packet, and sends an error to its sender if the denial requires one.
     pub(super) fn deny(
         &mut self,
         cx: &mut BurstContext<'_>,

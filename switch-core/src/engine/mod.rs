@@ -18,7 +18,7 @@
 //! * `ingress`: counts and parses; `decap`: frames from an uplink; `bridge`: layer 2.
 //! * `fast`: packets of known flows. Neither allocates nor locks. `apply` rewrites them.
 //! * `slow`: everything else; `prefetch`: its lookups, made for a whole burst at once.
-//! * `admission`: finds the packet's connection or opens one, and asks `resolve`;
+//! * `admission`: finds the packet's connection or opens one, and calls `resolve`;
 //!   `direction`: which end of a connection is the client.
 //! * `egress`: TTL, MTU, tunnel headers; `pmtu`: path MTU of the tunnel.
 //! * `answer`: ICMP errors, resets, the gateway; `neighbour`: ARP and ND.

@@ -54,7 +54,7 @@ pub trait Observer: Send {
     /// Received frames were dropped.
     fn dropped(&mut self, drop: &Dropped<'_>);
 
-    /// The control plane asks the observer to deliver what it collected
+    /// The control plane tells the observer to deliver what it collected
     /// ([`ControlPlane::collect`](crate::control::ControlPlane::collect)).
     fn collect(&mut self) {}
 }

@@ -59,7 +59,7 @@ pub struct FlowEntry {
     pub groups: Groups,
     /// Second of the last hit, for expiry of the entry.
     pub last_seen: u32,
-    /// What is done with its packets.
+    /// The plan for its packets.
     pub plan: Plan,
 }
 

@@ -41,7 +41,7 @@ pub trait Port: Send {
     /// Receives frames into buffers of `pool`, as many as `batch` has room for. `Ok(0)`: there are none.
     ///
     /// # Errors
-    /// The device failed. `ErrorKind::NotConnected`: the device is gone.
+    /// The device failed. `ErrorKind::NotConnected`: the device no longer exists.
     fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize>;
 
     /// Transmits from the front of `batch`. Packets that were sent are removed and returned to `pool`.

@@ -57,7 +57,7 @@ use crate::config::{Config, ConfigError, PortRole};
 use crate::id::Epoch;
 use crate::snapshot::{PolicyCounters, Snapshot};
 
-/// What to publish.
+/// The input of a publish.
 pub(crate) enum Request<'a> {
     /// This state.
     Whole(&'a Config),

@@ -59,7 +59,7 @@ impl Recorder {
     }
 
     /// The observer for one more worker
-    /// ([`ControlPlane::observe`](crate::control::ControlPlane::observe) asks for one each).
+    /// ([`ControlPlane::observe`](crate::control::ControlPlane::observe) calls this for each worker).
     pub fn observer(&mut self) -> Box<dyn Observer> {
         let shared = Arc::new(Shared {
             singles: ArrayQueue::new(QUEUE),

@@ -71,7 +71,7 @@ pub struct Worker {
     clock: Clock,
     /// Time of the latest poll.
     now: Instant,
-    /// What the latest poll did.
+    /// The activities of the latest poll.
     activity: Activity,
     /// Whether receiving from the ports is stopped.
     held: bool,

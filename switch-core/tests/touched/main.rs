@@ -77,7 +77,7 @@ fn flows_have_the_result_of_a_full_re_evaluation() {
         let counts = run(seed);
         sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
-    let [kept, judged, hits] = sums;
-    println!("kept {kept}, re-evaluated {judged}, hits {hits}");
-    assert!(kept > 1000 && judged > 1000 && hits > 10_000, "{sums:?}");
+    let [kept, reevaluated, hits] = sums;
+    println!("kept {kept}, re-evaluated {reevaluated}, hits {hits}");
+    assert!(kept > 1000 && reevaluated > 1000 && hits > 10_000, "{sums:?}");
 }

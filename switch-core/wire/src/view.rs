@@ -80,7 +80,7 @@ macro_rules! view {
             /// Whether no accessor will panic.
             ///
             /// # Errors
-            /// What is wrong with the header.
+            /// The error in the header.
             #[inline]
             pub fn check(&self) -> Result<(), crate::view::Malformed> {
                 $check(self.bytes.as_ref())

@@ -100,7 +100,7 @@ fn reaches(from: &UdpSocket, to: &UdpSocket, tries: usize) -> bool {
 
 fn has_interface(namespace: &NetNs, name: &str) -> bool {
     let mut netlink = Netlink::open(namespace).expect("netlink");
-    netlink.find_link(name).expect("asked").is_some()
+    netlink.find_link(name).expect("a result").is_some()
 }
 
 /// Both pods, and a policy that isolates one of them.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::super::services::{Port, Services};
 use super::super::{Family, Pod};
 
-/// Bridging of tracked connections: packets that are neither new nor established are dropped.
+/// Bridging of tracked connections: packets of unknown connections that open none are dropped.
 pub(super) const CONNTRACK: &str = "\
 table=0,priority=100,ct_state=-trk,tcp,actions=ct(table=1)
 table=0,priority=100,ct_state=-trk,udp,actions=ct(table=1)

@@ -22,7 +22,7 @@ pub(super) fn cases() -> Vec<Case> {
         opens("every port of every protocol does not include ICMP", "*/TCP,*/UDP,*/SCTP", "8*"),
         opens("a range, both ends included", "80-81/TCP", "*/TCP"),
         opens("a range of one", "81-81/UDP", "81/UDP"),
-        opens("a range beside", "82-90/TCP", "nothing"),
+        opens("a range that does not contain the port", "82-90/TCP", "nothing"),
         opens("a range from below", "1-80/TCP", "80/TCP"),
         opens("the widest range", "1-65535/SCTP", "*/SCTP"),
         opens("overlapping ranges", "1-80/TCP,80-65535/TCP", "*/TCP"),

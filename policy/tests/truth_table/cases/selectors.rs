@@ -49,7 +49,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         lets_in("a namespace label is not a pod label", pods("ns=x"), "nobody"),
         lets_in("a pod label is not a namespace label", namespaces("pod=a"), "nobody"),
-        lets_in("labels nobody has", both("ns=w", "pod=b"), "nobody"),
+        lets_in("labels of no pod", both("ns=w", "pod=b"), "nobody"),
         case(
             "two items are ORed",
             [policy("x/p", "pod=a").ingress([rule([namespaces("ns=y"), pods("pod=b")], "")])],

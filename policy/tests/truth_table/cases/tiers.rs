@@ -169,7 +169,7 @@ fn peer_cases() -> Vec<Case> {
             [egress(Deny, ClusterPeer::Nodes(sel("")), "")],
             [("deny", "x/*", "n2", "*")],
         ),
-        tiered("nodes nobody has", [], [egress(Deny, ClusterPeer::Nodes(sel("node=n9")), "")], []),
+        tiered("labels of no node", [], [egress(Deny, ClusterPeer::Nodes(sel("node=n9")), "")], []),
         tiered(
             "an unknown kind of peer: Accept matches nothing",
             [policy("x/p", "").egress([])],

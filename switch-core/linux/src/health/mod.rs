@@ -1,4 +1,4 @@
-//! The health check responder (S12): tells load balancers whether this node has an endpoint of a
+//! The health check responder (S12): reports to load balancers whether this node has an endpoint of a
 //! Service whose external traffic policy is Local.
 //!
 //! One thread listens on every health check port at the node's addresses, inside the node's

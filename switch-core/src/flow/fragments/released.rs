@@ -14,7 +14,7 @@ pub struct Fragment {
     pub parsed: Parsed,
 }
 
-/// What the store returns; reused by the caller, who empties it after each call.
+/// The packets that the store returns; reused by the caller, which empties it after each call.
 #[derive(Debug, Default)]
 pub struct Released {
     /// All fragments of one complete datagram, by offset. The first contains the layer-4 header, and its

@@ -176,7 +176,7 @@ impl FlowRecorder {
     }
 
     /// The observer for one more worker
-    /// ([`ControlPlane::observe_flows`](crate::control::ControlPlane::observe_flows) asks for one each).
+    /// ([`ControlPlane::observe_flows`](crate::control::ControlPlane::observe_flows) calls this for each worker).
     pub fn observer(&mut self) -> Box<dyn FlowObserver> {
         self.observer_with(QUEUE)
     }

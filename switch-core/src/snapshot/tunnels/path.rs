@@ -36,7 +36,7 @@ impl PathMtu {
         self.learn_for(mtu, now, PATH_MTU_SECS);
     }
 
-    /// Stores an MTU at `now` that expires in so many seconds, at most [`PATH_MTU_SECS`].
+    /// Stores an MTU at `now` that expires after this number of seconds, at most [`PATH_MTU_SECS`].
     pub fn learn_for(&self, mtu: u16, now: Instant, left: u64) {
         let left = left.min(PATH_MTU_SECS);
         let ends = now.as_secs().saturating_add(left) & 0xffff_ffff_ffff;

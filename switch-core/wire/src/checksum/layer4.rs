@@ -31,7 +31,7 @@ pub fn pseudo_l4(key: &FlowKey, len: u32) -> Sum {
     }
 }
 
-/// What a layer-4 checksum covers: the sum of the pseudo-header (zero without one) and the bytes.
+/// The data that a layer-4 checksum covers: the sum of the pseudo-header (zero without one) and the bytes.
 fn coverage<'f>(frame: &'f [u8], parsed: &Parsed) -> Option<(Sum, &'f [u8])> {
     let packet = frame.get(usize::from(parsed.l4)..parsed.end as usize)?;
     let bytes = match parsed.key.proto {

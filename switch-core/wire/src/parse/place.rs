@@ -3,7 +3,7 @@
 use super::layer4::{self, Layer4};
 use super::parsed::{Fragment, ParseError};
 
-/// What precedes the network header; small enough to be passed in a register.
+/// The link header before the network header; small enough to be passed in a register.
 #[derive(Clone, Copy)]
 pub(super) struct Link {
     pub(super) ethertype: u16,

@@ -101,7 +101,7 @@ fn any_bytes(outer: &Outer, bytes: &[u8], size: usize, mtus: Mtus) {
     assert_eq!(count + lost as usize, bytes.len().div_ceil(size));
 }
 
-/// Merging may change the IPv4 identification of packets that nobody may fragment.
+/// Merging may change the IPv4 identification of packets that must not be fragmented.
 fn is_same_segment(piece: &[u8], datagram: &[u8]) {
     const IP: usize = VXLAN + 14;
     assert_eq!(piece.len(), datagram.len());
