@@ -224,7 +224,7 @@ mod tests {
     proptest! {
         /// Compared with a simple list of changes and their epochs.
         #[test]
-        fn tells_what_changed_since(
+        fn reports_changes_since_an_epoch(
             steps in prop::collection::vec(
                 prop_oneof![
                     9 => prop::collection::vec(0u32..300, 0..4).prop_map(Some),

@@ -118,7 +118,7 @@ fn tcp_fields(frame: &[u8]) -> (u32, u32, u8) {
 }
 
 #[test]
-fn a_syn_that_policy_denies_is_denied_whatever_its_receiver_sent_before() {
+fn a_denied_syn_stays_denied_after_packets_of_its_receiver() {
     type Before = fn(&Talk, &mut Switch);
     fn denied(talk: &Talk, switch: &mut Switch, flags: u8, len: usize) {
         let sent = talk.send(switch, SERVER, (5001, 1101, flags, len));

@@ -53,7 +53,10 @@ fn connections_are_counted_for_each_tunnel_end_and_source() {
         assert_eq!(all(&mut switch, (1, 0, false)), 10);
         assert_eq!(all(&mut switch, (1, 1, false)), 5);
         assert_eq!(all(&mut switch, (1, 2, false)), 3, "rounded up");
-        assert!(open(&mut switch, (1, 0, false), underlay, 0, true), "its existing connections continue");
+        assert!(
+            open(&mut switch, (1, 0, false), underlay, 0, true),
+            "its existing connections continue"
+        );
         // Through another tunnel, of the other node or the same one.
         let (n, v6) = if underlay == Underlay::Inner { (1, true) } else { (2, true) };
         assert_eq!(all(&mut switch, (n, 0, v6)), 10);

@@ -47,7 +47,7 @@ fn from_pod_0_to(port: u16) -> Rule {
 }
 
 #[test]
-fn only_what_a_rule_allows_comes_in_and_replies_go_out() {
+fn only_allowed_packets_come_in_and_replies_go_out() {
     let allow = policy("allow", Some(vec![from_pod_0_to(53)]), Some(vec![]));
     // Only ingress is isolated for the client pod: its own egress must be allowed.
     let allow = Arc::new(NetworkPolicy { egress: None, ..(*allow).clone() });

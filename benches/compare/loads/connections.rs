@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt::{self, Timeout};
 
-use super::{STOP_CHECK_INTERVAL, TIMEOUT, Sample, Stop, StopOnDrop, count_for};
+use super::{STOP_CHECK_INTERVAL, Sample, Stop, StopOnDrop, TIMEOUT, count_for};
 use crate::Outcome;
 use crate::paths::services::Protocol;
 use crate::paths::{Ends, Family, Path, Pod};

@@ -16,7 +16,7 @@ use podswitch_core::packet::{Batch, Pool, PoolConfig};
 use podswitch_core::port::{Device, Port};
 use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice, Receive};
 
-use super::{TIMEOUT, Sample, Stop, StopOnDrop, count_for};
+use super::{Sample, Stop, StopOnDrop, TIMEOUT, count_for};
 use crate::Outcome;
 use crate::paths::services::Protocol;
 use crate::paths::{Family, Path, Pod};

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::thread;
 use std::time::Duration;
 
-use super::{STOP_CHECK_INTERVAL, TIMEOUT, Sample, Stop, StopOnDrop, WARM_UP};
+use super::{STOP_CHECK_INTERVAL, Sample, Stop, StopOnDrop, TIMEOUT, WARM_UP};
 use crate::Outcome;
 use crate::paths::services::Protocol;
 use crate::paths::{Family, Path};

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use super::{TIMEOUT, Sample, WARM_UP};
+use super::{Sample, TIMEOUT, WARM_UP};
 use crate::Outcome;
 use crate::paths::services::Protocol;
 use crate::paths::{Family, Path};

@@ -258,6 +258,10 @@ mod tests {
         sender.send(b"{}\n".to_vec()).unwrap();
         drop(sender);
         write(file, &lines, &lost);
-        assert_eq!(lost.into_inner(), 3, "the earlier ones, which could not be recorded, and the line");
+        assert_eq!(
+            lost.into_inner(),
+            3,
+            "the earlier ones, which could not be recorded, and the line"
+        );
     }
 }

@@ -87,7 +87,10 @@ fn gso_packets_pass_between_pods() {
             let data: Vec<u8> = (0..4 << 20).map(|i: u32| (i / 7) as u8).collect();
             stream.write_all(&data).unwrap();
             drop(stream);
-            assert!(sink.join().unwrap() == data, "{receive:?} {server}: not the data that was sent");
+            assert!(
+                sink.join().unwrap() == data,
+                "{receive:?} {server}: not the data that was sent"
+            );
         }
         let longest = wire.stop();
         assert!(longest > 20_000, "{receive:?}: longest frame {longest}");

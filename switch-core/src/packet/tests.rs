@@ -7,7 +7,7 @@ fn packet() -> Packet {
 }
 
 #[test]
-fn frames_begin_on_a_cache_line_whatever_the_buffer() {
+fn frames_begin_on_a_cache_line_in_any_buffer() {
     for capacity in [0, 1, 63, 64, 1000, Pool::SMALL, Pool::LARGE] {
         let packet = Packet::with_capacity(capacity);
         assert_eq!(packet.bytes().as_ptr().addr() % 64, 0);

@@ -168,7 +168,10 @@ fn pods_are_added_and_removed_through_the_socket() {
     assert!(why.starts_with("deny\n") && why.contains("NetworkPolicy/default/shut"), "{why}");
     fs::write(&path, "kind: [").expect("written");
     assert!(agent.ask(&format!("apply {}", path.display())).starts_with("error: "));
-    assert!(agent.ask("why 10.9.0.2 10.9.0.3 80").starts_with("deny\n"), "the old state stays in force");
+    assert!(
+        agent.ask("why 10.9.0.2 10.9.0.3 80").starts_with("deny\n"),
+        "the old state stays in force"
+    );
 
     // DEL, twice.
     assert_eq!(agent.ask("del default/blue"), "ok");

@@ -421,13 +421,17 @@ fn a_cluster_of_two_nodes() {
     let client = "{from: [{podSelector: {matchLabels: {app: client}}}], ports: [{port: 8080}]}";
     checks.check("a policy opens", || cluster.policy_closes(client, true));
     let other = "{from: [{podSelector: {matchLabels: {app: other}}}]}";
-    checks.check("a policy that allows only others denies access", || cluster.policy_closes(other, false));
+    checks.check("a policy that allows only others denies access", || {
+        cluster.policy_closes(other, false)
+    });
     checks.check("without a policy everything is allowed", || {
         cluster.lab.kubectl("-n demo delete networkpolicy web")?;
         eventually(Duration::from_secs(10), || cluster.pods_are_reached())
     });
     checks.check("a rolling update loses no request", || cluster.rolling_update_loses_nothing());
-    checks.check("the API server is stopped and restarted", || cluster.api_server_is_stopped_and_restarted());
+    checks.check("the API server is stopped and restarted", || {
+        cluster.api_server_is_stopped_and_restarted()
+    });
     checks.check("the agent is killed and restarted", || cluster.agent_is_killed_and_restarted());
     checks.check("a successor waits and takes over", || cluster.successor_waits_and_takes_over());
     checks.check("a node is drained", || cluster.node_is_drained());

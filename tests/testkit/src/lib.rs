@@ -5,10 +5,7 @@
 //! - [`net`]: peers of kernel ports, in network namespaces.
 //!
 //! If an assertion fails in this crate, the backtrace (`RUST_BACKTRACE=1`) shows the line of the test.
-#![allow(
-    missing_docs,
-    reason = "the names describe most test helpers; the others have comments"
-)]
+#![allow(missing_docs, reason = "the names describe most test helpers; the others have comments")]
 
 pub mod net;
 pub mod privilege;

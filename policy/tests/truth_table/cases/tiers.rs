@@ -109,7 +109,12 @@ fn order_cases() -> Vec<Case> {
             [deny_y("z", 1), accept_all("a", 2)],
             [("deny", "y/*", "x/*", "*")],
         ),
-        tiered("the same with the priorities exchanged", [], [deny_y("a", 2), accept_all("z", 1)], []),
+        tiered(
+            "the same with the priorities exchanged",
+            [],
+            [deny_y("a", 2), accept_all("z", 1)],
+            [],
+        ),
         tiered(
             "rules of one policy are evaluated from top to bottom",
             [],

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_runtime_takes_first_decides() {
+    fn the_first_file_by_name_decides() {
         let folder =
             std::env::temp_dir().join(format!("podswitch-preflight-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();

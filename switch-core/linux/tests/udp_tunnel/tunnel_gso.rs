@@ -10,7 +10,7 @@ use podswitch_wire::checksum::sum;
 use podswitch_wire::flow_key::HashKey;
 use podswitch_wire::parse::parse;
 
-use crate::frames::{Hand, inner, gso_packet, wrapped};
+use crate::frames::{Hand, gso_packet, inner, wrapped};
 use crate::pmtu::learnt;
 use crate::world::{Tunnel, Underlay, add_address, encapsulate, ip};
 use podswitch_testkit::net;

@@ -83,7 +83,7 @@ fn a_segment_with_ack_gets_its_sequence_from_there() {
 }
 
 #[test]
-fn goes_back_to_the_sender() {
+fn reset_is_sent_to_the_sender() {
     let reset = answer(&segment(false, tcp_flags::SYN, 1, 0, &[])).unwrap();
     assert_eq!(reset.bytes()[..6], POD_MAC.0);
     assert_eq!(reset.bytes()[6..12], gateway().mac.0);

@@ -58,7 +58,7 @@ fn a_field_outside_the_frame_is_refused() {
 
 /// An SCTP INIT, padded to 60 bytes; CRC32c computed bit by bit from its definition.
 #[test]
-fn sctp_gets_its_crc32c_whatever_the_port_supports() {
+fn sctp_gets_its_crc32c_on_every_port() {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
     frame.extend([0x45, 0, 0, 40, 0, 0, 0, 0, 64, 132, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
     frame.extend([0x9c, 0x40, 0x1f, 0x90, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 8, 1, 2, 3, 4]);

@@ -199,7 +199,7 @@ fn equal_identifications_merge_if_they_have_no_meaning() {
 }
 
 #[test]
-fn without_a_buffer_packets_stay_as_they_are() {
+fn without_a_buffer_packets_stay_unchanged() {
     let mut pool = Pool::new(PoolConfig { small: 16, large: 0 });
     let cut = pieces(tcp(true, 5_000).packet(1000), &mut pool);
     let before = frames(&cut);

@@ -8,10 +8,7 @@ impl Rng {
         Self(seed)
     }
 
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an endless iterator is not useful here"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "an endless iterator is not useful here")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -247,10 +247,7 @@ impl Traffic {
     }
 
     /// The next frame, and the port on which it is received.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an endless iterator is not useful here"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "an endless iterator is not useful here")]
     pub fn next(&mut self) -> (usize, Packet) {
         if self.rng.chance(30)
             && let Some((port, frame)) = self.pieces.pop()

@@ -60,7 +60,7 @@ proptest! {
     /// Any split in any order, some fragments twice: the datagram is released once, complete and in
     /// order.
     #[test]
-    fn whole_whatever_the_order(
+    fn datagrams_are_complete_in_any_order(
         v6 in any::<bool>(),
         (points, order) in split(40),
         tail in 0usize..8,
