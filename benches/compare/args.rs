@@ -41,7 +41,8 @@ pub(crate) struct Args {
     /// times: what has any of them.
     #[arg(long, value_name = "PATTERN")]
     only: Vec<String>,
-    /// Run every load over every path: also those that say nothing new through many Services.
+    /// Run every load over every path: also those that say nothing new through many Services, and other
+    /// numbers of connections at a time, which are otherwise measured only if loads are named.
     #[arg(long)]
     all: bool,
     /// Measure what a packet of a known flow costs by itself, beside Open vSwitch with DPDK, and
@@ -84,7 +85,9 @@ impl Args {
             Group::Services(_) => load.needs.is_none(),
             Group::OneNode | Group::TwoNodes(_) => true,
         };
+        let named = !self.loads.is_empty() || only.peek().is_some();
         (self.all || says_something)
+            && (self.all || named || !load.on_request)
             && matches(&self.paths, path)
             && matches(&self.loads, load.name)
             && (only.peek().is_none() || only.any(|pattern| text.contains(pattern.as_str())))
