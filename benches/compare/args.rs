@@ -42,8 +42,9 @@ pub(crate) struct Args {
     /// If repeated, one of the patterns must match.
     #[arg(long, value_name = "PATTERN")]
     only: Vec<String>,
-    /// Run every load over every path, including loads whose result does not depend on the number
-    /// of Services.
+    /// Run every load over every path, including loads whose result does not depend on the number of
+    /// Services, and other numbers of connections at a time, which are otherwise measured only if
+    /// loads are named.
     #[arg(long)]
     all: bool,
     /// Measure only the cost of a packet of a known flow, and compare it with Open vSwitch with
@@ -86,7 +87,9 @@ impl Args {
             Group::Services(_) => load.needs.is_none(),
             Group::OneNode | Group::TwoNodes(_) => true,
         };
+        let named = !self.loads.is_empty() || only.peek().is_some();
         (self.all || says_something)
+            && (self.all || named || !load.on_request)
             && matches(&self.paths, path)
             && matches(&self.loads, load.name)
             && (only.peek().is_none() || only.any(|pattern| text.contains(pattern.as_str())))

@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::Outcome;
 use crate::paths::{Family, Path};
 use crate::usage::Usage;
+use connections::Close;
 
 /// A load.
 pub(crate) struct Load {
@@ -25,6 +26,8 @@ pub(crate) struct Load {
     pub(crate) work: &'static str,
     /// Whether it consists of new connections.
     pub(crate) opens_connections: bool,
+    /// Measured only if loads are named, or all loads are requested.
+    pub(crate) on_request: bool,
     /// A program that it needs.
     pub(crate) needs: Option<&'static str>,
     pub(crate) run: fn(&Path, Duration) -> Outcome<Sample>,
@@ -64,6 +67,21 @@ const MPPS: &[Figure] = &rate("Mpps");
 const MICROS: &[Figure] = &[micros("p50"), micros("p99")];
 const RATE: &[Figure] = &rate("1/s");
 
+/// New connections: the number that are open at a time, and how they end.
+macro_rules! connections {
+    ($name:literal, $family:expr, $in_flight:literal, $close:expr, $on_request:literal) => {
+        Load {
+            name: $name,
+            figures: RATE,
+            work: "connection",
+            opens_connections: true,
+            on_request: $on_request,
+            needs: None,
+            run: |path, time| connections::run(path, $family, $in_flight, $close, time),
+        }
+    };
+}
+
 /// Every load, in the order of the table.
 pub(crate) const ALL: &[Load] = &[
     Load {
@@ -71,6 +89,7 @@ pub(crate) const ALL: &[Load] = &[
         figures: GBIT,
         work: "KiB",
         opens_connections: false,
+        on_request: false,
         needs: None,
         run: |path, time| stream::run(path, Family::V4, time),
     },
@@ -79,6 +98,7 @@ pub(crate) const ALL: &[Load] = &[
         figures: GBIT,
         work: "KiB",
         opens_connections: false,
+        on_request: false,
         needs: None,
         run: |path, time| stream::run(path, Family::V6, time),
     },
@@ -87,6 +107,7 @@ pub(crate) const ALL: &[Load] = &[
         figures: GBIT,
         work: "KiB",
         opens_connections: false,
+        on_request: false,
         needs: Some(iperf3::PROGRAM),
         run: iperf3::run,
     },
@@ -95,6 +116,7 @@ pub(crate) const ALL: &[Load] = &[
         figures: MPPS,
         work: "frame",
         opens_connections: false,
+        on_request: false,
         needs: None,
         run: frames::run,
     },
@@ -103,6 +125,7 @@ pub(crate) const ALL: &[Load] = &[
         figures: MPPS,
         work: "datagram",
         opens_connections: false,
+        on_request: false,
         needs: None,
         run: |path, time| datagrams::run(path, Family::V4, time),
     },
@@ -111,17 +134,21 @@ pub(crate) const ALL: &[Load] = &[
         figures: MICROS,
         work: "round trip",
         opens_connections: false,
+        on_request: false,
         needs: None,
         run: |path, time| round_trip::run(path, Family::V4, time),
     },
-    Load {
-        name: "connect_request_close/ipv4",
-        figures: RATE,
-        work: "connection",
-        opens_connections: true,
-        needs: None,
-        run: |path, time| connections::run(path, Family::V4, time),
-    },
+    connections!("connect_request_close/ipv4", Family::V4, 4, Close::Fin, false),
+    connections!("connect_request_close/ipv4/1", Family::V4, 1, Close::Fin, true),
+    connections!("connect_request_close/ipv4/16", Family::V4, 16, Close::Fin, true),
+    connections!("connect_request_close/ipv4/64", Family::V4, 64, Close::Fin, true),
+    connections!("connect_request_close/ipv4/256", Family::V4, 256, Close::Fin, true),
+    connections!("connect_request_close/ipv6", Family::V6, 4, Close::Fin, true),
+    connections!("connect_request_reset/ipv4", Family::V4, 4, Close::Rst, true),
+    connections!("connect_request_reset/ipv4/1", Family::V4, 1, Close::Rst, true),
+    connections!("connect_request_reset/ipv4/16", Family::V4, 16, Close::Rst, true),
+    connections!("connect_request_reset/ipv4/64", Family::V4, 64, Close::Rst, true),
+    connections!("connect_request_reset/ipv4/256", Family::V4, 256, Close::Rst, true),
 ];
 
 /// Traffic before the measurement, so that neighbours are resolved, windows grow and caches are
