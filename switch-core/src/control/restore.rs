@@ -89,9 +89,15 @@ impl ControlPlane {
     }
 
     /// Has the workers leave frames in their ports, or take them again. For workers that run, or are polled, already.
+    /// [`are_workers_held`](Self::are_workers_held) says when no frame is on its way any more.
     pub fn hold_workers(&self, hold: bool) {
         for worker in &self.workers {
             worker.handle.send(Command::Hold(hold));
         }
+    }
+
+    /// Whether all workers leave frames in their ports, have none of them, and have handed over all counts.
+    pub fn are_workers_held(&self) -> bool {
+        self.workers.iter().all(|worker| worker.handle.is_held())
     }
 }

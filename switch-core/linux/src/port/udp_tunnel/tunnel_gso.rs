@@ -91,7 +91,7 @@ impl TunnelGso {
     /// # Errors
     /// This kernel cannot, or privilege is missing; the system gives no sockets or no thread.
     pub(super) fn open(ns: &NetNs, config: &UdpTunnelConfig) -> Result<(Self, Upkeep), HostError> {
-        let (injector, upkeep) = Injector::by_note(ns, config.port)?;
+        let (injector, upkeep) = Injector::by_note(ns, config.port, &config.inherited)?;
         let ways = Arc::new(Ways {
             known: ArcSwap::default(),
             questions: ArrayQueue::new(QUESTIONS),
@@ -104,6 +104,11 @@ impl TunnelGso {
             .context(|| "start the thread that asks for ways".into())?;
         let (ttl, fragmentable) = (config.ttl, config.fragmentable);
         Ok((Self { injector, ways, asker: Some(asker), ttl, fragmentable }, upkeep))
+    }
+
+    /// Sends GSO packets.
+    pub(super) fn injector(&self) -> &Injector {
+        &self.injector
     }
 
     /// The interface that frames are written to.

@@ -1,0 +1,154 @@
+//! Hand-over from a running switch to another one that starts beside it.
+
+use std::io::{Read, Write};
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use podswitch_linux::{NetNs, sysctl};
+use podswitch_vswitch_testkit::running::Running;
+
+use crate::outlive::{Open, RunDir, assert_monotone, open};
+use crate::world::{BALANCER, CLIENT, NODE, PODS, World, resets, rules};
+
+/// Numbered datagrams that a pod sends all the time, and those that arrived.
+struct Stream {
+    stop: Arc<AtomicBool>,
+    sender: JoinHandle<u32>,
+    receiver: JoinHandle<Vec<u32>>,
+}
+
+impl Stream {
+    fn start(from: &NetNs, to: &NetNs, destination: &'static str, port: u16) -> Self {
+        let receiver = to.enter(|| UdpSocket::bind(("::", port))).unwrap().expect("bound");
+        receiver.set_read_timeout(Some(Duration::from_millis(500))).expect("set");
+        let bind = if destination.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+        let sender = from.enter(|| UdpSocket::bind(bind)).unwrap().expect("bound");
+        sender.connect(destination).expect("a route");
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sends, receives) = (Arc::clone(&stop), Arc::clone(&stop));
+        Self {
+            stop,
+            sender: thread::spawn(move || {
+                let mut number = 0u32;
+                while !sends.load(Relaxed) {
+                    if sender.send(&number.to_be_bytes()).is_ok() {
+                        number += 1;
+                    }
+                    thread::sleep(Duration::from_micros(300));
+                }
+                number
+            }),
+            receiver: thread::spawn(move || {
+                let mut seen = Vec::new();
+                let mut buffer = [0; 4];
+                loop {
+                    match receiver.recv(&mut buffer) {
+                        Ok(_) => seen.push(u32::from_be_bytes(buffer)),
+                        // All that were sent have arrived by now, or never will.
+                        Err(_) if receives.load(Relaxed) => return seen,
+                        Err(_) => {}
+                    }
+                }
+            }),
+        }
+    }
+
+    /// None was lost, and none came twice.
+    #[track_caller]
+    fn is_complete(self, what: &str) {
+        self.stop.store(true, Relaxed);
+        let sent = self.sender.join().expect("sent");
+        let mut seen = self.receiver.join().expect("received");
+        seen.sort_unstable();
+        let lost: Vec<u32> = (0..sent).filter(|n| seen.binary_search(n).is_err()).collect();
+        assert!(lost.is_empty(), "{what}: {} of {sent} lost: {lost:?}", lost.len());
+        assert_eq!(seen.len(), sent as usize, "{what}: some came twice");
+    }
+}
+
+/// Sends both ways over every connection.
+#[track_caller]
+pub(crate) fn talk(connections: &mut [Open], byte: u8) {
+    for Open { what, client, server } in connections {
+        let failed = |e| -> () { panic!("{what}, {byte}: {e}") };
+        client.write_all(&[byte; 3000]).unwrap_or_else(failed);
+        server.write_all(&[!byte; 3000]).unwrap_or_else(failed);
+        for (to, sent) in [(server, byte), (client, !byte)] {
+            let mut got = [0; 3000];
+            to.read_exact(&mut got).unwrap_or_else(failed);
+            assert_eq!(got, [sent; 3000], "{what}, {byte}");
+        }
+    }
+}
+
+/// Connections of every kind and streams of datagrams, while switches hand the node over to each other, each with another
+/// number of workers and another set of ready pods. Nothing is lost, counters do not fall, and at the end nothing is left.
+#[test]
+fn ten_handovers_lose_nothing() {
+    podswitch_testkit::require_privilege!();
+    let world = World::new("handover");
+    let World { client, pods, node, .. } = &world;
+    let settings = || {
+        ["net/ipv4/ip_local_reserved_ports", "net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"]
+            .map(|key| sysctl::get(node, key).unwrap())
+    };
+    let before = (rules(node), settings());
+    let folder = RunDir::new("handover");
+    let masquerade = format!("{},{}", NODE[0], NODE[1]);
+    let flags = ["--run-dir", &folder.0, "--json", "--stats", "0.2", "--masquerade", &masquerade];
+    let flags = [&flags[..], &["--cluster-cidr", "172.16.0.0/12"]].concat();
+    let start = |workers: &str| -> Running {
+        world.start(&[&flags[..], &["--take-over", "--workers", workers]].concat())
+    };
+    world.state([false, true]);
+    // With none to take over from.
+    let mut switch = start("2");
+    switch.event("ready");
+    let servers = world.serve_both();
+    let mut connections = Vec::new();
+    for f in 0..2 {
+        let vip = ["10.96.0.10", "fd96::10"][f];
+        for (from, to, port) in [
+            (&pods[0], vip, 80),
+            (&pods[1], vip, 80),
+            (node, vip, 80),
+            (client, NODE[f], 30_080),
+            (client, BALANCER[f], 80),
+            (&pods[0], NODE[f], 30_080),
+            (&pods[0], PODS[1][f], 8080),
+            (&pods[0], CLIENT[f], 8080),
+        ] {
+            connections.push(open(from, (to, port), &servers));
+        }
+    }
+    let reset = resets(node);
+    let streams = [
+        ("direct", Stream::start(&pods[0], &pods[1], "10.1.0.3:9001", 9001)),
+        ("direct, IPv6", Stream::start(&pods[0], &pods[1], "[fd00:1::3]:9002", 9002)),
+        ("Service", Stream::start(&pods[0], &pods[1], "10.96.0.20:80", 8080)),
+    ];
+    for round in 0..10u8 {
+        talk(&mut connections, round);
+        let counted = switch.next_event("stats");
+        world.state([round % 2 == 0, true]);
+        let next = start(["1", "3", "2", "4"][usize::from(round) % 4]);
+        next.event("ready");
+        assert_eq!(switch.ends(), Some(0));
+        switch = next;
+        assert_monotone(&counted, &switch.event("stats"), "");
+    }
+    talk(&mut connections, 77);
+    assert_eq!(resets(node), reset, "the node's stack keeps out of it");
+    for (what, stream) in streams {
+        stream.is_complete(what);
+    }
+    switch.event_with("stats", |stats| {
+        let total = |name: &str| stats[name].as_u64().expect("a count");
+        total("received") == total("forwarded") + total("consumed") + total("dropped")
+    });
+    assert_eq!(switch.stop(), Some(0));
+    assert_eq!((rules(node), settings()), before);
+}
