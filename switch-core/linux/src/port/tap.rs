@@ -226,8 +226,8 @@ impl TapDevice {
     /// The descriptor for worker `index`, and whether it receives.
     fn queue_for(&mut self, index: usize) -> Result<(Arc<OwnedFd>, bool), HostError> {
         if self.multi_queue {
-            let further = self.further.iter_mut().find_map(Option::take);
-            let queue = match self.queue.take().or(further) {
+            let mut further = self.further.iter_mut();
+            let queue = match self.queue.take().or_else(|| further.find_map(Option::take)) {
                 Some(queue) => queue,
                 None => Arc::new(attach(&self.ns, &self.name, true)?.0),
             };
