@@ -249,12 +249,22 @@ fn serve_node(args: &Args, json: bool) -> Done {
     let mut agent = start_agent()?;
     if let (Some(predecessor), Some(run_dir)) = (predecessor.take(), &mut run_dir) {
         handover::take_over(&node, predecessor, run_dir)?;
-        web = open_web()?;
+        // From here on nobody else forwards: what fails is said, and the switch goes on.
+        web = open_web().unwrap_or_else(|failure| {
+            failure.log_error("there are no metrics and no probes");
+            None
+        });
     }
     if let Some(web) = &web {
         web.serve(node.caller(), control.log());
     }
-    let asked = control.serve(node.caller())?;
+    let asked = match control.serve(node.caller()) {
+        Err(failure) if is_shared => {
+            failure.log_error("the switch answers no commands");
+            None
+        }
+        result => result?,
+    };
     let listener = run_dir_path.and_then(handover::listen);
     events.ready(epoch, &*source);
     let mut serving =

@@ -242,6 +242,7 @@ impl Worker {
             Command::Hold(hold) => {
                 self.held = hold;
                 self.handle.set_held(false);
+                self.reindex();
             }
             Command::Stop => self.stopped = true,
         })
@@ -290,7 +291,9 @@ impl Worker {
         for port in &mut self.ports {
             port.always = !self.polls_ready || !costly(port);
         }
-        self.sleeper.watch(self.ports.iter().map(|p| (p.id, p.port.poll_fd())));
+        // Frames that are left in the devices wake nobody.
+        let watched = self.ports.iter().filter(|_| !self.held);
+        self.sleeper.watch(watched.map(|p| (p.id, p.port.poll_fd())));
     }
 
     /// Drops held fragments, at the end of the input.

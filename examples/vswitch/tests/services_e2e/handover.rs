@@ -1,73 +1,13 @@
 //! Hand-over from a running switch to another one that starts beside it.
 
 use std::io::{Read, Write};
-use std::net::UdpSocket;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
-use podswitch_linux::{NetNs, sysctl};
+use podswitch_linux::sysctl;
 use podswitch_vswitch_testkit::running::Running;
+use podswitch_vswitch_testkit::stream::{FAST, Stream};
 
 use crate::outlive::{Open, RunDir, assert_monotone, open};
 use crate::world::{BALANCER, CLIENT, NODE, PODS, World, resets, rules};
-
-/// Numbered datagrams that a pod sends all the time, and those that arrived.
-struct Stream {
-    stop: Arc<AtomicBool>,
-    sender: JoinHandle<u32>,
-    receiver: JoinHandle<Vec<u32>>,
-}
-
-impl Stream {
-    fn start(from: &NetNs, to: &NetNs, destination: &'static str, port: u16) -> Self {
-        let receiver = to.enter(|| UdpSocket::bind(("::", port))).unwrap().expect("bound");
-        receiver.set_read_timeout(Some(Duration::from_millis(500))).expect("set");
-        let bind = if destination.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
-        let sender = from.enter(|| UdpSocket::bind(bind)).unwrap().expect("bound");
-        sender.connect(destination).expect("a route");
-        let stop = Arc::new(AtomicBool::new(false));
-        let (sends, receives) = (Arc::clone(&stop), Arc::clone(&stop));
-        Self {
-            stop,
-            sender: thread::spawn(move || {
-                let mut number = 0u32;
-                while !sends.load(Relaxed) {
-                    if sender.send(&number.to_be_bytes()).is_ok() {
-                        number += 1;
-                    }
-                    thread::sleep(Duration::from_micros(300));
-                }
-                number
-            }),
-            receiver: thread::spawn(move || {
-                let mut seen = Vec::new();
-                let mut buffer = [0; 4];
-                loop {
-                    match receiver.recv(&mut buffer) {
-                        Ok(_) => seen.push(u32::from_be_bytes(buffer)),
-                        // All that were sent have arrived by now, or never will.
-                        Err(_) if receives.load(Relaxed) => return seen,
-                        Err(_) => {}
-                    }
-                }
-            }),
-        }
-    }
-
-    /// None was lost, and none came twice.
-    #[track_caller]
-    fn is_complete(self, what: &str) {
-        self.stop.store(true, Relaxed);
-        let sent = self.sender.join().expect("sent");
-        let mut seen = self.receiver.join().expect("received");
-        seen.sort_unstable();
-        let lost: Vec<u32> = (0..sent).filter(|n| seen.binary_search(n).is_err()).collect();
-        assert!(lost.is_empty(), "{what}: {} of {sent} lost: {lost:?}", lost.len());
-        assert_eq!(seen.len(), sent as usize, "{what}: some came twice");
-    }
-}
 
 /// Sends both ways over every connection.
 #[track_caller]
@@ -126,9 +66,9 @@ fn ten_handovers_lose_nothing() {
     }
     let reset = resets(node);
     let streams = [
-        ("direct", Stream::start(&pods[0], &pods[1], "10.1.0.3:9001", 9001)),
-        ("direct, IPv6", Stream::start(&pods[0], &pods[1], "[fd00:1::3]:9002", 9002)),
-        ("Service", Stream::start(&pods[0], &pods[1], "10.96.0.20:80", 8080)),
+        ("direct", Stream::start(&pods[0], &pods[1], "10.1.0.3:9001", 9001, FAST)),
+        ("direct, IPv6", Stream::start(&pods[0], &pods[1], "[fd00:1::3]:9002", 9002, FAST)),
+        ("Service", Stream::start(&pods[0], &pods[1], "10.96.0.20:80", 8080, FAST)),
     ];
     for round in 0..10u8 {
         talk(&mut connections, round);

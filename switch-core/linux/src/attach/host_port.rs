@@ -200,7 +200,9 @@ impl HostPort {
 
     fn set_up(&mut self) -> Result<(), HostError> {
         super::quieten(&self.ns, &self.config.name);
-        self.relax();
+        if !self.is_shared {
+            self.relax();
+        }
         let mut netlink = Netlink::open(&self.ns)?;
         let link = netlink.link(&self.config.name)?;
         self.settings().put_back(&self.ns, &mut netlink, &link)?;

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use podswitch_linux::handover::{Channel, Inherited};
+use podswitch_linux::handover::{Channel, Inherited, Peer};
 
 use super::{FORMAT, HandoverError, Message, SILENCE, receive, send, unexpected};
 use crate::cni::boot_id;
@@ -18,6 +18,7 @@ use crate::cni::boot_id;
 #[derive(Debug)]
 pub struct Predecessor {
     channel: Channel,
+    peer: Peer,
     format: u32,
 }
 
@@ -43,7 +44,9 @@ impl Predecessor {
     /// # Errors
     /// None does.
     pub fn connect(path: &Path) -> io::Result<Self> {
-        Ok(Self { channel: Channel::connect(path)?, format: FORMAT })
+        let channel = Channel::connect(path)?;
+        let peer = channel.peer()?;
+        Ok(Self { channel, peer, format: FORMAT })
     }
 
     /// Introduces this process, the switch of `node`, and receives the devices' files.
@@ -97,11 +100,13 @@ impl Predecessor {
         let _ = send(&self.channel, &Message::Forwarding);
     }
 
-    /// Waits until the predecessor has let go of the node's kernel, or has ended. False: it has not.
+    /// Waits until the predecessor has let go of the node's kernel, or has ended; it forwards nothing any more. If it does
+    /// not, it is ended. False: it still runs.
     pub fn wait_until_gone(&self, timeout: Duration) -> bool {
-        matches!(
-            receive(&self.channel, timeout),
-            Ok((Message::Gone, _)) | Err(HandoverError::Ended)
-        )
+        let is_gone = || {
+            let heard = receive(&self.channel, timeout);
+            matches!(heard, Ok((Message::Gone, _)) | Err(HandoverError::Ended))
+        };
+        is_gone() || (self.peer.kill().is_ok() && is_gone())
     }
 }
