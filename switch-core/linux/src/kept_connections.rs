@@ -93,6 +93,26 @@ impl KeptConnections {
         Ok(())
     }
 
+    /// The files of earlier runs, the latest first, with their present content.
+    pub fn read_earlier(&self) -> Vec<Box<dyn SavedMemory>> {
+        self.earlier.iter().filter_map(|path| saved(path)).collect()
+    }
+
+    /// Removes only this run's file, because an earlier run goes on.
+    pub fn abandon(self) {
+        let _ = fs::remove_file(&self.path);
+    }
+
+    /// Removes the files of later runs, which were to take over from this one and do not.
+    pub fn remove_later(&self) {
+        let own = self.path.extension().and_then(|number| number.to_str()?.parse::<u64>().ok());
+        let folder = self.path.parent();
+        let (Some(own), Some(Ok(found))) = (own, folder.map(numbered)) else { return };
+        for (_, path) in found.into_iter().filter(|(number, _)| *number > own) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
     /// Removes the files of earlier runs, because their connections are open again.
     pub fn settle(&mut self) {
         for path in self.earlier.drain(..) {

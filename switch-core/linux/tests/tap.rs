@@ -23,7 +23,7 @@ const REMOTE_V6: &str = "fd08::9";
 
 fn tap_pod(options: TapOptions) -> (NetNs, TapDevice, Peer) {
     let ns = NetNs::anonymous().unwrap();
-    let mut device = attach_tap(&ns, &pod(&[V4, V6]), options).unwrap();
+    let mut device = attach_tap(&ns, &pod(&[V4, V6]), options.clone()).unwrap();
     let port = device.open(0, 1).unwrap();
     (ns, device, Peer::new(port))
 }
@@ -139,14 +139,14 @@ fn persistent_interface_survives_and_is_attached_again() {
     podswitch_testkit::require_tap!();
     for multi_queue in [false, true] {
         let ns = NetNs::anonymous().unwrap();
-        let options = TapOptions { persistent: true, multi_queue };
+        let options = TapOptions { persistent: true, multi_queue, ..TapOptions::default() };
         let mut first = attach_tap(&ns, &pod(&[V4, V6]), options).unwrap();
         assert!(!first.was_there());
         let index = first.index();
         let port = first.open(0, 1).unwrap();
         // While it is open, nobody else can open it.
         if !multi_queue {
-            let error = attach_tap(&ns, &pod(&[V4, V6]), options).unwrap_err();
+            let error = attach_tap(&ns, &pod(&[V4, V6]), options.clone()).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(16), "{error}");
         }
         let sockets = [(V4, REMOTE_V4), (V6, REMOTE_V6)].map(|(local, remote)| {
@@ -169,7 +169,8 @@ fn persistent_interface_survives_and_is_attached_again() {
             let _ = socket.send(b"into the void");
         }
         // Attached again with a request for the other number of queues: the existing number is used.
-        let options = TapOptions { persistent: true, multi_queue: !multi_queue };
+        let options =
+            TapOptions { persistent: true, multi_queue: !multi_queue, ..TapOptions::default() };
         let mut second = attach_tap(&ns, &pod(&[V4, V6]), options).unwrap();
         assert!(second.was_there());
         assert_eq!((second.index(), second.is_multi_queue()), (index, multi_queue));
@@ -246,12 +247,12 @@ fn an_interface_that_was_renamed_is_used_again() {
     let ns = NetNs::anonymous().unwrap();
     let pod = pod(&[V4, V6]);
     let options = TapOptions { persistent: true, ..TapOptions::default() };
-    let index = attach_tap(&ns, &pod, options).unwrap().index();
+    let index = attach_tap(&ns, &pod, options.clone()).unwrap().index();
     let mut netlink = Netlink::open(&ns).unwrap();
     netlink.set_down(index).unwrap();
     netlink.rename(index, "x0").unwrap();
     netlink.set_up(index).unwrap();
-    let device = attach_tap(&ns, &pod, options).unwrap();
+    let device = attach_tap(&ns, &pod, options.clone()).unwrap();
     assert!(device.was_there() && device.index() == index);
     assert_eq!(netlink.link("eth0").unwrap().index, index);
     assert!(netlink.find_link("x0").unwrap().is_none());

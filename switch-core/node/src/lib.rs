@@ -69,6 +69,7 @@ mod flow_filter;
 mod flow_view;
 mod flows;
 mod handle;
+mod handover;
 mod host_side;
 mod inspect;
 mod kept;
@@ -105,6 +106,7 @@ pub use flow_view::{
 };
 pub use flows::Flow;
 pub use handle::{NodeCaller, NodeHandle};
+pub use handover::{HANDOVER_SOCKET, HandoverError, Predecessor, Successor};
 pub use inspect::{PodInfo, Status, WorkerStatus};
 pub use kube_proxy::KubeProxyMode;
 pub use leftovers::remove_leftovers;

@@ -2,7 +2,7 @@
 
 use super::{ControlError, ControlPlane};
 use crate::id::PortId;
-use crate::port::{Device, Port, PortInfo};
+use crate::port::{Device, DeviceFiles, Port, PortInfo};
 use crate::worker::Command;
 
 pub(super) struct Attached {
@@ -113,6 +113,19 @@ impl ControlPlane {
         let maintained = devices.map(|device| (device.maintain(), device));
         let repaired = maintained.filter(|(done, _)| !done.is_empty());
         repaired.map(|(done, device)| (device.info().name, done)).collect()
+    }
+
+    /// The files by which another process goes on with the devices ([`Device::files`]).
+    pub fn device_files(&self) -> Vec<DeviceFiles> {
+        let devices = self.devices.iter().flatten();
+        devices.flat_map(|attached| attached.device.files()).collect()
+    }
+
+    /// Says whether what was set up for the devices stays when they are dropped: another process goes on with them
+    /// ([`Device::leave_in_force`]).
+    pub fn leave_devices_in_force(&mut self, stays: bool) {
+        let devices = self.devices.iter_mut().flatten();
+        devices.for_each(|attached| attached.device.leave_in_force(stays));
     }
 
     /// Reassigns the first queues of stopped workers.

@@ -90,9 +90,15 @@ impl ControlPlane {
     }
 
     /// Makes the workers stop or resume receiving from their ports. Applies to workers that already run or are polled.
+    /// [`are_workers_held`](Self::are_workers_held) says when no frame is in process any more.
     pub fn hold_workers(&self, hold: bool) {
         for worker in &self.workers {
             worker.handle.send(Command::Hold(hold));
         }
+    }
+
+    /// Whether all workers leave frames in their ports, have none of them, and have handed over all counts.
+    pub fn are_workers_held(&self) -> bool {
+        self.workers.iter().all(|worker| worker.handle.is_held())
     }
 }

@@ -16,7 +16,8 @@ pub use now::Now;
 pub use wrap::{Wrapped, wrap};
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 pub use crate::packet::Offloads;
 
@@ -79,6 +80,22 @@ pub trait Port: Send {
     fn arm(&mut self) -> bool {
         true
     }
+
+    /// Called by a worker that is to leave frames in the device from now on. Returns whether frames that were taken from
+    /// the device still wait to be received: the worker then receives once more, which must not take others from the
+    /// device, and calls this again.
+    fn hold(&mut self) -> bool {
+        false
+    }
+}
+
+/// Open files of a device, by which another process goes on with it while it is open here.
+#[derive(Debug)]
+pub struct DeviceFiles {
+    /// Says which device it is, and which of its files these are; the same in both processes.
+    pub key: String,
+    /// The files.
+    pub files: Vec<Arc<OwnedFd>>,
 }
 
 /// A source and sink of frames that is attached to the switch as one port.
@@ -99,4 +116,13 @@ pub trait Device: Send {
     fn maintain(&mut self) -> Vec<String> {
         Vec::new()
     }
+
+    /// The files by which another process can go on with the device as it is. The default: none, so it opens the device
+    /// itself.
+    fn files(&self) -> Vec<DeviceFiles> {
+        Vec::new()
+    }
+
+    /// Says whether what was set up for the device stays when it is dropped: another process goes on with it.
+    fn leave_in_force(&mut self, _stays: bool) {}
 }

@@ -65,6 +65,8 @@ pub struct WorkerHandle {
     /// Whether there may be commands, so that a poll without commands does not access the queue.
     has_commands: AtomicBool,
     acknowledged: AtomicU32,
+    /// Frames are left in the devices.
+    held: AtomicBool,
     failed: SegQueue<(PortId, io::Error)>,
     waker: Waker,
 }
@@ -77,6 +79,7 @@ impl WorkerHandle {
             commands: SegQueue::new(),
             has_commands: AtomicBool::new(false),
             acknowledged: AtomicU32::new(0),
+            held: AtomicBool::new(false),
             failed: SegQueue::new(),
             waker,
         }
@@ -109,6 +112,15 @@ impl WorkerHandle {
         let is_new = self.acknowledged.load(Ordering::Relaxed) != epoch.0;
         self.acknowledged.store(epoch.0, Ordering::Release);
         is_new
+    }
+
+    /// Whether the worker leaves frames in the devices, and has none of them.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_held(&self, held: bool) {
+        self.held.store(held, Ordering::Release);
     }
 
     pub(super) fn report_failure(&self, port: PortId, error: io::Error) {

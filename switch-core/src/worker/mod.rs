@@ -143,37 +143,16 @@ impl Worker {
         activity.add_if(self.handle.acknowledge(snapshot.epoch), Activity::PUBLISH);
         if self.held {
             self.activity = activity;
+            self.finish_bursts(now, &snapshot);
             return 0;
         }
         let mut received = 0;
         self.poll_ready();
         for at in 0..self.ports.len() {
-            let Some(port) = self.ports.get_mut(at) else { break };
-            if !(port.always || port.ready) {
-                continue;
+            let Some(port) = self.ports.get(at) else { break };
+            if port.always || port.ready {
+                received += self.poll_port(now, &snapshot, at);
             }
-            let id = port.id;
-            let result = port.port.rx(&mut self.pool, &mut self.batch);
-            port.ready = matches!(result, Ok(1..));
-            let lost = port.port.take_lost();
-            if lost > 0 {
-                self.engine.count_rx_lost(now, id, lost);
-            }
-            match result {
-                Ok(0) => continue,
-                Ok(count) => {
-                    received += count;
-                    self.handle.load.burst(count);
-                }
-                Err(error) => self.port_failed(id, error),
-            }
-            if let Some(capture) = self.engine.capture() {
-                capture.received(&snapshot, now, id, &mut self.batch);
-            }
-            let mut cx =
-                BurstContext { snapshot: &snapshot, now, pool: &mut self.pool, out: &mut self.out };
-            self.engine.process(&mut cx, id, &mut self.batch);
-            self.flush(now);
         }
         let mut cx =
             BurstContext { snapshot: &snapshot, now, pool: &mut self.pool, out: &mut self.out };
@@ -186,6 +165,52 @@ impl Worker {
         activity.add_if(self.engine.flows().is_growing(), Activity::GROWTH);
         self.activity = activity;
         received
+    }
+
+    /// Receives from one port once, and sends the resulting frames. Returns the number of frames received.
+    #[inline]
+    fn poll_port(&mut self, now: Instant, snapshot: &Arc<Snapshot>, at: usize) -> usize {
+        let Some(port) = self.ports.get_mut(at) else { return 0 };
+        let id = port.id;
+        let result = port.port.rx(&mut self.pool, &mut self.batch);
+        port.ready = matches!(result, Ok(1..));
+        let lost = port.port.take_lost();
+        if lost > 0 {
+            self.engine.count_rx_lost(now, id, lost);
+        }
+        let mut received = 0;
+        match result {
+            Ok(0) => return 0,
+            Ok(count) => {
+                received = count;
+                self.handle.load.burst(count);
+            }
+            Err(error) => self.port_failed(id, error),
+        }
+        if let Some(capture) = self.engine.capture() {
+            capture.received(snapshot, now, id, &mut self.batch);
+        }
+        let mut cx = BurstContext { snapshot, now, pool: &mut self.pool, out: &mut self.out };
+        self.engine.process(&mut cx, id, &mut self.batch);
+        self.flush(now);
+        received
+    }
+
+    /// While frames are left in the devices: receives those that were taken from them already, and says when there are
+    /// none left, with all counts up to date.
+    fn finish_bursts(&mut self, now: Instant, snapshot: &Arc<Snapshot>) {
+        if self.handle.is_held() {
+            return;
+        }
+        for at in 0..self.ports.len() {
+            while self.ports.get_mut(at).is_some_and(|port| port.port.hold()) {
+                if self.poll_port(now, snapshot, at) == 0 {
+                    break;
+                }
+            }
+        }
+        self.engine.hand_over();
+        self.handle.set_held(true);
     }
 
     /// With many ports that need a system call each to receive, one system call finds the readable
@@ -214,7 +239,11 @@ impl Worker {
             Command::Capture(tap) => self.engine.start_capture(tap),
             Command::EndCapture(id) => self.engine.end_capture(id),
             Command::ObserveFlows(observer) => self.engine.set_flow_observer(observer),
-            Command::Hold(hold) => self.held = hold,
+            Command::Hold(hold) => {
+                self.held = hold;
+                self.handle.set_held(false);
+                self.reindex();
+            }
             Command::Stop => self.stopped = true,
         })
     }
@@ -262,7 +291,9 @@ impl Worker {
         for port in &mut self.ports {
             port.always = !self.polls_ready || !costly(port);
         }
-        self.sleeper.watch(self.ports.iter().map(|p| (p.id, p.port.poll_fd())));
+        // Frames that are left in the devices wake nobody.
+        let watched = self.ports.iter().filter(|_| !self.held);
+        self.sleeper.watch(watched.map(|p| (p.id, p.port.poll_fd())));
     }
 
     /// Drops held fragments, at the end of the input.

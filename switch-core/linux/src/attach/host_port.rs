@@ -9,6 +9,7 @@ use podswitch_wire::addr::Mac;
 use podswitch_wire::cidr::Cidr;
 
 use super::{InterfaceSettings, gateways};
+use crate::handover::Inherited;
 use crate::netlink::{Link, Route};
 use crate::port::tap::{TapConfig, TapDevice};
 use crate::settings::{ChangedSettings, FORWARDING};
@@ -34,6 +35,9 @@ pub struct HostPortConfig {
     pub destinations: Vec<Cidr>,
     /// Makes the node's kernel forward packets, which pods' off-cluster traffic needs.
     pub forward: bool,
+    /// What another process handed over. Then the node's kernel keeps forwarding for that process, and the interface is
+    /// its own, until [`HostPort::adopt`].
+    pub inherited: Inherited,
 }
 
 impl Default for HostPortConfig {
@@ -47,6 +51,7 @@ impl Default for HostPortConfig {
             gateway: Gateway::default(),
             destinations: Vec::new(),
             forward: true,
+            inherited: Inherited::default(),
         }
     }
 }
@@ -62,6 +67,8 @@ pub struct HostPort {
     /// Whether routes have other sources than the kernel was given.
     sources_changed: bool,
     changed: ChangedSettings,
+    /// Another process has the interface as well: it stays when this value is dropped.
+    is_shared: bool,
 }
 
 impl HostPort {
@@ -73,6 +80,7 @@ impl HostPort {
     /// configured addresses).
     pub fn open(ns: &NetNs, config: HostPortConfig) -> Result<(Self, TapDevice), HostError> {
         let device = TapDevice::open(ns, &tap_config(&config))?;
+        let config_inherited = config.inherited.has_predecessor();
         let mut port = Self {
             ns: ns.clone(),
             index: device.index(),
@@ -80,6 +88,7 @@ impl HostPort {
             config,
             sources_changed: false,
             changed: ChangedSettings::new(ns, FORWARDING),
+            is_shared: config_inherited,
         };
         port.set_up()?;
         Ok((port, device))
@@ -128,6 +137,28 @@ impl HostPort {
         self.config.node_addresses = addresses;
     }
 
+    /// The process that handed the interface over has ended: from now on it is this one's alone, with the node's
+    /// forwarding.
+    ///
+    /// # Errors
+    /// The kernel's settings cannot be written.
+    pub fn adopt(&mut self) -> Result<(), HostError> {
+        self.is_shared = false;
+        self.config.inherited = Inherited::default();
+        self.changed = ChangedSettings::new(&self.ns, FORWARDING);
+        self.forward().map(drop)
+    }
+
+    /// Another process goes on with the interface: it stays when this is dropped, with its routes.
+    pub fn share(&mut self) {
+        self.is_shared = true;
+    }
+
+    /// Takes the interface back: no other process goes on with it.
+    pub fn unshare(&mut self) {
+        self.is_shared = false;
+    }
+
     /// Leaves the node's kernel forwarding when this is dropped, for the next run.
     pub fn leave_in_force(&mut self) {
         self.changed.leave_in_force();
@@ -170,7 +201,9 @@ impl HostPort {
 
     fn set_up(&mut self) -> Result<(), HostError> {
         super::quieten(&self.ns, &self.config.name);
-        self.relax();
+        if !self.is_shared {
+            self.relax();
+        }
         let mut netlink = Netlink::open(&self.ns)?;
         let link = netlink.link(&self.config.name)?;
         self.settings().put_back(&self.ns, &mut netlink, &link)?;
@@ -257,11 +290,15 @@ fn tap_config(config: &HostPortConfig) -> TapConfig {
         mtu: config.mtu,
         multi_queue: config.multi_queue,
         persistent: false,
+        inherited: config.inherited.clone(),
     }
 }
 
 impl Drop for HostPort {
     fn drop(&mut self) {
+        if self.is_shared {
+            return;
+        }
         // Best effort, because the namespace may not exist any more, and there is no caller to
         // report to.
         let _ = Netlink::open(&self.ns).and_then(|mut n| n.delete_link(self.index));

@@ -20,6 +20,7 @@ use podswitch_core::config::Gateway;
 use podswitch_wire::addr::Mac;
 use podswitch_wire::cidr::Cidr;
 
+use super::handover::Inherited;
 use super::netlink::{Link, Route};
 use super::{HostError, NetNs, Netlink, sysctl};
 use crate::port::tap::{TapConfig, TapDevice};
@@ -57,12 +58,14 @@ impl PodInterface {
 }
 
 /// How a TAP interface is opened for a pod.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct TapOptions {
     /// The interface stays when the switch ends or is killed, and the next run attaches to it.
     pub persistent: bool,
     /// One queue for each worker.
     pub multi_queue: bool,
+    /// What another process handed over.
+    pub inherited: Inherited,
 }
 
 /// Attaches a pod by a TAP interface created in its namespace, and sets the interface up. One left
@@ -81,6 +84,7 @@ pub fn attach_tap(
         mtu: pod.mtu,
         multi_queue: options.multi_queue,
         persistent: options.persistent,
+        inherited: options.inherited,
     };
     rename_back(ns, pod)?;
     let device = TapDevice::open(ns, &config)?;

@@ -55,6 +55,9 @@ const PLAIN: &[c_long] = &[
     libc::SYS_inotify_add_watch,
     libc::SYS_inotify_rm_watch,
     libc::SYS_memfd_create,
+    // To end a successor that took the node over and hangs.
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_send_signal,
     // Sockets; `socket` itself is below.
     libc::SYS_socketpair,
     libc::SYS_bind,

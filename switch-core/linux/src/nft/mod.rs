@@ -124,6 +124,8 @@ pub struct Masquerade {
     contents: Contents,
     /// The kernel removes the table with its owner, and prevents others from changing it.
     owned: bool,
+    /// It outlives this value.
+    stays: bool,
 }
 
 impl Masquerade {
@@ -133,16 +135,16 @@ impl Masquerade {
     /// Missing privilege; another running process owns the table; a kernel without nf_tables.
     pub fn install(ns: &NetNs, config: &MasqueradeConfig) -> Result<Self, HostError> {
         let mut connection = Connection::open(ns)?;
-        remove(&mut connection, Family::Inet, &config.table)?;
-        let owned = match put_masquerade(&mut connection, config, true) {
+        let is_there = connection.has_table(Family::Inet, &config.table)?;
+        let owned = match put_masquerade(&mut connection, config, true, is_there) {
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                put_masquerade(&mut connection, config, false)?;
+                put_masquerade(&mut connection, config, false, is_there)?;
                 false
             }
             result => result.map(|()| true)?,
         };
         let contents = Contents::read(&mut connection, Family::Inet, &config.table)?;
-        Ok(Self { connection, table: config.table.clone(), contents, owned })
+        Ok(Self { connection, table: config.table.clone(), contents, owned, stays: false })
     }
 
     /// Replaces the rules atomically; existing connections keep their translation. The table's name
@@ -159,6 +161,22 @@ impl Masquerade {
         let what = || format!("replace nftables table {}", config.table);
         self.connection.commit(transaction, what)?;
         self.contents = Contents::read(&mut self.connection, Family::Inet, &self.table)?;
+        Ok(())
+    }
+
+    /// Leaves masquerading in force when this value is dropped: another process, which goes on, replaces it.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install).
+    pub fn leave_in_force(&mut self, config: &MasqueradeConfig) -> Result<(), HostError> {
+        let config = MasqueradeConfig { table: self.table.clone(), ..config.clone() };
+        let mut transaction = Transaction::new(Family::Inet);
+        // An owner cannot give a table away, but replace it by one without an owner.
+        replace(&mut transaction, &config.table, if self.owned { NFT_TABLE_F_OWNER } else { 0 });
+        masquerade(&mut transaction, &config, false);
+        let what = || format!("replace nftables table {}", config.table);
+        self.connection.commit(transaction, what)?;
+        (self.owned, self.stays) = (false, true);
         Ok(())
     }
 
@@ -189,6 +207,9 @@ impl Masquerade {
 
 impl Drop for Masquerade {
     fn drop(&mut self) {
+        if self.stays {
+            return;
+        }
         // For kernels that do not do it themselves; there is no caller to report to.
         let _ = remove(&mut self.connection, Family::Inet, &self.table);
     }
@@ -241,8 +262,15 @@ fn put_masquerade(
     connection: &mut Connection,
     config: &MasqueradeConfig,
     owned: bool,
+    is_there: bool,
 ) -> Result<(), HostError> {
     let mut transaction = Transaction::new(Family::Inet);
+    if is_there {
+        // In one transaction: there is no moment without masquerading.
+        transaction.add(Kind::DeleteTable, |a| {
+            a.text(1, &config.table);
+        });
+    }
     masquerade(&mut transaction, config, owned);
     connection.commit(transaction, || format!("create nftables table {}", config.table))
 }

@@ -100,7 +100,7 @@ fn tables_of_an_earlier_run_are_replaced() {
     podswitch_testkit::require_privilege!();
     let ns = NetNs::anonymous().unwrap();
     // Without an owner, as on an old kernel: the table stays when the connection is closed.
-    put_masquerade(&mut Connection::open(&ns).unwrap(), &dual_stack(), false).unwrap();
+    put_masquerade(&mut Connection::open(&ns).unwrap(), &dual_stack(), false, false).unwrap();
     assert_eq!(tables(&ns, Family::Inet), 1);
     let masquerade = Masquerade::install(&ns, &dual_stack()).unwrap();
     assert_eq!(rules(&ns, Family::Inet, "podswitch").len(), 2);
@@ -108,7 +108,7 @@ fn tables_of_an_earlier_run_are_replaced() {
     assert_eq!(tables(&ns, Family::Inet), 0);
     // With an owner, closing is enough.
     let mut connection = Connection::open(&ns).unwrap();
-    put_masquerade(&mut connection, &dual_stack(), true).unwrap();
+    put_masquerade(&mut connection, &dual_stack(), true, false).unwrap();
     assert_eq!(tables(&ns, Family::Inet), 1);
     drop(connection);
     assert_eq!(tables(&ns, Family::Inet), 0);
@@ -362,10 +362,10 @@ fn changes_by_others_are_noticed_and_restored() {
     // Masquerading on a kernel where tables have no owners.
     let config = dual_stack();
     let mut connection = Connection::open(&ns).unwrap();
-    put_masquerade(&mut connection, &config, false).unwrap();
+    put_masquerade(&mut connection, &config, false, false).unwrap();
     let contents = Contents::read(&mut connection, Family::Inet, &config.table).unwrap();
     let table = config.table.clone();
-    let mut masquerade = Masquerade { connection, table, contents, owned: false };
+    let mut masquerade = Masquerade { connection, table, contents, owned: false, stays: false };
     let put_back = |masquerade: &mut Masquerade| !masquerade.put_back(&config).unwrap();
     changes_are_noticed(&ns, "inet podswitch", "pods4", || put_back(&mut masquerade));
     drop(masquerade);

@@ -23,12 +23,14 @@ use arrayvec::ArrayVec;
 use podswitch_core::packet::{
     BATCH, Batch, Offload, Packet, Pool, SizeClass, UdpRuns, coalesce, tunnel_offsets,
 };
-use podswitch_core::port::{Device, Offloads, Port, PortInfo};
+use podswitch_core::port::{Device, DeviceFiles, Offloads, Port, PortInfo};
 use rustix::io::Errno;
 
 use super::gro::{Mtus, Outer};
 use super::injector::{Injector, Upkeep};
+use super::several;
 use super::virtio::{self, HeaderForm};
+use crate::handover::Inherited;
 use crate::sys::mmsg::{self, Slot, VNET_HEADER};
 use crate::sys::packet;
 use crate::sys::ring::{Frame, Ring};
@@ -54,7 +56,7 @@ pub enum Receive {
 }
 
 /// How an interface is opened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct PacketConfig {
     /// How frames are received.
     pub receive: Receive,
@@ -69,6 +71,8 @@ pub struct PacketConfig {
     /// UDP port whose datagrams are not received, for both families: a tunnel that sockets of the
     /// node's stack terminate.
     pub without: Option<u16>,
+    /// Sockets that another process handed over are used instead of new ones.
+    pub inherited: Inherited,
 }
 
 impl Default for PacketConfig {
@@ -79,6 +83,7 @@ impl Default for PacketConfig {
             promiscuous: true,
             tunnel: None,
             without: None,
+            inherited: Inherited::default(),
         }
     }
 }
@@ -94,6 +99,10 @@ pub struct PacketDevice {
     open: Vec<Member>,
     injector: Option<Arc<Injector>>,
     upkeep: Option<Upkeep>,
+    /// Sockets that another process handed over, until ports take them.
+    received: Vec<Option<OwnedFd>>,
+    /// How many ports were opened.
+    opened: usize,
 }
 
 #[derive(Debug)]
@@ -114,9 +123,39 @@ impl PacketDevice {
             return Err(HostError::invalid(operation, "it is not an Ethernet interface"));
         }
         // Without it, packets are segmented here.
-        let injector = config.tunnel.and_then(|_| Injector::open(ns, &link).ok().flatten());
+        let injector =
+            config.tunnel.and_then(|_| Injector::open(ns, &link, &config.inherited).ok().flatten());
         let (injector, upkeep) = injector.map(|(i, upkeep)| (Arc::new(i), upkeep)).unzip();
-        Ok(Self { ns: ns.clone(), link, config, group: None, open: Vec::new(), injector, upkeep })
+        let mut device = Self {
+            ns: ns.clone(),
+            link,
+            config,
+            group: None,
+            open: Vec::new(),
+            injector,
+            upkeep,
+            received: Vec::new(),
+            opened: 0,
+        };
+        let received = device.config.inherited.take(&device.key()?);
+        device.received = received.into_iter().map(Some).collect();
+        Ok(device)
+    }
+
+    /// Says which sockets these are, and how they were set up.
+    fn key(&self) -> Result<String, HostError> {
+        let (device, inode) = self.ns.id()?;
+        let PacketConfig { receive, ring_slots, promiscuous, without, .. } = &self.config;
+        let (slot, slots) = Ring::size(*ring_slots, self.longest());
+        let (index, without) = (self.link.index, without.unwrap_or(0));
+        Ok(format!(
+            "packet {device}:{inode} {index} {receive:?} {slot} {slots} {promiscuous} {without}"
+        ))
+    }
+
+    /// Longest frame that a slot of the ring has room for, in bytes.
+    fn longest(&self) -> usize {
+        self.link.mtu as usize + 14 + 4
     }
 
     /// The interface's properties when the device was opened.
@@ -135,6 +174,28 @@ impl PacketDevice {
         }
     }
 
+    /// A port of a socket that another process handed over.
+    fn adopt(&mut self, socket: OwnedFd, is_grouped: bool) -> Result<PacketPort, HostError> {
+        let operation = format!("go on with a packet socket on {} in {}", self.link.name, self.ns);
+        let what = || operation.clone();
+        let bypass = self.injector.is_none();
+        packet::set_qdisc_bypass(socket.as_fd(), bypass).context(what)?;
+        let ring = match self.config.receive {
+            Receive::Messages => None,
+            Receive::Ring => {
+                let (slots, longest) = (self.config.ring_slots, self.longest());
+                Some(Ring::adopt(socket.as_fd(), slots, longest).context(what)?)
+            }
+        };
+        let socket = Arc::new(socket);
+        if is_grouped {
+            self.group = Some(packet::fanout(socket.as_fd()).context(what)?);
+        }
+        self.open.retain(|member| member.socket.strong_count() > 0);
+        self.open.push(Member { socket: Arc::downgrade(&socket), grouped: is_grouped });
+        Ok(self.port(socket, ring, bypass))
+    }
+
     fn open_port(&mut self) -> Result<PacketPort, HostError> {
         let operation = format!("open a packet socket on {} in {}", self.link.name, self.ns);
         let what = || operation.clone();
@@ -150,7 +211,7 @@ impl PacketDevice {
         let ring = match self.config.receive {
             Receive::Messages => None,
             Receive::Ring => {
-                let longest = self.link.mtu as usize + 14 + 4;
+                let longest = self.longest();
                 Some(Ring::new(fd, self.config.ring_slots, longest).context(what)?)
             }
         };
@@ -168,7 +229,11 @@ impl PacketDevice {
             Some(port) => packet::leave_out_udp(socket.as_fd(), port).context(what)?,
             None => packet::set_deaf(socket.as_fd(), false).context(what)?,
         }
-        Ok(PacketPort {
+        Ok(self.port(socket, ring, bypass))
+    }
+
+    fn port(&self, socket: Arc<OwnedFd>, ring: Option<Ring>, bypass: bool) -> PacketPort {
+        PacketPort {
             socket,
             ring,
             info: self.port_info(),
@@ -180,7 +245,7 @@ impl PacketDevice {
             injector: self.injector.clone(),
             waiting: VecDeque::new(),
             lost: 0,
-        })
+        }
     }
 
     /// Puts all open sockets into one fanout group, if there is more than this one.
@@ -201,8 +266,30 @@ impl PacketDevice {
 }
 
 impl Device for PacketDevice {
-    fn open(&mut self, _index: usize, _workers: usize) -> io::Result<Box<dyn Port>> {
-        Ok(Box::new(self.open_port()?))
+    fn open(&mut self, _index: usize, workers: usize) -> io::Result<Box<dyn Port>> {
+        self.opened += 1;
+        let is_grouped = self.received.len() > 1;
+        let left = self.received.iter_mut().filter_map(Option::take);
+        // The last worker also receives from the sockets that are left over.
+        let most = if self.opened >= workers { usize::MAX } else { 1 };
+        let sockets: Vec<OwnedFd> = left.take(most).collect();
+        if sockets.is_empty() {
+            return Ok(Box::new(self.open_port()?));
+        }
+        let ports = sockets.into_iter().map(|socket| self.adopt(socket, is_grouped));
+        several::join(ports.collect::<Result<_, _>>()?)
+    }
+
+    fn files(&self) -> Vec<DeviceFiles> {
+        let files: Vec<_> = self.open.iter().filter_map(|m| m.socket.upgrade()).collect();
+        let sockets = self.key().ok().map(|key| DeviceFiles { key, files });
+        sockets.into_iter().chain(self.injector.as_ref().and_then(|i| i.files())).collect()
+    }
+
+    fn leave_in_force(&mut self, stays: bool) {
+        if let Some(injector) = &self.injector {
+            injector.leave_in_force(stays);
+        }
     }
 
     fn info(&self) -> PortInfo {
@@ -282,6 +369,9 @@ impl PacketPort {
         let mut bytes = 0;
         while !batch.is_full() && bytes < BURST_BYTES {
             let Some(ring) = &mut self.ring else { return Ok(()) };
+            if !ring.is_ready() {
+                return Ok(());
+            }
             match ring.peek(0) {
                 None => return Ok(()),
                 Some(Frame::Whole { header, bytes: frame, vlan }) => {
@@ -515,6 +605,10 @@ impl Port for PacketPort {
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.socket.as_fd())
+    }
+
+    fn hold(&mut self) -> bool {
+        !self.waiting.is_empty()
     }
 
     fn arm(&mut self) -> bool {

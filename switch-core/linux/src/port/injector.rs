@@ -10,12 +10,16 @@
 use std::io::IoSlice;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use podswitch_core::packet::{Packet, tunnel_offsets};
+use podswitch_core::port::DeviceFiles;
 use rustix::io::Errno;
 
-use super::tap::open_tun_file;
+use super::tap::{key, open_tun_file};
 use super::virtio::{self, HeaderForm};
+use crate::handover::Inherited;
 use crate::netlink::Link;
 use crate::nft::Installed;
 use crate::nft::forward::{forward, forward_by_note, remove_forward};
@@ -81,7 +85,9 @@ impl Upkeep {
 pub(super) struct Injector {
     ns: NetNs,
     table: String,
-    queue: OwnedFd,
+    queue: Arc<OwnedFd>,
+    /// Another process goes on with it.
+    stays: AtomicBool,
 }
 
 impl Injector {
@@ -90,7 +96,11 @@ impl Injector {
     ///
     /// # Errors
     /// This kernel does not support it, or privilege is missing.
-    pub(super) fn open(ns: &NetNs, uplink: &Link) -> Result<Option<(Self, Upkeep)>, HostError> {
+    pub(super) fn open(
+        ns: &NetNs,
+        uplink: &Link,
+        inherited: &Inherited,
+    ) -> Result<Option<(Self, Upkeep)>, HostError> {
         // The name identifies the interface, and has at most the length of an interface name.
         let name = format!("pst{}", uplink.index);
         let what = || format!("make TAP {name} for uplink {} in {ns}", uplink.name);
@@ -103,7 +113,7 @@ impl Injector {
         if !useful {
             return Ok(None);
         }
-        Self::make(ns, &name, uplink.mtu, Way::Interface(uplink.index)).map(Some)
+        Self::make(ns, &name, uplink.mtu, Way::Interface(uplink.index), inherited).map(Some)
     }
 
     /// For the tunnel of a UDP port in the node's own stack: frames go to the link and next hop in their headers
@@ -111,18 +121,31 @@ impl Injector {
     ///
     /// # Errors
     /// This kernel does not support it, or privilege is missing.
-    pub(super) fn by_note(ns: &NetNs, port: u16) -> Result<(Self, Upkeep), HostError> {
-        Self::make(ns, &format!("psu{port}"), 1500, Way::Note)
+    pub(super) fn by_note(
+        ns: &NetNs,
+        port: u16,
+        inherited: &Inherited,
+    ) -> Result<(Self, Upkeep), HostError> {
+        Self::make(ns, &format!("psu{port}"), 1500, Way::Note, inherited)
     }
 
-    fn make(ns: &NetNs, name: &str, mtu: u32, way: Way) -> Result<(Self, Upkeep), HostError> {
+    fn make(
+        ns: &NetNs,
+        name: &str,
+        mtu: u32,
+        way: Way,
+        inherited: &Inherited,
+    ) -> Result<(Self, Upkeep), HostError> {
         let what = || format!("make TAP {name} in {ns}");
         let flags = tun::IFF_TAP | tun::IFF_NO_PI | tun::IFF_VNET_HDR;
-        let queue = ns.enter(|| {
-            let fd = open_tun_file()?;
-            tun::set_interface(fd.as_fd(), name, flags).context(what)?;
-            Ok::<_, HostError>(fd)
-        })??;
+        let queue = match inherited.take(&key(ns, name)?).into_iter().next() {
+            Some(queue) => queue,
+            None => ns.enter(|| {
+                let fd = open_tun_file()?;
+                tun::set_interface(fd.as_fd(), name, flags).context(what)?;
+                Ok::<_, HostError>(fd)
+            })??,
+        };
         tun::set_header_len(queue.as_fd(), HEADER as i32).context(what)?;
         let tcp = tun::TUN_F_CSUM | tun::TUN_F_TSO4 | tun::TUN_F_TSO6 | tun::TUN_F_TSO_ECN;
         let udp = tun::TUN_F_USO4 | tun::TUN_F_USO6;
@@ -134,13 +157,29 @@ impl Injector {
         if link.mtu != mtu {
             netlink.set_mtu(link.index, mtu)?;
         }
-        let injector = Self { ns: ns.clone(), table: format!("{TABLE_PREFIX}{name}"), queue };
+        let injector = Self {
+            ns: ns.clone(),
+            table: format!("{TABLE_PREFIX}{name}"),
+            queue: Arc::new(queue),
+            stays: AtomicBool::new(inherited.has_predecessor()),
+        };
         // Installed before the interface is brought up, because nothing may ever enter the stack from it.
         let installed = way.install(ns, &injector.table, name)?;
         netlink.set_up(link.index)?;
         let table = injector.table.clone();
         let upkeep = Upkeep { ns: ns.clone(), table, from: name.to_owned(), way, installed };
         Ok((injector, upkeep))
+    }
+
+    /// The file by which another process goes on with it.
+    pub(super) fn files(&self) -> Option<DeviceFiles> {
+        let key = key(&self.ns, self.name()).ok()?;
+        Some(DeviceFiles { key, files: vec![Arc::clone(&self.queue)] })
+    }
+
+    /// Says whether the forwarding stays when this is dropped: another process goes on with it.
+    pub(super) fn leave_in_force(&self, stays: bool) {
+        self.stays.store(stays, Ordering::Relaxed);
     }
 
     /// The TAP's name.
@@ -170,6 +209,9 @@ impl Injector {
 
 impl Drop for Injector {
     fn drop(&mut self) {
+        if self.stays.load(Ordering::Relaxed) {
+            return;
+        }
         // In the worst case an empty table is left; there is no caller to report to.
         let _ = remove_forward(&self.ns, &self.table);
     }

@@ -6,6 +6,7 @@
 
 mod gro;
 mod injector;
+mod several;
 mod underlay_mac;
 
 pub mod af_packet;

@@ -14,20 +14,22 @@ mod losses;
 use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 
 use arrayvec::ArrayVec;
 use podswitch_core::packet::{
     BATCH, Batch, MAX_UDP_HEADERS, Offload, Packet, Pool, SizeClass, UdpRun, UdpRuns,
 };
-use podswitch_core::port::{Device, Offloads, Port, PortInfo};
+use podswitch_core::port::{Device, DeviceFiles, Offloads, Port, PortInfo};
 use podswitch_wire::addr::Mac;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use self::losses::{LossCounter, Losses};
+use super::several;
 use super::virtio::{self, HeaderForm};
+use crate::handover::Inherited;
 use crate::sys::tun;
 use crate::{Context, HostError, NetNs, Netlink};
 
@@ -54,12 +56,21 @@ pub struct TapConfig {
     pub multi_queue: bool,
     /// The interface outlives the switch.
     pub persistent: bool,
+    /// If its queues are among these, it is not opened: another process has it open, and goes on until this one does.
+    pub inherited: Inherited,
 }
 
 impl TapConfig {
     /// A device with that name for one worker, with MTU 1500, removed when the switch ends.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), mac: None, mtu: 1500, multi_queue: false, persistent: false }
+        Self {
+            name: name.into(),
+            mac: None,
+            mtu: 1500,
+            multi_queue: false,
+            persistent: false,
+            inherited: Inherited::default(),
+        }
     }
 }
 
@@ -89,6 +100,21 @@ pub struct TapDevice {
     /// With one queue: the queue that all ports share. With several: the first one, until a port
     /// takes it.
     queue: Option<Arc<OwnedFd>>,
+    /// Further queues that another process handed over, until ports take them.
+    further: Vec<Option<Arc<OwnedFd>>>,
+    /// All open queues.
+    open: Vec<Weak<OwnedFd>>,
+    /// How many ports were opened.
+    opened: usize,
+}
+
+/// A queue, and what is known of its interface.
+struct FirstQueue {
+    queue: OwnedFd,
+    multi_queue: bool,
+    uso: bool,
+    /// Those that came with it.
+    further: Vec<OwnedFd>,
 }
 
 impl TapDevice {
@@ -107,7 +133,8 @@ impl TapDevice {
             let reason = format!("an interface of kind {kind} has that name");
             return Err(HostError::invalid(what(), reason));
         }
-        let (queue, multi_queue, uso) = Self::first_queue(ns, config, before.is_some())?;
+        let FirstQueue { queue, multi_queue, uso, further } =
+            Self::first_queue(ns, config, before.is_some())?;
         tun::set_persistent(queue.as_fd(), config.persistent).context(what)?;
         let link = netlink.link(&config.name)?;
         if let Some(mac) = config.mac.filter(|mac| Some(*mac) != link.mac) {
@@ -127,6 +154,9 @@ impl TapDevice {
             uso,
             counter: LossCounter::new(netlink, link.index),
             queue: Some(Arc::new(queue)),
+            further: further.into_iter().map(|queue| Some(Arc::new(queue))).collect(),
+            open: Vec::new(),
+            opened: 0,
         })
     }
 
@@ -135,14 +165,26 @@ impl TapDevice {
         ns: &NetNs,
         config: &TapConfig,
         is_there: bool,
-    ) -> Result<(OwnedFd, bool, bool), HostError> {
+    ) -> Result<FirstQueue, HostError> {
+        let mut files = config.inherited.take(&key(ns, &config.name)?).into_iter();
+        if let Some(queue) = files.next() {
+            let what = || format!("go on with TAP {} in {ns}", config.name);
+            let (name, flags) = tun::interface(queue.as_fd()).context(what)?;
+            if name != config.name {
+                return Err(HostError::invalid(what(), format!("it is a queue of {name}")));
+            }
+            let multi_queue = flags & tun::IFF_MULTI_QUEUE != 0;
+            let uso = set_up(&queue).context(what)?;
+            return Ok(FirstQueue { queue, multi_queue, uso, further: files.collect() });
+        }
         let wanted = config.multi_queue;
-        match attach(ns, &config.name, wanted) {
+        let (queue, multi_queue, uso) = match attach(ns, &config.name, wanted) {
             Err(error) if is_there && error.raw_os_error() == Some(libc::EINVAL) => {
                 attach(ns, &config.name, !wanted).map(|(fd, uso)| (fd, !wanted, uso))
             }
             result => result.map(|(fd, uso)| (fd, wanted, uso)),
-        }
+        }?;
+        Ok(FirstQueue { queue, multi_queue, uso, further: Vec::new() })
     }
 
     /// The interface's index in its namespace.
@@ -186,8 +228,9 @@ impl TapDevice {
     /// The descriptor for worker `index`, and whether it receives.
     fn queue_for(&mut self, index: usize) -> Result<(Arc<OwnedFd>, bool), HostError> {
         if self.multi_queue {
-            let queue = match self.queue.take() {
-                Some(first) => first,
+            let mut further = self.further.iter_mut();
+            let queue = match self.queue.take().or_else(|| further.find_map(Option::take)) {
+                Some(queue) => queue,
                 None => Arc::new(attach(&self.ns, &self.name, true)?.0),
             };
             return Ok((queue, true));
@@ -202,11 +245,31 @@ impl TapDevice {
 }
 
 impl Device for TapDevice {
-    fn open(&mut self, index: usize, _workers: usize) -> io::Result<Box<dyn Port>> {
+    fn open(&mut self, index: usize, workers: usize) -> io::Result<Box<dyn Port>> {
         let (queue, receives) = self.queue_for(index)?;
-        let losses = self.counter.as_ref().map(|counter| Arc::clone(&counter.losses));
-        let (info, joins) = (self.port_info(), self.uso);
-        Ok(Box::new(TapPort { queue, receives, losses, backlog: 0, joins, info }))
+        // The last worker also receives from the queues that are left over.
+        self.opened += 1;
+        let is_last = receives && self.opened >= workers;
+        let left = self.further.iter_mut().filter(|_| is_last).filter_map(Option::take);
+        let queues: Vec<_> = std::iter::once(queue).chain(left).collect();
+        self.open.retain(|queue| queue.strong_count() > 0);
+        self.open.extend(queues.iter().map(Arc::downgrade));
+        let port = |queue| {
+            let losses = self.counter.as_ref().map(|counter| Arc::clone(&counter.losses));
+            let (info, joins) = (self.port_info(), self.uso);
+            TapPort { queue, receives, losses, backlog: 0, joins, info }
+        };
+        several::join(queues.into_iter().map(port).collect())
+    }
+
+    fn files(&self) -> Vec<DeviceFiles> {
+        let mut files: Vec<Arc<OwnedFd>> = self.open.iter().filter_map(Weak::upgrade).collect();
+        // Ports may share one.
+        files.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        match key(&self.ns, &self.name) {
+            Ok(key) if !files.is_empty() => vec![DeviceFiles { key, files }],
+            _ => Vec::new(),
+        }
     }
 
     fn info(&self) -> PortInfo {
@@ -239,15 +302,27 @@ fn attach(ns: &NetNs, name: &str, multi_queue: bool) -> Result<(OwnedFd, bool), 
         tun::set_interface(fd.as_fd(), name, flags).context(what)?;
         Ok::<_, HostError>(fd)
     })??;
-    tun::set_header_len(fd.as_fd(), HEADER as i32).context(what)?;
+    let uso = set_up(&fd).context(what)?;
+    Ok((fd, uso))
+}
+
+/// Sets what a queue needs. Returns whether the kernel supports UDP segmentation.
+fn set_up(queue: &OwnedFd) -> io::Result<bool> {
+    tun::set_header_len(queue.as_fd(), HEADER as i32)?;
     let tcp = tun::TUN_F_CSUM | tun::TUN_F_TSO4 | tun::TUN_F_TSO6 | tun::TUN_F_TSO_ECN;
     let uso = tun::TUN_F_USO4 | tun::TUN_F_USO6;
     // Linux 6.2 introduced UDP segmentation.
-    if tun::set_offloads(fd.as_fd(), tcp | uso).is_ok() {
-        return Ok((fd, true));
+    if tun::set_offloads(queue.as_fd(), tcp | uso).is_ok() {
+        return Ok(true);
     }
-    tun::set_offloads(fd.as_fd(), tcp).context(what)?;
-    Ok((fd, false))
+    tun::set_offloads(queue.as_fd(), tcp)?;
+    Ok(false)
+}
+
+/// Says which interface it is, to this process and to another one.
+pub(super) fn key(ns: &NetNs, name: &str) -> Result<String, HostError> {
+    let (device, inode) = ns.id()?;
+    Ok(format!("tap {device}:{inode} {name}"))
 }
 
 /// A backlog of this many frames means that the queue may have been full. The kernel's queue holds

@@ -129,6 +129,11 @@ pub(crate) fn join_fanout(socket: BorrowedFd<'_>, id: Option<u16>) -> io::Result
         None => value |= PACKET_FANOUT_FLAG_UNIQUEID << 16,
     }
     set(socket, libc::SOL_PACKET, libc::PACKET_FANOUT, &value)?;
+    fanout(socket)
+}
+
+/// The fanout group that the socket is in.
+pub(crate) fn fanout(socket: BorrowedFd<'_>) -> io::Result<u16> {
     let mut joined = 0u32;
     let mut len = size_of_val(&joined) as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes to `joined`, and `len`.

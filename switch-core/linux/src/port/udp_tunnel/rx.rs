@@ -58,8 +58,8 @@ impl UdpTunnelPort {
             adapt(receiver, count, bytes);
             let last = slots[..count].iter().map(|slot| slot.overflow).rfind(|n| *n != 0);
             if let Some(overflow) = last {
-                self.lost += u64::from(overflow.wrapping_sub(receiver.overflow));
-                receiver.overflow = overflow;
+                let before = receiver.overflow.replace(overflow).unwrap_or(overflow);
+                self.lost += u64::from(overflow.wrapping_sub(before));
             }
             let address = receiver.address;
             for (i, slot) in slots.into_iter().enumerate() {

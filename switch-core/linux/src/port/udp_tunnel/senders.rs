@@ -3,7 +3,9 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
+use podswitch_core::port::DeviceFiles;
 use podswitch_vxlan::template::SourcePort;
 use rustix::event::epoll;
 use rustix::io::Errno;
@@ -27,7 +29,7 @@ pub(super) struct Family {
 /// A sending socket.
 #[derive(Debug)]
 pub(super) struct Sender {
-    pub(super) fd: OwnedFd,
+    pub(super) fd: Arc<OwnedFd>,
     /// Its source port.
     pub(super) port: u16,
 }
@@ -46,6 +48,16 @@ impl Senders {
         Ok(Self {
             families: [family(config.v4.map(Into::into))?, family(config.v6.map(Into::into))?],
         })
+    }
+
+    /// The sockets, for another process.
+    pub(super) fn files(&self, ns: &NetNs, config: &UdpTunnelConfig) -> Vec<DeviceFiles> {
+        let of_family = |family: &Family| {
+            let key = key(ns, config, family.address).ok()?;
+            let files = family.sockets.iter().map(|sender| Arc::clone(&sender.fd)).collect();
+            Some(DeviceFiles { key, files })
+        };
+        self.families.iter().flatten().filter_map(of_family).collect()
     }
 
     /// The sockets of a family.
@@ -76,11 +88,13 @@ impl Senders {
 impl Family {
     fn open(ns: &NetNs, config: &UdpTunnelConfig, address: IpAddr) -> Result<Self, HostError> {
         let what = || format!("open UDP sockets to send from {address} in {ns}");
-        let mut sockets = Vec::with_capacity(config.senders);
+        let inherited = config.inherited.take(&key(ns, config, address)?);
+        let mut sockets: Vec<Sender> = inherited.into_iter().filter_map(Sender::of).collect();
+        let is_complete = !sockets.is_empty();
         let opened = ns.enter(|| {
             // Spread over the range; if a port is in use, the next one.
             let span = (1 << 14) / config.senders as u16;
-            for n in 0..config.senders as u16 {
+            for n in (0..config.senders as u16).filter(|_| !is_complete) {
                 let first = SourcePort::MIN + n * span;
                 for port in first..first.saturating_add(span.min(ATTEMPTS)) {
                     match Sender::open(config, address, port) {
@@ -132,8 +146,21 @@ impl Sender {
         udp::set_fragmentable(socket, v6, config.fragmentable)?;
         udp::set_queue_errors(socket, v6)?;
         rustix::net::bind(socket, &SocketAddr::new(address, port))?;
-        Ok(Self { fd, port })
+        Ok(Self { fd: Arc::new(fd), port })
     }
+
+    /// One that another process opened.
+    fn of(fd: OwnedFd) -> Option<Self> {
+        let address = SocketAddr::try_from(rustix::net::getsockname(&fd).ok()?).ok()?;
+        Some(Self { fd: Arc::new(fd), port: address.port() })
+    }
+}
+
+/// Says which sockets these are, and how they were set up.
+fn key(ns: &NetNs, config: &UdpTunnelConfig, address: IpAddr) -> Result<String, HostError> {
+    let (device, inode) = ns.id()?;
+    let UdpTunnelConfig { ttl, fragmentable, senders, .. } = config;
+    Ok(format!("udp-send {device}:{inode} {address} {senders} {ttl} {fragmentable}"))
 }
 
 fn is_taken(error: &io::Error) -> bool {

@@ -92,7 +92,7 @@ impl TunnelGso {
     /// This kernel does not support it, or privilege is missing; sockets or the thread cannot be
     /// created.
     pub(super) fn open(ns: &NetNs, config: &UdpTunnelConfig) -> Result<(Self, Upkeep), HostError> {
-        let (injector, upkeep) = Injector::by_note(ns, config.port)?;
+        let (injector, upkeep) = Injector::by_note(ns, config.port, &config.inherited)?;
         let ways = Arc::new(Ways {
             known: ArcSwap::default(),
             questions: ArrayQueue::new(QUESTIONS),
@@ -105,6 +105,11 @@ impl TunnelGso {
             .context(|| "start the thread that queries paths".into())?;
         let (ttl, fragmentable) = (config.ttl, config.fragmentable);
         Ok((Self { injector, ways, asker: Some(asker), ttl, fragmentable }, upkeep))
+    }
+
+    /// Sends GSO packets.
+    pub(super) fn injector(&self) -> &Injector {
+        &self.injector
     }
 
     /// The interface that frames are written to.
