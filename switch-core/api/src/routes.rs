@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use podswitch_node::{
     CaptureRequest, FlowFilter, FlowQuery, FlowSort, METRICS_CONTENT_TYPE, Node, PolicyQuery,
-    UnknownName, check_drop_reason, label_query, protocol_number,
+    ServiceQuery, UnknownName, check_drop_reason, label_query, protocol_number,
 };
 use podswitch_wire::cidr::Cidr;
 use podswitch_wire::flow_key::proto;
@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::filter::DropFilter;
 use crate::trace::{Question, traces};
 
-/// The most flows, drops or policy rules in one answer.
+/// The most flows, drops, policy rules or Service ports in one answer.
 pub const MAX_FLOWS: usize = 10_000;
 /// The longest time that `/v1/perf` measures, in seconds.
 pub const MAX_PERF_SECONDS: u64 = 60;
@@ -43,6 +43,8 @@ pub(crate) enum Wanted {
     Perf { seconds: u64 },
     /// What policy rules decided.
     Policies(PolicyQuery),
+    /// Service ports with their backends.
+    Services(ServiceQuery),
     /// Captured frames as pcapng, at most so many within so many seconds.
     Capture { request: CaptureRequest, count: u64, seconds: u64 },
     /// Who talks to whom, and what is dropped between them.
@@ -55,7 +57,6 @@ pub(crate) enum NodeQuestion {
     Status,
     Pods,
     Counters,
-    Services,
     Trace(Question),
     Metrics,
 }
@@ -237,7 +238,13 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
             query.after = parameters.take("after");
             return Ok(Some(Wanted::Policies(query)));
         }
-        "/v1/services" => NodeQuestion::Services,
+        "/v1/services" => {
+            let mut query = ServiceQuery::new(parameters.limit()?);
+            query.containing = parameters.take("containing");
+            query.never = parameters.parse("never", "true or false")?.unwrap_or(false);
+            query.after = parameters.take("after");
+            return Ok(Some(Wanted::Services(query)));
+        }
         "/metrics" => NodeQuestion::Metrics,
         "/v1/flows" => return parameters.flows().map(Some),
         "/v1/map" => return Ok(Some(Wanted::Map)),
@@ -278,7 +285,6 @@ pub(crate) fn answer(node: &Node, question: &NodeQuestion) -> Answer {
         NodeQuestion::Status => Answer::json(&node.status()),
         NodeQuestion::Pods => Answer::json(&json!({ "pods": node.pods() })),
         NodeQuestion::Counters => Answer::json(&node.stats()),
-        NodeQuestion::Services => Answer::json(&json!({ "services": node.stats().services })),
         NodeQuestion::Trace(question) => match traces(node, question) {
             Ok(traces) => Answer::json(&json!({ "traces": traces })),
             Err(reason) => Answer::error(StatusCode::NOT_FOUND, &reason),
@@ -324,6 +330,9 @@ mod tests {
             ("/v1/capture", "snaplen=x", 400, "snaplen=x: a number of bytes is expected"),
             ("/v1/policies", "never=1", 400, "never=1: true or false is expected"),
             ("/v1/policies", "nevr=true", 400, "no parameter nevr; did you mean never?"),
+            ("/v1/services", "never=1", 400, "never=1: true or false is expected"),
+            ("/v1/services", "limit=-1", 400, "limit=-1: a number is expected"),
+            ("/v1/services", "befor=x", 400, "no parameter befor"),
             ("/v1/perf", "seconds=61", 400, "seconds=61: at most 60"),
             ("/v1/perf", "seconds=-1", 400, "seconds=-1: a number of seconds is expected"),
         ] {

@@ -11,7 +11,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode, Uri};
 use podswitch_node::{
     CaptureError, DroppedFrames, FlowFilter, FlowQuery, FlowView, Node, NodeCaller, PolicyPage,
-    PolicyQuery, UnknownName,
+    ServicePage, UnknownName,
 };
 use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
@@ -68,7 +68,20 @@ pub(crate) async fn respond(uri: &Uri, served: Arc<Served>) -> Response<Body> {
                 Err(ended) => whole(ended),
             }
         }
-        Ok(Wanted::Policies(query)) => whole(policies(&served, query).await),
+        Ok(Wanted::Policies(query)) => {
+            let take = move |node: &Node| {
+                let state = node.snapshot();
+                move || PolicyPage::read(&state, &query)
+            };
+            whole(of_state(&served, take).await)
+        }
+        Ok(Wanted::Services(query)) => {
+            let take = move |node: &Node| {
+                let state = node.snapshot();
+                move || ServicePage::read(&state, &query)
+            };
+            whole(of_state(&served, take).await)
+        }
         Ok(Wanted::Map) => whole(draw(&served).await),
         Ok(Wanted::Perf { seconds }) => whole(perf(served, seconds).await),
         Ok(Wanted::Flows { query, interval }) => {
@@ -152,13 +165,16 @@ async fn ask(served: Arc<Served>, question: NodeQuestion) -> Answer {
     asked.unwrap_or_else(|ended| ended)
 }
 
-/// Names are made on a thread that may take its time.
-async fn policies(served: &Arc<Served>, query: PolicyQuery) -> Answer {
-    let snapshot = match with_node(served, |node| node.snapshot()).await {
-        Ok(snapshot) => snapshot,
+/// Answers with what `take` takes from the node and then reads on a thread that may take its time: names are made there.
+async fn of_state<T: serde::Serialize, F: FnOnce() -> T + Send + 'static>(
+    served: &Arc<Served>,
+    take: impl FnOnce(&Node) -> F + Send + 'static,
+) -> Answer {
+    let read = match with_node(served, |node| take(node)).await {
+        Ok(read) => read,
         Err(ended) => return ended,
     };
-    let read = move || Answer::json(&PolicyPage::read(&snapshot, &query));
+    let read = move || Answer::json(&read());
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
         Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())
     })

@@ -85,6 +85,7 @@ mod pods;
 mod policy_view;
 mod probes;
 mod ranges;
+mod service_view;
 pub mod source;
 mod state;
 mod stats;
@@ -120,6 +121,7 @@ pub use podswitch_core::records::{
 pub use podswitch_kubernetes::label_query;
 pub use policy_view::{PolicyPage, PolicyQuery};
 pub use probes::Probes;
+pub use service_view::{BackendInfo, ServiceAddress, ServicePage, ServicePortInfo, ServiceQuery};
 pub use state::{State, StateChanges};
 pub use stats::{PortStats, Stats, WorkerStats};
 
