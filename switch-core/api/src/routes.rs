@@ -45,10 +45,18 @@ pub(crate) enum Wanted {
     Policies(PolicyQuery),
     /// Service ports with their backends.
     Services(ServiceQuery),
-    /// Captured frames as pcapng, at most so many within so many seconds.
-    Capture { request: CaptureRequest, count: u64, seconds: u64 },
+    /// Captured frames, at most so many within so many seconds.
+    Capture { request: CaptureRequest, count: u64, seconds: u64, format: CaptureFormat },
     /// Who talks to whom, and what is dropped between them.
     Map,
+}
+
+/// How captured frames are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CaptureFormat {
+    PcapNg,
+    /// A line for each frame.
+    Json,
 }
 
 /// A query to the node.
@@ -163,6 +171,17 @@ impl Parameters {
         Ok(Wanted::Flows { query: FlowQuery::new(filter, sort, self.limit()?), interval })
     }
 
+    fn connection(&mut self) -> Result<Question, String> {
+        let protocol = self.protocol()?.unwrap_or(proto::TCP);
+        Ok(Question {
+            from: self.required("from")?,
+            to: self.required("to")?,
+            port: self.parse("port", "a port")?.unwrap_or(0),
+            protocol,
+            sport: self.parse("sport", "a port")?.unwrap_or(49_152),
+        })
+    }
+
     /// A number from 1 to `most`.
     fn bounded(&mut self, name: &'static str, default: u64, most: u64) -> Result<u64, String> {
         match self.parse(name, "a number")?.unwrap_or(default) {
@@ -189,7 +208,14 @@ impl Parameters {
         };
         let count = self.bounded("count", 10_000, MAX_CAPTURE_FRAMES)?;
         let seconds = self.bounded("seconds", 10, MAX_CAPTURE_SECONDS)?;
-        Ok(Wanted::Capture { request, count, seconds })
+        let format = match self.take("format").as_deref() {
+            None | Some("pcapng") => CaptureFormat::PcapNg,
+            Some("json") => CaptureFormat::Json,
+            Some(name) => {
+                return Err(UnknownName::new("format", name, ["pcapng", "json"]).to_string());
+            }
+        };
+        Ok(Wanted::Capture { request, count, seconds, format })
     }
 
     fn limit(&mut self) -> Result<usize, String> {
@@ -224,6 +250,18 @@ pub(crate) fn read(path: &str, query: &str) -> Result<Wanted, Answer> {
     };
     parameters.end().map_err(bad)?;
     Ok(wanted)
+}
+
+/// Reads what a POST to `/v1/trace` is to send.
+///
+/// # Errors
+/// The answer that says what is wrong.
+pub(crate) fn read_connection(query: &str) -> Result<Question, Answer> {
+    let bad = |reason: String| Answer::error(StatusCode::BAD_REQUEST, &reason);
+    let mut parameters = Parameters::read(query).map_err(bad)?;
+    let question = parameters.connection().map_err(bad)?;
+    parameters.end().map_err(bad)?;
+    Ok(question)
 }
 
 fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, String> {
@@ -265,16 +303,7 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
             }
             return Ok(Some(Wanted::Perf { seconds }));
         }
-        "/v1/trace" => {
-            let protocol = parameters.protocol()?.unwrap_or(proto::TCP);
-            NodeQuestion::Trace(Question {
-                from: parameters.required("from")?,
-                to: parameters.required("to")?,
-                port: parameters.parse("port", "a port")?.unwrap_or(0),
-                protocol,
-                sport: parameters.parse("sport", "a port")?.unwrap_or(49_152),
-            })
-        }
+        "/v1/trace" => NodeQuestion::Trace(parameters.connection()?),
         _ => return Ok(None),
     })))
 }
@@ -327,6 +356,7 @@ mod tests {
             ("/v1/capture", "count=0", 400, "count=0: from 1 to 1000000"),
             ("/v1/capture", "seconds=3601", 400, "seconds=3601: from 1 to 3600"),
             ("/v1/capture", "protocol=tcpp", 400, "there is no protocol tcpp; did you mean TCP?"),
+            ("/v1/capture", "format=pcap", 400, "no format pcap; did you mean pcapng?"),
             ("/v1/capture", "snaplen=x", 400, "snaplen=x: a number of bytes is expected"),
             ("/v1/policies", "never=1", 400, "never=1: true or false is expected"),
             ("/v1/policies", "nevr=true", 400, "no parameter nevr; did you mean never?"),

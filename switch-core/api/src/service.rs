@@ -16,11 +16,12 @@ use podswitch_node::{
 use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::capture;
+use crate::capture::{self, JsonLines, PcapNg};
 use crate::drop_log::DropLog;
 use crate::filter::DropFilter;
 use crate::map::Map;
-use crate::routes::{Answer, NodeQuestion, Wanted, answer, read};
+use crate::routes::{Answer, CaptureFormat, NodeQuestion, Wanted, answer, read, read_connection};
+use crate::trace::send_first_packets;
 
 /// Queries for rates at a time, each of which keeps the counters of all selected connections for its interval; further
 /// ones wait.
@@ -53,11 +54,21 @@ pub(crate) async fn respond(uri: &Uri, served: Arc<Served>) -> Response<Body> {
     match read(uri.path(), uri.query().unwrap_or_default()) {
         Err(refused) => whole(refused),
         Ok(Wanted::Node(question)) => whole(ask(served, question).await),
-        Ok(Wanted::Capture { request, count, seconds }) => {
-            match with_node(&served, move |node| node.capture(&request)).await {
-                Ok(Ok(started)) => streamed("application/x-pcapng", |sender| {
-                    capture::stream(started, count, seconds, sender)
-                }),
+        Ok(Wanted::Capture { request, count, seconds, format }) => {
+            let begin = move |node: &mut Node| {
+                let name = node.snapshot().node.to_string();
+                node.capture(&request).map(|capture| (capture, name))
+            };
+            match with_node(&served, begin).await {
+                Ok(Ok((started, node))) => match format {
+                    CaptureFormat::PcapNg => streamed("application/x-pcapng", |sender| {
+                        capture::stream(PcapNg(started), count, seconds, sender)
+                    }),
+                    CaptureFormat::Json => streamed("application/x-ndjson", |sender| {
+                        let capture = JsonLines { capture: started, node: Some(node) };
+                        capture::stream(capture, count, seconds, sender)
+                    }),
+                },
                 Ok(Err(error)) => {
                     let status = match error {
                         CaptureError::UnknownName(_) => StatusCode::NOT_FOUND,
@@ -94,6 +105,16 @@ pub(crate) async fn respond(uri: &Uri, served: Arc<Served>) -> Response<Body> {
             drops(served, filter, limit, follow)
         }
     }
+}
+
+/// Answers a POST to `/v1/trace`, of somebody who may.
+pub(crate) async fn send(uri: &Uri, served: Arc<Served>) -> Response<Body> {
+    let question = match read_connection(uri.query().unwrap_or_default()) {
+        Ok(question) => question,
+        Err(refused) => return whole(refused),
+    };
+    let sent = with_node(&served, move |node| send_first_packets(node, &question)).await;
+    whole(sent.unwrap_or_else(|ended| ended))
 }
 
 /// The last drops in one piece, or with those that come line by line.

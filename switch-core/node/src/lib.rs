@@ -65,6 +65,7 @@ mod discovery;
 mod error;
 mod events;
 mod explain;
+mod first_packet;
 mod flow_filter;
 mod flow_view;
 mod flows;
@@ -94,12 +95,13 @@ mod underlay;
 mod view;
 
 pub use attachment::{ExistingInterface, InterfaceKind, PodAttachment, PodNetns};
-pub use capture::{Capture, CaptureError, CaptureRequest};
+pub use capture::{Capture, CaptureError, CaptureRequest, CapturedLine};
 pub use cluster::{ClusterOptions, Masquerading, ParseMasqueradingError};
 pub use discovery::node_addresses;
 pub use error::{NodeError, PodError, UnderlayError};
 pub use events::{DroppedFrames, Event, EventSink, Failure, RecordedFlow, channel};
 pub use explain::{Connection, Outcome, Verdict};
+pub use first_packet::{SendError, SentPacket};
 pub use flow_filter::FlowFilter;
 pub use flow_view::{
     FlowDecision, FlowPage, FlowQuery, FlowRates, FlowRow, FlowSample, FlowSort, FlowView,
