@@ -99,6 +99,15 @@ impl Client {
         serde_json::from_str(&self.whole(Method::PUT, uri, body, Duration::ZERO)?).map_err(wrong)
     }
 
+    /// Has something done that a path with its query describes; returns the answer.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn post<T: DeserializeOwned>(&self, uri: &str) -> Result<T, ClientError> {
+        let text = self.whole(Method::POST, uri, Bytes::new(), Duration::ZERO)?;
+        serde_json::from_str(&text).map_err(|error| ClientError::Answer(error.to_string()))
+    }
+
     fn whole(
         &self,
         method: Method,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use podswitch_node::{
     CaptureRequest, FlowFilter, FlowQuery, FlowSort, METRICS_CONTENT_TYPE, Node, PolicyQuery,
-    UnknownName, check_drop_reason, label_query, protocol_number,
+    ServiceQuery, UnknownName, check_drop_reason, label_query, protocol_number,
 };
 use podswitch_wire::cidr::Cidr;
 use podswitch_wire::flow_key::proto;
@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::filter::DropFilter;
 use crate::trace::{Question, traces};
 
-/// Maximum number of flows, drops or policy rules in one answer.
+/// Maximum number of flows, drops, policy rules or Service ports in one answer.
 pub const MAX_FLOWS: usize = 10_000;
 /// Maximum time that `/v1/perf` measures, in seconds.
 pub const MAX_PERF_SECONDS: u64 = 60;
@@ -43,10 +43,20 @@ pub(crate) enum Wanted {
     Perf { seconds: u64 },
     /// The decisions of policy rules.
     Policies(PolicyQuery),
-    /// Captured frames as pcapng, at most this number within this number of seconds.
-    Capture { request: CaptureRequest, count: u64, seconds: u64 },
+    /// Service ports with their backends.
+    Services(ServiceQuery),
+    /// Captured frames, at most this number within this number of seconds.
+    Capture { request: CaptureRequest, count: u64, seconds: u64, format: CaptureFormat },
     /// The map of traffic and drops.
     Map,
+}
+
+/// How captured frames are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CaptureFormat {
+    PcapNg,
+    /// A line for each frame.
+    Json,
 }
 
 /// A query to the node.
@@ -55,7 +65,6 @@ pub(crate) enum NodeQuestion {
     Status,
     Pods,
     Counters,
-    Services,
     Trace(Question),
     Metrics,
 }
@@ -162,6 +171,17 @@ impl Parameters {
         Ok(Wanted::Flows { query: FlowQuery::new(filter, sort, self.limit()?), interval })
     }
 
+    fn connection(&mut self) -> Result<Question, String> {
+        let protocol = self.protocol()?.unwrap_or(proto::TCP);
+        Ok(Question {
+            from: self.required("from")?,
+            to: self.required("to")?,
+            port: self.parse("port", "a port")?.unwrap_or(0),
+            protocol,
+            sport: self.parse("sport", "a port")?.unwrap_or(49_152),
+        })
+    }
+
     /// A number from 1 to `most`.
     fn bounded(&mut self, name: &'static str, default: u64, most: u64) -> Result<u64, String> {
         match self.parse(name, "a number")?.unwrap_or(default) {
@@ -188,7 +208,14 @@ impl Parameters {
         };
         let count = self.bounded("count", 10_000, MAX_CAPTURE_FRAMES)?;
         let seconds = self.bounded("seconds", 10, MAX_CAPTURE_SECONDS)?;
-        Ok(Wanted::Capture { request, count, seconds })
+        let format = match self.take("format").as_deref() {
+            None | Some("pcapng") => CaptureFormat::PcapNg,
+            Some("json") => CaptureFormat::Json,
+            Some(name) => {
+                return Err(UnknownName::new("format", name, ["pcapng", "json"]).to_string());
+            }
+        };
+        Ok(Wanted::Capture { request, count, seconds, format })
     }
 
     fn limit(&mut self) -> Result<usize, String> {
@@ -225,6 +252,18 @@ pub(crate) fn read(path: &str, query: &str) -> Result<Wanted, Answer> {
     Ok(wanted)
 }
 
+/// Reads what a POST to `/v1/trace` is to send.
+///
+/// # Errors
+/// The answer that says what is wrong.
+pub(crate) fn read_connection(query: &str) -> Result<Question, Answer> {
+    let bad = |reason: String| Answer::error(StatusCode::BAD_REQUEST, &reason);
+    let mut parameters = Parameters::read(query).map_err(bad)?;
+    let question = parameters.connection().map_err(bad)?;
+    parameters.end().map_err(bad)?;
+    Ok(question)
+}
+
 fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, String> {
     Ok(Some(Wanted::Node(match path {
         "/v1/status" => NodeQuestion::Status,
@@ -237,7 +276,13 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
             query.after = parameters.take("after");
             return Ok(Some(Wanted::Policies(query)));
         }
-        "/v1/services" => NodeQuestion::Services,
+        "/v1/services" => {
+            let mut query = ServiceQuery::new(parameters.limit()?);
+            query.containing = parameters.take("containing");
+            query.never = parameters.parse("never", "true or false")?.unwrap_or(false);
+            query.after = parameters.take("after");
+            return Ok(Some(Wanted::Services(query)));
+        }
         "/metrics" => NodeQuestion::Metrics,
         "/v1/flows" => return parameters.flows().map(Some),
         "/v1/map" => return Ok(Some(Wanted::Map)),
@@ -258,16 +303,7 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
             }
             return Ok(Some(Wanted::Perf { seconds }));
         }
-        "/v1/trace" => {
-            let protocol = parameters.protocol()?.unwrap_or(proto::TCP);
-            NodeQuestion::Trace(Question {
-                from: parameters.required("from")?,
-                to: parameters.required("to")?,
-                port: parameters.parse("port", "a port")?.unwrap_or(0),
-                protocol,
-                sport: parameters.parse("sport", "a port")?.unwrap_or(49_152),
-            })
-        }
+        "/v1/trace" => NodeQuestion::Trace(parameters.connection()?),
         _ => return Ok(None),
     })))
 }
@@ -278,7 +314,6 @@ pub(crate) fn answer(node: &Node, question: &NodeQuestion) -> Answer {
         NodeQuestion::Status => Answer::json(&node.status()),
         NodeQuestion::Pods => Answer::json(&json!({ "pods": node.pods() })),
         NodeQuestion::Counters => Answer::json(&node.stats()),
-        NodeQuestion::Services => Answer::json(&json!({ "services": node.stats().services })),
         NodeQuestion::Trace(question) => match traces(node, question) {
             Ok(traces) => Answer::json(&json!({ "traces": traces })),
             Err(reason) => Answer::error(StatusCode::NOT_FOUND, &reason),
@@ -321,9 +356,13 @@ mod tests {
             ("/v1/capture", "count=0", 400, "count=0: from 1 to 1000000"),
             ("/v1/capture", "seconds=3601", 400, "seconds=3601: from 1 to 3600"),
             ("/v1/capture", "protocol=tcpp", 400, "there is no protocol tcpp; did you mean TCP?"),
+            ("/v1/capture", "format=pcap", 400, "no format pcap; did you mean pcapng?"),
             ("/v1/capture", "snaplen=x", 400, "snaplen=x: a number of bytes is expected"),
             ("/v1/policies", "never=1", 400, "never=1: true or false is expected"),
             ("/v1/policies", "nevr=true", 400, "no parameter nevr; did you mean never?"),
+            ("/v1/services", "never=1", 400, "never=1: true or false is expected"),
+            ("/v1/services", "limit=-1", 400, "limit=-1: a number is expected"),
+            ("/v1/services", "befor=x", 400, "no parameter befor"),
             ("/v1/perf", "seconds=61", 400, "seconds=61: at most 60"),
             ("/v1/perf", "seconds=-1", 400, "seconds=-1: a number of seconds is expected"),
         ] {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use podswitch_node::NodeCaller;
 use tokio::net::{UnixListener, UnixStream};
@@ -21,7 +21,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::background::Background;
 use crate::drop_log::DropLog;
 use crate::log_level::{self, LogLevel};
-use crate::service::{Served, not_get, respond, whole};
+use crate::routes::Answer;
+use crate::service::{Served, not_get, respond, send, whole};
 
 /// Maximum number of connections at a time; further ones wait.
 pub const MAX_CONNECTIONS: usize = 64;
@@ -138,6 +139,13 @@ async fn connection(
                 _ if request.uri().path() == log_level::PATH => {
                     whole(log_level::answer(request, log, is_owner).await)
                 }
+                Method::POST if request.uri().path() == "/v1/trace" => match is_owner {
+                    true => send(request.uri(), served).await,
+                    false => whole(Answer::error(
+                        StatusCode::FORBIDDEN,
+                        "only root may have packets sent",
+                    )),
+                },
                 Method::GET => respond(request.uri(), served).await,
                 _ => whole(not_get()),
             })

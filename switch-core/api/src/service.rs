@@ -11,16 +11,17 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode, Uri};
 use podswitch_node::{
     CaptureError, DroppedFrames, FlowFilter, FlowQuery, FlowView, Node, NodeCaller, PolicyPage,
-    PolicyQuery, UnknownName,
+    ServicePage, UnknownName,
 };
 use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::capture;
+use crate::capture::{self, JsonLines, PcapNg};
 use crate::drop_log::DropLog;
 use crate::filter::DropFilter;
 use crate::map::Map;
-use crate::routes::{Answer, NodeQuestion, Wanted, answer, read};
+use crate::routes::{Answer, CaptureFormat, NodeQuestion, Wanted, answer, read, read_connection};
+use crate::trace::send_first_packets;
 
 /// Maximum number of queries for rates at a time, each of which keeps the counters of all selected connections for its
 /// interval; further ones wait.
@@ -53,11 +54,21 @@ pub(crate) async fn respond(uri: &Uri, served: Arc<Served>) -> Response<Body> {
     match read(uri.path(), uri.query().unwrap_or_default()) {
         Err(refused) => whole(refused),
         Ok(Wanted::Node(question)) => whole(ask(served, question).await),
-        Ok(Wanted::Capture { request, count, seconds }) => {
-            match with_node(&served, move |node| node.capture(&request)).await {
-                Ok(Ok(started)) => streamed("application/x-pcapng", |sender| {
-                    capture::stream(started, count, seconds, sender)
-                }),
+        Ok(Wanted::Capture { request, count, seconds, format }) => {
+            let begin = move |node: &mut Node| {
+                let name = node.snapshot().node.to_string();
+                node.capture(&request).map(|capture| (capture, name))
+            };
+            match with_node(&served, begin).await {
+                Ok(Ok((started, node))) => match format {
+                    CaptureFormat::PcapNg => streamed("application/x-pcapng", |sender| {
+                        capture::stream(PcapNg(started), count, seconds, sender)
+                    }),
+                    CaptureFormat::Json => streamed("application/x-ndjson", |sender| {
+                        let capture = JsonLines { capture: started, node: Some(node) };
+                        capture::stream(capture, count, seconds, sender)
+                    }),
+                },
                 Ok(Err(error)) => {
                     let status = match error {
                         CaptureError::UnknownName(_) => StatusCode::NOT_FOUND,
@@ -68,7 +79,20 @@ pub(crate) async fn respond(uri: &Uri, served: Arc<Served>) -> Response<Body> {
                 Err(ended) => whole(ended),
             }
         }
-        Ok(Wanted::Policies(query)) => whole(policies(&served, query).await),
+        Ok(Wanted::Policies(query)) => {
+            let take = move |node: &Node| {
+                let state = node.snapshot();
+                move || PolicyPage::read(&state, &query)
+            };
+            whole(of_state(&served, take).await)
+        }
+        Ok(Wanted::Services(query)) => {
+            let take = move |node: &Node| {
+                let state = node.snapshot();
+                move || ServicePage::read(&state, &query)
+            };
+            whole(of_state(&served, take).await)
+        }
         Ok(Wanted::Map) => whole(draw(&served).await),
         Ok(Wanted::Perf { seconds }) => whole(perf(served, seconds).await),
         Ok(Wanted::Flows { query, interval }) => {
@@ -81,6 +105,16 @@ pub(crate) async fn respond(uri: &Uri, served: Arc<Served>) -> Response<Body> {
             drops(served, filter, limit, follow)
         }
     }
+}
+
+/// Answers a POST to `/v1/trace`. The client's right was checked before.
+pub(crate) async fn send(uri: &Uri, served: Arc<Served>) -> Response<Body> {
+    let question = match read_connection(uri.query().unwrap_or_default()) {
+        Ok(question) => question,
+        Err(refused) => return whole(refused),
+    };
+    let sent = with_node(&served, move |node| send_first_packets(node, &question)).await;
+    whole(sent.unwrap_or_else(|ended| ended))
 }
 
 /// The last drops as one answer, or as lines followed by new ones.
@@ -152,13 +186,17 @@ async fn ask(served: Arc<Served>, question: NodeQuestion) -> Answer {
     asked.unwrap_or_else(|ended| ended)
 }
 
-/// Names are resolved on a blocking thread, because it may take long.
-async fn policies(served: &Arc<Served>, query: PolicyQuery) -> Answer {
-    let snapshot = match with_node(served, |node| node.snapshot()).await {
-        Ok(snapshot) => snapshot,
+/// Answers with the part of the state that `take` gets from the node. It is formatted on a blocking thread, because
+/// names are resolved there, which may take long.
+async fn of_state<T: serde::Serialize, F: FnOnce() -> T + Send + 'static>(
+    served: &Arc<Served>,
+    take: impl FnOnce(&Node) -> F + Send + 'static,
+) -> Answer {
+    let read = match with_node(served, |node| take(node)).await {
+        Ok(read) => read,
         Err(ended) => return ended,
     };
-    let read = move || Answer::json(&PolicyPage::read(&snapshot, &query));
+    let read = move || Answer::json(&read());
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
         Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())
     })

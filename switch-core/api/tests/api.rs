@@ -15,7 +15,9 @@ use podswitch_linux::NetNs;
 use podswitch_node::{
     Event, Node, NodeHandle, NodeOptions, PodAttachment, PodInterfaces, PodName, State,
 };
-use podswitch_policy::rule::{Labels, NetworkPolicy, Selector};
+use podswitch_policy::rule::{Labels, NetworkPolicy, Protocol, Selector};
+use podswitch_policy::service::model::{Endpoint, EndpointSlice, Service, ServicePort, SlicePort};
+use podswitch_wire::flow_key::Family;
 use serde_json::Value;
 
 /// A socket path of its own for each test.
@@ -59,7 +61,30 @@ impl World {
             egress: None,
         };
         let local = LocalNode { name: "n1".into(), ..LocalNode::default() };
-        let config = Config { node: local, policies: vec![Arc::new(shut)], ..Config::default() };
+        let service = |name: &str, number: u8| {
+            let mut service = Service::cluster_ip("default", name, [[10, 9, 0, number].into()]);
+            service.ports =
+                vec![ServicePort { protocol: Protocol::Udp, ..ServicePort::tcp("dns", 53) }];
+            Arc::new(service)
+        };
+        let slice = |name: &str, number: u8| {
+            Arc::new(EndpointSlice {
+                namespace: "default".into(),
+                name: name.into(),
+                service: name.into(),
+                family: Family::V4,
+                ports: vec![SlicePort { protocol: Protocol::Udp, ..SlicePort::tcp("dns", 53) }],
+                endpoints: vec![Endpoint::ready(address(number))],
+            })
+        };
+        let config = Config {
+            node: local,
+            policies: vec![Arc::new(shut)],
+            services: vec![service("red", 2), service("blue", 3)],
+            slices: vec![slice("red", 2), slice("blue", 3)],
+            service_cidrs: vec!["10.9.0.0/16".parse().unwrap()],
+            ..Config::default()
+        };
         let mut node = Node::start(options, State::new(config)).unwrap();
         let socket = |netns: &NetNs, number: u8, port: u16| {
             let socket = netns.enter(|| UdpSocket::bind((address(number), port))).unwrap().unwrap();
@@ -165,6 +190,32 @@ fn a_running_node_answers_queries() {
     assert_eq!(world.get("/v1/policies?containing=other")["total"], 0);
     let page = world.get("/v1/policies?containing=shut&limit=0");
     assert_eq!((&page["total"], &page["left_out"]), (&1.into(), &1.into()), "{page}");
+    let after = |path: &str, name: &str| {
+        world.get(&Client::query(path, &[("after", Some(name.to_owned()))]))
+    };
+    let page = after("/v1/policies", "NetworkPolicy/default/shut ingress");
+    assert_eq!((&page["total"], &page["left_out"]), (&1.into(), &0.into()), "{page}");
+    assert_eq!(page["policies"], serde_json::json!({}));
+    assert_eq!(after("/v1/policies", "A")["policies"], rows);
+
+    // A Service without a connection is listed; in pages.
+    let page = world.get("/v1/services");
+    let rows = serde_json::json!({
+        "Service/default/blue 53/UDP 10.8.0.3:53": 0, "Service/default/red 53/UDP 10.8.0.2:53": 0,
+    });
+    assert_eq!((&page["services"], &page["total"]), (&rows, &2.into()), "{page}");
+    let port = &page["ports"][0];
+    assert_eq!(port["addresses"][0]["address"], "10.9.0.3:53", "{page}");
+    let backend = &port["backends"][0];
+    assert_eq!((&backend["state"], &backend["in_use"]), (&"ready".into(), &true.into()), "{page}");
+    assert_eq!(world.get("/v1/services?never=true")["total"], 2);
+    let page = world.get("/v1/services?limit=1");
+    assert_eq!((&page["ports"][0]["name"], &page["left_out"]), (&port["name"], &1.into()));
+    let page = after("/v1/services", "Service/default/blue 53/UDP");
+    assert_eq!((&page["total"], &page["left_out"]), (&2.into(), &0.into()), "{page}");
+    assert_eq!(page["ports"][0]["name"], "Service/default/red 53/UDP", "{page}");
+    let page = world.get("/v1/services?containing=blue");
+    assert_eq!((&page["total"], &page["ports"][0]["name"]), (&1.into(), &port["name"]));
 
     assert_eq!(world.get("/v1/counters")["pods"], 2);
     let perf = world.get("/v1/perf");
