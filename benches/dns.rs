@@ -1,9 +1,9 @@
-//! What an answer of the cluster's DNS costs: the datagram of a query in memory to the datagram of its answer, among 10,000
-//! Services of two families with three endpoints each. Questions are spread over the whole table, so that each finds
-//! its Service in memory rather than in a cache of its own.
+//! The cost of an answer of the cluster's DNS: from the datagram of a query in memory to the datagram of its answer,
+//! with 10,000 Services of two families with three endpoints each. Queries are spread over the whole table, so that
+//! each reads its Service from main memory and not from a cache.
 //!
-//! `answer/mix` is what pods ask: A and AAAA of a name, most of them by the search list (NXDOMAIN). `publish/one_slice`
-//! changes one endpoint of one Service and keeps the zone before it, as a switch does.
+//! `answer/mix` has the queries of typical pods: A and AAAA of a name, most of them from the search list (NXDOMAIN).
+//! `publish/one_slice` changes one endpoint of one Service while the previous zone is kept, as a switch does.
 
 use std::hint::black_box;
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ use podswitch_testkit::rig::{Switch, addresses as pod, framed, frames};
 use podswitch_wire::flow_key::proto;
 
 const SERVICES: u32 = 10_000;
-/// A prime that no count of anything here is a multiple of.
+/// A prime that divides none of the counts used here.
 const STRIDE: u32 = 7_919;
 
 fn addresses(n: u32, base: u8) -> [IpAddr; 2] {
@@ -58,7 +58,7 @@ fn ports(number: u16) -> Vec<PortFacts> {
     vec![port("http", number), port("metrics", number + 1)]
 }
 
-/// One Service of eight is headless.
+/// One Service in eight is headless.
 fn zone() -> Zone {
     let mut zone = Zone::new(Settings::default()).expect("settings");
     for n in 0..SERVICES {
@@ -80,7 +80,8 @@ fn zone() -> Zone {
     zone
 }
 
-/// Numbers of Services, each once, far from each other; headless ones or the others.
+/// Numbers of Services, each once, in an order in which successive ones are far apart; either the headless ones or the
+/// others.
 fn spread(headless: bool) -> impl Iterator<Item = u32> {
     let all = (0..SERVICES).map(|n| n * STRIDE % SERVICES);
     all.filter(move |n| (n % 8 == 7) == headless)
@@ -128,7 +129,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Answers one query; it must be answered so.
+/// Answers one query, and checks the response code.
 fn one(zone: &Zone, query: &[u8], rotation: u32, out: &mut [u8]) -> (usize, Rcode) {
     match answer(zone, query, Transport::Udp, rotation, out) {
         Outcome::Answered(it) => (it.len, it.rcode),
@@ -160,7 +161,7 @@ fn answers(criterion: &mut Criterion) {
         };
         mix.extend(queries.into_iter().take(1_000 * share));
     }
-    // Kinds take turns.
+    // The kinds of queries alternate.
     let len = mix.len();
     let mut at = 0;
     group.bench_function("mix", |bencher| {

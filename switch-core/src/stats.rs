@@ -114,7 +114,7 @@ pub struct WorkerCounters {
     pub misses: Counter,
     /// Connections opened by this worker.
     pub opened: Counter,
-    /// Flows that were evaluated again, because something that they depend on has changed.
+    /// Flows that were re-evaluated because something that they depend on has changed.
     pub rederived: Counter,
     /// Name queries.
     pub names: NameCounters,

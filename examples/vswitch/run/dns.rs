@@ -134,6 +134,11 @@ pub(super) struct Dns {
 }
 
 impl Dns {
+    /// Ends the resolver. [`follow`](Self::follow) starts it again.
+    pub(super) fn stop(&mut self) {
+        self.resolver = None;
+    }
+
     /// Starts the resolver if there is a Service for it. Called after each change of the state.
     pub(super) fn follow(&mut self, node: &NodeHandle) {
         if self.resolver.as_ref().is_some_and(Resolver::has_ended) {

@@ -65,10 +65,12 @@ mod discovery;
 mod error;
 mod events;
 mod explain;
+mod first_packet;
 mod flow_filter;
 mod flow_view;
 mod flows;
 mod handle;
+mod handover;
 mod host_side;
 mod inspect;
 mod kept;
@@ -87,6 +89,7 @@ mod policy_view;
 mod probes;
 mod ranges;
 pub mod resolver;
+mod service_view;
 pub mod source;
 mod state;
 mod stats;
@@ -95,18 +98,20 @@ mod underlay;
 mod view;
 
 pub use attachment::{ExistingInterface, InterfaceKind, PodAttachment, PodNetns};
-pub use capture::{Capture, CaptureError, CaptureRequest};
+pub use capture::{Capture, CaptureError, CaptureRequest, CapturedLine};
 pub use cluster::{ClusterOptions, Masquerading, ParseMasqueradingError};
 pub use discovery::node_addresses;
 pub use error::{NodeError, PodError, UnderlayError};
 pub use events::{DroppedFrames, Event, EventSink, Failure, RecordedFlow, channel};
 pub use explain::{Connection, Outcome, Verdict};
+pub use first_packet::{SendError, SentPacket};
 pub use flow_filter::FlowFilter;
 pub use flow_view::{
     FlowDecision, FlowPage, FlowQuery, FlowRates, FlowRow, FlowSample, FlowSort, FlowView,
 };
 pub use flows::Flow;
 pub use handle::{NodeCaller, NodeHandle};
+pub use handover::{HANDOVER_SOCKET, HandoverError, Predecessor, Successor};
 pub use inspect::{PodInfo, Status, WorkerStatus};
 pub use kube_proxy::KubeProxyMode;
 pub use leftovers::remove_leftovers;
@@ -123,6 +128,7 @@ pub use podswitch_core::records::{
 pub use podswitch_kubernetes::label_query;
 pub use policy_view::{PolicyPage, PolicyQuery};
 pub use probes::Probes;
+pub use service_view::{BackendInfo, ServiceAddress, ServicePage, ServicePortInfo, ServiceQuery};
 pub use state::{State, StateChanges};
 pub use stats::{PortStats, Stats, WorkerStats};
 

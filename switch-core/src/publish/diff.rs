@@ -47,14 +47,15 @@ macro_rules! kinds {
                 Diff { $($kind: self.$kind.difference(),)* }
             }
 
-            /// Everything that is left out.
+            /// All objects that are left out.
             pub(crate) fn left_out(&self) -> Vec<LeftOut> {
                 let mut list = Vec::new();
                 $(self.$kind.left_out(&mut list);)*
                 list
             }
 
-            /// What the publish left out, and what it put in force that had been left out.
+            /// The objects that this publish left out, and those that it put in force after they
+            /// had been left out.
             pub(crate) fn news(&self) -> (Vec<LeftOut>, Vec<Cookie>) {
                 let (mut left_out, mut taken) = (Vec::new(), Vec::new());
                 $(self.$kind.newly_left_out(&mut left_out);)*
@@ -62,7 +63,7 @@ macro_rules! kinds {
                 (left_out, taken)
             }
 
-            /// Keeps what was settled.
+            /// Keeps the settled state.
             pub(crate) fn commit(&mut self) {
                 $(self.$kind.commit();)*
                 self.zone_before.clone_from(&self.zone);

@@ -1,5 +1,5 @@
 //! Records as documents with the field names of the Elastic Common Schema
-//! (<https://www.elastic.co/guide/en/ecs/current/>). What ECS has no name for is under `podswitch`.
+//! (<https://www.elastic.co/guide/en/ecs/current/>). Fields without an ECS name are under `podswitch`.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -24,7 +24,7 @@ pub(super) fn dataset(record: &Record) -> &'static str {
     }
 }
 
-/// The document of a record. `data_stream`: whether its fields name the data stream that it goes to.
+/// The document of a record. `data_stream`: whether its fields name the data stream to which it is sent.
 pub(super) fn document(record: &Record, data_stream: bool) -> Value {
     let mut document = match record {
         Record::Flow(flow) => of_flow(flow),
@@ -43,7 +43,7 @@ pub(super) fn document(record: &Record, data_stream: bool) -> Value {
     document
 }
 
-/// Removes what is not known.
+/// Removes fields with unknown values.
 fn without_nulls(value: &mut Value) {
     if let Value::Object(map) = value {
         map.values_mut().for_each(without_nulls);
@@ -108,7 +108,7 @@ fn direction(src: &End, dst: &End) -> &'static str {
     }
 }
 
-/// The pod on this node, or else the one that is known.
+/// The pod on this node, or the other pod if only that one is known.
 fn orchestrator(node: &str, ends: [&End; 2]) -> Value {
     let is_here = |end: &&&End| end.node.as_deref() == Some(node) && end.pod.is_some();
     let end = ends.iter().find(is_here).or_else(|| ends.iter().find(|end| end.pod.is_some()));
@@ -146,7 +146,7 @@ fn of_flow(flow: &RecordedFlow) -> Value {
         let End { address, port, .. } = &record.server;
         destination["nat"] = json!({ "ip": address.to_string(), "port": port });
     }
-    // Of ICMP, echo requests are tracked; the port of the server is their type.
+    // For ICMP, echo requests are tracked; the port of the server is their type.
     let ports = match has_ports(protocol) {
         true => (record.client.port, record.target.port()),
         false => (record.target.port(), 0),
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(opened["network"]["type"], "ipv6");
         for path in ["/event/end", "/event/duration", "/source/packets", "/network/bytes", "/rule"]
         {
-            assert_eq!(opened.pointer(path), None, "{path}: nothing is known of it yet");
+            assert_eq!(opened.pointer(path), None, "{path}: it is not known yet");
         }
     }
 

@@ -1,4 +1,4 @@
-//! What is known of a connection, with the names of the snapshot that allowed it.
+//! The facts about a connection, with the names of the snapshot that allowed it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::time::Instant;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Allowed {
-    /// Why.
+    /// The reason.
     pub why: Why,
     /// Cookie of the policy whose rule allowed it.
     pub policy: Option<Arc<str>>,
@@ -35,17 +35,17 @@ pub enum CloseReason {
     Fin,
     /// An end reset it (TCP).
     Rst,
-    /// It was silent for the time that its state allows.
+    /// It was idle for the timeout of its state.
     Timeout,
-    /// It gave way to another one at a limit of the connection table or of source ports.
+    /// It was ended in favour of another one at a limit of the connection table or of source ports.
     Evicted,
-    /// A packet of its client opened another one in its place.
+    /// A packet of its client opened another connection in its place.
     Replaced,
-    /// A policy denies it since the state changed.
+    /// A change of the state made a policy deny it.
     PolicyChanged,
-    /// The pod of an end is gone.
+    /// The pod of an end was removed.
     PodGone,
-    /// The Service has not the backend any more.
+    /// The backend no longer belongs to the Service.
     BackendGone,
     /// The switch stopped.
     Shutdown,
@@ -54,7 +54,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Its name in records.
+    /// The name in records.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Fin => "fin",
@@ -71,22 +71,22 @@ impl CloseReason {
     }
 }
 
-/// What a record is about.
+/// The event or state that a record reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FlowChange {
     /// The connection was opened.
     Opened,
-    /// It goes on.
+    /// It continues.
     Updated,
     /// It ended.
     Closed(CloseReason),
 }
 
-/// A connection at a time.
+/// A connection at one time.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FlowRecord {
-    /// What this record is about.
+    /// The event or state that this record reports.
     pub change: FlowChange,
     /// Number of the connection, the same in all of its records.
     pub id: u64,
@@ -96,19 +96,20 @@ pub struct FlowRecord {
     pub time: Instant,
     /// The second of its last packet.
     pub last_packet: Instant,
-    /// The snapshot that names and verdict are of: the one that allowed the connection, if that is still known.
+    /// The snapshot that names and verdict come from: the one that allowed the connection, if it is
+    /// still known.
     pub epoch: Epoch,
     /// The client.
     pub client: End,
-    /// What the client connects to, such as a Service's address.
+    /// The address to which the client connects, such as a Service's address.
     pub target: SocketAddr,
     /// The server: the backend of a Service, or the target.
     pub server: End,
-    /// The client as the server sees it, if that is another address or port.
+    /// The client as the server sees it, if its address or port is translated.
     pub source_nat: Option<SocketAddr>,
     /// IP protocol number.
     pub protocol: u8,
-    /// The Service that the client connects to.
+    /// The Service to which the client connects.
     pub service: Option<Arc<str>>,
     /// Whether the target is translated to the server.
     pub is_translated: bool,
@@ -139,7 +140,7 @@ pub struct NameQuestion {
 }
 
 impl FlowRecord {
-    /// A record of a connection without translation, of which nothing else is known yet.
+    /// A record of a connection without translation, with no other facts yet.
     pub fn new(change: FlowChange, id: u64, protocol: u8, client: End, server: End) -> Self {
         Self {
             change,
@@ -164,12 +165,13 @@ impl FlowRecord {
         }
     }
 
-    /// From the first packet to the time of the record; of one that ended silently to its last packet.
+    /// The time from the first packet to the time of the record; if the connection ended by
+    /// timeout, to its last packet.
     pub fn duration(&self) -> std::time::Duration {
         self.end().since(self.start)
     }
 
-    /// When it ended, as far as is known; the time of the record for others.
+    /// When it ended, as far as is known; for other records the time of the record.
     pub fn end(&self) -> Instant {
         match self.change {
             FlowChange::Closed(CloseReason::Shutdown) => self.time,
@@ -179,7 +181,7 @@ impl FlowRecord {
     }
 }
 
-/// What does not change in a connection, with names.
+/// The facts that do not change during a connection, with names.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     epoch: Epoch,
@@ -190,7 +192,7 @@ pub(super) struct Names {
     ingress: Option<Allowed>,
 }
 
-/// How the ends of a TCP connection ended it, if they did.
+/// How the ends of a TCP connection closed it, if they did.
 pub(super) fn closed_by_ends(info: &ConnectionInfo) -> Option<CloseReason> {
     match info.tcp? {
         [a, b] if a == TcpState::Reset || b == TcpState::Reset => Some(CloseReason::Rst),
@@ -230,7 +232,7 @@ impl Names {
                 .rule
                 .and_then(|_| Some(Arc::clone(policy.policy(decision.policy)?.object.cookie()))),
         };
-        // Policies may have changed since: then it is not known what allowed it.
+        // Policies may have changed since then, so the rule that allowed it is not known.
         names.egress = verdict.egress.allow.then(|| allowed(verdict.egress));
         names.ingress = verdict.ingress.allow.then(|| allowed(verdict.ingress));
         names
@@ -285,8 +287,8 @@ impl Names {
         }
     }
 
-    /// Why a connection ended: by what its ends did, by what the worker did, or by what has changed since it was
-    /// opened.
+    /// Why a connection ended, from the actions of its ends, the actions of the worker, or the
+    /// changes since it was opened.
     pub(super) fn close_reason(
         &self,
         info: &ConnectionInfo,
