@@ -112,7 +112,7 @@ kind: Ingress
 metadata:
   name: shop
   namespace: a
-  annotations: {nginx.ingress.kubernetes.io/proxy-connect-timeout: "1"}
+  annotations: {nginx.ingress.kubernetes.io/proxy-connect-timeout: '1'}
 spec:
   ingressClassName: podswitch
   rules:
