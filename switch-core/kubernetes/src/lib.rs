@@ -69,7 +69,7 @@ mod validate;
 pub use kind::Kind;
 pub use label_query::label_query;
 pub use object::{Object, ObjectError};
-pub use options::{Options, PodAnnotations};
+pub use options::{NameOptions, Options, PodAnnotations};
 pub use parts::ServiceEndpoint;
 pub use report::{Action, Counts, Record, Source};
 pub use source::{Files, LoadError, Loading, Manifests, ValueObject, Values};

@@ -21,6 +21,7 @@ use podswitch_linux::attach::{
     PodInterface, TapOptions, attach_tap, attach_veth, detach_veth, switch_interface,
     switch_namespace,
 };
+use podswitch_linux::handover::Inherited;
 use podswitch_linux::netlink::Link;
 use podswitch_linux::port::af_packet::PacketConfig;
 use podswitch_linux::{HostError, NetNs, Netlink};
@@ -31,6 +32,7 @@ use crate::DEFAULT_MTU;
 use crate::attachment::{ExistingInterface, InterfaceKind, PodAttachment};
 use crate::error::PodError;
 use crate::events::{Event, Failure, Reporter};
+use crate::first_packet::Exit;
 use crate::options::Settings;
 use crate::pod_name::PodName;
 use schedule::Upkeep;
@@ -96,6 +98,7 @@ pub(crate) struct Pods {
     node: String,
     node_namespace: NetNs,
     multi_queue: bool,
+    inherited: Inherited,
     switch_namespace: Option<NetNs>,
     /// Whether the switch's namespace has a name to be removed with the switch.
     named: bool,
@@ -117,6 +120,7 @@ impl Pods {
             node: settings.name.clone(),
             node_namespace: settings.namespace.clone(),
             multi_queue: settings.workers > 1,
+            inherited: settings.inherited.clone(),
             switch_namespace: settings.switch_namespace.clone(),
             named: false,
             attached: HashMap::new(),
@@ -128,6 +132,11 @@ impl Pods {
         }
     }
 
+    /// There is no predecessor any more.
+    pub(crate) fn forget_inherited(&mut self) {
+        self.inherited = Inherited::default();
+    }
+
     /// The port of a pod.
     pub(crate) fn port(&self, pod: &PodName) -> Option<PortId> {
         self.ports.get(pod).copied()
@@ -136,6 +145,19 @@ impl Pods {
     /// Ports by pod.
     pub(crate) fn ports(&self) -> &HashMap<PodName, PortId> {
         &self.ports
+    }
+
+    /// The interface of the pod that has this address.
+    pub(crate) fn exit(&self, address: IpAddr) -> Option<Exit> {
+        let mut attached = self.attached.values();
+        let found = attached.find(|pod| pod.attachment.addresses.contains(&address))?;
+        Some(Exit {
+            pod: found.attachment.pod.to_string(),
+            namespace: found.namespace.clone(),
+            index: found.index,
+            mac: found.attachment.mac,
+            mtu: self.mtu,
+        })
     }
 
     /// Attached pods, in no order.
@@ -422,13 +444,15 @@ impl Pods {
         let interface = interface_of(pod, self.mtu);
         match pod.kind {
             InterfaceKind::Tap => {
-                let options = TapOptions { persistent: true, multi_queue: self.multi_queue };
+                let (multi_queue, inherited) = (self.multi_queue, self.inherited.clone());
+                let options = TapOptions { persistent: true, multi_queue, inherited };
                 Ok(Box::new(attach_tap(namespace, &interface, options)?))
             }
             InterfaceKind::Veth => {
                 let ours = self.own_namespace()?;
                 let name = switch_interface(&pod.pod);
-                let config = PacketConfig::default();
+                let inherited = self.inherited.clone();
+                let config = PacketConfig { inherited, ..PacketConfig::default() };
                 Ok(Box::new(attach_veth(namespace, &interface, &ours, &name, config)?))
             }
         }
