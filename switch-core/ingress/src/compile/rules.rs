@@ -223,10 +223,12 @@ impl Builder {
 
 impl Draft {
     fn build(mut self, records: &mut Records) -> Paths {
-        for (of, key, canary) in self.canaries {
+        for (of, key, mut canary) in self.canaries {
             match self.routes.get_mut(&key) {
                 // A canary of another namespace would take requests of another tenant.
                 Some(route) if route.backend.namespace == canary.backend.namespace => {
+                    canary.settings = Arc::new(of_canary(&canary.settings, &route.settings));
+                    canary.is_tls = route.is_tls;
                     route.canaries.push(canary.into());
                 }
                 _ => {
@@ -256,6 +258,16 @@ impl Draft {
         };
         paths.patterns.sort_by_key(order);
         paths
+    }
+}
+
+/// A canary has the settings of the Ingress whose requests it takes, as in ingress-nginx: it must not
+/// open what that one restricts.
+fn of_canary(canary: &Settings, main: &Settings) -> Settings {
+    Settings {
+        canary: canary.canary.clone(),
+        closed: canary.closed.clone().or_else(|| main.closed.clone()),
+        ..main.clone()
     }
 }
 

@@ -27,6 +27,9 @@ use crate::settings::Protocol;
 /// Endpoints that are tried before a request fails.
 const MOST_ENDPOINTS: usize = 3;
 
+/// How long a kept connection may take to be ready.
+const READY: Duration = Duration::from_secs(1);
+
 /// A request that was sent more often than this fails.
 const MOST_SENDS: usize = 8;
 
@@ -199,7 +202,8 @@ fn repeat(request: &Request<RequestBody>, progress: &Rc<Progress>) -> Request<Re
 /// A connection that was kept and can be used.
 async fn kept(local: &Rc<Local>, key: Key) -> Option<http1::SendRequest<RequestBody>> {
     while let Some(mut sender) = local.pool.take(key) {
-        if sender.ready().await.is_ok() {
+        // At once, but for a connection whose end is not known yet.
+        if matches!(timeout(READY, sender.ready()).await, Ok(Ok(()))) {
             local.shared.metrics.endpoint_reused.add(1);
             return Some(sender);
         }

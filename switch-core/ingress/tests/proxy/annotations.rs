@@ -204,6 +204,18 @@ fn a_canary_takes_its_part() {
     assert_eq!(seen.len(), 2);
 }
 
+/// A canary does not open what the Ingress restricts whose requests it takes.
+#[test]
+fn a_canary_inherits_restrictions() {
+    let mut lab = Lab::new();
+    lab.echo("web");
+    lab.echo("next");
+    lab.ingress("a", "a.test", "web", json!({"whitelist-source-range": "10.0.0.0/8"}));
+    lab.ingress("b", "a.test", "next", json!({"canary": "true", "canary-weight": "100"}));
+    assert_eq!(lab.publish(), []);
+    assert_eq!(lab.get("a.test", "/").status, 403);
+}
+
 #[test]
 fn forwarded_fields_name_the_client() {
     let it = lab(json!({"upstream-vhost": "inner.test"}));
