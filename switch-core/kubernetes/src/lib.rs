@@ -72,7 +72,7 @@ pub use object::{Object, ObjectError};
 pub use options::{NameOptions, Options, PodAnnotations};
 pub use parts::ServiceEndpoint;
 pub use report::{Action, Counts, Record, Source};
-pub use source::{Files, LoadError, Loading, Manifests};
+pub use source::{Files, LoadError, Loading, Manifests, ValueObject, Values};
 pub use spelling::{distance, nearest};
 pub use state::{Compiled, InterfaceKind, LocalPod, Overlay, PodInterface};
 pub use store::{Base, Changes, KindChanges, ObjectChanges, PodChange, PodIdentity, Store};

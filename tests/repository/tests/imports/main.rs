@@ -11,7 +11,7 @@ use std::path::Path;
 use modules::{Modules, OWN, circles};
 
 /// Crates, and the crates of the workspace on which they may depend.
-const CRATES: [(&str, &str, &[&str]); 13] = [
+const CRATES: [(&str, &str, &[&str]); 15] = [
     ("podswitch-wire", "switch-core/wire", &[]),
     ("podswitch-vxlan", "vxlan", &["wire"]),
     ("podswitch-policy", "policy", &["wire"]),
@@ -19,6 +19,7 @@ const CRATES: [(&str, &str, &[&str]); 13] = [
     ("podswitch-linux", "switch-core/linux", &["wire", "vxlan", "core"]),
     ("podswitch-dns", "switch-core/dns", &[]),
     ("podswitch-kubernetes", "switch-core/kubernetes", &["wire", "policy", "core", "dns"]),
+    ("podswitch-ingress", "switch-core/ingress", &["wire", "core", "kubernetes"]),
     (
         "podswitch-node",
         "switch-core/node",
@@ -30,6 +31,7 @@ const CRATES: [(&str, &str, &[&str]); 13] = [
         &["wire", "policy", "core", "linux", "kubernetes", "node"],
     ),
     ("podswitch-api", "switch-core/api", &["wire", "linux", "dns", "node"]),
+    ("podswitch-ingress-controller", "examples/ingress", &["wire", "kubernetes", "ingress"]),
     ("podswitch-cni", "examples/podswitch-cni", &[]),
     ("podswitch", ".", &["wire", "vxlan", "policy", "core", "linux", "kubernetes", "node"]),
     (
