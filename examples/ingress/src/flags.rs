@@ -12,8 +12,20 @@ use podswitch_wire::cidr::Cidr;
 #[command(name = "ingress", version)]
 pub(crate) struct Flags {
     /// File or folder of manifests; read again when they change.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) manifests: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "kubernetes")]
+    pub(crate) manifests: Option<PathBuf>,
+    /// Follow the API server instead of manifests.
+    #[arg(long, conflicts_with = "manifests")]
+    kubernetes: bool,
+    /// Kubeconfig; by default the credentials of the pod.
+    #[arg(long, value_name = "PATH", requires = "kubernetes")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Address or host name that the status of served Ingresses names. One replica writes it.
+    #[arg(long, value_name = "ADDRESS", requires = "kubernetes")]
+    publish_address: Vec<String>,
+    /// Namespace of the Lease of the replica that writes the status.
+    #[arg(long, value_name = "NAMESPACE", default_value = "kube-system", requires = "kubernetes")]
+    lease_namespace: String,
     /// Report what is left out or not honoured, and exit: 1 if an object cannot be used as written.
     #[arg(long)]
     pub(crate) check: bool,
@@ -87,6 +99,17 @@ impl Flags {
             default_certificate: self.default_certificate.clone(),
             allow_local_endpoints: self.allow_local_endpoints,
         }
+    }
+
+    /// What the status of Ingresses is to name.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn publish(&self) -> Option<crate::api::Publish> {
+        let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "ingress".to_owned());
+        (!self.publish_address.is_empty()).then(|| crate::api::Publish {
+            addresses: self.publish_address.clone(),
+            namespace: self.lease_namespace.clone(),
+            identity: format!("{host}_{}", std::process::id()),
+        })
     }
 
     /// How they are served.

@@ -1,5 +1,7 @@
 //! An Ingress controller and proxy: reads Kubernetes objects, and routes HTTP by them.
 
+#[cfg(feature = "kubernetes")]
+mod api;
 mod flags;
 mod metrics;
 mod run;

@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread::sleep;
 use std::time::Duration;
 
 use podswitch_ingress::proxy::{LogWriter, Proxy};
@@ -23,8 +22,11 @@ const INTERVAL: Duration = Duration::from_millis(200);
 
 /// Reports what is left out or not honoured.
 pub(crate) fn check(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
-    let mut source = Source::new(&flags.manifests, flags.options());
-    let compiled = source.load()?.unwrap_or_default();
+    let mut source = Source::open(flags)?;
+    if !source.is_complete_at_once() {
+        return Err("--check needs --manifests".into());
+    }
+    let compiled = source.load(Duration::ZERO)?.unwrap_or_default();
     let mut is_refused = !source.errors().is_empty();
     for error in source.errors() {
         println!("{error}");
@@ -47,13 +49,23 @@ pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
     if options.http.is_none() && options.https.is_none() {
         return Err("neither --http nor --https is given: nothing would listen".into());
     }
-    let mut source = Source::new(&flags.manifests, flags.options());
-    // Without objects nothing is served: a folder that cannot be read is an error of the start.
-    let compiled = source.load()?;
+    let mut source = Source::open(flags)?;
+    let mut reports = Reports::default();
+    // Nothing listens before the objects are known: requests would be answered with status 404.
+    let first = loop {
+        let first =
+            source.load(if source.is_complete_at_once() { Duration::ZERO } else { INTERVAL })?;
+        if first.is_some() || source.is_complete_at_once() {
+            break first;
+        }
+        if stop.load(Relaxed) {
+            return Ok(ExitCode::SUCCESS);
+        }
+        reports.report(source.errors(), []);
+    };
     let log = flags.log.as_deref().map(open).transpose()?.map(LogWriter::start).transpose()?;
     let proxy = Proxy::start(options, log)?;
-    let mut reports = Reports::default();
-    if let Some(compiled) = compiled {
+    if let Some(compiled) = first {
         let records = proxy.publish(compiled.routes);
         reports.report(source.errors(), compiled.records.iter().chain(&records));
     }
@@ -68,8 +80,7 @@ pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
     }
     eprintln!("ready");
     while !stop.load(Relaxed) {
-        sleep(INTERVAL);
-        match source.load() {
+        match source.load(INTERVAL) {
             Ok(None) => {}
             Ok(Some(compiled)) => {
                 let records = proxy.publish(compiled.routes);

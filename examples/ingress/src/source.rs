@@ -1,34 +1,72 @@
-//! Manifests as the source of objects.
+//! Where objects come from: manifests, or the API server.
 
-use std::path::Path;
+use std::error::Error;
+use std::thread::sleep;
+use std::time::Duration;
 
 use podswitch_ingress::{Compiled, Objects, Options, compile};
-use podswitch_kubernetes::{LoadError, Values};
+use podswitch_kubernetes::Values;
 
-/// The manifests at a path.
-pub(crate) struct Source {
-    values: Values,
-    options: Options,
+use crate::flags::Flags;
+
+/// A source of objects.
+pub(crate) enum Source {
+    /// Manifests.
+    Files(Values, Options),
+    /// The API server.
+    #[cfg(feature = "kubernetes")]
+    Api(Box<crate::api::Api>),
 }
 
 impl Source {
-    pub(crate) fn new(path: &Path, options: Options) -> Self {
-        Self { values: Values::new(path), options }
-    }
-
-    /// Reads what changed; returns the routes if anything did.
-    pub(crate) fn load(&mut self) -> Result<Option<Compiled>, LoadError> {
-        if !self.values.load()? {
-            return Ok(None);
+    /// The source that the flags name.
+    pub(crate) fn open(flags: &Flags) -> Result<Self, Box<dyn Error>> {
+        match &flags.manifests {
+            Some(path) => Ok(Self::Files(Values::new(path), flags.options())),
+            None => Self::api(flags),
         }
-        let objects = Objects::from_values(self.values.objects());
-        let mut compiled = compile(&objects, &self.options);
-        compiled.records.extend(self.values.records().cloned());
-        Ok(Some(compiled))
     }
 
-    /// What is wrong with files, whose last content is used.
+    #[cfg(feature = "kubernetes")]
+    fn api(flags: &Flags) -> Result<Self, Box<dyn Error>> {
+        let kubeconfig = flags.kubeconfig.as_deref();
+        let api = crate::api::Api::open(kubeconfig, flags.options(), flags.publish())?;
+        Ok(Self::Api(Box::new(api)))
+    }
+
+    #[cfg(not(feature = "kubernetes"))]
+    fn api(_: &Flags) -> Result<Self, Box<dyn Error>> {
+        Err("--kubernetes needs a build with --features kubernetes".into())
+    }
+
+    /// Waits for `pause` at most, and returns the routes if objects changed since the last call.
+    pub(crate) fn load(&mut self, pause: Duration) -> Result<Option<Compiled>, Box<dyn Error>> {
+        match self {
+            Self::Files(values, options) => {
+                sleep(pause);
+                if !values.load()? {
+                    return Ok(None);
+                }
+                let mut compiled = compile(&Objects::from_values(values.objects()), options);
+                compiled.records.extend(values.records().cloned());
+                Ok(Some(compiled))
+            }
+            #[cfg(feature = "kubernetes")]
+            Self::Api(api) => Ok(api.load(pause)),
+        }
+    }
+
+    /// Whether a start may go on without objects.
+    pub(crate) fn is_complete_at_once(&self) -> bool {
+        matches!(self, Self::Files(..))
+    }
+
+    /// Why objects may be old: files that cannot be read, an API server that does not respond.
     pub(crate) fn errors(&self) -> &[String] {
-        self.values.errors()
+        match self {
+            Self::Files(values, _) => values.errors(),
+            #[cfg(feature = "kubernetes")]
+            Self::Api(api) => api.errors(),
+        }
     }
 }

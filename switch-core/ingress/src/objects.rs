@@ -252,6 +252,24 @@ impl Objects {
         objects
     }
 
+    /// Replaces all objects of a kind, as a list of an API server has them. `kind` is one of Ingress,
+    /// IngressClass, Secret, Service and EndpointSlice; others are ignored.
+    pub fn replace(&mut self, kind: &str, values: Vec<Value>) {
+        match kind {
+            "Ingress" => self.ingresses.clear(),
+            "IngressClass" => self.classes.clear(),
+            "Secret" => self.secrets.clear(),
+            "Service" => self.services.clear(),
+            "EndpointSlice" => self.slices.clear(),
+            _ => return,
+        }
+        let prefix = format!("{kind}/");
+        self.refused.retain(|object, _| !object.starts_with(&prefix));
+        for value in values {
+            self.upsert(None, value);
+        }
+    }
+
     /// Deletes an object; an object that is not there is no error. `value` needs kind, version and
     /// name only.
     pub fn delete(&mut self, value: &Value) {

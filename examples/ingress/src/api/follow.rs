@@ -1,0 +1,286 @@
+//! Follows the objects of one kind: a list, then a watch from its version, without end.
+
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use http::Request;
+use http_body_util::BodyExt as _;
+use kube::Client;
+use kube::client::Body;
+use serde_json::Value;
+use tokio::time::{sleep, timeout};
+
+/// A kind of objects, and where the API server has it.
+#[derive(Debug)]
+pub(super) struct Kind {
+    pub(super) name: &'static str,
+    version: &'static str,
+    path: &'static str,
+    /// Part of every query.
+    select: &'static str,
+}
+
+/// The kinds that routes are compiled from. Secrets of other types are never read.
+pub(super) const KINDS: [Kind; 5] = [
+    Kind {
+        name: "Ingress",
+        version: "networking.k8s.io/v1",
+        path: "/apis/networking.k8s.io/v1/ingresses",
+        select: "",
+    },
+    Kind {
+        name: "IngressClass",
+        version: "networking.k8s.io/v1",
+        path: "/apis/networking.k8s.io/v1/ingressclasses",
+        select: "",
+    },
+    Kind {
+        name: "Secret",
+        version: "v1",
+        path: "/api/v1/secrets",
+        select: "&fieldSelector=type%3Dkubernetes.io%2Ftls",
+    },
+    Kind { name: "Service", version: "v1", path: "/api/v1/services", select: "" },
+    Kind {
+        name: "EndpointSlice",
+        version: "discovery.k8s.io/v1",
+        path: "/apis/discovery.k8s.io/v1/endpointslices",
+        select: "",
+    },
+];
+
+/// What happened.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// All objects of a kind.
+    Listed(&'static str, Vec<Value>),
+    Upsert(Value),
+    Delete(Value),
+    /// The API server cannot be reached, or refuses; the last objects stay.
+    Failed(String),
+}
+
+/// The first and the longest pause after a failure.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// How long the API server should keep a watch open, in seconds.
+const WATCH_SECONDS: u64 = 290;
+
+/// How long a watch may be silent: the API server sends a bookmark about every minute.
+const SILENCE: Duration = Duration::from_secs(100);
+
+/// Objects in a page of a list.
+const PAGE: u32 = 500;
+
+/// Longest page or line, in bytes.
+const MAX_TEXT: usize = 64 << 20;
+
+/// Why following ended.
+enum End {
+    /// The version is not known any more: a new list is needed.
+    Gone,
+    Failed(String),
+}
+
+impl From<String> for End {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}
+
+/// Follows the kind until nobody receives.
+pub(super) async fn run(client: Client, kind: &'static Kind, changes: Sender<Change>) {
+    let mut pause = PAUSES.0;
+    loop {
+        let reason = match list(&client, kind, &changes).await {
+            Err(End::Gone) => "the list is gone".to_owned(),
+            Err(End::Failed(reason)) => reason,
+            Ok(None) => return,
+            Ok(Some(mut version)) => {
+                pause = PAUSES.0;
+                loop {
+                    match watch(&client, kind, &mut version, &changes).await {
+                        Ok(true) => {}
+                        Ok(false) => return,
+                        Err(End::Gone) => break String::new(),
+                        Err(End::Failed(reason)) => {
+                            if !failed(kind, &reason, &changes) {
+                                return;
+                            }
+                            sleep(pause).await;
+                            pause = (pause * 2).min(PAUSES.1);
+                        }
+                    }
+                }
+            }
+        };
+        if !reason.is_empty() && !failed(kind, &reason, &changes) {
+            return;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+fn failed(kind: &Kind, reason: &str, changes: &Sender<Change>) -> bool {
+    changes.send(Change::Failed(format!("{}: {reason}", kind.name))).is_ok()
+}
+
+/// Lists all objects. Returns the version of the list; None if nobody receives.
+async fn list(
+    client: &Client,
+    kind: &'static Kind,
+    changes: &Sender<Change>,
+) -> Result<Option<String>, End> {
+    let (mut all, mut next) = (Vec::new(), String::new());
+    loop {
+        let path = format!("{}?limit={PAGE}{}{next}", kind.path, kind.select);
+        let mut body = send(client, &path).await?;
+        let mut text = Vec::new();
+        while let Some(part) = part(&mut body).await? {
+            text.extend_from_slice(&part);
+            if text.len() > MAX_TEXT {
+                return Err("a page of the list is too long".to_owned().into());
+            }
+        }
+        let mut list: Value =
+            serde_json::from_slice(&text).map_err(|error| format!("not a list: {error}"))?;
+        let items = list.get_mut("items").map(Value::take);
+        let Some(Value::Array(items)) = items else {
+            return Err("the list has no items".to_owned().into());
+        };
+        all.extend(items.into_iter().map(|item| named(item, kind)));
+        let meta = |name: &str| list["metadata"][name].as_str().unwrap_or_default();
+        match meta("continue") {
+            "" => {
+                let version = meta("resourceVersion").to_owned();
+                let is_open = changes.send(Change::Listed(kind.name, all)).is_ok();
+                return Ok(is_open.then_some(version));
+            }
+            token => next = format!("&continue={}", escaped(token)),
+        }
+    }
+}
+
+/// Watches until the API server ends the watch. Returns whether somebody receives.
+async fn watch(
+    client: &Client,
+    kind: &Kind,
+    version: &mut String,
+    changes: &Sender<Change>,
+) -> Result<bool, End> {
+    let path = format!(
+        "{}?watch=1&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={}{}",
+        kind.path,
+        escaped(version),
+        kind.select
+    );
+    let mut body = send(client, &path).await?;
+    let mut line = Vec::new();
+    while let Some(part) = part(&mut body).await? {
+        for piece in part.split_inclusive(|byte| *byte == b'\n') {
+            line.extend_from_slice(piece);
+            if line.len() > MAX_TEXT {
+                return Err("a line of the watch is too long".to_owned().into());
+            }
+            if piece.ends_with(b"\n") {
+                let change = event(&line, kind, version)?;
+                line.clear();
+                if let Some(change) = change
+                    && changes.send(change).is_err()
+                {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// The change that a line of a watch tells of, if any.
+fn event(line: &[u8], kind: &Kind, version: &mut String) -> Result<Option<Change>, End> {
+    let mut event: Value =
+        serde_json::from_slice(line).map_err(|error| format!("not an event: {error}"))?;
+    let object = event["object"].take();
+    let what = event["type"].as_str().unwrap_or_default();
+    if what == "ERROR" {
+        return match object["code"].as_u64() {
+            Some(410) => Err(End::Gone),
+            _ => Err(End::Failed(object["message"].as_str().unwrap_or("an error").to_owned())),
+        };
+    }
+    if let Some(seen) = object["metadata"]["resourceVersion"].as_str() {
+        seen.clone_into(version);
+    }
+    Ok(match what {
+        "ADDED" | "MODIFIED" => Some(Change::Upsert(named(object, kind))),
+        "DELETED" => Some(Change::Delete(named(object, kind))),
+        _ => None,
+    })
+}
+
+/// Items of a list do not contain their kind.
+fn named(mut object: Value, kind: &Kind) -> Value {
+    if let Value::Object(fields) = &mut object {
+        fields.insert("apiVersion".to_owned(), kind.version.into());
+        fields.insert("kind".to_owned(), kind.name.into());
+    }
+    object
+}
+
+async fn send(client: &Client, path: &str) -> Result<Body, End> {
+    let request = Request::get(path).header("accept", "application/json").body(Body::empty());
+    let request = request.map_err(|error| error.to_string())?;
+    let answer = timeout(SILENCE, client.send(request)).await;
+    let answer =
+        answer.map_err(|_| "no response".to_owned())?.map_err(|error| described(&error))?;
+    match answer.status().as_u16() {
+        200 => Ok(answer.into_body()),
+        410 => Err(End::Gone),
+        status => Err(End::Failed(format!("status {status}"))),
+    }
+}
+
+/// An error with its causes.
+pub(super) fn described(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// The next bytes of a body.
+async fn part(body: &mut Body) -> Result<Option<Vec<u8>>, End> {
+    loop {
+        let frame = timeout(SILENCE, body.frame()).await;
+        match frame.map_err(|_| "the API server is silent".to_owned())? {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(End::Failed(described(&error))),
+            Some(Ok(frame)) => {
+                if let Ok(bytes) = frame.into_data() {
+                    return Ok(Some(bytes.to_vec()));
+                }
+            }
+        }
+    }
+}
+
+/// For a query (RFC 3986 section 2.1).
+fn escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'-' | b'.' | b'_' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
+                escaped.push(byte.into());
+            }
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}

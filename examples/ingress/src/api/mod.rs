@@ -1,0 +1,128 @@
+//! The API server as the source of objects: lists and watches on a thread of their own. The status
+//! of served Ingresses is written by one replica, the holder of a Lease.
+
+mod follow;
+mod lease;
+mod status;
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use podswitch_ingress::{Compiled, Objects, Options, compile};
+use tokio::runtime::Builder;
+use tokio::sync::watch;
+
+use follow::{Change, KINDS};
+pub(crate) use status::Publish;
+
+/// Changes that come in this time are compiled together.
+const COALESCE: Duration = Duration::from_millis(30);
+
+/// The objects of an API server.
+pub(crate) struct Api {
+    changes: Receiver<Change>,
+    objects: Objects,
+    options: Options,
+    listed: BTreeSet<&'static str>,
+    error: Vec<String>,
+    served: watch::Sender<Vec<(String, String)>>,
+}
+
+impl Api {
+    /// Starts to follow the server of a kubeconfig, or of the pod's environment. `publish`: what
+    /// the status of Ingresses is to name.
+    pub(crate) fn open(
+        kubeconfig: Option<&Path>,
+        options: Options,
+        publish: Option<Publish>,
+    ) -> Result<Self, Box<dyn Error>> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let client = runtime.block_on(client(kubeconfig))?;
+        let (send, changes) = channel();
+        let (served, seen) = watch::channel(Vec::new());
+        thread::Builder::new().name("kubernetes".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                for kind in &KINDS {
+                    tokio::spawn(follow::run(client.clone(), kind, send.clone()));
+                }
+                match publish {
+                    Some(publish) => status::run(client, publish, seen, send).await,
+                    None => std::future::pending().await,
+                }
+            });
+        })?;
+        let (objects, listed, error) = Default::default();
+        Ok(Self { changes, objects, options, listed, error, served })
+    }
+
+    /// Waits for changes, at most for `longest`; returns the routes if anything changed. Until
+    /// every kind has been listed, there are none.
+    pub(crate) fn load(&mut self, longest: Duration) -> Option<Compiled> {
+        let (mut wait, mut is_changed) = (longest, false);
+        loop {
+            match self.changes.recv_timeout(wait) {
+                Ok(change) => {
+                    is_changed |= self.apply(change);
+                    wait = COALESCE;
+                }
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => {
+                    thread::sleep(longest);
+                    break;
+                }
+            }
+        }
+        if !is_changed || self.listed.len() < KINDS.len() {
+            return None;
+        }
+        let compiled = compile(&self.objects, &self.options);
+        self.served.send_if_modified(|served| {
+            let is_new = *served != compiled.served;
+            served.clone_from(&compiled.served);
+            is_new
+        });
+        Some(compiled)
+    }
+
+    /// Why objects may be old.
+    pub(crate) fn errors(&self) -> &[String] {
+        &self.error
+    }
+
+    fn apply(&mut self, change: Change) -> bool {
+        match change {
+            Change::Listed(kind, values) => {
+                self.objects.replace(kind, values);
+                self.listed.insert(kind);
+                self.error.clear();
+            }
+            Change::Upsert(value) => _ = self.objects.upsert(None, value),
+            Change::Delete(value) => self.objects.delete(&value),
+            Change::Failed(reason) => {
+                let is_new = self.error.first() != Some(&reason);
+                self.error = vec![reason];
+                return is_new;
+            }
+        }
+        true
+    }
+}
+
+async fn client(kubeconfig: Option<&Path>) -> Result<Client, Box<dyn Error>> {
+    let config = match kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path)?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
+        }
+        None => Config::incluster().map_err(|error| {
+            format!("no --kubeconfig is given and this process is not in a pod: {error}")
+        })?,
+    };
+    Ok(Client::try_from(config)?)
+}

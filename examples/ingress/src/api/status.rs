@@ -1,0 +1,93 @@
+//! `status.loadBalancer.ingress` of the Ingresses that are served.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use kube::Client;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::{interval, timeout};
+
+use super::follow::Change;
+use super::lease::{Lease, call};
+
+/// How often the Lease is renewed.
+const RENEW: Duration = Duration::from_secs(5);
+
+/// Time for the requests of one round.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the status is to name, and where the Lease is.
+#[derive(Clone, Debug)]
+pub(crate) struct Publish {
+    /// Addresses and host names.
+    pub(crate) addresses: Vec<String>,
+    /// Namespace of the Lease.
+    pub(crate) namespace: String,
+    /// Distinguishes replicas.
+    pub(crate) identity: String,
+}
+
+/// Writes the status while the Lease is held.
+pub(super) async fn run(
+    client: Client,
+    publish: Publish,
+    mut served: watch::Receiver<Vec<(String, String)>>,
+    changes: Sender<Change>,
+) {
+    let points: Vec<Value> = publish
+        .addresses
+        .iter()
+        .map(|text| match text.parse::<IpAddr>() {
+            Ok(address) => json!({"ip": address}),
+            Err(_) => json!({"hostname": text}),
+        })
+        .collect();
+    let mut lease = Lease::new(&publish.namespace, "podswitch-ingress", publish.identity);
+    // What was written as the holder.
+    let mut written: HashSet<(String, String)> = HashSet::new();
+    let mut ticks = interval(RENEW);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            Ok(()) = served.changed() => {}
+        }
+        let names = served.borrow_and_update().clone();
+        let round = async {
+            if !lease.hold(&client).await? {
+                written.clear();
+                return Ok(());
+            }
+            written.retain(|name| names.contains(name));
+            for name in names {
+                if !written.contains(&name) {
+                    write(&client, &name, &points).await?;
+                    written.insert(name);
+                }
+            }
+            Ok::<(), String>(())
+        };
+        let reason = match timeout(PATIENCE, round).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(reason)) => reason,
+            Err(_) => "no response".to_owned(),
+        };
+        if changes.send(Change::Failed(format!("status: {reason}"))).is_err() {
+            return;
+        }
+    }
+}
+
+async fn write(client: &Client, name: &(String, String), points: &[Value]) -> Result<(), String> {
+    let (namespace, name) = name;
+    let path = format!("/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses/{name}");
+    // An Ingress that is gone needs no status.
+    let Some(before) = call(client, "GET", &path, None).await? else { return Ok(()) };
+    if before["status"]["loadBalancer"]["ingress"].as_array().is_some_and(|it| it == points) {
+        return Ok(());
+    }
+    let patch = json!({"status": {"loadBalancer": {"ingress": points}}});
+    call(client, "PATCH", &format!("{path}/status"), Some(&patch)).await.map(drop)
+}
