@@ -17,7 +17,7 @@ use crate::options::Options;
 use crate::read::names::Names;
 use crate::read::pod::protocol;
 use crate::read::{Content, Context, namespace_name, read};
-use crate::source::Manifests;
+use crate::report::Action;
 use crate::validate::address::host_ip;
 use crate::validate::name::dns_label;
 
@@ -31,23 +31,19 @@ impl Object {
     }
 }
 
-impl Manifests {
-    /// What the objects say of names, with the object that says it, in the order of the manifests.
-    pub fn name_facts(&self, options: &Options) -> impl Iterator<Item = (&str, Facts)> {
-        let objects = self.objects();
-        objects.filter_map(move |it| Some((it.cookie.as_str(), facts(it, options)?)))
-    }
-}
-
-fn facts(object: &Loaded, options: &Options) -> Option<Facts> {
+/// What an object says of names. `None`: nothing, or it cannot be used.
+pub(crate) fn facts(object: &Loaded, options: &Options) -> Option<Facts> {
     let mut names = Names::default();
     let mut cx = Context { names: &mut names, options };
     let reading = read(&mut cx, object, None);
-    of_content(object, &reading.content)
+    of_content(object, &reading.content, reading.action)
 }
 
 /// What an object that was read says of names.
-pub(crate) fn of_content(object: &Loaded, content: &Content) -> Option<Facts> {
+pub(crate) fn of_content(object: &Loaded, content: &Content, action: Action) -> Option<Facts> {
+    if action == Action::LeftOut {
+        return None;
+    }
     let Body::Good(meta, typed) = &object.body else { return None };
     Some(match (typed, content) {
         (Typed::Namespace, Content::Namespace(namespace)) => {
@@ -56,7 +52,7 @@ pub(crate) fn of_content(object: &Loaded, content: &Content) -> Option<Facts> {
         (Typed::Service(written), Content::Service(it)) => {
             Facts::Service(Arc::new(service(written, &it.service)))
         }
-        (Typed::EndpointSlice(it), Content::Slice(_)) => {
+        (Typed::EndpointSlice(it), _) => {
             let (_, owner) = meta.labels().find(|(key, _)| *key == SERVICE_NAME)?;
             Facts::Slice(Arc::new(SliceFacts {
                 namespace: namespace_name(meta.namespace.as_deref()).into(),

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use podswitch_core::id::Cookie;
+use podswitch_dns::facts::Facts;
 
 use super::folder::{self, LoadError};
 use super::parse;
+use crate::dns::facts;
 use crate::object::{Body, Found, Loaded};
 use crate::options::Options;
 use crate::report::{Fault, Record, Source};
@@ -76,8 +78,14 @@ impl Manifests {
         Ok(())
     }
 
+    /// What the objects say of names, with the object that says it, in the order of the manifests.
+    pub fn name_facts(&self, options: &Options) -> impl Iterator<Item = (&str, Facts)> {
+        let objects = self.objects();
+        objects.filter_map(move |it| Some((it.cookie.as_str(), facts(it, options)?)))
+    }
+
     /// The objects as written.
-    pub(crate) fn objects(&self) -> impl Iterator<Item = &Loaded> {
+    fn objects(&self) -> impl Iterator<Item = &Loaded> {
         self.objects.iter()
     }
 

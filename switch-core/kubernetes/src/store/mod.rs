@@ -220,7 +220,7 @@ impl Store {
         }
         let zone = self.zone.as_ref();
         let names = zone.and_then(|zone| {
-            crate::dns::of_content(object, &content).filter(|facts| zone.wants(facts))
+            crate::dns::of_content(object, &content, action).filter(|facts| zone.wants(facts))
         });
         let sequence = previous.map_or(self.next, |facts| facts.sequence);
         let facts = Facts {
