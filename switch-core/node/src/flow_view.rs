@@ -400,6 +400,7 @@ mod tests {
         let key = FlowKey::new(client, server, proto::TCP, number, 80).expect("one family");
         ConnectionInfo {
             is_recorded: false,
+            is_resumed: false,
             connection: ConnectionRef::NONE,
             pinned: Pinned::new(key, PortId(1)),
             packets: [1, 1],

@@ -178,6 +178,8 @@ pub struct ConnectionInfo {
     pub last_seen: u32,
     /// A record says that it has ended ([`Tracker::record_end`]). Its place is kept, in case that it goes on.
     pub is_recorded: bool,
+    /// A record said so before, and it went on: its counts have those of that record.
+    pub is_resumed: bool,
 }
 
 /// Is notified of connections that end. `()` ignores them.
